@@ -1,0 +1,71 @@
+//! The identifiers that the planes exchange. Plain values; no behaviour beyond packing.
+
+/// A shard's number: `0..shards`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ShardId(pub u8);
+
+/// A socket of one shard's driver: a dense index, reused after close.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SocketId(pub u32);
+
+/// A listener's position in the running set of listeners; never reused within a process.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ListenerId(pub u16);
+
+/// A session's place on its home shard, with the generation that tells a reused place apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SessionRef {
+    /// The home shard.
+    pub shard: ShardId,
+    /// Index in the home shard's slab.
+    pub index: u32,
+    /// Generation of that index.
+    pub generation: u32,
+}
+
+/// A set of shards, one bit each.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ShardSet(pub u128);
+
+impl ShardSet {
+    /// No shard.
+    pub const EMPTY: ShardSet = ShardSet(0);
+
+    /// Only this shard.
+    pub fn only(shard: ShardId) -> Self {
+        ShardSet(1 << shard.0)
+    }
+
+    /// True when no shard is in it.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// True when `shard` is in it.
+    pub fn contains(self, shard: ShardId) -> bool {
+        self.0 & (1 << shard.0) != 0
+    }
+
+    /// Adds a shard.
+    pub fn insert(&mut self, shard: ShardId) {
+        self.0 |= 1 << shard.0;
+    }
+
+    /// Takes a shard out.
+    pub fn remove(&mut self, shard: ShardId) {
+        self.0 &= !(1 << shard.0);
+    }
+
+    /// The shards in it, lowest first.
+    pub fn iter(self) -> impl Iterator<Item = ShardId> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            if rest == 0 {
+                return None;
+            }
+            let lowest = rest.trailing_zeros() as u8;
+            rest &= rest - 1;
+            Some(ShardId(lowest))
+        })
+    }
+}

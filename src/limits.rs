@@ -1,0 +1,17 @@
+//! Every bound in the broker, in one place, with the assertions between them. Owns nothing.
+
+/// Most shards one broker runs: the width of a [`crate::ids::ShardSet`].
+pub const MAX_SHARDS: usize = 128;
+/// Largest Remaining Length a packet can declare, in bytes (MQTT 5.0 section 2.1.4).
+pub const MAX_REMAINING_LENGTH: u32 = 268_435_455;
+/// Most distinct wildcard shapes searched by hash; filters of further shapes go to the trie.
+pub const MAX_SHAPES: usize = 48;
+/// Most levels of a wildcard filter that a hashed shape can describe.
+pub const MAX_SHAPE_LEVELS: usize = 32;
+/// Most levels that `mqtt.max_topic_levels` may allow in a topic name or filter.
+pub const MAX_TOPIC_LEVELS: usize = 1024;
+/// Longest topic name or filter in bytes (a two-byte length on the wire).
+pub const MAX_TOPIC_LENGTH: usize = 65_535;
+
+const _: () = assert!(MAX_SHARDS == u128::BITS as usize);
+const _: () = assert!(MAX_SHAPE_LEVELS <= u32::BITS as usize);

@@ -1,0 +1,2 @@
+//! The `ringmq` program: arguments, configuration, shards, signals, exit code.
+fn main() {}
