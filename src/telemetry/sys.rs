@@ -1,0 +1,1 @@
+//! The `$SYS` topics.
