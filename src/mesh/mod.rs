@@ -1,1 +1,2 @@
-//! (to be written)
+//! What crosses between shards.
+pub mod interest;
