@@ -134,13 +134,17 @@ fn unknown(key: &str, names: &[&'static str], later: &[&'static str]) -> Wrong {
     }
     let mut everything = Vec::new();
     super::Config::describe_keys("", &mut everything);
-    // The key may be right and only stand in the wrong section.
-    let elsewhere = everything.iter().find(|known| known.row.name == key);
+    // The key may be right and only stand in the wrong section, or be an environment variable with one underscore.
+    let elsewhere = everything
+        .iter()
+        .find(|known| known.row.name == key || known.key.replace('.', "_") == key)
+        .map(|known| {
+            let variable = known.key.to_uppercase().replace('.', "__");
+            format!("did you mean `{}` (RINGMQ_{variable} in the environment)?", known.key)
+        });
     match (nearest(key, names.iter().copied()), elsewhere) {
         (Some(near), _) => Wrong::new("unknown key", format!("did you mean `{near}`?")),
-        (None, Some(known)) => {
-            Wrong::new("unknown key here", format!("did you mean `{}`?", known.key))
-        }
+        (None, Some(fix)) => Wrong::new("unknown key here", fix),
         (None, None) => Wrong::new("unknown key", format!("keys here: {}", names.join(", "))),
     }
 }

@@ -159,7 +159,7 @@ section_struct! {
             choice(ListenerType::WORDS).later("listener type", &["tls", "ws", "wss"]),
             "What carries MQTT.";
         bind "bind": Bind = "127.0.0.1:1883", bind(),
-            "Address and port ([::1]:1883 for IPv6; port 0 lets the kernel choose), or the path \
+            "Address and port (\"[::1]:1883\" for IPv6; port 0 lets the kernel choose), or the path \
              of a unix socket.";
         max_connections "max_connections": Option<u32> = "unlimited",
             count(1, MANY, "connections").or("unlimited"),

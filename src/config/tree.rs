@@ -181,7 +181,17 @@ pub(crate) fn read_file(
     problems: &mut Vec<Problem>,
 ) -> Result<Node, Problem> {
     let file: Arc<str> = name.into();
-    read(text, &|line| Origin::line(&file, line), problems)
+    read(text, &|line| Origin::line(&file, line), problems).map_err(|mut problem| {
+        let line = problem.origin.line_number().and_then(|line| line.checked_sub(1));
+        let written = line.and_then(|line| text.lines().nth(line)).unwrap_or_default();
+        // `bind: [::1]:1883` is the syntax of a list to YAML, and everyone writes it once.
+        if let Some((_, address)) =
+            written.split_once(": [").filter(|(_, tail)| tail.contains("]:"))
+        {
+            problem.fix = format!("quote the address: \"[{}\"", address.trim());
+        }
+        problem
+    })
 }
 
 struct Reader<'a, 'p> {

@@ -85,6 +85,8 @@ counters! {
         "Connections turned away: over a limit, or CONNECT refused." { connections_refused; }
     "ringmq_connections_closed_total" Counter "connections"
         "Connections closed, whoever closed them." { connections_closed; }
+    "ringmq_connects_total" Counter "packets"
+        "CONNECT packets received, refused ones included." { connects; }
     "ringmq_accept_errors_total" Counter "errors"
         "Accepts that failed." { accept_errors; }
     "ringmq_connect_timeouts_total" Counter "connections"
@@ -181,3 +183,7 @@ counters! {
     "ringmq_buffer_exhaustions_total" Counter "events"
         "Times that the receive buffers of a core ran out." { buffer_exhaustions; }
 }
+
+#[cfg(test)]
+#[path = "counters_tests.rs"]
+mod tests;
