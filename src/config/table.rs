@@ -199,6 +199,9 @@ section_struct! {
             "Send reason strings to MQTT 5 clients that want problem information.";
         connack_properties "connack_properties": bool = "true", switch(),
             "Send CONNACK properties beyond those the specification makes mandatory.";
+        response_information "response_information": String = "\"\"", text(0, 1024),
+            "Prefix of the Response Information given to MQTT 5 clients that ask for it; the \
+             ClientId follows. Empty: none is given.";
         max_client_id_length "max_client_id_length": u32 = "65535", count(1, 65_535, "bytes"),
             "Longest ClientId in bytes.";
         empty_client_id "empty_client_id": bool = "true", switch(),

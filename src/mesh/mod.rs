@@ -2,7 +2,6 @@
 
 pub mod interest;
 pub mod mail;
-pub mod mailbox;
 pub mod quota;
 
 use crate::topic::Seeds;

@@ -113,7 +113,7 @@ impl Shard {
             let what = (informed && self.settings.reason_strings).then_some(what);
             self.write(socket, |out| {
                 let packet =
-                    Disconnect { reason, reason_string: what, ..Disconnect::default() };
+                    Disconnect { reason_string: what, ..Disconnect::new(reason) };
                 packet::encode_disconnect(out, version, &packet);
             });
         }
@@ -170,7 +170,7 @@ impl Shard {
         self.leave_everything(index);
         let Some(mut session) = self.sessions.remove(index) else { return };
         debug_assert!(session.socket.is_none());
-        let hash = self.shared.seeds.hash(&session.client_id);
+        let hash = self.shared.seeds.place(session.client_id.as_bytes());
         if let Ok(entry) = self.names.find_entry(hash, |&known| known == index) {
             entry.remove();
         }

@@ -1,9 +1,9 @@
 //! CONNECT on the home shard: who may come in, takeover, resume, CONNACK.
 
 use super::close::Cause;
-use super::connection::{Aliases, Connection, Holds, Stage};
+use super::connection::{Aliases, Stage};
 use super::{Action, Shard};
-use crate::ids::{SessionRef, SocketId};
+use crate::ids::SocketId;
 use crate::mesh::Entrance;
 use crate::message::{Message, MessageRef};
 use crate::packet::{
@@ -203,8 +203,8 @@ impl Shard {
         });
         let seeds = &self.shared.seeds;
         let sessions = &self.sessions;
-        self.names.insert_unique(seeds.hash(name), index, |&other| {
-            sessions.get(other).map_or(0, |session| seeds.hash(&session.client_id))
+        self.names.insert_unique(seeds.place(name.as_bytes()), index, |&other| {
+            sessions.get(other).map_or(0, |session| seeds.place(session.client_id.as_bytes()))
         });
         self.counters.sessions += 1;
         index
@@ -212,7 +212,7 @@ impl Shard {
 
     /// The session of a ClientId.
     pub(super) fn find_session(&self, name: &str) -> Option<u32> {
-        let hash = self.shared.seeds.hash(name);
+        let hash = self.shared.seeds.place(name.as_bytes());
         self.names
             .find(hash, |&index| {
                 self.sessions.get(index).is_some_and(|session| &*session.client_id == name)
@@ -311,14 +311,14 @@ impl Shard {
             session_expiry: (session.expiry != asked_expiry).then_some(session.expiry),
             receive_maximum: (settings.receive_maximum < u16::MAX)
                 .then_some(settings.receive_maximum),
-            maximum_qos: (settings.max_qos < 2).then_some(settings.max_qos),
+            maximum_qos: Qos::from_u8(settings.max_qos),
             retain_available: (!settings.retain).then_some(false),
             maximum_packet_size: Some(settings.max_packet_size),
             assigned_client_id: assigned,
             topic_alias_maximum: (settings.max_topic_alias > 0)
                 .then_some(settings.max_topic_alias),
             wildcard_subscription_available: (!settings.wildcard_subscriptions).then_some(false),
-            subscription_ids_available: (!settings.subscription_identifiers).then_some(false),
+            subscription_identifiers_available: (!settings.subscription_identifiers).then_some(false),
             shared_subscription_available: (!settings.shared_subscriptions).then_some(false),
             server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
             ..Default::default()

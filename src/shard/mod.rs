@@ -19,6 +19,7 @@ mod park;
 mod placement;
 mod publish;
 mod receive;
+mod redeliver;
 mod retain;
 mod route;
 mod settings;

@@ -155,8 +155,12 @@ impl Output {
 pub struct Pool {
     buffers: Vec<Vec<u8>>,
     bytes: usize,
+    /// Fewest buffers there were since the last [`Pool::shrink`]: so many were not needed.
+    least: usize,
     #[allow(clippy::vec_box)] // the boxes themselves are what is reused
     outputs: Vec<Box<Output>>,
+    #[allow(clippy::vec_box)]
+    inputs: Vec<Box<Vec<u8>>>,
 }
 
 /// A new buffer's capacity, bytes.
@@ -165,6 +169,8 @@ const BUFFER: usize = 1024;
 const BUFFER_MAX: usize = 256 * 1024;
 /// Bytes kept in all.
 const POOL_MAX: usize = 8 * 1024 * 1024;
+/// A larger input buffer is not kept, bytes.
+const INPUT_MAX: usize = 8 * 1024;
 /// Outputs kept.
 const OUTPUTS_MAX: usize = 2048;
 
@@ -174,6 +180,7 @@ impl Pool {
         match self.buffers.pop() {
             Some(buffer) => {
                 self.bytes -= buffer.capacity();
+                self.least = self.least.min(self.buffers.len());
                 buffer
             }
             None => Vec::with_capacity(BUFFER),
@@ -217,12 +224,29 @@ impl Pool {
         }
     }
 
-    /// Drops half of what is kept: called when the shard has been idle for a while.
+    /// A buffer for a packet that has not wholly arrived.
+    pub fn take_input(&mut self) -> Box<Vec<u8>> {
+        self.inputs.pop().unwrap_or_default()
+    }
+
+    /// Gives such a buffer back.
+    pub fn put_input(&mut self, mut input: Box<Vec<u8>>) {
+        if input.capacity() <= INPUT_MAX && self.inputs.len() < OUTPUTS_MAX {
+            input.clear();
+            self.inputs.push(input);
+        }
+    }
+
+    /// Drops half of the buffers that were not needed since the last call.
     pub fn shrink(&mut self) {
-        let keep = self.buffers.len() / 2;
+        let keep = self.buffers.len() - self.least.div_ceil(2).min(self.buffers.len());
         for buffer in self.buffers.drain(keep..) {
             self.bytes -= buffer.capacity();
         }
-        self.outputs.truncate(self.outputs.len() / 2);
+        if self.buffers.is_empty() {
+            self.outputs = Vec::new();
+            self.inputs = Vec::new();
+        }
+        self.least = self.buffers.len();
     }
 }
