@@ -2,6 +2,7 @@
 
 pub mod interest;
 pub mod mail;
+pub mod mailbox;
 pub mod quota;
 
 use crate::topic::Seeds;
