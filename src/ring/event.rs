@@ -1,7 +1,7 @@
 //! What the driver is told and what it reports. Plain values; no behaviour.
 use crate::ids::{ListenerId, SocketId};
+pub use crate::shard::output::{Outgoing, Segment};
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::time::Duration;
 
 /// Largest cookie a hand-over can carry: the top byte of a completion's tag names its kind.
@@ -65,24 +65,6 @@ pub enum Peer {
     Tcp(SocketAddr),
     /// A Unix socket; its peers are anonymous.
     Unix,
-}
-
-/// One piece of an [`Outgoing::Many`].
-#[derive(Debug)]
-pub enum Segment<S> {
-    /// Bytes that belong to this send alone.
-    Bytes(Vec<u8>),
-    /// A range of bytes that others hold too. A range past the end is cut short.
-    Shared(S, Range<usize>),
-}
-
-/// What one `send` puts on the wire, in order. Comes back in [`Event::Sent`] for reuse.
-#[derive(Debug)]
-pub enum Outgoing<S> {
-    /// One contiguous piece.
-    One(Vec<u8>),
-    /// Several pieces; more than 64 take more than one kernel operation, but one `send`.
-    Many(Vec<Segment<S>>),
 }
 
 /// Stands in for the shared payload type where there is none.

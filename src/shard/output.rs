@@ -8,27 +8,27 @@ use std::ops::Range;
 
 /// Bytes handed to the socket driver in one send; it gives them back when they are written.
 #[derive(Debug)]
-pub enum Outgoing {
+pub enum Outgoing<S = Message> {
     /// One buffer.
     One(Vec<u8>),
     /// Several pieces, written in order.
-    Many(Vec<Segment>),
+    Many(Vec<Segment<S>>),
 }
 
 /// A piece of a send.
 #[derive(Debug)]
-pub enum Segment {
+pub enum Segment<S = Message> {
     /// Bytes of this connection only.
     Bytes(Vec<u8>),
-    /// Bytes of a message that several connections share.
-    Shared(Message, Range<usize>),
+    /// A range of bytes that several connections share; within them.
+    Shared(S, Range<usize>),
 }
 
-impl AsRef<[u8]> for Segment {
-    fn as_ref(&self) -> &[u8] {
+impl<S> Segment<S> {
+    fn len(&self) -> usize {
         match self {
-            Segment::Bytes(bytes) => bytes,
-            Segment::Shared(message, range) => &message.bytes()[range.clone()],
+            Segment::Bytes(bytes) => bytes.len(),
+            Segment::Shared(_, range) => range.len(),
         }
     }
 }
@@ -120,7 +120,7 @@ impl Output {
                 }
                 break;
             };
-            bytes += segment.as_ref().len();
+            bytes += segment.len();
             segments.push(segment);
         }
         self.begin(bytes);
