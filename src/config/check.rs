@@ -1,6 +1,6 @@
-//! Rules between keys, and what follows from them. Owns nothing; a rule about one key alone is in the table.
+//! Rules between keys, and what follows from them. Owns nothing; a rule about one key alone is in
+//! the table.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -14,8 +14,8 @@ const MAX_UNIX_PATH: usize = 107;
 /// What a mountpoint may contain besides text.
 const PLACEHOLDERS: [&str; 2] = ["client_id", "username"];
 
-/// Checks the rules between keys and fills in what depends on other keys. Keys that already have a problem are left
-/// alone, because their value is only a stand-in.
+/// Checks the rules between keys and fills in what depends on other keys. Keys that already have a
+/// problem are left alone, because their value is only a stand-in.
 pub(crate) fn finish(config: &mut Config, root: &Node, problems: &mut Vec<Problem>) {
     let mut report =
         Report { root, already: problems.iter().map(|p| p.key.clone()).collect(), problems };
@@ -35,9 +35,27 @@ struct Report<'a> {
 
 impl Report<'_> {
     fn add(&mut self, key: &str, what: impl Into<String>, fix: impl Into<String>) {
-        if !self.already.iter().any(|known| known == key) {
+        if !self.has(key) {
             self.problems.push(Wrong::new(what, fix).at(&self.root.origin_of(key), key));
         }
+    }
+
+    /// True when the value of `key` could not be read, so that the default stands in its place.
+    fn has(&self, key: &str) -> bool {
+        self.already.iter().any(|known| known == key)
+    }
+
+    /// The position of the first listener with the `same` value, among those whose `field` could be
+    /// read.
+    fn first(
+        &self,
+        listeners: &[Listener],
+        field: &str,
+        same: impl Fn(&Listener) -> bool,
+    ) -> Option<usize> {
+        let is_read = |position: usize| !self.has(&format!("listeners.{position}.{field}"));
+        let mut found = listeners.iter().enumerate().filter(|(_, listener)| same(listener));
+        found.find(|(position, _)| is_read(*position)).map(|(position, _)| position)
     }
 
     fn is_written(&self, key: &str) -> bool {
@@ -47,7 +65,8 @@ impl Report<'_> {
     }
 }
 
-/// The built-in default for MQTT 3 clients gives way to a shorter maximum; a written one contradicts it.
+/// The built-in default for MQTT 3 clients gives way to a shorter maximum; a written one
+/// contradicts it.
 fn session_expiry(config: &mut Config, report: &mut Report<'_>) {
     let expiry = &mut config.mqtt.session_expiry;
     let Some(max) = expiry.max else { return };
@@ -67,30 +86,37 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
         let fix = format!("keep at most {}", limits::MAX_LISTENERS);
         report.add("listeners", format!("there are {} listeners", listeners.len()), fix);
     }
-    let mut names: HashMap<&str, usize> = HashMap::new();
-    let mut binds: HashMap<&Bind, usize> = HashMap::new();
     for (position, listener) in listeners.iter().enumerate() {
         let key = |field: &str| format!("listeners.{position}.{field}");
-        if let Some(first) = names.insert(&listener.name, position) {
+        let before = &listeners[..position];
+        if let Some(first) = report.first(before, "name", |other| other.name == listener.name) {
             let what = format!("listeners.{first} is also called `{}`", listener.name);
             report.add(&key("name"), what, "give each listener a name of its own");
         }
-        let kind_is_known = !report.already.contains(&key("type"));
-        if kind_is_known {
-            address_fits_type(listener, &key("bind"), report);
-        }
-        let kernel_chooses = matches!(&listener.bind, Bind::Tcp(address) if address.port() == 0);
-        let bind_is_known = !report.already.contains(&key("bind"));
-        if bind_is_known
-            && !kernel_chooses
-            && let Some(first) = binds.insert(&listener.bind, position)
-        {
-            let what = format!("listeners.{first} is bound to the same address");
+        let taken = report.first(before, "bind", |other| overlap(&other.bind, &listener.bind));
+        if let Some(first) = taken {
+            let what = format!("listeners.{first} is bound to {} too", listeners[first].bind);
             report.add(&key("bind"), what, "give each listener an address of its own");
+        } else if !report.has(&key("type")) {
+            address_fits_type(listener, &key("bind"), report);
         }
         if let Err(wrong) = mountpoint(&listener.mountpoint) {
             report.add(&key("mountpoint"), wrong.what, wrong.fix);
         }
+    }
+}
+
+/// True when both cannot be bound: the same path, or the same port of addresses that are the same
+/// or one of which is every address of its family. Port 0 is another port each time.
+fn overlap(one: &Bind, other: &Bind) -> bool {
+    match (one, other) {
+        (Bind::Tcp(one), Bind::Tcp(other)) => {
+            let (mine, theirs) = (one.ip(), other.ip());
+            let same_family = mine.is_ipv4() == theirs.is_ipv4();
+            let any = same_family && (mine.is_unspecified() || theirs.is_unspecified());
+            one.port() == other.port() && one.port() != 0 && (mine == theirs || any)
+        }
+        _ => one == other,
     }
 }
 
@@ -128,7 +154,8 @@ fn is_loopback(bind: &Bind) -> bool {
     }
 }
 
-/// A mountpoint becomes the beginning of topic names and filters, so it must be a legal beginning of both.
+/// A mountpoint becomes the beginning of topic names and filters, so it must be a legal beginning
+/// of both.
 fn mountpoint(text: &str) -> Result<(), Wrong> {
     if text.contains(['+', '#']) {
         return Err(Wrong::new("a mountpoint cannot have + or #", "use plain topic levels"));
@@ -162,8 +189,8 @@ fn levels(text: &str) -> usize {
 }
 
 impl Config {
-    /// What is allowed but probably not meant: sentences for the log and for `--test-config`, each with the key and what
-    /// to do.
+    /// What is allowed but probably not meant: sentences for the log and for `--test-config`, each
+    /// with the key and what to do.
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
         for (position, listener) in self.listeners.iter().enumerate() {

@@ -35,7 +35,7 @@ fn rules_between_keys_are_reported_where_they_were_broken() {
         ),
         (
             "listeners:\n  - name: a\n  - name: b\n",
-            &["f.yaml:3: listeners.1.bind: listeners.0 is bound to the same address; "],
+            &["f.yaml:3: listeners.1.bind: listeners.0 is bound to 127.0.0.1:1883 too; "],
         ),
         (
             "listeners:\n  - {type: unix}\n",
@@ -60,9 +60,8 @@ fn rules_between_keys_are_reported_where_they_were_broken() {
         ),
         (
             "listeners:\n  - {mountpoint: \"a/${clientid}/\"}\n",
-            &[
-                "f.yaml:2: listeners.0.mountpoint: ${clientid} is not a placeholder; use ${client_id}",
-            ],
+            &["f.yaml:2: listeners.0.mountpoint: ${clientid} is not a placeholder; use \
+                 ${client_id}"],
         ),
         (
             "listeners:\n  - {mountpoint: \"a/${client_id/\"}\n",
@@ -72,6 +71,10 @@ fn rules_between_keys_are_reported_where_they_were_broken() {
         (
             "listeners:\n  - {bind: nonsense}\n  - {name: b}\n",
             &["f.yaml:2: listeners.0.bind: `nonsense`"],
+        ),
+        (
+            "listeners:\n  - {name: \"\"}\n  - {bind: 127.0.0.1:2}\n",
+            &["f.yaml:2: listeners.0.name: "],
         ),
         ("listeners:\n  - {type: tls, bind: /x}\n", &["f.yaml:2: listeners.0.type: "]),
     ];
@@ -84,6 +87,23 @@ fn rules_between_keys_are_reported_where_they_were_broken() {
                 "{text}\n  found    {found}\n  expected {expected}"
             );
         }
+    }
+}
+
+#[test]
+fn addresses_overlap_when_both_cannot_be_bound() {
+    let cases = [
+        ("127.0.0.1:1", "127.0.0.1:1", true),
+        ("127.0.0.1:1", "127.0.0.1:2", false),
+        ("127.0.0.1:1", "127.0.0.2:1", false),
+        ("127.0.0.1:1", "0.0.0.0:1", true),
+        ("0.0.0.0:1", "[::]:1", false),
+        ("[::]:1", "[::1]:1", true),
+        ("127.0.0.1:0", "127.0.0.1:0", false),
+    ];
+    for (one, other, expected) in cases {
+        let bind = |text: &str| super::Bind::Tcp(text.parse().unwrap());
+        assert_eq!(super::overlap(&bind(one), &bind(other)), expected, "{one} {other}");
     }
 }
 

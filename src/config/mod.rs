@@ -1,8 +1,9 @@
 //! The configuration: YAML, environment and arguments in, one checked [`Config`] out.
 //!
-//! One table ([`table`]) names every key with its type, unit, default, bounds and meaning. Parsing, bounds, the default
-//! file, the reference and the structs themselves are made from it. Reading reports every problem at once, each with its
-//! place. Pure: it reads one file and opens nothing else; whether a core exists or a port is free is the broker's affair.
+//! One table ([`table`]) names every key with its type, unit, default, bounds and meaning. Parsing,
+//! bounds, the default file, the reference and the structs themselves are made from it. Reading
+//! reports every problem at once, each with its place. Pure: it reads one file and opens nothing
+//! else; whether a core exists or a port is free is the broker's affair.
 
 pub mod arguments;
 mod check;
@@ -25,7 +26,8 @@ pub use table::{
 pub use text::{default_file, reference};
 
 impl Config {
-    /// The dotted keys whose values differ, in the table's order. Elements of `listeners` are compared by position.
+    /// The dotted keys whose values differ, in the table's order. Elements of `listeners` are
+    /// compared by position.
     pub fn changed_keys(&self, other: &Config) -> Vec<String> {
         use section::Section;
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());

@@ -1,5 +1,5 @@
-//! What is wrong with a configuration, where, and what to do about it. Owns the wording's shape: one problem is one
-//! line `file:line: key: what; fix`.
+//! What is wrong with a configuration, where, and what to do about it. Owns the wording's shape:
+//! one problem is one line `file:line: key: what; fix`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -102,7 +102,8 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// The word of `known` that `word` was most likely meant to be, by edit distance; `None` when none is close.
+/// The word of `known` that `word` was most likely meant to be, by edit distance; `None` when none
+/// is close.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase().replace(['-', ' '], "_");
     known

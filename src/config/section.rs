@@ -1,5 +1,5 @@
-//! How the table becomes structs: the macros that declare a section or a choice, and what they generate. Owns the
-//! walk over sections; single values are read in [`super::value`].
+//! How the table becomes structs: the macros that declare a section or a choice, and what they
+//! generate. Owns the walk over sections; single values are read in [`super::value`].
 
 use super::problem::{Problem, Wrong, nearest};
 use super::spec::{Later, Row};
@@ -134,7 +134,8 @@ fn unknown(key: &str, names: &[&'static str], later: &[&'static str]) -> Wrong {
     }
     let mut everything = Vec::new();
     super::Config::describe_keys("", &mut everything);
-    // The key may be right and only stand in the wrong section, or be an environment variable with one underscore.
+    // The key may be right and only stand in the wrong section, or be an environment variable with
+    // one underscore.
     let elsewhere = everything
         .iter()
         .find(|known| known.row.name == key || known.key.replace('.', "_") == key)

@@ -1,5 +1,5 @@
-//! Where a configuration comes from, and how the layers are laid: built-in default, file, environment, arguments; each
-//! wins over those before it. Owns the names of environment variables.
+//! Where a configuration comes from, and how the layers are laid: built-in default, file,
+//! environment, arguments; each wins over those before it. Owns the names of environment variables.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -94,7 +94,8 @@ fn lay(root: &mut Node, path: &str, value: &str, origin: Origin, problems: &mut 
         );
         return problems.push(wrong.at(&origin, path));
     }
-    // What is not YAML is taken as it stands, so that an IPv6 address needs no quotes inside the shell's.
+    // What is not YAML is taken as it stands, so that an IPv6 address needs no quotes inside the
+    // shell's.
     let node = tree::read(value, &|_| origin.clone(), problems).unwrap_or_else(|_| Node {
         origin: origin.clone(),
         value: Value::Scalar { text: value.to_owned(), quoted: false },
@@ -104,8 +105,8 @@ fn lay(root: &mut Node, path: &str, value: &str, origin: Origin, problems: &mut 
     }
 }
 
-/// The variables that are meant for us. A name or value that is not UTF-8 is kept with replacement characters, so that
-/// it is reported as what it is and not skipped.
+/// The variables that are meant for us. A name or value that is not UTF-8 is kept with replacement
+/// characters, so that it is reported as what it is and not skipped.
 fn ours(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, String)> {
     let mut ours: Vec<(String, String)> = variables
         .map(|(name, value)| {
@@ -117,8 +118,9 @@ fn ours(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, S
     ours
 }
 
-/// Kubernetes gives every container variables for every Service: a Service called `ringmq`, or `ringmq-anything`, makes
-/// `RINGMQ_SERVICE_HOST`, `RINGMQ_PORT_1883_TCP_ADDR` and so on. They are not ours, and must not keep us from starting.
+/// Kubernetes gives every container variables for every Service: a Service called `ringmq`, or
+/// `ringmq-anything`, makes `RINGMQ_SERVICE_HOST`, `RINGMQ_PORT_1883_TCP_ADDR` and so on. They are
+/// not ours, and must not keep us from starting.
 fn is_service_variable(name: &str) -> bool {
     if name.contains("__") {
         return false;

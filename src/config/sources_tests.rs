@@ -59,7 +59,8 @@ fn problems_name_the_variable_or_the_argument() {
         (
             &[("RINGMQ_MQTT_MAX_QOS", "1")],
             &[],
-            "RINGMQ_MQTT_MAX_QOS: mqtt_max_qos: unknown key here; did you mean `mqtt.max_qos` (RINGMQ_MQTT__MAX_QOS in the environment)?",
+            "RINGMQ_MQTT_MAX_QOS: mqtt_max_qos: unknown key here; did you mean `mqtt.max_qos` \
+             (RINGMQ_MQTT__MAX_QOS in the environment)?",
         ),
         (&[("RINGMQ_MQTT__", "1")], &[], "RINGMQ_MQTT__: mqtt.: the key has an empty part; "),
         (&[], &["mqtt.max_qos=9"], "--set mqtt.max_qos=9: mqtt.max_qos: 9 is out of bounds; "),
@@ -68,13 +69,15 @@ fn problems_name_the_variable_or_the_argument() {
         (
             &[],
             &["listeners.3.name=x"],
-            "--set listeners.3.name=x: listeners.3.name: element 3 does not follow the 1 elements of the list; use an index of at most 1",
+            "--set listeners.3.name=x: listeners.3.name: element 3 does not follow the 1 \
+             elements of the list; use an index of at most 1",
         ),
         (&[], &["listeners.name=x"], "--set listeners.name=x: listeners: a list is expected here"),
         (
             &[],
             &["log.level=info", "log.level.x=1"],
-            "--set log.level.x=1: log.level.x: there is no `x` here, because the value is a plain value; ",
+            "--set log.level.x=1: log.level.x: there is no `x` here, because the value is a \
+             plain value; ",
         ),
         (
             &[],

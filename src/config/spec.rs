@@ -1,5 +1,5 @@
-//! What a key of the configuration accepts: its kind, unit, bounds and special word. Owns the vocabulary of
-//! the table in [`super::table`]; knows no key by name.
+//! What a key of the configuration accepts: its kind, unit, bounds and special word. Owns the
+//! vocabulary of the table in [`super::table`]; knows no key by name.
 
 /// Microseconds in a second: the unit of duration bounds.
 pub(crate) const SECOND: u64 = 1_000_000;

@@ -1,5 +1,6 @@
-//! The table of every key: name, type, unit, default, bounds and meaning, once. Parsing, bounds, the default file
-//! and the reference are all made from it, and so are the structs the broker reads. Owns no behaviour.
+//! The table of every key: name, type, unit, default, bounds and meaning, once. Parsing, bounds,
+//! the default file and the reference are all made from it, and so are the structs the broker
+//! reads. Owns no behaviour.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -111,7 +112,9 @@ choice_enum! {
 
 section_struct! {
     /// The whole configuration, checked.
-    pub struct Config later ["access", "limits", "overload", "storage", "admin", "bridges", "cluster"] {
+    pub struct Config later [
+        "access", "limits", "overload", "storage", "admin", "bridges", "cluster"
+    ] {
         cores "cores": Cores = "auto", cores(),
             "Cores that run a shard, one shard per entry: a list such as [0, 2, 4-7]; a core \
              listed twice runs two shards. auto: the process's affinity and cgroup quota.";
@@ -159,8 +162,8 @@ section_struct! {
             choice(ListenerType::WORDS).later("listener type", &["tls", "ws", "wss"]),
             "What carries MQTT.";
         bind "bind": Bind = "127.0.0.1:1883", bind(),
-            "Address and port (\"[::1]:1883\" for IPv6; port 0 lets the kernel choose), or the path \
-             of a unix socket.";
+            "Address and port (\"[::1]:1883\" for IPv6; port 0 lets the kernel choose), or the \
+             path of a unix socket.";
         max_connections "max_connections": Option<u32> = "unlimited",
             count(1, MANY, "connections").or("unlimited"),
             "Most connections of this listener; further ones are refused.";

@@ -190,7 +190,8 @@ fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
     let cases: &[(&str, &str)] = &[
         (
             "mqtt:\n  max_qos: 3\n",
-            "f.yaml:2: mqtt.max_qos: 3 is out of bounds; write a whole number of 0 to 2 (QoS level)",
+            "f.yaml:2: mqtt.max_qos: 3 is out of bounds; write a whole number of 0 to 2 (QoS \
+             level)",
         ),
         ("mqtt:\n  max_qos: two\n", "f.yaml:2: mqtt.max_qos: `two` is not a whole number; "),
         ("mqtt:\n  max_qos: -1\n", "f.yaml:2: mqtt.max_qos: `-1` is not a whole number; "),
@@ -241,7 +242,8 @@ fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
         ),
         (
             "mqtt: {shared_strategy: roundrobin}\n",
-            "f.yaml:1: mqtt.shared_strategy: `roundrobin` is not a choice; did you mean `round_robin`?",
+            "f.yaml:1: mqtt.shared_strategy: `roundrobin` is not a choice; did you mean \
+             `round_robin`?",
         ),
         (
             "runtime: {spin: 20}\n",
@@ -249,11 +251,13 @@ fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
         ),
         (
             "runtime: {receive_buffers: {count: 1000}}\n",
-            "f.yaml:1: runtime.receive_buffers.count: 1000 is not a power of two; write 512 or 1024",
+            "f.yaml:1: runtime.receive_buffers.count: 1000 is not a power of two; write 512 or \
+             1024",
         ),
         (
             "cores: 4\n",
-            "f.yaml:1: cores: `4` is neither auto nor a list; write [4] for core 4, or [0-3] for four cores",
+            "f.yaml:1: cores: `4` is neither auto nor a list; write [4] for core 4, or [0-3] \
+             for four cores",
         ),
         ("cores: []\n", "f.yaml:1: cores: no core is listed; "),
         ("cores: [7-4]\n", "f.yaml:1: cores: the range `7-4` runs backwards; write 4-7"),
@@ -263,7 +267,8 @@ fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
         ("listeners: {name: x}\n", "f.yaml:1: listeners: a list is expected here, not a mapping; "),
         (
             "listeners:\n  - bind: localhost:1883\n",
-            "f.yaml:2: listeners.0.bind: `localhost:1883` is not an address with a port; write 0.0.0.0:1883, ",
+            "f.yaml:2: listeners.0.bind: `localhost:1883` is not an address with a port; write \
+             0.0.0.0:1883, ",
         ),
         (
             "listeners:\n  - bind: 127.0.0.1\n",
@@ -309,7 +314,8 @@ fn what_belongs_to_a_later_capability_is_refused_by_name() {
         ("listeners: [{type: wss}]", "listeners.0.type: listener type wss is not in this build; "),
         (
             "listeners: [{proxy_protocol: v2}]",
-            "listeners.0.proxy_protocol: proxy_protocol v2 is not in this build; use off, or remove it",
+            "listeners.0.proxy_protocol: proxy_protocol v2 is not in this build; use off, or \
+             remove it",
         ),
         ("listeners: [{path: /mqtt}]", "listeners.0.path: `path` is not in this build; remove it"),
         (
@@ -354,7 +360,8 @@ fn what_is_not_plain_yaml_is_refused_with_its_line() {
 
 #[test]
 fn every_problem_is_reported_at_once_in_the_order_of_the_file() {
-    let text = "mqtt:\n  max_qos: 9\n  retain: maybe\n  foo: 1\nlog:\n  level: loud\nlisteners:\n  - type: tls\n";
+    let text = "mqtt:\n  max_qos: 9\n  retain: maybe\n  foo: 1\nlog:\n  level: \
+     loud\nlisteners:\n  - type: tls\n";
     let problems = read(text).unwrap_err();
     let lines: Vec<&str> = problems.iter().map(|problem| &problem[..8]).collect();
     assert_eq!(

@@ -10,12 +10,13 @@ use super::value::expected;
 /// Widest line of both texts, in characters.
 const WIDTH: usize = 96;
 
-/// A configuration file with every key at its default and a comment on each. Reading it gives [`Config::default`].
+/// A configuration file with every key at its default and a comment on each. Reading it gives
+/// [`Config::default`].
 pub fn default_file() -> String {
     let mut out = String::from(
         "# RingMQ: every key with its default. Keys that are left out keep their default.\n\
          # Times: 20us 5ms 10s 5m 2h 1d, or plain seconds. Sizes: 64KiB 1MiB 1GB, or plain bytes.\n\
-         # The environment wins over this file (RINGMQ_MQTT__MAX_INFLIGHT=64), and --set over both.\n\
+         # The environment wins over this file (RINGMQ_MQTT__MAX_QOS=1), and --set over both.\n\
          # `ringmq --test-config --config FILE` checks a file.\n",
     );
     let mut element_begins = false;
@@ -56,7 +57,7 @@ pub fn reference() -> String {
         "Keys of the configuration. N is the position of a listener, counted from 0.\n\
          Times: 20us 5ms 10s 5m 2h 1d (and sums such as 1h30m), or plain seconds.\n\
          Sizes: 1KiB = 1024 bytes, 1KB = 1000 bytes; also Mi, Gi, Ti; or plain bytes.\n\
-         Environment: RINGMQ_MQTT__MAX_INFLIGHT=64 is mqtt.max_inflight, RINGMQ_LISTENERS__0__BIND is\n\
+         Environment: RINGMQ_MQTT__MAX_QOS is mqtt.max_qos, RINGMQ_LISTENERS__0__BIND is\n\
          listeners.0.bind. Precedence: default, file, environment, --set.\n",
     );
     for described in rows() {

@@ -1,7 +1,9 @@
-//! A YAML document as a tree that remembers where each value was written, and the layering of such trees: file, then
-//! environment, then arguments. Owns syntax; knows nothing of keys and their meaning.
+//! A YAML document as a tree that remembers where each value was written, and the layering of such
+//! trees: file, then environment, then arguments. Owns syntax; knows nothing of keys and their
+//! meaning.
 //!
-//! Scalars stay text: whether `off` is a word, a boolean or a duration is decided by the key that it is given to.
+//! Scalars stay text: whether `off` is a word, a boolean or a duration is decided by the key that
+//! it is given to.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -104,8 +106,9 @@ pub(crate) fn merge(base: &mut Node, over: Node) {
     }
 }
 
-/// Puts `value` at the dotted `path` of `root`, making the mappings and lists on the way. A list of sections that was
-/// not written has one element, all defaults, because that is the default of `listeners`.
+/// Puts `value` at the dotted `path` of `root`, making the mappings and lists on the way. A list of
+/// sections that was not written has one element, all defaults, because that is the default of
+/// `listeners`.
 ///
 /// # Errors
 /// When the path goes through a plain value or skips list elements.
@@ -157,8 +160,9 @@ pub(crate) fn place(root: &mut Node, path: &[&str], value: Node) -> Result<(), W
     }
 }
 
-/// Reads one YAML document. `origin` says where a line of `text` stands; problems other than syntax (a key listed
-/// twice) are added to `problems` and reading goes on. An empty document is `Value::Nothing`.
+/// Reads one YAML document. `origin` says where a line of `text` stands; problems other than syntax
+/// (a key listed twice) are added to `problems` and reading goes on. An empty document is
+/// `Value::Nothing`.
 ///
 /// # Errors
 /// The first syntax error, or a YAML feature that a configuration does not need.

@@ -1,5 +1,7 @@
-//! Single values: numbers, sizes, durations, words, cores and addresses, from text and back. Owns their notation.
+//! Single values: numbers, sizes, durations, words, cores and addresses, from text and back. Owns
+//! their notation.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -386,6 +388,15 @@ fn core_range(text: &str) -> Result<(u16, u16), Wrong> {
             Ok((first as u16, last as u16))
         }
         _ => Err(Wrong::new(format!("`{text}` is not a core or a range of cores"), fix)),
+    }
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bind::Tcp(address) => write!(f, "{address}"),
+            Bind::Unix(path) => write!(f, "{}", path.display()),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The table of figures and the struct made from it. Each shard owns one [`Counters`]; nothing here is shared.
+//! The table of figures and the struct made from it. Each shard owns one [`Counters`]; nothing here
+//! is shared.
 
 /// Whether a figure only grows or also falls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,13 +46,16 @@ macro_rules! counters {
         #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
         pub struct Counters {
             $($(
-                #[doc = concat!($help, $(" (", stringify!($label), ": ", $value, ")",)? " Unit: ", $unit, ".")]
+                #[doc = concat!(
+                    $help, $(" (", stringify!($label), ": ", $value, ")",)? " Unit: ", $unit, "."
+                )]
                 pub $field: u64,
             )+)*
         }
 
         impl Counters {
-            /// Every figure's name and meaning, in the order of [`Counters::iter`]; figures of one name are neighbours.
+            /// Every figure's name and meaning, in the order of [`Counters::iter`]; figures of one
+            /// name are neighbours.
             pub const DESCRIPTORS: &'static [Descriptor] = &[$($(
                 Descriptor {
                     field: stringify!($field),
@@ -63,7 +67,8 @@ macro_rules! counters {
                 },
             )+)*];
 
-            /// Adds another shard's figures. Gauges add up too: each shard counts only what it owns.
+            /// Adds another shard's figures. Gauges add up too: each shard counts only what it
+            /// owns.
             pub fn add(&mut self, other: &Counters) {
                 $($( self.$field = self.$field.wrapping_add(other.$field); )+)*
             }

@@ -1,6 +1,6 @@
-//! The `$SYS/broker/...` topics: names and values from summed figures, after Mosquitto's tree, and what needs a memory
-//! between two updates (moving averages, the maximum of clients). One shard owns the [`History`]; publishing the
-//! topics is the broker's affair.
+//! The `$SYS/broker/...` topics: names and values from summed figures, after Mosquitto's tree, and
+//! what needs a memory between two updates (moving averages, the maximum of clients). One shard
+//! owns the [`History`]; publishing the topics is the broker's affair.
 
 use std::time::Duration;
 
@@ -12,8 +12,11 @@ const ROOT: &str = "$SYS/broker";
 /// The averages' spans: name and seconds.
 const SPANS: [(&str, f64); 3] = [("1min", 60.0), ("5min", 300.0), ("15min", 900.0)];
 
+/// Reads one figure, or a sum of several.
+type Figure = fn(&Counters) -> u64;
+
 /// What is averaged: the topic below `load/`, and the counter.
-const RATES: [(&str, fn(&Counters) -> u64); 9] = [
+const RATES: [(&str, Figure); 9] = [
     ("messages/received", |c| c.packets_received),
     ("messages/sent", |c| c.packets_sent),
     ("publish/received", Counters::messages_received),
@@ -66,8 +69,9 @@ impl History {
         History::default()
     }
 
-    /// Takes in the sum over all shards, `elapsed` after the last update. Averages move exponentially towards the rate
-    /// per minute since then, as Mosquitto's do; an `elapsed` of zero changes only the maximum.
+    /// Takes in the sum over all shards, `elapsed` after the last update. Averages move
+    /// exponentially towards the rate per minute since then, as Mosquitto's do; an `elapsed` of
+    /// zero changes only the maximum.
     pub fn update(&mut self, total: &Counters, elapsed: Duration) {
         self.clients_maximum = self.clients_maximum.max(total.clients_connected());
         let seconds = elapsed.as_secs_f64();
