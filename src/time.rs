@@ -221,3 +221,6 @@ impl<T: Copy> Wheel<T> {
         empty
     }
 }
+
+#[cfg(test)]
+mod tests;
