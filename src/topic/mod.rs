@@ -19,7 +19,7 @@ mod slab;
 mod trie;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub(crate) use hash::COARSE_LEVELS;
 pub use hash::{FilterKey, Seeds, Shape, TopicHash};
