@@ -162,7 +162,7 @@ proptest! {
                 add(&interest, *shard, filter);
                 model.insert((*shard, filter));
             }
-            if at % 150 != 149 {
+            if at % 150 != 149 && at + 1 != steps.len() {
                 continue;
             }
             for name in &names {
@@ -255,4 +255,48 @@ fn racing_shards_never_lose_each_others_interest() {
         }
     }
     assert_clean(&interest);
+}
+
+#[test]
+#[ignore = "a measurement: cargo test --release -- --ignored --nocapture measure_bytes"]
+fn measure_bytes_per_filter() {
+    const FILTERS: usize = 1_000_000;
+    for (what, form) in [("exact", ["fleet/", "/x"]), ("wildcard", ["fleet/", "/+"])] {
+        let filter = |at: usize| format!("{}{at:07}{}", form[0], form[1]);
+        let text = filter(0).len();
+        let before = testing::resident_bytes();
+        let mut index = crate::topic::Index::new(&seeds());
+        for at in 0..FILTERS {
+            let id = index.intern(&filter(at));
+            index.add(id, crate::topic::Subscriber { target: 1, subscription_id: 0, options: 0 });
+        }
+        let indexed = testing::resident_bytes();
+        let interest = Interest::new(&seeds());
+        let started = std::time::Instant::now();
+        (0..FILTERS).for_each(|at| add(&interest, 1, &filter(at)));
+        let took = started.elapsed().as_nanos() as usize / FILTERS;
+        let shared = testing::resident_bytes();
+        println!(
+            "{what}: index {} bytes a filter besides {text} of text, interest {}, add {took} ns",
+            (indexed - before) / FILTERS - text,
+            (shared - indexed) / FILTERS,
+        );
+        let names: Vec<String> =
+            (0..1_000).map(|at| filter(at * 1_000).replace('+', "x")).collect();
+        testing::nanoseconds(&format!("{what}: hash + shards"), &names, |name| {
+            interest.shards(&TopicHash::new(&interest.seeds, name)).0.count_ones() as usize
+        });
+        let hashes: Vec<TopicHash> =
+            names.iter().map(|name| TopicHash::new(&interest.seeds, name)).collect();
+        testing::nanoseconds(&format!("{what}: shards"), &hashes, |topic| {
+            interest.shards(topic).0.count_ones() as usize
+        });
+        for at in 0..FILTERS {
+            let id = index.find(&filter(at)).unwrap();
+            assert!(index.remove(id, 0).emptied);
+            remove(&interest, 1, &filter(at));
+        }
+        let left = testing::resident_bytes().saturating_sub(before);
+        println!("{what}: {} bytes a filter left when all are gone", left / FILTERS);
+    }
 }

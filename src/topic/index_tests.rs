@@ -159,11 +159,32 @@ fn a_hash_hit_is_compared_with_the_text() {
     // As if "a/+" had the key of "b/+".
     let seeds = index.seeds.clone();
     let wrong = FilterKey::new(&seeds, "b/+").key;
-    assert!(index.table.remove(index.nodes.get(id.0).key, id.0, &index.nodes));
-    index.nodes.get_mut(id.0).key = wrong;
-    index.table.insert(wrong, id.0, &index.nodes);
+    index.shapes[0].table.insert(wrong, id.0, |_| unreachable!("nothing to move"));
     assert_eq!(index.find("b/+"), None);
     index.matching(&TopicHash::new(&seeds, "b/x"), &mut |_, _| panic!("matched by hash alone"));
+}
+
+#[test]
+fn a_table_of_many_segments_finds_what_one_of_one_found() {
+    let mut index = Index::new(&Seeds::fixed(1));
+    let filter = |at: usize| format!("d/{at}/+");
+    for at in 0..3 * Table::SPLIT {
+        let id = index.intern(&filter(at));
+        index.add(id, subscriber(at as u32));
+        if at % 1000 == 999 || (Table::SPLIT - 2..Table::SPLIT + 2).contains(&at) {
+            assert!((0..=at).all(|at| index.find(&filter(at)).is_some()));
+        }
+    }
+    assert_eq!(index.shapes[0].table.segments.len(), Table::SEGMENTS);
+    for at in 0..3 * Table::SPLIT {
+        let name = format!("d/{at}/x");
+        let mut found = 0;
+        index.matching(&TopicHash::new(&index.seeds, &name), &mut |_, list| found += list.len());
+        assert_eq!(found, 1);
+        let id = index.find(&filter(at)).unwrap();
+        assert!(index.remove(id, 0).emptied);
+    }
+    assert!(index.shapes.is_empty());
 }
 
 #[test]
@@ -221,4 +242,53 @@ fn names_and_filters_from_the_generators_do_meet() {
     let seeds = Seeds::fixed(0);
     let shapes: HashSet<_> = filters.iter().map(|f| FilterKey::new(&seeds, f).shape).collect();
     assert!(shapes.len() > MAX_SHAPES, "{}", shapes.len());
+}
+
+#[test]
+#[ignore = "a measurement: cargo test --release -- --ignored --nocapture measure_matching"]
+fn measure_matching() {
+    let seeds = Seeds::random();
+    let shapes = [
+        "+/+/+/+/+",
+        "fleet/+/+/+/state",
+        "fleet/#",
+        "fleet/eu/+/#",
+        "+/eu/#",
+        "#",
+        "+/+/+/+/state",
+        "fleet/eu/+/+/+",
+        "fleet/+/#",
+        "fleet/+/truck/#",
+    ];
+    for (filters, topics) in [(1_000, 1_000), (1_000_000, 1_000), (1_000_000, 1_000_000)] {
+        let name = |at: usize| format!("fleet/eu/truck/{:07}/state", at * (filters / topics));
+        let names: Vec<String> = (0..topics).map(name).collect();
+        for count in [0, 1, 3, 10] {
+            let mut index = Index::new(&seeds);
+            for at in 0..filters {
+                let id = index.intern(&format!("fleet/eu/truck/{at:07}/state"));
+                index.add(id, subscriber(at as u32));
+            }
+            for shape in &shapes[..count] {
+                let id = index.intern(shape);
+                index.add(id, subscriber(0));
+            }
+            let what = format!("{filters} filters, {topics} topics, exact and {count} shapes");
+            let hashes: Vec<TopicHash> =
+                names.iter().take(1_000).map(|name| TopicHash::new(&seeds, name)).collect();
+            let matching = |topic: &TopicHash| {
+                let mut found = 0;
+                index.matching(topic, &mut |_, subscribers| found += subscribers.len());
+                found
+            };
+            if topics == 1_000 {
+                testing::nanoseconds(&format!("matching, {what}"), &hashes, matching);
+            }
+            testing::nanoseconds(&format!("hash + matching, {what}"), &names, |name| {
+                matching(&TopicHash::new(&seeds, name))
+            });
+        }
+    }
+    let names: Vec<String> = (0..1000).map(|at| format!("fleet/eu/truck/{at:07}/state")).collect();
+    testing::nanoseconds("hash", &names, |name| TopicHash::new(&seeds, name).exact() as usize & 1);
 }

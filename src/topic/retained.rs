@@ -17,6 +17,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use super::scan::{common_prefix, level_length};
+
 /// Entries stepped over one by one before seeking: nearer than a walk from the root.
 const NEAR: usize = 6;
 
@@ -216,7 +218,7 @@ impl<'a> Seeker<'a> {
                 skip_to.extend([name, "/", level]);
                 return Verdict::Skip;
             };
-            let here = &rest[..rest.find('/').unwrap_or(rest.len())];
+            let here = &rest[..level_length(rest.as_bytes())];
             let end = at + here.len();
             if level == "+" {
                 plus = Some(end);
@@ -313,21 +315,10 @@ impl Eq for Name {}
 /// Compares bytewise with `/` as the lowest byte: level by level, a level before what is below it.
 fn order(one: &str, two: &str) -> Ordering {
     let (one, two) = (one.as_bytes(), two.as_bytes());
-    let common = one.len().min(two.len());
-    let mut at = 0;
-    // Names share long prefixes: eight bytes at a time.
-    for (one, two) in one[..common].chunks_exact(8).zip(two[..common].chunks_exact(8)) {
-        if one != two {
-            break;
-        }
-        at += 8;
-    }
+    let at = common_prefix(one, two);
     let rank = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
-    let tail = one[at..common].iter().zip(&two[at..common]).find(|(one, two)| one != two);
-    match tail {
-        Some((one, two)) => rank(one).cmp(&rank(two)),
-        None => one.len().cmp(&two.len()),
-    }
+    // A text that ends is lowest of all: `None` sorts first.
+    one.get(at).map(rank).cmp(&two.get(at).map(rank))
 }
 
 #[cfg(test)]
