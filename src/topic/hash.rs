@@ -16,6 +16,7 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 
+use super::scan::Slashes;
 use crate::limits::MAX_SHAPE_LEVELS;
 
 /// Spreads small numbers (positions, shapes) over the word; the golden ratio's digits.
@@ -72,12 +73,12 @@ impl Seeds {
     /// Hash of a level below a node of the trie.
     #[inline]
     pub(super) fn edge(&self, parent: u32, level: &str) -> u64 {
-        self.term(parent as usize, level)
+        self.term(parent as usize, level.as_bytes())
     }
 
     #[inline]
-    fn term(&self, position: usize, level: &str) -> u64 {
-        let hash = self.hash(self.level, level.as_bytes());
+    fn term(&self, position: usize, level: &[u8]) -> u64 {
+        let hash = self.hash(self.level, level);
         let place = (position as u64 + 1).wrapping_mul(SPREAD);
         fold(hash.wrapping_add(place), self.position)
     }
@@ -164,14 +165,15 @@ pub struct TopicHash<'a> {
 impl<'a> TopicHash<'a> {
     /// Hashes a valid topic name.
     pub fn new(seeds: &Seeds, name: &'a str) -> Self {
+        let bytes = name.as_bytes();
         let mut sums = [0; MAX_SHAPE_LEVELS + 1];
-        let (mut levels, mut sum) = (0, 0u64);
-        for level in name.split('/') {
+        let (mut levels, mut start, mut sum) = (0, 0, 0u64);
+        for end in Slashes::new(bytes).chain([bytes.len()]) {
             if levels < MAX_SHAPE_LEVELS {
-                sum = sum.wrapping_add(seeds.term(levels, level));
+                sum = sum.wrapping_add(seeds.term(levels, &bytes[start..end]));
                 sums[levels + 1] = sum;
             }
-            levels += 1;
+            (levels, start) = (levels + 1, end + 1);
         }
         TopicHash { name, exact: seeds.exact(name), finish: seeds.finish, levels, sums }
     }
@@ -242,7 +244,7 @@ impl FilterKey {
             if level == "+" {
                 plus |= 1 << levels;
             } else {
-                sum = sum.wrapping_add(seeds.term(levels, level));
+                sum = sum.wrapping_add(seeds.term(levels, level.as_bytes()));
             }
             levels += 1;
         }
@@ -256,7 +258,7 @@ impl FilterKey {
         let literal = filter.split('/').take_while(|level| !matches!(*level, "+" | "#"));
         let (mut sum, mut levels) = (0u64, 0);
         for level in literal.take(COARSE_LEVELS) {
-            sum = sum.wrapping_add(seeds.term(levels, level));
+            sum = sum.wrapping_add(seeds.term(levels, level.as_bytes()));
             levels += 1;
         }
         let shape = Shape::coarse(levels);

@@ -6,11 +6,12 @@
 //! filter's text before it counts. Filters past [`MAX_SHAPES`] distinct shapes, or with more levels
 //! than a shape describes, are in a trie.
 //!
-//! Memory, per distinct filter with one subscriber, besides its text: a node of 40 bytes (its text's
-//! address and length, key, the subscriber inline) and 6 to 12 bytes in the hash table. The second
-//! subscriber moves both to a list of 12 bytes each plus spare room of at most a third (24 bytes for the list itself). Nodes are kept in
-//! chunks and the table in segments, so growth never copies more than a 64th of the table at once.
-//! All of it shrinks when filters and subscribers go.
+//! Memory, per distinct filter with one subscriber, besides its text: a node of 32 bytes (its text's
+//! address and length, the subscriber inline) and 6 to 12 bytes in the hash table; keys are hashed
+//! again when needed. The second subscriber moves both to a list: 24 bytes, and 12 for each with up
+//! to as much again spare while short, a quarter when long. Nodes are kept in chunks and the table
+//! in segments, so growth never moves more than a 256th of either. All of it shrinks when filters
+//! and subscribers go.
 //!
 //! Not here: what a subscriber is, share groups' picking, who else is interested (see `mesh`).
 
@@ -56,26 +57,27 @@ enum Subscribers {
 
 struct Node {
     text: Box<str>,
-    key: u64,
     subscribers: Subscribers,
 }
 
 // Multiplied by a million filters; the module's promise is 80 bytes together with the table.
 const _: () = assert!(size_of::<Subscriber>() == 12);
 const _: () = assert!(size_of::<Subscribers>() == 16);
-const _: () = assert!(slab::slot_size::<Node>() == 40);
+const _: () = assert!(slab::slot_size::<Node>() == 32);
 
-/// A shape in use, and how many hashed filters have it.
+/// The hashed filters of one shape. Apart from others: a rare shape's few entries stay in the cache,
+/// and whatever matches a name here is the one filter of this shape that does.
 struct UsedShape {
     shape: Shape,
-    filters: u32,
+    table: Table,
 }
 
 /// The subscriptions of one shard.
 pub struct Index {
     seeds: Seeds,
     nodes: Slab<Node>,
-    table: Table,
+    /// Filters without wildcards.
+    exact: Table,
     shapes: Vec<UsedShape>,
     trie: Trie,
     subscriptions: usize,
@@ -87,7 +89,7 @@ impl Index {
         Index {
             seeds: seeds.clone(),
             nodes: Slab::new(),
-            table: Table::new(),
+            exact: Table::new(),
             shapes: Vec::new(),
             trie: Trie::new(),
             subscriptions: 0,
@@ -100,17 +102,16 @@ impl Index {
         if let Some(found) = self.find_keyed(&key, filter) {
             return found;
         }
-        let hashed = match key.shape {
-            _ if key.coarse => false,
-            None => true,
-            Some(shape) => self.use_shape(shape),
-        };
-        let node = Node { text: filter.into(), key: key.key, subscribers: Subscribers::None };
+        let node = Node { text: filter.into(), subscribers: Subscribers::None };
         let id = self.nodes.insert(node);
-        if hashed {
-            self.table.insert(key.key, id, &self.nodes);
-        } else {
-            self.trie.insert(&self.seeds, filter, id);
+        let table = match key.shape {
+            _ if key.coarse => None,
+            None => Some(&mut self.exact),
+            Some(shape) => Self::table_for(&mut self.shapes, shape),
+        };
+        match table {
+            Some(table) => table.insert(key.key, id, |id| rehash(&self.seeds, &self.nodes, id)),
+            None => self.trie.insert(&self.seeds, filter, id),
         }
         FilterId(id)
     }
@@ -180,12 +181,12 @@ impl Index {
             }
         };
         let name = topic.name();
-        if let Some(id) = self.table.find(topic.exact(), &self.nodes, |text| text == name) {
+        if let Some(id) = self.exact.find(topic.exact(), &self.nodes, |text| text == name) {
             report(id, self.nodes.get(id));
         }
         for used in &self.shapes {
             let Some(key) = topic.shape_key(used.shape) else { continue };
-            if let Some(id) = self.table.find(key, &self.nodes, |text| matches(text, name)) {
+            if let Some(id) = used.table.find(key, &self.nodes, |text| matches(text, name)) {
                 report(id, self.nodes.get(id));
             }
         }
@@ -203,43 +204,46 @@ impl Index {
     }
 
     fn find_keyed(&self, key: &FilterKey, filter: &str) -> Option<FilterId> {
-        let hashed = self.table.find(key.key, &self.nodes, |text| text == filter);
+        let table = match key.shape {
+            None => Some(&self.exact),
+            Some(_) => self.used(key).map(|at| &self.shapes[at].table),
+        };
+        let hashed =
+            table.and_then(|table| table.find(key.key, &self.nodes, |text| text == filter));
         hashed.or_else(|| self.trie.find(&self.seeds, filter)).map(FilterId)
     }
 
     fn forget(&mut self, id: FilterId) {
-        let node = self.nodes.get(id.0);
-        let key = FilterKey::new(&self.seeds, &node.text);
-        if self.table.remove(node.key, id.0, &self.nodes) {
-            if let Some(shape) = key.shape {
-                self.release_shape(shape);
-            }
-        } else {
-            self.trie.remove(&self.seeds, &node.text);
+        let key = self.key(id);
+        let used = self.used(&key);
+        let table = match (key.shape, used) {
+            (None, _) => Some(&mut self.exact),
+            (Some(_), used) => used.map(|at| &mut self.shapes[at].table),
+        };
+        let rehash = |id| rehash(&self.seeds, &self.nodes, id);
+        if !table.is_some_and(|table| table.remove(key.key, id.0, rehash)) {
+            self.trie.remove(&self.seeds, &self.nodes.get(id.0).text);
+        } else if let Some(at) = used.filter(|&at| self.shapes[at].table.len == 0) {
+            self.shapes.swap_remove(at);
         }
         self.nodes.remove(id.0);
     }
 
-    /// Counts one more hashed filter of a shape; false when there is no room for a new shape.
-    fn use_shape(&mut self, shape: Shape) -> bool {
-        if let Some(used) = self.shapes.iter_mut().find(|used| used.shape == shape) {
-            used.filters += 1;
-            return true;
-        }
-        let room = self.shapes.len() < MAX_SHAPES;
-        if room {
-            self.shapes.push(UsedShape { shape, filters: 1 });
-        }
-        room
+    /// Where the key's shape is among those in use. Coarse keys' shapes never are.
+    fn used(&self, key: &FilterKey) -> Option<usize> {
+        self.shapes.iter().position(|used| key.shape == Some(used.shape))
     }
 
-    fn release_shape(&mut self, shape: Shape) {
-        let at = self.shapes.iter().position(|used| used.shape == shape);
-        let at = at.expect("a hashed filter's shape is in use");
-        self.shapes[at].filters -= 1;
-        if self.shapes[at].filters == 0 {
-            self.shapes.swap_remove(at);
+    /// The table of a shape, made when it is new; `None` when there is no room for a new shape.
+    fn table_for(shapes: &mut Vec<UsedShape>, shape: Shape) -> Option<&mut Table> {
+        let at = shapes.iter().position(|used| used.shape == shape).unwrap_or(shapes.len());
+        if at == MAX_SHAPES {
+            return None;
         }
+        if at == shapes.len() {
+            shapes.push(UsedShape { shape, table: Table::new() });
+        }
+        Some(&mut shapes[at].table)
     }
 }
 
@@ -305,50 +309,68 @@ impl Subscribers {
     }
 }
 
-/// From keys to node numbers. Segments grow one by one, so no insertion rehashes everything.
+/// From keys to node numbers. A large table has segments that grow one by one, so that no insertion
+/// moves everything.
 struct Table {
-    segments: Box<[HashTable<u32>]>,
+    segments: Vec<HashTable<u32>>,
+    len: usize,
 }
 
 impl Table {
-    const SEGMENTS: usize = 64;
+    const SEGMENTS: usize = 256;
+    /// With this many entries a table goes from one segment to many, and stays so.
+    const SPLIT: usize = 4096;
 
     fn new() -> Self {
-        Table { segments: (0..Self::SEGMENTS).map(|_| HashTable::new()).collect() }
+        Table { segments: vec![HashTable::new()], len: 0 }
     }
 
     /// Picks by bits that hashbrown uses neither for the bucket (the lowest) nor for its tag (the
     /// highest seven).
     #[inline]
-    fn segment(key: u64) -> usize {
-        (key >> 48) as usize % Self::SEGMENTS
+    fn segment(&self, key: u64) -> usize {
+        (key >> 48) as usize & (self.segments.len() - 1)
     }
 
     #[inline]
     fn find(&self, key: u64, nodes: &Slab<Node>, is_it: impl Fn(&str) -> bool) -> Option<u32> {
-        let segment = &self.segments[Self::segment(key)];
-        let same = |&id: &u32| {
-            let node = nodes.get(id);
-            node.key == key && is_it(&node.text)
-        };
-        segment.find(key, same).copied()
+        let segment = &self.segments[self.segment(key)];
+        segment.find(key, |&id| is_it(&nodes.get(id).text)).copied()
     }
 
-    fn insert(&mut self, key: u64, id: u32, nodes: &Slab<Node>) {
-        let segment = &mut self.segments[Self::segment(key)];
-        segment.insert_unique(key, id, |&id| nodes.get(id).key);
+    fn insert(&mut self, key: u64, id: u32, rehash: impl Fn(u32) -> u64) {
+        if self.len == Self::SPLIT && self.segments.len() == 1 {
+            let whole = std::mem::take(&mut self.segments);
+            self.segments.resize_with(Self::SEGMENTS, HashTable::new);
+            for id in whole.into_iter().flatten() {
+                self.place(rehash(id), id, &rehash);
+            }
+        }
+        self.place(key, id, &rehash);
+        self.len += 1;
+    }
+
+    fn place(&mut self, key: u64, id: u32, rehash: &impl Fn(u32) -> u64) {
+        let at = self.segment(key);
+        self.segments[at].insert_unique(key, id, |&id| rehash(id));
     }
 
     /// Removes a node's entry; false when it has none.
-    fn remove(&mut self, key: u64, id: u32, nodes: &Slab<Node>) -> bool {
-        let segment = &mut self.segments[Self::segment(key)];
+    fn remove(&mut self, key: u64, id: u32, rehash: impl Fn(u32) -> u64) -> bool {
+        let at = self.segment(key);
+        let segment = &mut self.segments[at];
         let Ok(entry) = segment.find_entry(key, |&other| other == id) else { return false };
         entry.remove();
         if segment.len() < segment.capacity() / 4 {
-            segment.shrink_to(segment.len() * 2, |&id| nodes.get(id).key);
+            segment.shrink_to(segment.len() * 2, |&id| rehash(id));
         }
+        self.len -= 1;
         true
     }
+}
+
+fn rehash(seeds: &Seeds, nodes: &Slab<Node>, id: u32) -> u64 {
+    FilterKey::new(seeds, &nodes.get(id).text).key
 }
 
 #[cfg(test)]

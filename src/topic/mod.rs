@@ -6,6 +6,7 @@
 //!   under. Seeded per process, so that nobody outside can choose colliding names.
 //! - `index`: [`Index`], the subscriptions of one shard. `trie` is its fallback for filters that no
 //!   hashed shape describes.
+//! - `scan` and `slab`: what these are made of.
 //! - `retained`: [`Retained`], the retained messages of one shard, in topic order.
 //!
 //! Everything here is pure and owned by one shard; what shards share is `crate::mesh::interest`.
@@ -15,11 +16,12 @@ mod hash;
 mod index;
 mod name;
 mod retained;
+mod scan;
 mod slab;
 mod trie;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub(crate) use hash::COARSE_LEVELS;
 pub use hash::{FilterKey, Seeds, Shape, TopicHash};

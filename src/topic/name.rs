@@ -1,6 +1,7 @@
 //! Syntax and matching of topic names and topic filters (MQTT 5.0 section 4.7; the same rules hold
 //! for 3.1 and 3.1.1). Plain functions over text; owns nothing.
 
+use super::scan::{common_prefix, level_length};
 use crate::limits::MAX_TOPIC_LENGTH;
 
 /// What precedes the group's name in the filter of a shared subscription.
@@ -70,17 +71,20 @@ pub fn matches(filter: &str, name: &str) -> bool {
     if name.starts_with('$') && filter.starts_with(['+', '#']) {
         return false;
     }
-    let mut names = name.split('/');
-    for level in filter.split('/') {
-        if level == "#" {
-            return true;
-        }
-        match names.next() {
-            Some(name) if level == "+" || level == name => {}
-            _ => return false,
+    let (filter, name) = (filter.as_bytes(), name.as_bytes());
+    let (mut ours, mut theirs) = (0, 0);
+    loop {
+        let same = common_prefix(&filter[ours..], &name[theirs..]);
+        (ours, theirs) = (ours + same, theirs + same);
+        match filter.get(ours) {
+            None => return theirs == name.len(),
+            Some(b'#') => return true,
+            // A whole level: what precedes it was the same.
+            Some(b'+') => (ours, theirs) = (ours + 1, theirs + level_length(&name[theirs..])),
+            // The name ends a level before the `#`: the parent level matches, too.
+            Some(_) => return theirs == name.len() && filter[ours..] == *b"/#",
         }
     }
-    names.next().is_none()
 }
 
 fn valid_length(topic: &str) -> bool {
