@@ -169,23 +169,22 @@ impl Broker {
     }
 
     fn open_listeners(&mut self, config: &Config) -> Result<Vec<String>, Failure> {
-        let anonymous = config.allows_anonymous();
         let mut bound = Vec::new();
         for listener in &config.listeners {
-            bound.push(self.open_listener(listener, anonymous)?);
+            bound.push(self.open_listener(listener)?);
         }
         Ok(bound)
     }
 
     /// Opens one listener on every core; returns `name=address`.
-    fn open_listener(&mut self, listener: &Listener, anonymous: bool) -> Result<String, Failure> {
+    fn open_listener(&mut self, listener: &Listener) -> Result<String, Failure> {
         let listening = listen::open(listener, self.cores.len())
             .map_err(|failure| Failure(failure.to_string()))?;
         let id = ListenerId(self.next_listener);
         self.next_listener += 1;
         let entrance = Arc::new(Entrance {
             name: listener.name.clone(),
-            allow_anonymous: listener.allow_anonymous.unwrap_or(anonymous),
+            allow_anonymous: listener.allows_anonymous(),
             mountpoint: listener.mountpoint.clone(),
             max_connections: listener.max_connections.map_or(u64::MAX, u64::from),
             max_connect_rate: listener.max_connect_rate,
@@ -264,21 +263,15 @@ impl Broker {
         for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
             tracing::warn!(key, "changed in the configuration, but needs a restart");
         }
-        let anonymous = new.allows_anonymous();
-        let policy = old.allows_anonymous() != anonymous;
-        let kept = |open: &Listener| {
-            new.listeners
-                .iter()
-                .any(|wanted| wanted == open && !(policy && open.allow_anonymous.is_none()))
-        };
-        while let Some(at) = self.open.iter().position(|open| !kept(&open.config)) {
+        let gone = |open: &Open| !new.listeners.contains(&open.config);
+        while let Some(at) = self.open.iter().position(gone) {
             self.close_listener(at)?;
         }
         for wanted in &new.listeners {
             if self.open.iter().any(|open| open.config == *wanted) {
                 continue;
             }
-            match self.open_listener(wanted, anonymous) {
+            match self.open_listener(wanted) {
                 Ok(bound) => tracing::info!(%bound, "listener opened"),
                 // The others go on; the operator sees what is missing.
                 Err(failure) => tracing::error!("{failure}"),
