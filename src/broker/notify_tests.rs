@@ -14,8 +14,10 @@ fn receive(socket: &UnixDatagram) -> String {
     String::from_utf8(buffer[..length].to_vec()).unwrap()
 }
 
+type Call = fn(&Notifier);
+
 fn speaks(notifier: &Notifier, manager: &UnixDatagram) {
-    let cases: [(fn(&Notifier), &str); 5] = [
+    let cases: [(Call, &str); 5] = [
         (|n| n.ready("listening\non 1883"), "READY=1\nSTATUS=listening on 1883"),
         (Notifier::reloading, "RELOADING=1\nSTATUS=reloading"),
         (Notifier::alive, "WATCHDOG=1"),

@@ -48,9 +48,12 @@ fn an_element_of_the_files_list_is_changed_in_place() {
     assert_eq!(config.listeners[1].bind, Bind::Tcp("127.0.0.1:3".parse().unwrap()));
 }
 
+/// Variables, `--set` arguments, and how the only problem begins.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
+
 #[test]
 fn problems_name_the_variable_or_the_argument() {
-    let cases: &[(&[(&str, &str)], &[&str], &str)] = &[
+    let cases: &[Case<'_>] = &[
         (
             &[("RINGMQ_MQTT__MAX_QOS", "9")],
             &[],

@@ -399,3 +399,42 @@ fn changed_keys_names_what_differs() {
     assert!(changed.contains(&"listeners.1.bind".to_owned()), "{changed:?}");
     assert!(!changed.contains(&"listeners.0.bind".to_owned()), "{changed:?}");
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_read_or_refused_with_a_problem(
+        file in "[a-z_0-9:\\[\\]{}\\-,\\.\"'#&*!|>%@` \n\t]{0,80}",
+        key in "(mqtt|listeners|cores|runtime)(\\.[a-z0-9_]{0,12}){0,3}",
+        value in "\\PC{0,24}",
+    ) {
+        let mut problems = Vec::new();
+        let root = tree::read_file("f.yaml", &file, &mut problems);
+        let mut root = root.unwrap_or_else(|_| tree::Node::empty(Origin::built_in()));
+        let sources = Sources { set: vec![format!("{key}={value}")], ..Sources::default() };
+        if let Err(problems) = sources.load() {
+            proptest::prop_assert!(!problems.0.is_empty());
+        }
+        let mut config = Config::read_section(&root, "", &mut problems);
+        check::finish(&mut config, &root, &mut problems);
+        tree::merge(&mut root, tree::Node::empty(Origin::built_in()));
+    }
+
+    #[test]
+    fn what_is_shown_reads_back_the_same(
+        micros in 0..=1_000_000u64,
+        seconds in 0..=u64::from(u32::MAX) - 1,
+        bytes in 128..=268_435_460u64,
+        multiplier in 1.0..100.0f64,
+    ) {
+        let mut config = settled();
+        config.runtime.spin = Duration::from_micros(micros);
+        config.mqtt.session_expiry.default = Some(Duration::from_secs(seconds));
+        config.mqtt.max_packet_size = bytes as u32;
+        config.mqtt.keep_alive.multiplier = multiplier;
+        let mut values = Vec::new();
+        config.key_values("", &mut values);
+        let set = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let loaded = Sources { set, ..Sources::default() }.load();
+        proptest::prop_assert_eq!(loaded, Ok(config));
+    }
+}
