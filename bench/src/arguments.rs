@@ -96,6 +96,7 @@ fn run(mut parser: Parser) -> Result<Job, lexopt::Error> {
         joining: 64,
         clients: None,
         rate: None,
+        burst: None,
         window: None,
         raw: false,
     };
@@ -114,6 +115,7 @@ fn run(mut parser: Parser) -> Result<Job, lexopt::Error> {
             Arg::Long("joining") => settings.joining = positive(&mut parser)?,
             Arg::Long("clients") => settings.clients = Some(positive(&mut parser)?),
             Arg::Long("rate") => settings.rate = Some(parser.value()?.parse()?),
+            Arg::Long("burst") => settings.burst = Some(positive(&mut parser)?),
             Arg::Long("window") => settings.window = Some(parser.value()?.parse()?),
             Arg::Long("json") => json = Some(PathBuf::from(parser.value()?)),
             Arg::Long("raw") => settings.raw = true,
@@ -159,7 +161,7 @@ fn comparing(mut parser: Parser, interval: f64) -> Result<Option<Comparing>, lex
             // Read by scripts/bench.
             Arg::Long("no-build") => {}
             Arg::Long(
-                name @ ("protocol" | "payload" | "salt" | "joining" | "clients" | "rate"),
+                name @ ("protocol" | "payload" | "salt" | "joining" | "clients" | "rate" | "burst"),
             ) => {
                 asked.passed_on.push(format!("--{name}"));
                 asked.passed_on.push(parser.value()?.string()?);
@@ -242,6 +244,7 @@ ringmq-bench echo-server --port PORT
   --salt TEXT       ClientIds and topics begin with it: another salt, another placement (b)
   --joining N       connections under way at once (64)  --clients N    instead of the scenario's
   --rate N          messages/s, 0 as fast as they go    --window N     in flight (run only)
+  --burst N        messages due at the same moment, when there is a rate (1)
   --json FILE       result file (compare, floor: bench/out/DATE.json; run: standard output)
   --ringmq PATH     the broker program                  --no-build     use what is built already
   --skip NAME       ringmq or mosquitto                 --reference N  row that ratios refer to

@@ -114,6 +114,7 @@ impl Comparison {
                 }
                 match self.measure(case, candidate, scratch, commands) {
                     Ok(report) => runs[index].push(report),
+                    Err(_) if stop::requested() => return Err("interrupted".into()),
                     Err(why) => failures[index] = Some(why),
                 }
             }

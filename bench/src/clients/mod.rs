@@ -139,11 +139,16 @@ impl Net {
         state.out.len() + state.sending.len() - state.sent as usize
     }
 
-    /// One turn: hands queued bytes to the kernel, waits up to `wait` nanoseconds for at least one
-    /// completion (0 does not wait), and tells `handler` about all there are.
-    pub fn pass(&mut self, handler: &mut impl Handler, wait: u64) -> Result<(), String> {
+    /// One turn: hands queued bytes to the kernel, waits up to `wait` nanoseconds for `want`
+    /// completions (0 does not wait), and tells `handler` about all there are.
+    pub fn pass(
+        &mut self,
+        handler: &mut impl Handler,
+        wait: u64,
+        want: usize,
+    ) -> Result<(), String> {
         self.flush();
-        self.enter(wait).map_err(|e| format!("io_uring_enter failed: {e}"))?;
+        self.enter(wait, want).map_err(|e| format!("io_uring_enter failed: {e}"))?;
         let mut batch = std::mem::take(&mut self.batch);
         batch.extend(self.ring.completion().map(|c| (c.user_data(), c.result(), c.flags())));
         for &(data, result, flags) in &batch {
@@ -160,13 +165,13 @@ impl Net {
         Ok(())
     }
 
-    fn enter(&mut self, wait: u64) -> io::Result<()> {
+    fn enter(&mut self, wait: u64, want: usize) -> io::Result<()> {
         let result = if wait > 0 {
             let time = types::Timespec::new()
                 .sec(wait / 1_000_000_000)
                 .nsec((wait % 1_000_000_000) as u32);
             let args = types::SubmitArgs::new().timespec(&time);
-            self.ring.submitter().submit_with_args(1, &args)
+            self.ring.submitter().submit_with_args(want, &args)
         } else {
             let queued = self.ring.submission().len() as u32;
             // GETEVENTS runs the deferred completions and flushes an overflow.

@@ -98,7 +98,7 @@ impl Echo {
                 Wire::Mqtt(join) if join.complete() => return Ok(()),
                 Wire::Mqtt(join) => join.pump(net)?,
             }
-            net.pass(self, 20 * MILLISECOND)?;
+            net.pass(self, 20 * MILLISECOND, 1)?;
             self.check()?;
             if clock::now() > limit {
                 return Err("the clients did not come in within 60 s".into());
@@ -119,7 +119,7 @@ impl Echo {
             if now >= end {
                 return Ok(());
             }
-            net.pass(self, (end - now).min(50 * MILLISECOND))?;
+            net.pass(self, (end - now).min(50 * MILLISECOND), 1)?;
             self.check()?;
         }
     }

@@ -38,7 +38,7 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     let limit = from.time + JOIN_LIMIT;
     while !idle.join.complete() {
         idle.join.pump(&mut net)?;
-        net.pass(&mut idle, 20 * MILLISECOND)?;
+        net.pass(&mut idle, 20 * MILLISECOND, 1)?;
         idle.check()?;
         if clock::now() > limit {
             return Err(format!("only {} clients came in within 180 s", idle.join.ready));
@@ -88,7 +88,7 @@ impl Idle {
             if now >= end {
                 return Ok(());
             }
-            net.pass(self, (end - now).min(100 * MILLISECOND))?;
+            net.pass(self, (end - now).min(100 * MILLISECOND), 1)?;
             self.check()?;
         }
     }

@@ -37,6 +37,8 @@ pub struct Plan {
     pub window: u16,
     /// Messages published per second, all publishers together; 0: as fast as they go.
     pub rate: u32,
+    /// Messages that are due at the same moment when there is a rate, each from another publisher.
+    pub burst: u32,
 }
 
 /// What a scenario does.
@@ -77,7 +79,7 @@ const fn traffic(name: &'static str, about: &'static str, plan: Plan) -> Scenari
 
 const fn pairs(count: u32, qos: u8, rate: u32) -> Plan {
     let (shape, window) = (Shape::Pairs, 100);
-    Plan { shape, publishers: count, subscribers: count, qos, window, rate }
+    Plan { shape, publishers: count, subscribers: count, qos, window, rate, burst: 1 }
 }
 
 const FAN_IN: Plan = Plan {
@@ -87,9 +89,17 @@ const FAN_IN: Plan = Plan {
     qos: 1,
     window: 100,
     rate: 20_000,
+    burst: 1,
 };
-const FAN_OUT: Plan =
-    Plan { shape: Shape::FanOut, publishers: 5, subscribers: 1000, qos: 0, window: 100, rate: 50 };
+const FAN_OUT: Plan = Plan {
+    shape: Shape::FanOut,
+    publishers: 5,
+    subscribers: 1000,
+    qos: 0,
+    window: 100,
+    rate: 50,
+    burst: 1,
+};
 
 /// All scenarios, in the order of the report.
 pub const ALL: &[Scenario] = &[
@@ -146,6 +156,8 @@ pub struct Settings {
     pub clients: Option<u32>,
     /// Replaces the scenario's rate.
     pub rate: Option<u32>,
+    /// Replaces the scenario's burst.
+    pub burst: Option<u32>,
     /// Replaces the window or the depth.
     pub window: Option<u16>,
     /// The echo scenario sends bare bytes to an echo server instead of MQTT.
@@ -163,6 +175,7 @@ pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Value, String> {
                 }
             }
             plan.rate = settings.rate.unwrap_or(plan.rate);
+            plan.burst = settings.burst.unwrap_or(plan.burst);
             plan.window = settings.window.unwrap_or(plan.window);
             traffic::run(plan, settings)?
         }
