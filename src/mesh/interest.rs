@@ -15,14 +15,15 @@
 //! Shared state: the map (lock-free), the array of shapes (atomics), and a ledger per shard behind
 //! a lock that only the shard itself takes, while subscribing; publishing never touches it.
 //! Memory per distinct filter, whatever the number of shards: a map entry of 24 bytes (32 with the
-//! allocator's rounding) and 11 to 21 bytes of table.
+//! allocator's rounding) and 10 to 20 bytes of table.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use papaya::{Compute, Operation};
+use papaya::{Compute, LocalGuard, Operation};
+use seize::Collector;
 
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{MAX_SHAPES, MAX_SHARDS};
@@ -73,6 +74,44 @@ impl Hasher for Ready {
 
 type BuildReady = BuildHasherDefault<Ready>;
 
+/// The lock-free map, in segments. A segment doubles in one go, a 64th of all at a time. (papaya's
+/// incremental mode halts between writes, and every lookup meanwhile probes the old table to its
+/// limit; and in one large table that is nearly full, misses take long.)
+struct Map {
+    /// One for all segments, so that one guard serves all lookups of a publish.
+    collector: Arc<Collector>,
+    segments: Box<[papaya::HashMap<u64, Bits, BuildReady>]>,
+}
+
+impl Map {
+    const SEGMENTS: usize = 64;
+
+    fn new() -> Self {
+        let collector = Arc::new(Collector::new());
+        let segment = |_| {
+            papaya::HashMap::builder()
+                .hasher(BuildReady::default())
+                .shared_collector(Arc::clone(&collector))
+                .resize_mode(papaya::ResizeMode::Blocking)
+                .build()
+        };
+        let segments = (0..Self::SEGMENTS).map(segment).collect();
+        Map { collector, segments }
+    }
+
+    /// Picks by bits that papaya uses neither for the place (the lowest) nor for its tag (the
+    /// highest).
+    #[inline]
+    fn segment(&self, key: u64) -> &papaya::HashMap<u64, Bits, BuildReady> {
+        &self.segments[(key >> 48) as usize % Self::SEGMENTS]
+    }
+
+    #[inline]
+    fn get(&self, key: u64, guard: &LocalGuard<'_>) -> u128 {
+        self.segment(key).get(&key, guard).map_or(0, |bits| bits.get())
+    }
+}
+
 /// Where the filters of one shape of one shard are registered. Decided with the shard's first
 /// filter of the shape and kept until its last is gone, so that removal finds what was added.
 #[derive(Clone, Copy)]
@@ -98,7 +137,7 @@ struct Ledger {
 /// Which shards want which topics.
 pub struct Interest {
     seeds: Seeds,
-    map: papaya::HashMap<u64, Bits, BuildReady>,
+    map: Map,
     /// Shape and number of shards that use it, in one word; 0 is free.
     shapes: [AtomicU64; MAX_SHAPES],
     /// No slot from here on was ever used.
@@ -113,7 +152,7 @@ impl Interest {
     pub fn new(seeds: &Seeds) -> Arc<Self> {
         Arc::new(Interest {
             seeds: seeds.clone(),
-            map: papaya::HashMap::builder().hasher(BuildReady::default()).build(),
+            map: Map::new(),
             shapes: [const { AtomicU64::new(0) }; MAX_SHAPES],
             slots: AtomicUsize::new(0),
             coarse: AtomicU64::new(0),
@@ -161,8 +200,8 @@ impl Interest {
 
     /// The shards that may have a matching subscription: all that have, rarely one more.
     pub fn shards(&self, topic: &TopicHash<'_>) -> ShardSet {
-        let map = self.map.pin();
-        let look = |key: u64| map.get(&key).map_or(0, |bits| bits.get());
+        let guard = self.map.collector.enter();
+        let look = |key: u64| self.map.get(key, &guard);
         let mut set = look(topic.exact());
         let slots = self.slots.load(Ordering::Acquire);
         for slot in &self.shapes[..slots] {
@@ -187,12 +226,12 @@ impl Interest {
 
     /// How many distinct keys are registered.
     pub fn len(&self) -> usize {
-        self.map.len()
+        self.map.segments.iter().map(papaya::HashMap::len).sum()
     }
 
     /// True when no shard wants anything.
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.len() == 0
     }
 
     fn ledger(&self, shard: ShardId) -> MutexGuard<'_, Ledger> {
@@ -211,23 +250,25 @@ impl Interest {
     /// Sets the shard's bit; false when it was set before.
     fn set(&self, key: u64, shard: ShardId) -> bool {
         let bit = ShardSet::only(shard).0;
-        let map = self.map.pin();
-        let outcome = map.compute(key, |entry| match entry.map(|(_, bits)| bits.get()) {
+        let guard = self.map.collector.enter();
+        let change = |entry: Option<(&u64, &Bits)>| match entry.map(|(_, bits)| bits.get()) {
             Some(set) if set & bit != 0 => Operation::Abort(()),
             set => Operation::Insert(Bits::new(set.unwrap_or(0) | bit)),
-        });
+        };
+        let outcome = self.map.segment(key).compute(key, change, &guard);
         !matches!(outcome, Compute::Aborted(()))
     }
 
     /// Clears the shard's bit, and the entry with the last one.
     fn clear(&self, key: u64, shard: ShardId) {
         let bit = ShardSet::only(shard).0;
-        let map = self.map.pin();
-        let outcome = map.compute(key, |entry| match entry.map(|(_, bits)| bits.get()) {
+        let guard = self.map.collector.enter();
+        let change = |entry: Option<(&u64, &Bits)>| match entry.map(|(_, bits)| bits.get()) {
             Some(set) if set == bit => Operation::Remove,
             Some(set) if set & bit != 0 => Operation::Insert(Bits::new(set & !bit)),
             _ => Operation::Abort(()),
-        });
+        };
+        let outcome = self.map.segment(key).compute(key, change, &guard);
         assert!(!matches!(outcome, Compute::Aborted(())), "removed an interest that was not added");
     }
 

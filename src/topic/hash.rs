@@ -160,6 +160,8 @@ pub struct TopicHash<'a> {
     levels: usize,
     /// `sums[n]`: the terms of the first `n` levels, added up.
     sums: [u64; MAX_SHAPE_LEVELS + 1],
+    /// Where each level ends in the name.
+    ends: [u16; MAX_SHAPE_LEVELS],
 }
 
 impl<'a> TopicHash<'a> {
@@ -167,15 +169,17 @@ impl<'a> TopicHash<'a> {
     pub fn new(seeds: &Seeds, name: &'a str) -> Self {
         let bytes = name.as_bytes();
         let mut sums = [0; MAX_SHAPE_LEVELS + 1];
+        let mut ends = [0; MAX_SHAPE_LEVELS];
         let (mut levels, mut start, mut sum) = (0, 0, 0u64);
         for end in Slashes::new(bytes).chain([bytes.len()]) {
             if levels < MAX_SHAPE_LEVELS {
                 sum = sum.wrapping_add(seeds.term(levels, &bytes[start..end]));
                 sums[levels + 1] = sum;
+                ends[levels] = end as u16;
             }
             (levels, start) = (levels + 1, end + 1);
         }
-        TopicHash { name, exact: seeds.exact(name), finish: seeds.finish, levels, sums }
+        TopicHash { name, exact: seeds.exact(name), finish: seeds.finish, levels, sums, ends }
     }
 
     /// The topic name.
@@ -211,6 +215,36 @@ impl<'a> TopicHash<'a> {
             sum = sum.wrapping_sub(self.sums[at + 1].wrapping_sub(self.sums[at]));
         }
         Some(finish(self.finish, sum, shape))
+    }
+}
+
+impl TopicHash<'_> {
+    /// True when `filter`, of a shape that fits this name, is the one that matches: what settles a
+    /// hit by [`TopicHash::shape_key`].
+    #[inline]
+    pub(super) fn confirms(&self, shape: Shape, filter: &str) -> bool {
+        let (name, filter) = (self.name.as_bytes(), filter.as_bytes());
+        let (mut at, mut ours) = (0, 0);
+        let mut plus = shape.plus();
+        while plus != 0 {
+            let level = plus.trailing_zeros() as usize;
+            plus &= plus - 1;
+            let begin = if level == 0 { 0 } else { usize::from(self.ends[level - 1]) + 1 };
+            let literal = begin - at;
+            if filter.get(ours..ours + literal) != Some(&name[at..begin])
+                || filter.get(ours + literal) != Some(&b'+')
+            {
+                return false;
+            }
+            (at, ours) = (usize::from(self.ends[level]), ours + literal + 1);
+        }
+        let end = shape.levels().checked_sub(1).map_or(0, |last| usize::from(self.ends[last]));
+        let tail: &[u8] = match (shape.open(), shape.levels()) {
+            (false, _) => b"",
+            (true, 0) => b"#",
+            (true, _) => b"/#",
+        };
+        filter[ours..].strip_prefix(&name[at..end]) == Some(tail)
     }
 }
 

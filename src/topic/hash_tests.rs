@@ -90,6 +90,11 @@ proptest! {
             prop_assert!(found || !matches(&filter, &name));
         } else {
             prop_assert_eq!(found, matches(&filter, &name));
+            let key = FilterKey::new(&seeds, &filter);
+            let topic = TopicHash::new(&seeds, &name);
+            if let Some(shape) = key.shape.filter(|&shape| topic.shape_key(shape).is_some()) {
+                prop_assert_eq!(topic.confirms(shape, &filter), found);
+            }
         }
         prop_assert_eq!(TopicHash::new(&seeds, &name).levels(), levels(&name));
     }

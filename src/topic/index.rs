@@ -18,7 +18,6 @@
 use hashbrown::HashTable;
 
 use super::hash::{FilterKey, Seeds, Shape, TopicHash};
-use super::name::matches;
 use super::slab::{self, Slab};
 use super::trie::Trie;
 use crate::limits::MAX_SHAPES;
@@ -186,7 +185,9 @@ impl Index {
         }
         for used in &self.shapes {
             let Some(key) = topic.shape_key(used.shape) else { continue };
-            if let Some(id) = used.table.find(key, &self.nodes, |text| matches(text, name)) {
+            if let Some(id) =
+                used.table.find(key, &self.nodes, |text| topic.confirms(used.shape, text))
+            {
                 report(id, self.nodes.get(id));
             }
         }

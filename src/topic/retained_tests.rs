@@ -237,7 +237,7 @@ fn measure_retained() {
         let few = names[..1000].iter().cycle().take(COUNT);
         few.for_each(|name| assert!(retained.set(name, 3).is_some()));
     });
-    let mut replay = |filter: &str, expected: usize| {
+    let replay = |filter: &str, expected: usize| {
         let (mut found, mut cursor) = (0, None::<Box<str>>);
         time(&format!("replay of {filter}, {expected} messages, each"), expected, &mut || {
             let count = &mut |_: &str, _: &usize| found += 1;

@@ -62,10 +62,21 @@ impl Iterator for Slashes<'_> {
 /// Up to eight bytes, the first one lowest, filled up with zeros.
 #[inline]
 fn word(bytes: &[u8]) -> u64 {
-    if let Ok(bytes) = bytes.try_into() {
-        return u64::from_le_bytes(bytes);
+    let half = |at: usize| bytes.get(at..at + 4).and_then(|half| half.try_into().ok());
+    let half = |at: usize| half(at).map_or(0, u32::from_le_bytes).into();
+    match bytes.len() {
+        0 => 0,
+        // The first, the middle and the last byte are all there are.
+        length @ 1..4 => {
+            let byte = |at: usize| u64::from(bytes[at]) << (8 * at);
+            byte(0) | byte(length / 2) | byte(length - 1)
+        }
+        // Two halves that overlap, where they agree.
+        length => {
+            let (low, high): (u64, u64) = (half(0), half(length.min(8) - 4));
+            low | high << (8 * (length.min(8) - 4))
+        }
     }
-    bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
 #[cfg(test)]
