@@ -147,9 +147,10 @@ impl<T: Copy> Wheel<T> {
         false
     }
 
-    /// When [`expire`](Self::expire) has something to do next: not later than the tick in which the
-    /// earliest entry fires, possibly earlier. At most [`GRANULARITY_MILLIS`] after the earliest
-    /// deadline, so that a caller who sleeps until then does not wake for nothing. `None` when empty.
+    /// When [`expire`](Self::expire) has something to do next, at the start of a tick: not later
+    /// than that in which the earliest entry fires, so less than [`GRANULARITY_MILLIS`] after the
+    /// earliest deadline; earlier when entries have to move down first. A call at that time makes
+    /// progress: a caller who sleeps until then never spins. `None` when empty.
     pub fn next_deadline(&self) -> Option<Instant> {
         let (_, _, start) = self.next_slot()?;
         Some(Instant(start.saturating_mul(GRANULARITY_MILLIS)))

@@ -74,7 +74,6 @@ impl Ack<'_> {
     }
 }
 
-#[inline]
 pub(super) fn decode<'a>(
     version: Version,
     kind: AckKind,

@@ -110,7 +110,8 @@ pub fn decode_connect(packet: &[u8]) -> Result<Connect<'_>, ConnectViolation> {
     let unknown = |violation| ConnectViolation { violation, version: None };
     let (first, body) = framing::split(Version::V311, packet).map_err(unknown)?;
     if first >> 4 != 1 {
-        return Err(unknown(Violation::protocol("The first packet is not a CONNECT"))); // [MQTT-3.1.0-1]
+        // [MQTT-3.1.0-1]
+        return Err(unknown(Violation::protocol("The first packet is not a CONNECT")));
     }
     let mut cursor = Cursor::new(body);
     let name = cursor.binary().map_err(unknown)?;
@@ -370,7 +371,8 @@ pub(super) fn decode_connack(version: Version, body: &[u8]) -> Result<ConnAck<'_
     let code = cursor.u8()?;
     let session_present = version != Version::V31 && flags & 1 != 0;
     if flags & 0xFE != 0 && version != Version::V31 {
-        return Err(Violation::malformed("Reserved connect acknowledge flags are set")); // [MQTT-3.2.2-1]
+        // [MQTT-3.2.2-1]
+        return Err(Violation::malformed("Reserved connect acknowledge flags are set"));
     }
     let reason = if version.is_v5() {
         ReasonCode::from_u8(code).filter(|reason| connack_allows(*reason))

@@ -27,11 +27,11 @@ pub enum Framing {
     },
 }
 
-/// Looks for one packet at the start of `buf`. `max` is the largest whole packet accepted, in bytes.
+/// Looks for one packet at the start of `buf`. `max` is the largest whole packet accepted, bytes.
 ///
 /// # Errors
-/// `PacketTooLarge` as soon as the length is known [MQTT-3.1.2-24]; `MalformedPacket` when the length
-/// has more than four bytes.
+/// `PacketTooLarge` as soon as the length is known [MQTT-3.1.2-24]; `MalformedPacket` when the
+/// length has more than four bytes.
 #[inline]
 pub fn frame(buf: &[u8], max: u32) -> Result<Framing, Violation> {
     match buf {

@@ -189,13 +189,27 @@ pub enum Packet<'a> {
 #[inline]
 pub fn decode<'a>(version: Version, packet: &'a [u8]) -> Result<Packet<'a>, Violation> {
     let (first, body) = framing::split(version, packet)?;
+    // Nearly all packets are a PUBLISH or a bare acknowledgement; the rest stays out of line.
     if first >> 4 == 3 {
-        return publish::decode(version, first & 0x0F, body).map(Packet::Publish);
+        return publish::decode(version, first & 0x0F, body);
+    }
+    if let [high, low] = *body
+        && let Some(id) = PacketId::new(u16::from_be_bytes([high, low]))
+    {
+        let ack = Ack::new(id, ReasonCode::Success);
+        match first {
+            0x40 => return Ok(Packet::PubAck(ack)),
+            0x50 => return Ok(Packet::PubRec(ack)),
+            0x62 => return Ok(Packet::PubRel(ack)),
+            0x70 => return Ok(Packet::PubComp(ack)),
+            _ => {}
+        }
     }
     decode_other(version, first, packet, body)
 }
 
-/// Every packet but PUBLISH.
+/// Every packet but PUBLISH; acknowledgements that are more than an identifier, or wrong.
+#[inline(never)]
 fn decode_other<'a>(
     version: Version,
     first: u8,

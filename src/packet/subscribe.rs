@@ -292,7 +292,8 @@ pub struct UnsubAck<'a> {
 const RESERVED_BITS: Violation =
     Violation::malformed("Reserved bits of the subscription options are set");
 const QOS_3: Violation = Violation::protocol("The maximum QoS of a subscription is 3");
-const SHARED_NO_LOCAL: Violation = Violation::protocol("No Local is set on a shared subscription"); // [MQTT-3.8.3-4]
+// [MQTT-3.8.3-4]
+const SHARED_NO_LOCAL: Violation = Violation::protocol("No Local is set on a shared subscription");
 const NO_FILTER: Violation = Violation::protocol("The packet has no topic filter");
 const WRONG_CODE: Violation = Violation::protocol("A reason code is not one of the packet type");
 

@@ -135,6 +135,27 @@ fn a_topic_name_may_hold_every_other_character() {
 }
 
 #[test]
+fn a_wildcard_or_nul_is_found_wherever_it_stands() {
+    for length in 1..40 {
+        for at in 0..length {
+            for byte in 0..0x80 {
+                let mut topic = vec![0x7F; length];
+                topic[at] = byte;
+                let body = [&(length as u16).to_be_bytes()[..], &topic].concat();
+                let bytes = packet(0x30, &body);
+                let reason = decode(V311, &bytes).map(|_| ()).map_err(|found| found.reason);
+                let expected = match byte {
+                    0 => Err(MALFORMED),
+                    b'+' | b'#' => Err(BAD_TOPIC),
+                    _ => Ok(()),
+                };
+                assert_eq!(reason, expected, "{byte:#x} at {at} of {length}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_property_of_a_publish_that_breaks_a_rule_is_refused_with_its_reason() {
     refuses(
         0x30,
