@@ -240,6 +240,11 @@ pub fn mosquitto() -> Option<String> {
     Some(found.map_or(program, |path| path.display().to_string()))
 }
 
+/// True when the tests run against another broker, to check the tests.
+pub fn other_broker() -> bool {
+    mosquitto().is_some()
+}
+
 /// How many shards the suite runs with.
 pub fn shards() -> usize {
     let text = std::env::var("RINGMQ_TEST_SHARDS").unwrap_or_else(|_| "2".into());
