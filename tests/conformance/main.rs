@@ -8,5 +8,8 @@
 mod support;
 
 mod connect;
+mod flow;
 mod malformed;
+mod publish;
+mod retained;
 mod stream;
