@@ -12,4 +12,7 @@ mod flow;
 mod malformed;
 mod publish;
 mod retained;
+mod session;
+mod shared;
 mod stream;
+mod subscribe;

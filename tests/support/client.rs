@@ -380,6 +380,15 @@ impl Client {
         }
     }
 
+    /// A PUBLISH that has arrived already, unacknowledged; what else has arrived stays.
+    pub fn stashed(&mut self) -> Option<Publish> {
+        let at = self.stash.iter().position(|packet| matches!(packet, Packet::Publish(_)))?;
+        match self.stash.remove(at) {
+            Some(Packet::Publish(publish)) => Some(publish),
+            _ => None,
+        }
+    }
+
     /// A round trip through the broker; everything it sent before is stashed.
     #[track_caller]
     pub fn ping(&mut self) {
