@@ -9,10 +9,13 @@ mod support;
 
 mod connect;
 mod flow;
+mod keep_alive;
 mod malformed;
+mod properties;
 mod publish;
 mod retained;
 mod session;
 mod shared;
 mod stream;
 mod subscribe;
+mod will;
