@@ -1,0 +1,21 @@
+//! Conformance: the broker as a process, spoken to in bytes, against MQTT 3.1, 3.1.1 and 5.0.
+//!
+//! One broker is shared by the tests that need the same settings; client ids and topics are unique
+//! per test, so tests run side by side and with any placement of clients on shards.
+//! `statements.tsv` names, for each normative statement that binds a server, the test that covers it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod connect;
+mod flow;
+mod keep_alive;
+mod malformed;
+mod properties;
+mod publish;
+mod retained;
+mod session;
+mod shared;
+mod stream;
+mod subscribe;
+mod will;

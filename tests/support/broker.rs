@@ -1,0 +1,371 @@
+//! A broker as a process: started on a free port, watched, and gone when the test is.
+//!
+//! `RINGMQ_TEST_SHARDS` chooses the number of shards (default 2). `RINGMQ_TEST_BROKER=mosquitto`
+//! runs the tests against Mosquitto instead, to check the tests themselves; what it cannot be
+//! configured to do fails there.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::unique;
+
+/// How long a broker may take to be ready on a busy machine.
+const START: Duration = Duration::from_secs(30);
+const LOG_LINES: usize = 200;
+
+/// How a broker ended.
+#[derive(Debug)]
+pub struct Exit {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<VecDeque<String>>,
+    grown: Condvar,
+}
+
+impl Log {
+    fn push(&self, line: String) {
+        if std::env::var_os("RINGMQ_TEST_LOG").is_some() {
+            eprintln!("broker: {line}");
+        }
+        let mut lines = self.lines.lock().expect("no thread panics with the log");
+        if lines.len() == LOG_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+        self.grown.notify_all();
+    }
+
+    fn text(&self) -> String {
+        let lines = self.lines.lock().expect("no thread panics with the log");
+        lines.iter().fold(String::new(), |text, line| text + line + "\n")
+    }
+}
+
+pub struct Broker {
+    address: SocketAddr,
+    child: Mutex<Child>,
+    log: Arc<Log>,
+    /// Dropped, also when this process is killed, it ends the broker.
+    leash: Option<Leash>,
+    directory: PathBuf,
+}
+
+/// A shell that waits for the end of its input, which comes with the end of this process, however
+/// it ends, and then kills the broker: statics are not dropped, and a test binary can be killed.
+struct Leash {
+    shell: Child,
+    _input: ChildStdin,
+}
+
+impl Leash {
+    fn on(pid: u32) -> Leash {
+        let mut shell = Command::new("sh")
+            .args(["-c", "cat >/dev/null; kill -9 $1 2>/dev/null", "leash", &pid.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh runs");
+        let input = shell.stdin.take().expect("its input is a pipe");
+        Leash { shell, _input: input }
+    }
+}
+
+impl Broker {
+    /// The broker with these settings that all tests in this process share.
+    #[track_caller]
+    pub fn shared(settings: &[&str]) -> &'static Broker {
+        type Shared = HashMap<Vec<String>, &'static OnceLock<Broker>>;
+        static BROKERS: Mutex<Option<Shared>> = Mutex::new(None);
+        let key = settings.iter().map(|setting| setting.to_string()).collect();
+        let slot = {
+            let mut brokers = BROKERS.lock().expect("no test panics with the list");
+            *brokers
+                .get_or_insert_default()
+                .entry(key)
+                .or_insert_with(|| Box::leak(Box::new(OnceLock::new())))
+        };
+        slot.get_or_init(|| Broker::start(settings))
+    }
+
+    /// The shared broker with the default settings.
+    #[track_caller]
+    pub fn plain() -> &'static Broker {
+        Broker::shared(&[])
+    }
+
+    /// A broker of the test's own.
+    #[track_caller]
+    pub fn start(settings: &[&str]) -> Broker {
+        Broker::start_with(settings, shards())
+    }
+
+    /// A broker of the test's own with this many shards.
+    #[track_caller]
+    pub fn start_with(settings: &[&str], shards: usize) -> Broker {
+        let directory = std::env::temp_dir().join(unique("ringmq-test"));
+        fs::create_dir_all(&directory).expect("a temporary directory");
+        let (mut command, known) = match mosquitto() {
+            Some(program) => mosquitto_command(&program, settings, &directory),
+            None => (ringmq_command(settings, shards, &directory), None),
+        };
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let leash = Some(Leash::on(child.id()));
+        let log = Arc::new(Log::default());
+        let (stderr, copy) = (child.stderr.take().expect("a pipe"), log.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                copy.push(String::from_utf8_lossy(&line).into_owned());
+            }
+        });
+        let unspecified = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut broker =
+            Broker { address: unspecified, child: Mutex::new(child), log, leash, directory };
+        broker.address = broker.wait_until_ready(known);
+        broker
+    }
+
+    fn wait_until_ready(&self, known: Option<SocketAddr>) -> SocketAddr {
+        let end = Instant::now() + START;
+        loop {
+            let lines = self.log.lines.lock().expect("no thread panics with the log");
+            let ready = match known {
+                Some(address) => {
+                    lines.iter().any(|line| line.contains("running")).then_some(address)
+                }
+                None => lines.iter().filter(|line| line.contains("ready")).find_map(address_in),
+            };
+            if let Some(address) = ready {
+                return address;
+            }
+            let wait = self.log.grown.wait_timeout(lines, Duration::from_millis(50));
+            drop(wait.expect("no thread panics with the log"));
+            let ended = self.child.lock().expect("no test panics with it").try_wait();
+            if let Some(status) = ended.expect("its status can be read") {
+                panic!("the broker ended before it was ready ({status}):\n{}", self.log.text());
+            }
+            assert!(Instant::now() < end, "no `ready` in {START:?}:\n{}", self.log.text());
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.lock().expect("no test panics with it").id()
+    }
+
+    /// The configuration file it was started with, to be changed before a reload.
+    pub fn config_file(&self) -> PathBuf {
+        self.directory.join("ringmq.yaml")
+    }
+
+    /// The last lines of its log.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([name, &self.pid().to_string()]).status();
+        assert!(status.expect("kill runs").success(), "the broker is gone:\n{}", self.log());
+    }
+
+    /// True while the process runs.
+    pub fn alive(&self) -> bool {
+        let mut child = self.child.lock().expect("no test panics with it");
+        child.try_wait().expect("its status can be read").is_none()
+    }
+
+    /// Waits for its end and returns the exit code.
+    #[track_caller]
+    pub fn wait(&self, patience: Duration) -> Option<i32> {
+        let end = Instant::now() + patience;
+        loop {
+            let mut child = self.child.lock().expect("no test panics with it");
+            if let Some(status) = child.try_wait().expect("its status can be read") {
+                return status.code();
+            }
+            drop(child);
+            assert!(Instant::now() < end, "still running after {patience:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Open descriptors of the process.
+    pub fn descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.pid());
+        fs::read_dir(path).expect("the broker's descriptors can be listed").count()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the broker's log:\n{}", self.log.text());
+        }
+        let child = self.child.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // It may have ended already; nobody else waits for it, so the pid is still its own.
+        let _ = child.kill();
+        let _ = child.wait();
+        if let Some(mut leash) = self.leash.take() {
+            let _ = leash.shell.kill();
+            let _ = leash.shell.wait();
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The other broker under test, if any.
+pub fn mosquitto() -> Option<String> {
+    let program = std::env::var("RINGMQ_TEST_BROKER").ok()?;
+    let path = ["/usr/sbin", "/usr/local/sbin"].map(|directory| Path::new(directory).join(&program));
+    let found = path.iter().find(|path| path.exists());
+    Some(found.map_or(program, |path| path.display().to_string()))
+}
+
+/// True when the tests run against another broker, to check the tests.
+pub fn other_broker() -> bool {
+    mosquitto().is_some()
+}
+
+/// How many shards the suite runs with.
+pub fn shards() -> usize {
+    let text = std::env::var("RINGMQ_TEST_SHARDS").unwrap_or_else(|_| "2".into());
+    text.parse().expect("RINGMQ_TEST_SHARDS is a number")
+}
+
+/// `cores=[…]` for so many shards on the cores this process may use: [0, 1, 0, 1, …].
+pub fn cores(shards: usize) -> String {
+    let status = fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let mut usable: Vec<usize> = Vec::new();
+    for range in line.expect("the kernel names them").trim().split(',') {
+        let (from, to) = range.split_once('-').unwrap_or((range, range));
+        usable.extend(from.parse().unwrap_or(0)..=to.parse().unwrap_or(0));
+    }
+    let chosen: Vec<_> = usable.iter().cycle().take(shards).map(usize::to_string).collect();
+    format!("cores=[{}]", chosen.join(","))
+}
+
+/// The broker's program without the variables of the tests, which it would take for settings.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringmq"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RINGMQ_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs the broker's program to its end.
+#[track_caller]
+pub fn run(arguments: &[&str]) -> Exit {
+    let mut child = program()
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the broker's program runs");
+    let end = Instant::now() + START;
+    while child.try_wait().expect("its status can be read").is_none() {
+        if Instant::now() > end {
+            let _ = child.kill();
+            panic!("ringmq {arguments:?} did not end in {START:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let output = child.wait_with_output().expect("its output can be read");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Exit {
+        code: output.status.code(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
+}
+
+const CONFIG: &str = "\
+listeners:
+  - name: default
+    type: tcp
+    bind: 127.0.0.1:0
+";
+
+fn ringmq_command(settings: &[&str], shards: usize, directory: &Path) -> Command {
+    let file = directory.join("ringmq.yaml");
+    fs::write(&file, CONFIG).expect("the configuration can be written");
+    let mut command = program();
+    command.arg("--config").arg(file).args(["--set", &cores(shards)]);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    command
+}
+
+/// The first `127.0.0.1:PORT` in a line.
+fn address_in(line: &String) -> Option<SocketAddr> {
+    line.match_indices("127.0.0.1:").find_map(|(at, _)| {
+        let rest = &line[at..];
+        let digits = rest["127.0.0.1:".len()..].bytes().take_while(u8::is_ascii_digit).count();
+        let address: SocketAddr = rest[.."127.0.0.1:".len() + digits].parse().ok()?;
+        (address.port() != 0).then_some(address)
+    })
+}
+
+fn mosquitto_command(
+    program: &str,
+    settings: &[&str],
+    directory: &Path,
+) -> (Command, Option<SocketAddr>) {
+    let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = probe.local_addr().expect("it is bound");
+    drop(probe);
+    let mut lines = vec![
+        format!("listener {} 127.0.0.1", address.port()),
+        "allow_anonymous true".into(),
+        "log_type all".into(),
+        "set_tcp_nodelay true".into(),
+    ];
+    let (mut packet, mut sys, mut aliases) = ("1048576", "10", "16");
+    for setting in settings {
+        let (key, value) = setting.split_once('=').expect("KEY=VALUE");
+        match key {
+            "mqtt.max_packet_size" => packet = value,
+            "mqtt.max_topic_alias" => aliases = value,
+            "sys.interval" => sys = value.trim_end_matches('s'),
+            "mqtt.max_inflight" => lines.push(format!("max_inflight_messages {value}")),
+            "mqtt.pending.max_messages" => lines.push(format!("max_queued_messages {value}")),
+            "mqtt.retain" => lines.push(format!("retain_available {value}")),
+            "mqtt.max_qos" => lines.push(format!("max_qos {value}")),
+            "mqtt.keep_alive.max" => lines.push(format!("max_keepalive {value}")),
+            "mqtt.pending.on_full" if value == "drop_new" => {}
+            _ => panic!("Mosquitto cannot be set to {setting}"),
+        }
+    }
+    let _ = aliases;
+    lines.push(format!("max_packet_size {packet}"));
+    lines.push(format!("sys_interval {sys}"));
+    let file = directory.join("mosquitto.conf");
+    fs::write(&file, lines.join("\n") + "\n").expect("the configuration can be written");
+    let mut command = Command::new(program);
+    command.arg("-c").arg(file).arg("-v");
+    (command, Some(address))
+}
