@@ -8,14 +8,20 @@
 mod support;
 
 mod connect;
+mod features;
 mod flow;
+mod hostile;
 mod keep_alive;
 mod malformed;
+mod order;
+mod pending;
+mod process;
 mod properties;
 mod publish;
 mod retained;
 mod session;
 mod shared;
+mod statements;
 mod stream;
 mod subscribe;
 mod will;

@@ -58,6 +58,20 @@ fn an_empty_payload_clears_the_retained_message() {
 }
 
 #[test]
+fn a_qos_0_message_replaces_the_retained_one() {
+    for v in both() {
+        let topic = unique("replaced");
+        let mut c = Client::connect(Broker::plain(), v, &unique("p"));
+        c.publish(&Publish::new(&topic, 2, "first").retain());
+        c.publish(&Publish::new(&topic, 0, "last").retain());
+        c.ping();
+        let mut sub = Client::subscriber(Broker::plain(), v, &unique("s"), &topic, 2);
+        assert_eq!(sub.expect("last").qos, 0);
+        sub.expect_nothing();
+    }
+}
+
+#[test]
 fn an_ordinary_message_does_not_touch_the_retained_one() {
     for v in both() {
         let topic = unique("kept");

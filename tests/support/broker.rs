@@ -356,6 +356,9 @@ fn mosquitto_command(
             "mqtt.retain" => lines.push(format!("retain_available {value}")),
             "mqtt.max_qos" => lines.push(format!("max_qos {value}")),
             "mqtt.keep_alive.max" => lines.push(format!("max_keepalive {value}")),
+            "mqtt.pending.max_bytes" if value == "1GiB" => {}
+            "mqtt.pending.max_bytes" => lines.push(format!("max_queued_bytes {value}")),
+            "mqtt.outgoing_max_bytes" if value == "1GiB" => {}
             "mqtt.pending.on_full" if value == "drop_new" => {}
             _ => panic!("Mosquitto cannot be set to {setting}"),
         }
