@@ -8,6 +8,7 @@
 //! A step is: [`Shard::begin`], any number of inputs, [`Shard::finish`]. Nothing here waits: what
 //! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
 
+mod audit;
 mod close;
 mod connect;
 pub mod connection;
@@ -28,6 +29,7 @@ mod subscribe;
 mod sys;
 mod timers;
 
+pub use audit::Audit;
 pub use outbox::Outbox;
 pub use placement::home_of;
 pub use settings::Settings;

@@ -36,6 +36,16 @@ impl Parked {
     pub fn deadline(&self) -> Option<Instant> {
         self.until.front().map(|&(at, _)| at)
     }
+
+    /// Connections that wait for room in a mailbox.
+    pub(super) fn mail_waiters(&self) -> usize {
+        self.mail.len()
+    }
+
+    /// Everything that is remembered.
+    pub(super) fn len(&self) -> usize {
+        self.waiters.len() + self.until.len() + self.held.len() + self.mail.len() + self.ending.len()
+    }
 }
 
 impl Shard {

@@ -51,6 +51,18 @@ impl Groups {
         }
     }
 
+    /// Groups and their members.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let members = self.places().map(|(group, _)| self.groups.get(group));
+        (self.by_filter.len(), members.flatten().map(|group| group.members.len()).sum())
+    }
+
+    /// Every group's place in the index.
+    pub(super) fn places(&self) -> impl Iterator<Item = (u32, (FilterId, u32))> + '_ {
+        let places = |&group: &u32| Some((group, self.groups.get(group)?.place));
+        self.by_filter.values().filter_map(places)
+    }
+
     fn find(&mut self, filter: &str) -> Option<(u32, &mut Group)> {
         let index = *self.by_filter.get(filter)?;
         Some((index, self.groups.get_mut(index)?))
