@@ -151,6 +151,7 @@ impl Shard {
             }
         }
         if let Some(index) = known.filter(|_| connect.clean_start) {
+            self.counters.sessions_persistent -= 1;
             self.end_session(index);
             known = None;
         }
