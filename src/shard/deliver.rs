@@ -261,8 +261,11 @@ impl Shard {
         let flow = session.flow();
         let (messages, bytes) = (flow.pending.len(), flow.pending.bytes());
         let pushed = flow.pending.push(queued, &bounds);
-        self.counters.pending_messages += (flow.pending.len() as u64).wrapping_sub(messages as u64);
-        self.counters.pending_bytes += (flow.pending.bytes() as u64).wrapping_sub(bytes as u64);
+        let counters = &mut self.counters;
+        counters.pending_messages += flow.pending.len() as u64;
+        counters.pending_messages -= messages as u64;
+        counters.pending_bytes += flow.pending.bytes() as u64;
+        counters.pending_bytes -= bytes as u64;
         match pushed {
             Pushed::Queued => {}
             Pushed::DroppedOldest(count) => self.counters.dropped_queue_full += u64::from(count),
