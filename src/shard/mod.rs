@@ -288,6 +288,11 @@ impl Shard {
     /// Control mail from another shard.
     pub fn control_mail(&mut self, from: ShardId, control: Control) {
         self.counters.mail_received += 1;
+        self.heed(from, control);
+    }
+
+    /// What control mail says, whether it came by mail or from this shard itself.
+    fn heed(&mut self, from: ShardId, control: Control) {
         match control {
             Control::Connect(arriving) => match self.arrivals.sockets.remove(&arriving.cookie) {
                 Some(socket) => self.welcome(socket, *arriving),

@@ -119,8 +119,7 @@ impl Shard {
     /// Control mail, or the same at once when it is for this shard.
     pub(super) fn tell(&mut self, to: ShardId, control: Control) {
         if to == self.id {
-            self.counters.mail_received = self.counters.mail_received.wrapping_sub(1);
-            self.control_mail(to, control);
+            self.heed(to, control);
         } else {
             self.counters.mail_sent += 1;
             self.outbox.tell(to, control);
