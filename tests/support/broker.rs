@@ -235,7 +235,8 @@ impl Drop for Broker {
 /// The other broker under test, if any.
 pub fn mosquitto() -> Option<String> {
     let program = std::env::var("RINGMQ_TEST_BROKER").ok()?;
-    let path = ["/usr/sbin", "/usr/local/sbin"].map(|directory| Path::new(directory).join(&program));
+    let path =
+        ["/usr/sbin", "/usr/local/sbin"].map(|directory| Path::new(directory).join(&program));
     let found = path.iter().find(|path| path.exists());
     Some(found.map_or(program, |path| path.display().to_string()))
 }
@@ -295,11 +296,7 @@ pub fn run(arguments: &[&str]) -> Exit {
     }
     let output = child.wait_with_output().expect("its output can be read");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Exit {
-        code: output.status.code(),
-        stdout: text(&output.stdout),
-        stderr: text(&output.stderr),
-    }
+    Exit { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
 const CONFIG: &str = "\
