@@ -1,0 +1,1 @@
+//! Measurements, not judgements: ignored, printed.
