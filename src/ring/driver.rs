@@ -68,9 +68,8 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         let failed = |operation| move |error| RingFailure::new(operation, &error);
         let mut pool = Pool::new(config.buffer_count, config.buffer_size, config.max_rings)
             .map_err(failed("mmap of receive buffers"))?;
-        let alarm = Alarm::new(eventfd().map_err(failed("eventfd"))?);
         let doorbell = Doorbell::new(eventfd().map_err(failed("eventfd"))?);
-        let first = Ring::open(&config, 0, &mut pool, alarm.fd())?;
+        let first = Ring::open(&config, 0, &mut pool, doorbell.fd())?;
         let port = RingPort::new(config.max_rings);
         port.opened(0, first.fd());
         let mut driver = Driver {
@@ -86,7 +85,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             accepting: 0,
             granting: 0,
             doorbell,
-            alarm,
+            alarm: Alarm::new(),
             quiet: Quiet::new(),
             first_ring: 0,
             rings: vec![first],
@@ -275,7 +274,6 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         if number >= self.config.max_rings as usize {
             return None;
         }
-        // A secondary ring wakes the core through the doorbell, which ring 0 watches.
         match Ring::open(&self.config, number, &mut self.pool, self.doorbell.fd()) {
             Ok(ring) => {
                 self.port.opened(number, ring.fd());

@@ -98,25 +98,8 @@ impl Ring {
 
     /// Saves the descriptor look-up of each enter. Only an optimisation: refusal is fine.
     fn register_itself(&mut self) {
-        const REGISTER_RING_FDS: libc::c_uint = 20;
-        #[repr(C)]
-        struct Update {
-            offset: u32,
-            reserved: u32,
-            data: u64,
-        }
-        let mut update = Update { offset: u32::MAX, reserved: 0, data: self.io.as_raw_fd() as u64 };
-        // SAFETY: one io_uring_rsrc_update, read and written by the kernel during the call.
-        let registered = unsafe {
-            libc::syscall(
-                libc::SYS_io_uring_register,
-                self.io.as_raw_fd(),
-                REGISTER_RING_FDS,
-                &mut update as *mut Update,
-                1,
-            )
-        };
-        if registered == 1 {
+        let mut update = RingFd { offset: u32::MAX, reserved: 0, data: self.io.as_raw_fd() as u64 };
+        if update.apply(self.fd(), RingFd::REGISTER) {
             self.enter_fd = update.offset as i32;
             self.enter_flags |= EnterFlags::REGISTERED_RING.bits();
         }
@@ -265,6 +248,37 @@ impl Ring {
             Ok(()) => true,
             Err(error) => error.raw_os_error() == Some(libc::ENOENT),
         }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The thread's registration holds the ring, and so every socket in its table, open.
+        if self.enter_flags & EnterFlags::REGISTERED_RING.bits() != 0 {
+            RingFd { offset: self.enter_fd as u32, reserved: 0, data: 0 }
+                .apply(self.fd(), RingFd::UNREGISTER);
+        }
+    }
+}
+
+/// The kernel's io_uring_rsrc_update, as used for a thread's registered rings.
+#[repr(C)]
+struct RingFd {
+    offset: u32,
+    reserved: u32,
+    data: u64,
+}
+
+impl RingFd {
+    const REGISTER: libc::c_uint = 20;
+    const UNREGISTER: libc::c_uint = 21;
+
+    fn apply(&mut self, ring: RawFd, operation: libc::c_uint) -> bool {
+        let update: *mut RingFd = self;
+        // SAFETY: one io_uring_rsrc_update, read and written by the kernel during the call.
+        let done =
+            unsafe { libc::syscall(libc::SYS_io_uring_register, ring, operation, update, 1) };
+        done == 1
     }
 }
 
