@@ -26,6 +26,8 @@ proptest! {
         let two = [&start[..], &two[..]].concat();
         let at = common_prefix(&one, &two);
         prop_assert_eq!(&one[..at], &two[..at]);
+        prop_assert_eq!(same(&one, &two), one == two);
+        prop_assert!(same(&one, &one.clone()));
         prop_assert!(at == one.len() || at == two.len() || one[at] != two[at]);
     }
 }
