@@ -6,8 +6,8 @@
 //! tuple-space search.
 //!
 //! Each level is hashed once per topic. A level's *term* depends on its text and its position; a
-//! key is the mixed sum of the literal levels' terms and the shape. With the sums of all prefixes at
-//! hand the key of one more shape costs one multiplication and a subtraction per `+`. Seeds are
+//! key is the mixed sum of the literal levels' terms and the shape. With the sums of all prefixes
+//! at hand the key of one more shape costs one multiplication and a subtraction per `+`. Seeds are
 //! random per process and never leave it: a peer can neither compute nor observe a collision. Keys
 //! can still collide by chance, so they find candidates and never decide a match.
 
@@ -219,8 +219,8 @@ impl<'a> TopicHash<'a> {
 }
 
 impl TopicHash<'_> {
-    /// True when `filter`, which has this shape, matches the name; the shape must fit it. Settles a hit by
-    /// [`TopicHash::shape_key`].
+    /// True when `filter`, which has this shape, matches the name; the shape must fit it. Settles a
+    /// hit by [`TopicHash::shape_key`].
     #[inline]
     pub(super) fn confirms(&self, shape: Shape, filter: &str) -> bool {
         let (name, filter) = (self.name.as_bytes(), filter.as_bytes());

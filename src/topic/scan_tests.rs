@@ -4,7 +4,8 @@ use super::*;
 
 fn text() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![
-        3 => Just(b'/'), 2 => Just(b'.'), 2 => Just(b'0'), 1 => Just(0xaf), 1 => Just(0x2e), 3 => any::<u8>(),
+        3 => Just(b'/'), 2 => Just(b'.'), 2 => Just(b'0'), 1 => Just(0xaf), 1 => Just(0x2e),
+        3 => any::<u8>(),
     ];
     prop::collection::vec(byte, 0..40)
 }
