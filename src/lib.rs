@@ -4,6 +4,8 @@ pub mod broker;
 pub mod config;
 pub mod ids;
 pub mod limits;
+pub mod message;
+pub mod slab;
 pub mod mesh;
 pub mod packet;
 #[cfg(feature = "runtime")]

@@ -12,6 +12,9 @@ pub const MAX_SHAPE_LEVELS: usize = 32;
 pub const MAX_TOPIC_LEVELS: usize = 1024;
 /// Longest topic name or filter in bytes (a two-byte length on the wire).
 pub const MAX_TOPIC_LENGTH: usize = 65_535;
+/// Most listeners of one broker.
+pub const MAX_LISTENERS: usize = 256;
 
+const _: () = assert!(MAX_LISTENERS <= u16::MAX as usize);
 const _: () = assert!(MAX_SHARDS == u128::BITS as usize);
 const _: () = assert!(MAX_SHAPE_LEVELS <= u32::BITS as usize);

@@ -1,1 +1,358 @@
-//! (to be written)
+//! The running broker: cores, listeners, signals, reload, drain. Everything here is control plane;
+//! the data path is `shard` behind `ring`, joined in `core`.
+
+mod core;
+pub mod listen;
+pub mod log;
+pub mod notify;
+pub mod signals;
+
+use self::core::{Clock, Command, Core, Plan, Report};
+use crate::config::{Bind, Config, Cores, Listener, Sources};
+use crate::ids::{ListenerId, ShardId};
+use crate::limits::MAX_SHARDS;
+use crate::mesh::quota::{Quota, Rate};
+use crate::mesh::{Entrance, Shared, mailbox};
+use crate::ring::{Doorbell, RingPort};
+use crate::shard::Settings;
+use crate::topic::Seeds;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use listen::SocketFile;
+use notify::Notifier;
+use signals::Signal;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Data mails per ordered pair of shards.
+const DATA: usize = 256;
+/// Control mails per ordered pair of shards.
+const CONTROL: usize = 1024;
+/// How long a core may take to start or to carry out a command.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The broker cannot start or go on: what, and what to do, in one or two sentences.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Runs the broker until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, or a core fails while running.
+pub fn run(config: Config, sources: Sources) -> Result<(), Failure> {
+    let fail = |error: &dyn std::fmt::Display| Failure(error.to_string());
+    let log = log::start(&config.log).map_err(|error| fail(&error))?;
+    let (_signal_thread, signals) = signals::channel().map_err(|error| fail(&error))?;
+    let notifier = Notifier::of_process().map_err(|error| fail(&error))?;
+    for remark in config.remarks() {
+        tracing::warn!("{remark}");
+    }
+    let mut broker = Broker::start(&config)?;
+    let bound = broker.open_listeners(&config)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        shards = broker.cores.len(),
+        bound = %bound.join(","),
+        "ready"
+    );
+    notifier.ready(&format!("{} shards, {}", broker.cores.len(), bound.join(", ")));
+    broker.control(config, &sources, &signals, &log, &notifier)
+}
+
+struct Broker {
+    cores: Vec<Core>,
+    doorbells: Vec<Doorbell>,
+    reports: Receiver<Report>,
+    open: Vec<Open>,
+    next_listener: u16,
+}
+
+/// A listener in use.
+struct Open {
+    id: ListenerId,
+    config: Listener,
+    _file: Option<SocketFile>,
+}
+
+impl Broker {
+    fn start(config: &Config) -> Result<Broker, Failure> {
+        let cpus = cpus(&config.cores)?;
+        let shards = cpus.len();
+        // A soft limit below the hard one only makes rings smaller than they could be.
+        let nofile = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
+        let ring = core::ring_config(config, nofile);
+        let settings = Arc::new(Settings::new(config));
+        let shared = Shared::new(Seeds::random());
+        let clock = Clock::start();
+        let (sender, reports) = crossbeam_channel::unbounded();
+        let ends = mailbox::mailboxes(shards, DATA, CONTROL);
+        let mut cores = Vec::with_capacity(shards);
+        for (number, (cpu, ends)) in cpus.into_iter().zip(ends).enumerate() {
+            let plan = Plan {
+                id: ShardId(number as u8),
+                shards: shards as u8,
+                cpu,
+                settings: Arc::clone(&settings),
+                shared: Arc::clone(&shared),
+                ring: ring.clone(),
+                ends,
+                clock,
+                reports: sender.clone(),
+            };
+            cores.push(core::start(plan).map_err(|error| {
+                Failure(format!("cannot start a thread for shard {number}: {error}"))
+            })?);
+        }
+        let mut broker =
+            Broker { cores, doorbells: Vec::new(), reports, open: Vec::new(), next_listener: 0 };
+        broker.introduce()?;
+        Ok(broker)
+    }
+
+    /// Waits for every core's driver, then tells each about all.
+    fn introduce(&mut self) -> Result<(), Failure> {
+        let mut peers: Vec<Option<(RingPort, Doorbell)>> = vec![None; self.cores.len()];
+        while peers.iter().any(Option::is_none) {
+            match self.reports.recv_timeout(PATIENCE) {
+                Ok(Report::Up(id, port, doorbell)) => {
+                    peers[usize::from(id.0)] = Some((port, doorbell));
+                }
+                Ok(Report::Failed(id, why)) => {
+                    return Err(Failure(format!("shard {} cannot start: {why}", id.0)));
+                }
+                Ok(Report::Done(_) | Report::Ended(_)) => {}
+                Err(_) => return Err(Failure("a shard did not start in 20 s".to_owned())),
+            }
+        }
+        let peers: Vec<(RingPort, Doorbell)> = peers.into_iter().flatten().collect();
+        self.doorbells = peers.iter().map(|(_, doorbell)| doorbell.clone()).collect();
+        self.tell_all(|| Command::Peers(peers.clone()))
+    }
+
+    fn send(&self, core: usize, command: Command) {
+        // A core that has ended reads no commands; its report says so.
+        let _ = self.cores[core].commands.send(command);
+        self.doorbells[core].ring();
+    }
+
+    /// One command to every core; returns when all have carried it out.
+    fn tell_all(&mut self, command: impl Fn() -> Command) -> Result<(), Failure> {
+        for core in 0..self.cores.len() {
+            self.send(core, command());
+        }
+        self.wait_done(self.cores.len(), PATIENCE)
+    }
+
+    fn wait_done(&mut self, mut count: usize, patience: Duration) -> Result<(), Failure> {
+        let until = Instant::now() + patience;
+        while count > 0 {
+            match self.reports.recv_deadline(until) {
+                Ok(Report::Done(_)) => count -= 1,
+                Ok(Report::Failed(id, why)) => {
+                    return Err(Failure(format!("shard {} failed: {why}", id.0)));
+                }
+                Ok(Report::Ended(id)) => {
+                    return Err(Failure(format!("shard {} ended unexpectedly", id.0)));
+                }
+                Ok(Report::Up(..)) => {}
+                Err(_) => return Err(Failure("a shard does not answer".to_owned())),
+            }
+        }
+        Ok(())
+    }
+
+    fn open_listeners(&mut self, config: &Config) -> Result<Vec<String>, Failure> {
+        let mut bound = Vec::new();
+        for listener in &config.listeners {
+            bound.push(self.open_listener(listener)?);
+        }
+        Ok(bound)
+    }
+
+    /// Opens one listener on every core; returns `name=address`.
+    fn open_listener(&mut self, listener: &Listener) -> Result<String, Failure> {
+        let listening = listen::open(listener, self.cores.len())
+            .map_err(|failure| Failure(failure.to_string()))?;
+        let id = ListenerId(self.next_listener);
+        self.next_listener += 1;
+        let entrance = Arc::new(Entrance {
+            name: listener.name.clone(),
+            allow_anonymous: listener.allows_anonymous(),
+            mountpoint: listener.mountpoint.clone(),
+            max_connections: listener.max_connections.map_or(u64::MAX, u64::from),
+            max_connect_rate: listener.max_connect_rate,
+            connections: Quota::default(),
+            rate: Rate::default(),
+        });
+        let unix = matches!(listener.bind, Bind::Unix(_));
+        let count = listening.sockets.len();
+        for (core, socket) in listening.sockets.into_iter().enumerate() {
+            let command = Command::Listen(id, socket, unix, Arc::clone(&entrance));
+            self.send(core, command);
+        }
+        self.wait_done(count, PATIENCE)?;
+        self.open.push(Open { id, config: listener.clone(), _file: listening.file });
+        Ok(format!("{}={}", listener.name, listening.bound))
+    }
+
+    fn close_listener(&mut self, at: usize) -> Result<(), Failure> {
+        let open = self.open.remove(at);
+        tracing::info!(listener = open.config.name, "listener closed");
+        self.tell_all(|| Command::Unlisten(open.id))
+    }
+
+    /// Signals until the end.
+    fn control(
+        mut self,
+        mut config: Config,
+        sources: &Sources,
+        signals: &Receiver<Signal>,
+        log: &log::LogControl,
+        notifier: &Notifier,
+    ) -> Result<(), Failure> {
+        loop {
+            let wait = notifier.watchdog_interval().unwrap_or(Duration::from_secs(2));
+            match signals.recv_timeout(wait) {
+                Ok(Signal::Stop) => break,
+                Ok(Signal::StopNow) => {
+                    self.stop_now();
+                    return Ok(());
+                }
+                Ok(Signal::Reload) => {
+                    notifier.reloading();
+                    match sources.load() {
+                        Ok(new) => {
+                            log.set_level(new.log.level);
+                            self.reload(&config, &new)?;
+                            config = new;
+                            tracing::info!("configuration reloaded");
+                        }
+                        Err(problems) => {
+                            tracing::error!("reload refused, nothing changed:\n{problems}");
+                        }
+                    }
+                    notifier.ready("serving");
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    // Also finds a core that failed.
+                    self.tell_all(|| Command::Ping)?;
+                    notifier.alive();
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        notifier.stopping();
+        self.drain(config.shutdown.grace, signals)
+    }
+
+    fn reload(&mut self, old: &Config, new: &Config) -> Result<(), Failure> {
+        let settings = Arc::new(Settings::new(new));
+        self.tell_all(|| Command::Reload(Arc::clone(&settings)))?;
+        let fixed = [
+            ("cores", old.cores != new.cores),
+            ("runtime", old.runtime != new.runtime),
+            ("log.format", old.log.format != new.log.format),
+        ];
+        for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
+            tracing::warn!(key, "changed in the configuration, but needs a restart");
+        }
+        let gone = |open: &Open| !new.listeners.contains(&open.config);
+        while let Some(at) = self.open.iter().position(gone) {
+            self.close_listener(at)?;
+        }
+        for wanted in &new.listeners {
+            if self.open.iter().any(|open| open.config == *wanted) {
+                continue;
+            }
+            match self.open_listener(wanted) {
+                Ok(bound) => tracing::info!(%bound, "listener opened"),
+                // The others go on; the operator sees what is missing.
+                Err(failure) => tracing::error!("{failure}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn drain(mut self, grace: Duration, signals: &Receiver<Signal>) -> Result<(), Failure> {
+        tracing::info!(grace_seconds = grace.as_secs(), "draining");
+        let until = Instant::now() + grace;
+        self.tell_all(|| Command::Drain)?;
+        self.tell_all(|| Command::Ping)?;
+        for core in 0..self.cores.len() {
+            self.send(core, Command::Dismiss);
+        }
+        let mut left = self.cores.len();
+        while left > 0 {
+            let now = Instant::now();
+            if now >= until || matches!(signals.try_recv(), Ok(Signal::StopNow)) {
+                self.stop_now();
+                break;
+            }
+            let wait = (until - now).min(Duration::from_millis(50));
+            match self.reports.recv_timeout(wait) {
+                Ok(Report::Ended(_)) => left -= 1,
+                Ok(Report::Failed(id, why)) => {
+                    return Err(Failure(format!("shard {} failed: {why}", id.0)));
+                }
+                _ => {
+                    // Mail between cores may need another look.
+                    for doorbell in &self.doorbells {
+                        doorbell.ring();
+                    }
+                }
+            }
+        }
+        self.join();
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    fn stop_now(&mut self) {
+        for core in 0..self.cores.len() {
+            self.send(core, Command::Stop);
+        }
+        self.join();
+    }
+
+    fn join(&mut self) {
+        for core in &mut self.cores {
+            if let Some(thread) = core.thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// The CPUs to run on, one shard each.
+fn cpus(cores: &Cores) -> Result<Vec<usize>, Failure> {
+    let usable: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    match cores {
+        Cores::List(list) => {
+            if let Some(missing) = list.iter().find(|&&core| !usable.contains(&usize::from(core))) {
+                return Err(Failure(format!(
+                    "cores: this process may not run on core {missing}; it may use {usable:?}"
+                )));
+            }
+            Ok(list.iter().map(|&core| usize::from(core)).collect())
+        }
+        Cores::Auto => {
+            // Rounds a cgroup's CPU quota into account, which affinity does not show.
+            let quota = std::thread::available_parallelism().map_or(1, |count| count.get());
+            let count = usable.len().min(quota).clamp(1, MAX_SHARDS);
+            let mut usable = usable;
+            usable.truncate(count);
+            if usable.is_empty() {
+                usable.push(0);
+            }
+            Ok(usable)
+        }
+    }
+}

@@ -1,1 +1,256 @@
-//! (to be written)
+//! Bytes ⇄ packets for MQTT 3.1, 3.1.1 and 5.0; one file per packet family. Pure; any shard.
+//!
+//! Decoding borrows from the received bytes and allocates nothing. It checks everything that one
+//! packet alone can get wrong: flags, reserved bits, lengths, UTF-8, properties, zero identifiers,
+//! wildcards in topic names. Encoding appends one whole packet to the caller's buffer.
+//!
+//! What it deliberately leaves to the caller, because it takes more than one packet to know: which
+//! side sends what (a client's CONNACK, Subscription Identifier in a client's PUBLISH, Session
+//! Expiry in a server's DISCONNECT), the syntax of topic filters (version 5 answers per filter),
+//! ClientId rules, topic alias limits, packet identifiers in use.
+
+mod ack;
+mod connect;
+mod cursor;
+mod disconnect;
+mod encode;
+mod framing;
+mod properties;
+mod publish;
+mod reason;
+mod subscribe;
+#[cfg(test)]
+mod tests;
+
+use std::num::NonZeroU16;
+
+pub use ack::{Ack, AckKind, encode_ack};
+pub use connect::{
+    ConnAck, ConnAckProperties, Connect, ConnectProperties, Will, decode_connect, encode_connack,
+    encode_connect,
+};
+pub use disconnect::{Auth, Disconnect, encode_auth, encode_disconnect};
+pub use encode::{encode_pingreq, encode_pingresp};
+pub use framing::{Framing, MAX_PACKET_SIZE, frame};
+pub use properties::{
+    PublishProperties, UserProperties, UserPropertiesIter, VarInts, VarIntsIter,
+    append_user_property,
+};
+pub use publish::{OutPublish, Publish, encode_publish, encode_publish_head, publish_size};
+pub use reason::ReasonCode;
+pub use subscribe::{
+    RetainHandling, SubAck, Subscribe, SubscribeFilter, SubscribeFilters, SubscribeFiltersIter,
+    SubscribeOptions, UnsubAck, Unsubscribe, UnsubscribeFilters, UnsubscribeFiltersIter,
+    encode_suback, encode_subscribe, encode_unsuback, encode_unsubscribe,
+};
+
+/// The protocol version a connection speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Version {
+    /// MQTT 3.1: protocol name `MQIsdp`, level 3.
+    V31,
+    /// MQTT 3.1.1: protocol name `MQTT`, level 4.
+    V311,
+    /// MQTT 5.0: protocol name `MQTT`, level 5.
+    V5,
+}
+
+impl Version {
+    /// True for 5.0: packets carry properties and reason codes.
+    #[inline]
+    pub const fn is_v5(self) -> bool {
+        matches!(self, Version::V5)
+    }
+}
+
+/// Quality of service of a delivery.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[repr(u8)]
+pub enum Qos {
+    /// QoS 0.
+    #[default]
+    AtMostOnce = 0,
+    /// QoS 1.
+    AtLeastOnce = 1,
+    /// QoS 2.
+    ExactlyOnce = 2,
+}
+
+impl Qos {
+    /// The QoS for its number on the wire; `None` above 2.
+    #[inline]
+    pub const fn from_u8(value: u8) -> Option<Qos> {
+        match value {
+            0 => Some(Qos::AtMostOnce),
+            1 => Some(Qos::AtLeastOnce),
+            2 => Some(Qos::ExactlyOnce),
+            _ => None,
+        }
+    }
+}
+
+/// A packet identifier: 1 to 65,535 [MQTT-2.2.1-3].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PacketId(NonZeroU16);
+
+impl PacketId {
+    /// `None` for 0.
+    #[inline]
+    pub const fn new(value: u16) -> Option<PacketId> {
+        match NonZeroU16::new(value) {
+            Some(value) => Some(PacketId(value)),
+            None => None,
+        }
+    }
+
+    /// The number.
+    #[inline]
+    pub const fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+/// The peer broke a rule of the protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// The code for a version 5 DISCONNECT or CONNACK.
+    pub reason: ReasonCode,
+    /// One sentence for the Reason String and the log.
+    pub what: &'static str,
+}
+
+impl Violation {
+    /// 0x81: the bytes cannot be parsed.
+    pub(crate) const fn malformed(what: &'static str) -> Violation {
+        Violation { reason: ReasonCode::MalformedPacket, what }
+    }
+
+    /// 0x82: the bytes can be parsed and say something that is not allowed.
+    pub(crate) const fn protocol(what: &'static str) -> Violation {
+        Violation { reason: ReasonCode::ProtocolError, what }
+    }
+}
+
+/// A CONNECT that cannot be accepted, with what is known for choosing the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectViolation {
+    /// What is wrong. An unknown protocol level gives `UnsupportedProtocolVersion`.
+    pub violation: Violation,
+    /// The version whose form of CONNACK the client understands. `Some(V5)` also for protocol name
+    /// `MQTT` with a level above 5; `Some(V31 | V311)` for other unknown levels. `None` when the
+    /// protocol name is not MQTT's or was not reached: it may not be an MQTT client at all.
+    pub version: Option<Version>,
+}
+
+/// One whole packet, borrowed from the received bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// A packet lives on the stack for one dispatch; boxing CONNECT would put an allocation in its path.
+#[allow(clippy::large_enum_variant)]
+pub enum Packet<'a> {
+    /// Type 1.
+    Connect(Connect<'a>),
+    /// Type 2.
+    ConnAck(ConnAck<'a>),
+    /// Type 3.
+    Publish(Publish<'a>),
+    /// Type 4.
+    PubAck(Ack<'a>),
+    /// Type 5.
+    PubRec(Ack<'a>),
+    /// Type 6.
+    PubRel(Ack<'a>),
+    /// Type 7.
+    PubComp(Ack<'a>),
+    /// Type 8.
+    Subscribe(Subscribe<'a>),
+    /// Type 9.
+    SubAck(SubAck<'a>),
+    /// Type 10.
+    Unsubscribe(Unsubscribe<'a>),
+    /// Type 11.
+    UnsubAck(UnsubAck<'a>),
+    /// Type 12.
+    PingReq,
+    /// Type 13.
+    PingResp,
+    /// Type 14.
+    Disconnect(Disconnect<'a>),
+    /// Type 15, version 5 only.
+    Auth(Auth<'a>),
+}
+
+/// Decodes one whole packet, as cut out by [`frame`], of a connection that speaks `version`.
+///
+/// A CONNECT is decoded by its own protocol name and level; after the first one it is a protocol
+/// error [MQTT-3.1.0-2], which is for the caller to say.
+///
+/// # Errors
+/// The rule the packet breaks. Connections are closed on it [MQTT-4.13.1-1].
+#[inline]
+pub fn decode<'a>(version: Version, packet: &'a [u8]) -> Result<Packet<'a>, Violation> {
+    let (first, body) = framing::split(version, packet)?;
+    // Nearly all packets are a PUBLISH or a bare acknowledgement; the rest stays out of line.
+    if first >> 4 == 3 {
+        return publish::decode(version, first & 0x0F, body);
+    }
+    if let [high, low] = *body
+        && let Some(id) = PacketId::new(u16::from_be_bytes([high, low]))
+    {
+        let ack = Ack::new(id, ReasonCode::Success);
+        match first {
+            0x40 => return Ok(Packet::PubAck(ack)),
+            0x50 => return Ok(Packet::PubRec(ack)),
+            0x62 => return Ok(Packet::PubRel(ack)),
+            0x70 => return Ok(Packet::PubComp(ack)),
+            _ => {}
+        }
+    }
+    decode_other(version, first, packet, body)
+}
+
+/// Every packet but PUBLISH; acknowledgements that are more than an identifier, or wrong.
+#[inline(never)]
+fn decode_other<'a>(
+    version: Version,
+    first: u8,
+    packet: &'a [u8],
+    body: &'a [u8],
+) -> Result<Packet<'a>, Violation> {
+    let kind = first >> 4;
+    check_flags(version, kind, first & 0x0F)?;
+    match kind {
+        1 => decode_connect(packet).map(Packet::Connect).map_err(|refused| refused.violation),
+        2 => connect::decode_connack(version, body).map(Packet::ConnAck),
+        4 => ack::decode(version, AckKind::PubAck, body).map(Packet::PubAck),
+        5 => ack::decode(version, AckKind::PubRec, body).map(Packet::PubRec),
+        6 => ack::decode(version, AckKind::PubRel, body).map(Packet::PubRel),
+        7 => ack::decode(version, AckKind::PubComp, body).map(Packet::PubComp),
+        8 => subscribe::decode_subscribe(version, body).map(Packet::Subscribe),
+        9 => subscribe::decode_suback(version, body).map(Packet::SubAck),
+        10 => subscribe::decode_unsubscribe(version, body).map(Packet::Unsubscribe),
+        11 => subscribe::decode_unsuback(version, body).map(Packet::UnsubAck),
+        12 => nothing_in(body).map(|()| Packet::PingReq),
+        13 => nothing_in(body).map(|()| Packet::PingResp),
+        14 => disconnect::decode_disconnect(version, body).map(Packet::Disconnect),
+        15 if version.is_v5() => disconnect::decode_auth(body).map(Packet::Auth),
+        _ => Err(Violation::malformed("The packet type is reserved in this protocol version")),
+    }
+}
+
+/// Fixed header flags other than PUBLISH's are given, not free [MQTT-2.1.3-1]. In 3.1 the same bits
+/// were DUP, QoS and RETAIN, "not used" or set at will by re-sending clients, so they are ignored.
+#[inline]
+fn check_flags(version: Version, kind: u8, flags: u8) -> Result<(), Violation> {
+    let expected = if matches!(kind, 6 | 8 | 10) { 0b0010 } else { 0 };
+    if flags == expected || version == Version::V31 {
+        return Ok(());
+    }
+    Err(Violation::malformed("The flags in the fixed header are not those of the packet type"))
+}
+
+fn nothing_in(body: &[u8]) -> Result<(), Violation> {
+    if body.is_empty() {
+        return Ok(());
+    }
+    Err(Violation::malformed("The packet type has neither variable header nor payload"))
+}

@@ -1,1 +1,277 @@
-//! (to be written)
+//! One client's state, which may outlive its connections: who it is, what it subscribed to, what
+//! is in flight and what waits.
+//!
+//! Owns [`Session`] and its parts. Lives on the ClientId's home shard and nowhere else. It does not
+//! know sockets, shards or routing: the shard moves bytes, this says what they mean.
+
+pub mod flow;
+pub mod inbound;
+pub mod pending;
+pub mod window;
+
+pub use flow::{Flow, Replay};
+pub use inbound::Inbound;
+pub use pending::{Pending, Pushed};
+pub use window::{Acknowledged, Window};
+
+use crate::ids::SocketId;
+use crate::message::Message;
+use crate::packet::{Qos, Version};
+use crate::time::Instant;
+use crate::topic::FilterId;
+
+/// Session Expiry Interval that means never [MQTT5 3.1.2.11.2].
+pub const NEVER: u32 = u32::MAX;
+
+/// A client's session.
+pub struct Session {
+    /// The client's name; unique on this shard and, by placement, in the broker.
+    pub client_id: Box<str>,
+    /// What it subscribed to (shared subscriptions are in `extras`).
+    pub subscriptions: Subscriptions,
+    /// Windows and queues; `None` while nothing is in flight.
+    pub flow: Option<Box<Flow>>,
+    /// The Will Message of the current connection, or the one waiting for its delay.
+    pub will: Option<Box<Will>>,
+    /// What few clients have.
+    pub extras: Option<Box<Extras>>,
+    /// While offline: when the session ends. `None` while online or for [`NEVER`].
+    pub ends: Option<Instant>,
+    /// Deadline of the earliest wheel entry for it; 0 for none.
+    pub armed: Instant,
+    /// The connection, while there is one.
+    pub socket: Option<SocketId>,
+    /// Session Expiry Interval in seconds; 0 ends with the connection, [`NEVER`] never.
+    pub expiry: u32,
+    /// The client's Maximum Packet Size in bytes; `u32::MAX` when it set none.
+    pub maximum_packet_size: u32,
+    /// Most QoS 1 and 2 messages unacknowledged towards the client.
+    pub window_limit: u16,
+    /// Protocol of the last connection.
+    pub version: Version,
+    /// Whether the client wants reason strings and user properties on failures [MQTT-3.1.2-29].
+    pub problem_information: bool,
+}
+
+// What a million clients multiply.
+const _: () = assert!(size_of::<Session>() <= 136);
+
+impl Session {
+    /// True when the session outlives its connection.
+    pub fn is_persistent(&self) -> bool {
+        self.expiry > 0
+    }
+
+    /// The flow state, made when there is none.
+    pub fn flow(&mut self) -> &mut Flow {
+        self.flow.get_or_insert_with(Box::default)
+    }
+
+    /// The rare parts, made when there are none.
+    pub fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_with(Box::default)
+    }
+
+    /// The prefix that the listener puts before this client's topics; empty for none.
+    pub fn mountpoint(&self) -> &str {
+        self.extras.as_ref().map_or("", |extras| &extras.mountpoint)
+    }
+}
+
+/// What few clients have.
+#[derive(Default)]
+pub struct Extras {
+    /// Topic prefix from the listener, placeholders filled in; empty for none.
+    pub mountpoint: Box<str>,
+    /// Memberships in share groups.
+    pub shares: Vec<Membership>,
+}
+
+/// A membership in a share group, which lives on the group's home shard.
+pub struct Membership {
+    /// The whole filter, `$share/group/filter`, mountpoint inside.
+    pub filter: Box<str>,
+    /// Granted options, packed as in the index.
+    pub options: u8,
+    /// Subscription Identifier; 0 for none.
+    pub subscription_id: u32,
+}
+
+/// The Will Message and when it is due.
+pub struct Will {
+    /// The message, mountpoint included.
+    pub message: Message,
+    /// Will Delay Interval in seconds.
+    pub delay: u32,
+    /// Its Message Expiry Interval, which starts when the will is published.
+    pub message_expiry: Option<u32>,
+    /// Set when the connection has gone and the delay runs.
+    pub due: Option<Instant>,
+}
+
+/// A message on its way to one client: what to send, and how.
+#[derive(Clone)]
+pub struct Queued {
+    /// The message.
+    pub message: Message,
+    /// Subscription Identifiers of the matching subscriptions [MQTT-3.3.4-3].
+    pub subscription_ids: SubscriptionIds,
+    /// QoS of this delivery: the lower of publication and subscription [MQTT-3.8.4-8].
+    pub qos: Qos,
+    /// RETAIN flag of this delivery.
+    pub retain: bool,
+}
+
+/// Zero, one or several Subscription Identifiers.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub enum SubscriptionIds {
+    /// None.
+    #[default]
+    None,
+    /// One.
+    One(u32),
+    /// Several.
+    Many(Box<[u32]>),
+}
+
+impl SubscriptionIds {
+    /// From identifiers, 0 meaning none.
+    pub fn from_slice(ids: &[u32]) -> Self {
+        match ids {
+            [] | [0] => SubscriptionIds::None,
+            [one] => SubscriptionIds::One(*one),
+            many => SubscriptionIds::Many(many.into()),
+        }
+    }
+
+    /// As a slice.
+    pub fn as_slice(&self) -> &[u32] {
+        match self {
+            SubscriptionIds::None => &[],
+            SubscriptionIds::One(one) => std::slice::from_ref(one),
+            SubscriptionIds::Many(many) => many,
+        }
+    }
+}
+
+/// One subscription: where it stands in the shard's index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The filter.
+    pub filter: FilterId,
+    /// Position in the filter's list of subscribers.
+    pub position: u32,
+}
+
+/// Past this many subscriptions a client's are found by hash instead of by search.
+const FEW: usize = 32;
+
+/// A client's subscriptions. One is held inline: most device clients have one.
+#[derive(Default)]
+pub enum Subscriptions {
+    /// None.
+    #[default]
+    None,
+    /// One.
+    One(Place),
+    /// Several; the boxed vector keeps the session small.
+    #[allow(clippy::box_collection)]
+    Few(Box<Vec<Place>>),
+    /// Many.
+    Many(Box<hashbrown::HashMap<u32, u32, foldhash::fast::FixedState>>),
+}
+
+impl Subscriptions {
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            Subscriptions::None => 0,
+            Subscriptions::One(_) => 1,
+            Subscriptions::Few(few) => few.len(),
+            Subscriptions::Many(many) => many.len(),
+        }
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Position of this client's entry in the filter's list.
+    pub fn position(&self, filter: FilterId) -> Option<u32> {
+        match self {
+            Subscriptions::None => None,
+            Subscriptions::One(place) => (place.filter == filter).then_some(place.position),
+            Subscriptions::Few(few) => {
+                few.iter().find(|place| place.filter == filter).map(|place| place.position)
+            }
+            Subscriptions::Many(many) => many.get(&filter.0).copied(),
+        }
+    }
+
+    /// Adds or moves a place.
+    pub fn set(&mut self, place: Place) {
+        match self {
+            Subscriptions::None => *self = Subscriptions::One(place),
+            Subscriptions::One(one) if one.filter == place.filter => *one = place,
+            Subscriptions::One(one) => {
+                *self = Subscriptions::Few(Box::new(vec![*one, place]));
+            }
+            Subscriptions::Few(few) => {
+                if let Some(known) = few.iter_mut().find(|known| known.filter == place.filter) {
+                    *known = place;
+                } else if few.len() < FEW {
+                    few.push(place);
+                } else {
+                    few.push(place);
+                    let many = few.iter().map(|place| (place.filter.0, place.position)).collect();
+                    *self = Subscriptions::Many(Box::new(many));
+                }
+            }
+            Subscriptions::Many(many) => {
+                many.insert(place.filter.0, place.position);
+            }
+        }
+    }
+
+    /// Takes a place out.
+    pub fn remove(&mut self, filter: FilterId) -> Option<u32> {
+        match self {
+            Subscriptions::None => None,
+            Subscriptions::One(place) if place.filter == filter => {
+                let position = place.position;
+                *self = Subscriptions::None;
+                Some(position)
+            }
+            Subscriptions::One(_) => None,
+            Subscriptions::Few(few) => {
+                let at = few.iter().position(|place| place.filter == filter)?;
+                let position = few.swap_remove(at).position;
+                if few.is_empty() {
+                    *self = Subscriptions::None;
+                }
+                Some(position)
+            }
+            Subscriptions::Many(many) => {
+                let position = many.remove(&filter.0)?;
+                if many.is_empty() {
+                    *self = Subscriptions::None;
+                }
+                Some(position)
+            }
+        }
+    }
+
+    /// Any one place, for taking all out one by one.
+    pub fn any(&self) -> Option<Place> {
+        match self {
+            Subscriptions::None => None,
+            Subscriptions::One(place) => Some(*place),
+            Subscriptions::Few(few) => few.last().copied(),
+            Subscriptions::Many(many) => many
+                .iter()
+                .next()
+                .map(|(&filter, &position)| Place { filter: FilterId(filter), position }),
+        }
+    }
+}

@@ -1,1 +1,360 @@
-//! (to be written)
+//! One core's state and what it does with input: a pure state machine.
+//!
+//! Owns every session whose ClientId is placed here, the connections that carry them, the
+//! subscriptions of those sessions, the share groups and the retained messages whose hash falls
+//! here. Bytes, mail and the time come in as arguments; [`Action`]s and mail go out through
+//! [`Shard::actions`] and [`Shard::outbox`]. It knows neither glommio nor io_uring nor a clock.
+//!
+//! A step is: [`Shard::begin`], any number of inputs, [`Shard::finish`]. Nothing here waits: what
+//! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
+
+mod close;
+mod connect;
+pub mod connection;
+mod deliver;
+mod entry;
+mod outbox;
+pub mod output;
+mod park;
+mod placement;
+mod publish;
+mod receive;
+mod redeliver;
+mod retain;
+mod route;
+mod settings;
+mod share;
+mod subscribe;
+mod sys;
+mod timers;
+
+pub use outbox::Outbox;
+pub use placement::home_of;
+pub use settings::Settings;
+
+use crate::ids::{ListenerId, SessionRef, ShardId, SocketId};
+use crate::mesh::mail::{Arriving, Control, Data};
+use crate::mesh::{Entrance, Shared};
+use crate::message::Message;
+use crate::session::Session;
+use crate::slab::{Slab, Table};
+use crate::telemetry::Counters;
+use crate::time::{Instant, Wheel};
+use crate::topic::{Index, Retained};
+use close::Cause;
+use connection::{Connection, Peer, Stage};
+use hashbrown::{HashMap, HashTable};
+use output::{Outgoing, Pool};
+use park::Parked;
+use share::Groups;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use sys::Sys;
+use timers::Timer;
+
+/// What the driver is to do for the shard.
+#[derive(Debug)]
+pub enum Action {
+    /// Read once into a buffer: a connection whose CONNECT is awaited.
+    ReceiveOnce(SocketId),
+    /// Read until told otherwise.
+    ReceiveStream(SocketId),
+    /// Stop reading: back-pressure.
+    Pause(SocketId),
+    /// Go on reading.
+    Resume(SocketId),
+    /// Write; at most one per socket until [`Shard::sent`].
+    Send(SocketId, Outgoing),
+    /// Close in order: after the send in flight, with everything delivered.
+    Finish(SocketId),
+    /// Close now.
+    Close(SocketId),
+    /// Pass the socket to that shard's driver.
+    HandOver(SocketId, ShardId, u64),
+}
+
+/// One core's state.
+pub struct Shard {
+    id: ShardId,
+    shards: u8,
+    now: Instant,
+    now_micros: u64,
+    settings: Arc<Settings>,
+    shared: Arc<Shared>,
+    entrances: Vec<Option<Arc<Entrance>>>,
+    sessions: Slab<Session>,
+    names: HashTable<u32>,
+    connections: Table<Connection>,
+    index: Index,
+    groups: Groups,
+    retained: Retained<Message>,
+    wheel: Wheel<Timer>,
+    pool: Pool,
+    /// Mail to the other shards, carried after each step.
+    pub outbox: Outbox,
+    /// What the driver is to do, in order; drained after each step.
+    pub actions: Vec<Action>,
+    dirty: Vec<SocketId>,
+    closing: Vec<(SocketId, Cause)>,
+    parked: Parked,
+    arrivals: Arrivals,
+    wills: VecDeque<Message>,
+    replays: VecDeque<SessionRef>,
+    idle_flows: VecDeque<(Instant, u32)>,
+    due: Vec<Timer>,
+    scratch: Vec<u8>,
+    topic_scratch: String,
+    fan: deliver::Fan,
+    sys: Sys,
+    /// Plain figures of this shard.
+    pub counters: Counters,
+    next_cookie: u64,
+    assigned: u64,
+    draining: bool,
+}
+
+/// Clients whose mail came before their socket, and sockets that came before the mail.
+#[derive(Default)]
+struct Arrivals {
+    mail: HashMap<u64, Box<Arriving>>,
+    sockets: HashMap<u64, SocketId>,
+}
+
+impl Shard {
+    /// A shard of `shards`, at time `now`.
+    pub fn new(
+        id: ShardId,
+        shards: u8,
+        settings: Arc<Settings>,
+        shared: Arc<Shared>,
+        now: Instant,
+    ) -> Self {
+        let seeds = shared.seeds.clone();
+        let mut shard = Shard {
+            id,
+            shards,
+            now,
+            now_micros: now.0 * 1000,
+            settings,
+            entrances: Vec::new(),
+            sessions: Slab::default(),
+            names: HashTable::new(),
+            connections: Table::default(),
+            index: Index::new(&seeds),
+            groups: Groups::default(),
+            retained: Retained::new(),
+            wheel: Wheel::new(now),
+            pool: Pool::default(),
+            outbox: Outbox::new(id, usize::from(shards)),
+            actions: Vec::new(),
+            dirty: Vec::new(),
+            closing: Vec::new(),
+            parked: Parked::default(),
+            arrivals: Arrivals::default(),
+            wills: VecDeque::new(),
+            replays: VecDeque::new(),
+            idle_flows: VecDeque::new(),
+            due: Vec::new(),
+            scratch: Vec::new(),
+            topic_scratch: String::new(),
+            fan: deliver::Fan::default(),
+            sys: Sys::new(usize::from(shards)),
+            counters: Counters::default(),
+            next_cookie: 0,
+            assigned: 0,
+            draining: false,
+            shared,
+        };
+        shard.arm_housekeeping();
+        shard
+    }
+
+    /// Which shard this is.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Begins a step at `now`. `micros` is the same moment on a finer clock shared by all shards.
+    pub fn begin(&mut self, now: Instant, micros: u64) {
+        debug_assert!(now >= self.now, "time runs forward");
+        self.now = now;
+        self.now_micros = micros;
+    }
+
+    /// A listener's connections may arrive from now on. On reload the entry is replaced.
+    pub fn open_entrance(&mut self, listener: ListenerId, entrance: Arc<Entrance>) {
+        let at = usize::from(listener.0);
+        if at >= self.entrances.len() {
+            self.entrances.resize_with(at + 1, || None);
+        }
+        self.entrances[at] = Some(entrance);
+    }
+
+    /// New settings; connections and sessions that exist keep what was agreed with them.
+    pub fn reload(&mut self, settings: Arc<Settings>) {
+        self.settings = settings;
+        self.arm_housekeeping();
+    }
+
+    /// The driver accepted a connection.
+    pub fn accepted(&mut self, socket: SocketId, listener: ListenerId, peer: Peer) {
+        self.admit(socket, listener, peer);
+    }
+
+    /// Bytes arrived, in order.
+    pub fn received(&mut self, socket: SocketId, bytes: &[u8]) {
+        self.counters.bytes_received += bytes.len() as u64;
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        connection.last_seen = self.now;
+        match connection.stage {
+            Stage::Open(session) => self.receive_open(socket, session, bytes),
+            Stage::Entry => self.receive_entry(socket, bytes),
+            Stage::HandingOver(_) | Stage::Closing => {}
+        }
+    }
+
+    /// The peer will send nothing more.
+    pub fn end_of_stream(&mut self, socket: SocketId) {
+        // What it sent before and is held back still counts: a publisher may write and close.
+        let held = self.connections.get(socket.0).is_some_and(|connection| {
+            matches!(connection.stage, Stage::Open(_)) && connection.input.is_some()
+        });
+        if held && self.finish_input_later(socket) {
+            return;
+        }
+        self.disconnect(socket, Cause::EndOfStream);
+    }
+
+    /// The connection broke.
+    pub fn failed(&mut self, socket: SocketId, _errno: i32) {
+        self.disconnect(socket, Cause::Broken);
+    }
+
+    /// A send is complete, or failed; its buffers come back.
+    pub fn sent(&mut self, socket: SocketId, outgoing: Outgoing, ok: bool) {
+        self.pool.recycle(outgoing);
+        if ok {
+            self.after_sent(socket);
+        } else {
+            self.disconnect(socket, Cause::Broken);
+        }
+    }
+
+    /// The driver has closed the socket; its identifier may come again for another connection.
+    pub fn closed(&mut self, socket: SocketId) {
+        self.disconnect(socket, Cause::Broken);
+        self.forget(socket);
+    }
+
+    /// A socket from another shard has arrived on this one's ring.
+    pub fn arrived(&mut self, socket: SocketId, cookie: u64) {
+        match self.arrivals.mail.remove(&cookie) {
+            Some(arriving) => self.welcome(socket, *arriving),
+            None => {
+                self.arrivals.sockets.insert(cookie, socket);
+            }
+        }
+    }
+
+    /// The outcome of an [`Action::HandOver`].
+    pub fn handed_over(&mut self, socket: SocketId, cookie: u64, ok: bool) {
+        self.after_hand_over(socket, cookie, ok);
+    }
+
+    /// True when the shard takes data mail now; control mail it always takes.
+    pub fn takes_data(&self) -> bool {
+        !self.outbox.is_congested()
+    }
+
+    /// Data mail from another shard.
+    pub fn data_mail(&mut self, data: Data) {
+        self.counters.mail_received += 1;
+        match data {
+            Data::Batch(batch) => {
+                for (message, errand) in batch.iter() {
+                    self.run_errand(&message, errand, None);
+                }
+                self.outbox.recycle(batch);
+            }
+            Data::One(message, errand) => {
+                let view = message.view();
+                self.run_errand(&view, errand, Some(&message));
+            }
+        }
+    }
+
+    /// Control mail from another shard.
+    pub fn control_mail(&mut self, from: ShardId, control: Control) {
+        self.counters.mail_received += 1;
+        match control {
+            Control::Connect(arriving) => match self.arrivals.sockets.remove(&arriving.cookie) {
+                Some(socket) => self.welcome(socket, *arriving),
+                None => {
+                    self.arrivals.mail.insert(arriving.cookie, arriving);
+                }
+            },
+            Control::ConnectFailed(cookie) => {
+                if let Some(lost) = self.arrivals.mail.remove(&cookie) {
+                    self.release_entrance(lost.listener);
+                }
+            }
+            Control::Join(join) => self.join_group(*join),
+            Control::Joined(session) => self.group_joined(session),
+            Control::Leave(filter, member) => self.leave_group(&filter, member),
+            Control::Presence(filter, member, online) => self.presence(&filter, member, online),
+            Control::Deliver(picked) => self.deliver_picked(picked),
+            Control::Undelivered(picked) => self.pick_again(*picked),
+            Control::Replay(request) => self.serve_replay(from, *request),
+            Control::Replayed(slice) => self.replayed(*slice),
+            Control::Park(publisher) => self.park_publisher(publisher),
+            Control::Unpark(publisher) => self.unpark_publisher(publisher),
+            Control::Counters(counters) => self.sys.keep(from, *counters),
+        }
+    }
+
+    /// Ends a step: due timers, parked work, closes, and one send per connection with output.
+    /// Returns true when there is more to do at once.
+    pub fn finish(&mut self) -> bool {
+        let mut more = self.run_timers();
+        more |= self.retry_parked();
+        more |= self.publish_wills();
+        more |= self.run_replays();
+        self.run_closing();
+        self.flush();
+        self.outbox.close_batches();
+        more
+    }
+
+    /// When the next timer may be due; `None` when nothing is.
+    pub fn deadline(&self) -> Option<Instant> {
+        let wheel = self.wheel.next_deadline();
+        let parked = self.parked.deadline();
+        match (wheel, parked) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for socket in dirty.drain(..) {
+            let Some(connection) = self.connections.get_mut(socket.0) else { continue };
+            let Some(output) = &mut connection.output else { continue };
+            output.dirty = false;
+            if let Some(outgoing) = output.next_send(self.now) {
+                self.actions.push(Action::Send(socket, outgoing));
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    fn session_ref(&self, index: u32) -> SessionRef {
+        SessionRef { shard: self.id, index, generation: self.sessions.generation(index) }
+    }
+
+    /// The session, when it is on this shard and still the same one.
+    fn session_of(&mut self, session: SessionRef) -> Option<&mut Session> {
+        debug_assert!(session.shard == self.id);
+        self.sessions.get_of(session.index, session.generation)
+    }
+}

@@ -1,0 +1,291 @@
+//! The command line.
+
+use crate::broker::{Candidate, Kind};
+use crate::mqtt::Version;
+use crate::scenario::{self, Scenario, Settings, traffic};
+use lexopt::{Arg, Parser, ValueExt};
+use std::net::{SocketAddrV4, ToSocketAddrs};
+use std::path::PathBuf;
+
+/// What was asked for.
+pub enum Job {
+    /// Explain.
+    Help,
+    /// One scenario against a running broker.
+    Run {
+        /// Which.
+        scenario: &'static Scenario,
+        /// How.
+        settings: Box<Settings>,
+        /// Where the report goes; `-` or nothing: standard output.
+        json: Option<PathBuf>,
+    },
+    /// Several brokers.
+    Compare(Comparing),
+    /// Brokers against the echo floor.
+    Floor(Comparing),
+    /// Be the echo floor.
+    EchoServer {
+        /// On 127.0.0.1.
+        port: u16,
+    },
+}
+
+/// Arguments of `compare` and `floor`.
+pub struct Comparing {
+    /// Scenarios by name; empty: all.
+    pub scenarios: Vec<&'static str>,
+    /// Short intervals and fewer idle clients.
+    pub quick: bool,
+    /// Rounds.
+    pub repeat: u32,
+    /// Measured seconds.
+    pub seconds: f64,
+    /// Warm-up seconds.
+    pub warmup: f64,
+    /// Result file.
+    pub json: Option<PathBuf>,
+    /// The broker under test.
+    pub ringmq: Option<PathBuf>,
+    /// `ringmq`, `mosquitto`: not measured.
+    pub skip: Vec<String>,
+    /// NAME=COMMAND.
+    pub others: Vec<Candidate>,
+    /// Row that ratios refer to.
+    pub reference: Option<String>,
+    /// Options handed to each generator.
+    pub passed_on: Vec<String>,
+}
+
+/// Reads the process's arguments.
+pub fn parse() -> Result<Job, String> {
+    parse_from(Parser::from_env()).map_err(|e| e.to_string())
+}
+
+fn parse_from(mut parser: Parser) -> Result<Job, lexopt::Error> {
+    let word = match parser.next()? {
+        Some(Arg::Value(word)) => word.string()?,
+        None | Some(Arg::Long("help") | Arg::Short('h')) => return Ok(Job::Help),
+        Some(other) => return Err(other.unexpected()),
+    };
+    match word.as_str() {
+        "help" | "list" => Ok(Job::Help),
+        "run" => run(parser),
+        "compare" => comparing(parser, 5.0).map(|c| c.map_or(Job::Help, Job::Compare)),
+        "floor" => comparing(parser, 3.0).map(|c| c.map_or(Job::Help, Job::Floor)),
+        "echo-server" => match parser.next()? {
+            Some(Arg::Long("port")) => Ok(Job::EchoServer { port: parser.value()?.parse()? }),
+            _ => Err("echo-server needs --port PORT".into()),
+        },
+        other => Err(format!("there is no command {other}").into()),
+    }
+}
+
+fn run(mut parser: Parser) -> Result<Job, lexopt::Error> {
+    let mut scenario = None;
+    let mut target = None;
+    let mut json = None;
+    let mut settings = Settings {
+        target: SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 1883),
+        pid: None,
+        seconds: 5.0,
+        warmup: 1.0,
+        version: Version::V311,
+        payload: 64,
+        salt: "b".into(),
+        joining: 64,
+        clients: None,
+        rate: None,
+        burst: None,
+        window: None,
+        raw: false,
+    };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("scenario") => {
+                scenario = Some(scenario::find(&parser.value()?.string()?)?);
+            }
+            Arg::Long("target") => target = Some(address(&parser.value()?.string()?)?),
+            Arg::Long("pid") => settings.pid = Some(parser.value()?.parse()?),
+            Arg::Long("seconds") => settings.seconds = seconds(&mut parser)?,
+            Arg::Long("warmup") => settings.warmup = seconds(&mut parser)?,
+            Arg::Long("protocol") => settings.version = version(&parser.value()?.string()?)?,
+            Arg::Long("payload") => settings.payload = payload(&mut parser)?,
+            Arg::Long("salt") => settings.salt = parser.value()?.string()?,
+            Arg::Long("joining") => settings.joining = positive(&mut parser)?,
+            Arg::Long("clients") => settings.clients = Some(positive(&mut parser)?),
+            Arg::Long("rate") => settings.rate = Some(parser.value()?.parse()?),
+            Arg::Long("burst") => settings.burst = Some(positive(&mut parser)?),
+            Arg::Long("window") => settings.window = Some(parser.value()?.parse()?),
+            Arg::Long("json") => json = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("raw") => settings.raw = true,
+            Arg::Long("help") | Arg::Short('h') => return Ok(Job::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let scenario = scenario.ok_or("run needs --scenario NAME")?;
+    settings.target = target.ok_or("run needs --target HOST:PORT")?;
+    Ok(Job::Run { scenario, settings: Box::new(settings), json })
+}
+
+fn comparing(mut parser: Parser, interval: f64) -> Result<Option<Comparing>, lexopt::Error> {
+    let mut asked = Comparing {
+        scenarios: Vec::new(),
+        quick: false,
+        repeat: 1,
+        seconds: interval,
+        warmup: 1.0,
+        json: None,
+        ringmq: None,
+        skip: Vec::new(),
+        others: Vec::new(),
+        reference: None,
+        passed_on: Vec::new(),
+    };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("quick") => {
+                asked.quick = true;
+                (asked.seconds, asked.warmup) = (2.0, 0.5);
+            }
+            Arg::Long("scenario") => {
+                asked.scenarios.push(scenario::find(&parser.value()?.string()?)?.name);
+            }
+            Arg::Long("seconds") => asked.seconds = seconds(&mut parser)?,
+            Arg::Long("warmup") => asked.warmup = seconds(&mut parser)?,
+            Arg::Long("repeat") => asked.repeat = positive(&mut parser)?,
+            Arg::Long("json") => asked.json = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("ringmq") => asked.ringmq = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("skip") => asked.skip.push(parser.value()?.string()?),
+            Arg::Long("reference") => asked.reference = Some(parser.value()?.string()?),
+            // Read by scripts/bench.
+            Arg::Long("no-build") => {}
+            Arg::Long(
+                name @ ("protocol" | "payload" | "salt" | "joining" | "clients" | "rate" | "burst"),
+            ) => {
+                asked.passed_on.push(format!("--{name}"));
+                asked.passed_on.push(parser.value()?.string()?);
+            }
+            Arg::Value(other) => asked.others.push(candidate(&other.string()?)?),
+            Arg::Long("help") | Arg::Short('h') => return Ok(None),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Some(asked))
+}
+
+fn candidate(text: &str) -> Result<Candidate, lexopt::Error> {
+    let pair = text.split_once('=').filter(|(name, command)| {
+        !name.is_empty() && !name.contains(char::is_whitespace) && command.contains("{port}")
+    });
+    let (name, command) = pair.ok_or("a broker is NAME=COMMAND with {port} in the command")?;
+    Ok(Candidate { name: name.into(), kind: Kind::Shell { command: command.into() } })
+}
+
+fn address(text: &str) -> Result<SocketAddrV4, String> {
+    let all = text.to_socket_addrs().map_err(|e| format!("target {text}: {e}"))?;
+    let v4 = all.filter_map(|a| match a {
+        std::net::SocketAddr::V4(v4) => Some(v4),
+        std::net::SocketAddr::V6(_) => None,
+    });
+    v4.into_iter().next().ok_or_else(|| format!("target {text} has no IPv4 address"))
+}
+
+fn seconds(parser: &mut Parser) -> Result<f64, lexopt::Error> {
+    let seconds: f64 = parser.value()?.parse()?;
+    if (0.1..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("0.1 to 3600 seconds".into()) }
+}
+
+fn positive(parser: &mut Parser) -> Result<u32, lexopt::Error> {
+    let number: u32 = parser.value()?.parse()?;
+    if number > 0 { Ok(number) } else { Err("the number must be at least 1".into()) }
+}
+
+fn payload(parser: &mut Parser) -> Result<usize, lexopt::Error> {
+    let bytes: usize = parser.value()?.parse()?;
+    let header = traffic::HEADER;
+    if (header..=1 << 20).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err(format!("a payload has {header} to 1048576 bytes").into())
+    }
+}
+
+fn version(text: &str) -> Result<Version, String> {
+    match text {
+        "3.1.1" | "4" => Ok(Version::V311),
+        "5" | "5.0" => Ok(Version::V5),
+        other => Err(format!("protocol {other} is not 3.1.1 or 5")),
+    }
+}
+
+/// Usage and the list of scenarios.
+pub fn help() -> String {
+    let mut text = String::from(HELP);
+    for scenario in scenario::ALL {
+        text.push_str(&format!("  {:<16} {}\n", scenario.name, scenario.about));
+    }
+    text
+}
+
+const HELP: &str = "\
+ringmq-bench run --scenario NAME --target HOST:PORT [--pid PID] [options]
+    one scenario against a running broker; --pid adds its CPU time and memory
+ringmq-bench compare [--quick] [--repeat K] [--scenario NAME]... [options] [NAME=COMMAND]...
+    RingMQ on one and two cores, Mosquitto, and every COMMAND ({port} is replaced), each started
+    afresh for every scenario
+ringmq-bench floor [--repeat K] [options] [NAME=COMMAND]...
+    a bare io_uring echo server against brokers that do the same
+ringmq-bench echo-server --port PORT
+    the echo server alone
+
+  --seconds N       measured interval (5; floor 3)      --warmup N     before it (1)
+  --protocol V      3.1.1 or 5 (3.1.1)                  --payload N    bytes, at least 24 (64)
+  --salt TEXT       ClientIds and topics begin with it: another salt, another placement (b)
+  --joining N       connections under way at once (64)  --clients N    instead of the scenario's
+  --rate N          messages/s, 0 as fast as they go    --window N     in flight (run only)
+  --burst N        messages due at the same moment, when there is a rate (1)
+  --json FILE       result file (compare, floor: bench/out/DATE.json; run: standard output)
+  --ringmq PATH     the broker program                  --no-build     use what is built already
+  --skip NAME       ringmq or mosquitto                 --reference N  row that ratios refer to
+
+CPU is the broker's (all its processes), in microseconds per delivered message; latency of paced
+scenarios counts from when a message was due. Losses, reorderings and duplicates are counted for
+messages published after the warm-up; with --repeat figures are medians and faults the worst run.
+
+Scenarios:
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(words: &[&str]) -> Result<Job, lexopt::Error> {
+        parse_from(Parser::from_args(words))
+    }
+
+    #[test]
+    fn a_run_needs_a_scenario_and_a_target() {
+        assert!(asked(&["run"]).is_err());
+        assert!(asked(&["run", "--scenario", "fanin"]).is_err());
+        assert!(asked(&["run", "--scenario", "none", "--target", "127.0.0.1:1"]).is_err());
+        let job = asked(&["run", "--scenario", "fanin", "--target", "127.0.0.1:1"]);
+        assert!(matches!(job, Ok(Job::Run { .. })));
+    }
+
+    #[test]
+    fn other_brokers_are_named_commands_with_a_port() {
+        let job = asked(&["compare", "--quick", "x=run me -p {port}"]);
+        let Ok(Job::Compare(asked_for)) = job else { panic!("not a comparison") };
+        assert_eq!(asked_for.others[0].name, "x");
+        for bad in ["x", "x=no port", "=a {port}"] {
+            assert!(asked(&["compare", bad]).is_err());
+        }
+    }
+
+    #[test]
+    fn help_lists_every_scenario() {
+        let text = help();
+        assert!(scenario::ALL.iter().all(|s| text.contains(s.name)));
+    }
+}

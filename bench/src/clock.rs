@@ -1,0 +1,53 @@
+//! The monotonic clock, in nanoseconds: one clock for stamps, pacing and intervals, shared by all
+//! processes of one host.
+
+use std::mem::MaybeUninit;
+
+/// One second in nanoseconds.
+pub const SECOND: u64 = 1_000_000_000;
+/// One millisecond in nanoseconds.
+pub const MILLISECOND: u64 = 1_000_000;
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+#[inline]
+pub fn now() -> u64 {
+    read(libc::CLOCK_MONOTONIC).unwrap_or(0)
+}
+
+/// CPU time of this process so far, in nanoseconds.
+pub fn own_cpu() -> u64 {
+    read(libc::CLOCK_PROCESS_CPUTIME_ID).unwrap_or(0)
+}
+
+/// CPU time of all threads that `pid` has or had, in nanoseconds; `None` when it is gone.
+///
+/// The scheduler's own sum, not the 10 ms ticks of `/proc/PID/stat`.
+pub fn cpu_of(pid: i32) -> Option<u64> {
+    let mut id: libc::clockid_t = 0;
+    // SAFETY: writes one clockid_t through a valid pointer.
+    #[allow(unsafe_code)]
+    let error = unsafe { libc::clock_getcpuclockid(pid, &mut id) };
+    if error != 0 {
+        return None;
+    }
+    read(id)
+}
+
+#[inline]
+fn read(id: libc::clockid_t) -> Option<u64> {
+    let mut time = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: the kernel fills `time` when it returns 0.
+    #[allow(unsafe_code)]
+    let time = unsafe {
+        if libc::clock_gettime(id, time.as_mut_ptr()) != 0 {
+            return None;
+        }
+        time.assume_init()
+    };
+    Some(time.tv_sec as u64 * SECOND + time.tv_nsec as u64)
+}
+
+/// Seconds as nanoseconds, saturating; negative and NaN give 0.
+pub fn nanos(seconds: f64) -> u64 {
+    (seconds * SECOND as f64) as u64
+}

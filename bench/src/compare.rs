@@ -1,0 +1,230 @@
+//! `compare` and `floor`: several brokers, the same scenarios, one run.
+//!
+//! Each measurement is a fresh broker and a fresh generator process, so nothing is carried over;
+//! repeats go round through all brokers, so that a noisy minute meets all of them.
+
+use crate::broker::{self, Broker, Candidate};
+use crate::clock::{self, SECOND};
+use crate::machine;
+use crate::report::{self, Row};
+use crate::scenario::{Kind, Scenario};
+use crate::stop;
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// A generator process that takes longer than its measurement and this is ended, in nanoseconds.
+const OVERTIME: u64 = 240 * SECOND;
+
+/// What is run.
+pub struct Comparison {
+    /// Brokers, in the order of the report.
+    pub candidates: Vec<Candidate>,
+    /// The row that ratios refer to.
+    pub reference: String,
+    /// What to measure: a scenario, its title and further arguments for the generator.
+    pub cases: Vec<Case>,
+    /// Rounds.
+    pub repeat: u32,
+    /// Measured seconds each.
+    pub seconds: f64,
+    /// Warm-up seconds each.
+    pub warmup: f64,
+    /// Where the result file goes; `None` for `bench/out/`.
+    pub json: Option<PathBuf>,
+    /// Candidates that were left out, and why.
+    pub absent: Vec<(String, String)>,
+}
+
+/// One row group of the report.
+pub struct Case {
+    /// Key in the result file.
+    pub name: String,
+    /// Heading in the table.
+    pub title: String,
+    /// What is run.
+    pub scenario: &'static Scenario,
+    /// Appended to the generator's arguments.
+    pub arguments: Vec<String>,
+}
+
+impl Comparison {
+    /// Runs everything, prints the tables and writes the result file.
+    pub fn run(&self) -> Result<(), String> {
+        let machine = machine::describe();
+        println!("{}", self.heading(&machine));
+        let scratch = std::env::temp_dir().join(format!("ringmq-bench-{}", std::process::id()));
+        let mut results = Map::new();
+        let mut commands = Map::new();
+        let outcome = self.cases.iter().try_for_each(|case| {
+            let rows = self.case(case, &scratch, &mut commands)?;
+            println!("{}", report::table(&case.title, &rows, &self.reference));
+            let mut entry = Map::new();
+            for row in rows {
+                let value = row.result.unwrap_or_else(|why| json!({ "error": why }));
+                entry.insert(row.name, value);
+            }
+            results.insert(case.name.clone(), Value::Object(entry));
+            Ok(())
+        });
+        let _ = fs::remove_dir_all(&scratch);
+        if !results.is_empty() {
+            self.write(&machine, &commands, results)?;
+        }
+        outcome
+    }
+
+    fn heading(&self, machine: &Value) -> String {
+        let text = |key: &str| machine[key].to_string().replace('"', "");
+        let mut heading = format!(
+            "{} · {} CPUs ({}) · {} · Linux {} · load average {}\n\
+             {} s measured, {} s warm-up, {} round(s), nothing pinned by the generator. The \
+             machine may be shared:\nread the ratios (×, against {}), not the figures.\n",
+            text("date"),
+            text("cpus"),
+            text("cpu"),
+            text("memory"),
+            text("kernel"),
+            text("load_average"),
+            self.seconds,
+            self.warmup,
+            self.repeat,
+            self.reference,
+        );
+        for (name, why) in &self.absent {
+            heading.push_str(&format!("{name} is left out: {why}\n"));
+        }
+        heading
+    }
+
+    fn case(
+        &self,
+        case: &Case,
+        scratch: &Path,
+        commands: &mut Map<String, Value>,
+    ) -> Result<Vec<Row>, String> {
+        let mut runs: Vec<Vec<Value>> = vec![Vec::new(); self.candidates.len()];
+        let mut failures: Vec<Option<String>> = vec![None; self.candidates.len()];
+        for _ in 0..self.repeat {
+            for (index, candidate) in self.candidates.iter().enumerate() {
+                if stop::requested() {
+                    return Err("interrupted".into());
+                }
+                match self.measure(case, candidate, scratch, commands) {
+                    Ok(report) => runs[index].push(report),
+                    Err(_) if stop::requested() => return Err("interrupted".into()),
+                    Err(why) => failures[index] = Some(why),
+                }
+            }
+        }
+        let rows = self.candidates.iter().zip(runs).zip(failures);
+        let rows = rows.map(|((candidate, runs), failure)| {
+            let result = match failure {
+                Some(why) => Err(why),
+                None => Ok(report::median(&runs)),
+            };
+            Row { name: candidate.name.clone(), result }
+        });
+        Ok(rows.collect())
+    }
+
+    fn measure(
+        &self,
+        case: &Case,
+        candidate: &Candidate,
+        scratch: &Path,
+        commands: &mut Map<String, Value>,
+    ) -> Result<Value, String> {
+        let queues = matches!(case.scenario.kind, Kind::Traffic(plan) if plan.qos > 0);
+        let broker = candidate.start(queues, scratch)?;
+        let key = if queues {
+            format!("{} (window 100)", candidate.name)
+        } else {
+            candidate.name.clone()
+        };
+        commands.entry(key).or_insert_with(|| broker.started_as.clone().into());
+        let raw = matches!(candidate.kind, broker::Kind::EchoFloor);
+        self.generate(case, &broker, raw).map_err(|e| format!("{e}{}", broker.last_words()))
+    }
+
+    /// Runs the generator as a child, in bounded time, and reads its report.
+    fn generate(&self, case: &Case, broker: &Broker, raw: bool) -> Result<Value, String> {
+        let own = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
+        let mut command = Command::new(own);
+        command.args(["run", "--json", "-", "--scenario", case.scenario.name]);
+        command.args(["--target", &broker.target.to_string(), "--pid", &broker.pid.to_string()]);
+        command.args(["--seconds", &self.seconds.to_string()]);
+        command.args(["--warmup", &self.warmup.to_string()]);
+        command.args(&case.arguments);
+        if raw {
+            command.arg("--raw");
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = broker::spawn(&mut command).map_err(|e| format!("generator: {e}"))?;
+        let limit = clock::now() + clock::nanos(self.seconds + self.warmup) + OVERTIME;
+        // A report is a few kilobytes: it fits the pipe, so the child never waits for us.
+        while matches!(child.try_wait(), Ok(None)) {
+            if stop::requested() || clock::now() > limit {
+                let pid = child.id() as i32;
+                broker::end(&mut child, &[pid]);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let output = child.wait_with_output().map_err(|e| format!("generator: {e}"))?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            return Err(text.trim().trim_start_matches("ringmq-bench: ").to_string());
+        }
+        serde_json::from_slice(&output.stdout).map_err(|e| format!("generator's report: {e}"))
+    }
+
+    fn write(
+        &self,
+        machine: &Value,
+        commands: &Map<String, Value>,
+        results: Map<String, Value>,
+    ) -> Result<(), String> {
+        let path = self.json.clone().unwrap_or_else(|| {
+            let date = machine["date"].as_str().unwrap_or("undated").replace(':', "");
+            root().join("bench/out").join(format!("{date}.json"))
+        });
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+        }
+        let absent: Map<String, Value> =
+            self.absent.iter().map(|(n, w)| (n.clone(), w.clone().into())).collect();
+        let versions: Map<String, Value> = self
+            .candidates
+            .iter()
+            .filter_map(|c| Some((c.name.clone(), version(c)?.into())))
+            .collect();
+        let file = json!({
+            "machine": machine, "versions": versions, "commands": commands, "absent": absent,
+            "reference": self.reference, "seconds": self.seconds, "warmup": self.warmup,
+            "repeat": self.repeat, "results": results,
+        });
+        let text = serde_json::to_string_pretty(&file).map_err(|e| e.to_string())? + "\n";
+        fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+        println!("written to {}", path.display());
+        Ok(())
+    }
+}
+
+fn version(candidate: &Candidate) -> Option<String> {
+    match &candidate.kind {
+        broker::Kind::RingMq { program, .. } => {
+            Some(machine::command(&program.to_string_lossy(), &["--version"]))
+        }
+        broker::Kind::Mosquitto { program } => {
+            Some(machine::command(&program.to_string_lossy(), &["-h"]))
+        }
+        broker::Kind::Shell { .. } | broker::Kind::EchoFloor => None,
+    }
+}
+
+/// The source tree: given by `scripts/bench`, else where we are.
+pub fn root() -> PathBuf {
+    std::env::var_os("RINGMQ_ROOT").map_or_else(|| PathBuf::from("."), PathBuf::from)
+}

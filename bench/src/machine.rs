@@ -1,0 +1,73 @@
+//! The machine and the programs, as written into every result file.
+
+use serde_json::{Value, json};
+use std::fs;
+use std::process::Command;
+
+/// What a reader needs to judge the figures.
+pub fn describe() -> Value {
+    json!({
+        "date": command("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
+        "cpu": cpu_model(),
+        "cpus": cpus().len(),
+        "memory": memory(),
+        "kernel": read("/proc/sys/kernel/osrelease"),
+        "load_average": load(),
+        "nofile": nofile(),
+        "generator": env!("CARGO_PKG_VERSION"),
+        "commit": command("git", &["rev-parse", "--short", "HEAD"]),
+        "command": std::env::args().collect::<Vec<_>>().join(" "),
+    })
+}
+
+/// The three load averages.
+pub fn load() -> String {
+    read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// CPUs that this process may use.
+pub fn cpus() -> Vec<usize> {
+    // SAFETY: the set is plain data that the kernel fills, and CPU_ISSET reads within it.
+    #[allow(unsafe_code)]
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set);
+        (0..libc::CPU_SETSIZE as usize).filter(|&cpu| libc::CPU_ISSET(cpu, &set)).collect()
+    }
+}
+
+/// The soft limit of open files, after raising it to the hard one.
+pub fn nofile() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: reads and writes one rlimit.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+    }
+    limit.rlim_cur
+}
+
+/// What `program` prints with `arguments`, first line; empty when it does not run.
+pub fn command(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let text = output.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();
+    String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim().to_string()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_string()
+}
+
+fn cpu_model() -> String {
+    let text = read("/proc/cpuinfo");
+    let line = text.lines().find(|line| line.starts_with("model name"));
+    line.and_then(|l| l.split_once(':')).map(|(_, m)| m.trim().to_string()).unwrap_or_default()
+}
+
+fn memory() -> String {
+    let text = read("/proc/meminfo");
+    let kib = text.lines().next().and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok());
+    format!("{} MiB", kib.unwrap_or(0) / 1024)
+}

@@ -1,0 +1,266 @@
+//! The client's half of MQTT 3.1.1 and 5: just what a load generator says and hears.
+//!
+//! Written by hand and on purpose not the broker's codec. Trusts nothing it reads, but does not
+//! check what only a conformance test needs.
+
+/// Protocol version spoken by every client of a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// MQTT 3.1.1
+    V311,
+    /// MQTT 5.0
+    V5,
+}
+
+/// First bytes of the packets without flags of their own.
+pub mod first {
+    /// CONNACK
+    pub const CONNACK: u8 = 0x20;
+    /// PUBLISH, before flags
+    pub const PUBLISH: u8 = 0x30;
+    /// PUBACK
+    pub const PUBACK: u8 = 0x40;
+    /// PUBREC
+    pub const PUBREC: u8 = 0x50;
+    /// PUBREL, with its mandatory flags
+    pub const PUBREL: u8 = 0x62;
+    /// PUBCOMP
+    pub const PUBCOMP: u8 = 0x70;
+    /// SUBACK
+    pub const SUBACK: u8 = 0x90;
+}
+
+/// A received packet: its first byte and what follows the fixed header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packet<'a> {
+    /// Packet type and flags.
+    pub first: u8,
+    /// Everything behind the fixed header.
+    pub body: &'a [u8],
+    /// Length of the whole packet in bytes.
+    pub total: usize,
+}
+
+/// The peer sent something that is not MQTT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Malformed;
+
+/// The first packet of `bytes`; `None` while it is incomplete.
+#[inline]
+pub fn split(bytes: &[u8]) -> Result<Option<Packet<'_>>, Malformed> {
+    let Some(&first) = bytes.first() else { return Ok(None) };
+    let Some((length, used)) = varint(&bytes[1..])? else { return Ok(None) };
+    let header = 1 + used;
+    let total = header + length;
+    match bytes.get(header..total) {
+        Some(body) => Ok(Some(Packet { first, body, total })),
+        None => Ok(None),
+    }
+}
+
+#[inline]
+fn varint(bytes: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
+    let mut value = 0usize;
+    for (i, &byte) in bytes.iter().take(4).enumerate() {
+        value |= usize::from(byte & 0x7f) << (7 * i);
+        if byte < 0x80 {
+            return Ok(Some((value, i + 1)));
+        }
+    }
+    if bytes.len() >= 4 { Err(Malformed) } else { Ok(None) }
+}
+
+/// A received PUBLISH.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Publish<'a> {
+    /// 0, 1 or 2.
+    pub qos: u8,
+    /// 0 with QoS 0.
+    pub id: u16,
+    /// Topic name as it came.
+    pub topic: &'a [u8],
+    /// Application message.
+    pub payload: &'a [u8],
+}
+
+/// Takes a PUBLISH apart.
+#[inline]
+pub fn publish_of<'a>(version: Version, packet: &Packet<'a>) -> Result<Publish<'a>, Malformed> {
+    let qos = (packet.first >> 1) & 3;
+    let (topic, mut rest) = string(packet.body)?;
+    let mut id = 0;
+    if qos > 0 {
+        id = u16_at(rest)?;
+        rest = &rest[2..];
+        if id == 0 || qos == 3 {
+            return Err(Malformed);
+        }
+    }
+    if version == Version::V5 {
+        let (length, used) = varint(rest)?.ok_or(Malformed)?;
+        rest = rest.get(used + length..).ok_or(Malformed)?;
+    }
+    Ok(Publish { qos, id, topic, payload: rest })
+}
+
+/// Packet identifier of PUBACK, PUBREC, PUBREL, PUBCOMP or SUBACK, and whether the peer refused.
+#[inline]
+pub fn ack_of(version: Version, packet: &Packet<'_>) -> Result<(u16, bool), Malformed> {
+    let id = u16_at(packet.body)?;
+    let refused = match (packet.first, version) {
+        (first::SUBACK, _) => packet.body.last().is_none_or(|&code| code >= 0x80),
+        (_, Version::V5) => packet.body.get(2).is_some_and(|&code| code >= 0x80),
+        _ => false,
+    };
+    Ok((id, refused))
+}
+
+/// Return or reason code of a CONNACK; 0 is success.
+pub fn connack_of(packet: &Packet<'_>) -> Result<u8, Malformed> {
+    packet.body.get(1).copied().ok_or(Malformed)
+}
+
+fn string(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let length = usize::from(u16_at(bytes)?);
+    bytes[2..].split_at_checked(length).ok_or(Malformed)
+}
+
+fn u16_at(bytes: &[u8]) -> Result<u16, Malformed> {
+    match bytes {
+        [high, low, ..] => Ok(u16::from_be_bytes([*high, *low])),
+        _ => Err(Malformed),
+    }
+}
+
+fn put_string(out: &mut Vec<u8>, text: &[u8]) {
+    out.extend_from_slice(&(text.len() as u16).to_be_bytes());
+    out.extend_from_slice(text);
+}
+
+fn put_length(out: &mut Vec<u8>, mut length: usize) {
+    while length >= 0x80 {
+        out.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+}
+
+/// Appends CONNECT: clean session, no keep-alive, so that an idle client stays silent.
+pub fn put_connect(out: &mut Vec<u8>, version: Version, client_id: &str) {
+    let properties = usize::from(version == Version::V5);
+    out.push(0x10);
+    put_length(out, 10 + properties + 2 + client_id.len());
+    put_string(out, b"MQTT");
+    out.push(if version == Version::V5 { 5 } else { 4 });
+    out.extend_from_slice(&[0x02, 0, 0]);
+    if version == Version::V5 {
+        out.push(0);
+    }
+    put_string(out, client_id.as_bytes());
+}
+
+/// Appends SUBSCRIBE with one filter.
+pub fn put_subscribe(out: &mut Vec<u8>, version: Version, id: u16, filter: &str, qos: u8) {
+    out.push(0x82);
+    put_length(out, 2 + usize::from(version == Version::V5) + 2 + filter.len() + 1);
+    out.extend_from_slice(&id.to_be_bytes());
+    if version == Version::V5 {
+        out.push(0);
+    }
+    put_string(out, filter.as_bytes());
+    out.push(qos);
+}
+
+/// Appends PUBLISH. `id` is ignored with QoS 0.
+#[inline]
+pub fn put_publish(
+    out: &mut Vec<u8>,
+    version: Version,
+    qos: u8,
+    topic: &[u8],
+    id: u16,
+    payload: &[u8],
+) {
+    let extra = if qos > 0 { 2 } else { 0 } + usize::from(version == Version::V5);
+    let length = 2 + topic.len() + extra + payload.len();
+    out.reserve(length + 5);
+    out.push(first::PUBLISH | (qos << 1));
+    put_length(out, length);
+    put_string(out, topic);
+    if qos > 0 {
+        out.extend_from_slice(&id.to_be_bytes());
+    }
+    if version == Version::V5 {
+        out.push(0);
+    }
+    out.extend_from_slice(payload);
+}
+
+/// Appends PUBACK, PUBREC, PUBREL or PUBCOMP in its two-byte form, which both versions know.
+#[inline]
+pub fn put_ack(out: &mut Vec<u8>, first: u8, id: u16) {
+    let [high, low] = id.to_be_bytes();
+    out.extend_from_slice(&[first, 2, high, low]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publish_reads_back_in_both_versions() {
+        for version in [Version::V311, Version::V5] {
+            for qos in 0..3 {
+                for size in [0, 24, 127, 128, 20_000] {
+                    let mut out = Vec::new();
+                    let payload = vec![7u8; size];
+                    put_publish(&mut out, version, qos, b"a/b", 513, &payload);
+                    for cut in [0, 1, out.len() / 2, out.len() - 1] {
+                        assert_eq!(split(&out[..cut]), Ok(None));
+                    }
+                    let packet = split(&out).unwrap().unwrap();
+                    assert_eq!(packet.total, out.len());
+                    let got = publish_of(version, &packet).unwrap();
+                    let id = if qos > 0 { 513 } else { 0 };
+                    assert_eq!(got, Publish { qos, id, topic: b"a/b", payload: &payload });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_connect_is_as_the_specification_shows_it() {
+        let mut out = Vec::new();
+        put_connect(&mut out, Version::V311, "ab");
+        assert_eq!(out, b"\x10\x0e\0\x04MQTT\x04\x02\0\0\0\x02ab");
+        out.clear();
+        put_connect(&mut out, Version::V5, "ab");
+        assert_eq!(out, b"\x10\x0f\0\x04MQTT\x05\x02\0\0\0\0\x02ab");
+        out.clear();
+        put_subscribe(&mut out, Version::V5, 1, "a/+", 1);
+        assert_eq!(out, b"\x82\x09\0\x01\0\0\x03a/+\x01");
+    }
+
+    #[test]
+    fn refusals_are_seen() {
+        let suback = [0x90, 3, 0, 1, 0x80];
+        let packet = split(&suback).unwrap().unwrap();
+        assert_eq!(ack_of(Version::V311, &packet), Ok((1, true)));
+        let puback = [0x40, 3, 0, 9, 0x87];
+        let packet = split(&puback).unwrap().unwrap();
+        assert_eq!(ack_of(Version::V5, &packet), Ok((9, true)));
+        let plain = [0x40, 2, 0, 9];
+        let packet = split(&plain).unwrap().unwrap();
+        assert_eq!(ack_of(Version::V5, &packet), Ok((9, false)));
+    }
+
+    #[test]
+    fn nonsense_is_malformed_and_never_panics() {
+        assert_eq!(split(&[0x30, 0xff, 0xff, 0xff, 0xff]), Err(Malformed));
+        for body in [&[][..], &[0], &[0, 9, 1], &[0, 1, b'a'], &[0, 1, b'a', 0, 0]] {
+            let packet = Packet { first: 0x32, body, total: body.len() + 2 };
+            assert!(publish_of(Version::V311, &packet).is_err());
+            assert!(publish_of(Version::V5, &packet).is_err());
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The scenarios: what is run, and with which numbers.
+
+pub mod echo;
+pub mod idle;
+mod run;
+pub mod traffic;
+
+pub use run::Snapshot;
+
+use crate::mqtt::Version;
+use serde_json::Value;
+use std::net::SocketAddrV4;
+
+/// How publishers and subscribers are paired.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// Publisher n has subscriber n, by an exact filter.
+    Pairs,
+    /// Publishers are dealt to the subscribers, each with a wildcard filter.
+    FanIn,
+    /// Every subscriber receives from every publisher, by a wildcard filter.
+    FanOut,
+}
+
+/// Numbers of a traffic scenario.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Who hears whom.
+    pub shape: Shape,
+    /// Publishing clients.
+    pub publishers: u32,
+    /// Subscribing clients; pairs have as many as publishers.
+    pub subscribers: u32,
+    /// QoS of publications and subscriptions.
+    pub qos: u8,
+    /// Unacknowledged messages per publisher, with QoS 1 and 2 and without a rate.
+    pub window: u16,
+    /// Messages published per second, all publishers together; 0: as fast as they go.
+    pub rate: u32,
+    /// Messages that are due at the same moment when there is a rate, each from another publisher.
+    pub burst: u32,
+}
+
+/// What a scenario does.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Publishers and subscribers.
+    Traffic(Plan),
+    /// Clients with one subscription each that then say nothing.
+    Idle {
+        /// How many.
+        clients: u32,
+    },
+    /// Clients that publish to their own topic and wait for it, QoS 0, 20-byte packets.
+    Echo {
+        /// How many.
+        clients: u32,
+        /// Messages outstanding per client.
+        depth: u32,
+    },
+}
+
+/// A named scenario.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// As given to `--scenario`.
+    pub name: &'static str,
+    /// One sentence.
+    pub about: &'static str,
+    /// What it does.
+    pub kind: Kind,
+    /// Whether `compare` runs it when none is named.
+    pub compared: bool,
+}
+
+const fn traffic(name: &'static str, about: &'static str, plan: Plan) -> Scenario {
+    Scenario { name, about, kind: Kind::Traffic(plan), compared: true }
+}
+
+const fn pairs(count: u32, qos: u8, rate: u32) -> Plan {
+    let (shape, window) = (Shape::Pairs, 100);
+    Plan { shape, publishers: count, subscribers: count, qos, window, rate, burst: 1 }
+}
+
+const FAN_IN: Plan = Plan {
+    shape: Shape::FanIn,
+    publishers: 1000,
+    subscribers: 5,
+    qos: 1,
+    window: 100,
+    rate: 20_000,
+    burst: 1,
+};
+const FAN_OUT: Plan = Plan {
+    shape: Shape::FanOut,
+    publishers: 5,
+    subscribers: 1000,
+    qos: 0,
+    window: 100,
+    rate: 50,
+    burst: 1,
+};
+
+/// All scenarios, in the order of the report.
+pub const ALL: &[Scenario] = &[
+    traffic("pairs-max-qos0", "100 pairs, QoS 0, as fast as they go", pairs(100, 0, 0)),
+    traffic("pairs-max-qos1", "100 pairs, QoS 1, window 100", pairs(100, 1, 0)),
+    traffic("pairs-max-qos2", "100 pairs, QoS 2, window 100", pairs(100, 2, 0)),
+    traffic("paced-1000-qos0", "1,000 pairs, QoS 0, 10,000 messages/s", pairs(1000, 0, 10_000)),
+    traffic("paced-1000-qos1", "1,000 pairs, QoS 1, 10,000 messages/s", pairs(1000, 1, 10_000)),
+    traffic("fanin", "1,000 publishers to 5 subscribers, QoS 1, 20,000 messages/s", FAN_IN),
+    traffic("fanout", "5 publishers to 1,000 subscribers, QoS 0, 50,000 deliveries/s", FAN_OUT),
+    Scenario {
+        name: "idle",
+        about: "15,000 silent clients with one subscription: memory, and CPU to come in",
+        kind: Kind::Idle { clients: 15_000 },
+        compared: true,
+    },
+    Scenario {
+        name: "echo",
+        about: "200 clients publish to their own topic, QoS 0, one message outstanding",
+        kind: Kind::Echo { clients: 200, depth: 1 },
+        compared: false,
+    },
+];
+
+/// The scenario called `name`.
+pub fn find(name: &str) -> Result<&'static Scenario, String> {
+    ALL.iter().find(|s| s.name == name).ok_or_else(|| {
+        let names: Vec<_> = ALL.iter().map(|s| s.name).collect();
+        format!("there is no scenario {name}; there are: {}", names.join(", "))
+    })
+}
+
+/// What a run needs to know besides the scenario.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the broker listens.
+    pub target: SocketAddrV4,
+    /// The broker's first process, for CPU and memory; without it those are absent.
+    pub pid: Option<i32>,
+    /// Measured seconds.
+    pub seconds: f64,
+    /// Seconds of traffic before them.
+    pub warmup: f64,
+    /// Protocol of all clients.
+    pub version: Version,
+    /// Application message size in bytes, at least [`traffic::HEADER`].
+    pub payload: usize,
+    /// ClientIds and topics begin with this: another salt gives another placement.
+    pub salt: String,
+    /// Connections under way at once.
+    pub joining: u32,
+    /// Replaces the scenario's number of clients (idle, echo) or publishers and, with pairs,
+    /// subscribers.
+    pub clients: Option<u32>,
+    /// Replaces the scenario's rate.
+    pub rate: Option<u32>,
+    /// Replaces the scenario's burst.
+    pub burst: Option<u32>,
+    /// Replaces the window or the depth.
+    pub window: Option<u16>,
+    /// The echo scenario sends bare bytes to an echo server instead of MQTT.
+    pub raw: bool,
+}
+
+/// Runs `scenario` and returns its report.
+pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Value, String> {
+    let mut report = match scenario.kind {
+        Kind::Traffic(mut plan) => {
+            if let Some(clients) = settings.clients {
+                plan.publishers = clients;
+                if plan.shape == Shape::Pairs {
+                    plan.subscribers = clients;
+                }
+            }
+            plan.rate = settings.rate.unwrap_or(plan.rate);
+            plan.burst = settings.burst.unwrap_or(plan.burst);
+            plan.window = settings.window.unwrap_or(plan.window);
+            traffic::run(plan, settings)?
+        }
+        Kind::Idle { clients } => idle::run(settings.clients.unwrap_or(clients), settings)?,
+        Kind::Echo { clients, depth } => {
+            let depth = settings.window.map_or(depth, u32::from);
+            echo::run(settings.clients.unwrap_or(clients), depth, settings)?
+        }
+    };
+    report["scenario"] = scenario.name.into();
+    Ok(report)
+}

@@ -1,0 +1,131 @@
+//! What was received: order, loss and duplication per stream, and latency.
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+/// The messages of one publisher as one subscriber sees them. Sequence numbers count from 0.
+#[derive(Clone, Copy, Default)]
+pub struct Stream {
+    next: u64,
+    /// Bit n: message `next - 1 - n` has come.
+    seen: u64,
+}
+
+/// Counts over all streams, of messages published after the warm-up.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Order {
+    /// Never came.
+    pub lost: u64,
+    /// Came after a later one.
+    pub reordered: u64,
+    /// Came again.
+    pub duplicated: u64,
+}
+
+impl Stream {
+    /// Message `seq` came; those before `mark` belong to the warm-up and are not counted.
+    #[inline]
+    pub fn take(&mut self, seq: u64, mark: u64, order: &mut Order) {
+        if seq == self.next {
+            self.next += 1;
+            self.seen = self.seen << 1 | 1;
+        } else if seq > self.next {
+            self.jump(seq, mark, order);
+        } else {
+            self.late(seq, mark, order);
+        }
+    }
+
+    #[cold]
+    fn jump(&mut self, seq: u64, mark: u64, order: &mut Order) {
+        order.lost += seq.saturating_sub(self.next.max(mark));
+        let shift = seq - self.next + 1;
+        self.seen = if shift < 64 { self.seen << shift | 1 } else { 1 };
+        self.next = seq + 1;
+    }
+
+    #[cold]
+    fn late(&mut self, seq: u64, mark: u64, order: &mut Order) {
+        if seq < mark {
+            return;
+        }
+        let back = self.next - 1 - seq;
+        let known = back < 64 && self.seen >> back & 1 == 1;
+        if known {
+            order.duplicated += 1;
+            return;
+        }
+        if back < 64 {
+            self.seen |= 1 << back;
+        }
+        order.reordered += 1;
+        order.lost = order.lost.saturating_sub(1);
+    }
+
+    /// The publisher stopped after `sent` messages: what is missing at the end is lost.
+    pub fn finish(&self, sent: u64, mark: u64, order: &mut Order) {
+        order.lost += sent.saturating_sub(self.next.max(mark));
+    }
+}
+
+/// Latencies from 1 µs to a minute, at three digits.
+pub struct Latency(Histogram<u32>);
+
+impl Latency {
+    /// Empty.
+    pub fn new() -> Self {
+        let histogram = Histogram::new_with_bounds(1_000, 60_000_000_000, 3);
+        Self(histogram.expect("constant bounds are valid"))
+    }
+
+    /// Records `nanos`, clipped to the bounds.
+    #[inline]
+    pub fn record(&mut self, nanos: u64) {
+        self.0.saturating_record(nanos);
+    }
+
+    /// Percentiles in milliseconds.
+    pub fn report(&self) -> Value {
+        let ms = |nanos: u64| (nanos as f64 / 1e3).round() / 1e3;
+        json!({
+            "p50": ms(self.0.value_at_quantile(0.5)),
+            "p99": ms(self.0.value_at_quantile(0.99)),
+            "p99.9": ms(self.0.value_at_quantile(0.999)),
+            "max": ms(self.0.max()),
+            "count": self.0.len(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(sequence: &[u64], sent: u64, mark: u64) -> (u64, u64, u64) {
+        let (mut stream, mut order) = (Stream::default(), Order::default());
+        for &seq in sequence {
+            stream.take(seq, mark, &mut order);
+        }
+        stream.finish(sent, mark, &mut order);
+        (order.lost, order.reordered, order.duplicated)
+    }
+
+    #[test]
+    fn each_fault_is_counted_as_what_it_is() {
+        assert_eq!(count(&[0, 1, 2, 3], 4, 0), (0, 0, 0));
+        assert_eq!(count(&[0, 2, 3], 4, 0), (1, 0, 0));
+        assert_eq!(count(&[0, 2, 1, 3], 4, 0), (0, 1, 0));
+        assert_eq!(count(&[0, 1, 1, 2, 3], 4, 0), (0, 0, 1));
+        assert_eq!(count(&[0, 2, 1, 1, 3], 4, 0), (0, 1, 1));
+        assert_eq!(count(&[0, 1], 4, 0), (2, 0, 0));
+        assert_eq!(count(&[], 4, 0), (4, 0, 0));
+        assert_eq!(count(&[0, 100, 1, 2], 101, 0), (97, 2, 0));
+    }
+
+    #[test]
+    fn the_warm_up_is_not_counted() {
+        assert_eq!(count(&[0, 5, 6], 7, 4), (1, 0, 0));
+        assert_eq!(count(&[0, 5, 6, 2, 2], 7, 5), (0, 0, 0));
+        assert_eq!(count(&[0, 1], 3, 3), (0, 0, 0));
+    }
+}

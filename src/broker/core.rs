@@ -1,0 +1,349 @@
+//! One core: an executor thread, its driver, its shard, and the loop between them.
+
+use crate::config;
+use crate::ids::{ListenerId, ShardId};
+use crate::mesh::mail::{Control, Data};
+use crate::mesh::mailbox::MailEnds;
+use crate::mesh::{Entrance, Shared};
+use crate::message::Message;
+use crate::ring::{
+    Doorbell, Driver, Event, Peer as RingPeer, Receive, RingFailure, RingPort, SocketRingConfig,
+};
+use crate::shard::connection::Peer;
+use crate::shard::{Action, Settings, Shard};
+use crate::time::Instant;
+use crossbeam_channel::{Receiver, Sender};
+use glommio::{LocalExecutorBuilder, Placement};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Completions visited per step: the bound on how long one step keeps the others waiting.
+const COMPLETIONS: usize = 1024;
+/// Data mails taken from one peer per step.
+const DATA_MAILS: usize = 64;
+/// Control mails taken from one peer per step.
+const CONTROL_MAILS: usize = 4096;
+/// A busy core lets glommio's other tasks run this often.
+const YIELD: Duration = Duration::from_millis(1);
+
+/// What the control thread tells a core.
+pub(super) enum Command {
+    /// The other cores, by shard number.
+    Peers(Vec<(RingPort, Doorbell)>),
+    /// Accept on this socket too.
+    Listen(ListenerId, OwnedFd, bool, Arc<Entrance>),
+    /// Stop accepting there.
+    Unlisten(ListenerId),
+    /// New settings.
+    Reload(Arc<Settings>),
+    /// Stop accepting, route the wills.
+    Drain,
+    /// Say goodbye to every client, then end.
+    Dismiss,
+    /// End now.
+    Stop,
+    /// Answer, to show that the core is alive.
+    Ping,
+}
+
+/// What a core tells the control thread.
+pub(super) enum Report {
+    /// Its driver is up: where sockets and doorbells go.
+    Up(ShardId, RingPort, Doorbell),
+    /// The command has been carried out.
+    Done(ShardId),
+    /// It cannot run.
+    Failed(ShardId, String),
+    /// It has ended.
+    Ended(ShardId),
+}
+
+/// A core as the control thread sees it.
+pub(super) struct Core {
+    /// Its commands; ring the doorbell after sending.
+    pub commands: Sender<Command>,
+    /// Its thread.
+    pub thread: Option<JoinHandle<()>>,
+}
+
+/// What a core needs to start.
+pub(super) struct Plan {
+    pub id: ShardId,
+    pub shards: u8,
+    pub cpu: usize,
+    pub settings: Arc<Settings>,
+    pub shared: Arc<Shared>,
+    pub ring: SocketRingConfig,
+    pub ends: MailEnds<Data, Control>,
+    pub clock: Clock,
+    pub reports: Sender<Report>,
+}
+
+/// Milliseconds and microseconds since the broker started; the same on every core.
+#[derive(Clone, Copy)]
+pub(super) struct Clock(std::time::Instant);
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Clock(std::time::Instant::now())
+    }
+
+    fn micros(&self) -> u64 {
+        self.0.elapsed().as_micros() as u64
+    }
+}
+
+/// Starts the thread of one core.
+pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
+    let (commands, receiver) = crossbeam_channel::unbounded();
+    let name = format!("ringmq-{}", plan.id.0);
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let (id, reports) = (plan.id, plan.reports.clone());
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(plan.cpu))
+            .name(&format!("ringmq-{}", id.0))
+            .make();
+        let outcome = match executor {
+            Ok(executor) => executor.run(run(plan, receiver)).map_err(|error| error.to_string()),
+            Err(error) => Err(format!("cannot start an executor: {error}")),
+        };
+        // The control thread may be gone; then nobody needs to know.
+        let _ = match outcome {
+            Ok(()) => reports.send(Report::Ended(id)),
+            Err(error) => reports.send(Report::Failed(id, error)),
+        };
+    })?;
+    Ok(Core { commands, thread: Some(thread) })
+}
+
+async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure> {
+    let mut driver: Driver<Message> = Driver::new(plan.ring)?;
+    let _ = plan.reports.send(Report::Up(plan.id, driver.port(), driver.doorbell()));
+    let now = Instant(plan.clock.micros() / 1000);
+    let shard = Shard::new(plan.id, plan.shards, plan.settings, plan.shared, now);
+    let mut core = Running {
+        id: plan.id,
+        shards: plan.shards,
+        shard,
+        ends: plan.ends,
+        peers: Vec::new(),
+        commands,
+        reports: plan.reports,
+        clock: plan.clock,
+        listening: Vec::new(),
+        phase: Phase::Serving,
+    };
+    let mut yielded = std::time::Instant::now();
+    loop {
+        let began = core.clock.micros();
+        core.shard.begin(Instant(began / 1000), began);
+        core.obey(&mut driver);
+        if core.phase == Phase::Ended {
+            return Ok(());
+        }
+        let busy = core.step(&mut driver);
+        core.shard.counters.steps += 1;
+        if busy {
+            core.shard.counters.step_busy_micros += core.clock.micros() - began;
+            if yielded.elapsed() > YIELD {
+                glommio::executor().yield_now().await;
+                yielded = std::time::Instant::now();
+            }
+            continue;
+        }
+        let deadline = core.shard.deadline().map(|at| {
+            Duration::from_micros((at.0 * 1000).saturating_sub(core.clock.micros()))
+        });
+        let (ends, commands) = (&core.ends, &core.commands);
+        driver.idle(deadline, || ends.has_mail() || !commands.is_empty()).await;
+        yielded = std::time::Instant::now();
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Draining,
+    Dismissed,
+    Ended,
+}
+
+struct Running {
+    id: ShardId,
+    shards: u8,
+    shard: Shard,
+    ends: MailEnds<Data, Control>,
+    peers: Vec<(RingPort, Doorbell)>,
+    commands: Receiver<Command>,
+    reports: Sender<Report>,
+    clock: Clock,
+    listening: Vec<ListenerId>,
+    phase: Phase,
+}
+
+impl Running {
+    fn obey(&mut self, driver: &mut Driver<Message>) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Peers(peers) => self.peers = peers,
+                Command::Listen(listener, socket, unix, entrance) => {
+                    self.shard.open_entrance(listener, entrance);
+                    self.listening.push(listener);
+                    driver.listen(listener, socket, unix);
+                }
+                Command::Unlisten(listener) => {
+                    self.listening.retain(|&known| known != listener);
+                    driver.stop_listening(listener);
+                }
+                Command::Reload(settings) => self.shard.reload(settings),
+                Command::Drain => {
+                    for listener in std::mem::take(&mut self.listening) {
+                        driver.stop_listening(listener);
+                    }
+                    self.shard.drain();
+                    self.phase = Phase::Draining;
+                }
+                Command::Dismiss => {
+                    // Mail that arrived before this still goes out first.
+                    self.take_mail();
+                    self.shard.dismiss();
+                    self.phase = Phase::Dismissed;
+                }
+                Command::Stop => {
+                    self.phase = Phase::Ended;
+                    return;
+                }
+                Command::Ping => {}
+            }
+            let _ = self.reports.send(Report::Done(self.id));
+        }
+        if self.phase == Phase::Dismissed && self.shard.is_drained() {
+            self.phase = Phase::Ended;
+        }
+    }
+
+    /// One step; true when there may be more to do at once.
+    fn step(&mut self, driver: &mut Driver<Message>) -> bool {
+        for peer in self.others() {
+            self.shard.outbox.to(peer).room = self.ends.data_room(peer);
+        }
+        let shard = &mut self.shard;
+        let visited = driver.pass(COMPLETIONS, &mut |_, event| take_event(shard, event));
+        let mail = self.take_mail();
+        let more = self.shard.finish();
+        let acted = !self.shard.actions.is_empty();
+        for action in self.shard.actions.drain(..) {
+            act(driver, &self.peers, action);
+        }
+        let carried = self.carry_mail();
+        visited > 0 || mail || more || acted || carried
+    }
+
+    fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let me = self.id;
+        (0..self.shards).map(ShardId).filter(move |&peer| peer != me)
+    }
+
+    fn take_mail(&mut self) -> bool {
+        let mut taken = 0;
+        for peer in self.others() {
+            let shard = &mut self.shard;
+            taken += self.ends.take_control(peer, CONTROL_MAILS, |control| {
+                shard.control_mail(peer, control);
+            });
+            if shard.takes_data() {
+                taken += self.ends.take_data(peer, DATA_MAILS, |data| shard.data_mail(data));
+            }
+        }
+        taken > 0
+    }
+
+    /// Puts staged mail into the mailboxes, as far as they have room; true when some was put.
+    fn carry_mail(&mut self) -> bool {
+        let mut any = false;
+        for peer in self.others() {
+            let letters = self.shard.outbox.to(peer);
+            let mut put = false;
+            while let Some(control) = letters.control.pop_front() {
+                if let Err(back) = self.ends.push_control(peer, control) {
+                    letters.control.push_front(back);
+                    break;
+                }
+                put = true;
+            }
+            while let Some(data) = letters.data.pop_front() {
+                if let Err(back) = self.ends.push_data(peer, data) {
+                    letters.data.push_front(back);
+                    break;
+                }
+                put = true;
+            }
+            if put {
+                any = true;
+                if let Some((_, doorbell)) = self.peers.get(usize::from(peer.0)) {
+                    doorbell.ring();
+                    self.shard.counters.doorbells += 1;
+                }
+            }
+        }
+        any
+    }
+}
+
+fn take_event(shard: &mut Shard, event: Event<'_, Message>) {
+    match event {
+        Event::Received { socket, bytes } => shard.received(socket, bytes),
+        Event::Sent { socket, outgoing, result } => shard.sent(socket, outgoing, result.is_ok()),
+        Event::Accepted { socket, listener, peer } => {
+            let peer = match peer {
+                RingPeer::Tcp(address) => Peer::from(address),
+                RingPeer::Unix => Peer::Unix,
+            };
+            shard.accepted(socket, listener, peer);
+        }
+        Event::AcceptFailed { listener, errno } => {
+            shard.counters.accept_errors += 1;
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::debug!(listener = listener.0, %error, "accept failed");
+        }
+        Event::EndOfStream { socket } => shard.end_of_stream(socket),
+        Event::Failed { socket, errno } => shard.failed(socket, errno),
+        Event::Closed { socket } => shard.closed(socket),
+        Event::Arrived { socket, cookie } => shard.arrived(socket, cookie),
+        Event::HandedOver { socket, cookie, result } => {
+            shard.handed_over(socket, cookie, result.is_ok());
+        }
+        Event::Doorbell => {}
+    }
+}
+
+fn act(driver: &mut Driver<Message>, peers: &[(RingPort, Doorbell)], action: Action) {
+    match action {
+        Action::Send(socket, outgoing) => driver.send(socket, outgoing),
+        Action::ReceiveOnce(socket) => driver.receive(socket, Receive::Once),
+        Action::ReceiveStream(socket) => driver.receive(socket, Receive::Stream),
+        Action::Pause(socket) => driver.pause(socket),
+        Action::Resume(socket) => driver.resume(socket),
+        Action::Finish(socket) => driver.shutdown_then_close(socket),
+        Action::Close(socket) => driver.close(socket),
+        Action::HandOver(socket, home, cookie) => {
+            // Peers are known before the first listener opens.
+            let (port, _) = &peers[usize::from(home.0)];
+            driver.hand_over(socket, port, cookie);
+        }
+    }
+}
+
+/// The driver's part of the configuration.
+pub(super) fn ring_config(config: &config::Config, nofile: u64) -> SocketRingConfig {
+    let runtime = &config.runtime;
+    let auto = nofile.clamp(64, 1 << 20) as u32;
+    SocketRingConfig {
+        sockets_per_ring: runtime.sockets_per_ring.unwrap_or(auto).min(auto),
+        buffer_count: runtime.receive_buffers.count,
+        buffer_size: runtime.receive_buffers.size,
+        spin: runtime.spin,
+        ..SocketRingConfig::default()
+    }
+}

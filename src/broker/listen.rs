@@ -1,0 +1,200 @@
+//! Listening sockets, one per shard, from a listener's configuration. Options are set here because
+//! accepted sockets inherit them: a direct descriptor has no handle to set them on later. Owns the
+//! sockets until a shard takes them, and the file of a unix socket until the listener is gone.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::{Bind, Listener};
+
+/// A listener that listens.
+#[derive(Debug)]
+pub struct Listening {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Where it really listens: the port is known even if the kernel chose it.
+    pub bound: Bind,
+    /// One socket per shard, in their order. TCP sockets share the port (SO_REUSEPORT); those of a
+    /// unix listener are duplicates of one.
+    pub sockets: Vec<OwnedFd>,
+    /// The file of a unix socket; dropping it removes the file.
+    pub file: Option<SocketFile>,
+}
+
+/// The file of a unix socket, removed on drop unless another process has put its own in its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            // The next start finds a stale file and removes it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A listener cannot listen: which, where, why and what to do.
+#[derive(Debug)]
+pub struct ListenFailure {
+    /// The listener's name.
+    pub name: String,
+    /// The configured address.
+    pub bind: Bind,
+    /// What the kernel said.
+    pub error: io::Error,
+    /// What to do about it.
+    pub fix: &'static str,
+}
+
+impl fmt::Display for ListenFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ListenFailure { name, bind, error, fix } = self;
+        write!(f, "listener {name} cannot listen on {bind}: {error}; {fix}")
+    }
+}
+
+impl std::error::Error for ListenFailure {}
+
+/// Makes the sockets of one listener, already listening, for `shards` shards.
+///
+/// # Errors
+/// When the address cannot be bound; nothing stays open then.
+pub fn open(listener: &Listener, shards: usize) -> Result<Listening, ListenFailure> {
+    assert!(shards > 0, "a broker has at least one shard");
+    let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
+    let opened = match &listener.bind {
+        Bind::Tcp(address) => open_tcp(*address, backlog, shards)
+            .map(|(sockets, bound)| (sockets, Bind::Tcp(bound), None)),
+        Bind::Unix(path) => open_unix(path, backlog, shards)
+            .map(|(sockets, file)| (sockets, Bind::Unix(path.clone()), Some(file))),
+    };
+    let (sockets, bound, file) = opened.map_err(|error| ListenFailure {
+        name: listener.name.clone(),
+        bind: listener.bind.clone(),
+        fix: fix(&listener.bind, &error),
+        error,
+    })?;
+    Ok(Listening { name: listener.name.clone(), bound, sockets, file })
+}
+
+fn fix(bind: &Bind, error: &io::Error) -> &'static str {
+    match (error.raw_os_error().unwrap_or(0), bind) {
+        (libc::EADDRINUSE, Bind::Tcp(_)) => {
+            "stop the process that listens there, or change the listener's bind"
+        }
+        (libc::EADDRINUSE, Bind::Unix(_)) => {
+            "stop the process that listens there, or remove the file if it is no socket"
+        }
+        (libc::EACCES | libc::EPERM, Bind::Tcp(_)) => {
+            "use a port of 1024 or more, or grant CAP_NET_BIND_SERVICE"
+        }
+        (libc::EACCES | libc::EPERM | libc::EROFS, Bind::Unix(_)) => {
+            "let the broker's user write to the directory"
+        }
+        (libc::EADDRNOTAVAIL, _) => "use an address of this host, 0.0.0.0 or [::]",
+        (libc::EAFNOSUPPORT, _) => "IPv6 is switched off on this host; use an IPv4 address",
+        (libc::ENOENT | libc::ENOTDIR, _) => "create the directory of the socket",
+        (libc::EMFILE | libc::ENFILE, _) => "raise the nofile limit",
+        _ => "change the listener's bind",
+    }
+}
+
+fn open_tcp(
+    address: SocketAddr,
+    backlog: i32,
+    shards: usize,
+) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
+    if address.port() != 0 {
+        // With SO_REUSEPORT a second broker of the same user would bind silently and take half of
+        // the clients.
+        tcp_socket(address, Sharing::Exclusive)?;
+    }
+    let mut bound = address;
+    let mut sockets = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        let socket = tcp_socket(bound, Sharing::AmongShards)?;
+        socket.listen(backlog)?;
+        // The kernel may have chosen the port for the first; the others follow it.
+        if let Some(chosen) = socket.local_addr()?.as_socket() {
+            bound = chosen;
+        }
+        sockets.push(OwnedFd::from(socket));
+    }
+    Ok((sockets, bound))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Exclusive,
+    AmongShards,
+}
+
+fn tcp_socket(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        // Or `[::]` would take the IPv4 port too, and a second listener on 0.0.0.0 could not have
+        // it.
+        socket.set_only_v6(true)?;
+    }
+    // A restart must not wait for connections of the last run to leave TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(sharing == Sharing::AmongShards)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}
+
+fn open_unix(path: &Path, backlog: i32, shards: usize) -> io::Result<(Vec<OwnedFd>, SocketFile)> {
+    let address = SockAddr::unix(path)?;
+    remove_if_stale(path, &address)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&address)?;
+    let file = SocketFile { path: path.to_owned(), identity: identity(path)? };
+    socket.listen(backlog)?;
+    let mut sockets = Vec::with_capacity(shards);
+    for _ in 1..shards {
+        sockets.push(OwnedFd::from(socket.try_clone()?));
+    }
+    sockets.push(OwnedFd::from(socket));
+    Ok((sockets, file))
+}
+
+/// Removes what a broker that was killed left behind: a socket file on which nobody listens.
+/// Anything else stays, and then the address is in use.
+fn remove_if_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A listener with a full backlog must not hold us up: it answers EAGAIN, so it lives.
+    probe.set_nonblocking(true)?;
+    match probe.connect(address) {
+        Err(error) if kind.is_socket() && error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
+        _ => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+    }
+}
+
+/// Device and inode: what tells our file from another of the same name.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+#[path = "listen_tests.rs"]
+mod tests;

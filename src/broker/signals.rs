@@ -1,0 +1,109 @@
+//! Signals as values: a thread of its own waits for them and hands each to a callback, outside of
+//! any handler. Owns the process's reaction to SIGTERM, SIGINT and SIGHUP.
+
+use std::thread::JoinHandle;
+
+use crossbeam_channel::Receiver;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
+
+/// What the operator asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Signal {
+    /// Drain and stop: the first SIGTERM or SIGINT.
+    Stop,
+    /// Stop without draining: the second one. A third kills the process, even if nobody reads
+    /// signals any more.
+    StopNow,
+    /// Read the configuration again: SIGHUP.
+    Reload,
+}
+
+/// The thread that waits. Dropping it ends the thread and the callback, and the signals are ignored
+/// from then on.
+#[derive(Debug)]
+pub struct SignalThread {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The signals could not be caught.
+#[derive(Debug)]
+pub struct SignalFailure(std::io::Error);
+
+impl std::fmt::Display for SignalFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let error = &self.0;
+        write!(f, "cannot wait for signals ({error}); raise the limits on threads and descriptors")
+    }
+}
+
+impl std::error::Error for SignalFailure {}
+
+/// Calls `deliver` for each signal, on the thread that waits: it may block shortly, write an
+/// eventfd or ring doorbells.
+///
+/// # Errors
+/// When no thread or pipe can be made.
+pub fn start(
+    mut deliver: impl FnMut(Signal) + Send + 'static,
+) -> Result<SignalThread, SignalFailure> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(SignalFailure)?;
+    let handle = signals.handle();
+    let thread = std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            let mut stops = 0;
+            for signal in &mut signals {
+                if let Some(meaning) = meaning(signal, &mut stops) {
+                    deliver(meaning);
+                } else {
+                    // It fails only for signals without a default action, which these are not.
+                    let _ = signal_hook::low_level::emulate_default_handler(signal);
+                }
+            }
+        })
+        .map_err(SignalFailure)?;
+    Ok(SignalThread { handle, thread: Some(thread) })
+}
+
+/// As [`start`], into a channel that can be read without blocking.
+///
+/// # Errors
+/// As [`start`].
+pub fn channel() -> Result<(SignalThread, Receiver<Signal>), SignalFailure> {
+    let (sender, receiver) = crossbeam_channel::bounded(16);
+    let thread = start(move |signal| {
+        // A full channel holds more reloads than anyone needs, and the third signal to stop kills
+        // anyway.
+        let _ = sender.try_send(signal);
+    })?;
+    Ok((thread, receiver))
+}
+
+/// What `signal` means after `stops` signals to stop; `None` when patience is over.
+fn meaning(signal: i32, stops: &mut u32) -> Option<Signal> {
+    if signal == SIGHUP {
+        return Some(Signal::Reload);
+    }
+    *stops += 1;
+    match *stops {
+        1 => Some(Signal::Stop),
+        2 => Some(Signal::StopNow),
+        _ => None,
+    }
+}
+
+impl Drop for SignalThread {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            // A callback that panicked has said so already.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "signals_tests.rs"]
+mod tests;

@@ -1,0 +1,239 @@
+//! Rules between keys, and what follows from them. Owns nothing; a rule about one key alone is in
+//! the table.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::problem::{Problem, Wrong};
+use super::table::{Bind, Config, Listener, ListenerType};
+use super::tree::Node;
+use crate::limits;
+
+/// Longest path of a unix socket in bytes (`sun_path` less its final zero).
+const MAX_UNIX_PATH: usize = 107;
+/// What a mountpoint may contain besides text.
+const PLACEHOLDERS: [&str; 2] = ["client_id", "username"];
+
+/// Checks the rules between keys and fills in what depends on other keys. Keys that already have a
+/// problem are left alone, because their value is only a stand-in.
+pub(crate) fn finish(config: &mut Config, root: &Node, problems: &mut Vec<Problem>) {
+    let mut report =
+        Report { root, already: problems.iter().map(|p| p.key.clone()).collect(), problems };
+    session_expiry(config, &mut report);
+    listeners(&config.listeners, &mut report);
+    let loopback = config.listeners.iter().all(|listener| is_loopback(&listener.bind));
+    for listener in &mut config.listeners {
+        listener.allow_anonymous.get_or_insert(loopback);
+    }
+}
+
+struct Report<'a> {
+    root: &'a Node,
+    already: Vec<String>,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Report<'_> {
+    fn add(&mut self, key: &str, what: impl Into<String>, fix: impl Into<String>) {
+        if !self.has(key) {
+            self.problems.push(Wrong::new(what, fix).at(&self.root.origin_of(key), key));
+        }
+    }
+
+    /// True when the value of `key` could not be read, so that the default stands in its place.
+    fn has(&self, key: &str) -> bool {
+        self.already.iter().any(|known| known == key)
+    }
+
+    /// The position of the first listener with the `same` value, among those whose `field` could be
+    /// read.
+    fn first(
+        &self,
+        listeners: &[Listener],
+        field: &str,
+        same: impl Fn(&Listener) -> bool,
+    ) -> Option<usize> {
+        let is_read = |position: usize| !self.has(&format!("listeners.{position}.{field}"));
+        let mut found = listeners.iter().enumerate().filter(|(_, listener)| same(listener));
+        found.find(|(position, _)| is_read(*position)).map(|(position, _)| position)
+    }
+
+    fn is_written(&self, key: &str) -> bool {
+        key.split('.')
+            .try_fold(self.root, |node, step| node.get(step).map(|entry| &entry.node))
+            .is_some()
+    }
+}
+
+/// The built-in default for MQTT 3 clients gives way to a shorter maximum; a written one
+/// contradicts it.
+fn session_expiry(config: &mut Config, report: &mut Report<'_>) {
+    let expiry = &mut config.mqtt.session_expiry;
+    let Some(max) = expiry.max else { return };
+    if expiry.default.is_some_and(|default| default <= max) {
+        return;
+    }
+    let key = "mqtt.session_expiry.default";
+    if report.is_written(key) {
+        let fix = "lower it, or raise mqtt.session_expiry.max";
+        report.add(key, "it is longer than mqtt.session_expiry.max", fix);
+    }
+    expiry.default = Some(max);
+}
+
+fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
+    if listeners.len() > limits::MAX_LISTENERS {
+        let fix = format!("keep at most {}", limits::MAX_LISTENERS);
+        report.add("listeners", format!("there are {} listeners", listeners.len()), fix);
+    }
+    for (position, listener) in listeners.iter().enumerate() {
+        let key = |field: &str| format!("listeners.{position}.{field}");
+        let before = &listeners[..position];
+        if let Some(first) = report.first(before, "name", |other| other.name == listener.name) {
+            let what = format!("listeners.{first} is also called `{}`", listener.name);
+            report.add(&key("name"), what, "give each listener a name of its own");
+        }
+        let taken = report.first(before, "bind", |other| overlap(&other.bind, &listener.bind));
+        if let Some(first) = taken {
+            let what = format!("listeners.{first} is bound to {} too", listeners[first].bind);
+            report.add(&key("bind"), what, "give each listener an address of its own");
+        } else if !report.has(&key("type")) {
+            address_fits_type(listener, &key("bind"), report);
+        }
+        if let Err(wrong) = mountpoint(&listener.mountpoint) {
+            report.add(&key("mountpoint"), wrong.what, wrong.fix);
+        }
+    }
+}
+
+/// True when both cannot be bound: the same path, or the same port of addresses that are the same
+/// or one of which is every address of its family. Port 0 is another port each time.
+fn overlap(one: &Bind, other: &Bind) -> bool {
+    match (one, other) {
+        (Bind::Tcp(one), Bind::Tcp(other)) => {
+            let (mine, theirs) = (one.ip(), other.ip());
+            let same_family = mine.is_ipv4() == theirs.is_ipv4();
+            let any = same_family && (mine.is_unspecified() || theirs.is_unspecified());
+            one.port() == other.port() && one.port() != 0 && (mine == theirs || any)
+        }
+        _ => one == other,
+    }
+}
+
+fn address_fits_type(listener: &Listener, key: &str, report: &mut Report<'_>) {
+    match (listener.kind, &listener.bind) {
+        (ListenerType::Unix, Bind::Tcp(address)) => {
+            let what = format!("a unix listener needs a path, not {address}");
+            report.add(key, what, "write a path such as /run/ringmq/mqtt.sock");
+        }
+        (ListenerType::Tcp, Bind::Unix(path)) => {
+            let what = format!("`{}` is a path, but the listener's type is tcp", path.display());
+            report.add(key, what, "write an address such as 127.0.0.1:1883, or set type: unix");
+        }
+        (ListenerType::Unix, Bind::Unix(path)) if path_length(path) > MAX_UNIX_PATH => {
+            let what = format!("the path has {} bytes", path_length(path));
+            report.add(key, what, format!("use a path of at most {MAX_UNIX_PATH} bytes"));
+        }
+        _ => {}
+    }
+}
+
+fn path_length(path: &Path) -> usize {
+    path.as_os_str().len()
+}
+
+/// True when only this host reaches the address.
+fn is_loopback(bind: &Bind) -> bool {
+    match bind {
+        Bind::Tcp(SocketAddr::V4(address)) => address.ip().is_loopback(),
+        Bind::Tcp(SocketAddr::V6(address)) => {
+            address.ip().is_loopback()
+                || address.ip().to_ipv4_mapped().is_some_and(|mapped| mapped.is_loopback())
+        }
+        Bind::Unix(_) => true,
+    }
+}
+
+/// A mountpoint becomes the beginning of topic names and filters, so it must be a legal beginning
+/// of both.
+fn mountpoint(text: &str) -> Result<(), Wrong> {
+    if text.contains(['+', '#']) {
+        return Err(Wrong::new("a mountpoint cannot have + or #", "use plain topic levels"));
+    }
+    if text.starts_with('$') && !text.starts_with("${") {
+        let what = "topics that begin with $ belong to the broker";
+        return Err(Wrong::new(what, "begin the mountpoint with another character"));
+    }
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        let name = &rest[start + 2..];
+        let Some(end) = name.find('}') else {
+            let fix = "write ${client_id} or ${username}";
+            return Err(Wrong::new("a placeholder has no closing }", fix));
+        };
+        if !PLACEHOLDERS.contains(&&name[..end]) {
+            let what = format!("${{{}}} is not a placeholder", &name[..end]);
+            return Err(Wrong::new(what, "use ${client_id} or ${username}"));
+        }
+        rest = &name[end + 1..];
+    }
+    if levels(text) > limits::MAX_TOPIC_LEVELS {
+        let fix = format!("use at most {}", limits::MAX_TOPIC_LEVELS);
+        return Err(Wrong::new("the mountpoint has too many levels", fix));
+    }
+    Ok(())
+}
+
+fn levels(text: &str) -> usize {
+    text.split('/').count()
+}
+
+impl Config {
+    /// What is allowed but probably not meant: sentences for the log and for `--test-config`, each
+    /// with the key and what to do.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        for (position, listener) in self.listeners.iter().enumerate() {
+            let (name, key) = (&listener.name, format!("listeners.{position}"));
+            if !listener.allows_anonymous() {
+                remarks.push(format!(
+                    "{key}.allow_anonymous: listener {name} refuses every client, because it \
+                     accepts none without an account and accounts are not in this build; set it \
+                     to true"
+                ));
+            }
+            if !listener.mountpoint.is_empty() && !listener.mountpoint.ends_with('/') {
+                remarks.push(format!(
+                    "{key}.mountpoint: it does not end with /, so it becomes part of the first \
+                     topic level"
+                ));
+            }
+            if listener.mountpoint.contains("${username}") && listener.allows_anonymous() {
+                remarks.push(format!(
+                    "{key}.mountpoint: clients without user name all share one mountpoint; set \
+                     {key}.allow_anonymous to false"
+                ));
+            }
+        }
+        let mqtt = &self.mqtt;
+        if mqtt.pending.max_bytes < u64::from(mqtt.max_packet_size) {
+            remarks.push(
+                "mqtt.pending.max_bytes: it is below mqtt.max_packet_size, so the largest \
+                 messages never wait for a client"
+                    .to_owned(),
+            );
+        }
+        remarks
+    }
+}
+
+impl Listener {
+    /// Whether clients without user name are accepted; settled when the configuration was read.
+    pub fn allows_anonymous(&self) -> bool {
+        self.allow_anonymous.unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -1,0 +1,440 @@
+//! The table, the default file and single values.
+
+use std::time::Duration;
+
+use super::problem::nearest;
+use super::section::{Described, Section};
+use super::spec::Kind;
+use super::*;
+
+/// The configuration of a file with this text.
+pub(super) fn read(text: &str) -> Result<Config, Vec<String>> {
+    read_with(text, &[], &[])
+}
+
+/// The same with environment variables and `--set` arguments.
+pub(super) fn read_with(
+    text: &str,
+    environment: &[(&str, &str)],
+    set: &[&str],
+) -> Result<Config, Vec<String>> {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("ringmq-{}-{number}.yaml", std::process::id()));
+    std::fs::write(&path, text).unwrap();
+    let sources = Sources {
+        file: Some(path.clone()),
+        environment: environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+        set: set.iter().map(|argument| argument.to_string()).collect(),
+    };
+    let loaded = sources.load();
+    std::fs::remove_file(&path).unwrap();
+    let name = path.display().to_string();
+    loaded.map_err(|problems| {
+        problems.0.iter().map(|problem| problem.to_string().replace(&name, "f.yaml")).collect()
+    })
+}
+
+/// The only problem of a file with this text.
+fn problem(text: &str) -> String {
+    let problems = read(text).unwrap_err();
+    assert_eq!(problems.len(), 1, "{text}: {problems:#?}");
+    problems.into_iter().next().unwrap()
+}
+
+fn settled() -> Config {
+    let mut config = Config::default();
+    config.listeners[0].allow_anonymous = Some(true);
+    config
+}
+
+#[test]
+fn an_empty_file_gives_the_defaults_of_the_contract() {
+    for text in ["", "\n# nothing\n", "---\n", "mqtt:\n", "mqtt:\n  pending:\nlog: {}\n"] {
+        assert_eq!(read(text).unwrap(), settled(), "{text}");
+    }
+    let config = settled();
+    assert_eq!(config.cores, Cores::Auto);
+    assert_eq!(config.runtime.spin, Duration::from_micros(20));
+    assert_eq!(config.runtime.receive_buffers.size, 2048);
+    assert_eq!(config.listeners[0].bind, Bind::Tcp("127.0.0.1:1883".parse().unwrap()));
+    assert_eq!(config.mqtt.max_packet_size, 1 << 20);
+    assert_eq!(config.mqtt.keep_alive.multiplier, 1.5);
+    assert_eq!(config.mqtt.keep_alive.max, Duration::from_secs(65_535));
+    assert_eq!(config.mqtt.session_expiry.default, Some(Duration::from_secs(7200)));
+    assert_eq!(config.mqtt.session_expiry.max, None);
+    assert_eq!(config.mqtt.retry_interval, None);
+    assert_eq!(config.mqtt.pending.on_full, OnFull::DropOldest);
+    assert_eq!(config.mqtt.shared_strategy, SharedStrategy::RoundRobin);
+    assert_eq!(config.sys.interval, Some(Duration::from_secs(10)));
+    assert_eq!(config.log.level, Level::Info);
+}
+
+#[test]
+fn the_default_file_parses_back_to_the_defaults() {
+    let text = default_file();
+    assert_eq!(read(&text).unwrap(), settled(), "{text}");
+    for line in text.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+}
+
+#[test]
+fn every_row_is_complete_and_its_default_is_written_as_the_broker_would_write_it() {
+    let mut rows: Vec<Described> = Vec::new();
+    Config::describe_keys("", &mut rows);
+    let mut values = Vec::new();
+    Config::default().key_values("", &mut values);
+    for Described { key, row } in &rows {
+        assert!(row.meaning.ends_with('.'), "{key}");
+        assert!(row.spec.min <= row.spec.max, "{key}");
+        if matches!(row.spec.kind, Kind::Section | Kind::List) {
+            continue;
+        }
+        let key = key.replace(".N.", ".0.");
+        let (_, shown) = values.iter().find(|(known, _)| *known == key).unwrap();
+        let same = shown == row.default || format!("\"{}\"", row.default) == *shown;
+        let seconds = row.spec.kind == Kind::Duration && *shown == "65535s";
+        assert!(same || seconds, "{key}: {shown} is not {}", row.default);
+    }
+    assert!(rows.len() > 50);
+}
+
+#[test]
+fn the_reference_names_every_key() {
+    let text = reference();
+    let mut rows: Vec<Described> = Vec::new();
+    Config::describe_keys("", &mut rows);
+    for Described { key, .. } in rows {
+        assert!(text.contains(&format!("\n{key}\n")), "{key}");
+    }
+}
+
+#[test]
+fn the_contracts_own_example_is_read_when_later_parts_are_left_out() {
+    let config = read(
+        r#"
+cores: [0, 2, 4-7, 0]
+runtime:
+  spin: 0
+  sockets_per_ring: 1000
+  receive_buffers: {count: 512, size: 4KiB}
+  max_connections: 1000000
+listeners:
+  - name: default
+    type: tcp
+    bind: "[::1]:1883"
+    max_connect_rate: 500
+    proxy_protocol: off
+    allow_anonymous: false
+    mountpoint: "fleet/${client_id}/"
+  - {name: local, type: unix, bind: /run/ringmq.sock}
+mqtt:
+  max_packet_size: 64KiB
+  retry_interval: 20
+  keep_alive: {max: 1h, multiplier: 2}
+  session_expiry: {default: 1h30m, max: 1d}
+  pending: {max_messages: 10, max_bytes: 1GB, qos0: true, on_full: disconnect}
+  shared_strategy: hash_client
+retained: {max_messages: 0, expiry: 1d, max_bytes: 2GiB}
+sys: {interval: off}
+log: {level: debug, format: json}
+"#,
+    )
+    .unwrap();
+    assert_eq!(config.cores, Cores::List(vec![0, 2, 4, 5, 6, 7, 0]));
+    assert_eq!(config.runtime.spin, Duration::ZERO);
+    assert_eq!(config.runtime.sockets_per_ring, Some(1000));
+    assert_eq!(config.listeners[0].bind, Bind::Tcp("[::1]:1883".parse().unwrap()));
+    assert!(!config.listeners[0].allows_anonymous());
+    assert_eq!(config.listeners[1].kind, ListenerType::Unix);
+    assert!(config.listeners[1].allows_anonymous());
+    assert_eq!(config.mqtt.retry_interval, Some(Duration::from_secs(20)));
+    assert_eq!(config.mqtt.session_expiry.default, Some(Duration::from_secs(5400)));
+    assert_eq!(config.mqtt.pending.max_bytes, 1_000_000_000);
+    assert_eq!(config.mqtt.pending.on_full, OnFull::Disconnect);
+    assert_eq!(config.retained.max_messages, Some(0));
+    assert_eq!(config.sys.interval, None);
+    assert_eq!(config.log.format, Format::Json);
+}
+
+#[test]
+fn values_are_read_in_their_notation() {
+    let spin = [("0", 0), ("7us", 7), ("7µs", 7), ("5ms", 5000), ("1s", 1_000_000)];
+    for (text, micros) in spin {
+        let config = read(&format!("runtime: {{spin: {text}}}")).unwrap();
+        assert_eq!(config.runtime.spin, Duration::from_micros(micros), "{text}");
+    }
+    let times = [("5", 5), ("5s", 5), ("2m", 120), ("\"1h\"", 3600), ("1m30s", 90), ("1d", 86_400)];
+    for (text, seconds) in times {
+        let config = read(&format!("sys: {{interval: {text}}}")).unwrap();
+        assert_eq!(config.sys.interval, Some(Duration::from_secs(seconds)), "{text}");
+    }
+    let sizes = [
+        ("4096", 4096),
+        ("4KiB", 4096),
+        ("4 KiB", 4096),
+        ("4KB", 4000),
+        ("4kB", 4000),
+        ("1MiB", 1 << 20),
+    ];
+    for (text, bytes) in sizes {
+        let config = read(&format!("mqtt: {{max_packet_size: {text}}}")).unwrap();
+        assert_eq!(config.mqtt.max_packet_size, bytes, "{text}");
+    }
+}
+
+#[test]
+fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "mqtt:\n  max_qos: 3\n",
+            "f.yaml:2: mqtt.max_qos: 3 is out of bounds; write a whole number of 0 to 2 (QoS \
+             level)",
+        ),
+        ("mqtt:\n  max_qos: two\n", "f.yaml:2: mqtt.max_qos: `two` is not a whole number; "),
+        ("mqtt:\n  max_qos: -1\n", "f.yaml:2: mqtt.max_qos: `-1` is not a whole number; "),
+        ("mqtt:\n  max_qos: \"1\"\n", "f.yaml:2: mqtt.max_qos: \"1\" is quoted, so it is text; "),
+        ("mqtt: {max_qos: }\n", "f.yaml:1: mqtt.max_qos: the key has no value; "),
+        ("mqtt: {max_qos: [1]}\n", "f.yaml:1: mqtt.max_qos: this is a list; "),
+        ("mqtt: 5\n", "f.yaml:1: mqtt: keys are expected here, not a plain value; "),
+        ("- mqtt\n", "f.yaml:1: keys are expected here, not a list; "),
+        (
+            "mqtt: {retain: yes}\n",
+            "f.yaml:1: mqtt.retain: `yes` is neither true nor false; write true or false",
+        ),
+        (
+            "mqtt: {keep_alive: {max: 65536}}\n",
+            "f.yaml:1: mqtt.keep_alive.max: 65536 is out of bounds; ",
+        ),
+        (
+            "mqtt: {keep_alive: {max: 1500ms}}\n",
+            "f.yaml:1: mqtt.keep_alive.max: `1500ms` is not whole seconds",
+        ),
+        (
+            "mqtt: {keep_alive: {multiplier: 0.5}}\n",
+            "f.yaml:1: mqtt.keep_alive.multiplier: 0.5 is out of bounds; ",
+        ),
+        (
+            "mqtt: {keep_alive: {multiplier: inf}}\n",
+            "f.yaml:1: mqtt.keep_alive.multiplier: `inf` is not a number; ",
+        ),
+        (
+            "mqtt: {connect_timeout: 5 parsecs}\n",
+            "f.yaml:1: mqtt.connect_timeout: `5 parsecs` is not a time; ",
+        ),
+        (
+            "mqtt: {connect_timeout: 99999999999999999999d}\n",
+            "f.yaml:1: mqtt.connect_timeout: 99999999999999999999d is out of bounds; ",
+        ),
+        (
+            "mqtt: {max_packet_size: 1MB2}\n",
+            "f.yaml:1: mqtt.max_packet_size: `1MB2` is not a size; ",
+        ),
+        (
+            "mqtt: {max_packet_size: 16777216TiB}\n",
+            "f.yaml:1: mqtt.max_packet_size: 16777216TiB is out of bounds; ",
+        ),
+        (
+            "mqtt: {max_packet_size: unlimited}\n",
+            "f.yaml:1: mqtt.max_packet_size: `unlimited` is not a size; ",
+        ),
+        (
+            "mqtt: {shared_strategy: roundrobin}\n",
+            "f.yaml:1: mqtt.shared_strategy: `roundrobin` is not a choice; did you mean \
+             `round_robin`?",
+        ),
+        (
+            "runtime: {spin: 20}\n",
+            "f.yaml:1: runtime.spin: `20` has no unit; write 20us, 20ms or 20s",
+        ),
+        (
+            "runtime: {receive_buffers: {count: 1000}}\n",
+            "f.yaml:1: runtime.receive_buffers.count: 1000 is not a power of two; write 512 or \
+             1024",
+        ),
+        (
+            "cores: 4\n",
+            "f.yaml:1: cores: `4` is neither auto nor a list; write [4] for core 4, or [0-3] \
+             for four cores",
+        ),
+        ("cores: []\n", "f.yaml:1: cores: no core is listed; "),
+        ("cores: [7-4]\n", "f.yaml:1: cores: the range `7-4` runs backwards; write 4-7"),
+        ("cores: [x]\n", "f.yaml:1: cores: `x` is not a core"),
+        ("cores: [0-199]\n", "f.yaml:1: cores: 200 cores are listed; list at most 128"),
+        ("listeners: []\n", "f.yaml:1: listeners: the list is empty"),
+        ("listeners: {name: x}\n", "f.yaml:1: listeners: a list is expected here, not a mapping; "),
+        (
+            "listeners:\n  - bind: localhost:1883\n",
+            "f.yaml:2: listeners.0.bind: `localhost:1883` is not an address with a port; write \
+             0.0.0.0:1883, ",
+        ),
+        (
+            "listeners:\n  - bind: 127.0.0.1\n",
+            "f.yaml:2: listeners.0.bind: `127.0.0.1` is not an address with a port; ",
+        ),
+        ("listeners:\n  - name: \"\"\n", "f.yaml:2: listeners.0.name: the text has 0 bytes; "),
+    ];
+    for (text, expected) in cases {
+        let found = problem(text);
+        assert!(found.starts_with(expected), "{text}\n  found    {found}\n  expected {expected}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_reported_with_the_nearest_known_one() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "mqtt:\n  max_inflght: 3\n",
+            "f.yaml:2: mqtt.max_inflght: unknown key; did you mean `max_inflight`?",
+        ),
+        ("mqqt: {}\n", "f.yaml:1: mqqt: unknown key; did you mean `mqtt`?"),
+        ("mqtt: {max-qos: 1}\n", "f.yaml:1: mqtt.max-qos: unknown key; did you mean `max_qos`?"),
+        (
+            "max_inflight: 3\n",
+            "f.yaml:1: max_inflight: unknown key here; did you mean `mqtt.max_inflight` ",
+        ),
+        ("log: {zzzzzzzz: 3}\n", "f.yaml:1: log.zzzzzzzz: unknown key; keys here: level, format"),
+        ("listeners:\n  - name: a\n    prot: 1\n", "f.yaml:3: listeners.0.prot: unknown key; "),
+    ];
+    for (text, expected) in cases {
+        let found = problem(text);
+        assert!(found.starts_with(expected), "{text}\n  found    {found}\n  expected {expected}");
+    }
+}
+
+#[test]
+fn what_belongs_to_a_later_capability_is_refused_by_name() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "listeners: [{type: tls}]",
+            "listeners.0.type: listener type tls is not in this build; use one of: tcp, unix",
+        ),
+        ("listeners: [{type: wss}]", "listeners.0.type: listener type wss is not in this build; "),
+        (
+            "listeners: [{proxy_protocol: v2}]",
+            "listeners.0.proxy_protocol: proxy_protocol v2 is not in this build; use off, or \
+             remove it",
+        ),
+        ("listeners: [{path: /mqtt}]", "listeners.0.path: `path` is not in this build; remove it"),
+        (
+            "listeners: [{tls: {certificate: a}}]",
+            "listeners.0.tls: `tls` is not in this build; remove it",
+        ),
+        ("storage: {}", "storage: `storage` is not in this build; remove it"),
+        ("access: {}", "access: `access` is not in this build; remove it"),
+    ];
+    for (text, expected) in cases {
+        let found = problem(text);
+        let expected = format!("f.yaml:1: {expected}");
+        assert!(found.starts_with(&expected), "{text}\n  found    {found}\n  expected {expected}");
+    }
+}
+
+#[test]
+fn what_is_not_plain_yaml_is_refused_with_its_line() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "log:\n  level: info\n  level: warn\n",
+            "f.yaml:3: log.level: this key is already set at f.yaml:2; keep one of them",
+        ),
+        ("log: {}\nlog: {}\n", "f.yaml:2: log: this key is already set at f.yaml:1; "),
+        ("log: {level: info\nmqtt: 3\n", "f.yaml:"),
+        (
+            "log: &a {}\nmqtt: 3\n",
+            "f.yaml:1: anchors (&) and aliases (*) are not used in this file; ",
+        ),
+        ("log: {level: !!str info}\n", "f.yaml:1: YAML tags (!) are not used in this file; "),
+        ("log: {}\n---\nlog: {}\n", "f.yaml:3: a second YAML document begins here; "),
+        ("? [a, b]\n: c\n", "f.yaml:1: this key is not a word; "),
+        ("listeners:\n  - name: a\n    bind: [::1]:1883\n", "f.yaml:3: this is not YAML: "),
+    ];
+    for (text, expected) in cases {
+        let found = problem(text);
+        assert!(found.starts_with(expected), "{text}\n  found    {found}\n  expected {expected}");
+    }
+    assert!(problem("listeners:\n  - bind: [::1]:1883\n").contains("\"[::1]:1883\""));
+    assert!(read(&"[".repeat(10_000)).is_err());
+}
+
+#[test]
+fn every_problem_is_reported_at_once_in_the_order_of_the_file() {
+    let text = "mqtt:\n  max_qos: 9\n  retain: maybe\n  foo: 1\nlog:\n  level: \
+     loud\nlisteners:\n  - type: tls\n";
+    let problems = read(text).unwrap_err();
+    let lines: Vec<&str> = problems.iter().map(|problem| &problem[..8]).collect();
+    assert_eq!(
+        lines,
+        ["f.yaml:2", "f.yaml:3", "f.yaml:4", "f.yaml:6", "f.yaml:8"],
+        "{problems:#?}"
+    );
+}
+
+#[test]
+fn the_nearest_word_is_found_by_edits_and_swaps_and_only_when_it_is_near() {
+    let known = ["level", "format", "max_inflight"];
+    let cases = [
+        ("lvel", Some("level")),
+        ("elvel", Some("level")),
+        ("LEVEL", Some("level")),
+        ("formt", Some("format")),
+        ("maxinflight", Some("max_inflight")),
+        ("banana", None),
+    ];
+    for (word, expected) in cases {
+        assert_eq!(nearest(word, known.iter().copied()), expected, "{word}");
+    }
+}
+
+#[test]
+fn changed_keys_names_what_differs() {
+    let old = settled();
+    assert!(old.changed_keys(&old).is_empty());
+    let new =
+        read("log: {level: debug}\nlisteners: [{name: a}, {name: b, bind: 127.0.0.1:1}]").unwrap();
+    let changed = old.changed_keys(&new);
+    assert!(changed.contains(&"log.level".to_owned()), "{changed:?}");
+    assert!(changed.contains(&"listeners.0.name".to_owned()), "{changed:?}");
+    assert!(changed.contains(&"listeners.1.bind".to_owned()), "{changed:?}");
+    assert!(!changed.contains(&"listeners.0.bind".to_owned()), "{changed:?}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_read_or_refused_with_a_problem(
+        file in "[a-z_0-9:\\[\\]{}\\-,\\.\"'#&*!|>%@` \n\t]{0,80}",
+        key in "(mqtt|listeners|cores|runtime)(\\.[a-z0-9_]{0,12}){0,3}",
+        value in "\\PC{0,24}",
+    ) {
+        let mut problems = Vec::new();
+        let root = tree::read_file("f.yaml", &file, &mut problems);
+        let mut root = root.unwrap_or_else(|_| tree::Node::empty(Origin::built_in()));
+        let sources = Sources { set: vec![format!("{key}={value}")], ..Sources::default() };
+        if let Err(problems) = sources.load() {
+            proptest::prop_assert!(!problems.0.is_empty());
+        }
+        let mut config = Config::read_section(&root, "", &mut problems);
+        check::finish(&mut config, &root, &mut problems);
+        tree::merge(&mut root, tree::Node::empty(Origin::built_in()));
+    }
+
+    #[test]
+    fn what_is_shown_reads_back_the_same(
+        micros in 0..=1_000_000u64,
+        seconds in 0..=u64::from(u32::MAX) - 1,
+        bytes in 128..=268_435_460u64,
+        multiplier in 1.0..100.0f64,
+    ) {
+        let mut config = settled();
+        config.runtime.spin = Duration::from_micros(micros);
+        config.mqtt.session_expiry.default = Some(Duration::from_secs(seconds));
+        config.mqtt.max_packet_size = bytes as u32;
+        config.mqtt.keep_alive.multiplier = multiplier;
+        let mut values = Vec::new();
+        config.key_values("", &mut values);
+        let set = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let loaded = Sources { set, ..Sources::default() }.load();
+        proptest::prop_assert_eq!(loaded, Ok(config));
+    }
+}

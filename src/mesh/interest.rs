@@ -1,0 +1,361 @@
+//! Which shards want which topics: the one table that all shards read and write.
+//!
+//! A PUBLISH is mailed only to the shards in [`Interest::shards`]. A shard adds a filter's key when
+//! the filter gets its first local subscriber and removes it with the last, so the table sees a write
+//! per distinct filter and shard, not per subscription. When [`Interest::add`] returns, every
+//! other thread sees the shard: a SUBACK needs no round trip.
+//!
+//! The table maps a filter's key (see `topic::FilterKey`) to a bitmap of shards; a topic name is
+//! looked up once for itself and once per wildcard shape that any shard uses. Keys can collide by
+//! chance (2^-64 a pair) and then name a shard too many, never one too few. The shapes in use are
+//! words in a fixed array, each with its count of shards. When the array is full, or a filter has
+//! too many levels for a shape, the shard registers a wider *coarse* filter instead: false
+//! positives are confined to those.
+//!
+//! Shared state: the map (lock-free), the array of shapes (atomics), and a ledger per shard behind
+//! a lock that only the shard itself takes, while subscribing; publishing never touches it.
+//! Memory per distinct filter, whatever the number of shards: a map entry of 24 bytes (32 with the
+//! allocator's rounding) and 10 to 20 bytes of table.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use papaya::{Compute, LocalGuard, Operation};
+use seize::Collector;
+
+use crate::ids::{ShardId, ShardSet};
+use crate::limits::{MAX_SHAPES, MAX_SHARDS};
+use crate::topic::{COARSE_LEVELS, FilterKey, Seeds, Shape, TopicHash};
+
+/// One per user in a slot of the shape array: the bits above the shape.
+const ONE_USER: u64 = Shape::MASK + 1;
+/// Coarse keys have 0..=7 literal levels; each count of shards has a byte of one word.
+const COARSE_BITS: u32 = 8;
+const COARSE_MASK: u64 = (1 << COARSE_BITS) - 1;
+const _: () = assert!(MAX_SHARDS < 1 << COARSE_BITS);
+const _: () = assert!((COARSE_LEVELS + 1) as u32 * COARSE_BITS <= u64::BITS);
+
+/// The shards interested in one key. Two words, so that an entry has no padding.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Bits([u64; 2]);
+
+impl Bits {
+    fn new(set: u128) -> Self {
+        Bits([set as u64, (set >> 64) as u64])
+    }
+
+    fn get(self) -> u128 {
+        u128::from(self.0[0]) | u128::from(self.0[1]) << 64
+    }
+}
+
+// Multiplied by every distinct filter of the process.
+const _: () = assert!(size_of::<(u64, Bits)>() == 24);
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct Ready(u64);
+
+impl Hasher for Ready {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are u64")
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+type BuildReady = BuildHasherDefault<Ready>;
+
+/// The lock-free map, in segments. A segment doubles in one go, a 64th of all at a time. (papaya's
+/// incremental mode halts between writes, and every lookup meanwhile probes the old table to its
+/// limit; and in one large table that is nearly full, misses take long.)
+struct Map {
+    /// One for all segments, so that one guard serves all lookups of a publish.
+    collector: Arc<Collector>,
+    segments: Box<[papaya::HashMap<u64, Bits, BuildReady>]>,
+}
+
+impl Map {
+    const SEGMENTS: usize = 64;
+
+    fn new() -> Self {
+        let collector = Arc::new(Collector::new());
+        let segment = |_| {
+            papaya::HashMap::builder()
+                .hasher(BuildReady::default())
+                .shared_collector(Arc::clone(&collector))
+                .resize_mode(papaya::ResizeMode::Blocking)
+                .build()
+        };
+        let segments = (0..Self::SEGMENTS).map(segment).collect();
+        Map { collector, segments }
+    }
+
+    /// Picks by bits that papaya uses neither for the place (the lowest) nor for its tag (the
+    /// highest).
+    #[inline]
+    fn segment(&self, key: u64) -> &papaya::HashMap<u64, Bits, BuildReady> {
+        &self.segments[(key >> 48) as usize % Self::SEGMENTS]
+    }
+
+    #[inline]
+    fn get(&self, key: u64, guard: &LocalGuard<'_>) -> u128 {
+        self.segment(key).get(&key, guard).map_or(0, |bits| bits.get())
+    }
+}
+
+/// Where the filters of one shape of one shard are registered. Decided with the shard's first
+/// filter of the shape and kept until its last is gone, so that removal finds what was added.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Under its own key, which needs no slot.
+    Own,
+    /// Under its own key, found through this slot.
+    Slot(usize),
+    /// Under its coarse key.
+    Coarse,
+}
+
+/// What one shard has registered, beyond the bits in the map.
+#[derive(Default)]
+struct Ledger {
+    shapes: HashMap<u64, (Place, u32), BuildReady>,
+    /// How many coarse keys of each number of levels.
+    coarse: [u32; COARSE_LEVELS + 1],
+    /// Keys registered by more than one of the shard's filters, and how many more.
+    repeats: HashMap<u64, u32, BuildReady>,
+}
+
+/// Which shards want which topics.
+pub struct Interest {
+    seeds: Seeds,
+    map: Map,
+    /// Shape and number of shards that use it, in one word; 0 is free.
+    shapes: [AtomicU64; MAX_SHAPES],
+    /// No slot from here on was ever used.
+    slots: AtomicUsize,
+    /// For each number of levels of coarse keys, how many shards have some: a byte each.
+    coarse: AtomicU64,
+    ledgers: Box<[Mutex<Ledger>]>,
+}
+
+impl Interest {
+    /// An empty table, for all shards of a process; they hash with the same seeds.
+    pub fn new(seeds: &Seeds) -> Arc<Self> {
+        Arc::new(Interest {
+            seeds: seeds.clone(),
+            map: Map::new(),
+            shapes: [const { AtomicU64::new(0) }; MAX_SHAPES],
+            slots: AtomicUsize::new(0),
+            coarse: AtomicU64::new(0),
+            ledgers: (0..MAX_SHARDS).map(|_| Mutex::default()).collect(),
+        })
+    }
+
+    /// Registers a filter that `shard` has just got its first subscriber for. Seen by every thread
+    /// when this returns. Once per filter and shard until [`Interest::remove`].
+    pub fn add(&self, shard: ShardId, key: FilterKey, filter: &str) {
+        let mut ledger = self.ledger(shard);
+        let place = match key.shape {
+            Some(shape) if !key.coarse => self.enter_shape(&mut ledger, shape),
+            _ => Place::Own,
+        };
+        let key = self.registered(place, key, filter);
+        if key.coarse {
+            self.enter_coarse(&mut ledger, key);
+        }
+        // The shape is in place before the key: whoever finds the one looks for the other.
+        if !self.set(key.key, shard) {
+            *ledger.repeats.entry(key.key).or_insert(0) += 1;
+        }
+        // The SUBACK that follows must not overtake what was written above.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes back what [`Interest::add`] registered, when the shard's last subscriber of the filter
+    /// is gone. Same arguments; panics when there is nothing to take back: our own mistake.
+    pub fn remove(&self, shard: ShardId, key: FilterKey, filter: &str) {
+        let mut ledger = self.ledger(shard);
+        let shape = key.shape.filter(|_| !key.coarse);
+        let place = shape.map_or(Place::Own, |shape| ledger.place(shape));
+        let key = self.registered(place, key, filter);
+        if !ledger.take_repeat(key.key) {
+            self.clear(key.key, shard);
+        }
+        if key.coarse {
+            self.leave_coarse(&mut ledger, key);
+        }
+        if let Some(shape) = shape {
+            self.leave_shape(&mut ledger, shape);
+        }
+    }
+
+    /// The shards that may have a matching subscription: all that have, rarely one more.
+    pub fn shards(&self, topic: &TopicHash<'_>) -> ShardSet {
+        let guard = self.map.collector.enter();
+        let look = |key: u64| self.map.get(key, &guard);
+        let mut set = look(topic.exact());
+        let slots = self.slots.load(Ordering::Acquire);
+        for slot in &self.shapes[..slots] {
+            let word = slot.load(Ordering::Acquire);
+            if word == 0 {
+                continue;
+            }
+            if let Some(key) = topic.shape_key(Shape(word & Shape::MASK)) {
+                set |= look(key);
+            }
+        }
+        let mut coarse = self.coarse.load(Ordering::Acquire);
+        while coarse != 0 {
+            let levels = coarse.trailing_zeros() / COARSE_BITS;
+            coarse &= !(COARSE_MASK << (levels * COARSE_BITS));
+            if let Some(key) = topic.shape_key(Shape::coarse(levels as usize)) {
+                set |= look(key);
+            }
+        }
+        ShardSet(set)
+    }
+
+    /// How many distinct keys are registered.
+    pub fn len(&self) -> usize {
+        self.map.segments.iter().map(papaya::HashMap::len).sum()
+    }
+
+    /// True when no shard wants anything.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn ledger(&self, shard: ShardId) -> MutexGuard<'_, Ledger> {
+        // A panic ends the process; a poisoned ledger is as good as any.
+        self.ledgers[shard.0 as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The key that a filter is registered under.
+    fn registered(&self, place: Place, key: FilterKey, filter: &str) -> FilterKey {
+        match place {
+            Place::Own | Place::Slot(_) => key,
+            Place::Coarse => FilterKey::coarse(&self.seeds, filter),
+        }
+    }
+
+    /// Sets the shard's bit; false when it was set before.
+    fn set(&self, key: u64, shard: ShardId) -> bool {
+        let bit = ShardSet::only(shard).0;
+        let guard = self.map.collector.enter();
+        let change = |entry: Option<(&u64, &Bits)>| match entry.map(|(_, bits)| bits.get()) {
+            Some(set) if set & bit != 0 => Operation::Abort(()),
+            set => Operation::Insert(Bits::new(set.unwrap_or(0) | bit)),
+        };
+        let outcome = self.map.segment(key).compute(key, change, &guard);
+        !matches!(outcome, Compute::Aborted(()))
+    }
+
+    /// Clears the shard's bit, and the entry with the last one.
+    fn clear(&self, key: u64, shard: ShardId) {
+        let bit = ShardSet::only(shard).0;
+        let guard = self.map.collector.enter();
+        let change = |entry: Option<(&u64, &Bits)>| match entry.map(|(_, bits)| bits.get()) {
+            Some(set) if set == bit => Operation::Remove,
+            Some(set) if set & bit != 0 => Operation::Insert(Bits::new(set & !bit)),
+            _ => Operation::Abort(()),
+        };
+        let outcome = self.map.segment(key).compute(key, change, &guard);
+        assert!(!matches!(outcome, Compute::Aborted(())), "removed an interest that was not added");
+    }
+
+    /// Counts one more filter of a shape; with the shard's first, finds the shape a place.
+    fn enter_shape(&self, ledger: &mut Ledger, shape: Shape) -> Place {
+        let first = || (self.acquire(shape).map_or(Place::Coarse, Place::Slot), 0);
+        let (place, filters) = ledger.shapes.entry(shape.0).or_insert_with(first);
+        *filters += 1;
+        *place
+    }
+
+    fn leave_shape(&self, ledger: &mut Ledger, shape: Shape) {
+        let (place, filters) = ledger.shapes.get_mut(&shape.0).expect("the shape was entered");
+        *filters -= 1;
+        if *filters > 0 {
+            return;
+        }
+        if let Place::Slot(at) = *place {
+            self.release(at, shape);
+        }
+        ledger.shapes.remove(&shape.0);
+        ledger.shapes.shrink_to(ledger.shapes.len() * 2);
+    }
+
+    fn enter_coarse(&self, ledger: &mut Ledger, key: FilterKey) {
+        let levels = coarse_levels(key);
+        ledger.coarse[levels] += 1;
+        if ledger.coarse[levels] == 1 {
+            self.coarse.fetch_add(1 << (levels as u32 * COARSE_BITS), Ordering::SeqCst);
+        }
+    }
+
+    fn leave_coarse(&self, ledger: &mut Ledger, key: FilterKey) {
+        let levels = coarse_levels(key);
+        ledger.coarse[levels] -= 1;
+        if ledger.coarse[levels] == 0 {
+            self.coarse.fetch_sub(1 << (levels as u32 * COARSE_BITS), Ordering::SeqCst);
+        }
+    }
+
+    /// Finds the shape's slot or takes a free one, and counts this shard in. Two shards racing for a
+    /// new shape may end up in two slots: a lookup more, the same result.
+    fn acquire(&self, shape: Shape) -> Option<usize> {
+        loop {
+            let words = || self.shapes.iter().map(|slot| slot.load(Ordering::SeqCst)).enumerate();
+            let own = |&(_, word): &(usize, u64)| word != 0 && word & Shape::MASK == shape.0;
+            let free = |&(_, word): &(usize, u64)| word == 0;
+            let (at, word) = words().find(own).or_else(|| words().find(free))?;
+            let next = if word == 0 { shape.0 | ONE_USER } else { word + ONE_USER };
+            let swapped =
+                self.shapes[at].compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst);
+            if swapped.is_ok() {
+                self.slots.fetch_max(at + 1, Ordering::SeqCst);
+                return Some(at);
+            }
+        }
+    }
+
+    fn release(&self, at: usize, shape: Shape) {
+        let last = shape.0 | ONE_USER;
+        let less = |word: u64| Some(if word == last { 0 } else { word - ONE_USER });
+        // Always some: `less` never refuses.
+        let _ = self.shapes[at].fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+    }
+}
+
+impl Ledger {
+    fn place(&self, shape: Shape) -> Place {
+        self.shapes.get(&shape.0).expect("the shape was entered").0
+    }
+
+    /// True when another filter of the shard was registered under the same key and keeps it.
+    fn take_repeat(&mut self, key: u64) -> bool {
+        let Some(more) = self.repeats.get_mut(&key) else { return false };
+        *more -= 1;
+        if *more == 0 {
+            self.repeats.remove(&key);
+            self.repeats.shrink_to(self.repeats.len() * 2);
+        }
+        true
+    }
+}
+
+fn coarse_levels(key: FilterKey) -> usize {
+    key.shape.expect("coarse keys have a shape").levels()
+}
+
+#[cfg(test)]
+#[path = "interest_tests.rs"]
+mod tests;

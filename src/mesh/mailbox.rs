@@ -1,0 +1,208 @@
+//! Mailboxes: what one shard sends another. Two bounded single-producer single-consumer rings per
+//! ordered pair of shards: data (messages being routed) and control (takeover, subscriptions, rare).
+//!
+//! Built once as an N x N matrix and split, so that each shard owns its ends and no end is shared.
+//! A full mailbox is the sender's to handle: the item comes back and the source is parked.
+//! Waking the receiver is not done here; see the ring's doorbell.
+use crate::ids::ShardId;
+use rtrb::{Consumer, Producer, PushError, RingBuffer};
+
+/// The outgoing pair of rings towards one shard.
+pub type Outbox<D, C> = (Producer<D>, Producer<C>);
+/// The incoming pair of rings from one shard.
+pub type Inbox<D, C> = (Consumer<D>, Consumer<C>);
+
+/// One shard's ends of all its mailboxes. The entry for the shard itself is `None`.
+pub struct MailEnds<D, C> {
+    /// Towards each shard, by number.
+    pub to: Vec<Option<Outbox<D, C>>>,
+    /// From each shard, by number.
+    pub from: Vec<Option<Inbox<D, C>>>,
+}
+
+/// Builds every mailbox of `shards` shards and gives each shard its ends, in order of number.
+///
+/// `data` and `control` are the capacities, in items, per ordered pair.
+pub fn mailboxes<D: Send, C: Send>(
+    shards: usize,
+    data: usize,
+    control: usize,
+) -> Vec<MailEnds<D, C>> {
+    let mut ends: Vec<MailEnds<D, C>> = (0..shards)
+        .map(|_| MailEnds {
+            to: (0..shards).map(|_| None).collect(),
+            from: (0..shards).map(|_| None).collect(),
+        })
+        .collect();
+    for source in 0..shards {
+        for target in (0..shards).filter(|target| *target != source) {
+            let (data_in, data_out) = RingBuffer::new(data);
+            let (control_in, control_out) = RingBuffer::new(control);
+            ends[source].to[target] = Some((data_in, control_in));
+            ends[target].from[source] = Some((data_out, control_out));
+        }
+    }
+    ends
+}
+
+impl<D, C> MailEnds<D, C> {
+    /// Data items that `target`'s mailbox takes now without refusing; 0 for the shard itself.
+    pub fn data_room(&self, target: ShardId) -> usize {
+        self.to[target.0 as usize].as_ref().map_or(0, |(data, _)| data.slots())
+    }
+
+    /// Control items that `target`'s mailbox takes now without refusing; 0 for the shard itself.
+    pub fn control_room(&self, target: ShardId) -> usize {
+        self.to[target.0 as usize].as_ref().map_or(0, |(_, control)| control.slots())
+    }
+
+    /// Puts one data item into `target`'s mailbox; gives it back when there is no room.
+    pub fn push_data(&mut self, target: ShardId, item: D) -> Result<(), D> {
+        match &mut self.to[target.0 as usize] {
+            Some((data, _)) => data.push(item).map_err(|PushError::Full(item)| item),
+            None => Err(item),
+        }
+    }
+
+    /// Puts one control item into `target`'s mailbox; gives it back when there is no room.
+    pub fn push_control(&mut self, target: ShardId, item: C) -> Result<(), C> {
+        match &mut self.to[target.0 as usize] {
+            Some((_, control)) => control.push(item).map_err(|PushError::Full(item)| item),
+            None => Err(item),
+        }
+    }
+
+    /// Takes the oldest data item from `source`.
+    pub fn pop_data(&mut self, source: ShardId) -> Option<D> {
+        self.from[source.0 as usize].as_mut().and_then(|(data, _)| data.pop().ok())
+    }
+
+    /// Takes the oldest control item from `source`.
+    pub fn pop_control(&mut self, source: ShardId) -> Option<C> {
+        self.from[source.0 as usize].as_mut().and_then(|(_, control)| control.pop().ok())
+    }
+
+    /// Takes up to `limit` data items from `source`, oldest first. Returns how many were taken.
+    pub fn take_data(&mut self, source: ShardId, limit: usize, mut each: impl FnMut(D)) -> usize {
+        let Some((data, _)) = &mut self.from[source.0 as usize] else { return 0 };
+        take(data, limit, &mut each)
+    }
+
+    /// Takes up to `limit` control items from `source`, oldest first. Returns how many were taken.
+    pub fn take_control(
+        &mut self,
+        source: ShardId,
+        limit: usize,
+        mut each: impl FnMut(C),
+    ) -> usize {
+        let Some((_, control)) = &mut self.from[source.0 as usize] else { return 0 };
+        take(control, limit, &mut each)
+    }
+
+    /// True when some mailbox of this shard holds something: the recheck before sleeping.
+    pub fn has_mail(&self) -> bool {
+        self.from.iter().flatten().any(|(data, control)| !data.is_empty() || !control.is_empty())
+    }
+
+    /// Shards in the mesh, this one included.
+    pub fn shards(&self) -> usize {
+        self.to.len()
+    }
+}
+
+/// One chunk read: the shared indices are touched twice per batch, not twice per item.
+fn take<T>(from: &mut Consumer<T>, limit: usize, each: &mut impl FnMut(T)) -> usize {
+    let count = from.slots().min(limit);
+    if count == 0 {
+        return 0;
+    }
+    match from.read_chunk(count) {
+        Ok(chunk) => {
+            chunk.into_iter().for_each(each);
+            count
+        }
+        Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_send<T: Send>(_: &T) {}
+
+    #[test]
+    fn every_pair_has_its_own_mailbox_and_none_leads_to_itself() {
+        let mut ends = mailboxes::<u32, u8>(3, 4, 2);
+        assert_send(&ends);
+        for source in 0..3u8 {
+            for target in 0..3u8 {
+                let item = u32::from(source) * 10 + u32::from(target);
+                let pushed = ends[source as usize].push_data(ShardId(target), item);
+                assert_eq!(pushed.is_ok(), source != target);
+            }
+        }
+        for target in 0..3u8 {
+            assert!(ends[target as usize].has_mail());
+            for source in 0..3u8 {
+                let got = ends[target as usize].pop_data(ShardId(source));
+                let sent = u32::from(source) * 10 + u32::from(target);
+                assert_eq!(got, (source != target).then_some(sent));
+            }
+            assert!(!ends[target as usize].has_mail());
+        }
+    }
+
+    #[test]
+    fn a_full_mailbox_gives_the_item_back_and_classes_do_not_share_room() {
+        let mut ends = mailboxes::<u32, u32>(2, 2, 1);
+        let sender = &mut ends[0];
+        assert_eq!(sender.data_room(ShardId(1)), 2);
+        assert_eq!(sender.push_data(ShardId(1), 1), Ok(()));
+        assert_eq!(sender.push_data(ShardId(1), 2), Ok(()));
+        assert_eq!(sender.push_data(ShardId(1), 3), Err(3));
+        assert_eq!(sender.data_room(ShardId(1)), 0);
+        assert_eq!(sender.control_room(ShardId(1)), 1);
+        assert_eq!(sender.push_control(ShardId(1), 9), Ok(()));
+        assert_eq!(sender.push_control(ShardId(1), 10), Err(10));
+        assert_eq!(sender.data_room(ShardId(0)), 0);
+    }
+
+    #[test]
+    fn taking_with_a_limit_keeps_order_and_leaves_the_rest() {
+        let mut ends = mailboxes::<u32, u32>(2, 8, 8);
+        (0..6).for_each(|n| ends[0].push_data(ShardId(1), n).unwrap());
+        let mut got = Vec::new();
+        assert_eq!(ends[1].take_data(ShardId(0), 4, |n| got.push(n)), 4);
+        assert_eq!(ends[1].take_data(ShardId(0), 4, |n| got.push(n)), 2);
+        assert_eq!(ends[1].take_data(ShardId(0), 4, |n| got.push(n)), 0);
+        assert_eq!(got, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(ends[1].take_control(ShardId(0), 4, |_| ()), 0);
+        assert_eq!(ends[1].take_data(ShardId(1), 4, |_| ()), 0);
+    }
+
+    #[test]
+    fn items_cross_threads_in_order() {
+        let mut ends = mailboxes::<u32, ()>(2, 16, 1);
+        let mut receiver = ends.pop().unwrap();
+        let mut sender = ends.pop().unwrap();
+        let pushing = std::thread::spawn(move || {
+            for n in 0..20_000 {
+                while sender.push_data(ShardId(1), n).is_err() {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        let mut next = 0;
+        while next < 20_000 {
+            let taken = receiver.take_data(ShardId(0), 7, |n| {
+                assert_eq!(n, next);
+                next += 1;
+            });
+            if taken == 0 {
+                std::thread::yield_now();
+            }
+        }
+        pushing.join().unwrap();
+    }
+}

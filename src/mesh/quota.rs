@@ -1,0 +1,69 @@
+//! Bounds that hold for the whole broker. They are counted in atomics because a share per shard
+//! would refuse a client while another shard has room. Never touched while routing.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A number in use, against a limit given at each call (limits change on reload).
+#[derive(Default, Debug)]
+pub struct Quota(AtomicU64);
+
+impl Quota {
+    /// Takes `amount` when that stays within `limit`.
+    pub fn take(&self, amount: u64, limit: u64) -> bool {
+        self.0
+            .try_update(Relaxed, Relaxed, |used| {
+                used.checked_add(amount).filter(|&sum| sum <= limit)
+            })
+            .is_ok()
+    }
+
+    /// Gives `amount` back.
+    pub fn give(&self, amount: u64) {
+        self.0.fetch_sub(amount, Relaxed);
+    }
+
+    /// In use now.
+    pub fn used(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A rate limit without a queue (GCRA): at most `per_second` with a burst of one second's worth.
+#[derive(Default, Debug)]
+pub struct Rate(AtomicU64);
+
+impl Rate {
+    /// True when one more is allowed at `now_micros` on a clock that all callers share.
+    pub fn allow(&self, now_micros: u64, per_second: u32) -> bool {
+        let interval = 1_000_000 / u64::from(per_second.max(1));
+        self.0
+            .try_update(Relaxed, Relaxed, |due| {
+                let next = due.max(now_micros) + interval;
+                (next <= now_micros + 1_000_000).then_some(next)
+            })
+            .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_exact_and_given_back() {
+        let quota = Quota::default();
+        assert!(quota.take(2, 3) && quota.take(1, 3) && !quota.take(1, 3));
+        quota.give(1);
+        assert!(quota.take(1, 3));
+        assert_eq!(quota.used(), 3);
+    }
+
+    #[test]
+    fn a_rate_allows_a_second_of_burst_and_then_its_pace() {
+        let rate = Rate::default();
+        let burst = (0..100).filter(|_| rate.allow(10_000_000, 10)).count();
+        assert_eq!(burst, 10);
+        let later = (0..100).filter(|_| rate.allow(10_500_000, 10)).count();
+        assert_eq!(later, 5);
+    }
+}

@@ -1,0 +1,299 @@
+//! The Application Message: what is routed, as opposed to a packet, which is what one hop carries.
+//!
+//! Owns: [`MessageRef`], the borrowed form that the routing path uses straight out of a receive
+//! buffer; [`Message`], the stored form (one allocation, an 8-byte handle, shared by every queue
+//! and shard that holds it); and [`Batch`], many messages in one buffer, the mail between shards.
+//! It does not know packets of a protocol version, sessions or subscriptions.
+
+use crate::ids::{SessionRef, ShardId};
+use crate::packet::Qos;
+use crate::time::Instant;
+use std::ops::Range;
+use triomphe::ThinArc;
+
+/// A message being routed, borrowed from wherever its bytes are.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageRef<'a> {
+    /// Topic name, mountpoint included.
+    pub topic: &'a str,
+    /// MQTT 5 properties to forward unaltered, encoded, without their length [MQTT-3.3.2-17].
+    pub properties: &'a [u8],
+    /// Application payload.
+    pub payload: &'a [u8],
+    /// Quality of service of the publication.
+    pub qos: Qos,
+    /// The RETAIN flag of the publication.
+    pub retain: bool,
+    /// When the message expires; `None` never.
+    pub expires: Option<Instant>,
+    /// The publishing session, for No Local [MQTT-3.8.3-3] and to park a fast publisher.
+    pub publisher: Option<SessionRef>,
+}
+
+impl MessageRef<'_> {
+    /// Whole seconds left at `now`, rounded up; `Err` when expired, `Ok(None)` when it never
+    /// expires [MQTT-3.3.2-6].
+    pub fn seconds_left(&self, now: Instant) -> Result<Option<u32>, Expired> {
+        match self.expires {
+            None => Ok(None),
+            Some(deadline) if deadline <= now => Err(Expired),
+            Some(deadline) => {
+                Ok(Some(deadline.millis_since(now).div_ceil(1000).min(u64::from(u32::MAX)) as u32))
+            }
+        }
+    }
+
+    /// Bytes this message holds when stored or queued.
+    pub fn size(&self) -> usize {
+        self.topic.len() + self.properties.len() + self.payload.len()
+    }
+
+    fn head(&self) -> Head {
+        Head {
+            expires: self.expires.map_or(u64::MAX, |at| at.0),
+            publisher: self.publisher,
+            topic: self.topic.len() as u32,
+            properties: self.properties.len() as u32,
+            payload: self.payload.len() as u32,
+            qos: self.qos,
+            retain: self.retain,
+        }
+    }
+}
+
+/// The message's lifetime has passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expired;
+
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    expires: u64,
+    publisher: Option<SessionRef>,
+    topic: u32,
+    properties: u32,
+    payload: u32,
+    qos: Qos,
+    retain: bool,
+}
+
+impl Head {
+    fn len(&self) -> usize {
+        self.topic as usize + self.properties as usize + self.payload as usize
+    }
+
+    fn view<'a>(&self, bytes: &'a [u8]) -> MessageRef<'a> {
+        let (topic, rest) = bytes.split_at(self.topic as usize);
+        let (properties, payload) = rest.split_at(self.properties as usize);
+        MessageRef {
+            topic: std::str::from_utf8(topic).expect("written from a str"),
+            properties,
+            payload,
+            qos: self.qos,
+            retain: self.retain,
+            expires: (self.expires != u64::MAX).then_some(Instant(self.expires)),
+            publisher: self.publisher,
+        }
+    }
+}
+
+/// A stored message: immutable, reference-counted across shards.
+#[derive(Clone, Debug)]
+pub struct Message(ThinArc<Head, u8>);
+
+const _: () = assert!(size_of::<Option<Message>>() == 8);
+
+impl Message {
+    /// Stores a copy. `scratch` is only working memory.
+    pub fn new(message: &MessageRef<'_>, scratch: &mut Vec<u8>) -> Self {
+        scratch.clear();
+        scratch.reserve(message.size());
+        scratch.extend_from_slice(message.topic.as_bytes());
+        scratch.extend_from_slice(message.properties);
+        scratch.extend_from_slice(message.payload);
+        let stored = Message(ThinArc::from_header_and_slice(message.head(), scratch));
+        // One huge message must not leave a huge scratch behind.
+        scratch.clear();
+        scratch.shrink_to(64 * 1024);
+        stored
+    }
+
+    /// The message, borrowed.
+    pub fn view(&self) -> MessageRef<'_> {
+        self.0.header.header.view(&self.0.slice)
+    }
+
+    /// Topic, properties and payload in bytes.
+    pub fn size(&self) -> usize {
+        self.0.slice.len()
+    }
+
+    /// The bytes that [`Message::payload_range`] points into.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.slice
+    }
+
+    /// Where in [`Message::bytes`] the payload is.
+    pub fn payload_range(&self) -> Range<usize> {
+        let head = &self.0.header.header;
+        head.topic as usize + head.properties as usize..self.0.slice.len()
+    }
+}
+
+impl AsRef<[u8]> for Message {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+/// What a shard does with a message that another shard sent it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Errand {
+    /// Deliver to the subscriptions of that shard.
+    pub deliver: bool,
+    /// Keep (or clear) as the topic's retained message: that shard is its home.
+    pub retain: bool,
+}
+
+/// Messages copied one after the other into one buffer, so that what crosses between cores costs
+/// neither an allocation nor a reference count per message.
+#[derive(Default, Debug)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+/// Encoded length of a batch record's head, in bytes.
+const RECORD: usize = 32;
+
+impl Batch {
+    /// An empty batch that reuses `bytes`' allocation.
+    pub fn reuse(mut bytes: Vec<u8>) -> Self {
+        bytes.clear();
+        Batch { bytes, count: 0 }
+    }
+
+    /// Gives the allocation back for reuse.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// True when it holds no message.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Messages in it.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes in it.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Appends a copy of `message`.
+    pub fn push(&mut self, message: &MessageRef<'_>, errand: Errand) {
+        let head = message.head();
+        let (publisher, generation, shard) = match head.publisher {
+            Some(session) => (session.index, session.generation, session.shard.0),
+            None => (u32::MAX, 0, 0),
+        };
+        let mut record = [0u8; RECORD];
+        record[0..8].copy_from_slice(&head.expires.to_le_bytes());
+        record[8..12].copy_from_slice(&publisher.to_le_bytes());
+        record[12..16].copy_from_slice(&generation.to_le_bytes());
+        record[16..20].copy_from_slice(&head.properties.to_le_bytes());
+        record[20..24].copy_from_slice(&head.payload.to_le_bytes());
+        record[24..28].copy_from_slice(&head.topic.to_le_bytes());
+        record[28] = shard;
+        record[29] = head.qos as u8;
+        record[30] =
+            u8::from(head.retain) | u8::from(errand.deliver) << 1 | u8::from(errand.retain) << 2;
+        self.bytes.reserve(RECORD + head.len());
+        self.bytes.extend_from_slice(&record);
+        self.bytes.extend_from_slice(message.topic.as_bytes());
+        self.bytes.extend_from_slice(message.properties);
+        self.bytes.extend_from_slice(message.payload);
+        self.count += 1;
+    }
+
+    /// The messages, in the order of their pushes.
+    pub fn iter(&self) -> impl Iterator<Item = (MessageRef<'_>, Errand)> {
+        let mut rest = &self.bytes[..];
+        std::iter::from_fn(move || {
+            let (record, tail) = rest.split_first_chunk::<RECORD>()?;
+            let (head, errand) = parse_record(record);
+            let (body, tail) = tail.split_at(head.len());
+            rest = tail;
+            Some((head.view(body), errand))
+        })
+    }
+}
+
+fn parse_record(record: &[u8; RECORD]) -> (Head, Errand) {
+    let word = |at: usize| {
+        u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
+    };
+    let publisher = (word(8) != u32::MAX).then(|| SessionRef {
+        shard: ShardId(record[28]),
+        index: word(8),
+        generation: word(12),
+    });
+    let head = Head {
+        expires: u64::from(word(0)) | u64::from(word(4)) << 32,
+        publisher,
+        topic: word(24),
+        properties: word(16),
+        payload: word(20),
+        qos: match record[29] {
+            0 => Qos::AtMostOnce,
+            1 => Qos::AtLeastOnce,
+            _ => Qos::ExactlyOnce,
+        },
+        retain: record[30] & 1 != 0,
+    };
+    (head, Errand { deliver: record[30] & 2 != 0, retain: record[30] & 4 != 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample<'a>() -> MessageRef<'a> {
+        MessageRef {
+            topic: "a/b",
+            properties: &[1, 1],
+            payload: b"hello",
+            qos: Qos::ExactlyOnce,
+            retain: true,
+            expires: Some(Instant(7000)),
+            publisher: Some(SessionRef { shard: ShardId(3), index: 9, generation: 2 }),
+        }
+    }
+
+    #[test]
+    fn a_stored_message_and_a_batched_one_come_back_as_they_were() {
+        let stored = Message::new(&sample(), &mut Vec::new());
+        assert_eq!(format!("{:?}", stored.view()), format!("{:?}", sample()));
+        assert_eq!(&stored.bytes()[stored.payload_range()], b"hello");
+        let mut batch = Batch::default();
+        let errand = Errand { deliver: true, retain: false };
+        batch.push(&sample(), errand);
+        let plain = MessageRef { publisher: None, expires: None, payload: b"", ..sample() };
+        batch.push(&plain, Errand { deliver: false, retain: true });
+        let back: Vec<_> = batch.iter().collect();
+        assert_eq!(format!("{:?}", back[0]), format!("{:?}", (sample(), errand)));
+        assert_eq!(back.len(), 2);
+        assert_eq!(format!("{:?}", back[1].0), format!("{plain:?}"));
+        assert!(back[1].1.retain && !back[1].1.deliver);
+    }
+
+    #[test]
+    fn seconds_left_count_down_and_end() {
+        let message = sample();
+        assert_eq!(message.seconds_left(Instant(0)), Ok(Some(7)));
+        assert_eq!(message.seconds_left(Instant(6001)), Ok(Some(1)));
+        assert_eq!(message.seconds_left(Instant(7000)), Err(Expired));
+    }
+}

@@ -1,0 +1,215 @@
+//! PUBLISH (MQTT 5.0 section 3.3), the hot path in both directions.
+
+use super::cursor::Cursor;
+use super::encode::{put_u16, put_u32, varint, varint_size};
+use super::properties::{
+    self, MESSAGE_EXPIRY, PublishProperties, SUBSCRIPTION_ID, TOPIC_ALIAS, put_varint_property,
+};
+use super::{Packet, PacketId, Qos, Version, Violation};
+
+/// A PUBLISH received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Publish<'a> {
+    /// This may be a re-delivery; never with QoS 0.
+    pub dup: bool,
+    /// Quality of service.
+    pub qos: Qos,
+    /// The message is to be retained, or was.
+    pub retain: bool,
+    /// Free of wildcards. Empty only in version 5 together with a topic alias.
+    pub topic: &'a str,
+    /// Present exactly when the QoS is above 0 [MQTT-2.2.1-2].
+    pub id: Option<PacketId>,
+    /// Empty for version 3.
+    pub properties: PublishProperties<'a>,
+    /// The Application Message; may be empty.
+    pub payload: &'a [u8],
+}
+
+/// A PUBLISH to send. The fields from `message_expiry` to `forwarded` count in version 5 only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutPublish<'a> {
+    /// This is a re-delivery.
+    pub dup: bool,
+    /// Quality of service.
+    pub qos: Qos,
+    /// The retain flag as the subscriber shall see it.
+    pub retain: bool,
+    /// At most 65,535 bytes; empty when only the alias is sent.
+    pub topic: &'a str,
+    /// Present exactly when the QoS is above 0 [MQTT-2.2.1-2].
+    pub id: Option<PacketId>,
+    /// Seconds left.
+    pub message_expiry: Option<u32>,
+    /// 1 to 65,535.
+    pub topic_alias: Option<u16>,
+    /// Each 1 to 268,435,455.
+    pub subscription_ids: &'a [u32],
+    /// Encoded properties, as from [`PublishProperties::write_forwardable`].
+    pub forwarded: &'a [u8],
+    /// The Application Message.
+    pub payload: &'a [u8],
+}
+
+/// Returns the packet rather than the PUBLISH, and builds it in one place: copying half-written
+/// structures from one to the other costs more than reading the bytes.
+#[inline]
+pub(super) fn decode<'a>(
+    version: Version,
+    flags: u8,
+    body: &'a [u8],
+) -> Result<Packet<'a>, Violation> {
+    let Some(qos) = Qos::from_u8(flags >> 1 & 3) else { return Err(QOS_3) };
+    let dup = flags & 8 != 0;
+    if dup && qos == Qos::AtMostOnce {
+        return Err(DUP_QOS_0);
+    }
+    let mut cursor = Cursor::new(body);
+    let topic = cursor.topic_name_or_empty()?;
+    let id = if qos == Qos::AtMostOnce { None } else { Some(cursor.packet_id()?) };
+    let retain = flags & 1 != 0;
+    // Most publishers send no properties at all.
+    let payload = match cursor.rest() {
+        rest if !version.is_v5() => rest,
+        [0, payload @ ..] => payload,
+        _ => {
+            let properties = PublishProperties::default();
+            let publish = Publish { dup, qos, retain, topic, id, properties, payload: &[] };
+            return decode_properties(publish, cursor);
+        }
+    };
+    if topic.is_empty() {
+        return Err(if version.is_v5() { NO_TOPIC } else { EMPTY_TOPIC });
+    }
+    let properties = PublishProperties::default();
+    Ok(Packet::Publish(Publish { dup, qos, retain, topic, id, properties, payload }))
+}
+
+/// The rest of a PUBLISH that has properties.
+#[inline(never)]
+fn decode_properties<'a>(
+    mut publish: Publish<'a>,
+    mut cursor: Cursor<'a>,
+) -> Result<Packet<'a>, Violation> {
+    publish.properties = PublishProperties::parse(properties::block(&mut cursor)?)?;
+    publish.payload = cursor.rest();
+    if publish.topic.is_empty() && publish.properties.topic_alias.is_none() {
+        return Err(NO_TOPIC);
+    }
+    publish.properties.check_payload(publish.payload)?;
+    Ok(Packet::Publish(publish))
+}
+
+// [MQTT-3.3.1-4]
+const QOS_3: Violation = Violation::malformed("The QoS of a PUBLISH is 3");
+// [MQTT-3.3.1-2]
+const DUP_QOS_0: Violation = Violation::malformed("A PUBLISH of QoS 0 has DUP set");
+const NO_TOPIC: Violation =
+    Violation::protocol("A PUBLISH has an empty topic name and no topic alias");
+// [MQTT-4.7.3-1]
+const EMPTY_TOPIC: Violation = Violation::malformed("The topic name is empty");
+
+/// The lengths that the header states.
+struct Sizes {
+    /// Bytes of the property block.
+    properties: usize,
+    /// The Remaining Length.
+    remaining: usize,
+}
+
+#[inline]
+fn sizes(version: Version, p: &OutPublish) -> Sizes {
+    let mut properties = 0;
+    let mut remaining = 2 + p.topic.len() + p.payload.len();
+    remaining += if p.id.is_some() { 2 } else { 0 };
+    if version.is_v5() {
+        properties = p.forwarded.len();
+        properties += if p.message_expiry.is_some() { 5 } else { 0 };
+        properties += if p.topic_alias.is_some() { 3 } else { 0 };
+        for id in p.subscription_ids {
+            properties += 1 + varint_size(*id as usize);
+        }
+        remaining += varint_size(properties) + properties;
+    }
+    Sizes { properties, remaining }
+}
+
+/// Bytes of the whole packet. To be compared with the receiver's Maximum Packet Size
+/// [MQTT-3.1.2-24] and with [`MAX_PACKET_SIZE`](super::MAX_PACKET_SIZE) before encoding: a message
+/// accepted at the very limit grows by the identifiers added for a subscriber.
+#[inline]
+pub fn publish_size(version: Version, p: &OutPublish) -> usize {
+    let remaining = sizes(version, p).remaining;
+    1 + varint_size(remaining) + remaining
+}
+
+/// Appends a whole PUBLISH.
+///
+/// # Panics
+/// When `p.id` does not fit `p.qos`, the topic is longer than 65,535 bytes, or the packet would be
+/// larger than [`MAX_PACKET_SIZE`](super::MAX_PACKET_SIZE).
+#[inline]
+pub fn encode_publish(out: &mut Vec<u8>, version: Version, p: &OutPublish) {
+    put_head(out, version, p, p.payload.len());
+    out.extend_from_slice(p.payload);
+}
+
+/// Appends a PUBLISH without its payload, which is sent as a segment of its own. The lengths in the
+/// header count `p.payload`.
+///
+/// # Panics
+/// As [`encode_publish`].
+#[inline]
+pub fn encode_publish_head(out: &mut Vec<u8>, version: Version, p: &OutPublish) {
+    put_head(out, version, p, 0);
+}
+
+/// The header, with room for `payload` more bytes: one reservation per packet.
+#[inline]
+fn put_head(out: &mut Vec<u8>, version: Version, p: &OutPublish, payload: usize) {
+    assert!(
+        p.id.is_some() == (p.qos != Qos::AtMostOnce),
+        "a packet identifier exactly above QoS 0"
+    );
+    let sizes = sizes(version, p);
+    let (length, used) = varint(sizes.remaining);
+    out.reserve(1 + used + sizes.remaining - p.payload.len() + payload);
+
+    let topic = super::encode::length_of(p.topic.as_bytes()).to_be_bytes();
+    let first = 0x30 | u8::from(p.dup) << 3 | (p.qos as u8) << 1 | u8::from(p.retain);
+    if used == 1 {
+        out.extend_from_slice(&[first, length[0], topic[0], topic[1]]);
+    } else {
+        out.push(first);
+        out.extend_from_slice(&length[..used]);
+        out.extend_from_slice(&topic);
+    }
+    out.extend_from_slice(p.topic.as_bytes());
+    if let Some(id) = p.id {
+        put_u16(out, id.get());
+    }
+    if version.is_v5() {
+        put_properties(out, p, sizes.properties);
+    }
+}
+
+#[inline]
+fn put_properties(out: &mut Vec<u8>, p: &OutPublish, size: usize) {
+    if size == 0 {
+        out.push(0);
+        return;
+    }
+    super::encode::put_varint(out, size);
+    if let Some(seconds) = p.message_expiry {
+        out.push(MESSAGE_EXPIRY);
+        put_u32(out, seconds);
+    }
+    if let Some(alias) = p.topic_alias {
+        out.push(TOPIC_ALIAS);
+        put_u16(out, alias);
+    }
+    for id in p.subscription_ids {
+        put_varint_property(out, SUBSCRIPTION_ID, *id);
+    }
+    out.extend_from_slice(p.forwarded);
+}

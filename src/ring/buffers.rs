@@ -1,0 +1,210 @@
+//! Receive buffers: one pool of memory per core, and the ring of posted buffers of each io_uring.
+//!
+//! The kernel keeps one consumer position per registered buffer ring, so io_urings cannot share one;
+//! they draw from a common pool instead, a few at first and more whenever the kernel ran out.
+#![allow(unsafe_code)]
+use io_uring::types::BufRingEntry;
+use std::io;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Every ring has at least this many, even when the pool has been given out to other rings.
+const LEAST_PER_RING: u32 = 16;
+
+/// Anonymous memory, page aligned, zero until touched.
+pub(super) struct Memory {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+impl Memory {
+    fn new(length: usize) -> io::Result<Memory> {
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches nothing
+        // that exists.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Memory { start, length })
+    }
+
+    /// Gives the pages back; they read as zero when touched again.
+    fn forget(&self) {
+        // SAFETY: the range is this mapping. Its content is not needed: the caller says so.
+        unsafe { libc::madvise(self.start.as_ptr().cast(), self.length, libc::MADV_DONTNEED) };
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made in `new` and is unmapped once; the driver drops it after the
+        // rings that had it.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+/// The buffers that are in no ring.
+pub(super) struct Pool {
+    memory: Rc<Memory>,
+    size: u32,
+    free: Vec<u16>,
+    /// Buffers that exist; ids above are spare, for rings opened when the pool is empty.
+    exist: u32,
+    limit: u32,
+}
+
+impl Pool {
+    pub(super) fn new(count: u32, size: u32, max_rings: u32) -> io::Result<Pool> {
+        let limit = (count + max_rings * LEAST_PER_RING).min(1 << 16);
+        let memory = Rc::new(Memory::new(limit as usize * size as usize)?);
+        // Lowest first, so that a quiet core touches few pages.
+        let free = (0..count).rev().map(|id| id as u16).collect();
+        Ok(Pool { memory, size, free, exist: count, limit })
+    }
+
+    pub(super) fn free(&self) -> u32 {
+        self.free.len() as u32
+    }
+
+    /// Makes sure that a new ring gets a few buffers.
+    fn reserve(&mut self, wanted: u32) {
+        while self.free() < wanted.min(LEAST_PER_RING) && self.exist < self.limit {
+            self.free.push(self.exist as u16);
+            self.exist += 1;
+        }
+    }
+
+    fn address(&self, id: u16) -> *mut u8 {
+        debug_assert!(u32::from(id) < self.exist);
+        // SAFETY: id < exist <= limit, and the mapping is limit * size long.
+        unsafe { self.memory.start.as_ptr().add(id as usize * self.size as usize) }
+    }
+
+    /// Keeps the mapping alive for as long as the slices handed out below may be looked at.
+    pub(super) fn memory(&self) -> Rc<Memory> {
+        self.memory.clone()
+    }
+
+    /// The first `length` bytes of a buffer.
+    ///
+    /// # Safety
+    /// The buffer has been taken by a completion and is not returned while the slice lives, and
+    /// the caller holds `memory()` for as long.
+    pub(super) unsafe fn filled<'a>(&self, id: u16, length: usize) -> &'a [u8] {
+        assert!(length <= self.size as usize && u32::from(id) < self.exist);
+        // SAFETY: in bounds by the assertion; nobody writes by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.address(id), length) }
+    }
+
+    /// Gives all pages back to the system. Only when no completion with a buffer is unvisited.
+    pub(super) fn forget(&self) {
+        self.memory.forget();
+    }
+}
+
+/// The buffers one io_uring may fill.
+pub(super) struct BufferRing {
+    entries: Memory,
+    capacity: u32,
+    tail: u16,
+    published: u16,
+    /// In the kernel's hands.
+    pub(super) posted: u32,
+    /// Posted up to here; the rest goes back to the pool.
+    target: u32,
+    initial: u32,
+    /// The kernel had none since the last `settle`.
+    pub(super) ran_out: bool,
+}
+
+impl BufferRing {
+    pub(super) fn new(pool: &mut Pool, count: u32, initial: u32) -> io::Result<BufferRing> {
+        let capacity = count.next_power_of_two().clamp(1, 1 << 15);
+        let entries = Memory::new(capacity as usize * size_of::<BufRingEntry>())?;
+        pool.reserve(initial);
+        let (tail, published) = (0, 0);
+        let target = initial.clamp(1, capacity);
+        let ran_out = false;
+        let mut ring =
+            BufferRing { entries, capacity, tail, published, posted: 0, target, initial, ran_out };
+        ring.fill(pool);
+        ring.publish();
+        Ok(ring)
+    }
+
+    pub(super) fn start(&self) -> u64 {
+        self.entries.start.as_ptr() as u64
+    }
+
+    pub(super) fn capacity(&self) -> u16 {
+        self.capacity as u16
+    }
+
+    /// A completion carried this buffer: the kernel no longer has it.
+    pub(super) fn taken(&mut self) {
+        self.posted -= 1;
+    }
+
+    /// A buffer's bytes have been looked at.
+    pub(super) fn give(&mut self, pool: &mut Pool, id: u16) {
+        if self.posted < self.target { self.post(pool, id) } else { pool.free.push(id) }
+    }
+
+    /// After a batch: shows the kernel what was given, and more if it ran out meanwhile.
+    pub(super) fn settle(&mut self, pool: &mut Pool) {
+        if self.ran_out {
+            self.ran_out = false;
+            self.target = (self.target * 2).min(self.capacity);
+            self.fill(pool);
+        }
+        if self.tail != self.published {
+            self.publish();
+        }
+    }
+
+    /// After a quiet time: fewer buffers in rotation means fewer pages and warmer caches.
+    pub(super) fn shrink(&mut self) {
+        self.target = (self.target / 2).max(self.initial).clamp(1, self.capacity);
+    }
+
+    fn fill(&mut self, pool: &mut Pool) {
+        while self.posted < self.target {
+            let Some(id) = pool.free.pop() else { break };
+            self.post(pool, id);
+        }
+    }
+
+    fn post(&mut self, pool: &Pool, id: u16) {
+        let index = u32::from(self.tail) & (self.capacity - 1);
+        // SAFETY: index < capacity, which is the length of the array; the kernel reads an entry
+        // only after the tail has passed it. Entry 0 overlaps the tail in its last two bytes, which
+        // the setters below do not write.
+        let entry = unsafe { &mut *self.entries.start.cast::<BufRingEntry>().add(index as usize).as_ptr() };
+        entry.set_addr(pool.address(id) as u64);
+        entry.set_len(pool.size);
+        entry.set_bid(id);
+        self.tail = self.tail.wrapping_add(1);
+        self.posted += 1;
+    }
+
+    fn publish(&mut self) {
+        // SAFETY: the first entry is valid memory of this ring; its tail field is only written here.
+        let tail = unsafe { BufRingEntry::tail(self.entries.start.as_ptr().cast()) };
+        // SAFETY: the field is two-byte aligned and lives as long as `entries`; the kernel reads it
+        // concurrently, which is why the store is atomic.
+        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+        self.published = self.tail;
+    }
+}

@@ -1,0 +1,81 @@
+//! Waiting for an eventfd through glommio, so that its timers and other tasks run meanwhile.
+//!
+//! Glommio has no readiness call for arbitrary descriptors. Its streams, though, poll for readiness
+//! before they read, so a "stream" made from a duplicate of the eventfd does what is needed: its
+//! read resolves, with ENOTSOCK, when the eventfd is readable. The poll is armed when the stream is
+//! made and after a read that found nothing; a read that resolved uses the stream up.
+#![allow(unsafe_code)]
+use futures_lite::AsyncReadExt;
+use glommio::net::TcpStream;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// A fresh eventfd: counter 0, non-blocking.
+pub(super) fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: eventfd takes no pointers; a result that is not negative is a descriptor we now own.
+    unsafe {
+        match libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// Adds one to an eventfd.
+pub(super) fn signal(fd: &OwnedFd) {
+    let one = 1u64;
+    // SAFETY: eight bytes from a local. It only fails when the counter is full, which wakes too.
+    unsafe { libc::write(fd.as_raw_fd(), (&raw const one).cast(), 8) };
+}
+
+/// The eventfd that ring 0 writes, and how to wait for it.
+pub(super) struct Alarm {
+    eventfd: OwnedFd,
+    stream: Option<TcpStream>,
+}
+
+impl Alarm {
+    pub(super) fn new(eventfd: OwnedFd) -> Self {
+        Alarm { eventfd, stream: None }
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.eventfd.as_raw_fd()
+    }
+
+    /// Waits until the eventfd was written or `limit` is over. May return early; never waits on
+    /// when it was written.
+    ///
+    /// # Panics
+    /// Outside a glommio executor.
+    pub(super) async fn wait(&mut self, limit: Option<Duration>) {
+        let Some(mut stream) = self.stream.take().or_else(|| self.open()) else { return };
+        // Zero means "no time-out" to glommio.
+        let limit = limit.map(|limit| limit.max(Duration::from_micros(1)));
+        if stream.set_read_timeout(limit).is_err() {
+            return;
+        }
+        let mut nothing = [0u8; 8];
+        if let Err(error) = stream.read(&mut nothing).await
+            && error.kind() == io::ErrorKind::TimedOut
+        {
+            // The poll is still armed: the stream serves the next wait.
+            self.stream = Some(stream);
+        }
+        self.reset();
+    }
+
+    fn open(&self) -> Option<TcpStream> {
+        let duplicate = self.eventfd.try_clone().ok()?;
+        // SAFETY: the stream owns the duplicate and closes it.
+        Some(unsafe { TcpStream::from_raw_fd(duplicate.into_raw_fd()) })
+    }
+
+    /// Brings the counter back to zero.
+    fn reset(&self) {
+        let mut count = 0u64;
+        // SAFETY: eight bytes into a local; the descriptor is non-blocking.
+        unsafe { libc::read(self.eventfd.as_raw_fd(), (&raw mut count).cast(), 8) };
+    }
+}

@@ -1,0 +1,150 @@
+//! Moving a socket to another shard's ring, and receiving one.
+use super::driver::{Deferred, Driver};
+use super::event::{Event, MAX_COOKIE};
+use super::port::{Permit, RingPort};
+use super::slots::{CLOSING, HANDING, IN_FLIGHT, LINGER};
+use super::tag::{self, Kind};
+use crate::ids::SocketId;
+use io_uring::{opcode, types};
+
+/// Most permits outstanding per ring: how many sockets may arrive between two passes.
+const MOST_PERMITS: u32 = 1024;
+
+/// Hand-overs under way: what must be told or given back when they end.
+pub(super) struct HandOvers {
+    records: Vec<Option<(u64, Permit)>>,
+    free: Vec<u32>,
+}
+
+impl HandOvers {
+    pub(super) fn new() -> Self {
+        HandOvers { records: Vec::new(), free: Vec::new() }
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        (self.records.len() - self.free.len()) as u32
+    }
+
+    fn put(&mut self, cookie: u64, permit: Permit) -> u32 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.records.push(None);
+            self.records.len() as u32 - 1
+        });
+        self.records[index as usize] = Some((cookie, permit));
+        index
+    }
+
+    fn take(&mut self, index: u32) -> (u64, Permit) {
+        self.free.push(index);
+        self.records[index as usize].take().expect("a hand-over completes once")
+    }
+}
+
+impl<S: AsRef<[u8]> + 'static> Driver<S> {
+    /// The handle by which other shards send sockets here. From the first call on, some table
+    /// entries are kept free for arrivals.
+    pub fn port(&mut self) -> RingPort {
+        self.ported = true;
+        self.grant_permits();
+        self.port.clone()
+    }
+
+    /// Moves the socket to another shard's ring, where it appears as `Arrived` with `cookie` (at
+    /// most [`MAX_COOKIE`]). Ends in `HandedOver`. Nothing may be in flight on the socket: bytes
+    /// that a receive already took are the caller's to pass on.
+    pub fn hand_over(&mut self, socket: SocketId, to: &RingPort, cookie: u64) {
+        let errno = match self.slots.get(socket) {
+            None => return,
+            Some(slot) if slot.flags & (CLOSING | LINGER) != 0 => libc::EBADF,
+            Some(slot) if slot.flags & IN_FLIGHT != 0 => libc::EBUSY,
+            Some(_) if cookie > MAX_COOKIE || to.is_same(&self.port) => libc::EINVAL,
+            Some(_) => match to.take() {
+                Some(permit) => return self.send_away(socket, permit, cookie),
+                None => libc::ENFILE,
+            },
+        };
+        self.deferred.push_back(Deferred::HandedOver(socket, cookie, errno));
+    }
+
+    fn send_away(&mut self, socket: SocketId, permit: Permit, cookie: u64) {
+        let target = types::Fd(permit.fd);
+        let record = self.hand_overs.put(cookie, permit);
+        let Some(slot) = self.slots.get(socket) else { return };
+        slot.record = record;
+        slot.flags |= HANDING;
+        let entry = opcode::MsgRingSendFd::new(
+            target,
+            types::Fixed(slot.table),
+            types::DestinationSlot::auto_target(),
+            tag::arrival(cookie),
+        )
+        .build()
+        .user_data(tag::tag(Kind::HandOver, slot.generation, socket.0));
+        self.rings[slot.ring as usize].push(entry);
+    }
+
+    pub(super) fn handed_over(
+        &mut self,
+        socket: SocketId,
+        generation: u16,
+        result: i32,
+        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+    ) {
+        let Some(slot) = self.slots.get_current(socket, generation) else { return };
+        slot.flags &= !HANDING;
+        let record = slot.record;
+        let (cookie, permit) = self.hand_overs.take(record);
+        if result < 0 {
+            permit.give_back();
+            handler(self, Event::HandedOver { socket, cookie, result: Err(-result) });
+        } else {
+            self.close(socket);
+            handler(self, Event::HandedOver { socket, cookie, result: Ok(()) });
+        }
+        self.finish_if_done(socket, handler);
+    }
+
+    pub(super) fn arrived(
+        &mut self,
+        ring: usize,
+        result: i32,
+        cookie: u64,
+        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+    ) {
+        // The permit is used up even if, against all care, the kernel found no place.
+        self.rings[ring].promised = self.rings[ring].promised.saturating_sub(1);
+        if result < 0 {
+            return;
+        }
+        self.rings[ring].used += 1;
+        self.counts.arrived += 1;
+        let socket = self.slots.open(ring, result as u32);
+        self.grant_permits();
+        handler(self, Event::Arrived { socket, cookie });
+    }
+
+    /// Keeps a batch of table entries free for arrivals, in a ring that has room.
+    pub(super) fn grant_permits(&mut self) {
+        if !self.ported {
+            return;
+        }
+        let most = (self.rings[self.granting].capacity / 4).clamp(1, MOST_PERMITS);
+        let out = self.port.permits(self.granting);
+        // Half used up is soon enough; per arrival would be an atomic each.
+        if out > most / 2 {
+            return;
+        }
+        if self.rings[self.granting].room() < most - out {
+            let Some(ring) = self.roomiest_ring(most) else { return };
+            if ring != self.granting {
+                let unused = self.port.withdraw(self.granting);
+                self.rings[self.granting].promised -= unused;
+                self.granting = ring;
+            }
+        }
+        let ring = &mut self.rings[self.granting];
+        let more = (most - self.port.permits(self.granting).min(most)).min(ring.room());
+        ring.promised += more;
+        self.port.grant(self.granting, more);
+    }
+}

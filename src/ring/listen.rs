@@ -1,0 +1,234 @@
+//! Accepting: a pool of single-shot accepts per listener. Multishot would not tell the peer's address.
+#![allow(unsafe_code)]
+use super::driver::Driver;
+use super::event::{Event, Peer};
+use super::tag::{self, Kind};
+use crate::ids::ListenerId;
+use io_uring::{opcode, squeue, types};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long accepting rests when the machine is short of something.
+const REST: Duration = Duration::from_millis(100);
+
+struct Listener {
+    id: ListenerId,
+    fd: OwnedFd,
+    unix: bool,
+    stopping: bool,
+    in_flight: u32,
+}
+
+/// What one accept in flight points to. Boxed: the kernel writes the address into it.
+struct Accept {
+    address: libc::sockaddr_storage,
+    length: libc::socklen_t,
+    listener: usize,
+    ring: usize,
+}
+
+pub(super) struct Listeners {
+    all: Vec<Option<Listener>>,
+    accepts: Vec<Box<Accept>>,
+    free: Vec<u32>,
+    /// Some listener has fewer accepts in flight than it should: try again then.
+    pub(super) retry_at: Option<Instant>,
+}
+
+impl Listeners {
+    pub(super) fn new() -> Self {
+        Listeners { all: Vec::new(), accepts: Vec::new(), free: Vec::new(), retry_at: None }
+    }
+}
+
+impl<S: AsRef<[u8]> + 'static> Driver<S> {
+    /// Accepts on a bound, listening socket from now on. Options set on it are inherited.
+    pub fn listen(&mut self, listener: ListenerId, fd: OwnedFd, unix: bool) {
+        make_blocking(&fd);
+        let new = Listener { id: listener, fd, unix, stopping: false, in_flight: 0 };
+        match self.listeners.all.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(new),
+            None => self.listeners.all.push(Some(new)),
+        }
+        self.top_up_accepts();
+    }
+
+    /// Stops accepting. A connection that is being accepted right now may still be reported. The
+    /// listening socket is closed once its last accept has been cancelled, soon.
+    pub fn stop_listening(&mut self, listener: ListenerId) {
+        let Some(index) = self.listeners.all.iter().position(|place| {
+            place.as_ref().is_some_and(|known| known.id == listener && !known.stopping)
+        }) else {
+            return;
+        };
+        let Some(stopped) = &mut self.listeners.all[index] else { return };
+        stopped.stopping = true;
+        if stopped.in_flight == 0 {
+            self.listeners.all[index] = None;
+            return;
+        }
+        let fd = types::Fd(stopped.fd.as_raw_fd());
+        for ring in self.rings.iter_mut().filter(|ring| ring.accepts > 0) {
+            let entry = opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd).all())
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS)
+                .user_data(tag::tag(Kind::Ignored, 0, 0));
+            ring.push(entry);
+        }
+    }
+
+    /// Brings every listener to its number of accepts in flight, as far as there is room.
+    pub(super) fn top_up_accepts(&mut self) {
+        self.listeners.retry_at = None;
+        for index in 0..self.listeners.all.len() {
+            while self.wants_accept(index) {
+                let Some(ring) = self.ring_with_room() else {
+                    self.listeners.retry_at = Some(Instant::now() + REST);
+                    return;
+                };
+                self.start_accept(index, ring);
+            }
+        }
+    }
+
+    fn wants_accept(&self, index: usize) -> bool {
+        self.listeners.all[index].as_ref().is_some_and(|listener| {
+            !listener.stopping && listener.in_flight < self.config.accepts_in_flight
+        })
+    }
+
+    fn start_accept(&mut self, index: usize, ring: usize) {
+        let Some(listener) = &mut self.listeners.all[index] else { return };
+        listener.in_flight += 1;
+        let record = self.listeners.free.pop().unwrap_or_else(|| {
+            self.listeners.accepts.push(Accept::new());
+            self.listeners.accepts.len() as u32 - 1
+        });
+        let accept = &mut self.listeners.accepts[record as usize];
+        accept.listener = index;
+        accept.ring = ring;
+        accept.length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        let address = (&raw mut accept.address).cast();
+        let fd = types::Fd(listener.fd.as_raw_fd());
+        let entry = opcode::Accept::new(fd, address, &raw mut accept.length)
+            .file_index(Some(types::DestinationSlot::auto_target()))
+            .build()
+            .user_data(tag::tag(Kind::Accept, 0, record));
+        self.rings[ring].accepts += 1;
+        self.rings[ring].push(entry);
+    }
+
+    pub(super) fn accept_completed(
+        &mut self,
+        record: u32,
+        result: i32,
+        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+    ) {
+        let accept = &self.listeners.accepts[record as usize];
+        let (index, ring) = (accept.listener, accept.ring);
+        let address = peer(&accept.address);
+        self.listeners.free.push(record);
+        self.rings[ring].accepts -= 1;
+        let Some(listener) = &mut self.listeners.all[index] else { return };
+        listener.in_flight -= 1;
+        let (id, unix) = (listener.id, listener.unix);
+        if listener.stopping && listener.in_flight == 0 {
+            self.listeners.all[index] = None;
+        }
+        if result >= 0 {
+            self.rings[ring].used += 1;
+            self.counts.accepted += 1;
+            let socket = self.slots.open(ring, result as u32);
+            self.replace_accept(index);
+            let peer = if unix { Peer::Unix } else { address };
+            handler(self, Event::Accepted { socket, listener: id, peer });
+            return;
+        }
+        match -result {
+            libc::ECANCELED if !self.wants_accept(index) => {}
+            libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.replace_accept(index),
+            errno => {
+                self.counts.accept_errors += 1;
+                match connection_failed(errno) {
+                    true => self.replace_accept(index),
+                    false => {
+                        let later = Instant::now() + REST;
+                        self.listeners.retry_at.get_or_insert(later);
+                    }
+                }
+                handler(self, Event::AcceptFailed { listener: id, errno });
+            }
+        }
+    }
+
+    /// One accept came back: one goes out, unless accepting rests.
+    fn replace_accept(&mut self, index: usize) {
+        if !self.wants_accept(index) || self.listeners.retry_at.is_some() {
+            return;
+        }
+        match self.ring_with_room() {
+            Some(ring) => self.start_accept(index, ring),
+            None => self.listeners.retry_at = Some(Instant::now() + REST),
+        }
+    }
+}
+
+impl Accept {
+    fn new() -> Box<Accept> {
+        // SAFETY: all zeroes is a valid sockaddr_storage (family "unspecified").
+        let address = unsafe { std::mem::zeroed() };
+        Box::new(Accept { address, length: 0, listener: 0, ring: 0 })
+    }
+}
+
+/// Errors of the one connection that was being accepted (accept(2)); all others are the machine's.
+fn connection_failed(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ECONNABORTED
+            | libc::ECONNRESET
+            | libc::EPERM
+            | libc::EPROTO
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::EOPNOTSUPP
+            | libc::ENETUNREACH
+            | libc::ENETDOWN
+            | libc::ETIMEDOUT
+    )
+}
+
+fn peer(address: &libc::sockaddr_storage) -> Peer {
+    let unknown = Peer::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+    match i32::from(address.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that the kernel wrote a sockaddr_in; the storage is larger.
+            let v4 = unsafe { &*(address as *const _ as *const libc::sockaddr_in) };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Peer::Tcp(SocketAddr::new(IpAddr::V4(ip), u16::from_be(v4.sin_port)))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: the family says that the kernel wrote a sockaddr_in6; the storage is larger.
+            let v6 = unsafe { &*(address as *const _ as *const libc::sockaddr_in6) };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            // An IPv4 client of a dual-stack listener is an IPv4 client.
+            Peer::Tcp(SocketAddr::new(IpAddr::V6(ip).to_canonical(), u16::from_be(v6.sin6_port)))
+        }
+        libc::AF_UNIX => Peer::Unix,
+        _ => unknown,
+    }
+}
+
+/// io_uring does not wait on a non-blocking listener, it fails with EAGAIN.
+fn make_blocking(fd: &OwnedFd) {
+    // SAFETY: reading and writing the status flags of a descriptor that we own.
+    unsafe {
+        let flags = libc::fcntl(fd.as_raw_fd(), libc::F_GETFL);
+        if flags >= 0 && flags & libc::O_NONBLOCK != 0 {
+            libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK);
+        }
+    }
+}

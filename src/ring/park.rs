@@ -1,0 +1,249 @@
+//! What a core does when it has nothing to do, and how other threads get its attention.
+//!
+//! Three stages, each cheaper to stay in and dearer to leave: *spin* on memory, *doze* in a bounded
+//! kernel wait on ring 0, *park* in glommio so that its timers and tasks run.
+//!
+//! Why no wake-up is lost. A ringer first publishes its work (mail, say), then rings: a full fence,
+//! then it looks at the flag. A sleeper first raises the flag, then a full fence, then looks for
+//! work once more. Whichever fence comes first in their single order, either the ringer sees the
+//! flag, and writes the doorbell, or the sleeper sees the work, and stays up. The doorbell is an
+//! eventfd that ring 0 polls (multishot), so its write is a completion of ring 0: it ends a doze, or
+//! makes one end at once, because the kernel looks at the completions before it sleeps. While
+//! parked, completions of ring 0 write the alarm, which glommio polls; they are made to write it
+//! before the kernel is entered once more without waiting. Work that the kernel queued before that
+//! entry is run by it and seen by the look after it; work queued later finds the signal switched
+//! on. Both use an eventfd, which counts: a write before the poll is armed makes the poll complete
+//! at once.
+//!
+//! Secondary rings write the doorbell's eventfd, and so reach ring 0. Before a doze they are looked
+//! at through shared memory only; on weakly ordered CPUs that look may miss one, for as long as a
+//! doze lasts (2 ms). Before a park they are entered like ring 0.
+use super::driver::Driver;
+use super::glommio_wait;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::time::{Duration, Instant};
+
+/// Longest doze: bounds how late glommio's own timers may run.
+const DOZE: Duration = Duration::from_millis(2);
+/// Empty dozes before parking.
+const DOZES: u32 = 3;
+/// Nothing happened for this long: give the buffers' memory back.
+const LONG_QUIET: Duration = Duration::from_secs(10);
+
+const AWAKE: u32 = 0;
+const ASLEEP: u32 = 1;
+
+/// The protocol between one sleeper and any number of ringers; see the module's argument.
+#[derive(Debug, Default)]
+pub struct ParkFlag {
+    state: AtomicU32,
+}
+
+impl ParkFlag {
+    /// Sleeper: about to sleep. Look for work once more *after* this returns.
+    pub fn fall_asleep(&self) {
+        self.state.store(ASLEEP, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Sleeper: up again, or stayed up.
+    pub fn wake_up(&self) {
+        self.state.store(AWAKE, Ordering::Relaxed);
+    }
+
+    /// Ringer: *after* publishing work. True when the sleeper must be woken, for exactly one of
+    /// the ringers of one sleep.
+    pub fn must_wake(&self) -> bool {
+        fence(Ordering::SeqCst);
+        // The plain look first keeps the line shared while the sleeper is awake.
+        self.state.load(Ordering::Relaxed) == ASLEEP
+            && self.state.swap(AWAKE, Ordering::Relaxed) == ASLEEP
+    }
+}
+
+/// Wakes one core from any thread. Ring it after publishing what it should find.
+#[derive(Clone, Debug)]
+pub struct Doorbell {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    // On a cache line of its own: every push to this core's mailboxes looks at it.
+    flag: Line,
+    eventfd: OwnedFd,
+}
+
+#[repr(align(128))]
+#[derive(Debug, Default)]
+struct Line(ParkFlag);
+
+impl Doorbell {
+    pub(super) fn new(eventfd: OwnedFd) -> Self {
+        Doorbell { shared: Arc::new(Shared { flag: Line::default(), eventfd }) }
+    }
+
+    /// Makes the core look at its mail soon. A system call only when the core sleeps.
+    pub fn ring(&self) {
+        if self.shared.flag.0.must_wake() {
+            glommio_wait::signal(&self.shared.eventfd);
+        }
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.shared.eventfd.as_raw_fd()
+    }
+
+    fn flag(&self) -> &ParkFlag {
+        &self.shared.flag.0
+    }
+}
+
+/// How long nothing has happened.
+pub(super) struct Quiet {
+    dozes: u32,
+    since: Option<Instant>,
+    tidied: bool,
+}
+
+impl Quiet {
+    pub(super) fn new() -> Self {
+        Quiet { dozes: 0, since: None, tidied: false }
+    }
+
+    pub(super) fn disturbed(&mut self) {
+        *self = Quiet::new();
+    }
+}
+
+impl<S: AsRef<[u8]> + 'static> Driver<S> {
+    /// The handle by which other threads wake this core.
+    pub fn doorbell(&self) -> Doorbell {
+        self.doorbell.clone()
+    }
+
+    /// Waits until there is something to do: a completion, a doorbell, `recheck` (mail, say) says
+    /// so, or `deadline` from now is over. Returns at once when there is. May return early.
+    ///
+    /// Must be awaited on the driver's own glommio executor. `recheck` must be cheap; it is called
+    /// repeatedly.
+    pub async fn idle(&mut self, deadline: Option<Duration>, mut recheck: impl FnMut() -> bool) {
+        let until = self.wake_time(deadline);
+        if self.quiet.dozes < DOZES {
+            if self.spin(until, &mut recheck) {
+                return;
+            }
+            while self.quiet.dozes < DOZES {
+                let Some(limit) = left(until, DOZE) else { return };
+                if self.doze(limit, &mut recheck) {
+                    return;
+                }
+                self.quiet.dozes += 1;
+                futures_lite::future::yield_now().await;
+            }
+        }
+        self.park(until, &mut recheck).await;
+    }
+
+    fn wake_time(&self, deadline: Option<Duration>) -> Option<Instant> {
+        let mine = self.next_timer();
+        let theirs = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
+        mine.into_iter().chain(theirs).min()
+    }
+
+    /// Stage one. True: there is something to do, or it is time.
+    fn spin(&mut self, until: Option<Instant>, recheck: &mut impl FnMut() -> bool) -> bool {
+        self.submit();
+        let start = Instant::now();
+        loop {
+            if self.has_work(recheck) {
+                self.quiet.disturbed();
+                return true;
+            }
+            if start.elapsed() >= self.config.spin {
+                return until.is_some_and(|until| until <= Instant::now());
+            }
+            for _ in 0..16 {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Stage two: one wait in the kernel. True: there is something to do.
+    pub(super) fn doze(&mut self, limit: Duration, recheck: &mut impl FnMut() -> bool) -> bool {
+        self.submit();
+        self.doorbell.flag().fall_asleep();
+        for ring in &mut self.rings[1..] {
+            ring.signal(true);
+        }
+        if self.rings.len() > 1 {
+            fence(Ordering::SeqCst);
+        }
+        if !self.has_work(recheck) {
+            self.counts.dozes += 1;
+            // A kernel that is short of memory says so here; the caller's pass finds out.
+            let _ = self.rings[0].enter(1, Some(limit));
+        }
+        self.doorbell.flag().wake_up();
+        for ring in &mut self.rings[1..] {
+            ring.signal(false);
+        }
+        let work = self.has_work(recheck);
+        if work {
+            self.quiet.disturbed();
+        }
+        work
+    }
+
+    /// Stage three: glommio waits for us.
+    async fn park(&mut self, until: Option<Instant>, recheck: &mut impl FnMut() -> bool) {
+        self.doorbell.flag().fall_asleep();
+        for ring in &mut self.rings {
+            ring.signal(true);
+            let _ = ring.enter(0, None);
+        }
+        // Not for ever at first: the buffers' memory is given back after a long quiet.
+        let most = if self.quiet.tidied { Duration::MAX } else { LONG_QUIET };
+        let limit = match until {
+            Some(until) => until.saturating_duration_since(Instant::now()).min(most),
+            None => most,
+        };
+        if !self.has_work(recheck) && !limit.is_zero() {
+            self.counts.parks += 1;
+            self.tidy();
+            self.alarm.wait((limit != Duration::MAX).then_some(limit)).await;
+        }
+        self.doorbell.flag().wake_up();
+        for ring in &mut self.rings {
+            ring.signal(false);
+        }
+        if self.has_work(recheck) {
+            self.quiet.disturbed();
+        }
+    }
+
+    fn has_work(&mut self, recheck: &mut impl FnMut() -> bool) -> bool {
+        !self.deferred.is_empty() || self.anything_ready() || recheck()
+    }
+
+    /// Nothing is ready, so every buffer is empty: after a long quiet their pages can go.
+    fn tidy(&mut self) {
+        let since = *self.quiet.since.get_or_insert_with(Instant::now);
+        if !self.quiet.tidied && since.elapsed() >= LONG_QUIET {
+            self.quiet.tidied = true;
+            for ring in &mut self.rings {
+                ring.buffers.shrink();
+            }
+            self.pool.forget();
+        }
+    }
+}
+
+/// What is left until `until`, at most `most`; None when nothing is.
+fn left(until: Option<Instant>, most: Duration) -> Option<Duration> {
+    let Some(until) = until else { return Some(most) };
+    let left = until.saturating_duration_since(Instant::now());
+    (!left.is_zero()).then(|| left.min(most))
+}

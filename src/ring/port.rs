@@ -1,0 +1,136 @@
+//! Where other shards send sockets: a handle that names a ring with room in its table.
+//!
+//! Shared between threads, hence the atomics. The kernel would close a socket that finds the target's
+//! table full, so nobody sends without a permit: the owner puts permits for slots it keeps free into
+//! a cell, a sender takes one per socket, and a permit whose send failed goes back into its cell.
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+/// Names the ring of one shard that takes hand-overs. Follows the shard as it opens rings.
+#[derive(Clone, Debug)]
+pub struct RingPort {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// The cell senders try first.
+    current: AtomicU32,
+    /// Cells in use, from the front.
+    opened: AtomicU32,
+    cells: Box<[Cell]>,
+}
+
+#[derive(Debug)]
+struct Cell {
+    /// Valid from the first permit until `retire`.
+    fd: AtomicI32,
+    permits: AtomicI32,
+}
+
+/// The right to send one socket to one ring.
+#[derive(Debug)]
+pub(super) struct Permit {
+    port: RingPort,
+    ring: u32,
+    pub(super) fd: RawFd,
+}
+
+impl Permit {
+    /// The socket did not go: the slot it was for is free again.
+    pub(super) fn give_back(self) {
+        self.port.shared.cells[self.ring as usize].permits.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl RingPort {
+    pub(super) fn new(max_rings: u32) -> Self {
+        let cell = || Cell { fd: AtomicI32::new(-1), permits: AtomicI32::new(0) };
+        let cells = (0..max_rings).map(|_| cell()).collect();
+        let (current, opened) = (AtomicU32::new(0), AtomicU32::new(0));
+        RingPort { shared: Arc::new(Shared { current, opened, cells }) }
+    }
+
+    /// Takes a permit from the advertised ring, or from any other that still has one.
+    pub(super) fn take(&self) -> Option<Permit> {
+        let shared = &*self.shared;
+        let opened = shared.opened.load(Ordering::Acquire);
+        let first = shared.current.load(Ordering::Acquire);
+        (0..opened).map(|step| (first + step) % opened).find_map(|ring| {
+            let cell = &shared.cells[ring as usize];
+            cell.permits
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |permits| {
+                    (permits > 0).then(|| permits - 1)
+                })
+                .ok()?;
+            let fd = cell.fd.load(Ordering::Acquire);
+            Some(Permit { port: self.clone(), ring, fd })
+        })
+    }
+
+    /// The owner opened ring number `ring`.
+    pub(super) fn opened(&self, ring: usize, fd: RawFd) {
+        self.shared.cells[ring].fd.store(fd, Ordering::Release);
+        self.shared.opened.store(ring as u32 + 1, Ordering::Release);
+    }
+
+    /// The owner keeps `count` more slots of `ring` free, and wants senders to use that ring.
+    pub(super) fn grant(&self, ring: usize, count: u32) {
+        self.shared.cells[ring].permits.fetch_add(count as i32, Ordering::AcqRel);
+        self.shared.current.store(ring as u32, Ordering::Release);
+    }
+
+    /// Permits of `ring` that nobody has taken.
+    pub(super) fn permits(&self, ring: usize) -> u32 {
+        self.shared.cells[ring].permits.load(Ordering::Acquire).max(0) as u32
+    }
+
+    /// Takes the untaken permits of `ring` back; how many there were.
+    pub(super) fn withdraw(&self, ring: usize) -> u32 {
+        self.shared.cells[ring].permits.swap(0, Ordering::AcqRel).max(0) as u32
+    }
+
+    /// The owner goes away: no permit is given from now on.
+    pub(super) fn retire(&self) {
+        for cell in &self.shared.cells {
+            cell.permits.store(i32::MIN / 2, Ordering::Release);
+        }
+    }
+
+    pub(super) fn is_same(&self, other: &RingPort) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permits_are_given_once_each_and_come_back() {
+        let port = RingPort::new(4);
+        assert!(port.take().is_none());
+        port.opened(0, 10);
+        port.opened(1, 11);
+        port.grant(0, 1);
+        port.grant(1, 2);
+        let first: Vec<_> = (0..3).map(|_| port.take().unwrap()).collect();
+        assert_eq!(first.iter().map(|p| p.fd).collect::<Vec<_>>(), [11, 11, 10]);
+        assert!(port.take().is_none());
+        first.into_iter().for_each(Permit::give_back);
+        assert_eq!((port.withdraw(0), port.withdraw(1)), (1, 2));
+        assert!(port.take().is_none());
+    }
+
+    #[test]
+    fn a_retired_port_gives_nothing_even_when_permits_come_back() {
+        let port = RingPort::new(1);
+        port.opened(0, 10);
+        port.grant(0, 1);
+        let permit = port.take().unwrap();
+        port.retire();
+        permit.give_back();
+        assert!(port.take().is_none());
+    }
+}

@@ -1,0 +1,212 @@
+//! Sends in flight: what the kernel points into stays in its record until the completion is seen.
+#![allow(unsafe_code)]
+use super::event::{Outgoing, Segment};
+use io_uring::{opcode, squeue, types};
+
+/// Pieces per SENDMSG.
+const PIECES: usize = 64;
+/// Records kept for reuse; more than this many are freed as they come back.
+const SPARE: usize = 1024;
+/// Longest single SEND, in bytes: its length is 32 bits and its result is signed.
+const LONGEST: usize = 1 << 30;
+/// MSG_WAITALL makes the kernel finish partial sends; a gone peer is an error, not a signal.
+const FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+
+/// What one SENDMSG points to. Boxed: its address must not change.
+struct Vectors {
+    header: libc::msghdr,
+    pieces: [libc::iovec; PIECES],
+}
+
+/// One `send`. Boxed for as long as it is in flight, so that inline payload types stay put too.
+struct Record<S> {
+    outgoing: Outgoing<S>,
+    /// Next byte to send: segment (0 for One) and offset in it.
+    segment: usize,
+    offset: usize,
+    left: usize,
+    vectors: Option<Box<Vectors>>,
+}
+
+/// How a completion left a send.
+pub(super) enum Progress<S> {
+    /// Some went out; here is the operation for the rest.
+    More(squeue::Entry),
+    Done(Outgoing<S>, Result<(), i32>),
+}
+
+pub(super) struct Sends<S> {
+    records: Vec<Option<Box<Record<S>>>>,
+    free: Vec<u32>,
+    spare: Vec<Box<Record<S>>>,
+    spare_vectors: Vec<Box<Vectors>>,
+}
+
+impl<S: AsRef<[u8]>> Sends<S> {
+    pub(super) fn new() -> Self {
+        Sends { records: Vec::new(), free: Vec::new(), spare: Vec::new(), spare_vectors: Vec::new() }
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        (self.records.len() - self.free.len()) as u32
+    }
+
+    /// Takes the bytes over; `Err` gives them back when there are none to send.
+    pub(super) fn start(
+        &mut self,
+        outgoing: Outgoing<S>,
+        table: u32,
+    ) -> Result<(u32, squeue::Entry), Outgoing<S>> {
+        let left = length(&outgoing);
+        if left == 0 {
+            return Err(outgoing);
+        }
+        let fresh = Record { outgoing, segment: 0, offset: 0, left, vectors: None };
+        let record = match self.spare.pop() {
+            Some(mut record) => {
+                *record = fresh;
+                record
+            }
+            None => Box::new(fresh),
+        };
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.records.push(None);
+            self.records.len() as u32 - 1
+        });
+        self.records[index as usize] = Some(record);
+        let entry = self.operation(index, table);
+        Ok((index, entry))
+    }
+
+    /// A completion of record `index`; `give_up`: the socket is being closed, do not go on.
+    pub(super) fn completed(
+        &mut self,
+        index: u32,
+        table: u32,
+        result: i32,
+        give_up: bool,
+    ) -> Progress<S> {
+        let record = self.records[index as usize].as_mut().expect("a send completes once");
+        let ended = match result {
+            1.. if result as usize >= record.left => Some(Ok(())),
+            1.. => {
+                record.advance(result as usize);
+                give_up.then_some(Err(libc::ECANCELED))
+            }
+            0 => Some(Err(libc::EPIPE)),
+            _ if result == -libc::EINTR && !give_up => None,
+            _ => Some(Err(-result)),
+        };
+        match ended {
+            None => Progress::More(self.operation(index, table)),
+            Some(result) => Progress::Done(self.finish(index), result),
+        }
+    }
+
+    fn finish(&mut self, index: u32) -> Outgoing<S> {
+        let mut record = self.records[index as usize].take().expect("a send completes once");
+        self.free.push(index);
+        if let Some(vectors) = record.vectors.take()
+            && self.spare_vectors.len() < SPARE
+        {
+            self.spare_vectors.push(vectors);
+        }
+        let outgoing = std::mem::replace(&mut record.outgoing, Outgoing::One(Vec::new()));
+        if self.spare.len() < SPARE {
+            self.spare.push(record);
+        }
+        self.trim();
+        outgoing
+    }
+
+    /// After a storm of slow readers, the index itself is given back too.
+    fn trim(&mut self) {
+        if self.free.len() == self.records.len() && self.records.len() > SPARE {
+            self.records = Vec::new();
+            self.free = Vec::new();
+        }
+    }
+
+    fn operation(&mut self, index: u32, table: u32) -> squeue::Entry {
+        let record = self.records[index as usize].as_mut().expect("the record is in use");
+        if let Outgoing::One(bytes) = &record.outgoing {
+            let rest = &bytes[record.offset..];
+            let length = rest.len().min(LONGEST) as u32;
+            return opcode::Send::new(types::Fixed(table), rest.as_ptr(), length)
+                .flags(FLAGS)
+                .build();
+        }
+        let vectors = record.vectors.take().or_else(|| self.spare_vectors.pop());
+        let vectors = record.vectors.insert(vectors.unwrap_or_else(Vectors::new));
+        if let Outgoing::Many(segments) = &record.outgoing {
+            vectors.point_into(segments, record.segment, record.offset);
+        }
+        opcode::SendMsg::new(types::Fixed(table), &vectors.header).flags(FLAGS as u32).build()
+    }
+}
+
+impl<S: AsRef<[u8]>> Record<S> {
+    fn advance(&mut self, mut bytes: usize) {
+        self.left -= bytes;
+        let Outgoing::Many(segments) = &self.outgoing else {
+            self.offset += bytes;
+            return;
+        };
+        while bytes > 0 {
+            let rest = piece(&segments[self.segment]).len() - self.offset;
+            if bytes < rest {
+                self.offset += bytes;
+                return;
+            }
+            bytes -= rest;
+            self.segment += 1;
+            self.offset = 0;
+        }
+    }
+}
+
+impl Vectors {
+    fn new() -> Box<Self> {
+        // SAFETY: msghdr and iovec are plain C structs for which all zeroes is "empty".
+        Box::new(unsafe { std::mem::zeroed() })
+    }
+
+    /// The record owns the segments and does not move or change them until the completion.
+    fn point_into<S: AsRef<[u8]>>(&mut self, segments: &[Segment<S>], first: usize, offset: usize) {
+        let mut count = 0;
+        let mut skip = offset;
+        for segment in &segments[first..] {
+            let bytes = &piece(segment)[skip..];
+            skip = 0;
+            if bytes.is_empty() {
+                continue;
+            }
+            let iov_base = bytes.as_ptr().cast_mut().cast();
+            self.pieces[count] = libc::iovec { iov_base, iov_len: bytes.len() };
+            count += 1;
+            if count == PIECES {
+                break;
+            }
+        }
+        self.header.msg_iov = self.pieces.as_mut_ptr();
+        self.header.msg_iovlen = count as _;
+    }
+}
+
+fn piece<S: AsRef<[u8]>>(segment: &Segment<S>) -> &[u8] {
+    match segment {
+        Segment::Bytes(bytes) => bytes,
+        Segment::Shared(shared, range) => {
+            let bytes = shared.as_ref();
+            let end = range.end.min(bytes.len());
+            &bytes[range.start.min(end)..end]
+        }
+    }
+}
+
+fn length<S: AsRef<[u8]>>(outgoing: &Outgoing<S>) -> usize {
+    match outgoing {
+        Outgoing::One(bytes) => bytes.len(),
+        Outgoing::Many(segments) => segments.iter().map(|segment| piece(segment).len()).sum(),
+    }
+}

@@ -1,0 +1,58 @@
+//! The 64-bit tag of every operation: 8 bits kind, 8 bits zero, 16 bits generation, 32 bits index.
+//!
+//! An arrival's tag is chosen by the sending shard: kind, then 56 bits of cookie.
+
+/// What an operation was. The order is of no meaning; zero is never used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Accept = 1,
+    Receive,
+    Send,
+    Shutdown,
+    Close,
+    CancelReceive,
+    HandOver,
+    Arrival,
+    Doorbell,
+    /// Completions nobody looks at: cancels of a whole descriptor, failed or not.
+    Ignored,
+}
+
+impl Kind {
+    pub(super) fn of(tag: u64) -> Option<Kind> {
+        Some(match (tag >> 56) as u8 {
+            1 => Kind::Accept,
+            2 => Kind::Receive,
+            3 => Kind::Send,
+            4 => Kind::Shutdown,
+            5 => Kind::Close,
+            6 => Kind::CancelReceive,
+            7 => Kind::HandOver,
+            8 => Kind::Arrival,
+            9 => Kind::Doorbell,
+            10 => Kind::Ignored,
+            _ => return None,
+        })
+    }
+}
+
+pub(super) fn tag(kind: Kind, generation: u16, index: u32) -> u64 {
+    (kind as u64) << 56 | (generation as u64) << 32 | index as u64
+}
+
+pub(super) fn arrival(cookie: u64) -> u64 {
+    (Kind::Arrival as u64) << 56 | cookie
+}
+
+pub(super) fn index(tag: u64) -> u32 {
+    tag as u32
+}
+
+pub(super) fn generation(tag: u64) -> u16 {
+    (tag >> 32) as u16
+}
+
+pub(super) fn cookie(tag: u64) -> u64 {
+    tag & super::MAX_COOKIE
+}

@@ -1,0 +1,285 @@
+//! One io_uring: queueing operations without ever losing one, entering the kernel, reading
+//! completions in batches, and the room in its direct descriptor table.
+#![allow(unsafe_code)]
+use super::buffers::{BufferRing, Pool};
+use super::event::SocketRingConfig;
+use super::failure::{self, RingFailure};
+use io_uring::{EnterFlags, IoUring, cqueue, squeue, types};
+use std::collections::VecDeque;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+/// Completions copied out at a time.
+pub(super) const BATCH: usize = 64;
+/// The buffer group of every ring.
+pub(super) const GROUP: u16 = 0;
+/// Registered descriptors of rings: the kernel allows a thread this many.
+const REGISTERED_RINGS: usize = 16;
+/// Threads the kernel may start for shutdown(2), the one operation it does not do inline.
+const KERNEL_WORKERS: u32 = 2;
+
+pub(super) struct Ring {
+    io: IoUring,
+    /// Operations that found the submission queue full while the kernel took none.
+    backlog: VecDeque<squeue::Entry>,
+    /// The ring's descriptor, or its registered index.
+    enter_fd: i32,
+    enter_flags: u32,
+    pub(super) buffers: BufferRing,
+    /// Descriptor table: its length, and what is in use or spoken for.
+    pub(super) capacity: u32,
+    pub(super) used: u32,
+    pub(super) accepts: u32,
+    pub(super) promised: u32,
+    pub(super) enters: u64,
+    pub(super) overflows: u64,
+}
+
+impl Ring {
+    /// Opens ring number `number` of a core; `signal` is written on completions while enabled.
+    pub(super) fn open(
+        config: &SocketRingConfig,
+        number: usize,
+        pool: &mut Pool,
+        signal: RawFd,
+    ) -> Result<Ring, RingFailure> {
+        let io: IoUring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(config.completions.max(config.submissions))
+            .build(config.submissions)
+            .map_err(|error| RingFailure::new("io_uring_setup", &error))?;
+        if number == 0 {
+            failure::probe(&io)?;
+        }
+        let capacity = config.sockets_per_ring.min(descriptor_limit()).max(1);
+        let submitter = io.submitter();
+        submitter
+            .register_files_sparse(capacity)
+            .map_err(|error| RingFailure::new("REGISTER_FILES2 (sparse)", &error))?;
+        submitter
+            .register_eventfd(signal)
+            .map_err(|error| RingFailure::new("REGISTER_EVENTFD", &error))?;
+        // Without the limit a burst of orderly closes would start many threads. Not essential.
+        let _ = submitter.register_iowq_max_workers(&mut [KERNEL_WORKERS, KERNEL_WORKERS]);
+        let buffers = BufferRing::new(pool, config.buffer_count, config.buffers_posted)
+            .map_err(|error| RingFailure::new("mmap of receive buffers", &error))?;
+        // SAFETY: the memory is page aligned, as long as its capacity says, and is dropped after
+        // the io_uring (field order).
+        unsafe {
+            submitter.register_buf_ring_with_flags(buffers.start(), buffers.capacity(), GROUP, 0)
+        }
+        .map_err(|error| RingFailure::new("REGISTER_PBUF_RING", &error))?;
+        let quiet_wait = io.params().is_feature_no_iowait();
+        let mut ring = Ring {
+            enter_fd: io.as_raw_fd(),
+            enter_flags: if quiet_wait { EnterFlags::NO_IOWAIT.bits() } else { 0 },
+            io,
+            backlog: VecDeque::new(),
+            buffers,
+            capacity,
+            used: 0,
+            accepts: 0,
+            promised: 0,
+            enters: 0,
+            overflows: 0,
+        };
+        ring.signal(false);
+        if number < REGISTERED_RINGS {
+            ring.register_itself();
+        }
+        Ok(ring)
+    }
+
+    /// Saves the descriptor look-up of each enter. Only an optimisation: refusal is fine.
+    fn register_itself(&mut self) {
+        const REGISTER_RING_FDS: libc::c_uint = 20;
+        #[repr(C)]
+        struct Update {
+            offset: u32,
+            reserved: u32,
+            data: u64,
+        }
+        let mut update =
+            Update { offset: u32::MAX, reserved: 0, data: self.io.as_raw_fd() as u64 };
+        // SAFETY: one io_uring_rsrc_update, read and written by the kernel during the call.
+        let registered = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                self.io.as_raw_fd(),
+                REGISTER_RING_FDS,
+                &mut update as *mut Update,
+                1,
+            )
+        };
+        if registered == 1 {
+            self.enter_fd = update.offset as i32;
+            self.enter_flags |= EnterFlags::REGISTERED_RING.bits();
+        }
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.io.as_raw_fd()
+    }
+
+    /// Descriptors that may still be given to accepts or promised to other shards.
+    pub(super) fn room(&self) -> u32 {
+        self.capacity - self.used - self.accepts - self.promised
+    }
+
+    /// Queues an operation; enters the kernel only when the queue is full.
+    pub(super) fn push(&mut self, entry: squeue::Entry) {
+        if self.backlog.is_empty() && self.try_push(&entry) {
+            return;
+        }
+        self.backlog.push_back(entry);
+        if let Err(error) = self.enter(0, None) {
+            debug_assert!(is_temporary(&error), "{error}");
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: whatever an entry points to lives in records that the driver keeps until the
+        // completion; see the callers.
+        unsafe { self.io.submission().push(entry).is_ok() }
+    }
+
+    fn drain_backlog(&mut self) {
+        while let Some(entry) = self.backlog.front().cloned() {
+            if !self.try_push(&entry) {
+                break;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    /// True when a pass would find something without waiting.
+    pub(super) fn ready(&mut self) -> bool {
+        let (completions, submissions) = self.peek();
+        completions || submissions.0
+    }
+
+    /// True when operations wait to be submitted.
+    pub(super) fn has_queued(&mut self) -> bool {
+        self.peek().1.1 || !self.backlog.is_empty()
+    }
+
+    /// (completions are there, (the kernel has work to run or flush, submissions are there))
+    fn peek(&mut self) -> (bool, (bool, bool)) {
+        let submission = self.io.submission();
+        let kernel = submission.taskrun() || submission.cq_overflow();
+        let queued = !submission.is_empty();
+        drop(submission);
+        (!self.io.completion().is_empty(), (kernel, queued))
+    }
+
+    /// Enters the kernel if there is anything to submit, run or flush.
+    pub(super) fn turn(&mut self) {
+        let (_, (kernel, queued)) = self.peek();
+        if kernel || queued || !self.backlog.is_empty() {
+            if self.io.submission().cq_overflow() {
+                self.overflows += 1;
+            }
+            if let Err(error) = self.enter(0, None) {
+                debug_assert!(is_temporary(&error), "{error}");
+            }
+        }
+    }
+
+    /// Submits everything, runs the kernel's deferred work and waits for `want` completions, at
+    /// most `limit` long. A time-out is not an error.
+    pub(super) fn enter(&mut self, want: u32, limit: Option<Duration>) -> io::Result<()> {
+        loop {
+            self.drain_backlog();
+            let before = self.backlog.len();
+            self.enter_once(if before == 0 { want } else { 0 }, limit)?;
+            self.drain_backlog();
+            if before == 0 {
+                return Ok(());
+            }
+            if self.backlog.len() == before {
+                return Ok(()); // The kernel takes none now; the next pass tries again.
+            }
+        }
+    }
+
+    fn enter_once(&mut self, want: u32, limit: Option<Duration>) -> io::Result<()> {
+        let queued = self.io.submission().len() as u32;
+        let limit = limit.map(types::Timespec::from);
+        let mut arguments = types::SubmitArgs::new();
+        if let Some(limit) = &limit {
+            arguments = arguments.timespec(limit);
+        }
+        let flags = EnterFlags::GETEVENTS.bits() | EnterFlags::EXT_ARG.bits() | self.enter_flags;
+        self.enters += 1;
+        // SAFETY: `arguments` and the timespec it points to outlive the call; entries in the queue
+        // were checked by `push`.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                self.enter_fd,
+                queued,
+                want,
+                flags,
+                &arguments as *const types::SubmitArgs<'_, '_>,
+                size_of::<types::SubmitArgs<'_, '_>>(),
+            )
+        };
+        if result >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ETIME | libc::EINTR) => Ok(()),
+            _ => Err(error),
+        }
+    }
+
+    /// Copies out up to `limit` completions and frees their places.
+    pub(super) fn take<'a>(
+        &mut self,
+        batch: &'a mut [MaybeUninit<cqueue::Entry>; BATCH],
+        limit: usize,
+    ) -> &'a [cqueue::Entry] {
+        let length = limit.min(BATCH);
+        self.io.completion().fill(&mut batch[..length])
+    }
+
+    /// Whether completions write the eventfd: only while the core is about to sleep.
+    pub(super) fn signal(&mut self, on: bool) {
+        let completion = self.io.completion();
+        if on { completion.enable_eventfd() } else { completion.disable_eventfd() }
+    }
+
+    /// Cancels everything and waits for it. False when the kernel may still touch our memory.
+    pub(super) fn cancel_everything(&mut self) -> bool {
+        let _ = self.enter(0, None);
+        let limit = types::Timespec::from(Duration::from_secs(1));
+        let cancelled =
+            self.io.submitter().register_sync_cancel(Some(limit), types::CancelBuilder::any());
+        match cancelled {
+            Ok(()) => true,
+            Err(error) => error.raw_os_error() == Some(libc::ENOENT),
+        }
+    }
+}
+
+/// The kernel will take the operation later: it is short of memory or has completions to flush.
+fn is_temporary(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::ENOMEM))
+}
+
+/// The soft limit on descriptors, which also bounds a direct descriptor table.
+fn descriptor_limit() -> u32 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes one rlimit.
+    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } {
+        0 => u32::try_from(limit.rlim_cur).unwrap_or(u32::MAX),
+        _ => 1024,
+    }
+}

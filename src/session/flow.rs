@@ -1,0 +1,49 @@
+//! What a session holds only while something is in flight. Given back when idle.
+
+use super::{Inbound, Pending, Window};
+use crate::ids::ShardId;
+use crate::time::Instant;
+use crate::topic::FilterId;
+use std::collections::VecDeque;
+
+/// Windows, queues and replays of one session.
+#[derive(Default)]
+pub struct Flow {
+    /// Sent and unacknowledged.
+    pub window: Window,
+    /// Accepted and not yet sent.
+    pub pending: Pending,
+    /// QoS 2 received and not yet released.
+    pub inbound: Inbound,
+    /// Retained replays that subscriptions asked for, oldest first.
+    pub replays: VecDeque<Replay>,
+    /// Since when the pending queue has been above its high-water mark while connected.
+    pub crowded: Option<Instant>,
+    /// When unacknowledged messages are sent again (MQTT 3 with a retry interval).
+    pub retry: Option<Instant>,
+}
+
+impl Flow {
+    /// True when it may be given back.
+    pub fn is_idle(&self) -> bool {
+        self.window.is_empty()
+            && self.pending.is_empty()
+            && self.inbound.is_empty()
+            && self.replays.is_empty()
+    }
+}
+
+/// A replay of retained messages to a new subscription, in slices, shard after shard.
+pub struct Replay {
+    /// The subscription; a replay whose subscription has gone is given up.
+    pub filter: FilterId,
+    /// The shard whose retained messages are being replayed now.
+    pub shard: ShardId,
+    /// Where the next slice begins on that shard.
+    pub cursor: Option<Box<str>>,
+    /// A slice was asked for and has not come.
+    pub waiting: bool,
+    /// Hashes of topics on which a newer message went out live meanwhile: their retained message
+    /// would arrive as if it were newer.
+    pub overtaken: Vec<u64>,
+}

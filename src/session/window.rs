@@ -1,0 +1,279 @@
+//! The outbound inflight window: QoS 1 and 2 messages sent and not yet acknowledged.
+//!
+//! Packet identifiers run 1, 2, … 65,535, 1, … so the window is a run of consecutive identifiers
+//! and an acknowledgement is found by subtraction. An identifier is reused only after everything
+//! from it to the front of the run is acknowledged [MQTT-2.2.1-3].
+
+use super::Queued;
+use crate::packet::{PacketId, Qos};
+use std::collections::VecDeque;
+
+/// Packet identifiers there are: 1 to 65,535.
+const IDENTIFIERS: u32 = 65_535;
+/// The run may be this many times the window's limit before a client that never acknowledges its
+/// oldest message stops getting new ones.
+const SPAN: usize = 16;
+
+/// Where one message's handshake stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Awaits {
+    PubAck,
+    PubRec,
+    PubComp,
+    Nothing,
+}
+
+struct Sent {
+    /// Kept for redelivery when the session outlives the connection.
+    queued: Option<Queued>,
+    awaits: Awaits,
+}
+
+/// What an acknowledgement meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Acknowledged {
+    /// The message is complete; the window has room for one more.
+    Complete,
+    /// PUBREC accepted: send PUBREL.
+    Release,
+    /// No message with that identifier awaits anything.
+    Unknown,
+    /// The message awaits another kind of acknowledgement [MQTT-4.3.2-1, MQTT-4.3.3-1].
+    WrongKind,
+}
+
+/// What to send again after a reconnect, in the original order [MQTT-4.6.0-1].
+pub enum Again<'a> {
+    /// The PUBLISH, with DUP set [MQTT-3.3.1-1].
+    Publish(PacketId, &'a Queued),
+    /// The PUBREL [MQTT-4.4.0-1].
+    Release(PacketId),
+}
+
+/// The window.
+pub struct Window {
+    run: VecDeque<Sent>,
+    first: u16,
+    open: u16,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Window { run: VecDeque::new(), first: 1, open: 0 }
+    }
+}
+
+impl Window {
+    /// True when another message may be sent under `limit`, the smaller of our own and the
+    /// client's Receive Maximum [MQTT-3.3.4-9].
+    pub fn has_room(&self, limit: u16) -> bool {
+        self.open < limit
+            && self.run.len() < usize::from(limit).saturating_mul(SPAN).min(IDENTIFIERS as usize)
+    }
+
+    /// Messages not completely acknowledged.
+    pub fn open(&self) -> u16 {
+        self.open
+    }
+
+    /// True when nothing awaits an acknowledgement.
+    pub fn is_empty(&self) -> bool {
+        self.open == 0
+    }
+
+    /// Takes the next identifier for a message of `qos` 1 or 2. `queued` is kept for redelivery;
+    /// `None` when the session ends with its connection. The caller has asked [`Self::has_room`].
+    pub fn send(&mut self, qos: Qos, queued: Option<Queued>) -> PacketId {
+        let awaits = if qos == Qos::AtLeastOnce { Awaits::PubAck } else { Awaits::PubRec };
+        let id = self.id_at(self.run.len());
+        self.run.push_back(Sent { queued, awaits });
+        self.open += 1;
+        id
+    }
+
+    /// PUBACK came.
+    pub fn puback(&mut self, id: PacketId) -> Acknowledged {
+        self.acknowledge(id, Awaits::PubAck, Awaits::Nothing)
+    }
+
+    /// PUBREC came; with a reason code of failure the message is complete [MQTT-4.3.3-4].
+    pub fn pubrec(&mut self, id: PacketId, accepted: bool) -> Acknowledged {
+        if let Some(at) = self.find(id)
+            && self.run[at].awaits == Awaits::PubComp
+        {
+            // A PUBREC for a PUBREL already sent: a client that reconnected; send it again.
+            return Acknowledged::Release;
+        }
+        self.acknowledge(
+            id,
+            Awaits::PubRec,
+            if accepted { Awaits::PubComp } else { Awaits::Nothing },
+        )
+    }
+
+    /// PUBCOMP came.
+    pub fn pubcomp(&mut self, id: PacketId) -> Acknowledged {
+        self.acknowledge(id, Awaits::PubComp, Awaits::Nothing)
+    }
+
+    /// Everything to send again on a new connection, oldest first. Messages that were not kept
+    /// (their session was to end with the connection) are skipped.
+    pub fn again(&self) -> impl Iterator<Item = Again<'_>> {
+        self.run.iter().enumerate().filter_map(|(at, sent)| match (sent.awaits, &sent.queued) {
+            (Awaits::PubComp, _) => Some(Again::Release(self.id_at(at))),
+            (Awaits::PubAck | Awaits::PubRec, Some(queued)) => {
+                Some(Again::Publish(self.id_at(at), queued))
+            }
+            _ => None,
+        })
+    }
+
+    /// Completes the messages that `over` says cannot be sent again (expired, too large); returns
+    /// how many. Only for messages not yet answered by PUBREC.
+    pub fn abandon(&mut self, mut over: impl FnMut(&Queued) -> bool) -> u32 {
+        let mut abandoned = 0;
+        for sent in &mut self.run {
+            let waits = matches!(sent.awaits, Awaits::PubAck | Awaits::PubRec);
+            if waits && sent.queued.as_ref().is_none_or(&mut over) {
+                *sent = Sent { queued: None, awaits: Awaits::Nothing };
+                self.open -= 1;
+                abandoned += 1;
+            }
+        }
+        self.trim();
+        abandoned
+    }
+
+    fn acknowledge(&mut self, id: PacketId, expected: Awaits, next: Awaits) -> Acknowledged {
+        let Some(at) = self.find(id) else { return Acknowledged::Unknown };
+        let sent = &mut self.run[at];
+        if sent.awaits == Awaits::Nothing {
+            return Acknowledged::Unknown;
+        }
+        if sent.awaits != expected {
+            return Acknowledged::WrongKind;
+        }
+        sent.awaits = next;
+        sent.queued = None;
+        if next == Awaits::PubComp {
+            return Acknowledged::Release;
+        }
+        self.open -= 1;
+        self.trim();
+        Acknowledged::Complete
+    }
+
+    fn trim(&mut self) {
+        while self.run.front().is_some_and(|sent| sent.awaits == Awaits::Nothing) {
+            self.run.pop_front();
+            self.first = if self.first == u16::MAX { 1 } else { self.first + 1 };
+        }
+    }
+
+    fn find(&self, id: PacketId) -> Option<usize> {
+        let (id, first) = (u32::from(id.get()), u32::from(self.first));
+        let at = (id + IDENTIFIERS - first) % IDENTIFIERS;
+        ((at as usize) < self.run.len()).then_some(at as usize)
+    }
+
+    fn id_at(&self, at: usize) -> PacketId {
+        let id = (u32::from(self.first) - 1 + at as u32) % IDENTIFIERS + 1;
+        PacketId::new(id as u16).expect("1 to 65,535")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(value: u16) -> PacketId {
+        PacketId::new(value).unwrap()
+    }
+
+    #[test]
+    fn identifiers_run_on_and_wrap_without_zero() {
+        let mut window = Window::default();
+        for round in 0..200_000u32 {
+            let expected = (round % 65_535 + 1) as u16;
+            assert_eq!(window.send(Qos::AtLeastOnce, None).get(), expected);
+            assert_eq!(window.puback(id(expected)), Acknowledged::Complete);
+        }
+        assert!(window.is_empty());
+    }
+
+    #[test]
+    fn an_identifier_is_not_reused_while_it_is_open() {
+        let mut window = Window::default();
+        let stuck = window.send(Qos::AtLeastOnce, None);
+        let mut sent = 0;
+        while window.has_room(10) {
+            let next = window.send(Qos::AtLeastOnce, None);
+            assert_ne!(next, stuck);
+            assert_eq!(window.puback(next), Acknowledged::Complete);
+            sent += 1;
+        }
+        assert_eq!(sent, 10 * SPAN - 1);
+        assert_eq!(window.puback(stuck), Acknowledged::Complete);
+        assert!(window.has_room(10));
+    }
+
+    #[test]
+    fn qos_2_goes_through_release_and_rejects_the_wrong_kind() {
+        let mut window = Window::default();
+        let first = window.send(Qos::ExactlyOnce, None);
+        assert_eq!(window.puback(first), Acknowledged::WrongKind);
+        assert_eq!(window.pubcomp(first), Acknowledged::WrongKind);
+        assert_eq!(window.pubrec(first, true), Acknowledged::Release);
+        assert_eq!(window.pubrec(first, true), Acknowledged::Release);
+        assert_eq!(window.again().count(), 1);
+        assert_eq!(window.pubcomp(first), Acknowledged::Complete);
+        assert_eq!(window.pubcomp(first), Acknowledged::Unknown);
+        let second = window.send(Qos::ExactlyOnce, None);
+        assert_eq!(window.pubrec(second, false), Acknowledged::Complete);
+        assert!(window.is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_window_behaves_like_a_map_of_open_identifiers(
+            steps in proptest::collection::vec((0u8..4, 0u16..40), 0..400)
+        ) {
+            let mut window = Window::default();
+            let mut model = std::collections::BTreeMap::new();
+            for (step, pick) in steps {
+                match step {
+                    0 | 1 if window.has_room(20) => {
+                        let qos = if step == 0 { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
+                        let new = window.send(qos, None);
+                        proptest::prop_assert!(model.insert(new.get(), (qos, false)).is_none());
+                    }
+                    2 | 3 => {
+                        let Some(&key) = model.keys().nth(usize::from(pick) % model.len().max(1))
+                        else {
+                            continue;
+                        };
+                        match model[&key] {
+                            (Qos::AtLeastOnce, _) => {
+                                proptest::prop_assert_eq!(
+                                    window.puback(id(key)), Acknowledged::Complete);
+                                model.remove(&key);
+                            }
+                            (_, false) => {
+                                proptest::prop_assert_eq!(
+                                    window.pubrec(id(key), true), Acknowledged::Release);
+                                model.insert(key, (Qos::ExactlyOnce, true));
+                            }
+                            (_, true) => {
+                                proptest::prop_assert_eq!(
+                                    window.pubcomp(id(key)), Acknowledged::Complete);
+                                model.remove(&key);
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+                proptest::prop_assert_eq!(usize::from(window.open()), model.len());
+            }
+        }
+    }
+}

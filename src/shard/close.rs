@@ -1,0 +1,322 @@
+//! How connections and sessions end: causes, last packets, wills, expiry.
+
+use super::connect::expiry_deadline;
+use super::connection::Stage;
+use super::{Action, Shard};
+use crate::ids::SocketId;
+use crate::mesh::mail::Control;
+use crate::message::{Message, MessageRef};
+use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
+use crate::session::Will;
+use crate::time::Instant;
+
+/// Milliseconds a closing connection has to take its last packets.
+const LAST_WORDS: u64 = 5000;
+/// Wills routed per step.
+const WILLS: usize = 256;
+
+/// Why a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// The client sent DISCONNECT with this reason code.
+    Client(ReasonCode),
+    /// The client broke a rule.
+    Violation(Violation),
+    /// Another connection claimed the ClientId.
+    TakenOver,
+    /// Nothing was received for longer than the keep-alive allows [MQTT-3.1.2-22].
+    KeepAlive,
+    /// The peer closed its side.
+    EndOfStream,
+    /// The connection broke.
+    Broken,
+    /// CONNECT was refused; the CONNACK, if one is owed, is written.
+    Rejected,
+    /// No CONNECT came in time.
+    ConnectTimeout,
+    /// The client's queues are full and the policy says disconnect.
+    QueueFull,
+    /// The broker stops.
+    Draining,
+}
+
+impl Cause {
+    /// What a v5 client is told in DISCONNECT, if anything.
+    fn farewell(self) -> Option<(ReasonCode, &'static str)> {
+        match self {
+            Cause::Violation(violation) => Some((violation.reason, violation.what)),
+            Cause::TakenOver => {
+                Some((ReasonCode::SessionTakenOver, "another connection uses this ClientId"))
+            }
+            Cause::KeepAlive => Some((ReasonCode::KeepAliveTimeout, "keep alive exceeded")),
+            Cause::QueueFull => Some((ReasonCode::QuotaExceeded, "the pending queue is full")),
+            Cause::Draining => Some((ReasonCode::ServerShuttingDown, "the server is stopping")),
+            _ => None,
+        }
+    }
+
+    /// Only DISCONNECT with reason 0x00 deletes the will [MQTT-3.14.4-3].
+    fn deletes_will(self) -> bool {
+        self == Cause::Client(ReasonCode::Success)
+    }
+}
+
+impl Shard {
+    /// Ends a connection for `cause`. Calling it for one that is closing or gone does nothing.
+    pub(super) fn disconnect(&mut self, socket: SocketId, cause: Cause) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let (stage, listener) = (connection.stage, connection.listener);
+        match stage {
+            // HandedOver decides; the socket is no longer ours to speak on.
+            Stage::HandingOver(_) | Stage::Closing => return,
+            Stage::Entry => {}
+            Stage::Open(index) => {
+                self.counters.connections_open -= 1;
+                self.count_cause(cause);
+                self.say_farewell(socket, index, cause);
+                self.detach(index, cause);
+            }
+        }
+        self.counters.connections_closed += 1;
+        self.release_entrance(listener);
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        connection.stage = Stage::Closing;
+        connection.input = None;
+        connection.aliases = None;
+        connection.patience = 0;
+        let drained = connection.output.as_ref().is_none_or(|output| output.unsent() == 0);
+        if cause == Cause::Broken {
+            self.actions.push(Action::Close(socket));
+        } else if drained {
+            self.actions.push(Action::Finish(socket));
+        } else {
+            self.arm_connection(socket, self.now.plus_millis(LAST_WORDS));
+        }
+    }
+
+    fn count_cause(&mut self, cause: Cause) {
+        match cause {
+            Cause::Violation(_) => self.counters.violations += 1,
+            Cause::KeepAlive => self.counters.keepalive_timeouts += 1,
+            Cause::ConnectTimeout => self.counters.connect_timeouts += 1,
+            _ => {}
+        }
+    }
+
+    fn say_farewell(&mut self, socket: SocketId, index: u32, cause: Cause) {
+        let Some(session) = self.sessions.get(index) else { return };
+        tracing::debug!(
+            client_id = %session.client_id, shard = self.id.0, ?cause, "client disconnected"
+        );
+        let (version, informed) = (session.version, session.problem_information);
+        if let (Version::V5, Some((reason, what))) = (version, cause.farewell()) {
+            let what = (informed && self.settings.reason_strings).then_some(what);
+            self.write(socket, |out| {
+                let packet =
+                    Disconnect { reason_string: what, ..Disconnect::new(reason) };
+                packet::encode_disconnect(out, version, &packet);
+            });
+        }
+    }
+
+    /// The session loses its connection.
+    fn detach(&mut self, index: u32, cause: Cause) {
+        let now = self.now;
+        self.unpark_waiters(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        session.socket = None;
+        if let Some(flow) = &mut session.flow {
+            flow.crowded = None;
+            flow.replays.clear();
+        }
+        let expiry = session.expiry;
+        match session.will.take() {
+            Some(_) if cause.deletes_will() => {}
+            Some(mut will) if will.delay > 0 && expiry > 0 => {
+                // [MQTT-3.1.3-9] and section 3.1.3.2.2: after the delay, unless the client is back.
+                will.due = Some(now.plus_millis(u64::from(will.delay) * 1000));
+                session.will = Some(will);
+            }
+            Some(will) => self.fire_will(*will),
+            None => {}
+        }
+        if expiry == 0 {
+            self.end_session(index);
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        session.ends = expiry_deadline(now, expiry);
+        if session.flow.as_ref().is_some_and(|flow| flow.is_idle()) {
+            session.flow = None;
+        }
+        let due = session.will.as_ref().and_then(|will| will.due);
+        let next = [session.ends, due].into_iter().flatten().min();
+        self.counters.sessions_persistent += 1;
+        if let Some(next) = next {
+            self.arm_session(index, next);
+        }
+        self.tell_presence(index, false);
+    }
+
+    /// Another connection claims the ClientId [MQTT-3.1.4-3].
+    pub(super) fn take_over(&mut self, index: u32) {
+        if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
+            self.disconnect(socket, Cause::TakenOver);
+        }
+    }
+
+    /// Ends an offline session: its subscriptions, queues and name go; a waiting will is sent now.
+    pub(super) fn end_session(&mut self, index: u32) {
+        self.leave_everything(index);
+        let Some(mut session) = self.sessions.remove(index) else { return };
+        debug_assert!(session.socket.is_none());
+        let hash = self.shared.seeds.place(session.client_id.as_bytes());
+        if let Ok(entry) = self.names.find_entry(hash, |&known| known == index) {
+            entry.remove();
+        }
+        if let Some(flow) = &session.flow {
+            self.forget_flow(flow);
+        }
+        self.counters.sessions -= 1;
+        if let Some(will) = session.will.take() {
+            self.fire_will(*will);
+        }
+    }
+
+    /// An offline session's time: the will's delay or the session itself may be over.
+    pub(super) fn session_due(&mut self, index: u32) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.socket.is_some() {
+            return;
+        }
+        if session.ends.is_some_and(|ends| ends <= now) {
+            self.counters.sessions_persistent -= 1;
+            self.counters.sessions_expired += 1;
+            self.end_session(index);
+            return;
+        }
+        let due = session.will.as_ref().and_then(|will| will.due);
+        if due.is_some_and(|due| due <= now) {
+            if let Some(will) = session.will.take() {
+                self.fire_will(*will);
+            }
+        }
+        let Some(session) = self.sessions.get(index) else { return };
+        let due = session.will.as_ref().and_then(|will| will.due);
+        if let Some(next) = [session.ends, due].into_iter().flatten().min() {
+            self.arm_session(index, next);
+        }
+    }
+
+    fn fire_will(&mut self, will: Will) {
+        let expires = will
+            .message_expiry
+            .map(|seconds| self.now.plus_millis(u64::from(seconds) * 1000));
+        let message = match self.bounded_expiry(expires) {
+            None => will.message,
+            expires => {
+                let view = MessageRef { expires, ..will.message.view() };
+                Message::new(&view, &mut self.scratch)
+            }
+        };
+        self.wills.push_back(message);
+    }
+
+    /// Routes wills that are due, as far as mailboxes have room; true when some are left.
+    pub(super) fn publish_wills(&mut self) -> bool {
+        for _ in 0..WILLS {
+            let Some(message) = self.wills.front().cloned() else { return false };
+            let view = message.view();
+            if !self.try_publish(&view, Some(&message)) {
+                return true;
+            }
+            self.counters.wills_sent += 1;
+            self.wills.pop_front();
+        }
+        !self.wills.is_empty()
+    }
+
+    /// `expires`, no later than `mqtt.message_expiry_max` allows.
+    pub(super) fn bounded_expiry(&self, expires: Option<Instant>) -> Option<Instant> {
+        let bound = self
+            .settings
+            .message_expiry_max
+            .map(|seconds| self.now.plus_millis(u64::from(seconds) * 1000));
+        [expires, bound].into_iter().flatten().min()
+    }
+
+    /// The driver has closed the socket: nothing of the connection is left.
+    pub(super) fn forget(&mut self, socket: SocketId) {
+        if let Some(connection) = self.connections.remove(socket.0)
+            && let Some(output) = connection.output
+        {
+            self.pool.put_output(output);
+        }
+    }
+
+    /// Ends what this step decided to end while it could not.
+    pub(super) fn run_closing(&mut self) {
+        while let Some((socket, cause)) = self.closing.pop() {
+            self.disconnect(socket, cause);
+        }
+    }
+
+    /// Stops: no new clients; wills are routed while their receivers are still connected, then
+    /// every client is told (0x8B). Returns when the next step has written it all.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        // [MQTT-3.1.2-8] wants wills sent when the connection closes without DISCONNECT; those
+        // with a delay end with the process, as section 3.1.2.5 allows for a server's shutdown.
+        let open: Vec<(SocketId, u32)> = (0..self.connections.bound())
+            .filter_map(|at| match self.connections.get(at)?.stage {
+                Stage::Open(index) => Some((SocketId(at), index)),
+                _ => None,
+            })
+            .collect();
+        for &(_, index) in &open {
+            let Some(session) = self.sessions.get_mut(index) else { continue };
+            if session.will.as_ref().is_some_and(|will| will.delay == 0 || session.expiry == 0)
+                && let Some(will) = session.will.take()
+            {
+                self.fire_will(*will);
+            }
+        }
+        self.publish_wills();
+    }
+
+    /// The second half of [`Shard::drain`]: says goodbye to every client.
+    pub fn dismiss(&mut self) {
+        for at in 0..self.connections.bound() {
+            self.disconnect(SocketId(at), Cause::Draining);
+        }
+    }
+
+    /// True when no connection is left and nothing waits to be carried.
+    pub fn is_drained(&self) -> bool {
+        self.connections.is_empty() && self.wills.is_empty() && self.outbox.is_empty()
+    }
+
+    fn tell_groups(&mut self, index: u32, make: impl Fn(Box<str>, crate::ids::SessionRef) -> Control) {
+        let member = self.session_ref(index);
+        let Some(session) = self.sessions.get(index) else { return };
+        let Some(extras) = &session.extras else { return };
+        let filters: Vec<Box<str>> =
+            extras.shares.iter().map(|share| share.filter.clone()).collect();
+        for filter in filters {
+            let home = self.group_home(&filter);
+            let control = make(filter, member);
+            self.tell(home, control);
+        }
+    }
+
+    /// Tells the homes of the session's share groups whether it is connected.
+    pub(super) fn tell_presence(&mut self, index: u32, online: bool) {
+        self.tell_groups(index, |filter, member| Control::Presence(filter, member, online));
+    }
+
+    /// Tells the homes of the session's share groups that it is no member any more.
+    pub(super) fn leave_groups(&mut self, index: u32) {
+        self.tell_groups(index, Control::Leave);
+    }
+}

@@ -1,0 +1,356 @@
+//! CONNECT on the home shard: who may come in, takeover, resume, CONNACK.
+
+use super::close::Cause;
+use super::connection::{Aliases, Stage};
+use super::{Action, Shard};
+use crate::ids::SocketId;
+use crate::mesh::Entrance;
+use crate::message::{Message, MessageRef};
+use crate::packet::{
+    self, ConnAck, ConnAckProperties, Connect, Framing, Qos, ReasonCode, Version,
+};
+use crate::session::{Extras, NEVER, Session, Subscriptions, Will};
+use crate::time::Instant;
+use std::sync::Arc;
+
+/// Why a CONNECT is refused.
+struct Refused(ReasonCode, &'static str);
+
+impl Shard {
+    /// Takes `bytes`, which begin with a whole CONNECT, from a connection that is already in the
+    /// table, and goes on with what follows the packet.
+    pub(super) fn open_session(
+        &mut self,
+        socket: SocketId,
+        assigned: Option<Box<str>>,
+        bytes: &[u8],
+    ) {
+        let total = match packet::frame(bytes, u32::MAX) {
+            Ok(Framing::Complete { total, .. }) => total,
+            _ => unreachable!("the entry shard framed it"),
+        };
+        let connect = match packet::decode_connect(&bytes[..total]) {
+            Ok(connect) => connect,
+            Err(_) => unreachable!("the entry shard decoded it"),
+        };
+        let entrance = self.connections.get(socket.0).and_then(|connection| {
+            self.entrances.get(usize::from(connection.listener.0)).and_then(|e| e.clone())
+        });
+        let Some(entrance) = entrance else {
+            // The listener was removed while the client was on its way.
+            self.refuse(socket, connect.version, Refused(ReasonCode::ServerUnavailable, "closed"));
+            return;
+        };
+        if let Err(refused) = self.check_connect(&connect, assigned.as_deref(), &entrance) {
+            self.refuse(socket, connect.version, refused);
+            return;
+        }
+        let name: Box<str> = assigned.clone().unwrap_or_else(|| connect.client_id.into());
+        let (index, present) = self.attach(socket, &name, &connect, &entrance);
+        self.set_up_connection(socket, index, &connect);
+        self.send_connack(socket, index, &connect, assigned.as_deref(), present);
+        self.actions.push(Action::ReceiveStream(socket));
+        self.resume_deliveries(index);
+        tracing::debug!(client_id = %name, shard = self.id.0, present, "client connected");
+        if bytes.len() > total {
+            self.receive_open(socket, index, &bytes[total..]);
+        }
+    }
+
+    fn check_connect(
+        &self,
+        connect: &Connect<'_>,
+        assigned: Option<&str>,
+        entrance: &Entrance,
+    ) -> Result<(), Refused> {
+        if connect.properties.authentication_method.is_some() {
+            // [MQTT-4.12.0-1]: no method is configured.
+            return Err(Refused(
+                ReasonCode::BadAuthenticationMethod,
+                "extended authentication is not configured",
+            ));
+        }
+        if connect.client_id.is_empty() && assigned.is_none() {
+            return Err(Refused(ReasonCode::ClientIdentifierNotValid, "a ClientId is required"));
+        }
+        if connect.client_id.is_empty() && !connect.version.is_v5() && !connect.clean_start {
+            // [MQTT-3.1.3-8] of 3.1.1.
+            return Err(Refused(
+                ReasonCode::ClientIdentifierNotValid,
+                "a zero-length ClientId needs a clean session",
+            ));
+        }
+        if connect.client_id.len() > self.settings.max_client_id_length {
+            return Err(Refused(ReasonCode::ClientIdentifierNotValid, "the ClientId is too long"));
+        }
+        if connect.username.is_none() && !entrance.allow_anonymous {
+            return Err(Refused(ReasonCode::NotAuthorized, "anonymous clients are not allowed"));
+        }
+        if connect.username.is_some() && !entrance.allow_anonymous {
+            return Err(Refused(
+                ReasonCode::BadUserNameOrPassword,
+                "no users are configured for this listener",
+            ));
+        }
+        let Some(will) = &connect.will else { return Ok(()) };
+        if will.qos as u8 > self.settings.max_qos {
+            // [MQTT-3.2.2-12]
+            return Err(Refused(ReasonCode::QosNotSupported, "the will's QoS is not supported"));
+        }
+        if will.retain && !self.settings.retain {
+            // [MQTT-3.2.2-13]
+            return Err(Refused(ReasonCode::RetainNotSupported, "retain is not supported"));
+        }
+        if will.topic.starts_with("$SYS/") {
+            return Err(Refused(ReasonCode::NotAuthorized, "$SYS belongs to the server"));
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, socket: SocketId, version: Version, refused: Refused) {
+        self.counters.connections_refused += 1;
+        let Refused(reason, what) = refused;
+        if let Some(connection) = self.connections.get(socket.0) {
+            tracing::debug!(peer = %connection.peer, ?reason, what, "client refused");
+        }
+        self.send_refusal(socket, version, reason, Some(what));
+        self.disconnect(socket, Cause::Rejected);
+    }
+
+    /// CONNACK with a reason code of failure; Session Present is 0 [MQTT-3.2.2-6].
+    pub(super) fn send_refusal(
+        &mut self,
+        socket: SocketId,
+        version: Version,
+        reason: ReasonCode,
+        what: Option<&str>,
+    ) {
+        let what = what.filter(|_| self.settings.reason_strings);
+        let properties = ConnAckProperties { reason_string: what, ..Default::default() };
+        let connack = ConnAck { session_present: false, reason, properties };
+        self.write(socket, |out| packet::encode_connack(out, version, &connack));
+    }
+
+    /// Finds, resumes, replaces or makes the session, and ties it to the socket. Returns its index
+    /// and Session Present.
+    fn attach(
+        &mut self,
+        socket: SocketId,
+        name: &str,
+        connect: &Connect<'_>,
+        entrance: &Arc<Entrance>,
+    ) -> (u32, bool) {
+        let mut known = self.find_session(name);
+        if let Some(index) = known {
+            if self.sessions.get(index).is_some_and(|session| session.socket.is_some()) {
+                self.counters.takeovers += 1;
+                // [MQTT-3.1.4-3]: one live connection per ClientId. This fires or delays the will
+                // and ends a session without expiry, exactly as any other loss would.
+                self.take_over(index);
+                known = self.find_session(name);
+            }
+        }
+        if let Some(index) = known.filter(|_| connect.clean_start) {
+            self.end_session(index);
+            known = None;
+        }
+        let present = known.is_some();
+        let index = known.unwrap_or_else(|| self.new_session(name));
+        let expiry = self.granted_expiry(connect);
+        let settings = Arc::clone(&self.settings);
+        let will = connect.will.as_ref().map(|will| {
+            let mountpoint = mountpoint_of(&entrance.mountpoint, name, connect.username);
+            self.make_will(index, will, &mountpoint)
+        });
+        let Some(session) = self.sessions.get_mut(index) else { unreachable!("just found") };
+        session.ends = None;
+        if present {
+            self.counters.sessions_persistent -= 1;
+        }
+        session.socket = Some(socket);
+        session.version = connect.version;
+        session.expiry = expiry;
+        session.problem_information = connect.properties.request_problem_information;
+        let theirs = connect.properties.receive_maximum.unwrap_or(u16::MAX);
+        session.window_limit = settings.max_inflight.min(theirs);
+        session.maximum_packet_size =
+            connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+        session.will = will;
+        let mountpoint = mountpoint_of(&entrance.mountpoint, name, connect.username);
+        if !mountpoint.is_empty() || session.extras.is_some() {
+            session.extras.get_or_insert_with(|| Box::new(Extras::default())).mountpoint =
+                mountpoint.into();
+        }
+        self.tell_presence(index, true);
+        (index, present)
+    }
+
+    fn new_session(&mut self, name: &str) -> u32 {
+        let index = self.sessions.insert(Session {
+            client_id: name.into(),
+            subscriptions: Subscriptions::None,
+            flow: None,
+            will: None,
+            extras: None,
+            ends: None,
+            armed: Instant(0),
+            socket: None,
+            expiry: 0,
+            maximum_packet_size: u32::MAX,
+            window_limit: 1,
+            version: Version::V311,
+            problem_information: true,
+        });
+        let seeds = &self.shared.seeds;
+        let sessions = &self.sessions;
+        self.names.insert_unique(seeds.place(name.as_bytes()), index, |&other| {
+            sessions.get(other).map_or(0, |session| seeds.place(session.client_id.as_bytes()))
+        });
+        self.counters.sessions += 1;
+        index
+    }
+
+    /// The session of a ClientId.
+    pub(super) fn find_session(&self, name: &str) -> Option<u32> {
+        let hash = self.shared.seeds.place(name.as_bytes());
+        self.names
+            .find(hash, |&index| {
+                self.sessions.get(index).is_some_and(|session| &*session.client_id == name)
+            })
+            .copied()
+    }
+
+    /// Session Expiry Interval in force, seconds [MQTT-3.2.2-21].
+    fn granted_expiry(&self, connect: &Connect<'_>) -> u32 {
+        let asked = match connect.version {
+            Version::V5 => connect.properties.session_expiry.unwrap_or(0),
+            _ if connect.clean_start => 0,
+            _ => self.settings.session_expiry_default,
+        };
+        asked.min(self.settings.session_expiry_max)
+    }
+
+    fn make_will(
+        &mut self,
+        index: u32,
+        will: &packet::Will<'_>,
+        mountpoint: &str,
+    ) -> Box<Will> {
+        let mut properties = Vec::new();
+        will.properties.write_forwardable(&mut properties);
+        let topic = format!("{mountpoint}{}", will.topic);
+        let message = MessageRef {
+            topic: &topic,
+            properties: &properties,
+            payload: will.payload,
+            qos: will.qos,
+            retain: will.retain,
+            expires: None,
+            publisher: Some(self.session_ref(index)),
+        };
+        Box::new(Will {
+            message: Message::new(&message, &mut self.scratch),
+            delay: will.delay,
+            message_expiry: will.properties.message_expiry,
+            due: None,
+        })
+    }
+
+    fn set_up_connection(&mut self, socket: SocketId, index: u32, connect: &Connect<'_>) {
+        let keep_alive = self.keep_alive(connect);
+        let patience = f64::from(keep_alive) * 1000.0 * self.settings.keep_alive_multiplier;
+        let alias_limit = connect
+            .properties
+            .topic_alias_maximum
+            .unwrap_or(0)
+            .min(self.settings.topic_alias_outbound);
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        connection.stage = Stage::Open(index);
+        connection.input = None;
+        connection.last_seen = now;
+        connection.patience = patience as u32;
+        if alias_limit > 0 {
+            let aliases = Aliases { outbound_limit: alias_limit, ..Aliases::default() };
+            connection.aliases = Some(Box::new(aliases));
+        }
+        self.counters.connections_open += 1;
+        if keep_alive > 0 {
+            self.arm_connection(socket, now.plus_millis(patience as u64));
+        }
+    }
+
+    /// Keep Alive in force, seconds: a v5 client that asks for more than the maximum, or for none
+    /// while there is one, is told ours [MQTT-3.2.2-22]; a v3 client cannot be told.
+    fn keep_alive(&self, connect: &Connect<'_>) -> u16 {
+        let max = self.settings.keep_alive_max;
+        match connect.keep_alive {
+            0 if connect.version.is_v5() && max < u16::MAX => max,
+            asked if connect.version.is_v5() => asked.min(max),
+            asked => asked,
+        }
+    }
+
+    fn send_connack(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        connect: &Connect<'_>,
+        assigned: Option<&str>,
+        present: bool,
+    ) {
+        let keep_alive = self.keep_alive(connect);
+        let settings = Arc::clone(&self.settings);
+        let Some(session) = self.sessions.get(index) else { return };
+        let asked_expiry = connect.properties.session_expiry.unwrap_or(0);
+        let response = (connect.properties.request_response_information
+            && !settings.response_information.is_empty())
+        .then(|| format!("{}{}/", settings.response_information, session.client_id));
+        let mut properties = ConnAckProperties {
+            // What the client cannot do without: these change what it may send.
+            session_expiry: (session.expiry != asked_expiry).then_some(session.expiry),
+            receive_maximum: (settings.receive_maximum < u16::MAX)
+                .then_some(settings.receive_maximum),
+            maximum_qos: Qos::from_u8(settings.max_qos),
+            retain_available: (!settings.retain).then_some(false),
+            maximum_packet_size: Some(settings.max_packet_size),
+            assigned_client_id: assigned,
+            topic_alias_maximum: (settings.max_topic_alias > 0)
+                .then_some(settings.max_topic_alias),
+            wildcard_subscription_available: (!settings.wildcard_subscriptions).then_some(false),
+            subscription_identifiers_available: (!settings.subscription_identifiers).then_some(false),
+            shared_subscription_available: (!settings.shared_subscriptions).then_some(false),
+            server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
+            ..Default::default()
+        };
+        if settings.connack_properties {
+            properties.response_information = response.as_deref();
+        } else {
+            properties.maximum_packet_size = None;
+        }
+        let connack =
+            ConnAck { session_present: present, reason: ReasonCode::Success, properties };
+        let version = connect.version;
+        // MQTT 3.1 has no Session Present flag.
+        let connack = ConnAck { session_present: present && version != Version::V31, ..connack };
+        self.write(socket, |out| packet::encode_connack(out, version, &connack));
+    }
+}
+
+/// A listener's mountpoint for one client: `${client_id}` and `${username}` filled in. Characters
+/// that would change the topic's structure are replaced.
+fn mountpoint_of(template: &str, client_id: &str, username: Option<&str>) -> String {
+    if template.is_empty() {
+        return String::new();
+    }
+    let clean = |text: &str| text.replace(['/', '+', '#', '\0'], "_");
+    template
+        .replace("${client_id}", &clean(client_id))
+        .replace("${username}", &clean(username.unwrap_or("")))
+}
+
+/// Whether an expiry in seconds ends at some time; then when.
+pub(super) fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
+    (expiry != NEVER).then(|| now.plus_millis(u64::from(expiry) * 1000))
+}
+

@@ -1,0 +1,136 @@
+//! One network stream as its shard sees it: what it is for, its half-read packet, its output.
+
+use super::output::Output;
+use crate::ids::ListenerId;
+use crate::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+
+/// What a connection is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Accepted here; its CONNECT is awaited.
+    Entry,
+    /// Its socket is on the way to the home shard with this cookie.
+    HandingOver(u64),
+    /// It carries this session.
+    Open(u32),
+    /// Nothing more is read; it ends when its output is out.
+    Closing,
+}
+
+/// Why nothing is being processed from a connection. Several reasons may hold at once.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Holds(u8);
+
+impl Holds {
+    /// A subscriber of its messages is crowded.
+    pub const CROWDED: Holds = Holds(1);
+    /// A share group's home shard has not confirmed yet; the SUBACK waits.
+    pub const JOINING: Holds = Holds(2);
+    /// A mailbox that the next packet needs is full.
+    pub const MAIL: Holds = Holds(4);
+
+    /// True when nothing holds.
+    pub fn is_free(self) -> bool {
+        self.0 == 0
+    }
+
+    /// True when `hold` holds.
+    pub fn has(self, hold: Holds) -> bool {
+        self.0 & hold.0 != 0
+    }
+
+    /// Adds a reason.
+    pub fn set(&mut self, hold: Holds) {
+        self.0 |= hold.0;
+    }
+
+    /// Takes a reason away.
+    pub fn clear(&mut self, hold: Holds) {
+        self.0 &= !hold.0;
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// A TCP peer.
+    Tcp(IpAddr, u16),
+    /// A unix socket's peer.
+    Unix,
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Peer::Tcp(address.ip().to_canonical(), address.port())
+    }
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Peer::Tcp(ip, port) => SocketAddr::new(*ip, *port).fmt(f),
+            Peer::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// A connection.
+pub struct Connection {
+    /// What it is doing.
+    pub stage: Stage,
+    /// Its unsent output; `None` while there is none.
+    pub output: Option<Box<Output>>,
+    /// Bytes received and not yet processed; `None` while there are none.
+    #[allow(clippy::box_collection)] // 8 bytes instead of 24, times a million
+    pub input: Option<Box<Vec<u8>>>,
+    /// Topic aliases, both directions; they end with the connection [MQTT-3.3.2-7].
+    pub aliases: Option<Box<Aliases>>,
+    /// When something was last received.
+    pub last_seen: Instant,
+    /// Deadline of the earliest wheel entry for it; 0 for none.
+    pub armed: Instant,
+    /// Milliseconds of silence allowed; 0 for any.
+    pub patience: u32,
+    /// Where it came in.
+    pub listener: ListenerId,
+    /// Why it is not being processed.
+    pub holds: Holds,
+    /// The driver was told to stop reading it.
+    pub paused: bool,
+    /// Who it is.
+    pub peer: Peer,
+}
+
+// What a million clients multiply.
+const _: () = assert!(size_of::<Option<Connection>>() <= 88);
+
+impl Connection {
+    /// A connection just accepted.
+    pub fn new(listener: ListenerId, peer: Peer, now: Instant) -> Self {
+        Connection {
+            stage: Stage::Entry,
+            output: None,
+            input: None,
+            aliases: None,
+            last_seen: now,
+            armed: Instant(0),
+            patience: 0,
+            listener,
+            holds: Holds::default(),
+            paused: false,
+            peer,
+        }
+    }
+}
+
+/// Topic aliases of one connection.
+#[derive(Default)]
+pub struct Aliases {
+    /// Topic names by alias minus one, as the client set them.
+    pub inbound: Vec<Option<Box<str>>>,
+    /// Aliases we set, by topic name.
+    pub outbound: hashbrown::HashMap<Box<str>, u16, foldhash::fast::RandomState>,
+    /// How many we may set.
+    pub outbound_limit: u16,
+}

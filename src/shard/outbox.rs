@@ -1,0 +1,114 @@
+//! Mail of one shard to the others, as it is written during a step.
+
+use crate::ids::{ShardId, ShardSet};
+use crate::mesh::mail::{Control, Data};
+use crate::message::{Batch, Errand, Message, MessageRef};
+use std::collections::VecDeque;
+
+/// A batch is closed past this many bytes.
+const BATCH: usize = 32 * 1024;
+/// A message larger than this travels as a shared allocation, not as a copy.
+const COPY: usize = 8 * 1024;
+/// Staged control mails to one shard past which clients of this shard wait.
+const STAGED: usize = 4096;
+
+/// Mail to one shard.
+#[derive(Default)]
+pub struct Letters {
+    batch: Batch,
+    /// Data mails closed in this step or left from earlier ones.
+    pub data: VecDeque<Data>,
+    /// Control mails not yet in the mailbox.
+    pub control: VecDeque<Control>,
+    /// Data mails that the mailbox still takes, as of the start of the step.
+    pub room: usize,
+}
+
+/// Mail to all shards.
+pub struct Outbox {
+    me: ShardId,
+    boxes: Vec<Letters>,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Outbox {
+    /// For shard `me` of `shards`.
+    pub fn new(me: ShardId, shards: usize) -> Self {
+        Outbox { me, boxes: (0..shards).map(|_| Letters::default()).collect(), spare: Vec::new() }
+    }
+
+    /// The mail to one shard, for whoever carries it to the mailbox.
+    pub fn to(&mut self, shard: ShardId) -> &mut Letters {
+        &mut self.boxes[shard.0 as usize]
+    }
+
+    /// True when a message can be accepted for all of `shards`: each mailbox has room for what is
+    /// staged, this message, and one more batch.
+    pub fn has_room(&self, shards: ShardSet) -> bool {
+        shards.iter().all(|shard| {
+            let to = &self.boxes[shard.0 as usize];
+            shard == self.me || to.data.len() + 2 < to.room
+        })
+    }
+
+    /// True when control mail to some shard has piled up, so that clients have to wait.
+    pub fn is_congested(&self) -> bool {
+        self.boxes.iter().any(|to| to.control.len() > STAGED)
+    }
+
+    /// Stages a message. The caller has asked [`Self::has_room`].
+    pub fn publish(
+        &mut self,
+        to: ShardId,
+        message: &MessageRef<'_>,
+        errand: Errand,
+        stored: &mut Option<Message>,
+        scratch: &mut Vec<u8>,
+    ) {
+        debug_assert!(to != self.me);
+        let target = &mut self.boxes[to.0 as usize];
+        if message.size() > COPY {
+            close(target, &mut self.spare);
+            let stored = stored.get_or_insert_with(|| Message::new(message, scratch));
+            target.data.push_back(Data::One(stored.clone(), errand));
+            return;
+        }
+        target.batch.push(message, errand);
+        if target.batch.len() > BATCH {
+            close(target, &mut self.spare);
+        }
+    }
+
+    /// Stages control mail.
+    pub fn tell(&mut self, to: ShardId, control: Control) {
+        self.boxes[to.0 as usize].control.push_back(control);
+    }
+
+    /// Closes the batches of this step, so that they can be carried.
+    pub fn close_batches(&mut self) {
+        for target in &mut self.boxes {
+            close(target, &mut self.spare);
+        }
+    }
+
+    /// Takes a delivered batch's buffer for the next one.
+    pub fn recycle(&mut self, batch: Batch) {
+        if self.spare.len() < 64 {
+            self.spare.push(batch.into_bytes());
+        }
+    }
+
+    /// True when nothing is staged.
+    pub fn is_empty(&self) -> bool {
+        self.boxes
+            .iter()
+            .all(|to| to.data.is_empty() && to.control.is_empty() && to.batch.is_empty())
+    }
+}
+
+fn close(target: &mut Letters, spare: &mut Vec<Vec<u8>>) {
+    if !target.batch.is_empty() {
+        let fresh = Batch::reuse(spare.pop().unwrap_or_default());
+        target.data.push_back(Data::Batch(std::mem::replace(&mut target.batch, fresh)));
+    }
+}

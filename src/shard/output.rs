@@ -1,0 +1,252 @@
+//! What waits to be written to one connection, coalesced into one send at a time, and the pool
+//! that the buffers come from and go back to.
+
+use crate::message::Message;
+use crate::time::Instant;
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// Bytes handed to the socket driver in one send; it gives them back when they are written.
+#[derive(Debug)]
+pub enum Outgoing<S = Message> {
+    /// One buffer.
+    One(Vec<u8>),
+    /// Several pieces, written in order.
+    Many(Vec<Segment<S>>),
+}
+
+/// A piece of a send.
+#[derive(Debug)]
+pub enum Segment<S = Message> {
+    /// Bytes of this connection only.
+    Bytes(Vec<u8>),
+    /// A range of bytes that several connections share; within them.
+    Shared(S, Range<usize>),
+}
+
+impl<S> Segment<S> {
+    fn len(&self) -> usize {
+        match self {
+            Segment::Bytes(bytes) => bytes.len(),
+            Segment::Shared(_, range) => range.len(),
+        }
+    }
+}
+
+/// A buffer is sealed into a segment of its own past this many bytes.
+const SEAL: usize = 128 * 1024;
+/// Most bytes of segments in one send, so that progress of a slow client shows.
+const SEND: usize = 256 * 1024;
+/// Most segments in one send.
+const SEGMENTS: usize = 32;
+
+/// Output of one connection.
+#[derive(Default)]
+pub struct Output {
+    sealed: VecDeque<Segment>,
+    tail: Vec<u8>,
+    queued: usize,
+    in_flight: usize,
+    /// When the last send completed or the first one began.
+    pub progressed: Instant,
+    /// Since when more than the high-water mark has been unsent.
+    pub crowded: Option<Instant>,
+    /// In the shard's list of connections to flush.
+    pub dirty: bool,
+}
+
+impl Output {
+    /// Bytes accepted and not yet written to the socket.
+    pub fn unsent(&self) -> usize {
+        self.queued + self.in_flight
+    }
+
+    /// True while the driver holds a send.
+    pub fn is_sending(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// True when a send can be made.
+    pub fn has_queued(&self) -> bool {
+        self.queued > 0
+    }
+
+    /// Appends what `write` writes; returns the number of bytes.
+    #[inline]
+    pub fn append(&mut self, pool: &mut Pool, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        if self.tail.capacity() == 0 {
+            self.tail = pool.take();
+        }
+        let before = self.tail.len();
+        write(&mut self.tail);
+        let added = self.tail.len() - before;
+        self.queued += added;
+        if self.tail.len() > SEAL {
+            self.sealed.push_back(Segment::Bytes(std::mem::take(&mut self.tail)));
+        }
+        added
+    }
+
+    /// Appends a shared message's payload after what was appended before.
+    pub fn append_shared(&mut self, message: Message, range: Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        if !self.tail.is_empty() {
+            self.sealed.push_back(Segment::Bytes(std::mem::take(&mut self.tail)));
+        }
+        self.queued += range.len();
+        self.sealed.push_back(Segment::Shared(message, range));
+    }
+
+    /// Takes the next send, when none is in flight and something is queued.
+    pub fn next_send(&mut self, now: Instant) -> Option<Outgoing> {
+        if self.in_flight > 0 || self.queued == 0 {
+            return None;
+        }
+        self.progressed = now;
+        if self.sealed.is_empty() {
+            let bytes = std::mem::take(&mut self.tail);
+            self.begin(bytes.len());
+            return Some(Outgoing::One(bytes));
+        }
+        let mut segments = Vec::with_capacity(self.sealed.len().min(SEGMENTS) + 1);
+        let mut bytes = 0;
+        while bytes < SEND && segments.len() < SEGMENTS {
+            let Some(segment) = self.sealed.pop_front() else {
+                if !self.tail.is_empty() {
+                    bytes += self.tail.len();
+                    segments.push(Segment::Bytes(std::mem::take(&mut self.tail)));
+                }
+                break;
+            };
+            bytes += segment.len();
+            segments.push(segment);
+        }
+        self.begin(bytes);
+        Some(Outgoing::Many(segments))
+    }
+
+    fn begin(&mut self, bytes: usize) {
+        self.in_flight = bytes;
+        self.queued -= bytes;
+    }
+
+    /// The send in flight is complete.
+    pub fn sent(&mut self, now: Instant) {
+        self.in_flight = 0;
+        self.progressed = now;
+    }
+
+    /// Makes it as new, for reuse by another connection.
+    pub fn reset(&mut self, pool: &mut Pool) {
+        for segment in self.sealed.drain(..) {
+            if let Segment::Bytes(bytes) = segment {
+                pool.put(bytes);
+            }
+        }
+        pool.put(std::mem::take(&mut self.tail));
+        (self.queued, self.in_flight, self.crowded, self.dirty) = (0, 0, None, false);
+    }
+}
+
+/// Buffers and outputs between uses: the steady path allocates none.
+#[derive(Default)]
+pub struct Pool {
+    buffers: Vec<Vec<u8>>,
+    bytes: usize,
+    /// Fewest buffers there were since the last [`Pool::shrink`]: so many were not needed.
+    least: usize,
+    #[allow(clippy::vec_box)] // the boxes themselves are what is reused
+    outputs: Vec<Box<Output>>,
+    #[allow(clippy::vec_box)]
+    inputs: Vec<Box<Vec<u8>>>,
+}
+
+/// A new buffer's capacity, bytes.
+const BUFFER: usize = 1024;
+/// A larger buffer is not kept.
+const BUFFER_MAX: usize = 256 * 1024;
+/// Bytes kept in all.
+const POOL_MAX: usize = 8 * 1024 * 1024;
+/// A larger input buffer is not kept, bytes.
+const INPUT_MAX: usize = 8 * 1024;
+/// Outputs kept.
+const OUTPUTS_MAX: usize = 2048;
+
+impl Pool {
+    /// A buffer, empty.
+    pub fn take(&mut self) -> Vec<u8> {
+        match self.buffers.pop() {
+            Some(buffer) => {
+                self.bytes -= buffer.capacity();
+                self.least = self.least.min(self.buffers.len());
+                buffer
+            }
+            None => Vec::with_capacity(BUFFER),
+        }
+    }
+
+    /// Gives a buffer back.
+    pub fn put(&mut self, mut buffer: Vec<u8>) {
+        let capacity = buffer.capacity();
+        if (1..=BUFFER_MAX).contains(&capacity) && self.bytes + capacity <= POOL_MAX {
+            buffer.clear();
+            self.bytes += capacity;
+            self.buffers.push(buffer);
+        }
+    }
+
+    /// Gives a finished send's buffers back.
+    pub fn recycle(&mut self, outgoing: Outgoing) {
+        match outgoing {
+            Outgoing::One(bytes) => self.put(bytes),
+            Outgoing::Many(segments) => {
+                for segment in segments {
+                    if let Segment::Bytes(bytes) = segment {
+                        self.put(bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    /// An output for a connection that has something to send.
+    pub fn take_output(&mut self) -> Box<Output> {
+        self.outputs.pop().unwrap_or_default()
+    }
+
+    /// Gives an output back.
+    pub fn put_output(&mut self, mut output: Box<Output>) {
+        output.reset(self);
+        if self.outputs.len() < OUTPUTS_MAX {
+            self.outputs.push(output);
+        }
+    }
+
+    /// A buffer for a packet that has not wholly arrived.
+    pub fn take_input(&mut self) -> Box<Vec<u8>> {
+        self.inputs.pop().unwrap_or_default()
+    }
+
+    /// Gives such a buffer back.
+    pub fn put_input(&mut self, mut input: Box<Vec<u8>>) {
+        if input.capacity() <= INPUT_MAX && self.inputs.len() < OUTPUTS_MAX {
+            input.clear();
+            self.inputs.push(input);
+        }
+    }
+
+    /// Drops half of the buffers that were not needed since the last call.
+    pub fn shrink(&mut self) {
+        let keep = self.buffers.len() - self.least.div_ceil(2).min(self.buffers.len());
+        for buffer in self.buffers.drain(keep..) {
+            self.bytes -= buffer.capacity();
+        }
+        if self.buffers.is_empty() {
+            self.outputs = Vec::new();
+            self.inputs = Vec::new();
+        }
+        self.least = self.buffers.len();
+    }
+}

@@ -1,0 +1,170 @@
+//! Back-pressure: which publishers wait for which subscriber, and which for a mailbox.
+//!
+//! A publisher is parked while a subscriber of its messages has more unsent or unacknowledged than
+//! the high-water mark and keeps reading; it goes on when the subscriber is below the low-water
+//! mark, or after [`PATIENCE`]. A subscriber that stays crowded for [`PATIENCE`] is slow: it parks
+//! nobody any more, and its queue's policy decides.
+
+use super::connection::Holds;
+use super::{Action, Shard};
+use crate::ids::{SessionRef, SocketId};
+use crate::mesh::mail::Control;
+use crate::time::Instant;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+/// Milliseconds that one subscriber may hold up its publishers.
+pub(super) const PATIENCE: u64 = 300;
+
+/// Who waits for what.
+#[derive(Default)]
+pub struct Parked {
+    /// Publishers by the local session they wait for.
+    waiters: HashMap<u32, Vec<SessionRef>>,
+    /// Local publishers in the order of the times at which they may go on anyhow; each once.
+    until: VecDeque<(Instant, SessionRef)>,
+    /// The same publishers: parked until when, or not parked any more.
+    held: HashMap<SessionRef, Option<Instant>>,
+    /// Connections that wait for room in a mailbox.
+    mail: Vec<SocketId>,
+    /// Connections whose peer closed while input was held.
+    ending: Vec<SocketId>,
+}
+
+impl Parked {
+    /// When the first publisher goes on anyhow.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.until.front().map(|&(at, _)| at)
+    }
+}
+
+impl Shard {
+    /// Parks `publisher`, wherever it is, until the local session `index` has caught up.
+    pub(super) fn park_for(&mut self, publisher: SessionRef, index: u32) {
+        let waiters = self.parked.waiters.entry(index).or_default();
+        if waiters.contains(&publisher) {
+            if publisher.shard == self.id {
+                self.park_publisher(publisher);
+            }
+            return;
+        }
+        waiters.push(publisher);
+        self.counters.parks_publisher += 1;
+        if publisher.shard == self.id {
+            self.park_publisher(publisher);
+        } else {
+            self.outbox.tell(publisher.shard, Control::Park(publisher));
+        }
+    }
+
+    /// The local session has caught up, or is gone: its publishers go on.
+    pub(super) fn unpark_waiters(&mut self, index: u32) {
+        if self.parked.waiters.is_empty() {
+            return;
+        }
+        for publisher in self.parked.waiters.remove(&index).unwrap_or_default() {
+            if publisher.shard == self.id {
+                self.unpark_publisher(publisher);
+            } else {
+                self.outbox.tell(publisher.shard, Control::Unpark(publisher));
+            }
+        }
+    }
+
+    /// Stops processing a local publisher.
+    pub(super) fn park_publisher(&mut self, publisher: SessionRef) {
+        let until = self.now.plus_millis(PATIENCE);
+        let Some(socket) = self.session_of(publisher).and_then(|session| session.socket) else {
+            return;
+        };
+        if self.hold(socket, Holds::CROWDED)
+            && self.parked.held.insert(publisher, Some(until)).is_none()
+        {
+            self.parked.until.push_back((until, publisher));
+        }
+    }
+
+    /// Lets a local publisher go on, unless something else holds it.
+    pub(super) fn unpark_publisher(&mut self, publisher: SessionRef) {
+        if let Some(until) = self.parked.held.get_mut(&publisher) {
+            *until = None;
+        }
+        if let Some(socket) = self.session_of(publisher).and_then(|session| session.socket) {
+            self.release(socket, Holds::CROWDED);
+        }
+    }
+
+    /// Stops processing a connection for a reason; false when that reason held already.
+    pub(super) fn hold(&mut self, socket: SocketId, hold: Holds) -> bool {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return false };
+        if connection.holds.has(hold) {
+            return false;
+        }
+        connection.holds.set(hold);
+        if hold == Holds::MAIL {
+            self.parked.mail.push(socket);
+        }
+        if !connection.paused {
+            connection.paused = true;
+            self.actions.push(Action::Pause(socket));
+        }
+        true
+    }
+
+    /// Takes a reason away; when none is left, what was held is processed and reading goes on.
+    pub(super) fn release(&mut self, socket: SocketId, hold: Holds) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        if !connection.holds.has(hold) {
+            return;
+        }
+        connection.holds.clear(hold);
+        if !connection.holds.is_free() {
+            return;
+        }
+        self.process_held(socket);
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        if connection.holds.is_free() && connection.paused {
+            connection.paused = false;
+            self.actions.push(Action::Resume(socket));
+        }
+    }
+
+    /// The peer closed while input is held: end it when that is processed. True when taken.
+    pub(super) fn finish_input_later(&mut self, socket: SocketId) -> bool {
+        let held = self.connections.get(socket.0).is_some_and(|c| !c.holds.is_free());
+        if held && !self.parked.ending.contains(&socket) {
+            self.parked.ending.push(socket);
+        }
+        held
+    }
+
+    /// Goes on with what waited long enough or has room now; true when there is more at once.
+    pub(super) fn retry_parked(&mut self) -> bool {
+        while let Some(&(at, publisher)) = self.parked.until.front() {
+            if at > self.now {
+                break;
+            }
+            self.parked.until.pop_front();
+            match self.parked.held.get(&publisher).copied().flatten() {
+                Some(later) if later > self.now => {
+                    self.parked.until.push_back((later, publisher));
+                    continue;
+                }
+                Some(_) => self.unpark_publisher(publisher),
+                None => {}
+            }
+            self.parked.held.remove(&publisher);
+        }
+        for socket in std::mem::take(&mut self.parked.mail) {
+            self.release(socket, Holds::MAIL);
+        }
+        if !self.parked.ending.is_empty() {
+            for socket in std::mem::take(&mut self.parked.ending) {
+                if !self.finish_input_later(socket) {
+                    self.disconnect(socket, super::close::Cause::EndOfStream);
+                }
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,214 @@
+//! PUBLISH from a client: checks, topic alias, QoS handshake, routing.
+
+use super::Shard;
+use super::connection::Holds;
+use super::receive::Flow;
+use crate::ids::SocketId;
+use crate::message::MessageRef;
+use crate::packet::{AckKind, PacketId, Publish, Qos, ReasonCode, Version, Violation};
+use crate::session::inbound::Arrival;
+use crate::topic::{self, TopicHash};
+
+const QOS: Violation =
+    Violation { reason: ReasonCode::QosNotSupported, what: "the QoS is above Maximum QoS" };
+const RETAIN: Violation =
+    Violation { reason: ReasonCode::RetainNotSupported, what: "retain is not available" };
+const ALIAS: Violation = Violation {
+    reason: ReasonCode::TopicAliasInvalid,
+    what: "the topic alias is above Topic Alias Maximum",
+};
+const UNKNOWN_ALIAS: Violation =
+    Violation { reason: ReasonCode::ProtocolError, what: "the topic alias was never set" };
+const LEVELS: Violation =
+    Violation { reason: ReasonCode::TopicNameInvalid, what: "the topic has too many levels" };
+const RECEIVE_MAXIMUM: Violation = Violation {
+    reason: ReasonCode::ReceiveMaximumExceeded,
+    what: "more QoS 2 messages in flight than Receive Maximum",
+};
+const SUBSCRIPTION_ID: Violation = Violation {
+    reason: ReasonCode::ProtocolError,
+    what: "a client's PUBLISH has a subscription identifier",
+};
+
+impl Shard {
+    #[inline]
+    pub(super) fn publish(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        publish: &Publish<'_>,
+    ) -> Result<Flow, Violation> {
+        self.check_publish(publish)?;
+        if self.outbox.is_congested() {
+            return Ok(Flow::Hold(Holds::MAIL));
+        }
+        if let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.id) {
+            let limit = self.settings.receive_maximum;
+            let arrival = self
+                .sessions
+                .get(index)
+                .and_then(|session| session.flow.as_ref())
+                .map_or(Arrival::New, |flow| flow.inbound.arrival(id, limit));
+            match arrival {
+                Arrival::New => {}
+                Arrival::Duplicate => {
+                    self.count_received(publish);
+                    self.write_ack(socket, version, AckKind::PubRec, id, ReasonCode::Success);
+                    return Ok(Flow::Next);
+                }
+                Arrival::OverLimit => return Err(RECEIVE_MAXIMUM),
+            }
+        }
+        let mounted = self.sessions.get(index).is_some_and(|s| s.extras.is_some());
+        if publish.properties.topic_alias.is_none() && !mounted {
+            return self.publish_to(socket, index, version, publish, publish.topic);
+        }
+        // The rare case: the topic is not what stands in the packet.
+        let mut name = std::mem::take(&mut self.topic_scratch);
+        let outcome = self
+            .resolve_topic(socket, index, publish, &mut name)
+            .and_then(|()| self.publish_to(socket, index, version, publish, &name));
+        self.topic_scratch = name;
+        outcome
+    }
+
+    fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Violation> {
+        if publish.qos as u8 > self.settings.max_qos {
+            return Err(QOS); // [MQTT-3.2.2-11]
+        }
+        if publish.retain && !self.settings.retain {
+            return Err(RETAIN); // [MQTT-3.2.2-14]
+        }
+        if !publish.properties.subscription_ids.is_empty() {
+            return Err(SUBSCRIPTION_ID); // [MQTT-3.3.4-6]
+        }
+        Ok(())
+    }
+
+    /// Writes the topic name into `name`: mountpoint, alias resolved [MQTT-3.3.2-8 to 12].
+    fn resolve_topic(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        publish: &Publish<'_>,
+        name: &mut String,
+    ) -> Result<(), Violation> {
+        name.clear();
+        if let Some(session) = self.sessions.get(index) {
+            name.push_str(session.mountpoint());
+        }
+        let Some(alias) = publish.properties.topic_alias else {
+            name.push_str(publish.topic);
+            return Ok(());
+        };
+        if alias == 0 || alias > self.settings.max_topic_alias {
+            return Err(ALIAS);
+        }
+        let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(()) };
+        let aliases = &mut connection.aliases.get_or_insert_default().inbound;
+        let at = usize::from(alias) - 1;
+        if publish.topic.is_empty() {
+            match aliases.get(at) {
+                Some(Some(known)) => name.push_str(known),
+                _ => return Err(UNKNOWN_ALIAS),
+            }
+            return Ok(());
+        }
+        if at >= aliases.len() {
+            aliases.resize_with(at + 1, || None);
+        }
+        if aliases[at].as_deref() != Some(publish.topic) {
+            aliases[at] = Some(publish.topic.into());
+        }
+        name.push_str(publish.topic);
+        Ok(())
+    }
+
+    fn publish_to(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        publish: &Publish<'_>,
+        topic: &str,
+    ) -> Result<Flow, Violation> {
+        if topic::levels(topic) > self.settings.max_topic_levels {
+            return Err(LEVELS);
+        }
+        if topic.starts_with("$SYS/") {
+            // The server's own; nobody else speaks there (section 4.7.2).
+            self.count_received(publish);
+            self.counters.dropped_not_authorized += 1;
+            self.acknowledge(socket, index, version, publish, ReasonCode::NotAuthorized);
+            return Ok(Flow::Next);
+        }
+        let mut forwarded = Vec::new();
+        let properties = if publish.properties.is_forwardable_raw() {
+            publish.properties.raw
+        } else {
+            publish.properties.write_forwardable(&mut forwarded);
+            &forwarded
+        };
+        let expires = publish
+            .properties
+            .message_expiry
+            .map(|seconds| self.now.plus_millis(u64::from(seconds) * 1000));
+        let message = MessageRef {
+            topic,
+            properties,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            expires: self.bounded_expiry(expires),
+            publisher: Some(self.session_ref(index)),
+        };
+        let hash = TopicHash::new(&self.shared.seeds, topic);
+        let Some(route) = self.find_route(&hash, &message) else {
+            return Ok(Flow::Hold(Holds::MAIL));
+        };
+        self.count_received(publish);
+        let matched = self.follow(&route, &hash, &message, None);
+        let reason =
+            if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
+        self.acknowledge(socket, index, version, publish, reason);
+        Ok(Flow::Next)
+    }
+
+    #[inline]
+    fn count_received(&mut self, publish: &Publish<'_>) {
+        match publish.qos {
+            Qos::AtMostOnce => self.counters.messages_received_qos0 += 1,
+            Qos::AtLeastOnce => self.counters.messages_received_qos1 += 1,
+            Qos::ExactlyOnce => self.counters.messages_received_qos2 += 1,
+        }
+        self.counters.publish_bytes_received += publish.payload.len() as u64;
+    }
+
+    /// The message has been accepted wherever it goes (or refused): PUBACK or PUBREC.
+    fn acknowledge(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        publish: &Publish<'_>,
+        reason: ReasonCode,
+    ) {
+        let Some(id): Option<PacketId> = publish.id else { return };
+        match publish.qos {
+            Qos::AtMostOnce => {}
+            Qos::AtLeastOnce => self.write_ack(socket, version, AckKind::PubAck, id, reason),
+            Qos::ExactlyOnce => {
+                // A v3 client is not told of a refusal and goes on with PUBREL; a v5 client whose
+                // PUBREC carries a failure does not [MQTT-4.3.3-4].
+                if (reason as u8) < 0x80 || !version.is_v5() {
+                    self.use_flow(index);
+                    if let Some(session) = self.sessions.get_mut(index) {
+                        session.flow().inbound.insert(id);
+                    }
+                }
+                self.write_ack(socket, version, AckKind::PubRec, id, reason);
+            }
+        }
+    }
+}

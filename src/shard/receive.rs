@@ -1,0 +1,240 @@
+//! Bytes of a connected client into packets, packets to whoever handles them.
+
+use super::Shard;
+use super::close::Cause;
+use super::connection::{Holds, Stage};
+use crate::ids::SocketId;
+use crate::packet::{
+    self, Ack, AckKind, Disconnect, Framing, Packet, ReasonCode, Version, Violation,
+};
+use crate::session::Acknowledged;
+
+/// What a packet did to its connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Flow {
+    /// Handled; go on with the next one.
+    Next,
+    /// Not handled and not consumed: it is tried again when the hold is released.
+    Hold(Holds),
+}
+
+const SECOND_CONNECT: Violation =
+    Violation { reason: ReasonCode::ProtocolError, what: "a second CONNECT" };
+const SERVERS_PACKET: Violation =
+    Violation { reason: ReasonCode::ProtocolError, what: "a packet that only servers send" };
+const NO_AUTHENTICATION: Violation = Violation {
+    reason: ReasonCode::ProtocolError,
+    what: "AUTH without an authentication method in CONNECT",
+};
+const WRONG_ACK: Violation = Violation {
+    reason: ReasonCode::ProtocolError,
+    what: "an acknowledgement of the wrong kind for its packet identifier",
+};
+const EXPIRY_FROM_ZERO: Violation = Violation {
+    reason: ReasonCode::ProtocolError,
+    what: "DISCONNECT sets a session expiry where CONNECT had none",
+};
+
+impl Shard {
+    pub(super) fn receive_open(&mut self, socket: SocketId, index: u32, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        if connection.input.is_some() || !connection.holds.is_free() {
+            let input = connection.input.get_or_insert_with(|| self.pool.take_input());
+            input.extend_from_slice(bytes);
+            if connection.holds.is_free() {
+                self.process_held(socket);
+            }
+            return;
+        }
+        let used = self.process(socket, index, bytes);
+        if used < bytes.len()
+            && let Some(connection) = self.connections.get_mut(socket.0)
+            && connection.stage == Stage::Open(index)
+        {
+            let input = connection.input.get_or_insert_with(|| self.pool.take_input());
+            input.extend_from_slice(&bytes[used..]);
+        }
+    }
+
+    /// Processes what was received earlier and kept.
+    pub(super) fn process_held(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let Stage::Open(index) = connection.stage else { return };
+        let Some(mut input) = connection.input.take() else { return };
+        let used = self.process(socket, index, &input);
+        if used >= input.len() {
+            self.pool.put_input(input);
+            return;
+        }
+        input.drain(..used);
+        if let Some(connection) = self.connections.get_mut(socket.0)
+            && connection.stage == Stage::Open(index)
+        {
+            connection.input = Some(input);
+        }
+    }
+
+    /// Handles whole packets at the start of `bytes`, until one is incomplete or something holds
+    /// the connection; returns the bytes used (all of them once the connection has ended).
+    fn process(&mut self, socket: SocketId, index: u32, bytes: &[u8]) -> usize {
+        let Some(session) = self.sessions.get(index) else { return bytes.len() };
+        let version = session.version;
+        let max = self.settings.max_packet_size;
+        let mut used = 0;
+        while used < bytes.len() {
+            if !self.connections.get(socket.0).is_some_and(|connection| {
+                connection.stage == Stage::Open(index) && connection.holds.is_free()
+            }) {
+                break;
+            }
+            let rest = &bytes[used..];
+            let outcome = match packet::frame(rest, max) {
+                Ok(Framing::Incomplete { .. }) => break,
+                Ok(Framing::Complete { total, .. }) => packet::decode(version, &rest[..total])
+                    .and_then(|packet| self.handle(socket, index, version, packet))
+                    .map(|flow| (flow, total)),
+                Err(violation) => Err(violation),
+            };
+            match outcome {
+                Ok((Flow::Next, total)) => {
+                    used += total;
+                    self.counters.packets_received += 1;
+                }
+                Ok((Flow::Hold(hold), _)) => {
+                    self.hold(socket, hold);
+                    break;
+                }
+                Err(violation) => {
+                    self.disconnect(socket, Cause::Violation(violation));
+                }
+            }
+        }
+        let open = self
+            .connections
+            .get(socket.0)
+            .is_some_and(|connection| connection.stage == Stage::Open(index));
+        if open { used } else { bytes.len() }
+    }
+
+    #[inline]
+    fn handle(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        packet: Packet<'_>,
+    ) -> Result<Flow, Violation> {
+        match packet {
+            Packet::Publish(publish) => self.publish(socket, index, version, &publish),
+            Packet::PubAck(ack) => self.puback(index, ack),
+            Packet::PubRec(ack) => self.pubrec(socket, index, version, ack),
+            Packet::PubRel(ack) => Ok(self.pubrel(socket, index, version, ack)),
+            Packet::PubComp(ack) => self.pubcomp(index, ack),
+            Packet::Subscribe(subscribe) => self.subscribe(socket, index, version, &subscribe),
+            Packet::Unsubscribe(unsubscribe) => {
+                Ok(self.unsubscribe(socket, index, version, &unsubscribe))
+            }
+            Packet::PingReq => {
+                // [MQTT-3.12.4-1]
+                self.write(socket, packet::encode_pingresp);
+                Ok(Flow::Next)
+            }
+            Packet::Disconnect(disconnect) => self.goodbye(socket, index, &disconnect),
+            Packet::Auth(_) => Err(NO_AUTHENTICATION), // [MQTT-4.12.0-6]
+            Packet::Connect(_) => Err(SECOND_CONNECT), // [MQTT-3.1.0-2]
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                Err(SERVERS_PACKET)
+            }
+        }
+    }
+
+    fn puback(&mut self, index: u32, ack: Ack<'_>) -> Result<Flow, Violation> {
+        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else {
+            return Ok(Flow::Next);
+        };
+        // A PUBACK with a failure code completes the message just as well (section 3.4.2.1).
+        let acknowledged = flow.window.puback(ack.id);
+        self.completed(index, acknowledged)
+    }
+
+    fn pubcomp(&mut self, index: u32, ack: Ack<'_>) -> Result<Flow, Violation> {
+        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else {
+            return Ok(Flow::Next);
+        };
+        let acknowledged = flow.window.pubcomp(ack.id);
+        self.completed(index, acknowledged)
+    }
+
+    fn completed(&mut self, index: u32, acknowledged: Acknowledged) -> Result<Flow, Violation> {
+        match acknowledged {
+            Acknowledged::Complete => {
+                self.counters.inflight -= 1;
+                self.pump(index);
+                Ok(Flow::Next)
+            }
+            // A late acknowledgement of an earlier connection's message.
+            Acknowledged::Unknown | Acknowledged::Release => Ok(Flow::Next),
+            Acknowledged::WrongKind => Err(WRONG_ACK),
+        }
+    }
+
+    fn pubrec(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        ack: Ack<'_>,
+    ) -> Result<Flow, Violation> {
+        let accepted = (ack.reason as u8) < 0x80;
+        let acknowledged = self
+            .sessions
+            .get_mut(index)
+            .and_then(|session| session.flow.as_mut())
+            .map_or(Acknowledged::Unknown, |flow| flow.window.pubrec(ack.id, accepted));
+        match acknowledged {
+            Acknowledged::Release => {
+                // [MQTT-4.3.3-3]
+                self.write_ack(socket, version, AckKind::PubRel, ack.id, ReasonCode::Success);
+                Ok(Flow::Next)
+            }
+            Acknowledged::Unknown if accepted => {
+                let reason = ReasonCode::PacketIdentifierNotFound;
+                self.write_ack(socket, version, AckKind::PubRel, ack.id, reason);
+                Ok(Flow::Next)
+            }
+            Acknowledged::Unknown => Ok(Flow::Next),
+            other => self.completed(index, other),
+        }
+    }
+
+    fn pubrel(&mut self, socket: SocketId, index: u32, version: Version, ack: Ack<'_>) -> Flow {
+        let known = self
+            .sessions
+            .get_mut(index)
+            .and_then(|session| session.flow.as_mut())
+            .is_some_and(|flow| flow.inbound.release(ack.id));
+        // [MQTT-4.3.3-11]: PUBCOMP in any case; only its reason tells that the id was unknown.
+        let reason =
+            if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+        self.write_ack(socket, version, AckKind::PubComp, ack.id, reason);
+        Flow::Next
+    }
+
+    fn goodbye(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        disconnect: &Disconnect<'_>,
+    ) -> Result<Flow, Violation> {
+        if let Some(expiry) = disconnect.session_expiry
+            && let Some(session) = self.sessions.get_mut(index)
+        {
+            if session.expiry == 0 && expiry != 0 {
+                return Err(EXPIRY_FROM_ZERO); // section 3.14.2.2.2
+            }
+            session.expiry = expiry.min(self.settings.session_expiry_max);
+        }
+        self.disconnect(socket, Cause::Client(disconnect.reason));
+        Ok(Flow::Next)
+    }
+}

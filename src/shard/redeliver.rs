@@ -1,0 +1,113 @@
+//! Sending again: what a reconnected client had not acknowledged, and, for MQTT 3 clients where
+//! `mqtt.retry_interval` says so, what has gone unacknowledged for that long.
+
+use super::Shard;
+use super::deliver::Outbound;
+use super::timers::Timer;
+use crate::packet::{AckKind, PacketId, ReasonCode};
+use crate::session::window::Again;
+use crate::session::{Acknowledged, Queued};
+
+/// What to send again.
+enum Repeat {
+    Publish(PacketId, Queued),
+    Release(PacketId),
+}
+
+impl Shard {
+    /// Sends again, in order, what was unacknowledged when the last connection ended
+    /// [MQTT-4.4.0-1], then what waits.
+    pub(super) fn resume_deliveries(&mut self, index: u32) {
+        self.send_again(index);
+        self.pump(index);
+    }
+
+    /// Sends every unacknowledged PUBLISH (DUP set) and PUBREL again.
+    pub(super) fn send_again(&mut self, index: u32) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let (Some(socket), version) = (session.socket, session.version) else { return };
+        let Some(flow) = &mut session.flow else { return };
+        // An expired message is not sent again; it was never completed, so it is dropped.
+        let expired = flow.window.abandon(|queued| queued.message.view().seconds_left(now).is_err());
+        self.counters.inflight -= u64::from(expired);
+        self.counters.dropped_expired += u64::from(expired);
+        let repeats: Vec<Repeat> = flow
+            .window
+            .again()
+            .map(|again| match again {
+                Again::Publish(id, queued) => Repeat::Publish(id, queued.clone()),
+                Again::Release(id) => Repeat::Release(id),
+            })
+            .collect();
+        for repeat in repeats {
+            match repeat {
+                Repeat::Release(id) => {
+                    self.write_ack(socket, version, AckKind::PubRel, id, ReasonCode::Success);
+                }
+                Repeat::Publish(id, queued) => {
+                    let view = queued.message.view();
+                    let outbound = Outbound {
+                        dup: true,
+                        qos: queued.qos,
+                        retain: queued.retain,
+                        id: Some(id),
+                        subscription_ids: queued.subscription_ids.as_slice(),
+                        message_expiry: view.seconds_left(now).unwrap_or(Some(0)),
+                    };
+                    if self.fits(index, &view, &outbound) {
+                        self.fan.begin(Some(&queued.message));
+                        self.send_publish(index, socket, &view, &outbound);
+                    } else {
+                        self.abandon(index, id);
+                    }
+                }
+            }
+        }
+        self.fan.crowded.clear();
+    }
+
+    /// A redelivery that the client's new Maximum Packet Size forbids counts as completed
+    /// [MQTT-3.1.2-25].
+    fn abandon(&mut self, index: u32, id: PacketId) {
+        self.counters.dropped_packet_too_large += 1;
+        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
+        let _ = flow.window.puback(id) == Acknowledged::Complete
+            || flow.window.pubrec(id, false) == Acknowledged::Complete;
+        self.counters.inflight -= 1;
+    }
+
+    /// Arms the retry of a session that has something unacknowledged.
+    pub(super) fn arm_retry(&mut self, index: u32) {
+        let interval = self.settings.retry_interval;
+        if interval == 0 {
+            return;
+        }
+        let at = self.now.plus_millis(interval);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.version.is_v5() {
+            return; // [MQTT-4.4.0-1]: only when the client reconnects
+        }
+        let Some(flow) = &mut session.flow else { return };
+        if flow.retry.is_none() {
+            flow.retry = Some(at);
+            self.wheel.insert(at, Timer::Retry(index));
+        }
+    }
+
+    /// A session's retry may be due.
+    pub(super) fn retry_due(&mut self, index: u32) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let online = session.socket.is_some();
+        let Some(flow) = &mut session.flow else { return };
+        if flow.retry.is_none_or(|at| at > now) {
+            return;
+        }
+        flow.retry = None;
+        if online && !flow.window.is_empty() {
+            self.send_again(index);
+            self.arm_retry(index);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Retained messages: kept on the shard that the topic name hashes to, replayed to new
+//! subscriptions in slices, shard after shard, never truncated.
+
+use super::Shard;
+use super::deliver::Terms;
+use super::route::packed_qos;
+use crate::ids::{SessionRef, ShardId};
+use crate::mesh::mail::{Control, ReplayRequest, ReplaySlice};
+use crate::message::{Message, MessageRef};
+use crate::session::Replay;
+use crate::topic::{self, FilterId, TopicHash};
+use std::sync::Arc;
+
+/// Most messages of one slice.
+const SLICE: u32 = 64;
+/// A slice ends past this many bytes.
+const SLICE_BYTES: usize = 64 * 1024;
+/// Messages fetched at a time.
+const FEW: usize = 8;
+/// Most stored topics looked at for one slice.
+const VISITS: usize = 2048;
+/// Slices taken in one step.
+const SLICES: usize = 16;
+/// Stored messages looked at for expiry per housekeeping.
+const SWEEP: usize = 4096;
+/// Topics remembered as overtaken during one replay; then live messages win no more.
+const OVERTAKEN: usize = 4096;
+
+impl Shard {
+    /// Sets or, with an empty payload, clears a topic's retained message [MQTT-3.3.1-5 to 7].
+    pub(super) fn keep_retained(&mut self, message: &MessageRef<'_>) {
+        if message.payload.is_empty() {
+            if let Some(old) = self.retained.remove(message.topic) {
+                self.uncount_retained(&old);
+            }
+            return;
+        }
+        let settings = Arc::clone(&self.settings);
+        let expires = match (message.expires, settings.retained_expiry) {
+            (None, millis) if millis > 0 => Some(self.now.plus_millis(millis)),
+            (expires, _) => expires,
+        };
+        let kept = MessageRef { expires, retain: true, ..*message };
+        // The old value is superseded even when the new one cannot be kept: nobody may be told a
+        // value that is no longer true.
+        if let Some(old) = self.retained.remove(message.topic) {
+            self.uncount_retained(&old);
+        }
+        let size = kept.size() as u64;
+        let fits = message.payload.len() <= settings.retained_max_payload
+            && self.shared.retained_messages.take(1, settings.retained_max_messages);
+        if !fits {
+            self.counters.dropped_retained_limit += 1;
+            return;
+        }
+        if !self.shared.retained_bytes.take(size, settings.retained_max_bytes) {
+            self.shared.retained_messages.give(1);
+            self.counters.dropped_retained_limit += 1;
+            return;
+        }
+        let stored = Message::new(&kept, &mut self.scratch);
+        self.counters.retained_messages += 1;
+        self.counters.retained_bytes += size;
+        self.retained.set(message.topic, stored);
+    }
+
+    fn uncount_retained(&mut self, old: &Message) {
+        let size = old.size() as u64;
+        self.counters.retained_messages -= 1;
+        self.counters.retained_bytes -= size;
+        self.shared.retained_messages.give(1);
+        self.shared.retained_bytes.give(size);
+    }
+
+    /// Forgets some expired retained messages, going round through all of them over time.
+    pub(super) fn sweep_retained(&mut self) {
+        if self.retained.is_empty() {
+            return;
+        }
+        let now = self.now;
+        let cursor = self.sys.sweep.take();
+        let mut expired = Vec::new();
+        let next = self.retained.retain(cursor.as_deref(), SWEEP, |_, message| {
+            let keep = message.view().seconds_left(now).is_ok();
+            if !keep {
+                expired.push(message.clone());
+            }
+            keep
+        });
+        for old in &expired {
+            self.uncount_retained(old);
+        }
+        if let topic::Replay::More(cursor) = next {
+            self.sys.sweep = Some(cursor);
+        }
+    }
+
+    /// A subscription wants the retained messages that match it.
+    pub(super) fn begin_replay(&mut self, index: u32, filter: FilterId) {
+        if self.shared.retained_messages.used() == 0 {
+            return;
+        }
+        let text = self.index.filter(filter);
+        let shard = if is_exact(text) {
+            self.retained_home(&TopicHash::new(&self.shared.seeds, text))
+        } else {
+            ShardId(0)
+        };
+        self.use_flow(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        session.flow().replays.push_back(Replay {
+            filter,
+            shard,
+            cursor: None,
+            waiting: false,
+            overtaken: Vec::new(),
+        });
+        self.wake_replay(index);
+    }
+
+    /// Lists a session whose replay may go on.
+    pub(super) fn wake_replay(&mut self, index: u32) {
+        let ready = self
+            .sessions
+            .get(index)
+            .and_then(|session| session.flow.as_ref())
+            .and_then(|flow| flow.replays.front())
+            .is_some_and(|replay| !replay.waiting);
+        if ready {
+            let session = self.session_ref(index);
+            self.replays.push_back(session);
+        }
+    }
+
+    /// A newer message went out live on `topic` while a replay runs: its retained one is stale.
+    pub(super) fn overtake(&mut self, index: u32, topic: &str) {
+        let hash = self.shared.seeds.place(topic.as_bytes());
+        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
+        for replay in &mut flow.replays {
+            if replay.overtaken.len() < OVERTAKEN && !replay.overtaken.contains(&hash) {
+                replay.overtaken.push(hash);
+            }
+        }
+    }
+
+    /// Goes on with replays; true when there is more to do at once.
+    pub(super) fn run_replays(&mut self) -> bool {
+        for _ in 0..SLICES {
+            let Some(session) = self.replays.pop_front() else { return false };
+            self.next_slice(session);
+        }
+        !self.replays.is_empty()
+    }
+
+    fn next_slice(&mut self, reference: SessionRef) {
+        let index = reference.index;
+        if self.session_of(reference).is_none() || !self.takes_more(index) {
+            return;
+        }
+        let limit = SLICE.min((self.settings.pending.messages / 4).max(1) as u32);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(flow) = &mut session.flow else { return };
+        let Some(replay) = flow.replays.front_mut().filter(|replay| !replay.waiting) else {
+            return;
+        };
+        let (filter, shard) = (replay.filter, replay.shard);
+        if session.subscriptions.position(filter).is_none() {
+            flow.replays.pop_front();
+            self.wake_replay(index);
+            return;
+        }
+        replay.waiting = true;
+        let cursor = replay.cursor.take();
+        let text: Box<str> = self.index.filter(filter).into();
+        let request = ReplayRequest { session: reference, filter, text, cursor, limit };
+        if shard == self.id {
+            let slice = self.slice(request);
+            self.replayed(slice);
+        } else {
+            self.tell(shard, Control::Replay(Box::new(request)));
+        }
+    }
+
+    /// Whether the client has room for a slice: a replay waits, it is never dropped.
+    fn takes_more(&self, index: u32) -> bool {
+        let Some(session) = self.sessions.get(index) else { return false };
+        let Some(socket) = session.socket else { return false };
+        let waiting = session.flow.as_ref().map_or(0, |flow| flow.pending.len());
+        let bytes = session.flow.as_ref().map_or(0, |flow| flow.pending.bytes());
+        let unsent = self
+            .connections
+            .get(socket.0)
+            .and_then(|connection| connection.output.as_ref())
+            .map_or(0, |output| output.unsent());
+        unsent <= self.settings.low_water()
+            && waiting <= self.settings.pending.messages / 4
+            && bytes <= self.settings.pending.bytes / 4
+    }
+
+    /// Another shard's session wants a slice of what is kept here.
+    pub(super) fn serve_replay(&mut self, from: ShardId, request: ReplayRequest) {
+        let slice = self.slice(request);
+        self.tell(from, Control::Replayed(Box::new(slice)));
+    }
+
+    fn slice(&mut self, request: ReplayRequest) -> ReplaySlice {
+        let ReplayRequest { session, filter, text, cursor, limit } = request;
+        let (mut messages, mut bytes, mut cursor) = (Vec::<Message>::new(), 0, cursor);
+        // A few at a time, so that a slice of large messages stays small in bytes.
+        while messages.len() < limit as usize && bytes < SLICE_BYTES {
+            let few = FEW.min(limit as usize - messages.len());
+            let found = &mut |_: &str, message: &Message| {
+                bytes += message.size();
+                messages.push(message.clone());
+            };
+            match self.retained.replay(&text, cursor.as_deref(), few, VISITS, found) {
+                topic::Replay::Done => {
+                    return ReplaySlice { session, filter, messages, cursor: None };
+                }
+                topic::Replay::More(next) => cursor = Some(next),
+            }
+            if messages.is_empty() {
+                break; // that was a step's worth of looking
+            }
+        }
+        ReplaySlice { session, filter, messages, cursor }
+    }
+
+    /// A slice has come.
+    pub(super) fn replayed(&mut self, slice: ReplaySlice) {
+        let ReplaySlice { session: reference, filter, messages, cursor } = slice;
+        let index = reference.index;
+        let shards = self.shards;
+        let Some(session) = self.sessions.get_of(index, reference.generation) else { return };
+        let place = session.subscriptions.position(filter);
+        let Some(flow) = &mut session.flow else { return };
+        let Some(replay) =
+            flow.replays.front_mut().filter(|replay| replay.waiting && replay.filter == filter)
+        else {
+            return; // a slice for an earlier connection
+        };
+        replay.waiting = false;
+        let overtaken = replay.overtaken.clone();
+        let text = place.map(|_| self.index.filter(filter));
+        let done = match (&cursor, text) {
+            (_, None) => true,
+            (Some(_), _) => false,
+            (None, Some(text)) => is_exact(text) || replay.shard.0 + 1 >= shards,
+        };
+        if cursor.is_none() {
+            replay.shard = ShardId(replay.shard.0 + 1);
+        }
+        replay.cursor = cursor;
+        if done {
+            flow.replays.pop_front();
+        }
+        if let Some(position) = place {
+            let subscriber = *self.index.get_mut(filter, position);
+            for message in &messages {
+                self.replay_one(index, subscriber, message, &overtaken);
+            }
+        }
+        self.wake_replay(index);
+    }
+
+    fn replay_one(
+        &mut self,
+        index: u32,
+        subscriber: topic::Subscriber,
+        message: &Message,
+        overtaken: &[u64],
+    ) {
+        const NO_LOCAL: u8 = 0x04;
+        let view = message.view();
+        if subscriber.options & NO_LOCAL != 0 && self.is_publisher(index, &view) {
+            return; // [MQTT-3.8.3-3]
+        }
+        if !overtaken.is_empty()
+            && overtaken.contains(&self.shared.seeds.place(view.topic.as_bytes()))
+        {
+            return;
+        }
+        let ids = [subscriber.subscription_id];
+        let terms = Terms {
+            qos: packed_qos(subscriber.options),
+            retain: true, // [MQTT-3.3.1-8]
+            subscription_ids: if ids[0] == 0 { &[] } else { &ids },
+            replay: true,
+        };
+        self.fan.begin(Some(message));
+        self.deliver(index, &view, terms);
+        self.fan.crowded.clear();
+        self.counters.messages_retained_replayed += 1;
+    }
+}
+
+fn is_exact(filter: &str) -> bool {
+    !filter.contains(['+', '#'])
+}

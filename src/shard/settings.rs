@@ -1,0 +1,142 @@
+//! The configuration as the shard's hot paths want it: plain numbers, no units, no options.
+
+use crate::config::{Config, SharedStrategy};
+use crate::session::NEVER;
+use crate::session::pending::Bounds;
+use std::time::Duration;
+
+/// What `mqtt:`, `retained:` and `sys:` say. One copy per shard, replaced whole on reload.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Largest packet accepted, bytes.
+    pub max_packet_size: u32,
+    /// Highest QoS accepted, 0 to 2.
+    pub max_qos: u8,
+    /// Retained messages are available.
+    pub retain: bool,
+    /// Wildcard subscriptions are available.
+    pub wildcard_subscriptions: bool,
+    /// Shared subscriptions are available.
+    pub shared_subscriptions: bool,
+    /// Subscription identifiers are available.
+    pub subscription_identifiers: bool,
+    /// Longest ClientId, bytes.
+    pub max_client_id_length: usize,
+    /// A zero-length ClientId is given one by the server.
+    pub empty_client_id: bool,
+    /// Most levels of a topic name or filter.
+    pub max_topic_levels: usize,
+    /// Topic aliases accepted from a client.
+    pub max_topic_alias: u16,
+    /// Topic aliases used towards a client, at most its own maximum.
+    pub topic_alias_outbound: u16,
+    /// QoS 2 messages a client may have unreleased.
+    pub receive_maximum: u16,
+    /// Most QoS 1/2 messages in flight to a client.
+    pub max_inflight: u16,
+    /// Milliseconds between repeats to MQTT 3 clients; 0 for none.
+    pub retry_interval: u64,
+    /// Milliseconds a connection may take to send CONNECT.
+    pub connect_timeout: u64,
+    /// Largest Keep Alive accepted, seconds.
+    pub keep_alive_max: u16,
+    /// Silence allowed, in keep-alives.
+    pub keep_alive_multiplier: f64,
+    /// Session expiry of MQTT 3 clients with clean_session=0, seconds.
+    pub session_expiry_default: u32,
+    /// Largest session expiry granted, seconds.
+    pub session_expiry_max: u32,
+    /// Largest message expiry, seconds; `None` for no bound.
+    pub message_expiry_max: Option<u32>,
+    /// Most subscriptions of one client.
+    pub max_subscriptions: usize,
+    /// Bounds of a pending queue.
+    pub pending: Bounds,
+    /// Offline clients' QoS 0 messages are queued.
+    pub queue_qos0: bool,
+    /// Unsent bytes to a client at which QoS 0 is shed when it does not keep reading.
+    pub outgoing_max_bytes: usize,
+    /// How a share group picks its member.
+    pub shared_strategy: SharedStrategy,
+    /// Reason strings are sent.
+    pub reason_strings: bool,
+    /// Optional CONNACK properties are sent.
+    pub connack_properties: bool,
+    /// Prefix of the Response Information; empty for none.
+    pub response_information: String,
+    /// Most retained messages in the broker.
+    pub retained_max_messages: u64,
+    /// Largest retained payload, bytes.
+    pub retained_max_payload: usize,
+    /// Most bytes of retained messages in the broker.
+    pub retained_max_bytes: u64,
+    /// Retained messages end after this many milliseconds; 0 for never.
+    pub retained_expiry: u64,
+    /// Milliseconds between `$SYS` updates; 0 for none.
+    pub sys_interval: u64,
+    /// Most connections of the whole broker.
+    pub max_connections: u64,
+}
+
+impl Settings {
+    /// Bytes unsent at which the publishers of a client that keeps reading are parked.
+    pub fn high_water(&self) -> usize {
+        (self.outgoing_max_bytes / 4).max(16 * 1024)
+    }
+
+    /// Bytes unsent at which they go on.
+    pub fn low_water(&self) -> usize {
+        self.high_water() / 4
+    }
+
+    /// From a validated configuration.
+    pub fn new(config: &Config) -> Self {
+        let mqtt = &config.mqtt;
+        let millis = |duration: Option<Duration>| duration.map_or(0, |d| d.as_millis() as u64);
+        let expiry = |duration: Option<Duration>| {
+            duration.map_or(NEVER, |d| d.as_secs().min(u64::from(NEVER)) as u32)
+        };
+        Settings {
+            max_packet_size: mqtt.max_packet_size,
+            max_qos: mqtt.max_qos,
+            retain: mqtt.retain,
+            wildcard_subscriptions: mqtt.wildcard_subscriptions,
+            shared_subscriptions: mqtt.shared_subscriptions,
+            subscription_identifiers: mqtt.subscription_identifiers,
+            max_client_id_length: mqtt.max_client_id_length as usize,
+            empty_client_id: mqtt.empty_client_id,
+            max_topic_levels: mqtt.max_topic_levels as usize,
+            max_topic_alias: mqtt.max_topic_alias,
+            topic_alias_outbound: mqtt.topic_alias_outbound,
+            receive_maximum: mqtt.receive_maximum,
+            max_inflight: mqtt.max_inflight,
+            retry_interval: millis(mqtt.retry_interval),
+            connect_timeout: mqtt.connect_timeout.as_millis() as u64,
+            keep_alive_max: mqtt.keep_alive.max.as_secs().min(65_535) as u16,
+            keep_alive_multiplier: mqtt.keep_alive.multiplier,
+            session_expiry_default: expiry(mqtt.session_expiry.default),
+            session_expiry_max: expiry(mqtt.session_expiry.max),
+            message_expiry_max: mqtt
+                .message_expiry_max
+                .map(|d| d.as_secs().min(u64::from(u32::MAX)) as u32),
+            max_subscriptions: mqtt.max_subscriptions.map_or(usize::MAX, |n| n as usize),
+            pending: Bounds {
+                messages: mqtt.pending.max_messages as usize,
+                bytes: mqtt.pending.max_bytes as usize,
+                on_full: mqtt.pending.on_full,
+            },
+            queue_qos0: mqtt.pending.qos0,
+            outgoing_max_bytes: mqtt.outgoing_max_bytes as usize,
+            shared_strategy: mqtt.shared_strategy,
+            reason_strings: mqtt.reason_strings,
+            connack_properties: mqtt.connack_properties,
+            response_information: mqtt.response_information.clone(),
+            retained_max_messages: config.retained.max_messages.unwrap_or(u64::MAX),
+            retained_max_payload: config.retained.max_payload as usize,
+            retained_max_bytes: config.retained.max_bytes.unwrap_or(u64::MAX),
+            retained_expiry: millis(config.retained.expiry),
+            sys_interval: millis(config.sys.interval),
+            max_connections: config.runtime.max_connections.map_or(u64::MAX, u64::from),
+        }
+    }
+}

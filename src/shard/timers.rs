@@ -1,0 +1,149 @@
+//! Timers: one wheel per shard, at most about one entry per connection and session. Entries are
+//! never cancelled; whoever's turn it is looks at its own deadline and arms the next one.
+
+use super::close::Cause;
+use super::connection::Stage;
+use super::{Action, Shard};
+use crate::ids::SocketId;
+use crate::time::Instant;
+
+/// Timers run per step.
+const TIMERS: usize = 4096;
+/// Milliseconds between looks at idle flow state, retained expiry and spare memory.
+const HOUSEKEEPING: u64 = 1000;
+/// Milliseconds a flow state stays after its last use.
+pub(super) const FLOW_IDLE: u64 = 2000;
+/// Flow states looked at per housekeeping.
+const FLOWS: usize = 65_536;
+
+/// Whose turn it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Timer {
+    /// A connection's: connect timeout, keep-alive, last words.
+    Connection(SocketId),
+    /// A session's: will delay, expiry.
+    Session(u32),
+    /// A session's retry towards an MQTT 3 client.
+    Retry(u32),
+    /// The shard's own `$SYS` update.
+    Sys,
+    /// The shard's own upkeep.
+    Housekeeping,
+}
+
+const _: () = assert!(size_of::<Timer>() <= 8);
+
+impl Shard {
+    /// Sees to it that a connection's turn comes at `deadline` at the latest.
+    pub(super) fn arm_connection(&mut self, socket: SocketId, deadline: Instant) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        if connection.armed != Instant(0) && connection.armed <= deadline {
+            return;
+        }
+        connection.armed = deadline;
+        self.wheel.insert(deadline, Timer::Connection(socket));
+    }
+
+    /// Sees to it that a session's turn comes at `deadline` at the latest.
+    pub(super) fn arm_session(&mut self, index: u32, deadline: Instant) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.armed != Instant(0) && session.armed <= deadline {
+            return;
+        }
+        session.armed = deadline;
+        self.wheel.insert(deadline, Timer::Session(index));
+    }
+
+    pub(super) fn arm_housekeeping(&mut self) {
+        if self.sys.arm_housekeeping() {
+            self.wheel.insert(self.now.plus_millis(HOUSEKEEPING), Timer::Housekeeping);
+        }
+        if self.settings.sys_interval > 0 && self.sys.arm() {
+            self.wheel.insert(self.now.plus_millis(self.settings.sys_interval), Timer::Sys);
+        }
+    }
+
+    /// Runs due timers; true when more are due.
+    pub(super) fn run_timers(&mut self) -> bool {
+        let mut due = std::mem::take(&mut self.due);
+        let more = self.wheel.expire(self.now, TIMERS, &mut due);
+        for timer in due.drain(..) {
+            match timer {
+                Timer::Connection(socket) => self.connection_due(socket),
+                Timer::Session(index) => {
+                    let now = self.now;
+                    let Some(session) = self.sessions.get_mut(index) else { continue };
+                    if session.armed == Instant(0) || session.armed > now {
+                        continue; // left over from an earlier deadline or an earlier session
+                    }
+                    session.armed = Instant(0);
+                    self.session_due(index);
+                }
+                Timer::Retry(index) => self.retry_due(index),
+                Timer::Sys => {
+                    self.sys.disarm();
+                    self.publish_sys();
+                    self.arm_housekeeping();
+                }
+                Timer::Housekeeping => {
+                    self.sys.disarm_housekeeping();
+                    self.keep_house();
+                    self.arm_housekeeping();
+                }
+            }
+        }
+        self.due = due;
+        more
+    }
+
+    fn connection_due(&mut self, socket: SocketId) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        if connection.armed == Instant(0) || connection.armed > now {
+            return;
+        }
+        connection.armed = Instant(0);
+        match connection.stage {
+            Stage::Entry => {
+                self.counters.connect_timeouts += 1;
+                self.disconnect(socket, Cause::ConnectTimeout);
+            }
+            Stage::HandingOver(_) => {}
+            Stage::Closing => self.actions.push(Action::Close(socket)),
+            Stage::Open(_) if connection.patience == 0 => {}
+            Stage::Open(_) => {
+                // While we do not read it, silence is ours.
+                let held = !connection.holds.is_free() || connection.paused;
+                let seen = if held { now } else { connection.last_seen };
+                let deadline = seen.plus_millis(u64::from(connection.patience));
+                if deadline <= now {
+                    self.disconnect(socket, Cause::KeepAlive);
+                } else {
+                    self.arm_connection(socket, deadline);
+                }
+            }
+        }
+    }
+
+    fn keep_house(&mut self) {
+        let now = self.now;
+        for _ in 0..FLOWS.min(self.idle_flows.len()) {
+            let Some(&(at, index)) = self.idle_flows.front() else { break };
+            if at.plus_millis(FLOW_IDLE) > now {
+                break;
+            }
+            self.idle_flows.pop_front();
+            let Some(session) = self.sessions.get_mut(index) else { continue };
+            match &session.flow {
+                Some(flow) if flow.is_idle() => session.flow = None,
+                Some(_) if session.socket.is_some() => self.idle_flows.push_back((now, index)),
+                _ => {}
+            }
+        }
+        if self.idle_flows.is_empty() {
+            self.idle_flows.shrink_to(1024);
+        }
+        self.pool.shrink();
+        self.sweep_retained();
+    }
+}

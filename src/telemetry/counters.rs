@@ -1,0 +1,194 @@
+//! The table of figures and the struct made from it. Each shard owns one [`Counters`]; nothing here
+//! is shared.
+
+/// Whether a figure only grows or also falls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Grows from the start of the process.
+    Counter,
+    /// The value now.
+    Gauge,
+}
+
+/// What one figure is called and means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Descriptor {
+    /// The field of [`Counters`].
+    pub field: &'static str,
+    /// The Prometheus name; several figures share one and differ in `labels`.
+    pub name: &'static str,
+    /// The Prometheus label that tells figures of one name apart, besides `shard`.
+    pub labels: &'static [(&'static str, &'static str)],
+    /// Counter or gauge.
+    pub kind: Kind,
+    /// What is counted: messages, bytes, ...
+    pub unit: &'static str,
+    /// One sentence; the same for all figures of one name.
+    pub help: &'static str,
+}
+
+impl Descriptor {
+    /// What a value is divided by to be in the base unit that `name` promises (seconds, bytes).
+    pub fn divisor(&self) -> u64 {
+        if self.unit == "microseconds" { 1_000_000 } else { 1 }
+    }
+}
+
+macro_rules! counters {
+    (@labels) => { &[] };
+    (@labels $label:ident $value:literal) => { &[(stringify!($label), $value)] };
+    ($(
+        $name:literal $kind:ident $unit:literal $help:literal {
+            $($field:ident $($label:ident = $value:literal)?;)+
+        }
+    )*) => {
+        /// The figures of one shard, or the sum over shards.
+        #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+        pub struct Counters {
+            $($(
+                #[doc = concat!(
+                    $help, $(" (", stringify!($label), ": ", $value, ")",)? " Unit: ", $unit, "."
+                )]
+                pub $field: u64,
+            )+)*
+        }
+
+        impl Counters {
+            /// Every figure's name and meaning, in the order of [`Counters::iter`]; figures of one
+            /// name are neighbours.
+            pub const DESCRIPTORS: &'static [Descriptor] = &[$($(
+                Descriptor {
+                    field: stringify!($field),
+                    name: $name,
+                    labels: counters!(@labels $($label $value)?),
+                    kind: Kind::$kind,
+                    unit: $unit,
+                    help: $help,
+                },
+            )+)*];
+
+            /// Adds another shard's figures. Gauges add up too: each shard counts only what it
+            /// owns.
+            pub fn add(&mut self, other: &Counters) {
+                $($( self.$field = self.$field.wrapping_add(other.$field); )+)*
+            }
+
+            /// Every figure with its descriptor.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static Descriptor, u64)> {
+                Self::DESCRIPTORS.iter().zip([$($(self.$field,)+)*])
+            }
+        }
+    };
+}
+
+counters! {
+    "ringmq_connections_accepted_total" Counter "connections"
+        "Connections accepted by the listeners." { connections_accepted; }
+    "ringmq_connections" Gauge "connections"
+        "Network connections open now." { connections_open; }
+    "ringmq_connections_refused_total" Counter "connections"
+        "Connections turned away: over a limit, or CONNECT refused." { connections_refused; }
+    "ringmq_connections_closed_total" Counter "connections"
+        "Connections closed, whoever closed them." { connections_closed; }
+    "ringmq_connects_total" Counter "packets"
+        "CONNECT packets received, refused ones included." { connects; }
+    "ringmq_accept_errors_total" Counter "errors"
+        "Accepts that failed." { accept_errors; }
+    "ringmq_connect_timeouts_total" Counter "connections"
+        "Connections closed because no CONNECT came in time." { connect_timeouts; }
+    "ringmq_keepalive_timeouts_total" Counter "connections"
+        "Connections closed because the client was silent for too long." { keepalive_timeouts; }
+    "ringmq_takeovers_total" Counter "connections"
+        "Connections closed because the ClientId connected again." { takeovers; }
+    "ringmq_sessions" Gauge "sessions"
+        "Sessions, with and without a connection." { sessions; }
+    "ringmq_sessions_offline" Gauge "sessions"
+        "Sessions without a connection, kept for their client." { sessions_persistent; }
+    "ringmq_sessions_expired_total" Counter "sessions"
+        "Sessions that ended because their expiry interval passed." { sessions_expired; }
+    "ringmq_subscriptions" Gauge "subscriptions"
+        "Subscriptions, shared ones included." { subscriptions; }
+    "ringmq_shared_subscriptions" Gauge "subscriptions"
+        "Subscriptions in share groups." { shared_subscriptions; }
+    "ringmq_retained_messages" Gauge "messages"
+        "Retained messages." { retained_messages; }
+    "ringmq_retained_bytes" Gauge "bytes"
+        "Bytes of retained messages, topics included." { retained_bytes; }
+    "ringmq_messages_received_total" Counter "messages"
+        "PUBLISH packets received from clients." {
+        messages_received_qos0 qos = "0";
+        messages_received_qos1 qos = "1";
+        messages_received_qos2 qos = "2";
+    }
+    "ringmq_messages_sent_total" Counter "messages"
+        "PUBLISH packets sent to clients." {
+        messages_sent_qos0 qos = "0";
+        messages_sent_qos1 qos = "1";
+        messages_sent_qos2 qos = "2";
+    }
+    "ringmq_packets_received_total" Counter "packets"
+        "Packets of any type received." { packets_received; }
+    "ringmq_packets_sent_total" Counter "packets"
+        "Packets of any type sent." { packets_sent; }
+    "ringmq_received_bytes_total" Counter "bytes"
+        "Bytes received from clients." { bytes_received; }
+    "ringmq_sent_bytes_total" Counter "bytes"
+        "Bytes sent to clients." { bytes_sent; }
+    "ringmq_publish_received_bytes_total" Counter "bytes"
+        "Payload bytes of PUBLISH packets received." { publish_bytes_received; }
+    "ringmq_publish_sent_bytes_total" Counter "bytes"
+        "Payload bytes of PUBLISH packets sent." { publish_bytes_sent; }
+    "ringmq_messages_dropped_total" Counter "messages"
+        "Messages that did not reach a subscriber or the retained store, by reason." {
+        dropped_queue_full reason = "queue_full";
+        dropped_outgoing_full reason = "outgoing_full";
+        dropped_expired reason = "expired";
+        dropped_packet_too_large reason = "packet_too_large";
+        dropped_offline_qos0 reason = "offline_qos0";
+        dropped_no_window reason = "no_window";
+        dropped_session_gone reason = "session_gone";
+        dropped_not_authorized reason = "not_authorized";
+        dropped_retained_limit reason = "retained_limit";
+    }
+    "ringmq_violations_total" Counter "violations"
+        "Rules of the protocol broken by clients." { violations; }
+    "ringmq_wills_sent_total" Counter "messages"
+        "Will messages published." { wills_sent; }
+    "ringmq_retained_replayed_total" Counter "messages"
+        "Retained messages sent because of a new subscription." { messages_retained_replayed; }
+    "ringmq_inflight_messages" Gauge "messages"
+        "QoS 1 and 2 messages sent and not yet acknowledged." { inflight; }
+    "ringmq_pending_messages" Gauge "messages"
+        "Messages that wait for a client." { pending_messages; }
+    "ringmq_pending_bytes" Gauge "bytes"
+        "Bytes of messages that wait for a client." { pending_bytes; }
+    "ringmq_handovers_total" Counter "connections"
+        "Connections moved between entry shard and home shard." {
+        handovers_out direction = "out";
+        handovers_in direction = "in";
+    }
+    "ringmq_handover_failures_total" Counter "connections"
+        "Connections lost because they could not be moved to their home shard." {
+        handover_failures;
+    }
+    "ringmq_mail_sent_total" Counter "letters"
+        "Letters put into other shards' mailboxes." { mail_sent; }
+    "ringmq_mail_received_total" Counter "letters"
+        "Letters taken from this shard's mailboxes." { mail_received; }
+    "ringmq_doorbells_total" Counter "wakes"
+        "Parked shards woken because of mail." { doorbells; }
+    "ringmq_publisher_parks_total" Counter "parks"
+        "Times that reading from a publisher stopped because a mailbox was full." {
+        parks_publisher;
+    }
+    "ringmq_steps_total" Counter "steps"
+        "Passes of the shard's loop." { steps; }
+    "ringmq_step_busy_seconds_total" Counter "microseconds"
+        "Time spent in steps." { step_busy_micros; }
+    "ringmq_buffer_exhaustions_total" Counter "events"
+        "Times that the receive buffers of a core ran out." { buffer_exhaustions; }
+}
+
+#[cfg(test)]
+#[path = "counters_tests.rs"]
+mod tests;

@@ -1,0 +1,379 @@
+//! The subscriptions of one shard: from a topic name to the local subscribers whose filters match.
+//!
+//! Owned by one shard. A filter without wildcards is found by the hash of its text; a wildcard
+//! filter by its shape and the hash of its literal levels (see `hash`), so a match costs one table
+//! lookup plus one per shape in use, however many filters there are. A hit is compared with the
+//! filter's text before it counts. Filters past [`MAX_SHAPES`] distinct shapes, or with more levels
+//! than a shape describes, are in a trie.
+//!
+//! Memory, per distinct filter with one subscriber, besides its text: a node of 32 bytes (its text's
+//! address and length, the subscriber inline) and 6 to 12 bytes in the hash table; keys are hashed
+//! again when needed. The second subscriber moves both to a list: 24 bytes, and 12 for each with up
+//! to as much again spare while short, a quarter when long. Nodes are kept in chunks and the table
+//! in segments, so growth never moves more than a 256th of either. All of it shrinks when filters
+//! and subscribers go.
+//!
+//! Not here: what a subscriber is, share groups' picking, who else is interested (see `mesh`).
+
+use hashbrown::HashTable;
+
+use super::hash::{FilterKey, Seeds, Shape, TopicHash};
+use super::slab::{self, Slab};
+use super::trie::Trie;
+use crate::limits::MAX_SHAPES;
+
+/// A filter's number in one [`Index`]; used again after the filter is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FilterId(pub u32);
+
+/// One entry in a filter's list. What the fields mean is the shard's affair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Subscriber {
+    /// Who: a session, a share group.
+    pub target: u32,
+    /// The subscription identifier, 0 for none.
+    pub subscription_id: u32,
+    /// Quality of service and the other subscription options.
+    pub options: u8,
+}
+
+/// What [`Index::remove`] changed besides the entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Removed {
+    /// The subscriber that took over the position of the one removed.
+    pub moved: Option<Subscriber>,
+    /// The list is empty: the filter is gone and its number invalid.
+    pub emptied: bool,
+}
+
+/// A filter's subscribers. One is the common case and needs no memory of its own.
+enum Subscribers {
+    None,
+    One(Subscriber),
+    #[expect(clippy::box_collection, reason = "8 bytes instead of 24 in every node")]
+    Many(Box<Vec<Subscriber>>),
+}
+
+struct Node {
+    text: Box<str>,
+    subscribers: Subscribers,
+}
+
+// Multiplied by a million filters; the module's promise is 80 bytes together with the table.
+const _: () = assert!(size_of::<Subscriber>() == 12);
+const _: () = assert!(size_of::<Subscribers>() == 16);
+const _: () = assert!(slab::slot_size::<Node>() == 32);
+
+/// The hashed filters of one shape. Apart from others: a rare shape's few entries stay in the cache,
+/// and whatever matches a name here is the one filter of this shape that does.
+struct UsedShape {
+    shape: Shape,
+    table: Table,
+}
+
+/// The subscriptions of one shard.
+pub struct Index {
+    seeds: Seeds,
+    nodes: Slab<Node>,
+    /// Filters without wildcards.
+    exact: Table,
+    shapes: Vec<UsedShape>,
+    trie: Trie,
+    subscriptions: usize,
+}
+
+impl Index {
+    /// An empty index. All shards of a process use the same seeds.
+    pub fn new(seeds: &Seeds) -> Self {
+        Index {
+            seeds: seeds.clone(),
+            nodes: Slab::new(),
+            exact: Table::new(),
+            shapes: Vec::new(),
+            trie: Trie::new(),
+            subscriptions: 0,
+        }
+    }
+
+    /// The number of a valid filter, which is created without subscribers when it is new.
+    pub fn intern(&mut self, filter: &str) -> FilterId {
+        let key = FilterKey::new(&self.seeds, filter);
+        if let Some(found) = self.find_keyed(&key, filter) {
+            return found;
+        }
+        let node = Node { text: filter.into(), subscribers: Subscribers::None };
+        let id = self.nodes.insert(node);
+        let table = match key.shape {
+            _ if key.coarse => None,
+            None => Some(&mut self.exact),
+            Some(shape) => Self::table_for(&mut self.shapes, shape),
+        };
+        match table {
+            Some(table) => table.insert(key.key, id, |id| rehash(&self.seeds, &self.nodes, id)),
+            None => self.trie.insert(&self.seeds, filter, id),
+        }
+        FilterId(id)
+    }
+
+    /// The number of a filter, when it has been interned.
+    pub fn find(&self, filter: &str) -> Option<FilterId> {
+        self.find_keyed(&FilterKey::new(&self.seeds, filter), filter)
+    }
+
+    /// The filter's text.
+    pub fn filter(&self, id: FilterId) -> &str {
+        &self.nodes.get(id.0).text
+    }
+
+    /// Adds a subscriber and returns its position in the filter's list.
+    pub fn add(&mut self, id: FilterId, subscriber: Subscriber) -> u32 {
+        self.subscriptions += 1;
+        self.nodes.get_mut(id.0).subscribers.push(subscriber)
+    }
+
+    /// The subscriber at a position. Panics when there is none: our own mistake.
+    pub fn get_mut(&mut self, id: FilterId, position: u32) -> &mut Subscriber {
+        &mut self.nodes.get_mut(id.0).subscribers.as_mut_slice()[position as usize]
+    }
+
+    /// Removes the subscriber at a position, in constant time: the last one of the list takes its
+    /// place. Panics when there is none: our own mistake.
+    pub fn remove(&mut self, id: FilterId, position: u32) -> Removed {
+        let subscribers = &mut self.nodes.get_mut(id.0).subscribers;
+        let moved = subscribers.swap_remove(position as usize);
+        let emptied = subscribers.as_slice().is_empty();
+        self.subscriptions -= 1;
+        if emptied {
+            self.forget(id);
+        }
+        Removed { moved, emptied }
+    }
+
+    /// Forgets a filter that was interned and got no subscriber; nothing when it has some.
+    pub fn discard(&mut self, id: FilterId) {
+        if self.subscribers(id).is_empty() {
+            self.forget(id);
+        }
+    }
+
+    /// The subscribers of a filter, by position.
+    pub fn subscribers(&self, id: FilterId) -> &[Subscriber] {
+        self.nodes.get(id.0).subscribers.as_slice()
+    }
+
+    /// What the filter is filed under in the interest table.
+    pub fn key(&self, id: FilterId) -> FilterKey {
+        FilterKey::new(&self.seeds, self.filter(id))
+    }
+
+    /// Calls `found` with every filter that matches the topic name and has subscribers, in no
+    /// particular order. Allocates nothing.
+    pub fn matching<'s>(
+        &'s self,
+        topic: &TopicHash<'_>,
+        found: &mut impl FnMut(FilterId, &'s [Subscriber]),
+    ) {
+        let mut report = |id: u32, node: &'s Node| {
+            let subscribers = node.subscribers.as_slice();
+            if !subscribers.is_empty() {
+                found(FilterId(id), subscribers);
+            }
+        };
+        let name = topic.name();
+        if let Some(id) = self.exact.find(topic.exact(), &self.nodes, |text| text == name) {
+            report(id, self.nodes.get(id));
+        }
+        for used in &self.shapes {
+            let Some(key) = topic.shape_key(used.shape) else { continue };
+            if let Some(id) =
+                used.table.find(key, &self.nodes, |text| topic.confirms(used.shape, text))
+            {
+                report(id, self.nodes.get(id));
+            }
+        }
+        self.trie.matching(&self.seeds, name, &mut |id| report(id, self.nodes.get(id)));
+    }
+
+    /// How many distinct filters there are.
+    pub fn filters(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many subscribers there are in all lists together.
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions
+    }
+
+    fn find_keyed(&self, key: &FilterKey, filter: &str) -> Option<FilterId> {
+        let table = match key.shape {
+            None => Some(&self.exact),
+            Some(_) => self.used(key).map(|at| &self.shapes[at].table),
+        };
+        let hashed =
+            table.and_then(|table| table.find(key.key, &self.nodes, |text| text == filter));
+        hashed.or_else(|| self.trie.find(&self.seeds, filter)).map(FilterId)
+    }
+
+    fn forget(&mut self, id: FilterId) {
+        let key = self.key(id);
+        let used = self.used(&key);
+        let table = match (key.shape, used) {
+            (None, _) => Some(&mut self.exact),
+            (Some(_), used) => used.map(|at| &mut self.shapes[at].table),
+        };
+        let rehash = |id| rehash(&self.seeds, &self.nodes, id);
+        if !table.is_some_and(|table| table.remove(key.key, id.0, rehash)) {
+            self.trie.remove(&self.seeds, &self.nodes.get(id.0).text);
+        } else if let Some(at) = used.filter(|&at| self.shapes[at].table.len == 0) {
+            self.shapes.swap_remove(at);
+        }
+        self.nodes.remove(id.0);
+    }
+
+    /// Where the key's shape is among those in use. Coarse keys' shapes never are.
+    fn used(&self, key: &FilterKey) -> Option<usize> {
+        self.shapes.iter().position(|used| key.shape == Some(used.shape))
+    }
+
+    /// The table of a shape, made when it is new; `None` when there is no room for a new shape.
+    fn table_for(shapes: &mut Vec<UsedShape>, shape: Shape) -> Option<&mut Table> {
+        let at = shapes.iter().position(|used| used.shape == shape).unwrap_or(shapes.len());
+        if at == MAX_SHAPES {
+            return None;
+        }
+        if at == shapes.len() {
+            shapes.push(UsedShape { shape, table: Table::new() });
+        }
+        Some(&mut shapes[at].table)
+    }
+}
+
+impl Subscribers {
+    /// Lists this long grow by a quarter instead of doubling.
+    const LONG: usize = 256;
+
+    #[inline]
+    fn as_slice(&self) -> &[Subscriber] {
+        match self {
+            Subscribers::None => &[],
+            Subscribers::One(one) => std::slice::from_ref(one),
+            Subscribers::Many(many) => many,
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Subscriber] {
+        match self {
+            Subscribers::None => &mut [],
+            Subscribers::One(one) => std::slice::from_mut(one),
+            Subscribers::Many(many) => many,
+        }
+    }
+
+    fn push(&mut self, subscriber: Subscriber) -> u32 {
+        match self {
+            Subscribers::None => {
+                *self = Subscribers::One(subscriber);
+                0
+            }
+            Subscribers::One(first) => {
+                *self = Subscribers::Many(Box::new(vec![*first, subscriber]));
+                1
+            }
+            Subscribers::Many(many) => {
+                if many.len() == many.capacity() && many.len() >= Self::LONG {
+                    many.reserve_exact(many.len() / 4);
+                }
+                many.push(subscriber);
+                u32::try_from(many.len() - 1).expect("fewer subscribers than ids")
+            }
+        }
+    }
+
+    fn swap_remove(&mut self, position: usize) -> Option<Subscriber> {
+        match self {
+            Subscribers::Many(many) => {
+                many.swap_remove(position);
+                let moved = many.get(position).copied();
+                if let [last] = many[..] {
+                    *self = Subscribers::One(last);
+                } else if many.len() <= many.capacity() / 2 {
+                    many.shrink_to(many.len() + many.len() / 4);
+                }
+                moved
+            }
+            Subscribers::One(_) if position == 0 => {
+                *self = Subscribers::None;
+                None
+            }
+            _ => panic!("removed a subscriber twice"),
+        }
+    }
+}
+
+/// From keys to node numbers. A large table has segments that grow one by one, so that no insertion
+/// moves everything.
+struct Table {
+    segments: Vec<HashTable<u32>>,
+    len: usize,
+}
+
+impl Table {
+    const SEGMENTS: usize = 256;
+    /// With this many entries a table goes from one segment to many, and stays so.
+    const SPLIT: usize = 4096;
+
+    fn new() -> Self {
+        Table { segments: vec![HashTable::new()], len: 0 }
+    }
+
+    /// Picks by bits that hashbrown uses neither for the bucket (the lowest) nor for its tag (the
+    /// highest seven).
+    #[inline]
+    fn segment(&self, key: u64) -> usize {
+        (key >> 48) as usize & (self.segments.len() - 1)
+    }
+
+    #[inline]
+    fn find(&self, key: u64, nodes: &Slab<Node>, is_it: impl Fn(&str) -> bool) -> Option<u32> {
+        let segment = &self.segments[self.segment(key)];
+        segment.find(key, |&id| is_it(&nodes.get(id).text)).copied()
+    }
+
+    fn insert(&mut self, key: u64, id: u32, rehash: impl Fn(u32) -> u64) {
+        if self.len == Self::SPLIT && self.segments.len() == 1 {
+            let whole = std::mem::take(&mut self.segments);
+            self.segments.resize_with(Self::SEGMENTS, HashTable::new);
+            for id in whole.into_iter().flatten() {
+                self.place(rehash(id), id, &rehash);
+            }
+        }
+        self.place(key, id, &rehash);
+        self.len += 1;
+    }
+
+    fn place(&mut self, key: u64, id: u32, rehash: &impl Fn(u32) -> u64) {
+        let at = self.segment(key);
+        self.segments[at].insert_unique(key, id, |&id| rehash(id));
+    }
+
+    /// Removes a node's entry; false when it has none.
+    fn remove(&mut self, key: u64, id: u32, rehash: impl Fn(u32) -> u64) -> bool {
+        let at = self.segment(key);
+        let segment = &mut self.segments[at];
+        let Ok(entry) = segment.find_entry(key, |&other| other == id) else { return false };
+        entry.remove();
+        if segment.len() < segment.capacity() / 4 {
+            segment.shrink_to(segment.len() * 2, |&id| rehash(id));
+        }
+        self.len -= 1;
+        true
+    }
+}
+
+fn rehash(seeds: &Seeds, nodes: &Slab<Node>, id: u32) -> u64 {
+    FilterKey::new(seeds, &nodes.get(id).text).key
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

@@ -1,0 +1,139 @@
+//! A slab of equal things in chunks: numbers stay valid until removed, growth never copies what is
+//! there, and a chunk's memory goes back when its last entry goes.
+
+/// Entries per chunk.
+const CHUNK: usize = 256;
+/// No slot: the end of a free list.
+const NONE: u32 = u32::MAX;
+
+enum Slot<T> {
+    /// Free, with the next free slot of the same chunk.
+    Free(u32),
+    Used(T),
+}
+
+struct Chunk<T> {
+    slots: Vec<Slot<T>>,
+    free: u32,
+    used: u32,
+}
+
+impl<T> Chunk<T> {
+    fn has_room(&self) -> bool {
+        (self.used as usize) < CHUNK
+    }
+}
+
+/// Numbered entries. The number of a removed entry is used again.
+pub(super) struct Slab<T> {
+    chunks: Vec<Chunk<T>>,
+    /// Chunks with a free slot, each once.
+    roomy: Vec<u32>,
+    len: usize,
+}
+
+impl<T> Slab<T> {
+    /// An empty slab without memory.
+    pub fn new() -> Self {
+        Slab { chunks: Vec::new(), roomy: Vec::new(), len: 0 }
+    }
+
+    /// How many entries are in it.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Puts an entry in and returns its number.
+    pub fn insert(&mut self, entry: T) -> u32 {
+        let at = match self.roomy.last() {
+            Some(&at) => at,
+            None => {
+                let at = u32::try_from(self.chunks.len()).expect("ids run out after memory does");
+                assert!(
+                    (at as usize) < NONE as usize / CHUNK,
+                    "a shard holds 2^32 entries at most"
+                );
+                self.chunks.push(Chunk { slots: Vec::new(), free: NONE, used: 0 });
+                self.roomy.push(at);
+                at
+            }
+        };
+        let chunk = &mut self.chunks[at as usize];
+        let slot = if chunk.free == NONE {
+            if chunk.slots.is_empty() {
+                chunk.slots.reserve_exact(CHUNK);
+            }
+            chunk.slots.push(Slot::Used(entry));
+            chunk.slots.len() - 1
+        } else {
+            let slot = chunk.free as usize;
+            match std::mem::replace(&mut chunk.slots[slot], Slot::Used(entry)) {
+                Slot::Free(next) => chunk.free = next,
+                Slot::Used(_) => unreachable!("the free list names a used slot"),
+            }
+            slot
+        };
+        chunk.used += 1;
+        if !chunk.has_room() {
+            self.roomy.pop();
+        }
+        self.len += 1;
+        at * CHUNK as u32 + slot as u32
+    }
+
+    /// Takes an entry out. Panics when there is none of that number: our own mistake.
+    pub fn remove(&mut self, id: u32) -> T {
+        let (at, slot) = split(id);
+        let chunk = &mut self.chunks[at];
+        let had_room = chunk.has_room();
+        let entry = match std::mem::replace(&mut chunk.slots[slot], Slot::Free(chunk.free)) {
+            Slot::Used(entry) => entry,
+            Slot::Free(_) => panic!("removed an entry twice"),
+        };
+        chunk.free = slot as u32;
+        chunk.used -= 1;
+        if chunk.used == 0 {
+            chunk.slots = Vec::new();
+            chunk.free = NONE;
+        }
+        if !had_room {
+            self.roomy.push(at as u32);
+        }
+        self.len -= 1;
+        entry
+    }
+
+    /// The entry of that number. Panics when there is none: our own mistake.
+    #[inline]
+    pub fn get(&self, id: u32) -> &T {
+        let (at, slot) = split(id);
+        match &self.chunks[at].slots[slot] {
+            Slot::Used(entry) => entry,
+            Slot::Free(_) => panic!("looked up a removed entry"),
+        }
+    }
+
+    /// The entry of that number. Panics when there is none: our own mistake.
+    #[inline]
+    pub fn get_mut(&mut self, id: u32) -> &mut T {
+        let (at, slot) = split(id);
+        match &mut self.chunks[at].slots[slot] {
+            Slot::Used(entry) => entry,
+            Slot::Free(_) => panic!("looked up a removed entry"),
+        }
+    }
+}
+
+#[inline]
+fn split(id: u32) -> (usize, usize) {
+    (id as usize / CHUNK, id as usize % CHUNK)
+}
+
+/// What one entry takes in a slab, for size assertions.
+pub(super) const fn slot_size<T>() -> usize {
+    size_of::<Slot<T>>()
+}
+
+#[cfg(test)]
+#[path = "slab_tests.rs"]
+mod tests;
