@@ -149,7 +149,10 @@ impl Broker {
                 Some(address) => {
                     lines.iter().any(|line| line.contains("running")).then_some(address)
                 }
-                None => lines.iter().filter(|line| line.contains("ready")).find_map(address_in),
+                None => lines
+                    .iter()
+                    .filter(|line| line.contains("ready"))
+                    .find_map(|line| address_in(line)),
             };
             if let Some(address) = ready {
                 return address;
@@ -318,7 +321,7 @@ fn ringmq_command(settings: &[&str], shards: usize, directory: &Path) -> Command
 }
 
 /// The first `127.0.0.1:PORT` in a line.
-fn address_in(line: &String) -> Option<SocketAddr> {
+fn address_in(line: &str) -> Option<SocketAddr> {
     line.match_indices("127.0.0.1:").find_map(|(at, _)| {
         let rest = &line[at..];
         let digits = rest["127.0.0.1:".len()..].bytes().take_while(u8::is_ascii_digit).count();

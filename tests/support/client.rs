@@ -183,7 +183,7 @@ impl Client {
         self.stream.local_addr().expect("a connected socket has an address")
     }
 
-    /// Sends bytes as they are. That the broker has hung up is for the test to notice when it reads.
+    /// Sends bytes as they are. That the broker hung up is for the test to notice when it reads.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
         if let Err(error) = self.stream.write_all(bytes) {
