@@ -7,7 +7,7 @@ use super::failure::RingFailure;
 use super::glommio_wait::{Alarm, eventfd};
 use super::hand_over::HandOvers;
 use super::listen::Listeners;
-use super::park::{Doorbell, Quiet};
+use super::park::{Doorbell, Luck, Luck, Quiet};
 use super::port::RingPort;
 use super::send::Sends;
 use super::slots::Slots;
@@ -46,6 +46,7 @@ pub struct Driver<S> {
     pub(super) doorbell: Doorbell,
     pub(super) alarm: Alarm,
     pub(super) quiet: Quiet,
+    pub(super) luck: Luck,
     first_ring: usize,
     // The kernel may write to or read from what the next three hold until the rings are gone;
     // `drop` says in which order.
@@ -87,6 +88,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             doorbell,
             alarm: Alarm::new(),
             quiet: Quiet::new(),
+            luck: Luck::new(),
             first_ring: 0,
             rings: vec![first],
             sends: ManuallyDrop::new(Sends::new()),
