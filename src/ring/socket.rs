@@ -330,6 +330,11 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         slot.flags &= !CLOSE_SENT;
         self.rings[ring].used -= 1;
         self.finish_if_done(socket, handler);
+        // Whoever waited for room in a table gets it now.
+        if self.listeners.want_room {
+            self.top_up_accepts();
+        }
+        self.grant_permits();
     }
 
     /// The last completion of a socket that is being closed frees its slot.

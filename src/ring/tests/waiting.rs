@@ -47,7 +47,11 @@ fn doorbell_rounds(rounds: u64, spin: Duration, pause: impl Fn(u64) + Send + 'st
             // No deadline: a lost wake-up is never made good.
             ring.idle(None, || posted.load(Ordering::Relaxed) != last || last == rounds).await;
         }
-        println!("{:?}", ring.counts());
+        // Each round costs an enter or two per way of sleeping, and one to wake up. A flag that
+        // the kernel leaves behind would make it many.
+        let counts = ring.counts();
+        println!("{counts:?}");
+        assert!(counts.enters < rounds * 12, "{counts:?}");
     });
     ringer.join().unwrap();
 }
