@@ -62,6 +62,9 @@ pub(super) struct Pool {
     /// Buffers that exist; ids above are spare, for rings opened when the pool is empty.
     exist: u32,
     limit: u32,
+    /// Rings that draw from here, and what each may hold: everything, until one found none left.
+    rings: u32,
+    share: u32,
 }
 
 impl Pool {
@@ -70,7 +73,8 @@ impl Pool {
         let memory = Rc::new(Memory::new(limit as usize * size as usize)?);
         // Lowest first, so that a quiet core touches few pages.
         let free = (0..count).rev().map(|id| id as u16).collect();
-        Ok(Pool { memory, size, free, exist: count, limit })
+        let share = u32::MAX;
+        Ok(Pool { memory, size, free, exist: count, limit, rings: 0, share })
     }
 
     pub(super) fn free(&self) -> u32 {
@@ -107,8 +111,14 @@ impl Pool {
         unsafe { std::slice::from_raw_parts(self.address(id), length) }
     }
 
+    /// A ring ran out and the pool is empty: whoever holds more than its part returns what it gets.
+    fn ration(&mut self) {
+        self.share = (self.exist / self.rings.max(1)).max(LEAST_PER_RING);
+    }
+
     /// Gives all pages back to the system. Only when no completion with a buffer is unvisited.
-    pub(super) fn forget(&self) {
+    pub(super) fn forget(&mut self) {
+        self.share = u32::MAX;
         self.memory.forget();
     }
 }
@@ -133,6 +143,7 @@ impl BufferRing {
         let capacity = count.next_power_of_two().clamp(1, 1 << 15);
         let entries = Memory::new(capacity as usize * size_of::<BufRingEntry>())?;
         pool.reserve(initial);
+        pool.rings += 1;
         let (tail, published) = (0, 0);
         let target = initial.clamp(1, capacity);
         let ran_out = false;
@@ -158,7 +169,10 @@ impl BufferRing {
 
     /// A buffer's bytes have been looked at.
     pub(super) fn give(&mut self, pool: &mut Pool, id: u16) {
-        if self.posted < self.target { self.post(pool, id) } else { pool.free.push(id) }
+        match self.posted < self.target.min(pool.share) {
+            true => self.post(pool, id),
+            false => pool.free.push(id),
+        }
     }
 
     /// After a batch: shows the kernel what was given, and more if it ran out meanwhile.
@@ -180,8 +194,10 @@ impl BufferRing {
 
     fn fill(&mut self, pool: &mut Pool) {
         while self.posted < self.target {
-            let Some(id) = pool.free.pop() else { break };
-            self.post(pool, id);
+            match pool.free.pop() {
+                Some(id) => self.post(pool, id),
+                None => return pool.ration(),
+            }
         }
     }
 

@@ -163,7 +163,8 @@ pub enum Event<'a, S> {
         /// Err: ENFILE = the target has no room, EBUSY = an operation was in flight here.
         result: Result<(), i32>,
     },
-    /// Another thread rang the doorbell while this one slept.
+    /// The core's eventfd was written while it slept: another thread rang the doorbell, or a ring of
+    /// its own had completions. A hint: look at the mail.
     Doorbell,
 }
 

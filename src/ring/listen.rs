@@ -30,6 +30,7 @@ struct Accept {
 
 pub(super) struct Listeners {
     all: Vec<Option<Listener>>,
+    #[expect(clippy::vec_box, reason = "the kernel holds their addresses while the list grows")]
     accepts: Vec<Box<Accept>>,
     free: Vec<u32>,
     /// Some listener has fewer accepts in flight than it should: try again then.

@@ -177,8 +177,10 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         if let Some(id) = buffer {
             self.rings[ring].buffers.give(&mut self.pool, id);
         }
-        self.arm(socket);
-        self.finish_if_done(socket, handler);
+        if !cqueue::more(flags) {
+            self.arm(socket);
+            self.finish_if_done(socket, handler);
+        }
     }
 
     fn received_bytes(

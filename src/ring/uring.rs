@@ -70,7 +70,9 @@ impl Ring {
             .map_err(|error| RingFailure::new("REGISTER_EVENTFD", &error))?;
         // Without the limit a burst of orderly closes would start many threads. Not essential.
         let _ = submitter.register_iowq_max_workers(&mut [KERNEL_WORKERS, KERNEL_WORKERS]);
-        let buffers = BufferRing::new(pool, config.buffer_count, config.buffers_posted)
+        // Further rings start with less: there may be dozens, and they share one pool.
+        let posted = if number == 0 { config.buffers_posted } else { config.buffers_posted / 4 };
+        let buffers = BufferRing::new(pool, config.buffer_count, posted.max(1))
             .map_err(|error| RingFailure::new("mmap of receive buffers", &error))?;
         // SAFETY: the memory is page aligned, as long as its capacity says, and is dropped after
         // the io_uring (field order).
