@@ -1,7 +1,7 @@
 //! Receive buffers: one pool of memory per core, and the ring of posted buffers of each io_uring.
 //!
-//! The kernel keeps one consumer position per registered buffer ring, so io_urings cannot share one;
-//! they draw from a common pool instead, a few at first and more whenever the kernel ran out.
+//! The kernel keeps one consumer position per registered buffer ring, so io_urings cannot share
+//! one; they draw from a common pool instead, a few at first and more whenever the kernel ran out.
 #![allow(unsafe_code)]
 use io_uring::types::BufRingEntry;
 use std::io;
@@ -216,12 +216,49 @@ impl BufferRing {
     }
 
     fn publish(&mut self) {
-        // SAFETY: the first entry is valid memory of this ring; its tail field is only written here.
+        // SAFETY: the first entry is valid memory of this ring; its tail is only written here.
         let tail = unsafe { BufRingEntry::tail(self.entries.start.as_ptr().cast()) };
         // SAFETY: the field is two-byte aligned and lives as long as `entries`; the kernel reads it
         // concurrently, which is why the store is atomic.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         tail.store(self.tail, Ordering::Release);
         self.published = self.tail;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel takes one posted buffer; which one does not matter to the counting.
+    fn use_one(ring: &mut BufferRing, pool: &mut Pool, id: u16) {
+        ring.taken();
+        ring.give(pool, id);
+        ring.settle(pool);
+    }
+
+    #[test]
+    fn a_ring_that_holds_more_than_its_part_gives_way_to_one_that_ran_out() {
+        let mut pool = Pool::new(64, 128, 4).unwrap();
+        let mut greedy = BufferRing::new(&mut pool, 64, 16).unwrap();
+        for _ in 0..3 {
+            greedy.ran_out = true;
+            greedy.settle(&mut pool);
+        }
+        assert_eq!((greedy.posted, pool.free()), (64, 0));
+        let mut late = BufferRing::new(&mut pool, 64, 16).unwrap();
+        assert_eq!(late.posted, LEAST_PER_RING, "a few come from the reserve");
+        late.ran_out = true;
+        late.settle(&mut pool);
+        (0..64).for_each(|id| use_one(&mut greedy, &mut pool, id));
+        assert_eq!((greedy.posted, pool.free()), (40, 24));
+        late.ran_out = true;
+        late.settle(&mut pool);
+        assert_eq!(late.posted, 40);
+        greedy.shrink();
+        greedy.shrink();
+        greedy.shrink();
+        (0..64).for_each(|id| use_one(&mut greedy, &mut pool, id));
+        assert_eq!((greedy.posted, pool.free()), (16, 24));
     }
 }

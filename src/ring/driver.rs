@@ -1,5 +1,5 @@
-//! The driver: one core's rings seen as one thing. This file holds the pass and where completions go;
-//! what is done per socket is in `socket`, per listener in `listen`, waiting in `park`.
+//! The driver: one core's rings seen as one thing. This file holds the pass and where completions
+//! go; what is done per socket is in `socket`, per listener in `listen`, waiting in `park`.
 #![allow(unsafe_code)]
 use super::buffers::Pool;
 use super::event::{Event, Outgoing, RingCounts, SocketRingConfig};

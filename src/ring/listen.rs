@@ -1,4 +1,5 @@
-//! Accepting: a pool of single-shot accepts per listener. Multishot would not tell the peer's address.
+//! Accepting: a pool of single-shot accepts per listener. Multishot would not tell the peer's
+//! address.
 #![allow(unsafe_code)]
 use super::driver::Driver;
 use super::event::{Event, Peer};
