@@ -9,8 +9,8 @@
 //! flag, and writes the eventfd, or the sleeper sees the work, and stays up.
 //!
 //! There is one eventfd per core. Doorbells write it, completions of secondary rings write it
-//! while the core sleeps, completions of ring 0 while it is parked. Ring 0 polls it (multishot), so a
-//! write is a completion of ring 0: it ends a doze, or makes one end at once, because the kernel
+//! while the core sleeps, completions of ring 0 while it is parked. Ring 0 polls it (multishot), so
+//! a write is a completion of ring 0: it ends a doze, or makes one end at once, because the kernel
 //! looks at the completions before it sleeps. Glommio polls it too: it ends a park. (A chain of two
 //! eventfds, the second written by ring 0's poll of the first, does lose wake-ups: tried.) It
 //! counts: a write before glommio has armed its poll makes the poll complete at once. It is
@@ -287,4 +287,20 @@ fn left(until: Option<Instant>, most: Duration) -> Option<Duration> {
     let Some(until) = until else { return Some(most) };
     let left = until.saturating_duration_since(Instant::now());
     (!left.is_zero()).then(|| left.min(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_one_ringer_wakes_a_sleeper_and_none_wakes_a_waking_one() {
+        let flag = ParkFlag::default();
+        assert!(!flag.must_wake());
+        flag.fall_asleep();
+        assert_eq!([flag.must_wake(), flag.must_wake()], [true, false]);
+        flag.fall_asleep();
+        flag.wake_up();
+        assert!(!flag.must_wake());
+    }
 }
