@@ -7,7 +7,7 @@ use super::failure::RingFailure;
 use super::glommio_wait::{Alarm, eventfd};
 use super::hand_over::HandOvers;
 use super::listen::Listeners;
-use super::park::{Doorbell, Luck, Luck, Quiet};
+use super::park::{Doorbell, Luck, Quiet};
 use super::port::RingPort;
 use super::send::Sends;
 use super::slots::Slots;
