@@ -38,7 +38,8 @@ impl RingFailure {
     }
 }
 
-/// The fix for an error number, given `kernel.io_uring_disabled` (None: no such sysctl) and the kernel.
+/// The fix for an error number, given `kernel.io_uring_disabled` (None: no such sysctl) and
+/// the kernel's version.
 fn advise(errno: i32, disabled: Option<&str>, kernel: Option<(u32, u32)>) -> String {
     const SECCOMP: &str = "A seccomp filter blocks it: Docker since version 25 and containerd 2 \
         do so by default. Run the container with the profile in tuning/ \
@@ -100,11 +101,9 @@ pub(super) fn probe(ring: &IoUring) -> Result<(), RingFailure> {
         .map_err(|error| RingFailure::new("REGISTER_PROBE", &error))?;
     match NEEDED.iter().find(|(_, code)| !probe.is_supported(*code)) {
         None => Ok(()),
-        Some((operation, _)) => Err(RingFailure {
-            operation,
-            errno: 0,
-            advice: advise(0, None, kernel_version()),
-        }),
+        Some((operation, _)) => {
+            Err(RingFailure { operation, errno: 0, advice: advise(0, None, kernel_version()) })
+        }
     }
 }
 

@@ -38,13 +38,20 @@ pub(super) enum Progress<S> {
 pub(super) struct Sends<S> {
     records: Vec<Option<Box<Record<S>>>>,
     free: Vec<u32>,
+    #[expect(clippy::vec_box, reason = "used as boxes: the allocations are what is kept")]
     spare: Vec<Box<Record<S>>>,
+    #[expect(clippy::vec_box, reason = "used as boxes: the allocations are what is kept")]
     spare_vectors: Vec<Box<Vectors>>,
 }
 
 impl<S: AsRef<[u8]>> Sends<S> {
     pub(super) fn new() -> Self {
-        Sends { records: Vec::new(), free: Vec::new(), spare: Vec::new(), spare_vectors: Vec::new() }
+        Sends {
+            records: Vec::new(),
+            free: Vec::new(),
+            spare: Vec::new(),
+            spare_vectors: Vec::new(),
+        }
     }
 
     pub(super) fn in_flight(&self) -> u32 {

@@ -12,6 +12,8 @@ use crate::time::Instant;
 
 /// Milliseconds a closing connection has to take its last packets.
 const LAST_WORDS: u64 = 5000;
+/// Bytes of a CONNACK or DISCONNECT besides the text of its reason string, at most.
+pub(super) const LONGEST_HEAD: usize = 12;
 /// Wills routed per step.
 const WILLS: usize = 256;
 
@@ -109,11 +111,13 @@ impl Shard {
             client_id = %session.client_id, shard = self.id.0, ?cause, "client disconnected"
         );
         let (version, informed) = (session.version, session.problem_information);
+        let max = session.maximum_packet_size as usize;
         if let (Version::V5, Some((reason, what))) = (version, cause.farewell()) {
-            let what = (informed && self.settings.reason_strings).then_some(what);
+            // [MQTT-3.14.2-3]: no reason string that makes the packet too large.
+            let fits = what.len() + LONGEST_HEAD <= max;
+            let what = (informed && fits && self.settings.reason_strings).then_some(what);
             self.write(socket, |out| {
-                let packet =
-                    Disconnect { reason_string: what, ..Disconnect::new(reason) };
+                let packet = Disconnect { reason_string: what, ..Disconnect::new(reason) };
                 packet::encode_disconnect(out, version, &packet);
             });
         }
@@ -210,9 +214,8 @@ impl Shard {
     }
 
     fn fire_will(&mut self, will: Will) {
-        let expires = will
-            .message_expiry
-            .map(|seconds| self.now.plus_millis(u64::from(seconds) * 1000));
+        let expires =
+            will.message_expiry.map(|seconds| self.now.plus_millis(u64::from(seconds) * 1000));
         let message = match self.bounded_expiry(expires) {
             None => will.message,
             expires => {
@@ -297,7 +300,11 @@ impl Shard {
         self.connections.is_empty() && self.wills.is_empty() && self.outbox.is_empty()
     }
 
-    fn tell_groups(&mut self, index: u32, make: impl Fn(Box<str>, crate::ids::SessionRef) -> Control) {
+    fn tell_groups(
+        &mut self,
+        index: u32,
+        make: impl Fn(Box<str>, crate::ids::SessionRef) -> Control,
+    ) {
         let member = self.session_ref(index);
         let Some(session) = self.sessions.get(index) else { return };
         let Some(extras) = &session.extras else { return };

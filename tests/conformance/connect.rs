@@ -108,9 +108,9 @@ fn with_will(v: Version, list: &[Property], topic: &[u8]) -> Writer {
 }
 
 fn refuse_all(v: Version, cases: Vec<(&str, Vec<u8>, &[u8])>) {
-    let cases = cases.into_iter().map(|(name, bytes, codes)| {
-        (format!("{v:?} {name}"), (bytes, codes.to_vec()))
-    });
+    let cases = cases
+        .into_iter()
+        .map(|(name, bytes, codes)| (format!("{v:?} {name}"), (bytes, codes.to_vec())));
     each(cases, |(bytes, codes)| {
         let mut c = Client::raw(Broker::plain(), v);
         c.send(&bytes);
@@ -339,8 +339,7 @@ fn what_follows_a_refused_connect_is_not_processed() {
     let mut watcher = Client::subscriber(Broker::plain(), V5, &unique("w"), &topic, 0);
     for v in both() {
         let refused = match v {
-            V5 => Connect::new(V5, unique("r"))
-                .with(Property::AuthenticationMethod("none".into())),
+            V5 => Connect::new(V5, unique("r")).with(Property::AuthenticationMethod("none".into())),
             _ => Connect::new(v, "").clean(false),
         };
         let mut c = Client::raw(Broker::plain(), v);

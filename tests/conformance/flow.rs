@@ -17,9 +17,8 @@ fn numbered(c: &mut Client, topic: &str, qos: u8, count: usize) {
 fn the_server_never_exceeds_the_clients_receive_maximum() {
     for qos in 1..=2 {
         let topic = unique("window");
-        let mut sub = Connect::new(V5, unique("s"))
-            .with(Property::ReceiveMaximum(3))
-            .open(Broker::plain());
+        let mut sub =
+            Connect::new(V5, unique("s")).with(Property::ReceiveMaximum(3)).open(Broker::plain());
         sub.granted(&topic, qos);
         let mut c = Client::connect(Broker::plain(), V5, &unique("p"));
         numbered(&mut c, &topic, qos, 10);
@@ -193,9 +192,8 @@ fn a_topic_alias_stands_for_its_topic() {
 #[test]
 fn an_inbound_alias_is_not_passed_on() {
     let topic = unique("alias");
-    let mut sub = Connect::new(V5, unique("s"))
-        .with(Property::TopicAliasMaximum(0))
-        .open(Broker::plain());
+    let mut sub =
+        Connect::new(V5, unique("s")).with(Property::TopicAliasMaximum(0)).open(Broker::plain());
     sub.granted(&topic, 0);
     let mut c = Client::connect(Broker::plain(), V5, &unique("p"));
     c.publish(&Publish::new(&topic, 0, "x").with(Property::TopicAlias(1)));
@@ -256,9 +254,8 @@ fn outbound_aliases_stay_within_the_clients_maximum() {
     let broker = Broker::shared(OUTBOUND);
     for maximum in [1, 2, 100] {
         let prefix = unique("alias");
-        let mut sub = Connect::new(V5, unique("s"))
-            .with(Property::TopicAliasMaximum(maximum))
-            .open(broker);
+        let mut sub =
+            Connect::new(V5, unique("s")).with(Property::TopicAliasMaximum(maximum)).open(broker);
         sub.granted(&format!("{prefix}/#"), 1);
         let mut c = Client::connect(broker, V5, &unique("p"));
         let names: Vec<_> = (0..60).map(|n| format!("{prefix}/{}", n / 2 % 3)).collect();
@@ -330,9 +327,8 @@ fn reason_strings_are_kept_back_when_asked() {
 #[test]
 fn a_small_maximum_packet_size_holds_for_every_packet() {
     // The smallest useful size: acknowledgements fit, reason strings do not.
-    let mut c = Connect::new(V5, unique("c"))
-        .with(Property::MaximumPacketSize(20))
-        .open(Broker::plain());
+    let mut c =
+        Connect::new(V5, unique("c")).with(Property::MaximumPacketSize(20)).open(Broker::plain());
     for property in properties_of_errors(&mut c) {
         let size = 5 + property.write(Writer::new()).0.len() + 1;
         assert!(size <= 20, "{property:?} makes PUBCOMP {size} bytes long");

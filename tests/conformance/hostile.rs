@@ -126,7 +126,7 @@ fn hostile_bytes(noise: &mut Noise, n: usize) -> (Version, Vec<u8>) {
 #[test]
 fn hostile_input_disturbs_nobody() {
     let broker = Broker::start(&[]);
-    let mut noise = Noise(0x5eed_0f_a11_0000 | 1);
+    let mut noise = Noise(0x5eed_0bad_f00d);
     beside_a_healthy_pair(&broker, || {
         let mut open = Vec::new();
         for n in 0..500 {
@@ -193,9 +193,9 @@ fn a_thousand_clients_at_once_are_all_served() {
         c.granted(&format!("{topic}/{n}"), 1);
     }
     let mut all = Client::subscriber(broker, V5, &unique("all"), &format!("{topic}/#"), 0);
-    for n in 0..1000 {
+    for (n, c) in clients.iter_mut().enumerate() {
         let name = format!("{topic}/{}", (n * 7 + 1) % 1000);
-        clients[n].send_publish(&Publish::new(name, 1, n.to_string()));
+        c.send_publish(&Publish::new(name, 1, n.to_string()));
     }
     for (n, c) in clients.iter_mut().enumerate() {
         assert_eq!(c.message().topic, format!("{topic}/{n}"));

@@ -2,7 +2,8 @@
 //!
 //! One broker is shared by the tests that need the same settings; client ids and topics are unique
 //! per test, so tests run side by side and with any placement of clients on shards.
-//! `statements.tsv` names, for each normative statement that binds a server, the test that covers it.
+//! `statements.tsv` names, for each normative statement that binds a server, the tests that cover
+//! it.
 
 #[path = "../support/mod.rs"]
 mod support;

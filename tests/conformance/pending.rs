@@ -122,13 +122,8 @@ fn a_client_that_does_not_read_is_bounded_and_harms_nobody() {
         assert_eq!(quick.message().text().trim(), n.to_string());
     }
     c.ping();
-    let mut sub = Client::subscriber(
-        &broker,
-        V5,
-        &unique("s"),
-        "$SYS/broker/publish/messages/dropped",
-        0,
-    );
+    let mut sub =
+        Client::subscriber(&broker, V5, &unique("s"), "$SYS/broker/publish/messages/dropped", 0);
     eventually("what was shed is counted", || {
         sub.message().text().parse::<u64>().expect("a number") > 0
     });

@@ -12,8 +12,7 @@ use crate::support::*;
 fn sigterm_drains_and_ends_with_zero() {
     for signal in ["-TERM", "-INT"] {
         let broker = Broker::start(&["shutdown.grace=5s"]);
-        let mut five: Vec<_> =
-            (0..8).map(|_| Client::connect(&broker, V5, &unique("c"))).collect();
+        let mut five: Vec<_> = (0..8).map(|_| Client::connect(&broker, V5, &unique("c"))).collect();
         let mut three: Vec<_> =
             (0..8).map(|_| Client::connect(&broker, V311, &unique("c"))).collect();
         let _silent = TcpStream::connect(broker.address()).expect("it accepts");

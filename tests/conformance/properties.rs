@@ -53,8 +53,7 @@ fn properties_in_any_order_are_forwarded() {
     let publish = Publish { properties: list.to_vec(), ..Publish::new(&topic, 0, "x") };
     c.publish(&publish);
     let got = sub.expect("x");
-    let users: Vec<_> =
-        got.properties.iter().filter(|p| matches!(p, Property::User(..))).collect();
+    let users: Vec<_> = got.properties.iter().filter(|p| matches!(p, Property::User(..))).collect();
     assert_eq!(users, [&list[0], &list[2], &list[4], &list[6]]);
     let mut ids: Vec<_> = got.properties.iter().map(Property::id).collect();
     ids.sort_unstable();

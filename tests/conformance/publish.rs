@@ -13,7 +13,10 @@ fn every_version_reaches_every_version_at_every_qos() {
             for qos in 0..=2 {
                 c.publish(&Publish::new(&topic, qos, "hello"));
                 let got = sub.expect("hello");
-                assert_eq!((got.qos, got.dup, got.retain, got.topic), (qos, false, false, topic.clone()));
+                assert_eq!(
+                    (got.qos, got.dup, got.retain, got.topic),
+                    (qos, false, false, topic.clone())
+                );
                 assert_eq!(got.properties, []);
             }
             c.expect_nothing();
@@ -255,8 +258,26 @@ fn a_puback_with_an_error_ends_the_flow() {
 #[test]
 fn topic_names_are_taken_as_they_are() {
     let topics = [
-        "/", "//", "/a", "a/", "a//b", " ", "a b", "é", "e\u{301}", "\u{feff}a", "日本/語", "A", "a",
-        "a/./b", "a/../b", "%41", "\u{10fffd}", "😀/😀", "a$", "a/$b",
+        "/",
+        "//",
+        "/a",
+        "a/",
+        "a//b",
+        " ",
+        "a b",
+        "é",
+        "e\u{301}",
+        "\u{feff}a",
+        "日本/語",
+        "A",
+        "a",
+        "a/./b",
+        "a/../b",
+        "%41",
+        "\u{10fffd}",
+        "😀/😀",
+        "a$",
+        "a/$b",
     ];
     for v in both() {
         let prefix = unique("as-is");

@@ -221,7 +221,8 @@ fn thousands_of_retained_messages_are_replayed_whole() {
     }
     c.publish(&Publish::new(format!("{prefix}/end/0"), 1, "end").retain());
     for (v, qos) in [(V311, 0), (V5, 1), (V311, 2)] {
-        let mut sub = Client::subscriber(Broker::plain(), v, &unique("s"), &format!("{prefix}/+/+"), qos);
+        let mut sub =
+            Client::subscriber(Broker::plain(), v, &unique("s"), &format!("{prefix}/+/+"), qos);
         let mut got = BTreeSet::new();
         while got.len() < COUNT + 1 {
             let publish = sub.message();

@@ -370,8 +370,9 @@ fn a_session_passes_between_versions() {
 #[test]
 fn many_sessions_come_and_go_with_their_messages() {
     let topic = unique("crowd");
-    let connects: Vec<_> =
-        (0..50).map(|n| Connect::durable(if n % 2 == 0 { V5 } else { V311 }, unique("s"))).collect();
+    let connects: Vec<_> = (0..50)
+        .map(|n| Connect::durable(if n % 2 == 0 { V5 } else { V311 }, unique("s")))
+        .collect();
     for connect in &connects {
         away(connect, &topic, 1);
     }

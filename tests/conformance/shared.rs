@@ -16,9 +16,8 @@ struct Group {
 fn group(broker: &Broker, members: usize, qos: u8) -> Group {
     let topic = unique("shared");
     let filter = format!("$share/{}/{topic}/#", unique("g"));
-    let members = (0..members)
-        .map(|_| Client::subscriber(broker, V5, &unique("m"), &filter, qos))
-        .collect();
+    let members =
+        (0..members).map(|_| Client::subscriber(broker, V5, &unique("m"), &filter, qos)).collect();
     Group { topic, filter, members }
 }
 
@@ -92,9 +91,8 @@ fn publishers_on_all_shards_share_one_turn() {
 fn each_group_and_each_ordinary_subscriber_gets_every_message() {
     let mut one = group(Broker::plain(), 2, 1);
     let filter = format!("$share/{}/{}/#", unique("g"), one.topic);
-    let mut two: Vec<_> = (0..2)
-        .map(|_| Client::subscriber(Broker::plain(), V5, &unique("m"), &filter, 1))
-        .collect();
+    let mut two: Vec<_> =
+        (0..2).map(|_| Client::subscriber(Broker::plain(), V5, &unique("m"), &filter, 1)).collect();
     let mut plain = Client::subscriber(Broker::plain(), V5, &unique("s"), &one.topic, 1);
     let mut c = Client::connect(Broker::plain(), V5, &unique("p"));
     publish(&mut c, &one.topic, 1, 20);

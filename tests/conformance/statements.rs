@@ -61,7 +61,8 @@ fn every_statement_is_listed_once() {
         assert!(!tests.is_empty(), "{statement}: a test or `gap`");
         assert!(seen.insert((specification, statement)), "{statement} is there twice");
     }
-    let count = |version| seen.iter().filter(|(specification, _)| *specification == version).count();
+    let count =
+        |version| seen.iter().filter(|(specification, _)| *specification == version).count();
     assert!(count("3.1.1") >= 110 && count("5.0") >= 200, "statements were lost");
 }
 

@@ -130,10 +130,8 @@ fn sys_topics_are_there() {
 #[test]
 fn clients_connected_counts_on_every_shard() {
     let broker = Broker::start(&["sys.interval=1s"]);
-    let _clients: Vec<_> =
-        (0..20).map(|_| Client::connect(&broker, V5, &unique("c"))).collect();
-    let mut sub =
-        Client::subscriber(&broker, V5, &unique("s"), "$SYS/broker/clients/connected", 0);
+    let _clients: Vec<_> = (0..20).map(|_| Client::connect(&broker, V5, &unique("c"))).collect();
+    let mut sub = Client::subscriber(&broker, V5, &unique("s"), "$SYS/broker/clients/connected", 0);
     eventually("21 clients are counted", || sub.message().text() == "21");
 }
 

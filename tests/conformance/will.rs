@@ -270,7 +270,8 @@ fn a_client_does_not_receive_its_own_will_after_coming_back_clean() {
 #[test]
 fn many_wills_are_all_published() {
     let topic = unique("wills");
-    let mut watcher = Client::subscriber(Broker::plain(), V5, &unique("w"), &format!("{topic}/+"), 1);
+    let mut watcher =
+        Client::subscriber(Broker::plain(), V5, &unique("w"), &format!("{topic}/+"), 1);
     let clients: Vec<_> = (0..200)
         .map(|n| {
             let v = if n % 2 == 0 { V5 } else { V311 };

@@ -149,7 +149,10 @@ impl Broker {
                 Some(address) => {
                     lines.iter().any(|line| line.contains("running")).then_some(address)
                 }
-                None => lines.iter().filter(|line| line.contains("ready")).find_map(address_in),
+                None => lines
+                    .iter()
+                    .filter(|line| line.contains("ready"))
+                    .find_map(|line| address_in(line)),
             };
             if let Some(address) = ready {
                 return address;
@@ -235,7 +238,8 @@ impl Drop for Broker {
 /// The other broker under test, if any.
 pub fn mosquitto() -> Option<String> {
     let program = std::env::var("RINGMQ_TEST_BROKER").ok()?;
-    let path = ["/usr/sbin", "/usr/local/sbin"].map(|directory| Path::new(directory).join(&program));
+    let path =
+        ["/usr/sbin", "/usr/local/sbin"].map(|directory| Path::new(directory).join(&program));
     let found = path.iter().find(|path| path.exists());
     Some(found.map_or(program, |path| path.display().to_string()))
 }
@@ -295,11 +299,7 @@ pub fn run(arguments: &[&str]) -> Exit {
     }
     let output = child.wait_with_output().expect("its output can be read");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Exit {
-        code: output.status.code(),
-        stdout: text(&output.stdout),
-        stderr: text(&output.stderr),
-    }
+    Exit { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
 const CONFIG: &str = "\
@@ -321,7 +321,7 @@ fn ringmq_command(settings: &[&str], shards: usize, directory: &Path) -> Command
 }
 
 /// The first `127.0.0.1:PORT` in a line.
-fn address_in(line: &String) -> Option<SocketAddr> {
+fn address_in(line: &str) -> Option<SocketAddr> {
     line.match_indices("127.0.0.1:").find_map(|(at, _)| {
         let rest = &line[at..];
         let digits = rest["127.0.0.1:".len()..].bytes().take_while(u8::is_ascii_digit).count();

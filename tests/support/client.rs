@@ -5,12 +5,12 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use super::broker::other_broker;
 use super::packet::{
     Ack, AckKind, ConnAck, Packet, Property, Publish, Subscribe, encode_disconnect,
     encode_unsubscribe, properties, reason,
 };
 use super::wire::{Version, Writer};
-use super::broker::other_broker;
 use super::{Broker, patience};
 
 /// A CONNECT to be sent.
@@ -75,9 +75,7 @@ impl Connect {
         if let Some(will) = &self.will {
             flags |= 0x04 | will.qos << 3 | u8::from(will.retain) << 5;
         }
-        flags
-            | u8::from(self.password.is_some()) << 6
-            | u8::from(self.username.is_some()) << 7
+        flags | u8::from(self.password.is_some()) << 6 | u8::from(self.username.is_some()) << 7
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -169,7 +167,13 @@ impl Client {
 
     /// A clean session with one subscription, which must be granted as asked.
     #[track_caller]
-    pub fn subscriber(broker: &Broker, version: Version, id: &str, filter: &str, qos: u8) -> Client {
+    pub fn subscriber(
+        broker: &Broker,
+        version: Version,
+        id: &str,
+        filter: &str,
+        qos: u8,
+    ) -> Client {
         let mut client = Client::connect(broker, version, id);
         client.granted(filter, qos);
         client
@@ -179,7 +183,7 @@ impl Client {
         self.stream.local_addr().expect("a connected socket has an address")
     }
 
-    /// Sends bytes as they are. That the broker has hung up is for the test to notice when it reads.
+    /// Sends bytes as they are. That the broker hung up is for the test to notice when it reads.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
         if let Err(error) = self.stream.write_all(bytes) {

@@ -291,6 +291,7 @@ impl Publish {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(clippy::enum_variant_names, reason = "these are the packets' names")]
 pub enum AckKind {
     PubAck = 0x40,
     PubRec = 0x50,

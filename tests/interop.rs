@@ -1,0 +1,322 @@
+//! Interoperation: real clients against the broker. Nothing is skipped: what is not installed fails
+//! the test and says how to install it; `scripts/test` installs all of it.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use support::{Broker, patience, unique};
+
+fn host_and_port() -> (String, String) {
+    let address = Broker::plain().address();
+    (address.ip().to_string(), address.port().to_string())
+}
+
+/// Runs to the end and returns standard output; fails on an exit code other than zero.
+#[track_caller]
+fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("cannot run {command:?}: {error}. Run scripts/test, which installs what it needs")
+    });
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
+#[test]
+fn paho_for_python() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join(".venv/bin/python");
+    assert!(
+        python.exists(),
+        "no {}: run scripts/test, or `python3 -m venv .venv && .venv/bin/pip install paho-mqtt`",
+        python.display()
+    );
+    let (host, port) = host_and_port();
+    let script = root.join("tests/interop/paho_clients.py");
+    println!("{}", output(Command::new(python).arg(script).args([host, port])));
+}
+
+/// mosquitto_pub, mosquitto_sub or mosquitto_rr with an address and a version.
+fn mosquitto(program: &str, version: &str, arguments: &[&str]) -> Command {
+    let (host, port) = host_and_port();
+    let mut command = Command::new(program);
+    command.args(["-h", &host, "-p", &port, "-V", version]).args(arguments);
+    command
+}
+
+/// A mosquitto_sub whose subscription has been acknowledged.
+struct Sub {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Sub {
+    #[track_caller]
+    fn start(version: &str, arguments: &[&str]) -> Sub {
+        // It writes whole blocks to a pipe unless told otherwise.
+        let (host, port) = host_and_port();
+        let mut child = Command::new("stdbuf")
+            .args(["-oL", "mosquitto_sub", "-h", &host, "-p", &port, "-V", version, "-d"])
+            .args(["-W", &patience().as_secs().to_string()])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect(
+                "mosquitto_sub is installed: run scripts/test, or apt install mosquitto-clients",
+            );
+        let output = child.stdout.take().expect("a pipe");
+        let (send, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                // Nobody listens any more once the test is over.
+                let _ = send.send(line);
+            }
+        });
+        let sub = Sub { child, lines };
+        while !sub.line().starts_with("Subscribed") {}
+        sub
+    }
+
+    #[track_caller]
+    fn line(&self) -> String {
+        self.lines.recv_timeout(patience() + Duration::from_secs(1)).expect("a line of output")
+    }
+
+    /// The next line that is a message and not a debugging line of the client.
+    #[track_caller]
+    fn message(&self) -> String {
+        loop {
+            let line = self.line();
+            if !line.starts_with("Client ") && !line.starts_with("Subscribed") {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Sub {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const VERSIONS: [&str; 3] = ["mqttv31", "mqttv311", "mqttv5"];
+
+#[test]
+fn mosquitto_pub_and_sub() {
+    for version in VERSIONS {
+        let topic = unique("mosquitto");
+        let sub = Sub::start(version, &["-t", &topic, "-q", "2"]);
+        for (n, qos) in ["0", "1", "2"].into_iter().enumerate() {
+            let message = format!("hello {n}");
+            output(&mut mosquitto(
+                "mosquitto_pub",
+                version,
+                &["-t", &topic, "-m", &message, "-q", qos],
+            ));
+            assert_eq!(sub.message(), message, "{version} QoS {qos}");
+        }
+    }
+}
+
+#[test]
+fn mosquitto_retained_messages() {
+    for version in VERSIONS {
+        let topic = unique("mosquitto");
+        let publish = ["-t", &topic, "-m", "kept", "-q", "1", "-r"];
+        output(&mut mosquitto("mosquitto_pub", version, &publish));
+        let arguments = ["-t", &topic, "-C", "1", "-F", "%r %t %p", "-W", "10"];
+        let got = output(&mut mosquitto("mosquitto_sub", version, &arguments));
+        assert_eq!(got.trim(), format!("1 {topic} kept"), "{version}");
+        output(&mut mosquitto("mosquitto_pub", version, &["-t", &topic, "-n", "-q", "1", "-r"]));
+    }
+}
+
+#[test]
+fn mosquitto_request_and_response() {
+    for version in ["mqttv311", "mqttv5"] {
+        let (question, answer) = (unique("question"), unique("answer"));
+        let sub = Sub::start(version, &["-t", &question, "-q", "1"]);
+        let mut command = mosquitto(
+            "mosquitto_rr",
+            version,
+            &["-t", &question, "-e", &answer, "-m", "what?", "-q", "1", "-W", "10"],
+        );
+        let asking = command.stdout(Stdio::piped()).spawn().expect("mosquitto_rr is installed");
+        assert_eq!(sub.message(), "what?");
+        let reply = ["-t", &answer, "-m", "that", "-q", "1"];
+        output(&mut mosquitto("mosquitto_pub", version, &reply));
+        let got = asking.wait_with_output().expect("it ends");
+        assert_eq!(String::from_utf8_lossy(&got.stdout).trim(), "that", "{version}");
+    }
+}
+
+#[test]
+fn mosquitto_properties() {
+    let topic = unique("mosquitto");
+    let sub = Sub::start("mqttv5", &["-t", &topic, "-F", "%C|%R|%D|%P|%p"]);
+    let publish = [
+        "-t",
+        &topic,
+        "-m",
+        "x",
+        "-q",
+        "1",
+        "-D",
+        "publish",
+        "content-type",
+        "text/plain",
+        "-D",
+        "publish",
+        "response-topic",
+        "answers",
+        "-D",
+        "publish",
+        "correlation-data",
+        "42",
+        "-D",
+        "publish",
+        "user-property",
+        "name",
+        "value",
+    ];
+    output(&mut mosquitto("mosquitto_pub", "mqttv5", &publish));
+    assert_eq!(sub.message(), "text/plain|answers|42|name:value|x");
+}
+
+#[test]
+fn mosquitto_wills() {
+    let topic = unique("mosquitto");
+    let sub = Sub::start("mqttv311", &["-t", &topic, "-q", "1"]);
+    let arguments = ["-t", "unused", "--will-topic", &topic, "--will-payload", "gone"];
+    drop(Sub::start("mqttv311", &arguments));
+    assert_eq!(sub.message(), "gone");
+}
+
+mod rumqtt {
+    //! rumqttc, the client most Rust programs use: its own codec and state machine.
+
+    use super::*;
+
+    /// Number n was sent with QoS n % 3. A broker may pass QoS 2 on when PUBREL comes, so order
+    /// holds for each QoS [MQTT-4.6.0-5].
+    #[track_caller]
+    fn in_order_for_each_qos(got: &[String]) {
+        let numbers: Vec<usize> = got.iter().map(|n| n.parse().expect("a number")).collect();
+        for qos in 0..3 {
+            let of_qos: Vec<_> = numbers.iter().copied().filter(|n| n % 3 == qos).collect();
+            assert_eq!(of_qos, (qos..30).step_by(3).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn version_3_1_1() {
+        use rumqttc::{Client, Event, Incoming, LastWill, MqttOptions, QoS};
+        let topic = unique("rumqttc");
+        let options = |name: &str| {
+            let address = Broker::plain().address();
+            let mut options =
+                MqttOptions::new(unique(name), address.ip().to_string(), address.port());
+            options.set_keep_alive(Duration::from_secs(30));
+            options
+        };
+        let (sub, mut connection) = Client::new(options("s"), 100);
+        let mut next = move || loop {
+            match connection.recv_timeout(patience()).expect("an event").expect("no error") {
+                Event::Incoming(Incoming::Publish(publish)) => return publish.payload.to_vec(),
+                Event::Incoming(Incoming::SubAck(ack)) => {
+                    return format!("{:?}", ack.return_codes).into();
+                }
+                _ => {}
+            }
+        };
+        sub.subscribe(&topic, QoS::ExactlyOnce).expect("queued");
+        assert_eq!(next(), b"[Success(ExactlyOnce)]");
+        let mut willing = options("p");
+        willing.set_last_will(LastWill::new(&topic, "gone", QoS::AtLeastOnce, false));
+        let (publisher, mut connection) = Client::new(willing, 100);
+        let publishing = std::thread::spawn(move || {
+            // Until it is told to vanish, after 30 acknowledgements.
+            let mut acknowledged = 0;
+            while acknowledged < 20 {
+                let event = connection.recv_timeout(patience()).expect("an event");
+                let event = event.expect("no error");
+                acknowledged += usize::from(matches!(
+                    event,
+                    Event::Incoming(Incoming::PubAck(_) | Incoming::PubComp(_))
+                ));
+            }
+        });
+        for n in 0..30 {
+            let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][n % 3];
+            publisher.publish(&topic, qos, false, n.to_string()).expect("queued");
+        }
+        let got: Vec<_> = (0..30).map(|_| String::from_utf8(next()).expect("text")).collect();
+        in_order_for_each_qos(&got);
+        publishing.join().expect("all were acknowledged");
+        assert_eq!(next(), b"gone");
+    }
+
+    #[test]
+    fn version_5() {
+        use rumqttc::v5::mqttbytes::{QoS, v5::Packet, v5::PublishProperties};
+        use rumqttc::v5::{Client, Event, MqttOptions};
+        let topic = unique("rumqttc");
+        let options = |name: &str| {
+            let address = Broker::plain().address();
+            let mut options =
+                MqttOptions::new(unique(name), address.ip().to_string(), address.port());
+            options.set_keep_alive(Duration::from_secs(30));
+            options
+        };
+        let (sub, mut connection) = Client::new(options("s"), 100);
+        sub.subscribe(&topic, QoS::ExactlyOnce).expect("queued");
+        let mut next = move || loop {
+            match connection.recv_timeout(patience()).expect("an event").expect("no error") {
+                Event::Incoming(Packet::Publish(publish)) => return Some(publish),
+                Event::Incoming(Packet::SubAck(_)) => return None,
+                _ => {}
+            }
+        };
+        assert!(next().is_none(), "the SUBACK comes first");
+        let (publisher, mut connection) = Client::new(options("p"), 100);
+        let publishing = std::thread::spawn(move || {
+            let mut acknowledged = 0;
+            while acknowledged < 20 {
+                let event = connection.recv_timeout(patience()).expect("an event");
+                let event = event.expect("no error");
+                acknowledged += usize::from(matches!(
+                    event,
+                    Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_))
+                ));
+            }
+        });
+        let properties = PublishProperties {
+            content_type: Some("text/plain".into()),
+            user_properties: vec![("a".into(), "b".into()), ("a".into(), "c".into())],
+            ..PublishProperties::default()
+        };
+        for n in 0..30 {
+            let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][n % 3];
+            publisher
+                .publish_with_properties(&topic, qos, false, n.to_string(), properties.clone())
+                .expect("queued");
+        }
+        let mut got = Vec::new();
+        for _ in 0..30 {
+            let publish = next().expect("a message");
+            got.push(String::from_utf8(publish.payload.to_vec()).expect("text"));
+            assert_eq!(publish.properties, Some(properties.clone()));
+        }
+        in_order_for_each_qos(&got);
+        publishing.join().expect("all were acknowledged");
+    }
+}

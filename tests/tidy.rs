@@ -1,0 +1,187 @@
+//! The rules of the source tree that no compiler lint checks. Each says what to do instead.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LINES: usize = 600;
+const COLUMNS: usize = 100;
+
+/// Names that say nothing: a module is named after what it owns.
+const FORBIDDEN: [&str; 7] = ["common", "utils", "util", "types", "manager", "handler", "helpers"];
+
+/// Where `unsafe` may be written: the io_uring driver, and the load generator's sockets.
+const UNSAFE: [&str; 2] = ["src/ring/", "bench/src/"];
+
+/// One source file: its path from the root, its text, and its text without inline tests.
+struct Source {
+    path: String,
+    text: String,
+    test: bool,
+}
+
+impl Source {
+    fn name(&self) -> &str {
+        let file = self.path.rsplit('/').next().expect("a path has a last part");
+        file.strip_suffix(".rs").expect("only .rs files are read")
+    }
+
+    /// True for files that only exist for tests: `tests.rs`, `…_tests.rs`, anything in `tests/`.
+    fn is_test(path: &str) -> bool {
+        path.ends_with("/tests.rs") || path.ends_with("_tests.rs") || path.contains("tests/")
+    }
+
+    /// The lines before an inline test module, numbered from one.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let inline = self.text.match_indices("#[cfg(test)]\nmod ").find(|(at, text)| {
+            let rest = &self.text[at + text.len()..];
+            rest.lines().next().is_some_and(|line| line.ends_with('{'))
+        });
+        let end = inline.map_or(self.text.len(), |(at, _)| at);
+        self.text[..end].lines().enumerate().map(|(n, line)| (n + 1, line))
+    }
+
+    /// The same without comments.
+    fn statements(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.code().filter(|(_, line)| !line.trim_start().starts_with("//"))
+    }
+}
+
+fn collect(root: &Path, directory: &Path, sources: &mut Vec<Source>) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
+    paths.sort();
+    for path in paths {
+        if path.is_dir() && !path.ends_with("target") {
+            collect(root, &path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("a source file is UTF-8");
+            let path = path.strip_prefix(root).expect("it is below the root").display().to_string();
+            sources.push(Source { test: Source::is_test(&path), path, text });
+        }
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    for directory in ["src", "tests", "bench", "fuzz", "benches"] {
+        collect(root, &root.join(directory), &mut sources);
+    }
+    assert!(sources.len() > 10, "the sources were not found");
+    sources
+}
+
+/// Fails with every finding on its own line, as `file:line`.
+#[track_caller]
+fn none(findings: &[String], advice: &str) {
+    assert!(findings.is_empty(), "{advice}\n  {}\n", findings.join("\n  "));
+}
+
+#[test]
+fn files_are_short() {
+    let long: Vec<_> = sources()
+        .iter()
+        .filter(|source| !source.test)
+        .map(|source| (&source.path, source.code().count()))
+        .filter(|(_, lines)| *lines > LINES)
+        .map(|(path, lines)| format!("{path}: {lines} lines"))
+        .collect();
+    none(&long, "Split these files by what they own; 600 lines is the most.");
+}
+
+#[test]
+fn lines_are_short() {
+    let mut long = Vec::new();
+    for source in sources() {
+        for (n, line) in source.text.lines().enumerate() {
+            let columns = line.chars().count();
+            if columns > COLUMNS {
+                long.push(format!("{}:{}: {columns} columns", source.path, n + 1));
+            }
+        }
+    }
+    none(&long, "Break these lines; rustfmt leaves strings and comments alone.");
+}
+
+#[test]
+fn modules_are_named_after_what_they_own() {
+    let mut findings = Vec::new();
+    for source in sources() {
+        let mut parts = source.path.strip_suffix(".rs").expect("only .rs files").split('/');
+        if let Some(part) = parts.find(|part| FORBIDDEN.contains(part)) {
+            findings.push(format!("{}: `{part}`", source.path));
+        }
+        for (n, line) in source.code() {
+            let line =
+                line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+            let name = line.strip_prefix("mod ").map(|rest| rest.trim_end_matches([';', '{', ' ']));
+            if name.is_some_and(|name| FORBIDDEN.contains(&name)) {
+                findings.push(format!("{}:{n}: {line}", source.path));
+            }
+        }
+    }
+    none(&findings, "These names say nothing; name the module after what it owns.");
+}
+
+#[test]
+fn nothing_is_unwrapped() {
+    let mut findings = Vec::new();
+    for source in sources().iter().filter(|source| !source.test) {
+        for (n, line) in source.statements() {
+            if line.contains(".unwrap()") || line.contains(".unwrap_err()") {
+                findings.push(format!("{}:{n}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    none(&findings, "Use `?`, or `expect` with the reason why it holds.");
+}
+
+#[test]
+fn unsafe_stays_where_it_belongs() {
+    let mut findings = Vec::new();
+    for source in sources().iter().filter(|source| !source.test) {
+        if UNSAFE.iter().any(|prefix| source.path.starts_with(prefix)) {
+            continue;
+        }
+        for (n, line) in source.statements() {
+            if ["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code)"]
+                .iter()
+                .any(|word| line.contains(word))
+            {
+                findings.push(format!("{}:{n}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    none(&findings, "Unsafe code lives in src/ring; add a file to the list only with its reason.");
+}
+
+#[test]
+fn unsafe_blocks_say_why_they_are_sound() {
+    let mut findings = Vec::new();
+    for source in sources().iter().filter(|source| source.path.starts_with("src/") && !source.test)
+    {
+        let lines: Vec<_> = source.code().collect();
+        for (at, (n, line)) in lines.iter().enumerate() {
+            let code = line.split("//").next().expect("split yields one part at least");
+            if !code.contains("unsafe {") && !code.contains("unsafe impl") {
+                continue;
+            }
+            // A statement may begin a few lines above its block, and a comment may be long.
+            let above = &lines[at.saturating_sub(10)..=at];
+            if !above.iter().any(|(_, line)| line.contains("SAFETY:")) {
+                findings.push(format!("{}:{n}", source.path));
+            }
+        }
+    }
+    none(&findings, "Say in a `SAFETY:` comment why each of these blocks is sound.");
+}
+
+#[test]
+fn modules_say_what_they_own() {
+    let findings: Vec<_> = sources()
+        .iter()
+        .filter(|source| !source.text.starts_with("//!") && !source.text.trim().is_empty())
+        .map(|source| format!("{} ({})", source.path, source.name()))
+        .collect();
+    none(&findings, "Open each file with `//!`: what it owns, and what it leaves to others.");
+}
