@@ -171,10 +171,6 @@ impl Driver {
 
     /// The kernel's work: completions for everything that is possible now.
     pub fn poll(&mut self, conns: &mut [Conn], now: Instant, rng: &mut Rng) {
-        while let Some(conn) = self.accepts.pop_front() {
-            let index = self.new_slot(conn);
-            self.push(index, Event::Accepted);
-        }
         for index in 0..self.slots.len() {
             if self.slots[index].open && !rng.chance(self.faults.late) {
                 self.poll_slot(index as u32, conns, now, rng);
@@ -273,7 +269,11 @@ impl Driver {
     /// Visits one completion; `None` when there is none.
     pub fn next(&mut self) -> Option<(SocketId, Event)> {
         loop {
-            let (index, generation, event) = self.queue.pop_front()?;
+            // Accepted last: so a place that was freed in this pass is taken again in it.
+            let Some((index, generation, event)) = self.queue.pop_front() else {
+                let conn = self.accepts.pop_front()?;
+                return Some((SocketId(self.new_slot(conn)), Event::Accepted));
+            };
             let slot = &mut self.slots[index as usize];
             if slot.generation != generation || !slot.open {
                 continue;

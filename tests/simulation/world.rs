@@ -3,6 +3,7 @@
 use crate::net::{Conn, ConnId, Driver, Event, Faults, tell};
 use crate::rng::Rng;
 use ringmq::ids::{ListenerId, ShardId};
+use ringmq::limits::{CONTROL_ROUND, DATA_ROUND};
 use ringmq::mesh::mail::{Control, Data};
 use ringmq::mesh::mailbox::{MailEnds, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
@@ -171,12 +172,19 @@ impl World {
         }
         let node = &mut self.nodes[at];
         let mut mail = 0;
-        for peer in others() {
-            let (peer, shard) = (ShardId(peer as u8), &mut node.shard);
-            mail += node.ends.take_control(peer, 4096, |control| shard.control_mail(peer, control));
-            if shard.takes_data() {
-                mail += node.ends.take_data(peer, 64, |data| shard.data_mail(data));
+        let shard = &mut node.shard;
+        for peer in others().map(|peer| ShardId(peer as u8)) {
+            let each = |control| shard.control_mail(peer, control);
+            mail += node.ends.take_control(peer, CONTROL_ROUND, each);
+        }
+        if shard.takes_data() {
+            let mut all = true;
+            for peer in others().map(|peer| ShardId(peer as u8)) {
+                let round = node.ends.take_data(peer, DATA_ROUND, |data| shard.data_mail(data));
+                all &= round < DATA_ROUND;
+                mail += round;
             }
+            shard.data_round(all);
         }
         let more = node.shard.finish();
         let actions = std::mem::take(&mut node.shard.actions);
