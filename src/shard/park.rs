@@ -175,6 +175,7 @@ impl Shard {
                 }
             }
         }
-        false
+        // Nobody rings when a mailbox has room again.
+        !self.parked.mail.is_empty()
     }
 }
