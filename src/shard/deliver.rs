@@ -21,8 +21,16 @@ const OVERSHOOT: usize = 8;
 const STALLED: u64 = 300;
 /// Milliseconds above the high-water mark after which a client counts as slow.
 const CROWDED: u64 = 1000;
-/// Messages taken from a pending queue in one go.
+/// Messages sent from a pending queue in one go.
 const PUMP: usize = 256;
+
+/// What became of the first message of a pending queue.
+enum Pumped {
+    Sent,
+    Dropped,
+    /// There is none, or it has to wait.
+    Nothing,
+}
 
 /// What the delivery of one message to many clients shares.
 #[derive(Default)]
@@ -368,9 +376,13 @@ impl Shard {
 
     /// Sends what waits, as far as window and output allow.
     pub(super) fn pump(&mut self, index: u32) {
-        for _ in 0..PUMP {
-            if !self.pump_one(index) {
-                break;
+        let mut sent = 0;
+        while sent < PUMP {
+            match self.pump_one(index) {
+                Pumped::Sent => sent += 1,
+                // Nothing would wake the queue again if dropping used up the round.
+                Pumped::Dropped => {}
+                Pumped::Nothing => break,
             }
         }
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -384,30 +396,30 @@ impl Shard {
         self.wake_replay(index);
     }
 
-    fn pump_one(&mut self, index: u32) -> bool {
+    fn pump_one(&mut self, index: u32) -> Pumped {
         let retries = self.settings.retry_interval > 0;
-        let Some(session) = self.sessions.get(index) else { return false };
-        let Some(socket) = session.socket else { return false };
+        let Some(session) = self.sessions.get(index) else { return Pumped::Nothing };
+        let Some(socket) = session.socket else { return Pumped::Nothing };
         if self.is_clogged(socket) {
-            return false;
+            return Pumped::Nothing;
         }
-        let Some(session) = self.sessions.get_mut(index) else { return false };
+        let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
         let limit = session.window_limit;
         let keep = session.is_persistent() || retries && !session.version.is_v5();
-        let Some(flow) = &mut session.flow else { return false };
-        let Some(front) = flow.pending.front() else { return false };
+        let Some(flow) = &mut session.flow else { return Pumped::Nothing };
+        let Some(front) = flow.pending.front() else { return Pumped::Nothing };
         if front.qos != Qos::AtMostOnce && !flow.window.has_room(limit) {
-            return false;
+            return Pumped::Nothing;
         }
         let before = flow.pending.bytes();
-        let Some(queued) = flow.pending.pop() else { return false };
+        let Some(queued) = flow.pending.pop() else { return Pumped::Nothing };
         self.counters.pending_messages -= 1;
         self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
         let message = queued.message.clone();
         let view = message.view();
         let Ok(message_expiry) = view.seconds_left(self.now) else {
             self.counters.dropped_expired += 1;
-            return true;
+            return Pumped::Dropped;
         };
         let ids = queued.subscription_ids.clone();
         let mut outbound = Outbound {
@@ -420,10 +432,10 @@ impl Shard {
         };
         if !self.fits(index, &view, &outbound) {
             self.counters.dropped_packet_too_large += 1;
-            return true;
+            return Pumped::Dropped;
         }
         if queued.qos != Qos::AtMostOnce {
-            let Some(session) = self.sessions.get_mut(index) else { return false };
+            let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
             let qos = queued.qos;
             outbound.id = Some(session.flow().window.send(qos, keep.then_some(queued)));
             self.counters.inflight += 1;
@@ -433,7 +445,7 @@ impl Shard {
         self.send_publish(index, socket, &view, &outbound);
         // Nobody publishes here; who is crowded shows at the next publication.
         self.fan.crowded.clear();
-        true
+        Pumped::Sent
     }
 
     /// A send is complete: what waited behind it goes on.
