@@ -1,7 +1,7 @@
 //! From a message to one client's output: QoS, windows, queues, encoding.
 
 use super::Shard;
-use super::connection::Connection;
+use super::connection::{Connection, Holds};
 use super::output::{Output, Pool};
 use super::timers::FLOW_IDLE;
 use crate::config::OnFull;
@@ -241,8 +241,9 @@ impl Shard {
         self.send_publish(index, socket, message, &outbound);
     }
 
-    /// Whether so much is unsent that QoS 1 and 2 wait in the pending queue instead.
-    fn is_clogged(&self, socket: SocketId) -> bool {
+    /// Whether so much is unsent that QoS 1 and 2 wait in the pending queue, and the client's own
+    /// packets in the socket.
+    pub(super) fn is_clogged(&self, socket: SocketId) -> bool {
         self.connections
             .get(socket.0)
             .and_then(|connection| connection.output.as_ref())
@@ -477,9 +478,13 @@ impl Shard {
         if caught_up {
             self.unpark_waiters(index);
         }
-        if unsent <= low && self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
+        if unsent > low {
+            return;
+        }
+        if self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
             self.pump(index);
         }
+        self.release(socket, Holds::UNREAD);
     }
 
     /// The gauges of a session that ends; what it had not delivered is counted as dropped.
