@@ -100,14 +100,19 @@ impl Shard {
     pub(super) fn retry_due(&mut self, index: u32) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let online = session.socket.is_some();
+        let socket = session.socket;
         let Some(flow) = &mut session.flow else { return };
         if flow.retry.is_none_or(|at| at > now) {
             return;
         }
         flow.retry = None;
-        if online && !flow.window.is_empty() {
-            self.send_again(index);
+        if let Some(socket) = socket
+            && !flow.window.is_empty()
+        {
+            // What the client has not even read needs no repetition.
+            if self.connections.get(socket.0).is_some_and(|c| c.output.is_none()) {
+                self.send_again(index);
+            }
             self.arm_retry(index);
         }
     }
