@@ -317,7 +317,7 @@ impl Shard {
                 }
             }
             Control::Join(join) => self.join_group(*join),
-            Control::Joined(session) => self.group_joined(session),
+            Control::Joined(session, ticket) => self.group_joined(session, ticket),
             Control::Leave(filter, member) => self.leave_group(&filter, member),
             Control::Presence(filter, member, online) => self.presence(&filter, member, online),
             Control::Deliver(picked) => self.deliver_picked(picked),

@@ -135,10 +135,10 @@ impl Shard {
         filter: &str,
         options: u8,
         subscription_id: u32,
+        ticket: u64,
     ) -> bool {
         let member = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return false };
-        let client = u64::from(index);
         let shares = &mut session.extras().shares;
         let membership = Membership { filter: filter.into(), options, subscription_id };
         match shares.iter_mut().find(|share| *share.filter == *filter) {
@@ -149,7 +149,7 @@ impl Shard {
                 self.counters.shared_subscriptions += 1;
             }
         }
-        let join = Join { filter: filter.into(), member, client, options, subscription_id };
+        let join = Join { filter: filter.into(), member, ticket, options, subscription_id };
         let home = self.group_home(filter);
         if home == self.id {
             self.add_member(join);
@@ -178,9 +178,9 @@ impl Shard {
 
     /// A member from another shard joins; its shard is told when this one routes for it.
     pub(super) fn join_group(&mut self, join: Join) {
-        let member = join.member;
+        let (member, ticket) = (join.member, join.ticket);
         self.add_member(join);
-        self.tell(member.shard, Control::Joined(member));
+        self.tell(member.shard, Control::Joined(member, ticket));
     }
 
     fn add_member(&mut self, join: Join) {
