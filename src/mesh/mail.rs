@@ -95,6 +95,8 @@ pub struct ReplayRequest {
     pub session: SessionRef,
     /// The subscription; only echoed.
     pub filter: FilterId,
+    /// Names the replay; only echoed.
+    pub ticket: u64,
     /// The filter's text.
     pub text: Box<str>,
     /// Where to go on.
@@ -109,6 +111,8 @@ pub struct ReplaySlice {
     pub session: SessionRef,
     /// The subscription.
     pub filter: FilterId,
+    /// The replay that asked for it.
+    pub ticket: u64,
     /// The messages, in topic order.
     pub messages: Vec<Message>,
     /// Where to go on; `None` when this shard has no more.

@@ -37,6 +37,8 @@ impl Flow {
 pub struct Replay {
     /// The subscription; a replay whose subscription has gone is given up.
     pub filter: FilterId,
+    /// Tells it from every other replay: a slice for an earlier one may still be on its way.
+    pub ticket: u64,
     /// The shard whose retained messages are being replayed now.
     pub shard: ShardId,
     /// Where the next slice begins on that shard.
