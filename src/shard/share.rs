@@ -285,11 +285,12 @@ impl Shard {
 
     /// The home of a group picked a session of this shard.
     pub(super) fn deliver_picked(&mut self, picked: Box<Picked>) {
-        let gone = match self.session_of(picked.member) {
-            None => true,
-            // An offline member without QoS to keep would lose what another can take now.
-            Some(session) => session.socket.is_none() && !session.is_persistent(),
-        };
+        // [MQTT-3.10.4-2]: nothing more for a member that left while the message was on its way.
+        let gone = self.session_of(picked.member).is_none_or(|session| {
+            session.extras.as_ref().is_none_or(|extras| {
+                !extras.shares.iter().any(|share| share.filter == picked.filter)
+            })
+        });
         if gone {
             let home = self.group_home(&picked.filter);
             self.tell(home, Control::Undelivered(picked));
@@ -315,7 +316,9 @@ impl Shard {
             Some(group) => {
                 self.fan.begin(Some(&picked.message));
                 let message = picked.message.clone();
-                self.deliver_to_group(group, &message.view());
+                let view = message.view();
+                self.deliver_to_group(group, &view);
+                self.park_publisher_of(&view);
             }
             None => {
                 debug_assert!(picked.message.view().qos >= Qos::AtMostOnce);
