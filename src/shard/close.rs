@@ -252,6 +252,7 @@ impl Shard {
 
     /// The driver has closed the socket: nothing of the connection is left.
     pub(super) fn forget(&mut self, socket: SocketId) {
+        self.parked.forget(socket);
         if let Some(connection) = self.connections.remove(socket.0)
             && let Some(output) = connection.output
         {

@@ -37,6 +37,16 @@ impl Parked {
         self.until.front().map(|&(at, _)| at)
     }
 
+    /// The socket is closed; its identifier may name another connection within this step.
+    pub(super) fn forget(&mut self, socket: SocketId) {
+        if !self.ending.is_empty() {
+            self.ending.retain(|&ending| ending != socket);
+        }
+        if !self.mail.is_empty() {
+            self.mail.retain(|&waiting| waiting != socket);
+        }
+    }
+
     /// Connections that wait for room in a mailbox.
     pub(super) fn mail_waiters(&self) -> usize {
         self.mail.len()
