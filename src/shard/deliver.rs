@@ -377,6 +377,7 @@ impl Shard {
 
     /// Sends what waits, as far as window and output allow.
     pub(super) fn pump(&mut self, index: u32) {
+        self.go_on_again(index);
         let mut sent = 0;
         while sent < PUMP {
             match self.pump_one(index) {
