@@ -141,6 +141,7 @@ impl Shard {
         entrance: &Arc<Entrance>,
     ) -> (u32, bool) {
         let mut known = self.find_session(name);
+        let mut inherited = None;
         if let Some(index) = known {
             if self.sessions.get(index).is_some_and(|session| session.socket.is_some()) {
                 self.counters.takeovers += 1;
@@ -157,12 +158,21 @@ impl Shard {
             self.sessions.get(index).is_some_and(|session| session.mountpoint() != mountpoint)
         };
         if let Some(index) = known.filter(|index| connect.clean_start || foreign(index)) {
+            let armed = self.sessions.get(index).map(|session| session.armed);
             self.counters.sessions_persistent -= 1;
             self.end_session(index);
             known = None;
+            inherited = armed.map(|armed| (index, armed));
         }
         let present = known.is_some();
         let index = known.unwrap_or_else(|| self.new_session(name));
+        if let (Some((old, armed)), Some(session)) = (inherited, self.sessions.get_mut(index))
+            && old == index
+        {
+            // The wheel's entry names the place, which is taken again: or a client that always
+            // starts clean would leave one entry per connection, each for the whole expiry.
+            session.armed = armed;
+        }
         let expiry = self.granted_expiry(connect);
         let settings = Arc::clone(&self.settings);
         let will = connect.will.as_ref().map(|will| self.make_will(index, will, &mountpoint));
