@@ -19,6 +19,8 @@ pub struct Flow {
     pub replays: VecDeque<Replay>,
     /// Since when the pending queue has been above its high-water mark while connected.
     pub crowded: Option<Instant>,
+    /// In the shard's list of flow states to give back when idle.
+    pub listed: bool,
     /// When unacknowledged messages are sent again (MQTT 3 with a retry interval).
     pub retry: Option<Instant>,
 }

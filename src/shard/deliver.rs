@@ -300,9 +300,9 @@ impl Shard {
     /// Notes that the session's flow state is in use, so that it is looked at when idle.
     pub(super) fn use_flow(&mut self, index: u32) {
         let Some(session) = self.sessions.get_mut(index) else { return };
-        if session.flow.is_none() {
-            session.flow = Some(Box::default());
-            self.idle_flows.push_back((self.now, index));
+        let flow = session.flow();
+        if !std::mem::replace(&mut flow.listed, true) {
+            self.idle_flows.push_back((self.now, self.session_ref(index)));
             debug_assert!(FLOW_IDLE > 0);
         }
     }

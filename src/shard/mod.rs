@@ -104,7 +104,7 @@ pub struct Shard {
     replays: VecDeque<SessionRef>,
     queries: VecDeque<(u32, ShardId, ReplayRequest)>,
     data_rounds: u32,
-    idle_flows: VecDeque<(Instant, u32)>,
+    idle_flows: VecDeque<(Instant, SessionRef)>,
     due: Vec<Timer>,
     scratch: Vec<u8>,
     topic_scratch: String,

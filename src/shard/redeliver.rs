@@ -12,6 +12,9 @@ impl Shard {
     /// Sends again, in order, what was unacknowledged when the last connection ended
     /// [MQTT-4.4.0-1], then what waits.
     pub(super) fn resume_deliveries(&mut self, index: u32) {
+        if self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
+            self.use_flow(index);
+        }
         self.send_again(index);
         self.pump(index);
     }

@@ -133,16 +133,19 @@ impl Shard {
     fn keep_house(&mut self) {
         let now = self.now;
         for _ in 0..FLOWS.min(self.idle_flows.len()) {
-            let Some(&(at, index)) = self.idle_flows.front() else { break };
+            let Some(&(at, reference)) = self.idle_flows.front() else { break };
             if at.plus_millis(FLOW_IDLE) > now {
                 break;
             }
             self.idle_flows.pop_front();
-            let Some(session) = self.sessions.get_mut(index) else { continue };
-            match &session.flow {
+            let Some(session) = self.session_of(reference) else { continue };
+            let online = session.socket.is_some();
+            match &mut session.flow {
                 Some(flow) if flow.is_idle() => session.flow = None,
-                Some(_) if session.socket.is_some() => self.idle_flows.push_back((now, index)),
-                _ => {}
+                Some(_) if online => self.idle_flows.push_back((now, reference)),
+                // Listed again when it is used again.
+                Some(flow) => flow.listed = false,
+                None => {}
             }
         }
         if self.idle_flows.is_empty() {

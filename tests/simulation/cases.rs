@@ -20,7 +20,7 @@ fn mounted_world(shards: usize, settings: Settings, mountpoint: &str) -> World {
         data: 8,
         control: 8,
         settings,
-        faults: Faults { receive: 4096, ..Faults::default() },
+        faults: Faults { receive: 65_536, ..Faults::default() },
         entrances: vec![entrance(mountpoint)],
     })
 }

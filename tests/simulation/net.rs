@@ -80,6 +80,8 @@ pub struct Faults {
     pub hand_over_fails: usize,
     /// A completion waits for a later pass.
     pub late: usize,
+    /// A receive or a send takes only a part.
+    pub split: usize,
     /// Most bytes per receive.
     pub receive: usize,
 }
@@ -199,7 +201,7 @@ impl Driver {
             if !broken {
                 let room = conn.down_limit.saturating_sub(conn.down.len());
                 let most = (bytes.len() - *at).min(room);
-                let part = if rng.chance(500) { most } else { rng.range(0, most) };
+                let part = if rng.chance(faults.split) { rng.range(0, most) } else { most };
                 conn.down.extend(&bytes[*at..*at + part]);
                 *at += part;
             }
@@ -242,7 +244,7 @@ impl Driver {
             self.push(index, Event::Failed);
         } else if !conn.up.is_empty() {
             let most = conn.up.len().min(faults.receive.max(1));
-            let part = if rng.chance(500) { most } else { rng.range(1, most) };
+            let part = if rng.chance(faults.split) { rng.range(1, most) } else { most };
             let bytes = conn.up.drain(..part).collect();
             if slot.want == Want::Once {
                 slot.want = Want::Nothing;
