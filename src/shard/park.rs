@@ -52,9 +52,9 @@ impl Parked {
         self.mail.len()
     }
 
-    /// Everything that is remembered.
-    pub(super) fn len(&self) -> usize {
-        self.waiters.len() + self.until.len() + self.held.len() + self.mail.len() + self.ending.len()
+    /// How much is remembered: sessions waited for, publishers held, connections to end.
+    pub(super) fn counts(&self) -> [usize; 3] {
+        [self.waiters.len(), self.until.len().max(self.held.len()), self.ending.len()]
     }
 }
 
