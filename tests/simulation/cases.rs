@@ -474,3 +474,24 @@ fn nobody_waits_for_a_subscriber_that_has_gone() {
     world.settle();
     assert_eq!(world.nodes[0].shard.audit().parked, [0, 0, 0]);
 }
+
+#[test]
+fn qos_0_does_not_overtake_the_qos_0_that_was_queued_while_offline() {
+    let mut world = world(1, Settings { queue_qos0: true, max_inflight: 1, ..roomy() });
+    let mut subscriber = Peer::connect(&mut world, 0, &hello("s", false, 60));
+    subscriber.subscribe(&mut world, 1, "t", 0);
+    subscriber.subscribe(&mut world, 1, "u", 1);
+    subscriber.take(&mut world);
+    subscriber.goodbye(&mut world);
+    let mut publisher = Peer::connect(&mut world, 0, &hello("p", true, 0));
+    for (number, topic) in ["u", "u", "t"].into_iter().enumerate() {
+        publisher.publish(&mut world, topic, &[b'1' + number as u8], 1, number as u16 + 1);
+    }
+    world.settle();
+    let mut subscriber = Peer::connect(&mut world, 0, &hello("s", false, 60));
+    publisher.publish(&mut world, "t", b"4", 1, 4);
+    assert_eq!(subscriber.payloads(&mut world), ["1"]);
+    subscriber.ack(&mut world, AckKind::PubAck, 1);
+    assert_eq!(subscriber.payloads(&mut world), ["2", "3", "4"]);
+    fine(&world);
+}
