@@ -133,6 +133,10 @@ pub struct Client {
     clean: bool,
     /// The last CONNECT had a will: the last of `wills`.
     has_will: bool,
+    /// Some CONNECT since the last CONNACK was not answered.
+    unanswered: bool,
+    /// It has had a subscription with No Local in this session.
+    pub no_local: bool,
     /// When DISCONNECT was written.
     left_at: u64,
     /// Session Expiry Interval of the last connection, seconds.
@@ -216,6 +220,8 @@ impl Client {
             must_clean: false,
             clean: false,
             has_will: false,
+            unanswered: false,
+            no_local: false,
             left_at: 0,
             granted: 0,
             known: Known::Unclear,
@@ -365,9 +371,10 @@ impl Client {
             (true, true) if leaving => Known::Left(self.left_at),
             (true, true) => Known::Left(world.now),
             (true, false) => Known::Unclear,
-            (false, _) => Known::Unclear,
+            (false, _) => self.known,
         };
         if !connected {
+            self.unanswered = true;
             // Whether it got as far as the session, nobody knows.
             for will in &mut self.wills {
                 if let Fate::Delayed(_) = will.fate {
@@ -486,6 +493,7 @@ impl Client {
         if !self.is_v5() {
             (sub.no_local, sub.as_published, sub.id) = (false, false, 0);
         }
+        self.no_local |= sub.no_local;
         let id = self.free_id();
         let options = SubscribeOptions {
             qos: Qos::from_u8(sub.qos).unwrap(),
@@ -587,6 +595,9 @@ impl Client {
             // [MQTT-3.1.2-24]
             assert!(bytes.len() <= self.packet_maximum as usize, "{}: too large", self.name);
             self.take(world, run, packet);
+            if self.conn.is_none() {
+                return;
+            }
             rest = tail;
         }
         self.input = rest.to_vec();
@@ -596,7 +607,12 @@ impl Client {
         if let Packet::ConnAck(ack) = packet {
             assert_eq!(self.stage, Stage::Connecting, "{}: a second CONNACK", self.name);
             assert_eq!(ack.reason, ReasonCode::Success, "{}", self.name);
-            self.connected(world, run, ack.session_present);
+            if !self.connected(world, run, ack.session_present) {
+                self.forget_session();
+                self.must_clean = true;
+                self.abandon(world, run, End::Reset);
+                return;
+            }
             let quota = ack.properties.receive_maximum.unwrap_or(u16::MAX);
             self.quota = usize::from(quota.min(16));
             return;
@@ -683,10 +699,10 @@ impl Client {
         self.answers.push_back((after.max(run.tick + delay as u64), bytes, done));
     }
 
-    fn connected(&mut self, world: &World, run: &mut Run, present: bool) {
+    fn connected(&mut self, world: &World, run: &mut Run, present: bool) -> bool {
         self.tell(run, &format!("connected present={present} known={:?}", self.known));
         self.stage = Stage::Up;
-        let expiry = self.granted;
+        let (expiry, known) = (self.granted, self.known);
         self.granted = match self.is_v5() {
             true => self.expiry,
             false if self.clean => 0,
@@ -699,7 +715,7 @@ impl Client {
                 Known::Left(at) if world.now - at < u64::from(expiry) * 1000 => {
                     assert!(present, "{}: the session has gone early", self.name);
                 }
-                Known::Left(_) if expiry == 0 => assert!(!present, "{}: a session of 0 s", self.name),
+                Known::Left(_) if expiry == 0 && !self.unanswered => assert!(!present, "{}: a session of 0 s", self.name),
                 _ => {}
             }
         }
@@ -718,11 +734,20 @@ impl Client {
                 };
             }
         }
+        let lasted = match known {
+            Known::Left(at) => world.now - at < u64::from(expiry) * 1000,
+            Known::Unclear | Known::Live => false,
+        };
+        // A CONNECT without an answer may have begun another session after this one's end.
+        let doubtful = std::mem::take(&mut self.unanswered) && !lasted && !self.clean;
         self.known = Known::Live;
         self.must_clean = false;
         if !present {
             self.forget_session();
-            return;
+            return true;
+        }
+        if doubtful {
+            return false;
         }
         // [MQTT-4.4.0-1]
         for out in self.out.clone() {
@@ -733,6 +758,7 @@ impl Client {
                 self.write_publish(run, out.message, out.id, length, true);
             }
         }
+        true
     }
 
     fn arrived(&mut self, run: &mut Run, publish: &Publish<'_>) {
