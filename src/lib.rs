@@ -4,14 +4,14 @@ pub mod broker;
 pub mod config;
 pub mod ids;
 pub mod limits;
-pub mod message;
-pub mod slab;
 pub mod mesh;
+pub mod message;
 pub mod packet;
 #[cfg(feature = "runtime")]
 pub mod ring;
 pub mod session;
 pub mod shard;
+pub mod slab;
 pub mod telemetry;
 pub mod time;
 pub mod topic;

@@ -135,9 +135,8 @@ impl<T> Table<T> {
         if chunk >= self.chunks.len() {
             self.chunks.resize_with(chunk + 1, || None);
         }
-        let chunk = self.chunks[chunk].get_or_insert_with(|| {
-            Box::new(Chunk { used: 0, values: [const { None }; CHUNK] })
-        });
+        let chunk = self.chunks[chunk]
+            .get_or_insert_with(|| Box::new(Chunk { used: 0, values: [const { None }; CHUNK] }));
         let old = chunk.values[place].replace(value);
         if old.is_none() {
             chunk.used += 1;

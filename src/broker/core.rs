@@ -152,9 +152,10 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
             }
             continue;
         }
-        let deadline = core.shard.deadline().map(|at| {
-            Duration::from_micros((at.0 * 1000).saturating_sub(core.clock.micros()))
-        });
+        let deadline = core
+            .shard
+            .deadline()
+            .map(|at| Duration::from_micros((at.0 * 1000).saturating_sub(core.clock.micros())));
         let (ends, commands) = (&core.ends, &core.commands);
         driver.idle(deadline, || ends.has_mail() || !commands.is_empty()).await;
         yielded = std::time::Instant::now();

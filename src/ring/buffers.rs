@@ -190,7 +190,8 @@ impl BufferRing {
         // SAFETY: index < capacity, which is the length of the array; the kernel reads an entry
         // only after the tail has passed it. Entry 0 overlaps the tail in its last two bytes, which
         // the setters below do not write.
-        let entry = unsafe { &mut *self.entries.start.cast::<BufRingEntry>().add(index as usize).as_ptr() };
+        let entry =
+            unsafe { &mut *self.entries.start.cast::<BufRingEntry>().add(index as usize).as_ptr() };
         entry.set_addr(pool.address(id) as u64);
         entry.set_len(pool.size);
         entry.set_bid(id);

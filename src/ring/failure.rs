@@ -100,11 +100,9 @@ pub(super) fn probe(ring: &IoUring) -> Result<(), RingFailure> {
         .map_err(|error| RingFailure::new("REGISTER_PROBE", &error))?;
     match NEEDED.iter().find(|(_, code)| !probe.is_supported(*code)) {
         None => Ok(()),
-        Some((operation, _)) => Err(RingFailure {
-            operation,
-            errno: 0,
-            advice: advise(0, None, kernel_version()),
-        }),
+        Some((operation, _)) => {
+            Err(RingFailure { operation, errno: 0, advice: advise(0, None, kernel_version()) })
+        }
     }
 }
 

@@ -44,7 +44,12 @@ pub(super) struct Sends<S> {
 
 impl<S: AsRef<[u8]>> Sends<S> {
     pub(super) fn new() -> Self {
-        Sends { records: Vec::new(), free: Vec::new(), spare: Vec::new(), spare_vectors: Vec::new() }
+        Sends {
+            records: Vec::new(),
+            free: Vec::new(),
+            spare: Vec::new(),
+            spare_vectors: Vec::new(),
+        }
     }
 
     pub(super) fn in_flight(&self) -> u32 {

@@ -105,8 +105,7 @@ impl Ring {
             reserved: u32,
             data: u64,
         }
-        let mut update =
-            Update { offset: u32::MAX, reserved: 0, data: self.io.as_raw_fd() as u64 };
+        let mut update = Update { offset: u32::MAX, reserved: 0, data: self.io.as_raw_fd() as u64 };
         // SAFETY: one io_uring_rsrc_update, read and written by the kernel during the call.
         let registered = unsafe {
             libc::syscall(

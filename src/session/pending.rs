@@ -127,7 +127,10 @@ mod tests {
         assert_eq!(pending.front().unwrap().message.view().payload, b"2");
         assert_eq!(pending.push(queued(&[0; 2000]), &oldest), Pushed::DroppedNew);
         assert_eq!(pending.len(), 2);
-        assert_eq!(pending.push(queued(b"4"), &bounds(2, 1000, OnFull::DropNew)), Pushed::DroppedNew);
+        assert_eq!(
+            pending.push(queued(b"4"), &bounds(2, 1000, OnFull::DropNew)),
+            Pushed::DroppedNew
+        );
         let harsh = bounds(2, 1000, OnFull::Disconnect);
         assert_eq!(pending.push(queued(b"4"), &harsh), Pushed::Disconnect);
         assert_eq!(pending.pop().unwrap().message.view().payload, b"2");

@@ -112,8 +112,7 @@ impl Shard {
         if let (Version::V5, Some((reason, what))) = (version, cause.farewell()) {
             let what = (informed && self.settings.reason_strings).then_some(what);
             self.write(socket, |out| {
-                let packet =
-                    Disconnect { reason_string: what, ..Disconnect::new(reason) };
+                let packet = Disconnect { reason_string: what, ..Disconnect::new(reason) };
                 packet::encode_disconnect(out, version, &packet);
             });
         }
@@ -210,9 +209,8 @@ impl Shard {
     }
 
     fn fire_will(&mut self, will: Will) {
-        let expires = will
-            .message_expiry
-            .map(|seconds| self.now.plus_millis(u64::from(seconds) * 1000));
+        let expires =
+            will.message_expiry.map(|seconds| self.now.plus_millis(u64::from(seconds) * 1000));
         let message = match self.bounded_expiry(expires) {
             None => will.message,
             expires => {
@@ -297,7 +295,11 @@ impl Shard {
         self.connections.is_empty() && self.wills.is_empty() && self.outbox.is_empty()
     }
 
-    fn tell_groups(&mut self, index: u32, make: impl Fn(Box<str>, crate::ids::SessionRef) -> Control) {
+    fn tell_groups(
+        &mut self,
+        index: u32,
+        make: impl Fn(Box<str>, crate::ids::SessionRef) -> Control,
+    ) {
         let member = self.session_ref(index);
         let Some(session) = self.sessions.get(index) else { return };
         let Some(extras) = &session.extras else { return };

@@ -6,9 +6,7 @@ use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::mesh::Entrance;
 use crate::message::{Message, MessageRef};
-use crate::packet::{
-    self, ConnAck, ConnAckProperties, Connect, Framing, Qos, ReasonCode, Version,
-};
+use crate::packet::{self, ConnAck, ConnAckProperties, Connect, Framing, Qos, ReasonCode, Version};
 use crate::session::{Extras, NEVER, Session, Subscriptions, Will};
 use crate::time::Instant;
 use std::sync::Arc;
@@ -173,8 +171,7 @@ impl Shard {
         session.problem_information = connect.properties.request_problem_information;
         let theirs = connect.properties.receive_maximum.unwrap_or(u16::MAX);
         session.window_limit = settings.max_inflight.min(theirs);
-        session.maximum_packet_size =
-            connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+        session.maximum_packet_size = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
         session.will = will;
         let mountpoint = mountpoint_of(&entrance.mountpoint, name, connect.username);
         if !mountpoint.is_empty() || session.extras.is_some() {
@@ -230,12 +227,7 @@ impl Shard {
         asked.min(self.settings.session_expiry_max)
     }
 
-    fn make_will(
-        &mut self,
-        index: u32,
-        will: &packet::Will<'_>,
-        mountpoint: &str,
-    ) -> Box<Will> {
+    fn make_will(&mut self, index: u32, will: &packet::Will<'_>, mountpoint: &str) -> Box<Will> {
         let mut properties = Vec::new();
         will.properties.write_forwardable(&mut properties);
         let topic = format!("{mountpoint}{}", will.topic);
@@ -315,10 +307,10 @@ impl Shard {
             retain_available: (!settings.retain).then_some(false),
             maximum_packet_size: Some(settings.max_packet_size),
             assigned_client_id: assigned,
-            topic_alias_maximum: (settings.max_topic_alias > 0)
-                .then_some(settings.max_topic_alias),
+            topic_alias_maximum: (settings.max_topic_alias > 0).then_some(settings.max_topic_alias),
             wildcard_subscription_available: (!settings.wildcard_subscriptions).then_some(false),
-            subscription_identifiers_available: (!settings.subscription_identifiers).then_some(false),
+            subscription_identifiers_available: (!settings.subscription_identifiers)
+                .then_some(false),
             shared_subscription_available: (!settings.shared_subscriptions).then_some(false),
             server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
             ..Default::default()
@@ -328,8 +320,7 @@ impl Shard {
         } else {
             properties.maximum_packet_size = None;
         }
-        let connack =
-            ConnAck { session_present: present, reason: ReasonCode::Success, properties };
+        let connack = ConnAck { session_present: present, reason: ReasonCode::Success, properties };
         let version = connect.version;
         // MQTT 3.1 has no Session Present flag.
         let connack = ConnAck { session_present: present && version != Version::V31, ..connack };
@@ -353,4 +344,3 @@ fn mountpoint_of(template: &str, client_id: &str, username: Option<&str>) -> Str
 pub(super) fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
     (expiry != NEVER).then(|| now.plus_millis(u64::from(expiry) * 1000))
 }
-

@@ -275,7 +275,8 @@ impl Shard {
                 }
             }
         }
-        let half = flow.pending.len() > bounds.messages / 2 || flow.pending.bytes() > bounds.bytes / 2;
+        let half =
+            flow.pending.len() > bounds.messages / 2 || flow.pending.bytes() > bounds.bytes / 2;
         if socket.is_some() && half {
             let since = *flow.crowded.get_or_insert(now);
             if now.millis_since(since) < CROWDED {
@@ -295,7 +296,12 @@ impl Shard {
     }
 
     /// Whether the packet is within the client's Maximum Packet Size [MQTT-3.1.2-24].
-    pub(super) fn fits(&self, index: u32, message: &MessageRef<'_>, outbound: &Outbound<'_>) -> bool {
+    pub(super) fn fits(
+        &self,
+        index: u32,
+        message: &MessageRef<'_>,
+        outbound: &Outbound<'_>,
+    ) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
         if session.maximum_packet_size == u32::MAX {
             return true;
@@ -367,8 +373,8 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let bounds = self.settings.pending;
         let Some(flow) = &mut session.flow else { return };
-        let low = flow.pending.len() <= bounds.messages / 4
-            && flow.pending.bytes() <= bounds.bytes / 4;
+        let low =
+            flow.pending.len() <= bounds.messages / 4 && flow.pending.bytes() <= bounds.bytes / 4;
         if low && flow.crowded.take().is_some() {
             self.unpark_waiters(index);
         }
@@ -456,9 +462,7 @@ impl Shard {
         if caught_up {
             self.unpark_waiters(index);
         }
-        if unsent <= low
-            && self.sessions.get(index).is_some_and(|session| session.flow.is_some())
-        {
+        if unsent <= low && self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
             self.pump(index);
         }
     }

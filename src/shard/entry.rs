@@ -18,9 +18,8 @@ impl Shard {
             self.refuse_socket(socket);
             return;
         };
-        let paced = entrance
-            .max_connect_rate
-            .is_none_or(|rate| entrance.rate.allow(self.now_micros, rate));
+        let paced =
+            entrance.max_connect_rate.is_none_or(|rate| entrance.rate.allow(self.now_micros, rate));
         if !paced || !entrance.connections.take(1, entrance.max_connections) {
             tracing::debug!(%peer, listener = entrance.name, "connection refused: listener limit");
             self.refuse_socket(socket);
@@ -103,9 +102,9 @@ impl Shard {
     }
 
     fn place(&mut self, socket: SocketId, client_id: &str, version: Version, bytes: &[u8]) {
-        let assigned = (client_id.is_empty() && version != Version::V31
-            && self.settings.empty_client_id)
-            .then(|| self.assign_client_id());
+        let assigned =
+            (client_id.is_empty() && version != Version::V31 && self.settings.empty_client_id)
+                .then(|| self.assign_client_id());
         let home = home_of(assigned.as_deref().unwrap_or(client_id), self.shards);
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if home == self.id {

@@ -169,8 +169,7 @@ impl Shard {
         };
         self.count_received(publish);
         let matched = self.follow(&route, &hash, &message, None);
-        let reason =
-            if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
+        let reason = if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
         self.acknowledge(socket, index, version, publish, reason);
         Ok(Flow::Next)
     }

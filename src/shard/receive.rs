@@ -214,8 +214,7 @@ impl Shard {
             .and_then(|session| session.flow.as_mut())
             .is_some_and(|flow| flow.inbound.release(ack.id));
         // [MQTT-4.3.3-11]: PUBCOMP in any case; only its reason tells that the id was unknown.
-        let reason =
-            if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+        let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
         self.write_ack(socket, version, AckKind::PubComp, ack.id, reason);
         Flow::Next
     }

@@ -29,7 +29,8 @@ impl Shard {
         let (Some(socket), version) = (session.socket, session.version) else { return };
         let Some(flow) = &mut session.flow else { return };
         // An expired message is not sent again; it was never completed, so it is dropped.
-        let expired = flow.window.abandon(|queued| queued.message.view().seconds_left(now).is_err());
+        let expired =
+            flow.window.abandon(|queued| queued.message.view().seconds_left(now).is_err());
         self.counters.inflight -= u64::from(expired);
         self.counters.dropped_expired += u64::from(expired);
         let repeats: Vec<Repeat> = flow

@@ -100,7 +100,11 @@ impl Shard {
 
     /// Routes a message that no connection is waiting on (a will, `$SYS`); false when a mailbox is
     /// full now and nothing was done.
-    pub(super) fn try_publish(&mut self, message: &MessageRef<'_>, stored: Option<&Message>) -> bool {
+    pub(super) fn try_publish(
+        &mut self,
+        message: &MessageRef<'_>,
+        stored: Option<&Message>,
+    ) -> bool {
         let hash = TopicHash::new(&self.shared.seeds, message.topic);
         let Some(route) = self.find_route(&hash, message) else { return false };
         self.follow(&route, &hash, message, stored);

@@ -42,8 +42,7 @@ impl Shard {
         }
         let session = self.session_ref(index);
         let id = subscribe.id;
-        let mut joining =
-            Joining { session, left: 0, id, codes: Vec::new(), replays: Vec::new() };
+        let mut joining = Joining { session, left: 0, id, codes: Vec::new(), replays: Vec::new() };
         for wanted in subscribe.filters.iter() {
             let code = match self.permit(index, version, subscribe.subscription_id, &wanted) {
                 Err(reason) => failure(version, reason),
@@ -250,8 +249,7 @@ impl Shard {
             } else {
                 self.drop_subscription(index, &full)
             };
-            let code =
-                if known { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
+            let code = if known { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
             codes.push(code as u8);
         }
         let unsuback = UnsubAck {
