@@ -16,5 +16,14 @@ pub const MAX_TOPIC_LENGTH: usize = 65_535;
 pub const MAX_LISTENERS: usize = 256;
 
 const _: () = assert!(MAX_LISTENERS <= u16::MAX as usize);
+/// Data mails per ordered pair of shards.
+pub const DATA_MAILBOX: usize = 256;
+/// Control mails per ordered pair of shards.
+pub const CONTROL_MAILBOX: usize = 1024;
+/// Data mails taken from one mailbox in one step.
+pub const DATA_ROUND: usize = 64;
+/// Control mails taken from one mailbox in one step.
+pub const CONTROL_ROUND: usize = 4096;
+
 const _: () = assert!(MAX_SHARDS == u128::BITS as usize);
 const _: () = assert!(MAX_SHAPE_LEVELS <= u32::BITS as usize);

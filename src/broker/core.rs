@@ -2,6 +2,7 @@
 
 use crate::config;
 use crate::ids::{ListenerId, ShardId};
+use crate::limits::{CONTROL_ROUND, DATA_ROUND};
 use crate::mesh::mail::{Control, Data};
 use crate::mesh::mailbox::MailEnds;
 use crate::mesh::{Entrance, Shared};
@@ -21,10 +22,6 @@ use std::time::Duration;
 
 /// Completions visited per step: the bound on how long one step keeps the others waiting.
 const COMPLETIONS: usize = 1024;
-/// Data mails taken from one peer per step.
-const DATA_MAILS: usize = 64;
-/// Control mails taken from one peer per step.
-const CONTROL_MAILS: usize = 4096;
 /// A busy core lets glommio's other tasks run this often.
 const YIELD: Duration = Duration::from_millis(1);
 
@@ -53,7 +50,7 @@ pub(super) enum Report {
     /// Its driver is up: where sockets and doorbells go.
     Up(ShardId, RingPort, Doorbell),
     /// The command has been carried out.
-    Done(ShardId),
+    Done,
     /// It cannot run.
     Failed(ShardId, String),
     /// It has ended.
@@ -217,7 +214,7 @@ impl Running {
                 }
                 Command::Ping => {}
             }
-            let _ = self.reports.send(Report::Done(self.id));
+            let _ = self.reports.send(Report::Done);
         }
         if self.phase == Phase::Dismissed && self.shard.is_drained() {
             self.phase = Phase::Ended;
@@ -247,15 +244,20 @@ impl Running {
     }
 
     fn take_mail(&mut self) -> bool {
-        let mut taken = 0;
-        for peer in self.others() {
-            let shard = &mut self.shard;
-            taken += self.ends.take_control(peer, CONTROL_MAILS, |control| {
+        let (mut taken, mut all) = (0, true);
+        let shard = &mut self.shard;
+        for peer in (0..self.shards).map(ShardId) {
+            taken += self.ends.take_control(peer, CONTROL_ROUND, |control| {
                 shard.control_mail(peer, control);
             });
-            if shard.takes_data() {
-                taken += self.ends.take_data(peer, DATA_MAILS, |data| shard.data_mail(data));
+        }
+        if shard.takes_data() {
+            for peer in (0..self.shards).map(ShardId) {
+                let round = self.ends.take_data(peer, DATA_ROUND, |data| shard.data_mail(data));
+                all &= round < DATA_ROUND;
+                taken += round;
             }
+            shard.data_round(all);
         }
         taken > 0
     }

@@ -10,7 +10,7 @@ pub mod signals;
 use self::core::{Clock, Command, Core, Plan, Report};
 use crate::config::{Bind, Config, Cores, Listener, Sources};
 use crate::ids::{ListenerId, ShardId};
-use crate::limits::MAX_SHARDS;
+use crate::limits::{CONTROL_MAILBOX, DATA_MAILBOX, MAX_SHARDS};
 use crate::mesh::quota::{Quota, Rate};
 use crate::mesh::{Entrance, Shared, mailbox};
 use crate::ring::{Doorbell, RingPort};
@@ -23,10 +23,6 @@ use signals::Signal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Data mails per ordered pair of shards.
-const DATA: usize = 256;
-/// Control mails per ordered pair of shards.
-const CONTROL: usize = 1024;
 /// How long a core may take to start or to carry out a command.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -92,7 +88,7 @@ impl Broker {
         let shared = Shared::new(Seeds::random());
         let clock = Clock::start();
         let (sender, reports) = crossbeam_channel::unbounded();
-        let ends = mailbox::mailboxes(shards, DATA, CONTROL);
+        let ends = mailbox::mailboxes(shards, DATA_MAILBOX, CONTROL_MAILBOX);
         let mut cores = Vec::with_capacity(shards);
         for (number, (cpu, ends)) in cpus.into_iter().zip(ends).enumerate() {
             let plan = Plan {
@@ -127,7 +123,7 @@ impl Broker {
                 Ok(Report::Failed(id, why)) => {
                     return Err(Failure(format!("shard {} cannot start: {why}", id.0)));
                 }
-                Ok(Report::Done(_) | Report::Ended(_)) => {}
+                Ok(Report::Done | Report::Ended(_)) => {}
                 Err(_) => return Err(Failure("a shard did not start in 20 s".to_owned())),
             }
         }
@@ -154,7 +150,7 @@ impl Broker {
         let until = Instant::now() + patience;
         while count > 0 {
             match self.reports.recv_deadline(until) {
-                Ok(Report::Done(_)) => count -= 1,
+                Ok(Report::Done) => count -= 1,
                 Ok(Report::Failed(id, why)) => {
                     return Err(Failure(format!("shard {} failed: {why}", id.0)));
                 }

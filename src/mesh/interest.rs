@@ -1,8 +1,8 @@
 //! Which shards want which topics: the one table that all shards read and write.
 //!
 //! A PUBLISH is mailed only to the shards in [`Interest::shards`]. A shard adds a filter's key when
-//! the filter gets its first local subscriber and removes it with the last, so the table sees a write
-//! per distinct filter and shard, not per subscription. When [`Interest::add`] returns, every
+//! the filter gets its first local subscriber and removes it with the last, so the table sees a
+//! write per distinct filter and shard, not per subscription. When [`Interest::add`] returns, every
 //! other thread sees the shard: a SUBACK needs no round trip.
 //!
 //! The table maps a filter's key (see `topic::FilterKey`) to a bitmap of shards; a topic name is
@@ -309,8 +309,8 @@ impl Interest {
         }
     }
 
-    /// Finds the shape's slot or takes a free one, and counts this shard in. Two shards racing for a
-    /// new shape may end up in two slots: a lookup more, the same result.
+    /// Finds the shape's slot or takes a free one, and counts this shard in. Two shards racing for
+    /// a new shape may end up in two slots: a lookup more, the same result.
     fn acquire(&self, shape: Shape) -> Option<usize> {
         loop {
             let words = || self.shapes.iter().map(|slot| slot.load(Ordering::SeqCst)).enumerate();

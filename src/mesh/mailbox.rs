@@ -1,5 +1,6 @@
 //! Mailboxes: what one shard sends another. Two bounded single-producer single-consumer rings per
-//! ordered pair of shards: data (messages being routed) and control (takeover, subscriptions, rare).
+//! ordered pair of shards: data (messages being routed) and control (takeover, subscriptions;
+//! rare).
 //!
 //! Built once as an N x N matrix and split, so that each shard owns its ends and no end is shared.
 //! A full mailbox is the sender's to handle: the item comes back and the source is parked.

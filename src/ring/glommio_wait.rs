@@ -8,7 +8,7 @@
 use futures_lite::AsyncReadExt;
 use glommio::net::TcpStream;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 /// A fresh eventfd: counter 0, non-blocking.
@@ -29,28 +29,30 @@ pub(super) fn signal(fd: &OwnedFd) {
     unsafe { libc::write(fd.as_raw_fd(), (&raw const one).cast(), 8) };
 }
 
-/// The eventfd that ring 0 writes, and how to wait for it.
+/// Brings the counter back to zero.
+pub(super) fn reset(fd: &OwnedFd) {
+    let mut count = 0u64;
+    // SAFETY: eight bytes into a local; the descriptor is non-blocking.
+    unsafe { libc::read(fd.as_raw_fd(), (&raw mut count).cast(), 8) };
+}
+
+/// Waits for an eventfd.
 pub(super) struct Alarm {
-    eventfd: OwnedFd,
     stream: Option<TcpStream>,
 }
 
 impl Alarm {
-    pub(super) fn new(eventfd: OwnedFd) -> Self {
-        Alarm { eventfd, stream: None }
+    pub(super) fn new() -> Self {
+        Alarm { stream: None }
     }
 
-    pub(super) fn fd(&self) -> RawFd {
-        self.eventfd.as_raw_fd()
-    }
-
-    /// Waits until the eventfd was written or `limit` is over. May return early; never waits on
-    /// when it was written.
+    /// Waits until the counter of `eventfd`, the same at each call, is not zero or `limit` is over.
+    /// May return early: a write that an earlier wait did not stay for is remembered.
     ///
     /// # Panics
     /// Outside a glommio executor.
-    pub(super) async fn wait(&mut self, limit: Option<Duration>) {
-        let Some(mut stream) = self.stream.take().or_else(|| self.open()) else { return };
+    pub(super) async fn wait(&mut self, eventfd: &OwnedFd, limit: Option<Duration>) {
+        let Some(mut stream) = self.stream.take().or_else(|| open(eventfd)) else { return };
         // Zero means "no time-out" to glommio.
         let limit = limit.map(|limit| limit.max(Duration::from_micros(1)));
         if stream.set_read_timeout(limit).is_err() {
@@ -63,19 +65,11 @@ impl Alarm {
             // The poll is still armed: the stream serves the next wait.
             self.stream = Some(stream);
         }
-        self.reset();
     }
+}
 
-    fn open(&self) -> Option<TcpStream> {
-        let duplicate = self.eventfd.try_clone().ok()?;
-        // SAFETY: the stream owns the duplicate and closes it.
-        Some(unsafe { TcpStream::from_raw_fd(duplicate.into_raw_fd()) })
-    }
-
-    /// Brings the counter back to zero.
-    fn reset(&self) {
-        let mut count = 0u64;
-        // SAFETY: eight bytes into a local; the descriptor is non-blocking.
-        unsafe { libc::read(self.eventfd.as_raw_fd(), (&raw mut count).cast(), 8) };
-    }
+fn open(eventfd: &OwnedFd) -> Option<TcpStream> {
+    let duplicate = eventfd.try_clone().ok()?;
+    // SAFETY: the stream owns the duplicate and closes it.
+    Some(unsafe { TcpStream::from_raw_fd(duplicate.into_raw_fd()) })
 }

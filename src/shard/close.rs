@@ -12,6 +12,8 @@ use crate::time::Instant;
 
 /// Milliseconds a closing connection has to take its last packets.
 const LAST_WORDS: u64 = 5000;
+/// Bytes of a CONNACK or DISCONNECT besides the text of its reason string, at most.
+pub(super) const LONGEST_HEAD: usize = 12;
 /// Wills routed per step.
 const WILLS: usize = 256;
 
@@ -109,8 +111,11 @@ impl Shard {
             client_id = %session.client_id, shard = self.id.0, ?cause, "client disconnected"
         );
         let (version, informed) = (session.version, session.problem_information);
+        let max = session.maximum_packet_size as usize;
         if let (Version::V5, Some((reason, what))) = (version, cause.farewell()) {
-            let what = (informed && self.settings.reason_strings).then_some(what);
+            // [MQTT-3.14.2-3]: no reason string that makes the packet too large.
+            let fits = what.len() + LONGEST_HEAD <= max;
+            let what = (informed && fits && self.settings.reason_strings).then_some(what);
             self.write(socket, |out| {
                 let packet = Disconnect { reason_string: what, ..Disconnect::new(reason) };
                 packet::encode_disconnect(out, version, &packet);

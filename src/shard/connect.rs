@@ -1,6 +1,6 @@
 //! CONNECT on the home shard: who may come in, takeover, resume, CONNACK.
 
-use super::close::Cause;
+use super::close::{Cause, LONGEST_HEAD};
 use super::connection::{Aliases, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
@@ -36,11 +36,11 @@ impl Shard {
         });
         let Some(entrance) = entrance else {
             // The listener was removed while the client was on its way.
-            self.refuse(socket, connect.version, Refused(ReasonCode::ServerUnavailable, "closed"));
+            self.refuse(socket, &connect, Refused(ReasonCode::ServerUnavailable, "closed"));
             return;
         };
         if let Err(refused) = self.check_connect(&connect, assigned.as_deref(), &entrance) {
-            self.refuse(socket, connect.version, refused);
+            self.refuse(socket, &connect, refused);
             return;
         }
         let name: Box<str> = assigned.clone().unwrap_or_else(|| connect.client_id.into());
@@ -105,13 +105,15 @@ impl Shard {
         Ok(())
     }
 
-    fn refuse(&mut self, socket: SocketId, version: Version, refused: Refused) {
+    fn refuse(&mut self, socket: SocketId, connect: &Connect<'_>, refused: Refused) {
         self.counters.connections_refused += 1;
         let Refused(reason, what) = refused;
         if let Some(connection) = self.connections.get(socket.0) {
             tracing::debug!(peer = %connection.peer, ?reason, what, "client refused");
         }
-        self.send_refusal(socket, version, reason, Some(what));
+        let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX) as usize;
+        let fits = what.len() + LONGEST_HEAD <= max; // [MQTT-3.2.2-19]
+        self.send_refusal(socket, connect.version, reason, fits.then_some(what));
         self.disconnect(socket, Cause::Rejected);
     }
 

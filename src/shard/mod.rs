@@ -33,7 +33,7 @@ pub use placement::home_of;
 pub use settings::Settings;
 
 use crate::ids::{ListenerId, SessionRef, ShardId, SocketId};
-use crate::mesh::mail::{Arriving, Control, Data};
+use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
 use crate::session::Session;
@@ -100,6 +100,8 @@ pub struct Shard {
     arrivals: Arrivals,
     wills: VecDeque<Message>,
     replays: VecDeque<SessionRef>,
+    queries: VecDeque<(u32, ShardId, ReplayRequest)>,
+    data_rounds: u32,
     idle_flows: VecDeque<(Instant, u32)>,
     due: Vec<Timer>,
     scratch: Vec<u8>,
@@ -153,6 +155,8 @@ impl Shard {
             arrivals: Arrivals::default(),
             wills: VecDeque::new(),
             replays: VecDeque::new(),
+            queries: VecDeque::new(),
+            data_rounds: 0,
             idle_flows: VecDeque::new(),
             due: Vec::new(),
             scratch: Vec::new(),
@@ -283,6 +287,13 @@ impl Shard {
         }
     }
 
+    /// One round of taking in data mail is over. `all`: every mailbox was seen empty. See
+    /// [`retain`]: queries wait for the data mail that was there before them.
+    pub fn data_round(&mut self, all: bool) {
+        self.data_rounds = self.data_rounds.wrapping_add(1);
+        self.serve_queries(all);
+    }
+
     /// Control mail from another shard.
     pub fn control_mail(&mut self, from: ShardId, control: Control) {
         self.counters.mail_received += 1;
@@ -304,7 +315,7 @@ impl Shard {
             Control::Presence(filter, member, online) => self.presence(&filter, member, online),
             Control::Deliver(picked) => self.deliver_picked(picked),
             Control::Undelivered(picked) => self.pick_again(*picked),
-            Control::Replay(request) => self.serve_replay(from, *request),
+            Control::Replay(request) => self.queue_query(from, *request),
             Control::Replayed(slice) => self.replayed(*slice),
             Control::Park(publisher) => self.park_publisher(publisher),
             Control::Unpark(publisher) => self.unpark_publisher(publisher),
@@ -319,6 +330,7 @@ impl Shard {
         more |= self.retry_parked();
         more |= self.publish_wills();
         more |= self.run_replays();
+        more |= !self.queries.is_empty();
         self.run_closing();
         self.flush();
         self.outbox.close_batches();

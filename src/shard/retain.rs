@@ -5,6 +5,7 @@ use super::Shard;
 use super::deliver::Terms;
 use super::route::packed_qos;
 use crate::ids::{SessionRef, ShardId};
+use crate::limits;
 use crate::mesh::mail::{Control, ReplayRequest, ReplaySlice};
 use crate::message::{Message, MessageRef};
 use crate::session::Replay;
@@ -17,6 +18,8 @@ const SLICE: u32 = 64;
 const SLICE_BYTES: usize = 64 * 1024;
 /// Messages fetched at a time.
 const FEW: usize = 8;
+/// Rounds in which a whole data mailbox has been taken in: its capacity over what one round takes.
+const DATA_ROUNDS: u32 = (limits::DATA_MAILBOX / limits::DATA_ROUND) as u32;
 /// Most stored topics looked at for one slice.
 const VISITS: usize = 2048;
 /// Slices taken in one step.
@@ -174,8 +177,7 @@ impl Shard {
         let text: Box<str> = self.index.filter(filter).into();
         let request = ReplayRequest { session: reference, filter, text, cursor, limit };
         if shard == self.id {
-            let slice = self.slice(request);
-            self.replayed(slice);
+            self.queue_query(shard, request);
         } else {
             self.tell(shard, Control::Replay(Box::new(request)));
         }
@@ -197,10 +199,29 @@ impl Shard {
             && bytes <= self.settings.pending.bytes / 4
     }
 
-    /// Another shard's session wants a slice of what is kept here.
-    pub(super) fn serve_replay(&mut self, from: ShardId, request: ReplayRequest) {
-        let slice = self.slice(request);
-        self.tell(from, Control::Replayed(Box::new(slice)));
+    /// A session wants a slice of what is kept here. A message that was acknowledged before it
+    /// subscribed may still be in a data mailbox, which control mail overtakes: the query waits
+    /// until everything that was there has been taken in.
+    pub(super) fn queue_query(&mut self, from: ShardId, request: ReplayRequest) {
+        if self.shards == 1 {
+            let slice = self.slice(request);
+            self.replayed(slice);
+        } else {
+            self.queries.push_back((self.data_rounds, from, request));
+        }
+    }
+
+    /// Serves the queries before which all earlier data mail has been taken in.
+    pub(super) fn serve_queries(&mut self, all: bool) {
+        for _ in 0..self.queries.len() {
+            let Some(&(since, ..)) = self.queries.front() else { return };
+            if !all && self.data_rounds.wrapping_sub(since) <= DATA_ROUNDS {
+                return;
+            }
+            let Some((_, from, request)) = self.queries.pop_front() else { return };
+            let slice = self.slice(request);
+            self.tell(from, Control::Replayed(Box::new(slice)));
+        }
     }
 
     fn slice(&mut self, request: ReplayRequest) -> ReplaySlice {

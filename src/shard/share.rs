@@ -58,7 +58,9 @@ impl Groups {
 
     fn random(&mut self) -> usize {
         // xorshift: spreading load needs no better.
-        self.random = self.random.max(0x9e37_79b9_7f4a_7c15);
+        if self.random == 0 {
+            self.random = 0x9e37_79b9_7f4a_7c15;
+        }
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;

@@ -6,8 +6,8 @@
 //! tuple-space search.
 //!
 //! Each level is hashed once per topic. A level's *term* depends on its text and its position; a
-//! key is the mixed sum of the literal levels' terms and the shape. With the sums of all prefixes at
-//! hand the key of one more shape costs one multiplication and a subtraction per `+`. Seeds are
+//! key is the mixed sum of the literal levels' terms and the shape. With the sums of all prefixes
+//! at hand the key of one more shape costs one multiplication and a subtraction per `+`. Seeds are
 //! random per process and never leave it: a peer can neither compute nor observe a collision. Keys
 //! can still collide by chance, so they find candidates and never decide a match.
 
@@ -16,7 +16,7 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 
-use super::scan::Slashes;
+use super::scan::{Slashes, same};
 use crate::limits::MAX_SHAPE_LEVELS;
 
 /// Spreads small numbers (positions, shapes) over the word; the golden ratio's digits.
@@ -219,7 +219,7 @@ impl<'a> TopicHash<'a> {
 }
 
 impl TopicHash<'_> {
-    /// True when `filter`, of a shape that fits this name, is the one that matches: what settles a
+    /// True when `filter`, which has this shape, matches the name; the shape must fit it. Settles a
     /// hit by [`TopicHash::shape_key`].
     #[inline]
     pub(super) fn confirms(&self, shape: Shape, filter: &str) -> bool {
@@ -231,20 +231,25 @@ impl TopicHash<'_> {
             plus &= plus - 1;
             let begin = if level == 0 { 0 } else { usize::from(self.ends[level - 1]) + 1 };
             let literal = begin - at;
-            if filter.get(ours..ours + literal) != Some(&name[at..begin])
-                || filter.get(ours + literal) != Some(&b'+')
-            {
+            let run = filter.get(ours..ours + literal);
+            // Between two `+` there is but the slash.
+            let equal = |run: &[u8]| match run {
+                [only] => *only == b'/',
+                run => same(run, &name[at..begin]),
+            };
+            if !run.is_some_and(equal) || filter.get(ours + literal) != Some(&b'+') {
                 return false;
             }
             (at, ours) = (usize::from(self.ends[level]), ours + literal + 1);
         }
         let end = shape.levels().checked_sub(1).map_or(0, |last| usize::from(self.ends[last]));
-        let tail: &[u8] = match (shape.open(), shape.levels()) {
-            (false, _) => b"",
-            (true, 0) => b"#",
-            (true, _) => b"/#",
+        let (rest, literal) = (&filter[ours..], end - at);
+        let tail_fits = match (shape.open(), shape.levels()) {
+            (false, _) => rest.len() == literal,
+            (true, 0) => rest.len() == 1,
+            (true, _) => rest.len() == literal + 2 && rest[literal] == b'/',
         };
-        filter[ours..].strip_prefix(&name[at..end]) == Some(tail)
+        tail_fits && same(&rest[..literal], &name[at..end])
     }
 }
 

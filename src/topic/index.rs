@@ -6,12 +6,12 @@
 //! filter's text before it counts. Filters past [`MAX_SHAPES`] distinct shapes, or with more levels
 //! than a shape describes, are in a trie.
 //!
-//! Memory, per distinct filter with one subscriber, besides its text: a node of 32 bytes (its text's
-//! address and length, the subscriber inline) and 6 to 12 bytes in the hash table; keys are hashed
-//! again when needed. The second subscriber moves both to a list: 24 bytes, and 12 for each with up
-//! to as much again spare while short, a quarter when long. Nodes are kept in chunks and the table
-//! in segments, so growth never moves more than a 256th of either. All of it shrinks when filters
-//! and subscribers go.
+//! Memory, per distinct filter with one subscriber, besides its text: a node of 32 bytes (the
+//! text's address and length, the subscriber inline) and 6 to 12 bytes in the hash table; keys
+//! are hashed again when needed. The second subscriber moves both to a list: 24 bytes, and 12 for
+//! each with up to as much again spare while short, a quarter when long. Nodes are kept in chunks
+//! and the table in segments, so growth never moves more than a 256th of either. All of it
+//! shrinks when filters and subscribers go.
 //!
 //! Not here: what a subscriber is, share groups' picking, who else is interested (see `mesh`).
 
@@ -64,7 +64,7 @@ const _: () = assert!(size_of::<Subscriber>() == 12);
 const _: () = assert!(size_of::<Subscribers>() == 16);
 const _: () = assert!(slab::slot_size::<Node>() == 32);
 
-/// The hashed filters of one shape. Apart from others: a rare shape's few entries stay in the cache,
+/// The hashed filters of one shape. Apart from others: a rare shape's few entries stay in cache,
 /// and whatever matches a name here is the one filter of this shape that does.
 struct UsedShape {
     shape: Shape,

@@ -88,7 +88,8 @@ enum Step {
 fn steps(length: usize) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => any::<prop::sample::Index>().prop_map(Step::Add),
-        2 => (any::<prop::sample::Index>(), 0..100usize).prop_map(|(at, pick)| Step::Remove(at, pick)),
+        2 => (any::<prop::sample::Index>(), 0..100usize)
+            .prop_map(|(at, pick)| Step::Remove(at, pick)),
     ];
     prop::collection::vec(step, 0..length)
 }

@@ -53,7 +53,6 @@ pub fn levels(topic: &str) -> usize {
 /// # Errors
 /// `Err(())`: it begins with `$share/`, but the group is empty or holds a wildcard
 /// [MQTT-4.8.2-1], or no valid filter follows [MQTT-4.8.2-2].
-#[expect(clippy::result_unit_err, reason = "there is one thing to say: malformed")]
 pub fn parse_share(filter: &str) -> Option<Result<Share<'_>, ()>> {
     let rest = filter.strip_prefix(SHARE_PREFIX)?;
     let parts = rest.split_once('/').filter(|(group, filter)| {

@@ -10,15 +10,21 @@ pub(super) fn common_prefix(one: &[u8], two: &[u8]) -> usize {
     let common = one.len().min(two.len());
     let (one, two) = (&one[..common], &two[..common]);
     let mut at = 0;
-    for (one, two) in one.chunks_exact(8).zip(two.chunks_exact(8)) {
+    for (one, two) in one.chunks(8).zip(two.chunks(8)) {
         let differ = word(one) ^ word(two);
         if differ != 0 {
             return at + differ.trailing_zeros() as usize / 8;
         }
         at += 8;
     }
-    let tail = one[at..].iter().zip(&two[at..]).take_while(|(one, two)| one == two);
-    at + tail.count()
+    common
+}
+
+/// True when two texts are equal.
+#[inline]
+pub(super) fn same(one: &[u8], two: &[u8]) -> bool {
+    one.len() == two.len()
+        && one.chunks(8).zip(two.chunks(8)).all(|(one, two)| word(one) == word(two))
 }
 
 /// How many bytes precede the first `/`; all of them without one.

@@ -4,7 +4,8 @@ use super::*;
 
 fn text() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![
-        3 => Just(b'/'), 2 => Just(b'.'), 2 => Just(b'0'), 1 => Just(0xaf), 1 => Just(0x2e), 3 => any::<u8>(),
+        3 => Just(b'/'), 2 => Just(b'.'), 2 => Just(b'0'), 1 => Just(0xaf), 1 => Just(0x2e),
+        3 => any::<u8>(),
     ];
     prop::collection::vec(byte, 0..40)
 }
@@ -26,6 +27,8 @@ proptest! {
         let two = [&start[..], &two[..]].concat();
         let at = common_prefix(&one, &two);
         prop_assert_eq!(&one[..at], &two[..at]);
+        prop_assert_eq!(same(&one, &two), one == two);
+        prop_assert!(same(&one, &one.clone()));
         prop_assert!(at == one.len() || at == two.len() || one[at] != two[at]);
     }
 }

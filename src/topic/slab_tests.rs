@@ -42,7 +42,9 @@ fn removing_twice_is_our_own_mistake() {
 
 proptest! {
     #[test]
-    fn a_slab_is_a_map_from_the_numbers_it_gave(steps in prop::collection::vec(0..100u32, 0..3000)) {
+    fn a_slab_is_a_map_from_the_numbers_it_gave(
+        steps in prop::collection::vec(0..100u32, 0..3000),
+    ) {
         let (mut slab, mut model) = (Slab::new(), HashMap::new());
         let mut ids: Vec<u32> = Vec::new();
         for (at, step) in steps.into_iter().enumerate() {

@@ -67,8 +67,8 @@ pub(crate) fn resident_bytes() -> usize {
     (fields[1] - fields[2]) * 4096
 }
 
-/// Prints the time per call of `call`, in nanoseconds: the best of many passes over the inputs, for the
-/// machine has other work.
+/// Prints the time per call of `call`, in nanoseconds: the best of many passes over the inputs, for
+/// the machine has other work.
 pub(crate) fn nanoseconds<T>(what: &str, inputs: &[T], mut call: impl FnMut(&T) -> usize) {
     let passes = (8_000_000 / inputs.len()).max(5);
     let mut best = f64::MAX;

@@ -1,1 +1,10 @@
-//! Tests against the real kernel.
+//! Tests against the real kernel. The drivers run on the test's thread (or on one they start),
+//! clients are plain blocking sockets on other threads. Long ones are ignored:
+//! `cargo test --release ring:: -- --ignored --test-threads 1`.
+#![allow(unsafe_code)]
+mod close;
+mod echo;
+mod hand_over;
+mod measure;
+mod support;
+mod waiting;
