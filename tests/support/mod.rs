@@ -66,6 +66,13 @@ fn named(versions: &'static [Version]) -> impl Iterator<Item = Version> {
     versions.iter().copied().inspect(|version| println!("version: {version:?}"))
 }
 
+/// Waits until what was acknowledged has reached the other shards: a message is acknowledged when
+/// their mailboxes have it, and no packet tells when they have taken it out. Only needed before a
+/// test does something that would change how the message is treated there.
+pub fn settle() {
+    std::thread::sleep(Duration::from_millis(400));
+}
+
 /// Polls until `ready`, and panics with `what` when that takes longer than `PATIENCE`.
 #[track_caller]
 pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
