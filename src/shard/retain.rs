@@ -100,7 +100,7 @@ impl Shard {
 
     /// A subscription wants the retained messages that match it.
     pub(super) fn begin_replay(&mut self, index: u32, filter: FilterId) {
-        if self.shared.retained_messages.used() == 0 {
+        if self.shared.retained_ever.used() == 0 {
             return;
         }
         let text = self.index.filter(filter);

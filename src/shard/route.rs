@@ -75,6 +75,9 @@ impl Shard {
         stored: Option<&Message>,
     ) -> bool {
         self.fan.begin(stored);
+        if route.retain_at.is_some() && self.shared.retained_ever.used() == 0 {
+            self.shared.retained_ever.take(1, 1);
+        }
         let mut matched = false;
         for shard in route.all().iter() {
             let errand = Errand {
