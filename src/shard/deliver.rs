@@ -134,6 +134,7 @@ impl Shard {
 
     /// Delivers a message to a session of this shard: sends, queues or drops it by policy.
     pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: Terms<'_>) {
+        self.work += 1;
         let Some(session) = self.sessions.get_mut(index) else { return };
         if message.retain
             && !terms.replay
