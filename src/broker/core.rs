@@ -22,6 +22,8 @@ use std::time::Duration;
 
 /// Completions visited per step: the bound on how long one step keeps the others waiting.
 const COMPLETIONS: usize = 1024;
+/// Bytes of glommio's own file buffers per core: its smallest useful amount.
+const IO_MEMORY: usize = 64 << 10;
 /// A busy core lets glommio's other tasks run this often.
 const YIELD: Duration = Duration::from_millis(1);
 
@@ -100,6 +102,8 @@ pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
         let (id, reports) = (plan.id, plan.reports.clone());
         let executor = LocalExecutorBuilder::new(Placement::Fixed(plan.cpu))
             .name(&format!("ringmq-{}", id.0))
+            // Buffers for direct file I/O, which is not done here; the default is 10 MiB per core.
+            .io_memory(IO_MEMORY)
             .make();
         let outcome = match executor {
             Ok(executor) => executor.run(run(plan, receiver)).map_err(|error| error.to_string()),

@@ -127,6 +127,7 @@ impl Shard {
     fn detach(&mut self, index: u32, cause: Cause) {
         let now = self.now;
         self.unpark_waiters(index);
+        self.groups.joining.remove(&index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
         if let Some(flow) = &mut session.flow {
@@ -251,6 +252,7 @@ impl Shard {
 
     /// The driver has closed the socket: nothing of the connection is left.
     pub(super) fn forget(&mut self, socket: SocketId) {
+        self.parked.forget(socket);
         if let Some(connection) = self.connections.remove(socket.0)
             && let Some(output) = connection.output
         {

@@ -8,6 +8,7 @@
 //! A step is: [`Shard::begin`], any number of inputs, [`Shard::finish`]. Nothing here waits: what
 //! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
 
+mod audit;
 mod close;
 mod connect;
 pub mod connection;
@@ -28,6 +29,7 @@ mod subscribe;
 mod sys;
 mod timers;
 
+pub use audit::Audit;
 pub use outbox::Outbox;
 pub use placement::home_of;
 pub use settings::Settings;
@@ -102,7 +104,7 @@ pub struct Shard {
     replays: VecDeque<SessionRef>,
     queries: VecDeque<(u32, ShardId, ReplayRequest)>,
     data_rounds: u32,
-    idle_flows: VecDeque<(Instant, u32)>,
+    idle_flows: VecDeque<(Instant, SessionRef)>,
     due: Vec<Timer>,
     scratch: Vec<u8>,
     topic_scratch: String,
@@ -297,6 +299,11 @@ impl Shard {
     /// Control mail from another shard.
     pub fn control_mail(&mut self, from: ShardId, control: Control) {
         self.counters.mail_received += 1;
+        self.heed(from, control);
+    }
+
+    /// What control mail says, whether it came by mail or from this shard itself.
+    fn heed(&mut self, from: ShardId, control: Control) {
         match control {
             Control::Connect(arriving) => match self.arrivals.sockets.remove(&arriving.cookie) {
                 Some(socket) => self.welcome(socket, *arriving),
@@ -310,7 +317,7 @@ impl Shard {
                 }
             }
             Control::Join(join) => self.join_group(*join),
-            Control::Joined(session) => self.group_joined(session),
+            Control::Joined(session, ticket) => self.group_joined(session, ticket),
             Control::Leave(filter, member) => self.leave_group(&filter, member),
             Control::Presence(filter, member, online) => self.presence(&filter, member, online),
             Control::Deliver(picked) => self.deliver_picked(picked),
@@ -334,7 +341,8 @@ impl Shard {
         self.run_closing();
         self.flush();
         self.outbox.close_batches();
-        more
+        // Nobody rings when a mailbox has room for what is left over.
+        more || !self.outbox.is_empty()
     }
 
     /// When the next timer may be due; `None` when nothing is.

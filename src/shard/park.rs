@@ -36,6 +36,26 @@ impl Parked {
     pub fn deadline(&self) -> Option<Instant> {
         self.until.front().map(|&(at, _)| at)
     }
+
+    /// The socket is closed; its identifier may name another connection within this step.
+    pub(super) fn forget(&mut self, socket: SocketId) {
+        if !self.ending.is_empty() {
+            self.ending.retain(|&ending| ending != socket);
+        }
+        if !self.mail.is_empty() {
+            self.mail.retain(|&waiting| waiting != socket);
+        }
+    }
+
+    /// Connections that wait for room in a mailbox.
+    pub(super) fn mail_waiters(&self) -> usize {
+        self.mail.len()
+    }
+
+    /// Everything that is remembered.
+    pub(super) fn len(&self) -> usize {
+        self.waiters.len() + self.until.len() + self.held.len() + self.mail.len() + self.ending.len()
+    }
 }
 
 impl Shard {
@@ -165,6 +185,7 @@ impl Shard {
                 }
             }
         }
-        false
+        // Nobody rings when a mailbox has room again.
+        !self.parked.mail.is_empty()
     }
 }

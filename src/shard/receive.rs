@@ -91,6 +91,10 @@ impl Shard {
             }) {
                 break;
             }
+            if self.is_clogged(socket) {
+                self.hold(socket, Holds::UNREAD);
+                break;
+            }
             let rest = &bytes[used..];
             let outcome = match packet::frame(rest, max) {
                 Ok(Framing::Incomplete { .. }) => break,

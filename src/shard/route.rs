@@ -227,7 +227,6 @@ impl Shard {
                 }
             }
             if any {
-                ids.dedup();
                 let terms = Terms { qos, retain, subscription_ids: &ids, replay: false };
                 self.deliver(target, message, terms);
             }
