@@ -16,6 +16,7 @@ fn few_are_slow(what: &str, times: &[Duration]) {
 
 #[test]
 fn a_parked_shard_wakes_for_mail() {
+    let _alone = machine();
     let broker = Broker::start(&[]);
     let topic = unique("parked");
     let mut subs: Vec<_> =
@@ -59,6 +60,7 @@ fn ticks(broker: &Broker) -> u64 {
 
 #[test]
 fn an_idle_broker_costs_next_to_nothing() {
+    let _alone = machine();
     let broker = Broker::start(&[]);
     let _clients: Vec<_> = (0..50).map(|_| Client::connect(&broker, V5, &unique("idle"))).collect();
     std::thread::sleep(Duration::from_secs(1));

@@ -114,6 +114,7 @@ fn what_is_dropped_is_counted() {
 
 #[test]
 fn a_client_that_does_not_read_is_bounded_and_harms_nobody() {
+    let _alone = machine();
     let broker = Broker::start(&["mqtt.outgoing_max_bytes=65536", "sys.interval=1s"]);
     let topic = unique("stuck");
     let _stuck = Client::subscriber(&broker, V5, &unique("stuck"), &topic, 0);

@@ -214,6 +214,7 @@ fn a_wildcard_at_the_start_does_not_find_retained_dollar_topics() {
 
 #[test]
 fn thousands_of_retained_messages_are_replayed_whole() {
+    let _alone = machine();
     // More than any queue or window holds: a replay is streamed, never cut short.
     const COUNT: usize = 3000;
     let prefix = unique("many");
