@@ -57,6 +57,7 @@
 #[cfg(feature = "runtime")]
 pub mod broker;
 pub mod config;
+pub mod doctor;
 pub mod ids;
 pub mod limits;
 pub mod mesh;

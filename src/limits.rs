@@ -15,6 +15,9 @@ pub const MAX_TOPIC_LENGTH: usize = 65_535;
 /// Most listeners of one broker.
 pub const MAX_LISTENERS: usize = 256;
 
+/// The oldest kernel whose io_uring has everything the broker uses (DEFER_TASKRUN with SEND_FD).
+pub const MINIMUM_KERNEL: (u32, u32) = (6, 1);
+
 const _: () = assert!(MAX_LISTENERS <= u16::MAX as usize);
 /// Data mails per ordered pair of shards.
 pub const DATA_MAILBOX: usize = 256;

@@ -53,6 +53,9 @@ pub fn run(config: Config, sources: Sources) -> Result<(), Failure> {
     for remark in config.remarks() {
         tracing::warn!("{remark}");
     }
+    for warning in crate::doctor::warnings(&config) {
+        tracing::warn!("{warning}");
+    }
     let mut broker = Broker::start(&config)?;
     let bound = broker.open_listeners(&config)?;
     tracing::info!(
