@@ -1,7 +1,9 @@
 //! Silent clients: what each costs to come in, and to keep.
 
 use super::{Settings, Snapshot};
-use crate::clients::{Handler, Net, join::Join};
+use crate::clients::join::{Join, Names};
+use crate::clients::socket::Options;
+use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::mqtt::{self, Malformed};
 use crate::process::Tree;
@@ -24,13 +26,18 @@ struct Idle {
 /// the configured seconds without a word.
 pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     let mut idle = Idle {
-        join: Join::new(settings.version, settings.salt.clone(), clients, settings.joining),
+        join: Join::new(
+            settings.version,
+            Names::Numbered(settings.salt.clone()),
+            clients,
+            settings.joining,
+        ),
         salt: settings.salt.clone(),
         strange: 0,
         disconnects: 0,
         failure: None,
     };
-    let mut net = Net::new(settings.target, clients, 0)?;
+    let mut net = Net::new(settings.target, clients, Options::default())?;
     let own_before = own_memory();
     let tree = settings.pid.map(Tree::of);
     let before = tree.as_ref().map(Tree::memory).unwrap_or_default();

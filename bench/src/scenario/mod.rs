@@ -1,12 +1,16 @@
 //! The scenarios: what is run, and with which numbers.
 
+pub mod crossshard;
+pub mod crowd;
 pub mod echo;
 pub mod idle;
+pub mod million;
 mod run;
 pub mod traffic;
 
 pub use run::Snapshot;
 
+use crate::clients::join::Names;
 use crate::mqtt::Version;
 use serde_json::Value;
 use std::net::SocketAddrV4;
@@ -50,6 +54,22 @@ pub enum Kind {
     Idle {
         /// How many.
         clients: u32,
+    },
+    /// Pairs with a common home shard against pairs without.
+    CrossShard {
+        /// Without a rate.
+        full: Plan,
+        /// With one.
+        paced: Plan,
+    },
+    /// Clients that come in, ping, and leave.
+    Million {
+        /// How many.
+        clients: u32,
+        /// Per second; 0: as fast as they can.
+        rate: u32,
+        /// With one subscription each.
+        subscribe: bool,
     },
     /// Clients that publish to their own topic and wait for it, QoS 0, 20-byte packets.
     Echo {
@@ -122,6 +142,18 @@ pub const ALL: &[Scenario] = &[
         kind: Kind::Echo { clients: 200, depth: 1 },
         compared: false,
     },
+    Scenario {
+        name: "million",
+        about: "a million clients with one subscription each that come in, ping and leave",
+        kind: Kind::Million { clients: 1_000_000, rate: 0, subscribe: true },
+        compared: false,
+    },
+    Scenario {
+        name: "crossshard",
+        about: "100 pairs, QoS 0, on one shard against on two, at full speed and paced",
+        kind: Kind::CrossShard { full: pairs(100, 0, 0), paced: pairs(100, 0, 1000) },
+        compared: false,
+    },
 ];
 
 /// The scenario called `name`.
@@ -160,8 +192,23 @@ pub struct Settings {
     pub burst: Option<u32>,
     /// Replaces the window or the depth.
     pub window: Option<u16>,
+    /// Shards of the broker, where it matters.
+    pub shards: u8,
+    /// Seconds that connected clients stay.
+    pub hold: f64,
+    /// Rounds of a scenario that compares within itself.
+    pub repeat: Option<u32>,
     /// The echo scenario sends bare bytes to an echo server instead of MQTT.
     pub raw: bool,
+}
+
+/// The tables of a scenario whose report has a form of its own.
+pub fn table(scenario: &Scenario, report: &Value) -> Option<String> {
+    match scenario.kind {
+        Kind::CrossShard { .. } => Some(crossshard::table(report)),
+        Kind::Million { .. } => Some(million::table(scenario.name, report)),
+        Kind::Traffic(_) | Kind::Idle { .. } | Kind::Echo { .. } => None,
+    }
 }
 
 /// Runs `scenario` and returns its report.
@@ -177,8 +224,12 @@ pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Value, String> {
             plan.rate = settings.rate.unwrap_or(plan.rate);
             plan.burst = settings.burst.unwrap_or(plan.burst);
             plan.window = settings.window.unwrap_or(plan.window);
-            traffic::run(plan, settings)?
+            traffic::run(plan, Names::Numbered(settings.salt.clone()), settings)?
         }
+        Kind::Million { clients, rate, subscribe } => {
+            million::run(settings.clients.unwrap_or(clients), rate, subscribe, settings)?
+        }
+        Kind::CrossShard { full, paced } => crossshard::run(full, paced, settings)?,
         Kind::Idle { clients } => idle::run(settings.clients.unwrap_or(clients), settings)?,
         Kind::Echo { clients, depth } => {
             let depth = settings.window.map_or(depth, u32::from);
