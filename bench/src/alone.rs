@@ -6,7 +6,7 @@ use crate::clock;
 use crate::machine;
 use crate::report::{self, Row};
 use crate::scenario::{self, Scenario, Settings};
-use crate::{compare, stop};
+use crate::{compare, plot, stop};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -19,6 +19,8 @@ pub struct Alone {
     pub settings: Box<Settings>,
     /// What to start; `None`: `settings.target` runs already.
     pub broker: Option<Candidate>,
+    /// Where a drawing goes, of scenarios that have a course.
+    pub plot: Option<PathBuf>,
     /// Where the result goes; `None` for `bench/out/`.
     pub json: Option<PathBuf>,
 }
@@ -28,7 +30,11 @@ impl Alone {
     pub fn run(mut self) -> Result<(), String> {
         let machine = machine::describe();
         let scratch = std::env::temp_dir().join(format!("ringmq-bench-{}", std::process::id()));
-        let queues = matches!(self.scenario.kind, scenario::Kind::Traffic(plan) if plan.qos > 0);
+        let queues = match self.scenario.kind {
+            scenario::Kind::Traffic(plan) => plan.qos > 0,
+            scenario::Kind::Fleet { .. } => true,
+            _ => false,
+        };
         let broker = match &self.broker {
             Some(candidate) => Some(candidate.start(queues, &scratch)?),
             None => None,
@@ -46,6 +52,7 @@ impl Alone {
         let _ = fs::remove_dir_all(&scratch);
         let report = result.map_err(|e| format!("{e}{words}"))?;
         println!("{}", self.table(&report));
+        self.draw(&report)?;
         if !words.is_empty() {
             println!("the broker{words}");
         }
@@ -64,6 +71,19 @@ impl Alone {
         let name = self.broker.as_ref().map_or("broker", |b| &b.name).to_string();
         let title = format!("{}: {}", self.scenario.name, self.scenario.about);
         report::table(&title, &[Row { name, result: Ok(report.clone()) }], "")
+    }
+
+    fn draw(&self, report: &Value) -> Result<(), String> {
+        let Some(path) = &self.plot else { return Ok(()) };
+        let Some(series) = report.get("series") else {
+            return Err(format!("{} has no course to be drawn", self.scenario.name));
+        };
+        let name = self.broker.as_ref().map_or("a running broker", |b| &b.name);
+        let title = format!("{}: {} clients, {name}", self.scenario.name, report["clients"]);
+        fs::write(path, plot::svg(&title, series))
+            .map_err(|e| format!("{}: {e}", path.display()))?;
+        println!("drawn to {}", path.display());
+        Ok(())
     }
 
     fn write(&self, machine: &Value, file: &Value) -> Result<(), String> {

@@ -99,6 +99,8 @@ fn defaults() -> Settings {
         rate: None,
         burst: None,
         window: None,
+        scale: 1.0,
+        reset: true,
         hold: 60.0,
         shards: 2,
         repeat: None,
@@ -125,6 +127,8 @@ fn setting(
         "burst" => settings.burst = Some(positive(parser)?),
         "window" => settings.window = Some(parser.value()?.parse()?),
         "hold" => settings.hold = seconds(parser)?,
+        "scale" => settings.scale = scale(parser)?,
+        "drop" => settings.reset = reset(&parser.value()?.string()?)?,
         "shards" => settings.shards = parser.value()?.parse()?,
         "repeat" => settings.repeat = Some(positive(parser)?),
         "raw" => settings.raw = true,
@@ -162,12 +166,13 @@ fn run(mut parser: Parser) -> Result<Job, lexopt::Error> {
 
 fn alone(mut parser: Parser, scenario: &'static Scenario) -> Result<Job, lexopt::Error> {
     let mut settings = defaults();
-    let (mut ringmq, mut json, mut broker, mut target) = (None, None, None, None);
+    let (mut ringmq, mut json, mut plot, mut broker, mut target) = (None, None, None, None, None);
     let mut broker_settings = Vec::new();
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("target") => target = Some(address(&parser.value()?.string()?)?),
             Arg::Long("json") => json = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("plot") => plot = Some(PathBuf::from(parser.value()?)),
             Arg::Long("ringmq") => ringmq = Some(PathBuf::from(parser.value()?)),
             Arg::Long("set") => broker_settings.push(parser.value()?.string()?),
             // Read by scripts/bench.
@@ -195,7 +200,7 @@ fn alone(mut parser: Parser, scenario: &'static Scenario) -> Result<Job, lexopt:
         (None, Some(broker)) => Some(broker),
         (None, None) => Some(alone::ringmq(ringmq, settings.shards, broker_settings)?),
     };
-    Ok(Job::Alone(Alone { scenario, settings: Box::new(settings), broker, json }))
+    Ok(Job::Alone(Alone { scenario, settings: Box::new(settings), broker, plot, json }))
 }
 
 fn comparing(mut parser: Parser, interval: f64) -> Result<Option<Comparing>, lexopt::Error> {
@@ -281,6 +286,19 @@ fn payload(parser: &mut Parser) -> Result<usize, lexopt::Error> {
     }
 }
 
+fn scale(parser: &mut Parser) -> Result<f64, lexopt::Error> {
+    let scale: f64 = parser.value()?.parse()?;
+    if (0.0001..=20.0).contains(&scale) { Ok(scale) } else { Err("0.0001 to 20".into()) }
+}
+
+fn reset(text: &str) -> Result<bool, String> {
+    match text {
+        "reset" | "rst" => Ok(true),
+        "close" => Ok(false),
+        other => Err(format!("connections drop by reset or close, not {other}")),
+    }
+}
+
 fn version(text: &str) -> Result<Version, String> {
     match text {
         "3.1.1" | "4" => Ok(Version::V311),
@@ -293,7 +311,7 @@ fn version(text: &str) -> Result<Version, String> {
 pub fn help() -> String {
     let mut text = String::from(HELP);
     for scenario in scenario::ALL {
-        text.push_str(&format!("  {:<16} {}\n", scenario.name, scenario.about));
+        text.push_str(&format!("  {:<25} {}\n", scenario.name, scenario.about));
     }
     text
 }
@@ -320,7 +338,10 @@ ringmq-bench echo-server --port PORT
   --burst N        messages due at the same moment, when there is a rate (1)
   --json FILE       result file (compare, floor: bench/out/DATE.json; run: standard output)
   --hold N          seconds that connected clients stay (60)
+  --scale F         times the scenario's clients and rates (1)
+  --drop HOW        of a storm: reset or close (reset)
   --shards N        of the broker (2; NAME only)        --repeat N     rounds
+  --plot FILE.svg   the course of million, conn-tcp, storm and fleet (NAME only)
   --set KEY=VALUE   RingMQ's configuration (NAME only)
   --ringmq PATH     the broker program                  --no-build     use what is built already
   --skip NAME       ringmq or mosquitto                 --reference N  row that ratios refer to

@@ -18,6 +18,7 @@ mod machine;
 mod monitor;
 mod mqtt;
 mod placement;
+mod plot;
 mod process;
 mod report;
 mod scenario;

@@ -5,7 +5,7 @@ use super::{Settings, Snapshot};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::host::Host;
 use crate::mqtt::{Malformed, Packet};
-use crate::process::{Memory, Tree};
+use crate::process::{self, Memory, Tree};
 use crate::report;
 use serde_json::{Value, json};
 
@@ -43,7 +43,7 @@ impl Talk for Quiet {
 /// `clients` come in, `rate` per second or as fast as they can, stay for `settings.hold` seconds
 /// and leave.
 pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Result<Value, String> {
-    let own_before = own().rss;
+    let own_before = process::own_resident();
     let talk = Quiet { salt: settings.salt.clone(), subscribe, strange: 0 };
     let (mut crowd, mut net) = Crowd::new(clients, PING_EVERY, true, talk, settings)?;
     crowd.join.rate = settings.rate.unwrap_or(rate);
@@ -74,7 +74,8 @@ pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Res
     let after = memory(&crowd);
     let host = Host::now().since(&crowd.monitor.before);
     report["generator_bytes_per_client"] =
-        (own().rss.saturating_sub(own_before) as f64 / f64::from(reached.max(1))).into();
+        (process::own_resident().saturating_sub(own_before) as f64 / f64::from(reached.max(1)))
+            .into();
     crowd.stay(&mut net, 200 * MILLISECOND)?;
     crowd.report(&mut report);
     report["hold"] = from.until(&to);
@@ -107,10 +108,6 @@ fn failed(mut report: Value, crowd: &Crowd<Quiet>, why: String) -> Result<Value,
     report["failure"] = why.into();
     report["series"] = crowd.monitor.report();
     Ok(report)
-}
-
-fn own() -> Memory {
-    Tree::of(std::process::id() as i32).memory()
 }
 
 fn coming_in(from: &Snapshot, to: &Snapshot) -> Value {

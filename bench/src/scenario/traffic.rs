@@ -129,7 +129,7 @@ impl Traffic {
         let salt = settings.salt.clone();
         let streams = match plan.shape {
             Shape::FanOut => plan.publishers * plan.subscribers,
-            Shape::Pairs | Shape::FanIn => plan.publishers,
+            Shape::Pairs | Shape::FanIn | Shape::Shared => plan.publishers,
         };
         let nonce = std::process::id();
         let mut payload = vec![b'.'; settings.payload.max(HEADER)];
@@ -239,7 +239,7 @@ impl Traffic {
     fn all_done(&self) -> bool {
         let receivers = match self.plan.shape {
             Shape::FanOut => u64::from(self.plan.subscribers),
-            Shape::Pairs | Shape::FanIn => 1,
+            Shape::Pairs | Shape::FanIn | Shape::Shared => 1,
         };
         self.delivered == self.sent * receivers && self.publishers.iter().all(|p| p.in_flight == 0)
     }
@@ -331,7 +331,7 @@ impl Traffic {
         }
         let stream = match self.plan.shape {
             Shape::FanOut => client * self.plan.publishers + publisher,
-            Shape::Pairs | Shape::FanIn => publisher,
+            Shape::Pairs | Shape::FanIn | Shape::Shared => publisher,
         };
         let mark = self.publishers[publisher as usize].mark;
         self.streams[stream as usize].take(seq, mark, &mut self.order);
@@ -458,6 +458,7 @@ fn following(id: u16) -> u16 {
 fn topic(plan: &Plan, salt: &str, publisher: u32) -> String {
     match plan.shape {
         Shape::Pairs => format!("{salt}/pair/{publisher}"),
+        Shape::Shared => format!("{salt}/share/{publisher}"),
         Shape::FanIn => format!("{salt}/in/{}/{publisher}", publisher % plan.subscribers),
         Shape::FanOut => format!("{salt}/out/{publisher}"),
     }
@@ -469,6 +470,7 @@ fn filter(plan: &Plan, salt: &str, client: u32) -> Option<(String, u8)> {
     }
     let filter = match plan.shape {
         Shape::Pairs => format!("{salt}/pair/{client}"),
+        Shape::Shared => format!("$share/bench/{salt}/share/+"),
         Shape::FanIn => format!("{salt}/in/{client}/+"),
         Shape::FanOut => format!("{salt}/out/+"),
     };
@@ -479,6 +481,6 @@ fn receives(plan: &Plan, client: u32, publisher: u32) -> bool {
     match plan.shape {
         Shape::Pairs => client == publisher,
         Shape::FanIn => client == publisher % plan.subscribers,
-        Shape::FanOut => client < plan.subscribers,
+        Shape::FanOut | Shape::Shared => client < plan.subscribers,
     }
 }
