@@ -202,10 +202,10 @@ impl Shard {
             return;
         }
         let due = session.will.as_ref().and_then(|will| will.due);
-        if due.is_some_and(|due| due <= now) {
-            if let Some(will) = session.will.take() {
-                self.fire_will(*will);
-            }
+        if due.is_some_and(|due| due <= now)
+            && let Some(will) = session.will.take()
+        {
+            self.fire_will(*will);
         }
         let Some(session) = self.sessions.get(index) else { return };
         let due = session.will.as_ref().and_then(|will| will.due);

@@ -142,14 +142,14 @@ impl Shard {
     ) -> (u32, bool) {
         let mut known = self.find_session(name);
         let mut inherited = None;
-        if let Some(index) = known {
-            if self.sessions.get(index).is_some_and(|session| session.socket.is_some()) {
-                self.counters.takeovers += 1;
-                // [MQTT-3.1.4-3]: one live connection per ClientId. This fires or delays the will
-                // and ends a session without expiry, exactly as any other loss would.
-                self.take_over(index);
-                known = self.find_session(name);
-            }
+        if let Some(index) = known
+            && self.sessions.get(index).is_some_and(|session| session.socket.is_some())
+        {
+            self.counters.takeovers += 1;
+            // [MQTT-3.1.4-3]: one live connection per ClientId. This fires or delays the will
+            // and ends a session without expiry, exactly as any other loss would.
+            self.take_over(index);
+            known = self.find_session(name);
         }
         let mountpoint = mountpoint_of(&entrance.mountpoint, name, connect.username);
         // Subscriptions and queued messages carry the prefix they were made under: a session is

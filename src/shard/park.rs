@@ -60,7 +60,12 @@ impl Parked {
 
     /// Everything that is remembered.
     pub(super) fn len(&self) -> usize {
-        self.waiters.len() + self.until.len() + self.held.len() + self.mail.len() + self.work.len() + self.ending.len()
+        self.waiters.len()
+            + self.until.len()
+            + self.held.len()
+            + self.mail.len()
+            + self.work.len()
+            + self.ending.len()
     }
 }
 

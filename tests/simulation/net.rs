@@ -366,10 +366,7 @@ impl Slot {
                 || self.send.is_none() && (!self.shut || conn.client != End::Open)
                 || !conn.up.is_empty()
         });
-        self.handing.is_some()
-            || sending
-            || (receiving && self.linger.is_none())
-            || lingering
+        self.handing.is_some() || sending || (receiving && self.linger.is_none()) || lingering
     }
 }
 
