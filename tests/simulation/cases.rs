@@ -5,7 +5,7 @@ use crate::peer::{Got, Peer, hello, will};
 use crate::settings::roomy;
 use crate::world::{Plan, World, entrance};
 use ringmq::config::OnFull;
-use ringmq::packet::{AckKind, Connect, ConnectProperties, Version};
+use ringmq::packet::{AckKind, Connect, Version};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::{Settings, home_of};
 
