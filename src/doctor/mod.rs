@@ -18,7 +18,6 @@ mod report;
 #[cfg(feature = "runtime")]
 mod trial;
 
-
 use crate::config::Config;
 
 pub use cgroup::{Cgroup, MemoryLimit};

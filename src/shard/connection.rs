@@ -1,9 +1,8 @@
 //! One network stream as its shard sees it: what it is for, its half-read packet, its output.
 
 use super::output::Output;
-use crate::ids::ListenerId;
+use crate::ids::{ListenerId, Peer};
 use crate::time::Instant;
-use std::net::{IpAddr, SocketAddr};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,30 +51,6 @@ impl Holds {
     /// Takes a reason away.
     pub fn clear(&mut self, hold: Holds) {
         self.0 &= !hold.0;
-    }
-}
-
-/// Who is at the other end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Peer {
-    /// A TCP peer.
-    Tcp(IpAddr, u16),
-    /// A unix socket's peer.
-    Unix,
-}
-
-impl From<SocketAddr> for Peer {
-    fn from(address: SocketAddr) -> Self {
-        Peer::Tcp(address.ip().to_canonical(), address.port())
-    }
-}
-
-impl std::fmt::Display for Peer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Peer::Tcp(ip, port) => SocketAddr::new(*ip, *port).fmt(f),
-            Peer::Unix => f.write_str("unix"),
-        }
     }
 }
 
