@@ -125,7 +125,6 @@ impl Shard {
     /// The session loses its connection.
     fn detach(&mut self, index: u32, cause: Cause) {
         let now = self.now;
-        self.unpark_waiters(index);
         self.groups.joining.remove(&index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
@@ -133,6 +132,9 @@ impl Shard {
             flow.crowded = None;
             flow.replays.clear();
         }
+        // Only now: what the publishers go on with must not find this client crowded again.
+        self.unpark_waiters(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
         let expiry = session.expiry;
         match session.will.take() {
             Some(_) if cause.deletes_will() => {}
