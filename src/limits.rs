@@ -28,5 +28,9 @@ pub const DATA_ROUND: usize = 64;
 /// Control mails taken from one mailbox in one step.
 pub const CONTROL_ROUND: usize = 4096;
 
+/// Packets and deliveries of one step after which clients wait for the next one: a few
+/// milliseconds' worth. One receive and one message's own fan-out may exceed it.
+pub const STEP_WORK: u32 = 16_384;
+
 const _: () = assert!(MAX_SHARDS == u128::BITS as usize);
 const _: () = assert!(MAX_SHAPE_LEVELS <= u32::BITS as usize);

@@ -25,9 +25,11 @@ impl Source {
         file.strip_suffix(".rs").expect("only .rs files are read")
     }
 
-    /// True for files that only exist for tests: `tests.rs`, `…_tests.rs`, anything in `tests/`.
+    /// True for files that only exist for tests: `tests.rs`, `…_tests.rs`, `testing.rs`, and
+    /// anything in `tests/`.
     fn is_test(path: &str) -> bool {
-        path.ends_with("/tests.rs") || path.ends_with("_tests.rs") || path.contains("tests/")
+        ["/tests.rs", "_tests.rs", "/testing.rs"].iter().any(|end| path.ends_with(end))
+            || path.contains("tests/")
     }
 
     /// The lines before an inline test module, numbered from one.
@@ -180,6 +182,7 @@ fn unsafe_blocks_say_why_they_are_sound() {
 fn modules_say_what_they_own() {
     let findings: Vec<_> = sources()
         .iter()
+        .filter(|source| !source.test || source.path.starts_with("tests/"))
         .filter(|source| !source.text.starts_with("//!") && !source.text.trim().is_empty())
         .map(|source| format!("{} ({})", source.path, source.name()))
         .collect();

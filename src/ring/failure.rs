@@ -36,7 +36,8 @@ impl RingFailure {
     }
 }
 
-/// The fix for an error number, given `kernel.io_uring_disabled` (None: no such sysctl) and the kernel.
+/// The fix for an error number, given `kernel.io_uring_disabled` (None: no such sysctl) and
+/// the kernel's version.
 fn advise(errno: i32, disabled: Option<&str>, kernel: Option<(u32, u32)>) -> String {
     const SECCOMP: &str = "A seccomp filter blocks it: Docker since version 25 and containerd 2 \
         do so by default. Run the container with the profile in tuning/ \

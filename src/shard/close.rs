@@ -127,6 +127,7 @@ impl Shard {
     fn detach(&mut self, index: u32, cause: Cause) {
         let now = self.now;
         self.unpark_waiters(index);
+        self.groups.joining.remove(&index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
         if let Some(flow) = &mut session.flow {
@@ -201,10 +202,10 @@ impl Shard {
             return;
         }
         let due = session.will.as_ref().and_then(|will| will.due);
-        if due.is_some_and(|due| due <= now) {
-            if let Some(will) = session.will.take() {
-                self.fire_will(*will);
-            }
+        if due.is_some_and(|due| due <= now)
+            && let Some(will) = session.will.take()
+        {
+            self.fire_will(*will);
         }
         let Some(session) = self.sessions.get(index) else { return };
         let due = session.will.as_ref().and_then(|will| will.due);
@@ -251,6 +252,7 @@ impl Shard {
 
     /// The driver has closed the socket: nothing of the connection is left.
     pub(super) fn forget(&mut self, socket: SocketId) {
+        self.parked.forget(socket);
         if let Some(connection) = self.connections.remove(socket.0)
             && let Some(output) = connection.output
         {

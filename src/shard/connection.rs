@@ -29,6 +29,10 @@ impl Holds {
     pub const JOINING: Holds = Holds(2);
     /// A mailbox that the next packet needs is full.
     pub const MAIL: Holds = Holds(4);
+    /// It has had its share of the step.
+    pub const WORK: Holds = Holds(8);
+    /// It does not read what it has been sent; its packets would only add answers to that.
+    pub const UNREAD: Holds = Holds(8);
 
     /// True when nothing holds.
     pub fn is_free(self) -> bool {

@@ -162,6 +162,9 @@ impl Shard {
         self.counters.handovers_in += 1;
         let connection = Connection::new(arriving.listener, arriving.peer, self.now);
         self.connections.insert(socket.0, connection);
+        // Nothing waits for this, but the keep-alive's entry on the wheel is then made only for a
+        // connection that lasts this long.
+        self.arm_connection(socket, self.now.plus_millis(self.settings.connect_timeout));
         if self.draining {
             self.disconnect(socket, Cause::Rejected);
             return;

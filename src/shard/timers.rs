@@ -2,7 +2,7 @@
 //! never cancelled; whoever's turn it is looks at its own deadline and arms the next one.
 
 use super::close::Cause;
-use super::connection::Stage;
+use super::connection::{Holds, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::time::Instant;
@@ -12,7 +12,7 @@ const TIMERS: usize = 4096;
 /// Milliseconds between looks at idle flow state, retained expiry and spare memory.
 const HOUSEKEEPING: u64 = 1000;
 /// Milliseconds a flow state stays after its last use.
-pub(super) const FLOW_IDLE: u64 = 2000;
+const FLOW_IDLE: u64 = 2000;
 /// Flow states looked at per housekeeping.
 const FLOWS: usize = 65_536;
 
@@ -112,9 +112,14 @@ impl Shard {
             Stage::Closing => self.actions.push(Action::Close(socket)),
             Stage::Open(_) if connection.patience == 0 => {}
             Stage::Open(_) => {
-                // While we do not read it, silence is ours.
-                let held = !connection.holds.is_free() || connection.paused;
-                let seen = if held { now } else { connection.last_seen };
+                let output = connection.output.as_ref();
+                let seen = match output.filter(|_| connection.holds.has(Holds::UNREAD)) {
+                    // That we do not read it is its own doing, but it may be reading slowly.
+                    Some(output) => output.progressed.max(connection.last_seen),
+                    // While we do not read it, silence is ours.
+                    None if connection.paused => now,
+                    None => connection.last_seen,
+                };
                 let deadline = seen.plus_millis(u64::from(connection.patience));
                 if deadline <= now {
                     self.disconnect(socket, Cause::KeepAlive);
@@ -128,16 +133,19 @@ impl Shard {
     fn keep_house(&mut self) {
         let now = self.now;
         for _ in 0..FLOWS.min(self.idle_flows.len()) {
-            let Some(&(at, index)) = self.idle_flows.front() else { break };
+            let Some(&(at, reference)) = self.idle_flows.front() else { break };
             if at.plus_millis(FLOW_IDLE) > now {
                 break;
             }
             self.idle_flows.pop_front();
-            let Some(session) = self.sessions.get_mut(index) else { continue };
-            match &session.flow {
+            let Some(session) = self.session_of(reference) else { continue };
+            let online = session.socket.is_some();
+            match &mut session.flow {
                 Some(flow) if flow.is_idle() => session.flow = None,
-                Some(_) if session.socket.is_some() => self.idle_flows.push_back((now, index)),
-                _ => {}
+                Some(_) if online => self.idle_flows.push_back((now, reference)),
+                // Listed again when it is used again.
+                Some(flow) => flow.listed = false,
+                None => {}
             }
         }
         if self.idle_flows.is_empty() {
