@@ -31,7 +31,7 @@ impl Holds {
     /// It has had its share of the step.
     pub const WORK: Holds = Holds(8);
     /// It does not read what it has been sent; its packets would only add answers to that.
-    pub const UNREAD: Holds = Holds(8);
+    pub const UNREAD: Holds = Holds(16);
 
     /// True when nothing holds.
     pub fn is_free(self) -> bool {
@@ -53,6 +53,17 @@ impl Holds {
         self.0 &= !hold.0;
     }
 }
+
+// Each reason has a bit of its own.
+const _: () = {
+    let all = [Holds::CROWDED, Holds::JOINING, Holds::MAIL, Holds::WORK, Holds::UNREAD];
+    let (mut at, mut seen) = (0, 0u8);
+    while at < all.len() {
+        assert!(all[at].0.count_ones() == 1 && seen & all[at].0 == 0);
+        seen |= all[at].0;
+        at += 1;
+    }
+};
 
 /// A connection.
 pub struct Connection {
