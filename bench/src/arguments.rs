@@ -1,6 +1,7 @@
 //! The command line.
 
-use crate::broker::{Candidate, Kind};
+use crate::alone::{self, Alone};
+use crate::broker::{self, Candidate, Kind};
 use crate::mqtt::Version;
 use crate::scenario::{self, Scenario, Settings, traffic};
 use lexopt::{Arg, Parser, ValueExt};
@@ -20,6 +21,8 @@ pub enum Job {
         /// Where the report goes; `-` or nothing: standard output.
         json: Option<PathBuf>,
     },
+    /// One scenario, a broker started for it.
+    Alone(Alone),
     /// Several brokers.
     Compare(Comparing),
     /// Brokers against the echo floor.
@@ -73,6 +76,7 @@ fn parse_from(mut parser: Parser) -> Result<Job, lexopt::Error> {
         "run" => run(parser),
         "compare" => comparing(parser, 5.0).map(|c| c.map_or(Job::Help, Job::Compare)),
         "floor" => comparing(parser, 3.0).map(|c| c.map_or(Job::Help, Job::Floor)),
+        name if scenario::find(name).is_ok() => alone(parser, scenario::find(name)?),
         "echo-server" => match parser.next()? {
             Some(Arg::Long("port")) => Ok(Job::EchoServer { port: parser.value()?.parse()? }),
             _ => Err("echo-server needs --port PORT".into()),
@@ -81,11 +85,8 @@ fn parse_from(mut parser: Parser) -> Result<Job, lexopt::Error> {
     }
 }
 
-fn run(mut parser: Parser) -> Result<Job, lexopt::Error> {
-    let mut scenario = None;
-    let mut target = None;
-    let mut json = None;
-    let mut settings = Settings {
+fn defaults() -> Settings {
+    Settings {
         target: SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 1883),
         pid: None,
         seconds: 5.0,
@@ -98,34 +99,108 @@ fn run(mut parser: Parser) -> Result<Job, lexopt::Error> {
         rate: None,
         burst: None,
         window: None,
+        scale: 1.0,
+        reset: true,
+        hold: 60.0,
+        shards: 2,
+        repeat: None,
         raw: false,
-    };
+    }
+}
+
+/// An option that says how a scenario is run; `false`: it is none of these.
+fn setting(
+    settings: &mut Settings,
+    name: &str,
+    parser: &mut Parser,
+) -> Result<bool, lexopt::Error> {
+    match name {
+        "pid" => settings.pid = Some(parser.value()?.parse()?),
+        "seconds" => settings.seconds = seconds(parser)?,
+        "warmup" => settings.warmup = seconds(parser)?,
+        "protocol" => settings.version = version(&parser.value()?.string()?)?,
+        "payload" => settings.payload = payload(parser)?,
+        "salt" => settings.salt = parser.value()?.string()?,
+        "joining" => settings.joining = positive(parser)?,
+        "clients" => settings.clients = Some(positive(parser)?),
+        "rate" => settings.rate = Some(parser.value()?.parse()?),
+        "burst" => settings.burst = Some(positive(parser)?),
+        "window" => settings.window = Some(parser.value()?.parse()?),
+        "hold" => settings.hold = seconds(parser)?,
+        "scale" => settings.scale = scale(parser)?,
+        "drop" => settings.reset = reset(&parser.value()?.string()?)?,
+        "shards" => settings.shards = parser.value()?.parse()?,
+        "repeat" => settings.repeat = Some(positive(parser)?),
+        "raw" => settings.raw = true,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn run(mut parser: Parser) -> Result<Job, lexopt::Error> {
+    let mut scenario = None;
+    let mut target = None;
+    let mut json = None;
+    let mut settings = defaults();
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("scenario") => {
                 scenario = Some(scenario::find(&parser.value()?.string()?)?);
             }
             Arg::Long("target") => target = Some(address(&parser.value()?.string()?)?),
-            Arg::Long("pid") => settings.pid = Some(parser.value()?.parse()?),
-            Arg::Long("seconds") => settings.seconds = seconds(&mut parser)?,
-            Arg::Long("warmup") => settings.warmup = seconds(&mut parser)?,
-            Arg::Long("protocol") => settings.version = version(&parser.value()?.string()?)?,
-            Arg::Long("payload") => settings.payload = payload(&mut parser)?,
-            Arg::Long("salt") => settings.salt = parser.value()?.string()?,
-            Arg::Long("joining") => settings.joining = positive(&mut parser)?,
-            Arg::Long("clients") => settings.clients = Some(positive(&mut parser)?),
-            Arg::Long("rate") => settings.rate = Some(parser.value()?.parse()?),
-            Arg::Long("burst") => settings.burst = Some(positive(&mut parser)?),
-            Arg::Long("window") => settings.window = Some(parser.value()?.parse()?),
             Arg::Long("json") => json = Some(PathBuf::from(parser.value()?)),
-            Arg::Long("raw") => settings.raw = true,
             Arg::Long("help") | Arg::Short('h') => return Ok(Job::Help),
+            Arg::Long(name) => {
+                let name = name.to_string();
+                if !setting(&mut settings, &name, &mut parser)? {
+                    return Err(Arg::Long(&name).unexpected());
+                }
+            }
             other => return Err(other.unexpected()),
         }
     }
     let scenario = scenario.ok_or("run needs --scenario NAME")?;
     settings.target = target.ok_or("run needs --target HOST:PORT")?;
     Ok(Job::Run { scenario, settings: Box::new(settings), json })
+}
+
+fn alone(mut parser: Parser, scenario: &'static Scenario) -> Result<Job, lexopt::Error> {
+    let mut settings = defaults();
+    let (mut ringmq, mut json, mut plot, mut broker, mut target) = (None, None, None, None, None);
+    let mut broker_settings = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("target") => target = Some(address(&parser.value()?.string()?)?),
+            Arg::Long("json") => json = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("plot") => plot = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("ringmq") => ringmq = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("set") => broker_settings.push(parser.value()?.string()?),
+            // Read by scripts/bench.
+            Arg::Long("no-build") => {}
+            Arg::Long("help") | Arg::Short('h') => return Ok(Job::Help),
+            Arg::Long(name) => {
+                let name = name.to_string();
+                if !setting(&mut settings, &name, &mut parser)? {
+                    return Err(Arg::Long(&name).unexpected());
+                }
+            }
+            Arg::Value(word) if word == "mosquitto" => {
+                let kind = Kind::Mosquitto { program: broker::mosquitto()? };
+                broker = Some(Candidate { name: "mosquitto".into(), kind });
+            }
+            Arg::Value(word) => broker = Some(candidate(&word.string()?)?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let broker = match (target, broker) {
+        (Some(target), _) => {
+            settings.target = target;
+            None
+        }
+        (None, Some(broker)) => Some(broker),
+        (None, None) => Some(alone::ringmq(ringmq, settings.shards, broker_settings)?),
+    };
+    Ok(Job::Alone(Alone { scenario, settings: Box::new(settings), broker, plot, json }))
 }
 
 fn comparing(mut parser: Parser, interval: f64) -> Result<Option<Comparing>, lexopt::Error> {
@@ -211,6 +286,19 @@ fn payload(parser: &mut Parser) -> Result<usize, lexopt::Error> {
     }
 }
 
+fn scale(parser: &mut Parser) -> Result<f64, lexopt::Error> {
+    let scale: f64 = parser.value()?.parse()?;
+    if (0.0001..=20.0).contains(&scale) { Ok(scale) } else { Err("0.0001 to 20".into()) }
+}
+
+fn reset(text: &str) -> Result<bool, String> {
+    match text {
+        "reset" | "rst" => Ok(true),
+        "close" => Ok(false),
+        other => Err(format!("connections drop by reset or close, not {other}")),
+    }
+}
+
 fn version(text: &str) -> Result<Version, String> {
     match text {
         "3.1.1" | "4" => Ok(Version::V311),
@@ -223,7 +311,7 @@ fn version(text: &str) -> Result<Version, String> {
 pub fn help() -> String {
     let mut text = String::from(HELP);
     for scenario in scenario::ALL {
-        text.push_str(&format!("  {:<16} {}\n", scenario.name, scenario.about));
+        text.push_str(&format!("  {:<25} {}\n", scenario.name, scenario.about));
     }
     text
 }
@@ -231,6 +319,9 @@ pub fn help() -> String {
 const HELP: &str = "\
 ringmq-bench run --scenario NAME --target HOST:PORT [--pid PID] [options]
     one scenario against a running broker; --pid adds its CPU time and memory
+ringmq-bench NAME [--shards N] [options] [mosquitto | NAME=COMMAND]
+    one scenario against a broker started for it, RingMQ on two cores if none is named, or against
+    --target HOST:PORT [--pid PID]
 ringmq-bench compare [--quick] [--repeat K] [--scenario NAME]... [options] [NAME=COMMAND]...
     RingMQ on one and two cores, Mosquitto, and every COMMAND ({port} is replaced), each started
     afresh for every scenario
@@ -246,6 +337,12 @@ ringmq-bench echo-server --port PORT
   --rate N          messages/s, 0 as fast as they go    --window N     in flight (run only)
   --burst N        messages due at the same moment, when there is a rate (1)
   --json FILE       result file (compare, floor: bench/out/DATE.json; run: standard output)
+  --hold N          seconds that connected clients stay (60)
+  --scale F         times the scenario's clients and rates (1)
+  --drop HOW        of a storm: reset or close (reset)
+  --shards N        of the broker (2; NAME only)        --repeat N     rounds
+  --plot FILE.svg   the course of million, conn-tcp, storm and fleet (NAME only)
+  --set KEY=VALUE   RingMQ's configuration (NAME only)
   --ringmq PATH     the broker program                  --no-build     use what is built already
   --skip NAME       ringmq or mosquitto                 --reference N  row that ratios refer to
 

@@ -30,7 +30,7 @@ pub struct Candidate {
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// The `ringmq` program on these cores.
-    RingMq { program: PathBuf, cores: Vec<usize> },
+    RingMq { program: PathBuf, cores: Vec<usize>, settings: Vec<String> },
     /// Mosquitto with a generated file.
     Mosquitto { program: PathBuf },
     /// A shell command with `{port}` in it.
@@ -80,7 +80,7 @@ impl Candidate {
         scratch: &Path,
     ) -> Result<(Command, String), String> {
         match &self.kind {
-            Kind::RingMq { program, cores } => {
+            Kind::RingMq { program, cores, settings } => {
                 let mut command = Command::new(program);
                 let mut set = |text: String| {
                     command.arg("--set").arg(text);
@@ -93,6 +93,7 @@ impl Candidate {
                     set("mqtt.pending.max_messages=100000".into());
                     set("mqtt.pending.max_bytes=64MiB".into());
                 }
+                settings.iter().cloned().for_each(set);
                 Ok((command, String::new()))
             }
             Kind::Mosquitto { program } => {

@@ -1,18 +1,24 @@
 //! `ringmq-bench`: a load generator for MQTT brokers, light enough to share two cores with one.
 //!
-//! `run` drives one scenario against a broker that runs already; `compare` starts brokers afresh
+//! `run` drives one scenario against a broker that runs already; a scenario's name starts one
+//! for it; `compare` starts brokers afresh
 //! and compares them; `floor` compares a broker with a bare io_uring echo server. Modules:
 //! `clients` (sockets), `mqtt` (bytes), `scenario` (who says what), `stats` and `process`
 //! (what is measured), `broker`, `compare`, `report` (several brokers in one run).
 
+mod alone;
 mod arguments;
 mod broker;
 mod clients;
 mod clock;
 mod compare;
 mod echo_server;
+mod host;
 mod machine;
+mod monitor;
 mod mqtt;
+mod placement;
+mod plot;
 mod process;
 mod report;
 mod scenario;
@@ -63,6 +69,10 @@ fn perform(job: Job) -> Result<(), String> {
                 _ => println!("{text}"),
             }
             Ok(())
+        }
+        Job::Alone(alone) => {
+            wake_precisely();
+            alone.run()
         }
         Job::Compare(asked) => compare(asked)?.run(),
         Job::Floor(asked) => floor(asked)?.run(),
@@ -156,7 +166,7 @@ fn ringmq(
     };
     match cpus.get(..shards) {
         Some(cores) => {
-            let kind = Kind::RingMq { program, cores: cores.to_vec() };
+            let kind = Kind::RingMq { program, cores: cores.to_vec(), settings: Vec::new() };
             candidates.push(Candidate { name, kind });
         }
         None => absent.push((name, format!("needs {shards} CPUs"))),

@@ -26,6 +26,8 @@ pub mod first {
     pub const PUBREL: u8 = 0x62;
     /// PUBCOMP
     pub const PUBCOMP: u8 = 0x70;
+    /// PINGRESP
+    pub const PINGRESP: u8 = 0xd0;
     /// SUBACK
     pub const SUBACK: u8 = 0x90;
 }
@@ -145,14 +147,15 @@ fn put_length(out: &mut Vec<u8>, mut length: usize) {
     out.push(length as u8);
 }
 
-/// Appends CONNECT: clean session, no keep-alive, so that an idle client stays silent.
-pub fn put_connect(out: &mut Vec<u8>, version: Version, client_id: &str) {
+/// Appends CONNECT: clean session, `keep_alive` in seconds.
+pub fn put_connect(out: &mut Vec<u8>, version: Version, client_id: &str, keep_alive: u16) {
     let properties = usize::from(version == Version::V5);
     out.push(0x10);
     put_length(out, 10 + properties + 2 + client_id.len());
     put_string(out, b"MQTT");
     out.push(if version == Version::V5 { 5 } else { 4 });
-    out.extend_from_slice(&[0x02, 0, 0]);
+    out.push(0x02);
+    out.extend_from_slice(&keep_alive.to_be_bytes());
     if version == Version::V5 {
         out.push(0);
     }
@@ -196,6 +199,11 @@ pub fn put_publish(
     out.extend_from_slice(payload);
 }
 
+/// Appends PINGREQ.
+pub fn put_pingreq(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0xc0, 0]);
+}
+
 /// Appends PUBACK, PUBREC, PUBREL or PUBCOMP in its two-byte form, which both versions know.
 #[inline]
 pub fn put_ack(out: &mut Vec<u8>, first: u8, id: u16) {
@@ -231,11 +239,11 @@ mod tests {
     #[test]
     fn a_connect_is_as_the_specification_shows_it() {
         let mut out = Vec::new();
-        put_connect(&mut out, Version::V311, "ab");
+        put_connect(&mut out, Version::V311, "ab", 0);
         assert_eq!(out, b"\x10\x0e\0\x04MQTT\x04\x02\0\0\0\x02ab");
         out.clear();
-        put_connect(&mut out, Version::V5, "ab");
-        assert_eq!(out, b"\x10\x0f\0\x04MQTT\x05\x02\0\0\0\0\x02ab");
+        put_connect(&mut out, Version::V5, "ab", 300);
+        assert_eq!(out, b"\x10\x0f\0\x04MQTT\x05\x02\x01\x2c\0\0\x02ab");
         out.clear();
         put_subscribe(&mut out, Version::V5, 1, "a/+", 1);
         assert_eq!(out, b"\x82\x09\0\x01\0\0\x03a/+\x01");

@@ -60,11 +60,22 @@ impl Tree {
         sum
     }
 
+    /// Resident set size now, in bytes, without the cost of [`Self::memory`].
+    pub fn resident(&self) -> u64 {
+        let status = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/status"));
+        self.pids.iter().map(|pid| field(&status(pid).unwrap_or_default(), "VmRSS:")).sum()
+    }
+
     /// Peak resident set size in bytes.
     pub fn peak(&self) -> u64 {
         let status = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/status"));
         self.pids.iter().map(|pid| field(&status(pid).unwrap_or_default(), "VmHWM:")).sum()
     }
+}
+
+/// Resident memory of this process alone, in bytes: brokers it started are its children.
+pub fn own_resident() -> u64 {
+    field(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS:")
 }
 
 fn parent_of(pid: i32) -> Option<i32> {

@@ -84,6 +84,17 @@ impl Latency {
         self.0.saturating_record(nanos);
     }
 
+    /// Median and 99th percentile in milliseconds; zeros when nothing was recorded.
+    pub fn middle_and_tail(&self) -> (f64, f64) {
+        let ms = |quantile: f64| self.0.value_at_quantile(quantile) as f64 / 1e6;
+        if self.0.is_empty() { (0.0, 0.0) } else { (ms(0.5), ms(0.99)) }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.0.reset();
+    }
+
     /// Percentiles in milliseconds.
     pub fn report(&self) -> Value {
         let ms = |nanos: u64| (nanos as f64 / 1e3).round() / 1e3;

@@ -57,6 +57,11 @@ impl<D, C> MailEnds<D, C> {
         self.to[target.0 as usize].as_ref().map_or(0, |(_, control)| control.slots())
     }
 
+    /// True when `source`'s data mailbox holds something.
+    pub fn has_data(&self, source: ShardId) -> bool {
+        self.from[source.0 as usize].as_ref().is_some_and(|(data, _)| !data.is_empty())
+    }
+
     /// Puts one data item into `target`'s mailbox; gives it back when there is no room.
     pub fn push_data(&mut self, target: ShardId, item: D) -> Result<(), D> {
         match &mut self.to[target.0 as usize] {

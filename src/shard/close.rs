@@ -1,13 +1,12 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
-use super::connect::expiry_deadline;
 use super::connection::Stage;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
-use crate::session::Will;
+use crate::session::{NEVER, Will};
 use crate::time::Instant;
 
 /// Milliseconds a closing connection has to take its last packets.
@@ -204,10 +203,10 @@ impl Shard {
             return;
         }
         let due = session.will.as_ref().and_then(|will| will.due);
-        if due.is_some_and(|due| due <= now) {
-            if let Some(will) = session.will.take() {
-                self.fire_will(*will);
-            }
+        if due.is_some_and(|due| due <= now)
+            && let Some(will) = session.will.take()
+        {
+            self.fire_will(*will);
         }
         let Some(session) = self.sessions.get(index) else { return };
         let due = session.will.as_ref().and_then(|will| will.due);
@@ -330,4 +329,9 @@ impl Shard {
     pub(super) fn leave_groups(&mut self, index: u32) {
         self.tell_groups(index, Control::Leave);
     }
+}
+
+/// Whether an expiry in seconds ends at some time; then when.
+fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
+    (expiry != NEVER).then(|| now.plus_millis(u64::from(expiry) * 1000))
 }

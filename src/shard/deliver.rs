@@ -3,7 +3,7 @@
 use super::Shard;
 use super::connection::{Connection, Holds};
 use super::output::{Output, Pool};
-use super::timers::FLOW_IDLE;
+
 use crate::config::OnFull;
 use crate::ids::SocketId;
 use crate::message::{Message, MessageRef};
@@ -134,6 +134,7 @@ impl Shard {
 
     /// Delivers a message to a session of this shard: sends, queues or drops it by policy.
     pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: Terms<'_>) {
+        self.work += 1;
         let Some(session) = self.sessions.get_mut(index) else { return };
         if message.retain
             && !terms.replay
@@ -308,7 +309,6 @@ impl Shard {
         let flow = session.flow();
         if !std::mem::replace(&mut flow.listed, true) {
             self.idle_flows.push_back((self.now, self.session_ref(index)));
-            debug_assert!(FLOW_IDLE > 0);
         }
     }
 
@@ -465,11 +465,9 @@ impl Shard {
         let Some(output) = &mut connection.output else { return };
         output.sent(now);
         let unsent = output.unsent();
-        if unsent > 0 {
-            if !output.dirty {
-                output.dirty = true;
-                self.dirty.push(socket);
-            }
+        if unsent > 0 && !output.dirty {
+            output.dirty = true;
+            self.dirty.push(socket);
         }
         let caught_up = unsent <= low && output.crowded.take().is_some();
         if unsent == 0 {

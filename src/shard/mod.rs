@@ -14,6 +14,7 @@ mod connect;
 pub mod connection;
 mod deliver;
 mod entry;
+mod mail;
 mod outbox;
 pub mod output;
 mod park;
@@ -34,7 +35,7 @@ pub use outbox::Outbox;
 pub use placement::home_of;
 pub use settings::Settings;
 
-use crate::ids::{ListenerId, SessionRef, ShardId, SocketId};
+use crate::ids::{ListenerId, Peer, SessionRef, ShardId, SocketId};
 use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
@@ -44,7 +45,7 @@ use crate::telemetry::Counters;
 use crate::time::{Instant, Wheel};
 use crate::topic::{Index, Retained};
 use close::Cause;
-use connection::{Connection, Peer, Stage};
+use connection::{Connection, Stage};
 use hashbrown::{HashMap, HashTable};
 use output::{Outgoing, Pool};
 use park::Parked;
@@ -102,8 +103,10 @@ pub struct Shard {
     arrivals: Arrivals,
     wills: VecDeque<Message>,
     replays: VecDeque<SessionRef>,
-    queries: VecDeque<(u32, ShardId, ReplayRequest)>,
-    data_rounds: u32,
+    work: u32,
+    first_peer: u8,
+    queries: VecDeque<(usize, ShardId, ReplayRequest)>,
+    data_taken: usize,
     idle_flows: VecDeque<(Instant, SessionRef)>,
     due: Vec<Timer>,
     scratch: Vec<u8>,
@@ -158,7 +161,9 @@ impl Shard {
             wills: VecDeque::new(),
             replays: VecDeque::new(),
             queries: VecDeque::new(),
-            data_rounds: 0,
+            data_taken: 0,
+            work: 0,
+            first_peer: 0,
             idle_flows: VecDeque::new(),
             due: Vec::new(),
             scratch: Vec::new(),
@@ -185,6 +190,8 @@ impl Shard {
         debug_assert!(now >= self.now, "time runs forward");
         self.now = now;
         self.now_micros = micros;
+        self.work = 0;
+        self.resume_work();
     }
 
     /// A listener's connections may arrive from now on. On reload the entry is replaced.
@@ -267,13 +274,8 @@ impl Shard {
         self.after_hand_over(socket, cookie, ok);
     }
 
-    /// True when the shard takes data mail now; control mail it always takes.
-    pub fn takes_data(&self) -> bool {
-        !self.outbox.is_congested()
-    }
-
     /// Data mail from another shard.
-    pub fn data_mail(&mut self, data: Data) {
+    fn data_mail(&mut self, data: Data) {
         self.counters.mail_received += 1;
         match data {
             Data::Batch(batch) => {
@@ -289,15 +291,19 @@ impl Shard {
         }
     }
 
-    /// One round of taking in data mail is over. `all`: every mailbox was seen empty. See
-    /// [`retain`]: queries wait for the data mail that was there before them.
-    pub fn data_round(&mut self, all: bool) {
-        self.data_rounds = self.data_rounds.wrapping_add(1);
-        self.serve_queries(all);
+    /// One round of taking in data mail is over: `least` mails were taken from each mailbox that
+    /// was not seen empty, `usize::MAX` when all were. Queries for retained messages wait for the
+    /// data mail that was there before them.
+    fn data_round(&mut self, least: usize) {
+        self.data_taken = self.data_taken.saturating_add(least);
+        self.serve_queries(least == usize::MAX);
+        if self.queries.is_empty() {
+            self.data_taken = 0;
+        }
     }
 
     /// Control mail from another shard.
-    pub fn control_mail(&mut self, from: ShardId, control: Control) {
+    fn control_mail(&mut self, from: ShardId, control: Control) {
         self.counters.mail_received += 1;
         self.heed(from, control);
     }

@@ -8,6 +8,7 @@
 use super::connection::Holds;
 use super::{Action, Shard};
 use crate::ids::{SessionRef, SocketId};
+use crate::limits::STEP_WORK;
 use crate::mesh::mail::Control;
 use crate::time::Instant;
 use hashbrown::HashMap;
@@ -27,6 +28,8 @@ pub struct Parked {
     held: HashMap<SessionRef, Option<Instant>>,
     /// Connections that wait for room in a mailbox.
     mail: Vec<SocketId>,
+    /// Connections that have had their share of an earlier step, in their order.
+    work: VecDeque<SocketId>,
     /// Connections whose peer closed while input was held.
     ending: Vec<SocketId>,
 }
@@ -44,6 +47,9 @@ impl Parked {
         }
         if !self.mail.is_empty() {
             self.mail.retain(|&waiting| waiting != socket);
+        }
+        if !self.work.is_empty() {
+            self.work.retain(|&waiting| waiting != socket);
         }
     }
 
@@ -123,6 +129,8 @@ impl Shard {
         connection.holds.set(hold);
         if hold == Holds::MAIL {
             self.parked.mail.push(socket);
+        } else if hold == Holds::WORK {
+            self.parked.work.push_back(socket);
         }
         if !connection.paused {
             connection.paused = true;
@@ -158,6 +166,17 @@ impl Shard {
         held
     }
 
+    /// Goes on with those that had their share of an earlier step, while this one has room.
+    pub(super) fn resume_work(&mut self) {
+        for _ in 0..self.parked.work.len() {
+            if self.work >= STEP_WORK {
+                return;
+            }
+            let Some(socket) = self.parked.work.pop_front() else { return };
+            self.release(socket, Holds::WORK);
+        }
+    }
+
     /// Goes on with what waited long enough or has room now; true when there is more at once.
     pub(super) fn retry_parked(&mut self) -> bool {
         while let Some(&(at, publisher)) = self.parked.until.front() {
@@ -186,6 +205,6 @@ impl Shard {
             }
         }
         // Nobody rings when a mailbox has room again.
-        !self.parked.mail.is_empty()
+        !self.parked.mail.is_empty() || !self.parked.work.is_empty()
     }
 }

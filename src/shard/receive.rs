@@ -4,6 +4,7 @@ use super::Shard;
 use super::close::Cause;
 use super::connection::{Holds, Stage};
 use crate::ids::SocketId;
+use crate::limits::STEP_WORK;
 use crate::packet::{
     self, Ack, AckKind, Disconnect, Framing, Packet, ReasonCode, Version, Violation,
 };
@@ -95,6 +96,11 @@ impl Shard {
                 self.hold(socket, Holds::UNREAD);
                 break;
             }
+            if self.work >= STEP_WORK {
+                self.hold(socket, Holds::WORK);
+                break;
+            }
+            self.work += 1;
             let rest = &bytes[used..];
             let outcome = match packet::frame(rest, max) {
                 Ok(Framing::Incomplete { .. }) => break,

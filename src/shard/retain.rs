@@ -18,8 +18,6 @@ const SLICE: u32 = 64;
 const SLICE_BYTES: usize = 64 * 1024;
 /// Messages fetched at a time.
 const FEW: usize = 8;
-/// Rounds in which a whole data mailbox has been taken in: its capacity over what one round takes.
-const DATA_ROUNDS: u32 = (limits::DATA_MAILBOX / limits::DATA_ROUND) as u32;
 /// Most stored topics looked at for one slice.
 const VISITS: usize = 2048;
 /// Slices taken in one step.
@@ -209,7 +207,7 @@ impl Shard {
             let slice = self.slice(request);
             self.replayed(slice);
         } else {
-            self.queries.push_back((self.data_rounds, from, request));
+            self.queries.push_back((self.data_taken, from, request));
         }
     }
 
@@ -217,7 +215,7 @@ impl Shard {
     pub(super) fn serve_queries(&mut self, all: bool) {
         for _ in 0..self.queries.len() {
             let Some(&(since, ..)) = self.queries.front() else { return };
-            if !all && self.data_rounds.wrapping_sub(since) <= DATA_ROUNDS {
+            if !all && self.data_taken.saturating_sub(since) < limits::DATA_MAILBOX {
                 return;
             }
             let Some((_, from, request)) = self.queries.pop_front() else { return };

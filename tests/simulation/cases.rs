@@ -172,10 +172,8 @@ fn a_retry_adds_nothing_to_what_the_client_has_not_read() {
 fn a_suback_does_not_come_on_a_later_connection() {
     let mut world = world(2, roomy());
     let name = name_on(0, 2, "c");
-    let group = (0..)
-        .map(|n| format!("$share/g{n}/t"))
-        .find(|filter| home_of(filter, 2).0 == 1)
-        .unwrap();
+    let group =
+        (0..).map(|n| format!("$share/g{n}/t")).find(|filter| home_of(filter, 2).0 == 1).unwrap();
     let mut first = Peer::connect(&mut world, 0, &hello(&name, false, 60));
     first.take(&mut world);
     first.subscribe(&mut world, 7, &group, 1);
@@ -232,10 +230,8 @@ fn a_message_picked_for_a_member_that_left_goes_to_another() {
     let mut world = world(2, roomy());
     let name = name_on(0, 2, "c");
     let other = name_on(1, 2, "d");
-    let group = (0..)
-        .map(|n| format!("$share/g{n}/t"))
-        .find(|filter| home_of(filter, 2).0 == 1)
-        .unwrap();
+    let group =
+        (0..).map(|n| format!("$share/g{n}/t")).find(|filter| home_of(filter, 2).0 == 1).unwrap();
     let mut member = Peer::connect(&mut world, 0, &hello(&name, true, 60));
     member.subscribe(&mut world, 7, &group, 1);
     let mut publisher = Peer::connect(&mut world, 1, &hello(&other, true, 0));
@@ -386,10 +382,7 @@ fn a_will_fires_once_however_the_connection_ends() {
     // Takeover without a delay.
     let mut first = Peer::connect(&mut world, 0, &with(0));
     let second = Peer::connect(&mut world, 1, &with(10));
-    assert!(matches!(
-        first.take(&mut world)[..],
-        [Got::ConnAck { .. }, Got::Disconnect(_)]
-    ));
+    assert!(matches!(first.take(&mut world)[..], [Got::ConnAck { .. }, Got::Disconnect(_)]));
     assert!(first.is_closed(&world));
     assert_eq!(watcher.payloads(&mut world).len(), 1);
     // A delay, and the client is back in time.

@@ -3,7 +3,6 @@
 use crate::net::{Conn, ConnId, Driver, Event, Faults, tell};
 use crate::rng::Rng;
 use ringmq::ids::{ListenerId, ShardId};
-use ringmq::limits::{CONTROL_ROUND, DATA_ROUND};
 use ringmq::mesh::mail::{Control, Data};
 use ringmq::mesh::mailbox::{MailEnds, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
@@ -171,21 +170,7 @@ impl World {
             tell(&mut self.nodes[at].shard, socket, event);
         }
         let node = &mut self.nodes[at];
-        let mut mail = 0;
-        let shard = &mut node.shard;
-        for peer in others().map(|peer| ShardId(peer as u8)) {
-            let each = |control| shard.control_mail(peer, control);
-            mail += node.ends.take_control(peer, CONTROL_ROUND, each);
-        }
-        if shard.takes_data() {
-            let mut all = true;
-            for peer in others().map(|peer| ShardId(peer as u8)) {
-                let round = node.ends.take_data(peer, DATA_ROUND, |data| shard.data_mail(data));
-                all &= round < DATA_ROUND;
-                mail += round;
-            }
-            shard.data_round(all);
-        }
+        let mail = node.shard.take_mail(&mut node.ends);
         let more = node.shard.finish();
         let actions = std::mem::take(&mut node.shard.actions);
         let acted = !actions.is_empty();
@@ -247,7 +232,8 @@ impl World {
             let audit = node.shard.audit();
             assert_eq!(audit.staged, 0, "shard {:?} sleeps on staged mail", node.shard.id());
             assert_eq!(
-                audit.waiting_for_mail, 0,
+                audit.waiting_for_mail,
+                0,
                 "shard {:?} sleeps while connections wait for a mailbox",
                 node.shard.id()
             );

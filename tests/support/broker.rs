@@ -185,6 +185,14 @@ impl Broker {
         self.log.text()
     }
 
+    /// The lines of its log that tell why it ended.
+    pub fn complaints(&self) -> String {
+        let log = self.log();
+        let mut lines = log.lines().skip_while(|line| !line.contains("panicked"));
+        let told: Vec<_> = lines.by_ref().take(3).collect();
+        if told.is_empty() { log } else { told.join("\n") }
+    }
+
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args([name, &self.pid().to_string()]).status();
         assert!(status.expect("kill runs").success(), "the broker is gone:\n{}", self.log());

@@ -2,7 +2,28 @@
 //! under way so that a listen queue does not overflow.
 
 use super::Net;
+use crate::clock;
 use crate::mqtt::{self, Malformed, Packet, Version, first};
+use crate::stats::Latency;
+use std::collections::HashMap;
+
+/// What the clients call themselves.
+#[derive(Clone, Debug)]
+pub enum Names {
+    /// This and the client's number.
+    Numbered(String),
+    /// One for each client.
+    Listed(Vec<String>),
+}
+
+impl Names {
+    fn of(&self, client: u32) -> String {
+        match self {
+            Names::Numbered(prefix) => format!("{prefix}{client}"),
+            Names::Listed(names) => names[client as usize].clone(),
+        }
+    }
+}
 
 /// Where one client is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,24 +38,49 @@ enum Step {
 pub struct Join {
     /// Protocol version of every client.
     pub version: Version,
-    /// ClientIds are this and the client's number.
-    pub prefix: String,
+    /// ClientIds.
+    pub names: Names,
     /// Most clients under way at once.
     pub limit: u32,
+    /// Connections begun per second; 0: as fast as `limit` allows.
+    pub rate: u32,
+    /// Seconds of keep-alive that clients announce; 0: none.
+    pub keep_alive: u16,
     /// Clients that have everything they need.
     pub ready: u32,
     /// Connections or subscriptions that were refused.
     pub refused: u32,
+    /// Nanoseconds from the first system call to CONNACK.
+    pub connack: Latency,
     next: u32,
+    again: Vec<u32>,
     under_way: u32,
+    began: u64,
+    begun: u64,
+    starts: HashMap<u32, u64>,
     steps: Vec<Step>,
 }
 
 impl Join {
     /// Nobody is in yet.
-    pub fn new(version: Version, prefix: String, total: u32, limit: u32) -> Self {
-        let steps = vec![Step::Outside; total as usize];
-        Self { version, prefix, limit, ready: 0, refused: 0, next: 0, under_way: 0, steps }
+    pub fn new(version: Version, names: Names, total: u32, limit: u32) -> Self {
+        Self {
+            version,
+            names,
+            limit,
+            rate: 0,
+            keep_alive: 0,
+            ready: 0,
+            refused: 0,
+            connack: Latency::new(),
+            next: 0,
+            again: Vec::new(),
+            under_way: 0,
+            began: 0,
+            begun: 0,
+            starts: HashMap::new(),
+            steps: vec![Step::Outside; total as usize],
+        }
     }
 
     /// Everyone is in.
@@ -42,14 +88,39 @@ impl Join {
         self.ready as usize == self.steps.len()
     }
 
-    /// Starts as many connections as the limit allows.
+    /// Starts as many connections as the limit and the rate allow.
     pub fn pump(&mut self, net: &mut Net) -> Result<(), String> {
-        while self.under_way < self.limit && (self.next as usize) < self.steps.len() {
-            net.connect(self.next).map_err(|e| {
-                format!("client {} could not be opened (socket or slot limit): {e}", self.next)
-            })?;
-            self.next += 1;
+        let now = clock::now();
+        if self.began == 0 {
+            self.began = now;
+        }
+        let allowed = match self.rate {
+            0 => u64::MAX,
+            rate => (now - self.began) / 1_000 * u64::from(rate) / 1_000_000,
+        };
+        while self.under_way < self.limit && self.begun < allowed {
+            let client = match self.again.pop() {
+                Some(client) => client,
+                None if (self.next as usize) < self.steps.len() => {
+                    self.next += 1;
+                    self.next - 1
+                }
+                None => break,
+            };
+            match net.connect(client) {
+                Ok(()) => {}
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
+                    self.again.push(client);
+                    break;
+                }
+                Err(e) => {
+                    let why = "could not be opened (socket or slot limit)";
+                    return Err(format!("client {client} {why}: {e}"));
+                }
+            }
+            self.starts.insert(client, clock::now());
             self.under_way += 1;
+            self.begun += 1;
         }
         Ok(())
     }
@@ -57,8 +128,8 @@ impl Join {
     /// The TCP connection stands: says CONNECT.
     pub fn connected(&mut self, net: &mut Net, client: u32) {
         self.steps[client as usize] = Step::Connecting;
-        let id = format!("{}{client}", self.prefix);
-        mqtt::put_connect(net.out(client), self.version, &id);
+        let id = self.names.of(client);
+        mqtt::put_connect(net.out(client), self.version, &id, self.keep_alive);
     }
 
     /// Whether `client` takes part in the traffic.
@@ -79,6 +150,9 @@ impl Join {
                 if mqtt::connack_of(packet)? != 0 {
                     self.refused += 1;
                     return Err(Malformed);
+                }
+                if let Some(start) = self.starts.remove(&client) {
+                    self.connack.record(clock::now().saturating_sub(start));
                 }
                 match filter(client) {
                     Some((filter, qos)) => {
@@ -105,5 +179,35 @@ impl Join {
         self.steps[client as usize] = Step::Ready;
         self.ready += 1;
         self.under_way -= 1;
+    }
+
+    /// The connection of `client` is gone, wherever it was. Returns whether it was in.
+    pub fn left(&mut self, client: u32) -> bool {
+        let was_ready =
+            std::mem::replace(&mut self.steps[client as usize], Step::Outside) == Step::Ready;
+        if was_ready {
+            self.ready -= 1;
+        } else {
+            self.under_way = self.under_way.saturating_sub(1);
+            self.starts.remove(&client);
+        }
+        was_ready
+    }
+
+    /// Brings `client`, who has left, in again with the next [`Self::pump`].
+    pub fn return_of(&mut self, client: u32) {
+        self.again.push(client);
+    }
+
+    /// Nobody else comes in.
+    pub fn stop(&mut self) {
+        self.next = self.steps.len() as u32;
+        self.again.clear();
+    }
+
+    /// Forgets connect times and the pace so far: a new wave begins.
+    pub fn restart_clock(&mut self) {
+        (self.began, self.begun) = (0, 0);
+        self.connack = Latency::new();
     }
 }

@@ -1,27 +1,34 @@
-//! The engine: many TCP clients on one io_uring, in one thread.
+//! The engine: many TCP clients in one thread.
 //!
 //! Owns sockets (direct descriptors: they cost no file descriptor), receive buffers and unsent
 //! bytes. Knows nothing of MQTT; a [`Handler`] does. A client is a dense number chosen by the
 //! scenario and is also its slot, so nothing is looked up. An idle client holds no buffer.
 //!
-//! One ring for now: a ring's table is limited to `RLIMIT_NOFILE` slots, see [`Net::new`].
+//! A ring's table is limited to `RLIMIT_NOFILE` slots, so there are as many rings as the clients
+//! need. The thread sleeps in the first; the others wake it through a poll of theirs.
 
 mod buffers;
 pub mod join;
+mod ring;
 pub mod socket;
 
 pub use buffers::{Buffers, GROUP};
 
+use crate::machine;
 use crate::mqtt::Malformed;
-use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
+use io_uring::{cqueue, opcode, squeue, types};
+use ring::{Ring, Sizes};
+use socket::Options;
 use std::io;
 use std::net::SocketAddrV4;
-use std::os::fd::AsRawFd;
 
-const RECEIVE_BUFFERS: u16 = 512;
-const RECEIVE_BUFFER_BYTES: usize = 8192;
-const SUBMISSIONS: u32 = 2048;
-const COMPLETIONS: u32 = 16_384;
+/// Few clients talk much; of many, each ring has its share of the buffers.
+const FEW: Sizes =
+    Sizes { slots: 0, submissions: 2048, completions: 16_384, buffers: 512, buffer_bytes: 8192 };
+const MANY: Sizes =
+    Sizes { slots: 0, submissions: 1024, completions: 16_384, buffers: 256, buffer_bytes: 2048 };
+/// Most slots of one ring; a power of two, so that a client's ring is found by a shift.
+const SLOTS: u32 = 16_384;
 /// A buffer that grew past this is freed instead of kept for the next client, in bytes.
 const KEEP_BYTES: usize = 64 * 1024;
 /// Spare buffers kept for clients that have something to send.
@@ -57,65 +64,79 @@ const _: () = assert!(size_of::<Client>() <= 80);
 const CONNECT: u64 = 1;
 const RECEIVE: u64 = 2;
 const SEND: u64 = 3;
+const WATCH: u64 = 4;
+const IGNORED: u64 = 5;
 
 /// All clients of one process.
 pub struct Net {
-    ring: IoUring,
-    buffers: Buffers,
+    rings: Vec<Ring>,
+    /// Clients per ring, as a power of two.
+    shift: u32,
     clients: Vec<Client>,
     dirty: Vec<u32>,
     spare: Vec<Vec<u8>>,
     batch: Vec<(u64, i32, u32)>,
     target: SocketAddrV4,
     raw_target: Box<libc::sockaddr_in>,
-    send_buffer: u32,
+    options: Options,
 }
 
 impl Net {
-    /// A ring with room for `clients` clients of `target`. `send_buffer` bounds unsent bytes per
-    /// socket; 0 leaves the system's default.
-    pub fn new(target: SocketAddrV4, clients: u32, send_buffer: u32) -> Result<Self, String> {
-        let ring = IoUring::builder()
-            .setup_cqsize(COMPLETIONS)
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_submit_all()
-            .build(SUBMISSIONS)
-            .map_err(|e| {
-                format!("io_uring is not usable here (kernel 6.1 or later needed): {e}")
-            })?;
-        ring.submitter().register_files_sparse(clients).map_err(|e| {
-            format!("{clients} clients need as many ring slots; raise the nofile limit: {e}")
-        })?;
-        let buffers = Buffers::new(&ring, RECEIVE_BUFFERS, RECEIVE_BUFFER_BYTES)
-            .map_err(|e| format!("receive buffers could not be registered: {e}"))?;
+    /// Rings with room for `clients` clients of `target`.
+    pub fn new(target: SocketAddrV4, clients: u32, options: Options) -> Result<Self, String> {
+        let slots = SLOTS.min(u32::try_from(machine::nofile()).unwrap_or(SLOTS)).max(2);
+        let shift = slots.ilog2();
+        let slots = 1 << shift;
+        let rings = clients.div_ceil(slots).max(1);
+        let rings = (0..rings).map(|index| {
+            let sizes = if rings == 1 { FEW } else { MANY };
+            Ring::new(Sizes { slots: (clients - index * slots).clamp(1, slots), ..sizes })
+        });
+        let rings = rings.collect::<Result<Vec<_>, _>>()?;
         let mut all = Vec::new();
         all.resize_with(clients as usize, Client::default);
         Ok(Self {
-            ring,
-            buffers,
+            rings,
+            shift,
             clients: all,
             dirty: Vec::new(),
             spare: Vec::new(),
-            batch: Vec::with_capacity(COMPLETIONS as usize),
+            batch: Vec::new(),
             target,
             raw_target: Box::new(socket::raw(target)),
-            send_buffer,
+            options,
         })
     }
 
-    /// Starts connecting `client`; [`Handler::connected`] or [`Handler::closed`] follows.
+    /// Starts connecting `client`; [`Handler::connected`] or [`Handler::closed`] follows. Fails
+    /// with `EBUSY` while its former connection is still being ended.
     pub fn connect(&mut self, client: u32) -> io::Result<()> {
-        let socket = socket::open(self.target, client, self.send_buffer)?;
+        if self.clients[client as usize].in_flight {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        let socket = socket::open(self.target, client, self.options)?;
         // The slot takes its own reference; the descriptor is closed at once.
-        self.ring.submitter().register_files_update(client, &[socket.as_raw_fd()])?;
+        let slot = self.slot(client);
+        self.ring(client).adopt(slot, &socket)?;
         let connect = opcode::Connect::new(
-            types::Fixed(client),
+            types::Fixed(slot),
             (&raw const *self.raw_target).cast(),
             size_of::<libc::sockaddr_in>() as u32,
         );
-        self.push(&connect.build().user_data(CONNECT << 32 | u64::from(client)));
+        self.push(client, connect.build(), CONNECT);
         Ok(())
+    }
+
+    /// Ends the connection of `client` without a word and without [`Handler::closed`].
+    pub fn hang_up(&mut self, client: u32) {
+        if std::mem::take(&mut self.clients[client as usize].open) {
+            self.release(client);
+        }
+    }
+
+    /// The connection of `client` stands.
+    pub fn is_open(&self, client: u32) -> bool {
+        self.clients[client as usize].open
     }
 
     /// Where to append bytes for `client`; they leave with the next pass, in one piece.
@@ -148,50 +169,50 @@ impl Net {
         want: usize,
     ) -> Result<(), String> {
         self.flush();
-        self.enter(wait, want).map_err(|e| format!("io_uring_enter failed: {e}"))?;
+        self.turn(wait, want).map_err(|e| format!("io_uring_enter failed: {e}"))?;
         let mut batch = std::mem::take(&mut self.batch);
-        batch.extend(self.ring.completion().map(|c| (c.user_data(), c.result(), c.flags())));
+        for ring in &mut self.rings {
+            ring.collect(&mut batch);
+        }
         for &(data, result, flags) in &batch {
             let client = data as u32;
             match data >> 32 {
                 RECEIVE => self.on_receive(handler, client, result, flags),
                 SEND => self.on_send(handler, client, result),
-                _ => self.on_connect(handler, client, result),
+                CONNECT => self.on_connect(handler, client, result),
+                WATCH => self.rings[client as usize].watched = false,
+                _ => {}
             }
         }
-        self.buffers.publish();
+        for ring in &self.rings {
+            ring.buffers.publish();
+        }
         batch.clear();
         self.batch = batch;
         Ok(())
     }
 
-    fn enter(&mut self, wait: u64, want: usize) -> io::Result<()> {
-        let result = if wait > 0 {
-            let time = types::Timespec::new()
-                .sec(wait / 1_000_000_000)
-                .nsec((wait % 1_000_000_000) as u32);
-            let args = types::SubmitArgs::new().timespec(&time);
-            self.ring.submitter().submit_with_args(want, &args)
-        } else {
-            let queued = self.ring.submission().len() as u32;
-            // GETEVENTS runs the deferred completions and flushes an overflow.
-            // SAFETY: no argument is passed; queued entries own their memory until completed.
-            #[allow(unsafe_code)]
-            unsafe {
-                self.ring.submitter().enter::<libc::sigset_t>(
-                    queued,
-                    0,
-                    EnterFlags::GETEVENTS.bits(),
-                    None,
-                )
+    /// Submits in all rings, waits in the first, and lets those with news run what is deferred.
+    fn turn(&mut self, mut wait: u64, want: usize) -> io::Result<()> {
+        let Some((first, others)) = self.rings.split_first_mut() else { return Ok(()) };
+        for (index, ring) in others.iter_mut().enumerate() {
+            if ring.has_entries() {
+                ring.enter(0, 0)?;
             }
-        };
-        match result.map_err(|e| (e.raw_os_error(), e)) {
-            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {
-                Ok(())
+            if ring.has_news() {
+                wait = 0;
+            } else if !ring.watched {
+                ring.watched = true;
+                first.watch(ring, WATCH << 32 | (index as u64 + 1));
             }
-            Err((_, error)) => Err(error),
         }
+        first.enter(wait, want)?;
+        for ring in others {
+            if ring.has_news() {
+                ring.enter(0, 0)?;
+            }
+        }
+        Ok(())
     }
 
     fn flush(&mut self) {
@@ -219,11 +240,12 @@ impl Net {
     }
 
     fn submit_send(&mut self, client: u32) {
+        let slot = self.slot(client);
         let state = &self.clients[client as usize];
         let rest = &state.sending[state.sent as usize..];
-        let send = opcode::Send::new(types::Fixed(client), rest.as_ptr(), rest.len() as u32)
+        let send = opcode::Send::new(types::Fixed(slot), rest.as_ptr(), rest.len() as u32)
             .flags(libc::MSG_NOSIGNAL);
-        self.push(&send.build().user_data(SEND << 32 | u64::from(client)));
+        self.push(client, send.build(), SEND);
     }
 
     fn keep(&mut self, mut buffer: Vec<u8>) {
@@ -234,20 +256,26 @@ impl Net {
         }
     }
 
-    fn push(&mut self, entry: &squeue::Entry) {
-        // SAFETY: what an entry points at (bytes in `sending`, the target address) stays in place
-        // until its completion: `sending` is replaced only when no send is in flight.
-        #[allow(unsafe_code)]
-        while unsafe { self.ring.submission().push(entry) }.is_err() {
-            if self.ring.submit().is_err() {
-                std::thread::yield_now();
-            }
-        }
+    #[inline]
+    fn ring(&mut self, client: u32) -> &mut Ring {
+        &mut self.rings[(client >> self.shift) as usize]
+    }
+
+    #[inline]
+    fn slot(&self, client: u32) -> u32 {
+        client & ((1 << self.shift) - 1)
+    }
+
+    /// What an entry points at (bytes in `sending`, the target address) stays in place until its
+    /// completion: `sending` is replaced only when no send is in flight.
+    fn push(&mut self, client: u32, entry: squeue::Entry, operation: u64) {
+        let entry = entry.user_data(operation << 32 | u64::from(client));
+        self.ring(client).push(&entry);
     }
 
     fn arm(&mut self, client: u32) {
-        let receive = opcode::RecvMulti::new(types::Fixed(client), GROUP).build();
-        self.push(&receive.user_data(RECEIVE << 32 | u64::from(client)));
+        let slot = self.slot(client);
+        self.ring(client).receive(slot, RECEIVE << 32 | u64::from(client));
     }
 
     fn on_connect(&mut self, handler: &mut impl Handler, client: u32, result: i32) {
@@ -262,10 +290,14 @@ impl Net {
 
     fn on_receive(&mut self, handler: &mut impl Handler, client: u32, result: i32, flags: u32) {
         let buffer = cqueue::buffer_select(flags);
+        if result == -libc::ECANCELED {
+            // Ours, of a connection that was ended; there may be another one by now.
+            return;
+        }
         if result > 0
             && let Some(id) = buffer
         {
-            let bytes = self.buffers.bytes(id, result as usize);
+            let bytes = self.ring(client).buffers.bytes(id, result as usize);
             if self.clients[client as usize].open && self.digest(handler, client, bytes).is_err() {
                 self.end(handler, client, libc::EPROTO);
             }
@@ -273,10 +305,9 @@ impl Net {
             self.end(handler, client, -result);
         }
         if let Some(id) = buffer {
-            self.buffers.put(id);
+            self.ring(client).buffers.put(id);
         }
         if !cqueue::more(flags) && self.clients[client as usize].open {
-            self.buffers.publish();
             self.arm(client);
         }
     }
@@ -332,9 +363,19 @@ impl Net {
 
     fn end(&mut self, handler: &mut impl Handler, client: u32, errno: i32) {
         if std::mem::take(&mut self.clients[client as usize].open) {
-            // Whatever was in flight keeps its own reference to the socket and completes.
-            let _ = self.ring.submitter().register_files_update(client, &[-1]);
+            self.release(client);
             handler.closed(self, client, errno);
         }
+    }
+
+    /// What is in flight holds the socket, so it is cancelled before the slot is emptied.
+    fn release(&mut self, client: u32) {
+        let slot = self.slot(client);
+        let state = &mut self.clients[client as usize];
+        state.out = Vec::new();
+        state.partial = Vec::new();
+        let requests = [RECEIVE << 32 | u64::from(client), SEND << 32 | u64::from(client)];
+        let requests = &requests[..1 + usize::from(state.in_flight)];
+        self.ring(client).close(slot, requests, IGNORED << 32);
     }
 }

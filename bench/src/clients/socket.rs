@@ -5,6 +5,15 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{FromRawFd, OwnedFd};
 
+/// What the sockets of a run have in common.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Options {
+    /// Bounds unsent data, in bytes; 0 leaves the system's.
+    pub send_buffer: u32,
+    /// Ends connections by a reset, which leaves nothing behind in the kernel.
+    pub reset: bool,
+}
+
 /// Connections that share one source address: well under the ports of one address, so that the
 /// kernel's search for a free port stays short.
 const CLIENTS_PER_ADDRESS: u32 = 4000;
@@ -20,8 +29,8 @@ pub fn raw(address: SocketAddrV4) -> libc::sockaddr_in {
 }
 
 /// A stream socket for client number `client`, bound to its source address when the target is on
-/// the loopback network. `send_buffer` bounds unsent data in bytes; 0 leaves the system's.
-pub fn open(target: SocketAddrV4, client: u32, send_buffer: u32) -> io::Result<OwnedFd> {
+/// the loopback network.
+pub fn open(target: SocketAddrV4, client: u32, options: Options) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call; the descriptor is owned from here on.
     let socket = unsafe {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
@@ -31,8 +40,11 @@ pub fn open(target: SocketAddrV4, client: u32, send_buffer: u32) -> io::Result<O
         OwnedFd::from_raw_fd(fd)
     };
     set(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    if send_buffer > 0 {
-        set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUF, send_buffer as i32)?;
+    if options.send_buffer > 0 {
+        set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUF, options.send_buffer as i32)?;
+    }
+    if options.reset {
+        set(&socket, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 })?;
     }
     if target.ip().is_loopback() {
         set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
@@ -62,17 +74,17 @@ fn bind(socket: &OwnedFd, address: SocketAddrV4) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Sets one integer option.
-pub fn set(socket: &OwnedFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+/// Sets one option, given as the kernel expects it.
+pub fn set<T: Copy>(socket: &OwnedFd, level: i32, name: i32, value: T) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    // SAFETY: passes the address and size of a live i32.
+    // SAFETY: passes the address and size of a live, plain value.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             name,
             (&raw const value).cast(),
-            size_of::<i32>() as u32,
+            size_of::<T>() as u32,
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

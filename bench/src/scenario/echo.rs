@@ -2,7 +2,9 @@
 //! that comes back. The same loop speaks MQTT to a broker and bare bytes to the echo floor.
 
 use super::{Settings, Snapshot};
-use crate::clients::{Handler, Net, join::Join};
+use crate::clients::join::{Join, Names};
+use crate::clients::socket::Options;
+use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::mqtt::{self, Malformed, Version};
 use crate::process::Tree;
@@ -41,7 +43,12 @@ pub fn run(clients: u32, depth: u32, settings: &Settings) -> Result<Value, Strin
     let wire = if settings.raw {
         Wire::Bytes { ready: 0 }
     } else {
-        let join = Join::new(settings.version, settings.salt.clone(), clients, settings.joining);
+        let join = Join::new(
+            settings.version,
+            Names::Numbered(settings.salt.clone()),
+            clients,
+            settings.joining,
+        );
         Wire::Mqtt(Box::new(join))
     };
     let mut echo = Echo {
@@ -54,7 +61,7 @@ pub fn run(clients: u32, depth: u32, settings: &Settings) -> Result<Value, Strin
         disconnects: 0,
         failure: None,
     };
-    let mut net = Net::new(settings.target, clients, 0)?;
+    let mut net = Net::new(settings.target, clients, Options::default())?;
     echo.join(&mut net, clients)?;
     let tree = settings.pid.map(Tree::of);
     echo.running = true;

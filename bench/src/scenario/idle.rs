@@ -1,10 +1,12 @@
 //! Silent clients: what each costs to come in, and to keep.
 
 use super::{Settings, Snapshot};
-use crate::clients::{Handler, Net, join::Join};
+use crate::clients::join::{Join, Names};
+use crate::clients::socket::Options;
+use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::mqtt::{self, Malformed};
-use crate::process::Tree;
+use crate::process::{self, Tree};
 use crate::stop;
 use serde_json::{Value, json};
 
@@ -24,14 +26,19 @@ struct Idle {
 /// the configured seconds without a word.
 pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     let mut idle = Idle {
-        join: Join::new(settings.version, settings.salt.clone(), clients, settings.joining),
+        join: Join::new(
+            settings.version,
+            Names::Numbered(settings.salt.clone()),
+            clients,
+            settings.joining,
+        ),
         salt: settings.salt.clone(),
         strange: 0,
         disconnects: 0,
         failure: None,
     };
-    let mut net = Net::new(settings.target, clients, 0)?;
-    let own_before = own_memory();
+    let mut net = Net::new(settings.target, clients, Options::default())?;
+    let own_before = process::own_resident();
     let tree = settings.pid.map(Tree::of);
     let before = tree.as_ref().map(Tree::memory).unwrap_or_default();
     let from = Snapshot::take(tree.as_ref(), 0, 0);
@@ -63,7 +70,7 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
         "generator_cpu_us": storm["generator_cpu_us"],
         "generator_percent": storm["generator_percent"],
         "generator_bytes_per_client":
-            own_memory().saturating_sub(own_before) as f64 / f64::from(clients),
+            process::own_resident().saturating_sub(own_before) as f64 / f64::from(clients),
         "empty_rss": before.rss,
         "empty_pss": before.pss,
         "rss_per_client": each(after.rss, before.rss),
@@ -74,10 +81,6 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
         "strange": idle.strange,
         "plan": {"payload": 0, "protocol": format!("{:?}", settings.version)},
     }))
-}
-
-fn own_memory() -> u64 {
-    Tree::of(std::process::id() as i32).memory().rss
 }
 
 impl Idle {

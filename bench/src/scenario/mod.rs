@@ -1,12 +1,18 @@
 //! The scenarios: what is run, and with which numbers.
 
+pub mod crossshard;
+pub mod crowd;
 pub mod echo;
+pub mod fleet;
 pub mod idle;
+pub mod million;
 mod run;
+pub mod storm;
 pub mod traffic;
 
 pub use run::Snapshot;
 
+use crate::clients::join::Names;
 use crate::mqtt::Version;
 use serde_json::Value;
 use std::net::SocketAddrV4;
@@ -18,6 +24,9 @@ pub enum Shape {
     Pairs,
     /// Publishers are dealt to the subscribers, each with a wildcard filter.
     FanIn,
+    /// All subscribers share one wildcard subscription: each message goes to any one of them, so
+    /// the order of a publisher's messages is not defined.
+    Shared,
     /// Every subscriber receives from every publisher, by a wildcard filter.
     FanOut,
 }
@@ -49,6 +58,32 @@ pub enum Kind {
     /// Clients with one subscription each that then say nothing.
     Idle {
         /// How many.
+        clients: u32,
+    },
+    /// Pairs with a common home shard against pairs without.
+    CrossShard {
+        /// Without a rate.
+        full: Plan,
+        /// With one.
+        paced: Plan,
+    },
+    /// Clients that come in, ping, and leave.
+    Million {
+        /// How many.
+        clients: u32,
+        /// Per second; 0: as fast as they can.
+        rate: u32,
+        /// With one subscription each.
+        subscribe: bool,
+    },
+    /// Clients that drop at once and return.
+    Storm {
+        /// How many.
+        clients: u32,
+    },
+    /// Devices with heartbeats and statuses, and backends.
+    Fleet {
+        /// How many devices.
         clients: u32,
     },
     /// Clients that publish to their own topic and wait for it, QoS 0, 20-byte packets.
@@ -122,6 +157,66 @@ pub const ALL: &[Scenario] = &[
         kind: Kind::Echo { clients: 200, depth: 1 },
         compared: false,
     },
+    Scenario {
+        name: "million",
+        about: "a million clients with one subscription each that come in, ping and leave",
+        kind: Kind::Million { clients: 1_000_000, rate: 0, subscribe: true },
+        compared: false,
+    },
+    Scenario {
+        name: "storm",
+        about: "100,000 clients drop at once and return; a pair stays (--drop reset|close)",
+        kind: Kind::Storm { clients: 100_000 },
+        compared: false,
+    },
+    Scenario {
+        name: "fleet",
+        about: "100,000 devices: heartbeat every 15 s, answered status every 60 s, 4 backends",
+        kind: Kind::Fleet { clients: 100_000 },
+        compared: false,
+    },
+    Scenario {
+        name: "conn-tcp-1M-5K",
+        about: "1,000,000 connections, 5,000 per second",
+        kind: Kind::Million { clients: 1_000_000, rate: 5000, subscribe: false },
+        compared: false,
+    },
+    Scenario {
+        compared: false,
+        ..traffic(
+            "p2p-50K-50K-50K-50K",
+            "50,000 pairs with a topic each, QoS 1, 50,000 messages/s",
+            pairs(50_000, 1, 50_000),
+        )
+    },
+    Scenario {
+        compared: false,
+        ..traffic(
+            "fanout-5-1000-5-250K",
+            "5 publishers and topics to 1,000 subscribers, QoS 1, 250,000 deliveries/s",
+            Plan { qos: 1, rate: 250, ..FAN_OUT },
+        )
+    },
+    Scenario {
+        compared: false,
+        ..traffic(
+            "sharedsub-50K-500-50K-50K",
+            "50,000 publishers to 500 subscribers that share, QoS 1, 50,000 messages/s",
+            Plan {
+                shape: Shape::Shared,
+                publishers: 50_000,
+                subscribers: 500,
+                rate: 50_000,
+                ..FAN_IN
+            },
+        )
+    },
+    Scenario {
+        name: "crossshard",
+        about: "100 pairs, QoS 0, on one shard against on two, at full speed and paced",
+        kind: Kind::CrossShard { full: pairs(100, 0, 0), paced: pairs(100, 0, 1000) },
+        compared: false,
+    },
 ];
 
 /// The scenario called `name`.
@@ -160,14 +255,53 @@ pub struct Settings {
     pub burst: Option<u32>,
     /// Replaces the window or the depth.
     pub window: Option<u16>,
+    /// Shards of the broker, where it matters.
+    pub shards: u8,
+    /// Multiplies the scenario's clients and rates.
+    pub scale: f64,
+    /// A storm drops connections by reset; else by an orderly close.
+    pub reset: bool,
+    /// Seconds that connected clients stay.
+    pub hold: f64,
+    /// Rounds of a scenario that compares within itself.
+    pub repeat: Option<u32>,
     /// The echo scenario sends bare bytes to an echo server instead of MQTT.
     pub raw: bool,
+}
+
+/// `number` times `scale`, at least 1; 0 stays 0.
+fn times(number: u32, scale: f64) -> u32 {
+    if number == 0 { 0 } else { ((f64::from(number) * scale).round() as u32).max(1) }
+}
+
+/// A smaller or larger plan of the same shape: what one client does stays as it is.
+fn scaled(plan: Plan, scale: f64) -> Plan {
+    let subscribers = times(plan.subscribers, scale);
+    match plan.shape {
+        Shape::FanOut => Plan { subscribers, ..plan },
+        Shape::Pairs | Shape::FanIn | Shape::Shared => {
+            let publishers = times(plan.publishers, scale);
+            Plan { publishers, subscribers, rate: times(plan.rate, scale), ..plan }
+        }
+    }
+}
+
+/// The tables of a scenario whose report has a form of its own.
+pub fn table(scenario: &Scenario, report: &Value) -> Option<String> {
+    match scenario.kind {
+        Kind::CrossShard { .. } => Some(crossshard::table(report)),
+        Kind::Storm { .. } => Some(storm::table(report)),
+        Kind::Fleet { .. } => Some(fleet::table(report)),
+        Kind::Million { .. } => Some(million::table(scenario.name, report)),
+        Kind::Traffic(_) | Kind::Idle { .. } | Kind::Echo { .. } => None,
+    }
 }
 
 /// Runs `scenario` and returns its report.
 pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Value, String> {
     let mut report = match scenario.kind {
         Kind::Traffic(mut plan) => {
+            plan = scaled(plan, settings.scale);
             if let Some(clients) = settings.clients {
                 plan.publishers = clients;
                 if plan.shape == Shape::Pairs {
@@ -177,8 +311,20 @@ pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Value, String> {
             plan.rate = settings.rate.unwrap_or(plan.rate);
             plan.burst = settings.burst.unwrap_or(plan.burst);
             plan.window = settings.window.unwrap_or(plan.window);
-            traffic::run(plan, settings)?
+            traffic::run(plan, Names::Numbered(settings.salt.clone()), settings)?
         }
+        Kind::Million { clients, rate, subscribe } => {
+            let clients = times(clients, settings.scale);
+            let rate = times(rate, settings.scale);
+            million::run(settings.clients.unwrap_or(clients), rate, subscribe, settings)?
+        }
+        Kind::Storm { clients } => {
+            storm::run(settings.clients.unwrap_or(times(clients, settings.scale)), settings)?
+        }
+        Kind::Fleet { clients } => {
+            fleet::run(settings.clients.unwrap_or(times(clients, settings.scale)), settings)?
+        }
+        Kind::CrossShard { full, paced } => crossshard::run(full, paced, settings)?,
         Kind::Idle { clients } => idle::run(settings.clients.unwrap_or(clients), settings)?,
         Kind::Echo { clients, depth } => {
             let depth = settings.window.map_or(depth, u32::from);

@@ -6,7 +6,9 @@
 //! omission).
 
 use super::{Plan, Settings, Shape, Snapshot};
-use crate::clients::{Handler, Net, join::Join};
+use crate::clients::join::{Join, Names};
+use crate::clients::socket::Options;
+use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::mqtt::{self, Malformed, Packet, Version, first};
 use crate::process::Tree;
@@ -18,8 +20,8 @@ use serde_json::{Value, json};
 pub const HEADER: usize = 24;
 /// Bytes that a publisher without acknowledgements writes at once.
 const BURST_BYTES: usize = 2048;
-/// `SO_SNDBUF` of every client: bounds what a publisher at full speed has in the kernel.
-const SEND_BUFFER: u32 = 32 * 1024;
+/// Bounds what a publisher at full speed has in the kernel.
+const OPTIONS: Options = Options { send_buffer: 32 * 1024, reset: false };
 /// Identifiers in flight at which a paced publisher withholds messages instead of reusing one.
 const MAX_IN_FLIGHT: u16 = 60_000;
 /// At full speed the generator sleeps until this many things happened, or this long in
@@ -74,10 +76,10 @@ struct Traffic {
 }
 
 /// Runs `plan` against the target; at most [`JOIN_LIMIT`] + warm-up + seconds + [`DRAIN_LIMIT`].
-pub fn run(plan: Plan, settings: &Settings) -> Result<Value, String> {
-    let mut traffic = Traffic::new(plan, settings);
+pub fn run(plan: Plan, names: Names, settings: &Settings) -> Result<Value, String> {
+    let mut traffic = Traffic::new(plan, names, settings);
     let clients = plan.publishers + plan.subscribers;
-    let mut net = Net::new(settings.target, clients, SEND_BUFFER)?;
+    let mut net = Net::new(settings.target, clients, OPTIONS)?;
     traffic.join(&mut net)?;
 
     let tree = settings.pid.map(Tree::of);
@@ -122,12 +124,12 @@ impl Pace {
 }
 
 impl Traffic {
-    fn new(plan: Plan, settings: &Settings) -> Self {
+    fn new(plan: Plan, names: Names, settings: &Settings) -> Self {
         let clients = plan.publishers + plan.subscribers;
         let salt = settings.salt.clone();
         let streams = match plan.shape {
             Shape::FanOut => plan.publishers * plan.subscribers,
-            Shape::Pairs | Shape::FanIn => plan.publishers,
+            Shape::Pairs | Shape::FanIn | Shape::Shared => plan.publishers,
         };
         let nonce = std::process::id();
         let mut payload = vec![b'.'; settings.payload.max(HEADER)];
@@ -140,7 +142,7 @@ impl Traffic {
         Self {
             plan,
             version: settings.version,
-            join: Join::new(settings.version, salt.clone(), clients, settings.joining),
+            join: Join::new(settings.version, names, clients, settings.joining),
             phase: Phase::Joining,
             nonce,
             payload,
@@ -237,7 +239,7 @@ impl Traffic {
     fn all_done(&self) -> bool {
         let receivers = match self.plan.shape {
             Shape::FanOut => u64::from(self.plan.subscribers),
-            Shape::Pairs | Shape::FanIn => 1,
+            Shape::Pairs | Shape::FanIn | Shape::Shared => 1,
         };
         self.delivered == self.sent * receivers && self.publishers.iter().all(|p| p.in_flight == 0)
     }
@@ -329,7 +331,7 @@ impl Traffic {
         }
         let stream = match self.plan.shape {
             Shape::FanOut => client * self.plan.publishers + publisher,
-            Shape::Pairs | Shape::FanIn => publisher,
+            Shape::Pairs | Shape::FanIn | Shape::Shared => publisher,
         };
         let mark = self.publishers[publisher as usize].mark;
         self.streams[stream as usize].take(seq, mark, &mut self.order);
@@ -456,6 +458,7 @@ fn following(id: u16) -> u16 {
 fn topic(plan: &Plan, salt: &str, publisher: u32) -> String {
     match plan.shape {
         Shape::Pairs => format!("{salt}/pair/{publisher}"),
+        Shape::Shared => format!("{salt}/share/{publisher}"),
         Shape::FanIn => format!("{salt}/in/{}/{publisher}", publisher % plan.subscribers),
         Shape::FanOut => format!("{salt}/out/{publisher}"),
     }
@@ -467,6 +470,7 @@ fn filter(plan: &Plan, salt: &str, client: u32) -> Option<(String, u8)> {
     }
     let filter = match plan.shape {
         Shape::Pairs => format!("{salt}/pair/{client}"),
+        Shape::Shared => format!("$share/bench/{salt}/share/+"),
         Shape::FanIn => format!("{salt}/in/{client}/+"),
         Shape::FanOut => format!("{salt}/out/+"),
     };
@@ -477,6 +481,6 @@ fn receives(plan: &Plan, client: u32, publisher: u32) -> bool {
     match plan.shape {
         Shape::Pairs => client == publisher,
         Shape::FanIn => client == publisher % plan.subscribers,
-        Shape::FanOut => client < plan.subscribers,
+        Shape::FanOut | Shape::Shared => client < plan.subscribers,
     }
 }

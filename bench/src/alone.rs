@@ -1,0 +1,121 @@
+//! One scenario against one broker, which is started for it unless it runs already: a table for a
+//! person and a file for later.
+
+use crate::broker::{Broker, Candidate, Kind};
+use crate::clock;
+use crate::machine;
+use crate::report::{self, Row};
+use crate::scenario::{self, Scenario, Settings};
+use crate::{compare, plot, stop};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+
+/// What is run against what.
+pub struct Alone {
+    /// Which scenario.
+    pub scenario: &'static Scenario,
+    /// How; the target and the process are filled in when a broker is started.
+    pub settings: Box<Settings>,
+    /// What to start; `None`: `settings.target` runs already.
+    pub broker: Option<Candidate>,
+    /// Where a drawing goes, of scenarios that have a course.
+    pub plot: Option<PathBuf>,
+    /// Where the result goes; `None` for `bench/out/`.
+    pub json: Option<PathBuf>,
+}
+
+impl Alone {
+    /// Runs it, prints the tables and writes the result file.
+    pub fn run(mut self) -> Result<(), String> {
+        let machine = machine::describe();
+        let scratch = std::env::temp_dir().join(format!("ringmq-bench-{}", std::process::id()));
+        let queues = match self.scenario.kind {
+            scenario::Kind::Traffic(plan) => plan.qos > 0,
+            scenario::Kind::Fleet { .. } => true,
+            _ => false,
+        };
+        let broker = match &self.broker {
+            Some(candidate) => Some(candidate.start(queues, &scratch)?),
+            None => None,
+        };
+        if let Some(broker) = &broker {
+            self.settings.target = broker.target;
+            self.settings.pid = Some(broker.pid);
+            println!("{}", broker.started_as);
+        }
+        let started = clock::now();
+        let result = scenario::run(self.scenario, &self.settings);
+        let words = broker.as_ref().map(Broker::last_words).unwrap_or_default();
+        let command = broker.as_ref().map(|b| b.started_as.clone());
+        drop(broker);
+        let _ = fs::remove_dir_all(&scratch);
+        let report = result.map_err(|e| format!("{e}{words}"))?;
+        println!("{}", self.table(&report));
+        self.draw(&report)?;
+        if !words.is_empty() {
+            println!("the broker{words}");
+        }
+        let file = json!({
+            "machine": machine, "broker": command, "broker_log": words,
+            "took_s": (clock::now() - started) as f64 / 1e9, "result": report,
+        });
+        self.write(&machine, &file)?;
+        if stop::requested() { Err("interrupted".into()) } else { Ok(()) }
+    }
+
+    fn table(&self, report: &Value) -> String {
+        if let Some(text) = scenario::table(self.scenario, report) {
+            return text;
+        }
+        let name = self.broker.as_ref().map_or("broker", |b| &b.name).to_string();
+        let title = format!("{}: {}", self.scenario.name, self.scenario.about);
+        report::table(&title, &[Row { name, result: Ok(report.clone()) }], "")
+    }
+
+    fn draw(&self, report: &Value) -> Result<(), String> {
+        let Some(path) = &self.plot else { return Ok(()) };
+        let Some(series) = report.get("series") else {
+            return Err(format!("{} has no course to be drawn", self.scenario.name));
+        };
+        let name = self.broker.as_ref().map_or("a running broker", |b| &b.name);
+        let title = format!("{}: {} clients, {name}", self.scenario.name, report["clients"]);
+        fs::write(path, plot::svg(&title, series))
+            .map_err(|e| format!("{}: {e}", path.display()))?;
+        println!("drawn to {}", path.display());
+        Ok(())
+    }
+
+    fn write(&self, machine: &Value, file: &Value) -> Result<(), String> {
+        let path = self.json.clone().unwrap_or_else(|| {
+            let date = machine["date"].as_str().unwrap_or("undated").replace(':', "");
+            compare::root().join("bench/out").join(format!("{}-{date}.json", self.scenario.name))
+        });
+        let text = serde_json::to_string_pretty(file).map_err(|e| e.to_string())? + "\n";
+        if path.as_os_str() == "-" {
+            print!("{text}");
+            return Ok(());
+        }
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+        }
+        fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+        println!("written to {}", path.display());
+        Ok(())
+    }
+}
+
+/// RingMQ on the first `shards` CPUs, from `program` or `$RINGMQ`.
+pub fn ringmq(
+    program: Option<PathBuf>,
+    shards: u8,
+    settings: Vec<String>,
+) -> Result<Candidate, String> {
+    let program = program.or_else(|| std::env::var_os("RINGMQ").map(PathBuf::from));
+    let program = program.filter(|path| path.exists());
+    let program = program.ok_or("there is no ringmq program (--ringmq PATH)")?;
+    let cpus = machine::cpus();
+    let cores = cpus.get(..usize::from(shards)).ok_or_else(|| format!("needs {shards} CPUs"))?;
+    let kind = Kind::RingMq { program, cores: cores.to_vec(), settings };
+    Ok(Candidate { name: format!("ringmq-{shards}"), kind })
+}

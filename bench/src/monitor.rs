@@ -1,0 +1,190 @@
+//! What is seen while a long scenario runs: one sample a second, a progress line every few.
+
+use crate::clock::{self, SECOND};
+use crate::host::Host;
+use crate::process::Tree;
+use crate::stats::Latency;
+use serde_json::{Value, json};
+
+const EVERY: u64 = SECOND;
+/// Samples between two progress lines.
+const LINE: u32 = 5;
+/// The host must keep this much memory, in bytes: below it the scenario ends early.
+pub const FLOOR: u64 = 3 << 29;
+
+/// One second of a run.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Sample {
+    /// Seconds since the run began.
+    pub at: f64,
+    /// Clients that are in.
+    pub clients: u32,
+    /// Clients that came in per second.
+    pub joined: f64,
+    /// Broker: percent of one core.
+    pub cpu: f64,
+    /// Generator: percent of one core.
+    pub own_cpu: f64,
+    /// Broker: resident bytes.
+    pub rss: u64,
+    /// The host.
+    pub host: Host,
+    /// Latency in this second, milliseconds; 0 without messages.
+    pub p50: f64,
+    /// The same.
+    pub p99: f64,
+}
+
+/// Takes the samples.
+pub struct Monitor {
+    /// All of them.
+    pub samples: Vec<Sample>,
+    /// When a part of the run began, in seconds, and what it is called.
+    pub phases: Vec<(f64, &'static str)>,
+    /// The host before the first client.
+    pub before: Host,
+    /// Latencies of the current second.
+    pub latency: Latency,
+    /// There was less than [`FLOOR`] left.
+    pub floor_met: bool,
+    tree: Option<Tree>,
+    began: u64,
+    next: u64,
+    last_time: u64,
+    last_cpu: u64,
+    last_own: u64,
+    last_clients: u32,
+}
+
+impl Monitor {
+    /// Begins now.
+    pub fn new(pid: Option<i32>) -> Self {
+        let tree = pid.map(Tree::of);
+        let now = clock::now();
+        Self {
+            samples: Vec::new(),
+            phases: Vec::new(),
+            before: Host::now(),
+            latency: Latency::new(),
+            floor_met: false,
+            last_cpu: tree.as_ref().and_then(Tree::cpu).unwrap_or(0),
+            tree,
+            began: now,
+            next: now + EVERY,
+            last_time: now,
+            last_own: clock::own_cpu(),
+            last_clients: 0,
+        }
+    }
+
+    /// The broker's processes.
+    pub fn tree(&self) -> Option<&Tree> {
+        self.tree.as_ref()
+    }
+
+    /// When the next sample is due.
+    pub fn due(&self) -> u64 {
+        self.next
+    }
+
+    /// A new part begins.
+    pub fn phase(&mut self, name: &'static str) {
+        self.phases.push((self.seconds(), name));
+    }
+
+    /// Seconds since the beginning.
+    pub fn seconds(&self) -> f64 {
+        (clock::now() - self.began) as f64 / 1e9
+    }
+
+    /// Takes a sample if it is time. Fails when the broker is gone.
+    pub fn look(&mut self, clients: u32) -> Result<(), String> {
+        let now = clock::now();
+        if now < self.next {
+            return Ok(());
+        }
+        self.next = now + EVERY;
+        let seconds = (now - self.last_time) as f64 / 1e9;
+        let own = clock::own_cpu();
+        let (cpu, rss) = match &self.tree {
+            Some(tree) => {
+                let gone = || format!("the broker's process is gone ({clients} clients were in)");
+                (tree.cpu().ok_or_else(gone)?, tree.resident())
+            }
+            None => (0, 0),
+        };
+        let percent = |to: u64, from: u64| to.saturating_sub(from) as f64 / 1e7 / seconds;
+        let (p50, p99) = self.latency.middle_and_tail();
+        let sample = Sample {
+            at: (now - self.began) as f64 / 1e9,
+            clients,
+            joined: (f64::from(clients) - f64::from(self.last_clients)) / seconds,
+            cpu: percent(cpu, self.last_cpu),
+            own_cpu: percent(own, self.last_own),
+            rss,
+            host: Host::now(),
+            p50,
+            p99,
+        };
+        self.latency.clear();
+        (self.last_time, self.last_cpu, self.last_own) = (now, cpu, own);
+        self.last_clients = clients;
+        self.floor_met |= sample.host.available < FLOOR;
+        self.samples.push(sample);
+        if (self.samples.len() as u32).is_multiple_of(LINE) {
+            self.line();
+        }
+        Ok(())
+    }
+
+    fn line(&self) {
+        let all = &self.samples[self.samples.len() - LINE as usize..];
+        let mean = |f: fn(&Sample) -> f64| all.iter().map(f).sum::<f64>() / f64::from(LINE);
+        let Some(last) = all.last() else { return };
+        let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
+        let phase = self.phases.last().map_or("", |p| p.1);
+        let rss_each = if last.clients > 0 { last.rss / u64::from(last.clients) } else { 0 };
+        let latency = if last.p99 > 0.0 {
+            format!(" · {:.2} / {:.2} ms", last.p50, last.p99)
+        } else {
+            String::new()
+        };
+        eprintln!(
+            "{:6.0} s {phase:<10} {:>9} clients {:>+8.0}/s · broker {:4.0} % {:6.0} MiB ({} B \
+             each) · generator {:3.0} % · host {:+6.0} MiB, {:.0} free, slab {:.0} · {} sockets\
+             {latency}",
+            last.at,
+            last.clients,
+            mean(|s| s.joined),
+            mean(|s| s.cpu),
+            mib(last.rss),
+            rss_each,
+            mean(|s| s.own_cpu),
+            (self.before.available as f64 - last.host.available as f64) / 1_048_576.0,
+            mib(last.host.available),
+            mib(last.host.slab),
+            last.host.sockets,
+        );
+    }
+
+    /// All samples, for the result file.
+    pub fn report(&self) -> Value {
+        let column = |f: &dyn Fn(&Sample) -> Value| -> Value {
+            self.samples.iter().map(f).collect::<Vec<_>>().into()
+        };
+        let tenth = |value: f64| (value * 10.0).round() / 10.0;
+        json!({
+            "at_s": column(&|s| tenth(s.at).into()),
+            "clients": column(&|s| s.clients.into()),
+            "cpu_percent": column(&|s| tenth(s.cpu).into()),
+            "generator_percent": column(&|s| tenth(s.own_cpu).into()),
+            "rss": column(&|s| s.rss.into()),
+            "host_available": column(&|s| s.host.available.into()),
+            "host_slab": column(&|s| s.host.slab.into()),
+            "host_sockets": column(&|s| s.host.sockets.into()),
+            "p50_ms": column(&|s| s.p50.into()),
+            "p99_ms": column(&|s| s.p99.into()),
+            "phases": self.phases.iter().map(|p| json!([tenth(p.0), p.1])).collect::<Vec<_>>(),
+        })
+    }
+}

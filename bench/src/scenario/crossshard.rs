@@ -1,0 +1,106 @@
+//! What it costs that publisher and subscriber live on different shards: the same pairs, once with
+//! a common home and once without, in turns against one broker.
+
+use super::{Plan, Settings, traffic};
+use crate::clients::join::Names;
+use crate::placement;
+use crate::report;
+use serde_json::{Map, Value, json};
+
+const ROUNDS: u32 = 3;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Homes {
+    Common,
+    Apart,
+}
+
+/// Pairs at full speed (`full`) and at a low rate (`paced`), each with both kinds of homes on a
+/// broker of `settings.shards` shards.
+pub fn run(full: Plan, paced: Plan, settings: &Settings) -> Result<Value, String> {
+    let shards = settings.shards;
+    if !(2..=64).contains(&shards) {
+        return Err("crossshard needs a broker with 2 to 64 shards (--shards)".into());
+    }
+    let mut result = Map::new();
+    for (speed, plan) in [("full", full), ("paced", paced)] {
+        let (mut common, mut apart) = (Vec::new(), Vec::new());
+        for round in 0..settings.repeat.unwrap_or(ROUNDS) {
+            for homes in [Homes::Common, Homes::Apart] {
+                let kind = if homes == Homes::Common { "same" } else { "other" };
+                let salt = format!("{}-{speed}-{kind}-{round}", settings.salt);
+                let names = names(&plan, &salt, homes, shards);
+                let mut settings = settings.clone();
+                settings.salt = salt;
+                let report = traffic::run(plan, names, &settings)?;
+                match homes {
+                    Homes::Common => common.push(report),
+                    Homes::Apart => apart.push(report),
+                }
+            }
+        }
+        let (common, apart) = (report::median(&common), report::median(&apart));
+        let cost = |report: &Value| report::number(report, "cpu_us");
+        let ratio = cost(&apart).zip(cost(&common)).map(|(a, c)| a / c);
+        result.insert(speed.into(), json!({"same": common, "other": apart, "cpu_ratio": ratio}));
+    }
+    result.insert("shards".into(), shards.into());
+    result.insert("rounds".into(), settings.repeat.unwrap_or(ROUNDS).into());
+    Ok(Value::Object(result))
+}
+
+/// Subscriber n lives on shard n modulo the shards, its publisher there too or on the next one: the
+/// load on the shards is the same either way.
+fn names(plan: &Plan, salt: &str, homes: Homes, shards: u8) -> Names {
+    let home = |pair: u32| (pair % u32::from(shards)) as u8;
+    let subscribers =
+        (0..plan.subscribers).map(|n| placement::named(&format!("{salt}-s{n}"), home(n), shards));
+    let publishers = (0..plan.publishers).map(|n| {
+        let home = match homes {
+            Homes::Common => home(n),
+            Homes::Apart => (home(n) + 1) % shards,
+        };
+        placement::named(&format!("{salt}-p{n}"), home, shards)
+    });
+    Names::Listed(subscribers.chain(publishers).collect())
+}
+
+/// The result as tables.
+pub fn table(report: &Value) -> String {
+    let mut text = String::new();
+    for (speed, title) in [("full", "as fast as they go"), ("paced", "paced")] {
+        let part = &report[speed];
+        let row = |key: &str| report::Row { name: key.into(), result: Ok(part[key].clone()) };
+        let plan = &part["same"]["plan"];
+        let title = format!(
+            "crossshard: {} pairs on {} shards, QoS {}, {title} ({} messages/s), median of {}",
+            plan["publishers"], report["shards"], plan["qos"], plan["rate"], report["rounds"],
+        );
+        text.push_str(&report::table(&title, &[row("same"), row("other")], "same"));
+        if let Some(ratio) = part["cpu_ratio"].as_f64() {
+            text.push_str(&format!("  CPU per message, other / same home: {ratio:.2}\n"));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::home_of;
+    use crate::scenario::pairs;
+
+    #[test]
+    fn pairs_share_a_home_or_do_not() {
+        let plan = pairs(10, 0, 0);
+        for homes in [Homes::Common, Homes::Apart] {
+            let Names::Listed(names) = names(&plan, "x", homes, 2) else { panic!("listed") };
+            assert_eq!(names.len(), 20);
+            for pair in 0..10 {
+                let same = home_of(&names[pair], 2) == home_of(&names[10 + pair], 2);
+                assert_eq!(same, homes == Homes::Common);
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Very many clients that come in, stay alive by pings, and leave: the part that `million`, `storm`
+//! and `fleet` share. What else they say is a [`Talk`].
+
+use super::Settings;
+use crate::clients::join::{Join, Names};
+use crate::clients::socket::Options;
+use crate::clients::{Handler, Net};
+use crate::clock::{self, MILLISECOND, SECOND};
+use crate::monitor::Monitor;
+use crate::mqtt::{self, Malformed, Packet, first};
+use crate::stop;
+use serde_json::{Value, json};
+
+/// A ping is never more than this late, and many wait for each other this long, in nanoseconds.
+const PING_GRAIN: u64 = 2 * MILLISECOND;
+/// A client that was turned away so often, all clients together, ends the run.
+const MOST_REFUSALS: u64 = 10_000;
+/// Without a single new client for this long the broker counts as stuck, in nanoseconds.
+const STUCK: u64 = 60 * SECOND;
+/// Connections ended between two looks at what comes back.
+const LEAVE_AT_ONCE: u32 = 512;
+
+/// What clients say besides CONNECT, SUBSCRIBE and PINGREQ.
+pub trait Talk {
+    /// The one subscription of `client`.
+    fn filter(&self, client: u32) -> Option<(String, u8)>;
+    /// A packet, not a PINGRESP, for a client that is in.
+    fn packet(
+        &mut self,
+        stage: &mut Stage<'_>,
+        client: u32,
+        packet: &Packet<'_>,
+        now: u64,
+    ) -> Result<(), Malformed>;
+    /// Says what is due by `now`; returns when it wants to be asked again.
+    fn speak(&mut self, _stage: &mut Stage<'_>, _now: u64) -> u64 {
+        u64::MAX
+    }
+}
+
+/// What a [`Talk`] may use.
+pub struct Stage<'a> {
+    /// To say something.
+    pub net: &'a mut Net,
+    /// Who is in.
+    pub join: &'a Join,
+    /// Where latencies go.
+    pub monitor: &'a mut Monitor,
+}
+
+/// Every client in turn, evenly spread over an interval.
+#[derive(Clone, Copy, Debug)]
+pub struct Sweep {
+    total: u64,
+    /// Nanoseconds for one round.
+    interval: u64,
+    start: u64,
+    visits: u64,
+}
+
+impl Sweep {
+    /// Over clients 0 to `total`, each once per `interval` nanoseconds, from `start` on.
+    pub fn new(total: u32, interval: u64, start: u64) -> Self {
+        Self { total: u64::from(total), interval, start, visits: 0 }
+    }
+
+    /// When the next visit is due.
+    pub fn due(&self) -> u64 {
+        if self.total == 0 {
+            return u64::MAX;
+        }
+        let (rounds, rest) = (self.visits / self.total, self.visits % self.total);
+        let part = u128::from(rest) * u128::from(self.interval) / u128::from(self.total);
+        self.start + rounds * self.interval + part as u64
+    }
+
+    /// The next client, if one is due by `now`, and when it was.
+    pub fn next(&mut self, now: u64) -> Option<(u32, u64)> {
+        let due = self.due();
+        if due > now {
+            return None;
+        }
+        let client = (self.visits % self.total) as u32;
+        self.visits += 1;
+        Some((client, due))
+    }
+}
+
+/// Counts of a run.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Counts {
+    /// Connections that ended without our doing, of clients that were in.
+    pub disconnects: u64,
+    /// The same of clients that were coming in.
+    pub turned_away: u64,
+    /// The last error number of either; 0: closed by the broker.
+    pub last_errno: i32,
+    /// PINGREQ sent.
+    pub pings: u64,
+    /// PINGRESP received.
+    pub pongs: u64,
+}
+
+/// Clients 0 to `crowd` with what they say; a [`Talk`] may have further clients behind them.
+pub struct Crowd<T> {
+    /// Who is in.
+    pub join: Join,
+    /// What they say.
+    pub talk: T,
+    /// What is seen.
+    pub monitor: Monitor,
+    /// What happened.
+    pub counts: Counts,
+    pings: Option<Sweep>,
+    last_arrival: u64,
+    fatal: bool,
+}
+
+impl<T: Talk> Crowd<T> {
+    /// Rings and a crowd of `total` clients, nobody in yet. `ping_interval` in seconds, 0 for
+    /// none; the keep-alive is a quarter longer.
+    pub fn new(
+        total: u32,
+        ping_interval: u32,
+        reset: bool,
+        talk: T,
+        settings: &Settings,
+    ) -> Result<(Self, Net), String> {
+        let monitor = Monitor::new(settings.pid);
+        let net = Net::new(settings.target, total, Options { reset, ..Options::default() })?;
+        let names = Names::Numbered(settings.salt.clone());
+        let mut join = Join::new(settings.version, names, total, settings.joining);
+        join.keep_alive = u16::try_from(ping_interval + ping_interval / 4).unwrap_or(u16::MAX);
+        let interval = u64::from(ping_interval) * SECOND;
+        let pings = (interval > 0).then(|| Sweep::new(total, interval, clock::now()));
+        let counts = Counts::default();
+        let crowd = Self { join, talk, monitor, counts, pings, last_arrival: 0, fatal: false };
+        Ok((crowd, net))
+    }
+
+    /// One turn, at most until `end`. Fails when the run cannot go on.
+    pub fn turn(&mut self, net: &mut Net, end: u64) -> Result<(), String> {
+        let now = clock::now();
+        let mut next = end.min(self.monitor.due()).min(now + 50 * MILLISECOND);
+        if let Some(pings) = &mut self.pings {
+            while let Some((client, _)) = pings.next(now) {
+                if self.join.is_ready(client) {
+                    mqtt::put_pingreq(net.out(client));
+                    self.counts.pings += 1;
+                }
+            }
+            next = next.min(pings.due().max(now + PING_GRAIN));
+        }
+        let mut stage = Stage { net, join: &self.join, monitor: &mut self.monitor };
+        next = next.min(self.talk.speak(&mut stage, now));
+        net.pass(self, next.saturating_sub(clock::now()).max(1), 1)?;
+        self.monitor.look(self.join.ready)?;
+        if self.fatal {
+            return Err(format!("the broker turns clients away: {:?}", self.counts));
+        }
+        Ok(())
+    }
+
+    /// Memory is short or somebody wants us to stop.
+    pub fn must_stop(&self) -> bool {
+        self.monitor.floor_met || stop::requested()
+    }
+
+    /// Brings in everyone who is outside. Returns early when the run must stop.
+    pub fn come_in(&mut self, net: &mut Net) -> Result<(), String> {
+        self.last_arrival = clock::now();
+        while !self.join.complete() && !self.must_stop() {
+            self.join.pump(net)?;
+            self.turn(net, u64::MAX)?;
+            if clock::now() > self.last_arrival + STUCK {
+                let (ready, counts) = (self.join.ready, self.counts);
+                return Err(format!("nobody came in for 60 s; {ready} are in; {counts:?}"));
+            }
+        }
+        self.join.stop();
+        Ok(())
+    }
+
+    /// Stays for `nanos`, or less when the run must stop.
+    pub fn stay(&mut self, net: &mut Net, nanos: u64) -> Result<(), String> {
+        let end = clock::now() + nanos;
+        while clock::now() < end && !self.must_stop() {
+            self.turn(net, end)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the connections of `clients` as fast as they can be ended.
+    pub fn leave(&mut self, net: &mut Net, clients: std::ops::Range<u32>) -> Result<(), String> {
+        for client in clients {
+            if net.is_open(client) {
+                net.hang_up(client);
+                self.join.left(client);
+            }
+            if client % LEAVE_AT_ONCE == LEAVE_AT_ONCE - 1 {
+                net.pass(self, 0, 0)?;
+                self.monitor.look(self.join.ready)?;
+            }
+        }
+        net.pass(self, 0, 0)
+    }
+
+    /// The counts, and how long a CONNACK took.
+    pub fn report(&self, report: &mut Value) {
+        let counts = self.counts;
+        report["disconnects"] = counts.disconnects.into();
+        report["turned_away"] = counts.turned_away.into();
+        report["last_errno"] = counts.last_errno.into();
+        report["pings"] = counts.pings.into();
+        report["pings_unanswered"] = counts.pings.saturating_sub(counts.pongs).into();
+        report["refused"] = self.join.refused.into();
+        report["stopped_early"] = if self.monitor.floor_met {
+            json!("the host was short of memory")
+        } else if stop::requested() {
+            json!("interrupted")
+        } else {
+            Value::Null
+        };
+    }
+}
+
+impl<T: Talk> Handler for Crowd<T> {
+    fn connected(&mut self, net: &mut Net, client: u32) {
+        self.join.connected(net, client);
+    }
+
+    fn received(&mut self, net: &mut Net, client: u32, bytes: &[u8]) -> Result<usize, Malformed> {
+        let now = clock::now();
+        let mut used = 0;
+        while let Some(packet) = mqtt::split(&bytes[used..])? {
+            used += packet.total;
+            if !self.join.is_ready(client) {
+                self.join.packet(net, client, &packet, |c| self.talk.filter(c))?;
+                self.last_arrival = now;
+            } else if packet.first == first::PINGRESP {
+                self.counts.pongs += 1;
+            } else {
+                let mut stage = Stage { net, join: &self.join, monitor: &mut self.monitor };
+                self.talk.packet(&mut stage, client, &packet, now)?;
+            }
+        }
+        Ok(used)
+    }
+
+    fn closed(&mut self, _net: &mut Net, client: u32, errno: i32) {
+        self.counts.last_errno = errno;
+        if self.join.left(client) {
+            self.counts.disconnects += 1;
+        } else {
+            self.counts.turned_away += 1;
+            self.fatal |= self.counts.turned_away > MOST_REFUSALS;
+            self.join.return_of(client);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_visits_everyone_once_per_interval_and_evenly() {
+        let mut sweep = Sweep::new(3, 300, 1000);
+        let mut seen = Vec::new();
+        while let Some(visit) = sweep.next(1650) {
+            seen.push(visit);
+        }
+        let want = [(0, 1000), (1, 1100), (2, 1200), (0, 1300), (1, 1400), (2, 1500), (0, 1600)];
+        assert_eq!(seen, want);
+        assert_eq!(sweep.due(), 1700);
+        assert_eq!(Sweep::new(0, 300, 0).due(), u64::MAX);
+    }
+
+    #[test]
+    fn a_million_clients_for_a_day_do_not_overflow() {
+        let mut sweep = Sweep::new(1_000_000, 240 * SECOND, 0);
+        sweep.visits = 360_000_000 + 1;
+        assert_eq!(sweep.due(), 360 * 240 * SECOND + 240_000);
+    }
+}

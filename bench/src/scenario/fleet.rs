@@ -1,0 +1,270 @@
+//! Devices as they are: a heartbeat of 20 bytes every 15 s (QoS 0), a status of 500 bytes every
+//! minute (QoS 1) that a backend answers, a ping every two minutes; few backends hear all of it.
+
+use super::crowd::{Crowd, Stage, Sweep, Talk};
+use super::{Settings, Snapshot};
+use crate::clock::{self, SECOND};
+use crate::mqtt::{self, Malformed, Packet, Version, first};
+use crate::process::Tree;
+use crate::report;
+use crate::stats::Latency;
+use serde_json::{Value, json};
+use std::io::Write;
+
+const HEARTBEAT_EVERY: u64 = 15 * SECOND;
+const STATUS_EVERY: u64 = 60 * SECOND;
+const PING_EVERY: u32 = 120;
+/// Bytes of a heartbeat: nonce, device, number and time.
+const HEARTBEAT: usize = 20;
+const STATUS: usize = 500;
+/// Subscribers that share the devices, each by a wildcard filter.
+const BACKENDS: u32 = 4;
+
+struct Fleet {
+    salt: String,
+    version: Version,
+    devices: u32,
+    nonce: u32,
+    heartbeats: Option<Sweep>,
+    statuses: Option<Sweep>,
+    ids: Vec<u16>,
+    topic: Vec<u8>,
+    payload: Vec<u8>,
+    heartbeat_latency: Latency,
+    answer_latency: Latency,
+    counts: Counts,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    heartbeats_sent: u64,
+    heartbeats: u64,
+    statuses_sent: u64,
+    statuses: u64,
+    answers: u64,
+    acks: u64,
+    strange: u64,
+    absent: u64,
+}
+
+impl Talk for Fleet {
+    fn filter(&self, client: u32) -> Option<(String, u8)> {
+        let filter = match client.checked_sub(self.devices) {
+            Some(backend) => format!("{}/f/{backend}/+/+", self.salt),
+            None => format!("{}/a/{client}", self.salt),
+        };
+        Some((filter, 1))
+    }
+
+    fn packet(
+        &mut self,
+        stage: &mut Stage<'_>,
+        client: u32,
+        packet: &Packet<'_>,
+        now: u64,
+    ) -> Result<(), Malformed> {
+        if packet.first == first::PUBACK {
+            self.counts.acks += 1;
+            return Ok(());
+        }
+        let publish = mqtt::publish_of(self.version, packet)?;
+        if publish.qos == 1 {
+            mqtt::put_ack(stage.net.out(client), first::PUBACK, publish.id);
+        }
+        let Some((device, stamp)) = self.head(publish.payload) else {
+            self.counts.strange += 1;
+            return Ok(());
+        };
+        let nanos = now.saturating_sub(stamp);
+        if client == device {
+            self.counts.answers += 1;
+            self.answer_latency.record(nanos);
+        } else if client != self.devices + device % BACKENDS {
+            self.counts.strange += 1;
+        } else if publish.payload.len() == HEARTBEAT {
+            self.counts.heartbeats += 1;
+            self.heartbeat_latency.record(nanos);
+            stage.monitor.latency.record(nanos);
+        } else {
+            self.counts.statuses += 1;
+            self.topic.clear();
+            let _ = write!(self.topic, "{}/a/{device}", self.salt);
+            let id = self.following(client);
+            let answer = &publish.payload[..HEARTBEAT];
+            mqtt::put_publish(stage.net.out(client), self.version, 1, &self.topic, id, answer);
+        }
+        Ok(())
+    }
+
+    fn speak(&mut self, stage: &mut Stage<'_>, now: u64) -> u64 {
+        let mut next = u64::MAX;
+        if let Some(mut sweep) = self.heartbeats.take() {
+            while let Some((device, due)) = sweep.next(now) {
+                self.publish(stage, device, due, HEARTBEAT);
+            }
+            next = next.min(sweep.due());
+            self.heartbeats = Some(sweep);
+        }
+        if let Some(mut sweep) = self.statuses.take() {
+            while let Some((device, due)) = sweep.next(now) {
+                self.publish(stage, device, due, STATUS);
+            }
+            next = next.min(sweep.due());
+            self.statuses = Some(sweep);
+        }
+        next
+    }
+}
+
+impl Fleet {
+    fn publish(&mut self, stage: &mut Stage<'_>, device: u32, due: u64, size: usize) {
+        if !stage.join.is_ready(device) {
+            self.counts.absent += 1;
+            return;
+        }
+        let (qos, kind, count) = if size == STATUS {
+            (1, 's', &mut self.counts.statuses_sent)
+        } else {
+            (0, 'h', &mut self.counts.heartbeats_sent)
+        };
+        *count += 1;
+        self.payload[..4].copy_from_slice(&self.nonce.to_le_bytes());
+        self.payload[4..8].copy_from_slice(&device.to_le_bytes());
+        self.payload[8..12].copy_from_slice(&(*count as u32).to_le_bytes());
+        self.payload[12..20].copy_from_slice(&due.to_le_bytes());
+        let id = if qos == 1 { self.following(device) } else { 0 };
+        self.topic.clear();
+        let _ = write!(self.topic, "{}/f/{}/{device}/{kind}", self.salt, device % BACKENDS);
+        let out = stage.net.out(device);
+        mqtt::put_publish(out, self.version, qos, &self.topic, id, &self.payload[..size]);
+    }
+
+    fn following(&mut self, client: u32) -> u16 {
+        let id = &mut self.ids[client as usize];
+        *id = id.wrapping_add(1).max(1);
+        *id
+    }
+
+    /// Device and time out of a payload of this run.
+    fn head(&self, payload: &[u8]) -> Option<(u32, u64)> {
+        let head = payload.first_chunk::<HEARTBEAT>()?;
+        let word =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let device = word(4);
+        (word(0) == self.nonce && device < self.devices)
+            .then(|| (device, u64::from(word(12)) | u64::from(word(16)) << 32))
+    }
+
+    fn delivered(&self) -> u64 {
+        self.counts.heartbeats + self.counts.statuses + self.counts.answers
+    }
+}
+
+/// `devices` come in, with their backends, and live for `settings.hold` seconds.
+pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
+    let fleet = Fleet {
+        salt: settings.salt.clone(),
+        version: settings.version,
+        devices,
+        nonce: std::process::id(),
+        heartbeats: None,
+        statuses: None,
+        ids: vec![0; (devices + BACKENDS) as usize],
+        topic: Vec::new(),
+        payload: vec![b'.'; STATUS],
+        heartbeat_latency: Latency::new(),
+        answer_latency: Latency::new(),
+        counts: Counts::default(),
+    };
+    let (mut crowd, mut net) = Crowd::new(devices + BACKENDS, PING_EVERY, true, fleet, settings)?;
+    let rss = |crowd: &Crowd<Fleet>| crowd.monitor.tree().map(Tree::memory).unwrap_or_default().rss;
+    let empty = rss(&crowd);
+    crowd.monitor.phase("connect");
+    crowd.come_in(&mut net)?;
+    if !crowd.join.complete() {
+        return Err(format!("only {} clients came in before we had to stop", crowd.join.ready));
+    }
+    let now = clock::now();
+    crowd.talk.heartbeats = Some(Sweep::new(devices, HEARTBEAT_EVERY, now));
+    crowd.talk.statuses = Some(Sweep::new(devices, STATUS_EVERY, now));
+    crowd.monitor.phase("warm-up");
+    crowd.stay(&mut net, clock::nanos(settings.warmup))?;
+    crowd.talk.heartbeat_latency.clear();
+    crowd.talk.answer_latency.clear();
+    crowd.monitor.phase("fleet");
+    let snapshot = |crowd: &Crowd<Fleet>| {
+        let counts = crowd.talk.counts;
+        let sent = counts.heartbeats_sent + counts.statuses_sent + counts.statuses;
+        Snapshot::take(crowd.monitor.tree(), crowd.talk.delivered(), sent)
+    };
+    let from = snapshot(&crowd);
+    crowd.stay(&mut net, clock::nanos(settings.hold))?;
+    let to = snapshot(&crowd);
+    (crowd.talk.heartbeats, crowd.talk.statuses) = (None, None);
+    crowd.stay(&mut net, SECOND)?;
+
+    let mut report = from.until(&to);
+    crowd.report(&mut report);
+    let counts = crowd.talk.counts;
+    report["clients"] = devices.into();
+    report["heartbeat_ms"] = crowd.talk.heartbeat_latency.report();
+    report["answer_ms"] = crowd.talk.answer_latency.report();
+    report["heartbeats_lost"] = counts.heartbeats_sent.saturating_sub(counts.heartbeats).into();
+    report["statuses_lost"] = counts.statuses_sent.saturating_sub(counts.statuses).into();
+    report["answers_lost"] = counts.statuses.saturating_sub(counts.answers).into();
+    report["unacknowledged"] =
+        (counts.statuses_sent + counts.statuses).saturating_sub(counts.acks).into();
+    report["strange"] = counts.strange.into();
+    report["absent"] = counts.absent.into();
+    report["memory"] = json!({
+        "empty_rss": empty, "full_rss": rss(&crowd),
+        "peak_rss": crowd.monitor.tree().map(Tree::peak),
+    });
+    report["series"] = crowd.monitor.report();
+    Ok(report)
+}
+
+/// The result for a person.
+pub fn table(report: &Value) -> String {
+    let figure = |path: &str| report::number(report, path).unwrap_or(f64::NAN);
+    let mib = |path: &str| figure(path) / 1_048_576.0;
+    let each = (figure("memory.full_rss") - figure("memory.empty_rss")) / figure("clients");
+    let mut text = format!(
+        "fleet: {} devices and {BACKENDS} backends, {:.0} s\n\
+         \x20 traffic        {:.0} messages/s delivered; broker {:.1} % of a core, {:.2} µs each; \
+         generator {:.1} %\n\
+         \x20 heartbeat      p50 {:.2}, p99 {:.2}, p99.9 {:.2}, max {:.2} ms, from when it was \
+         due\n\
+         \x20 status answer  p50 {:.2}, p99 {:.2}, p99.9 {:.2}, max {:.2} ms there and back\n\
+         \x20 faults         lost {} heartbeats, {} statuses, {} answers; {} disconnects, {} \
+         strange, {} of {} pings unanswered\n\
+         \x20 broker memory  {:.1} MiB ({each:.0} B per client), peak {:.1}\n",
+        report["clients"],
+        figure("seconds"),
+        figure("delivered_per_s"),
+        figure("cpu_percent"),
+        figure("cpu_us"),
+        figure("generator_percent"),
+        figure("heartbeat_ms.p50"),
+        figure("heartbeat_ms.p99"),
+        figure("heartbeat_ms.p99.9"),
+        figure("heartbeat_ms.max"),
+        figure("answer_ms.p50"),
+        figure("answer_ms.p99"),
+        figure("answer_ms.p99.9"),
+        figure("answer_ms.max"),
+        report["heartbeats_lost"],
+        report["statuses_lost"],
+        report["answers_lost"],
+        report["disconnects"],
+        report["strange"],
+        report["pings_unanswered"],
+        report["pings"],
+        mib("memory.full_rss"),
+        mib("memory.peak_rss"),
+    );
+    if let Some(why) = report["stopped_early"].as_str() {
+        text.push_str(&format!("  stopped early: {why}\n"));
+    }
+    text
+}

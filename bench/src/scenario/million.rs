@@ -1,0 +1,236 @@
+//! Connections: what each costs to come in and to keep, and whether memory comes back.
+
+use super::crowd::{Crowd, Stage, Talk};
+use super::{Settings, Snapshot};
+use crate::clock::{self, MILLISECOND, SECOND};
+use crate::host::Host;
+use crate::mqtt::{Malformed, Packet};
+use crate::process::{self, Memory, Tree};
+use crate::report;
+use serde_json::{Value, json};
+
+/// Keep-alive is 300 s, and pings come this often, in seconds.
+const PING_EVERY: u32 = 240;
+/// The broker is given this long after a phase before its memory is read.
+const SETTLE: u64 = 2 * SECOND;
+/// Longest wait for the broker to have closed everything.
+const CLOSING: u64 = 60 * SECOND;
+
+/// Clients that say nothing.
+struct Quiet {
+    salt: String,
+    subscribe: bool,
+    strange: u64,
+}
+
+impl Talk for Quiet {
+    fn filter(&self, client: u32) -> Option<(String, u8)> {
+        self.subscribe.then(|| (format!("{}/m/{client}", self.salt), 0))
+    }
+
+    fn packet(
+        &mut self,
+        _stage: &mut Stage<'_>,
+        _client: u32,
+        _packet: &Packet<'_>,
+        _now: u64,
+    ) -> Result<(), Malformed> {
+        self.strange += 1;
+        Ok(())
+    }
+}
+
+/// `clients` come in, `rate` per second or as fast as they can, stay for `settings.hold` seconds
+/// and leave.
+pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Result<Value, String> {
+    let own_before = process::own_resident();
+    let talk = Quiet { salt: settings.salt.clone(), subscribe, strange: 0 };
+    let (mut crowd, mut net) = Crowd::new(clients, PING_EVERY, true, talk, settings)?;
+    crowd.join.rate = settings.rate.unwrap_or(rate);
+    let memory = |crowd: &Crowd<Quiet>| crowd.monitor.tree().map(Tree::memory).unwrap_or_default();
+    let snapshot = |crowd: &Crowd<Quiet>, n: u64| Snapshot::take(crowd.monitor.tree(), n, n);
+
+    let empty = memory(&crowd);
+    crowd.monitor.phase("connect");
+    let from = snapshot(&crowd, 0);
+    let joined = crowd.come_in(&mut net);
+    let reached = crowd.join.ready;
+    let to = snapshot(&crowd, u64::from(reached));
+    let mut report = coming_in(&from, &to);
+    report["clients"] = reached.into();
+    report["wanted"] = clients.into();
+    report["connack_ms"] = crowd.join.connack.report();
+    if let Err(why) = joined {
+        return failed(report, &crowd, why);
+    }
+
+    crowd.monitor.phase("settle");
+    crowd.stay(&mut net, SETTLE)?;
+    let full = memory(&crowd);
+    crowd.monitor.phase("hold");
+    let from = snapshot(&crowd, 0);
+    let held = crowd.stay(&mut net, clock::nanos(settings.hold));
+    let to = snapshot(&crowd, 0);
+    let after = memory(&crowd);
+    let host = Host::now().since(&crowd.monitor.before);
+    report["generator_bytes_per_client"] =
+        (process::own_resident().saturating_sub(own_before) as f64 / f64::from(reached.max(1)))
+            .into();
+    crowd.stay(&mut net, 200 * MILLISECOND)?;
+    crowd.report(&mut report);
+    report["hold"] = from.until(&to);
+    report["still_in"] = crowd.join.ready.into();
+    if let Err(why) = held {
+        return failed(report, &crowd, why);
+    }
+
+    crowd.monitor.phase("leave");
+    let left = clock::now();
+    crowd.leave(&mut net, 0..clients)?;
+    let ours_closed = clock::now();
+    let gone = wait_for_broker(&mut crowd, &mut net)?;
+    report["leave"] = json!({
+        "closing_s": (ours_closed - left) as f64 / 1e9,
+        "broker_done_s": gone.map(|at| (at - left) as f64 / 1e9),
+    });
+    let back = memory(&crowd);
+    report["memory"] = memories(empty, full, after, back, reached, crowd.monitor.tree());
+    report["host"] = host;
+    report["host_after"] = Host::now().since(&crowd.monitor.before);
+    report["strange"] = crowd.talk.strange.into();
+    report["series"] = crowd.monitor.report();
+    Ok(report)
+}
+
+/// The part of a report that there is when the broker failed.
+fn failed(mut report: Value, crowd: &Crowd<Quiet>, why: String) -> Result<Value, String> {
+    crowd.report(&mut report);
+    report["failure"] = why.into();
+    report["series"] = crowd.monitor.report();
+    Ok(report)
+}
+
+fn coming_in(from: &Snapshot, to: &Snapshot) -> Value {
+    let interval = from.until(to);
+    json!({
+        "seconds": interval["seconds"],
+        "connects_per_s": interval["delivered_per_s"],
+        "connect_cpu_us": interval["cpu_us"],
+        "connect_cpu_percent": interval["cpu_percent"],
+        "generator_cpu_us": interval["generator_cpu_us"],
+        "generator_percent": interval["generator_percent"],
+    })
+}
+
+/// Until the host has hardly more sockets than before, and the memory had time to come back.
+fn wait_for_broker(crowd: &mut Crowd<Quiet>, net: &mut crate::clients::Net) -> Gone {
+    let limit = clock::now() + CLOSING;
+    let rest = crowd.monitor.before.sockets + 200;
+    let mut gone = None;
+    while clock::now() < limit && gone.is_none() {
+        crowd.turn(net, limit)?;
+        gone = (Host::now().sockets <= rest).then(clock::now);
+    }
+    let end = clock::now() + SETTLE;
+    while clock::now() < end {
+        crowd.turn(net, end)?;
+    }
+    Ok(gone)
+}
+
+type Gone = Result<Option<u64>, String>;
+
+fn memories(
+    empty: Memory,
+    full: Memory,
+    held: Memory,
+    back: Memory,
+    clients: u32,
+    tree: Option<&Tree>,
+) -> Value {
+    if tree.is_none() {
+        return Value::Null;
+    }
+    let each = |to: u64, from: u64| (to as f64 - from as f64) / f64::from(clients.max(1));
+    json!({
+        "empty_rss": empty.rss, "empty_pss": empty.pss,
+        "full_rss": full.rss, "full_pss": full.pss,
+        "held_rss": held.rss, "held_pss": held.pss,
+        "back_rss": back.rss, "back_pss": back.pss,
+        "rss_per_client": each(full.rss, empty.rss),
+        "pss_per_client": each(full.pss, empty.pss),
+        "peak_rss": tree.map(Tree::peak),
+    })
+}
+
+/// The result for a person.
+pub fn table(name: &str, report: &Value) -> String {
+    let figure = |path: &str| report::number(report, path).unwrap_or(f64::NAN);
+    let mib = |path: &str| figure(path) / 1_048_576.0;
+    let mut text = format!(
+        "{name}: {} of {} clients\n\
+         \x20 coming in      {:.0} connects/s in {:.1} s; CONNACK p50 {:.1}, p99 {:.1}, p99.9 \
+         {:.1}, max {:.1} ms\n\
+         \x20                broker {:.1} µs CPU each ({:.0} % of a core), generator {:.1} µs\n",
+        report["clients"],
+        report["wanted"],
+        figure("connects_per_s"),
+        figure("seconds"),
+        figure("connack_ms.p50"),
+        figure("connack_ms.p99"),
+        figure("connack_ms.p99.9"),
+        figure("connack_ms.max"),
+        figure("connect_cpu_us"),
+        figure("connect_cpu_percent"),
+        figure("generator_cpu_us"),
+    )
+    .replace("NaN", "-");
+    if let Some(why) = report["failure"].as_str() {
+        text.push_str(&format!("  FAILED         {why}\n"));
+    }
+    text.push_str(&format!(
+        "  faults         {} disconnects, {} turned away, {} refused, {} of {} pings unanswered, \
+         last errno {}\n",
+        report["disconnects"],
+        report["turned_away"],
+        report["refused"],
+        report["pings_unanswered"],
+        report["pings"],
+        report["last_errno"],
+    ));
+    if let Some(why) = report["stopped_early"].as_str() {
+        text.push_str(&format!("  stopped early  {why}\n"));
+    }
+    if report.get("memory").is_some_and(Value::is_object) {
+        text.push_str(&format!(
+            "  broker memory  {:.0} B RSS, {:.0} B PSS per client; {:.1} MiB empty, {:.1} full, \
+             {:.1} after the hold,\n\x20                {:.1} after all left; peak {:.1}\n",
+            figure("memory.rss_per_client"),
+            figure("memory.pss_per_client"),
+            mib("memory.empty_rss"),
+            mib("memory.full_rss"),
+            mib("memory.held_rss"),
+            mib("memory.back_rss"),
+            mib("memory.peak_rss"),
+        ));
+    }
+    if report.get("host").is_some() {
+        let clients = figure("clients").max(1.0);
+        text.push_str(&format!(
+            "  host memory    {:.0} MiB for both ends and both programs, {:.0} B per client; slab \
+             {:.0} MiB\n  idle           broker {:.2} % of a core, generator {:.2} %, held {:.0} \
+             s\n  generator      {:.0} B per client\n  leaving        we closed in {:.1} s, the \
+             broker was done after {:.1} s\n",
+            mib("host.memory"),
+            figure("host.memory") / clients,
+            mib("host.slab"),
+            figure("hold.cpu_percent"),
+            figure("hold.generator_percent"),
+            figure("hold.seconds"),
+            figure("generator_bytes_per_client"),
+            figure("leave.closing_s"),
+            figure("leave.broker_done_s"),
+        ));
+    }
+    text
+}
