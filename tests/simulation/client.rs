@@ -367,7 +367,9 @@ impl Client {
                 Fate::Once
             };
         }
-        self.known = match (connected, by_client || orderly) {
+        // The broker may have closed before, and the client had not read that far.
+        let closed = self.conn.is_some_and(|conn| world.conns[conn].server != End::Open);
+        self.known = match (connected, (by_client && !closed) || orderly) {
             (true, true) if leaving => Known::Left(self.left_at),
             (true, true) => Known::Left(world.now),
             (true, false) => Known::Unclear,
@@ -724,7 +726,9 @@ impl Client {
                 Known::Left(at) if world.now - at < u64::from(expiry) * 1000 => {
                     assert!(present, "{}: the session has gone early", self.name);
                 }
-                Known::Left(_) if expiry == 0 && !self.unanswered => assert!(!present, "{}: a session of 0 s", self.name),
+                Known::Left(_) if expiry == 0 && !self.unanswered => {
+                    assert!(!present, "{}: a session of 0 s", self.name)
+                }
                 _ => {}
             }
         }
