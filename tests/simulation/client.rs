@@ -133,6 +133,10 @@ pub struct Client {
     clean: bool,
     /// The last CONNECT had a will: the last of `wills`.
     has_will: bool,
+    /// Some CONNECT since the last CONNACK was not answered.
+    unanswered: bool,
+    /// It has had a subscription with No Local in this session.
+    pub no_local: bool,
     /// When DISCONNECT was written.
     left_at: u64,
     /// Session Expiry Interval of the last connection, seconds.
@@ -216,6 +220,8 @@ impl Client {
             must_clean: false,
             clean: false,
             has_will: false,
+            unanswered: false,
+            no_local: false,
             left_at: 0,
             granted: 0,
             known: Known::Unclear,
@@ -361,13 +367,16 @@ impl Client {
                 Fate::Once
             };
         }
-        self.known = match (connected, by_client || orderly) {
+        // The broker may have closed before, and the client had not read that far.
+        let closed = self.conn.is_some_and(|conn| world.conns[conn].server != End::Open);
+        self.known = match (connected, (by_client && !closed) || orderly) {
             (true, true) if leaving => Known::Left(self.left_at),
             (true, true) => Known::Left(world.now),
             (true, false) => Known::Unclear,
-            (false, _) => Known::Unclear,
+            (false, _) => self.known,
         };
         if !connected {
+            self.unanswered = true;
             // Whether it got as far as the session, nobody knows.
             for will in &mut self.wills {
                 if let Fate::Delayed(_) = will.fate {
@@ -495,6 +504,7 @@ impl Client {
         if !self.is_v5() {
             (sub.no_local, sub.as_published, sub.id) = (false, false, 0);
         }
+        self.no_local |= sub.no_local;
         let id = self.free_id();
         let options = SubscribeOptions {
             qos: Qos::from_u8(sub.qos).unwrap(),
@@ -596,6 +606,9 @@ impl Client {
             // [MQTT-3.1.2-24]
             assert!(bytes.len() <= self.packet_maximum as usize, "{}: too large", self.name);
             self.take(world, run, packet);
+            if self.conn.is_none() {
+                return;
+            }
             rest = tail;
         }
         self.input = rest.to_vec();
@@ -605,7 +618,12 @@ impl Client {
         if let Packet::ConnAck(ack) = packet {
             assert_eq!(self.stage, Stage::Connecting, "{}: a second CONNACK", self.name);
             assert_eq!(ack.reason, ReasonCode::Success, "{}", self.name);
-            self.connected(world, run, ack.session_present);
+            if !self.connected(world, run, ack.session_present) {
+                self.forget_session();
+                self.must_clean = true;
+                self.abandon(world, run, End::Reset);
+                return;
+            }
             let quota = ack.properties.receive_maximum.unwrap_or(u16::MAX);
             self.quota = usize::from(quota.min(16));
             return;
@@ -692,10 +710,10 @@ impl Client {
         self.answers.push_back((after.max(run.tick + delay as u64), bytes, done));
     }
 
-    fn connected(&mut self, world: &World, run: &mut Run, present: bool) {
+    fn connected(&mut self, world: &World, run: &mut Run, present: bool) -> bool {
         self.tell(run, &format!("connected present={present} known={:?}", self.known));
         self.stage = Stage::Up;
-        let expiry = self.granted;
+        let (expiry, known) = (self.granted, self.known);
         self.granted = match self.is_v5() {
             true => self.expiry,
             false if self.clean => 0,
@@ -708,7 +726,9 @@ impl Client {
                 Known::Left(at) if world.now - at < u64::from(expiry) * 1000 => {
                     assert!(present, "{}: the session has gone early", self.name);
                 }
-                Known::Left(_) if expiry == 0 => assert!(!present, "{}: a session of 0 s", self.name),
+                Known::Left(_) if expiry == 0 && !self.unanswered => {
+                    assert!(!present, "{}: a session of 0 s", self.name)
+                }
                 _ => {}
             }
         }
@@ -728,11 +748,20 @@ impl Client {
                 };
             }
         }
+        let lasted = match known {
+            Known::Left(at) => world.now - at < u64::from(expiry) * 1000,
+            Known::Unclear | Known::Live => false,
+        };
+        // A CONNECT without an answer may have begun another session after this one's end.
+        let doubtful = std::mem::take(&mut self.unanswered) && !lasted && !self.clean;
         self.known = Known::Live;
         self.must_clean = false;
         if !present {
             self.forget_session();
-            return;
+            return true;
+        }
+        if doubtful {
+            return false;
         }
         // [MQTT-4.4.0-1]
         for out in self.out.clone() {
@@ -743,6 +772,7 @@ impl Client {
                 self.write_publish(run, out.message, out.id, length, true);
             }
         }
+        true
     }
 
     fn arrived(&mut self, run: &mut Run, publish: &Publish<'_>) {

@@ -166,11 +166,6 @@ impl Driver {
             || self.slots.iter().any(|slot| slot.open && slot.is_ready(&conns[slot.conn], now))
     }
 
-    /// When a lingering close ends.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.slots.iter().filter(|slot| slot.open).filter_map(|slot| slot.linger).min()
-    }
-
     /// The kernel's work: completions for everything that is possible now.
     pub fn poll(&mut self, conns: &mut [Conn], now: Instant, rng: &mut Rng) {
         for index in 0..self.slots.len() {

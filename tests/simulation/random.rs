@@ -38,6 +38,7 @@ struct Sim {
 
 /// The first clients only watch: they never fail and never leave before the end.
 const WATCHERS: usize = 3;
+const CALM: Faults = Faults { hand_over_fails: 0, late: 0, split: 0, receive: 65_536 };
 
 fn plan(seed: u64, rng: &mut Rng) -> Plan {
     let mut settings = roomy();
@@ -74,11 +75,12 @@ fn plan(seed: u64, rng: &mut Rng) -> Plan {
 /// One run. Panics on the first thing that is wrong.
 pub fn simulate(seed: u64, verbose: bool) -> Outcome {
     let mut rng = Rng::new(seed);
-    let plan = plan(seed, &mut rng);
+    let mut plan = plan(seed, &mut rng);
     if verbose {
         eprintln!("{} shards, {:?}\n{:#?}", plan.shards, plan.faults, plan.settings);
     }
     let (faults, settings) = (plan.faults, plan.settings.clone());
+    plan.faults = CALM;
     let world = World::new(plan);
     let run = Run {
         tick: 0,
@@ -160,6 +162,9 @@ impl Sim {
         }
         self.rest(50);
         self.run.calm = false;
+        for node in &mut self.world.nodes {
+            node.driver.faults = self.faults;
+        }
     }
 
     fn chaos(&mut self) {
@@ -284,9 +289,8 @@ impl Sim {
 
     fn calm_down(&mut self) {
         self.run.calm = true;
-        let calm = Faults { receive: 65_536, ..Faults::default() };
         for node in &mut self.world.nodes {
-            node.driver.faults = calm;
+            node.driver.faults = CALM;
         }
         for client in &mut self.clients {
             for ghost in std::mem::take(&mut client.ghosts) {
@@ -363,7 +367,7 @@ impl Sim {
                     if message.acked
                         && message.qos > 0
                         && message.sent_at > sub.since
-                        && !(own && client.subs.values().any(|sub| sub.no_local))
+                        && !(own && client.no_local)
                         && topic::matches(filter, &message.topic)
                         && !client.got.contains_key(&id)
                     {
@@ -460,6 +464,12 @@ impl Sim {
     }
 
     fn check_wills(&self, settings: &Settings) {
+        if self.run.verbose {
+            eprintln!("{:#?}", self.world.counters());
+            for node in &self.world.nodes {
+                eprintln!("{:?}", node.shard.audit());
+            }
+        }
         let lossy = settings.pending.messages < 10_000;
         for client in &self.clients {
             for will in &client.wills {
@@ -519,6 +529,5 @@ impl Sim {
         for entrance in &self.world.entrances {
             assert_eq!(entrance.connections.used(), 0);
         }
-        let _ = &self.faults;
     }
 }

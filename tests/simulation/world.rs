@@ -125,17 +125,6 @@ impl World {
             || node.shard.deadline().is_some_and(|deadline| deadline <= now)
     }
 
-    /// The earliest time at which a sleeping shard wakes by itself.
-    pub fn deadline(&self) -> u64 {
-        self.nodes
-            .iter()
-            .flat_map(|node| [node.shard.deadline(), node.driver.deadline()])
-            .flatten()
-            .map(|at| at.0)
-            .min()
-            .unwrap_or(self.now + 1000)
-    }
-
     /// Lets time pass.
     pub fn advance(&mut self, millis: u64) {
         self.now += millis;
