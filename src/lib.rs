@@ -28,15 +28,17 @@
 //! 6. No work on a step grows with the number of clients; what could (fan-out, replay, expiry) is
 //!    bounded per step or proportional to what is delivered.
 //!
-//! # What shards share (everything else has one owner)
-//! | what | why |
-//! |---|---|
-//! | [`mesh::interest::Interest`]: a lock-free map, 48 atomic shapes, and per shard a ledger behind a mutex that only that shard takes, while subscribing | which shards want a topic, visible at once, without a copy per core |
-//! | payloads of large messages ([`message::Message`], reference-counted) | not copied per shard |
-//! | [`mesh::mailbox`]: SPSC rings | mail |
-//! | doorbells and ring ports (`ring::park`, `ring::port`): atomics | waking a core, finding a ring with room |
-//! | [`mesh::quota`]: connections, retained messages, rates | bounds of the whole broker; never on the publish path |
-//! | [`mesh::Shared`] and the settings behind `Arc` | read only |
+//! # What shards share
+//! Everything else has one owner.
+//! - [`mesh::interest::Interest`]: which shards want a topic, visible at once, without a copy per
+//!   core. A lock-free map, 48 atomic shapes, and per shard a ledger behind a mutex that only that
+//!   shard takes, while subscribing.
+//! - Payloads of large messages ([`message::Message`], reference-counted): not copied per shard.
+//! - [`mesh::mailbox`]: SPSC rings. `ring::park` and `ring::port`: atomics to wake a core and to
+//!   find a ring with room for a socket.
+//! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates); never on
+//!   the publish path.
+//! - [`mesh::Shared`], entrances and settings behind `Arc`: read only.
 //!
 //! # Where measurement or need changed the plan
 //! - **`serde_yaml` is not used.** Configuration errors name file, line and key for every problem
@@ -44,8 +46,8 @@
 //!   gives events with lines.
 //! - **Spinning before parking** is done only while it pays: with work every 100 µs a spin of 20 µs
 //!   never meets any and costs a fifth of the core.
-//! - **Between spin and glommio's park** a core dozes in its own ring's wait (at most 2 ms): through
-//!   glommio each wake-up costs several system calls more.
+//! - **Between spin and glommio's park** a core dozes in its own ring's wait (at most 2 ms):
+//!   through glommio each wake-up costs several system calls more.
 //! - **Transparent huge pages are off**: the allocator's size classes were rounded up to 2 MiB
 //!   (15,000 idle clients: 600 bytes each with, 391 without).
 //! - **Two rings per ordered pair of shards**, data and control: see invariant 4.

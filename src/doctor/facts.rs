@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 use super::cgroup::{self, Cgroup};
 use super::place::{self, Place};
 
+/// Lets a process past `RLIMIT_MEMLOCK`.
+pub(super) const CAP_IPC_LOCK: u32 = 14;
+/// Lets a process past `kernel.io_uring_disabled` = 1 and `fs.file-max`.
+pub(super) const CAP_SYS_ADMIN: u32 = 21;
+
 /// Everything known about this host, as this process sees it.
 #[derive(Clone, Default, Debug)]
 pub struct Facts {

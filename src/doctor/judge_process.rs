@@ -2,7 +2,7 @@
 
 use crate::limits::MINIMUM_KERNEL;
 
-use super::facts::Facts;
+use super::facts::{CAP_IPC_LOCK, CAP_SYS_ADMIN, Facts};
 use super::finding::{Finding, Fix, Severity};
 use super::need::Need;
 use super::place::Engine;
@@ -33,9 +33,6 @@ const MEMLOCK_LEAST: u64 = 512 << 10;
 const MEMLOCK_SHARD: u64 = 34 << 20;
 /// Below this many places per ring a million clients need so many rings that it shows.
 const NOFILE_GOOD: u64 = 65_536;
-/// Lets a process past `kernel.io_uring_disabled` = 1, `fs.file-max`, and RLIMIT_MEMLOCK.
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_IPC_LOCK: u32 = 14;
 
 // Error numbers of every Linux the broker is built for; libc belongs to the runtime.
 const EPERM: i32 = 1;

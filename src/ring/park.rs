@@ -132,7 +132,8 @@ impl Luck {
 
     fn spun(&mut self, found: bool) {
         self.skipped = 0;
-        self.credit = if found { (self.credit + 1).min(CREDIT) } else { self.credit.saturating_sub(1) };
+        self.credit =
+            if found { (self.credit + 1).min(CREDIT) } else { self.credit.saturating_sub(1) };
     }
 }
 

@@ -1,13 +1,12 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
-use super::connect::expiry_deadline;
 use super::connection::Stage;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
-use crate::session::Will;
+use crate::session::{NEVER, Will};
 use crate::time::Instant;
 
 /// Milliseconds a closing connection has to take its last packets.
@@ -126,7 +125,6 @@ impl Shard {
     /// The session loses its connection.
     fn detach(&mut self, index: u32, cause: Cause) {
         let now = self.now;
-        self.unpark_waiters(index);
         self.groups.joining.remove(&index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
@@ -134,6 +132,9 @@ impl Shard {
             flow.crowded = None;
             flow.replays.clear();
         }
+        // Only now: what the publishers go on with must not find this client crowded again.
+        self.unpark_waiters(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
         let expiry = session.expiry;
         match session.will.take() {
             Some(_) if cause.deletes_will() => {}
@@ -202,10 +203,10 @@ impl Shard {
             return;
         }
         let due = session.will.as_ref().and_then(|will| will.due);
-        if due.is_some_and(|due| due <= now) {
-            if let Some(will) = session.will.take() {
-                self.fire_will(*will);
-            }
+        if due.is_some_and(|due| due <= now)
+            && let Some(will) = session.will.take()
+        {
+            self.fire_will(*will);
         }
         let Some(session) = self.sessions.get(index) else { return };
         let due = session.will.as_ref().and_then(|will| will.due);
@@ -328,4 +329,9 @@ impl Shard {
     pub(super) fn leave_groups(&mut self, index: u32) {
         self.tell_groups(index, Control::Leave);
     }
+}
+
+/// Whether an expiry in seconds ends at some time; then when.
+fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
+    (expiry != NEVER).then(|| now.plus_millis(u64::from(expiry) * 1000))
 }

@@ -7,7 +7,7 @@ use crate::ids::SocketId;
 use crate::mesh::Entrance;
 use crate::message::{Message, MessageRef};
 use crate::packet::{self, ConnAck, ConnAckProperties, Connect, Framing, Qos, ReasonCode, Version};
-use crate::session::{Extras, NEVER, Session, Subscriptions, Will};
+use crate::session::{Extras, Session, Subscriptions, Will};
 use crate::time::Instant;
 use std::sync::Arc;
 
@@ -142,14 +142,14 @@ impl Shard {
     ) -> (u32, bool) {
         let mut known = self.find_session(name);
         let mut inherited = None;
-        if let Some(index) = known {
-            if self.sessions.get(index).is_some_and(|session| session.socket.is_some()) {
-                self.counters.takeovers += 1;
-                // [MQTT-3.1.4-3]: one live connection per ClientId. This fires or delays the will
-                // and ends a session without expiry, exactly as any other loss would.
-                self.take_over(index);
-                known = self.find_session(name);
-            }
+        if let Some(index) = known
+            && self.sessions.get(index).is_some_and(|session| session.socket.is_some())
+        {
+            self.counters.takeovers += 1;
+            // [MQTT-3.1.4-3]: one live connection per ClientId. This fires or delays the will
+            // and ends a session without expiry, exactly as any other loss would.
+            self.take_over(index);
+            known = self.find_session(name);
         }
         let mountpoint = mountpoint_of(&entrance.mountpoint, name, connect.username);
         // Subscriptions and queued messages carry the prefix they were made under: a session is
@@ -353,9 +353,4 @@ fn mountpoint_of(template: &str, client_id: &str, username: Option<&str>) -> Str
     template
         .replace("${client_id}", &clean(client_id))
         .replace("${username}", &clean(username.unwrap_or("")))
-}
-
-/// Whether an expiry in seconds ends at some time; then when.
-pub(super) fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
-    (expiry != NEVER).then(|| now.plus_millis(u64::from(expiry) * 1000))
 }

@@ -3,7 +3,7 @@
 use super::Shard;
 use super::connection::{Connection, Holds};
 use super::output::{Output, Pool};
-use super::timers::FLOW_IDLE;
+
 use crate::config::OnFull;
 use crate::ids::SocketId;
 use crate::message::{Message, MessageRef};
@@ -146,6 +146,11 @@ impl Shard {
         let qos = message.qos.min(terms.qos);
         let Some(session) = self.sessions.get(index) else { return };
         match (session.socket, qos) {
+            (Some(_), Qos::AtMostOnce)
+                if session.flow.as_ref().is_some_and(|flow| flow.pending.has_qos0()) =>
+            {
+                self.enqueue(index, message, terms, qos);
+            }
             (Some(socket), Qos::AtMostOnce) => self.deliver_qos0(index, socket, message, terms),
             (Some(socket), _) => self.deliver_acknowledged(index, socket, message, terms, qos),
             (None, Qos::AtMostOnce) if !self.settings.queue_qos0 => {
@@ -304,7 +309,6 @@ impl Shard {
         let flow = session.flow();
         if !std::mem::replace(&mut flow.listed, true) {
             self.idle_flows.push_back((self.now, self.session_ref(index)));
-            debug_assert!(FLOW_IDLE > 0);
         }
     }
 
@@ -461,11 +465,9 @@ impl Shard {
         let Some(output) = &mut connection.output else { return };
         output.sent(now);
         let unsent = output.unsent();
-        if unsent > 0 {
-            if !output.dirty {
-                output.dirty = true;
-                self.dirty.push(socket);
-            }
+        if unsent > 0 && !output.dirty {
+            output.dirty = true;
+            self.dirty.push(socket);
         }
         let caught_up = unsent <= low && output.crowded.take().is_some();
         if unsent == 0 {

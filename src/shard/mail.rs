@@ -23,8 +23,9 @@ impl Shard {
         // Another peer is first in each step.
         self.first_peer = (self.first_peer + 1) % self.shards;
         for step in 0..self.shards {
-            let peer = ShardId(((u16::from(self.first_peer) + u16::from(step))
-                % u16::from(self.shards)) as u8);
+            let peer = ShardId(
+                ((u16::from(self.first_peer) + u16::from(step)) % u16::from(self.shards)) as u8,
+            );
             let mut round = 0;
             while round < DATA_ROUND && self.work < STEP_WORK {
                 let Some(data) = ends.pop_data(peer) else { break };

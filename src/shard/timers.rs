@@ -12,7 +12,7 @@ const TIMERS: usize = 4096;
 /// Milliseconds between looks at idle flow state, retained expiry and spare memory.
 const HOUSEKEEPING: u64 = 1000;
 /// Milliseconds a flow state stays after its last use.
-pub(super) const FLOW_IDLE: u64 = 2000;
+const FLOW_IDLE: u64 = 2000;
 /// Flow states looked at per housekeeping.
 const FLOWS: usize = 65_536;
 

@@ -5,7 +5,7 @@ use crate::peer::{Got, Peer, hello, will};
 use crate::settings::roomy;
 use crate::world::{Plan, World, entrance};
 use ringmq::config::OnFull;
-use ringmq::packet::{AckKind, Connect, ConnectProperties, Version};
+use ringmq::packet::{AckKind, Connect, Version};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::{Settings, home_of};
 
@@ -172,10 +172,8 @@ fn a_retry_adds_nothing_to_what_the_client_has_not_read() {
 fn a_suback_does_not_come_on_a_later_connection() {
     let mut world = world(2, roomy());
     let name = name_on(0, 2, "c");
-    let group = (0..)
-        .map(|n| format!("$share/g{n}/t"))
-        .find(|filter| home_of(filter, 2).0 == 1)
-        .unwrap();
+    let group =
+        (0..).map(|n| format!("$share/g{n}/t")).find(|filter| home_of(filter, 2).0 == 1).unwrap();
     let mut first = Peer::connect(&mut world, 0, &hello(&name, false, 60));
     first.take(&mut world);
     first.subscribe(&mut world, 7, &group, 1);
@@ -232,10 +230,8 @@ fn a_message_picked_for_a_member_that_left_goes_to_another() {
     let mut world = world(2, roomy());
     let name = name_on(0, 2, "c");
     let other = name_on(1, 2, "d");
-    let group = (0..)
-        .map(|n| format!("$share/g{n}/t"))
-        .find(|filter| home_of(filter, 2).0 == 1)
-        .unwrap();
+    let group =
+        (0..).map(|n| format!("$share/g{n}/t")).find(|filter| home_of(filter, 2).0 == 1).unwrap();
     let mut member = Peer::connect(&mut world, 0, &hello(&name, true, 60));
     member.subscribe(&mut world, 7, &group, 1);
     let mut publisher = Peer::connect(&mut world, 1, &hello(&other, true, 0));
@@ -386,10 +382,7 @@ fn a_will_fires_once_however_the_connection_ends() {
     // Takeover without a delay.
     let mut first = Peer::connect(&mut world, 0, &with(0));
     let second = Peer::connect(&mut world, 1, &with(10));
-    assert!(matches!(
-        first.take(&mut world)[..],
-        [Got::ConnAck { .. }, Got::Disconnect(_)]
-    ));
+    assert!(matches!(first.take(&mut world)[..], [Got::ConnAck { .. }, Got::Disconnect(_)]));
     assert!(first.is_closed(&world));
     assert_eq!(watcher.payloads(&mut world).len(), 1);
     // A delay, and the client is back in time.
@@ -434,4 +427,64 @@ fn the_first_retained_message_is_replayed_as_soon_as_it_is_acknowledged() {
         assert_eq!(subscriber.payloads(&mut world).len(), 1, "{topic}");
         fine(&world);
     }
+}
+
+#[test]
+fn a_publisher_that_is_parked_again_as_it_goes_on_is_not_forgotten() {
+    let mut world = world(1, Settings { outgoing_max_bytes: 65_536, ..roomy() });
+    let mut subscriber = Peer::silent(&mut world, 0, 1000);
+    subscriber.begin(&mut world, &hello("s", true, 0));
+    subscriber.subscribe(&mut world, 1, "t", 0);
+    let mut publisher = Peer::connect(&mut world, 0, &hello("p", true, 0));
+    for number in 1..=40 {
+        publisher.publish(&mut world, "t", &[0; 4000], 1, number);
+    }
+    world.settle();
+    for _ in 0..10 {
+        // The moment at which it goes on anyhow, and the subscriber does not count as slow yet.
+        world.advance(300);
+        world.settle();
+    }
+    assert_eq!(publisher.take(&mut world).len(), 41, "the publisher waits for ever");
+    assert_eq!(world.nodes[0].shard.audit().held, []);
+}
+
+#[test]
+fn nobody_waits_for_a_subscriber_that_has_gone() {
+    let mut world = world(1, Settings { outgoing_max_bytes: 65_536, ..roomy() });
+    let mut subscriber = Peer::silent(&mut world, 0, 1000);
+    subscriber.begin(&mut world, &hello("s", true, 60));
+    subscriber.subscribe(&mut world, 1, "t", 0);
+    let mut publisher = Peer::connect(&mut world, 0, &hello("p", true, 0));
+    for number in 1..=100 {
+        publisher.publish(&mut world, "t", &[0; 4000], 1, number);
+    }
+    world.settle();
+    assert_eq!(world.nodes[0].shard.audit().parked, [1, 1, 0]);
+    subscriber.end(&mut world, End::Reset);
+    assert_eq!(publisher.take(&mut world).len(), 101);
+    world.advance(1000);
+    world.settle();
+    assert_eq!(world.nodes[0].shard.audit().parked, [0, 0, 0]);
+}
+
+#[test]
+fn qos_0_does_not_overtake_the_qos_0_that_was_queued_while_offline() {
+    let mut world = world(1, Settings { queue_qos0: true, max_inflight: 1, ..roomy() });
+    let mut subscriber = Peer::connect(&mut world, 0, &hello("s", false, 60));
+    subscriber.subscribe(&mut world, 1, "t", 0);
+    subscriber.subscribe(&mut world, 1, "u", 1);
+    subscriber.take(&mut world);
+    subscriber.goodbye(&mut world);
+    let mut publisher = Peer::connect(&mut world, 0, &hello("p", true, 0));
+    for (number, topic) in ["u", "u", "t"].into_iter().enumerate() {
+        publisher.publish(&mut world, topic, &[b'1' + number as u8], 1, number as u16 + 1);
+    }
+    world.settle();
+    let mut subscriber = Peer::connect(&mut world, 0, &hello("s", false, 60));
+    publisher.publish(&mut world, "t", b"4", 1, 4);
+    assert_eq!(subscriber.payloads(&mut world), ["1"]);
+    subscriber.ack(&mut world, AckKind::PubAck, 1);
+    assert_eq!(subscriber.payloads(&mut world), ["2", "3", "4"]);
+    fine(&world);
 }

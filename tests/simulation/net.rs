@@ -2,8 +2,8 @@
 //! one does to sockets: completions in a queue, partial sends, late cancels, hand-overs that fail.
 
 use crate::rng::Rng;
+use ringmq::ids::Peer;
 use ringmq::ids::{ListenerId, ShardId, SocketId};
-use ringmq::shard::connection::Peer;
 use ringmq::shard::output::{Outgoing, Segment};
 use ringmq::shard::{Action, Shard};
 use ringmq::time::Instant;
@@ -366,10 +366,7 @@ impl Slot {
                 || self.send.is_none() && (!self.shut || conn.client != End::Open)
                 || !conn.up.is_empty()
         });
-        self.handing.is_some()
-            || sending
-            || (receiving && self.linger.is_none())
-            || lingering
+        self.handing.is_some() || sending || (receiving && self.linger.is_none()) || lingering
     }
 }
 

@@ -12,8 +12,19 @@ use ringmq::packet::{
 /// A packet from the broker, owned.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Got {
-    ConnAck { present: bool, reason: ReasonCode },
-    Publish { topic: String, payload: Vec<u8>, qos: u8, id: u16, dup: bool, retain: bool, ids: Vec<u32> },
+    ConnAck {
+        present: bool,
+        reason: ReasonCode,
+    },
+    Publish {
+        topic: String,
+        payload: Vec<u8>,
+        qos: u8,
+        id: u16,
+        dup: bool,
+        retain: bool,
+        ids: Vec<u32>,
+    },
     Ack(AckKind, u16, ReasonCode),
     SubAck(u16, Vec<u8>),
     UnsubAck(u16),
@@ -83,7 +94,14 @@ impl Peer {
         world.conns[self.conn].up.extend(bytes);
     }
 
-    pub fn publish(&mut self, world: &mut World, topic: &str, payload: &[u8], qos: u8, number: u16) {
+    pub fn publish(
+        &mut self,
+        world: &mut World,
+        topic: &str,
+        payload: &[u8],
+        qos: u8,
+        number: u16,
+    ) {
         self.publish_as(world, topic, payload, qos, number, false);
     }
 

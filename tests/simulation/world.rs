@@ -232,7 +232,8 @@ impl World {
             let audit = node.shard.audit();
             assert_eq!(audit.staged, 0, "shard {:?} sleeps on staged mail", node.shard.id());
             assert_eq!(
-                audit.waiting_for_mail, 0,
+                audit.waiting_for_mail,
+                0,
                 "shard {:?} sleeps while connections wait for a mailbox",
                 node.shard.id()
             );
