@@ -445,7 +445,10 @@ impl Client {
         what.sends += 1;
         what.last_at = run.tick;
         let what = run.messages[message].clone();
-        self.tell(run, &format!("publish {message} {} qos{} id={id} dup={dup}", what.topic, what.qos));
+        self.tell(
+            run,
+            &format!("publish {message} {} qos{} id={id} dup={dup}", what.topic, what.qos),
+        );
         let bytes = if what.empty { Vec::new() } else { payload(message, length) };
         self.write(|out, version| {
             let publish = OutPublish {
@@ -464,7 +467,13 @@ impl Client {
         });
     }
 
-    pub fn subscribe(&mut self, run: &mut Run, filter: &str, mut sub: Sub, handling: RetainHandling) {
+    pub fn subscribe(
+        &mut self,
+        run: &mut Run,
+        filter: &str,
+        mut sub: Sub,
+        handling: RetainHandling,
+    ) {
         if self.stage != Stage::Up || self.asked.len() > 4 {
             return;
         }
@@ -698,7 +707,8 @@ impl Client {
             } else if let Fate::Delayed(since) = will.fate {
                 will.fate = if self.clean || !present {
                     Fate::Once
-                } else if self.known == Known::Left(since) && world.now < since + will.delay * 1000 {
+                } else if self.known == Known::Left(since) && world.now < since + will.delay * 1000
+                {
                     Fate::Never
                 } else {
                     Fate::Either
@@ -837,10 +847,6 @@ impl Client {
         if !publish.dup {
             *count += 1;
         }
-        assert!(
-            *count <= run.messages[message].sends,
-            "{}: {message} to two members",
-            self.name
-        );
+        assert!(*count <= run.messages[message].sends, "{}: {message} to two members", self.name);
     }
 }

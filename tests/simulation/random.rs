@@ -133,7 +133,9 @@ impl Sim {
         Outcome {
             hash: self.world.hash,
             messages: self.run.messages.len(),
-            delivered: total.messages_sent_qos0 + total.messages_sent_qos1 + total.messages_sent_qos2,
+            delivered: total.messages_sent_qos0
+                + total.messages_sent_qos1
+                + total.messages_sent_qos2,
             dropped: self.dropped(),
             takeovers: total.takeovers,
             hand_overs: total.handovers_out,
@@ -350,7 +352,9 @@ impl Sim {
     fn check_delivered(&self) {
         let mut missing = Vec::new();
         for client in &self.clients {
-            for (filter, sub) in client.subs.iter().filter(|(f, s)| f.starts_with("t/") && s.qos > 0) {
+            for (filter, sub) in
+                client.subs.iter().filter(|(f, s)| f.starts_with("t/") && s.qos > 0)
+            {
                 for (id, message) in self.run.messages.iter().enumerate() {
                     let own = message.publisher == client.at;
                     if message.acked
