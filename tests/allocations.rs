@@ -2,11 +2,11 @@
 //! global allocator that counts.
 
 use ringmq::config::Config;
+use ringmq::ids::Peer;
 use ringmq::ids::{ListenerId, ShardId, SocketId};
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{Entrance, Shared};
 use ringmq::packet::{self, Connect, OutPublish, PacketId, Qos, Subscribe, Version};
-use ringmq::shard::connection::Peer;
 use ringmq::shard::output::Outgoing;
 use ringmq::shard::{Action, Settings, Shard};
 use ringmq::time::Instant;

@@ -1,6 +1,7 @@
 //! One core: an executor thread, its driver, its shard, and the loop between them.
 
 use crate::config;
+use crate::ids::Peer;
 use crate::ids::{ListenerId, ShardId};
 use crate::mesh::mail::{Control, Data};
 use crate::mesh::mailbox::MailEnds;
@@ -9,7 +10,6 @@ use crate::message::Message;
 use crate::ring::{
     Doorbell, Driver, Event, Peer as RingPeer, Receive, RingFailure, RingPort, SocketRingConfig,
 };
-use crate::shard::connection::Peer;
 use crate::shard::{Action, Settings, Shard};
 use crate::time::Instant;
 use crossbeam_channel::{Receiver, Sender};

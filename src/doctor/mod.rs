@@ -2,8 +2,8 @@
 //! change each one.
 //!
 //! [`Facts::read`] reads `/proc` and `/sys` below a root; [`judge`] turns facts and configuration
-//! into findings. Both are pure, so tests judge hosts that do not exist. The only part that asks the
-//! kernel is `trial`, which opens a ring as the broker does. Changes nothing and needs no privilege.
+//! into findings. Both are pure, so tests judge hosts that do not exist. Only `trial` asks the
+//! kernel: it opens a ring as the broker does. Changes nothing and needs no privilege.
 
 mod cgroup;
 mod facts;
@@ -17,8 +17,6 @@ mod place;
 mod report;
 #[cfg(feature = "runtime")]
 mod trial;
-
-use std::path::Path;
 
 use crate::config::Config;
 
@@ -34,7 +32,7 @@ pub use report::Report;
 /// Examines this host. `connections` overrides how many clients the configuration allows.
 #[cfg(feature = "runtime")]
 pub fn examine(config: &Config, connections: Option<u64>) -> Report {
-    judge(Facts::read(Path::new("/")), config, connections, &trial::open_ring())
+    judge(Facts::read(std::path::Path::new("/")), config, connections, &trial::open_ring())
 }
 
 /// What keeps this host from serving the configuration well, one line each. Takes a few

@@ -2,9 +2,9 @@
 //! make the receiver write mail itself, [`Control`] never makes it write data. So control mail can
 //! always be taken in, and a chain of full mailboxes cannot close into a circle.
 
+use crate::ids::Peer;
 use crate::ids::{ListenerId, SessionRef};
 use crate::message::{Batch, Errand, Message};
-use crate::shard::connection::Peer;
 use crate::telemetry::Counters;
 use crate::topic::FilterId;
 

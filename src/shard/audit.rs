@@ -2,7 +2,7 @@
 //! Reads only; visits every session, so it is not for a running broker.
 
 use super::Shard;
-use super::connection::Stage;
+use super::connection::{Holds, Stage};
 use super::route::GROUP;
 use crate::topic::{FilterId, TopicHash};
 
@@ -14,7 +14,7 @@ pub struct Audit {
     /// Connections in any stage.
     pub connections: usize,
     /// Connections that something holds.
-    pub held: usize,
+    pub held: Vec<(u32, Holds)>,
     /// Sessions that have flow state.
     pub flows: usize,
     /// Retained replays under way.
@@ -39,8 +39,8 @@ pub struct Audit {
     pub staged: usize,
     /// Connections that wait for room in a mailbox.
     pub waiting_for_mail: usize,
-    /// Publishers parked for subscribers, and what remembers them.
-    pub parked: usize,
+    /// Sessions that publishers are parked for; publishers parked; held connections to end.
+    pub parked: [usize; 3],
     /// Entries in the list of flow states to look at.
     pub idle_flows: usize,
     /// Entries on the timing wheel.
@@ -65,7 +65,7 @@ impl Shard {
             arrivals: self.arrivals.mail.len() + self.arrivals.sockets.len(),
             staged: self.outbox.staged(),
             waiting_for_mail: self.parked.mail_waiters(),
-            parked: self.parked.len(),
+            parked: self.parked.counts(),
             idle_flows: self.idle_flows.len(),
             timers: self.wheel.len(),
             ..Audit::default()
@@ -80,7 +80,9 @@ impl Shard {
         let mut open = 0;
         for at in 0..self.connections.bound() {
             let Some(connection) = self.connections.get(at) else { continue };
-            audit.held += usize::from(!connection.holds.is_free());
+            if !connection.holds.is_free() {
+                audit.held.push((at, connection.holds));
+            }
             let unsent = connection.output.as_ref().map_or(0, |output| output.unsent());
             audit.most_unsent = audit.most_unsent.max(unsent);
             let Stage::Open(index) = connection.stage else { continue };

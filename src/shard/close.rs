@@ -1,13 +1,12 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
-use super::connect::expiry_deadline;
 use super::connection::Stage;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
-use crate::session::Will;
+use crate::session::{NEVER, Will};
 use crate::time::Instant;
 
 /// Milliseconds a closing connection has to take its last packets.
@@ -126,7 +125,6 @@ impl Shard {
     /// The session loses its connection.
     fn detach(&mut self, index: u32, cause: Cause) {
         let now = self.now;
-        self.unpark_waiters(index);
         self.groups.joining.remove(&index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
@@ -134,6 +132,9 @@ impl Shard {
             flow.crowded = None;
             flow.replays.clear();
         }
+        // Only now: what the publishers go on with must not find this client crowded again.
+        self.unpark_waiters(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
         let expiry = session.expiry;
         match session.will.take() {
             Some(_) if cause.deletes_will() => {}
@@ -328,4 +329,9 @@ impl Shard {
     pub(super) fn leave_groups(&mut self, index: u32) {
         self.tell_groups(index, Control::Leave);
     }
+}
+
+/// Whether an expiry in seconds ends at some time; then when.
+fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
+    (expiry != NEVER).then(|| now.plus_millis(u64::from(expiry) * 1000))
 }

@@ -7,7 +7,7 @@ use crate::ids::SocketId;
 use crate::mesh::Entrance;
 use crate::message::{Message, MessageRef};
 use crate::packet::{self, ConnAck, ConnAckProperties, Connect, Framing, Qos, ReasonCode, Version};
-use crate::session::{Extras, NEVER, Session, Subscriptions, Will};
+use crate::session::{Extras, Session, Subscriptions, Will};
 use crate::time::Instant;
 use std::sync::Arc;
 
@@ -353,9 +353,4 @@ fn mountpoint_of(template: &str, client_id: &str, username: Option<&str>) -> Str
     template
         .replace("${client_id}", &clean(client_id))
         .replace("${username}", &clean(username.unwrap_or("")))
-}
-
-/// Whether an expiry in seconds ends at some time; then when.
-pub(super) fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
-    (expiry != NEVER).then(|| now.plus_millis(u64::from(expiry) * 1000))
 }

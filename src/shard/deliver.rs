@@ -146,6 +146,11 @@ impl Shard {
         let qos = message.qos.min(terms.qos);
         let Some(session) = self.sessions.get(index) else { return };
         match (session.socket, qos) {
+            (Some(_), Qos::AtMostOnce)
+                if session.flow.as_ref().is_some_and(|flow| flow.pending.has_qos0()) =>
+            {
+                self.enqueue(index, message, terms, qos);
+            }
             (Some(socket), Qos::AtMostOnce) => self.deliver_qos0(index, socket, message, terms),
             (Some(socket), _) => self.deliver_acknowledged(index, socket, message, terms, qos),
             (None, Qos::AtMostOnce) if !self.settings.queue_qos0 => {

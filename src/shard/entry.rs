@@ -1,9 +1,9 @@
 //! The entry shard's part: admit a connection, read its CONNECT, pass it to its home.
 
 use super::close::Cause;
-use super::connection::{Connection, Peer, Stage};
+use super::connection::{Connection, Stage};
 use super::{Action, Shard, home_of};
-use crate::ids::{ListenerId, ShardId, SocketId};
+use crate::ids::{ListenerId, Peer, ShardId, SocketId};
 use crate::mesh::mail::{Arriving, Control};
 use crate::packet::{self, Framing, ReasonCode, Version, Violation};
 

@@ -35,7 +35,7 @@ pub use outbox::Outbox;
 pub use placement::home_of;
 pub use settings::Settings;
 
-use crate::ids::{ListenerId, SessionRef, ShardId, SocketId};
+use crate::ids::{ListenerId, Peer, SessionRef, ShardId, SocketId};
 use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
@@ -45,7 +45,7 @@ use crate::telemetry::Counters;
 use crate::time::{Instant, Wheel};
 use crate::topic::{Index, Retained};
 use close::Cause;
-use connection::{Connection, Peer, Stage};
+use connection::{Connection, Stage};
 use hashbrown::{HashMap, HashTable};
 use output::{Outgoing, Pool};
 use park::Parked;

@@ -58,14 +58,9 @@ impl Parked {
         self.mail.len()
     }
 
-    /// Everything that is remembered.
-    pub(super) fn len(&self) -> usize {
-        self.waiters.len()
-            + self.until.len()
-            + self.held.len()
-            + self.mail.len()
-            + self.work.len()
-            + self.ending.len()
+    /// How much is remembered: sessions waited for, publishers held, connections to end.
+    pub(super) fn counts(&self) -> [usize; 3] {
+        [self.waiters.len(), self.until.len().max(self.held.len()), self.ending.len()]
     }
 }
 
@@ -189,15 +184,15 @@ impl Shard {
                 break;
             }
             self.parked.until.pop_front();
-            match self.parked.held.get(&publisher).copied().flatten() {
+            // Taken out first: what it publishes as it goes on may park it again.
+            match self.parked.held.remove(&publisher).flatten() {
                 Some(later) if later > self.now => {
+                    self.parked.held.insert(publisher, Some(later));
                     self.parked.until.push_back((later, publisher));
-                    continue;
                 }
                 Some(_) => self.unpark_publisher(publisher),
                 None => {}
             }
-            self.parked.held.remove(&publisher);
         }
         for socket in std::mem::take(&mut self.parked.mail) {
             self.release(socket, Holds::MAIL);

@@ -19,7 +19,8 @@ impl Shard {
         self.pump(index);
     }
 
-    /// Sends every unacknowledged PUBLISH (DUP set) and PUBREL again, as far as the client's Receive
+    /// Sends every unacknowledged PUBLISH (DUP set) and PUBREL again, as far as the client's
+    /// Receive
     /// Maximum and its reading allow; [`Shard::pump`] goes on.
     pub(super) fn send_again(&mut self, index: u32) {
         let now = self.now;

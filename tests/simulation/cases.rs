@@ -428,3 +428,63 @@ fn the_first_retained_message_is_replayed_as_soon_as_it_is_acknowledged() {
         fine(&world);
     }
 }
+
+#[test]
+fn a_publisher_that_is_parked_again_as_it_goes_on_is_not_forgotten() {
+    let mut world = world(1, Settings { outgoing_max_bytes: 65_536, ..roomy() });
+    let mut subscriber = Peer::silent(&mut world, 0, 1000);
+    subscriber.begin(&mut world, &hello("s", true, 0));
+    subscriber.subscribe(&mut world, 1, "t", 0);
+    let mut publisher = Peer::connect(&mut world, 0, &hello("p", true, 0));
+    for number in 1..=40 {
+        publisher.publish(&mut world, "t", &[0; 4000], 1, number);
+    }
+    world.settle();
+    for _ in 0..10 {
+        // The moment at which it goes on anyhow, and the subscriber does not count as slow yet.
+        world.advance(300);
+        world.settle();
+    }
+    assert_eq!(publisher.take(&mut world).len(), 41, "the publisher waits for ever");
+    assert_eq!(world.nodes[0].shard.audit().held, []);
+}
+
+#[test]
+fn nobody_waits_for_a_subscriber_that_has_gone() {
+    let mut world = world(1, Settings { outgoing_max_bytes: 65_536, ..roomy() });
+    let mut subscriber = Peer::silent(&mut world, 0, 1000);
+    subscriber.begin(&mut world, &hello("s", true, 60));
+    subscriber.subscribe(&mut world, 1, "t", 0);
+    let mut publisher = Peer::connect(&mut world, 0, &hello("p", true, 0));
+    for number in 1..=100 {
+        publisher.publish(&mut world, "t", &[0; 4000], 1, number);
+    }
+    world.settle();
+    assert_eq!(world.nodes[0].shard.audit().parked, [1, 1, 0]);
+    subscriber.end(&mut world, End::Reset);
+    assert_eq!(publisher.take(&mut world).len(), 101);
+    world.advance(1000);
+    world.settle();
+    assert_eq!(world.nodes[0].shard.audit().parked, [0, 0, 0]);
+}
+
+#[test]
+fn qos_0_does_not_overtake_the_qos_0_that_was_queued_while_offline() {
+    let mut world = world(1, Settings { queue_qos0: true, max_inflight: 1, ..roomy() });
+    let mut subscriber = Peer::connect(&mut world, 0, &hello("s", false, 60));
+    subscriber.subscribe(&mut world, 1, "t", 0);
+    subscriber.subscribe(&mut world, 1, "u", 1);
+    subscriber.take(&mut world);
+    subscriber.goodbye(&mut world);
+    let mut publisher = Peer::connect(&mut world, 0, &hello("p", true, 0));
+    for (number, topic) in ["u", "u", "t"].into_iter().enumerate() {
+        publisher.publish(&mut world, topic, &[b'1' + number as u8], 1, number as u16 + 1);
+    }
+    world.settle();
+    let mut subscriber = Peer::connect(&mut world, 0, &hello("s", false, 60));
+    publisher.publish(&mut world, "t", b"4", 1, 4);
+    assert_eq!(subscriber.payloads(&mut world), ["1"]);
+    subscriber.ack(&mut world, AckKind::PubAck, 1);
+    assert_eq!(subscriber.payloads(&mut world), ["2", "3", "4"]);
+    fine(&world);
+}

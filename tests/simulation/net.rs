@@ -2,8 +2,8 @@
 //! one does to sockets: completions in a queue, partial sends, late cancels, hand-overs that fail.
 
 use crate::rng::Rng;
+use ringmq::ids::Peer;
 use ringmq::ids::{ListenerId, ShardId, SocketId};
-use ringmq::shard::connection::Peer;
 use ringmq::shard::output::{Outgoing, Segment};
 use ringmq::shard::{Action, Shard};
 use ringmq::time::Instant;

@@ -200,7 +200,7 @@ impl Sim {
                 0 => client.abandon(world, run, End::Fin),
                 1 | 2 => client.abandon(world, run, End::Reset),
                 3 => client.haunt(world, run),
-                _ => client.disconnect(run),
+                _ => client.disconnect(run, world.now),
             },
             Stage::Up => self.use_broker(at),
             _ => {}
@@ -307,7 +307,7 @@ impl Sim {
                 busy |= client.stage != Stage::Up || client.unfinished() > 0;
             }
             if !busy {
-                self.rest(3000);
+                self.rest(9000);
                 return;
             }
         }
@@ -315,6 +315,9 @@ impl Sim {
             if client.stage != Stage::Up || client.unfinished() > 0 {
                 eprintln!("{} is {:?}, {} open", client.name, client.stage, client.unfinished());
             }
+        }
+        for node in &self.world.nodes {
+            eprintln!("shard {:?}: {:?}", node.shard.id(), node.shard.audit());
         }
         panic!("the clients do not get done");
     }
@@ -327,18 +330,18 @@ impl Sim {
             open += audit.connections;
             assert_eq!(audit.connections, node.driver.open(), "sockets and connections");
             let left = [
-                ("held", audit.held),
+                ("held", audit.held.len()),
                 ("replaying", audit.replaying),
                 ("joining", audit.joining),
                 ("wills", audit.wills),
                 ("arrivals", audit.arrivals),
                 ("staged", audit.staged),
                 ("waiting_for_mail", audit.waiting_for_mail),
-                ("parked", audit.parked),
+                ("parked", audit.parked.iter().sum()),
                 ("most_unsent", audit.most_unsent),
             ];
             for (name, count) in left {
-                assert_eq!(count, 0, "{name} on shard {:?} at rest", node.shard.id());
+                assert_eq!(count, 0, "{name} on {:?} at rest: {audit:?}", node.shard.id());
             }
         }
         let total = self.world.counters();
@@ -446,7 +449,7 @@ impl Sim {
             match run.rng.below(3) {
                 0 => self.clients[at].abandon(world, run, End::Reset),
                 1 => self.clients[at].abandon(world, run, End::Fin),
-                _ => self.clients[at].disconnect(run),
+                _ => self.clients[at].disconnect(run, world.now),
             }
         }
         self.rest(1000);
@@ -474,7 +477,7 @@ impl Sim {
     }
 
     fn check_empty(&mut self) {
-        self.clients[0].disconnect(&self.run);
+        self.clients[0].disconnect(&self.run, self.world.now);
         self.rest(1000);
         for _ in 0..200 {
             self.world.advance(1000);
@@ -494,7 +497,7 @@ impl Sim {
                 ("members", audit.members),
                 ("retained", audit.retained),
                 ("arrivals", audit.arrivals),
-                ("parked", audit.parked),
+                ("parked", audit.parked.iter().sum()),
                 ("idle_flows", audit.idle_flows),
                 ("sockets", node.driver.open()),
             ];
