@@ -1,4 +1,4 @@
-# RingMQ in a small image: one binary, the C library, no shell, no root.
+# RingMQ in a small image: one binary on Debian slim, no root.
 #
 #   docker build -t ringmq:0.1.0 .
 #   docker run --network host --security-opt seccomp=tuning/seccomp.json \
@@ -13,9 +13,10 @@
 # (`docker buildx imagetools inspect IMAGE`). Not built on the machine where it was written: there
 # is no container engine there.
 ARG RUST_VERSION=1.95.0
-ARG DEBIAN_VERSION=bookworm
+# The same release of Debian for both: the binary needs the C library it was linked against.
+ARG DEBIAN_VERSION=12.11
 
-FROM rust:${RUST_VERSION}-slim-${DEBIAN_VERSION} AS build
+FROM rust:${RUST_VERSION}-slim-bookworm AS build
 WORKDIR /build
 # mimalloc is compiled from C.
 RUN apt-get update \
@@ -24,6 +25,8 @@ RUN apt-get update \
 COPY Cargo.toml Cargo.lock ./
 COPY bench bench
 COPY src src
+# Named in Cargo.toml, so cargo wants to see them.
+COPY tests tests
 # Same inputs, same binary: no time stamps, no paths of the builder.
 ENV SOURCE_DATE_EPOCH=0 \
     CARGO_INCREMENTAL=0 \
@@ -34,16 +37,14 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && mkdir -p /root-files/etc/ringmq \
     && target/release/ringmq --version
 
-# glibc and CA certificates; user 65532 (nonroot); no shell or package manager.
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM debian:${DEBIAN_VERSION}-slim
 COPY --from=build /build/target/release/ringmq /usr/local/bin/ringmq
-COPY --from=build --chown=65532:65532 /root-files/etc/ringmq /etc/ringmq
-ENV PATH=/usr/local/bin
+COPY --from=build /root-files/etc/ringmq /etc/ringmq
+# Nobody's: owns no file and has no login.
 USER 65532:65532
 EXPOSE 1883
-# CONNECT and PINGREQ to the first TCP listener of the configuration in the environment
-# (RINGMQ_LISTENERS__0__BIND), by default 127.0.0.1:1883. With another port in a file, override:
-# --health-cmd 'ringmq ping 127.0.0.1:1884' needs a shell, so prefer the environment.
+# CONNECT and PINGREQ to the first TCP listener of defaults and environment: 127.0.0.1:1883, or
+# RINGMQ_LISTENERS__0__BIND. For another port in a file: --health-cmd 'ringmq ping 127.0.0.1:1884'.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=10s --retries=4 \
     CMD ["/usr/local/bin/ringmq", "ping"]
 STOPSIGNAL SIGTERM

@@ -1,5 +1,5 @@
-//! `ringmq doctor` on the machine that runs the tests: as it is, and with one thing taken away that a
-//! process may take from itself (descriptors, locked memory, io_uring).
+//! `ringmq doctor` on the machine that runs the tests: as it is, and with one thing taken away that
+//! a process may take from itself (descriptors, locked memory, io_uring).
 #![allow(unsafe_code)]
 
 use std::io;
