@@ -99,6 +99,7 @@ fn defaults() -> Settings {
         rate: None,
         burst: None,
         window: None,
+        ping: None,
         scale: 1.0,
         reset: true,
         hold: 60.0,
@@ -127,6 +128,7 @@ fn setting(
         "burst" => settings.burst = Some(positive(parser)?),
         "window" => settings.window = Some(parser.value()?.parse()?),
         "hold" => settings.hold = seconds(parser)?,
+        "ping" => settings.ping = Some(parser.value()?.parse()?),
         "scale" => settings.scale = scale(parser)?,
         "drop" => settings.reset = reset(&parser.value()?.string()?)?,
         "shards" => settings.shards = parser.value()?.parse()?,
@@ -338,6 +340,7 @@ ringmq-bench echo-server --port PORT
   --burst N        messages due at the same moment, when there is a rate (1)
   --json FILE       result file (compare, floor: bench/out/DATE.json; run: standard output)
   --hold N          seconds that connected clients stay (60)
+  --ping N          seconds between pings of one client, 0 for none (240; fleet 120)
   --scale F         times the scenario's clients and rates (1)
   --drop HOW        of a storm: reset or close (reset)
   --shards N        of the broker (2; NAME only)        --repeat N     rounds

@@ -23,6 +23,8 @@ pub struct Sample {
     pub joined: f64,
     /// Broker: percent of one core.
     pub cpu: f64,
+    /// Broker: percent of the second that threads of it waited for a CPU, all added.
+    pub waited: f64,
     /// Generator: percent of one core.
     pub own_cpu: f64,
     /// Broker: resident bytes.
@@ -52,6 +54,7 @@ pub struct Monitor {
     next: u64,
     last_time: u64,
     last_cpu: u64,
+    last_wait: u64,
     last_own: u64,
     last_clients: u32,
 }
@@ -68,6 +71,7 @@ impl Monitor {
             latency: Latency::new(),
             floor_met: false,
             last_cpu: tree.as_ref().and_then(Tree::cpu).unwrap_or(0),
+            last_wait: tree.as_ref().map_or(0, Tree::waited),
             tree,
             began: now,
             next: now + EVERY,
@@ -106,12 +110,12 @@ impl Monitor {
         self.next = now + EVERY;
         let seconds = (now - self.last_time) as f64 / 1e9;
         let own = clock::own_cpu();
-        let (cpu, rss) = match &self.tree {
+        let (cpu, wait, rss) = match &self.tree {
             Some(tree) => {
                 let gone = || format!("the broker's process is gone ({clients} clients were in)");
-                (tree.cpu().ok_or_else(gone)?, tree.resident())
+                (tree.cpu().ok_or_else(gone)?, tree.waited(), tree.resident())
             }
-            None => (0, 0),
+            None => (0, 0, 0),
         };
         let percent = |to: u64, from: u64| to.saturating_sub(from) as f64 / 1e7 / seconds;
         let (p50, p99) = self.latency.middle_and_tail();
@@ -120,6 +124,7 @@ impl Monitor {
             clients,
             joined: (f64::from(clients) - f64::from(self.last_clients)) / seconds,
             cpu: percent(cpu, self.last_cpu),
+            waited: percent(wait, self.last_wait),
             own_cpu: percent(own, self.last_own),
             rss,
             host: Host::now(),
@@ -128,6 +133,7 @@ impl Monitor {
         };
         self.latency.clear();
         (self.last_time, self.last_cpu, self.last_own) = (now, cpu, own);
+        self.last_wait = wait;
         self.last_clients = clients;
         self.floor_met |= sample.host.available < FLOOR;
         self.samples.push(sample);
@@ -177,6 +183,7 @@ impl Monitor {
             "at_s": column(&|s| tenth(s.at).into()),
             "clients": column(&|s| s.clients.into()),
             "cpu_percent": column(&|s| tenth(s.cpu).into()),
+            "waited_percent": column(&|s| tenth(s.waited).into()),
             "generator_percent": column(&|s| tenth(s.own_cpu).into()),
             "rss": column(&|s| s.rss.into()),
             "host_available": column(&|s| s.host.available.into()),

@@ -48,6 +48,7 @@ pub fn svg(title: &str, series: &Value) -> String {
             lines: vec![
                 ("broker", column("cpu_percent")),
                 ("generator", column("generator_percent")),
+                ("broker had none", column("waited_percent")),
             ],
         },
         Panel {

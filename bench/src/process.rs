@@ -49,6 +49,18 @@ impl Tree {
         Some(self.pids.iter().filter_map(|&pid| clock::cpu_of(pid)).sum())
     }
 
+    /// Nanoseconds that its threads were ready to run and had no CPU: what a busy machine took from
+    /// it. Threads that ended are not in it.
+    pub fn waited(&self) -> u64 {
+        let threads = |pid: &i32| fs::read_dir(format!("/proc/{pid}/task"));
+        let threads = self.pids.iter().flat_map(threads).flatten().flatten();
+        let wait = |thread: fs::DirEntry| {
+            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        threads.filter_map(wait).sum()
+    }
+
     /// Memory now, from `smaps_rollup`.
     pub fn memory(&self) -> Memory {
         let mut sum = Memory::default();
@@ -99,6 +111,7 @@ mod tests {
     fn we_can_read_ourselves() {
         let tree = Tree::of(std::process::id() as i32);
         assert!(tree.cpu().unwrap() > 0);
+        tree.waited();
         assert!(tree.memory().rss > 100_000);
         assert!(tree.memory().pss > 10_000);
         assert!(tree.peak() >= tree.memory().rss / 2);

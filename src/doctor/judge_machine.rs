@@ -34,7 +34,7 @@ pub(super) fn memory(facts: &Facts, need: &Need, holds: Option<u64>) -> Finding 
         // What other processes of the group use comes on top.
         let used = group.map_or(0, |group| group.limit - group.left);
         return Finding::new("memory", Severity::Blocker, found, needed)
-            .fixed_by(fix((wanted + used) * 5 / 4));
+            .fixed_by(fix(wanted.saturating_add(used) / 4 * 5));
     }
     let needed = match need.clients {
         Some(clients) => format!("{} for {} clients", bytes(wanted), count(clients)),

@@ -90,7 +90,7 @@ pub(super) fn tcp_mem(facts: &Facts, need: &Need) -> Finding {
     match need.clients {
         Some(clients) if clients > pressure => {
             let needed = format!("{busy}; a page each for {} is more", count(clients));
-            let pages = |n: u64| (clients * n).to_string();
+            let pages = |n: u64| clients.saturating_mul(n).to_string();
             let value = format!("{} {} {}", pages(1), pages(2), pages(3));
             Finding::new("tcp_mem", Severity::Warning, found, needed).fixed_by(setting(
                 facts,
@@ -171,7 +171,7 @@ pub(super) fn conntrack(facts: &Facts, need: &Need, most: u64) -> Finding {
         None => Severity::Warning,
     };
     let needed = format!("{}: one entry per connection, else new ones are dropped", count(clients));
-    let max = (clients + conntrack.count) * 5 / 4;
+    let max = clients.saturating_add(conntrack.count) / 4 * 5;
     Finding::new("conntrack", severity, found, needed).fixed_by(Fix::host(format!(
         "sysctl -w net.netfilter.nf_conntrack_max={max} (lasting: tuning/sysctl.conf); or do not \
          follow MQTT at all: nft add rule inet raw prerouting tcp dport 1883 notrack (and the \

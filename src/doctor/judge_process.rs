@@ -202,7 +202,7 @@ pub(super) fn nr_open(facts: &Facts, _: &Need) -> Finding {
         return Finding::new("nr_open", Severity::Fine, found.to_string(), needed);
     }
     Finding::new("nr_open", Severity::Note, found.to_string(), needed)
-        .fixed_by(Fix::host("sysctl -w fs.nr_open=1048576 (lasting: tuning/sysctl.conf)"))
+        .fixed_by(Fix::host("sysctl -w fs.nr_open=1048576 (lasting: a file in /etc/sysctl.d)"))
 }
 
 pub(super) fn file_max(facts: &Facts, need: &Need) -> Finding {
@@ -211,7 +211,7 @@ pub(super) fn file_max(facts: &Facts, need: &Need) -> Finding {
     };
     let found = format!("{open} of {}", limit(max));
     let left = max.saturating_sub(open);
-    let target = need.clients.map_or(4_000_000, |clients| (open + clients) * 5 / 4);
+    let target = need.clients.map_or(4_000_000, |clients| open.saturating_add(clients) / 4 * 5);
     let fix = Fix::host(format!("sysctl -w fs.file-max={target} (lasting: tuning/sysctl.conf)"));
     match need.clients {
         Some(clients) if clients > left => {

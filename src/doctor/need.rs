@@ -33,6 +33,9 @@ const RING_SOCKETS: u64 = 1 << 20;
 /// 57 s, its clients on the same two CPUs). An assumption about this host, not a measurement.
 pub const ACCEPT_RATE: u64 = 10_000;
 
+/// More clients than any host holds; larger questions are taken for this one.
+const CLIENTS: u64 = 1 << 40;
+
 /// What is asked of the host.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Need {
@@ -83,7 +86,7 @@ impl Need {
         let configured_clients = listeners.into_iter().chain(whole).min();
         let buffers = config.runtime.receive_buffers.clone();
         Need {
-            clients: connections.or(configured_clients),
+            clients: connections.map(|asked| asked.min(CLIENTS)).or(configured_clients),
             configured_clients,
             shards,
             listeners: config.listeners.len() as u64,
@@ -124,7 +127,8 @@ impl Need {
         let base = PROCESS_BYTES + self.shards * (SHARD_BYTES + self.buffer_bytes);
         let rings = clients.div_ceil(self.rings(nofile).0.max(1));
         let each = CLIENT_BYTES + SOCKET_BYTES;
-        base.saturating_add(clients.saturating_mul(each)).saturating_add(rings * RING_BYTES)
+        base.saturating_add(clients.saturating_mul(each))
+            .saturating_add(rings.saturating_mul(RING_BYTES))
     }
 
     /// Clients that fit in so many bytes.

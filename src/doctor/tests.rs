@@ -459,6 +459,7 @@ fn the_json_has_its_promised_shape() {
 
 #[test]
 fn a_ping_tells_a_living_broker_from_what_is_none() {
+    #[allow(clippy::type_complexity)]
     let answers: [(&[&[u8]], Result<Pong, &str>); 5] = [
         (&[&[0x20, 2, 0, 0], &[0xD0, 0]], Ok(Pong::Answered)),
         (&[&[0x20, 2, 0, 5]], Ok(Pong::Refused(5))),

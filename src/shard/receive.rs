@@ -31,10 +31,6 @@ const WRONG_ACK: Violation = Violation {
     reason: ReasonCode::ProtocolError,
     what: "an acknowledgement of the wrong kind for its packet identifier",
 };
-const SERVERS_PROPERTY: Violation = Violation {
-    reason: ReasonCode::ProtocolError,
-    what: "a client's DISCONNECT has a server reference",
-};
 const EXPIRY_FROM_ZERO: Violation = Violation {
     reason: ReasonCode::ProtocolError,
     what: "DISCONNECT sets a session expiry where CONNECT had none",
@@ -239,9 +235,6 @@ impl Shard {
         index: u32,
         disconnect: &Disconnect<'_>,
     ) -> Result<Flow, Violation> {
-        if disconnect.server_reference.is_some() {
-            return Err(SERVERS_PROPERTY);
-        }
         if let Some(expiry) = disconnect.session_expiry
             && let Some(session) = self.sessions.get_mut(index)
         {

@@ -5,7 +5,7 @@
 //! scenario and is also its slot, so nothing is looked up. An idle client holds no buffer.
 //!
 //! A ring's table is limited to `RLIMIT_NOFILE` slots, so there are as many rings as the clients
-//! need. The thread sleeps in the first; the others wake it through a poll of theirs.
+//! need. The thread sleeps in the first; the others wake it through an eventfd.
 
 mod buffers;
 pub mod join;
@@ -17,7 +17,7 @@ pub use buffers::{Buffers, GROUP};
 use crate::machine;
 use crate::mqtt::Malformed;
 use io_uring::{cqueue, opcode, squeue, types};
-use ring::{Ring, Sizes};
+use ring::{Bell, Ring, Sizes};
 use socket::Options;
 use std::io;
 use std::net::SocketAddrV4;
@@ -70,6 +70,9 @@ const IGNORED: u64 = 5;
 /// All clients of one process.
 pub struct Net {
     rings: Vec<Ring>,
+    bell: Bell,
+    /// The first ring listens to the bell.
+    listening: bool,
     /// Clients per ring, as a power of two.
     shift: u32,
     clients: Vec<Client>,
@@ -92,11 +95,15 @@ impl Net {
             let sizes = if rings == 1 { FEW } else { MANY };
             Ring::new(Sizes { slots: (clients - index * slots).clamp(1, slots), ..sizes })
         });
-        let rings = rings.collect::<Result<Vec<_>, _>>()?;
+        let mut rings = rings.collect::<Result<Vec<_>, _>>()?;
+        let bell = Bell::new().map_err(|e| format!("eventfd: {e}"))?;
+        rings.iter_mut().skip(1).try_for_each(|ring| ring.ring_with(&bell))?;
         let mut all = Vec::new();
         all.resize_with(clients as usize, Client::default);
         Ok(Self {
             rings,
+            bell,
+            listening: false,
             shift,
             clients: all,
             dirty: Vec::new(),
@@ -180,7 +187,7 @@ impl Net {
                 RECEIVE => self.on_receive(handler, client, result, flags),
                 SEND => self.on_send(handler, client, result),
                 CONNECT => self.on_connect(handler, client, result),
-                WATCH => self.rings[client as usize].watched = false,
+                WATCH => self.listening = false,
                 _ => {}
             }
         }
@@ -195,15 +202,18 @@ impl Net {
     /// Submits in all rings, waits in the first, and lets those with news run what is deferred.
     fn turn(&mut self, mut wait: u64, want: usize) -> io::Result<()> {
         let Some((first, others)) = self.rings.split_first_mut() else { return Ok(()) };
-        for (index, ring) in others.iter_mut().enumerate() {
+        if !others.is_empty() && !self.listening {
+            // Before the look at the others: what rings after it ends the wait.
+            self.bell.reset();
+            first.watch(&self.bell, WATCH << 32);
+            self.listening = true;
+        }
+        for ring in others.iter_mut() {
             if ring.has_entries() {
                 ring.enter(0, 0)?;
             }
             if ring.has_news() {
                 wait = 0;
-            } else if !ring.watched {
-                ring.watched = true;
-                first.watch(ring, WATCH << 32 | (index as u64 + 1));
             }
         }
         first.enter(wait, want)?;

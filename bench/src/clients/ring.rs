@@ -3,7 +3,7 @@
 use super::buffers::{Buffers, GROUP};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Sizes of one ring.
 #[derive(Clone, Copy)]
@@ -28,8 +28,35 @@ pub struct Ring {
     pub buffers: Buffers,
     /// Entries that close descriptors wait to be submitted.
     pub closing: bool,
-    /// Another ring waits for this one to have something.
-    pub watched: bool,
+}
+
+/// Wakes the first ring when others have something. A poll of a ring's own descriptor is not woken
+/// by deferred completions, an eventfd is.
+pub struct Bell(OwnedFd);
+
+impl Bell {
+    /// A counter at zero.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no pointers; the descriptor is ours.
+        #[allow(unsafe_code)]
+        unsafe {
+            let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(Self(OwnedFd::from_raw_fd(fd)))
+        }
+    }
+
+    /// Forgets the rings of the bell so far.
+    pub fn reset(&self) {
+        let mut count = 0u64;
+        // SAFETY: reads eight bytes into a live u64; an empty counter is an error we want.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8);
+        }
+    }
 }
 
 impl Ring {
@@ -50,7 +77,7 @@ impl Ring {
             .map_err(|e| format!("{} ring slots are over the nofile limit: {e}", sizes.slots))?;
         let buffers = Buffers::new(&ring, sizes.buffers, sizes.buffer_bytes)
             .map_err(|e| format!("receive buffers could not be registered: {e}"))?;
-        Ok(Self { ring, buffers, closing: false, watched: false })
+        Ok(Self { ring, buffers, closing: false })
     }
 
     /// Puts `socket` into `slot`, which must be empty.
@@ -88,9 +115,15 @@ impl Ring {
         self.push(&opcode::RecvMulti::new(types::Fixed(slot), GROUP).build().user_data(data));
     }
 
-    /// Queues one completion for when `other` has something to be collected.
-    pub fn watch(&mut self, other: &Ring, data: u64) {
-        let fd = types::Fd(other.ring.as_raw_fd());
+    /// From now on `bell` rings when this ring has something.
+    pub fn ring_with(&mut self, bell: &Bell) -> Result<(), String> {
+        let submitter = self.ring.submitter();
+        submitter.register_eventfd(bell.0.as_raw_fd()).map_err(|e| format!("eventfd: {e}"))
+    }
+
+    /// Queues one completion for when `bell` rings.
+    pub fn watch(&mut self, bell: &Bell, data: u64) {
+        let fd = types::Fd(bell.0.as_raw_fd());
         self.push(&opcode::PollAdd::new(fd, libc::POLLIN as u32).build().user_data(data));
     }
 

@@ -32,6 +32,8 @@ struct Fleet {
     payload: Vec<u8>,
     heartbeat_latency: Latency,
     answer_latency: Latency,
+    /// How late we were ourselves.
+    lateness: Latency,
     counts: Counts,
 }
 
@@ -100,6 +102,7 @@ impl Talk for Fleet {
         let mut next = u64::MAX;
         if let Some(mut sweep) = self.heartbeats.take() {
             while let Some((device, due)) = sweep.next(now) {
+                self.lateness.record(now - due);
                 self.publish(stage, device, due, HEARTBEAT);
             }
             next = next.min(sweep.due());
@@ -174,9 +177,11 @@ pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
         payload: vec![b'.'; STATUS],
         heartbeat_latency: Latency::new(),
         answer_latency: Latency::new(),
+        lateness: Latency::new(),
         counts: Counts::default(),
     };
-    let (mut crowd, mut net) = Crowd::new(devices + BACKENDS, PING_EVERY, true, fleet, settings)?;
+    let (mut crowd, mut net) =
+        Crowd::new(devices + BACKENDS, settings.ping.unwrap_or(PING_EVERY), true, fleet, settings)?;
     let rss = |crowd: &Crowd<Fleet>| crowd.monitor.tree().map(Tree::memory).unwrap_or_default().rss;
     let empty = rss(&crowd);
     crowd.monitor.phase("connect");
@@ -191,6 +196,7 @@ pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
     crowd.stay(&mut net, clock::nanos(settings.warmup))?;
     crowd.talk.heartbeat_latency.clear();
     crowd.talk.answer_latency.clear();
+    crowd.talk.lateness.clear();
     crowd.monitor.phase("fleet");
     let snapshot = |crowd: &Crowd<Fleet>| {
         let counts = crowd.talk.counts;
@@ -209,6 +215,7 @@ pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
     report["clients"] = devices.into();
     report["heartbeat_ms"] = crowd.talk.heartbeat_latency.report();
     report["answer_ms"] = crowd.talk.answer_latency.report();
+    report["own_lateness_ms"] = crowd.talk.lateness.report();
     report["heartbeats_lost"] = counts.heartbeats_sent.saturating_sub(counts.heartbeats).into();
     report["statuses_lost"] = counts.statuses_sent.saturating_sub(counts.statuses).into();
     report["answers_lost"] = counts.statuses.saturating_sub(counts.answers).into();
@@ -235,6 +242,7 @@ pub fn table(report: &Value) -> String {
          generator {:.1} %\n\
          \x20 heartbeat      p50 {:.2}, p99 {:.2}, p99.9 {:.2}, max {:.2} ms, from when it was \
          due\n\
+         \x20 of this we were late: p50 {:.2}, p99 {:.2}, p99.9 {:.2}, max {:.2} ms\n\
          \x20 status answer  p50 {:.2}, p99 {:.2}, p99.9 {:.2}, max {:.2} ms there and back\n\
          \x20 faults         lost {} heartbeats, {} statuses, {} answers; {} disconnects, {} \
          strange, {} of {} pings unanswered\n\
@@ -249,6 +257,10 @@ pub fn table(report: &Value) -> String {
         figure("heartbeat_ms.p99"),
         figure("heartbeat_ms.p99.9"),
         figure("heartbeat_ms.max"),
+        figure("own_lateness_ms.p50"),
+        figure("own_lateness_ms.p99"),
+        figure("own_lateness_ms.p99.9"),
+        figure("own_lateness_ms.max"),
         figure("answer_ms.p50"),
         figure("answer_ms.p99"),
         figure("answer_ms.p99.9"),

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 const PING_EVERY: u32 = 240;
 /// The broker is given this long after a phase before its memory is read.
 const SETTLE: u64 = 2 * SECOND;
+/// And after everybody left, so that it can give memory back.
+const RETURN: u64 = 10 * SECOND;
 /// Longest wait for the broker to have closed everything.
 const CLOSING: u64 = 60 * SECOND;
 
@@ -45,7 +47,8 @@ impl Talk for Quiet {
 pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Result<Value, String> {
     let own_before = process::own_resident();
     let talk = Quiet { salt: settings.salt.clone(), subscribe, strange: 0 };
-    let (mut crowd, mut net) = Crowd::new(clients, PING_EVERY, true, talk, settings)?;
+    let (mut crowd, mut net) =
+        Crowd::new(clients, settings.ping.unwrap_or(PING_EVERY), true, talk, settings)?;
     crowd.join.rate = settings.rate.unwrap_or(rate);
     let memory = |crowd: &Crowd<Quiet>| crowd.monitor.tree().map(Tree::memory).unwrap_or_default();
     let snapshot = |crowd: &Crowd<Quiet>, n: u64| Snapshot::take(crowd.monitor.tree(), n, n);
@@ -131,7 +134,7 @@ fn wait_for_broker(crowd: &mut Crowd<Quiet>, net: &mut crate::clients::Net) -> G
         crowd.turn(net, limit)?;
         gone = (Host::now().sockets <= rest).then(clock::now);
     }
-    let end = clock::now() + SETTLE;
+    let end = clock::now() + RETURN;
     while clock::now() < end {
         crowd.turn(net, end)?;
     }

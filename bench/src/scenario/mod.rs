@@ -257,6 +257,9 @@ pub struct Settings {
     pub window: Option<u16>,
     /// Shards of the broker, where it matters.
     pub shards: u8,
+    /// Seconds between pings of one client, instead of the scenario's; 0: neither pings nor a
+    /// keep-alive.
+    pub ping: Option<u32>,
     /// Multiplies the scenario's clients and rates.
     pub scale: f64,
     /// A storm drops connections by reset; else by an orderly close.

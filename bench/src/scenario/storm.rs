@@ -88,8 +88,13 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
         received: 0,
         strange: 0,
     };
-    let (mut crowd, mut net) =
-        Crowd::new(clients + 2, PING_EVERY, settings.reset, probe, settings)?;
+    let (mut crowd, mut net) = Crowd::new(
+        clients + 2,
+        settings.ping.unwrap_or(PING_EVERY),
+        settings.reset,
+        probe,
+        settings,
+    )?;
     let rss = |crowd: &Crowd<Probe>| crowd.monitor.tree().map(Tree::memory).unwrap_or_default().rss;
     let snapshot = |crowd: &Crowd<Probe>| {
         let ready = u64::from(crowd.join.ready);
