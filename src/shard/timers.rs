@@ -140,6 +140,7 @@ impl Shard {
 
     fn keep_house(&mut self) {
         let now = self.now;
+        let retries = self.settings.retry_interval > 0;
         for _ in 0..FLOWS.min(self.idle_flows.len()) {
             let Some(&(at, reference)) = self.idle_flows.front() else { break };
             if at.plus_millis(FLOW_IDLE) > now {
@@ -148,8 +149,11 @@ impl Shard {
             self.idle_flows.pop_front();
             let Some(session) = self.session_of(reference) else { continue };
             let online = session.socket.is_some();
+            // Identifiers begin anew with the state. Where messages are repeated on a connection,
+            // the answer to a repetition would then stand for another message.
+            let repeats = retries && online && !session.version.is_v5();
             match &mut session.flow {
-                Some(flow) if flow.is_idle() => session.flow = None,
+                Some(flow) if flow.is_idle() && !repeats => session.flow = None,
                 Some(_) if online => self.idle_flows.push_back((now, reference)),
                 // Listed again when it is used again.
                 Some(flow) => flow.listed = false,

@@ -542,3 +542,28 @@ fn a_silent_client_is_dropped_after_its_keep_alive_even_while_it_is_not_read() {
     assert_eq!(world.counters().connections_open, 0);
     assert_eq!(world.counters().keepalive_timeouts, 1);
 }
+
+#[test]
+fn where_messages_are_repeated_an_identifier_is_not_used_again_at_once() {
+    let mut world = world(1, Settings { retry_interval: 1000, ..roomy() });
+    let connect = Connect { version: Version::V311, ..hello("c", true, 0) };
+    let mut peer = Peer::connect(&mut world, 0, &connect);
+    peer.subscribe(&mut world, 1, "t", 1);
+    peer.take(&mut world);
+    for expected in 1..5 {
+        peer.publish(&mut world, "t", b"m", 0, 0);
+        peer.publish(&mut world, "t", b"m", 1, 1);
+        let got = peer.take(&mut world);
+        let id = got.iter().find_map(|got| match got {
+            Got::Publish { qos: 1, id, .. } => Some(*id),
+            _ => None,
+        });
+        assert_eq!(id, Some(expected));
+        peer.ack(&mut world, AckKind::PubAck, expected);
+        for _ in 0..10 {
+            world.settle();
+            world.advance(500);
+        }
+    }
+    fine(&world);
+}
