@@ -10,7 +10,7 @@ use crate::session::{NEVER, Will};
 use crate::time::Instant;
 
 /// Milliseconds a closing connection has to take its last packets.
-const LAST_WORDS: u64 = 5000;
+pub(super) const LAST_WORDS: u64 = 5000;
 /// Bytes of a CONNACK or DISCONNECT besides the text of its reason string, at most.
 pub(super) const LONGEST_HEAD: usize = 12;
 /// Wills routed per step.
@@ -69,7 +69,7 @@ impl Shard {
         let (stage, listener) = (connection.stage, connection.listener);
         match stage {
             // HandedOver decides; the socket is no longer ours to speak on.
-            Stage::HandingOver(_) | Stage::Closing => return,
+            Stage::HandingOver(_) | Stage::Closing | Stage::Closed => return,
             Stage::Entry => {}
             Stage::Open(index) => {
                 self.counters.connections_open -= 1;
@@ -87,12 +87,29 @@ impl Shard {
         connection.patience = 0;
         let drained = connection.output.as_ref().is_none_or(|output| output.unsent() == 0);
         if cause == Cause::Broken {
-            self.actions.push(Action::Close(socket));
+            self.close_socket(socket, Action::Close(socket));
         } else if drained {
-            self.actions.push(Action::Finish(socket));
+            self.close_socket(socket, Action::Finish(socket));
         } else {
-            self.arm_connection(socket, self.now.plus_millis(LAST_WORDS));
+            let now = self.now;
+            connection.last_seen = now;
+            self.arm_connection(socket, now.plus_millis(LAST_WORDS));
         }
+    }
+
+    /// Ends a connection that cannot carry anything more, even if it is closing already.
+    pub(super) fn broken(&mut self, socket: SocketId) {
+        match self.connections.get(socket.0).map(|connection| connection.stage) {
+            Some(Stage::Closing) => self.close_socket(socket, Action::Close(socket)),
+            _ => self.disconnect(socket, Cause::Broken),
+        }
+    }
+
+    /// The last thing that is asked of the driver for a connection.
+    pub(super) fn close_socket(&mut self, socket: SocketId, action: Action) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        connection.stage = Stage::Closed;
+        self.actions.push(action);
     }
 
     fn count_cause(&mut self, cause: Cause) {

@@ -15,6 +15,9 @@ pub enum Stage {
     Open(u32),
     /// Nothing more is read; it ends when its output is out.
     Closing,
+    /// The driver was told to close it and has not yet. Nothing more may be asked of it: by the
+    /// time that is carried out, the socket may be another connection's.
+    Closed,
 }
 
 /// Why nothing is being processed from a connection. Several reasons may hold at once.

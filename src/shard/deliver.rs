@@ -475,7 +475,7 @@ impl Shard {
                 self.pool.put_output(output);
             }
             if stage == Stage::Closing {
-                self.actions.push(super::Action::Finish(socket));
+                self.close_socket(socket, super::Action::Finish(socket));
             }
         }
         let Stage::Open(index) = stage else { return };

@@ -218,11 +218,15 @@ impl Shard {
     pub fn received(&mut self, socket: SocketId, bytes: &[u8]) {
         self.counters.bytes_received += bytes.len() as u64;
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let stage = connection.stage;
+        if matches!(stage, Stage::Closing | Stage::Closed) {
+            return;
+        }
         connection.last_seen = self.now;
-        match connection.stage {
+        match stage {
             Stage::Open(session) => self.receive_open(socket, session, bytes),
             Stage::Entry => self.receive_entry(socket, bytes),
-            Stage::HandingOver(_) | Stage::Closing => {}
+            Stage::HandingOver(_) | Stage::Closing | Stage::Closed => {}
         }
     }
 
@@ -240,7 +244,7 @@ impl Shard {
 
     /// The connection broke.
     pub fn failed(&mut self, socket: SocketId, _errno: i32) {
-        self.disconnect(socket, Cause::Broken);
+        self.broken(socket);
     }
 
     /// A send is complete, or failed; its buffers come back.
@@ -249,7 +253,7 @@ impl Shard {
         if ok {
             self.after_sent(socket);
         } else {
-            self.disconnect(socket, Cause::Broken);
+            self.broken(socket);
         }
     }
 
@@ -367,6 +371,9 @@ impl Shard {
             let Some(connection) = self.connections.get_mut(socket.0) else { continue };
             let Some(output) = &mut connection.output else { continue };
             output.dirty = false;
+            if connection.stage == Stage::Closed {
+                continue;
+            }
             if let Some(outgoing) = output.next_send(self.now) {
                 self.actions.push(Action::Send(socket, outgoing));
             }

@@ -5,7 +5,7 @@
 //! mark, or after [`PATIENCE`]. A subscriber that stays crowded for [`PATIENCE`] is slow: it parks
 //! nobody any more, and its queue's policy decides.
 
-use super::connection::Holds;
+use super::connection::{Holds, Stage};
 use super::{Action, Shard};
 use crate::ids::{SessionRef, SocketId};
 use crate::limits::STEP_WORK;
@@ -151,7 +151,8 @@ impl Shard {
         }
         self.process_held(socket);
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        if connection.holds.is_free() && connection.paused {
+        let open = matches!(connection.stage, Stage::Open(_));
+        if open && connection.holds.is_free() && connection.paused {
             connection.paused = false;
             self.actions.push(Action::Resume(socket));
         }

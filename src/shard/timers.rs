@@ -1,7 +1,7 @@
 //! Timers: one wheel per shard, at most about one entry per connection and session. Entries are
 //! never cancelled; whoever's turn it is looks at its own deadline and arms the next one.
 
-use super::close::Cause;
+use super::close::{Cause, LAST_WORDS};
 use super::connection::{Holds, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
@@ -108,8 +108,16 @@ impl Shard {
                 self.counters.connect_timeouts += 1;
                 self.disconnect(socket, Cause::ConnectTimeout);
             }
-            Stage::HandingOver(_) => {}
-            Stage::Closing => self.actions.push(Action::Close(socket)),
+            Stage::HandingOver(_) | Stage::Closed => {}
+            Stage::Closing => {
+                // The entry may be one from before.
+                let deadline = connection.last_seen.plus_millis(LAST_WORDS);
+                if deadline <= now {
+                    self.close_socket(socket, Action::Close(socket));
+                } else {
+                    self.arm_connection(socket, deadline);
+                }
+            }
             Stage::Open(_) if connection.patience == 0 => {}
             Stage::Open(_) => {
                 let output = connection.output.as_ref();

@@ -488,3 +488,57 @@ fn qos_0_does_not_overtake_the_qos_0_that_was_queued_while_offline() {
     assert_eq!(subscriber.payloads(&mut world), ["2", "3", "4"]);
     fine(&world);
 }
+
+#[test]
+fn last_words_have_their_time_whatever_timer_was_running() {
+    let mut world = world(1, roomy());
+    let mut first = Peer::silent(&mut world, 0, 16);
+    first.begin(&mut world, &hello("c", true, 60));
+    world.settle();
+    world.advance(4900);
+    let mut watcher = Peer::connect(&mut world, 0, &hello("c", true, 60));
+    watcher.take(&mut world);
+    world.advance(300);
+    world.settle();
+    assert!(!first.is_closed(&world), "closed 0.3 s after DISCONNECT was written");
+    let got = first.take(&mut world);
+    assert!(matches!(got[..], [Got::ConnAck { .. }, Got::Disconnect(_)]), "{got:?}");
+    world.advance(10_000);
+    world.settle();
+    assert_eq!(world.nodes[0].shard.audit().connections, 1);
+}
+
+#[test]
+fn a_closing_connection_that_breaks_is_closed_at_once() {
+    let mut world = world(1, roomy());
+    let mut first = Peer::silent(&mut world, 0, 16);
+    first.begin(&mut world, &hello("c", true, 60));
+    world.settle();
+    let mut second = Peer::connect(&mut world, 0, &hello("c", true, 60));
+    second.take(&mut world);
+    first.end(&mut world, End::Reset);
+    world.settle();
+    assert_eq!(world.nodes[0].shard.audit().connections, 1);
+}
+
+#[test]
+fn a_silent_client_is_dropped_after_its_keep_alive_even_while_it_is_not_read() {
+    let mut world = world(1, Settings { outgoing_max_bytes: 4096, ..roomy() });
+    let mut peer = Peer::silent(&mut world, 0, 64);
+    let mut connect = hello("c", true, 0);
+    connect.keep_alive = 10;
+    peer.begin(&mut world, &connect);
+    world.settle();
+    peer.raw(&mut world, &[0xC0, 0].repeat(20_000));
+    for _ in 0..140 {
+        world.settle();
+        world.advance(100);
+    }
+    assert_eq!(world.counters().connections_open, 1, "14 s of silence are allowed");
+    for _ in 0..30 {
+        world.settle();
+        world.advance(100);
+    }
+    assert_eq!(world.counters().connections_open, 0);
+    assert_eq!(world.counters().keepalive_timeouts, 1);
+}

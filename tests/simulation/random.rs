@@ -87,6 +87,7 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
         messages: Vec::new(),
         shared: BTreeMap::new(),
         calm: false,
+        harsh: settings.pending.on_full == OnFull::Disconnect,
         session_expiry_v3: settings.session_expiry_default,
         verbose,
         rng: rng.clone(),
@@ -376,7 +377,8 @@ impl Sim {
                 }
             }
         }
-        missing.dedup_by_key(|(name, _, id)| (name.clone(), *id));
+        missing.sort_by(|a, b| (&a.0, a.2).cmp(&(&b.0, b.2)));
+        missing.dedup_by(|a, b| (&a.0, a.2) == (&b.0, b.2));
         let excused = self.dropped();
         assert!(
             missing.len() as u64 <= excused,
