@@ -53,6 +53,9 @@ pub fn run(config: Config, sources: Sources) -> Result<(), Failure> {
     for remark in config.remarks() {
         tracing::warn!("{remark}");
     }
+    if let Some(obstacle) = crate::doctor::obstacle(&config) {
+        return Err(Failure(format!("this host cannot run it; {obstacle}")));
+    }
     for warning in crate::doctor::warnings(&config) {
         tracing::warn!("{warning}");
     }

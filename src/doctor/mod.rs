@@ -42,6 +42,13 @@ pub fn warnings(config: &Config) -> Vec<String> {
     examine(config, None).warnings()
 }
 
+/// What keeps every shard from starting on this host, if anything does: one line. To be asked
+/// before an executor is made, which does not report a kernel without io_uring but panics.
+#[cfg(feature = "runtime")]
+pub fn obstacle(config: &Config) -> Option<String> {
+    examine(config, None).obstacle()
+}
+
 /// Judges facts, wherever they come from.
 pub fn judge(facts: Facts, config: &Config, connections: Option<u64>, trial: &RingTrial) -> Report {
     let need = Need::of(config, connections, &facts);

@@ -49,6 +49,16 @@ impl Report {
         bad.map(|finding| self.line(finding)).collect()
     }
 
+    /// The first blocker that no smaller number of clients avoids and that a shard meets at its
+    /// start, as one line.
+    pub fn obstacle(&self) -> Option<String> {
+        let fatal = |finding: &&Finding| {
+            finding.severity == Severity::Blocker
+                && ["io_uring", "memlock"].contains(&finding.check)
+        };
+        self.findings.iter().find(fatal).map(|finding| self.line(finding))
+    }
+
     fn line(&self, finding: &Finding) -> String {
         let Finding { check, found, needed, fix, .. } = finding;
         let mut line = format!("{check}: found {found}; needed: {needed}");

@@ -175,6 +175,7 @@ fn no_locked_memory_keeps_the_shards_from_starting() {
     says(&report, "memlock", Severity::Blocker, &["0 B", "LimitMEMLOCK", "memlock=-1"]);
     assert_eq!(report.clients(), 0);
     host.limits("1048576", "8388608");
+    assert!(report.obstacle().is_some_and(|line| line.starts_with("memlock: found 0 B")));
     says(&host.judge(None), "memlock", Severity::Note, &["8 MiB"]);
     host.replace("proc/self/status", "CapEff:\t0000000000000000", "CapEff:\t0000000000004000");
     says(&host.judge(None), "memlock", Severity::Fine, &[]);

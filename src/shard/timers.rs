@@ -164,6 +164,18 @@ impl Shard {
             self.idle_flows.shrink_to(1024);
         }
         self.pool.shrink();
+        self.shrink_names();
         self.sweep_retained();
+    }
+
+    /// After a crowd has left, its room in the table of names is given back.
+    fn shrink_names(&mut self) {
+        let (len, room) = (self.names.len(), self.names.capacity());
+        if room > 4096 && len < room / 8 {
+            let (seeds, sessions) = (&self.shared.seeds, &self.sessions);
+            self.names.shrink_to(len * 2, |&index| {
+                sessions.get(index).map_or(0, |session| seeds.place(session.client_id.as_bytes()))
+            });
+        }
     }
 }

@@ -327,7 +327,10 @@ pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Value, String> {
         Kind::Fleet { clients } => {
             fleet::run(settings.clients.unwrap_or(times(clients, settings.scale)), settings)?
         }
-        Kind::CrossShard { full, paced } => crossshard::run(full, paced, settings)?,
+        Kind::CrossShard { full, paced } => {
+            let paced = Plan { rate: settings.rate.unwrap_or(paced.rate), ..paced };
+            crossshard::run(full, paced, settings)?
+        }
         Kind::Idle { clients } => idle::run(settings.clients.unwrap_or(clients), settings)?,
         Kind::Echo { clients, depth } => {
             let depth = settings.window.map_or(depth, u32::from);
