@@ -1,5 +1,7 @@
 //! The identifiers that the planes exchange. Plain values; no behaviour beyond packing.
 
+use std::net::{IpAddr, SocketAddr};
+
 /// A shard's number: `0..shards`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ShardId(pub u8);
@@ -67,5 +69,29 @@ impl ShardSet {
             rest &= rest - 1;
             Some(ShardId(lowest))
         })
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// A TCP peer.
+    Tcp(IpAddr, u16),
+    /// A unix socket's peer.
+    Unix,
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Peer::Tcp(address.ip().to_canonical(), address.port())
+    }
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Peer::Tcp(ip, port) => SocketAddr::new(*ip, *port).fmt(f),
+            Peer::Unix => f.write_str("unix"),
+        }
     }
 }

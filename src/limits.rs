@@ -15,6 +15,9 @@ pub const MAX_TOPIC_LENGTH: usize = 65_535;
 /// Most listeners of one broker.
 pub const MAX_LISTENERS: usize = 256;
 
+/// The oldest kernel whose io_uring has everything the broker uses (DEFER_TASKRUN with SEND_FD).
+pub const MINIMUM_KERNEL: (u32, u32) = (6, 1);
+
 const _: () = assert!(MAX_LISTENERS <= u16::MAX as usize);
 /// Data mails per ordered pair of shards.
 pub const DATA_MAILBOX: usize = 256;
@@ -24,6 +27,10 @@ pub const CONTROL_MAILBOX: usize = 1024;
 pub const DATA_ROUND: usize = 64;
 /// Control mails taken from one mailbox in one step.
 pub const CONTROL_ROUND: usize = 4096;
+
+/// Packets and deliveries of one step after which clients wait for the next one: a few
+/// milliseconds' worth. One receive and one message's own fan-out may exceed it.
+pub const STEP_WORK: u32 = 16_384;
 
 const _: () = assert!(MAX_SHARDS == u128::BITS as usize);
 const _: () = assert!(MAX_SHAPE_LEVELS <= u32::BITS as usize);

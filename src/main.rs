@@ -4,8 +4,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use ringmq::broker;
-use ringmq::config::arguments::{self, Command, Given};
+use ringmq::config::arguments::{self, Command, Examination, Given};
 use ringmq::config::{self, Config, Sources};
+use ringmq::doctor::{self, Pong};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,6 +22,8 @@ fn main() -> ExitCode {
         Ok(Command::TestConfig(given)) => test_config(given),
         Ok(Command::ConfigDefault) => print(&config::default_file()),
         Ok(Command::ConfigReference) => print(&config::reference()),
+        Ok(Command::Doctor(given, examination)) => examine(given, examination),
+        Ok(Command::Ping(given, target)) => ping(given, target),
         Ok(Command::Version) => print(concat!("ringmq ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Command::Help) => print(arguments::HELP),
         Err(misuse) => {
@@ -53,6 +56,43 @@ fn test_config(given: Given) -> ExitCode {
             print("the configuration is valid\n")
         }
         Err(code) => code,
+    }
+}
+
+fn examine(given: Given, examination: Examination) -> ExitCode {
+    let config = match load(given) {
+        Ok((_, config)) => config,
+        Err(code) => return code,
+    };
+    let report = doctor::examine(&config, examination.connections);
+    let text = if examination.json { report.json() } else { report.table() };
+    let printed = print(&text);
+    if report.ready() { printed } else { ExitCode::from(FAILED) }
+}
+
+fn ping(given: Given, target: Option<String>) -> ExitCode {
+    let target = match target {
+        Some(target) => target,
+        None => match load(given) {
+            Err(code) => return code,
+            Ok((_, config)) => match doctor::target(&config) {
+                Some(target) => target,
+                None => {
+                    complain(&"no listener has a TCP address; write `ringmq ping HOST:PORT`");
+                    return ExitCode::from(MISUSED);
+                }
+            },
+        },
+    };
+    match doctor::ping(&target) {
+        Ok(Pong::Answered) => print(&format!("{target} answers\n")),
+        Ok(Pong::Refused(code)) => {
+            print(&format!("{target} answers, but refuses this client (code {code})\n"))
+        }
+        Err(failure) => {
+            complain(&format!("{target}: {failure}"));
+            ExitCode::from(FAILED)
+        }
     }
 }
 

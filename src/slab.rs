@@ -6,7 +6,7 @@ const CHUNK: usize = 256;
 
 /// Entries by dense index, with a generation per place that tells a reused place apart.
 pub struct Slab<T> {
-    chunks: Vec<Vec<Entry<T>>>,
+    chunks: Vec<Places<T>>,
     free: Vec<u32>,
     len: usize,
 }
@@ -14,6 +14,14 @@ pub struct Slab<T> {
 struct Entry<T> {
     generation: u32,
     value: Option<T>,
+}
+
+/// A chunk of places. Its memory goes when all of them are free; what stays is a generation that
+/// none of them has had.
+struct Places<T> {
+    entries: Vec<Entry<T>>,
+    used: usize,
+    generation: u32,
 }
 
 impl<T> Default for Slab<T> {
@@ -37,29 +45,41 @@ impl<T> Slab<T> {
     pub fn insert(&mut self, value: T) -> u32 {
         self.len += 1;
         if let Some(index) = self.free.pop() {
-            let entry = &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK];
-            entry.value = Some(value);
+            let chunk = &mut self.chunks[index as usize / CHUNK];
+            if chunk.entries.is_empty() {
+                let generation = chunk.generation;
+                chunk.entries.reserve_exact(CHUNK);
+                chunk.entries.resize_with(CHUNK, || Entry { generation, value: None });
+            }
+            chunk.used += 1;
+            chunk.entries[index as usize % CHUNK].value = Some(value);
             return index;
         }
-        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
+        // No place is free, so the last chunk's memory is there.
+        if self.chunks.last().is_none_or(|chunk| chunk.entries.len() == CHUNK) {
+            let entries = Vec::with_capacity(CHUNK);
+            self.chunks.push(Places { entries, used: 0, generation: 0 });
         }
         let base = (self.chunks.len() - 1) * CHUNK;
         let chunk = self.chunks.last_mut().expect("pushed above");
-        chunk.push(Entry { generation: 0, value: Some(value) });
-        (base + chunk.len() - 1) as u32
+        chunk.entries.push(Entry { generation: 0, value: Some(value) });
+        chunk.used += 1;
+        (base + chunk.entries.len() - 1) as u32
     }
 
     /// Takes the entry out; its index may be handed out again with the next generation.
     pub fn remove(&mut self, index: u32) -> Option<T> {
-        let entry = self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)?;
+        let chunk = self.chunks.get_mut(index as usize / CHUNK)?;
+        let entry = chunk.entries.get_mut(index as usize % CHUNK)?;
         let value = entry.value.take()?;
         entry.generation = entry.generation.wrapping_add(1);
+        chunk.used -= 1;
         self.free.push(index);
         self.len -= 1;
-        if self.len == 0 && self.free.capacity() > 4 * CHUNK {
-            // Generations must survive, so chunks stay; only the list of a million holes goes.
-            self.free.shrink_to(self.free.len());
+        // Some free places are kept, so that one that comes and goes costs nothing.
+        if chunk.used == 0 && chunk.entries.len() == CHUNK && self.free.len() > 4 * CHUNK {
+            chunk.generation = chunk.entries.iter().map(|e| e.generation).max().unwrap_or(0);
+            chunk.entries = Vec::new();
         }
         Some(value)
     }
@@ -67,21 +87,23 @@ impl<T> Slab<T> {
     /// The entry, when in use.
     #[inline]
     pub fn get(&self, index: u32) -> Option<&T> {
-        self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)?.value.as_ref()
+        let chunk = self.chunks.get(index as usize / CHUNK)?;
+        chunk.entries.get(index as usize % CHUNK)?.value.as_ref()
     }
 
     /// The entry, when in use.
     #[inline]
     pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)?.value.as_mut()
+        let chunk = self.chunks.get_mut(index as usize / CHUNK)?;
+        chunk.entries.get_mut(index as usize % CHUNK)?.value.as_mut()
     }
 
     /// The generation of a place: of its entry when in use, of its next one otherwise.
     pub fn generation(&self, index: u32) -> u32 {
-        self.chunks
-            .get(index as usize / CHUNK)
-            .and_then(|chunk| chunk.get(index as usize % CHUNK))
-            .map_or(0, |entry| entry.generation)
+        self.chunks.get(index as usize / CHUNK).map_or(0, |chunk| {
+            let entry = chunk.entries.get(index as usize % CHUNK);
+            entry.map_or(chunk.generation, |entry| entry.generation)
+        })
     }
 
     /// The entry, when in use and of that generation.
@@ -94,10 +116,7 @@ impl<T> Slab<T> {
 
     /// One past the highest index ever used.
     pub fn bound(&self) -> u32 {
-        match self.chunks.last() {
-            None => 0,
-            Some(last) => ((self.chunks.len() - 1) * CHUNK + last.len()) as u32,
-        }
+        (self.chunks.len() * CHUNK) as u32
     }
 }
 
@@ -152,7 +171,7 @@ impl<T> Table<T> {
         let value = chunk.values[index as usize % CHUNK].take()?;
         chunk.used -= 1;
         self.len -= 1;
-        if chunk.used == 0 && self.len > CHUNK {
+        if chunk.used == 0 && index as usize >= CHUNK {
             *slot = None;
         }
         Some(value)
@@ -192,6 +211,24 @@ mod tests {
         assert_eq!(first, second);
         assert_eq!(slab.get_of(second, generation), None);
         assert_eq!(slab.len(), 1);
+    }
+
+    #[test]
+    fn a_chunk_that_was_given_back_comes_again_with_new_generations() {
+        let mut slab = Slab::default();
+        let all: Vec<u32> = (0..10 * CHUNK as u32).map(|value| slab.insert(value)).collect();
+        let before: Vec<u32> = all.iter().map(|&index| slab.generation(index)).collect();
+        for &index in &all {
+            assert_eq!(slab.remove(index), Some(index));
+        }
+        assert!(slab.chunks.iter().filter(|chunk| chunk.entries.is_empty()).count() >= 5);
+        assert_eq!(slab.get(all[0]), None);
+        let mut again: Vec<u32> = (0..10 * CHUNK as u32).map(|value| slab.insert(value)).collect();
+        again.sort_unstable();
+        assert_eq!(again, all);
+        for (&index, &old) in all.iter().zip(&before) {
+            assert_ne!(slab.generation(index), old);
+        }
     }
 
     #[test]

@@ -244,7 +244,7 @@ mod rumqtt {
         willing.set_last_will(LastWill::new(&topic, "gone", QoS::AtLeastOnce, false));
         let (publisher, mut connection) = Client::new(willing, 100);
         let publishing = std::thread::spawn(move || {
-            // Until it is told to vanish, after 30 acknowledgements.
+            // Until it is told to vanish, after all acknowledgements.
             let mut acknowledged = 0;
             while acknowledged < 20 {
                 let event = connection.recv_timeout(patience()).expect("an event");

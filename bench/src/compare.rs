@@ -226,5 +226,5 @@ fn version(candidate: &Candidate) -> Option<String> {
 
 /// The source tree: given by `scripts/bench`, else where we are.
 pub fn root() -> PathBuf {
-    std::env::var_os("RINGMQ_ROOT").map_or_else(|| PathBuf::from("."), PathBuf::from)
+    std::env::var_os("BENCH_ROOT").map_or_else(|| PathBuf::from("."), PathBuf::from)
 }

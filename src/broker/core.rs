@@ -1,8 +1,8 @@
 //! One core: an executor thread, its driver, its shard, and the loop between them.
 
 use crate::config;
+use crate::ids::Peer;
 use crate::ids::{ListenerId, ShardId};
-use crate::limits::{CONTROL_ROUND, DATA_ROUND};
 use crate::mesh::mail::{Control, Data};
 use crate::mesh::mailbox::MailEnds;
 use crate::mesh::{Entrance, Shared};
@@ -10,7 +10,6 @@ use crate::message::Message;
 use crate::ring::{
     Doorbell, Driver, Event, Peer as RingPeer, Receive, RingFailure, RingPort, SocketRingConfig,
 };
-use crate::shard::connection::Peer;
 use crate::shard::{Action, Settings, Shard};
 use crate::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
@@ -21,7 +20,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Completions visited per step: the bound on how long one step keeps the others waiting.
-const COMPLETIONS: usize = 1024;
+const COMPLETIONS: usize = 512;
+/// Bytes of glommio's own file buffers per core: its smallest useful amount.
+const IO_MEMORY: usize = 64 << 10;
 /// A busy core lets glommio's other tasks run this often.
 const YIELD: Duration = Duration::from_millis(1);
 
@@ -100,6 +101,8 @@ pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
         let (id, reports) = (plan.id, plan.reports.clone());
         let executor = LocalExecutorBuilder::new(Placement::Fixed(plan.cpu))
             .name(&format!("ringmq-{}", id.0))
+            // Buffers for direct file I/O, which is not done here; the default is 10 MiB per core.
+            .io_memory(IO_MEMORY)
             .make();
         let outcome = match executor {
             Ok(executor) => executor.run(run(plan, receiver)).map_err(|error| error.to_string()),
@@ -204,7 +207,7 @@ impl Running {
                 }
                 Command::Dismiss => {
                     // Mail that arrived before this still goes out first.
-                    self.take_mail();
+                    self.shard.take_mail(&mut self.ends);
                     self.shard.dismiss();
                     self.phase = Phase::Dismissed;
                 }
@@ -228,7 +231,7 @@ impl Running {
         }
         let shard = &mut self.shard;
         let visited = driver.pass(COMPLETIONS, &mut |_, event| take_event(shard, event));
-        let mail = self.take_mail();
+        let mail = self.shard.take_mail(&mut self.ends) > 0;
         let more = self.shard.finish();
         let acted = !self.shard.actions.is_empty();
         for action in self.shard.actions.drain(..) {
@@ -241,25 +244,6 @@ impl Running {
     fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
         let me = self.id;
         (0..self.shards).map(ShardId).filter(move |&peer| peer != me)
-    }
-
-    fn take_mail(&mut self) -> bool {
-        let (mut taken, mut all) = (0, true);
-        let shard = &mut self.shard;
-        for peer in (0..self.shards).map(ShardId) {
-            taken += self.ends.take_control(peer, CONTROL_ROUND, |control| {
-                shard.control_mail(peer, control);
-            });
-        }
-        if shard.takes_data() {
-            for peer in (0..self.shards).map(ShardId) {
-                let round = self.ends.take_data(peer, DATA_ROUND, |data| shard.data_mail(data));
-                all &= round < DATA_ROUND;
-                taken += round;
-            }
-            shard.data_round(all);
-        }
-        taken > 0
     }
 
     /// Puts staged mail into the mailboxes, as far as they have room; true when some was put.

@@ -45,10 +45,19 @@ impl std::error::Error for Failure {}
 pub fn run(config: Config, sources: Sources) -> Result<(), Failure> {
     let fail = |error: &dyn std::fmt::Display| Failure(error.to_string());
     let log = log::start(&config.log).map_err(|error| fail(&error))?;
+    // The allocator asks for huge pages, which would round each size class up to 2 MiB: measured
+    // 600 bytes per idle client with them and 391 without. Not being allowed only costs memory.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     let (_signal_thread, signals) = signals::channel().map_err(|error| fail(&error))?;
     let notifier = Notifier::of_process().map_err(|error| fail(&error))?;
     for remark in config.remarks() {
         tracing::warn!("{remark}");
+    }
+    if let Some(obstacle) = crate::doctor::obstacle(&config) {
+        return Err(Failure(format!("this host cannot run it; {obstacle}")));
+    }
+    for warning in crate::doctor::warnings(&config) {
+        tracing::warn!("{warning}");
     }
     let mut broker = Broker::start(&config)?;
     let bound = broker.open_listeners(&config)?;

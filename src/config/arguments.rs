@@ -14,11 +14,15 @@ ringmq [--config FILE] [--set KEY=VALUE]...   run the broker (without a file: 12
 ringmq --test-config [--config FILE]          check the configuration and print every problem
 ringmq config default                         print a commented file with every default
 ringmq config reference                       print every key: type, unit, default, bounds, meaning
+ringmq doctor [--connections N] [--config FILE] [--json]
+                                              what this host will hold, each limit, the exact fix
+ringmq ping [HOST:PORT] [--config FILE]       whether a broker answers (default: first TCP listener)
 ringmq --version | --help
 
 --set KEY=VALUE   sets one key (mqtt.max_inflight=64, listeners.0.bind=0.0.0.0:1883); it wins over
                   the environment (RINGMQ_MQTT__MAX_INFLIGHT=64), which wins over the file
 Exit codes: 0 stopped as asked, 1 failed while running, 2 wrong arguments or configuration.
+doctor: 0 ready (for N clients), 1 not. ping: 0 the broker answers, 1 it does not.
 SIGTERM or SIGINT stops (twice: at once), SIGHUP reads the configuration again.
 ";
 
@@ -33,6 +37,10 @@ pub enum Command {
     ConfigDefault,
     /// Print the reference.
     ConfigReference,
+    /// Examine this host for the configuration.
+    Doctor(Given, Examination),
+    /// Ping the broker at `HOST:PORT`, or where the configuration listens.
+    Ping(Given, Option<String>),
     /// Print the version.
     Version,
     /// Print [`HELP`].
@@ -48,6 +56,15 @@ pub struct Given {
     pub set: Vec<String>,
 }
 
+/// What the doctor is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Examination {
+    /// `--connections`: clients to hold.
+    pub connections: Option<u64>,
+    /// `--json`.
+    pub json: bool,
+}
+
 /// The words make no command; says which and what to write instead.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Misuse(String);
@@ -60,8 +77,9 @@ impl fmt::Display for Misuse {
 
 impl std::error::Error for Misuse {}
 
-const OPTIONS: [&str; 5] = ["--config", "--set", "--test-config", "--version", "--help"];
-const COMMANDS: [&str; 3] = ["config", "doctor", "passwd"];
+const OPTIONS: [&str; 7] =
+    ["--config", "--set", "--test-config", "--version", "--help", "--connections", "--json"];
+const COMMANDS: [&str; 4] = ["config", "doctor", "ping", "passwd"];
 
 /// Reads the words behind the program's name.
 ///
@@ -70,7 +88,7 @@ const COMMANDS: [&str; 3] = ["config", "doctor", "passwd"];
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Misuse> {
     let mut words = words.into_iter();
     let mut given = Given::default();
-    let mut test = false;
+    let mut wanted = Wanted::Run;
     let mut first = true;
     while let Some(word) = words.next() {
         let text = word.to_string_lossy().into_owned();
@@ -81,7 +99,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Misus
         match (option, attached) {
             ("--help" | "-h", None) => return Ok(Command::Help),
             ("--version" | "-V", None) => return Ok(Command::Version),
-            ("--test-config", None) => test = true,
+            ("--test-config", None) if matches!(wanted, Wanted::Run | Wanted::Test) => {
+                wanted = Wanted::Test;
+            }
             ("--config", _) if given.file.is_some() => {
                 return Err(Misuse("--config is given twice; name one file".to_owned()));
             }
@@ -95,14 +115,69 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Misus
             }
             ("--set", Some(value)) => given.set.push(value.to_owned()),
             ("config", None) if first => return config(words),
-            ("doctor" | "passwd", None) if first => {
+            ("doctor", None) if first => wanted = Wanted::Doctor(Examination::default()),
+            ("ping", None) if first => wanted = Wanted::Ping(None),
+            ("passwd", None) if first => {
                 return Err(Misuse(format!("`ringmq {option}` is not in this build yet")));
             }
-            _ => return Err(unknown(option, attached.is_some(), first)),
+            _ => match wanted.take(option, attached, &mut words)? {
+                Taken::Yes => {}
+                Taken::No => return Err(unknown(option, attached.is_some(), first)),
+            },
         }
         first = false;
     }
-    Ok(if test { Command::TestConfig(given) } else { Command::Run(given) })
+    Ok(match wanted {
+        Wanted::Run => Command::Run(given),
+        Wanted::Test => Command::TestConfig(given),
+        Wanted::Doctor(examination) => Command::Doctor(given, examination),
+        Wanted::Ping(target) => Command::Ping(given, target),
+    })
+}
+
+/// What the words so far ask for.
+enum Wanted {
+    Run,
+    Test,
+    Doctor(Examination),
+    Ping(Option<String>),
+}
+
+/// Whether a word belonged to the command.
+enum Taken {
+    Yes,
+    No,
+}
+
+impl Wanted {
+    /// Takes a word that only this command knows.
+    fn take(
+        &mut self,
+        option: &str,
+        attached: Option<&str>,
+        words: &mut impl Iterator<Item = OsString>,
+    ) -> Result<Taken, Misuse> {
+        match (self, option, attached) {
+            (Wanted::Doctor(examination), "--json", None) => examination.json = true,
+            (Wanted::Doctor(examination), "--connections", _) => {
+                let number = match attached {
+                    Some(number) => number.to_owned(),
+                    None => value(option, words.next())?.to_string_lossy().into_owned(),
+                };
+                let number = number.replace('_', "").parse().ok().filter(|number| *number > 0);
+                examination.connections = Some(number.ok_or_else(|| no_value(option))?);
+            }
+            (Wanted::Ping(target @ None), target_word, None) if !target_word.starts_with('-') => {
+                *target = Some(target_word.to_owned());
+            }
+            (_, "--json" | "--connections", _) => {
+                let fix = format!("write `ringmq doctor {option}`");
+                return Err(Misuse(format!("{option} belongs to `doctor`; {fix}")));
+            }
+            _ => return Ok(Taken::No),
+        }
+        Ok(Taken::Yes)
+    }
 }
 
 fn config(mut words: impl Iterator<Item = OsString>) -> Result<Command, Misuse> {
@@ -131,13 +206,20 @@ fn value(option: &str, word: Option<OsString>) -> Result<OsString, Misuse> {
 }
 
 fn no_value(option: &str) -> Misuse {
-    let example = if option == "--set" { "mqtt.max_qos=1" } else { "/etc/ringmq/ringmq.yaml" };
+    let example = match option {
+        "--set" => "mqtt.max_qos=1",
+        "--connections" => "100000",
+        _ => "/etc/ringmq/ringmq.yaml",
+    };
     Misuse(format!("{option} needs a value; write {option} {example}"))
 }
 
 fn unknown(option: &str, attached: bool, first: bool) -> Misuse {
     if attached && OPTIONS.contains(&option) {
         return Misuse(format!("{option} takes no value; remove the = and what follows"));
+    }
+    if option == "--test-config" {
+        return Misuse(format!("`{option}` cannot be combined with this command; remove one"));
     }
     let known: &[&str] = if option.starts_with('-') { &OPTIONS } else { &COMMANDS };
     if !first && known.contains(&option) {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::{Command, Given, parse};
+use super::{Command, Examination, Given, parse};
 
 fn words(text: &str) -> Vec<OsString> {
     text.split_whitespace().map(OsString::from).collect()
@@ -10,6 +10,10 @@ fn words(text: &str) -> Vec<OsString> {
 
 fn given(file: Option<&str>, set: &[&str]) -> Given {
     Given { file: file.map(Into::into), set: set.iter().map(|s| s.to_string()).collect() }
+}
+
+fn doctor(connections: Option<u64>, json: bool) -> Command {
+    Command::Doctor(given(None, &[]), Examination { connections, json })
 }
 
 #[test]
@@ -26,6 +30,15 @@ fn every_command_of_the_contract_is_understood() {
         ("--config a --test-config", Command::TestConfig(given(Some("a"), &[]))),
         ("config default", Command::ConfigDefault),
         ("config reference", Command::ConfigReference),
+        ("doctor", doctor(None, false)),
+        ("doctor --connections 1_000_000 --json", doctor(Some(1_000_000), true)),
+        ("doctor --json --connections=5", doctor(Some(5), true)),
+        (
+            "doctor --config a --set a=1",
+            Command::Doctor(given(Some("a"), &["a=1"]), Examination::default()),
+        ),
+        ("ping", Command::Ping(given(None, &[]), None)),
+        ("ping host:1 --config a", Command::Ping(given(Some("a"), &[]), Some("host:1".into()))),
         ("--version", Command::Version),
         ("-V", Command::Version),
         ("--config a --help", Command::Help),
@@ -50,7 +63,13 @@ fn misuse_says_what_to_write_instead() {
         ("config", "`ringmq config` needs to know what to print; "),
         ("config defaults", "`ringmq config` needs to know what to print; "),
         ("config default now", "`now` is one word too many; remove it"),
-        ("doctor --connections 5", "`ringmq doctor` is not in this build yet"),
+        ("doctor --connections", "--connections needs a value; write --connections 100000"),
+        ("doctor --connections no", "--connections needs a value; write --connections 100000"),
+        ("doctor --connections 0", "--connections needs a value; "),
+        ("doctor --jsn", "unknown argument `--jsn`; did you mean `--json`?"),
+        ("doctor --test-config", "`--test-config` cannot be combined with this command"),
+        ("--connections 5", "--connections belongs to `doctor`; write `ringmq doctor --connect"),
+        ("ping a b", "unknown argument `b`; see `ringmq --help`"),
         ("passwd file user", "`ringmq passwd` is not in this build yet"),
         ("--config a doctor", "`doctor` must be the first word; "),
         ("a.yaml", "unknown argument `a.yaml`; see `ringmq --help`"),

@@ -2,9 +2,9 @@
 //! make the receiver write mail itself, [`Control`] never makes it write data. So control mail can
 //! always be taken in, and a chain of full mailboxes cannot close into a circle.
 
+use crate::ids::Peer;
 use crate::ids::{ListenerId, SessionRef};
 use crate::message::{Batch, Errand, Message};
-use crate::shard::connection::Peer;
 use crate::telemetry::Counters;
 use crate::topic::FilterId;
 
@@ -26,7 +26,7 @@ pub enum Control {
     /// A session joins (or updates its options in) the share group of that filter.
     Join(Box<Join>),
     /// The group's home shard routes for the member from now on.
-    Joined(SessionRef),
+    Joined(SessionRef, u64),
     /// A session leaves the share group.
     Leave(Box<str>, SessionRef),
     /// A member of the share group connected (true) or disconnected.
@@ -67,8 +67,8 @@ pub struct Join {
     pub filter: Box<str>,
     /// The member.
     pub member: SessionRef,
-    /// Hash of its ClientId, for the hash_client strategy.
-    pub client: u64,
+    /// Names the SUBSCRIBE that waits for the confirmation.
+    pub ticket: u64,
     /// Subscription options, packed.
     pub options: u8,
     /// Subscription Identifier; 0 for none.
@@ -95,6 +95,8 @@ pub struct ReplayRequest {
     pub session: SessionRef,
     /// The subscription; only echoed.
     pub filter: FilterId,
+    /// Names the replay; only echoed.
+    pub ticket: u64,
     /// The filter's text.
     pub text: Box<str>,
     /// Where to go on.
@@ -109,6 +111,8 @@ pub struct ReplaySlice {
     pub session: SessionRef,
     /// The subscription.
     pub filter: FilterId,
+    /// The replay that asked for it.
+    pub ticket: u64,
     /// The messages, in topic order.
     pub messages: Vec<Message>,
     /// Where to go on; `None` when this shard has no more.

@@ -1,5 +1,6 @@
 //! Mailboxes: what one shard sends another. Two bounded single-producer single-consumer rings per
-//! ordered pair of shards: data (messages being routed) and control (takeover, subscriptions, rare).
+//! ordered pair of shards: data (messages being routed) and control (takeover, subscriptions;
+//! rare).
 //!
 //! Built once as an N x N matrix and split, so that each shard owns its ends and no end is shared.
 //! A full mailbox is the sender's to handle: the item comes back and the source is parked.
@@ -54,6 +55,11 @@ impl<D, C> MailEnds<D, C> {
     /// Control items that `target`'s mailbox takes now without refusing; 0 for the shard itself.
     pub fn control_room(&self, target: ShardId) -> usize {
         self.to[target.0 as usize].as_ref().map_or(0, |(_, control)| control.slots())
+    }
+
+    /// True when `source`'s data mailbox holds something.
+    pub fn has_data(&self, source: ShardId) -> bool {
+        self.from[source.0 as usize].as_ref().is_some_and(|(data, _)| !data.is_empty())
     }
 
     /// Puts one data item into `target`'s mailbox; gives it back when there is no room.

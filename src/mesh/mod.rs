@@ -22,6 +22,8 @@ pub struct Shared {
     pub retained_messages: Quota,
     /// Bytes of retained messages of the whole broker.
     pub retained_bytes: Quota,
+    /// 1 once a message to retain has been accepted anywhere: it may still be on its way.
+    pub retained_ever: Quota,
 }
 
 impl Shared {
@@ -33,6 +35,7 @@ impl Shared {
             connections: Quota::default(),
             retained_messages: Quota::default(),
             retained_bytes: Quota::default(),
+            retained_ever: Quota::default(),
         })
     }
 }

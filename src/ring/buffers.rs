@@ -1,7 +1,7 @@
 //! Receive buffers: one pool of memory per core, and the ring of posted buffers of each io_uring.
 //!
-//! The kernel keeps one consumer position per registered buffer ring, so io_urings cannot share one;
-//! they draw from a common pool instead, a few at first and more whenever the kernel ran out.
+//! The kernel keeps one consumer position per registered buffer ring, so io_urings cannot share
+//! one; they draw from a common pool instead, a few at first and more whenever the kernel ran out.
 #![allow(unsafe_code)]
 use io_uring::types::BufRingEntry;
 use std::io;
@@ -62,6 +62,9 @@ pub(super) struct Pool {
     /// Buffers that exist; ids above are spare, for rings opened when the pool is empty.
     exist: u32,
     limit: u32,
+    /// Rings that draw from here, and what each may hold: everything, until one found none left.
+    rings: u32,
+    share: u32,
 }
 
 impl Pool {
@@ -70,7 +73,8 @@ impl Pool {
         let memory = Rc::new(Memory::new(limit as usize * size as usize)?);
         // Lowest first, so that a quiet core touches few pages.
         let free = (0..count).rev().map(|id| id as u16).collect();
-        Ok(Pool { memory, size, free, exist: count, limit })
+        let share = u32::MAX;
+        Ok(Pool { memory, size, free, exist: count, limit, rings: 0, share })
     }
 
     pub(super) fn free(&self) -> u32 {
@@ -107,8 +111,14 @@ impl Pool {
         unsafe { std::slice::from_raw_parts(self.address(id), length) }
     }
 
+    /// A ring ran out and the pool is empty: whoever holds more than its part returns what it gets.
+    fn ration(&mut self) {
+        self.share = (self.exist / self.rings.max(1)).max(LEAST_PER_RING);
+    }
+
     /// Gives all pages back to the system. Only when no completion with a buffer is unvisited.
-    pub(super) fn forget(&self) {
+    pub(super) fn forget(&mut self) {
+        self.share = u32::MAX;
         self.memory.forget();
     }
 }
@@ -133,6 +143,7 @@ impl BufferRing {
         let capacity = count.next_power_of_two().clamp(1, 1 << 15);
         let entries = Memory::new(capacity as usize * size_of::<BufRingEntry>())?;
         pool.reserve(initial);
+        pool.rings += 1;
         let (tail, published) = (0, 0);
         let target = initial.clamp(1, capacity);
         let ran_out = false;
@@ -158,7 +169,10 @@ impl BufferRing {
 
     /// A buffer's bytes have been looked at.
     pub(super) fn give(&mut self, pool: &mut Pool, id: u16) {
-        if self.posted < self.target { self.post(pool, id) } else { pool.free.push(id) }
+        match self.posted < self.target.min(pool.share) {
+            true => self.post(pool, id),
+            false => pool.free.push(id),
+        }
     }
 
     /// After a batch: shows the kernel what was given, and more if it ran out meanwhile.
@@ -180,8 +194,10 @@ impl BufferRing {
 
     fn fill(&mut self, pool: &mut Pool) {
         while self.posted < self.target {
-            let Some(id) = pool.free.pop() else { break };
-            self.post(pool, id);
+            match pool.free.pop() {
+                Some(id) => self.post(pool, id),
+                None => return pool.ration(),
+            }
         }
     }
 
@@ -200,12 +216,49 @@ impl BufferRing {
     }
 
     fn publish(&mut self) {
-        // SAFETY: the first entry is valid memory of this ring; its tail field is only written here.
+        // SAFETY: the first entry is valid memory of this ring; its tail is only written here.
         let tail = unsafe { BufRingEntry::tail(self.entries.start.as_ptr().cast()) };
         // SAFETY: the field is two-byte aligned and lives as long as `entries`; the kernel reads it
         // concurrently, which is why the store is atomic.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         tail.store(self.tail, Ordering::Release);
         self.published = self.tail;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel takes one posted buffer; which one does not matter to the counting.
+    fn use_one(ring: &mut BufferRing, pool: &mut Pool, id: u16) {
+        ring.taken();
+        ring.give(pool, id);
+        ring.settle(pool);
+    }
+
+    #[test]
+    fn a_ring_that_holds_more_than_its_part_gives_way_to_one_that_ran_out() {
+        let mut pool = Pool::new(64, 128, 4).unwrap();
+        let mut greedy = BufferRing::new(&mut pool, 64, 16).unwrap();
+        for _ in 0..3 {
+            greedy.ran_out = true;
+            greedy.settle(&mut pool);
+        }
+        assert_eq!((greedy.posted, pool.free()), (64, 0));
+        let mut late = BufferRing::new(&mut pool, 64, 16).unwrap();
+        assert_eq!(late.posted, LEAST_PER_RING, "a few come from the reserve");
+        late.ran_out = true;
+        late.settle(&mut pool);
+        (0..64).for_each(|id| use_one(&mut greedy, &mut pool, id));
+        assert_eq!((greedy.posted, pool.free()), (40, 24));
+        late.ran_out = true;
+        late.settle(&mut pool);
+        assert_eq!(late.posted, 40);
+        greedy.shrink();
+        greedy.shrink();
+        greedy.shrink();
+        (0..64).for_each(|id| use_one(&mut greedy, &mut pool, id));
+        assert_eq!((greedy.posted, pool.free()), (16, 24));
     }
 }

@@ -1,5 +1,5 @@
-//! The driver: one core's rings seen as one thing. This file holds the pass and where completions go;
-//! what is done per socket is in `socket`, per listener in `listen`, waiting in `park`.
+//! The driver: one core's rings seen as one thing. This file holds the pass and where completions
+//! go; what is done per socket is in `socket`, per listener in `listen`, waiting in `park`.
 #![allow(unsafe_code)]
 use super::buffers::Pool;
 use super::event::{Event, Outgoing, RingCounts, SocketRingConfig};
@@ -7,7 +7,7 @@ use super::failure::RingFailure;
 use super::glommio_wait::{Alarm, eventfd};
 use super::hand_over::HandOvers;
 use super::listen::Listeners;
-use super::park::{Doorbell, Quiet};
+use super::park::{Doorbell, Luck, Quiet};
 use super::port::RingPort;
 use super::send::Sends;
 use super::slots::Slots;
@@ -19,7 +19,10 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long to do without a further ring after the kernel refused one.
+const RING_REST: Duration = Duration::from_secs(1);
 
 /// One shard's sockets. Single-threaded; must be used and dropped on the thread that made it.
 ///
@@ -46,7 +49,10 @@ pub struct Driver<S> {
     pub(super) doorbell: Doorbell,
     pub(super) alarm: Alarm,
     pub(super) quiet: Quiet,
+    pub(super) luck: Luck,
     first_ring: usize,
+    /// Opening a ring failed; not again before.
+    no_ring_before: Option<Instant>,
     // The kernel may write to or read from what the next three hold until the rings are gone;
     // `drop` says in which order.
     pub(super) rings: Vec<Ring>,
@@ -87,7 +93,9 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             doorbell,
             alarm: Alarm::new(),
             quiet: Quiet::new(),
+            luck: Luck::new(),
             first_ring: 0,
+            no_ring_before: None,
             rings: vec![first],
             sends: ManuallyDrop::new(Sends::new()),
             pool: ManuallyDrop::new(pool),
@@ -271,7 +279,8 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
 
     pub(super) fn open_ring(&mut self) -> Option<usize> {
         let number = self.rings.len();
-        if number >= self.config.max_rings as usize {
+        let resting = self.no_ring_before.is_some_and(|at| Instant::now() < at);
+        if number >= self.config.max_rings as usize || resting {
             return None;
         }
         match Ring::open(&self.config, number, &mut self.pool, self.doorbell.fd()) {
@@ -282,6 +291,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             }
             Err(failure) => {
                 tracing::warn!(%failure, rings = number, "no further ring");
+                self.no_ring_before = Some(Instant::now() + RING_REST);
                 None
             }
         }

@@ -136,7 +136,7 @@ pub enum Event<'a, S> {
         /// What the sending shard passed to `hand_over`.
         cookie: u64,
     },
-    /// The outcome of a `hand_over`. After Ok only `Closed` follows; after Err the socket is as before.
+    /// The outcome of a `hand_over`. After Ok only `Closed` follows; after Err nothing changed.
     HandedOver {
         /// The socket's id here.
         socket: SocketId,
@@ -145,7 +145,8 @@ pub enum Event<'a, S> {
         /// Err: ENFILE = the target has no room, EBUSY = an operation was in flight here.
         result: Result<(), i32>,
     },
-    /// Another thread rang the doorbell while this one slept.
+    /// The core's eventfd was written while it slept: another thread rang the doorbell, or a ring
+    /// of its own had completions. A hint: look at the mail.
     Doorbell,
 }
 

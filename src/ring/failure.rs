@@ -1,10 +1,8 @@
 //! Why a ring could not be opened, in words that say what to change; and the check at start.
+use crate::limits::MINIMUM_KERNEL;
 use io_uring::{IoUring, Probe, opcode};
 use std::fmt;
 use std::io;
-
-/// The oldest kernel whose io_uring has everything used here (DEFER_TASKRUN with SEND_FD).
-const MINIMUM_KERNEL: (u32, u32) = (6, 1);
 
 /// The machine does not let us have a ring.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,7 +36,8 @@ impl RingFailure {
     }
 }
 
-/// The fix for an error number, given `kernel.io_uring_disabled` (None: no such sysctl) and the kernel.
+/// The fix for an error number, given `kernel.io_uring_disabled` (None: no such sysctl) and
+/// the kernel's version.
 fn advise(errno: i32, disabled: Option<&str>, kernel: Option<(u32, u32)>) -> String {
     const SECCOMP: &str = "A seccomp filter blocks it: Docker since version 25 and containerd 2 \
         do so by default. Run the container with the profile in tuning/ \
@@ -91,6 +90,19 @@ const NEEDED: [(&str, u8); 10] = [
     ("POLL_ADD", opcode::PollAdd::CODE),
     ("TIMEOUT", opcode::Timeout::CODE),
 ];
+
+/// Each operation the driver needs, and whether this kernel has it. Opens a ring for the question.
+///
+/// # Errors
+/// When no ring can be opened or asked.
+pub fn operations() -> Result<Vec<(&'static str, bool)>, RingFailure> {
+    let ring = IoUring::new(2).map_err(|error| RingFailure::new("io_uring_setup", &error))?;
+    let mut probe = Probe::new();
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(|error| RingFailure::new("REGISTER_PROBE", &error))?;
+    Ok(NEEDED.iter().map(|(name, code)| (*name, probe.is_supported(*code))).collect())
+}
 
 /// Asks the kernel for each needed operation; names the first one missing.
 pub(super) fn probe(ring: &IoUring) -> Result<(), RingFailure> {

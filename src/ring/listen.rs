@@ -1,4 +1,5 @@
-//! Accepting: a pool of single-shot accepts per listener. Multishot would not tell the peer's address.
+//! Accepting: a pool of single-shot accepts per listener. Multishot would not tell the peer's
+//! address.
 #![allow(unsafe_code)]
 use super::driver::Driver;
 use super::event::{Event, Peer};
@@ -30,15 +31,24 @@ struct Accept {
 
 pub(super) struct Listeners {
     all: Vec<Option<Listener>>,
+    #[expect(clippy::vec_box, reason = "the kernel holds their addresses while the list grows")]
     accepts: Vec<Box<Accept>>,
     free: Vec<u32>,
     /// Some listener has fewer accepts in flight than it should: try again then.
     pub(super) retry_at: Option<Instant>,
+    /// And this is because no ring has room: the next close helps.
+    pub(super) want_room: bool,
 }
 
 impl Listeners {
     pub(super) fn new() -> Self {
-        Listeners { all: Vec::new(), accepts: Vec::new(), free: Vec::new(), retry_at: None }
+        Listeners {
+            all: Vec::new(),
+            accepts: Vec::new(),
+            free: Vec::new(),
+            retry_at: None,
+            want_room: false,
+        }
     }
 }
 
@@ -81,13 +91,13 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     /// Brings every listener to its number of accepts in flight, as far as there is room.
     pub(super) fn top_up_accepts(&mut self) {
         self.listeners.retry_at = None;
+        self.listeners.want_room = false;
         for index in 0..self.listeners.all.len() {
             while self.wants_accept(index) {
-                let Some(ring) = self.ring_with_room() else {
-                    self.listeners.retry_at = Some(Instant::now() + REST);
-                    return;
-                };
-                self.start_accept(index, ring);
+                match self.ring_with_room() {
+                    Some(ring) => self.start_accept(index, ring),
+                    None => return self.wait_for_room(),
+                }
             }
         }
     }
@@ -169,8 +179,13 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         }
         match self.ring_with_room() {
             Some(ring) => self.start_accept(index, ring),
-            None => self.listeners.retry_at = Some(Instant::now() + REST),
+            None => self.wait_for_room(),
         }
+    }
+
+    fn wait_for_room(&mut self) {
+        self.listeners.retry_at = Some(Instant::now() + REST);
+        self.listeners.want_room = true;
     }
 }
 

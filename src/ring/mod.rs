@@ -28,7 +28,7 @@ pub use driver::Driver;
 pub use event::{
     Event, MAX_COOKIE, NoShared, Outgoing, Peer, Receive, RingCounts, Segment, SocketRingConfig,
 };
-pub use failure::RingFailure;
+pub use failure::{RingFailure, operations};
 pub use park::{Doorbell, ParkFlag};
 pub use port::RingPort;
 

@@ -1,7 +1,8 @@
 //! Where other shards send sockets: a handle that names a ring with room in its table.
 //!
-//! Shared between threads, hence the atomics. The kernel would close a socket that finds the target's
-//! table full, so nobody sends without a permit: the owner puts permits for slots it keeps free into
+//! Shared between threads, hence the atomics. The kernel would close an accepted socket that finds
+//! the table full, so accepts and arrivals are counted against it beforehand, and nobody sends
+//! without a permit: the owner puts permits for slots it keeps free into
 //! a cell, a sender takes one per socket, and a permit whose send failed goes back into its cell.
 use std::os::fd::RawFd;
 use std::sync::Arc;

@@ -38,7 +38,9 @@ pub(super) enum Progress<S> {
 pub(super) struct Sends<S> {
     records: Vec<Option<Box<Record<S>>>>,
     free: Vec<u32>,
+    #[expect(clippy::vec_box, reason = "used as boxes: the allocations are what is kept")]
     spare: Vec<Box<Record<S>>>,
+    #[expect(clippy::vec_box, reason = "used as boxes: the allocations are what is kept")]
     spare_vectors: Vec<Box<Vectors>>,
 }
 

@@ -177,8 +177,10 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         if let Some(id) = buffer {
             self.rings[ring].buffers.give(&mut self.pool, id);
         }
-        self.arm(socket);
-        self.finish_if_done(socket, handler);
+        if !cqueue::more(flags) {
+            self.arm(socket);
+            self.finish_if_done(socket, handler);
+        }
     }
 
     fn received_bytes(
@@ -330,6 +332,11 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         slot.flags &= !CLOSE_SENT;
         self.rings[ring].used -= 1;
         self.finish_if_done(socket, handler);
+        // Whoever waited for room in a table gets it now.
+        if self.listeners.want_room {
+            self.top_up_accepts();
+        }
+        self.grant_permits();
     }
 
     /// The last completion of a socket that is being closed frees its slot.

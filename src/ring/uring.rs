@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Completions copied out at a time.
@@ -22,6 +24,7 @@ const KERNEL_WORKERS: u32 = 2;
 
 pub(super) struct Ring {
     io: IoUring,
+    status: Status,
     /// Operations that found the submission queue full while the kernel took none.
     backlog: VecDeque<squeue::Entry>,
     /// The ring's descriptor, or its registered index.
@@ -67,7 +70,9 @@ impl Ring {
             .map_err(|error| RingFailure::new("REGISTER_EVENTFD", &error))?;
         // Without the limit a burst of orderly closes would start many threads. Not essential.
         let _ = submitter.register_iowq_max_workers(&mut [KERNEL_WORKERS, KERNEL_WORKERS]);
-        let buffers = BufferRing::new(pool, config.buffer_count, config.buffers_posted)
+        // Further rings start with less: there may be dozens, and they share one pool.
+        let posted = if number == 0 { config.buffers_posted } else { config.buffers_posted / 4 };
+        let buffers = BufferRing::new(pool, config.buffer_count, posted.max(1))
             .map_err(|error| RingFailure::new("mmap of receive buffers", &error))?;
         // SAFETY: the memory is page aligned, as long as its capacity says, and is dropped after
         // the io_uring (field order).
@@ -75,11 +80,14 @@ impl Ring {
             submitter.register_buf_ring_with_flags(buffers.start(), buffers.capacity(), GROUP, 0)
         }
         .map_err(|error| RingFailure::new("REGISTER_PBUF_RING", &error))?;
+        let status =
+            Status::of(&io).map_err(|error| RingFailure::new("mmap of the ring", &error))?;
         let quiet_wait = io.params().is_feature_no_iowait();
         let mut ring = Ring {
             enter_fd: io.as_raw_fd(),
             enter_flags: if quiet_wait { EnterFlags::NO_IOWAIT.bits() } else { 0 },
             io,
+            status,
             backlog: VecDeque::new(),
             buffers,
             capacity,
@@ -141,32 +149,21 @@ impl Ring {
     }
 
     /// True when a pass would find something without waiting.
+    #[inline]
     pub(super) fn ready(&mut self) -> bool {
-        let (completions, submissions) = self.peek();
-        completions || submissions.0
+        self.status.kernel_has_more() || !self.io.completion().is_empty()
     }
 
     /// True when operations wait to be submitted.
     pub(super) fn has_queued(&mut self) -> bool {
-        self.peek().1.1 || !self.backlog.is_empty()
-    }
-
-    /// (completions are there, (the kernel has work to run or flush, submissions are there))
-    fn peek(&mut self) -> (bool, (bool, bool)) {
-        let submission = self.io.submission();
-        let kernel = submission.taskrun() || submission.cq_overflow();
-        let queued = !submission.is_empty();
-        drop(submission);
-        (!self.io.completion().is_empty(), (kernel, queued))
+        !self.io.submission().is_empty() || !self.backlog.is_empty()
     }
 
     /// Enters the kernel if there is anything to submit, run or flush.
+    #[inline]
     pub(super) fn turn(&mut self) {
-        let (_, (kernel, queued)) = self.peek();
-        if kernel || queued || !self.backlog.is_empty() {
-            if self.io.submission().cq_overflow() {
-                self.overflows += 1;
-            }
+        if self.status.kernel_has_more() || self.has_queued() {
+            self.overflows += u64::from(self.status.overflowed());
             if let Err(error) = self.enter(0, None) {
                 debug_assert!(is_temporary(&error), "{error}");
             }
@@ -199,6 +196,7 @@ impl Ring {
         }
         let flags = EnterFlags::GETEVENTS.bits() | EnterFlags::EXT_ARG.bits() | self.enter_flags;
         self.enters += 1;
+        self.status.clear_hint();
         // SAFETY: `arguments` and the timespec it points to outlive the call; entries in the queue
         // were checked by `push`.
         let result = unsafe {
@@ -258,6 +256,76 @@ impl Drop for Ring {
             RingFd { offset: self.enter_fd as u32, reserved: 0, data: 0 }
                 .apply(self.fd(), RingFd::UNREGISTER);
         }
+    }
+}
+
+/// The flags that the kernel shows in the submission ring's memory. Mapped a second time, because
+/// one of them has to be cleared here.
+struct Status {
+    page: NonNull<u8>,
+    length: usize,
+    /// Of the flags word, in bytes.
+    offset: usize,
+}
+
+impl Status {
+    const OVERFLOW: u32 = 1 << 1;
+    const TASKRUN: u32 = 1 << 2;
+
+    fn of(io: &IoUring) -> io::Result<Status> {
+        // io_uring_params: ten words, then the offsets into the ring, the fifth of them for flags.
+        const FLAGS_OFFSET: usize = 14;
+        let parameters: *const u32 = (&raw const *io.params()).cast();
+        // SAFETY: Parameters is documented to be a transparent io_uring_params, 120 bytes long,
+        // which is kernel ABI.
+        let offset = unsafe { parameters.add(FLAGS_OFFSET).read() } as usize;
+        let length = offset + size_of::<u32>();
+        // SAFETY: a shared mapping of the ring's head at an address of the kernel's choice.
+        let page = unsafe {
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            let null = std::ptr::null_mut();
+            libc::mmap(null, length, protection, libc::MAP_SHARED, io.as_raw_fd(), 0)
+        };
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let page = NonNull::new(page.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Status { page, length, offset })
+    }
+
+    fn flags(&self) -> &AtomicU32 {
+        // SAFETY: inside the mapping, which lives as long as self, and aligned, since the kernel
+        // uses it as an atomic, as does everybody here.
+        unsafe { self.page.add(self.offset).cast().as_ref() }
+    }
+
+    /// The kernel has deferred work to run or completions to flush: enter it.
+    #[inline]
+    fn kernel_has_more(&self) -> bool {
+        self.flags().load(Ordering::Acquire) & (Self::OVERFLOW | Self::TASKRUN) != 0
+    }
+
+    fn overflowed(&self) -> bool {
+        self.flags().load(Ordering::Relaxed) & Self::OVERFLOW != 0
+    }
+
+    /// Before entering. The kernel queues work first and sets TASKRUN after; if we are in the
+    /// kernel between the two, the work is done but the flag is set afterwards and stays, since
+    /// the kernel only clears it when it runs something. A core would never sleep again. Cleared
+    /// before the enter, the flag costs at most one needless enter, and no work is missed: what was
+    /// queued before is run by the enter, what is queued later sets the flag again.
+    #[inline]
+    fn clear_hint(&self) {
+        if self.flags().load(Ordering::Relaxed) & Self::TASKRUN != 0 {
+            self.flags().fetch_and(!Self::TASKRUN, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for Status {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `of`, unmapped once.
+        unsafe { libc::munmap(self.page.as_ptr().cast(), self.length) };
     }
 }
 

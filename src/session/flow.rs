@@ -19,6 +19,8 @@ pub struct Flow {
     pub replays: VecDeque<Replay>,
     /// Since when the pending queue has been above its high-water mark while connected.
     pub crowded: Option<Instant>,
+    /// In the shard's list of flow states to give back when idle.
+    pub listed: bool,
     /// When unacknowledged messages are sent again (MQTT 3 with a retry interval).
     pub retry: Option<Instant>,
 }
@@ -37,6 +39,8 @@ impl Flow {
 pub struct Replay {
     /// The subscription; a replay whose subscription has gone is given up.
     pub filter: FilterId,
+    /// Tells it from every other replay: a slice for an earlier one may still be on its way.
+    pub ticket: u64,
     /// The shard whose retained messages are being replayed now.
     pub shard: ShardId,
     /// Where the next slice begins on that shard.

@@ -262,6 +262,19 @@ impl Subscriptions {
         }
     }
 
+    /// Every place, for checks.
+    pub fn all(&self) -> Vec<Place> {
+        match self {
+            Subscriptions::None => Vec::new(),
+            Subscriptions::One(place) => vec![*place],
+            Subscriptions::Few(few) => few.to_vec(),
+            Subscriptions::Many(many) => many
+                .iter()
+                .map(|(&filter, &position)| Place { filter: FilterId(filter), position })
+                .collect(),
+        }
+    }
+
     /// Any one place, for taking all out one by one.
     pub fn any(&self) -> Option<Place> {
         match self {

@@ -3,6 +3,7 @@
 
 use super::Queued;
 use crate::config::OnFull;
+use crate::packet::Qos;
 use std::collections::VecDeque;
 
 /// Fixed cost charged per queued message, in bytes, so that empty payloads are not free.
@@ -37,6 +38,7 @@ pub enum Pushed {
 pub struct Pending {
     queue: VecDeque<Queued>,
     bytes: usize,
+    qos0: usize,
 }
 
 impl Pending {
@@ -48,6 +50,11 @@ impl Pending {
     /// True when none waits.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// True when a message of QoS 0 waits: the next one of QoS 0 must not overtake it.
+    pub fn has_qos0(&self) -> bool {
+        self.qos0 > 0
     }
 
     /// Bytes charged.
@@ -68,6 +75,7 @@ impl Pending {
             }
         }
         self.bytes += cost;
+        self.qos0 += usize::from(queued.qos == Qos::AtMostOnce);
         self.queue.push_back(queued);
         if dropped == 0 { Pushed::Queued } else { Pushed::DroppedOldest(dropped) }
     }
@@ -81,6 +89,7 @@ impl Pending {
     pub fn pop(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
         self.bytes -= queued.message.size() + OVERHEAD;
+        self.qos0 -= usize::from(queued.qos == Qos::AtMostOnce);
         if self.queue.len() < 8 && self.queue.capacity() > 64 {
             self.queue.shrink_to(16);
         }
@@ -92,7 +101,6 @@ impl Pending {
 mod tests {
     use super::*;
     use crate::message::{Message, MessageRef};
-    use crate::packet::Qos;
     use crate::session::SubscriptionIds;
 
     fn queued(payload: &[u8]) -> Queued {

@@ -27,6 +27,8 @@ struct Sent {
     /// Kept for redelivery when the session outlives the connection.
     queued: Option<Queued>,
     awaits: Awaits,
+    /// To be sent again, and not yet sent again.
+    again: bool,
 }
 
 /// What an acknowledgement meant.
@@ -42,32 +44,26 @@ pub enum Acknowledged {
     WrongKind,
 }
 
-/// What to send again after a reconnect, in the original order [MQTT-4.6.0-1].
-pub enum Again<'a> {
-    /// The PUBLISH, with DUP set [MQTT-3.3.1-1].
-    Publish(PacketId, &'a Queued),
-    /// The PUBREL [MQTT-4.4.0-1].
-    Release(PacketId),
-}
-
 /// The window.
 pub struct Window {
     run: VecDeque<Sent>,
     first: u16,
     open: u16,
+    again: u16,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Window { run: VecDeque::new(), first: 1, open: 0 }
+        Window { run: VecDeque::new(), first: 1, open: 0, again: 0 }
     }
 }
 
 impl Window {
     /// True when another message may be sent under `limit`, the smaller of our own and the
-    /// client's Receive Maximum [MQTT-3.3.4-9].
+    /// client's Receive Maximum [MQTT-3.3.4-9]. What is to be sent again comes first.
     pub fn has_room(&self, limit: u16) -> bool {
-        self.open < limit
+        self.again == 0
+            && self.open < limit
             && self.run.len() < usize::from(limit).saturating_mul(SPAN).min(IDENTIFIERS as usize)
     }
 
@@ -86,7 +82,7 @@ impl Window {
     pub fn send(&mut self, qos: Qos, queued: Option<Queued>) -> PacketId {
         let awaits = if qos == Qos::AtLeastOnce { Awaits::PubAck } else { Awaits::PubRec };
         let id = self.id_at(self.run.len());
-        self.run.push_back(Sent { queued, awaits });
+        self.run.push_back(Sent { queued, awaits, again: false });
         self.open += 1;
         id
     }
@@ -116,26 +112,69 @@ impl Window {
         self.acknowledge(id, Awaits::PubComp, Awaits::Nothing)
     }
 
-    /// Everything to send again on a new connection, oldest first. Messages that were not kept
-    /// (their session was to end with the connection) are skipped.
-    pub fn again(&self) -> impl Iterator<Item = Again<'_>> {
-        self.run.iter().enumerate().filter_map(|(at, sent)| match (sent.awaits, &sent.queued) {
-            (Awaits::PubComp, _) => Some(Again::Release(self.id_at(at))),
-            (Awaits::PubAck | Awaits::PubRec, Some(queued)) => {
-                Some(Again::Publish(self.id_at(at), queued))
+    /// Marks every PUBLISH without an answer to be sent again, in the original order
+    /// [MQTT-4.6.0-1], by [`Self::next_again`]; returns the identifiers whose PUBREL is to be sent
+    /// again [MQTT-4.4.0-1]. Messages that were not kept are left as they are.
+    pub fn repeat(&mut self) -> Vec<PacketId> {
+        let mut releases = Vec::new();
+        for at in 0..self.run.len() {
+            let id = self.id_at(at);
+            let sent = &mut self.run[at];
+            match sent.awaits {
+                Awaits::PubComp => releases.push(id),
+                Awaits::PubAck | Awaits::PubRec if sent.queued.is_some() && !sent.again => {
+                    sent.again = true;
+                    self.again += 1;
+                }
+                _ => {}
             }
-            _ => None,
-        })
+        }
+        releases
     }
 
-    /// Completes the messages that `over` says cannot be sent again (expired, too large); returns
-    /// how many. Only for messages not yet answered by PUBREC.
+    /// True when some message is still to be sent again.
+    pub fn has_again(&self) -> bool {
+        self.again > 0
+    }
+
+    /// Takes the next message to send again, with DUP set [MQTT-3.3.1-1], when `limit` allows one
+    /// more on this connection [MQTT-3.3.4-9].
+    pub fn next_again(&mut self, limit: u16) -> Option<(PacketId, Queued)> {
+        if self.again == 0 || self.open - self.again >= limit {
+            return None;
+        }
+        let at = self.run.iter().position(|sent| sent.again)?;
+        let id = self.id_at(at);
+        let sent = &mut self.run[at];
+        sent.again = false;
+        self.again -= 1;
+        Some((id, sent.queued.clone()?))
+    }
+
+    /// A message that cannot be sent again on this connection: with QoS 1 it is complete; with
+    /// QoS 2 the client may hold it and wait, so it is released: PUBREL.
+    pub fn skip(&mut self, id: PacketId) -> Acknowledged {
+        match self.find(id).map(|at| self.run[at].awaits) {
+            Some(Awaits::PubAck) => self.puback(id),
+            Some(Awaits::PubRec) => self.pubrec(id, true),
+            _ => Acknowledged::Unknown,
+        }
+    }
+
+    /// Completes the messages that were not kept, and those of QoS 1 that `over` says have expired;
+    /// returns how many. QoS 2 does not expire once it was sent [MQTT-4.3.3-7]: the client may hold
+    /// it, and would take the next message of that identifier for a repetition.
     pub fn abandon(&mut self, mut over: impl FnMut(&Queued) -> bool) -> u32 {
         let mut abandoned = 0;
         for sent in &mut self.run {
-            let waits = matches!(sent.awaits, Awaits::PubAck | Awaits::PubRec);
-            if waits && sent.queued.as_ref().is_none_or(&mut over) {
-                *sent = Sent { queued: None, awaits: Awaits::Nothing };
+            let over = match (sent.awaits, &sent.queued) {
+                (Awaits::PubAck | Awaits::PubRec, None) => true,
+                (Awaits::PubAck, Some(queued)) => over(queued),
+                _ => false,
+            };
+            if over {
+                self.again -= u16::from(sent.again);
+                *sent = Sent { queued: None, awaits: Awaits::Nothing, again: false };
                 self.open -= 1;
                 abandoned += 1;
             }
@@ -155,6 +194,7 @@ impl Window {
         }
         sent.awaits = next;
         sent.queued = None;
+        self.again -= u16::from(std::mem::take(&mut sent.again));
         if next == Awaits::PubComp {
             return Acknowledged::Release;
         }
@@ -225,7 +265,7 @@ mod tests {
         assert_eq!(window.pubcomp(first), Acknowledged::WrongKind);
         assert_eq!(window.pubrec(first, true), Acknowledged::Release);
         assert_eq!(window.pubrec(first, true), Acknowledged::Release);
-        assert_eq!(window.again().count(), 1);
+        assert_eq!(window.repeat(), [first]);
         assert_eq!(window.pubcomp(first), Acknowledged::Complete);
         assert_eq!(window.pubcomp(first), Acknowledged::Unknown);
         let second = window.send(Qos::ExactlyOnce, None);

@@ -1,17 +1,16 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
-use super::connect::expiry_deadline;
 use super::connection::Stage;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
-use crate::session::Will;
+use crate::session::{NEVER, Will};
 use crate::time::Instant;
 
 /// Milliseconds a closing connection has to take its last packets.
-const LAST_WORDS: u64 = 5000;
+pub(super) const LAST_WORDS: u64 = 5000;
 /// Bytes of a CONNACK or DISCONNECT besides the text of its reason string, at most.
 pub(super) const LONGEST_HEAD: usize = 12;
 /// Wills routed per step.
@@ -70,7 +69,7 @@ impl Shard {
         let (stage, listener) = (connection.stage, connection.listener);
         match stage {
             // HandedOver decides; the socket is no longer ours to speak on.
-            Stage::HandingOver(_) | Stage::Closing => return,
+            Stage::HandingOver(_) | Stage::Closing | Stage::Closed => return,
             Stage::Entry => {}
             Stage::Open(index) => {
                 self.counters.connections_open -= 1;
@@ -88,12 +87,29 @@ impl Shard {
         connection.patience = 0;
         let drained = connection.output.as_ref().is_none_or(|output| output.unsent() == 0);
         if cause == Cause::Broken {
-            self.actions.push(Action::Close(socket));
+            self.close_socket(socket, Action::Close(socket));
         } else if drained {
-            self.actions.push(Action::Finish(socket));
+            self.close_socket(socket, Action::Finish(socket));
         } else {
-            self.arm_connection(socket, self.now.plus_millis(LAST_WORDS));
+            let now = self.now;
+            connection.last_seen = now;
+            self.arm_connection(socket, now.plus_millis(LAST_WORDS));
         }
+    }
+
+    /// Ends a connection that cannot carry anything more, even if it is closing already.
+    pub(super) fn broken(&mut self, socket: SocketId) {
+        match self.connections.get(socket.0).map(|connection| connection.stage) {
+            Some(Stage::Closing) => self.close_socket(socket, Action::Close(socket)),
+            _ => self.disconnect(socket, Cause::Broken),
+        }
+    }
+
+    /// The last thing that is asked of the driver for a connection.
+    pub(super) fn close_socket(&mut self, socket: SocketId, action: Action) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        connection.stage = Stage::Closed;
+        self.actions.push(action);
     }
 
     fn count_cause(&mut self, cause: Cause) {
@@ -126,13 +142,16 @@ impl Shard {
     /// The session loses its connection.
     fn detach(&mut self, index: u32, cause: Cause) {
         let now = self.now;
-        self.unpark_waiters(index);
+        self.groups.joining.remove(&index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
         if let Some(flow) = &mut session.flow {
             flow.crowded = None;
             flow.replays.clear();
         }
+        // Only now: what the publishers go on with must not find this client crowded again.
+        self.unpark_waiters(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
         let expiry = session.expiry;
         match session.will.take() {
             Some(_) if cause.deletes_will() => {}
@@ -201,10 +220,10 @@ impl Shard {
             return;
         }
         let due = session.will.as_ref().and_then(|will| will.due);
-        if due.is_some_and(|due| due <= now) {
-            if let Some(will) = session.will.take() {
-                self.fire_will(*will);
-            }
+        if due.is_some_and(|due| due <= now)
+            && let Some(will) = session.will.take()
+        {
+            self.fire_will(*will);
         }
         let Some(session) = self.sessions.get(index) else { return };
         let due = session.will.as_ref().and_then(|will| will.due);
@@ -251,6 +270,7 @@ impl Shard {
 
     /// The driver has closed the socket: nothing of the connection is left.
     pub(super) fn forget(&mut self, socket: SocketId) {
+        self.parked.forget(socket);
         if let Some(connection) = self.connections.remove(socket.0)
             && let Some(output) = connection.output
         {
@@ -326,4 +346,9 @@ impl Shard {
     pub(super) fn leave_groups(&mut self, index: u32) {
         self.tell_groups(index, Control::Leave);
     }
+}
+
+/// Whether an expiry in seconds ends at some time; then when.
+fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
+    (expiry != NEVER).then(|| now.plus_millis(u64::from(expiry) * 1000))
 }

@@ -7,7 +7,7 @@ use crate::ids::SocketId;
 use crate::mesh::Entrance;
 use crate::message::{Message, MessageRef};
 use crate::packet::{self, ConnAck, ConnAckProperties, Connect, Framing, Qos, ReasonCode, Version};
-use crate::session::{Extras, NEVER, Session, Subscriptions, Will};
+use crate::session::{Extras, Session, Subscriptions, Will};
 use crate::time::Instant;
 use std::sync::Arc;
 
@@ -141,27 +141,41 @@ impl Shard {
         entrance: &Arc<Entrance>,
     ) -> (u32, bool) {
         let mut known = self.find_session(name);
-        if let Some(index) = known {
-            if self.sessions.get(index).is_some_and(|session| session.socket.is_some()) {
-                self.counters.takeovers += 1;
-                // [MQTT-3.1.4-3]: one live connection per ClientId. This fires or delays the will
-                // and ends a session without expiry, exactly as any other loss would.
-                self.take_over(index);
-                known = self.find_session(name);
-            }
+        let mut inherited = None;
+        if let Some(index) = known
+            && self.sessions.get(index).is_some_and(|session| session.socket.is_some())
+        {
+            self.counters.takeovers += 1;
+            // [MQTT-3.1.4-3]: one live connection per ClientId. This fires or delays the will
+            // and ends a session without expiry, exactly as any other loss would.
+            self.take_over(index);
+            known = self.find_session(name);
         }
-        if let Some(index) = known.filter(|_| connect.clean_start) {
+        let mountpoint = mountpoint_of(&entrance.mountpoint, name, connect.username);
+        // Subscriptions and queued messages carry the prefix they were made under: a session is
+        // not resumed under another one.
+        let foreign = |&index: &u32| {
+            self.sessions.get(index).is_some_and(|session| session.mountpoint() != mountpoint)
+        };
+        if let Some(index) = known.filter(|index| connect.clean_start || foreign(index)) {
+            let armed = self.sessions.get(index).map(|session| session.armed);
+            self.counters.sessions_persistent -= 1;
             self.end_session(index);
             known = None;
+            inherited = armed.map(|armed| (index, armed));
         }
         let present = known.is_some();
         let index = known.unwrap_or_else(|| self.new_session(name));
+        if let (Some((old, armed)), Some(session)) = (inherited, self.sessions.get_mut(index))
+            && old == index
+        {
+            // The wheel's entry names the place, which is taken again: or a client that always
+            // starts clean would leave one entry per connection, each for the whole expiry.
+            session.armed = armed;
+        }
         let expiry = self.granted_expiry(connect);
         let settings = Arc::clone(&self.settings);
-        let will = connect.will.as_ref().map(|will| {
-            let mountpoint = mountpoint_of(&entrance.mountpoint, name, connect.username);
-            self.make_will(index, will, &mountpoint)
-        });
+        let will = connect.will.as_ref().map(|will| self.make_will(index, will, &mountpoint));
         let Some(session) = self.sessions.get_mut(index) else { unreachable!("just found") };
         session.ends = None;
         if present {
@@ -175,7 +189,6 @@ impl Shard {
         session.window_limit = settings.max_inflight.min(theirs);
         session.maximum_packet_size = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
         session.will = will;
-        let mountpoint = mountpoint_of(&entrance.mountpoint, name, connect.username);
         if !mountpoint.is_empty() || session.extras.is_some() {
             session.extras.get_or_insert_with(|| Box::new(Extras::default())).mountpoint =
                 mountpoint.into();
@@ -340,9 +353,4 @@ fn mountpoint_of(template: &str, client_id: &str, username: Option<&str>) -> Str
     template
         .replace("${client_id}", &clean(client_id))
         .replace("${username}", &clean(username.unwrap_or("")))
-}
-
-/// Whether an expiry in seconds ends at some time; then when.
-pub(super) fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
-    (expiry != NEVER).then(|| now.plus_millis(u64::from(expiry) * 1000))
 }

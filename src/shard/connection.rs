@@ -1,9 +1,8 @@
 //! One network stream as its shard sees it: what it is for, its half-read packet, its output.
 
 use super::output::Output;
-use crate::ids::ListenerId;
+use crate::ids::{ListenerId, Peer};
 use crate::time::Instant;
-use std::net::{IpAddr, SocketAddr};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +15,9 @@ pub enum Stage {
     Open(u32),
     /// Nothing more is read; it ends when its output is out.
     Closing,
+    /// The driver was told to close it and has not yet. Nothing more may be asked of it: by the
+    /// time that is carried out, the socket may be another connection's.
+    Closed,
 }
 
 /// Why nothing is being processed from a connection. Several reasons may hold at once.
@@ -29,6 +31,10 @@ impl Holds {
     pub const JOINING: Holds = Holds(2);
     /// A mailbox that the next packet needs is full.
     pub const MAIL: Holds = Holds(4);
+    /// It has had its share of the step.
+    pub const WORK: Holds = Holds(8);
+    /// It does not read what it has been sent; its packets would only add answers to that.
+    pub const UNREAD: Holds = Holds(16);
 
     /// True when nothing holds.
     pub fn is_free(self) -> bool {
@@ -51,29 +57,16 @@ impl Holds {
     }
 }
 
-/// Who is at the other end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Peer {
-    /// A TCP peer.
-    Tcp(IpAddr, u16),
-    /// A unix socket's peer.
-    Unix,
-}
-
-impl From<SocketAddr> for Peer {
-    fn from(address: SocketAddr) -> Self {
-        Peer::Tcp(address.ip().to_canonical(), address.port())
+// Each reason has a bit of its own.
+const _: () = {
+    let all = [Holds::CROWDED, Holds::JOINING, Holds::MAIL, Holds::WORK, Holds::UNREAD];
+    let (mut at, mut seen) = (0, 0u8);
+    while at < all.len() {
+        assert!(all[at].0.count_ones() == 1 && seen & all[at].0 == 0);
+        seen |= all[at].0;
+        at += 1;
     }
-}
-
-impl std::fmt::Display for Peer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Peer::Tcp(ip, port) => SocketAddr::new(*ip, *port).fmt(f),
-            Peer::Unix => f.write_str("unix"),
-        }
-    }
-}
+};
 
 /// A connection.
 pub struct Connection {

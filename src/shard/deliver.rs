@@ -1,9 +1,9 @@
 //! From a message to one client's output: QoS, windows, queues, encoding.
 
 use super::Shard;
-use super::connection::Connection;
+use super::connection::{Connection, Holds};
 use super::output::{Output, Pool};
-use super::timers::FLOW_IDLE;
+
 use crate::config::OnFull;
 use crate::ids::SocketId;
 use crate::message::{Message, MessageRef};
@@ -21,8 +21,16 @@ const OVERSHOOT: usize = 8;
 const STALLED: u64 = 300;
 /// Milliseconds above the high-water mark after which a client counts as slow.
 const CROWDED: u64 = 1000;
-/// Messages taken from a pending queue in one go.
+/// Messages sent from a pending queue in one go.
 const PUMP: usize = 256;
+
+/// What became of the first message of a pending queue.
+enum Pumped {
+    Sent,
+    Dropped,
+    /// There is none, or it has to wait.
+    Nothing,
+}
 
 /// What the delivery of one message to many clients shares.
 #[derive(Default)]
@@ -126,6 +134,7 @@ impl Shard {
 
     /// Delivers a message to a session of this shard: sends, queues or drops it by policy.
     pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: Terms<'_>) {
+        self.work += 1;
         let Some(session) = self.sessions.get_mut(index) else { return };
         if message.retain
             && !terms.replay
@@ -137,6 +146,11 @@ impl Shard {
         let qos = message.qos.min(terms.qos);
         let Some(session) = self.sessions.get(index) else { return };
         match (session.socket, qos) {
+            (Some(_), Qos::AtMostOnce)
+                if session.flow.as_ref().is_some_and(|flow| flow.pending.has_qos0()) =>
+            {
+                self.enqueue(index, message, terms, qos);
+            }
             (Some(socket), Qos::AtMostOnce) => self.deliver_qos0(index, socket, message, terms),
             (Some(socket), _) => self.deliver_acknowledged(index, socket, message, terms, qos),
             (None, Qos::AtMostOnce) if !self.settings.queue_qos0 => {
@@ -233,8 +247,9 @@ impl Shard {
         self.send_publish(index, socket, message, &outbound);
     }
 
-    /// Whether so much is unsent that QoS 1 and 2 wait in the pending queue instead.
-    fn is_clogged(&self, socket: SocketId) -> bool {
+    /// Whether so much is unsent that QoS 1 and 2 wait in the pending queue, and the client's own
+    /// packets in the socket.
+    pub(super) fn is_clogged(&self, socket: SocketId) -> bool {
         self.connections
             .get(socket.0)
             .and_then(|connection| connection.output.as_ref())
@@ -261,8 +276,11 @@ impl Shard {
         let flow = session.flow();
         let (messages, bytes) = (flow.pending.len(), flow.pending.bytes());
         let pushed = flow.pending.push(queued, &bounds);
-        self.counters.pending_messages += (flow.pending.len() as u64).wrapping_sub(messages as u64);
-        self.counters.pending_bytes += (flow.pending.bytes() as u64).wrapping_sub(bytes as u64);
+        let counters = &mut self.counters;
+        counters.pending_messages += flow.pending.len() as u64;
+        counters.pending_messages -= messages as u64;
+        counters.pending_bytes += flow.pending.bytes() as u64;
+        counters.pending_bytes -= bytes as u64;
         match pushed {
             Pushed::Queued => {}
             Pushed::DroppedOldest(count) => self.counters.dropped_queue_full += u64::from(count),
@@ -288,10 +306,9 @@ impl Shard {
     /// Notes that the session's flow state is in use, so that it is looked at when idle.
     pub(super) fn use_flow(&mut self, index: u32) {
         let Some(session) = self.sessions.get_mut(index) else { return };
-        if session.flow.is_none() {
-            session.flow = Some(Box::default());
-            self.idle_flows.push_back((self.now, index));
-            debug_assert!(FLOW_IDLE > 0);
+        let flow = session.flow();
+        if !std::mem::replace(&mut flow.listed, true) {
+            self.idle_flows.push_back((self.now, self.session_ref(index)));
         }
     }
 
@@ -365,9 +382,14 @@ impl Shard {
 
     /// Sends what waits, as far as window and output allow.
     pub(super) fn pump(&mut self, index: u32) {
-        for _ in 0..PUMP {
-            if !self.pump_one(index) {
-                break;
+        self.go_on_again(index);
+        let mut sent = 0;
+        while sent < PUMP {
+            match self.pump_one(index) {
+                Pumped::Sent => sent += 1,
+                // Nothing would wake the queue again if dropping used up the round.
+                Pumped::Dropped => {}
+                Pumped::Nothing => break,
             }
         }
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -381,30 +403,30 @@ impl Shard {
         self.wake_replay(index);
     }
 
-    fn pump_one(&mut self, index: u32) -> bool {
+    fn pump_one(&mut self, index: u32) -> Pumped {
         let retries = self.settings.retry_interval > 0;
-        let Some(session) = self.sessions.get(index) else { return false };
-        let Some(socket) = session.socket else { return false };
+        let Some(session) = self.sessions.get(index) else { return Pumped::Nothing };
+        let Some(socket) = session.socket else { return Pumped::Nothing };
         if self.is_clogged(socket) {
-            return false;
+            return Pumped::Nothing;
         }
-        let Some(session) = self.sessions.get_mut(index) else { return false };
+        let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
         let limit = session.window_limit;
         let keep = session.is_persistent() || retries && !session.version.is_v5();
-        let Some(flow) = &mut session.flow else { return false };
-        let Some(front) = flow.pending.front() else { return false };
+        let Some(flow) = &mut session.flow else { return Pumped::Nothing };
+        let Some(front) = flow.pending.front() else { return Pumped::Nothing };
         if front.qos != Qos::AtMostOnce && !flow.window.has_room(limit) {
-            return false;
+            return Pumped::Nothing;
         }
         let before = flow.pending.bytes();
-        let Some(queued) = flow.pending.pop() else { return false };
+        let Some(queued) = flow.pending.pop() else { return Pumped::Nothing };
         self.counters.pending_messages -= 1;
         self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
         let message = queued.message.clone();
         let view = message.view();
         let Ok(message_expiry) = view.seconds_left(self.now) else {
             self.counters.dropped_expired += 1;
-            return true;
+            return Pumped::Dropped;
         };
         let ids = queued.subscription_ids.clone();
         let mut outbound = Outbound {
@@ -417,10 +439,10 @@ impl Shard {
         };
         if !self.fits(index, &view, &outbound) {
             self.counters.dropped_packet_too_large += 1;
-            return true;
+            return Pumped::Dropped;
         }
         if queued.qos != Qos::AtMostOnce {
-            let Some(session) = self.sessions.get_mut(index) else { return false };
+            let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
             let qos = queued.qos;
             outbound.id = Some(session.flow().window.send(qos, keep.then_some(queued)));
             self.counters.inflight += 1;
@@ -430,7 +452,7 @@ impl Shard {
         self.send_publish(index, socket, &view, &outbound);
         // Nobody publishes here; who is crowded shows at the next publication.
         self.fan.crowded.clear();
-        true
+        Pumped::Sent
     }
 
     /// A send is complete: what waited behind it goes on.
@@ -443,11 +465,9 @@ impl Shard {
         let Some(output) = &mut connection.output else { return };
         output.sent(now);
         let unsent = output.unsent();
-        if unsent > 0 {
-            if !output.dirty {
-                output.dirty = true;
-                self.dirty.push(socket);
-            }
+        if unsent > 0 && !output.dirty {
+            output.dirty = true;
+            self.dirty.push(socket);
         }
         let caught_up = unsent <= low && output.crowded.take().is_some();
         if unsent == 0 {
@@ -455,16 +475,20 @@ impl Shard {
                 self.pool.put_output(output);
             }
             if stage == Stage::Closing {
-                self.actions.push(super::Action::Finish(socket));
+                self.close_socket(socket, super::Action::Finish(socket));
             }
         }
         let Stage::Open(index) = stage else { return };
         if caught_up {
             self.unpark_waiters(index);
         }
-        if unsent <= low && self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
+        if unsent > low {
+            return;
+        }
+        if self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
             self.pump(index);
         }
+        self.release(socket, Holds::UNREAD);
     }
 
     /// The gauges of a session that ends; what it had not delivered is counted as dropped.

@@ -1,9 +1,9 @@
 //! The entry shard's part: admit a connection, read its CONNECT, pass it to its home.
 
 use super::close::Cause;
-use super::connection::{Connection, Peer, Stage};
+use super::connection::{Connection, Stage};
 use super::{Action, Shard, home_of};
-use crate::ids::{ListenerId, ShardId, SocketId};
+use crate::ids::{ListenerId, Peer, ShardId, SocketId};
 use crate::mesh::mail::{Arriving, Control};
 use crate::packet::{self, Framing, ReasonCode, Version, Violation};
 
@@ -162,6 +162,9 @@ impl Shard {
         self.counters.handovers_in += 1;
         let connection = Connection::new(arriving.listener, arriving.peer, self.now);
         self.connections.insert(socket.0, connection);
+        // Nothing waits for this, but the keep-alive's entry on the wheel is then made only for a
+        // connection that lasts this long.
+        self.arm_connection(socket, self.now.plus_millis(self.settings.connect_timeout));
         if self.draining {
             self.disconnect(socket, Cause::Rejected);
             return;

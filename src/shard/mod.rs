@@ -8,11 +8,13 @@
 //! A step is: [`Shard::begin`], any number of inputs, [`Shard::finish`]. Nothing here waits: what
 //! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
 
+mod audit;
 mod close;
 mod connect;
 pub mod connection;
 mod deliver;
 mod entry;
+mod mail;
 mod outbox;
 pub mod output;
 mod park;
@@ -28,11 +30,12 @@ mod subscribe;
 mod sys;
 mod timers;
 
+pub use audit::Audit;
 pub use outbox::Outbox;
 pub use placement::home_of;
 pub use settings::Settings;
 
-use crate::ids::{ListenerId, SessionRef, ShardId, SocketId};
+use crate::ids::{ListenerId, Peer, SessionRef, ShardId, SocketId};
 use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
@@ -42,7 +45,7 @@ use crate::telemetry::Counters;
 use crate::time::{Instant, Wheel};
 use crate::topic::{Index, Retained};
 use close::Cause;
-use connection::{Connection, Peer, Stage};
+use connection::{Connection, Stage};
 use hashbrown::{HashMap, HashTable};
 use output::{Outgoing, Pool};
 use park::Parked;
@@ -100,9 +103,11 @@ pub struct Shard {
     arrivals: Arrivals,
     wills: VecDeque<Message>,
     replays: VecDeque<SessionRef>,
-    queries: VecDeque<(u32, ShardId, ReplayRequest)>,
-    data_rounds: u32,
-    idle_flows: VecDeque<(Instant, u32)>,
+    work: u32,
+    first_peer: u8,
+    queries: VecDeque<(usize, ShardId, ReplayRequest)>,
+    data_taken: usize,
+    idle_flows: VecDeque<(Instant, SessionRef)>,
     due: Vec<Timer>,
     scratch: Vec<u8>,
     topic_scratch: String,
@@ -156,7 +161,9 @@ impl Shard {
             wills: VecDeque::new(),
             replays: VecDeque::new(),
             queries: VecDeque::new(),
-            data_rounds: 0,
+            data_taken: 0,
+            work: 0,
+            first_peer: 0,
             idle_flows: VecDeque::new(),
             due: Vec::new(),
             scratch: Vec::new(),
@@ -183,6 +190,8 @@ impl Shard {
         debug_assert!(now >= self.now, "time runs forward");
         self.now = now;
         self.now_micros = micros;
+        self.work = 0;
+        self.resume_work();
     }
 
     /// A listener's connections may arrive from now on. On reload the entry is replaced.
@@ -209,11 +218,15 @@ impl Shard {
     pub fn received(&mut self, socket: SocketId, bytes: &[u8]) {
         self.counters.bytes_received += bytes.len() as u64;
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let stage = connection.stage;
+        if matches!(stage, Stage::Closing | Stage::Closed) {
+            return;
+        }
         connection.last_seen = self.now;
-        match connection.stage {
+        match stage {
             Stage::Open(session) => self.receive_open(socket, session, bytes),
             Stage::Entry => self.receive_entry(socket, bytes),
-            Stage::HandingOver(_) | Stage::Closing => {}
+            Stage::HandingOver(_) | Stage::Closing | Stage::Closed => {}
         }
     }
 
@@ -231,7 +244,7 @@ impl Shard {
 
     /// The connection broke.
     pub fn failed(&mut self, socket: SocketId, _errno: i32) {
-        self.disconnect(socket, Cause::Broken);
+        self.broken(socket);
     }
 
     /// A send is complete, or failed; its buffers come back.
@@ -240,7 +253,7 @@ impl Shard {
         if ok {
             self.after_sent(socket);
         } else {
-            self.disconnect(socket, Cause::Broken);
+            self.broken(socket);
         }
     }
 
@@ -265,13 +278,8 @@ impl Shard {
         self.after_hand_over(socket, cookie, ok);
     }
 
-    /// True when the shard takes data mail now; control mail it always takes.
-    pub fn takes_data(&self) -> bool {
-        !self.outbox.is_congested()
-    }
-
     /// Data mail from another shard.
-    pub fn data_mail(&mut self, data: Data) {
+    fn data_mail(&mut self, data: Data) {
         self.counters.mail_received += 1;
         match data {
             Data::Batch(batch) => {
@@ -287,16 +295,25 @@ impl Shard {
         }
     }
 
-    /// One round of taking in data mail is over. `all`: every mailbox was seen empty. See
-    /// [`retain`]: queries wait for the data mail that was there before them.
-    pub fn data_round(&mut self, all: bool) {
-        self.data_rounds = self.data_rounds.wrapping_add(1);
-        self.serve_queries(all);
+    /// One round of taking in data mail is over: `least` mails were taken from each mailbox that
+    /// was not seen empty, `usize::MAX` when all were. Queries for retained messages wait for the
+    /// data mail that was there before them.
+    fn data_round(&mut self, least: usize) {
+        self.data_taken = self.data_taken.saturating_add(least);
+        self.serve_queries(least == usize::MAX);
+        if self.queries.is_empty() {
+            self.data_taken = 0;
+        }
     }
 
     /// Control mail from another shard.
-    pub fn control_mail(&mut self, from: ShardId, control: Control) {
+    fn control_mail(&mut self, from: ShardId, control: Control) {
         self.counters.mail_received += 1;
+        self.heed(from, control);
+    }
+
+    /// What control mail says, whether it came by mail or from this shard itself.
+    fn heed(&mut self, from: ShardId, control: Control) {
         match control {
             Control::Connect(arriving) => match self.arrivals.sockets.remove(&arriving.cookie) {
                 Some(socket) => self.welcome(socket, *arriving),
@@ -310,7 +327,7 @@ impl Shard {
                 }
             }
             Control::Join(join) => self.join_group(*join),
-            Control::Joined(session) => self.group_joined(session),
+            Control::Joined(session, ticket) => self.group_joined(session, ticket),
             Control::Leave(filter, member) => self.leave_group(&filter, member),
             Control::Presence(filter, member, online) => self.presence(&filter, member, online),
             Control::Deliver(picked) => self.deliver_picked(picked),
@@ -334,7 +351,8 @@ impl Shard {
         self.run_closing();
         self.flush();
         self.outbox.close_batches();
-        more
+        // Nobody rings when a mailbox has room for what is left over.
+        more || !self.outbox.is_empty()
     }
 
     /// When the next timer may be due; `None` when nothing is.
@@ -353,6 +371,9 @@ impl Shard {
             let Some(connection) = self.connections.get_mut(socket.0) else { continue };
             let Some(output) = &mut connection.output else { continue };
             output.dirty = false;
+            if connection.stage == Stage::Closed {
+                continue;
+            }
             if let Some(outgoing) = output.next_send(self.now) {
                 self.actions.push(Action::Send(socket, outgoing));
             }

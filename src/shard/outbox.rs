@@ -98,6 +98,14 @@ impl Outbox {
         }
     }
 
+    /// Mails staged: closed batches, large messages and control mail.
+    pub fn staged(&self) -> usize {
+        self.boxes
+            .iter()
+            .map(|to| to.data.len() + to.control.len() + usize::from(!to.batch.is_empty()))
+            .sum()
+    }
+
     /// True when nothing is staged.
     pub fn is_empty(&self) -> bool {
         self.boxes

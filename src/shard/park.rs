@@ -5,9 +5,10 @@
 //! mark, or after [`PATIENCE`]. A subscriber that stays crowded for [`PATIENCE`] is slow: it parks
 //! nobody any more, and its queue's policy decides.
 
-use super::connection::Holds;
+use super::connection::{Holds, Stage};
 use super::{Action, Shard};
 use crate::ids::{SessionRef, SocketId};
+use crate::limits::STEP_WORK;
 use crate::mesh::mail::Control;
 use crate::time::Instant;
 use hashbrown::HashMap;
@@ -27,6 +28,8 @@ pub struct Parked {
     held: HashMap<SessionRef, Option<Instant>>,
     /// Connections that wait for room in a mailbox.
     mail: Vec<SocketId>,
+    /// Connections that have had their share of an earlier step, in their order.
+    work: VecDeque<SocketId>,
     /// Connections whose peer closed while input was held.
     ending: Vec<SocketId>,
 }
@@ -35,6 +38,29 @@ impl Parked {
     /// When the first publisher goes on anyhow.
     pub fn deadline(&self) -> Option<Instant> {
         self.until.front().map(|&(at, _)| at)
+    }
+
+    /// The socket is closed; its identifier may name another connection within this step.
+    pub(super) fn forget(&mut self, socket: SocketId) {
+        if !self.ending.is_empty() {
+            self.ending.retain(|&ending| ending != socket);
+        }
+        if !self.mail.is_empty() {
+            self.mail.retain(|&waiting| waiting != socket);
+        }
+        if !self.work.is_empty() {
+            self.work.retain(|&waiting| waiting != socket);
+        }
+    }
+
+    /// Connections that wait for room in a mailbox.
+    pub(super) fn mail_waiters(&self) -> usize {
+        self.mail.len()
+    }
+
+    /// How much is remembered: sessions waited for, publishers held, connections to end.
+    pub(super) fn counts(&self) -> [usize; 3] {
+        [self.waiters.len(), self.until.len().max(self.held.len()), self.ending.len()]
     }
 }
 
@@ -103,6 +129,8 @@ impl Shard {
         connection.holds.set(hold);
         if hold == Holds::MAIL {
             self.parked.mail.push(socket);
+        } else if hold == Holds::WORK {
+            self.parked.work.push_back(socket);
         }
         if !connection.paused {
             connection.paused = true;
@@ -123,7 +151,8 @@ impl Shard {
         }
         self.process_held(socket);
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        if connection.holds.is_free() && connection.paused {
+        let open = matches!(connection.stage, Stage::Open(_));
+        if open && connection.holds.is_free() && connection.paused {
             connection.paused = false;
             self.actions.push(Action::Resume(socket));
         }
@@ -138,6 +167,17 @@ impl Shard {
         held
     }
 
+    /// Goes on with those that had their share of an earlier step, while this one has room.
+    pub(super) fn resume_work(&mut self) {
+        for _ in 0..self.parked.work.len() {
+            if self.work >= STEP_WORK {
+                return;
+            }
+            let Some(socket) = self.parked.work.pop_front() else { return };
+            self.release(socket, Holds::WORK);
+        }
+    }
+
     /// Goes on with what waited long enough or has room now; true when there is more at once.
     pub(super) fn retry_parked(&mut self) -> bool {
         while let Some(&(at, publisher)) = self.parked.until.front() {
@@ -145,15 +185,15 @@ impl Shard {
                 break;
             }
             self.parked.until.pop_front();
-            match self.parked.held.get(&publisher).copied().flatten() {
+            // Taken out first: what it publishes as it goes on may park it again.
+            match self.parked.held.remove(&publisher).flatten() {
                 Some(later) if later > self.now => {
+                    self.parked.held.insert(publisher, Some(later));
                     self.parked.until.push_back((later, publisher));
-                    continue;
                 }
                 Some(_) => self.unpark_publisher(publisher),
                 None => {}
             }
-            self.parked.held.remove(&publisher);
         }
         for socket in std::mem::take(&mut self.parked.mail) {
             self.release(socket, Holds::MAIL);
@@ -165,6 +205,7 @@ impl Shard {
                 }
             }
         }
-        false
+        // Nobody rings when a mailbox has room again.
+        !self.parked.mail.is_empty() || !self.parked.work.is_empty()
     }
 }

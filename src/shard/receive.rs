@@ -4,6 +4,7 @@ use super::Shard;
 use super::close::Cause;
 use super::connection::{Holds, Stage};
 use crate::ids::SocketId;
+use crate::limits::STEP_WORK;
 use crate::packet::{
     self, Ack, AckKind, Disconnect, Framing, Packet, ReasonCode, Version, Violation,
 };
@@ -29,10 +30,6 @@ const NO_AUTHENTICATION: Violation = Violation {
 const WRONG_ACK: Violation = Violation {
     reason: ReasonCode::ProtocolError,
     what: "an acknowledgement of the wrong kind for its packet identifier",
-};
-const SERVERS_PROPERTY: Violation = Violation {
-    reason: ReasonCode::ProtocolError,
-    what: "a client's DISCONNECT has a server reference",
 };
 const EXPIRY_FROM_ZERO: Violation = Violation {
     reason: ReasonCode::ProtocolError,
@@ -91,6 +88,15 @@ impl Shard {
             }) {
                 break;
             }
+            if self.is_clogged(socket) {
+                self.hold(socket, Holds::UNREAD);
+                break;
+            }
+            if self.work >= STEP_WORK {
+                self.hold(socket, Holds::WORK);
+                break;
+            }
+            self.work += 1;
             let rest = &bytes[used..];
             let outcome = match packet::frame(rest, max) {
                 Ok(Framing::Incomplete { .. }) => break,
@@ -229,9 +235,6 @@ impl Shard {
         index: u32,
         disconnect: &Disconnect<'_>,
     ) -> Result<Flow, Violation> {
-        if disconnect.server_reference.is_some() {
-            return Err(SERVERS_PROPERTY);
-        }
         if let Some(expiry) = disconnect.session_expiry
             && let Some(session) = self.sessions.get_mut(index)
         {

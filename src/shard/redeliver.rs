@@ -4,25 +4,24 @@
 use super::Shard;
 use super::deliver::Outbound;
 use super::timers::Timer;
+use crate::ids::SocketId;
 use crate::packet::{AckKind, PacketId, ReasonCode};
-use crate::session::window::Again;
-use crate::session::{Acknowledged, Queued};
-
-/// What to send again.
-enum Repeat {
-    Publish(PacketId, Queued),
-    Release(PacketId),
-}
+use crate::session::Acknowledged;
 
 impl Shard {
     /// Sends again, in order, what was unacknowledged when the last connection ended
     /// [MQTT-4.4.0-1], then what waits.
     pub(super) fn resume_deliveries(&mut self, index: u32) {
+        if self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
+            self.use_flow(index);
+        }
         self.send_again(index);
         self.pump(index);
     }
 
-    /// Sends every unacknowledged PUBLISH (DUP set) and PUBREL again.
+    /// Sends every unacknowledged PUBLISH (DUP set) and PUBREL again, as far as the client's
+    /// Receive
+    /// Maximum and its reading allow; [`Shard::pump`] goes on.
     pub(super) fn send_again(&mut self, index: u32) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -33,49 +32,59 @@ impl Shard {
             flow.window.abandon(|queued| queued.message.view().seconds_left(now).is_err());
         self.counters.inflight -= u64::from(expired);
         self.counters.dropped_expired += u64::from(expired);
-        let repeats: Vec<Repeat> = flow
-            .window
-            .again()
-            .map(|again| match again {
-                Again::Publish(id, queued) => Repeat::Publish(id, queued.clone()),
-                Again::Release(id) => Repeat::Release(id),
-            })
-            .collect();
-        for repeat in repeats {
-            match repeat {
-                Repeat::Release(id) => {
-                    self.write_ack(socket, version, AckKind::PubRel, id, ReasonCode::Success);
-                }
-                Repeat::Publish(id, queued) => {
-                    let view = queued.message.view();
-                    let outbound = Outbound {
-                        dup: true,
-                        qos: queued.qos,
-                        retain: queued.retain,
-                        id: Some(id),
-                        subscription_ids: queued.subscription_ids.as_slice(),
-                        message_expiry: view.seconds_left(now).unwrap_or(Some(0)),
-                    };
-                    if self.fits(index, &view, &outbound) {
-                        self.fan.begin(Some(&queued.message));
-                        self.send_publish(index, socket, &view, &outbound);
-                    } else {
-                        self.abandon(index, id);
-                    }
-                }
+        for id in flow.window.repeat() {
+            self.write_ack(socket, version, AckKind::PubRel, id, ReasonCode::Success);
+        }
+        self.go_on_again(index);
+    }
+
+    /// Sends again what is to be sent again and may be now.
+    pub(super) fn go_on_again(&mut self, index: u32) {
+        let now = self.now;
+        loop {
+            let Some(session) = self.sessions.get_mut(index) else { return };
+            let (Some(socket), limit) = (session.socket, session.window_limit) else { return };
+            if !session.flow.as_ref().is_some_and(|flow| flow.window.has_again())
+                || self.is_clogged(socket)
+            {
+                return;
+            }
+            let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else {
+                return;
+            };
+            let Some((id, queued)) = flow.window.next_again(limit) else { return };
+            let view = queued.message.view();
+            let outbound = Outbound {
+                dup: true,
+                qos: queued.qos,
+                retain: queued.retain,
+                id: Some(id),
+                subscription_ids: queued.subscription_ids.as_slice(),
+                message_expiry: view.seconds_left(now).unwrap_or(Some(0)),
+            };
+            if self.fits(index, &view, &outbound) {
+                self.fan.begin(Some(&queued.message));
+                self.send_publish(index, socket, &view, &outbound);
+                self.fan.crowded.clear();
+            } else {
+                self.skip(index, socket, id);
             }
         }
-        self.fan.crowded.clear();
     }
 
     /// A redelivery that the client's new Maximum Packet Size forbids counts as completed
     /// [MQTT-3.1.2-25].
-    fn abandon(&mut self, index: u32, id: PacketId) {
+    fn skip(&mut self, index: u32, socket: SocketId, id: PacketId) {
         self.counters.dropped_packet_too_large += 1;
-        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
-        let _ = flow.window.puback(id) == Acknowledged::Complete
-            || flow.window.pubrec(id, false) == Acknowledged::Complete;
-        self.counters.inflight -= 1;
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let version = session.version;
+        match session.flow().window.skip(id) {
+            Acknowledged::Release => {
+                self.write_ack(socket, version, AckKind::PubRel, id, ReasonCode::Success);
+            }
+            Acknowledged::Complete => self.counters.inflight -= 1,
+            Acknowledged::Unknown | Acknowledged::WrongKind => {}
+        }
     }
 
     /// Arms the retry of a session that has something unacknowledged.
@@ -100,14 +109,19 @@ impl Shard {
     pub(super) fn retry_due(&mut self, index: u32) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let online = session.socket.is_some();
+        let socket = session.socket;
         let Some(flow) = &mut session.flow else { return };
         if flow.retry.is_none_or(|at| at > now) {
             return;
         }
         flow.retry = None;
-        if online && !flow.window.is_empty() {
-            self.send_again(index);
+        if let Some(socket) = socket
+            && !flow.window.is_empty()
+        {
+            // What the client has not even read needs no repetition.
+            if self.connections.get(socket.0).is_some_and(|c| c.output.is_none()) {
+                self.send_again(index);
+            }
             self.arm_retry(index);
         }
     }

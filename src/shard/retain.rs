@@ -18,8 +18,6 @@ const SLICE: u32 = 64;
 const SLICE_BYTES: usize = 64 * 1024;
 /// Messages fetched at a time.
 const FEW: usize = 8;
-/// Rounds in which a whole data mailbox has been taken in: its capacity over what one round takes.
-const DATA_ROUNDS: u32 = (limits::DATA_MAILBOX / limits::DATA_ROUND) as u32;
 /// Most stored topics looked at for one slice.
 const VISITS: usize = 2048;
 /// Slices taken in one step.
@@ -100,7 +98,7 @@ impl Shard {
 
     /// A subscription wants the retained messages that match it.
     pub(super) fn begin_replay(&mut self, index: u32, filter: FilterId) {
-        if self.shared.retained_messages.used() == 0 {
+        if self.shared.retained_ever.used() == 0 {
             return;
         }
         let text = self.index.filter(filter);
@@ -110,9 +108,11 @@ impl Shard {
             ShardId(0)
         };
         self.use_flow(index);
+        let ticket = self.ticket();
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.flow().replays.push_back(Replay {
             filter,
+            ticket,
             shard,
             cursor: None,
             waiting: false,
@@ -166,7 +166,7 @@ impl Shard {
         let Some(replay) = flow.replays.front_mut().filter(|replay| !replay.waiting) else {
             return;
         };
-        let (filter, shard) = (replay.filter, replay.shard);
+        let (filter, ticket, shard) = (replay.filter, replay.ticket, replay.shard);
         if session.subscriptions.position(filter).is_none() {
             flow.replays.pop_front();
             self.wake_replay(index);
@@ -175,7 +175,7 @@ impl Shard {
         replay.waiting = true;
         let cursor = replay.cursor.take();
         let text: Box<str> = self.index.filter(filter).into();
-        let request = ReplayRequest { session: reference, filter, text, cursor, limit };
+        let request = ReplayRequest { session: reference, filter, ticket, text, cursor, limit };
         if shard == self.id {
             self.queue_query(shard, request);
         } else {
@@ -207,7 +207,7 @@ impl Shard {
             let slice = self.slice(request);
             self.replayed(slice);
         } else {
-            self.queries.push_back((self.data_rounds, from, request));
+            self.queries.push_back((self.data_taken, from, request));
         }
     }
 
@@ -215,7 +215,7 @@ impl Shard {
     pub(super) fn serve_queries(&mut self, all: bool) {
         for _ in 0..self.queries.len() {
             let Some(&(since, ..)) = self.queries.front() else { return };
-            if !all && self.data_rounds.wrapping_sub(since) <= DATA_ROUNDS {
+            if !all && self.data_taken.saturating_sub(since) < limits::DATA_MAILBOX {
                 return;
             }
             let Some((_, from, request)) = self.queries.pop_front() else { return };
@@ -225,7 +225,7 @@ impl Shard {
     }
 
     fn slice(&mut self, request: ReplayRequest) -> ReplaySlice {
-        let ReplayRequest { session, filter, text, cursor, limit } = request;
+        let ReplayRequest { session, filter, ticket, text, cursor, limit } = request;
         let (mut messages, mut bytes, mut cursor) = (Vec::<Message>::new(), 0, cursor);
         // A few at a time, so that a slice of large messages stays small in bytes.
         while messages.len() < limit as usize && bytes < SLICE_BYTES {
@@ -236,7 +236,7 @@ impl Shard {
             };
             match self.retained.replay(&text, cursor.as_deref(), few, VISITS, found) {
                 topic::Replay::Done => {
-                    return ReplaySlice { session, filter, messages, cursor: None };
+                    return ReplaySlice { session, filter, ticket, messages, cursor: None };
                 }
                 topic::Replay::More(next) => cursor = Some(next),
             }
@@ -244,19 +244,19 @@ impl Shard {
                 break; // that was a step's worth of looking
             }
         }
-        ReplaySlice { session, filter, messages, cursor }
+        ReplaySlice { session, filter, ticket, messages, cursor }
     }
 
     /// A slice has come.
     pub(super) fn replayed(&mut self, slice: ReplaySlice) {
-        let ReplaySlice { session: reference, filter, messages, cursor } = slice;
+        let ReplaySlice { session: reference, filter, ticket, messages, cursor } = slice;
         let index = reference.index;
         let shards = self.shards;
         let Some(session) = self.sessions.get_of(index, reference.generation) else { return };
         let place = session.subscriptions.position(filter);
         let Some(flow) = &mut session.flow else { return };
         let Some(replay) =
-            flow.replays.front_mut().filter(|replay| replay.waiting && replay.filter == filter)
+            flow.replays.front_mut().filter(|replay| replay.waiting && replay.ticket == ticket)
         else {
             return; // a slice for an earlier connection
         };

@@ -75,6 +75,9 @@ impl Shard {
         stored: Option<&Message>,
     ) -> bool {
         self.fan.begin(stored);
+        if route.retain_at.is_some() && self.shared.retained_ever.used() == 0 {
+            self.shared.retained_ever.take(1, 1);
+        }
         let mut matched = false;
         for shard in route.all().iter() {
             let errand = Errand {
@@ -227,7 +230,6 @@ impl Shard {
                 }
             }
             if any {
-                ids.dedup();
                 let terms = Terms { qos, retain, subscription_ids: &ids, replay: false };
                 self.deliver(target, message, terms);
             }

@@ -51,6 +51,18 @@ impl Groups {
         }
     }
 
+    /// Groups and their members.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let members = self.places().map(|(group, _)| self.groups.get(group));
+        (self.by_filter.len(), members.flatten().map(|group| group.members.len()).sum())
+    }
+
+    /// Every group's place in the index.
+    pub(super) fn places(&self) -> impl Iterator<Item = (u32, (FilterId, u32))> + '_ {
+        let places = |&group: &u32| Some((group, self.groups.get(group)?.place));
+        self.by_filter.values().filter_map(places)
+    }
+
     fn find(&mut self, filter: &str) -> Option<(u32, &mut Group)> {
         let index = *self.by_filter.get(filter)?;
         Some((index, self.groups.get_mut(index)?))
@@ -109,8 +121,7 @@ impl Shard {
     /// Control mail, or the same at once when it is for this shard.
     pub(super) fn tell(&mut self, to: ShardId, control: Control) {
         if to == self.id {
-            self.counters.mail_received = self.counters.mail_received.wrapping_sub(1);
-            self.control_mail(to, control);
+            self.heed(to, control);
         } else {
             self.counters.mail_sent += 1;
             self.outbox.tell(to, control);
@@ -124,10 +135,10 @@ impl Shard {
         filter: &str,
         options: u8,
         subscription_id: u32,
+        ticket: u64,
     ) -> bool {
         let member = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return false };
-        let client = u64::from(index);
         let shares = &mut session.extras().shares;
         let membership = Membership { filter: filter.into(), options, subscription_id };
         match shares.iter_mut().find(|share| *share.filter == *filter) {
@@ -138,7 +149,7 @@ impl Shard {
                 self.counters.shared_subscriptions += 1;
             }
         }
-        let join = Join { filter: filter.into(), member, client, options, subscription_id };
+        let join = Join { filter: filter.into(), member, ticket, options, subscription_id };
         let home = self.group_home(filter);
         if home == self.id {
             self.add_member(join);
@@ -167,9 +178,9 @@ impl Shard {
 
     /// A member from another shard joins; its shard is told when this one routes for it.
     pub(super) fn join_group(&mut self, join: Join) {
-        let member = join.member;
+        let (member, ticket) = (join.member, join.ticket);
         self.add_member(join);
-        self.tell(member.shard, Control::Joined(member));
+        self.tell(member.shard, Control::Joined(member, ticket));
     }
 
     fn add_member(&mut self, join: Join) {
@@ -274,11 +285,12 @@ impl Shard {
 
     /// The home of a group picked a session of this shard.
     pub(super) fn deliver_picked(&mut self, picked: Box<Picked>) {
-        let gone = match self.session_of(picked.member) {
-            None => true,
-            // An offline member without QoS to keep would lose what another can take now.
-            Some(session) => session.socket.is_none() && !session.is_persistent(),
-        };
+        // [MQTT-3.10.4-2]: nothing more for a member that left while the message was on its way.
+        let gone = self.session_of(picked.member).is_none_or(|session| {
+            session.extras.as_ref().is_none_or(|extras| {
+                !extras.shares.iter().any(|share| share.filter == picked.filter)
+            })
+        });
         if gone {
             let home = self.group_home(&picked.filter);
             self.tell(home, Control::Undelivered(picked));
@@ -304,7 +316,9 @@ impl Shard {
             Some(group) => {
                 self.fan.begin(Some(&picked.message));
                 let message = picked.message.clone();
-                self.deliver_to_group(group, &message.view());
+                let view = message.view();
+                self.deliver_to_group(group, &view);
+                self.park_publisher_of(&view);
             }
             None => {
                 debug_assert!(picked.message.view().qos >= Qos::AtMostOnce);

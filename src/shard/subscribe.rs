@@ -20,6 +20,7 @@ const SHARED_NO_LOCAL: Violation =
 /// A SUBACK that waits until the home shards of its share groups route for the client.
 pub(super) struct Joining {
     session: SessionRef,
+    ticket: u64,
     left: u32,
     id: PacketId,
     codes: Vec<u8>,
@@ -42,7 +43,9 @@ impl Shard {
         }
         let session = self.session_ref(index);
         let id = subscribe.id;
-        let mut joining = Joining { session, left: 0, id, codes: Vec::new(), replays: Vec::new() };
+        let ticket = self.ticket();
+        let (codes, replays) = (Vec::new(), Vec::new());
+        let mut joining = Joining { session, ticket, left: 0, id, codes, replays };
         for wanted in subscribe.filters.iter() {
             let code = match self.permit(index, version, subscribe.subscription_id, &wanted) {
                 Err(reason) => failure(version, reason),
@@ -61,6 +64,12 @@ impl Shard {
             self.hold(socket, Holds::JOINING);
         }
         Ok(Flow::Next)
+    }
+
+    /// A number that tells one request to other shards from every other.
+    pub(super) fn ticket(&mut self) -> u64 {
+        self.next_cookie += 1;
+        self.next_cookie
     }
 
     /// SUBACK, then the retained messages.
@@ -84,10 +93,10 @@ impl Shard {
     }
 
     /// A home shard routes for the session now.
-    pub(super) fn group_joined(&mut self, session: SessionRef) {
+    pub(super) fn group_joined(&mut self, session: SessionRef, ticket: u64) {
         let index = session.index;
         let done = match self.groups.joining.get_mut(&index) {
-            Some(joining) if joining.session == session => {
+            Some(joining) if joining.session == session && joining.ticket == ticket => {
                 joining.left -= 1;
                 joining.left == 0
             }
@@ -171,7 +180,7 @@ impl Shard {
         let full = mounted(mountpoint, wanted.filter);
         if topic::parse_share(wanted.filter).is_some() {
             // Retained messages are not sent to shared subscriptions (section 4.8.2).
-            if self.join(index, &full, options, subscription_id) {
+            if self.join(index, &full, options, subscription_id, joining.ticket) {
                 joining.left += 1;
             }
             return;

@@ -1,8 +1,8 @@
 //! Timers: one wheel per shard, at most about one entry per connection and session. Entries are
 //! never cancelled; whoever's turn it is looks at its own deadline and arms the next one.
 
-use super::close::Cause;
-use super::connection::Stage;
+use super::close::{Cause, LAST_WORDS};
+use super::connection::{Holds, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::time::Instant;
@@ -12,7 +12,7 @@ const TIMERS: usize = 4096;
 /// Milliseconds between looks at idle flow state, retained expiry and spare memory.
 const HOUSEKEEPING: u64 = 1000;
 /// Milliseconds a flow state stays after its last use.
-pub(super) const FLOW_IDLE: u64 = 2000;
+const FLOW_IDLE: u64 = 2000;
 /// Flow states looked at per housekeeping.
 const FLOWS: usize = 65_536;
 
@@ -108,13 +108,26 @@ impl Shard {
                 self.counters.connect_timeouts += 1;
                 self.disconnect(socket, Cause::ConnectTimeout);
             }
-            Stage::HandingOver(_) => {}
-            Stage::Closing => self.actions.push(Action::Close(socket)),
+            Stage::HandingOver(_) | Stage::Closed => {}
+            Stage::Closing => {
+                // The entry may be one from before.
+                let deadline = connection.last_seen.plus_millis(LAST_WORDS);
+                if deadline <= now {
+                    self.close_socket(socket, Action::Close(socket));
+                } else {
+                    self.arm_connection(socket, deadline);
+                }
+            }
             Stage::Open(_) if connection.patience == 0 => {}
             Stage::Open(_) => {
-                // While we do not read it, silence is ours.
-                let held = !connection.holds.is_free() || connection.paused;
-                let seen = if held { now } else { connection.last_seen };
+                let output = connection.output.as_ref();
+                let seen = match output.filter(|_| connection.holds.has(Holds::UNREAD)) {
+                    // That we do not read it is its own doing, but it may be reading slowly.
+                    Some(output) => output.progressed.max(connection.last_seen),
+                    // While we do not read it, silence is ours.
+                    None if connection.paused => now,
+                    None => connection.last_seen,
+                };
                 let deadline = seen.plus_millis(u64::from(connection.patience));
                 if deadline <= now {
                     self.disconnect(socket, Cause::KeepAlive);
@@ -128,22 +141,37 @@ impl Shard {
     fn keep_house(&mut self) {
         let now = self.now;
         for _ in 0..FLOWS.min(self.idle_flows.len()) {
-            let Some(&(at, index)) = self.idle_flows.front() else { break };
+            let Some(&(at, reference)) = self.idle_flows.front() else { break };
             if at.plus_millis(FLOW_IDLE) > now {
                 break;
             }
             self.idle_flows.pop_front();
-            let Some(session) = self.sessions.get_mut(index) else { continue };
-            match &session.flow {
+            let Some(session) = self.session_of(reference) else { continue };
+            let online = session.socket.is_some();
+            match &mut session.flow {
                 Some(flow) if flow.is_idle() => session.flow = None,
-                Some(_) if session.socket.is_some() => self.idle_flows.push_back((now, index)),
-                _ => {}
+                Some(_) if online => self.idle_flows.push_back((now, reference)),
+                // Listed again when it is used again.
+                Some(flow) => flow.listed = false,
+                None => {}
             }
         }
         if self.idle_flows.is_empty() {
             self.idle_flows.shrink_to(1024);
         }
         self.pool.shrink();
+        self.shrink_names();
         self.sweep_retained();
+    }
+
+    /// After a crowd has left, its room in the table of names is given back.
+    fn shrink_names(&mut self) {
+        let (len, room) = (self.names.len(), self.names.capacity());
+        if room > 4096 && len < room / 8 {
+            let (seeds, sessions) = (&self.shared.seeds, &self.sessions);
+            self.names.shrink_to(len * 2, |&index| {
+                sessions.get(index).map_or(0, |session| seeds.place(session.client_id.as_bytes()))
+            });
+        }
     }
 }

@@ -337,5 +337,5 @@ fn a_small_maximum_packet_size_holds_for_every_packet() {
     c.unsubscribe(&["a"]);
     c.send(&[0x36, 6, 0, 1, b'a', 0, 1, 0]);
     let bytes = c.read_to_end();
-    assert!(bytes.len() <= 20, "DISCONNECT of {} bytes", bytes.len());
+    assert!(bytes.len() <= 20, "DISCONNECT of {} bytes: {bytes:x?}", bytes.len());
 }

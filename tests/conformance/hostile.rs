@@ -125,6 +125,7 @@ fn hostile_bytes(noise: &mut Noise, n: usize) -> (Version, Vec<u8>) {
 
 #[test]
 fn hostile_input_disturbs_nobody() {
+    let _alone = machine();
     let broker = Broker::start(&[]);
     let mut noise = Noise(0x5eed_0bad_f00d);
     beside_a_healthy_pair(&broker, || {
@@ -147,6 +148,7 @@ fn hostile_input_disturbs_nobody() {
 
 #[test]
 fn ten_thousand_connections_come_and_go() {
+    let _alone = machine();
     const COUNT: usize = 10_000;
     let broker = Broker::start(&[]);
     // One of each kind first, so that what the broker opens once is open.
@@ -178,6 +180,7 @@ fn ten_thousand_connections_come_and_go() {
 
 #[test]
 fn a_thousand_clients_at_once_are_all_served() {
+    let _alone = machine();
     let broker = Broker::plain();
     let topic = unique("thousand");
     let mut clients: Vec<_> = (0..1000)

@@ -7,6 +7,7 @@ use crate::support::*;
 
 #[test]
 fn a_silent_client_is_cut_off_after_one_and_a_half_intervals() {
+    let _alone = machine();
     for v in all() {
         let mut c = Connect::new(v, unique("silent")).keep_alive(2).open(Broker::plain());
         let start = Instant::now();
@@ -26,13 +27,14 @@ fn a_silent_client_is_cut_off_after_one_and_a_half_intervals() {
 
 #[test]
 fn any_packet_keeps_the_connection() {
+    let _alone = machine();
     for v in both() {
-        let mut pings = Connect::new(v, unique("c")).keep_alive(1).open(Broker::plain());
-        let mut publishes = Connect::new(v, unique("c")).keep_alive(1).open(Broker::plain());
-        let mut subscribes = Connect::new(v, unique("c")).keep_alive(1).open(Broker::plain());
+        let mut pings = Connect::new(v, unique("c")).keep_alive(2).open(Broker::plain());
+        let mut publishes = Connect::new(v, unique("c")).keep_alive(2).open(Broker::plain());
+        let mut subscribes = Connect::new(v, unique("c")).keep_alive(2).open(Broker::plain());
         let publish = Publish::new(unique("t"), 0, "x");
         for _ in 0..4 {
-            std::thread::sleep(Duration::from_millis(800));
+            std::thread::sleep(Duration::from_millis(1300));
             pings.ping();
             publishes.send_publish(&publish);
             subscribes.granted("keep/alive", 0);
@@ -87,6 +89,7 @@ fn a_session_outlives_a_keep_alive_timeout() {
 
 #[test]
 fn the_servers_keep_alive_is_the_one_that_counts() {
+    let _alone = machine();
     let broker = Broker::shared(&["mqtt.keep_alive.max=1"]);
     let connect = Connect::new(V5, unique("c")).keep_alive(60);
     let (mut c, answer) = connect.open_with(broker);

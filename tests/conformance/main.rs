@@ -12,6 +12,7 @@ mod connect;
 mod features;
 mod flow;
 mod hostile;
+mod idle;
 mod keep_alive;
 mod malformed;
 mod order;

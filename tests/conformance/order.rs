@@ -56,6 +56,7 @@ fn consume(mut c: Client) {
 }
 
 fn load(qos: u8) {
+    let _alone = machine();
     let broker = Broker::shared(ROOMY);
     let topic = unique("order");
     let subscribers: Vec<_> = (0..6_u8)
@@ -94,6 +95,7 @@ fn qos_2_keeps_its_order_under_load() {
 
 #[test]
 fn order_holds_across_reconnections() {
+    let _alone = machine();
     let broker = Broker::shared(ROOMY);
     let topic = unique("order");
     let connect = Connect::durable(V5, unique("s"));
@@ -122,6 +124,7 @@ fn order_holds_across_reconnections() {
 
 #[test]
 fn takeovers_lose_nothing() {
+    let _alone = machine();
     // Connection after connection takes the session over while messages flow.
     let broker = Broker::shared(ROOMY);
     let topic = unique("takeover");
@@ -151,6 +154,7 @@ fn takeovers_lose_nothing() {
 
 #[test]
 fn fan_in_and_fan_out_lose_nothing() {
+    let _alone = machine();
     // Fifty publishers, fifty subscribers, all on one filter.
     let broker = Broker::shared(ROOMY);
     let topic = unique("fan");

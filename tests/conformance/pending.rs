@@ -17,6 +17,7 @@ fn left(broker: &Broker, qos: u8, count: usize, size: usize) -> Vec<usize> {
         assert!([SUCCESS, NO_MATCHING_SUBSCRIBERS, QUOTA_EXCEEDED].contains(&code), "{code:#x}");
     }
     c.ping();
+    settle();
     let mut sub = connect.open(broker);
     c.publish(&Publish::new(&topic, 0, "end"));
     let mut got = Vec::new();
@@ -77,6 +78,7 @@ fn a_slow_client_can_be_disconnected() {
         quick.expect(&n.to_string());
     }
     assert_eq!([sub.delivery().text(), sub.delivery().text()], ["0", "1"]);
+    settle();
     sub.expect_nothing();
     c.publish(&Publish::new(&topic, 1, "7"));
     sub.expect_disconnect(&[QUOTA_EXCEEDED, IMPLEMENTATION_SPECIFIC]);
@@ -94,6 +96,7 @@ fn a_slow_client_loses_by_policy_and_others_do_not() {
         c.publish(&Publish::new(&topic, 1, n.to_string()));
         quick.expect(&n.to_string());
     }
+    settle();
     // Two in flight are kept; of the eighteen that waited, the newest five.
     let got: Vec<_> = (0..7).map(|_| slow.message().text()).collect();
     assert_eq!(got, ["0", "1", "15", "16", "17", "18", "19"]);
@@ -111,6 +114,7 @@ fn what_is_dropped_is_counted() {
 
 #[test]
 fn a_client_that_does_not_read_is_bounded_and_harms_nobody() {
+    let _alone = machine();
     let broker = Broker::start(&["mqtt.outgoing_max_bytes=65536", "sys.interval=1s"]);
     let topic = unique("stuck");
     let _stuck = Client::subscriber(&broker, V5, &unique("stuck"), &topic, 0);

@@ -136,7 +136,7 @@ fn a_right_file_is_accepted() {
 fn the_program_explains_itself() {
     for (arguments, named) in [
         (&["--version"][..], &["ringmq"][..]),
-        (&["--help"], &["--config", "--set", "doctor"]),
+        (&["--help"], &["--config", "--set"]),
         (&["config", "default"], &["listeners", "mqtt", "1883"]),
         (&["config", "reference"], &["mqtt.max_inflight", "shutdown.grace"]),
     ] {

@@ -30,6 +30,7 @@ fn a_retained_message_has_its_own_qos() {
             let mut c = Client::connect(Broker::plain(), v, &unique("p"));
             c.publish(&Publish::new(&topic, qos, "x").retain());
             c.ping();
+            settle();
             for granted in 0..=2 {
                 let mut sub = Client::subscriber(Broker::plain(), v, &unique("s"), &topic, granted);
                 assert_eq!(sub.expect("x").qos, qos.min(granted));
@@ -65,6 +66,7 @@ fn a_qos_0_message_replaces_the_retained_one() {
         c.publish(&Publish::new(&topic, 2, "first").retain());
         c.publish(&Publish::new(&topic, 0, "last").retain());
         c.ping();
+        settle();
         let mut sub = Client::subscriber(Broker::plain(), v, &unique("s"), &topic, 2);
         assert_eq!(sub.expect("last").qos, 0);
         sub.expect_nothing();
@@ -212,6 +214,7 @@ fn a_wildcard_at_the_start_does_not_find_retained_dollar_topics() {
 
 #[test]
 fn thousands_of_retained_messages_are_replayed_whole() {
+    let _alone = machine();
     // More than any queue or window holds: a replay is streamed, never cut short.
     const COUNT: usize = 3000;
     let prefix = unique("many");
@@ -220,6 +223,7 @@ fn thousands_of_retained_messages_are_replayed_whole() {
         c.send_publish(&Publish::new(format!("{prefix}/{}/{n}", n % 7), 0, n.to_string()).retain());
     }
     c.publish(&Publish::new(format!("{prefix}/end/0"), 1, "end").retain());
+    settle();
     for (v, qos) in [(V311, 0), (V5, 1), (V311, 2)] {
         let mut sub =
             Client::subscriber(Broker::plain(), v, &unique("s"), &format!("{prefix}/+/+"), qos);

@@ -86,6 +86,7 @@ fn qos_0_does_not_wait() {
         let mut c = Client::connect(Broker::plain(), v, &unique("p"));
         c.publish(&Publish::new(&topic, 0, "lost"));
         c.publish(&Publish::new(&topic, 1, "kept"));
+        settle();
         let mut sub = connect.open(Broker::plain());
         sub.expect("kept");
         sub.expect_nothing();

@@ -146,6 +146,7 @@ fn members_online_are_preferred() {
     let mut c = away.open(Broker::plain());
     c.granted(&filter, 1);
     c.disconnect();
+    settle();
     let mut online = [Client::subscriber(Broker::plain(), V5, &unique("m"), &filter, 1)];
     let mut c = Client::connect(Broker::plain(), V5, &unique("p"));
     publish(&mut c, &topic, 1, 10);

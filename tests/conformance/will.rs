@@ -179,6 +179,7 @@ fn delayed(connect: Connect, topic: &str, delay: u32, expiry: u32) -> Connect {
 
 #[test]
 fn a_delayed_will_waits() {
+    let _alone = machine();
     let (topic, mut watcher, connect) = setup(V5);
     delayed(connect, &topic, 2, 60).open(Broker::plain()).cut();
     let cut = Instant::now();

@@ -62,16 +62,19 @@ pub struct Broker {
 }
 
 /// A shell that waits for the end of its input, which comes with the end of this process, however
-/// it ends, and then kills the broker: statics are not dropped, and a test binary can be killed.
+/// it ends, and then kills the broker and removes its files: statics are not dropped, and a test
+/// binary can be killed.
 struct Leash {
     shell: Child,
     _input: ChildStdin,
 }
 
 impl Leash {
-    fn on(pid: u32) -> Leash {
+    fn on(pid: u32, directory: &Path) -> Leash {
         let mut shell = Command::new("sh")
-            .args(["-c", "cat >/dev/null; kill -9 $1 2>/dev/null", "leash", &pid.to_string()])
+            .args(["-c", "cat >/dev/null; kill -9 $1 2>/dev/null; rm -rf \"$2\"", "leash"])
+            .arg(pid.to_string())
+            .arg(directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -126,7 +129,7 @@ impl Broker {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let leash = Some(Leash::on(child.id()));
+        let leash = Some(Leash::on(child.id(), &directory));
         let log = Arc::new(Log::default());
         let (stderr, copy) = (child.stderr.take().expect("a pipe"), log.clone());
         std::thread::spawn(move || {
@@ -183,6 +186,14 @@ impl Broker {
     /// The last lines of its log.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// The lines of its log that tell why it ended.
+    pub fn complaints(&self) -> String {
+        let log = self.log();
+        let mut lines = log.lines().skip_while(|line| !line.contains("panicked"));
+        let told: Vec<_> = lines.by_ref().take(3).collect();
+        if told.is_empty() { log } else { told.join("\n") }
     }
 
     pub fn signal(&self, name: &str) {

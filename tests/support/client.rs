@@ -148,6 +148,9 @@ impl Client {
     /// A connection on which nothing has been sent.
     #[track_caller]
     pub fn raw(broker: &Broker, version: Version) -> Client {
+        if !broker.alive() {
+            panic!("the broker has ended:\n{}", broker.complaints());
+        }
         Client::at(broker.address(), version)
     }
 

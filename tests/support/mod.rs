@@ -10,8 +10,8 @@ pub mod client;
 pub mod packet;
 pub mod wire;
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use broker::Broker;
@@ -64,6 +64,20 @@ pub fn each<T>(cases: impl IntoIterator<Item = (String, T)>, run: impl Fn(T)) {
 
 fn named(versions: &'static [Version]) -> impl Iterator<Item = Version> {
     versions.iter().copied().inspect(|version| println!("version: {version:?}"))
+}
+
+/// Waits until what was acknowledged has reached the other shards: a message is acknowledged when
+/// their mailboxes have it, and no packet tells when they have taken it out. Only needed before a
+/// test does something that would change how the message is treated there.
+pub fn settle() {
+    std::thread::sleep(Duration::from_millis(400));
+}
+
+/// Held by tests that load the machine and by tests that measure time, so that they do not meet.
+pub fn machine() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    // A test that failed with it has left nothing behind.
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Polls until `ready`, and panics with `what` when that takes longer than `PATIENCE`.

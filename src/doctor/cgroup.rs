@@ -1,0 +1,143 @@
+//! Limits of the control groups this process is in, versions 1 and 2, with or without a cgroup
+//! namespace. Owns the walk from the process's own group up to the root: the tightest counts.
+
+use super::facts::Tree;
+
+/// What the control groups allow.
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
+pub struct Cgroup {
+    /// The tightest memory limit, if there is one.
+    pub memory: Option<MemoryLimit>,
+    /// CPUs' worth of time, if there is a quota.
+    pub cpu_quota: Option<f64>,
+    /// Whether processes are grouped by version 2 (the unified hierarchy).
+    pub unified: bool,
+}
+
+/// A group's memory limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemoryLimit {
+    /// Bytes.
+    pub limit: u64,
+    /// Bytes not yet used; file cache that can be dropped counts as not used.
+    pub left: u64,
+}
+
+/// Version 1 writes "no limit" as the largest multiple of the page size; nothing real is as large.
+const UNLIMITED_V1: u64 = 1 << 60;
+
+pub(super) fn read(tree: &Tree<'_>) -> Cgroup {
+    let membership = tree.text("proc/self/cgroup").unwrap_or_default();
+    let mounts = tree.text("proc/self/mountinfo").unwrap_or_default();
+    let mut found = Cgroup::default();
+    for mount in mounts.lines().filter_map(Mount::parse) {
+        let Some(path) = mount.group_of(&membership) else { continue };
+        let below = path.strip_prefix(mount.root.trim_end_matches('/')).unwrap_or("");
+        let below = if below.contains("..") { "" } else { below };
+        let mut directory = format!("{}{}", mount.point, below.trim_end_matches('/'));
+        loop {
+            found.tighten(tree, &mount, &directory);
+            if directory.len() <= mount.point.len() {
+                break;
+            }
+            match directory.rfind('/') {
+                Some(at) => directory.truncate(at),
+                None => break,
+            }
+        }
+    }
+    found
+}
+
+impl Cgroup {
+    fn tighten(&mut self, tree: &Tree<'_>, mount: &Mount<'_>, directory: &str) {
+        let memory = match mount.version {
+            Version::Two => {
+                self.unified |= tree.exists(&format!("{directory}/cgroup.controllers"));
+                memory(tree, directory, ["memory.max", "memory.current", "inactive_file"])
+            }
+            Version::One => {
+                let names = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
+                memory(tree, directory, [names[0], names[1], "total_inactive_file"])
+            }
+        };
+        let tighter = |new: &MemoryLimit| self.memory.is_none_or(|old| new.left < old.left);
+        if let Some(memory) = memory.filter(tighter) {
+            self.memory = Some(memory);
+        }
+        let quota = match mount.version {
+            Version::Two => match tree.numbers(&format!("{directory}/cpu.max"))[..] {
+                [quota, period] if period > 0 => Some(quota as f64 / period as f64),
+                _ => None,
+            },
+            Version::One => {
+                // -1 is no quota; it is no number here.
+                let quota = tree.number(&format!("{directory}/cpu.cfs_quota_us"));
+                let period = tree.number(&format!("{directory}/cpu.cfs_period_us"));
+                quota.zip(period.filter(|p| *p > 0)).map(|(q, p)| q as f64 / p as f64)
+            }
+        };
+        if let Some(quota) = quota.filter(|new| self.cpu_quota.is_none_or(|old| *new < old)) {
+            self.cpu_quota = Some(quota);
+        }
+    }
+}
+
+fn memory(tree: &Tree<'_>, directory: &str, names: [&str; 3]) -> Option<MemoryLimit> {
+    let [limit, usage, cache] = names;
+    let limit = tree.number(&format!("{directory}/{limit}")).filter(|l| *l < UNLIMITED_V1)?;
+    let used = tree.number(&format!("{directory}/{usage}")).unwrap_or(0);
+    let stat = tree.text(&format!("{directory}/memory.stat")).unwrap_or_default();
+    let cache = stat.lines().find_map(|line| line.strip_prefix(cache)?.trim().parse::<u64>().ok());
+    let used = used.saturating_sub(cache.unwrap_or(0));
+    Some(MemoryLimit { limit, left: limit.saturating_sub(used) })
+}
+
+#[derive(PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+/// A mounted hierarchy.
+struct Mount<'a> {
+    version: Version,
+    /// The group that is visible at the mount point.
+    root: &'a str,
+    point: &'a str,
+    /// Version 1: the controllers, comma separated.
+    controllers: &'a str,
+}
+
+impl<'a> Mount<'a> {
+    /// One line of mountinfo: `36 35 0:30 ROOT POINT OPTIONS - TYPE SOURCE CONTROLLERS`.
+    fn parse(line: &'a str) -> Option<Mount<'a>> {
+        let (before, after) = line.split_once(" - ")?;
+        let mut before = before.split(' ').skip(3);
+        let mut after = after.split(' ');
+        let version = match after.next()? {
+            "cgroup" => Version::One,
+            "cgroup2" => Version::Two,
+            _ => return None,
+        };
+        let (root, point) = (before.next()?, before.next()?);
+        Some(Mount { version, root, point, controllers: after.nth(1).unwrap_or("") })
+    }
+
+    /// This process's group in the hierarchy: `ID:CONTROLLERS:PATH` of /proc/self/cgroup.
+    fn group_of<'m>(&self, membership: &'m str) -> Option<&'m str> {
+        membership.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':');
+            let (id, names, path) = (parts.next()?, parts.next()?, parts.next()?);
+            let ours = match self.version {
+                Version::Two => id == "0" && names.is_empty(),
+                Version::One => {
+                    let relevant = |name: &&str| ["memory", "cpu"].contains(name);
+                    let mounted = |name: &str| self.controllers.split(',').any(|c| c == name);
+                    names.split(',').filter(relevant).any(mounted)
+                }
+            };
+            ours.then_some(path)
+        })
+    }
+}

@@ -1,0 +1,251 @@
+//! What a host says about itself, read from `/proc` and `/sys` below a root directory. Needs no
+//! privilege and changes nothing; a file that is missing or unreadable is a fact that is `None`.
+//! Judges nothing. Control groups are read in `cgroup`, the network's kind in `place`.
+
+use std::path::{Path, PathBuf};
+
+use super::cgroup::{self, Cgroup};
+use super::place::{self, Place};
+
+/// Lets a process past `RLIMIT_MEMLOCK`.
+pub(super) const CAP_IPC_LOCK: u32 = 14;
+/// Lets a process past `kernel.io_uring_disabled` = 1 and `fs.file-max`.
+pub(super) const CAP_SYS_ADMIN: u32 = 21;
+
+/// Everything known about this host, as this process sees it.
+#[derive(Clone, Default, Debug)]
+pub struct Facts {
+    /// Kernel release as the kernel writes it, and its first two numbers.
+    pub kernel: Option<(String, (u32, u32))>,
+    /// `RLIMIT_NOFILE`, soft and hard; `u64::MAX` is unlimited.
+    pub nofile: Option<(u64, u64)>,
+    /// `RLIMIT_MEMLOCK` in bytes, soft and hard.
+    pub memlock: Option<(u64, u64)>,
+    /// Seccomp mode of this process: 0 none, 1 strict, 2 filter.
+    pub seccomp: Option<u64>,
+    /// Effective capabilities as a bit mask.
+    pub capabilities: u64,
+    /// CPUs this process may run on: affinity and cpuset.
+    pub cpus: Vec<u16>,
+    /// Memory nodes that have CPUs.
+    pub numa_nodes: u32,
+    /// Bytes of memory, and how many can be had without swapping.
+    pub memory: Option<(u64, u64)>,
+    /// Bytes of swap, and of it in use.
+    pub swap: Option<(u64, u64)>,
+    /// The chosen word of `transparent_hugepage/enabled`.
+    pub huge_pages: Option<String>,
+    /// Kernel settings.
+    pub sysctl: Sysctl,
+    /// Open files of the whole host, out of `fs.file-max`.
+    pub files_open: Option<u64>,
+    /// Connections that conntrack follows; `None` when it is not loaded.
+    pub conntrack: Option<Conntrack>,
+    /// TCP sockets of this network namespace.
+    pub tcp_sockets: u64,
+    /// Control group limits of this process and all above it.
+    pub cgroup: Cgroup,
+    /// Container and network.
+    pub place: Place,
+}
+
+/// Values below `/proc/sys`; `None` where this kernel (or namespace) has no such setting.
+#[derive(Clone, Default, Debug)]
+pub struct Sysctl {
+    /// `kernel.io_uring_disabled`: 0 allowed, 1 for one group only, 2 for nobody.
+    pub io_uring_disabled: Option<u64>,
+    /// `net.core.somaxconn`.
+    pub somaxconn: Option<u64>,
+    /// `net.ipv4.tcp_max_syn_backlog`.
+    pub syn_backlog: Option<u64>,
+    /// `net.ipv4.tcp_syncookies`.
+    pub syncookies: Option<u64>,
+    /// `net.ipv4.tcp_mem` in pages: low, pressure, most.
+    pub tcp_mem: Option<[u64; 3]>,
+    /// `net.ipv4.tcp_rmem` in bytes: least, default, most.
+    pub tcp_rmem: Option<[u64; 3]>,
+    /// `net.ipv4.tcp_wmem` in bytes: least, default, most.
+    pub tcp_wmem: Option<[u64; 3]>,
+    /// `net.core.rmem_max` and `net.core.wmem_max` in bytes.
+    pub core_mem_max: Option<(u64, u64)>,
+    /// `net.ipv4.ip_local_port_range`.
+    pub port_range: Option<(u64, u64)>,
+    /// `fs.nr_open`: the most that `RLIMIT_NOFILE` can be.
+    pub nr_open: Option<u64>,
+    /// `fs.file-max`: open files of the whole host.
+    pub file_max: Option<u64>,
+    /// `vm.swappiness`.
+    pub swappiness: Option<u64>,
+}
+
+/// Connection tracking.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Conntrack {
+    /// `net.netfilter.nf_conntrack_max`.
+    pub max: u64,
+    /// Entries in use.
+    pub count: u64,
+}
+
+impl Facts {
+    /// Reads the facts below `root`, which is `/` except in tests.
+    pub fn read(root: &Path) -> Facts {
+        let tree = Tree { root };
+        let meminfo = tree.text("proc/meminfo").unwrap_or_default();
+        let kib = |name: &str| Some(number(field(&meminfo, name)?)? * 1024);
+        let status = tree.text("proc/self/status").unwrap_or_default();
+        let limits = tree.text("proc/self/limits").unwrap_or_default();
+        Facts {
+            kernel: kernel(&tree),
+            nofile: limit(&limits, "Max open files"),
+            memlock: limit(&limits, "Max locked memory"),
+            seccomp: field(&status, "Seccomp:").and_then(number),
+            capabilities: field(&status, "CapEff:")
+                .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+                .unwrap_or(0),
+            cpus: field(&status, "Cpus_allowed_list:").map(list).unwrap_or_default(),
+            numa_nodes: tree
+                .text("sys/devices/system/node/has_cpu")
+                .map_or(1, |text| list(&text).len().max(1) as u32),
+            memory: kib("MemTotal:")
+                .map(|all| (all, kib("MemAvailable:").or(kib("MemFree:")).unwrap_or(all))),
+            swap: kib("SwapTotal:")
+                .map(|all| (all, all.saturating_sub(kib("SwapFree:").unwrap_or(all)))),
+            huge_pages: tree
+                .text("sys/kernel/mm/transparent_hugepage/enabled")
+                .and_then(|text| Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())),
+            sysctl: sysctl(&tree),
+            files_open: tree.numbers("proc/sys/fs/file-nr").first().copied(),
+            conntrack: tree.sysctl("net/netfilter/nf_conntrack_max").map(|max| Conntrack {
+                max,
+                count: tree.sysctl("net/netfilter/nf_conntrack_count").unwrap_or(0),
+            }),
+            tcp_sockets: tcp_sockets(&tree),
+            cgroup: cgroup::read(&tree),
+            place: place::read(&tree),
+        }
+    }
+
+    /// Bytes that this process may still take: the host's free memory or a control group's rest,
+    /// whichever is less.
+    pub fn memory_left(&self) -> Option<u64> {
+        let host = self.memory.map(|(_, available)| available);
+        host.into_iter().chain(self.cgroup.memory.map(|memory| memory.left)).min()
+    }
+
+    /// How many CPUs' worth of time this process gets: its CPUs, less where a quota says so.
+    pub fn cpu_time(&self) -> f64 {
+        let cpus = self.cpus.len().max(1) as f64;
+        self.cgroup.cpu_quota.map_or(cpus, |quota| quota.min(cpus))
+    }
+
+    /// Whether the kernel lets this process pass a limit that is for the unprivileged.
+    pub fn capable(&self, capability: u32) -> bool {
+        self.capabilities >> capability & 1 == 1
+    }
+}
+
+/// Files below a root.
+pub(super) struct Tree<'a> {
+    pub(super) root: &'a Path,
+}
+
+impl Tree<'_> {
+    /// The place of `path` (from the root, with or without the leading slash).
+    pub(super) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    pub(super) fn text(&self, path: &str) -> Option<String> {
+        let bytes = std::fs::read(self.path(path)).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    pub(super) fn exists(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+
+    pub(super) fn numbers(&self, path: &str) -> Vec<u64> {
+        let text = self.text(path).unwrap_or_default();
+        text.split_whitespace().map_while(|word| word.parse().ok()).collect()
+    }
+
+    pub(super) fn number(&self, path: &str) -> Option<u64> {
+        self.numbers(path).first().copied()
+    }
+
+    fn sysctl(&self, name: &str) -> Option<u64> {
+        self.number(&format!("proc/sys/{name}"))
+    }
+
+    fn triple(&self, name: &str) -> Option<[u64; 3]> {
+        self.numbers(&format!("proc/sys/{name}")).try_into().ok()
+    }
+}
+
+fn kernel(tree: &Tree<'_>) -> Option<(String, (u32, u32))> {
+    let release = tree.text("proc/sys/kernel/osrelease")?.trim().to_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let version = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+    Some((release, version))
+}
+
+fn sysctl(tree: &Tree<'_>) -> Sysctl {
+    let ports = tree.numbers("proc/sys/net/ipv4/ip_local_port_range");
+    let rmem = tree.sysctl("net/core/rmem_max");
+    Sysctl {
+        io_uring_disabled: tree.sysctl("kernel/io_uring_disabled"),
+        somaxconn: tree.sysctl("net/core/somaxconn"),
+        syn_backlog: tree.sysctl("net/ipv4/tcp_max_syn_backlog"),
+        syncookies: tree.sysctl("net/ipv4/tcp_syncookies"),
+        tcp_mem: tree.triple("net/ipv4/tcp_mem"),
+        tcp_rmem: tree.triple("net/ipv4/tcp_rmem"),
+        tcp_wmem: tree.triple("net/ipv4/tcp_wmem"),
+        core_mem_max: rmem.zip(tree.sysctl("net/core/wmem_max")),
+        port_range: ports.first().copied().zip(ports.get(1).copied()),
+        nr_open: tree.sysctl("fs/nr_open"),
+        file_max: tree.sysctl("fs/file-max"),
+        swappiness: tree.sysctl("vm/swappiness"),
+    }
+}
+
+/// `TCP: inuse N ...` of both address families.
+fn tcp_sockets(tree: &Tree<'_>) -> u64 {
+    let in_use = |file: &str, name: &str| {
+        let text = tree.text(file).unwrap_or_default();
+        let line = field(&text, name).unwrap_or_default();
+        line.split_once("inuse").and_then(|(_, rest)| number(rest)).unwrap_or(0)
+    };
+    in_use("proc/net/sockstat", "TCP:") + in_use("proc/net/sockstat6", "TCP6:")
+}
+
+/// The rest of the line that begins with `name`.
+fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    text.lines().find_map(|line| line.strip_prefix(name))
+}
+
+/// The first word, as a number.
+fn number(text: &str) -> Option<u64> {
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// Soft and hard value of one line of `/proc/self/limits`.
+fn limit(limits: &str, name: &str) -> Option<(u64, u64)> {
+    let mut words = field(limits, name)?.split_whitespace().map(|word| match word {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    });
+    Some((words.next()??, words.next()??))
+}
+
+/// The kernel's list format: `0-3,8,10-11`.
+fn list(text: &str) -> Vec<u16> {
+    let mut all = Vec::new();
+    for part in text.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        if let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) {
+            all.extend(first..=last);
+        }
+    }
+    all
+}

@@ -1,0 +1,175 @@
+//! Judgement of the machine: memory, CPU time, cores, memory nodes, swap, huge pages, and the
+//! configuration's own limit.
+
+use super::facts::Facts;
+use super::finding::{Finding, Fix, Severity};
+use super::need::Need;
+use super::report::{bytes, count};
+
+pub(super) fn memory(facts: &Facts, need: &Need, holds: Option<u64>) -> Finding {
+    let (Some(left), Some(holds)) = (facts.memory_left(), holds) else {
+        return Finding::new("memory", Severity::Note, "unreadable", "about 4.5 KiB per client");
+    };
+    let group = facts.cgroup.memory.filter(|memory| memory.left == left);
+    let found = match (group, facts.memory) {
+        (Some(group), _) => format!("{} left of the cgroup's {}", bytes(left), bytes(group.limit)),
+        (None, Some((all, _))) => format!("{} left of {}", bytes(left), bytes(all)),
+        (None, None) => bytes(left),
+    };
+    let nofile = facts.nofile.map_or(u64::MAX, |(_, hard)| hard);
+    let fix = |bytes_needed: u64| match group {
+        Some(_) => {
+            let mib = bytes_needed.div_ceil(1 << 20);
+            Fix::either(
+                format!("MemoryMax={mib}M in the unit"),
+                format!("docker run --memory {mib}m; Kubernetes: resources.limits.memory {mib}Mi"),
+            )
+        }
+        None => Fix::host("add memory, stop what else runs here, or spread clients over hosts"),
+    };
+    let wanted = need.memory(need.clients.unwrap_or(1), nofile);
+    if holds == 0 || need.clients.is_some_and(|clients| clients > holds) {
+        let clients = count(need.clients.unwrap_or(1));
+        let needed = format!("{} for {clients} clients", bytes(wanted));
+        // What other processes of the group use comes on top.
+        let used = group.map_or(0, |group| group.limit - group.left);
+        return Finding::new("memory", Severity::Blocker, found, needed)
+            .fixed_by(fix(wanted.saturating_add(used) / 4 * 5));
+    }
+    let needed = match need.clients {
+        Some(clients) => format!("{} for {} clients", bytes(wanted), count(clients)),
+        None => format!("room for {} idle clients", count(holds)),
+    };
+    Finding::new("memory", Severity::Fine, found, needed)
+}
+
+pub(super) fn cpu(facts: &Facts, need: &Need) -> Finding {
+    let cpus = facts.cpus.len().max(1);
+    let Some(quota) = facts.cgroup.cpu_quota else {
+        let needed = format!("{} shards, no quota", need.shards);
+        return Finding::new("cpu", Severity::Fine, format!("{cpus} CPUs"), needed);
+    };
+    let found = format!("{cpus} CPUs, a quota of {quota:.2}");
+    if quota + 0.005 >= need.shards as f64 {
+        let needed = format!("{} shards within the quota", need.shards);
+        return Finding::new("cpu", Severity::Fine, found, needed);
+    }
+    let needed = format!(
+        "a quota of {0} for {0} shards: a shard that is throttled stalls all its clients",
+        need.shards
+    );
+    Finding::new("cpu", Severity::Warning, found, needed).fixed_by(Fix::either(
+        format!("CPUQuota={}% in the unit, or none", need.shards * 100),
+        format!(
+            "docker run --cpuset-cpus 0-{last} instead of --cpus; Kubernetes: a whole number in \
+             resources.limits.cpu with the static CPU manager; or `cores` with fewer entries",
+            last = need.shards - 1
+        ),
+    ))
+}
+
+pub(super) fn cpuset(facts: &Facts, need: &Need) -> Finding {
+    let cpus = &facts.cpus;
+    if cpus.is_empty() {
+        return Finding::new("cpuset", Severity::Note, "unreadable", "the configured cores");
+    }
+    let found = format!("CPUs {}", ranges(cpus));
+    let Some(cores) = &need.cores else {
+        return Finding::new("cpuset", Severity::Fine, found, "cores: auto takes these");
+    };
+    if let Some(missing) = cores.iter().find(|core| !cpus.contains(core)) {
+        let needed = format!("core {missing}, which `cores` names");
+        return Finding::new("cpuset", Severity::Blocker, found, needed).fixed_by(Fix::either(
+            "AllowedCPUs= in the unit, or `cores` in the configuration",
+            format!("docker run --cpuset-cpus {}, or `cores` in the configuration", ranges(cores)),
+        ));
+    }
+    Finding::new("cpuset", Severity::Fine, found, format!("cores: {}", ranges(cores)))
+}
+
+pub(super) fn numa(facts: &Facts, need: &Need) -> Finding {
+    let nodes = facts.numa_nodes;
+    if nodes < 2 || need.shards < 2 {
+        return Finding::new("numa", Severity::Fine, format!("{nodes} node"), "one node is used");
+    }
+    let found = format!("{nodes} nodes");
+    let needed = "shards on the network card's node: other nodes' memory is slower";
+    Finding::new("numa", Severity::Note, found, needed).fixed_by(Fix::configuration(
+        "`cores` with the CPUs in /sys/class/net/<card>/device/local_cpulist; see tuning/cores.md",
+    ))
+}
+
+pub(super) fn swap(facts: &Facts, _: &Need) -> Finding {
+    let Some((all, used)) = facts.swap else {
+        return Finding::new("swap", Severity::Note, "unreadable", "none");
+    };
+    if all == 0 {
+        return Finding::new("swap", Severity::Fine, "none", "none");
+    }
+    let swappiness = facts.sysctl.swappiness.unwrap_or(60);
+    let found = format!("{} of {} in use, swappiness {swappiness}", bytes(used), bytes(all));
+    let needed = "none, or swappiness 1: idle sessions swapped out stall their whole shard";
+    let severity = if swappiness <= 1 { Severity::Fine } else { Severity::Note };
+    let finding = Finding::new("swap", severity, found, needed);
+    if severity == Severity::Fine {
+        return finding;
+    }
+    finding.fixed_by(Fix::either(
+        "sysctl -w vm.swappiness=1 (lasting: tuning/sysctl.conf), or MemorySwapMax=0 in the unit",
+        "docker run --memory-swap equal to --memory",
+    ))
+}
+
+pub(super) fn huge_pages(facts: &Facts, _: &Need) -> Finding {
+    let check = "transparent_hugepage";
+    match facts.huge_pages.as_deref() {
+        Some("always") => Finding::new(
+            check,
+            Severity::Note,
+            "always",
+            "madvise: `always` keeps whole 2 MiB pages for memory that was given back",
+        )
+        .fixed_by(Fix::host("echo madvise > /sys/kernel/mm/transparent_hugepage/enabled")),
+        Some(word) => Finding::new(check, Severity::Fine, word, "madvise or never"),
+        None => Finding::new(check, Severity::Fine, "not in this kernel", "madvise or never"),
+    }
+}
+
+pub(super) fn max_connections(_: &Facts, need: &Need) -> Finding {
+    let check = "max_connections";
+    let Some(most) = need.configured_clients else {
+        return Finding::new(check, Severity::Fine, "unlimited", "the configuration sets no limit");
+    };
+    match need.clients {
+        Some(clients) if clients > most => {
+            Finding::new(check, Severity::Blocker, count(most), count(clients)).fixed_by(
+                Fix::configuration(
+                    "raise runtime.max_connections and the listeners' max_connections",
+                ),
+            )
+        }
+        _ => Finding::new(check, Severity::Fine, count(most), "the configured limit"),
+    }
+}
+
+/// `0-3,8`.
+fn ranges(cpus: &[u16]) -> String {
+    let mut cpus = cpus.to_vec();
+    cpus.sort_unstable();
+    cpus.dedup();
+    let mut text = String::new();
+    let mut at = 0;
+    while at < cpus.len() {
+        let mut end = at;
+        while end + 1 < cpus.len() && cpus[end + 1] == cpus[end] + 1 {
+            end += 1;
+        }
+        let comma = if at == 0 { "" } else { "," };
+        text += &match end - at {
+            0 => format!("{comma}{}", cpus[at]),
+            _ => format!("{comma}{}-{}", cpus[at], cpus[end]),
+        };
+        at = end + 1;
+    }
+    text
+}

@@ -1,0 +1,85 @@
+//! The doctor: what this host will hold for a configuration, which limit binds first, and how to
+//! change each one.
+//!
+//! [`Facts::read`] reads `/proc` and `/sys` below a root; [`judge`] turns facts and configuration
+//! into findings. Both are pure, so tests judge hosts that do not exist. Only `trial` asks the
+//! kernel: it opens a ring as the broker does. Changes nothing and needs no privilege.
+
+mod cgroup;
+mod facts;
+mod finding;
+mod judge_machine;
+mod judge_network;
+mod judge_process;
+mod need;
+mod ping;
+mod place;
+mod report;
+#[cfg(feature = "runtime")]
+mod trial;
+
+use crate::config::Config;
+
+pub use cgroup::{Cgroup, MemoryLimit};
+pub use facts::{Conntrack, Facts, Sysctl};
+pub use finding::{Finding, Fix, Severity};
+pub use judge_process::RingTrial;
+pub use need::{Bound, Need};
+pub use ping::{PingFailure, Pong, ping, target};
+pub use place::{Engine, Network, Place};
+pub use report::Report;
+
+/// Examines this host. `connections` overrides how many clients the configuration allows.
+#[cfg(feature = "runtime")]
+pub fn examine(config: &Config, connections: Option<u64>) -> Report {
+    judge(Facts::read(std::path::Path::new("/")), config, connections, &trial::open_ring())
+}
+
+/// What keeps this host from serving the configuration well, one line each. Takes a few
+/// milliseconds; for the log at start.
+#[cfg(feature = "runtime")]
+pub fn warnings(config: &Config) -> Vec<String> {
+    examine(config, None).warnings()
+}
+
+/// What keeps every shard from starting on this host, if anything does: one line. To be asked
+/// before an executor is made, which does not report a kernel without io_uring but panics.
+#[cfg(feature = "runtime")]
+pub fn obstacle(config: &Config) -> Option<String> {
+    examine(config, None).obstacle()
+}
+
+/// Judges facts, wherever they come from.
+pub fn judge(facts: Facts, config: &Config, connections: Option<u64>, trial: &RingTrial) -> Report {
+    let need = Need::of(config, connections, &facts);
+    let bounds = need::bounds(&facts, &need);
+    let in_memory = bounds.iter().find(|bound| bound.check == "memory").map(|bound| bound.clients);
+    let (f, n) = (&facts, &need);
+    let findings = vec![
+        judge_process::kernel(f, n),
+        judge_process::io_uring(f, trial),
+        judge_process::nofile(f, n),
+        judge_process::memlock(f, n),
+        judge_process::nr_open(f, n),
+        judge_process::file_max(f, n),
+        judge_machine::memory(f, n, in_memory),
+        judge_machine::cpu(f, n),
+        judge_machine::cpuset(f, n),
+        judge_machine::numa(f, n),
+        judge_machine::swap(f, n),
+        judge_machine::huge_pages(f, n),
+        judge_network::network(f, n),
+        judge_network::conntrack(f, n, in_memory.unwrap_or(0)),
+        judge_network::somaxconn(f, n),
+        judge_network::syn_backlog(f, n),
+        judge_network::tcp_mem(f, n),
+        judge_network::buffers(f, n),
+        judge_network::ports(f, n),
+        judge_machine::max_connections(f, n),
+    ];
+    let connect_rate = need::connect_rate(&facts, &need);
+    Report { facts, need, findings, bounds, connect_rate }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! What the configuration asks of a host, and how many clients each of the host's limits allows.
+//! The figures of RingMQ itself (bytes per client, descriptors per core) live here.
+
+use crate::config::{Bind, Config, Cores};
+use crate::limits::MAX_SHARDS;
+
+use super::facts::{CAP_SYS_ADMIN, Facts};
+
+/// Process memory of an idle client with one subscription, in bytes (the design's budget).
+pub const CLIENT_BYTES: u64 = 512;
+/// Kernel memory of an idle accepted TCP socket, in bytes. Measured on a 6.18 kernel with 17,000
+/// clients: 1,507 charged to the broker's memory cgroup (socket inode, file, dentry, the armed
+/// receive), and the slab object of the TCP socket itself, 2,520.
+pub const SOCKET_BYTES: u64 = 4096;
+/// Memory of a process without shards, in bytes.
+const PROCESS_BYTES: u64 = 16 << 20;
+/// Memory of a shard without clients and receive buffers: executor, queues, tables, in bytes.
+const SHARD_BYTES: u64 = 16 << 20;
+/// Queues and buffers of one further ring, in bytes.
+const RING_BYTES: u64 = 256 << 10;
+/// Descriptors of the process besides shards: standard streams, signals, logs, checks at start.
+const PROCESS_FILES: u64 = 12;
+/// Descriptors of one shard besides listeners and rings for sockets: the executor's three rings
+/// and its eventfds.
+const SHARD_FILES: u64 = 8;
+/// Rings one shard opens at most (the driver's own bound).
+const SHARD_RINGS: u64 = 1024;
+/// Places of a ring's table that wait for accepts, per listener.
+const ACCEPTS_WAITING: u64 = 64;
+/// Largest table of direct descriptors in the kernel (IORING_MAX_FIXED_FILES).
+const RING_SOCKETS: u64 = 1 << 20;
+/// New connections a second that one CPU takes: half of what a prototype accepted (1,000,000 in
+/// 57 s, its clients on the same two CPUs). An assumption about this host, not a measurement.
+pub const ACCEPT_RATE: u64 = 10_000;
+
+/// More clients than any host holds; larger questions are taken for this one.
+const CLIENTS: u64 = 1 << 40;
+
+/// What is asked of the host.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Need {
+    /// Clients to hold: asked for, else the configured maximum, else as many as possible.
+    pub clients: Option<u64>,
+    /// The configured maximum.
+    pub configured_clients: Option<u64>,
+    /// Shards that will run.
+    pub shards: u64,
+    /// Listeners.
+    pub listeners: u64,
+    /// Cores the configuration names; `None` means auto.
+    pub cores: Option<Vec<u16>>,
+    /// Sockets per ring as configured.
+    pub sockets_per_ring: Option<u64>,
+    /// Bytes of receive buffers per shard at most.
+    pub buffer_bytes: u64,
+    /// The largest backlog of a TCP listener.
+    pub backlog: Option<u64>,
+    /// TCP ports listened on.
+    pub ports: Vec<u16>,
+    /// Whether a TCP listener can be reached from other hosts.
+    pub remote: bool,
+    /// New connections a second that the listeners allow together.
+    pub connect_rate: Option<u64>,
+    /// Bytes waiting for one slow client in process memory.
+    pub outgoing_bytes: u64,
+}
+
+impl Need {
+    /// Reads the configuration; `connections` is the number asked for on the command line.
+    pub fn of(config: &Config, connections: Option<u64>, facts: &Facts) -> Need {
+        let auto = (facts.cpu_time() as usize).clamp(1, MAX_SHARDS) as u64;
+        let (cores, shards) = match &config.cores {
+            Cores::Auto => (None, auto),
+            Cores::List(list) => (Some(list.clone()), list.len() as u64),
+        };
+        let addresses = config.listeners.iter().filter_map(|listener| match &listener.bind {
+            Bind::Tcp(address) => Some((*address, listener.backlog)),
+            Bind::Unix(_) => None,
+        });
+        let addresses: Vec<_> = addresses.collect();
+        let sum = |values: Vec<Option<u32>>| -> Option<u64> {
+            values.into_iter().map(|value| value.map(u64::from)).sum()
+        };
+        let listeners = sum(config.listeners.iter().map(|l| l.max_connections).collect());
+        let whole = config.runtime.max_connections.map(u64::from);
+        let configured_clients = listeners.into_iter().chain(whole).min();
+        let buffers = config.runtime.receive_buffers.clone();
+        Need {
+            clients: connections.map(|asked| asked.min(CLIENTS)).or(configured_clients),
+            configured_clients,
+            shards,
+            listeners: config.listeners.len() as u64,
+            cores,
+            sockets_per_ring: config.runtime.sockets_per_ring.map(u64::from),
+            buffer_bytes: u64::from(buffers.count) * u64::from(buffers.size),
+            backlog: addresses.iter().map(|(_, backlog)| u64::from(*backlog)).max(),
+            ports: addresses.iter().map(|(address, _)| address.port()).collect(),
+            remote: addresses.iter().any(|(address, _)| !address.ip().is_loopback()),
+            connect_rate: sum(config.listeners.iter().map(|l| l.max_connect_rate).collect()),
+            outgoing_bytes: config.mqtt.outgoing_max_bytes,
+        }
+    }
+
+    /// Descriptors without which the broker does not start: everything but further rings.
+    pub fn files_at_start(&self) -> u64 {
+        PROCESS_FILES + self.shards * (SHARD_FILES + 1 + self.listeners)
+    }
+
+    /// Places for clients in one ring, and rings the whole broker may open, with this descriptor
+    /// limit. A place is no descriptor, but a table may not be longer than the limit.
+    pub fn rings(&self, nofile: u64) -> (u64, u64) {
+        let table = self.sockets_per_ring.unwrap_or(RING_SOCKETS).min(nofile).min(RING_SOCKETS);
+        let spare = nofile.saturating_sub(self.files_at_start());
+        let rings = self.shards.saturating_add(spare).min(self.shards * SHARD_RINGS);
+        (table, if nofile < self.files_at_start() { 0 } else { rings })
+    }
+
+    /// Clients that fit in the rings.
+    pub fn clients_in_rings(&self, nofile: u64) -> u64 {
+        let (table, rings) = self.rings(nofile);
+        let waiting = self.shards * self.listeners * ACCEPTS_WAITING.min(table / 2);
+        (table * rings).saturating_sub(waiting)
+    }
+
+    /// Bytes of memory that `clients` take, kernel and process together.
+    pub fn memory(&self, clients: u64, nofile: u64) -> u64 {
+        let base = PROCESS_BYTES + self.shards * (SHARD_BYTES + self.buffer_bytes);
+        let rings = clients.div_ceil(self.rings(nofile).0.max(1));
+        let each = CLIENT_BYTES + SOCKET_BYTES;
+        base.saturating_add(clients.saturating_mul(each))
+            .saturating_add(rings.saturating_mul(RING_BYTES))
+    }
+
+    /// Clients that fit in so many bytes.
+    pub fn clients_in_memory(&self, bytes: u64, nofile: u64) -> u64 {
+        let spare = bytes.saturating_sub(self.memory(0, nofile));
+        let table = self.rings(nofile).0.max(1);
+        // Exact enough: a ring's share for each client, rounded up.
+        spare / (CLIENT_BYTES + SOCKET_BYTES + RING_BYTES.div_ceil(table))
+    }
+}
+
+/// How many clients one limit allows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// The check that has the details and the fix.
+    pub check: &'static str,
+    /// Clients.
+    pub clients: u64,
+    /// How that comes about.
+    pub because: String,
+}
+
+/// Which limits allow how many clients, the tightest first.
+pub fn bounds(facts: &Facts, need: &Need) -> Vec<Bound> {
+    let nofile = facts.nofile.map_or(RING_SOCKETS, |(_, hard)| hard);
+    let (table, rings) = need.rings(nofile);
+    let mut bounds = vec![Bound {
+        check: "nofile",
+        clients: need.clients_in_rings(nofile),
+        because: format!("{rings} rings of {table} sockets"),
+    }];
+    if let Some(left) = facts.memory_left() {
+        bounds.push(Bound {
+            check: "memory",
+            clients: need.clients_in_memory(left, nofile),
+            because: format!(
+                "{} left, {CLIENT_BYTES} B of the process and {SOCKET_BYTES} B of the kernel each",
+                super::report::bytes(left)
+            ),
+        });
+    }
+    // The kernel does not hold it against a privileged process.
+    let files = facts.sysctl.file_max.zip(facts.files_open);
+    if let Some((max, open)) = files.filter(|_| !facts.capable(CAP_SYS_ADMIN)) {
+        bounds.push(Bound {
+            check: "file-max",
+            clients: max.saturating_sub(open),
+            because: format!("every socket is an open file of the host; {open} of {max} are open"),
+        });
+    }
+    if let Some(conntrack) = facts.conntrack.filter(|_| follows_connections(facts)) {
+        bounds.push(Bound {
+            check: "conntrack",
+            clients: conntrack.max.saturating_sub(conntrack.count),
+            because: format!("one entry each; {} of {} in use", conntrack.count, conntrack.max),
+        });
+    }
+    if let Some(clients) = need.configured_clients {
+        let because = "runtime.max_connections or the listeners' max_connections".to_owned();
+        bounds.push(Bound { check: "max_connections", clients, because });
+    }
+    bounds.sort_by_key(|bound| bound.clients);
+    bounds
+}
+
+/// Whether conntrack sees connections: loaded, but with an empty table beside open sockets, no
+/// firewall rule asks for it.
+pub(super) fn follows_connections(facts: &Facts) -> bool {
+    facts.conntrack.is_some_and(|conntrack| conntrack.count > 0 || facts.tcp_sockets < 8)
+}
+
+/// New connections a second until the first limit, and whether the configuration says so.
+pub fn connect_rate(facts: &Facts, need: &Need) -> (u64, bool) {
+    match need.connect_rate {
+        Some(rate) => (rate.max(1), true),
+        None => (((ACCEPT_RATE as f64) * facts.cpu_time()).max(1.0) as u64, false),
+    }
+}

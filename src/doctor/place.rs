@@ -1,0 +1,131 @@
+//! Where this process runs: on the host or in a container, and whether it sees the host's network
+//! or one of its own. Owns the signs by which this is told; all are readable without privilege.
+
+use super::facts::Tree;
+
+/// Container and network.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Place {
+    /// What runs this process, when that is a container engine.
+    pub container: Option<Engine>,
+    /// The network this process sees.
+    pub network: Network,
+}
+
+/// A container engine, by the sign that gave it away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Engine {
+    /// Docker.
+    Docker,
+    /// Podman or CRI-O.
+    Podman,
+    /// Kubernetes.
+    Kubernetes,
+    /// Amazon ECS.
+    Ecs,
+    /// LXC or systemd-nspawn.
+    System,
+    /// Another.
+    Other,
+}
+
+impl Engine {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::Docker => "Docker",
+            Engine::Podman => "Podman",
+            Engine::Kubernetes => "Kubernetes",
+            Engine::Ecs => "ECS",
+            Engine::System => "LXC or nspawn",
+            Engine::Other => "a container",
+        }
+    }
+}
+
+/// The network a process sees.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Network {
+    /// The host's own interfaces.
+    #[default]
+    Host,
+    /// A namespace behind a bridge: its interfaces are one end of a pair.
+    Bridge,
+    /// Loopback only.
+    Loopback,
+}
+
+impl Network {
+    /// One word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Network::Host => "host",
+            Network::Bridge => "bridge",
+            Network::Loopback => "loopback only",
+        }
+    }
+}
+
+pub(super) fn read(tree: &Tree<'_>) -> Place {
+    Place { container: engine(tree), network: network(tree) }
+}
+
+fn engine(tree: &Tree<'_>) -> Option<Engine> {
+    let environment = tree.text("proc/self/environ").unwrap_or_default();
+    let variable = |name: &str| environment.split('\0').find_map(|v| v.strip_prefix(name));
+    let groups = tree.text("proc/self/cgroup").unwrap_or_default();
+    // The root's overlay names the engine's storage even where a cgroup namespace hides the group.
+    let mounts = tree.text("proc/self/mountinfo").unwrap_or_default();
+    let is_root = |line: &&str| line.split(' ').nth(4) == Some("/");
+    let root = mounts.lines().find(is_root).unwrap_or("");
+    if variable("ECS_CONTAINER_METADATA_URI").is_some() || groups.contains("/ecs/") {
+        return Some(Engine::Ecs);
+    }
+    if variable("KUBERNETES_SERVICE_HOST=").is_some() || groups.contains("kubepods") {
+        return Some(Engine::Kubernetes);
+    }
+    if tree.exists("run/.containerenv") || groups.contains("libpod") {
+        return Some(Engine::Podman);
+    }
+    if tree.exists(".dockerenv") || groups.contains("docker") || root.contains("/docker/") {
+        return Some(Engine::Docker);
+    }
+    match variable("container=") {
+        Some("lxc" | "systemd-nspawn") => Some(Engine::System),
+        Some("docker") => Some(Engine::Docker),
+        Some("podman" | "oci") => Some(Engine::Podman),
+        Some(_) => Some(Engine::Other),
+        None if groups.contains("/lxc/") => Some(Engine::System),
+        None if root.contains("containerd") => Some(Engine::Other),
+        None => None,
+    }
+}
+
+/// A veth's peer has its index in another namespace, so `iflink` differs from `ifindex` and no
+/// device is behind it. The host has interfaces that are their own end.
+fn network(tree: &Tree<'_>) -> Network {
+    let Ok(entries) = std::fs::read_dir(tree.path("sys/class/net")) else {
+        return Network::Host;
+    };
+    let mut pairs = 0;
+    let mut own = 0;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let read = |file: &str| tree.number(&format!("sys/class/net/{name}/{file}"));
+        if name == "lo" {
+            continue;
+        }
+        let device = tree.exists(&format!("sys/class/net/{name}/device"));
+        match (read("ifindex"), read("iflink")) {
+            (Some(index), Some(link)) if link != index && link != 0 && !device => pairs += 1,
+            // Tunnel stubs (tunl0, sit0) are in every namespace and carry nothing.
+            (_, Some(0)) => {}
+            _ => own += 1,
+        }
+    }
+    match (own, pairs) {
+        (0, 0) => Network::Loopback,
+        (0, _) => Network::Bridge,
+        _ => Network::Host,
+    }
+}

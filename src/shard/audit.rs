@@ -1,0 +1,189 @@
+//! A look at everything a shard holds, for the simulation: counts, and what contradicts itself.
+//! Reads only; visits every session, so it is not for a running broker.
+
+use super::Shard;
+use super::connection::{Holds, Stage};
+use super::route::GROUP;
+use crate::topic::{FilterId, TopicHash};
+
+/// What one shard holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Sessions, online and offline.
+    pub sessions: usize,
+    /// Connections in any stage.
+    pub connections: usize,
+    /// Connections that something holds.
+    pub held: Vec<(u32, Holds)>,
+    /// Sessions that have flow state.
+    pub flows: usize,
+    /// Retained replays under way.
+    pub replaying: usize,
+    /// Filters in the index.
+    pub filters: usize,
+    /// Subscribers in the index, share groups counted once.
+    pub subscribers: usize,
+    /// Share groups that live here.
+    pub groups: usize,
+    /// Members of those groups.
+    pub members: usize,
+    /// SUBACKs that wait for groups elsewhere.
+    pub joining: usize,
+    /// Retained messages.
+    pub retained: usize,
+    /// Wills that are due and not yet routed.
+    pub wills: usize,
+    /// Hand-overs of which one half has come.
+    pub arrivals: usize,
+    /// Mails staged for other shards.
+    pub staged: usize,
+    /// Connections that wait for room in a mailbox.
+    pub waiting_for_mail: usize,
+    /// Sessions that publishers are parked for; publishers parked; held connections to end.
+    pub parked: [usize; 3],
+    /// Entries in the list of flow states to look at.
+    pub idle_flows: usize,
+    /// Entries on the timing wheel.
+    pub timers: usize,
+    /// Most unsent bytes to one connection.
+    pub most_unsent: usize,
+    /// What contradicts itself.
+    pub problems: Vec<String>,
+}
+
+impl Shard {
+    /// Counts and checks everything.
+    pub fn audit(&self) -> Audit {
+        let mut audit = Audit {
+            sessions: self.sessions.len(),
+            connections: self.connections.len(),
+            filters: self.index.filters(),
+            subscribers: self.index.subscriptions(),
+            joining: self.groups.joining.len(),
+            retained: self.retained.len(),
+            wills: self.wills.len(),
+            arrivals: self.arrivals.mail.len() + self.arrivals.sockets.len(),
+            staged: self.outbox.staged(),
+            waiting_for_mail: self.parked.mail_waiters(),
+            parked: self.parked.counts(),
+            idle_flows: self.idle_flows.len(),
+            timers: self.wheel.len(),
+            ..Audit::default()
+        };
+        (audit.groups, audit.members) = self.groups.count();
+        self.audit_connections(&mut audit);
+        self.audit_sessions(&mut audit);
+        audit
+    }
+
+    fn audit_connections(&self, audit: &mut Audit) {
+        let mut open = 0;
+        for at in 0..self.connections.bound() {
+            let Some(connection) = self.connections.get(at) else { continue };
+            if !connection.holds.is_free() {
+                audit.held.push((at, connection.holds));
+            }
+            let unsent = connection.output.as_ref().map_or(0, |output| output.unsent());
+            audit.most_unsent = audit.most_unsent.max(unsent);
+            let Stage::Open(index) = connection.stage else { continue };
+            open += 1;
+            let back = self.sessions.get(index).and_then(|session| session.socket);
+            if back.is_none_or(|socket| socket.0 != at) {
+                audit.problems.push(format!("connection {at} and session {index} disagree"));
+            }
+            if connection.holds.is_free() && connection.paused {
+                audit.problems.push(format!("connection {at} is paused and nothing holds it"));
+            }
+        }
+        if self.counters.connections_open != open {
+            let counted = self.counters.connections_open;
+            audit.problems.push(format!("connections_open is {counted}, open are {open}"));
+        }
+    }
+
+    fn audit_sessions(&self, audit: &mut Audit) {
+        let (mut inflight, mut pending, mut bytes) = (0, 0, 0);
+        let (mut offline, mut places, mut shares) = (0, 0, 0);
+        for index in 0..self.sessions.bound() {
+            let Some(session) = self.sessions.get(index) else { continue };
+            offline += u64::from(session.socket.is_none());
+            if self.find_session(&session.client_id) != Some(index) {
+                audit.problems.push(format!("session {index} is not found by its name"));
+            }
+            if let Some(flow) = &session.flow {
+                audit.flows += 1;
+                audit.replaying += flow.replays.len();
+                inflight += u64::from(flow.window.open());
+                pending += flow.pending.len() as u64;
+                bytes += flow.pending.bytes() as u64;
+                if session.socket.is_some()
+                    && !flow.pending.is_empty()
+                    && flow.window.is_empty()
+                    && session.socket.is_some_and(|socket| {
+                        self.connections.get(socket.0).is_some_and(|c| c.output.is_none())
+                    })
+                {
+                    audit.problems.push(format!("session {index} has pending messages and rests"));
+                }
+            }
+            places += session.subscriptions.len() as u64;
+            shares += session.extras.as_ref().map_or(0, |extras| extras.shares.len()) as u64;
+        }
+        let counters = &self.counters;
+        for (name, counted, found) in [
+            ("sessions", counters.sessions, self.sessions.len() as u64),
+            ("sessions_persistent", counters.sessions_persistent, offline),
+            ("inflight", counters.inflight, inflight),
+            ("pending_messages", counters.pending_messages, pending),
+            ("pending_bytes", counters.pending_bytes, bytes),
+            ("subscriptions", counters.subscriptions, places + shares),
+            ("shared_subscriptions", counters.shared_subscriptions, shares),
+            ("retained_messages", counters.retained_messages, self.retained.len() as u64),
+        ] {
+            if counted != found {
+                audit.problems.push(format!("{name} is {counted}, there are {found}"));
+            }
+        }
+        if places + audit.groups as u64 != audit.subscribers as u64 {
+            let (index, groups) = (audit.subscribers, audit.groups);
+            let text = format!("the index has {index}; sessions {places}, groups {groups}");
+            audit.problems.push(text);
+        }
+        self.audit_places(audit);
+    }
+
+    /// Every place leads to its owner, and the other shards know of every filter.
+    fn audit_places(&self, audit: &mut Audit) {
+        for index in 0..self.sessions.bound() {
+            let Some(session) = self.sessions.get(index) else { continue };
+            for place in session.subscriptions.all() {
+                let entry = self.index.subscribers(place.filter).get(place.position as usize);
+                if entry.is_none_or(|e| e.target != index || e.options & GROUP != 0) {
+                    audit.problems.push(format!("session {index} misses its place {place:?}"));
+                } else {
+                    self.audit_interest(place.filter, audit);
+                }
+            }
+        }
+        for (group, (filter, position)) in self.groups.places() {
+            let entry = self.index.subscribers(filter).get(position as usize);
+            if entry.is_none_or(|e| e.target != group || e.options & GROUP == 0) {
+                audit.problems.push(format!("group {group} misses its place"));
+            } else {
+                self.audit_interest(filter, audit);
+            }
+        }
+    }
+
+    fn audit_interest(&self, filter: FilterId, audit: &mut Audit) {
+        if self.shards == 1 {
+            return;
+        }
+        let text = self.index.filter(filter);
+        let topic = text.replace(['+', '#'], "x");
+        let hash = TopicHash::new(&self.shared.seeds, &topic);
+        if !self.shared.interest.shards(&hash).contains(self.id) {
+            audit.problems.push(format!("the other shards do not know of {text}"));
+        }
+    }
+}

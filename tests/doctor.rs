@@ -1,0 +1,204 @@
+//! `ringmq doctor` on the machine that runs the tests: as it is, and with one thing taken away that
+//! a process may take from itself (descriptors, locked memory, io_uring).
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+fn ringmq(words: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringmq"));
+    command.args(words.split_whitespace());
+    command
+}
+
+/// What is taken from the process before it starts.
+#[derive(Clone, Copy)]
+enum Taken {
+    Descriptors(u64),
+    LockedMemory,
+    IoUring { errno: u32 },
+}
+
+fn without(taken: Taken, words: &str) -> Output {
+    let mut command = ringmq(words);
+    let take = move || match taken {
+        Taken::Descriptors(left) => limit(libc::RLIMIT_NOFILE, left),
+        Taken::LockedMemory => limit(libc::RLIMIT_MEMLOCK, 0),
+        Taken::IoUring { errno } => forbid_io_uring(errno),
+    };
+    // SAFETY: only setrlimit and prctl run between fork and exec; neither allocates nor locks.
+    unsafe { command.pre_exec(take) };
+    command.output().expect("it starts")
+}
+
+fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: reads one rlimit.
+    match unsafe { libc::setrlimit(resource, &limit) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Answers the three io_uring calls with an error, as container engines do.
+fn forbid_io_uring(errno: u32) -> io::Result<()> {
+    const RET: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+    let first = libc::SYS_io_uring_setup as u32;
+    let last = libc::SYS_io_uring_register as u32;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut program = [
+        step(LOAD, 0, 0, 0),
+        step(JUMP, 0, 2, first),
+        step(JUMP, 1, 0, last + 1),
+        step(RET, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
+        step(RET, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the program lives during the calls, which copy it.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
+    };
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The lines of one check in the table: its own, and those below it.
+fn lines_of(table: &str, check: &str) -> String {
+    let mut lines = table.lines().skip_while(|line| line.split_whitespace().nth(1) != Some(check));
+    let own = lines.next().unwrap_or_else(|| panic!("{check} is not in\n{table}")).to_owned();
+    lines.take_while(|line| line.starts_with("   ")).fold(own, |all, line| all + "\n" + line)
+}
+
+#[test]
+fn this_machine_holds_a_thousand_clients() {
+    let output = ringmq("doctor --connections 1000").output().expect("it starts");
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{table}\n{}", text(&output.stderr));
+    assert!(lines_of(&table, "io_uring").starts_with("ok"), "{table}");
+    assert!(table.contains("1,000 clients") && table.ends_with("Ready.\n"), "{table}");
+    assert!(table.contains("clients that each limit allows"), "{table}");
+}
+
+#[test]
+fn the_answer_for_scripts_is_one_object_with_the_same_verdict() {
+    let ready = ringmq("doctor --json --connections 1000").output().expect("it starts");
+    let too_many = ringmq("doctor --json --connections=100_000_000_000").output().expect("starts");
+    assert_eq!((ready.status.code(), too_many.status.code()), (Some(0), Some(1)));
+    assert!(text(&ready.stdout).starts_with(r#"{"ready":true,"asked":1000,"clients":"#));
+    assert!(text(&too_many.stdout).starts_with(r#"{"ready":false,"asked":100000000000,"#));
+    let count = |output: &Output, c| text(&output.stdout).matches(c).count();
+    assert_eq!(count(&ready, '{'), count(&ready, '}'));
+}
+
+#[test]
+fn the_configuration_is_read_and_its_problems_are_misuse() {
+    let output = ringmq("doctor --set runtime.max_connections=10 --connections 20").output();
+    let output = output.expect("it starts");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(lines_of(&text(&output.stdout), "max_connections").starts_with("BLOCKER"));
+    let output = ringmq("doctor --config /nowhere/ringmq.yaml").output().expect("it starts");
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    let help = text(&ringmq("--help").output().expect("it starts").stdout);
+    assert!(help.contains("ringmq doctor [--connections N]") && help.contains("ringmq ping"));
+}
+
+#[test]
+fn too_few_descriptors_are_named() {
+    let output = without(Taken::Descriptors(256), "doctor --connections 10000000");
+    let table = text(&output.stdout);
+    let lines = lines_of(&table, "nofile");
+    assert_eq!(output.status.code(), Some(1), "{table}");
+    assert!(lines.starts_with("BLOCKER") && lines.contains("nofile=1048576"), "{table}");
+    // It holds fewer, says how many, and is ready for those.
+    let output = without(Taken::Descriptors(256), "doctor --connections 5000");
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{table}");
+    assert!(table.contains("rings of 256 sockets"), "{table}");
+}
+
+#[test]
+fn no_locked_memory_is_named() {
+    let output = without(Taken::LockedMemory, "doctor");
+    let table = text(&output.stdout);
+    let lines = lines_of(&table, "memlock");
+    assert_eq!(output.status.code(), Some(1), "{table}");
+    assert!(lines.starts_with("BLOCKER") && lines.contains("512 KiB"), "{table}");
+    assert!(table.contains("Not ready: memlock."), "{table}");
+}
+
+#[test]
+fn a_filter_on_io_uring_is_named() {
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        let output = without(Taken::IoUring { errno: errno as u32 }, "doctor");
+        let table = text(&output.stdout);
+        let lines = lines_of(&table, "io_uring");
+        assert_eq!(output.status.code(), Some(1), "{table}");
+        assert!(lines.starts_with("BLOCKER") && lines.contains("seccomp filter"), "{table}");
+        assert!(table.contains("Not ready: io_uring."), "{table}");
+        assert!(table.contains("holds 0 idle clients"), "{table}");
+    }
+}
+
+#[test]
+fn the_broker_refuses_at_once_what_would_fail_and_says_why() {
+    let set = "--set listeners.0.bind=127.0.0.1:0 --set cores=[0]";
+    for (taken, words) in [
+        (Taken::IoUring { errno: libc::EPERM as u32 }, ["io_uring: found", "seccomp filter"]),
+        (Taken::LockedMemory, ["memlock: found 0 B", "512 KiB"]),
+    ] {
+        let start = Instant::now();
+        let output = without(taken, set);
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        let last = log.lines().last().unwrap_or_default();
+        assert!(last.starts_with("ringmq: this host cannot run it; "), "{log}");
+        assert!(words.iter().all(|word| last.contains(word)) && !log.contains("panicked"), "{log}");
+    }
+}
+
+#[test]
+fn the_broker_warns_at_start_of_what_it_can_live_with() {
+    let output = without(
+        Taken::Descriptors(256),
+        "--set listeners.0.bind=192.0.2.1:1883 --set cores=[0] \
+         --set runtime.max_connections=1000000",
+    );
+    let log = text(&output.stderr);
+    // It goes on to listen, which that address does not allow.
+    assert!(log.contains("192.0.2.1"), "{log}");
+    let warning = log.lines().find(|line| line.contains("WARN") && line.contains("nofile: found"));
+    assert!(warning.is_some_and(|line| line.contains("rings of 256 sockets")), "{log}");
+}
+
+#[test]
+fn a_ping_finds_a_broker_and_misses_none() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = port.local_addr().expect("it is bound").to_string();
+    drop(port);
+    let ping = || ringmq(&format!("ping {address}")).output().expect("it starts");
+    assert_eq!(ping().status.code(), Some(1));
+    let mut broker = ringmq(&format!("--set listeners.0.bind={address} --set cores=[0]"))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let until = Instant::now() + Duration::from_secs(30);
+    while ping().status.code() != Some(0) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (by_address, by_configuration) =
+        (ping(), ringmq(&format!("ping --set listeners.0.bind={address}")).output());
+    broker.kill().expect("it runs");
+    broker.wait().expect("it ended");
+    assert_eq!(by_address.status.code(), Some(0), "{}", text(&by_address.stderr));
+    assert_eq!(by_configuration.expect("it starts").status.code(), Some(0));
+    assert_eq!(text(&by_address.stdout), format!("{address} answers\n"));
+}

@@ -1,0 +1,396 @@
+//! The network between simulated clients and shards, and a driver that does to it what the real
+//! one does to sockets: completions in a queue, partial sends, late cancels, hand-overs that fail.
+
+use crate::rng::Rng;
+use ringmq::ids::Peer;
+use ringmq::ids::{ListenerId, ShardId, SocketId};
+use ringmq::shard::output::{Outgoing, Segment};
+use ringmq::shard::{Action, Shard};
+use ringmq::time::Instant;
+use std::collections::VecDeque;
+
+pub type ConnId = usize;
+
+/// How one side has ended its half.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    Open,
+    /// Sends no more.
+    Fin,
+    /// Gone without a word.
+    Reset,
+}
+
+/// One TCP connection.
+pub struct Conn {
+    /// Client to server: the server's kernel buffer.
+    pub up: VecDeque<u8>,
+    pub up_limit: usize,
+    /// Server to client: both kernel buffers.
+    pub down: VecDeque<u8>,
+    pub down_limit: usize,
+    pub client: End,
+    pub server: End,
+}
+
+impl Conn {
+    pub fn new(up_limit: usize, down_limit: usize) -> Self {
+        let (up, down) = (VecDeque::new(), VecDeque::new());
+        Conn { up, up_limit, down, down_limit, client: End::Open, server: End::Open }
+    }
+}
+
+/// What the driver reports.
+#[derive(Debug)]
+pub enum Event {
+    Accepted,
+    Received(Vec<u8>),
+    EndOfStream,
+    Failed,
+    Sent(Outgoing, bool),
+    Closed,
+    Arrived(u64),
+    HandedOver(u64, bool),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Want {
+    Nothing,
+    Once,
+    Stream,
+}
+
+struct Slot {
+    generation: u32,
+    open: bool,
+    conn: ConnId,
+    want: Want,
+    paused: bool,
+    ended: bool,
+    closing: bool,
+    linger: Option<Instant>,
+    shut: bool,
+    send: Option<(Outgoing, Vec<u8>, usize)>,
+    handing: Option<(ShardId, u64)>,
+}
+
+/// What goes wrong, per mille.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Faults {
+    pub hand_over_fails: usize,
+    /// A completion waits for a later pass.
+    pub late: usize,
+    /// A receive or a send takes only a part.
+    pub split: usize,
+    /// Most bytes per receive.
+    pub receive: usize,
+}
+
+/// One shard's driver.
+pub struct Driver {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    queue: VecDeque<(u32, u32, Event)>,
+    pub accepts: VecDeque<ConnId>,
+    /// Hand-overs that succeed: to whom, which connection, which cookie.
+    pub departures: Vec<(ShardId, ConnId, u64)>,
+    pub faults: Faults,
+}
+
+impl Driver {
+    pub fn new(faults: Faults) -> Self {
+        Driver {
+            slots: Vec::new(),
+            free: Vec::new(),
+            queue: VecDeque::new(),
+            accepts: VecDeque::new(),
+            departures: Vec::new(),
+            faults,
+        }
+    }
+
+    /// Sockets open.
+    pub fn open(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.open).count()
+    }
+
+    fn new_slot(&mut self, conn: ConnId) -> u32 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot {
+                generation: 0,
+                open: false,
+                conn,
+                want: Want::Nothing,
+                paused: false,
+                ended: false,
+                closing: false,
+                linger: None,
+                shut: false,
+                send: None,
+                handing: None,
+            });
+            self.slots.len() as u32 - 1
+        });
+        let slot = &mut self.slots[index as usize];
+        *slot = Slot {
+            generation: slot.generation + 1,
+            open: true,
+            conn,
+            want: Want::Nothing,
+            paused: false,
+            ended: false,
+            closing: false,
+            linger: None,
+            shut: false,
+            send: None,
+            handing: None,
+        };
+        index
+    }
+
+    fn push(&mut self, index: u32, event: Event) {
+        let generation = self.slots[index as usize].generation;
+        self.queue.push_back((index, generation, event));
+    }
+
+    /// A socket from another shard.
+    pub fn arrive(&mut self, conn: ConnId, cookie: u64) {
+        let index = self.new_slot(conn);
+        self.push(index, Event::Arrived(cookie));
+    }
+
+    /// True when a pass would find something.
+    pub fn is_ready(&self, conns: &[Conn], now: Instant) -> bool {
+        !self.queue.is_empty()
+            || !self.accepts.is_empty()
+            || self.slots.iter().any(|slot| slot.open && slot.is_ready(&conns[slot.conn], now))
+    }
+
+    /// The kernel's work: completions for everything that is possible now.
+    pub fn poll(&mut self, conns: &mut [Conn], now: Instant, rng: &mut Rng) {
+        for index in 0..self.slots.len() {
+            if self.slots[index].open && !rng.chance(self.faults.late) {
+                self.poll_slot(index as u32, conns, now, rng);
+            }
+        }
+    }
+
+    fn poll_slot(&mut self, index: u32, conns: &mut [Conn], now: Instant, rng: &mut Rng) {
+        let faults = self.faults;
+        let slot = &mut self.slots[index as usize];
+        let conn = &mut conns[slot.conn];
+        if let Some((home, cookie)) = slot.handing.take() {
+            if rng.chance(faults.hand_over_fails) {
+                self.push(index, Event::HandedOver(cookie, false));
+            } else {
+                self.departures.push((home, slot.conn, cookie));
+                slot.closing = true;
+                self.push(index, Event::HandedOver(cookie, true));
+                self.push(index, Event::Closed);
+            }
+            return;
+        }
+        let mut completed = None;
+        if let Some((_, bytes, at)) = &mut slot.send {
+            let broken = conn.client == End::Reset;
+            if !broken {
+                let room = conn.down_limit.saturating_sub(conn.down.len());
+                let most = (bytes.len() - *at).min(room);
+                let part = if rng.chance(faults.split) { rng.range(0, most) } else { most };
+                conn.down.extend(&bytes[*at..*at + part]);
+                *at += part;
+            }
+            if broken || *at == bytes.len() {
+                completed = Some(!broken);
+            }
+        }
+        if let Some(ok) = completed
+            && let Some((outgoing, ..)) = slot.send.take()
+        {
+            if slot.linger.is_some() && !ok {
+                slot.begin_close(conn);
+            }
+            let closing = slot.closing;
+            self.push(index, Event::Sent(outgoing, ok));
+            if closing {
+                self.push(index, Event::Closed);
+            }
+        }
+        let slot = &mut self.slots[index as usize];
+        if slot.closing {
+            return;
+        }
+        if let Some(deadline) = slot.linger {
+            conn.up.clear();
+            if slot.send.is_none() && !slot.shut {
+                slot.shut = true;
+                conn.server = End::Fin;
+            }
+            if deadline <= now || slot.shut && conn.client != End::Open {
+                self.close_now(index, conns);
+            }
+            return;
+        }
+        if slot.want == Want::Nothing || slot.paused || slot.ended {
+            return;
+        }
+        if conn.client == End::Reset {
+            slot.ended = true;
+            self.push(index, Event::Failed);
+        } else if !conn.up.is_empty() {
+            let most = conn.up.len().min(faults.receive.max(1));
+            let part = if rng.chance(faults.split) { rng.range(1, most) } else { most };
+            let bytes = conn.up.drain(..part).collect();
+            if slot.want == Want::Once {
+                slot.want = Want::Nothing;
+            }
+            self.push(index, Event::Received(bytes));
+        } else if conn.client == End::Fin {
+            slot.ended = true;
+            self.push(index, Event::EndOfStream);
+        }
+    }
+
+    fn close_now(&mut self, index: u32, conns: &mut [Conn]) {
+        let slot = &mut self.slots[index as usize];
+        if slot.closing || !slot.open {
+            return;
+        }
+        slot.begin_close(&mut conns[slot.conn]);
+        if let Some((outgoing, ..)) = slot.send.take() {
+            self.push(index, Event::Sent(outgoing, false));
+        }
+        self.push(index, Event::Closed);
+    }
+
+    /// Visits one completion; `None` when there is none.
+    pub fn next(&mut self) -> Option<(SocketId, Event)> {
+        loop {
+            // Accepted last: so a place that was freed in this pass is taken again in it.
+            let Some((index, generation, event)) = self.queue.pop_front() else {
+                let conn = self.accepts.pop_front()?;
+                return Some((SocketId(self.new_slot(conn)), Event::Accepted));
+            };
+            let slot = &mut self.slots[index as usize];
+            if slot.generation != generation || !slot.open {
+                continue;
+            }
+            match event {
+                Event::Received(_) | Event::EndOfStream | Event::Failed
+                    if slot.closing || slot.linger.is_some() =>
+                {
+                    continue;
+                }
+                Event::Closed => {
+                    slot.open = false;
+                    self.free.push(index);
+                }
+                _ => {}
+            }
+            return Some((SocketId(index), event));
+        }
+    }
+
+    /// Carries out what the shard wants.
+    pub fn act(&mut self, action: Action, conns: &mut [Conn], now: Instant) {
+        match action {
+            Action::ReceiveOnce(socket) => self.receive(socket, Want::Once),
+            Action::ReceiveStream(socket) => self.receive(socket, Want::Stream),
+            Action::Pause(socket) => self.slot(socket).paused = true,
+            Action::Resume(socket) => self.slot(socket).paused = false,
+            Action::Send(socket, outgoing) => {
+                let slot = self.slot(socket);
+                assert!(slot.send.is_none(), "one send in flight per socket");
+                assert!(slot.handing.is_none(), "no send on a socket that is handed over");
+                if slot.closing || slot.linger.is_some() || !slot.open {
+                    self.push(socket.0, Event::Sent(outgoing, false));
+                    return;
+                }
+                let bytes = flatten(&outgoing);
+                assert!(!bytes.is_empty(), "an empty send");
+                slot.send = Some((outgoing, bytes, 0));
+            }
+            Action::Finish(socket) => {
+                let slot = self.slot(socket);
+                if !slot.closing && slot.linger.is_none() {
+                    slot.linger = Some(now.plus_millis(2000));
+                }
+            }
+            Action::Close(socket) => self.close_now(socket.0, conns),
+            Action::HandOver(socket, home, cookie) => {
+                let slot = self.slot(socket);
+                assert!(slot.want == Want::Nothing && slot.send.is_none(), "nothing in flight");
+                slot.handing = Some((home, cookie));
+            }
+        }
+    }
+
+    fn receive(&mut self, socket: SocketId, want: Want) {
+        let slot = self.slot(socket);
+        slot.want = want;
+        slot.paused = false;
+    }
+
+    fn slot(&mut self, socket: SocketId) -> &mut Slot {
+        &mut self.slots[socket.0 as usize]
+    }
+}
+
+impl Slot {
+    fn begin_close(&mut self, conn: &mut Conn) {
+        self.closing = true;
+        self.want = Want::Nothing;
+        // What the client had sent and nobody read makes the kernel reset the connection.
+        conn.server = if conn.up.is_empty() { End::Fin } else { End::Reset };
+        conn.up.clear();
+    }
+
+    fn is_ready(&self, conn: &Conn, now: Instant) -> bool {
+        if self.closing {
+            return false;
+        }
+        let sending = self.send.as_ref().is_some_and(|(_, bytes, at)| {
+            conn.client == End::Reset || *at == bytes.len() || conn.down.len() < conn.down_limit
+        });
+        let receiving = self.want != Want::Nothing
+            && !self.paused
+            && !self.ended
+            && (!conn.up.is_empty() || conn.client != End::Open);
+        let lingering = self.linger.is_some_and(|deadline| {
+            deadline <= now
+                || self.send.is_none() && (!self.shut || conn.client != End::Open)
+                || !conn.up.is_empty()
+        });
+        self.handing.is_some() || sending || (receiving && self.linger.is_none()) || lingering
+    }
+}
+
+fn flatten(outgoing: &Outgoing) -> Vec<u8> {
+    match outgoing {
+        Outgoing::One(bytes) => bytes.clone(),
+        Outgoing::Many(segments) => segments
+            .iter()
+            .flat_map(|segment| match segment {
+                Segment::Bytes(bytes) => bytes.clone(),
+                Segment::Shared(message, range) => message.bytes()[range.clone()].to_vec(),
+            })
+            .collect(),
+    }
+}
+
+/// Tells the shard, as the broker's core does.
+pub fn tell(shard: &mut Shard, socket: SocketId, event: Event) {
+    match event {
+        Event::Accepted => {
+            let address = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+            shard.accepted(socket, ListenerId(0), Peer::Tcp(address, 1));
+        }
+        Event::Received(bytes) => shard.received(socket, &bytes),
+        Event::EndOfStream => shard.end_of_stream(socket),
+        Event::Failed => shard.failed(socket, 104),
+        Event::Sent(outgoing, ok) => shard.sent(socket, outgoing, ok),
+        Event::Closed => shard.closed(socket),
+        Event::Arrived(cookie) => shard.arrived(socket, cookie),
+        Event::HandedOver(cookie, ok) => shard.handed_over(socket, cookie, ok),
+    }
+}

@@ -1,0 +1,44 @@
+//! Settings of a broker with nothing restricted; tests narrow what they are about.
+
+use ringmq::config::{OnFull, SharedStrategy};
+use ringmq::session::pending::Bounds;
+use ringmq::shard::Settings;
+
+pub fn roomy() -> Settings {
+    Settings {
+        max_packet_size: 1 << 20,
+        max_qos: 2,
+        retain: true,
+        wildcard_subscriptions: true,
+        shared_subscriptions: true,
+        subscription_identifiers: true,
+        max_client_id_length: 64,
+        empty_client_id: true,
+        max_topic_levels: 32,
+        max_topic_alias: 8,
+        topic_alias_outbound: 8,
+        receive_maximum: 16,
+        max_inflight: 32,
+        retry_interval: 0,
+        connect_timeout: 5000,
+        keep_alive_max: u16::MAX,
+        keep_alive_multiplier: 1.5,
+        session_expiry_default: 120,
+        session_expiry_max: 120,
+        message_expiry_max: None,
+        max_subscriptions: 1000,
+        pending: Bounds { messages: 100_000, bytes: 1 << 26, on_full: OnFull::DropOldest },
+        queue_qos0: false,
+        outgoing_max_bytes: 1 << 20,
+        shared_strategy: SharedStrategy::RoundRobin,
+        reason_strings: true,
+        connack_properties: true,
+        response_information: String::new(),
+        retained_max_messages: u64::MAX,
+        retained_max_payload: 1 << 20,
+        retained_max_bytes: u64::MAX,
+        retained_expiry: 0,
+        sys_interval: 0,
+        max_connections: u64::MAX,
+    }
+}

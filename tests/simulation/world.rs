@@ -1,0 +1,269 @@
+//! N shards, their drivers and mailboxes, and a virtual clock; stepped as `broker::core` does it.
+
+use crate::net::{Conn, ConnId, Driver, Event, Faults, tell};
+use crate::rng::Rng;
+use ringmq::ids::{ListenerId, ShardId};
+use ringmq::mesh::mail::{Control, Data};
+use ringmq::mesh::mailbox::{MailEnds, mailboxes};
+use ringmq::mesh::quota::{Quota, Rate};
+use ringmq::mesh::{Entrance, Shared};
+use ringmq::shard::{Settings, Shard};
+use ringmq::telemetry::{Counters, Kind};
+use ringmq::time::Instant;
+use ringmq::topic::Seeds;
+use std::sync::Arc;
+
+pub struct Node {
+    pub shard: Shard,
+    ends: MailEnds<Data, Control>,
+    pub driver: Driver,
+    /// The last step said that there is more, or a doorbell rang.
+    awake: bool,
+}
+
+/// How a world is built.
+pub struct Plan {
+    pub seed: u64,
+    pub shards: usize,
+    pub data: usize,
+    pub control: usize,
+    pub settings: Settings,
+    pub faults: Faults,
+    pub entrances: Vec<Entrance>,
+}
+
+pub struct World {
+    pub rng: Rng,
+    pub now: u64,
+    pub nodes: Vec<Node>,
+    pub conns: Vec<Conn>,
+    pub shared: Arc<Shared>,
+    pub entrances: Vec<Arc<Entrance>>,
+    pub hash: u64,
+    /// Completions per step.
+    pub limit: usize,
+    micros: u64,
+}
+
+/// A listener open to everybody.
+pub fn entrance(mountpoint: &str) -> Entrance {
+    Entrance {
+        name: "sim".into(),
+        allow_anonymous: true,
+        mountpoint: mountpoint.into(),
+        max_connections: u64::MAX,
+        max_connect_rate: None,
+        connections: Quota::default(),
+        rate: Rate::default(),
+    }
+}
+
+impl World {
+    pub fn new(plan: Plan) -> World {
+        let shared = Shared::new(Seeds::fixed(plan.seed));
+        let settings = Arc::new(plan.settings);
+        let now = 1000;
+        let entrances: Vec<_> = plan.entrances.into_iter().map(Arc::new).collect();
+        let nodes = mailboxes(plan.shards, plan.data, plan.control)
+            .into_iter()
+            .enumerate()
+            .map(|(id, ends)| {
+                let mut shard = Shard::new(
+                    ShardId(id as u8),
+                    plan.shards as u8,
+                    Arc::clone(&settings),
+                    Arc::clone(&shared),
+                    Instant(now),
+                );
+                for (at, entrance) in entrances.iter().enumerate() {
+                    shard.open_entrance(ListenerId(at as u16), Arc::clone(entrance));
+                }
+                Node { shard, ends, driver: Driver::new(plan.faults), awake: true }
+            })
+            .collect();
+        World {
+            rng: Rng::new(plan.seed),
+            now,
+            nodes,
+            conns: Vec::new(),
+            shared,
+            entrances,
+            hash: 0xcbf2_9ce4_8422_2325,
+            limit: 64,
+            micros: now * 1000,
+        }
+    }
+
+    /// Mixes into the trace.
+    pub fn note(&mut self, value: u64) {
+        self.hash = (self.hash ^ value).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
+    }
+
+    fn note_bytes(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.note(u64::from_le_bytes(word));
+        }
+        self.note(bytes.len() as u64);
+    }
+
+    /// A client connects to that shard's listener.
+    pub fn connect(&mut self, shard: usize, up: usize, down: usize) -> ConnId {
+        self.conns.push(Conn::new(up, down));
+        self.nodes[shard].driver.accepts.push_back(self.conns.len() - 1);
+        self.conns.len() - 1
+    }
+
+    /// True when this shard's loop would not be asleep.
+    pub fn is_runnable(&self, at: usize) -> bool {
+        let node = &self.nodes[at];
+        let now = Instant(self.now);
+        node.awake
+            || node.ends.has_mail()
+            || node.driver.is_ready(&self.conns, now)
+            || node.shard.deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, millis: u64) {
+        self.now += millis;
+        self.note(self.now);
+    }
+
+    /// One pass of one shard's loop.
+    pub fn step(&mut self, at: usize) {
+        let shards = self.nodes.len();
+        let others = move || (0..shards).filter(move |&other| other != at);
+        self.micros = (self.micros + 1).max(self.now * 1000);
+        let now = Instant(self.now);
+        let node = &mut self.nodes[at];
+        node.awake = false;
+        node.shard.begin(now, self.micros);
+        for peer in others() {
+            let peer = ShardId(peer as u8);
+            node.shard.outbox.to(peer).room = node.ends.data_room(peer);
+        }
+        node.driver.poll(&mut self.conns, now, &mut self.rng);
+        for (home, conn, cookie) in std::mem::take(&mut node.driver.departures) {
+            self.nodes[usize::from(home.0)].driver.arrive(conn, cookie);
+        }
+        let mut visited = 0;
+        while visited < self.limit {
+            let Some((socket, event)) = self.nodes[at].driver.next() else { break };
+            visited += 1;
+            self.note((at as u64) << 40 | u64::from(socket.0) << 4 | kind(&event));
+            if let Event::Received(bytes) = &event {
+                self.note_bytes(bytes);
+            }
+            tell(&mut self.nodes[at].shard, socket, event);
+        }
+        let node = &mut self.nodes[at];
+        let mail = node.shard.take_mail(&mut node.ends);
+        let more = node.shard.finish();
+        let actions = std::mem::take(&mut node.shard.actions);
+        let acted = !actions.is_empty();
+        for action in actions {
+            node.driver.act(action, &mut self.conns, now);
+        }
+        let carried = self.carry(at);
+        self.nodes[at].awake = visited > 0 || mail > 0 || more || acted || carried;
+        self.note(u64::from(more) << 1 | u64::from(acted));
+    }
+
+    fn carry(&mut self, at: usize) -> bool {
+        let mut any = false;
+        for peer in (0..self.nodes.len()).filter(|&peer| peer != at) {
+            let node = &mut self.nodes[at];
+            let to = ShardId(peer as u8);
+            let letters = node.shard.outbox.to(to);
+            let mut put = false;
+            while let Some(control) = letters.control.pop_front() {
+                if let Err(back) = node.ends.push_control(to, control) {
+                    letters.control.push_front(back);
+                    break;
+                }
+                put = true;
+            }
+            while let Some(data) = letters.data.pop_front() {
+                if let Err(back) = node.ends.push_data(to, data) {
+                    letters.data.push_front(back);
+                    break;
+                }
+                put = true;
+            }
+            if put {
+                any = true;
+                self.nodes[peer].awake = true;
+            }
+        }
+        any
+    }
+
+    /// Steps whoever is awake until nobody is. Panics when somebody would sleep on work.
+    pub fn settle(&mut self) {
+        for _ in 0..1_000_000 {
+            let awake: Vec<usize> =
+                (0..self.nodes.len()).filter(|&at| self.is_runnable(at)).collect();
+            if awake.is_empty() {
+                self.check_sleep();
+                return;
+            }
+            let pick = awake[self.rng.below(awake.len())];
+            self.step(pick);
+        }
+        panic!("the shards never come to rest");
+    }
+
+    /// Nobody may fall asleep on mail or on work that only another event would bring up.
+    pub fn check_sleep(&self) {
+        for node in &self.nodes {
+            let audit = node.shard.audit();
+            assert_eq!(audit.staged, 0, "shard {:?} sleeps on staged mail", node.shard.id());
+            assert_eq!(
+                audit.waiting_for_mail,
+                0,
+                "shard {:?} sleeps while connections wait for a mailbox",
+                node.shard.id()
+            );
+        }
+    }
+
+    /// All shards' figures.
+    pub fn counters(&self) -> Counters {
+        let mut total = Counters::default();
+        for node in &self.nodes {
+            total.add(&node.shard.counters);
+        }
+        total
+    }
+
+    /// What is inconsistent anywhere.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for node in &self.nodes {
+            let id = node.shard.id().0;
+            let audit = node.shard.audit();
+            problems.extend(audit.problems.into_iter().map(|text| format!("shard {id}: {text}")));
+            for (descriptor, value) in node.shard.counters.iter() {
+                if descriptor.kind == Kind::Gauge && value > 1 << 62 {
+                    problems.push(format!("shard {id}: {} is below zero", descriptor.field));
+                }
+            }
+        }
+        problems
+    }
+}
+
+fn kind(event: &Event) -> u64 {
+    match event {
+        Event::Accepted => 0,
+        Event::Received(_) => 1,
+        Event::EndOfStream => 2,
+        Event::Failed => 3,
+        Event::Sent(_, ok) => 4 + u64::from(*ok),
+        Event::Closed => 6,
+        Event::Arrived(_) => 7,
+        Event::HandedOver(_, ok) => 8 + u64::from(*ok),
+    }
+}
