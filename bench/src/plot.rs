@@ -19,6 +19,8 @@ const MOST_POINTS: usize = 1500;
 /// Lines that share an axis.
 struct Panel {
     title: &'static str,
+    /// Decades instead of even steps.
+    decades: bool,
     /// Name and values; a value that is not finite leaves a gap.
     lines: Vec<(&'static str, Vec<f64>)>,
 }
@@ -37,14 +39,20 @@ pub fn svg(title: &str, series: &Value) -> String {
     let first = available.first().copied().unwrap_or(0.0);
     let used = available.iter().map(|v| (first - v).max(0.0)).collect();
     let panels = [
-        Panel { title: "clients", lines: vec![("clients", column("clients"))] },
-        Panel { title: "broker memory, MiB", lines: vec![("resident", mib(column("rss")))] },
+        Panel { title: "clients", decades: false, lines: vec![("clients", column("clients"))] },
+        Panel {
+            title: "broker memory, MiB",
+            decades: false,
+            lines: vec![("resident", mib(column("rss")))],
+        },
         Panel {
             title: "host memory, MiB (others' included)",
+            decades: false,
             lines: vec![("used since start", used), ("slab", mib(column("host_slab")))],
         },
         Panel {
             title: "CPU, % of one core",
+            decades: false,
             lines: vec![
                 ("broker", column("cpu_percent")),
                 ("generator", column("generator_percent")),
@@ -53,6 +61,7 @@ pub fn svg(title: &str, series: &Value) -> String {
         },
         Panel {
             title: "latency, ms",
+            decades: true,
             lines: vec![("p99", seen(column("p99_ms"))), ("p50", seen(column("p50_ms")))],
         },
     ];
@@ -78,28 +87,31 @@ fn draw(title: &str, at: &[f64], panels: &[Panel], phases: &[(f64, &str)]) -> St
     for (index, panel) in drawn.iter().enumerate() {
         let y0 = TOP + index as f64 * (PANEL + GAP);
         frame(&mut out, panel, y0, end, &x);
+        let mut written_to = 0.0;
         for (seconds, name) in phases {
+            let place = x(*seconds);
             let _ = writeln!(
                 out,
-                "<line x1=\"{0:.1}\" y1=\"{y0}\" x2=\"{0:.1}\" y2=\"{1}\" stroke=\"#999\" \
-                 stroke-dasharray=\"3 3\"/>",
-                x(*seconds),
+                "<line x1=\"{place:.1}\" y1=\"{y0}\" x2=\"{place:.1}\" y2=\"{}\" \
+                 stroke=\"#999\" stroke-dasharray=\"3 3\"/>",
                 y0 + PANEL
             );
-            if index == 0 {
-                let place = x(*seconds) + 3.0;
+            // The first panel carries the names, where they fit beside one another.
+            if index == 0 && place >= written_to {
+                written_to = place + 8.0 + 6.0 * name.len() as f64;
                 let _ = writeln!(
                     out,
-                    "<text x=\"{place:.1}\" y=\"{}\" font-size=\"10\" fill=\"#666\">{}</text>",
+                    "<text x=\"{:.1}\" y=\"{}\" font-size=\"10\" fill=\"#666\">{}</text>",
+                    place + 3.0,
                     y0 + 11.0,
                     escaped(name)
                 );
             }
         }
-        let top = ceiling(top_of(panel));
+        let ends = range(panel);
         for (number, (name, values)) in panel.lines.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
-            let y = |value: f64| y0 + PANEL - value / top * PANEL;
+            let y = |value: f64| y0 + PANEL - part(panel, ends, value) * PANEL;
             let points = path(at, values, &x, &y);
             let _ = writeln!(
                 out,
@@ -117,12 +129,12 @@ fn draw(title: &str, at: &[f64], panels: &[Panel], phases: &[(f64, &str)]) -> St
 
 /// Heading, axes and their numbers.
 fn frame(out: &mut String, panel: &Panel, y0: f64, end: f64, x: &impl Fn(f64) -> f64) {
-    let top = ceiling(top_of(panel));
+    let ends = range(panel);
     let right = WIDTH - RIGHT;
     let _ = writeln!(out, "<text x=\"{LEFT}\" y=\"{}\">{}</text>", y0 - 5.0, escaped(panel.title));
-    for part in 0..=2 {
-        let value = top * f64::from(part) / 2.0;
-        let y = y0 + PANEL - PANEL * f64::from(part) / 2.0;
+    for value in marks(panel, ends) {
+        let y = y0 + PANEL - PANEL * part(panel, ends, value);
+        let value = (value * 1e6).round() / 1e6;
         let _ = writeln!(
             out,
             "<line x1=\"{LEFT}\" y1=\"{y}\" x2=\"{right}\" y2=\"{y}\" stroke=\"#ddd\"/>\n\
@@ -171,13 +183,39 @@ fn top_of(panel: &Panel) -> f64 {
     values.copied().filter(|v| v.is_finite()).fold(0.0, f64::max)
 }
 
-/// The next number of the form 1, 2, 2.5, 4, 5 or 8 times a power of ten.
+/// The ends of a panel's axis.
+fn range(panel: &Panel) -> (f64, f64) {
+    if !panel.decades {
+        return (0.0, ceiling(top_of(panel)));
+    }
+    let values = panel.lines.iter().flat_map(|line| &line.1).copied().filter(|v| *v > 0.0);
+    let least = values.fold(f64::INFINITY, f64::min);
+    let power = |exponent: f64| 10f64.powf(exponent);
+    let low = power(least.log10().floor());
+    (low, power(top_of(panel).log10().ceil()).max(low * 10.0))
+}
+
+/// Where a value lies between the ends, from 0 to 1.
+fn part(panel: &Panel, (low, high): (f64, f64), value: f64) -> f64 {
+    if panel.decades { (value / low).log10() / (high / low).log10() } else { value / high }
+}
+
+/// The numbers beside an axis.
+fn marks(panel: &Panel, (low, high): (f64, f64)) -> Vec<f64> {
+    if !panel.decades {
+        return vec![0.0, high / 2.0, high];
+    }
+    let decades = (high / low).log10().round() as i32;
+    (0..=decades).map(|n| low * 10f64.powi(n)).collect()
+}
+
+/// The next number of the form 1, 1.5, 2, 3, 4, 5, 6 or 8 times a power of ten.
 fn ceiling(value: f64) -> f64 {
     if value <= 0.0 {
         return 1.0;
     }
     let unit = 10f64.powf(value.log10().floor());
-    let steps = [1.0, 2.0, 2.5, 4.0, 5.0, 8.0, 10.0];
+    let steps = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0];
     steps.iter().map(|s| s * unit).find(|top| *top >= value * 0.999_999).unwrap_or(value)
 }
 
@@ -192,10 +230,20 @@ mod tests {
 
     #[test]
     fn axes_end_at_round_numbers() {
-        for (value, want) in [(0.0, 1.0), (1.0, 1.0), (3.0, 4.0), (12.0, 20.0), (99.0, 100.0)] {
+        for (value, want) in [(0.0, 1.0), (1.0, 1.0), (3.5, 4.0), (12.0, 15.0), (99.0, 100.0)] {
             assert_eq!(ceiling(value), want);
         }
         assert_eq!(ceiling(1_000_000.0), 1_000_000.0);
+    }
+
+    #[test]
+    fn latency_goes_by_decades() {
+        let lines = vec![("p99", vec![0.2, f64::NAN, 300.0])];
+        let panel = Panel { title: "t", decades: true, lines };
+        let (low, high) = range(&panel);
+        assert!((low - 0.1).abs() < 1e-9 && (high - 1000.0).abs() < 1e-9);
+        assert_eq!(marks(&panel, (low, high)).len(), 5);
+        assert!((part(&panel, (low, high), 10.0) - 0.5).abs() < 1e-9);
     }
 
     #[test]
