@@ -251,13 +251,14 @@ impl Running {
         let mut any = false;
         for peer in self.others() {
             let letters = self.shard.outbox.to(peer);
-            let mut put = false;
+            let (mut put, mut sent) = (false, 0);
             while let Some(control) = letters.control.pop_front() {
                 if let Err(back) = self.ends.push_control(peer, control) {
                     letters.control.push_front(back);
                     break;
                 }
                 put = true;
+                sent += 1;
             }
             while let Some(data) = letters.data.pop_front() {
                 if let Err(back) = self.ends.push_data(peer, data) {
@@ -265,9 +266,11 @@ impl Running {
                     break;
                 }
                 put = true;
+                sent += 1;
             }
             if put {
                 any = true;
+                self.shard.counters.mail_sent += sent;
                 if let Some((_, doorbell)) = self.peers.get(usize::from(peer.0)) {
                     doorbell.ring();
                     self.shard.counters.doorbells += 1;

@@ -44,6 +44,7 @@ impl Shard {
             return;
         }
         let name: Box<str> = assigned.clone().unwrap_or_else(|| connect.client_id.into());
+        self.counters.connects += 1;
         let (index, present) = self.attach(socket, &name, &connect, &entrance);
         self.set_up_connection(socket, index, &connect);
         self.send_connack(socket, index, &connect, assigned.as_deref(), present);
@@ -98,6 +99,12 @@ impl Shard {
         if will.retain && !self.settings.retain {
             // [MQTT-3.2.2-13]
             return Err(Refused(ReasonCode::RetainNotSupported, "retain is not supported"));
+        }
+        if crate::topic::levels(will.topic) > self.settings.max_topic_levels {
+            return Err(Refused(
+                ReasonCode::TopicNameInvalid,
+                "the will's topic has too many levels",
+            ));
         }
         if will.topic.starts_with("$SYS/") {
             return Err(Refused(ReasonCode::NotAuthorized, "$SYS belongs to the server"));

@@ -95,7 +95,6 @@ impl Shard {
                 matched |= errand.deliver;
                 let fan = &mut self.fan;
                 self.outbox.publish(shard, message, errand, &mut fan.stored, &mut self.scratch);
-                self.counters.mail_sent += 1;
             }
         }
         matched

@@ -123,7 +123,6 @@ impl Shard {
         if to == self.id {
             self.heed(to, control);
         } else {
-            self.counters.mail_sent += 1;
             self.outbox.tell(to, control);
         }
     }

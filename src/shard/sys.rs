@@ -10,6 +10,9 @@ use crate::telemetry::sys::{History, topics};
 use crate::time::Instant;
 use std::time::Duration;
 
+/// Messages that wait for a mailbox past which an update ends: it is superseded by the next.
+const BLOCKED: usize = 1024;
+
 /// What the shard keeps for its own periodic work.
 pub(super) struct Sys {
     shards: Vec<Counters>,
@@ -86,6 +89,9 @@ impl Shard {
                 publisher: None,
             };
             if !self.try_publish(&message, None) {
+                if self.wills.len() >= BLOCKED {
+                    return; // the next update says it all again
+                }
                 // A mailbox is full: routed with the wills when it has room.
                 let stored = Message::new(&message, &mut self.scratch);
                 self.wills.push_back(stored);
