@@ -94,21 +94,25 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         if slot.flags & CLOSING != 0 {
             return;
         }
-        let busy = slot.flags & (RECEIVING | SENDING | SHUTTING) != 0;
         slot.flags &= !WANT;
         slot.flags |= CLOSING | CLOSE_SENT;
+        let (ring, sending) = (slot.ring as usize, slot.flags & SENDING != 0);
         let fixed = types::Fixed(slot.table);
-        let tag = tag::tag(Kind::Close, slot.generation, socket.0);
-        let ring = &mut self.rings[slot.ring as usize];
-        if busy {
-            // Queued before the close, so that the table entry still means this socket.
-            let entry = opcode::AsyncCancel2::new(types::CancelBuilder::fd(fixed).all())
+        let close = tag::tag(Kind::Close, slot.generation, socket.0);
+        let send = tag::tag(Kind::Send, slot.generation, socket.0);
+        // Each operation is cancelled by its tag, which the kernel finds by hash. Cancelling
+        // whatever uses the descriptor would have it look through every request of the ring:
+        // half a millisecond per close with 20,000 sockets (measured).
+        self.cancel_receive(socket);
+        let ring = &mut self.rings[ring];
+        if sending {
+            let entry = opcode::AsyncCancel2::new(types::CancelBuilder::user_data(send))
                 .build()
                 .flags(squeue::Flags::SKIP_SUCCESS)
                 .user_data(tag::tag(Kind::Ignored, 0, 0));
             ring.push(entry);
         }
-        ring.push(opcode::Close::new(fixed).build().user_data(tag));
+        ring.push(opcode::Close::new(fixed).build().user_data(close));
     }
 
     /// Starts the wanted receive unless one is in flight or something speaks against it.
@@ -193,7 +197,12 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         let (Some(slot), Some(id)) = (self.slots.get(socket), buffer) else { return };
         slot.flags &= !WANT_ONCE;
         let flags = slot.flags;
-        if flags & (CLOSING | LINGER) != 0 {
+        if flags & CLOSING != 0 {
+            // It went on although it was to be cancelled.
+            self.cancel_receive(socket);
+            return;
+        }
+        if flags & LINGER != 0 {
             return;
         }
         if flags & (PAUSED | CANCELLING | RECEIVING) == PAUSED | RECEIVING {

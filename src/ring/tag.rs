@@ -15,7 +15,7 @@ pub(super) enum Kind {
     HandOver,
     Arrival,
     Doorbell,
-    /// Completions nobody looks at: cancels of a whole descriptor, failed or not.
+    /// Completions nobody looks at: cancels of a send, failed or not.
     Ignored,
 }
 
