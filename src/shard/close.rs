@@ -86,7 +86,10 @@ impl Shard {
         connection.aliases = None;
         connection.patience = 0;
         let drained = connection.output.as_ref().is_none_or(|output| output.unsent() == 0);
-        if cause == Cause::Broken {
+        // A client that has said goodbye, or sent its end of stream, is owed no orderly end: that
+        // takes a shutdown, which the kernel does on a thread of its own.
+        let parted = matches!(cause, Cause::Client(_) | Cause::EndOfStream);
+        if cause == Cause::Broken || drained && parted {
             self.close_socket(socket, Action::Close(socket));
         } else if drained {
             self.close_socket(socket, Action::Finish(socket));
