@@ -334,6 +334,7 @@ pub(super) fn ring_config(config: &config::Config, nofile: u64) -> SocketRingCon
         buffer_count: runtime.receive_buffers.count,
         buffer_size: runtime.receive_buffers.size,
         spin: runtime.spin,
+        coalesce: runtime.coalesce,
         ..SocketRingConfig::default()
     }
 }

@@ -22,6 +22,9 @@ pub struct SocketRingConfig {
     pub buffers_posted: u32,
     /// How long `idle` looks for work before it sleeps. Zero: sleep at once.
     pub spin: Duration,
+    /// How long a dozing core lets events gather before it wakes. Zero: it wakes for each. Needs
+    /// Linux 6.12.
+    pub coalesce: Duration,
     /// Accepts kept waiting in the kernel per listener.
     pub accepts_in_flight: u32,
     /// Submission queue entries per ring (a power of two).
@@ -41,6 +44,7 @@ impl Default for SocketRingConfig {
             buffer_size: 2048,
             buffers_posted: 256,
             spin: Duration::from_micros(20),
+            coalesce: Duration::ZERO,
             accepts_in_flight: 64,
             submissions: 1024,
             completions: 4096,

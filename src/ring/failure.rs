@@ -104,6 +104,17 @@ pub fn operations() -> Result<Vec<(&'static str, bool)>, RingFailure> {
     Ok(NEEDED.iter().map(|(name, code)| (*name, probe.is_supported(*code))).collect())
 }
 
+impl RingFailure {
+    /// `runtime.coalesce` asks for what this kernel does not have.
+    pub(super) fn without_minimum_wait() -> RingFailure {
+        RingFailure {
+            operation: "io_uring_enter with a minimum wait",
+            errno: 0,
+            advice: "runtime.coalesce needs Linux 6.12 or newer: set it to 0 or upgrade.".into(),
+        }
+    }
+}
+
 /// Asks the kernel for each needed operation; names the first one missing.
 pub(super) fn probe(ring: &IoUring) -> Result<(), RingFailure> {
     let mut probe = Probe::new();

@@ -224,7 +224,12 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         if !self.has_work(recheck) {
             self.counts.dozes += 1;
             // A kernel that is short of memory says so here; the caller's pass finds out.
-            let _ = self.rings[0].enter(1, Some(limit));
+            let gather = self.config.coalesce.min(limit);
+            let _ = if gather.is_zero() {
+                self.rings[0].enter(1, Some(limit))
+            } else {
+                self.rings[0].enter_gathering(limit, gather)
+            };
         }
         self.doorbell.flag().wake_up();
         for ring in &mut self.rings[1..] {

@@ -13,6 +13,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+/// A core that lets events gather wakes early when there are this many.
+const GATHERED: u32 = 32;
 /// Completions copied out at a time.
 pub(super) const BATCH: usize = 64;
 /// The buffer group of every ring.
@@ -59,6 +61,9 @@ impl Ring {
             .map_err(|error| RingFailure::new("io_uring_setup", &error))?;
         if number == 0 {
             failure::probe(&io)?;
+            if !config.coalesce.is_zero() && !io.params().is_feature_min_timeout() {
+                return Err(RingFailure::without_minimum_wait());
+            }
         }
         let capacity = config.sockets_per_ring.min(descriptor_limit()).max(1);
         let submitter = io.submitter();
@@ -176,7 +181,7 @@ impl Ring {
         loop {
             self.drain_backlog();
             let before = self.backlog.len();
-            self.enter_once(if before == 0 { want } else { 0 }, limit)?;
+            self.enter_once(if before == 0 { want } else { 0 }, limit, Duration::ZERO)?;
             self.drain_backlog();
             if before == 0 {
                 return Ok(());
@@ -187,12 +192,29 @@ impl Ring {
         }
     }
 
-    fn enter_once(&mut self, want: u32, limit: Option<Duration>) -> io::Result<()> {
+    /// Waits like [`Self::enter`] for one event, but lets others gather with it for `gather`.
+    pub(super) fn enter_gathering(&mut self, limit: Duration, gather: Duration) -> io::Result<()> {
+        self.drain_backlog();
+        let want = if self.backlog.is_empty() { GATHERED } else { 0 };
+        self.enter_once(want, Some(limit), gather)?;
+        self.drain_backlog();
+        Ok(())
+    }
+
+    fn enter_once(
+        &mut self,
+        want: u32,
+        limit: Option<Duration>,
+        gather: Duration,
+    ) -> io::Result<()> {
         let queued = self.io.submission().len() as u32;
         let limit = limit.map(types::Timespec::from);
         let mut arguments = types::SubmitArgs::new();
         if let Some(limit) = &limit {
             arguments = arguments.timespec(limit);
+        }
+        if !gather.is_zero() {
+            arguments = arguments.min_wait_usec(gather.as_micros() as u32);
         }
         let flags = EnterFlags::GETEVENTS.bits() | EnterFlags::EXT_ARG.bits() | self.enter_flags;
         self.enters += 1;

@@ -71,3 +71,18 @@ fn an_idle_broker_costs_next_to_nothing() {
     let limit = 5 + broker::shards() as u64;
     assert!(spent <= limit, "{spent} ticks of 10 ms in 2 s");
 }
+
+#[test]
+fn a_core_that_lets_events_gather_answers_all_the_same() {
+    let broker = Broker::start(&["runtime.coalesce=500us"]);
+    let topic = unique("gather");
+    let mut sub = Client::subscriber(&broker, V5, &unique("s"), &topic, 1);
+    let mut c = Client::connect(&broker, V5, &unique("p"));
+    for n in 0..300 {
+        c.publish(&Publish::new(&topic, 1, n.to_string()));
+        sub.expect(&n.to_string());
+    }
+    // Nothing gathers with this one: it must not wait for company.
+    std::thread::sleep(Duration::from_millis(50));
+    c.ping();
+}
