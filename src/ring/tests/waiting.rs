@@ -70,7 +70,6 @@ fn a_doorbell_always_wakes_a_parked_core() {
 }
 
 #[test]
-#[ignore = "10 s in release"]
 fn a_hundred_thousand_wake_ups_are_not_lost() {
     doorbell_rounds(100_000, Duration::ZERO, |_| ());
     doorbell_rounds(100_000, Duration::from_micros(5), |round| {
