@@ -1,5 +1,5 @@
 //! A slab in fixed chunks: stable dense indices, no reallocation that copies a million entries or
-//! doubles their memory, and whole free chunks at the end are given back.
+//! doubles their memory, and chunks that are wholly free are given back.
 
 /// Entries per chunk.
 const CHUNK: usize = 256;

@@ -14,6 +14,12 @@ impl Instant {
         Instant(self.0.saturating_add(millis))
     }
 
+    /// This many seconds later, at most the end of time.
+    #[inline]
+    pub fn plus_seconds(self, seconds: u32) -> Instant {
+        self.plus_millis(u64::from(seconds) * 1000)
+    }
+
     /// Milliseconds since `earlier`; 0 when that is later.
     #[inline]
     pub fn millis_since(self, earlier: Instant) -> u64 {

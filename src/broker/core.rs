@@ -215,7 +215,10 @@ impl Running {
                     self.phase = Phase::Ended;
                     return;
                 }
-                Command::Ping => {}
+                // Every two seconds: often enough for a figure that only the driver knows.
+                Command::Ping => {
+                    self.shard.counters.buffer_exhaustions = driver.counts().enobufs;
+                }
             }
             let _ = self.reports.send(Report::Done);
         }

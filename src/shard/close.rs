@@ -160,7 +160,7 @@ impl Shard {
             Some(_) if cause.deletes_will() => {}
             Some(mut will) if will.delay > 0 && expiry > 0 => {
                 // [MQTT-3.1.3-9] and section 3.1.3.2.2: after the delay, unless the client is back.
-                will.due = Some(now.plus_millis(u64::from(will.delay) * 1000));
+                will.due = Some(now.plus_seconds(will.delay));
                 session.will = Some(will);
             }
             Some(will) => self.fire_will(*will),
@@ -236,8 +236,7 @@ impl Shard {
     }
 
     fn fire_will(&mut self, will: Will) {
-        let expires =
-            will.message_expiry.map(|seconds| self.now.plus_millis(u64::from(seconds) * 1000));
+        let expires = will.message_expiry.map(|seconds| self.now.plus_seconds(seconds));
         let message = match self.bounded_expiry(expires) {
             None => will.message,
             expires => {
@@ -264,10 +263,7 @@ impl Shard {
 
     /// `expires`, no later than `mqtt.message_expiry_max` allows.
     pub(super) fn bounded_expiry(&self, expires: Option<Instant>) -> Option<Instant> {
-        let bound = self
-            .settings
-            .message_expiry_max
-            .map(|seconds| self.now.plus_millis(u64::from(seconds) * 1000));
+        let bound = self.settings.message_expiry_max.map(|seconds| self.now.plus_seconds(seconds));
         [expires, bound].into_iter().flatten().min()
     }
 
@@ -353,5 +349,5 @@ impl Shard {
 
 /// Whether an expiry in seconds ends at some time; then when.
 fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
-    (expiry != NEVER).then(|| now.plus_millis(u64::from(expiry) * 1000))
+    (expiry != NEVER).then(|| now.plus_seconds(expiry))
 }

@@ -150,10 +150,8 @@ impl Shard {
             publish.properties.write_forwardable(&mut forwarded);
             &forwarded
         };
-        let expires = publish
-            .properties
-            .message_expiry
-            .map(|seconds| self.now.plus_millis(u64::from(seconds) * 1000));
+        let expires =
+            publish.properties.message_expiry.map(|seconds| self.now.plus_seconds(seconds));
         let message = MessageRef {
             topic,
             properties,

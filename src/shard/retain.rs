@@ -3,7 +3,7 @@
 
 use super::Shard;
 use super::deliver::Terms;
-use super::route::packed_qos;
+use super::route::{NO_LOCAL, packed_qos};
 use crate::ids::{SessionRef, ShardId};
 use crate::limits;
 use crate::mesh::mail::{Control, ReplayRequest, ReplaySlice};
@@ -291,7 +291,6 @@ impl Shard {
         message: &Message,
         overtaken: &[u64],
     ) {
-        const NO_LOCAL: u8 = 0x04;
         let view = message.view();
         if subscriber.options & NO_LOCAL != 0 && self.is_publisher(index, &view) {
             return; // [MQTT-3.8.3-3]

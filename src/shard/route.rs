@@ -9,7 +9,7 @@ use crate::topic::{Subscriber, TopicHash};
 
 /// In a packed options byte: the target is a share group, not a session.
 pub(super) const GROUP: u8 = 0x80;
-const NO_LOCAL: u8 = 0x04;
+pub(super) const NO_LOCAL: u8 = 0x04;
 const RETAIN_AS_PUBLISHED: u8 = 0x08;
 
 /// A subscription's options in one byte.
