@@ -1,9 +1,10 @@
 //! A look at everything a shard holds, for the simulation: counts, and what contradicts itself.
 //! Reads only; visits every session, so it is not for a running broker.
 
-use super::Shard;
 use super::connection::{Holds, Stage};
 use super::route::GROUP;
+use super::{Shard, home_of};
+use crate::ids::SocketId;
 use crate::topic::{FilterId, TopicHash};
 
 /// What one shard holds.
@@ -17,6 +18,8 @@ pub struct Audit {
     pub held: Vec<(u32, Holds)>,
     /// Sessions that have flow state.
     pub flows: usize,
+    /// QoS 2 messages from clients that await PUBREL.
+    pub inbound: usize,
     /// Retained replays under way.
     pub replaying: usize,
     /// Filters in the index.
@@ -47,8 +50,21 @@ pub struct Audit {
     pub timers: usize,
     /// Most unsent bytes to one connection.
     pub most_unsent: usize,
+    /// Most messages, and most bytes, in one pending queue.
+    pub most_pending: (usize, usize),
     /// What contradicts itself.
     pub problems: Vec<String>,
+}
+
+/// One subscription of one session, for comparison with what its client knows.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Subscribed {
+    /// Whose it is.
+    pub client_id: String,
+    /// With the mountpoint.
+    pub filter: String,
+    /// Granted.
+    pub qos: u8,
 }
 
 impl Shard {
@@ -73,7 +89,72 @@ impl Shard {
         (audit.groups, audit.members) = self.groups.count();
         self.audit_connections(&mut audit);
         self.audit_sessions(&mut audit);
+        self.audit_sums(&mut audit);
+        self.audit_places(&mut audit);
         audit
+    }
+
+    /// The part that is cheap enough for every step: sessions and connections belong to each
+    /// other, one to one, and how full the fullest queues are.
+    pub fn glance(&self) -> Audit {
+        let mut audit = Audit { staged: self.outbox.staged(), ..Audit::default() };
+        self.audit_connections(&mut audit);
+        self.audit_sessions(&mut audit);
+        audit
+    }
+
+    /// Whether that client has a connection here.
+    pub fn is_online(&self, client_id: &str) -> bool {
+        let session = self.find_session(client_id).and_then(|index| self.sessions.get(index));
+        session.is_some_and(|session| session.socket.is_some())
+    }
+
+    /// Whether what that socket sends is still listened to.
+    pub fn listens_to(&self, socket: SocketId) -> bool {
+        let connection = self.connections.get(socket.0);
+        connection.is_some_and(|c| matches!(c.stage, Stage::Entry | Stage::Open(_)))
+    }
+
+    /// Every subscription of every session, those in share groups included.
+    pub fn subscribed(&self) -> Vec<Subscribed> {
+        let mut all = Vec::new();
+        for index in 0..self.sessions.bound() {
+            let Some(session) = self.sessions.get(index) else { continue };
+            let mut add = |filter: &str, options: u8| {
+                let client_id = String::from(&*session.client_id);
+                all.push(Subscribed { client_id, filter: filter.into(), qos: options & 3 });
+            };
+            for place in session.subscriptions.all() {
+                let entry = self.index.subscribers(place.filter).get(place.position as usize);
+                add(self.index.filter(place.filter), entry.map_or(0, |entry| entry.options));
+            }
+            for share in session.extras.iter().flat_map(|extras| &extras.shares) {
+                add(&share.filter, share.options);
+            }
+        }
+        all
+    }
+
+    /// Filters that this shard wants messages for: of its sessions and of the groups it is home to.
+    pub fn wanted(&self) -> Vec<String> {
+        let sessions = (0..self.sessions.bound()).filter_map(|index| self.sessions.get(index));
+        let places = sessions.flat_map(|session| session.subscriptions.all());
+        let groups = self.groups.places().map(|(_, (filter, _))| filter);
+        places
+            .map(|place| place.filter)
+            .chain(groups)
+            .map(|filter| self.index.filter(filter).into())
+            .collect()
+    }
+
+    /// Topics of the retained messages that are kept here.
+    pub fn retained_topics(&self) -> Vec<String> {
+        let mut topics = Vec::new();
+        for filter in ["#", "$SYS/#"] {
+            let (all, found) = (usize::MAX, &mut |topic: &str, _: &_| topics.push(topic.into()));
+            self.retained.replay(filter, None, all, all, found);
+        }
+        topics
     }
 
     fn audit_connections(&self, audit: &mut Audit) {
@@ -101,17 +182,39 @@ impl Shard {
         }
     }
 
+    /// One session per ClientId, on its home shard, with one connection at most.
     fn audit_sessions(&self, audit: &mut Audit) {
+        for index in 0..self.sessions.bound() {
+            let Some(session) = self.sessions.get(index) else { continue };
+            if self.find_session(&session.client_id) != Some(index) {
+                audit.problems.push(format!("session {index} is not found by its name"));
+            }
+            if home_of(&session.client_id, self.shards) != self.id {
+                audit.problems.push(format!("{} is not at home", session.client_id));
+            }
+            if let Some(socket) = session.socket
+                && self.connections.get(socket.0).is_none_or(|c| c.stage != Stage::Open(index))
+            {
+                audit.problems.push(format!("session {index} has lost connection {socket:?}"));
+            }
+            if let Some(flow) = &session.flow {
+                let (messages, bytes) = audit.most_pending;
+                audit.most_pending =
+                    (messages.max(flow.pending.len()), bytes.max(flow.pending.bytes()));
+            }
+        }
+    }
+
+    /// The figures are those of what there is.
+    fn audit_sums(&self, audit: &mut Audit) {
         let (mut inflight, mut pending, mut bytes) = (0, 0, 0);
         let (mut offline, mut places, mut shares) = (0, 0, 0);
         for index in 0..self.sessions.bound() {
             let Some(session) = self.sessions.get(index) else { continue };
             offline += u64::from(session.socket.is_none());
-            if self.find_session(&session.client_id) != Some(index) {
-                audit.problems.push(format!("session {index} is not found by its name"));
-            }
             if let Some(flow) = &session.flow {
                 audit.flows += 1;
+                audit.inbound += flow.inbound.len();
                 audit.replaying += flow.replays.len();
                 inflight += u64::from(flow.window.open());
                 pending += flow.pending.len() as u64;
@@ -149,7 +252,6 @@ impl Shard {
             let text = format!("the index has {index}; sessions {places}, groups {groups}");
             audit.problems.push(text);
         }
-        self.audit_places(audit);
     }
 
     /// Every place leads to its owner, and the other shards know of every filter.

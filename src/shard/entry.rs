@@ -125,12 +125,11 @@ impl Shard {
     /// A ClientId that no other client has: unique per process start, shard and connection, and
     /// not guessable [MQTT-3.1.3-6].
     fn assign_client_id(&mut self) -> Box<str> {
-        use std::hash::{BuildHasher, Hasher};
         self.assigned += 1;
-        let mut hasher = foldhash::quality::RandomState::default().build_hasher();
-        hasher.write_u64(self.now_micros);
-        hasher.write_u64(self.assigned);
-        format!("auto-{:016x}{:02x}{:x}", hasher.finish(), self.id.0, self.assigned).into()
+        // Keyed by the process's own seeds, so that a simulated broker is one with its seed.
+        let name = format!("{:x}-{:x}-{:x}", self.now_micros, self.id.0, self.assigned);
+        let hash = self.shared.seeds.place(name.as_bytes());
+        format!("auto-{hash:016x}{:02x}{:x}", self.id.0, self.assigned).into()
     }
 
     /// The home's answer to a CONNECT that cannot be followed: CONNACK where the version is known

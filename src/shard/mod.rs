@@ -30,7 +30,7 @@ mod subscribe;
 mod sys;
 mod timers;
 
-pub use audit::Audit;
+pub use audit::{Audit, Subscribed};
 pub use outbox::Outbox;
 pub use placement::home_of;
 pub use settings::Settings;
