@@ -53,6 +53,13 @@ impl Shard {
             match arrival {
                 Arrival::New => {}
                 Arrival::Duplicate => {
+                    if publish.properties.topic_alias.is_some() {
+                        // It is not routed again, but later packets may use the alias that it sets.
+                        let mut name = std::mem::take(&mut self.topic_scratch);
+                        let outcome = self.resolve_topic(socket, index, publish, &mut name);
+                        self.topic_scratch = name;
+                        outcome?;
+                    }
                     self.count_received(publish);
                     self.write_ack(socket, version, AckKind::PubRec, id, ReasonCode::Success);
                     return Ok(Flow::Next);

@@ -131,6 +131,33 @@ impl Peer {
         });
     }
 
+    /// A PUBLISH with topic alias 1.
+    pub fn alias(
+        &mut self,
+        world: &mut World,
+        topic: &str,
+        payload: &[u8],
+        qos: u8,
+        number: u16,
+        dup: bool,
+    ) {
+        self.write(world, |out, version| {
+            let publish = OutPublish {
+                dup,
+                qos: Qos::from_u8(qos).unwrap(),
+                retain: false,
+                topic,
+                id: PacketId::new(number),
+                message_expiry: None,
+                topic_alias: Some(1),
+                subscription_ids: &[],
+                forwarded: &[],
+                payload,
+            };
+            packet::encode_publish(out, version, &publish);
+        });
+    }
+
     pub fn subscribe(&mut self, world: &mut World, number: u16, filter: &str, qos: u8) {
         self.subscribe_as(world, number, filter, qos, None);
     }
