@@ -158,6 +158,12 @@ impl Shard {
             self.take_over(index);
             known = self.find_session(name);
         }
+        if let Some(index) = known {
+            // Its time or its will's may be over while the timer has not had its turn yet: after a
+            // jump of the clock, input comes before timers [MQTT-3.1.2-23, MQTT-3.1.3-9].
+            self.session_due(index);
+            known = self.find_session(name);
+        }
         let mountpoint = mountpoint_of(&entrance.mountpoint, name, connect.username);
         // Subscriptions and queued messages carry the prefix they were made under: a session is
         // not resumed under another one.

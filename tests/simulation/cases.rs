@@ -567,3 +567,53 @@ fn where_messages_are_repeated_an_identifier_is_not_used_again_at_once() {
     }
     fine(&world);
 }
+
+/// Seed 3 of the random runs with topic aliases.
+#[test]
+fn a_repeated_qos_2_publish_sets_its_topic_alias_all_the_same() {
+    let mut world = world(1, roomy());
+    let mut publisher = Peer::connect(&mut world, 0, &hello("p", false, 60));
+    publisher.publish(&mut world, "t", b"1", 2, 1);
+    publisher.take(&mut world);
+    publisher.end(&mut world, End::Reset);
+    world.settle();
+    let mut publisher = Peer::connect(&mut world, 0, &hello("p", false, 60));
+    publisher.alias(&mut world, "t", b"1", 2, 1, true);
+    publisher.alias(&mut world, "", b"2", 1, 2, false);
+    let got = publisher.take(&mut world);
+    assert!(
+        matches!(
+            got[..],
+            [
+                Got::ConnAck { present: true, .. },
+                Got::Ack(AckKind::PubRec, 1, _),
+                Got::Ack(AckKind::PubAck, 2, _),
+            ]
+        ),
+        "{got:?}"
+    );
+    fine(&world);
+}
+
+#[test]
+fn a_will_whose_delay_is_over_is_sent_even_if_its_timer_has_not_fired() {
+    for (delay, expiry, wills, present) in
+        [(10, 60, 1, true), (10, 10, 1, false), (20, 60, 0, true)]
+    {
+        let mut world = world(1, roomy());
+        let mut watcher = Peer::connect(&mut world, 0, &hello("w", true, 0));
+        watcher.subscribe(&mut world, 1, "w/#", 1);
+        watcher.take(&mut world);
+        let with = Connect { will: Some(will("w/c", delay)), ..hello("c", false, expiry) };
+        let mut first = Peer::connect(&mut world, 0, &with);
+        first.end(&mut world, End::Reset);
+        world.settle();
+        // The clock jumps, and the client is there before any timer.
+        world.advance(12_000);
+        let mut second = Peer::connect(&mut world, 0, &with);
+        let got = second.take(&mut world);
+        assert!(matches!(got[..], [Got::ConnAck { present: is, .. }] if is == present), "{got:?}");
+        assert_eq!(watcher.payloads(&mut world).len(), wills, "delay {delay} expiry {expiry}");
+        fine(&world);
+    }
+}
