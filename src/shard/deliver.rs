@@ -325,8 +325,13 @@ impl Shard {
         }
         let topic = &message.topic[session.mountpoint().len()..];
         let publish = out_publish(message, topic, outbound);
-        // A topic alias adds three bytes at most while it is being set.
-        let alias = if self.settings.topic_alias_outbound > 0 { 3 } else { 0 };
+        // A topic alias adds three bytes at most while it is being set. What the connection was
+        // granted counts, whatever the settings say by now.
+        let aliases = session
+            .socket
+            .and_then(|socket| self.connections.get(socket.0))
+            .and_then(|connection| connection.aliases.as_ref());
+        let alias = if aliases.is_some_and(|aliases| aliases.outbound_limit > 0) { 3 } else { 0 };
         packet::publish_size(session.version, &publish) + alias
             <= session.maximum_packet_size as usize
     }
