@@ -31,12 +31,29 @@ pub struct Conn {
     pub down_limit: usize,
     pub client: End,
     pub server: End,
+    /// When the server ended its half.
+    pub ended_at: Option<u64>,
+    /// When the shard was last given bytes from it.
+    pub taken_at: u64,
 }
 
 impl Conn {
-    pub fn new(up_limit: usize, down_limit: usize) -> Self {
-        let (up, down) = (VecDeque::new(), VecDeque::new());
-        Conn { up, up_limit, down, down_limit, client: End::Open, server: End::Open }
+    pub fn new(up_limit: usize, down_limit: usize, now: u64) -> Self {
+        Conn {
+            up: VecDeque::new(),
+            up_limit,
+            down: VecDeque::new(),
+            down_limit,
+            client: End::Open,
+            server: End::Open,
+            ended_at: None,
+            taken_at: now,
+        }
+    }
+
+    fn end(&mut self, how: End, now: Instant) {
+        self.server = how;
+        self.ended_at.get_or_insert(now.0);
     }
 }
 
@@ -95,6 +112,8 @@ pub struct Driver {
     /// Hand-overs that succeed: to whom, which connection, which cookie.
     pub departures: Vec<(ShardId, ConnId, u64)>,
     pub faults: Faults,
+    /// Hash of everything sent.
+    pub trace: u64,
 }
 
 impl Driver {
@@ -106,6 +125,7 @@ impl Driver {
             accepts: VecDeque::new(),
             departures: Vec::new(),
             faults,
+            trace: 0xcbf2_9ce4_8422_2325,
         }
     }
 
@@ -116,35 +136,11 @@ impl Driver {
 
     fn new_slot(&mut self, conn: ConnId) -> u32 {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot {
-                generation: 0,
-                open: false,
-                conn,
-                want: Want::Nothing,
-                paused: false,
-                ended: false,
-                closing: false,
-                linger: None,
-                shut: false,
-                send: None,
-                handing: None,
-            });
+            self.slots.push(Slot::new(0, conn));
             self.slots.len() as u32 - 1
         });
         let slot = &mut self.slots[index as usize];
-        *slot = Slot {
-            generation: slot.generation + 1,
-            open: true,
-            conn,
-            want: Want::Nothing,
-            paused: false,
-            ended: false,
-            closing: false,
-            linger: None,
-            shut: false,
-            send: None,
-            handing: None,
-        };
+        *slot = Slot::new(slot.generation + 1, conn);
         index
     }
 
@@ -157,6 +153,13 @@ impl Driver {
     pub fn arrive(&mut self, conn: ConnId, cookie: u64) {
         let index = self.new_slot(conn);
         self.push(index, Event::Arrived(cookie));
+    }
+
+    /// The listener is closed: who was not accepted yet is turned away.
+    pub fn stop_listening(&mut self, conns: &mut [Conn], now: Instant) {
+        for conn in self.accepts.drain(..) {
+            conns[conn].end(End::Reset, now);
+        }
     }
 
     /// True when a pass would find something.
@@ -198,6 +201,9 @@ impl Driver {
                 let most = (bytes.len() - *at).min(room);
                 let part = if rng.chance(faults.split) { rng.range(0, most) } else { most };
                 conn.down.extend(&bytes[*at..*at + part]);
+                for &byte in &bytes[*at..*at + part] {
+                    self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+                }
                 *at += part;
             }
             if broken || *at == bytes.len() {
@@ -208,7 +214,7 @@ impl Driver {
             && let Some((outgoing, ..)) = slot.send.take()
         {
             if slot.linger.is_some() && !ok {
-                slot.begin_close(conn);
+                slot.begin_close(conn, now);
             }
             let closing = slot.closing;
             self.push(index, Event::Sent(outgoing, ok));
@@ -224,10 +230,10 @@ impl Driver {
             conn.up.clear();
             if slot.send.is_none() && !slot.shut {
                 slot.shut = true;
-                conn.server = End::Fin;
+                conn.end(End::Fin, now);
             }
             if deadline <= now || slot.shut && conn.client != End::Open {
-                self.close_now(index, conns);
+                self.close_now(index, conns, now);
             }
             return;
         }
@@ -251,16 +257,21 @@ impl Driver {
         }
     }
 
-    fn close_now(&mut self, index: u32, conns: &mut [Conn]) {
+    fn close_now(&mut self, index: u32, conns: &mut [Conn], now: Instant) {
         let slot = &mut self.slots[index as usize];
         if slot.closing || !slot.open {
             return;
         }
-        slot.begin_close(&mut conns[slot.conn]);
+        slot.begin_close(&mut conns[slot.conn], now);
         if let Some((outgoing, ..)) = slot.send.take() {
             self.push(index, Event::Sent(outgoing, false));
         }
         self.push(index, Event::Closed);
+    }
+
+    /// Whose socket that is.
+    pub fn conn(&self, socket: SocketId) -> ConnId {
+        self.slots[socket.0 as usize].conn
     }
 
     /// Visits one completion; `None` when there is none.
@@ -316,7 +327,7 @@ impl Driver {
                     slot.linger = Some(now.plus_millis(2000));
                 }
             }
-            Action::Close(socket) => self.close_now(socket.0, conns),
+            Action::Close(socket) => self.close_now(socket.0, conns, now),
             Action::HandOver(socket, home, cookie) => {
                 let slot = self.slot(socket);
                 assert!(slot.want == Want::Nothing && slot.send.is_none(), "nothing in flight");
@@ -337,11 +348,27 @@ impl Driver {
 }
 
 impl Slot {
-    fn begin_close(&mut self, conn: &mut Conn) {
+    fn new(generation: u32, conn: ConnId) -> Slot {
+        Slot {
+            generation,
+            open: true,
+            conn,
+            want: Want::Nothing,
+            paused: false,
+            ended: false,
+            closing: false,
+            linger: None,
+            shut: false,
+            send: None,
+            handing: None,
+        }
+    }
+
+    fn begin_close(&mut self, conn: &mut Conn, now: Instant) {
         self.closing = true;
         self.want = Want::Nothing;
         // What the client had sent and nobody read makes the kernel reset the connection.
-        conn.server = if conn.up.is_empty() { End::Fin } else { End::Reset };
+        conn.end(if conn.up.is_empty() { End::Fin } else { End::Reset }, now);
         conn.up.clear();
     }
 

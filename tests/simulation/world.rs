@@ -7,18 +7,30 @@ use ringmq::mesh::mail::{Control, Data};
 use ringmq::mesh::mailbox::{MailEnds, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{Entrance, Shared};
-use ringmq::shard::{Settings, Shard};
+use ringmq::shard::{Settings, Shard, home_of};
 use ringmq::telemetry::{Counters, Kind};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub struct Node {
     pub shard: Shard,
     ends: MailEnds<Data, Control>,
     pub driver: Driver,
+    /// What the control thread has asked for and the shard has not yet seen.
+    orders: VecDeque<Order>,
+    listening: bool,
     /// The last step said that there is more, or a doorbell rang.
     awake: bool,
+}
+
+/// What the control thread tells a core.
+#[derive(Clone)]
+pub enum Order {
+    Reload(Arc<Settings>),
+    Drain,
+    Dismiss,
 }
 
 /// How a world is built.
@@ -42,6 +54,7 @@ pub struct World {
     pub hash: u64,
     /// Completions per step.
     pub limit: usize,
+    pub steps: u64,
     micros: u64,
 }
 
@@ -78,7 +91,14 @@ impl World {
                 for (at, entrance) in entrances.iter().enumerate() {
                     shard.open_entrance(ListenerId(at as u16), Arc::clone(entrance));
                 }
-                Node { shard, ends, driver: Driver::new(plan.faults), awake: true }
+                Node {
+                    shard,
+                    ends,
+                    driver: Driver::new(plan.faults),
+                    orders: VecDeque::new(),
+                    listening: true,
+                    awake: true,
+                }
             })
             .collect();
         World {
@@ -90,6 +110,7 @@ impl World {
             entrances,
             hash: 0xcbf2_9ce4_8422_2325,
             limit: 64,
+            steps: 0,
             micros: now * 1000,
         }
     }
@@ -110,9 +131,14 @@ impl World {
 
     /// A client connects to that shard's listener.
     pub fn connect(&mut self, shard: usize, up: usize, down: usize) -> ConnId {
-        self.conns.push(Conn::new(up, down));
-        self.nodes[shard].driver.accepts.push_back(self.conns.len() - 1);
-        self.conns.len() - 1
+        self.conns.push(Conn::new(up, down, self.now));
+        let conn = self.conns.len() - 1;
+        let driver = &mut self.nodes[shard].driver;
+        driver.accepts.push_back(conn);
+        if !self.nodes[shard].listening {
+            self.nodes[shard].driver.stop_listening(&mut self.conns, Instant(self.now));
+        }
+        conn
     }
 
     /// True when this shard's loop would not be asleep.
@@ -120,9 +146,29 @@ impl World {
         let node = &self.nodes[at];
         let now = Instant(self.now);
         node.awake
+            || !node.orders.is_empty()
             || node.ends.has_mail()
             || node.driver.is_ready(&self.conns, now)
             || node.shard.deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Tells every shard, each of which sees it in its next step.
+    pub fn order(&mut self, order: &Order) {
+        for node in &mut self.nodes {
+            node.orders.push_back(order.clone());
+        }
+    }
+
+    /// Whether that client has a connection to its session.
+    pub fn is_online(&self, client_id: &str) -> bool {
+        let home = home_of(client_id, self.nodes.len() as u8);
+        self.nodes[usize::from(home.0)].shard.is_online(client_id)
+    }
+
+    /// The whole trace: what went in, in which steps, and what came out.
+    pub fn trace(&self) -> u64 {
+        let mix = |hash: u64, value: u64| (hash ^ value).wrapping_mul(0x0000_0100_0000_01b3);
+        self.nodes.iter().fold(self.hash, |hash, node| mix(hash, node.driver.trace))
     }
 
     /// Lets time pass.
@@ -139,7 +185,22 @@ impl World {
         let now = Instant(self.now);
         let node = &mut self.nodes[at];
         node.awake = false;
+        self.steps += 1;
         node.shard.begin(now, self.micros);
+        while let Some(order) = node.orders.pop_front() {
+            match order {
+                Order::Reload(settings) => node.shard.reload(settings),
+                Order::Drain => {
+                    node.listening = false;
+                    node.driver.stop_listening(&mut self.conns, now);
+                    node.shard.drain();
+                }
+                Order::Dismiss => {
+                    node.shard.take_mail(&mut node.ends);
+                    node.shard.dismiss();
+                }
+            }
+        }
         for peer in others() {
             let peer = ShardId(peer as u8);
             node.shard.outbox.to(peer).room = node.ends.data_room(peer);
@@ -154,6 +215,10 @@ impl World {
             visited += 1;
             self.note((at as u64) << 40 | u64::from(socket.0) << 4 | kind(&event));
             if let Event::Received(bytes) = &event {
+                let conn = self.nodes[at].driver.conn(socket);
+                if self.nodes[at].shard.listens_to(socket) {
+                    self.conns[conn].taken_at = self.now;
+                }
                 self.note_bytes(bytes);
             }
             tell(&mut self.nodes[at].shard, socket, event);
@@ -200,16 +265,20 @@ impl World {
         any
     }
 
+    /// Some shard that is awake.
+    pub fn pick_awake(&mut self) -> Option<usize> {
+        let first = self.rng.below(self.nodes.len());
+        let all = (0..self.nodes.len()).map(|at| (first + at) % self.nodes.len());
+        all.into_iter().find(|&at| self.is_runnable(at))
+    }
+
     /// Steps whoever is awake until nobody is. Panics when somebody would sleep on work.
     pub fn settle(&mut self) {
         for _ in 0..1_000_000 {
-            let awake: Vec<usize> =
-                (0..self.nodes.len()).filter(|&at| self.is_runnable(at)).collect();
-            if awake.is_empty() {
+            let Some(pick) = self.pick_awake() else {
                 self.check_sleep();
                 return;
-            }
-            let pick = awake[self.rng.below(awake.len())];
+            };
             self.step(pick);
         }
         panic!("the shards never come to rest");

@@ -1,0 +1,364 @@
+//! What must hold: after each step, when the broker is at rest, and when everybody has left.
+
+use crate::client::{Client, Fate, plain_sub};
+use crate::model::{matches, plain};
+use crate::plan::WATCHERS;
+use crate::random::Sim;
+use ringmq::packet::Version;
+use ringmq::telemetry::Kind;
+use ringmq::topic::TopicHash;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A slice of retained messages may come on top of a full queue.
+const SLICE_BYTES: usize = 16 * 1024;
+/// What answers and one large message may add to a full output.
+const SLACK: usize = 256 * 1024;
+
+impl Sim {
+    /// After every step of a shard: sessions and connections belong to each other one to one, so a
+    /// ClientId has one live connection at most, and no queue is longer than its bound.
+    pub fn check_step(&self, node: usize) {
+        let node = &self.world.nodes[node];
+        let audit = node.shard.glance();
+        assert_eq!(audit.problems, Vec::<String>::new());
+        let bounds = self.settings.pending;
+        let (messages, bytes) = audit.most_pending;
+        let most = bounds.messages + (bounds.messages / 4).max(1);
+        assert!(messages <= most, "{messages} messages in a queue of {}", bounds.messages);
+        let most = bounds.bytes + SLICE_BYTES;
+        assert!(bytes <= most, "{bytes} bytes in a queue of {}", bounds.bytes);
+        let outgoing = match self.features.reloads {
+            true => 1 << 20,
+            false => self.settings.outgoing_max_bytes,
+        };
+        let unsent = audit.most_unsent;
+        assert!(unsent <= 8 * outgoing + SLACK, "{unsent} bytes unsent");
+        let staged = 4096 * self.world.nodes.len() + 1024;
+        assert!(audit.staged <= staged, "{} mails staged", audit.staged);
+    }
+
+    pub fn check_quiet(&self) {
+        assert_eq!(self.world.problems(), Vec::<String>::new());
+        let mut open = 0;
+        for node in &self.world.nodes {
+            let audit = node.shard.audit();
+            open += audit.connections;
+            assert_eq!(audit.connections, node.driver.open(), "sockets and connections");
+            let left = [
+                ("held", audit.held.len()),
+                ("replaying", audit.replaying),
+                ("joining", audit.joining),
+                ("wills", audit.wills),
+                ("arrivals", audit.arrivals),
+                ("staged", audit.staged),
+                ("waiting_for_mail", audit.waiting_for_mail),
+                ("parked", audit.parked.iter().sum()),
+                ("most_unsent", audit.most_unsent),
+                ("inbound", if self.features.hostile { 0 } else { audit.inbound }),
+            ];
+            for (name, count) in left {
+                assert_eq!(count, 0, "{name} on {:?} at rest: {audit:?}", node.shard.id());
+            }
+        }
+        let total = self.world.counters();
+        assert_eq!(open, self.clients.len(), "connections");
+        assert_eq!(total.connections_open, self.clients.len() as u64);
+        assert_eq!(self.world.shared.connections.used(), self.clients.len() as u64);
+        if !self.features.hostile {
+            let waiting = (total.inflight, total.pending_messages, total.pending_bytes);
+            assert_eq!(waiting, (0, 0, 0), "in flight, pending");
+        }
+    }
+
+    /// The broker has the subscriptions that the clients have, and the interest table is their
+    /// union: neither less nor more.
+    pub fn check_subscriptions(&self) {
+        let prefix = self.features.mountpoint;
+        let mut known: BTreeMap<String, BTreeMap<String, u8>> = BTreeMap::new();
+        let mut wanted = Vec::new();
+        for node in &self.world.nodes {
+            wanted.push(node.shard.wanted());
+            for one in node.shard.subscribed() {
+                let filter = one.filter.replacen(prefix, "", 1);
+                known.entry(one.client_id).or_default().insert(filter, one.qos);
+            }
+        }
+        for client in self.clients.iter().filter(|client| !client.client_id.is_empty()) {
+            let theirs = known.remove(&client.client_id).unwrap_or_default();
+            for (filter, sub) in &client.subs {
+                let qos = theirs.get(filter);
+                assert_eq!(qos, Some(&sub.qos), "{}: {filter}", client.name);
+            }
+            for filter in theirs.keys() {
+                let explained = client.subs.contains_key(filter) || client.unsure.contains(filter);
+                assert!(explained, "{}: {filter} is left", client.name);
+            }
+        }
+        if self.world.nodes.len() == 1 {
+            return;
+        }
+        let mut topics: Vec<String> = (0..16).map(|n| format!("t/{}/{}", n / 4, n % 4)).collect();
+        topics.extend((0..12).map(|n| format!("s/{}/{}", n / 4, n % 4)));
+        topics.extend((0..60).map(|n| format!("r/{n}/{}", n % 3)));
+        topics.extend(
+            ["r/all/1", "w/1", "t", "t/9/9", "nobody/wants/this", "$SYS/x"].map(Into::into),
+        );
+        for topic in topics {
+            let name = format!("{prefix}{topic}");
+            let hash = TopicHash::new(&self.world.shared.seeds, &name);
+            let shards = self.world.shared.interest.shards(&hash);
+            for (at, node) in self.world.nodes.iter().enumerate() {
+                let wants = wanted[at].iter().any(|filter| matches(plain(filter), &name));
+                let told = shards.contains(node.shard.id());
+                assert_eq!(told, wants, "interest of shard {at} in {name}");
+            }
+        }
+    }
+
+    /// What was accepted while a subscription was there has reached its client.
+    pub fn check_delivered(&self) {
+        let (mut missing, mut expired, mut zeros) = (Vec::new(), 0, 0);
+        for client in &self.clients {
+            let mut terms: BTreeMap<&str, (u64, u64, u8)> = BTreeMap::new();
+            for (id, message) in self.run.messages.iter().enumerate() {
+                let own = message.publisher == client.at;
+                if message.accepted.is_none()
+                    || !message.topic.starts_with("t/")
+                    || own && client.no_local
+                {
+                    continue;
+                }
+                let &mut (acknowledged, any, granted) =
+                    terms.entry(&message.topic).or_insert_with_key(|topic| {
+                        let covered = |acknowledged| client.covered_since(topic, acknowledged);
+                        (covered(true), covered(false), client.granted(topic))
+                    });
+                let due = message.qos > 0 && message.sent_at > acknowledged;
+                // QoS 0 is for those who are connected.
+                let zero = message.qos.min(granted) == 0
+                    && any != u64::MAX
+                    && message.sent_at > any.max(client.up_since);
+                if !due && !zero || client.got.contains_key(&id) {
+                    continue;
+                }
+                match (due, message.expiry) {
+                    (false, _) => zeros += 1,
+                    (true, Some(_)) => expired += 1,
+                    (true, None) => missing.push((client.name.clone(), id)),
+                }
+            }
+        }
+        let total = self.world.counters();
+        let excused = total.dropped_queue_full + total.dropped_packet_too_large;
+        assert!(
+            missing.len() as u64 <= excused,
+            "{} lost, {excused} dropped by policy: {:?}",
+            missing.len(),
+            &missing[..missing.len().min(10)]
+        );
+        let excused = excused + total.dropped_expired - missing.len() as u64;
+        assert!(expired <= excused, "{expired} with an expiry lost, {excused} dropped");
+        let excused = excused + total.dropped_outgoing_full - expired;
+        assert!(zeros <= excused, "{zeros} of QoS 0 lost, {excused} dropped");
+    }
+
+    /// What was acknowledged while a group had a member has reached some member.
+    pub fn check_shared(&self) {
+        let mut missing = 0;
+        for group in 0..self.groups {
+            let filter = format!("$share/g{group}/s/{group}/#");
+            let since = self.clients.iter().filter_map(|c| Some(c.subs.get(&filter)?.since)).min();
+            let Some(since) = since else { continue };
+            for (id, message) in self.run.messages.iter().enumerate() {
+                let reached = self.run.shared.contains_key(&(filter.clone(), id));
+                let due = message.accepted.is_some() && message.qos > 0 && message.sent_at > since;
+                if due && message.topic.starts_with(&format!("s/{group}/")) && !reached {
+                    missing += 1;
+                }
+            }
+        }
+        let total = self.world.counters();
+        let excused = total.dropped_queue_full
+            + total.dropped_packet_too_large
+            + total.dropped_expired
+            + total.dropped_session_gone;
+        assert!(missing <= excused, "{missing} lost by groups, {excused} dropped by policy");
+    }
+
+    /// Counters of drops that nothing in this run can cause have not moved.
+    pub fn check_drops(&self) {
+        let total = self.world.counters();
+        let features = &self.features;
+        let small = self.clients.iter().any(|client| client.packet_maximum < u32::MAX);
+        let short = self.settings.pending.messages < 10_000;
+        for (name, dropped, possible) in [
+            ("queue_full", total.dropped_queue_full, short),
+            ("packet_too_large", total.dropped_packet_too_large, small || features.hostile),
+            ("expired", total.dropped_expired, features.expiring),
+            ("not_authorized", total.dropped_not_authorized, features.hostile),
+            ("retained_limit", total.dropped_retained_limit, features.retained_limit),
+            ("no_window", total.dropped_no_window, false),
+        ] {
+            assert!(possible || dropped == 0, "{dropped} dropped for {name}");
+        }
+        assert!(features.hostile || total.violations == 0, "{} violations", total.violations);
+    }
+
+    /// A new subscriber gets, of every topic, the message that was accepted last.
+    pub fn check_retained(&mut self) {
+        let at = self.clients.len();
+        let mut probe = Client::new(at, "probe".into(), Version::V5);
+        probe.connect(&mut self.world, &mut self.run, true, None, 1 << 20);
+        self.clients.push(probe);
+        self.rest(50);
+        let asked_at = self.world.now;
+        self.clients[at].subscribe(&mut self.run, "r/#", plain_sub(1));
+        self.clients[at].subscribe(&mut self.run, "$SYS/broker/clients/#", plain_sub(1));
+        self.rest(500 + 2 * self.settings.sys_interval);
+        let mut topics: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (id, message) in self.run.messages.iter().enumerate() {
+            if message.topic.starts_with("r/") {
+                topics.entry(message.topic.clone()).or_default().push(id);
+            }
+        }
+        let limited = self.world.counters().dropped_retained_limit > 0;
+        let probe = &self.clients[at];
+        for (name, ids) in &topics {
+            let of = |id: &usize| &self.run.messages[*id];
+            // Only what one publisher sends is in an order that everybody agrees on.
+            let superseded = |id: &usize| {
+                ids.iter().any(|other| {
+                    of(other).accepted.is_some()
+                        && of(other).publisher == of(id).publisher
+                        && of(other).sent_at > of(id).last_at
+                })
+            };
+            let possible: Vec<_> = ids.iter().filter(|id| !superseded(id)).collect();
+            let empty = limited
+                || possible.iter().any(|id| of(id).empty || of(id).expiry.is_some())
+                || !ids.iter().any(|id| of(id).accepted.is_some());
+            let got: Vec<_> = ids.iter().filter(|id| probe.got.contains_key(id)).collect();
+            match got[..] {
+                [] => assert!(empty, "{name}: no retained message, possible {possible:?}"),
+                [one] => {
+                    assert!(possible.contains(&one), "{name}: {one} of {possible:?}");
+                    let end = of(one).accepted.zip(of(one).expiry);
+                    let over = end.is_some_and(|(at, s)| at + u64::from(s) * 1000 < asked_at);
+                    assert!(!over, "{name}: {one} has expired");
+                }
+                _ => panic!("{name}: several retained messages {got:?}"),
+            }
+        }
+        let kept = self.retained().filter(|topic| topic.starts_with("r/")).count();
+        let got = probe.got.len();
+        // What has expired may not have been swept yet, or has been swept since.
+        assert!(got == kept || self.features.expiring, "{got} of {kept} retained");
+        if self.settings.sys_interval > 0 && self.features.mountpoint.is_empty() {
+            let told = probe.sys.get("$SYS/broker/clients/connected").map(String::as_str);
+            assert_eq!(told, Some(&*self.clients.len().to_string()), "clients/connected");
+        }
+        let limits = self.settings.retained_max_messages;
+        let used = self.world.shared.retained_messages.used();
+        assert!(used <= limits, "{used} retained messages, {limits} allowed");
+        for name in topics.keys() {
+            self.clients[at].publish(&mut self.run, name.clone(), 0, true, 0);
+        }
+        self.rest(500);
+    }
+
+    /// Topics of retained messages, as clients call them.
+    pub fn retained(&self) -> impl Iterator<Item = String> {
+        let prefix = self.features.mountpoint;
+        let all = self.world.nodes.iter().flat_map(|node| node.shard.retained_topics());
+        all.map(move |topic| topic.strip_prefix(prefix).unwrap_or(&topic).to_owned())
+    }
+
+    pub fn check_wills(&self) {
+        let total = self.world.counters();
+        if self.run.verbose {
+            eprintln!("{total:#?}");
+            for node in &self.world.nodes {
+                eprintln!("{:?}", node.shard.audit());
+            }
+        }
+        // Nothing else may stop a message to the watcher, which reads all the time; unless the
+        // broker stops while its window is full.
+        let waiting = total.pending_messages + total.dropped_session_gone;
+        let pending = if self.run.draining { waiting } else { 0 };
+        let dropped = total.dropped_queue_full + total.dropped_outgoing_full + pending;
+        // Where full queues end connections, the watcher's may be one of them.
+        let blind = self.run.harsh && self.clients[0].losses > 0;
+        assert!(blind || self.clients[0].losses == 0, "the watcher was disconnected");
+        let (mut missing, mut due) = (0, BTreeSet::new());
+        for client in &self.clients {
+            for will in &client.wills {
+                // With QoS 1 the watcher may get it again, marked as a repetition.
+                let got = self.clients[0].got.get(&will.message);
+                let seen = got.map_or(0, |count| count.fresh.max(count.app.min(1)));
+                let most = match will.fate {
+                    Fate::Pending => panic!("everybody has left"),
+                    Fate::Never => 0,
+                    _ => 1,
+                };
+                assert!(seen <= most, "{}: will {will:?} seen {seen} times", client.name);
+                if seen == 0 && matches!(will.fate, Fate::Once | Fate::Delayed(_)) {
+                    missing += 1;
+                    due.insert((&client.name, will.message));
+                }
+            }
+        }
+        assert!(blind || missing <= dropped, "wills {due:?} not seen, {dropped} dropped");
+    }
+
+    pub fn check_empty(&mut self) {
+        assert_eq!(WATCHERS, 3);
+        self.part(0);
+        self.rest(1000);
+        for _ in 0..200 {
+            self.world.advance(1000);
+            self.pass();
+        }
+        assert_eq!(self.world.problems(), Vec::<String>::new());
+        let kept: Vec<String> = self.retained().collect();
+        let ours = |topic: &&String| ["t/", "s/", "r/", "w/"].iter().any(|p| topic.starts_with(p));
+        assert_eq!(kept.iter().find(ours), None, "a retained message is left");
+        assert!(self.features.hostile || kept.iter().all(|topic| topic.starts_with("$SYS/")));
+        for node in &self.world.nodes {
+            let audit = node.shard.audit();
+            let id = node.shard.id();
+            let left = [
+                ("sessions", audit.sessions),
+                ("connections", audit.connections),
+                ("flows", audit.flows),
+                ("filters", audit.filters),
+                ("subscribers", audit.subscribers),
+                ("groups", audit.groups),
+                ("members", audit.members),
+                ("arrivals", audit.arrivals),
+                ("parked", audit.parked.iter().sum()),
+                ("idle_flows", audit.idle_flows),
+                ("sockets", node.driver.open()),
+            ];
+            for (name, count) in left {
+                assert_eq!(count, 0, "{name} on shard {id:?} at the end");
+            }
+            // Housekeeping, $SYS.
+            assert!(audit.timers <= 3, "{} timers on shard {id:?} at the end", audit.timers);
+            for (descriptor, value) in node.shard.counters.iter() {
+                let kept = ["retained_messages", "retained_bytes"].contains(&descriptor.field);
+                if descriptor.kind == Kind::Gauge && !kept {
+                    assert_eq!(value, 0, "{} on shard {id:?} at the end", descriptor.field);
+                }
+            }
+        }
+        let (total, shared) = (self.world.counters(), &self.world.shared);
+        assert_eq!(total.retained_messages, kept.len() as u64, "retained messages");
+        assert_eq!(shared.retained_messages.used(), total.retained_messages);
+        assert_eq!(shared.retained_bytes.used(), total.retained_bytes);
+        assert!(shared.interest.is_empty(), "interest keys are left");
+        assert_eq!(shared.connections.used(), 0);
+        for entrance in &self.world.entrances {
+            assert_eq!(entrance.connections.used(), 0);
+        }
+    }
+}

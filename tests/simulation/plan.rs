@@ -1,0 +1,174 @@
+//! What a seed decides before a run: settings, faults, who the clients are, how it ends.
+
+use crate::client::Client;
+use crate::net::Faults;
+use crate::rng::Rng;
+use crate::settings::roomy;
+use crate::world::{Plan, entrance};
+use ringmq::config::{OnFull, SharedStrategy};
+use ringmq::packet::Version;
+use ringmq::session::pending::Bounds;
+use ringmq::shard::Settings;
+
+/// The first clients only watch: they never fail and never leave before the end.
+pub const WATCHERS: usize = 3;
+pub const CALM: Faults = Faults { hand_over_fails: 0, late: 0, split: 0, receive: 65_536 };
+
+/// How time passes, besides walking.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Jumps {
+    None,
+    /// Seconds: a machine that stalls.
+    Short,
+    /// Hours: one that was asleep.
+    Long,
+}
+
+/// What a seed switches on.
+#[derive(Clone, Debug)]
+pub struct Features {
+    /// Per mille of a client's turns that end its connection somehow.
+    pub unrest: usize,
+    pub jumps: Jumps,
+    pub clients: usize,
+    pub ticks: usize,
+    /// Messages have a Message Expiry Interval now and then.
+    pub expiring: bool,
+    /// Clients have a keep-alive.
+    pub keep_alive: bool,
+    /// The configuration is reloaded now and then.
+    pub reloads: bool,
+    /// Peers that keep to no rule.
+    pub hostile: bool,
+    /// Retained messages are limited.
+    pub retained_limit: bool,
+    /// The broker is stopped in the end, and its clients did not leave before.
+    pub drain: bool,
+    /// This shard is seldom scheduled.
+    pub lazy: Option<usize>,
+    /// Completions per step.
+    pub limit: usize,
+    /// Topics of all clients begin with it.
+    pub mountpoint: &'static str,
+}
+
+const STRATEGIES: [SharedStrategy; 5] = [
+    SharedStrategy::RoundRobin,
+    SharedStrategy::Random,
+    SharedStrategy::Sticky,
+    SharedStrategy::HashTopic,
+    SharedStrategy::HashClient,
+];
+
+pub fn features(rng: &mut Rng, shards: usize) -> Features {
+    let clients = match rng.below(20) {
+        0 => rng.range(200, 400),
+        1..=3 => rng.range(80, 200),
+        _ => rng.range(4, 60),
+    };
+    Features {
+        unrest: [0, 2, 10, 40][rng.below(4)],
+        jumps: match rng.below(10) {
+            0 => Jumps::Long,
+            1..=3 => Jumps::Short,
+            _ => Jumps::None,
+        },
+        clients,
+        ticks: rng.range(3000, 20_000),
+        expiring: rng.chance(250),
+        keep_alive: rng.chance(300),
+        reloads: rng.chance(200),
+        hostile: rng.chance(250),
+        retained_limit: rng.chance(150),
+        drain: rng.chance(250),
+        lazy: rng.chance(200).then(|| rng.below(shards)),
+        limit: [1, 3, 64, 512][rng.below(4)],
+        mountpoint: if rng.chance(100) { "tenant/" } else { "" },
+    }
+}
+
+/// Settings within which the clients keep the rules whatever is reloaded.
+pub fn vary(settings: &mut Settings, rng: &mut Rng) {
+    settings.max_inflight = rng.range(1, 40) as u16;
+    settings.outgoing_max_bytes = [4096, 65_536, 1 << 20][rng.below(3)];
+    settings.queue_qos0 = rng.chance(300);
+    settings.topic_alias_outbound = [0, 3, 100][rng.below(3)];
+    settings.shared_strategy = STRATEGIES[rng.below(5)];
+    settings.reason_strings = rng.chance(500);
+}
+
+pub fn settings(rng: &mut Rng, features: &Features) -> Settings {
+    let mut settings = roomy();
+    vary(&mut settings, rng);
+    if rng.chance(300) {
+        let on_full = [OnFull::DropOldest, OnFull::DropNew, OnFull::Disconnect][rng.below(3)];
+        let (messages, bytes) = (rng.range(4, 200), rng.range(1000, 100_000));
+        settings.pending = Bounds { messages, bytes, on_full };
+    }
+    settings.receive_maximum = 16;
+    settings.retry_interval = if rng.chance(200) { 1000 } else { 0 };
+    settings.sys_interval = if rng.chance(250) { [500, 3000][rng.below(2)] } else { 0 };
+    if features.keep_alive && rng.chance(300) {
+        settings.keep_alive_max = 5;
+    }
+    if features.retained_limit {
+        settings.retained_max_messages = rng.range(1, 30) as u64;
+        settings.retained_max_payload = [16, 1000][rng.below(2)];
+        settings.retained_max_bytes = rng.range(100, 3000) as u64;
+    }
+    if rng.chance(100) {
+        settings.max_connections = (WATCHERS + features.clients / 2) as u64;
+    }
+    settings
+}
+
+pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
+    let shards = match rng.below(20) {
+        0 => 16,
+        1..=3 => rng.range(6, 15),
+        _ => rng.range(1, 5),
+    };
+    let features = features(rng, shards);
+    let settings = settings(rng, &features);
+    let faults = Faults {
+        hand_over_fails: if rng.chance(700) { 50 } else { 0 },
+        late: [0, 200, 600][rng.below(3)],
+        split: [0, 300, 700][rng.below(3)],
+        receive: [7, 64, 1000, 65_536][rng.below(4)],
+    };
+    let (data, control) = (rng.range(4, 40), rng.range(1, 40));
+    let mut entrance = entrance(features.mountpoint);
+    if rng.chance(100) {
+        entrance.max_connect_rate = Some(rng.range(20, 200) as u32);
+    }
+    let entrances = vec![entrance];
+    let plan = Plan { seed, shards, data, control, settings, faults: CALM, entrances };
+    (plan, features, faults)
+}
+
+pub fn new_client(at: usize, rng: &mut Rng, features: &Features) -> Client {
+    if at < WATCHERS {
+        // Version 3: the broker cannot impose a keep-alive on it.
+        return Client::new(at, format!("watcher-{at}"), Version::V311);
+    }
+    let version = [Version::V31, Version::V311, Version::V5, Version::V5][rng.below(4)];
+    let mut client = Client::new(at, format!("client-{at}"), version);
+    client.always_clean = version == Version::V31 || rng.chance(200);
+    client.slow = rng.chance(150);
+    if features.keep_alive {
+        client.keep_alive = [0, 2, 5][rng.below(3)];
+    }
+    if version != Version::V31 && rng.chance(50) {
+        client.client_id.clear();
+        // [MQTT-3.1.3-7] of 3.1.1
+        client.always_clean |= version == Version::V311;
+    }
+    if version.is_v5() {
+        client.expiry = [0, 5, 60, 100, 500][rng.below(5)];
+        client.receive_maximum = [1, 3, 20, u16::MAX][rng.below(4)];
+        client.alias_maximum = [0, 2, 50][rng.below(3)];
+        client.packet_maximum = if rng.chance(100) { 80 } else { u32::MAX };
+        client.aliasing = rng.chance(400);
+    }
+    client
+}
