@@ -276,8 +276,13 @@ impl Shard {
         let Some(id) = self.index.find(filter) else { return false };
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let Some(position) = session.subscriptions.remove(id) else { return false };
+        if let Some(flow) = &mut session.flow {
+            // The filter's number may soon stand for another filter.
+            flow.replays.retain(|replay| replay.filter != id);
+        }
         self.counters.subscriptions -= 1;
         self.remove_place(id, position);
+        self.wake_replay(index);
         true
     }
 
