@@ -69,13 +69,13 @@ impl Shard {
         }
         let mounted = self.sessions.get(index).is_some_and(|s| s.extras.is_some());
         if publish.properties.topic_alias.is_none() && !mounted {
-            return self.publish_to(socket, index, version, publish, publish.topic);
+            return self.publish_to(socket, index, version, publish, publish.topic, 0);
         }
         // The rare case: the topic is not what stands in the packet.
         let mut name = std::mem::take(&mut self.topic_scratch);
         let outcome = self
             .resolve_topic(socket, index, publish, &mut name)
-            .and_then(|()| self.publish_to(socket, index, version, publish, &name));
+            .and_then(|mounted| self.publish_to(socket, index, version, publish, &name, mounted));
         self.topic_scratch = name;
         outcome
     }
@@ -93,26 +93,28 @@ impl Shard {
         Ok(())
     }
 
-    /// Writes the topic name into `name`: mountpoint, alias resolved [MQTT-3.3.2-8 to 12].
+    /// Writes the topic name into `name`: mountpoint, alias resolved [MQTT-3.3.2-8 to 12]. Returns
+    /// the length of the mountpoint.
     fn resolve_topic(
         &mut self,
         socket: SocketId,
         index: u32,
         publish: &Publish<'_>,
         name: &mut String,
-    ) -> Result<(), Violation> {
+    ) -> Result<usize, Violation> {
         name.clear();
         if let Some(session) = self.sessions.get(index) {
             name.push_str(session.mountpoint());
         }
+        let mounted = name.len();
         let Some(alias) = publish.properties.topic_alias else {
             name.push_str(publish.topic);
-            return Ok(());
+            return Ok(mounted);
         };
         if alias == 0 || alias > self.settings.max_topic_alias {
             return Err(ALIAS);
         }
-        let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(()) };
+        let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(mounted) };
         let aliases = &mut connection.aliases.get_or_insert_default().inbound;
         let at = usize::from(alias) - 1;
         if publish.topic.is_empty() {
@@ -120,7 +122,7 @@ impl Shard {
                 Some(Some(known)) => name.push_str(known),
                 _ => return Err(UNKNOWN_ALIAS),
             }
-            return Ok(());
+            return Ok(mounted);
         }
         if at >= aliases.len() {
             aliases.resize_with(at + 1, || None);
@@ -129,9 +131,10 @@ impl Shard {
             aliases[at] = Some(publish.topic.into());
         }
         name.push_str(publish.topic);
-        Ok(())
+        Ok(mounted)
     }
 
+    /// `mounted`: how much of the topic is the listener's mountpoint.
     fn publish_to(
         &mut self,
         socket: SocketId,
@@ -139,11 +142,12 @@ impl Shard {
         version: Version,
         publish: &Publish<'_>,
         topic: &str,
+        mounted: usize,
     ) -> Result<Flow, Violation> {
         if topic::levels(topic) > self.settings.max_topic_levels {
             return Err(LEVELS);
         }
-        if topic.starts_with("$SYS/") {
+        if topic[mounted..].starts_with("$SYS/") {
             // The server's own; nobody else speaks there (section 4.7.2).
             self.count_received(publish);
             self.counters.dropped_not_authorized += 1;
