@@ -103,12 +103,6 @@ impl Shard {
         audit
     }
 
-    /// Whether that client has a connection here.
-    pub fn is_online(&self, client_id: &str) -> bool {
-        let session = self.find_session(client_id).and_then(|index| self.sessions.get(index));
-        session.is_some_and(|session| session.socket.is_some())
-    }
-
     /// Whether what that socket sends is still listened to.
     pub fn listens_to(&self, socket: SocketId) -> bool {
         let connection = self.connections.get(socket.0);

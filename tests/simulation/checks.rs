@@ -7,7 +7,7 @@ use crate::random::Sim;
 use ringmq::packet::Version;
 use ringmq::telemetry::Kind;
 use ringmq::topic::TopicHash;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A slice of retained messages may come on top of a full queue.
 const SLICE_BYTES: usize = 16 * 1024;
@@ -289,7 +289,7 @@ impl Sim {
         // Where full queues end connections, the watcher's may be one of them.
         let blind = self.run.harsh && self.clients[0].losses > 0;
         assert!(blind || self.clients[0].losses == 0, "the watcher was disconnected");
-        let (mut missing, mut due) = (0, BTreeSet::new());
+        let (mut missing, mut due) = (0, Vec::new());
         for client in &self.clients {
             for will in &client.wills {
                 // With QoS 1 the watcher may get it again, marked as a repetition.
@@ -303,7 +303,7 @@ impl Sim {
                 assert!(seen <= most, "{}: will {will:?} seen {seen} times", client.name);
                 if seen == 0 && matches!(will.fate, Fate::Once | Fate::Delayed(_)) {
                     missing += 1;
-                    due.insert((&client.name, will.message));
+                    due.push((&client.name, will));
                 }
             }
         }

@@ -9,6 +9,7 @@ mod client;
 mod ending;
 mod hostile;
 mod model;
+mod more_cases;
 mod net;
 mod peer;
 mod plan;

@@ -274,6 +274,12 @@ impl Driver {
         self.slots[socket.0 as usize].conn
     }
 
+    /// The open socket of a connection, if it is here.
+    pub fn socket(&self, conn: ConnId) -> Option<SocketId> {
+        let at = self.slots.iter().position(|slot| slot.open && slot.conn == conn)?;
+        Some(SocketId(at as u32))
+    }
+
     /// Visits one completion; `None` when there is none.
     pub fn next(&mut self) -> Option<(SocketId, Event)> {
         loop {

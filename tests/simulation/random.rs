@@ -311,7 +311,8 @@ impl Sim {
                 busy |= client.stage != Stage::Up || client.unfinished() > 0;
             }
             if !busy {
-                self.rest(9000);
+                // The longest keep-alive and the time that last words have.
+                self.rest(if self.features.keep_alive { 14_000 } else { 9000 });
                 return;
             }
         }
@@ -339,7 +340,7 @@ impl Sim {
                     let conn = client.conn.expect("it is pending");
                     let live = self.world.conns[conn].server == End::Open
                         && client.is_alone(&self.world)
-                        && self.world.is_online(&client.client_id);
+                        && self.world.is_live(conn);
                     assert!(!live, "{}: the will of a connection that lives", client.name);
                 }
                 Fate::Delayed(since)

@@ -7,7 +7,7 @@ use ringmq::mesh::mail::{Control, Data};
 use ringmq::mesh::mailbox::{MailEnds, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{Entrance, Shared};
-use ringmq::shard::{Settings, Shard, home_of};
+use ringmq::shard::{Settings, Shard};
 use ringmq::telemetry::{Counters, Kind};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
@@ -159,10 +159,12 @@ impl World {
         }
     }
 
-    /// Whether that client has a connection to its session.
-    pub fn is_online(&self, client_id: &str) -> bool {
-        let home = home_of(client_id, self.nodes.len() as u8);
-        self.nodes[usize::from(home.0)].shard.is_online(client_id)
+    /// Whether some shard still listens to that connection, or may come to.
+    pub fn is_live(&self, conn: ConnId) -> bool {
+        self.nodes.iter().any(|node| {
+            let socket = node.driver.socket(conn);
+            socket.is_some_and(|socket| node.shard.listens_to(socket))
+        })
     }
 
     /// The whole trace: what went in, in which steps, and what came out.

@@ -150,7 +150,7 @@ impl Client {
         }
         let ids: BTreeSet<u32> = all.iter().map(|(_, sub)| sub.id).collect();
         for id in publish.properties.subscription_ids.iter() {
-            assert!(ids.contains(&id), "{}: Subscription Identifier {id}", self.name);
+            assert!(ids.contains(&id), "{}: {what:?} for {id}, not {all:?}", self.name);
         }
         if publish.retain {
             assert!(name.starts_with("r/"), "{}: RETAIN on {name}", self.name);

@@ -154,6 +154,7 @@ impl Client {
         let conn = self.conn.take().expect("there was one");
         let connected = matches!(self.stage, Stage::Up | Stage::Leaving);
         let leaving = self.stage == Stage::Leaving;
+        let live = world.is_live(conn);
         self.stage = Stage::Offline;
         self.settle(world);
         if !connected {
@@ -164,7 +165,7 @@ impl Client {
         // The broker may have ended it before, and the client had not read that far.
         let online = match leaving {
             true => self.parting.online,
-            false => by_client && world.is_online(&self.client_id),
+            false => by_client && live,
         };
         let parted = orderly && online && self.loose.is_empty() && self.keep_alive == 0;
         let certain = parted && !run.harsh && !run.draining;

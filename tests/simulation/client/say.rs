@@ -19,7 +19,7 @@ impl Client {
         let with_will = v5 && run.rng.chance(300);
         let expiry = (v5 && self.expiry > 0 && run.rng.chance(300))
             .then(|| expiries[run.rng.below(expiries.len())]);
-        let online = world.is_online(&self.client_id);
+        let online = self.conn.is_some_and(|conn| world.is_live(conn));
         self.parting = Parting { at: world.now, online, with_will, expiry };
         self.stage = Stage::Leaving;
         let reason = if with_will { ReasonCode::DisconnectWithWill } else { ReasonCode::Success };
