@@ -39,8 +39,8 @@ impl Progress {
     fn line(&self, began: Instant) -> String {
         let Outcome { hash, steps, millis, messages, delivered, .. } = self.sum;
         format!(
-            "{} seeds, {} failed, {steps} steps, {:.1} virtual hours, {messages} messages published \
-             and {delivered} deliveries checked, {:.0} s, hashes {hash:016x}",
+            "{} seeds, {} failed, {steps} steps, {:.1} virtual hours, {messages} messages \
+             published and {delivered} deliveries checked, {:.0} s, hashes {hash:016x}",
             self.done,
             self.failed.len(),
             millis as f64 / 3.6e6,
