@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 /// Seconds that `cargo test` alone spends here.
 const SHORT: u64 = 12;
 
-fn number(name: &str) -> Option<u64> {
+/// What the environment says.
+pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
