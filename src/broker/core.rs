@@ -1,5 +1,6 @@
 //! One core: an executor thread, its driver, its shard, and the loop between them.
 
+use super::memory::Tide;
 use crate::config;
 use crate::ids::Peer;
 use crate::ids::{ListenerId, ShardId};
@@ -133,6 +134,7 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
         clock: plan.clock,
         listening: Vec::new(),
         phase: Phase::Serving,
+        tide: Tide::default(),
     };
     let mut yielded = std::time::Instant::now();
     loop {
@@ -181,6 +183,7 @@ struct Running {
     clock: Clock,
     listening: Vec<ListenerId>,
     phase: Phase,
+    tide: Tide,
 }
 
 impl Running {
@@ -218,6 +221,7 @@ impl Running {
                 // Every two seconds: often enough for a figure that only the driver knows.
                 Command::Ping => {
                     self.shard.counters.buffer_exhaustions = driver.counts().enobufs;
+                    self.tide.turn(self.shard.population());
                 }
             }
             let _ = self.reports.send(Report::Done);

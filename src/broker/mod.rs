@@ -4,6 +4,7 @@
 mod core;
 pub mod listen;
 pub mod log;
+mod memory;
 pub mod notify;
 pub mod signals;
 

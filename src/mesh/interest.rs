@@ -12,18 +12,17 @@
 //! too many levels for a shape, the shard registers a wider *coarse* filter instead: false
 //! positives are confined to those.
 //!
-//! Shared state: the map (lock-free), the array of shapes (atomics), and a ledger per shard behind
+//! Shared state: the map (lock-free, see `map`), the array of shapes (atomics), and a ledger per shard behind
 //! a lock that only the shard itself takes, while subscribing; publishing never touches it.
 //! Memory per distinct filter, whatever the number of shards: a map entry of 24 bytes (32 with the
 //! allocator's rounding) and 10 to 20 bytes of table.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use papaya::{Compute, LocalGuard, Operation};
-use seize::Collector;
+use super::map::{BuildReady, Map};
+use papaya::Operation;
 
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{MAX_SHAPES, MAX_SHARDS};
@@ -54,64 +53,6 @@ impl Bits {
 // Multiplied by every distinct filter of the process.
 const _: () = assert!(size_of::<(u64, Bits)>() == 24);
 
-/// Keys are hashes already.
-#[derive(Default)]
-struct Ready(u64);
-
-impl Hasher for Ready {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("keys are u64")
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
-}
-
-type BuildReady = BuildHasherDefault<Ready>;
-
-/// The lock-free map, in segments. A segment doubles in one go, a 64th of all at a time. (papaya's
-/// incremental mode halts between writes, and every lookup meanwhile probes the old table to its
-/// limit; and in one large table that is nearly full, misses take long.)
-struct Map {
-    /// One for all segments, so that one guard serves all lookups of a publish.
-    collector: Arc<Collector>,
-    segments: Box<[papaya::HashMap<u64, Bits, BuildReady>]>,
-}
-
-impl Map {
-    const SEGMENTS: usize = 64;
-
-    fn new() -> Self {
-        let collector = Arc::new(Collector::new());
-        let segment = |_| {
-            papaya::HashMap::builder()
-                .hasher(BuildReady::default())
-                .shared_collector(Arc::clone(&collector))
-                .resize_mode(papaya::ResizeMode::Blocking)
-                .build()
-        };
-        let segments = (0..Self::SEGMENTS).map(segment).collect();
-        Map { collector, segments }
-    }
-
-    /// Picks by bits that papaya uses neither for the place (the lowest) nor for its tag (the
-    /// highest).
-    #[inline]
-    fn segment(&self, key: u64) -> &papaya::HashMap<u64, Bits, BuildReady> {
-        &self.segments[(key >> 48) as usize % Self::SEGMENTS]
-    }
-
-    #[inline]
-    fn get(&self, key: u64, guard: &LocalGuard<'_>) -> u128 {
-        self.segment(key).get(&key, guard).map_or(0, |bits| bits.get())
-    }
-}
-
 /// Where the filters of one shape of one shard are registered. Decided with the shard's first
 /// filter of the shape and kept until its last is gone, so that removal finds what was added.
 #[derive(Clone, Copy)]
@@ -137,7 +78,7 @@ struct Ledger {
 /// Which shards want which topics.
 pub struct Interest {
     seeds: Seeds,
-    map: Map,
+    map: Map<Bits>,
     /// Shape and number of shards that use it, in one word; 0 is free.
     shapes: [AtomicU64; MAX_SHAPES],
     /// No slot from here on was ever used.
@@ -200,8 +141,8 @@ impl Interest {
 
     /// The shards that may have a matching subscription: all that have, rarely one more.
     pub fn shards(&self, topic: &TopicHash<'_>) -> ShardSet {
-        let guard = self.map.collector.enter();
-        let look = |key: u64| self.map.get(key, &guard);
+        let guard = self.map.enter();
+        let look = |key: u64| self.map.get(key, &guard).map_or(0, Bits::get);
         let mut set = look(topic.exact());
         let slots = self.slots.load(Ordering::Acquire);
         for slot in &self.shapes[..slots] {
@@ -226,7 +167,13 @@ impl Interest {
 
     /// How many distinct keys are registered.
     pub fn len(&self) -> usize {
-        self.map.segments.iter().map(papaya::HashMap::len).sum()
+        self.map.len()
+    }
+
+    /// Gives back the room of filters that are gone, some of it per call. For one shard, every
+    /// second or so.
+    pub fn tidy(&self) {
+        self.map.tidy();
     }
 
     /// True when no shard wants anything.
@@ -250,26 +197,21 @@ impl Interest {
     /// Sets the shard's bit; false when it was set before.
     fn set(&self, key: u64, shard: ShardId) -> bool {
         let bit = ShardSet::only(shard).0;
-        let guard = self.map.collector.enter();
-        let change = |entry: Option<(&u64, &Bits)>| match entry.map(|(_, bits)| bits.get()) {
+        self.map.change(key, |entry| match entry.map(|(_, bits)| bits.get()) {
             Some(set) if set & bit != 0 => Operation::Abort(()),
             set => Operation::Insert(Bits::new(set.unwrap_or(0) | bit)),
-        };
-        let outcome = self.map.segment(key).compute(key, change, &guard);
-        !matches!(outcome, Compute::Aborted(()))
+        })
     }
 
     /// Clears the shard's bit, and the entry with the last one.
     fn clear(&self, key: u64, shard: ShardId) {
         let bit = ShardSet::only(shard).0;
-        let guard = self.map.collector.enter();
-        let change = |entry: Option<(&u64, &Bits)>| match entry.map(|(_, bits)| bits.get()) {
+        let cleared = self.map.change(key, |entry| match entry.map(|(_, bits)| bits.get()) {
             Some(set) if set == bit => Operation::Remove,
             Some(set) if set & bit != 0 => Operation::Insert(Bits::new(set & !bit)),
             _ => Operation::Abort(()),
-        };
-        let outcome = self.map.segment(key).compute(key, change, &guard);
-        assert!(!matches!(outcome, Compute::Aborted(())), "removed an interest that was not added");
+        });
+        assert!(cleared, "removed an interest that was not added");
     }
 
     /// Counts one more filter of a shape; with the shard's first, finds the shape a place.

@@ -3,6 +3,7 @@
 pub mod interest;
 pub mod mail;
 pub mod mailbox;
+mod map;
 pub mod quota;
 
 use crate::topic::Seeds;

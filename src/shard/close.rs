@@ -13,6 +13,8 @@ use crate::time::Instant;
 pub(super) const LAST_WORDS: u64 = 5000;
 /// Bytes of a CONNACK or DISCONNECT besides the text of its reason string, at most.
 pub(super) const LONGEST_HEAD: usize = 12;
+/// Connections ended per step because their peers are gone: less than a millisecond's work.
+const PARTINGS: usize = 64;
 /// Wills routed per step.
 const WILLS: usize = 256;
 
@@ -98,6 +100,42 @@ impl Shard {
             connection.last_seen = now;
             self.arm_connection(socket, now.plus_millis(LAST_WORDS));
         }
+    }
+
+    /// The peer is gone (`broken`), or will send nothing more: the connection's end is queued. When
+    /// a crowd drops at once, what others send is not kept waiting for all those ends.
+    pub(super) fn part(&mut self, socket: SocketId, broken: bool) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        match connection.stage {
+            Stage::Entry | Stage::Open(_) => {
+                connection.parting = true;
+                self.parting.push_back((socket, broken));
+            }
+            Stage::Closing if broken => self.broken(socket),
+            Stage::HandingOver(_) | Stage::Closing | Stage::Closed => {}
+        }
+    }
+
+    /// Ends a share of the connections whose peers are gone; true when some are left.
+    pub(super) fn run_parting(&mut self) -> bool {
+        for _ in 0..PARTINGS {
+            let Some((socket, broken)) = self.parting.pop_front() else { break };
+            // The socket may have been closed meanwhile, and another connection have its number.
+            let Some(connection) = self.connections.get(socket.0).filter(|c| c.parting) else {
+                continue;
+            };
+            // What it sent before and is held back still counts: a publisher may write and close.
+            // `release` puts it here again.
+            let held = connection.input.is_some() && !connection.holds.is_free();
+            if held && !broken && matches!(connection.stage, Stage::Open(_)) {
+                continue;
+            }
+            self.disconnect(socket, if broken { Cause::Broken } else { Cause::EndOfStream });
+        }
+        if self.parting.is_empty() {
+            self.parting.shrink_to(1024);
+        }
+        !self.parting.is_empty()
     }
 
     /// Ends a connection that cannot carry anything more, even if it is closing already.
@@ -269,10 +307,9 @@ impl Shard {
 
     /// The driver has closed the socket: nothing of the connection is left.
     pub(super) fn forget(&mut self, socket: SocketId) {
-        self.parked.forget(socket);
-        if let Some(connection) = self.connections.remove(socket.0)
-            && let Some(output) = connection.output
-        {
+        let Some(connection) = self.connections.remove(socket.0) else { return };
+        self.parked.forget(socket, connection.holds);
+        if let Some(output) = connection.output {
             self.pool.put_output(output);
         }
     }

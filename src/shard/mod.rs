@@ -92,6 +92,7 @@ pub struct Shard {
     groups: Groups,
     retained: Retained<Message>,
     wheel: Wheel<Timer>,
+    sweep_after: Instant,
     pool: Pool,
     /// Mail to the other shards, carried after each step.
     pub outbox: Outbox,
@@ -99,6 +100,7 @@ pub struct Shard {
     pub actions: Vec<Action>,
     dirty: Vec<SocketId>,
     closing: Vec<(SocketId, Cause)>,
+    parting: VecDeque<(SocketId, bool)>,
     parked: Parked,
     arrivals: Arrivals,
     wills: VecDeque<Message>,
@@ -151,11 +153,13 @@ impl Shard {
             groups: Groups::default(),
             retained: Retained::new(),
             wheel: Wheel::new(now),
+            sweep_after: now,
             pool: Pool::default(),
             outbox: Outbox::new(id, usize::from(shards)),
             actions: Vec::new(),
             dirty: Vec::new(),
             closing: Vec::new(),
+            parting: VecDeque::new(),
             parked: Parked::default(),
             arrivals: Arrivals::default(),
             wills: VecDeque::new(),
@@ -183,6 +187,11 @@ impl Shard {
     /// Which shard this is.
     pub fn id(&self) -> ShardId {
         self.id
+    }
+
+    /// Connections and sessions: what most of the shard's memory is for.
+    pub fn population(&self) -> usize {
+        self.connections.len() + self.sessions.len()
     }
 
     /// Begins a step at `now`. `micros` is the same moment on a finer clock shared by all shards.
@@ -232,19 +241,12 @@ impl Shard {
 
     /// The peer will send nothing more.
     pub fn end_of_stream(&mut self, socket: SocketId) {
-        // What it sent before and is held back still counts: a publisher may write and close.
-        let held = self.connections.get(socket.0).is_some_and(|connection| {
-            matches!(connection.stage, Stage::Open(_)) && connection.input.is_some()
-        });
-        if held && self.finish_input_later(socket) {
-            return;
-        }
-        self.disconnect(socket, Cause::EndOfStream);
+        self.part(socket, false);
     }
 
     /// The connection broke.
     pub fn failed(&mut self, socket: SocketId, _errno: i32) {
-        self.broken(socket);
+        self.part(socket, true);
     }
 
     /// A send is complete, or failed; its buffers come back.
@@ -253,7 +255,7 @@ impl Shard {
         if ok {
             self.after_sent(socket);
         } else {
-            self.broken(socket);
+            self.part(socket, true);
         }
     }
 
@@ -347,6 +349,7 @@ impl Shard {
         more |= self.retry_parked();
         more |= self.publish_wills();
         more |= self.run_replays();
+        more |= self.run_parting();
         more |= !self.queries.is_empty();
         self.run_closing();
         self.flush();

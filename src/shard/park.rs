@@ -30,8 +30,6 @@ pub struct Parked {
     mail: Vec<SocketId>,
     /// Connections that have had their share of an earlier step, in their order.
     work: VecDeque<SocketId>,
-    /// Connections whose peer closed while input was held.
-    ending: Vec<SocketId>,
 }
 
 impl Parked {
@@ -41,14 +39,11 @@ impl Parked {
     }
 
     /// The socket is closed; its identifier may name another connection within this step.
-    pub(super) fn forget(&mut self, socket: SocketId) {
-        if !self.ending.is_empty() {
-            self.ending.retain(|&ending| ending != socket);
-        }
-        if !self.mail.is_empty() {
+    pub(super) fn forget(&mut self, socket: SocketId, holds: Holds) {
+        if holds.has(Holds::MAIL) {
             self.mail.retain(|&waiting| waiting != socket);
         }
-        if !self.work.is_empty() {
+        if holds.has(Holds::WORK) {
             self.work.retain(|&waiting| waiting != socket);
         }
     }
@@ -58,9 +53,9 @@ impl Parked {
         self.mail.len()
     }
 
-    /// How much is remembered: sessions waited for, publishers held, connections to end.
-    pub(super) fn counts(&self) -> [usize; 3] {
-        [self.waiters.len(), self.until.len().max(self.held.len()), self.ending.len()]
+    /// How much is remembered: sessions waited for, publishers held.
+    pub(super) fn counts(&self) -> [usize; 2] {
+        [self.waiters.len(), self.until.len().max(self.held.len())]
     }
 }
 
@@ -156,15 +151,9 @@ impl Shard {
             connection.paused = false;
             self.actions.push(Action::Resume(socket));
         }
-    }
-
-    /// The peer closed while input is held: end it when that is processed. True when taken.
-    pub(super) fn finish_input_later(&mut self, socket: SocketId) -> bool {
-        let held = self.connections.get(socket.0).is_some_and(|c| !c.holds.is_free());
-        if held && !self.parked.ending.contains(&socket) {
-            self.parked.ending.push(socket);
+        if open && connection.holds.is_free() && connection.parting {
+            self.parting.push_back((socket, false));
         }
-        held
     }
 
     /// Goes on with those that had their share of an earlier step, while this one has room.
@@ -197,13 +186,6 @@ impl Shard {
         }
         for socket in std::mem::take(&mut self.parked.mail) {
             self.release(socket, Holds::MAIL);
-        }
-        if !self.parked.ending.is_empty() {
-            for socket in std::mem::take(&mut self.parked.ending) {
-                if !self.finish_input_later(socket) {
-                    self.disconnect(socket, super::close::Cause::EndOfStream);
-                }
-            }
         }
         // Nobody rings when a mailbox has room again.
         !self.parked.mail.is_empty() || !self.parked.work.is_empty()

@@ -4,9 +4,15 @@
 use super::close::{Cause, LAST_WORDS};
 use super::connection::{Holds, Stage};
 use super::{Action, Shard};
-use crate::ids::SocketId;
-use crate::time::Instant;
+use crate::ids::{ShardId, SocketId};
+use crate::time::{GRANULARITY_MILLIS, Instant};
 
+/// Chunks of the wheel that are swept per step: some 20 µs.
+const SWEEP: usize = 8;
+/// Milliseconds between rounds of sweeping.
+const SWEEP_REST: u64 = 1000;
+/// Entries that the wheel may always have.
+const FEW_TIMERS: usize = 4096;
 /// Timers run per step.
 const TIMERS: usize = 4096;
 /// Milliseconds between looks at idle flow state, retained expiry and spare memory.
@@ -93,7 +99,35 @@ impl Shard {
             }
         }
         self.due = due;
-        more
+        more | self.sweep_timers()
+    }
+
+    /// Connections that came and went leave their entries on the wheel until those are due, which
+    /// may be hours. When more than half are such, they are swept out; true when not all are yet.
+    fn sweep_timers(&mut self) -> bool {
+        let wanted = self.connections.len() + self.sessions.len();
+        if self.wheel.len() <= FEW_TIMERS + 2 * wanted || self.now < self.sweep_after {
+            return false;
+        }
+        let (connections, sessions, now) = (&self.connections, &self.sessions, self.now);
+        let round = self.wheel.sweep(SWEEP, |fires, timer| {
+            let armed = match timer {
+                Timer::Connection(socket) => connections.get(socket.0).map(|c| c.armed),
+                Timer::Session(index) => sessions.get(index).map(|s| s.armed),
+                Timer::Retry(index) => {
+                    sessions.get(index).and_then(|s| s.flow.as_ref()).and_then(|flow| flow.retry)
+                }
+                Timer::Sys | Timer::Housekeeping => return true,
+            };
+            // A deadline that had passed when it was entered fires later than it says.
+            armed.filter(|&at| at != Instant(0)).is_some_and(|at| {
+                at <= now || at <= fires && fires.millis_since(at) < GRANULARITY_MILLIS
+            })
+        });
+        if round {
+            self.sweep_after = now.plus_millis(SWEEP_REST);
+        }
+        !round
     }
 
     fn connection_due(&mut self, socket: SocketId) {
@@ -166,6 +200,9 @@ impl Shard {
         self.pool.shrink();
         self.shrink_names();
         self.sweep_retained();
+        if self.id == ShardId(0) {
+            self.shared.interest.tidy();
+        }
     }
 
     /// After a crowd has left, its room in the table of names is given back.

@@ -319,6 +319,35 @@ fn overlapping_subscriptions_with_one_identifier_send_it_twice() {
 }
 
 #[test]
+fn a_crowd_that_drops_at_once_keeps_nobody_waiting() {
+    let mut world = world(1, roomy());
+    let mut probe = Peer::connect(&mut world, 0, &hello("probe", true, 60));
+    probe.subscribe(&mut world, 1, "t", 0);
+    let mut crowd: Vec<Peer> = (0..400)
+        .map(|n| Peer::connect(&mut world, 0, &hello(&format!("c{n}"), true, 60)))
+        .collect();
+    world.settle();
+    probe.take(&mut world);
+    for (number, peer) in crowd.iter_mut().enumerate() {
+        peer.end(&mut world, if number % 2 == 0 { End::Reset } else { End::Fin });
+    }
+    probe.publish(&mut world, "t", b"m", 0, 0);
+    world.limit = 1000;
+    for _ in 0..1000 {
+        world.step(0);
+        if !world.conns[probe.conn].down.is_empty() {
+            break;
+        }
+    }
+    let left = world.nodes[0].shard.audit().connections;
+    assert!(left > 200, "{left} connections are left: their ends come in shares");
+    assert_eq!(probe.payloads(&mut world), ["m"]);
+    world.settle();
+    assert_eq!(world.nodes[0].shard.audit().connections, 1);
+    fine(&world);
+}
+
+#[test]
 fn reconnecting_over_and_over_leaves_no_timers_or_lists_behind() {
     let mut world = world(2, roomy());
     for round in 0..2000 {
