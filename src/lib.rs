@@ -31,9 +31,9 @@
 //! # What shards share
 //! Everything else has one owner.
 //! - [`mesh::interest::Interest`]: which shards want a topic, visible at once, without a copy per
-//!   core. A lock-free map (in `mesh/map.rs`, with the only `unsafe` outside `ring` but one call to
-//!   the allocator), 48 atomic shapes, and per shard a ledger behind a mutex that only that shard
-//!   takes, while subscribing.
+//!   core. A map that is read without locks (`mesh/map.rs`, with the only `unsafe` outside `ring`
+//!   but one call to the allocator), 48 atomic shapes, and per shard a ledger behind a mutex that
+//!   only that shard takes, while subscribing.
 //! - Payloads of large messages ([`message::Message`], reference-counted): not copied per shard.
 //! - [`mesh::mailbox`]: SPSC rings. `ring::park` and `ring::port`: atomics to wake a core and to
 //!   find a ring with room for a socket.

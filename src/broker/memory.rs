@@ -3,6 +3,8 @@
 
 /// Fewer clients than this leave nothing worth collecting.
 const CROWD: usize = 4096;
+/// Turns after which it is done once more: timers, tables and other cores let go a little later.
+const AGAIN: u32 = 5;
 
 /// Watches how many clients a core has, and has its thread's allocator collect when a crowd left.
 /// mimalloc returns wholly free pages by itself, but only as allocations go on: where a million
@@ -11,6 +13,7 @@ const CROWD: usize = 4096;
 pub(super) struct Tide {
     high: usize,
     last: usize,
+    again: u32,
 }
 
 impl Tide {
@@ -22,8 +25,18 @@ impl Tide {
             self.high = now;
         } else if !falling && self.high - now > CROWD && now <= self.high / 4 * 3 {
             self.high = now;
-            // SAFETY: no arguments to get wrong; it works on this thread's own heap.
-            unsafe { libmimalloc_sys::mi_collect(true) };
+            self.again = AGAIN;
+            collect();
+        } else if self.again > 0 {
+            self.again -= 1;
+            if self.again == 0 {
+                collect();
+            }
         }
     }
+}
+
+fn collect() {
+    // SAFETY: no arguments to get wrong; it works on this thread's own heap.
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }

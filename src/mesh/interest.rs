@@ -12,18 +12,15 @@
 //! too many levels for a shape, the shard registers a wider *coarse* filter instead: false
 //! positives are confined to those.
 //!
-//! Shared state: the map (lock-free, see `map`), the array of shapes (atomics), and a ledger per shard behind
+//! Shared state: the map (see `map`), the array of shapes (atomics), and a ledger per shard behind
 //! a lock that only the shard itself takes, while subscribing; publishing never touches it.
-//! Memory per distinct filter, whatever the number of shards: a map entry of 24 bytes (32 with the
-//! allocator's rounding) and 10 to 20 bytes of table.
+//! Memory per distinct filter, whatever the number of shards: 21 to 32 bytes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::map::{BuildReady, Map};
-use papaya::Operation;
-
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{MAX_SHAPES, MAX_SHARDS};
 use crate::topic::{COARSE_LEVELS, FilterKey, Seeds, Shape, TopicHash};
@@ -35,23 +32,6 @@ const COARSE_BITS: u32 = 8;
 const COARSE_MASK: u64 = (1 << COARSE_BITS) - 1;
 const _: () = assert!(MAX_SHARDS < 1 << COARSE_BITS);
 const _: () = assert!((COARSE_LEVELS + 1) as u32 * COARSE_BITS <= u64::BITS);
-
-/// The shards interested in one key. Two words, so that an entry has no padding.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Bits([u64; 2]);
-
-impl Bits {
-    fn new(set: u128) -> Self {
-        Bits([set as u64, (set >> 64) as u64])
-    }
-
-    fn get(self) -> u128 {
-        u128::from(self.0[0]) | u128::from(self.0[1]) << 64
-    }
-}
-
-// Multiplied by every distinct filter of the process.
-const _: () = assert!(size_of::<(u64, Bits)>() == 24);
 
 /// Where the filters of one shape of one shard are registered. Decided with the shard's first
 /// filter of the shape and kept until its last is gone, so that removal finds what was added.
@@ -78,7 +58,7 @@ struct Ledger {
 /// Which shards want which topics.
 pub struct Interest {
     seeds: Seeds,
-    map: Map<Bits>,
+    map: Map,
     /// Shape and number of shards that use it, in one word; 0 is free.
     shapes: [AtomicU64; MAX_SHAPES],
     /// No slot from here on was ever used.
@@ -142,7 +122,7 @@ impl Interest {
     /// The shards that may have a matching subscription: all that have, rarely one more.
     pub fn shards(&self, topic: &TopicHash<'_>) -> ShardSet {
         let guard = self.map.enter();
-        let look = |key: u64| self.map.get(key, &guard).map_or(0, Bits::get);
+        let look = |key: u64| self.map.get(key, &guard);
         let mut set = look(topic.exact());
         let slots = self.slots.load(Ordering::Acquire);
         for slot in &self.shapes[..slots] {
@@ -170,12 +150,6 @@ impl Interest {
         self.map.len()
     }
 
-    /// Gives back the room of filters that are gone, some of it per call. For one shard, every
-    /// second or so.
-    pub fn tidy(&self) {
-        self.map.tidy();
-    }
-
     /// True when no shard wants anything.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -196,21 +170,12 @@ impl Interest {
 
     /// Sets the shard's bit; false when it was set before.
     fn set(&self, key: u64, shard: ShardId) -> bool {
-        let bit = ShardSet::only(shard).0;
-        self.map.change(key, |entry| match entry.map(|(_, bits)| bits.get()) {
-            Some(set) if set & bit != 0 => Operation::Abort(()),
-            set => Operation::Insert(Bits::new(set.unwrap_or(0) | bit)),
-        })
+        self.map.set(key, ShardSet::only(shard).0)
     }
 
-    /// Clears the shard's bit, and the entry with the last one.
+    /// Clears the shard's bit.
     fn clear(&self, key: u64, shard: ShardId) {
-        let bit = ShardSet::only(shard).0;
-        let cleared = self.map.change(key, |entry| match entry.map(|(_, bits)| bits.get()) {
-            Some(set) if set == bit => Operation::Remove,
-            Some(set) if set & bit != 0 => Operation::Insert(Bits::new(set & !bit)),
-            _ => Operation::Abort(()),
-        });
+        let cleared = self.map.clear(key, ShardSet::only(shard).0);
         assert!(cleared, "removed an interest that was not added");
     }
 

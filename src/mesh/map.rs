@@ -1,20 +1,21 @@
-//! The lock-free map of the interest table: papaya's, in segments, each of which can be replaced by
-//! a smaller one.
+//! The map under the interest table: from 64-bit hashes to sets of shards, read without locks.
 //!
-//! A segment doubles in one go, a 64th of all at a time. (papaya's incremental mode halts between
-//! writes, and every lookup meanwhile probes the old table to its limit; and in one large table
-//! that is nearly full, misses take long.) papaya hardly ever shrinks, so when few of a crowd's
-//! filters are left, [`Map::tidy`] copies them into a new segment.
+//! Ours, because it is on the way of every publish and its entries are multiplied by every filter:
+//! 16 bytes a slot, 21 to 32 an entry, found in one or two cache lines, given back when filters go.
+//! (papaya's map, tried first, takes 44 and more, three look-ups in memory, and keeps the room of
+//! the largest crowd it ever had.)
 //!
-//! Why nothing is lost then. Writers count themselves into their segment and wait while it is being
-//! copied, as they do while papaya doubles it; it is copied only when no writer is in it; the
-//! pointer is changed before writers go on. A reader that still has the old segment reads what was
-//! true when it looked up the pointer; its guard keeps the segment's memory.
+//! Open addressing in 64 segments. A slot is taken once and keeps its key until its segment gets a
+//! new table; an entry whose set is empty is as good as none. Writers of a segment take turns
+//! behind its lock, which only subscribing and unsubscribing need. They write a new slot's set
+//! before its key, so that a reader who sees the key sees the set; when the table is full, or
+//! nearly empty, they fill another one and replace the pointer. A reader who still has the old one
+//! reads what was true when he looked the pointer up; his guard keeps its memory.
 #![allow(unsafe_code)]
 
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use seize::{Collector, Guard, LocalGuard};
 
@@ -37,146 +38,238 @@ impl Hasher for Ready {
 }
 
 pub(super) type BuildReady = BuildHasherDefault<Ready>;
-type Table<V> = papaya::HashMap<u64, V, BuildReady>;
 
+/// A new table fits into the cache; a full one is copied in some 100 µs with a million entries.
 const SEGMENTS: usize = 64;
-/// In `Segment::writers`: the segment is being copied.
-const COPYING: u32 = 1 << 31;
-/// A segment that never had more entries than this is not worth copying.
-const FEW: usize = 64;
-/// Entries copied by one call of [`Map::tidy`], one segment's more at most.
-const COPIES: usize = 4096;
+/// Slots of the smallest table.
+const LEAST: usize = 8;
+/// The key of a slot that was never taken.
+const FREE: u64 = 0;
 
-struct Segment<V> {
-    table: AtomicPtr<Table<V>>,
-    /// Writers inside, and [`COPYING`].
-    writers: AtomicU32,
-    /// The most entries seen since the table was made.
-    peak: AtomicUsize,
+struct Slot {
+    key: AtomicU64,
+    /// Shards 0 to 63.
+    low: AtomicU64,
 }
 
-/// From 64-bit hashes to small values.
-pub(super) struct Map<V> {
-    /// One for all segments, so that one guard serves all lookups of a publish.
-    collector: Arc<Collector>,
-    segments: Box<[Segment<V>]>,
+// Multiplied by every distinct filter of the process.
+const _: () = assert!(size_of::<Slot>() == 16);
+
+struct Table {
+    slots: Box<[Slot]>,
+    /// Shards 64 to 127 of each slot; only where there are such.
+    high: Option<Box<[AtomicU64]>>,
 }
 
-impl<V: Copy + Send + Sync + 'static> Map<V> {
+/// What the writers of a segment know of its table.
+#[derive(Default)]
+struct Room {
+    /// Slots that are taken.
+    taken: usize,
+    /// Of these, with a set that is not empty.
+    live: usize,
+}
+
+struct Segment {
+    table: AtomicPtr<Table>,
+    room: Mutex<Room>,
+}
+
+/// From keys to sets of shards.
+pub(super) struct Map {
+    // Dropped last: until then guards may be held.
+    segments: Box<[Segment]>,
+    collector: Collector,
+}
+
+impl Map {
     pub(super) fn new() -> Self {
-        let collector = Arc::new(Collector::new());
         let segment = |_| Segment {
-            table: AtomicPtr::new(Box::into_raw(Box::new(table(&collector)))),
-            writers: AtomicU32::new(0),
-            peak: AtomicUsize::new(0),
+            table: AtomicPtr::new(Table::boxed(LEAST, false)),
+            room: Mutex::default(),
         };
-        let segments = (0..SEGMENTS).map(segment).collect();
-        Map { collector, segments }
+        // Tables are replaced rarely and are large: each is given back by itself.
+        let collector = Collector::new().batch_size(1);
+        Map { segments: (0..SEGMENTS).map(segment).collect(), collector }
     }
 
-    /// What every access needs; cheap, and one is enough for many.
+    /// What every look-up needs; cheap, and one is enough for many.
     #[inline]
     pub(super) fn enter(&self) -> LocalGuard<'_> {
         self.collector.enter()
     }
 
+    /// The set of `key`.
     #[inline]
-    pub(super) fn get(&self, key: u64, guard: &LocalGuard<'_>) -> Option<V> {
-        self.segment(key).table(guard).get(&key, guard).copied()
+    pub(super) fn get(&self, key: u64, guard: &LocalGuard<'_>) -> u128 {
+        let key = usable(key);
+        let table = self.segment(key).table(guard);
+        table.find(key).map_or(0, |at| table.set(at))
     }
 
-    /// Changes the entry of `key`: `change` gets what is there. It may be called repeatedly. False
-    /// when it aborted.
-    pub(super) fn change(
-        &self,
-        key: u64,
-        change: impl FnMut(Option<(&u64, &V)>) -> papaya::Operation<V, ()>,
-    ) -> bool {
-        let guard = self.enter();
+    /// Adds the one shard in `bit` to the set of `key`; false when it was there.
+    pub(super) fn set(&self, key: u64, bit: u128) -> bool {
+        let key = usable(key);
         let segment = self.segment(key);
-        segment.begin_writing();
-        let outcome = segment.table(&guard).compute(key, change, &guard);
-        segment.writers.fetch_sub(1, Ordering::Release);
-        !matches!(outcome, papaya::Compute::Aborted(()))
-    }
-
-    pub(super) fn len(&self) -> usize {
+        let mut room = segment.lock();
         let guard = self.enter();
-        self.segments.iter().map(|segment| segment.table(&guard).len()).sum()
+        let mut table = segment.table(&guard);
+        let found = table.find(key);
+        let old = found.map_or(0, |at| table.set(at));
+        if old & bit != 0 {
+            return false;
+        }
+        room.live += usize::from(old == 0);
+        let wide = bit > u128::from(u64::MAX) && table.high.is_none();
+        let full = found.is_none() && (room.taken + 1) * 4 > table.slots.len() * 3;
+        if wide || full {
+            self.replace(segment, &mut room, table, wide);
+            table = segment.table(&guard);
+        }
+        let at = table.find(key).unwrap_or_else(|| {
+            room.taken += 1;
+            table.free_slot(key)
+        });
+        table.write(at, old | bit);
+        table.slots[at].key.store(key, Ordering::Release);
+        true
     }
 
-    /// Gives back the room of crowds that have left, some of it per call. For one thread, every
-    /// second or so.
-    pub(super) fn tidy(&self) {
-        let mut copied = 0;
-        for segment in &self.segments {
-            let guard = self.enter();
-            let len = segment.table(&guard).len();
-            let peak = segment.peak.fetch_max(len, Ordering::Relaxed).max(len);
-            if peak > FEW && len < peak / 8 && copied < COPIES {
-                copied += self.shrink(segment, &guard);
+    /// Takes the one shard in `bit` out of the set of `key`; false when it was not there.
+    pub(super) fn clear(&self, key: u64, bit: u128) -> bool {
+        let key = usable(key);
+        let segment = self.segment(key);
+        let mut room = segment.lock();
+        let guard = self.enter();
+        let table = segment.table(&guard);
+        let Some(at) = table.find(key) else { return false };
+        let old = table.set(at);
+        if old & bit == 0 {
+            return false;
+        }
+        table.write(at, old & !bit);
+        room.live -= usize::from(old == bit);
+        if table.slots.len() > LEAST && room.live * 8 < table.slots.len() {
+            self.replace(segment, &mut room, table, false);
+        }
+        true
+    }
+
+    /// How many keys have a set that is not empty.
+    pub(super) fn len(&self) -> usize {
+        self.segments.iter().map(|segment| segment.lock().live).sum()
+    }
+
+    /// Gives a segment a new table with room for as many entries again.
+    fn replace(&self, segment: &Segment, room: &mut Room, old: &Table, wide: bool) {
+        let new = Table::new((room.live * 2).max(LEAST), wide || old.high.is_some());
+        let mut taken = 0;
+        for (at, slot) in old.slots.iter().enumerate() {
+            let (key, set) = (slot.key.load(Ordering::Relaxed), old.set(at));
+            if key != FREE && set != 0 {
+                let at = new.free_slot(key);
+                new.write(at, set);
+                new.slots[at].key.store(key, Ordering::Relaxed);
+                taken += 1;
+            }
+        }
+        room.taken = taken;
+        let old = segment.table.swap(Box::into_raw(Box::new(new)), Ordering::AcqRel);
+        // SAFETY: made by Box::into_raw, out of reach of whoever enters from now on, and retired
+        // once, since the segment's lock is held.
+        unsafe { self.collector.retire(old, seize::reclaim::boxed) };
+    }
+
+    /// Picks by the lowest bits; the place in the table goes by the highest.
+    #[inline]
+    fn segment(&self, key: u64) -> &Segment {
+        &self.segments[key as usize % SEGMENTS]
+    }
+}
+
+/// 0 marks free slots. A collision with 1 names a shard too many, as any other one does.
+#[inline]
+fn usable(key: u64) -> u64 {
+    key.max(1)
+}
+
+impl Table {
+    fn new(slots: usize, wide: bool) -> Self {
+        let slot = |_| Slot { key: AtomicU64::new(FREE), low: AtomicU64::new(0) };
+        Table {
+            slots: (0..slots).map(slot).collect(),
+            high: wide.then(|| (0..slots).map(|_| AtomicU64::new(0)).collect()),
+        }
+    }
+
+    fn boxed(slots: usize, wide: bool) -> *mut Table {
+        Box::into_raw(Box::new(Table::new(slots, wide)))
+    }
+
+    /// The slot of `key`. There is always a free one to end the search: a quarter of them are.
+    #[inline]
+    fn find(&self, key: u64) -> Option<usize> {
+        let mut at = self.first(key);
+        loop {
+            match self.slots[at].key.load(Ordering::Acquire) {
+                found if found == key => return Some(at),
+                FREE => return None,
+                _ => at = self.next(at),
             }
         }
     }
 
-    /// Copies a segment into a new table, unless somebody writes to it; returns how many entries.
-    fn shrink(&self, segment: &Segment<V>, guard: &LocalGuard<'_>) -> usize {
-        let free =
-            segment.writers.compare_exchange(0, COPYING, Ordering::Acquire, Ordering::Relaxed);
-        if free.is_err() {
-            return 0;
+    /// The slot that a new `key` takes. For the one writer.
+    fn free_slot(&self, key: u64) -> usize {
+        let mut at = self.first(key);
+        while self.slots[at].key.load(Ordering::Relaxed) != FREE {
+            at = self.next(at);
         }
-        let new = table(&self.collector);
-        for (&key, &value) in segment.table(guard).iter(guard) {
-            new.insert(key, value, guard);
-        }
-        let len = new.len();
-        let old = segment.table.swap(Box::into_raw(Box::new(new)), Ordering::AcqRel);
-        segment.peak.store(len, Ordering::Relaxed);
-        segment.writers.fetch_and(!COPYING, Ordering::Release);
-        // SAFETY: made by Box::into_raw, no longer reachable by who enters from now on, and retired
-        // once: only the thread that set COPYING gets here.
-        unsafe { self.collector.retire(old, seize::reclaim::boxed) };
-        len
+        at
     }
 
-    /// Picks by bits that papaya uses neither for the place (the lowest) nor for its tag (the
-    /// highest).
     #[inline]
-    fn segment(&self, key: u64) -> &Segment<V> {
-        &self.segments[(key >> 48) as usize % SEGMENTS]
+    fn first(&self, key: u64) -> usize {
+        (u128::from(key) * self.slots.len() as u128 >> 64) as usize
+    }
+
+    #[inline]
+    fn next(&self, at: usize) -> usize {
+        if at + 1 == self.slots.len() { 0 } else { at + 1 }
+    }
+
+    /// The set of a slot. Of a set that is just being changed each shard counts for itself.
+    #[inline]
+    fn set(&self, at: usize) -> u128 {
+        let high = self.high.as_ref().map_or(0, |high| high[at].load(Ordering::Acquire));
+        u128::from(self.slots[at].low.load(Ordering::Acquire)) | u128::from(high) << 64
+    }
+
+    /// For the one writer.
+    fn write(&self, at: usize, set: u128) {
+        self.slots[at].low.store(set as u64, Ordering::Release);
+        if let Some(high) = &self.high {
+            high[at].store((set >> 64) as u64, Ordering::Release);
+        }
     }
 }
 
-fn table<V: Send + 'static>(collector: &Arc<Collector>) -> Table<V> {
-    papaya::HashMap::builder()
-        .hasher(BuildReady::default())
-        .shared_collector(Arc::clone(collector))
-        .resize_mode(papaya::ResizeMode::Blocking)
-        .build()
-}
-
-impl<V> Segment<V> {
+impl Segment {
     #[inline]
-    fn table<'g>(&self, guard: &'g LocalGuard<'_>) -> &'g Table<V> {
+    fn table<'g>(&self, guard: &'g LocalGuard<'_>) -> &'g Table {
         let table = guard.protect(&self.table, Ordering::Acquire);
-        // SAFETY: never null; retired through the guard's collector, so it lives while the guard
-        // does.
+        // SAFETY: never null; retired through the collector of the guard, so it lives while the
+        // guard does.
         unsafe { &*table }
     }
 
-    /// Waits while the segment is being copied: about as long as papaya takes to double it.
-    fn begin_writing(&self) {
-        while self.writers.fetch_add(1, Ordering::Acquire) & COPYING != 0 {
-            self.writers.fetch_sub(1, Ordering::Relaxed);
-            while self.writers.load(Ordering::Relaxed) & COPYING != 0 {
-                std::thread::yield_now();
-            }
-        }
+    fn lock(&self) -> MutexGuard<'_, Room> {
+        // A panic ends the process; poisoned or not does not matter.
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<V> Drop for Segment<V> {
+impl Drop for Segment {
     fn drop(&mut self) {
         // SAFETY: made by Box::into_raw; the map is being dropped, so nobody else has it.
         drop(unsafe { Box::from_raw(*self.table.get_mut()) });
@@ -184,75 +277,5 @@ impl<V> Drop for Segment<V> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use papaya::Operation;
-
-    /// Spread like hashes.
-    fn key(number: u64) -> u64 {
-        number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-    }
-
-    fn put(map: &Map<u64>, number: u64) {
-        assert!(map.change(key(number), |_| Operation::Insert(number)));
-    }
-
-    fn take(map: &Map<u64>, number: u64) {
-        assert!(map.change(key(number), |entry| match entry {
-            Some(_) => Operation::Remove,
-            None => Operation::Abort(()),
-        }));
-    }
-
-    #[test]
-    fn what_is_left_of_a_crowd_is_there_after_its_room_was_given_back() {
-        let map = Map::new();
-        (0..50_000).for_each(|number| put(&map, number));
-        map.tidy();
-        (100..50_000).for_each(|number| take(&map, number));
-        let tables =
-            || -> Vec<_> { map.segments.iter().map(|s| s.table.load(Ordering::Relaxed)).collect() };
-        let before = tables();
-        map.tidy();
-        assert!(tables().iter().zip(&before).all(|(new, old)| new != old));
-        assert_eq!(map.len(), 100);
-        let guard = map.enter();
-        assert!((0..100).all(|number| map.get(key(number), &guard) == Some(number)));
-        let after = tables();
-        map.tidy();
-        assert_eq!(tables(), after, "there is nothing to give back any more");
-    }
-
-    #[test]
-    fn writers_and_readers_lose_nothing_while_segments_are_replaced() {
-        let map = Map::new();
-        let done = std::sync::atomic::AtomicBool::new(false);
-        (0..1000).for_each(|number| put(&map, number));
-        std::thread::scope(|scope| {
-            let writer = |from: u64| {
-                let map = &map;
-                move || {
-                    for _ in 0..20 {
-                        (from..from + 10_000).for_each(|number| put(map, number));
-                        (from..from + 10_000).for_each(|number| take(map, number));
-                    }
-                }
-            };
-            let writers = [scope.spawn(writer(1_000_000)), scope.spawn(writer(2_000_000))];
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    map.tidy();
-                }
-            });
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    let guard = map.enter();
-                    assert!((0..1000).all(|n| map.get(key(n), &guard) == Some(n)));
-                }
-            });
-            writers.into_iter().for_each(|writer| writer.join().unwrap());
-            done.store(true, Ordering::Relaxed);
-        });
-        assert_eq!(map.len(), 1000);
-    }
-}
+#[path = "map_tests.rs"]
+mod tests;

@@ -4,7 +4,7 @@
 use super::close::{Cause, LAST_WORDS};
 use super::connection::{Holds, Stage};
 use super::{Action, Shard};
-use crate::ids::{ShardId, SocketId};
+use crate::ids::SocketId;
 use crate::time::{GRANULARITY_MILLIS, Instant};
 
 /// Chunks of the wheel that are swept per step: some 20 µs.
@@ -200,9 +200,6 @@ impl Shard {
         self.pool.shrink();
         self.shrink_names();
         self.sweep_retained();
-        if self.id == ShardId(0) {
-            self.shared.interest.tidy();
-        }
     }
 
     /// After a crowd has left, its room in the table of names is given back.
