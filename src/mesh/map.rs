@@ -230,7 +230,7 @@ impl Table {
 
     #[inline]
     fn first(&self, key: u64) -> usize {
-        (u128::from(key) * self.slots.len() as u128 >> 64) as usize
+        ((u128::from(key) * self.slots.len() as u128) >> 64) as usize
     }
 
     #[inline]
