@@ -62,6 +62,16 @@ impl<D, C> MailEnds<D, C> {
         self.from[source.0 as usize].as_ref().is_some_and(|(data, _)| !data.is_empty())
     }
 
+    /// Data items from `source` that wait here.
+    pub fn data_waiting(&self, source: ShardId) -> usize {
+        self.from[source.0 as usize].as_ref().map_or(0, |(data, _)| data.slots())
+    }
+
+    /// Control items from `source` that wait here.
+    pub fn control_waiting(&self, source: ShardId) -> usize {
+        self.from[source.0 as usize].as_ref().map_or(0, |(_, control)| control.slots())
+    }
+
     /// Puts one data item into `target`'s mailbox; gives it back when there is no room.
     pub fn push_data(&mut self, target: ShardId, item: D) -> Result<(), D> {
         match &mut self.to[target.0 as usize] {
@@ -172,6 +182,10 @@ mod tests {
         assert_eq!(sender.push_control(ShardId(1), 9), Ok(()));
         assert_eq!(sender.push_control(ShardId(1), 10), Err(10));
         assert_eq!(sender.data_room(ShardId(0)), 0);
+        let receiver = &ends[1];
+        assert_eq!(receiver.data_waiting(ShardId(0)), 2);
+        assert_eq!(receiver.control_waiting(ShardId(0)), 1);
+        assert_eq!(receiver.data_waiting(ShardId(1)), 0);
     }
 
     #[test]

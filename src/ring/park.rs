@@ -197,18 +197,23 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     fn spin(&mut self, until: Option<Instant>, recheck: &mut impl FnMut() -> bool) -> bool {
         self.submit();
         let start = Instant::now();
-        loop {
+        let mut spent = Duration::ZERO;
+        let found = loop {
             if self.has_work(recheck) {
                 self.quiet.disturbed();
-                return true;
+                break true;
             }
-            if start.elapsed() >= self.config.spin {
-                return until.is_some_and(|until| until <= Instant::now());
+            spent = start.elapsed();
+            if spent >= self.config.spin {
+                break until.is_some_and(|until| until <= Instant::now());
             }
             for _ in 0..16 {
                 std::hint::spin_loop();
             }
-        }
+        };
+        // As of the last look at the clock: another one would cost more than it tells.
+        self.counts.spun += spent;
+        found
     }
 
     /// Stage two: one wait in the kernel. True: there is something to do.

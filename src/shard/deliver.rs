@@ -370,14 +370,21 @@ impl Shard {
             }
         }
         let counters = &mut self.counters;
-        match outbound.qos {
-            Qos::AtMostOnce => counters.messages_sent_qos0 += 1,
-            Qos::AtLeastOnce => counters.messages_sent_qos1 += 1,
-            Qos::ExactlyOnce => counters.messages_sent_qos2 += 1,
-        }
+        let (messages, bytes) = match outbound.qos {
+            Qos::AtMostOnce => {
+                (&mut counters.messages_sent_qos0, &mut counters.publish_bytes_sent_qos0)
+            }
+            Qos::AtLeastOnce => {
+                (&mut counters.messages_sent_qos1, &mut counters.publish_bytes_sent_qos1)
+            }
+            Qos::ExactlyOnce => {
+                (&mut counters.messages_sent_qos2, &mut counters.publish_bytes_sent_qos2)
+            }
+        };
+        *messages += 1;
+        *bytes += message.payload.len() as u64;
         counters.packets_sent += 1;
         counters.bytes_sent += (unsent - before) as u64;
-        counters.publish_bytes_sent += message.payload.len() as u64;
     }
 
     /// Sends what waits, as far as window and output allow.

@@ -174,12 +174,20 @@ impl Shard {
 
     #[inline]
     fn count_received(&mut self, publish: &Publish<'_>) {
-        match publish.qos {
-            Qos::AtMostOnce => self.counters.messages_received_qos0 += 1,
-            Qos::AtLeastOnce => self.counters.messages_received_qos1 += 1,
-            Qos::ExactlyOnce => self.counters.messages_received_qos2 += 1,
-        }
-        self.counters.publish_bytes_received += publish.payload.len() as u64;
+        let counters = &mut self.counters;
+        let (messages, bytes) = match publish.qos {
+            Qos::AtMostOnce => {
+                (&mut counters.messages_received_qos0, &mut counters.publish_bytes_received_qos0)
+            }
+            Qos::AtLeastOnce => {
+                (&mut counters.messages_received_qos1, &mut counters.publish_bytes_received_qos1)
+            }
+            Qos::ExactlyOnce => {
+                (&mut counters.messages_received_qos2, &mut counters.publish_bytes_received_qos2)
+            }
+        };
+        *messages += 1;
+        *bytes += publish.payload.len() as u64;
     }
 
     /// The message has been accepted wherever it goes (or refused): PUBACK or PUBREC.

@@ -39,6 +39,18 @@ impl Counters {
         self.messages_sent_qos0 + self.messages_sent_qos1 + self.messages_sent_qos2
     }
 
+    /// Payload bytes of PUBLISH packets received, all QoS.
+    pub fn publish_bytes_received(&self) -> u64 {
+        self.publish_bytes_received_qos0
+            + self.publish_bytes_received_qos1
+            + self.publish_bytes_received_qos2
+    }
+
+    /// Payload bytes of PUBLISH packets sent, all QoS.
+    pub fn publish_bytes_sent(&self) -> u64 {
+        self.publish_bytes_sent_qos0 + self.publish_bytes_sent_qos1 + self.publish_bytes_sent_qos2
+    }
+
     /// Messages dropped, all reasons.
     pub fn messages_dropped(&self) -> u64 {
         let dropped = |(figure, _): &(&super::Descriptor, u64)| {
@@ -120,8 +132,8 @@ pub fn topics(
         ("publish/messages/received", total.messages_received()),
         ("publish/messages/sent", total.messages_sent()),
         ("publish/messages/dropped", total.messages_dropped()),
-        ("publish/bytes/received", total.publish_bytes_received),
-        ("publish/bytes/sent", total.publish_bytes_sent),
+        ("publish/bytes/received", total.publish_bytes_received()),
+        ("publish/bytes/sent", total.publish_bytes_sent()),
         ("bytes/received", total.bytes_received),
         ("bytes/sent", total.bytes_sent),
         ("subscriptions/count", total.subscriptions),
