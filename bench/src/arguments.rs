@@ -3,6 +3,7 @@
 use crate::alone::{self, Alone};
 use crate::broker::{self, Candidate, Kind};
 use crate::mqtt::Version;
+use crate::probe::Plan;
 use crate::scenario::{self, Scenario, Settings, traffic};
 use lexopt::{Arg, Parser, ValueExt};
 use std::net::{SocketAddrV4, ToSocketAddrs};
@@ -104,6 +105,8 @@ fn defaults() -> Settings {
         reset: true,
         hold: 60.0,
         shards: 2,
+        messages: None,
+        probes: Plan { pairs: 20, rate: 5 },
         repeat: None,
         raw: false,
     }
@@ -132,6 +135,9 @@ fn setting(
         "scale" => settings.scale = scale(parser)?,
         "drop" => settings.reset = reset(&parser.value()?.string()?)?,
         "shards" => settings.shards = parser.value()?.parse()?,
+        "messages" => settings.messages = Some(positive(parser)?),
+        "probes" => settings.probes.pairs = at_most(parser, 500)?,
+        "probe-rate" => settings.probes.rate = at_most(parser, 1000)?,
         "repeat" => settings.repeat = Some(positive(parser)?),
         "raw" => settings.raw = true,
         _ => return Ok(false),
@@ -276,6 +282,11 @@ fn seconds(parser: &mut Parser) -> Result<f64, lexopt::Error> {
 fn positive(parser: &mut Parser) -> Result<u32, lexopt::Error> {
     let number: u32 = parser.value()?.parse()?;
     if number > 0 { Ok(number) } else { Err("the number must be at least 1".into()) }
+}
+
+fn at_most(parser: &mut Parser, most: u32) -> Result<u32, lexopt::Error> {
+    let number: u32 = parser.value()?.parse()?;
+    if number <= most { Ok(number) } else { Err(format!("the number is at most {most}").into()) }
 }
 
 fn payload(parser: &mut Parser) -> Result<usize, lexopt::Error> {

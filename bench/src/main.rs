@@ -19,6 +19,7 @@ mod monitor;
 mod mqtt;
 mod placement;
 mod plot;
+mod probe;
 mod process;
 mod report;
 mod scenario;

@@ -3,7 +3,7 @@
 
 use super::Net;
 use crate::clock;
-use crate::mqtt::{self, Malformed, Packet, Version, first};
+use crate::mqtt::{self, Malformed, Packet, Session, Version, first};
 use crate::stats::Latency;
 use std::collections::HashMap;
 
@@ -46,8 +46,12 @@ pub struct Join {
     pub rate: u32,
     /// Seconds of keep-alive that clients announce; 0: none.
     pub keep_alive: u16,
+    /// What becomes of the sessions.
+    pub session: Session,
     /// Clients that have everything they need.
     pub ready: u32,
+    /// Clients whose session the broker had kept.
+    pub resumed: u32,
     /// Connections or subscriptions that were refused.
     pub refused: u32,
     /// Nanoseconds from the first system call to CONNACK.
@@ -70,7 +74,9 @@ impl Join {
             limit,
             rate: 0,
             keep_alive: 0,
+            session: Session::Clean,
             ready: 0,
+            resumed: 0,
             refused: 0,
             connack: Latency::new(),
             next: 0,
@@ -129,7 +135,7 @@ impl Join {
     pub fn connected(&mut self, net: &mut Net, client: u32) {
         self.steps[client as usize] = Step::Connecting;
         let id = self.names.of(client);
-        mqtt::put_connect(net.out(client), self.version, &id, self.keep_alive);
+        mqtt::put_connect(net.out(client), self.version, &id, self.keep_alive, self.session);
     }
 
     /// Whether `client` takes part in the traffic.
@@ -137,21 +143,25 @@ impl Join {
         self.steps[client as usize] == Step::Ready
     }
 
-    /// A packet for a client that is not ready. `filter` gives its subscription, if it has one.
+    /// A packet for a client that is not ready. `filter` gives its subscription, if it has one. At
+    /// CONNACK returns when the connection was begun.
     pub fn packet(
         &mut self,
         net: &mut Net,
         client: u32,
         packet: &Packet<'_>,
         filter: impl FnOnce(u32) -> Option<(String, u8)>,
-    ) -> Result<(), Malformed> {
+    ) -> Result<Option<u64>, Malformed> {
         match (self.steps[client as usize], packet.first) {
             (Step::Connecting, first::CONNACK) => {
-                if mqtt::connack_of(packet)? != 0 {
+                let connack = mqtt::connack_of(packet)?;
+                if connack.code != 0 {
                     self.refused += 1;
                     return Err(Malformed);
                 }
-                if let Some(start) = self.starts.remove(&client) {
+                self.resumed += u32::from(connack.session_present);
+                let start = self.starts.remove(&client);
+                if let Some(start) = start {
                     self.connack.record(clock::now().saturating_sub(start));
                 }
                 match filter(client) {
@@ -161,7 +171,7 @@ impl Join {
                     }
                     None => self.arrived(client),
                 }
-                Ok(())
+                Ok(start)
             }
             (Step::Subscribing, first::SUBACK) => {
                 if mqtt::ack_of(self.version, packet)? != (1, false) {
@@ -169,7 +179,7 @@ impl Join {
                     return Err(Malformed);
                 }
                 self.arrived(client);
-                Ok(())
+                Ok(None)
             }
             _ => Err(Malformed),
         }
