@@ -6,7 +6,7 @@ use crate::clock;
 use crate::machine;
 use crate::report::{self, Row};
 use crate::scenario::{self, Scenario, Settings};
-use crate::{compare, plot, stop};
+use crate::{compare, plot, stop, summary};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -28,11 +28,16 @@ pub struct Alone {
 impl Alone {
     /// Runs it, prints the tables and writes the result file.
     pub fn run(mut self) -> Result<(), String> {
+        if let Some(path) = &self.plot {
+            plot::drawable(path)?;
+        }
         let machine = machine::describe();
         let scratch = std::env::temp_dir().join(format!("ringmq-bench-{}", std::process::id()));
         let queues = match self.scenario.kind {
             scenario::Kind::Traffic(plan) => plan.qos > 0,
-            scenario::Kind::Fleet { .. } => true,
+            scenario::Kind::Fleet { .. }
+            | scenario::Kind::Queue { .. }
+            | scenario::Kind::Retained { .. } => true,
             _ => false,
         };
         let broker = match &self.broker {
@@ -51,9 +56,9 @@ impl Alone {
         drop(broker);
         let _ = fs::remove_dir_all(&scratch);
         let report = result.map_err(|e| format!("{e}{words}"))?;
-        println!("{}", self.table(&report));
+        println!("{}{}", self.table(&report), summary::table(&report));
         self.draw(&report)?;
-        if !words.is_empty() {
+        if words.contains("ERROR") || words.contains("panicked") {
             println!("the broker{words}");
         }
         let file = json!({
@@ -79,7 +84,10 @@ impl Alone {
             return Err(format!("{} has no course to be drawn", self.scenario.name));
         };
         let name = self.broker.as_ref().map_or("a running broker", |b| &b.name);
-        let title = format!("{}: {} clients, {name}", self.scenario.name, report["clients"]);
+        let title = match report["clients"].as_u64() {
+            Some(clients) => format!("{}: {clients} clients, {name}", self.scenario.name),
+            None => format!("{}, {name}", self.scenario.name),
+        };
         fs::write(path, plot::svg(&title, series))
             .map_err(|e| format!("{}: {e}", path.display()))?;
         println!("drawn to {}", path.display());

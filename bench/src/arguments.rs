@@ -102,6 +102,7 @@ fn defaults() -> Settings {
         window: None,
         ping: None,
         scale: 1.0,
+        speed: 1.0,
         reset: true,
         hold: 60.0,
         shards: 2,
@@ -133,6 +134,7 @@ fn setting(
         "hold" => settings.hold = seconds(parser)?,
         "ping" => settings.ping = Some(parser.value()?.parse()?),
         "scale" => settings.scale = scale(parser)?,
+        "speed" => settings.speed = speed(parser)?,
         "drop" => settings.reset = reset(&parser.value()?.string()?)?,
         "shards" => settings.shards = parser.value()?.parse()?,
         "messages" => settings.messages = Some(positive(parser)?),
@@ -304,6 +306,11 @@ fn scale(parser: &mut Parser) -> Result<f64, lexopt::Error> {
     if (0.0001..=20.0).contains(&scale) { Ok(scale) } else { Err("0.0001 to 20".into()) }
 }
 
+fn speed(parser: &mut Parser) -> Result<f64, lexopt::Error> {
+    let speed: f64 = parser.value()?.parse()?;
+    if (0.01..=100.0).contains(&speed) { Ok(speed) } else { Err("0.01 to 100".into()) }
+}
+
 fn reset(text: &str) -> Result<bool, String> {
     match text {
         "reset" | "rst" => Ok(true),
@@ -347,15 +354,19 @@ ringmq-bench echo-server --port PORT
   --protocol V      3.1.1 or 5 (3.1.1)                  --payload N    bytes, at least 24 (64)
   --salt TEXT       ClientIds and topics begin with it: another salt, another placement (b)
   --joining N       connections under way at once (64)  --clients N    instead of the scenario's
-  --rate N          messages/s, 0 as fast as they go    --window N     in flight (run only)
-  --burst N        messages due at the same moment, when there is a rate (1)
+  --rate N          messages/s, 0 as fast as they go; of crowds: connections/s
+  --window N        in flight (run only)                --messages N   of queue and retained
+  --burst N         messages due at the same moment, when there is a rate (1)
   --json FILE       result file (compare, floor: bench/out/DATE.json; run: standard output)
   --hold N          seconds that connected clients stay (60)
   --ping N          seconds between pings of one client, 0 for none (240; fleet 120)
   --scale F         times the scenario's clients and rates (1)
+  --speed F         a fleet's messages come so much more often (1)
+  --probes N        steady pairs beside million, conn-tcp and storm, 0 for none (20)
+  --probe-rate N    messages/s of each pair (5)
   --drop HOW        of a storm: reset or close (reset)
   --shards N        of the broker (2; NAME only)        --repeat N     rounds
-  --plot FILE.svg   the course of million, conn-tcp, storm and fleet (NAME only)
+  --plot FILE.svg   the course of the run (NAME only)
   --set KEY=VALUE   RingMQ's configuration (NAME only)
   --ringmq PATH     the broker program                  --no-build     use what is built already
   --skip NAME       ringmq or mosquitto                 --reference N  row that ratios refer to

@@ -223,8 +223,9 @@ pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
         return Err(format!("only {} clients came in before we had to stop", crowd.join.ready));
     }
     let now = clock::now();
-    crowd.talk.heartbeats = Some(Sweep::new(devices, HEARTBEAT_EVERY, now));
-    crowd.talk.statuses = Some(Sweep::new(devices, STATUS_EVERY, now));
+    let faster = |interval: u64| (interval as f64 / settings.speed) as u64;
+    crowd.talk.heartbeats = Some(Sweep::new(devices, faster(HEARTBEAT_EVERY), now));
+    crowd.talk.statuses = Some(Sweep::new(devices, faster(STATUS_EVERY), now));
     crowd.phase("warm-up");
     crowd.stay(&mut net, clock::nanos(settings.warmup))?;
     crowd.talk.heartbeat_latency.clear();

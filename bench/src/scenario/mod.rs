@@ -288,6 +288,8 @@ pub struct Settings {
     pub ping: Option<u32>,
     /// Multiplies the scenario's clients and rates.
     pub scale: f64,
+    /// Divides the intervals of a fleet's messages: what more devices would say.
+    pub speed: f64,
     /// A storm drops connections by reset; else by an orderly close.
     pub reset: bool,
     /// Seconds that connected clients stay.
