@@ -146,7 +146,8 @@ impl Comparison {
         };
         commands.entry(key).or_insert_with(|| broker.started_as.clone().into());
         let raw = matches!(candidate.kind, broker::Kind::EchoFloor);
-        self.generate(case, &broker, raw, scratch).map_err(|e| format!("{e}{}", broker.last_words()))
+        self.generate(case, &broker, raw, scratch)
+            .map_err(|e| format!("{e}{}", broker.last_words()))
     }
 
     /// Runs the generator as a child, in bounded time, and reads its report.

@@ -110,11 +110,7 @@ fn coming_in(from: &Snapshot, to: &Snapshot) -> Value {
 }
 
 /// Until the host has hardly more sockets than before, and the memory had time to come back.
-fn wait_for_broker(
-    crowd: &mut Crowd<Quiet>,
-    net: &mut crate::clients::Net,
-    probing: u64,
-) -> Gone {
+fn wait_for_broker(crowd: &mut Crowd<Quiet>, net: &mut crate::clients::Net, probing: u64) -> Gone {
     let limit = clock::now() + CLOSING;
     let rest = crowd.monitor.before.sockets + probing + 200;
     let mut gone = None;
