@@ -47,7 +47,9 @@ pub fn table(report: &Value) -> String {
     }
     if let Some(percent) = figure("generator_percent") {
         let limit = if percent > 90.0 { ": IT WAS THE LIMIT" } else { "" };
-        let _ = writeln!(text, "  generator                 {percent:.0} % of a core{limit}");
+        let each = figure("generator_bytes_per_client");
+        let each = each.map_or(String::new(), |bytes| format!(", {bytes:.0} B per client"));
+        let _ = writeln!(text, "  generator                 {percent:.0} % of a core{limit}{each}");
     }
     text
 }

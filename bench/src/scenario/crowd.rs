@@ -9,6 +9,7 @@ use crate::clock::{self, MILLISECOND, SECOND};
 use crate::monitor::Monitor;
 use crate::mqtt::{self, Malformed, Packet, first};
 use crate::probe::{self, Probes};
+use crate::process;
 use crate::stop;
 use serde_json::{Value, json};
 
@@ -20,6 +21,8 @@ const PACE_GRAIN: u64 = MILLISECOND;
 const MOST_REFUSALS: u64 = 10_000;
 /// Without a single new client for this long the broker counts as stuck, in nanoseconds.
 const STUCK: u64 = 60 * SECOND;
+/// With fewer clients than these our memory is the rings', not the clients'.
+const MANY: u32 = 10_000;
 /// Connections ended between two looks at what comes back.
 const LEAVE_AT_ONCE: u32 = 512;
 
@@ -149,6 +152,11 @@ pub struct Crowd<T> {
     /// What happened.
     pub counts: Counts,
     probes: Option<Probes>,
+    /// What they saw.
+    probed: Option<Value>,
+    /// Our own resident bytes when nobody was in, and grown by each client since.
+    own_before: u64,
+    own_per_client: f64,
     pings: Option<Sweep>,
     last_arrival: u64,
     /// When the next turn should begin at the latest.
@@ -166,6 +174,7 @@ impl<T: Talk> Crowd<T> {
         talk: T,
         settings: &Settings,
     ) -> Result<(Self, Net), String> {
+        let own_before = process::own_resident();
         let monitor = Monitor::new(settings.pid);
         let net = Net::new(settings.target, total, Options { reset, ..Options::default() })?;
         let names = Names::Numbered(settings.salt.clone());
@@ -179,6 +188,9 @@ impl<T: Talk> Crowd<T> {
             monitor,
             counts: Counts::default(),
             probes: None,
+            probed: None,
+            own_before,
+            own_per_client: 0.0,
             pings,
             last_arrival: 0,
             planned: u64::MAX,
@@ -194,6 +206,13 @@ impl<T: Talk> Crowd<T> {
             self.probes = Some(Probes::start(plan, settings.target, version, salt, "alone")?);
         }
         Ok(())
+    }
+
+    /// The probes fall silent; [`Self::report`] has what they saw.
+    pub fn end_probes(&mut self) {
+        if let Some(probes) = self.probes.take() {
+            self.probed = Some(probes.finish());
+        }
     }
 
     /// A new part of the run begins, for samples and probes.
@@ -255,6 +274,10 @@ impl<T: Talk> Crowd<T> {
             }
         }
         self.join.stop();
+        if self.join.ready >= MANY {
+            let grown = process::own_resident().saturating_sub(self.own_before);
+            self.own_per_client = grown as f64 / f64::from(self.join.ready);
+        }
         Ok(())
     }
 
@@ -284,8 +307,12 @@ impl<T: Talk> Crowd<T> {
 
     /// The counts, and what the probes say, which end with this.
     pub fn report(&mut self, report: &mut Value) {
-        if let Some(probes) = self.probes.take() {
-            report["probes"] = probes.finish();
+        self.end_probes();
+        if let Some(probes) = self.probed.take() {
+            report["probes"] = probes;
+        }
+        if self.own_per_client > 0.0 {
+            report["generator_bytes_per_client"] = self.own_per_client.into();
         }
         let counts = self.counts;
         report["disconnects"] = counts.disconnects.into();

@@ -5,7 +5,7 @@ use super::{Settings, Snapshot};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::host::Host;
 use crate::probe;
-use crate::process::{self, Memory};
+use crate::process::Memory;
 use crate::report;
 use serde_json::{Value, json};
 
@@ -23,7 +23,6 @@ const CLOSING: u64 = 60 * SECOND;
 /// `clients` come in, `rate` per second or as fast as they can, stay for `settings.hold` seconds
 /// and leave.
 pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Result<Value, String> {
-    let own_before = process::own_resident();
     let talk = Quiet::new(&settings.salt, subscribe);
     let (mut crowd, mut net) =
         Crowd::new(clients, settings.ping.unwrap_or(PING_EVERY), true, talk, settings)?;
@@ -51,15 +50,14 @@ pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Res
     crowd.phase("settle");
     crowd.stay(&mut net, SETTLE)?;
     let full = crowd.monitor.memory();
+    // They would be most of the idle CPU.
+    crowd.end_probes();
     crowd.phase("hold");
     let from = snapshot(&crowd, 0);
     let held = crowd.stay(&mut net, clock::nanos(settings.hold));
     let to = snapshot(&crowd, 0);
     let after = crowd.monitor.memory();
     let host = crowd.monitor.host();
-    report["generator_bytes_per_client"] =
-        (process::own_resident().saturating_sub(own_before) as f64 / f64::from(reached.max(1)))
-            .into();
     crowd.stay(&mut net, 200 * MILLISECOND)?;
     report["hold"] = from.until(&to);
     report["still_in"] = crowd.join.ready.into();
@@ -71,8 +69,7 @@ pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Res
     let left = clock::now();
     crowd.leave(&mut net, 0..clients)?;
     let ours_closed = clock::now();
-    let probing = 4 * u64::from(settings.probes.pairs);
-    let gone = wait_for_broker(&mut crowd, &mut net, probing)?;
+    let gone = wait_for_broker(&mut crowd, &mut net)?;
     report["leave"] = json!({
         "closing_s": (ours_closed - left) as f64 / 1e9,
         "broker_done_s": gone.map(|at| (at - left) as f64 / 1e9),
@@ -110,9 +107,9 @@ fn coming_in(from: &Snapshot, to: &Snapshot) -> Value {
 }
 
 /// Until the host has hardly more sockets than before, and the memory had time to come back.
-fn wait_for_broker(crowd: &mut Crowd<Quiet>, net: &mut crate::clients::Net, probing: u64) -> Gone {
+fn wait_for_broker(crowd: &mut Crowd<Quiet>, net: &mut crate::clients::Net) -> Gone {
     let limit = clock::now() + CLOSING;
-    let rest = crowd.monitor.before.sockets + probing + 200;
+    let rest = crowd.monitor.before.sockets + 200;
     let mut gone = None;
     while clock::now() < limit && gone.is_none() {
         crowd.turn(net, limit)?;
