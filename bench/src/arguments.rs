@@ -2,12 +2,14 @@
 
 use crate::alone::{self, Alone};
 use crate::broker::{self, Candidate, Kind};
+use crate::clients::tls::Tls;
 use crate::mqtt::Version;
 use crate::probe::Plan;
 use crate::scenario::{self, Scenario, Settings, traffic};
 use lexopt::{Arg, Parser, ValueExt};
 use std::net::{SocketAddrV4, ToSocketAddrs};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What was asked for.
 pub enum Job {
@@ -107,6 +109,9 @@ fn defaults() -> Settings {
         hold: 60.0,
         shards: 2,
         messages: None,
+        tls_authorities: None,
+        tls_name: "localhost".into(),
+        tls: None,
         probes: Plan { pairs: 20, rate: 5 },
         repeat: None,
         raw: false,
@@ -137,6 +142,8 @@ fn setting(
         "speed" => settings.speed = speed(parser)?,
         "drop" => settings.reset = reset(&parser.value()?.string()?)?,
         "shards" => settings.shards = parser.value()?.parse()?,
+        "tls" => settings.tls_authorities = Some(PathBuf::from(parser.value()?)),
+        "tls-name" => settings.tls_name = parser.value()?.string()?,
         "messages" => settings.messages = Some(positive(parser)?),
         "probes" => settings.probes.pairs = at_most(parser, 500)?,
         "probe-rate" => settings.probes.rate = at_most(parser, 1000)?,
@@ -171,6 +178,7 @@ fn run(mut parser: Parser) -> Result<Job, lexopt::Error> {
     }
     let scenario = scenario.ok_or("run needs --scenario NAME")?;
     settings.target = target.ok_or("run needs --target HOST:PORT")?;
+    prepare_tls(&mut settings)?;
     Ok(Job::Run { scenario, settings: Box::new(settings), json })
 }
 
@@ -205,12 +213,23 @@ fn alone(mut parser: Parser, scenario: &'static Scenario) -> Result<Job, lexopt:
     let broker = match (target, broker) {
         (Some(target), _) => {
             settings.target = target;
+            prepare_tls(&mut settings)?;
             None
+        }
+        (None, _) if settings.tls_authorities.is_some() => {
+            return Err("--tls needs --target: brokers are started here without it".into());
         }
         (None, Some(broker)) => Some(broker),
         (None, None) => Some(alone::ringmq(ringmq, settings.shards, broker_settings)?),
     };
     Ok(Job::Alone(Alone { scenario, settings: Box::new(settings), broker, plot, json }))
+}
+
+fn prepare_tls(settings: &mut Settings) -> Result<(), String> {
+    if let Some(authorities) = &settings.tls_authorities {
+        settings.tls = Some(Arc::new(Tls::new(authorities, &settings.tls_name)?));
+    }
+    Ok(())
 }
 
 fn comparing(mut parser: Parser, interval: f64) -> Result<Option<Comparing>, lexopt::Error> {
@@ -360,6 +379,8 @@ ringmq-bench echo-server --port PORT
   --json FILE       result file (compare, floor: bench/out/DATE.json; run: standard output)
   --hold N          seconds that connected clients stay (60)
   --ping N          seconds between pings of one client, 0 for none (240; fleet 120)
+  --tls CA.pem      trust these certificates and speak TLS (--target only; without probes)
+  --tls-name NAME   what the server's certificate is for (localhost)
   --scale F         times the scenario's clients and rates (1)
   --speed F         a fleet's messages come so much more often (1)
   --probes N        steady pairs beside million, conn-tcp and storm, 0 for none (20)
@@ -403,6 +424,15 @@ mod tests {
         for bad in ["x", "x=no port", "=a {port}"] {
             assert!(asked(&["compare", bad]).is_err());
         }
+    }
+
+    #[test]
+    fn tls_needs_a_running_broker_and_certificates_that_are_there() {
+        let error = |words: &[&str]| asked(words).err().map(|e| e.to_string()).unwrap_or_default();
+        let words = ["idle", "--tls", "/nowhere.pem", "x=a {port}"];
+        assert!(error(&words).contains("--target"));
+        let words = ["idle", "--tls", "/nowhere.pem", "--target", "127.0.0.1:1"];
+        assert!(error(&words).contains("/nowhere.pem"), "{}", error(&words));
     }
 
     #[test]

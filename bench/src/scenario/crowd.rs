@@ -176,7 +176,8 @@ impl<T: Talk> Crowd<T> {
     ) -> Result<(Self, Net), String> {
         let own_before = process::own_resident();
         let monitor = Monitor::new(settings.pid);
-        let net = Net::new(settings.target, total, Options { reset, ..Options::default() })?;
+        let options = Options { reset, tls: settings.tls.clone(), ..Options::default() };
+        let net = Net::new(settings.target, total, options)?;
         let names = Names::Numbered(settings.salt.clone());
         let mut join = Join::new(settings.version, names, total, settings.joining);
         join.keep_alive = u16::try_from(ping_interval + ping_interval / 4).unwrap_or(u16::MAX);
@@ -201,7 +202,8 @@ impl<T: Talk> Crowd<T> {
 
     /// Lets steady pairs talk beside the crowd from now on, unless the plan has none.
     pub fn probe(&mut self, plan: probe::Plan, settings: &Settings) -> Result<(), String> {
-        if plan.pairs > 0 && plan.rate > 0 {
+        // The probes' sockets are their own, and plain.
+        if plan.pairs > 0 && plan.rate > 0 && settings.tls.is_none() {
             let (version, salt) = (settings.version, &settings.salt);
             self.probes = Some(Probes::start(plan, settings.target, version, salt, "alone")?);
         }

@@ -38,7 +38,11 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
         disconnects: 0,
         failure: None,
     };
-    let mut net = Net::new(settings.target, clients, Options::default())?;
+    let mut net = Net::new(
+        settings.target,
+        clients,
+        Options { tls: settings.tls.clone(), ..Options::default() },
+    )?;
     let own_before = process::own_resident();
     let tree = settings.pid.map(Tree::of);
     let host = Host::now();

@@ -16,10 +16,13 @@ pub mod traffic;
 pub use run::Snapshot;
 
 use crate::clients::join::Names;
+use crate::clients::tls::Tls;
 use crate::mqtt::Version;
 use crate::probe;
 use serde_json::Value;
 use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How publishers and subscribers are paired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -296,6 +299,12 @@ pub struct Settings {
     pub hold: f64,
     /// Messages per client (queue) or in all (retained), instead of the scenario's.
     pub messages: Option<u32>,
+    /// Certificates that TLS trusts; without, there is no TLS.
+    pub tls_authorities: Option<PathBuf>,
+    /// What the server's certificate is for.
+    pub tls_name: String,
+    /// Below MQTT, made of the two.
+    pub tls: Option<Arc<Tls>>,
     /// Steady pairs beside million, conn-tcp and storm.
     pub probes: probe::Plan,
     /// Rounds of a scenario that compares within itself.

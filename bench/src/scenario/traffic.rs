@@ -21,7 +21,7 @@ pub const HEADER: usize = 24;
 /// Bytes that a publisher without acknowledgements writes at once.
 const BURST_BYTES: usize = 2048;
 /// Bounds what a publisher at full speed has in the kernel.
-const OPTIONS: Options = Options { send_buffer: 32 * 1024, reset: false };
+const OPTIONS: Options = Options { send_buffer: 32 * 1024, reset: false, tls: None };
 /// Identifiers in flight at which a paced publisher withholds messages instead of reusing one.
 const MAX_IN_FLIGHT: u16 = 60_000;
 /// At full speed the generator sleeps until this many things happened, or this long in
@@ -80,7 +80,8 @@ struct Traffic {
 pub fn run(plan: Plan, names: Names, settings: &Settings) -> Result<Value, String> {
     let mut traffic = Traffic::new(plan, names, settings);
     let clients = plan.publishers + plan.subscribers;
-    let mut net = Net::new(settings.target, clients, OPTIONS)?;
+    let mut net =
+        Net::new(settings.target, clients, Options { tls: settings.tls.clone(), ..OPTIONS })?;
     let empty = traffic.monitor.memory();
     traffic.monitor.phase("joining");
     let from = Snapshot::take(traffic.monitor.tree(), 0, 0);
