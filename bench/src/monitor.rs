@@ -184,7 +184,8 @@ impl Monitor {
         };
         eprintln!(
             "{:6.0} s {phase:<10} {:>9} clients {:>+8.0}/s · broker {:4.0} % {:6.0} MiB ({} B \
-             each) · generator {:3.0} %, late {:.1} ms · host {:+6.0} MiB, {:.0} free, slab {:.0} · {} sockets\
+             each) · generator {:3.0} %, late {:.1} ms · host {:+6.0} MiB, {:.0} free, slab \
+             {:.0} · {} sockets\
              {latency}",
             last.at,
             last.clients,

@@ -286,8 +286,8 @@ pub fn table(report: &Value) -> String {
          due\n\
          \x20 of this we were late: p50 {:.2}, p99 {:.2}, p99.9 {:.2}, max {:.2} ms\n\
          \x20 status answer  p50 {:.2}, p99 {:.2}, p99.9 {:.2}, max {:.2} ms there and back\n\
-         \x20 faults         lost {} heartbeats, {} statuses, {} answers; {} reordered, {} twice; {} \
-         disconnects,\n\x20                {} strange, {} of {} pings unanswered\n\
+         \x20 faults         lost {} heartbeats, {} statuses, {} answers; {} reordered, {} twice; \
+         {} disconnects,\n\x20                {} strange, {} of {} pings unanswered\n\
          \x20 broker memory  {:.1} MiB ({each:.0} B per client), peak {:.1}\n",
         report["clients"],
         figure("seconds"),

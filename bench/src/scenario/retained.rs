@@ -234,10 +234,10 @@ pub fn table(report: &Value) -> String {
         "retained: {} messages, {} subscribers that are told all of them\n\
          \x20 publishing     {:.0} messages/s, broker {:.2} µs each\n\
          \x20 replay         {:.0} messages/s, {:.2} s; broker {:.2} µs each, generator {:.0} %\n\
-         \x20                from SUBSCRIBE: first message p50 {:.1}, p99 {:.1}, max {:.1} ms; last \
-         p50 {:.0}, max {:.0} ms\n\
-         \x20 faults         {} lost, {} twice, {} without the retain flag, {} strange, {} refused, \
-         {} disconnects\n\
+         \x20                from SUBSCRIBE: first message p50 {:.1}, p99 {:.1}, max {:.1} ms; \
+         last p50 {:.0}, max {:.0} ms\n\
+         \x20 faults         {} lost, {} twice, {} without the retain flag, {} strange, {} \
+         refused, {} disconnects\n\
          \x20 broker memory  {:.1} MiB empty, {:.1} with messages ({:.0} B each), {:.1} at most, \
          {:.1} when deleted\n",
         report["messages"],

@@ -1,5 +1,5 @@
-//! Everybody drops at once and returns at once. Steady pairs show what others feel of it, and of the
-//! first arrival.
+//! Everybody drops at once and returns at once. Steady pairs show what others feel of it, and of
+//! the first arrival.
 
 use super::crowd::{Crowd, Quiet};
 use super::{Settings, Snapshot};
