@@ -1,7 +1,8 @@
 //! Sessions that outlive their connections: clients leave, messages are queued for them, and all
 //! return at once to get them.
 //!
-//! A client's waiting time counts from the first system call of its return to its last message. The
+//! A client waits from the beginning of its return, with a rate from when that was due, to its last
+//! message. The
 //! clients return as fast as `--joining` and `--rate` let them, whatever became of those before.
 
 use super::crowd::{Crowd, Stage, Talk};
