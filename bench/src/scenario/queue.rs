@@ -2,8 +2,8 @@
 //! return at once to get them.
 //!
 //! A client waits from the beginning of its return, with a rate from when that was due, to its last
-//! message. The
-//! clients return as fast as `--joining` and `--rate` let them, whatever became of those before.
+//! message. Clients return as fast as `--joining` and `--rate` let them, whatever became of those
+//! before.
 
 use super::crowd::{Crowd, Stage, Talk};
 use super::publish::Filling;
