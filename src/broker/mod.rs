@@ -56,10 +56,12 @@ pub fn run(config: Config, sources: Sources) -> Result<(), Failure> {
     for remark in config.remarks() {
         tracing::warn!("{remark}");
     }
-    if let Some(obstacle) = crate::doctor::obstacle(&config) {
+    // Before an executor is made: it does not report a kernel without io_uring but panics.
+    let host = crate::doctor::examine(&config, None);
+    if let Some(obstacle) = host.obstacle() {
         return Err(Failure(format!("this host cannot run it; {obstacle}")));
     }
-    for warning in crate::doctor::warnings(&config) {
+    for warning in host.warnings() {
         tracing::warn!("{warning}");
     }
     let mut broker = Broker::start(&config, started)?;
