@@ -114,6 +114,7 @@ impl Shard {
         connection.armed = Instant(0);
         let heard_until = self.heard_until;
         let silent = matches!(connection.stage, Stage::Entry | Stage::Open(_));
+        // [MQTT-3.1.2-22] is about clients that were not heard although we listened.
         if silent && now < heard_until {
             return self.arm_connection(socket, heard_until);
         }

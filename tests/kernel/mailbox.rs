@@ -186,8 +186,8 @@ fn a_full_mailbox_parks_publishers_and_loses_nothing() {
         figure(
             "full mailbox",
             &format!(
-                "{total} messages, all delivered {:?} after the end; memory {before} to {most} KiB; \
-                 longest connect+subscribe+ping on each shard {worst:?}",
+                "{total} messages, all delivered {:?} after the end; memory {before} to {most} \
+                 KiB; longest connect+subscribe+ping on each shard {worst:?}",
                 start.elapsed()
             ),
         );

@@ -76,7 +76,7 @@ fn ten_thousand_connections_reset_at_once_leave_nothing_behind() {
             figure(
                 "RST",
                 &format!(
-                    "{count} resets in {sent:?}, all wills after {wills:?}, $SYS at rest after {:?}",
+                    "{count} in {sent:?}, all wills after {wills:?}, $SYS settled after {:?}",
                     start.elapsed()
                 ),
             );

@@ -15,6 +15,9 @@ pub enum PushError<T> {
     Full(T),
 }
 
+#[derive(Debug)]
+pub struct Empty;
+
 pub struct RingBuffer<T> {
     head: AtomicUsize,
     tail: AtomicUsize,
@@ -87,8 +90,8 @@ impl<T> Producer<T> {
 }
 
 impl<T> Consumer<T> {
-    pub fn pop(&mut self) -> Result<T, ()> {
-        let head = self.next_head().ok_or(())?;
+    pub fn pop(&mut self) -> Result<T, Empty> {
+        let head = self.next_head().ok_or(Empty)?;
         // SAFETY: the slot at the head is the consumer's when the queue is not empty.
         let item = self.ring.slot(head).with_mut(|slot| unsafe { (*slot).take() });
         let head = self.ring.after(head);
@@ -106,7 +109,7 @@ impl<T> Consumer<T> {
         self.ring.distance(self.head.get(), self.tail.get())
     }
 
-    pub fn read_chunk(&mut self, count: usize) -> Result<Vec<T>, ()> {
+    pub fn read_chunk(&mut self, count: usize) -> Result<Vec<T>, Empty> {
         (0..count).map(|_| self.pop()).collect()
     }
 
