@@ -40,6 +40,8 @@
 //!   find a ring with room for a socket.
 //! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates); never on
 //!   the publish path.
+//! - What of this is ours to get right (a sleeping core's flag, mailboxes, ports, shapes) takes its
+//!   atomics from [`atomic`]; `tests/loom` runs it in every order.
 //! - [`mesh::Shared`], entrances and settings behind `Arc`: read only.
 //!
 //! # Where measurement or need changed the plan
@@ -58,6 +60,7 @@
 //! No task, thread, timer, buffer or lock per client. No broadcast per publish. No retry towards
 //! MQTT 5 clients (the specification forbids it). TLS, WebSocket, users, storage and
 //! clustering are later capabilities; their settings are refused, not ignored.
+pub mod atomic;
 #[cfg(feature = "runtime")]
 pub mod admin;
 #[cfg(feature = "runtime")]

@@ -109,6 +109,8 @@ pub struct Shard {
     data_taken: usize,
     idle_flows: VecDeque<(Instant, SessionRef)>,
     due: Vec<Timer>,
+    /// Until then clients that seem silent may only be unheard: the shard was held up.
+    heard_until: Instant,
     scratch: Vec<u8>,
     topic_scratch: String,
     fan: deliver::Fan,
@@ -166,6 +168,7 @@ impl Shard {
             first_peer: 0,
             idle_flows: VecDeque::new(),
             due: Vec::new(),
+            heard_until: Instant(0),
             scratch: Vec::new(),
             topic_scratch: String::new(),
             fan: deliver::Fan::default(),

@@ -135,6 +135,8 @@ impl Shard {
         if !connection.paused {
             connection.paused = true;
             self.actions.push(Action::Pause(socket));
+            // Only here: while a mailbox stays full, each step tries again and holds again.
+            self.counters.parks_mailbox += u64::from(hold == Holds::MAIL);
         }
         true
     }

@@ -191,8 +191,9 @@ counters! {
     "ringmq_doorbells_total" Counter "wakes"
         "Parked shards woken because of mail." { doorbells; }
     "ringmq_publisher_parks_total" Counter "parks"
-        "Times that reading from a publisher stopped because a mailbox was full." {
-        parks_publisher;
+        "Times that reading from a publisher stopped, by what it waits for." {
+        parks_publisher reason = "subscriber";
+        parks_mailbox reason = "mailbox";
     }
     "ringmq_steps_total" Counter "steps"
         "Passes of the shard's loop." { steps; }

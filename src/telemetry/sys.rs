@@ -111,7 +111,7 @@ pub fn topics(
     uptime: u64,
     version: &str,
 ) -> Vec<(String, String)> {
-    let mut list = List(Vec::with_capacity(64 + 12 * shards.len()));
+    let mut list = List(Vec::with_capacity(64 + 17 * shards.len()));
     list.add("version", format!("ringmq version {version}"));
     list.add("uptime", format!("{uptime} seconds"));
     let connected = total.clients_connected();
@@ -159,7 +159,7 @@ pub fn topics(
     list.0
 }
 
-fn shard_figures(shard: &Counters) -> [(&'static str, u64); 12] {
+fn shard_figures(shard: &Counters) -> [(&'static str, u64); 17] {
     [
         ("connections", shard.connections_open),
         ("sessions", shard.sessions),
@@ -172,6 +172,11 @@ fn shard_figures(shard: &Counters) -> [(&'static str, u64); 12] {
         ("mail/received", shard.mail_received),
         ("mail/sent", shard.mail_sent),
         ("mail/doorbells", shard.doorbells),
+        ("parks/subscriber", shard.parks_publisher),
+        ("parks/mailbox", shard.parks_mailbox),
+        ("buffers/exhausted", shard.buffer_exhaustions),
+        ("connections/refused", shard.connections_refused),
+        ("handovers/failed", shard.handover_failures),
         ("steps", shard.steps),
     ]
 }

@@ -567,3 +567,33 @@ fn where_messages_are_repeated_an_identifier_is_not_used_again_at_once() {
     }
     fine(&world);
 }
+
+#[test]
+fn a_shard_that_was_held_up_hears_its_clients_before_it_judges_their_silence() {
+    let mut world = world(1, roomy());
+    let mut peers: Vec<_> = (0..20)
+        .map(|n| {
+            let name = format!("c{n}");
+            let mut connect = hello(&name, true, 0);
+            connect.keep_alive = 2;
+            Peer::connect(&mut world, 0, &connect)
+        })
+        .collect();
+    // The process is stopped; all but the first go on sending PINGREQ.
+    world.settle();
+    world.advance(60_000);
+    for peer in &mut peers[1..] {
+        peer.raw(&mut world, &[0xC0, 0]);
+    }
+    // A step takes in less than what has piled up.
+    world.limit = 1;
+    world.settle();
+    assert_eq!(world.counters().connections_open, 20);
+    for _ in 0..24 {
+        world.advance(100);
+        world.settle();
+    }
+    assert_eq!(world.counters().connections_open, 19, "silence is still noticed");
+    assert_eq!(world.counters().keepalive_timeouts, 1);
+    fine(&world);
+}
