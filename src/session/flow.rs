@@ -26,6 +26,23 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Keeps the newest replay of each filter: it sends all that an older one still owes. So a
+    /// session that goes from connection to connection never holds more than it has filters.
+    pub fn keep_newest_replays(&mut self) {
+        let mut seen = hashbrown::HashSet::new();
+        let newest: Vec<u64> = self
+            .replays
+            .iter()
+            .rev()
+            .filter(|replay| seen.insert(replay.filter.0))
+            .map(|replay| replay.ticket)
+            .collect();
+        if newest.len() < self.replays.len() {
+            let newest: hashbrown::HashSet<u64> = newest.into_iter().collect();
+            self.replays.retain(|replay| newest.contains(&replay.ticket));
+        }
+    }
+
     /// True when it may be given back.
     pub fn is_idle(&self) -> bool {
         self.window.is_empty()

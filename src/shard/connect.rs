@@ -3,7 +3,7 @@
 use super::close::{Cause, LONGEST_HEAD};
 use super::connection::{Aliases, Stage};
 use super::{Action, Shard};
-use crate::ids::SocketId;
+use crate::ids::{ClientKey, SocketId};
 use crate::mesh::Entrance;
 use crate::message::{Message, MessageRef};
 use crate::packet::{self, ConnAck, ConnAckProperties, Connect, Framing, Qos, ReasonCode, Version};
@@ -184,7 +184,7 @@ impl Shard {
         let settings = Arc::clone(&self.settings);
         let will = connect.will.as_ref().map(|will| self.make_will(index, will, &mountpoint));
         let Some(session) = self.sessions.get_mut(index) else { unreachable!("just found") };
-        session.ends = None;
+        session.ends = Instant::END;
         if present {
             self.counters.sessions_persistent -= 1;
         }
@@ -205,13 +205,15 @@ impl Shard {
     }
 
     fn new_session(&mut self, name: &str) -> u32 {
+        let key = self.client_key(name);
         let index = self.sessions.insert(Session {
             client_id: name.into(),
+            key,
             subscriptions: Subscriptions::None,
             flow: None,
             will: None,
             extras: None,
-            ends: None,
+            ends: Instant::END,
             armed: Instant(0),
             socket: None,
             expiry: 0,
@@ -220,10 +222,9 @@ impl Shard {
             version: Version::V311,
             problem_information: true,
         });
-        let seeds = &self.shared.seeds;
         let sessions = &self.sessions;
-        self.names.insert_unique(seeds.place(name.as_bytes()), index, |&other| {
-            sessions.get(other).map_or(0, |session| seeds.place(session.client_id.as_bytes()))
+        self.names.insert_unique(key.0.get(), index, |&other| {
+            sessions.get(other).map_or(0, |session| session.key.0.get())
         });
         self.counters.sessions += 1;
         index
@@ -231,12 +232,25 @@ impl Shard {
 
     /// The session of a ClientId.
     pub(super) fn find_session(&self, name: &str) -> Option<u32> {
-        let hash = self.shared.seeds.place(name.as_bytes());
+        let hash = self.client_key(name).0.get();
         self.names
             .find(hash, |&index| {
                 self.sessions.get(index).is_some_and(|session| &*session.client_id == name)
             })
             .copied()
+    }
+
+    /// The connection of a client of this shard, while it has one.
+    pub(super) fn socket_of(&self, client: ClientKey) -> Option<SocketId> {
+        let session = |&index: &u32| self.sessions.get(index);
+        let found = self
+            .names
+            .find(client.0.get(), |index| session(index).is_some_and(|known| known.key == client));
+        found.and_then(session)?.socket
+    }
+
+    fn client_key(&self, name: &str) -> ClientKey {
+        ClientKey::new(self.shared.seeds.place(name.as_bytes()))
     }
 
     /// Session Expiry Interval in force, seconds [MQTT-3.2.2-21].
@@ -260,7 +274,7 @@ impl Shard {
             qos: will.qos,
             retain: will.retain,
             expires: None,
-            publisher: Some(self.session_ref(index)),
+            publisher: self.publisher(index),
         };
         Box::new(Will {
             message: Message::new(&message, &mut self.scratch),

@@ -276,6 +276,13 @@ impl Shard {
         let Some(id) = self.index.find(filter) else { return false };
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let Some(position) = session.subscriptions.remove(id) else { return false };
+        if let Some(flow) = &mut session.flow
+            && !flow.replays.is_empty()
+        {
+            // Another filter may get the number while the replay of this one waits.
+            flow.replays.retain(|replay| replay.filter != id);
+            self.wake_replay(index);
+        }
         self.counters.subscriptions -= 1;
         self.remove_place(id, position);
         true
