@@ -97,9 +97,9 @@ impl Groups {
             SharedStrategy::RoundRobin | SharedStrategy::Sticky => group.next % count,
             SharedStrategy::Random => random % count,
             SharedStrategy::HashTopic => topic as usize % count,
-            SharedStrategy::HashClient => message
-                .publisher
-                .map_or(0, |publisher| publisher.client.0.get() as usize % count),
+            SharedStrategy::HashClient => {
+                message.publisher.map_or(0, |publisher| publisher.client.0.get() as usize % count)
+            }
         };
         let at = (0..count)
             .map(|step| (first + step) % count)
