@@ -1,11 +1,12 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
 use super::connection::Stage;
+use super::route::packed_qos;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
-use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
+use crate::packet::{self, Disconnect, Qos, ReasonCode, Version, Violation};
 use crate::session::{NEVER, Session, Will};
 use crate::time::Instant;
 
@@ -148,11 +149,17 @@ impl Shard {
         self.groups.joining.remove(&index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
-        if let Some(flow) = &mut session.flow {
+        let Session { flow, subscriptions, .. } = session;
+        if let Some(flow) = flow {
             flow.crowded = None;
             // Retained messages that a SUBSCRIBE is owed are owed to the session
-            // [MQTT-3.8.4-4]; the next connection goes on with them.
-            flow.keep_newest_replays();
+            // [MQTT-3.8.4-4]; the next connection goes on with them. At QoS 0 they may be lost.
+            let (known, all) = (&self.index, self.settings.queue_qos0);
+            flow.inherit_replays(|filter| {
+                let place = subscriptions.position(filter);
+                let entry = place.and_then(|at| known.subscribers(filter).get(at as usize));
+                entry.is_some_and(|entry| all || packed_qos(entry.options) > Qos::AtMostOnce)
+            });
         }
         // Only now: what the publishers go on with must not find this client crowded again.
         self.unpark_waiters(index);
