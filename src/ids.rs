@@ -26,7 +26,7 @@ pub struct SessionRef {
     pub generation: u32,
 }
 
-/// A ClientId in eight bytes: its keyed hash, the same for every session and connection of a client.
+/// A ClientId in eight bytes: its keyed hash, the same for every session of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ClientKey(pub NonZeroU64);
 
