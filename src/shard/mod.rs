@@ -35,7 +35,7 @@ pub use outbox::Outbox;
 pub use placement::home_of;
 pub use settings::Settings;
 
-use crate::ids::{ListenerId, Peer, SessionRef, ShardId, SocketId};
+use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
 use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
@@ -386,6 +386,12 @@ impl Shard {
 
     fn session_ref(&self, index: u32) -> SessionRef {
         SessionRef { shard: self.id, index, generation: self.sessions.generation(index) }
+    }
+
+    /// The session at `index` as the publisher of a message.
+    fn publisher(&self, index: u32) -> Option<Publisher> {
+        let client = self.sessions.get(index)?.key;
+        Some(Publisher { client, shard: self.id })
     }
 
     /// The session, when it is on this shard and still the same one.

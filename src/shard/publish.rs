@@ -53,6 +53,13 @@ impl Shard {
             match arrival {
                 Arrival::New => {}
                 Arrival::Duplicate => {
+                    if publish.properties.topic_alias.is_some() {
+                        // It may set the alias for this connection [MQTT-3.3.2-12].
+                        let mut name = std::mem::take(&mut self.topic_scratch);
+                        let resolved = self.resolve_topic(socket, index, publish, &mut name);
+                        self.topic_scratch = name;
+                        resolved?;
+                    }
                     self.count_received(publish);
                     self.write_ack(socket, version, AckKind::PubRec, id, ReasonCode::Success);
                     return Ok(Flow::Next);
@@ -159,7 +166,7 @@ impl Shard {
             qos: publish.qos,
             retain: publish.retain,
             expires: self.bounded_expiry(expires),
-            publisher: Some(self.session_ref(index)),
+            publisher: self.publisher(index),
         };
         let hash = TopicHash::new(&self.shared.seeds, topic);
         let Some(route) = self.find_route(&hash, &message) else {

@@ -187,9 +187,9 @@ impl Shard {
     fn shrink_names(&mut self) {
         let (len, room) = (self.names.len(), self.names.capacity());
         if room > 4096 && len < room / 8 {
-            let (seeds, sessions) = (&self.shared.seeds, &self.sessions);
+            let sessions = &self.sessions;
             self.names.shrink_to(len * 2, |&index| {
-                sessions.get(index).map_or(0, |session| seeds.place(session.client_id.as_bytes()))
+                sessions.get(index).map_or(0, |session| session.key.0.get())
             });
         }
     }

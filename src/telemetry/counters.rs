@@ -158,7 +158,6 @@ counters! {
         dropped_expired reason = "expired";
         dropped_packet_too_large reason = "packet_too_large";
         dropped_offline_qos0 reason = "offline_qos0";
-        dropped_no_window reason = "no_window";
         dropped_session_gone reason = "session_gone";
         dropped_not_authorized reason = "not_authorized";
         dropped_retained_limit reason = "retained_limit";

@@ -28,7 +28,7 @@ fn figures_are_told_under_mosquittos_names() {
         messages_received_qos1: 2,
         messages_received_qos2: 3,
         dropped_expired: 4,
-        dropped_no_window: 5,
+        dropped_queue_full: 5,
         retained_messages: 7,
         pending_messages: 8,
         retained_bytes: 70,

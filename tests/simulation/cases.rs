@@ -9,7 +9,7 @@ use ringmq::packet::{AckKind, Connect, Version};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::{Settings, home_of};
 
-fn world(shards: usize, settings: Settings) -> World {
+pub(crate) fn world(shards: usize, settings: Settings) -> World {
     mounted_world(shards, settings, "")
 }
 
@@ -26,11 +26,11 @@ fn mounted_world(shards: usize, settings: Settings, mountpoint: &str) -> World {
 }
 
 /// A ClientId that lives on `shard`.
-fn name_on(shard: u8, shards: u8, tag: &str) -> String {
+pub(crate) fn name_on(shard: u8, shards: u8, tag: &str) -> String {
     (0..).map(|n| format!("{tag}-{n}")).find(|name| home_of(name, shards).0 == shard).unwrap()
 }
 
-fn fine(world: &World) {
+pub(crate) fn fine(world: &World) {
     assert_eq!(world.problems(), Vec::<String>::new());
 }
 
