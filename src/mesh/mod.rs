@@ -5,6 +5,7 @@ pub mod mail;
 pub mod mailbox;
 mod map;
 pub mod quota;
+mod shapes;
 
 use crate::topic::Seeds;
 use interest::Interest;
@@ -58,3 +59,6 @@ pub struct Entrance {
     /// Pace of new connections.
     pub rate: Rate,
 }
+
+#[cfg(test)]
+mod mailbox_tests;
