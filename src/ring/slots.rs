@@ -40,7 +40,8 @@ pub(super) struct Slot {
 
 const _: () = assert!(size_of::<Slot>() == 16);
 
-const CHUNK: usize = 1024;
+/// 8 KiB: a size that the allocator keeps on small pages, which come free sooner.
+const CHUNK: usize = 512;
 const NONE: u32 = u32::MAX;
 
 /// Neighbouring slots. The memory goes when none of them is in use.
@@ -184,7 +185,7 @@ mod tests {
         assert_eq!(slots.open(1, 6), ids[9]);
         assert!(slots.get_current(ids[7], before).is_none());
         assert!(slots.get_current(ids[7], before + 1).is_some());
-        assert_eq!((slots.open, slots.allocated()), (3000, 3072));
+        assert_eq!((slots.open, slots.allocated()), (3000, 6 * CHUNK as u32));
         assert!(slots.get(SocketId(9999)).is_none());
     }
 
