@@ -11,6 +11,9 @@ use crate::session::{Extras, Session, Subscriptions, Will};
 use crate::time::Instant;
 use std::sync::Arc;
 
+/// Bytes of a v5 CONNACK without properties.
+const SHORTEST_REFUSAL: usize = 5;
+
 /// Why a CONNECT is refused.
 struct Refused(ReasonCode, &'static str);
 
@@ -44,10 +47,24 @@ impl Shard {
             return;
         }
         let name: Box<str> = assigned.clone().unwrap_or_else(|| connect.client_id.into());
+        if let Some(max) = connect.properties.maximum_packet_size {
+            let mut connack = Vec::new();
+            self.encode_connack(&mut connack, &name, &connect, assigned.as_deref(), false);
+            if connack.len() > max as usize {
+                // [MQTT-3.1.2-24]: the client could not be told that it is connected.
+                let what = "the Maximum Packet Size does not hold a CONNACK";
+                self.refuse(socket, &connect, Refused(ReasonCode::PacketTooLarge, what));
+                return;
+            }
+        }
         self.counters.connects += 1;
         let (index, present) = self.attach(socket, &name, &connect, &entrance);
         self.set_up_connection(socket, index, &connect);
-        self.send_connack(socket, index, &connect, assigned.as_deref(), present);
+        let mut connack = std::mem::take(&mut self.scratch);
+        connack.clear();
+        self.encode_connack(&mut connack, &name, &connect, assigned.as_deref(), present);
+        self.write(socket, |out| out.extend_from_slice(&connack));
+        self.scratch = connack;
         self.actions.push(Action::ReceiveStream(socket));
         self.resume_deliveries(index);
         tracing::debug!(client_id = %name, shard = self.id.0, present, "client connected");
@@ -120,7 +137,10 @@ impl Shard {
         }
         let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX) as usize;
         let fits = what.len() + LONGEST_HEAD <= max; // [MQTT-3.2.2-19]
-        self.send_refusal(socket, connect.version, reason, fits.then_some(what));
+        // [MQTT-3.1.2-24]: a client that cannot take even the shortest is only disconnected.
+        if max >= SHORTEST_REFUSAL {
+            self.send_refusal(socket, connect.version, reason, fits.then_some(what));
+        }
         self.disconnect(socket, Cause::Rejected);
     }
 
@@ -305,29 +325,31 @@ impl Shard {
         }
     }
 
-    fn send_connack(
-        &mut self,
-        socket: SocketId,
-        index: u32,
+    /// The CONNACK that says yes. What a client can do without is left out when it does not fit.
+    fn encode_connack(
+        &self,
+        out: &mut Vec<u8>,
+        name: &str,
         connect: &Connect<'_>,
         assigned: Option<&str>,
         present: bool,
     ) {
         let keep_alive = self.keep_alive(connect);
-        let settings = Arc::clone(&self.settings);
-        let Some(session) = self.sessions.get(index) else { return };
+        let settings = &self.settings;
+        let expiry = self.granted_expiry(connect);
         let asked_expiry = connect.properties.session_expiry.unwrap_or(0);
         let response = (connect.properties.request_response_information
+            && settings.connack_properties
             && !settings.response_information.is_empty())
-        .then(|| format!("{}{}/", settings.response_information, session.client_id));
-        let mut properties = ConnAckProperties {
+        .then(|| format!("{}{name}/", settings.response_information));
+        let properties = ConnAckProperties {
             // What the client cannot do without: these change what it may send.
-            session_expiry: (session.expiry != asked_expiry).then_some(session.expiry),
+            session_expiry: (expiry != asked_expiry).then_some(expiry),
             receive_maximum: (settings.receive_maximum < u16::MAX)
                 .then_some(settings.receive_maximum),
             maximum_qos: Qos::from_u8(settings.max_qos),
             retain_available: (!settings.retain).then_some(false),
-            maximum_packet_size: Some(settings.max_packet_size),
+            maximum_packet_size: settings.connack_properties.then_some(settings.max_packet_size),
             assigned_client_id: assigned,
             topic_alias_maximum: (settings.max_topic_alias > 0).then_some(settings.max_topic_alias),
             wildcard_subscription_available: (!settings.wildcard_subscriptions).then_some(false),
@@ -335,18 +357,21 @@ impl Shard {
                 .then_some(false),
             shared_subscription_available: (!settings.shared_subscriptions).then_some(false),
             server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
+            response_information: response.as_deref(),
             ..Default::default()
         };
-        if settings.connack_properties {
-            properties.response_information = response.as_deref();
-        } else {
-            properties.maximum_packet_size = None;
-        }
-        let connack = ConnAck { session_present: present, reason: ReasonCode::Success, properties };
-        let version = connect.version;
         // MQTT 3.1 has no Session Present flag.
-        let connack = ConnAck { session_present: present && version != Version::V31, ..connack };
-        self.write(socket, |out| packet::encode_connack(out, version, &connack));
+        let session_present = present && connect.version != Version::V31;
+        let reason = ReasonCode::Success;
+        let connack = ConnAck { session_present, reason, properties };
+        packet::encode_connack(out, connect.version, &connack);
+        let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX) as usize;
+        if out.len() > max && response.is_some() {
+            out.clear();
+            let properties = ConnAckProperties { response_information: None, ..properties };
+            let connack = ConnAck { properties, ..connack };
+            packet::encode_connack(out, connect.version, &connack);
+        }
     }
 }
 

@@ -17,6 +17,11 @@ const FILTER: Violation =
 const SHARED_NO_LOCAL: Violation =
     Violation { reason: ReasonCode::ProtocolError, what: "a shared subscription with No Local" };
 
+const ANSWER_TOO_LARGE: Violation = Violation {
+    reason: ReasonCode::PacketTooLarge,
+    what: "the answer for so many filters is larger than the client's Maximum Packet Size",
+};
+
 /// A SUBACK that waits until the home shards of its share groups route for the client.
 pub(super) struct Joining {
     session: SessionRef,
@@ -41,6 +46,7 @@ impl Shard {
         for wanted in subscribe.filters.iter() {
             check_filter(&wanted)?;
         }
+        self.check_answer(index, version, subscribe.filters.len())?;
         let session = self.session_ref(index);
         let id = subscribe.id;
         let ticket = self.ticket();
@@ -64,6 +70,19 @@ impl Shard {
             self.hold(socket, Holds::JOINING);
         }
         Ok(Flow::Next)
+    }
+
+    /// SUBACK and UNSUBACK have one code per filter: a client must not ask about more at a time
+    /// than its own Maximum Packet Size lets it be answered [MQTT-3.1.2-24].
+    fn check_answer(&self, index: u32, version: Version, filters: usize) -> Result<(), Violation> {
+        let Some(session) = self.sessions.get(index) else { return Ok(()) };
+        // Packet identifier and property length, then first byte and Remaining Length.
+        let rest = 3 + filters;
+        let length = 1 + usize::from(rest > 0x7F) + usize::from(rest > 0x3FFF);
+        if version.is_v5() && 1 + length + rest > session.maximum_packet_size as usize {
+            return Err(ANSWER_TOO_LARGE);
+        }
+        Ok(())
     }
 
     /// A number that tells one request to other shards from every other.
@@ -245,10 +264,11 @@ impl Shard {
         index: u32,
         version: Version,
         unsubscribe: &Unsubscribe<'_>,
-    ) -> Flow {
+    ) -> Result<Flow, Violation> {
         if self.outbox.is_congested() {
-            return Flow::Hold(Holds::MAIL);
+            return Ok(Flow::Hold(Holds::MAIL));
         }
+        self.check_answer(index, version, unsubscribe.filters.len())?;
         let mut codes = Vec::with_capacity(unsubscribe.filters.len());
         for filter in unsubscribe.filters.iter() {
             let mountpoint = self.sessions.get(index).map_or("", |session| session.mountpoint());
@@ -269,7 +289,7 @@ impl Shard {
         };
         // [MQTT-3.10.4-4]: also when nothing was deleted.
         self.write(socket, |out| packet::encode_unsuback(out, version, &unsuback));
-        Flow::Next
+        Ok(Flow::Next)
     }
 
     fn drop_subscription(&mut self, index: u32, filter: &str) -> bool {

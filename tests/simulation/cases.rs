@@ -5,7 +5,7 @@ use crate::peer::{Got, Peer, hello, will};
 use crate::settings::roomy;
 use crate::world::{Plan, World, entrance};
 use ringmq::config::OnFull;
-use ringmq::packet::{AckKind, Connect, Version};
+use ringmq::packet::{AckKind, Connect, ReasonCode, Version};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::{Settings, home_of};
 
@@ -564,6 +564,36 @@ fn where_messages_are_repeated_an_identifier_is_not_used_again_at_once() {
             world.settle();
             world.advance(500);
         }
+    }
+    fine(&world);
+}
+
+#[test]
+fn a_maximum_packet_size_below_the_answer_gets_no_answer() {
+    let mut world = world(1, roomy());
+    // Found by fuzzing: CONNACK and SUBACK were not measured [MQTT-3.1.2-24].
+    for (size, answers) in [(4, 0), (5, 1), (12, 1), (200, 1)] {
+        let mut connect = hello("c", true, 0);
+        connect.properties.maximum_packet_size = Some(size);
+        let mut peer = Peer::connect(&mut world, 0, &connect);
+        let got = peer.take(&mut world);
+        assert_eq!(got.len(), answers, "{got:?}");
+        world.advance(3000);
+        world.settle();
+        assert_eq!(peer.is_closed(&world), size < 200);
+        let refused = matches!(got[..], [Got::ConnAck { reason: ReasonCode::PacketTooLarge, .. }]);
+        assert_eq!(refused, (5..200).contains(&size), "{got:?}");
+    }
+    let mut connect = hello("c", true, 0);
+    connect.properties.maximum_packet_size = Some(60);
+    for (filters, refused) in [(55, false), (56, true)] {
+        let mut peer = Peer::connect(&mut world, 0, &connect);
+        peer.subscribe_all(&mut world, 7, &vec!["a"; filters]);
+        let got = peer.take(&mut world);
+        assert_eq!(got[1..] == [Got::Disconnect(ReasonCode::PacketTooLarge)], refused, "{got:?}");
+        world.advance(3000);
+        world.settle();
+        assert_eq!(peer.is_closed(&world), refused);
     }
     fine(&world);
 }

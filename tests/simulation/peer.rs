@@ -155,6 +155,20 @@ impl Peer {
         });
     }
 
+    /// One SUBSCRIBE of many filters, QoS 0.
+    pub fn subscribe_all(&mut self, world: &mut World, number: u16, filters: &[&str]) {
+        self.write(world, |out, version| {
+            let (mut raw, options) = (Vec::new(), SubscribeOptions::default());
+            for filter in filters {
+                SubscribeFilter { filter, options }.write(version, &mut raw);
+            }
+            let filters = SubscribeFilters::parse(version, &raw).unwrap();
+            let user = UserProperties::default();
+            let subscribe = Subscribe { id: id(number), subscription_id: None, user, filters };
+            packet::encode_subscribe(out, version, &subscribe);
+        });
+    }
+
     pub fn unsubscribe(&mut self, world: &mut World, number: u16, filter: &str) {
         self.write(world, |out, version| {
             let mut raw = Vec::new();
