@@ -148,8 +148,7 @@ impl Model {
         }
         self.next += 1;
         let target = self.next;
-        let subscriber =
-            Subscriber { target, subscription_id: target % 5, options: target as u8 };
+        let subscriber = Subscriber { target, subscription_id: target % 5, options: target as u8 };
         let node = &mut self.nodes[shard];
         let id = node.index.intern(filter);
         let key = node.index.key(id);
@@ -213,10 +212,9 @@ impl Model {
             return;
         }
         match value {
-            Some(value) => assert_eq!(
-                self.retained.set(name, value),
-                self.kept.insert(name.to_owned(), value)
-            ),
+            Some(value) => {
+                assert_eq!(self.retained.set(name, value), self.kept.insert(name.to_owned(), value))
+            }
             None => assert_eq!(self.retained.remove(name), self.kept.remove(name)),
         }
         assert_eq!(self.retained.get(name), self.kept.get(name));
@@ -262,7 +260,10 @@ impl Model {
             assert_eq!(node.index.subscriptions(), all);
             for (filter, list) in &node.lists {
                 let id = node.index.find(filter).expect("somebody subscribes to it");
-                assert_eq!((node.index.subscribers(id), node.index.filter(id)), (&**list, &**filter));
+                assert_eq!(
+                    (node.index.subscribers(id), node.index.filter(id)),
+                    (&**list, &**filter)
+                );
             }
         }
     }

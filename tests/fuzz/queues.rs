@@ -28,6 +28,9 @@ fn span(input: &mut Input<'_>) -> u64 {
     u64::from(input.byte()).rotate_right(8) >> magnitude
 }
 
+/// The last milliseconds of time are in no whole tick.
+const LAST: u64 = u64::MAX - 2 * GRANULARITY_MILLIS;
+
 fn wheel(input: &mut Input<'_>) {
     let mut now = Instant(span(input) >> 1);
     let mut wheel = Wheel::new(now);
@@ -41,12 +44,13 @@ fn wheel(input: &mut Input<'_>) {
             0 | 1 => {
                 let ahead = span(input);
                 // Also what has passed already.
-                let deadline = Instant(now.0.saturating_add(ahead) - u64::from(input.flag()));
+                let deadline = now.0.saturating_add(ahead).saturating_sub(input.flag().into());
+                let deadline = Instant(deadline.min(LAST));
                 wheel.insert(deadline, next);
                 waiting.insert(next, deadline);
                 next += 1;
             }
-            2 => now = Instant(now.0.saturating_add(span(input) >> 2)),
+            2 => now = Instant(now.0.saturating_add(span(input) >> 2).min(LAST)),
             _ => {
                 if let Some(next) = wheel.next_deadline() {
                     now = now.max(next);
@@ -160,7 +164,8 @@ fn window(input: &mut Input<'_>) {
                 assert_eq!(told, naive.acknowledge(id, kind, accepted), "{id:?} {kind:?}");
             }
             6 => {
-                let releases: Vec<PacketId> = naive.sent.iter().filter_map(repeat_naively).collect();
+                let releases: Vec<PacketId> =
+                    naive.sent.iter().filter_map(repeat_naively).collect();
                 naive.sent.iter_mut().for_each(|sent| sent.3 |= sent.2);
                 assert_eq!(window.repeat(), releases);
             }
@@ -300,7 +305,10 @@ fn subscriptions(input: &mut Input<'_>) {
             }
         }
         assert_eq!(subscriptions.position(filter), naive.get(&filter.0).copied());
-        assert_eq!((subscriptions.len(), subscriptions.is_empty()), (naive.len(), naive.is_empty()));
+        assert_eq!(
+            (subscriptions.len(), subscriptions.is_empty()),
+            (naive.len(), naive.is_empty())
+        );
         assert_eq!(subscriptions.any().is_some(), !naive.is_empty());
         let mut all = subscriptions.all();
         all.sort_by_key(|place| place.filter.0);

@@ -115,7 +115,7 @@ impl Session {
         let plan = Plan {
             seed: u64::from(shape),
             shards: [1, 2, 2, 3][usize::from(shape & 3)],
-            data: if small { 2 } else { 32 },
+            data: if small { 4 } else { 32 },
             control: if small { 1 } else { 32 },
             settings: settings.clone(),
             faults: Faults {

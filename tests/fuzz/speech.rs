@@ -73,7 +73,8 @@ pub fn connect(input: &mut Input<'_>) -> Vec<u8> {
         let limits = input.byte();
         let expiry = [None, Some(0), Some(1), Some(40), Some(u32::MAX), Some(30)];
         properties.session_expiry = expiry[usize::from(flags >> 4) % 6];
-        properties.receive_maximum = [None, Some(1), Some(2), Some(65_535)][usize::from(limits & 3)];
+        properties.receive_maximum =
+            [None, Some(1), Some(2), Some(65_535)][usize::from(limits & 3)];
         let sizes = [None, None, Some(1), Some(4), Some(30), Some(60), Some(200), Some(1 << 20)];
         properties.maximum_packet_size = sizes[usize::from(limits >> 2 & 7)];
         let aliases = [None, Some(1), Some(3), Some(65_535)];
@@ -206,8 +207,7 @@ pub fn other(version: Version, input: &mut Input<'_>) -> Vec<u8> {
         0..=2 => packet::encode_pingreq(&mut out),
         3 | 4 => {
             let will = version.is_v5() && input.flag();
-            let reason =
-                if will { ReasonCode::DisconnectWithWill } else { ReasonCode::Success };
+            let reason = if will { ReasonCode::DisconnectWithWill } else { ReasonCode::Success };
             let expiry = [None, None, Some(0), Some(5), Some(u32::MAX)];
             let session_expiry = input.pick(&expiry).filter(|_| version.is_v5());
             let packet = Disconnect { session_expiry, ..Disconnect::new(reason) };

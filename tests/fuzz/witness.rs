@@ -16,7 +16,7 @@ pub struct Ledger {
     filters: HashMap<String, HashSet<String>>,
     /// Every message published or left as a will.
     published: HashSet<(String, Vec<u8>)>,
-    /// ClientIds that have connected.
+    /// ClientIds that a CONNECT has named.
     known: HashSet<String>,
 }
 
@@ -55,6 +55,7 @@ pub struct Witness {
     said: Said,
     heard: Heard,
     clean: bool,
+    known: bool,
     resumed: bool,
     packet_max: u32,
     window: u16,
@@ -88,6 +89,7 @@ impl Witness {
             said: Said::Nothing,
             heard: Heard::Nothing,
             clean: true,
+            known: false,
             resumed: false,
             packet_max: u32::MAX,
             window: u16::MAX,
@@ -118,7 +120,8 @@ impl Witness {
                 Ok(Framing::Complete { total, .. }) => total,
                 Ok(Framing::Incomplete { .. }) => break,
                 Err(_) => {
-                    self.said = Said::Nonsense((self.said == Said::Connect).then_some(self.version));
+                    self.said =
+                        Said::Nonsense((self.said == Said::Connect).then_some(self.version));
                     break;
                 }
             };
@@ -153,6 +156,7 @@ impl Witness {
         if !client_id.is_empty() {
             self.name = client_id.to_owned();
         }
+        self.known = !ledger.known.insert(self.name.clone());
         self.packet_max = properties.maximum_packet_size.unwrap_or(u32::MAX);
         let theirs = properties.receive_maximum.unwrap_or(u16::MAX);
         self.window = theirs.min(settings.max_inflight);
@@ -224,7 +228,7 @@ impl Witness {
     }
 
     /// The broker sends these bytes. Panics when it may not.
-    pub fn hear(&mut self, ledger: &mut Ledger, settings: &Settings, bytes: &[u8]) {
+    pub fn hear(&mut self, ledger: &Ledger, settings: &Settings, bytes: &[u8]) {
         self.down.extend_from_slice(bytes);
         let down = std::mem::take(&mut self.down);
         let mut used = 0;
@@ -242,7 +246,7 @@ impl Witness {
         self.down = down[used..].to_vec();
     }
 
-    fn hear_packet(&mut self, ledger: &mut Ledger, settings: &Settings, bytes: &[u8]) {
+    fn hear_packet(&mut self, ledger: &Ledger, settings: &Settings, bytes: &[u8]) {
         assert!(self.heard != Heard::Farewell, "something after the last packet: {bytes:?}");
         let version = match self.said {
             Said::Nothing => panic!("an answer to nothing: {bytes:?}"),
@@ -264,8 +268,7 @@ impl Witness {
                 }
                 // [MQTT-3.2.2-2], [MQTT-3.2.2-3]
                 assert!(!connack.session_present || !self.clean, "a session in spite of clean");
-                let known = !ledger.known.insert(self.name.clone());
-                assert!(!connack.session_present || known, "the session of a stranger");
+                assert!(!connack.session_present || self.known, "the session of a stranger");
                 self.resumed = connack.session_present || version == Version::V31;
                 self.heard = Heard::Welcome;
             }
