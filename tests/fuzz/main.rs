@@ -2,7 +2,7 @@
 //! what they judge; libFuzzer finds inputs (`scripts/fuzz`, crate `tests/fuzz`, of which this file
 //! is the library). As a test of `ringmq` it replays the corpus, what once crashed among it, and a
 //! bounded number of seeded mutations of it, so that every `cargo test` on any compiler does.
-#![allow(missing_docs, dead_code, clippy::unwrap_used)]
+#![allow(missing_docs, dead_code, clippy::unwrap_used, clippy::enum_variant_names)]
 
 pub mod config;
 pub mod decode;
