@@ -3,7 +3,7 @@
 use super::close::{Cause, LONGEST_HEAD};
 use super::connection::{Aliases, Stage};
 use super::{Action, Shard};
-use crate::ids::SocketId;
+use crate::ids::{ClientKey, SocketId};
 use crate::mesh::Entrance;
 use crate::message::{Message, MessageRef};
 use crate::packet::{self, ConnAck, ConnAckProperties, Connect, Framing, Qos, ReasonCode, Version};
@@ -11,8 +11,8 @@ use crate::session::{Extras, Session, Subscriptions, Will};
 use crate::time::Instant;
 use std::sync::Arc;
 
-/// Bytes of a v5 CONNACK without properties.
-const SHORTEST_REFUSAL: usize = 5;
+/// Bytes of the shortest CONNACK.
+const SHORTEST_CONNACK: usize = 5;
 
 /// Why a CONNECT is refused.
 struct Refused(ReasonCode, &'static str);
@@ -47,12 +47,11 @@ impl Shard {
             return;
         }
         let name: Box<str> = assigned.clone().unwrap_or_else(|| connect.client_id.into());
-        if let Some(max) = connect.properties.maximum_packet_size {
+        if let Some(room) = connect.properties.maximum_packet_size {
             let mut connack = Vec::new();
             self.encode_connack(&mut connack, &name, &connect, assigned.as_deref(), false);
-            if connack.len() > max as usize {
-                // [MQTT-3.1.2-24]: the client could not be told that it is connected.
-                let what = "the Maximum Packet Size does not hold a CONNACK";
+            if connack.len() > room as usize {
+                let what = "the Maximum Packet Size has no room for CONNACK";
                 self.refuse(socket, &connect, Refused(ReasonCode::PacketTooLarge, what));
                 return;
             }
@@ -61,9 +60,9 @@ impl Shard {
         let (index, present) = self.attach(socket, &name, &connect, &entrance);
         self.set_up_connection(socket, index, &connect);
         let mut connack = std::mem::take(&mut self.scratch);
-        connack.clear();
         self.encode_connack(&mut connack, &name, &connect, assigned.as_deref(), present);
         self.write(socket, |out| out.extend_from_slice(&connack));
+        connack.clear();
         self.scratch = connack;
         self.actions.push(Action::ReceiveStream(socket));
         self.resume_deliveries(index);
@@ -135,24 +134,27 @@ impl Shard {
         if let Some(connection) = self.connections.get(socket.0) {
             tracing::debug!(peer = %connection.peer, ?reason, what, "client refused");
         }
-        let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX) as usize;
-        let fits = what.len() + LONGEST_HEAD <= max; // [MQTT-3.2.2-19]
-        // [MQTT-3.1.2-24]: a client that cannot take even the shortest is only disconnected.
-        if max >= SHORTEST_REFUSAL {
-            self.send_refusal(socket, connect.version, reason, fits.then_some(what));
-        }
+        let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+        self.send_refusal(socket, connect.version, reason, what, max);
         self.disconnect(socket, Cause::Rejected);
     }
 
-    /// CONNACK with a reason code of failure; Session Present is 0 [MQTT-3.2.2-6].
+    /// CONNACK with a reason code of failure; Session Present is 0 [MQTT-3.2.2-6]. What the client
+    /// has no room for is left out [MQTT-3.2.2-19], and be it the packet [MQTT-3.1.2-24].
     pub(super) fn send_refusal(
         &mut self,
         socket: SocketId,
         version: Version,
         reason: ReasonCode,
-        what: Option<&str>,
+        what: &str,
+        maximum_packet_size: u32,
     ) {
-        let what = what.filter(|_| self.settings.reason_strings);
+        let room = maximum_packet_size as usize;
+        if room < SHORTEST_CONNACK {
+            return;
+        }
+        let fits = self.settings.reason_strings && what.len() + LONGEST_HEAD <= room;
+        let what = fits.then_some(what);
         let properties = ConnAckProperties { reason_string: what, ..Default::default() };
         let connack = ConnAck { session_present: false, reason, properties };
         self.write(socket, |out| packet::encode_connack(out, version, &connack));
@@ -204,7 +206,7 @@ impl Shard {
         let settings = Arc::clone(&self.settings);
         let will = connect.will.as_ref().map(|will| self.make_will(index, will, &mountpoint));
         let Some(session) = self.sessions.get_mut(index) else { unreachable!("just found") };
-        session.ends = None;
+        session.ends = Instant::END;
         if present {
             self.counters.sessions_persistent -= 1;
         }
@@ -225,13 +227,15 @@ impl Shard {
     }
 
     fn new_session(&mut self, name: &str) -> u32 {
+        let key = self.client_key(name);
         let index = self.sessions.insert(Session {
             client_id: name.into(),
+            key,
             subscriptions: Subscriptions::None,
             flow: None,
             will: None,
             extras: None,
-            ends: None,
+            ends: Instant::END,
             armed: Instant(0),
             socket: None,
             expiry: 0,
@@ -240,10 +244,9 @@ impl Shard {
             version: Version::V311,
             problem_information: true,
         });
-        let seeds = &self.shared.seeds;
         let sessions = &self.sessions;
-        self.names.insert_unique(seeds.place(name.as_bytes()), index, |&other| {
-            sessions.get(other).map_or(0, |session| seeds.place(session.client_id.as_bytes()))
+        self.names.insert_unique(key.0.get(), index, |&other| {
+            sessions.get(other).map_or(0, |session| session.key.0.get())
         });
         self.counters.sessions += 1;
         index
@@ -251,12 +254,25 @@ impl Shard {
 
     /// The session of a ClientId.
     pub(super) fn find_session(&self, name: &str) -> Option<u32> {
-        let hash = self.shared.seeds.place(name.as_bytes());
+        let hash = self.client_key(name).0.get();
         self.names
             .find(hash, |&index| {
                 self.sessions.get(index).is_some_and(|session| &*session.client_id == name)
             })
             .copied()
+    }
+
+    /// The connection of a client of this shard, while it has one.
+    pub(super) fn socket_of(&self, client: ClientKey) -> Option<SocketId> {
+        let session = |&index: &u32| self.sessions.get(index);
+        let found = self
+            .names
+            .find(client.0.get(), |index| session(index).is_some_and(|known| known.key == client));
+        found.and_then(session)?.socket
+    }
+
+    fn client_key(&self, name: &str) -> ClientKey {
+        ClientKey::new(self.shared.seeds.place(name.as_bytes()))
     }
 
     /// Session Expiry Interval in force, seconds [MQTT-3.2.2-21].
@@ -280,7 +296,7 @@ impl Shard {
             qos: will.qos,
             retain: will.retain,
             expires: None,
-            publisher: Some(self.session_ref(index)),
+            publisher: self.publisher(index),
         };
         Box::new(Will {
             message: Message::new(&message, &mut self.scratch),
@@ -325,7 +341,7 @@ impl Shard {
         }
     }
 
-    /// The CONNACK that says yes. What a client can do without is left out when it does not fit.
+    /// CONNACK of success.
     fn encode_connack(
         &self,
         out: &mut Vec<u8>,
@@ -339,17 +355,16 @@ impl Shard {
         let expiry = self.granted_expiry(connect);
         let asked_expiry = connect.properties.session_expiry.unwrap_or(0);
         let response = (connect.properties.request_response_information
-            && settings.connack_properties
             && !settings.response_information.is_empty())
         .then(|| format!("{}{name}/", settings.response_information));
-        let properties = ConnAckProperties {
+        let mut properties = ConnAckProperties {
             // What the client cannot do without: these change what it may send.
             session_expiry: (expiry != asked_expiry).then_some(expiry),
             receive_maximum: (settings.receive_maximum < u16::MAX)
                 .then_some(settings.receive_maximum),
             maximum_qos: Qos::from_u8(settings.max_qos),
             retain_available: (!settings.retain).then_some(false),
-            maximum_packet_size: settings.connack_properties.then_some(settings.max_packet_size),
+            maximum_packet_size: Some(settings.max_packet_size),
             assigned_client_id: assigned,
             topic_alias_maximum: (settings.max_topic_alias > 0).then_some(settings.max_topic_alias),
             wildcard_subscription_available: (!settings.wildcard_subscriptions).then_some(false),
@@ -357,21 +372,18 @@ impl Shard {
                 .then_some(false),
             shared_subscription_available: (!settings.shared_subscriptions).then_some(false),
             server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
-            response_information: response.as_deref(),
             ..Default::default()
         };
-        // MQTT 3.1 has no Session Present flag.
-        let session_present = present && connect.version != Version::V31;
-        let reason = ReasonCode::Success;
-        let connack = ConnAck { session_present, reason, properties };
-        packet::encode_connack(out, connect.version, &connack);
-        let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX) as usize;
-        if out.len() > max && response.is_some() {
-            out.clear();
-            let properties = ConnAckProperties { response_information: None, ..properties };
-            let connack = ConnAck { properties, ..connack };
-            packet::encode_connack(out, connect.version, &connack);
+        if settings.connack_properties {
+            properties.response_information = response.as_deref();
+        } else {
+            properties.maximum_packet_size = None;
         }
+        let connack = ConnAck { session_present: present, reason: ReasonCode::Success, properties };
+        let version = connect.version;
+        // MQTT 3.1 has no Session Present flag.
+        let connack = ConnAck { session_present: present && version != Version::V31, ..connack };
+        packet::encode_connack(out, version, &connack);
     }
 }
 

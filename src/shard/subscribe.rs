@@ -17,9 +17,9 @@ const FILTER: Violation =
 const SHARED_NO_LOCAL: Violation =
     Violation { reason: ReasonCode::ProtocolError, what: "a shared subscription with No Local" };
 
-const ANSWER_TOO_LARGE: Violation = Violation {
+const NO_ROOM: Violation = Violation {
     reason: ReasonCode::PacketTooLarge,
-    what: "the answer for so many filters is larger than the client's Maximum Packet Size",
+    what: "the Maximum Packet Size has no room for the answer",
 };
 
 /// A SUBACK that waits until the home shards of its share groups route for the client.
@@ -72,15 +72,11 @@ impl Shard {
         Ok(Flow::Next)
     }
 
-    /// SUBACK and UNSUBACK have one code per filter: a client must not ask about more at a time
-    /// than its own Maximum Packet Size lets it be answered [MQTT-3.1.2-24].
-    fn check_answer(&self, index: u32, version: Version, filters: usize) -> Result<(), Violation> {
-        let Some(session) = self.sessions.get(index) else { return Ok(()) };
-        // Packet identifier and property length, then first byte and Remaining Length.
-        let rest = 3 + filters;
-        let length = 1 + usize::from(rest > 0x7F) + usize::from(rest > 0x3FFF);
-        if version.is_v5() && 1 + length + rest > session.maximum_packet_size as usize {
-            return Err(ANSWER_TOO_LARGE);
+    /// Nothing is done for a packet whose answer the client has no room for [MQTT-3.1.2-24].
+    fn check_answer(&self, index: u32, version: Version, codes: usize) -> Result<(), Violation> {
+        let room = self.sessions.get(index).map_or(0, |session| session.maximum_packet_size);
+        if version.is_v5() && room != u32::MAX && packet::answer_size(codes) > room as usize {
+            return Err(NO_ROOM);
         }
         Ok(())
     }
@@ -296,6 +292,13 @@ impl Shard {
         let Some(id) = self.index.find(filter) else { return false };
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let Some(position) = session.subscriptions.remove(id) else { return false };
+        if let Some(flow) = &mut session.flow
+            && !flow.replays.is_empty()
+        {
+            // Another filter may get the number while the replay of this one waits.
+            flow.replays.retain(|replay| replay.filter != id);
+            self.wake_replay(index);
+        }
         self.counters.subscriptions -= 1;
         self.remove_place(id, position);
         true

@@ -5,11 +5,11 @@ use crate::peer::{Got, Peer, hello, will};
 use crate::settings::roomy;
 use crate::world::{Plan, World, entrance};
 use ringmq::config::OnFull;
-use ringmq::packet::{AckKind, Connect, ReasonCode, Version};
+use ringmq::packet::{AckKind, Connect, Version};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::{Settings, home_of};
 
-fn world(shards: usize, settings: Settings) -> World {
+pub(crate) fn world(shards: usize, settings: Settings) -> World {
     mounted_world(shards, settings, "")
 }
 
@@ -26,11 +26,11 @@ fn mounted_world(shards: usize, settings: Settings, mountpoint: &str) -> World {
 }
 
 /// A ClientId that lives on `shard`.
-fn name_on(shard: u8, shards: u8, tag: &str) -> String {
+pub(crate) fn name_on(shard: u8, shards: u8, tag: &str) -> String {
     (0..).map(|n| format!("{tag}-{n}")).find(|name| home_of(name, shards).0 == shard).unwrap()
 }
 
-fn fine(world: &World) {
+pub(crate) fn fine(world: &World) {
     assert_eq!(world.problems(), Vec::<String>::new());
 }
 
@@ -569,31 +569,31 @@ fn where_messages_are_repeated_an_identifier_is_not_used_again_at_once() {
 }
 
 #[test]
-fn a_maximum_packet_size_below_the_answer_gets_no_answer() {
+fn a_shard_that_was_held_up_hears_its_clients_before_it_judges_their_silence() {
     let mut world = world(1, roomy());
-    // Found by fuzzing: CONNACK and SUBACK were not measured [MQTT-3.1.2-24].
-    for (size, answers) in [(4, 0), (5, 1), (12, 1), (200, 1)] {
-        let mut connect = hello("c", true, 0);
-        connect.properties.maximum_packet_size = Some(size);
-        let mut peer = Peer::connect(&mut world, 0, &connect);
-        let got = peer.take(&mut world);
-        assert_eq!(got.len(), answers, "{got:?}");
-        world.advance(3000);
-        world.settle();
-        assert_eq!(peer.is_closed(&world), size < 200);
-        let refused = matches!(got[..], [Got::ConnAck { reason: ReasonCode::PacketTooLarge, .. }]);
-        assert_eq!(refused, (5..200).contains(&size), "{got:?}");
+    let mut peers: Vec<_> = (0..20)
+        .map(|n| {
+            let name = format!("c{n}");
+            let mut connect = hello(&name, true, 0);
+            connect.keep_alive = 2;
+            Peer::connect(&mut world, 0, &connect)
+        })
+        .collect();
+    // The process is stopped; all but the first go on sending PINGREQ.
+    world.settle();
+    world.advance(60_000);
+    for peer in &mut peers[1..] {
+        peer.raw(&mut world, &[0xC0, 0]);
     }
-    let mut connect = hello("c", true, 0);
-    connect.properties.maximum_packet_size = Some(60);
-    for (filters, refused) in [(55, false), (56, true)] {
-        let mut peer = Peer::connect(&mut world, 0, &connect);
-        peer.subscribe_all(&mut world, 7, &vec!["a"; filters]);
-        let got = peer.take(&mut world);
-        assert_eq!(got[1..] == [Got::Disconnect(ReasonCode::PacketTooLarge)], refused, "{got:?}");
-        world.advance(3000);
+    // A step takes in less than what has piled up.
+    world.limit = 1;
+    world.settle();
+    assert_eq!(world.counters().connections_open, 20);
+    for _ in 0..24 {
+        world.advance(100);
         world.settle();
-        assert_eq!(peer.is_closed(&world), refused);
     }
+    assert_eq!(world.counters().connections_open, 19, "silence is still noticed");
+    assert_eq!(world.counters().keepalive_timeouts, 1);
     fine(&world);
 }

@@ -7,6 +7,7 @@ mod cases;
 mod client;
 mod net;
 mod peer;
+mod protocol;
 mod random;
 mod rng;
 mod settings;

@@ -143,28 +143,24 @@ impl Peer {
         qos: u8,
         subscription_id: Option<u32>,
     ) {
+        let options = SubscribeOptions { qos: Qos::from_u8(qos).unwrap(), ..Default::default() };
+        self.subscribe_with(world, number, filter, options, subscription_id);
+    }
+
+    pub fn subscribe_with(
+        &mut self,
+        world: &mut World,
+        number: u16,
+        filter: &str,
+        options: SubscribeOptions,
+        subscription_id: Option<u32>,
+    ) {
         self.write(world, |out, version| {
             let mut raw = Vec::new();
-            let options =
-                SubscribeOptions { qos: Qos::from_u8(qos).unwrap(), ..Default::default() };
             SubscribeFilter { filter, options }.write(version, &mut raw);
             let filters = SubscribeFilters::parse(version, &raw).unwrap();
             let user = UserProperties::default();
             let subscribe = Subscribe { id: id(number), subscription_id, user, filters };
-            packet::encode_subscribe(out, version, &subscribe);
-        });
-    }
-
-    /// One SUBSCRIBE of many filters, QoS 0.
-    pub fn subscribe_all(&mut self, world: &mut World, number: u16, filters: &[&str]) {
-        self.write(world, |out, version| {
-            let (mut raw, options) = (Vec::new(), SubscribeOptions::default());
-            for filter in filters {
-                SubscribeFilter { filter, options }.write(version, &mut raw);
-            }
-            let filters = SubscribeFilters::parse(version, &raw).unwrap();
-            let user = UserProperties::default();
-            let subscribe = Subscribe { id: id(number), subscription_id: None, user, filters };
             packet::encode_subscribe(out, version, &subscribe);
         });
     }
