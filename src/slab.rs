@@ -1,13 +1,17 @@
-//! A slab in fixed chunks: stable dense indices, no reallocation that copies a million entries or
-//! doubles their memory, and chunks that are wholly free are given back.
+//! A slab in chunks: stable dense indices, no reallocation that copies a million entries or doubles
+//! their memory, and chunks that are wholly free are given back.
 
-/// Entries per chunk.
-const CHUNK: usize = 256;
+/// Bytes of a chunk at most. The allocator has a class of just this size, so that nothing is lost
+/// to rounding, and keeps such blocks on small pages, which come free sooner than large ones.
+const CHUNK_BYTES: usize = 8192;
 
 /// Entries by dense index, with a generation per place that tells a reused place apart.
 pub struct Slab<T> {
     chunks: Vec<Places<T>>,
-    free: Vec<u32>,
+    /// Chunks with a free place, each once; the last is used first.
+    roomy: Vec<u32>,
+    /// Chunks without memory.
+    vacant: Vec<u32>,
     len: usize,
 }
 
@@ -19,18 +23,27 @@ struct Entry<T> {
 /// A chunk of places. Its memory goes when all of them are free; what stays is a generation that
 /// none of them has had.
 struct Places<T> {
-    entries: Vec<Entry<T>>,
-    used: usize,
+    entries: Box<[Entry<T>]>,
+    /// A bit for each place that is free.
+    free: u64,
     generation: u32,
 }
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab { chunks: Vec::new(), free: Vec::new(), len: 0 }
+        Slab { chunks: Vec::new(), roomy: Vec::new(), vacant: Vec::new(), len: 0 }
     }
 }
 
 impl<T> Slab<T> {
+    /// Entries per chunk.
+    const PLACES: usize = {
+        let fit = CHUNK_BYTES / size_of::<Entry<T>>();
+        assert!(fit > 0, "an entry fits into a chunk");
+        if fit > u64::BITS as usize { u64::BITS as usize } else { fit }
+    };
+    const ALL_FREE: u64 = u64::MAX >> (u64::BITS as usize - Self::PLACES);
+
     /// Entries in use.
     pub fn len(&self) -> usize {
         self.len
@@ -43,66 +56,79 @@ impl<T> Slab<T> {
 
     /// Puts `value` in a free place and returns its index.
     pub fn insert(&mut self, value: T) -> u32 {
+        let number = self.roomy.last().copied().unwrap_or_else(|| self.grow());
+        let chunk = &mut self.chunks[number as usize];
+        let place = chunk.free.trailing_zeros();
+        chunk.entries[place as usize].value = Some(value);
+        chunk.free &= chunk.free - 1;
+        if chunk.free == 0 {
+            self.roomy.pop();
+        }
         self.len += 1;
-        if let Some(index) = self.free.pop() {
-            let chunk = &mut self.chunks[index as usize / CHUNK];
-            if chunk.entries.is_empty() {
-                let generation = chunk.generation;
-                chunk.entries.reserve_exact(CHUNK);
-                chunk.entries.resize_with(CHUNK, || Entry { generation, value: None });
-            }
-            chunk.used += 1;
-            chunk.entries[index as usize % CHUNK].value = Some(value);
-            return index;
-        }
-        // No place is free, so the last chunk's memory is there.
-        if self.chunks.last().is_none_or(|chunk| chunk.entries.len() == CHUNK) {
-            let entries = Vec::with_capacity(CHUNK);
-            self.chunks.push(Places { entries, used: 0, generation: 0 });
-        }
-        let base = (self.chunks.len() - 1) * CHUNK;
-        let chunk = self.chunks.last_mut().expect("pushed above");
-        chunk.entries.push(Entry { generation: 0, value: Some(value) });
-        chunk.used += 1;
-        (base + chunk.entries.len() - 1) as u32
+        number * Self::PLACES as u32 + place
     }
 
     /// Takes the entry out; its index may be handed out again with the next generation.
     pub fn remove(&mut self, index: u32) -> Option<T> {
-        let chunk = self.chunks.get_mut(index as usize / CHUNK)?;
-        let entry = chunk.entries.get_mut(index as usize % CHUNK)?;
+        let (number, place) = Self::split(index);
+        let chunk = self.chunks.get_mut(number)?;
+        let entry = chunk.entries.get_mut(place)?;
         let value = entry.value.take()?;
         entry.generation = entry.generation.wrapping_add(1);
-        chunk.used -= 1;
-        self.free.push(index);
+        if chunk.free == 0 {
+            self.roomy.push(number as u32);
+        }
+        chunk.free |= 1 << place;
         self.len -= 1;
-        // Some free places are kept, so that one that comes and goes costs nothing.
-        if chunk.used == 0 && chunk.entries.len() == CHUNK && self.free.len() > 4 * CHUNK {
+        // One empty chunk is kept, so that an entry that comes and goes costs nothing.
+        if chunk.free == Self::ALL_FREE && self.roomy.len() > 1 {
             chunk.generation = chunk.entries.iter().map(|e| e.generation).max().unwrap_or(0);
-            chunk.entries = Vec::new();
+            chunk.entries = Box::default();
+            chunk.free = 0;
+            self.roomy.retain(|&roomy| roomy != number as u32);
+            self.vacant.push(number as u32);
         }
         Some(value)
+    }
+
+    /// A chunk whose places are all free: one that was given back, or a new one.
+    fn grow(&mut self) -> u32 {
+        let number = self.vacant.pop().unwrap_or_else(|| {
+            self.chunks.push(Places { entries: Box::default(), free: 0, generation: 0 });
+            u32::try_from(self.chunks.len() - 1).expect("memory runs out before indices do")
+        });
+        let chunk = &mut self.chunks[number as usize];
+        let generation = chunk.generation;
+        chunk.entries = (0..Self::PLACES).map(|_| Entry { generation, value: None }).collect();
+        chunk.free = Self::ALL_FREE;
+        self.roomy.push(number);
+        number
+    }
+
+    #[inline]
+    fn split(index: u32) -> (usize, usize) {
+        (index as usize / Self::PLACES, index as usize % Self::PLACES)
     }
 
     /// The entry, when in use.
     #[inline]
     pub fn get(&self, index: u32) -> Option<&T> {
-        let chunk = self.chunks.get(index as usize / CHUNK)?;
-        chunk.entries.get(index as usize % CHUNK)?.value.as_ref()
+        let (number, place) = Self::split(index);
+        self.chunks.get(number)?.entries.get(place)?.value.as_ref()
     }
 
     /// The entry, when in use.
     #[inline]
     pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        let chunk = self.chunks.get_mut(index as usize / CHUNK)?;
-        chunk.entries.get_mut(index as usize % CHUNK)?.value.as_mut()
+        let (number, place) = Self::split(index);
+        self.chunks.get_mut(number)?.entries.get_mut(place)?.value.as_mut()
     }
 
     /// The generation of a place: of its entry when in use, of its next one otherwise.
     pub fn generation(&self, index: u32) -> u32 {
-        self.chunks.get(index as usize / CHUNK).map_or(0, |chunk| {
-            let entry = chunk.entries.get(index as usize % CHUNK);
-            entry.map_or(chunk.generation, |entry| entry.generation)
+        let (number, place) = Self::split(index);
+        self.chunks.get(number).map_or(0, |chunk| {
+            chunk.entries.get(place).map_or(chunk.generation, |entry| entry.generation)
         })
     }
 
@@ -116,19 +142,20 @@ impl<T> Slab<T> {
 
     /// One past the highest index ever used.
     pub fn bound(&self) -> u32 {
-        (self.chunks.len() * CHUNK) as u32
+        (self.chunks.len() * Self::PLACES) as u32
     }
 }
 
 /// Values by an index that someone else allots densely (a driver's [`crate::ids::SocketId`]).
 pub struct Table<T> {
-    chunks: Vec<Option<Box<Chunk<T>>>>,
+    chunks: Vec<Chunk<T>>,
     len: usize,
 }
 
 struct Chunk<T> {
-    used: usize,
-    values: [Option<T>; CHUNK],
+    /// None at all while no value is in it.
+    values: Box<[Option<T>]>,
+    used: u32,
 }
 
 impl<T> Default for Table<T> {
@@ -138,6 +165,13 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
+    /// Values per chunk.
+    const PLACES: usize = {
+        let fit = CHUNK_BYTES / size_of::<Option<T>>();
+        assert!(fit > 0, "a value fits into a chunk");
+        fit
+    };
+
     /// Values held.
     pub fn len(&self) -> usize {
         self.len
@@ -150,12 +184,14 @@ impl<T> Table<T> {
 
     /// Sets the value at `index`; returns the one that was there.
     pub fn insert(&mut self, index: u32, value: T) -> Option<T> {
-        let (chunk, place) = (index as usize / CHUNK, index as usize % CHUNK);
-        if chunk >= self.chunks.len() {
-            self.chunks.resize_with(chunk + 1, || None);
+        let (number, place) = Self::split(index);
+        if number >= self.chunks.len() {
+            self.chunks.resize_with(number + 1, || Chunk { values: Box::default(), used: 0 });
         }
-        let chunk = self.chunks[chunk]
-            .get_or_insert_with(|| Box::new(Chunk { used: 0, values: [const { None }; CHUNK] }));
+        let chunk = &mut self.chunks[number];
+        if chunk.values.is_empty() {
+            chunk.values = (0..Self::PLACES).map(|_| None).collect();
+        }
         let old = chunk.values[place].replace(value);
         if old.is_none() {
             chunk.used += 1;
@@ -164,35 +200,41 @@ impl<T> Table<T> {
         old
     }
 
-    /// Takes the value out; an empty chunk's memory is given back.
+    /// Takes the value out; an empty chunk's memory is given back, but for the first one's.
     pub fn remove(&mut self, index: u32) -> Option<T> {
-        let slot = self.chunks.get_mut(index as usize / CHUNK)?;
-        let chunk = slot.as_mut()?;
-        let value = chunk.values[index as usize % CHUNK].take()?;
+        let (number, place) = Self::split(index);
+        let chunk = self.chunks.get_mut(number)?;
+        let value = chunk.values.get_mut(place)?.take()?;
         chunk.used -= 1;
         self.len -= 1;
-        if chunk.used == 0 && index as usize >= CHUNK {
-            *slot = None;
+        if chunk.used == 0 && number > 0 {
+            chunk.values = Box::default();
         }
         Some(value)
+    }
+
+    #[inline]
+    fn split(index: u32) -> (usize, usize) {
+        (index as usize / Self::PLACES, index as usize % Self::PLACES)
     }
 
     /// The value at `index`.
     #[inline]
     pub fn get(&self, index: u32) -> Option<&T> {
-        self.chunks.get(index as usize / CHUNK)?.as_ref()?.values[index as usize % CHUNK].as_ref()
+        let (number, place) = Self::split(index);
+        self.chunks.get(number)?.values.get(place)?.as_ref()
     }
 
     /// The value at `index`.
     #[inline]
     pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        let chunk = self.chunks.get_mut(index as usize / CHUNK)?.as_mut()?;
-        chunk.values[index as usize % CHUNK].as_mut()
+        let (number, place) = Self::split(index);
+        self.chunks.get_mut(number)?.values.get_mut(place)?.as_mut()
     }
 
     /// One past the highest index it can hold now.
     pub fn bound(&self) -> u32 {
-        (self.chunks.len() * CHUNK) as u32
+        (self.chunks.len() * Self::PLACES) as u32
     }
 }
 
@@ -215,20 +257,40 @@ mod tests {
 
     #[test]
     fn a_chunk_that_was_given_back_comes_again_with_new_generations() {
+        let count = 10 * Slab::<u32>::PLACES as u32;
         let mut slab = Slab::default();
-        let all: Vec<u32> = (0..10 * CHUNK as u32).map(|value| slab.insert(value)).collect();
+        let all: Vec<u32> = (0..count).map(|value| slab.insert(value)).collect();
+        assert_eq!(all, (0..count).collect::<Vec<_>>(), "indices are dense");
         let before: Vec<u32> = all.iter().map(|&index| slab.generation(index)).collect();
         for &index in &all {
             assert_eq!(slab.remove(index), Some(index));
         }
-        assert!(slab.chunks.iter().filter(|chunk| chunk.entries.is_empty()).count() >= 5);
+        let with_memory = slab.chunks.iter().filter(|chunk| !chunk.entries.is_empty()).count();
+        assert_eq!(with_memory, 1);
         assert_eq!(slab.get(all[0]), None);
-        let mut again: Vec<u32> = (0..10 * CHUNK as u32).map(|value| slab.insert(value)).collect();
+        let mut again: Vec<u32> = (0..count).map(|value| slab.insert(value)).collect();
         again.sort_unstable();
         assert_eq!(again, all);
         for (&index, &old) in all.iter().zip(&before) {
             assert_ne!(slab.generation(index), old);
         }
+    }
+
+    #[test]
+    fn places_are_used_again_whatever_order_they_come_free_in() {
+        let mut slab = Slab::default();
+        let mut held: Vec<u32> = (0..500u32).map(|value| slab.insert(value)).collect();
+        for round in 0..5000u32 {
+            let at = round.wrapping_mul(2_654_435_761) as usize % held.len();
+            let index = held.swap_remove(at);
+            assert!(slab.remove(index).is_some());
+            if round % 3 > 0 || held.len() < 10 {
+                held.push(slab.insert(round));
+            }
+            assert_eq!(slab.len(), held.len());
+            assert!(held.iter().all(|&index| slab.get(index).is_some()));
+        }
+        assert!(slab.bound() <= 512);
     }
 
     #[test]

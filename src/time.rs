@@ -8,6 +8,9 @@
 pub struct Instant(pub u64);
 
 impl Instant {
+    /// The end of time: never.
+    pub const END: Instant = Instant(u64::MAX);
+
     /// This many milliseconds later, at most the end of time.
     #[inline]
     pub fn plus_millis(self, millis: u64) -> Instant {
@@ -89,6 +92,28 @@ impl<T: Copy> Slot<T> {
         entry
     }
 
+    /// Filters one chunk; how many entries went, and whether the chunk did: when it is empty, or
+    /// fits into the one before. The last one takes its place.
+    fn sweep(&mut self, at: usize, keep: &mut impl FnMut(Instant, T) -> bool) -> (usize, bool) {
+        let before = self.chunks[at].len();
+        self.chunks[at].retain(|entry| keep(Instant(entry.tick << TICK_BITS), entry.item));
+        let after = self.chunks[at].len();
+        let joins = at > 0 && self.chunks[at - 1].len() + after <= CHUNK;
+        if after == before || after > 0 && !joins {
+            return (before - after, false);
+        }
+        let rest = self.chunks.swap_remove(at);
+        if after > 0 {
+            let joined = &mut self.chunks[at - 1];
+            joined.reserve_exact(CHUNK - joined.len());
+            joined.extend(rest);
+        }
+        if self.chunks.is_empty() {
+            self.chunks = Vec::new();
+        }
+        (before - after, true)
+    }
+
     fn is_empty(&self) -> bool {
         self.chunks.first().is_none_or(Vec::is_empty)
     }
@@ -96,7 +121,8 @@ impl<T: Copy> Slot<T> {
 
 /// A hierarchical timing wheel: deadlines in, due items out.
 ///
-/// Entries cannot be cancelled. They fire up to [`GRANULARITY_MILLIS`] late and never early, in
+/// Entries cannot be cancelled, but those that nobody waits for any more can be swept out, a few
+/// at a time. They fire up to [`GRANULARITY_MILLIS`] late and never early, in
 /// the order of their ticks. Insertion is O(1); each entry moves down at most once per level;
 /// empty slots are skipped by bitmap, so a clock that jumps costs no more than one that walks.
 /// Holds about 16 bytes per `u64` entry, and gives memory back as entries fire.
@@ -106,6 +132,8 @@ pub struct Wheel<T: Copy> {
     len: usize,
     /// The level whose foremost slot is half moved down, or 0.
     moving: usize,
+    /// Where [`Wheel::sweep`] goes on: slot and chunk.
+    swept: (usize, usize),
     /// One bit per slot that has entries.
     occupied: [u64; LEVELS],
     slots: Box<[Slot<T>]>,
@@ -115,7 +143,14 @@ impl<T: Copy> Wheel<T> {
     /// An empty wheel.
     pub fn new(now: Instant) -> Self {
         let slots = (0..LEVELS * SLOTS).map(|_| Slot { chunks: Vec::new() }).collect();
-        Wheel { elapsed: now.0 >> TICK_BITS, len: 0, moving: 0, occupied: [0; LEVELS], slots }
+        Wheel {
+            elapsed: now.0 >> TICK_BITS,
+            len: 0,
+            moving: 0,
+            swept: (0, 0),
+            occupied: [0; LEVELS],
+            slots,
+        }
     }
 
     /// Adds an entry. A deadline that has passed is due at the next [`expire`](Self::expire).
@@ -160,6 +195,36 @@ impl<T: Copy> Wheel<T> {
     pub fn next_deadline(&self) -> Option<Instant> {
         let (_, _, start) = self.next_slot()?;
         Some(Instant(start.saturating_mul(GRANULARITY_MILLIS)))
+    }
+
+    /// Removes entries that `keep` refuses; it is told the tick at which an entry fires, as a time.
+    /// Looks at `chunks` times 256 entries at most and goes on from there the next time; true when
+    /// it has come round. Memory of what is removed is given back.
+    pub fn sweep(&mut self, chunks: usize, mut keep: impl FnMut(Instant, T) -> bool) -> bool {
+        let mut left = chunks;
+        while left > 0 {
+            let (at, chunk) = self.swept;
+            if chunk >= self.slots[at].chunks.len() {
+                self.swept = ((at + 1) % self.slots.len(), 0);
+                if self.swept.0 == 0 {
+                    return true;
+                }
+                continue;
+            }
+            left -= 1;
+            let (removed, gone) = self.slots[at].sweep(chunk, &mut keep);
+            self.len -= removed;
+            self.swept.1 += usize::from(!gone);
+            if removed > 0 && self.slots[at].is_empty() {
+                let (level, slot) = (at / SLOTS, at % SLOTS);
+                let foremost = self.occupied[level].trailing_zeros() as usize == slot;
+                if self.moving == level && foremost {
+                    self.moving = 0; // This was the slot half moved down.
+                }
+                self.clear_if_empty(level, slot);
+            }
+        }
+        false
     }
 
     /// How many entries.

@@ -1,5 +1,5 @@
-//! Steady QoS 0 publishing allocates nothing: the shard is driven as its core drives it, with a
-//! global allocator that counts.
+//! Steady QoS 0 publishing allocates nothing, and a crowd that has left leaves nothing behind: the
+//! shard is driven as its core drives it, with a global allocator that counts.
 
 use ringmq::config::Config;
 use ringmq::ids::Peer;
@@ -12,29 +12,40 @@ use ringmq::shard::{Action, Settings, Shard};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 struct Counting;
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    // Of this thread: each test has its own.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static LIVE: Cell<i64> = const { Cell::new(0) };
+}
+
+fn count(allocations: u64, bytes: i64) {
+    // A thread that ends has no counters any more, and nobody who reads them.
+    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + allocations));
+    let _ = LIVE.try_with(|live| live.set(live.get() + bytes));
+}
 
 // SAFETY: every call is the system allocator's own.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
+        count(1, layout.size() as i64);
         // SAFETY: as asked of us.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(0, -(layout.size() as i64));
         // SAFETY: as asked of us.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
+        count(1, size as i64 - layout.size() as i64);
         // SAFETY: as asked of us.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -64,11 +75,34 @@ fn step(shard: &mut Shard) -> usize {
     written
 }
 
-fn connect(shard: &mut Shard, socket: SocketId, name: &str) {
+/// A shard on its own, with one listener.
+fn shard() -> Shard {
+    // `$SYS` would publish by itself now and then.
+    let mut config = Config::default();
+    config.sys.interval = None;
+    let settings = Arc::new(Settings::new(&config));
+    let shared = Shared::new(Seeds::fixed(1));
+    let mut shard = Shard::new(ShardId(0), 1, settings, shared, Instant(1));
+    shard.open_entrance(
+        ListenerId(0),
+        Arc::new(Entrance {
+            name: "test".into(),
+            allow_anonymous: true,
+            mountpoint: String::new(),
+            max_connections: u64::MAX,
+            max_connect_rate: None,
+            connections: Quota::default(),
+            rate: Rate::default(),
+        }),
+    );
+    shard
+}
+
+fn connect(shard: &mut Shard, socket: SocketId, name: &str, keep_alive: u16) {
     let connect = Connect {
         version: Version::V5,
         clean_start: true,
-        keep_alive: 0,
+        keep_alive,
         client_id: name,
         username: None,
         password: None,
@@ -119,27 +153,10 @@ fn publish(topic: &str, count: usize) -> Vec<u8> {
 
 #[test]
 fn steady_qos_0_publishing_allocates_nothing() {
-    // `$SYS` would publish by itself now and then.
-    let mut config = Config::default();
-    config.sys.interval = None;
-    let settings = Arc::new(Settings::new(&config));
-    let shared = Shared::new(Seeds::fixed(1));
-    let mut shard = Shard::new(ShardId(0), 1, settings, shared, Instant(1));
-    shard.open_entrance(
-        ListenerId(0),
-        Arc::new(Entrance {
-            name: "test".into(),
-            allow_anonymous: true,
-            mountpoint: String::new(),
-            max_connections: u64::MAX,
-            max_connect_rate: None,
-            connections: Quota::default(),
-            rate: Rate::default(),
-        }),
-    );
-    connect(&mut shard, PUBLISHER, "publisher");
+    let mut shard = shard();
+    connect(&mut shard, PUBLISHER, "publisher", 0);
     for number in 1..=SUBSCRIBERS {
-        connect(&mut shard, SocketId(number), &format!("subscriber-{number}"));
+        connect(&mut shard, SocketId(number), &format!("subscriber-{number}"), 0);
         // One topic with one subscriber, one with all of them, one through two filters.
         subscribe(&mut shard, SocketId(number), "fan/out");
     }
@@ -153,18 +170,73 @@ fn steady_qos_0_publishing_allocates_nothing() {
         ["plant/7/speed", "fan/out", "over/lap"].iter().flat_map(|t| publish(t, 9)).collect();
     let (first, second) = stream.split_at(stream.len() - 30);
     let mut measure = |rounds: usize| {
-        let (allocations, mut written) = (ALLOCATIONS.load(Relaxed), 0);
+        let (allocations, mut written) = (ALLOCATIONS.get(), 0);
         for _ in 0..rounds {
             shard.received(PUBLISHER, first);
             written += step(&mut shard);
             shard.received(PUBLISHER, second);
             written += step(&mut shard);
         }
-        (ALLOCATIONS.load(Relaxed) - allocations, written)
+        (ALLOCATIONS.get() - allocations, written)
     };
     measure(50);
     let (allocations, written) = measure(5000);
     // 9 × (1 + 10 + 1) deliveries of at least 64 bytes a round: the messages really went out.
     assert!(written > 5000 * 9 * 12 * 64, "{written} bytes were written");
     assert_eq!(allocations, 0, "in {} messages", 5000 * 27);
+}
+
+/// Plays driver and clock until the shard has nothing more to do at once.
+fn settle(shard: &mut Shard, now: u64) {
+    for _ in 0..100_000 {
+        shard.begin(Instant(now), now * 1000);
+        let mut more = shard.finish();
+        for action in std::mem::take(&mut shard.actions) {
+            more = true;
+            match action {
+                Action::Send(socket, outgoing) => shard.sent(socket, outgoing, true),
+                Action::Close(socket) | Action::Finish(socket) => shard.closed(socket),
+                _ => {}
+            }
+        }
+        if !more {
+            return;
+        }
+    }
+    panic!("no end in sight");
+}
+
+#[test]
+fn what_a_crowd_used_is_given_back_when_it_has_left() {
+    const CROWD: u32 = 30_000;
+    let mut shard = shard();
+    settle(&mut shard, 1);
+    let before = LIVE.get();
+    let mut now = 1;
+    for _ in 0..2 {
+        for number in 0..CROWD {
+            connect(&mut shard, SocketId(number), &format!("client-{number}"), 3600);
+            subscribe(&mut shard, SocketId(number), &format!("crowd/{number}/command"));
+            if number % 500 == 0 {
+                settle(&mut shard, now);
+            }
+        }
+        settle(&mut shard, now);
+        let full = LIVE.get() - before;
+        assert!(full > i64::from(CROWD) * 200, "{full} bytes: they are really there");
+        assert!(full < i64::from(CROWD) * 600, "{full} bytes for {CROWD} clients");
+        for number in 0..CROWD {
+            shard.end_of_stream(SocketId(number));
+        }
+        settle(&mut shard, now);
+        // Long before their timers would have been due.
+        for _ in 0..10 {
+            now += 1000;
+            settle(&mut shard, now);
+        }
+        assert_eq!(shard.audit().connections, 0);
+        let left = LIVE.get() - before;
+        println!("{full} bytes with them, {left} after");
+        assert!(left < full / 10, "{left} bytes of {full} are left");
+    }
 }

@@ -9,11 +9,12 @@ const COLUMNS: usize = 100;
 /// Names that say nothing: a module is named after what it owns.
 const FORBIDDEN: [&str; 7] = ["common", "utils", "util", "types", "manager", "handler", "helpers"];
 
-/// Where `unsafe` may be written: the io_uring driver, and the load generator's sockets.
-const UNSAFE: [&str; 2] = ["src/ring/", "bench/src/"];
+/// Where `unsafe` may be written: the io_uring driver, the tables that readers keep alive, a
+/// call to the allocator, and the load generator's sockets.
+const UNSAFE: [&str; 4] = ["src/ring/", "src/mesh/map.rs", "src/broker/memory.rs", "bench/src/"];
 
 /// What threads share by writing, and where that may be: each has its line in src/lib.rs.
-const SHARED: [&str; 8] = [
+const SHARED: [&str; 9] = [
     "Mutex<",
     "RwLock<",
     "Condvar",
@@ -22,8 +23,17 @@ const SHARED: [&str; 8] = [
     "thread_local!",
     "static mut ",
     "sync::atomic",
+    "crate::atomic",
 ];
-const MAY_SHARE: [&str; 4] = ["src/mesh/interest.rs", "src/mesh/quota.rs", "src/ring/", "bench/"];
+const MAY_SHARE: [&str; 7] = [
+    "src/atomic.rs",
+    "src/mesh/interest.rs",
+    "src/mesh/map.rs",
+    "src/mesh/shapes.rs",
+    "src/mesh/quota.rs",
+    "src/ring/",
+    "bench/",
+];
 
 /// One source file: its path from the root, its text, and its text without inline tests.
 struct Source {

@@ -36,7 +36,28 @@ impl Sources {
     /// Every problem there is, those of the file first and in its order.
     pub fn load(&self) -> Result<Config, Problems> {
         let mut problems = Vec::new();
-        let mut root = self.read_file(&mut problems);
+        let root = self.read_file().unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
+        match root {
+            Some((name, bytes)) => self.finish(parse(&name, bytes, &mut problems), problems),
+            None => self.finish(nothing(), problems),
+        }
+    }
+
+    /// The same, with `bytes` in place of the file's content and `name` in place of its path.
+    ///
+    /// # Errors
+    /// As [`Sources::load`].
+    pub fn load_from(&self, name: &str, bytes: &[u8]) -> Result<Config, Problems> {
+        let mut problems = Vec::new();
+        let root = parse(name, bytes.to_vec(), &mut problems);
+        self.finish(root, problems)
+    }
+
+    /// Lays the other layers over the file's tree, and checks what comes of it.
+    fn finish(&self, mut root: Node, mut problems: Vec<Problem>) -> Result<Config, Problems> {
         for (name, value) in &self.environment {
             let path = name.strip_prefix(PREFIX).unwrap_or(name);
             let path = path.to_ascii_lowercase().replace("__", ".");
@@ -61,27 +82,38 @@ impl Sources {
         Err(Problems(problems))
     }
 
-    fn read_file(&self, problems: &mut Vec<Problem>) -> Node {
-        let nothing = Node { origin: Origin::built_in(), value: Value::Nothing };
-        let Some(path) = &self.file else { return nothing };
+    /// The file's name and content; `None` without a file.
+    fn read_file(&self) -> Result<Option<(String, Vec<u8>)>, Problem> {
+        let Some(path) = &self.file else { return Ok(None) };
         let name = path.display().to_string();
-        let read = match std::fs::read(path).map(String::from_utf8) {
-            Ok(Ok(text)) => tree::read_file(&name, &text, problems),
-            Ok(Err(_)) => {
-                let wrong = Wrong::new("the file is not UTF-8 text", "save it as UTF-8");
-                Err(wrong.at(&Origin::named(&name), ""))
-            }
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(Some((name, bytes))),
             Err(error) => {
                 let what = format!("the configuration file cannot be read ({error})");
                 let fix = "check the path given with --config and its permissions";
                 Err(Wrong::new(what, fix).at(&Origin::named(&name), ""))
             }
-        };
-        read.unwrap_or_else(|problem| {
-            problems.push(problem);
-            nothing
-        })
+        }
     }
+}
+
+fn nothing() -> Node {
+    Node { origin: Origin::built_in(), value: Value::Nothing }
+}
+
+/// A file's content as a tree; empty when there is no sense in it.
+fn parse(name: &str, bytes: Vec<u8>, problems: &mut Vec<Problem>) -> Node {
+    let read = match String::from_utf8(bytes) {
+        Ok(text) => tree::read_file(name, &text, problems),
+        Err(_) => {
+            let wrong = Wrong::new("the file is not UTF-8 text", "save it as UTF-8");
+            Err(wrong.at(&Origin::named(name), ""))
+        }
+    };
+    read.unwrap_or_else(|problem| {
+        problems.push(problem);
+        nothing()
+    })
 }
 
 /// Lays one value of the environment or an argument on the tree.

@@ -12,105 +12,25 @@
 //! too many levels for a shape, the shard registers a wider *coarse* filter instead: false
 //! positives are confined to those.
 //!
-//! Shared state: the map (lock-free), the array of shapes (atomics), and a ledger per shard behind
+//! Shared state: the map (see `map`), the array of shapes (atomics), and a ledger per shard behind
 //! a lock that only the shard itself takes, while subscribing; publishing never touches it.
-//! Memory per distinct filter, whatever the number of shards: a map entry of 24 bytes (32 with the
-//! allocator's rounding) and 10 to 20 bytes of table.
+//! Memory per distinct filter, whatever the number of shards: 21 to 32 bytes.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use papaya::{Compute, LocalGuard, Operation};
-use seize::Collector;
-
+use super::map::{BuildReady, Map};
+use super::shapes::Shapes;
+use crate::atomic::{AtomicU64, Ordering, fence};
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{MAX_SHAPES, MAX_SHARDS};
 use crate::topic::{COARSE_LEVELS, FilterKey, Seeds, Shape, TopicHash};
 
-/// One per user in a slot of the shape array: the bits above the shape.
-const ONE_USER: u64 = Shape::MASK + 1;
 /// Coarse keys have 0..=7 literal levels; each count of shards has a byte of one word.
 const COARSE_BITS: u32 = 8;
 const COARSE_MASK: u64 = (1 << COARSE_BITS) - 1;
 const _: () = assert!(MAX_SHARDS < 1 << COARSE_BITS);
 const _: () = assert!((COARSE_LEVELS + 1) as u32 * COARSE_BITS <= u64::BITS);
-
-/// The shards interested in one key. Two words, so that an entry has no padding.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Bits([u64; 2]);
-
-impl Bits {
-    fn new(set: u128) -> Self {
-        Bits([set as u64, (set >> 64) as u64])
-    }
-
-    fn get(self) -> u128 {
-        u128::from(self.0[0]) | u128::from(self.0[1]) << 64
-    }
-}
-
-// Multiplied by every distinct filter of the process.
-const _: () = assert!(size_of::<(u64, Bits)>() == 24);
-
-/// Keys are hashes already.
-#[derive(Default)]
-struct Ready(u64);
-
-impl Hasher for Ready {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("keys are u64")
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
-}
-
-type BuildReady = BuildHasherDefault<Ready>;
-
-/// The lock-free map, in segments. A segment doubles in one go, a 64th of all at a time. (papaya's
-/// incremental mode halts between writes, and every lookup meanwhile probes the old table to its
-/// limit; and in one large table that is nearly full, misses take long.)
-struct Map {
-    /// One for all segments, so that one guard serves all lookups of a publish.
-    collector: Arc<Collector>,
-    segments: Box<[papaya::HashMap<u64, Bits, BuildReady>]>,
-}
-
-impl Map {
-    const SEGMENTS: usize = 64;
-
-    fn new() -> Self {
-        let collector = Arc::new(Collector::new());
-        let segment = |_| {
-            papaya::HashMap::builder()
-                .hasher(BuildReady::default())
-                .shared_collector(Arc::clone(&collector))
-                .resize_mode(papaya::ResizeMode::Blocking)
-                .build()
-        };
-        let segments = (0..Self::SEGMENTS).map(segment).collect();
-        Map { collector, segments }
-    }
-
-    /// Picks by bits that papaya uses neither for the place (the lowest) nor for its tag (the
-    /// highest).
-    #[inline]
-    fn segment(&self, key: u64) -> &papaya::HashMap<u64, Bits, BuildReady> {
-        &self.segments[(key >> 48) as usize % Self::SEGMENTS]
-    }
-
-    #[inline]
-    fn get(&self, key: u64, guard: &LocalGuard<'_>) -> u128 {
-        self.segment(key).get(&key, guard).map_or(0, |bits| bits.get())
-    }
-}
 
 /// Where the filters of one shape of one shard are registered. Decided with the shard's first
 /// filter of the shape and kept until its last is gone, so that removal finds what was added.
@@ -138,10 +58,7 @@ struct Ledger {
 pub struct Interest {
     seeds: Seeds,
     map: Map,
-    /// Shape and number of shards that use it, in one word; 0 is free.
-    shapes: [AtomicU64; MAX_SHAPES],
-    /// No slot from here on was ever used.
-    slots: AtomicUsize,
+    shapes: Shapes<MAX_SHAPES>,
     /// For each number of levels of coarse keys, how many shards have some: a byte each.
     coarse: AtomicU64,
     ledgers: Box<[Mutex<Ledger>]>,
@@ -153,8 +70,7 @@ impl Interest {
         Arc::new(Interest {
             seeds: seeds.clone(),
             map: Map::new(),
-            shapes: [const { AtomicU64::new(0) }; MAX_SHAPES],
-            slots: AtomicUsize::new(0),
+            shapes: Shapes::new(),
             coarse: AtomicU64::new(0),
             ledgers: (0..MAX_SHARDS).map(|_| Mutex::default()).collect(),
         })
@@ -200,16 +116,11 @@ impl Interest {
 
     /// The shards that may have a matching subscription: all that have, rarely one more.
     pub fn shards(&self, topic: &TopicHash<'_>) -> ShardSet {
-        let guard = self.map.collector.enter();
+        let guard = self.map.enter();
         let look = |key: u64| self.map.get(key, &guard);
         let mut set = look(topic.exact());
-        let slots = self.slots.load(Ordering::Acquire);
-        for slot in &self.shapes[..slots] {
-            let word = slot.load(Ordering::Acquire);
-            if word == 0 {
-                continue;
-            }
-            if let Some(key) = topic.shape_key(Shape(word & Shape::MASK)) {
+        for shape in self.shapes.iter() {
+            if let Some(key) = topic.shape_key(shape) {
                 set |= look(key);
             }
         }
@@ -226,7 +137,7 @@ impl Interest {
 
     /// How many distinct keys are registered.
     pub fn len(&self) -> usize {
-        self.map.segments.iter().map(papaya::HashMap::len).sum()
+        self.map.len()
     }
 
     /// True when no shard wants anything.
@@ -249,32 +160,18 @@ impl Interest {
 
     /// Sets the shard's bit; false when it was set before.
     fn set(&self, key: u64, shard: ShardId) -> bool {
-        let bit = ShardSet::only(shard).0;
-        let guard = self.map.collector.enter();
-        let change = |entry: Option<(&u64, &Bits)>| match entry.map(|(_, bits)| bits.get()) {
-            Some(set) if set & bit != 0 => Operation::Abort(()),
-            set => Operation::Insert(Bits::new(set.unwrap_or(0) | bit)),
-        };
-        let outcome = self.map.segment(key).compute(key, change, &guard);
-        !matches!(outcome, Compute::Aborted(()))
+        self.map.set(key, ShardSet::only(shard).0)
     }
 
-    /// Clears the shard's bit, and the entry with the last one.
+    /// Clears the shard's bit.
     fn clear(&self, key: u64, shard: ShardId) {
-        let bit = ShardSet::only(shard).0;
-        let guard = self.map.collector.enter();
-        let change = |entry: Option<(&u64, &Bits)>| match entry.map(|(_, bits)| bits.get()) {
-            Some(set) if set == bit => Operation::Remove,
-            Some(set) if set & bit != 0 => Operation::Insert(Bits::new(set & !bit)),
-            _ => Operation::Abort(()),
-        };
-        let outcome = self.map.segment(key).compute(key, change, &guard);
-        assert!(!matches!(outcome, Compute::Aborted(())), "removed an interest that was not added");
+        let cleared = self.map.clear(key, ShardSet::only(shard).0);
+        assert!(cleared, "removed an interest that was not added");
     }
 
     /// Counts one more filter of a shape; with the shard's first, finds the shape a place.
     fn enter_shape(&self, ledger: &mut Ledger, shape: Shape) -> Place {
-        let first = || (self.acquire(shape).map_or(Place::Coarse, Place::Slot), 0);
+        let first = || (self.shapes.acquire(shape).map_or(Place::Coarse, Place::Slot), 0);
         let (place, filters) = ledger.shapes.entry(shape.0).or_insert_with(first);
         *filters += 1;
         *place
@@ -287,7 +184,7 @@ impl Interest {
             return;
         }
         if let Place::Slot(at) = *place {
-            self.release(at, shape);
+            self.shapes.release(at, shape);
         }
         ledger.shapes.remove(&shape.0);
         ledger.shapes.shrink_to(ledger.shapes.len() * 2);
@@ -307,31 +204,6 @@ impl Interest {
         if ledger.coarse[levels] == 0 {
             self.coarse.fetch_sub(1 << (levels as u32 * COARSE_BITS), Ordering::SeqCst);
         }
-    }
-
-    /// Finds the shape's slot or takes a free one, and counts this shard in. Two shards racing for
-    /// a new shape may end up in two slots: a lookup more, the same result.
-    fn acquire(&self, shape: Shape) -> Option<usize> {
-        loop {
-            let words = || self.shapes.iter().map(|slot| slot.load(Ordering::SeqCst)).enumerate();
-            let own = |&(_, word): &(usize, u64)| word != 0 && word & Shape::MASK == shape.0;
-            let free = |&(_, word): &(usize, u64)| word == 0;
-            let (at, word) = words().find(own).or_else(|| words().find(free))?;
-            let next = if word == 0 { shape.0 | ONE_USER } else { word + ONE_USER };
-            let swapped =
-                self.shapes[at].compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst);
-            if swapped.is_ok() {
-                self.slots.fetch_max(at + 1, Ordering::SeqCst);
-                return Some(at);
-            }
-        }
-    }
-
-    fn release(&self, at: usize, shape: Shape) {
-        let last = shape.0 | ONE_USER;
-        let less = |word: u64| Some(if word == last { 0 } else { word - ONE_USER });
-        // Always some: `less` never refuses.
-        let _ = self.shapes[at].fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
     }
 }
 

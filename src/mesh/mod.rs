@@ -3,7 +3,9 @@
 pub mod interest;
 pub mod mail;
 pub mod mailbox;
+mod map;
 pub mod quota;
+mod shapes;
 
 use crate::topic::Seeds;
 use interest::Interest;
@@ -57,3 +59,6 @@ pub struct Entrance {
     /// Pace of new connections.
     pub rate: Rate,
 }
+
+#[cfg(test)]
+mod mailbox_tests;

@@ -40,74 +40,131 @@ pub(super) struct Slot {
 
 const _: () = assert!(size_of::<Slot>() == 16);
 
-const CHUNK: usize = 1024;
+/// 8 KiB: a size that the allocator keeps on small pages, which come free sooner.
+const CHUNK: usize = 512;
 const NONE: u32 = u32::MAX;
 
-pub(super) struct Slots {
-    chunks: Vec<Box<[Slot; CHUNK]>>,
+/// Neighbouring slots. The memory goes when none of them is in use.
+struct Chunk {
+    slots: Option<Box<[Slot; CHUNK]>>,
+    /// The first free slot of this chunk, linked through `table`.
     free: u32,
+    open: u32,
+    /// Of slots that are allocated anew: one that none of them has had lately.
+    generation: u16,
+}
+
+pub(super) struct Slots {
+    chunks: Vec<Chunk>,
+    /// Chunks with a free slot, each once; the last is used first.
+    roomy: Vec<u32>,
+    /// Chunks with memory and no open slot: at most one is kept.
+    empty: u32,
     pub(super) open: u32,
+    allocated: u32,
 }
 
 impl Slots {
     pub(super) fn new() -> Self {
-        Slots { chunks: Vec::new(), free: NONE, open: 0 }
+        Slots { chunks: Vec::new(), roomy: Vec::new(), empty: 0, open: 0, allocated: 0 }
     }
 
     pub(super) fn allocated(&self) -> u32 {
-        (self.chunks.len() * CHUNK) as u32
+        self.allocated
     }
 
     /// A slot for a socket that is at `table` of ring `ring`; the last one freed is used first.
     pub(super) fn open(&mut self, ring: usize, table: u32) -> SocketId {
-        if self.free == NONE {
-            self.grow();
-        }
-        let id = SocketId(self.free);
-        let slot = self.at(id);
+        let number = self.roomy_chunk();
+        let chunk = &mut self.chunks[number as usize];
+        let id = SocketId(chunk.free);
+        let slots = chunk.slots.as_deref_mut().expect("a roomy chunk has memory");
+        let slot = &mut slots[id.0 as usize % CHUNK];
         let next = slot.table;
         let generation = slot.generation;
         *slot = Slot { table, record: NONE, ring: ring as u16, generation, flags: OPEN };
-        self.free = next;
+        chunk.free = next;
+        self.empty -= u32::from(chunk.open == 0);
+        chunk.open += 1;
+        if next == NONE {
+            self.roomy.pop();
+        }
         self.open += 1;
         id
     }
 
     pub(super) fn release(&mut self, id: SocketId) {
-        let next = self.free;
-        let slot = self.at(id);
+        let number = id.0 as usize / CHUNK;
+        let chunk = &mut self.chunks[number];
+        let next = chunk.free;
+        let slots = chunk.slots.as_deref_mut().expect("a slot is released once");
+        let slot = &mut slots[id.0 as usize % CHUNK];
         assert!(slot.flags & OPEN != 0, "a slot is released once");
         slot.flags = 0;
         slot.generation = slot.generation.wrapping_add(1);
         slot.table = next;
-        self.free = id.0;
+        chunk.free = id.0;
+        chunk.open -= 1;
         self.open -= 1;
+        if next == NONE {
+            self.roomy.push(number as u32);
+        }
+        if chunk.open > 0 {
+            return;
+        }
+        if self.empty == 0 {
+            self.empty = 1;
+            return;
+        }
+        // Counted from the chunk's first generation, which tells the latest although it wraps.
+        let first = chunk.generation;
+        let age = slots.iter().map(|slot| slot.generation.wrapping_sub(first)).max().unwrap_or(0);
+        chunk.generation = first.wrapping_add(age);
+        chunk.slots = None;
+        chunk.free = NONE;
+        self.allocated -= CHUNK as u32;
+        // Rare, and there is one entry per chunk.
+        self.roomy.retain(|&roomy| roomy != number as u32);
     }
 
     /// The slot of an open socket.
+    #[inline]
     pub(super) fn get(&mut self, id: SocketId) -> Option<&mut Slot> {
-        let chunk = self.chunks.get_mut(id.0 as usize / CHUNK)?;
+        let chunk = self.chunks.get_mut(id.0 as usize / CHUNK)?.slots.as_deref_mut()?;
         Some(&mut chunk[id.0 as usize % CHUNK]).filter(|slot| slot.flags & OPEN != 0)
     }
 
     /// The slot of an open socket, if a completion with this generation belongs to it.
+    #[inline]
     pub(super) fn get_current(&mut self, id: SocketId, generation: u16) -> Option<&mut Slot> {
         self.get(id).filter(|slot| slot.generation == generation)
     }
 
-    fn at(&mut self, id: SocketId) -> &mut Slot {
-        &mut self.chunks[id.0 as usize / CHUNK][id.0 as usize % CHUNK]
-    }
-
-    fn grow(&mut self) {
-        let base = self.allocated();
-        let mut chunk =
-            Box::new([Slot { table: NONE, record: NONE, ring: 0, generation: 0, flags: 0 }; CHUNK]);
-        for (offset, slot) in chunk.iter_mut().enumerate().take(CHUNK - 1) {
+    /// A chunk with a free slot: the one last used, else a new one at the lowest free number.
+    fn roomy_chunk(&mut self) -> u32 {
+        if let Some(&number) = self.roomy.last() {
+            return number;
+        }
+        // Once per chunk's worth of sockets.
+        let given_back = self.chunks.iter().position(|chunk| chunk.slots.is_none());
+        let number = given_back.unwrap_or(self.chunks.len());
+        if number == self.chunks.len() {
+            self.chunks.push(Chunk { slots: None, free: NONE, open: 0, generation: 0 });
+        }
+        let chunk = &mut self.chunks[number];
+        let free =
+            Slot { table: NONE, record: NONE, ring: 0, generation: chunk.generation, flags: 0 };
+        let mut slots = Box::new([free; CHUNK]);
+        let base = (number * CHUNK) as u32;
+        for (offset, slot) in slots.iter_mut().enumerate().take(CHUNK - 1) {
             slot.table = base + offset as u32 + 1;
         }
-        self.free = base;
-        self.chunks.push(chunk);
+        chunk.free = base;
+        chunk.slots = Some(slots);
+        self.allocated += CHUNK as u32;
+        self.empty += 1;
+        self.roomy.push(number as u32);
+        number as u32
     }
 }
 
@@ -128,7 +185,25 @@ mod tests {
         assert_eq!(slots.open(1, 6), ids[9]);
         assert!(slots.get_current(ids[7], before).is_none());
         assert!(slots.get_current(ids[7], before + 1).is_some());
-        assert_eq!((slots.open, slots.allocated()), (3000, 3072));
+        assert_eq!((slots.open, slots.allocated()), (3000, 6 * CHUNK as u32));
         assert!(slots.get(SocketId(9999)).is_none());
+    }
+
+    #[test]
+    fn a_chunk_without_open_sockets_is_given_back_and_comes_again_with_new_generations() {
+        let mut slots = Slots::new();
+        let all: Vec<_> = (0..5000).map(|n| slots.open(0, n)).collect();
+        let before: Vec<u16> = all.iter().map(|id| slots.get(*id).unwrap().generation).collect();
+        all.iter().for_each(|id| slots.release(*id));
+        assert_eq!((slots.open, slots.allocated()), (0, CHUNK as u32));
+        let mut again: Vec<_> = (0..5000).map(|n| slots.open(0, n)).collect();
+        for (id, old) in all.iter().zip(&before) {
+            assert!(slots.get_current(*id, *old).is_none());
+            assert_eq!(slots.get(*id).unwrap().generation, old + 1);
+        }
+        again.sort_by_key(|id| id.0);
+        assert_eq!(again, all);
+        again[1..].iter().for_each(|id| slots.release(*id));
+        assert_eq!(slots.allocated(), 2 * CHUNK as u32);
     }
 }

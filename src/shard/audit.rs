@@ -42,7 +42,7 @@ pub struct Audit {
     pub staged: usize,
     /// Connections that wait for room in a mailbox.
     pub waiting_for_mail: usize,
-    /// Sessions that publishers are parked for; publishers parked; held connections to end.
+    /// Sessions that publishers are parked for; publishers parked; connections to end.
     pub parked: [usize; 3],
     /// Entries in the list of flow states to look at.
     pub idle_flows: usize,
@@ -70,6 +70,7 @@ pub struct Subscribed {
 impl Shard {
     /// Counts and checks everything.
     pub fn audit(&self) -> Audit {
+        let [waited_for, parked] = self.parked.counts();
         let mut audit = Audit {
             sessions: self.sessions.len(),
             connections: self.connections.len(),
@@ -81,7 +82,7 @@ impl Shard {
             arrivals: self.arrivals.mail.len() + self.arrivals.sockets.len(),
             staged: self.outbox.staged(),
             waiting_for_mail: self.parked.mail_waiters(),
-            parked: self.parked.counts(),
+            parked: [waited_for, parked, self.parting.len()],
             idle_flows: self.idle_flows.len(),
             timers: self.wheel.len(),
             ..Audit::default()

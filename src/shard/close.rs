@@ -1,18 +1,21 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
 use super::connection::Stage;
+use super::route::packed_qos;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
-use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
-use crate::session::{NEVER, Will};
+use crate::packet::{self, Disconnect, Qos, ReasonCode, Version, Violation};
+use crate::session::{NEVER, Session, Will};
 use crate::time::Instant;
 
 /// Milliseconds a closing connection has to take its last packets.
 pub(super) const LAST_WORDS: u64 = 5000;
 /// Bytes of a CONNACK or DISCONNECT besides the text of its reason string, at most.
 pub(super) const LONGEST_HEAD: usize = 12;
+/// Connections ended per step because their peers are gone: less than a millisecond's work.
+const PARTINGS: usize = 64;
 /// Wills routed per step.
 const WILLS: usize = 256;
 
@@ -100,6 +103,42 @@ impl Shard {
         }
     }
 
+    /// The peer is gone (`broken`), or will send nothing more: the connection's end is queued. When
+    /// a crowd drops at once, what others send is not kept waiting for all those ends.
+    pub(super) fn part(&mut self, socket: SocketId, broken: bool) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        match connection.stage {
+            Stage::Entry | Stage::Open(_) => {
+                connection.parting = true;
+                self.parting.push_back((socket, broken));
+            }
+            Stage::Closing if broken => self.broken(socket),
+            Stage::HandingOver(_) | Stage::Closing | Stage::Closed => {}
+        }
+    }
+
+    /// Ends a share of the connections whose peers are gone; true when some are left.
+    pub(super) fn run_parting(&mut self) -> bool {
+        for _ in 0..PARTINGS {
+            let Some((socket, broken)) = self.parting.pop_front() else { break };
+            // The socket may have been closed meanwhile, and another connection have its number.
+            let Some(connection) = self.connections.get(socket.0).filter(|c| c.parting) else {
+                continue;
+            };
+            // What it sent before and is held back still counts: a publisher may write and close.
+            // `release` puts it here again.
+            let held = connection.input.is_some() && !connection.holds.is_free();
+            if held && !broken && matches!(connection.stage, Stage::Open(_)) {
+                continue;
+            }
+            self.disconnect(socket, if broken { Cause::Broken } else { Cause::EndOfStream });
+        }
+        if self.parting.is_empty() {
+            self.parting.shrink_to(1024);
+        }
+        !self.parting.is_empty()
+    }
+
     /// Ends a connection that cannot carry anything more, even if it is closing already.
     pub(super) fn broken(&mut self, socket: SocketId) {
         match self.connections.get(socket.0).map(|connection| connection.stage) {
@@ -148,9 +187,17 @@ impl Shard {
         self.groups.joining.remove(&index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
-        if let Some(flow) = &mut session.flow {
+        let Session { flow, subscriptions, .. } = session;
+        if let Some(flow) = flow {
             flow.crowded = None;
-            flow.replays.clear();
+            // Retained messages that a SUBSCRIBE is owed are owed to the session
+            // [MQTT-3.8.4-4]; the next connection goes on with them. At QoS 0 they may be lost.
+            let (known, all) = (&self.index, self.settings.queue_qos0);
+            flow.inherit_replays(|filter| {
+                let place = subscriptions.position(filter);
+                let entry = place.and_then(|at| known.subscribers(filter).get(at as usize));
+                entry.is_some_and(|entry| all || packed_qos(entry.options) > Qos::AtMostOnce)
+            });
         }
         // Only now: what the publishers go on with must not find this client crowded again.
         self.unpark_waiters(index);
@@ -171,12 +218,11 @@ impl Shard {
             return;
         }
         let Some(session) = self.sessions.get_mut(index) else { return };
-        session.ends = expiry_deadline(now, expiry);
+        session.ends = if expiry == NEVER { Instant::END } else { now.plus_seconds(expiry) };
         if session.flow.as_ref().is_some_and(|flow| flow.is_idle()) {
             session.flow = None;
         }
-        let due = session.will.as_ref().and_then(|will| will.due);
-        let next = [session.ends, due].into_iter().flatten().min();
+        let next = session.next_due();
         self.counters.sessions_persistent += 1;
         if let Some(next) = next {
             self.arm_session(index, next);
@@ -196,7 +242,7 @@ impl Shard {
         self.leave_everything(index);
         let Some(mut session) = self.sessions.remove(index) else { return };
         debug_assert!(session.socket.is_none());
-        let hash = self.shared.seeds.place(session.client_id.as_bytes());
+        let hash = session.key.0.get();
         if let Ok(entry) = self.names.find_entry(hash, |&known| known == index) {
             entry.remove();
         }
@@ -216,7 +262,7 @@ impl Shard {
         if session.socket.is_some() {
             return;
         }
-        if session.ends.is_some_and(|ends| ends <= now) {
+        if session.ends <= now {
             self.counters.sessions_persistent -= 1;
             self.counters.sessions_expired += 1;
             self.end_session(index);
@@ -228,9 +274,7 @@ impl Shard {
         {
             self.fire_will(*will);
         }
-        let Some(session) = self.sessions.get(index) else { return };
-        let due = session.will.as_ref().and_then(|will| will.due);
-        if let Some(next) = [session.ends, due].into_iter().flatten().min() {
+        if let Some(next) = self.sessions.get(index).and_then(Session::next_due) {
             self.arm_session(index, next);
         }
     }
@@ -269,10 +313,9 @@ impl Shard {
 
     /// The driver has closed the socket: nothing of the connection is left.
     pub(super) fn forget(&mut self, socket: SocketId) {
-        self.parked.forget(socket);
-        if let Some(connection) = self.connections.remove(socket.0)
-            && let Some(output) = connection.output
-        {
+        let Some(connection) = self.connections.remove(socket.0) else { return };
+        self.parked.forget(socket, connection.holds);
+        if let Some(output) = connection.output {
             self.pool.put_output(output);
         }
     }
@@ -345,9 +388,4 @@ impl Shard {
     pub(super) fn leave_groups(&mut self, index: u32) {
         self.tell_groups(index, Control::Leave);
     }
-}
-
-/// Whether an expiry in seconds ends at some time; then when.
-fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
-    (expiry != NEVER).then(|| now.plus_seconds(expiry))
 }

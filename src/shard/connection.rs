@@ -91,6 +91,8 @@ pub struct Connection {
     pub holds: Holds,
     /// The driver was told to stop reading it.
     pub paused: bool,
+    /// Nothing more will come from it; its end is queued, or waits for what was held back.
+    pub parting: bool,
     /// Who it is.
     pub peer: Peer,
 }
@@ -112,6 +114,7 @@ impl Connection {
             listener,
             holds: Holds::default(),
             paused: false,
+            parting: false,
             peer,
         }
     }

@@ -35,7 +35,7 @@ pub use outbox::Outbox;
 pub use placement::home_of;
 pub use settings::Settings;
 
-use crate::ids::{ListenerId, Peer, SessionRef, ShardId, SocketId};
+use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
 use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
@@ -92,6 +92,7 @@ pub struct Shard {
     groups: Groups,
     retained: Retained<Message>,
     wheel: Wheel<Timer>,
+    sweep_after: Instant,
     pool: Pool,
     /// Mail to the other shards, carried after each step.
     pub outbox: Outbox,
@@ -99,6 +100,7 @@ pub struct Shard {
     pub actions: Vec<Action>,
     dirty: Vec<SocketId>,
     closing: Vec<(SocketId, Cause)>,
+    parting: VecDeque<(SocketId, bool)>,
     parked: Parked,
     arrivals: Arrivals,
     wills: VecDeque<Message>,
@@ -109,6 +111,8 @@ pub struct Shard {
     data_taken: usize,
     idle_flows: VecDeque<(Instant, SessionRef)>,
     due: Vec<Timer>,
+    /// Until then clients that seem silent may only be unheard: the shard was held up.
+    heard_until: Instant,
     scratch: Vec<u8>,
     topic_scratch: String,
     fan: deliver::Fan,
@@ -151,11 +155,13 @@ impl Shard {
             groups: Groups::default(),
             retained: Retained::new(),
             wheel: Wheel::new(now),
+            sweep_after: now,
             pool: Pool::default(),
             outbox: Outbox::new(id, usize::from(shards)),
             actions: Vec::new(),
             dirty: Vec::new(),
             closing: Vec::new(),
+            parting: VecDeque::new(),
             parked: Parked::default(),
             arrivals: Arrivals::default(),
             wills: VecDeque::new(),
@@ -166,6 +172,7 @@ impl Shard {
             first_peer: 0,
             idle_flows: VecDeque::new(),
             due: Vec::new(),
+            heard_until: Instant(0),
             scratch: Vec::new(),
             topic_scratch: String::new(),
             fan: deliver::Fan::default(),
@@ -183,6 +190,11 @@ impl Shard {
     /// Which shard this is.
     pub fn id(&self) -> ShardId {
         self.id
+    }
+
+    /// Connections and sessions: what most of the shard's memory is for.
+    pub fn population(&self) -> usize {
+        self.connections.len() + self.sessions.len()
     }
 
     /// Begins a step at `now`. `micros` is the same moment on a finer clock shared by all shards.
@@ -232,19 +244,12 @@ impl Shard {
 
     /// The peer will send nothing more.
     pub fn end_of_stream(&mut self, socket: SocketId) {
-        // What it sent before and is held back still counts: a publisher may write and close.
-        let held = self.connections.get(socket.0).is_some_and(|connection| {
-            matches!(connection.stage, Stage::Open(_)) && connection.input.is_some()
-        });
-        if held && self.finish_input_later(socket) {
-            return;
-        }
-        self.disconnect(socket, Cause::EndOfStream);
+        self.part(socket, false);
     }
 
     /// The connection broke.
     pub fn failed(&mut self, socket: SocketId, _errno: i32) {
-        self.broken(socket);
+        self.part(socket, true);
     }
 
     /// A send is complete, or failed; its buffers come back.
@@ -253,7 +258,7 @@ impl Shard {
         if ok {
             self.after_sent(socket);
         } else {
-            self.broken(socket);
+            self.part(socket, true);
         }
     }
 
@@ -347,6 +352,7 @@ impl Shard {
         more |= self.retry_parked();
         more |= self.publish_wills();
         more |= self.run_replays();
+        more |= self.run_parting();
         more |= !self.queries.is_empty();
         self.run_closing();
         self.flush();
@@ -383,6 +389,12 @@ impl Shard {
 
     fn session_ref(&self, index: u32) -> SessionRef {
         SessionRef { shard: self.id, index, generation: self.sessions.generation(index) }
+    }
+
+    /// The session at `index` as the publisher of a message.
+    fn publisher(&self, index: u32) -> Option<Publisher> {
+        let client = self.sessions.get(index)?.key;
+        Some(Publisher { client, shard: self.id })
     }
 
     /// The session, when it is on this shard and still the same one.

@@ -7,7 +7,7 @@
 
 use super::connection::{Holds, Stage};
 use super::{Action, Shard};
-use crate::ids::{SessionRef, SocketId};
+use crate::ids::{ClientKey, Publisher, SocketId};
 use crate::limits::STEP_WORK;
 use crate::mesh::mail::Control;
 use crate::time::Instant;
@@ -21,17 +21,15 @@ pub(super) const PATIENCE: u64 = 300;
 #[derive(Default)]
 pub struct Parked {
     /// Publishers by the local session they wait for.
-    waiters: HashMap<u32, Vec<SessionRef>>,
+    waiters: HashMap<u32, Vec<Publisher>>,
     /// Local publishers in the order of the times at which they may go on anyhow; each once.
-    until: VecDeque<(Instant, SessionRef)>,
+    until: VecDeque<(Instant, ClientKey)>,
     /// The same publishers: parked until when, or not parked any more.
-    held: HashMap<SessionRef, Option<Instant>>,
+    held: HashMap<ClientKey, Option<Instant>>,
     /// Connections that wait for room in a mailbox.
     mail: Vec<SocketId>,
     /// Connections that have had their share of an earlier step, in their order.
     work: VecDeque<SocketId>,
-    /// Connections whose peer closed while input was held.
-    ending: Vec<SocketId>,
 }
 
 impl Parked {
@@ -41,14 +39,11 @@ impl Parked {
     }
 
     /// The socket is closed; its identifier may name another connection within this step.
-    pub(super) fn forget(&mut self, socket: SocketId) {
-        if !self.ending.is_empty() {
-            self.ending.retain(|&ending| ending != socket);
-        }
-        if !self.mail.is_empty() {
+    pub(super) fn forget(&mut self, socket: SocketId, holds: Holds) {
+        if holds.has(Holds::MAIL) {
             self.mail.retain(|&waiting| waiting != socket);
         }
-        if !self.work.is_empty() {
+        if holds.has(Holds::WORK) {
             self.work.retain(|&waiting| waiting != socket);
         }
     }
@@ -58,28 +53,28 @@ impl Parked {
         self.mail.len()
     }
 
-    /// How much is remembered: sessions waited for, publishers held, connections to end.
-    pub(super) fn counts(&self) -> [usize; 3] {
-        [self.waiters.len(), self.until.len().max(self.held.len()), self.ending.len()]
+    /// How much is remembered: sessions waited for, publishers held.
+    pub(super) fn counts(&self) -> [usize; 2] {
+        [self.waiters.len(), self.until.len().max(self.held.len())]
     }
 }
 
 impl Shard {
     /// Parks `publisher`, wherever it is, until the local session `index` has caught up.
-    pub(super) fn park_for(&mut self, publisher: SessionRef, index: u32) {
+    pub(super) fn park_for(&mut self, publisher: Publisher, index: u32) {
         let waiters = self.parked.waiters.entry(index).or_default();
         if waiters.contains(&publisher) {
             if publisher.shard == self.id {
-                self.park_publisher(publisher);
+                self.park_publisher(publisher.client);
             }
             return;
         }
         waiters.push(publisher);
         self.counters.parks_publisher += 1;
         if publisher.shard == self.id {
-            self.park_publisher(publisher);
+            self.park_publisher(publisher.client);
         } else {
-            self.outbox.tell(publisher.shard, Control::Park(publisher));
+            self.outbox.tell(publisher.shard, Control::Park(publisher.client));
         }
     }
 
@@ -90,19 +85,17 @@ impl Shard {
         }
         for publisher in self.parked.waiters.remove(&index).unwrap_or_default() {
             if publisher.shard == self.id {
-                self.unpark_publisher(publisher);
+                self.unpark_publisher(publisher.client);
             } else {
-                self.outbox.tell(publisher.shard, Control::Unpark(publisher));
+                self.outbox.tell(publisher.shard, Control::Unpark(publisher.client));
             }
         }
     }
 
     /// Stops processing a local publisher.
-    pub(super) fn park_publisher(&mut self, publisher: SessionRef) {
+    pub(super) fn park_publisher(&mut self, publisher: ClientKey) {
         let until = self.now.plus_millis(PATIENCE);
-        let Some(socket) = self.session_of(publisher).and_then(|session| session.socket) else {
-            return;
-        };
+        let Some(socket) = self.socket_of(publisher) else { return };
         if self.hold(socket, Holds::CROWDED)
             && self.parked.held.insert(publisher, Some(until)).is_none()
         {
@@ -111,11 +104,11 @@ impl Shard {
     }
 
     /// Lets a local publisher go on, unless something else holds it.
-    pub(super) fn unpark_publisher(&mut self, publisher: SessionRef) {
+    pub(super) fn unpark_publisher(&mut self, publisher: ClientKey) {
         if let Some(until) = self.parked.held.get_mut(&publisher) {
             *until = None;
         }
-        if let Some(socket) = self.session_of(publisher).and_then(|session| session.socket) {
+        if let Some(socket) = self.socket_of(publisher) {
             self.release(socket, Holds::CROWDED);
         }
     }
@@ -135,6 +128,8 @@ impl Shard {
         if !connection.paused {
             connection.paused = true;
             self.actions.push(Action::Pause(socket));
+            // Only here: while a mailbox stays full, each step tries again and holds again.
+            self.counters.parks_mailbox += u64::from(hold == Holds::MAIL);
         }
         true
     }
@@ -156,15 +151,9 @@ impl Shard {
             connection.paused = false;
             self.actions.push(Action::Resume(socket));
         }
-    }
-
-    /// The peer closed while input is held: end it when that is processed. True when taken.
-    pub(super) fn finish_input_later(&mut self, socket: SocketId) -> bool {
-        let held = self.connections.get(socket.0).is_some_and(|c| !c.holds.is_free());
-        if held && !self.parked.ending.contains(&socket) {
-            self.parked.ending.push(socket);
+        if open && connection.holds.is_free() && connection.parting {
+            self.parting.push_back((socket, false));
         }
-        held
     }
 
     /// Goes on with those that had their share of an earlier step, while this one has room.
@@ -197,13 +186,6 @@ impl Shard {
         }
         for socket in std::mem::take(&mut self.parked.mail) {
             self.release(socket, Holds::MAIL);
-        }
-        if !self.parked.ending.is_empty() {
-            for socket in std::mem::take(&mut self.parked.ending) {
-                if !self.finish_input_later(socket) {
-                    self.disconnect(socket, super::close::Cause::EndOfStream);
-                }
-            }
         }
         // Nobody rings when a mailbox has room again.
         !self.parked.mail.is_empty() || !self.parked.work.is_empty()

@@ -5,12 +5,23 @@ use super::close::{Cause, LAST_WORDS};
 use super::connection::{Holds, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
-use crate::time::Instant;
+use crate::time::{GRANULARITY_MILLIS, Instant};
 
+/// Chunks of the wheel that are swept per step: some 20 µs.
+const SWEEP: usize = 8;
+/// Milliseconds between rounds of sweeping.
+const SWEEP_REST: u64 = 1000;
+/// Entries that the wheel may always have.
+const FEW_TIMERS: usize = 4096;
 /// Timers run per step.
 const TIMERS: usize = 4096;
 /// Milliseconds between looks at idle flow state, retained expiry and spare memory.
 const HOUSEKEEPING: u64 = 1000;
+/// An upkeep this many milliseconds late means that the shard was held up: the process stopped,
+/// the core taken away. What clients sent meanwhile lies in the kernel, more than a step takes in.
+const HELD_UP: u64 = 500;
+/// Milliseconds after that in which nobody's silence is held against it.
+const HEARING: u64 = 2000;
 /// Milliseconds a flow state stays after its last use.
 const FLOW_IDLE: u64 = 2000;
 /// Flow states looked at per housekeeping.
@@ -55,8 +66,9 @@ impl Shard {
     }
 
     pub(super) fn arm_housekeeping(&mut self) {
-        if self.sys.arm_housekeeping() {
-            self.wheel.insert(self.now.plus_millis(HOUSEKEEPING), Timer::Housekeeping);
+        let due = self.now.plus_millis(HOUSEKEEPING);
+        if self.sys.arm_housekeeping(due) {
+            self.wheel.insert(due, Timer::Housekeeping);
         }
         if self.settings.sys_interval > 0 && self.sys.arm() {
             self.wheel.insert(self.now.plus_millis(self.settings.sys_interval), Timer::Sys);
@@ -65,6 +77,9 @@ impl Shard {
 
     /// Runs due timers; true when more are due.
     pub(super) fn run_timers(&mut self) -> bool {
+        if self.sys.overdue(self.now) >= HELD_UP {
+            self.heard_until = self.now.plus_millis(HEARING);
+        }
         let mut due = std::mem::take(&mut self.due);
         let more = self.wheel.expire(self.now, TIMERS, &mut due);
         for timer in due.drain(..) {
@@ -93,7 +108,35 @@ impl Shard {
             }
         }
         self.due = due;
-        more
+        more | self.sweep_timers()
+    }
+
+    /// Connections that came and went leave their entries on the wheel until those are due, which
+    /// may be hours. When more than half are such, they are swept out; true when not all are yet.
+    fn sweep_timers(&mut self) -> bool {
+        let wanted = self.connections.len() + self.sessions.len();
+        if self.wheel.len() <= FEW_TIMERS + 2 * wanted || self.now < self.sweep_after {
+            return false;
+        }
+        let (connections, sessions, now) = (&self.connections, &self.sessions, self.now);
+        let round = self.wheel.sweep(SWEEP, |fires, timer| {
+            let armed = match timer {
+                Timer::Connection(socket) => connections.get(socket.0).map(|c| c.armed),
+                Timer::Session(index) => sessions.get(index).map(|s| s.armed),
+                Timer::Retry(index) => {
+                    sessions.get(index).and_then(|s| s.flow.as_ref()).and_then(|flow| flow.retry)
+                }
+                Timer::Sys | Timer::Housekeeping => return true,
+            };
+            // A deadline that had passed when it was entered fires later than it says.
+            armed.filter(|&at| at != Instant(0)).is_some_and(|at| {
+                at <= now || at <= fires && fires.millis_since(at) < GRANULARITY_MILLIS
+            })
+        });
+        if round {
+            self.sweep_after = now.plus_millis(SWEEP_REST);
+        }
+        !round
     }
 
     fn connection_due(&mut self, socket: SocketId) {
@@ -103,6 +146,12 @@ impl Shard {
             return;
         }
         connection.armed = Instant(0);
+        let heard_until = self.heard_until;
+        let silent = matches!(connection.stage, Stage::Entry | Stage::Open(_));
+        // [MQTT-3.1.2-22] is about clients that were not heard although we listened.
+        if silent && now < heard_until {
+            return self.arm_connection(socket, heard_until);
+        }
         match connection.stage {
             Stage::Entry => {
                 self.counters.connect_timeouts += 1;
@@ -172,9 +221,9 @@ impl Shard {
     fn shrink_names(&mut self) {
         let (len, room) = (self.names.len(), self.names.capacity());
         if room > 4096 && len < room / 8 {
-            let (seeds, sessions) = (&self.shared.seeds, &self.sessions);
+            let sessions = &self.sessions;
             self.names.shrink_to(len * 2, |&index| {
-                sessions.get(index).map_or(0, |session| seeds.place(session.client_id.as_bytes()))
+                sessions.get(index).map_or(0, |session| session.key.0.get())
             });
         }
     }

@@ -239,3 +239,60 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Sweeping removes exactly what is refused, whatever is half moved down at that time.
+    #[test]
+    fn a_swept_wheel_fires_what_was_kept_and_nothing_else(
+        deadlines in proptest::collection::vec(0u64..3_000_000, 1..3000),
+        keep_one_in in 1u64..12,
+        warm in 0u64..2_000_000,
+        limit in 1usize..200,
+    ) {
+        let mut wheel = Wheel::new(Instant(0));
+        for (number, &deadline) in deadlines.iter().enumerate() {
+            wheel.insert(Instant(deadline), number as u64);
+        }
+        let mut fired = Vec::new();
+        // Stops in the middle of whatever it was doing.
+        wheel.expire(Instant(warm), limit, &mut fired);
+        let early = fired.len();
+        let mut rounds = 0;
+        while !wheel.sweep(3, |fires, number| {
+            let deadline = deadlines[number as usize];
+            assert!(fires.0 >= deadline && fires.0 < deadline + GRANULARITY_MILLIS);
+            number % keep_one_in == 0
+        }) {
+            rounds += 1;
+            assert!(rounds < 10_000);
+        }
+        let mut now = warm;
+        while !wheel.is_empty() {
+            let mut due = Vec::new();
+            if !wheel.expire(Instant(now), 100, &mut due) {
+                now = wheel.next_deadline().map_or(now, |at| at.0);
+            }
+            for &number in &due {
+                assert!(deadlines[number as usize] <= now);
+            }
+            fired.extend(due);
+        }
+        let mut expected: Vec<u64> = (0..deadlines.len() as u64)
+            .filter(|n| n % keep_one_in == 0 || fired[..early].contains(n))
+            .collect();
+        fired.sort_unstable();
+        expected.sort_unstable();
+        prop_assert_eq!(fired, expected);
+    }
+}
+
+#[test]
+fn a_swept_wheel_gives_its_memory_back() {
+    let mut wheel = Wheel::new(Instant(0));
+    (0..100_000u64).for_each(|n| wheel.insert(Instant(600_000 + n % 1000), n));
+    let chunks = |wheel: &Wheel<u64>| wheel.slots.iter().map(|s| s.chunks.len()).sum::<usize>();
+    let before = chunks(&wheel);
+    while !wheel.sweep(8, |_, number| number % 100 == 0) {}
+    assert_eq!(wheel.len(), 1000);
+    assert!(chunks(&wheel) < before / 20, "{} of {before} chunks", chunks(&wheel));
+}

@@ -319,6 +319,35 @@ fn overlapping_subscriptions_with_one_identifier_send_it_twice() {
 }
 
 #[test]
+fn a_crowd_that_drops_at_once_keeps_nobody_waiting() {
+    let mut world = world(1, roomy());
+    let mut probe = Peer::connect(&mut world, 0, &hello("probe", true, 60));
+    probe.subscribe(&mut world, 1, "t", 0);
+    let mut crowd: Vec<Peer> = (0..400)
+        .map(|n| Peer::connect(&mut world, 0, &hello(&format!("c{n}"), true, 60)))
+        .collect();
+    world.settle();
+    probe.take(&mut world);
+    for (number, peer) in crowd.iter_mut().enumerate() {
+        peer.end(&mut world, if number % 2 == 0 { End::Reset } else { End::Fin });
+    }
+    probe.publish(&mut world, "t", b"m", 0, 0);
+    world.limit = 1000;
+    for _ in 0..1000 {
+        world.step(0);
+        if !world.conns[probe.conn].down.is_empty() {
+            break;
+        }
+    }
+    let left = world.nodes[0].shard.audit().connections;
+    assert!(left > 200, "{left} connections are left: their ends come in shares");
+    assert_eq!(probe.payloads(&mut world), ["m"]);
+    world.settle();
+    assert_eq!(world.nodes[0].shard.audit().connections, 1);
+    fine(&world);
+}
+
+#[test]
 fn reconnecting_over_and_over_leaves_no_timers_or_lists_behind() {
     let mut world = world(2, roomy());
     for round in 0..2000 {
@@ -368,5 +397,35 @@ fn a_held_connection_that_ended_does_not_end_the_next_one_on_its_socket() {
     second.publish(&mut world, "u", b"m", 1, 1);
     let got = second.take(&mut world);
     assert!(matches!(got[..], [Got::ConnAck { .. }, Got::Ack(..)]), "{got:?}");
+    fine(&world);
+}
+
+#[test]
+fn a_shard_that_was_held_up_hears_its_clients_before_it_judges_their_silence() {
+    let mut world = world(1, roomy());
+    let mut peers: Vec<_> = (0..20)
+        .map(|n| {
+            let name = format!("c{n}");
+            let mut connect = hello(&name, true, 0);
+            connect.keep_alive = 2;
+            Peer::connect(&mut world, 0, &connect)
+        })
+        .collect();
+    // The process is stopped; all but the first go on sending PINGREQ.
+    world.settle();
+    world.advance(60_000);
+    for peer in &mut peers[1..] {
+        peer.raw(&mut world, &[0xC0, 0]);
+    }
+    // A step takes in less than what has piled up.
+    world.limit = 1;
+    world.settle();
+    assert_eq!(world.counters().connections_open, 20);
+    for _ in 0..24 {
+        world.advance(100);
+        world.settle();
+    }
+    assert_eq!(world.counters().connections_open, 19, "silence is still noticed");
+    assert_eq!(world.counters().keepalive_timeouts, 1);
     fine(&world);
 }

@@ -197,7 +197,6 @@ impl Sim {
             ("expired", total.dropped_expired, features.expiring),
             ("not_authorized", total.dropped_not_authorized, features.hostile),
             ("retained_limit", total.dropped_retained_limit, features.retained_limit),
-            ("no_window", total.dropped_no_window, false),
         ] {
             assert!(possible || dropped == 0, "{dropped} dropped for {name}");
         }

@@ -13,6 +13,7 @@ mod more_cases;
 mod net;
 mod peer;
 mod plan;
+mod protocol;
 mod random;
 mod rng;
 mod runner;
