@@ -160,6 +160,7 @@ pub fn new_client(at: usize, rng: &mut Rng, features: &Features) -> Client {
     }
     if version != Version::V31 && rng.chance(50) {
         client.client_id.clear();
+        client.nameless = true;
         // [MQTT-3.1.3-7] of 3.1.1
         client.always_clean |= version == Version::V311;
     }

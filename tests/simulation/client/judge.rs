@@ -54,7 +54,7 @@ impl Client {
         let all_along = run.lossless && qos > 0 && self.covered_since(&name, true) < what.sent_at;
         if first && (what.sends == 1 || all_along) && !name.starts_with("w/") {
             // [MQTT-4.6.0-5, 4.6.0-6]
-            let last = self.last.entry((what.publisher, name, qos)).or_insert(message);
+            let last = self.last.entry((what.publisher, what.line, name, qos)).or_insert(message);
             assert!(*last <= message, "{}: {message} after {last}", self.name);
             *last = message;
         }

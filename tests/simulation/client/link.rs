@@ -35,6 +35,7 @@ impl Client {
         let message = will.map(|_| {
             run.new_message(Message {
                 publisher: self.at,
+                line: 0,
                 topic: topic.clone(),
                 qos,
                 retain: false,

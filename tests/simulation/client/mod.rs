@@ -19,6 +19,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 #[derive(Clone, Debug)]
 pub struct Message {
     pub publisher: usize,
+    /// Only messages of one line come in order: a client without a ClientId of its own is another
+    /// one to the broker with each connection, and the earlier one may be read later.
+    pub line: u64,
     pub topic: String,
     pub qos: u8,
     pub retain: bool,
@@ -134,6 +137,8 @@ pub struct Client {
     pub name: String,
     /// The ClientId; empty until the broker has assigned one.
     pub client_id: String,
+    /// The broker gives it its ClientId.
+    pub nameless: bool,
     pub version: Version,
     pub always_clean: bool,
     pub expiry: u32,
@@ -183,7 +188,7 @@ pub struct Client {
     pub unsure: BTreeSet<String>,
     asked: BTreeMap<u16, Asked>,
     pub got: BTreeMap<usize, Count>,
-    last: BTreeMap<(usize, String, u8), usize>,
+    last: BTreeMap<(usize, u64, String, u8), usize>,
     pub wills: Vec<WillRecord>,
     /// Some CONNECT that asked for a clean start has not been answered.
     must_clean: bool,
@@ -269,6 +274,7 @@ impl Client {
             at,
             client_id: name.clone(),
             name,
+            nameless: false,
             version,
             always_clean: false,
             expiry: 60,

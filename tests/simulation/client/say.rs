@@ -56,6 +56,7 @@ impl Client {
         let expiry = expires.then(|| [1, 2, 10, 3600][run.rng.below(4)]);
         let message = run.new_message(Message {
             publisher: self.at,
+            line: if self.nameless { self.up_since } else { 0 },
             topic,
             qos,
             retain,
