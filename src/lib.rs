@@ -64,6 +64,7 @@ pub mod ids;
 pub mod limits;
 pub mod mesh;
 pub mod message;
+pub mod mutant;
 pub mod packet;
 #[cfg(feature = "runtime")]
 pub mod ring;

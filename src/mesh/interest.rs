@@ -27,6 +27,7 @@ use seize::Collector;
 
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{MAX_SHAPES, MAX_SHARDS};
+use crate::mutant::Mutant;
 use crate::topic::{COARSE_LEVELS, FilterKey, Seeds, Shape, TopicHash};
 
 /// One per user in a slot of the shape array: the bits above the shape.
@@ -264,7 +265,7 @@ impl Interest {
         let bit = ShardSet::only(shard).0;
         let guard = self.map.collector.enter();
         let change = |entry: Option<(&u64, &Bits)>| match entry.map(|(_, bits)| bits.get()) {
-            Some(set) if set == bit => Operation::Remove,
+            Some(set) if set == bit || Mutant::InterestClearsOthers.is_on() => Operation::Remove,
             Some(set) if set & bit != 0 => Operation::Insert(Bits::new(set & !bit)),
             _ => Operation::Abort(()),
         };

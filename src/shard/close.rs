@@ -5,6 +5,7 @@ use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
 use crate::session::{NEVER, Will};
 use crate::time::Instant;
@@ -58,7 +59,8 @@ impl Cause {
 
     /// Only DISCONNECT with reason 0x00 deletes the will [MQTT-3.14.4-3].
     fn deletes_will(self) -> bool {
-        self == Cause::Client(ReasonCode::Success)
+        self == Cause::Client(ReasonCode::Success) && !Mutant::WillAfterDisconnect.is_on()
+            || self == Cause::TakenOver && Mutant::WillLostOnTakeover.is_on()
     }
 }
 
@@ -158,12 +160,15 @@ impl Shard {
         let expiry = session.expiry;
         match session.will.take() {
             Some(_) if cause.deletes_will() => {}
-            Some(mut will) if will.delay > 0 && expiry > 0 => {
+            Some(mut will) if will.delay > 0 && expiry > 0 && !Mutant::WillDelayIgnored.is_on() => {
                 // [MQTT-3.1.3-9] and section 3.1.3.2.2: after the delay, unless the client is back.
                 will.due = Some(now.plus_seconds(will.delay));
                 session.will = Some(will);
             }
-            Some(will) => self.fire_will(*will),
+            Some(will) => {
+                session.will = Mutant::WillTwice.is_on().then(|| will.clone());
+                self.fire_will(*will);
+            }
             None => {}
         }
         if expiry == 0 {
@@ -186,6 +191,14 @@ impl Shard {
 
     /// Another connection claims the ClientId [MQTT-3.1.4-3].
     pub(super) fn take_over(&mut self, index: u32) {
+        if Mutant::TakeoverKeepsOld.is_on() {
+            return;
+        }
+        if Mutant::PendingLostOnTakeover.is_on()
+            && let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.take())
+        {
+            self.forget_flow(&flow);
+        }
         if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
             self.disconnect(socket, Cause::TakenOver);
         }
@@ -270,6 +283,9 @@ impl Shard {
     /// The driver has closed the socket: nothing of the connection is left.
     pub(super) fn forget(&mut self, socket: SocketId) {
         self.parked.forget(socket);
+        if Mutant::SlotLeaked.is_on() {
+            return;
+        }
         if let Some(connection) = self.connections.remove(socket.0)
             && let Some(output) = connection.output
         {
@@ -349,5 +365,7 @@ impl Shard {
 
 /// Whether an expiry in seconds ends at some time; then when.
 fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
-    (expiry != NEVER).then(|| now.plus_seconds(expiry))
+    let part = if Mutant::SessionExpiresEarly.is_on() { 2 } else { 1 };
+    let ends = expiry != NEVER && !Mutant::SessionNeverExpires.is_on();
+    ends.then(|| now.plus_seconds(expiry / part))
 }

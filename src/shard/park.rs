@@ -10,6 +10,7 @@ use super::{Action, Shard};
 use crate::ids::{SessionRef, SocketId};
 use crate::limits::STEP_WORK;
 use crate::mesh::mail::Control;
+use crate::mutant::Mutant;
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -195,7 +196,8 @@ impl Shard {
                 None => {}
             }
         }
-        for socket in std::mem::take(&mut self.parked.mail) {
+        let most = if Mutant::MailWaitersForgotten.is_on() { 1 } else { usize::MAX };
+        for socket in std::mem::take(&mut self.parked.mail).into_iter().take(most) {
             self.release(socket, Holds::MAIL);
         }
         if !self.parked.ending.is_empty() {
