@@ -43,6 +43,8 @@ mutants! {
     PendingOverBound,
     /// Messages dropped as the oldest of a full queue are not counted.
     PendingDropUncounted,
+    /// A client whose queue is full stays connected where the policy is to disconnect it.
+    FullQueueTolerated,
     // shard: publishing and routing
     /// No PUBACK for a message that nobody subscribes to.
     PubAckSkipped,
@@ -73,6 +75,10 @@ mutants! {
     TooLargeFromQueue,
     /// A message too large for its client is counted as expired.
     WrongDropReason,
+    /// QoS 0 that is shed for a slow client is not counted.
+    ShedUncounted,
+    /// QoS 0 for a client that is offline is not counted as dropped.
+    OfflineUncounted,
     /// A queued message is sent after its Message Expiry Interval.
     ExpiredSent,
     /// Message Expiry Interval is not passed on from the queue.
@@ -85,6 +91,8 @@ mutants! {
     StallAfterDrop,
     /// A client that has caught up reading its answers is not read again.
     UnreadNotWoken,
+    /// Publishers of another shard are not told that their subscriber has caught up.
+    ParkedNotWoken,
     /// Only one of the connections that wait for room in a mailbox is woken.
     MailWaitersForgotten,
     // shard: subscriptions, share groups, retained messages
@@ -116,6 +124,8 @@ mutants! {
     ReplayTruncated,
     /// A replay does not wait for data mail that was there before it.
     ReplayOvertakesMail,
+    /// A replay brings a message that is older than one sent live meanwhile.
+    ReplayStale,
     // shard: connections, wills, time
     /// The will is sent after an orderly DISCONNECT.
     WillAfterDisconnect,
@@ -131,12 +141,16 @@ mutants! {
     SessionNeverExpires,
     /// Sessions expire after half of their time.
     SessionExpiresEarly,
+    /// Session Expiry Interval in DISCONNECT is ignored.
+    DisconnectExpiryIgnored,
     /// A connection that was lost on its way between shards stays counted at its listener.
     EntranceLeaked,
     /// The place of a closed connection is not given back.
     SlotLeaked,
     /// A takeover drops what was in flight and pending.
     PendingLostOnTakeover,
+    /// A client whose session is taken over is not told.
+    TakeoverUntold,
     /// A takeover leaves the old connection open.
     TakeoverKeepsOld,
     /// A clean start resumes the old session.

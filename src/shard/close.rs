@@ -47,6 +47,7 @@ impl Cause {
     fn farewell(self) -> Option<(ReasonCode, &'static str)> {
         match self {
             Cause::Violation(violation) => Some((violation.reason, violation.what)),
+            Cause::TakenOver if Mutant::TakeoverUntold.is_on() => None,
             Cause::TakenOver => {
                 Some((ReasonCode::SessionTakenOver, "another connection uses this ClientId"))
             }

@@ -279,6 +279,7 @@ impl Shard {
         let keep_alive = self.keep_alive(connect);
         let multiplier = self.settings.keep_alive_multiplier;
         let multiplier = if Mutant::KeepAliveHasty.is_on() { 1.0 } else { multiplier };
+        let multiplier = if Mutant::KeepAliveIgnored.is_on() { 0.0 } else { multiplier };
         let patience = f64::from(keep_alive) * 1000.0 * multiplier;
         let alias_limit = connect
             .properties
@@ -296,7 +297,7 @@ impl Shard {
             connection.aliases = Some(Box::new(aliases));
         }
         self.counters.connections_open += 1;
-        if keep_alive > 0 && !Mutant::KeepAliveIgnored.is_on() {
+        if keep_alive > 0 {
             self.arm_connection(socket, now.plus_millis(patience as u64));
         }
     }

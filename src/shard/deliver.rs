@@ -141,6 +141,7 @@ impl Shard {
             && !terms.replay
             && let Some(flow) = &mut session.flow
             && !flow.replays.is_empty()
+            && !Mutant::ReplayStale.is_on()
         {
             self.overtake(index, message.topic);
         }
@@ -155,7 +156,7 @@ impl Shard {
             (Some(socket), Qos::AtMostOnce) => self.deliver_qos0(index, socket, message, terms),
             (Some(socket), _) => self.deliver_acknowledged(index, socket, message, terms, qos),
             (None, Qos::AtMostOnce) if !self.settings.queue_qos0 => {
-                self.counters.dropped_offline_qos0 += 1;
+                self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
             }
             (None, _) => self.enqueue(index, message, terms, qos),
         }
@@ -173,7 +174,7 @@ impl Shard {
             return;
         };
         if !terms.replay && self.must_shed(socket) {
-            self.counters.dropped_outgoing_full += 1;
+            self.counters.dropped_outgoing_full += u64::from(!Mutant::ShedUncounted.is_on());
             return;
         }
         let outbound = Outbound {
@@ -290,7 +291,7 @@ impl Shard {
             Pushed::Disconnect => {
                 self.counters.dropped_queue_full += 1;
                 debug_assert!(bounds.on_full == OnFull::Disconnect);
-                if let Some(socket) = socket {
+                if let Some(socket) = socket.filter(|_| !Mutant::FullQueueTolerated.is_on()) {
                     self.closing.push((socket, super::close::Cause::QueueFull));
                 }
             }

@@ -92,7 +92,7 @@ impl Shard {
         for publisher in self.parked.waiters.remove(&index).unwrap_or_default() {
             if publisher.shard == self.id {
                 self.unpark_publisher(publisher);
-            } else {
+            } else if !Mutant::ParkedNotWoken.is_on() {
                 self.outbox.tell(publisher.shard, Control::Unpark(publisher));
             }
         }

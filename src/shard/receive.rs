@@ -244,7 +244,9 @@ impl Shard {
             if session.expiry == 0 && expiry != 0 {
                 return Err(EXPIRY_FROM_ZERO); // section 3.14.2.2.2
             }
-            session.expiry = expiry.min(self.settings.session_expiry_max);
+            if !Mutant::DisconnectExpiryIgnored.is_on() {
+                session.expiry = expiry.min(self.settings.session_expiry_max);
+            }
         }
         self.disconnect(socket, Cause::Client(disconnect.reason));
         Ok(Flow::Next)

@@ -10,7 +10,9 @@ use ringmq::packet::{
     self, AckKind, Connect, OutPublish, Qos, ReasonCode, RetainHandling, Subscribe,
     SubscribeFilter, SubscribeFilters, SubscribeOptions, UserProperties,
 };
+use ringmq::session::pending::Bounds;
 use ringmq::shard::{Settings, home_of};
+use std::sync::Arc;
 
 /// Holds every dialogue; panics on the first packet that is not the expected one.
 pub fn hold(world: &mut World, settings: &Settings) {
@@ -21,12 +23,20 @@ pub fn hold(world: &mut World, settings: &Settings) {
     overlap(world);
     as_published(world);
     handling(world);
-    full_queue(world, settings);
+    full_queues(world, settings);
+    exactly_once(world);
+    session_end(world);
+    takeover(world);
+    harsh_queue(world, settings);
+    offline_qos_0(world, settings);
     narrow_window(world, settings);
     if world.nodes.len() > 1 {
         group_from_its_suback(world);
         group_with_a_leaver(world);
         replay_after_puback(world);
+        replay_and_live(world);
+        full_mailbox(world);
+        crowd(world, settings);
     }
     assert_eq!(world.problems(), Vec::<String>::new());
 }
@@ -261,21 +271,18 @@ fn overlap(world: &mut World) {
     let mut publisher = guest(world, "e-publisher");
     let said = || Said { qos: 2, ..Said::default() };
     publish(world, &mut publisher, "e/o/1", b"m", said());
-    let mut own = Peer::connect(world, 0, &hello("e-overlap-2", true, 0));
-    own.take(world);
-    for (got, qos, expected) in [(read_all(world, &mut subscriber), 2, vec![7, 8, 9])] {
-        let [Got::Publish { qos: sent, ids, .. }] = &got[..] else { panic!("{got:?}") };
+    let said_by = |got: Vec<Got>| {
+        let [Got::Publish { qos, ids, .. }] = &got[..] else { panic!("{got:?}") };
         let mut ids = ids.clone();
         ids.sort_unstable();
-        assert_eq!((*sent, ids), (qos, expected), "QoS and identifiers of overlapping filters");
-    }
+        (*qos, ids)
+    };
+    let got = said_by(read_all(world, &mut subscriber));
+    assert_eq!(got, (2, vec![7, 8, 9]), "QoS and identifiers of overlapping filters");
     subscriber.publish(world, "e/o/1", b"own", 1, 1);
-    let got = read_all(world, &mut subscriber);
-    let [Got::Publish { qos, ids, .. }] = &got[..] else { panic!("{got:?}") };
-    let mut ids = ids.clone();
-    ids.sort_unstable();
-    assert_eq!((*qos, ids), (1, vec![8, 9]), "No Local among overlapping filters");
-    part(world, [subscriber, publisher, own]);
+    let got = said_by(read_all(world, &mut subscriber));
+    assert_eq!(got, (1, vec![8, 9]), "No Local among overlapping filters");
+    part(world, [subscriber, publisher]);
 }
 
 /// [MQTT-3.3.1-12, MQTT-3.3.1-13, MQTT-3.3.1-8]: RETAIN of live and of replayed messages.
@@ -331,17 +338,28 @@ fn handling(world: &mut World) {
 }
 
 /// A full pending queue keeps what its policy says, within its bounds, and counts the rest.
-fn full_queue(world: &mut World, settings: &Settings) {
-    let bounds = settings.pending;
-    if bounds.messages > 1000 {
-        return;
+fn full_queues(world: &mut World, settings: &Settings) {
+    // Topic, payload and 64 bytes of overhead.
+    let cost = "e/q".len() + 20 + 64;
+    for on_full in [OnFull::DropOldest, OnFull::DropNew, OnFull::Disconnect] {
+        full_queue(world, settings, Bounds { messages: 5, bytes: 1 << 20, on_full }, 5);
+        full_queue(world, settings, Bounds { messages: 100, bytes: 4 * cost + 1, on_full }, 4);
     }
+    reload(world, settings.clone());
+}
+
+fn reload(world: &mut World, settings: Settings) {
+    let settings = Arc::new(settings);
+    for node in &mut world.nodes {
+        node.shard.reload(Arc::clone(&settings));
+    }
+}
+
+fn full_queue(world: &mut World, settings: &Settings, pending: Bounds, kept: usize) {
+    reload(world, Settings { pending, ..settings.clone() });
     let mut subscriber = join(world, &hello("e-offline", true, 60));
     subscribe(world, &mut subscriber, Wish::new("e/q", 1));
     part(world, [subscriber]);
-    // Topic, payload and 64 bytes of overhead.
-    let cost = "e/q".len() + 20 + 64;
-    let kept = bounds.messages.min(bounds.bytes / cost);
     let all: Vec<Vec<u8>> = (0..kept + 3).map(|n| format!("{n:020}").into_bytes()).collect();
     let before = world.counters().dropped_queue_full;
     let mut publisher = guest(world, "e-publisher");
@@ -350,12 +368,230 @@ fn full_queue(world: &mut World, settings: &Settings) {
     }
     assert_eq!(world.counters().dropped_queue_full - before, 3, "dropped_queue_full");
     let mut subscriber = Peer::connect(world, 0, &hello("e-offline", false, 0));
-    let expected = match bounds.on_full {
+    let expected = match pending.on_full {
         OnFull::DropOldest => &all[3..],
         OnFull::DropNew | OnFull::Disconnect => &all[..kept],
     };
-    assert_eq!(payloads(&read_all(world, &mut subscriber)), expected, "{:?}", bounds.on_full);
+    assert_eq!(payloads(&read_all(world, &mut subscriber)), expected, "{:?}", pending.on_full);
     part(world, [subscriber, publisher]);
+}
+
+/// [MQTT-4.3.3-10 to 12]: between PUBLISH and PUBREL an identifier stands for one message, before
+/// and after for another; every PUBREL gets its PUBCOMP.
+fn exactly_once(world: &mut World) {
+    let mut subscriber = guest(world, "e-reader");
+    subscribe(world, &mut subscriber, Wish::new("e/2", 2));
+    let mut publisher = guest(world, "e-publisher");
+    let unknown = ReasonCode::PacketIdentifierNotFound;
+    for payload in [b"1", b"2"] {
+        publisher.publish(world, "e/2", payload, 2, 5);
+        publisher.publish(world, "e/2", payload, 2, 5);
+        publisher.ack(world, AckKind::PubRel, 5);
+        publisher.ack(world, AckKind::PubRel, 5);
+        let expected = [
+            Got::Ack(AckKind::PubRec, 5, ReasonCode::Success),
+            Got::Ack(AckKind::PubRec, 5, ReasonCode::Success),
+            Got::Ack(AckKind::PubComp, 5, ReasonCode::Success),
+            Got::Ack(AckKind::PubComp, 5, unknown),
+        ];
+        assert_eq!(publisher.take(world), expected, "the publisher's side of QoS 2");
+    }
+    assert_eq!(payloads(&read_all(world, &mut subscriber)), [b"1", b"2"], "exactly once");
+    part(world, [subscriber, publisher]);
+}
+
+/// Section 3.1.2.11.2: a session lasts as long as was agreed, not less, and not much more.
+fn session_end(world: &mut World) {
+    for (left, expected) in [(39_700, true), (40_300, false)] {
+        let mut peer = join(world, &hello("e-absent", true, 40));
+        peer.end(world, End::Reset);
+        world.settle();
+        wait(world, left);
+        let mut peer = Peer::connect(world, 0, &hello("e-absent", false, 0));
+        let got = peer.take(world);
+        let [Got::ConnAck { present, .. }] = got[..] else { panic!("{got:?}") };
+        assert_eq!(present, expected, "Session Present {left} ms into a session of 40 s");
+        part(world, [peer]);
+    }
+    // Section 3.14.2.2.2: DISCONNECT may change its mind.
+    let peer = join(world, &hello("e-absent", true, 40));
+    part_for_good(world, peer);
+    let mut peer = Peer::connect(world, 0, &hello("e-absent", false, 0));
+    let got = peer.take(world);
+    assert!(matches!(got[..], [Got::ConnAck { present: false, .. }]), "ended by DISCONNECT");
+    part(world, [peer]);
+}
+
+/// DISCONNECT that ends the session as well.
+fn part_for_good(world: &mut World, mut peer: Peer) {
+    peer.write(world, |out, version| {
+        let mut packet = packet::Disconnect::new(ReasonCode::Success);
+        packet.session_expiry = Some(0);
+        packet::encode_disconnect(out, version, &packet);
+    });
+    world.settle();
+    peer.end(world, End::Fin);
+    world.settle();
+}
+
+/// [MQTT-3.1.4-3]: the old connection is told and closed, the new one has the session.
+fn takeover(world: &mut World) {
+    let mut first = join(world, &hello("e-twin", true, 60));
+    subscribe(world, &mut first, Wish::new("e/t", 1));
+    let mut second = Peer::connect(world, 0, &hello("e-twin", false, 0));
+    let got = second.take(world);
+    assert!(matches!(got[..], [Got::ConnAck { present: true, .. }]), "{got:?}");
+    let got = first.take(world);
+    assert_eq!(got, [Got::Disconnect(ReasonCode::SessionTakenOver)], "the one taken over");
+    assert!(first.is_closed(world), "the one taken over is open");
+    first.end(world, End::Fin);
+    let mut publisher = guest(world, "e-publisher");
+    publish(world, &mut publisher, "e/t", b"m", Said { qos: 1, ..Said::default() });
+    assert_eq!(payloads(&read_all(world, &mut second)), [b"m"], "the one that took over");
+    part(world, [second, publisher]);
+}
+
+/// With the policy `disconnect` a connected client whose queue is full is told and closed.
+fn harsh_queue(world: &mut World, settings: &Settings) {
+    let pending = Bounds { messages: 5, bytes: 1 << 20, on_full: OnFull::Disconnect };
+    reload(world, Settings { pending, ..settings.clone() });
+    let mut connect = hello("e-slow", true, 0);
+    connect.properties.receive_maximum = Some(1);
+    let mut slow = join(world, &connect);
+    subscribe(world, &mut slow, Wish::new("e/d", 1));
+    let mut publisher = guest(world, "e-publisher");
+    for number in 1..=7 {
+        publisher.publish(world, "e/d", b"m", 1, number);
+    }
+    // For a while it holds up its publisher.
+    world.settle();
+    wait(world, 3000);
+    let got = slow.take(world);
+    assert!(
+        matches!(got[..], [Got::Publish { .. }, Got::Disconnect(ReasonCode::QuotaExceeded)]),
+        "one in flight, five pending, one too many: {got:?}"
+    );
+    slow.end(world, End::Fin);
+    assert_eq!(publisher.take(world).len(), 7, "acknowledgements");
+    part(world, [publisher]);
+    reload(world, settings.clone());
+}
+
+/// QoS 0 for a client that is away is kept or counted as dropped, as `mqtt.queue_qos0` says.
+fn offline_qos_0(world: &mut World, settings: &Settings) {
+    for queue_qos0 in [false, true] {
+        reload(world, Settings { queue_qos0, ..settings.clone() });
+        let mut subscriber = join(world, &hello("e-offline", true, 60));
+        subscribe(world, &mut subscriber, Wish::new("e/0", 0));
+        part(world, [subscriber]);
+        let before = world.counters().dropped_offline_qos0;
+        let mut publisher = guest(world, "e-publisher");
+        publish(world, &mut publisher, "e/0", b"m", Said { qos: 1, ..Said::default() });
+        let dropped = world.counters().dropped_offline_qos0 - before;
+        assert_eq!(dropped, u64::from(!queue_qos0), "dropped_offline_qos0");
+        let mut subscriber = Peer::connect(world, 0, &hello("e-offline", false, 0));
+        let got = read_all(world, &mut subscriber).len();
+        assert_eq!(got, usize::from(queue_qos0), "QoS 0 kept for a client that was away");
+        part(world, [subscriber, publisher]);
+    }
+    reload(world, settings.clone());
+}
+
+/// A retained message that is on its way to a new subscriber does not come after a newer one of
+/// its topic that went out live.
+fn replay_and_live(world: &mut World) {
+    let name = on(world, 0, |n| format!("e-late-{n}"));
+    let other = on(world, 0, |n| format!("e-publisher-{n}"));
+    let mut publisher = join_at(world, 0, &hello(&other, true, 0));
+    let mut late = join_at(world, 0, &hello(&name, true, 0));
+    let topics: Vec<String> = (0..40).map(|number| format!("e/v/{number}")).collect();
+    let all = |world: &mut World, publisher: &mut Peer, payload: &[u8]| {
+        for topic in &topics {
+            publisher.publish_as(world, topic, payload, 0, 0, true);
+        }
+    };
+    all(world, &mut publisher, b"old");
+    world.settle();
+    late.subscribe(world, 1, "e/v/#", 0);
+    // Shard 1 has cut its slice, and shard 0 has not taken it in.
+    (0..20).for_each(|_| world.step(0));
+    world.step(1);
+    all(world, &mut publisher, b"new");
+    let mut got = late.take(world);
+    assert_eq!(got.remove(0), Got::SubAck(1, vec![0]));
+    for topic in &topics {
+        let last = got.iter().rev().find_map(|got| match got {
+            Got::Publish { topic: name, payload, .. } if name == topic => Some(&payload[..]),
+            _ => None,
+        });
+        assert_eq!(last, Some(&b"new"[..]), "the last message of {topic}");
+    }
+    all(world, &mut publisher, b"");
+    part(world, [late, publisher]);
+}
+
+/// A publisher that is parked for a subscriber on another shard goes on when that has caught up:
+/// `World::check_sleep` says whether somebody was forgotten.
+fn crowd(world: &mut World, settings: &Settings) {
+    reload(world, Settings { outgoing_max_bytes: 16_384, ..settings.clone() });
+    let reader = on(world, 1, |n| format!("e-reader-{n}"));
+    let other = on(world, 0, |n| format!("e-publisher-{n}"));
+    let mut subscriber = Peer::silent(world, 1, 1000);
+    subscriber.begin(world, &hello(&reader, true, 0));
+    subscriber.take(world);
+    subscribe(world, &mut subscriber, Wish::new("e/c", 0));
+    let mut publisher = join_at(world, 0, &hello(&other, true, 0));
+    let before = world.counters();
+    for number in 0..40 {
+        publisher.publish(world, "e/c", &[number; 2000], 0, 0);
+    }
+    world.settle();
+    let parks = world.counters().parks_publisher - before.parks_publisher;
+    assert!(parks > 0, "nobody is parked for a subscriber that does not read");
+    let mut got = payloads(&read_all(world, &mut subscriber));
+    wait(world, 2000);
+    got.extend(payloads(&read_all(world, &mut subscriber)));
+    let shed = world.counters().dropped_outgoing_full - before.dropped_outgoing_full;
+    assert_eq!(got.len() as u64 + shed, 40, "delivered and shed");
+    part(world, [subscriber, publisher]);
+    reload(world, settings.clone());
+}
+
+/// Publishers towards a mailbox that fills up wait and lose nothing: what a subscriber did not get
+/// was shed and counted, and what it got is in order [MQTT-4.6.0-6].
+fn full_mailbox(world: &mut World) {
+    let reader = on(world, 1, |n| format!("e-reader-{n}"));
+    let mut subscriber = join_at(world, 1, &hello(&reader, true, 0));
+    subscribe(world, &mut subscriber, Wish::new("e/f/#", 0));
+    let mut publishers = Vec::new();
+    for number in 0..3 {
+        let name = on(world, 0, |n| format!("e-publisher-{number}-{n}"));
+        publishers.push(join_at(world, 0, &hello(&name, true, 0)));
+    }
+    let before = world.counters().dropped_outgoing_full;
+    let each = 24;
+    for (at, publisher) in publishers.iter_mut().enumerate() {
+        for number in 0..each {
+            // Small ones are copied into a batch, large ones travel on their own.
+            let mut payload = vec![at as u8, number];
+            payload.resize(if number % 2 == 0 { 20 } else { 9000 }, b'.');
+            publisher.publish(world, &format!("e/f/{at}"), &payload, 0, 0);
+        }
+    }
+    (0..300).for_each(|_| world.step(0));
+    let mut got = Vec::new();
+    for _ in 0..20 {
+        got.extend(payloads(&read_all(world, &mut subscriber)));
+        wait(world, 400);
+    }
+    let shed = world.counters().dropped_outgoing_full - before;
+    assert_eq!(got.len() as u64 + shed, 3 * u64::from(each), "delivered and shed");
+    for at in 0..3 {
+        let numbers: Vec<u8> =
+            got.iter().filter(|p| p[0] == at).map(|payload| payload[1]).collect();
+        assert!(numbers.is_sorted(), "the order of one publisher's messages: {numbers:?}");
+    }
+    part(world, publishers.into_iter().chain([subscriber]));
 }
 
 /// [MQTT-3.3.4-9, MQTT-4.4.0-1, MQTT-3.3.1-1]: the window is never wider than Receive Maximum, and
@@ -389,13 +625,7 @@ fn narrow_window(world: &mut World, settings: &Settings) {
     }
     let rest = payloads(&read_all(world, &mut subscriber));
     assert_eq!(rest, [b"1", b"2", b"3"][width..], "after what was sent again");
-    subscriber.write(world, |out, version| {
-        let mut packet = packet::Disconnect::new(ReasonCode::Success);
-        packet.session_expiry = Some(0);
-        packet::encode_disconnect(out, version, &packet);
-    });
-    world.settle();
-    subscriber.end(world, End::Fin);
+    part_for_good(world, subscriber);
     part(world, [publisher]);
 }
 

@@ -110,9 +110,13 @@ fn in_this_process() {
 
 /// The message of a failed check, in a few words.
 fn brief(text: &str) -> String {
-    let line = text.replace("assertion `left == right` failed: ", "");
-    let line: String = line.split(['\n', '\t']).next().unwrap_or_default().chars().collect();
-    match line.char_indices().nth(70) {
+    const PLAIN: &str = "assertion `left == right` failed";
+    let line = match text.strip_prefix(PLAIN) {
+        Some(rest) => rest.trim_start_matches([':', ' ', '\n']),
+        None => text,
+    };
+    let line = line.lines().next().unwrap_or_default().replace('\t', " ");
+    match line.char_indices().nth(80) {
         Some((at, _)) => format!("{}…", &line[..at]),
         None => line,
     }

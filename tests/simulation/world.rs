@@ -227,8 +227,11 @@ impl World {
 
     /// Nobody may fall asleep on mail or on work that only another event would bring up.
     pub fn check_sleep(&self) {
+        let (mut crowded, mut waited_for) = (0, 0);
         for node in &self.nodes {
             let audit = node.shard.audit();
+            crowded += audit.crowded;
+            waited_for += audit.parked[0];
             assert_eq!(audit.staged, 0, "shard {:?} sleeps on staged mail", node.shard.id());
             assert_eq!(
                 audit.waiting_for_mail,
@@ -237,6 +240,7 @@ impl World {
                 node.shard.id()
             );
         }
+        assert!(crowded == 0 || waited_for > 0, "{crowded} publishers are parked for nobody");
     }
 
     /// All shards' figures.
