@@ -71,6 +71,8 @@ mutants! {
     DupForgotten,
     /// A message is sent past those that wait in the pending queue.
     OvertakesPending,
+    /// QoS 0 is sent past the QoS 0 that waits in the pending queue.
+    Qos0Overtakes,
     /// A queued message is sent although it exceeds the client's Maximum Packet Size.
     TooLargeFromQueue,
     /// A message too large for its client is counted as expired.
@@ -98,6 +100,8 @@ mutants! {
     // shard: subscriptions, share groups, retained messages
     /// SUBACK before the share group's home shard routes.
     SubAckBeforeJoined,
+    /// A share group's answer to an earlier connection completes the SUBACK of a later one.
+    JoinTicketIgnored,
     /// A repeated SUBSCRIBE does not replace the subscription.
     ResubscribeIgnored,
     /// UNSUBSCRIBE leaves the entry in the index.
@@ -122,6 +126,8 @@ mutants! {
     RetainedNotReplaced,
     /// A replay ends after its first slice.
     ReplayTruncated,
+    /// A slice for an earlier connection's replay counts for that of a later one.
+    ReplayTicketIgnored,
     /// A replay does not wait for data mail that was there before it.
     ReplayOvertakesMail,
     /// A replay brings a message that is older than one sent live meanwhile.
@@ -147,6 +153,10 @@ mutants! {
     EntranceLeaked,
     /// The place of a closed connection is not given back.
     SlotLeaked,
+    /// What is remembered of a closed connection meets the next one on its socket.
+    SocketNotForgotten,
+    /// Identifiers begin anew although messages are repeated on the connection.
+    RetryForgetsIdentifiers,
     /// A takeover drops what was in flight and pending.
     PendingLostOnTakeover,
     /// A client whose session is taken over is not told.

@@ -283,7 +283,9 @@ impl Shard {
 
     /// The driver has closed the socket: nothing of the connection is left.
     pub(super) fn forget(&mut self, socket: SocketId) {
-        self.parked.forget(socket);
+        if !Mutant::SocketNotForgotten.is_on() {
+            self.parked.forget(socket);
+        }
         if Mutant::SlotLeaked.is_on() {
             return;
         }

@@ -149,7 +149,8 @@ impl Shard {
         let Some(session) = self.sessions.get(index) else { return };
         match (session.socket, qos) {
             (Some(_), Qos::AtMostOnce)
-                if session.flow.as_ref().is_some_and(|flow| flow.pending.has_qos0()) =>
+                if session.flow.as_ref().is_some_and(|flow| flow.pending.has_qos0())
+                    && !Mutant::Qos0Overtakes.is_on() =>
             {
                 self.enqueue(index, message, terms, qos);
             }
