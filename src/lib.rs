@@ -39,6 +39,8 @@
 //! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates); never on
 //!   the publish path.
 //! - [`mesh::Shared`], entrances and settings behind `Arc`: read only.
+//! - [`mutant`]: which deliberate mistake is made; only under the feature `mutants`, for the
+//!   simulation, where every thread makes the same one.
 //!
 //! # Where measurement or need changed the plan
 //! - **`serde_yaml` is not used.** Configuration errors name file, line and key for every problem

@@ -153,8 +153,6 @@ mutants! {
     EntranceLeaked,
     /// The place of a closed connection is not given back.
     SlotLeaked,
-    /// What is remembered of a closed connection meets the next one on its socket.
-    SocketNotForgotten,
     /// Identifiers begin anew although messages are repeated on the connection.
     RetryForgetsIdentifiers,
     /// A takeover drops what was in flight and pending.

@@ -283,9 +283,7 @@ impl Shard {
 
     /// The driver has closed the socket: nothing of the connection is left.
     pub(super) fn forget(&mut self, socket: SocketId) {
-        if !Mutant::SocketNotForgotten.is_on() {
-            self.parked.forget(socket);
-        }
+        self.parked.forget(socket);
         if Mutant::SlotLeaked.is_on() {
             return;
         }
