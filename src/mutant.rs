@@ -8,7 +8,7 @@
 macro_rules! mutants {
     ($(#[doc = $what:literal] $name:ident,)*) => {
         /// A mistake that the pure core can be told to make.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq)]
         #[repr(u8)]
         pub enum Mutant {
             $(#[doc = $what] $name,)*
