@@ -1,6 +1,7 @@
 //! The identifiers that the planes exchange. Plain values; no behaviour beyond packing.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 
 /// A shard's number: `0..shards`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -23,6 +24,27 @@ pub struct SessionRef {
     pub index: u32,
     /// Generation of that index.
     pub generation: u32,
+}
+
+/// A ClientId in eight bytes: its keyed hash, the same for every session of a client.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ClientKey(pub NonZeroU64);
+
+impl ClientKey {
+    /// From the hash of a ClientId.
+    pub fn new(hash: u64) -> Self {
+        ClientKey(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
+    }
+}
+
+/// Who published a message. It names the client, not a session: a retained or will message outlives
+/// the session that published it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Publisher {
+    /// The client.
+    pub client: ClientKey,
+    /// Its home shard.
+    pub shard: ShardId,
 }
 
 /// A set of shards, one bit each.

@@ -4,9 +4,11 @@
 //! - **Data**: bytes of clients. [`ring`] moves them between sockets and the [`shard`], a pure
 //!   state machine that owns the sessions; [`mesh`] carries mail between shards.
 //! - **Control**: `broker` starts the cores, opens listeners, obeys signals, reloads, drains.
-//! - **Pure core**: everything but `ring`, `broker` and `main`. It compiles without the feature
-//!   `runtime`, takes time and input as arguments, and knows no kernel: simulation, fuzzing and
-//!   Miri run it as it is.
+//!   `admin` answers `/metrics`, `/healthz` and `/readyz` on a thread of its own: it asks each
+//!   shard for a copy of its figures, and never visits a client.
+//! - **Pure core**: everything but `ring`, `broker`, `admin` and `main`. It compiles without the
+//!   feature `runtime`, takes time and input as arguments, and knows no kernel: simulation, fuzzing
+//!   and Miri run it as it is.
 //!
 //! # The way of a message
 //! A multishot receive fills a shared buffer; `ring` reports it; [`shard::Shard::received`] frames
@@ -38,6 +40,8 @@
 //!   find a ring with room for a socket.
 //! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates); never on
 //!   the publish path.
+//! - What of this is ours to get right (a sleeping core's flag, mailboxes, ports, shapes) takes its
+//!   atomics from [`atomic`]; `tests/loom` runs it in every order.
 //! - [`mesh::Shared`], entrances and settings behind `Arc`: read only.
 //! - [`mutant`]: which deliberate mistake is made; only under the feature `mutants`, for the
 //!   simulation, where every thread makes the same one.
@@ -56,8 +60,11 @@
 //!
 //! # Absent on purpose
 //! No task, thread, timer, buffer or lock per client. No broadcast per publish. No retry towards
-//! MQTT 5 clients (the specification forbids it). TLS, WebSocket, users, storage, admin HTTP and
+//! MQTT 5 clients (the specification forbids it). TLS, WebSocket, users, storage and
 //! clustering are later capabilities; their settings are refused, not ignored.
+#[cfg(feature = "runtime")]
+pub mod admin;
+pub mod atomic;
 #[cfg(feature = "runtime")]
 pub mod broker;
 pub mod config;

@@ -5,9 +5,10 @@
 //! and shard that holds it); and [`Batch`], many messages in one buffer, the mail between shards.
 //! It does not know packets of a protocol version, sessions or subscriptions.
 
-use crate::ids::{SessionRef, ShardId};
+use crate::ids::{ClientKey, Publisher, ShardId};
 use crate::packet::Qos;
 use crate::time::Instant;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use triomphe::ThinArc;
 
@@ -26,8 +27,8 @@ pub struct MessageRef<'a> {
     pub retain: bool,
     /// When the message expires; `None` never.
     pub expires: Option<Instant>,
-    /// The publishing session, for No Local [MQTT-3.8.3-3] and to park a fast publisher.
-    pub publisher: Option<SessionRef>,
+    /// The publishing client, for No Local [MQTT-3.8.3-3] and to park a fast publisher.
+    pub publisher: Option<Publisher>,
 }
 
 impl MessageRef<'_> {
@@ -51,10 +52,11 @@ impl MessageRef<'_> {
     fn head(&self) -> Head {
         Head {
             expires: self.expires.map_or(u64::MAX, |at| at.0),
-            publisher: self.publisher,
+            client: self.publisher.map(|publisher| publisher.client),
             topic: self.topic.len() as u32,
             properties: self.properties.len() as u32,
             payload: self.payload.len() as u32,
+            shard: self.publisher.map_or(ShardId(0), |publisher| publisher.shard),
             qos: self.qos,
             retain: self.retain,
         }
@@ -68,13 +70,18 @@ pub struct Expired;
 #[derive(Clone, Copy, Debug)]
 struct Head {
     expires: u64,
-    publisher: Option<SessionRef>,
+    client: Option<ClientKey>,
     topic: u32,
     properties: u32,
     payload: u32,
+    /// The publisher's home; nothing without a client.
+    shard: ShardId,
     qos: Qos,
     retain: bool,
 }
+
+// What every stored message has besides its bytes.
+const _: () = assert!(size_of::<Head>() <= 32);
 
 impl Head {
     fn len(&self) -> usize {
@@ -91,7 +98,7 @@ impl Head {
             qos: self.qos,
             retain: self.retain,
             expires: (self.expires != u64::MAX).then_some(Instant(self.expires)),
-            publisher: self.publisher,
+            publisher: self.client.map(|client| Publisher { client, shard: self.shard }),
         }
     }
 }
@@ -195,18 +202,14 @@ impl Batch {
     /// Appends a copy of `message`.
     pub fn push(&mut self, message: &MessageRef<'_>, errand: Errand) {
         let head = message.head();
-        let (publisher, generation, shard) = match head.publisher {
-            Some(session) => (session.index, session.generation, session.shard.0),
-            None => (u32::MAX, 0, 0),
-        };
+        let client = head.client.map_or(0, |client| client.0.get());
         let mut record = [0u8; RECORD];
         record[0..8].copy_from_slice(&head.expires.to_le_bytes());
-        record[8..12].copy_from_slice(&publisher.to_le_bytes());
-        record[12..16].copy_from_slice(&generation.to_le_bytes());
+        record[8..16].copy_from_slice(&client.to_le_bytes());
         record[16..20].copy_from_slice(&head.properties.to_le_bytes());
         record[20..24].copy_from_slice(&head.payload.to_le_bytes());
         record[24..28].copy_from_slice(&head.topic.to_le_bytes());
-        record[28] = shard;
+        record[28] = head.shard.0;
         record[29] = head.qos as u8;
         record[30] =
             u8::from(head.retain) | u8::from(errand.deliver) << 1 | u8::from(errand.retain) << 2;
@@ -235,17 +238,14 @@ fn parse_record(record: &[u8; RECORD]) -> (Head, Errand) {
     let word = |at: usize| {
         u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
     };
-    let publisher = (word(8) != u32::MAX).then(|| SessionRef {
-        shard: ShardId(record[28]),
-        index: word(8),
-        generation: word(12),
-    });
+    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
     let head = Head {
-        expires: u64::from(word(0)) | u64::from(word(4)) << 32,
-        publisher,
+        expires: long(0),
+        client: NonZeroU64::new(long(8)).map(ClientKey),
         topic: word(24),
         properties: word(16),
         payload: word(20),
+        shard: ShardId(record[28]),
         qos: match record[29] {
             0 => Qos::AtMostOnce,
             1 => Qos::AtLeastOnce,
@@ -268,7 +268,7 @@ mod tests {
             qos: Qos::ExactlyOnce,
             retain: true,
             expires: Some(Instant(7000)),
-            publisher: Some(SessionRef { shard: ShardId(3), index: 9, generation: 2 }),
+            publisher: Some(Publisher { client: ClientKey::new(1 << 60 | 9), shard: ShardId(3) }),
         }
     }
 

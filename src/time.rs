@@ -10,6 +10,9 @@ use crate::mutant::Mutant;
 pub struct Instant(pub u64);
 
 impl Instant {
+    /// The end of time: never.
+    pub const END: Instant = Instant(u64::MAX);
+
     /// This many milliseconds later, at most the end of time.
     #[inline]
     pub fn plus_millis(self, millis: u64) -> Instant {

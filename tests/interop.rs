@@ -28,18 +28,37 @@ fn output(command: &mut Command) -> String {
     out.into_owned()
 }
 
-#[test]
-fn paho_for_python() {
+/// Runs a script of this directory with the libraries that `scripts/test` has installed.
+#[track_caller]
+fn python(script: &str, arguments: &[&str]) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join(".venv/bin/python");
     assert!(
         python.exists(),
-        "no {}: run scripts/test, or `python3 -m venv .venv && .venv/bin/pip install paho-mqtt`",
+        "no {}: run scripts/test, or `python3 -m venv .venv && .venv/bin/pip install paho-mqtt \
+         prometheus-client`",
         python.display()
     );
+    let script = root.join("tests/interop").join(script);
+    output(Command::new(python).arg(script).args(arguments))
+}
+
+#[test]
+fn paho_for_python() {
     let (host, port) = host_and_port();
-    let script = root.join("tests/interop/paho_clients.py");
-    println!("{}", output(Command::new(python).arg(script).args([host, port])));
+    println!("{}", python("paho_clients.py", &[&host, &port]));
+}
+
+#[test]
+fn prometheus_reads_the_metrics() {
+    let broker = Broker::start(&["admin.bind=127.0.0.1:0"]);
+    let log = broker.log();
+    let (_, rest) = log.split_once("admin=127.0.0.1:").expect("`ready` names the admin server");
+    let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let (host, mqtt) = (broker.address().ip().to_string(), broker.address().port().to_string());
+    let publish = ["-h", &host, "-p", &mqtt, "-t", "a/b", "-m", "x", "-q", "1"];
+    output(Command::new("mosquitto_pub").args(publish));
+    println!("{}", python("prometheus_page.py", &["127.0.0.1", &port]));
 }
 
 /// mosquitto_pub, mosquitto_sub or mosquitto_rr with an address and a version.

@@ -6,7 +6,7 @@ use crate::clock;
 use crate::machine;
 use crate::report::{self, Row};
 use crate::scenario::{self, Scenario, Settings};
-use crate::{compare, plot, stop};
+use crate::{compare, plot, stop, summary};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -28,11 +28,16 @@ pub struct Alone {
 impl Alone {
     /// Runs it, prints the tables and writes the result file.
     pub fn run(mut self) -> Result<(), String> {
+        if let Some(path) = &self.plot {
+            plot::drawable(path)?;
+        }
         let machine = machine::describe();
         let scratch = std::env::temp_dir().join(format!("ringmq-bench-{}", std::process::id()));
         let queues = match self.scenario.kind {
             scenario::Kind::Traffic(plan) => plan.qos > 0,
-            scenario::Kind::Fleet { .. } => true,
+            scenario::Kind::Fleet { .. }
+            | scenario::Kind::Queue { .. }
+            | scenario::Kind::Retained { .. } => true,
             _ => false,
         };
         let broker = match &self.broker {
@@ -51,16 +56,17 @@ impl Alone {
         drop(broker);
         let _ = fs::remove_dir_all(&scratch);
         let report = result.map_err(|e| format!("{e}{words}"))?;
-        println!("{}", self.table(&report));
-        self.draw(&report)?;
-        if !words.is_empty() {
-            println!("the broker{words}");
-        }
         let file = json!({
             "machine": machine, "broker": command, "broker_log": words,
             "took_s": (clock::now() - started) as f64 / 1e9, "result": report,
         });
-        self.write(&machine, &file)?;
+        // First the files: whoever reads the tables may close the pipe.
+        let written = [self.draw(&report)?, self.write(&machine, &file)?];
+        println!("{}{}", self.table(&report), summary::table(&report));
+        if words.contains("ERROR") || words.contains("panicked") {
+            println!("the broker{words}");
+        }
+        written.iter().flatten().for_each(|line| println!("{line}"));
         if stop::requested() { Err("interrupted".into()) } else { Ok(()) }
     }
 
@@ -73,20 +79,22 @@ impl Alone {
         report::table(&title, &[Row { name, result: Ok(report.clone()) }], "")
     }
 
-    fn draw(&self, report: &Value) -> Result<(), String> {
-        let Some(path) = &self.plot else { return Ok(()) };
+    fn draw(&self, report: &Value) -> Result<Option<String>, String> {
+        let Some(path) = &self.plot else { return Ok(None) };
         let Some(series) = report.get("series") else {
             return Err(format!("{} has no course to be drawn", self.scenario.name));
         };
         let name = self.broker.as_ref().map_or("a running broker", |b| &b.name);
-        let title = format!("{}: {} clients, {name}", self.scenario.name, report["clients"]);
+        let title = match report["clients"].as_u64() {
+            Some(clients) => format!("{}: {clients} clients, {name}", self.scenario.name),
+            None => format!("{}, {name}", self.scenario.name),
+        };
         fs::write(path, plot::svg(&title, series))
             .map_err(|e| format!("{}: {e}", path.display()))?;
-        println!("drawn to {}", path.display());
-        Ok(())
+        Ok(Some(format!("drawn to {}", path.display())))
     }
 
-    fn write(&self, machine: &Value, file: &Value) -> Result<(), String> {
+    fn write(&self, machine: &Value, file: &Value) -> Result<Option<String>, String> {
         let path = self.json.clone().unwrap_or_else(|| {
             let date = machine["date"].as_str().unwrap_or("undated").replace(':', "");
             compare::root().join("bench/out").join(format!("{}-{date}.json", self.scenario.name))
@@ -94,14 +102,13 @@ impl Alone {
         let text = serde_json::to_string_pretty(file).map_err(|e| e.to_string())? + "\n";
         if path.as_os_str() == "-" {
             print!("{text}");
-            return Ok(());
+            return Ok(None);
         }
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
         }
         fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
-        println!("written to {}", path.display());
-        Ok(())
+        Ok(Some(format!("written to {}", path.display())))
     }
 }
 

@@ -2,11 +2,14 @@
 
 use crate::alone::{self, Alone};
 use crate::broker::{self, Candidate, Kind};
+use crate::clients::tls::Tls;
 use crate::mqtt::Version;
+use crate::probe::Plan;
 use crate::scenario::{self, Scenario, Settings, traffic};
 use lexopt::{Arg, Parser, ValueExt};
 use std::net::{SocketAddrV4, ToSocketAddrs};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What was asked for.
 pub enum Job {
@@ -101,9 +104,15 @@ fn defaults() -> Settings {
         window: None,
         ping: None,
         scale: 1.0,
+        speed: 1.0,
         reset: true,
         hold: 60.0,
         shards: 2,
+        messages: None,
+        tls_authorities: None,
+        tls_name: "localhost".into(),
+        tls: None,
+        probes: Plan { pairs: 20, rate: 5 },
         repeat: None,
         raw: false,
     }
@@ -130,8 +139,14 @@ fn setting(
         "hold" => settings.hold = seconds(parser)?,
         "ping" => settings.ping = Some(parser.value()?.parse()?),
         "scale" => settings.scale = scale(parser)?,
+        "speed" => settings.speed = speed(parser)?,
         "drop" => settings.reset = reset(&parser.value()?.string()?)?,
         "shards" => settings.shards = parser.value()?.parse()?,
+        "tls" => settings.tls_authorities = Some(PathBuf::from(parser.value()?)),
+        "tls-name" => settings.tls_name = parser.value()?.string()?,
+        "messages" => settings.messages = Some(positive(parser)?),
+        "probes" => settings.probes.pairs = at_most(parser, 500)?,
+        "probe-rate" => settings.probes.rate = at_most(parser, 1000)?,
         "repeat" => settings.repeat = Some(positive(parser)?),
         "raw" => settings.raw = true,
         _ => return Ok(false),
@@ -163,6 +178,7 @@ fn run(mut parser: Parser) -> Result<Job, lexopt::Error> {
     }
     let scenario = scenario.ok_or("run needs --scenario NAME")?;
     settings.target = target.ok_or("run needs --target HOST:PORT")?;
+    prepare_tls(&mut settings)?;
     Ok(Job::Run { scenario, settings: Box::new(settings), json })
 }
 
@@ -197,12 +213,23 @@ fn alone(mut parser: Parser, scenario: &'static Scenario) -> Result<Job, lexopt:
     let broker = match (target, broker) {
         (Some(target), _) => {
             settings.target = target;
+            prepare_tls(&mut settings)?;
             None
+        }
+        (None, _) if settings.tls_authorities.is_some() => {
+            return Err("--tls needs --target: brokers are started here without it".into());
         }
         (None, Some(broker)) => Some(broker),
         (None, None) => Some(alone::ringmq(ringmq, settings.shards, broker_settings)?),
     };
     Ok(Job::Alone(Alone { scenario, settings: Box::new(settings), broker, plot, json }))
+}
+
+fn prepare_tls(settings: &mut Settings) -> Result<(), String> {
+    if let Some(authorities) = &settings.tls_authorities {
+        settings.tls = Some(Arc::new(Tls::new(authorities, &settings.tls_name)?));
+    }
+    Ok(())
 }
 
 fn comparing(mut parser: Parser, interval: f64) -> Result<Option<Comparing>, lexopt::Error> {
@@ -278,6 +305,11 @@ fn positive(parser: &mut Parser) -> Result<u32, lexopt::Error> {
     if number > 0 { Ok(number) } else { Err("the number must be at least 1".into()) }
 }
 
+fn at_most(parser: &mut Parser, most: u32) -> Result<u32, lexopt::Error> {
+    let number: u32 = parser.value()?.parse()?;
+    if number <= most { Ok(number) } else { Err(format!("the number is at most {most}").into()) }
+}
+
 fn payload(parser: &mut Parser) -> Result<usize, lexopt::Error> {
     let bytes: usize = parser.value()?.parse()?;
     let header = traffic::HEADER;
@@ -291,6 +323,11 @@ fn payload(parser: &mut Parser) -> Result<usize, lexopt::Error> {
 fn scale(parser: &mut Parser) -> Result<f64, lexopt::Error> {
     let scale: f64 = parser.value()?.parse()?;
     if (0.0001..=20.0).contains(&scale) { Ok(scale) } else { Err("0.0001 to 20".into()) }
+}
+
+fn speed(parser: &mut Parser) -> Result<f64, lexopt::Error> {
+    let speed: f64 = parser.value()?.parse()?;
+    if (0.01..=100.0).contains(&speed) { Ok(speed) } else { Err("0.01 to 100".into()) }
 }
 
 fn reset(text: &str) -> Result<bool, String> {
@@ -336,15 +373,21 @@ ringmq-bench echo-server --port PORT
   --protocol V      3.1.1 or 5 (3.1.1)                  --payload N    bytes, at least 24 (64)
   --salt TEXT       ClientIds and topics begin with it: another salt, another placement (b)
   --joining N       connections under way at once (64)  --clients N    instead of the scenario's
-  --rate N          messages/s, 0 as fast as they go    --window N     in flight (run only)
-  --burst N        messages due at the same moment, when there is a rate (1)
+  --rate N          messages/s, 0 as fast as they go; of crowds: connections/s
+  --window N        in flight (run only)                --messages N   of queue and retained
+  --burst N         messages due at the same moment, when there is a rate (1)
   --json FILE       result file (compare, floor: bench/out/DATE.json; run: standard output)
   --hold N          seconds that connected clients stay (60)
   --ping N          seconds between pings of one client, 0 for none (240; fleet 120)
+  --tls CA.pem      trust these certificates and speak TLS (--target only; without probes)
+  --tls-name NAME   what the server's certificate is for (localhost)
   --scale F         times the scenario's clients and rates (1)
+  --speed F         a fleet's messages come so much more often (1)
+  --probes N        steady pairs beside million, conn-tcp and storm, 0 for none (20)
+  --probe-rate N    messages/s of each pair (5)
   --drop HOW        of a storm: reset or close (reset)
   --shards N        of the broker (2; NAME only)        --repeat N     rounds
-  --plot FILE.svg   the course of million, conn-tcp, storm and fleet (NAME only)
+  --plot FILE.svg   the course of the run (NAME only)
   --set KEY=VALUE   RingMQ's configuration (NAME only)
   --ringmq PATH     the broker program                  --no-build     use what is built already
   --skip NAME       ringmq or mosquitto                 --reference N  row that ratios refer to
@@ -381,6 +424,15 @@ mod tests {
         for bad in ["x", "x=no port", "=a {port}"] {
             assert!(asked(&["compare", bad]).is_err());
         }
+    }
+
+    #[test]
+    fn tls_needs_a_running_broker_and_certificates_that_are_there() {
+        let error = |words: &[&str]| asked(words).err().map(|e| e.to_string()).unwrap_or_default();
+        let words = ["idle", "--tls", "/nowhere.pem", "x=a {port}"];
+        assert!(error(&words).contains("--target"));
+        let words = ["idle", "--tls", "/nowhere.pem", "--target", "127.0.0.1:1"];
+        assert!(error(&words).contains("/nowhere.pem"), "{}", error(&words));
     }
 
     #[test]

@@ -14,6 +14,12 @@ pub fn now() -> u64 {
     read(libc::CLOCK_MONOTONIC).unwrap_or(0)
 }
 
+/// Nanoseconds by which `CLOCK_REALTIME` is ahead of [`now`], for times that the kernel gives.
+pub fn wall_ahead() -> u64 {
+    let wall = read(libc::CLOCK_REALTIME).unwrap_or(0);
+    wall.saturating_sub(now())
+}
+
 /// CPU time of this process so far, in nanoseconds.
 pub fn own_cpu() -> u64 {
     read(libc::CLOCK_PROCESS_CPUTIME_ID).unwrap_or(0)

@@ -146,14 +146,24 @@ impl Comparison {
         };
         commands.entry(key).or_insert_with(|| broker.started_as.clone().into());
         let raw = matches!(candidate.kind, broker::Kind::EchoFloor);
-        self.generate(case, &broker, raw).map_err(|e| format!("{e}{}", broker.last_words()))
+        self.generate(case, &broker, raw, scratch)
+            .map_err(|e| format!("{e}{}", broker.last_words()))
     }
 
     /// Runs the generator as a child, in bounded time, and reads its report.
-    fn generate(&self, case: &Case, broker: &Broker, raw: bool) -> Result<Value, String> {
+    fn generate(
+        &self,
+        case: &Case,
+        broker: &Broker,
+        raw: bool,
+        scratch: &Path,
+    ) -> Result<Value, String> {
         let own = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
         let mut command = Command::new(own);
-        command.args(["run", "--json", "-", "--scenario", case.scenario.name]);
+        // Files, not pipes: the child never waits for us.
+        let (written, said) = (scratch.join("report.json"), scratch.join("generator.log"));
+        let log = fs::File::create(&said).map_err(|e| format!("{}: {e}", said.display()))?;
+        command.args(["run", "--scenario", case.scenario.name, "--json"]).arg(&written);
         command.args(["--target", &broker.target.to_string(), "--pid", &broker.pid.to_string()]);
         command.args(["--seconds", &self.seconds.to_string()]);
         command.args(["--warmup", &self.warmup.to_string()]);
@@ -161,10 +171,9 @@ impl Comparison {
         if raw {
             command.arg("--raw");
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut child = broker::spawn(&mut command).map_err(|e| format!("generator: {e}"))?;
         let limit = clock::now() + clock::nanos(self.seconds + self.warmup) + OVERTIME;
-        // A report is a few kilobytes: it fits the pipe, so the child never waits for us.
         while matches!(child.try_wait(), Ok(None)) {
             if stop::requested() || clock::now() > limit {
                 let pid = child.id() as i32;
@@ -172,12 +181,20 @@ impl Comparison {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let output = child.wait_with_output().map_err(|e| format!("generator: {e}"))?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr);
-            return Err(text.trim().trim_start_matches("ringmq-bench: ").to_string());
+        let status = child.wait().map_err(|e| format!("generator: {e}"))?;
+        if !status.success() {
+            let text = fs::read_to_string(&said).unwrap_or_default();
+            let last = text.lines().last().unwrap_or_default();
+            return Err(last.trim().trim_start_matches("ringmq-bench: ").to_string());
         }
-        serde_json::from_slice(&output.stdout).map_err(|e| format!("generator's report: {e}"))
+        let text = fs::read_to_string(&written).map_err(|e| format!("generator's report: {e}"))?;
+        let mut report: Value =
+            serde_json::from_str(&text).map_err(|e| format!("generator's report: {e}"))?;
+        // The course of a single run says nothing about a median.
+        if let Some(report) = report.as_object_mut() {
+            report.remove("series");
+        }
+        Ok(report)
     }
 
     fn write(

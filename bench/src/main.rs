@@ -19,11 +19,13 @@ mod monitor;
 mod mqtt;
 mod placement;
 mod plot;
+mod probe;
 mod process;
 mod report;
 mod scenario;
 mod stats;
 mod stop;
+mod summary;
 
 use arguments::{Comparing, Job};
 use broker::{Candidate, Kind};
@@ -65,6 +67,8 @@ fn perform(job: Job) -> Result<(), String> {
                 Some(path) if path.as_os_str() != "-" => {
                     std::fs::write(&path, text + "\n")
                         .map_err(|e| format!("{}: {e}", path.display()))?;
+                    let tables = scenario::table(scenario, &report).unwrap_or_default();
+                    println!("{tables}{}", summary::table(&report));
                 }
                 _ => println!("{text}"),
             }

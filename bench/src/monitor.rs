@@ -2,7 +2,7 @@
 
 use crate::clock::{self, SECOND};
 use crate::host::Host;
-use crate::process::Tree;
+use crate::process::{Memory, Tree};
 use crate::stats::Latency;
 use serde_json::{Value, json};
 
@@ -27,6 +27,8 @@ pub struct Sample {
     pub waited: f64,
     /// Generator: percent of one core.
     pub own_cpu: f64,
+    /// Generator: the latest it was for its own schedule, in milliseconds.
+    pub own_lag: f64,
     /// Broker: resident bytes.
     pub rss: u64,
     /// The host.
@@ -57,6 +59,8 @@ pub struct Monitor {
     last_wait: u64,
     last_own: u64,
     last_clients: u32,
+    /// Nanoseconds, of the current second.
+    lag: u64,
 }
 
 impl Monitor {
@@ -78,12 +82,33 @@ impl Monitor {
             last_time: now,
             last_own: clock::own_cpu(),
             last_clients: 0,
+            lag: 0,
         }
+    }
+
+    /// The generator was `nanos` behind its own schedule.
+    pub fn late(&mut self, nanos: u64) {
+        self.lag = self.lag.max(nanos);
     }
 
     /// The broker's processes.
     pub fn tree(&self) -> Option<&Tree> {
         self.tree.as_ref()
+    }
+
+    /// The broker's memory now; zeros when its process is not known.
+    pub fn memory(&self) -> Memory {
+        self.tree.as_ref().map(Tree::memory).unwrap_or_default()
+    }
+
+    /// The broker's largest resident set so far, in bytes.
+    pub fn peak(&self) -> Option<u64> {
+        self.tree.as_ref().map(Tree::peak)
+    }
+
+    /// What the whole host uses more than before the first client.
+    pub fn host(&self) -> Value {
+        Host::now().since(&self.before)
     }
 
     /// When the next sample is due.
@@ -126,12 +151,14 @@ impl Monitor {
             cpu: percent(cpu, self.last_cpu),
             waited: percent(wait, self.last_wait),
             own_cpu: percent(own, self.last_own),
+            own_lag: self.lag as f64 / 1e6,
             rss,
             host: Host::now(),
             p50,
             p99,
         };
         self.latency.clear();
+        self.lag = 0;
         (self.last_time, self.last_cpu, self.last_own) = (now, cpu, own);
         self.last_wait = wait;
         self.last_clients = clients;
@@ -151,13 +178,14 @@ impl Monitor {
         let phase = self.phases.last().map_or("", |p| p.1);
         let rss_each = if last.clients > 0 { last.rss / u64::from(last.clients) } else { 0 };
         let latency = if last.p99 > 0.0 {
-            format!(" · {:.2} / {:.2} ms", last.p50, last.p99)
+            format!(" · p50 {:.2} p99 {:.2} ms", last.p50, last.p99)
         } else {
             String::new()
         };
         eprintln!(
             "{:6.0} s {phase:<10} {:>9} clients {:>+8.0}/s · broker {:4.0} % {:6.0} MiB ({} B \
-             each) · generator {:3.0} % · host {:+6.0} MiB, {:.0} free, slab {:.0} · {} sockets\
+             each) · generator {:3.0} %, late {:.1} ms · host {:+6.0} MiB, {:.0} free, slab \
+             {:.0} · {} sockets\
              {latency}",
             last.at,
             last.clients,
@@ -166,6 +194,7 @@ impl Monitor {
             mib(last.rss),
             rss_each,
             mean(|s| s.own_cpu),
+            all.iter().map(|s| s.own_lag).fold(0.0, f64::max),
             (self.before.available as f64 - last.host.available as f64) / 1_048_576.0,
             mib(last.host.available),
             mib(last.host.slab),
@@ -185,6 +214,7 @@ impl Monitor {
             "cpu_percent": column(&|s| tenth(s.cpu).into()),
             "waited_percent": column(&|s| tenth(s.waited).into()),
             "generator_percent": column(&|s| tenth(s.own_cpu).into()),
+            "generator_late_ms": column(&|s| tenth(s.own_lag).into()),
             "rss": column(&|s| s.rss.into()),
             "host_available": column(&|s| s.host.available.into()),
             "host_slab": column(&|s| s.host.slab.into()),

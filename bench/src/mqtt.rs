@@ -117,10 +117,35 @@ pub fn ack_of(version: Version, packet: &Packet<'_>) -> Result<(u16, bool), Malf
     Ok((id, refused))
 }
 
-/// Return or reason code of a CONNACK; 0 is success.
-pub fn connack_of(packet: &Packet<'_>) -> Result<u8, Malformed> {
-    packet.body.get(1).copied().ok_or(Malformed)
+/// A received CONNACK.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connack {
+    /// Return or reason code; 0 is success.
+    pub code: u8,
+    /// The broker kept a session for us.
+    pub session_present: bool,
 }
+
+/// Takes a CONNACK apart.
+pub fn connack_of(packet: &Packet<'_>) -> Result<Connack, Malformed> {
+    match packet.body {
+        [flags, code, ..] => Ok(Connack { code: *code, session_present: flags & 1 == 1 }),
+        _ => Err(Malformed),
+    }
+}
+
+/// What becomes of a client's session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Session {
+    /// A new one, which ends with the connection.
+    Clean,
+    /// The former one if there is one, and it stays for an hour (MQTT 3.1.1: as long as the
+    /// broker keeps it).
+    Lasting,
+}
+
+/// Seconds that a lasting session stays, with MQTT 5.
+const EXPIRY: u32 = 3600;
 
 fn string(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let length = usize::from(u16_at(bytes)?);
@@ -147,18 +172,29 @@ fn put_length(out: &mut Vec<u8>, mut length: usize) {
     out.push(length as u8);
 }
 
-/// Appends CONNECT: clean session, `keep_alive` in seconds.
-pub fn put_connect(out: &mut Vec<u8>, version: Version, client_id: &str, keep_alive: u16) {
-    let properties = usize::from(version == Version::V5);
+/// Appends CONNECT; `keep_alive` in seconds.
+pub fn put_connect(
+    out: &mut Vec<u8>,
+    version: Version,
+    client_id: &str,
+    keep_alive: u16,
+    session: Session,
+) {
+    let properties: &[u8] = match (version, session) {
+        (Version::V311, _) => &[],
+        (Version::V5, Session::Clean) => &[0],
+        (Version::V5, Session::Lasting) => {
+            let [a, b, c, d] = EXPIRY.to_be_bytes();
+            &[5, 0x11, a, b, c, d]
+        }
+    };
     out.push(0x10);
-    put_length(out, 10 + properties + 2 + client_id.len());
+    put_length(out, 10 + properties.len() + 2 + client_id.len());
     put_string(out, b"MQTT");
     out.push(if version == Version::V5 { 5 } else { 4 });
-    out.push(0x02);
+    out.push(if session == Session::Clean { 0x02 } else { 0 });
     out.extend_from_slice(&keep_alive.to_be_bytes());
-    if version == Version::V5 {
-        out.push(0);
-    }
+    out.extend_from_slice(properties);
     put_string(out, client_id.as_bytes());
 }
 
@@ -184,10 +220,32 @@ pub fn put_publish(
     id: u16,
     payload: &[u8],
 ) {
+    put_flagged(out, version, qos << 1, topic, id, payload);
+}
+
+/// Appends PUBLISH with QoS 1 that the broker keeps for later subscribers, or, without a payload,
+/// no longer keeps.
+pub fn put_retained(out: &mut Vec<u8>, version: Version, topic: &[u8], id: u16, payload: &[u8]) {
+    put_flagged(out, version, 1 << 1 | RETAIN, topic, id, payload);
+}
+
+/// The flag of a PUBLISH that is retained.
+pub const RETAIN: u8 = 1;
+
+#[inline]
+fn put_flagged(
+    out: &mut Vec<u8>,
+    version: Version,
+    flags: u8,
+    topic: &[u8],
+    id: u16,
+    payload: &[u8],
+) {
+    let qos = flags >> 1;
     let extra = if qos > 0 { 2 } else { 0 } + usize::from(version == Version::V5);
     let length = 2 + topic.len() + extra + payload.len();
     out.reserve(length + 5);
-    out.push(first::PUBLISH | (qos << 1));
+    out.push(first::PUBLISH | flags);
     put_length(out, length);
     put_string(out, topic);
     if qos > 0 {
@@ -239,11 +297,14 @@ mod tests {
     #[test]
     fn a_connect_is_as_the_specification_shows_it() {
         let mut out = Vec::new();
-        put_connect(&mut out, Version::V311, "ab", 0);
+        put_connect(&mut out, Version::V311, "ab", 0, Session::Clean);
         assert_eq!(out, b"\x10\x0e\0\x04MQTT\x04\x02\0\0\0\x02ab");
         out.clear();
-        put_connect(&mut out, Version::V5, "ab", 300);
+        put_connect(&mut out, Version::V5, "ab", 300, Session::Clean);
         assert_eq!(out, b"\x10\x0f\0\x04MQTT\x05\x02\x01\x2c\0\0\x02ab");
+        out.clear();
+        put_connect(&mut out, Version::V5, "ab", 0, Session::Lasting);
+        assert_eq!(out, b"\x10\x14\0\x04MQTT\x05\0\0\0\x05\x11\0\0\x0e\x10\0\x02ab");
         out.clear();
         put_subscribe(&mut out, Version::V5, 1, "a/+", 1);
         assert_eq!(out, b"\x82\x09\0\x01\0\0\x03a/+\x01");

@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 use std::fmt::Write;
+use std::path::Path;
 
 const WIDTH: f64 = 900.0;
 const PANEL: f64 = 130.0;
@@ -23,6 +24,14 @@ struct Panel {
     decades: bool,
     /// Name and values; a value that is not finite leaves a gap.
     lines: Vec<(&'static str, Vec<f64>)>,
+}
+
+/// Fails for a file whose name promises another format than SVG.
+pub fn drawable(path: &Path) -> Result<(), String> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("svg") => Ok(()),
+        _ => Err(format!("{}: a drawing is an SVG; name it FILE.svg", path.display())),
+    }
 }
 
 /// Draws what [`crate::monitor::Monitor::report`] gave.

@@ -100,6 +100,7 @@ impl Latency {
         let ms = |nanos: u64| (nanos as f64 / 1e3).round() / 1e3;
         json!({
             "p50": ms(self.0.value_at_quantile(0.5)),
+            "p90": ms(self.0.value_at_quantile(0.9)),
             "p99": ms(self.0.value_at_quantile(0.99)),
             "p99.9": ms(self.0.value_at_quantile(0.999)),
             "max": ms(self.0.max()),

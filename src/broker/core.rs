@@ -1,5 +1,6 @@
 //! One core: an executor thread, its driver, its shard, and the loop between them.
 
+use crate::admin::Question;
 use crate::config;
 use crate::ids::Peer;
 use crate::ids::{ListenerId, ShardId};
@@ -11,6 +12,8 @@ use crate::ring::{
     Doorbell, Driver, Event, Peer as RingPeer, Receive, RingFailure, RingPort, SocketRingConfig,
 };
 use crate::shard::{Action, Settings, Shard};
+use crate::telemetry::Histogram;
+use crate::telemetry::prometheus::Snapshot;
 use crate::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
@@ -44,6 +47,8 @@ pub(super) enum Command {
     Stop,
     /// Answer, to show that the core is alive.
     Ping,
+    /// Copy the figures out, for the admin server: there is no report.
+    Figures(Question),
 }
 
 /// What a core tells the control thread.
@@ -79,7 +84,7 @@ pub(super) struct Plan {
     pub reports: Sender<Report>,
 }
 
-/// Milliseconds and microseconds since the broker started; the same on every core.
+/// The time since the broker started; the same on every core.
 #[derive(Clone, Copy)]
 pub(super) struct Clock(std::time::Instant);
 
@@ -88,8 +93,8 @@ impl Clock {
         Clock(std::time::Instant::now())
     }
 
-    fn micros(&self) -> u64 {
-        self.0.elapsed().as_micros() as u64
+    fn nanos(&self) -> u64 {
+        self.0.elapsed().as_nanos() as u64
     }
 }
 
@@ -120,7 +125,7 @@ pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
 async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure> {
     let mut driver: Driver<Message> = Driver::new(plan.ring)?;
     let _ = plan.reports.send(Report::Up(plan.id, driver.port(), driver.doorbell()));
-    let now = Instant(plan.clock.micros() / 1000);
+    let now = Instant(plan.clock.nanos() / 1_000_000);
     let shard = Shard::new(plan.id, plan.shards, plan.settings, plan.shared, now);
     let mut core = Running {
         id: plan.id,
@@ -133,19 +138,29 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
         clock: plan.clock,
         listening: Vec::new(),
         phase: Phase::Serving,
+        steps: Histogram::default(),
+        idle_nanos: 0,
     };
     let mut yielded = std::time::Instant::now();
+    let mut idle_since = None;
     loop {
-        let began = core.clock.micros();
-        core.shard.begin(Instant(began / 1000), began);
+        // Every figure about time comes from this look at the clock and the one at the end of the
+        // step, which the deadlines need anyway.
+        let began = core.clock.nanos();
+        if let Some(since) = idle_since.take() {
+            core.idle_nanos += began - since;
+        }
+        core.shard.begin(Instant(began / 1_000_000), began / 1000);
         core.obey(&mut driver);
         if core.phase == Phase::Ended {
             return Ok(());
         }
         let busy = core.step(&mut driver);
         core.shard.counters.steps += 1;
+        let ended = core.clock.nanos();
         if busy {
-            core.shard.counters.step_busy_micros += core.clock.micros() - began;
+            core.shard.counters.step_busy_nanos += ended - began;
+            core.steps.record(ended - began);
             if yielded.elapsed() > YIELD {
                 glommio::executor().yield_now().await;
                 yielded = std::time::Instant::now();
@@ -155,7 +170,8 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
         let deadline = core
             .shard
             .deadline()
-            .map(|at| Duration::from_micros((at.0 * 1000).saturating_sub(core.clock.micros())));
+            .map(|at| Duration::from_nanos(at.0.saturating_mul(1_000_000).saturating_sub(ended)));
+        idle_since = Some(ended);
         let (ends, commands) = (&core.ends, &core.commands);
         driver.idle(deadline, || ends.has_mail() || !commands.is_empty()).await;
         yielded = std::time::Instant::now();
@@ -181,6 +197,10 @@ struct Running {
     clock: Clock,
     listening: Vec<ListenerId>,
     phase: Phase,
+    /// How long steps took that found something to do.
+    steps: Histogram,
+    /// Time spent waiting, spinning included.
+    idle_nanos: u64,
 }
 
 impl Running {
@@ -215,9 +235,15 @@ impl Running {
                     self.phase = Phase::Ended;
                     return;
                 }
-                // Every two seconds: often enough for a figure that only the driver knows.
-                Command::Ping => {
-                    self.shard.counters.buffer_exhaustions = driver.counts().enobufs;
+                // Every two seconds: often enough for $SYS.
+                Command::Ping => self.measure(driver),
+                Command::Figures(question) => {
+                    self.measure(driver);
+                    let (counters, steps) = (self.shard.counters, self.steps);
+                    let mailboxes = self.shards().map(|from| self.ends.data_waiting(from) as u64);
+                    let (mailboxes, lag) = (mailboxes.collect(), question.waited());
+                    question.answer(Snapshot { counters, steps, mailboxes, lag });
+                    continue;
                 }
             }
             let _ = self.reports.send(Report::Done);
@@ -225,6 +251,28 @@ impl Running {
         if self.phase == Phase::Dismissed && self.shard.is_drained() {
             self.phase = Phase::Ended;
         }
+    }
+
+    /// Brings the figures up to date that others count: the driver, the mailboxes and the loop.
+    fn measure(&mut self, driver: &Driver<Message>) {
+        let counts = driver.counts();
+        let spun = counts.spun.as_nanos() as u64;
+        let control_mail = self.shards().map(|from| self.ends.control_waiting(from) as u64).sum();
+        let counters = &mut self.shard.counters;
+        counters.spun_nanos = spun;
+        counters.parked_nanos = self.idle_nanos.saturating_sub(spun);
+        counters.dozes = counts.dozes;
+        counters.parks = counts.parks;
+        counters.control_mail = control_mail;
+        counters.rings = u64::from(counts.rings);
+        counters.socket_slots_free = u64::from(counts.table_free);
+        counters.receive_buffers_free = u64::from(counts.buffers_free);
+        counters.receive_buffers_posted = u64::from(counts.buffers_posted);
+        counters.buffer_exhaustions = counts.enobufs;
+        counters.sends_in_flight = u64::from(counts.sends_in_flight);
+        counters.ring_enters = counts.enters;
+        counters.completions = counts.completions;
+        counters.completion_overflows = counts.overflows;
     }
 
     /// One step; true when there may be more to do at once.
@@ -244,9 +292,13 @@ impl Running {
         visited > 0 || mail || more || acted || carried
     }
 
+    fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.shards).map(ShardId)
+    }
+
     fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
         let me = self.id;
-        (0..self.shards).map(ShardId).filter(move |&peer| peer != me)
+        self.shards().filter(move |&peer| peer != me)
     }
 
     /// Puts staged mail into the mailboxes, as far as they have room; true when some was put.

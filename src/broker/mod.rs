@@ -8,6 +8,7 @@ pub mod notify;
 pub mod signals;
 
 use self::core::{Clock, Command, Core, Plan, Report};
+use crate::admin::{self, Admin, AdminFailure, Ask, Question, Stage};
 use crate::config::{Bind, Config, Cores, Listener, Sources};
 use crate::ids::{ListenerId, ShardId};
 use crate::limits::{CONTROL_MAILBOX, DATA_MAILBOX, MAX_SHARDS};
@@ -20,8 +21,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use listen::SocketFile;
 use notify::Notifier;
 use signals::Signal;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long a core may take to start or to carry out a command.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,6 +45,7 @@ impl std::error::Error for Failure {}
 /// # Errors
 /// When it cannot start, or a core fails while running.
 pub fn run(config: Config, sources: Sources) -> Result<(), Failure> {
+    let started = SystemTime::now();
     let fail = |error: &dyn std::fmt::Display| Failure(error.to_string());
     let log = log::start(&config.log).map_err(|error| fail(&error))?;
     // The allocator asks for huge pages, which would round each size class up to 2 MiB: measured
@@ -53,14 +56,22 @@ pub fn run(config: Config, sources: Sources) -> Result<(), Failure> {
     for remark in config.remarks() {
         tracing::warn!("{remark}");
     }
-    if let Some(obstacle) = crate::doctor::obstacle(&config) {
+    // Before an executor is made: it does not report a kernel without io_uring but panics.
+    let host = crate::doctor::examine(&config, None);
+    if let Some(obstacle) = host.obstacle() {
         return Err(Failure(format!("this host cannot run it; {obstacle}")));
     }
-    for warning in crate::doctor::warnings(&config) {
+    for warning in host.warnings() {
         tracing::warn!("{warning}");
     }
-    let mut broker = Broker::start(&config)?;
-    let bound = broker.open_listeners(&config)?;
+    let mut broker = Broker::start(&config, started)?;
+    // First, so that /readyz can say that the broker is not ready.
+    broker.open_admin(config.admin.bind, Stage::Starting).map_err(|error| fail(&error))?;
+    let mut bound = broker.open_listeners(&config)?;
+    if let Some(admin) = &broker.admin {
+        admin.enter(Stage::Ready);
+        bound.push(format!("admin={}", admin.address()));
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         shards = broker.cores.len(),
@@ -77,6 +88,11 @@ struct Broker {
     reports: Receiver<Report>,
     open: Vec<Open>,
     next_listener: u16,
+    shared: Arc<Shared>,
+    admin: Option<Admin>,
+    /// The address it was told, which a reload compares.
+    admin_bind: Option<SocketAddr>,
+    started: SystemTime,
 }
 
 /// A listener in use.
@@ -87,7 +103,7 @@ struct Open {
 }
 
 impl Broker {
-    fn start(config: &Config) -> Result<Broker, Failure> {
+    fn start(config: &Config, started: SystemTime) -> Result<Broker, Failure> {
         let cpus = cpus(&config.cores)?;
         let shards = cpus.len();
         // A soft limit below the hard one only makes rings smaller than they could be.
@@ -115,8 +131,17 @@ impl Broker {
                 Failure(format!("cannot start a thread for shard {number}: {error}"))
             })?);
         }
-        let mut broker =
-            Broker { cores, doorbells: Vec::new(), reports, open: Vec::new(), next_listener: 0 };
+        let mut broker = Broker {
+            cores,
+            doorbells: Vec::new(),
+            reports,
+            open: Vec::new(),
+            next_listener: 0,
+            shared,
+            admin: None,
+            admin_bind: None,
+            started,
+        };
         broker.introduce()?;
         Ok(broker)
     }
@@ -179,6 +204,47 @@ impl Broker {
             bound.push(self.open_listener(listener)?);
         }
         Ok(bound)
+    }
+
+    /// Starts the admin server, if there is to be one.
+    fn open_admin(&mut self, bind: Option<SocketAddr>, stage: Stage) -> Result<(), AdminFailure> {
+        let Some(bind) = bind else { return Ok(()) };
+        let shards = self.cores.iter().zip(&self.doorbells).map(|(core, doorbell)| {
+            let (commands, doorbell) = (core.commands.clone(), doorbell.clone());
+            Arc::new(move |question: Question| {
+                // A core that has ended drops the question, which says so.
+                let _ = commands.send(Command::Figures(question));
+                doorbell.ring();
+            }) as Ask
+        });
+        let shared = Arc::clone(&self.shared);
+        let sources = admin::Sources {
+            shards: shards.collect(),
+            interest: Box::new(move || shared.interest.len() as u64),
+            started: self.started,
+        };
+        self.admin = Some(Admin::start(bind, stage, sources)?);
+        self.admin_bind = Some(bind);
+        Ok(())
+    }
+
+    /// A new address for the admin server. When it cannot be had, the old one goes on.
+    fn move_admin(&mut self, wanted: Option<SocketAddr>) {
+        // Closed first: the new address may contain the old one (0.0.0.0).
+        let old = self.admin.take().map(|admin| admin.address());
+        self.admin_bind = None;
+        match self.open_admin(wanted, Stage::Ready) {
+            Ok(()) => match &self.admin {
+                Some(admin) => tracing::info!(bound = %admin.address(), "admin server moved"),
+                None => tracing::info!("admin server closed"),
+            },
+            Err(failure) => {
+                tracing::error!("{failure}");
+                if let Err(failure) = self.open_admin(old, Stage::Ready) {
+                    tracing::error!("{failure}");
+                }
+            }
+        }
     }
 
     /// Opens one listener on every core; returns `name=address`.
@@ -268,6 +334,9 @@ impl Broker {
         for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
             tracing::warn!(key, "changed in the configuration, but needs a restart");
         }
+        if self.admin_bind != new.admin.bind {
+            self.move_admin(new.admin.bind);
+        }
         let gone = |open: &Open| !new.listeners.contains(&open.config);
         while let Some(at) = self.open.iter().position(gone) {
             self.close_listener(at)?;
@@ -287,6 +356,9 @@ impl Broker {
 
     fn drain(mut self, grace: Duration, signals: &Receiver<Signal>) -> Result<(), Failure> {
         tracing::info!(grace_seconds = grace.as_secs(), "draining");
+        if let Some(admin) = &self.admin {
+            admin.enter(Stage::Draining);
+        }
         let until = Instant::now() + grace;
         self.tell_all(|| Command::Drain)?;
         self.tell_all(|| Command::Ping)?;

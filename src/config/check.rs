@@ -21,6 +21,7 @@ pub(crate) fn finish(config: &mut Config, root: &Node, problems: &mut Vec<Proble
         Report { root, already: problems.iter().map(|p| p.key.clone()).collect(), problems };
     session_expiry(config, &mut report);
     listeners(&config.listeners, &mut report);
+    admin(config, &mut report);
     let loopback = config.listeners.iter().all(|listener| is_loopback(&listener.bind));
     for listener in &mut config.listeners {
         listener.allow_anonymous.get_or_insert(loopback);
@@ -103,6 +104,16 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
         if let Err(wrong) = mountpoint(&listener.mountpoint) {
             report.add(&key("mountpoint"), wrong.what, wrong.fix);
         }
+    }
+}
+
+fn admin(config: &Config, report: &mut Report<'_>) {
+    let Some(address) = config.admin.bind else { return };
+    let bind = Bind::Tcp(address);
+    let same = |listener: &Listener| overlap(&listener.bind, &bind);
+    if let Some(position) = report.first(&config.listeners, "bind", same) {
+        let what = format!("listeners.{position} is bound to {bind} too");
+        report.add("admin.bind", what, "give the admin server an address of its own");
     }
 }
 
@@ -214,6 +225,12 @@ impl Config {
                      {key}.allow_anonymous to false"
                 ));
             }
+        }
+        if let Some(address) = self.admin.bind.filter(|at| !is_loopback(&Bind::Tcp(*at))) {
+            remarks.push(format!(
+                "admin.bind: whoever reaches {address} can read the figures, because the admin \
+                 server asks for no password; bind it to 127.0.0.1 unless the network is private"
+            ));
         }
         let mqtt = &self.mqtt;
         if mqtt.pending.max_bytes < u64::from(mqtt.max_packet_size) {

@@ -47,6 +47,14 @@ fn rules_between_keys_are_reported_where_they_were_broken() {
         ),
         (&unix, &["f.yaml:2: listeners.0.bind: the path has 108 bytes; use a path of at most 107"]),
         (
+            "admin:\n  bind: 127.0.0.1:1883\n",
+            &["f.yaml:2: admin.bind: listeners.0 is bound to 127.0.0.1:1883 too; "],
+        ),
+        (
+            "listeners: [{bind: 127.0.0.1:1}]\nadmin: {bind: 0.0.0.0:1}\n",
+            &["f.yaml:2: admin.bind: listeners.0 is bound to 0.0.0.0:1 too; "],
+        ),
+        (
             "mqtt:\n  session_expiry: {default: 2h, max: 1h}\n",
             &["f.yaml:2: mqtt.session_expiry.default: it is longer than mqtt.session_expiry.max; "],
         ),
@@ -137,6 +145,9 @@ fn what_is_probably_not_meant_is_remarked() {
         ("listeners: [{mountpoint: a}]", 1),
         ("listeners: [{mountpoint: \"${username}/\"}]", 1),
         ("mqtt: {max_packet_size: 2MiB}", 1),
+        ("admin: {bind: 127.0.0.1:18083}", 0),
+        ("admin: {bind: \"[::1]:0\"}", 0),
+        ("admin: {bind: 0.0.0.0:18083}", 1),
     ];
     for (text, expected) in cases {
         let remarks = read(text).unwrap().remarks();

@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Cores,
     /// `address:port`, `[address]:port` or a path.
     Bind,
+    /// `address:port` or `[address]:port`.
+    Address,
     /// Keys of its own.
     Section,
     /// A list of sections.
@@ -124,6 +126,11 @@ pub(crate) const fn cores() -> Spec {
 /// An address or a path.
 pub(crate) const fn bind() -> Spec {
     plain(Kind::Bind, 0, 0, "")
+}
+
+/// An address.
+pub(crate) const fn address() -> Spec {
+    plain(Kind::Address, 0, 0, "")
 }
 
 /// Keys of its own.

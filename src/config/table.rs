@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::section::{choice_enum, section_struct};
 use super::spec::{
-    DAY, KIB, MIB, SECOND, TIB, bind, choice, cores, count, duration, list, ratio, section,
-    short_duration, size, switch, text,
+    DAY, KIB, MIB, SECOND, TIB, address, bind, choice, cores, count, duration, list, ratio,
+    section, short_duration, size, switch, text,
 };
 use crate::limits;
 
@@ -112,9 +112,7 @@ choice_enum! {
 
 section_struct! {
     /// The whole configuration, checked.
-    pub struct Config later [
-        "access", "limits", "overload", "storage", "admin", "bridges", "cluster"
-    ] {
+    pub struct Config later ["access", "limits", "overload", "storage", "bridges", "cluster"] {
         cores "cores": Cores = "auto", cores(),
             "Cores that run a shard, one shard per entry: a list such as [0, 2, 4-7]; a core \
              listed twice runs two shards. auto: the process's affinity and cgroup quota.";
@@ -123,6 +121,8 @@ section_struct! {
         mqtt "mqtt": Mqtt = "", section(), "What the protocol allows; the same for all listeners.";
         retained "retained": Retained = "", section(), "Retained messages.";
         sys "sys": Sys = "", section(), "The $SYS topics.";
+        admin "admin": Admin = "", section(),
+            "The admin HTTP server: /metrics (Prometheus), /healthz and /readyz.";
         shutdown "shutdown": Shutdown = "", section(), "Stopping.";
         log "log": Log = "", section(), "The log, on standard error.";
     }
@@ -302,6 +302,15 @@ section_struct! {
     pub struct Sys later [] {
         interval "interval": Option<Duration> = "10s", duration(SECOND, DAY).or("off"),
             "Time between updates; off publishes none.";
+    }
+}
+
+section_struct! {
+    /// The admin HTTP server.
+    pub struct Admin later [] {
+        bind "bind": Option<SocketAddr> = "off", address().or("off"),
+            "Address and port, usually 127.0.0.1:18083 (port 0 lets the kernel choose). It asks \
+             for no password: keep it on loopback or a private network. off: none.";
     }
 }
 

@@ -139,6 +139,7 @@ mqtt:
   shared_strategy: hash_client
 retained: {max_messages: 0, expiry: 1d, max_bytes: 2GiB}
 sys: {interval: off}
+admin: {bind: "[::1]:18083"}
 log: {level: debug, format: json}
 "#,
     )
@@ -156,6 +157,7 @@ log: {level: debug, format: json}
     assert_eq!(config.mqtt.pending.on_full, OnFull::Disconnect);
     assert_eq!(config.retained.max_messages, Some(0));
     assert_eq!(config.sys.interval, None);
+    assert_eq!(config.admin.bind, Some("[::1]:18083".parse().unwrap()));
     assert_eq!(config.log.format, Format::Json);
 }
 

@@ -101,6 +101,7 @@ pub(crate) fn expected(spec: &Spec) -> String {
         Kind::Text => format!("text of {min} to {max} bytes"),
         Kind::Cores => "a list of cores such as [0, 2, 4-7]".to_owned(),
         Kind::Bind => "address:port, \"[IPv6 address]:port\" or a path with a /".to_owned(),
+        Kind::Address => "address:port or \"[IPv6 address]:port\"".to_owned(),
         Kind::Section => "keys below it".to_owned(),
         Kind::List => "a list of elements with keys".to_owned(),
     };
@@ -409,22 +410,39 @@ impl Plain for Bind {
         if text.contains('/') && !text.contains('\0') {
             return Ok(Bind::Unix(PathBuf::from(text)));
         }
-        let port = text.rsplit(':').next().filter(|port| port.parse::<u16>().is_ok());
-        let fix = match port {
-            Some(port) => format!(
-                "write 0.0.0.0:{port}, \"[::]:{port}\" or 127.0.0.1:{port} (host names are not \
-                 looked up)"
-            ),
-            None => format!("write {}, such as 127.0.0.1:1883", expected(spec)),
-        };
-        Err(Wrong::new(format!("`{text}` is not an address with a port"), fix))
+        Err(no_address(text, spec, 1883))
+    }
+
+    fn show(&self, spec: &Spec) -> String {
+        match self {
+            Bind::Tcp(address) => address.show(spec),
+            Bind::Unix(path) => format!("\"{}\"", path.display()),
+        }
+    }
+}
+
+impl Plain for SocketAddr {
+    fn from_node(node: &Node, spec: &Spec) -> Result<SocketAddr, Wrong> {
+        let text = text_of(node, spec)?;
+        text.parse().map_err(|_| no_address(text, spec, 18083))
     }
 
     fn show(&self, _: &Spec) -> String {
         match self {
-            Bind::Tcp(address @ SocketAddr::V6(_)) => format!("\"{address}\""),
-            Bind::Tcp(address) => address.to_string(),
-            Bind::Unix(path) => format!("\"{}\"", path.display()),
+            SocketAddr::V6(_) => format!("\"{self}\""),
+            SocketAddr::V4(_) => self.to_string(),
         }
     }
+}
+
+fn no_address(text: &str, spec: &Spec, usual: u16) -> Wrong {
+    let port = text.rsplit(':').next().filter(|port| port.parse::<u16>().is_ok());
+    let fix = match port {
+        Some(port) => format!(
+            "write 0.0.0.0:{port}, \"[::]:{port}\" or 127.0.0.1:{port} (host names are not \
+             looked up)"
+        ),
+        None => format!("write {}, such as 127.0.0.1:{usual}", expected(spec)),
+    };
+    Wrong::new(format!("`{text}` is not an address with a port"), fix)
 }

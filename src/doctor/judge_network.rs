@@ -11,6 +11,9 @@ const PAGE: u64 = 4096;
 /// A receive or send buffer that one slow client can fill, past which it is worth a word.
 const LARGE_BUFFER: u64 = 1 << 20;
 
+/// With fewer TCP sockets than these an empty conntrack table says nothing.
+const FEW_SOCKETS: u64 = 8;
+
 /// Whether each network namespace has its own value.
 enum Scope {
     Namespace,
@@ -160,11 +163,17 @@ pub(super) fn conntrack(facts: &Facts, need: &Need, most: u64) -> Finding {
     let left = conntrack.max.saturating_sub(conntrack.count);
     // As many as the memory holds, where no number is given.
     let clients = need.clients.unwrap_or(most);
-    if !follows_connections(facts) {
-        return Finding::new("conntrack", Severity::Fine, found, "loaded, but no rule uses it");
-    }
     if left >= clients {
         return Finding::new("conntrack", Severity::Fine, found, "one entry per connection");
+    }
+    if !follows_connections(facts) {
+        return if facts.tcp_sockets < FEW_SOCKETS {
+            let needed = "one entry per connection if a firewall rule uses it, which shows only \
+                          when there are connections";
+            Finding::new("conntrack", Severity::Note, found, needed)
+        } else {
+            Finding::new("conntrack", Severity::Fine, found, "loaded, but no rule uses it")
+        };
     }
     let severity = match need.clients {
         Some(_) => Severity::Blocker,

@@ -29,24 +29,11 @@ pub use ping::{PingFailure, Pong, ping, target};
 pub use place::{Engine, Network, Place};
 pub use report::Report;
 
-/// Examines this host. `connections` overrides how many clients the configuration allows.
+/// Examines this host, which takes a few milliseconds. `connections` overrides how many clients the
+/// configuration allows.
 #[cfg(feature = "runtime")]
 pub fn examine(config: &Config, connections: Option<u64>) -> Report {
     judge(Facts::read(std::path::Path::new("/")), config, connections, &trial::open_ring())
-}
-
-/// What keeps this host from serving the configuration well, one line each. Takes a few
-/// milliseconds; for the log at start.
-#[cfg(feature = "runtime")]
-pub fn warnings(config: &Config) -> Vec<String> {
-    examine(config, None).warnings()
-}
-
-/// What keeps every shard from starting on this host, if anything does: one line. To be asked
-/// before an executor is made, which does not report a kernel without io_uring but panics.
-#[cfg(feature = "runtime")]
-pub fn obstacle(config: &Config) -> Option<String> {
-    examine(config, None).obstacle()
 }
 
 /// Judges facts, wherever they come from.

@@ -194,10 +194,10 @@ pub fn bounds(facts: &Facts, need: &Need) -> Vec<Bound> {
     bounds
 }
 
-/// Whether conntrack sees connections: loaded, but with an empty table beside open sockets, no
-/// firewall rule asks for it.
+/// Whether conntrack sees connections: loaded, and with entries, so that a firewall rule asks for
+/// it.
 pub(super) fn follows_connections(facts: &Facts) -> bool {
-    facts.conntrack.is_some_and(|conntrack| conntrack.count > 0 || facts.tcp_sockets < 8)
+    facts.conntrack.is_some_and(|conntrack| conntrack.count > 0)
 }
 
 /// New connections a second until the first limit, and whether the configuration says so.

@@ -19,19 +19,18 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use papaya::{Compute, LocalGuard, Operation};
 use seize::Collector;
 
+use super::shapes::Shapes;
+use crate::atomic::{AtomicU64, Ordering, fence};
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{MAX_SHAPES, MAX_SHARDS};
 use crate::mutant::Mutant;
 use crate::topic::{COARSE_LEVELS, FilterKey, Seeds, Shape, TopicHash};
 
-/// One per user in a slot of the shape array: the bits above the shape.
-const ONE_USER: u64 = Shape::MASK + 1;
 /// Coarse keys have 0..=7 literal levels; each count of shards has a byte of one word.
 const COARSE_BITS: u32 = 8;
 const COARSE_MASK: u64 = (1 << COARSE_BITS) - 1;
@@ -139,10 +138,7 @@ struct Ledger {
 pub struct Interest {
     seeds: Seeds,
     map: Map,
-    /// Shape and number of shards that use it, in one word; 0 is free.
-    shapes: [AtomicU64; MAX_SHAPES],
-    /// No slot from here on was ever used.
-    slots: AtomicUsize,
+    shapes: Shapes<MAX_SHAPES>,
     /// For each number of levels of coarse keys, how many shards have some: a byte each.
     coarse: AtomicU64,
     ledgers: Box<[Mutex<Ledger>]>,
@@ -154,8 +150,7 @@ impl Interest {
         Arc::new(Interest {
             seeds: seeds.clone(),
             map: Map::new(),
-            shapes: [const { AtomicU64::new(0) }; MAX_SHAPES],
-            slots: AtomicUsize::new(0),
+            shapes: Shapes::new(),
             coarse: AtomicU64::new(0),
             ledgers: (0..MAX_SHARDS).map(|_| Mutex::default()).collect(),
         })
@@ -204,13 +199,8 @@ impl Interest {
         let guard = self.map.collector.enter();
         let look = |key: u64| self.map.get(key, &guard);
         let mut set = look(topic.exact());
-        let slots = self.slots.load(Ordering::Acquire);
-        for slot in &self.shapes[..slots] {
-            let word = slot.load(Ordering::Acquire);
-            if word == 0 {
-                continue;
-            }
-            if let Some(key) = topic.shape_key(Shape(word & Shape::MASK)) {
+        for shape in self.shapes.iter() {
+            if let Some(key) = topic.shape_key(shape) {
                 set |= look(key);
             }
         }
@@ -275,7 +265,7 @@ impl Interest {
 
     /// Counts one more filter of a shape; with the shard's first, finds the shape a place.
     fn enter_shape(&self, ledger: &mut Ledger, shape: Shape) -> Place {
-        let first = || (self.acquire(shape).map_or(Place::Coarse, Place::Slot), 0);
+        let first = || (self.shapes.acquire(shape).map_or(Place::Coarse, Place::Slot), 0);
         let (place, filters) = ledger.shapes.entry(shape.0).or_insert_with(first);
         *filters += 1;
         *place
@@ -288,7 +278,7 @@ impl Interest {
             return;
         }
         if let Place::Slot(at) = *place {
-            self.release(at, shape);
+            self.shapes.release(at, shape);
         }
         ledger.shapes.remove(&shape.0);
         ledger.shapes.shrink_to(ledger.shapes.len() * 2);
@@ -308,31 +298,6 @@ impl Interest {
         if ledger.coarse[levels] == 0 {
             self.coarse.fetch_sub(1 << (levels as u32 * COARSE_BITS), Ordering::SeqCst);
         }
-    }
-
-    /// Finds the shape's slot or takes a free one, and counts this shard in. Two shards racing for
-    /// a new shape may end up in two slots: a lookup more, the same result.
-    fn acquire(&self, shape: Shape) -> Option<usize> {
-        loop {
-            let words = || self.shapes.iter().map(|slot| slot.load(Ordering::SeqCst)).enumerate();
-            let own = |&(_, word): &(usize, u64)| word != 0 && word & Shape::MASK == shape.0;
-            let free = |&(_, word): &(usize, u64)| word == 0;
-            let (at, word) = words().find(own).or_else(|| words().find(free))?;
-            let next = if word == 0 { shape.0 | ONE_USER } else { word + ONE_USER };
-            let swapped =
-                self.shapes[at].compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst);
-            if swapped.is_ok() {
-                self.slots.fetch_max(at + 1, Ordering::SeqCst);
-                return Some(at);
-            }
-        }
-    }
-
-    fn release(&self, at: usize, shape: Shape) {
-        let last = shape.0 | ONE_USER;
-        let less = |word: u64| Some(if word == last { 0 } else { word - ONE_USER });
-        // Always some: `less` never refuses.
-        let _ = self.shapes[at].fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
     }
 }
 

@@ -38,7 +38,7 @@ fn registered_as(interest: &Interest, shard: u8, filter: &str) -> String {
 
 fn assert_clean(interest: &Interest) {
     assert!(interest.is_empty());
-    assert!(interest.shapes.iter().all(|slot| slot.load(Ordering::SeqCst) == 0));
+    assert_eq!(interest.shapes.iter().count(), 0);
     assert_eq!(interest.coarse.load(Ordering::SeqCst), 0);
     for ledger in &interest.ledgers {
         let ledger = ledger.lock().unwrap();
@@ -121,7 +121,7 @@ fn past_the_most_shapes_no_shard_is_missed_and_slots_are_used_again() {
     for mask in 1..256 {
         add(&interest, (mask % 3) as u8, &masked(mask));
     }
-    assert!(interest.shapes.iter().all(|slot| slot.load(Ordering::SeqCst) != 0));
+    assert_eq!(interest.shapes.iter().count(), MAX_SHAPES);
     let mut name = "x/x/x/x/x/x/x/x".to_owned();
     assert_eq!(shards(&interest, &name), [0, 1, 2]);
     name.replace_range(14..15, "y");

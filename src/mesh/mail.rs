@@ -2,8 +2,7 @@
 //! make the receiver write mail itself, [`Control`] never makes it write data. So control mail can
 //! always be taken in, and a chain of full mailboxes cannot close into a circle.
 
-use crate::ids::Peer;
-use crate::ids::{ListenerId, SessionRef};
+use crate::ids::{ClientKey, ListenerId, Peer, SessionRef};
 use crate::message::{Batch, Errand, Message};
 use crate::telemetry::Counters;
 use crate::topic::FilterId;
@@ -40,9 +39,9 @@ pub enum Control {
     /// The slice.
     Replayed(Box<ReplaySlice>),
     /// Park this publisher: a subscriber of its messages is crowded.
-    Park(SessionRef),
+    Park(ClientKey),
     /// The subscriber has caught up.
-    Unpark(SessionRef),
+    Unpark(ClientKey),
     /// The sender's counters, for `$SYS`.
     Counters(Box<Counters>),
 }

@@ -4,6 +4,7 @@ pub mod interest;
 pub mod mail;
 pub mod mailbox;
 pub mod quota;
+mod shapes;
 
 use crate::topic::Seeds;
 use interest::Interest;
@@ -57,3 +58,6 @@ pub struct Entrance {
     /// Pace of new connections.
     pub rate: Rate,
 }
+
+#[cfg(test)]
+mod mailbox_tests;

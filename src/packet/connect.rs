@@ -107,7 +107,9 @@ pub struct Will<'a> {
 /// The rule the packet breaks, and the version in which to answer, as far as known. An unknown
 /// protocol name or level gives `UnsupportedProtocolVersion` [MQTT-3.1.2-2].
 pub fn decode_connect(packet: &[u8]) -> Result<Connect<'_>, ConnectViolation> {
-    let unknown = |violation| ConnectViolation { violation, version: None };
+    let any = u32::MAX;
+    let unknown =
+        |violation| ConnectViolation { violation, version: None, maximum_packet_size: any };
     let (first, body) = framing::split(Version::V311, packet).map_err(unknown)?;
     if first >> 4 != 1 {
         // [MQTT-3.1.0-1]
@@ -117,13 +119,15 @@ pub fn decode_connect(packet: &[u8]) -> Result<Connect<'_>, ConnectViolation> {
     let name = cursor.binary().map_err(unknown)?;
     let level = cursor.u8().map_err(unknown)?;
     let (version, bridge) = version_of(name, level)
-        .map_err(|version| ConnectViolation { violation: UNSUPPORTED, version })?;
-    let known = |violation| ConnectViolation { violation, version: Some(version) };
+        .map_err(|version| ConnectViolation { version, ..unknown(UNSUPPORTED) })?;
+    let known = |violation| ConnectViolation { version: Some(version), ..unknown(violation) };
     framing::split(version, packet).map_err(known)?;
     if first & 0x0F != 0 && version != Version::V31 {
         return Err(known(Violation::malformed("The flags in the fixed header are not 0")));
     }
-    decode_after_level(version, bridge, cursor).map_err(known)
+    let mut maximum_packet_size = any;
+    decode_after_level(version, bridge, cursor, &mut maximum_packet_size)
+        .map_err(|violation| ConnectViolation { maximum_packet_size, ..known(violation) })
 }
 
 const UNSUPPORTED: Violation = Violation {
@@ -148,14 +152,22 @@ fn decode_after_level<'a>(
     version: Version,
     bridge: bool,
     mut cursor: Cursor<'a>,
+    maximum_packet_size: &mut u32,
 ) -> Result<Connect<'a>, Violation> {
     let flags = cursor.u8()?;
-    check_connect_flags(version, flags)?;
+    let checked = check_connect_flags(version, flags);
     let keep_alive = cursor.u16()?;
     let mut properties = ConnectProperties::default();
     if version.is_v5() {
-        properties = decode_connect_properties(props::block(&mut cursor)?)?;
+        // The answer to wrong flags, too, must not be larger than what the client takes.
+        let parsed = props::block(&mut cursor).and_then(decode_connect_properties);
+        if let Ok(parsed) = &parsed {
+            *maximum_packet_size = parsed.maximum_packet_size.unwrap_or(u32::MAX);
+        }
+        checked?;
+        properties = parsed?;
     }
+    checked?;
     let client_id = cursor.text()?;
     let mut will = None;
     if flags & WILL_FLAG != 0 {

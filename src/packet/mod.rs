@@ -41,7 +41,7 @@ pub use reason::ReasonCode;
 pub use subscribe::{
     RetainHandling, SubAck, Subscribe, SubscribeFilter, SubscribeFilters, SubscribeFiltersIter,
     SubscribeOptions, UnsubAck, Unsubscribe, UnsubscribeFilters, UnsubscribeFiltersIter,
-    encode_suback, encode_subscribe, encode_unsuback, encode_unsubscribe,
+    answer_size, encode_suback, encode_subscribe, encode_unsuback, encode_unsubscribe,
 };
 
 /// The protocol version a connection speaks.
@@ -140,6 +140,8 @@ pub struct ConnectViolation {
     /// `MQTT` with a level above 5; `Some(V31 | V311)` for other unknown levels. `None` when the
     /// protocol name is not MQTT's or was not reached: it may not be an MQTT client at all.
     pub version: Option<Version>,
+    /// The largest packet that the client takes, as far as it was read; `u32::MAX` for any.
+    pub maximum_packet_size: u32,
 }
 
 /// One whole packet, borrowed from the received bytes.

@@ -1,7 +1,7 @@
 //! SUBSCRIBE, SUBACK, UNSUBSCRIBE and UNSUBACK (MQTT 5.0 sections 3.8 to 3.11).
 
 use super::cursor::Cursor;
-use super::encode::{put_binary, put_packet, put_sized, put_u16};
+use super::encode::{put_binary, put_packet, put_sized, put_u16, varint_size};
 use super::properties::{
     self, NOT_HERE, Reasons, SUBSCRIPTION_ID, USER_PROPERTY, UserProperties, nonzero, once,
     put_varint_property,
@@ -433,6 +433,12 @@ pub fn encode_suback(out: &mut Vec<u8>, version: Version, suback: &SubAck) {
         }
         out.extend(suback.codes.iter().map(|code| (*code).min(0x80)));
     });
+}
+
+/// Bytes of a SUBACK or UNSUBACK of version 5 with that many codes and no properties.
+pub fn answer_size(codes: usize) -> usize {
+    let remaining = 2 + 1 + codes;
+    1 + varint_size(remaining) + remaining
 }
 
 /// Appends an UNSUBSCRIBE.

@@ -197,4 +197,6 @@ pub struct RingCounts {
     pub dozes: u64,
     /// Waits through glommio.
     pub parks: u64,
+    /// Time spent looking for work before sleeping.
+    pub spun: Duration,
 }

@@ -13,6 +13,7 @@ mod buffers;
 mod driver;
 mod event;
 mod failure;
+mod flag;
 mod glommio_wait;
 mod hand_over;
 mod listen;
@@ -29,7 +30,8 @@ pub use event::{
     Event, MAX_COOKIE, NoShared, Outgoing, Peer, Receive, RingCounts, Segment, SocketRingConfig,
 };
 pub use failure::{RingFailure, operations};
-pub use park::{Doorbell, ParkFlag};
+pub use flag::ParkFlag;
+pub use park::Doorbell;
 pub use port::RingPort;
 
 #[cfg(test)]

@@ -3,10 +3,7 @@
 //! Three stages, each cheaper to stay in and dearer to leave: *spin* on memory, *doze* in a bounded
 //! kernel wait on ring 0, *park* in glommio so that its timers and tasks run.
 //!
-//! Why no wake-up is lost. A ringer first publishes its work (mail, say), then rings: a full fence,
-//! then it looks at the flag. A sleeper first raises the flag, then a full fence, then looks for
-//! work once more. Whichever fence comes first in their single order, either the ringer sees the
-//! flag, and writes the eventfd, or the sleeper sees the work, and stays up.
+//! Why no wake-up is lost is said in `flag`.
 //!
 //! There is one eventfd per core. Doorbells write it, completions of secondary rings write it
 //! while the core sleeps, completions of ring 0 while it is parked. Ring 0 polls it (multishot), so
@@ -22,10 +19,11 @@
 //! only looked at through shared memory; on weakly ordered CPUs that look may miss one, for as
 //! long as a doze lasts (2 ms).
 use super::driver::Driver;
+use super::flag::ParkFlag;
 use super::glommio_wait;
+use crate::atomic::{Ordering, fence};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::{Duration, Instant};
 
 /// Longest doze: bounds how late glommio's own timers may run.
@@ -34,37 +32,6 @@ const DOZE: Duration = Duration::from_millis(2);
 const DOZES: u32 = 3;
 /// Nothing happened for this long: give the buffers' memory back.
 const LONG_QUIET: Duration = Duration::from_secs(10);
-
-const AWAKE: u32 = 0;
-const ASLEEP: u32 = 1;
-
-/// The protocol between one sleeper and any number of ringers; see the module's argument.
-#[derive(Debug, Default)]
-pub struct ParkFlag {
-    state: AtomicU32,
-}
-
-impl ParkFlag {
-    /// Sleeper: about to sleep. Look for work once more *after* this returns.
-    pub fn fall_asleep(&self) {
-        self.state.store(ASLEEP, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-    }
-
-    /// Sleeper: up again, or stayed up.
-    pub fn wake_up(&self) {
-        self.state.store(AWAKE, Ordering::Relaxed);
-    }
-
-    /// Ringer: *after* publishing work. True when the sleeper must be woken, for exactly one of
-    /// the ringers of one sleep.
-    pub fn must_wake(&self) -> bool {
-        fence(Ordering::SeqCst);
-        // The plain look first keeps the line shared while the sleeper is awake.
-        self.state.load(Ordering::Relaxed) == ASLEEP
-            && self.state.swap(AWAKE, Ordering::Relaxed) == ASLEEP
-    }
-}
 
 /// Wakes one core from any thread. Ring it after publishing what it should find.
 #[derive(Clone, Debug)]
@@ -197,18 +164,23 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     fn spin(&mut self, until: Option<Instant>, recheck: &mut impl FnMut() -> bool) -> bool {
         self.submit();
         let start = Instant::now();
-        loop {
+        let mut spent = Duration::ZERO;
+        let found = loop {
             if self.has_work(recheck) {
                 self.quiet.disturbed();
-                return true;
+                break true;
             }
-            if start.elapsed() >= self.config.spin {
-                return until.is_some_and(|until| until <= Instant::now());
+            spent = start.elapsed();
+            if spent >= self.config.spin {
+                break until.is_some_and(|until| until <= Instant::now());
             }
             for _ in 0..16 {
                 std::hint::spin_loop();
             }
-        }
+        };
+        // As of the last look at the clock: another one would cost more than it tells.
+        self.counts.spun += spent;
+        found
     }
 
     /// Stage two: one wait in the kernel. True: there is something to do.
@@ -293,20 +265,4 @@ fn left(until: Option<Instant>, most: Duration) -> Option<Duration> {
     let Some(until) = until else { return Some(most) };
     let left = until.saturating_duration_since(Instant::now());
     (!left.is_zero()).then(|| left.min(most))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exactly_one_ringer_wakes_a_sleeper_and_none_wakes_a_waking_one() {
-        let flag = ParkFlag::default();
-        assert!(!flag.must_wake());
-        flag.fall_asleep();
-        assert_eq!([flag.must_wake(), flag.must_wake()], [true, false]);
-        flag.fall_asleep();
-        flag.wake_up();
-        assert!(!flag.must_wake());
-    }
 }

@@ -27,6 +27,26 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// The connection has ended. Keeps the newest replay of each filter that is `owed` for the next
+    /// one: it sends all that an older one still owes. So a session that goes from connection to
+    /// connection never holds more than it has filters.
+    pub fn inherit_replays(&mut self, owed: impl Fn(FilterId) -> bool) {
+        self.replays.retain(|replay| owed(replay.filter));
+        let mut seen = hashbrown::HashSet::new();
+        let newest: Vec<u64> = self
+            .replays
+            .iter()
+            .rev()
+            .filter(|replay| seen.insert(replay.filter.0))
+            .map(|replay| replay.ticket)
+            .collect();
+        if newest.len() < self.replays.len() {
+            let newest: hashbrown::HashSet<u64> = newest.into_iter().collect();
+            self.replays.retain(|replay| newest.contains(&replay.ticket));
+        }
+        self.replays.iter_mut().for_each(|replay| replay.inherited = true);
+    }
+
     /// True when it may be given back.
     pub fn is_idle(&self) -> bool {
         self.window.is_empty()
@@ -48,6 +68,8 @@ pub struct Replay {
     pub cursor: Option<Box<str>>,
     /// A slice was asked for and has not come.
     pub waiting: bool,
+    /// From an earlier connection: subscribing again begins it anew.
+    pub inherited: bool,
     /// Hashes of topics on which a newer message went out live meanwhile: their retained message
     /// would arrive as if it were newer.
     pub overtaken: Vec<u64>,

@@ -14,7 +14,7 @@ pub use inbound::Inbound;
 pub use pending::{Pending, Pushed};
 pub use window::{Acknowledged, Window};
 
-use crate::ids::SocketId;
+use crate::ids::{ClientKey, SocketId};
 use crate::message::Message;
 use crate::packet::{Qos, Version};
 use crate::time::Instant;
@@ -27,6 +27,8 @@ pub const NEVER: u32 = u32::MAX;
 pub struct Session {
     /// The client's name; unique on this shard and, by placement, in the broker.
     pub client_id: Box<str>,
+    /// The name's hash.
+    pub key: ClientKey,
     /// What it subscribed to (shared subscriptions are in `extras`).
     pub subscriptions: Subscriptions,
     /// Windows and queues; `None` while nothing is in flight.
@@ -35,8 +37,8 @@ pub struct Session {
     pub will: Option<Box<Will>>,
     /// What few clients have.
     pub extras: Option<Box<Extras>>,
-    /// While offline: when the session ends. `None` while online or for [`NEVER`].
-    pub ends: Option<Instant>,
+    /// While offline: when the session ends. The end of time while online or for [`NEVER`].
+    pub ends: Instant,
     /// Deadline of the earliest wheel entry for it; 0 for none.
     pub armed: Instant,
     /// The connection, while there is one.
@@ -57,6 +59,13 @@ pub struct Session {
 const _: () = assert!(size_of::<Session>() <= 136);
 
 impl Session {
+    /// When an offline session has something to do next: its will's delay, or its end.
+    pub fn next_due(&self) -> Option<Instant> {
+        let due = self.will.as_ref().and_then(|will| will.due);
+        let ends = (self.ends != Instant::END).then_some(self.ends);
+        [ends, due].into_iter().flatten().min()
+    }
+
     /// True when the session outlives its connection.
     pub fn is_persistent(&self) -> bool {
         self.expiry > 0

@@ -1,13 +1,14 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
 use super::connection::Stage;
+use super::route::packed_qos;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
-use crate::session::{NEVER, Will};
+use crate::packet::{self, Disconnect, Qos, ReasonCode, Version, Violation};
+use crate::session::{NEVER, Session, Will};
 use crate::time::Instant;
 
 /// Milliseconds a closing connection has to take its last packets.
@@ -151,9 +152,17 @@ impl Shard {
         self.groups.joining.remove(&index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
-        if let Some(flow) = &mut session.flow {
+        let Session { flow, subscriptions, .. } = session;
+        if let Some(flow) = flow {
             flow.crowded = None;
-            flow.replays.clear();
+            // Retained messages that a SUBSCRIBE is owed are owed to the session
+            // [MQTT-3.8.4-4]; the next connection goes on with them. At QoS 0 they may be lost.
+            let (known, all) = (&self.index, self.settings.queue_qos0);
+            flow.inherit_replays(|filter| {
+                let place = subscriptions.position(filter);
+                let entry = place.and_then(|at| known.subscribers(filter).get(at as usize));
+                entry.is_some_and(|entry| all || packed_qos(entry.options) > Qos::AtMostOnce)
+            });
         }
         // Only now: what the publishers go on with must not find this client crowded again.
         self.unpark_waiters(index);
@@ -177,12 +186,13 @@ impl Shard {
             return;
         }
         let Some(session) = self.sessions.get_mut(index) else { return };
-        session.ends = expiry_deadline(now, expiry);
+        let never = expiry == NEVER || Mutant::SessionNeverExpires.is_on();
+        let part = if Mutant::SessionExpiresEarly.is_on() { 2 } else { 1 };
+        session.ends = if never { Instant::END } else { now.plus_seconds(expiry / part) };
         if session.flow.as_ref().is_some_and(|flow| flow.is_idle()) {
             session.flow = None;
         }
-        let due = session.will.as_ref().and_then(|will| will.due);
-        let next = [session.ends, due].into_iter().flatten().min();
+        let next = session.next_due();
         self.counters.sessions_persistent += 1;
         if let Some(next) = next {
             self.arm_session(index, next);
@@ -210,7 +220,7 @@ impl Shard {
         self.leave_everything(index);
         let Some(mut session) = self.sessions.remove(index) else { return };
         debug_assert!(session.socket.is_none());
-        let hash = self.shared.seeds.place(session.client_id.as_bytes());
+        let hash = session.key.0.get();
         if let Ok(entry) = self.names.find_entry(hash, |&known| known == index) {
             entry.remove();
         }
@@ -230,7 +240,7 @@ impl Shard {
         if session.socket.is_some() {
             return;
         }
-        if session.ends.is_some_and(|ends| ends <= now) {
+        if session.ends <= now {
             self.counters.sessions_persistent -= 1;
             self.counters.sessions_expired += 1;
             self.end_session(index);
@@ -242,9 +252,7 @@ impl Shard {
         {
             self.fire_will(*will);
         }
-        let Some(session) = self.sessions.get(index) else { return };
-        let due = session.will.as_ref().and_then(|will| will.due);
-        if let Some(next) = [session.ends, due].into_iter().flatten().min() {
+        if let Some(next) = self.sessions.get(index).and_then(Session::next_due) {
             self.arm_session(index, next);
         }
     }
@@ -362,11 +370,4 @@ impl Shard {
     pub(super) fn leave_groups(&mut self, index: u32) {
         self.tell_groups(index, Control::Leave);
     }
-}
-
-/// Whether an expiry in seconds ends at some time; then when.
-fn expiry_deadline(now: Instant, expiry: u32) -> Option<Instant> {
-    let part = if Mutant::SessionExpiresEarly.is_on() { 2 } else { 1 };
-    let ends = expiry != NEVER && !Mutant::SessionNeverExpires.is_on();
-    ends.then(|| now.plus_seconds(expiry / part))
 }

@@ -3,7 +3,7 @@
 use super::close::{Cause, LONGEST_HEAD};
 use super::connection::{Aliases, Stage};
 use super::{Action, Shard};
-use crate::ids::SocketId;
+use crate::ids::{ClientKey, SocketId};
 use crate::mesh::Entrance;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
@@ -11,6 +11,9 @@ use crate::packet::{self, ConnAck, ConnAckProperties, Connect, Framing, Qos, Rea
 use crate::session::{Extras, Session, Subscriptions, Will};
 use crate::time::Instant;
 use std::sync::Arc;
+
+/// Bytes of the shortest CONNACK.
+const SHORTEST_CONNACK: usize = 5;
 
 /// Why a CONNECT is refused.
 struct Refused(ReasonCode, &'static str);
@@ -45,10 +48,23 @@ impl Shard {
             return;
         }
         let name: Box<str> = assigned.clone().unwrap_or_else(|| connect.client_id.into());
+        if let Some(room) = connect.properties.maximum_packet_size {
+            let mut connack = Vec::new();
+            self.encode_connack(&mut connack, &name, &connect, assigned.as_deref(), false);
+            if connack.len() > room as usize {
+                let what = "the Maximum Packet Size has no room for CONNACK";
+                self.refuse(socket, &connect, Refused(ReasonCode::PacketTooLarge, what));
+                return;
+            }
+        }
         self.counters.connects += 1;
         let (index, present) = self.attach(socket, &name, &connect, &entrance);
         self.set_up_connection(socket, index, &connect);
-        self.send_connack(socket, index, &connect, assigned.as_deref(), present);
+        let mut connack = std::mem::take(&mut self.scratch);
+        self.encode_connack(&mut connack, &name, &connect, assigned.as_deref(), present);
+        self.write(socket, |out| out.extend_from_slice(&connack));
+        connack.clear();
+        self.scratch = connack;
         self.actions.push(Action::ReceiveStream(socket));
         self.resume_deliveries(index);
         tracing::debug!(client_id = %name, shard = self.id.0, present, "client connected");
@@ -119,21 +135,27 @@ impl Shard {
         if let Some(connection) = self.connections.get(socket.0) {
             tracing::debug!(peer = %connection.peer, ?reason, what, "client refused");
         }
-        let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX) as usize;
-        let fits = what.len() + LONGEST_HEAD <= max; // [MQTT-3.2.2-19]
-        self.send_refusal(socket, connect.version, reason, fits.then_some(what));
+        let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+        self.send_refusal(socket, connect.version, reason, what, max);
         self.disconnect(socket, Cause::Rejected);
     }
 
-    /// CONNACK with a reason code of failure; Session Present is 0 [MQTT-3.2.2-6].
+    /// CONNACK with a reason code of failure; Session Present is 0 [MQTT-3.2.2-6]. What the client
+    /// has no room for is left out [MQTT-3.2.2-19], and be it the packet [MQTT-3.1.2-24].
     pub(super) fn send_refusal(
         &mut self,
         socket: SocketId,
         version: Version,
         reason: ReasonCode,
-        what: Option<&str>,
+        what: &str,
+        maximum_packet_size: u32,
     ) {
-        let what = what.filter(|_| self.settings.reason_strings);
+        let room = maximum_packet_size as usize;
+        if room < SHORTEST_CONNACK {
+            return;
+        }
+        let fits = self.settings.reason_strings && what.len() + LONGEST_HEAD <= room;
+        let what = fits.then_some(what);
         let properties = ConnAckProperties { reason_string: what, ..Default::default() };
         let connack = ConnAck { session_present: false, reason, properties };
         self.write(socket, |out| packet::encode_connack(out, version, &connack));
@@ -186,7 +208,7 @@ impl Shard {
         let settings = Arc::clone(&self.settings);
         let will = connect.will.as_ref().map(|will| self.make_will(index, will, &mountpoint));
         let Some(session) = self.sessions.get_mut(index) else { unreachable!("just found") };
-        session.ends = None;
+        session.ends = Instant::END;
         if present {
             self.counters.sessions_persistent -= 1;
         }
@@ -210,13 +232,15 @@ impl Shard {
     }
 
     fn new_session(&mut self, name: &str) -> u32 {
+        let key = self.client_key(name);
         let index = self.sessions.insert(Session {
             client_id: name.into(),
+            key,
             subscriptions: Subscriptions::None,
             flow: None,
             will: None,
             extras: None,
-            ends: None,
+            ends: Instant::END,
             armed: Instant(0),
             socket: None,
             expiry: 0,
@@ -225,10 +249,9 @@ impl Shard {
             version: Version::V311,
             problem_information: true,
         });
-        let seeds = &self.shared.seeds;
         let sessions = &self.sessions;
-        self.names.insert_unique(seeds.place(name.as_bytes()), index, |&other| {
-            sessions.get(other).map_or(0, |session| seeds.place(session.client_id.as_bytes()))
+        self.names.insert_unique(key.0.get(), index, |&other| {
+            sessions.get(other).map_or(0, |session| session.key.0.get())
         });
         self.counters.sessions += 1;
         index
@@ -236,12 +259,25 @@ impl Shard {
 
     /// The session of a ClientId.
     pub(super) fn find_session(&self, name: &str) -> Option<u32> {
-        let hash = self.shared.seeds.place(name.as_bytes());
+        let hash = self.client_key(name).0.get();
         self.names
             .find(hash, |&index| {
                 self.sessions.get(index).is_some_and(|session| &*session.client_id == name)
             })
             .copied()
+    }
+
+    /// The connection of a client of this shard, while it has one.
+    pub(super) fn socket_of(&self, client: ClientKey) -> Option<SocketId> {
+        let session = |&index: &u32| self.sessions.get(index);
+        let found = self
+            .names
+            .find(client.0.get(), |index| session(index).is_some_and(|known| known.key == client));
+        found.and_then(session)?.socket
+    }
+
+    fn client_key(&self, name: &str) -> ClientKey {
+        ClientKey::new(self.shared.seeds.place(name.as_bytes()))
     }
 
     /// Session Expiry Interval in force, seconds [MQTT-3.2.2-21].
@@ -265,7 +301,7 @@ impl Shard {
             qos: will.qos,
             retain: will.retain,
             expires: None,
-            publisher: Some(self.session_ref(index)),
+            publisher: self.publisher(index),
         };
         Box::new(Will {
             message: Message::new(&message, &mut self.scratch),
@@ -313,24 +349,25 @@ impl Shard {
         }
     }
 
-    fn send_connack(
-        &mut self,
-        socket: SocketId,
-        index: u32,
+    /// CONNACK of success.
+    fn encode_connack(
+        &self,
+        out: &mut Vec<u8>,
+        name: &str,
         connect: &Connect<'_>,
         assigned: Option<&str>,
         present: bool,
     ) {
         let keep_alive = self.keep_alive(connect);
-        let settings = Arc::clone(&self.settings);
-        let Some(session) = self.sessions.get(index) else { return };
+        let settings = &self.settings;
+        let expiry = self.granted_expiry(connect);
         let asked_expiry = connect.properties.session_expiry.unwrap_or(0);
         let response = (connect.properties.request_response_information
             && !settings.response_information.is_empty())
-        .then(|| format!("{}{}/", settings.response_information, session.client_id));
+        .then(|| format!("{}{name}/", settings.response_information));
         let mut properties = ConnAckProperties {
             // What the client cannot do without: these change what it may send.
-            session_expiry: (session.expiry != asked_expiry).then_some(session.expiry),
+            session_expiry: (expiry != asked_expiry).then_some(expiry),
             receive_maximum: (settings.receive_maximum < u16::MAX)
                 .then_some(settings.receive_maximum),
             maximum_qos: Qos::from_u8(settings.max_qos),
@@ -354,7 +391,7 @@ impl Shard {
         let version = connect.version;
         // MQTT 3.1 has no Session Present flag.
         let connack = ConnAck { session_present: present && version != Version::V31, ..connack };
-        self.write(socket, |out| packet::encode_connack(out, version, &connack));
+        packet::encode_connack(out, version, &connack);
     }
 }
 

@@ -137,6 +137,11 @@ impl Shard {
     pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: Terms<'_>) {
         self.work += 1;
         let Some(session) = self.sessions.get_mut(index) else { return };
+        let qos = message.qos.min(terms.qos);
+        if session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0 {
+            self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
+            return;
+        }
         if message.retain
             && !terms.replay
             && let Some(flow) = &mut session.flow
@@ -145,7 +150,6 @@ impl Shard {
         {
             self.overtake(index, message.topic);
         }
-        let qos = message.qos.min(terms.qos);
         let Some(session) = self.sessions.get(index) else { return };
         match (session.socket, qos) {
             (Some(_), Qos::AtMostOnce)
@@ -156,9 +160,6 @@ impl Shard {
             }
             (Some(socket), Qos::AtMostOnce) => self.deliver_qos0(index, socket, message, terms),
             (Some(socket), _) => self.deliver_acknowledged(index, socket, message, terms, qos),
-            (None, Qos::AtMostOnce) if !self.settings.queue_qos0 => {
-                self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
-            }
             (None, _) => self.enqueue(index, message, terms, qos),
         }
     }
@@ -377,14 +378,21 @@ impl Shard {
             }
         }
         let counters = &mut self.counters;
-        match outbound.qos {
-            Qos::AtMostOnce => counters.messages_sent_qos0 += 1,
-            Qos::AtLeastOnce => counters.messages_sent_qos1 += 1,
-            Qos::ExactlyOnce => counters.messages_sent_qos2 += 1,
-        }
+        let (messages, bytes) = match outbound.qos {
+            Qos::AtMostOnce => {
+                (&mut counters.messages_sent_qos0, &mut counters.publish_bytes_sent_qos0)
+            }
+            Qos::AtLeastOnce => {
+                (&mut counters.messages_sent_qos1, &mut counters.publish_bytes_sent_qos1)
+            }
+            Qos::ExactlyOnce => {
+                (&mut counters.messages_sent_qos2, &mut counters.publish_bytes_sent_qos2)
+            }
+        };
+        *messages += 1;
+        *bytes += message.payload.len() as u64;
         counters.packets_sent += 1;
         counters.bytes_sent += (unsent - before) as u64;
-        counters.publish_bytes_sent += message.payload.len() as u64;
     }
 
     /// Sends what waits, as far as window and output allow.

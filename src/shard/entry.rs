@@ -73,7 +73,13 @@ impl Shard {
     fn read_connect(&mut self, socket: SocketId, bytes: &[u8]) -> bool {
         if bytes.first().is_some_and(|&first| first != CONNECT) {
             // [MQTT-3.1.0-1]; the protocol version is not known, so no packet is owed.
-            self.reject(socket, ReasonCode::ProtocolError, "the first packet is not CONNECT", None);
+            self.reject(
+                socket,
+                ReasonCode::ProtocolError,
+                "the first packet is not CONNECT",
+                None,
+                0,
+            );
             return true;
         }
         match packet::frame(bytes, self.settings.max_packet_size) {
@@ -82,7 +88,7 @@ impl Shard {
                 false
             }
             Err(violation) => {
-                self.reject(socket, violation.reason, violation.what, None);
+                self.reject(socket, violation.reason, violation.what, None, 0);
                 true
             }
             Ok(Framing::Complete { total, .. }) => {
@@ -94,7 +100,7 @@ impl Shard {
                     }
                     Err(error) => {
                         let Violation { reason, what } = error.violation;
-                        self.reject(socket, reason, what, error.version);
+                        self.reject(socket, reason, what, error.version, error.maximum_packet_size);
                     }
                 }
                 true
@@ -143,6 +149,7 @@ impl Shard {
         reason: ReasonCode,
         what: &'static str,
         version: Option<Version>,
+        maximum_packet_size: u32,
     ) {
         self.counters.violations += 1;
         let Some(connection) = self.connections.get(socket.0) else { return };
@@ -154,7 +161,7 @@ impl Shard {
             None => false,
         };
         if let (true, Some(version)) = (answer, version) {
-            self.send_refusal(socket, version, reason, Some(what));
+            self.send_refusal(socket, version, reason, what, maximum_packet_size);
         }
         self.disconnect(socket, Cause::Rejected);
     }

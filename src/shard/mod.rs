@@ -35,7 +35,7 @@ pub use outbox::Outbox;
 pub use placement::home_of;
 pub use settings::Settings;
 
-use crate::ids::{ListenerId, Peer, SessionRef, ShardId, SocketId};
+use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
 use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
@@ -110,6 +110,8 @@ pub struct Shard {
     data_taken: usize,
     idle_flows: VecDeque<(Instant, SessionRef)>,
     due: Vec<Timer>,
+    /// Until then clients that seem silent may only be unheard: the shard was held up.
+    heard_until: Instant,
     scratch: Vec<u8>,
     topic_scratch: String,
     fan: deliver::Fan,
@@ -167,6 +169,7 @@ impl Shard {
             first_peer: 0,
             idle_flows: VecDeque::new(),
             due: Vec::new(),
+            heard_until: Instant(0),
             scratch: Vec::new(),
             topic_scratch: String::new(),
             fan: deliver::Fan::default(),
@@ -386,6 +389,12 @@ impl Shard {
 
     fn session_ref(&self, index: u32) -> SessionRef {
         SessionRef { shard: self.id, index, generation: self.sessions.generation(index) }
+    }
+
+    /// The session at `index` as the publisher of a message.
+    fn publisher(&self, index: u32) -> Option<Publisher> {
+        let client = self.sessions.get(index)?.key;
+        Some(Publisher { client, shard: self.id })
     }
 
     /// The session, when it is on this shard and still the same one.

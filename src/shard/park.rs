@@ -7,7 +7,7 @@
 
 use super::connection::{Holds, Stage};
 use super::{Action, Shard};
-use crate::ids::{SessionRef, SocketId};
+use crate::ids::{ClientKey, Publisher, SocketId};
 use crate::limits::STEP_WORK;
 use crate::mesh::mail::Control;
 use crate::mutant::Mutant;
@@ -22,11 +22,11 @@ pub(super) const PATIENCE: u64 = 300;
 #[derive(Default)]
 pub struct Parked {
     /// Publishers by the local session they wait for.
-    waiters: HashMap<u32, Vec<SessionRef>>,
+    waiters: HashMap<u32, Vec<Publisher>>,
     /// Local publishers in the order of the times at which they may go on anyhow; each once.
-    until: VecDeque<(Instant, SessionRef)>,
+    until: VecDeque<(Instant, ClientKey)>,
     /// The same publishers: parked until when, or not parked any more.
-    held: HashMap<SessionRef, Option<Instant>>,
+    held: HashMap<ClientKey, Option<Instant>>,
     /// Connections that wait for room in a mailbox.
     mail: Vec<SocketId>,
     /// Connections that have had their share of an earlier step, in their order.
@@ -67,20 +67,20 @@ impl Parked {
 
 impl Shard {
     /// Parks `publisher`, wherever it is, until the local session `index` has caught up.
-    pub(super) fn park_for(&mut self, publisher: SessionRef, index: u32) {
+    pub(super) fn park_for(&mut self, publisher: Publisher, index: u32) {
         let waiters = self.parked.waiters.entry(index).or_default();
         if waiters.contains(&publisher) {
             if publisher.shard == self.id {
-                self.park_publisher(publisher);
+                self.park_publisher(publisher.client);
             }
             return;
         }
         waiters.push(publisher);
         self.counters.parks_publisher += 1;
         if publisher.shard == self.id {
-            self.park_publisher(publisher);
+            self.park_publisher(publisher.client);
         } else {
-            self.outbox.tell(publisher.shard, Control::Park(publisher));
+            self.outbox.tell(publisher.shard, Control::Park(publisher.client));
         }
     }
 
@@ -91,19 +91,17 @@ impl Shard {
         }
         for publisher in self.parked.waiters.remove(&index).unwrap_or_default() {
             if publisher.shard == self.id {
-                self.unpark_publisher(publisher);
+                self.unpark_publisher(publisher.client);
             } else if !Mutant::ParkedNotWoken.is_on() {
-                self.outbox.tell(publisher.shard, Control::Unpark(publisher));
+                self.outbox.tell(publisher.shard, Control::Unpark(publisher.client));
             }
         }
     }
 
     /// Stops processing a local publisher.
-    pub(super) fn park_publisher(&mut self, publisher: SessionRef) {
+    pub(super) fn park_publisher(&mut self, publisher: ClientKey) {
         let until = self.now.plus_millis(PATIENCE);
-        let Some(socket) = self.session_of(publisher).and_then(|session| session.socket) else {
-            return;
-        };
+        let Some(socket) = self.socket_of(publisher) else { return };
         if self.hold(socket, Holds::CROWDED)
             && self.parked.held.insert(publisher, Some(until)).is_none()
         {
@@ -112,11 +110,11 @@ impl Shard {
     }
 
     /// Lets a local publisher go on, unless something else holds it.
-    pub(super) fn unpark_publisher(&mut self, publisher: SessionRef) {
+    pub(super) fn unpark_publisher(&mut self, publisher: ClientKey) {
         if let Some(until) = self.parked.held.get_mut(&publisher) {
             *until = None;
         }
-        if let Some(socket) = self.session_of(publisher).and_then(|session| session.socket) {
+        if let Some(socket) = self.socket_of(publisher) {
             self.release(socket, Holds::CROWDED);
         }
     }
@@ -136,6 +134,8 @@ impl Shard {
         if !connection.paused {
             connection.paused = true;
             self.actions.push(Action::Pause(socket));
+            // Only here: while a mailbox stays full, each step tries again and holds again.
+            self.counters.parks_mailbox += u64::from(hold == Holds::MAIL);
         }
         true
     }

@@ -54,6 +54,13 @@ impl Shard {
             match arrival {
                 Arrival::New => {}
                 Arrival::Duplicate => {
+                    if publish.properties.topic_alias.is_some() {
+                        // It may set the alias for this connection [MQTT-3.3.2-12].
+                        let mut name = std::mem::take(&mut self.topic_scratch);
+                        let resolved = self.resolve_topic(socket, index, publish, &mut name);
+                        self.topic_scratch = name;
+                        resolved?;
+                    }
                     self.count_received(publish);
                     self.write_ack(socket, version, AckKind::PubRec, id, ReasonCode::Success);
                     return Ok(Flow::Next);
@@ -161,7 +168,7 @@ impl Shard {
             qos: publish.qos,
             retain: publish.retain,
             expires: self.bounded_expiry(expires),
-            publisher: Some(self.session_ref(index)),
+            publisher: self.publisher(index),
         };
         let hash = TopicHash::new(&self.shared.seeds, topic);
         let Some(route) = self.find_route(&hash, &message) else {
@@ -180,12 +187,20 @@ impl Shard {
 
     #[inline]
     fn count_received(&mut self, publish: &Publish<'_>) {
-        match publish.qos {
-            Qos::AtMostOnce => self.counters.messages_received_qos0 += 1,
-            Qos::AtLeastOnce => self.counters.messages_received_qos1 += 1,
-            Qos::ExactlyOnce => self.counters.messages_received_qos2 += 1,
-        }
-        self.counters.publish_bytes_received += publish.payload.len() as u64;
+        let counters = &mut self.counters;
+        let (messages, bytes) = match publish.qos {
+            Qos::AtMostOnce => {
+                (&mut counters.messages_received_qos0, &mut counters.publish_bytes_received_qos0)
+            }
+            Qos::AtLeastOnce => {
+                (&mut counters.messages_received_qos1, &mut counters.publish_bytes_received_qos1)
+            }
+            Qos::ExactlyOnce => {
+                (&mut counters.messages_received_qos2, &mut counters.publish_bytes_received_qos2)
+            }
+        };
+        *messages += 1;
+        *bytes += publish.payload.len() as u64;
     }
 
     /// The message has been accepted wherever it goes (or refused): PUBACK or PUBREC.

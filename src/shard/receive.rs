@@ -143,7 +143,7 @@ impl Shard {
             Packet::PubComp(ack) => self.pubcomp(index, ack),
             Packet::Subscribe(subscribe) => self.subscribe(socket, index, version, &subscribe),
             Packet::Unsubscribe(unsubscribe) => {
-                Ok(self.unsubscribe(socket, index, version, &unsubscribe))
+                self.unsubscribe(socket, index, version, &unsubscribe)
             }
             Packet::PingReq => {
                 // [MQTT-3.12.4-1]

@@ -119,12 +119,15 @@ impl Shard {
         self.use_flow(index);
         let ticket = self.ticket();
         let Some(session) = self.sessions.get_mut(index) else { return };
-        session.flow().replays.push_back(Replay {
+        let replays = &mut session.flow().replays;
+        replays.retain(|replay| !(replay.inherited && replay.filter == filter));
+        replays.push_back(Replay {
             filter,
             ticket,
             shard,
             cursor: None,
             waiting: false,
+            inherited: false,
             overtaken: Vec::new(),
         });
         self.wake_replay(index);

@@ -190,9 +190,10 @@ impl Shard {
         self.deliver(target, message, terms);
     }
 
-    /// True when the session at `index` published the message.
+    /// True when the client of the session at `index` published the message, be it in an earlier
+    /// session.
     pub(super) fn is_publisher(&self, index: u32, message: &MessageRef<'_>) -> bool {
-        message.publisher == Some(self.session_ref(index))
+        message.publisher.is_some() && message.publisher == self.publisher(index)
     }
 
     /// Several filters match: a client gets the message once, at the highest QoS of its matching

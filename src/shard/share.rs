@@ -98,11 +98,9 @@ impl Groups {
             SharedStrategy::RoundRobin | SharedStrategy::Sticky => group.next % count,
             SharedStrategy::Random => random % count,
             SharedStrategy::HashTopic => topic as usize % count,
-            SharedStrategy::HashClient => message.publisher.map_or(0, |publisher| {
-                let mixed = (u64::from(publisher.index) << 8 | u64::from(publisher.shard.0))
-                    .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                (mixed >> 32) as usize % count
-            }),
+            SharedStrategy::HashClient => {
+                message.publisher.map_or(0, |publisher| publisher.client.0.get() as usize % count)
+            }
         };
         let at = (0..count)
             .map(|step| (first + step) % count)

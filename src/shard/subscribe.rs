@@ -18,6 +18,11 @@ const FILTER: Violation =
 const SHARED_NO_LOCAL: Violation =
     Violation { reason: ReasonCode::ProtocolError, what: "a shared subscription with No Local" };
 
+const NO_ROOM: Violation = Violation {
+    reason: ReasonCode::PacketTooLarge,
+    what: "the Maximum Packet Size has no room for the answer",
+};
+
 /// A SUBACK that waits until the home shards of its share groups route for the client.
 pub(super) struct Joining {
     session: SessionRef,
@@ -42,6 +47,7 @@ impl Shard {
         for wanted in subscribe.filters.iter() {
             check_filter(&wanted)?;
         }
+        self.check_answer(index, version, subscribe.filters.len())?;
         let session = self.session_ref(index);
         let id = subscribe.id;
         let ticket = self.ticket();
@@ -65,6 +71,15 @@ impl Shard {
             self.hold(socket, Holds::JOINING);
         }
         Ok(Flow::Next)
+    }
+
+    /// Nothing is done for a packet whose answer the client has no room for [MQTT-3.1.2-24].
+    fn check_answer(&self, index: u32, version: Version, codes: usize) -> Result<(), Violation> {
+        let room = self.sessions.get(index).map_or(0, |session| session.maximum_packet_size);
+        if version.is_v5() && room != u32::MAX && packet::answer_size(codes) > room as usize {
+            return Err(NO_ROOM);
+        }
+        Ok(())
     }
 
     /// A number that tells one request to other shards from every other.
@@ -256,10 +271,11 @@ impl Shard {
         index: u32,
         version: Version,
         unsubscribe: &Unsubscribe<'_>,
-    ) -> Flow {
+    ) -> Result<Flow, Violation> {
         if self.outbox.is_congested() {
-            return Flow::Hold(Holds::MAIL);
+            return Ok(Flow::Hold(Holds::MAIL));
         }
+        self.check_answer(index, version, unsubscribe.filters.len())?;
         let mut codes = Vec::with_capacity(unsubscribe.filters.len());
         for filter in unsubscribe.filters.iter() {
             let mountpoint = self.sessions.get(index).map_or("", |session| session.mountpoint());
@@ -280,13 +296,20 @@ impl Shard {
         };
         // [MQTT-3.10.4-4]: also when nothing was deleted.
         self.write(socket, |out| packet::encode_unsuback(out, version, &unsuback));
-        Flow::Next
+        Ok(Flow::Next)
     }
 
     fn drop_subscription(&mut self, index: u32, filter: &str) -> bool {
         let Some(id) = self.index.find(filter) else { return false };
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let Some(position) = session.subscriptions.remove(id) else { return false };
+        if let Some(flow) = &mut session.flow
+            && !flow.replays.is_empty()
+        {
+            // Another filter may get the number while the replay of this one waits.
+            flow.replays.retain(|replay| replay.filter != id);
+            self.wake_replay(index);
+        }
         self.counters.subscriptions -= 1;
         if !Mutant::RouteLeftBehind.is_on() {
             self.remove_place(id, position);

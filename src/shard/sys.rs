@@ -19,7 +19,8 @@ pub(super) struct Sys {
     history: History,
     updated: Instant,
     armed: bool,
-    housekeeping: bool,
+    /// When the next upkeep is due.
+    housekeeping: Option<Instant>,
     /// Where the sweep of expired retained messages goes on.
     pub(super) sweep: Option<Box<str>>,
 }
@@ -31,7 +32,7 @@ impl Sys {
             history: History::new(),
             updated: Instant(0),
             armed: false,
-            housekeeping: false,
+            housekeeping: None,
             sweep: None,
         }
     }
@@ -50,12 +51,20 @@ impl Sys {
         self.armed = false;
     }
 
-    pub(super) fn arm_housekeeping(&mut self) -> bool {
-        !std::mem::replace(&mut self.housekeeping, true)
+    /// True when no upkeep is armed; then one is, for `due`.
+    pub(super) fn arm_housekeeping(&mut self, due: Instant) -> bool {
+        let armed = self.housekeeping.is_some();
+        self.housekeeping.get_or_insert(due);
+        !armed
     }
 
     pub(super) fn disarm_housekeeping(&mut self) {
-        self.housekeeping = false;
+        self.housekeeping = None;
+    }
+
+    /// Milliseconds that the upkeep is late.
+    pub(super) fn overdue(&self, now: Instant) -> u64 {
+        self.housekeeping.map_or(0, |due| now.millis_since(due))
     }
 }
 

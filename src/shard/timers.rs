@@ -12,6 +12,11 @@ use crate::time::Instant;
 const TIMERS: usize = 4096;
 /// Milliseconds between looks at idle flow state, retained expiry and spare memory.
 const HOUSEKEEPING: u64 = 1000;
+/// An upkeep this many milliseconds late means that the shard was held up: the process stopped,
+/// the core taken away. What clients sent meanwhile lies in the kernel, more than a step takes in.
+const HELD_UP: u64 = 500;
+/// Milliseconds after that in which nobody's silence is held against it.
+const HEARING: u64 = 2000;
 /// Milliseconds a flow state stays after its last use.
 const FLOW_IDLE: u64 = 2000;
 /// Flow states looked at per housekeeping.
@@ -56,8 +61,9 @@ impl Shard {
     }
 
     pub(super) fn arm_housekeeping(&mut self) {
-        if self.sys.arm_housekeeping() {
-            self.wheel.insert(self.now.plus_millis(HOUSEKEEPING), Timer::Housekeeping);
+        let due = self.now.plus_millis(HOUSEKEEPING);
+        if self.sys.arm_housekeeping(due) {
+            self.wheel.insert(due, Timer::Housekeeping);
         }
         if self.settings.sys_interval > 0 && self.sys.arm() {
             self.wheel.insert(self.now.plus_millis(self.settings.sys_interval), Timer::Sys);
@@ -66,6 +72,9 @@ impl Shard {
 
     /// Runs due timers; true when more are due.
     pub(super) fn run_timers(&mut self) -> bool {
+        if self.sys.overdue(self.now) >= HELD_UP {
+            self.heard_until = self.now.plus_millis(HEARING);
+        }
         let mut due = std::mem::take(&mut self.due);
         let more = self.wheel.expire(self.now, TIMERS, &mut due);
         for timer in due.drain(..) {
@@ -104,6 +113,12 @@ impl Shard {
             return;
         }
         connection.armed = Instant(0);
+        let heard_until = self.heard_until;
+        let silent = matches!(connection.stage, Stage::Entry | Stage::Open(_));
+        // [MQTT-3.1.2-22] is about clients that were not heard although we listened.
+        if silent && now < heard_until {
+            return self.arm_connection(socket, heard_until);
+        }
         match connection.stage {
             Stage::Entry => {
                 self.counters.connect_timeouts += 1;
@@ -174,9 +189,9 @@ impl Shard {
     fn shrink_names(&mut self) {
         let (len, room) = (self.names.len(), self.names.capacity());
         if room > 4096 && len < room / 8 {
-            let (seeds, sessions) = (&self.shared.seeds, &self.sessions);
+            let sessions = &self.sessions;
             self.names.shrink_to(len * 2, |&index| {
-                sessions.get(index).map_or(0, |session| seeds.place(session.client_id.as_bytes()))
+                sessions.get(index).map_or(0, |session| session.key.0.get())
             });
         }
     }

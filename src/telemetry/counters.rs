@@ -30,7 +30,7 @@ pub struct Descriptor {
 impl Descriptor {
     /// What a value is divided by to be in the base unit that `name` promises (seconds, bytes).
     pub fn divisor(&self) -> u64 {
-        if self.unit == "microseconds" { 1_000_000 } else { 1 }
+        if self.unit == "nanoseconds" { 1_000_000_000 } else { 1 }
     }
 }
 
@@ -73,9 +73,14 @@ macro_rules! counters {
                 $($( self.$field = self.$field.wrapping_add(other.$field); )+)*
             }
 
+            /// Every figure, in the order of [`Counters::DESCRIPTORS`].
+            pub fn values(&self) -> [u64; Self::DESCRIPTORS.len()] {
+                [$($(self.$field,)+)*]
+            }
+
             /// Every figure with its descriptor.
             pub fn iter(&self) -> impl Iterator<Item = (&'static Descriptor, u64)> {
-                Self::DESCRIPTORS.iter().zip([$($(self.$field,)+)*])
+                Self::DESCRIPTORS.iter().zip(self.values())
             }
         }
     };
@@ -135,9 +140,17 @@ counters! {
     "ringmq_sent_bytes_total" Counter "bytes"
         "Bytes sent to clients." { bytes_sent; }
     "ringmq_publish_received_bytes_total" Counter "bytes"
-        "Payload bytes of PUBLISH packets received." { publish_bytes_received; }
+        "Payload bytes of PUBLISH packets received." {
+        publish_bytes_received_qos0 qos = "0";
+        publish_bytes_received_qos1 qos = "1";
+        publish_bytes_received_qos2 qos = "2";
+    }
     "ringmq_publish_sent_bytes_total" Counter "bytes"
-        "Payload bytes of PUBLISH packets sent." { publish_bytes_sent; }
+        "Payload bytes of PUBLISH packets sent." {
+        publish_bytes_sent_qos0 qos = "0";
+        publish_bytes_sent_qos1 qos = "1";
+        publish_bytes_sent_qos2 qos = "2";
+    }
     "ringmq_messages_dropped_total" Counter "messages"
         "Messages that did not reach a subscriber or the retained store, by reason." {
         dropped_queue_full reason = "queue_full";
@@ -145,7 +158,6 @@ counters! {
         dropped_expired reason = "expired";
         dropped_packet_too_large reason = "packet_too_large";
         dropped_offline_qos0 reason = "offline_qos0";
-        dropped_no_window reason = "no_window";
         dropped_session_gone reason = "session_gone";
         dropped_not_authorized reason = "not_authorized";
         dropped_retained_limit reason = "retained_limit";
@@ -178,15 +190,45 @@ counters! {
     "ringmq_doorbells_total" Counter "wakes"
         "Parked shards woken because of mail." { doorbells; }
     "ringmq_publisher_parks_total" Counter "parks"
-        "Times that reading from a publisher stopped because a mailbox was full." {
-        parks_publisher;
+        "Times that reading from a publisher stopped, by what it waits for." {
+        parks_publisher reason = "subscriber";
+        parks_mailbox reason = "mailbox";
     }
     "ringmq_steps_total" Counter "steps"
         "Passes of the shard's loop." { steps; }
-    "ringmq_step_busy_seconds_total" Counter "microseconds"
-        "Time spent in steps." { step_busy_micros; }
+    "ringmq_step_busy_seconds_total" Counter "nanoseconds"
+        "Time spent in steps that found something to do." { step_busy_nanos; }
+    "ringmq_parked_seconds_total" Counter "nanoseconds"
+        "Time the shard slept because there was nothing to do." { parked_nanos; }
+    "ringmq_spun_seconds_total" Counter "nanoseconds"
+        "Time the shard looked for work before it slept (runtime.spin)." { spun_nanos; }
+    "ringmq_sleeps_total" Counter "sleeps"
+        "Times the shard slept: in its own ring (doze) or in the executor (park)." {
+        dozes stage = "doze";
+        parks stage = "park";
+    }
+    "ringmq_control_mail" Gauge "letters"
+        "Control letters that wait in this shard's mailboxes." { control_mail; }
+    "ringmq_rings" Gauge "rings"
+        "io_urings of this shard." { rings; }
+    "ringmq_socket_slots_free" Gauge "slots"
+        "Sockets that the open rings still have room for; further rings open as needed." {
+        socket_slots_free;
+    }
+    "ringmq_receive_buffers_free" Gauge "buffers"
+        "Receive buffers in reserve: not yet posted to the kernel." { receive_buffers_free; }
+    "ringmq_receive_buffers_posted" Gauge "buffers"
+        "Receive buffers that the kernel may fill now." { receive_buffers_posted; }
     "ringmq_buffer_exhaustions_total" Counter "events"
         "Times that the receive buffers of a core ran out." { buffer_exhaustions; }
+    "ringmq_sends_in_flight" Gauge "sends"
+        "Sends that the kernel has not finished." { sends_in_flight; }
+    "ringmq_ring_enters_total" Counter "calls"
+        "System calls that submitted to a ring or looked for completions." { ring_enters; }
+    "ringmq_completions_total" Counter "completions"
+        "Completions taken from the rings." { completions; }
+    "ringmq_completion_overflows_total" Counter "events"
+        "Times that a completion queue overflowed; nothing is lost." { completion_overflows; }
 }
 
 #[cfg(test)]

@@ -39,11 +39,11 @@ fn the_figures_of_shards_add_up_field_by_field() {
 
 #[test]
 fn iteration_pairs_each_value_with_its_descriptor() {
-    let counters = Counters { dropped_expired: 5, step_busy_micros: 6, ..Counters::default() };
+    let counters = Counters { dropped_expired: 5, step_busy_nanos: 6, ..Counters::default() };
     let found: Vec<_> = counters.iter().filter(|(_, value)| *value > 0).collect();
     assert_eq!(found.len(), 2);
     assert_eq!(found[0].0.field, "dropped_expired");
     assert_eq!(found[0].0.labels, [("reason", "expired")]);
-    assert_eq!(found[1].0.divisor(), 1_000_000);
+    assert_eq!(found[1].0.divisor(), 1_000_000_000);
     assert_eq!(counters.iter().count(), Counters::DESCRIPTORS.len());
 }

@@ -39,6 +39,18 @@ impl Counters {
         self.messages_sent_qos0 + self.messages_sent_qos1 + self.messages_sent_qos2
     }
 
+    /// Payload bytes of PUBLISH packets received, all QoS.
+    pub fn publish_bytes_received(&self) -> u64 {
+        self.publish_bytes_received_qos0
+            + self.publish_bytes_received_qos1
+            + self.publish_bytes_received_qos2
+    }
+
+    /// Payload bytes of PUBLISH packets sent, all QoS.
+    pub fn publish_bytes_sent(&self) -> u64 {
+        self.publish_bytes_sent_qos0 + self.publish_bytes_sent_qos1 + self.publish_bytes_sent_qos2
+    }
+
     /// Messages dropped, all reasons.
     pub fn messages_dropped(&self) -> u64 {
         let dropped = |(figure, _): &(&super::Descriptor, u64)| {
@@ -99,7 +111,7 @@ pub fn topics(
     uptime: u64,
     version: &str,
 ) -> Vec<(String, String)> {
-    let mut list = List(Vec::with_capacity(64 + 12 * shards.len()));
+    let mut list = List(Vec::with_capacity(64 + 17 * shards.len()));
     list.add("version", format!("ringmq version {version}"));
     list.add("uptime", format!("{uptime} seconds"));
     let connected = total.clients_connected();
@@ -120,8 +132,8 @@ pub fn topics(
         ("publish/messages/received", total.messages_received()),
         ("publish/messages/sent", total.messages_sent()),
         ("publish/messages/dropped", total.messages_dropped()),
-        ("publish/bytes/received", total.publish_bytes_received),
-        ("publish/bytes/sent", total.publish_bytes_sent),
+        ("publish/bytes/received", total.publish_bytes_received()),
+        ("publish/bytes/sent", total.publish_bytes_sent()),
         ("bytes/received", total.bytes_received),
         ("bytes/sent", total.bytes_sent),
         ("subscriptions/count", total.subscriptions),
@@ -147,7 +159,7 @@ pub fn topics(
     list.0
 }
 
-fn shard_figures(shard: &Counters) -> [(&'static str, u64); 12] {
+fn shard_figures(shard: &Counters) -> [(&'static str, u64); 17] {
     [
         ("connections", shard.connections_open),
         ("sessions", shard.sessions),
@@ -160,6 +172,11 @@ fn shard_figures(shard: &Counters) -> [(&'static str, u64); 12] {
         ("mail/received", shard.mail_received),
         ("mail/sent", shard.mail_sent),
         ("mail/doorbells", shard.doorbells),
+        ("parks/subscriber", shard.parks_publisher),
+        ("parks/mailbox", shard.parks_mailbox),
+        ("buffers/exhausted", shard.buffer_exhaustions),
+        ("connections/refused", shard.connections_refused),
+        ("handovers/failed", shard.handover_failures),
         ("steps", shard.steps),
     ]
 }

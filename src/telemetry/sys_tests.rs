@@ -28,12 +28,16 @@ fn figures_are_told_under_mosquittos_names() {
         messages_received_qos1: 2,
         messages_received_qos2: 3,
         dropped_expired: 4,
-        dropped_no_window: 5,
+        dropped_queue_full: 5,
         retained_messages: 7,
         pending_messages: 8,
         retained_bytes: 70,
         pending_bytes: 80,
         subscriptions: 11,
+        publish_bytes_received_qos0: 1,
+        publish_bytes_received_qos2: 20,
+        publish_bytes_sent_qos1: 3,
+        publish_bytes_sent_qos2: 40,
         ..Counters::default()
     };
     let tree = tree(&total, &[], &History::new(), 61);
@@ -51,6 +55,8 @@ fn figures_are_told_under_mosquittos_names() {
         ("messages/stored", "15"),
         ("publish/messages/received", "6"),
         ("publish/messages/dropped", "9"),
+        ("publish/bytes/received", "21"),
+        ("publish/bytes/sent", "43"),
         ("subscriptions/count", "11"),
         ("shared_subscriptions/count", "0"),
         ("retained messages/count", "7"),

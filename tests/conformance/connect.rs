@@ -314,26 +314,6 @@ fn a_longer_keep_alive_than_the_limit_is_answered_with_the_limit() {
 }
 
 #[test]
-fn an_authentication_method_is_refused() {
-    let connect = Connect::new(V5, unique("auth"))
-        .with(Property::AuthenticationMethod("SCRAM-SHA-1".into()))
-        .with(Property::AuthenticationData(vec![1, 2, 3]));
-    let answer = connect.refused(Broker::plain(), BAD_AUTHENTICATION_METHOD);
-    assert_eq!(answer.property(22), None);
-}
-
-#[test]
-fn an_auth_packet_without_a_method_is_a_protocol_error() {
-    let mut c = Client::connect(Broker::plain(), V5, &unique("auth"));
-    let list = [Property::AuthenticationMethod("PLAIN".into())];
-    c.send(&properties(Writer::new().u8(0x19), &list).packet(0xf0));
-    c.expect_violation(&[PROTOCOL_ERROR]);
-    let mut c = Client::connect(Broker::plain(), V311, &unique("auth"));
-    c.send(&[0xf0, 0]);
-    c.expect_closed();
-}
-
-#[test]
 fn what_follows_a_refused_connect_is_not_processed() {
     let topic = unique("refused");
     let mut watcher = Client::subscriber(Broker::plain(), V5, &unique("w"), &topic, 0);

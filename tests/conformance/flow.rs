@@ -214,6 +214,32 @@ fn topic_aliases_end_with_their_connection() {
 }
 
 #[test]
+fn a_repeated_publish_sets_its_alias_all_the_same() {
+    let topic = unique("alias");
+    let connect = Connect::durable(V5, unique("p"));
+    let mut sub = Client::subscriber(Broker::plain(), V5, &unique("s"), &topic, 2);
+    let mut c = connect.open(Broker::plain());
+    let publish = Publish::new(&topic, 2, "once").id(5);
+    c.send_publish(&publish);
+    c.ack(AckKind::PubRec, 5);
+    c.cut();
+    let mut c = connect.open(Broker::plain());
+    // The message is known, the alias is not: it belongs to this connection.
+    c.send_publish(&publish.clone().dup().with(Property::TopicAlias(3)));
+    assert!(c.ack(AckKind::PubRec, 5).reason < 0x80);
+    c.publish(&Publish::new("", 1, "by alias").with(Property::TopicAlias(3)));
+    sub.expect("once");
+    sub.expect("by alias");
+    sub.expect_nothing();
+    // Nor does being known excuse a wrong one.
+    for alias in [0, u16::MAX] {
+        let mut c = connect.open(Broker::plain());
+        c.send_publish(&publish.clone().dup().with(Property::TopicAlias(alias)));
+        c.expect_violation(&[TOPIC_ALIAS_INVALID, PROTOCOL_ERROR, MALFORMED]);
+    }
+}
+
+#[test]
 fn topic_aliases_can_be_switched_off() {
     let broker = Broker::shared(&["mqtt.max_topic_alias=0"]);
     let (mut c, answer) = Connect::new(V5, unique("p")).open_with(broker);

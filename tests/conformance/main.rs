@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod auth;
 mod connect;
 mod features;
 mod flow;
@@ -23,6 +24,7 @@ mod publish;
 mod retained;
 mod session;
 mod shared;
+mod sizes;
 mod statements;
 mod stream;
 mod subscribe;

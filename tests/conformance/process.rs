@@ -121,6 +121,18 @@ fn a_wrong_file_is_refused_with_its_line() {
 }
 
 #[test]
+fn the_server_connects_to_nobody() {
+    // [MQTT-7.0.0-1] of 3.1.1 binds servers that connect to others as clients. What would make
+    // this one do so is refused, not ignored.
+    for key in ["bridges", "cluster"] {
+        let path = file(&format!("{key}: []\n"));
+        refused(&["--test-config", "--config", &path], &[key]);
+        refused(&["--config", &path], &[key]);
+        fs::remove_file(path).expect("it was written");
+    }
+}
+
+#[test]
 fn a_right_file_is_accepted() {
     let right = file("mqtt: {max_qos: 1, pending: {max_messages: 10}}\nsys: {interval: 5s}\n");
     assert_eq!(run(&["--test-config", "--config", &right]).code, Some(0));

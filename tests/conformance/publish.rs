@@ -150,6 +150,39 @@ fn a_publish_nobody_wants_is_accepted() {
 }
 
 #[test]
+fn a_publish_that_is_not_authorized_is_acknowledged_and_goes_nowhere() {
+    for v in all() {
+        let name = format!("$SYS/{}", unique("forged"));
+        let mut sub = Client::subscriber(Broker::plain(), V5, &unique("s"), &name, 2);
+        let mut c = Client::connect(Broker::plain(), v, &unique("p"));
+        for qos in 0..=2 {
+            let code = c.publish_code(&Publish::new(&name, qos, "forged"));
+            let expected = if v.is_v5() && qos > 0 { NOT_AUTHORIZED } else { SUCCESS };
+            assert_eq!(code, expected);
+        }
+        c.ping();
+        settle();
+        sub.expect_nothing();
+    }
+}
+
+#[test]
+fn after_a_refusing_pubrec_the_identifier_is_new() {
+    let topic = unique("new");
+    let mut sub = Client::subscriber(Broker::plain(), V5, &unique("s"), &topic, 2);
+    let mut c = Client::connect(Broker::plain(), V5, &unique("p"));
+    let refused = Publish::new(format!("$SYS/{topic}"), 2, "refused").id(4);
+    for publish in [&refused, &refused.clone().dup()] {
+        c.send_publish(publish);
+        assert_eq!(c.ack(AckKind::PubRec, 4).reason, NOT_AUTHORIZED);
+    }
+    // Marked as a repetition, and yet another message.
+    c.publish(&Publish::new(&topic, 2, "another").id(4).dup());
+    sub.expect("another");
+    sub.expect_nothing();
+}
+
+#[test]
 fn many_publishes_at_once_are_all_acknowledged() {
     for v in both() {
         for qos in 1..=2 {

@@ -311,3 +311,26 @@ fn an_expired_retained_message_is_gone() {
     let left = got.message_expiry().expect("it has one");
     assert!((90..=98).contains(&left), "{left} s of 100 are left after two");
 }
+
+#[test]
+fn retained_messages_that_are_owed_come_after_a_reconnection() {
+    for v in both() {
+        let topic = unique("owed");
+        let mut c = Client::connect(Broker::plain(), v, &unique("p"));
+        for n in 0..500 {
+            c.publish(&Publish::new(format!("{topic}/{n}"), 1, n.to_string()).retain());
+        }
+        let connect = Connect::durable(v, unique("s"));
+        let mut sub = connect.open(Broker::plain());
+        sub.granted(&format!("{topic}/+"), 1);
+        // More than a window's worth is not read, let alone acknowledged.
+        sub.delivery();
+        sub.cut();
+        let mut sub = connect.open(Broker::plain());
+        let mut got = BTreeSet::new();
+        while got.len() < 500 {
+            got.insert(sub.message().text());
+        }
+        sub.expect_nothing();
+    }
+}

@@ -315,6 +315,21 @@ fn an_open_session_does_not_expire() {
 }
 
 #[test]
+fn an_open_mqtt_3_session_does_not_expire() {
+    let broker = Broker::shared(&["mqtt.session_expiry.default=1s"]);
+    for v in [V31, V311] {
+        let topic = unique("open");
+        let connect = Connect::durable(v, unique("open"));
+        let mut c = connect.open(broker);
+        c.granted(&topic, 1);
+        std::thread::sleep(Duration::from_millis(2500));
+        let mut p = Client::connect(broker, V5, &unique("p"));
+        p.publish(&Publish::new(&topic, 1, "still"));
+        c.expect("still");
+    }
+}
+
+#[test]
 fn the_expiry_can_be_changed_in_disconnect() {
     let connect = |seconds| {
         Connect::new(V5, unique("change")).clean(false).with(Property::SessionExpiry(seconds))

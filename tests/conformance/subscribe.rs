@@ -268,6 +268,29 @@ fn no_local_keeps_a_clients_own_messages_away() {
 }
 
 #[test]
+fn no_local_holds_for_what_an_earlier_session_published() {
+    let topic = unique("earlier");
+    let (kept, will) = (format!("{topic}/kept"), format!("{topic}/will"));
+    let connect = Connect::new(V5, unique("c"));
+    let with_will = connect.clone().will(Publish::new(&will, 1, "own").retain());
+    let mut c = with_will.open(Broker::plain());
+    c.publish(&Publish::new(&kept, 1, "own").retain());
+    c.cut();
+    let mut watcher = Client::connect(Broker::plain(), V5, &unique("w"));
+    watcher.granted(&format!("{topic}/+"), 1 | NO_LOCAL);
+    let mut got = [watcher.message().topic, watcher.message().topic];
+    got.sort_unstable();
+    assert_eq!(got, [kept, will]);
+    let mut c = connect.open(Broker::plain());
+    c.granted(&format!("{topic}/+"), 1 | NO_LOCAL);
+    settle();
+    c.expect_nothing();
+    c.granted(&format!("{topic}/+"), 1);
+    c.expect("own");
+    c.expect("own");
+}
+
+#[test]
 fn unsubscribing_stops_new_messages() {
     for v in both() {
         let topic = unique("stop");

@@ -9,7 +9,7 @@ use ringmq::packet::{AckKind, Connect, Version};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::{Settings, home_of};
 
-fn world(shards: usize, settings: Settings) -> World {
+pub(crate) fn world(shards: usize, settings: Settings) -> World {
     mounted_world(shards, settings, "")
 }
 
@@ -26,11 +26,11 @@ fn mounted_world(shards: usize, settings: Settings, mountpoint: &str) -> World {
 }
 
 /// A ClientId that lives on `shard`.
-fn name_on(shard: u8, shards: u8, tag: &str) -> String {
+pub(crate) fn name_on(shard: u8, shards: u8, tag: &str) -> String {
     (0..).map(|n| format!("{tag}-{n}")).find(|name| home_of(name, shards).0 == shard).unwrap()
 }
 
-fn fine(world: &World) {
+pub(crate) fn fine(world: &World) {
     assert_eq!(world.problems(), Vec::<String>::new());
 }
 
@@ -565,5 +565,35 @@ fn where_messages_are_repeated_an_identifier_is_not_used_again_at_once() {
             world.advance(500);
         }
     }
+    fine(&world);
+}
+
+#[test]
+fn a_shard_that_was_held_up_hears_its_clients_before_it_judges_their_silence() {
+    let mut world = world(1, roomy());
+    let mut peers: Vec<_> = (0..20)
+        .map(|n| {
+            let name = format!("c{n}");
+            let mut connect = hello(&name, true, 0);
+            connect.keep_alive = 2;
+            Peer::connect(&mut world, 0, &connect)
+        })
+        .collect();
+    // The process is stopped; all but the first go on sending PINGREQ.
+    world.settle();
+    world.advance(60_000);
+    for peer in &mut peers[1..] {
+        peer.raw(&mut world, &[0xC0, 0]);
+    }
+    // A step takes in less than what has piled up.
+    world.limit = 1;
+    world.settle();
+    assert_eq!(world.counters().connections_open, 20);
+    for _ in 0..24 {
+        world.advance(100);
+        world.settle();
+    }
+    assert_eq!(world.counters().connections_open, 19, "silence is still noticed");
+    assert_eq!(world.counters().keepalive_timeouts, 1);
     fine(&world);
 }

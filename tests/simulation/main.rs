@@ -10,6 +10,7 @@ mod epilogue;
 mod mutants;
 mod net;
 mod peer;
+mod protocol;
 mod random;
 mod rng;
 mod settings;

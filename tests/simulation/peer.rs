@@ -144,10 +144,20 @@ impl Peer {
         qos: u8,
         subscription_id: Option<u32>,
     ) {
+        let options = SubscribeOptions { qos: Qos::from_u8(qos).unwrap(), ..Default::default() };
+        self.subscribe_with(world, number, filter, options, subscription_id);
+    }
+
+    pub fn subscribe_with(
+        &mut self,
+        world: &mut World,
+        number: u16,
+        filter: &str,
+        options: SubscribeOptions,
+        subscription_id: Option<u32>,
+    ) {
         self.write(world, |out, version| {
             let mut raw = Vec::new();
-            let options =
-                SubscribeOptions { qos: Qos::from_u8(qos).unwrap(), ..Default::default() };
             SubscribeFilter { filter, options }.write(version, &mut raw);
             let filters = SubscribeFilters::parse(version, &raw).unwrap();
             let user = UserProperties::default();

@@ -52,6 +52,29 @@ impl Log {
     }
 }
 
+/// How to start a broker, where more than settings matters.
+pub struct Launch<'a> {
+    pub settings: &'a [&'a str],
+    pub shards: usize,
+    /// Port 0: a free one.
+    pub bind: SocketAddr,
+    pub backlog: u32,
+    /// Its limit of open descriptors.
+    pub files: Option<u64>,
+}
+
+impl<'a> Launch<'a> {
+    pub fn new(settings: &'a [&'a str]) -> Launch<'a> {
+        let bind = SocketAddr::from(([127, 0, 0, 1], 0));
+        Launch { settings, shards: shards(), bind, backlog: 4096, files: None }
+    }
+
+    #[track_caller]
+    pub fn start(&self) -> Broker {
+        Broker::launch(self)
+    }
+}
+
 pub struct Broker {
     address: SocketAddr,
     child: Mutex<Child>,
@@ -117,11 +140,16 @@ impl Broker {
     /// A broker of the test's own with this many shards.
     #[track_caller]
     pub fn start_with(settings: &[&str], shards: usize) -> Broker {
+        Launch { shards, ..Launch::new(settings) }.start()
+    }
+
+    #[track_caller]
+    fn launch(launch: &Launch<'_>) -> Broker {
         let directory = std::env::temp_dir().join(unique("ringmq-test"));
         fs::create_dir_all(&directory).expect("a temporary directory");
         let (mut command, known) = match mosquitto() {
-            Some(program) => mosquitto_command(&program, settings, &directory),
-            None => (ringmq_command(settings, shards, &directory), None),
+            Some(program) => mosquitto_command(&program, launch.settings, &directory),
+            None => (ringmq_command(launch, &directory), None),
         };
         let mut child = command
             .stdin(Stdio::null())
@@ -313,19 +341,24 @@ pub fn run(arguments: &[&str]) -> Exit {
     Exit { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-const CONFIG: &str = "\
-listeners:
-  - name: default
-    type: tcp
-    bind: 127.0.0.1:0
-";
-
-fn ringmq_command(settings: &[&str], shards: usize, directory: &Path) -> Command {
+fn ringmq_command(launch: &Launch<'_>, directory: &Path) -> Command {
     let file = directory.join("ringmq.yaml");
-    fs::write(&file, CONFIG).expect("the configuration can be written");
+    let Launch { bind, backlog, .. } = launch;
+    let listener = format!("name: default, type: tcp, bind: '{bind}', backlog: {backlog}");
+    fs::write(&file, format!("listeners: [{{{listener}}}]\n")).expect("it can be written");
     let mut command = program();
-    command.arg("--config").arg(file).args(["--set", &cores(shards)]);
-    for setting in settings {
+    if let Some(files) = launch.files {
+        let program = command.get_program().to_owned();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -n $1 && shift && exec \"$@\"", "sh", &files.to_string()]);
+        shell.arg(program);
+        for (name, _) in command.get_envs() {
+            shell.env_remove(name);
+        }
+        command = shell;
+    }
+    command.arg("--config").arg(file).args(["--set", &cores(launch.shards)]);
+    for setting in launch.settings {
         command.args(["--set", setting]);
     }
     command

@@ -3,7 +3,7 @@
 
 use super::Net;
 use crate::clock;
-use crate::mqtt::{self, Malformed, Packet, Version, first};
+use crate::mqtt::{self, Malformed, Packet, Session, Version, first};
 use crate::stats::Latency;
 use std::collections::HashMap;
 
@@ -46,11 +46,15 @@ pub struct Join {
     pub rate: u32,
     /// Seconds of keep-alive that clients announce; 0: none.
     pub keep_alive: u16,
+    /// What becomes of the sessions.
+    pub session: Session,
     /// Clients that have everything they need.
     pub ready: u32,
+    /// Clients whose session the broker had kept.
+    pub resumed: u32,
     /// Connections or subscriptions that were refused.
     pub refused: u32,
-    /// Nanoseconds from the first system call to CONNACK.
+    /// Nanoseconds from the first system call, or with a rate from when it was due, to CONNACK.
     pub connack: Latency,
     next: u32,
     again: Vec<u32>,
@@ -70,7 +74,9 @@ impl Join {
             limit,
             rate: 0,
             keep_alive: 0,
+            session: Session::Clean,
             ready: 0,
+            resumed: 0,
             refused: 0,
             connack: Latency::new(),
             next: 0,
@@ -107,6 +113,12 @@ impl Join {
                 }
                 None => break,
             };
+            // With a rate from when it was due: what a stall holds up counts (no coordinated
+            // omission).
+            let due = match self.rate {
+                0 => clock::now(),
+                rate => self.began + self.begun * clock::SECOND / u64::from(rate),
+            };
             match net.connect(client) {
                 Ok(()) => {}
                 Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
@@ -118,7 +130,7 @@ impl Join {
                     return Err(format!("client {client} {why}: {e}"));
                 }
             }
-            self.starts.insert(client, clock::now());
+            self.starts.insert(client, due);
             self.under_way += 1;
             self.begun += 1;
         }
@@ -129,7 +141,7 @@ impl Join {
     pub fn connected(&mut self, net: &mut Net, client: u32) {
         self.steps[client as usize] = Step::Connecting;
         let id = self.names.of(client);
-        mqtt::put_connect(net.out(client), self.version, &id, self.keep_alive);
+        mqtt::put_connect(net.out(client), self.version, &id, self.keep_alive, self.session);
     }
 
     /// Whether `client` takes part in the traffic.
@@ -137,21 +149,25 @@ impl Join {
         self.steps[client as usize] == Step::Ready
     }
 
-    /// A packet for a client that is not ready. `filter` gives its subscription, if it has one.
+    /// A packet for a client that is not ready. `filter` gives its subscription, if it has one. At
+    /// CONNACK returns when the connection was begun.
     pub fn packet(
         &mut self,
         net: &mut Net,
         client: u32,
         packet: &Packet<'_>,
         filter: impl FnOnce(u32) -> Option<(String, u8)>,
-    ) -> Result<(), Malformed> {
+    ) -> Result<Option<u64>, Malformed> {
         match (self.steps[client as usize], packet.first) {
             (Step::Connecting, first::CONNACK) => {
-                if mqtt::connack_of(packet)? != 0 {
+                let connack = mqtt::connack_of(packet)?;
+                if connack.code != 0 {
                     self.refused += 1;
                     return Err(Malformed);
                 }
-                if let Some(start) = self.starts.remove(&client) {
+                self.resumed += u32::from(connack.session_present);
+                let start = self.starts.remove(&client);
+                if let Some(start) = start {
                     self.connack.record(clock::now().saturating_sub(start));
                 }
                 match filter(client) {
@@ -161,7 +177,7 @@ impl Join {
                     }
                     None => self.arrived(client),
                 }
-                Ok(())
+                Ok(start)
             }
             (Step::Subscribing, first::SUBACK) => {
                 if mqtt::ack_of(self.version, packet)? != (1, false) {
@@ -169,7 +185,7 @@ impl Join {
                     return Err(Malformed);
                 }
                 self.arrived(client);
-                Ok(())
+                Ok(None)
             }
             _ => Err(Malformed),
         }

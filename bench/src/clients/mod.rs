@@ -11,6 +11,7 @@ mod buffers;
 pub mod join;
 mod ring;
 pub mod socket;
+pub mod tls;
 
 pub use buffers::{Buffers, GROUP};
 
@@ -21,6 +22,7 @@ use ring::{Bell, Ring, Sizes};
 use socket::Options;
 use std::io;
 use std::net::SocketAddrV4;
+use tls::Layer;
 
 /// Few clients talk much; of many, each ring has its share of the buffers.
 const FEW: Sizes =
@@ -76,6 +78,8 @@ pub struct Net {
     /// Clients per ring, as a power of two.
     shift: u32,
     clients: Vec<Client>,
+    /// One for each client, or none at all without TLS.
+    layers: Vec<Option<Box<Layer>>>,
     dirty: Vec<u32>,
     spare: Vec<Vec<u8>>,
     batch: Vec<(u64, i32, u32)>,
@@ -100,12 +104,17 @@ impl Net {
         rings.iter_mut().skip(1).try_for_each(|ring| ring.ring_with(&bell))?;
         let mut all = Vec::new();
         all.resize_with(clients as usize, Client::default);
+        let mut layers = Vec::new();
+        if options.tls.is_some() {
+            layers.resize_with(clients as usize, || None);
+        }
         Ok(Self {
             rings,
             bell,
             listening: false,
             shift,
             clients: all,
+            layers,
             dirty: Vec::new(),
             spare: Vec::new(),
             batch: Vec::new(),
@@ -121,7 +130,7 @@ impl Net {
         if self.clients[client as usize].in_flight {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
-        let socket = socket::open(self.target, client, self.options)?;
+        let socket = socket::open(self.target, client, &self.options)?;
         // The slot takes its own reference; the descriptor is closed at once.
         let slot = self.slot(client);
         self.ring(client).adopt(slot, &socket)?;
@@ -243,6 +252,9 @@ impl Net {
         state.sent = 0;
         self.keep(drained);
         let state = &mut self.clients[client as usize];
+        if let Some(Some(layer)) = self.layers.get_mut(client as usize) {
+            layer.seal(&mut state.sending);
+        }
         if state.open && !state.sending.is_empty() {
             state.in_flight = true;
             self.submit_send(client);
@@ -294,6 +306,15 @@ impl Net {
             self.end(handler, client, -result);
             return;
         }
+        if let Some(tls) = &self.options.tls {
+            match Layer::new(tls) {
+                Ok(layer) => self.layers[client as usize] = Some(Box::new(layer)),
+                Err(Malformed) => {
+                    self.end(handler, client, libc::EPROTO);
+                    return;
+                }
+            }
+        }
         self.arm(client);
         handler.connected(self, client);
     }
@@ -308,7 +329,7 @@ impl Net {
             && let Some(id) = buffer
         {
             let bytes = self.ring(client).buffers.bytes(id, result as usize);
-            if self.clients[client as usize].open && self.digest(handler, client, bytes).is_err() {
+            if self.clients[client as usize].open && self.hear(handler, client, bytes).is_err() {
                 self.end(handler, client, libc::EPROTO);
             }
         } else if result != -libc::ENOBUFS && result != -libc::EINTR {
@@ -320,6 +341,23 @@ impl Net {
         if !cqueue::more(flags) && self.clients[client as usize].open {
             self.arm(client);
         }
+    }
+
+    /// Takes TLS off, where there is any.
+    fn hear(
+        &mut self,
+        handler: &mut impl Handler,
+        client: u32,
+        bytes: &[u8],
+    ) -> Result<(), Malformed> {
+        let Some(Some(layer)) = self.layers.get_mut(client as usize) else {
+            return self.digest(handler, client, bytes);
+        };
+        let plain = layer.open(bytes)?;
+        if layer.wants_to_say() {
+            self.out(client);
+        }
+        if plain.is_empty() { Ok(()) } else { self.digest(handler, client, &plain) }
     }
 
     fn digest(
@@ -384,8 +422,12 @@ impl Net {
         let state = &mut self.clients[client as usize];
         state.out = Vec::new();
         state.partial = Vec::new();
+        let in_flight = state.in_flight;
+        if let Some(layer) = self.layers.get_mut(client as usize) {
+            *layer = None;
+        }
         let requests = [RECEIVE << 32 | u64::from(client), SEND << 32 | u64::from(client)];
-        let requests = &requests[..1 + usize::from(state.in_flight)];
+        let requests = &requests[..1 + usize::from(in_flight)];
         self.ring(client).close(slot, requests, IGNORED << 32);
     }
 }

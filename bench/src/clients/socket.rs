@@ -1,17 +1,21 @@
 //! Sockets before they become direct descriptors: options and source addresses.
 #![allow(unsafe_code)]
 
+use super::tls::Tls;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 /// What the sockets of a run have in common.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct Options {
     /// Bounds unsent data, in bytes; 0 leaves the system's.
     pub send_buffer: u32,
     /// Ends connections by a reset, which leaves nothing behind in the kernel.
     pub reset: bool,
+    /// Below MQTT.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// Connections that share one source address: well under the ports of one address, so that the
@@ -30,7 +34,7 @@ pub fn raw(address: SocketAddrV4) -> libc::sockaddr_in {
 
 /// A stream socket for client number `client`, bound to its source address when the target is on
 /// the loopback network.
-pub fn open(target: SocketAddrV4, client: u32, options: Options) -> io::Result<OwnedFd> {
+pub fn open(target: SocketAddrV4, client: u32, options: &Options) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call; the descriptor is owned from here on.
     let socket = unsafe {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);

@@ -8,15 +8,21 @@ use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::monitor::Monitor;
 use crate::mqtt::{self, Malformed, Packet, first};
+use crate::probe::{self, Probes};
+use crate::process;
 use crate::stop;
 use serde_json::{Value, json};
 
 /// A ping is never more than this late, and many wait for each other this long, in nanoseconds.
 const PING_GRAIN: u64 = 2 * MILLISECOND;
+/// Connections at a rate are begun this often, in nanoseconds.
+const PACE_GRAIN: u64 = MILLISECOND;
 /// A client that was turned away so often, all clients together, ends the run.
 const MOST_REFUSALS: u64 = 10_000;
 /// Without a single new client for this long the broker counts as stuck, in nanoseconds.
 const STUCK: u64 = 60 * SECOND;
+/// With fewer clients than these our memory is the rings', not the clients'.
+const MANY: u32 = 10_000;
 /// Connections ended between two looks at what comes back.
 const LEAVE_AT_ONCE: u32 = 512;
 
@@ -32,9 +38,43 @@ pub trait Talk {
         packet: &Packet<'_>,
         now: u64,
     ) -> Result<(), Malformed>;
+    /// `client` got its CONNACK; its connection was begun at `begun`.
+    fn arrived(&mut self, _client: u32, _begun: u64) {}
     /// Says what is due by `now`; returns when it wants to be asked again.
     fn speak(&mut self, _stage: &mut Stage<'_>, _now: u64) -> u64 {
         u64::MAX
+    }
+}
+
+/// Clients that say nothing.
+pub struct Quiet {
+    /// Topics begin with this; `None`: no subscription.
+    salt: Option<String>,
+    /// Packets that came all the same.
+    pub strange: u64,
+}
+
+impl Quiet {
+    /// With a subscription each, or none.
+    pub fn new(salt: &str, subscribe: bool) -> Self {
+        Self { salt: subscribe.then(|| salt.to_string()), strange: 0 }
+    }
+}
+
+impl Talk for Quiet {
+    fn filter(&self, client: u32) -> Option<(String, u8)> {
+        self.salt.as_ref().map(|salt| (format!("{salt}/m/{client}"), 0))
+    }
+
+    fn packet(
+        &mut self,
+        _stage: &mut Stage<'_>,
+        _client: u32,
+        _packet: &Packet<'_>,
+        _now: u64,
+    ) -> Result<(), Malformed> {
+        self.strange += 1;
+        Ok(())
     }
 }
 
@@ -111,8 +151,16 @@ pub struct Crowd<T> {
     pub monitor: Monitor,
     /// What happened.
     pub counts: Counts,
+    probes: Option<Probes>,
+    /// What they saw.
+    probed: Option<Value>,
+    /// Our own resident bytes when nobody was in, and grown by each client since.
+    own_before: u64,
+    own_per_client: f64,
     pings: Option<Sweep>,
     last_arrival: u64,
+    /// When the next turn should begin at the latest.
+    planned: u64,
     fatal: bool,
 }
 
@@ -126,21 +174,69 @@ impl<T: Talk> Crowd<T> {
         talk: T,
         settings: &Settings,
     ) -> Result<(Self, Net), String> {
+        let own_before = process::own_resident();
         let monitor = Monitor::new(settings.pid);
-        let net = Net::new(settings.target, total, Options { reset, ..Options::default() })?;
+        let options = Options { reset, tls: settings.tls.clone(), ..Options::default() };
+        let net = Net::new(settings.target, total, options)?;
         let names = Names::Numbered(settings.salt.clone());
         let mut join = Join::new(settings.version, names, total, settings.joining);
         join.keep_alive = u16::try_from(ping_interval + ping_interval / 4).unwrap_or(u16::MAX);
         let interval = u64::from(ping_interval) * SECOND;
         let pings = (interval > 0).then(|| Sweep::new(total, interval, clock::now()));
-        let counts = Counts::default();
-        let crowd = Self { join, talk, monitor, counts, pings, last_arrival: 0, fatal: false };
+        let crowd = Self {
+            join,
+            talk,
+            monitor,
+            counts: Counts::default(),
+            probes: None,
+            probed: None,
+            own_before,
+            own_per_client: 0.0,
+            pings,
+            last_arrival: 0,
+            planned: u64::MAX,
+            fatal: false,
+        };
         Ok((crowd, net))
+    }
+
+    /// Lets steady pairs talk beside the crowd from now on, unless the plan has none.
+    pub fn probe(&mut self, plan: probe::Plan, settings: &Settings) -> Result<(), String> {
+        // The probes' sockets are their own, and plain.
+        if plan.pairs > 0 && plan.rate > 0 && settings.tls.is_none() {
+            let (version, salt) = (settings.version, &settings.salt);
+            self.probes = Some(Probes::start(plan, settings.target, version, salt, "alone")?);
+        }
+        Ok(())
+    }
+
+    /// The probes fall silent; [`Self::report`] has what they saw.
+    pub fn end_probes(&mut self) {
+        if let Some(probes) = self.probes.take() {
+            self.probed = Some(probes.finish());
+        }
+    }
+
+    /// A new part of the run begins, for samples and probes.
+    pub fn phase(&mut self, name: &'static str) {
+        self.monitor.phase(name);
+        if let Some(probes) = &mut self.probes {
+            probes.phase(name);
+        }
+    }
+
+    /// Takes a sample if it is time, and what the probes have told.
+    fn look(&mut self) -> Result<(), String> {
+        if let Some(probes) = &mut self.probes {
+            probes.look(&mut self.monitor.latency);
+        }
+        self.monitor.look(self.join.ready)
     }
 
     /// One turn, at most until `end`. Fails when the run cannot go on.
     pub fn turn(&mut self, net: &mut Net, end: u64) -> Result<(), String> {
         let now = clock::now();
+        self.monitor.late(now.saturating_sub(self.planned));
         let mut next = end.min(self.monitor.due()).min(now + 50 * MILLISECOND);
         if let Some(pings) = &mut self.pings {
             while let Some((client, _)) = pings.next(now) {
@@ -153,8 +249,9 @@ impl<T: Talk> Crowd<T> {
         }
         let mut stage = Stage { net, join: &self.join, monitor: &mut self.monitor };
         next = next.min(self.talk.speak(&mut stage, now));
+        self.planned = next;
         net.pass(self, next.saturating_sub(clock::now()).max(1), 1)?;
-        self.monitor.look(self.join.ready)?;
+        self.look()?;
         if self.fatal {
             return Err(format!("the broker turns clients away: {:?}", self.counts));
         }
@@ -171,13 +268,18 @@ impl<T: Talk> Crowd<T> {
         self.last_arrival = clock::now();
         while !self.join.complete() && !self.must_stop() {
             self.join.pump(net)?;
-            self.turn(net, u64::MAX)?;
+            let paced = if self.join.rate > 0 { clock::now() + PACE_GRAIN } else { u64::MAX };
+            self.turn(net, paced)?;
             if clock::now() > self.last_arrival + STUCK {
                 let (ready, counts) = (self.join.ready, self.counts);
                 return Err(format!("nobody came in for 60 s; {ready} are in; {counts:?}"));
             }
         }
         self.join.stop();
+        if self.join.ready >= MANY {
+            let grown = process::own_resident().saturating_sub(self.own_before);
+            self.own_per_client = grown as f64 / f64::from(self.join.ready);
+        }
         Ok(())
     }
 
@@ -199,14 +301,21 @@ impl<T: Talk> Crowd<T> {
             }
             if client % LEAVE_AT_ONCE == LEAVE_AT_ONCE - 1 {
                 net.pass(self, 0, 0)?;
-                self.monitor.look(self.join.ready)?;
+                self.look()?;
             }
         }
         net.pass(self, 0, 0)
     }
 
-    /// The counts, and how long a CONNACK took.
-    pub fn report(&self, report: &mut Value) {
+    /// The counts, and what the probes say, which end with this.
+    pub fn report(&mut self, report: &mut Value) {
+        self.end_probes();
+        if let Some(probes) = self.probed.take() {
+            report["probes"] = probes;
+        }
+        if self.own_per_client > 0.0 {
+            report["generator_bytes_per_client"] = self.own_per_client.into();
+        }
         let counts = self.counts;
         report["disconnects"] = counts.disconnects.into();
         report["turned_away"] = counts.turned_away.into();
@@ -235,7 +344,10 @@ impl<T: Talk> Handler for Crowd<T> {
         while let Some(packet) = mqtt::split(&bytes[used..])? {
             used += packet.total;
             if !self.join.is_ready(client) {
-                self.join.packet(net, client, &packet, |c| self.talk.filter(c))?;
+                let begun = self.join.packet(net, client, &packet, |c| self.talk.filter(c))?;
+                if let Some(begun) = begun {
+                    self.talk.arrived(client, begun);
+                }
                 self.last_arrival = now;
             } else if packet.first == first::PINGRESP {
                 self.counts.pongs += 1;

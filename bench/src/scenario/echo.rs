@@ -61,7 +61,11 @@ pub fn run(clients: u32, depth: u32, settings: &Settings) -> Result<Value, Strin
         disconnects: 0,
         failure: None,
     };
-    let mut net = Net::new(settings.target, clients, Options::default())?;
+    let mut net = Net::new(
+        settings.target,
+        clients,
+        Options { tls: settings.tls.clone(), ..Options::default() },
+    )?;
     echo.join(&mut net, clients)?;
     let tree = settings.pid.map(Tree::of);
     echo.running = true;

@@ -3,9 +3,8 @@
 
 use super::crowd::{Crowd, Stage, Sweep, Talk};
 use super::{Settings, Snapshot};
-use crate::clock::{self, SECOND};
+use crate::clock::{self, MILLISECOND, SECOND};
 use crate::mqtt::{self, Malformed, Packet, Version, first};
-use crate::process::Tree;
 use crate::report;
 use crate::stats::Latency;
 use serde_json::{Value, json};
@@ -19,6 +18,9 @@ const HEARTBEAT: usize = 20;
 const STATUS: usize = 500;
 /// Subscribers that share the devices, each by a wildcard filter.
 const BACKENDS: u32 = 4;
+/// Messages are due at multiples of this, in nanoseconds: at 50,000 per second a turn of the
+/// generator for each of them would cost more than the messages.
+const TICK: u64 = MILLISECOND;
 
 struct Fleet {
     salt: String,
@@ -28,6 +30,9 @@ struct Fleet {
     heartbeats: Option<Sweep>,
     statuses: Option<Sweep>,
     ids: Vec<u16>,
+    /// Number of the next heartbeat and status of each device: it says, and a backend heard.
+    said: Vec<[u8; 2]>,
+    heard: Vec<[u8; 2]>,
     topic: Vec<u8>,
     payload: Vec<u8>,
     heartbeat_latency: Latency,
@@ -47,6 +52,8 @@ struct Counts {
     acks: u64,
     strange: u64,
     absent: u64,
+    reordered: u64,
+    duplicated: u64,
 }
 
 impl Talk for Fleet {
@@ -73,7 +80,7 @@ impl Talk for Fleet {
         if publish.qos == 1 {
             mqtt::put_ack(stage.net.out(client), first::PUBACK, publish.id);
         }
-        let Some((device, stamp)) = self.head(publish.payload) else {
+        let Some((device, number, stamp)) = self.head(publish.payload) else {
             self.counts.strange += 1;
             return Ok(());
         };
@@ -83,6 +90,8 @@ impl Talk for Fleet {
             self.answer_latency.record(nanos);
         } else if client != self.devices + device % BACKENDS {
             self.counts.strange += 1;
+        } else if !self.in_order(device, publish.qos, number) {
+            self.counts.duplicated += 1;
         } else if publish.payload.len() == HEARTBEAT {
             self.counts.heartbeats += 1;
             self.heartbeat_latency.record(nanos);
@@ -99,23 +108,27 @@ impl Talk for Fleet {
     }
 
     fn speak(&mut self, stage: &mut Stage<'_>, now: u64) -> u64 {
+        let tick = now / TICK * TICK;
         let mut next = u64::MAX;
         if let Some(mut sweep) = self.heartbeats.take() {
-            while let Some((device, due)) = sweep.next(now) {
-                self.lateness.record(now - due);
+            while let Some((device, due)) = sweep.next(tick) {
+                let due = due.next_multiple_of(TICK);
+                let before_sending = clock::now();
+                self.lateness.record(before_sending.saturating_sub(due));
+                stage.monitor.late(before_sending.saturating_sub(due));
                 self.publish(stage, device, due, HEARTBEAT);
             }
             next = next.min(sweep.due());
             self.heartbeats = Some(sweep);
         }
         if let Some(mut sweep) = self.statuses.take() {
-            while let Some((device, due)) = sweep.next(now) {
-                self.publish(stage, device, due, STATUS);
+            while let Some((device, due)) = sweep.next(tick) {
+                self.publish(stage, device, due.next_multiple_of(TICK), STATUS);
             }
             next = next.min(sweep.due());
             self.statuses = Some(sweep);
         }
-        next
+        if next == u64::MAX { next } else { next.next_multiple_of(TICK) }
     }
 }
 
@@ -133,7 +146,9 @@ impl Fleet {
         *count += 1;
         self.payload[..4].copy_from_slice(&self.nonce.to_le_bytes());
         self.payload[4..8].copy_from_slice(&device.to_le_bytes());
-        self.payload[8..12].copy_from_slice(&(*count as u32).to_le_bytes());
+        let number = &mut self.said[device as usize][usize::from(qos)];
+        self.payload[8..12].copy_from_slice(&u32::from(*number).to_le_bytes());
+        *number = number.wrapping_add(1);
         self.payload[12..20].copy_from_slice(&due.to_le_bytes());
         let id = if qos == 1 { self.following(device) } else { 0 };
         self.topic.clear();
@@ -148,14 +163,27 @@ impl Fleet {
         *id
     }
 
-    /// Device and time out of a payload of this run.
-    fn head(&self, payload: &[u8]) -> Option<(u32, u64)> {
+    /// Counts a message that overtook another one; `false` when it came before. Numbers are bytes:
+    /// half of them ahead is a jump, half of them back is late.
+    fn in_order(&mut self, device: u32, qos: u8, number: u8) -> bool {
+        let next = &mut self.heard[device as usize][usize::from(qos & 1)];
+        let ahead = number.wrapping_sub(*next);
+        match ahead {
+            0..=127 => *next = number.wrapping_add(1),
+            255 => return false,
+            128..=254 => self.counts.reordered += 1,
+        }
+        true
+    }
+
+    /// Device, number and time out of a payload of this run.
+    fn head(&self, payload: &[u8]) -> Option<(u32, u8, u64)> {
         let head = payload.first_chunk::<HEARTBEAT>()?;
         let word =
             |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let device = word(4);
         (word(0) == self.nonce && device < self.devices)
-            .then(|| (device, u64::from(word(12)) | u64::from(word(16)) << 32))
+            .then(|| (device, head[8], u64::from(word(12)) | u64::from(word(16)) << 32))
     }
 
     fn delivered(&self) -> u64 {
@@ -173,6 +201,8 @@ pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
         heartbeats: None,
         statuses: None,
         ids: vec![0; (devices + BACKENDS) as usize],
+        said: vec![[0; 2]; devices as usize],
+        heard: vec![[0; 2]; devices as usize],
         topic: Vec::new(),
         payload: vec![b'.'; STATUS],
         heartbeat_latency: Latency::new(),
@@ -182,22 +212,26 @@ pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
     };
     let (mut crowd, mut net) =
         Crowd::new(devices + BACKENDS, settings.ping.unwrap_or(PING_EVERY), true, fleet, settings)?;
-    let rss = |crowd: &Crowd<Fleet>| crowd.monitor.tree().map(Tree::memory).unwrap_or_default().rss;
-    let empty = rss(&crowd);
-    crowd.monitor.phase("connect");
+    crowd.join.rate = settings.rate.unwrap_or(0);
+    let empty = crowd.monitor.memory();
+    crowd.phase("joining");
+    let begin = Snapshot::take(crowd.monitor.tree(), 0, 0);
     crowd.come_in(&mut net)?;
+    let joined = u64::from(crowd.join.ready);
+    let joined = begin.until(&Snapshot::take(crowd.monitor.tree(), joined, joined));
     if !crowd.join.complete() {
         return Err(format!("only {} clients came in before we had to stop", crowd.join.ready));
     }
     let now = clock::now();
-    crowd.talk.heartbeats = Some(Sweep::new(devices, HEARTBEAT_EVERY, now));
-    crowd.talk.statuses = Some(Sweep::new(devices, STATUS_EVERY, now));
-    crowd.monitor.phase("warm-up");
+    let faster = |interval: u64| (interval as f64 / settings.speed) as u64;
+    crowd.talk.heartbeats = Some(Sweep::new(devices, faster(HEARTBEAT_EVERY), now));
+    crowd.talk.statuses = Some(Sweep::new(devices, faster(STATUS_EVERY), now));
+    crowd.phase("warm-up");
     crowd.stay(&mut net, clock::nanos(settings.warmup))?;
     crowd.talk.heartbeat_latency.clear();
     crowd.talk.answer_latency.clear();
     crowd.talk.lateness.clear();
-    crowd.monitor.phase("fleet");
+    crowd.phase("fleet");
     let snapshot = |crowd: &Crowd<Fleet>| {
         let counts = crowd.talk.counts;
         let sent = counts.heartbeats_sent + counts.statuses_sent + counts.statuses;
@@ -206,6 +240,7 @@ pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
     let from = snapshot(&crowd);
     crowd.stay(&mut net, clock::nanos(settings.hold))?;
     let to = snapshot(&crowd);
+    let (full, host) = (crowd.monitor.memory(), crowd.monitor.host());
     (crowd.talk.heartbeats, crowd.talk.statuses) = (None, None);
     crowd.stay(&mut net, SECOND)?;
 
@@ -213,20 +248,27 @@ pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
     crowd.report(&mut report);
     let counts = crowd.talk.counts;
     report["clients"] = devices.into();
-    report["heartbeat_ms"] = crowd.talk.heartbeat_latency.report();
+    report["connects_per_s"] = joined["delivered_per_s"].clone();
+    report["connack_ms"] = crowd.join.connack.report();
+    report["latency_ms"] = crowd.talk.heartbeat_latency.report();
     report["answer_ms"] = crowd.talk.answer_latency.report();
     report["own_lateness_ms"] = crowd.talk.lateness.report();
     report["heartbeats_lost"] = counts.heartbeats_sent.saturating_sub(counts.heartbeats).into();
     report["statuses_lost"] = counts.statuses_sent.saturating_sub(counts.statuses).into();
     report["answers_lost"] = counts.statuses.saturating_sub(counts.answers).into();
+    let lost = ["heartbeats_lost", "statuses_lost", "answers_lost"];
+    report["lost"] = lost.iter().filter_map(|key| report[*key].as_u64()).sum::<u64>().into();
+    report["reordered"] = counts.reordered.into();
+    report["duplicated"] = counts.duplicated.into();
     report["unacknowledged"] =
         (counts.statuses_sent + counts.statuses).saturating_sub(counts.acks).into();
     report["strange"] = counts.strange.into();
     report["absent"] = counts.absent.into();
     report["memory"] = json!({
-        "empty_rss": empty, "full_rss": rss(&crowd),
-        "peak_rss": crowd.monitor.tree().map(Tree::peak),
+        "empty_rss": empty.rss, "rss": full.rss, "pss": full.pss,
+        "peak_rss": crowd.monitor.peak(),
     });
+    report["host"] = host;
     report["series"] = crowd.monitor.report();
     Ok(report)
 }
@@ -235,7 +277,7 @@ pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
 pub fn table(report: &Value) -> String {
     let figure = |path: &str| report::number(report, path).unwrap_or(f64::NAN);
     let mib = |path: &str| figure(path) / 1_048_576.0;
-    let each = (figure("memory.full_rss") - figure("memory.empty_rss")) / figure("clients");
+    let each = (figure("memory.rss") - figure("memory.empty_rss")) / figure("clients");
     let mut text = format!(
         "fleet: {} devices and {BACKENDS} backends, {:.0} s\n\
          \x20 traffic        {:.0} messages/s delivered; broker {:.1} % of a core, {:.2} µs each; \
@@ -244,8 +286,8 @@ pub fn table(report: &Value) -> String {
          due\n\
          \x20 of this we were late: p50 {:.2}, p99 {:.2}, p99.9 {:.2}, max {:.2} ms\n\
          \x20 status answer  p50 {:.2}, p99 {:.2}, p99.9 {:.2}, max {:.2} ms there and back\n\
-         \x20 faults         lost {} heartbeats, {} statuses, {} answers; {} disconnects, {} \
-         strange, {} of {} pings unanswered\n\
+         \x20 faults         lost {} heartbeats, {} statuses, {} answers; {} reordered, {} twice; \
+         {} disconnects,\n\x20                {} strange, {} of {} pings unanswered\n\
          \x20 broker memory  {:.1} MiB ({each:.0} B per client), peak {:.1}\n",
         report["clients"],
         figure("seconds"),
@@ -253,10 +295,10 @@ pub fn table(report: &Value) -> String {
         figure("cpu_percent"),
         figure("cpu_us"),
         figure("generator_percent"),
-        figure("heartbeat_ms.p50"),
-        figure("heartbeat_ms.p99"),
-        figure("heartbeat_ms.p99.9"),
-        figure("heartbeat_ms.max"),
+        figure("latency_ms.p50"),
+        figure("latency_ms.p99"),
+        figure("latency_ms.p99.9"),
+        figure("latency_ms.max"),
         figure("own_lateness_ms.p50"),
         figure("own_lateness_ms.p99"),
         figure("own_lateness_ms.p99.9"),
@@ -268,11 +310,13 @@ pub fn table(report: &Value) -> String {
         report["heartbeats_lost"],
         report["statuses_lost"],
         report["answers_lost"],
+        report["reordered"],
+        report["duplicated"],
         report["disconnects"],
         report["strange"],
         report["pings_unanswered"],
         report["pings"],
-        mib("memory.full_rss"),
+        mib("memory.rss"),
         mib("memory.peak_rss"),
     );
     if let Some(why) = report["stopped_early"].as_str() {

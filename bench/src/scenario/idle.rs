@@ -5,6 +5,7 @@ use crate::clients::join::{Join, Names};
 use crate::clients::socket::Options;
 use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
+use crate::host::Host;
 use crate::mqtt::{self, Malformed};
 use crate::process::{self, Tree};
 use crate::stop;
@@ -37,9 +38,14 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
         disconnects: 0,
         failure: None,
     };
-    let mut net = Net::new(settings.target, clients, Options::default())?;
+    let mut net = Net::new(
+        settings.target,
+        clients,
+        Options { tls: settings.tls.clone(), ..Options::default() },
+    )?;
     let own_before = process::own_resident();
     let tree = settings.pid.map(Tree::of);
+    let host = Host::now();
     let before = tree.as_ref().map(Tree::memory).unwrap_or_default();
     let from = Snapshot::take(tree.as_ref(), 0, 0);
     let limit = from.time + JOIN_LIMIT;
@@ -59,6 +65,7 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     idle.silence(&mut net, clock::nanos(settings.seconds.min(5.0)))?;
     let end = Snapshot::take(tree.as_ref(), 0, 0);
 
+    let host = Host::now().since(&host);
     let storm = from.until(&joined);
     let each =
         |to: u64, from: u64| tree.as_ref().map(|_| (to as f64 - from as f64) / f64::from(clients));
@@ -77,6 +84,9 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
         "pss_per_client": each(after.pss, before.pss),
         "idle_cpu_percent": still.until(&end)["cpu_percent"],
         "peak_rss": tree.as_ref().map(Tree::peak),
+        "connack_ms": idle.join.connack.report(),
+        "memory": {"rss": after.rss, "pss": after.pss, "peak_rss": tree.as_ref().map(Tree::peak)},
+        "host": host,
         "disconnects": idle.disconnects,
         "strange": idle.strange,
         "plan": {"payload": 0, "protocol": format!("{:?}", settings.version)},

@@ -1,16 +1,18 @@
 //! Connections: what each costs to come in and to keep, and whether memory comes back.
 
-use super::crowd::{Crowd, Stage, Talk};
+use super::crowd::{Crowd, Quiet};
 use super::{Settings, Snapshot};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::host::Host;
-use crate::mqtt::{Malformed, Packet};
-use crate::process::{self, Memory, Tree};
+use crate::probe;
+use crate::process::Memory;
 use crate::report;
 use serde_json::{Value, json};
 
 /// Keep-alive is 300 s, and pings come this often, in seconds.
 const PING_EVERY: u32 = 240;
+/// Probes alone before anybody comes in, in nanoseconds.
+const ALONE: u64 = 3 * SECOND;
 /// The broker is given this long after a phase before its memory is read.
 const SETTLE: u64 = 2 * SECOND;
 /// And after everybody left, so that it can give memory back.
@@ -18,43 +20,21 @@ const RETURN: u64 = 10 * SECOND;
 /// Longest wait for the broker to have closed everything.
 const CLOSING: u64 = 60 * SECOND;
 
-/// Clients that say nothing.
-struct Quiet {
-    salt: String,
-    subscribe: bool,
-    strange: u64,
-}
-
-impl Talk for Quiet {
-    fn filter(&self, client: u32) -> Option<(String, u8)> {
-        self.subscribe.then(|| (format!("{}/m/{client}", self.salt), 0))
-    }
-
-    fn packet(
-        &mut self,
-        _stage: &mut Stage<'_>,
-        _client: u32,
-        _packet: &Packet<'_>,
-        _now: u64,
-    ) -> Result<(), Malformed> {
-        self.strange += 1;
-        Ok(())
-    }
-}
-
 /// `clients` come in, `rate` per second or as fast as they can, stay for `settings.hold` seconds
 /// and leave.
 pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Result<Value, String> {
-    let own_before = process::own_resident();
-    let talk = Quiet { salt: settings.salt.clone(), subscribe, strange: 0 };
+    let talk = Quiet::new(&settings.salt, subscribe);
     let (mut crowd, mut net) =
         Crowd::new(clients, settings.ping.unwrap_or(PING_EVERY), true, talk, settings)?;
     crowd.join.rate = settings.rate.unwrap_or(rate);
-    let memory = |crowd: &Crowd<Quiet>| crowd.monitor.tree().map(Tree::memory).unwrap_or_default();
     let snapshot = |crowd: &Crowd<Quiet>, n: u64| Snapshot::take(crowd.monitor.tree(), n, n);
 
-    let empty = memory(&crowd);
-    crowd.monitor.phase("connect");
+    let empty = crowd.monitor.memory();
+    crowd.probe(settings.probes, settings)?;
+    if settings.probes.pairs > 0 {
+        crowd.stay(&mut net, ALONE)?;
+    }
+    crowd.phase("joining");
     let from = snapshot(&crowd, 0);
     let joined = crowd.come_in(&mut net);
     let reached = crowd.join.ready;
@@ -64,30 +44,28 @@ pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Res
     report["wanted"] = clients.into();
     report["connack_ms"] = crowd.join.connack.report();
     if let Err(why) = joined {
-        return failed(report, &crowd, why);
+        return failed(report, &mut crowd, why);
     }
 
-    crowd.monitor.phase("settle");
+    crowd.phase("settle");
     crowd.stay(&mut net, SETTLE)?;
-    let full = memory(&crowd);
-    crowd.monitor.phase("hold");
+    let full = crowd.monitor.memory();
+    // They would be most of the idle CPU.
+    crowd.end_probes();
+    crowd.phase("hold");
     let from = snapshot(&crowd, 0);
     let held = crowd.stay(&mut net, clock::nanos(settings.hold));
     let to = snapshot(&crowd, 0);
-    let after = memory(&crowd);
-    let host = Host::now().since(&crowd.monitor.before);
-    report["generator_bytes_per_client"] =
-        (process::own_resident().saturating_sub(own_before) as f64 / f64::from(reached.max(1)))
-            .into();
+    let after = crowd.monitor.memory();
+    let host = crowd.monitor.host();
     crowd.stay(&mut net, 200 * MILLISECOND)?;
-    crowd.report(&mut report);
     report["hold"] = from.until(&to);
     report["still_in"] = crowd.join.ready.into();
     if let Err(why) = held {
-        return failed(report, &crowd, why);
+        return failed(report, &mut crowd, why);
     }
 
-    crowd.monitor.phase("leave");
+    crowd.phase("leave");
     let left = clock::now();
     crowd.leave(&mut net, 0..clients)?;
     let ours_closed = clock::now();
@@ -96,8 +74,11 @@ pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Res
         "closing_s": (ours_closed - left) as f64 / 1e9,
         "broker_done_s": gone.map(|at| (at - left) as f64 / 1e9),
     });
-    let back = memory(&crowd);
-    report["memory"] = memories(empty, full, after, back, reached, crowd.monitor.tree());
+    let back = crowd.monitor.memory();
+    crowd.report(&mut report);
+    report["latency_ms"] = probe::of_phase(&report, "joining");
+    report["lost"] = report["probes"]["lost"].clone();
+    report["memory"] = memories(empty, full, after, back, reached, crowd.monitor.peak());
     report["host"] = host;
     report["host_after"] = Host::now().since(&crowd.monitor.before);
     report["strange"] = crowd.talk.strange.into();
@@ -106,7 +87,7 @@ pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Res
 }
 
 /// The part of a report that there is when the broker failed.
-fn failed(mut report: Value, crowd: &Crowd<Quiet>, why: String) -> Result<Value, String> {
+fn failed(mut report: Value, crowd: &mut Crowd<Quiet>, why: String) -> Result<Value, String> {
     crowd.report(&mut report);
     report["failure"] = why.into();
     report["series"] = crowd.monitor.report();
@@ -118,8 +99,8 @@ fn coming_in(from: &Snapshot, to: &Snapshot) -> Value {
     json!({
         "seconds": interval["seconds"],
         "connects_per_s": interval["delivered_per_s"],
-        "connect_cpu_us": interval["cpu_us"],
-        "connect_cpu_percent": interval["cpu_percent"],
+        "cpu_us": interval["cpu_us"],
+        "cpu_percent": interval["cpu_percent"],
         "generator_cpu_us": interval["generator_cpu_us"],
         "generator_percent": interval["generator_percent"],
     })
@@ -149,20 +130,20 @@ fn memories(
     held: Memory,
     back: Memory,
     clients: u32,
-    tree: Option<&Tree>,
+    peak: Option<u64>,
 ) -> Value {
-    if tree.is_none() {
+    if peak.is_none() {
         return Value::Null;
     }
     let each = |to: u64, from: u64| (to as f64 - from as f64) / f64::from(clients.max(1));
     json!({
         "empty_rss": empty.rss, "empty_pss": empty.pss,
-        "full_rss": full.rss, "full_pss": full.pss,
+        "rss": full.rss, "pss": full.pss,
         "held_rss": held.rss, "held_pss": held.pss,
         "back_rss": back.rss, "back_pss": back.pss,
         "rss_per_client": each(full.rss, empty.rss),
         "pss_per_client": each(full.pss, empty.pss),
-        "peak_rss": tree.map(Tree::peak),
+        "peak_rss": peak,
     })
 }
 
@@ -183,8 +164,8 @@ pub fn table(name: &str, report: &Value) -> String {
         figure("connack_ms.p99"),
         figure("connack_ms.p99.9"),
         figure("connack_ms.max"),
-        figure("connect_cpu_us"),
-        figure("connect_cpu_percent"),
+        figure("cpu_us"),
+        figure("cpu_percent"),
         figure("generator_cpu_us"),
     )
     .replace("NaN", "-");
@@ -211,7 +192,7 @@ pub fn table(name: &str, report: &Value) -> String {
             figure("memory.rss_per_client"),
             figure("memory.pss_per_client"),
             mib("memory.empty_rss"),
-            mib("memory.full_rss"),
+            mib("memory.rss"),
             mib("memory.held_rss"),
             mib("memory.back_rss"),
             mib("memory.peak_rss"),
@@ -235,5 +216,6 @@ pub fn table(name: &str, report: &Value) -> String {
             figure("leave.broker_done_s"),
         ));
     }
+    text.push_str(&probe::table(report));
     text
 }

@@ -6,6 +6,9 @@ pub mod echo;
 pub mod fleet;
 pub mod idle;
 pub mod million;
+mod publish;
+pub mod queue;
+pub mod retained;
 mod run;
 pub mod storm;
 pub mod traffic;
@@ -13,9 +16,13 @@ pub mod traffic;
 pub use run::Snapshot;
 
 use crate::clients::join::Names;
+use crate::clients::tls::Tls;
 use crate::mqtt::Version;
+use crate::probe;
 use serde_json::Value;
 use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How publishers and subscribers are paired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,6 +92,16 @@ pub enum Kind {
     Fleet {
         /// How many devices.
         clients: u32,
+    },
+    /// Sessions that get messages while their clients are away.
+    Queue {
+        /// How many.
+        clients: u32,
+    },
+    /// Subscribers that are told many retained messages.
+    Retained {
+        /// How many.
+        subscribers: u32,
     },
     /// Clients that publish to their own topic and wait for it, QoS 0, 20-byte packets.
     Echo {
@@ -165,7 +182,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "storm",
-        about: "100,000 clients drop at once and return; a pair stays (--drop reset|close)",
+        about: "100,000 clients drop at once and return; steady pairs stay (--drop reset|close)",
         kind: Kind::Storm { clients: 100_000 },
         compared: false,
     },
@@ -173,6 +190,18 @@ pub const ALL: &[Scenario] = &[
         name: "fleet",
         about: "100,000 devices: heartbeat every 15 s, answered status every 60 s, 4 backends",
         kind: Kind::Fleet { clients: 100_000 },
+        compared: false,
+    },
+    Scenario {
+        name: "queue",
+        about: "10,000 sessions get 10 messages each while away (--messages), then return at once",
+        kind: Kind::Queue { clients: 10_000 },
+        compared: false,
+    },
+    Scenario {
+        name: "retained",
+        about: "100,000 retained messages (--messages), told to 20 wildcard subscribers at once",
+        kind: Kind::Retained { subscribers: 20 },
         compared: false,
     },
     Scenario {
@@ -262,10 +291,22 @@ pub struct Settings {
     pub ping: Option<u32>,
     /// Multiplies the scenario's clients and rates.
     pub scale: f64,
+    /// Divides the intervals of a fleet's messages: what more devices would say.
+    pub speed: f64,
     /// A storm drops connections by reset; else by an orderly close.
     pub reset: bool,
     /// Seconds that connected clients stay.
     pub hold: f64,
+    /// Messages per client (queue) or in all (retained), instead of the scenario's.
+    pub messages: Option<u32>,
+    /// Certificates that TLS trusts; without, there is no TLS.
+    pub tls_authorities: Option<PathBuf>,
+    /// What the server's certificate is for.
+    pub tls_name: String,
+    /// Below MQTT, made of the two.
+    pub tls: Option<Arc<Tls>>,
+    /// Steady pairs beside million, conn-tcp and storm.
+    pub probes: probe::Plan,
     /// Rounds of a scenario that compares within itself.
     pub repeat: Option<u32>,
     /// The echo scenario sends bare bytes to an echo server instead of MQTT.
@@ -296,6 +337,8 @@ pub fn table(scenario: &Scenario, report: &Value) -> Option<String> {
         Kind::Storm { .. } => Some(storm::table(report)),
         Kind::Fleet { .. } => Some(fleet::table(report)),
         Kind::Million { .. } => Some(million::table(scenario.name, report)),
+        Kind::Queue { .. } => Some(queue::table(report)),
+        Kind::Retained { .. } => Some(retained::table(report)),
         Kind::Traffic(_) | Kind::Idle { .. } | Kind::Echo { .. } => None,
     }
 }
@@ -326,6 +369,12 @@ pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Value, String> {
         }
         Kind::Fleet { clients } => {
             fleet::run(settings.clients.unwrap_or(times(clients, settings.scale)), settings)?
+        }
+        Kind::Queue { clients } => {
+            queue::run(settings.clients.unwrap_or(times(clients, settings.scale)), settings)?
+        }
+        Kind::Retained { subscribers } => {
+            retained::run(settings.clients.unwrap_or(times(subscribers, settings.scale)), settings)?
         }
         Kind::CrossShard { full, paced } => {
             let paced = Plan { rate: settings.rate.unwrap_or(paced.rate), ..paced };

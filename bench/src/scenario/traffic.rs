@@ -10,8 +10,8 @@ use crate::clients::join::{Join, Names};
 use crate::clients::socket::Options;
 use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
+use crate::monitor::Monitor;
 use crate::mqtt::{self, Malformed, Packet, Version, first};
-use crate::process::Tree;
 use crate::stats::{Latency, Order, Stream};
 use crate::stop;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ pub const HEADER: usize = 24;
 /// Bytes that a publisher without acknowledgements writes at once.
 const BURST_BYTES: usize = 2048;
 /// Bounds what a publisher at full speed has in the kernel.
-const OPTIONS: Options = Options { send_buffer: 32 * 1024, reset: false };
+const OPTIONS: Options = Options { send_buffer: 32 * 1024, reset: false, tls: None };
 /// Identifiers in flight at which a paced publisher withholds messages instead of reusing one.
 const MAX_IN_FLIGHT: u16 = 60_000;
 /// At full speed the generator sleeps until this many things happened, or this long in
@@ -64,6 +64,7 @@ struct Traffic {
     streams: Vec<Stream>,
     order: Order,
     latency: Latency,
+    monitor: Monitor,
     delivered: u64,
     sent: u64,
     withheld: u64,
@@ -79,27 +80,43 @@ struct Traffic {
 pub fn run(plan: Plan, names: Names, settings: &Settings) -> Result<Value, String> {
     let mut traffic = Traffic::new(plan, names, settings);
     let clients = plan.publishers + plan.subscribers;
-    let mut net = Net::new(settings.target, clients, OPTIONS)?;
+    let mut net =
+        Net::new(settings.target, clients, Options { tls: settings.tls.clone(), ..OPTIONS })?;
+    let empty = traffic.monitor.memory();
+    traffic.monitor.phase("joining");
+    let from = Snapshot::take(traffic.monitor.tree(), 0, 0);
     traffic.join(&mut net)?;
+    let joined = Snapshot::take(traffic.monitor.tree(), u64::from(clients), u64::from(clients));
+    let joined = from.until(&joined);
 
-    let tree = settings.pid.map(Tree::of);
+    traffic.monitor.phase("warm-up");
     let begin = clock::now();
     traffic.start(&mut net);
     let mut pace = Pace { start: begin, rate: plan.rate, burst: plan.burst, count: 0 };
     let warm = begin + clock::nanos(settings.warmup);
     traffic.until(&mut net, &mut pace, warm)?;
 
-    let from = Snapshot::take(tree.as_ref(), traffic.delivered, traffic.sent);
+    traffic.monitor.phase("traffic");
+    let from = Snapshot::take(traffic.monitor.tree(), traffic.delivered, traffic.sent);
     traffic.mark();
     traffic.until(&mut net, &mut pace, from.time + clock::nanos(settings.seconds))?;
-    let to = Snapshot::take(tree.as_ref(), traffic.delivered, traffic.sent);
+    let to = Snapshot::take(traffic.monitor.tree(), traffic.delivered, traffic.sent);
+    let host = traffic.monitor.host();
 
     traffic.drain(&mut net)?;
     let mut report = from.until(&to);
     traffic.report(&mut report);
-    if let Some(tree) = &tree {
-        report["peak_rss"] = tree.peak().into();
-    }
+    report["connects_per_s"] = joined["delivered_per_s"].clone();
+    report["connack_ms"] = traffic.join.connack.report();
+    // Read after the drain: it takes long when the broker is large.
+    let full = traffic.monitor.memory();
+    report["peak_rss"] = traffic.monitor.peak().into();
+    report["memory"] = json!({
+        "empty_rss": empty.rss, "rss": full.rss, "pss": full.pss,
+        "peak_rss": traffic.monitor.peak(),
+    });
+    report["host"] = host;
+    report["series"] = traffic.monitor.report();
     Ok(report)
 }
 
@@ -150,6 +167,7 @@ impl Traffic {
             streams: vec![Stream::default(); streams as usize],
             order: Order::default(),
             latency: Latency::new(),
+            monitor: Monitor::new(settings.pid),
             delivered: 0,
             sent: 0,
             withheld: 0,
@@ -169,6 +187,7 @@ impl Traffic {
             self.join.pump(net)?;
             net.pass(self, 20 * MILLISECOND, 1)?;
             self.check()?;
+            self.monitor.look(self.join.ready)?;
             if clock::now() > limit {
                 return Err(format!("only {} clients came in within 120 s", self.join.ready));
             }
@@ -206,6 +225,7 @@ impl Traffic {
             if now >= end {
                 return Ok(());
             }
+            self.monitor.late(now.saturating_sub(pace.due()));
             while pace.due() <= now {
                 let publisher = (pace.count % u64::from(self.plan.publishers)) as u32;
                 self.publish(net, publisher, pace.due());
@@ -218,6 +238,7 @@ impl Traffic {
                 let wait = pace.due().min(end).saturating_sub(now).min(50 * MILLISECOND);
                 net.pass(self, wait.max(1), 1)?;
             }
+            self.monitor.look(self.join.ready)?;
             self.check()?;
         }
     }
@@ -338,6 +359,7 @@ impl Traffic {
         self.delivered += 1;
         if seq >= mark {
             self.latency.record(now.saturating_sub(stamp));
+            self.monitor.latency.record(now.saturating_sub(stamp));
         }
     }
 

@@ -6,5 +6,6 @@ mod close;
 mod echo;
 mod hand_over;
 mod measure;
+mod shared;
 mod support;
 mod waiting;

@@ -1,0 +1,116 @@
+//! Publishers with a window, for scenarios that fill a broker: QoS 1, as fast as it acknowledges or
+//! at a rate.
+
+use super::crowd::Stage;
+use crate::mqtt::{self, Malformed, Packet, Version, first};
+
+/// Unacknowledged messages of one publisher.
+const WINDOW: u32 = 100;
+
+/// One publishing client.
+#[derive(Clone, Copy, Default)]
+struct Publisher {
+    /// Number of its next message.
+    next: u64,
+    last_id: u16,
+    in_flight: u32,
+}
+
+/// A job: messages 0 to `total`, dealt to the publishers in turn: number modulo publishers.
+pub struct Filling {
+    version: Version,
+    /// Client number of the first publisher.
+    base: u32,
+    publishers: Vec<Publisher>,
+    total: u64,
+    said: u64,
+    /// Messages that the broker acknowledged.
+    pub acked: u64,
+    /// And those of them that it refused.
+    pub refused: u64,
+    /// Messages per second; 0: as fast as they are acknowledged.
+    rate: u64,
+    began: u64,
+}
+
+impl Filling {
+    /// Nothing to do yet for clients `base` and up.
+    pub fn new(version: Version, base: u32, publishers: u32, rate: u32) -> Self {
+        let publishers = vec![Publisher::default(); publishers as usize];
+        let rate = u64::from(rate);
+        let (total, said, acked, refused, began) = (0, 0, 0, 0, 0);
+        Self { version, base, publishers, total, said, acked, refused, rate, began }
+    }
+
+    /// From now on there are `total` messages to be said.
+    pub fn begin(&mut self, total: u64, now: u64) {
+        (self.total, self.said, self.acked, self.began) = (total, 0, 0, now);
+        for (number, publisher) in self.publishers.iter_mut().enumerate() {
+            publisher.next = number as u64;
+        }
+    }
+
+    /// Everything is acknowledged.
+    pub fn done(&self) -> bool {
+        self.acked >= self.total
+    }
+
+    /// `client` is one of the publishers.
+    pub fn is_publisher(&self, client: u32) -> bool {
+        client >= self.base
+    }
+
+    /// Says what may be said: `message` writes the topic name and the payload of a message, which
+    /// is retained if `retain`. Returns when more may be due.
+    pub fn speak(
+        &mut self,
+        stage: &mut Stage<'_>,
+        now: u64,
+        retain: bool,
+        mut message: impl FnMut(u64, &mut Vec<u8>, &mut Vec<u8>),
+    ) -> u64 {
+        let allowed = match self.rate {
+            0 => self.total,
+            rate => self.total.min((now - self.began) / 1_000 * rate / 1_000_000 + 1),
+        };
+        let (mut topic, mut payload) = (Vec::new(), Vec::new());
+        let step = self.publishers.len() as u64;
+        for (index, publisher) in self.publishers.iter_mut().enumerate() {
+            // Its share goes up with the whole, so a message is allowed by its number.
+            while publisher.next < allowed && publisher.in_flight < WINDOW {
+                publisher.in_flight += 1;
+                publisher.last_id = publisher.last_id.wrapping_add(1).max(1);
+                topic.clear();
+                payload.clear();
+                message(publisher.next, &mut topic, &mut payload);
+                publisher.next += step;
+                let (version, id) = (self.version, publisher.last_id);
+                let out = stage.net.out(self.base + index as u32);
+                if retain {
+                    mqtt::put_retained(out, version, &topic, id, &payload);
+                } else {
+                    mqtt::put_publish(out, version, 1, &topic, id, &payload);
+                }
+                self.said += 1;
+            }
+        }
+        match self.rate {
+            0 => u64::MAX,
+            _ if self.said >= self.total => u64::MAX,
+            rate => self.began + self.said * 1_000_000_000 / rate,
+        }
+    }
+
+    /// A packet for a publisher.
+    pub fn packet(&mut self, client: u32, packet: &Packet<'_>) -> Result<(), Malformed> {
+        if packet.first != first::PUBACK {
+            return Err(Malformed);
+        }
+        let (_, refused) = mqtt::ack_of(self.version, packet)?;
+        let publisher = &mut self.publishers[(client - self.base) as usize];
+        publisher.in_flight = publisher.in_flight.checked_sub(1).ok_or(Malformed)?;
+        self.acked += 1;
+        self.refused += u64::from(refused);
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! What the pages are made from: the figures of each shard, asked for when somebody wants to know,
+//! and the last page, as long as it is true. A shard has at most one question open, and a new one
+//! at most every 10 ms, however many requests there are; who asks meanwhile shares the next answer.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Ask, Question, Sources, Stage, process};
+use crate::telemetry::prometheus::{Process, Snapshot, page};
+
+/// Least time between two questions to one shard: bounds what any number of requests can cost it.
+const GAP: Duration = Duration::from_millis(10);
+
+/// What a shard said when asked.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    /// Its figures.
+    Figures(Rc<Snapshot>),
+    /// It has ended.
+    Ended,
+    /// Nothing, in the time given.
+    Silence,
+}
+
+impl Answer {
+    fn figures(&self) -> Option<&Rc<Snapshot>> {
+        match self {
+            Answer::Figures(figures) => Some(figures),
+            Answer::Ended | Answer::Silence => None,
+        }
+    }
+}
+
+/// Who waits for one shard's answer: at most as many as there are connections.
+#[derive(Default)]
+struct Line {
+    waiting: RefCell<Vec<oneshot::Sender<Answer>>>,
+    bell: Notify,
+}
+
+impl Line {
+    /// Waits for the answer to a question that is still to be put.
+    fn join(&self) -> oneshot::Receiver<Answer> {
+        let (reply, answer) = oneshot::channel();
+        let mut waiting = self.waiting.borrow_mut();
+        // Those whose patience is over, because the shard is silent.
+        waiting.retain(|one| !one.is_closed());
+        waiting.push(reply);
+        self.bell.notify_one();
+        answer
+    }
+}
+
+/// A page, and what it was made from.
+struct Page {
+    from: Vec<Option<Rc<Snapshot>>>,
+    stage: Stage,
+    text: Bytes,
+}
+
+/// Where the pages get what they say.
+pub(super) struct Desk {
+    lines: Vec<Rc<Line>>,
+    interest: Box<dyn Fn() -> u64 + Send>,
+    started: Duration,
+    stage: watch::Receiver<Stage>,
+    last: RefCell<Option<Page>>,
+}
+
+impl Desk {
+    /// Must be called within the server's loop: each shard gets a task that asks it.
+    pub(super) fn open(sources: Sources, stage: watch::Receiver<Stage>) -> Desk {
+        let tend = |ask: Ask| {
+            let line = Rc::new(Line::default());
+            tokio::task::spawn_local(tend(ask, Rc::clone(&line)));
+            line
+        };
+        let started = sources.started.duration_since(SystemTime::UNIX_EPOCH);
+        Desk {
+            lines: sources.shards.into_iter().map(tend).collect(),
+            interest: sources.interest,
+            // A clock before 1970 is not worth a failure.
+            started: started.unwrap_or_default(),
+            stage,
+            last: RefCell::new(None),
+        }
+    }
+
+    /// How far the broker is.
+    pub(super) fn stage(&self) -> Stage {
+        *self.stage.borrow()
+    }
+
+    /// Asks every shard, after this call, and waits at most `patience` in all.
+    pub(super) async fn ask(&self, patience: Duration) -> Vec<Answer> {
+        let until = Instant::now() + patience;
+        let asked: Vec<_> = self.lines.iter().map(|line| line.join()).collect();
+        let mut answers = Vec::with_capacity(asked.len());
+        for answer in asked {
+            answers.push(match timeout_at(until, answer).await {
+                Ok(answer) => answer.unwrap_or(Answer::Ended),
+                Err(_) => Answer::Silence,
+            });
+        }
+        answers
+    }
+
+    /// The page of these answers. Requests that share answers share the page.
+    pub(super) fn page(&self, answers: &[Answer]) -> Full<Bytes> {
+        let from: Vec<_> = answers.iter().map(|answer| answer.figures().cloned()).collect();
+        let stage = self.stage();
+        let mut last = self.last.borrow_mut();
+        if let Some(page) = &*last
+            && page.stage == stage
+            && same(&page.from, &from)
+        {
+            return Full::new(page.text.clone());
+        }
+        let process = Process {
+            interest: (self.interest)(),
+            ready: stage == Stage::Ready,
+            started: self.started,
+            ..process::measure()
+        };
+        let figures: Vec<Option<&Snapshot>> = from.iter().map(Option::as_deref).collect();
+        let text = Bytes::from(page(env!("CARGO_PKG_VERSION"), &process, &figures));
+        *last = Some(Page { from, stage, text: text.clone() });
+        Full::new(text)
+    }
+}
+
+/// The very same copies. Without any there is nothing to tell the pages apart by.
+fn same(one: &[Option<Rc<Snapshot>>], other: &[Option<Rc<Snapshot>>]) -> bool {
+    one.iter().any(Option::is_some)
+        && one.iter().zip(other).all(|pair| match pair {
+            (Some(one), Some(other)) => Rc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        })
+}
+
+/// Asks one shard whenever somebody waits.
+async fn tend(ask: Ask, line: Rc<Line>) {
+    loop {
+        line.bell.notified().await;
+        let crowd = line.waiting.take();
+        let (reply, answer) = oneshot::channel();
+        ask(Question { asked: std::time::Instant::now(), reply });
+        let answer = match answer.await {
+            Ok(snapshot) => Answer::Figures(Rc::new(snapshot)),
+            Err(_) => Answer::Ended,
+        };
+        for one in crowd {
+            // Its patience may be over.
+            let _ = one.send(answer.clone());
+        }
+        tokio::time::sleep(GAP).await;
+    }
+}
+
+#[cfg(test)]
+#[path = "desk_tests.rs"]
+mod tests;

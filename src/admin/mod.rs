@@ -1,0 +1,243 @@
+//! The admin server: `/metrics` for Prometheus, `/healthz`, `/readyz`. Control plane: one thread
+//! with a loop of its own, started only when `admin.bind` is set, so no data core carries it; a
+//! shard spends a copy of its figures per scrape and nothing per client.
+//!
+//! Owns the listening socket and its connections. Every bound on what a peer may cost is here:
+//! connections, and the size, the number of headers and the time of a request. There is no
+//! authentication: whoever reaches the address can read.
+//!
+//! Knows nothing of cores and rings: the broker gives it a way to [`Ask`] each shard, and says how
+//! far it is ([`Stage`]).
+
+mod desk;
+mod pages;
+mod process;
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{AbortHandle, LocalSet};
+
+use crate::telemetry::prometheus::Snapshot;
+use desk::Desk;
+
+/// Connections at a time; for one more, the oldest that is not being answered goes.
+const CONNECTIONS: usize = 64;
+/// Bytes of a request line with its headers.
+const REQUEST_BYTES: usize = 8 << 10;
+/// Headers of a request.
+const HEADERS: usize = 64;
+/// From the first moment of a connection, or the end of an answer, to the end of the next request's
+/// headers.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// A connection takes no further requests after this.
+const LIFE: Duration = Duration::from_secs(300);
+/// Then the answer under way has so long to be taken.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Pause after an accept that failed: descriptors are short.
+const REST: Duration = Duration::from_millis(100);
+
+/// Puts a question to one shard and wakes it. Dropping the question says that the shard has ended.
+pub type Ask = Arc<dyn Fn(Question) + Send + Sync>;
+
+/// A request for one shard's figures.
+#[derive(Debug)]
+pub struct Question {
+    asked: Instant,
+    reply: oneshot::Sender<Snapshot>,
+}
+
+impl Question {
+    /// How long it has waited for its shard.
+    pub fn waited(&self) -> Duration {
+        self.asked.elapsed()
+    }
+
+    /// Answers. Never waits.
+    pub fn answer(self, snapshot: Snapshot) {
+        // Who asked may have gone.
+        let _ = self.reply.send(snapshot);
+    }
+}
+
+/// How far the broker is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Listeners are being opened.
+    Starting,
+    /// All listeners are open.
+    Ready,
+    /// It was told to stop.
+    Draining,
+}
+
+/// What the server reads from.
+pub struct Sources {
+    /// Each shard, in order.
+    pub shards: Vec<Ask>,
+    /// Filters in the interest table.
+    pub interest: Box<dyn Fn() -> u64 + Send>,
+    /// When the process started.
+    pub started: SystemTime,
+}
+
+/// The address cannot be listened on.
+#[derive(Debug)]
+pub struct AdminFailure {
+    bind: SocketAddr,
+    error: io::Error,
+}
+
+impl fmt::Display for AdminFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fix = match self.error.raw_os_error().unwrap_or(0) {
+            libc::EADDRINUSE => "stop the process that listens there, or change it",
+            libc::EACCES | libc::EPERM => "use a port of 1024 or more",
+            libc::EADDRNOTAVAIL => "use an address of this host",
+            libc::EMFILE | libc::ENFILE => "raise the nofile limit",
+            _ => "change it, or set it to off",
+        };
+        write!(f, "admin.bind: cannot listen on {}: {}; {fix}", self.bind, self.error)
+    }
+}
+
+impl std::error::Error for AdminFailure {}
+
+/// The running server. Dropping it closes its socket and connections and ends its thread.
+#[derive(Debug)]
+pub struct Admin {
+    address: SocketAddr,
+    stage: Option<watch::Sender<Stage>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Listens on `bind` and answers from `sources`.
+    ///
+    /// # Errors
+    /// When the address is taken or not allowed, or no thread can be made.
+    pub fn start(bind: SocketAddr, stage: Stage, sources: Sources) -> Result<Admin, AdminFailure> {
+        let failed = |error| AdminFailure { bind, error };
+        let listener = TcpListener::bind(bind).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(failed)?;
+        let (sender, receiver) = watch::channel(stage);
+        let serving = move || {
+            let local = LocalSet::new();
+            local.block_on(&runtime, serve(listener, sources, receiver));
+        };
+        let thread =
+            std::thread::Builder::new().name("admin".to_owned()).spawn(serving).map_err(failed)?;
+        Ok(Admin { address, stage: Some(sender), thread: Some(thread) })
+    }
+
+    /// Where it really listens: the port is known even if the kernel chose it.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Says how far the broker is.
+    pub fn enter(&self, stage: Stage) {
+        if let Some(sender) = &self.stage {
+            sender.send_replace(stage);
+        }
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        // The end of this channel ends the server.
+        self.stage = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been told already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Until the broker drops its end of `stage`.
+async fn serve(listener: TcpListener, sources: Sources, mut stage: watch::Receiver<Stage>) {
+    match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => {
+            let desk = Rc::new(Desk::open(sources, stage.clone()));
+            tokio::task::spawn_local(accept(listener, desk));
+        }
+        Err(error) => tracing::error!(%error, "the admin server cannot serve"),
+    }
+    while stage.changed().await.is_ok() {}
+}
+
+/// A connection: how to end it, and whether a request of it is being answered.
+struct Open {
+    task: AbortHandle,
+    answering: Rc<Cell<bool>>,
+}
+
+async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
+    let mut open: VecDeque<Open> = VecDeque::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(REST).await;
+            continue;
+        };
+        open.retain(|one| !one.task.is_finished());
+        if open.len() >= CONNECTIONS {
+            // A newcomer has just shown life: those that sit on connections cannot lock it out.
+            let quiet = open.iter().position(|one| !one.answering.get()).unwrap_or(0);
+            if let Some(oldest) = open.remove(quiet) {
+                oldest.task.abort();
+            }
+        }
+        let answering = Rc::new(Cell::new(false));
+        let connection = converse(stream, Rc::clone(&desk), Rc::clone(&answering));
+        let task = tokio::task::spawn_local(connection).abort_handle();
+        open.push_back(Open { task, answering });
+    }
+}
+
+/// One connection, to its end.
+async fn converse(stream: TcpStream, desk: Rc<Desk>, answering: Rc<Cell<bool>>) {
+    let service = service_fn(|request| {
+        let (desk, answering) = (Rc::clone(&desk), Rc::clone(&answering));
+        async move {
+            answering.set(true);
+            let answer = pages::answer(&desk, &request).await;
+            answering.set(false);
+            Ok::<_, std::convert::Infallible>(answer)
+        }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST_TIME)
+            .max_headers(HEADERS)
+            .max_buf_size(REQUEST_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    // How a peer misbehaved is of no interest: its connection ends, and nothing else.
+    if tokio::time::timeout(LIFE, connection.as_mut()).await.is_err() {
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(FAREWELL, connection).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

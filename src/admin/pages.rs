@@ -1,0 +1,75 @@
+//! The three pages: which path says what, with which status.
+
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Version};
+
+use super::Stage;
+use super::desk::{Answer, Desk};
+use crate::telemetry::prometheus;
+
+/// How long a scrape waits for the shards.
+const SCRAPE_PATIENCE: Duration = Duration::from_secs(1);
+/// A shard whose loop does not answer for so long is not alive.
+const ALIVE: Duration = Duration::from_secs(2);
+
+type Page = Response<Full<Bytes>>;
+
+/// The answer to one request. Its body, if any, is not looked at.
+pub(super) async fn answer<B>(desk: &Desk, request: &Request<B>) -> Page {
+    // RFC 9112, section 3.2: 400 to a request without Host.
+    if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
+        return line(StatusCode::BAD_REQUEST, "a Host header is required");
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut page = line(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed");
+        page.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return page;
+    }
+    match request.uri().path() {
+        "/metrics" => {
+            let answers = desk.ask(SCRAPE_PATIENCE).await;
+            respond(StatusCode::OK, prometheus::CONTENT_TYPE, desk.page(&answers))
+        }
+        "/healthz" => health(&desk.ask(ALIVE).await, desk.stage()),
+        "/readyz" => match desk.stage() {
+            Stage::Starting => line(StatusCode::SERVICE_UNAVAILABLE, "starting"),
+            Stage::Ready => line(StatusCode::OK, "ready"),
+            Stage::Draining => line(StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        },
+        _ => line(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"),
+    }
+}
+
+fn health(answers: &[Answer], stage: Stage) -> Page {
+    let which = |wanted: fn(&Answer) -> bool| -> String {
+        let matching = answers.iter().enumerate().filter(|(_, answer)| wanted(answer));
+        let numbers: Vec<String> = matching.map(|(shard, _)| shard.to_string()).collect();
+        numbers.join(", ")
+    };
+    let silent = which(|answer| matches!(answer, Answer::Silence));
+    let ended = which(|answer| matches!(answer, Answer::Ended));
+    if !silent.is_empty() {
+        let text = format!("no answer in {} s from shard {silent}", ALIVE.as_secs());
+        line(StatusCode::SERVICE_UNAVAILABLE, &text)
+    } else if !ended.is_empty() && stage != Stage::Draining {
+        line(StatusCode::SERVICE_UNAVAILABLE, &format!("ended: shard {ended}"))
+    } else {
+        line(StatusCode::OK, "ok")
+    }
+}
+
+fn line(status: StatusCode, text: &str) -> Page {
+    let body = Full::new(Bytes::from(format!("{text}\n")));
+    respond(status, "text/plain; charset=utf-8", body)
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: Full<Bytes>) -> Page {
+    let mut page = Response::new(body);
+    *page.status_mut() = status;
+    page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    page
+}

@@ -1,0 +1,72 @@
+//! The server over TCP, with closures in the place of shards.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc::channel;
+
+use super::*;
+
+fn start(shards: Vec<Ask>, stage: Stage) -> Admin {
+    let sources = Sources { shards, interest: Box::new(|| 0), started: SystemTime::now() };
+    Admin::start("127.0.0.1:0".parse().unwrap(), stage, sources).unwrap()
+}
+
+fn quick() -> Ask {
+    Arc::new(|question: Question| question.answer(Snapshot::default()))
+}
+
+/// Status and body.
+fn get(admin: &Admin, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(admin.address()).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[test]
+fn a_shard_that_does_not_answer_is_named_and_costs_a_scrape_a_second() {
+    let (sender, questions) = channel();
+    let hung: Ask = Arc::new(move |question| drop(sender.send(question)));
+    let admin = start(vec![quick(), hung], Stage::Ready);
+    let began = Instant::now();
+    let (status, body) = get(&admin, "/healthz");
+    assert_eq!((status, body.as_str()), (503, "no answer in 2 s from shard 1\n"));
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let began = Instant::now();
+    let (status, body) = get(&admin, "/metrics");
+    assert_eq!(status, 200);
+    assert!(body.contains("\nringmq_shard_up{shard=\"0\"} 1\nringmq_shard_up{shard=\"1\"} 0\n"));
+    assert!(body.contains("\nringmq_connections{shard=\"0\"} 0\n"));
+    assert!(!body.contains("ringmq_connections{shard=\"1\"}"));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    // Readiness is no matter of the shards, and does not wait for them.
+    assert_eq!(get(&admin, "/readyz").0, 200);
+    // It comes back, and stays.
+    std::thread::spawn(move || {
+        questions.iter().for_each(|question| question.answer(Snapshot::default()));
+    });
+    assert_eq!(get(&admin, "/healthz"), (200, "ok\n".to_owned()));
+}
+
+#[test]
+fn a_shard_that_has_ended_is_a_failure_unless_the_broker_drains() {
+    let admin = start(vec![Arc::new(drop), quick()], Stage::Starting);
+    assert_eq!(get(&admin, "/readyz"), (503, "starting\n".to_owned()));
+    assert_eq!(get(&admin, "/healthz"), (503, "ended: shard 0\n".to_owned()));
+    admin.enter(Stage::Draining);
+    assert_eq!(get(&admin, "/healthz"), (200, "ok\n".to_owned()));
+    assert_eq!(get(&admin, "/readyz"), (503, "draining\n".to_owned()));
+}
+
+#[test]
+fn dropping_it_closes_its_address_and_ends_its_connections() {
+    let admin = start(vec![quick()], Stage::Ready);
+    let address = admin.address();
+    let mut open = TcpStream::connect(address).unwrap();
+    assert_eq!(get(&admin, "/readyz").0, 200);
+    drop(admin);
+    assert!(TcpStream::connect(address).is_err());
+    assert!(matches!(open.read(&mut [0; 8]), Ok(0) | Err(_)));
+}

@@ -1,0 +1,59 @@
+//! The wildcard shapes in use by any shard: an array of words that all shards read while routing
+//! and change while subscribing. Checked by `tests/loom`.
+use crate::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::topic::Shape;
+
+/// One per user in a word: the bits above the shape.
+const ONE_USER: u64 = Shape::MASK + 1;
+
+/// At most `N` shapes, each with the number of shards that use it, in one word; 0 is free.
+pub(super) struct Shapes<const N: usize> {
+    words: [AtomicU64; N],
+    /// No word from here on was ever used.
+    used: AtomicUsize,
+}
+
+impl<const N: usize> Shapes<N> {
+    pub(super) fn new() -> Self {
+        let words = std::array::from_fn(|_| AtomicU64::new(0));
+        Shapes { words, used: AtomicUsize::new(0) }
+    }
+
+    /// The shapes in use. Whoever happens after an [`Shapes::acquire`] sees its shape until the
+    /// [`Shapes::release`].
+    #[inline]
+    pub(super) fn iter(&self) -> impl Iterator<Item = Shape> {
+        let used = self.used.load(Ordering::Acquire);
+        self.words[..used]
+            .iter()
+            .map(|word| word.load(Ordering::Acquire))
+            .filter(|&word| word != 0)
+            .map(|word| Shape(word & Shape::MASK))
+    }
+
+    /// Finds the shape's word or takes a free one, and counts one shard in. Two shards racing for
+    /// a new shape may end up in two words: a lookup more, the same result. None: all are taken.
+    pub(super) fn acquire(&self, shape: Shape) -> Option<usize> {
+        loop {
+            let words = || self.words.iter().map(|word| word.load(Ordering::SeqCst)).enumerate();
+            let own = |&(_, word): &(usize, u64)| word != 0 && word & Shape::MASK == shape.0;
+            let free = |&(_, word): &(usize, u64)| word == 0;
+            let (at, word) = words().find(own).or_else(|| words().find(free))?;
+            let next = if word == 0 { shape.0 | ONE_USER } else { word + ONE_USER };
+            let swapped =
+                self.words[at].compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst);
+            if swapped.is_ok() {
+                self.used.fetch_max(at + 1, Ordering::SeqCst);
+                return Some(at);
+            }
+        }
+    }
+
+    /// Counts one shard out of the word that [`Shapes::acquire`] gave.
+    pub(super) fn release(&self, at: usize, shape: Shape) {
+        let last = shape.0 | ONE_USER;
+        let less = |word: u64| Some(if word == last { 0 } else { word - ONE_USER });
+        // Always some: `less` never refuses.
+        let _ = self.words[at].fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+    }
+}

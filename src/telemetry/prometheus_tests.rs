@@ -1,0 +1,138 @@
+//! The text format, read back by a strict reader of a few lines. The interop test reads the page of
+//! a running broker with Prometheus's own client library.
+
+use std::collections::{HashMap, HashSet};
+
+use super::*;
+
+type Series = HashMap<(String, Vec<(String, String)>), f64>;
+
+/// Reads a page; panics where it breaks the format.
+fn parse(text: &str) -> Series {
+    assert!(text.ends_with('\n'));
+    let (mut series, mut kinds) = (Series::new(), HashMap::new());
+    let mut family = String::new();
+    let mut helps = HashSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(helps.insert(name.to_owned()) && !help.is_empty(), "{line}");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(helps.contains(name), "no HELP before {line}");
+            assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "twice: {line}");
+            name.clone_into(&mut family);
+        } else {
+            let (head, value) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = head.split_once('{').unwrap_or((head, "}"));
+            let suffix = name.strip_prefix(family.as_str()).expect(line);
+            assert!(suffix.is_empty() || kinds[&family] == "histogram", "{line}");
+            let valid = |c: char| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit();
+            assert!(name.chars().all(valid), "{line}");
+            let labels = labels.strip_suffix('}').expect(line);
+            let pairs = labels.split(',').filter(|pair| !pair.is_empty()).map(|pair| {
+                let (label, content) = pair.split_once("=\"").expect(line);
+                (label.to_owned(), content.strip_suffix('"').expect(line).to_owned())
+            });
+            let key = (name.to_owned(), pairs.collect());
+            assert!(series.insert(key, value.parse().expect(line)).is_none(), "twice: {line}");
+        }
+    }
+    series
+}
+
+fn value(series: &Series, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let labels = labels.iter().map(|(l, c)| ((*l).to_owned(), (*c).to_owned())).collect();
+    series.get(&(name.to_owned(), labels)).copied()
+}
+
+fn snapshot() -> Snapshot {
+    let mut steps = Histogram::default();
+    [500, 1_500, 3_000, 2_000_000_000].iter().for_each(|nanos| steps.record(*nanos));
+    let counters = Counters {
+        connections_open: 7,
+        messages_received_qos1: 11,
+        publish_bytes_sent_qos2: 13,
+        dropped_expired: 17,
+        parked_nanos: 1_500_000_000,
+        spun_nanos: 1,
+        ..Counters::default()
+    };
+    Snapshot { counters, steps, mailboxes: vec![3, 0, 5], lag: Duration::from_micros(250) }
+}
+
+#[test]
+fn every_figure_of_every_shard_that_answered_is_on_the_page_with_its_labels() {
+    let one = snapshot();
+    let text = page("1.2.3", &Process::default(), &[None, Some(&one), Some(&Snapshot::default())]);
+    let series = parse(&text);
+    let is = |name: &str, labels: &[(&str, &str)], expected: f64| {
+        assert_eq!(value(&series, name, labels), Some(expected), "{name} {labels:?}");
+    };
+    is("ringmq_build_info", &[("version", "1.2.3")], 1.0);
+    is("ringmq_shard_up", &[("shard", "0")], 0.0);
+    is("ringmq_shard_up", &[("shard", "1")], 1.0);
+    is("ringmq_connections", &[("shard", "1")], 7.0);
+    is("ringmq_connections", &[("shard", "2")], 0.0);
+    is("ringmq_messages_received_total", &[("shard", "1"), ("qos", "1")], 11.0);
+    is("ringmq_publish_sent_bytes_total", &[("shard", "1"), ("qos", "2")], 13.0);
+    is("ringmq_messages_dropped_total", &[("shard", "1"), ("reason", "expired")], 17.0);
+    is("ringmq_parked_seconds_total", &[("shard", "1")], 1.5);
+    is("ringmq_spun_seconds_total", &[("shard", "1")], 1e-9);
+    is("ringmq_loop_lag_seconds", &[("shard", "1")], 0.000_25);
+    is("ringmq_mailbox_depth", &[("shard", "1"), ("from", "0")], 3.0);
+    is("ringmq_mailbox_depth", &[("shard", "1"), ("from", "2")], 5.0);
+    assert_eq!(value(&series, "ringmq_mailbox_depth", &[("shard", "1"), ("from", "1")]), None);
+    assert_eq!(value(&series, "ringmq_connections", &[("shard", "0")]), None);
+    for figure in Counters::DESCRIPTORS {
+        let labels: Vec<_> = [("shard", "2")].iter().chain(figure.labels).copied().collect();
+        assert!(value(&series, figure.name, &labels).is_some(), "{}", figure.field);
+    }
+}
+
+#[test]
+fn the_step_histogram_has_rising_buckets_and_an_exact_count_and_sum() {
+    let one = snapshot();
+    let text = page("1", &Process::default(), &[Some(&one)]);
+    let series = parse(&text);
+    let bucket =
+        |le: &str| value(&series, "ringmq_step_seconds_bucket", &[("shard", "0"), ("le", le)]);
+    assert_eq!(bucket("0.000001"), Some(1.0));
+    assert_eq!(bucket("0.000002"), Some(2.0));
+    assert_eq!(bucket("0.000004"), Some(3.0));
+    assert_eq!(bucket("1.048576"), Some(3.0));
+    assert_eq!(bucket("+Inf"), Some(4.0));
+    assert_eq!(value(&series, "ringmq_step_seconds_count", &[("shard", "0")]), Some(4.0));
+    assert_eq!(value(&series, "ringmq_step_seconds_sum", &[("shard", "0")]), Some(2.000_005));
+}
+
+#[test]
+fn what_the_system_does_not_tell_is_left_out() {
+    let told = Process {
+        interest: 9,
+        ready: true,
+        resident_bytes: Some(4096),
+        cpu: Some(Duration::from_millis(1_250)),
+        open_fds: Some(12),
+        started: Duration::from_millis(1_700_000_000_500),
+        ..Process::default()
+    };
+    let series = parse(&page("1", &told, &[]));
+    assert_eq!(value(&series, "ringmq_ready", &[]), Some(1.0));
+    assert_eq!(value(&series, "ringmq_interest_filters", &[]), Some(9.0));
+    assert_eq!(value(&series, "process_resident_memory_bytes", &[]), Some(4096.0));
+    assert_eq!(value(&series, "process_cpu_seconds_total", &[]), Some(1.25));
+    assert_eq!(value(&series, "process_start_time_seconds", &[]), Some(1_700_000_000.5));
+    assert_eq!(value(&series, "process_max_fds", &[]), None);
+}
+
+#[test]
+fn help_and_label_values_are_escaped() {
+    let mut text = Text(String::new());
+    text.family("ringmq_x", "gauge", "a \\ b\nc \"d\"");
+    text.sample("ringmq_x", &[("name", &"a\\b\n\"c\"é")], 1);
+    let expected = "# HELP ringmq_x a \\\\ b\\nc \"d\"\n# TYPE ringmq_x gauge\n\
+                    ringmq_x{name=\"a\\\\b\\n\\\"c\\\"é\"} 1\n";
+    assert_eq!(text.0, expected);
+}
