@@ -31,6 +31,7 @@ const MAY_SHARE: [&str; 7] = [
     "src/mesh/map.rs",
     "src/mesh/shapes.rs",
     "src/mesh/quota.rs",
+    "src/mutant.rs",
     "src/ring/",
     "bench/",
 ];

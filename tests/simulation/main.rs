@@ -5,6 +5,9 @@
 
 mod cases;
 mod client;
+mod epilogue;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod net;
 mod peer;
 mod protocol;

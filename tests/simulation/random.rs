@@ -2,6 +2,7 @@
 //! everything is accounted for.
 
 use crate::client::{Client, Fate, Run, Stage, Sub};
+use crate::epilogue;
 use crate::net::{End, Faults};
 use crate::rng::Rng;
 use crate::settings::roomy;
@@ -131,6 +132,7 @@ impl Sim {
         self.check_retained();
         self.leave();
         self.check_wills(settings);
+        epilogue::hold(&mut self.world, settings);
         self.check_empty();
         let total = self.world.counters();
         Outcome {
