@@ -24,7 +24,6 @@ use super::shapes::Shapes;
 use crate::atomic::{AtomicU64, Ordering, fence};
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{MAX_SHAPES, MAX_SHARDS};
-use crate::mutant::Mutant;
 use crate::topic::{COARSE_LEVELS, FilterKey, Seeds, Shape, TopicHash};
 
 /// Coarse keys have 0..=7 literal levels; each count of shards has a byte of one word.
