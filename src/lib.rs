@@ -44,6 +44,8 @@
 //! - What of this is ours to get right (a sleeping core's flag, mailboxes, ports, shapes) takes its
 //!   atomics from [`atomic`]; `tests/loom` runs it in every order.
 //! - [`mesh::Shared`], entrances and settings behind `Arc`: read only.
+//! - [`mutant`]: which deliberate mistake is made; only under the feature `mutants`, for the
+//!   simulation, where every thread makes the same one.
 //!
 //! # Where measurement or need changed the plan
 //! - **`serde_yaml` is not used.** Configuration errors name file, line and key for every problem
@@ -72,6 +74,7 @@ pub mod ids;
 pub mod limits;
 pub mod mesh;
 pub mod message;
+pub mod mutant;
 pub mod packet;
 #[cfg(feature = "runtime")]
 pub mod ring;

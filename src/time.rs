@@ -3,6 +3,8 @@
 //! The wheel holds no handles: owners look at their own state when an entry fires and arm again if
 //! it fired too soon for them. It does not read a clock.
 
+use crate::mutant::Mutant;
+
 /// Milliseconds on a monotonic clock since the process's own zero.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Instant(pub u64);
@@ -156,7 +158,9 @@ impl<T: Copy> Wheel<T> {
     /// Adds an entry. A deadline that has passed is due at the next [`expire`](Self::expire).
     #[inline]
     pub fn insert(&mut self, deadline: Instant, item: T) {
-        let tick = deadline.0.div_ceil(GRANULARITY_MILLIS).max(self.elapsed);
+        let early = if Mutant::WheelEarly.is_on() { GRANULARITY_MILLIS - 1 } else { 0 };
+        let tick = (deadline.0 - early.min(deadline.0)).div_ceil(GRANULARITY_MILLIS);
+        let tick = tick.max(self.elapsed);
         self.place(Entry { tick, item });
         self.len += 1;
     }

@@ -17,6 +17,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::mutant::Mutant;
 use seize::{Collector, Guard, LocalGuard};
 
 /// Keys are hashes already.
@@ -147,8 +148,9 @@ impl Map {
         if old & bit == 0 {
             return false;
         }
-        table.write(at, old & !bit);
-        room.live -= usize::from(old == bit);
+        let rest = if Mutant::InterestClearsOthers.is_on() { 0 } else { old & !bit };
+        table.write(at, rest);
+        room.live -= usize::from(rest == 0);
         if table.slots.len() > LEAST && room.live * 8 < table.slots.len() {
             self.replace(segment, &mut room, table, false);
         }

@@ -1,6 +1,7 @@
 //! Identifiers of QoS 2 messages that were accepted and whose PUBREL has not come: the receiver's
 //! half of exactly once [MQTT-4.3.3-10].
 
+use crate::mutant::Mutant;
 use crate::packet::PacketId;
 
 /// The identifiers; at most the Receive Maximum that we announced.
@@ -23,7 +24,7 @@ pub enum Arrival {
 impl Inbound {
     /// What a PUBLISH with `id` is, when at most `limit` may be open. Changes nothing.
     pub fn arrival(&self, id: PacketId, limit: u16) -> Arrival {
-        if self.ids.contains(&id) {
+        if self.ids.contains(&id) && !Mutant::InboundTwice.is_on() {
             Arrival::Duplicate
         } else if self.ids.len() >= usize::from(limit) {
             Arrival::OverLimit
@@ -40,6 +41,7 @@ impl Inbound {
     /// PUBREL came; false when the identifier is unknown.
     pub fn release(&mut self, id: PacketId) -> bool {
         match self.ids.iter().position(|&known| known == id) {
+            Some(_) if Mutant::InboundKept.is_on() => true,
             Some(at) => {
                 self.ids.swap_remove(at);
                 true

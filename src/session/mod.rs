@@ -107,6 +107,7 @@ pub struct Membership {
 }
 
 /// The Will Message and when it is due.
+#[derive(Clone)]
 pub struct Will {
     /// The message, mountpoint included.
     pub message: Message,

@@ -3,6 +3,7 @@
 
 use super::Queued;
 use crate::config::OnFull;
+use crate::mutant::Mutant;
 use crate::packet::Qos;
 use std::collections::VecDeque;
 
@@ -66,10 +67,13 @@ impl Pending {
     pub fn push(&mut self, queued: Queued, bounds: &Bounds) -> Pushed {
         let cost = queued.message.size() + OVERHEAD;
         let mut dropped = 0;
-        while self.queue.len() >= bounds.messages || self.bytes + cost > bounds.bytes {
+        let most = bounds.messages.saturating_add(usize::from(Mutant::PendingOverBound.is_on()));
+        while self.queue.len() >= most || self.bytes + cost > bounds.bytes {
             match bounds.on_full {
                 // A message larger than the whole queue cannot be helped by dropping others.
-                OnFull::DropOldest if cost <= bounds.bytes && self.pop().is_some() => dropped += 1,
+                OnFull::DropOldest if cost <= bounds.bytes && self.pop().is_some() => {
+                    dropped += u32::from(!Mutant::PendingDropUncounted.is_on());
+                }
                 OnFull::DropOldest | OnFull::DropNew => return Pushed::DroppedNew,
                 OnFull::Disconnect => return Pushed::Disconnect,
             }

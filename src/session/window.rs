@@ -5,6 +5,7 @@
 //! from it to the front of the run is acknowledged [MQTT-2.2.1-3].
 
 use super::Queued;
+use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
 use std::collections::VecDeque;
 
@@ -63,7 +64,7 @@ impl Window {
     /// client's Receive Maximum [MQTT-3.3.4-9]. What is to be sent again comes first.
     pub fn has_room(&self, limit: u16) -> bool {
         self.again == 0
-            && self.open < limit
+            && (self.open < limit || Mutant::WindowTooWide.is_on() && self.open == limit)
             && self.run.len() < usize::from(limit).saturating_mul(SPAN).min(IDENTIFIERS as usize)
     }
 
@@ -121,6 +122,7 @@ impl Window {
             let id = self.id_at(at);
             let sent = &mut self.run[at];
             match sent.awaits {
+                Awaits::PubComp if Mutant::PubRelNotRepeated.is_on() => {}
                 Awaits::PubComp => releases.push(id),
                 Awaits::PubAck | Awaits::PubRec if sent.queued.is_some() && !sent.again => {
                     sent.again = true;
@@ -143,7 +145,10 @@ impl Window {
         if self.again == 0 || self.open - self.again >= limit {
             return None;
         }
-        let at = self.run.iter().position(|sent| sent.again)?;
+        let mut at = self.run.iter().position(|sent| sent.again)?;
+        if Mutant::RedeliveryReversed.is_on() {
+            at = self.run.iter().rposition(|sent| sent.again)?;
+        }
         let id = self.id_at(at);
         let sent = &mut self.run[at];
         sent.again = false;
@@ -196,6 +201,9 @@ impl Window {
         sent.queued = None;
         self.again -= u16::from(std::mem::take(&mut sent.again));
         if next == Awaits::PubComp {
+            if Mutant::ReleasedAtPubRec.is_on() {
+                (sent.awaits, self.open) = (Awaits::Nothing, self.open - 1);
+            }
             return Acknowledged::Release;
         }
         self.open -= 1;

@@ -16,6 +16,8 @@ pub struct Audit {
     pub connections: usize,
     /// Connections that something holds.
     pub held: Vec<(u32, Holds)>,
+    /// Open connections that a crowded subscriber holds up.
+    pub crowded: usize,
     /// Sessions that have flow state.
     pub flows: usize,
     /// QoS 2 messages from clients that await PUBREL.
@@ -163,6 +165,7 @@ impl Shard {
             audit.most_unsent = audit.most_unsent.max(unsent);
             let Stage::Open(index) = connection.stage else { continue };
             open += 1;
+            audit.crowded += usize::from(connection.holds.has(Holds::CROWDED));
             let back = self.sessions.get(index).and_then(|session| session.socket);
             if back.is_none_or(|socket| socket.0 != at) {
                 audit.problems.push(format!("connection {at} and session {index} disagree"));

@@ -6,6 +6,7 @@ use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
 use crate::packet::{self, Disconnect, Qos, ReasonCode, Version, Violation};
 use crate::session::{NEVER, Session, Will};
 use crate::time::Instant;
@@ -49,6 +50,7 @@ impl Cause {
     fn farewell(self) -> Option<(ReasonCode, &'static str)> {
         match self {
             Cause::Violation(violation) => Some((violation.reason, violation.what)),
+            Cause::TakenOver if Mutant::TakeoverUntold.is_on() => None,
             Cause::TakenOver => {
                 Some((ReasonCode::SessionTakenOver, "another connection uses this ClientId"))
             }
@@ -61,7 +63,8 @@ impl Cause {
 
     /// Only DISCONNECT with reason 0x00 deletes the will [MQTT-3.14.4-3].
     fn deletes_will(self) -> bool {
-        self == Cause::Client(ReasonCode::Success)
+        self == Cause::Client(ReasonCode::Success) && !Mutant::WillAfterDisconnect.is_on()
+            || self == Cause::TakenOver && Mutant::WillLostOnTakeover.is_on()
     }
 }
 
@@ -205,12 +208,15 @@ impl Shard {
         let expiry = session.expiry;
         match session.will.take() {
             Some(_) if cause.deletes_will() => {}
-            Some(mut will) if will.delay > 0 && expiry > 0 => {
+            Some(mut will) if will.delay > 0 && expiry > 0 && !Mutant::WillDelayIgnored.is_on() => {
                 // [MQTT-3.1.3-9] and section 3.1.3.2.2: after the delay, unless the client is back.
                 will.due = Some(now.plus_seconds(will.delay));
                 session.will = Some(will);
             }
-            Some(will) => self.fire_will(*will),
+            Some(will) => {
+                session.will = Mutant::WillTwice.is_on().then(|| will.clone());
+                self.fire_will(*will);
+            }
             None => {}
         }
         if expiry == 0 {
@@ -218,7 +224,9 @@ impl Shard {
             return;
         }
         let Some(session) = self.sessions.get_mut(index) else { return };
-        session.ends = if expiry == NEVER { Instant::END } else { now.plus_seconds(expiry) };
+        let never = expiry == NEVER || Mutant::SessionNeverExpires.is_on();
+        let part = if Mutant::SessionExpiresEarly.is_on() { 2 } else { 1 };
+        session.ends = if never { Instant::END } else { now.plus_seconds(expiry / part) };
         if session.flow.as_ref().is_some_and(|flow| flow.is_idle()) {
             session.flow = None;
         }
@@ -232,6 +240,14 @@ impl Shard {
 
     /// Another connection claims the ClientId [MQTT-3.1.4-3].
     pub(super) fn take_over(&mut self, index: u32) {
+        if Mutant::TakeoverKeepsOld.is_on() {
+            return;
+        }
+        if Mutant::PendingLostOnTakeover.is_on()
+            && let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.take())
+        {
+            self.forget_flow(&flow);
+        }
         if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
             self.disconnect(socket, Cause::TakenOver);
         }
@@ -313,6 +329,9 @@ impl Shard {
 
     /// The driver has closed the socket: nothing of the connection is left.
     pub(super) fn forget(&mut self, socket: SocketId) {
+        if Mutant::SlotLeaked.is_on() {
+            return;
+        }
         let Some(connection) = self.connections.remove(socket.0) else { return };
         self.parked.forget(socket, connection.holds);
         if let Some(output) = connection.output {

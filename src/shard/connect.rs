@@ -6,6 +6,7 @@ use super::{Action, Shard};
 use crate::ids::{ClientKey, SocketId};
 use crate::mesh::Entrance;
 use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
 use crate::packet::{self, ConnAck, ConnAckProperties, Connect, Framing, Qos, ReasonCode, Version};
 use crate::session::{Extras, Session, Subscriptions, Will};
 use crate::time::Instant;
@@ -192,7 +193,8 @@ impl Shard {
         let foreign = |&index: &u32| {
             self.sessions.get(index).is_some_and(|session| session.mountpoint() != mountpoint)
         };
-        if let Some(index) = known.filter(|index| connect.clean_start || foreign(index)) {
+        let clean = connect.clean_start && !Mutant::CleanStartResumes.is_on();
+        if let Some(index) = known.filter(|index| clean || foreign(index)) {
             let armed = self.sessions.get(index).map(|session| session.armed);
             self.counters.sessions_persistent -= 1;
             self.end_session(index);
@@ -221,9 +223,12 @@ impl Shard {
         session.expiry = expiry;
         session.problem_information = connect.properties.request_problem_information;
         let theirs = connect.properties.receive_maximum.unwrap_or(u16::MAX);
+        let theirs = if Mutant::ReceiveMaximumIgnored.is_on() { u16::MAX } else { theirs };
         session.window_limit = settings.max_inflight.min(theirs);
         session.maximum_packet_size = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
-        session.will = will;
+        if will.is_some() || !Mutant::WillNotCancelled.is_on() {
+            session.will = will;
+        }
         if !mountpoint.is_empty() || session.extras.is_some() {
             session.extras.get_or_insert_with(|| Box::new(Extras::default())).mountpoint =
                 mountpoint.into();
@@ -314,7 +319,10 @@ impl Shard {
 
     fn set_up_connection(&mut self, socket: SocketId, index: u32, connect: &Connect<'_>) {
         let keep_alive = self.keep_alive(connect);
-        let patience = f64::from(keep_alive) * 1000.0 * self.settings.keep_alive_multiplier;
+        let multiplier = self.settings.keep_alive_multiplier;
+        let multiplier = if Mutant::KeepAliveHasty.is_on() { 1.0 } else { multiplier };
+        let multiplier = if Mutant::KeepAliveIgnored.is_on() { 0.0 } else { multiplier };
+        let patience = f64::from(keep_alive) * 1000.0 * multiplier;
         let alias_limit = connect
             .properties
             .topic_alias_maximum

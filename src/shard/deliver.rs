@@ -7,6 +7,7 @@ use super::output::{Output, Pool};
 use crate::config::OnFull;
 use crate::ids::SocketId;
 use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
 use crate::packet::{self, AckKind, OutPublish, PacketId, Qos, ReasonCode, Version};
 use crate::session::{Flow, Pushed, Queued, SubscriptionIds};
 use crate::time::Instant;
@@ -138,20 +139,22 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let qos = message.qos.min(terms.qos);
         if session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0 {
-            self.counters.dropped_offline_qos0 += 1;
+            self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
             return;
         }
         if message.retain
             && !terms.replay
             && let Some(flow) = &mut session.flow
             && !flow.replays.is_empty()
+            && !Mutant::ReplayStale.is_on()
         {
             self.overtake(index, message.topic);
         }
         let Some(session) = self.sessions.get(index) else { return };
         match (session.socket, qos) {
             (Some(_), Qos::AtMostOnce)
-                if session.flow.as_ref().is_some_and(|flow| flow.pending.has_qos0()) =>
+                if session.flow.as_ref().is_some_and(|flow| flow.pending.has_qos0())
+                    && !Mutant::Qos0Overtakes.is_on() =>
             {
                 self.enqueue(index, message, terms, qos);
             }
@@ -173,7 +176,7 @@ impl Shard {
             return;
         };
         if !terms.replay && self.must_shed(socket) {
-            self.counters.dropped_outgoing_full += 1;
+            self.counters.dropped_outgoing_full += u64::from(!Mutant::ShedUncounted.is_on());
             return;
         }
         let outbound = Outbound {
@@ -214,7 +217,8 @@ impl Shard {
         let limit = session.window_limit;
         let keep = session.is_persistent() || retries && !session.version.is_v5();
         let flow = session.flow();
-        if clogged || !flow.pending.is_empty() || !flow.window.has_room(limit) {
+        let behind = !flow.pending.is_empty() && !Mutant::OvertakesPending.is_on();
+        if clogged || behind || !flow.window.has_room(limit) {
             self.enqueue(index, message, terms, qos);
             return;
         }
@@ -289,7 +293,7 @@ impl Shard {
             Pushed::Disconnect => {
                 self.counters.dropped_queue_full += 1;
                 debug_assert!(bounds.on_full == OnFull::Disconnect);
-                if let Some(socket) = socket {
+                if let Some(socket) = socket.filter(|_| !Mutant::FullQueueTolerated.is_on()) {
                     self.closing.push((socket, super::close::Cause::QueueFull));
                 }
             }
@@ -356,7 +360,10 @@ impl Shard {
         }
         let output = output_of(connection, &mut self.pool, &mut self.dirty, socket, self.now);
         let before = output.unsent();
-        let plain = mounted == 0 && !aliased && !publish.dup && publish.subscription_ids.is_empty();
+        let aliased = aliased && !Mutant::AliasInSharedEncoding.is_on();
+        let no_ids =
+            publish.subscription_ids.is_empty() || Mutant::IdentifierInSharedEncoding.is_on();
+        let plain = mounted == 0 && !aliased && !publish.dup && no_ids;
         if let (true, Some(stored)) = (shared, &self.fan.stored) {
             output.append(&mut self.pool, |out| {
                 packet::encode_publish_head(out, version, &publish);
@@ -401,6 +408,7 @@ impl Shard {
             match self.pump_one(index) {
                 Pumped::Sent => sent += 1,
                 // Nothing would wake the queue again if dropping used up the round.
+                Pumped::Dropped if Mutant::StallAfterDrop.is_on() => break,
                 Pumped::Dropped => {}
                 Pumped::Nothing => break,
             }
@@ -437,7 +445,9 @@ impl Shard {
         self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
         let message = queued.message.clone();
         let view = message.view();
-        let Ok(message_expiry) = view.seconds_left(self.now) else {
+        let left = view.seconds_left(self.now);
+        let left = if Mutant::ExpiredSent.is_on() { left.or(Ok(Some(0))) } else { left };
+        let Ok(message_expiry) = left else {
             self.counters.dropped_expired += 1;
             return Pumped::Dropped;
         };
@@ -448,10 +458,11 @@ impl Shard {
             retain: queued.retain,
             id: PacketId::new(1).filter(|_| queued.qos != Qos::AtMostOnce),
             subscription_ids: ids.as_slice(),
-            message_expiry,
+            message_expiry: message_expiry.filter(|_| !Mutant::ExpiryNotPassedOn.is_on()),
         };
-        if !self.fits(index, &view, &outbound) {
-            self.counters.dropped_packet_too_large += 1;
+        if !self.fits(index, &view, &outbound) && !Mutant::TooLargeFromQueue.is_on() {
+            self.counters.dropped_packet_too_large += u64::from(!Mutant::WrongDropReason.is_on());
+            self.counters.dropped_expired += u64::from(Mutant::WrongDropReason.is_on());
             return Pumped::Dropped;
         }
         if queued.qos != Qos::AtMostOnce {
@@ -501,7 +512,9 @@ impl Shard {
         if self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
             self.pump(index);
         }
-        self.release(socket, Holds::UNREAD);
+        if !Mutant::UnreadNotWoken.is_on() {
+            self.release(socket, Holds::UNREAD);
+        }
     }
 
     /// The gauges of a session that ends; what it had not delivered is counted as dropped.

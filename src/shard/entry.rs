@@ -5,6 +5,7 @@ use super::connection::{Connection, Stage};
 use super::{Action, Shard, home_of};
 use crate::ids::{ListenerId, Peer, ShardId, SocketId};
 use crate::mesh::mail::{Arriving, Control};
+use crate::mutant::Mutant;
 use crate::packet::{self, Framing, ReasonCode, Version, Violation};
 
 /// First byte of a CONNECT packet [MQTT-2.1.3-1].
@@ -113,7 +114,8 @@ impl Shard {
                 .then(|| self.assign_client_id());
         let home = home_of(assigned.as_deref().unwrap_or(client_id), self.shards);
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        if home == self.id {
+        let stays = Mutant::PlacementIgnored.is_on() && version == Version::V311;
+        if home == self.id || stays {
             self.open_session(socket, assigned, bytes);
             return;
         }

@@ -39,6 +39,7 @@ use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
 use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
+use crate::mutant::Mutant;
 use crate::session::Session;
 use crate::slab::{Slab, Table};
 use crate::telemetry::Counters;
@@ -327,7 +328,9 @@ impl Shard {
                 }
             },
             Control::ConnectFailed(cookie) => {
-                if let Some(lost) = self.arrivals.mail.remove(&cookie) {
+                if let Some(lost) = self.arrivals.mail.remove(&cookie)
+                    && !Mutant::EntranceLeaked.is_on()
+                {
                     self.release_entrance(lost.listener);
                 }
             }

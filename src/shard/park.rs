@@ -10,6 +10,7 @@ use super::{Action, Shard};
 use crate::ids::{ClientKey, Publisher, SocketId};
 use crate::limits::STEP_WORK;
 use crate::mesh::mail::Control;
+use crate::mutant::Mutant;
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -86,7 +87,7 @@ impl Shard {
         for publisher in self.parked.waiters.remove(&index).unwrap_or_default() {
             if publisher.shard == self.id {
                 self.unpark_publisher(publisher.client);
-            } else {
+            } else if !Mutant::ParkedNotWoken.is_on() {
                 self.outbox.tell(publisher.shard, Control::Unpark(publisher.client));
             }
         }
@@ -184,7 +185,8 @@ impl Shard {
                 None => {}
             }
         }
-        for socket in std::mem::take(&mut self.parked.mail) {
+        let most = if Mutant::MailWaitersForgotten.is_on() { 1 } else { usize::MAX };
+        for socket in std::mem::take(&mut self.parked.mail).into_iter().take(most) {
             self.release(socket, Holds::MAIL);
         }
         // Nobody rings when a mailbox has room again.

@@ -5,6 +5,7 @@ use super::connection::Holds;
 use super::receive::Flow;
 use crate::ids::SocketId;
 use crate::message::MessageRef;
+use crate::mutant::Mutant;
 use crate::packet::{AckKind, PacketId, Publish, Qos, ReasonCode, Version, Violation};
 use crate::session::inbound::Arrival;
 use crate::topic::{self, TopicHash};
@@ -127,7 +128,8 @@ impl Shard {
         if at >= aliases.len() {
             aliases.resize_with(at + 1, || None);
         }
-        if aliases[at].as_deref() != Some(publish.topic) {
+        let kept = Mutant::AliasKept.is_on() && aliases[at].is_some();
+        if aliases[at].as_deref() != Some(publish.topic) && !kept {
             aliases[at] = Some(publish.topic.into());
         }
         name.push_str(publish.topic);
@@ -174,6 +176,10 @@ impl Shard {
         };
         let hash = TopicHash::new(&self.shared.seeds, topic);
         let Some(route) = self.find_route(&hash, &message) else {
+            if Mutant::DroppedOnFullMailbox.is_on() {
+                self.acknowledge(socket, index, version, publish, ReasonCode::Success);
+                return Ok(Flow::Next);
+            }
             return Ok(Flow::Hold(Holds::MAIL));
         };
         self.count_received(publish);
@@ -213,6 +219,9 @@ impl Shard {
         let Some(id): Option<PacketId> = publish.id else { return };
         match publish.qos {
             Qos::AtMostOnce => {}
+            Qos::AtLeastOnce
+                if Mutant::PubAckSkipped.is_on() && reason == ReasonCode::NoMatchingSubscribers => {
+            }
             Qos::AtLeastOnce => self.write_ack(socket, version, AckKind::PubAck, id, reason),
             Qos::ExactlyOnce => {
                 // A v3 client is not told of a refusal and goes on with PUBREL; a v5 client whose

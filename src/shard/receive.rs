@@ -5,6 +5,7 @@ use super::close::Cause;
 use super::connection::{Holds, Stage};
 use crate::ids::SocketId;
 use crate::limits::STEP_WORK;
+use crate::mutant::Mutant;
 use crate::packet::{
     self, Ack, AckKind, Disconnect, Framing, Packet, ReasonCode, Version, Violation,
 };
@@ -225,7 +226,9 @@ impl Shard {
             .is_some_and(|flow| flow.inbound.release(ack.id));
         // [MQTT-4.3.3-11]: PUBCOMP in any case; only its reason tells that the id was unknown.
         let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
-        self.write_ack(socket, version, AckKind::PubComp, ack.id, reason);
+        if known || !Mutant::PubCompSkipped.is_on() {
+            self.write_ack(socket, version, AckKind::PubComp, ack.id, reason);
+        }
         Flow::Next
     }
 
@@ -241,7 +244,9 @@ impl Shard {
             if session.expiry == 0 && expiry != 0 {
                 return Err(EXPIRY_FROM_ZERO); // section 3.14.2.2.2
             }
-            session.expiry = expiry.min(self.settings.session_expiry_max);
+            if !Mutant::DisconnectExpiryIgnored.is_on() {
+                session.expiry = expiry.min(self.settings.session_expiry_max);
+            }
         }
         self.disconnect(socket, Cause::Client(disconnect.reason));
         Ok(Flow::Next)

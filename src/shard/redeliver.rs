@@ -5,6 +5,7 @@ use super::Shard;
 use super::deliver::Outbound;
 use super::timers::Timer;
 use crate::ids::SocketId;
+use crate::mutant::Mutant;
 use crate::packet::{AckKind, PacketId, ReasonCode};
 use crate::session::Acknowledged;
 
@@ -55,7 +56,7 @@ impl Shard {
             let Some((id, queued)) = flow.window.next_again(limit) else { return };
             let view = queued.message.view();
             let outbound = Outbound {
-                dup: true,
+                dup: !Mutant::DupForgotten.is_on(),
                 qos: queued.qos,
                 retain: queued.retain,
                 id: Some(id),

@@ -8,6 +8,7 @@ use crate::ids::{SessionRef, ShardId};
 use crate::limits;
 use crate::mesh::mail::{Control, ReplayRequest, ReplaySlice};
 use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
 use crate::session::Replay;
 use crate::topic::{self, FilterId, TopicHash};
 use std::sync::Arc;
@@ -30,7 +31,15 @@ const OVERTAKEN: usize = 4096;
 impl Shard {
     /// Sets or, with an empty payload, clears a topic's retained message [MQTT-3.3.1-5 to 7].
     pub(super) fn keep_retained(&mut self, message: &MessageRef<'_>) {
+        let kept =
+            Mutant::RetainedNotReplaced.is_on() && self.retained.get(message.topic).is_some();
+        if kept && !message.payload.is_empty() {
+            return;
+        }
         if message.payload.is_empty() {
+            if Mutant::RetainedNotCleared.is_on() {
+                return;
+            }
             if let Some(old) = self.retained.remove(message.topic) {
                 self.uncount_retained(&old);
             }
@@ -211,6 +220,9 @@ impl Shard {
             self.replayed(slice);
         } else {
             self.queries.push_back((self.data_taken, from, request));
+            if Mutant::ReplayOvertakesMail.is_on() {
+                self.serve_queries(true);
+            }
         }
     }
 
@@ -258,9 +270,9 @@ impl Shard {
         let Some(session) = self.sessions.get_of(index, reference.generation) else { return };
         let place = session.subscriptions.position(filter);
         let Some(flow) = &mut session.flow else { return };
-        let Some(replay) =
-            flow.replays.front_mut().filter(|replay| replay.waiting && replay.ticket == ticket)
-        else {
+        let any = Mutant::ReplayTicketIgnored.is_on();
+        let asked = |replay: &&mut Replay| replay.waiting && (replay.ticket == ticket || any);
+        let Some(replay) = flow.replays.front_mut().filter(asked) else {
             return; // a slice for an earlier connection
         };
         replay.waiting = false;
@@ -268,7 +280,7 @@ impl Shard {
         let text = place.map(|_| self.index.filter(filter));
         let done = match (&cursor, text) {
             (_, None) => true,
-            (Some(_), _) => false,
+            (Some(_), _) => Mutant::ReplayTruncated.is_on(),
             (None, Some(text)) => is_exact(text) || replay.shard.0 + 1 >= shards,
         };
         if cursor.is_none() {

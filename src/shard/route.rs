@@ -4,6 +4,7 @@ use super::Shard;
 use super::deliver::Terms;
 use crate::ids::{ShardId, ShardSet};
 use crate::message::{Errand, Message, MessageRef};
+use crate::mutant::Mutant;
 use crate::packet::{Qos, SubscribeOptions};
 use crate::topic::{Subscriber, TopicHash};
 
@@ -26,7 +27,8 @@ pub(super) fn packed_qos(options: u8) -> Qos {
 
 /// The RETAIN flag of a live delivery [MQTT-3.3.1-12, MQTT-3.3.1-13].
 pub(super) fn live_retain(options: u8, message: &MessageRef<'_>) -> bool {
-    message.retain && options & RETAIN_AS_PUBLISHED != 0
+    message.retain
+        && (options & RETAIN_AS_PUBLISHED != 0 || Mutant::RetainAlwaysAsPublished.is_on())
 }
 
 /// Where a publication goes.
@@ -221,11 +223,15 @@ impl Shard {
             let own = self.is_publisher(target, message);
             ids.clear();
             let (mut qos, mut retain, mut any) = (Qos::AtMostOnce, false, false);
-            for &(_, options, id) in mine.iter().filter(|m| !own || m.1 & NO_LOCAL == 0) {
+            let local = !own || Mutant::NoLocalInOverlap.is_on();
+            for &(_, options, id) in mine.iter().filter(|m| local || m.1 & NO_LOCAL == 0) {
                 any = true;
                 qos = qos.max(packed_qos(options));
+                if Mutant::OverlapLastQos.is_on() {
+                    qos = packed_qos(options);
+                }
                 retain |= live_retain(options, message);
-                if id != 0 {
+                if id != 0 && !(Mutant::OverlapLosesIdentifier.is_on() && ids.len() == 1) {
                     ids.push(id);
                 }
             }

@@ -11,6 +11,7 @@ use crate::config::SharedStrategy;
 use crate::ids::{SessionRef, ShardId};
 use crate::mesh::mail::{Control, Join, Picked};
 use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::session::Membership;
 use crate::slab::Slab;
@@ -203,7 +204,9 @@ impl Shard {
         let position = self.index.add(id, subscriber);
         self.groups.moved(group, position);
         self.groups.by_filter.insert(filter, group);
-        self.announce(id);
+        if !Mutant::InterestNotAnnounced.is_on() {
+            self.announce(id);
+        }
     }
 
     /// A member leaves, or is found to be gone; an empty group goes.
@@ -245,6 +248,9 @@ impl Shard {
         if member.session.shard == self.id {
             if self.session_of(member.session).is_some() {
                 self.deliver_to_member(member, message);
+                if Mutant::ShareTwice.is_on() {
+                    self.deliver_to_member(member, message);
+                }
             }
             return;
         }
@@ -309,6 +315,9 @@ impl Shard {
     /// The picked member was gone: the next one gets the message.
     pub(super) fn pick_again(&mut self, picked: Picked) {
         self.leave_group(&picked.filter, picked.member);
+        if Mutant::ShareUndeliveredLost.is_on() {
+            return;
+        }
         match self.groups.find(&picked.filter).map(|(index, _)| index) {
             Some(group) => {
                 self.fan.begin(Some(&picked.message));

@@ -5,6 +5,7 @@ use super::connection::Holds;
 use super::receive::Flow;
 use super::route::{GROUP, pack};
 use crate::ids::{SessionRef, SocketId};
+use crate::mutant::Mutant;
 use crate::packet::{
     self, PacketId, Qos, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter, UnsubAck,
     Unsubscribe, UserProperties, Version, Violation,
@@ -63,7 +64,7 @@ impl Shard {
             };
             joining.codes.push(code);
         }
-        if joining.left == 0 {
+        if joining.left == 0 || Mutant::SubAckBeforeJoined.is_on() {
             self.finish_subscribe(socket, index, version, joining);
         } else {
             self.groups.joining.insert(index, joining);
@@ -111,7 +112,10 @@ impl Shard {
     pub(super) fn group_joined(&mut self, session: SessionRef, ticket: u64) {
         let index = session.index;
         let done = match self.groups.joining.get_mut(&index) {
-            Some(joining) if joining.session == session && joining.ticket == ticket => {
+            Some(joining)
+                if joining.session == session
+                    && (joining.ticket == ticket || Mutant::JoinTicketIgnored.is_on()) =>
+            {
                 joining.left -= 1;
                 joining.left == 0
             }
@@ -203,7 +207,8 @@ impl Shard {
         let subscriber = Subscriber { target: index, options, subscription_id };
         let (filter, new) = self.place_subscription(index, &full, subscriber);
         let replay = match wanted.options.retain_handling {
-            RetainHandling::Send => true,       // [MQTT-3.3.1-9]
+            RetainHandling::Send => true, // [MQTT-3.3.1-9]
+            RetainHandling::SendIfNew if Mutant::SendIfNewAlways.is_on() => true,
             RetainHandling::SendIfNew => new,   // [MQTT-3.3.1-10]
             RetainHandling::DoNotSend => false, // [MQTT-3.3.1-11]
         };
@@ -222,7 +227,9 @@ impl Shard {
         let id = self.index.intern(filter);
         let Some(session) = self.sessions.get_mut(index) else { return (id, false) };
         if let Some(position) = session.subscriptions.position(id) {
-            *self.index.get_mut(id, position) = subscriber;
+            if !Mutant::ResubscribeIgnored.is_on() {
+                *self.index.get_mut(id, position) = subscriber;
+            }
             return (id, false);
         }
         let position = self.index.add(id, subscriber);
@@ -242,11 +249,15 @@ impl Shard {
 
     /// Takes an entry out of the index; the entry that takes its position is told.
     pub(super) fn remove_place(&mut self, filter: FilterId, position: u32) {
-        if self.shards > 1 && self.index.subscribers(filter).len() == 1 {
+        let last = self.index.subscribers(filter).len() == 1;
+        if self.shards > 1 && last && !Mutant::InterestNotWithdrawn.is_on() {
             let text = self.index.filter(filter);
             self.shared.interest.remove(self.id, self.index.key(filter), text);
         }
         let Some(moved) = self.index.remove(filter, position).moved else { return };
+        if Mutant::PlaceNotMoved.is_on() {
+            return;
+        }
         if moved.options & GROUP != 0 {
             self.groups.moved(moved.target, position);
         } else if let Some(session) = self.sessions.get_mut(moved.target) {
@@ -300,14 +311,18 @@ impl Shard {
             self.wake_replay(index);
         }
         self.counters.subscriptions -= 1;
-        self.remove_place(id, position);
+        if !Mutant::RouteLeftBehind.is_on() {
+            self.remove_place(id, position);
+        }
         true
     }
 
     /// Takes out all subscriptions and memberships of a session that ends.
     pub(super) fn leave_everything(&mut self, index: u32) {
         self.groups.joining.remove(&index);
-        self.leave_groups(index);
+        if !Mutant::ShareDeadMember.is_on() {
+            self.leave_groups(index);
+        }
         if let Some(extras) = self.sessions.get_mut(index).and_then(|s| s.extras.as_mut()) {
             let shares = std::mem::take(&mut extras.shares).len() as u64;
             self.counters.subscriptions -= shares;

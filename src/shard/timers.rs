@@ -5,6 +5,7 @@ use super::close::{Cause, LAST_WORDS};
 use super::connection::{Holds, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
+use crate::mutant::Mutant;
 use crate::time::{GRANULARITY_MILLIS, Instant};
 
 /// Chunks of the wheel that are swept per step: some 20 µs.
@@ -201,6 +202,7 @@ impl Shard {
             // Identifiers begin anew with the state. Where messages are repeated on a connection,
             // the answer to a repetition would then stand for another message.
             let repeats = retries && online && !session.version.is_v5();
+            let repeats = repeats && !Mutant::RetryForgetsIdentifiers.is_on();
             match &mut session.flow {
                 Some(flow) if flow.is_idle() && !repeats => session.flow = None,
                 Some(_) if online => self.idle_flows.push_back((now, reference)),

@@ -21,6 +21,7 @@ use super::hash::{FilterKey, Seeds, Shape, TopicHash};
 use super::slab::{self, Slab};
 use super::trie::Trie;
 use crate::limits::MAX_SHAPES;
+use crate::mutant::Mutant;
 
 /// A filter's number in one [`Index`]; used again after the filter is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -224,7 +225,9 @@ impl Index {
         let rehash = |id| rehash(&self.seeds, &self.nodes, id);
         if !table.is_some_and(|table| table.remove(key.key, id.0, rehash)) {
             self.trie.remove(&self.seeds, &self.nodes.get(id.0).text);
-        } else if let Some(at) = used.filter(|&at| self.shapes[at].table.len == 0) {
+        } else if let Some(at) = used.filter(|&at| {
+            self.shapes[at].table.len <= usize::from(Mutant::ShapeDroppedEarly.is_on())
+        }) {
             self.shapes.swap_remove(at);
         }
         self.nodes.remove(id.0);

@@ -17,6 +17,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use crate::mutant::Mutant;
+
 use super::scan::{common_prefix, level_length};
 
 /// Entries stepped over one by one before seeking: nearer than a walk from the root.
@@ -84,6 +86,7 @@ impl<M> Retained<M> {
         let seeker = Seeker::new(filter);
         let start = match (cursor, seeker.prefix) {
             (Some(cursor), Some(prefix)) if order(cursor, prefix).is_lt() => Position::At(prefix),
+            (Some(cursor), _) if Mutant::ReplayRepeatsCursor.is_on() => Position::At(cursor),
             (Some(cursor), _) => Position::After(cursor),
             (None, Some(prefix)) => Position::At(prefix),
             (None, None) => Position::First,

@@ -33,6 +33,9 @@ mod flag;
 #[path = "../../src/mesh/mailbox.rs"]
 #[allow(dead_code)]
 mod mailbox;
+#[path = "../../src/mutant.rs"]
+#[allow(dead_code)]
+mod mutant;
 #[path = "../../src/ring/port.rs"]
 #[allow(dead_code)]
 mod port;

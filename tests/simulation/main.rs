@@ -7,9 +7,12 @@ mod cases;
 mod checks;
 mod client;
 mod ending;
+mod epilogue;
 mod hostile;
 mod model;
 mod more_cases;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod net;
 mod peer;
 mod plan;

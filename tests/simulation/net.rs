@@ -313,7 +313,7 @@ impl Driver {
         match action {
             Action::ReceiveOnce(socket) => self.receive(socket, Want::Once),
             Action::ReceiveStream(socket) => self.receive(socket, Want::Stream),
-            Action::Pause(socket) => self.slot(socket).paused = true,
+            Action::Pause(socket) => self.pause(socket, conns),
             Action::Resume(socket) => self.slot(socket).paused = false,
             Action::Send(socket, outgoing) => {
                 let slot = self.slot(socket);
@@ -339,6 +339,25 @@ impl Driver {
                 assert!(slot.want == Want::Nothing && slot.send.is_none(), "nothing in flight");
                 slot.handing = Some((home, cookie));
             }
+        }
+    }
+
+    /// Stops reading; with late completions, what had arrived before is still reported.
+    fn pause(&mut self, socket: SocketId, conns: &mut [Conn]) {
+        let Faults { late, receive, .. } = self.faults;
+        let slot = self.slot(socket);
+        slot.paused = true;
+        let reading = slot.want == Want::Stream && !slot.ended && slot.linger.is_none();
+        if late == 0 || slot.closing || !reading {
+            return;
+        }
+        let conn = &mut conns[slot.conn];
+        if !conn.up.is_empty() {
+            let bytes = conn.up.drain(..conn.up.len().min(receive.max(1))).collect();
+            self.push(socket.0, Event::Received(bytes));
+        } else if conn.client == End::Fin {
+            slot.ended = true;
+            self.push(socket.0, Event::EndOfStream);
         }
     }
 

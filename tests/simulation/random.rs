@@ -2,6 +2,7 @@
 //! everything is accounted for.
 
 use crate::client::{Client, Fate, Message, Run, Stage, Sub};
+use crate::epilogue;
 use crate::hostile::Hostile;
 use crate::net::{End, Faults};
 use crate::plan::{CALM, Features, Jumps, WATCHERS, new_client, plan, vary};
@@ -89,12 +90,16 @@ impl Sim {
         if self.features.drain {
             self.drain();
             self.check_wills();
+            self.check_drops();
         } else {
             self.leave();
             self.check_wills();
+            self.check_drops();
+            if self.is_plain() {
+                epilogue::hold(&mut self.world, &self.settings);
+            }
             self.check_empty();
         }
-        self.check_drops();
         let total = self.world.counters();
         Outcome {
             hash: self.world.trace(),
@@ -106,6 +111,14 @@ impl Sim {
             takeovers: total.takeovers,
             hand_overs: total.handovers_out,
         }
+    }
+
+    /// Nothing is restricted that the dialogues of the epilogue take for granted.
+    fn is_plain(&self) -> bool {
+        let features = &self.features;
+        let free = features.mountpoint.is_empty() && !features.hostile && !features.retained_limit;
+        free && self.settings.keep_alive_max == u16::MAX
+            && self.world.entrances.iter().all(|entrance| entrance.max_connect_rate.is_none())
     }
 
     fn set_up(&mut self) {

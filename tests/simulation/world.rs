@@ -54,9 +54,13 @@ pub struct World {
     pub hash: u64,
     /// Completions per step.
     pub limit: usize,
+    /// Steps of all shards so far.
     pub steps: u64,
     micros: u64,
 }
+
+/// A run of more steps than this goes round in a circle.
+const STEPS: u64 = 3_000_000;
 
 /// A listener open to everybody.
 pub fn entrance(mountpoint: &str) -> Entrance {
@@ -184,10 +188,11 @@ impl World {
         let shards = self.nodes.len();
         let others = move || (0..shards).filter(move |&other| other != at);
         self.micros = (self.micros + 1).max(self.now * 1000);
+        self.steps += 1;
+        assert!(self.steps < STEPS, "the run does not come to an end");
         let now = Instant(self.now);
         let node = &mut self.nodes[at];
         node.awake = false;
-        self.steps += 1;
         node.shard.begin(now, self.micros);
         while let Some(order) = node.orders.pop_front() {
             match order {
@@ -259,6 +264,8 @@ impl World {
                 }
                 put = true;
             }
+            // Whoever has no room parks the publisher before the message is accepted.
+            assert!(letters.data.is_empty(), "data mail for {to:?} without room for it");
             if put {
                 any = true;
                 self.nodes[peer].awake = true;
@@ -288,8 +295,11 @@ impl World {
 
     /// Nobody may fall asleep on mail or on work that only another event would bring up.
     pub fn check_sleep(&self) {
+        let (mut crowded, mut waited_for) = (0, 0);
         for node in &self.nodes {
             let audit = node.shard.audit();
+            crowded += audit.crowded;
+            waited_for += audit.parked[0];
             assert_eq!(audit.staged, 0, "shard {:?} sleeps on staged mail", node.shard.id());
             assert_eq!(
                 audit.waiting_for_mail,
@@ -298,6 +308,7 @@ impl World {
                 node.shard.id()
             );
         }
+        assert!(crowded == 0 || waited_for > 0, "{crowded} publishers are parked for nobody");
     }
 
     /// All shards' figures.

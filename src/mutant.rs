@@ -1,0 +1,220 @@
+//! Deliberate mistakes, one at a time, to show that the simulation catches mistakes of their kind.
+//!
+//! Exists for the feature `mutants`, which only `tests/simulation` asks for. Without it
+//! [`Mutant::is_on`] is a constant, and nothing of this reaches a binary. With it one number for
+//! the whole process says which mistake is made: all threads of a simulation make the same one.
+//! What each must be caught by, and how soon, stands in `tests/simulation/mutants.tsv`.
+
+macro_rules! mutants {
+    ($(#[doc = $what:literal] $name:ident,)*) => {
+        /// A mistake that the pure core can be told to make.
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Mutant {
+            $(#[doc = $what] $name,)*
+        }
+
+        #[cfg(feature = "mutants")]
+        impl Mutant {
+            /// Every mutant with its name and what it breaks.
+            pub const ALL: &'static [(Mutant, &'static str, &'static str)] =
+                &[$((Mutant::$name, stringify!($name), $what.trim_ascii()),)*];
+        }
+    };
+}
+
+mutants! {
+    // session
+    /// The inflight window takes one message more than Receive Maximum.
+    WindowTooWide,
+    /// A QoS 2 identifier is free again at PUBREC instead of PUBCOMP.
+    ReleasedAtPubRec,
+    /// What was unacknowledged is sent again newest first.
+    RedeliveryReversed,
+    /// A reconnected client is not sent the PUBREL again.
+    PubRelNotRepeated,
+    /// A repeated QoS 2 PUBLISH is routed again.
+    InboundTwice,
+    /// PUBREL does not free the identifier of a received QoS 2 message.
+    InboundKept,
+    /// Flow state counts as idle while a QoS 2 message awaits PUBREL.
+    FlowForgetsInbound,
+    /// The pending queue holds one message more than its bound.
+    PendingOverBound,
+    /// Messages dropped as the oldest of a full queue are not counted.
+    PendingDropUncounted,
+    /// A client whose queue is full stays connected where the policy is to disconnect it.
+    FullQueueTolerated,
+    // shard: publishing and routing
+    /// No PUBACK for a message that nobody subscribes to.
+    PubAckSkipped,
+    /// A message for a full mailbox is acknowledged and dropped; its publisher is not parked.
+    DroppedOnFullMailbox,
+    /// A topic alias keeps its first topic when it is set again.
+    AliasKept,
+    /// PUBCOMP only for identifiers that are known.
+    PubCompSkipped,
+    /// No Local is ignored where several filters match.
+    NoLocalInOverlap,
+    /// Only one Subscription Identifier where several filters match.
+    OverlapLosesIdentifier,
+    /// Where several filters match, the last one's QoS counts instead of the highest.
+    OverlapLastQos,
+    /// RETAIN stays set on live messages without Retain As Published.
+    RetainAlwaysAsPublished,
+    /// A large message overtakes the small ones batched for the same shard.
+    LargeOvertakesBatch,
+    /// Messages are accepted for mailboxes without room.
+    RoomIgnored,
+    // shard: delivery
+    /// A redelivery is sent without DUP.
+    DupForgotten,
+    /// A message is sent past those that wait in the pending queue.
+    OvertakesPending,
+    /// QoS 0 is sent past the QoS 0 that waits in the pending queue.
+    Qos0Overtakes,
+    /// A queued message is sent although it exceeds the client's Maximum Packet Size.
+    TooLargeFromQueue,
+    /// A message too large for its client is counted as expired.
+    WrongDropReason,
+    /// QoS 0 that is shed for a slow client is not counted.
+    ShedUncounted,
+    /// QoS 0 for a client that is offline is not counted as dropped.
+    OfflineUncounted,
+    /// A queued message is sent after its Message Expiry Interval.
+    ExpiredSent,
+    /// Message Expiry Interval is not passed on from the queue.
+    ExpiryNotPassedOn,
+    /// A packet with a topic alias is kept as the encoding for other subscribers.
+    AliasInSharedEncoding,
+    /// A packet with a Subscription Identifier is kept as the encoding for other subscribers.
+    IdentifierInSharedEncoding,
+    /// Sending from the queue stops at a message that was dropped.
+    StallAfterDrop,
+    /// A client that has caught up reading its answers is not read again.
+    UnreadNotWoken,
+    /// Publishers of another shard are not told that their subscriber has caught up.
+    ParkedNotWoken,
+    /// Only one of the connections that wait for room in a mailbox is woken.
+    MailWaitersForgotten,
+    // shard: subscriptions, share groups, retained messages
+    /// SUBACK before the share group's home shard routes.
+    SubAckBeforeJoined,
+    /// A share group's answer to an earlier connection completes the SUBACK of a later one.
+    JoinTicketIgnored,
+    /// A repeated SUBSCRIBE does not replace the subscription.
+    ResubscribeIgnored,
+    /// UNSUBSCRIBE leaves the entry in the index.
+    RouteLeftBehind,
+    /// The last subscriber's shard stays in the interest table.
+    InterestNotWithdrawn,
+    /// Other shards are not told of a share group's filter.
+    InterestNotAnnounced,
+    /// The subscriber that takes over a position in a filter's list is not told.
+    PlaceNotMoved,
+    /// Retain Handling 1 sends retained messages again for a known subscription.
+    SendIfNewAlways,
+    /// A message for a share group goes to its local member twice.
+    ShareTwice,
+    /// A session that ends stays a member of its share groups.
+    ShareDeadMember,
+    /// A message that a leaving member did not get goes to nobody.
+    ShareUndeliveredLost,
+    /// An empty payload does not clear the retained message.
+    RetainedNotCleared,
+    /// An older retained message stays when a newer one comes.
+    RetainedNotReplaced,
+    /// A replay ends after its first slice.
+    ReplayTruncated,
+    /// A slice for an earlier connection's replay counts for that of a later one.
+    ReplayTicketIgnored,
+    /// A replay does not wait for data mail that was there before it.
+    ReplayOvertakesMail,
+    /// A replay brings a message that is older than one sent live meanwhile.
+    ReplayStale,
+    // shard: connections, wills, time
+    /// The will is sent after an orderly DISCONNECT.
+    WillAfterDisconnect,
+    /// A takeover loses the will.
+    WillLostOnTakeover,
+    /// A will is sent when the connection ends and again when the session does.
+    WillTwice,
+    /// Will Delay Interval is ignored.
+    WillDelayIgnored,
+    /// A client that is back within the will's delay keeps it.
+    WillNotCancelled,
+    /// Sessions do not expire.
+    SessionNeverExpires,
+    /// Sessions expire after half of their time.
+    SessionExpiresEarly,
+    /// Session Expiry Interval in DISCONNECT is ignored.
+    DisconnectExpiryIgnored,
+    /// A connection that was lost on its way between shards stays counted at its listener.
+    EntranceLeaked,
+    /// The place of a closed connection is not given back.
+    SlotLeaked,
+    /// Identifiers begin anew although messages are repeated on the connection.
+    RetryForgetsIdentifiers,
+    /// A takeover drops what was in flight and pending.
+    PendingLostOnTakeover,
+    /// A client whose session is taken over is not told.
+    TakeoverUntold,
+    /// A takeover leaves the old connection open.
+    TakeoverKeepsOld,
+    /// A clean start resumes the old session.
+    CleanStartResumes,
+    /// The client's own Receive Maximum is ignored.
+    ReceiveMaximumIgnored,
+    /// A silent client stays connected.
+    KeepAliveIgnored,
+    /// A silent client is disconnected at one Keep Alive instead of one and a half.
+    KeepAliveHasty,
+    /// MQTT 3.1.1 clients stay on the shard that accepted them.
+    PlacementIgnored,
+    // mesh, topic, time
+    /// A shard that loses interest in a filter takes the other shards' bits with it.
+    InterestClearsOthers,
+    /// Control mail for a full mailbox is lost.
+    ControlLostOnFull,
+    /// A wildcard shape goes out of use with one filter left.
+    ShapeDroppedEarly,
+    /// A replay's next slice begins with the last message of the one before.
+    ReplayRepeatsCursor,
+    /// Timers fire in the tick before their deadline.
+    WheelEarly,
+}
+
+#[cfg(not(feature = "mutants"))]
+impl Mutant {
+    /// Whether this mistake is being made.
+    #[inline(always)]
+    pub const fn is_on(self) -> bool {
+        false
+    }
+}
+
+// Known to the compiler, so that the branches are gone.
+#[cfg(not(feature = "mutants"))]
+const _: () = assert!(!Mutant::WheelEarly.is_on());
+
+#[cfg(feature = "mutants")]
+mod active {
+    use super::Mutant;
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    /// The mutant's number and one; 0 for none.
+    static ACTIVE: AtomicU8 = AtomicU8::new(0);
+
+    impl Mutant {
+        /// Whether this mistake is being made.
+        #[inline]
+        pub fn is_on(self) -> bool {
+            ACTIVE.load(Ordering::Relaxed) == self as u8 + 1
+        }
+
+        /// Makes the whole process make this mistake, or none, from now on.
+        pub fn activate(mutant: Option<Mutant>) {
+            ACTIVE.store(mutant.map_or(0, |mutant| mutant as u8 + 1), Ordering::SeqCst);
+        }
+    }
+}

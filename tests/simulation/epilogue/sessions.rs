@@ -1,0 +1,142 @@
+//! Connections and sessions: keep-alive, QoS 2, expiry, takeover, redelivery.
+
+use super::*;
+
+/// [MQTT-3.1.2-22]: one and a half times Keep Alive, not less, and not much more.
+pub fn silence(world: &mut World, settings: &Settings) {
+    let mut connect = hello("e-silent", true, 0);
+    connect.keep_alive = 10;
+    let mut peer = join(world, &connect);
+    let allowed = (10_000.0 * settings.keep_alive_multiplier) as u64;
+    wait(world, allowed - 200);
+    assert!(!peer.is_closed(world), "closed within Keep Alive");
+    wait(world, 400);
+    let got = peer.take(world);
+    assert_eq!(got, [Got::Disconnect(ReasonCode::KeepAliveTimeout)], "after Keep Alive");
+    peer.end(world, End::Fin);
+    world.settle();
+}
+
+/// [MQTT-4.3.3-10 to 12]: between PUBLISH and PUBREL an identifier stands for one message, before
+/// and after for another; every PUBREL gets its PUBCOMP.
+pub fn exactly_once(world: &mut World) {
+    let mut subscriber = guest(world, "e-reader");
+    subscribe(world, &mut subscriber, Wish::new("e/2", 2));
+    let mut publisher = guest(world, "e-publisher");
+    let unknown = ReasonCode::PacketIdentifierNotFound;
+    for payload in [b"1", b"2"] {
+        publisher.publish(world, "e/2", payload, 2, 5);
+        publisher.publish(world, "e/2", payload, 2, 5);
+        publisher.ack(world, AckKind::PubRel, 5);
+        publisher.ack(world, AckKind::PubRel, 5);
+        let expected = [
+            Got::Ack(AckKind::PubRec, 5, ReasonCode::Success),
+            Got::Ack(AckKind::PubRec, 5, ReasonCode::Success),
+            Got::Ack(AckKind::PubComp, 5, ReasonCode::Success),
+            Got::Ack(AckKind::PubComp, 5, unknown),
+        ];
+        assert_eq!(publisher.take(world), expected, "the publisher's side of QoS 2");
+    }
+    assert_eq!(payloads(&read_all(world, &mut subscriber)), [b"1", b"2"], "exactly once");
+    part(world, [subscriber, publisher]);
+}
+
+/// Section 3.1.2.11.2: a session lasts as long as was agreed, not less, and not much more.
+pub fn session_end(world: &mut World) {
+    for (left, expected) in [(39_700, true), (40_300, false)] {
+        let mut peer = join(world, &hello("e-absent", true, 40));
+        peer.end(world, End::Reset);
+        world.settle();
+        wait(world, left);
+        let mut peer = Peer::connect(world, 0, &hello("e-absent", false, 0));
+        let got = peer.take(world);
+        let [Got::ConnAck { present, .. }] = got[..] else { panic!("{got:?}") };
+        assert_eq!(present, expected, "Session Present {left} ms into a session of 40 s");
+        part(world, [peer]);
+    }
+    // Section 3.14.2.2.2: DISCONNECT may change its mind.
+    let peer = join(world, &hello("e-absent", true, 40));
+    part_for_good(world, peer);
+    let mut peer = Peer::connect(world, 0, &hello("e-absent", false, 0));
+    let got = peer.take(world);
+    assert!(matches!(got[..], [Got::ConnAck { present: false, .. }]), "ended by DISCONNECT");
+    part(world, [peer]);
+}
+
+/// [MQTT-3.1.4-3]: the old connection is told and closed, the new one has the session.
+pub fn takeover(world: &mut World) {
+    let mut first = join(world, &hello("e-twin", true, 60));
+    subscribe(world, &mut first, Wish::new("e/t", 1));
+    let mut second = Peer::connect(world, 0, &hello("e-twin", false, 0));
+    let got = second.take(world);
+    assert!(matches!(got[..], [Got::ConnAck { present: true, .. }]), "{got:?}");
+    let got = first.take(world);
+    assert_eq!(got, [Got::Disconnect(ReasonCode::SessionTakenOver)], "the one taken over");
+    assert!(first.is_closed(world), "the one taken over is open");
+    first.end(world, End::Fin);
+    let mut publisher = guest(world, "e-publisher");
+    publish(world, &mut publisher, "e/t", b"m", Said { qos: 1, ..Said::default() });
+    assert_eq!(payloads(&read_all(world, &mut second)), [b"m"], "the one that took over");
+    part(world, [second, publisher]);
+}
+
+/// [MQTT-3.3.4-9, MQTT-4.4.0-1, MQTT-3.3.1-1]: the window is never wider than Receive Maximum, and
+/// what was not acknowledged comes again, in order, with DUP.
+pub fn narrow_window(world: &mut World, settings: &Settings) {
+    let connect = |clean| {
+        let mut connect = hello("e-window", clean, 60);
+        connect.properties.receive_maximum = Some(2);
+        connect
+    };
+    let mut subscriber = join(world, &connect(true));
+    subscribe(world, &mut subscriber, Wish::new("e/w", 1));
+    let mut publisher = guest(world, "e-publisher");
+    for payload in [b"1", b"2", b"3"] {
+        publish(world, &mut publisher, "e/w", payload, Said { qos: 1, ..Said::default() });
+    }
+    let width = usize::from(settings.max_inflight.min(2));
+    let first = subscriber.take(world);
+    assert_eq!(first.len(), width, "Receive Maximum: {first:?}");
+    subscriber.end(world, End::Reset);
+    world.settle();
+    let mut subscriber = Peer::connect(world, 0, &connect(false));
+    let mut again = subscriber.take(world);
+    let connack = again.remove(0);
+    assert!(matches!(connack, Got::ConnAck { present: true, .. }), "{connack:?}");
+    assert_eq!(payloads(&again), payloads(&first), "sent again");
+    for got in &again {
+        let Got::Publish { dup, id, .. } = got else { panic!("{got:?}") };
+        assert!(dup, "sent again without DUP");
+        subscriber.ack(world, AckKind::PubAck, *id);
+    }
+    let rest = payloads(&read_all(world, &mut subscriber));
+    assert_eq!(rest, [b"1", b"2", b"3"][width..], "after what was sent again");
+    part_for_good(world, subscriber);
+    part(world, [publisher]);
+}
+
+/// Where messages are repeated on a connection, the answer to a repetition does not complete
+/// another message, however late it comes.
+pub fn late_answer(world: &mut World, settings: &Settings) {
+    reload(world, Settings { retry_interval: 1000, ..settings.clone() });
+    let connect = Connect { version: Version::V311, ..hello("e-late", true, 0) };
+    let mut peer = join(world, &connect);
+    subscribe(world, &mut peer, Wish::new("e/l", 1));
+    let mut publisher = guest(world, "e-publisher");
+    let before = world.counters().inflight;
+    publish(world, &mut publisher, "e/l", b"1", Said { qos: 1, ..Said::default() });
+    wait(world, 1500);
+    let got = peer.take(world);
+    let [Got::Publish { id, dup: false, .. }, Got::Publish { dup: true, .. }] = got[..] else {
+        panic!("sent, and once more: {got:?}")
+    };
+    peer.ack(world, AckKind::PubAck, id);
+    wait(world, 6000);
+    publish(world, &mut publisher, "e/l", b"2", Said { qos: 1, ..Said::default() });
+    assert_eq!(payloads(&peer.take(world)), [b"2"]);
+    peer.ack(world, AckKind::PubAck, id);
+    world.settle();
+    assert_eq!(world.counters().inflight - before, 1, "the answer to a repetition");
+    part(world, [peer, publisher]);
+    reload(world, settings.clone());
+}
