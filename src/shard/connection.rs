@@ -93,6 +93,8 @@ pub struct Connection {
     pub paused: bool,
     /// Nothing more will come from it; its end is queued, or waits for what was held back.
     pub parting: bool,
+    /// How many reloads there had been: what it was promised is from then. Wraps.
+    pub reloads: u8,
     /// Who it is.
     pub peer: Peer,
 }
@@ -102,7 +104,7 @@ const _: () = assert!(size_of::<Option<Connection>>() <= 88);
 
 impl Connection {
     /// A connection just accepted.
-    pub fn new(listener: ListenerId, peer: Peer, now: Instant) -> Self {
+    pub fn new(listener: ListenerId, peer: Peer, now: Instant, reloads: u8) -> Self {
         Connection {
             stage: Stage::Entry,
             output: None,
@@ -115,6 +117,7 @@ impl Connection {
             holds: Holds::default(),
             paused: false,
             parting: false,
+            reloads,
             peer,
         }
     }

@@ -33,6 +33,7 @@ mod timers;
 pub use audit::{Audit, Subscribed};
 pub use outbox::Outbox;
 pub use placement::home_of;
+use settings::Promised;
 pub use settings::Settings;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
@@ -123,6 +124,9 @@ pub struct Shard {
     next_cookie: u64,
     assigned: u64,
     draining: bool,
+    /// How often the settings changed, and the widest of what clients were told before.
+    reloads: u8,
+    promised: Option<Promised>,
 }
 
 /// Clients whose mail came before their socket, and sockets that came before the mail.
@@ -182,6 +186,8 @@ impl Shard {
             next_cookie: 0,
             assigned: 0,
             draining: false,
+            reloads: 0,
+            promised: None,
             shared,
         };
         shard.arm_housekeeping();
@@ -218,8 +224,21 @@ impl Shard {
 
     /// New settings; connections and sessions that exist keep what was agreed with them.
     pub fn reload(&mut self, settings: Arc<Settings>) {
+        let before = Promised::of(&self.settings);
+        self.promised = Some(self.promised.map_or(before, |promised| promised.widest(before)));
+        self.reloads = self.reloads.wrapping_add(1);
         self.settings = settings;
         self.arm_housekeeping();
+    }
+
+    /// What the client was told that it may send. Who came before a reload may go on as it was.
+    #[inline]
+    fn promised(&self, socket: SocketId) -> Promised {
+        let earlier = |promised: &Promised| {
+            let connection = self.connections.get(socket.0)?;
+            (connection.reloads != self.reloads).then_some(*promised)
+        };
+        self.promised.as_ref().and_then(earlier).unwrap_or_else(|| Promised::of(&self.settings))
     }
 
     /// The driver accepted a connection.

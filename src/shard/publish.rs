@@ -3,6 +3,7 @@
 use super::Shard;
 use super::connection::Holds;
 use super::receive::Flow;
+use super::settings::Promised;
 use crate::ids::SocketId;
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
@@ -40,12 +41,13 @@ impl Shard {
         version: Version,
         publish: &Publish<'_>,
     ) -> Result<Flow, Violation> {
-        self.check_publish(publish)?;
+        let promised = self.promised(socket);
+        check_publish(publish, &promised)?;
         if self.outbox.is_congested() {
             return Ok(Flow::Hold(Holds::MAIL));
         }
         if let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.id) {
-            let limit = self.settings.receive_maximum;
+            let limit = promised.receive_maximum;
             let arrival = self
                 .sessions
                 .get(index)
@@ -81,19 +83,6 @@ impl Shard {
         outcome
     }
 
-    fn check_publish(&self, publish: &Publish<'_>) -> Result<(), Violation> {
-        if publish.qos as u8 > self.settings.max_qos {
-            return Err(QOS); // [MQTT-3.2.2-11]
-        }
-        if publish.retain && !self.settings.retain {
-            return Err(RETAIN); // [MQTT-3.2.2-14]
-        }
-        if !publish.properties.subscription_ids.is_empty() {
-            return Err(SUBSCRIPTION_ID); // [MQTT-3.3.4-6]
-        }
-        Ok(())
-    }
-
     /// Writes the topic name into `name`: mountpoint, alias resolved [MQTT-3.3.2-8 to 12]. Returns
     /// the length of the mountpoint.
     fn resolve_topic(
@@ -112,7 +101,7 @@ impl Shard {
             name.push_str(publish.topic);
             return Ok(mounted);
         };
-        if alias == 0 || alias > self.settings.max_topic_alias {
+        if alias == 0 || alias > self.promised(socket).max_topic_alias {
             return Err(ALIAS);
         }
         let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(mounted) };
@@ -236,4 +225,17 @@ impl Shard {
             }
         }
     }
+}
+
+fn check_publish(publish: &Publish<'_>, promised: &Promised) -> Result<(), Violation> {
+    if publish.qos as u8 > promised.max_qos {
+        return Err(QOS); // [MQTT-3.2.2-11]
+    }
+    if publish.retain && !promised.retain {
+        return Err(RETAIN); // [MQTT-3.2.2-14]
+    }
+    if !publish.properties.subscription_ids.is_empty() {
+        return Err(SUBSCRIPTION_ID); // [MQTT-3.3.4-6]
+    }
+    Ok(())
 }

@@ -81,7 +81,7 @@ impl Shard {
     fn process(&mut self, socket: SocketId, index: u32, bytes: &[u8]) -> usize {
         let Some(session) = self.sessions.get(index) else { return bytes.len() };
         let version = session.version;
-        let max = self.settings.max_packet_size;
+        let max = self.promised(socket).max_packet_size;
         let mut used = 0;
         while used < bytes.len() {
             if !self.connections.get(socket.0).is_some_and(|connection| {

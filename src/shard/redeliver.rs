@@ -13,7 +13,8 @@ impl Shard {
     /// Sends again, in order, what was unacknowledged when the last connection ended
     /// [MQTT-4.4.0-1], then what waits.
     pub(super) fn resume_deliveries(&mut self, index: u32) {
-        if self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
+        if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) {
+            flow.inbound.begin_connection();
             self.use_flow(index);
         }
         self.send_again(index);

@@ -319,3 +319,36 @@ fn a_reload_that_ends_aliases_leaves_room_for_those_in_use() {
     assert_eq!(longest, Some(31), "{bytes} bytes");
     fine(&world);
 }
+
+#[test]
+fn a_reload_takes_nothing_back_that_a_client_was_promised() {
+    let mut world = world(2, roomy());
+    let mut old = Peer::connect(&mut world, 0, &hello("old", true, 0));
+    let mut reader = Peer::connect(&mut world, 1, &hello("reader", true, 0));
+    reader.subscribe(&mut world, 1, "t", 0);
+    old.take(&mut world);
+    reader.take(&mut world);
+    let less =
+        Settings { max_packet_size: 100, max_qos: 0, retain: false, receive_maximum: 1, ..roomy() };
+    // Twice: what was promised before the first still holds after the second.
+    world.order(&Order::Reload(Arc::new(less.clone())));
+    world.order(&Order::Reload(Arc::new(less)));
+    old.publish(&mut world, "t", &[b'a'; 500], 2, 1);
+    old.publish(&mut world, "t", &[b'b'; 500], 2, 2);
+    old.publish_as(&mut world, "t", b"c", 0, 0, true);
+    assert_eq!(old.take(&mut world).len(), 2, "two PUBREC");
+    assert_eq!(reader.payloads(&mut world).len(), 3);
+    for (payload, qos, retain, reason) in [
+        (vec![b'a'; 500], 0, false, ReasonCode::PacketTooLarge),
+        (vec![b'a'], 1, false, ReasonCode::QosNotSupported),
+        (vec![b'a'], 0, true, ReasonCode::RetainNotSupported),
+    ] {
+        let mut new = Peer::connect(&mut world, 0, &hello("new", true, 0));
+        new.take(&mut world);
+        new.publish_as(&mut world, "t", &payload, qos, 1, retain);
+        assert_eq!(new.take(&mut world), [Got::Disconnect(reason)]);
+        new.end(&mut world, End::Fin);
+        world.settle();
+    }
+    fine(&world);
+}
