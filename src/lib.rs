@@ -53,7 +53,7 @@
 //!   gives events with lines.
 //! - **Spinning before parking** is done only while it pays: with work every 100 µs a spin of 20 µs
 //!   never meets any and costs a fifth of the core.
-//! - **Between spin and glommio's park** a core dozes in its own ring's wait (at most 2 ms):
+//! - **Between spin and glommio's park** a core dozes in its own ring's wait (2 to 20 ms):
 //!   through glommio each wake-up costs several system calls more.
 //! - **Transparent huge pages are off**: the allocator's size classes were rounded up to 2 MiB
 //!   (15,000 idle clients: 600 bytes each with, 391 without).

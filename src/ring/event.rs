@@ -22,6 +22,9 @@ pub struct SocketRingConfig {
     pub buffers_posted: u32,
     /// How long `idle` looks for work before it sleeps. Zero: sleep at once.
     pub spin: Duration,
+    /// How long a core with rare events dozes at a time, three times before it parks. Bounds how
+    /// late glommio's own timers may run.
+    pub long_doze: Duration,
     /// How long a dozing core lets events gather before it wakes. Zero: it wakes for each. Needs
     /// Linux 6.12.
     pub coalesce: Duration,
@@ -44,6 +47,7 @@ impl Default for SocketRingConfig {
             buffer_size: 2048,
             buffers_posted: 256,
             spin: Duration::from_micros(20),
+            long_doze: Duration::from_millis(20),
             coalesce: Duration::ZERO,
             accepts_in_flight: 64,
             submissions: 1024,

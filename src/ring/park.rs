@@ -15,9 +15,9 @@
 //!
 //! Before a park, the rings are first made to write the eventfd and then entered once more without
 //! waiting. Work that the kernel had queued before that entry is run by it and seen by the look
-//! after it; work queued later finds the signal switched on. Before a doze, secondary rings are
-//! only looked at through shared memory; on weakly ordered CPUs that look may miss one, for as
-//! long as a doze lasts (2 ms).
+//! after it; work queued later finds the signal switched on. A long doze does the same. Before a
+//! short one, secondary rings are only looked at through shared memory; on weakly ordered CPUs that
+//! look may miss one, for as long as it lasts (2 ms).
 use super::driver::Driver;
 use super::flag::ParkFlag;
 use super::glommio_wait;
@@ -26,7 +26,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest doze: bounds how late glommio's own timers may run.
+/// A doze while events are frequent. While they are not, it is `long_doze`: clients that ping every
+/// few milliseconds in all would otherwise cost two time-outs for each ping.
 const DOZE: Duration = Duration::from_millis(2);
 /// Empty dozes before parking.
 const DOZES: u32 = 3;
@@ -107,17 +108,19 @@ impl Luck {
 /// How long nothing has happened.
 pub(super) struct Quiet {
     dozes: u32,
+    /// The last doze lasted longer than a short one may.
+    sparse: bool,
     since: Option<Instant>,
     tidied: bool,
 }
 
 impl Quiet {
     pub(super) fn new() -> Self {
-        Quiet { dozes: 0, since: None, tidied: false }
+        Quiet { dozes: 0, sparse: false, since: None, tidied: false }
     }
 
     pub(super) fn disturbed(&mut self) {
-        *self = Quiet::new();
+        *self = Quiet { sparse: self.sparse, ..Quiet::new() };
     }
 }
 
@@ -143,8 +146,13 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
                 }
             }
             while self.quiet.dozes < DOZES {
-                let Some(limit) = left(until, DOZE) else { return };
-                if self.doze(limit, &mut recheck) {
+                let frequent = self.quiet.dozes == 0 && !self.quiet.sparse;
+                let most = if frequent { DOZE } else { self.config.long_doze };
+                let Some(limit) = left(until, most) else { return };
+                let since = Instant::now();
+                let found = self.doze(limit, &mut recheck);
+                self.quiet.sparse = since.elapsed() >= DOZE;
+                if found {
                     return;
                 }
                 self.quiet.dozes += 1;
@@ -192,6 +200,12 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         }
         if self.rings.len() > 1 {
             fence(Ordering::SeqCst);
+        }
+        if limit > DOZE {
+            // Too long to miss anything for, see above.
+            for ring in &mut self.rings[1..] {
+                let _ = ring.enter(0, None);
+            }
         }
         if !self.has_work(recheck) {
             self.counts.dozes += 1;

@@ -17,6 +17,8 @@ pub fn config() -> SocketRingConfig {
         buffer_count: 512,
         buffers_posted: 64,
         linger: Duration::from_millis(300),
+        // The tests want to park soon and often.
+        long_doze: Duration::from_millis(2),
         ..SocketRingConfig::default()
     }
 }

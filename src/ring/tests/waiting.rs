@@ -123,6 +123,18 @@ fn traffic_on_secondary_rings_wakes_a_parked_core() {
 }
 
 #[test]
+fn traffic_on_secondary_rings_wakes_a_core_from_long_dozes() {
+    let long_doze = Duration::from_millis(500);
+    let settings =
+        SocketRingConfig { sockets_per_ring: 16, accepts_in_flight: 8, long_doze, ..config() };
+    let start = Instant::now();
+    let counts = sparse_echo(settings, 60, 30);
+    // A wake-up that is lost costs half a second.
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}, {counts:?}", start.elapsed());
+    assert!(counts.parks == 0 && counts.dozes > 30, "{counts:?}");
+}
+
+#[test]
 fn a_socket_that_arrives_wakes_a_parked_core() {
     const ROUNDS: usize = 30;
     let (send, receive) = mpsc::channel();
