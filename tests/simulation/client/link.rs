@@ -168,7 +168,8 @@ impl Client {
             true => self.parting.online,
             false => by_client && live,
         };
-        let parted = orderly && online && self.loose.is_empty() && self.keep_alive == 0;
+        let alone = self.parting.alone && self.loose.is_empty();
+        let parted = orderly && online && alone && self.keep_alive == 0;
         let certain = parted && !run.harsh && !run.draining;
         let since = if leaving { self.parting.at } else { world.now };
         if let Some(expiry) = self.parting.expiry.filter(|_| leaving) {

@@ -126,6 +126,8 @@ struct Parting {
     at: u64,
     /// The broker had the client connected then.
     online: bool,
+    /// No other connection spoke, or might come to speak, for the client then.
+    alone: bool,
     /// Reason code 0x04.
     with_will: bool,
     expiry: Option<u32>,

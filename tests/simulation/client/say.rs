@@ -20,7 +20,9 @@ impl Client {
         let expiry = (v5 && self.expiry > 0 && run.rng.chance(300))
             .then(|| expiries[run.rng.below(expiries.len())]);
         let online = self.conn.is_some_and(|conn| world.is_live(conn));
-        self.parting = Parting { at: world.now, online, with_will, expiry };
+        // A CONNECT that is still on its way may take over before this DISCONNECT is read.
+        let alone = self.is_alone(world);
+        self.parting = Parting { at: world.now, online, alone, with_will, expiry };
         self.stage = Stage::Leaving;
         let reason = if with_will { ReasonCode::DisconnectWithWill } else { ReasonCode::Success };
         self.write(|out, version| {
