@@ -134,6 +134,10 @@ impl Client {
     fn doubt(&mut self, conn: usize, clean: bool) {
         self.loose.push((conn, clean));
         self.unanswered = true;
+        if self.is_v5() {
+            // If it does, the session lasts as long after it as this CONNECT says.
+            self.granted.0 = self.granted.0.min(self.expiry);
+        }
         for will in &mut self.wills {
             if let Fate::Delayed(_) = will.fate {
                 will.fate = Fate::Either;
