@@ -40,7 +40,8 @@ pub fn group_with_a_leaver(world: &mut World) {
     subscribe(world, &mut member, Wish::new(&group, 1));
     let mut publisher = join_at(world, 1, &hello(&other, true, 0));
     subscribe(world, &mut publisher, Wish::new(&group, 1));
-    for number in 1..=6 {
+    // No more than the shortest queue holds.
+    for number in 1..=4 {
         publisher.publish(world, "e/l", &[b'0' + number as u8], 1, number);
     }
     for _ in 0..5 {
@@ -56,7 +57,7 @@ pub fn group_with_a_leaver(world: &mut World) {
         got.extend(payloads(&read_all(world, &mut publisher)));
     }
     got.sort();
-    let expected: Vec<Vec<u8>> = (b'1'..=b'6').map(|n| vec![n]).collect();
+    let expected: Vec<Vec<u8>> = (b'1'..=b'4').map(|n| vec![n]).collect();
     assert_eq!(got, expected, "each message goes to one member");
     part(world, [publisher]);
     member.end(world, End::Reset);
