@@ -78,7 +78,6 @@ struct Segment {
 
 /// From keys to sets of shards.
 pub(super) struct Map {
-    // Dropped last: until then guards may be held.
     segments: Box<[Segment]>,
     collector: Collector,
 }
