@@ -198,7 +198,8 @@ impl Client {
         let ends: Vec<_> = all.map(|&conn| world.conns[conn].ended_at).collect();
         let ended = ends.iter().flatten().max().copied();
         let full = if self.is_v5() { granted } else { run.session_expiry_v3 };
-        let most = if self.ghosts.is_empty() { most } else { most.max(full) };
+        let others = !self.ghosts.is_empty() || std::mem::take(&mut self.ended);
+        let most = if others { most.max(full) } else { most };
         let over = ended.is_some_and(|at| self.began_at >= at + u64::from(most) * 1000);
         let alone = !self.unanswered && ends.iter().all(Option::is_some);
         if self.clean {

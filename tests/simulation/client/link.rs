@@ -167,6 +167,7 @@ impl Client {
             return;
         }
         self.losses += usize::from(!run.draining);
+        self.ended |= !by_client && !leaving;
         // The broker may have ended it before, and the client had not read that far.
         let online = match leaving {
             true => self.parting.online,

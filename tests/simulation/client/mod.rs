@@ -159,6 +159,9 @@ pub struct Client {
     pub ghosts: Vec<ConnId>,
     /// Connections whose CONNECT may still be acted on, and whether it asks for a clean start.
     loose: Vec<(ConnId, bool)>,
+    /// The broker ended the last connection: an earlier CONNECT may have taken over, with an expiry
+    /// that a clean start has not.
+    ended: bool,
     /// The last connection that was up.
     last_conn: Option<ConnId>,
     /// When CONNECT was written, in milliseconds.
@@ -290,6 +293,7 @@ impl Client {
             conn: None,
             ghosts: Vec::new(),
             loose: Vec::new(),
+            ended: false,
             last_conn: None,
             began_at: 0,
             up_since: 0,
