@@ -116,6 +116,11 @@ impl Shard {
                     break;
                 }
                 Err(violation) => {
+                    // Whatever a second CONNECT says [MQTT-3.1.0-2]: what is wrong in it has reason
+                    // codes that only a CONNACK may carry.
+                    let second = rest[0] >> 4 == 1
+                        && violation.reason == ReasonCode::UnsupportedProtocolVersion;
+                    let violation = if second { SECOND_CONNECT } else { violation };
                     self.disconnect(socket, Cause::Violation(violation));
                 }
             }
