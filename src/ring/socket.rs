@@ -95,24 +95,33 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             return;
         }
         slot.flags &= !WANT;
-        slot.flags |= CLOSING | CLOSE_SENT;
-        let (ring, sending) = (slot.ring as usize, slot.flags & SENDING != 0);
-        let fixed = types::Fixed(slot.table);
-        let close = tag::tag(Kind::Close, slot.generation, socket.0);
+        slot.flags |= CLOSING;
+        let (ring, flags) = (slot.ring as usize, slot.flags);
         let send = tag::tag(Kind::Send, slot.generation, socket.0);
         // Each operation is cancelled by its tag, which the kernel finds by hash. Cancelling
         // whatever uses the descriptor would have it look through every request of the ring:
         // half a millisecond per close with 20,000 sockets (measured).
         self.cancel_receive(socket);
-        let ring = &mut self.rings[ring];
-        if sending {
+        if flags & SENDING != 0 {
             let entry = opcode::AsyncCancel2::new(types::CancelBuilder::user_data(send))
                 .build()
                 .flags(squeue::Flags::SKIP_SUCCESS)
                 .user_data(tag::tag(Kind::Ignored, 0, 0));
-            ring.push(entry);
+            self.rings[ring].push(entry);
         }
-        ring.push(opcode::Close::new(fixed).build().user_data(close));
+        if flags & SHUTTING == 0 {
+            self.close_descriptor(socket);
+        }
+    }
+
+    /// Gives the table entry back. Not while a shutdown is in flight: the kernel does that on a
+    /// thread of its own and looks the entry up only there, when it may be another socket's.
+    fn close_descriptor(&mut self, socket: SocketId) {
+        let Some(slot) = self.slots.get(socket) else { return };
+        slot.flags |= CLOSE_SENT;
+        let close = tag::tag(Kind::Close, slot.generation, socket.0);
+        let entry = opcode::Close::new(types::Fixed(slot.table)).build().user_data(close);
+        self.rings[slot.ring as usize].push(entry);
     }
 
     /// Starts the wanted receive unless one is in flight or something speaks against it.
@@ -324,7 +333,9 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     ) {
         let Some(slot) = self.slots.get_current(socket, generation) else { return };
         slot.flags &= !SHUTTING;
-        if result < 0 {
+        if slot.flags & CLOSING != 0 {
+            self.close_descriptor(socket);
+        } else if result < 0 {
             self.close(socket);
         }
         self.finish_if_done(socket, handler);

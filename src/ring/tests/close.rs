@@ -160,6 +160,44 @@ fn dropping_a_driver_with_everything_in_flight_closes_its_sockets() {
     assert!(all.len() < 16 << 20);
 }
 
+/// The peer of an orderly close goes at the same moment, and the next connection comes: it gets the
+/// table entry, which a shutdown still under way must not mean any more.
+#[test]
+fn an_orderly_close_ends_nobody_else() {
+    const ROUNDS: usize = 3000;
+    let (mut ring, address) = open(config());
+    let clients = thread::spawn(move || {
+        for round in 0..ROUNDS {
+            let mut leaving = connect(address);
+            set_linger_zero(&leaving);
+            leaving.write_all(b"q").unwrap();
+            leaving.read_exact(&mut [0]).unwrap();
+            drop(leaving);
+            let mut staying = connect(address);
+            set_linger_zero(&staying);
+            for _ in 0..3 {
+                staying.write_all(b"x").unwrap();
+                staying.read_exact(&mut [0]).unwrap_or_else(|e| panic!("round {round}: {e}"));
+            }
+        }
+    });
+    let mut echo = Echo::default();
+    let by_us = |echo: &mut Echo, ring: &mut Ring, event: Happened<'_>| {
+        let leaving = match event {
+            Event::Received { socket, bytes: b"q" } => Some(socket),
+            _ => None,
+        };
+        echo.handle(ring, event);
+        if let Some(socket) = leaving {
+            ring.shutdown_then_close(socket);
+        }
+    };
+    run(&mut ring, &mut echo, by_us, |echo, _| {
+        echo.closed == 2 * ROUNDS || clients.is_finished() && echo.sockets.is_empty()
+    });
+    clients.join().unwrap();
+}
+
 /// Connections opened and closed in batches; each sends a little and half are closed by us first.
 fn churn(total: usize, batch: usize) {
     let mut settings = config();
