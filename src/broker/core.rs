@@ -241,6 +241,7 @@ impl Running {
                 // Every two seconds: often enough for $SYS.
                 Command::Ping => {
                     self.measure(driver);
+                    driver.keep_house();
                     self.tide.turn(self.shard.population());
                 }
                 Command::Figures(question) => {
