@@ -41,8 +41,8 @@ impl Memory {
         Ok(Memory { start, length })
     }
 
-    /// Gives the pages back that lie wholly within `range`, in bytes; they read as zero when touched
-    /// again. Their content is not needed: the caller says so.
+    /// Gives the pages back that lie wholly within `range`, in bytes; touched again they read as
+    /// zero. Their content is not needed: the caller says so.
     fn forget(&self, range: std::ops::Range<usize>) {
         let (from, to) = (range.start.next_multiple_of(PAGE), range.end.min(self.length));
         let length = to.saturating_sub(from) / PAGE * PAGE;

@@ -62,10 +62,14 @@ fn taker(
                 }
                 event => state.0.handle(ring, event),
             };
+        let mut closed_rings = 0;
         run(&mut ring, &mut state, handler, |state, ring| {
+            let rings = ring.counts().rings;
             upkeep.then(|| ring.keep_house());
+            closed_rings += rings - ring.counts().rings;
             state.0.closed == total
         });
+        assert_eq!(closed_rings > 0, upkeep);
         (ring.counts(), state.1)
     });
     let (port, doorbell) = receive.recv().unwrap();
@@ -124,7 +128,6 @@ fn sockets_go_on_arriving_while_rings_close() {
     let settings = SocketRingConfig { sockets_per_ring: 24, ..config() };
     let (_, counts) = hand_over(6000, settings, 150, true);
     assert_eq!(counts.arrived, 6000);
-    assert!(counts.rings < 7, "{counts:?}");
 }
 
 #[test]

@@ -47,15 +47,15 @@ fn rings_that_a_crowd_needed_are_closed_when_it_has_gone_and_opened_for_the_next
         assert!(ring.counts().rings >= 8, "rings with sockets stay");
         drop(clients);
         run(&mut ring, &mut echo, Echo::handle, |echo, _| echo.closed == 500 * round);
+        let enters = ring.counts().enters;
         settle(&mut ring, &mut echo, 1);
+        assert!(ring.counts().enters >= enters, "the figures of closed rings still count");
         // A reserve of buffers was made for the further rings; none is lost.
         let (now, mut then) = (at_rest(&ring), before);
         then[2] = now[2];
         assert_eq!(now, then);
         assert!(now[2] >= before[2] && now[2] <= before[2] + 12 * 16, "{now:?}");
     }
-    let enters = ring.counts().enters;
-    assert!(enters > 1500, "the figures of closed rings still count: {enters}");
 }
 
 #[test]
