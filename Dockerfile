@@ -18,9 +18,9 @@ ARG DEBIAN_VERSION=12.11
 
 FROM rust:${RUST_VERSION}-slim-bookworm AS build
 WORKDIR /build
-# mimalloc is compiled from C.
+# C: mimalloc, and glommio's liburing, whose build script also wants to find a program `git`.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev make \
+    && apt-get install --yes --no-install-recommends gcc git libc6-dev make \
     && rm -rf /var/lib/apt/lists/*
 COPY Cargo.toml Cargo.lock ./
 COPY bench bench

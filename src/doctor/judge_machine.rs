@@ -44,26 +44,33 @@ pub(super) fn memory(facts: &Facts, need: &Need, holds: Option<u64>) -> Finding 
 }
 
 pub(super) fn cpu(facts: &Facts, need: &Need) -> Finding {
-    let cpus = facts.cpus.len().max(1);
+    if facts.cpus.is_empty() {
+        let needed = "a CPU per shard, no quota";
+        return Finding::new("cpu", Severity::Note, "unreadable", needed);
+    }
+    let cpus = counted(facts.cpus.len() as u64, "CPU");
+    let shards = counted(need.shards, "shard");
     let Some(quota) = facts.cgroup.cpu_quota else {
-        let needed = format!("{} shards, no quota", need.shards);
-        return Finding::new("cpu", Severity::Fine, format!("{cpus} CPUs"), needed);
+        return Finding::new("cpu", Severity::Fine, cpus, format!("{shards}, no quota"));
     };
-    let found = format!("{cpus} CPUs, a quota of {quota:.2}");
+    let found = format!("{cpus}, a quota of {quota:.2}");
     if quota + 0.005 >= need.shards as f64 {
-        let needed = format!("{} shards within the quota", need.shards);
+        let needed = format!("{shards} within the quota");
         return Finding::new("cpu", Severity::Fine, found, needed);
     }
     let needed = format!(
-        "a quota of {0} for {0} shards: a shard that is throttled stalls all its clients",
+        "a quota of {} for {shards}: a shard that is throttled stalls all its clients",
         need.shards
     );
+    // Those it has: the first CPUs of the host may be another container's.
+    let first = &facts.cpus[..facts.cpus.len().min(need.shards as usize)];
+    let fewer = if need.shards > 1 { "; or `cores` with fewer entries" } else { "" };
     Finding::new("cpu", Severity::Warning, found, needed).fixed_by(Fix::either(
         format!("CPUQuota={}% in the unit, or none", need.shards * 100),
         format!(
-            "docker run --cpuset-cpus 0-{last} instead of --cpus; Kubernetes: a whole number in \
-             resources.limits.cpu with the static CPU manager; or `cores` with fewer entries",
-            last = need.shards - 1
+            "docker run --cpuset-cpus {} instead of --cpus; Kubernetes: a whole number in \
+             resources.limits.cpu with the static CPU manager{fewer}",
+            ranges(first)
         ),
     ))
 }
@@ -150,6 +157,11 @@ pub(super) fn max_connections(_: &Facts, need: &Need) -> Finding {
         }
         _ => Finding::new(check, Severity::Fine, count(most), "the configured limit"),
     }
+}
+
+/// `1 shard`, `2 shards`.
+fn counted(number: u64, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
 /// `0-3,8`.

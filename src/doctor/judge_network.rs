@@ -30,7 +30,8 @@ fn setting(facts: &Facts, name: &str, value: &str, scope: Scope) -> Fix {
             host,
             format!("docker run --sysctl {quoted} (Kubernetes: securityContext.sysctls)"),
         ),
-        // With the host's network the host's value counts, and no engine sets it.
+        // With the host's network the host's value counts, and no engine sets it. An unseen network
+        // is taken for that.
         _ => Fix::host(host),
     }
 }
@@ -207,6 +208,10 @@ pub(super) fn network(facts: &Facts, _: &Need) -> Finding {
             "docker run --network host; compose: network_mode: host; Kubernetes: hostNetwork: \
              true; ECS: \"networkMode\": \"host\"",
         )),
+        (_, Network::Unseen) => {
+            let needed = "/sys of this network: whether it is the host's own cannot be told";
+            Finding::new("network", Severity::Note, found, needed)
+        }
         (Some(_), Network::Loopback) => {
             Finding::new("network", Severity::Note, found, "no client outside can connect")
         }

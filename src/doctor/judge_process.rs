@@ -56,6 +56,20 @@ pub(super) fn kernel(facts: &Facts, _: &Need) -> Finding {
     }
 }
 
+pub(super) fn proc(facts: &Facts, need: &Need) -> Finding {
+    let needed = "/proc: without it neither limits nor memory can be seen, here or by the broker";
+    if facts.proc {
+        return Finding::new("proc", Severity::Fine, "readable", needed);
+    }
+    // The broker starts without; only, nobody can promise that it holds so many.
+    let severity = if need.clients.is_some() { Severity::Blocker } else { Severity::Warning };
+    Finding::new("proc", severity, "unreadable", needed).fixed_by(Fix::either(
+        "mount -t proc proc /proc, in a chroot on its own /proc; in a systemd unit MountAPIVFS=yes \
+         where RootDirectory= is set",
+        "every engine mounts /proc; let it",
+    ))
+}
+
 pub(super) fn io_uring(facts: &Facts, trial: &RingTrial) -> Finding {
     let blocked = |found: String, needed: &str, fix: Fix| {
         Finding::new("io_uring", Severity::Blocker, found, needed).fixed_by(fix)

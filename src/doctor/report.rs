@@ -26,8 +26,12 @@ impl Report {
         self.findings.iter().all(|finding| finding.severity < Severity::Blocker)
     }
 
-    /// How many clients this host holds: zero while something keeps the broker from starting.
+    /// How many clients this host holds: zero while something keeps the broker from starting, and
+    /// where nobody can tell.
     pub fn clients(&self) -> u64 {
+        if self.facts.memory_left().is_none() {
+            return 0;
+        }
         let counted = |finding: &&Finding| {
             let bound = self.bounds.iter().any(|bound| bound.check == finding.check);
             finding.severity == Severity::Blocker && !bound
@@ -109,17 +113,24 @@ impl Report {
 
     fn headline(&self) -> String {
         let release = self.facts.kernel.as_ref().map_or("?", |(release, _)| release.as_str());
-        let shards = self.need.shards;
+        let shards = match self.need.shards {
+            1 => "1 shard".to_owned(),
+            more => format!("{more} shards"),
+        };
         let asked = match self.need.clients {
             Some(clients) => format!("{} clients", count(clients)),
             None => "as many clients as fit".to_owned(),
         };
-        format!("RingMQ doctor: Linux {release}, {shards} shards, {asked}")
+        format!("RingMQ doctor: Linux {release}, {shards}, {asked}")
     }
 
     fn verdict(&self) -> String {
         let (rate, configured) = self.connect_rate;
-        let mut text = format!("This host holds {} idle clients", count(self.clients()));
+        let mut text = match self.facts.memory_left() {
+            Some(_) => format!("This host holds {} idle clients", count(self.clients())),
+            None => "How many clients this host holds cannot be told: its memory is unreadable"
+                .to_owned(),
+        };
         if let Some(first) = self.bounds.first().filter(|_| self.clients() > 0) {
             let source = if configured { "as configured" } else { "assumed" };
             text += &format!(

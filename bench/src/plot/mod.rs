@@ -112,7 +112,7 @@ fn course(title: &str, series: &Value) -> Picture {
             lines: vec![
                 ("broker", column("cpu_percent")),
                 ("generator", column("generator_percent")),
-                ("broker had none", column("waited_percent")),
+                ("broker waiting", column("waited_percent")),
             ],
         },
         Panel {
@@ -133,7 +133,7 @@ fn draw(title: &str, at: &[f64], panels: &[Panel], phases: &[(f64, &str)]) -> Pi
     let drawn: Vec<&Panel> = panels.iter().filter(|p| top_of(p) > 0.0).collect();
     let end = at.last().copied().unwrap_or(1.0).max(1.0);
     let x = |seconds: f64| LEFT + seconds / end * (WIDTH - LEFT - RIGHT);
-    let height = TOP + drawn.len() as f64 * (PANEL + GAP) + 6.0;
+    let height = TOP + drawn.len() as f64 * (PANEL + GAP) - 14.0;
     let mut out = Picture { width: WIDTH, height, marks: Vec::new() };
     write(&mut out, (LEFT, 20.0), Anchor::Start, 15.0, INK, title.to_owned());
     for (index, panel) in drawn.iter().enumerate() {
@@ -163,14 +163,14 @@ fn draw(title: &str, at: &[f64], panels: &[Panel], phases: &[(f64, &str)]) -> Pi
     out
 }
 
-/// Names beside one another where they fit, in a second row otherwise.
+/// Names beside one another where they fit, in a second row below otherwise.
 fn name_phases(out: &mut Picture, y0: f64, phases: &[(f64, &str)], x: &impl Fn(f64) -> f64) {
-    let mut written_to = [LEFT + width_of("clients", 12.0) + 8.0, 0.0];
+    let mut written_to = [0.0, LEFT + width_of("clients", 12.0) + 8.0];
     for (seconds, name) in phases {
         let place = x(*seconds) + 2.0;
         let Some(row) = (0..2).find(|row| place >= written_to[*row]) else { continue };
         written_to[row] = place + width_of(name, 10.0) + 6.0;
-        let base = y0 - 6.0 - row as f64 * 12.0;
+        let base = y0 - 18.0 + row as f64 * 12.0;
         write(out, (place, base), Anchor::Start, 10.0, FAINT_INK, (*name).to_owned());
     }
 }
