@@ -191,6 +191,43 @@ fn a_small_control_group_is_named() {
     assert!(table.contains("the first limit is memory"), "{table}");
 }
 
+/// In a mount namespace of its own, where the file systems at these places are empty.
+fn hidden(places: &[&std::ffi::CStr], words: &str) -> Option<Output> {
+    let places: Vec<std::ffi::CString> = places.iter().map(|place| (*place).to_owned()).collect();
+    let mut command = ringmq(words);
+    // SAFETY: only system calls on memory made before the fork.
+    unsafe {
+        command.pre_exec(move || {
+            let (none, empty) = (c"none".as_ptr(), std::ptr::null());
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            let mut done = libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(none, c"/".as_ptr(), none, private, empty) == 0;
+            for place in &places {
+                let kind = c"tmpfs".as_ptr();
+                done = done && libc::mount(none, place.as_ptr(), kind, 0, empty) == 0;
+            }
+            if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+        });
+    }
+    command.output().ok()
+}
+
+#[test]
+fn without_proc_or_sys_nothing_is_promised_that_cannot_be_seen() {
+    let Some(output) = hidden(&[c"/proc"], "doctor --connections 1000") else {
+        eprintln!("skipped: no mount namespace here (src/doctor/tests.rs judges such a tree)");
+        return;
+    };
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{table}");
+    assert!(lines_of(&table, "proc").contains("mount -t proc"), "{table}");
+    assert!(table.contains("cannot be told") && table.contains("Not ready: proc."), "{table}");
+    let output = hidden(&[c"/sys"], "doctor --connections 1000").expect("as before");
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{table}");
+    assert!(lines_of(&table, "network").starts_with("note"), "{table}");
+}
+
 #[test]
 fn a_filter_on_io_uring_is_named() {
     for errno in [libc::EPERM, libc::ENOSYS] {

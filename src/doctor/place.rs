@@ -29,6 +29,13 @@ pub enum Engine {
     Other,
 }
 
+impl Place {
+    /// The program that a fix for a container is given to.
+    pub(super) fn program(&self) -> &'static str {
+        if self.container == Some(Engine::Podman) { "podman" } else { "docker" }
+    }
+}
+
 impl Engine {
     /// Its name.
     pub fn name(self) -> &'static str {

@@ -113,10 +113,7 @@ impl Report {
 
     fn headline(&self) -> String {
         let release = self.facts.kernel.as_ref().map_or("?", |(release, _)| release.as_str());
-        let shards = match self.need.shards {
-            1 => "1 shard".to_owned(),
-            more => format!("{more} shards"),
-        };
+        let shards = counted(self.need.shards, "shard");
         let asked = match self.need.clients {
             Some(clients) => format!("{} clients", count(clients)),
             None => "as many clients as fit".to_owned(),
@@ -244,6 +241,11 @@ pub(super) fn count(number: u64) -> String {
     out
 }
 
+/// `1 shard`, `2 shards`.
+pub(super) fn counted(number: u64, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A size with its unit.
 pub(super) fn bytes(number: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -253,7 +255,8 @@ pub(super) fn bytes(number: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    let whole = value.fract() < 0.05 || unit == 0;
+    value = (value * 10.0).round() / 10.0;
+    let whole = value.fract() == 0.0 || unit == 0;
     if whole {
         format!("{value:.0} {}", UNITS[unit])
     } else {

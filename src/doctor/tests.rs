@@ -254,14 +254,19 @@ fn a_control_group_of_either_version_bounds_memory_and_cpu_time() {
     one.put(&format!("{cpu}/docker/abc/cpu.cfs_quota_us"), "150000\n");
     one.put(&format!("{cpu}/docker/abc/cpu.cfs_period_us"), "100000\n");
 
-    for (host, unified) in [(two, true), (one, false)] {
+    // Version 1 is not charged the whole socket.
+    for (host, unified, holds) in [(two, true, 75_000..85_000), (one, false, 170_000..190_000)] {
         let facts = Facts::read(&host.0);
         assert_eq!(facts.memory_left(), Some(GIB / 8 * 3), "{facts:?}");
         assert_eq!((facts.cgroup.unified, facts.cgroup.cpu_quota), (unified, Some(1.5)));
         let report = host.judge(Some(1_000_000));
         says(&report, "memory", Severity::Blocker, &["384 MiB left", "512 MiB", "--memory"]);
         assert_eq!(report.bounds[0].check, "memory");
-        assert!((60_000..90_000).contains(&report.clients()), "{}", report.clients());
+        assert!(holds.contains(&report.clients()), "{}", report.clients());
+        // A host with less left than the group allows is the limit.
+        host.replace("proc/meminfo", "62914560", "131072");
+        says(&host.judge(Some(1_000_000)), "memory", Severity::Blocker, &["128 MiB left of 64"]);
+        host.replace("proc/meminfo", "131072", "62914560");
         assert_eq!(report.need.shards, 1, "a quota of 1.5 CPUs runs one shard");
         let report = host.judge_with("cores=[0,1]", Some(1000), RingTrial::Works);
         says(&report, "cpu", Severity::Warning, &["1.50", "CPUQuota=200%", "--cpuset-cpus 0-1"]);
