@@ -63,10 +63,9 @@ pub(super) fn proc(facts: &Facts, need: &Need) -> Finding {
     }
     // The broker starts without; only, nobody can promise that it holds so many.
     let severity = if need.clients.is_some() { Severity::Blocker } else { Severity::Warning };
-    Finding::new("proc", severity, "unreadable", needed).fixed_by(Fix::either(
-        "mount -t proc proc /proc, in a chroot on its own /proc; in a systemd unit MountAPIVFS=yes \
-         where RootDirectory= is set",
-        "every engine mounts /proc; let it",
+    Finding::new("proc", severity, "unreadable", needed).fixed_by(Fix::host(
+        "mount -t proc proc ROOT/proc before the chroot; MountAPIVFS=yes beside RootDirectory= in \
+         a systemd unit (container engines mount it)",
     ))
 }
 
