@@ -112,8 +112,8 @@ fn engine(tree: &Tree<'_>) -> Option<Engine> {
 }
 
 /// A veth's peer has its index in another namespace, so `iflink` differs from `ifindex` and no
-/// device is behind it. The host has interfaces that are their own end. `/proc/net` is always of the
-/// process's namespace; `/sys` is of the one that mounted it.
+/// device is behind it. The host has interfaces that are their own end. `/proc/net` is always of
+/// the process's namespace; `/sys` is of the one that mounted it.
 fn network(tree: &Tree<'_>) -> Network {
     let table = tree.text("proc/net/dev");
     let ours: Option<Vec<&str>> = table
