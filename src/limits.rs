@@ -31,6 +31,9 @@ pub const CONTROL_ROUND: usize = 4096;
 /// Packets and deliveries of one step after which clients wait for the next one: a few
 /// milliseconds' worth. One receive and one message's own fan-out may exceed it.
 pub const STEP_WORK: u32 = 16_384;
+/// Bytes that are read from a client while its PUBLISHes wait, to find the acknowledgements behind
+/// them. Only of clients that are crowded themselves, and so hold as much already.
+pub const HELD_INPUT: usize = 1 << 20;
 
 const _: () = assert!(MAX_SHARDS == u128::BITS as usize);
 const _: () = assert!(MAX_SHAPE_LEVELS <= u32::BITS as usize);

@@ -95,6 +95,8 @@ mutants! {
     UnreadNotWoken,
     /// Publishers of another shard are not told that their subscriber has caught up.
     ParkedNotWoken,
+    /// The acknowledgements of a client that is parked wait behind what it has published.
+    HeldAnswersUnread,
     /// Only one of the connections that wait for room in a mailbox is woken.
     MailWaitersForgotten,
     // shard: subscriptions, share groups, retained messages
@@ -169,6 +171,10 @@ mutants! {
     KeepAliveIgnored,
     /// A silent client is disconnected at one Keep Alive instead of one and a half.
     KeepAliveHasty,
+    /// Clients count as silent although what they sent lies unread in the kernel.
+    UnheardJudged,
+    /// No client counts as silent while more is sent than the shard takes in.
+    UnheardForEver,
     /// MQTT 3.1.1 clients stay on the shard that accepted them.
     PlacementIgnored,
     // mesh, topic, time

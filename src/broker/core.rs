@@ -29,6 +29,9 @@ const COMPLETIONS: usize = 512;
 const IO_MEMORY: usize = 64 << 10;
 /// A busy core lets glommio's other tasks run this often.
 const YIELD: Duration = Duration::from_millis(1);
+/// How long a core without other work waits for room in a mailbox before it looks again. The other
+/// shard has the rest of a full mailbox to work on meanwhile, so it never waits for this one.
+const NAP: Duration = Duration::from_micros(50);
 
 /// What the control thread tells a core.
 pub(super) enum Command {
@@ -175,6 +178,18 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
             }
             continue;
         }
+        if core.shard.awaits_room() {
+            // Mail that it cannot take in now is no reason to stay up.
+            let takes_mail = !core.shard.outbox.is_congested();
+            let (ends, commands) = (&core.ends, &core.commands);
+            driver.nap(NAP, || takes_mail && ends.has_mail() || !commands.is_empty());
+            idle_since = Some(ended);
+            if yielded.elapsed() > YIELD {
+                glommio::executor().yield_now().await;
+                yielded = std::time::Instant::now();
+            }
+            continue;
+        }
         let deadline = core
             .shard
             .deadline()
@@ -295,6 +310,9 @@ impl Running {
         }
         let shard = &mut self.shard;
         let visited = driver.pass(COMPLETIONS, &mut |_, event| take_event(shard, event));
+        if visited < COMPLETIONS && driver.has_heard_everyone() {
+            self.shard.heard_everyone();
+        }
         let mail = self.shard.take_mail(&mut self.ends) > 0;
         let more = self.shard.finish();
         let acted = !self.shard.actions.is_empty();

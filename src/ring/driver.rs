@@ -261,6 +261,13 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         self.rings.iter_mut().any(Ring::ready)
     }
 
+    /// After a pass that stayed below its limit: true when all that peers had sent before it was
+    /// reported. Every receive is with the kernel, which has nothing more to say.
+    pub fn has_heard_everyone(&mut self) -> bool {
+        let mut rings = self.rings.iter_mut();
+        self.starved.is_empty() && rings.all(|ring| !ring.ready() && !ring.has_queued())
+    }
+
     /// A ring in whose table there is room for an accept, opened if need be.
     pub(super) fn ring_with_room(&mut self) -> Option<usize> {
         if self.rings[self.accepting].room() == 0 {

@@ -158,6 +158,12 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         self.park(until, &mut recheck).await;
     }
 
+    /// Waits for at most `limit`, some microseconds, for what [`Self::idle`] waits for: when the
+    /// caller has something to try again soon.
+    pub fn nap(&mut self, limit: Duration, mut recheck: impl FnMut() -> bool) {
+        self.doze(limit, &mut recheck);
+    }
+
     fn wake_time(&self, deadline: Option<Duration>) -> Option<Instant> {
         let mine = self.next_timer();
         let theirs = deadline.and_then(|deadline| Instant::now().checked_add(deadline));

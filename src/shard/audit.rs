@@ -170,7 +170,8 @@ impl Shard {
             if back.is_none_or(|socket| socket.0 != at) {
                 audit.problems.push(format!("connection {at} and session {index} disagree"));
             }
-            if connection.holds.is_free() && connection.paused {
+            let free = connection.holds.is_free() && !self.parked.is_freed(SocketId(at));
+            if free && connection.paused {
                 audit.problems.push(format!("connection {at} is paused and nothing holds it"));
             }
         }

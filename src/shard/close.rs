@@ -1,6 +1,6 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
-use super::connection::Stage;
+use super::connection::{Connection, Stage};
 use super::route::packed_qos;
 use super::{Action, Shard};
 use crate::ids::SocketId;
@@ -129,9 +129,13 @@ impl Shard {
                 continue;
             };
             // What it sent before and is held back still counts: a publisher may write and close.
-            // `release` puts it here again.
-            let held = connection.input.is_some() && !connection.holds.is_free();
-            if held && !broken && matches!(connection.stage, Stage::Open(_)) {
+            if !broken && connection.input.is_some() && connection.holds.is_free() {
+                self.process_held(socket);
+            }
+            // `go_on` puts it here again.
+            let held = |c: &Connection| c.input.is_some() && !c.holds.is_free();
+            let open = |c: &Connection| matches!(c.stage, Stage::Open(_));
+            if !broken && self.connections.get(socket.0).is_some_and(|c| open(c) && held(c)) {
                 continue;
             }
             self.disconnect(socket, if broken { Cause::Broken } else { Cause::EndOfStream });
@@ -307,13 +311,13 @@ impl Shard {
         self.wills.push_back(message);
     }
 
-    /// Routes wills that are due, as far as mailboxes have room; true when some are left.
+    /// Routes wills that are due, as far as mailboxes have room; true when more can be at once.
     pub(super) fn publish_wills(&mut self) -> bool {
         for _ in 0..WILLS {
             let Some(message) = self.wills.front().cloned() else { return false };
             let view = message.view();
             if !self.try_publish(&view, Some(&message)) {
-                return true;
+                return false;
             }
             self.counters.wills_sent += 1;
             self.wills.pop_front();

@@ -75,8 +75,7 @@ pub struct Connection {
     /// Its unsent output; `None` while there is none.
     pub output: Option<Box<Output>>,
     /// Bytes received and not yet processed; `None` while there are none.
-    #[allow(clippy::box_collection)] // 8 bytes instead of 24, times a million
-    pub input: Option<Box<Vec<u8>>>,
+    pub input: Option<Box<Input>>,
     /// Topic aliases, both directions; they end with the connection [MQTT-3.3.2-7].
     pub aliases: Option<Box<Aliases>>,
     /// When something was last received.
@@ -121,6 +120,86 @@ impl Connection {
             peer,
         }
     }
+}
+
+/// Bytes that were received and not yet processed, in order.
+#[derive(Default)]
+pub struct Input {
+    bytes: Vec<u8>,
+    /// Processed, and not yet moved out.
+    used: usize,
+    /// Up to here no answers are left to be taken out; see `held`.
+    heard: usize,
+}
+
+impl Input {
+    /// With these bytes and no room for more.
+    pub fn of(bytes: &[u8]) -> Box<Self> {
+        Box::new(Input { bytes: bytes.to_vec(), ..Input::default() })
+    }
+
+    /// What is to be processed.
+    pub fn rest(&self) -> &[u8] {
+        &self.bytes[self.used..]
+    }
+
+    /// Adds what has come.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// So many bytes were processed.
+    pub fn consume(&mut self, count: usize) {
+        self.used += count;
+        self.heard = self.heard.max(self.used);
+        // Now and then: each byte is moved once on average, however small the portions.
+        if self.used > self.bytes.len() / 2 {
+            self.bytes.drain(..self.used);
+            self.heard -= self.used;
+            self.used = 0;
+        }
+    }
+
+    /// Goes on where it last ended: `take` is shown the rest and says how many bytes from its start
+    /// stay, or that they were taken out, until it says that this is the end.
+    pub fn sift(&mut self, mut take: impl FnMut(&[u8]) -> Sifted) {
+        let (mut from, mut to) = (self.heard, self.heard);
+        loop {
+            match take(&self.bytes[from..]) {
+                Sifted::Taken(count) => from += count,
+                Sifted::Left(count) => {
+                    if to < from {
+                        self.bytes.copy_within(from..from + count, to);
+                    }
+                    (from, to) = (from + count, to + count);
+                }
+                Sifted::End => break,
+            }
+        }
+        self.bytes.drain(to..from);
+        self.heard = to;
+    }
+
+    /// Bytes of memory.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Empties it; the memory stays.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        (self.used, self.heard) = (0, 0);
+    }
+}
+
+/// What becomes of the first packet of some input.
+pub enum Sifted {
+    /// So many bytes stay.
+    Left(usize),
+    /// So many bytes were acted on and go.
+    Taken(usize),
+    /// It, and what follows, is looked at another time.
+    End,
 }
 
 /// Topic aliases of one connection.

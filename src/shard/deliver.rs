@@ -301,9 +301,13 @@ impl Shard {
         let half =
             flow.pending.len() > bounds.messages / 2 || flow.pending.bytes() > bounds.bytes / 2;
         if socket.is_some() && half {
+            let fresh = flow.crowded.is_none();
             let since = *flow.crowded.get_or_insert(now);
             if now.millis_since(since) < CROWDED {
                 self.fan.crowded.push(index);
+            }
+            if fresh && let Some(socket) = socket {
+                self.hear_later(socket);
             }
         }
     }
@@ -512,8 +516,10 @@ impl Shard {
         if self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
             self.pump(index);
         }
-        if !Mutant::UnreadNotWoken.is_on() {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        if !connection.holds.is_free() && !Mutant::UnreadNotWoken.is_on() {
             self.release(socket, Holds::UNREAD);
+            self.hear_later(socket);
         }
     }
 

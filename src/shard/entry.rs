@@ -1,7 +1,7 @@
 //! The entry shard's part: admit a connection, read its CONNECT, pass it to its home.
 
 use super::close::Cause;
-use super::connection::{Connection, Stage};
+use super::connection::{Connection, Input, Stage};
 use super::{Action, Shard, home_of};
 use crate::ids::{ListenerId, Peer, ShardId, SocketId};
 use crate::mesh::mail::{Arriving, Control};
@@ -57,12 +57,12 @@ impl Shard {
         let Some(mut input) = connection.input.take() else {
             if !self.read_connect(socket, bytes) {
                 let Some(connection) = self.connections.get_mut(socket.0) else { return };
-                connection.input = Some(Box::new(bytes.to_vec()));
+                connection.input = Some(Input::of(bytes));
             }
             return;
         };
-        input.extend_from_slice(bytes);
-        if !self.read_connect(socket, &input)
+        input.extend(bytes);
+        if !self.read_connect(socket, input.rest())
             && let Some(connection) = self.connections.get_mut(socket.0)
         {
             connection.input = Some(input);

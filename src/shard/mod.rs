@@ -14,6 +14,7 @@ mod connect;
 pub mod connection;
 mod deliver;
 mod entry;
+mod held;
 mod mail;
 mod outbox;
 pub mod output;
@@ -113,8 +114,10 @@ pub struct Shard {
     data_taken: usize,
     idle_flows: VecDeque<(Instant, SessionRef)>,
     due: Vec<Timer>,
-    /// Until then clients that seem silent may only be unheard: the shard was held up.
-    heard_until: Instant,
+    /// All that clients had sent before this was read.
+    heard_at: Instant,
+    /// The first step after that which did not get to the end of what they had sent.
+    unheard_since: Option<Instant>,
     scratch: Vec<u8>,
     topic_scratch: String,
     fan: deliver::Fan,
@@ -177,7 +180,8 @@ impl Shard {
             first_peer: 0,
             idle_flows: VecDeque::new(),
             due: Vec::new(),
-            heard_until: Instant(0),
+            heard_at: now,
+            unheard_since: None,
             scratch: Vec::new(),
             topic_scratch: String::new(),
             fan: deliver::Fan::default(),
@@ -260,6 +264,12 @@ impl Shard {
             Stage::Entry => self.receive_entry(socket, bytes),
             Stage::HandingOver(_) | Stage::Closing | Stage::Closed => {}
         }
+    }
+
+    /// In this step the driver has reported everything that clients had sent before it.
+    pub fn heard_everyone(&mut self) {
+        self.heard_at = self.now;
+        self.unheard_since = None;
     }
 
     /// The peer will send nothing more.
@@ -368,19 +378,26 @@ impl Shard {
     }
 
     /// Ends a step: due timers, parked work, closes, and one send per connection with output.
-    /// Returns true when there is more to do at once.
+    /// Returns true when there is more to do at once; see also [`Shard::awaits_room`].
     pub fn finish(&mut self) -> bool {
         let mut more = self.run_timers();
         more |= self.retry_parked();
         more |= self.publish_wills();
         more |= self.run_replays();
         more |= self.run_parting();
-        more |= !self.queries.is_empty();
+        more |= !self.queries.is_empty() && !self.outbox.is_congested();
         self.run_closing();
+        more |= self.parked.has_put_off();
         self.flush();
         self.outbox.close_batches();
-        // Nobody rings when a mailbox has room for what is left over.
-        more || !self.outbox.is_empty()
+        more
+    }
+
+    /// True when something waits for room in a mailbox. Nobody rings when there is room again: it
+    /// is tried again in a later step, soon, but not at once: another shard is behind with work
+    /// for longer than that.
+    pub fn awaits_room(&self) -> bool {
+        self.parked.mail_waiters() > 0 || !self.wills.is_empty() || !self.outbox.is_empty()
     }
 
     /// When the next timer may be due; `None` when nothing is.

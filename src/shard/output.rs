@@ -1,6 +1,7 @@
 //! What waits to be written to one connection, coalesced into one send at a time, and the pool
 //! that the buffers come from and go back to.
 
+use super::connection::Input;
 use crate::message::Message;
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -160,7 +161,7 @@ pub struct Pool {
     #[allow(clippy::vec_box)] // the boxes themselves are what is reused
     outputs: Vec<Box<Output>>,
     #[allow(clippy::vec_box)]
-    inputs: Vec<Box<Vec<u8>>>,
+    inputs: Vec<Box<Input>>,
 }
 
 /// A new buffer's capacity, bytes.
@@ -225,12 +226,12 @@ impl Pool {
     }
 
     /// A buffer for a packet that has not wholly arrived.
-    pub fn take_input(&mut self) -> Box<Vec<u8>> {
+    pub fn take_input(&mut self) -> Box<Input> {
         self.inputs.pop().unwrap_or_default()
     }
 
     /// Gives such a buffer back.
-    pub fn put_input(&mut self, mut input: Box<Vec<u8>>) {
+    pub fn put_input(&mut self, mut input: Box<Input>) {
         if input.capacity() <= INPUT_MAX && self.inputs.len() < OUTPUTS_MAX {
             input.clear();
             self.inputs.push(input);

@@ -31,6 +31,10 @@ pub struct Parked {
     mail: Vec<SocketId>,
     /// Connections that have had their share of an earlier step, in their order.
     work: VecDeque<SocketId>,
+    /// Connections that nothing holds any more, to go on at the end of the step.
+    freed: VecDeque<SocketId>,
+    /// Held connections whose answers are to be looked for at the end of the step.
+    pub(super) heard: Vec<SocketId>,
 }
 
 impl Parked {
@@ -52,6 +56,16 @@ impl Parked {
     /// Connections that wait for room in a mailbox.
     pub(super) fn mail_waiters(&self) -> usize {
         self.mail.len()
+    }
+
+    /// True when something was put off until the end of a step that is over.
+    pub(super) fn has_put_off(&self) -> bool {
+        !self.freed.is_empty() || !self.heard.is_empty()
+    }
+
+    /// True when the connection is to go on, which was put off.
+    pub(super) fn is_freed(&self, socket: SocketId) -> bool {
+        self.freed.contains(&socket)
     }
 
     /// How much is remembered: sessions waited for, publishers held.
@@ -109,8 +123,20 @@ impl Shard {
         if let Some(until) = self.parked.held.get_mut(&publisher) {
             *until = None;
         }
-        if let Some(socket) = self.socket_of(publisher) {
-            self.release(socket, Holds::CROWDED);
+        let Some(socket) = self.socket_of(publisher) else { return };
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        if connection.holds.has(Holds::CROWDED) {
+            connection.holds.clear(Holds::CROWDED);
+            // Not here: we may be in the middle of a packet, and what it goes on with may free the
+            // next one, and so on, as deep as there are publishers.
+            self.parked.freed.push_back(socket);
+        }
+    }
+
+    /// Goes on with those that subscribers do not hold up any more.
+    fn go_on_freed(&mut self) {
+        while let Some(socket) = self.parked.freed.pop_front() {
+            self.go_on(socket);
         }
     }
 
@@ -125,7 +151,10 @@ impl Shard {
             self.parked.mail.push(socket);
         } else if hold == Holds::WORK {
             self.parked.work.push_back(socket);
+        } else if hold == Holds::CROWDED && self.hear_later(socket) {
+            return true;
         }
+        let Some(connection) = self.connections.get_mut(socket.0) else { return false };
         if !connection.paused {
             connection.paused = true;
             self.actions.push(Action::Pause(socket));
@@ -142,6 +171,12 @@ impl Shard {
             return;
         }
         connection.holds.clear(hold);
+        self.go_on(socket);
+    }
+
+    /// Processes what was held, if nothing holds it any more, and reads on.
+    fn go_on(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
         if !connection.holds.is_free() {
             return;
         }
@@ -159,6 +194,7 @@ impl Shard {
 
     /// Goes on with those that had their share of an earlier step, while this one has room.
     pub(super) fn resume_work(&mut self) {
+        self.hear_noted();
         for _ in 0..self.parked.work.len() {
             if self.work >= STEP_WORK {
                 return;
@@ -185,11 +221,12 @@ impl Shard {
                 None => {}
             }
         }
+        self.hear_noted();
+        self.go_on_freed();
         let most = if Mutant::MailWaitersForgotten.is_on() { 1 } else { usize::MAX };
         for socket in std::mem::take(&mut self.parked.mail).into_iter().take(most) {
             self.release(socket, Holds::MAIL);
         }
-        // Nobody rings when a mailbox has room again.
-        !self.parked.mail.is_empty() || !self.parked.work.is_empty()
+        !self.parked.work.is_empty()
     }
 }

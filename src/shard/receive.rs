@@ -42,9 +42,11 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if connection.input.is_some() || !connection.holds.is_free() {
             let input = connection.input.get_or_insert_with(|| self.pool.take_input());
-            input.extend_from_slice(bytes);
+            input.extend(bytes);
             if connection.holds.is_free() {
                 self.process_held(socket);
+            } else {
+                self.hear(socket);
             }
             return;
         }
@@ -54,7 +56,7 @@ impl Shard {
             && connection.stage == Stage::Open(index)
         {
             let input = connection.input.get_or_insert_with(|| self.pool.take_input());
-            input.extend_from_slice(&bytes[used..]);
+            input.extend(&bytes[used..]);
         }
     }
 
@@ -63,12 +65,13 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Stage::Open(index) = connection.stage else { return };
         let Some(mut input) = connection.input.take() else { return };
-        let used = self.process(socket, index, &input);
-        if used >= input.len() {
+        let rest = input.rest();
+        let used = self.process(socket, index, rest);
+        if used >= rest.len() {
             self.pool.put_input(input);
             return;
         }
-        input.drain(..used);
+        input.consume(used);
         if let Some(connection) = self.connections.get_mut(socket.0)
             && connection.stage == Stage::Open(index)
         {
@@ -164,7 +167,7 @@ impl Shard {
         }
     }
 
-    fn puback(&mut self, index: u32, ack: Ack<'_>) -> Result<Flow, Violation> {
+    pub(super) fn puback(&mut self, index: u32, ack: Ack<'_>) -> Result<Flow, Violation> {
         let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else {
             return Ok(Flow::Next);
         };
@@ -173,7 +176,7 @@ impl Shard {
         self.completed(index, acknowledged)
     }
 
-    fn pubcomp(&mut self, index: u32, ack: Ack<'_>) -> Result<Flow, Violation> {
+    pub(super) fn pubcomp(&mut self, index: u32, ack: Ack<'_>) -> Result<Flow, Violation> {
         let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else {
             return Ok(Flow::Next);
         };
@@ -194,7 +197,7 @@ impl Shard {
         }
     }
 
-    fn pubrec(
+    pub(super) fn pubrec(
         &mut self,
         socket: SocketId,
         index: u32,

@@ -19,8 +19,8 @@ pub(super) struct Sys {
     history: History,
     updated: Instant,
     armed: bool,
-    /// When the next upkeep is due.
-    housekeeping: Option<Instant>,
+    /// The next upkeep is armed.
+    housekeeping: bool,
     /// Where the sweep of expired retained messages goes on.
     pub(super) sweep: Option<Box<str>>,
 }
@@ -32,7 +32,7 @@ impl Sys {
             history: History::new(),
             updated: Instant(0),
             armed: false,
-            housekeeping: None,
+            housekeeping: false,
             sweep: None,
         }
     }
@@ -51,20 +51,13 @@ impl Sys {
         self.armed = false;
     }
 
-    /// True when no upkeep is armed; then one is, for `due`.
-    pub(super) fn arm_housekeeping(&mut self, due: Instant) -> bool {
-        let armed = self.housekeeping.is_some();
-        self.housekeeping.get_or_insert(due);
-        !armed
+    /// True when no upkeep is armed; then one is.
+    pub(super) fn arm_housekeeping(&mut self) -> bool {
+        !std::mem::replace(&mut self.housekeeping, true)
     }
 
     pub(super) fn disarm_housekeeping(&mut self) {
-        self.housekeeping = None;
-    }
-
-    /// Milliseconds that the upkeep is late.
-    pub(super) fn overdue(&self, now: Instant) -> u64 {
-        self.housekeeping.map_or(0, |due| now.millis_since(due))
+        self.housekeeping = false;
     }
 }
 

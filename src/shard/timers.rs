@@ -18,11 +18,8 @@ const FEW_TIMERS: usize = 4096;
 const TIMERS: usize = 4096;
 /// Milliseconds between looks at idle flow state, retained expiry and spare memory.
 const HOUSEKEEPING: u64 = 1000;
-/// An upkeep this many milliseconds late means that the shard was held up: the process stopped,
-/// the core taken away. What clients sent meanwhile lies in the kernel, more than a step takes in.
-const HELD_UP: u64 = 500;
-/// Milliseconds after that in which nobody's silence is held against it.
-const HEARING: u64 = 2000;
+/// Milliseconds until a client that may only be unheard is looked at again.
+const AGAIN: u64 = 100;
 /// Milliseconds a flow state stays after its last use.
 const FLOW_IDLE: u64 = 2000;
 /// Flow states looked at per housekeeping.
@@ -68,7 +65,7 @@ impl Shard {
 
     pub(super) fn arm_housekeeping(&mut self) {
         let due = self.now.plus_millis(HOUSEKEEPING);
-        if self.sys.arm_housekeeping(due) {
+        if self.sys.arm_housekeeping() {
             self.wheel.insert(due, Timer::Housekeeping);
         }
         if self.settings.sys_interval > 0 && self.sys.arm() {
@@ -78,8 +75,8 @@ impl Shard {
 
     /// Runs due timers; true when more are due.
     pub(super) fn run_timers(&mut self) -> bool {
-        if self.sys.overdue(self.now) >= HELD_UP {
-            self.heard_until = self.now.plus_millis(HEARING);
+        if self.heard_at < self.now {
+            self.unheard_since.get_or_insert(self.now);
         }
         let mut due = std::mem::take(&mut self.due);
         let more = self.wheel.expire(self.now, TIMERS, &mut due);
@@ -146,15 +143,12 @@ impl Shard {
         if connection.armed == Instant(0) || connection.armed > now {
             return;
         }
-        connection.armed = Instant(0);
-        let heard_until = self.heard_until;
-        let silent = matches!(connection.stage, Stage::Entry | Stage::Open(_));
-        // [MQTT-3.1.2-22] is about clients that were not heard although we listened.
-        if silent && now < heard_until {
-            return self.arm_connection(socket, heard_until);
-        }
+        let due = std::mem::replace(&mut connection.armed, Instant(0));
         match connection.stage {
             Stage::Entry => {
+                if self.may_be_unheard(due, self.settings.connect_timeout) {
+                    return self.arm_connection(socket, now.plus_millis(AGAIN));
+                }
                 self.counters.connect_timeouts += 1;
                 self.disconnect(socket, Cause::ConnectTimeout);
             }
@@ -178,14 +172,30 @@ impl Shard {
                     None if connection.paused => now,
                     None => connection.last_seen,
                 };
-                let deadline = seen.plus_millis(u64::from(connection.patience));
-                if deadline <= now {
-                    self.disconnect(socket, Cause::KeepAlive);
-                } else {
+                let patience = u64::from(connection.patience);
+                let deadline = seen.plus_millis(patience);
+                if deadline > now {
                     self.arm_connection(socket, deadline);
+                } else if self.may_be_unheard(deadline, patience) {
+                    self.arm_connection(socket, now.plus_millis(AGAIN));
+                } else {
+                    self.disconnect(socket, Cause::KeepAlive);
                 }
             }
         }
+    }
+
+    /// Whether what a client sent before `deadline` may lie in the kernel, unread: the shard was
+    /// held up (the process stopped, the core taken away), or more comes than it takes in.
+    /// [MQTT-3.1.2-22] is about clients that were not heard although we listened. When we never
+    /// get to the end of what there is, a client's silence counts all the same after as long again
+    /// as it was `allowed`, in milliseconds.
+    fn may_be_unheard(&self, deadline: Instant, allowed: u64) -> bool {
+        let Some(since) = self.unheard_since else { return false };
+        let judged = deadline.max(since).plus_millis(allowed);
+        deadline > self.heard_at
+            && (self.now < judged || Mutant::UnheardForEver.is_on())
+            && !Mutant::UnheardJudged.is_on()
     }
 
     fn keep_house(&mut self) {

@@ -149,7 +149,7 @@ fn a_full_mailbox_parks_publishers_and_loses_nothing() {
     let broker = Broker::start_with(&settings, 2);
     let thread = thread_of(&broker, 1);
     let (stop, release) = (AtomicBool::new(false), AtomicBool::new(false));
-    let before = memory(&broker);
+    let (before, began) = (memory(&broker), Instant::now());
     std::thread::scope(|scope| {
         let (broker, stop, release) = (&broker, &stop, &release);
         let mut floods = Vec::new();
@@ -192,7 +192,9 @@ fn a_full_mailbox_parks_publishers_and_loses_nothing() {
             ),
         );
         let parks = Sys::of(broker).read("shards/0/parks/mailbox");
-        figure("full mailbox", &format!("publishers parked {parks} times"));
+        let steps = Sys::of(broker).read("shards/0/steps") as f64 / began.elapsed().as_secs_f64();
+        figure("full mailbox", &format!("publishers parked {parks} times, {steps:.0} steps/s"));
+        assert!(steps < 100_000.0, "a shard that waits for room takes no rest: {steps:.0} steps/s");
         assert!(parks > 50 || !held, "the mailbox was not full");
         assert!(most < before + (64 << 10), "memory grew from {before} to {most} KiB");
         assert!(worst[0] < Duration::from_secs(5) && worst[1] < Duration::from_secs(10));

@@ -85,9 +85,12 @@ fn a_shard_whose_mail_does_not_fit_stays_awake() {
     for _ in 0..20 {
         publisher.publish(&mut world, "t", &payload, 0, 0);
     }
+    let before = world.nodes[0].busy;
     for _ in 0..1000 {
         world.step(0);
     }
+    let busy = world.nodes[0].busy - before;
+    assert!(busy < 20, "{busy} steps without a rest while it can do nothing");
     assert!(world.is_runnable(0), "nobody rings when the other mailbox has room again");
     assert_eq!(subscriber.take(&mut world).len(), 20);
 }
@@ -428,4 +431,34 @@ fn a_shard_that_was_held_up_hears_its_clients_before_it_judges_their_silence() {
     assert_eq!(world.counters().connections_open, 19, "silence is still noticed");
     assert_eq!(world.counters().keepalive_timeouts, 1);
     fine(&world);
+}
+
+/// The shard is always late, and takes in all there is each time, or never.
+#[test]
+fn silence_is_noticed_however_late_the_shard_is() {
+    for limit in [64, 2] {
+        let mut world = world(1, roomy());
+        let mut peers: Vec<_> = (0..10)
+            .map(|n| {
+                let name = format!("c{n}");
+                let mut connect = hello(&name, true, 0);
+                connect.keep_alive = if n == 0 { 2 } else { 60 };
+                Peer::connect(&mut world, 0, &connect)
+            })
+            .collect();
+        world.settle();
+        world.limit = limit;
+        for late in 1..=10 {
+            world.advance(1500);
+            for peer in &mut peers[1..] {
+                peer.raw(&mut world, &[0xC0, 0]);
+            }
+            world.step(0);
+            let open = world.counters().connections_open;
+            assert!(late >= 2 || open == 10, "closed before its time");
+            assert!(late < 6 || open == 9, "never closed");
+        }
+        assert_eq!(world.counters().keepalive_timeouts, 1);
+        fine(&world);
+    }
 }

@@ -169,6 +169,12 @@ impl Driver {
             || self.slots.iter().any(|slot| slot.open && slot.is_ready(&conns[slot.conn], now))
     }
 
+    /// True when nothing that a client has sent waits to be read, or to be reported.
+    pub fn has_heard_everyone(&self, conns: &[Conn]) -> bool {
+        let unread = |slot: &Slot| slot.open && !slot.closing && slot.is_sent_to(&conns[slot.conn]);
+        self.queue.is_empty() && !self.slots.iter().any(unread)
+    }
+
     /// The kernel's work: completions for everything that is possible now.
     pub fn poll(&mut self, conns: &mut [Conn], now: Instant, rng: &mut Rng) {
         for index in 0..self.slots.len() {
@@ -397,6 +403,14 @@ impl Slot {
         conn.up.clear();
     }
 
+    /// A receive would find something.
+    fn is_sent_to(&self, conn: &Conn) -> bool {
+        self.want != Want::Nothing
+            && !self.paused
+            && !self.ended
+            && (!conn.up.is_empty() || conn.client != End::Open)
+    }
+
     fn is_ready(&self, conn: &Conn, now: Instant) -> bool {
         if self.closing {
             return false;
@@ -404,10 +418,7 @@ impl Slot {
         let sending = self.send.as_ref().is_some_and(|(_, bytes, at)| {
             conn.client == End::Reset || *at == bytes.len() || conn.down.len() < conn.down_limit
         });
-        let receiving = self.want != Want::Nothing
-            && !self.paused
-            && !self.ended
-            && (!conn.up.is_empty() || conn.client != End::Open);
+        let receiving = self.is_sent_to(conn);
         let lingering = self.linger.is_some_and(|deadline| {
             deadline <= now
                 || self.send.is_none() && (!self.shut || conn.client != End::Open)

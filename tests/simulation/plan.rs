@@ -48,6 +48,8 @@ pub struct Features {
     pub lazy: Option<usize>,
     /// Completions per step.
     pub limit: usize,
+    /// Clients publish to themselves and to each other in bursts, often with short queues.
+    pub echoes: bool,
     /// Topics of all clients begin with it.
     pub mountpoint: &'static str,
 }
@@ -83,6 +85,7 @@ pub fn features(rng: &mut Rng, shards: usize) -> Features {
         drain: rng.chance(250),
         lazy: rng.chance(200).then(|| rng.below(shards)),
         limit: [1, 3, 64, 512][rng.below(4)],
+        echoes: rng.chance(300),
         mountpoint: if rng.chance(100) { "tenant/" } else { "" },
     }
 }
@@ -100,7 +103,7 @@ pub fn vary(settings: &mut Settings, rng: &mut Rng) {
 pub fn settings(rng: &mut Rng, features: &Features) -> Settings {
     let mut settings = roomy();
     vary(&mut settings, rng);
-    if rng.chance(300) {
+    if rng.chance(if features.echoes { 700 } else { 300 }) {
         let on_full = [OnFull::DropOldest, OnFull::DropNew, OnFull::Disconnect][rng.below(3)];
         let (messages, bytes) = (rng.range(4, 200), rng.range(1000, 100_000));
         settings.pending = Bounds { messages, bytes, on_full };

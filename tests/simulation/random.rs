@@ -1,7 +1,7 @@
 //! Random runs: clients that do whatever clients do, on a network that fails, and at the end
 //! everything is accounted for.
 
-use crate::client::{Client, Fate, Message, Run, Stage, Sub};
+use crate::client::{Client, Fate, Message, Run, Stage, Sub, plain_sub};
 use crate::epilogue;
 use crate::hostile::Hostile;
 use crate::net::{End, Faults};
@@ -247,6 +247,7 @@ impl Sim {
                 client.subscribe(run, &filter, sub);
             }
             10 if run.rng.chance(300) => client.unsubscribe(run),
+            11 if self.features.echoes && run.rng.chance(300) => echo(client, run),
             _ => {}
         }
     }
@@ -366,6 +367,20 @@ impl Sim {
                 _ => {}
             }
         }
+    }
+}
+
+/// A burst to what the client itself subscribes to, as some others do.
+fn echo(client: &mut Client, run: &mut Run) {
+    let topic = format!("t/{}/{}", client.at % 4, client.at / 4 % 4);
+    let qos = 1 + client.at as u8 / 16 % 2;
+    if !client.subs.contains_key(&topic) {
+        client.subscribe(run, &topic, plain_sub(qos));
+        return;
+    }
+    for _ in 0..run.rng.range(4, 20) {
+        let length = run.rng.range(8, 60);
+        client.publish(run, topic.clone(), qos, false, length);
     }
 }
 

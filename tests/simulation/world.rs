@@ -23,6 +23,8 @@ pub struct Node {
     listening: bool,
     /// The last step said that there is more, or a doorbell rang.
     awake: bool,
+    /// Steps that found something to do.
+    pub busy: u64,
 }
 
 /// What the control thread tells a core.
@@ -102,6 +104,7 @@ impl World {
                     orders: VecDeque::new(),
                     listening: true,
                     awake: true,
+                    busy: 0,
                 }
             })
             .collect();
@@ -231,6 +234,9 @@ impl World {
             tell(&mut self.nodes[at].shard, socket, event);
         }
         let node = &mut self.nodes[at];
+        if visited < self.limit && node.driver.has_heard_everyone(&self.conns) {
+            node.shard.heard_everyone();
+        }
         let mail = node.shard.take_mail(&mut node.ends);
         let more = node.shard.finish();
         let actions = std::mem::take(&mut node.shard.actions);
@@ -239,7 +245,11 @@ impl World {
             node.driver.act(action, &mut self.conns, now);
         }
         let carried = self.carry(at);
-        self.nodes[at].awake = visited > 0 || mail > 0 || more || acted || carried;
+        let busy = visited > 0 || mail > 0 || more || acted || carried;
+        let node = &mut self.nodes[at];
+        node.busy += u64::from(busy);
+        // Whoever waits for room only naps.
+        node.awake = busy || node.shard.awaits_room();
         self.note(u64::from(more) << 1 | u64::from(acted));
     }
 

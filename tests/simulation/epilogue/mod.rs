@@ -22,6 +22,7 @@ use std::sync::Arc;
 /// Holds every dialogue; panics on the first packet that is not the expected one.
 pub fn hold(world: &mut World, settings: &Settings) {
     sessions::silence(world, settings);
+    sessions::unheard(world);
     sessions::exactly_once(world);
     sessions::session_end(world);
     sessions::takeover(world);
@@ -35,6 +36,7 @@ pub fn hold(world: &mut World, settings: &Settings) {
     delivery::handling(world);
     queues::full_queues(world, settings);
     queues::harsh_queue(world, settings);
+    queues::own_queue(world, settings);
     queues::offline_qos_0(world, settings);
     queues::qos_0_in_line(world, settings);
     if world.nodes.len() > 1 {

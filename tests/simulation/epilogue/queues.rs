@@ -60,6 +60,23 @@ pub fn harsh_queue(world: &mut World, settings: &Settings) {
     reload(world, settings.clone());
 }
 
+/// A client that publishes to itself is held up by its own queue, and what empties that is read.
+pub fn own_queue(world: &mut World, settings: &Settings) {
+    let pending = Bounds { messages: 5, bytes: 1 << 20, on_full: OnFull::DropNew };
+    reload(world, Settings { pending, ..settings.clone() });
+    let mut connect = hello("e-echo", true, 0);
+    connect.properties.receive_maximum = Some(1);
+    let mut echo = join(world, &connect);
+    subscribe(world, &mut echo, Wish::new("e/o", 1));
+    let all: Vec<Vec<u8>> = (1..=20).map(|n| vec![n]).collect();
+    for payload in &all {
+        echo.publish(world, "e/o", payload, 1, u16::from(payload[0]));
+    }
+    assert_eq!(payloads(&echo.read_all(world)), all, "without a time-out");
+    part(world, [echo]);
+    reload(world, settings.clone());
+}
+
 /// QoS 0 for a client that is away is kept or counted as dropped, as `mqtt.queue_qos0` says.
 pub fn offline_qos_0(world: &mut World, settings: &Settings) {
     for queue_qos0 in [false, true] {

@@ -17,6 +17,37 @@ pub fn silence(world: &mut World, settings: &Settings) {
     world.settle();
 }
 
+/// A shard that was held up reads what its clients have sent before it judges their silence; one
+/// that is always behind does not put that off for ever.
+pub fn unheard(world: &mut World) {
+    let limit = std::mem::replace(&mut world.limit, 1);
+    let mut peers: Vec<Peer> = ["u", "v", "w"]
+        .map(|tag| {
+            let name = on(world, 0, |number| format!("e-{tag}{number}"));
+            let mut connect = hello(&name, true, 0);
+            connect.keep_alive = 10;
+            join(world, &connect)
+        })
+        .into();
+    world.advance(60_000);
+    peers.iter_mut().for_each(|peer| peer.raw(world, &[0xC0, 0]));
+    for peer in &mut peers {
+        assert_eq!(peer.take(world), [Got::Pong], "sent while the shard was held up");
+    }
+    let before = world.counters().keepalive_timeouts;
+    for _ in 0..12 {
+        world.advance(5000);
+        peers[1..].iter_mut().for_each(|peer| peer.raw(world, &[0xC0, 0].repeat(2)));
+        world.step(0);
+    }
+    assert_eq!(world.counters().keepalive_timeouts - before, 1, "silent while the shard is behind");
+    world.limit = limit;
+    assert_eq!(peers[0].take(world), [Got::Disconnect(ReasonCode::KeepAliveTimeout)]);
+    peers[0].end(world, End::Fin);
+    world.settle();
+    part(world, peers.drain(1..));
+}
+
 /// [MQTT-4.3.3-10 to 12]: between PUBLISH and PUBREL an identifier stands for one message, before
 /// and after for another; every PUBREL gets its PUBCOMP.
 pub fn exactly_once(world: &mut World) {

@@ -1,0 +1,125 @@
+//! What is read of a connection that is held: the answers that others wait for.
+//!
+//! A publisher is parked until a subscriber has caught up, which takes that subscriber's PUBACKs.
+//! When the two are one client, or each publishes to the other, those lie behind the PUBLISH that
+//! is held: nobody would go on before [`super::park::PATIENCE`] is over, and then for one message.
+//! So a client that is parked while its own queue is crowded is read on. Its PUBACK, PUBREC and
+//! PUBCOMP are acted on as they come, in their order; all else waits in its place:
+//! - PUBLISH, SUBSCRIBE, UNSUBSCRIBE, DISCONNECT: they mean what was said before them too;
+//! - PUBREL: it ends the exchange of an identifier that a repeated PUBLISH before it may name,
+//!   which would then be a new message [MQTT-4.3.3-10];
+//! - PINGREQ: clients take its answer to say that what they sent before was read. It cannot wait
+//!   for longer than those.
+//!
+//! At most [`HELD_INPUT`] and one receive are kept per connection. Whoever has more than that
+//! before its answers waits out its patience, and then its queue's policy decides.
+
+use super::connection::{Holds, Sifted, Stage};
+use super::{Action, Shard};
+use crate::ids::SocketId;
+use crate::limits::{HELD_INPUT, STEP_WORK};
+use crate::mutant::Mutant;
+use crate::packet::{self, Framing, Packet, Version};
+
+impl Shard {
+    /// Whether answers of a held connection are acted on.
+    fn is_heard(&self, socket: SocketId) -> bool {
+        let Some(connection) = self.connections.get(socket.0) else { return false };
+        let Stage::Open(index) = connection.stage else { return false };
+        let holds = connection.holds;
+        let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
+        holds.has(Holds::CROWDED)
+            && !holds.has(Holds::UNREAD)
+            && flow.is_some_and(|flow| flow.crowded.is_some())
+            // Each answer may be answered in turn.
+            && !self.is_clogged(socket)
+            && !Mutant::HeldAnswersUnread.is_on()
+    }
+
+    /// Something has changed for a held connection: if it is to be heard now, it is at the end of
+    /// the step; the caller may be in the middle of another connection's packet.
+    pub(super) fn hear_later(&mut self, socket: SocketId) -> bool {
+        let heard = self.is_heard(socket);
+        if heard {
+            self.parked.heard.push(socket);
+        }
+        heard
+    }
+
+    /// Hears those that were noted.
+    pub(super) fn hear_noted(&mut self) {
+        for socket in std::mem::take(&mut self.parked.heard) {
+            self.hear(socket);
+        }
+    }
+
+    /// Acts on the answers among what a held connection has sent; reads on while there is room.
+    pub(super) fn hear(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        let Stage::Open(index) = connection.stage else { return };
+        let heard = self.is_heard(socket);
+        if heard {
+            self.take_answers(socket, index);
+        }
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        if connection.stage != Stage::Open(index) || connection.holds.is_free() {
+            return; // it ends, or goes on at the end of the step
+        }
+        let kept = connection.input.as_ref().map_or(0, |input| input.rest().len());
+        let read = heard && kept < HELD_INPUT;
+        if connection.paused == read {
+            connection.paused = !read;
+            self.actions.push(if read { Action::Resume(socket) } else { Action::Pause(socket) });
+        }
+    }
+
+    fn take_answers(&mut self, socket: SocketId, index: u32) {
+        let max = self.promised(socket).max_packet_size;
+        let Some(version) = self.sessions.get(index).map(|session| session.version) else { return };
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let Some(mut input) = connection.input.take() else { return };
+        input.sift(|rest| {
+            // What breaks a rule is left for its turn, and so is what follows it.
+            let Ok(Framing::Complete { total, .. }) = packet::frame(rest, max) else {
+                return Sifted::End;
+            };
+            if self.work >= STEP_WORK {
+                self.parked.heard.push(socket);
+                return Sifted::End;
+            }
+            self.work += 1;
+            match (rest[0] >> 4, self.take_answer(socket, index, version, &rest[..total])) {
+                (PUBACK | PUBREC | PUBCOMP, true) => Sifted::Taken(total),
+                (PUBACK | PUBREC | PUBCOMP, false) => Sifted::End,
+                _ => Sifted::Left(total),
+            }
+        });
+        if input.rest().is_empty() {
+            self.pool.put_input(input);
+        } else if let Some(connection) = self.connections.get_mut(socket.0)
+            && connection.stage == Stage::Open(index)
+        {
+            connection.input = Some(input);
+        }
+    }
+
+    /// True when this is an answer and was acted on.
+    fn take_answer(&mut self, socket: SocketId, index: u32, version: Version, raw: &[u8]) -> bool {
+        if !matches!(raw[0] >> 4, PUBACK | PUBREC | PUBCOMP) || self.is_clogged(socket) {
+            return false;
+        }
+        let outcome = match packet::decode(version, raw) {
+            Ok(Packet::PubAck(ack)) => self.puback(index, ack),
+            Ok(Packet::PubRec(ack)) => self.pubrec(socket, index, version, ack),
+            Ok(Packet::PubComp(ack)) => self.pubcomp(index, ack),
+            _ => return false,
+        };
+        self.counters.packets_received += u64::from(outcome.is_ok());
+        outcome.is_ok()
+    }
+}
+
+// Packet types, section 2.1.2.
+const PUBACK: u8 = 4;
+const PUBREC: u8 = 5;
+const PUBCOMP: u8 = 7;
