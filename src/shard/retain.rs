@@ -120,7 +120,11 @@ impl Shard {
         let ticket = self.ticket();
         let Some(session) = self.sessions.get_mut(index) else { return };
         let replays = &mut session.flow().replays;
-        replays.retain(|replay| !(replay.inherited && replay.filter == filter));
+        // What is inherited comes first: without any, subscribing costs nothing for each replay
+        // that still waits, of which there may be 100,000.
+        if replays.front().is_some_and(|replay| replay.inherited) {
+            replays.retain(|replay| !(replay.inherited && replay.filter == filter));
+        }
         replays.push_back(Replay {
             filter,
             ticket,
