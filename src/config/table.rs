@@ -220,7 +220,8 @@ section_struct! {
         topic_alias_outbound "topic_alias_outbound": u16 = "0", count(0, 65_535, "aliases"),
             "Topic aliases used towards one client, at most what the client allows.";
         receive_maximum "receive_maximum": u16 = "256", count(1, 65_535, "messages"),
-            "QoS 1 and 2 messages one client may have in flight to the broker.";
+            "QoS 1 and 2 messages one MQTT 5 client may have in flight to the broker; MQTT 3 has \
+            no way to tell a client.";
         max_inflight "max_inflight": u16 = "32", count(1, 65_535, "messages"),
             "QoS 1 and 2 messages in flight to one client, at most its Receive Maximum.";
         retry_interval "retry_interval": Option<Duration> = "off",

@@ -118,8 +118,10 @@ pub fn decode_connect(packet: &[u8]) -> Result<Connect<'_>, ConnectViolation> {
     let mut cursor = Cursor::new(body);
     let name = cursor.binary().map_err(unknown)?;
     let level = cursor.u8().map_err(unknown)?;
-    let (version, bridge) = version_of(name, level)
-        .map_err(|version| ConnectViolation { version, ..unknown(UNSUPPORTED) })?;
+    let (version, bridge) = version_of(name, level).map_err(|refuse_as| {
+        let version = refuse_as.map(|version| as_written(version, cursor));
+        ConnectViolation { version, ..unknown(UNSUPPORTED) }
+    })?;
     let known = |violation| ConnectViolation { version: Some(version), ..unknown(violation) };
     framing::split(version, packet).map_err(known)?;
     if first & 0x0F != 0 && version != Version::V31 {
@@ -146,6 +148,15 @@ fn version_of(name: &[u8], level: u8) -> Result<(Version, bool), Option<Version>
         (b"MQTT", _, _) => Err(Some(Version::V311)),
         _ => Err(None),
     }
+}
+
+/// The version in whose form to refuse a level above 5. The specification of 3.1.1 wants return
+/// code 1 for it and that of 5.0 reason code 0x84 [MQTT-3.1.2-2]: what comes after the level tells
+/// which of the two the client reads.
+fn as_written(version: Version, rest: Cursor<'_>) -> Version {
+    let reads_as = |version| decode_after_level(version, false, rest, &mut 0).is_ok();
+    let plain = version.is_v5() && !reads_as(Version::V5) && reads_as(Version::V311);
+    if plain { Version::V311 } else { version }
 }
 
 fn decode_after_level<'a>(

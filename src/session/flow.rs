@@ -7,6 +7,9 @@ use crate::time::Instant;
 use crate::topic::FilterId;
 use std::collections::VecDeque;
 
+/// Topics remembered as overtaken while replays wait; then live messages win no more.
+const OVERTAKEN: usize = 4096;
+
 /// Windows, queues and replays of one session.
 #[derive(Default)]
 pub struct Flow {
@@ -18,6 +21,10 @@ pub struct Flow {
     pub inbound: Inbound,
     /// Retained replays that subscriptions asked for, oldest first.
     pub replays: VecDeque<Replay>,
+    /// Hashes of topics on which a newer retained message went out live while replays wait, each
+    /// with the newest ticket given by then: for replays up to it, what is kept on the topic is
+    /// older than what the client has. One list for all of them, since they may be 100,000.
+    overtaken: Vec<(u64, u64)>,
     /// Since when the pending queue has been above its high-water mark while connected.
     pub crowded: Option<Instant>,
     /// In the shard's list of flow states to give back when idle.
@@ -47,6 +54,35 @@ impl Flow {
         self.replays.iter_mut().for_each(|replay| replay.inherited = true);
     }
 
+    /// A newer message than the retained one went out live on the topic with this hash. `now` is
+    /// the newest ticket that was given.
+    pub fn overtake(&mut self, hash: u64, now: u64) {
+        if let Some((_, ticket)) = self.overtaken.iter_mut().find(|(known, _)| *known == hash) {
+            *ticket = now;
+            return;
+        }
+        if self.overtaken.len() >= OVERTAKEN {
+            let oldest = self.replays.front().map_or(now, |replay| replay.ticket);
+            self.overtaken.retain(|&(_, ticket)| ticket >= oldest);
+        }
+        if self.overtaken.len() < OVERTAKEN {
+            self.overtaken.push((hash, now));
+        }
+    }
+
+    /// Hashes of the topics whose retained message is stale for the replay with this ticket.
+    pub fn overtaken_since(&self, ticket: u64) -> Vec<u64> {
+        let stale = self.overtaken.iter().filter(|&&(_, newest)| newest >= ticket);
+        stale.map(|&(hash, _)| hash).collect()
+    }
+
+    /// Gives the list back when no replay needs it.
+    pub fn forget_overtaken(&mut self) {
+        if self.replays.is_empty() {
+            self.overtaken = Vec::new();
+        }
+    }
+
     /// True when it may be given back.
     pub fn is_idle(&self) -> bool {
         self.window.is_empty()
@@ -70,7 +106,42 @@ pub struct Replay {
     pub waiting: bool,
     /// From an earlier connection: subscribing again begins it anew.
     pub inherited: bool,
-    /// Hashes of topics on which a newer message went out live meanwhile: their retained message
-    /// would arrive as if it were newer.
-    pub overtaken: Vec<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replay(ticket: u64) -> Replay {
+        Replay {
+            filter: FilterId(ticket as u32),
+            ticket,
+            shard: ShardId(0),
+            cursor: None,
+            waiting: false,
+            inherited: false,
+        }
+    }
+
+    #[test]
+    fn what_is_overtaken_is_kept_once_for_all_replays_and_bounded() {
+        let mut flow = Flow::default();
+        flow.replays.extend((1..=100_000).map(replay));
+        (0..10_000).for_each(|hash| flow.overtake(hash, 100_000));
+        assert_eq!(flow.overtaken.len(), OVERTAKEN);
+        assert!(flow.overtaken.capacity() <= 2 * OVERTAKEN);
+        assert_eq!(flow.overtaken_since(100_000).len(), OVERTAKEN);
+        // A replay that began later is sent what is kept by then.
+        flow.replays.push_back(replay(100_001));
+        assert!(flow.overtaken_since(100_001).is_empty());
+        flow.overtake(7, 100_001);
+        assert_eq!(flow.overtaken_since(100_001), [7]);
+        // What only replays that are over needed makes room.
+        flow.replays.drain(..100_000);
+        flow.overtake(99_999, 100_001);
+        assert_eq!(flow.overtaken, [(7, 100_001), (99_999, 100_001)]);
+        flow.replays.clear();
+        flow.forget_overtaken();
+        assert_eq!(flow.overtaken.capacity(), 0);
+    }
 }

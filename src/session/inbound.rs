@@ -4,7 +4,8 @@
 use crate::mutant::Mutant;
 use crate::packet::PacketId;
 
-/// The identifiers; at most twice the Receive Maximum that we announced.
+/// The identifiers; at most twice the Receive Maximum that we announced, and in MQTT 3, which
+/// announces none, as many as there are.
 #[derive(Default)]
 pub struct Inbound {
     ids: Vec<PacketId>,

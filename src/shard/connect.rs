@@ -155,7 +155,9 @@ impl Shard {
             return;
         }
         let fits = self.settings.reason_strings && what.len() + LONGEST_HEAD <= room;
-        let what = fits.then_some(what);
+        // Whether a client of an unknown version reads our properties is not known.
+        let reads = reason != ReasonCode::UnsupportedProtocolVersion;
+        let what = (fits && reads).then_some(what);
         let properties = ConnAckProperties { reason_string: what, ..Default::default() };
         let connack = ConnAck { session_present: false, reason, properties };
         self.write(socket, |out| packet::encode_connack(out, version, &connack));

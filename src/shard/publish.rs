@@ -47,7 +47,9 @@ impl Shard {
             return Ok(Flow::Hold(Holds::MAIL));
         }
         if let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.id) {
-            let limit = promised.receive_maximum;
+            // A client of MQTT 3 is told no limit, and its own is the number of identifiers: cut
+            // off, it would come back and send the same again.
+            let limit = if version.is_v5() { promised.receive_maximum } else { u16::MAX };
             let arrival = self
                 .sessions
                 .get(index)

@@ -116,6 +116,35 @@ fn a_client_that_exceeds_the_receive_maximum_is_cut_off() {
 }
 
 #[test]
+fn a_client_of_mqtt_3_may_have_as_many_in_flight_as_there_are_identifiers() {
+    // It is told no Receive Maximum; MQTT.js sends what it has without waiting.
+    let broker = Broker::shared(FIVE);
+    for v in [V31, V311] {
+        let topic = unique("many");
+        let mut sub = Client::subscriber(broker, V5, &unique("s"), &topic, 0);
+        let mut c = Client::connect(broker, v, &unique("c"));
+        let ids = (1..=300).chain([65_535]);
+        for id in ids.clone() {
+            c.send_publish(&Publish::new(&topic, 2, id.to_string()).id(id));
+        }
+        for id in ids.clone() {
+            c.ack(AckKind::PubRec, id);
+        }
+        // A repetition of any is still one [MQTT-4.3.3-2].
+        c.send_publish(&Publish::new(&topic, 2, "7").id(7).dup());
+        c.ack(AckKind::PubRec, 7);
+        for id in ids.clone() {
+            c.send(&Ack::new(AckKind::PubRel, id).encode());
+            c.ack(AckKind::PubComp, id);
+        }
+        for id in ids {
+            sub.expect(&id.to_string());
+        }
+        sub.expect_nothing();
+    }
+}
+
+#[test]
 fn qos_1_frees_its_place_with_puback() {
     let broker = Broker::shared(FIVE);
     let mut c = Client::connect(broker, V5, &unique("c"));

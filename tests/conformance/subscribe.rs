@@ -1,6 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE: what matches, and how subscriptions replace and overlap.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use crate::support::packet::*;
 use crate::support::reason::*;
@@ -416,4 +417,28 @@ fn many_filters_of_many_shapes_still_match() {
     sub.expect("one");
     c.publish(&Publish::new(format!("{prefix}/{}", ["x"; 7].join("/")), 1, "none"));
     sub.expect_nothing();
+}
+
+#[test]
+fn the_fifty_thousandth_filter_is_as_quick_as_the_first() {
+    // Their replays wait for other shards, once there is a retained message anywhere.
+    let mut c = Client::connect(Broker::plain(), V5, &unique("p"));
+    c.publish(&Publish::new(unique("kept"), 1, "kept").retain());
+    // With several names, so that some session is at home where the replays do not begin.
+    for _ in 0..3 {
+        let mut sub = Client::connect(Broker::plain(), V5, &unique("s"));
+        let prefix = unique("many");
+        let took: Vec<Duration> = (0..50)
+            .map(|part| {
+                let filters = (0..1000).map(|n| (format!("{prefix}/{part}/+/{n}/#"), 0));
+                let began = Instant::now();
+                sub.subscribe(Subscribe { filters: filters.collect(), ..Subscribe::default() });
+                began.elapsed()
+            })
+            .collect();
+        // The quickest of ten: whatever else the machine does, one is left alone.
+        let quickest = |part: &[Duration]| part.iter().min().copied().expect("ten parts");
+        let (first, last) = (quickest(&took[..10]), quickest(&took[40..]));
+        assert!(last < first * 8 + Duration::from_millis(10), "{first:?}, at last {last:?}");
+    }
 }
