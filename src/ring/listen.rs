@@ -78,6 +78,9 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             self.listeners.all[index] = None;
             return;
         }
+        // The kernel takes the number's meaning at the next submission. If the accepts end before,
+        // the descriptor is closed; should another listener have its number by then, that one's
+        // accepts are cancelled, and replaced because it is not stopping.
         let fd = types::Fd(stopped.fd.as_raw_fd());
         for ring in self.rings.iter_mut().filter(|ring| ring.accepts > 0) {
             let entry = opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd).all())

@@ -26,7 +26,9 @@ struct Shared {
 
 #[derive(Debug)]
 struct Cell {
-    /// Valid from the first permit until `retire`.
+    /// Valid from the first permit until `retire`. A permit taken just before and used just after
+    /// names no ring, or one that another core opened since; that socket goes astray. Cores only
+    /// end with the process.
     fd: AtomicI32,
     permits: AtomicI32,
 }

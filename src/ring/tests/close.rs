@@ -198,6 +198,49 @@ fn an_orderly_close_ends_nobody_else() {
     clients.join().unwrap();
 }
 
+/// Whoever closes a socket and still writes on it learns that before the socket's id may be
+/// another's.
+#[test]
+fn what_was_refused_on_a_closing_socket_is_told_before_closed() {
+    let (mut ring, address) = open(config());
+    let (mut client, _, mut log) = one_client(&mut ring, address);
+    client.write_all(b"x").unwrap();
+    let handler = |log: &mut Log, ring: &mut Ring, event: Happened<'_>| {
+        if let Event::Received { socket, .. } = event {
+            ring.close(socket);
+            ring.send(socket, Outgoing::One(b"late".to_vec()));
+            // The close completes within this pass.
+            ring.submit();
+        } else {
+            assert_eq!(log.closed, 0, "nothing comes after Closed");
+            log.handle(ring, event);
+        }
+    };
+    run(&mut ring, &mut log, handler, |log, _| log.closed == 1);
+    assert_eq!(log.sent, [Err(libc::EPIPE)]);
+    run_for(&mut ring, &mut log, Duration::from_millis(10), handler);
+}
+
+/// The record of an orderly close waits for its deadline although the socket is long gone.
+#[test]
+fn the_end_of_a_linger_spares_a_later_socket_of_the_same_generation() {
+    let (mut ring, address) = open(config());
+    let (client, socket, mut log) = one_client(&mut ring, address);
+    ring.shutdown_then_close(socket);
+    drop(client);
+    run(&mut ring, &mut log, Log::handle, |log, _| log.closed == 1);
+    for _ in 0..u16::MAX {
+        let id = ring.slots.open(0, 0);
+        assert_eq!(id, socket);
+        ring.slots.release(id);
+    }
+    let (mut client, again, mut log) = one_client(&mut ring, address);
+    assert_eq!((again, ring.counts().lingering), (socket, 1));
+    run(&mut ring, &mut log, Log::handle, |_, ring| ring.counts().lingering == 0);
+    client.write_all(b"x").unwrap();
+    run(&mut ring, &mut log, Log::handle, |log, _| log.received == 1);
+}
+
 /// Connections opened and closed in batches; each sends a little and half are closed by us first.
 fn churn(total: usize, batch: usize) {
     let mut settings = config();
