@@ -5,13 +5,25 @@
 /// to rounding, and keeps such blocks on small pages, which come free sooner than large ones.
 const CHUNK_BYTES: usize = 8192;
 
+/// Gives most of a list's spare room back when three quarters of it are spare: the allocator keeps
+/// a whole page, with the places of others that have gone, for one list that stays.
+pub fn trim<T>(list: &mut Vec<T>) {
+    if list.capacity() > 64 && list.len() < list.capacity() / 4 {
+        list.shrink_to(list.len() * 2);
+    }
+}
+
 /// Entries by dense index, with a generation per place that tells a reused place apart.
 pub struct Slab<T> {
     chunks: Vec<Places<T>>,
     /// Chunks with a free place, each once; the last is used first.
     roomy: Vec<u32>,
-    /// Chunks without memory.
+    /// The chunk that has memory and no entry, if one has.
+    empty: Option<u32>,
+    /// Chunks without memory. The last chunk is none of them: it is dropped.
     vacant: Vec<u32>,
+    /// A generation that no place of a dropped chunk has had.
+    generation: u32,
     len: usize,
 }
 
@@ -31,7 +43,14 @@ struct Places<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab { chunks: Vec::new(), roomy: Vec::new(), vacant: Vec::new(), len: 0 }
+        Slab {
+            chunks: Vec::new(),
+            roomy: Vec::new(),
+            empty: None,
+            vacant: Vec::new(),
+            generation: 0,
+            len: 0,
+        }
     }
 }
 
@@ -59,6 +78,9 @@ impl<T> Slab<T> {
         let number = self.roomy.last().copied().unwrap_or_else(|| self.grow());
         let chunk = &mut self.chunks[number as usize];
         let place = chunk.free.trailing_zeros();
+        if chunk.free == Self::ALL_FREE {
+            self.empty = None;
+        }
         chunk.entries[place as usize].value = Some(value);
         chunk.free &= chunk.free - 1;
         if chunk.free == 0 {
@@ -80,21 +102,48 @@ impl<T> Slab<T> {
         }
         chunk.free |= 1 << place;
         self.len -= 1;
-        // One empty chunk is kept, so that an entry that comes and goes costs nothing.
-        if chunk.free == Self::ALL_FREE && self.roomy.len() > 1 {
-            chunk.generation = chunk.entries.iter().map(|e| e.generation).max().unwrap_or(0);
-            chunk.entries = Box::default();
-            chunk.free = 0;
-            self.roomy.retain(|&roomy| roomy != number as u32);
-            self.vacant.push(number as u32);
+        if chunk.free == Self::ALL_FREE {
+            // One is kept, so that an entry that comes and goes costs nothing: the lower one, so
+            // that the list of chunks can become short.
+            let number = number as u32;
+            match self.empty.replace(number) {
+                None => {}
+                Some(kept) => {
+                    self.empty = Some(kept.min(number));
+                    self.give_back(kept.max(number));
+                }
+            }
         }
         Some(value)
+    }
+
+    /// Frees the memory of a chunk without entries; the number goes too if it is the last.
+    fn give_back(&mut self, number: u32) {
+        let chunk = &mut self.chunks[number as usize];
+        chunk.generation = chunk.entries.iter().map(|e| e.generation).max().unwrap_or(0);
+        chunk.entries = Box::default();
+        chunk.free = 0;
+        self.roomy.retain(|&roomy| roomy != number);
+        trim(&mut self.roomy);
+        self.vacant.push(number);
+        let before = self.chunks.len();
+        while self.chunks.last().is_some_and(|chunk| chunk.entries.is_empty()) {
+            let dropped = self.chunks.pop().map_or(0, |chunk| chunk.generation);
+            self.generation = self.generation.max(dropped);
+        }
+        let left = self.chunks.len();
+        if left < before {
+            self.vacant.retain(|&number| (number as usize) < left);
+            trim(&mut self.vacant);
+            trim(&mut self.chunks);
+        }
     }
 
     /// A chunk whose places are all free: one that was given back, or a new one.
     fn grow(&mut self) -> u32 {
         let number = self.vacant.pop().unwrap_or_else(|| {
-            self.chunks.push(Places { entries: Box::default(), free: 0, generation: 0 });
+            let generation = self.generation;
+            self.chunks.push(Places { entries: Box::default(), free: 0, generation });
             u32::try_from(self.chunks.len() - 1).expect("memory runs out before indices do")
         });
         let chunk = &mut self.chunks[number as usize];
@@ -127,7 +176,7 @@ impl<T> Slab<T> {
     /// The generation of a place: of its entry when in use, of its next one otherwise.
     pub fn generation(&self, index: u32) -> u32 {
         let (number, place) = Self::split(index);
-        self.chunks.get(number).map_or(0, |chunk| {
+        self.chunks.get(number).map_or(self.generation, |chunk| {
             chunk.entries.get(place).map_or(chunk.generation, |entry| entry.generation)
         })
     }
@@ -140,7 +189,7 @@ impl<T> Slab<T> {
         self.get_mut(index)
     }
 
-    /// One past the highest index ever used.
+    /// One past the highest index that may be in use.
     pub fn bound(&self) -> u32 {
         (self.chunks.len() * Self::PLACES) as u32
     }
@@ -209,6 +258,10 @@ impl<T> Table<T> {
         self.len -= 1;
         if chunk.used == 0 && number > 0 {
             chunk.values = Box::default();
+            while self.chunks.last().is_some_and(|chunk| chunk.values.is_empty()) {
+                self.chunks.pop();
+            }
+            trim(&mut self.chunks);
         }
         Some(value)
     }
@@ -273,6 +326,24 @@ mod tests {
         assert_eq!(again, all);
         for (&index, &old) in all.iter().zip(&before) {
             assert_ne!(slab.generation(index), old);
+        }
+    }
+
+    #[test]
+    fn of_a_crowd_that_has_gone_not_even_the_list_of_chunks_is_left() {
+        let count = 500 * Slab::<u32>::PLACES as u32;
+        let (mut slab, mut table) = (Slab::default(), Table::default());
+        for order in [|at: usize, _| at, |at, all| all - 1 - at, |at, all| at * 7919 % all] {
+            let all: Vec<u32> = (0..count).map(|value| slab.insert(value)).collect();
+            all.iter().for_each(|&index| assert_eq!(table.insert(index, index), None));
+            for at in 0..all.len() {
+                let index = all[order(at, all.len())];
+                assert!(slab.remove(index).is_some() && table.remove(index).is_some());
+                assert!(slab.get(index).is_none() && table.get(index).is_none());
+            }
+            let lists = [slab.chunks.capacity(), slab.vacant.capacity(), slab.roomy.capacity()];
+            assert!(lists.iter().all(|&room| room <= 64), "{lists:?}");
+            assert!(table.chunks.capacity() <= 64, "{}", table.chunks.capacity());
         }
     }
 

@@ -4,6 +4,7 @@
 //! it fired too soon for them. It does not read a clock.
 
 use crate::mutant::Mutant;
+use crate::slab::trim;
 
 /// Milliseconds on a monotonic clock since the process's own zero.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -90,6 +91,7 @@ impl<T: Copy> Slot<T> {
             if alone {
                 self.chunks = Vec::new();
             }
+            trim(&mut self.chunks);
         }
         entry
     }
@@ -113,6 +115,7 @@ impl<T: Copy> Slot<T> {
         if self.chunks.is_empty() {
             self.chunks = Vec::new();
         }
+        trim(&mut self.chunks);
         (before - after, true)
     }
 

@@ -140,6 +140,7 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
         listening: Vec::new(),
         phase: Phase::Serving,
         tide: Tide::default(),
+        upkeep_due: false,
         steps: Histogram::default(),
         idle_nanos: 0,
     };
@@ -159,6 +160,11 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
         }
         let busy = core.step(&mut driver);
         core.shard.counters.steps += 1;
+        // After a step, because nothing lies unvisited then; while there is no rest, all the same.
+        if std::mem::take(&mut core.upkeep_due) {
+            driver.keep_house();
+            core.tide.turn(core.shard.population());
+        }
         let ended = core.clock.nanos();
         if busy {
             core.shard.counters.step_busy_nanos += ended - began;
@@ -200,6 +206,7 @@ struct Running {
     listening: Vec<ListenerId>,
     phase: Phase,
     tide: Tide,
+    upkeep_due: bool,
     /// How long steps took that found something to do.
     steps: Histogram,
     /// Time spent waiting, spinning included.
@@ -241,7 +248,7 @@ impl Running {
                 // Every two seconds: often enough for $SYS.
                 Command::Ping => {
                     self.measure(driver);
-                    self.tide.turn(self.shard.population());
+                    self.upkeep_due = true;
                 }
                 Command::Figures(question) => {
                     self.measure(driver);

@@ -17,9 +17,10 @@
 //! Memory per distinct filter, whatever the number of shards: 21 to 32 bytes.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::map::{BuildReady, Map};
+use super::map::Map;
 use super::shapes::Shapes;
 use crate::atomic::{AtomicU64, Ordering, fence};
 use crate::ids::{ShardId, ShardSet};
@@ -31,6 +32,26 @@ const COARSE_BITS: u32 = 8;
 const COARSE_MASK: u64 = (1 << COARSE_BITS) - 1;
 const _: () = assert!(MAX_SHARDS < 1 << COARSE_BITS);
 const _: () = assert!((COARSE_LEVELS + 1) as u32 * COARSE_BITS <= u64::BITS);
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct Ready(u64);
+
+impl Hasher for Ready {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are u64")
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+type BuildReady = BuildHasherDefault<Ready>;
 
 /// Where the filters of one shape of one shard are registered. Decided with the shard's first
 /// filter of the shape and kept until its last is gone, so that removal finds what was added.

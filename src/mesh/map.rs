@@ -13,32 +13,11 @@
 //! reads what was true when he looked the pointer up; his guard keeps its memory.
 #![allow(unsafe_code)]
 
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::mutant::Mutant;
 use seize::{Collector, Guard, LocalGuard};
-
-/// Keys are hashes already.
-#[derive(Default)]
-pub(super) struct Ready(u64);
-
-impl Hasher for Ready {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("keys are u64")
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
-}
-
-pub(super) type BuildReady = BuildHasherDefault<Ready>;
 
 /// A new table fits into the cache; a full one is copied in some 100 µs with a million entries.
 const SEGMENTS: usize = 64;

@@ -9,6 +9,8 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+/// Smallest page of the machines this runs on; where they are larger, the kernel refuses a few.
+const PAGE: usize = 4096;
 /// Every ring has at least this many, even when the pool has been given out to other rings.
 const LEAST_PER_RING: u32 = 16;
 
@@ -39,10 +41,18 @@ impl Memory {
         Ok(Memory { start, length })
     }
 
-    /// Gives the pages back; they read as zero when touched again.
-    fn forget(&self) {
-        // SAFETY: the range is this mapping. Its content is not needed: the caller says so.
-        unsafe { libc::madvise(self.start.as_ptr().cast(), self.length, libc::MADV_DONTNEED) };
+    /// Gives the pages back that lie wholly within `range`, in bytes; touched again they read as
+    /// zero. Their content is not needed: the caller says so.
+    fn forget(&self, range: std::ops::Range<usize>) {
+        let (from, to) = (range.start.next_multiple_of(PAGE), range.end.min(self.length));
+        let length = to.saturating_sub(from) / PAGE * PAGE;
+        if length > 0 {
+            // SAFETY: page aligned and inside this mapping.
+            unsafe {
+                let start = self.start.as_ptr().add(from);
+                libc::madvise(start.cast(), length, libc::MADV_DONTNEED)
+            };
+        }
     }
 }
 
@@ -95,6 +105,17 @@ impl Pool {
         unsafe { self.memory.start.as_ptr().add(id as usize * self.size as usize) }
     }
 
+    /// Bytes of it that are in memory.
+    #[cfg(test)]
+    pub(super) fn resident(&self) -> usize {
+        let mut pages = vec![0u8; self.memory.length.div_ceil(PAGE)];
+        let start = self.memory.start.as_ptr().cast();
+        // SAFETY: the mapping, and one byte for each of its pages.
+        let result = unsafe { libc::mincore(start, self.memory.length, pages.as_mut_ptr()) };
+        assert_eq!(result, 0);
+        pages.iter().filter(|&&page| page & 1 != 0).count() * PAGE
+    }
+
     /// Keeps the mapping alive for as long as the slices handed out below may be looked at.
     pub(super) fn memory(&self) -> Rc<Memory> {
         self.memory.clone()
@@ -119,7 +140,18 @@ impl Pool {
     /// Gives all pages back to the system. Only when no completion with a buffer is unvisited.
     pub(super) fn forget(&mut self) {
         self.share = u32::MAX;
-        self.memory.forget();
+        self.memory.forget(0..self.memory.length);
+    }
+
+    /// Gives the pages of free buffers back, and has the lowest used first again.
+    pub(super) fn give_pages_back(&mut self) {
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        let size = self.size as usize;
+        for run in self.free.chunk_by(|above, below| *above == below + 1) {
+            if let [highest, .., lowest] | [highest @ lowest] = *run {
+                self.memory.forget(lowest as usize * size..(highest as usize + 1) * size);
+            }
+        }
     }
 }
 
@@ -190,6 +222,20 @@ impl BufferRing {
     /// After a quiet time: fewer buffers in rotation means fewer pages and warmer caches.
     pub(super) fn shrink(&mut self) {
         self.target = (self.target / 2).max(self.initial).clamp(1, self.capacity);
+    }
+
+    /// The ring is about to be closed, and nothing is in flight on it: its buffers go to the pool.
+    pub(super) fn dissolve(&mut self, pool: &mut Pool) {
+        for back in 1..=self.posted {
+            let index = u32::from(self.tail).wrapping_sub(back) & (self.capacity - 1);
+            // SAFETY: index < capacity, the length of the array. The kernel takes buffers in the
+            // order of posting, so the last `posted` entries are those that it never took.
+            let entry =
+                unsafe { self.entries.start.cast::<BufRingEntry>().add(index as usize).as_ref() };
+            pool.free.push(entry.bid());
+        }
+        self.posted = 0;
+        pool.rings -= 1;
     }
 
     fn fill(&mut self, pool: &mut Pool) {

@@ -12,6 +12,7 @@ use super::port::RingPort;
 use super::send::Sends;
 use super::slots::Slots;
 use super::tag::{self, Kind};
+use super::upkeep::House;
 use super::uring::{BATCH, Ring};
 use crate::ids::SocketId;
 use io_uring::{cqueue, opcode, types};
@@ -50,6 +51,7 @@ pub struct Driver<S> {
     pub(super) alarm: Alarm,
     pub(super) quiet: Quiet,
     pub(super) luck: Luck,
+    pub(super) house: House,
     first_ring: usize,
     /// Opening a ring failed; not again before.
     no_ring_before: Option<Instant>,
@@ -94,6 +96,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             alarm: Alarm::new(),
             quiet: Quiet::new(),
             luck: Luck::new(),
+            house: House::default(),
             first_ring: 0,
             no_ring_before: None,
             rings: vec![first],
@@ -167,8 +170,8 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             accepts_in_flight: sum(|ring| u64::from(ring.accepts)) as u32,
             hand_overs_in_flight: self.hand_overs.in_flight(),
             lingering: self.lingering.len() as u32,
-            enters: sum(|ring| ring.enters),
-            overflows: sum(|ring| ring.overflows),
+            enters: self.counts.enters + sum(|ring| ring.enters),
+            overflows: self.counts.overflows + sum(|ring| ring.overflows),
             ..self.counts
         }
     }

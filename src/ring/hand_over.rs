@@ -140,11 +140,23 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         if self.rings[self.granting].room() < most - out {
             let Some(ring) = self.roomiest_ring(most) else { return };
             if ring != self.granting {
-                let unused = self.port.withdraw(self.granting);
-                self.rings[self.granting].promised -= unused;
-                self.granting = ring;
+                return self.grant_from(ring);
             }
         }
+        self.grant(most);
+    }
+
+    /// Arrivals use `ring` from now on. Its permits are there before the other's go: a sender that
+    /// finds none closes the connection.
+    pub(super) fn grant_from(&mut self, ring: usize) {
+        let before = std::mem::replace(&mut self.granting, ring);
+        self.grant((self.rings[ring].capacity / 4).clamp(1, MOST_PERMITS));
+        let unused = self.port.withdraw(before);
+        self.rings[before].promised -= unused;
+    }
+
+    /// Brings the permits to `most`, as far as there is room.
+    fn grant(&mut self, most: u32) {
         let ring = &mut self.rings[self.granting];
         let more = (most - self.port.permits(self.granting).min(most)).min(ring.room());
         ring.promised += more;

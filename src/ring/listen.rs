@@ -78,16 +78,19 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             self.listeners.all[index] = None;
             return;
         }
-        // The kernel takes the number's meaning at the next submission. If the accepts end before,
-        // the descriptor is closed; should another listener have its number by then, that one's
-        // accepts are cancelled, and replaced because it is not stopping.
-        let fd = types::Fd(stopped.fd.as_raw_fd());
+        let cancel = cancel_accepts_of(stopped);
         for ring in self.rings.iter_mut().filter(|ring| ring.accepts > 0) {
-            let entry = opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd).all())
-                .build()
-                .flags(squeue::Flags::SKIP_SUCCESS)
-                .user_data(tag::tag(Kind::Ignored, 0, 0));
-            ring.push(entry);
+            ring.push(cancel.clone());
+        }
+    }
+
+    /// Has the accepts in flight on `ring` come back; they are replaced by others.
+    pub(super) fn cancel_accepts(&mut self, ring: usize) {
+        if self.rings[ring].accepts == 0 {
+            return;
+        }
+        for listener in self.listeners.all.iter().flatten() {
+            self.rings[ring].push(cancel_accepts_of(listener));
         }
     }
 
@@ -190,6 +193,17 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         self.listeners.retry_at = Some(Instant::now() + REST);
         self.listeners.want_room = true;
     }
+}
+
+/// The kernel looks the descriptor up at the next submission. If a stopping listener's accepts end
+/// before, it is closed; should another listener have its number by then, that one's accepts are
+/// cancelled, and replaced because it is not stopping.
+fn cancel_accepts_of(listener: &Listener) -> squeue::Entry {
+    let fd = types::Fd(listener.fd.as_raw_fd());
+    opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd).all())
+        .build()
+        .flags(squeue::Flags::SKIP_SUCCESS)
+        .user_data(tag::tag(Kind::Ignored, 0, 0))
 }
 
 impl Accept {

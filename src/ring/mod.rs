@@ -23,6 +23,7 @@ mod send;
 mod slots;
 mod socket;
 mod tag;
+mod upkeep;
 mod uring;
 
 pub use driver::Driver;

@@ -31,8 +31,6 @@ use std::time::{Duration, Instant};
 const DOZE: Duration = Duration::from_millis(2);
 /// Empty dozes before parking.
 const DOZES: u32 = 3;
-/// Nothing happened for this long: give the buffers' memory back.
-const LONG_QUIET: Duration = Duration::from_secs(10);
 
 /// Wakes one core from any thread. Ring it after publishing what it should find.
 #[derive(Clone, Debug)]
@@ -110,17 +108,15 @@ pub(super) struct Quiet {
     dozes: u32,
     /// The last doze lasted longer than a short one may.
     sparse: bool,
-    since: Option<Instant>,
-    tidied: bool,
 }
 
 impl Quiet {
     pub(super) fn new() -> Self {
-        Quiet { dozes: 0, sparse: false, since: None, tidied: false }
+        Quiet { dozes: 0, sparse: false }
     }
 
     pub(super) fn disturbed(&mut self) {
-        *self = Quiet { sparse: self.sparse, ..Quiet::new() };
+        self.dozes = 0;
     }
 }
 
@@ -236,16 +232,9 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             ring.signal(true);
             let _ = ring.enter(0, None);
         }
-        // Not for ever at first: the buffers' memory is given back after a long quiet.
-        let most = if self.quiet.tidied { Duration::MAX } else { LONG_QUIET };
-        let limit = match until {
-            Some(until) => until.saturating_duration_since(Instant::now()).min(most),
-            None => most,
-        };
-        if !self.has_work(recheck) && !limit.is_zero() {
+        let limit = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if !self.has_work(recheck) && limit != Some(Duration::ZERO) {
             self.counts.parks += 1;
-            self.tidy();
-            let limit = (limit != Duration::MAX).then_some(limit);
             self.alarm.wait(self.doorbell.eventfd(), limit).await;
         }
         self.doorbell.flag().wake_up();
@@ -259,18 +248,6 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
 
     fn has_work(&mut self, recheck: &mut impl FnMut() -> bool) -> bool {
         !self.deferred.is_empty() || self.anything_ready() || recheck()
-    }
-
-    /// Nothing is ready, so every buffer is empty: after a long quiet their pages can go.
-    fn tidy(&mut self) {
-        let since = *self.quiet.since.get_or_insert_with(Instant::now);
-        if !self.quiet.tidied && since.elapsed() >= LONG_QUIET {
-            self.quiet.tidied = true;
-            for ring in &mut self.rings {
-                ring.buffers.shrink();
-            }
-            self.pool.forget();
-        }
     }
 }
 

@@ -26,9 +26,9 @@ struct Shared {
 
 #[derive(Debug)]
 struct Cell {
-    /// Valid from the first permit until `retire`. A permit taken just before and used just after
-    /// names no ring, or one that another core opened since; that socket goes astray. Cores only
-    /// end with the process.
+    /// Valid while there are permits: a ring for which one is out is not closed. Only a core that
+    /// ends does not wait for them. One used just after that names no ring, or one that another
+    /// core opened since, where the socket goes astray; cores only end with the process.
     fd: AtomicI32,
     permits: AtomicI32,
 }

@@ -396,7 +396,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             self.lingering.pop_front();
         }
         if self.lingering.is_empty() {
-            self.lingering.shrink_to(1024);
+            self.lingering.shrink_to(64);
         }
         if self.listeners.retry_at.is_some_and(|at| at <= now) {
             self.top_up_accepts();

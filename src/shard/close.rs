@@ -137,7 +137,7 @@ impl Shard {
             self.disconnect(socket, if broken { Cause::Broken } else { Cause::EndOfStream });
         }
         if self.parting.is_empty() {
-            self.parting.shrink_to(1024);
+            self.parting.shrink_to(64);
         }
         !self.parting.is_empty()
     }

@@ -212,7 +212,7 @@ impl Shard {
             }
         }
         if self.idle_flows.is_empty() {
-            self.idle_flows.shrink_to(1024);
+            self.idle_flows.shrink_to(64);
         }
         self.pool.shrink();
         self.shrink_names();

@@ -5,6 +5,8 @@
 //! no generation, which would cost bytes for each filter and node, and a wrong number is our own
 //! mistake, not a client that has gone.
 
+use crate::slab::trim;
+
 /// Entries per chunk.
 const CHUNK: usize = 256;
 /// No slot: the end of a free list.
@@ -96,15 +98,30 @@ impl<T> Slab<T> {
         };
         chunk.free = slot as u32;
         chunk.used -= 1;
-        if chunk.used == 0 {
+        let emptied = chunk.used == 0;
+        if emptied {
             chunk.slots = Vec::new();
             chunk.free = NONE;
         }
         if !had_room {
             self.roomy.push(at as u32);
         }
+        if emptied && at + 1 == self.chunks.len() {
+            self.drop_last();
+        }
         self.len -= 1;
         entry
+    }
+
+    /// Drops empty chunks from the end, but for the first.
+    fn drop_last(&mut self) {
+        while self.chunks.len() > 1 && self.chunks.last().is_some_and(|chunk| chunk.used == 0) {
+            self.chunks.pop();
+        }
+        let left = self.chunks.len();
+        self.roomy.retain(|&at| (at as usize) < left);
+        trim(&mut self.roomy);
+        trim(&mut self.chunks);
     }
 
     /// The entry of that number. Panics when there is none: our own mistake.

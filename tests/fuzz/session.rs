@@ -14,7 +14,6 @@ use ringmq::config::{OnFull, SharedStrategy};
 use ringmq::packet::{self, Ack, AckKind, PacketId, ReasonCode, Version};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::Settings;
-use ringmq::telemetry::Kind;
 
 /// Connections open at a time.
 const CONNECTIONS: usize = 6;
@@ -340,30 +339,6 @@ impl Session {
         }
         self.world.settle();
         assert_eq!(self.world.problems(), Vec::<String>::new());
-        for node in &self.world.nodes {
-            let audit = node.shard.audit();
-            let left = [
-                ("sessions", audit.sessions),
-                ("connections", audit.connections),
-                ("flows", audit.flows),
-                ("filters", audit.filters),
-                ("subscribers", audit.subscribers),
-                ("groups", audit.groups),
-                ("members", audit.members),
-                ("arrivals", audit.arrivals),
-                ("wills", audit.wills),
-                ("parked", audit.parked.iter().sum()),
-                ("sockets", node.driver.open()),
-            ];
-            for (name, count) in left {
-                assert_eq!(count, 0, "{name} at the end: {audit:?}");
-            }
-            for (descriptor, value) in node.shard.counters.iter() {
-                let kept = descriptor.field.starts_with("retained");
-                assert!(descriptor.kind != Kind::Gauge || kept || value == 0, "{descriptor:?}");
-            }
-        }
-        assert!(self.world.shared.interest.is_empty(), "interest keys are left");
-        assert_eq!(self.world.shared.connections.used(), 0);
+        assert_eq!(self.world.leftovers(), Vec::<String>::new());
     }
 }

@@ -159,6 +159,28 @@ impl Peer {
         });
     }
 
+    /// Takes every PUBLISH, acknowledging each, until there are no more. Other packets are lost.
+    pub fn read_all(&mut self, world: &mut World) -> Vec<Got> {
+        let mut all = Vec::new();
+        loop {
+            let got = self.take(world);
+            if got.is_empty() {
+                return all;
+            }
+            for packet in got {
+                match packet {
+                    Got::Publish { qos: 1, id, .. } => self.ack(world, AckKind::PubAck, id),
+                    Got::Publish { qos: 2, id, .. } => self.ack(world, AckKind::PubRec, id),
+                    Got::Ack(AckKind::PubRel, id, _) => self.ack(world, AckKind::PubComp, id),
+                    _ => {}
+                }
+                if matches!(packet, Got::Publish { .. }) {
+                    all.push(packet);
+                }
+            }
+        }
+    }
+
     pub fn subscribe(&mut self, world: &mut World, number: u16, filter: &str, qos: u8) {
         self.subscribe_as(world, number, filter, qos, None);
     }

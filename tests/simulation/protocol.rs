@@ -19,21 +19,12 @@ const LOCAL: SubscribeOptions = SubscribeOptions {
 };
 
 /// Acknowledges everything until nothing more comes; the payloads, repetitions included.
-fn read_all(world: &mut World, peer: &mut Peer) -> Vec<String> {
-    let mut all = Vec::new();
-    loop {
-        let got = peer.take(world);
-        if got.is_empty() {
-            return all;
-        }
-        for packet in got {
-            let Got::Publish { payload, qos, id, .. } = packet else { continue };
-            all.push(String::from_utf8(payload).unwrap());
-            if qos == 1 {
-                peer.ack(world, AckKind::PubAck, id);
-            }
-        }
-    }
+fn texts(world: &mut World, peer: &mut Peer) -> Vec<String> {
+    let text = |packet| match packet {
+        Got::Publish { payload, .. } => String::from_utf8(payload).unwrap(),
+        other => panic!("{other:?} is no PUBLISH"),
+    };
+    peer.read_all(world).into_iter().map(text).collect()
 }
 
 /// A client that has published `count` retained messages `a/0`… and said goodbye.
@@ -68,9 +59,9 @@ fn no_local_knows_the_publisher_by_its_client_id() {
         let mut other = Peer::connect(&mut world, 0, &hello("d", true, 0));
         let mut again = Peer::connect(&mut world, shards - 1, &hello("c", true, 0));
         again.subscribe_with(&mut world, 1, "t/+", LOCAL, None);
-        assert_eq!(read_all(&mut world, &mut again), [""; 0], "{shards} shards");
+        assert_eq!(texts(&mut world, &mut again), [""; 0], "{shards} shards");
         other.subscribe_with(&mut world, 1, "t/+", LOCAL, None);
-        let got: BTreeSet<_> = read_all(&mut world, &mut other).into_iter().collect();
+        let got: BTreeSet<_> = texts(&mut world, &mut other).into_iter().collect();
         assert_eq!(got, BTreeSet::from(["gone".into(), "kept".into()]));
         fine(&world);
     }
@@ -92,7 +83,7 @@ fn a_delayed_will_of_an_earlier_session_is_local_too() {
     }
     assert_eq!(world.counters().wills_sent, 1);
     let mut again = Peer::connect(&mut world, 1, &hello("c", false, 60));
-    assert_eq!(read_all(&mut world, &mut again), [""; 0]);
+    assert_eq!(texts(&mut world, &mut again), [""; 0]);
 }
 
 #[test]
@@ -124,7 +115,7 @@ fn a_share_by_client_picks_one_member_for_all_sessions_of_a_publisher() {
             peer.goodbye(&mut world);
         }
         for (at, member) in members.iter_mut().enumerate() {
-            for payload in read_all(&mut world, member) {
+            for payload in texts(&mut world, member) {
                 chosen.entry(payload).or_default().insert(at);
             }
         }
@@ -153,7 +144,7 @@ fn a_retained_replay_goes_on_with_the_next_connection() {
             peer.end(&mut world, End::Reset);
             world.settle();
             let mut again = Peer::connect(&mut world, 0, &hello("c", false, 60));
-            let got: BTreeSet<_> = read_all(&mut world, &mut again).into_iter().collect();
+            let got: BTreeSet<_> = texts(&mut world, &mut again).into_iter().collect();
             let subscribed = world.counters().subscriptions == 1;
             let expected = if subscribed { 200 } else { 0 };
             assert_eq!(got.len(), expected, "{shards} shards, {steps} steps, {bytes} bytes");
@@ -176,7 +167,7 @@ fn what_is_lost_offline_does_not_hide_the_retained_message() {
     world.settle();
     assert_eq!(world.counters().dropped_offline_qos0, 1);
     let mut again = Peer::connect(&mut world, 0, &hello("c", false, 60));
-    let got = read_all(&mut world, &mut again);
+    let got = texts(&mut world, &mut again);
     assert!(got.contains(&"new".into()) && !got.contains(&"99".into()), "{got:?}");
 }
 
@@ -195,7 +186,7 @@ fn replays_of_one_filter_do_not_pile_up_over_connections() {
     let replaying: usize = world.nodes.iter().map(|node| node.shard.audit().replaying).sum();
     assert_eq!(replaying, 1);
     let mut again = Peer::connect(&mut world, 0, &hello("c", false, 60));
-    let got: BTreeSet<_> = read_all(&mut world, &mut again).into_iter().collect();
+    let got: BTreeSet<_> = texts(&mut world, &mut again).into_iter().collect();
     assert_eq!(got.len(), 100);
     fine(&world);
 }
@@ -216,7 +207,7 @@ fn the_replay_of_a_filter_that_was_unsubscribed_does_not_serve_another() {
         }
     }
     // What was queued for the first filter comes: two slices of a quarter of the queue each.
-    let got = read_all(&mut world, &mut peer);
+    let got = texts(&mut world, &mut peer);
     assert!((1..=16).contains(&got.len()), "{} retained messages after the window", got.len());
     fine(&world);
 }

@@ -335,6 +335,48 @@ impl World {
         }
         problems
     }
+
+    /// What is left of clients anywhere, once they and their sessions have all gone. Retained
+    /// messages and timers may stay.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for node in &self.nodes {
+            let audit = node.shard.audit();
+            let counts = [
+                ("sessions", audit.sessions),
+                ("connections", audit.connections),
+                ("flows", audit.flows),
+                ("idle_flows", audit.idle_flows),
+                ("filters", audit.filters),
+                ("subscribers", audit.subscribers),
+                ("groups", audit.groups),
+                ("members", audit.members),
+                ("arrivals", audit.arrivals),
+                ("wills", audit.wills),
+                ("parked", audit.parked.iter().sum()),
+                ("sockets", node.driver.open()),
+            ];
+            let counts = counts.map(|(name, count)| (name, count as u64));
+            // Retained messages are gauges too, and checked by whoever knows what is to stay.
+            let gauges = node.shard.counters.iter().filter(|(descriptor, _)| {
+                descriptor.kind == Kind::Gauge && !descriptor.field.starts_with("retained")
+            });
+            let gauges = gauges.map(|(descriptor, value)| (descriptor.field, value));
+            let id = node.shard.id().0;
+            let some = counts.into_iter().chain(gauges).filter(|&(_, count)| count != 0);
+            left.extend(some.map(|(name, count)| format!("shard {id}: {count} {name}")));
+        }
+        if !self.shared.interest.is_empty() {
+            left.push("interest keys".into());
+        }
+        let connections = self.shared.connections.used();
+        if connections != 0 {
+            left.push(format!("{connections} of the broker's connections"));
+        }
+        let entrances = self.entrances.iter().map(|entrance| entrance.connections.used());
+        left.extend(entrances.filter(|&n| n != 0).map(|n| format!("{n} of a listener's")));
+        left
+    }
 }
 
 fn kind(event: &Event) -> u64 {

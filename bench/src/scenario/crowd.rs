@@ -23,6 +23,8 @@ const MOST_REFUSALS: u64 = 10_000;
 const STUCK: u64 = 60 * SECOND;
 /// With fewer clients than these our memory is the rings', not the clients'.
 const MANY: u32 = 10_000;
+/// Without a packet for this long, what is missing is lost, in nanoseconds.
+const SILENCE: u64 = 5 * SECOND;
 /// Connections ended between two looks at what comes back.
 const LEAVE_AT_ONCE: u32 = 512;
 
@@ -159,6 +161,8 @@ pub struct Crowd<T> {
     own_per_client: f64,
     pings: Option<Sweep>,
     last_arrival: u64,
+    /// When somebody who is in last said anything but PINGRESP.
+    last_packet: u64,
     /// When the next turn should begin at the latest.
     planned: u64,
     fatal: bool,
@@ -194,6 +198,7 @@ impl<T: Talk> Crowd<T> {
             own_per_client: 0.0,
             pings,
             last_arrival: 0,
+            last_packet: 0,
             planned: u64::MAX,
             fatal: false,
         };
@@ -292,6 +297,18 @@ impl<T: Talk> Crowd<T> {
         Ok(())
     }
 
+    /// Turns until `done`, or nobody has said anything for a while.
+    pub fn until(&mut self, net: &mut Net, done: impl Fn(&T) -> bool) -> Result<(), String> {
+        self.last_packet = clock::now();
+        while !done(&self.talk) && !self.must_stop() {
+            if clock::now() > self.last_packet + SILENCE {
+                break;
+            }
+            self.turn(net, clock::now() + 20 * MILLISECOND)?;
+        }
+        Ok(())
+    }
+
     /// Ends the connections of `clients` as fast as they can be ended.
     pub fn leave(&mut self, net: &mut Net, clients: std::ops::Range<u32>) -> Result<(), String> {
         for client in clients {
@@ -352,6 +369,7 @@ impl<T: Talk> Handler for Crowd<T> {
             } else if packet.first == first::PINGRESP {
                 self.counts.pongs += 1;
             } else {
+                self.last_packet = now;
                 let mut stage = Stage { net, join: &self.join, monitor: &mut self.monitor };
                 self.talk.packet(&mut stage, client, &packet, now)?;
             }

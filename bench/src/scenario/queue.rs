@@ -8,7 +8,7 @@
 use super::crowd::{Crowd, Stage, Talk};
 use super::publish::Filling;
 use super::{Settings, Snapshot};
-use crate::clock::{self, MILLISECOND, SECOND};
+use crate::clock::{self, SECOND};
 use crate::mqtt::{self, Malformed, Packet, Session, Version, first};
 use crate::report;
 use crate::stats::{Latency, Order, Stream};
@@ -20,8 +20,6 @@ const PUBLISHERS: u32 = 4;
 const DEPTH: u32 = 10;
 /// The broker notices during this time who is gone, in nanoseconds.
 const SETTLE: u64 = SECOND;
-/// Without a message or acknowledgement for this long, what is missing is lost.
-const SILENCE: u64 = 5 * SECOND;
 /// Bytes of a message's number, with which a payload begins.
 const HEADER: usize = 8;
 
@@ -40,7 +38,6 @@ struct Queue {
     all: Latency,
     received: u64,
     strange: u64,
-    last_event: u64,
 }
 
 impl Talk for Queue {
@@ -57,7 +54,6 @@ impl Talk for Queue {
         packet: &Packet<'_>,
         now: u64,
     ) -> Result<(), Malformed> {
-        self.last_event = now;
         if self.filling.is_publisher(client) {
             return self.filling.packet(client, packet);
         }
@@ -125,7 +121,6 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
         all: Latency::new(),
         received: 0,
         strange: 0,
-        last_event: 0,
     };
     let total = clients + PUBLISHERS;
     let (mut crowd, mut net) = Crowd::new(total, 0, settings.reset, queue, settings)?;
@@ -144,7 +139,7 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     crowd.phase("queueing");
     let from = Snapshot::take(crowd.monitor.tree(), 0, 0);
     crowd.talk.filling.begin(u64::from(clients) * depth, clock::now());
-    until(&mut crowd, &mut net, |queue| queue.filling.done())?;
+    crowd.until(&mut net, |queue| queue.filling.done())?;
     let acked = crowd.talk.filling.acked;
     let queued = from.until(&Snapshot::take(crowd.monitor.tree(), acked, acked));
     crowd.stay(&mut net, SETTLE)?;
@@ -160,7 +155,7 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     crowd.come_in(&mut net)?;
     let back = clock::now();
     let wanted = u64::from(clients) * depth;
-    until(&mut crowd, &mut net, |queue| queue.received >= wanted)?;
+    crowd.until(&mut net, |queue| queue.received >= wanted)?;
     let to = Snapshot::take(crowd.monitor.tree(), crowd.talk.received, wanted);
     crowd.stay(&mut net, SETTLE)?;
 
@@ -199,22 +194,6 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     report["host"] = host;
     report["series"] = crowd.monitor.report();
     Ok(report)
-}
-
-/// Turns until `done`, or nothing has happened for a while.
-fn until(
-    crowd: &mut Crowd<Queue>,
-    net: &mut crate::clients::Net,
-    done: impl Fn(&Queue) -> bool,
-) -> Result<(), String> {
-    crowd.talk.last_event = clock::now();
-    while !done(&crowd.talk) && !crowd.must_stop() {
-        if clock::now() > crowd.talk.last_event + SILENCE {
-            break;
-        }
-        crowd.turn(net, clock::now() + 20 * MILLISECOND)?;
-    }
-    Ok(())
 }
 
 /// Ends the sessions, so that a broker that goes on running does not keep them.

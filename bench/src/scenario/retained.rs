@@ -6,7 +6,7 @@
 use super::crowd::{Crowd, Stage, Talk};
 use super::publish::Filling;
 use super::{Settings, Snapshot};
-use crate::clock::{self, MILLISECOND, SECOND};
+use crate::clock::{self, SECOND};
 use crate::mqtt::{self, Malformed, Packet, Version, first};
 use crate::report;
 use crate::stats::Latency;
@@ -19,8 +19,6 @@ const MESSAGES: u32 = 100_000;
 /// Topics with a common parent.
 const SIBLINGS: u64 = 100;
 const SETTLE: u64 = SECOND;
-/// Without a message or acknowledgement for this long, what is missing is lost.
-const SILENCE: u64 = 5 * SECOND;
 /// Bytes of a message's number, with which a payload begins.
 const HEADER: usize = 8;
 
@@ -49,7 +47,6 @@ struct Retained {
     duplicated: u64,
     unflagged: u64,
     strange: u64,
-    last_event: u64,
 }
 
 impl Talk for Retained {
@@ -64,7 +61,6 @@ impl Talk for Retained {
         packet: &Packet<'_>,
         now: u64,
     ) -> Result<(), Malformed> {
-        self.last_event = now;
         if self.filling.is_publisher(client) {
             return self.filling.packet(client, packet);
         }
@@ -141,7 +137,6 @@ pub fn run(subscribers: u32, settings: &Settings) -> Result<Value, String> {
         duplicated: 0,
         unflagged: 0,
         strange: 0,
-        last_event: 0,
     };
     let (mut crowd, mut net) = Crowd::new(subscribers + PUBLISHERS, 0, true, retained, settings)?;
     crowd.phase("joining");
@@ -153,7 +148,7 @@ pub fn run(subscribers: u32, settings: &Settings) -> Result<Value, String> {
     crowd.phase("publishing");
     let from = Snapshot::take(crowd.monitor.tree(), 0, 0);
     crowd.talk.filling.begin(messages, clock::now());
-    until(&mut crowd, &mut net, |talk| talk.filling.done())?;
+    crowd.until(&mut net, |talk| talk.filling.done())?;
     let acked = crowd.talk.filling.acked;
     let published = from.until(&Snapshot::take(crowd.monitor.tree(), acked, acked));
     crowd.stay(&mut net, SETTLE)?;
@@ -163,7 +158,7 @@ pub fn run(subscribers: u32, settings: &Settings) -> Result<Value, String> {
     let from = Snapshot::take(crowd.monitor.tree(), 0, 0);
     ask(&mut crowd, &mut net);
     let wanted = messages * u64::from(subscribers);
-    until(&mut crowd, &mut net, |talk| talk.received >= wanted)?;
+    crowd.until(&mut net, |talk| talk.received >= wanted)?;
     let to = Snapshot::take(crowd.monitor.tree(), crowd.talk.received, wanted);
     let peak = crowd.monitor.peak();
     crowd.stay(&mut net, SETTLE)?;
@@ -172,7 +167,7 @@ pub fn run(subscribers: u32, settings: &Settings) -> Result<Value, String> {
     crowd.leave(&mut net, 0..subscribers)?;
     crowd.talk.emptying = true;
     crowd.talk.filling.begin(messages, clock::now());
-    until(&mut crowd, &mut net, |talk| talk.filling.done())?;
+    crowd.until(&mut net, |talk| talk.filling.done())?;
     crowd.stay(&mut net, SETTLE)?;
     let after = crowd.monitor.memory();
 
@@ -208,22 +203,6 @@ fn ask(crowd: &mut Crowd<Retained>, net: &mut crate::clients::Net) {
     for client in 0..crowd.talk.subscribers {
         mqtt::put_subscribe(net.out(client), crowd.talk.version, 1, &filter, 1);
     }
-}
-
-/// Turns until `done`, or nothing has happened for a while.
-fn until(
-    crowd: &mut Crowd<Retained>,
-    net: &mut crate::clients::Net,
-    done: impl Fn(&Retained) -> bool,
-) -> Result<(), String> {
-    crowd.talk.last_event = clock::now();
-    while !done(&crowd.talk) && !crowd.must_stop() {
-        if clock::now() > crowd.talk.last_event + SILENCE {
-            break;
-        }
-        crowd.turn(net, clock::now() + 20 * MILLISECOND)?;
-    }
-    Ok(())
 }
 
 /// The result for a person.

@@ -41,10 +41,12 @@ impl Giver {
     }
 }
 
-/// A thread whose driver takes `total` arrivals and echoes; ends when all have closed.
+/// A thread whose driver takes `total` arrivals and echoes; ends when all have closed. With
+/// `upkeep`, rings are closed whenever they are empty.
 fn taker(
     settings: SocketRingConfig,
     total: usize,
+    upkeep: bool,
 ) -> (RingPort, Doorbell, thread::JoinHandle<(RingCounts, Vec<u64>)>) {
     let (send, receive) = mpsc::channel();
     let running = thread::spawn(move || {
@@ -60,15 +62,27 @@ fn taker(
                 }
                 event => state.0.handle(ring, event),
             };
-        run(&mut ring, &mut state, handler, |state, _| state.0.closed == total);
+        let mut closed_rings = 0;
+        run(&mut ring, &mut state, handler, |state, ring| {
+            let rings = ring.counts().rings;
+            upkeep.then(|| ring.keep_house());
+            closed_rings += rings - ring.counts().rings;
+            state.0.closed == total
+        });
+        assert_eq!(closed_rings > 0, upkeep);
         (ring.counts(), state.1)
     });
     let (port, doorbell) = receive.recv().unwrap();
     (port, doorbell, running)
 }
 
-fn hand_over(total: usize, settings: SocketRingConfig, batch: usize) -> (Giver, RingCounts) {
-    let (port, _doorbell, running) = taker(settings, total);
+fn hand_over(
+    total: usize,
+    settings: SocketRingConfig,
+    batch: usize,
+    upkeep: bool,
+) -> (Giver, RingCounts) {
+    let (port, _doorbell, running) = taker(settings, total, upkeep);
     let (mut ring, address) = open(config());
     let before = at_rest(&ring);
     let clients = thread::spawn(move || {
@@ -96,7 +110,7 @@ fn hand_over(total: usize, settings: SocketRingConfig, batch: usize) -> (Giver, 
 
 #[test]
 fn a_thousand_sockets_move_to_another_thread_and_work_there() {
-    let (_, counts) = hand_over(1000, config(), 1000);
+    let (_, counts) = hand_over(1000, config(), 1000, false);
     assert_eq!((counts.arrived, counts.sockets_open), (1000, 0));
     assert_eq!(counts.rings, 1 + 1, "a second ring is opened before the first is full");
 }
@@ -104,14 +118,22 @@ fn a_thousand_sockets_move_to_another_thread_and_work_there() {
 #[test]
 fn arrivals_open_rings_as_needed() {
     let settings = SocketRingConfig { sockets_per_ring: 128, ..config() };
-    let (_, counts) = hand_over(1000, settings, 1000);
+    let (_, counts) = hand_over(1000, settings, 1000, false);
     assert!((8..=14).contains(&counts.rings), "{counts:?}");
+}
+
+/// The taker's upkeep is done at every pass: rings open and close all the time.
+#[test]
+fn sockets_go_on_arriving_while_rings_close() {
+    let settings = SocketRingConfig { sockets_per_ring: 24, ..config() };
+    let (_, counts) = hand_over(6000, settings, 150, true);
+    assert_eq!(counts.arrived, 6000);
 }
 
 #[test]
 fn a_full_target_refuses_and_every_socket_still_gets_there_later() {
     let settings = SocketRingConfig { sockets_per_ring: 60, max_rings: 2, ..config() };
-    let (giver, counts) = hand_over(1000, settings, 100);
+    let (giver, counts) = hand_over(1000, settings, 100, false);
     assert_eq!((counts.rings, counts.arrived), (2, 1000));
     assert_eq!(counts.table_free, 120);
     println!("{} refusals", giver.refused);
@@ -119,7 +141,7 @@ fn a_full_target_refuses_and_every_socket_still_gets_there_later() {
 
 #[test]
 fn what_cannot_be_handed_over_is_refused_with_a_reason() {
-    let (port, doorbell, running) = taker(SocketRingConfig { max_rings: 1, ..config() }, 1);
+    let (port, doorbell, running) = taker(SocketRingConfig { max_rings: 1, ..config() }, 1, false);
     let (mut ring, address) = open(config());
     let own = ring.port();
     let mut client = connect(address);

@@ -8,4 +8,5 @@ mod hand_over;
 mod measure;
 mod shared;
 mod support;
+mod upkeep;
 mod waiting;

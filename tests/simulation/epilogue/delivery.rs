@@ -15,7 +15,7 @@ pub fn expiry(world: &mut World) {
     }
     wait(world, 8000);
     let mut subscriber = Peer::connect(world, 0, &hello("e-offline", false, 0));
-    let got = read_all(world, &mut subscriber);
+    let got = subscriber.read_all(world);
     assert!(
         matches!(&got[..], [Got::Publish { payload, expiry: Some(12), .. }] if payload == b"long"),
         "12 of 20 s are left of one message, the other has expired: {got:?}"
@@ -37,7 +37,7 @@ pub fn too_large(world: &mut World) {
     let mut narrow = hello("e-narrow", false, 0);
     narrow.properties.maximum_packet_size = Some(60);
     let mut subscriber = Peer::connect(world, 0, &narrow);
-    let got = read_all(world, &mut subscriber);
+    let got = subscriber.read_all(world);
     assert_eq!(payloads(&got), [b"small"], "Maximum Packet Size");
     let dropped = world.counters().dropped_packet_too_large - before;
     assert_eq!(dropped, 1, "dropped_packet_too_large");
@@ -53,7 +53,8 @@ pub fn aliases(world: &mut World) {
         let said = Said { alias: Some(1), ..Said::default() };
         publish(world, &mut publisher, topic, b"m", said);
     }
-    let topics: Vec<String> = read_all(world, &mut subscriber)
+    let topics: Vec<String> = subscriber
+        .read_all(world)
         .into_iter()
         .map(|got| match got {
             Got::Publish { topic, .. } => topic,
@@ -83,10 +84,10 @@ pub fn overlap(world: &mut World) {
         ids.sort_unstable();
         (*qos, ids)
     };
-    let got = said_by(read_all(world, &mut subscriber));
+    let got = said_by(subscriber.read_all(world));
     assert_eq!(got, (2, vec![7, 8, 9]), "QoS and identifiers of overlapping filters");
     subscriber.publish(world, "e/o/1", b"own", 1, 1);
-    let got = said_by(read_all(world, &mut subscriber));
+    let got = said_by(subscriber.read_all(world));
     assert_eq!(got, (1, vec![8, 9]), "No Local among overlapping filters");
     part(world, [subscriber, publisher]);
 }
@@ -106,7 +107,7 @@ pub fn as_published(world: &mut World) {
     let said = || Said { qos: 1, retain: true, ..Said::default() };
     publish(world, &mut publisher, "e/r/1", b"m", said());
     for (peer, expected) in peers.iter_mut().zip([false, true]) {
-        let got = read_all(world, peer);
+        let got = peer.read_all(world);
         let [Got::Publish { retain, .. }] = got[..] else { panic!("{got:?}") };
         assert_eq!(retain, expected, "Retain As Published");
     }
@@ -134,7 +135,7 @@ pub fn handling(world: &mut World) {
     let got = subscribe(world, &mut peer, wish(1, 6));
     assert_eq!(got, [], "Retain Handling 1, a known subscription");
     publish(world, &mut publisher, "e/h", b"live", said(false));
-    let got = read_all(world, &mut peer);
+    let got = peer.read_all(world);
     assert!(
         matches!(&got[..], [Got::Publish { qos: 1, ids, .. }] if *ids == [6]),
         "the new subscription's QoS and identifier: {got:?}"

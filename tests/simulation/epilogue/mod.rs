@@ -164,28 +164,6 @@ fn publish(world: &mut World, peer: &mut Peer, topic: &str, payload: &[u8], said
     }
 }
 
-/// Takes every PUBLISH, acknowledging each, until there are no more.
-fn read_all(world: &mut World, peer: &mut Peer) -> Vec<Got> {
-    let mut all = Vec::new();
-    loop {
-        let got = peer.take(world);
-        if got.is_empty() {
-            return all;
-        }
-        for packet in got {
-            match packet {
-                Got::Publish { qos: 1, id, .. } => peer.ack(world, AckKind::PubAck, id),
-                Got::Publish { qos: 2, id, .. } => peer.ack(world, AckKind::PubRec, id),
-                Got::Ack(AckKind::PubRel, id, _) => peer.ack(world, AckKind::PubComp, id),
-                _ => {}
-            }
-            if matches!(packet, Got::Publish { .. }) {
-                all.push(packet);
-            }
-        }
-    }
-}
-
 fn payloads(got: &[Got]) -> Vec<Vec<u8>> {
     let payload = |got: &Got| match got {
         Got::Publish { payload, .. } => payload.clone(),

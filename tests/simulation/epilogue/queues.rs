@@ -30,7 +30,7 @@ fn full_queue(world: &mut World, settings: &Settings, pending: Bounds, kept: usi
         OnFull::DropOldest => &all[3..],
         OnFull::DropNew | OnFull::Disconnect => &all[..kept],
     };
-    assert_eq!(payloads(&read_all(world, &mut subscriber)), expected, "{:?}", pending.on_full);
+    assert_eq!(payloads(&subscriber.read_all(world)), expected, "{:?}", pending.on_full);
     part(world, [subscriber, publisher]);
 }
 
@@ -73,7 +73,7 @@ pub fn offline_qos_0(world: &mut World, settings: &Settings) {
         let dropped = world.counters().dropped_offline_qos0 - before;
         assert_eq!(dropped, u64::from(!queue_qos0), "dropped_offline_qos0");
         let mut subscriber = Peer::connect(world, 0, &hello("e-offline", false, 0));
-        let got = read_all(world, &mut subscriber).len();
+        let got = subscriber.read_all(world).len();
         assert_eq!(got, usize::from(queue_qos0), "QoS 0 kept for a client that was away");
         part(world, [subscriber, publisher]);
     }
@@ -95,7 +95,7 @@ pub fn qos_0_in_line(world: &mut World, settings: &Settings) {
     }
     let mut subscriber = Peer::connect(world, 0, &hello("e-offline", false, 0));
     publish(world, &mut publisher, "e/i/0", b"4", said());
-    let got = payloads(&read_all(world, &mut subscriber));
+    let got = payloads(&subscriber.read_all(world));
     assert_eq!(got, [b"1", b"2", b"3", b"4"], "the order of QoS 0");
     part(world, [subscriber, publisher]);
     reload(world, settings.clone());

@@ -37,7 +37,7 @@ pub fn exactly_once(world: &mut World) {
         ];
         assert_eq!(publisher.take(world), expected, "the publisher's side of QoS 2");
     }
-    assert_eq!(payloads(&read_all(world, &mut subscriber)), [b"1", b"2"], "exactly once");
+    assert_eq!(payloads(&subscriber.read_all(world)), [b"1", b"2"], "exactly once");
     part(world, [subscriber, publisher]);
 }
 
@@ -76,7 +76,7 @@ pub fn takeover(world: &mut World) {
     first.end(world, End::Fin);
     let mut publisher = guest(world, "e-publisher");
     publish(world, &mut publisher, "e/t", b"m", Said { qos: 1, ..Said::default() });
-    assert_eq!(payloads(&read_all(world, &mut second)), [b"m"], "the one that took over");
+    assert_eq!(payloads(&second.read_all(world)), [b"m"], "the one that took over");
     part(world, [second, publisher]);
 }
 
@@ -109,7 +109,7 @@ pub fn narrow_window(world: &mut World, settings: &Settings) {
         assert!(dup, "sent again without DUP");
         subscriber.ack(world, AckKind::PubAck, *id);
     }
-    let rest = payloads(&read_all(world, &mut subscriber));
+    let rest = payloads(&subscriber.read_all(world));
     assert_eq!(rest, [b"1", b"2", b"3"][width..], "after what was sent again");
     part_for_good(world, subscriber);
     part(world, [publisher]);

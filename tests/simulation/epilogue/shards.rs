@@ -50,11 +50,11 @@ pub fn group_with_a_leaver(world: &mut World) {
     member.unsubscribe(world, 9, &group);
     let got = member.take(world);
     assert_eq!(got, [Got::UnsubAck(9)], "a message after UNSUBACK");
-    let mut got = payloads(&read_all(world, &mut publisher));
+    let mut got = payloads(&publisher.read_all(world));
     // With a short queue it holds up its own publisher, itself, for a while now and then.
     for _ in 0..10 {
         wait(world, 400);
-        got.extend(payloads(&read_all(world, &mut publisher)));
+        got.extend(payloads(&publisher.read_all(world)));
     }
     got.sort();
     let expected: Vec<Vec<u8>> = (b'1'..=b'4').map(|n| vec![n]).collect();
@@ -146,7 +146,7 @@ pub fn full_mailbox(world: &mut World) {
     (0..300).for_each(|_| world.step(0));
     let mut got = Vec::new();
     for _ in 0..20 {
-        got.extend(payloads(&read_all(world, &mut subscriber)));
+        got.extend(payloads(&subscriber.read_all(world)));
         wait(world, 400);
     }
     let shed = world.counters().dropped_outgoing_full - before;
@@ -177,9 +177,9 @@ pub fn crowd(world: &mut World, settings: &Settings) {
     world.settle();
     let parks = world.counters().parks_publisher - before.parks_publisher;
     assert!(parks > 0, "nobody is parked for a subscriber that does not read");
-    let mut got = payloads(&read_all(world, &mut subscriber));
+    let mut got = payloads(&subscriber.read_all(world));
     wait(world, 2000);
-    got.extend(payloads(&read_all(world, &mut subscriber)));
+    got.extend(payloads(&subscriber.read_all(world)));
     let shed = world.counters().dropped_outgoing_full - before.dropped_outgoing_full;
     assert_eq!(got.len() as u64 + shed, 40, "delivered and shed");
     part(world, [subscriber, publisher]);

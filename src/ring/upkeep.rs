@@ -1,0 +1,91 @@
+//! Giving back what a crowd needed: rings that hold no socket any more, and the pages of buffers.
+#![allow(unsafe_code)]
+use super::driver::Driver;
+
+/// Calls in a row with next to nothing received before the buffers' pages go.
+const QUIET_CALLS: u32 = 5;
+/// Completions between two calls that are no traffic: doorbells, mostly.
+const NEXT_TO_NOTHING: u64 = 16;
+
+/// What [`Driver::keep_house`] remembers of its last call.
+#[derive(Default)]
+pub(super) struct House {
+    /// Rings at the end of the list that held nothing.
+    spare: usize,
+    quiet: u32,
+    completions: u64,
+}
+
+impl<S: AsRef<[u8]> + 'static> Driver<S> {
+    /// To be called every few seconds. Sends new sockets to the first rings, closes rings at the
+    /// end of the list that have been empty since the last call (each costs the process about
+    /// 300 KiB), and, when nothing much has been received for five calls, gives the pages of the
+    /// receive buffers back.
+    pub fn keep_house(&mut self) {
+        self.prefer_first_rings();
+        self.close_spare_rings();
+        let completions = std::mem::replace(&mut self.house.completions, self.counts.completions);
+        match self.counts.completions - completions <= NEXT_TO_NOTHING {
+            true => self.house.quiet += 1,
+            false => self.house.quiet = 0,
+        }
+        // Bytes get into a buffer only while this thread is in the kernel, so when no completion is
+        // unvisited now, all are empty.
+        if self.house.quiet >= QUIET_CALLS && !self.anything_ready() {
+            self.house.quiet = 0;
+            for ring in &mut self.rings {
+                ring.buffers.shrink();
+            }
+            self.pool.forget();
+        }
+    }
+
+    /// Accepts and arrivals use the first ring that has a fair amount of room, so that the others
+    /// empty as their clients leave.
+    fn prefer_first_rings(&mut self) {
+        let fair = |ring: &super::uring::Ring| ring.room() >= (ring.capacity / 4).max(1);
+        let Some(first) = self.rings.iter().position(fair) else { return };
+        self.accepting = self.accepting.min(first);
+        // Accepts that wait in later rings would still bring sockets there.
+        for ring in self.accepting + 1..self.rings.len() {
+            self.cancel_accepts(ring);
+        }
+        if self.ported && first < self.granting {
+            self.grant_from(first);
+        }
+    }
+
+    fn close_spare_rings(&mut self) {
+        let needed = self.accepting.max(self.granting);
+        let behind = &self.rings[needed + 1..];
+        let spare = behind.iter().rev().take_while(|ring| ring.used == 0).count();
+        let before = std::mem::replace(&mut self.house.spare, spare);
+        for _ in 0..spare.min(before) {
+            if !self.close_last_ring() {
+                break;
+            }
+            self.house.spare -= 1;
+        }
+    }
+
+    /// False when it is not, or not yet, free of everything.
+    fn close_last_ring(&mut self) -> bool {
+        let last = self.rings.len() - 1;
+        // What is promised after this is in the hands of a sender: a socket may still come.
+        let unused = self.port.withdraw(last);
+        let ring = &mut self.rings[last];
+        ring.promised -= unused;
+        let idle = ring.used + ring.accepts + ring.promised == 0;
+        if !idle || ring.has_queued() || ring.ready() {
+            return false;
+        }
+        let Some(mut ring) = self.rings.pop() else { return false };
+        self.counts.enters += ring.enters;
+        self.counts.overflows += ring.overflows;
+        // Nothing is in flight, so the kernel takes no buffer from it any more.
+        ring.buffers.dissolve(&mut self.pool);
+        drop(ring);
+        self.pool.give_pages_back();
+        true
+    }
+}
