@@ -178,7 +178,7 @@ fn what_cannot_be_handed_over_is_refused_with_a_reason() {
 #[test]
 fn a_close_while_a_socket_moves_changes_nothing_for_its_new_owner() {
     const TOTAL: usize = 200;
-    let (port, doorbell, running) = taker(config(), TOTAL);
+    let (port, doorbell, running) = taker(config(), TOTAL, false);
     let (mut ring, address) = open(config());
     let before = at_rest(&ring);
     let clients = thread::spawn(move || {
