@@ -10,17 +10,21 @@
 #
 # Reproducible: versions are pinned here, crates by Cargo.lock, and paths are taken out of the
 # binary. For bit-for-bit the same base images, replace the tags by digests
-# (`docker buildx imagetools inspect IMAGE`). Not built on the machine where it was written: there
-# is no container engine there.
+# (`docker buildx imagetools inspect IMAGE`).
+#
+# Built with buildah 1.28 against stand-ins for the base images (Debian 12 from its packages, and the
+# same with this toolchain), twice: the same binary, bit for bit. Run with runc as below but for the
+# limits: it serves, `ringmq ping` and `doctor` answer inside, SIGTERM stops it. Not tried: Docker.
+# Podman and buildah need `--format docker`, or they leave out the HEALTHCHECK.
 ARG RUST_VERSION=1.95.0
 # The same release of Debian for both: the binary needs the C library it was linked against.
 ARG DEBIAN_VERSION=12.11
 
 FROM rust:${RUST_VERSION}-slim-bookworm AS build
 WORKDIR /build
-# mimalloc is compiled from C.
+# C: mimalloc, and glommio's liburing, whose build script also wants to find a program `git`.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev make \
+    && apt-get install --yes --no-install-recommends gcc git libc6-dev make \
     && rm -rf /var/lib/apt/lists/*
 COPY Cargo.toml Cargo.lock ./
 COPY bench bench

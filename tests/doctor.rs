@@ -20,6 +20,7 @@ fn ringmq(words: &str) -> Command {
 enum Taken {
     Descriptors(u64),
     LockedMemory,
+    AllCpusBut(u16),
     IoUring { errno: u32 },
 }
 
@@ -28,6 +29,7 @@ fn without(taken: Taken, words: &str) -> Output {
     let take = move || match taken {
         Taken::Descriptors(left) => limit(libc::RLIMIT_NOFILE, left),
         Taken::LockedMemory => limit(libc::RLIMIT_MEMLOCK, 0),
+        Taken::AllCpusBut(cpu) => run_only_on(cpu),
         Taken::IoUring { errno } => forbid_io_uring(errno),
     };
     // SAFETY: only setrlimit and prctl run between fork and exec; neither allocates nor locks.
@@ -42,6 +44,24 @@ fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+fn run_only_on(cpu: u16) -> io::Result<()> {
+    // SAFETY: zeroes are an empty set; the calls read and write that set only.
+    let done = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(usize::from(cpu), &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The last CPU that this process may run on.
+fn last_cpu() -> u16 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("it is readable");
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let last = line.and_then(|list| list.trim().rsplit([',', '-']).next());
+    last.and_then(|cpu| cpu.parse().ok()).expect("a list of numbers")
 }
 
 /// Answers the three io_uring calls with an error, as container engines do.
@@ -136,6 +156,21 @@ fn no_locked_memory_is_named() {
     assert!(table.contains("Not ready: memlock."), "{table}");
 }
 
+#[test]
+fn one_cpu_runs_one_shard_and_a_core_it_may_not_use_is_named() {
+    let cpu = last_cpu();
+    let table = text(&without(Taken::AllCpusBut(cpu), "doctor --connections 1000").stdout);
+    assert!(table.contains(", 1 shard, 1,000 clients"), "{table}");
+    assert!(lines_of(&table, "cpuset").ends_with(&format!("CPUs {cpu}")), "{table}");
+    let other = cpu + 1;
+    let words = format!("doctor --connections 1000 --set cores=[{other}]");
+    let output = without(Taken::AllCpusBut(cpu), &words);
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{table}");
+    let lines = lines_of(&table, "cpuset");
+    assert!(lines.starts_with("BLOCKER") && lines.contains(&format!("core {other}")), "{table}");
+}
+
 /// A control group of version 1 or 2 that is gone with the value.
 struct Group(PathBuf);
 
@@ -189,6 +224,43 @@ fn a_small_control_group_is_named() {
     assert!(lines.starts_with("BLOCKER") && lines.contains("96 MiB"), "{table}");
     assert!(table.contains("Not ready: memory."), "{table}");
     assert!(table.contains("the first limit is memory"), "{table}");
+}
+
+/// In a mount namespace of its own, where the file systems at these places are empty.
+fn hidden(places: &[&std::ffi::CStr], words: &str) -> Option<Output> {
+    let places: Vec<std::ffi::CString> = places.iter().map(|place| (*place).to_owned()).collect();
+    let mut command = ringmq(words);
+    // SAFETY: only system calls on memory made before the fork.
+    unsafe {
+        command.pre_exec(move || {
+            let (none, empty) = (c"none".as_ptr(), std::ptr::null());
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            let mut done = libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(none, c"/".as_ptr(), none, private, empty) == 0;
+            for place in &places {
+                let kind = c"tmpfs".as_ptr();
+                done = done && libc::mount(none, place.as_ptr(), kind, 0, empty) == 0;
+            }
+            if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+        });
+    }
+    command.output().ok()
+}
+
+#[test]
+fn without_proc_or_sys_nothing_is_promised_that_cannot_be_seen() {
+    let Some(output) = hidden(&[c"/proc"], "doctor --connections 1000") else {
+        eprintln!("skipped: no mount namespace here (src/doctor/tests.rs judges such a tree)");
+        return;
+    };
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{table}");
+    assert!(lines_of(&table, "proc").contains("mount -t proc"), "{table}");
+    assert!(table.contains("cannot be told") && table.contains("Not ready: proc."), "{table}");
+    let output = hidden(&[c"/sys"], "doctor --connections 1000").expect("as before");
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{table}");
+    assert!(lines_of(&table, "network").starts_with("note"), "{table}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub struct Alone {
     /// What to start; `None`: `settings.target` runs already.
     pub broker: Option<Candidate>,
     /// Where a drawing goes, of scenarios that have a course.
-    pub plot: Option<PathBuf>,
+    pub plot: Option<plot::Target>,
     /// Where the result goes; `None` for `bench/out/`.
     pub json: Option<PathBuf>,
 }
@@ -28,8 +28,8 @@ pub struct Alone {
 impl Alone {
     /// Runs it, prints the tables and writes the result file.
     pub fn run(mut self) -> Result<(), String> {
-        if let Some(path) = &self.plot {
-            plot::drawable(path)?;
+        if self.plot.is_some() && !self.scenario.kind.has_course() {
+            return Err(format!("{} has no course to be drawn", self.scenario.name));
         }
         let machine = machine::describe();
         let scratch = std::env::temp_dir().join(format!("ringmq-bench-{}", std::process::id()));
@@ -80,18 +80,10 @@ impl Alone {
     }
 
     fn draw(&self, report: &Value) -> Result<Option<String>, String> {
-        let Some(path) = &self.plot else { return Ok(None) };
-        let Some(series) = report.get("series") else {
-            return Err(format!("{} has no course to be drawn", self.scenario.name));
-        };
+        let Some(target) = &self.plot else { return Ok(None) };
         let name = self.broker.as_ref().map_or("a running broker", |b| &b.name);
-        let title = match report["clients"].as_u64() {
-            Some(clients) => format!("{}: {clients} clients, {name}", self.scenario.name),
-            None => format!("{}, {name}", self.scenario.name),
-        };
-        fs::write(path, plot::svg(&title, series))
-            .map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok(Some(format!("drawn to {}", path.display())))
+        redraw(target, report, Some(name))?;
+        Ok(Some(format!("drawn to {}", target.path().display())))
     }
 
     fn write(&self, machine: &Value, file: &Value) -> Result<Option<String>, String> {
@@ -110,6 +102,16 @@ impl Alone {
         fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(Some(format!("written to {}", path.display())))
     }
+}
+
+/// Draws the course in `report`, a scenario's result.
+pub fn redraw(target: &plot::Target, report: &Value, broker: Option<&str>) -> Result<(), String> {
+    let name = report["scenario"].as_str().unwrap_or("run");
+    let series = report.get("series").ok_or_else(|| format!("{name} has no course to be drawn"))?;
+    let clients = report["clients"].as_u64().map(|n| plot::grouped(n as f64));
+    let clients = clients.map(|number| format!(": {number} clients"));
+    let broker = broker.map(|name| format!(", {name}")).unwrap_or_default();
+    target.draw(&format!("{name}{}{broker}", clients.unwrap_or_default()), series)
 }
 
 /// RingMQ on the first `shards` CPUs, from `program` or `$RINGMQ`.

@@ -4,6 +4,7 @@ use crate::alone::{self, Alone};
 use crate::broker::{self, Candidate, Kind};
 use crate::clients::tls::Tls;
 use crate::mqtt::Version;
+use crate::plot;
 use crate::probe::Plan;
 use crate::scenario::{self, Scenario, Settings, traffic};
 use lexopt::{Arg, Parser, ValueExt};
@@ -26,6 +27,13 @@ pub enum Job {
     },
     /// One scenario, a broker started for it.
     Alone(Alone),
+    /// The course in a result file.
+    Draw {
+        /// The file.
+        result: PathBuf,
+        /// Where the drawing goes.
+        target: plot::Target,
+    },
     /// Several brokers.
     Compare(Comparing),
     /// Brokers against the echo floor.
@@ -80,6 +88,7 @@ fn parse_from(mut parser: Parser) -> Result<Job, lexopt::Error> {
         "compare" => comparing(parser, 5.0).map(|c| c.map_or(Job::Help, Job::Compare)),
         "floor" => comparing(parser, 3.0).map(|c| c.map_or(Job::Help, Job::Floor)),
         name if scenario::find(name).is_ok() => alone(parser, scenario::find(name)?),
+        "plot" => draw(parser),
         "echo-server" => match parser.next()? {
             Some(Arg::Long("port")) => Ok(Job::EchoServer { port: parser.value()?.parse()? }),
             _ => Err("echo-server needs --port PORT".into()),
@@ -190,7 +199,7 @@ fn alone(mut parser: Parser, scenario: &'static Scenario) -> Result<Job, lexopt:
         match argument {
             Arg::Long("target") => target = Some(address(&parser.value()?.string()?)?),
             Arg::Long("json") => json = Some(PathBuf::from(parser.value()?)),
-            Arg::Long("plot") => plot = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("plot") => plot = Some(target_of(&mut parser)?),
             Arg::Long("ringmq") => ringmq = Some(PathBuf::from(parser.value()?)),
             Arg::Long("set") => broker_settings.push(parser.value()?.string()?),
             // Read by scripts/bench.
@@ -223,6 +232,17 @@ fn alone(mut parser: Parser, scenario: &'static Scenario) -> Result<Job, lexopt:
         (None, None) => Some(alone::ringmq(ringmq, settings.shards, broker_settings)?),
     };
     Ok(Job::Alone(Alone { scenario, settings: Box::new(settings), broker, plot, json }))
+}
+
+fn target_of(parser: &mut Parser) -> Result<plot::Target, lexopt::Error> {
+    Ok(plot::Target::new(PathBuf::from(parser.value()?))?)
+}
+
+fn draw(mut parser: Parser) -> Result<Job, lexopt::Error> {
+    let result = PathBuf::from(parser.value()?);
+    let target = target_of(&mut parser)?;
+    parser.next()?.map_or(Ok(()), |more| Err(more.unexpected()))?;
+    Ok(Job::Draw { result, target })
 }
 
 fn prepare_tls(settings: &mut Settings) -> Result<(), String> {
@@ -366,6 +386,8 @@ ringmq-bench compare [--quick] [--repeat K] [--scenario NAME]... [options] [NAME
     afresh for every scenario
 ringmq-bench floor [--repeat K] [options] [NAME=COMMAND]...
     a bare io_uring echo server against brokers that do the same
+ringmq-bench plot RESULT.json FILE.svg|FILE.png
+    draws the course of a run from its result file
 ringmq-bench echo-server --port PORT
     the echo server alone
 
@@ -387,7 +409,7 @@ ringmq-bench echo-server --port PORT
   --probe-rate N    messages/s of each pair (5)
   --drop HOW        of a storm: reset or close (reset)
   --shards N        of the broker (2; NAME only)        --repeat N     rounds
-  --plot FILE.svg   the course of the run (NAME only)
+  --plot FILE       the course of the run, drawn as FILE.svg or FILE.png (NAME only)
   --set KEY=VALUE   RingMQ's configuration (NAME only)
   --ringmq PATH     the broker program                  --no-build     use what is built already
   --skip NAME       ringmq or mosquitto                 --reference N  row that ratios refer to
@@ -433,6 +455,17 @@ mod tests {
         assert!(error(&words).contains("--target"));
         let words = ["idle", "--tls", "/nowhere.pem", "--target", "127.0.0.1:1"];
         assert!(error(&words).contains("/nowhere.pem"), "{}", error(&words));
+    }
+
+    #[test]
+    fn a_drawing_of_another_format_is_misuse() {
+        let error = |words: &[&str]| asked(words).err().map(|e| e.to_string()).unwrap_or_default();
+        for words in [&["million", "--plot", "a.jpg"][..], &["plot", "result.json", "a.jpg"]] {
+            assert!(error(words).contains("FILE.svg or FILE.png, not a.jpg"), "{}", error(words));
+        }
+        assert!(matches!(asked(&["plot", "result.json", "a.png"]), Ok(Job::Draw { .. })));
+        assert!(asked(&["plot", "result.json"]).is_err());
+        assert!(asked(&["plot", "result.json", "a.png", "b.png"]).is_err());
     }
 
     #[test]

@@ -78,6 +78,15 @@ fn perform(job: Job) -> Result<(), String> {
             wake_precisely();
             alone.run()
         }
+        Job::Draw { result, target } => {
+            let text = std::fs::read_to_string(&result).map_err(|e| e.to_string());
+            let parsed = text.and_then(|t| serde_json::from_str(&t).map_err(|e| e.to_string()));
+            let file: serde_json::Value =
+                parsed.map_err(|why| format!("{}: {why}", result.display()))?;
+            // `run` writes the result alone, a scenario by name wraps it.
+            let broker = file["broker"].as_str().and_then(|command| command.split(' ').next());
+            alone::redraw(&target, file.get("result").unwrap_or(&file), broker)
+        }
         Job::Compare(asked) => compare(asked)?.run(),
         Job::Floor(asked) => floor(asked)?.run(),
     }

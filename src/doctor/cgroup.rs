@@ -21,6 +21,8 @@ pub struct MemoryLimit {
     pub limit: u64,
     /// Bytes not yet used; file cache that can be dropped counts as not used.
     pub left: u64,
+    /// Whether version 2 counts, which charges more of a socket than version 1 does.
+    pub unified: bool,
 }
 
 /// Version 1 writes "no limit" as the largest multiple of the page size; nothing real is as large.
@@ -54,11 +56,12 @@ impl Cgroup {
         let memory = match mount.version {
             Version::Two => {
                 self.unified |= tree.exists(&format!("{directory}/cgroup.controllers"));
-                memory(tree, directory, ["memory.max", "memory.current", "inactive_file"])
+                let names = ["memory.max", "memory.current", "inactive_file"];
+                memory(tree, directory, names, true)
             }
             Version::One => {
                 let names = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
-                memory(tree, directory, [names[0], names[1], "total_inactive_file"])
+                memory(tree, directory, [names[0], names[1], "total_inactive_file"], false)
             }
         };
         let tighter = |new: &MemoryLimit| self.memory.is_none_or(|old| new.left < old.left);
@@ -83,14 +86,19 @@ impl Cgroup {
     }
 }
 
-fn memory(tree: &Tree<'_>, directory: &str, names: [&str; 3]) -> Option<MemoryLimit> {
+fn memory(
+    tree: &Tree<'_>,
+    directory: &str,
+    names: [&str; 3],
+    unified: bool,
+) -> Option<MemoryLimit> {
     let [limit, usage, cache] = names;
     let limit = tree.number(&format!("{directory}/{limit}")).filter(|l| *l < UNLIMITED_V1)?;
     let used = tree.number(&format!("{directory}/{usage}")).unwrap_or(0);
     let stat = tree.text(&format!("{directory}/memory.stat")).unwrap_or_default();
     let cache = stat.lines().find_map(|line| line.strip_prefix(cache)?.trim().parse::<u64>().ok());
     let used = used.saturating_sub(cache.unwrap_or(0));
-    Some(MemoryLimit { limit, left: limit.saturating_sub(used) })
+    Some(MemoryLimit { limit, left: limit.saturating_sub(used), unified })
 }
 
 #[derive(PartialEq, Eq)]

@@ -15,6 +15,8 @@ pub(super) const CAP_SYS_ADMIN: u32 = 21;
 /// Everything known about this host, as this process sees it.
 #[derive(Clone, Default, Debug)]
 pub struct Facts {
+    /// Whether `/proc` is there; without it most of what follows is unknown.
+    pub proc: bool,
     /// Kernel release as the kernel writes it, and its first two numbers.
     pub kernel: Option<(String, (u32, u32))>,
     /// `RLIMIT_NOFILE`, soft and hard; `u64::MAX` is unlimited.
@@ -96,6 +98,7 @@ impl Facts {
         let status = tree.text("proc/self/status").unwrap_or_default();
         let limits = tree.text("proc/self/limits").unwrap_or_default();
         Facts {
+            proc: !status.is_empty(),
             kernel: kernel(&tree),
             nofile: limit(&limits, "Max open files"),
             memlock: limit(&limits, "Max locked memory"),

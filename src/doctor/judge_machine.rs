@@ -3,31 +3,34 @@
 
 use super::facts::Facts;
 use super::finding::{Finding, Fix, Severity};
-use super::need::Need;
-use super::report::{bytes, count};
+use super::need::{Need, hard_nofile};
+use super::report::{bytes, count, counted};
 
 pub(super) fn memory(facts: &Facts, need: &Need, holds: Option<u64>) -> Finding {
-    let (Some(left), Some(holds)) = (facts.memory_left(), holds) else {
+    let (Some(room), Some(holds)) = (need.room(facts), holds) else {
         return Finding::new("memory", Severity::Note, "unreadable", "about 4.5 KiB per client");
     };
-    let group = facts.cgroup.memory.filter(|memory| memory.left == left);
+    let (left, group) = (room.left, room.group);
     let found = match (group, facts.memory) {
         (Some(group), _) => format!("{} left of the cgroup's {}", bytes(left), bytes(group.limit)),
         (None, Some((all, _))) => format!("{} left of {}", bytes(left), bytes(all)),
         (None, None) => bytes(left),
     };
-    let nofile = facts.nofile.map_or(u64::MAX, |(_, hard)| hard);
+    let nofile = hard_nofile(facts);
     let fix = |bytes_needed: u64| match group {
         Some(_) => {
             let mib = bytes_needed.div_ceil(1 << 20);
             Fix::either(
                 format!("MemoryMax={mib}M in the unit"),
-                format!("docker run --memory {mib}m; Kubernetes: resources.limits.memory {mib}Mi"),
+                format!(
+                    "{} run --memory {mib}m; Kubernetes: resources.limits.memory {mib}Mi",
+                    facts.place.program()
+                ),
             )
         }
         None => Fix::host("add memory, stop what else runs here, or spread clients over hosts"),
     };
-    let wanted = need.memory(need.clients.unwrap_or(1), nofile);
+    let wanted = need.memory(need.clients.unwrap_or(1), nofile, room.socket_bytes);
     if holds == 0 || need.clients.is_some_and(|clients| clients > holds) {
         let clients = count(need.clients.unwrap_or(1));
         let needed = format!("{} for {clients} clients", bytes(wanted));
@@ -44,26 +47,34 @@ pub(super) fn memory(facts: &Facts, need: &Need, holds: Option<u64>) -> Finding 
 }
 
 pub(super) fn cpu(facts: &Facts, need: &Need) -> Finding {
-    let cpus = facts.cpus.len().max(1);
+    if facts.cpus.is_empty() {
+        let needed = "a CPU per shard, no quota";
+        return Finding::new("cpu", Severity::Note, "unreadable", needed);
+    }
+    let cpus = counted(facts.cpus.len() as u64, "CPU");
+    let shards = counted(need.shards, "shard");
     let Some(quota) = facts.cgroup.cpu_quota else {
-        let needed = format!("{} shards, no quota", need.shards);
-        return Finding::new("cpu", Severity::Fine, format!("{cpus} CPUs"), needed);
+        return Finding::new("cpu", Severity::Fine, cpus, format!("{shards}, no quota"));
     };
-    let found = format!("{cpus} CPUs, a quota of {quota:.2}");
+    let found = format!("{cpus}, a quota of {quota:.2}");
     if quota + 0.005 >= need.shards as f64 {
-        let needed = format!("{} shards within the quota", need.shards);
+        let needed = format!("{shards} within the quota");
         return Finding::new("cpu", Severity::Fine, found, needed);
     }
     let needed = format!(
-        "a quota of {0} for {0} shards: a shard that is throttled stalls all its clients",
+        "a quota of {} for {shards}: a shard that is throttled stalls all its clients",
         need.shards
     );
+    // Those it has: the first CPUs of the host may be another container's.
+    let first = &facts.cpus[..facts.cpus.len().min(need.shards as usize)];
+    let fewer = if need.shards > 1 { "; or `cores` with fewer entries" } else { "" };
     Finding::new("cpu", Severity::Warning, found, needed).fixed_by(Fix::either(
         format!("CPUQuota={}% in the unit, or none", need.shards * 100),
         format!(
-            "docker run --cpuset-cpus 0-{last} instead of --cpus; Kubernetes: a whole number in \
-             resources.limits.cpu with the static CPU manager; or `cores` with fewer entries",
-            last = need.shards - 1
+            "{} run --cpuset-cpus {} instead of --cpus; Kubernetes: a whole number in \
+             resources.limits.cpu with the static CPU manager{fewer}",
+            facts.place.program(),
+            ranges(first)
         ),
     ))
 }
@@ -81,7 +92,11 @@ pub(super) fn cpuset(facts: &Facts, need: &Need) -> Finding {
         let needed = format!("core {missing}, which `cores` names");
         return Finding::new("cpuset", Severity::Blocker, found, needed).fixed_by(Fix::either(
             "AllowedCPUs= in the unit, or `cores` in the configuration",
-            format!("docker run --cpuset-cpus {}, or `cores` in the configuration", ranges(cores)),
+            format!(
+                "{} run --cpuset-cpus {}, or `cores` in the configuration",
+                facts.place.program(),
+                ranges(cores)
+            ),
         ));
     }
     Finding::new("cpuset", Severity::Fine, found, format!("cores: {}", ranges(cores)))
@@ -116,7 +131,7 @@ pub(super) fn swap(facts: &Facts, _: &Need) -> Finding {
     }
     finding.fixed_by(Fix::either(
         "sysctl -w vm.swappiness=1 (lasting: tuning/sysctl.conf), or MemorySwapMax=0 in the unit",
-        "docker run --memory-swap equal to --memory",
+        format!("{} run --memory-swap equal to --memory", facts.place.program()),
     ))
 }
 

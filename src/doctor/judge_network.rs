@@ -28,9 +28,13 @@ fn setting(facts: &Facts, name: &str, value: &str, scope: Scope) -> Fix {
     match (scope, facts.place.network) {
         (Scope::Namespace, Network::Bridge | Network::Loopback) => Fix::either(
             host,
-            format!("docker run --sysctl {quoted} (Kubernetes: securityContext.sysctls)"),
+            format!(
+                "{} run --sysctl {quoted} (Kubernetes: securityContext.sysctls)",
+                facts.place.program()
+            ),
         ),
-        // With the host's network the host's value counts, and no engine sets it.
+        // With the host's network the host's value counts, and no engine sets it. An unseen network
+        // is taken for that.
         _ => Fix::host(host),
     }
 }
@@ -204,9 +208,16 @@ pub(super) fn network(facts: &Facts, _: &Need) -> Finding {
         )
         .fixed_by(Fix::either(
             "run the container in the host's network",
-            "docker run --network host; compose: network_mode: host; Kubernetes: hostNetwork: \
-             true; ECS: \"networkMode\": \"host\"",
+            format!(
+                "{} run --network host; compose: network_mode: host; Kubernetes: hostNetwork: \
+                 true; ECS: \"networkMode\": \"host\"",
+                facts.place.program()
+            ),
         )),
+        (_, Network::Unseen) => {
+            let needed = "/sys of this network: whether it is the host's own cannot be told";
+            Finding::new("network", Severity::Note, found, needed)
+        }
         (Some(_), Network::Loopback) => {
             Finding::new("network", Severity::Note, found, "no client outside can connect")
         }

@@ -6,7 +6,7 @@ use super::facts::{CAP_IPC_LOCK, CAP_SYS_ADMIN, Facts};
 use super::finding::{Finding, Fix, Severity};
 use super::need::Need;
 use super::place::Engine;
-use super::report::{bytes, count};
+use super::report::{bytes, count, counted};
 
 /// What opening a ring as the broker does it came to.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -54,6 +54,19 @@ pub(super) fn kernel(facts: &Facts, _: &Need) -> Finding {
         }
         Some((release, _)) => Finding::new("kernel", Severity::Fine, release.clone(), needed),
     }
+}
+
+pub(super) fn proc(facts: &Facts, need: &Need) -> Finding {
+    let needed = "/proc: without it neither limits nor memory can be seen, here or by the broker";
+    if facts.proc {
+        return Finding::new("proc", Severity::Fine, "readable", needed);
+    }
+    // The broker starts without; only, nobody can promise that it holds so many.
+    let severity = if need.clients.is_some() { Severity::Blocker } else { Severity::Warning };
+    Finding::new("proc", severity, "unreadable", needed).fixed_by(Fix::host(
+        "mount -t proc proc ROOT/proc before the chroot; MountAPIVFS=yes beside RootDirectory= in \
+         a systemd unit (container engines mount it)",
+    ))
 }
 
 pub(super) fn io_uring(facts: &Facts, trial: &RingTrial) -> Finding {
@@ -151,7 +164,7 @@ pub(super) fn nofile(facts: &Facts, need: &Need) -> Finding {
         if soft == hard { limit(hard) } else { format!("{} of {}", limit(soft), limit(hard)) };
     let start = need.files_at_start();
     if hard < start {
-        let needed = format!("{start} to start with {} shards", need.shards);
+        let needed = format!("{start} to start with {}", counted(need.shards, "shard"));
         return Finding::new("nofile", Severity::Blocker, found, needed)
             .fixed_by(nofile_fix(facts));
     }
@@ -240,10 +253,10 @@ pub(super) fn memlock(facts: &Facts, need: &Need) -> Finding {
         Finding::new("memlock", Severity::Blocker, found, needed).fixed_by(memlock_fix(facts))
     } else if soft < comfortable && !facts.capable(CAP_IPC_LOCK) {
         let needed = format!(
-            "{} for {} shards' registered buffers; with less the executor says so \
+            "{} for the registered buffers of {}; with less the executor says so \
              at start and goes on without",
             bytes(comfortable),
-            need.shards
+            counted(need.shards, "shard")
         );
         Finding::new("memlock", Severity::Note, found, needed).fixed_by(memlock_fix(facts))
     } else {

@@ -4,6 +4,7 @@
 use crate::config::{Bind, Config, Cores};
 use crate::limits::MAX_SHARDS;
 
+use super::cgroup::MemoryLimit;
 use super::facts::{CAP_SYS_ADMIN, Facts};
 
 /// Process memory of an idle client with one subscription, in bytes (the design's budget).
@@ -12,10 +13,14 @@ pub const CLIENT_BYTES: u64 = 512;
 /// clients: 1,507 charged to the broker's memory cgroup (socket inode, file, dentry, the armed
 /// receive), and the slab object of the TCP socket itself, 2,520.
 pub const SOCKET_BYTES: u64 = 4096;
-/// Memory of a process without shards, in bytes.
-const PROCESS_BYTES: u64 = 16 << 20;
-/// Memory of a shard without clients and receive buffers: executor, queues, tables, in bytes.
-const SHARD_BYTES: u64 = 16 << 20;
+/// What of it a memory cgroup of version 1 is charged: the TCP socket's slab object is not. A limit
+/// of 96 MiB held 45,207 idle clients so.
+const SOCKET_BYTES_V1: u64 = 1536;
+/// Memory of a process without shards, in bytes (measured: 7 MiB, and what the allocator keeps).
+const PROCESS_BYTES: u64 = 12 << 20;
+/// Memory of a shard without clients and receive buffers: executor, queues, tables, in bytes
+/// (measured: 1 MiB empty; queues and mailboxes grow with the traffic).
+const SHARD_BYTES: u64 = 4 << 20;
 /// Queues and buffers of one further ring, in bytes.
 const RING_BYTES: u64 = 256 << 10;
 /// Descriptors of the process besides shards: standard streams, signals, logs, checks at start.
@@ -122,22 +127,51 @@ impl Need {
         (table * rings).saturating_sub(waiting)
     }
 
-    /// Bytes of memory that `clients` take, kernel and process together.
-    pub fn memory(&self, clients: u64, nofile: u64) -> u64 {
+    /// Bytes of memory that `clients` take, kernel and process together, where each one's socket
+    /// is charged so much.
+    pub fn memory(&self, clients: u64, nofile: u64, socket_bytes: u64) -> u64 {
         let base = PROCESS_BYTES + self.shards * (SHARD_BYTES + self.buffer_bytes);
         let rings = clients.div_ceil(self.rings(nofile).0.max(1));
-        let each = CLIENT_BYTES + SOCKET_BYTES;
+        let each = CLIENT_BYTES + socket_bytes;
         base.saturating_add(clients.saturating_mul(each))
             .saturating_add(rings.saturating_mul(RING_BYTES))
     }
 
-    /// Clients that fit in so many bytes.
-    pub fn clients_in_memory(&self, bytes: u64, nofile: u64) -> u64 {
-        let spare = bytes.saturating_sub(self.memory(0, nofile));
+    /// Clients that fit in this memory.
+    pub fn clients_in(&self, room: &Room, nofile: u64) -> u64 {
+        let spare = room.left.saturating_sub(self.memory(0, nofile, room.socket_bytes));
         let table = self.rings(nofile).0.max(1);
         // Exact enough: a ring's share for each client, rounded up.
-        spare / (CLIENT_BYTES + SOCKET_BYTES + RING_BYTES.div_ceil(table))
+        spare / (CLIENT_BYTES + room.socket_bytes + RING_BYTES.div_ceil(table))
     }
+
+    /// The memory that fewer clients fit in: the host's or the control group's.
+    pub fn room(&self, facts: &Facts) -> Option<Room> {
+        let nofile = hard_nofile(facts);
+        let host =
+            facts.memory.map(|(_, left)| Room { left, socket_bytes: SOCKET_BYTES, group: None });
+        let group = facts.cgroup.memory.map(|group| {
+            let socket_bytes = if group.unified { SOCKET_BYTES } else { SOCKET_BYTES_V1 };
+            Room { left: group.left, socket_bytes, group: Some(group) }
+        });
+        group.into_iter().chain(host).min_by_key(|room| self.clients_in(room, nofile))
+    }
+}
+
+/// Memory that clients can take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// Bytes not yet used.
+    pub left: u64,
+    /// Bytes of an idle client's socket that are charged here.
+    pub socket_bytes: u64,
+    /// The control group whose limit it is; `None` is the host.
+    pub group: Option<MemoryLimit>,
+}
+
+/// The descriptor limit that the broker raises itself to.
+pub(super) fn hard_nofile(facts: &Facts) -> u64 {
+    facts.nofile.map_or(RING_SOCKETS, |(_, hard)| hard)
 }
 
 /// How many clients one limit allows.
@@ -153,20 +187,21 @@ pub struct Bound {
 
 /// Which limits allow how many clients, the tightest first.
 pub fn bounds(facts: &Facts, need: &Need) -> Vec<Bound> {
-    let nofile = facts.nofile.map_or(RING_SOCKETS, |(_, hard)| hard);
+    let nofile = hard_nofile(facts);
     let (table, rings) = need.rings(nofile);
     let mut bounds = vec![Bound {
         check: "nofile",
         clients: need.clients_in_rings(nofile),
         because: format!("{rings} rings of {table} sockets"),
     }];
-    if let Some(left) = facts.memory_left() {
+    if let Some(room) = need.room(facts) {
         bounds.push(Bound {
             check: "memory",
-            clients: need.clients_in_memory(left, nofile),
+            clients: need.clients_in(&room, nofile),
             because: format!(
-                "{} left, {CLIENT_BYTES} B of the process and {SOCKET_BYTES} B of the kernel each",
-                super::report::bytes(left)
+                "{} left, {CLIENT_BYTES} B of the process and {} B of the kernel each",
+                super::report::bytes(room.left),
+                room.socket_bytes
             ),
         });
     }

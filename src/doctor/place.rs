@@ -29,6 +29,13 @@ pub enum Engine {
     Other,
 }
 
+impl Place {
+    /// The program that a fix for a container is given to.
+    pub(super) fn program(&self) -> &'static str {
+        if self.container == Some(Engine::Podman) { "podman" } else { "docker" }
+    }
+}
+
 impl Engine {
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -53,6 +60,8 @@ pub enum Network {
     Bridge,
     /// Loopback only.
     Loopback,
+    /// `/sys` is not there, or shows another namespace's interfaces.
+    Unseen,
 }
 
 impl Network {
@@ -62,6 +71,7 @@ impl Network {
             Network::Host => "host",
             Network::Bridge => "bridge",
             Network::Loopback => "loopback only",
+            Network::Unseen => "unseen",
         }
     }
 }
@@ -102,17 +112,25 @@ fn engine(tree: &Tree<'_>) -> Option<Engine> {
 }
 
 /// A veth's peer has its index in another namespace, so `iflink` differs from `ifindex` and no
-/// device is behind it. The host has interfaces that are their own end.
+/// device is behind it. The host has interfaces that are their own end. `/proc/net` is always of
+/// the process's namespace; `/sys` is of the one that mounted it.
 fn network(tree: &Tree<'_>) -> Network {
+    let table = tree.text("proc/net/dev");
+    let ours: Option<Vec<&str>> = table
+        .as_deref()
+        .map(|text| text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect());
+    if ours.as_ref().is_some_and(|names| names.iter().all(|name| *name == "lo")) {
+        return Network::Loopback;
+    }
     let Ok(entries) = std::fs::read_dir(tree.path("sys/class/net")) else {
-        return Network::Host;
+        return Network::Unseen;
     };
     let mut pairs = 0;
     let mut own = 0;
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let read = |file: &str| tree.number(&format!("sys/class/net/{name}/{file}"));
-        if name == "lo" {
+        if name == "lo" || ours.as_ref().is_some_and(|ours| !ours.contains(&name.as_str())) {
             continue;
         }
         let device = tree.exists(&format!("sys/class/net/{name}/device"));
@@ -124,6 +142,7 @@ fn network(tree: &Tree<'_>) -> Network {
         }
     }
     match (own, pairs) {
+        (0, 0) if ours.is_some() => Network::Unseen,
         (0, 0) => Network::Loopback,
         (0, _) => Network::Bridge,
         _ => Network::Host,

@@ -26,8 +26,12 @@ impl Report {
         self.findings.iter().all(|finding| finding.severity < Severity::Blocker)
     }
 
-    /// How many clients this host holds: zero while something keeps the broker from starting.
+    /// How many clients this host holds: zero while something keeps the broker from starting, and
+    /// where nobody can tell.
     pub fn clients(&self) -> u64 {
+        if self.facts.memory_left().is_none() {
+            return 0;
+        }
         let counted = |finding: &&Finding| {
             let bound = self.bounds.iter().any(|bound| bound.check == finding.check);
             finding.severity == Severity::Blocker && !bound
@@ -109,17 +113,21 @@ impl Report {
 
     fn headline(&self) -> String {
         let release = self.facts.kernel.as_ref().map_or("?", |(release, _)| release.as_str());
-        let shards = self.need.shards;
+        let shards = counted(self.need.shards, "shard");
         let asked = match self.need.clients {
             Some(clients) => format!("{} clients", count(clients)),
             None => "as many clients as fit".to_owned(),
         };
-        format!("RingMQ doctor: Linux {release}, {shards} shards, {asked}")
+        format!("RingMQ doctor: Linux {release}, {shards}, {asked}")
     }
 
     fn verdict(&self) -> String {
         let (rate, configured) = self.connect_rate;
-        let mut text = format!("This host holds {} idle clients", count(self.clients()));
+        let mut text = match self.facts.memory_left() {
+            Some(_) => format!("This host holds {} idle clients", count(self.clients())),
+            None => "How many clients this host holds cannot be told: its memory is unreadable"
+                .to_owned(),
+        };
         if let Some(first) = self.bounds.first().filter(|_| self.clients() > 0) {
             let source = if configured { "as configured" } else { "assumed" };
             text += &format!(
@@ -233,6 +241,11 @@ pub(super) fn count(number: u64) -> String {
     out
 }
 
+/// `1 shard`, `2 shards`.
+pub(super) fn counted(number: u64, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A size with its unit.
 pub(super) fn bytes(number: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -242,7 +255,8 @@ pub(super) fn bytes(number: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    let whole = value.fract() < 0.05 || unit == 0;
+    value = (value * 10.0).round() / 10.0;
+    let whole = value.fract() == 0.0 || unit == 0;
     if whole {
         format!("{value:.0} {}", UNITS[unit])
     } else {

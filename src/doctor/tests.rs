@@ -254,17 +254,33 @@ fn a_control_group_of_either_version_bounds_memory_and_cpu_time() {
     one.put(&format!("{cpu}/docker/abc/cpu.cfs_quota_us"), "150000\n");
     one.put(&format!("{cpu}/docker/abc/cpu.cfs_period_us"), "100000\n");
 
-    for (host, unified) in [(two, true), (one, false)] {
+    // Version 1 is not charged the whole socket.
+    for (host, unified, holds) in [(two, true, 75_000..85_000), (one, false, 170_000..190_000)] {
         let facts = Facts::read(&host.0);
         assert_eq!(facts.memory_left(), Some(GIB / 8 * 3), "{facts:?}");
         assert_eq!((facts.cgroup.unified, facts.cgroup.cpu_quota), (unified, Some(1.5)));
         let report = host.judge(Some(1_000_000));
         says(&report, "memory", Severity::Blocker, &["384 MiB left", "512 MiB", "--memory"]);
         assert_eq!(report.bounds[0].check, "memory");
-        assert!((60_000..90_000).contains(&report.clients()), "{}", report.clients());
+        assert!(holds.contains(&report.clients()), "{}", report.clients());
+        // A host with less left than the group allows is the limit.
+        host.replace("proc/meminfo", "62914560", "131072");
+        says(&host.judge(Some(1_000_000)), "memory", Severity::Blocker, &["128 MiB left of 64"]);
+        host.replace("proc/meminfo", "131072", "62914560");
         assert_eq!(report.need.shards, 1, "a quota of 1.5 CPUs runs one shard");
         let report = host.judge_with("cores=[0,1]", Some(1000), RingTrial::Works);
         says(&report, "cpu", Severity::Warning, &["1.50", "CPUQuota=200%", "--cpuset-cpus 0-1"]);
+        // Which CPUs are its own, and no advice to run fewer shards than one.
+        host.replace("proc/self/status", "0-3", "2-3");
+        host.put("sys/fs/cgroup/system.slice/cpu.max", "50000 100000\n");
+        host.put("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "50000\n");
+        host.put("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n");
+        let report = host.judge(Some(1000));
+        let words = ["2 CPUs, a quota of 0.50", "1 for 1 shard:", "--cpuset-cpus 2 instead"];
+        says(&report, "cpu", Severity::Warning, &words);
+        assert!(!finding(&report, "cpu").fix.as_ref().is_some_and(|fix| {
+            fix.container.as_ref().is_some_and(|text| text.contains("fewer entries"))
+        }));
     }
 }
 
@@ -315,6 +331,37 @@ fn a_bridge_network_is_told_from_the_hosts() {
     assert_eq!(Facts::read(&host.0).place.network, Network::Bridge);
     host.put("sys/class/net/eth1/device/vendor", "0x1af4");
     assert_eq!(Facts::read(&host.0).place.network, Network::Host);
+}
+
+#[test]
+fn the_network_is_the_one_of_proc_not_of_a_foreign_sys() {
+    let host = Host::good();
+    let network = || Facts::read(&host.0).place.network;
+    let table = "Inter-|   Receive\n face |bytes\n    lo:  96 1\n";
+    // A namespace made by hand: /sys still shows the host's card.
+    host.put("proc/net/dev", table);
+    assert_eq!(network(), Network::Loopback);
+    host.put("proc/net/dev", &format!("{table}  veth7: 1 2\n"));
+    assert_eq!(network(), Network::Unseen);
+    says(&host.judge(None), "network", Severity::Note, &["unseen network", "/sys"]);
+    host.put("proc/net/dev", &format!("{table}  eth0: 1 2\n"));
+    assert_eq!(network(), Network::Host);
+    fs::remove_dir_all(host.0.join("sys")).unwrap();
+    assert_eq!(network(), Network::Unseen);
+}
+
+#[test]
+fn a_host_without_proc_is_promised_nothing() {
+    let host = Host::good();
+    fs::remove_dir_all(host.0.join("proc")).unwrap();
+    let report = host.judge(Some(1000));
+    says(&report, "proc", Severity::Blocker, &["unreadable", "mount -t proc"]);
+    assert_eq!((report.clients(), finding(&report, "cpu").found.as_str()), (0, "unreadable"));
+    assert!(report.table().contains("cannot be told: its memory is unreadable"));
+    assert!(report.table().ends_with("Not ready: proc.\n"));
+    // The broker starts all the same.
+    assert_eq!(report.obstacle(), None);
+    says(&host.judge(None), "proc", Severity::Warning, &["mount -t proc"]);
 }
 
 #[test]

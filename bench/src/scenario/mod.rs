@@ -112,6 +112,13 @@ pub enum Kind {
     },
 }
 
+impl Kind {
+    /// Whether its report has a course over time that can be drawn.
+    pub fn has_course(&self) -> bool {
+        !matches!(self, Kind::Idle { .. } | Kind::CrossShard { .. } | Kind::Echo { .. })
+    }
+}
+
 /// A named scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
