@@ -8,6 +8,8 @@ use ringmq::config::arguments::{self, Command, Examination, Given};
 use ringmq::config::{self, Config, Sources};
 use ringmq::doctor::{self, Pong};
 
+// Without it where a sanitizer is to see the heap (scripts/sanitize).
+#[cfg(not(system_allocator))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

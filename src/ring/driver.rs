@@ -176,7 +176,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         }
     }
 
-    fn tell_deferred(&mut self, handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>)) {
+    pub(super) fn tell_deferred(&mut self, handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>)) {
         // Only what is there now: a handler that answers each with another must not keep us here.
         for _ in 0..self.deferred.len() {
             match self.deferred.pop_front() {

@@ -92,8 +92,11 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     ) {
         let Some(slot) = self.slots.get_current(socket, generation) else { return };
         slot.flags &= !HANDING;
-        let record = slot.record;
+        let (record, closing) = (slot.record, slot.flags & CLOSING != 0);
         let (cookie, permit) = self.hand_overs.take(record);
+        if closing {
+            self.close_descriptor(socket);
+        }
         if result < 0 {
             permit.give_back();
             handler(self, Event::HandedOver { socket, cookie, result: Err(-result) });

@@ -195,6 +195,9 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     }
 }
 
+/// The kernel looks the descriptor up at the next submission. If a stopping listener's accepts end
+/// before, it is closed; should another listener have its number by then, that one's accepts are
+/// cancelled, and replaced because it is not stopping.
 fn cancel_accepts_of(listener: &Listener) -> squeue::Entry {
     let fd = types::Fd(listener.fd.as_raw_fd());
     opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd).all())

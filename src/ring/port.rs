@@ -26,7 +26,9 @@ struct Shared {
 
 #[derive(Debug)]
 struct Cell {
-    /// Valid from the first permit until `retire`.
+    /// Valid while there are permits: a ring for which one is out is not closed. Only a core that
+    /// ends does not wait for them. One used just after that names no ring, or one that another
+    /// core opened since, where the socket goes astray; cores only end with the process.
     fd: AtomicI32,
     permits: AtomicI32,
 }

@@ -34,7 +34,9 @@ pub(super) struct Slot {
     /// The send or hand-over record in use.
     pub(super) record: u32,
     pub(super) ring: u16,
-    /// Tells completions of an earlier socket with the same id apart.
+    /// Tells completions of an earlier socket with the same id apart. Wraps, which only records
+    /// outside the kernel could meet: a slot is released after the last completion of its socket,
+    /// and the completion of a failed cancel comes before that of the close queued behind it.
     pub(super) generation: u16,
     pub(super) flags: u32,
 }

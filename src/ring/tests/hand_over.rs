@@ -174,3 +174,38 @@ fn what_cannot_be_handed_over_is_refused_with_a_reason() {
     assert_eq!(running.join().unwrap().1, [MAX_COOKIE]);
     ring.pause(SocketId(0));
 }
+
+#[test]
+fn a_close_while_a_socket_moves_changes_nothing_for_its_new_owner() {
+    const TOTAL: usize = 200;
+    let (port, doorbell, running) = taker(config(), TOTAL, false);
+    let (mut ring, address) = open(config());
+    let before = at_rest(&ring);
+    let clients = thread::spawn(move || {
+        for _ in 0..TOTAL {
+            let mut client = connect(address);
+            client.write_all(b"there").unwrap();
+            client.read_exact(&mut [0; 5]).unwrap();
+        }
+    });
+    let mut seen = (0, 0);
+    let handler = |seen: &mut (usize, usize), ring: &mut Ring, event: Happened<'_>| match event {
+        Event::Accepted { socket, .. } => {
+            ring.hand_over(socket, &port, socket.0.into());
+            ring.close(socket);
+        }
+        Event::HandedOver { result, .. } => {
+            assert_eq!(result, Ok(()));
+            seen.0 += 1;
+        }
+        Event::Closed { .. } => {
+            seen.1 += 1;
+            assert_eq!(seen.0, seen.1, "told first, each once");
+            doorbell.ring();
+        }
+        other => panic!("{other:?}"),
+    };
+    run(&mut ring, &mut seen, handler, |seen, ring| seen.1 == TOTAL && at_rest(ring) == before);
+    clients.join().unwrap();
+    running.join().unwrap();
+}
