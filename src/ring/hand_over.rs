@@ -120,6 +120,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             return;
         }
         self.rings[ring].used += 1;
+        self.rings[ring].sockets += 1;
         self.counts.arrived += 1;
         let socket = self.slots.open(ring, result as u32);
         self.grant_permits();

@@ -154,6 +154,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         }
         if result >= 0 {
             self.rings[ring].used += 1;
+            self.rings[ring].sockets += 1;
             self.counts.accepted += 1;
             let socket = self.slots.open(ring, result as u32);
             self.replace_accept(index);

@@ -373,6 +373,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     ) {
         let Some(slot) = self.slots.get(socket) else { return };
         if slot.flags & (CLOSING | IN_FLIGHT) == CLOSING {
+            self.rings[slot.ring as usize].sockets -= 1;
             // What was refused while it closed must not be told of the next socket with its id.
             self.tell_deferred(handler);
             self.slots.release(socket);

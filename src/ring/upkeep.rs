@@ -58,7 +58,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     fn close_spare_rings(&mut self) {
         let needed = self.accepting.max(self.granting);
         let behind = &self.rings[needed + 1..];
-        let spare = behind.iter().rev().take_while(|ring| ring.used == 0).count();
+        let spare = behind.iter().rev().take_while(|ring| ring.sockets == 0).count();
         let before = std::mem::replace(&mut self.house.spare, spare);
         for _ in 0..spare.min(before) {
             if !self.close_last_ring() {
@@ -75,14 +75,14 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         let unused = self.port.withdraw(last);
         let ring = &mut self.rings[last];
         ring.promised -= unused;
-        let idle = ring.used + ring.accepts + ring.promised == 0;
+        let idle = ring.sockets + ring.used + ring.accepts + ring.promised == 0;
         if !idle || ring.has_queued() || ring.ready() {
             return false;
         }
         let Some(mut ring) = self.rings.pop() else { return false };
         self.counts.enters += ring.enters;
         self.counts.overflows += ring.overflows;
-        // Nothing is in flight, so the kernel takes no buffer from it any more.
+        // Every last completion has come: the kernel takes no buffer from it any more.
         ring.buffers.dissolve(&mut self.pool);
         drop(ring);
         self.pool.give_pages_back();

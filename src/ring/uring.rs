@@ -36,6 +36,8 @@ pub(super) struct Ring {
     /// Descriptor table: its length, and what is in use or spoken for.
     pub(super) capacity: u32,
     pub(super) used: u32,
+    /// Sockets of this ring whose last completion has not come yet.
+    pub(super) sockets: u32,
     pub(super) accepts: u32,
     pub(super) promised: u32,
     pub(super) enters: u64,
@@ -97,6 +99,7 @@ impl Ring {
             buffers,
             capacity,
             used: 0,
+            sockets: 0,
             accepts: 0,
             promised: 0,
             enters: 0,

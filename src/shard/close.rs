@@ -1,6 +1,6 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
-use super::connection::{Connection, Stage};
+use super::connection::{Connection, Parting, Stage};
 use super::route::packed_qos;
 use super::{Action, Shard};
 use crate::ids::SocketId;
@@ -112,8 +112,10 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         match connection.stage {
             Stage::Entry | Stage::Open(_) => {
-                connection.parting = true;
-                self.parting.push_back((socket, broken));
+                if broken || connection.parting == Parting::No {
+                    connection.parting = if broken { Parting::Broken } else { Parting::Ended };
+                }
+                self.parting.push_back(socket);
             }
             Stage::Closing if broken => self.broken(socket),
             Stage::HandingOver(_) | Stage::Closing | Stage::Closed => {}
@@ -123,10 +125,13 @@ impl Shard {
     /// Ends a share of the connections whose peers are gone; true when some are left.
     pub(super) fn run_parting(&mut self) -> bool {
         for _ in 0..PARTINGS {
-            let Some((socket, broken)) = self.parting.pop_front() else { break };
+            let Some(socket) = self.parting.pop_front() else { break };
             // The socket may have been closed meanwhile, and another connection have its number.
-            let Some(connection) = self.connections.get(socket.0).filter(|c| c.parting) else {
-                continue;
+            let Some(connection) = self.connections.get(socket.0) else { continue };
+            let broken = match connection.parting {
+                Parting::No => continue,
+                Parting::Ended => false,
+                Parting::Broken => true,
             };
             // What it sent before and is held back still counts: a publisher may write and close.
             if !broken && connection.input.is_some() && connection.holds.is_free() {

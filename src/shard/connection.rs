@@ -90,8 +90,8 @@ pub struct Connection {
     pub holds: Holds,
     /// The driver was told to stop reading it.
     pub paused: bool,
-    /// Nothing more will come from it; its end is queued, or waits for what was held back.
-    pub parting: bool,
+    /// Its end is queued, or waits for what was held back.
+    pub parting: Parting,
     /// How many reloads there had been: what it was promised is from then. Wraps.
     pub reloads: u8,
     /// Who it is.
@@ -115,11 +115,22 @@ impl Connection {
             listener,
             holds: Holds::default(),
             paused: false,
-            parting: false,
+            parting: Parting::No,
             reloads,
             peer,
         }
     }
+}
+
+/// Whether more will come from a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parting {
+    /// As far as is known.
+    No,
+    /// It has closed its side.
+    Ended,
+    /// The connection broke.
+    Broken,
 }
 
 /// Bytes that were received and not yet processed, in order.

@@ -103,7 +103,7 @@ pub struct Shard {
     pub actions: Vec<Action>,
     dirty: Vec<SocketId>,
     closing: Vec<(SocketId, Cause)>,
-    parting: VecDeque<(SocketId, bool)>,
+    parting: VecDeque<SocketId>,
     parked: Parked,
     arrivals: Arrivals,
     wills: VecDeque<Message>,

@@ -5,7 +5,7 @@
 //! mark, or after [`PATIENCE`]. A subscriber that stays crowded for [`PATIENCE`] is slow: it parks
 //! nobody any more, and its queue's policy decides.
 
-use super::connection::{Holds, Stage};
+use super::connection::{Holds, Parting, Stage};
 use super::{Action, Shard};
 use crate::ids::{ClientKey, Publisher, SocketId};
 use crate::limits::STEP_WORK;
@@ -187,8 +187,8 @@ impl Shard {
             connection.paused = false;
             self.actions.push(Action::Resume(socket));
         }
-        if open && connection.holds.is_free() && connection.parting {
-            self.parting.push_back((socket, false));
+        if open && connection.holds.is_free() && connection.parting != Parting::No {
+            self.parting.push_back(socket);
         }
     }
 
