@@ -310,7 +310,8 @@ impl Running {
         }
         let shard = &mut self.shard;
         let visited = driver.pass(COMPLETIONS, &mut |_, event| take_event(shard, event));
-        if visited < COMPLETIONS && driver.has_heard_everyone() {
+        let complete = visited < COMPLETIONS;
+        if complete && self.shard.asks_who_was_heard() && driver.has_heard_everyone() {
             self.shard.heard_everyone();
         }
         let mail = self.shard.take_mail(&mut self.ends) > 0;

@@ -45,7 +45,7 @@ use crate::mutant::Mutant;
 use crate::session::Session;
 use crate::slab::{Slab, Table};
 use crate::telemetry::Counters;
-use crate::time::{Instant, Wheel};
+use crate::time::{GRANULARITY_MILLIS, Instant, Wheel};
 use crate::topic::{Index, Retained};
 use close::Cause;
 use connection::{Connection, Stage};
@@ -264,6 +264,12 @@ impl Shard {
             Stage::Entry => self.receive_entry(socket, bytes),
             Stage::HandingOver(_) | Stage::Closing | Stage::Closed => {}
         }
+    }
+
+    /// Whether the time of the last [`Shard::heard_everyone`] is so long ago that a timer could
+    /// miss it: finding out means a look at every ring.
+    pub fn asks_who_was_heard(&self) -> bool {
+        self.now.millis_since(self.heard_at) >= GRANULARITY_MILLIS
     }
 
     /// In this step the driver has reported everything that clients had sent before it.
