@@ -29,6 +29,8 @@ const COMPLETIONS: usize = 512;
 const IO_MEMORY: usize = 64 << 10;
 /// A busy core lets glommio's other tasks run this often.
 const YIELD: Duration = Duration::from_millis(1);
+/// A step that takes so many nanoseconds was not at work all the time.
+const STALL: u64 = 100_000_000;
 /// How long a core without other work waits for room in a mailbox before it looks again. The other
 /// shard has the rest of a full mailbox to work on meanwhile, so it never waits for this one.
 const NAP: Duration = Duration::from_micros(50);
@@ -169,6 +171,9 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
             core.tide.turn(core.shard.population());
         }
         let ended = core.clock.nanos();
+        if ended - began >= STALL {
+            core.shard.was_stalled(Instant(ended / 1_000_000));
+        }
         if busy {
             core.shard.counters.step_busy_nanos += ended - began;
             core.steps.record(ended - began);

@@ -118,6 +118,8 @@ pub struct Shard {
     heard_at: Instant,
     /// The first step after that which did not get to the end of what they had sent.
     unheard_since: Option<Instant>,
+    /// The last steps that stalled: from when, until when.
+    stalls: [(Instant, Instant); 4],
     scratch: Vec<u8>,
     topic_scratch: String,
     fan: deliver::Fan,
@@ -182,6 +184,7 @@ impl Shard {
             due: Vec::new(),
             heard_at: now,
             unheard_since: None,
+            stalls: [(Instant::END, Instant::END); 4],
             scratch: Vec::new(),
             topic_scratch: String::new(),
             fan: deliver::Fan::default(),
@@ -264,6 +267,13 @@ impl Shard {
             Stage::Entry => self.receive_entry(socket, bytes),
             Stage::HandingOver(_) | Stage::Closing | Stage::Closed => {}
         }
+    }
+
+    /// The step that just ended lasted until `until`, much longer than its work: the process was
+    /// stopped in it, say. What it took in may have come as late as that, and not at its beginning.
+    pub fn was_stalled(&mut self, until: Instant) {
+        self.stalls.rotate_right(1);
+        self.stalls[0] = (self.now, until);
     }
 
     /// Whether the time of the last [`Shard::heard_everyone`] is so long ago that a timer could

@@ -75,7 +75,7 @@ impl Shard {
 
     /// Runs due timers; true when more are due.
     pub(super) fn run_timers(&mut self) -> bool {
-        if self.heard_at < self.now {
+        if self.asks_who_was_heard() {
             self.unheard_since.get_or_insert(self.now);
         }
         let mut due = std::mem::take(&mut self.due);
@@ -172,6 +172,8 @@ impl Shard {
                     None if connection.paused => now,
                     None => connection.last_seen,
                 };
+                let stall = self.stalls.iter().find(|(from, _)| *from == seen);
+                let seen = stall.map_or(seen, |(_, until)| *until);
                 let patience = u64::from(connection.patience);
                 let deadline = seen.plus_millis(patience);
                 if deadline > now {
@@ -191,7 +193,8 @@ impl Shard {
     /// get to the end of what there is, a client's silence counts all the same after as long again
     /// as it was `allowed`, in milliseconds.
     fn may_be_unheard(&self, deadline: Instant, allowed: u64) -> bool {
-        let Some(since) = self.unheard_since else { return false };
+        // From when we listened again, not from when we were held up.
+        let since = self.unheard_since.unwrap_or(self.now);
         let judged = deadline.max(since).plus_millis(allowed);
         deadline > self.heard_at
             && (self.now < judged || Mutant::UnheardForEver.is_on())

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::support::*;
@@ -33,7 +34,16 @@ impl Trips {
 pub fn beside<T>(broker: &Broker, what: &str, work: impl FnOnce() -> T) -> (T, Trips) {
     let stop = AtomicBool::new(false);
     let (outcome, trips) = std::thread::scope(|scope| {
-        let pairs: Vec<_> = (0..4).map(|_| scope.spawn(|| pair(broker, &stop))).collect();
+        let (ready, connected) = mpsc::channel();
+        let (stop, pairs) = (&stop, 0..4);
+        let pairs = pairs.map(|_| {
+            let ready = ready.clone();
+            scope.spawn(move || pair(broker, stop, &ready))
+        });
+        let pairs: Vec<_> = pairs.collect();
+        drop(ready);
+        // They stand aside, not in the crowd: all are in before it comes. (Or have failed.)
+        (0..pairs.len()).for_each(|_| connected.recv().unwrap_or_default());
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         stop.store(true, Ordering::Relaxed);
         let mut all = Trips::default();
@@ -58,10 +68,11 @@ pub fn beside<T>(broker: &Broker, what: &str, work: impl FnOnce() -> T) -> (T, T
     (outcome, trips)
 }
 
-fn pair(broker: &Broker, stop: &AtomicBool) -> Trips {
+fn pair(broker: &Broker, stop: &AtomicBool, ready: &mpsc::Sender<()>) -> Trips {
     let topic = unique("probe");
     let mut sub = Client::subscriber(broker, V5, &unique("s"), &topic, 1);
     let mut publisher = Client::connect(broker, V311, &unique("p"));
+    ready.send(()).expect("the work waits for it");
     let mut trips = Trips::default();
     while !stop.load(Ordering::Relaxed) {
         let count = trips.count().to_string();
