@@ -174,21 +174,18 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
         if ended - began >= STALL {
             core.shard.was_stalled(Instant(ended / 1_000_000));
         }
+        let awaits_room = core.shard.awaits_room();
         if busy {
             core.shard.counters.step_busy_nanos += ended - began;
             core.steps.record(ended - began);
-            if yielded.elapsed() > YIELD {
-                glommio::executor().yield_now().await;
-                yielded = std::time::Instant::now();
-            }
-            continue;
-        }
-        if core.shard.awaits_room() {
+        } else if awaits_room {
             // Mail that it cannot take in now is no reason to stay up.
             let takes_mail = !core.shard.outbox.is_congested();
             let (ends, commands) = (&core.ends, &core.commands);
             driver.nap(NAP, || takes_mail && ends.has_mail() || !commands.is_empty());
             idle_since = Some(ended);
+        }
+        if busy || awaits_room {
             if yielded.elapsed() > YIELD {
                 glommio::executor().yield_now().await;
                 yielded = std::time::Instant::now();

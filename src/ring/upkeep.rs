@@ -1,5 +1,4 @@
 //! Giving back what a crowd needed: rings that hold no socket any more, and the pages of buffers.
-#![allow(unsafe_code)]
 use super::driver::Driver;
 
 /// Calls in a row with next to nothing received before the buffers' pages go.
@@ -60,11 +59,10 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         let behind = &self.rings[needed + 1..];
         let spare = behind.iter().rev().take_while(|ring| ring.sockets == 0).count();
         let before = std::mem::replace(&mut self.house.spare, spare);
-        for _ in 0..spare.min(before) {
-            if !self.close_last_ring() {
-                break;
-            }
-            self.house.spare -= 1;
+        let closed = (0..spare.min(before)).take_while(|_| self.close_last_ring()).count();
+        if closed > 0 {
+            self.house.spare -= closed;
+            self.pool.give_pages_back();
         }
     }
 
@@ -75,7 +73,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         let unused = self.port.withdraw(last);
         let ring = &mut self.rings[last];
         ring.promised -= unused;
-        let idle = ring.sockets + ring.used + ring.accepts + ring.promised == 0;
+        let idle = ring.sockets + ring.accepts + ring.promised == 0;
         if !idle || ring.has_queued() || ring.ready() {
             return false;
         }
@@ -84,8 +82,6 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         self.counts.overflows += ring.overflows;
         // Every last completion has come: the kernel takes no buffer from it any more.
         ring.buffers.dissolve(&mut self.pool);
-        drop(ring);
-        self.pool.give_pages_back();
         true
     }
 }
