@@ -28,9 +28,37 @@ pub const DATA_ROUND: usize = 64;
 /// Control mails taken from one mailbox in one step.
 pub const CONTROL_ROUND: usize = 4096;
 
-/// Packets and deliveries of one step after which clients wait for the next one: a few
-/// milliseconds' worth. One receive and one message's own fan-out may exceed it.
-pub const STEP_WORK: u32 = 16_384;
+/// What one step may cost, in units of about 100 ns (see [`cost`]): clients wait for the next step
+/// past it. So a step takes about 2 ms, whatever was asked for; what costs more than a small part
+/// of it goes on in later steps.
+pub const STEP_WORK: u32 = 20_000;
+
+/// What things cost, in the units of [`STEP_WORK`]. Measured roughly and rounded up: the point is
+/// that nothing that a client can ask for is free.
+pub mod cost {
+    /// A packet framed, decoded and handled, besides what it causes.
+    pub const PACKET: u32 = 2;
+    /// A message given to one session: sent, queued or dropped.
+    pub const DELIVERY: u32 = 3;
+    /// A send handed to the kernel.
+    pub const SEND: u32 = 40;
+    /// A node of a trie, an entry of a list, or a stored message looked at.
+    pub const VISIT: u32 = 1;
+    /// A filter added to, or taken out of, the subscriptions.
+    pub const FILTER: u32 = 10;
+    /// A mail to another shard.
+    pub const MAIL: u32 = 3;
+    /// A connection or session that begins or ends.
+    pub const SESSION: u32 = 50;
+    /// So many bytes copied or checked cost one unit.
+    pub const BYTES_PER_UNIT: usize = 1024;
+
+    /// What copying or checking so many bytes costs.
+    pub const fn bytes(count: usize) -> u32 {
+        (count / BYTES_PER_UNIT) as u32
+    }
+}
+
 /// Bytes that are read from a client while its PUBLISHes wait, to find the acknowledgements behind
 /// them. Only of clients that are crowded themselves, and so hold as much already.
 pub const HELD_INPUT: usize = 1 << 20;

@@ -1,20 +1,17 @@
 //! From a message to one client's output: QoS, windows, queues, encoding.
 
 use super::Shard;
-use super::connection::{Connection, Holds};
+use super::connection::Connection;
 use super::output::{Output, Pool};
-
 use crate::config::OnFull;
 use crate::ids::SocketId;
-use crate::message::{Message, MessageRef};
+use crate::limits::cost;
+use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{self, AckKind, OutPublish, PacketId, Qos, ReasonCode, Version};
 use crate::session::{Flow, Pushed, Queued, SubscriptionIds};
 use crate::time::Instant;
-use crate::topic::FilterId;
 
-/// A payload larger than this is written from the shared message, not copied per subscriber.
-const COPY: usize = 16 * 1024;
 /// A client that keeps reading may overshoot `outgoing_max_bytes` this many times, while its
 /// publishers stop, before QoS 0 is shed all the same.
 const OVERSHOOT: usize = 8;
@@ -22,71 +19,6 @@ const OVERSHOOT: usize = 8;
 const STALLED: u64 = 300;
 /// Milliseconds above the high-water mark after which a client counts as slow.
 const CROWDED: u64 = 1000;
-/// Messages sent from a pending queue in one go.
-const PUMP: usize = 256;
-
-/// What became of the first message of a pending queue.
-enum Pumped {
-    Sent,
-    Dropped,
-    /// There is none, or it has to wait.
-    Nothing,
-}
-
-/// What the delivery of one message to many clients shares.
-#[derive(Default)]
-pub struct Fan {
-    /// The message as stored, once somebody needs it so.
-    pub stored: Option<Message>,
-    /// Whether encoded packets are kept for the next subscriber.
-    pub many: bool,
-    /// Sessions that have more unsent or unacknowledged than the high-water mark.
-    pub crowded: Vec<u32>,
-    /// Matching filters of the message.
-    pub found: Vec<FilterId>,
-    /// Matching subscriptions when there are several filters: target, options, identifier.
-    pub overlapping: Vec<(u32, u8, u32)>,
-    encoded: [Vec<u8>; VARIANTS],
-    valid: u16,
-}
-
-/// Protocol (v3, v5) × QoS × RETAIN.
-const VARIANTS: usize = 16;
-const _: () = assert!(VARIANTS <= u16::BITS as usize);
-
-impl Fan {
-    /// Begins with another message.
-    pub fn begin(&mut self, stored: Option<&Message>) {
-        self.stored = stored.cloned();
-        self.valid = 0;
-        self.many = false;
-    }
-
-    fn store(&mut self, message: &MessageRef<'_>, scratch: &mut Vec<u8>) -> Message {
-        self.stored.get_or_insert_with(|| Message::new(message, scratch)).clone()
-    }
-
-    /// Appends the packet, encoding it only for the first subscriber of its kind.
-    fn append(&mut self, out: &mut Vec<u8>, version: Version, publish: &OutPublish<'_>) {
-        let variant = usize::from(version.is_v5()) << 3
-            | (publish.qos as usize) << 1
-            | usize::from(publish.retain);
-        let encoded = &mut self.encoded[variant];
-        if self.valid & 1 << variant == 0 {
-            self.valid |= 1 << variant;
-            encoded.clear();
-            packet::encode_publish(encoded, version, publish);
-        }
-        let at = out.len();
-        out.extend_from_slice(encoded);
-        if let Some(id) = publish.id {
-            let header = 1 + encoded[1..].iter().take_while(|&&byte| byte >= 0x80).count() + 1;
-            let at = at + header + 2 + publish.topic.len();
-            out[at..at + 2].copy_from_slice(&id.get().to_be_bytes());
-        }
-    }
-}
-
 /// How one delivery differs from the publication.
 #[derive(Clone, Copy)]
 pub(super) struct Terms<'a> {
@@ -135,7 +67,7 @@ impl Shard {
 
     /// Delivers a message to a session of this shard: sends, queues or drops it by policy.
     pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: Terms<'_>) {
-        self.work += 1;
+        self.work += cost::DELIVERY;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let qos = message.qos.min(terms.qos);
         if session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0 {
@@ -345,184 +277,6 @@ impl Shard {
             <= session.maximum_packet_size as usize
     }
 
-    pub(super) fn send_publish(
-        &mut self,
-        index: u32,
-        socket: SocketId,
-        message: &MessageRef<'_>,
-        outbound: &Outbound<'_>,
-    ) {
-        let Some(session) = self.sessions.get(index) else { return };
-        let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let version = session.version;
-        let mounted = session.mountpoint().len();
-        let mut publish = out_publish(message, &message.topic[mounted..], outbound);
-        let aliased = version.is_v5() && alias(connection, &mut publish);
-        let shared = publish.payload.len() > COPY;
-        if shared {
-            self.fan.store(message, &mut self.scratch);
-        }
-        let output = output_of(connection, &mut self.pool, &mut self.dirty, socket, self.now);
-        let before = output.unsent();
-        let aliased = aliased && !Mutant::AliasInSharedEncoding.is_on();
-        let no_ids =
-            publish.subscription_ids.is_empty() || Mutant::IdentifierInSharedEncoding.is_on();
-        let plain = mounted == 0 && !aliased && !publish.dup && no_ids;
-        if let (true, Some(stored)) = (shared, &self.fan.stored) {
-            output.append(&mut self.pool, |out| {
-                packet::encode_publish_head(out, version, &publish);
-            });
-            output.append_shared(stored.clone(), stored.payload_range());
-        } else if self.fan.many && plain {
-            let fan = &mut self.fan;
-            output.append(&mut self.pool, |out| fan.append(out, version, &publish));
-        } else {
-            output.append(&mut self.pool, |out| packet::encode_publish(out, version, &publish));
-        }
-        let unsent = output.unsent();
-        if unsent > self.settings.high_water() {
-            output.crowded.get_or_insert(self.now);
-            if !is_slow(output, self.now) {
-                self.fan.crowded.push(index);
-            }
-        }
-        let counters = &mut self.counters;
-        let (messages, bytes) = match outbound.qos {
-            Qos::AtMostOnce => {
-                (&mut counters.messages_sent_qos0, &mut counters.publish_bytes_sent_qos0)
-            }
-            Qos::AtLeastOnce => {
-                (&mut counters.messages_sent_qos1, &mut counters.publish_bytes_sent_qos1)
-            }
-            Qos::ExactlyOnce => {
-                (&mut counters.messages_sent_qos2, &mut counters.publish_bytes_sent_qos2)
-            }
-        };
-        *messages += 1;
-        *bytes += message.payload.len() as u64;
-        counters.packets_sent += 1;
-        counters.bytes_sent += (unsent - before) as u64;
-    }
-
-    /// Sends what waits, as far as window and output allow.
-    pub(super) fn pump(&mut self, index: u32) {
-        self.go_on_again(index);
-        let mut sent = 0;
-        while sent < PUMP {
-            match self.pump_one(index) {
-                Pumped::Sent => sent += 1,
-                // Nothing would wake the queue again if dropping used up the round.
-                Pumped::Dropped if Mutant::StallAfterDrop.is_on() => break,
-                Pumped::Dropped => {}
-                Pumped::Nothing => break,
-            }
-        }
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        let bounds = self.settings.pending;
-        let Some(flow) = &mut session.flow else { return };
-        let low =
-            flow.pending.len() <= bounds.messages / 4 && flow.pending.bytes() <= bounds.bytes / 4;
-        if low && flow.crowded.take().is_some() {
-            self.unpark_waiters(index);
-        }
-        self.wake_replay(index);
-    }
-
-    fn pump_one(&mut self, index: u32) -> Pumped {
-        let retries = self.settings.retry_interval > 0;
-        let Some(session) = self.sessions.get(index) else { return Pumped::Nothing };
-        let Some(socket) = session.socket else { return Pumped::Nothing };
-        if self.is_clogged(socket) {
-            return Pumped::Nothing;
-        }
-        let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
-        let limit = session.window_limit;
-        let keep = session.is_persistent() || retries && !session.version.is_v5();
-        let Some(flow) = &mut session.flow else { return Pumped::Nothing };
-        let Some(front) = flow.pending.front() else { return Pumped::Nothing };
-        if front.qos != Qos::AtMostOnce && !flow.window.has_room(limit) {
-            return Pumped::Nothing;
-        }
-        let before = flow.pending.bytes();
-        let Some(queued) = flow.pending.pop() else { return Pumped::Nothing };
-        self.counters.pending_messages -= 1;
-        self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
-        let message = queued.message.clone();
-        let view = message.view();
-        let left = view.seconds_left(self.now);
-        let left = if Mutant::ExpiredSent.is_on() { left.or(Ok(Some(0))) } else { left };
-        let Ok(message_expiry) = left else {
-            self.counters.dropped_expired += 1;
-            return Pumped::Dropped;
-        };
-        let ids = queued.subscription_ids.clone();
-        let mut outbound = Outbound {
-            dup: false,
-            qos: queued.qos,
-            retain: queued.retain,
-            id: PacketId::new(1).filter(|_| queued.qos != Qos::AtMostOnce),
-            subscription_ids: ids.as_slice(),
-            message_expiry: message_expiry.filter(|_| !Mutant::ExpiryNotPassedOn.is_on()),
-        };
-        if !self.fits(index, &view, &outbound) && !Mutant::TooLargeFromQueue.is_on() {
-            self.counters.dropped_packet_too_large += u64::from(!Mutant::WrongDropReason.is_on());
-            self.counters.dropped_expired += u64::from(Mutant::WrongDropReason.is_on());
-            return Pumped::Dropped;
-        }
-        if queued.qos != Qos::AtMostOnce {
-            let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
-            let qos = queued.qos;
-            outbound.id = Some(session.flow().window.send(qos, keep.then_some(queued)));
-            self.counters.inflight += 1;
-            self.arm_retry(index);
-        }
-        self.fan.begin(Some(&message));
-        self.send_publish(index, socket, &view, &outbound);
-        // Nobody publishes here; who is crowded shows at the next publication.
-        self.fan.crowded.clear();
-        Pumped::Sent
-    }
-
-    /// A send is complete: what waited behind it goes on.
-    pub(super) fn after_sent(&mut self, socket: SocketId) {
-        use super::connection::Stage;
-        let now = self.now;
-        let low = self.settings.low_water();
-        let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let stage = connection.stage;
-        let Some(output) = &mut connection.output else { return };
-        output.sent(now);
-        let unsent = output.unsent();
-        if unsent > 0 && !output.dirty {
-            output.dirty = true;
-            self.dirty.push(socket);
-        }
-        let caught_up = unsent <= low && output.crowded.take().is_some();
-        if unsent == 0 {
-            if let Some(output) = connection.output.take() {
-                self.pool.put_output(output);
-            }
-            if stage == Stage::Closing {
-                self.close_socket(socket, super::Action::Finish(socket));
-            }
-        }
-        let Stage::Open(index) = stage else { return };
-        if caught_up {
-            self.unpark_waiters(index);
-        }
-        if unsent > low {
-            return;
-        }
-        if self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
-            self.pump(index);
-        }
-        let Some(connection) = self.connections.get(socket.0) else { return };
-        if !connection.holds.is_free() && !Mutant::UnreadNotWoken.is_on() {
-            self.release(socket, Holds::UNREAD);
-            self.hear_later(socket);
-        }
-    }
-
     /// The gauges of a session that ends; what it had not delivered is counted as dropped.
     pub(super) fn forget_flow(&mut self, flow: &Flow) {
         let (open, waiting) = (u64::from(flow.window.open()), flow.pending.len() as u64);
@@ -534,7 +288,7 @@ impl Shard {
 }
 
 /// The connection's output, taken from the pool when it has none, and listed for this step's flush.
-fn output_of<'a>(
+pub(super) fn output_of<'a>(
     connection: &'a mut Connection,
     pool: &mut Pool,
     dirty: &mut Vec<SocketId>,
@@ -553,12 +307,12 @@ fn output_of<'a>(
     output
 }
 
-fn is_slow(output: &Output, now: Instant) -> bool {
+pub(super) fn is_slow(output: &Output, now: Instant) -> bool {
     let stalled = output.is_sending() && now.millis_since(output.progressed) > STALLED;
     stalled || output.crowded.is_some_and(|since| now.millis_since(since) > CROWDED)
 }
 
-fn out_publish<'a>(
+pub(super) fn out_publish<'a>(
     message: &MessageRef<'a>,
     topic: &'a str,
     outbound: &Outbound<'a>,
@@ -575,25 +329,4 @@ fn out_publish<'a>(
         forwarded: message.properties,
         payload: message.payload,
     }
-}
-
-/// Uses or sets a topic alias towards the client, within its maximum [MQTT-3.3.2-10]; true when
-/// the packet carries one.
-fn alias(connection: &mut Connection, publish: &mut OutPublish<'_>) -> bool {
-    let Some(aliases) = &mut connection.aliases else { return false };
-    if aliases.outbound_limit == 0 {
-        return false;
-    }
-    if let Some(&alias) = aliases.outbound.get(publish.topic) {
-        publish.topic_alias = Some(alias);
-        publish.topic = "";
-        return true;
-    }
-    if aliases.outbound.len() >= usize::from(aliases.outbound_limit) {
-        return false;
-    }
-    let alias = aliases.outbound.len() as u16 + 1;
-    aliases.outbound.insert(publish.topic.into(), alias);
-    publish.topic_alias = Some(alias);
-    true
 }

@@ -17,7 +17,7 @@
 use super::connection::{Holds, Sifted, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
-use crate::limits::{HELD_INPUT, STEP_WORK};
+use crate::limits::{HELD_INPUT, STEP_WORK, cost};
 use crate::mutant::Mutant;
 use crate::packet::{self, Framing, Packet, Version};
 
@@ -87,7 +87,7 @@ impl Shard {
                 self.parked.heard.push(socket);
                 return Sifted::End;
             }
-            self.work += 1;
+            self.work += cost::PACKET;
             match (rest[0] >> 4, self.take_answer(socket, index, version, &rest[..total])) {
                 (PUBACK | PUBREC | PUBCOMP, true) => Sifted::Taken(total),
                 (PUBACK | PUBREC | PUBCOMP, false) => Sifted::End,

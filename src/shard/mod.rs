@@ -13,6 +13,7 @@ mod close;
 mod connect;
 pub mod connection;
 mod deliver;
+mod encode;
 mod entry;
 mod held;
 mod mail;
@@ -21,6 +22,7 @@ pub mod output;
 mod park;
 mod placement;
 mod publish;
+mod pump;
 mod receive;
 mod redeliver;
 mod retain;
@@ -122,7 +124,7 @@ pub struct Shard {
     stalls: [(Instant, Instant); 4],
     scratch: Vec<u8>,
     topic_scratch: String,
-    fan: deliver::Fan,
+    fan: encode::Fan,
     sys: Sys,
     /// Plain figures of this shard.
     pub counters: Counters,
@@ -187,7 +189,7 @@ impl Shard {
             stalls: [(Instant::END, Instant::END); 4],
             scratch: Vec::new(),
             topic_scratch: String::new(),
-            fan: deliver::Fan::default(),
+            fan: encode::Fan::default(),
             sys: Sys::new(usize::from(shards)),
             counters: Counters::default(),
             next_cookie: 0,

@@ -4,7 +4,7 @@ use super::Shard;
 use super::close::Cause;
 use super::connection::{Holds, Stage};
 use crate::ids::SocketId;
-use crate::limits::STEP_WORK;
+use crate::limits::{STEP_WORK, cost};
 use crate::mutant::Mutant;
 use crate::packet::{
     self, Ack, AckKind, Disconnect, Framing, Packet, ReasonCode, Version, Violation,
@@ -100,7 +100,7 @@ impl Shard {
                 self.hold(socket, Holds::WORK);
                 break;
             }
-            self.work += 1;
+            self.work += cost::PACKET;
             let rest = &bytes[used..];
             let outcome = match packet::frame(rest, max) {
                 Ok(Framing::Incomplete { .. }) => break,

@@ -1,0 +1,150 @@
+//! One PUBLISH to one connection: encoded once for all subscribers of its kind, topic aliases,
+//! shared payloads, and the counters of what was sent.
+
+use super::Shard;
+use super::connection::Connection;
+use super::deliver::{Outbound, is_slow, out_publish, output_of};
+use crate::ids::SocketId;
+use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
+use crate::packet::{self, OutPublish, Qos, Version};
+use crate::topic::FilterId;
+
+/// A payload larger than this is written from the shared message, not copied per subscriber.
+const COPY: usize = 16 * 1024;
+
+/// What the delivery of one message to many clients shares.
+#[derive(Default)]
+pub struct Fan {
+    /// The message as stored, once somebody needs it so.
+    pub stored: Option<Message>,
+    /// Whether encoded packets are kept for the next subscriber.
+    pub many: bool,
+    /// Sessions that have more unsent or unacknowledged than the high-water mark.
+    pub crowded: Vec<u32>,
+    /// Matching filters of the message.
+    pub found: Vec<FilterId>,
+    /// Matching subscriptions when there are several filters: target, options, identifier.
+    pub overlapping: Vec<(u32, u8, u32)>,
+    encoded: [Vec<u8>; VARIANTS],
+    valid: u16,
+}
+
+/// Protocol (v3, v5) × QoS × RETAIN.
+const VARIANTS: usize = 16;
+const _: () = assert!(VARIANTS <= u16::BITS as usize);
+
+impl Fan {
+    /// Begins with another message.
+    pub fn begin(&mut self, stored: Option<&Message>) {
+        self.stored = stored.cloned();
+        self.valid = 0;
+        self.many = false;
+    }
+
+    pub(super) fn store(&mut self, message: &MessageRef<'_>, scratch: &mut Vec<u8>) -> Message {
+        self.stored.get_or_insert_with(|| Message::new(message, scratch)).clone()
+    }
+
+    /// Appends the packet, encoding it only for the first subscriber of its kind.
+    fn append(&mut self, out: &mut Vec<u8>, version: Version, publish: &OutPublish<'_>) {
+        let variant = usize::from(version.is_v5()) << 3
+            | (publish.qos as usize) << 1
+            | usize::from(publish.retain);
+        let encoded = &mut self.encoded[variant];
+        if self.valid & 1 << variant == 0 {
+            self.valid |= 1 << variant;
+            encoded.clear();
+            packet::encode_publish(encoded, version, publish);
+        }
+        let at = out.len();
+        out.extend_from_slice(encoded);
+        if let Some(id) = publish.id {
+            let header = 1 + encoded[1..].iter().take_while(|&&byte| byte >= 0x80).count() + 1;
+            let at = at + header + 2 + publish.topic.len();
+            out[at..at + 2].copy_from_slice(&id.get().to_be_bytes());
+        }
+    }
+}
+
+impl Shard {
+    pub(super) fn send_publish(
+        &mut self,
+        index: u32,
+        socket: SocketId,
+        message: &MessageRef<'_>,
+        outbound: &Outbound<'_>,
+    ) {
+        let Some(session) = self.sessions.get(index) else { return };
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let version = session.version;
+        let mounted = session.mountpoint().len();
+        let mut publish = out_publish(message, &message.topic[mounted..], outbound);
+        let aliased = version.is_v5() && alias(connection, &mut publish);
+        let shared = publish.payload.len() > COPY;
+        if shared {
+            self.fan.store(message, &mut self.scratch);
+        }
+        let output = output_of(connection, &mut self.pool, &mut self.dirty, socket, self.now);
+        let before = output.unsent();
+        let aliased = aliased && !Mutant::AliasInSharedEncoding.is_on();
+        let no_ids =
+            publish.subscription_ids.is_empty() || Mutant::IdentifierInSharedEncoding.is_on();
+        let plain = mounted == 0 && !aliased && !publish.dup && no_ids;
+        if let (true, Some(stored)) = (shared, &self.fan.stored) {
+            output.append(&mut self.pool, |out| {
+                packet::encode_publish_head(out, version, &publish);
+            });
+            output.append_shared(stored.clone(), stored.payload_range());
+        } else if self.fan.many && plain {
+            let fan = &mut self.fan;
+            output.append(&mut self.pool, |out| fan.append(out, version, &publish));
+        } else {
+            output.append(&mut self.pool, |out| packet::encode_publish(out, version, &publish));
+        }
+        let unsent = output.unsent();
+        if unsent > self.settings.high_water() {
+            output.crowded.get_or_insert(self.now);
+            if !is_slow(output, self.now) {
+                self.fan.crowded.push(index);
+            }
+        }
+        let counters = &mut self.counters;
+        let (messages, bytes) = match outbound.qos {
+            Qos::AtMostOnce => {
+                (&mut counters.messages_sent_qos0, &mut counters.publish_bytes_sent_qos0)
+            }
+            Qos::AtLeastOnce => {
+                (&mut counters.messages_sent_qos1, &mut counters.publish_bytes_sent_qos1)
+            }
+            Qos::ExactlyOnce => {
+                (&mut counters.messages_sent_qos2, &mut counters.publish_bytes_sent_qos2)
+            }
+        };
+        *messages += 1;
+        *bytes += message.payload.len() as u64;
+        counters.packets_sent += 1;
+        counters.bytes_sent += (unsent - before) as u64;
+    }
+}
+
+/// Uses or sets a topic alias towards the client, within its maximum [MQTT-3.3.2-10]; true when
+/// the packet carries one.
+fn alias(connection: &mut Connection, publish: &mut OutPublish<'_>) -> bool {
+    let Some(aliases) = &mut connection.aliases else { return false };
+    if aliases.outbound_limit == 0 {
+        return false;
+    }
+    if let Some(&alias) = aliases.outbound.get(publish.topic) {
+        publish.topic_alias = Some(alias);
+        publish.topic = "";
+        return true;
+    }
+    if aliases.outbound.len() >= usize::from(aliases.outbound_limit) {
+        return false;
+    }
+    let alias = aliases.outbound.len() as u16 + 1;
+    aliases.outbound.insert(publish.topic.into(), alias);
+    publish.topic_alias = Some(alias);
+    true
+}

@@ -1,0 +1,139 @@
+//! What waits in a session's pending queue goes out as window and output allow.
+
+use super::Shard;
+use super::connection::{Holds, Stage};
+use super::deliver::Outbound;
+use crate::ids::SocketId;
+use crate::mutant::Mutant;
+use crate::packet::{PacketId, Qos};
+
+/// Messages sent from a pending queue in one go.
+const PUMP: usize = 256;
+
+/// What became of the first message of a pending queue.
+enum Pumped {
+    Sent,
+    Dropped,
+    /// There is none, or it has to wait.
+    Nothing,
+}
+
+impl Shard {
+    /// Sends what waits, as far as window and output allow.
+    pub(super) fn pump(&mut self, index: u32) {
+        self.go_on_again(index);
+        let mut sent = 0;
+        while sent < PUMP {
+            match self.pump_one(index) {
+                Pumped::Sent => sent += 1,
+                // Nothing would wake the queue again if dropping used up the round.
+                Pumped::Dropped if Mutant::StallAfterDrop.is_on() => break,
+                Pumped::Dropped => {}
+                Pumped::Nothing => break,
+            }
+        }
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let bounds = self.settings.pending;
+        let Some(flow) = &mut session.flow else { return };
+        let low =
+            flow.pending.len() <= bounds.messages / 4 && flow.pending.bytes() <= bounds.bytes / 4;
+        if low && flow.crowded.take().is_some() {
+            self.unpark_waiters(index);
+        }
+        self.wake_replay(index);
+    }
+
+    fn pump_one(&mut self, index: u32) -> Pumped {
+        let retries = self.settings.retry_interval > 0;
+        let Some(session) = self.sessions.get(index) else { return Pumped::Nothing };
+        let Some(socket) = session.socket else { return Pumped::Nothing };
+        if self.is_clogged(socket) {
+            return Pumped::Nothing;
+        }
+        let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
+        let limit = session.window_limit;
+        let keep = session.is_persistent() || retries && !session.version.is_v5();
+        let Some(flow) = &mut session.flow else { return Pumped::Nothing };
+        let Some(front) = flow.pending.front() else { return Pumped::Nothing };
+        if front.qos != Qos::AtMostOnce && !flow.window.has_room(limit) {
+            return Pumped::Nothing;
+        }
+        let before = flow.pending.bytes();
+        let Some(queued) = flow.pending.pop() else { return Pumped::Nothing };
+        self.counters.pending_messages -= 1;
+        self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
+        let message = queued.message.clone();
+        let view = message.view();
+        let left = view.seconds_left(self.now);
+        let left = if Mutant::ExpiredSent.is_on() { left.or(Ok(Some(0))) } else { left };
+        let Ok(message_expiry) = left else {
+            self.counters.dropped_expired += 1;
+            return Pumped::Dropped;
+        };
+        let ids = queued.subscription_ids.clone();
+        let mut outbound = Outbound {
+            dup: false,
+            qos: queued.qos,
+            retain: queued.retain,
+            id: PacketId::new(1).filter(|_| queued.qos != Qos::AtMostOnce),
+            subscription_ids: ids.as_slice(),
+            message_expiry: message_expiry.filter(|_| !Mutant::ExpiryNotPassedOn.is_on()),
+        };
+        if !self.fits(index, &view, &outbound) && !Mutant::TooLargeFromQueue.is_on() {
+            self.counters.dropped_packet_too_large += u64::from(!Mutant::WrongDropReason.is_on());
+            self.counters.dropped_expired += u64::from(Mutant::WrongDropReason.is_on());
+            return Pumped::Dropped;
+        }
+        if queued.qos != Qos::AtMostOnce {
+            let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
+            let qos = queued.qos;
+            outbound.id = Some(session.flow().window.send(qos, keep.then_some(queued)));
+            self.counters.inflight += 1;
+            self.arm_retry(index);
+        }
+        self.fan.begin(Some(&message));
+        self.send_publish(index, socket, &view, &outbound);
+        // Nobody publishes here; who is crowded shows at the next publication.
+        self.fan.crowded.clear();
+        Pumped::Sent
+    }
+
+    /// A send is complete: what waited behind it goes on.
+    pub(super) fn after_sent(&mut self, socket: SocketId) {
+        let now = self.now;
+        let low = self.settings.low_water();
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let stage = connection.stage;
+        let Some(output) = &mut connection.output else { return };
+        output.sent(now);
+        let unsent = output.unsent();
+        if unsent > 0 && !output.dirty {
+            output.dirty = true;
+            self.dirty.push(socket);
+        }
+        let caught_up = unsent <= low && output.crowded.take().is_some();
+        if unsent == 0 {
+            if let Some(output) = connection.output.take() {
+                self.pool.put_output(output);
+            }
+            if stage == Stage::Closing {
+                self.close_socket(socket, super::Action::Finish(socket));
+            }
+        }
+        let Stage::Open(index) = stage else { return };
+        if caught_up {
+            self.unpark_waiters(index);
+        }
+        if unsent > low {
+            return;
+        }
+        if self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
+            self.pump(index);
+        }
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        if !connection.holds.is_free() && !Mutant::UnreadNotWoken.is_on() {
+            self.release(socket, Holds::UNREAD);
+            self.hear_later(socket);
+        }
+    }
+}
