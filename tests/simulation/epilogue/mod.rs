@@ -3,6 +3,7 @@
 //! check what the specification says to the second, the byte and the count.
 
 mod delivery;
+mod fairness;
 mod queues;
 mod sessions;
 mod shards;
@@ -39,6 +40,8 @@ pub fn hold(world: &mut World, settings: &Settings) {
     queues::own_queue(world, settings);
     queues::offline_qos_0(world, settings);
     queues::qos_0_in_line(world, settings);
+    fairness::bystanders(world, settings);
+    fairness::slow_main_reader(world, settings);
     if world.nodes.len() > 1 {
         shards::group_from_its_suback(world);
         shards::group_with_a_leaver(world);
