@@ -161,6 +161,7 @@ counters! {
         dropped_session_gone reason = "session_gone";
         dropped_not_authorized reason = "not_authorized";
         dropped_retained_limit reason = "retained_limit";
+        dropped_payload_format reason = "payload_format";
     }
     "ringmq_violations_total" Counter "violations"
         "Rules of the protocol broken by clients." { violations; }
