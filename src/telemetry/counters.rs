@@ -230,6 +230,9 @@ counters! {
         "Completions taken from the rings." { completions; }
     "ringmq_completion_overflows_total" Counter "events"
         "Times that a completion queue overflowed; nothing is lost." { completion_overflows; }
+    "ringmq_completion_losses_total" Counter "events"
+        "Times that the kernel had no memory for completions; the ring's connections were closed."
+        { completion_losses; }
 }
 
 #[cfg(test)]

@@ -43,9 +43,9 @@ pub fn valid_filter(filter: &str) -> bool {
     })
 }
 
-/// True when only the server itself speaks on the topic: everything below `$SYS` (section 4.7.2) but
-/// the states of bridges. A mosquitto bridge publishes its own there, and has a will there: refused,
-/// it could not connect at all with its defaults.
+/// True when only the server itself speaks on the topic: everything below `$SYS` (section 4.7.2)
+/// but the states of bridges. A mosquitto bridge publishes its own there, and has a will there:
+/// refused, it could not connect at all with its defaults.
 pub fn is_servers_own(name: &str) -> bool {
     name.starts_with("$SYS/") && !matches("$SYS/broker/connection/+/state", name)
 }
