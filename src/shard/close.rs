@@ -186,9 +186,9 @@ impl Shard {
             // [MQTT-3.14.2-3]: no reason string that makes the packet too large.
             let fits = what.len() + LONGEST_HEAD <= max;
             let what = (informed && fits && self.settings.reason_strings).then_some(what);
-            self.write(socket, |out| {
+            self.answer(socket, |out| {
                 let packet = Disconnect { reason_string: what, ..Disconnect::new(reason) };
-                packet::encode_disconnect(out, version, &packet);
+                packet::encode_disconnect(out, version, &packet)
             });
         }
     }

@@ -5,6 +5,7 @@ use super::connection::Holds;
 use super::receive::Flow;
 use super::route::{GROUP, pack};
 use crate::ids::{SessionRef, SocketId};
+use crate::limits::MAX_TOPIC_LENGTH;
 use crate::mutant::Mutant;
 use crate::packet::{
     self, PacketId, Qos, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter, UnsubAck,
@@ -102,7 +103,7 @@ impl Shard {
             reason_string: None,
             user: UserProperties::default(),
         };
-        self.write(socket, |out| packet::encode_suback(out, version, &suback));
+        self.answer(socket, |out| packet::encode_suback(out, version, &suback));
         for filter in joining.replays {
             self.begin_replay(index, filter);
         }
@@ -163,6 +164,9 @@ impl Shard {
         let Some(session) = self.sessions.get(index) else {
             return Err(ReasonCode::UnspecifiedError);
         };
+        if session.mountpoint().len() + filter.len() > MAX_TOPIC_LENGTH {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
         let shares = session.extras.as_ref().map_or(0, |extras| extras.shares.len());
         if session.subscriptions.len() + shares >= settings.max_subscriptions
             && !self.is_subscribed(index, wanted.filter)
@@ -295,7 +299,7 @@ impl Shard {
             user: UserProperties::default(),
         };
         // [MQTT-3.10.4-4]: also when nothing was deleted.
-        self.write(socket, |out| packet::encode_unsuback(out, version, &unsuback));
+        self.answer(socket, |out| packet::encode_unsuback(out, version, &unsuback));
         Ok(Flow::Next)
     }
 

@@ -261,7 +261,7 @@ impl Session {
             let reason = if refused { ReasonCode::QuotaExceeded } else { ReasonCode::Success };
             let id = PacketId::new(id).expect("decoded");
             let mut bytes = Vec::new();
-            packet::encode_ack(&mut bytes, version, kind, &Ack::new(id, reason));
+            packet::encode_ack(&mut bytes, version, kind, &Ack::new(id, reason)).unwrap();
             self.say(at, &bytes);
         }
     }

@@ -108,7 +108,7 @@ pub fn connect(input: &mut Input<'_>) -> Vec<u8> {
         properties,
     };
     let mut out = Vec::new();
-    packet::encode_connect(&mut out, &connect);
+    packet::encode_connect(&mut out, &connect).unwrap();
     out
 }
 
@@ -138,7 +138,7 @@ pub fn publish(version: Version, input: &mut Input<'_>) -> Vec<u8> {
         publish.forwarded = input.pick(&PROPERTIES);
     }
     let mut out = Vec::new();
-    packet::encode_publish(&mut out, version, &publish);
+    packet::encode_publish(&mut out, version, &publish).unwrap();
     out
 }
 
@@ -161,14 +161,15 @@ pub fn subscribe(version: Version, input: &mut Input<'_>) -> Vec<u8> {
             retain_as_published: options & 8 != 0,
             retain_handling: handling[usize::from(options >> 4) % 3],
         };
-        SubscribeFilter { filter, options }.write(version, &mut raw);
+        SubscribeFilter { filter, options }.write(version, &mut raw).unwrap();
     }
     let ids = [None, None, Some(1), Some(2), Some(300), Some(268_435_455)];
     let subscription_id = ids[usize::from(flags >> 2) % 6].filter(|_| version.is_v5());
     let Ok(filters) = SubscribeFilters::parse(version, &raw) else { return Vec::new() };
     let user = UserProperties::default();
     let mut out = Vec::new();
-    packet::encode_subscribe(&mut out, version, &Subscribe { id, subscription_id, user, filters });
+    packet::encode_subscribe(&mut out, version, &Subscribe { id, subscription_id, user, filters })
+        .unwrap();
     out
 }
 
@@ -177,12 +178,12 @@ pub fn unsubscribe(version: Version, input: &mut Input<'_>) -> Vec<u8> {
     let id = id(input);
     let mut raw = Vec::new();
     for _ in 0..=input.below(4) {
-        UnsubscribeFilters::write(input.pick(&FILTERS), &mut raw);
+        UnsubscribeFilters::write(input.pick(&FILTERS), &mut raw).unwrap();
     }
     let Ok(filters) = UnsubscribeFilters::parse(&raw) else { return Vec::new() };
     let mut out = Vec::new();
     let user = UserProperties::default();
-    packet::encode_unsubscribe(&mut out, version, &Unsubscribe { id, user, filters });
+    packet::encode_unsubscribe(&mut out, version, &Unsubscribe { id, user, filters }).unwrap();
     out
 }
 
@@ -196,7 +197,7 @@ pub fn ack(version: Version, input: &mut Input<'_>) -> Vec<u8> {
         AckKind::PubRel | AckKind::PubComp => ReasonCode::PacketIdentifierNotFound,
     };
     let mut out = Vec::new();
-    packet::encode_ack(&mut out, version, kind, &Ack::new(id(input), reason));
+    packet::encode_ack(&mut out, version, kind, &Ack::new(id(input), reason)).unwrap();
     out
 }
 
@@ -211,7 +212,7 @@ pub fn other(version: Version, input: &mut Input<'_>) -> Vec<u8> {
             let expiry = [None, None, Some(0), Some(5), Some(u32::MAX)];
             let session_expiry = input.pick(&expiry).filter(|_| version.is_v5());
             let packet = Disconnect { session_expiry, ..Disconnect::new(reason) };
-            packet::encode_disconnect(&mut out, version, &packet);
+            packet::encode_disconnect(&mut out, version, &packet).unwrap();
         }
         _ => out = connect(input),
     }

@@ -86,7 +86,7 @@ impl Hostile {
             },
         };
         let mut out = Vec::new();
-        packet::encode_connect(&mut out, &connect);
+        packet::encode_connect(&mut out, &connect).unwrap();
         out
     }
 
@@ -121,7 +121,7 @@ impl Hostile {
             3 => {
                 let kinds = [AckKind::PubAck, AckKind::PubRec, AckKind::PubRel, AckKind::PubComp];
                 let ack = Ack::new(id, ReasonCode::Success);
-                packet::encode_ack(&mut out, self.version, kinds[rng.below(4)], &ack);
+                packet::encode_ack(&mut out, self.version, kinds[rng.below(4)], &ack).unwrap();
             }
             // SUBACK, CONNACK, PINGRESP, AUTH: a server's, or nobody's.
             4 => out.extend([[0x90, 3, 0, 1, 0].as_slice(), &[0xD0, 0], &[0xF0, 0]][rng.below(3)]),
@@ -141,11 +141,11 @@ impl Hostile {
         let qos = Qos::from_u8(rng.below(3) as u8).unwrap();
         let options = SubscribeOptions { qos, ..Default::default() };
         let mut raw = Vec::new();
-        SubscribeFilter { filter, options }.write(self.version, &mut raw);
+        SubscribeFilter { filter, options }.write(self.version, &mut raw).unwrap();
         let filters = SubscribeFilters::parse(self.version, &raw).unwrap();
         let user = UserProperties::default();
         let subscribe = Subscribe { id, subscription_id: None, user, filters };
-        packet::encode_subscribe(out, self.version, &subscribe);
+        packet::encode_subscribe(out, self.version, &subscribe).unwrap();
     }
 
     fn publish(&self, out: &mut Vec<u8>, rng: &mut Rng, id: PacketId) {
@@ -166,7 +166,7 @@ impl Hostile {
             forwarded: &[],
             payload: &b"hostile payload "[..rng.below(16)].repeat(rng.range(1, 200)),
         };
-        packet::encode_publish(out, self.version, &publish);
+        packet::encode_publish(out, self.version, &publish).unwrap();
     }
 }
 

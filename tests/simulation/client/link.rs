@@ -87,7 +87,7 @@ impl Client {
             properties,
         };
         let mut out = Vec::new();
-        packet::encode_connect(&mut out, &connect);
+        packet::encode_connect(&mut out, &connect).unwrap();
         out
     }
 
