@@ -88,7 +88,9 @@ impl Shard {
         self.release_entrance(listener);
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Closing;
-        connection.input = None;
+        if let Some(input) = connection.input.take() {
+            self.pool.put_input(input);
+        }
         connection.aliases = None;
         connection.patience = 0;
         let drained = connection.output.as_ref().is_none_or(|output| output.unsent() == 0);

@@ -133,6 +133,9 @@ pub enum Parting {
     Broken,
 }
 
+/// A larger input buffer is not kept when it is empty, bytes.
+pub const INPUT_MAX: usize = 8 * 1024;
+
 /// Bytes that were received and not yet processed, in order.
 #[derive(Default)]
 pub struct Input {
@@ -168,6 +171,14 @@ impl Input {
             self.bytes.drain(..self.used);
             self.heard -= self.used;
             self.used = 0;
+            self.trim();
+        }
+    }
+
+    /// One large packet must not leave a large buffer to every connection that sent one.
+    fn trim(&mut self) {
+        if self.bytes.capacity() > INPUT_MAX && self.bytes.len() < self.bytes.capacity() / 4 {
+            self.bytes.shrink_to(2 * self.bytes.len());
         }
     }
 
@@ -189,6 +200,7 @@ impl Input {
         }
         self.bytes.drain(to..from);
         self.heard = to;
+        self.trim();
     }
 
     /// Bytes of memory.

@@ -4,6 +4,7 @@
 use super::Shard;
 use super::connection::Connection;
 use super::deliver::{Misfit, Outbound, is_slow, out_publish, output_of};
+use super::spare::halve;
 use crate::ids::SocketId;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
@@ -12,6 +13,9 @@ use crate::topic::FilterId;
 
 /// A payload larger than this is written from the shared message, not copied per subscriber.
 const COPY: usize = 16 * 1024;
+
+/// Bytes of an encoded packet whose buffer is kept.
+const KEPT: usize = 2 * COPY;
 
 /// What the delivery of one message to many clients shares.
 #[derive(Default)]
@@ -40,6 +44,18 @@ impl Fan {
         self.stored = stored.cloned();
         self.valid = 0;
         self.many = false;
+    }
+
+    /// Gives back what large messages and crowds have left.
+    pub(super) fn shrink(&mut self) {
+        for encoded in self.encoded.iter_mut().filter(|encoded| encoded.capacity() > KEPT) {
+            *encoded = Vec::new();
+        }
+        self.valid = 0;
+        self.stored = None;
+        halve(&mut self.crowded);
+        halve(&mut self.found);
+        halve(&mut self.overlapping);
     }
 
     pub(super) fn store(&mut self, message: &MessageRef<'_>, scratch: &mut Vec<u8>) -> Message {

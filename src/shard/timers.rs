@@ -227,7 +227,7 @@ impl Shard {
         if self.idle_flows.is_empty() {
             self.idle_flows.shrink_to(64);
         }
-        self.pool.shrink();
+        self.give_back_spare();
         self.shrink_names();
         self.sweep_retained();
     }
