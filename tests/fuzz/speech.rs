@@ -46,6 +46,22 @@ const PROPERTIES: [&[u8]; 10] = [
     &[0x01, 0x02],
 ];
 
+/// Bytes of the longest string.
+const LONGEST: usize = 65_535;
+
+/// One of `choices`; for a few bytes the same made as long as a string can be, or nearly.
+fn word(input: &mut Input<'_>, choices: &[&'static str]) -> String {
+    let byte = input.byte();
+    let word = choices[usize::from(byte) % choices.len()];
+    match byte {
+        252 => format!("{word}{}", "x".repeat(LONGEST - word.len())),
+        253 => format!("{word}{}", "x".repeat(LONGEST - word.len() - 4)),
+        254 => format!("{}{word}", "\u{fc}".repeat((LONGEST - word.len()) / 2)),
+        255 => format!("{}{word}", "a/".repeat(500)),
+        _ => word.to_owned(),
+    }
+}
+
 fn id(input: &mut Input<'_>) -> PacketId {
     const ONE: PacketId = PacketId::new(1).expect("not 0");
     let byte = input.byte();
@@ -66,7 +82,7 @@ fn payload(input: &mut Input<'_>) -> Vec<u8> {
 pub fn connect(input: &mut Input<'_>) -> Vec<u8> {
     let version = input.pick(&[Version::V5, Version::V311, Version::V31, Version::V5]);
     let (flags, more) = (input.byte(), input.byte());
-    let client_id = input.pick(&NAMES);
+    let client_id = &word(input, &NAMES);
     let keep_alive = input.pick(&[0, 0, 1, 30, u16::MAX]);
     let mut properties = ConnectProperties::default();
     if version.is_v5() {
@@ -83,7 +99,7 @@ pub fn connect(input: &mut Input<'_>) -> Vec<u8> {
         properties.request_response_information = more & 128 != 0;
         properties.authentication_method = (more & 96 == 96).then_some("SCRAM");
     }
-    let topic = input.pick(&TOPICS);
+    let topic = &word(input, &TOPICS);
     let (payload, forwarded) = (payload(input), input.pick(&PROPERTIES));
     let will = Will {
         topic: if topic.is_empty() { "w" } else { topic },
@@ -116,7 +132,7 @@ pub fn connect(input: &mut Input<'_>) -> Vec<u8> {
 pub fn publish(version: Version, input: &mut Input<'_>) -> Vec<u8> {
     let flags = input.byte();
     let qos = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce][usize::from(flags & 3) % 3];
-    let topic = input.pick(&TOPICS);
+    let topic = &word(input, &TOPICS);
     let id = (qos != Qos::AtMostOnce).then(|| id(input));
     let payload = payload(input);
     let mut publish = OutPublish {
@@ -147,7 +163,7 @@ pub fn subscribe(version: Version, input: &mut Input<'_>) -> Vec<u8> {
     let (id, flags) = (id(input), input.byte());
     let mut raw = Vec::new();
     for _ in 0..=flags & 3 {
-        let filter = input.pick(&FILTERS);
+        let filter = &word(input, &FILTERS);
         let options = input.byte();
         let shared = filter.starts_with("$share/");
         let handling = [
@@ -178,7 +194,7 @@ pub fn unsubscribe(version: Version, input: &mut Input<'_>) -> Vec<u8> {
     let id = id(input);
     let mut raw = Vec::new();
     for _ in 0..=input.below(4) {
-        UnsubscribeFilters::write(input.pick(&FILTERS), &mut raw).unwrap();
+        UnsubscribeFilters::write(&word(input, &FILTERS), &mut raw).unwrap();
     }
     let Ok(filters) = UnsubscribeFilters::parse(&raw) else { return Vec::new() };
     let mut out = Vec::new();
