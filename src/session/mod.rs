@@ -16,6 +16,7 @@ pub use window::{Acknowledged, Window};
 
 use crate::ids::{ClientKey, SocketId};
 use crate::message::Message;
+use crate::mutant::Mutant;
 use crate::packet::{Qos, Version};
 use crate::time::Instant;
 use crate::topic::FilterId;
@@ -92,7 +93,9 @@ impl Session {
     pub fn unmounted<'a>(&self, topic: &'a str) -> Option<&'a str> {
         match &self.extras {
             None => Some(topic),
-            Some(extras) => topic.strip_prefix(&*extras.mountpoint).filter(|own| !own.is_empty()),
+            Some(extras) => topic
+                .strip_prefix(&*extras.mountpoint)
+                .filter(|own| !own.is_empty() || Mutant::EmptyTopicSent.is_on()),
         }
     }
 }

@@ -50,6 +50,7 @@ impl Client {
 
     /// Publishes something new, when the broker's Receive Maximum allows.
     pub fn publish(&mut self, run: &mut Run, topic: String, qos: u8, retain: bool, length: usize) {
+        let qos = qos.min(run.max_qos);
         if self.stage != Stage::Up || qos > 0 && self.out.len() >= self.quota {
             return;
         }
@@ -142,6 +143,7 @@ impl Client {
             (sub.no_local, sub.as_published, sub.id) = (false, false, 0);
             sub.handling = Default::default();
         }
+        sub.qos = sub.qos.min(run.max_qos);
         self.no_local |= sub.no_local;
         let id = self.free_id();
         let options = SubscribeOptions {
