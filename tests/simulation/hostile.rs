@@ -208,7 +208,8 @@ impl Hostile {
         if self.listener == 2 && rng.chance(300) {
             // Beside the mountpoints of others, and at their very beginning.
             topic = format!("{HOSTILE}/{HOSTILE}-{}{}", rng.below(5), ["", "/"][rng.below(2)]);
-        } else if rng.chance(30) {
+        } else if rng.chance(30) || self.listener == 1 && rng.chance(200) {
+            topic = format!("{HOSTILE}/1");
             topic += &"x".repeat(LONGEST - topic.len());
         }
         // Aliases beyond the limit and such that were never set.
