@@ -52,10 +52,6 @@ mutants! {
     DroppedOnFullMailbox,
     /// A topic alias keeps its first topic when it is set again.
     AliasKept,
-    /// The mountpoint does not count in the length of a topic that is published.
-    MountpointNotCounted,
-    /// A topic that is a client's mountpoint itself is sent to it with an empty name.
-    EmptyTopicSent,
     /// PUBCOMP only for identifiers that are known.
     PubCompSkipped,
     /// No Local is ignored where several filters match.

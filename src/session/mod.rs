@@ -16,7 +16,6 @@ pub use window::{Acknowledged, Window};
 
 use crate::ids::{ClientKey, SocketId};
 use crate::message::Message;
-use crate::mutant::Mutant;
 use crate::packet::{Qos, Version};
 use crate::time::Instant;
 use crate::topic::FilterId;
@@ -100,9 +99,7 @@ impl Session {
     pub fn unmounted<'a>(&self, topic: &'a str) -> Option<&'a str> {
         match &self.extras {
             None => Some(topic),
-            Some(extras) => topic
-                .strip_prefix(&*extras.mountpoint)
-                .filter(|own| !own.is_empty() || Mutant::EmptyTopicSent.is_on()),
+            Some(extras) => topic.strip_prefix(&*extras.mountpoint).filter(|own| !own.is_empty()),
         }
     }
 }

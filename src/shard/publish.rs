@@ -189,7 +189,7 @@ impl Shard {
             self.counters.dropped_not_authorized += 1;
             return Some(ReasonCode::NotAuthorized);
         }
-        if topic.len() > MAX_TOPIC_LENGTH && !Mutant::MountpointNotCounted.is_on() {
+        if topic.len() > MAX_TOPIC_LENGTH {
             // With the mountpoint before it no subscriber could be sent it.
             self.counters.dropped_not_encodable += 1;
             return Some(ReasonCode::TopicNameInvalid);
