@@ -147,6 +147,14 @@ impl Shard {
             self.acknowledge(socket, index, version, publish, reason);
             return Ok(Flow::Next);
         }
+        if !publish.has_promised_format() {
+            // Section 3.3.2.3.2. Not the end of the connection: a client that comes back with the
+            // same message would never get on.
+            self.count_received(publish);
+            self.counters.dropped_payload_format += 1;
+            self.acknowledge(socket, index, version, publish, ReasonCode::PayloadFormatInvalid);
+            return Ok(Flow::Next);
+        }
         let mut forwarded = Vec::new();
         let properties = if publish.properties.is_forwardable_raw() {
             publish.properties.raw
@@ -184,7 +192,7 @@ impl Shard {
     /// dropped. MQTT 3 has no way to tell the client.
     #[inline]
     fn refuses_topic(&mut self, topic: &str, own: &str) -> Option<ReasonCode> {
-        if own.starts_with("$SYS/") {
+        if topic::is_servers_own(own) {
             // The server's own; nobody else speaks there (section 4.7.2).
             self.counters.dropped_not_authorized += 1;
             return Some(ReasonCode::NotAuthorized);
