@@ -111,7 +111,7 @@ fn connect(shard: &mut Shard, socket: SocketId, name: &str, keep_alive: u16) {
         properties: Default::default(),
     };
     let mut bytes = Vec::new();
-    packet::encode_connect(&mut bytes, &connect);
+    packet::encode_connect(&mut bytes, &connect).unwrap();
     shard.accepted(socket, ListenerId(0), Peer::Unix);
     shard.received(socket, &bytes);
 }
@@ -119,7 +119,7 @@ fn connect(shard: &mut Shard, socket: SocketId, name: &str, keep_alive: u16) {
 fn subscribe(shard: &mut Shard, socket: SocketId, filter: &str) {
     let wanted = packet::SubscribeFilter { filter, options: Default::default() };
     let mut raw = Vec::new();
-    wanted.write(Version::V5, &mut raw);
+    wanted.write(Version::V5, &mut raw).unwrap();
     let subscribe = Subscribe {
         id: PacketId::new(1).expect("not zero"),
         subscription_id: None,
@@ -127,7 +127,7 @@ fn subscribe(shard: &mut Shard, socket: SocketId, filter: &str) {
         filters: packet::SubscribeFilters::parse(Version::V5, &raw).expect("valid"),
     };
     let mut bytes = Vec::new();
-    packet::encode_subscribe(&mut bytes, Version::V5, &subscribe);
+    packet::encode_subscribe(&mut bytes, Version::V5, &subscribe).unwrap();
     shard.received(socket, &bytes);
 }
 
@@ -146,7 +146,7 @@ fn publish(topic: &str, count: usize) -> Vec<u8> {
     };
     let mut bytes = Vec::new();
     for _ in 0..count {
-        packet::encode_publish(&mut bytes, Version::V5, &publish);
+        packet::encode_publish(&mut bytes, Version::V5, &publish).unwrap();
     }
     bytes
 }

@@ -123,7 +123,7 @@ impl Rig {
             properties: ConnectProperties { session_expiry: Some(expiry), ..Default::default() },
         };
         let mut bytes = Vec::new();
-        packet::encode_connect(&mut bytes, &connect);
+        packet::encode_connect(&mut bytes, &connect).unwrap();
         let home = usize::from(home_of(name, self.shards.len() as u8).0);
         self.shards[home].accepted(SocketId(socket), ListenerId(0), Peer::Unix);
         self.shards[home].received(SocketId(socket), &bytes);
@@ -135,7 +135,7 @@ impl Rig {
 
     fn publish(&mut self, socket: u32, publish: &OutPublish<'_>) {
         let mut bytes = Vec::new();
-        packet::encode_publish(&mut bytes, Version::V5, publish);
+        packet::encode_publish(&mut bytes, Version::V5, publish).unwrap();
         self.say(socket, &bytes);
     }
 
@@ -146,14 +146,15 @@ impl Rig {
             Version::V5,
             kind,
             &Ack::new(id(number), ReasonCode::Success),
-        );
+        )
+        .unwrap();
         self.say(socket, &bytes);
     }
 
     fn subscribe_on(&mut self, shard: usize, socket: u32, filter: &str, qos: Qos) {
         let options = packet::SubscribeOptions { qos, ..Default::default() };
         let mut raw = Vec::new();
-        packet::SubscribeFilter { filter, options }.write(Version::V5, &mut raw);
+        packet::SubscribeFilter { filter, options }.write(Version::V5, &mut raw).unwrap();
         let subscribe = Subscribe {
             id: id(1),
             subscription_id: None,
@@ -161,17 +162,17 @@ impl Rig {
             filters: packet::SubscribeFilters::parse(Version::V5, &raw).expect("valid"),
         };
         let mut bytes = Vec::new();
-        packet::encode_subscribe(&mut bytes, Version::V5, &subscribe);
+        packet::encode_subscribe(&mut bytes, Version::V5, &subscribe).unwrap();
         self.shards[shard].received(SocketId(socket), &bytes);
     }
 
     fn unsubscribe(&mut self, socket: u32, filter: &str) {
         let mut raw = Vec::new();
-        packet::UnsubscribeFilters::write(filter, &mut raw);
+        packet::UnsubscribeFilters::write(filter, &mut raw).unwrap();
         let filters = packet::UnsubscribeFilters::parse(&raw).expect("valid");
         let unsubscribe = Unsubscribe { id: id(2), user: Default::default(), filters };
         let mut bytes = Vec::new();
-        packet::encode_unsubscribe(&mut bytes, Version::V5, &unsubscribe);
+        packet::encode_unsubscribe(&mut bytes, Version::V5, &unsubscribe).unwrap();
         self.say(socket, &bytes);
     }
 

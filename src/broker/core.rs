@@ -1,6 +1,6 @@
 //! One core: an executor thread, its driver, its shard, and the loop between them.
 
-use super::memory::Tide;
+use super::memory::Reclaim;
 use crate::admin::Question;
 use crate::config;
 use crate::ids::Peer;
@@ -146,7 +146,7 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
         clock: plan.clock,
         listening: Vec::new(),
         phase: Phase::Serving,
-        tide: Tide::default(),
+        reclaim: Reclaim::default(),
         upkeep_due: false,
         steps: Histogram::default(),
         idle_nanos: 0,
@@ -170,7 +170,7 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
         // After a step, because nothing lies unvisited then; while there is no rest, all the same.
         if std::mem::take(&mut core.upkeep_due) {
             driver.keep_house();
-            core.tide.turn(core.shard.population());
+            core.reclaim.turn(core.shard.footprint());
         }
         let ended = core.clock.nanos();
         if ended - began >= STALL {
@@ -224,7 +224,7 @@ struct Running {
     clock: Clock,
     listening: Vec<ListenerId>,
     phase: Phase,
-    tide: Tide,
+    reclaim: Reclaim,
     upkeep_due: bool,
     /// How long steps took that found something to do.
     steps: Histogram,

@@ -1,30 +1,40 @@
-//! Giving memory back: the allocator keeps what a crowd of clients used until it is told.
+//! Giving memory back: the allocator keeps what clients and messages used until it is told.
+//!
+//! mimalloc returns wholly free pages by itself, but only as allocations go on: where a million
+//! clients have gone, or a hundred megabytes of messages went through, and silence follows, it
+//! would keep most of that memory.
 #![allow(unsafe_code)]
+
+use crate::shard::Footprint;
 
 /// Fewer clients than this leave nothing worth collecting.
 const CROWD: usize = 4096;
+/// Fewer bytes than this that came and went leave nothing worth collecting.
+const BYTES: u64 = 4 << 20;
 /// Turns after which it is done once more: timers, tables and other cores let go a little later.
 const AGAIN: u32 = 5;
 
-/// Watches how many clients a core has, and has its thread's allocator collect when a crowd left.
-/// mimalloc returns wholly free pages by itself, but only as allocations go on: where a million
-/// clients have gone and silence follows, it would keep half of their memory.
+/// Watches what a core holds and moves, and has its thread's allocator collect when a crowd of
+/// clients or of bytes has left. Never while as much goes on: what is used again at once is not
+/// worth giving back.
 #[derive(Default)]
-pub(super) struct Tide {
+pub(super) struct Reclaim {
+    /// The most clients since the last time that memory was given back, and those at the last turn.
     high: usize,
     last: usize,
+    before: Footprint,
+    /// Bytes that came and went since memory was last given back, and the most in one turn.
+    moved: u64,
+    most: u64,
     again: u32,
 }
 
-impl Tide {
-    /// Every few seconds, with the connections and sessions of the core.
-    pub(super) fn turn(&mut self, now: usize) {
-        let falling = now < self.last;
-        self.last = now;
-        if now > self.high {
-            self.high = now;
-        } else if !falling && self.high - now > CROWD && now <= self.high / 4 * 3 {
-            self.high = now;
+impl Reclaim {
+    /// Every few seconds, with what the core holds now.
+    pub(super) fn turn(&mut self, now: Footprint) {
+        let clients = self.is_crowd_gone(now.clients);
+        let bytes = self.are_bytes_gone(now);
+        if clients || bytes {
             self.again = AGAIN;
             collect();
         } else if self.again > 0 {
@@ -34,9 +44,87 @@ impl Tide {
             }
         }
     }
+
+    fn is_crowd_gone(&mut self, now: usize) -> bool {
+        let falling = now < self.last;
+        self.last = now;
+        if now > self.high {
+            self.high = now;
+            return false;
+        }
+        let gone = !falling && self.high - now > CROWD && now <= self.high / 4 * 3;
+        if gone {
+            self.high = now;
+        }
+        gone
+    }
+
+    /// Whether many bytes came and went, and this turn far fewer than the busiest one.
+    fn are_bytes_gone(&mut self, now: Footprint) -> bool {
+        let since = |now: u64, before: u64| now.saturating_sub(before);
+        let turn = since(now.moved, self.before.moved)
+            + since(now.released, self.before.released)
+            + since(self.before.held, now.held);
+        self.before = now;
+        self.moved += turn;
+        self.most = self.most.max(turn);
+        let gone = self.moved >= BYTES && turn <= self.most / 4;
+        if gone {
+            (self.moved, self.most) = (0, 0);
+        }
+        gone
+    }
 }
 
 fn collect() {
     // SAFETY: no arguments to get wrong; it works on this thread's own heap.
     unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which turns give memory back, of turns with these footprints.
+    fn turns(footprints: &[Footprint]) -> Vec<usize> {
+        let mut reclaim = Reclaim::default();
+        let gone = |(at, &now): (usize, &Footprint)| {
+            let (clients, bytes) =
+                (reclaim.is_crowd_gone(now.clients), reclaim.are_bytes_gone(now));
+            (clients || bytes).then_some(at)
+        };
+        footprints.iter().enumerate().filter_map(gone).collect()
+    }
+
+    fn moved(megabytes: &[u64]) -> Vec<Footprint> {
+        let sum = |sum: &mut u64, more: &u64| {
+            *sum += more << 20;
+            Some(Footprint { moved: *sum, ..Footprint::default() })
+        };
+        megabytes.iter().scan(0, sum).collect()
+    }
+
+    #[test]
+    fn memory_is_given_back_when_a_burst_of_bytes_is_over() {
+        assert_eq!(turns(&moved(&[0, 200, 0, 0, 0])), [2]);
+        assert_eq!(turns(&moved(&[1, 2, 1, 0, 0])), [3], "few, but in all enough");
+        assert_eq!(turns(&moved(&[1, 1, 0, 0, 0])), Vec::<usize>::new());
+        assert_eq!(turns(&moved(&[50, 60, 40, 50, 55])), Vec::<usize>::new(), "it goes on");
+        assert_eq!(turns(&moved(&[10, 200, 10, 10, 10])), [2], "what goes on is little");
+    }
+
+    #[test]
+    fn memory_is_given_back_when_what_was_held_is_let_go() {
+        let held = |held: u64| Footprint { held: held << 20, ..Footprint::default() };
+        assert_eq!(turns(&[held(0), held(500), held(500), held(0), held(0)]), [4]);
+        let released = |bytes: u64| Footprint { released: bytes << 20, ..Footprint::default() };
+        assert_eq!(turns(&[released(0), released(100), released(100)]), [2]);
+    }
+
+    #[test]
+    fn memory_is_given_back_when_a_crowd_has_left() {
+        let clients = |clients: usize| Footprint { clients, ..Footprint::default() };
+        assert_eq!(turns(&[clients(100_000), clients(50_000), clients(50_000)]), [2]);
+        assert_eq!(turns(&[clients(5000), clients(2000), clients(2000)]), Vec::<usize>::new());
+    }
 }

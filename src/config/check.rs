@@ -188,6 +188,11 @@ fn mountpoint(text: &str) -> Result<(), Wrong> {
         }
         rest = &name[end + 1..];
     }
+    if !text.is_empty() && !text.ends_with('/') {
+        // Without it `#` would become `dev#`, which is no filter, and `a` a part of another level.
+        let what = "a mountpoint must end with /";
+        return Err(Wrong::new(what, format!("write {text}/")));
+    }
     if levels(text) > limits::MAX_TOPIC_LEVELS {
         let fix = format!("use at most {}", limits::MAX_TOPIC_LEVELS);
         return Err(Wrong::new("the mountpoint has too many levels", fix));
@@ -211,12 +216,6 @@ impl Config {
                     "{key}.allow_anonymous: listener {name} refuses every client, because it \
                      accepts none without an account and accounts are not in this build; set it \
                      to true"
-                ));
-            }
-            if !listener.mountpoint.is_empty() && !listener.mountpoint.ends_with('/') {
-                remarks.push(format!(
-                    "{key}.mountpoint: it does not end with /, so it becomes part of the first \
-                     topic level"
                 ));
             }
             if listener.mountpoint.contains("${username}") && listener.allows_anonymous() {

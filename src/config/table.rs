@@ -183,8 +183,9 @@ section_struct! {
             "Accept clients without user name. auto: only while every listener is on loopback or \
              a unix socket.";
         mountpoint "mountpoint": String = "\"\"", text(0, 1024),
-            "Prefix of every topic of this listener's clients; may use ${client_id} and \
-             ${username}.";
+            "Prefix of every topic of this listener's clients, ends with /; may use ${client_id} \
+             and ${username}, in which / + and # become _. A client whose prefix would leave no \
+             room for a topic is refused.";
     }
 }
 

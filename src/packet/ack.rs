@@ -1,7 +1,7 @@
 //! PUBACK, PUBREC, PUBREL and PUBCOMP (MQTT 5.0 sections 3.4 to 3.7): one shape, four types.
 
 use super::cursor::Cursor;
-use super::encode::{put_packet, put_sized, put_u16};
+use super::encode::{Encoded, put_packet, put_sized, put_u16};
 use super::properties::{self, Reasons, UserProperties};
 use super::{PacketId, ReasonCode, Version, Violation};
 
@@ -107,25 +107,43 @@ fn decode_reason(
     Ok(Ack { id, reason, reason_string: reasons.reason_string, user: reasons.user })
 }
 
-/// Appends an acknowledgement, in the shortest form there is. Version 3 has only the identifier.
+/// Appends an acknowledgement without properties, in the shortest form there is. Version 3 has only
+/// the identifier. It always fits.
 #[inline]
-pub fn encode_ack(out: &mut Vec<u8>, version: Version, kind: AckKind, ack: &Ack) {
-    let [high, low] = ack.id.get().to_be_bytes();
-    let plain = ack.reason_string.is_none() && ack.user.is_empty();
-    if !version.is_v5() || (plain && ack.reason == ReasonCode::Success) {
+pub fn encode_bare_ack(
+    out: &mut Vec<u8>,
+    version: Version,
+    kind: AckKind,
+    id: PacketId,
+    reason: ReasonCode,
+) {
+    let [high, low] = id.get().to_be_bytes();
+    if !version.is_v5() || reason == ReasonCode::Success {
         out.extend_from_slice(&[kind.first(), 2, high, low]);
-    } else if plain {
-        out.extend_from_slice(&[kind.first(), 3, high, low, ack.reason as u8]);
     } else {
-        encode_with_properties(out, kind, ack);
+        out.extend_from_slice(&[kind.first(), 3, high, low, reason as u8]);
     }
 }
 
-fn encode_with_properties(out: &mut Vec<u8>, kind: AckKind, ack: &Ack) {
+/// Appends an acknowledgement, in the shortest form there is.
+///
+/// # Errors
+/// The Reason String or the User Properties are too long.
+#[inline]
+pub fn encode_ack(out: &mut Vec<u8>, version: Version, kind: AckKind, ack: &Ack) -> Encoded {
+    let bare = ack.reason_string.is_none() && ack.user.is_empty();
+    if bare || !version.is_v5() {
+        encode_bare_ack(out, version, kind, ack.id, ack.reason);
+        return Ok(());
+    }
+    encode_with_properties(out, kind, ack)
+}
+
+fn encode_with_properties(out: &mut Vec<u8>, kind: AckKind, ack: &Ack) -> Encoded {
     put_packet(out, kind.first(), |out| {
         put_u16(out, ack.id.get());
         out.push(ack.reason as u8);
         let reasons = Reasons { reason_string: ack.reason_string, user: ack.user };
-        put_sized(out, |out| reasons.put(out));
-    });
+        put_sized(out, |out| reasons.put(out))
+    })
 }

@@ -1,7 +1,7 @@
 //! CONNECT and CONNACK (MQTT 5.0 sections 3.1 and 3.2).
 
 use super::cursor::Cursor;
-use super::encode::{put_binary, put_packet, put_sized, put_u16};
+use super::encode::{Encoded, put_binary, put_packet, put_sized, put_u16};
 use super::properties::{
     self as props, NOT_HERE, PublishProperties, UserProperties, boolean, nonzero, once,
     put_binary_property, put_bool_property, put_text_property, put_u8_property, put_u16_property,
@@ -274,9 +274,9 @@ fn decode_connect_properties(raw: &[u8]) -> Result<ConnectProperties<'_>, Violat
 
 /// Appends a CONNECT in the form of `connect.version`.
 ///
-/// # Panics
-/// When a string or binary field is longer than 65,535 bytes.
-pub fn encode_connect(out: &mut Vec<u8>, connect: &Connect) {
+/// # Errors
+/// A string, a binary field, the properties or the whole packet are too long.
+pub fn encode_connect(out: &mut Vec<u8>, connect: &Connect) -> Encoded {
     let (name, level): (&[u8], u8) = match connect.version {
         Version::V31 => (b"MQIsdp", 3),
         Version::V311 => (b"MQTT", 4),
@@ -284,32 +284,30 @@ pub fn encode_connect(out: &mut Vec<u8>, connect: &Connect) {
     };
     let bridge = if connect.bridge && !connect.version.is_v5() { BRIDGE_BIT } else { 0 };
     put_packet(out, 0x10, |out| {
-        put_binary(out, name);
+        put_binary(out, name)?;
         out.push(level | bridge);
         out.push(connect_flags(connect));
         put_u16(out, connect.keep_alive);
         if connect.version.is_v5() {
-            put_sized(out, |out| put_connect_properties(out, &connect.properties));
+            put_sized(out, |out| put_connect_properties(out, &connect.properties))?;
         }
-        put_binary(out, connect.client_id.as_bytes());
+        put_binary(out, connect.client_id.as_bytes())?;
         if let Some(will) = &connect.will {
             if connect.version.is_v5() {
                 put_sized(out, |out| {
                     let delay = Some(will.delay).filter(|delay| *delay != 0);
                     put_u32_property(out, props::WILL_DELAY, delay);
-                    will.properties.put(out);
-                });
+                    will.properties.put(out)
+                })?;
             }
-            put_binary(out, will.topic.as_bytes());
-            put_binary(out, will.payload);
+            put_binary(out, will.topic.as_bytes())?;
+            put_binary(out, will.payload)?;
         }
         if let Some(username) = connect.username {
-            put_binary(out, username.as_bytes());
+            put_binary(out, username.as_bytes())?;
         }
-        if let Some(password) = connect.password {
-            put_binary(out, password);
-        }
-    });
+        connect.password.map_or(Ok(()), |password| put_binary(out, password))
+    })
 }
 
 fn connect_flags(connect: &Connect) -> u8 {
@@ -322,7 +320,7 @@ fn connect_flags(connect: &Connect) -> u8 {
         | set(connect.password.is_some(), PASSWORD_FLAG)
 }
 
-fn put_connect_properties(out: &mut Vec<u8>, p: &ConnectProperties) {
+fn put_connect_properties(out: &mut Vec<u8>, p: &ConnectProperties) -> Encoded {
     put_u32_property(out, props::SESSION_EXPIRY, p.session_expiry);
     put_u16_property(out, props::RECEIVE_MAXIMUM, p.receive_maximum);
     put_u32_property(out, props::MAXIMUM_PACKET_SIZE, p.maximum_packet_size);
@@ -333,9 +331,9 @@ fn put_connect_properties(out: &mut Vec<u8>, p: &ConnectProperties) {
     if !p.request_problem_information {
         put_bool_property(out, props::REQUEST_PROBLEM_INFORMATION, Some(false));
     }
-    put_text_property(out, props::AUTHENTICATION_METHOD, p.authentication_method);
-    put_binary_property(out, props::AUTHENTICATION_DATA, p.authentication_data);
-    p.user.write(out);
+    put_text_property(out, props::AUTHENTICATION_METHOD, p.authentication_method)?;
+    put_binary_property(out, props::AUTHENTICATION_DATA, p.authentication_data)?;
+    p.user.write(out)
 }
 
 /// A CONNACK.
@@ -461,38 +459,38 @@ fn decode_connack_properties(raw: &[u8]) -> Result<ConnAckProperties<'_>, Violat
 
 /// Appends a CONNACK. Version 3 has only the flag and the return code, 3.1 not even the flag.
 ///
-/// # Panics
-/// When a string or binary field is longer than 65,535 bytes.
-pub fn encode_connack(out: &mut Vec<u8>, version: Version, connack: &ConnAck) {
+/// # Errors
+/// A string or binary field, or the properties together, are too long.
+pub fn encode_connack(out: &mut Vec<u8>, version: Version, connack: &ConnAck) -> Encoded {
     put_packet(out, 0x20, |out| {
         out.push(u8::from(connack.session_present && version != Version::V31));
         if version.is_v5() {
             out.push(connack.reason as u8);
-            put_sized(out, |out| put_connack_properties(out, &connack.properties));
-        } else {
-            out.push(connack.reason.connect_return_code_v3());
+            return put_sized(out, |out| put_connack_properties(out, &connack.properties));
         }
-    });
+        out.push(connack.reason.connect_return_code_v3());
+        Ok(())
+    })
 }
 
-fn put_connack_properties(out: &mut Vec<u8>, p: &ConnAckProperties) {
+fn put_connack_properties(out: &mut Vec<u8>, p: &ConnAckProperties) -> Encoded {
     let maximum_qos = p.maximum_qos.filter(|qos| *qos != Qos::ExactlyOnce);
     put_u32_property(out, props::SESSION_EXPIRY, p.session_expiry);
     put_u16_property(out, props::RECEIVE_MAXIMUM, p.receive_maximum);
     put_u8_property(out, props::MAXIMUM_QOS, maximum_qos.map(|qos| qos as u8));
     put_bool_property(out, props::RETAIN_AVAILABLE, p.retain_available);
     put_u32_property(out, props::MAXIMUM_PACKET_SIZE, p.maximum_packet_size);
-    put_text_property(out, props::ASSIGNED_CLIENT_ID, p.assigned_client_id);
+    put_text_property(out, props::ASSIGNED_CLIENT_ID, p.assigned_client_id)?;
     put_u16_property(out, props::TOPIC_ALIAS_MAXIMUM, p.topic_alias_maximum);
-    put_text_property(out, props::REASON_STRING, p.reason_string);
+    put_text_property(out, props::REASON_STRING, p.reason_string)?;
     put_bool_property(out, props::WILDCARD_AVAILABLE, p.wildcard_subscription_available);
     let identifiers = p.subscription_identifiers_available;
     put_bool_property(out, props::SUBSCRIPTION_IDS_AVAILABLE, identifiers);
     put_bool_property(out, props::SHARED_AVAILABLE, p.shared_subscription_available);
     put_u16_property(out, props::SERVER_KEEP_ALIVE, p.server_keep_alive);
-    put_text_property(out, props::RESPONSE_INFORMATION, p.response_information);
-    put_text_property(out, props::SERVER_REFERENCE, p.server_reference);
-    put_text_property(out, props::AUTHENTICATION_METHOD, p.authentication_method);
-    put_binary_property(out, props::AUTHENTICATION_DATA, p.authentication_data);
-    p.user.write(out);
+    put_text_property(out, props::RESPONSE_INFORMATION, p.response_information)?;
+    put_text_property(out, props::SERVER_REFERENCE, p.server_reference)?;
+    put_text_property(out, props::AUTHENTICATION_METHOD, p.authentication_method)?;
+    put_binary_property(out, props::AUTHENTICATION_DATA, p.authentication_data)?;
+    p.user.write(out)
 }

@@ -1,7 +1,7 @@
 //! DISCONNECT and AUTH (MQTT 5.0 sections 3.14 and 3.15).
 
 use super::cursor::Cursor;
-use super::encode::{put_packet, put_sized};
+use super::encode::{Encoded, put_packet, put_sized};
 use super::properties::{
     self, AUTHENTICATION_DATA, AUTHENTICATION_METHOD, NOT_HERE, REASON_STRING, SERVER_REFERENCE,
     SESSION_EXPIRY, USER_PROPERTY, UserProperties, once, put_binary_property, put_text_property,
@@ -119,23 +119,26 @@ fn disconnect_allows(reason: ReasonCode) -> bool {
 }
 
 /// Appends a DISCONNECT, in the shortest form there is. Version 3 has only the bare packet.
-pub fn encode_disconnect(out: &mut Vec<u8>, version: Version, disconnect: &Disconnect) {
+///
+/// # Errors
+/// A property is too long, or all of them together.
+pub fn encode_disconnect(out: &mut Vec<u8>, version: Version, disconnect: &Disconnect) -> Encoded {
     put_packet(out, 0xE0, |out| {
         let properties = disconnect.has_properties();
         if !version.is_v5() || (disconnect.reason == ReasonCode::Success && !properties) {
-            return;
+            return Ok(());
         }
         out.push(disconnect.reason as u8);
         if !properties {
-            return;
+            return Ok(());
         }
         put_sized(out, |out| {
             put_u32_property(out, SESSION_EXPIRY, disconnect.session_expiry);
-            put_text_property(out, REASON_STRING, disconnect.reason_string);
-            put_text_property(out, SERVER_REFERENCE, disconnect.server_reference);
-            disconnect.user.write(out);
-        });
-    });
+            put_text_property(out, REASON_STRING, disconnect.reason_string)?;
+            put_text_property(out, SERVER_REFERENCE, disconnect.server_reference)?;
+            disconnect.user.write(out)
+        })
+    })
 }
 
 pub(super) fn decode_auth(body: &[u8]) -> Result<Auth<'_>, Violation> {
@@ -173,18 +176,21 @@ pub(super) fn decode_auth(body: &[u8]) -> Result<Auth<'_>, Violation> {
 }
 
 /// Appends an AUTH (version 5 only).
-pub fn encode_auth(out: &mut Vec<u8>, auth: &Auth) {
+///
+/// # Errors
+/// A property is too long, or all of them together.
+pub fn encode_auth(out: &mut Vec<u8>, auth: &Auth) -> Encoded {
     put_packet(out, 0xF0, |out| {
         // Without a method only the empty form is legal (section 3.15.2.2.2).
         if auth.method.is_none() {
-            return;
+            return Ok(());
         }
         out.push(auth.reason as u8);
         put_sized(out, |out| {
-            put_text_property(out, AUTHENTICATION_METHOD, auth.method);
-            put_binary_property(out, AUTHENTICATION_DATA, auth.data);
-            put_text_property(out, REASON_STRING, auth.reason_string);
-            auth.user.write(out);
-        });
-    });
+            put_text_property(out, AUTHENTICATION_METHOD, auth.method)?;
+            put_binary_property(out, AUTHENTICATION_DATA, auth.data)?;
+            put_text_property(out, REASON_STRING, auth.reason_string)?;
+            auth.user.write(out)
+        })
+    })
 }

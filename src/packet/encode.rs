@@ -1,6 +1,24 @@
 //! Writing the data types of MQTT, and the two packets that are nothing but a header.
+//!
+//! Not everything that can be asked for can be written: a string has at most 65,535 bytes, a packet
+//! at most 268,435,455 behind its length. So whatever may be as long as a peer makes it is written
+//! by functions that may refuse, and a packet that is refused leaves nothing behind.
 
-use crate::limits::MAX_REMAINING_LENGTH;
+use crate::limits::{MAX_REMAINING_LENGTH, MAX_TOPIC_LENGTH};
+
+/// Why a packet has no encoding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotEncodable {
+    /// A string or a binary field has more than 65,535 bytes.
+    TextTooLong,
+    /// The packet, or its property block, has more than 268,435,455 bytes.
+    PacketTooLong,
+    /// A packet identifier is missing or too many, or a Subscription Identifier is out of range.
+    Identifier,
+}
+
+/// What the encoders of whole packets return; the buffer is as it was when they refuse.
+pub type Encoded = Result<(), NotEncodable>;
 
 /// Appends a PINGREQ.
 pub fn encode_pingreq(out: &mut Vec<u8>) {
@@ -23,27 +41,30 @@ pub(super) const fn varint_size(value: usize) -> usize {
     }
 }
 
-/// A variable byte integer in a fixed array, and how many of its bytes count.
+/// A variable byte integer in a fixed array, and how many of its bytes count (1 to 4).
 #[inline]
-pub(super) fn varint(value: usize) -> ([u8; 4], usize) {
-    assert!(value <= MAX_REMAINING_LENGTH as usize, "callers keep within the largest packet");
+pub(super) fn varint(value: usize) -> Result<([u8; 4], usize), NotEncodable> {
+    if value > MAX_REMAINING_LENGTH as usize {
+        return Err(NotEncodable::PacketTooLong);
+    }
     let size = varint_size(value);
     let mut bytes = [0; 4];
     for (index, byte) in bytes.iter_mut().enumerate().take(size) {
         let more = if index + 1 < size { 0x80 } else { 0 };
         *byte = (value >> (7 * index)) as u8 & 0x7F | more;
     }
-    (bytes, size)
+    Ok((bytes, size))
 }
 
 #[inline]
-pub(super) fn put_varint(out: &mut Vec<u8>, value: usize) {
+pub(super) fn put_varint(out: &mut Vec<u8>, value: usize) -> Encoded {
     if value < 0x80 {
         out.push(value as u8);
-        return;
+        return Ok(());
     }
-    let (bytes, size) = varint(value);
+    let (bytes, size) = varint(value)?;
     out.extend_from_slice(&bytes[..size]);
+    Ok(())
 }
 
 #[inline]
@@ -58,37 +79,58 @@ pub(super) fn put_u32(out: &mut Vec<u8>, value: u32) {
 
 /// The two-byte length of a string or of binary data.
 #[inline]
-pub(super) fn length_of(bytes: &[u8]) -> u16 {
-    u16::try_from(bytes.len()).expect("strings come from decoded packets or are ours and short")
+pub(super) fn length_of(bytes: &[u8]) -> Result<u16, NotEncodable> {
+    u16::try_from(bytes.len()).map_err(|_| NotEncodable::TextTooLong)
 }
+
+const _: () = assert!(MAX_TOPIC_LENGTH == u16::MAX as usize);
 
 /// Binary data, or the bytes of a string.
 #[inline]
-pub(super) fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_u16(out, length_of(bytes));
+pub(super) fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) -> Encoded {
+    put_u16(out, length_of(bytes)?);
     out.extend_from_slice(bytes);
+    Ok(())
 }
 
 /// One packet: its first byte, its length, and what `body` appends.
 #[inline]
-pub(super) fn put_packet(out: &mut Vec<u8>, first: u8, body: impl FnOnce(&mut Vec<u8>)) {
-    out.push(first);
-    put_sized(out, body);
+pub(super) fn put_packet(
+    out: &mut Vec<u8>,
+    first: u8,
+    body: impl FnOnce(&mut Vec<u8>) -> Encoded,
+) -> Encoded {
+    whole(out, |out| {
+        out.push(first);
+        put_sized(out, body)
+    })
+}
+
+/// All that `body` appends, or nothing of it.
+#[inline]
+pub(super) fn whole(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>) -> Encoded) -> Encoded {
+    let before = out.len();
+    let encoded = body(out);
+    if encoded.is_err() {
+        out.truncate(before);
+    }
+    encoded
 }
 
 /// What `body` appends, with its size as a variable byte integer in front: a packet without its
 /// first byte, or a property block. The common size of less than 128 is written in place; only a
 /// longer one moves the bytes.
 #[inline]
-pub(super) fn put_sized(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn put_sized(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>) -> Encoded) -> Encoded {
     let at = out.len();
     out.push(0);
-    body(out);
+    body(out)?;
     let size = out.len() - at - 1;
     if size < 0x80 {
         out[at] = size as u8;
-        return;
+        return Ok(());
     }
-    let (bytes, used) = varint(size);
+    let (bytes, used) = varint(size)?;
     out.splice(at..=at, bytes[..used].iter().copied());
+    Ok(())
 }

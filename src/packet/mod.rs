@@ -2,7 +2,8 @@
 //!
 //! Decoding borrows from the received bytes and allocates nothing. It checks everything that one
 //! packet alone can get wrong: flags, reserved bits, lengths, UTF-8, properties, zero identifiers,
-//! wildcards in topic names. Encoding appends one whole packet to the caller's buffer.
+//! wildcards in topic names. Encoding appends one whole packet to the caller's buffer, or nothing,
+//! and says why: lengths on the wire are bounded, and what peers and settings add up to is not.
 //!
 //! What it deliberately leaves to the caller, because it takes more than one packet to know: which
 //! side sends what (a client's CONNACK, Subscription Identifier in a client's PUBLISH, Session
@@ -24,13 +25,13 @@ mod tests;
 
 use std::num::NonZeroU16;
 
-pub use ack::{Ack, AckKind, encode_ack};
+pub use ack::{Ack, AckKind, encode_ack, encode_bare_ack};
 pub use connect::{
     ConnAck, ConnAckProperties, Connect, ConnectProperties, Will, decode_connect, encode_connack,
     encode_connect,
 };
 pub use disconnect::{Auth, Disconnect, encode_auth, encode_disconnect};
-pub use encode::{encode_pingreq, encode_pingresp};
+pub use encode::{Encoded, NotEncodable, encode_pingreq, encode_pingresp};
 pub use framing::{Framing, MAX_PACKET_SIZE, frame};
 pub use properties::{
     PublishProperties, UserProperties, UserPropertiesIter, VarInts, VarIntsIter,

@@ -1,7 +1,7 @@
 //! Properties (MQTT 5.0 section 2.2.2): the block in front of a payload or at the end of a header.
 
 use super::cursor::Cursor;
-use super::encode::{put_binary, put_u16, put_u32, put_varint};
+use super::encode::{Encoded, put_binary, put_u16, put_u32, put_varint, whole};
 use super::{ReasonCode, Violation};
 
 pub(super) const PAYLOAD_FORMAT: u8 = 0x01;
@@ -94,9 +94,9 @@ impl<'a> Reasons<'a> {
         Ok(reasons)
     }
 
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
-        put_text_property(out, REASON_STRING, self.reason_string);
-        self.user.write(out);
+    pub(super) fn put(&self, out: &mut Vec<u8>) -> Encoded {
+        put_text_property(out, REASON_STRING, self.reason_string)?;
+        self.user.write(out)
     }
 }
 
@@ -124,30 +124,31 @@ pub(super) fn put_u32_property(out: &mut Vec<u8>, id: u8, value: Option<u32>) {
     }
 }
 
-pub(super) fn put_varint_property(out: &mut Vec<u8>, id: u8, value: u32) {
+pub(super) fn put_varint_property(out: &mut Vec<u8>, id: u8, value: u32) -> Encoded {
     out.push(id);
-    put_varint(out, value as usize);
+    put_varint(out, value as usize)
 }
 
-pub(super) fn put_binary_property(out: &mut Vec<u8>, id: u8, value: Option<&[u8]>) {
-    if let Some(value) = value {
-        out.push(id);
-        put_binary(out, value);
-    }
+pub(super) fn put_binary_property(out: &mut Vec<u8>, id: u8, value: Option<&[u8]>) -> Encoded {
+    let Some(value) = value else { return Ok(()) };
+    out.push(id);
+    put_binary(out, value)
 }
 
-pub(super) fn put_text_property(out: &mut Vec<u8>, id: u8, value: Option<&str>) {
-    put_binary_property(out, id, value.map(str::as_bytes));
+pub(super) fn put_text_property(out: &mut Vec<u8>, id: u8, value: Option<&str>) -> Encoded {
+    put_binary_property(out, id, value.map(str::as_bytes))
 }
 
 /// Appends one encoded User Property, for a block to be given to [`UserProperties::parse`].
 ///
-/// # Panics
-/// When `name` or `value` is longer than 65,535 bytes.
-pub fn append_user_property(out: &mut Vec<u8>, name: &str, value: &str) {
-    out.push(USER_PROPERTY);
-    put_binary(out, name.as_bytes());
-    put_binary(out, value.as_bytes());
+/// # Errors
+/// `name` or `value` is longer than 65,535 bytes; then nothing is appended.
+pub fn append_user_property(out: &mut Vec<u8>, name: &str, value: &str) -> Encoded {
+    whole(out, |out| {
+        out.push(USER_PROPERTY);
+        put_binary(out, name.as_bytes())?;
+        put_binary(out, value.as_bytes())
+    })
 }
 
 /// Takes one property off the front of a block that was checked before: its identifier, its value
@@ -236,10 +237,8 @@ impl<'a> UserProperties<'a> {
         UserPropertiesIter { raw: self.raw }
     }
 
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
-        for (name, value) in self.iter() {
-            append_user_property(out, name, value);
-        }
+    pub(super) fn write(&self, out: &mut Vec<u8>) -> Encoded {
+        self.iter().try_for_each(|(name, value)| append_user_property(out, name, value))
     }
 }
 
@@ -463,13 +462,13 @@ impl<'a> PublishProperties<'a> {
     }
 
     /// Appends the forwardable ones, and the expiry, from the fields rather than from `raw`.
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
+    pub(super) fn put(&self, out: &mut Vec<u8>) -> Encoded {
         put_u8_property(out, PAYLOAD_FORMAT, self.payload_format);
         put_u32_property(out, MESSAGE_EXPIRY, self.message_expiry);
-        put_text_property(out, CONTENT_TYPE, self.content_type);
-        put_text_property(out, RESPONSE_TOPIC, self.response_topic);
-        put_binary_property(out, CORRELATION_DATA, self.correlation_data);
-        self.user.write(out);
+        put_text_property(out, CONTENT_TYPE, self.content_type)?;
+        put_text_property(out, RESPONSE_TOPIC, self.response_topic)?;
+        put_binary_property(out, CORRELATION_DATA, self.correlation_data)?;
+        self.user.write(out)
     }
 }
 

@@ -1,11 +1,14 @@
 //! PUBLISH (MQTT 5.0 section 3.3), the hot path in both directions.
 
 use super::cursor::Cursor;
-use super::encode::{put_u16, put_u32, varint, varint_size};
+use super::encode::{
+    Encoded, NotEncodable, length_of, put_u16, put_u32, put_varint, varint, varint_size,
+};
 use super::properties::{
     self, MESSAGE_EXPIRY, PublishProperties, SUBSCRIPTION_ID, TOPIC_ALIAS, put_varint_property,
 };
 use super::{Packet, PacketId, Qos, Version, Violation};
+use crate::limits::{MAX_REMAINING_LENGTH, MAX_TOPIC_LENGTH};
 
 /// A PUBLISH received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,7 +136,13 @@ struct Sizes {
 }
 
 #[inline]
-fn sizes(version: Version, p: &OutPublish) -> Sizes {
+fn sizes(version: Version, p: &OutPublish) -> Result<Sizes, NotEncodable> {
+    if p.id.is_some() != (p.qos != Qos::AtMostOnce) {
+        return Err(NotEncodable::Identifier);
+    }
+    if p.topic.len() > MAX_TOPIC_LENGTH {
+        return Err(NotEncodable::TextTooLong);
+    }
     let mut properties = 0;
     let mut remaining = 2 + p.topic.len() + p.payload.len();
     remaining += if p.id.is_some() { 2 } else { 0 };
@@ -142,55 +151,62 @@ fn sizes(version: Version, p: &OutPublish) -> Sizes {
         properties += if p.message_expiry.is_some() { 5 } else { 0 };
         properties += if p.topic_alias.is_some() { 3 } else { 0 };
         for id in p.subscription_ids {
+            if *id > MAX_REMAINING_LENGTH {
+                return Err(NotEncodable::Identifier);
+            }
             properties += 1 + varint_size(*id as usize);
         }
         remaining += varint_size(properties) + properties;
     }
-    Sizes { properties, remaining }
+    if remaining > MAX_REMAINING_LENGTH as usize {
+        return Err(NotEncodable::PacketTooLong);
+    }
+    Ok(Sizes { properties, remaining })
 }
 
 /// Bytes of the whole packet. To be compared with the receiver's Maximum Packet Size
-/// [MQTT-3.1.2-24] and with [`MAX_PACKET_SIZE`](super::MAX_PACKET_SIZE) before encoding: a message
-/// accepted at the very limit grows by the identifiers added for a subscriber.
+/// [MQTT-3.1.2-24] before encoding.
+///
+/// # Errors
+/// It has no encoding. A message that was accepted may well have none: at the very limit it grows
+/// by the identifiers added for a subscriber, and by the properties that version 3 does not have.
 #[inline]
-pub fn publish_size(version: Version, p: &OutPublish) -> usize {
-    let remaining = sizes(version, p).remaining;
-    1 + varint_size(remaining) + remaining
+pub fn publish_size(version: Version, p: &OutPublish) -> Result<usize, NotEncodable> {
+    let remaining = sizes(version, p)?.remaining;
+    Ok(1 + varint_size(remaining) + remaining)
 }
 
 /// Appends a whole PUBLISH.
 ///
-/// # Panics
-/// When `p.id` does not fit `p.qos`, the topic is longer than 65,535 bytes, or the packet would be
+/// # Errors
+/// `p.id` does not fit `p.qos`, the topic is longer than 65,535 bytes, or the packet would be
 /// larger than [`MAX_PACKET_SIZE`](super::MAX_PACKET_SIZE).
 #[inline]
-pub fn encode_publish(out: &mut Vec<u8>, version: Version, p: &OutPublish) {
-    put_head(out, version, p, p.payload.len());
+pub fn encode_publish(out: &mut Vec<u8>, version: Version, p: &OutPublish) -> Encoded {
+    put_head(out, version, p, p.payload.len())?;
     out.extend_from_slice(p.payload);
+    Ok(())
 }
 
 /// Appends a PUBLISH without its payload, which is sent as a segment of its own. The lengths in the
 /// header count `p.payload`.
 ///
-/// # Panics
+/// # Errors
 /// As [`encode_publish`].
 #[inline]
-pub fn encode_publish_head(out: &mut Vec<u8>, version: Version, p: &OutPublish) {
-    put_head(out, version, p, 0);
+pub fn encode_publish_head(out: &mut Vec<u8>, version: Version, p: &OutPublish) -> Encoded {
+    put_head(out, version, p, 0)
 }
 
 /// The header, with room for `payload` more bytes: one reservation per packet.
 #[inline]
-fn put_head(out: &mut Vec<u8>, version: Version, p: &OutPublish, payload: usize) {
-    assert!(
-        p.id.is_some() == (p.qos != Qos::AtMostOnce),
-        "a packet identifier exactly above QoS 0"
-    );
-    let sizes = sizes(version, p);
-    let (length, used) = varint(sizes.remaining);
+fn put_head(out: &mut Vec<u8>, version: Version, p: &OutPublish, payload: usize) -> Encoded {
+    // Everything that may be refused comes before the first byte is written.
+    let sizes = sizes(version, p)?;
+    let (length, used) = varint(sizes.remaining)?;
+    let topic = length_of(p.topic.as_bytes())?.to_be_bytes();
     out.reserve(1 + used + sizes.remaining - p.payload.len() + payload);
 
-    let topic = super::encode::length_of(p.topic.as_bytes()).to_be_bytes();
     let first = 0x30 | u8::from(p.dup) << 3 | (p.qos as u8) << 1 | u8::from(p.retain);
     if used == 1 {
         out.extend_from_slice(&[first, length[0], topic[0], topic[1]]);
@@ -204,17 +220,18 @@ fn put_head(out: &mut Vec<u8>, version: Version, p: &OutPublish, payload: usize)
         put_u16(out, id.get());
     }
     if version.is_v5() {
-        put_properties(out, p, sizes.properties);
+        return put_properties(out, p, sizes.properties);
     }
+    Ok(())
 }
 
 #[inline]
-fn put_properties(out: &mut Vec<u8>, p: &OutPublish, size: usize) {
+fn put_properties(out: &mut Vec<u8>, p: &OutPublish, size: usize) -> Encoded {
     if size == 0 {
         out.push(0);
-        return;
+        return Ok(());
     }
-    super::encode::put_varint(out, size);
+    put_varint(out, size)?;
     if let Some(seconds) = p.message_expiry {
         out.push(MESSAGE_EXPIRY);
         put_u32(out, seconds);
@@ -224,7 +241,8 @@ fn put_properties(out: &mut Vec<u8>, p: &OutPublish, size: usize) {
         put_u16(out, alias);
     }
     for id in p.subscription_ids {
-        put_varint_property(out, SUBSCRIPTION_ID, *id);
+        put_varint_property(out, SUBSCRIPTION_ID, *id)?;
     }
     out.extend_from_slice(p.forwarded);
+    Ok(())
 }

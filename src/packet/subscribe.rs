@@ -1,7 +1,7 @@
 //! SUBSCRIBE, SUBACK, UNSUBSCRIBE and UNSUBACK (MQTT 5.0 sections 3.8 to 3.11).
 
 use super::cursor::Cursor;
-use super::encode::{put_binary, put_packet, put_sized, put_u16, varint_size};
+use super::encode::{Encoded, put_binary, put_packet, put_sized, put_u16, varint_size};
 use super::properties::{
     self, NOT_HERE, Reasons, SUBSCRIPTION_ID, USER_PROPERTY, UserProperties, nonzero, once,
     put_varint_property,
@@ -80,11 +80,12 @@ pub struct SubscribeFilter<'a> {
 impl SubscribeFilter<'_> {
     /// Appends the entry, for a list to be given to [`SubscribeFilters::parse`].
     ///
-    /// # Panics
-    /// When the filter is longer than 65,535 bytes.
-    pub fn write(&self, version: Version, out: &mut Vec<u8>) {
-        put_binary(out, self.filter.as_bytes());
+    /// # Errors
+    /// The filter is longer than 65,535 bytes; then nothing is appended.
+    pub fn write(&self, version: Version, out: &mut Vec<u8>) -> Encoded {
+        put_binary(out, self.filter.as_bytes())?;
         out.push(self.options.encode(version));
+        Ok(())
     }
 }
 
@@ -234,10 +235,10 @@ impl<'a> UnsubscribeFilters<'a> {
 
     /// Appends one entry, for a list to be given to [`UnsubscribeFilters::parse`].
     ///
-    /// # Panics
-    /// When the filter is longer than 65,535 bytes.
-    pub fn write(filter: &str, out: &mut Vec<u8>) {
-        put_binary(out, filter.as_bytes());
+    /// # Errors
+    /// The filter is longer than 65,535 bytes; then nothing is appended.
+    pub fn write(filter: &str, out: &mut Vec<u8>) -> Encoded {
+        put_binary(out, filter.as_bytes())
     }
 
     /// How many: at least 1.
@@ -439,34 +440,39 @@ fn unsuback_allows(reason: ReasonCode) -> bool {
 }
 
 /// Appends a SUBSCRIBE. `subscribe.filters` must have been made for the same `version`.
-pub fn encode_subscribe(out: &mut Vec<u8>, version: Version, subscribe: &Subscribe) {
+///
+/// # Errors
+/// The properties or the whole packet are too long.
+pub fn encode_subscribe(out: &mut Vec<u8>, version: Version, subscribe: &Subscribe) -> Encoded {
     put_packet(out, 0x82, |out| {
         put_u16(out, subscribe.id.get());
         if version.is_v5() {
             put_sized(out, |out| {
                 if let Some(id) = subscribe.subscription_id {
-                    put_varint_property(out, SUBSCRIPTION_ID, id);
+                    put_varint_property(out, SUBSCRIPTION_ID, id)?;
                 }
-                subscribe.user.write(out);
-            });
+                subscribe.user.write(out)
+            })?;
         }
-        for filter in subscribe.filters {
-            filter.write(version, out);
-        }
-    });
+        subscribe.filters.iter().try_for_each(|filter| filter.write(version, out))
+    })
 }
 
 /// Appends a SUBACK. In version 3 every failure becomes 0x80, the only one it has.
-pub fn encode_suback(out: &mut Vec<u8>, version: Version, suback: &SubAck) {
+///
+/// # Errors
+/// The properties or the whole packet are too long.
+pub fn encode_suback(out: &mut Vec<u8>, version: Version, suback: &SubAck) -> Encoded {
     put_packet(out, 0x90, |out| {
         put_u16(out, suback.id.get());
         if version.is_v5() {
-            put_reasons(out, suback.reason_string, suback.user);
+            put_reasons(out, suback.reason_string, suback.user)?;
             out.extend_from_slice(suback.codes);
-            return;
+            return Ok(());
         }
         out.extend(suback.codes.iter().map(|code| (*code).min(0x80)));
-    });
+        Ok(())
+    })
 }
 
 /// Bytes of a SUBACK or UNSUBACK of version 5 with that many codes and no properties.
@@ -476,27 +482,39 @@ pub fn answer_size(codes: usize) -> usize {
 }
 
 /// Appends an UNSUBSCRIBE.
-pub fn encode_unsubscribe(out: &mut Vec<u8>, version: Version, unsubscribe: &Unsubscribe) {
+///
+/// # Errors
+/// The properties or the whole packet are too long.
+pub fn encode_unsubscribe(
+    out: &mut Vec<u8>,
+    version: Version,
+    unsubscribe: &Unsubscribe,
+) -> Encoded {
     put_packet(out, 0xA2, |out| {
         put_u16(out, unsubscribe.id.get());
         if version.is_v5() {
-            put_sized(out, |out| unsubscribe.user.write(out));
+            put_sized(out, |out| unsubscribe.user.write(out))?;
         }
         out.extend_from_slice(unsubscribe.filters.raw);
-    });
+        Ok(())
+    })
 }
 
 /// Appends an UNSUBACK. Version 3 has only the identifier.
-pub fn encode_unsuback(out: &mut Vec<u8>, version: Version, unsuback: &UnsubAck) {
+///
+/// # Errors
+/// The properties or the whole packet are too long.
+pub fn encode_unsuback(out: &mut Vec<u8>, version: Version, unsuback: &UnsubAck) -> Encoded {
     put_packet(out, 0xB0, |out| {
         put_u16(out, unsuback.id.get());
         if version.is_v5() {
-            put_reasons(out, unsuback.reason_string, unsuback.user);
+            put_reasons(out, unsuback.reason_string, unsuback.user)?;
             out.extend_from_slice(unsuback.codes);
         }
-    });
+        Ok(())
+    })
 }
 
-fn put_reasons(out: &mut Vec<u8>, reason_string: Option<&str>, user: UserProperties) {
-    put_sized(out, |out| Reasons { reason_string, user }.put(out));
+fn put_reasons(out: &mut Vec<u8>, reason_string: Option<&str>, user: UserProperties) -> Encoded {
+    put_sized(out, |out| Reasons { reason_string, user }.put(out))
 }

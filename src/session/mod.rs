@@ -110,6 +110,16 @@ impl Session {
     pub fn mountpoint(&self) -> &str {
         self.extras.as_ref().map_or("", |extras| &extras.mountpoint)
     }
+
+    /// What the client calls that topic; `None` for one that is not below its mountpoint: `dev` and
+    /// `dev/` are not below `dev/`, though `dev/#` matches both.
+    #[inline]
+    pub fn unmounted<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        match &self.extras {
+            None => Some(topic),
+            Some(extras) => topic.strip_prefix(&*extras.mountpoint).filter(|own| !own.is_empty()),
+        }
+    }
 }
 
 /// What few clients have.

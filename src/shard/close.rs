@@ -94,7 +94,9 @@ impl Shard {
         self.release_entrance(listener);
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Closing;
-        connection.input = None;
+        if let Some(input) = connection.input.take() {
+            self.pool.put_input(input);
+        }
         connection.aliases = None;
         connection.patience = 0;
         let drained = connection.output.as_ref().is_none_or(|output| output.unsent() == 0);
@@ -192,9 +194,9 @@ impl Shard {
             // [MQTT-3.14.2-3]: no reason string that makes the packet too large.
             let fits = what.len() + LONGEST_HEAD <= max;
             let what = (informed && fits && self.settings.reason_strings).then_some(what);
-            self.write(socket, |out| {
+            self.answer(socket, |out| {
                 let packet = Disconnect { reason_string: what, ..Disconnect::new(reason) };
-                packet::encode_disconnect(out, version, &packet);
+                packet::encode_disconnect(out, version, &packet)
             });
         }
     }

@@ -4,11 +4,13 @@ use super::close::{Cause, LONGEST_HEAD};
 use super::connection::{Aliases, Stage};
 use super::{Action, Shard};
 use crate::ids::{ClientKey, SocketId};
-use crate::limits::cost;
+use crate::limits::{MAX_TOPIC_LENGTH, cost};
 use crate::mesh::Entrance;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::packet::{self, ConnAck, ConnAckProperties, Connect, Framing, Qos, ReasonCode, Version};
+use crate::packet::{
+    self, ConnAck, ConnAckProperties, Connect, Encoded, Framing, Qos, ReasonCode, Version,
+};
 use crate::session::{Extras, Session, Subscriptions, Will};
 use crate::time::Instant;
 use std::sync::Arc;
@@ -28,13 +30,10 @@ impl Shard {
         assigned: Option<Box<str>>,
         bytes: &[u8],
     ) {
-        let total = match packet::frame(bytes, u32::MAX) {
-            Ok(Framing::Complete { total, .. }) => total,
-            _ => unreachable!("the entry shard framed it"),
-        };
-        let connect = match packet::decode_connect(&bytes[..total]) {
-            Ok(connect) => connect,
-            Err(_) => unreachable!("the entry shard decoded it"),
+        let Some((connect, rest)) = first_packet(bytes) else {
+            // The entry shard framed and decoded the same bytes.
+            self.disconnect(socket, Cause::Broken);
+            return;
         };
         let entrance = self.connections.get(socket.0).and_then(|connection| {
             self.entrances.get(usize::from(connection.listener.0)).and_then(|e| e.clone())
@@ -49,30 +48,58 @@ impl Shard {
             return;
         }
         let name: Box<str> = assigned.clone().unwrap_or_else(|| connect.client_id.into());
-        if let Some(room) = connect.properties.maximum_packet_size {
-            let mut connack = Vec::new();
-            self.encode_connack(&mut connack, &name, &connect, assigned.as_deref(), false);
-            if connack.len() > room as usize {
-                let what = "the Maximum Packet Size has no room for CONNACK";
-                self.refuse(socket, &connect, Refused(ReasonCode::PacketTooLarge, what));
+        let assigned = assigned.as_deref();
+        let accepted = self
+            .check_connack(&name, &connect, assigned)
+            .and_then(|()| mount(&entrance.mountpoint, &name, &connect));
+        let mountpoint = match accepted {
+            Ok(mountpoint) => mountpoint,
+            Err(refused) => {
+                self.refuse(socket, &connect, refused);
                 return;
             }
-        }
+        };
         self.counters.connects += 1;
         self.work += cost::SESSION;
-        let (index, present) = self.attach(socket, &name, &connect, &entrance);
+        let (index, present) = self.attach(socket, &name, &connect, mountpoint);
         self.set_up_connection(socket, index, &connect);
         let mut connack = std::mem::take(&mut self.scratch);
-        self.encode_connack(&mut connack, &name, &connect, assigned.as_deref(), present);
-        self.write(socket, |out| out.extend_from_slice(&connack));
+        let encoded = self.encode_connack(&mut connack, &name, &connect, assigned, present);
+        self.answer(socket, |out| {
+            out.extend_from_slice(&connack);
+            encoded
+        });
         connack.clear();
         self.scratch = connack;
         self.actions.push(Action::ReceiveStream(socket));
         self.resume_deliveries(index);
         tracing::debug!(client_id = %name, shard = self.id.0, present, "client connected");
-        if bytes.len() > total {
-            self.receive_open(socket, index, &bytes[total..]);
+        if !rest.is_empty() {
+            self.receive_open(socket, index, rest);
         }
+    }
+
+    /// Whether the CONNACK of success can be sent to the client.
+    fn check_connack(
+        &self,
+        name: &str,
+        connect: &Connect<'_>,
+        assigned: Option<&str>,
+    ) -> Result<(), Refused> {
+        let properties = &connect.properties;
+        if properties.maximum_packet_size.is_none() && !properties.request_response_information {
+            return Ok(()); // nothing in it is long
+        }
+        let mut connack = Vec::new();
+        if self.encode_connack(&mut connack, name, connect, assigned, false).is_err() {
+            let what = "the Response Information is too long with this ClientId";
+            return Err(Refused(ReasonCode::ClientIdentifierNotValid, what));
+        }
+        if properties.maximum_packet_size.is_some_and(|room| connack.len() > room as usize) {
+            let what = "the Maximum Packet Size has no room for CONNACK";
+            return Err(Refused(ReasonCode::PacketTooLarge, what));
+        }
+        Ok(())
     }
 
     fn check_connect(
@@ -162,7 +189,7 @@ impl Shard {
         let what = (fits && reads).then_some(what);
         let properties = ConnAckProperties { reason_string: what, ..Default::default() };
         let connack = ConnAck { session_present: false, reason, properties };
-        self.write(socket, |out| packet::encode_connack(out, version, &connack));
+        self.answer(socket, |out| packet::encode_connack(out, version, &connack));
     }
 
     /// Finds, resumes, replaces or makes the session, and ties it to the socket. Returns its index
@@ -172,7 +199,7 @@ impl Shard {
         socket: SocketId,
         name: &str,
         connect: &Connect<'_>,
-        entrance: &Arc<Entrance>,
+        mountpoint: String,
     ) -> (u32, bool) {
         let mut known = self.find_session(name);
         let mut inherited = None;
@@ -191,7 +218,6 @@ impl Shard {
             self.session_due(index);
             known = self.find_session(name);
         }
-        let mountpoint = mountpoint_of(&entrance.mountpoint, name, connect.username);
         // Subscriptions and queued messages carry the prefix they were made under: a session is
         // not resumed under another one.
         let foreign = |&index: &u32| {
@@ -217,7 +243,7 @@ impl Shard {
         let expiry = self.granted_expiry(connect);
         let settings = Arc::clone(&self.settings);
         let will = connect.will.as_ref().map(|will| self.make_will(index, will, &mountpoint));
-        let Some(session) = self.sessions.get_mut(index) else { unreachable!("just found") };
+        let Some(session) = self.sessions.get_mut(index) else { return (index, present) };
         session.ends = Instant::END;
         if present {
             self.counters.sessions_persistent -= 1;
@@ -365,7 +391,7 @@ impl Shard {
         connect: &Connect<'_>,
         assigned: Option<&str>,
         present: bool,
-    ) {
+    ) -> Encoded {
         let keep_alive = self.keep_alive(connect);
         let settings = &self.settings;
         let expiry = self.granted_expiry(connect);
@@ -399,18 +425,53 @@ impl Shard {
         let version = connect.version;
         // MQTT 3.1 has no Session Present flag.
         let connack = ConnAck { session_present: present && version != Version::V31, ..connack };
-        packet::encode_connack(out, version, &connack);
+        packet::encode_connack(out, version, &connack)
     }
 }
 
+/// The CONNECT at the start of `bytes`, and what follows it.
+fn first_packet(bytes: &[u8]) -> Option<(Connect<'_>, &[u8])> {
+    let Ok(Framing::Complete { total, .. }) = packet::frame(bytes, u32::MAX) else { return None };
+    let (packet, rest) = bytes.split_at_checked(total)?;
+    Some((packet::decode_connect(packet).ok()?, rest))
+}
+
+/// The mountpoint of one client, below which there is room for a topic and for that of its will.
+fn mount(template: &str, client_id: &str, connect: &Connect<'_>) -> Result<String, Refused> {
+    let mountpoint = mountpoint_of(template, client_id, connect.username);
+    if mountpoint.len() >= MAX_TOPIC_LENGTH {
+        let what = "the mountpoint is too long with this ClientId or user name";
+        return Err(Refused(ReasonCode::ClientIdentifierNotValid, what));
+    }
+    let will = connect.will.as_ref().map_or(0, |will| will.topic.len());
+    if mountpoint.len() + will > MAX_TOPIC_LENGTH {
+        let what = "the will's topic is too long below the mountpoint";
+        return Err(Refused(ReasonCode::TopicNameInvalid, what));
+    }
+    Ok(mountpoint)
+}
+
 /// A listener's mountpoint for one client: `${client_id}` and `${username}` filled in. Characters
-/// that would change the topic's structure are replaced.
+/// that would change the topic's structure are replaced, and so is a `$` at the beginning: topics
+/// that begin with it are the server's.
 fn mountpoint_of(template: &str, client_id: &str, username: Option<&str>) -> String {
     if template.is_empty() {
         return String::new();
     }
     let clean = |text: &str| text.replace(['/', '+', '#', '\0'], "_");
-    template
-        .replace("${client_id}", &clean(client_id))
-        .replace("${username}", &clean(username.unwrap_or("")))
+    let username = username.unwrap_or("");
+    let mut mountpoint = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some((before, (name, after))) =
+        rest.split_once("${").and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
+    {
+        mountpoint.push_str(before);
+        mountpoint.push_str(&clean(if name == "client_id" { client_id } else { username }));
+        rest = after;
+    }
+    mountpoint.push_str(rest);
+    match mountpoint.strip_prefix('$') {
+        Some(rest) => format!("_{rest}"),
+        None => mountpoint,
+    }
 }

@@ -155,6 +155,9 @@ pub enum Parting {
     Broken,
 }
 
+/// A larger input buffer is not kept when it is empty, bytes.
+pub const INPUT_MAX: usize = 8 * 1024;
+
 /// Keep Alive counts whole packets [MQTT-3.1.2-22]. So that a large one over a slow link is not cut
 /// off, so many bytes of an unfinished packet count like one. A client that sends less than that in
 /// one and a half times its Keep Alive is silent, however often it sends single bytes.
@@ -197,6 +200,14 @@ impl Input {
             self.bytes.drain(..self.used);
             self.heard -= self.used;
             self.used = 0;
+            self.trim();
+        }
+    }
+
+    /// One large packet must not leave a large buffer to every connection that sent one.
+    fn trim(&mut self) {
+        if self.bytes.capacity() > INPUT_MAX && self.bytes.len() < self.bytes.capacity() / 4 {
+            self.bytes.shrink_to(2 * self.bytes.len());
         }
     }
 
@@ -233,6 +244,7 @@ impl Input {
         }
         self.bytes.drain(to..from);
         self.heard = to;
+        self.trim();
     }
 
     /// Bytes of memory.

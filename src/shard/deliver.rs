@@ -5,10 +5,12 @@ use super::connection::Connection;
 use super::output::{Output, Pool};
 use crate::config::OnFull;
 use crate::ids::SocketId;
-use crate::limits::cost;
+use crate::limits::{MAX_REMAINING_LENGTH, MAX_TOPIC_LENGTH, cost};
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
-use crate::packet::{self, AckKind, OutPublish, PacketId, Qos, ReasonCode, Version};
+use crate::packet::{
+    self, AckKind, Encoded, OutPublish, PacketId, Qos, ReasonCode, Version, Violation,
+};
 use crate::session::{Flow, Pushed, Queued, Session, SubscriptionIds};
 use crate::time::Instant;
 
@@ -19,6 +21,25 @@ const OVERSHOOT: usize = 8;
 const STALLED: u64 = 300;
 /// Milliseconds above the high-water mark after which a client counts as slow.
 pub(super) const CROWDED: u64 = 1000;
+/// Bytes of a PUBLISH besides topic, properties, payload and Subscription Identifiers, at most.
+const PUBLISH_HEAD: usize = 32;
+/// Bytes of a Subscription Identifier with the byte that names it, at most.
+const SUBSCRIPTION_ID: usize = 5;
+
+const NO_ENCODING: Violation = Violation {
+    reason: ReasonCode::ImplementationSpecificError,
+    what: "the answer is longer than a packet can be",
+};
+
+/// Why a message cannot be sent to a client as one packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Misfit {
+    /// It is larger than the client's Maximum Packet Size [MQTT-3.1.2-24].
+    TooLarge,
+    /// It has no encoding in the client's version: longer than any packet can be.
+    NotEncodable,
+}
+
 /// How one delivery differs from the publication.
 #[derive(Clone, Copy)]
 pub(super) struct Terms<'a> {
@@ -53,6 +74,20 @@ impl Shard {
         self.counters.bytes_sent += added as u64;
     }
 
+    /// Appends a packet that may have no encoding: an answer that is owed and cannot be given ends
+    /// the connection.
+    pub(super) fn answer(
+        &mut self,
+        socket: SocketId,
+        encode: impl FnOnce(&mut Vec<u8>) -> Encoded,
+    ) {
+        let mut encoded = Ok(());
+        self.write(socket, |out| encoded = encode(out));
+        if encoded.is_err() {
+            self.closing.push((socket, super::close::Cause::Violation(NO_ENCODING)));
+        }
+    }
+
     /// Appends one of the four acknowledgements.
     pub(super) fn write_ack(
         &mut self,
@@ -62,8 +97,7 @@ impl Shard {
         id: PacketId,
         reason: ReasonCode,
     ) {
-        let ack = packet::Ack::new(id, reason);
-        self.write(socket, |out| packet::encode_ack(out, version, kind, &ack));
+        self.write(socket, |out| packet::encode_bare_ack(out, version, kind, id, reason));
     }
 
     /// Delivers a message to a session of this shard: sends, queues or drops it by policy. What is
@@ -81,6 +115,9 @@ impl Shard {
             return;
         }
         let qos = message.qos.min(terms.qos);
+        if session.unmounted(message.topic).is_none() {
+            return; // no topic of this client's, whatever its filter matches
+        }
         if session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0 {
             self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
             return;
@@ -130,8 +167,8 @@ impl Shard {
             subscription_ids: terms.subscription_ids,
             message_expiry,
         };
-        if !self.fits(index, message, &outbound) {
-            self.counters.dropped_packet_too_large += 1;
+        if let Err(misfit) = self.fits(index, message, &outbound) {
+            self.count_misfit(misfit);
             return;
         }
         self.send_publish(index, socket, message, &outbound);
@@ -178,8 +215,8 @@ impl Shard {
             subscription_ids: terms.subscription_ids,
             message_expiry,
         };
-        if !self.fits(index, message, &outbound) {
-            self.counters.dropped_packet_too_large += 1;
+        if let Err(misfit) = self.fits(index, message, &outbound) {
+            self.count_misfit(misfit);
             return;
         }
         let queued = keep.then(|| Queued {
@@ -272,18 +309,24 @@ impl Shard {
         }
     }
 
-    /// Whether the packet is within the client's Maximum Packet Size [MQTT-3.1.2-24].
+    /// Whether the packet has an encoding within the client's Maximum Packet Size
+    /// [MQTT-3.1.2-24]. Asked before a packet identifier is given to it.
     pub(super) fn fits(
         &self,
         index: u32,
         message: &MessageRef<'_>,
         outbound: &Outbound<'_>,
-    ) -> bool {
-        let Some(session) = self.sessions.get(index) else { return false };
-        if session.maximum_packet_size == u32::MAX {
-            return true;
+    ) -> Result<(), Misfit> {
+        let Some(session) = self.sessions.get(index) else { return Ok(()) };
+        let ids = outbound.subscription_ids.len().saturating_mul(SUBSCRIPTION_ID);
+        let most = message.size().saturating_add(ids).saturating_add(PUBLISH_HEAD);
+        if session.maximum_packet_size == u32::MAX
+            && most <= MAX_REMAINING_LENGTH as usize
+            && message.topic.len() <= MAX_TOPIC_LENGTH
+        {
+            return Ok(());
         }
-        let topic = &message.topic[session.mountpoint().len()..];
+        let topic = session.unmounted(message.topic).unwrap_or(message.topic);
         let publish = out_publish(message, topic, outbound);
         // A topic alias adds three bytes at most while it is being set. What the connection was
         // granted counts, whatever the settings say by now.
@@ -292,8 +335,23 @@ impl Shard {
             .and_then(|socket| self.connections.get(socket.0))
             .and_then(|connection| connection.aliases.as_ref());
         let alias = if aliases.is_some_and(|aliases| aliases.outbound_limit > 0) { 3 } else { 0 };
-        packet::publish_size(session.version, &publish) + alias
-            <= session.maximum_packet_size as usize
+        let size = packet::publish_size(session.version, &publish)
+            .ok()
+            .map(|size| size + alias)
+            .filter(|&size| size <= packet::MAX_PACKET_SIZE as usize)
+            .ok_or(Misfit::NotEncodable)?;
+        if size > session.maximum_packet_size as usize {
+            return Err(Misfit::TooLarge);
+        }
+        Ok(())
+    }
+
+    /// Counts a message that is dropped because it does not fit.
+    pub(super) fn count_misfit(&mut self, misfit: Misfit) {
+        match misfit {
+            Misfit::TooLarge => self.counters.dropped_packet_too_large += 1,
+            Misfit::NotEncodable => self.counters.dropped_not_encodable += 1,
+        }
     }
 
     /// The gauges of a session that ends; what it had not delivered is counted as dropped.

@@ -3,16 +3,20 @@
 
 use super::Shard;
 use super::connection::Connection;
-use super::deliver::{Outbound, is_slow, out_publish, output_of};
+use super::deliver::{Misfit, Outbound, is_slow, out_publish, output_of};
 use super::pace::Receivers;
+use super::spare::halve;
 use crate::ids::SocketId;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::packet::{self, OutPublish, Qos, Version};
+use crate::packet::{self, Encoded, OutPublish, Qos, Version};
 use crate::topic::FilterId;
 
 /// A payload larger than this is written from the shared message, not copied per subscriber.
 const COPY: usize = 16 * 1024;
+
+/// Bytes of an encoded packet whose buffer is kept.
+const KEPT: usize = 2 * COPY;
 
 /// What the delivery of one message to many clients shares.
 #[derive(Default)]
@@ -50,20 +54,34 @@ impl Fan {
         self.receivers = Receivers::Nobody;
     }
 
+    /// Gives back what large messages and crowds have left.
+    pub(super) fn shrink(&mut self) {
+        for encoded in self.encoded.iter_mut().filter(|encoded| encoded.capacity() > KEPT) {
+            *encoded = Vec::new();
+        }
+        self.valid = 0;
+        self.stored = None;
+        halve(&mut self.crowded);
+        halve(&mut self.found);
+        halve(&mut self.overlapping);
+        halve(&mut self.mine);
+        halve(&mut self.ids);
+    }
+
     pub(super) fn store(&mut self, message: &MessageRef<'_>, scratch: &mut Vec<u8>) -> Message {
         self.stored.get_or_insert_with(|| Message::new(message, scratch)).clone()
     }
 
     /// Appends the packet, encoding it only for the first subscriber of its kind.
-    fn append(&mut self, out: &mut Vec<u8>, version: Version, publish: &OutPublish<'_>) {
+    fn append(&mut self, out: &mut Vec<u8>, version: Version, publish: &OutPublish<'_>) -> Encoded {
         let variant = usize::from(version.is_v5()) << 3
             | (publish.qos as usize) << 1
             | usize::from(publish.retain);
         let encoded = &mut self.encoded[variant];
         if self.valid & 1 << variant == 0 {
-            self.valid |= 1 << variant;
             encoded.clear();
-            packet::encode_publish(encoded, version, publish);
+            packet::encode_publish(encoded, version, publish)?;
+            self.valid |= 1 << variant;
         }
         let at = out.len();
         out.extend_from_slice(encoded);
@@ -72,6 +90,7 @@ impl Fan {
             let at = at + header + 2 + publish.topic.len();
             out[at..at + 2].copy_from_slice(&id.get().to_be_bytes());
         }
+        Ok(())
     }
 }
 
@@ -86,8 +105,9 @@ impl Shard {
         let Some(session) = self.sessions.get(index) else { return };
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let version = session.version;
-        let mounted = session.mountpoint().len();
-        let mut publish = out_publish(message, &message.topic[mounted..], outbound);
+        let mounted = session.extras.is_some();
+        let Some(topic) = session.unmounted(message.topic) else { return };
+        let mut publish = out_publish(message, topic, outbound);
         let aliased = version.is_v5() && alias(connection, &mut publish);
         let shared = publish.payload.len() > COPY;
         if shared {
@@ -99,17 +119,30 @@ impl Shard {
         let aliased = aliased && !Mutant::AliasInSharedEncoding.is_on();
         let no_ids =
             publish.subscription_ids.is_empty() || Mutant::IdentifierInSharedEncoding.is_on();
-        let plain = mounted == 0 && !aliased && !publish.dup && no_ids;
+        let plain = !mounted && !aliased && !publish.dup && no_ids;
+        let mut encoded = Ok(());
         if let (true, Some(stored)) = (shared, &self.fan.stored) {
             output.append(&mut self.pool, |out| {
-                packet::encode_publish_head(out, version, &publish);
+                encoded = packet::encode_publish_head(out, version, &publish);
             });
-            output.append_shared(stored.clone(), stored.payload_range());
+            if encoded.is_ok() {
+                output.append_shared(stored.clone(), stored.payload_range());
+            }
         } else if self.fan.many && plain {
             let fan = &mut self.fan;
-            output.append(&mut self.pool, |out| fan.append(out, version, &publish));
+            output.append(&mut self.pool, |out| encoded = fan.append(out, version, &publish));
         } else {
-            output.append(&mut self.pool, |out| packet::encode_publish(out, version, &publish));
+            output.append(&mut self.pool, |out| {
+                encoded = packet::encode_publish(out, version, &publish);
+            });
+        }
+        if encoded.is_err() {
+            // `fits` has been asked; were it wrong, the message would be dropped like any other.
+            match outbound.id {
+                Some(id) => self.skip(index, socket, id, Misfit::NotEncodable),
+                None => self.count_misfit(Misfit::NotEncodable),
+            }
+            return;
         }
         let unsent = output.unsent();
         if unsent > self.settings.high_water() {

@@ -33,6 +33,7 @@ mod retain;
 mod route;
 mod settings;
 mod share;
+mod spare;
 mod stop;
 mod subscribe;
 mod sys;
@@ -44,6 +45,7 @@ pub use outbox::Outbox;
 pub use placement::home_of;
 use settings::Promised;
 pub use settings::Settings;
+pub use spare::Footprint;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
 use crate::limits;
@@ -234,11 +236,6 @@ impl Shard {
     /// Which shard this is.
     pub fn id(&self) -> ShardId {
         self.id
-    }
-
-    /// Connections and sessions: what most of the shard's memory is for.
-    pub fn population(&self) -> usize {
-        self.connections.len() + self.sessions.len()
     }
 
     /// Begins a step at `now`. `micros` is the same moment on a finer clock shared by all shards.

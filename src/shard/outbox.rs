@@ -1,5 +1,6 @@
 //! Mail of one shard to the others, as it is written during a step.
 
+use super::spare::{halve_queue, halve_spare};
 use crate::ids::{ShardId, ShardSet};
 use crate::mesh::mail::{Control, Data};
 use crate::message::{Batch, Errand, Message, MessageRef};
@@ -10,6 +11,9 @@ use std::collections::VecDeque;
 const BATCH: usize = 32 * 1024;
 /// A message larger than this travels as a shared allocation, not as a copy.
 const COPY: usize = 8 * 1024;
+/// Buffers of batches that are kept, and the largest of them, bytes.
+const SPARE: usize = 64;
+const SPARE_MAX: usize = 2 * BATCH;
 /// Staged control mails to one shard past which clients of this shard wait.
 const STAGED: usize = 4096;
 
@@ -30,12 +34,15 @@ pub struct Outbox {
     me: ShardId,
     boxes: Vec<Letters>,
     spare: Vec<Vec<u8>>,
+    /// Fewest spare buffers there were since the last [`Outbox::shrink`].
+    least: usize,
 }
 
 impl Outbox {
     /// For shard `me` of `shards`.
     pub fn new(me: ShardId, shards: usize) -> Self {
-        Outbox { me, boxes: (0..shards).map(|_| Letters::default()).collect(), spare: Vec::new() }
+        let boxes = (0..shards).map(|_| Letters::default()).collect();
+        Outbox { me, boxes, spare: Vec::new(), least: 0 }
     }
 
     /// The mail to one shard, for whoever carries it to the mailbox.
@@ -76,7 +83,7 @@ impl Outbox {
         let target = &mut self.boxes[to.0 as usize];
         if message.size() > COPY {
             if !Mutant::LargeOvertakesBatch.is_on() {
-                close(target, &mut self.spare);
+                close(target, &mut self.spare, &mut self.least);
             }
             let stored = stored.get_or_insert_with(|| Message::new(message, scratch));
             target.data.push_back(Data::One(stored.clone(), errand));
@@ -84,7 +91,7 @@ impl Outbox {
         }
         target.batch.push(message, errand);
         if target.batch.len() > BATCH {
-            close(target, &mut self.spare);
+            close(target, &mut self.spare, &mut self.least);
         }
     }
 
@@ -96,14 +103,24 @@ impl Outbox {
     /// Closes the batches of this step, so that they can be carried.
     pub fn close_batches(&mut self) {
         for target in &mut self.boxes {
-            close(target, &mut self.spare);
+            close(target, &mut self.spare, &mut self.least);
         }
     }
 
     /// Takes a delivered batch's buffer for the next one.
     pub fn recycle(&mut self, batch: Batch) {
-        if self.spare.len() < 64 {
-            self.spare.push(batch.into_bytes());
+        let bytes = batch.into_bytes();
+        if self.spare.len() < SPARE && bytes.capacity() <= SPARE_MAX {
+            self.spare.push(bytes);
+        }
+    }
+
+    /// Drops half of the buffers that were not needed since the last call.
+    pub fn shrink(&mut self) {
+        halve_spare(&mut self.spare, &mut self.least);
+        for target in &mut self.boxes {
+            halve_queue(&mut target.data);
+            halve_queue(&mut target.control);
         }
     }
 
@@ -123,9 +140,10 @@ impl Outbox {
     }
 }
 
-fn close(target: &mut Letters, spare: &mut Vec<Vec<u8>>) {
+fn close(target: &mut Letters, spare: &mut Vec<Vec<u8>>, least: &mut usize) {
     if !target.batch.is_empty() {
         let fresh = Batch::reuse(spare.pop().unwrap_or_default());
+        *least = (*least).min(spare.len());
         target.data.push_back(Data::Batch(std::mem::replace(&mut target.batch, fresh)));
     }
 }

@@ -1,7 +1,8 @@
 //! What waits to be written to one connection, coalesced into one send at a time, and the pool
 //! that the buffers come from and go back to.
 
-use super::connection::Input;
+use super::connection::{INPUT_MAX, Input};
+use super::spare::halve_spare;
 use crate::message::Message;
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -146,6 +147,9 @@ impl Output {
                 pool.put(bytes);
             }
         }
+        if self.sealed.capacity() > SEGMENTS {
+            self.sealed = VecDeque::new();
+        }
         pool.put(std::mem::take(&mut self.tail));
         (self.queued, self.in_flight, self.crowded, self.dirty) = (0, 0, None, false);
     }
@@ -162,6 +166,11 @@ pub struct Pool {
     outputs: Vec<Box<Output>>,
     #[allow(clippy::vec_box)]
     inputs: Vec<Box<Input>>,
+    /// The same as `least` for outputs and inputs.
+    least_outputs: usize,
+    least_inputs: usize,
+    /// Bytes of buffers that were dropped instead of being kept.
+    released: u64,
 }
 
 /// A new buffer's capacity, bytes.
@@ -170,8 +179,6 @@ const BUFFER: usize = 1024;
 const BUFFER_MAX: usize = 256 * 1024;
 /// Bytes kept in all.
 const POOL_MAX: usize = 8 * 1024 * 1024;
-/// A larger input buffer is not kept, bytes.
-const INPUT_MAX: usize = 8 * 1024;
 /// Outputs kept.
 const OUTPUTS_MAX: usize = 2048;
 
@@ -191,11 +198,16 @@ impl Pool {
     /// Gives a buffer back.
     pub fn put(&mut self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
-        if (1..=BUFFER_MAX).contains(&capacity) && self.bytes + capacity <= POOL_MAX {
-            buffer.clear();
-            self.bytes += capacity;
-            self.buffers.push(buffer);
+        if capacity == 0 {
+            return;
         }
+        if capacity > BUFFER_MAX || self.bytes + capacity > POOL_MAX {
+            self.released += capacity as u64;
+            return;
+        }
+        buffer.clear();
+        self.bytes += capacity;
+        self.buffers.push(buffer);
     }
 
     /// Gives a finished send's buffers back.
@@ -214,7 +226,9 @@ impl Pool {
 
     /// An output for a connection that has something to send.
     pub fn take_output(&mut self) -> Box<Output> {
-        self.outputs.pop().unwrap_or_default()
+        let output = self.outputs.pop();
+        self.least_outputs = self.least_outputs.min(self.outputs.len());
+        output.unwrap_or_default()
     }
 
     /// Gives an output back.
@@ -227,7 +241,9 @@ impl Pool {
 
     /// A buffer for a packet that has not wholly arrived.
     pub fn take_input(&mut self) -> Box<Input> {
-        self.inputs.pop().unwrap_or_default()
+        let input = self.inputs.pop();
+        self.least_inputs = self.least_inputs.min(self.inputs.len());
+        input.unwrap_or_default()
     }
 
     /// Gives such a buffer back.
@@ -235,7 +251,14 @@ impl Pool {
         if input.capacity() <= INPUT_MAX && self.inputs.len() < OUTPUTS_MAX {
             input.clear();
             self.inputs.push(input);
+        } else {
+            self.released += input.capacity() as u64;
         }
+    }
+
+    /// Bytes of buffers that were too large or too many to be kept, since the start.
+    pub fn released(&self) -> u64 {
+        self.released
     }
 
     /// Drops half of the buffers that were not needed since the last call.
@@ -244,10 +267,9 @@ impl Pool {
         for buffer in self.buffers.drain(keep..) {
             self.bytes -= buffer.capacity();
         }
-        if self.buffers.is_empty() {
-            self.outputs = Vec::new();
-            self.inputs = Vec::new();
-        }
+        crate::slab::trim(&mut self.buffers);
         self.least = self.buffers.len();
+        halve_spare(&mut self.outputs, &mut self.least_outputs);
+        halve_spare(&mut self.inputs, &mut self.least_inputs);
     }
 }

@@ -5,6 +5,7 @@ use super::connection::Holds;
 use super::receive::Flow;
 use super::settings::Promised;
 use crate::ids::SocketId;
+use crate::limits::MAX_TOPIC_LENGTH;
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{AckKind, PacketId, Publish, Qos, ReasonCode, Version, Violation};
@@ -137,14 +138,13 @@ impl Shard {
         topic: &str,
         mounted: usize,
     ) -> Result<Flow, Violation> {
-        if topic::levels(topic) > self.settings.max_topic_levels {
+        let own = topic.get(mounted..).unwrap_or(topic);
+        if topic::levels(own) > self.settings.max_topic_levels {
             return Err(LEVELS);
         }
-        if topic::is_servers_own(&topic[mounted..]) {
-            // The server's own; nobody else speaks there (section 4.7.2).
+        if let Some(reason) = self.refuses_topic(topic, own) {
             self.count_received(publish);
-            self.counters.dropped_not_authorized += 1;
-            self.acknowledge(socket, index, version, publish, ReasonCode::NotAuthorized);
+            self.acknowledge(socket, index, version, publish, reason);
             return Ok(Flow::Next);
         }
         if !publish.has_promised_format() {
@@ -191,6 +191,23 @@ impl Shard {
         let reason = if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
         self.acknowledge(socket, index, version, publish, reason);
         Ok(Flow::Next)
+    }
+
+    /// Why nobody may publish to a topic, whose last part is what the client calls it; counted as
+    /// dropped. MQTT 3 has no way to tell the client.
+    #[inline]
+    fn refuses_topic(&mut self, topic: &str, own: &str) -> Option<ReasonCode> {
+        if topic::is_servers_own(own) {
+            // The server's own; nobody else speaks there (section 4.7.2).
+            self.counters.dropped_not_authorized += 1;
+            return Some(ReasonCode::NotAuthorized);
+        }
+        if topic.len() > MAX_TOPIC_LENGTH {
+            // With the mountpoint before it no subscriber could be sent it.
+            self.counters.dropped_not_encodable += 1;
+            return Some(ReasonCode::TopicNameInvalid);
+        }
+        None
     }
 
     #[inline]

@@ -80,9 +80,14 @@ impl Shard {
             subscription_ids: ids.as_slice(),
             message_expiry: message_expiry.filter(|_| !Mutant::ExpiryNotPassedOn.is_on()),
         };
-        if !self.fits(index, &view, &outbound) && !Mutant::TooLargeFromQueue.is_on() {
-            self.counters.dropped_packet_too_large += u64::from(!Mutant::WrongDropReason.is_on());
-            self.counters.dropped_expired += u64::from(Mutant::WrongDropReason.is_on());
+        if let Err(misfit) = self.fits(index, &view, &outbound)
+            && !Mutant::TooLargeFromQueue.is_on()
+        {
+            if Mutant::WrongDropReason.is_on() {
+                self.counters.dropped_expired += 1;
+            } else {
+                self.count_misfit(misfit);
+            }
             return Pumped::Dropped;
         }
         if queued.qos != Qos::AtMostOnce {

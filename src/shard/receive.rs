@@ -282,8 +282,9 @@ impl Shard {
         if let Some(expiry) = disconnect.session_expiry
             && let Some(session) = self.sessions.get_mut(index)
         {
-            if session.expiry == 0 && expiry != 0 {
-                return Err(EXPIRY_FROM_ZERO); // section 3.14.2.2.2
+            // Section 3.14.2.2.2. Where none is granted, CONNECT may have asked for one.
+            if session.expiry == 0 && expiry != 0 && self.settings.session_expiry_max > 0 {
+                return Err(EXPIRY_FROM_ZERO);
             }
             if !Mutant::DisconnectExpiryIgnored.is_on() {
                 session.expiry = expiry.min(self.settings.session_expiry_max);

@@ -2,7 +2,7 @@
 //! `mqtt.retry_interval` says so, what has gone unacknowledged for that long.
 
 use super::Shard;
-use super::deliver::Outbound;
+use super::deliver::{Misfit, Outbound};
 use super::timers::Timer;
 use crate::ids::SocketId;
 use crate::mutant::Mutant;
@@ -64,20 +64,21 @@ impl Shard {
                 subscription_ids: queued.subscription_ids.as_slice(),
                 message_expiry: view.seconds_left(now).unwrap_or(Some(0)),
             };
-            if self.fits(index, &view, &outbound) {
-                self.fan.begin(Some(&queued.message));
-                self.send_publish(index, socket, &view, &outbound);
-                self.fan.crowded.clear();
-            } else {
-                self.skip(index, socket, id);
+            match self.fits(index, &view, &outbound) {
+                Ok(()) => {
+                    self.fan.begin(Some(&queued.message));
+                    self.send_publish(index, socket, &view, &outbound);
+                    self.fan.crowded.clear();
+                }
+                Err(misfit) => self.skip(index, socket, id, misfit),
             }
         }
     }
 
     /// A redelivery that the client's new Maximum Packet Size forbids counts as completed
     /// [MQTT-3.1.2-25].
-    fn skip(&mut self, index: u32, socket: SocketId, id: PacketId) {
-        self.counters.dropped_packet_too_large += 1;
+    pub(super) fn skip(&mut self, index: u32, socket: SocketId, id: PacketId, misfit: Misfit) {
+        self.count_misfit(misfit);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let version = session.version;
         match session.flow().window.skip(id) {

@@ -6,7 +6,7 @@ use super::receive::Flow;
 use super::route::{GROUP, pack};
 use super::task::{Rest, Task};
 use crate::ids::{SessionRef, SocketId};
-use crate::limits::cost;
+use crate::limits::{MAX_TOPIC_LENGTH, cost};
 use crate::mutant::Mutant;
 use crate::packet::{
     self, PacketId, Qos, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter,
@@ -156,7 +156,7 @@ impl Shard {
             reason_string: None,
             user: UserProperties::default(),
         };
-        self.write(socket, |out| packet::encode_suback(out, version, &suback));
+        self.answer(socket, |out| packet::encode_suback(out, version, &suback));
         self.ask_for_replays(index, joining.replays);
     }
 
@@ -215,6 +215,9 @@ impl Shard {
         let Some(session) = self.sessions.get(index) else {
             return Err(ReasonCode::UnspecifiedError);
         };
+        if session.mountpoint().len() + filter.len() > MAX_TOPIC_LENGTH {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
         let shares = session.extras.as_ref().map_or(0, |extras| extras.shares.len());
         let full = session.subscriptions.len() + shares >= settings.max_subscriptions;
         let unhashed = self.unhashed.get(&index).map_or(0, |&count| count as usize) + shares;

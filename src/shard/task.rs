@@ -186,7 +186,7 @@ impl Shard {
     ) {
         let user = UserProperties::default();
         let unsuback = UnsubAck { id, codes, reason_string: None, user };
-        self.write(socket, |out| packet::encode_unsuback(out, version, &unsuback));
+        self.answer(socket, |out| packet::encode_unsuback(out, version, &unsuback));
     }
 
     /// Begins the replays that a SUBSCRIBE asked for, in its order.

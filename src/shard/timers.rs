@@ -206,7 +206,7 @@ impl Shard {
     fn begin_housekeeping(&mut self) {
         // Those that were listed by now; who is put back is for the next time.
         self.idle_flows_due = self.idle_flows.len();
-        self.pool.shrink();
+        self.give_back_spare();
         let sessions = &self.sessions;
         let hash = |index| sessions.get(index).map_or(0, |session| session.key.0.get());
         self.names.shrink(hash);

@@ -157,6 +157,7 @@ counters! {
         dropped_outgoing_full reason = "outgoing_full";
         dropped_expired reason = "expired";
         dropped_packet_too_large reason = "packet_too_large";
+        dropped_not_encodable reason = "not_encodable";
         dropped_offline_qos0 reason = "offline_qos0";
         dropped_session_gone reason = "session_gone";
         dropped_not_authorized reason = "not_authorized";

@@ -193,8 +193,8 @@ impl<'a> Seeker<'a> {
     fn new(filter: &'a str) -> Self {
         let prefix = match filter.find(['+', '#']) {
             None => Some(filter),
-            Some(0) => None,
-            Some(wildcard) => Some(&filter[..wildcard - 1]),
+            // A wildcard is a whole level: a slash precedes it.
+            Some(wildcard) => filter.get(..wildcard).and_then(|before| before.strip_suffix('/')),
         };
         Seeker { levels: filter.split('/').collect(), prefix }
     }

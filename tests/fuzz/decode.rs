@@ -91,21 +91,21 @@ fn meaning(mut packet: Packet<'_>) -> String {
 pub fn encode(version: Version, packet: &Packet<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     match packet {
-        Packet::Connect(p) => packet::encode_connect(&mut out, p),
-        Packet::ConnAck(p) => packet::encode_connack(&mut out, version, p),
+        Packet::Connect(p) => packet::encode_connect(&mut out, p).unwrap(),
+        Packet::ConnAck(p) => packet::encode_connack(&mut out, version, p).unwrap(),
         Packet::Publish(p) => encode_publish(&mut out, version, p),
-        Packet::PubAck(p) => packet::encode_ack(&mut out, version, AckKind::PubAck, p),
-        Packet::PubRec(p) => packet::encode_ack(&mut out, version, AckKind::PubRec, p),
-        Packet::PubRel(p) => packet::encode_ack(&mut out, version, AckKind::PubRel, p),
-        Packet::PubComp(p) => packet::encode_ack(&mut out, version, AckKind::PubComp, p),
-        Packet::Subscribe(p) => packet::encode_subscribe(&mut out, version, p),
-        Packet::SubAck(p) => packet::encode_suback(&mut out, version, p),
-        Packet::Unsubscribe(p) => packet::encode_unsubscribe(&mut out, version, p),
-        Packet::UnsubAck(p) => packet::encode_unsuback(&mut out, version, p),
+        Packet::PubAck(p) => packet::encode_ack(&mut out, version, AckKind::PubAck, p).unwrap(),
+        Packet::PubRec(p) => packet::encode_ack(&mut out, version, AckKind::PubRec, p).unwrap(),
+        Packet::PubRel(p) => packet::encode_ack(&mut out, version, AckKind::PubRel, p).unwrap(),
+        Packet::PubComp(p) => packet::encode_ack(&mut out, version, AckKind::PubComp, p).unwrap(),
+        Packet::Subscribe(p) => packet::encode_subscribe(&mut out, version, p).unwrap(),
+        Packet::SubAck(p) => packet::encode_suback(&mut out, version, p).unwrap(),
+        Packet::Unsubscribe(p) => packet::encode_unsubscribe(&mut out, version, p).unwrap(),
+        Packet::UnsubAck(p) => packet::encode_unsuback(&mut out, version, p).unwrap(),
         Packet::PingReq => packet::encode_pingreq(&mut out),
         Packet::PingResp => packet::encode_pingresp(&mut out),
-        Packet::Disconnect(p) => packet::encode_disconnect(&mut out, version, p),
-        Packet::Auth(p) => packet::encode_auth(&mut out, p),
+        Packet::Disconnect(p) => packet::encode_disconnect(&mut out, version, p).unwrap(),
+        Packet::Auth(p) => packet::encode_auth(&mut out, p).unwrap(),
     }
     out
 }
@@ -126,10 +126,10 @@ fn encode_publish(out: &mut Vec<u8>, version: Version, publish: &packet::Publish
         forwarded: &forwarded,
         payload: publish.payload,
     };
-    packet::encode_publish(out, version, &publish);
-    assert_eq!(out.len(), packet::publish_size(version, &publish));
+    packet::encode_publish(out, version, &publish).unwrap();
+    assert_eq!(Ok(out.len()), packet::publish_size(version, &publish));
     let mut head = Vec::new();
-    packet::encode_publish_head(&mut head, version, &publish);
+    packet::encode_publish_head(&mut head, version, &publish).unwrap();
     assert_eq!([&head, publish.payload].concat(), *out);
 }
 

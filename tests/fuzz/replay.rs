@@ -54,9 +54,13 @@ fn replay(target: &str, run: fn(&[u8]), most: usize) {
     }
     assert!(failed.is_empty(), "scripts/fuzz --replay these: {failed:#?}");
     let began = Instant::now();
-    let mut rng = Rng::new(1);
+    // Longer, and with other mutations, where the environment says so.
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seconds = number("FUZZ_SECONDS");
+    let most = if seconds.is_some() { usize::MAX } else { most };
+    let mut rng = Rng::new(number("FUZZ_SEED").unwrap_or(1));
     for round in 0..most {
-        if began.elapsed() > Duration::from_secs(4) {
+        if began.elapsed() > Duration::from_secs(seconds.unwrap_or(4)) {
             break;
         }
         let (base, other) = (rng.below(corpus.len()), rng.below(corpus.len()));

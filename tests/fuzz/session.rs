@@ -11,12 +11,14 @@ use crate::speech;
 use crate::witness::{Ledger, Owed, Witness};
 use crate::world::{Plan, World, entrance};
 use ringmq::config::{OnFull, SharedStrategy};
-use ringmq::packet::{self, Ack, AckKind, PacketId, ReasonCode, Version};
+use ringmq::packet::{self, Ack, AckKind, MAX_PACKET_SIZE, PacketId, ReasonCode, Version};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::Settings;
 
 /// Connections open at a time.
 const CONNECTIONS: usize = 6;
+/// Bytes of the largest message, about.
+const LONGEST: usize = 65_536;
 /// Steps of one input.
 const STEPS: usize = 250;
 /// Bytes that clients say in one input: a flood is cheap to ask for.
@@ -41,6 +43,7 @@ struct Session {
     world: World,
     settings: Settings,
     ledger: Ledger,
+    mountpoints: [&'static str; 2],
     clients: Vec<Client>,
     said: usize,
     seen: Seen,
@@ -63,6 +66,47 @@ pub fn play(data: &[u8]) -> Seen {
     session.check();
     session.end();
     session.seen
+}
+
+/// The most and the least that settings allow. From bits of the first two bytes that mean nothing
+/// else, so that they meet every other choice.
+fn extremes(settings: &mut Settings, shape: u8, faulty: u8) {
+    if shape & 16 != 0 {
+        settings.max_inflight = u16::MAX;
+        settings.receive_maximum = u16::MAX;
+        settings.max_topic_alias = u16::MAX;
+        settings.topic_alias_outbound = u16::MAX;
+        settings.max_packet_size = MAX_PACKET_SIZE;
+        settings.max_topic_levels = 1024;
+    }
+    if shape & 32 != 0 {
+        settings.pending.messages = usize::from(shape & 64 != 0);
+        settings.pending.bytes = [0, 600][usize::from(shape & 64 != 0)];
+        settings.max_inflight = 1;
+        settings.max_topic_alias = 0;
+        settings.retained_max_bytes = 100;
+    }
+    if shape & 64 != 0 {
+        settings.response_information = "response/\u{fc}/".into();
+        settings.max_client_id_length = 65_535;
+    }
+    if shape & 128 != 0 {
+        settings.message_expiry_max = Some(u32::from(faulty & 64 != 0));
+        settings.retained_max_payload = 1;
+        settings.session_expiry_default = 0;
+        settings.session_expiry_max = 0;
+    }
+    if faulty & 128 != 0 {
+        settings.max_client_id_length = 1;
+        settings.empty_client_id = false;
+        settings.max_topic_levels = 1;
+    }
+}
+
+/// The listeners' mountpoints.
+fn mountpoints(shape: u8, faulty: u8) -> [&'static str; 2] {
+    let all = ["dev/", "\u{fc}/${client_id}/", "${username}/", "a/"];
+    if shape & 8 == 0 { ["", ""] } else { ["", all[usize::from(faulty >> 5 & 3)]] }
 }
 
 fn settings(input: &mut Input<'_>) -> Settings {
@@ -109,7 +153,9 @@ fn settings(input: &mut Input<'_>) -> Settings {
 impl Session {
     fn new(input: &mut Input<'_>) -> Self {
         let (shape, faulty) = (input.byte(), input.byte());
-        let settings = settings(input);
+        let mut settings = settings(input);
+        extremes(&mut settings, shape, faulty);
+        let mountpoints = mountpoints(shape, faulty);
         let small = shape & 4 != 0;
         let plan = Plan {
             seed: u64::from(shape),
@@ -123,12 +169,13 @@ impl Session {
                 split: if faulty & 4 != 0 { 500 } else { 0 },
                 receive: [65_536, 1, 7, 100][usize::from(faulty >> 3 & 3)],
             },
-            entrances: vec![entrance("")],
+            entrances: mountpoints.map(entrance).into(),
         };
         Session {
             world: World::new(plan),
             settings,
             ledger: Ledger::default(),
+            mountpoints,
             clients: Vec::new(),
             said: 0,
             seen: Seen::default(),
@@ -148,6 +195,7 @@ impl Session {
                 let bytes = publish(self.clients[at].witness.version, input);
                 // Mostly one; a flood now and then.
                 let count = if count >= 240 { usize::from(count) - 220 } else { 1 };
+                let count = count.min(1 + SPEECH / 2 / bytes.len().max(1));
                 (0..count).for_each(|_| self.say(at, &bytes));
             }
             9..=12 => self.speak(input, speech::subscribe),
@@ -211,9 +259,12 @@ impl Session {
             self.leave(0, End::Reset);
         }
         let shard = input.below(self.world.nodes.len());
-        let room = input.pick(&[1 << 20, 1 << 20, 60, 1000]);
-        let conn = self.world.connect(shard, 1 << 20, room);
-        let witness = Witness::new(format!("#{conn}"));
+        let byte = input.byte();
+        let room = [1 << 20, 1 << 20, 60, 1000][usize::from(byte % 4)];
+        let listener = byte >> 2 & 1;
+        let conn = self.world.connect_to(u16::from(listener), shard, 1 << 20, room);
+        let mountpoint = self.mountpoints[usize::from(listener)];
+        let witness = Witness::new(format!("#{conn}"), mountpoint);
         self.clients.push(Client { conn, witness, reading: true });
         let at = self.clients.len() - 1;
         if !input.flag() || input.flag() {
@@ -261,7 +312,7 @@ impl Session {
             let reason = if refused { ReasonCode::QuotaExceeded } else { ReasonCode::Success };
             let id = PacketId::new(id).expect("decoded");
             let mut bytes = Vec::new();
-            packet::encode_ack(&mut bytes, version, kind, &Ack::new(id, reason));
+            packet::encode_ack(&mut bytes, version, kind, &Ack::new(id, reason)).unwrap();
             self.say(at, &bytes);
         }
     }
@@ -312,8 +363,10 @@ impl Session {
         for node in &self.world.nodes {
             let (audit, counters) = (node.shard.audit(), &node.shard.counters);
             let queues = audit.sessions;
-            assert!(counters.pending_messages as usize <= queues * bounds.messages);
-            assert!(counters.pending_bytes as usize <= queues * bounds.bytes);
+            // Where a queue holds next to nothing, a replay still goes on one by one.
+            let (messages, bytes) = (bounds.messages.max(1), bounds.bytes.max(2 * LONGEST));
+            assert!(counters.pending_messages as usize <= queues * messages);
+            assert!(counters.pending_bytes as usize <= queues * bytes);
             assert!(counters.inflight as usize <= queues * usize::from(self.settings.max_inflight));
             assert!(audit.most_unsent <= unsent, "{} bytes unsent", audit.most_unsent);
             assert!(audit.retained as u64 <= self.settings.retained_max_messages);

@@ -46,6 +46,22 @@ const PROPERTIES: [&[u8]; 10] = [
     &[0x01, 0x02],
 ];
 
+/// Bytes of the longest string.
+const LONGEST: usize = 65_535;
+
+/// One of `choices`; for a few bytes the same made as long as a string can be, or nearly.
+fn word(input: &mut Input<'_>, choices: &[&'static str]) -> String {
+    let byte = input.byte();
+    let word = choices[usize::from(byte) % choices.len()];
+    match byte {
+        252 => format!("{word}{}", "x".repeat(LONGEST - word.len())),
+        253 => format!("{word}{}", "x".repeat(LONGEST - word.len() - 4)),
+        254 => format!("{}{word}", "\u{fc}".repeat((LONGEST - word.len()) / 2)),
+        255 => format!("{}{word}", "a/".repeat(500)),
+        _ => word.to_owned(),
+    }
+}
+
 fn id(input: &mut Input<'_>) -> PacketId {
     const ONE: PacketId = PacketId::new(1).expect("not 0");
     let byte = input.byte();
@@ -66,7 +82,7 @@ fn payload(input: &mut Input<'_>) -> Vec<u8> {
 pub fn connect(input: &mut Input<'_>) -> Vec<u8> {
     let version = input.pick(&[Version::V5, Version::V311, Version::V31, Version::V5]);
     let (flags, more) = (input.byte(), input.byte());
-    let client_id = input.pick(&NAMES);
+    let client_id = &word(input, &NAMES);
     let keep_alive = input.pick(&[0, 0, 1, 30, u16::MAX]);
     let mut properties = ConnectProperties::default();
     if version.is_v5() {
@@ -83,7 +99,7 @@ pub fn connect(input: &mut Input<'_>) -> Vec<u8> {
         properties.request_response_information = more & 128 != 0;
         properties.authentication_method = (more & 96 == 96).then_some("SCRAM");
     }
-    let topic = input.pick(&TOPICS);
+    let topic = &word(input, &TOPICS);
     let (payload, forwarded) = (payload(input), input.pick(&PROPERTIES));
     let will = Will {
         topic: if topic.is_empty() { "w" } else { topic },
@@ -108,7 +124,7 @@ pub fn connect(input: &mut Input<'_>) -> Vec<u8> {
         properties,
     };
     let mut out = Vec::new();
-    packet::encode_connect(&mut out, &connect);
+    packet::encode_connect(&mut out, &connect).unwrap();
     out
 }
 
@@ -116,7 +132,7 @@ pub fn connect(input: &mut Input<'_>) -> Vec<u8> {
 pub fn publish(version: Version, input: &mut Input<'_>) -> Vec<u8> {
     let flags = input.byte();
     let qos = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce][usize::from(flags & 3) % 3];
-    let topic = input.pick(&TOPICS);
+    let topic = &word(input, &TOPICS);
     let id = (qos != Qos::AtMostOnce).then(|| id(input));
     let payload = payload(input);
     let mut publish = OutPublish {
@@ -138,7 +154,7 @@ pub fn publish(version: Version, input: &mut Input<'_>) -> Vec<u8> {
         publish.forwarded = input.pick(&PROPERTIES);
     }
     let mut out = Vec::new();
-    packet::encode_publish(&mut out, version, &publish);
+    packet::encode_publish(&mut out, version, &publish).unwrap();
     out
 }
 
@@ -147,7 +163,7 @@ pub fn subscribe(version: Version, input: &mut Input<'_>) -> Vec<u8> {
     let (id, flags) = (id(input), input.byte());
     let mut raw = Vec::new();
     for _ in 0..=flags & 3 {
-        let filter = input.pick(&FILTERS);
+        let filter = &word(input, &FILTERS);
         let options = input.byte();
         let shared = filter.starts_with("$share/");
         let handling = [
@@ -161,14 +177,15 @@ pub fn subscribe(version: Version, input: &mut Input<'_>) -> Vec<u8> {
             retain_as_published: options & 8 != 0,
             retain_handling: handling[usize::from(options >> 4) % 3],
         };
-        SubscribeFilter { filter, options }.write(version, &mut raw);
+        SubscribeFilter { filter, options }.write(version, &mut raw).unwrap();
     }
     let ids = [None, None, Some(1), Some(2), Some(300), Some(268_435_455)];
     let subscription_id = ids[usize::from(flags >> 2) % 6].filter(|_| version.is_v5());
     let Ok(filters) = SubscribeFilters::parse(version, &raw) else { return Vec::new() };
     let user = UserProperties::default();
     let mut out = Vec::new();
-    packet::encode_subscribe(&mut out, version, &Subscribe { id, subscription_id, user, filters });
+    packet::encode_subscribe(&mut out, version, &Subscribe { id, subscription_id, user, filters })
+        .unwrap();
     out
 }
 
@@ -177,12 +194,12 @@ pub fn unsubscribe(version: Version, input: &mut Input<'_>) -> Vec<u8> {
     let id = id(input);
     let mut raw = Vec::new();
     for _ in 0..=input.below(4) {
-        UnsubscribeFilters::write(input.pick(&FILTERS), &mut raw);
+        UnsubscribeFilters::write(&word(input, &FILTERS), &mut raw).unwrap();
     }
     let Ok(filters) = UnsubscribeFilters::parse(&raw) else { return Vec::new() };
     let mut out = Vec::new();
     let user = UserProperties::default();
-    packet::encode_unsubscribe(&mut out, version, &Unsubscribe { id, user, filters });
+    packet::encode_unsubscribe(&mut out, version, &Unsubscribe { id, user, filters }).unwrap();
     out
 }
 
@@ -196,7 +213,7 @@ pub fn ack(version: Version, input: &mut Input<'_>) -> Vec<u8> {
         AckKind::PubRel | AckKind::PubComp => ReasonCode::PacketIdentifierNotFound,
     };
     let mut out = Vec::new();
-    packet::encode_ack(&mut out, version, kind, &Ack::new(id(input), reason));
+    packet::encode_ack(&mut out, version, kind, &Ack::new(id(input), reason)).unwrap();
     out
 }
 
@@ -211,7 +228,7 @@ pub fn other(version: Version, input: &mut Input<'_>) -> Vec<u8> {
             let expiry = [None, None, Some(0), Some(5), Some(u32::MAX)];
             let session_expiry = input.pick(&expiry).filter(|_| version.is_v5());
             let packet = Disconnect { session_expiry, ..Disconnect::new(reason) };
-            packet::encode_disconnect(&mut out, version, &packet);
+            packet::encode_disconnect(&mut out, version, &packet).unwrap();
         }
         _ => out = connect(input),
     }

@@ -52,6 +52,8 @@ pub enum Owed {
 pub struct Witness {
     pub version: Version,
     pub name: String,
+    /// What precedes its topics elsewhere; until CONNECT with placeholders.
+    mountpoint: String,
     said: Said,
     heard: Heard,
     clean: bool,
@@ -81,10 +83,11 @@ pub struct Witness {
 
 impl Witness {
     /// A connection on which nothing was said. `name` stands for the ClientId if it is empty.
-    pub fn new(name: String) -> Self {
+    pub fn new(name: String, mountpoint: &str) -> Self {
         Witness {
             version: Version::V5,
             name,
+            mountpoint: mountpoint.to_owned(),
             said: Said::Nothing,
             heard: Heard::Nothing,
             clean: true,
@@ -154,6 +157,10 @@ impl Witness {
         if !client_id.is_empty() {
             self.name = client_id.to_owned();
         }
+        self.mountpoint = self
+            .mountpoint
+            .replace("${client_id}", &client_id.replace(['/', '+', '#'], "_"))
+            .replace("${username}", connect.username.unwrap_or(""));
         *ledger.known.entry(self.name.clone()).or_default() += 1;
         self.packet_max = properties.maximum_packet_size.unwrap_or(u32::MAX);
         let theirs = properties.receive_maximum.unwrap_or(u16::MAX);
@@ -161,7 +168,8 @@ impl Witness {
         self.alias_max = properties.topic_alias_maximum.unwrap_or(0);
         self.informed = properties.request_problem_information;
         if let Some(will) = will {
-            ledger.published.insert((will.topic.to_owned(), will.payload.to_vec()));
+            let topic = format!("{}{}", self.mountpoint, will.topic);
+            ledger.published.insert((topic, will.payload.to_vec()));
         }
     }
 
@@ -205,6 +213,7 @@ impl Witness {
                 self.ours.insert(alias, topic.clone());
             }
         }
+        let topic = format!("{}{topic}", self.mountpoint);
         ledger.published.insert((topic, publish.payload.to_vec()));
     }
 
@@ -323,7 +332,7 @@ impl Witness {
         let wanted = ledger.filters.get(&self.name);
         let asked = wanted.is_some_and(|all| all.iter().any(|f| naive_matches(f, &topic)));
         assert!(asked, "{} never asked for {topic:?}", self.name);
-        let message = (topic, publish.payload.to_vec());
+        let message = (format!("{}{topic}", self.mountpoint), publish.payload.to_vec());
         assert!(ledger.published.contains(&message), "nobody published {message:?}");
         let ids: Vec<u32> = publish.properties.subscription_ids.iter().collect();
         assert!(ids.is_empty() || settings.subscription_identifiers);

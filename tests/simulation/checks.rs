@@ -4,6 +4,7 @@ use crate::client::{Client, Fate, plain_sub};
 use crate::model::{matches, plain};
 use crate::plan::WATCHERS;
 use crate::random::Sim;
+use ringmq::limits::MAX_TOPIC_LENGTH;
 use ringmq::packet::Version;
 use ringmq::topic::TopicHash;
 use std::collections::BTreeMap;
@@ -38,6 +39,9 @@ impl Sim {
 
     pub fn check_quiet(&self) {
         assert_eq!(self.world.problems(), Vec::<String>::new());
+        let retained = self.world.nodes.iter().flat_map(|node| node.shard.retained_topics());
+        let longest = retained.map(|topic| topic.len()).max().unwrap_or(0);
+        assert!(longest <= MAX_TOPIC_LENGTH, "a retained topic of {longest} bytes");
         let mut open = 0;
         for node in &self.world.nodes {
             let audit = node.shard.audit();
@@ -80,7 +84,13 @@ impl Sim {
         for node in &self.world.nodes {
             wanted.push(node.shard.wanted());
             for one in node.shard.subscribed() {
-                let filter = one.filter.replacen(prefix, "", 1);
+                let shared =
+                    one.filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+                let own = |filter: &str| filter.strip_prefix(prefix).unwrap_or(filter).to_owned();
+                let filter = match shared {
+                    Some((group, filter)) => format!("$share/{group}/{}", own(filter)),
+                    None => own(&one.filter),
+                };
                 known.entry(one.client_id).or_default().insert(filter, one.qos);
             }
         }
@@ -195,6 +205,7 @@ impl Sim {
         for (name, dropped, possible) in [
             ("queue_full", total.dropped_queue_full, short),
             ("packet_too_large", total.dropped_packet_too_large, small || features.hostile),
+            ("not_encodable", total.dropped_not_encodable, features.hostile),
             ("expired", total.dropped_expired, features.expiring),
             ("not_authorized", total.dropped_not_authorized, features.hostile),
             ("retained_limit", total.dropped_retained_limit, features.retained_limit),

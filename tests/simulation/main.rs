@@ -9,6 +9,7 @@ mod client;
 mod echo_cases;
 mod ending;
 mod epilogue;
+mod extreme_cases;
 mod hostile;
 mod model;
 mod more_cases;

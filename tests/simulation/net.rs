@@ -77,7 +77,8 @@ impl Conn {
 /// What the driver reports.
 #[derive(Debug)]
 pub enum Event {
-    Accepted,
+    /// By that listener.
+    Accepted(ListenerId),
     Received(Vec<u8>),
     EndOfStream,
     Failed,
@@ -125,7 +126,7 @@ pub struct Driver {
     slots: Vec<Slot>,
     free: Vec<u32>,
     queue: VecDeque<(u32, u32, Event)>,
-    pub accepts: VecDeque<ConnId>,
+    pub accepts: VecDeque<(ConnId, ListenerId)>,
     /// Hand-overs that succeed: to whom, which connection, which cookie.
     pub departures: Vec<(ShardId, ConnId, u64)>,
     pub faults: Faults,
@@ -174,7 +175,7 @@ impl Driver {
 
     /// The listener is closed: who was not accepted yet is turned away.
     pub fn stop_listening(&mut self, conns: &mut [Conn], now: Instant) {
-        for conn in self.accepts.drain(..) {
+        for (conn, _) in self.accepts.drain(..) {
             conns[conn].end(End::Reset, now);
         }
     }
@@ -308,8 +309,8 @@ impl Driver {
         loop {
             // Accepted last: so a place that was freed in this pass is taken again in it.
             let Some((index, generation, event)) = self.queue.pop_front() else {
-                let conn = self.accepts.pop_front()?;
-                return Some((SocketId(self.new_slot(conn)), Event::Accepted));
+                let (conn, listener) = self.accepts.pop_front()?;
+                return Some((SocketId(self.new_slot(conn)), Event::Accepted(listener)));
             };
             let slot = &mut self.slots[index as usize];
             if slot.generation != generation || !slot.open {
@@ -461,9 +462,9 @@ fn flatten(outgoing: &Outgoing) -> Vec<u8> {
 /// Tells the shard, as the broker's core does.
 pub fn tell(shard: &mut Shard, socket: SocketId, event: Event) {
     match event {
-        Event::Accepted => {
+        Event::Accepted(listener) => {
             let address = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-            shard.accepted(socket, ListenerId(0), Peer::Tcp(address, 1));
+            shard.accepted(socket, listener, Peer::Tcp(address, 1));
         }
         Event::Received(bytes) => shard.received(socket, &bytes),
         Event::EndOfStream => shard.end_of_stream(socket),

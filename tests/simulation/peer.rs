@@ -79,10 +79,19 @@ impl Peer {
         peer
     }
 
+    /// The same at another listener than the first.
+    pub fn connect_to(world: &mut World, listener: u16, connect: &Connect<'_>) -> Peer {
+        let conn = world.connect_to(listener, 0, 1 << 20, 1 << 20);
+        let mut peer = Peer { conn, version: Version::V5, input: Vec::new() };
+        peer.begin(world, connect);
+        world.settle();
+        peer
+    }
+
     /// Only sends the CONNECT.
     pub fn begin(&mut self, world: &mut World, connect: &Connect<'_>) {
         self.version = connect.version;
-        self.write(world, |out, _| packet::encode_connect(out, connect));
+        self.write(world, |out, _| packet::encode_connect(out, connect).unwrap());
     }
 
     pub fn write(&mut self, world: &mut World, encode: impl FnOnce(&mut Vec<u8>, Version)) {
@@ -128,7 +137,7 @@ impl Peer {
                 forwarded: &[],
                 payload,
             };
-            packet::encode_publish(out, version, &publish);
+            packet::encode_publish(out, version, &publish).unwrap();
         });
     }
 
@@ -155,7 +164,7 @@ impl Peer {
                 forwarded: &[],
                 payload,
             };
-            packet::encode_publish(out, version, &publish);
+            packet::encode_publish(out, version, &publish).unwrap();
         });
     }
 
@@ -207,35 +216,36 @@ impl Peer {
     ) {
         self.write(world, |out, version| {
             let mut raw = Vec::new();
-            SubscribeFilter { filter, options }.write(version, &mut raw);
+            SubscribeFilter { filter, options }.write(version, &mut raw).unwrap();
             let filters = SubscribeFilters::parse(version, &raw).unwrap();
             let user = UserProperties::default();
             let subscribe = Subscribe { id: id(number), subscription_id, user, filters };
-            packet::encode_subscribe(out, version, &subscribe);
+            packet::encode_subscribe(out, version, &subscribe).unwrap();
         });
     }
 
     pub fn unsubscribe(&mut self, world: &mut World, number: u16, filter: &str) {
         self.write(world, |out, version| {
             let mut raw = Vec::new();
-            UnsubscribeFilters::write(filter, &mut raw);
+            UnsubscribeFilters::write(filter, &mut raw).unwrap();
             let filters = UnsubscribeFilters::parse(&raw).unwrap();
             let unsubscribe =
                 Unsubscribe { id: id(number), user: UserProperties::default(), filters };
-            packet::encode_unsubscribe(out, version, &unsubscribe);
+            packet::encode_unsubscribe(out, version, &unsubscribe).unwrap();
         });
     }
 
     pub fn ack(&mut self, world: &mut World, kind: AckKind, number: u16) {
         self.write(world, |out, version| {
-            packet::encode_ack(out, version, kind, &Ack::new(id(number), ReasonCode::Success));
+            packet::encode_ack(out, version, kind, &Ack::new(id(number), ReasonCode::Success))
+                .unwrap();
         });
     }
 
     /// DISCONNECT.
     pub fn goodbye(&mut self, world: &mut World) {
         self.write(world, |out, version| {
-            packet::encode_disconnect(out, version, &Disconnect::new(ReasonCode::Success));
+            packet::encode_disconnect(out, version, &Disconnect::new(ReasonCode::Success)).unwrap();
         });
         world.settle();
         self.end(world, End::Fin);

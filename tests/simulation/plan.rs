@@ -7,7 +7,8 @@ use crate::settings::roomy;
 use crate::world::{Plan, entrance};
 use ringmq::config::{OnFull, SharedStrategy};
 use ringmq::limits::Budget;
-use ringmq::packet::Version;
+use ringmq::mesh::Entrance;
+use ringmq::packet::{MAX_PACKET_SIZE, Version};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::Settings;
 
@@ -53,6 +54,10 @@ pub struct Features {
     pub echoes: bool,
     /// Topics of all clients begin with it.
     pub mountpoint: &'static str,
+    /// Some settings are at their extremes.
+    pub extreme: bool,
+    /// Clients may leave their ClientId to the broker.
+    pub nameless: bool,
 }
 
 const STRATEGIES: [SharedStrategy; 5] = [
@@ -88,7 +93,53 @@ pub fn features(rng: &mut Rng, shards: usize) -> Features {
         limit: [1, 3, 64, 512][rng.below(4)],
         echoes: rng.chance(300),
         mountpoint: if rng.chance(100) { "tenant/" } else { "" },
+        extreme: false,
+        nameless: true,
     }
+}
+
+/// Settings at their extremes, some at a time, within which the clients keep the rules all the
+/// same. `rng` is one of its own: the seeds' other choices stay what they are.
+fn extremes(settings: &mut Settings, features: &mut Features, rng: &mut Rng) {
+    if features.mountpoint.is_empty() && rng.chance(100) || rng.chance(500) {
+        features.mountpoint =
+            ["tenant/", "\u{fc}/\u{30c6}\u{30ca}\u{30f3}\u{30c8}/", "/"][rng.below(3)];
+    }
+    for _ in 0..rng.range(1, 4) {
+        match rng.below(9) {
+            0 => settings.max_inflight = [1, u16::MAX][rng.below(2)],
+            1 => settings.receive_maximum = [1, u16::MAX][rng.below(2)],
+            2 => {
+                settings.max_topic_alias = [0, u16::MAX][rng.below(2)];
+                settings.topic_alias_outbound = [0, u16::MAX][rng.below(2)];
+            }
+            3 => {
+                settings.pending.messages = rng.below(2);
+                settings.pending.bytes = [0, 600][rng.below(2)];
+            }
+            4 => (settings.session_expiry_default, settings.session_expiry_max) = (0, 0),
+            5 => settings.max_qos = rng.below(2) as u8,
+            6 => {
+                settings.response_information = "response/\u{fc}/".into();
+                settings.max_client_id_length = 65_535;
+                settings.max_topic_levels = 1024;
+            }
+            7 => settings.max_packet_size = [24_000, MAX_PACKET_SIZE][rng.below(2)],
+            _ => {
+                (settings.max_client_id_length, settings.max_topic_levels) = (16, 4);
+                (settings.empty_client_id, features.nameless) = (false, false);
+            }
+        }
+    }
+}
+
+/// The first listener is for everybody, the others for peers that keep to nothing.
+fn entrances(rng: &mut Rng, mountpoint: &str) -> Vec<Entrance> {
+    let mut first = entrance(mountpoint);
+    if rng.chance(100) {
+        first.max_connect_rate = Some(rng.range(20, 200) as u32);
+    }
+    vec![first, entrance("hostile/${client_id}/"), entrance("")]
 }
 
 /// Settings within which the clients keep the rules whatever is reloaded.
@@ -146,8 +197,13 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
         1..=3 => rng.range(6, 15),
         _ => rng.range(1, 5),
     };
-    let features = features(rng, shards);
-    let settings = settings(rng, &features);
+    let mut features = features(rng, shards);
+    let mut settings = settings(rng, &features);
+    let mut own = Rng::new(seed ^ 0x5eed_e874_e3e5);
+    features.extreme = own.chance(300);
+    if features.extreme {
+        extremes(&mut settings, &mut features, &mut own);
+    }
     let faults = Faults {
         hand_over_fails: if rng.chance(700) { 50 } else { 0 },
         late: [0, 200, 600][rng.below(3)],
@@ -155,11 +211,7 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
         receive: [7, 64, 1000, 65_536][rng.below(4)],
     };
     let (data, control) = (rng.range(4, 40), rng.range(1, 40));
-    let mut entrance = entrance(features.mountpoint);
-    if rng.chance(100) {
-        entrance.max_connect_rate = Some(rng.range(20, 200) as u32);
-    }
-    let entrances = vec![entrance];
+    let entrances = entrances(rng, features.mountpoint);
     let plan = Plan { seed, shards, data, control, settings, faults: CALM, entrances };
     (plan, features, faults)
 }
@@ -176,7 +228,7 @@ pub fn new_client(at: usize, rng: &mut Rng, features: &Features) -> Client {
     if features.keep_alive {
         client.keep_alive = [0, 2, 5][rng.below(3)];
     }
-    if version != Version::V31 && rng.chance(50) {
+    if version != Version::V31 && rng.chance(50) && features.nameless {
         client.client_id.clear();
         client.nameless = true;
         // [MQTT-3.1.3-7] of 3.1.1

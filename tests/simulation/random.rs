@@ -67,6 +67,7 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
         session_expiry_max: settings.session_expiry_max,
         keep_alive_max: settings.keep_alive_max,
         max_inflight: settings.max_inflight,
+        max_qos: settings.max_qos,
         repeating: settings.retry_interval > 0,
         verbose,
         rng,
@@ -118,7 +119,8 @@ impl Sim {
     fn is_plain(&self) -> bool {
         let features = &self.features;
         let free = features.mountpoint.is_empty() && !features.hostile && !features.retained_limit;
-        free && self.settings.keep_alive_max == u16::MAX
+        free && !features.extreme
+            && self.settings.keep_alive_max == u16::MAX
             && self.settings.budget == Budget::BROKER
             && self.world.entrances.iter().all(|entrance| entrance.max_connect_rate.is_none())
     }

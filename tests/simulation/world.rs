@@ -136,12 +136,17 @@ impl World {
         self.note(bytes.len() as u64);
     }
 
-    /// A client connects to that shard's listener.
+    /// A client connects to that shard's first listener.
     pub fn connect(&mut self, shard: usize, up: usize, down: usize) -> ConnId {
+        self.connect_to(0, shard, up, down)
+    }
+
+    /// A client connects to one of that shard's listeners.
+    pub fn connect_to(&mut self, listener: u16, shard: usize, up: usize, down: usize) -> ConnId {
         self.conns.push(Conn::new(up, down, self.now));
         let conn = self.conns.len() - 1;
         let driver = &mut self.nodes[shard].driver;
-        driver.accepts.push_back(conn);
+        driver.accepts.push_back((conn, ListenerId(listener)));
         if !self.nodes[shard].listening {
             self.nodes[shard].driver.stop_listening(&mut self.conns, Instant(self.now));
         }
@@ -392,7 +397,7 @@ impl World {
 
 fn kind(event: &Event) -> u64 {
     match event {
-        Event::Accepted => 0,
+        Event::Accepted(_) => 0,
         Event::Received(_) => 1,
         Event::EndOfStream => 2,
         Event::Failed => 3,

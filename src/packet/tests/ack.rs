@@ -27,7 +27,7 @@ fn two_bytes_mean_success() {
             let ack = Ack::new(id(0x1234), ReasonCode::Success);
             assert_eq!(decoded(version, &bytes), (kind, ack));
             let mut out = Vec::new();
-            encode_ack(&mut out, version, kind, &ack);
+            encode_ack(&mut out, version, kind, &ack).unwrap();
             assert_eq!(out, bytes);
         }
     }
@@ -44,11 +44,11 @@ fn three_bytes_have_a_reason_and_no_properties() {
         let ack = Ack::new(id(7), reason);
         assert_eq!(decoded(V5, &bytes), (kind, ack));
         let mut out = Vec::new();
-        encode_ack(&mut out, V5, kind, &ack);
+        encode_ack(&mut out, V5, kind, &ack).unwrap();
         assert_eq!(out, bytes);
         // Version 3 has no word for it.
         out.clear();
-        encode_ack(&mut out, V311, kind, &ack);
+        encode_ack(&mut out, V311, kind, &ack).unwrap();
         assert_eq!(out, [first, 2, 0, 7]);
     }
 }
@@ -68,7 +68,7 @@ fn reason_string_and_user_properties_come_through() {
     assert_eq!(ack.reason_string, Some("no"));
     assert_eq!(ack.user.iter().collect::<Vec<_>>(), [("a", "b")]);
     let mut out = Vec::new();
-    encode_ack(&mut out, V5, kind, &ack);
+    encode_ack(&mut out, V5, kind, &ack).unwrap();
     assert_eq!(out, bytes);
 }
 

@@ -4,7 +4,7 @@ use super::*;
 
 fn encoded(version: Version, disconnect: &Disconnect) -> Vec<u8> {
     let mut out = Vec::new();
-    encode_disconnect(&mut out, version, disconnect);
+    encode_disconnect(&mut out, version, disconnect).unwrap();
     out
 }
 
@@ -75,7 +75,7 @@ fn an_auth_carries_a_method_and_data() {
     assert_eq!((auth.method, auth.data), (Some("m"), Some(&b"\0\xFF"[..])));
     assert_eq!(auth.reason_string, Some("ok"));
     let mut out = Vec::new();
-    encode_auth(&mut out, &auth);
+    encode_auth(&mut out, &auth).unwrap();
     assert_eq!(out, bytes);
 }
 
@@ -84,7 +84,7 @@ fn an_empty_auth_is_success() {
     let Ok(Packet::Auth(auth)) = decode(V5, &[0xF0, 0]) else { panic!() };
     assert_eq!((auth.reason, auth.method), (ReasonCode::Success, None));
     let mut out = Vec::new();
-    encode_auth(&mut out, &auth);
+    encode_auth(&mut out, &auth).unwrap();
     assert_eq!(out, [0xF0, 0]);
 }
 

@@ -91,7 +91,7 @@ fn lengths_change_size_where_the_specification_says() {
         (268_435_455, 4),
     ] {
         assert_eq!(encode::varint_size(value), size);
-        let (bytes, used) = encode::varint(value);
+        let (bytes, used) = encode::varint(value).unwrap();
         assert_eq!(used, size);
         let mut cursor = cursor::Cursor::new(&bytes[..used]);
         assert_eq!(cursor.varint(), Ok(value as u32));

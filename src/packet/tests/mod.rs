@@ -5,6 +5,7 @@ mod connect;
 mod disconnect;
 mod framing;
 mod fuzz;
+mod limits;
 mod properties;
 mod publish;
 mod roundtrip;
@@ -23,7 +24,11 @@ const ALL: [Version; 3] = [V31, V311, V5];
 /// A packet from its first byte and what follows the length.
 fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    encode::put_packet(&mut out, first, |out| out.extend_from_slice(body));
+    encode::put_packet(&mut out, first, |out| {
+        out.extend_from_slice(body);
+        Ok(())
+    })
+    .unwrap();
     out
 }
 
@@ -54,8 +59,8 @@ fn id(value: u16) -> PacketId {
 fn encode_any(version: Version, packet: &Packet) -> Vec<u8> {
     let mut out = Vec::new();
     match packet {
-        Packet::Connect(p) => encode_connect(&mut out, p),
-        Packet::ConnAck(p) => encode_connack(&mut out, version, p),
+        Packet::Connect(p) => encode_connect(&mut out, p).unwrap(),
+        Packet::ConnAck(p) => encode_connack(&mut out, version, p).unwrap(),
         Packet::Publish(p) => {
             let ids: Vec<u32> = p.properties.subscription_ids.iter().collect();
             let mut forwarded = Vec::new();
@@ -72,24 +77,24 @@ fn encode_any(version: Version, packet: &Packet) -> Vec<u8> {
                 forwarded: &forwarded,
                 payload: p.payload,
             };
-            encode_publish(&mut out, version, &publish);
-            assert_eq!(out.len(), publish_size(version, &publish));
+            encode_publish(&mut out, version, &publish).unwrap();
+            assert_eq!(Ok(out.len()), publish_size(version, &publish));
             let mut head = Vec::new();
-            encode_publish_head(&mut head, version, &publish);
+            encode_publish_head(&mut head, version, &publish).unwrap();
             assert_eq!([&head, p.payload].concat(), out);
         }
-        Packet::PubAck(p) => encode_ack(&mut out, version, AckKind::PubAck, p),
-        Packet::PubRec(p) => encode_ack(&mut out, version, AckKind::PubRec, p),
-        Packet::PubRel(p) => encode_ack(&mut out, version, AckKind::PubRel, p),
-        Packet::PubComp(p) => encode_ack(&mut out, version, AckKind::PubComp, p),
-        Packet::Subscribe(p) => encode_subscribe(&mut out, version, p),
-        Packet::SubAck(p) => encode_suback(&mut out, version, p),
-        Packet::Unsubscribe(p) => encode_unsubscribe(&mut out, version, p),
-        Packet::UnsubAck(p) => encode_unsuback(&mut out, version, p),
+        Packet::PubAck(p) => encode_ack(&mut out, version, AckKind::PubAck, p).unwrap(),
+        Packet::PubRec(p) => encode_ack(&mut out, version, AckKind::PubRec, p).unwrap(),
+        Packet::PubRel(p) => encode_ack(&mut out, version, AckKind::PubRel, p).unwrap(),
+        Packet::PubComp(p) => encode_ack(&mut out, version, AckKind::PubComp, p).unwrap(),
+        Packet::Subscribe(p) => encode_subscribe(&mut out, version, p).unwrap(),
+        Packet::SubAck(p) => encode_suback(&mut out, version, p).unwrap(),
+        Packet::Unsubscribe(p) => encode_unsubscribe(&mut out, version, p).unwrap(),
+        Packet::UnsubAck(p) => encode_unsuback(&mut out, version, p).unwrap(),
         Packet::PingReq => encode_pingreq(&mut out),
         Packet::PingResp => encode_pingresp(&mut out),
-        Packet::Disconnect(p) => encode_disconnect(&mut out, version, p),
-        Packet::Auth(p) => encode_auth(&mut out, p),
+        Packet::Disconnect(p) => encode_disconnect(&mut out, version, p).unwrap(),
+        Packet::Auth(p) => encode_auth(&mut out, p).unwrap(),
     }
     out
 }

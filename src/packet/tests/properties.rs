@@ -7,9 +7,9 @@ use super::*;
 fn a_user_property_block_can_be_built_and_read() {
     let mut raw = Vec::new();
     assert!(UserProperties::parse(&raw).unwrap().is_empty());
-    append_user_property(&mut raw, "a", "1");
-    append_user_property(&mut raw, "", "");
-    append_user_property(&mut raw, "a", "2");
+    append_user_property(&mut raw, "a", "1").unwrap();
+    append_user_property(&mut raw, "", "").unwrap();
+    append_user_property(&mut raw, "a", "2").unwrap();
     let user = UserProperties::parse(&raw).unwrap();
     assert!(!user.is_empty());
     assert_eq!(user.into_iter().collect::<Vec<_>>(), [("a", "1"), ("", ""), ("a", "2")]);

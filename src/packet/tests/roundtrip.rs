@@ -49,7 +49,7 @@ fn encoded_user(version: Version, user: &User) -> Bytes {
     let mut raw = Vec::new();
     if version.is_v5() {
         for (name, value) in user {
-            append_user_property(&mut raw, name, value);
+            append_user_property(&mut raw, name, value).unwrap();
         }
     }
     raw
@@ -87,9 +87,9 @@ impl Fields {
     fn put(&self, out: &mut Bytes, expiry: bool) {
         put_u8_property(out, PAYLOAD_FORMAT, self.payload_format);
         put_u32_property(out, MESSAGE_EXPIRY, self.message_expiry.filter(|_| expiry));
-        put_text_property(out, CONTENT_TYPE, self.content_type.as_deref());
-        put_text_property(out, RESPONSE_TOPIC, self.response_topic.as_deref());
-        put_binary_property(out, CORRELATION_DATA, self.correlation_data.as_deref());
+        put_text_property(out, CONTENT_TYPE, self.content_type.as_deref()).unwrap();
+        put_text_property(out, RESPONSE_TOPIC, self.response_topic.as_deref()).unwrap();
+        put_binary_property(out, CORRELATION_DATA, self.correlation_data.as_deref()).unwrap();
         out.extend_from_slice(&encoded_user(V5, &self.user));
     }
 
@@ -132,7 +132,9 @@ fn publish() -> impl Strategy<Value = (Version, Bytes)> {
             if version.is_v5() {
                 put_u32_property(&mut raw, MESSAGE_EXPIRY, fields.message_expiry);
                 put_u16_property(&mut raw, TOPIC_ALIAS, alias);
-                ids.iter().for_each(|id| put_varint_property(&mut raw, SUBSCRIPTION_ID, *id));
+                ids.iter().for_each(|id| {
+                    put_varint_property(&mut raw, SUBSCRIPTION_ID, *id).unwrap();
+                });
                 fields.put(&mut raw, false);
             }
             let properties = PublishProperties::parse(&raw).unwrap();
@@ -332,7 +334,7 @@ fn subscribe() -> impl Strategy<Value = (Version, Bytes)> {
             for (filter, options) in &entries {
                 let no_local = options.no_local && !filter.starts_with("$share/");
                 let options = SubscribeOptions { no_local, ..*options };
-                SubscribeFilter { filter, options }.write(version, &mut raw);
+                SubscribeFilter { filter, options }.write(version, &mut raw).unwrap();
             }
             let filters = SubscribeFilters::parse(version, &raw).unwrap();
             assert_eq!(filters.len(), entries.len());
@@ -353,7 +355,7 @@ fn unsubscribe() -> impl Strategy<Value = (Version, Bytes)> {
     (version(), packet_id(), user(), vec(filter(), 1..6)).prop_map(|(version, id, user, texts)| {
         let raw_user = encoded_user(version, &user);
         let mut raw = Vec::new();
-        texts.iter().for_each(|filter| UnsubscribeFilters::write(filter, &mut raw));
+        texts.iter().for_each(|filter| UnsubscribeFilters::write(filter, &mut raw).unwrap());
         let filters = UnsubscribeFilters::parse(&raw).unwrap();
         assert!(filters.iter().eq(texts.iter().map(String::as_str)));
         let user = UserProperties::parse(&raw_user).unwrap();

@@ -37,7 +37,7 @@ fn echo(version: Version, bytes: &[u8], out: &mut Vec<u8>) {
         forwarded: p.properties.raw,
         payload: p.payload,
     };
-    encode_publish(out, version, &publish);
+    encode_publish(out, version, &publish).unwrap();
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_small_publish_is_framed_decoded_and_encoded() {
                 forwarded: &[],
                 payload: &[b'x'; 64],
             };
-            encode_publish(&mut bytes, version, &publish);
+            encode_publish(&mut bytes, version, &publish).unwrap();
             let name = format!("{version:?} {qos:?} frame + decode + encode");
             measure(&name, || echo(version, black_box(&bytes), black_box(&mut out)));
             measure("  frame + decode alone", || {
@@ -76,6 +76,6 @@ fn a_small_publish_is_framed_decoded_and_encoded() {
         let bytes = &bytes[..total];
         let Ok(Packet::PubAck(ack)) = decode(V5, bytes) else { panic!() };
         out.clear();
-        encode_ack(&mut out, V5, AckKind::PubAck, &ack);
+        encode_ack(&mut out, V5, AckKind::PubAck, &ack).unwrap();
     });
 }

@@ -109,7 +109,7 @@ fn a_suback_of_version_3_knows_one_failure() {
     let user = UserProperties::default();
     let ack = SubAck { id: id(1), codes: &[1, 0x87, 0x8F], reason_string: Some("no"), user };
     let mut out = Vec::new();
-    encode_suback(&mut out, V311, &ack);
+    encode_suback(&mut out, V311, &ack).unwrap();
     assert_eq!(out, [0x90, 5, 0, 1, 1, 0x80, 0x80]);
 }
 
@@ -194,13 +194,13 @@ fn an_unsuback_of_version_3_is_an_identifier() {
 fn lists_can_be_written_entry_by_entry() {
     let mut raw = Vec::new();
     let options = SubscribeOptions { no_local: true, ..Default::default() };
-    SubscribeFilter { filter: "a", options }.write(V5, &mut raw);
-    SubscribeFilter { filter: "b", options: Default::default() }.write(V5, &mut raw);
+    SubscribeFilter { filter: "a", options }.write(V5, &mut raw).unwrap();
+    SubscribeFilter { filter: "b", options: Default::default() }.write(V5, &mut raw).unwrap();
     let filters = SubscribeFilters::parse(V5, &raw).unwrap();
     assert_eq!(filters.into_iter().map(|entry| entry.filter).collect::<Vec<_>>(), ["a", "b"]);
     let mut raw = Vec::new();
-    UnsubscribeFilters::write("a", &mut raw);
-    UnsubscribeFilters::write("b", &mut raw);
+    UnsubscribeFilters::write("a", &mut raw).unwrap();
+    UnsubscribeFilters::write("b", &mut raw).unwrap();
     let filters = UnsubscribeFilters::parse(&raw).unwrap();
     assert_eq!(filters.into_iter().collect::<Vec<_>>(), ["a", "b"]);
     assert!(UnsubscribeFilters::parse(&[]).is_err());

@@ -29,7 +29,7 @@ impl Client {
         }
         self.has_will = will.is_some();
         let length = run.rng.range(8, 40);
-        let qos = run.rng.below(3) as u8;
+        let qos = (run.rng.below(3) as u8).min(run.max_qos);
         let delay = will.filter(|_| self.is_v5()).unwrap_or(0);
         let topic = format!("w/{}", self.at);
         let message = will.map(|_| {
@@ -87,7 +87,7 @@ impl Client {
             properties,
         };
         let mut out = Vec::new();
-        packet::encode_connect(&mut out, &connect);
+        packet::encode_connect(&mut out, &connect).unwrap();
         out
     }
 

@@ -244,6 +244,8 @@ pub struct Run {
     pub keep_alive_max: u16,
     /// Most QoS 1 and 2 messages in flight to one client.
     pub max_inflight: u16,
+    /// What clients may publish and are granted at most.
+    pub max_qos: u8,
     /// Messages are repeated on a connection, towards version 3.
     pub repeating: bool,
     /// Slow clients are disconnected, of which version 3 is not told.

@@ -27,7 +27,7 @@ impl Client {
         let reason = if with_will { ReasonCode::DisconnectWithWill } else { ReasonCode::Success };
         self.write(|out, version| {
             let packet = Disconnect { session_expiry: expiry, ..Disconnect::new(reason) };
-            packet::encode_disconnect(out, version, &packet);
+            packet::encode_disconnect(out, version, &packet).unwrap();
         });
         self.tell(run, &format!("disconnect will={with_will} expiry={expiry:?}"));
     }
@@ -50,6 +50,7 @@ impl Client {
 
     /// Publishes something new, when the broker's Receive Maximum allows.
     pub fn publish(&mut self, run: &mut Run, topic: String, qos: u8, retain: bool, length: usize) {
+        let qos = qos.min(run.max_qos);
         if self.stage != Stage::Up || qos > 0 && self.out.len() >= self.quota {
             return;
         }
@@ -109,7 +110,7 @@ impl Client {
                 forwarded: &[],
                 payload: &bytes,
             };
-            packet::encode_publish(out, version, &publish);
+            packet::encode_publish(out, version, &publish).unwrap();
         });
     }
 
@@ -142,6 +143,7 @@ impl Client {
             (sub.no_local, sub.as_published, sub.id) = (false, false, 0);
             sub.handling = Default::default();
         }
+        sub.qos = sub.qos.min(run.max_qos);
         self.no_local |= sub.no_local;
         let id = self.free_id();
         let options = SubscribeOptions {
@@ -155,11 +157,11 @@ impl Client {
         self.asked.insert(id, Asked::Sub(filter.into(), sub));
         self.write(|out, version| {
             let mut raw = Vec::new();
-            SubscribeFilter { filter, options }.write(version, &mut raw);
+            SubscribeFilter { filter, options }.write(version, &mut raw).unwrap();
             let filters = SubscribeFilters::parse(version, &raw).unwrap();
             let (id, user) = (PacketId::new(id).unwrap(), UserProperties::default());
             let subscribe = Subscribe { id, subscription_id, user, filters };
-            packet::encode_subscribe(out, version, &subscribe);
+            packet::encode_subscribe(out, version, &subscribe).unwrap();
         });
     }
 
@@ -173,10 +175,10 @@ impl Client {
         self.tell(run, &format!("unsubscribe {filter} id={id}"));
         self.write(|out, version| {
             let mut raw = Vec::new();
-            UnsubscribeFilters::write(&filter, &mut raw);
+            UnsubscribeFilters::write(&filter, &mut raw).unwrap();
             let filters = UnsubscribeFilters::parse(&raw).unwrap();
             let (id, user) = (PacketId::new(id).unwrap(), UserProperties::default());
-            packet::encode_unsubscribe(out, version, &Unsubscribe { id, user, filters });
+            packet::encode_unsubscribe(out, version, &Unsubscribe { id, user, filters }).unwrap();
         });
         self.asked.insert(id, Asked::Unsub(filter));
     }
@@ -197,14 +199,14 @@ impl Client {
 
     pub(super) fn write_ack(&mut self, kind: AckKind, id: PacketId) {
         self.write(|out, version| {
-            packet::encode_ack(out, version, kind, &Ack::new(id, ReasonCode::Success));
+            packet::encode_ack(out, version, kind, &Ack::new(id, ReasonCode::Success)).unwrap();
         });
     }
 
     pub(super) fn answer(&mut self, run: &mut Run, kind: AckKind, id: PacketId, done: Option<u16>) {
         let mut bytes = Vec::new();
         let ack = Ack::new(id, ReasonCode::Success);
-        packet::encode_ack(&mut bytes, self.version, kind, &ack);
+        packet::encode_ack(&mut bytes, self.version, kind, &ack).unwrap();
         let delay = if self.slow { run.rng.below(2000) } else { run.rng.below(20) };
         let after = self.answers.back().map_or(0, |answer| answer.0);
         self.answers.push_back((after.max(run.tick + delay as u64), bytes, done));

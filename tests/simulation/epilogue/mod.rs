@@ -122,11 +122,11 @@ fn subscribe(world: &mut World, peer: &mut Peer, wish: Wish<'_>) -> Vec<Got> {
         let Wish { filter, qos, id: subscription_id, options } = wish;
         let options = SubscribeOptions { qos: Qos::from_u8(qos).unwrap(), ..options };
         let mut raw = Vec::new();
-        SubscribeFilter { filter, options }.write(version, &mut raw);
+        SubscribeFilter { filter, options }.write(version, &mut raw).unwrap();
         let filters = SubscribeFilters::parse(version, &raw).unwrap();
         let user = UserProperties::default();
         let subscribe = Subscribe { id: id(900), subscription_id, user, filters };
-        packet::encode_subscribe(out, version, &subscribe);
+        packet::encode_subscribe(out, version, &subscribe).unwrap();
     });
     let mut got = peer.take(world);
     assert_eq!(got.remove(0), Got::SubAck(900, vec![wish.qos]), "{}", wish.filter);
@@ -157,7 +157,7 @@ fn publish(world: &mut World, peer: &mut Peer, topic: &str, payload: &[u8], said
             forwarded: &[],
             payload,
         };
-        packet::encode_publish(out, version, &publish);
+        packet::encode_publish(out, version, &publish).unwrap();
     });
     let acks = match peer.take(world)[..] {
         [] => 0,
@@ -193,7 +193,7 @@ fn part_for_good(world: &mut World, mut peer: Peer) {
     peer.write(world, |out, version| {
         let mut packet = packet::Disconnect::new(ReasonCode::Success);
         packet.session_expiry = Some(0);
-        packet::encode_disconnect(out, version, &packet);
+        packet::encode_disconnect(out, version, &packet).unwrap();
     });
     world.settle();
     peer.end(world, End::Fin);

@@ -1,0 +1,76 @@
+//! What a shard keeps for reuse, and how that becomes less when it is not used: every buffer that
+//! is used again and again would otherwise stay as large as the largest thing that ever was in it.
+
+use super::Shard;
+use std::collections::VecDeque;
+
+/// Entries and bytes that a list or a text may keep without being used.
+const KEPT: usize = 1024;
+
+/// What a shard holds and moves, for whoever gives memory back to the system.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Footprint {
+    /// Connections and sessions: what most of the shard's memory is for.
+    pub clients: usize,
+    /// Bytes of messages that wait for clients or are retained.
+    pub held: u64,
+    /// Bytes received and sent since the start.
+    pub moved: u64,
+    /// Bytes of buffers that were too large or too many to be kept, since the start.
+    pub released: u64,
+}
+
+impl Shard {
+    /// What it holds and moves.
+    pub fn footprint(&self) -> Footprint {
+        let counters = &self.counters;
+        Footprint {
+            clients: self.connections.len() + self.sessions.len(),
+            held: counters.pending_bytes.saturating_add(counters.retained_bytes),
+            moved: counters.bytes_received.wrapping_add(counters.bytes_sent),
+            released: self.pool.released(),
+        }
+    }
+
+    /// Now and then: half of what was not needed since the last time goes.
+    pub(super) fn give_back_spare(&mut self) {
+        self.pool.shrink();
+        self.outbox.shrink();
+        self.fan.shrink();
+        halve(&mut self.actions);
+        halve(&mut self.dirty);
+        halve(&mut self.closing);
+        halve(&mut self.due);
+        halve(&mut self.scratch);
+        halve_queue(&mut self.wills);
+        halve_queue(&mut self.replays);
+        halve_queue(&mut self.queries);
+        self.topic_scratch.shrink_to((self.topic_scratch.capacity() / 2).max(KEPT));
+        let arrivals = &mut self.arrivals;
+        arrivals.mail.shrink_to((arrivals.mail.capacity() / 2).max(KEPT));
+        arrivals.sockets.shrink_to((arrivals.sockets.capacity() / 2).max(KEPT));
+    }
+}
+
+/// Gives half of a list's room back, as far as nothing is in it.
+pub(super) fn halve<T>(list: &mut Vec<T>) {
+    if list.capacity() > KEPT {
+        list.shrink_to((list.capacity() / 2).max(KEPT));
+    }
+}
+
+/// The same of a queue.
+pub(super) fn halve_queue<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() > KEPT {
+        queue.shrink_to((queue.capacity() / 2).max(KEPT));
+    }
+}
+
+/// Drops half of the things that were not needed since the last call. `least`: how few were left
+/// over at any time since then.
+pub(super) fn halve_spare<T>(spare: &mut Vec<T>, least: &mut usize) {
+    let keep = spare.len().saturating_sub(least.div_ceil(2));
+    spare.truncate(keep);
+    crate::slab::trim(spare);
+    *least = spare.len();
+}
