@@ -44,6 +44,8 @@
 //!   the publish path.
 //! - What of this is ours to get right (a sleeping core's flag, mailboxes, ports, shapes) takes its
 //!   atomics from [`atomic`]; `tests/loom` runs it in every order.
+//! - `broker::log_writer`: lines on their way to the log, behind a mutex that is held for a copy
+//!   and never while writing: a shard that logs does not wait for who reads the log.
 //! - [`mesh::Shared`], entrances and settings behind `Arc`: read only.
 //! - [`mutant`]: which deliberate mistake is made; only under the feature `mutants`, for the
 //!   simulation, where every thread makes the same one.

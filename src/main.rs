@@ -43,7 +43,9 @@ fn run(given: Given) -> ExitCode {
     match broker::run(config, sources) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            complain(&failure);
+            if !failure.is_logged() {
+                complain(&failure);
+            }
             ExitCode::from(FAILED)
         }
     }
@@ -51,8 +53,8 @@ fn run(given: Given) -> ExitCode {
 
 fn test_config(given: Given) -> ExitCode {
     match load(given) {
-        Ok((_, config)) => {
-            for remark in config.remarks() {
+        Ok((sources, config)) => {
+            for remark in config.remarks().into_iter().chain(sources.remarks()) {
                 complain(&remark);
             }
             print("the configuration is valid\n")

@@ -341,3 +341,62 @@ mod rumqtt {
         publishing.join().expect("all were acknowledged");
     }
 }
+
+/// The commands of README.md that `scripts/tour` runs, and those that it does run.
+fn tours() -> (String, String) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("it can be read");
+    let (readme, script) = (read("README.md"), read("scripts/tour"));
+    let (_, section) = readme.split_once("## Two minutes with real clients").expect("a section");
+    let shown = section.split("```").nth(3).expect("its second block");
+    let (_, run) = script.split_once("compares them).\n").expect("the line before the commands");
+    (shown.strip_prefix("sh\n").expect("shell").to_owned(), run.to_owned())
+}
+
+#[test]
+fn the_tour_of_the_readme_works_as_shown() {
+    let (shown, run) = tours();
+    assert_eq!(shown, run, "README.md shows other commands than scripts/tour runs");
+    // The clients and the broker find a free port without a word more on their command lines.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    let port = port.expect("a free port").port();
+    let directory = std::env::temp_dir().join(unique("ringmq-tour"));
+    std::fs::create_dir_all(&directory).expect("a temporary directory");
+    for client in ["mosquitto_pub", "mosquitto_sub"] {
+        std::fs::write(directory.join(client), format!("-p {port}\n")).expect("it is ours");
+    }
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ringmq"), directory.join("ringmq"))
+        .expect("it is ours");
+    let path = std::env::var("PATH").expect("a path");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/tour");
+    // In time: what hangs is to be a failure with its output.
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", "120"]).arg(script);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RINGMQ_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env("PATH", format!("{}:{path}", directory.display()))
+        .env("XDG_CONFIG_HOME", &directory)
+        .env("RINGMQ_LISTENERS__0__BIND", format!("127.0.0.1:{port}"))
+        .stdin(Stdio::null());
+    let ended = command.output().expect("`timeout` is there");
+    let (out, err) =
+        (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    let said = format!("{}\n{out}\n{err}", ended.status);
+    assert!(ended.status.success(), "{said}");
+    let promised = shown.lines().filter_map(|line| Some(line.split_once("# -> ")?.1));
+    let promised: Vec<&str> = promised.collect();
+    assert!(promised.len() >= 3, "{promised:?}");
+    for line in promised {
+        assert!(out.lines().any(|found| found == line), "no `{line}`: {said}");
+    }
+    for n in 1..=4 {
+        let done = out.lines().filter(|line| line.ends_with(&format!(" does job {n}")));
+        assert_eq!(done.count(), 1, "job {n}: {said}");
+    }
+    assert!(err.contains("summary of a shard") && err.contains("draining"), "{said}");
+    let _ = std::fs::remove_dir_all(directory);
+}

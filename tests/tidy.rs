@@ -25,8 +25,9 @@ const SHARED: [&str; 9] = [
     "sync::atomic",
     "crate::atomic",
 ];
-const MAY_SHARE: [&str; 8] = [
+const MAY_SHARE: [&str; 9] = [
     "src/atomic.rs",
+    "src/broker/log_writer.rs",
     "src/mesh/interest.rs",
     "src/mesh/map.rs",
     "src/mesh/shapes.rs",

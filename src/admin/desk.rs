@@ -11,7 +11,8 @@ use hyper::body::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Ask, Question, Sources, Stage, process};
+use super::{Ask, Question, Sources, Stage, State, process};
+use crate::ids::ShardId;
 use crate::telemetry::prometheus::{Process, Snapshot, page};
 
 /// Least time between two questions to one shard: bounds what any number of requests can cost it.
@@ -60,7 +61,7 @@ impl Line {
 /// A page, and what it was made from.
 struct Page {
     from: Vec<Option<Rc<Snapshot>>>,
-    stage: Stage,
+    state: State,
     text: Bytes,
 }
 
@@ -69,13 +70,13 @@ pub(super) struct Desk {
     lines: Vec<Rc<Line>>,
     interest: Box<dyn Fn() -> u64 + Send>,
     started: Duration,
-    stage: watch::Receiver<Stage>,
+    state: watch::Receiver<State>,
     last: RefCell<Option<Page>>,
 }
 
 impl Desk {
     /// Must be called within the server's loop: each shard gets a task that asks it.
-    pub(super) fn open(sources: Sources, stage: watch::Receiver<Stage>) -> Desk {
+    pub(super) fn open(sources: Sources, state: watch::Receiver<State>) -> Desk {
         let tend = |ask: Ask| {
             let line = Rc::new(Line::default());
             tokio::task::spawn_local(tend(ask, Rc::clone(&line)));
@@ -87,14 +88,20 @@ impl Desk {
             interest: sources.interest,
             // A clock before 1970 is not worth a failure.
             started: started.unwrap_or_default(),
-            stage,
+            state,
             last: RefCell::new(None),
         }
     }
 
     /// How far the broker is.
     pub(super) fn stage(&self) -> Stage {
-        *self.stage.borrow()
+        self.state.borrow().stage
+    }
+
+    /// The shards that are late, and for how long, by number.
+    pub(super) fn late(&self) -> Vec<(ShardId, Duration)> {
+        let late = self.state.borrow().late.clone();
+        late.into_iter().map(|(shard, since)| (shard, since.elapsed())).collect()
     }
 
     /// Asks every shard, after this call, and waits at most `patience` in all.
@@ -114,23 +121,25 @@ impl Desk {
     /// The page of these answers. Requests that share answers share the page.
     pub(super) fn page(&self, answers: &[Answer]) -> Full<Bytes> {
         let from: Vec<_> = answers.iter().map(|answer| answer.figures().cloned()).collect();
-        let stage = self.stage();
+        let state = self.state.borrow().clone();
         let mut last = self.last.borrow_mut();
         if let Some(page) = &*last
-            && page.stage == stage
+            && page.state == state
             && same(&page.from, &from)
         {
             return Full::new(page.text.clone());
         }
         let process = Process {
             interest: (self.interest)(),
-            ready: stage == Stage::Ready,
+            ready: state.stage == Stage::Ready,
+            late: self.late(),
+            lost_lines: state.lost_lines,
             started: self.started,
             ..process::measure()
         };
         let figures: Vec<Option<&Snapshot>> = from.iter().map(Option::as_deref).collect();
         let text = Bytes::from(page(env!("CARGO_PKG_VERSION"), &process, &figures));
-        *last = Some(Page { from, stage, text: text.clone() });
+        *last = Some(Page { from, state, text: text.clone() });
         Full::new(text)
     }
 }

@@ -27,11 +27,12 @@ fn quick_shard() -> Ask {
 
 fn within<F: Future<Output = ()>>(shards: Vec<Ask>, test: impl FnOnce(Rc<Desk>) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let (_stage, stage) = watch::channel(Stage::Ready);
+    let state = State { stage: Stage::Ready, late: Vec::new(), lost_lines: 0 };
+    let (_state, state) = watch::channel(state);
     LocalSet::new().block_on(&runtime, async {
         let interest = Box::new(|| 5);
         let sources = Sources { shards, interest, started: SystemTime::now() };
-        test(Rc::new(Desk::open(sources, stage))).await;
+        test(Rc::new(Desk::open(sources, state))).await;
     });
 }
 

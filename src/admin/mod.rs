@@ -31,6 +31,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, LocalSet};
 
+use crate::ids::ShardId;
 use crate::telemetry::prometheus::Snapshot;
 use desk::Desk;
 
@@ -71,6 +72,21 @@ impl Question {
         // Who asked may have gone.
         let _ = self.reply.send(snapshot);
     }
+}
+
+/// What the broker says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct State {
+    stage: Stage,
+    /// The shards that are late, and since when.
+    late: Vec<(ShardId, Instant)>,
+    /// Lines that the log has lost.
+    lost_lines: u64,
+}
+
+/// Resident memory of this process in bytes, if the system tells.
+pub fn resident_bytes() -> Option<u64> {
+    process::measure().resident_bytes
 }
 
 /// How far the broker is.
@@ -120,7 +136,7 @@ impl std::error::Error for AdminFailure {}
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
-    stage: Option<watch::Sender<Stage>>,
+    state: Option<watch::Sender<State>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -139,14 +155,15 @@ impl Admin {
             .enable_time()
             .build()
             .map_err(failed)?;
-        let (sender, receiver) = watch::channel(stage);
+        let state = State { stage, late: Vec::new(), lost_lines: 0 };
+        let (sender, receiver) = watch::channel(state);
         let serving = move || {
             let local = LocalSet::new();
             local.block_on(&runtime, serve(listener, sources, receiver));
         };
         let thread =
             std::thread::Builder::new().name("admin".to_owned()).spawn(serving).map_err(failed)?;
-        Ok(Admin { address, stage: Some(sender), thread: Some(thread) })
+        Ok(Admin { address, state: Some(sender), thread: Some(thread) })
     }
 
     /// Where it really listens: the port is known even if the kernel chose it.
@@ -156,8 +173,22 @@ impl Admin {
 
     /// Says how far the broker is.
     pub fn enter(&self, stage: Stage) {
-        if let Some(sender) = &self.stage {
-            sender.send_replace(stage);
+        self.change(|state| state.stage = stage);
+    }
+
+    /// Says which shards are late, and since when.
+    pub fn late(&self, late: Vec<(ShardId, Instant)>) {
+        self.change(|state| state.late = late);
+    }
+
+    /// Says how many lines the log has lost.
+    pub fn lost_lines(&self, count: u64) {
+        self.change(|state| state.lost_lines = count);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        if let Some(sender) = &self.state {
+            sender.send_modify(change);
         }
     }
 }
@@ -165,7 +196,7 @@ impl Admin {
 impl Drop for Admin {
     fn drop(&mut self) {
         // The end of this channel ends the server.
-        self.stage = None;
+        self.state = None;
         if let Some(thread) = self.thread.take() {
             // A panic there has been told already.
             let _ = thread.join();
@@ -173,16 +204,16 @@ impl Drop for Admin {
     }
 }
 
-/// Until the broker drops its end of `stage`.
-async fn serve(listener: TcpListener, sources: Sources, mut stage: watch::Receiver<Stage>) {
+/// Until the broker drops its end of `state`.
+async fn serve(listener: TcpListener, sources: Sources, mut state: watch::Receiver<State>) {
     match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => {
-            let desk = Rc::new(Desk::open(sources, stage.clone()));
+            let desk = Rc::new(Desk::open(sources, state.clone()));
             tokio::task::spawn_local(accept(listener, desk));
         }
         Err(error) => tracing::error!(%error, "the admin server cannot serve"),
     }
-    while stage.changed().await.is_ok() {}
+    while state.changed().await.is_ok() {}
 }
 
 /// A connection: how to end it, and whether a request of it is being answered.

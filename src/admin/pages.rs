@@ -34,14 +34,27 @@ pub(super) async fn answer<B>(desk: &Desk, request: &Request<B>) -> Page {
             let answers = desk.ask(SCRAPE_PATIENCE).await;
             respond(StatusCode::OK, prometheus::CONTENT_TYPE, desk.page(&answers))
         }
+        // Who is known to be late need not be asked.
+        "/healthz" if !desk.late().is_empty() => late(desk),
         "/healthz" => health(&desk.ask(ALIVE).await, desk.stage()),
         "/readyz" => match desk.stage() {
             Stage::Starting => line(StatusCode::SERVICE_UNAVAILABLE, "starting"),
+            // Its share of new clients would wait.
+            Stage::Ready if !desk.late().is_empty() => late(desk),
             Stage::Ready => line(StatusCode::OK, "ready"),
             Stage::Draining => line(StatusCode::SERVICE_UNAVAILABLE, "draining"),
         },
         _ => line(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"),
     }
+}
+
+fn late(desk: &Desk) -> Page {
+    let late: Vec<String> = desk
+        .late()
+        .iter()
+        .map(|(shard, time)| format!("shard {} for {} s", shard.0, time.as_secs()))
+        .collect();
+    line(StatusCode::SERVICE_UNAVAILABLE, &format!("no answer from {}", late.join(", ")))
 }
 
 fn health(answers: &[Answer], stage: Stage) -> Page {

@@ -70,3 +70,27 @@ fn dropping_it_closes_its_address_and_ends_its_connections() {
     assert!(TcpStream::connect(address).is_err());
     assert!(matches!(open.read(&mut [0; 8]), Ok(0) | Err(_)));
 }
+
+#[test]
+fn a_late_shard_is_named_at_once_and_counted_until_it_answers() {
+    let admin = start(vec![quick(), quick()], Stage::Ready);
+    let late_seconds = |shard: u8| {
+        let (_, page) = get(&admin, "/metrics");
+        let name = format!("ringmq_shard_late_seconds{{shard=\"{shard}\"}} ");
+        let line = page.lines().find_map(|line| line.strip_prefix(&name)).unwrap();
+        line.parse::<f64>().unwrap()
+    };
+    assert_eq!((late_seconds(0), late_seconds(1)), (0.0, 0.0));
+    let since = Instant::now() - Duration::from_secs(7);
+    admin.late(vec![(ShardId(1), since)]);
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(get(&admin, path), (503, "no answer from shard 1 for 7 s\n".to_owned()));
+    }
+    assert_eq!(late_seconds(0), 0.0);
+    assert!((7.0..30.0).contains(&late_seconds(1)), "{}", late_seconds(1));
+    admin.late(Vec::new());
+    assert_eq!(get(&admin, "/healthz"), (200, "ok\n".to_owned()));
+    assert_eq!(get(&admin, "/readyz"), (200, "ready\n".to_owned()));
+    admin.lost_lines(12);
+    assert!(get(&admin, "/metrics").1.contains("\nringmq_log_lines_lost_total 12\n"));
+}

@@ -51,8 +51,8 @@ pub(super) enum Command {
     Dismiss,
     /// End now.
     Stop,
-    /// Answer, to show that the core is alive.
-    Ping,
+    /// Answer with the figures, to show that the core is alive; when that was asked.
+    Ping(std::time::Instant),
     /// Copy the figures out, for the admin server: there is no report.
     Figures(Question),
 }
@@ -61,8 +61,10 @@ pub(super) enum Command {
 pub(super) enum Report {
     /// Its driver is up: where sockets and doorbells go.
     Up(ShardId, RingPort, Doorbell),
-    /// The command has been carried out.
-    Done,
+    /// The oldest command that was not answered has been carried out.
+    Done(ShardId),
+    /// It answers a ping.
+    Alive(ShardId, Box<Snapshot>),
     /// It cannot run.
     Failed(ShardId, String),
     /// It has ended.
@@ -265,24 +267,31 @@ impl Running {
                     return;
                 }
                 // Every two seconds: often enough for $SYS.
-                Command::Ping => {
-                    self.measure(driver);
+                Command::Ping(asked) => {
+                    let snapshot = Box::new(self.snapshot(driver, asked.elapsed()));
                     self.upkeep_due = true;
+                    let _ = self.reports.send(Report::Alive(self.id, snapshot));
+                    continue;
                 }
                 Command::Figures(question) => {
-                    self.measure(driver);
-                    let (counters, steps) = (self.shard.counters, self.steps);
-                    let mailboxes = self.shards().map(|from| self.ends.data_waiting(from) as u64);
-                    let (mailboxes, lag) = (mailboxes.collect(), question.waited());
-                    question.answer(Snapshot { counters, steps, mailboxes, lag });
+                    let snapshot = self.snapshot(driver, question.waited());
+                    question.answer(snapshot);
                     continue;
                 }
             }
-            let _ = self.reports.send(Report::Done);
+            let _ = self.reports.send(Report::Done(self.id));
         }
         if self.phase == Phase::Dismissed && self.shard.is_drained() {
             self.phase = Phase::Ended;
         }
+    }
+
+    /// The figures as they are now, for who waited for them so long.
+    fn snapshot(&mut self, driver: &Driver<Message>, lag: Duration) -> Snapshot {
+        self.measure(driver);
+        let mailboxes = self.shards().map(|from| self.ends.data_waiting(from) as u64);
+        let mailboxes = mailboxes.collect();
+        Snapshot { counters: self.shard.counters, steps: self.steps, mailboxes, lag }
     }
 
     /// Brings the figures up to date that others count: the driver, the mailboxes and the loop.

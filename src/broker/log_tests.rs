@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use super::subscriber;
+use super::{ASKED_FOR, subscriber, targets};
 use crate::config::{Format, Level, Log};
 
 #[derive(Clone, Default)]
@@ -26,15 +26,14 @@ impl Lines {
 }
 
 fn log(level: Level, format: Format) -> Log {
-    Log { level, format }
+    Log { level, format, ..Log::default() }
 }
 
 #[test]
 fn text_and_json_lines_carry_utc_time_level_and_fields() {
     for format in [Format::Text, Format::Json] {
         let lines = Lines::default();
-        let writer = lines.clone();
-        let (subscriber, _) = subscriber(&log(Level::Info, format), move || writer.clone(), false);
+        let (subscriber, _) = subscriber(&log(Level::Info, format), lines.clone(), false);
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(target: "ringmq::broker", shard = 3, "ready");
         });
@@ -48,8 +47,78 @@ fn text_and_json_lines_carry_utc_time_level_and_fields() {
         let shape: String =
             time[..27].chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
         assert_eq!(shape, "9999-99-99T99:99:99.999999Z", "{text}");
-        if format == Format::Json {
-            assert!(text.contains("\"message\":\"ready\",\"shard\":3"), "{text}");
+        match format {
+            Format::Json => {
+                assert!(text.contains("\"message\":\"ready\",\"shard\":3"), "{text}");
+            }
+            Format::Text => {
+                assert!(text.ends_with(" INFO ringmq::broker: ready shard=3\n"), "{text}");
+            }
+        }
+    }
+}
+
+/// Texts of a client that would be another line, a colour, another field, or hidden.
+const HOSTILE: [&str; 7] = [
+    "a\n2026-01-01T00:00:00Z  INFO ringmq: forged",
+    "a\r\x1b[2K\x1b[31mred",
+    "a\" shard=9 reason=\"b",
+    "a\u{9b}31m\u{85}next",
+    "a\u{202e}txt.exe\u{2066}\u{2028}b",
+    "a\0\x07\x08\x0b\x0c\x7f",
+    "\u{feff}\t",
+];
+
+#[test]
+fn what_a_client_chose_is_neither_a_line_nor_a_field_nor_a_colour() {
+    for format in [Format::Text, Format::Json] {
+        for text in HOSTILE {
+            let lines = Lines::default();
+            let (subscriber, _) = subscriber(&log(Level::Info, format), lines.clone(), false);
+            tracing::subscriber::with_default(subscriber, || {
+                // As a value of its own, as something that is displayed, and in the message.
+                tracing::info!(target: "ringmq", client_id = text, username = Some(text), "one");
+                tracing::info!(target: "ringmq", topic = %text, "two");
+                tracing::info!(target: "ringmq", "three {text}");
+            });
+            let written = lines.take();
+            assert_eq!(written.lines().count(), 3, "{text:?}: {written:?}");
+            let bare = written.replace('\n', "");
+            let acting = bare.chars().find(|letter| super::acts(*letter));
+            assert_eq!(acting, None, "{text:?}: {written:?}");
+            if format == Format::Text {
+                let first = written.lines().next().unwrap();
+                assert!(first.contains(&format!("client_id={text:?}")), "{first}");
+            } else {
+                // Nothing is lost by escaping twice.
+                let whole = json_text(written.lines().next().unwrap(), "client_id");
+                assert_eq!(whole, text);
+            }
+        }
+    }
+}
+
+/// The value of a text field of a line of JSON.
+fn json_text(line: &str, field: &str) -> String {
+    let (_, rest) = line.split_once(&format!("\"{field}\":\"")).unwrap();
+    let mut letters = rest.chars();
+    let mut text = String::new();
+    loop {
+        match letters.next().unwrap() {
+            '"' => return text,
+            '\\' => text.push(match letters.next().unwrap() {
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                'b' => '\x08',
+                'f' => '\x0c',
+                'u' => {
+                    let digits: String = letters.by_ref().take(4).collect();
+                    char::from_u32(u32::from_str_radix(&digits, 16).unwrap()).unwrap()
+                }
+                other => other,
+            }),
+            letter => text.push(letter),
         }
     }
 }
@@ -57,9 +126,7 @@ fn text_and_json_lines_carry_utc_time_level_and_fields() {
 #[test]
 fn the_level_can_change_while_running_and_libraries_stay_quiet() {
     let lines = Lines::default();
-    let writer = lines.clone();
-    let log = log(Level::Warn, Format::Text);
-    let (subscriber, control) = subscriber(&log, move || writer.clone(), false);
+    let (subscriber, control) = subscriber(&log(Level::Warn, Format::Text), lines.clone(), false);
     tracing::subscriber::with_default(subscriber, || {
         let write = || {
             tracing::warn!(target: "ringmq", "a");
@@ -68,9 +135,11 @@ fn the_level_can_change_while_running_and_libraries_stay_quiet() {
             lines.take().lines().count()
         };
         assert_eq!(write(), 1);
-        control.set_level(Level::Debug);
+        control.reload(targets(Level::Debug)).unwrap();
         assert_eq!(write(), 2);
-        control.set_level(Level::Error);
+        control.reload(targets(Level::Error)).unwrap();
         assert_eq!(write(), 0);
+        tracing::info!(target: ASKED_FOR, "a summary");
+        assert_eq!(lines.take().lines().count(), 1, "an operator has asked for it");
     });
 }

@@ -1,12 +1,27 @@
 //! The running broker: cores, listeners, signals, reload, drain. Everything here is control plane;
 //! the data path is `shard` behind `ring`, joined in `core`.
+//!
+//! While it serves, these end the process, and nothing else: SIGTERM and SIGINT, a shard whose
+//! thread ends ([`Failure`]), and a panic, which aborts. Whatever is only slow is reported
+//! (`control`, `watch`); a reload or an admin address that cannot be had is a line of the log.
+//!
+//! Panics that are left in `ring` while it serves are about our own books and the kernel's promise
+//! that a request completes once: a slot, a send and a hand-over are released once (`slots`,
+//! `send`, `hand_over`), a socket has one send in flight (`socket`), a buffer has an identifier and
+//! a length that it was given out with (`buffers`). Going on after one of them would give bytes of
+//! one client to another. No client's input and no setting reaches them. `broker` and `admin` have
+//! none besides a listener's number of shards (`listen`).
 
+mod control;
 mod core;
 pub mod listen;
 pub mod log;
+mod log_writer;
 mod memory;
 pub mod notify;
 pub mod signals;
+mod summary;
+mod watch;
 
 use self::core::{Clock, Command, Core, Plan, Report};
 use crate::admin::{self, Admin, AdminFailure, Ask, Question, Stage};
@@ -18,24 +33,40 @@ use crate::mesh::{Entrance, Shared, mailbox};
 use crate::ring::{Doorbell, RingPort};
 use crate::shard::Settings;
 use crate::topic::Seeds;
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use control::Control;
+use crossbeam_channel::Receiver;
 use listen::SocketFile;
+use log::LogControl;
 use notify::Notifier;
-use signals::Signal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use watch::Watch;
 
-/// How long a core may take to start or to carry out a command.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the cores may take to start. Later nothing has a time limit.
+const START: Duration = Duration::from_secs(60);
 
 /// The broker cannot start or go on: what, and what to do, in one or two sentences.
 #[derive(Debug)]
-pub struct Failure(String);
+pub struct Failure {
+    what: String,
+    logged: bool,
+}
+
+impl Failure {
+    fn new(what: impl std::fmt::Display) -> Failure {
+        Failure { what: what.to_string(), logged: false }
+    }
+
+    /// The log has it already, in its own format.
+    pub fn is_logged(&self) -> bool {
+        self.logged
+    }
+}
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.what)
     }
 }
 
@@ -46,47 +77,44 @@ impl std::error::Error for Failure {}
 /// # Errors
 /// When it cannot start, or a core fails while running.
 pub fn run(config: Config, sources: Sources) -> Result<(), Failure> {
+    let log = log::start(&config.log).map_err(Failure::new)?;
+    log.take_panics();
+    let outcome = serve(config, &sources, &log);
+    log.end(outcome.as_ref().err().map(|failure| failure as &dyn std::fmt::Display));
+    outcome.map_err(|failure| Failure { logged: true, ..failure })
+}
+
+fn serve(config: Config, sources: &Sources, log: &LogControl) -> Result<(), Failure> {
     let started = SystemTime::now();
-    let fail = |error: &dyn std::fmt::Display| Failure(error.to_string());
-    let log = log::start(&config.log).map_err(|error| fail(&error))?;
     // The allocator asks for huge pages, which would round each size class up to 2 MiB: measured
     // 600 bytes per idle client with them and 391 without. Not being allowed only costs memory.
     let _ = nix::sys::prctl::set_thp_disable(true);
-    let (_signal_thread, signals) = signals::channel().map_err(|error| fail(&error))?;
-    let notifier = Notifier::of_process().map_err(|error| fail(&error))?;
-    for remark in config.remarks() {
+    let (_signal_thread, signals) = signals::channel().map_err(Failure::new)?;
+    let notifier = Notifier::of_process().map_err(Failure::new)?;
+    for remark in config.remarks().into_iter().chain(sources.remarks()) {
         tracing::warn!("{remark}");
     }
     // Before an executor is made: it does not report a kernel without io_uring but panics.
     let host = crate::doctor::examine(&config, None);
     if let Some(obstacle) = host.obstacle() {
-        return Err(Failure(format!("this host cannot run it; {obstacle}")));
+        return Err(Failure::new(format!("this host cannot run it; {obstacle}")));
     }
     for warning in host.warnings() {
         tracing::warn!("{warning}");
     }
     let mut broker = Broker::start(&config, started)?;
     // First, so that /readyz can say that the broker is not ready.
-    broker.open_admin(config.admin.bind, Stage::Starting).map_err(|error| fail(&error))?;
-    let mut bound = broker.open_listeners(&config)?;
-    if let Some(admin) = &broker.admin {
-        admin.enter(Stage::Ready);
-        bound.push(format!("admin={}", admin.address()));
-    }
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        shards = broker.cores.len(),
-        bound = %bound.join(","),
-        "ready"
-    );
-    notifier.ready(&format!("{} shards, {}", broker.cores.len(), bound.join(", ")));
-    broker.control(config, &sources, &signals, &log, &notifier)
+    broker.open_admin(config.admin.bind, Stage::Starting).map_err(Failure::new)?;
+    Control::new(broker, config, sources, &signals, log, &notifier).run()
 }
 
 struct Broker {
     cores: Vec<Core>,
+    /// Cores that have not ended.
+    running: usize,
     doorbells: Vec<Doorbell>,
     reports: Receiver<Report>,
+    watch: Watch,
     open: Vec<Open>,
     next_listener: u16,
     shared: Arc<Shared>,
@@ -129,13 +157,15 @@ impl Broker {
                 reports: sender.clone(),
             };
             cores.push(core::start(plan).map_err(|error| {
-                Failure(format!("cannot start a thread for shard {number}: {error}"))
+                Failure::new(format!("cannot start a thread for shard {number}: {error}"))
             })?);
         }
         let mut broker = Broker {
             cores,
+            running: shards,
             doorbells: Vec::new(),
             reports,
+            watch: Watch::new(shards, Instant::now()),
             open: Vec::new(),
             next_listener: 0,
             shared,
@@ -150,61 +180,64 @@ impl Broker {
     /// Waits for every core's driver, then tells each about all.
     fn introduce(&mut self) -> Result<(), Failure> {
         let mut peers: Vec<Option<(RingPort, Doorbell)>> = vec![None; self.cores.len()];
+        let until = Instant::now() + START;
         while peers.iter().any(Option::is_none) {
-            match self.reports.recv_timeout(PATIENCE) {
+            match self.reports.recv_deadline(until) {
                 Ok(Report::Up(id, port, doorbell)) => {
                     peers[usize::from(id.0)] = Some((port, doorbell));
                 }
                 Ok(Report::Failed(id, why)) => {
-                    return Err(Failure(format!("shard {} cannot start: {why}", id.0)));
+                    return Err(Failure::new(format!("shard {} cannot start: {why}", id.0)));
                 }
-                Ok(Report::Done | Report::Ended(_)) => {}
-                Err(_) => return Err(Failure("a shard did not start in 20 s".to_owned())),
+                // Nothing has been asked of anybody yet.
+                Ok(Report::Done(_) | Report::Alive(..) | Report::Ended(_)) => {}
+                Err(_) => {
+                    let seconds = START.as_secs();
+                    return Err(Failure::new(format!("a shard did not start in {seconds} s")));
+                }
             }
         }
         let peers: Vec<(RingPort, Doorbell)> = peers.into_iter().flatten().collect();
         self.doorbells = peers.iter().map(|(_, doorbell)| doorbell.clone()).collect();
-        self.tell_all(|| Command::Peers(peers.clone()))
-    }
-
-    fn send(&self, core: usize, command: Command) {
-        // A core that has ended reads no commands; its report says so.
-        let _ = self.cores[core].commands.send(command);
-        self.doorbells[core].ring();
-    }
-
-    /// One command to every core; returns when all have carried it out.
-    fn tell_all(&mut self, command: impl Fn() -> Command) -> Result<(), Failure> {
-        for core in 0..self.cores.len() {
-            self.send(core, command());
-        }
-        self.wait_done(self.cores.len(), PATIENCE)
-    }
-
-    fn wait_done(&mut self, mut count: usize, patience: Duration) -> Result<(), Failure> {
-        let until = Instant::now() + patience;
-        while count > 0 {
-            match self.reports.recv_deadline(until) {
-                Ok(Report::Done) => count -= 1,
-                Ok(Report::Failed(id, why)) => {
-                    return Err(Failure(format!("shard {} failed: {why}", id.0)));
-                }
-                Ok(Report::Ended(id)) => {
-                    return Err(Failure(format!("shard {} ended unexpectedly", id.0)));
-                }
-                Ok(Report::Up(..)) => {}
-                Err(_) => return Err(Failure("a shard does not answer".to_owned())),
-            }
-        }
+        self.tell_all(|| Command::Peers(peers.clone()));
         Ok(())
     }
 
-    fn open_listeners(&mut self, config: &Config) -> Result<Vec<String>, Failure> {
-        let mut bound = Vec::new();
-        for listener in &config.listeners {
-            bound.push(self.open_listener(listener)?);
-        }
-        Ok(bound)
+    fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.cores.len() as u8).map(ShardId)
+    }
+
+    /// Gives a command that will be answered.
+    fn send(&mut self, shard: ShardId, command: Command) {
+        self.watch.asked(shard, Instant::now());
+        self.hand(shard, command);
+    }
+
+    fn hand(&self, shard: ShardId, command: Command) {
+        let at = usize::from(shard.0);
+        // A core that has ended reads no commands; its report says so.
+        let _ = self.cores[at].commands.send(command);
+        self.doorbells[at].ring();
+    }
+
+    /// One command to every core, each of which will answer it.
+    fn tell_all(&mut self, command: impl Fn() -> Command) {
+        self.shards().for_each(|shard| self.send(shard, command()));
+    }
+
+    /// One command to every core, to which the answer is its end.
+    fn send_all(&mut self, command: impl Fn() -> Command) {
+        self.shards().for_each(|shard| self.hand(shard, command()));
+    }
+
+    fn ring_all(&self) {
+        self.doorbells.iter().for_each(Doorbell::ring);
+    }
+
+    /// True when the core's thread is at its end, whatever it said.
+    fn has_ended(&self, shard: ShardId) -> bool {
+        let thread = self.cores[usize::from(shard.0)].thread.as_ref();
+        thread.is_none_or(|thread| thread.is_finished())
     }
 
     /// Starts the admin server, if there is to be one.
@@ -248,10 +281,10 @@ impl Broker {
         }
     }
 
-    /// Opens one listener on every core; returns `name=address`.
+    /// Opens one listener on every core; returns `name=address`. Its sockets listen at once, and
+    /// each core takes its own when it answers.
     fn open_listener(&mut self, listener: &Listener) -> Result<String, Failure> {
-        let listening = listen::open(listener, self.cores.len())
-            .map_err(|failure| Failure(failure.to_string()))?;
+        let listening = listen::open(listener, self.cores.len()).map_err(Failure::new)?;
         let id = ListenerId(self.next_listener);
         self.next_listener += 1;
         let entrance = Arc::new(Entrance {
@@ -264,144 +297,34 @@ impl Broker {
             rate: Rate::default(),
         });
         let unix = matches!(listener.bind, Bind::Unix(_));
-        let count = listening.sockets.len();
-        for (core, socket) in listening.sockets.into_iter().enumerate() {
-            let command = Command::Listen(id, socket, unix, Arc::clone(&entrance));
-            self.send(core, command);
+        for (shard, socket) in self.shards().zip(listening.sockets) {
+            self.send(shard, Command::Listen(id, socket, unix, Arc::clone(&entrance)));
         }
-        self.wait_done(count, PATIENCE)?;
         self.open.push(Open { id, config: listener.clone(), _file: listening.file });
+        if let Bind::Tcp(SocketAddr::V6(address)) = &listening.bound
+            && address.ip().is_unspecified()
+        {
+            let (listener, bind) = (&listener.name, listening.bound.to_string());
+            tracing::warn!(listener, bind, "the listener is IPv6 only; 0.0.0.0 is one for IPv4");
+        }
         Ok(format!("{}={}", listener.name, listening.bound))
     }
 
-    fn close_listener(&mut self, at: usize) -> Result<(), Failure> {
-        let open = self.open.remove(at);
-        tracing::info!(listener = open.config.name, "listener closed");
-        self.tell_all(|| Command::Unlisten(open.id))
+    /// Closes the listeners that are not among these.
+    fn close_listeners_besides(&mut self, wanted: &[Listener]) {
+        let gone = |open: &mut Open| !wanted.contains(&open.config);
+        let gone: Vec<Open> = self.open.extract_if(.., gone).collect();
+        for open in gone {
+            tracing::info!(listener = open.config.name, "listener closed");
+            self.tell_all(|| Command::Unlisten(open.id));
+        }
     }
 
-    /// Signals until the end.
-    fn control(
-        mut self,
-        mut config: Config,
-        sources: &Sources,
-        signals: &Receiver<Signal>,
-        log: &log::LogControl,
-        notifier: &Notifier,
-    ) -> Result<(), Failure> {
-        loop {
-            let wait = notifier.watchdog_interval().unwrap_or(Duration::from_secs(2));
-            match signals.recv_timeout(wait) {
-                Ok(Signal::Stop) => break,
-                Ok(Signal::StopNow) => {
-                    self.stop_now();
-                    return Ok(());
-                }
-                Ok(Signal::Reload) => {
-                    notifier.reloading();
-                    match sources.load() {
-                        Ok(new) => {
-                            log.set_level(new.log.level);
-                            self.reload(&config, &new)?;
-                            config = new;
-                            tracing::info!("configuration reloaded");
-                        }
-                        Err(problems) => {
-                            tracing::error!("reload refused, nothing changed:\n{problems}");
-                        }
-                    }
-                    notifier.ready("serving");
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    // Also finds a core that failed.
-                    self.tell_all(|| Command::Ping)?;
-                    notifier.alive();
-                }
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-        }
-        notifier.stopping();
-        self.drain(config.shutdown.grace, signals)
-    }
-
-    fn reload(&mut self, old: &Config, new: &Config) -> Result<(), Failure> {
-        let settings = Arc::new(Settings::new(new));
-        self.tell_all(|| Command::Reload(Arc::clone(&settings)))?;
-        let fixed = [
-            ("cores", old.cores != new.cores),
-            ("runtime", old.runtime != new.runtime),
-            ("log.format", old.log.format != new.log.format),
-        ];
-        for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
-            tracing::warn!(key, "changed in the configuration, but needs a restart");
-        }
-        if self.admin_bind != new.admin.bind {
-            self.move_admin(new.admin.bind);
-        }
-        let gone = |open: &Open| !new.listeners.contains(&open.config);
-        while let Some(at) = self.open.iter().position(gone) {
-            self.close_listener(at)?;
-        }
-        for wanted in &new.listeners {
-            if self.open.iter().any(|open| open.config == *wanted) {
-                continue;
-            }
-            match self.open_listener(wanted) {
-                Ok(bound) => tracing::info!(%bound, "listener opened"),
-                // The others go on; the operator sees what is missing.
-                Err(failure) => tracing::error!("{failure}"),
-            }
-        }
-        Ok(())
-    }
-
-    fn drain(mut self, grace: Duration, signals: &Receiver<Signal>) -> Result<(), Failure> {
-        tracing::info!(grace_seconds = grace.as_secs(), "draining");
-        if let Some(admin) = &self.admin {
-            admin.enter(Stage::Draining);
-        }
-        let until = Instant::now() + grace;
-        self.tell_all(|| Command::Drain)?;
-        self.tell_all(|| Command::Ping)?;
-        for core in 0..self.cores.len() {
-            self.send(core, Command::Dismiss);
-        }
-        let mut left = self.cores.len();
-        while left > 0 {
-            let now = Instant::now();
-            if now >= until || matches!(signals.try_recv(), Ok(Signal::StopNow)) {
-                self.stop_now();
-                break;
-            }
-            let wait = (until - now).min(Duration::from_millis(50));
-            match self.reports.recv_timeout(wait) {
-                Ok(Report::Ended(_)) => left -= 1,
-                Ok(Report::Failed(id, why)) => {
-                    return Err(Failure(format!("shard {} failed: {why}", id.0)));
-                }
-                _ => {
-                    // Mail between cores may need another look.
-                    for doorbell in &self.doorbells {
-                        doorbell.ring();
-                    }
-                }
-            }
-        }
-        self.join();
-        tracing::info!("stopped");
-        Ok(())
-    }
-
-    fn stop_now(&mut self) {
-        for core in 0..self.cores.len() {
-            self.send(core, Command::Stop);
-        }
-        self.join();
-    }
-
+    /// Waits for the threads that are at their end. The others end with the process.
     fn join(&mut self) {
         for core in &mut self.cores {
-            if let Some(thread) = core.thread.take() {
+            if let Some(thread) = core.thread.take_if(|thread| thread.is_finished()) {
+                // A panic there has been told already.
                 let _ = thread.join();
             }
         }
@@ -415,7 +338,7 @@ fn cpus(cores: &Cores) -> Result<Vec<usize>, Failure> {
     match cores {
         Cores::List(list) => {
             if let Some(missing) = list.iter().find(|&&core| !usable.contains(&usize::from(core))) {
-                return Err(Failure(format!(
+                return Err(Failure::new(format!(
                     "cores: this process may not run on core {missing}; it may use {usable:?}"
                 )));
             }

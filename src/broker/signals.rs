@@ -1,10 +1,14 @@
 //! Signals as values: a thread of its own waits for them and hands each to a callback, outside of
-//! any handler. Owns the process's reaction to SIGTERM, SIGINT and SIGHUP.
+//! any handler. Owns the process's reaction to every signal that would end it and is not meant to
+//! end it at once. SIGKILL, SIGQUIT and SIGABRT are, and faults of the program are not caught.
+//! SIGPIPE is ignored, as the Rust runtime has it: sockets whose peers are gone would raise it.
 
 use std::thread::JoinHandle;
 
 use crossbeam_channel::Receiver;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{
+    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ,
+};
 use signal_hook::iterator::{Handle, Signals};
 
 /// What the operator asks for.
@@ -17,6 +21,29 @@ pub enum Signal {
     StopNow,
     /// Read the configuration again: SIGHUP.
     Reload,
+    /// Write the state to the log: SIGUSR1.
+    Summary,
+    /// One that has no meaning here, by number. Without us it would end the process.
+    Other(i32),
+}
+
+/// Signals whose default is to end the process, and which have no meaning here; besides the
+/// real-time signals.
+const OTHERS: [(i32, &str); 9] = [
+    (SIGUSR2, "SIGUSR2"),
+    (SIGALRM, "SIGALRM"),
+    (SIGVTALRM, "SIGVTALRM"),
+    (SIGPROF, "SIGPROF"),
+    (SIGIO, "SIGIO"),
+    (SIGXCPU, "SIGXCPU"),
+    (SIGXFSZ, "SIGXFSZ"),
+    (libc::SIGPWR, "SIGPWR"),
+    (libc::SIGSTKFLT, "SIGSTKFLT"),
+];
+
+/// What a signal is called.
+pub fn name(signal: i32) -> &'static str {
+    OTHERS.iter().find(|(known, _)| *known == signal).map_or("real-time signal", |(_, name)| name)
 }
 
 /// The thread that waits. Dropping it ends the thread and the callback, and the signals are ignored
@@ -48,7 +75,12 @@ impl std::error::Error for SignalFailure {}
 pub fn start(
     mut deliver: impl FnMut(Signal) + Send + 'static,
 ) -> Result<SignalThread, SignalFailure> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(SignalFailure)?;
+    let others = OTHERS.map(|(signal, _)| signal).into_iter();
+    let caught = [SIGTERM, SIGINT, SIGHUP, SIGUSR1]
+        .into_iter()
+        .chain(others)
+        .chain(libc::SIGRTMIN()..=libc::SIGRTMAX());
+    let mut signals = Signals::new(caught).map_err(SignalFailure)?;
     let handle = signals.handle();
     let thread = std::thread::Builder::new()
         .name("signals".to_owned())
@@ -83,8 +115,11 @@ pub fn channel() -> Result<(SignalThread, Receiver<Signal>), SignalFailure> {
 
 /// What `signal` means after `stops` signals to stop; `None` when patience is over.
 fn meaning(signal: i32, stops: &mut u32) -> Option<Signal> {
-    if signal == SIGHUP {
-        return Some(Signal::Reload);
+    match signal {
+        SIGHUP => return Some(Signal::Reload),
+        SIGUSR1 => return Some(Signal::Summary),
+        SIGTERM | SIGINT => {}
+        other => return Some(Signal::Other(other)),
     }
     *stops += 1;
     match *stops {

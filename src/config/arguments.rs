@@ -23,7 +23,8 @@ ringmq --version | --help
                   the environment (RINGMQ_MQTT__MAX_INFLIGHT=64), which wins over the file
 Exit codes: 0 stopped as asked, 1 failed while running, 2 wrong arguments or configuration.
 doctor: 0 ready (for N clients), 1 not. ping: 0 the broker answers, 1 it does not.
-SIGTERM or SIGINT stops (twice: at once), SIGHUP reads the configuration again.
+SIGTERM or SIGINT stops (twice: at once), SIGHUP reads the configuration again, SIGUSR1 writes a
+summary of the state to the log.
 ";
 
 /// What the user asks for.

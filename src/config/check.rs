@@ -1,6 +1,7 @@
 //! Rules between keys, and what follows from them. Owns nothing; a rule about one key alone is in
 //! the table.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -30,7 +31,7 @@ pub(crate) fn finish(config: &mut Config, root: &Node, problems: &mut Vec<Proble
 
 struct Report<'a> {
     root: &'a Node,
-    already: Vec<String>,
+    already: HashSet<String>,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -43,7 +44,7 @@ impl Report<'_> {
 
     /// True when the value of `key` could not be read, so that the default stands in its place.
     fn has(&self, key: &str) -> bool {
-        self.already.iter().any(|known| known == key)
+        self.already.contains(key)
     }
 
     /// The position of the first listener with the `same` value, among those whose `field` could be
@@ -87,7 +88,8 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
         let fix = format!("keep at most {}", limits::MAX_LISTENERS);
         report.add("listeners", format!("there are {} listeners", listeners.len()), fix);
     }
-    for (position, listener) in listeners.iter().enumerate() {
+    // Each is compared with those before it; too many are refused as a whole.
+    for (position, listener) in listeners.iter().enumerate().take(limits::MAX_LISTENERS) {
         let key = |field: &str| format!("listeners.{position}.{field}");
         let before = &listeners[..position];
         if let Some(first) = report.first(before, "name", |other| other.name == listener.name) {

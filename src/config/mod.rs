@@ -49,4 +49,6 @@ impl Config {
 }
 
 #[cfg(test)]
+mod flood_tests;
+#[cfg(test)]
 mod tests;

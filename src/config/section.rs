@@ -6,6 +6,9 @@ use super::spec::{Later, Row};
 use super::tree::{Node, Value, dotted};
 use super::value::Plain;
 
+/// Problems until which the nearest key is looked for: it takes a look at every key there is.
+pub(crate) const SUGGESTED: usize = 100;
+
 /// Something a key can hold: a plain value, a section or a list of sections.
 pub(crate) trait Setting: Sized {
     /// What is used when the key is not written.
@@ -76,7 +79,12 @@ pub(crate) trait Section: Sized {
         match &node.value {
             Value::Map(entries) => {
                 for entry in entries.iter().filter(|e| !Self::NAMES.contains(&e.key.as_str())) {
-                    let wrong = unknown(&entry.key, Self::NAMES, Self::LATER);
+                    let later = Self::LATER.contains(&entry.key.as_str());
+                    let wrong = if problems.len() < SUGGESTED || later {
+                        unknown(&entry.key, Self::NAMES, Self::LATER)
+                    } else {
+                        Wrong::new("unknown key", "see `ringmq config reference`")
+                    };
                     problems.push(wrong.at(&entry.origin, &dotted(key, &entry.key)));
                 }
             }
@@ -132,22 +140,23 @@ fn unknown(key: &str, names: &[&'static str], later: &[&'static str]) -> Wrong {
     if later.contains(&key) {
         return Wrong::new(format!("`{key}` is not in this build"), "remove it");
     }
-    let mut everything = Vec::new();
-    super::Config::describe_keys("", &mut everything);
-    // The key may be right and only stand in the wrong section, or be an environment variable with
-    // one underscore.
-    let elsewhere = everything
-        .iter()
-        .find(|known| known.row.name == key || known.key.replace('.', "_") == key)
-        .map(|known| {
-            let variable = known.key.to_uppercase().replace('.', "__");
-            format!("did you mean `{}` (RINGMQ_{variable} in the environment)?", known.key)
-        });
-    match (nearest(key, names.iter().copied()), elsewhere) {
+    match (nearest(key, names.iter().copied()), elsewhere(key)) {
         (Some(near), _) => Wrong::new("unknown key", format!("did you mean `{near}`?")),
         (None, Some(fix)) => Wrong::new("unknown key here", fix),
         (None, None) => Wrong::new("unknown key", format!("keys here: {}", names.join(", "))),
     }
+}
+
+/// The key may be right and only stand in the wrong section, or be an environment variable with one
+/// underscore: which key is meant then.
+pub(crate) fn elsewhere(key: &str) -> Option<String> {
+    let mut everything = Vec::new();
+    super::Config::describe_keys("", &mut everything);
+    let meant = everything
+        .iter()
+        .find(|known| known.row.name == key || known.key.replace('.', "_") == key)?;
+    let variable = meant.key.to_uppercase().replace('.', "__");
+    Some(format!("did you mean `{}` (RINGMQ_{variable} in the environment)?", meant.key))
 }
 
 /// Refuses `word` when it belongs to a later capability; otherwise names the words there are.

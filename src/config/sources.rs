@@ -6,12 +6,15 @@ use std::path::PathBuf;
 
 use super::check;
 use super::problem::{Origin, Problem, Problems, Wrong};
-use super::section::Section;
+use super::section::{Section, elsewhere};
 use super::table::Config;
 use super::tree::{self, Node, Value};
 
 /// What every environment variable of ours begins with.
 const PREFIX: &str = "RINGMQ_";
+
+/// Problems that are told one by one.
+pub(super) const TOLD: usize = 500;
 
 /// Everything a configuration is read from. Kept, so that a reload reads the same sources again.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -33,7 +36,8 @@ impl Sources {
     /// Reads and checks everything.
     ///
     /// # Errors
-    /// Every problem there is, those of the file first and in its order.
+    /// Every problem there is, those of the file first and in its order; of more than 500 the rest
+    /// as a number.
     pub fn load(&self) -> Result<Config, Problems> {
         let mut problems = Vec::new();
         let root = self.read_file().unwrap_or_else(|problem| {
@@ -56,11 +60,24 @@ impl Sources {
         self.finish(root, problems)
     }
 
+    /// Variables that begin like ours and are nobody's: sentences for the log and for
+    /// `--test-config`. Images and shells set such (`RINGMQ_VERSION`).
+    pub fn remarks(&self) -> Vec<String> {
+        let foreign = self.environment.iter().filter(|(name, _)| is_foreign(name));
+        let remark = |(name, _): &(String, String)| {
+            let hint = match elsewhere(&key_of(name)) {
+                Some(hint) => hint,
+                None => "`ringmq config reference` lists the keys".to_owned(),
+            };
+            format!("{name}: this environment variable names no key and is not used; {hint}")
+        };
+        foreign.map(remark).collect()
+    }
+
     /// Lays the other layers over the file's tree, and checks what comes of it.
     fn finish(&self, mut root: Node, mut problems: Vec<Problem>) -> Result<Config, Problems> {
-        for (name, value) in &self.environment {
-            let path = name.strip_prefix(PREFIX).unwrap_or(name);
-            let path = path.to_ascii_lowercase().replace("__", ".");
+        for (name, value) in self.environment.iter().filter(|(name, _)| !is_foreign(name)) {
+            let path = key_of(name);
             lay(&mut root, &path, value, Origin::named(name), &mut problems);
         }
         for argument in &self.set {
@@ -79,6 +96,12 @@ impl Sources {
             return Ok(config);
         }
         problems.sort_by_key(|problem| problem.origin.line_number().unwrap_or(usize::MAX));
+        if problems.len() > TOLD {
+            let more = format!("{} more problems are not listed", problems.len() - TOLD);
+            let first = problems[TOLD].origin.clone();
+            problems.truncate(TOLD);
+            problems.push(Wrong::new(more, "correct these first").at(&first, ""));
+        }
         Err(Problems(problems))
     }
 
@@ -148,6 +171,20 @@ fn ours(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, S
         .collect();
     ours.sort();
     ours
+}
+
+/// The dotted key that a variable names.
+fn key_of(name: &str) -> String {
+    let path = name.strip_prefix(PREFIX).unwrap_or(name);
+    path.to_ascii_lowercase().replace("__", ".")
+}
+
+/// True for a variable that is not meant for us: without `__` to lead into a section, it begins
+/// with a word with which no key begins.
+fn is_foreign(name: &str) -> bool {
+    let key = key_of(name);
+    let word = key.split(['.', '_', '-']).next().unwrap_or_default();
+    !key.contains('.') && !word.is_empty() && !Config::NAMES.iter().any(|key| key.starts_with(word))
 }
 
 /// Kubernetes gives every container variables for every Service: a Service called `ringmq`, or

@@ -97,7 +97,7 @@ fn problems_name_the_variable_or_the_argument() {
 
 #[test]
 fn problems_of_all_layers_come_together_the_files_first() {
-    let problems = read_with("mqtt: {max_qos: 9}", &[("RINGMQ_X", "1")], &["log.level=loud"]);
+    let problems = read_with("mqtt: {max_qos: 9}", &[("RINGMQ_X__Y", "1")], &["log.level=loud"]);
     let problems = problems.unwrap_err();
     assert_eq!(problems.len(), 3, "{problems:#?}");
     assert!(problems[0].starts_with("f.yaml:1"), "{problems:#?}");
@@ -131,4 +131,41 @@ fn variables_of_kubernetes_services_are_not_ours() {
     let variables = ["PATH", "RINGMQ_PORT", "RINGMQ_CORES"];
     let kept = ours(variables.iter().map(|name| (OsString::from(name), OsString::from("x"))));
     assert_eq!(kept, [("RINGMQ_CORES".to_owned(), "x".to_owned())]);
+}
+
+#[test]
+fn a_variable_that_no_key_begins_with_is_said_and_not_used() {
+    let foreign = [
+        ("RINGMQ_VERSION", "`ringmq config reference` lists the keys"),
+        ("RINGMQ_HOME", "`ringmq config reference` lists the keys"),
+        ("RINGMQ_IMAGE_TAG", "`ringmq config reference` lists the keys"),
+        ("RINGMQ_CONFIG_FILE", "`ringmq config reference` lists the keys"),
+        // Most likely meant for us, but a section is missing.
+        ("RINGMQ_LEVEL", "did you mean `log.level` (RINGMQ_LOG__LEVEL in the environment)?"),
+        (
+            "RINGMQ_MAX_INFLIGHT",
+            "did you mean `mqtt.max_inflight` (RINGMQ_MQTT__MAX_INFLIGHT in the environment)?",
+        ),
+    ];
+    for (name, hint) in foreign {
+        let environment = vec![(name.to_owned(), "1".to_owned())];
+        let sources = Sources { environment, ..Sources::default() };
+        assert!(sources.load().is_ok(), "{name}");
+        let remarks = sources.remarks();
+        assert_eq!(remarks.len(), 1, "{name}");
+        assert!(remarks[0].starts_with(&format!("{name}: ")), "{remarks:?}");
+        assert!(remarks[0].ends_with(hint), "{remarks:?}");
+    }
+    let meant = [
+        ("RINGMQ_MQTT__MAX_INFLGHT", "did you mean `max_inflight`?"),
+        ("RINGMQ_MQTT_MAX_INFLIGHT", "did you mean `mqtt.max_inflight` "),
+        ("RINGMQ_LOG_LEVEL", "did you mean `log.level` (RINGMQ_LOG__LEVEL in the environment)?"),
+        ("RINGMQ_CORE", "did you mean `cores`?"),
+        ("RINGMQ_LISTENER__0__BIND", "did you mean `listeners`?"),
+        ("RINGMQ_SOMETHING__BAR", "keys here: cores, "),
+    ];
+    for (name, hint) in meant {
+        let problems = read_with("", &[(name, "1")], &[]).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].contains(hint), "{name}: {problems:?}");
+    }
 }

@@ -166,7 +166,8 @@ section_struct! {
             "What carries MQTT.";
         bind "bind": Bind = "127.0.0.1:1883", bind(),
             "Address and port (\"[::1]:1883\" for IPv6; port 0 lets the kernel choose), or the \
-             path of a unix socket.";
+             path of a unix socket. An IPv6 address takes IPv6 clients only, \"[::]:1883\" too: \
+             for both families, add a listener on 0.0.0.0:1883.";
         max_connections "max_connections": Option<u32> = "unlimited",
             count(1, MANY, "connections").or("unlimited"),
             "Most connections of this listener; further ones are refused.";
@@ -337,5 +338,9 @@ section_struct! {
     pub struct Log later [] {
         level "level": Level = "info", choice(Level::WORDS), "How much is logged.";
         format "format": Format = "text", choice(Format::WORDS), "How lines are written.";
+        connections "connections": bool = "true", switch(),
+            "Lines about clients that connect, disconnect or are refused, at level info. Of each \
+             kind at most 50 at once and 10 per second are written by a shard; how many were left \
+             out is said every 10 seconds and counted. At level debug all are written.";
     }
 }

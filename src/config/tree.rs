@@ -6,6 +6,8 @@
 //! it is given to.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
@@ -291,6 +293,7 @@ impl<'a> Reader<'a, '_> {
 
     fn map(&mut self, key: &str, depth: usize) -> Result<Value, Problem> {
         let mut entries: Vec<Entry> = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
         loop {
             let (event, span) = self.next()?;
             let name = match event {
@@ -302,12 +305,17 @@ impl<'a> Reader<'a, '_> {
             let below = dotted(key, &name);
             let (event, span) = self.next()?;
             let node = self.node(event, span, &below, depth + 1)?;
-            match entries.iter_mut().find(|entry| entry.key == name) {
-                Some(first) => {
-                    let what = format!("this key is already set at {}", first.origin);
+            match places.entry(name) {
+                Occupied(place) => {
+                    let first = &entries[*place.get()].origin;
+                    let what = format!("this key is already set at {first}");
                     self.problems.push(Wrong::new(what, "keep one of them").at(&origin, &below));
                 }
-                None => entries.push(Entry { key: name, origin, node }),
+                Vacant(place) => {
+                    let key = place.key().clone();
+                    place.insert(entries.len());
+                    entries.push(Entry { key, origin, node });
+                }
             }
         }
     }

@@ -355,12 +355,16 @@ impl Plain for Cores {
             _ => return Err(Wrong::new("no core is listed", write_this(spec))),
         };
         let mut cores = Vec::new();
+        let mut count = 0;
         for item in items {
             let (first, last) = core_range(unquoted(item, spec)?)?;
-            cores.extend(first..=last);
+            count += usize::from(last - first) + 1;
+            if count <= limits::MAX_SHARDS {
+                cores.extend(first..=last);
+            }
         }
-        if cores.len() > limits::MAX_SHARDS {
-            let what = format!("{} cores are listed", cores.len());
+        if count > limits::MAX_SHARDS {
+            let what = format!("{count} cores are listed");
             return Err(Wrong::new(what, format!("list at most {}", limits::MAX_SHARDS)));
         }
         Ok(Cores::List(cores))

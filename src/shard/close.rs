@@ -66,6 +66,19 @@ impl Cause {
         }
     }
 
+    /// For the log: why, and the reason code of a DISCONNECT if there is one.
+    pub(super) fn words(self) -> (&'static str, Option<u8>) {
+        let word = match self {
+            Cause::Client(code) => return ("the client said goodbye", Some(code as u8)),
+            Cause::EndOfStream => "the client closed the connection",
+            Cause::Broken => "the connection broke",
+            Cause::Rejected => "refused",
+            Cause::ConnectTimeout => "no CONNECT in time",
+            _ => "ended by the server",
+        };
+        self.farewell().map_or((word, None), |(code, what)| (what, Some(code as u8)))
+    }
+
     /// Only DISCONNECT with reason 0x00 deletes the will [MQTT-3.14.4-3].
     fn deletes_will(self) -> bool {
         self == Cause::Client(ReasonCode::Success) && !Mutant::WillAfterDisconnect.is_on()
@@ -81,11 +94,16 @@ impl Shard {
         match stage {
             // HandedOver decides; the socket is no longer ours to speak on.
             Stage::HandingOver(_) | Stage::Closing | Stage::Closed => return,
+            Stage::Entry if cause == Cause::ConnectTimeout => {
+                let peer = connection.peer;
+                self.log_refused(peer, listener, "no CONNECT in time");
+            }
             Stage::Entry => {}
             Stage::Open(index) => {
                 self.work += cost::SESSION;
                 self.counters.connections_open -= 1;
                 self.count_cause(cause);
+                self.log_disconnected(socket, index, cause);
                 self.say_farewell(socket, index, cause);
                 self.detach(index, cause);
             }
@@ -185,9 +203,6 @@ impl Shard {
 
     fn say_farewell(&mut self, socket: SocketId, index: u32, cause: Cause) {
         let Some(session) = self.sessions.get(index) else { return };
-        tracing::debug!(
-            client_id = %session.client_id, shard = self.id.0, ?cause, "client disconnected"
-        );
         let (version, informed) = (session.version, session.problem_information);
         let max = session.maximum_packet_size as usize;
         if let (Version::V5, Some((reason, what))) = (version, cause.farewell()) {

@@ -73,7 +73,7 @@ impl Shard {
         self.scratch = connack;
         self.actions.push(Action::ReceiveStream(socket));
         self.resume_deliveries(index);
-        tracing::debug!(client_id = %name, shard = self.id.0, present, "client connected");
+        self.log_connected(socket, &name, &connect, present);
         if !rest.is_empty() {
             self.receive_open(socket, index, rest);
         }
@@ -161,9 +161,7 @@ impl Shard {
     fn refuse(&mut self, socket: SocketId, connect: &Connect<'_>, refused: Refused) {
         self.counters.connections_refused += 1;
         let Refused(reason, what) = refused;
-        if let Some(connection) = self.connections.get(socket.0) {
-            tracing::debug!(peer = %connection.peer, ?reason, what, "client refused");
-        }
+        self.log_refused_client(socket, connect, what, reason as u8);
         let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
         self.send_refusal(socket, connect.version, reason, what, max);
         self.disconnect(socket, Cause::Rejected);

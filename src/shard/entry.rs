@@ -16,19 +16,21 @@ impl Shard {
         self.counters.connections_accepted += 1;
         let entrance = self.entrances.get(usize::from(listener.0)).and_then(|e| e.clone());
         let Some(entrance) = entrance.filter(|_| !self.draining) else {
+            self.log_refused(peer, listener, "the listener is closed");
             self.refuse_socket(socket);
             return;
         };
         let paced =
             entrance.max_connect_rate.is_none_or(|rate| entrance.rate.allow(self.now_micros, rate));
         if !paced || !entrance.connections.take(1, entrance.max_connections) {
-            tracing::debug!(%peer, listener = entrance.name, "connection refused: listener limit");
+            let limit = if paced { "max_connections" } else { "max_connect_rate" };
+            self.log_refused(peer, listener, limit);
             self.refuse_socket(socket);
             return;
         }
         if !self.shared.connections.take(1, self.settings.max_connections) {
             entrance.connections.give(1);
-            tracing::debug!(%peer, "connection refused: runtime.max_connections");
+            self.log_refused(peer, listener, "runtime.max_connections");
             self.refuse_socket(socket);
             return;
         }
@@ -152,7 +154,7 @@ impl Shard {
     ) {
         self.counters.violations += 1;
         let Some(connection) = self.connections.get(socket.0) else { return };
-        tracing::debug!(peer = %connection.peer, ?reason, what, "connect rejected");
+        self.log_refused(connection.peer, connection.listener, what);
         let answer = match version {
             Some(Version::V5) => true,
             // MQTT 3 has return codes only for some refusals; anything else is just a close.
@@ -174,6 +176,7 @@ impl Shard {
         // connection that lasts this long.
         self.arm_connection(socket, self.now.plus_millis(self.settings.connect_timeout));
         if self.draining {
+            self.log_refused(arriving.peer, arriving.listener, "the server is stopping");
             self.disconnect(socket, Cause::Rejected);
             return;
         }

@@ -17,6 +17,7 @@ mod encode;
 mod entry;
 mod fanout;
 mod held;
+mod journal;
 mod line;
 mod mail;
 mod names;
@@ -61,6 +62,7 @@ use crate::topic::{Index, Retained};
 use close::Cause;
 use connection::{Connection, Stage};
 use hashbrown::HashMap;
+use journal::Journal;
 use output::{Outgoing, Pool};
 use park::Parked;
 use share::Groups;
@@ -149,6 +151,7 @@ pub struct Shard {
     topic_scratch: String,
     fan: encode::Fan,
     sys: Sys,
+    journal: Journal,
     /// Plain figures of this shard.
     pub counters: Counters,
     next_cookie: u64,
@@ -221,6 +224,7 @@ impl Shard {
             topic_scratch: String::new(),
             fan: encode::Fan::default(),
             sys: Sys::new(usize::from(shards)),
+            journal: Journal::default(),
             counters: Counters::default(),
             next_cookie: 0,
             assigned: 0,

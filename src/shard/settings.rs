@@ -77,6 +77,8 @@ pub struct Settings {
     pub sys_interval: u64,
     /// Most connections of the whole broker.
     pub max_connections: u64,
+    /// Lines about clients that connect, disconnect or are refused are logged.
+    pub log_connections: bool,
     /// Most subscriptions of one client that only the trie can find.
     pub max_unhashed_subscriptions: usize,
     /// How steps are divided; not configured.
@@ -176,6 +178,7 @@ impl Settings {
             retained_expiry: millis(config.retained.expiry),
             sys_interval: millis(config.sys.interval),
             max_connections: config.runtime.max_connections.map_or(u64::MAX, u64::from),
+            log_connections: config.log.connections,
             max_unhashed_subscriptions: mqtt.max_unhashed_subscriptions as usize,
             budget: Budget::BROKER,
         }

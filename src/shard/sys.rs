@@ -19,6 +19,7 @@ pub(super) struct Sys {
     history: History,
     updated: Instant,
     armed: bool,
+    begun: bool,
     /// The next upkeep is armed.
     housekeeping: bool,
     /// Where the sweep of expired retained messages goes on.
@@ -32,6 +33,7 @@ impl Sys {
             history: History::new(),
             updated: Instant(0),
             armed: false,
+            begun: false,
             housekeeping: false,
             sweep: None,
         }
@@ -49,6 +51,12 @@ impl Sys {
 
     pub(super) fn disarm(&mut self) {
         self.armed = false;
+        self.begun = true;
+    }
+
+    /// True until the first update.
+    pub(super) fn is_new(&self) -> bool {
+        !self.begun
     }
 
     /// True when no upkeep is armed; then one is.

@@ -19,6 +19,8 @@ const FEW_TIMERS: usize = 4096;
 const TIMERS: usize = 256;
 /// Milliseconds between looks at idle flow state, retained expiry and spare memory.
 const HOUSEKEEPING: u64 = 1000;
+/// Milliseconds until the first `$SYS` update.
+const FIRST_SYS: u64 = 100;
 /// Milliseconds until a client that may only be unheard is looked at again.
 const AGAIN: u64 = 100;
 /// Milliseconds a flow state stays after its last use.
@@ -69,8 +71,10 @@ impl Shard {
         if self.sys.arm_housekeeping() {
             self.wheel.insert(due, Timer::Housekeeping);
         }
-        if self.settings.sys_interval > 0 && self.sys.arm() {
-            self.wheel.insert(self.now.plus_millis(self.settings.sys_interval), Timer::Sys);
+        let interval = self.settings.sys_interval;
+        if interval > 0 && self.sys.arm() {
+            let wait = if self.sys.is_new() { FIRST_SYS.min(interval) } else { interval };
+            self.wheel.insert(self.now.plus_millis(wait), Timer::Sys);
         }
     }
 
@@ -103,6 +107,7 @@ impl Shard {
                 Timer::Housekeeping => {
                     self.sys.disarm_housekeeping();
                     self.begin_housekeeping();
+                    self.tell_left_out();
                     self.arm_housekeeping();
                 }
             }

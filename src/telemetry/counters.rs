@@ -164,6 +164,10 @@ counters! {
         dropped_retained_limit reason = "retained_limit";
         dropped_payload_format reason = "payload_format";
     }
+    "ringmq_log_lines_left_out_total" Counter "lines"
+        "Log lines about clients that their rate limit left out (log.connections)." {
+        log_left_out;
+    }
     "ringmq_violations_total" Counter "violations"
         "Rules of the protocol broken by clients." { violations; }
     "ringmq_wills_sent_total" Counter "messages"

@@ -5,6 +5,7 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use super::{Counters, Histogram, Kind};
+use crate::ids::ShardId;
 
 /// The media type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -23,12 +24,16 @@ pub struct Snapshot {
 }
 
 /// What is known of the whole process.
-#[derive(Clone, Copy, PartialEq, Default, Debug)]
+#[derive(Clone, PartialEq, Default, Debug)]
 pub struct Process {
     /// Filters in the interest table.
     pub interest: u64,
     /// It serves: all listeners are open and it does not drain.
     pub ready: bool,
+    /// The shards that are late, and for how long they have not answered.
+    pub late: Vec<(ShardId, Duration)>,
+    /// Lines that the log has lost because nobody read it.
+    pub lost_lines: u64,
     /// Resident memory in bytes, if the system tells.
     pub resident_bytes: Option<u64>,
     /// Virtual memory in bytes, if the system tells.
@@ -56,6 +61,7 @@ pub fn page(version: &str, process: &Process, shards: &[Option<&Snapshot>]) -> S
     for (shard, figures) in shards.iter().enumerate() {
         text.sample("ringmq_shard_up", &[("shard", &shard)], u8::from(figures.is_some()));
     }
+    text.late(process, shards.len());
     text.counters(shards);
     text.steps(shards);
     text.loop_lag(shards);
@@ -100,6 +106,8 @@ impl Text {
         self.single("ringmq_ready", "gauge", "1 while the broker serves: as /readyz.", ready);
         let help = "Topic filters in the interest table; a lone shard needs none.";
         self.single("ringmq_interest_filters", "gauge", help, process.interest);
+        let help = "Log lines that were lost because nobody read the log.";
+        self.single("ringmq_log_lines_lost_total", "counter", help, process.lost_lines);
         // The names that every Prometheus client library uses.
         let seconds = process.started.as_secs_f64();
         let help = "Start of the process in seconds since the Unix epoch.";
@@ -117,6 +125,17 @@ impl Text {
             if let Some(value) = value {
                 self.single(name, "gauge", help, value);
             }
+        }
+    }
+
+    fn late(&mut self, process: &Process, shards: usize) {
+        let help = "For how long the shard has not answered the control thread, once that is more \
+                    than 6 s; otherwise 0.";
+        self.family("ringmq_shard_late_seconds", "gauge", help);
+        for shard in 0..shards {
+            let late = process.late.iter().find(|(late, _)| usize::from(late.0) == shard);
+            let seconds = late.map_or(0.0, |(_, time)| time.as_secs_f64());
+            self.sample("ringmq_shard_late_seconds", &[("shard", &shard)], seconds);
         }
     }
 

@@ -181,3 +181,32 @@ fn an_address_in_use_by_another_program_is_a_failure() {
     assert!(exit.stderr.contains(&port), "the address is not named: {exit:?}");
     fs::remove_file(path).expect("it was written");
 }
+
+#[test]
+fn why_it_ended_follows_the_logs_format() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("it is bound").port().to_string();
+    let bind = format!("listeners.0.bind=127.0.0.1:{port}");
+    let exit = run(&["--set", &bind, "--set", "log.format=json", "--set", "log.level=error"]);
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    let lines: Vec<_> = exit.stderr.lines().collect();
+    assert_eq!(lines.len(), 1, "{exit:?}");
+    assert!(lines[0].starts_with("{\"timestamp\":\"") && lines[0].ends_with('}'), "{exit:?}");
+    assert!(lines[0].contains("\"level\":\"ERROR\"") && lines[0].contains(&port), "{exit:?}");
+}
+
+#[test]
+fn sys_topics_are_there_from_the_start() {
+    let broker = Broker::start(&["sys.interval=1h"]);
+    let mut c = Client::connect(&broker, V5, &unique("c"));
+    c.granted("$SYS/broker/version", 0);
+    assert!(c.message().text().starts_with("ringmq version "));
+}
+
+#[test]
+fn a_variable_that_is_nobodys_is_said_and_harmless() {
+    let output = program().arg("--test-config").env("RINGMQ_VERSION", "0.1").output();
+    let output = output.expect("the program runs");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("RINGMQ_VERSION: "), "{output:?}");
+}

@@ -41,6 +41,7 @@ pub fn roomy() -> Settings {
         retained_expiry: 0,
         sys_interval: 0,
         max_connections: u64::MAX,
+        log_connections: true,
         max_unhashed_subscriptions: 1000,
         budget: Budget::BROKER,
     }

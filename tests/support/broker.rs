@@ -17,7 +17,7 @@ use super::unique;
 
 /// How long a broker may take to be ready on a busy machine.
 const START: Duration = Duration::from_secs(30);
-const LOG_LINES: usize = 200;
+const LOG_LINES: usize = 2000;
 
 /// How a broker ended.
 #[derive(Debug)]
@@ -61,12 +61,21 @@ pub struct Launch<'a> {
     pub backlog: u32,
     /// Its limit of open descriptors.
     pub files: Option<u64>,
+    /// Variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl<'a> Launch<'a> {
     pub fn new(settings: &'a [&'a str]) -> Launch<'a> {
         let bind = SocketAddr::from(([127, 0, 0, 1], 0));
-        Launch { settings, shards: shards(), bind, backlog: 4096, files: None }
+        Launch {
+            settings,
+            shards: shards(),
+            bind,
+            backlog: 4096,
+            files: None,
+            environment: Vec::new(),
+        }
     }
 
     #[track_caller]
@@ -152,6 +161,7 @@ impl Broker {
             None => (ringmq_command(launch, &directory), None),
         };
         let mut child = command
+            .envs(launch.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

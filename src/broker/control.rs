@@ -1,0 +1,426 @@
+//! The control thread while the broker serves: signals, answers of shards, the beat, reload, drain.
+//! It never waits for a shard: a command is sent, and what follows from its answer is done when the
+//! answer comes. A shard that does not answer is late, which is said and shown; ending the process
+//! for it is left to whoever supervises it. What ends the broker is a shard that has really ended.
+
+use super::core::{Command, Report};
+use super::log::LogControl;
+use super::notify::Notifier;
+use super::signals::{self, Signal};
+use super::summary::Figures;
+use super::watch::{BEAT, Round};
+use super::{Broker, Failure};
+use crate::admin::{self, Stage};
+use crate::config::{Config, Sources};
+use crate::ids::ShardId;
+use crate::shard::Settings;
+use crossbeam_channel::{Receiver, RecvError, select};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Mail between cores may need another look this often while they drain.
+const NUDGE: Duration = Duration::from_millis(50);
+/// How long shards may take to end at once.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// How long a summary waits for the shards.
+const SUMMARY: Duration = Duration::from_secs(1);
+
+/// What the control thread needs beside the broker.
+pub(super) struct Control<'a> {
+    pub broker: Broker,
+    pub config: Config,
+    pub sources: &'a Sources,
+    pub signals: &'a Receiver<Signal>,
+    pub log: &'a LogControl,
+    pub notifier: &'a Notifier,
+    task: Task,
+    /// Another reload is wanted after this one.
+    again: bool,
+    summary: Option<(Round, Instant)>,
+    figures: Figures,
+    next_beat: Instant,
+    fed: Instant,
+}
+
+/// What waits for answers.
+enum Task {
+    Nothing,
+    /// The new settings, and the listeners that are gone.
+    Closing(Round, Box<Config>),
+    /// Listeners, by name and address.
+    Opening(Round, Vec<String>, Why),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Start,
+    Reload,
+}
+
+/// How serving ended.
+enum Ending {
+    Drain,
+    Now,
+}
+
+impl<'a> Control<'a> {
+    pub(super) fn new(
+        broker: Broker,
+        config: Config,
+        sources: &'a Sources,
+        signals: &'a Receiver<Signal>,
+        log: &'a LogControl,
+        notifier: &'a Notifier,
+    ) -> Control<'a> {
+        let now = Instant::now();
+        Control {
+            broker,
+            config,
+            sources,
+            signals,
+            log,
+            notifier,
+            task: Task::Nothing,
+            again: false,
+            summary: None,
+            figures: Figures::default(),
+            next_beat: now,
+            fed: now,
+        }
+    }
+
+    /// Opens the listeners, serves until told to stop, stops.
+    ///
+    /// # Errors
+    /// When a listener of the start cannot listen, or a shard fails.
+    pub(super) fn run(mut self) -> Result<(), Failure> {
+        let mut bound = Vec::new();
+        for listener in &self.config.listeners {
+            bound.push(self.broker.open_listener(listener)?);
+        }
+        self.task = Task::Opening(self.broker.watch.round(), bound, Why::Start);
+        match self.serve()? {
+            Ending::Drain => self.drain(),
+            Ending::Now => self.stop_now(),
+        }
+    }
+
+    /// Obeys signals until one says stop.
+    fn serve(&mut self) -> Result<Ending, Failure> {
+        loop {
+            self.go_on();
+            let wait = self.next_beat.saturating_duration_since(Instant::now());
+            let wait = if self.summary.is_some() { wait.min(NUDGE) } else { wait };
+            let (signals, reports) = (self.signals, self.broker.reports.clone());
+            select! {
+                recv(signals) -> signal => match signal {
+                    Ok(Signal::Stop) => return Ok(Ending::Drain),
+                    Ok(Signal::StopNow) => return Ok(Ending::Now),
+                    Ok(Signal::Reload) => self.reload(),
+                    Ok(Signal::Summary) => self.ask_for_summary(),
+                    Ok(Signal::Other(number)) => note(number),
+                    // The thread that waits for signals is gone; nobody could stop us any more.
+                    Err(RecvError) => return Ok(Ending::Drain),
+                },
+                recv(reports) -> report => {
+                    if let Ok(report) = report {
+                        self.heed(report)?;
+                    }
+                }
+                default(wait) => {}
+            }
+            self.beat()?;
+        }
+    }
+
+    /// What a shard says.
+    fn heed(&mut self, report: Report) -> Result<(), Failure> {
+        let now = Instant::now();
+        let id = match report {
+            Report::Done(id) => id,
+            Report::Alive(id, snapshot) => {
+                self.figures.heard(id, now, snapshot);
+                id
+            }
+            Report::Up(..) => return Ok(()),
+            Report::Failed(id, why) => {
+                return Err(Failure::new(format!("shard {} failed: {why}", id.0)));
+            }
+            Report::Ended(id) => {
+                return Err(Failure::new(format!("shard {} ended unexpectedly", id.0)));
+            }
+        };
+        if let Some(late) = self.broker.watch.answered(id, now) {
+            let late_seconds = late.as_secs();
+            tracing::warn!(shard = id.0, late_seconds, "a shard answers again");
+            self.show_late();
+        }
+        Ok(())
+    }
+
+    /// Says who is late, and feeds the watchdog unless somebody is.
+    fn look_around(&mut self, now: Instant) {
+        for (shard, since) in self.broker.watch.look(now) {
+            let late_seconds = now.duration_since(since).as_secs();
+            tracing::error!(
+                shard = shard.0,
+                late_seconds,
+                "a shard does not answer; its clients wait"
+            );
+            self.show_late();
+        }
+        let interval = self.notifier.watchdog_interval();
+        if interval.is_some_and(|interval| now.duration_since(self.fed) >= interval.min(BEAT))
+            && self.broker.watch.late().next().is_none()
+        {
+            self.fed = now;
+            self.notifier.alive();
+        }
+    }
+
+    /// Now and then: asks every shard whether it is there.
+    fn beat(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        self.look_around(now);
+        if now < self.next_beat {
+            return Ok(());
+        }
+        let interval = self.notifier.watchdog_interval();
+        self.next_beat = now + interval.map_or(BEAT, |interval| interval.min(BEAT));
+        self.find_ended()?;
+        for shard in self.broker.shards() {
+            // Who has something to answer already is not given more and more.
+            if self.broker.watch.is_quiet(shard) {
+                self.broker.send(shard, Command::Ping(now));
+            }
+        }
+        if let Some(admin) = &self.broker.admin {
+            admin.lost_lines(self.log.lost());
+        }
+        Ok(())
+    }
+
+    /// A thread that ended without a word has panicked (where a panic does not abort).
+    fn find_ended(&mut self) -> Result<(), Failure> {
+        let ended = self.broker.shards().find(|&shard| self.broker.has_ended(shard));
+        let Some(shard) = ended else { return Ok(()) };
+        while let Ok(report) = self.broker.reports.try_recv() {
+            self.heed(report)?;
+        }
+        Err(Failure::new(format!("the thread of shard {} has ended", shard.0)))
+    }
+
+    /// Tells the admin server and the service manager who is late.
+    fn show_late(&self) {
+        let late: Vec<(ShardId, Instant)> = self.broker.watch.late().collect();
+        let status = match late.as_slice() {
+            [] => "serving".to_owned(),
+            late => {
+                let numbers: Vec<String> = late.iter().map(|(id, _)| id.0.to_string()).collect();
+                format!("no answer from shard {}", numbers.join(", "))
+            }
+        };
+        self.notifier.status(&status);
+        if let Some(admin) = &self.broker.admin {
+            admin.late(late);
+        }
+    }
+
+    /// Goes on with what has been answered.
+    fn go_on(&mut self) {
+        if let Some((round, until)) = &self.summary
+            && (self.broker.watch.is_done(round) || Instant::now() >= *until)
+        {
+            self.summary = None;
+            self.write_summary();
+        }
+        match std::mem::replace(&mut self.task, Task::Nothing) {
+            Task::Closing(round, config) if self.broker.watch.is_done(&round) => {
+                self.open_new_listeners(&config);
+                self.config = *config;
+            }
+            Task::Opening(round, bound, why) if self.broker.watch.is_done(&round) => {
+                self.opened(bound, why);
+            }
+            waits => self.task = waits,
+        }
+    }
+
+    fn opened(&mut self, mut bound: Vec<String>, why: Why) {
+        if why == Why::Reload {
+            bound.iter().for_each(|bound| tracing::info!(%bound, "listener opened"));
+            tracing::info!("configuration reloaded");
+            self.notifier.ready("serving");
+        } else {
+            if let Some(admin) = &self.broker.admin {
+                admin.enter(Stage::Ready);
+                bound.push(format!("admin={}", admin.address()));
+            }
+            let (shards, bound) = (self.broker.cores.len(), bound.join(","));
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), shards, %bound, "ready");
+            self.notifier.ready(&format!("{shards} shards, {}", bound.replace(',', ", ")));
+        }
+        if std::mem::take(&mut self.again) {
+            self.reload();
+        }
+    }
+
+    /// Reads the configuration again. The new settings are on their way when this returns; the
+    /// listeners that are new are opened when those that are gone are closed, on every shard.
+    fn reload(&mut self) {
+        if !matches!(self.task, Task::Nothing) {
+            self.again = true;
+            return;
+        }
+        self.notifier.reloading();
+        let new = match self.sources.load() {
+            Ok(new) => new,
+            Err(problems) => {
+                for problem in &problems.0 {
+                    tracing::error!("{problem}");
+                }
+                tracing::error!(problems = problems.0.len(), "reload refused, nothing changed");
+                self.notifier.ready("serving");
+                return;
+            }
+        };
+        let old = &self.config;
+        for (key, changed) in [
+            ("cores", old.cores != new.cores),
+            ("runtime", old.runtime != new.runtime),
+            ("log.format", old.log.format != new.log.format),
+        ] {
+            if changed {
+                tracing::warn!(key, "changed in the configuration, but needs a restart");
+            }
+        }
+        self.log.set_level(new.log.level);
+        let settings = Arc::new(Settings::new(&new));
+        self.broker.tell_all(|| Command::Reload(Arc::clone(&settings)));
+        if self.broker.admin_bind != new.admin.bind {
+            self.broker.move_admin(new.admin.bind);
+            self.show_late();
+        }
+        self.broker.close_listeners_besides(&new.listeners);
+        self.task = Task::Closing(self.broker.watch.round(), Box::new(new));
+    }
+
+    fn open_new_listeners(&mut self, config: &Config) {
+        let mut bound = Vec::new();
+        for wanted in &config.listeners {
+            if self.broker.open.iter().any(|open| open.config == *wanted) {
+                continue;
+            }
+            match self.broker.open_listener(wanted) {
+                Ok(address) => bound.push(address),
+                // The others go on; the operator sees what is missing.
+                Err(failure) => tracing::error!("{failure}"),
+            }
+        }
+        self.task = Task::Opening(self.broker.watch.round(), bound, Why::Reload);
+    }
+
+    fn ask_for_summary(&mut self) {
+        let now = Instant::now();
+        self.broker.tell_all(|| Command::Ping(now));
+        self.summary = Some((self.broker.watch.round(), now + SUMMARY));
+    }
+
+    fn write_summary(&self) {
+        let late: Vec<_> = self.broker.watch.late().collect();
+        let uptime = self.broker.started.elapsed().unwrap_or_default();
+        let resident = admin::resident_bytes();
+        self.figures.write(Instant::now(), uptime, resident, self.log.lost(), &late);
+    }
+
+    /// No new clients; the wills are routed; every client is told; the shards end. Takes at most
+    /// `shutdown.grace`, whoever is late.
+    fn drain(mut self) -> Result<(), Failure> {
+        if self.summary.take().is_some() {
+            self.write_summary();
+        }
+        let grace = self.config.shutdown.grace;
+        tracing::info!(grace_seconds = grace.as_secs(), "draining");
+        self.notifier.stopping();
+        if let Some(admin) = &self.broker.admin {
+            admin.enter(Stage::Draining);
+        }
+        let until = Instant::now() + grace;
+        // Twice, because what the first round sends to other shards is taken in by the second. Who
+        // is late cannot hold up the others for longer than a part of the grace.
+        let now = Instant::now();
+        for command in [|_| Command::Drain, Command::Ping as fn(Instant) -> Command] {
+            self.broker.tell_all(|| command(now));
+            let round = self.broker.watch.round();
+            let patience = (Instant::now() + grace / 4).min(until);
+            let all = |control: &Self| control.broker.watch.is_done_by_all_in_time(&round);
+            if self.wait(patience, all)? == Waited::ToldToStop {
+                return self.stop_now();
+            }
+        }
+        self.broker.send_all(|| Command::Dismiss);
+        let ended = |control: &Self| control.broker.running == 0;
+        match self.wait(until, ended)? {
+            Waited::Done => self.broker.join(),
+            Waited::TooLong | Waited::ToldToStop => return self.stop_now(),
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// Ends every shard without a goodbye. One that does not hear it ends with the process.
+    fn stop_now(mut self) -> Result<(), Failure> {
+        self.broker.send_all(|| Command::Stop);
+        let ended = |control: &Self| control.broker.running == 0;
+        let waited = self.wait(Instant::now() + AT_ONCE, ended)?;
+        if waited != Waited::Done {
+            for shard in self.broker.shards().filter(|&shard| !self.broker.has_ended(shard)) {
+                tracing::error!(shard = shard.0, "a shard does not answer; it ends at once");
+            }
+        }
+        self.broker.join();
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// Hears the shards until `done`, `until`, or a second signal to stop.
+    fn wait(&mut self, until: Instant, done: impl Fn(&Self) -> bool) -> Result<Waited, Failure> {
+        while !done(self) {
+            let now = Instant::now();
+            if now >= until {
+                return Ok(Waited::TooLong);
+            }
+            self.look_around(now);
+            let (signals, reports) = (self.signals, self.broker.reports.clone());
+            select! {
+                recv(signals) -> signal => match signal {
+                    Ok(Signal::StopNow) => return Ok(Waited::ToldToStop),
+                    Ok(Signal::Summary) => self.write_summary(),
+                    Ok(Signal::Other(number)) => note(number),
+                    Ok(Signal::Stop | Signal::Reload) => {}
+                    // Not to be asked again and again.
+                    Err(RecvError) => std::thread::sleep(NUDGE),
+                },
+                recv(reports) -> report => match report {
+                    Ok(Report::Ended(_)) => self.broker.running -= 1,
+                    Ok(report) => self.heed(report)?,
+                    Err(RecvError) => std::thread::sleep(NUDGE),
+                },
+                default((until - now).min(NUDGE)) => self.broker.ring_all(),
+            }
+        }
+        Ok(Waited::Done)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    Done,
+    TooLong,
+    ToldToStop,
+}
+
+fn note(number: i32) {
+    let signal = signals::name(number);
+    tracing::warn!(signal, number, "this signal has no meaning here; SIGTERM stops the broker");
+}

@@ -1,0 +1,229 @@
+//! The log's lines about clients: connected, disconnected, refused. Owns their rate limits, one for
+//! each kind and shard. A line past its limit costs one comparison and is counted; none allocates
+//! in the shard.
+//!
+//! What a client chose (ClientId, user name) is given as text and cut to [`SHOWN`] bytes: the log's
+//! formats quote and escape it.
+
+use super::Shard;
+use super::close::Cause;
+use crate::ids::{ListenerId, Peer, SocketId};
+use crate::packet::{Connect, Version};
+use crate::time::Instant;
+
+/// Lines a second of one kind, for longer than a moment.
+const RATE: u64 = 10;
+/// Lines of one kind that may come at once.
+const BURST: u64 = 50;
+/// Milliseconds between two lines.
+const PACE: u64 = 1000 / RATE;
+/// Milliseconds between lines about lines that were left out.
+const TOLD: u64 = 10_000;
+/// Bytes of a ClientId or user name that a line has.
+const SHOWN: usize = 256;
+
+/// What a line is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Connected,
+    Disconnected,
+    Refused,
+}
+
+impl Kind {
+    const ALL: [Kind; 3] = [Kind::Connected, Kind::Disconnected, Kind::Refused];
+
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Connected => "connected",
+            Kind::Disconnected => "disconnected",
+            Kind::Refused => "refused",
+        }
+    }
+}
+
+/// How much has been written of each kind.
+#[derive(Default)]
+pub(super) struct Journal {
+    paces: [Pace; Kind::ALL.len()],
+    told: Instant,
+}
+
+/// One kind's limit.
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    /// Milliseconds on the shard's clock: when the lines so far would have been due at [`RATE`].
+    until: u64,
+    /// Lines left out since that was last told.
+    left_out: u64,
+}
+
+impl Pace {
+    /// Whether a line may be written at `now`; counts it if not.
+    fn allows(&mut self, now: Instant) -> bool {
+        let until = self.until.max(now.0) + PACE;
+        let allowed = until <= now.0 + BURST * PACE;
+        if allowed {
+            self.until = until;
+        } else {
+            self.left_out += 1;
+        }
+        allowed
+    }
+}
+
+impl Journal {
+    /// What was left out, by kind, once a while; the count begins anew.
+    fn left_out(&mut self, now: Instant) -> Option<[u64; Kind::ALL.len()]> {
+        let any = self.paces.iter().any(|pace| pace.left_out > 0);
+        if !any || now.millis_since(self.told) < TOLD {
+            return None;
+        }
+        self.told = now;
+        Some(std::array::from_fn(|at| std::mem::take(&mut self.paces[at].left_out)))
+    }
+}
+
+/// A line at `info`, or at `debug` when its kind is past the limit.
+macro_rules! line {
+    ($how:expr, $($fields:tt)*) => {
+        match $how {
+            Some(Level::Info) => tracing::info!($($fields)*),
+            Some(Level::Debug) => tracing::debug!($($fields)*),
+            None => {}
+        }
+    };
+}
+
+enum Level {
+    Info,
+    Debug,
+}
+
+impl Shard {
+    /// How a line of this kind is to be written now; `None` when it is not.
+    fn journal(&mut self, kind: Kind) -> Option<Level> {
+        if !self.settings.log_connections || !tracing::enabled!(tracing::Level::INFO) {
+            return None;
+        }
+        if self.journal.paces[kind as usize].allows(self.now) {
+            return Some(Level::Info);
+        }
+        self.counters.log_left_out += 1;
+        tracing::enabled!(tracing::Level::DEBUG).then_some(Level::Debug)
+    }
+
+    /// A client has connected: `name` is its ClientId, assigned or its own.
+    pub(super) fn log_connected(
+        &mut self,
+        socket: SocketId,
+        name: &str,
+        connect: &Connect<'_>,
+        present: bool,
+    ) {
+        let how = self.journal(Kind::Connected);
+        let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
+            return;
+        };
+        line!(
+            how,
+            client_id = shown(name),
+            username = connect.username.map(shown),
+            peer = %connection.peer,
+            listener = self.listener_name(connection.listener),
+            version = version_name(connect.version),
+            keep_alive = connect.keep_alive,
+            session_present = present,
+            shard = self.id.0,
+            "client connected"
+        );
+    }
+
+    /// A client that was connected is parted with. To be called while its session is known.
+    pub(super) fn log_disconnected(&mut self, socket: SocketId, session: u32, cause: Cause) {
+        let how = self.journal(Kind::Disconnected);
+        let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
+            return;
+        };
+        let Some(session) = self.sessions.get(session) else { return };
+        let (reason, code) = cause.words();
+        line!(
+            how,
+            client_id = shown(&session.client_id),
+            peer = %connection.peer,
+            listener = self.listener_name(connection.listener),
+            version = version_name(session.version),
+            reason,
+            code,
+            shard = self.id.0,
+            "client disconnected"
+        );
+    }
+
+    /// A connection is not let in, and nothing is known of its client.
+    pub(super) fn log_refused(&mut self, peer: Peer, listener: ListenerId, reason: &str) {
+        let how = self.journal(Kind::Refused);
+        if how.is_some() {
+            let listener = self.listener_name(listener);
+            line!(how, %peer, listener, reason, shard = self.id.0, "connection refused");
+        }
+    }
+
+    /// A client's CONNECT is refused.
+    pub(super) fn log_refused_client(
+        &mut self,
+        socket: SocketId,
+        connect: &Connect<'_>,
+        reason: &str,
+        code: u8,
+    ) {
+        let how = self.journal(Kind::Refused);
+        let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
+            return;
+        };
+        line!(
+            how,
+            client_id = shown(connect.client_id),
+            username = connect.username.map(shown),
+            peer = %connection.peer,
+            listener = self.listener_name(connection.listener),
+            version = version_name(connect.version),
+            keep_alive = connect.keep_alive,
+            reason,
+            code,
+            shard = self.id.0,
+            "client refused"
+        );
+    }
+
+    /// Says how many lines were left out, once a while.
+    pub(super) fn tell_left_out(&mut self) {
+        let Some(counts) = self.journal.left_out(self.now) else { return };
+        for (kind, lines) in Kind::ALL.into_iter().zip(counts).filter(|(_, lines)| *lines > 0) {
+            let (kind, shard) = (kind.word(), self.id.0);
+            tracing::info!(kind, lines, shard, "lines about clients were left out");
+        }
+    }
+
+    fn listener_name(&self, listener: ListenerId) -> &str {
+        let entrance = self.entrances.get(usize::from(listener.0)).and_then(Option::as_ref);
+        entrance.map_or("closed", |entrance| &entrance.name)
+    }
+}
+
+/// As much of what a client chose as a line has.
+fn shown(text: &str) -> &str {
+    &text[..text.floor_char_boundary(SHOWN)]
+}
+
+fn version_name(version: Version) -> &'static str {
+    match version {
+        Version::V31 => "3.1",
+        Version::V311 => "3.1.1",
+        Version::V5 => "5.0",
+    }
+}
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;
