@@ -33,6 +33,10 @@ pub const CONTROL_ROUND: usize = 4096;
 /// of it goes on in later steps.
 pub const STEP_WORK: u32 = 20_000;
 
+/// What one client's packets may cost in one go, in the same units: past it the next one's turn
+/// comes first.
+pub const CLIENT_WORK: u32 = STEP_WORK / 10;
+
 /// What things cost, in the units of [`STEP_WORK`]. Measured roughly and rounded up: the point is
 /// that nothing that a client can ask for is free.
 pub mod cost {
@@ -62,6 +66,10 @@ pub mod cost {
 /// Bytes that are read from a client while its PUBLISHes wait, to find the acknowledgements behind
 /// them. Only of clients that are crowded themselves, and so hold as much already.
 pub const HELD_INPUT: usize = 1 << 20;
+
+/// Bytes that are read from a client while something passing holds it: its share of a step, a
+/// request of its own that goes on in slices.
+pub const BRIEF_INPUT: usize = 16 << 10;
 
 const _: () = assert!(MAX_SHARDS == u128::BITS as usize);
 const _: () = assert!(MAX_SHAPE_LEVELS <= u32::BITS as usize);

@@ -4,6 +4,7 @@ use super::close::{Cause, LONGEST_HEAD};
 use super::connection::{Aliases, Stage};
 use super::{Action, Shard};
 use crate::ids::{ClientKey, SocketId};
+use crate::limits::cost;
 use crate::mesh::Entrance;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
@@ -58,6 +59,7 @@ impl Shard {
             }
         }
         self.counters.connects += 1;
+        self.work += cost::SESSION;
         let (index, present) = self.attach(socket, &name, &connect, &entrance);
         self.set_up_connection(socket, index, &connect);
         let mut connack = std::mem::take(&mut self.scratch);

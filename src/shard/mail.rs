@@ -16,7 +16,7 @@ impl Shard {
                 self.control_mail(peer, control);
             });
         }
-        if self.outbox.is_congested() {
+        if self.outbox.is_congested() || self.fanouts.is_full() {
             return taken;
         }
         self.work = 0;

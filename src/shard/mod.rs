@@ -15,6 +15,7 @@ pub mod connection;
 mod deliver;
 mod encode;
 mod entry;
+mod fanout;
 mod held;
 mod mail;
 mod outbox;
@@ -29,8 +30,10 @@ mod retain;
 mod route;
 mod settings;
 mod share;
+mod stop;
 mod subscribe;
 mod sys;
+mod task;
 mod timers;
 
 pub use audit::{Audit, Subscribed};
@@ -40,6 +43,7 @@ use settings::Promised;
 pub use settings::Settings;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
+use crate::limits::STEP_WORK;
 use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
@@ -108,6 +112,9 @@ pub struct Shard {
     parting: VecDeque<SocketId>,
     parked: Parked,
     arrivals: Arrivals,
+    fanouts: fanout::Fanouts,
+    tasks: task::Tasks,
+    stopping: stop::Stopping,
     wills: VecDeque<Message>,
     replays: VecDeque<SessionRef>,
     work: u32,
@@ -115,6 +122,8 @@ pub struct Shard {
     queries: VecDeque<(usize, ShardId, ReplayRequest)>,
     data_taken: usize,
     idle_flows: VecDeque<(Instant, SessionRef)>,
+    /// Of these, how many this round of housekeeping is still to look at.
+    idle_flows_due: usize,
     due: Vec<Timer>,
     /// All that clients had sent before this was read.
     heard_at: Instant,
@@ -176,6 +185,9 @@ impl Shard {
             parting: VecDeque::new(),
             parked: Parked::default(),
             arrivals: Arrivals::default(),
+            fanouts: fanout::Fanouts::default(),
+            tasks: task::Tasks::default(),
+            stopping: stop::Stopping::default(),
             wills: VecDeque::new(),
             replays: VecDeque::new(),
             queries: VecDeque::new(),
@@ -183,6 +195,7 @@ impl Shard {
             work: 0,
             first_peer: 0,
             idle_flows: VecDeque::new(),
+            idle_flows_due: 0,
             due: Vec::new(),
             heard_at: now,
             unheard_since: None,
@@ -219,7 +232,13 @@ impl Shard {
         self.now = now;
         self.now_micros = micros;
         self.work = 0;
-        self.resume_work();
+        self.resume_work(STEP_WORK / 4);
+    }
+
+    /// How far the step's work may come for a part of it that has a right to `share` in each step,
+    /// and to what nothing else has used.
+    fn allowance(&self, share: u32) -> u32 {
+        STEP_WORK.max(self.work + share)
     }
 
     /// A listener's connections may arrive from now on. On reload the entry is replaced.
@@ -391,6 +410,8 @@ impl Shard {
             Control::Replayed(slice) => self.replayed(*slice),
             Control::Park(publisher) => self.park_publisher(publisher),
             Control::Unpark(publisher) => self.unpark_publisher(publisher),
+            Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
+            Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
             Control::Counters(counters) => self.sys.keep(from, *counters),
         }
     }
@@ -399,10 +420,16 @@ impl Shard {
     /// Returns true when there is more to do at once; see also [`Shard::awaits_room`].
     pub fn finish(&mut self) -> bool {
         let mut more = self.run_timers();
+        more |= self.run_fanouts(self.allowance(fanout::SHARE));
+        more |= self.run_tasks(self.allowance(task::SHARE));
         more |= self.retry_parked();
         more |= self.publish_wills();
-        more |= self.run_replays();
+        more |= self.run_replays(self.allowance(retain::SHARE));
         more |= self.run_parting();
+        more |= self.run_stopping(self.allowance(stop::SHARE));
+        more |= self.keep_house();
+        self.resume_work(STEP_WORK);
+        more |= self.parked.has_work();
         more |= !self.queries.is_empty() && !self.outbox.is_congested();
         self.run_closing();
         more |= self.parked.has_put_off();
@@ -457,6 +484,7 @@ impl Shard {
     /// The session, when it is on this shard and still the same one.
     fn session_of(&mut self, session: SessionRef) -> Option<&mut Session> {
         debug_assert!(session.shard == self.id);
-        self.sessions.get_of(session.index, session.generation)
+        let known = self.sessions.get_of(session.index, session.generation)?;
+        (!known.is_ending()).then_some(known)
     }
 }

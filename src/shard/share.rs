@@ -52,6 +52,11 @@ impl Groups {
         }
     }
 
+    /// The group's entry in the index.
+    pub(super) fn place(&self, group: u32) -> Option<(FilterId, u32)> {
+        self.groups.get(group).map(|group| group.place)
+    }
+
     /// Groups and their members.
     pub(super) fn count(&self) -> (usize, usize) {
         let members = self.places().map(|(group, _)| self.groups.get(group));

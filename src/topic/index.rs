@@ -137,6 +137,12 @@ impl Index {
         &mut self.nodes.get_mut(id.0).subscribers.as_mut_slice()[position as usize]
     }
 
+    /// Two subscribers of a filter change positions. Panics when there are none: our own mistake.
+    pub fn swap(&mut self, id: FilterId, one: u32, other: u32) {
+        let list = self.nodes.get_mut(id.0).subscribers.as_mut_slice();
+        list.swap(one as usize, other as usize);
+    }
+
     /// Removes the subscriber at a position, in constant time: the last one of the list takes its
     /// place. Panics when there is none: our own mistake.
     pub fn remove(&mut self, id: FilterId, position: u32) -> Removed {
@@ -168,12 +174,12 @@ impl Index {
     }
 
     /// Calls `found` with every filter that matches the topic name and has subscribers, in no
-    /// particular order. Allocates nothing.
+    /// particular order. Allocates nothing. Returns how many nodes of the trie were visited.
     pub fn matching<'s>(
         &'s self,
         topic: &TopicHash<'_>,
         found: &mut impl FnMut(FilterId, &'s [Subscriber]),
-    ) {
+    ) -> usize {
         let mut report = |id: u32, node: &'s Node| {
             let subscribers = node.subscribers.as_slice();
             if !subscribers.is_empty() {
@@ -192,7 +198,7 @@ impl Index {
                 report(id, self.nodes.get(id));
             }
         }
-        self.trie.matching(&self.seeds, name, &mut |id| report(id, self.nodes.get(id)));
+        self.trie.matching(&self.seeds, name, &mut |id| report(id, self.nodes.get(id)))
     }
 
     /// How many distinct filters there are.
