@@ -272,9 +272,7 @@ impl Shard {
         self.work += cost::SESSION;
         let hash = session.key.0.get();
         let (flow, will) = (session.flow.take(), session.will.take());
-        if let Ok(entry) = self.names.find_entry(hash, |&known| known == index) {
-            entry.remove();
-        }
+        self.names.remove(hash, index);
         if let Some(flow) = &flow {
             self.forget_flow(flow);
         }

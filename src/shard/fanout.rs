@@ -23,7 +23,7 @@ use super::Shard;
 use super::connection::Holds;
 use super::route::GROUP;
 use crate::ids::{ClientKey, Publisher};
-use crate::limits::{STEP_WORK, cost};
+use crate::limits::cost;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
@@ -31,16 +31,10 @@ use crate::topic::{FilterId, Subscriber};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// A message with at most so many subscribers on this shard is delivered at once.
-pub(super) const AT_ONCE: usize = 128;
 /// Most fan-outs that wait.
 const MOST: usize = 1024;
 /// Most bytes of their messages.
 const MOST_BYTES: usize = 32 << 20;
-/// What fan-outs may cost in a step in which everything else has used the step up, in units of
-/// [`STEP_WORK`].
-pub(super) const SHARE: u32 = STEP_WORK / 4;
-
 /// Subscribers of one filter that are still to be served: the first `left` of its list.
 #[derive(Clone, Copy)]
 pub(super) struct Zone {
@@ -139,7 +133,7 @@ impl Shard {
         let stored = self.fan.store(message, &mut self.scratch);
         self.fanouts.push(Fanout { message: stored, zones, held: false });
         self.counters.fanouts += 1;
-        if self.fanouts.len() == 1 && !self.run_fanouts(STEP_WORK) {
+        if self.fanouts.len() == 1 && !self.run_fanouts(self.settings.budget.step) {
             return;
         }
         if let (Some(publisher), Some(last)) = (message.publisher, self.fanouts.waiting.back_mut())
@@ -156,7 +150,7 @@ impl Shard {
             return false;
         }
         let outer = std::mem::take(&mut self.fan);
-        while self.work < limit || Mutant::FanoutInOneStep.is_on() {
+        while !self.is_spent(limit) || Mutant::FanoutInOneStep.is_on() {
             let Some(front) = self.fanouts.waiting.front() else { break };
             let message = front.message.clone();
             let view = message.view();
@@ -177,7 +171,7 @@ impl Shard {
 
     /// Serves subscribers of the oldest fan-out; true when none are left.
     fn serve_front(&mut self, message: &MessageRef<'_>, limit: u32) -> bool {
-        while self.work < limit || Mutant::FanoutInOneStep.is_on() {
+        while !self.is_spent(limit) || Mutant::FanoutInOneStep.is_on() {
             let Some(front) = self.fanouts.waiting.front_mut() else { return true };
             let alone = front.zones.len() == 1;
             let Some(zone) = front.zones.last_mut() else { return true };
@@ -292,6 +286,7 @@ impl Shard {
         let last = zone.left;
         let entry = *self.index.subscribers(filter).get(position as usize)?;
         self.exchange(filter, position, last);
+        self.tell_place(entry, filter, last);
         Some(entry)
     }
 
@@ -315,13 +310,11 @@ impl Shard {
         hole
     }
 
-    /// Two entries of a filter's list change places, and both owners are told.
-    fn exchange(&mut self, filter: FilterId, one: u32, other: u32) {
-        if one == other {
-            return;
-        }
-        self.index.swap(filter, one, other);
-        for position in [one, other] {
+    /// The entry at `last` of a filter's list changes places with the one at `position`, and its
+    /// owner is told; that of the other is not, which may be about to lose it.
+    fn exchange(&mut self, filter: FilterId, position: u32, last: u32) {
+        if position != last {
+            self.index.swap(filter, position, last);
             let entry = *self.index.get_mut(filter, position);
             self.tell_place(entry, filter, position);
         }

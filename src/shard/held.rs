@@ -17,7 +17,7 @@
 use super::connection::{Holds, Sifted, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
-use crate::limits::{BRIEF_INPUT, HELD_INPUT, STEP_WORK, cost};
+use crate::limits::{BRIEF_INPUT, HELD_INPUT, cost};
 use crate::mutant::Mutant;
 use crate::packet::{self, Framing, Packet, Version};
 
@@ -84,7 +84,7 @@ impl Shard {
             let Ok(Framing::Complete { total, .. }) = packet::frame(rest, max) else {
                 return Sifted::End;
             };
-            if self.work >= STEP_WORK {
+            if self.work >= self.settings.budget.step {
                 self.parked.heard.push(socket);
                 return Sifted::End;
             }

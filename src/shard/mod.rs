@@ -18,6 +18,7 @@ mod entry;
 mod fanout;
 mod held;
 mod mail;
+mod names;
 mod outbox;
 pub mod output;
 mod park;
@@ -43,7 +44,7 @@ use settings::Promised;
 pub use settings::Settings;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
-use crate::limits::STEP_WORK;
+use crate::limits;
 use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
@@ -55,7 +56,7 @@ use crate::time::{GRANULARITY_MILLIS, Instant, Wheel};
 use crate::topic::{Index, Retained};
 use close::Cause;
 use connection::{Connection, Stage};
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashMap;
 use output::{Outgoing, Pool};
 use park::Parked;
 use share::Groups;
@@ -85,6 +86,9 @@ pub enum Action {
     HandOver(SocketId, ShardId, u64),
 }
 
+/// A clock of microseconds.
+pub type Clock = Box<dyn Fn() -> u64>;
+
 /// One core's state.
 pub struct Shard {
     id: ShardId,
@@ -95,9 +99,11 @@ pub struct Shard {
     shared: Arc<Shared>,
     entrances: Vec<Option<Arc<Entrance>>>,
     sessions: Slab<Session>,
-    names: HashTable<u32>,
+    names: names::Names,
     connections: Table<Connection>,
     index: Index,
+    /// Subscriptions that only the trie finds, of each session that has any.
+    unhashed: HashMap<u32, u32, foldhash::fast::FixedState>,
     groups: Groups,
     retained: Retained<Message>,
     wheel: Wheel<Timer>,
@@ -117,7 +123,11 @@ pub struct Shard {
     stopping: stop::Stopping,
     wills: VecDeque<Message>,
     replays: VecDeque<SessionRef>,
+    /// What the step has cost so far, in units of about 100 ns.
     work: u32,
+    /// When the work comes to this, the clock is looked at.
+    look_at: u32,
+    clock: Option<Clock>,
     first_peer: u8,
     queries: VecDeque<(usize, ShardId, ReplayRequest)>,
     data_taken: usize,
@@ -170,9 +180,10 @@ impl Shard {
             settings,
             entrances: Vec::new(),
             sessions: Slab::default(),
-            names: HashTable::new(),
+            names: names::Names::new(),
             connections: Table::default(),
             index: Index::new(&seeds),
+            unhashed: HashMap::default(),
             groups: Groups::default(),
             retained: Retained::new(),
             wheel: Wheel::new(now),
@@ -193,6 +204,8 @@ impl Shard {
             queries: VecDeque::new(),
             data_taken: 0,
             work: 0,
+            look_at: 0,
+            clock: None,
             first_peer: 0,
             idle_flows: VecDeque::new(),
             idle_flows_due: 0,
@@ -232,13 +245,38 @@ impl Shard {
         self.now = now;
         self.now_micros = micros;
         self.work = 0;
-        self.resume_work(STEP_WORK / 4);
+        self.look_at = self.settings.budget.turn;
+        self.resume_work(self.settings.budget.share());
     }
 
-    /// How far the step's work may come for a part of it that has a right to `share` in each step,
-    /// and to what nothing else has used.
-    fn allowance(&self, share: u32) -> u32 {
-        STEP_WORK.max(self.work + share)
+    /// Besides counting what its work costs, the shard looks at this clock of microseconds (the one
+    /// of [`Shard::begin`]) now and then: a step that takes too long ends early.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = Some(clock);
+    }
+
+    /// What the step has cost so far, in units of about 100 ns ([`crate::limits::cost`]).
+    pub fn work(&self) -> u32 {
+        self.work
+    }
+
+    /// True when the step's work has come to `limit`, or its time is over.
+    #[inline]
+    fn is_spent(&mut self, limit: u32) -> bool {
+        if self.work >= self.look_at {
+            self.look_at = self.work + self.settings.budget.turn;
+            let now = self.clock.as_ref().map_or(0, |clock| clock());
+            if now.saturating_sub(self.now_micros) > limits::STEP_MICROS {
+                self.work = self.work.max(self.settings.budget.step);
+            }
+        }
+        self.work >= limit
+    }
+
+    /// How far the step's work may come for a kind of work that goes on over several steps: to what
+    /// nothing else has used, and a share of its own in any case.
+    fn allowance(&self) -> u32 {
+        self.settings.budget.step.max(self.work + self.settings.budget.share())
     }
 
     /// A listener's connections may arrive from now on. On reload the entry is replaced.
@@ -420,15 +458,15 @@ impl Shard {
     /// Returns true when there is more to do at once; see also [`Shard::awaits_room`].
     pub fn finish(&mut self) -> bool {
         let mut more = self.run_timers();
-        more |= self.run_fanouts(self.allowance(fanout::SHARE));
-        more |= self.run_tasks(self.allowance(task::SHARE));
+        more |= self.run_fanouts(self.allowance());
+        more |= self.run_tasks(self.allowance());
         more |= self.retry_parked();
         more |= self.publish_wills();
-        more |= self.run_replays(self.allowance(retain::SHARE));
+        more |= self.run_replays(self.allowance());
         more |= self.run_parting();
-        more |= self.run_stopping(self.allowance(stop::SHARE));
+        more |= self.run_stopping(self.allowance());
         more |= self.keep_house();
-        self.resume_work(STEP_WORK);
+        self.resume_work(self.settings.budget.step);
         more |= self.parked.has_work();
         more |= !self.queries.is_empty() && !self.outbox.is_congested();
         self.run_closing();

@@ -206,7 +206,7 @@ impl Shard {
     /// `limit`.
     pub(super) fn resume_work(&mut self, limit: u32) {
         self.hear_noted();
-        while self.work < limit {
+        while !self.is_spent(limit) {
             let Some(socket) = self.parked.work.pop_front() else { return };
             self.release(socket, Holds::WORK);
         }

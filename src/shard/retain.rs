@@ -21,9 +21,6 @@ const SLICE_BYTES: usize = 64 * 1024;
 const FEW: usize = 8;
 /// Most stored topics looked at for one slice.
 const VISITS: usize = 2048;
-/// What replays may cost in a step in which everything else has used the step up, in units of
-/// [`limits::STEP_WORK`].
-pub(super) const SHARE: u32 = limits::STEP_WORK / 8;
 /// Stored messages looked at for expiry per housekeeping.
 const SWEEP: usize = 4096;
 
@@ -162,7 +159,7 @@ impl Shard {
     /// Goes on with replays until the step's work comes to `limit`; true when there is more to do at
     /// once.
     pub(super) fn run_replays(&mut self, limit: u32) -> bool {
-        while self.work < limit {
+        while !self.is_spent(limit) {
             let Some(session) = self.replays.pop_front() else { return false };
             self.work += cost::FILTER;
             self.next_slice(session);

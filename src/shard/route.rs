@@ -2,7 +2,6 @@
 
 use super::Shard;
 use super::deliver::Terms;
-use super::fanout;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::cost;
 use crate::message::{Errand, Message, MessageRef};
@@ -148,12 +147,14 @@ impl Shard {
         self.fan.many = subscribers > 1;
         match found[..] {
             [] => {}
-            _ if subscribers > fanout::AT_ONCE => self.begin_fanout(&found, message),
-            [filter] => {
+            _ if subscribers > self.settings.budget.subscribers_at_once => {
+                self.begin_fanout(&found, message);
+            }
+            // Catching up changes the order of the list: that way collects it first.
+            [filter] if self.fanouts.is_empty() => {
                 for at in 0..subscribers {
                     let list = self.index.subscribers(filter);
                     let Some(&subscriber) = list.get(at) else { break };
-                    self.catch_up_subscriber(subscriber);
                     self.deliver_one(subscriber, message);
                 }
             }

@@ -198,7 +198,7 @@ impl Shard {
         }
         let Some(Ok(share)) = topic::parse_share(&filter) else { return };
         let plain = share.filter.to_owned();
-        let id = self.index.intern(&plain);
+        let id = self.index.intern_always(&plain);
         let group = self.groups.groups.insert(Group {
             filter: filter.clone(),
             place: (id, 0),

@@ -5,11 +5,7 @@ use super::Shard;
 use super::close::Cause;
 use super::connection::Stage;
 use crate::ids::SocketId;
-use crate::limits::{STEP_WORK, cost};
-
-/// What stopping may cost in a step in which everything else has used the step up, in units of
-/// [`STEP_WORK`].
-pub(super) const SHARE: u32 = STEP_WORK / 4;
+use crate::limits::cost;
 
 /// How far the shard has come. Each cursor is the next connection to look at; `None` when that part
 /// has not begun or is over.
@@ -62,7 +58,7 @@ impl Shard {
             return !self.fanouts.is_empty();
         }
         let mut at = *self.stopping.goodbyes.get_or_insert(0);
-        while at < self.connections.bound() && self.work < limit {
+        while at < self.connections.bound() && !self.is_spent(limit) {
             self.work += cost::VISIT;
             if self.connections.get(at).is_some() {
                 self.disconnect(SocketId(at), Cause::Draining);
@@ -78,7 +74,7 @@ impl Shard {
     fn run_last_wills(&mut self, limit: u32) {
         let Some(mut at) = self.stopping.wills.take() else { return };
         while at < self.connections.bound() {
-            if self.work >= limit {
+            if self.is_spent(limit) {
                 self.stopping.wills = Some(at);
                 return;
             }

@@ -4,7 +4,7 @@ use super::Shard;
 use super::connection::Holds;
 use super::receive::Flow;
 use super::route::{GROUP, pack};
-use super::task::{self, Rest, Task};
+use super::task::{Rest, Task};
 use crate::ids::{SessionRef, SocketId};
 use crate::limits::cost;
 use crate::mutant::Mutant;
@@ -72,7 +72,7 @@ impl Shard {
         let session = self.session_ref(index);
         let ticket = self.ticket();
         let mut joining = Joining::new(session, ticket, subscribe.id);
-        if subscribe.filters.len() > task::AT_ONCE {
+        if subscribe.filters.len() > self.settings.budget.filters_at_once {
             let filters = Rest::new(socket, version, subscribe.filters.raw());
             let subscription_id = subscribe.subscription_id;
             self.groups.joining.insert(index, joining);
@@ -216,9 +216,11 @@ impl Shard {
             return Err(ReasonCode::UnspecifiedError);
         };
         let shares = session.extras.as_ref().map_or(0, |extras| extras.shares.len());
-        if session.subscriptions.len() + shares >= settings.max_subscriptions
-            && !self.is_subscribed(index, wanted.filter)
-        {
+        let full = session.subscriptions.len() + shares >= settings.max_subscriptions;
+        let unhashed = self.unhashed.get(&index).map_or(0, |&count| count as usize) + shares;
+        let costly = unhashed >= settings.max_unhashed_subscriptions
+            && self.index.is_unhashed(&mounted(session.mountpoint(), filter));
+        if (full || costly) && !self.is_subscribed(index, wanted.filter) {
             return Err(ReasonCode::QuotaExceeded);
         }
         Ok(wanted.options.qos.min(Qos::from_u8(settings.max_qos).unwrap_or_default()))
@@ -277,7 +279,7 @@ impl Shard {
         filter: &str,
         subscriber: Subscriber,
     ) -> Result<(FilterId, bool), ReasonCode> {
-        let id = self.index.intern(filter);
+        let id = self.index.intern(filter).ok_or(ReasonCode::QuotaExceeded)?;
         let Some(session) = self.sessions.get_mut(index) else { return Ok((id, false)) };
         if let Some(position) = session.subscriptions.position(id) {
             if !Mutant::ResubscribeIgnored.is_on() {
@@ -288,6 +290,9 @@ impl Shard {
         let position = self.index.add(id, subscriber);
         session.subscriptions.set(Place { filter: id, position });
         self.counters.subscriptions += 1;
+        if self.index.is_in_trie(id) {
+            *self.unhashed.entry(index).or_default() += 1;
+        }
         self.announce(id);
         Ok((id, true))
     }
@@ -337,7 +342,7 @@ impl Shard {
         self.check_answer(index, version, unsubscribe.filters.len())?;
         // What was accepted before the packet is delivered before its answer.
         self.catch_up(index);
-        if unsubscribe.filters.len() > task::AT_ONCE {
+        if unsubscribe.filters.len() > self.settings.budget.filters_at_once {
             let filters = Rest::new(socket, version, unsubscribe.filters.raw());
             let (session, ticket) = (self.session_ref(index), self.ticket());
             let (id, codes) = (unsubscribe.id, Vec::with_capacity(unsubscribe.filters.len()));
@@ -368,6 +373,15 @@ impl Shard {
         let Some(id) = self.index.find(filter) else { return false };
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let Some(position) = session.subscriptions.remove(id) else { return false };
+        if self.index.is_in_trie(id)
+            && let Some(count) = self.unhashed.get_mut(&index)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.unhashed.remove(&index);
+            }
+        }
+        let Some(session) = self.sessions.get_mut(index) else { return false };
         if let Some(flow) = &mut session.flow
             && !flow.replays.is_empty()
         {

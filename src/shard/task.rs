@@ -9,19 +9,13 @@ use super::Shard;
 use super::connection::Holds;
 use super::subscribe::Joining;
 use crate::ids::{SessionRef, SocketId};
-use crate::limits::{CLIENT_WORK, STEP_WORK, cost};
+use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::UnsubscribeFilters;
 use crate::packet::{self, PacketId, SubscribeFilters, UnsubAck, UserProperties, Version};
 use crate::topic::FilterId;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
-
-/// So many filters are done at once.
-pub(super) const AT_ONCE: usize = 64;
-/// What tasks may cost in a step in which everything else has used the step up, in units of
-/// [`STEP_WORK`].
-pub(super) const SHARE: u32 = STEP_WORK / 4;
 
 /// A request under way. `ticket` names it: the client waits for the one that
 /// [`Tasks::awaited`] has for its session.
@@ -85,9 +79,9 @@ impl Shard {
 
     /// Goes on with tasks in turn until the step's work comes to `limit`; true when some are left.
     pub(super) fn run_tasks(&mut self, limit: u32) -> bool {
-        while self.work < limit || Mutant::TaskInOneStep.is_on() {
+        while !self.is_spent(limit) || Mutant::TaskInOneStep.is_on() {
             let Some(task) = self.tasks.queue.pop_front() else { break };
-            let slice = limit.min(self.work + CLIENT_WORK);
+            let slice = limit.min(self.work + self.settings.budget.turn);
             let slice = if Mutant::TaskInOneStep.is_on() { u32::MAX } else { slice };
             let left = match task {
                 Task::Subscribe { session, ticket, subscription_id, filters } => {
@@ -121,7 +115,7 @@ impl Shard {
         let mut joining = self.take_joining(session, ticket)?;
         let mut rest = SubscribeFilters::unchecked(filters.version, &filters.raw[filters.at..]);
         let before = rest.left();
-        while self.work < limit {
+        while !self.is_spent(limit) {
             let Some(wanted) = rest.next() else { break };
             self.subscribe_one(index, filters.version, subscription_id, &wanted, &mut joining);
         }
@@ -169,7 +163,7 @@ impl Shard {
         }
         let mut rest = UnsubscribeFilters::unchecked(&filters.raw[filters.at..]);
         let before = rest.left();
-        while self.work < limit {
+        while !self.is_spent(limit) {
             let Some(filter) = rest.next() else { break };
             codes.push(self.unsubscribe_one(index, filter));
         }
@@ -198,7 +192,7 @@ impl Shard {
 
     /// Begins the replays that a SUBSCRIBE asked for, in its order.
     pub(super) fn ask_for_replays(&mut self, index: u32, mut filters: Vec<FilterId>) {
-        if filters.len() <= AT_ONCE {
+        if filters.len() <= self.settings.budget.filters_at_once {
             for filter in filters {
                 self.begin_replay(index, filter);
             }
@@ -220,7 +214,7 @@ impl Shard {
         limit: u32,
     ) -> Option<Task> {
         self.session_of(session)?;
-        while self.work < limit {
+        while !self.is_spent(limit) {
             let Some(filter) = filters.pop() else {
                 self.end_task(session, ticket);
                 return None;
@@ -254,8 +248,9 @@ impl Shard {
         session.expiry = 0;
         session.armed = crate::time::Instant(0);
         let filters: Vec<FilterId> = session.subscriptions.filters();
+        self.unhashed.remove(&index);
         self.work += cost::VISIT * filters.len() as u32 / 16;
-        if filters.len() <= AT_ONCE {
+        if filters.len() <= self.settings.budget.filters_at_once {
             self.go_on_ending(index, filters, u32::MAX);
         } else {
             self.counters.tasks += 1;
@@ -264,7 +259,7 @@ impl Shard {
     }
 
     fn go_on_ending(&mut self, index: u32, mut filters: Vec<FilterId>, limit: u32) -> Option<Task> {
-        while self.work < limit {
+        while !self.is_spent(limit) {
             let Some(filter) = filters.pop() else {
                 self.sessions.remove(index);
                 return None;

@@ -207,7 +207,9 @@ impl Shard {
         // Those that were listed by now; who is put back is for the next time.
         self.idle_flows_due = self.idle_flows.len();
         self.pool.shrink();
-        self.shrink_names();
+        let sessions = &self.sessions;
+        let hash = |index| sessions.get(index).map_or(0, |session| session.key.0.get());
+        self.names.shrink(hash);
         self.sweep_retained();
     }
 
@@ -250,16 +252,5 @@ impl Shard {
             }
         }
         more
-    }
-
-    /// After a crowd has left, its room in the table of names is given back.
-    fn shrink_names(&mut self) {
-        let (len, room) = (self.names.len(), self.names.capacity());
-        if room > 4096 && len < room / 8 {
-            let sessions = &self.sessions;
-            self.names.shrink_to(len * 2, |&index| {
-                sessions.get(index).map_or(0, |session| session.key.0.get())
-            });
-        }
     }
 }

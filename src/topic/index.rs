@@ -18,9 +18,10 @@
 use hashbrown::HashTable;
 
 use super::hash::{FilterKey, Seeds, Shape, TopicHash};
+use super::name::levels as topic_levels;
 use super::slab::{self, Slab};
 use super::trie::Trie;
-use crate::limits::MAX_SHAPES;
+use crate::limits::{MAX_SHAPES, TRIE_NODES};
 use crate::mutant::Mutant;
 
 /// A filter's number in one [`Index`]; used again after the filter is gone.
@@ -96,12 +97,26 @@ impl Index {
         }
     }
 
-    /// The number of a valid filter, which is created without subscribers when it is new.
-    pub fn intern(&mut self, filter: &str) -> FilterId {
+    /// The number of a valid filter, which is created without subscribers when it is new. `None`
+    /// when it is new, only the trie could find it, and the trie has no room: [`TRIE_NODES`].
+    pub fn intern(&mut self, filter: &str) -> Option<FilterId> {
         let key = FilterKey::new(&self.seeds, filter);
         if let Some(found) = self.find_keyed(&key, filter) {
-            return found;
+            return Some(found);
         }
+        if self.needs_trie(&key) && self.trie.nodes() + topic_levels(filter) > TRIE_NODES {
+            return None;
+        }
+        Some(self.add_filter(&key, filter))
+    }
+
+    /// The same without that bound, for a filter that another shard has let in.
+    pub fn intern_always(&mut self, filter: &str) -> FilterId {
+        let key = FilterKey::new(&self.seeds, filter);
+        self.find_keyed(&key, filter).unwrap_or_else(|| self.add_filter(&key, filter))
+    }
+
+    fn add_filter(&mut self, key: &FilterKey, filter: &str) -> FilterId {
         let node = Node { text: filter.into(), subscribers: Subscribers::None };
         let id = self.nodes.insert(node);
         let table = match key.shape {
@@ -114,6 +129,22 @@ impl Index {
             None => self.trie.insert(&self.seeds, filter, id),
         }
         FilterId(id)
+    }
+
+    /// True when a filter that was interned is in the trie.
+    pub fn is_in_trie(&self, id: FilterId) -> bool {
+        !self.trie.is_empty() && self.trie.find(&self.seeds, self.filter(id)) == Some(id.0)
+    }
+
+    /// True when the filter is, or as a new one would be, in the trie.
+    pub fn is_unhashed(&self, filter: &str) -> bool {
+        let key = FilterKey::new(&self.seeds, filter);
+        self.needs_trie(&key) || self.trie.find(&self.seeds, filter).is_some()
+    }
+
+    fn needs_trie(&self, key: &FilterKey) -> bool {
+        key.shape.is_some()
+            && (key.coarse || self.shapes.len() >= MAX_SHAPES && self.used(key).is_none())
     }
 
     /// The number of a filter, when it has been interned.

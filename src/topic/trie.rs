@@ -54,6 +54,11 @@ impl Trie {
         self.filters == 0
     }
 
+    /// Levels of filters, shared ones once.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Puts a filter in that is not there.
     pub fn insert(&mut self, seeds: &Seeds, filter: &str, id: u32) {
         if self.nodes.len() == 0 {
