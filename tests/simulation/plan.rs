@@ -41,6 +41,10 @@ pub struct Features {
     pub reloads: bool,
     /// Peers that keep to no rule.
     pub hostile: bool,
+    /// Attacks by what is allowed, each by some peers.
+    pub assaults: usize,
+    /// A client on each shard pings.
+    pub bystanders: bool,
     /// Retained messages are limited.
     pub retained_limit: bool,
     /// The broker is stopped in the end, and its clients did not leave before.
@@ -64,7 +68,10 @@ const STRATEGIES: [SharedStrategy; 5] = [
 ];
 
 pub fn features(rng: &mut Rng, shards: usize) -> Features {
+    let hostile = rng.chance(250);
+    let assaults = if hostile { rng.below(4) } else { 0 };
     let clients = match rng.below(20) {
+        _ if assaults > 0 => rng.range(4, 30),
         0 => rng.range(200, 400),
         1..=3 => rng.range(80, 200),
         _ => rng.range(4, 60),
@@ -81,7 +88,9 @@ pub fn features(rng: &mut Rng, shards: usize) -> Features {
         expiring: rng.chance(250),
         keep_alive: rng.chance(300),
         reloads: rng.chance(200),
-        hostile: rng.chance(250),
+        hostile,
+        assaults,
+        bystanders: hostile || rng.chance(300),
         retained_limit: rng.chance(150),
         drain: rng.chance(250),
         lazy: rng.chance(200).then(|| rng.below(shards)),
@@ -146,7 +155,7 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
         1..=3 => rng.range(6, 15),
         _ => rng.range(1, 5),
     };
-    let features = features(rng, shards);
+    let mut features = features(rng, shards);
     let settings = settings(rng, &features);
     let faults = Faults {
         hand_over_fails: if rng.chance(700) { 50 } else { 0 },
@@ -159,6 +168,9 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
     if rng.chance(100) {
         entrance.max_connect_rate = Some(rng.range(20, 200) as u32);
     }
+    // They come in before anybody else, and stay.
+    features.bystanders &= entrance.max_connect_rate.is_none();
+    features.bystanders &= settings.max_connections == u64::MAX;
     let entrances = vec![entrance];
     let plan = Plan { seed, shards, data, control, settings, faults: CALM, entrances };
     (plan, features, faults)
