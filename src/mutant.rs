@@ -180,16 +180,10 @@ mutants! {
     // work in slices
     /// A fan-out ends with the step that it began in.
     FanoutForgetsRest,
-    /// A newer message overtakes a fan-out that is under way.
-    FanoutOvertaken,
     /// A fan-out delivered out of turn is delivered again with the next one.
     FanoutTwice,
-    /// A fan-out is delivered to everybody in one step.
-    FanoutInOneStep,
     /// A request of many filters ends with its first slice.
     TaskForgetsRest,
-    /// A request of many filters is done in one step.
-    TaskInOneStep,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,

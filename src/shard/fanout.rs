@@ -8,11 +8,11 @@
 //! waiting fan-out that it is still to get is delivered to it, out of turn and in order.
 //!
 //! How it is known who is still to be served: each fan-out has, for each filter that matched, a
-//! *zone*, the first so many entries of the filter's list of subscribers. It is served from its end,
-//! and ends one entry earlier each time. Who subscribes later is added behind every zone and does
-//! not get the message. Who is served out of turn, or unsubscribes, changes places with the last
-//! entry of the zone first. Zones of a filter never shrink from the front and a later fan-out's
-//! is never the smaller one, so one exchange per zone keeps all of them right.
+//! *zone*, the first so many entries of the filter's list of subscribers. It is served from its
+//! end, and ends one entry earlier each time. Who subscribes later is added behind every zone and
+//! does not get the message. Who is served out of turn, or unsubscribes, changes places with the
+//! last entry of the zone first. Zones of a filter never shrink from the front and a later
+//! fan-out's is never the smaller one, so one exchange per zone keeps all of them right.
 //!
 //! The publisher waits until its fan-out is done ([`Holds::FANOUT`]), on whichever shard it is
 //! connected: a client that publishes to everybody gets no further than one message ahead of its
@@ -150,7 +150,7 @@ impl Shard {
             return false;
         }
         let outer = std::mem::take(&mut self.fan);
-        while !self.is_spent(limit) || Mutant::FanoutInOneStep.is_on() {
+        while !self.is_spent(limit) {
             let Some(front) = self.fanouts.waiting.front() else { break };
             let message = front.message.clone();
             let view = message.view();
@@ -171,7 +171,7 @@ impl Shard {
 
     /// Serves subscribers of the oldest fan-out; true when none are left.
     fn serve_front(&mut self, message: &MessageRef<'_>, limit: u32) -> bool {
-        while !self.is_spent(limit) || Mutant::FanoutInOneStep.is_on() {
+        while !self.is_spent(limit) {
             let Some(front) = self.fanouts.waiting.front_mut() else { return true };
             let alone = front.zones.len() == 1;
             let Some(zone) = front.zones.last_mut() else { return true };
@@ -200,7 +200,7 @@ impl Shard {
     /// something newer is about to be given to it.
     #[inline]
     pub(super) fn catch_up(&mut self, index: u32) {
-        if !self.fanouts.is_empty() && !Mutant::FanoutOvertaken.is_on() {
+        if !self.fanouts.is_empty() {
             self.catch_up_now(index);
         }
     }

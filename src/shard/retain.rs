@@ -156,8 +156,8 @@ impl Shard {
         flow.overtake(hash, self.next_cookie);
     }
 
-    /// Goes on with replays until the step's work comes to `limit`; true when there is more to do at
-    /// once.
+    /// Goes on with replays until the step's work comes to `limit`; true when there is more to do
+    /// at once.
     pub(super) fn run_replays(&mut self, limit: u32) -> bool {
         while !self.is_spent(limit) {
             let Some(session) = self.replays.pop_front() else { return false };

@@ -79,10 +79,9 @@ impl Shard {
 
     /// Goes on with tasks in turn until the step's work comes to `limit`; true when some are left.
     pub(super) fn run_tasks(&mut self, limit: u32) -> bool {
-        while !self.is_spent(limit) || Mutant::TaskInOneStep.is_on() {
+        while !self.is_spent(limit) {
             let Some(task) = self.tasks.queue.pop_front() else { break };
             let slice = limit.min(self.work + self.settings.budget.turn);
-            let slice = if Mutant::TaskInOneStep.is_on() { u32::MAX } else { slice };
             let left = match task {
                 Task::Subscribe { session, ticket, subscription_id, filters } => {
                     self.go_on_subscribing(session, ticket, subscription_id, filters, slice)

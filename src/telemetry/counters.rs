@@ -199,7 +199,7 @@ counters! {
         fanouts;
     }
     "ringmq_tasks_total" Counter "requests"
-        "Requests too large for a part of one step, and sessions with many subscriptions that ended." {
+        "Requests, and ends of sessions, that were too large for a part of one step." {
         tasks;
     }
     "ringmq_fanouts_under_way" Gauge "messages"

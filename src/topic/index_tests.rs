@@ -271,7 +271,7 @@ fn measure_matching() {
                 index.add(id, subscriber(at as u32));
             }
             for shape in &shapes[..count] {
-                let id = index.intern(shape);
+                let id = index.intern_always(shape);
                 index.add(id, subscriber(0));
             }
             let what = format!("{filters} filters, {topics} topics, exact and {count} shapes");
