@@ -79,10 +79,11 @@ struct Attacker {
 }
 
 impl Assault {
-    pub fn new(rng: &mut Rng) -> Assault {
+    pub fn new(rng: &mut Rng, shards: usize) -> Assault {
         let aim = AIMS[rng.below(AIMS.len())];
         let (peers, size) = match aim {
-            Aim::Crowd => (rng.range(10, 120), 1),
+            // More than may be served at once, on one shard.
+            Aim::Crowd => (if shards < 3 { rng.range(100, 300) } else { rng.range(10, 100) }, 1),
             Aim::Filters | Aim::Shares => (rng.range(1, 4), rng.range(20, 800)),
             Aim::Wildcards => (rng.range(1, 3), rng.range(3, 8)),
             Aim::Identifiers => (rng.range(1, 3), rng.range(10, 400)),
@@ -93,6 +94,11 @@ impl Assault {
             Aim::Aliases => (rng.range(1, 3), rng.range(10, 3000)),
         };
         Assault { aim, peers, size, crowd: Vec::new(), made: 0 }
+    }
+
+    /// True when it retains many messages.
+    pub fn crowds_replays(&self) -> bool {
+        self.aim == Aim::Replays
     }
 
     /// True when its filters have more wildcard shapes than are hashed.
@@ -109,11 +115,13 @@ impl Assault {
             }
             wire.client == End::Open
         });
+        // The latest is the next to say something: that is its CONNECT.
+        let mut at = rng.below(self.crowd.len());
         if self.crowd.len() < self.peers && (self.crowd.is_empty() || rng.chance(500)) {
             let peer = self.recruit(world, rng);
             self.crowd.push(peer);
+            at = self.crowd.len() - 1;
         }
-        let at = rng.below(self.crowd.len());
         let (aim, size) = (self.aim, self.size);
         let peer = &mut self.crowd[at];
         peer.read(world, rng, aim);

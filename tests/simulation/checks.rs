@@ -14,16 +14,21 @@ const SLICE_BYTES: usize = 16 * 1024;
 /// What answers and one large message may add to a full output.
 const SLACK: usize = 256 * 1024;
 
+/// What may come on top of a step's shares, whatever they are: a batch of mail, a slice of a replay
+/// and such, which are begun when there is room for their beginning.
+const ITEMS: u32 = 3000;
+
+/// A slice of a replay: what it looks at, and what it sends.
+const SLICE: u32 = 9000;
+
 /// What one step may cost: what is for clients, a share for each kind of work that goes on over
 /// several steps, and on top of these the largest item of a kind that is done in one go. In all a
 /// multiple of the budget, and a constant; never a multiple of what a client has sent.
 fn most_work(budget: &Budget) -> u32 {
-    let shares = 2 * budget.step + 4 * budget.share();
+    let shares = 2 * budget.step + 5 * budget.share();
     let subscribers = budget.subscribers_at_once as u32 * (cost::DELIVERY + cost::SEND);
     let filters = budget.filters_at_once as u32 * cost::FILTER;
-    // Connections that end together, each with a will.
-    let ends = 64 * (cost::SESSION + cost::PACKET + cost::SEND);
-    shares + subscribers + filters + ends
+    shares + subscribers + filters + ITEMS
 }
 
 impl Sim {
@@ -31,7 +36,12 @@ impl Sim {
     /// ClientId has one live connection at most, and no queue is longer than its bound.
     pub fn check_step(&self, node: usize) {
         let node = &self.world.nodes[node];
-        let most = most_work(&self.settings.budget);
+        // Each completion of a step may be a connection that begins or ends.
+        let completions = (self.world.limit as u32 + 1) * cost::SESSION;
+        let mut most = most_work(&self.settings.budget) + completions;
+        if self.replays_crowded || node.replayed {
+            most += SLICE;
+        }
         assert!(node.work <= most, "a step of {} units of work, {most} at most", node.work);
         let audit = node.shard.glance();
         assert_eq!(audit.problems, Vec::<String>::new());

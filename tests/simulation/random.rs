@@ -41,6 +41,8 @@ pub struct Sim {
     pub clients: Vec<Client>,
     pub hostile: Vec<Hostile>,
     assaults: Vec<Assault>,
+    /// There are many retained messages that do not match.
+    pub replays_crowded: bool,
     /// There were more wildcard shapes than are hashed.
     pub shapes_crowded: bool,
     /// Of each shard, or of none.
@@ -90,6 +92,7 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
         hostile: Vec::new(),
         assaults: Vec::new(),
         shapes_crowded: false,
+        replays_crowded: false,
         bystanders: Vec::new(),
         pongs: 0,
         features,
@@ -163,7 +166,10 @@ impl Sim {
             self.bystanders = Bystander::on_each(&mut self.world);
         }
         let assaults = self.features.assaults;
-        self.assaults = (0..assaults).map(|_| Assault::new(&mut self.run.rng)).collect();
+        self.assaults = (0..assaults)
+            .map(|_| Assault::new(&mut self.run.rng, self.world.nodes.len()))
+            .collect();
+        self.replays_crowded = self.assaults.iter().any(Assault::crowds_replays);
         self.shapes_crowded = self.assaults.iter().any(Assault::crowds_shapes);
         self.run.calm = false;
         for node in &mut self.world.nodes {

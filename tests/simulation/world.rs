@@ -28,6 +28,9 @@ pub struct Node {
     /// What the last step cost, and most of all, in the units of `limits::cost`.
     pub work: u32,
     pub most_work: u32,
+    /// The last step sent retained messages; all that were sent before it.
+    pub replayed: bool,
+    replayed_before: u64,
 }
 
 /// What the control thread tells a core.
@@ -110,6 +113,8 @@ impl World {
                     busy: 0,
                     work: 0,
                     most_work: 0,
+                    replayed: false,
+                    replayed_before: 0,
                 }
             })
             .collect();
@@ -248,6 +253,9 @@ impl World {
         let more = node.shard.finish();
         node.work = node.shard.work().max(before);
         node.most_work = node.most_work.max(node.work);
+        let replayed = node.shard.counters.messages_retained_replayed;
+        node.replayed = replayed != node.replayed_before;
+        node.replayed_before = replayed;
         let actions = std::mem::take(&mut node.shard.actions);
         let acted = !actions.is_empty();
         for action in actions {
