@@ -202,6 +202,8 @@ mutants! {
     FanoutTwice,
     /// A request of many filters ends with its first slice.
     TaskForgetsRest,
+    /// A step goes on until nothing is left to do, whatever it costs.
+    BudgetIgnored,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,

@@ -148,9 +148,13 @@ impl Shard {
         }
     }
 
-    /// Ends a share of the connections whose peers are gone; true when some are left.
-    pub(super) fn run_parting(&mut self) -> bool {
+    /// Ends connections whose peers are gone, until the step's work comes to `limit`; true when
+    /// some are left.
+    pub(super) fn run_parting(&mut self, limit: u32) -> bool {
         for _ in 0..PARTINGS {
+            if self.is_spent(limit) {
+                break;
+            }
             let Some(socket) = self.parting.pop_front() else { break };
             // The socket may have been closed meanwhile, and another connection have its number.
             let Some(connection) = self.connections.get(socket.0) else { continue };

@@ -273,7 +273,7 @@ impl Shard {
                 self.work = self.work.max(self.settings.budget.step);
             }
         }
-        self.work >= limit
+        self.work >= limit && !Mutant::BudgetIgnored.is_on()
     }
 
     /// How far the step's work may come for a kind of work that goes on over several steps: to what
@@ -465,7 +465,7 @@ impl Shard {
         more |= self.retry_parked();
         more |= self.publish_wills();
         more |= self.run_replays(self.allowance());
-        more |= self.run_parting();
+        more |= self.run_parting(self.allowance());
         more |= self.run_stopping(self.allowance());
         more |= self.keep_house();
         self.resume_work(self.settings.budget.step);

@@ -15,8 +15,8 @@ const SWEEP: usize = 8;
 const SWEEP_REST: u64 = 1000;
 /// Entries that the wheel may always have.
 const FEW_TIMERS: usize = 4096;
-/// Timers run per step.
-const TIMERS: usize = 256;
+/// Timers taken from the wheel at a time; what they cause may cost as much as a session each.
+const TIMERS: usize = 8;
 /// Milliseconds between looks at idle flow state, retained expiry and spare memory.
 const HOUSEKEEPING: u64 = 1000;
 /// Milliseconds until the first `$SYS` update.
@@ -83,6 +83,16 @@ impl Shard {
         if self.asks_who_was_heard() {
             self.unheard_since.get_or_insert(self.now);
         }
+        let limit = self.allowance();
+        let mut more = true;
+        while more && !self.is_spent(limit) {
+            more = self.run_some_timers();
+        }
+        more | self.sweep_timers()
+    }
+
+    /// The same for a few; true when more are due.
+    fn run_some_timers(&mut self) -> bool {
         let mut due = std::mem::take(&mut self.due);
         let more = self.wheel.expire(self.now, TIMERS, &mut due);
         for timer in due.drain(..) {
@@ -113,7 +123,7 @@ impl Shard {
             }
         }
         self.due = due;
-        more | self.sweep_timers()
+        more
     }
 
     /// Connections that came and went leave their entries on the wheel until those are due, which

@@ -3,6 +3,8 @@
 #![cfg(test)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod assault;
+mod bystander;
 mod cases;
 mod checks;
 mod client;

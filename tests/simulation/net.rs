@@ -298,6 +298,16 @@ impl Driver {
         self.slots[socket.0 as usize].conn
     }
 
+    /// Completions that the shard has not been told yet.
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether a send to that connection is under way.
+    pub fn is_sending(&self, conn: ConnId) -> bool {
+        self.slots.iter().any(|slot| slot.open && slot.conn == conn && slot.send.is_some())
+    }
+
     /// The open socket of a connection, if it is here.
     pub fn socket(&self, conn: ConnId) -> Option<SocketId> {
         let at = self.slots.iter().position(|slot| slot.open && slot.conn == conn)?;

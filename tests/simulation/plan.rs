@@ -42,6 +42,10 @@ pub struct Features {
     pub reloads: bool,
     /// Peers that keep to no rule.
     pub hostile: bool,
+    /// Attacks by what is allowed, each by some peers.
+    pub assaults: usize,
+    /// A client on each shard pings.
+    pub bystanders: bool,
     /// Retained messages are limited.
     pub retained_limit: bool,
     /// The broker is stopped in the end, and its clients did not leave before.
@@ -69,7 +73,10 @@ const STRATEGIES: [SharedStrategy; 5] = [
 ];
 
 pub fn features(rng: &mut Rng, shards: usize) -> Features {
+    let hostile = rng.chance(250);
+    let assaults = if hostile { rng.below(4) } else { 0 };
     let clients = match rng.below(20) {
+        _ if assaults > 0 => rng.range(4, 30),
         0 => rng.range(200, 400),
         1..=3 => rng.range(80, 200),
         _ => rng.range(4, 60),
@@ -86,7 +93,9 @@ pub fn features(rng: &mut Rng, shards: usize) -> Features {
         expiring: rng.chance(250),
         keep_alive: rng.chance(300),
         reloads: rng.chance(200),
-        hostile: rng.chance(250),
+        hostile,
+        assaults,
+        bystanders: hostile || rng.chance(300),
         retained_limit: rng.chance(150),
         drain: rng.chance(250),
         lazy: rng.chance(200).then(|| rng.below(shards)),
@@ -212,6 +221,9 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
     };
     let (data, control) = (rng.range(4, 40), rng.range(1, 40));
     let entrances = entrances(rng, features.mountpoint);
+    // They come in before anybody else, and stay.
+    features.bystanders &= entrances.iter().all(|entrance| entrance.max_connect_rate.is_none());
+    features.bystanders &= settings.max_connections == u64::MAX;
     let plan = Plan { seed, shards, data, control, settings, faults: CALM, entrances };
     (plan, features, faults)
 }

@@ -1,6 +1,8 @@
 //! Random runs: clients that do whatever clients do, on a network that fails, and at the end
 //! everything is accounted for.
 
+use crate::assault::Assault;
+use crate::bystander::Bystander;
 use crate::client::{Client, Fate, Message, Run, Stage, Sub, plain_sub};
 use crate::epilogue;
 use crate::hostile::Hostile;
@@ -27,6 +29,10 @@ pub struct Outcome {
     pub dropped: u64,
     pub takeovers: u64,
     pub hand_overs: u64,
+    /// Of bystanders.
+    pub pongs: u64,
+    /// Most work of one step, in the units of `limits::cost`.
+    pub work: u32,
 }
 
 pub struct Sim {
@@ -34,6 +40,14 @@ pub struct Sim {
     pub run: Run,
     pub clients: Vec<Client>,
     pub hostile: Vec<Hostile>,
+    assaults: Vec<Assault>,
+    /// There are many retained messages that do not match.
+    pub replays_crowded: bool,
+    /// There were more wildcard shapes than are hashed.
+    pub shapes_crowded: bool,
+    /// Of each shard, or of none.
+    bystanders: Vec<Bystander>,
+    pongs: u64,
     pub features: Features,
     pub settings: Settings,
     faults: Faults,
@@ -72,8 +86,21 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
         verbose,
         rng,
     };
-    let hostile = Vec::new();
-    let mut sim = Sim { world, run, clients, hostile, features, settings, faults, groups: 3 };
+    let mut sim = Sim {
+        world,
+        run,
+        clients,
+        hostile: Vec::new(),
+        assaults: Vec::new(),
+        shapes_crowded: false,
+        replays_crowded: false,
+        bystanders: Vec::new(),
+        pongs: 0,
+        features,
+        settings,
+        faults,
+        groups: 3,
+    };
     sim.go()
 }
 
@@ -112,6 +139,8 @@ impl Sim {
             dropped: total.messages_dropped(),
             takeovers: total.takeovers,
             hand_overs: total.handovers_out,
+            pongs: self.pongs,
+            work: self.world.nodes.iter().map(|node| node.most_work).max().unwrap_or_default(),
         }
     }
 
@@ -135,6 +164,15 @@ impl Sim {
             self.clients[at].subscribe(&mut self.run, filter, crate::client::plain_sub(qos));
         }
         self.rest(50);
+        if self.features.bystanders {
+            self.bystanders = Bystander::on_each(&mut self.world);
+        }
+        let assaults = self.features.assaults;
+        self.assaults = (0..assaults)
+            .map(|_| Assault::new(&mut self.run.rng, self.world.nodes.len()))
+            .collect();
+        self.replays_crowded = self.assaults.iter().any(Assault::crowds_replays);
+        self.shapes_crowded = self.assaults.iter().any(Assault::crowds_shapes);
         self.run.calm = false;
         for node in &mut self.world.nodes {
             node.driver.faults = self.faults;
@@ -157,6 +195,11 @@ impl Sim {
         }
         if self.features.hostile && self.run.rng.chance(100) {
             self.harass();
+            return;
+        }
+        if !self.assaults.is_empty() && self.run.rng.chance(300) {
+            let at = self.run.rng.below(self.assaults.len());
+            self.assaults[at].turn(&mut self.world, &mut self.run.rng);
             return;
         }
         let at = self.run.rng.below(self.clients.len());
@@ -202,6 +245,10 @@ impl Sim {
     pub fn step(&mut self, node: usize) {
         self.world.step(node);
         self.check_step(node);
+        if let Some(bystander) = self.bystanders.get_mut(node) {
+            let ask = !self.run.calm && self.run.rng.chance(100);
+            bystander.after_step(&mut self.world, node, ask);
+        }
     }
 
     fn reload(&mut self) {
@@ -302,6 +349,13 @@ impl Sim {
         self.world.order(&Order::Reload(Arc::new(self.settings.clone())));
         for hostile in std::mem::take(&mut self.hostile) {
             self.world.conns[hostile.conn].client = End::Reset;
+        }
+        self.pongs = self.bystanders.iter().map(|bystander| bystander.pongs).sum();
+        for bystander in std::mem::take(&mut self.bystanders) {
+            bystander.end(&mut self.world);
+        }
+        for assault in std::mem::take(&mut self.assaults) {
+            assault.end(&mut self.world);
         }
         // What a client has closed answers with a reset to whatever it is sent.
         for conn in self.world.conns.iter_mut().filter(|conn| conn.client == End::Fin) {

@@ -25,6 +25,12 @@ pub struct Node {
     awake: bool,
     /// Steps that found something to do.
     pub busy: u64,
+    /// What the last step cost, and most of all, in the units of `limits::cost`.
+    pub work: u32,
+    pub most_work: u32,
+    /// The last step sent retained messages; all that were sent before it.
+    pub replayed: bool,
+    replayed_before: u64,
 }
 
 /// What the control thread tells a core.
@@ -105,6 +111,10 @@ impl World {
                     listening: true,
                     awake: true,
                     busy: 0,
+                    work: 0,
+                    most_work: 0,
+                    replayed: false,
+                    replayed_before: 0,
                 }
             })
             .collect();
@@ -243,8 +253,15 @@ impl World {
         if visited < self.limit && node.driver.has_heard_everyone(&self.conns) {
             node.shard.heard_everyone();
         }
+        // Mail has an account of its own.
+        let before = node.shard.work();
         let mail = node.shard.take_mail(&mut node.ends);
         let more = node.shard.finish();
+        node.work = node.shard.work().max(before);
+        node.most_work = node.most_work.max(node.work);
+        let replayed = node.shard.counters.messages_retained_replayed;
+        node.replayed = replayed != node.replayed_before;
+        node.replayed_before = replayed;
         let actions = std::mem::take(&mut node.shard.actions);
         let acted = !actions.is_empty();
         for action in actions {
