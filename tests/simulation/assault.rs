@@ -174,7 +174,7 @@ impl Assault {
             },
         };
         let mut output = Vec::new();
-        packet::encode_connect(&mut output, &connect);
+        packet::encode_connect(&mut output, &connect).unwrap();
         let reads = !matches!(self.aim, Aim::Replays) && rng.chance(900);
         let acknowledges = !matches!(self.aim, Aim::Members | Aim::SlowAcknowledger);
         let (input, unacked) = (Vec::new(), Vec::new());
@@ -199,7 +199,7 @@ impl Attacker {
         if self.acknowledges || aim == Aim::SlowAcknowledger && rng.chance(30) {
             for id in self.unacked.drain(..) {
                 let ack = Ack::new(PacketId::new(id).unwrap(), ReasonCode::Success);
-                packet::encode_ack(&mut self.output, self.version, AckKind::PubAck, &ack);
+                packet::encode_ack(&mut self.output, self.version, AckKind::PubAck, &ack).unwrap();
             }
         }
     }
@@ -308,13 +308,13 @@ impl Attacker {
         for filter in filters {
             let options =
                 SubscribeOptions { qos: Qos::from_u8(qos).unwrap(), ..Default::default() };
-            SubscribeFilter { filter, options }.write(self.version, &mut raw);
+            SubscribeFilter { filter, options }.write(self.version, &mut raw).unwrap();
         }
         let filters = SubscribeFilters::parse(self.version, &raw).unwrap();
         let user = UserProperties::default();
         let id = PacketId::new(9).unwrap();
         let subscribe = Subscribe { id, subscription_id: None, user, filters };
-        packet::encode_subscribe(&mut self.output, self.version, &subscribe);
+        packet::encode_subscribe(&mut self.output, self.version, &subscribe).unwrap();
     }
 
     fn unsubscribe(&mut self, filters: &[String]) {
@@ -323,7 +323,7 @@ impl Attacker {
         let filters = UnsubscribeFilters::parse(&raw).unwrap();
         let user = UserProperties::default();
         let unsubscribe = Unsubscribe { id: PacketId::new(9).unwrap(), user, filters };
-        packet::encode_unsubscribe(&mut self.output, self.version, &unsubscribe);
+        packet::encode_unsubscribe(&mut self.output, self.version, &unsubscribe).unwrap();
     }
 
     fn retain(&mut self, topic: &str, length: usize) {
@@ -348,6 +348,6 @@ impl Attacker {
             forwarded: &[],
             payload: &vec![b'h'; length],
         };
-        packet::encode_publish(&mut self.output, self.version, &publish);
+        packet::encode_publish(&mut self.output, self.version, &publish).unwrap();
     }
 }
