@@ -4,7 +4,6 @@ use super::connection::{Connection, Parting, Stage};
 use super::route::packed_qos;
 use super::{Action, Shard};
 use crate::ids::SocketId;
-use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{self, Disconnect, Qos, ReasonCode, Version, Violation};
@@ -196,7 +195,7 @@ impl Shard {
     /// The session loses its connection.
     fn detach(&mut self, index: u32, cause: Cause) {
         let now = self.now;
-        self.groups.joining.remove(&index);
+        self.joining.remove(&index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
         let Session { flow, subscriptions, .. } = session;
@@ -265,14 +264,15 @@ impl Shard {
     /// Ends an offline session: its subscriptions, queues and name go; a waiting will is sent now.
     pub(super) fn end_session(&mut self, index: u32) {
         self.leave_everything(index);
+        let reference = self.session_ref(index);
         let Some(mut session) = self.sessions.remove(index) else { return };
         debug_assert!(session.socket.is_none());
         let hash = session.key.0.get();
         if let Ok(entry) = self.names.find_entry(hash, |&known| known == index) {
             entry.remove();
         }
-        if let Some(flow) = &session.flow {
-            self.forget_flow(flow);
+        if let Some(flow) = session.flow.take() {
+            self.return_flow(reference, *flow);
         }
         self.counters.sessions -= 1;
         if let Some(will) = session.will.take() {
@@ -388,32 +388,5 @@ impl Shard {
     /// True when no connection is left and nothing waits to be carried.
     pub fn is_drained(&self) -> bool {
         self.connections.is_empty() && self.wills.is_empty() && self.outbox.is_empty()
-    }
-
-    fn tell_groups(
-        &mut self,
-        index: u32,
-        make: impl Fn(Box<str>, crate::ids::SessionRef) -> Control,
-    ) {
-        let member = self.session_ref(index);
-        let Some(session) = self.sessions.get(index) else { return };
-        let Some(extras) = &session.extras else { return };
-        let filters: Vec<Box<str>> =
-            extras.shares.iter().map(|share| share.filter.clone()).collect();
-        for filter in filters {
-            let home = self.group_home(&filter);
-            let control = make(filter, member);
-            self.tell(home, control);
-        }
-    }
-
-    /// Tells the homes of the session's share groups whether it is connected.
-    pub(super) fn tell_presence(&mut self, index: u32, online: bool) {
-        self.tell_groups(index, |filter, member| Control::Presence(filter, member, online));
-    }
-
-    /// Tells the homes of the session's share groups that it is no member any more.
-    pub(super) fn leave_groups(&mut self, index: u32) {
-        self.tell_groups(index, Control::Leave);
     }
 }

@@ -9,7 +9,8 @@ use crate::limits::cost;
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{self, AckKind, OutPublish, PacketId, Qos, ReasonCode, Version};
-use crate::session::{Flow, Pushed, Queued, SubscriptionIds};
+use crate::session::pending::Line;
+use crate::session::{Flow, Pushed, Queued, ShareName, SubscriptionIds};
 use crate::time::Instant;
 
 /// A client that keeps reading may overshoot `outgoing_max_bytes` this many times, while its
@@ -30,6 +31,16 @@ pub(super) struct Terms<'a> {
     pub subscription_ids: &'a [u32],
     /// A retained message for a new subscription: paced by its slices, never shed.
     pub replay: bool,
+    /// A message of a share group.
+    pub share: Option<Shared<'a>>,
+}
+
+/// The share group that a message comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<'a> {
+    pub name: &'a ShareName,
+    /// Another member has had or refused it: it goes before what is newer.
+    pub returned: bool,
 }
 
 /// One publish packet on its way out.
@@ -108,7 +119,11 @@ impl Shard {
             return;
         };
         if !terms.replay && self.must_shed(socket) {
-            self.counters.dropped_outgoing_full += u64::from(!Mutant::ShedUncounted.is_on());
+            let counter = match terms.share {
+                Some(_) => &mut self.counters.dropped_share_full,
+                None => &mut self.counters.dropped_outgoing_full,
+            };
+            *counter += u64::from(!Mutant::ShedUncounted.is_on());
             return;
         }
         let outbound = Outbound {
@@ -127,7 +142,7 @@ impl Shard {
     }
 
     /// Whether QoS 0 to this connection is dropped: over the limit, and not keeping up.
-    fn must_shed(&self, socket: SocketId) -> bool {
+    pub(super) fn must_shed(&self, socket: SocketId) -> bool {
         let Some(connection) = self.connections.get(socket.0) else { return true };
         let Some(output) = &connection.output else { return false };
         let (unsent, max) = (output.unsent(), self.settings.outgoing_max_bytes);
@@ -147,7 +162,9 @@ impl Shard {
         let retries = self.settings.retry_interval > 0;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let limit = session.window_limit;
-        let keep = session.is_persistent() || retries && !session.version.is_v5();
+        // A group gives it to another member when this session ends.
+        let keep =
+            session.is_persistent() || terms.share.is_some() || retries && !session.version.is_v5();
         let flow = session.flow();
         let behind = !flow.pending.is_empty() && !Mutant::OvertakesPending.is_on();
         if clogged || behind || !flow.window.has_room(limit) {
@@ -176,6 +193,7 @@ impl Shard {
             subscription_ids: SubscriptionIds::from_slice(terms.subscription_ids),
             qos,
             retain: terms.retain,
+            share: terms.share.map(|share| share.name.clone()),
         });
         let Some(session) = self.sessions.get_mut(index) else { return };
         outbound.id = Some(session.flow().window.send(qos, queued));
@@ -201,7 +219,10 @@ impl Shard {
             subscription_ids: SubscriptionIds::from_slice(terms.subscription_ids),
             qos,
             retain: terms.retain,
+            share: terms.share.map(|share| share.name.clone()),
         };
+        let returned = terms.share.is_some_and(|share| share.returned);
+        let line = if returned { Line::Front } else { Line::End };
         let mut bounds = self.settings.pending;
         if terms.replay {
             // A slice is asked for only when there is room, and is small; it is never dropped.
@@ -212,18 +233,23 @@ impl Shard {
         let socket = session.socket;
         let flow = session.flow();
         let (messages, bytes) = (flow.pending.len(), flow.pending.bytes());
-        let pushed = flow.pending.push(queued, &bounds);
+        let pushed = flow.pending.push_to(line, queued, &bounds);
         let counters = &mut self.counters;
         counters.pending_messages += flow.pending.len() as u64;
         counters.pending_messages -= messages as u64;
         counters.pending_bytes += flow.pending.bytes() as u64;
         counters.pending_bytes -= bytes as u64;
+        // A group's message comes here only when no member has room.
+        let dropped = match terms.share {
+            Some(_) => &mut counters.dropped_share_full,
+            None => &mut counters.dropped_queue_full,
+        };
         match pushed {
             Pushed::Queued => {}
-            Pushed::DroppedOldest(count) => self.counters.dropped_queue_full += u64::from(count),
-            Pushed::DroppedNew => self.counters.dropped_queue_full += 1,
+            Pushed::DroppedOldest(count) => *dropped += u64::from(count),
+            Pushed::DroppedNew => *dropped += 1,
             Pushed::Disconnect => {
-                self.counters.dropped_queue_full += 1;
+                *dropped += 1;
                 debug_assert!(bounds.on_full == OnFull::Disconnect);
                 if let Some(socket) = socket.filter(|_| !Mutant::FullQueueTolerated.is_on()) {
                     self.closing.push((socket, super::close::Cause::QueueFull));

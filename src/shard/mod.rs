@@ -15,8 +15,10 @@ pub mod connection;
 mod deliver;
 mod encode;
 mod entry;
+mod groups;
 mod held;
 mod mail;
+mod membership;
 mod outbox;
 pub mod output;
 mod park;
@@ -26,6 +28,7 @@ mod pump;
 mod receive;
 mod redeliver;
 mod retain;
+mod returns;
 mod route;
 mod settings;
 mod share;
@@ -51,12 +54,14 @@ use crate::time::{GRANULARITY_MILLIS, Instant, Wheel};
 use crate::topic::{Index, Retained};
 use close::Cause;
 use connection::{Connection, Stage};
+use groups::Groups;
 use hashbrown::{HashMap, HashTable};
 use output::{Outgoing, Pool};
 use park::Parked;
-use share::Groups;
+use returns::Returns;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use subscribe::Joining;
 use sys::Sys;
 use timers::Timer;
 
@@ -95,6 +100,9 @@ pub struct Shard {
     connections: Table<Connection>,
     index: Index,
     groups: Groups,
+    /// SUBACKs that wait for share groups elsewhere.
+    joining: HashMap<u32, Joining>,
+    returns: Returns,
     retained: Retained<Message>,
     wheel: Wheel<Timer>,
     sweep_after: Instant,
@@ -165,6 +173,8 @@ impl Shard {
             connections: Table::default(),
             index: Index::new(&seeds),
             groups: Groups::default(),
+            joining: HashMap::new(),
+            returns: Returns::default(),
             retained: Retained::new(),
             wheel: Wheel::new(now),
             sweep_after: now,
@@ -383,10 +393,10 @@ impl Shard {
             }
             Control::Join(join) => self.join_group(*join),
             Control::Joined(session, ticket) => self.group_joined(session, ticket),
-            Control::Leave(filter, member) => self.leave_group(&filter, member),
-            Control::Presence(filter, member, online) => self.presence(&filter, member, online),
-            Control::Deliver(picked) => self.deliver_picked(picked),
-            Control::Undelivered(picked) => self.pick_again(*picked),
+            Control::Leave(name, member) => self.leave_group(&name, member),
+            Control::Presence(member, online) => self.groups.set_online(member, online),
+            Control::Deliver(picked) => self.deliver_picked(*picked),
+            Control::GiveBack(given) => self.pick_again(*given),
             Control::Replay(request) => self.queue_query(from, *request),
             Control::Replayed(slice) => self.replayed(*slice),
             Control::Park(publisher) => self.park_publisher(publisher),
@@ -403,6 +413,7 @@ impl Shard {
         more |= self.publish_wills();
         more |= self.run_replays();
         more |= self.run_parting();
+        more |= self.run_returns();
         more |= !self.queries.is_empty() && !self.outbox.is_congested();
         self.run_closing();
         more |= self.parked.has_put_off();

@@ -186,6 +186,7 @@ impl Shard {
             retain: live_retain(options, message),
             subscription_ids: if subscription_id == 0 { &[] } else { &ids },
             replay: false,
+            share: None,
         };
         self.deliver(target, message, terms);
     }
@@ -236,7 +237,8 @@ impl Shard {
                 }
             }
             if any {
-                let terms = Terms { qos, retain, subscription_ids: &ids, replay: false };
+                let subscription_ids = &ids[..];
+                let terms = Terms { qos, retain, subscription_ids, replay: false, share: None };
                 self.deliver(target, message, terms);
             }
         }

@@ -10,7 +10,7 @@ use crate::packet::{
     self, PacketId, Qos, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter, UnsubAck,
     Unsubscribe, UserProperties, Version, Violation,
 };
-use crate::session::Place;
+use crate::session::{Place, ShareName};
 use crate::topic::{self, FilterId, Subscriber};
 
 const FILTER: Violation =
@@ -67,7 +67,7 @@ impl Shard {
         if joining.left == 0 || Mutant::SubAckBeforeJoined.is_on() {
             self.finish_subscribe(socket, index, version, joining);
         } else {
-            self.groups.joining.insert(index, joining);
+            self.joining.insert(index, joining);
             self.hold(socket, Holds::JOINING);
         }
         Ok(Flow::Next)
@@ -111,7 +111,7 @@ impl Shard {
     /// A home shard routes for the session now.
     pub(super) fn group_joined(&mut self, session: SessionRef, ticket: u64) {
         let index = session.index;
-        let done = match self.groups.joining.get_mut(&index) {
+        let done = match self.joining.get_mut(&index) {
             Some(joining)
                 if joining.session == session
                     && (joining.ticket == ticket || Mutant::JoinTicketIgnored.is_on()) =>
@@ -124,7 +124,7 @@ impl Shard {
         if !done {
             return;
         }
-        let Some(joining) = self.groups.joining.remove(&index) else { return };
+        let Some(joining) = self.joining.remove(&index) else { return };
         let Some(known) = self.session_of(session) else { return };
         let (socket, version) = (known.socket, known.version);
         if let Some(socket) = socket {
@@ -163,8 +163,7 @@ impl Shard {
         let Some(session) = self.sessions.get(index) else {
             return Err(ReasonCode::UnspecifiedError);
         };
-        let shares = session.extras.as_ref().map_or(0, |extras| extras.shares.len());
-        if session.subscriptions.len() + shares >= settings.max_subscriptions
+        if session.subscriptions.len() + session.shared() >= settings.max_subscriptions
             && !self.is_subscribed(index, wanted.filter)
         {
             return Err(ReasonCode::QuotaExceeded);
@@ -175,15 +174,11 @@ impl Shard {
     fn is_subscribed(&self, index: u32, filter: &str) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
         let full = mounted(session.mountpoint(), filter);
-        let shared = session
-            .extras
-            .as_ref()
-            .is_some_and(|extras| extras.shares.iter().any(|share| *share.filter == *full));
-        shared
-            || self
-                .index
-                .find(&full)
-                .is_some_and(|known| session.subscriptions.position(known).is_some())
+        if topic::parse_share(filter).is_some() {
+            return session.is_member(&ShareName::new(&full));
+        }
+        let known = self.index.find(&full);
+        known.is_some_and(|known| session.subscriptions.position(known).is_some())
     }
 
     fn grant(
@@ -319,15 +314,8 @@ impl Shard {
 
     /// Takes out all subscriptions and memberships of a session that ends.
     pub(super) fn leave_everything(&mut self, index: u32) {
-        self.groups.joining.remove(&index);
-        if !Mutant::ShareDeadMember.is_on() {
-            self.leave_groups(index);
-        }
-        if let Some(extras) = self.sessions.get_mut(index).and_then(|s| s.extras.as_mut()) {
-            let shares = std::mem::take(&mut extras.shares).len() as u64;
-            self.counters.subscriptions -= shares;
-            self.counters.shared_subscriptions -= shares;
-        }
+        self.joining.remove(&index);
+        while self.leave_any(index) {}
         while let Some(place) =
             self.sessions.get(index).and_then(|session| session.subscriptions.any())
         {
