@@ -97,6 +97,8 @@ pub struct Picked {
 pub struct PickTerms {
     /// No other member can take more: its publisher waits while this one is behind.
     pub only: bool,
+    /// The member is known not to be connected: the message waits for it.
+    pub waits: bool,
     /// Nobody has room: it is taken by this member's policy, which may drop it.
     pub last_resort: bool,
     /// How many members have had or refused it before.
@@ -122,7 +124,7 @@ pub struct GivenBack {
 pub enum NotTaken {
     /// It is no member any more.
     Gone,
-    /// It is not connected, and the message does not wait.
+    /// It is not connected any more, and others may be.
     Away,
     /// Its window and its queue are full, or too much to it is unsent.
     Full,

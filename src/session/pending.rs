@@ -26,7 +26,7 @@ pub struct Bounds {
 pub enum Pushed {
     /// It waits.
     Queued,
-    /// It waits; this many older ones were dropped for it.
+    /// It waits; this many older ones were dropped for it, besides those of share groups.
     DroppedOldest(u32),
     /// It was dropped.
     DroppedNew,
@@ -45,6 +45,8 @@ pub struct Pending {
     shares: usize,
     /// So many of `queue`'s oldest are still to be looked at, see [`Self::sift`].
     unsifted: usize,
+    /// Messages of share groups that were dropped as the oldest: their groups may have them back.
+    evicted: Vec<Queued>,
 }
 
 /// Where a message goes in a queue.
@@ -100,8 +102,11 @@ impl Pending {
         while self.len() >= most || self.bytes + cost > bounds.bytes {
             match bounds.on_full {
                 // A message larger than the whole queue cannot be helped by dropping others.
-                OnFull::DropOldest if cost <= bounds.bytes && self.pop().is_some() => {
-                    dropped += u32::from(!Mutant::PendingDropUncounted.is_on());
+                OnFull::DropOldest if cost <= bounds.bytes && !self.is_empty() => {
+                    match self.pop() {
+                        Some(old) if old.share.is_some() => self.evicted.push(old),
+                        _ => dropped += u32::from(!Mutant::PendingDropUncounted.is_on()),
+                    }
                 }
                 OnFull::DropOldest | OnFull::DropNew => return Pushed::DroppedNew,
                 OnFull::Disconnect => return Pushed::Disconnect,
@@ -114,7 +119,16 @@ impl Pending {
             Line::End => self.queue.push_back(queued),
             Line::Front => self.first.push_back(queued),
         }
-        if dropped == 0 { Pushed::Queued } else { Pushed::DroppedOldest(dropped) }
+        if dropped == 0 && self.evicted.is_empty() {
+            Pushed::Queued
+        } else {
+            Pushed::DroppedOldest(dropped)
+        }
+    }
+
+    /// Messages of share groups that the last [`Self::push`] took out to make room.
+    pub fn take_evicted(&mut self) -> Vec<Queued> {
+        std::mem::take(&mut self.evicted)
     }
 
     /// The next message.
@@ -288,5 +302,18 @@ mod tests {
             assert_eq!(pending.push(queued(&[0; 100]), &two) == Pushed::Queued, left);
         }
         assert!(pending.pop().is_some() && !pending.has_room(500, &two));
+    }
+
+    #[test]
+    fn a_message_of_a_group_that_has_to_go_can_be_given_back() {
+        let mut pending = Pending::default();
+        let two = bounds(2, 1000, OnFull::DropOldest);
+        pending.push(shared(b"1"), &two);
+        pending.push(queued(b"2"), &two);
+        assert_eq!(pending.push(queued(b"3"), &two), Pushed::DroppedOldest(0));
+        assert_eq!(pending.take_evicted()[0].message.view().payload, b"1");
+        assert_eq!(pending.push(queued(b"4"), &two), Pushed::DroppedOldest(1));
+        assert!(pending.take_evicted().is_empty() && !pending.has_shares());
+        assert_eq!(rest(&mut pending), b"34");
     }
 }

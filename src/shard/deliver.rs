@@ -244,9 +244,13 @@ impl Shard {
             Some(_) => &mut counters.dropped_share_full,
             None => &mut counters.dropped_queue_full,
         };
+        let mut evicted = Vec::new();
         match pushed {
             Pushed::Queued => {}
-            Pushed::DroppedOldest(count) => *dropped += u64::from(count),
+            Pushed::DroppedOldest(count) => {
+                *dropped += u64::from(count);
+                evicted = flow.pending.take_evicted();
+            }
             Pushed::DroppedNew => *dropped += 1,
             Pushed::Disconnect => {
                 *dropped += 1;
@@ -268,6 +272,7 @@ impl Shard {
                 self.hear_later(socket);
             }
         }
+        self.evict(index, evicted, terms.share.is_some());
     }
 
     /// Notes that the session's flow state is in use, so that it is looked at when idle.

@@ -50,6 +50,8 @@ pub struct Choice {
     pub member: Member,
     /// No other member can take more: the publisher is held up if this one is behind.
     pub only: bool,
+    /// It is not connected: the message waits for it.
+    pub waits: bool,
     /// Nobody has room as far as is known: this member's policy decides.
     pub last_resort: bool,
 }
@@ -341,11 +343,16 @@ impl Groups {
     pub fn set_full(&mut self, group: u32, session: SessionRef) {
         let Some(known) = self.members.get_mut(&session) else { return };
         known.full = true;
-        let kind = known.kind(FULL);
-        if let (Some(of), Some(belongs)) = (self.groups.get_mut(group), known.groups.get(&group)) {
-            of.set_kind(belongs.number, kind);
-        }
+        self.tell_one(group, session);
         self.tell(session);
+    }
+
+    /// That group is to know of a member's state at once.
+    pub fn tell_one(&mut self, group: u32, session: SessionRef) {
+        let Some(known) = self.members.get(&session) else { return };
+        if let (Some(of), Some(belongs)) = (self.groups.get_mut(group), known.groups.get(&group)) {
+            of.set_kind(belongs.number, known.kind(of.kind(belongs.number)));
+        }
     }
 
     /// All of the session's groups are to know of a change: at once where they are few.
@@ -436,7 +443,8 @@ impl Groups {
         if wish.strategy == SharedStrategy::Sticky && !last_resort {
             of.sticky = Some(member.session);
         }
-        Some(Choice { member, only: ready < 2, last_resort })
+        let waits = from == busy && !last_resort && ready == 0;
+        Some(Choice { member, only: ready < 2, waits, last_resort })
     }
 
     fn random(&mut self) -> u32 {

@@ -7,7 +7,7 @@ use super::deliver::{Outbound, Shared, Terms};
 use super::groups::Member;
 use super::route::{live_retain, packed_qos};
 use crate::mesh::mail::{Control, GivenBack, Join, NotTaken, PickTerms, Picked};
-use crate::message::{Message, MessageRef};
+use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
 use crate::session::{Membership, Pending, ShareName, Shares};
@@ -156,10 +156,13 @@ impl Shard {
         pick: PickTerms,
     ) -> Result<(), NotTaken> {
         // [MQTT-3.10.4-2]: nothing more for a member that left while the message was on its way.
-        let known = self.session_of(member.session);
-        if !known.is_some_and(|session| session.is_member(name)) {
+        let Some(session) = self.session_of(member.session).filter(|s| s.is_member(name)) else {
             return Err(NotTaken::Gone);
+        };
+        if session.socket.is_none() && !pick.waits && !pick.last_resort {
+            return Err(NotTaken::Away);
         }
+        let crowded = session.flow.as_ref().is_some_and(|flow| flow.crowded.is_some());
         let index = member.session.index;
         let ids = [member.subscription_id];
         let terms = Terms {
@@ -179,14 +182,19 @@ impl Shard {
             }
             return Err(why);
         }
-        let crowded = self.fan.crowded.len();
+        let noted = self.fan.crowded.len();
         self.deliver(index, message, terms);
         if Mutant::ShareTwice.is_on() {
             self.deliver(index, message, terms);
         }
         if !pick.only {
-            // Others have room: nobody waits for this one.
-            self.fan.crowded.truncate(crowded);
+            // Others have room: nobody waits for this one, and its patience has not begun.
+            self.fan.crowded.truncate(noted);
+            if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut())
+                && !crowded
+            {
+                flow.crowded = None;
+            }
         }
         Ok(())
     }
@@ -207,7 +215,8 @@ impl Shard {
             None => Pending::default().has_room(size, bounds),
         };
         let room = match (session.socket, qos) {
-            (None, Qos::AtMostOnce) if !self.settings.queue_qos0 => return Err(NotTaken::Away),
+            // With a subscription of QoS 0 nothing waits.
+            (None, Qos::AtMostOnce) if !self.settings.queue_qos0 => false,
             (None, _) => queue(),
             (Some(_), Qos::AtMostOnce) if flow.is_some_and(|flow| flow.pending.has_qos0()) => {
                 queue()
@@ -232,11 +241,5 @@ impl Shard {
             message_expiry: message.expires.map(|_| 1),
         };
         if self.fits(index, message, &outbound) { Ok(()) } else { Err(NotTaken::TooLarge) }
-    }
-
-    /// What a queue held for a group goes back to it.
-    pub(super) fn give_back_queued(&mut self, index: u32, name: ShareName, message: Message) {
-        let (member, why) = (self.session_ref(index), NotTaken::Ended);
-        self.give_back(GivenBack { name, member, why, tries: 0, message });
     }
 }

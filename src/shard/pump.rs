@@ -67,7 +67,7 @@ impl Shard {
             && !self.sessions.get(index).is_some_and(|session| session.is_member(name))
         {
             // It has left the group since [MQTT-3.10.4-2].
-            self.give_back_queued(index, name.clone(), queued.message);
+            self.give_back_later(index, name.clone(), queued.message);
             return Pumped::Dropped;
         }
         let message = queued.message.clone();

@@ -36,6 +36,8 @@ pub(super) struct Returns {
     sifting: VecDeque<SessionRef>,
     /// Messages whose group has asked so many members that it goes on in a later step.
     again: VecDeque<(ShareName, Message, u32)>,
+    /// Messages on their way back, to be sent at the end of the step.
+    back: VecDeque<GivenBack>,
     taken: Vec<Queued>,
 }
 
@@ -54,7 +56,7 @@ impl Returns {
 
     /// Sessions and messages that are to be worked off.
     pub(super) fn len(&self) -> usize {
-        self.ended.len() + self.sifting.len() + self.again.len()
+        self.ended.len() + self.sifting.len() + self.again.len() + self.back.len()
     }
 }
 
@@ -96,6 +98,8 @@ impl Shard {
             self.work += cost::DELIVERY;
             if let Some((name, message, tries)) = self.returns.again.pop_front() {
                 self.ask_on(&name, &message, tries);
+            } else if let Some(given) = self.returns.back.pop_front() {
+                self.give_back(given);
             } else if !self.returns.ended.is_empty() {
                 self.return_one();
             } else {
@@ -104,6 +108,24 @@ impl Shard {
         }
         let more = self.returns.len() > 0 && !self.outbox.is_congested();
         more || self.groups.is_telling()
+    }
+
+    /// What a queue held for a group goes back to it, at the end of the step: the caller may be in
+    /// the middle of another message.
+    pub(super) fn give_back_later(&mut self, index: u32, name: ShareName, message: Message) {
+        let (member, why) = (self.session_ref(index), NotTaken::Ended);
+        self.returns.back.push_back(GivenBack { name, member, why, tries: 0, message });
+    }
+
+    /// Messages of groups were dropped from a queue as its oldest. Other members may take them,
+    /// unless it was done `for_share`: then no member has room.
+    pub(super) fn evict(&mut self, index: u32, evicted: Vec<Queued>, for_share: bool) {
+        for Queued { message, share, .. } in evicted {
+            match share.filter(|_| !for_share) {
+                Some(name) => self.give_back_later(index, name, message),
+                None => self.counters.dropped_share_full += 1,
+            }
+        }
     }
 
     /// Gives back, or drops, the next message of the first session that has ended.
@@ -166,7 +188,7 @@ impl Shard {
         let count = taken.len();
         for queued in taken.drain(..) {
             if let Some(name) = queued.share {
-                self.give_back_queued(reference.index, name, queued.message);
+                self.give_back_later(reference.index, name, queued.message);
             }
         }
         self.returns.taken = taken;

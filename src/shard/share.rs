@@ -9,7 +9,7 @@
 //! session ends; see [`super::returns`].
 
 use super::Shard;
-use super::groups::{Member, Wish};
+use super::groups::{Choice, Member, Wish};
 use super::home_of;
 use super::route::GROUP;
 use crate::config::SharedStrategy;
@@ -105,16 +105,15 @@ impl Shard {
                 self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
                 return;
             };
-            let (only, last_resort) = (choice.only, choice.last_resort);
-            let terms = PickTerms { only, last_resort, tries: wish.tries };
-            let member = choice.member;
+            let Choice { member, only, waits, last_resort } = choice;
+            let terms = PickTerms { only, waits, last_resort, tries: wish.tries };
             if member.session.shard != self.id {
                 self.send_picked(name, member, terms, message);
                 return;
             }
             let Err(why) = self.offer(member, &name, message, terms) else { return };
             self.counters.share_refused += 1;
-            wish.tries += self.refused(group, member.session, why, message.qos);
+            wish.tries += self.refused(group, member.session, why);
             if self.groups.find(&name) != Some(group) {
                 self.counters.dropped_share_empty += 1;
                 return;
@@ -139,7 +138,7 @@ impl Shard {
 
     /// A member has refused a message: what is concluded for the next ones, and how much nearer
     /// this one is to the end of its tries.
-    fn refused(&mut self, group: u32, member: SessionRef, why: NotTaken, qos: Qos) -> u32 {
+    fn refused(&mut self, group: u32, member: SessionRef, why: NotTaken) -> u32 {
         match why {
             NotTaken::Gone => {
                 if let Some((id, position)) = self.groups.leave(group, member) {
@@ -147,9 +146,9 @@ impl Shard {
                 }
             }
             NotTaken::Full => self.groups.set_full(group, member),
-            // Connected or not was told by itself. But a member with QoS 0 keeps nothing.
-            NotTaken::Away if qos > Qos::AtMostOnce => self.groups.set_full(group, member),
-            NotTaken::Away | NotTaken::Ended => {}
+            // That it has disconnected was told before, but maybe not yet to all of its groups.
+            NotTaken::Away => self.groups.tell_one(group, member),
+            NotTaken::Ended => {}
             NotTaken::TooLarge => return 1 + self.groups.len(group) as u32 / LARGE_TRIES,
         }
         1
@@ -172,7 +171,7 @@ impl Shard {
         }
         let GivenBack { name, member, why, mut tries, message } = given;
         if let Some(group) = self.groups.find(&name) {
-            tries += self.refused(group, member, why, message.view().qos);
+            tries += self.refused(group, member, why);
         }
         self.ask_on(&name, &message, tries);
     }

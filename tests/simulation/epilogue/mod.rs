@@ -6,6 +6,7 @@ mod delivery;
 mod queues;
 mod sessions;
 mod shards;
+mod shares;
 
 use crate::net::End;
 use crate::peer::{Got, Peer, hello, id};
@@ -39,6 +40,7 @@ pub fn hold(world: &mut World, settings: &Settings) {
     queues::own_queue(world, settings);
     queues::offline_qos_0(world, settings);
     queues::qos_0_in_line(world, settings);
+    shares::hold(world, settings);
     if world.nodes.len() > 1 {
         shards::group_from_its_suback(world);
         shards::group_with_a_leaver(world);
