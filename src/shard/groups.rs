@@ -405,8 +405,8 @@ impl Groups {
     }
 
     /// Chooses who gets a message: a member that is ready, by the strategy; else one that is away
-    /// and has room, if the message may wait; else one whose policy decides. `None` when nobody can
-    /// get it at all.
+    /// and has room, if the message may wait; else the policy of the one that refused last decides.
+    /// `None` when nobody can get it at all.
     pub fn choose(&mut self, group: u32, wish: Wish) -> Option<Choice> {
         let random = if wish.strategy == SharedStrategy::Random { self.random() } else { 0 };
         let of = self.groups.get_mut(group)?;
@@ -423,6 +423,9 @@ impl Groups {
         };
         let span = to - from;
         let number = match wish.strategy {
+            // The one that refused last: a member that still reads fills up again and again, one
+            // that is stuck only once.
+            _ if last_resort => of.order[from as usize],
             SharedStrategy::RoundRobin if to == ready => of.next_in_turn(),
             SharedStrategy::Random => of.order[(from + random % span) as usize],
             SharedStrategy::HashTopic | SharedStrategy::HashClient => {

@@ -223,6 +223,7 @@ fn who_cannot_take_a_message_is_not_asked_before_the_others() {
     groups.set_full(group, session(0));
     assert_eq!(chosen(&mut groups, true), Some((2, true, false)));
     groups.set_full(group, session(2));
+    assert_eq!(chosen(&mut groups, false), Some((2, true, true)), "the one that refused last");
     assert_eq!(chosen(&mut groups, true), Some((1, true, false)), "away, and with room");
     let (who, _, last) = chosen(&mut groups, false).unwrap();
     assert!(who != 1 && last, "QoS 0 goes to who is connected");
