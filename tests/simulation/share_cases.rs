@@ -111,7 +111,8 @@ fn a_client_in_many_groups_comes_and_goes_with_one_mail_per_shard() {
     fine(&world);
     // Each group knows that it is back.
     let mut other = Peer::connect(&mut world, 1, &hello("other", true, 0));
-    (many.take(&mut world), other.take(&mut world));
+    many.take(&mut world);
+    other.take(&mut world);
     for number in [0, 300, 599] {
         other.publish(&mut world, &format!("m/{number}"), b"x", 1, 1);
         assert_eq!(other.take(&mut world).len(), 1);
