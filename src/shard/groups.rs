@@ -242,6 +242,11 @@ impl Groups {
         self.by_name.values().filter_map(places)
     }
 
+    /// A group's entry in the index.
+    pub fn place(&self, group: u32) -> Option<(FilterId, u32)> {
+        self.groups.get(group).map(|group| group.place)
+    }
+
     /// The group of that name.
     pub fn find(&self, name: &ShareName) -> Option<u32> {
         self.by_name.get(name).copied()
@@ -343,6 +348,14 @@ impl Groups {
     pub fn set_full(&mut self, group: u32, session: SessionRef) {
         let Some(known) = self.members.get_mut(&session) else { return };
         known.full = true;
+        self.tell_one(group, session);
+        self.tell(session);
+    }
+
+    /// The session has ended, and is about to leave all of its groups.
+    pub fn set_gone(&mut self, group: u32, session: SessionRef) {
+        let Some(known) = self.members.get_mut(&session) else { return };
+        (known.online, known.full) = (false, true);
         self.tell_one(group, session);
         self.tell(session);
     }

@@ -6,11 +6,12 @@ use super::Shard;
 use super::deliver::{Outbound, Shared, Terms};
 use super::groups::Member;
 use super::route::{live_retain, packed_qos};
+use crate::limits::cost;
 use crate::mesh::mail::{Control, GivenBack, Join, NotTaken, PickTerms, Picked};
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
-use crate::session::{Membership, Pending, ShareName, Shares};
+use crate::session::{Membership, Pending, Session, ShareName, Shares};
 
 impl Shard {
     /// Makes the session a member; true when the group's home has to confirm it. Costs the same
@@ -51,9 +52,7 @@ impl Shard {
         };
         let Some(gone) = shares.list.remove(&name) else { return false };
         self.forget_membership(index, gone);
-        let waits = |s: &crate::session::Session| {
-            s.flow.as_ref().is_some_and(|flow| flow.pending.has_shares())
-        };
+        let waits = |s: &Session| s.flow.as_ref().is_some_and(|flow| flow.pending.has_shares());
         if self.sessions.get(index).is_some_and(waits) {
             self.sift_later(index);
         }
@@ -64,6 +63,7 @@ impl Shard {
     pub(super) fn leave_any(&mut self, index: u32) -> bool {
         let shares = self.sessions.get_mut(index).and_then(|session| session.shares_mut());
         let Some(gone) = shares.and_then(|shares| shares.list.pop()) else { return false };
+        self.work += cost::FILTER;
         self.forget_membership(index, gone);
         true
     }
@@ -156,14 +156,18 @@ impl Shard {
         pick: PickTerms,
     ) -> Result<(), NotTaken> {
         // [MQTT-3.10.4-2]: nothing more for a member that left while the message was on its way.
-        let Some(session) = self.session_of(member.session).filter(|s| s.is_member(name)) else {
+        let member_of = |session: &&mut Session| !session.is_ending() && session.is_member(name);
+        if self.session_of(member.session).filter(member_of).is_none() {
             return Err(NotTaken::Gone);
-        };
+        }
+        let index = member.session.index;
+        // What is older goes first, and takes its room.
+        self.catch_up(index);
+        let Some(session) = self.sessions.get(index) else { return Err(NotTaken::Gone) };
         if session.socket.is_none() && !pick.waits && !pick.last_resort {
             return Err(NotTaken::Away);
         }
         let crowded = session.flow.as_ref().is_some_and(|flow| flow.crowded.is_some());
-        let index = member.session.index;
         let ids = [member.subscription_id];
         let terms = Terms {
             qos: packed_qos(member.options),
@@ -183,9 +187,9 @@ impl Shard {
             return Err(why);
         }
         let noted = self.fan.crowded.len();
-        self.deliver(index, message, terms);
+        self.deliver_now(index, message, terms);
         if Mutant::ShareTwice.is_on() {
-            self.deliver(index, message, terms);
+            self.deliver_now(index, message, terms);
         }
         if !pick.only {
             // Others have room: nobody waits for this one, and its patience has not begun.

@@ -36,6 +36,8 @@ pub(super) struct Returns {
     sifting: VecDeque<SessionRef>,
     /// Messages whose group has asked so many members that it goes on in a later step.
     again: VecDeque<(ShareName, Message, u32)>,
+    /// Members that are found to be gone.
+    gone: Vec<(ShareName, SessionRef)>,
     /// Messages on their way back, to be sent at the end of the step.
     back: VecDeque<GivenBack>,
     taken: Vec<Queued>,
@@ -52,6 +54,11 @@ impl Returns {
     /// The group asks further members in a later step.
     pub(super) fn ask_later(&mut self, name: ShareName, message: Message, tries: u32) {
         self.again.push_back((name, message, tries));
+    }
+
+    /// The session is to leave the group at the end of the step.
+    pub(super) fn leave_later(&mut self, name: ShareName, session: SessionRef) {
+        self.gone.push((name, session));
     }
 
     /// Sessions and messages that are to be worked off.
@@ -87,13 +94,20 @@ impl Shard {
         }
     }
 
-    /// Works off a step's share; true when there is more that can be done at once.
-    pub(super) fn run_returns(&mut self) -> bool {
+    /// Works off a step's share, until its work comes to `limit`; true when there is more that can be done at once.
+    pub(super) fn run_returns(&mut self, limit: u32) -> bool {
+        for (name, session) in std::mem::take(&mut self.returns.gone) {
+            self.leave_group(&name, session);
+        }
         if self.groups.is_telling() {
             self.work += self.groups.tell_on(TOLD) as u32 * cost::VISIT;
         }
         let mut left = MESSAGES;
-        while left > 0 && self.returns.len() > 0 && !self.outbox.is_congested() {
+        while left > 0
+            && self.returns.len() > 0
+            && !self.is_spent(limit)
+            && !self.outbox.is_congested()
+        {
             left -= 1;
             self.work += cost::DELIVERY;
             if let Some((name, message, tries)) = self.returns.again.pop_front() {

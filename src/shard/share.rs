@@ -60,7 +60,7 @@ impl Shard {
             return;
         }
         let Some(Ok(share)) = topic::parse_share(name.as_str()) else { return };
-        let id = self.index.intern(share.filter);
+        let id = self.index.intern_always(share.filter);
         let group = self.groups.create(name.clone(), id);
         self.groups.join(group, member);
         let subscriber = Subscriber { target: group, options: GROUP, subscription_id: 0 };
@@ -114,9 +114,10 @@ impl Shard {
             let Err(why) = self.offer(member, &name, message, terms) else { return };
             self.counters.share_refused += 1;
             wish.tries += self.refused(group, member.session, why);
-            if self.groups.find(&name) != Some(group) {
-                self.counters.dropped_share_empty += 1;
-                return;
+            if why == NotTaken::Gone {
+                // Its session is ending. The index may be in use: the group may not go now.
+                self.returns.leave_later(name.clone(), member.session);
+                break;
             }
         }
         let message = self.fan.store(message, &mut self.scratch);
@@ -140,11 +141,7 @@ impl Shard {
     /// this one is to the end of its tries.
     fn refused(&mut self, group: u32, member: SessionRef, why: NotTaken) -> u32 {
         match why {
-            NotTaken::Gone => {
-                if let Some((id, position)) = self.groups.leave(group, member) {
-                    self.remove_place(id, position);
-                }
-            }
+            NotTaken::Gone => self.groups.set_gone(group, member),
             NotTaken::Full => self.groups.set_full(group, member),
             // That it has disconnected was told before, but maybe not yet to all of its groups.
             NotTaken::Away => self.groups.tell_one(group, member),
@@ -170,6 +167,9 @@ impl Shard {
             return;
         }
         let GivenBack { name, member, why, mut tries, message } = given;
+        if why == NotTaken::Gone {
+            self.leave_group(&name, member);
+        }
         if let Some(group) = self.groups.find(&name) {
             tries += self.refused(group, member, why);
         }
