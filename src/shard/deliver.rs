@@ -10,7 +10,7 @@ use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{self, AckKind, OutPublish, PacketId, Qos, ReasonCode, Version};
 use crate::session::pending::Line;
-use crate::session::{Flow, Pushed, Queued, ShareName, SubscriptionIds};
+use crate::session::{Flow, Pushed, Queued, Session, ShareName, SubscriptionIds};
 use crate::time::Instant;
 
 /// A client that keeps reading may overshoot `outgoing_max_bytes` this many times, while its
@@ -244,8 +244,11 @@ impl Shard {
         let socket = session.socket;
         let flow = session.flow();
         let (messages, bytes) = (flow.pending.len(), flow.pending.bytes());
+        // The policy is for messages that are alive.
+        let expired = flow.pending.expire_for(&queued, &bounds, now);
         let pushed = flow.pending.push_to(line, queued, &bounds);
         let counters = &mut self.counters;
+        counters.dropped_expired += u64::from(expired);
         counters.pending_messages += flow.pending.len() as u64;
         counters.pending_messages -= messages as u64;
         counters.pending_bytes += flow.pending.bytes() as u64;
@@ -284,6 +287,11 @@ impl Shard {
             }
         }
         self.evict(index, evicted, terms.share.is_some());
+        if socket.is_none()
+            && let Some(due) = self.sessions.get(index).and_then(Session::expiry_due)
+        {
+            self.arm_session(index, due);
+        }
     }
 
     /// Notes that the session's flow state is in use, so that it is looked at when idle.

@@ -163,6 +163,7 @@ counters! {
         dropped_retained_limit reason = "retained_limit";
         dropped_share_full reason = "share_full";
         dropped_share_empty reason = "share_empty";
+        dropped_payload_format reason = "payload_format";
     }
     "ringmq_share_returned_total" Counter "messages"
         "Messages that came back to their share group for another member, by why." {
@@ -246,6 +247,9 @@ counters! {
         "Completions taken from the rings." { completions; }
     "ringmq_completion_overflows_total" Counter "events"
         "Times that a completion queue overflowed; nothing is lost." { completion_overflows; }
+    "ringmq_completion_losses_total" Counter "events"
+        "Times that the kernel had no memory for completions; the ring's connections were closed."
+        { completion_losses; }
 }
 
 #[cfg(test)]

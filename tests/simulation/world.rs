@@ -226,7 +226,8 @@ impl World {
             self.note((at as u64) << 40 | u64::from(socket.0) << 4 | kind(&event));
             if let Event::Received(bytes) = &event {
                 let conn = self.nodes[at].driver.conn(socket);
-                if self.nodes[at].shard.listens_to(socket) {
+                let whole = self.conns[conn].completes(bytes);
+                if whole && self.nodes[at].shard.listens_to(socket) {
                     self.conns[conn].taken_at = self.now;
                 }
                 self.note_bytes(bytes);
