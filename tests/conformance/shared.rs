@@ -293,8 +293,8 @@ fn a_qos_2_delivery_that_began_dies_with_its_session() {
     other.expect_nothing();
 }
 
-/// Section 4.8.2: "if the Client's Session terminates before the Client reconnects, the Server SHOULD
-/// send the Application Message to another Client". It is no repetition for that one
+/// Section 4.8.2: "if the Client's Session terminates before the Client reconnects, the Server
+/// SHOULD send the Application Message to another Client". It is no repetition for that one
 /// [MQTT-3.3.1-3].
 #[test]
 fn what_a_member_had_not_acknowledged_when_its_session_ended_goes_to_another() {

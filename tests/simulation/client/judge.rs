@@ -182,8 +182,8 @@ impl Client {
         assert_eq!(got, expected, "{}: Subscription Identifiers of {what:?}", self.name);
     }
 
-    /// A message goes to one member. With QoS 1 it goes to another one when the session of the first
-    /// has ended, which the second cannot tell from the end of its connection.
+    /// A message goes to one member. With QoS 1 it goes to another one when the session of the
+    /// first has ended, which the second cannot tell from the end of its connection.
     fn count_shared(
         &self,
         world: &World,
