@@ -38,6 +38,7 @@
 //!   48 atomic shapes, and per shard a ledger behind a mutex that only that shard takes, while
 //!   subscribing.
 //! - Payloads of large messages ([`message::Message`], reference-counted): not copied per shard.
+//!   And the names of share groups ([`session::ShareName`]), which go with their messages.
 //! - [`mesh::mailbox`]: SPSC rings. `ring::park` and `ring::port`: atomics to wake a core and to
 //!   find a ring with room for a socket.
 //! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates); never on
@@ -79,6 +80,7 @@ pub mod broker;
 pub mod config;
 pub mod doctor;
 pub mod ids;
+pub mod keyed;
 pub mod limits;
 pub mod mesh;
 pub mod message;

@@ -126,8 +126,18 @@ mutants! {
     ShareTwice,
     /// A session that ends stays a member of its share groups.
     ShareDeadMember,
-    /// A message that a leaving member did not get goes to nobody.
+    /// A message that a member refused goes to nobody.
     ShareUndeliveredLost,
+    /// What a session leaves to its share groups is lost.
+    ShareReturnedLost,
+    /// What a session leaves to its share groups comes back to them twice.
+    ShareReturnedTwice,
+    /// QoS 2 that a session was sent goes to another member when the session ends.
+    ShareQos2Moves,
+    /// A member whose queue is full keeps messages that others could take.
+    ShareFullKeeps,
+    /// A member that connects again still counts as disconnected in its share groups.
+    PresenceStale,
     /// An empty payload does not clear the retained message.
     RetainedNotCleared,
     /// An older retained message stays when a newer one comes.

@@ -253,7 +253,8 @@ section_struct! {
         outgoing_max_bytes "outgoing_max_bytes": u64 = "1MiB", size(KIB, TIB),
             "Unsent bytes to one slow client before QoS 0 messages to it are dropped.";
         shared_strategy "shared_strategy": SharedStrategy = "round_robin",
-            choice(SharedStrategy::WORDS), "How a share group picks the member for a message.";
+            choice(SharedStrategy::WORDS),
+            "How a share group picks the member for a message, among those that can take it.";
     }
 }
 

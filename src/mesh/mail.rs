@@ -4,6 +4,7 @@
 
 use crate::ids::{ClientKey, ListenerId, Peer, SessionRef, ShardId};
 use crate::message::{Batch, Errand, Message};
+use crate::session::ShareName;
 use crate::telemetry::Counters;
 use crate::topic::FilterId;
 
@@ -27,13 +28,14 @@ pub enum Control {
     /// The group's home shard routes for the member from now on.
     Joined(SessionRef, u64),
     /// A session leaves the share group.
-    Leave(Box<str>, SessionRef),
-    /// A member of the share group connected (true) or disconnected.
-    Presence(Box<str>, SessionRef, bool),
+    Leave(ShareName, SessionRef),
+    /// A member of some share groups of the receiving shard is connected and has room (true), or
+    /// has disconnected.
+    Presence(SessionRef, bool),
     /// The share group's home picked this member.
     Deliver(Box<Picked>),
-    /// The picked member is gone; pick another.
-    Undelivered(Box<Picked>),
+    /// The member could not take it, or ended before it was done: pick another.
+    GiveBack(Box<GivenBack>),
     /// A new subscription wants a slice of matching retained messages.
     Replay(Box<ReplayRequest>),
     /// The slice.
@@ -75,8 +77,8 @@ pub struct Arriving {
 
 /// A session becoming a member of a share group.
 pub struct Join {
-    /// `$share/group/filter`.
-    pub filter: Box<str>,
+    /// The group.
+    pub name: ShareName,
     /// The member.
     pub member: SessionRef,
     /// Names the SUBSCRIBE that waits for the confirmation.
@@ -90,15 +92,59 @@ pub struct Join {
 /// A message for one member of a share group.
 pub struct Picked {
     /// The group.
-    pub filter: Box<str>,
+    pub name: ShareName,
     /// The member.
     pub member: SessionRef,
     /// Its subscription options, packed.
     pub options: u8,
     /// Its Subscription Identifier; 0 for none.
     pub subscription_id: u32,
+    /// How it is to be taken.
+    pub terms: PickTerms,
     /// The message.
     pub message: Message,
+}
+
+/// How a member is to take a message of its share group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PickTerms {
+    /// No other member can take more: its publisher waits while this one is behind.
+    pub only: bool,
+    /// The member is known not to be connected: the message waits for it.
+    pub waits: bool,
+    /// Nobody has room: it is taken by this member's policy, which may drop it.
+    pub last_resort: bool,
+    /// How many members have had or refused it before.
+    pub tries: u32,
+}
+
+/// A message that comes back to its share group.
+pub struct GivenBack {
+    /// The group.
+    pub name: ShareName,
+    /// Who gives it back.
+    pub member: SessionRef,
+    /// Why.
+    pub why: NotTaken,
+    /// How many members have had or refused it, this one included.
+    pub tries: u32,
+    /// The message.
+    pub message: Message,
+}
+
+/// Why a member has not taken a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotTaken {
+    /// It is no member any more.
+    Gone,
+    /// It is not connected any more, and others may be.
+    Away,
+    /// Its window and its queue are full, or too much to it is unsent.
+    Full,
+    /// The message is above its Maximum Packet Size.
+    TooLarge,
+    /// It had it, but its session or membership ended before it was done with it.
+    Ended,
 }
 
 /// A request for retained messages.

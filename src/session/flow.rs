@@ -32,6 +32,10 @@ pub struct Flow {
     pub crowded: Option<Instant>,
     /// In the shard's list of flow states to give back when idle.
     pub listed: bool,
+    /// The pending queue is to be looked through for messages of share groups that were left.
+    pub to_sift: bool,
+    /// That is under way.
+    pub sifting: bool,
     /// When unacknowledged messages are sent again (MQTT 3 with a retry interval).
     pub retry: Option<Instant>,
 }

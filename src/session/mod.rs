@@ -9,6 +9,7 @@ pub mod inbound;
 pub mod pending;
 mod places;
 mod replays;
+pub mod share;
 pub mod window;
 
 pub use flow::Flow;
@@ -16,6 +17,7 @@ pub use inbound::Inbound;
 pub use pending::{Pending, Pushed};
 pub use places::Places;
 pub use replays::{Replay, Replays};
+pub use share::{Membership, ShareName, Shares};
 pub use window::{Acknowledged, Window};
 
 use crate::ids::{ClientKey, SocketId};
@@ -106,6 +108,26 @@ impl Session {
         self.extras.get_or_insert_with(Box::default)
     }
 
+    /// Whether it is a member of that share group.
+    pub fn is_member(&self, name: &ShareName) -> bool {
+        self.shares().is_some_and(|shares| shares.list.get(name).is_some())
+    }
+
+    /// Memberships in share groups, if there are any.
+    pub fn shares(&self) -> Option<&Shares> {
+        self.extras.as_ref()?.shares.as_deref()
+    }
+
+    /// The same, to change.
+    pub fn shares_mut(&mut self) -> Option<&mut Shares> {
+        self.extras.as_mut()?.shares.as_deref_mut()
+    }
+
+    /// How many share groups it is a member of.
+    pub fn shared(&self) -> usize {
+        self.shares().map_or(0, |shares| shares.list.len())
+    }
+
     /// The prefix that the listener puts before this client's topics; empty for none.
     pub fn mountpoint(&self) -> &str {
         self.extras.as_ref().map_or("", |extras| &extras.mountpoint)
@@ -127,18 +149,8 @@ impl Session {
 pub struct Extras {
     /// Topic prefix from the listener, placeholders filled in; empty for none.
     pub mountpoint: Box<str>,
-    /// Memberships in share groups.
-    pub shares: Vec<Membership>,
-}
-
-/// A membership in a share group, which lives on the group's home shard.
-pub struct Membership {
-    /// The whole filter, `$share/group/filter`, mountpoint inside.
-    pub filter: Box<str>,
-    /// Granted options, packed as in the index.
-    pub options: u8,
-    /// Subscription Identifier; 0 for none.
-    pub subscription_id: u32,
+    /// Memberships in share groups; `None` while there are none.
+    pub shares: Option<Box<Shares>>,
 }
 
 /// The Will Message and when it is due.
@@ -165,7 +177,12 @@ pub struct Queued {
     pub qos: Qos,
     /// RETAIN flag of this delivery.
     pub retain: bool,
+    /// The share group that picked this client for it.
+    pub share: Option<ShareName>,
 }
+
+// What each message that waits for a client, or for its acknowledgement, has besides the message.
+const _: () = assert!(size_of::<Queued>() <= 40);
 
 /// Zero, one or several Subscription Identifiers.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -175,8 +192,8 @@ pub enum SubscriptionIds {
     None,
     /// One.
     One(u32),
-    /// Several.
-    Many(Box<[u32]>),
+    /// Several: rare, and so not at the expense of the others' size.
+    Many(Box<Box<[u32]>>),
 }
 
 impl SubscriptionIds {
@@ -185,7 +202,7 @@ impl SubscriptionIds {
         match ids {
             [] | [0] => SubscriptionIds::None,
             [one] => SubscriptionIds::One(*one),
-            many => SubscriptionIds::Many(many.into()),
+            many => SubscriptionIds::Many(Box::new(many.into())),
         }
     }
 

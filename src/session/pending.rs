@@ -30,7 +30,7 @@ pub struct Bounds {
 pub enum Pushed {
     /// It waits.
     Queued,
-    /// It waits; this many older ones were dropped for it.
+    /// It waits; this many older ones were dropped for it, besides those of share groups.
     DroppedOldest(u32),
     /// It was dropped.
     DroppedNew,
@@ -38,45 +38,61 @@ pub enum Pushed {
     Disconnect,
 }
 
-/// The queue. What has expired can be anywhere in it; taking that out leaves gaps.
+/// The queue.
 #[derive(Default)]
 pub struct Pending {
-    /// Never begins with a gap, and has at most about as many gaps as messages.
-    queue: VecDeque<Option<Queued>>,
-    /// The number of the first place: places are numbered on as messages come.
-    first: u64,
-    gaps: usize,
-    bytes: usize,
-    qos0: usize,
-    /// The messages that expire, each with the number of its place, earliest first; also some that
-    /// have been sent since. `None` when none was there.
-    expiring: Option<Box<Expiring>>,
+    /// What goes before the rest: messages that came back to a share group from another member.
+    first: Queue,
+    rest: Queue,
+    /// So many of the oldest in `rest` are still to be looked at, see [`Self::sift`].
+    unsifted: usize,
+    /// Messages of share groups that were dropped as the oldest: their groups may have them back.
+    evicted: Vec<Queued>,
 }
 
-type Expiring = BinaryHeap<Reverse<(Instant, u64)>>;
-
-// A gap costs no more than what was there, and what tells gaps from messages nothing.
-const _: () = assert!(size_of::<Option<Queued>>() == size_of::<Queued>());
+/// Where a message goes in a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Line {
+    /// At the end.
+    End,
+    /// Before what was published later: it comes back to a share group.
+    Front,
+}
 
 impl Pending {
     /// Messages waiting.
     pub fn len(&self) -> usize {
-        self.queue.len() - self.gaps
+        self.first.len() + self.rest.len()
     }
 
     /// True when none waits.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.first.is_empty() && self.rest.is_empty()
     }
 
     /// True when a message of QoS 0 waits: the next one of QoS 0 must not overtake it.
     pub fn has_qos0(&self) -> bool {
-        self.qos0 > 0
+        self.first.qos0 + self.rest.qos0 > 0
+    }
+
+    /// True when a message that a share group sent here waits.
+    pub fn has_shares(&self) -> bool {
+        self.first.shares + self.rest.shares > 0
     }
 
     /// Bytes charged.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.first.bytes + self.rest.bytes
+    }
+
+    /// True when a message of `size` bytes fits without another being dropped for it.
+    pub fn has_room(&self, size: usize, bounds: &Bounds) -> bool {
+        self.fits(size + OVERHEAD, bounds)
+    }
+
+    fn fits(&self, cost: usize, bounds: &Bounds) -> bool {
+        let more = usize::from(Mutant::PendingOverBound.is_on());
+        self.len() < bounds.messages.saturating_add(more) && self.bytes() + cost <= bounds.bytes
     }
 
     /// Drops expired messages until `queued` fits within `bounds` or none is left, those first that
@@ -87,7 +103,7 @@ impl Pending {
         if Mutant::ExpiredHoldPlaces.is_on() {
             return dropped;
         }
-        while !self.has_room(cost_of(queued), bounds) && self.expire_one(now) {
+        while !self.fits(cost_of(queued), bounds) && self.expire_one(now) {
             dropped += 1;
         }
         dropped
@@ -102,26 +118,145 @@ impl Pending {
         dropped
     }
 
+    fn expire_one(&mut self, now: Instant) -> bool {
+        self.first.expire_one(now) || self.rest.expire_one(now)
+    }
+
     /// No message expires before this time; `None` when none expires.
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.expiring.as_ref()?.peek().map(|&Reverse((at, _))| at)
+        [self.first.next_expiry(), self.rest.next_expiry()].into_iter().flatten().min()
     }
 
     /// Adds a message at the end, within `bounds`.
     pub fn push(&mut self, queued: Queued, bounds: &Bounds) -> Pushed {
+        self.push_to(Line::End, queued, bounds)
+    }
+
+    /// Adds a message at that place, within `bounds`.
+    pub fn push_to(&mut self, line: Line, queued: Queued, bounds: &Bounds) -> Pushed {
         let cost = cost_of(&queued);
         let mut dropped = 0;
-        while !self.has_room(cost, bounds) {
+        while !self.fits(cost, bounds) {
             match bounds.on_full {
                 // A message larger than the whole queue cannot be helped by dropping others.
-                OnFull::DropOldest if cost <= bounds.bytes && self.pop().is_some() => {
-                    dropped += u32::from(!Mutant::PendingDropUncounted.is_on());
+                OnFull::DropOldest if cost <= bounds.bytes && !self.is_empty() => {
+                    match self.pop() {
+                        Some(old) if old.share.is_some() => self.evicted.push(old),
+                        _ => dropped += u32::from(!Mutant::PendingDropUncounted.is_on()),
+                    }
                 }
                 OnFull::DropOldest | OnFull::DropNew => return Pushed::DroppedNew,
                 OnFull::Disconnect => return Pushed::Disconnect,
             }
         }
-        self.bytes += cost;
+        match line {
+            Line::End => self.rest.push(queued),
+            Line::Front => self.first.push(queued),
+        }
+        if dropped == 0 && self.evicted.is_empty() {
+            Pushed::Queued
+        } else {
+            Pushed::DroppedOldest(dropped)
+        }
+    }
+
+    /// Messages of share groups that the last [`Self::push`] took out to make room.
+    pub fn take_evicted(&mut self) -> Vec<Queued> {
+        std::mem::take(&mut self.evicted)
+    }
+
+    /// The next message.
+    pub fn front(&self) -> Option<&Queued> {
+        self.first.front().or_else(|| self.rest.front())
+    }
+
+    /// Takes the next message.
+    pub fn pop(&mut self) -> Option<Queued> {
+        if let Some(queued) = self.first.pop() {
+            return Some(queued);
+        }
+        let queued = self.rest.pop()?;
+        self.unsifted = self.unsifted.saturating_sub(1);
+        Some(queued)
+    }
+
+    /// Begins to look at every message that waits now, by [`Self::sift`]. Costs a move of each when
+    /// some have come back to a share group, and else nothing.
+    pub fn begin_sift(&mut self) {
+        if !self.first.is_empty() {
+            while let Some(queued) = self.rest.pop() {
+                self.first.push(queued);
+            }
+            std::mem::swap(&mut self.first, &mut self.rest);
+        }
+        self.unsifted = self.rest.len();
+    }
+
+    /// Looks at `most` further messages, oldest first, and takes out those that `leaves` says; true
+    /// when all have been looked at. The others keep their order.
+    pub fn sift(
+        &mut self,
+        most: usize,
+        leaves: impl Fn(&Queued) -> bool,
+        taken: &mut Vec<Queued>,
+    ) -> bool {
+        for _ in 0..most.min(self.unsifted) {
+            let Some(queued) = self.rest.pop() else { break };
+            self.unsifted -= 1;
+            if leaves(&queued) {
+                taken.push(queued);
+            } else {
+                self.first.push(queued);
+            }
+        }
+        if self.rest.is_empty() {
+            self.unsifted = 0;
+        }
+        self.unsifted == 0
+    }
+}
+
+/// One line of messages. What has expired can be anywhere in it; taking that out leaves gaps.
+#[derive(Default)]
+struct Queue {
+    /// Never begins with a gap, and has at most about as many gaps as messages.
+    queue: VecDeque<Option<Queued>>,
+    /// The number of the first place: places are numbered on as messages come.
+    first: u64,
+    gaps: usize,
+    bytes: usize,
+    qos0: usize,
+    shares: usize,
+    /// The messages that expire, each with the number of its place, earliest first; also some that
+    /// have been sent since. `None` when none was there.
+    expiring: Option<Box<Expiring>>,
+}
+
+type Expiring = BinaryHeap<Reverse<(Instant, u64)>>;
+
+// A gap costs no more than what was there, and what tells gaps from messages nothing.
+const _: () = assert!(size_of::<Option<Queued>>() == size_of::<Queued>());
+
+impl Queue {
+    /// Messages waiting.
+    fn len(&self) -> usize {
+        self.queue.len() - self.gaps
+    }
+
+    /// True when none waits.
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// No message expires before this time; `None` when none expires.
+    fn next_expiry(&self) -> Option<Instant> {
+        self.expiring.as_ref()?.peek().map(|&Reverse((at, _))| at)
+    }
+
+    /// Adds a message at the end.
+    fn push(&mut self, queued: Queued) {
+        self.bytes += cost_of(&queued);
+        self.shares += usize::from(queued.share.is_some());
         self.qos0 += usize::from(queued.qos == Qos::AtMostOnce);
         if let Some(at) = queued.message.expires() {
             let number = self.first + self.queue.len() as u64;
@@ -131,25 +266,19 @@ impl Pending {
         if self.expiring.as_ref().is_some_and(|expiring| expiring.len() > 2 * self.len() + SPARE) {
             self.list_expiring();
         }
-        if dropped == 0 { Pushed::Queued } else { Pushed::DroppedOldest(dropped) }
     }
 
     /// The oldest message.
-    pub fn front(&self) -> Option<&Queued> {
+    fn front(&self) -> Option<&Queued> {
         self.queue.front()?.as_ref()
     }
 
     /// Takes the oldest message.
-    pub fn pop(&mut self) -> Option<Queued> {
+    fn pop(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()??;
         self.first += 1;
         self.took(&queued);
         Some(queued)
-    }
-
-    fn has_room(&self, cost: usize, bounds: &Bounds) -> bool {
-        let more = usize::from(Mutant::PendingOverBound.is_on());
-        self.len() < bounds.messages.saturating_add(more) && self.bytes + cost <= bounds.bytes
     }
 
     /// Drops the message that has been expired for longest; false when there is none.
@@ -178,6 +307,7 @@ impl Pending {
     fn took(&mut self, queued: &Queued) {
         self.bytes -= cost_of(queued);
         self.qos0 -= usize::from(queued.qos == Qos::AtMostOnce);
+        self.shares -= usize::from(queued.share.is_some());
         while self.queue.front().is_some_and(Option::is_none) {
             self.queue.pop_front();
             self.first += 1;
@@ -232,6 +362,7 @@ mod tests {
             subscription_ids: SubscriptionIds::None,
             qos: Qos::AtLeastOnce,
             retain: false,
+            share: None,
         }
     }
 
@@ -303,12 +434,12 @@ mod tests {
         for now in 0..100_000 {
             pending.push(expiring(b"x", Some(now + 10), Qos::AtLeastOnce), &bounds);
             pending.expire(Instant(now), u32::MAX);
-            assert!(pending.queue.len() <= 2 * pending.len() + SPARE + 1);
+            assert!(pending.rest.queue.len() <= 2 * pending.len() + SPARE + 1);
         }
         // What is sent before it expires leaves its entry in the list.
         for now in 0..100_000 {
             pending.push(expiring(b"x", Some(1 << 40), Qos::AtLeastOnce), &bounds);
-            let listed = pending.expiring.as_ref().map_or(0, |expiring| expiring.len());
+            let listed = pending.rest.expiring.as_ref().map_or(0, |expiring| expiring.len());
             assert!(listed <= 2 * pending.len() + SPARE, "{listed} at {now}");
             pending.pop();
         }
@@ -399,5 +530,78 @@ mod tests {
                 proptest::prop_assert!(told.is_some() || earliest.is_none(), "forgotten");
             }
         }
+    }
+
+    fn shared(payload: &[u8]) -> Queued {
+        Queued { share: Some(crate::session::ShareName::new("$share/g/t")), ..queued(payload) }
+    }
+
+    fn rest(pending: &mut Pending) -> Vec<u8> {
+        std::iter::from_fn(|| pending.pop()).map(|one| one.message.view().payload[0]).collect()
+    }
+
+    #[test]
+    fn what_comes_back_goes_first_and_in_its_order() {
+        let mut pending = Pending::default();
+        let all = bounds(9, 9000, OnFull::DropNew);
+        for payload in [b"5", b"6"] {
+            pending.push(queued(payload), &all);
+        }
+        for payload in [b"1", b"2"] {
+            pending.push_to(Line::Front, shared(payload), &all);
+        }
+        assert_eq!((pending.len(), pending.has_shares()), (4, true));
+        assert_eq!(rest(&mut pending), b"1256");
+        assert_eq!((pending.bytes(), pending.has_shares()), (0, false));
+    }
+
+    #[test]
+    fn a_sift_takes_out_what_leaves_and_keeps_the_order_of_the_rest() {
+        for most in 1..6 {
+            let mut pending = Pending::default();
+            let all = bounds(99, 99_000, OnFull::DropNew);
+            pending.push_to(Line::Front, shared(b"1"), &all);
+            for payload in [b"2", b"3", b"4", b"5"] {
+                pending.push(queued(payload), &all);
+                pending.push(shared(payload), &all);
+            }
+            let mut taken = Vec::new();
+            pending.begin_sift();
+            // What is sent and what comes meanwhile does not disturb it.
+            assert!(!pending.sift(1, |queued| queued.share.is_some(), &mut taken));
+            assert_eq!(pending.pop().unwrap().message.view().payload, b"2");
+            pending.push(queued(b"6"), &all);
+            while !pending.sift(most, |queued| queued.share.is_some(), &mut taken) {}
+            let taken: Vec<u8> = taken.iter().map(|one| one.message.view().payload[0]).collect();
+            assert_eq!(taken, b"12345");
+            assert!(!pending.has_shares());
+            assert_eq!(rest(&mut pending), b"3456");
+            assert_eq!((pending.len(), pending.bytes()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn room_is_what_a_push_needs_not_to_drop() {
+        let mut pending = Pending::default();
+        let two = bounds(2, 500, OnFull::DropNew);
+        let size = queued(&[0; 100]).message.size();
+        for left in [true, true, false] {
+            assert_eq!(pending.has_room(size, &two), left);
+            assert_eq!(pending.push(queued(&[0; 100]), &two) == Pushed::Queued, left);
+        }
+        assert!(pending.pop().is_some() && !pending.has_room(500, &two));
+    }
+
+    #[test]
+    fn a_message_of_a_group_that_has_to_go_can_be_given_back() {
+        let mut pending = Pending::default();
+        let two = bounds(2, 1000, OnFull::DropOldest);
+        pending.push(shared(b"1"), &two);
+        pending.push(queued(b"2"), &two);
+        assert_eq!(pending.push(queued(b"3"), &two), Pushed::DroppedOldest(0));
+        assert_eq!(pending.take_evicted()[0].message.view().payload, b"1");
+        assert_eq!(pending.push(queued(b"4"), &two), Pushed::DroppedOldest(1));
+        assert!(pending.take_evicted().is_empty() && !pending.has_shares());
+        assert_eq!(rest(&mut pending), b"34");
     }
 }

@@ -45,6 +45,14 @@ pub enum Acknowledged {
     WrongKind,
 }
 
+/// What a session that has ended leaves of one message that it was sent.
+pub enum Unfinished {
+    /// QoS 1, unacknowledged: another member of its share group may get it.
+    Unacknowledged(Queued),
+    /// QoS 2: nobody else may get it [MQTT-4.8.2-5]; or it was not kept.
+    Begun,
+}
+
 /// The window.
 pub struct Window {
     run: VecDeque<Sent>,
@@ -194,6 +202,29 @@ impl Window {
         abandoned
     }
 
+    /// True when a message of a share group is in it. Looks at all of them.
+    pub fn has_shares(&self) -> bool {
+        self.run.iter().any(|sent| sent.queued.as_ref().is_some_and(|q| q.share.is_some()))
+    }
+
+    /// Takes the oldest message of a window whose session has ended. `None` when none is left.
+    pub fn dissolve(&mut self) -> Option<Unfinished> {
+        loop {
+            let Sent { queued, awaits, again } = self.run.pop_front()?;
+            self.again -= u16::from(again);
+            if awaits == Awaits::Nothing {
+                continue;
+            }
+            self.open -= 1;
+            return Some(match queued {
+                Some(queued) if awaits == Awaits::PubAck || Mutant::ShareQos2Moves.is_on() => {
+                    Unfinished::Unacknowledged(queued)
+                }
+                _ => Unfinished::Begun,
+            });
+        }
+    }
+
     fn acknowledge(&mut self, id: PacketId, expected: Awaits, next: Awaits) -> Acknowledged {
         let Some(at) = self.find(id) else { return Acknowledged::Unknown };
         let sent = &mut self.run[at];
@@ -286,6 +317,36 @@ mod tests {
         let second = window.send(Qos::ExactlyOnce, None);
         assert_eq!(window.pubrec(second, false), Acknowledged::Complete);
         assert!(window.is_empty());
+    }
+
+    #[test]
+    fn a_window_that_is_dissolved_gives_qos_1_back_in_its_order_and_nothing_of_qos_2() {
+        let queued = |qos| {
+            let message = crate::message::MessageRef {
+                topic: "t",
+                properties: &[],
+                payload: b"x",
+                qos,
+                retain: false,
+                expires: None,
+                publisher: None,
+            };
+            let message = crate::message::Message::new(&message, &mut Vec::new());
+            let subscription_ids = super::super::SubscriptionIds::None;
+            Some(Queued { message, subscription_ids, qos, retain: false, share: None })
+        };
+        let mut window = Window::default();
+        let (one, two) = (Qos::AtLeastOnce, Qos::ExactlyOnce);
+        let ids = [one, one, two, two, one].map(|qos| window.send(qos, queued(qos)));
+        window.send(one, None);
+        assert_eq!(window.puback(ids[1]), Acknowledged::Complete);
+        assert_eq!(window.pubrec(ids[3], true), Acknowledged::Release);
+        window.repeat();
+        let left: Vec<bool> = std::iter::from_fn(|| window.dissolve())
+            .map(|left| matches!(left, Unfinished::Unacknowledged(_)))
+            .collect();
+        assert_eq!(left, [true, false, false, true, false]);
+        assert!(window.is_empty() && !window.has_again());
     }
 
     proptest::proptest! {

@@ -4,7 +4,7 @@
 use super::connection::{Holds, Stage};
 use super::route::GROUP;
 use super::{Shard, home_of};
-use crate::ids::SocketId;
+use crate::ids::{SessionRef, SocketId};
 use crate::topic::{FilterId, TopicHash};
 
 /// What one shard holds.
@@ -34,6 +34,8 @@ pub struct Audit {
     pub members: usize,
     /// SUBACKs that wait for groups elsewhere.
     pub joining: usize,
+    /// What share groups and ended sessions are still to be done for: messages, queues, sessions.
+    pub returning: usize,
     /// Retained messages.
     pub retained: usize,
     /// Wills that are due and not yet routed.
@@ -85,7 +87,8 @@ impl Shard {
             connections: self.connections.len(),
             filters: self.index.filters(),
             subscribers: self.index.subscriptions(),
-            joining: self.groups.joining.len(),
+            joining: self.joining.len(),
+            returning: self.returns.len() + usize::from(self.groups.is_telling()),
             retained: self.retained.len(),
             wills: self.wills.len(),
             fanouts: [self.fanouts.len(), self.fanouts.holding()],
@@ -99,6 +102,7 @@ impl Shard {
             ..Audit::default()
         };
         (audit.groups, audit.members) = self.groups.count();
+        audit.problems.extend(self.groups.problems());
         self.audit_connections(&mut audit);
         self.audit_sessions(&mut audit);
         self.audit_sums(&mut audit);
@@ -134,8 +138,8 @@ impl Shard {
                 let entry = self.index.subscribers(place.filter).get(place.position as usize);
                 add(self.index.filter(place.filter), entry.map_or(0, |entry| entry.options));
             }
-            for share in session.extras.iter().flat_map(|extras| &extras.shares) {
-                add(&share.filter, share.options);
+            for share in session.shares().iter().flat_map(|shares| shares.list.iter()) {
+                add(share.name.as_str(), share.options);
             }
         }
         all
@@ -161,6 +165,18 @@ impl Shard {
             self.retained.replay(filter, None, all, all, found);
         }
         topics
+    }
+
+    /// Sessions that are members of groups of this shard, and whether they count as connected.
+    pub fn presences(&self) -> impl Iterator<Item = (SessionRef, bool)> + '_ {
+        self.groups.presences()
+    }
+
+    /// Whether a session of this shard is there, and connected.
+    pub fn presence(&self, session: SessionRef) -> Option<bool> {
+        let same = self.sessions.generation(session.index) == session.generation;
+        let known = self.sessions.get(session.index).filter(|_| same);
+        known.map(|session| session.socket.is_some())
     }
 
     fn audit_connections(&self, audit: &mut Audit) {
@@ -240,7 +256,7 @@ impl Shard {
                 }
             }
             places += session.subscriptions.len() as u64;
-            shares += session.extras.as_ref().map_or(0, |extras| extras.shares.len()) as u64;
+            shares += session.shared() as u64;
         }
         let counters = &self.counters;
         for (name, counted, found) in [

@@ -4,7 +4,7 @@ use super::connection::{Connection, Parting, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::cost;
-use crate::mesh::mail::{Control, Over};
+use crate::mesh::mail::Over;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
@@ -223,7 +223,7 @@ impl Shard {
     /// The session loses its connection.
     fn detach(&mut self, index: u32, cause: Cause) {
         let now = self.now;
-        self.groups.joining.remove(&index);
+        self.joining.remove(&index);
         self.tasks.connection_ended(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
@@ -290,17 +290,18 @@ impl Shard {
 
     /// Ends an offline session: its subscriptions, queues and name go; a waiting will is sent now.
     pub(super) fn end_session(&mut self, index: u32) {
+        let reference = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         debug_assert!(session.socket.is_none());
         self.work += cost::SESSION;
         let hash = session.key.0.get();
         let (flow, will) = (session.flow.take(), session.will.take());
         self.names.remove(hash, index);
-        if let Some(flow) = &flow {
-            self.forget_flow(flow);
+        if let Some(flow) = flow {
+            self.return_flow(reference, *flow);
         }
         self.counters.sessions -= 1;
-        self.leave_shares(index);
+        self.joining.remove(&index);
         self.end_subscriptions(index);
         if let Some(will) = will {
             self.fire_will(*will);
@@ -406,32 +407,5 @@ impl Shard {
         while let Some((socket, cause)) = self.closing.pop() {
             self.disconnect(socket, cause);
         }
-    }
-
-    fn tell_groups(
-        &mut self,
-        index: u32,
-        make: impl Fn(Box<str>, crate::ids::SessionRef) -> Control,
-    ) {
-        let member = self.session_ref(index);
-        let Some(session) = self.sessions.get(index) else { return };
-        let Some(extras) = &session.extras else { return };
-        let filters: Vec<Box<str>> =
-            extras.shares.iter().map(|share| share.filter.clone()).collect();
-        for filter in filters {
-            let home = self.group_home(&filter);
-            let control = make(filter, member);
-            self.tell(home, control);
-        }
-    }
-
-    /// Tells the homes of the session's share groups whether it is connected.
-    pub(super) fn tell_presence(&mut self, index: u32, online: bool) {
-        self.tell_groups(index, |filter, member| Control::Presence(filter, member, online));
-    }
-
-    /// Tells the homes of the session's share groups that it is no member any more.
-    pub(super) fn leave_groups(&mut self, index: u32) {
-        self.tell_groups(index, Control::Leave);
     }
 }

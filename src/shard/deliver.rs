@@ -11,7 +11,8 @@ use crate::mutant::Mutant;
 use crate::packet::{
     self, AckKind, Encoded, OutPublish, PacketId, Qos, ReasonCode, Version, Violation,
 };
-use crate::session::{Flow, Pushed, Queued, Session, SubscriptionIds};
+use crate::session::pending::Line;
+use crate::session::{Flow, Pushed, Queued, Session, ShareName, SubscriptionIds};
 use crate::time::Instant;
 
 /// A client that keeps reading may overshoot `outgoing_max_bytes` this many times, while its
@@ -51,6 +52,16 @@ pub(super) struct Terms<'a> {
     pub subscription_ids: &'a [u32],
     /// A retained message for a new subscription: paced by its slices, never shed.
     pub replay: bool,
+    /// A message of a share group.
+    pub share: Option<Shared<'a>>,
+}
+
+/// The share group that a message comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<'a> {
+    pub name: &'a ShareName,
+    /// Another member has had or refused it: it goes before what is newer.
+    pub returned: bool,
 }
 
 /// One publish packet on its way out.
@@ -156,7 +167,11 @@ impl Shard {
             return;
         };
         if !terms.replay && self.must_shed(socket) {
-            self.counters.dropped_outgoing_full += u64::from(!Mutant::ShedUncounted.is_on());
+            let counter = match terms.share {
+                Some(_) => &mut self.counters.dropped_share_full,
+                None => &mut self.counters.dropped_outgoing_full,
+            };
+            *counter += u64::from(!Mutant::ShedUncounted.is_on());
             return;
         }
         let outbound = Outbound {
@@ -175,7 +190,7 @@ impl Shard {
     }
 
     /// Whether QoS 0 to this connection is dropped: over the limit, and not keeping up.
-    fn must_shed(&self, socket: SocketId) -> bool {
+    pub(super) fn must_shed(&self, socket: SocketId) -> bool {
         let Some(connection) = self.connections.get(socket.0) else { return true };
         let Some(output) = &connection.output else { return false };
         let (unsent, max) = (output.unsent(), self.settings.outgoing_max_bytes);
@@ -195,7 +210,9 @@ impl Shard {
         let retries = self.settings.retry_interval > 0;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let limit = session.window_limit;
-        let keep = session.is_persistent() || retries && !session.version.is_v5();
+        // A group gives it to another member when this session ends.
+        let keep =
+            session.is_persistent() || terms.share.is_some() || retries && !session.version.is_v5();
         let flow = session.flow();
         let behind = !flow.pending.is_empty() && !Mutant::OvertakesPending.is_on();
         if clogged || behind || !flow.window.has_room(limit) {
@@ -224,6 +241,7 @@ impl Shard {
             subscription_ids: SubscriptionIds::from_slice(terms.subscription_ids),
             qos,
             retain: terms.retain,
+            share: terms.share.map(|share| share.name.clone()),
         });
         let Some(session) = self.sessions.get_mut(index) else { return };
         outbound.id = Some(session.flow().window.send(qos, queued));
@@ -249,7 +267,10 @@ impl Shard {
             subscription_ids: SubscriptionIds::from_slice(terms.subscription_ids),
             qos,
             retain: terms.retain,
+            share: terms.share.map(|share| share.name.clone()),
         };
+        let returned = terms.share.is_some_and(|share| share.returned);
+        let line = if returned { Line::Front } else { Line::End };
         let mut bounds = self.settings.pending;
         if terms.replay {
             // A slice is asked for only when there is room, and is small; it is never dropped.
@@ -262,19 +283,28 @@ impl Shard {
         let (messages, bytes) = (flow.pending.len(), flow.pending.bytes());
         // The policy is for messages that are alive.
         let expired = flow.pending.expire_for(&queued, &bounds, now);
-        let pushed = flow.pending.push(queued, &bounds);
+        let pushed = flow.pending.push_to(line, queued, &bounds);
         let counters = &mut self.counters;
         counters.dropped_expired += u64::from(expired);
         counters.pending_messages += flow.pending.len() as u64;
         counters.pending_messages -= messages as u64;
         counters.pending_bytes += flow.pending.bytes() as u64;
         counters.pending_bytes -= bytes as u64;
+        // A group's message comes here only when no member has room.
+        let dropped = match terms.share {
+            Some(_) => &mut counters.dropped_share_full,
+            None => &mut counters.dropped_queue_full,
+        };
+        let mut evicted = Vec::new();
         match pushed {
             Pushed::Queued => {}
-            Pushed::DroppedOldest(count) => self.counters.dropped_queue_full += u64::from(count),
-            Pushed::DroppedNew => self.counters.dropped_queue_full += 1,
+            Pushed::DroppedOldest(count) => {
+                *dropped += u64::from(count);
+                evicted = flow.pending.take_evicted();
+            }
+            Pushed::DroppedNew => *dropped += 1,
             Pushed::Disconnect => {
-                self.counters.dropped_queue_full += 1;
+                *dropped += 1;
                 debug_assert!(bounds.on_full == OnFull::Disconnect);
                 if let Some(socket) = socket.filter(|_| !Mutant::FullQueueTolerated.is_on()) {
                     self.closing.push((socket, super::close::Cause::QueueFull));
@@ -293,6 +323,7 @@ impl Shard {
                 self.hear_later(socket);
             }
         }
+        self.evict(index, evicted, terms.share.is_some());
         if socket.is_none()
             && let Some(due) = self.sessions.get(index).and_then(Session::expiry_due)
         {

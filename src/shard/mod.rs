@@ -16,10 +16,12 @@ mod deliver;
 mod encode;
 mod entry;
 mod fanout;
+mod groups;
 mod held;
 mod journal;
 mod line;
 mod mail;
+mod membership;
 mod names;
 mod outbox;
 pub mod output;
@@ -31,6 +33,7 @@ mod pump;
 mod receive;
 mod redeliver;
 mod retain;
+mod returns;
 mod route;
 mod settings;
 mod share;
@@ -61,13 +64,15 @@ use crate::time::{GRANULARITY_MILLIS, Instant, Wheel};
 use crate::topic::{Index, Retained};
 use close::Cause;
 use connection::{Connection, Stage};
+use groups::Groups;
 use hashbrown::HashMap;
 use journal::Journal;
 use output::{Outgoing, Pool};
 use park::Parked;
-use share::Groups;
+use returns::Returns;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use subscribe::Joining;
 use sys::Sys;
 use timers::Timer;
 
@@ -111,6 +116,9 @@ pub struct Shard {
     /// Subscriptions that only the trie finds, of each session that has any.
     unhashed: HashMap<u32, u32, foldhash::fast::FixedState>,
     groups: Groups,
+    /// SUBACKs that wait for share groups elsewhere.
+    joining: HashMap<u32, Joining>,
+    returns: Returns,
     retained: Retained<Message>,
     wheel: Wheel<Timer>,
     sweep_after: Instant,
@@ -192,6 +200,8 @@ impl Shard {
             index: Index::new(&seeds),
             unhashed: HashMap::default(),
             groups: Groups::default(),
+            joining: HashMap::new(),
+            returns: Returns::default(),
             retained: Retained::new(),
             wheel: Wheel::new(now),
             sweep_after: now,
@@ -442,10 +452,10 @@ impl Shard {
             }
             Control::Join(join) => self.join_group(*join),
             Control::Joined(session, ticket) => self.group_joined(session, ticket),
-            Control::Leave(filter, member) => self.leave_group(&filter, member),
-            Control::Presence(filter, member, online) => self.presence(&filter, member, online),
-            Control::Deliver(picked) => self.deliver_picked(picked),
-            Control::Undelivered(picked) => self.pick_again(*picked),
+            Control::Leave(name, member) => self.leave_group(&name, member),
+            Control::Presence(member, online) => self.groups.set_online(member, online),
+            Control::Deliver(picked) => self.deliver_picked(*picked),
+            Control::GiveBack(given) => self.pick_again(*given),
             Control::Replay(request) => self.queue_query(from, *request),
             Control::Replayed(slice) => self.replayed(*slice),
             Control::Park(publisher, at) => self.claimed(publisher, at),
@@ -466,6 +476,7 @@ impl Shard {
         more |= self.publish_wills();
         more |= self.run_replays(self.allowance());
         more |= self.run_parting(self.allowance());
+        more |= self.run_returns(self.allowance());
         more |= self.run_stopping(self.allowance());
         more |= self.keep_house();
         self.resume_work(self.settings.budget.step);

@@ -42,6 +42,7 @@ impl Shard {
             self.unpark_waiters(index, Over::CaughtUp);
         }
         self.wake_replay(index);
+        self.tell_room(index);
     }
 
     fn pump_one(&mut self, index: u32) -> Pumped {
@@ -63,6 +64,13 @@ impl Shard {
         let Some(queued) = flow.pending.pop() else { return Pumped::Nothing };
         self.counters.pending_messages -= 1;
         self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
+        if let Some(name) = &queued.share
+            && !self.sessions.get(index).is_some_and(|session| session.is_member(name))
+        {
+            // It has left the group since [MQTT-3.10.4-2].
+            self.give_back_later(index, name.clone(), queued.message);
+            return Pumped::Dropped;
+        }
         let message = queued.message.clone();
         let view = message.view();
         let left = view.seconds_left(self.now);
@@ -91,6 +99,7 @@ impl Shard {
             return Pumped::Dropped;
         }
         if queued.qos != Qos::AtMostOnce {
+            let keep = keep || queued.share.is_some();
             let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
             let qos = queued.qos;
             outbound.id = Some(session.flow().window.send(qos, keep.then_some(queued)));
@@ -136,6 +145,8 @@ impl Shard {
         }
         if self.sessions.get(index).is_some_and(|session| session.flow.is_some()) {
             self.pump(index);
+        } else {
+            self.tell_room(index);
         }
         let Some(connection) = self.connections.get(socket.0) else { return };
         if !connection.holds.is_free() && !Mutant::UnreadNotWoken.is_on() {

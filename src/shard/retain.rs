@@ -319,6 +319,7 @@ impl Shard {
             retain: true, // [MQTT-3.3.1-8]
             subscription_ids: if ids[0] == 0 { &[] } else { &ids },
             replay: true,
+            share: None,
         };
         self.fan.begin(Some(message));
         self.deliver(index, &view, terms);

@@ -212,6 +212,7 @@ impl Shard {
             retain: live_retain(options, message),
             subscription_ids: if subscription_id == 0 { &[] } else { &ids },
             replay: false,
+            share: None,
         };
         self.deliver_now(target, message, terms);
     }
@@ -289,7 +290,8 @@ impl Shard {
             }
         }
         if any {
-            let terms = Terms { qos, retain, subscription_ids: &ids, replay: false };
+            let subscription_ids = &ids[..];
+            let terms = Terms { qos, retain, subscription_ids, replay: false, share: None };
             self.deliver_now(target, message, terms);
         }
         self.fan.ids = ids;

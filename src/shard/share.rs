@@ -1,121 +1,32 @@
-//! Shared subscriptions [MQTT5 4.8.2]. A group lives on the shard that its filter hashes to: there
-//! it stands in the index like a subscriber, and picks a member for each message. Members live on
-//! their own home shards.
+//! Shared subscriptions [MQTT5 4.8.2]: the groups that this shard is home to. A group stands in the
+//! index like a subscriber, and picks a member for each message; see [`super::groups`] for the
+//! choice and [`super::membership`] for the members' side.
+//!
+//! A message is lost by a group only when nobody in it can take it. A member that is gone, away,
+//! full or behind with reading gives the message back, and the next one is asked; when all have
+//! refused, one that is away and has room keeps it, and only then does `mqtt.pending.on_full` of
+//! the last one decide. What was sent to a member with QoS 1 or waits for it comes back when its
+//! session ends; see [`super::returns`].
 
 use super::Shard;
-use super::deliver::Terms;
+use super::groups::{Choice, Member, Wish};
 use super::home_of;
-use super::pace::{Reader, Receivers};
-use super::route::{GROUP, SOLE, live_retain, packed_qos};
-use super::subscribe::Joining;
+use super::pace::Receivers;
+use super::route::{GROUP, SOLE};
 use crate::config::SharedStrategy;
 use crate::ids::{SessionRef, ShardId};
-use crate::mesh::mail::{Control, Join, Picked};
+use crate::limits::cost;
+use crate::mesh::mail::{Control, GivenBack, Join, NotTaken, PickTerms, Picked};
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::Qos;
-use crate::session::Membership;
-use crate::slab::Slab;
-use crate::topic::{self, FilterId, Subscriber};
-use hashbrown::HashMap;
+use crate::session::ShareName;
+use crate::topic::{self, Subscriber};
 
-/// The groups of one shard, and the SUBACKs of its clients that wait for groups elsewhere.
-#[derive(Default)]
-pub(super) struct Groups {
-    groups: Slab<Group>,
-    by_filter: HashMap<Box<str>, u32>,
-    pub(super) joining: HashMap<u32, Joining>,
-    random: u64,
-}
-
-/// One share group.
-struct Group {
-    filter: Box<str>,
-    place: (FilterId, u32),
-    members: Vec<Member>,
-    next: usize,
-}
-
-/// One member.
-#[derive(Clone, Copy)]
-struct Member {
-    session: SessionRef,
-    options: u8,
-    subscription_id: u32,
-    online: bool,
-}
-
-impl Groups {
-    /// The group's entry in the index moved.
-    pub(super) fn moved(&mut self, group: u32, position: u32) {
-        if let Some(group) = self.groups.get_mut(group) {
-            group.place.1 = position;
-        }
-    }
-
-    /// The group's entry in the index.
-    pub(super) fn place(&self, group: u32) -> Option<(FilterId, u32)> {
-        self.groups.get(group).map(|group| group.place)
-    }
-
-    /// Groups and their members.
-    pub(super) fn count(&self) -> (usize, usize) {
-        let members = self.places().map(|(group, _)| self.groups.get(group));
-        (self.by_filter.len(), members.flatten().map(|group| group.members.len()).sum())
-    }
-
-    /// Every group's place in the index.
-    pub(super) fn places(&self) -> impl Iterator<Item = (u32, (FilterId, u32))> + '_ {
-        let places = |&group: &u32| Some((group, self.groups.get(group)?.place));
-        self.by_filter.values().filter_map(places)
-    }
-
-    fn find(&mut self, filter: &str) -> Option<(u32, &mut Group)> {
-        let index = *self.by_filter.get(filter)?;
-        Some((index, self.groups.get_mut(index)?))
-    }
-
-    fn random(&mut self) -> usize {
-        // xorshift: spreading load needs no better.
-        if self.random == 0 {
-            self.random = 0x9e37_79b9_7f4a_7c15;
-        }
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random >> 16) as usize
-    }
-
-    /// Picks a member by `strategy`: a connected one while there is one.
-    fn pick(
-        &mut self,
-        group: u32,
-        strategy: SharedStrategy,
-        message: &MessageRef<'_>,
-        topic: u64,
-    ) -> Option<Member> {
-        let random = if strategy == SharedStrategy::Random { self.random() } else { 0 };
-        let group = self.groups.get_mut(group)?;
-        let count = group.members.len();
-        if count == 0 {
-            return None;
-        }
-        let first = match strategy {
-            SharedStrategy::RoundRobin | SharedStrategy::Sticky => group.next % count,
-            SharedStrategy::Random => random % count,
-            SharedStrategy::HashTopic => topic as usize % count,
-            SharedStrategy::HashClient => {
-                message.publisher.map_or(0, |publisher| publisher.client.0.get() as usize % count)
-            }
-        };
-        let at = (0..count)
-            .map(|step| (first + step) % count)
-            .find(|&at| group.members[at].online)
-            .unwrap_or(first);
-        group.next = if strategy == SharedStrategy::RoundRobin { at + 1 } else { at };
-        Some(group.members[at])
-    }
-}
+/// Members of this shard that are asked for one message in a row; then a later step goes on.
+const TRIES: u32 = 32;
+/// About so many members are asked whether a large message is within their Maximum Packet Size.
+const LARGE_TRIES: u32 = 16;
 
 impl Shard {
     /// The shard that a group lives on.
@@ -128,56 +39,9 @@ impl Shard {
         if to == self.id {
             self.heed(to, control);
         } else {
+            self.work += cost::MAIL;
             self.outbox.tell(to, control);
         }
-    }
-
-    /// Makes the session a member; true when the group's home has to confirm it.
-    pub(super) fn join(
-        &mut self,
-        index: u32,
-        filter: &str,
-        options: u8,
-        subscription_id: u32,
-        ticket: u64,
-    ) -> bool {
-        let member = self.session_ref(index);
-        let Some(session) = self.sessions.get_mut(index) else { return false };
-        let shares = &mut session.extras().shares;
-        let membership = Membership { filter: filter.into(), options, subscription_id };
-        match shares.iter_mut().find(|share| *share.filter == *filter) {
-            Some(known) => *known = membership,
-            None => {
-                shares.push(membership);
-                self.counters.subscriptions += 1;
-                self.counters.shared_subscriptions += 1;
-            }
-        }
-        let join = Join { filter: filter.into(), member, ticket, options, subscription_id };
-        let home = self.group_home(filter);
-        if home == self.id {
-            self.add_member(join);
-            return false;
-        }
-        self.tell(home, Control::Join(Box::new(join)));
-        true
-    }
-
-    /// Ends a membership; false when there was none.
-    pub(super) fn leave(&mut self, index: u32, filter: &str) -> bool {
-        let member = self.session_ref(index);
-        let Some(extras) = self.sessions.get_mut(index).and_then(|s| s.extras.as_mut()) else {
-            return false;
-        };
-        let Some(at) = extras.shares.iter().position(|share| *share.filter == *filter) else {
-            return false;
-        };
-        extras.shares.swap_remove(at);
-        self.counters.subscriptions -= 1;
-        self.counters.shared_subscriptions -= 1;
-        let home = self.group_home(filter);
-        self.tell(home, Control::Leave(filter.into(), member));
-        true
     }
 
     /// A member from another shard joins; its shard is told when this one routes for it.
@@ -187,166 +51,144 @@ impl Shard {
         self.tell(member.shard, Control::Joined(member, ticket));
     }
 
-    fn add_member(&mut self, join: Join) {
-        let Join { filter, member, options, subscription_id, .. } = join;
-        let new = Member { session: member, options, subscription_id, online: true };
-        if let Some((_, group)) = self.groups.find(&filter) {
-            match group.members.iter_mut().find(|known| known.session == member) {
-                Some(known) => *known = new,
-                None => group.members.push(new),
-            }
+    /// Adds a member or replaces its options. Costs the same however large the group is.
+    pub(super) fn add_member(&mut self, join: Join) {
+        self.work += cost::FILTER;
+        let Join { name, member, options, subscription_id, .. } = join;
+        let member = Member { session: member, options, subscription_id };
+        if let Some(group) = self.groups.find(&name) {
+            self.groups.join(group, member);
             return;
         }
-        let Some(Ok(share)) = topic::parse_share(&filter) else { return };
-        let plain = share.filter.to_owned();
-        let id = self.index.intern_always(&plain);
-        let group = self.groups.groups.insert(Group {
-            filter: filter.clone(),
-            place: (id, 0),
-            members: vec![new],
-            next: 0,
-        });
+        let Some(Ok(share)) = topic::parse_share(name.as_str()) else { return };
+        let id = self.index.intern_always(share.filter);
+        let group = self.groups.create(name.clone(), id);
+        self.groups.join(group, member);
         let subscriber = Subscriber { target: group, options: GROUP, subscription_id: 0 };
         let position = self.index.add(id, subscriber);
         self.groups.moved(group, position);
-        self.groups.by_filter.insert(filter, group);
         if !Mutant::InterestNotAnnounced.is_on() {
             self.announce(id);
         }
     }
 
-    /// A member leaves, or is found to be gone; an empty group goes.
-    pub(super) fn leave_group(&mut self, filter: &str, member: SessionRef) {
-        let Some((index, group)) = self.groups.find(filter) else { return };
-        let Some(at) = group.members.iter().position(|known| known.session == member) else {
-            return;
-        };
-        group.members.remove(at);
-        if group.next > at {
-            group.next -= 1;
-        }
-        if !group.members.is_empty() {
-            return;
-        }
-        let (id, position) = group.place;
-        self.groups.by_filter.remove(filter);
-        self.groups.groups.remove(index);
-        self.remove_place(id, position);
-    }
-
-    /// A member connected or disconnected.
-    pub(super) fn presence(&mut self, filter: &str, member: SessionRef, online: bool) {
-        if let Some((_, group)) = self.groups.find(filter)
-            && let Some(known) = group.members.iter_mut().find(|known| known.session == member)
-        {
-            known.online = online;
+    /// A member leaves, or is found to be gone; an empty group goes. Costs the same however large
+    /// the group is.
+    pub(super) fn leave_group(&mut self, name: &ShareName, member: SessionRef) {
+        self.work += cost::FILTER;
+        let Some(group) = self.groups.find(name) else { return };
+        if let Some((id, position)) = self.groups.leave(group, member) {
+            self.remove_place(id, position);
         }
     }
 
     /// One message to one member of the group.
     pub(super) fn deliver_to_group(&mut self, group: u32, message: &MessageRef<'_>) {
+        self.dispatch(group, message, 0);
+    }
+
+    /// Asks one member after the other, until one takes the message or it is on its way to one of
+    /// another shard. `tries`: members that have refused it already.
+    fn dispatch(&mut self, group: u32, message: &MessageRef<'_>, tries: u32) {
+        let Some(name) = self.groups.name(group) else { return };
         let strategy = self.settings.shared_strategy;
-        let topic = match strategy {
+        let key = match strategy {
             SharedStrategy::HashTopic => self.shared.seeds.place(message.topic.as_bytes()),
+            SharedStrategy::HashClient => message.publisher.map_or(0, |p| p.client.0.get()),
             _ => 0,
         };
-        let Some(member) = self.groups.pick(group, strategy, message, topic) else { return };
-        if member.session.shard == self.id {
-            if self.session_of(member.session).is_some() {
-                self.deliver_to_member(member, message);
-                if Mutant::ShareTwice.is_on() {
-                    self.deliver_to_member(member, message);
-                }
+        let may_wait = message.qos > Qos::AtMostOnce || self.settings.queue_qos0;
+        let mut wish = Wish { strategy, key, may_wait, tries };
+        for _ in 0..TRIES {
+            self.work += cost::VISIT;
+            let Some(choice) = self.groups.choose(group, wish) else {
+                // QoS 0, and nobody is connected.
+                self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
+                return;
+            };
+            let Choice { member, only, waits, last_resort } = choice;
+            let terms = PickTerms { only, waits, last_resort, tries: wish.tries };
+            if member.session.shard != self.id {
+                self.send_picked(name, member, terms, message);
+                return;
             }
-            return;
+            let Err(why) = self.offer(member, &name, message, terms) else { return };
+            self.counters.share_refused += 1;
+            wish.tries += self.refused(group, member.session, why);
+            if why == NotTaken::Gone {
+                // Its session is ending. The index may be in use: the group may not go now.
+                self.returns.leave_later(name.clone(), member.session);
+                break;
+            }
         }
-        let Some(filter) = self.groups.groups.get(group).map(|group| group.filter.clone()) else {
-            return;
-        };
-        let stored = match &self.fan.stored {
-            Some(stored) => stored.clone(),
-            None => {
-                let stored = Message::new(message, &mut self.scratch);
-                self.fan.stored = Some(stored.clone());
-                stored
-            }
-        };
+        let message = self.fan.store(message, &mut self.scratch);
+        self.returns.ask_later(name, message, wish.tries);
+    }
+
+    fn send_picked(
+        &mut self,
+        name: ShareName,
+        member: Member,
+        terms: PickTerms,
+        message: &MessageRef<'_>,
+    ) {
+        let message = self.fan.store(message, &mut self.scratch);
+        let Member { session: member, options, subscription_id } = member;
         let sole = matches!(self.fan.receivers, Receivers::Sole(_));
-        let sole = if sole { SOLE } else { 0 };
-        let picked = Picked {
-            filter,
-            member: member.session,
-            options: member.options | sole,
-            subscription_id: member.subscription_id,
-            message: stored,
-        };
-        self.tell(member.session.shard, Control::Deliver(Box::new(picked)));
+        let options = options | if sole { SOLE } else { 0 };
+        let picked = Picked { name, member, options, subscription_id, terms, message };
+        self.tell(member.shard, Control::Deliver(Box::new(picked)));
     }
 
-    fn deliver_to_member(&mut self, member: Member, message: &MessageRef<'_>) {
-        let ids = [member.subscription_id];
-        let terms = Terms {
-            qos: packed_qos(member.options),
-            retain: live_retain(member.options, message),
-            subscription_ids: if member.subscription_id == 0 { &[] } else { &ids },
-            replay: false,
-        };
-        self.deliver(member.session.index, message, terms);
+    /// A member has refused a message: what is concluded for the next ones, and how much nearer
+    /// this one is to the end of its tries.
+    fn refused(&mut self, group: u32, member: SessionRef, why: NotTaken) -> u32 {
+        match why {
+            NotTaken::Gone => self.groups.set_gone(group, member),
+            NotTaken::Full => self.groups.set_full(group, member),
+            // That it has disconnected was told before, but maybe not yet to all of its groups.
+            NotTaken::Away => self.groups.tell_one(group, member),
+            NotTaken::Ended => {}
+            NotTaken::TooLarge => return 1 + self.groups.len(group) as u32 / LARGE_TRIES,
+        }
+        1
     }
 
-    /// The home of a group picked a session of this shard.
-    pub(super) fn deliver_picked(&mut self, picked: Box<Picked>) {
-        // [MQTT-3.10.4-2]: nothing more for a member that left while the message was on its way.
-        let gone = self.session_of(picked.member).is_none_or(|session| {
-            session.extras.as_ref().is_none_or(|extras| {
-                !extras.shares.iter().any(|share| share.filter == picked.filter)
-            })
-        });
-        if gone {
-            let home = self.group_home(&picked.filter);
-            self.tell(home, Control::Undelivered(picked));
+    /// A message comes back to its group: the next member gets it.
+    pub(super) fn pick_again(&mut self, given: GivenBack) {
+        let ended = given.why == NotTaken::Ended;
+        let counter = match ended {
+            true => &mut self.counters.share_ended,
+            false => &mut self.counters.share_refused,
+        };
+        *counter += 1;
+        let lost = match given.why {
+            NotTaken::Ended => Mutant::ShareReturnedLost.is_on(),
+            _ => Mutant::ShareUndeliveredLost.is_on(),
+        };
+        if lost {
             return;
         }
-        let message = picked.message.clone();
-        self.fan.begin(Some(&message));
-        let member = Member {
-            session: picked.member,
-            options: picked.options,
-            subscription_id: picked.subscription_id,
-            online: true,
+        let GivenBack { name, member, why, mut tries, message } = given;
+        if why == NotTaken::Gone {
+            self.leave_group(&name, member);
+        }
+        if let Some(group) = self.groups.find(&name) {
+            tries += self.refused(group, member, why);
+        }
+        self.ask_on(&name, &message, tries);
+    }
+
+    /// Asks further members.
+    pub(super) fn ask_on(&mut self, name: &ShareName, message: &Message, tries: u32) {
+        let Some(group) = self.groups.find(name) else {
+            self.counters.dropped_share_empty += 1;
+            return;
         };
         let view = message.view();
-        self.deliver_to_member(member, &view);
-        let sole = picked.options & SOLE != 0;
-        let group = self.shared.seeds.place(picked.filter.as_bytes());
-        let sole = if sole { Receivers::Sole(Reader::group(group)) } else { Receivers::Several };
-        self.fan.receivers = sole;
-        let home = self.group_home(&picked.filter);
-        self.regard(view.publisher, home);
-    }
-
-    /// The picked member was gone: the next one gets the message.
-    pub(super) fn pick_again(&mut self, picked: Picked) {
-        self.leave_group(&picked.filter, picked.member);
-        if Mutant::ShareUndeliveredLost.is_on() {
-            return;
-        }
-        match self.groups.find(&picked.filter).map(|(index, _)| index) {
-            Some(group) => {
-                self.fan.begin(Some(&picked.message));
-                let message = picked.message.clone();
-                let view = message.view();
-                let sole = picked.options & SOLE != 0;
-                let reader = Reader::here(group, true);
-                let sole = if sole { Receivers::Sole(reader) } else { Receivers::Several };
-                self.fan.receivers = sole;
-                self.deliver_to_group(group, &view);
-                self.regard(view.publisher, self.id);
-            }
-            None => {
-                debug_assert!(picked.message.view().qos >= Qos::AtMostOnce);
-                self.counters.dropped_session_gone += 1;
-            }
-        }
+        self.fan.begin(Some(message));
+        self.fan.receivers = Receivers::Several;
+        self.dispatch(group, &view, tries);
+        self.regard(view.publisher, self.id);
     }
 }

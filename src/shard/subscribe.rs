@@ -12,7 +12,7 @@ use crate::packet::{
     self, PacketId, Qos, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter,
     Unsubscribe, UserProperties, Version, Violation,
 };
-use crate::session::Place;
+use crate::session::{Place, ShareName};
 use crate::topic::{self, FilterId, Subscriber};
 
 const FILTER: Violation =
@@ -75,7 +75,7 @@ impl Shard {
         if subscribe.filters.len() > self.settings.budget.filters_at_once {
             let filters = Rest::new(socket, version, subscribe.filters.raw());
             let subscription_id = subscribe.subscription_id;
-            self.groups.joining.insert(index, joining);
+            self.joining.insert(index, joining);
             let task = Task::Subscribe { session, ticket, subscription_id, filters };
             self.begin_task(socket, task);
             return Ok(Flow::Next);
@@ -87,7 +87,7 @@ impl Shard {
         if joining.is_complete() {
             self.finish_subscribe(socket, index, version, joining);
         } else {
-            self.groups.joining.insert(index, joining);
+            self.joining.insert(index, joining);
             self.hold(socket, Holds::JOINING);
         }
         Ok(Flow::Next)
@@ -114,17 +114,17 @@ impl Shard {
 
     /// The SUBACK under way with this ticket.
     pub(super) fn take_joining(&mut self, session: SessionRef, ticket: u64) -> Option<Joining> {
-        let joining = self.groups.joining.remove(&session.index)?;
+        let joining = self.joining.remove(&session.index)?;
         let same = joining.session == session && joining.ticket == ticket;
         if !same {
-            self.groups.joining.insert(session.index, joining);
+            self.joining.insert(session.index, joining);
             return None;
         }
         Some(joining)
     }
 
     pub(super) fn put_joining(&mut self, index: u32, joining: Joining) {
-        self.groups.joining.insert(index, joining);
+        self.joining.insert(index, joining);
     }
 
     /// Nothing is done for a packet whose answer the client has no room for [MQTT-3.1.2-24].
@@ -163,7 +163,7 @@ impl Shard {
     /// A home shard routes for the session now.
     pub(super) fn group_joined(&mut self, session: SessionRef, ticket: u64) {
         let index = session.index;
-        let done = match self.groups.joining.get_mut(&index) {
+        let done = match self.joining.get_mut(&index) {
             Some(joining)
                 if joining.session == session
                     && (joining.ticket == ticket || Mutant::JoinTicketIgnored.is_on()) =>
@@ -176,7 +176,7 @@ impl Shard {
         if !done {
             return;
         }
-        let Some(joining) = self.groups.joining.remove(&index) else { return };
+        let Some(joining) = self.joining.remove(&index) else { return };
         let Some(known) = self.session_of(session) else { return };
         let (socket, version) = (known.socket, known.version);
         if let Some(socket) = socket {
@@ -218,7 +218,7 @@ impl Shard {
         if session.mountpoint().len() + filter.len() > MAX_TOPIC_LENGTH {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        let shares = session.extras.as_ref().map_or(0, |extras| extras.shares.len());
+        let shares = session.shared();
         let full = session.subscriptions.len() + shares >= settings.max_subscriptions;
         let unhashed = self.unhashed.get(&index).map_or(0, |&count| count as usize) + shares;
         let costly = unhashed >= settings.max_unhashed_subscriptions
@@ -232,15 +232,11 @@ impl Shard {
     fn is_subscribed(&self, index: u32, filter: &str) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
         let full = mounted(session.mountpoint(), filter);
-        let shared = session
-            .extras
-            .as_ref()
-            .is_some_and(|extras| extras.shares.iter().any(|share| *share.filter == *full));
-        shared
-            || self
-                .index
-                .find(&full)
-                .is_some_and(|known| session.subscriptions.position(known).is_some())
+        if topic::parse_share(filter).is_some() {
+            return session.is_member(&ShareName::new(&full));
+        }
+        let known = self.index.find(&full);
+        known.is_some_and(|known| session.subscriptions.position(known).is_some())
     }
 
     fn grant(
@@ -406,19 +402,6 @@ impl Shard {
             self.remove_place(id, position);
         }
         true
-    }
-
-    /// Takes out all memberships in share groups of a session that ends.
-    pub(super) fn leave_shares(&mut self, index: u32) {
-        self.groups.joining.remove(&index);
-        if !Mutant::ShareDeadMember.is_on() {
-            self.leave_groups(index);
-        }
-        if let Some(extras) = self.sessions.get_mut(index).and_then(|s| s.extras.as_mut()) {
-            let shares = std::mem::take(&mut extras.shares).len() as u64;
-            self.counters.subscriptions -= shares;
-            self.counters.shared_subscriptions -= shares;
-        }
     }
 }
 

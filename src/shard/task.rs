@@ -247,9 +247,10 @@ impl Shard {
         session.expiry = 0;
         session.armed = crate::time::Instant(0);
         let filters: Vec<FilterId> = session.subscriptions.filters();
+        let count = filters.len() + session.shared();
         self.unhashed.remove(&index);
         self.work += cost::VISIT * filters.len() as u32 / 16;
-        if filters.len() <= self.settings.budget.filters_at_once {
+        if count <= self.settings.budget.filters_at_once {
             self.go_on_ending(index, filters, u32::MAX);
         } else {
             self.counters.tasks += 1;
@@ -259,6 +260,9 @@ impl Shard {
 
     fn go_on_ending(&mut self, index: u32, mut filters: Vec<FilterId>, limit: u32) -> Option<Task> {
         while !self.is_spent(limit) {
+            if self.leave_any(index) {
+                continue;
+            }
             let Some(filter) = filters.pop() else {
                 self.sessions.remove(index);
                 return None;

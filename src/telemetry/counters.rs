@@ -162,11 +162,18 @@ counters! {
         dropped_session_gone reason = "session_gone";
         dropped_not_authorized reason = "not_authorized";
         dropped_retained_limit reason = "retained_limit";
+        dropped_share_full reason = "share_full";
+        dropped_share_empty reason = "share_empty";
         dropped_payload_format reason = "payload_format";
     }
     "ringmq_log_lines_left_out_total" Counter "lines"
         "Log lines about clients that their rate limit left out (log.connections)." {
         log_left_out;
+    }
+    "ringmq_share_returned_total" Counter "messages"
+        "Messages that came back to their share group for another member, by why." {
+        share_refused reason = "refused";
+        share_ended reason = "ended";
     }
     "ringmq_violations_total" Counter "violations"
         "Rules of the protocol broken by clients." { violations; }

@@ -293,6 +293,94 @@ fn a_qos_2_delivery_that_began_dies_with_its_session() {
     other.expect_nothing();
 }
 
+/// Section 4.8.2: "if the Client's Session terminates before the Client reconnects, the Server
+/// SHOULD send the Application Message to another Client". It is no repetition for that one
+/// [MQTT-3.3.1-3].
+#[test]
+fn what_a_member_had_not_acknowledged_when_its_session_ended_goes_to_another() {
+    for clean_start in [false, true] {
+        let topic = unique("shared");
+        let filter = format!("$share/{}/{topic}", unique("g"));
+        let (name, broker) = (unique("m"), Broker::plain());
+        let connect = match clean_start {
+            // Ends when another connection starts anew, or with its own.
+            true => Connect::durable(V5, &name),
+            false => Connect::new(V5, &name),
+        };
+        let mut first = connect.open(broker);
+        first.granted(&filter, 1);
+        let mut second = Client::subscriber(broker, V5, &unique("m"), &filter, 1);
+        let mut c = Client::connect(broker, V5, &unique("p"));
+        publish(&mut c, &topic, 1, 20);
+        let own: Vec<Publish> = (0..10).map(|_| first.delivery()).collect();
+        let mut got: Vec<String> = (0..10).map(|_| second.message().text()).collect();
+        second.expect_nothing();
+        first.cut();
+        if clean_start {
+            second.expect_nothing();
+            Connect::new(V5, &name).open(broker).disconnect();
+        }
+        for publish in &own {
+            let again = second.message();
+            assert!(!again.dup && again.text() == publish.text(), "{again:?}");
+            got.push(again.text());
+        }
+        second.expect_nothing();
+        check_once(&[got], 20);
+    }
+}
+
+/// Section 4.8.2 and [MQTT-3.10.4-3]: who leaves finishes what it was sent; the others get what
+/// only waited for it.
+#[test]
+fn a_member_that_leaves_finishes_what_it_was_sent_and_no_more() {
+    for qos in 1..=2 {
+        let topic = unique("shared");
+        let filter = format!("$share/{}/{topic}", unique("g"));
+        let connect = Connect::new(V5, unique("m")).with(Property::ReceiveMaximum(3));
+        let mut first = connect.open(Broker::plain());
+        first.granted(&filter, qos);
+        let mut second = Client::subscriber(Broker::plain(), V5, &unique("m"), &filter, qos);
+        let mut c = Client::connect(Broker::plain(), V5, &unique("p"));
+        publish(&mut c, &topic, qos, 20);
+        let begun: Vec<Publish> = (0..3).map(|_| first.delivery()).collect();
+        assert_eq!(first.unsubscribe(&[&filter]), [SUCCESS]);
+        let mut members = [second];
+        let mut got = collect(&mut members, 17);
+        got.push(begun.iter().map(Publish::text).collect());
+        check_once(&got, 20);
+        begun.iter().for_each(|publish| first.acknowledge(publish));
+        first.expect_nothing();
+        [second] = members;
+        second.disconnect();
+    }
+}
+
+#[test]
+fn a_member_that_takes_nothing_more_costs_no_message() {
+    // More than a full mailbox holds: a shard that is late brings as many at once.
+    let broker = Broker::shared(&["mqtt.pending.max_messages=400"]);
+    let topic = unique("shared");
+    let filter = format!("$share/{}/{topic}", unique("g"));
+    let mut stuck = Client::subscriber(broker, V5, &unique("m"), &filter, 1);
+    let mut members = [Client::subscriber(broker, V5, &unique("m"), &filter, 1)];
+    let mut c = Client::connect(broker, V5, &unique("p"));
+    let (count, kept) = (1200, 32 + 400);
+    let mut got = Vec::new();
+    for n in 0..count {
+        c.publish(&Publish::new(&topic, 1, n.to_string()));
+        members[0].ping();
+        while let Some(publish) = members[0].stashed() {
+            members[0].acknowledge(&publish);
+            got.push(publish.text());
+        }
+    }
+    let left = count - kept - got.len();
+    got.extend(collect(&mut members, left).remove(0));
+    let rest: Vec<String> = (0..kept).map(|_| stuck.message().text()).collect();
+    check_once(&[got, rest], count);
+}
+
 #[test]
 fn groups_with_the_same_filter_and_another_name_are_apart() {
     let topic = unique("shared");

@@ -95,7 +95,7 @@ fn queued(qos: Qos, payload: usize) -> Queued {
         publisher: None,
     };
     let message = Message::new(&message, &mut Vec::new());
-    Queued { message, subscription_ids: SubscriptionIds::None, qos, retain: false }
+    Queued { message, subscription_ids: SubscriptionIds::None, qos, retain: false, share: None }
 }
 
 /// What a message in the window waits for.

@@ -77,6 +77,7 @@ impl Sim {
                 // A session without a connection may be owed one.
                 ("replaying", if audit.sessions > open_here { 0 } else { audit.replaying }),
                 ("joining", audit.joining),
+                ("returning", audit.returning),
                 ("wills", audit.wills),
                 ("arrivals", audit.arrivals),
                 ("staged", audit.staged),
@@ -89,6 +90,7 @@ impl Sim {
                 assert_eq!(count, 0, "{name} on {:?} at rest: {audit:?}", node.shard.id());
             }
         }
+        self.check_presences();
         let total = self.world.counters();
         assert_eq!(open, self.clients.len(), "connections");
         assert_eq!(total.connections_open, self.clients.len() as u64);
@@ -96,6 +98,16 @@ impl Sim {
         if !self.features.hostile {
             let waiting = (total.inflight, total.pending_messages, total.pending_bytes);
             assert_eq!(waiting, (0, 0, 0), "in flight, pending");
+        }
+    }
+
+    /// The homes of share groups know who is there and who is connected.
+    fn check_presences(&self) {
+        for node in &self.world.nodes {
+            for (session, online) in node.shard.presences() {
+                let home = &self.world.nodes[usize::from(session.shard.0)].shard;
+                assert_eq!(home.presence(session), Some(online), "a member, {session:?}");
+            }
         }
     }
 
@@ -186,7 +198,9 @@ impl Sim {
             }
         }
         let total = self.world.counters();
-        let excused = total.dropped_queue_full + total.dropped_packet_too_large;
+        // A group may push others out of a queue when none of its members has room.
+        let full = total.dropped_queue_full + total.dropped_share_full;
+        let excused = full + total.dropped_packet_too_large;
         assert!(
             missing.len() as u64 <= excused,
             "{} lost, {excused} dropped by policy: {:?}",
@@ -199,9 +213,10 @@ impl Sim {
         assert!(zeros <= excused, "{zeros} of QoS 0 lost, {excused} dropped");
     }
 
-    /// What was acknowledged while a group had a member has reached some member.
+    /// What was acknowledged while a group had a member has reached some member, unless nobody had
+    /// room for it. With QoS 2 it may have gone with the session of the member that it was sent to.
     pub fn check_shared(&self) {
-        let mut missing = 0;
+        let (mut missing, mut begun) = (0, 0);
         for group in 0..self.groups {
             let filter = format!("$share/g{group}/s/{group}/#");
             let since = self.clients.iter().filter_map(|c| Some(c.subs.get(&filter)?.since)).min();
@@ -210,16 +225,19 @@ impl Sim {
                 let reached = self.run.shared.contains_key(&(filter.clone(), id));
                 let due = message.accepted.is_some() && message.qos > 0 && message.sent_at > since;
                 if due && message.topic.starts_with(&format!("s/{group}/")) && !reached {
-                    missing += 1;
+                    missing += u64::from(message.qos == 1);
+                    begun += u64::from(message.qos == 2);
                 }
             }
         }
         let total = self.world.counters();
-        let excused = total.dropped_queue_full
+        let excused = total.dropped_share_full
+            + total.dropped_share_empty
             + total.dropped_packet_too_large
-            + total.dropped_expired
-            + total.dropped_session_gone;
+            + total.dropped_expired;
         assert!(missing <= excused, "{missing} lost by groups, {excused} dropped by policy");
+        let excused = excused + total.dropped_session_gone - missing;
+        assert!(begun <= excused, "{begun} of QoS 2 lost by groups, {excused} dropped");
     }
 
     /// Counters of drops that nothing in this run can cause have not moved.

@@ -26,4 +26,5 @@ mod random;
 mod rng;
 mod runner;
 mod settings;
+mod share_cases;
 mod world;

@@ -232,8 +232,9 @@ pub struct Run {
     pub tick: u64,
     pub messages: Vec<Message>,
     pub rng: Rng,
-    /// Deliveries of shared subscriptions by group filter and message, over all members.
-    pub shared: BTreeMap<(String, usize), u32>,
+    /// Deliveries of shared subscriptions by group filter and message, over all members: the
+    /// connection and the QoS of each that was not marked as a repetition.
+    pub shared: BTreeMap<(String, usize), Vec<(ConnId, u8)>>,
     /// Wills that have just arrived at the watcher.
     pub wills: Vec<usize>,
     pub calm: bool,

@@ -7,6 +7,7 @@ mod fairness;
 mod queues;
 mod sessions;
 mod shards;
+mod shares;
 
 use crate::net::End;
 use crate::peer::{Got, Peer, hello, id};
@@ -43,6 +44,7 @@ pub fn hold(world: &mut World, settings: &Settings) {
     queues::own_queue(world, settings);
     queues::offline_qos_0(world, settings);
     queues::qos_0_in_line(world, settings);
+    shares::hold(world, settings);
     queues::expired_places(world, settings);
     fairness::bystanders(world, settings);
     fairness::slow_main_reader(world, settings);
