@@ -5,6 +5,7 @@ pub mod mail;
 pub mod mailbox;
 mod map;
 pub mod quota;
+pub mod reading;
 mod shapes;
 
 use crate::topic::Seeds;

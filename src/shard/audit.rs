@@ -44,6 +44,8 @@ pub struct Audit {
     pub staged: usize,
     /// Connections that wait for room in a mailbox.
     pub waiting_for_mail: usize,
+    /// Mails that are being taken in, connections and mails that wait for it.
+    pub behind: usize,
     /// Sessions that publishers are parked for; publishers parked; connections to end.
     pub parked: [usize; 3],
     /// Entries in the list of flow states to look at.
@@ -84,6 +86,7 @@ impl Shard {
             arrivals: self.arrivals.mail.len() + self.arrivals.sockets.len(),
             staged: self.outbox.staged(),
             waiting_for_mail: self.parked.mail_waiters(),
+            behind: self.intake.waiting(),
             parked: [waited_for, parked, self.parting.len()],
             idle_flows: self.idle_flows.len(),
             timers: self.wheel.len(),

@@ -35,6 +35,9 @@ impl Holds {
     pub const WORK: Holds = Holds(8);
     /// It does not read what it has been sent; its packets would only add answers to that.
     pub const UNREAD: Holds = Holds(16);
+    /// Mail that was there before its next packet has to be taken in first; for the older and the
+    /// later ones of those who wait for that, in turn.
+    pub const BEHIND: [Holds; 2] = [Holds(32), Holds(64)];
 
     /// True when nothing holds.
     pub fn is_free(self) -> bool {
@@ -59,7 +62,8 @@ impl Holds {
 
 // Each reason has a bit of its own.
 const _: () = {
-    let all = [Holds::CROWDED, Holds::JOINING, Holds::MAIL, Holds::WORK, Holds::UNREAD];
+    let [one, other] = Holds::BEHIND;
+    let all = [Holds::CROWDED, Holds::JOINING, Holds::MAIL, Holds::WORK, Holds::UNREAD, one, other];
     let (mut at, mut seen) = (0, 0u8);
     while at < all.len() {
         assert!(all[at].0.count_ones() == 1 && seen & all[at].0 == 0);

@@ -5,7 +5,8 @@
 //! here. Bytes, mail and the time come in as arguments; [`Action`]s and mail go out through
 //! [`Shard::actions`] and [`Shard::outbox`]. It knows neither glommio nor io_uring nor a clock.
 //!
-//! A step is: [`Shard::begin`], any number of inputs, [`Shard::finish`]. Nothing here waits: what
+//! A step is: [`Shard::begin`], any number of inputs, [`Shard::finish`]; what comes before what in
+//! it says [`step`]. Nothing here waits: what
 //! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
 
 mod audit;
@@ -29,6 +30,7 @@ mod retain;
 mod route;
 mod settings;
 mod share;
+pub mod step;
 mod subscribe;
 mod sys;
 mod timers;
@@ -40,7 +42,7 @@ use settings::Promised;
 pub use settings::Settings;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
-use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
+use crate::mesh::mail::{Arriving, Control};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
 use crate::mutant::Mutant;
@@ -52,6 +54,7 @@ use crate::topic::{Index, Retained};
 use close::Cause;
 use connection::{Connection, Stage};
 use hashbrown::{HashMap, HashTable};
+use mail::Intake;
 use output::{Outgoing, Pool};
 use park::Parked;
 use share::Groups;
@@ -111,9 +114,7 @@ pub struct Shard {
     wills: VecDeque<Message>,
     replays: VecDeque<SessionRef>,
     work: u32,
-    first_peer: u8,
-    queries: VecDeque<(usize, ShardId, ReplayRequest)>,
-    data_taken: usize,
+    intake: Intake,
     idle_flows: VecDeque<(Instant, SessionRef)>,
     due: Vec<Timer>,
     /// All that clients had sent before this was read.
@@ -178,10 +179,8 @@ impl Shard {
             arrivals: Arrivals::default(),
             wills: VecDeque::new(),
             replays: VecDeque::new(),
-            queries: VecDeque::new(),
-            data_taken: 0,
+            intake: Intake::new(usize::from(shards)),
             work: 0,
-            first_peer: 0,
             idle_flows: VecDeque::new(),
             due: Vec::new(),
             heard_at: now,
@@ -331,42 +330,8 @@ impl Shard {
         self.after_hand_over(socket, cookie, ok);
     }
 
-    /// Data mail from another shard.
-    fn data_mail(&mut self, data: Data) {
-        self.counters.mail_received += 1;
-        match data {
-            Data::Batch(batch) => {
-                for (message, errand) in batch.iter() {
-                    self.run_errand(&message, errand, None);
-                }
-                self.outbox.recycle(batch);
-            }
-            Data::One(message, errand) => {
-                let view = message.view();
-                self.run_errand(&view, errand, Some(&message));
-            }
-        }
-    }
-
-    /// One round of taking in data mail is over: `least` mails were taken from each mailbox that
-    /// was not seen empty, `usize::MAX` when all were. Queries for retained messages wait for the
-    /// data mail that was there before them.
-    fn data_round(&mut self, least: usize) {
-        self.data_taken = self.data_taken.saturating_add(least);
-        self.serve_queries(least == usize::MAX);
-        if self.queries.is_empty() {
-            self.data_taken = 0;
-        }
-    }
-
-    /// Control mail from another shard.
-    fn control_mail(&mut self, from: ShardId, control: Control) {
-        self.counters.mail_received += 1;
-        self.heed(from, control);
-    }
-
-    /// What control mail says, whether it came by mail or from this shard itself.
-    fn heed(&mut self, from: ShardId, control: Control) {
+    /// What control mail says, when nothing has to come before it.
+    fn obey(&mut self, from: ShardId, control: Control) {
         match control {
             Control::Connect(arriving) => match self.arrivals.sockets.remove(&arriving.cookie) {
                 Some(socket) => self.welcome(socket, *arriving),
@@ -387,7 +352,7 @@ impl Shard {
             Control::Presence(filter, member, online) => self.presence(&filter, member, online),
             Control::Deliver(picked) => self.deliver_picked(picked),
             Control::Undelivered(picked) => self.pick_again(*picked),
-            Control::Replay(request) => self.queue_query(from, *request),
+            Control::Replay(request) => self.answer_query(from, *request),
             Control::Replayed(slice) => self.replayed(*slice),
             Control::Park(publisher) => self.park_publisher(publisher),
             Control::Unpark(publisher) => self.unpark_publisher(publisher),
@@ -403,7 +368,7 @@ impl Shard {
         more |= self.publish_wills();
         more |= self.run_replays();
         more |= self.run_parting();
-        more |= !self.queries.is_empty() && !self.outbox.is_congested();
+        more |= self.intake.has_more() && !self.outbox.is_congested();
         self.run_closing();
         more |= self.parked.has_put_off();
         self.flush();

@@ -46,6 +46,7 @@ impl Shard {
             if connection.holds.is_free() {
                 self.process_held(socket);
             } else {
+                self.wait_on(socket);
                 self.hear(socket);
             }
             return;
@@ -98,6 +99,10 @@ impl Shard {
             }
             if self.work >= STEP_WORK {
                 self.hold(socket, Holds::WORK);
+                break;
+            }
+            if self.intake.holds(bytes[used]) {
+                self.put_behind(socket);
                 break;
             }
             self.work += cost::PACKET;

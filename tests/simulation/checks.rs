@@ -17,6 +17,9 @@ impl Sim {
     /// After every step of a shard: sessions and connections belong to each other one to one, so a
     /// ClientId has one live connection at most, and no queue is longer than its bound.
     pub fn check_step(&self, node: usize) {
+        if self.world.is_mid_step(node) {
+            return;
+        }
         let node = &self.world.nodes[node];
         let audit = node.shard.glance();
         assert_eq!(audit.problems, Vec::<String>::new());
@@ -53,6 +56,7 @@ impl Sim {
                 ("arrivals", audit.arrivals),
                 ("staged", audit.staged),
                 ("waiting_for_mail", audit.waiting_for_mail),
+                ("behind", audit.behind),
                 ("parked", audit.parked.iter().sum()),
                 ("most_unsent", audit.most_unsent),
                 ("inbound", if self.features.hostile { 0 } else { audit.inbound }),

@@ -49,6 +49,7 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
     let settings = plan.settings.clone();
     let mut world = World::new(plan);
     world.limit = features.limit;
+    world.mail = features.mail;
     let clients: Vec<Client> =
         (0..WATCHERS + features.clients).map(|at| new_client(at, &mut rng, &features)).collect();
     let small = clients.iter().any(|client| client.packet_maximum < u32::MAX);
