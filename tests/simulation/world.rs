@@ -188,8 +188,11 @@ impl World {
         self.nodes.iter().fold(self.hash, |hash, node| mix(hash, node.driver.trace))
     }
 
-    /// Lets time pass.
+    /// Lets time pass. No step takes any.
     pub fn advance(&mut self, millis: u64) {
+        for at in 0..self.nodes.len() {
+            self.finish(at);
+        }
         self.now += millis;
         self.note(self.now);
     }
@@ -199,13 +202,32 @@ impl World {
         if self.nodes[at].step.is_none() {
             self.begin(at);
         }
+        self.go_on(at, |world| world.rng.chance(world.nodes[at].driver.faults.torn));
+    }
+
+    /// A step up to where its mail has been taken in and no client has been listened to.
+    pub fn step_to_input(&mut self, at: usize) {
+        self.begin(at);
+        let mut parts = 0;
+        self.go_on(at, |_| {
+            parts += 1;
+            parts == 2
+        });
+    }
+
+    /// Whatever is left of a step that is under way.
+    fn finish(&mut self, at: usize) {
+        self.go_on(at, |_| false);
+    }
+
+    fn go_on(&mut self, at: usize, mut stop: impl FnMut(&mut World) -> bool) {
         while let Some(mut step) = self.nodes[at].step.take() {
             if self.take_part(at, &mut step) {
                 self.end(at, &step);
                 return;
             }
             self.nodes[at].step = Some(step);
-            if self.rng.chance(self.nodes[at].driver.faults.torn) {
+            if stop(self) {
                 return;
             }
         }
@@ -426,7 +448,7 @@ impl Surroundings for Around<'_> {
     }
 
     fn has_more(&mut self) -> bool {
-        self.driver.is_ready(self.conns, self.now)
+        self.rng.chance(self.driver.faults.torn) && self.driver.is_ready(self.conns, self.now)
     }
 
     fn has_heard_everyone(&mut self) -> bool {
