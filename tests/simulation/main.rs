@@ -3,6 +3,7 @@
 #![cfg(test)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod baton;
 mod cases;
 mod checks;
 mod client;

@@ -1,6 +1,7 @@
 //! Random runs: clients that do whatever clients do, on a network that fails, and at the end
 //! everything is accounted for.
 
+use crate::baton::Batons;
 use crate::client::{Client, Fate, Message, Run, Stage, Sub, plain_sub};
 use crate::epilogue;
 use crate::hostile::Hostile;
@@ -33,6 +34,7 @@ pub struct Sim {
     pub run: Run,
     pub clients: Vec<Client>,
     pub hostile: Vec<Hostile>,
+    pub batons: Batons,
     pub features: Features,
     pub settings: Settings,
     faults: Faults,
@@ -71,8 +73,9 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
         verbose,
         rng,
     };
-    let hostile = Vec::new();
-    let mut sim = Sim { world, run, clients, hostile, features, settings, faults, groups: 3 };
+    let (hostile, batons) = (Vec::new(), Batons::new(world.nodes.len()));
+    let mut sim =
+        Sim { world, run, clients, hostile, batons, features, settings, faults, groups: 3 };
     sim.go()
 }
 
@@ -83,6 +86,7 @@ impl Sim {
             self.chaos();
         }
         self.calm_down();
+        self.end_batons();
         self.check_quiet();
         self.check_subscriptions();
         self.check_delivered();
@@ -133,6 +137,7 @@ impl Sim {
         }
         self.rest(50);
         self.run.calm = false;
+        self.batons.quiet = false;
         for node in &mut self.world.nodes {
             node.driver.faults = self.faults;
         }
@@ -154,6 +159,10 @@ impl Sim {
         }
         if self.features.hostile && self.run.rng.chance(100) {
             self.harass();
+            return;
+        }
+        if self.run.rng.chance(250) {
+            self.batons.turn(&mut self.world, &mut self.run.rng);
             return;
         }
         let at = self.run.rng.below(self.clients.len());
@@ -269,6 +278,7 @@ impl Sim {
             for client in &mut self.clients {
                 moved |= client.turn(&mut self.world, &mut self.run);
             }
+            moved |= self.batons.turn_all(&mut self.world, &mut self.run.rng);
             self.judge_wills();
             self.settle();
             if !moved {
@@ -292,6 +302,7 @@ impl Sim {
 
     fn calm_down(&mut self) {
         self.run.calm = true;
+        self.batons.quiet = true;
         for node in &mut self.world.nodes {
             node.driver.faults = CALM;
         }
@@ -340,6 +351,21 @@ impl Sim {
             eprintln!("shard {:?}: {:?}", node.shard.id(), node.shard.audit());
         }
         panic!("the clients do not get done");
+    }
+
+    /// Whoever passed the baton on comes to an end, and all of it is accounted for.
+    fn end_batons(&mut self) {
+        for _ in 0..1000 {
+            self.rest(20);
+            if !self.batons.is_busy() {
+                self.batons.check_due(&self.world);
+                self.batons.check_retained(&mut self.world);
+                self.batons.leave(&mut self.world);
+                self.rest(100);
+                return;
+            }
+        }
+        panic!("the baton is not passed on");
     }
 
     /// A will that came while its connection lived, or before its delay was over, came too soon.
