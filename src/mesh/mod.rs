@@ -63,3 +63,7 @@ pub struct Entrance {
 
 #[cfg(test)]
 mod mailbox_tests;
+#[cfg(test)]
+mod map_tests;
+#[cfg(test)]
+mod reading_tests;

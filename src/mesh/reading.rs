@@ -78,7 +78,3 @@ impl Reading {
         self.taken[usize::from(peer.0)] += 1;
     }
 }
-
-#[cfg(test)]
-#[path = "reading_tests.rs"]
-mod tests;

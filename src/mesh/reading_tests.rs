@@ -1,6 +1,6 @@
 //! Tests of the order between mailboxes.
-use super::super::mailbox::{MailEnds, mailboxes};
-use super::Reading;
+use super::mailbox::{MailEnds, mailboxes};
+use super::reading::Reading;
 use crate::ids::ShardId;
 
 type Ends = MailEnds<u64, ()>;

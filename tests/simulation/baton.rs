@@ -13,7 +13,7 @@ use crate::rng::Rng;
 use crate::settings::roomy;
 use crate::world::{Plan, World, entrance};
 use ringmq::limits::MAIL_WORK;
-use ringmq::packet::{AckKind, Connect, Version};
+use ringmq::packet::AckKind;
 use ringmq::shard::home_of;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,12 +70,12 @@ struct Reader {
     stage: Stage,
     qos: u8,
     filter: String,
+    /// Of the subscription: its Subscription Identifier.
+    number: u32,
     /// What was acknowledged before SUBSCRIBE was sent.
     floor: u64,
     /// What was sent before UNSUBACK was read.
     ceiling: u64,
-    /// May still come of the subscription before.
-    late: BTreeSet<u64>,
     /// Must still come.
     due: BTreeSet<u64>,
     /// The last number that came live.
@@ -114,15 +114,14 @@ impl Link {
         let Some(peer) = &mut self.peer else {
             let shard = rng.below(world.nodes.len());
             let mut peer = Peer::silent(world, shard, 1 << 20);
-            // Version 3: the broker cannot impose a keep-alive on it.
-            peer.begin(world, &Connect { version: Version::V311, ..hello(&self.name, true, 0) });
+            peer.begin(world, &hello(&self.name, true, 0));
             (self.peer, self.up) = (Some(peer), false);
             return Some(Vec::new());
         };
         let mut got = peer.hear(world);
         if peer.is_closed(world) {
             peer.end(world, End::Reset);
-            self.peer = None;
+            (self.peer, self.up) = (None, false);
             return None;
         }
         if let Some(Got::ConnAck { .. }) = got.first() {
@@ -150,7 +149,10 @@ impl Publisher {
         };
         let Some(peer) = &mut self.link.peer else { return true };
         for packet in &got {
-            let &Got::Ack(kind, id, _) = packet else { panic!("{}: {packet:?}", self.link.name) };
+            let &Got::Ack(kind, id, _) = packet else {
+                assert!(matches!(packet, Got::Disconnect(_)), "{}: {packet:?}", self.link.name);
+                continue;
+            };
             if kind == AckKind::PubRec {
                 peer.ack(world, AckKind::PubRel, id);
             }
@@ -202,27 +204,33 @@ impl Reader {
                 Got::UnsubAck(_) => {
                     self.stage = Stage::Out;
                     self.ceiling = history.sent;
-                    self.late.extend(self.floor + 1..=history.sent);
                 }
                 Got::Ack(AckKind::PubRel, id, _) => self.owed.push((3, id)),
-                Got::Publish { topic, payload, qos, id, dup, retain, .. } => {
+                Got::Publish { topic, payload, qos, id, dup, retain, ids, .. } => {
                     if qos > 0 {
                         self.owed.push((qos, id));
                     }
                     let number = String::from_utf8(payload).unwrap().trim().parse().ok();
+                    // Messages of a subscription that was ended may still have waited.
+                    let current = ids == [self.number];
                     match number {
-                        Some(number) if retain => self.replayed(&topic, number, history),
-                        Some(number) if !dup => self.came(&topic, number, history),
+                        Some(number) if retain && current => {
+                            self.replayed(&topic, number, history);
+                        }
+                        Some(number) if !retain && !dup => {
+                            self.came(&topic, number, current, history);
+                        }
                         _ => {}
                     }
                 }
+                Got::Disconnect(_) => {}
                 other => panic!("{}: {other:?}", self.link.name),
             }
         }
         moved
     }
 
-    fn came(&mut self, topic: &str, number: u64, history: &History) {
+    fn came(&mut self, topic: &str, number: u64, current: bool, history: &History) {
         let name = &self.link.name;
         self.due.remove(&number);
         if history.void.contains(&number) {
@@ -230,6 +238,9 @@ impl Reader {
         }
         assert!(number > self.last, "{name}: live {number} after {}", self.last);
         self.last = number;
+        if !current {
+            return;
+        }
         let seen = self.seen.get(topic).copied().unwrap_or(0);
         assert!(number >= seen, "{name}: live {number} after the retained {seen} of {topic}");
         // A message that is not retained does not make one stale that is.
@@ -237,8 +248,7 @@ impl Reader {
         if ops.is_some_and(|ops| ops.iter().any(|&(at, _)| at == number)) {
             self.seen.insert(topic.to_owned(), number);
         }
-        let fresh = number > self.floor || self.late.contains(&number);
-        assert!(fresh, "{name}: {number}, and {} was acknowledged before SUBSCRIBE", self.floor);
+        assert!(number > self.floor, "{name}: {number}, and {} was acknowledged before SUBSCRIBE", self.floor);
         let over = self.stage == Stage::Out && number > self.ceiling;
         assert!(!over, "{name}: {number}, sent after UNSUBACK at {}", self.ceiling);
     }
@@ -273,9 +283,9 @@ impl Reader {
             stage: Stage::Out,
             qos,
             filter: String::new(),
+            number: 0,
             floor: 0,
             ceiling: 0,
-            late: BTreeSet::new(),
             due: BTreeSet::new(),
             last: 0,
             seen: BTreeMap::new(),
@@ -286,7 +296,8 @@ impl Reader {
     fn subscribe(&mut self, world: &mut World, history: &History, filter: String) {
         let id = self.link.id();
         let peer = self.link.peer.as_mut().expect("it is up");
-        peer.subscribe(world, id, &filter, self.qos);
+        self.number += 1;
+        peer.subscribe_as(world, id, &filter, self.qos, Some(self.number));
         self.filter = filter;
         self.stage = Stage::Subscribing;
         self.floor = history.acked;
@@ -343,14 +354,16 @@ impl Batons {
     fn turn_of(&mut self, at: usize, world: &mut World, rng: &mut Rng) -> bool {
         let history = &mut self.history;
         if at < PUBLISHERS {
-            let publisher = &mut self.publishers[at];
-            let mut moved = publisher.turn(at, world, history, rng);
-            if !self.quiet && publisher.link.up && history.pending.is_none() && rng.chance(800) {
-                let said = publisher.publish(at, world, history, rng);
-                self.readers.iter_mut().for_each(|reader| reader.expect(&said));
-                moved = true;
+            let moved = self.publishers[at].turn(at, world, history, rng);
+            // The next one at once: what is late then has the least time to come all the same.
+            let next = rng.below(PUBLISHERS);
+            let publisher = &mut self.publishers[next];
+            if self.quiet || !publisher.link.up || history.pending.is_some() {
+                return moved;
             }
-            return moved;
+            let said = publisher.publish(next, world, history, rng);
+            self.readers.iter_mut().for_each(|reader| reader.expect(&said));
+            return true;
         }
         let reader = &mut self.readers[at - PUBLISHERS];
         let mut moved = reader.turn(world, history, rng);
@@ -448,7 +461,7 @@ fn relay(seed: u64, shards: usize) -> u64 {
     batons.quiet = false;
     for _ in 0..1000 * (shards + 2) {
         let at = rng.below(shards);
-        if world.is_runnable(at) && rng.chance(700) {
+        if world.is_runnable(at) && !world.dawdles(at) && rng.chance(700) {
             world.step(at);
         } else {
             batons.turn(&mut world, &mut rng);

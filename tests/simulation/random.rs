@@ -152,7 +152,7 @@ impl Sim {
         if self.run.rng.chance(500) {
             let node = self.run.rng.below(self.world.nodes.len());
             let lazy = self.features.lazy == Some(node) && self.run.rng.chance(950);
-            if !lazy && self.world.is_runnable(node) {
+            if !lazy && self.world.is_runnable(node) && !self.world.dawdles(node) {
                 self.step(node);
             }
             return;

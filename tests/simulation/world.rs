@@ -167,6 +167,12 @@ impl World {
         self.nodes[at].step.is_some()
     }
 
+    /// True when that shard stays where it is in its step, while others go on: most of the time, or
+    /// what can happen meanwhile would be rare.
+    pub fn dawdles(&mut self, at: usize) -> bool {
+        self.is_mid_step(at) && self.rng.chance(800)
+    }
+
     /// Tells every shard, each of which sees it in its next step.
     pub fn order(&mut self, order: &Order) {
         for node in &mut self.nodes {
