@@ -108,3 +108,27 @@ fn a_pointer_read_without_order_finds_a_table_that_is_not_filled() {
         writer.join().unwrap();
     });
 }
+
+#[test]
+fn zz_experiment() {
+    crate::explore(2, || {
+        let map = Arc::new(Map::new());
+        let writes = map.clone();
+        let writer = thread::spawn(move || assert!(writes.set(key(7), 1)));
+        eprintln!("ITER {}", get(&map, 7));
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn zz_experiment_2() {
+    crate::explore(2, || {
+        let flag = Arc::new(loom::sync::atomic::AtomicU64::new(0));
+        let many: Vec<_> = (0..1200).map(loom::sync::atomic::AtomicU64::new).collect();
+        let writes = flag.clone();
+        let writer = thread::spawn(move || writes.store(1, Ordering::Release));
+        eprintln!("ITER2 {}", flag.load(Ordering::Acquire));
+        writer.join().unwrap();
+        drop(many);
+    });
+}
