@@ -55,11 +55,7 @@ impl Reading {
 
     /// Whose item is next, while not all is done that was noted. What came after the note is taken
     /// before anything later that was noted.
-    pub fn next<D, C>(
-        &self,
-        ends: &MailEnds<D, C>,
-        stamp: impl Fn(&D) -> u64,
-    ) -> Option<ShardId> {
+    pub fn next<D, C>(&self, ends: &MailEnds<D, C>, stamp: impl Fn(&D) -> u64) -> Option<ShardId> {
         if self.is_done() {
             return None;
         }

@@ -22,7 +22,7 @@ pub enum Stage {
 
 /// Why nothing is being processed from a connection. Several reasons may hold at once.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Holds(u8);
+pub struct Holds(u16);
 
 impl Holds {
     /// A subscriber of its messages is crowded.
@@ -37,7 +37,18 @@ impl Holds {
     pub const UNREAD: Holds = Holds(16);
     /// Mail that was there before its next packet has to be taken in first; for the older and the
     /// later ones of those who wait for that, in turn.
-    pub const BEHIND: [Holds; 2] = [Holds(32), Holds(64)];
+    pub const BEHIND: [Holds; 2] = [Holds(128), Holds(256)];
+    /// A message of it is still being delivered to many subscribers.
+    pub const FANOUT: Holds = Holds(32);
+    /// A request of it goes on in slices.
+    pub const TASK: Holds = Holds(64);
+    /// What holds for steps, not for as long as somebody else likes: it is read on meanwhile.
+    const BRIEF: u16 = Holds::WORK.0 | Holds::FANOUT.0 | Holds::TASK.0;
+
+    /// True when something holds, and nothing but what passes soon.
+    pub fn is_brief(self) -> bool {
+        self.0 != 0 && self.0 & !Holds::BRIEF == 0
+    }
 
     /// True when nothing holds.
     pub fn is_free(self) -> bool {
@@ -63,8 +74,18 @@ impl Holds {
 // Each reason has a bit of its own.
 const _: () = {
     let [one, other] = Holds::BEHIND;
-    let all = [Holds::CROWDED, Holds::JOINING, Holds::MAIL, Holds::WORK, Holds::UNREAD, one, other];
-    let (mut at, mut seen) = (0, 0u8);
+    let all = [
+        Holds::CROWDED,
+        Holds::JOINING,
+        Holds::MAIL,
+        Holds::WORK,
+        Holds::UNREAD,
+        Holds::FANOUT,
+        Holds::TASK,
+        one,
+        other,
+    ];
+    let (mut at, mut seen) = (0, 0u16);
     while at < all.len() {
         assert!(all[at].0.count_ones() == 1 && seen & all[at].0 == 0);
         seen |= all[at].0;

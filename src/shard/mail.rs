@@ -123,10 +123,9 @@ fn is_ordered(first: u8) -> bool {
 fn waits_for_data(control: &Control) -> bool {
     match control {
         Control::Replay(_) => !Mutant::ReplayOvertakesMail.is_on(),
-        Control::Replayed(_)
-        | Control::Join(_)
-        | Control::Leave(..)
-        | Control::Presence(..) => true,
+        Control::Replayed(_) | Control::Join(_) | Control::Leave(..) | Control::Presence(..) => {
+            true
+        }
         _ => false,
     }
 }
@@ -139,7 +138,8 @@ impl Shard {
         if self.shards == 1 {
             return false;
         }
-        let clients = std::mem::take(&mut self.work);
+        let clients = self.work;
+        self.count_work_from(0);
         if Mutant::ReplayOvertakesMail.is_on() {
             self.note_control(ends);
             self.take_control(ends, share);
@@ -149,25 +149,36 @@ impl Shard {
         let open = self.intake.open.as_ref().map(|open| open.from);
         self.intake.reading.note(ends, open);
         self.intake.behind = !self.intake.reading.is_done();
-        self.work = 0;
-        // Data mail may cause control mail, which somebody is behind with.
-        let data = self.intake.behind && !self.outbox.is_congested();
+        let data = self.intake.behind && self.takes_data();
+        self.count_work_from(0);
         if data {
             self.take_data(ends, share);
         }
-        self.work = clients;
+        self.count_work_from(clients);
         self.end_waiting();
-        let clients = std::mem::take(&mut self.work);
+        let clients = self.work;
+        self.count_work_from(0);
         let control = self.take_control(ends, share);
-        self.work = clients;
+        self.count_work_from(clients);
         data || control
+    }
+
+    /// Whether data mail can be taken in: it may cause control mail, which somebody may be behind
+    /// with, and fan-outs, of which there is a bound.
+    pub(super) fn takes_data(&self) -> bool {
+        !self.outbox.is_congested() && !self.fanouts.is_full()
+    }
+
+    fn count_work_from(&mut self, work: u32) {
+        self.work = work;
+        self.look_at = work + self.settings.budget.turn;
     }
 
     /// Takes in all mail that is there, as far as other mailboxes have room.
     pub fn take_all_mail(&mut self, ends: &mut MailEnds<Stamped, Control>) {
         loop {
             self.take_mail(ends, MAIL_WORK);
-            if !self.intake.has_more() || self.outbox.is_congested() {
+            if !self.intake.has_more() || !self.takes_data() {
                 return;
             }
         }
@@ -178,7 +189,7 @@ impl Shard {
         if Mutant::ResumedOutOfOrder.is_on() {
             put_off = self.intake.open.take();
         }
-        while self.work < share {
+        while !self.is_spent(share) && self.takes_data() {
             let Some(open) = self.intake.open.take() else {
                 let Some(from) = self.intake.reading.next(ends, |mail| mail.at) else { break };
                 let Some(Stamped { data, .. }) = ends.pop_data(from) else { break };
@@ -205,7 +216,7 @@ impl Shard {
         match data {
             Data::Batch(batch) => {
                 while let Some((message, errand, next)) = batch.read(at) {
-                    if self.work >= share {
+                    if self.is_spent(share) || !self.takes_data() {
                         return Some(Open { from, data: Data::Batch(batch), at });
                     }
                     self.work += cost::PACKET + cost::bytes(message.size());
@@ -229,7 +240,8 @@ impl Shard {
         intake.behind = !intake.reading.is_done();
         for _ in 0..2 {
             let intake = &mut self.intake;
-            if intake.waiting[intake.older].is_empty() || !intake.reading.is_past(&intake.position) {
+            if intake.waiting[intake.older].is_empty() || !intake.reading.is_past(&intake.position)
+            {
                 return;
             }
             let parity = intake.older;
@@ -276,7 +288,7 @@ impl Shard {
     /// Takes in the control mail that was there at the last look; true when there was any.
     fn take_control(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) -> bool {
         let mut any = !self.intake.ready.is_empty();
-        while self.work < share
+        while !self.is_spent(share)
             && let Some((from, control)) = self.intake.ready.pop_front()
         {
             self.work += cost::MAIL;
@@ -287,7 +299,7 @@ impl Shard {
         for step in 0..shards {
             let peer = ShardId(((first + step) % shards) as u8);
             for _ in 0..self.intake.control[usize::from(peer.0)] {
-                if self.work >= share {
+                if self.is_spent(share) {
                     return true;
                 }
                 let Some(control) = ends.pop_control(peer) else { break };
