@@ -12,6 +12,7 @@ thread_local! {
     pub static CARELESS: Cell<bool> = const { Cell::new(false) };
 }
 
+#[derive(Default)]
 pub struct Collector {
     retired: RefCell<Vec<Box<dyn FnOnce()>>>,
 }
@@ -35,7 +36,7 @@ impl Guard for LocalGuard<'_> {
 
 impl Collector {
     pub fn new() -> Collector {
-        Collector { retired: RefCell::default() }
+        Collector::default()
     }
 
     pub fn batch_size(self, _: usize) -> Collector {

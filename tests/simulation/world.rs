@@ -170,7 +170,7 @@ impl World {
     /// True when that shard stays where it is in its step, while others go on: most of the time, or
     /// what can happen meanwhile would be rare.
     pub fn dawdles(&mut self, at: usize) -> bool {
-        self.is_mid_step(at) && self.rng.chance(800)
+        self.is_mid_step(at) && self.rng.chance(900)
     }
 
     /// Tells every shard, each of which sees it in its next step.
