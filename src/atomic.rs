@@ -1,7 +1,4 @@
-//! The atomics and locks of what shards share, under one name: `tests/loom` compiles the files that use them
+//! The atomics of what shards share, under one name: `tests/loom` compiles the files that use them
 //! against loom's instead, and tries every interleaving that weak memory allows. Owns nothing.
 
-pub use std::sync::atomic::{
-    AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
-};
-pub use std::sync::{Mutex, MutexGuard};
+pub use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};

@@ -10,13 +10,12 @@
 //! behind its lock, which only subscribing and unsubscribing need. They write a new slot's set
 //! before its key, so that a reader who sees the key sees the set; when the table is full, or
 //! nearly empty, they fill another one and replace the pointer. A reader who still has the old one
-//! reads what was true when he looked the pointer up; his guard keeps its memory. Checked by
-//! `tests/loom`.
+//! reads what was true when he looked the pointer up; his guard keeps its memory.
 #![allow(unsafe_code)]
 
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::atomic::{AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::mutant::Mutant;
 use seize::{Collector, Guard, LocalGuard};
 

@@ -1,23 +1,18 @@
 //! Every interleaving of what threads share, weak memory included: where lost wake-ups hide.
 //!
 //! The files under test are the broker's own, compiled here once more with loom's atomics in the
-//! place of `crate::atomic`: no `cfg` in them, no second build of everything else. Three stand-ins:
-//! `spsc` for rtrb and `collector` for seize, whose atomics cannot be exchanged, and `sleeper` for
-//! what the kernel does (eventfd, ring 0's poll of it) and for the order of calls in `ring::park`
-//! and `broker::core`.
+//! place of `crate::atomic`: no `cfg` in them, no second build of everything else. Two stand-ins:
+//! `spsc` for rtrb, whose atomics cannot be exchanged, and `sleeper` for what the kernel does
+//! (eventfd, ring 0's poll of it) and for the order of calls in `ring::park` and `broker::core`.
 //!
 //! A test that cannot fail proves nothing: `weakened` takes one part after another away and loom
 //! must find the sleeper that is never woken, or the mail that is lost.
 #![allow(missing_docs)]
 
 extern crate self as rtrb;
-extern crate self as seize;
 
 mod atomic {
-    pub use loom::sync::atomic::{
-        AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
-    };
-    pub use loom::sync::{Mutex, MutexGuard};
+    pub use loom::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 }
 
 mod ids {
@@ -38,9 +33,6 @@ mod flag;
 #[path = "../../src/mesh/mailbox.rs"]
 #[allow(dead_code)]
 mod mailbox;
-#[path = "../../src/mesh/map.rs"]
-#[allow(dead_code)]
-mod map;
 #[path = "../../src/mutant.rs"]
 #[allow(dead_code)]
 mod mutant;
@@ -53,17 +45,14 @@ mod reading;
 #[path = "../../src/mesh/shapes.rs"]
 mod shapes;
 
-mod collector;
 mod letters;
 mod ports;
 mod shape_words;
 mod sleeper;
 mod spsc;
-mod table;
 mod wakes;
 mod weakened;
 
-pub use collector::{Collector, Guard, LocalGuard, reclaim};
 pub use spsc::{Consumer, Producer, PushError, RingBuffer};
 
 /// Tries every order of the model's threads with at most `switches` of them forced upon a thread
