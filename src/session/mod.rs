@@ -7,19 +7,26 @@
 pub mod flow;
 pub mod inbound;
 pub mod pending;
+mod places;
+mod replays;
 pub mod window;
 
-pub use flow::{Flow, Replay};
+pub use flow::Flow;
 pub use inbound::Inbound;
 pub use pending::{Pending, Pushed};
+pub use places::Places;
+pub use replays::{Replay, Replays};
 pub use window::{Acknowledged, Window};
 
 use crate::ids::{ClientKey, SocketId};
 use crate::message::Message;
+use crate::mutant::Mutant;
 use crate::packet::{Qos, Version};
 use crate::time::Instant;
 use crate::topic::FilterId;
 
+/// Milliseconds between two rounds of taking expired messages out of one offline session's queue.
+const EXPIRY_REST: u64 = 1000;
 /// Session Expiry Interval that means never [MQTT5 3.1.2.11.2].
 pub const NEVER: u32 = u32::MAX;
 
@@ -53,17 +60,28 @@ pub struct Session {
     pub version: Version,
     /// Whether the client wants reason strings and user properties on failures [MQTT-3.1.2-29].
     pub problem_information: bool,
+    /// The last connection was that of a mosquitto bridge of version 3, whose subscriptions are No
+    /// Local and Retain As Published, which it has no other way to ask for.
+    pub bridge: bool,
 }
 
 // What a million clients multiply.
 const _: () = assert!(size_of::<Session>() <= 136);
 
 impl Session {
-    /// When an offline session has something to do next: its will's delay, or its end.
+    /// When an offline session has something to do next: its will's delay, its end, or messages
+    /// that expire.
     pub fn next_due(&self) -> Option<Instant> {
         let due = self.will.as_ref().and_then(|will| will.due);
         let ends = (self.ends != Instant::END).then_some(self.ends);
-        [ends, due].into_iter().flatten().min()
+        [ends, due, self.expiry_due()].into_iter().flatten().min()
+    }
+
+    /// When expired messages are to be taken out of an offline session's queue. A little late, so
+    /// that messages that expire one after the other do not cost a timer each.
+    pub fn expiry_due(&self) -> Option<Instant> {
+        let earliest = self.flow.as_ref()?.pending.next_expiry()?;
+        Some(earliest.plus_millis(EXPIRY_REST)).filter(|_| !Mutant::ExpiredNotSwept.is_on())
     }
 
     /// True when the session has ended and its last subscriptions are being taken out: nothing is
@@ -195,7 +213,7 @@ pub enum Subscriptions {
     #[allow(clippy::box_collection)]
     Few(Box<Vec<Place>>),
     /// Many.
-    Many(Box<hashbrown::HashMap<u32, u32, foldhash::fast::FixedState>>),
+    Many(Box<Places>),
 }
 
 impl Subscriptions {
@@ -222,7 +240,7 @@ impl Subscriptions {
             Subscriptions::Few(few) => {
                 few.iter().find(|place| place.filter == filter).map(|place| place.position)
             }
-            Subscriptions::Many(many) => many.get(&filter.0).copied(),
+            Subscriptions::Many(many) => many.position(filter),
         }
     }
 
@@ -232,7 +250,7 @@ impl Subscriptions {
             Subscriptions::None => false,
             Subscriptions::One(place) => is_one(place.filter),
             Subscriptions::Few(few) => few.iter().any(|place| is_one(place.filter)),
-            Subscriptions::Many(many) => many.keys().any(|&filter| is_one(FilterId(filter))),
+            Subscriptions::Many(many) => many.all().iter().any(|place| is_one(place.filter)),
         }
     }
 
@@ -251,13 +269,12 @@ impl Subscriptions {
                     few.push(place);
                 } else {
                     few.push(place);
-                    let many = few.iter().map(|place| (place.filter.0, place.position)).collect();
-                    *self = Subscriptions::Many(Box::new(many));
+                    let mut many = Box::<Places>::default();
+                    few.iter().for_each(|&place| many.set(place));
+                    *self = Subscriptions::Many(many);
                 }
             }
-            Subscriptions::Many(many) => {
-                many.insert(place.filter.0, place.position);
-            }
+            Subscriptions::Many(many) => many.set(place),
         }
     }
 
@@ -280,7 +297,7 @@ impl Subscriptions {
                 Some(position)
             }
             Subscriptions::Many(many) => {
-                let position = many.remove(&filter.0)?;
+                let position = many.remove(filter)?;
                 if many.is_empty() {
                     *self = Subscriptions::None;
                 }
@@ -300,23 +317,18 @@ impl Subscriptions {
             Subscriptions::None => Vec::new(),
             Subscriptions::One(place) => vec![*place],
             Subscriptions::Few(few) => few.to_vec(),
-            Subscriptions::Many(many) => many
-                .iter()
-                .map(|(&filter, &position)| Place { filter: FilterId(filter), position })
-                .collect(),
+            Subscriptions::Many(many) => many.all().to_vec(),
         }
     }
 
-    /// Any one place, for taking all out one by one.
+    /// Some place, for taking all out one by one, in one step or over several: others may be moved
+    /// in between.
     pub fn any(&self) -> Option<Place> {
         match self {
             Subscriptions::None => None,
             Subscriptions::One(place) => Some(*place),
             Subscriptions::Few(few) => few.last().copied(),
-            Subscriptions::Many(many) => many
-                .iter()
-                .next()
-                .map(|(&filter, &position)| Place { filter: FilterId(filter), position }),
+            Subscriptions::Many(many) => many.all().last().copied(),
         }
     }
 }

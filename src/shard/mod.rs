@@ -18,10 +18,12 @@ mod encode;
 mod entry;
 mod fanout;
 mod held;
+mod line;
 mod mail;
 mod names;
 mod outbox;
 pub mod output;
+mod pace;
 mod park;
 mod placement;
 mod publish;
@@ -319,7 +321,6 @@ impl Shard {
         if matches!(stage, Stage::Closing | Stage::Closed) {
             return;
         }
-        connection.last_seen = self.now;
         match stage {
             Stage::Open(session) => self.receive_open(socket, session, bytes),
             Stage::Entry => self.receive_entry(socket, bytes),
@@ -411,8 +412,8 @@ impl Shard {
             Control::Undelivered(picked) => self.pick_again(*picked),
             Control::Replay(request) => self.answer_query(from, *request),
             Control::Replayed(slice) => self.replayed(*slice),
-            Control::Park(publisher) => self.park_publisher(publisher),
-            Control::Unpark(publisher) => self.unpark_publisher(publisher),
+            Control::Park(publisher, at) => self.claimed(publisher, at),
+            Control::Unpark(publisher, at, over) => self.unclaimed(publisher, at, over),
             Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
             Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
             Control::Counters(counters) => self.sys.keep(from, *counters),

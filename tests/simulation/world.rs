@@ -443,8 +443,10 @@ impl Surroundings for Around<'_> {
             visited += 1;
             note(self.hash, (self.at as u64) << 40 | u64::from(socket.0) << 4 | kind(&event));
             if let Event::Received(bytes) = &event {
-                if shard.listens_to(socket) {
-                    self.conns[self.driver.conn(socket)].taken_at = self.now.0;
+                let conn = &mut self.conns[self.driver.conn(socket)];
+                let whole = conn.completes(bytes);
+                if whole && shard.listens_to(socket) {
+                    conn.taken_at = self.now.0;
                 }
                 note_bytes(self.hash, bytes);
             }

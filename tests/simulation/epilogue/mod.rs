@@ -3,6 +3,7 @@
 //! check what the specification says to the second, the byte and the count.
 
 mod delivery;
+mod fairness;
 mod queues;
 mod sessions;
 mod shards;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 /// Holds every dialogue; panics on the first packet that is not the expected one.
 pub fn hold(world: &mut World, settings: &Settings) {
     sessions::silence(world, settings);
+    sessions::unfinished(world, settings);
     sessions::unheard(world);
     sessions::exactly_once(world);
     sessions::session_end(world);
@@ -34,11 +36,16 @@ pub fn hold(world: &mut World, settings: &Settings) {
     delivery::overlap(world);
     delivery::as_published(world);
     delivery::handling(world);
+    delivery::bridge(world);
+    delivery::replay_resumed(world);
     queues::full_queues(world, settings);
     queues::harsh_queue(world, settings);
     queues::own_queue(world, settings);
     queues::offline_qos_0(world, settings);
     queues::qos_0_in_line(world, settings);
+    queues::expired_places(world, settings);
+    fairness::bystanders(world, settings);
+    fairness::slow_main_reader(world, settings);
     if world.nodes.len() > 1 {
         shards::group_from_its_suback(world);
         shards::group_with_a_leaver(world);
