@@ -23,7 +23,7 @@ pub trait Surroundings {
     fn visit(&mut self, shard: &mut Shard, limit: usize) -> usize;
     /// Whether another harvest would find something.
     fn has_more(&mut self) -> bool;
-    /// After a step that visited all that was harvested: whether that was all that clients had sent.
+    /// After a step that visited all it harvested: whether that was all that clients had sent.
     fn has_heard_everyone(&mut self) -> bool;
     /// Carries out what the shard wants.
     fn act(&mut self, action: Action);
