@@ -21,7 +21,10 @@
 //! 1. `hash(ClientId) % shards` owns a session for ever ([`shard::home_of`]); what is said to it is
 //!    said on that shard only. The entry shard reads CONNECT and passes the socket on.
 //! 2. A PUBLISH is acknowledged after every interested shard's mailbox has accepted it; when one is
-//!    full the publisher is parked, not its shard.
+//!    full the publisher is parked, not its shard. What was acknowledged to one client is ordered
+//!    before whatever any client sends after that, on every shard: in each step the mail that was
+//!    there comes before the packets that the kernel had reported by then ([`shard::step`]), and
+//!    mail of several shards is taken in by the time it was put there ([`mesh::reading`]).
 //! 3. A SUBACK is sent after every shard would route to the subscription.
 //! 4. Data mail may cause mail of both classes, control mail only control mail, and control mail is
 //!    always taken in: full mailboxes cannot wait for each other in a circle.

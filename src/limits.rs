@@ -26,10 +26,6 @@ const _: () = assert!(MAX_LISTENERS <= u16::MAX as usize);
 pub const DATA_MAILBOX: usize = 256;
 /// Control mails per ordered pair of shards.
 pub const CONTROL_MAILBOX: usize = 1024;
-/// Data mails taken from one mailbox in one step.
-pub const DATA_ROUND: usize = 64;
-/// Control mails taken from one mailbox in one step.
-pub const CONTROL_ROUND: usize = 4096;
 
 /// What one step may cost, in units of about 100 ns (see [`cost`]): clients wait for the next step
 /// past it. So a step takes about 2 ms, whatever was asked for; what costs more than a small part
@@ -69,6 +65,10 @@ impl Budget {
         self.step / 4
     }
 }
+
+/// What the data mail that is taken in may cost of a step, and as much again the control mail;
+/// besides what clients may cost. Neither can starve the others.
+pub const MAIL_WORK: u32 = STEP_WORK / 2;
 
 /// What things cost, in the units of [`STEP_WORK`]. Measured roughly and rounded up: the point is
 /// that nothing that a client can ask for is free.

@@ -227,16 +227,13 @@ impl Batch {
         self.count += 1;
     }
 
-    /// The messages, in the order of their pushes.
-    pub fn iter(&self) -> impl Iterator<Item = (MessageRef<'_>, Errand)> {
-        let mut rest = &self.bytes[..];
-        std::iter::from_fn(move || {
-            let (record, tail) = rest.split_first_chunk::<RECORD>()?;
-            let (head, errand) = parse_record(record);
-            let (body, tail) = tail.split_at(head.len());
-            rest = tail;
-            Some((head.view(body), errand))
-        })
+    /// The message at byte `at`, and where the next one is: the first is at 0, each other where the
+    /// one before it said. `None` at the end.
+    pub fn read(&self, at: usize) -> Option<(MessageRef<'_>, Errand, usize)> {
+        let (record, tail) = self.bytes.get(at..)?.split_first_chunk::<RECORD>()?;
+        let (head, errand) = parse_record(record);
+        let body = tail.get(..head.len())?;
+        Some((head.view(body), errand, at + RECORD + body.len()))
     }
 }
 
@@ -288,11 +285,13 @@ mod tests {
         batch.push(&sample(), errand);
         let plain = MessageRef { publisher: None, expires: None, payload: b"", ..sample() };
         batch.push(&plain, Errand { deliver: false, retain: true });
-        let back: Vec<_> = batch.iter().collect();
-        assert_eq!(format!("{:?}", back[0]), format!("{:?}", (sample(), errand)));
-        assert_eq!(back.len(), 2);
-        assert_eq!(format!("{:?}", back[1].0), format!("{plain:?}"));
-        assert!(back[1].1.retain && !back[1].1.deliver);
+        let (first, to_first, next) = batch.read(0).unwrap();
+        assert_eq!(format!("{:?}", (first, to_first)), format!("{:?}", (sample(), errand)));
+        let (second, to_second, end) = batch.read(next).unwrap();
+        assert_eq!(format!("{second:?}"), format!("{plain:?}"));
+        assert!(to_second.retain && !to_second.deliver);
+        assert_eq!(end, batch.len());
+        assert!(batch.read(end).is_none());
     }
 
     #[test]

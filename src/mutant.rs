@@ -150,6 +150,19 @@ mutants! {
     ReplayOvertakesMail,
     /// A replay brings a message that is older than one sent live meanwhile.
     ReplayStale,
+    // order between shards
+    /// Input is handled before the mail that was there earlier.
+    MailAfterInput,
+    /// Mail is looked at before the kernel has reported what clients have sent.
+    MailBeforeHarvest,
+    /// Acknowledgements go out before the mail is in the mailboxes.
+    ActsBeforeCarry,
+    /// Mail is taken from one mailbox after the other, whatever is older.
+    MergeByNumber,
+    /// SUBSCRIBE does not wait for mail that a step had no time for.
+    SubscribeOvertakesMail,
+    /// A batch that was too much for one step is gone on with after what came later.
+    ResumedOutOfOrder,
     // shard: connections, wills, time
     /// The will is sent after an orderly DISCONNECT.
     WillAfterDisconnect,

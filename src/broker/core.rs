@@ -5,13 +5,15 @@ use crate::admin::Question;
 use crate::config;
 use crate::ids::Peer;
 use crate::ids::{ListenerId, ShardId};
-use crate::mesh::mail::{Control, Data};
+use crate::limits::MAIL_WORK;
+use crate::mesh::mail::{Control, Stamped};
 use crate::mesh::mailbox::MailEnds;
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
 use crate::ring::{
     Doorbell, Driver, Event, Peer as RingPeer, Receive, RingFailure, RingPort, SocketRingConfig,
 };
+use crate::shard::step::{Bounds, Step, Surroundings};
 use crate::shard::{Action, Settings, Shard};
 use crate::telemetry::Histogram;
 use crate::telemetry::prometheus::Snapshot;
@@ -87,7 +89,7 @@ pub(super) struct Plan {
     pub settings: Arc<Settings>,
     pub shared: Arc<Shared>,
     pub ring: SocketRingConfig,
-    pub ends: MailEnds<Data, Control>,
+    pub ends: MailEnds<Stamped, Control>,
     pub clock: Clock,
     pub reports: Sender<Report>,
 }
@@ -138,7 +140,6 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
     let clock = plan.clock;
     shard.set_clock(Box::new(move || clock.nanos() / 1000));
     let mut core = Running {
-        id: plan.id,
         shards: plan.shards,
         shard,
         ends: plan.ends,
@@ -216,10 +217,9 @@ enum Phase {
 }
 
 struct Running {
-    id: ShardId,
     shards: u8,
     shard: Shard,
-    ends: MailEnds<Data, Control>,
+    ends: MailEnds<Stamped, Control>,
     peers: Vec<(RingPort, Doorbell)>,
     commands: Receiver<Command>,
     reports: Sender<Report>,
@@ -258,7 +258,7 @@ impl Running {
                 }
                 Command::Dismiss => {
                     // Mail that arrived before this still goes out first.
-                    self.shard.take_mail(&mut self.ends);
+                    self.shard.take_all_mail(&mut self.ends);
                     self.shard.dismiss();
                     self.phase = Phase::Dismissed;
                 }
@@ -319,66 +319,52 @@ impl Running {
 
     /// One step; true when there may be more to do at once.
     fn step(&mut self, driver: &mut Driver<Message>) -> bool {
-        for peer in self.others() {
-            self.shard.outbox.to(peer).room = self.ends.data_room(peer);
-        }
-        let shard = &mut self.shard;
-        let visited = driver.pass(COMPLETIONS, &mut |_, event| take_event(shard, event));
-        let complete = visited < COMPLETIONS;
-        if complete && self.shard.asks_who_was_heard() && driver.has_heard_everyone() {
-            self.shard.heard_everyone();
-        }
-        let mail = self.shard.take_mail(&mut self.ends) > 0;
-        let more = self.shard.finish();
-        let acted = !self.shard.actions.is_empty();
-        for action in self.shard.actions.drain(..) {
-            act(driver, &self.peers, action);
-        }
-        let carried = self.carry_mail();
-        visited > 0 || mail || more || acted || carried
+        let bounds = Bounds { completions: COMPLETIONS, mail: MAIL_WORK };
+        let around = &mut Around { driver, peers: &self.peers, clock: self.clock };
+        Step::new(bounds).run(&mut self.shard, &mut self.ends, around)
     }
 
     fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         (0..self.shards).map(ShardId)
     }
+}
 
-    fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
-        let me = self.id;
-        self.shards().filter(move |&peer| peer != me)
+/// What is around the shard of a core.
+struct Around<'a> {
+    driver: &'a mut Driver<Message>,
+    peers: &'a [(RingPort, Doorbell)],
+    clock: Clock,
+}
+
+impl Surroundings for Around<'_> {
+    fn harvest(&mut self) {
+        self.driver.harvest(COMPLETIONS);
     }
 
-    /// Puts staged mail into the mailboxes, as far as they have room; true when some was put.
-    fn carry_mail(&mut self) -> bool {
-        let mut any = false;
-        for peer in self.others() {
-            let letters = self.shard.outbox.to(peer);
-            let (mut put, mut sent) = (false, 0);
-            while let Some(control) = letters.control.pop_front() {
-                if let Err(back) = self.ends.push_control(peer, control) {
-                    letters.control.push_front(back);
-                    break;
-                }
-                put = true;
-                sent += 1;
-            }
-            while let Some(data) = letters.data.pop_front() {
-                if let Err(back) = self.ends.push_data(peer, data) {
-                    letters.data.push_front(back);
-                    break;
-                }
-                put = true;
-                sent += 1;
-            }
-            if put {
-                any = true;
-                self.shard.counters.mail_sent += sent;
-                if let Some((_, doorbell)) = self.peers.get(usize::from(peer.0)) {
-                    doorbell.ring();
-                    self.shard.counters.doorbells += 1;
-                }
-            }
+    fn visit(&mut self, shard: &mut Shard, limit: usize) -> usize {
+        self.driver.visit(limit, &mut |_, event| take_event(shard, event))
+    }
+
+    fn has_more(&mut self) -> bool {
+        self.driver.anything_ready()
+    }
+
+    fn has_heard_everyone(&mut self) -> bool {
+        self.driver.has_heard_everyone()
+    }
+
+    fn act(&mut self, action: Action) {
+        act(self.driver, self.peers, action);
+    }
+
+    fn stamp(&mut self) -> u64 {
+        self.clock.nanos()
+    }
+
+    fn ring(&mut self, shard: ShardId) {
+        if let Some((_, doorbell)) = self.peers.get(usize::from(shard.0)) {
+            doorbell.ring();
         }
-        any
     }
 }
 

@@ -8,6 +8,16 @@ use crate::session::ShareName;
 use crate::telemetry::Counters;
 use crate::topic::FilterId;
 
+/// Data mail in a mailbox.
+#[derive(Debug)]
+pub struct Stamped {
+    /// When it was put there: nanoseconds of one clock that all shards read. What is put into some
+    /// mailbox because of it, however indirectly, has a later one.
+    pub at: u64,
+    /// The mail.
+    pub data: Data,
+}
+
 /// Publications for the subscriptions, share groups and retained store of the receiving shard.
 #[derive(Debug)]
 pub enum Data {

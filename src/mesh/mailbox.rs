@@ -58,9 +58,10 @@ impl<D, C> MailEnds<D, C> {
         self.to[target.0 as usize].as_ref().map_or(0, |(_, control)| control.slots())
     }
 
-    /// True when `source`'s data mailbox holds something.
-    pub fn has_data(&self, source: ShardId) -> bool {
-        self.from[source.0 as usize].as_ref().is_some_and(|(data, _)| !data.is_empty())
+    /// The oldest data item from `source`, left where it is. What was pushed before anything that
+    /// this thread has seen is seen.
+    pub fn peek_data(&self, source: ShardId) -> Option<&D> {
+        self.from[source.0 as usize].as_ref().and_then(|(data, _)| data.peek().ok())
     }
 
     /// Data items from `source` that wait here.
@@ -103,23 +104,6 @@ impl<D, C> MailEnds<D, C> {
         self.from[source.0 as usize].as_mut().and_then(|(_, control)| control.pop().ok())
     }
 
-    /// Takes up to `limit` data items from `source`, oldest first. Returns how many were taken.
-    pub fn take_data(&mut self, source: ShardId, limit: usize, mut each: impl FnMut(D)) -> usize {
-        let Some((data, _)) = &mut self.from[source.0 as usize] else { return 0 };
-        take(data, limit, &mut each)
-    }
-
-    /// Takes up to `limit` control items from `source`, oldest first. Returns how many were taken.
-    pub fn take_control(
-        &mut self,
-        source: ShardId,
-        limit: usize,
-        mut each: impl FnMut(C),
-    ) -> usize {
-        let Some((_, control)) = &mut self.from[source.0 as usize] else { return 0 };
-        take(control, limit, &mut each)
-    }
-
     /// True when some mailbox of this shard holds something: the recheck before sleeping.
     pub fn has_mail(&self) -> bool {
         self.from.iter().flatten().any(|(data, control)| !data.is_empty() || !control.is_empty())
@@ -128,20 +112,5 @@ impl<D, C> MailEnds<D, C> {
     /// Shards in the mesh, this one included.
     pub fn shards(&self) -> usize {
         self.to.len()
-    }
-}
-
-/// One chunk read: the shared indices are touched twice per batch, not twice per item.
-fn take<T>(from: &mut Consumer<T>, limit: usize, each: &mut impl FnMut(T)) -> usize {
-    let count = from.slots().min(limit);
-    if count == 0 {
-        return 0;
-    }
-    match from.read_chunk(count) {
-        Ok(chunk) => {
-            chunk.into_iter().for_each(each);
-            count
-        }
-        Err(_) => 0,
     }
 }

@@ -46,16 +46,18 @@ fn a_full_mailbox_gives_the_item_back_and_classes_do_not_share_room() {
 }
 
 #[test]
-fn taking_with_a_limit_keeps_order_and_leaves_the_rest() {
+fn a_look_leaves_an_item_where_it_is_and_taking_keeps_order() {
     let mut ends = mailboxes::<u32, u32>(2, 8, 8);
     (0..6).for_each(|n| ends[0].push_data(ShardId(1), n).unwrap());
-    let mut got = Vec::new();
-    assert_eq!(ends[1].take_data(ShardId(0), 4, |n| got.push(n)), 4);
-    assert_eq!(ends[1].take_data(ShardId(0), 4, |n| got.push(n)), 2);
-    assert_eq!(ends[1].take_data(ShardId(0), 4, |n| got.push(n)), 0);
-    assert_eq!(got, [0, 1, 2, 3, 4, 5]);
-    assert_eq!(ends[1].take_control(ShardId(0), 4, |_| ()), 0);
-    assert_eq!(ends[1].take_data(ShardId(1), 4, |_| ()), 0);
+    for n in 0..6 {
+        assert_eq!(ends[1].peek_data(ShardId(0)), Some(&n));
+        assert_eq!(ends[1].data_waiting(ShardId(0)), 6 - n as usize);
+        assert_eq!(ends[1].pop_data(ShardId(0)), Some(n));
+    }
+    assert_eq!(ends[1].peek_data(ShardId(0)), None);
+    assert_eq!(ends[1].pop_data(ShardId(0)), None);
+    assert_eq!(ends[1].pop_control(ShardId(0)), None);
+    assert_eq!(ends[1].peek_data(ShardId(1)), None);
 }
 
 #[test]
@@ -72,12 +74,12 @@ fn items_cross_threads_in_order() {
     });
     let mut next = 0;
     while next < 20_000 {
-        let taken = receiver.take_data(ShardId(0), 7, |n| {
-            assert_eq!(n, next);
-            next += 1;
-        });
-        if taken == 0 {
-            std::thread::yield_now();
+        match receiver.pop_data(ShardId(0)) {
+            Some(n) => {
+                assert_eq!(n, next);
+                next += 1;
+            }
+            None => std::thread::yield_now(),
         }
     }
     pushing.join().unwrap();

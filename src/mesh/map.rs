@@ -20,13 +20,13 @@ use crate::mutant::Mutant;
 use seize::{Collector, Guard, LocalGuard};
 
 /// A new table fits into the cache; a full one is copied in some 100 µs with a million entries.
-const SEGMENTS: usize = 64;
+pub(super) const SEGMENTS: usize = 64;
 /// Slots of the smallest table.
-const LEAST: usize = 8;
+pub(super) const LEAST: usize = 8;
 /// The key of a slot that was never taken.
 const FREE: u64 = 0;
 
-struct Slot {
+pub(super) struct Slot {
     key: AtomicU64,
     /// Shards 0 to 63.
     low: AtomicU64,
@@ -35,29 +35,29 @@ struct Slot {
 // Multiplied by every distinct filter of the process.
 const _: () = assert!(size_of::<Slot>() == 16);
 
-struct Table {
-    slots: Box<[Slot]>,
+pub(super) struct Table {
+    pub(super) slots: Box<[Slot]>,
     /// Shards 64 to 127 of each slot; only where there are such.
     high: Option<Box<[AtomicU64]>>,
 }
 
 /// What the writers of a segment know of its table.
 #[derive(Default)]
-struct Room {
+pub(super) struct Room {
     /// Slots that are taken.
     taken: usize,
     /// Of these, with a set that is not empty.
     live: usize,
 }
 
-struct Segment {
+pub(super) struct Segment {
     table: AtomicPtr<Table>,
     room: Mutex<Room>,
 }
 
 /// From keys to sets of shards.
 pub(super) struct Map {
-    segments: Box<[Segment]>,
+    pub(super) segments: Box<[Segment]>,
     collector: Collector,
 }
 
@@ -236,7 +236,7 @@ impl Table {
 
 impl Segment {
     #[inline]
-    fn table<'g>(&self, guard: &'g LocalGuard<'_>) -> &'g Table {
+    pub(super) fn table<'g>(&self, guard: &'g LocalGuard<'_>) -> &'g Table {
         let table = guard.protect(&self.table, Ordering::Acquire);
         // SAFETY: never null; retired through the collector of the guard, so it lives while the
         // guard does.
@@ -252,10 +252,6 @@ impl Segment {
 impl Drop for Segment {
     fn drop(&mut self) {
         // SAFETY: made by Box::into_raw; the map is being dropped, so nobody else has it.
-        drop(unsafe { Box::from_raw(*self.table.get_mut()) });
+        drop(unsafe { Box::from_raw(self.table.load(Ordering::Acquire)) });
     }
 }
-
-#[cfg(test)]
-#[path = "map_tests.rs"]
-mod tests;

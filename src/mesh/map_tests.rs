@@ -1,9 +1,9 @@
 //! The map against a plain one, and under writers and readers at once.
 
-use super::*;
+use super::map::{LEAST, Map, SEGMENTS};
 use proptest::prelude::*;
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Spread like hashes.
 fn key(number: u64) -> u64 {

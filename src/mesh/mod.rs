@@ -5,6 +5,7 @@ pub mod mail;
 pub mod mailbox;
 mod map;
 pub mod quota;
+pub mod reading;
 mod shapes;
 
 use crate::topic::Seeds;
@@ -62,3 +63,7 @@ pub struct Entrance {
 
 #[cfg(test)]
 mod mailbox_tests;
+#[cfg(test)]
+mod map_tests;
+#[cfg(test)]
+mod reading_tests;

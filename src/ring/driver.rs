@@ -112,45 +112,68 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         Ok(driver)
     }
 
-    /// One pass: submits what is queued, runs the kernel's deferred work and hands at most about
-    /// `limit` completions to `handler`, which may call back into the driver; what it asks for is
-    /// queued and submitted by the next pass or by `submit`. Returns how many were visited.
+    /// Submits what is queued and runs the kernel's deferred work. Completions are posted only in
+    /// the kernel, so [`Self::visit`] then hands out what had happened by now and nothing later.
     ///
-    /// Enters the kernel once per ring that has anything to do, and again only while the kernel
-    /// says that it has more.
-    pub fn pass(
+    /// Enters the kernel once per ring that has anything to do, but no further ring when those
+    /// before it have about `limit` completions.
+    pub fn harvest(&mut self, limit: usize) {
+        self.expire();
+        let mut harvested = 0;
+        for step in 0..self.rings.len() {
+            let ring = (self.first_ring + step) % self.rings.len();
+            if harvested < limit {
+                self.rings[ring].turn();
+                harvested += self.rings[ring].harvest();
+            }
+        }
+    }
+
+    /// Hands at most about `limit` of the harvested completions to `handler`, which may call back
+    /// into the driver; what it asks for is queued and submitted by the next harvest or by
+    /// `submit`. Returns how many were visited.
+    pub fn visit(
         &mut self,
         limit: usize,
         handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
     ) -> usize {
         self.tell_deferred(handler);
-        self.expire();
         let mut visited = 0;
-        loop {
-            let before = visited;
-            for step in 0..self.rings.len() {
-                let ring = (self.first_ring + step) % self.rings.len();
-                self.rings[ring].turn();
-                visited += self.visit(ring, limit.saturating_sub(visited), handler);
-                if self.rings[ring].lost {
-                    self.recover(ring, handler);
-                }
-                if visited >= limit {
-                    // The next pass begins behind this ring: none can keep the others waiting.
-                    self.first_ring = (ring + 1) % self.rings.len();
-                    break;
-                }
+        for step in 0..self.rings.len() {
+            let ring = (self.first_ring + step) % self.rings.len();
+            visited += self.visit_ring(ring, limit - visited, handler);
+            if self.rings[ring].lost {
+                self.recover(ring, handler);
             }
-            self.feed_starved();
-            if visited == before || visited >= limit || !self.anything_ready() {
+            if visited >= limit {
+                // The next pass begins behind this ring: none can keep the others waiting.
+                self.first_ring = (ring + 1) % self.rings.len();
                 break;
             }
         }
+        self.feed_starved();
         if visited > 0 {
             self.quiet.disturbed();
         }
         self.counts.completions += visited as u64;
         visited
+    }
+
+    /// Harvests and visits until there is nothing more, or `limit` completions were visited.
+    pub fn pass(
+        &mut self,
+        limit: usize,
+        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+    ) -> usize {
+        let mut visited = 0;
+        loop {
+            self.harvest(limit - visited);
+            let now = self.visit(limit - visited, handler);
+            visited += now;
+            if now == 0 || visited >= limit || !self.anything_ready() {
+                return visited;
+            }
+        }
     }
 
     /// Submits what is queued without waiting for the next pass.
@@ -197,7 +220,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         }
     }
 
-    pub(super) fn visit(
+    pub(super) fn visit_ring(
         &mut self,
         ring: usize,
         limit: usize,
@@ -264,7 +287,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     }
 
     /// Something would be visited by a pass that does not wait.
-    pub(super) fn anything_ready(&mut self) -> bool {
+    pub fn anything_ready(&mut self) -> bool {
         self.rings.iter_mut().any(Ring::ready)
     }
 

@@ -68,7 +68,8 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
                 }
             }
             self.rings[ring].turn();
-            if self.visit(ring, usize::MAX, handler) == 0 {
+            self.rings[ring].harvest();
+            if self.visit_ring(ring, usize::MAX, handler) == 0 {
                 return;
             }
         }

@@ -40,6 +40,8 @@ pub(super) struct Ring {
     pub(super) sockets: u32,
     pub(super) accepts: u32,
     pub(super) promised: u32,
+    /// Completions that were there at the last harvest and were not taken.
+    harvested: usize,
     pub(super) enters: u64,
     pub(super) overflows: u64,
     /// The kernel has lost completions: see `lost`.
@@ -106,6 +108,7 @@ impl Ring {
             sockets: 0,
             accepts: 0,
             promised: 0,
+            harvested: 0,
             enters: 0,
             overflows: 0,
             lost: false,
@@ -269,14 +272,24 @@ impl Ring {
         }
     }
 
-    /// Copies out up to `limit` completions and frees their places.
+    /// Notes how many completions there are: so many can be taken until the next harvest.
+    #[inline]
+    pub(super) fn harvest(&mut self) -> usize {
+        self.harvested = self.io.completion().len();
+        self.harvested
+    }
+
+    /// Copies out up to `limit` of the completions that were harvested and frees their places. An
+    /// operation that finds the submission queue full enters the kernel, which then posts more.
     pub(super) fn take<'a>(
         &mut self,
         batch: &'a mut [MaybeUninit<cqueue::Entry>; BATCH],
         limit: usize,
     ) -> &'a [cqueue::Entry] {
-        let length = limit.min(BATCH);
-        self.io.completion().fill(&mut batch[..length])
+        let length = limit.min(BATCH).min(self.harvested);
+        let taken = self.io.completion().fill(&mut batch[..length]);
+        self.harvested -= taken.len();
+        taken
     }
 
     /// Whether completions write the eventfd: only while the core is about to sleep.

@@ -50,6 +50,8 @@ pub struct Audit {
     pub staged: usize,
     /// Connections that wait for room in a mailbox.
     pub waiting_for_mail: usize,
+    /// Mails that are being taken in, connections and mails that wait for it.
+    pub behind: usize,
     /// Sessions that publishers are parked for; publishers parked; connections to end.
     pub parked: [usize; 3],
     /// Publishers that met a crowded reader lately, and readers that were waited for in vain.
@@ -95,6 +97,7 @@ impl Shard {
             arrivals: self.arrivals.mail.len() + self.arrivals.sockets.len(),
             staged: self.outbox.staged(),
             waiting_for_mail: self.parked.mail_waiters(),
+            behind: self.intake.waiting(),
             parked: [waited_for, parked, self.parting.len()],
             remembered: self.parked.pace.remembered(),
             idle_flows: self.idle_flows.len(),

@@ -23,7 +23,7 @@ pub enum Stage {
 
 /// Why nothing is being processed from a connection. Several reasons may hold at once.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Holds(u8);
+pub struct Holds(u16);
 
 impl Holds {
     /// A subscriber of its messages is crowded.
@@ -36,13 +36,15 @@ impl Holds {
     pub const WORK: Holds = Holds(8);
     /// It does not read what it has been sent; its packets would only add answers to that.
     pub const UNREAD: Holds = Holds(16);
-
+    /// Mail that was there before its next packet has to be taken in first; for the older and the
+    /// later ones of those who wait for that, in turn.
+    pub const BEHIND: [Holds; 2] = [Holds(128), Holds(256)];
     /// A message of it is still being delivered to many subscribers.
     pub const FANOUT: Holds = Holds(32);
     /// A request of it goes on in slices.
     pub const TASK: Holds = Holds(64);
     /// What holds for steps, not for as long as somebody else likes: it is read on meanwhile.
-    const BRIEF: u8 = Holds::WORK.0 | Holds::FANOUT.0 | Holds::TASK.0;
+    const BRIEF: u16 = Holds::WORK.0 | Holds::FANOUT.0 | Holds::TASK.0;
 
     /// True when something holds, and nothing but what passes soon.
     pub fn is_brief(self) -> bool {
@@ -72,6 +74,7 @@ impl Holds {
 
 // Each reason has a bit of its own.
 const _: () = {
+    let [one, other] = Holds::BEHIND;
     let all = [
         Holds::CROWDED,
         Holds::JOINING,
@@ -80,8 +83,10 @@ const _: () = {
         Holds::UNREAD,
         Holds::FANOUT,
         Holds::TASK,
+        one,
+        other,
     ];
-    let (mut at, mut seen) = (0, 0u8);
+    let (mut at, mut seen) = (0, 0u16);
     while at < all.len() {
         assert!(all[at].0.count_ones() == 1 && seen & all[at].0 == 0);
         seen |= all[at].0;

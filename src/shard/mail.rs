@@ -1,43 +1,330 @@
-//! Taking in mail: all control mail first, then data mail up to the step's share.
+//! Taking in mail, and what has to wait for it.
+//!
+//! What was acknowledged to one client comes before whatever any client sends after that, on every
+//! shard. A shard acknowledges when its mail is in the mailboxes, so a packet that was sent after
+//! that is reported by the kernel after it. In each step the driver first has the kernel report
+//! what there is, then the mail is looked at, and what was there by then is taken in before those
+//! packets ([`super::step`]). Usually it all is, within the step. When there is more of it than a
+//! step's share of work, packets whose effect depends on it wait ([`Holds::BEHIND`]): PUBLISH,
+//! SUBSCRIBE, UNSUBSCRIBE; and so does control mail that asks for, or brings, what data mail may
+//! still change. Nothing else waits: acknowledgements and PINGREQ go on.
+//!
+//! Who waits, waits for what had come by then, not for what comes meanwhile: the older waiters wait
+//! for one position in the mailboxes, all later ones for a second, which is taken when the first is
+//! reached. So however much mail keeps coming, nobody waits for more than two such rounds.
 
 use super::Shard;
-use crate::ids::ShardId;
-use crate::limits::{CONTROL_ROUND, DATA_ROUND};
-use crate::mesh::mail::{Control, Data};
+use super::connection::Holds;
+use crate::ids::{ShardId, SocketId};
+use crate::limits::{MAIL_WORK, cost};
+use crate::mesh::mail::{Control, Data, Stamped};
 use crate::mesh::mailbox::MailEnds;
+use crate::mesh::reading::{Position, Reading};
+use crate::mutant::Mutant;
+use std::collections::VecDeque;
+
+/// How far the mail has been taken in, and who waits for it.
+pub(super) struct Intake {
+    reading: Reading,
+    /// A mail that was too much for the step.
+    open: Option<Open>,
+    /// Some data mail that was there at the last look has not been taken in.
+    behind: bool,
+    /// What is processed now waited long enough.
+    granted: bool,
+    /// The older waiters and the later ones: by parity, `older` is the older ones'.
+    waiting: [Waiting; 2],
+    older: usize,
+    /// What the older ones wait for.
+    position: Position,
+    /// Control mail that has waited long enough.
+    ready: VecDeque<(ShardId, Control)>,
+    /// Whose control mail is first in this step.
+    first_peer: u8,
+    /// Control mails of each peer at the last look.
+    control: Vec<usize>,
+}
+
+/// Data mail of which the part before `at` has been taken in.
+struct Open {
+    from: ShardId,
+    data: Data,
+    at: usize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    connections: Vec<SocketId>,
+    control: Vec<(ShardId, Control)>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.connections.is_empty() && self.control.is_empty()
+    }
+}
+
+impl Intake {
+    pub(super) fn new(shards: usize) -> Self {
+        let reading = Reading::new(shards);
+        Intake {
+            position: reading.noted(),
+            reading,
+            open: None,
+            behind: false,
+            granted: false,
+            waiting: Default::default(),
+            older: 0,
+            ready: VecDeque::new(),
+            first_peer: 0,
+            control: vec![0; shards],
+        }
+    }
+
+    /// Whether a packet that begins like this has to wait for mail that was there before it.
+    #[inline]
+    pub(super) fn holds(&self, first: u8) -> bool {
+        self.behind && !self.granted && is_ordered(first)
+    }
+
+    /// True when taking in mail goes on in the next step, as far as mailboxes have room.
+    pub(super) fn has_more(&self) -> bool {
+        self.behind || !self.ready.is_empty()
+    }
+
+    /// Connections and mails that wait.
+    pub(super) fn waiting(&self) -> usize {
+        let waiting = |one: &Waiting| one.connections.len() + one.control.len();
+        self.waiting.iter().map(waiting).sum::<usize>()
+            + self.ready.len()
+            + usize::from(self.open.is_some())
+    }
+
+    /// Those who wait for all that was there at the last look; which of the two they are.
+    fn join_waiting(&mut self) -> usize {
+        if self.waiting[self.older].is_empty() {
+            self.position = self.reading.noted();
+        }
+        let same = self.position == self.reading.noted();
+        if same { self.older } else { 1 - self.older }
+    }
+}
+
+/// PUBLISH, SUBSCRIBE and UNSUBSCRIBE, by a packet's first byte.
+fn is_ordered(first: u8) -> bool {
+    match first >> 4 {
+        3 | 10 => true,
+        8 => !Mutant::SubscribeOvertakesMail.is_on(),
+        _ => false,
+    }
+}
+
+/// Control mail that must not overtake data mail: what its sender was sent before may stand there.
+fn waits_for_data(control: &Control) -> bool {
+    match control {
+        Control::Replay(_) => !Mutant::ReplayOvertakesMail.is_on(),
+        Control::Replayed(_) | Control::Join(_) | Control::Leave(..) | Control::Presence(..) => {
+            true
+        }
+        _ => false,
+    }
+}
 
 impl Shard {
-    /// Takes mail out of this shard's mailboxes; returns how many. Part of a step, after the
-    /// clients' input, with a share of work of its own: neither can starve the other.
-    pub fn take_mail(&mut self, ends: &mut MailEnds<Data, Control>) -> usize {
-        let (mut taken, mut least) = (0, usize::MAX);
-        for peer in (0..self.shards).map(ShardId) {
-            taken += ends.take_control(peer, CONTROL_ROUND, |control| {
-                self.control_mail(peer, control);
-            });
+    /// Takes mail out of this shard's mailboxes; true when there was some. Comes after the kernel
+    /// has reported what clients have sent and before that is looked at. Has shares of work of its
+    /// own: at most about `share` for data mail and as much for control mail.
+    pub fn take_mail(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) -> bool {
+        if self.shards == 1 {
+            return false;
         }
-        if self.outbox.is_congested() || self.fanouts.is_full() {
-            return taken;
+        let clients = self.work;
+        self.count_work_from(0);
+        if Mutant::ReplayOvertakesMail.is_on() {
+            self.note_control(ends);
+            self.take_control(ends, share);
         }
-        self.work = 0;
-        // Another peer is first in each step.
-        self.first_peer = (self.first_peer + 1) % self.shards;
-        for step in 0..self.shards {
-            let peer = ShardId(
-                ((u16::from(self.first_peer) + u16::from(step)) % u16::from(self.shards)) as u8,
-            );
-            let mut round = 0;
-            while round < DATA_ROUND && !self.is_spent(self.settings.budget.step) {
-                let Some(data) = ends.pop_data(peer) else { break };
-                self.data_mail(data);
-                round += 1;
+        // Control mail first: the data mail that was there before it is then seen too.
+        self.note_control(ends);
+        let open = self.intake.open.as_ref().map(|open| open.from);
+        self.intake.reading.note(ends, open);
+        self.intake.behind = !self.intake.reading.is_done();
+        let data = self.intake.behind && self.takes_data();
+        self.count_work_from(0);
+        if data {
+            self.take_data(ends, share);
+        }
+        self.count_work_from(clients);
+        self.end_waiting();
+        let clients = self.work;
+        self.count_work_from(0);
+        let control = self.take_control(ends, share);
+        self.count_work_from(clients);
+        data || control
+    }
+
+    /// Whether data mail can be taken in: it may cause control mail, which somebody may be behind
+    /// with, and fan-outs, of which there is a bound.
+    pub(super) fn takes_data(&self) -> bool {
+        !self.outbox.is_congested() && !self.fanouts.is_full()
+    }
+
+    fn count_work_from(&mut self, work: u32) {
+        self.work = work;
+        self.look_at = work + self.settings.budget.turn;
+    }
+
+    /// Takes in all mail that is there, as far as other mailboxes have room.
+    pub fn take_all_mail(&mut self, ends: &mut MailEnds<Stamped, Control>) {
+        loop {
+            self.take_mail(ends, MAIL_WORK);
+            if !self.intake.has_more() || !self.takes_data() {
+                return;
             }
-            taken += round;
-            if ends.has_data(peer) {
-                least = least.min(round);
+        }
+    }
+
+    fn take_data(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) {
+        let mut put_off = None;
+        if Mutant::ResumedOutOfOrder.is_on() {
+            put_off = self.intake.open.take();
+        }
+        while !self.is_spent(share) && self.takes_data() {
+            let Some(open) = self.intake.open.take() else {
+                let Some(from) = self.intake.reading.next(ends, |mail| mail.at) else { break };
+                let Some(Stamped { data, .. }) = ends.pop_data(from) else { break };
+                self.counters.mail_received += 1;
+                self.intake.open = Some(Open { from, data, at: 0 });
+                continue;
+            };
+            let from = open.from;
+            self.intake.open = self.read_on(open, share);
+            if self.intake.open.is_none() {
+                self.intake.reading.took(from);
             }
         }
-        self.data_round(least);
-        taken
+        if let Some(open) = put_off {
+            let from = open.from;
+            self.read_on(open, u32::MAX);
+            self.intake.reading.took(from);
+        }
+    }
+
+    /// Goes on with a mail; gives it back when the share of work is used up before its end.
+    fn read_on(&mut self, open: Open, share: u32) -> Option<Open> {
+        let Open { from, data, mut at } = open;
+        match data {
+            Data::Batch(batch) => {
+                while let Some((message, errand, next)) = batch.read(at) {
+                    if self.is_spent(share) || !self.takes_data() {
+                        return Some(Open { from, data: Data::Batch(batch), at });
+                    }
+                    self.work += cost::PACKET + cost::bytes(message.size());
+                    self.run_errand(&message, errand, None);
+                    at = next;
+                }
+                self.outbox.recycle(batch);
+            }
+            Data::One(message, errand) => {
+                self.work += cost::PACKET + cost::bytes(message.size());
+                let view = message.view();
+                self.run_errand(&view, errand, Some(&message));
+            }
+        }
+        None
+    }
+
+    /// Lets those go on who have waited for what has been taken in by now.
+    fn end_waiting(&mut self) {
+        let intake = &mut self.intake;
+        intake.behind = !intake.reading.is_done();
+        for _ in 0..2 {
+            let intake = &mut self.intake;
+            if intake.waiting[intake.older].is_empty() || !intake.reading.is_past(&intake.position)
+            {
+                return;
+            }
+            let parity = intake.older;
+            let Waiting { connections, control } = std::mem::take(&mut intake.waiting[parity]);
+            intake.older = 1 - parity;
+            intake.position = intake.reading.noted();
+            intake.ready.extend(control);
+            intake.granted = true;
+            for socket in connections {
+                self.release(socket, Holds::BEHIND[parity]);
+            }
+            self.intake.granted = false;
+        }
+    }
+
+    /// A connection's next packet, or what was received behind it, waits for mail.
+    pub(super) fn put_behind(&mut self, socket: SocketId) {
+        let parity = self.intake.join_waiting();
+        let hold = Holds::BEHIND[parity];
+        if self.connections.get(socket.0).is_some_and(|connection| !connection.holds.has(hold)) {
+            self.intake.waiting[parity].connections.push(socket);
+            self.hold(socket, hold);
+        }
+    }
+
+    /// More was received from a connection that something holds: if that is mail, what has come now
+    /// may have to wait for later mail than what it has sent before.
+    #[inline]
+    pub(super) fn wait_on(&mut self, socket: SocketId) {
+        let waits = |holds: Holds| Holds::BEHIND.iter().any(|&hold| holds.has(hold));
+        if self.intake.behind
+            && self.connections.get(socket.0).is_some_and(|connection| waits(connection.holds))
+        {
+            self.put_behind(socket);
+        }
+    }
+
+    fn note_control(&mut self, ends: &MailEnds<Stamped, Control>) {
+        for (peer, waiting) in self.intake.control.iter_mut().enumerate() {
+            *waiting = ends.control_waiting(ShardId(peer as u8));
+        }
+    }
+
+    /// Takes in the control mail that was there at the last look; true when there was any.
+    fn take_control(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) -> bool {
+        let mut any = !self.intake.ready.is_empty();
+        while !self.is_spent(share)
+            && let Some((from, control)) = self.intake.ready.pop_front()
+        {
+            self.work += cost::MAIL;
+            self.obey(from, control);
+        }
+        self.intake.first_peer = (self.intake.first_peer + 1) % self.shards;
+        let (first, shards) = (u16::from(self.intake.first_peer), u16::from(self.shards));
+        for step in 0..shards {
+            let peer = ShardId(((first + step) % shards) as u8);
+            for _ in 0..self.intake.control[usize::from(peer.0)] {
+                if self.is_spent(share) {
+                    return true;
+                }
+                let Some(control) = ends.pop_control(peer) else { break };
+                any = true;
+                self.work += cost::MAIL;
+                self.counters.mail_received += 1;
+                self.heed(peer, control);
+            }
+        }
+        any
+    }
+
+    /// What control mail says, whether it came by mail or from this shard itself: at once, or when
+    /// the data mail before it has been taken in.
+    pub(super) fn heed(&mut self, from: ShardId, control: Control) {
+        let intake = &mut self.intake;
+        if !waits_for_data(&control) {
+            self.obey(from, control);
+        } else if intake.behind && !intake.granted {
+            let parity = intake.join_waiting();
+            intake.waiting[parity].control.push((from, control));
+        } else if !intake.ready.is_empty() {
+            intake.ready.push_back((from, control));
+        } else {
+            self.obey(from, control);
+        }
     }
 }

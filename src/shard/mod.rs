@@ -5,7 +5,8 @@
 //! here. Bytes, mail and the time come in as arguments; [`Action`]s and mail go out through
 //! [`Shard::actions`] and [`Shard::outbox`]. It knows neither glommio nor io_uring nor a clock.
 //!
-//! A step is: [`Shard::begin`], any number of inputs, [`Shard::finish`]. Nothing here waits: what
+//! A step is: [`Shard::begin`], any number of inputs, [`Shard::finish`]; what comes before what in
+//! it says [`step`]. Nothing here waits: what
 //! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
 
 mod audit;
@@ -38,6 +39,7 @@ mod route;
 mod settings;
 mod share;
 mod spare;
+pub mod step;
 mod stop;
 mod subscribe;
 mod sys;
@@ -53,7 +55,7 @@ pub use spare::Footprint;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
 use crate::limits;
-use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
+use crate::mesh::mail::{Arriving, Control};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
 use crate::mutant::Mutant;
@@ -67,6 +69,7 @@ use connection::{Connection, Stage};
 use groups::Groups;
 use hashbrown::HashMap;
 use journal::Journal;
+use mail::Intake;
 use output::{Outgoing, Pool};
 use park::Parked;
 use returns::Returns;
@@ -142,9 +145,7 @@ pub struct Shard {
     /// When the work comes to this, the clock is looked at.
     look_at: u32,
     clock: Option<Clock>,
-    first_peer: u8,
-    queries: VecDeque<(usize, ShardId, ReplayRequest)>,
-    data_taken: usize,
+    intake: Intake,
     idle_flows: VecDeque<(Instant, SessionRef)>,
     /// Of these, how many this round of housekeeping is still to look at.
     idle_flows_due: usize,
@@ -218,12 +219,10 @@ impl Shard {
             stopping: stop::Stopping::default(),
             wills: VecDeque::new(),
             replays: VecDeque::new(),
-            queries: VecDeque::new(),
-            data_taken: 0,
+            intake: Intake::new(usize::from(shards)),
             work: 0,
             look_at: 0,
             clock: None,
-            first_peer: 0,
             idle_flows: VecDeque::new(),
             idle_flows_due: 0,
             due: Vec::new(),
@@ -400,42 +399,8 @@ impl Shard {
         self.after_hand_over(socket, cookie, ok);
     }
 
-    /// Data mail from another shard.
-    fn data_mail(&mut self, data: Data) {
-        self.counters.mail_received += 1;
-        match data {
-            Data::Batch(batch) => {
-                for (message, errand) in batch.iter() {
-                    self.run_errand(&message, errand, None);
-                }
-                self.outbox.recycle(batch);
-            }
-            Data::One(message, errand) => {
-                let view = message.view();
-                self.run_errand(&view, errand, Some(&message));
-            }
-        }
-    }
-
-    /// One round of taking in data mail is over: `least` mails were taken from each mailbox that
-    /// was not seen empty, `usize::MAX` when all were. Queries for retained messages wait for the
-    /// data mail that was there before them.
-    fn data_round(&mut self, least: usize) {
-        self.data_taken = self.data_taken.saturating_add(least);
-        self.serve_queries(least == usize::MAX);
-        if self.queries.is_empty() {
-            self.data_taken = 0;
-        }
-    }
-
-    /// Control mail from another shard.
-    fn control_mail(&mut self, from: ShardId, control: Control) {
-        self.counters.mail_received += 1;
-        self.heed(from, control);
-    }
-
-    /// What control mail says, whether it came by mail or from this shard itself.
-    fn heed(&mut self, from: ShardId, control: Control) {
+    /// What control mail says, when nothing has to come before it.
+    fn obey(&mut self, from: ShardId, control: Control) {
         match control {
             Control::Connect(arriving) => match self.arrivals.sockets.remove(&arriving.cookie) {
                 Some(socket) => self.welcome(socket, *arriving),
@@ -456,7 +421,7 @@ impl Shard {
             Control::Presence(member, online) => self.groups.set_online(member, online),
             Control::Deliver(picked) => self.deliver_picked(*picked),
             Control::GiveBack(given) => self.pick_again(*given),
-            Control::Replay(request) => self.queue_query(from, *request),
+            Control::Replay(request) => self.answer_query(from, *request),
             Control::Replayed(slice) => self.replayed(*slice),
             Control::Park(publisher, at) => self.claimed(publisher, at),
             Control::Unpark(publisher, at, over) => self.unclaimed(publisher, at, over),
@@ -481,7 +446,7 @@ impl Shard {
         more |= self.keep_house();
         self.resume_work(self.settings.budget.step);
         more |= self.parked.has_work();
-        more |= !self.queries.is_empty() && !self.outbox.is_congested();
+        more |= self.intake.has_more() && self.takes_data();
         self.run_closing();
         more |= self.parked.has_put_off();
         self.flush();

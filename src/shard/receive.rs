@@ -59,6 +59,7 @@ impl Shard {
             } else {
                 // Which packets these are is found out later, and that is our doing.
                 connection.last_seen = self.now;
+                self.wait_on(socket);
                 self.hear(socket);
             }
             return;
@@ -119,6 +120,10 @@ impl Shard {
             }
             if self.is_spent(share) {
                 self.hold(socket, Holds::WORK);
+                break;
+            }
+            if self.intake.holds(bytes[used]) {
+                self.put_behind(socket);
                 break;
             }
             self.work += cost::PACKET;

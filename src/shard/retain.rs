@@ -5,7 +5,7 @@ use super::Shard;
 use super::deliver::Terms;
 use super::route::{NO_LOCAL, packed_qos};
 use crate::ids::{SessionRef, ShardId};
-use crate::limits::{self, cost};
+use crate::limits::cost;
 use crate::mesh::mail::{Control, ReplayRequest, ReplaySlice};
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
@@ -185,7 +185,7 @@ impl Shard {
         let text: Box<str> = self.index.filter(filter).into();
         let request = ReplayRequest { session: reference, filter, ticket, text, cursor, limit };
         if shard == self.id {
-            self.queue_query(shard, request);
+            self.answer_query(shard, request);
         } else {
             self.tell(shard, Control::Replay(Box::new(request)));
         }
@@ -207,30 +207,14 @@ impl Shard {
             && bytes <= self.settings.pending.bytes / 4
     }
 
-    /// A session wants a slice of what is kept here. A message that was acknowledged before it
-    /// subscribed may still be in a data mailbox, which control mail overtakes: the query waits
-    /// until everything that was there has been taken in.
-    pub(super) fn queue_query(&mut self, from: ShardId, request: ReplayRequest) {
-        if self.shards == 1 {
-            let slice = self.slice(request);
+    /// A session wants a slice of what is kept here. Data mail that was there before has been taken
+    /// in: in it were messages that were acknowledged before the session subscribed.
+    pub(super) fn answer_query(&mut self, from: ShardId, request: ReplayRequest) {
+        let slice = self.slice(request);
+        self.work += slice.messages.len() as u32 * cost::MAIL;
+        if from == self.id {
             self.replayed(slice);
         } else {
-            self.queries.push_back((self.data_taken, from, request));
-            if Mutant::ReplayOvertakesMail.is_on() {
-                self.serve_queries(true);
-            }
-        }
-    }
-
-    /// Serves the queries before which all earlier data mail has been taken in.
-    pub(super) fn serve_queries(&mut self, all: bool) {
-        for _ in 0..self.queries.len() {
-            let Some(&(since, ..)) = self.queries.front() else { return };
-            if !all && self.data_taken.saturating_sub(since) < limits::DATA_MAILBOX {
-                return;
-            }
-            let Some((_, from, request)) = self.queries.pop_front() else { return };
-            let slice = self.slice(request);
             self.tell(from, Control::Replayed(Box::new(slice)));
         }
     }

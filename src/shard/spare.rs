@@ -44,7 +44,6 @@ impl Shard {
         halve(&mut self.scratch);
         halve_queue(&mut self.wills);
         halve_queue(&mut self.replays);
-        halve_queue(&mut self.queries);
         self.topic_scratch.shrink_to((self.topic_scratch.capacity() / 2).max(KEPT));
         let arrivals = &mut self.arrivals;
         arrivals.mail.shrink_to((arrivals.mail.capacity() / 2).max(KEPT));

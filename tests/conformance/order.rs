@@ -180,3 +180,49 @@ fn fan_in_and_fan_out_lose_nothing() {
     std::thread::sleep(Duration::from_millis(50));
     subs.iter_mut().for_each(Client::expect_nothing);
 }
+
+/// What was acknowledged to one client comes before what another one sends after that, wherever
+/// the two, the subscribers and the retained messages live: live, retained, and cleared.
+#[test]
+fn what_was_acknowledged_to_one_client_is_before_what_any_other_sends_then() {
+    let _alone = machine();
+    for shards in [2, 3] {
+        let broker = Broker::start_with(ROOMY, shards);
+        // More clients than shards of each kind: some pairs of them are on different ones.
+        let mut publishers: Vec<_> =
+            (0..6).map(|_| Client::connect(&broker, V5, &unique("p"))).collect();
+        let mut readers: Vec<_> =
+            (0..6).map(|_| Client::subscriber(&broker, V5, &unique("s"), "q/#", 1)).collect();
+        let rounds = 150;
+        for round in 0..rounds {
+            let topic = format!("q/{round}");
+            for number in 0..3 {
+                let clears = number == 2 && round % 2 == 0;
+                let payload = if clears { String::new() } else { number.to_string() };
+                let publish = Publish::new(&topic, 1, payload).retain();
+                publishers[(round + number) % 6].publish(&publish);
+            }
+            // Acknowledged to the last one: whoever subscribes now finds it, or nothing.
+            let late = &mut publishers[(round + 3) % 6];
+            late.granted(&topic, 1);
+            if round % 2 == 1 {
+                late.expect("2");
+            }
+            late.unsubscribe(&[&topic]);
+        }
+        for reader in &mut readers {
+            for round in 0..rounds {
+                for number in 0..3 {
+                    let clears = number == 2 && round % 2 == 0;
+                    let message = reader.message();
+                    assert_eq!(message.topic, format!("q/{round}"), "{shards} shards");
+                    let payload = if clears { String::new() } else { number.to_string() };
+                    assert_eq!(message.text(), payload, "{shards} shards, {}", message.topic);
+                }
+            }
+        }
+        for publisher in &mut publishers {
+            publisher.expect_nothing();
+        }
+    }
+}

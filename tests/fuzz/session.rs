@@ -168,6 +168,8 @@ impl Session {
                 late: if faulty & 2 != 0 { 400 } else { 0 },
                 split: if faulty & 4 != 0 { 500 } else { 0 },
                 receive: [65_536, 1, 7, 100][usize::from(faulty >> 3 & 3)],
+                torn: if faulty & 32 != 0 { 300 } else { 0 },
+                eager: if faulty & 64 != 0 { 300 } else { 0 },
             },
             entrances: mountpoints.map(entrance).into(),
         };

@@ -39,9 +39,13 @@ mod mutant;
 #[path = "../../src/ring/port.rs"]
 #[allow(dead_code)]
 mod port;
+#[path = "../../src/mesh/reading.rs"]
+#[allow(dead_code)]
+mod reading;
 #[path = "../../src/mesh/shapes.rs"]
 mod shapes;
 
+mod letters;
 mod ports;
 mod shape_words;
 mod sleeper;

@@ -164,7 +164,10 @@ pub fn run<F: Flag>(bell: &Bell<F>, ends: &mut Ends, how: Sleep, wanted: usize) 
         bell.pass();
         for peer in 0..ends.shards() as u8 {
             let letters = &mut got[usize::from(peer)];
-            taken += ends.take_control(ShardId(peer), 8, |letter| letters.push(letter));
+            while let Some(letter) = ends.pop_control(ShardId(peer)) {
+                letters.push(letter);
+                taken += 1;
+            }
             while let Some(letter) = ends.pop_data(ShardId(peer)) {
                 letters.push(letter);
                 taken += 1;
@@ -177,7 +180,7 @@ pub fn run<F: Flag>(bell: &Bell<F>, ends: &mut Ends, how: Sleep, wanted: usize) 
     }
 }
 
-/// Another core: puts each letter into the sleeper's mailbox and rings, as `Running::carry_mail`.
+/// Another core: puts each letter into the sleeper's mailbox and rings, as `Shard::carry`.
 /// A full mailbox is tried again: the sleeper takes in what is there before it sleeps.
 pub fn post<F: Flag>(bell: &Bell<F>, ends: &mut Ends, letters: &[u32]) {
     for &letter in letters {

@@ -109,8 +109,12 @@ impl<T> Consumer<T> {
         self.ring.distance(self.head.get(), self.tail.get())
     }
 
-    pub fn read_chunk(&mut self, count: usize) -> Result<Vec<T>, Empty> {
-        (0..count).map(|_| self.pop()).collect()
+    pub fn peek(&self) -> Result<&T, Empty> {
+        let head = self.next_head().ok_or(Empty)?;
+        // SAFETY: the slot at the head is the consumer's when the queue is not empty, and stays as
+        // it is until this end is borrowed for a pop.
+        let item = self.ring.slot(head).with(|slot| unsafe { (*slot).as_ref() });
+        Ok(item.expect("what was pushed is there"))
     }
 
     fn next_head(&self) -> Option<usize> {

@@ -35,6 +35,9 @@ impl Sim {
     /// After every step of a shard: sessions and connections belong to each other one to one, so a
     /// ClientId has one live connection at most, and no queue is longer than its bound.
     pub fn check_step(&self, node: usize) {
+        if self.world.is_mid_step(node) {
+            return;
+        }
         let node = &self.world.nodes[node];
         // Each completion of a step may be a connection that begins or ends.
         let completions = (self.world.limit as u32 + 1) * cost::SESSION;
@@ -82,6 +85,7 @@ impl Sim {
                 ("arrivals", audit.arrivals),
                 ("staged", audit.staged),
                 ("waiting_for_mail", audit.waiting_for_mail),
+                ("behind", audit.behind),
                 ("parked", audit.parked.iter().sum()),
                 ("most_unsent", audit.most_unsent),
                 ("inbound", if self.features.hostile { 0 } else { audit.inbound }),

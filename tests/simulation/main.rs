@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod assault;
+mod baton;
 mod bystander;
 mod cases;
 mod checks;

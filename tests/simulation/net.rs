@@ -119,6 +119,10 @@ pub struct Faults {
     pub split: usize,
     /// Most bytes per receive.
     pub receive: usize,
+    /// Others go on between two parts of a step.
+    pub torn: usize,
+    /// A send is made at once, and not when the kernel is next entered.
+    pub eager: usize,
 }
 
 /// One shard's driver.
@@ -126,6 +130,8 @@ pub struct Driver {
     slots: Vec<Slot>,
     free: Vec<u32>,
     queue: VecDeque<(u32, u32, Event)>,
+    /// So many of the queue are handed out before the next harvest.
+    harvested: usize,
     pub accepts: VecDeque<(ConnId, ListenerId)>,
     /// Hand-overs that succeed: to whom, which connection, which cookie.
     pub departures: Vec<(ShardId, ConnId, u64)>,
@@ -140,6 +146,7 @@ impl Driver {
             slots: Vec::new(),
             free: Vec::new(),
             queue: VecDeque::new(),
+            harvested: 0,
             accepts: VecDeque::new(),
             departures: Vec::new(),
             faults,
@@ -194,15 +201,17 @@ impl Driver {
     }
 
     /// The kernel's work: completions for everything that is possible now.
-    pub fn poll(&mut self, conns: &mut [Conn], now: Instant, rng: &mut Rng) {
+    pub fn harvest(&mut self, conns: &mut [Conn], now: Instant, rng: &mut Rng) {
         for index in 0..self.slots.len() {
             if self.slots[index].open && !rng.chance(self.faults.late) {
                 self.poll_slot(index as u32, conns, now, rng);
             }
         }
+        self.harvested = self.queue.len();
     }
 
-    fn poll_slot(&mut self, index: u32, conns: &mut [Conn], now: Instant, rng: &mut Rng) {
+    /// What is possible now for one socket.
+    pub fn poll_slot(&mut self, index: u32, conns: &mut [Conn], now: Instant, rng: &mut Rng) {
         let faults = self.faults;
         let slot = &mut self.slots[index as usize];
         let conn = &mut conns[slot.conn];
@@ -318,10 +327,14 @@ impl Driver {
     pub fn next(&mut self) -> Option<(SocketId, Event)> {
         loop {
             // Accepted last: so a place that was freed in this pass is taken again in it.
-            let Some((index, generation, event)) = self.queue.pop_front() else {
+            let harvested = self.harvested > 0;
+            let Some((index, generation, event)) =
+                harvested.then(|| self.queue.pop_front()).flatten()
+            else {
                 let (conn, listener) = self.accepts.pop_front()?;
                 return Some((SocketId(self.new_slot(conn)), Event::Accepted(listener)));
             };
+            self.harvested -= 1;
             let slot = &mut self.slots[index as usize];
             if slot.generation != generation || !slot.open {
                 continue;

@@ -262,16 +262,24 @@ impl Peer {
         let mut all = Vec::new();
         loop {
             world.settle();
-            let bytes: Vec<u8> = world.conns[self.conn].down.drain(..).collect();
-            if bytes.is_empty() {
+            if world.conns[self.conn].down.is_empty() {
                 return all;
             }
-            self.input.extend(bytes);
-            while let Ok(Framing::Complete { total, .. }) = packet::frame(&self.input, u32::MAX) {
-                all.push(own(packet::decode(self.version, &self.input[..total]).unwrap()));
-                self.input.drain(..total);
-            }
+            all.extend(self.hear(world));
         }
+    }
+
+    /// What has come by now.
+    pub fn hear(&mut self, world: &mut World) -> Vec<Got> {
+        self.input.extend(world.conns[self.conn].down.drain(..));
+        let mut all = Vec::new();
+        let mut at = 0;
+        while let Ok(Framing::Complete { total, .. }) = packet::frame(&self.input[at..], u32::MAX) {
+            all.push(own(packet::decode(self.version, &self.input[at..at + total]).unwrap()));
+            at += total;
+        }
+        self.input.drain(..at);
+        all
     }
 
     /// Payloads of the PUBLISH packets among what has come.

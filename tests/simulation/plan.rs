@@ -6,7 +6,7 @@ use crate::rng::Rng;
 use crate::settings::roomy;
 use crate::world::{Plan, entrance};
 use ringmq::config::{OnFull, SharedStrategy};
-use ringmq::limits::Budget;
+use ringmq::limits::{Budget, MAIL_WORK};
 use ringmq::mesh::Entrance;
 use ringmq::packet::{MAX_PACKET_SIZE, Version};
 use ringmq::session::pending::Bounds;
@@ -14,7 +14,8 @@ use ringmq::shard::Settings;
 
 /// The first clients only watch: they never fail and never leave before the end.
 pub const WATCHERS: usize = 3;
-pub const CALM: Faults = Faults { hand_over_fails: 0, late: 0, split: 0, receive: 65_536 };
+pub const CALM: Faults =
+    Faults { hand_over_fails: 0, late: 0, split: 0, receive: 65_536, torn: 0, eager: 0 };
 
 /// How time passes, besides walking.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +55,8 @@ pub struct Features {
     pub lazy: Option<usize>,
     /// Completions per step.
     pub limit: usize,
+    /// A step's share of work for data mail.
+    pub mail: u32,
     /// Clients publish to themselves and to each other in bursts, often with short queues.
     pub echoes: bool,
     /// Topics of all clients begin with it.
@@ -100,6 +103,7 @@ pub fn features(rng: &mut Rng, shards: usize) -> Features {
         drain: rng.chance(250),
         lazy: rng.chance(200).then(|| rng.below(shards)),
         limit: [1, 3, 64, 512][rng.below(4)],
+        mail: [1, 12, 60, MAIL_WORK][rng.below(4)],
         echoes: rng.chance(300),
         mountpoint: if rng.chance(100) { "tenant/" } else { "" },
         extreme: false,
@@ -218,6 +222,8 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
         late: [0, 200, 600][rng.below(3)],
         split: [0, 300, 700][rng.below(3)],
         receive: [7, 64, 1000, 65_536][rng.below(4)],
+        torn: [0, 100, 400][rng.below(3)],
+        eager: [0, 300][rng.below(2)],
     };
     let (data, control) = (rng.range(4, 40), rng.range(1, 40));
     let entrances = entrances(rng, features.mountpoint);

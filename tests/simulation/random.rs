@@ -2,6 +2,7 @@
 //! everything is accounted for.
 
 use crate::assault::Assault;
+use crate::baton::Batons;
 use crate::bystander::Bystander;
 use crate::client::{Client, Fate, Message, Run, Stage, Sub, plain_sub};
 use crate::epilogue;
@@ -48,6 +49,7 @@ pub struct Sim {
     /// Of each shard, or of none.
     bystanders: Vec<Bystander>,
     pongs: u64,
+    pub batons: Batons,
     pub features: Features,
     pub settings: Settings,
     faults: Faults,
@@ -64,6 +66,7 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
     let settings = plan.settings.clone();
     let mut world = World::new(plan);
     world.limit = features.limit;
+    world.mail = features.mail;
     let clients: Vec<Client> =
         (0..WATCHERS + features.clients).map(|at| new_client(at, &mut rng, &features)).collect();
     let small = clients.iter().any(|client| client.packet_maximum < u32::MAX);
@@ -86,6 +89,7 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
         verbose,
         rng,
     };
+    let batons = Batons::new(world.nodes.len());
     let mut sim = Sim {
         world,
         run,
@@ -96,6 +100,7 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
         replays_crowded: false,
         bystanders: Vec::new(),
         pongs: 0,
+        batons,
         features,
         settings,
         faults,
@@ -111,6 +116,7 @@ impl Sim {
             self.chaos();
         }
         self.calm_down();
+        self.end_batons();
         self.check_quiet();
         self.check_subscriptions();
         self.check_delivered();
@@ -174,6 +180,7 @@ impl Sim {
         self.replays_crowded = self.assaults.iter().any(Assault::crowds_replays);
         self.shapes_crowded = self.assaults.iter().any(Assault::crowds_shapes);
         self.run.calm = false;
+        self.batons.quiet = false;
         for node in &mut self.world.nodes {
             node.driver.faults = self.faults;
         }
@@ -188,7 +195,7 @@ impl Sim {
         if self.run.rng.chance(500) {
             let node = self.run.rng.below(self.world.nodes.len());
             let lazy = self.features.lazy == Some(node) && self.run.rng.chance(950);
-            if !lazy && self.world.is_runnable(node) {
+            if !lazy && self.world.is_runnable(node) && !self.world.dawdles(node) {
                 self.step(node);
             }
             return;
@@ -200,6 +207,10 @@ impl Sim {
         if !self.assaults.is_empty() && self.run.rng.chance(300) {
             let at = self.run.rng.below(self.assaults.len());
             self.assaults[at].turn(&mut self.world, &mut self.run.rng);
+            return;
+        }
+        if self.run.rng.chance(250) {
+            self.batons.turn(&mut self.world, &mut self.run.rng);
             return;
         }
         let at = self.run.rng.below(self.clients.len());
@@ -319,6 +330,7 @@ impl Sim {
             for client in &mut self.clients {
                 moved |= client.turn(&mut self.world, &mut self.run);
             }
+            moved |= self.batons.turn_all(&mut self.world, &mut self.run.rng);
             self.judge_wills();
             self.settle();
             if !moved {
@@ -342,6 +354,7 @@ impl Sim {
 
     fn calm_down(&mut self) {
         self.run.calm = true;
+        self.batons.quiet = true;
         for node in &mut self.world.nodes {
             node.driver.faults = CALM;
         }
@@ -397,6 +410,21 @@ impl Sim {
             eprintln!("shard {:?}: {:?}", node.shard.id(), node.shard.audit());
         }
         panic!("the clients do not get done");
+    }
+
+    /// Whoever passed the baton on comes to an end, and all of it is accounted for.
+    fn end_batons(&mut self) {
+        for _ in 0..1000 {
+            self.rest(20);
+            if !self.batons.is_busy() {
+                self.batons.check_due(&self.world);
+                self.batons.check_retained(&mut self.world);
+                self.batons.leave(&mut self.world);
+                self.rest(100);
+                return;
+            }
+        }
+        panic!("the baton is not passed on");
     }
 
     /// A will that came while its connection lived, or before its delay was over, came too soon.

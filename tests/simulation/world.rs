@@ -3,11 +3,13 @@
 use crate::net::{Conn, ConnId, Driver, Event, Faults, tell};
 use crate::rng::Rng;
 use ringmq::ids::{ListenerId, ShardId};
-use ringmq::mesh::mail::{Control, Data};
+use ringmq::limits::MAIL_WORK;
+use ringmq::mesh::mail::{Control, Stamped};
 use ringmq::mesh::mailbox::{MailEnds, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{Entrance, Shared};
-use ringmq::shard::{Settings, Shard};
+use ringmq::shard::step::{Bounds, Step, Surroundings};
+use ringmq::shard::{Action, Settings, Shard};
 use ringmq::telemetry::{Counters, Kind};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
@@ -16,11 +18,13 @@ use std::sync::Arc;
 
 pub struct Node {
     pub shard: Shard,
-    ends: MailEnds<Data, Control>,
+    ends: MailEnds<Stamped, Control>,
     pub driver: Driver,
     /// What the control thread has asked for and the shard has not yet seen.
     orders: VecDeque<Order>,
     listening: bool,
+    /// A step under way.
+    step: Option<Step>,
     /// The last step said that there is more, or a doorbell rang.
     awake: bool,
     /// Steps that found something to do.
@@ -62,9 +66,13 @@ pub struct World {
     pub hash: u64,
     /// Completions per step.
     pub limit: usize,
+    /// A step's share of work for data mail.
+    pub mail: u32,
     /// Steps of all shards so far.
     pub steps: u64,
     micros: u64,
+    /// The clock of mail.
+    stamp: u64,
 }
 
 /// A run of more steps than this goes round in a circle.
@@ -109,6 +117,7 @@ impl World {
                     driver: Driver::new(plan.faults),
                     orders: VecDeque::new(),
                     listening: true,
+                    step: None,
                     awake: true,
                     busy: 0,
                     work: 0,
@@ -127,6 +136,8 @@ impl World {
             entrances,
             hash: 0xcbf2_9ce4_8422_2325,
             limit: 64,
+            mail: MAIL_WORK,
+            stamp: 0,
             steps: 0,
             micros: now * 1000,
         }
@@ -134,16 +145,7 @@ impl World {
 
     /// Mixes into the trace.
     pub fn note(&mut self, value: u64) {
-        self.hash = (self.hash ^ value).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
-    }
-
-    fn note_bytes(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.note(u64::from_le_bytes(word));
-        }
-        self.note(bytes.len() as u64);
+        note(&mut self.hash, value);
     }
 
     /// A client connects to that shard's first listener.
@@ -168,10 +170,22 @@ impl World {
         let node = &self.nodes[at];
         let now = Instant(self.now);
         node.awake
+            || node.step.is_some()
             || !node.orders.is_empty()
             || node.ends.has_mail()
             || node.driver.is_ready(&self.conns, now)
             || node.shard.deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// True while a step of that shard is under way.
+    pub fn is_mid_step(&self, at: usize) -> bool {
+        self.nodes[at].step.is_some()
+    }
+
+    /// True when that shard stays where it is in its step, while others go on: most of the time, or
+    /// what can happen meanwhile would be rare.
+    pub fn dawdles(&mut self, at: usize) -> bool {
+        self.is_mid_step(at) && self.rng.chance(900)
     }
 
     /// Tells every shard, each of which sees it in its next step.
@@ -195,16 +209,52 @@ impl World {
         self.nodes.iter().fold(self.hash, |hash, node| mix(hash, node.driver.trace))
     }
 
-    /// Lets time pass.
+    /// Lets time pass. No step takes any.
     pub fn advance(&mut self, millis: u64) {
+        for at in 0..self.nodes.len() {
+            self.finish(at);
+        }
         self.now += millis;
         self.note(self.now);
     }
 
-    /// One pass of one shard's loop.
+    /// A step of one shard's loop, or a part of one where others go on in between.
     pub fn step(&mut self, at: usize) {
-        let shards = self.nodes.len();
-        let others = move || (0..shards).filter(move |&other| other != at);
+        if self.nodes[at].step.is_none() {
+            self.begin(at);
+        }
+        self.go_on(at, |world| world.rng.chance(world.nodes[at].driver.faults.torn));
+    }
+
+    /// A step up to where its mail has been taken in and no client has been listened to.
+    pub fn step_to_input(&mut self, at: usize) {
+        self.begin(at);
+        let mut parts = 0;
+        self.go_on(at, |_| {
+            parts += 1;
+            parts == 2
+        });
+    }
+
+    /// Whatever is left of a step that is under way.
+    fn finish(&mut self, at: usize) {
+        self.go_on(at, |_| false);
+    }
+
+    fn go_on(&mut self, at: usize, mut stop: impl FnMut(&mut World) -> bool) {
+        while let Some(mut step) = self.nodes[at].step.take() {
+            if self.take_part(at, &mut step) {
+                self.end(at, &step);
+                return;
+            }
+            self.nodes[at].step = Some(step);
+            if stop(self) {
+                return;
+            }
+        }
+    }
+
+    fn begin(&mut self, at: usize) {
         self.micros = (self.micros + 1).max(self.now * 1000);
         self.steps += 1;
         assert!(self.steps < STEPS, "the run does not come to an end");
@@ -221,90 +271,54 @@ impl World {
                     node.shard.drain();
                 }
                 Order::Dismiss => {
-                    node.shard.take_mail(&mut node.ends);
+                    node.shard.take_all_mail(&mut node.ends);
                     node.shard.dismiss();
                 }
             }
         }
-        for peer in others() {
-            let peer = ShardId(peer as u8);
-            node.shard.outbox.to(peer).room = node.ends.data_room(peer);
+        node.step = Some(Step::new(Bounds { completions: self.limit, mail: self.mail }));
+    }
+
+    fn take_part(&mut self, at: usize, step: &mut Step) -> bool {
+        let node = &mut self.nodes[at];
+        let mut around = Around {
+            at,
+            driver: &mut node.driver,
+            conns: &mut self.conns,
+            rng: &mut self.rng,
+            hash: &mut self.hash,
+            stamp: &mut self.stamp,
+            now: Instant(self.now),
+            rung: Vec::new(),
+        };
+        let over = step.advance(&mut node.shard, &mut node.ends, &mut around);
+        for peer in around.rung {
+            self.nodes[usize::from(peer.0)].awake = true;
         }
-        node.driver.poll(&mut self.conns, now, &mut self.rng);
-        for (home, conn, cookie) in std::mem::take(&mut node.driver.departures) {
+        for (home, conn, cookie) in std::mem::take(&mut self.nodes[at].driver.departures) {
             self.nodes[usize::from(home.0)].driver.arrive(conn, cookie);
         }
-        let mut visited = 0;
-        while visited < self.limit {
-            let Some((socket, event)) = self.nodes[at].driver.next() else { break };
-            visited += 1;
-            self.note((at as u64) << 40 | u64::from(socket.0) << 4 | kind(&event));
-            if let Event::Received(bytes) = &event {
-                let conn = self.nodes[at].driver.conn(socket);
-                let whole = self.conns[conn].completes(bytes);
-                if whole && self.nodes[at].shard.listens_to(socket) {
-                    self.conns[conn].taken_at = self.now;
-                }
-                self.note_bytes(bytes);
-            }
-            tell(&mut self.nodes[at].shard, socket, event);
-        }
+        over
+    }
+
+    fn end(&mut self, at: usize, step: &Step) {
+        let shards = self.nodes.len();
         let node = &mut self.nodes[at];
-        if visited < self.limit && node.driver.has_heard_everyone(&self.conns) {
-            node.shard.heard_everyone();
+        // Whoever has no room parks the publisher before the message is accepted.
+        for peer in (0..shards).filter(|&peer| peer != at) {
+            let letters = node.shard.outbox.to(ShardId(peer as u8));
+            assert!(letters.data.is_empty(), "data mail for {peer} without room for it");
         }
-        // Mail has an account of its own.
-        let before = node.shard.work();
-        let mail = node.shard.take_mail(&mut node.ends);
-        let more = node.shard.finish();
-        node.work = node.shard.work().max(before);
+        node.work = node.shard.work();
         node.most_work = node.most_work.max(node.work);
         let replayed = node.shard.counters.messages_retained_replayed;
         node.replayed = replayed != node.replayed_before;
         node.replayed_before = replayed;
-        let actions = std::mem::take(&mut node.shard.actions);
-        let acted = !actions.is_empty();
-        for action in actions {
-            node.driver.act(action, &mut self.conns, now);
-        }
-        let carried = self.carry(at);
-        let busy = visited > 0 || mail > 0 || more || acted || carried;
-        let node = &mut self.nodes[at];
+        let busy = step.is_busy();
         node.busy += u64::from(busy);
         // Whoever waits for room only naps.
-        node.awake = busy || node.shard.awaits_room();
-        self.note(u64::from(more) << 1 | u64::from(acted));
-    }
-
-    fn carry(&mut self, at: usize) -> bool {
-        let mut any = false;
-        for peer in (0..self.nodes.len()).filter(|&peer| peer != at) {
-            let node = &mut self.nodes[at];
-            let to = ShardId(peer as u8);
-            let letters = node.shard.outbox.to(to);
-            let mut put = false;
-            while let Some(control) = letters.control.pop_front() {
-                if let Err(back) = node.ends.push_control(to, control) {
-                    letters.control.push_front(back);
-                    break;
-                }
-                put = true;
-            }
-            while let Some(data) = letters.data.pop_front() {
-                if let Err(back) = node.ends.push_data(to, data) {
-                    letters.data.push_front(back);
-                    break;
-                }
-                put = true;
-            }
-            // Whoever has no room parks the publisher before the message is accepted.
-            assert!(letters.data.is_empty(), "data mail for {to:?} without room for it");
-            if put {
-                any = true;
-                self.nodes[peer].awake = true;
-            }
-        }
-        any
+        node.awake |= busy || node.shard.awaits_room();
+        self.note(u64::from(busy));
     }
 
     /// Some shard that is awake.
@@ -409,6 +423,83 @@ impl World {
         let entrances = self.entrances.iter().map(|entrance| entrance.connections.used());
         left.extend(entrances.filter(|&n| n != 0).map(|n| format!("{n} of a listener's")));
         left
+    }
+}
+
+fn note(hash: &mut u64, value: u64) {
+    *hash = (*hash ^ value).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
+}
+
+fn note_bytes(hash: &mut u64, bytes: &[u8]) {
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        note(hash, u64::from_le_bytes(word));
+    }
+    note(hash, bytes.len() as u64);
+}
+
+/// What is around one shard during a part of its step.
+struct Around<'a> {
+    at: usize,
+    driver: &'a mut Driver,
+    conns: &'a mut [Conn],
+    rng: &'a mut Rng,
+    hash: &'a mut u64,
+    stamp: &'a mut u64,
+    now: Instant,
+    rung: Vec<ShardId>,
+}
+
+impl Surroundings for Around<'_> {
+    fn harvest(&mut self) {
+        self.driver.harvest(self.conns, self.now, self.rng);
+    }
+
+    fn visit(&mut self, shard: &mut Shard, limit: usize) -> usize {
+        let mut visited = 0;
+        while visited < limit {
+            let Some((socket, event)) = self.driver.next() else { break };
+            visited += 1;
+            note(self.hash, (self.at as u64) << 40 | u64::from(socket.0) << 4 | kind(&event));
+            if let Event::Received(bytes) = &event {
+                let conn = &mut self.conns[self.driver.conn(socket)];
+                let whole = conn.completes(bytes);
+                if whole && shard.listens_to(socket) {
+                    conn.taken_at = self.now.0;
+                }
+                note_bytes(self.hash, bytes);
+            }
+            tell(shard, socket, event);
+        }
+        visited
+    }
+
+    fn has_more(&mut self) -> bool {
+        self.rng.chance(self.driver.faults.torn) && self.driver.is_ready(self.conns, self.now)
+    }
+
+    fn has_heard_everyone(&mut self) -> bool {
+        self.driver.has_heard_everyone(self.conns)
+    }
+
+    fn act(&mut self, action: Action) {
+        let sends = if let Action::Send(socket, _) = action { Some(socket) } else { None };
+        self.driver.act(action, self.conns, self.now);
+        if let Some(socket) = sends
+            && self.rng.chance(self.driver.faults.eager)
+        {
+            self.driver.poll_slot(socket.0, self.conns, self.now, self.rng);
+        }
+    }
+
+    fn stamp(&mut self) -> u64 {
+        *self.stamp += 1;
+        *self.stamp
+    }
+
+    fn ring(&mut self, shard: ShardId) {
+        self.rung.push(shard);
     }
 }
 

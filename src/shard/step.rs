@@ -1,0 +1,185 @@
+//! The order of things within a step: one for the cores' loops and for the simulation.
+//!
+//! 1. *Harvest*: the kernel reports what has come so far, which nobody looks at yet.
+//! 2. *Mail*: what is in the mailboxes by then is taken in. A packet that was sent after another
+//!    shard's acknowledgement is harvested after that shard's mail is here: see [`super::mail`].
+//! 3. *Input*: what was harvested is looked at. The first three are repeated while there is more.
+//! 4. *Finish*: timers, what was put off, one send per connection with output.
+//! 5. *Carry*: mail goes into the mailboxes of the other shards.
+//! 6. *Act*: the driver gets the sends, and with them every acknowledgement.
+
+use super::{Action, Shard};
+use crate::ids::ShardId;
+use crate::mesh::mail::{Control, Stamped};
+use crate::mesh::mailbox::MailEnds;
+use crate::mutant::Mutant;
+
+/// What a step needs from around the shard.
+pub trait Surroundings {
+    /// Has the kernel report all that it can. [`Surroundings::visit`] hands out what was reported
+    /// by then, and nothing that is reported later.
+    fn harvest(&mut self);
+    /// Hands at most about `limit` of what was harvested to the shard; returns how much.
+    fn visit(&mut self, shard: &mut Shard, limit: usize) -> usize;
+    /// Whether another harvest would find something.
+    fn has_more(&mut self) -> bool;
+    /// After a step that visited all it harvested: whether that was all that clients had sent.
+    fn has_heard_everyone(&mut self) -> bool;
+    /// Carries out what the shard wants.
+    fn act(&mut self, action: Action);
+    /// The time in nanoseconds: one clock for all shards, which each reading finds later.
+    fn stamp(&mut self) -> u64;
+    /// That shard has mail.
+    fn ring(&mut self, shard: ShardId);
+}
+
+/// A part of a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    Harvest,
+    Mail,
+    Input,
+    Finish,
+    Carry,
+    Act,
+}
+
+/// How much one step may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Completions visited.
+    pub completions: usize,
+    /// Work for data mail, and as much for control mail; in the units of `limits::cost`.
+    pub mail: u32,
+}
+
+/// A step under way. Between its parts other shards, clients and the kernel go on.
+pub struct Step {
+    next: usize,
+    visited: usize,
+    busy: bool,
+    bounds: Bounds,
+}
+
+impl Step {
+    /// Begins a step; comes after [`Shard::begin`].
+    pub fn new(bounds: Bounds) -> Self {
+        Step { next: 0, visited: 0, busy: false, bounds }
+    }
+
+    /// All parts of the step. True when there may be more to do at once.
+    pub fn run(
+        mut self,
+        shard: &mut Shard,
+        ends: &mut MailEnds<Stamped, Control>,
+        around: &mut impl Surroundings,
+    ) -> bool {
+        while !self.advance(shard, ends, around) {}
+        self.busy
+    }
+
+    /// The next part of the step; true when that was the last.
+    pub fn advance(
+        &mut self,
+        shard: &mut Shard,
+        ends: &mut MailEnds<Stamped, Control>,
+        around: &mut impl Surroundings,
+    ) -> bool {
+        let order = order();
+        let part = order[self.next];
+        self.next += 1;
+        match part {
+            Part::Harvest => {
+                shard.see_room(ends);
+                around.harvest();
+            }
+            Part::Mail => self.busy |= shard.take_mail(ends, self.bounds.mail),
+            Part::Input => {
+                let left = self.bounds.completions - self.visited;
+                let visited = around.visit(shard, left).min(left);
+                self.visited += visited;
+                if self.visited < self.bounds.completions {
+                    if visited > 0 && around.has_more() {
+                        self.next = 0;
+                    } else if shard.asks_who_was_heard() && around.has_heard_everyone() {
+                        shard.heard_everyone();
+                    }
+                }
+            }
+            Part::Finish => {
+                self.busy |= self.visited > 0;
+                self.busy |= shard.finish();
+                self.busy |= !shard.actions.is_empty();
+            }
+            Part::Carry => self.busy |= shard.carry(ends, around),
+            Part::Act => shard.actions.drain(..).for_each(|action| around.act(action)),
+        }
+        self.next == order.len()
+    }
+
+    /// Whether the step, which is over, found something to do: there may be more at once.
+    pub fn is_busy(&self) -> bool {
+        self.busy
+    }
+}
+
+fn order() -> [Part; 6] {
+    use Part::{Act, Carry, Finish, Harvest, Input, Mail};
+    if Mutant::MailAfterInput.is_on() {
+        return [Harvest, Input, Mail, Finish, Carry, Act];
+    }
+    if Mutant::MailBeforeHarvest.is_on() {
+        return [Mail, Harvest, Input, Finish, Carry, Act];
+    }
+    if Mutant::ActsBeforeCarry.is_on() {
+        return [Harvest, Mail, Input, Finish, Act, Carry];
+    }
+    [Harvest, Mail, Input, Finish, Carry, Act]
+}
+
+impl Shard {
+    /// How much the mailboxes of the others take by now.
+    fn see_room(&mut self, ends: &MailEnds<Stamped, Control>) {
+        for peer in (0..self.shards).map(ShardId).filter(|&peer| peer != self.id) {
+            self.outbox.to(peer).room = ends.data_room(peer);
+        }
+    }
+
+    /// Puts staged mail into the mailboxes, as far as they have room; true when some was put.
+    fn carry(
+        &mut self,
+        ends: &mut MailEnds<Stamped, Control>,
+        around: &mut impl Surroundings,
+    ) -> bool {
+        let mut any = false;
+        let mut now = None;
+        for peer in (0..self.shards).map(ShardId).filter(|&peer| peer != self.id) {
+            let letters = self.outbox.to(peer);
+            let mut sent = 0;
+            while let Some(control) = letters.control.pop_front() {
+                if let Err(back) = ends.push_control(peer, control) {
+                    letters.control.push_front(back);
+                    break;
+                }
+                sent += 1;
+            }
+            while let Some(data) = letters.data.pop_front() {
+                // Read here and not earlier: after all that this mail can be a consequence of.
+                let at = *now.get_or_insert_with(|| around.stamp());
+                if let Err(back) = ends.push_data(peer, Stamped { at, data }) {
+                    letters.data.push_front(back.data);
+                    break;
+                }
+                sent += 1;
+            }
+            if sent > 0 {
+                any = true;
+                letters.room = ends.data_room(peer);
+                self.counters.mail_sent += sent;
+                self.counters.doorbells += 1;
+                around.ring(peer);
+            }
+        }
+        any
+    }
+}

@@ -1,0 +1,88 @@
+//! Mail of two shards: what one put there before it acknowledged something is taken before what the
+//! other put there after that.
+
+use loom::thread;
+use std::sync::Arc;
+
+use loom::sync::atomic::{AtomicBool, Ordering};
+
+use crate::ids::ShardId;
+use crate::mailbox::{MailEnds, mailboxes};
+use crate::reading::Reading;
+use crate::{explore, must_fail};
+
+type Ends = MailEnds<u64, ()>;
+
+/// Shard `first` puts letter 1 into the mailbox and acknowledges; the other one, when it has heard
+/// that, puts letter 2 there. Shard 2 takes in what it finds, and at the end the rest.
+fn caused(first: usize, mut take: impl FnMut(&mut Ends) -> Option<u64>) {
+    let mut ends: Vec<Ends> = mailboxes(3, 2, 1);
+    let mut reader = ends.pop().unwrap();
+    let mut after = ends.remove(1 - first);
+    let mut before = ends.remove(0);
+    let acknowledged = Arc::new(AtomicBool::new(false));
+    let says = acknowledged.clone();
+    let one = thread::spawn(move || {
+        before.push_data(ShardId(2), 1).unwrap();
+        says.store(true, Ordering::Release);
+    });
+    let two = thread::spawn(move || {
+        if acknowledged.load(Ordering::Acquire) {
+            after.push_data(ShardId(2), 2).unwrap();
+        }
+    });
+    let mut got: Vec<u64> = std::iter::from_fn(|| take(&mut reader)).collect();
+    one.join().unwrap();
+    two.join().unwrap();
+    got.extend(std::iter::from_fn(|| take(&mut reader)));
+    assert!(got.is_sorted(), "{got:?}, not in order");
+}
+
+fn pop(ends: &mut Ends, from: ShardId) -> Option<u64> {
+    let letter = ends.pop_data(from);
+    assert!(letter.is_some(), "what was seen is there");
+    letter
+}
+
+#[test]
+fn what_was_acknowledged_before_is_taken_before() {
+    for first in [0, 1] {
+        explore(3, move || {
+            let mut reading = Reading::new(3);
+            caused(first, |ends| {
+                if reading.is_done() {
+                    reading.note(ends, None);
+                }
+                let from = reading.next(ends, |&letter| letter)?;
+                reading.took(from);
+                pop(ends, from)
+            });
+        });
+    }
+}
+
+#[test]
+fn without_the_note_the_later_one_may_be_taken_first() {
+    must_fail("not in order", 3, || {
+        caused(0, |ends| {
+            let heads = [ShardId(0), ShardId(1)].map(|from| (ends.peek_data(from).copied(), from));
+            let from = heads.iter().filter(|head| head.0.is_some()).min().map(|head| head.1)?;
+            pop(ends, from)
+        });
+    });
+}
+
+#[test]
+fn without_the_time_the_later_one_may_be_taken_first() {
+    must_fail("not in order", 3, || {
+        let mut reading = Reading::new(3);
+        caused(1, |ends| {
+            if reading.is_done() {
+                reading.note(ends, None);
+            }
+            let from = reading.next(ends, |_| 0)?;
+            reading.took(from);
+            pop(ends, from)
+        });
+    });
+}
