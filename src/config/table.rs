@@ -112,7 +112,7 @@ choice_enum! {
 
 section_struct! {
     /// The whole configuration, checked.
-    pub struct Config later ["access", "limits", "overload", "storage", "bridges", "cluster"] {
+    pub struct Config later ["access", "overload", "storage", "bridges", "cluster"] {
         cores "cores": Cores = "auto", cores(),
             "Cores that run a shard, one shard per entry: a list such as [0, 2, 4-7]; a core \
              listed twice runs two shards. auto: the process's affinity and cgroup quota.";
@@ -120,6 +120,7 @@ section_struct! {
         listeners "listeners": Vec<Listener> = "", list(), "Where clients connect.";
         mqtt "mqtt": Mqtt = "", section(), "What the protocol allows; the same for all listeners.";
         retained "retained": Retained = "", section(), "Retained messages.";
+        limits "limits": Limits = "", section(), "What clients may use.";
         sys "sys": Sys = "", section(), "The $SYS topics.";
         admin "admin": Admin = "", section(),
             "The admin HTTP server: /metrics (Prometheus), /healthz and /readyz.";
@@ -295,6 +296,15 @@ section_struct! {
             "Forget retained messages without message expiry of their own after this time.";
         max_bytes "max_bytes": Option<u64> = "unlimited", size(0, TIB).or("unlimited"),
             "Most bytes of retained messages, topics included.";
+    }
+}
+
+section_struct! {
+    /// What clients may use.
+    pub struct Limits later ["client", "address", "users"] {
+        before_connect "before_connect": u32 = "64KiB", size(128, LARGEST_PACKET),
+            "Largest CONNECT packet, its will message included, at most mqtt.max_packet_size: what \
+             a connection may make the broker hold before it is known who it is.";
     }
 }
 

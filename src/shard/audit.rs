@@ -40,6 +40,8 @@ pub struct Audit {
     pub wills: usize,
     /// Hand-overs of which one half has come.
     pub arrivals: usize,
+    /// Clients on their way to their home, and the bytes that they hold.
+    pub departing: (usize, usize),
     /// Mails staged for other shards.
     pub staged: usize,
     /// Connections that wait for room in a mailbox.
@@ -82,6 +84,7 @@ impl Shard {
             retained: self.retained.len(),
             wills: self.wills.len(),
             arrivals: self.arrivals.mail.len() + self.arrivals.sockets.len(),
+            departing: self.departures.count(),
             staged: self.outbox.staged(),
             waiting_for_mail: self.parked.mail_waiters(),
             parked: [waited_for, parked, self.parting.len()],
@@ -109,7 +112,7 @@ impl Shard {
     /// Whether what that socket sends is still listened to.
     pub fn listens_to(&self, socket: SocketId) -> bool {
         let connection = self.connections.get(socket.0);
-        connection.is_some_and(|c| matches!(c.stage, Stage::Entry | Stage::Open(_)))
+        connection.is_some_and(|c| !matches!(c.stage, Stage::Closing | Stage::Closed))
     }
 
     /// Every subscription of every session, those in share groups included.

@@ -74,9 +74,11 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let (stage, listener) = (connection.stage, connection.listener);
         match stage {
-            // HandedOver decides; the socket is no longer ours to speak on.
-            Stage::HandingOver(_) | Stage::Closing | Stage::Closed => return,
-            Stage::Entry => {}
+            Stage::Closing | Stage::Closed => return,
+            // While the driver has it, its answer decides.
+            Stage::HandingOver if !self.leave_line(socket) => return,
+            Stage::HandingOver | Stage::Entry => {}
+            Stage::Refused(_) => self.refused_waiting -= 1,
             Stage::Open(index) => {
                 self.counters.connections_open -= 1;
                 self.count_cause(cause);
@@ -85,7 +87,9 @@ impl Shard {
             }
         }
         self.counters.connections_closed += 1;
-        self.release_entrance(listener);
+        if !matches!(stage, Stage::Refused(_)) {
+            self.release_entrance(listener);
+        }
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Closing;
         connection.input = None;
@@ -111,14 +115,14 @@ impl Shard {
     pub(super) fn part(&mut self, socket: SocketId, broken: bool) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         match connection.stage {
-            Stage::Entry | Stage::Open(_) => {
+            Stage::Entry | Stage::Refused(_) | Stage::HandingOver | Stage::Open(_) => {
                 if broken || connection.parting == Parting::No {
                     connection.parting = if broken { Parting::Broken } else { Parting::Ended };
                 }
                 self.parting.push_back(socket);
             }
             Stage::Closing if broken => self.broken(socket),
-            Stage::HandingOver(_) | Stage::Closing | Stage::Closed => {}
+            Stage::Closing | Stage::Closed => {}
         }
     }
 
@@ -133,6 +137,10 @@ impl Shard {
                 Parting::Ended => false,
                 Parting::Broken => true,
             };
+            if connection.stage == Stage::HandingOver {
+                self.depart_parted(socket);
+                continue;
+            }
             // What it sent before and is held back still counts: a publisher may write and close.
             if !broken && connection.input.is_some() && connection.holds.is_free() {
                 self.process_held(socket);
@@ -387,7 +395,8 @@ impl Shard {
 
     /// True when no connection is left and nothing waits to be carried.
     pub fn is_drained(&self) -> bool {
-        self.connections.is_empty() && self.wills.is_empty() && self.outbox.is_empty()
+        let arrived = self.arrivals.sockets.is_empty() && self.arrivals.mail.is_empty();
+        self.connections.is_empty() && arrived && self.wills.is_empty() && self.outbox.is_empty()
     }
 
     fn tell_groups(

@@ -15,6 +15,7 @@ pub mod connection;
 mod deliver;
 mod encode;
 mod entry;
+mod hand_over;
 mod held;
 mod mail;
 mod outbox;
@@ -25,6 +26,7 @@ mod publish;
 mod pump;
 mod receive;
 mod redeliver;
+mod refuse;
 mod retain;
 mod route;
 mod settings;
@@ -43,7 +45,6 @@ use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
 use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
-use crate::mutant::Mutant;
 use crate::session::Session;
 use crate::slab::{Slab, Table};
 use crate::telemetry::Counters;
@@ -51,6 +52,7 @@ use crate::time::{GRANULARITY_MILLIS, Instant, Wheel};
 use crate::topic::{Index, Retained};
 use close::Cause;
 use connection::{Connection, Stage};
+use hand_over::Departures;
 use hashbrown::{HashMap, HashTable};
 use output::{Outgoing, Pool};
 use park::Parked;
@@ -129,6 +131,9 @@ pub struct Shard {
     /// Plain figures of this shard.
     pub counters: Counters,
     next_cookie: u64,
+    departures: Departures,
+    /// Connections that met a limit and whose CONNECT is awaited.
+    refused_waiting: usize,
     assigned: u64,
     draining: bool,
     /// How often the settings changed, and the widest of what clients were told before.
@@ -193,6 +198,8 @@ impl Shard {
             sys: Sys::new(usize::from(shards)),
             counters: Counters::default(),
             next_cookie: 0,
+            departures: Departures::new(shards),
+            refused_waiting: 0,
             assigned: 0,
             draining: false,
             reloads: 0,
@@ -266,8 +273,9 @@ impl Shard {
         connection.last_seen = self.now;
         match stage {
             Stage::Open(session) => self.receive_open(socket, session, bytes),
-            Stage::Entry => self.receive_entry(socket, bytes),
-            Stage::HandingOver(_) | Stage::Closing | Stage::Closed => {}
+            Stage::Entry | Stage::Refused(_) => self.receive_entry(socket, bytes),
+            Stage::HandingOver => self.receive_departing(socket, bytes),
+            Stage::Closing | Stage::Closed => {}
         }
     }
 
@@ -374,13 +382,6 @@ impl Shard {
                     self.arrivals.mail.insert(arriving.cookie, arriving);
                 }
             },
-            Control::ConnectFailed(cookie) => {
-                if let Some(lost) = self.arrivals.mail.remove(&cookie)
-                    && !Mutant::EntranceLeaked.is_on()
-                {
-                    self.release_entrance(lost.listener);
-                }
-            }
             Control::Join(join) => self.join_group(*join),
             Control::Joined(session, ticket) => self.group_joined(session, ticket),
             Control::Leave(filter, member) => self.leave_group(&filter, member),
@@ -405,6 +406,7 @@ impl Shard {
         more |= self.run_parting();
         more |= !self.queries.is_empty() && !self.outbox.is_congested();
         self.run_closing();
+        self.run_departures();
         more |= self.parked.has_put_off();
         self.flush();
         self.outbox.close_batches();
@@ -421,11 +423,8 @@ impl Shard {
     /// When the next timer may be due; `None` when nothing is.
     pub fn deadline(&self) -> Option<Instant> {
         let wheel = self.wheel.next_deadline();
-        let parked = self.parked.deadline();
-        match (wheel, parked) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let others = [self.parked.deadline(), self.departures.deadline()];
+        others.into_iter().chain([wheel]).flatten().min()
     }
 
     fn flush(&mut self) {

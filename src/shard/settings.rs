@@ -76,6 +76,8 @@ pub struct Settings {
     pub sys_interval: u64,
     /// Most connections of the whole broker.
     pub max_connections: u64,
+    /// Largest CONNECT packet, bytes.
+    pub before_connect: u32,
 }
 
 /// What CONNACK tells a client that it may send.
@@ -171,6 +173,7 @@ impl Settings {
             retained_expiry: millis(config.retained.expiry),
             sys_interval: millis(config.sys.interval),
             max_connections: config.runtime.max_connections.map_or(u64::MAX, u64::from),
+            before_connect: config.limits.before_connect,
         }
     }
 }

@@ -5,6 +5,7 @@ use super::close::{Cause, LAST_WORDS};
 use super::connection::{Holds, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
+use crate::limits::REFUSED_MILLIS;
 use crate::mutant::Mutant;
 use crate::time::{GRANULARITY_MILLIS, Instant};
 
@@ -19,7 +20,7 @@ const TIMERS: usize = 4096;
 /// Milliseconds between looks at idle flow state, retained expiry and spare memory.
 const HOUSEKEEPING: u64 = 1000;
 /// Milliseconds until a client that may only be unheard is looked at again.
-const AGAIN: u64 = 100;
+pub(super) const AGAIN: u64 = 100;
 /// Milliseconds a flow state stays after its last use.
 const FLOW_IDLE: u64 = 2000;
 /// Flow states looked at per housekeeping.
@@ -152,7 +153,15 @@ impl Shard {
                 self.counters.connect_timeouts += 1;
                 self.disconnect(socket, Cause::ConnectTimeout);
             }
-            Stage::HandingOver(_) | Stage::Closed => {}
+            Stage::Refused(_) => {
+                if self.may_be_unheard(due, REFUSED_MILLIS) {
+                    return self.arm_connection(socket, now.plus_millis(AGAIN));
+                }
+                self.counters.connect_timeouts += 1;
+                self.disconnect(socket, Cause::ConnectTimeout);
+            }
+            Stage::HandingOver => self.departure_due(socket),
+            Stage::Closed => {}
             Stage::Closing => {
                 // The entry may be one from before.
                 let deadline = connection.last_seen.plus_millis(LAST_WORDS);

@@ -51,6 +51,7 @@ impl Sim {
                 ("joining", audit.joining),
                 ("wills", audit.wills),
                 ("arrivals", audit.arrivals),
+                ("departing", audit.departing.0 + audit.departing.1),
                 ("staged", audit.staged),
                 ("waiting_for_mail", audit.waiting_for_mail),
                 ("parked", audit.parked.iter().sum()),

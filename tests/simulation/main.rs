@@ -6,6 +6,7 @@
 mod cases;
 mod checks;
 mod client;
+mod connecting;
 mod echo_cases;
 mod ending;
 mod epilogue;

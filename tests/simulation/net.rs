@@ -33,8 +33,11 @@ pub struct Conn {
     pub server: End,
     /// When the server ended its half.
     pub ended_at: Option<u64>,
-    /// When the shard was last given bytes from it.
+    /// When the shard was last given bytes from it, and how many in all.
     pub taken_at: u64,
+    pub taken: usize,
+    /// Bytes that the client has been sent.
+    pub told: usize,
 }
 
 impl Conn {
@@ -48,6 +51,8 @@ impl Conn {
             server: End::Open,
             ended_at: None,
             taken_at: now,
+            taken: 0,
+            told: 0,
         }
     }
 
@@ -207,6 +212,7 @@ impl Driver {
                 let most = (bytes.len() - *at).min(room);
                 let part = if rng.chance(faults.split) { rng.range(0, most) } else { most };
                 conn.down.extend(&bytes[*at..*at + part]);
+                conn.told += part;
                 for &byte in &bytes[*at..*at + part] {
                     self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
                 }
@@ -342,18 +348,25 @@ impl Driver {
             Action::Close(socket) => self.close_now(socket.0, conns, now),
             Action::HandOver(socket, home, cookie) => {
                 let slot = self.slot(socket);
-                assert!(slot.want == Want::Nothing && slot.send.is_none(), "nothing in flight");
+                assert!(slot.send.is_none() && slot.handing.is_none(), "nothing in flight");
+                self.stop_receiving(socket, conns);
+                let slot = self.slot(socket);
+                slot.want = Want::Nothing;
                 slot.handing = Some((home, cookie));
             }
         }
     }
 
-    /// Stops reading; with late completions, what had arrived before is still reported.
     fn pause(&mut self, socket: SocketId, conns: &mut [Conn]) {
+        self.slot(socket).paused = true;
+        self.stop_receiving(socket, conns);
+    }
+
+    /// Stops reading; with late completions, what had arrived before is still reported.
+    fn stop_receiving(&mut self, socket: SocketId, conns: &mut [Conn]) {
         let Faults { late, receive, .. } = self.faults;
         let slot = self.slot(socket);
-        slot.paused = true;
-        let reading = slot.want == Want::Stream && !slot.ended && slot.linger.is_none();
+        let reading = slot.want != Want::Nothing && !slot.ended && slot.linger.is_none();
         if late == 0 || slot.closing || !reading {
             return;
         }

@@ -66,6 +66,11 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
         session_expiry_max: settings.session_expiry_max,
         keep_alive_max: settings.keep_alive_max,
         max_inflight: settings.max_inflight,
+        limited: (
+            settings.max_connections < u64::MAX,
+            world.entrances[0].max_connect_rate.is_some(),
+        ),
+        stuck: faults.hand_over_fails > 0,
         repeating: settings.retry_interval > 0,
         verbose,
         rng,

@@ -40,5 +40,6 @@ pub fn roomy() -> Settings {
         retained_expiry: 0,
         sys_interval: 0,
         max_connections: u64::MAX,
+        before_connect: 64 * 1024,
     }
 }

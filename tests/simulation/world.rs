@@ -228,6 +228,7 @@ impl World {
                 let conn = self.nodes[at].driver.conn(socket);
                 if self.nodes[at].shard.listens_to(socket) {
                     self.conns[conn].taken_at = self.now;
+                    self.conns[conn].taken += bytes.len();
                 }
                 self.note_bytes(bytes);
             }
@@ -362,6 +363,7 @@ impl World {
                 ("groups", audit.groups),
                 ("members", audit.members),
                 ("arrivals", audit.arrivals),
+                ("departing", audit.departing.0 + audit.departing.1),
                 ("wills", audit.wills),
                 ("parked", audit.parked.iter().sum()),
                 ("sockets", node.driver.open()),

@@ -2,6 +2,7 @@
 //! is known beforehand. The random clients cannot know what came of each message; these do, and
 //! check what the specification says to the second, the byte and the count.
 
+mod connecting;
 mod delivery;
 mod queues;
 mod sessions;
@@ -39,7 +40,10 @@ pub fn hold(world: &mut World, settings: &Settings) {
     queues::own_queue(world, settings);
     queues::offline_qos_0(world, settings);
     queues::qos_0_in_line(world, settings);
+    connecting::oversized(world);
     if world.nodes.len() > 1 {
+        connecting::unreachable_home(world, settings);
+        connecting::left_while_waiting(world);
         shards::group_from_its_suback(world);
         shards::group_with_a_leaver(world);
         shards::replay_after_puback(world);
