@@ -7,7 +7,12 @@ use std::sync::mpsc::channel;
 use super::*;
 
 fn start(shards: Vec<Ask>, stage: Stage) -> Admin {
-    let sources = Sources { shards, interest: Box::new(|| 0), started: SystemTime::now() };
+    let sources = Sources {
+        shards,
+        interest: Box::new(|| 0),
+        placement: Box::new(|name| name.len() as u8),
+        started: SystemTime::now(),
+    };
     Admin::start("127.0.0.1:0".parse().unwrap(), stage, sources).unwrap()
 }
 
@@ -69,4 +74,14 @@ fn dropping_it_closes_its_address_and_ends_its_connections() {
     drop(admin);
     assert!(TcpStream::connect(address).is_err());
     assert!(matches!(open.read(&mut [0; 8]), Ok(0) | Err(_)));
+}
+
+#[test]
+fn where_a_client_lives_is_told_by_name() {
+    let admin = start(vec![quick()], Stage::Ready);
+    assert_eq!(get(&admin, "/placement?client_id=three"), (200, "5\n".into()));
+    assert_eq!(get(&admin, "/placement?client_id=%C3%A4%26b"), (200, "4\n".into()));
+    for wrong in ["", "?", "?client=x", "?client_id=%", "?client_id=%f", "?client_id=%FF"] {
+        assert_eq!(get(&admin, &format!("/placement{wrong}")).0, 400, "{wrong}");
+    }
 }

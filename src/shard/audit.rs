@@ -1,9 +1,9 @@
 //! A look at everything a shard holds, for the simulation: counts, and what contradicts itself.
 //! Reads only; visits every session, so it is not for a running broker.
 
+use super::Shard;
 use super::connection::{Holds, Stage};
 use super::route::GROUP;
-use super::{Shard, home_of};
 use crate::ids::SocketId;
 use crate::topic::{FilterId, TopicHash};
 
@@ -191,7 +191,7 @@ impl Shard {
             if self.find_session(&session.client_id) != Some(index) {
                 audit.problems.push(format!("session {index} is not found by its name"));
             }
-            if home_of(&session.client_id, self.shards) != self.id {
+            if self.home(&session.client_id) != self.id {
                 audit.problems.push(format!("{} is not at home", session.client_id));
             }
             if let Some(socket) = session.socket

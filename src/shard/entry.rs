@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, Input, Stage};
 use super::refuse::Denial;
-use super::{Action, Shard, home_of};
+use super::{Action, Shard};
 use crate::ids::{ListenerId, Peer, SocketId};
 use crate::limits::REFUSED_INPUT;
 use crate::mesh::mail::Arriving;
@@ -135,7 +135,7 @@ impl Shard {
         let assigned =
             (client_id.is_empty() && version != Version::V31 && self.settings.empty_client_id)
                 .then(|| self.assign_client_id());
-        let home = home_of(assigned.as_deref().unwrap_or(client_id), self.shards);
+        let home = self.home(assigned.as_deref().unwrap_or(client_id));
         let stays = Mutant::PlacementIgnored.is_on() && version == Version::V311;
         if home == self.id || stays {
             self.open_session(socket, assigned, bytes);
@@ -148,9 +148,10 @@ impl Shard {
     /// not guessable [MQTT-3.1.3-6].
     fn assign_client_id(&mut self) -> Box<str> {
         self.assigned += 1;
-        // Keyed by the process's own seeds, so that a simulated broker is one with its seed.
-        let name = format!("{:x}-{:x}-{:x}", self.now_micros, self.id.0, self.assigned);
-        let hash = self.shared.seeds.place(name.as_bytes());
+        // Keyed by the process's own seeds, so that a simulated broker is one with its seed. No
+        // name of a topic or client begins with 0, whose place this would tell [MQTT-1.5.4-2].
+        let name = format!("\0{:x}-{:x}-{:x}", self.now_micros, self.id.0, self.assigned);
+        let hash = self.shared.seeds.secret(name.as_bytes());
         format!("auto-{hash:016x}{:02x}{:x}", self.id.0, self.assigned).into()
     }
 

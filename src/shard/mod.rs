@@ -215,6 +215,11 @@ impl Shard {
         self.id
     }
 
+    /// The home shard of a ClientId or share group.
+    fn home(&self, name: &str) -> ShardId {
+        home_of(&self.shared.seeds, name, self.shards)
+    }
+
     /// Connections and sessions: what most of the shard's memory is for.
     pub fn population(&self) -> usize {
         self.connections.len() + self.sessions.len()

@@ -4,7 +4,6 @@
 
 use super::Shard;
 use super::deliver::Terms;
-use super::home_of;
 use super::route::{GROUP, live_retain, packed_qos};
 use super::subscribe::Joining;
 use crate::config::SharedStrategy;
@@ -114,7 +113,7 @@ impl Groups {
 impl Shard {
     /// The shard that a group lives on.
     pub(super) fn group_home(&self, filter: &str) -> ShardId {
-        home_of(filter, self.shards)
+        self.home(filter)
     }
 
     /// Control mail, or the same at once when it is for this shard.

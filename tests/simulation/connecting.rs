@@ -1,6 +1,6 @@
 //! Connecting while the broker cannot take everybody at once: every legal CONNECT is answered.
 
-use crate::cases::name_on;
+use crate::cases::{SEED, name_on};
 use crate::net::{End, Faults};
 use crate::peer::{Got, Peer, hello};
 use crate::settings::roomy;
@@ -14,7 +14,7 @@ const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
 fn world(settings: Settings, entrance: Entrance, hand_over_fails: usize) -> World {
     World::new(Plan {
-        seed: 1,
+        seed: SEED,
         shards: 2,
         data: 8,
         control: 8,

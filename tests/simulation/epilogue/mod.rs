@@ -96,8 +96,8 @@ fn wait(world: &mut World, millis: u64) {
 
 /// A ClientId or share name that lives on `shard`.
 fn on(world: &World, shard: u8, make: impl Fn(u32) -> String) -> String {
-    let shards = world.nodes.len() as u8;
-    (0..).map(make).find(|name| home_of(name, shards).0 == shard).unwrap()
+    let (seeds, shards) = (&world.shared.seeds, world.nodes.len() as u8);
+    (0..).map(make).find(|name| home_of(seeds, name, shards).0 == shard).unwrap()
 }
 
 struct Wish<'a> {
