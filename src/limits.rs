@@ -10,6 +10,9 @@ pub const MAX_SHAPES: usize = 48;
 pub const MAX_SHAPE_LEVELS: usize = 32;
 /// Most levels that `mqtt.max_topic_levels` may allow in a topic name or filter.
 pub const MAX_TOPIC_LEVELS: usize = 1024;
+/// Most levels of filters in one shard's trie: filters whose shape is not among the hashed ones are
+/// refused past it, so that no topic name can make a match visit more nodes than these.
+pub const TRIE_NODES: usize = 16_384;
 /// Longest topic name or filter in bytes (a two-byte length on the wire).
 pub const MAX_TOPIC_LENGTH: usize = 65_535;
 /// Most listeners of one broker.
@@ -32,6 +35,40 @@ pub const CONTROL_ROUND: usize = 4096;
 /// past it. So a step takes about 2 ms, whatever was asked for; what costs more than a small part
 /// of it goes on in later steps.
 pub const STEP_WORK: u32 = 20_000;
+
+/// A step that has taken so many microseconds ends early, whatever its work was thought to cost.
+pub const STEP_MICROS: u64 = 4000;
+
+/// How a shard divides its steps. One for every broker; the simulation makes the parts small, so
+/// that a few filters and subscribers are many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// What one step may cost, in units of about 100 ns.
+    pub step: u32,
+    /// What one client's packets, and one request that goes on over several steps, may cost before
+    /// the next one's turn comes.
+    pub turn: u32,
+    /// A message with at most so many subscribers on a shard is delivered to all in one go.
+    pub subscribers_at_once: usize,
+    /// So many filters of one packet, or subscriptions of a session that ends, are done in one go.
+    pub filters_at_once: usize,
+}
+
+impl Budget {
+    /// That of every broker.
+    pub const BROKER: Budget = Budget {
+        step: STEP_WORK,
+        turn: STEP_WORK / 10,
+        subscribers_at_once: 128,
+        filters_at_once: 64,
+    };
+
+    /// What each kind of work that goes on over several steps may cost in a step that everything
+    /// else has used up.
+    pub const fn share(&self) -> u32 {
+        self.step / 4
+    }
+}
 
 /// What things cost, in the units of [`STEP_WORK`]. Measured roughly and rounded up: the point is
 /// that nothing that a client can ask for is free.
@@ -75,6 +112,10 @@ pub const REFUSED_WAITING: usize = 1024;
 pub const REFUSED_MILLIS: u64 = 2000;
 /// Bytes of its CONNECT that are waited for; beyond, its version alone decides the answer.
 pub const REFUSED_INPUT: usize = 4096;
+
+/// Bytes that are read from a client while something passing holds it: its share of a step, a
+/// request of its own that goes on in slices.
+pub const BRIEF_INPUT: usize = 16 << 10;
 
 const _: () = assert!(MAX_SHARDS == u128::BITS as usize);
 const _: () = assert!(MAX_SHAPE_LEVELS <= u32::BITS as usize);

@@ -187,6 +187,13 @@ mutants! {
     UnheardForEver,
     /// MQTT 3.1.1 clients stay on the shard that accepted them.
     PlacementIgnored,
+    // work in slices
+    /// A fan-out ends with the step that it began in.
+    FanoutForgetsRest,
+    /// A fan-out delivered out of turn is delivered again with the next one.
+    FanoutTwice,
+    /// A request of many filters ends with its first slice.
+    TaskForgetsRest,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,

@@ -132,7 +132,9 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
     let mut driver: Driver<Message> = Driver::new(plan.ring)?;
     let _ = plan.reports.send(Report::Up(plan.id, driver.port(), driver.doorbell()));
     let now = Instant(plan.clock.nanos() / 1_000_000);
-    let shard = Shard::new(plan.id, plan.shards, plan.settings, plan.shared, now);
+    let mut shard = Shard::new(plan.id, plan.shards, plan.settings, plan.shared, now);
+    let clock = plan.clock;
+    shard.set_clock(Box::new(move || clock.nanos() / 1000));
     let mut core = Running {
         id: plan.id,
         shards: plan.shards,

@@ -237,8 +237,16 @@ section_struct! {
         message_expiry_max "message_expiry_max": Option<Duration> = "unlimited",
             duration(SECOND, LONGEST).or("unlimited").whole_seconds(),
             "Longest message expiry; also given to messages that carry none.";
-        max_subscriptions "max_subscriptions": Option<u32> = "unlimited",
-            count(1, MANY, "subscriptions").or("unlimited"), "Most subscriptions of one client.";
+        max_subscriptions "max_subscriptions": Option<u32> = "100000",
+            count(1, MANY, "subscriptions").or("unlimited"),
+            "Most subscriptions of one client; each costs some 100 bytes. Past it SUBACK says \
+             0x97 (Quota exceeded), to MQTT 3 clients 0x80.";
+        max_unhashed_subscriptions "max_unhashed_subscriptions": u32 = "512",
+            count(0, MANY, "subscriptions"),
+            "Most subscriptions of one client whose filter is not found by hash: those with a \
+             wildcard whose shape (how many levels, which of them are +, whether it ends in #) is \
+             not among the first 48 in use on the shard. Only these make a publish dearer. SUBACK \
+             as for max_subscriptions, also when the broker has no room for more of them.";
         pending "pending": Pending = "", section(),
             "Messages that wait for one client: offline, or its inflight window is full.";
         outgoing_max_bytes "outgoing_max_bytes": u64 = "1MiB", size(KIB, TIB),

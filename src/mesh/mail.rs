@@ -40,6 +40,10 @@ pub enum Control {
     Park(ClientKey),
     /// The subscriber has caught up.
     Unpark(ClientKey),
+    /// This publisher waits until a fan-out of its message on the sending shard is done.
+    HoldPublisher(ClientKey),
+    /// The fan-out is done.
+    ReleasePublisher(ClientKey),
     /// The sender's counters, for `$SYS`.
     Counters(Box<Counters>),
 }

@@ -126,6 +126,16 @@ impl<'a> SubscribeFilters<'a> {
         self.count
     }
 
+    /// The bytes that this is a view of.
+    pub fn raw(&self) -> &'a [u8] {
+        self.raw
+    }
+
+    /// The entries of `raw`, a rest of a list that was parsed before; ends where it is malformed.
+    pub fn unchecked(version: Version, raw: &'a [u8]) -> SubscribeFiltersIter<'a> {
+        SubscribeFiltersIter { cursor: Cursor::new(raw), version }
+    }
+
     /// The entries, in the order received: that of the codes in the SUBACK [MQTT-3.9.3-1].
     pub fn iter(&self) -> SubscribeFiltersIter<'a> {
         SubscribeFiltersIter { cursor: Cursor::new(self.raw), version: self.version }
@@ -152,6 +162,13 @@ impl<'a> IntoIterator for SubscribeFilters<'a> {
 pub struct SubscribeFiltersIter<'a> {
     cursor: Cursor<'a>,
     version: Version,
+}
+
+impl SubscribeFiltersIter<'_> {
+    /// Bytes that are left.
+    pub fn left(&self) -> usize {
+        self.cursor.rest().len()
+    }
 }
 
 impl<'a> Iterator for SubscribeFiltersIter<'a> {
@@ -230,6 +247,16 @@ impl<'a> UnsubscribeFilters<'a> {
         self.count
     }
 
+    /// The bytes that this is a view of.
+    pub fn raw(&self) -> &'a [u8] {
+        self.raw
+    }
+
+    /// The filters of `raw`, a rest of a list that was parsed before; ends where it is malformed.
+    pub fn unchecked(raw: &'a [u8]) -> UnsubscribeFiltersIter<'a> {
+        UnsubscribeFiltersIter { cursor: Cursor::new(raw) }
+    }
+
     /// The filters, in the order received: that of the codes in the UNSUBACK [MQTT-3.11.3-1].
     pub fn iter(&self) -> UnsubscribeFiltersIter<'a> {
         UnsubscribeFiltersIter { cursor: Cursor::new(self.raw) }
@@ -255,6 +282,13 @@ impl<'a> IntoIterator for UnsubscribeFilters<'a> {
 #[derive(Clone)]
 pub struct UnsubscribeFiltersIter<'a> {
     cursor: Cursor<'a>,
+}
+
+impl UnsubscribeFiltersIter<'_> {
+    /// Bytes that are left.
+    pub fn left(&self) -> usize {
+        self.cursor.rest().len()
+    }
 }
 
 impl<'a> Iterator for UnsubscribeFiltersIter<'a> {

@@ -66,6 +66,13 @@ impl Session {
         [ends, due].into_iter().flatten().min()
     }
 
+    /// True when the session has ended and its last subscriptions are being taken out: nothing is
+    /// delivered to it.
+    #[inline]
+    pub fn is_ending(&self) -> bool {
+        self.socket.is_none() && self.expiry == 0
+    }
+
     /// True when the session outlives its connection.
     pub fn is_persistent(&self) -> bool {
         self.expiry > 0
@@ -219,6 +226,16 @@ impl Subscriptions {
         }
     }
 
+    /// True when `is_one` says so of some filter here. Looks at each of them.
+    pub fn any_of(&self, is_one: impl Fn(FilterId) -> bool) -> bool {
+        match self {
+            Subscriptions::None => false,
+            Subscriptions::One(place) => is_one(place.filter),
+            Subscriptions::Few(few) => few.iter().any(|place| is_one(place.filter)),
+            Subscriptions::Many(many) => many.keys().any(|&filter| is_one(FilterId(filter))),
+        }
+    }
+
     /// Adds or moves a place.
     pub fn set(&mut self, place: Place) {
         match self {
@@ -272,7 +289,12 @@ impl Subscriptions {
         }
     }
 
-    /// Every place, for checks.
+    /// Every filter.
+    pub fn filters(&self) -> Vec<FilterId> {
+        self.all().into_iter().map(|place| place.filter).collect()
+    }
+
+    /// Every place.
     pub fn all(&self) -> Vec<Place> {
         match self {
             Subscriptions::None => Vec::new(),

@@ -38,6 +38,10 @@ pub struct Audit {
     pub retained: usize,
     /// Wills that are due and not yet routed.
     pub wills: usize,
+    /// Fan-outs under way; local publishers that wait for one.
+    pub fanouts: [usize; 2],
+    /// Requests that go on over several steps.
+    pub tasks: usize,
     /// Hand-overs of which one half has come.
     pub arrivals: usize,
     /// Clients on their way to their home, and the bytes that they hold.
@@ -76,13 +80,15 @@ impl Shard {
     pub fn audit(&self) -> Audit {
         let [waited_for, parked] = self.parked.counts();
         let mut audit = Audit {
-            sessions: self.sessions.len(),
+            sessions: self.sessions.len() - self.ending(),
+            tasks: self.tasks.len(),
             connections: self.connections.len(),
             filters: self.index.filters(),
             subscribers: self.index.subscriptions(),
             joining: self.groups.joining.len(),
             retained: self.retained.len(),
             wills: self.wills.len(),
+            fanouts: [self.fanouts.len(), self.fanouts.holding()],
             arrivals: self.arrivals.mail.len() + self.arrivals.sockets.len(),
             departing: self.departures.count(),
             staged: self.outbox.staged(),
@@ -187,7 +193,9 @@ impl Shard {
     /// One session per ClientId, on its home shard, with one connection at most.
     fn audit_sessions(&self, audit: &mut Audit) {
         for index in 0..self.sessions.bound() {
-            let Some(session) = self.sessions.get(index) else { continue };
+            let Some(session) = self.sessions.get(index).filter(|s| !s.is_ending()) else {
+                continue;
+            };
             if self.find_session(&session.client_id) != Some(index) {
                 audit.problems.push(format!("session {index} is not found by its name"));
             }
@@ -213,7 +221,7 @@ impl Shard {
         let (mut offline, mut places, mut shares) = (0, 0, 0);
         for index in 0..self.sessions.bound() {
             let Some(session) = self.sessions.get(index) else { continue };
-            offline += u64::from(session.socket.is_none());
+            offline += u64::from(session.socket.is_none() && !session.is_ending());
             if let Some(flow) = &session.flow {
                 audit.flows += 1;
                 audit.inbound += flow.inbound.len();
@@ -236,7 +244,7 @@ impl Shard {
         }
         let counters = &self.counters;
         for (name, counted, found) in [
-            ("sessions", counters.sessions, self.sessions.len() as u64),
+            ("sessions", counters.sessions, (self.sessions.len() - self.ending()) as u64),
             ("sessions_persistent", counters.sessions_persistent, offline),
             ("inflight", counters.inflight, inflight),
             ("pending_messages", counters.pending_messages, pending),

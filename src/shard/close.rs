@@ -4,6 +4,7 @@ use super::connection::{Connection, Parting, Stage};
 use super::route::packed_qos;
 use super::{Action, Shard};
 use crate::ids::SocketId;
+use crate::limits::cost;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
@@ -80,6 +81,7 @@ impl Shard {
             Stage::HandingOver | Stage::Entry => {}
             Stage::Refused(_) => self.refused_waiting -= 1,
             Stage::Open(index) => {
+                self.work += cost::SESSION;
                 self.counters.connections_open -= 1;
                 self.count_cause(cause);
                 self.say_farewell(socket, index, cause);
@@ -205,6 +207,7 @@ impl Shard {
     fn detach(&mut self, index: u32, cause: Cause) {
         let now = self.now;
         self.groups.joining.remove(&index);
+        self.tasks.connection_ended(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
         let Session { flow, subscriptions, .. } = session;
@@ -272,18 +275,19 @@ impl Shard {
 
     /// Ends an offline session: its subscriptions, queues and name go; a waiting will is sent now.
     pub(super) fn end_session(&mut self, index: u32) {
-        self.leave_everything(index);
-        let Some(mut session) = self.sessions.remove(index) else { return };
+        let Some(session) = self.sessions.get_mut(index) else { return };
         debug_assert!(session.socket.is_none());
+        self.work += cost::SESSION;
         let hash = session.key.0.get();
-        if let Ok(entry) = self.names.find_entry(hash, |&known| known == index) {
-            entry.remove();
-        }
-        if let Some(flow) = &session.flow {
+        let (flow, will) = (session.flow.take(), session.will.take());
+        self.names.remove(hash, index);
+        if let Some(flow) = &flow {
             self.forget_flow(flow);
         }
         self.counters.sessions -= 1;
-        if let Some(will) = session.will.take() {
+        self.leave_shares(index);
+        self.end_subscriptions(index);
+        if let Some(will) = will {
             self.fire_will(*will);
         }
     }
@@ -292,7 +296,7 @@ impl Shard {
     pub(super) fn session_due(&mut self, index: u32) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
-        if session.socket.is_some() {
+        if session.socket.is_some() || session.is_ending() {
             return;
         }
         if session.ends <= now {
@@ -312,7 +316,7 @@ impl Shard {
         }
     }
 
-    fn fire_will(&mut self, will: Will) {
+    pub(super) fn fire_will(&mut self, will: Will) {
         let expires = will.message_expiry.map(|seconds| self.now.plus_seconds(seconds));
         let message = match self.bounded_expiry(expires) {
             None => will.message,
@@ -327,6 +331,9 @@ impl Shard {
     /// Routes wills that are due, as far as mailboxes have room; true when more can be at once.
     pub(super) fn publish_wills(&mut self) -> bool {
         for _ in 0..WILLS {
+            if self.fanouts.is_full() {
+                return false; // they are going on, and so are the wills then
+            }
             let Some(message) = self.wills.front().cloned() else { return false };
             let view = message.view();
             if !self.try_publish(&view, Some(&message)) {
@@ -361,42 +368,6 @@ impl Shard {
         while let Some((socket, cause)) = self.closing.pop() {
             self.disconnect(socket, cause);
         }
-    }
-
-    /// Stops: no new clients; wills are routed while their receivers are still connected, then
-    /// every client is told (0x8B). Returns when the next step has written it all.
-    pub fn drain(&mut self) {
-        self.draining = true;
-        // [MQTT-3.1.2-8] wants wills sent when the connection closes without DISCONNECT; those
-        // with a delay end with the process, as section 3.1.2.5 allows for a server's shutdown.
-        let open: Vec<(SocketId, u32)> = (0..self.connections.bound())
-            .filter_map(|at| match self.connections.get(at)?.stage {
-                Stage::Open(index) => Some((SocketId(at), index)),
-                _ => None,
-            })
-            .collect();
-        for &(_, index) in &open {
-            let Some(session) = self.sessions.get_mut(index) else { continue };
-            if session.will.as_ref().is_some_and(|will| will.delay == 0 || session.expiry == 0)
-                && let Some(will) = session.will.take()
-            {
-                self.fire_will(*will);
-            }
-        }
-        self.publish_wills();
-    }
-
-    /// The second half of [`Shard::drain`]: says goodbye to every client.
-    pub fn dismiss(&mut self) {
-        for at in 0..self.connections.bound() {
-            self.disconnect(SocketId(at), Cause::Draining);
-        }
-    }
-
-    /// True when no connection is left and nothing waits to be carried.
-    pub fn is_drained(&self) -> bool {
-        let arrived = self.arrivals.sockets.is_empty() && self.arrivals.mail.is_empty();
-        self.connections.is_empty() && arrived && self.wills.is_empty() && self.outbox.is_empty()
     }
 
     fn tell_groups(

@@ -4,6 +4,7 @@ use super::connection::{Aliases, Stage};
 use super::refuse::{Denial, Refused};
 use super::{Action, Shard};
 use crate::ids::{ClientKey, SocketId};
+use crate::limits::cost;
 use crate::mesh::Entrance;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
@@ -56,6 +57,7 @@ impl Shard {
             }
         }
         self.counters.connects += 1;
+        self.work += cost::SESSION;
         let (index, present) = self.attach(socket, &name, &connect, &entrance);
         self.set_up_connection(socket, index, &connect);
         let mut connack = std::mem::take(&mut self.scratch);
@@ -222,7 +224,7 @@ impl Shard {
             problem_information: true,
         });
         let sessions = &self.sessions;
-        self.names.insert_unique(key.0.get(), index, |&other| {
+        self.names.insert(key.0.get(), index, |other| {
             sessions.get(other).map_or(0, |session| session.key.0.get())
         });
         self.counters.sessions += 1;
@@ -232,20 +234,16 @@ impl Shard {
     /// The session of a ClientId.
     pub(super) fn find_session(&self, name: &str) -> Option<u32> {
         let hash = self.client_key(name).0.get();
-        self.names
-            .find(hash, |&index| {
-                self.sessions.get(index).is_some_and(|session| &*session.client_id == name)
-            })
-            .copied()
+        let named = |session: &Session| &*session.client_id == name;
+        self.names.find(hash, |index| self.sessions.get(index).is_some_and(named))
     }
 
     /// The connection of a client of this shard, while it has one.
     pub(super) fn socket_of(&self, client: ClientKey) -> Option<SocketId> {
-        let session = |&index: &u32| self.sessions.get(index);
-        let found = self
-            .names
-            .find(client.0.get(), |index| session(index).is_some_and(|known| known.key == client));
-        found.and_then(session)?.socket
+        let known = |session: &Session| session.key == client;
+        let found =
+            self.names.find(client.0.get(), |index| self.sessions.get(index).is_some_and(known));
+        self.sessions.get(found?)?.socket
     }
 
     fn client_key(&self, name: &str) -> ClientKey {

@@ -39,6 +39,18 @@ impl Holds {
     /// It does not read what it has been sent; its packets would only add answers to that.
     pub const UNREAD: Holds = Holds(16);
 
+    /// A message of it is still being delivered to many subscribers.
+    pub const FANOUT: Holds = Holds(32);
+    /// A request of it goes on in slices.
+    pub const TASK: Holds = Holds(64);
+    /// What holds for steps, not for as long as somebody else likes: it is read on meanwhile.
+    const BRIEF: u8 = Holds::WORK.0 | Holds::FANOUT.0 | Holds::TASK.0;
+
+    /// True when something holds, and nothing but what passes soon.
+    pub fn is_brief(self) -> bool {
+        self.0 != 0 && self.0 & !Holds::BRIEF == 0
+    }
+
     /// True when nothing holds.
     pub fn is_free(self) -> bool {
         self.0 == 0
@@ -62,7 +74,15 @@ impl Holds {
 
 // Each reason has a bit of its own.
 const _: () = {
-    let all = [Holds::CROWDED, Holds::JOINING, Holds::MAIL, Holds::WORK, Holds::UNREAD];
+    let all = [
+        Holds::CROWDED,
+        Holds::JOINING,
+        Holds::MAIL,
+        Holds::WORK,
+        Holds::UNREAD,
+        Holds::FANOUT,
+        Holds::TASK,
+    ];
     let (mut at, mut seen) = (0, 0u8);
     while at < all.len() {
         assert!(all[at].0.count_ones() == 1 && seen & all[at].0 == 0);

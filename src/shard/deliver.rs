@@ -46,7 +46,8 @@ impl Shard {
     /// Appends a packet to a connection's output.
     pub(super) fn write(&mut self, socket: SocketId, encode: impl FnOnce(&mut Vec<u8>)) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let output = output_of(connection, &mut self.pool, &mut self.dirty, socket, self.now);
+        let (dirty, work) = (&mut self.dirty, &mut self.work);
+        let output = output_of(connection, &mut self.pool, dirty, work, socket, self.now);
         let added = output.append(&mut self.pool, encode);
         self.counters.packets_sent += 1;
         self.counters.bytes_sent += added as u64;
@@ -65,10 +66,20 @@ impl Shard {
         self.write(socket, |out| packet::encode_ack(out, version, kind, &ack));
     }
 
-    /// Delivers a message to a session of this shard: sends, queues or drops it by policy.
+    /// Delivers a message to a session of this shard: sends, queues or drops it by policy. What is
+    /// older and still on its way goes first.
     pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: Terms<'_>) {
+        self.catch_up(index);
+        self.deliver_now(index, message, terms);
+    }
+
+    /// The same for a session that nothing older is on its way to.
+    pub(super) fn deliver_now(&mut self, index: u32, message: &MessageRef<'_>, terms: Terms<'_>) {
         self.work += cost::DELIVERY;
         let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.is_ending() {
+            return;
+        }
         let qos = message.qos.min(terms.qos);
         if session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0 {
             self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
@@ -292,6 +303,7 @@ pub(super) fn output_of<'a>(
     connection: &'a mut Connection,
     pool: &mut Pool,
     dirty: &mut Vec<SocketId>,
+    work: &mut u32,
     socket: SocketId,
     now: Instant,
 ) -> &'a mut Output {
@@ -303,6 +315,7 @@ pub(super) fn output_of<'a>(
     if !output.dirty {
         output.dirty = true;
         dirty.push(socket);
+        *work += cost::SEND;
     }
     output
 }

@@ -26,6 +26,10 @@ pub struct Fan {
     pub found: Vec<FilterId>,
     /// Matching subscriptions when there are several filters: target, options, identifier.
     pub overlapping: Vec<(u32, u8, u32)>,
+    /// Of those, one session's: options, identifier.
+    pub mine: Vec<(u8, u32)>,
+    /// Identifiers of one delivery.
+    pub ids: Vec<u32>,
     encoded: [Vec<u8>; VARIANTS],
     valid: u16,
 }
@@ -85,7 +89,8 @@ impl Shard {
         if shared {
             self.fan.store(message, &mut self.scratch);
         }
-        let output = output_of(connection, &mut self.pool, &mut self.dirty, socket, self.now);
+        let (dirty, work) = (&mut self.dirty, &mut self.work);
+        let output = output_of(connection, &mut self.pool, dirty, work, socket, self.now);
         let before = output.unsent();
         let aliased = aliased && !Mutant::AliasInSharedEncoding.is_on();
         let no_ids =

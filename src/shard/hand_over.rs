@@ -14,7 +14,7 @@ use super::refuse::Denial;
 use super::timers::AGAIN;
 use super::{Action, Shard};
 use crate::ids::{ShardId, SocketId};
-use crate::limits::{HAND_OVER_BYTES, HAND_OVER_QUEUE, STEP_WORK, cost};
+use crate::limits::{HAND_OVER_BYTES, HAND_OVER_QUEUE, cost};
 use crate::mesh::mail::{Arriving, Control};
 use crate::mutant::Mutant;
 use crate::packet;
@@ -210,14 +210,15 @@ impl Shard {
         self.counters.handovers_out += 1;
     }
 
-    /// Tries those who wait and whose turn it is; while the broker drains, tells them so.
-    pub(super) fn run_departures(&mut self) {
+    /// Tries those who wait and whose turn it is, until the step's work comes to `limit`; while the
+    /// broker drains, tells them so.
+    pub(super) fn run_departures(&mut self, limit: u32) {
         self.counters.handovers_waiting = self.departures.all.len() as u64;
         if self.departures.queued == 0 {
             return;
         }
         for home in (0..self.shards).map(ShardId) {
-            while self.work < STEP_WORK {
+            while !self.is_spent(limit) {
                 let (draining, now) = (self.draining, self.now);
                 let room = self.has_room_for_clients(home);
                 let line = self.departures.line(home);

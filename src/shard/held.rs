@@ -17,7 +17,7 @@
 use super::connection::{Holds, Sifted, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
-use crate::limits::{HELD_INPUT, STEP_WORK, cost};
+use crate::limits::{BRIEF_INPUT, HELD_INPUT, cost};
 use crate::mutant::Mutant;
 use crate::packet::{self, Framing, Packet, Version};
 
@@ -66,7 +66,8 @@ impl Shard {
             return; // it ends, or goes on at the end of the step
         }
         let kept = connection.input.as_ref().map_or(0, |input| input.rest().len());
-        let read = heard && kept < HELD_INPUT;
+        let brief = connection.holds.is_brief() && kept < BRIEF_INPUT;
+        let read = brief || heard && kept < HELD_INPUT;
         if connection.paused == read {
             connection.paused = !read;
             self.actions.push(if read { Action::Resume(socket) } else { Action::Pause(socket) });
@@ -83,7 +84,7 @@ impl Shard {
             let Ok(Framing::Complete { total, .. }) = packet::frame(rest, max) else {
                 return Sifted::End;
             };
-            if self.work >= STEP_WORK {
+            if self.work >= self.settings.budget.step {
                 self.parked.heard.push(socket);
                 return Sifted::End;
             }

@@ -2,7 +2,7 @@
 
 use super::Shard;
 use crate::ids::ShardId;
-use crate::limits::{CONTROL_ROUND, DATA_ROUND, STEP_WORK};
+use crate::limits::{CONTROL_ROUND, DATA_ROUND};
 use crate::mesh::mail::{Control, Data};
 use crate::mesh::mailbox::MailEnds;
 
@@ -16,7 +16,7 @@ impl Shard {
                 self.control_mail(peer, control);
             });
         }
-        if self.outbox.is_congested() {
+        if self.outbox.is_congested() || self.fanouts.is_full() {
             return taken;
         }
         self.work = 0;
@@ -27,7 +27,7 @@ impl Shard {
                 ((u16::from(self.first_peer) + u16::from(step)) % u16::from(self.shards)) as u8,
             );
             let mut round = 0;
-            while round < DATA_ROUND && self.work < STEP_WORK {
+            while round < DATA_ROUND && !self.is_spent(self.settings.budget.step) {
                 let Some(data) = ends.pop_data(peer) else { break };
                 self.data_mail(data);
                 round += 1;

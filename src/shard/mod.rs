@@ -15,9 +15,11 @@ pub mod connection;
 mod deliver;
 mod encode;
 mod entry;
+mod fanout;
 mod hand_over;
 mod held;
 mod mail;
+mod names;
 mod outbox;
 pub mod output;
 mod park;
@@ -31,8 +33,10 @@ mod retain;
 mod route;
 mod settings;
 mod share;
+mod stop;
 mod subscribe;
 mod sys;
+mod task;
 mod timers;
 
 pub use audit::{Audit, Subscribed};
@@ -42,6 +46,7 @@ use settings::Promised;
 pub use settings::Settings;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
+use crate::limits;
 use crate::mesh::mail::{Arriving, Control, Data, ReplayRequest};
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
@@ -53,7 +58,7 @@ use crate::topic::{Index, Retained};
 use close::Cause;
 use connection::{Connection, Stage};
 use hand_over::Departures;
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashMap;
 use output::{Outgoing, Pool};
 use park::Parked;
 use share::Groups;
@@ -83,6 +88,9 @@ pub enum Action {
     HandOver(SocketId, ShardId, u64),
 }
 
+/// A clock of microseconds.
+pub type Clock = Box<dyn Fn() -> u64>;
+
 /// One core's state.
 pub struct Shard {
     id: ShardId,
@@ -93,9 +101,11 @@ pub struct Shard {
     shared: Arc<Shared>,
     entrances: Vec<Option<Arc<Entrance>>>,
     sessions: Slab<Session>,
-    names: HashTable<u32>,
+    names: names::Names,
     connections: Table<Connection>,
     index: Index,
+    /// Subscriptions that only the trie finds, of each session that has any.
+    unhashed: HashMap<u32, u32, foldhash::fast::FixedState>,
     groups: Groups,
     retained: Retained<Message>,
     wheel: Wheel<Timer>,
@@ -110,13 +120,22 @@ pub struct Shard {
     parting: VecDeque<SocketId>,
     parked: Parked,
     arrivals: Arrivals,
+    fanouts: fanout::Fanouts,
+    tasks: task::Tasks,
+    stopping: stop::Stopping,
     wills: VecDeque<Message>,
     replays: VecDeque<SessionRef>,
+    /// What the step has cost so far, in units of about 100 ns.
     work: u32,
+    /// When the work comes to this, the clock is looked at.
+    look_at: u32,
+    clock: Option<Clock>,
     first_peer: u8,
     queries: VecDeque<(usize, ShardId, ReplayRequest)>,
     data_taken: usize,
     idle_flows: VecDeque<(Instant, SessionRef)>,
+    /// Of these, how many this round of housekeeping is still to look at.
+    idle_flows_due: usize,
     due: Vec<Timer>,
     /// All that clients had sent before this was read.
     heard_at: Instant,
@@ -166,9 +185,10 @@ impl Shard {
             settings,
             entrances: Vec::new(),
             sessions: Slab::default(),
-            names: HashTable::new(),
+            names: names::Names::new(),
             connections: Table::default(),
             index: Index::new(&seeds),
+            unhashed: HashMap::default(),
             groups: Groups::default(),
             retained: Retained::new(),
             wheel: Wheel::new(now),
@@ -181,13 +201,19 @@ impl Shard {
             parting: VecDeque::new(),
             parked: Parked::default(),
             arrivals: Arrivals::default(),
+            fanouts: fanout::Fanouts::default(),
+            tasks: task::Tasks::default(),
+            stopping: stop::Stopping::default(),
             wills: VecDeque::new(),
             replays: VecDeque::new(),
             queries: VecDeque::new(),
             data_taken: 0,
             work: 0,
+            look_at: 0,
+            clock: None,
             first_peer: 0,
             idle_flows: VecDeque::new(),
+            idle_flows_due: 0,
             due: Vec::new(),
             heard_at: now,
             unheard_since: None,
@@ -231,7 +257,38 @@ impl Shard {
         self.now = now;
         self.now_micros = micros;
         self.work = 0;
-        self.resume_work();
+        self.look_at = self.settings.budget.turn;
+        self.resume_work(self.settings.budget.share());
+    }
+
+    /// Besides counting what its work costs, the shard looks at this clock of microseconds (the one
+    /// of [`Shard::begin`]) now and then: a step that takes too long ends early.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = Some(clock);
+    }
+
+    /// What the step has cost so far, in units of about 100 ns ([`crate::limits::cost`]).
+    pub fn work(&self) -> u32 {
+        self.work
+    }
+
+    /// True when the step's work has come to `limit`, or its time is over.
+    #[inline]
+    fn is_spent(&mut self, limit: u32) -> bool {
+        if self.work >= self.look_at {
+            self.look_at = self.work + self.settings.budget.turn;
+            let now = self.clock.as_ref().map_or(0, |clock| clock());
+            if now.saturating_sub(self.now_micros) > limits::STEP_MICROS {
+                self.work = self.work.max(self.settings.budget.step);
+            }
+        }
+        self.work >= limit
+    }
+
+    /// How far the step's work may come for a kind of work that goes on over several steps: to what
+    /// nothing else has used, and a share of its own in any case.
+    fn allowance(&self) -> u32 {
+        self.settings.budget.step.max(self.work + self.settings.budget.share())
     }
 
     /// A listener's connections may arrive from now on. On reload the entry is replaced.
@@ -397,6 +454,8 @@ impl Shard {
             Control::Replayed(slice) => self.replayed(*slice),
             Control::Park(publisher) => self.park_publisher(publisher),
             Control::Unpark(publisher) => self.unpark_publisher(publisher),
+            Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
+            Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
             Control::Counters(counters) => self.sys.keep(from, *counters),
         }
     }
@@ -405,13 +464,19 @@ impl Shard {
     /// Returns true when there is more to do at once; see also [`Shard::awaits_room`].
     pub fn finish(&mut self) -> bool {
         let mut more = self.run_timers();
+        more |= self.run_fanouts(self.allowance());
+        more |= self.run_tasks(self.allowance());
         more |= self.retry_parked();
         more |= self.publish_wills();
-        more |= self.run_replays();
+        more |= self.run_replays(self.allowance());
         more |= self.run_parting();
+        more |= self.run_stopping(self.allowance());
+        more |= self.keep_house();
+        self.resume_work(self.settings.budget.step);
+        more |= self.parked.has_work();
         more |= !self.queries.is_empty() && !self.outbox.is_congested();
         self.run_closing();
-        self.run_departures();
+        self.run_departures(self.allowance());
         more |= self.parked.has_put_off();
         self.flush();
         self.outbox.close_batches();
@@ -461,6 +526,7 @@ impl Shard {
     /// The session, when it is on this shard and still the same one.
     fn session_of(&mut self, session: SessionRef) -> Option<&mut Session> {
         debug_assert!(session.shard == self.id);
-        self.sessions.get_of(session.index, session.generation)
+        let known = self.sessions.get_of(session.index, session.generation)?;
+        (!known.is_ending()).then_some(known)
     }
 }

@@ -8,7 +8,6 @@
 use super::connection::{Holds, Parting, Stage};
 use super::{Action, Shard};
 use crate::ids::{ClientKey, Publisher, SocketId};
-use crate::limits::STEP_WORK;
 use crate::mesh::mail::Control;
 use crate::mutant::Mutant;
 use crate::time::Instant;
@@ -56,6 +55,11 @@ impl Parked {
     /// Connections that wait for room in a mailbox.
     pub(super) fn mail_waiters(&self) -> usize {
         self.mail.len()
+    }
+
+    /// True when connections wait for their share of work.
+    pub(super) fn has_work(&self) -> bool {
+        !self.work.is_empty()
     }
 
     /// True when something was put off until the end of a step that is over.
@@ -123,12 +127,18 @@ impl Shard {
         if let Some(until) = self.parked.held.get_mut(&publisher) {
             *until = None;
         }
-        let Some(socket) = self.socket_of(publisher) else { return };
+        if let Some(socket) = self.socket_of(publisher) {
+            self.free(socket, Holds::CROWDED);
+        }
+    }
+
+    /// Takes a reason away; what was held goes on at the end of the step. Not here: we may be in
+    /// the middle of a packet, and what it goes on with may free the next one, and so on, as deep
+    /// as there are publishers.
+    pub(super) fn free(&mut self, socket: SocketId, hold: Holds) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        if connection.holds.has(Holds::CROWDED) {
-            connection.holds.clear(Holds::CROWDED);
-            // Not here: we may be in the middle of a packet, and what it goes on with may free the
-            // next one, and so on, as deep as there are publishers.
+        if connection.holds.has(hold) {
+            connection.holds.clear(hold);
             self.parked.freed.push_back(socket);
         }
     }
@@ -155,7 +165,7 @@ impl Shard {
             return true;
         }
         let Some(connection) = self.connections.get_mut(socket.0) else { return false };
-        if !connection.paused {
+        if !connection.paused && !connection.holds.is_brief() {
             connection.paused = true;
             self.actions.push(Action::Pause(socket));
             // Only here: while a mailbox stays full, each step tries again and holds again.
@@ -192,13 +202,11 @@ impl Shard {
         }
     }
 
-    /// Goes on with those that had their share of an earlier step, while this one has room.
-    pub(super) fn resume_work(&mut self) {
+    /// Goes on with those that had their share, each in turn, until the step's work comes to
+    /// `limit`.
+    pub(super) fn resume_work(&mut self, limit: u32) {
         self.hear_noted();
-        for _ in 0..self.parked.work.len() {
-            if self.work >= STEP_WORK {
-                return;
-            }
+        while !self.is_spent(limit) {
             let Some(socket) = self.parked.work.pop_front() else { return };
             self.release(socket, Holds::WORK);
         }
@@ -227,6 +235,6 @@ impl Shard {
         for socket in std::mem::take(&mut self.parked.mail).into_iter().take(most) {
             self.release(socket, Holds::MAIL);
         }
-        !self.parked.work.is_empty()
+        false
     }
 }

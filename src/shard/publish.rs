@@ -43,7 +43,7 @@ impl Shard {
     ) -> Result<Flow, Violation> {
         let promised = self.promised(socket);
         check_publish(publish, &promised)?;
-        if self.outbox.is_congested() {
+        if self.outbox.is_congested() || self.fanouts.is_full() {
             return Ok(Flow::Hold(Holds::MAIL));
         }
         if let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.id) {

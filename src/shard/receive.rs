@@ -4,7 +4,7 @@ use super::Shard;
 use super::close::Cause;
 use super::connection::{Holds, Stage};
 use crate::ids::SocketId;
-use crate::limits::{STEP_WORK, cost};
+use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{
     self, Ack, AckKind, Disconnect, Framing, Packet, ReasonCode, Version, Violation,
@@ -86,6 +86,8 @@ impl Shard {
         let version = session.version;
         let max = self.promised(socket).max_packet_size;
         let mut used = 0;
+        let budget = self.settings.budget;
+        let share = budget.step.min(self.work.saturating_add(budget.turn));
         while used < bytes.len() {
             if !self.connections.get(socket.0).is_some_and(|connection| {
                 connection.stage == Stage::Open(index) && connection.holds.is_free()
@@ -96,7 +98,7 @@ impl Shard {
                 self.hold(socket, Holds::UNREAD);
                 break;
             }
-            if self.work >= STEP_WORK {
+            if self.is_spent(share) {
                 self.hold(socket, Holds::WORK);
                 break;
             }
@@ -104,9 +106,12 @@ impl Shard {
             let rest = &bytes[used..];
             let outcome = match packet::frame(rest, max) {
                 Ok(Framing::Incomplete { .. }) => break,
-                Ok(Framing::Complete { total, .. }) => packet::decode(version, &rest[..total])
-                    .and_then(|packet| self.handle(socket, index, version, packet))
-                    .map(|flow| (flow, total)),
+                Ok(Framing::Complete { total, .. }) => {
+                    self.work += cost::bytes(total);
+                    packet::decode(version, &rest[..total])
+                        .and_then(|packet| self.handle(socket, index, version, packet))
+                        .map(|flow| (flow, total))
+                }
                 Err(violation) => Err(violation),
             };
             match outcome {

@@ -5,7 +5,7 @@ use super::Shard;
 use super::deliver::Terms;
 use super::route::{NO_LOCAL, packed_qos};
 use crate::ids::{SessionRef, ShardId};
-use crate::limits;
+use crate::limits::{self, cost};
 use crate::mesh::mail::{Control, ReplayRequest, ReplaySlice};
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
@@ -21,8 +21,6 @@ const SLICE_BYTES: usize = 64 * 1024;
 const FEW: usize = 8;
 /// Most stored topics looked at for one slice.
 const VISITS: usize = 2048;
-/// Slices taken in one step.
-const SLICES: usize = 16;
 /// Stored messages looked at for expiry per housekeeping.
 const SWEEP: usize = 4096;
 
@@ -158,10 +156,12 @@ impl Shard {
         flow.overtake(hash, self.next_cookie);
     }
 
-    /// Goes on with replays; true when there is more to do at once.
-    pub(super) fn run_replays(&mut self) -> bool {
-        for _ in 0..SLICES {
+    /// Goes on with replays until the step's work comes to `limit`; true when there is more to do
+    /// at once.
+    pub(super) fn run_replays(&mut self, limit: u32) -> bool {
+        while !self.is_spent(limit) {
             let Some(session) = self.replays.pop_front() else { return false };
+            self.work += cost::FILTER;
             self.next_slice(session);
         }
         !self.replays.is_empty()
@@ -240,6 +240,7 @@ impl Shard {
     }
 
     fn slice(&mut self, request: ReplayRequest) -> ReplaySlice {
+        self.work += cost::FILTER;
         let ReplayRequest { session, filter, ticket, text, cursor, limit } = request;
         let (mut messages, mut bytes, mut cursor) = (Vec::<Message>::new(), 0, cursor);
         // A few at a time, so that a slice of large messages stays small in bytes.
@@ -249,6 +250,7 @@ impl Shard {
                 bytes += message.size();
                 messages.push(message.clone());
             };
+            self.work += cost::VISIT * few as u32;
             match self.retained.replay(&text, cursor.as_deref(), few, VISITS, found) {
                 topic::Replay::Done => {
                     return ReplaySlice { session, filter, ticket, messages, cursor: None };
@@ -256,6 +258,7 @@ impl Shard {
                 topic::Replay::More(next) => cursor = Some(next),
             }
             if messages.is_empty() {
+                self.work += cost::VISIT * VISITS as u32;
                 break; // that was a step's worth of looking
             }
         }

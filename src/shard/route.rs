@@ -3,6 +3,7 @@
 use super::Shard;
 use super::deliver::Terms;
 use crate::ids::{ShardId, ShardSet};
+use crate::limits::cost;
 use crate::message::{Errand, Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{Qos, SubscribeOptions};
@@ -138,16 +139,22 @@ impl Shard {
         let mut found = std::mem::take(&mut self.fan.found);
         found.clear();
         let mut subscribers = 0;
-        self.index.matching(hash, &mut |filter, list: &[Subscriber]| {
+        let visits = self.index.matching(hash, &mut |filter, list: &[Subscriber]| {
             subscribers += list.len();
             found.push(filter);
         });
+        self.work += cost::VISIT * (visits + found.len()) as u32;
         self.fan.many = subscribers > 1;
         match found[..] {
             [] => {}
-            [filter] => {
+            _ if subscribers > self.settings.budget.subscribers_at_once => {
+                self.begin_fanout(&found, message);
+            }
+            // Catching up changes the order of the list: that way collects it first.
+            [filter] if self.fanouts.is_empty() => {
                 for at in 0..subscribers {
-                    let subscriber = self.index.subscribers(filter)[at];
+                    let list = self.index.subscribers(filter);
+                    let Some(&subscriber) = list.get(at) else { break };
                     self.deliver_one(subscriber, message);
                 }
             }
@@ -171,7 +178,21 @@ impl Shard {
         self.fan.crowded = crowded;
     }
 
-    fn deliver_one(&mut self, subscriber: Subscriber, message: &MessageRef<'_>) {
+    /// What is older and still on its way to a subscriber goes first.
+    #[inline]
+    fn catch_up_subscriber(&mut self, subscriber: Subscriber) {
+        if self.fanouts.is_empty() {
+            return;
+        }
+        if subscriber.options & GROUP != 0 {
+            self.catch_up_group(subscriber.target);
+        } else {
+            self.catch_up(subscriber.target);
+        }
+    }
+
+    /// Delivers to one subscriber, whom nothing older is on its way to.
+    pub(super) fn deliver_one(&mut self, subscriber: Subscriber, message: &MessageRef<'_>) {
         let Subscriber { target, options, subscription_id } = subscriber;
         if options & GROUP != 0 {
             self.deliver_to_group(target, message);
@@ -187,7 +208,7 @@ impl Shard {
             subscription_ids: if subscription_id == 0 { &[] } else { &ids },
             replay: false,
         };
-        self.deliver(target, message, terms);
+        self.deliver_now(target, message, terms);
     }
 
     /// True when the client of the session at `index` published the message, be it in an earlier
@@ -210,36 +231,55 @@ impl Shard {
         // Groups (by their bit) first, then sessions side by side.
         all.sort_unstable_by_key(|&(target, options, id)| (options & GROUP == 0, target, id));
         let mut rest = &all[..];
-        let mut ids = Vec::new();
-        while let Some(&(target, options, _)) = rest.first() {
+        let mut mine = std::mem::take(&mut self.fan.mine);
+        while let Some(&(target, options, id)) = rest.first() {
+            let subscriber = Subscriber { target, options, subscription_id: id };
+            self.catch_up_subscriber(subscriber);
             if options & GROUP != 0 {
                 self.deliver_to_group(target, message);
                 rest = &rest[1..];
                 continue;
             }
             let count = rest.iter().take_while(|&&(other, ..)| other == target).count();
-            let (mine, others) = rest.split_at(count);
+            let (own, others) = rest.split_at(count);
             rest = others;
-            let own = self.is_publisher(target, message);
-            ids.clear();
-            let (mut qos, mut retain, mut any) = (Qos::AtMostOnce, false, false);
-            let local = !own || Mutant::NoLocalInOverlap.is_on();
-            for &(_, options, id) in mine.iter().filter(|m| local || m.1 & NO_LOCAL == 0) {
-                any = true;
-                qos = qos.max(packed_qos(options));
-                if Mutant::OverlapLastQos.is_on() {
-                    qos = packed_qos(options);
-                }
-                retain |= live_retain(options, message);
-                if id != 0 && !(Mutant::OverlapLosesIdentifier.is_on() && ids.len() == 1) {
-                    ids.push(id);
-                }
+            mine.clear();
+            mine.extend(own.iter().map(|&(_, options, id)| (options, id)));
+            self.deliver_combined(target, &mut mine, message);
+        }
+        self.fan.mine = mine;
+        self.fan.overlapping = all;
+    }
+
+    /// Delivers once to a session with several matching subscriptions, given by their options and
+    /// identifiers (0 for none), which are put in order.
+    pub(super) fn deliver_combined(
+        &mut self,
+        target: u32,
+        mine: &mut [(u8, u32)],
+        message: &MessageRef<'_>,
+    ) {
+        mine.sort_unstable_by_key(|&(_, id)| id);
+        self.work += cost::VISIT * mine.len() as u32;
+        let local = !self.is_publisher(target, message) || Mutant::NoLocalInOverlap.is_on();
+        let mut ids = std::mem::take(&mut self.fan.ids);
+        ids.clear();
+        let (mut qos, mut retain, mut any) = (Qos::AtMostOnce, false, false);
+        for &(options, id) in mine.iter().filter(|own| local || own.0 & NO_LOCAL == 0) {
+            any = true;
+            qos = qos.max(packed_qos(options));
+            if Mutant::OverlapLastQos.is_on() {
+                qos = packed_qos(options);
             }
-            if any {
-                let terms = Terms { qos, retain, subscription_ids: &ids, replay: false };
-                self.deliver(target, message, terms);
+            retain |= live_retain(options, message);
+            if id != 0 && !(Mutant::OverlapLosesIdentifier.is_on() && ids.len() == 1) {
+                ids.push(id);
             }
         }
-        self.fan.overlapping = all;
+        if any {
+            let terms = Terms { qos, retain, subscription_ids: &ids, replay: false };
+            self.deliver_now(target, message, terms);
+        }
+        self.fan.ids = ids;
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration as the shard's hot paths want it: plain numbers, no units, no options.
 
 use crate::config::{Config, SharedStrategy};
+use crate::limits::Budget;
 use crate::session::NEVER;
 use crate::session::pending::Bounds;
 use std::time::Duration;
@@ -78,6 +79,10 @@ pub struct Settings {
     pub max_connections: u64,
     /// Largest CONNECT packet, bytes.
     pub before_connect: u32,
+    /// Most subscriptions of one client that only the trie can find.
+    pub max_unhashed_subscriptions: usize,
+    /// How steps are divided; not configured.
+    pub budget: Budget,
 }
 
 /// What CONNACK tells a client that it may send.
@@ -174,6 +179,8 @@ impl Settings {
             sys_interval: millis(config.sys.interval),
             max_connections: config.runtime.max_connections.map_or(u64::MAX, u64::from),
             before_connect: config.limits.before_connect,
+            max_unhashed_subscriptions: mqtt.max_unhashed_subscriptions as usize,
+            budget: Budget::BROKER,
         }
     }
 }

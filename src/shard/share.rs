@@ -51,6 +51,11 @@ impl Groups {
         }
     }
 
+    /// The group's entry in the index.
+    pub(super) fn place(&self, group: u32) -> Option<(FilterId, u32)> {
+        self.groups.get(group).map(|group| group.place)
+    }
+
     /// Groups and their members.
     pub(super) fn count(&self) -> (usize, usize) {
         let members = self.places().map(|(group, _)| self.groups.get(group));
@@ -192,7 +197,7 @@ impl Shard {
         }
         let Some(Ok(share)) = topic::parse_share(&filter) else { return };
         let plain = share.filter.to_owned();
-        let id = self.index.intern(&plain);
+        let id = self.index.intern_always(&plain);
         let group = self.groups.groups.insert(Group {
             filter: filter.clone(),
             place: (id, 0),

@@ -4,10 +4,12 @@ use super::Shard;
 use super::connection::Holds;
 use super::receive::Flow;
 use super::route::{GROUP, pack};
+use super::task::{Rest, Task};
 use crate::ids::{SessionRef, SocketId};
+use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{
-    self, PacketId, Qos, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter, UnsubAck,
+    self, PacketId, Qos, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter,
     Unsubscribe, UserProperties, Version, Violation,
 };
 use crate::session::Place;
@@ -33,6 +35,23 @@ pub(super) struct Joining {
     replays: Vec<FilterId>,
 }
 
+impl Joining {
+    fn new(session: SessionRef, ticket: u64, id: PacketId) -> Self {
+        // One is for the packet itself: until all its filters are done.
+        Joining { session, ticket, left: 1, id, codes: Vec::new(), replays: Vec::new() }
+    }
+
+    /// One of what the SUBACK waits for is done.
+    pub(super) fn done_one(&mut self) {
+        self.left -= 1;
+    }
+
+    /// True when the SUBACK can go out.
+    pub(super) fn is_complete(&self) -> bool {
+        self.left == 0 || Mutant::SubAckBeforeJoined.is_on()
+    }
+}
+
 impl Shard {
     pub(super) fn subscribe(
         &mut self,
@@ -48,29 +67,64 @@ impl Shard {
             check_filter(&wanted)?;
         }
         self.check_answer(index, version, subscribe.filters.len())?;
+        // What was accepted before is delivered by the options that were in force then.
+        self.catch_up(index);
         let session = self.session_ref(index);
-        let id = subscribe.id;
         let ticket = self.ticket();
-        let (codes, replays) = (Vec::new(), Vec::new());
-        let mut joining = Joining { session, ticket, left: 0, id, codes, replays };
-        for wanted in subscribe.filters.iter() {
-            let code = match self.permit(index, version, subscribe.subscription_id, &wanted) {
-                Err(reason) => failure(version, reason),
-                Ok(granted) => {
-                    let subscription_id = subscribe.subscription_id.unwrap_or(0);
-                    self.grant(index, &wanted, granted, subscription_id, &mut joining);
-                    granted as u8
-                }
-            };
-            joining.codes.push(code);
+        let mut joining = Joining::new(session, ticket, subscribe.id);
+        if subscribe.filters.len() > self.settings.budget.filters_at_once {
+            let filters = Rest::new(socket, version, subscribe.filters.raw());
+            let subscription_id = subscribe.subscription_id;
+            self.groups.joining.insert(index, joining);
+            let task = Task::Subscribe { session, ticket, subscription_id, filters };
+            self.begin_task(socket, task);
+            return Ok(Flow::Next);
         }
-        if joining.left == 0 || Mutant::SubAckBeforeJoined.is_on() {
+        for wanted in subscribe.filters.iter() {
+            self.subscribe_one(index, version, subscribe.subscription_id, &wanted, &mut joining);
+        }
+        joining.done_one();
+        if joining.is_complete() {
             self.finish_subscribe(socket, index, version, joining);
         } else {
             self.groups.joining.insert(index, joining);
             self.hold(socket, Holds::JOINING);
         }
         Ok(Flow::Next)
+    }
+
+    /// One filter of a SUBSCRIBE: granted or refused.
+    pub(super) fn subscribe_one(
+        &mut self,
+        index: u32,
+        version: Version,
+        subscription_id: Option<u32>,
+        wanted: &SubscribeFilter<'_>,
+        joining: &mut Joining,
+    ) {
+        self.work += cost::FILTER;
+        let granted = self
+            .permit(index, version, subscription_id, wanted)
+            .and_then(|qos| self.grant(index, wanted, qos, subscription_id.unwrap_or(0), joining));
+        joining.codes.push(match granted {
+            Ok(qos) => qos as u8,
+            Err(reason) => failure(version, reason),
+        });
+    }
+
+    /// The SUBACK under way with this ticket.
+    pub(super) fn take_joining(&mut self, session: SessionRef, ticket: u64) -> Option<Joining> {
+        let joining = self.groups.joining.remove(&session.index)?;
+        let same = joining.session == session && joining.ticket == ticket;
+        if !same {
+            self.groups.joining.insert(session.index, joining);
+            return None;
+        }
+        Some(joining)
+    }
+
+    pub(super) fn put_joining(&mut self, index: u32, joining: Joining) {
+        self.groups.joining.insert(index, joining);
     }
 
     /// Nothing is done for a packet whose answer the client has no room for [MQTT-3.1.2-24].
@@ -89,7 +143,7 @@ impl Shard {
     }
 
     /// SUBACK, then the retained messages.
-    fn finish_subscribe(
+    pub(super) fn finish_subscribe(
         &mut self,
         socket: SocketId,
         index: u32,
@@ -103,9 +157,7 @@ impl Shard {
             user: UserProperties::default(),
         };
         self.write(socket, |out| packet::encode_suback(out, version, &suback));
-        for filter in joining.replays {
-            self.begin_replay(index, filter);
-        }
+        self.ask_for_replays(index, joining.replays);
     }
 
     /// A home shard routes for the session now.
@@ -164,9 +216,11 @@ impl Shard {
             return Err(ReasonCode::UnspecifiedError);
         };
         let shares = session.extras.as_ref().map_or(0, |extras| extras.shares.len());
-        if session.subscriptions.len() + shares >= settings.max_subscriptions
-            && !self.is_subscribed(index, wanted.filter)
-        {
+        let full = session.subscriptions.len() + shares >= settings.max_subscriptions;
+        let unhashed = self.unhashed.get(&index).map_or(0, |&count| count as usize) + shares;
+        let costly = unhashed >= settings.max_unhashed_subscriptions
+            && self.index.is_unhashed(&mounted(session.mountpoint(), filter));
+        if (full || costly) && !self.is_subscribed(index, wanted.filter) {
             return Err(ReasonCode::QuotaExceeded);
         }
         Ok(wanted.options.qos.min(Qos::from_u8(settings.max_qos).unwrap_or_default()))
@@ -193,7 +247,7 @@ impl Shard {
         granted: Qos,
         subscription_id: u32,
         joining: &mut Joining,
-    ) {
+    ) -> Result<Qos, ReasonCode> {
         let options = pack(&packet::SubscribeOptions { qos: granted, ..wanted.options });
         let mountpoint = self.sessions.get(index).map_or("", |session| session.mountpoint());
         let full = mounted(mountpoint, wanted.filter);
@@ -202,10 +256,10 @@ impl Shard {
             if self.join(index, &full, options, subscription_id, joining.ticket) {
                 joining.left += 1;
             }
-            return;
+            return Ok(granted);
         }
         let subscriber = Subscriber { target: index, options, subscription_id };
-        let (filter, new) = self.place_subscription(index, &full, subscriber);
+        let (filter, new) = self.place_subscription(index, &full, subscriber)?;
         let replay = match wanted.options.retain_handling {
             RetainHandling::Send => true, // [MQTT-3.3.1-9]
             RetainHandling::SendIfNew if Mutant::SendIfNewAlways.is_on() => true,
@@ -215,6 +269,7 @@ impl Shard {
         if replay {
             joining.replays.push(filter);
         }
+        Ok(granted)
     }
 
     /// Adds or, for a known filter, replaces [MQTT-3.8.4-3] a subscription.
@@ -223,20 +278,23 @@ impl Shard {
         index: u32,
         filter: &str,
         subscriber: Subscriber,
-    ) -> (FilterId, bool) {
-        let id = self.index.intern(filter);
-        let Some(session) = self.sessions.get_mut(index) else { return (id, false) };
+    ) -> Result<(FilterId, bool), ReasonCode> {
+        let id = self.index.intern(filter).ok_or(ReasonCode::QuotaExceeded)?;
+        let Some(session) = self.sessions.get_mut(index) else { return Ok((id, false)) };
         if let Some(position) = session.subscriptions.position(id) {
             if !Mutant::ResubscribeIgnored.is_on() {
                 *self.index.get_mut(id, position) = subscriber;
             }
-            return (id, false);
+            return Ok((id, false));
         }
         let position = self.index.add(id, subscriber);
         session.subscriptions.set(Place { filter: id, position });
         self.counters.subscriptions += 1;
+        if self.index.is_in_trie(id) {
+            *self.unhashed.entry(index).or_default() += 1;
+        }
         self.announce(id);
-        (id, true)
+        Ok((id, true))
     }
 
     /// After an addition: the other shards learn of a filter's first subscriber here.
@@ -249,18 +307,24 @@ impl Shard {
 
     /// Takes an entry out of the index; the entry that takes its position is told.
     pub(super) fn remove_place(&mut self, filter: FilterId, position: u32) {
+        self.work += cost::FILTER;
         let last = self.index.subscribers(filter).len() == 1;
         if self.shards > 1 && last && !Mutant::InterestNotWithdrawn.is_on() {
             let text = self.index.filter(filter);
             self.shared.interest.remove(self.id, self.index.key(filter), text);
         }
+        let position = self.leave_zones(filter, position);
         let Some(moved) = self.index.remove(filter, position).moved else { return };
-        if Mutant::PlaceNotMoved.is_on() {
-            return;
+        if !Mutant::PlaceNotMoved.is_on() {
+            self.tell_place(moved, filter, position);
         }
-        if moved.options & GROUP != 0 {
-            self.groups.moved(moved.target, position);
-        } else if let Some(session) = self.sessions.get_mut(moved.target) {
+    }
+
+    /// An entry of the index has moved: its owner is told.
+    pub(super) fn tell_place(&mut self, entry: Subscriber, filter: FilterId, position: u32) {
+        if entry.options & GROUP != 0 {
+            self.groups.moved(entry.target, position);
+        } else if let Some(session) = self.sessions.get_mut(entry.target) {
             session.subscriptions.set(Place { filter, position });
         }
     }
@@ -276,33 +340,48 @@ impl Shard {
             return Ok(Flow::Hold(Holds::MAIL));
         }
         self.check_answer(index, version, unsubscribe.filters.len())?;
-        let mut codes = Vec::with_capacity(unsubscribe.filters.len());
-        for filter in unsubscribe.filters.iter() {
-            let mountpoint = self.sessions.get(index).map_or("", |session| session.mountpoint());
-            let full = mounted(mountpoint, filter);
-            let known = if topic::parse_share(filter).is_some() {
-                self.leave(index, &full)
-            } else {
-                self.drop_subscription(index, &full)
-            };
-            let code = if known { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
-            codes.push(code as u8);
+        // What was accepted before the packet is delivered before its answer.
+        self.catch_up(index);
+        if unsubscribe.filters.len() > self.settings.budget.filters_at_once {
+            let filters = Rest::new(socket, version, unsubscribe.filters.raw());
+            let (session, ticket) = (self.session_ref(index), self.ticket());
+            let (id, codes) = (unsubscribe.id, Vec::with_capacity(unsubscribe.filters.len()));
+            self.begin_task(socket, Task::Unsubscribe { session, ticket, id, filters, codes });
+            return Ok(Flow::Next);
         }
-        let unsuback = UnsubAck {
-            id: unsubscribe.id,
-            codes: &codes,
-            reason_string: None,
-            user: UserProperties::default(),
-        };
-        // [MQTT-3.10.4-4]: also when nothing was deleted.
-        self.write(socket, |out| packet::encode_unsuback(out, version, &unsuback));
+        let filters = unsubscribe.filters.iter();
+        let codes: Vec<u8> = filters.map(|filter| self.unsubscribe_one(index, filter)).collect();
+        self.answer_unsubscribe(socket, version, unsubscribe.id, &codes);
         Ok(Flow::Next)
+    }
+
+    /// One filter of an UNSUBSCRIBE; returns its code.
+    pub(super) fn unsubscribe_one(&mut self, index: u32, filter: &str) -> u8 {
+        self.work += cost::FILTER;
+        let mountpoint = self.sessions.get(index).map_or("", |session| session.mountpoint());
+        let full = mounted(mountpoint, filter);
+        let known = if topic::parse_share(filter).is_some() {
+            self.leave(index, &full)
+        } else {
+            self.drop_subscription(index, &full)
+        };
+        let code = if known { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
+        code as u8
     }
 
     fn drop_subscription(&mut self, index: u32, filter: &str) -> bool {
         let Some(id) = self.index.find(filter) else { return false };
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let Some(position) = session.subscriptions.remove(id) else { return false };
+        if self.index.is_in_trie(id)
+            && let Some(count) = self.unhashed.get_mut(&index)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.unhashed.remove(&index);
+            }
+        }
+        let Some(session) = self.sessions.get_mut(index) else { return false };
         if let Some(flow) = &mut session.flow
             && !flow.replays.is_empty()
         {
@@ -317,8 +396,8 @@ impl Shard {
         true
     }
 
-    /// Takes out all subscriptions and memberships of a session that ends.
-    pub(super) fn leave_everything(&mut self, index: u32) {
+    /// Takes out all memberships in share groups of a session that ends.
+    pub(super) fn leave_shares(&mut self, index: u32) {
         self.groups.joining.remove(&index);
         if !Mutant::ShareDeadMember.is_on() {
             self.leave_groups(index);
@@ -327,15 +406,6 @@ impl Shard {
             let shares = std::mem::take(&mut extras.shares).len() as u64;
             self.counters.subscriptions -= shares;
             self.counters.shared_subscriptions -= shares;
-        }
-        while let Some(place) =
-            self.sessions.get(index).and_then(|session| session.subscriptions.any())
-        {
-            if let Some(session) = self.sessions.get_mut(index) {
-                session.subscriptions.remove(place.filter);
-            }
-            self.counters.subscriptions -= 1;
-            self.remove_place(place.filter, place.position);
         }
     }
 }

@@ -5,7 +5,7 @@ use super::close::{Cause, LAST_WORDS};
 use super::connection::{Holds, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
-use crate::limits::REFUSED_MILLIS;
+use crate::limits::{REFUSED_MILLIS, cost};
 use crate::mutant::Mutant;
 use crate::time::{GRANULARITY_MILLIS, Instant};
 
@@ -16,15 +16,15 @@ const SWEEP_REST: u64 = 1000;
 /// Entries that the wheel may always have.
 const FEW_TIMERS: usize = 4096;
 /// Timers run per step.
-const TIMERS: usize = 4096;
+const TIMERS: usize = 256;
 /// Milliseconds between looks at idle flow state, retained expiry and spare memory.
 const HOUSEKEEPING: u64 = 1000;
 /// Milliseconds until a client that may only be unheard is looked at again.
 pub(super) const AGAIN: u64 = 100;
 /// Milliseconds a flow state stays after its last use.
 const FLOW_IDLE: u64 = 2000;
-/// Flow states looked at per housekeeping.
-const FLOWS: usize = 65_536;
+/// Flow states looked at per step.
+const FLOWS: usize = 1024;
 
 /// Whose turn it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +82,7 @@ impl Shard {
         let mut due = std::mem::take(&mut self.due);
         let more = self.wheel.expire(self.now, TIMERS, &mut due);
         for timer in due.drain(..) {
+            self.work += cost::VISIT;
             match timer {
                 Timer::Connection(socket) => self.connection_due(socket),
                 Timer::Session(index) => {
@@ -101,7 +102,7 @@ impl Shard {
                 }
                 Timer::Housekeeping => {
                     self.sys.disarm_housekeeping();
-                    self.keep_house();
+                    self.begin_housekeeping();
                     self.arm_housekeeping();
                 }
             }
@@ -210,14 +211,31 @@ impl Shard {
             && !Mutant::UnheardJudged.is_on()
     }
 
-    fn keep_house(&mut self) {
+    fn begin_housekeeping(&mut self) {
+        // Those that were listed by now; who is put back is for the next time.
+        self.idle_flows_due = self.idle_flows.len();
+        self.pool.shrink();
+        let sessions = &self.sessions;
+        let hash = |index| sessions.get(index).map_or(0, |session| session.key.0.get());
+        self.names.shrink(hash);
+        self.sweep_retained();
+    }
+
+    /// Gives back flow states that are not used any more, some per step; true when there are more
+    /// to look at.
+    pub(super) fn keep_house(&mut self) -> bool {
         let now = self.now;
         let retries = self.settings.retry_interval > 0;
-        for _ in 0..FLOWS.min(self.idle_flows.len()) {
+        for _ in 0..FLOWS {
+            if self.idle_flows_due == 0 {
+                return false;
+            }
             let Some(&(at, reference)) = self.idle_flows.front() else { break };
             if at.plus_millis(FLOW_IDLE) > now {
                 break;
             }
+            self.idle_flows_due -= 1;
+            self.work += cost::VISIT;
             self.idle_flows.pop_front();
             let Some(session) = self.session_of(reference) else { continue };
             let online = session.socket.is_some();
@@ -233,22 +251,14 @@ impl Shard {
                 None => {}
             }
         }
-        if self.idle_flows.is_empty() {
-            self.idle_flows.shrink_to(64);
+        let more = self.idle_flows_due > 0
+            && self.idle_flows.front().is_some_and(|(at, _)| at.plus_millis(FLOW_IDLE) <= now);
+        if !more {
+            self.idle_flows_due = 0;
+            if self.idle_flows.is_empty() {
+                self.idle_flows.shrink_to(64);
+            }
         }
-        self.pool.shrink();
-        self.shrink_names();
-        self.sweep_retained();
-    }
-
-    /// After a crowd has left, its room in the table of names is given back.
-    fn shrink_names(&mut self) {
-        let (len, room) = (self.names.len(), self.names.capacity());
-        if room > 4096 && len < room / 8 {
-            let sessions = &self.sessions;
-            self.names.shrink_to(len * 2, |&index| {
-                sessions.get(index).map_or(0, |session| session.key.0.get())
-            });
-        }
+        more
     }
 }

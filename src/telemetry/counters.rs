@@ -208,6 +208,16 @@ counters! {
         parks_publisher reason = "subscriber";
         parks_mailbox reason = "mailbox";
     }
+    "ringmq_fanouts_total" Counter "messages"
+        "Messages for more subscribers than are served at once; delivered over several steps." {
+        fanouts;
+    }
+    "ringmq_tasks_total" Counter "requests"
+        "Requests, and ends of sessions, that were too large for a part of one step." {
+        tasks;
+    }
+    "ringmq_fanouts_under_way" Gauge "messages"
+        "Messages that some of their subscribers are still to get." { fanouts_under_way; }
     "ringmq_steps_total" Counter "steps"
         "Passes of the shard's loop." { steps; }
     "ringmq_step_busy_seconds_total" Counter "nanoseconds"

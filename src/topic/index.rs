@@ -18,9 +18,10 @@
 use hashbrown::HashTable;
 
 use super::hash::{FilterKey, Seeds, Shape, TopicHash};
+use super::name::levels as topic_levels;
 use super::slab::{self, Slab};
 use super::trie::Trie;
-use crate::limits::MAX_SHAPES;
+use crate::limits::{MAX_SHAPES, TRIE_NODES};
 use crate::mutant::Mutant;
 
 /// A filter's number in one [`Index`]; used again after the filter is gone.
@@ -96,12 +97,26 @@ impl Index {
         }
     }
 
-    /// The number of a valid filter, which is created without subscribers when it is new.
-    pub fn intern(&mut self, filter: &str) -> FilterId {
+    /// The number of a valid filter, which is created without subscribers when it is new. `None`
+    /// when it is new, only the trie could find it, and the trie has no room: [`TRIE_NODES`].
+    pub fn intern(&mut self, filter: &str) -> Option<FilterId> {
         let key = FilterKey::new(&self.seeds, filter);
         if let Some(found) = self.find_keyed(&key, filter) {
-            return found;
+            return Some(found);
         }
+        if self.needs_trie(&key) && self.trie.nodes() + topic_levels(filter) > TRIE_NODES {
+            return None;
+        }
+        Some(self.add_filter(&key, filter))
+    }
+
+    /// The same without that bound, for a filter that another shard has let in.
+    pub fn intern_always(&mut self, filter: &str) -> FilterId {
+        let key = FilterKey::new(&self.seeds, filter);
+        self.find_keyed(&key, filter).unwrap_or_else(|| self.add_filter(&key, filter))
+    }
+
+    fn add_filter(&mut self, key: &FilterKey, filter: &str) -> FilterId {
         let node = Node { text: filter.into(), subscribers: Subscribers::None };
         let id = self.nodes.insert(node);
         let table = match key.shape {
@@ -114,6 +129,22 @@ impl Index {
             None => self.trie.insert(&self.seeds, filter, id),
         }
         FilterId(id)
+    }
+
+    /// True when a filter that was interned is in the trie.
+    pub fn is_in_trie(&self, id: FilterId) -> bool {
+        !self.trie.is_empty() && self.trie.find(&self.seeds, self.filter(id)) == Some(id.0)
+    }
+
+    /// True when the filter is, or as a new one would be, in the trie.
+    pub fn is_unhashed(&self, filter: &str) -> bool {
+        let key = FilterKey::new(&self.seeds, filter);
+        self.needs_trie(&key) || self.trie.find(&self.seeds, filter).is_some()
+    }
+
+    fn needs_trie(&self, key: &FilterKey) -> bool {
+        key.shape.is_some()
+            && (key.coarse || self.shapes.len() >= MAX_SHAPES && self.used(key).is_none())
     }
 
     /// The number of a filter, when it has been interned.
@@ -135,6 +166,12 @@ impl Index {
     /// The subscriber at a position. Panics when there is none: our own mistake.
     pub fn get_mut(&mut self, id: FilterId, position: u32) -> &mut Subscriber {
         &mut self.nodes.get_mut(id.0).subscribers.as_mut_slice()[position as usize]
+    }
+
+    /// Two subscribers of a filter change positions. Panics when there are none: our own mistake.
+    pub fn swap(&mut self, id: FilterId, one: u32, other: u32) {
+        let list = self.nodes.get_mut(id.0).subscribers.as_mut_slice();
+        list.swap(one as usize, other as usize);
     }
 
     /// Removes the subscriber at a position, in constant time: the last one of the list takes its
@@ -168,12 +205,12 @@ impl Index {
     }
 
     /// Calls `found` with every filter that matches the topic name and has subscribers, in no
-    /// particular order. Allocates nothing.
+    /// particular order. Allocates nothing. Returns how many nodes of the trie were visited.
     pub fn matching<'s>(
         &'s self,
         topic: &TopicHash<'_>,
         found: &mut impl FnMut(FilterId, &'s [Subscriber]),
-    ) {
+    ) -> usize {
         let mut report = |id: u32, node: &'s Node| {
             let subscribers = node.subscribers.as_slice();
             if !subscribers.is_empty() {
@@ -192,7 +229,7 @@ impl Index {
                 report(id, self.nodes.get(id));
             }
         }
-        self.trie.matching(&self.seeds, name, &mut |id| report(id, self.nodes.get(id)));
+        self.trie.matching(&self.seeds, name, &mut |id| report(id, self.nodes.get(id)))
     }
 
     /// How many distinct filters there are.

@@ -24,7 +24,7 @@ impl Model {
 
     fn add(&mut self, filter: &str) {
         self.next += 1;
-        let id = self.index.intern(filter);
+        let id = self.index.intern(filter).expect("there is room");
         let position = self.index.add(id, subscriber(self.next));
         let list = self.filters.entry(filter.into()).or_default();
         assert_eq!(position as usize, list.len());
@@ -155,7 +155,7 @@ fn past_the_most_shapes_filters_go_to_the_trie_and_are_found_the_same() {
 #[test]
 fn a_hash_hit_is_compared_with_the_text() {
     let mut index = Index::new(&Seeds::fixed(1));
-    let id = index.intern("a/+");
+    let id = index.intern_always("a/+");
     index.add(id, subscriber(1));
     // As if "a/+" had the key of "b/+".
     let seeds = index.seeds.clone();
@@ -170,7 +170,7 @@ fn a_table_of_many_segments_finds_what_one_of_one_found() {
     let mut index = Index::new(&Seeds::fixed(1));
     let filter = |at: usize| format!("d/{at}/+");
     for at in 0..3 * Table::SPLIT {
-        let id = index.intern(&filter(at));
+        let id = index.intern_always(&filter(at));
         index.add(id, subscriber(at as u32));
         if at % 1000 == 999 || (Table::SPLIT - 2..Table::SPLIT + 2).contains(&at) {
             assert!((0..=at).all(|at| index.find(&filter(at)).is_some()));
@@ -191,12 +191,12 @@ fn a_table_of_many_segments_finds_what_one_of_one_found() {
 #[test]
 fn a_filter_interned_without_subscribers_is_silent_and_can_be_discarded() {
     let mut index = Index::new(&Seeds::fixed(1));
-    let id = index.intern("a/+");
+    let id = index.intern_always("a/+");
     let topic = TopicHash::new(&index.seeds, "a/b");
     index.matching(&topic, &mut |_, _| panic!("nobody subscribes"));
     index.discard(id);
     assert_eq!((index.filters(), index.find("a/+")), (0, None));
-    let id = index.intern("a/+");
+    let id = index.intern_always("a/+");
     index.add(id, subscriber(1));
     index.discard(id);
     index.get_mut(id, 0).options = 9;
@@ -207,7 +207,7 @@ fn a_filter_interned_without_subscribers_is_silent_and_can_be_discarded() {
 fn a_list_of_a_million_loses_any_of_them_at_once_and_gives_memory_back() {
     const COUNT: u32 = 1_000_000;
     let mut index = Index::new(&Seeds::fixed(1));
-    let id = index.intern("all");
+    let id = index.intern_always("all");
     (0..COUNT).for_each(|target| assert_eq!(index.add(id, subscriber(target)), target));
     let spare = |index: &Index| match &index.nodes.get(id.0).subscribers {
         Subscribers::Many(many) => many.capacity() - many.len(),
@@ -267,11 +267,11 @@ fn measure_matching() {
         for count in [0, 1, 3, 10] {
             let mut index = Index::new(&seeds);
             for at in 0..filters {
-                let id = index.intern(&format!("fleet/eu/truck/{at:07}/state"));
+                let id = index.intern_always(&format!("fleet/eu/truck/{at:07}/state"));
                 index.add(id, subscriber(at as u32));
             }
             for shape in &shapes[..count] {
-                let id = index.intern(shape);
+                let id = index.intern_always(shape);
                 index.add(id, subscriber(0));
             }
             let what = format!("{filters} filters, {topics} topics, exact and {count} shapes");
@@ -292,4 +292,38 @@ fn measure_matching() {
     }
     let names: Vec<String> = (0..1000).map(|at| format!("fleet/eu/truck/{at:07}/state")).collect();
     testing::nanoseconds("hash", &names, |name| TopicHash::new(&seeds, name).exact() as usize & 1);
+}
+
+#[test]
+fn a_full_trie_takes_no_new_filter_and_a_match_never_visits_more_than_its_nodes() {
+    let mut index = Index::new(&Seeds::fixed(7));
+    let (mut taken, mut refused) = (Vec::new(), 0);
+    for number in 0..1u32 << 15 {
+        let level = |bit: u32| if number >> bit & 1 == 0 { "a" } else { "+" };
+        let filter = (0..15).map(level).collect::<Vec<_>>().join("/");
+        match index.intern(&filter) {
+            Some(id) => {
+                index.add(id, Subscriber { target: number, subscription_id: 0, options: 0 });
+                taken.push((id, filter));
+            }
+            None => refused += 1,
+        }
+    }
+    assert!(refused > 0 && index.trie.nodes() <= TRIE_NODES, "{}", index.trie.nodes());
+    assert_eq!(index.intern(&taken[9_000 % taken.len()].1), Some(taken[9_000 % taken.len()].0));
+    let name = ["a"; 15].join("/");
+    let mut found = 0;
+    let seeds = Seeds::fixed(7);
+    let visits = index.matching(&TopicHash::new(&seeds, &name), &mut |_, _| found += 1);
+    assert_eq!(found, taken.len());
+    assert!(visits <= TRIE_NODES);
+    // There is room again when a filter goes.
+    let (in_trie, hashed): (Vec<_>, Vec<_>) =
+        taken.into_iter().partition(|(id, _)| index.is_in_trie(*id));
+    assert_eq!(hashed.len(), MAX_SHAPES + 1);
+    for (id, filter) in in_trie {
+        assert!(index.is_unhashed(&filter));
+        index.remove(id, 0);
+    }
+    assert_eq!((index.trie.nodes(), index.is_unhashed("a/+/b")), (0, true));
 }

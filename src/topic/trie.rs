@@ -54,6 +54,11 @@ impl Trie {
         self.filters == 0
     }
 
+    /// Levels of filters, shared ones once.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Puts a filter in that is not there.
     pub fn insert(&mut self, seeds: &Seeds, filter: &str, id: u32) {
         if self.nodes.len() == 0 {
@@ -107,15 +112,18 @@ impl Trie {
     ///
     /// Depth first; `at` is where the next unmatched level begins, past the end (`len + 1`) when
     /// the name is used up.
-    pub fn matching(&self, seeds: &Seeds, name: &str, found: &mut impl FnMut(u32)) {
+    /// Returns how many nodes were visited.
+    pub fn matching(&self, seeds: &Seeds, name: &str, found: &mut impl FnMut(u32)) -> usize {
         if self.is_empty() {
-            return;
+            return 0;
         }
+        let mut visits = 0;
         let plus_at_root = !name.starts_with('$');
         let plus_below =
             |node: u32, plus: u32| (plus != NONE && (node != ROOT || plus_at_root)).then_some(plus);
         let (mut here, mut at) = (ROOT, 0);
         loop {
+            visits += 1;
             let node = self.nodes.get(here);
             if node.open != NONE && (here != ROOT || plus_at_root) {
                 found(node.open);
@@ -137,7 +145,7 @@ impl Trie {
             // Climb until a literal branch is left whose sibling `+` has not been tried.
             loop {
                 if here == ROOT {
-                    return;
+                    return visits;
                 }
                 let node = self.nodes.get(here);
                 at = name[..at - 1].rfind('/').map_or(0, |slash| slash + 1);

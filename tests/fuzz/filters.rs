@@ -150,7 +150,7 @@ impl Model {
         let target = self.next;
         let subscriber = Subscriber { target, subscription_id: target % 5, options: target as u8 };
         let node = &mut self.nodes[shard];
-        let id = node.index.intern(filter);
+        let id = node.index.intern_always(filter);
         let key = node.index.key(id);
         assert_eq!(key, FilterKey::new(&self.seeds, filter));
         let list = node.lists.entry(filter.into()).or_default();

@@ -6,6 +6,7 @@ use crate::rng::Rng;
 use crate::settings::roomy;
 use crate::world::{Plan, entrance};
 use ringmq::config::{OnFull, SharedStrategy};
+use ringmq::limits::Budget;
 use ringmq::packet::Version;
 use ringmq::session::pending::Bounds;
 use ringmq::shard::Settings;
@@ -119,10 +120,24 @@ pub fn settings(rng: &mut Rng, features: &Features) -> Settings {
         settings.retained_max_payload = [16, 1000][rng.below(2)];
         settings.retained_max_bytes = rng.range(100, 3000) as u64;
     }
+    if rng.chance(700) {
+        settings.budget = small_budget(rng);
+    }
     if rng.chance(100) {
         settings.max_connections = (WATCHERS + features.clients / 2) as u64;
     }
     settings
+}
+
+/// Steps so small that a few packets, filters and subscribers go on in the next one.
+fn small_budget(rng: &mut Rng) -> Budget {
+    let step = [100, 500, 3000][rng.below(3)];
+    Budget {
+        step,
+        turn: step / [3, 10][rng.below(2)],
+        subscribers_at_once: [0, 1, 3, 128][rng.below(4)],
+        filters_at_once: [0, 1, 64][rng.below(3)],
+    }
 }
 
 pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {

@@ -9,6 +9,7 @@ use crate::plan::{CALM, Features, Jumps, WATCHERS, new_client, plan, vary};
 use crate::rng::Rng;
 use crate::world::{Order, World};
 use ringmq::config::OnFull;
+use ringmq::limits::Budget;
 use ringmq::packet::RetainHandling;
 use ringmq::shard::Settings;
 use std::collections::BTreeMap;
@@ -123,6 +124,7 @@ impl Sim {
         let features = &self.features;
         let free = features.mountpoint.is_empty() && !features.hostile && !features.retained_limit;
         free && self.settings.keep_alive_max == u16::MAX
+            && self.settings.budget == Budget::BROKER
             && self.world.entrances.iter().all(|entrance| entrance.max_connect_rate.is_none())
     }
 

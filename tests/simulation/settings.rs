@@ -1,6 +1,7 @@
 //! Settings of a broker with nothing restricted; tests narrow what they are about.
 
 use ringmq::config::{OnFull, SharedStrategy};
+use ringmq::limits::Budget;
 use ringmq::session::pending::Bounds;
 use ringmq::shard::Settings;
 
@@ -41,5 +42,7 @@ pub fn roomy() -> Settings {
         sys_interval: 0,
         max_connections: u64::MAX,
         before_connect: 64 * 1024,
+        max_unhashed_subscriptions: 1000,
+        budget: Budget::BROKER,
     }
 }

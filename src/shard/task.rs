@@ -1,0 +1,292 @@
+//! Requests that go on over several steps: a SUBSCRIBE or UNSUBSCRIBE of many filters, the replays
+//! that it asked for, and the end of a session with many subscriptions.
+//!
+//! Each has a cursor and gets a slice of a step in turn, so that one packet of a megabyte holds up
+//! nobody but its own client, which waits ([`Holds::TASK`]) until its answer is written. What takes
+//! no longer than a slice is done at once and never comes here.
+
+use super::Shard;
+use super::connection::Holds;
+use super::subscribe::Joining;
+use crate::ids::{SessionRef, SocketId};
+use crate::limits::cost;
+use crate::mutant::Mutant;
+use crate::packet::UnsubscribeFilters;
+use crate::packet::{self, PacketId, SubscribeFilters, UnsubAck, UserProperties, Version};
+use crate::topic::FilterId;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+/// A request under way. `ticket` names it: the client waits for the one that
+/// [`Tasks::awaited`] has for its session.
+pub(super) enum Task {
+    /// The filters of a SUBSCRIBE; its codes gather in the session's [`Joining`].
+    Subscribe { session: SessionRef, ticket: u64, subscription_id: Option<u32>, filters: Rest },
+    /// The filters of an UNSUBSCRIBE, and the codes of those that are done.
+    Unsubscribe { session: SessionRef, ticket: u64, id: PacketId, filters: Rest, codes: Vec<u8> },
+    /// Replays that a SUBSCRIBE asked for, the last one first. They are owed to the session, and go
+    /// on when its connection has ended.
+    Replays { session: SessionRef, ticket: u64, filters: Vec<FilterId> },
+    /// Subscriptions of a session that has ended; nothing is delivered to it any more.
+    End { session: u32, filters: Vec<FilterId> },
+}
+
+/// What is left of a packet's filters.
+pub(super) struct Rest {
+    socket: SocketId,
+    version: Version,
+    raw: Box<[u8]>,
+    at: usize,
+}
+
+impl Rest {
+    pub(super) fn new(socket: SocketId, version: Version, raw: &[u8]) -> Self {
+        Rest { socket, version, raw: raw.into(), at: 0 }
+    }
+}
+
+/// The tasks of a shard.
+#[derive(Default)]
+pub(super) struct Tasks {
+    /// Each in turn.
+    queue: VecDeque<Task>,
+    /// By session: the task that its client waits for.
+    awaited: HashMap<u32, u64, foldhash::fast::FixedState>,
+}
+
+impl Tasks {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The session's connection has ended: nobody waits.
+    pub(super) fn connection_ended(&mut self, index: u32) {
+        self.awaited.remove(&index);
+    }
+}
+
+impl Shard {
+    /// The client waits until the task is done.
+    pub(super) fn begin_task(&mut self, socket: SocketId, task: Task) {
+        if let Some((session, ticket)) = task.awaited() {
+            self.tasks.awaited.insert(session.index, ticket);
+            self.hold(socket, Holds::TASK);
+        }
+        self.tasks.queue.push_back(task);
+        self.counters.tasks += 1;
+    }
+
+    /// Goes on with tasks in turn until the step's work comes to `limit`; true when some are left.
+    pub(super) fn run_tasks(&mut self, limit: u32) -> bool {
+        while !self.is_spent(limit) {
+            let Some(task) = self.tasks.queue.pop_front() else { break };
+            let slice = limit.min(self.work + self.settings.budget.turn);
+            let left = match task {
+                Task::Subscribe { session, ticket, subscription_id, filters } => {
+                    self.go_on_subscribing(session, ticket, subscription_id, filters, slice)
+                }
+                Task::Unsubscribe { session, ticket, id, filters, codes } => {
+                    self.go_on_unsubscribing(session, ticket, id, filters, codes, slice)
+                }
+                Task::Replays { session, ticket, filters } => {
+                    self.go_on_asking_for_replays(session, ticket, filters, slice)
+                }
+                Task::End { session, filters } => self.go_on_ending(session, filters, slice),
+            };
+            if let Some(task) = left.filter(|_| !Mutant::TaskForgetsRest.is_on()) {
+                self.tasks.queue.push_back(task);
+            }
+        }
+        !self.tasks.queue.is_empty()
+    }
+
+    fn go_on_subscribing(
+        &mut self,
+        session: SessionRef,
+        ticket: u64,
+        subscription_id: Option<u32>,
+        mut filters: Rest,
+        limit: u32,
+    ) -> Option<Task> {
+        let index = session.index;
+        // Gone when the connection has ended: what was granted stays, as if the SUBACK were lost.
+        let mut joining = self.take_joining(session, ticket)?;
+        let mut rest = SubscribeFilters::unchecked(filters.version, &filters.raw[filters.at..]);
+        let before = rest.left();
+        while !self.is_spent(limit) {
+            let Some(wanted) = rest.next() else { break };
+            self.subscribe_one(index, filters.version, subscription_id, &wanted, &mut joining);
+        }
+        let left = rest.left();
+        filters.at += before - left;
+        if left == 0 {
+            self.end_task(session, ticket);
+            self.end_subscribing(filters.socket, filters.version, session, joining);
+            return None;
+        }
+        self.put_joining(index, joining);
+        Some(Task::Subscribe { session, ticket, subscription_id, filters })
+    }
+
+    /// Every filter is done; the SUBACK may still wait for share groups elsewhere.
+    fn end_subscribing(
+        &mut self,
+        socket: SocketId,
+        version: Version,
+        session: SessionRef,
+        mut joining: Joining,
+    ) {
+        joining.done_one();
+        if joining.is_complete() {
+            self.finish_subscribe(socket, session.index, version, joining);
+        } else {
+            self.put_joining(session.index, joining);
+            self.hold(socket, Holds::JOINING);
+        }
+    }
+
+    fn go_on_unsubscribing(
+        &mut self,
+        session: SessionRef,
+        ticket: u64,
+        id: PacketId,
+        mut filters: Rest,
+        mut codes: Vec<u8>,
+        limit: u32,
+    ) -> Option<Task> {
+        let index = session.index;
+        let (socket, version) = (filters.socket, filters.version);
+        if self.tasks.awaited.get(&index) != Some(&ticket) {
+            return None;
+        }
+        let mut rest = UnsubscribeFilters::unchecked(&filters.raw[filters.at..]);
+        let before = rest.left();
+        while !self.is_spent(limit) {
+            let Some(filter) = rest.next() else { break };
+            codes.push(self.unsubscribe_one(index, filter));
+        }
+        let left = rest.left();
+        filters.at += before - left;
+        if left > 0 {
+            return Some(Task::Unsubscribe { session, ticket, id, filters, codes });
+        }
+        self.answer_unsubscribe(socket, version, id, &codes);
+        self.end_task(session, ticket);
+        None
+    }
+
+    /// [MQTT-3.10.4-4]: also when nothing was deleted.
+    pub(super) fn answer_unsubscribe(
+        &mut self,
+        socket: SocketId,
+        version: Version,
+        id: PacketId,
+        codes: &[u8],
+    ) {
+        let user = UserProperties::default();
+        let unsuback = UnsubAck { id, codes, reason_string: None, user };
+        self.write(socket, |out| packet::encode_unsuback(out, version, &unsuback));
+    }
+
+    /// Begins the replays that a SUBSCRIBE asked for, in its order.
+    pub(super) fn ask_for_replays(&mut self, index: u32, mut filters: Vec<FilterId>) {
+        if filters.len() <= self.settings.budget.filters_at_once {
+            for filter in filters {
+                self.begin_replay(index, filter);
+            }
+            return;
+        }
+        filters.reverse();
+        let session = self.session_ref(index);
+        if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
+            let ticket = self.ticket();
+            self.begin_task(socket, Task::Replays { session, ticket, filters });
+        }
+    }
+
+    fn go_on_asking_for_replays(
+        &mut self,
+        session: SessionRef,
+        ticket: u64,
+        mut filters: Vec<FilterId>,
+        limit: u32,
+    ) -> Option<Task> {
+        self.session_of(session)?;
+        while !self.is_spent(limit) {
+            let Some(filter) = filters.pop() else {
+                self.end_task(session, ticket);
+                return None;
+            };
+            self.work += cost::FILTER;
+            let known = |session: &crate::session::Session| session.subscriptions.position(filter);
+            if self.sessions.get(session.index).and_then(known).is_some() {
+                self.begin_replay(session.index, filter);
+            }
+        }
+        Some(Task::Replays { session, ticket, filters })
+    }
+
+    /// The task is done: the client that waits for it goes on at the end of the step.
+    fn end_task(&mut self, session: SessionRef, ticket: u64) {
+        if self.tasks.awaited.get(&session.index) == Some(&ticket) {
+            self.tasks.awaited.remove(&session.index);
+            let socket = self.session_of(session).and_then(|session| session.socket);
+            if let Some(socket) = socket {
+                self.free(socket, Holds::TASK);
+            }
+        }
+    }
+
+    /// A session has ended, its name and queues are gone: its subscriptions go, at once when they
+    /// are few. Until they have gone its place is taken and gets nothing ([`Session::is_ending`]).
+    ///
+    /// [`Session::is_ending`]: crate::session::Session::is_ending
+    pub(super) fn end_subscriptions(&mut self, index: u32) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        session.expiry = 0;
+        session.armed = crate::time::Instant(0);
+        let filters: Vec<FilterId> = session.subscriptions.filters();
+        self.unhashed.remove(&index);
+        self.work += cost::VISIT * filters.len() as u32 / 16;
+        if filters.len() <= self.settings.budget.filters_at_once {
+            self.go_on_ending(index, filters, u32::MAX);
+        } else {
+            self.counters.tasks += 1;
+            self.tasks.queue.push_back(Task::End { session: index, filters });
+        }
+    }
+
+    fn go_on_ending(&mut self, index: u32, mut filters: Vec<FilterId>, limit: u32) -> Option<Task> {
+        while !self.is_spent(limit) {
+            let Some(filter) = filters.pop() else {
+                self.sessions.remove(index);
+                return None;
+            };
+            self.work += cost::VISIT;
+            let session = self.sessions.get_mut(index)?;
+            if let Some(position) = session.subscriptions.remove(filter) {
+                self.counters.subscriptions -= 1;
+                self.remove_place(filter, position);
+            }
+        }
+        Some(Task::End { session: index, filters })
+    }
+
+    /// Sessions whose last subscriptions are being taken out.
+    pub(super) fn ending(&self) -> usize {
+        self.tasks.queue.iter().filter(|task| matches!(task, Task::End { .. })).count()
+    }
+}
+
+impl Task {
+    /// The session whose client waits for it, and its ticket.
+    fn awaited(&self) -> Option<(SessionRef, u64)> {
+        match self {
+            Task::Subscribe { session, ticket, .. }
+            | Task::Unsubscribe { session, ticket, .. }
+            | Task::Replays { session, ticket, .. } => Some((*session, *ticket)),
+            Task::End { .. } => None,
+        }
+    }
+}
