@@ -141,15 +141,16 @@ impl Shard {
         self.disconnect(socket, Cause::Rejected);
     }
 
-    /// A CONNECT that is larger than `limits.before_connect`, by its header; `bytes` is what there
-    /// is of it. False when the version that it can be answered in is not there yet.
+    /// Refuses a CONNECT that is larger than `limits.before_connect` by its header; `bytes` is what
+    /// there is of it. False when the version that it can be answered in is not there yet. Its
+    /// Maximum Packet Size is not looked for, so the answer is the shortest there is.
     pub(super) fn refuse_oversized(&mut self, socket: SocketId, bytes: &[u8]) -> bool {
         let Some(version) = packet::connect_version(bytes) else { return false };
         let Some(connection) = self.connections.get(socket.0) else { return true };
         let what = "the CONNECT is larger than limits.before_connect";
         match (connection.stage, version) {
             (Stage::Refused(denial), Some(version)) => {
-                self.answer_denial(socket, version, denial, u32::MAX);
+                self.answer_denial(socket, version, denial, SHORTEST_CONNACK as u32);
                 return true;
             }
             (Stage::Refused(_), None) => {}
@@ -159,7 +160,7 @@ impl Shard {
                 self.log_refusal(peer, listener, what);
                 if let Some(version) = version {
                     let reason = ReasonCode::PacketTooLarge;
-                    self.send_refusal(socket, version, reason, what, u32::MAX);
+                    self.send_refusal(socket, version, reason, what, SHORTEST_CONNACK as u32);
                 }
             }
         }
