@@ -134,6 +134,12 @@ impl Message {
         self.0.slice.len()
     }
 
+    /// When the message expires; `None` never.
+    pub fn expires(&self) -> Option<Instant> {
+        let at = self.0.header.header.expires;
+        (at != u64::MAX).then_some(Instant(at))
+    }
+
     /// The bytes that [`Message::payload_range`] points into.
     pub fn bytes(&self) -> &[u8] {
         &self.0.slice

@@ -181,6 +181,18 @@ mutants! {
     KeepAliveIgnored,
     /// A silent client is disconnected at one Keep Alive instead of one and a half.
     KeepAliveHasty,
+    /// Single bytes of an unfinished packet keep a connection alive.
+    BytesKeepAlive,
+    /// A large packet over a slow link does not count as being heard before all of it has come.
+    ProgressNotCounted,
+    /// The subscriptions of a mosquitto bridge get its own messages back.
+    BridgeBitIgnored,
+    /// Expired messages hold their places in a full pending queue.
+    ExpiredHoldPlaces,
+    /// Expired messages stay in the queue of a client that is away.
+    ExpiredNotSwept,
+    /// A replay of retained messages ends with the connection.
+    ReplayNotInherited,
     /// Clients count as silent although what they sent lies unread in the kernel.
     UnheardJudged,
     /// No client counts as silent while more is sent than the shard takes in.

@@ -305,6 +305,7 @@ impl Running {
         counters.ring_enters = counts.enters;
         counters.completions = counts.completions;
         counters.completion_overflows = counts.overflows;
+        counters.completion_losses = counts.losses;
     }
 
     /// One step; true when there may be more to do at once.

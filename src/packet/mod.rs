@@ -210,6 +210,35 @@ pub fn decode<'a>(version: Version, packet: &'a [u8]) -> Result<Packet<'a>, Viol
     decode_other(version, first, packet, body)
 }
 
+/// Says what is wrong with a packet of which only the beginning has come, as far as that shows it:
+/// nobody waits for the rest of a packet that is refused anyhow. `beginning` is what [`frame`]
+/// found incomplete; of an empty one nothing is said.
+///
+/// # Errors
+/// A type that is reserved (section 2.1.2), flags that are not the type's
+/// [MQTT-2.1.3-1], a padded length where those are forbidden [MQTT-1.5.5-1], a length that the type
+/// cannot have.
+pub fn check_beginning(version: Version, beginning: &[u8]) -> Result<(), Violation> {
+    let [first, rest @ ..] = beginning else { return Ok(()) };
+    let (kind, flags) = (first >> 4, first & 0x0F);
+    match kind {
+        0 => return Err(RESERVED_TYPE),
+        15 if !version.is_v5() => return Err(RESERVED_TYPE),
+        3 => publish::check_flags(flags).map(|_| ())?,
+        _ => check_flags(version, kind, flags)?,
+    }
+    let cursor::Varint::Value { value, length } = cursor::varint(rest) else { return Ok(()) };
+    if version.is_v5() && !cursor::is_minimal(value, length) {
+        return Err(cursor::NOT_MINIMAL);
+    }
+    match kind {
+        12 | 13 if value > 0 => Err(NOTHING_IN),
+        14 if value > 0 && !version.is_v5() => Err(NOTHING_IN),
+        4..=7 | 11 if value > 2 && !version.is_v5() => Err(TOO_LONG),
+        _ => Ok(()),
+    }
+}
+
 /// Every packet but PUBLISH; acknowledgements that are more than an identifier, or wrong.
 #[inline(never)]
 fn decode_other<'a>(
@@ -235,9 +264,16 @@ fn decode_other<'a>(
         13 => nothing_in(body).map(|()| Packet::PingResp),
         14 => disconnect::decode_disconnect(version, body).map(Packet::Disconnect),
         15 if version.is_v5() => disconnect::decode_auth(body).map(Packet::Auth),
-        _ => Err(Violation::malformed("The packet type is reserved in this protocol version")),
+        _ => Err(RESERVED_TYPE),
     }
 }
+
+const RESERVED_TYPE: Violation =
+    Violation::malformed("The packet type is reserved in this protocol version");
+const NOTHING_IN: Violation =
+    Violation::malformed("The packet type has neither variable header nor payload");
+const TOO_LONG: Violation =
+    Violation::malformed("The packet type has a packet identifier and nothing else");
 
 /// Fixed header flags other than PUBLISH's are given, not free [MQTT-2.1.3-1]. In 3.1 the same bits
 /// were DUP, QoS and RETAIN, "not used" or set at will by re-sending clients, so they are ignored.
@@ -254,5 +290,5 @@ fn nothing_in(body: &[u8]) -> Result<(), Violation> {
     if body.is_empty() {
         return Ok(());
     }
-    Err(Violation::malformed("The packet type has neither variable header nor payload"))
+    Err(NOTHING_IN)
 }

@@ -26,6 +26,15 @@ pub struct Publish<'a> {
     pub payload: &'a [u8],
 }
 
+impl Publish<'_> {
+    /// False when Payload Format Indicator says that the payload is UTF-8, which it is not. The
+    /// packet is correct all the same, and can be answered with 0x99 (section 3.3.2.3.2).
+    #[inline]
+    pub fn has_promised_format(&self) -> bool {
+        self.properties.check_payload(self.payload).is_ok()
+    }
+}
+
 /// A PUBLISH to send. The fields from `message_expiry` to `forwarded` count in version 5 only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutPublish<'a> {
@@ -59,11 +68,7 @@ pub(super) fn decode<'a>(
     flags: u8,
     body: &'a [u8],
 ) -> Result<Packet<'a>, Violation> {
-    let Some(qos) = Qos::from_u8(flags >> 1 & 3) else { return Err(QOS_3) };
-    let dup = flags & 8 != 0;
-    if dup && qos == Qos::AtMostOnce {
-        return Err(DUP_QOS_0);
-    }
+    let (qos, dup) = check_flags(flags)?;
     let mut cursor = Cursor::new(body);
     let topic = cursor.topic_name_or_empty()?;
     let id = if qos == Qos::AtMostOnce { None } else { Some(cursor.packet_id()?) };
@@ -85,6 +90,17 @@ pub(super) fn decode<'a>(
     Ok(Packet::Publish(Publish { dup, qos, retain, topic, id, properties, payload }))
 }
 
+/// QoS and DUP.
+#[inline]
+pub(super) fn check_flags(flags: u8) -> Result<(Qos, bool), Violation> {
+    let Some(qos) = Qos::from_u8(flags >> 1 & 3) else { return Err(QOS_3) };
+    let dup = flags & 8 != 0;
+    if dup && qos == Qos::AtMostOnce {
+        return Err(DUP_QOS_0);
+    }
+    Ok((qos, dup))
+}
+
 /// The rest of a PUBLISH that has properties.
 #[inline(never)]
 fn decode_properties<'a>(
@@ -96,7 +112,6 @@ fn decode_properties<'a>(
     if publish.topic.is_empty() && publish.properties.topic_alias.is_none() {
         return Err(NO_TOPIC);
     }
-    publish.properties.check_payload(publish.payload)?;
     Ok(Packet::Publish(publish))
 }
 

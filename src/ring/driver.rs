@@ -48,6 +48,8 @@ pub struct Driver<S> {
     /// The ring whose slots are promised to other shards.
     pub(super) granting: usize,
     pub(super) doorbell: Doorbell,
+    /// How often the doorbell's poll was started.
+    pub(super) watches: u64,
     pub(super) alarm: Alarm,
     pub(super) quiet: Quiet,
     pub(super) luck: Luck,
@@ -93,6 +95,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             accepting: 0,
             granting: 0,
             doorbell,
+            watches: 0,
             alarm: Alarm::new(),
             quiet: Quiet::new(),
             luck: Luck::new(),
@@ -129,6 +132,9 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
                 let ring = (self.first_ring + step) % self.rings.len();
                 self.rings[ring].turn();
                 visited += self.visit(ring, limit.saturating_sub(visited), handler);
+                if self.rings[ring].lost {
+                    self.recover(ring, handler);
+                }
                 if visited >= limit {
                     // The next pass begins behind this ring: none can keep the others waiting.
                     self.first_ring = (ring + 1) % self.rings.len();
@@ -191,7 +197,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         }
     }
 
-    fn visit(
+    pub(super) fn visit(
         &mut self,
         ring: usize,
         limit: usize,
@@ -248,7 +254,8 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     }
 
     /// Ring 0 watches the doorbell, so that whoever waits for ring 0 also hears it.
-    fn watch_doorbell(&mut self) {
+    pub(super) fn watch_doorbell(&mut self) {
+        self.watches += 1;
         let entry = opcode::PollAdd::new(types::Fd(self.doorbell.fd()), libc::POLLIN as u32)
             .multi(true)
             .build()

@@ -192,6 +192,8 @@ pub struct RingCounts {
     pub enobufs: u64,
     /// Times a completion queue overflowed; nothing is lost, it is flushed.
     pub overflows: u64,
+    /// Times the kernel lost completions, for want of memory; the ring's connections were closed.
+    pub losses: u64,
     /// Sends the kernel cut short and the driver finished.
     pub partial_sends: u64,
     /// `io_uring_enter` calls.

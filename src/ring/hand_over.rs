@@ -37,7 +37,7 @@ impl HandOvers {
         index
     }
 
-    fn take(&mut self, index: u32) -> (u64, Permit) {
+    pub(super) fn take(&mut self, index: u32) -> (u64, Permit) {
         self.free.push(index);
         self.records[index as usize].take().expect("a hand-over completes once")
     }

@@ -5,6 +5,7 @@ use super::driver::Driver;
 use super::event::{Event, Peer};
 use super::tag::{self, Kind};
 use crate::ids::ListenerId;
+use hashbrown::HashSet;
 use io_uring::{opcode, squeue, types};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -92,6 +93,25 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         for listener in self.listeners.all.iter().flatten() {
             self.rings[ring].push(cancel_accepts_of(listener));
         }
+    }
+
+    /// The kernel has let go of all accepts of `ring`, without saying so of those that are left.
+    pub(super) fn forget_accepts(&mut self, ring: usize) {
+        let free: HashSet<u32> = self.listeners.free.iter().copied().collect();
+        for record in 0..self.listeners.accepts.len() as u32 {
+            let accept = &self.listeners.accepts[record as usize];
+            if accept.ring != ring || free.contains(&record) {
+                continue;
+            }
+            let index = accept.listener;
+            self.listeners.free.push(record);
+            let Some(listener) = &mut self.listeners.all[index] else { continue };
+            listener.in_flight -= 1;
+            if listener.stopping && listener.in_flight == 0 {
+                self.listeners.all[index] = None;
+            }
+        }
+        self.rings[ring].accepts = 0;
     }
 
     /// Brings every listener to its number of accepts in flight, as far as there is room.

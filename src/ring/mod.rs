@@ -17,6 +17,7 @@ mod flag;
 mod glommio_wait;
 mod hand_over;
 mod listen;
+mod lost;
 mod park;
 mod port;
 mod send;

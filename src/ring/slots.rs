@@ -158,6 +158,15 @@ impl Slots {
         trim(&mut self.chunks);
     }
 
+    /// Every open socket of a ring. Looks at all slots: for rare events.
+    pub(super) fn of_ring(&self, ring: usize) -> Vec<SocketId> {
+        let chunks = (0u32..).step_by(CHUNK).zip(&self.chunks);
+        let slots = chunks
+            .flat_map(|(first, chunk)| (first..).zip(chunk.slots.iter().flat_map(|s| s.iter())));
+        let here = slots.filter(|(_, slot)| slot.flags & OPEN != 0 && slot.ring as usize == ring);
+        here.map(|(id, _)| SocketId(id)).collect()
+    }
+
     /// The slot of an open socket.
     #[inline]
     pub(super) fn get(&mut self, id: SocketId) -> Option<&mut Slot> {

@@ -42,6 +42,10 @@ pub(super) struct Ring {
     pub(super) promised: u32,
     pub(super) enters: u64,
     pub(super) overflows: u64,
+    /// The kernel has lost completions: see `lost`.
+    pub(super) lost: bool,
+    /// Enters that failed for a reason that does not pass by itself.
+    refusals: u64,
 }
 
 impl Ring {
@@ -104,6 +108,8 @@ impl Ring {
             promised: 0,
             enters: 0,
             overflows: 0,
+            lost: false,
+            refusals: 0,
         };
         ring.signal(false);
         if number < REGISTERED_RINGS {
@@ -137,7 +143,20 @@ impl Ring {
         }
         self.backlog.push_back(entry);
         if let Err(error) = self.enter(0, None) {
-            debug_assert!(is_temporary(&error), "{error}");
+            self.note(&error);
+        }
+    }
+
+    /// Whatever the kernel refused stays queued and is tried again; what is not known to pass is
+    /// said now and then.
+    fn note(&mut self, error: &io::Error) {
+        if is_temporary(error) {
+            return;
+        }
+        debug_assert!(false, "{error}");
+        self.refusals += 1;
+        if self.refusals.is_power_of_two() {
+            tracing::error!(%error, times = self.refusals, "io_uring_enter failed");
         }
     }
 
@@ -159,7 +178,7 @@ impl Ring {
     /// True when a pass would find something without waiting.
     #[inline]
     pub(super) fn ready(&mut self) -> bool {
-        self.status.kernel_has_more() || !self.io.completion().is_empty()
+        self.lost || self.status.kernel_has_more() || !self.io.completion().is_empty()
     }
 
     /// True when operations wait to be submitted.
@@ -173,7 +192,7 @@ impl Ring {
         if self.status.kernel_has_more() || self.has_queued() {
             self.overflows += u64::from(self.status.overflowed());
             if let Err(error) = self.enter(0, None) {
-                debug_assert!(is_temporary(&error), "{error}");
+                self.note(&error);
             }
         }
     }
@@ -241,6 +260,11 @@ impl Ring {
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             Some(libc::ETIME | libc::EINTR) => Ok(()),
+            // Said once per loss; the next pass sees to it.
+            Some(libc::EBADR) => {
+                self.lost = true;
+                Ok(())
+            }
             _ => Err(error),
         }
     }
@@ -259,6 +283,39 @@ impl Ring {
     pub(super) fn signal(&mut self, on: bool) {
         let completion = self.io.completion();
         if on { completion.enable_eventfd() } else { completion.disable_eventfd() }
+    }
+
+    /// Closes whatever is in the descriptor table.
+    pub(super) fn close_table(&mut self) -> io::Result<()> {
+        const NONE: [RawFd; 1024] = [-1; 1024];
+        let mut from = 0;
+        while from < self.capacity {
+            let count = (self.capacity - from).min(NONE.len() as u32);
+            self.io.submitter().register_files_update(from, &NONE[..count as usize])?;
+            from += count;
+        }
+        Ok(())
+    }
+
+    /// New buffers for receives, and those that the kernel had go back to the pool, also those of
+    /// completions that were lost. Nothing is in flight that could take one.
+    pub(super) fn renew_buffers(
+        &mut self,
+        config: &SocketRingConfig,
+        pool: &mut Pool,
+    ) -> io::Result<()> {
+        let posted = (config.buffers_posted / 4).max(1);
+        let mut new = BufferRing::new(pool, config.buffer_count, posted)?;
+        let submitter = self.io.submitter();
+        if let Err(error) = submitter.unregister_buf_ring(GROUP) {
+            new.dissolve(pool); // the kernel goes on with the old ones
+            return Err(error);
+        }
+        std::mem::replace(&mut self.buffers, new).dissolve(pool);
+        let (start, capacity) = (self.buffers.start(), self.buffers.capacity());
+        // SAFETY: as in `open`: the memory is page aligned, as long as its capacity says, and lives
+        // as long as the io_uring.
+        unsafe { submitter.register_buf_ring_with_flags(start, capacity, GROUP, 0) }
     }
 
     /// Cancels everything and waits for it. False when the kernel may still touch our memory.

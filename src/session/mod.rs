@@ -16,10 +16,13 @@ pub use window::{Acknowledged, Window};
 
 use crate::ids::{ClientKey, SocketId};
 use crate::message::Message;
+use crate::mutant::Mutant;
 use crate::packet::{Qos, Version};
 use crate::time::Instant;
 use crate::topic::FilterId;
 
+/// Milliseconds between two rounds of taking expired messages out of one offline session's queue.
+const EXPIRY_REST: u64 = 1000;
 /// Session Expiry Interval that means never [MQTT5 3.1.2.11.2].
 pub const NEVER: u32 = u32::MAX;
 
@@ -53,17 +56,28 @@ pub struct Session {
     pub version: Version,
     /// Whether the client wants reason strings and user properties on failures [MQTT-3.1.2-29].
     pub problem_information: bool,
+    /// The last connection was that of a mosquitto bridge of version 3, whose subscriptions are No
+    /// Local and Retain As Published, which it has no other way to ask for.
+    pub bridge: bool,
 }
 
 // What a million clients multiply.
 const _: () = assert!(size_of::<Session>() <= 136);
 
 impl Session {
-    /// When an offline session has something to do next: its will's delay, or its end.
+    /// When an offline session has something to do next: its will's delay, its end, or messages
+    /// that expire.
     pub fn next_due(&self) -> Option<Instant> {
         let due = self.will.as_ref().and_then(|will| will.due);
         let ends = (self.ends != Instant::END).then_some(self.ends);
-        [ends, due].into_iter().flatten().min()
+        [ends, due, self.expiry_due()].into_iter().flatten().min()
+    }
+
+    /// When expired messages are to be taken out of an offline session's queue. A little late, so
+    /// that messages that expire one after the other do not cost a timer each.
+    pub fn expiry_due(&self) -> Option<Instant> {
+        let earliest = self.flow.as_ref()?.pending.next_expiry()?;
+        Some(earliest.plus_millis(EXPIRY_REST)).filter(|_| !Mutant::ExpiredNotSwept.is_on())
     }
 
     /// True when the session has ended and its last subscriptions are being taken out: nothing is

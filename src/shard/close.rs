@@ -1,14 +1,13 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
 use super::connection::{Connection, Parting, Stage};
-use super::route::packed_qos;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::packet::{self, Disconnect, Qos, ReasonCode, Version, Violation};
+use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
 use crate::session::{NEVER, Session, Will};
 use crate::time::Instant;
 
@@ -20,6 +19,11 @@ pub(super) const LONGEST_HEAD: usize = 12;
 const PARTINGS: usize = 64;
 /// Wills routed per step.
 const WILLS: usize = 256;
+
+/// Expired messages taken out of one offline session's queue per turn, and when the step has no
+/// work to spare.
+const EXPIRED: u32 = 256;
+const FEW_EXPIRED: u32 = 8;
 
 /// Why a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -214,12 +218,10 @@ impl Shard {
         if let Some(flow) = flow {
             flow.crowded = None;
             // Retained messages that a SUBSCRIBE is owed are owed to the session
-            // [MQTT-3.8.4-4]; the next connection goes on with them. At QoS 0 they may be lost.
-            let (known, all) = (&self.index, self.settings.queue_qos0);
+            // [MQTT-3.8.4-4]; the next connection goes on with them. At QoS 0, too: only what is on
+            // its way now is dropped, as all QoS 0 for a client that is away.
             flow.inherit_replays(|filter| {
-                let place = subscriptions.position(filter);
-                let entry = place.and_then(|at| known.subscribers(filter).get(at as usize));
-                entry.is_some_and(|entry| all || packed_qos(entry.options) > Qos::AtMostOnce)
+                subscriptions.position(filter).is_some() && !Mutant::ReplayNotInherited.is_on()
             });
         }
         // Only now: what the publishers go on with must not find this client crowded again.
@@ -311,8 +313,31 @@ impl Shard {
         {
             self.fire_will(*will);
         }
+        self.sweep_expired(index);
         if let Some(next) = self.sessions.get(index).and_then(Session::next_due) {
             self.arm_session(index, next);
+        }
+    }
+
+    /// Takes a share of the expired messages out of an offline session's queue; what is left has
+    /// its turn at the next tick.
+    fn sweep_expired(&mut self, index: u32) {
+        let now = self.now;
+        // Some in any case, or a shard that is always busy would never get on.
+        let most = if self.work < self.settings.budget.step { EXPIRED } else { FEW_EXPIRED };
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.expiry_due().is_none_or(|due| due > now) {
+            return;
+        }
+        let Some(flow) = &mut session.flow else { return };
+        let before = flow.pending.bytes();
+        let dropped = flow.pending.expire(now, most);
+        self.work += cost::DELIVERY * dropped;
+        self.counters.pending_messages -= u64::from(dropped);
+        self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
+        self.counters.dropped_expired += u64::from(dropped);
+        if flow.is_idle() {
+            session.flow = None;
         }
     }
 

@@ -123,7 +123,7 @@ impl Shard {
                 "the will's topic has too many levels",
             ));
         }
-        if will.topic.starts_with("$SYS/") {
+        if crate::topic::is_servers_own(will.topic) {
             return Err(Refused(ReasonCode::NotAuthorized, "$SYS belongs to the server"));
         }
         Ok(())
@@ -190,6 +190,7 @@ impl Shard {
         session.version = connect.version;
         session.expiry = expiry;
         session.problem_information = connect.properties.request_problem_information;
+        session.bridge = connect.bridge;
         let theirs = connect.properties.receive_maximum.unwrap_or(u16::MAX);
         let theirs = if Mutant::ReceiveMaximumIgnored.is_on() { u16::MAX } else { theirs };
         session.window_limit = settings.max_inflight.min(theirs);
@@ -222,6 +223,7 @@ impl Shard {
             window_limit: 1,
             version: Version::V311,
             problem_information: true,
+            bridge: false,
         });
         let sessions = &self.sessions;
         self.names.insert(key.0.get(), index, |other| {

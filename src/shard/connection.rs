@@ -3,6 +3,7 @@
 use super::output::Output;
 use super::refuse::Denial;
 use crate::ids::{ListenerId, Peer};
+use crate::mutant::Mutant;
 use crate::time::Instant;
 
 /// What a connection is doing.
@@ -101,7 +102,8 @@ pub struct Connection {
     pub input: Option<Box<Input>>,
     /// Topic aliases, both directions; they end with the connection [MQTT-3.3.2-7].
     pub aliases: Option<Box<Aliases>>,
-    /// When something was last received.
+    /// When the client was last heard: it sent a whole packet, or a further part of a large one
+    /// ([`PROGRESS`]).
     pub last_seen: Instant,
     /// Deadline of the earliest wheel entry for it; 0 for none.
     pub armed: Instant,
@@ -156,6 +158,11 @@ pub enum Parting {
     Broken,
 }
 
+/// Keep Alive counts whole packets [MQTT-3.1.2-22]. So that a large one over a slow link is not cut
+/// off, so many bytes of an unfinished packet count like one. A client that sends less than that in
+/// one and a half times its Keep Alive is silent, however often it sends single bytes.
+pub const PROGRESS: usize = 1024;
+
 /// Bytes that were received and not yet processed, in order.
 #[derive(Default)]
 pub struct Input {
@@ -164,6 +171,8 @@ pub struct Input {
     used: usize,
     /// Up to here no answers are left to be taken out; see `held`.
     heard: usize,
+    /// Bytes of the unfinished packet that have been counted as progress.
+    counted: usize,
 }
 
 impl Input {
@@ -192,6 +201,21 @@ impl Input {
             self.heard -= self.used;
             self.used = 0;
         }
+    }
+
+    /// Whether what is left of the input, an unfinished packet, has grown by [`PROGRESS`] bytes
+    /// since this was last so. `fresh`: it is another packet than before.
+    pub fn progresses(&mut self, fresh: bool) -> bool {
+        let have = self.rest().len();
+        if fresh || have < self.counted {
+            self.counted = have;
+        }
+        let more = have - self.counted >= PROGRESS && !Mutant::ProgressNotCounted.is_on()
+            || have > self.counted && Mutant::BytesKeepAlive.is_on();
+        if more {
+            self.counted = have;
+        }
+        more
     }
 
     /// Goes on where it last ended: `take` is shown the rest and says how many bytes from its start
@@ -228,7 +252,7 @@ impl Input {
     /// Empties it; the memory stays.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        (self.used, self.heard) = (0, 0);
+        (self.used, self.heard, self.counted) = (0, 0, 0);
     }
 }
 

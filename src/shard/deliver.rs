@@ -9,7 +9,7 @@ use crate::limits::cost;
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{self, AckKind, OutPublish, PacketId, Qos, ReasonCode, Version};
-use crate::session::{Flow, Pushed, Queued, SubscriptionIds};
+use crate::session::{Flow, Pushed, Queued, Session, SubscriptionIds};
 use crate::time::Instant;
 
 /// A client that keeps reading may overshoot `outgoing_max_bytes` this many times, while its
@@ -223,8 +223,11 @@ impl Shard {
         let socket = session.socket;
         let flow = session.flow();
         let (messages, bytes) = (flow.pending.len(), flow.pending.bytes());
+        // The policy is for messages that are alive.
+        let expired = flow.pending.expire_for(&queued, &bounds, now);
         let pushed = flow.pending.push(queued, &bounds);
         let counters = &mut self.counters;
+        counters.dropped_expired += u64::from(expired);
         counters.pending_messages += flow.pending.len() as u64;
         counters.pending_messages -= messages as u64;
         counters.pending_bytes += flow.pending.bytes() as u64;
@@ -252,6 +255,11 @@ impl Shard {
             if fresh && let Some(socket) = socket {
                 self.hear_later(socket);
             }
+        }
+        if socket.is_none()
+            && let Some(due) = self.sessions.get(index).and_then(Session::expiry_due)
+        {
+            self.arm_session(index, due);
         }
     }
 

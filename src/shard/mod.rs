@@ -332,7 +332,6 @@ impl Shard {
         if matches!(stage, Stage::Closing | Stage::Closed) {
             return;
         }
-        connection.last_seen = self.now;
         match stage {
             Stage::Open(session) => self.receive_open(socket, session, bytes),
             Stage::Entry | Stage::Refused(_) => self.receive_entry(socket, bytes),

@@ -195,6 +195,7 @@ impl Shard {
         let open = matches!(connection.stage, Stage::Open(_));
         if open && connection.holds.is_free() && connection.paused {
             connection.paused = false;
+            connection.last_seen = self.now; // until now its silence was ours
             self.actions.push(Action::Resume(socket));
         }
         if open && connection.holds.is_free() && connection.parting != Parting::No {

@@ -140,11 +140,19 @@ impl Shard {
         if topic::levels(topic) > self.settings.max_topic_levels {
             return Err(LEVELS);
         }
-        if topic[mounted..].starts_with("$SYS/") {
+        if topic::is_servers_own(&topic[mounted..]) {
             // The server's own; nobody else speaks there (section 4.7.2).
             self.count_received(publish);
             self.counters.dropped_not_authorized += 1;
             self.acknowledge(socket, index, version, publish, ReasonCode::NotAuthorized);
+            return Ok(Flow::Next);
+        }
+        if !publish.has_promised_format() {
+            // Section 3.3.2.3.2. Not the end of the connection: a client that comes back with the
+            // same message would never get on.
+            self.count_received(publish);
+            self.counters.dropped_payload_format += 1;
+            self.acknowledge(socket, index, version, publish, ReasonCode::PayloadFormatInvalid);
             return Ok(Flow::Next);
         }
         let mut forwarded = Vec::new();

@@ -37,6 +37,17 @@ const EXPIRY_FROM_ZERO: Violation = Violation {
     what: "DISCONNECT sets a session expiry where CONNECT had none",
 };
 
+/// What can be said of a packet before all of it has come: it is not waited for in vain.
+fn check_unfinished(version: Version, beginning: &[u8]) -> Result<(), Violation> {
+    packet::check_beginning(version, beginning)?;
+    match beginning.first().map(|first| first >> 4) {
+        Some(1) => Err(SECOND_CONNECT), // [MQTT-3.1.0-2]
+        Some(2 | 9 | 11 | 13) => Err(SERVERS_PACKET),
+        Some(15) => Err(NO_AUTHENTICATION), // [MQTT-4.12.0-6]
+        _ => Ok(()),
+    }
+}
+
 impl Shard {
     pub(super) fn receive_open(&mut self, socket: SocketId, index: u32, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
@@ -46,6 +57,8 @@ impl Shard {
             if connection.holds.is_free() {
                 self.process_held(socket);
             } else {
+                // Which packets these are is found out later, and that is our doing.
+                connection.last_seen = self.now;
                 self.hear(socket);
             }
             return;
@@ -57,6 +70,9 @@ impl Shard {
         {
             let input = connection.input.get_or_insert_with(|| self.pool.take_input());
             input.extend(&bytes[used..]);
+            if input.progresses(used > 0) {
+                connection.last_seen = self.now;
+            }
         }
     }
 
@@ -75,6 +91,9 @@ impl Shard {
         if let Some(connection) = self.connections.get_mut(socket.0)
             && connection.stage == Stage::Open(index)
         {
+            if input.progresses(used > 0) {
+                connection.last_seen = self.now;
+            }
             connection.input = Some(input);
         }
     }
@@ -105,7 +124,10 @@ impl Shard {
             self.work += cost::PACKET;
             let rest = &bytes[used..];
             let outcome = match packet::frame(rest, max) {
-                Ok(Framing::Incomplete { .. }) => break,
+                Ok(Framing::Incomplete { .. }) => match check_unfinished(version, rest) {
+                    Ok(()) => break,
+                    Err(violation) => Err(violation),
+                },
                 Ok(Framing::Complete { total, .. }) => {
                     self.work += cost::bytes(total);
                     packet::decode(version, &rest[..total])
@@ -133,11 +155,15 @@ impl Shard {
                 }
             }
         }
-        let open = self
-            .connections
-            .get(socket.0)
-            .is_some_and(|connection| connection.stage == Stage::Open(index));
-        if open { used } else { bytes.len() }
+        match self.connections.get_mut(socket.0) {
+            Some(connection) if connection.stage == Stage::Open(index) => {
+                if used > 0 {
+                    connection.last_seen = self.now; // [MQTT-3.1.2-22]: a Control Packet
+                }
+                used
+            }
+            _ => bytes.len(),
+        }
     }
 
     #[inline]

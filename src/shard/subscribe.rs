@@ -248,7 +248,13 @@ impl Shard {
         subscription_id: u32,
         joining: &mut Joining,
     ) -> Result<Qos, ReasonCode> {
-        let options = pack(&packet::SubscribeOptions { qos: granted, ..wanted.options });
+        let mut options = packet::SubscribeOptions { qos: granted, ..wanted.options };
+        if self.sessions.get(index).is_some_and(|session| session.bridge)
+            && !Mutant::BridgeBitIgnored.is_on()
+        {
+            options = for_bridge(wanted.filter, options);
+        }
+        let options = pack(&options);
         let mountpoint = self.sessions.get(index).map_or("", |session| session.mountpoint());
         let full = mounted(mountpoint, wanted.filter);
         if topic::parse_share(wanted.filter).is_some() {
@@ -339,6 +345,9 @@ impl Shard {
         if self.outbox.is_congested() {
             return Ok(Flow::Hold(Holds::MAIL));
         }
+        for filter in unsubscribe.filters.iter() {
+            check_syntax(filter)?;
+        }
         self.check_answer(index, version, unsubscribe.filters.len())?;
         // What was accepted before the packet is delivered before its answer.
         self.catch_up(index);
@@ -423,12 +432,27 @@ fn mounted(mountpoint: &str, filter: &str) -> String {
 
 /// What makes the packet malformed, whoever sends it [MQTT-4.7.1-1, MQTT-4.8.2-1, MQTT-3.8.3-4].
 fn check_filter(wanted: &SubscribeFilter<'_>) -> Result<(), Violation> {
-    match topic::parse_share(wanted.filter) {
-        Some(Ok(_)) if wanted.options.no_local => Err(SHARED_NO_LOCAL),
-        Some(Ok(_)) => Ok(()),
-        Some(Err(_)) => Err(FILTER),
-        None if topic::valid_filter(wanted.filter) => Ok(()),
-        None => Err(FILTER),
+    let shared = check_syntax(wanted.filter)?;
+    if shared && wanted.options.no_local { Err(SHARED_NO_LOCAL) } else { Ok(()) }
+}
+
+/// What a mosquitto bridge of version 3 means by its subscription: it must not get back what it
+/// sent, and forwards retained messages as such. No Local does not go with a share group
+/// [MQTT-3.8.3-4].
+fn for_bridge(filter: &str, options: packet::SubscribeOptions) -> packet::SubscribeOptions {
+    let no_local = topic::parse_share(filter).is_none();
+    packet::SubscribeOptions { no_local, retain_as_published: true, ..options }
+}
+
+/// Whether the filter is that of a shared subscription. One that is wrong by its syntax is a broken
+/// rule in SUBSCRIBE and UNSUBSCRIBE alike, and ends the connection [MQTT-4.13.1-1]: the code 0x8F
+/// of SUBACK and UNSUBACK is for filters that "are correctly formed", and the UNSUBACK of MQTT 3
+/// has no codes at all.
+fn check_syntax(filter: &str) -> Result<bool, Violation> {
+    match topic::parse_share(filter) {
+        Some(Ok(_)) => Ok(true),
+        None if topic::valid_filter(filter) => Ok(false),
+        Some(Err(())) | None => Err(FILTER),
     }
 }
 

@@ -175,6 +175,7 @@ counters! {
         dropped_session_gone reason = "session_gone";
         dropped_not_authorized reason = "not_authorized";
         dropped_retained_limit reason = "retained_limit";
+        dropped_payload_format reason = "payload_format";
     }
     "ringmq_violations_total" Counter "violations"
         "Rules of the protocol broken by clients." { violations; }
@@ -253,6 +254,9 @@ counters! {
         "Completions taken from the rings." { completions; }
     "ringmq_completion_overflows_total" Counter "events"
         "Times that a completion queue overflowed; nothing is lost." { completion_overflows; }
+    "ringmq_completion_losses_total" Counter "events"
+        "Times that the kernel had no memory for completions; the ring's connections were closed."
+        { completion_losses; }
 }
 
 #[cfg(test)]

@@ -43,6 +43,13 @@ pub fn valid_filter(filter: &str) -> bool {
     })
 }
 
+/// True when only the server itself speaks on the topic: everything below `$SYS` (section 4.7.2)
+/// but the states of bridges. A mosquitto bridge publishes its own there, and has a will there:
+/// refused, it could not connect at all with its defaults.
+pub fn is_servers_own(name: &str) -> bool {
+    name.starts_with("$SYS/") && !matches("$SYS/broker/connection/+/state", name)
+}
+
 /// How many levels a topic name or filter has: one more than it has slashes; `#` counts as one.
 pub fn levels(topic: &str) -> usize {
     1 + topic.bytes().filter(|&byte| byte == b'/').count()

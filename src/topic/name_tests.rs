@@ -124,3 +124,13 @@ proptest! {
         prop_assert_eq!(matches(&filter, &name), testing::naive_matches(&filter, &name));
     }
 }
+
+#[test]
+fn the_servers_own_topics_are_below_sys_but_for_the_states_of_bridges() {
+    for name in ["$SYS/broker/uptime", "$SYS/", "$SYS/broker/connection/a/b/state"] {
+        assert!(is_servers_own(name), "{name}");
+    }
+    for name in ["$SYS/broker/connection/host.uplink/state", "$SYS", "$SYSTEM/a", "a/$SYS/b"] {
+        assert!(!is_servers_own(name), "{name}");
+    }
+}

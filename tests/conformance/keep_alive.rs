@@ -99,3 +99,50 @@ fn the_servers_keep_alive_is_the_one_that_counts() {
     assert!(start.elapsed() > Duration::from_millis(1400), "too early: {:?}", start.elapsed());
     assert!(start.elapsed() < Duration::from_secs(5), "too late: {:?}", start.elapsed());
 }
+
+/// The beginning of a PUBLISH of QoS 0 whose payload has so many bytes, without the payload.
+fn beginning(v: Version, topic: &str, payload: usize) -> Vec<u8> {
+    let whole = Publish::new(topic, 0, vec![b'x'; payload]).encode(v);
+    whole[..whole.len() - payload].to_vec()
+}
+
+#[test]
+fn single_bytes_of_an_unfinished_packet_do_not_keep_the_connection() {
+    // [MQTT-3.1.2-22], [MQTT-3.1.2-24] of 3.1.1: Control Packets count.
+    let _alone = machine();
+    for v in all() {
+        let mut c = Connect::new(v, unique("drip")).keep_alive(2).open(Broker::plain());
+        let start = Instant::now();
+        c.send(&beginning(v, "drip", 10_000));
+        let closed = loop {
+            match c.read(Duration::from_millis(200)) {
+                Next::Closed => break start.elapsed(),
+                Next::Packet(Packet::Disconnect { reason, .. }) => {
+                    assert_eq!(reason, KEEP_ALIVE_TIMEOUT);
+                    break start.elapsed();
+                }
+                _ => c.send(b"x"),
+            }
+            assert!(start.elapsed() < Duration::from_secs(8), "kept by single bytes");
+        };
+        assert!(closed > Duration::from_millis(2900), "too early: {closed:?}");
+    }
+}
+
+#[test]
+fn a_large_packet_over_a_slow_link_keeps_the_connection() {
+    // 1 KiB in one and a half Keep Alives is enough.
+    let _alone = machine();
+    for v in both() {
+        let topic = unique("slow");
+        let mut sub = Client::subscriber(Broker::plain(), v, &unique("s"), &topic, 0);
+        let mut c = Connect::new(v, unique("p")).keep_alive(1).open(Broker::plain());
+        c.send(&beginning(v, &topic, 10 * 600));
+        for _ in 0..10 {
+            std::thread::sleep(Duration::from_millis(500));
+            c.send(&[b'x'; 600]);
+        }
+        assert_eq!(sub.message().payload.len(), 6000);
+        c.ping();
+    }
+}

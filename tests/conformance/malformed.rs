@@ -1,6 +1,6 @@
 //! Packets that break a rule: MQTT 5 clients are told the right code, and everyone is cut off.
 
-use crate::support::packet::{encode_disconnect, properties};
+use crate::support::packet::{encode_disconnect, encode_unsubscribe, properties};
 use crate::support::reason::*;
 use crate::support::*;
 
@@ -245,17 +245,65 @@ fn a_wrong_disconnect_ends_the_connection() {
     check(cases);
 }
 
-#[test]
-fn an_invalid_filter_is_never_granted() {
+/// Filters that break the rules of section 4.7 or 4.8.2.
+fn invalid_filters(versions: &[Version]) -> Vec<(String, (Version, &'static str))> {
     let mut cases = Vec::new();
-    for v in [V311, V5] {
+    for &v in versions {
         for filter in ["", "a/#/b", "a#", "#a", "#/", "a/b#", "a+", "+a", "a/+b", "a/b+/c", "++"] {
             cases.push((format!("{v:?} {filter:?}"), (v, filter)));
         }
     }
     let shared = ["$share//a", "$share/g", "$share/g/", "$share/", "$share/+/a", "$share/a#/a"];
     cases.extend(shared.map(|filter| (filter.to_string(), (V5, filter))));
-    each(cases, |(v, filter)| {
+    cases
+}
+
+#[test]
+fn an_invalid_filter_in_unsubscribe_ends_the_connection() {
+    // As in SUBSCRIBE: [MQTT-4.7.1-1, MQTT-4.7.1-2, MQTT-4.8.2-1] with [MQTT-4.13.1-1], and
+    // [MQTT-4.8.0-1] of 3.1.1. A valid filter beside it is not unsubscribed.
+    each(invalid_filters(ALL), |(v, filter)| {
+        let topic = unique("stays");
+        let connect = Connect::durable(v, unique("filter"));
+        let mut c = connect.open(Broker::plain());
+        c.granted(&topic, 1);
+        c.send(&encode_unsubscribe(v, 7, &[&topic, filter]));
+        c.expect_violation(&[FILTER_INVALID, MALFORMED, PROTOCOL_ERROR]);
+        let mut c = connect.open(Broker::plain());
+        c.publish(&Publish::new(&topic, 1, "still"));
+        c.expect("still");
+    });
+}
+
+#[test]
+fn a_packet_is_refused_at_its_first_wrong_byte() {
+    // Nothing follows: a broker that waits for the whole packet does not answer.
+    let mut cases = Vec::new();
+    let list = &mut cases;
+    case(list, ALL, "type 0", vec![0x00], EITHER);
+    case(list, V3, "type 15", vec![0xf0], &[]);
+    case(list, ONLY5, "AUTH", vec![0xf0], EITHER);
+    case(list, ALL, "CONNECT", vec![0x10], &[PROTOCOL_ERROR]);
+    for (name, first) in [("CONNACK", 0x20), ("SUBACK", 0x90), ("UNSUBACK", 0xb0)] {
+        case(list, ALL, name, vec![first], EITHER);
+    }
+    case(list, ALL, "PINGRESP", vec![0xd0], EITHER);
+    case(list, ALL, "QoS 3", vec![0x36], &[MALFORMED]);
+    case(list, ALL, "DUP with QoS 0", vec![0x38], EITHER);
+    for first in [0x41, 0x51, 0x60, 0x72, 0x80, 0xa0, 0xc1, 0xe1] {
+        case(list, LATER, &format!("flags of {first:#x}"), vec![first], &[MALFORMED]);
+    }
+    case(list, ALL, "five byte length", vec![0x30, 0x80, 0x80, 0x80, 0x80], &[MALFORMED]);
+    let large = vec![0x30, 0xff, 0xff, 0xff, 0x7f];
+    case(list, ALL, "the largest length", large, &[PACKET_TOO_LARGE]);
+    case(list, ONLY5, "a padded length", vec![0x30, 0x85, 0x00], &[MALFORMED]);
+    case(list, ALL, "PINGREQ with a body", vec![0xc0, 1], &[MALFORMED]);
+    check(cases);
+}
+
+#[test]
+fn an_invalid_filter_is_never_granted() {
+    each(invalid_filters(&[V311, V5]), |(v, filter)| {
         let mut c = Client::connect(Broker::plain(), v, &unique("filter"));
         let mut subscribe = Subscribe::to(filter, 0);
         subscribe.id = 1;

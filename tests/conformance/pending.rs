@@ -1,5 +1,7 @@
 //! The pending queue: how much waits for a client, and what happens when that is full.
 
+use std::time::Duration;
+
 use crate::support::reason::*;
 use crate::support::*;
 
@@ -131,4 +133,38 @@ fn a_client_that_does_not_read_is_bounded_and_harms_nobody() {
     eventually("what was shed is counted", || {
         sub.message().text().parse::<u64>().expect("a number") > 0
     });
+}
+
+#[test]
+fn expired_messages_do_not_hold_places() {
+    // [MQTT-3.3.2-5]: they will not be delivered; before the policy looks, they go.
+    let _alone = machine();
+    for policy in ["drop_new", "drop_oldest", "disconnect"] {
+        let on_full = format!("mqtt.pending.on_full={policy}");
+        let broker = Broker::start(&["mqtt.pending.max_messages=10", &on_full, "sys.interval=1s"]);
+        let topic = unique("dead");
+        let connect = Connect::durable(V5, unique("s"));
+        let mut sub = connect.open(&broker);
+        sub.granted(&topic, 1);
+        sub.disconnect();
+        let mut c = Client::connect(&broker, V5, &unique("p"));
+        for n in 0..10 {
+            let publish = Publish::new(&topic, 1, n.to_string());
+            let dying = publish.clone().with(Property::MessageExpiry(1));
+            c.publish(if n < 3 { &publish } else { &dying });
+        }
+        std::thread::sleep(Duration::from_millis(1100));
+        for n in 10..15 {
+            c.publish(&Publish::new(&topic, 1, n.to_string()));
+        }
+        // Nobody publishes any more; what has expired goes all the same, and is counted.
+        let dropped = "$SYS/broker/publish/messages/dropped";
+        let mut sys = Client::subscriber(&broker, V5, &unique("y"), dropped, 0);
+        eventually("the seven are gone", || sys.message().text() == "7");
+        let mut sub = connect.open(&broker);
+        for n in [0, 1, 2, 10, 11, 12, 13, 14] {
+            sub.expect(&n.to_string());
+        }
+        sub.expect_nothing();
+    }
 }

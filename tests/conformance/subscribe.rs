@@ -291,6 +291,52 @@ fn no_local_holds_for_what_an_earlier_session_published() {
     c.expect("own");
 }
 
+/// A connection of a mosquitto bridge: bit 0x80 of the protocol level is set.
+fn bridge(broker: &Broker, v: Version, id: &str) -> Client {
+    let mut bytes = Connect::durable(v, id).encode();
+    let level = bytes.iter().position(|&byte| byte == v.level()).expect("a level");
+    let level = level.max(4 + v.name().len());
+    assert_eq!(bytes[level], v.level());
+    bytes[level] |= 0x80;
+    let mut c = Client::raw(broker, v);
+    c.send(&bytes);
+    assert_eq!(c.connack().code, 0);
+    c
+}
+
+#[test]
+fn a_bridge_of_mqtt_3_gets_no_echo_and_keeps_retain() {
+    for v in [V31, V311] {
+        let (topic, id) = (unique("bridge"), unique("b"));
+        let mut c = bridge(Broker::plain(), v, &id);
+        c.granted(&format!("{topic}/#"), 1);
+        c.publish(&Publish::new(format!("{topic}/own"), 1, "own").retain());
+        let mut other = Client::connect(Broker::plain(), V311, &unique("o"));
+        other.publish(&Publish::new(format!("{topic}/kept"), 1, "kept").retain());
+        other.publish(&Publish::new(format!("{topic}/live"), 1, "live"));
+        assert!(c.expect("kept").retain, "{v:?}");
+        assert!(!c.expect("live").retain, "{v:?}");
+        c.expect_nothing();
+        c.cut();
+        // What it sent in an earlier connection, or is replayed, is its own all the same.
+        other.publish(&Publish::new(format!("{topic}/live"), 1, "away"));
+        let mut c = bridge(Broker::plain(), v, &id);
+        c.expect("away");
+        c.granted(&format!("{topic}/#"), 1);
+        assert!(c.expect("kept").retain, "{v:?}");
+        c.expect_nothing();
+        // Share groups have no No Local [MQTT-3.8.3-4].
+        let share = unique("share");
+        c.granted(&format!("$share/g/{share}"), 1);
+        c.publish(&Publish::new(&share, 1, "shared"));
+        c.expect("shared");
+        // Without the bit it is a client like any other.
+        let mut plain = Client::subscriber(Broker::plain(), v, &unique("c"), &topic, 1);
+        plain.publish(&Publish::new(&topic, 1, "mine"));
+        plain.expect("mine");
+    }
+}
+
 #[test]
 fn unsubscribing_stops_new_messages() {
     for v in both() {

@@ -4,6 +4,7 @@
 use crate::rng::Rng;
 use ringmq::ids::Peer;
 use ringmq::ids::{ListenerId, ShardId, SocketId};
+use ringmq::packet::{self, Framing};
 use ringmq::shard::output::{Outgoing, Segment};
 use ringmq::shard::{Action, Shard};
 use ringmq::time::Instant;
@@ -33,11 +34,14 @@ pub struct Conn {
     pub server: End,
     /// When the server ended its half.
     pub ended_at: Option<u64>,
-    /// When the shard was last given bytes from it, and how many in all.
+    /// When the shard was last given the end of a packet from it.
     pub taken_at: u64,
+    /// Bytes that shards were given from it.
     pub taken: usize,
     /// Bytes that the client has been sent.
     pub told: usize,
+    /// What the shard was given of a packet that is not whole.
+    partial: Vec<u8>,
 }
 
 impl Conn {
@@ -53,7 +57,21 @@ impl Conn {
             taken_at: now,
             taken: 0,
             told: 0,
+            partial: Vec::new(),
         }
+    }
+
+    /// The shard was given these bytes; true when a packet ends in them.
+    pub fn completes(&mut self, bytes: &[u8]) -> bool {
+        self.partial.extend(bytes);
+        let mut whole = 0;
+        while let Ok(Framing::Complete { total, .. }) =
+            packet::frame(&self.partial[whole..], u32::MAX)
+        {
+            whole += total;
+        }
+        self.partial.drain(..whole);
+        whole > 0
     }
 
     fn end(&mut self, how: End, now: Instant) {

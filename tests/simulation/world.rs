@@ -226,9 +226,12 @@ impl World {
             self.note((at as u64) << 40 | u64::from(socket.0) << 4 | kind(&event));
             if let Event::Received(bytes) = &event {
                 let conn = self.nodes[at].driver.conn(socket);
+                let whole = self.conns[conn].completes(bytes);
                 if self.nodes[at].shard.listens_to(socket) {
-                    self.conns[conn].taken_at = self.now;
                     self.conns[conn].taken += bytes.len();
+                    if whole {
+                        self.conns[conn].taken_at = self.now;
+                    }
                 }
                 self.note_bytes(bytes);
             }

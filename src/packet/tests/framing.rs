@@ -114,3 +114,53 @@ fn a_long_packet_is_written_with_a_long_length() {
         assert_eq!(bytes[header..], body);
     }
 }
+
+#[test]
+fn what_is_wrong_at_the_beginning_is_known_before_the_rest_has_come() {
+    let wrong: [(&str, &[Version], &[u8]); 16] = [
+        ("type 0", &ALL, &[0x00]),
+        ("type 15", &[V31, V311], &[0xF0]),
+        ("QoS 3", &ALL, &[0x36]),
+        ("DUP with QoS 0", &ALL, &[0x38]),
+        ("flags of PUBREL", &[V311, V5], &[0x60]),
+        ("flags of SUBSCRIBE", &[V311, V5], &[0x80]),
+        ("flags of UNSUBSCRIBE", &[V311, V5], &[0xA0]),
+        ("flags of PUBACK", &[V311, V5], &[0x41]),
+        ("flags of PINGREQ", &[V311, V5], &[0xC8]),
+        ("flags of DISCONNECT", &[V311, V5], &[0xE1, 5]),
+        ("flags of AUTH", &[V5], &[0xF1]),
+        ("a padded length", &[V5], &[0x30, 0x85, 0x00]),
+        ("PINGREQ with a body", &ALL, &[0xC0, 1]),
+        ("DISCONNECT with a body", &[V31, V311], &[0xE0, 1]),
+        ("PUBACK with a body", &[V31, V311], &[0x40, 3]),
+        ("UNSUBACK with a body", &[V31, V311], &[0xB0, 3]),
+    ];
+    for (name, versions, beginning) in wrong {
+        for &version in versions {
+            let found = check_beginning(version, beginning).expect_err(name);
+            assert_eq!(found.reason, MALFORMED, "{version:?} {name}");
+        }
+    }
+    // What was right in 3.1 is, and the beginning of a right packet is right.
+    for (version, beginning) in [
+        (V31, &[0x8A][..]),
+        (V31, &[0xC1]),
+        (V311, &[0x30, 0x85, 0x00]),
+        (V5, &[0xE0, 1]),
+        (V5, &[0x40, 9]),
+        (V5, &[0xF0]),
+        (V5, &[0x3D, 0xFF, 0xFF]),
+        (V311, &[]),
+    ] {
+        assert_eq!(check_beginning(version, beginning), Ok(()), "{version:?} {beginning:?}");
+    }
+}
+
+#[test]
+fn a_length_is_refused_as_soon_as_it_shows() {
+    for cut in 1..=5 {
+        let result = frame(&[0x30, 0x80, 0x80, 0x80, 0x80][..cut], 1000);
+        assert_eq!(result.is_err(), cut == 5, "{cut} bytes of a length of more than four");
+    }
+    assert!(frame(&[0x30, 0x80, 0x08], 1000).is_err(), "1024 bytes of 1000");
+}

@@ -164,7 +164,6 @@ fn a_property_of_a_publish_that_breaks_a_rule_is_refused_with_its_reason() {
             ("topic alias twice", V5, b"\0\x01a\x06\x23\0\x01\x23\0\x01", PROTOCOL),
             ("payload format 2", V5, b"\0\x01a\x02\x01\x02", PROTOCOL),
             ("payload format twice", V5, b"\0\x01a\x04\x01\0\x01\0", PROTOCOL),
-            ("payload not UTF-8", V5, b"\0\x01a\x02\x01\x01\xFF", BAD_PAYLOAD),
             ("message expiry twice", V5, b"\0\x01a\x0A\x02\0\0\0\x01\x02\0\0\0\x01", PROTOCOL),
             ("content type twice", V5, b"\0\x01a\x06\x03\0\0\x03\0\0", PROTOCOL),
             ("correlation data twice", V5, b"\0\x01a\x06\x09\0\0\x09\0\0", PROTOCOL),
@@ -268,4 +267,15 @@ fn one_reservation_is_exactly_enough() {
 #[should_panic = "a packet identifier exactly above QoS 0"]
 fn a_publish_above_qos_0_without_identifier_is_our_own_mistake() {
     encode_publish(&mut Vec::new(), V5, &OutPublish { qos: Qos::AtLeastOnce, ..PLAIN });
+}
+
+#[test]
+fn a_payload_that_is_not_what_its_format_says_is_for_the_caller_to_answer() {
+    for (format, payload, right) in [(0, &b"\xFF"[..], true), (1, b"\xFF", false), (1, b"x", true)]
+    {
+        let mut packet = vec![0x30, 6 + payload.len() as u8, 0, 1, b'a', 2, 1, format];
+        packet.extend_from_slice(payload);
+        let Ok(Packet::Publish(publish)) = decode(V5, &packet) else { panic!("{packet:?}") };
+        assert_eq!(publish.has_promised_format(), right, "{packet:?}");
+    }
 }

@@ -5,6 +5,7 @@
 mod close;
 mod echo;
 mod hand_over;
+mod lost;
 mod measure;
 mod shared;
 mod support;

@@ -143,3 +143,75 @@ pub fn handling(world: &mut World) {
     publish(world, &mut publisher, "e/h", b"", said(true));
     part(world, [peer, publisher]);
 }
+
+/// A mosquitto bridge of version 3: every subscription is No Local and Retain As Published.
+pub fn bridge(world: &mut World) {
+    let connect = Connect { version: Version::V311, bridge: true, ..hello("e-bridge", true, 0) };
+    let mut bridge = join(world, &connect);
+    subscribe(world, &mut bridge, Wish::new("e/b/#", 1));
+    let mut other = guest(world, "e-publisher");
+    let said = || Said { qos: 1, retain: true, ..Said::default() };
+    publish(world, &mut other, "e/b/kept", b"kept", said());
+    bridge.publish_as(world, "e/b/own", b"own", 1, 902, true);
+    let got = bridge.take(world);
+    let flags: Vec<_> = got
+        .iter()
+        .filter_map(|got| match got {
+            Got::Publish { topic, retain, .. } => Some((topic.as_str(), *retain)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(flags, [("e/b/kept", true)], "what a bridge gets");
+    for topic in ["e/b/kept", "e/b/own"] {
+        publish(world, &mut other, topic, b"", said());
+    }
+    part(world, [bridge, other]);
+}
+
+/// Retained messages that a SUBSCRIBE is owed are owed to the session: what a connection that broke
+/// did not get, the next one gets, at QoS 0 as well what was not on its way.
+pub fn replay_resumed(world: &mut World) {
+    let topics: Vec<String> = (0..200).map(|number| format!("e/y/{number}")).collect();
+    let mut publisher = guest(world, "e-publisher");
+    for topic in &topics {
+        let said = Said { qos: 1, retain: true, ..Said::default() };
+        publish(world, &mut publisher, topic, b"m", said);
+    }
+    let name = |got: &Got| match got {
+        Got::Publish { topic, .. } => Some(topic.clone()),
+        _ => None,
+    };
+    for qos in [0, 1, 2] {
+        let before = world.counters();
+        let mut first = join(world, &hello("e-resumed", true, 60));
+        first.subscribe(world, 1, "e/y/#", qos);
+        // The SUBACK and some of it at most.
+        (0..3).for_each(|_| (0..world.nodes.len()).for_each(|shard| world.step(shard)));
+        first.end(world, End::Reset);
+        world.settle();
+        let mut second = Peer::connect(world, 0, &hello("e-resumed", false, 0));
+        let mut got: Vec<_> = second.read_all(world).iter().filter_map(name).collect();
+        got.sort_unstable();
+        got.dedup();
+        let mut expected = topics.clone();
+        expected.sort_unstable();
+        if qos > 0 {
+            assert_eq!(got, expected, "QoS {qos}: the rest of a replay");
+        } else {
+            let now = world.counters();
+            let sent = now.messages_sent_qos0 - before.messages_sent_qos0;
+            let dropped = now.dropped_offline_qos0 - before.dropped_offline_qos0;
+            assert_eq!(
+                sent + dropped,
+                topics.len() as u64,
+                "QoS 0: {sent} sent, {dropped} dropped"
+            );
+        }
+        part(world, [second]);
+    }
+    for topic in &topics {
+        publisher.publish_as(world, topic, b"", 0, 0, true);
+    }
+    world.settle();
+    part(world, [publisher]);
+}

@@ -23,6 +23,7 @@ use std::sync::Arc;
 /// Holds every dialogue; panics on the first packet that is not the expected one.
 pub fn hold(world: &mut World, settings: &Settings) {
     sessions::silence(world, settings);
+    sessions::unfinished(world, settings);
     sessions::unheard(world);
     sessions::exactly_once(world);
     sessions::session_end(world);
@@ -35,12 +36,15 @@ pub fn hold(world: &mut World, settings: &Settings) {
     delivery::overlap(world);
     delivery::as_published(world);
     delivery::handling(world);
+    delivery::bridge(world);
+    delivery::replay_resumed(world);
     queues::full_queues(world, settings);
     queues::harsh_queue(world, settings);
     queues::own_queue(world, settings);
     queues::offline_qos_0(world, settings);
     queues::qos_0_in_line(world, settings);
     connecting::oversized(world);
+    queues::expired_places(world, settings);
     if world.nodes.len() > 1 {
         connecting::unreachable_home(world, settings);
         connecting::left_while_waiting(world);

@@ -117,3 +117,40 @@ pub fn qos_0_in_line(world: &mut World, settings: &Settings) {
     part(world, [subscriber, publisher]);
     reload(world, settings.clone());
 }
+
+/// Expired messages make room before the policy of a full queue looks, and go by themselves while
+/// nobody publishes.
+pub fn expired_places(world: &mut World, settings: &Settings) {
+    for on_full in [OnFull::DropOldest, OnFull::DropNew] {
+        let pending = Bounds { messages: 10, bytes: 1 << 20, on_full };
+        reload(world, Settings { pending, ..settings.clone() });
+        let mut subscriber = join(world, &hello("e-offline", true, 600));
+        subscribe(world, &mut subscriber, Wish::new("e/x", 1));
+        part(world, [subscriber]);
+        let mut publisher = guest(world, "e-publisher");
+        let before = world.counters();
+        let mut say = |world: &mut World, number: u8, expiry| {
+            let said = Said { qos: 1, expiry, ..Said::default() };
+            publish(world, &mut publisher, "e/x", &[number], said);
+        };
+        (0..3).for_each(|number| say(world, number, None));
+        (3..10).for_each(|number| say(world, number, Some(2)));
+        wait(world, 2100);
+        (10..15).for_each(|number| say(world, number, None));
+        let counts = |world: &World| {
+            let now = world.counters();
+            let full = now.dropped_queue_full - before.dropped_queue_full;
+            (full, now.dropped_expired - before.dropped_expired)
+        };
+        assert_eq!(counts(world), (0, 5), "{on_full:?}: dropped for a message that is alive");
+        wait(world, 2000);
+        assert_eq!(counts(world), (0, 7), "{on_full:?}: dropped while nobody publishes");
+        let waiting = world.counters().pending_messages - before.pending_messages;
+        assert_eq!(waiting, 8, "{on_full:?}: what waits");
+        let mut subscriber = Peer::connect(world, 0, &hello("e-offline", false, 0));
+        let expected: Vec<Vec<u8>> = (0..3).chain(10..15).map(|number| vec![number]).collect();
+        assert_eq!(payloads(&subscriber.read_all(world)), expected, "{on_full:?}");
+        part(world, [subscriber, publisher]);
+    }
+    reload(world, settings.clone());
+}

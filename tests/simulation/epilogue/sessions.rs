@@ -17,6 +17,48 @@ pub fn silence(world: &mut World, settings: &Settings) {
     world.settle();
 }
 
+/// [MQTT-3.1.2-22]: Control Packets count, not bytes; a large one that makes progress is honest.
+pub fn unfinished(world: &mut World, settings: &Settings) {
+    let allowed = (10_000.0 * settings.keep_alive_multiplier) as u64;
+    let whole = {
+        let mut bytes = vec![0x30, 0x80, 0x40, 0, 3];
+        bytes.extend(b"e/p\0");
+        bytes.resize(3 + (0x40 << 7), b'x');
+        bytes
+    };
+    let mut connect = hello("e-drip", true, 0);
+    connect.keep_alive = 10;
+    let mut drip = join(world, &connect);
+    let mut slow = join(world, &Connect { client_id: "e-slow", ..connect });
+    let (mut dripped, mut sent) = (whole.iter(), &whole[..]);
+    for second in 0..allowed / 1000 - 1 {
+        drip.raw(world, &[*dripped.next().unwrap()]);
+        if second % 10 == 0 {
+            slow.raw(world, &sent[..1100]);
+            sent = &sent[1100..];
+        }
+        wait(world, 1000);
+    }
+    assert!(!drip.is_closed(world), "closed within Keep Alive");
+    for _ in 0..3 {
+        drip.raw(world, &[*dripped.next().unwrap()]);
+        wait(world, 1000);
+    }
+    let got = drip.take(world);
+    assert_eq!(got, [Got::Disconnect(ReasonCode::KeepAliveTimeout)], "kept by single bytes");
+    drip.end(world, End::Fin);
+    while !sent.is_empty() {
+        assert!(!slow.is_closed(world), "a large packet on its way");
+        let some = sent.len().min(1100);
+        slow.raw(world, &sent[..some]);
+        sent = &sent[some..];
+        wait(world, 10_000);
+    }
+    slow.raw(world, &[0xC0, 0]);
+    assert_eq!(slow.take(world), [Got::Pong], "after a large packet");
+    part(world, [slow]);
+}
+
 /// A shard that was held up reads what its clients have sent before it judges their silence; one
 /// that is always behind does not put that off for ever.
 pub fn unheard(world: &mut World) {
