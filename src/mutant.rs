@@ -97,6 +97,12 @@ mutants! {
     ParkedNotWoken,
     /// The acknowledgements of a client that is parked wait behind what it has published.
     HeldAnswersUnread,
+    /// A publisher waits for every crowded subscriber, not only for its main reader.
+    MainReaderIgnored,
+    /// What a publisher has waited in vain is not taken from any budget.
+    VainWaitsFree,
+    /// A publisher waits as long as its main reader is crowded, also when that reads nothing.
+    WaitsNeverEnd,
     /// Only one of the connections that wait for room in a mailbox is woken.
     MailWaitersForgotten,
     // shard: subscriptions, share groups, retained messages

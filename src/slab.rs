@@ -13,14 +13,18 @@ pub fn trim<T>(list: &mut Vec<T>) {
     }
 }
 
+/// Chunks that may be in a list of a [`Slab`] although they are gone.
+const STALE: usize = 16;
+
 /// Entries by dense index, with a generation per place that tells a reused place apart.
 pub struct Slab<T> {
     chunks: Vec<Places<T>>,
-    /// Chunks with a free place, each once; the last is used first.
+    /// Chunks with a free place, each once; the last is used first. Some have been given back since
+    /// and are passed over.
     roomy: Vec<u32>,
     /// The chunk that has memory and no entry, if one has.
     empty: Option<u32>,
-    /// Chunks without memory. The last chunk is none of them: it is dropped.
+    /// Chunks without memory. The last chunk is none of them: it is dropped, and passed over here.
     vacant: Vec<u32>,
     /// A generation that no place of a dropped chunk has had.
     generation: u32,
@@ -75,7 +79,7 @@ impl<T> Slab<T> {
 
     /// Puts `value` in a free place and returns its index.
     pub fn insert(&mut self, value: T) -> u32 {
-        let number = self.roomy.last().copied().unwrap_or_else(|| self.grow());
+        let number = self.roomy_chunk();
         let chunk = &mut self.chunks[number as usize];
         let place = chunk.free.trailing_zeros();
         if chunk.free == Self::ALL_FREE {
@@ -88,6 +92,19 @@ impl<T> Slab<T> {
         }
         self.len += 1;
         number * Self::PLACES as u32 + place
+    }
+
+    /// A chunk with a free place: the last in `roomy`.
+    #[inline]
+    fn roomy_chunk(&mut self) -> u32 {
+        while let Some(&number) = self.roomy.last() {
+            // What was given back has no free place.
+            if self.chunks.get(number as usize).is_some_and(|chunk| chunk.free != 0) {
+                return number;
+            }
+            self.roomy.pop();
+        }
+        self.grow()
     }
 
     /// Takes the entry out; its index may be handed out again with the next generation.
@@ -123,29 +140,36 @@ impl<T> Slab<T> {
         chunk.generation = chunk.entries.iter().map(|e| e.generation).max().unwrap_or(0);
         chunk.entries = Box::default();
         chunk.free = 0;
-        self.roomy.retain(|&roomy| roomy != number);
-        trim(&mut self.roomy);
         self.vacant.push(number);
-        let before = self.chunks.len();
         while self.chunks.last().is_some_and(|chunk| chunk.entries.is_empty()) {
             let dropped = self.chunks.pop().map_or(0, |chunk| chunk.generation);
             self.generation = self.generation.max(dropped);
         }
+        trim(&mut self.chunks);
+        // Rarely, for it looks at all: what there is too much of was dropped since the last time.
         let left = self.chunks.len();
-        if left < before {
-            self.vacant.retain(|&number| (number as usize) < left);
-            trim(&mut self.vacant);
-            trim(&mut self.chunks);
+        for list in [&mut self.vacant, &mut self.roomy] {
+            if list.len() > left + STALE {
+                list.retain(|&number| (number as usize) < left);
+                trim(list);
+            }
         }
     }
 
     /// A chunk whose places are all free: one that was given back, or a new one.
     fn grow(&mut self) -> u32 {
-        let number = self.vacant.pop().unwrap_or_else(|| {
-            let generation = self.generation;
-            self.chunks.push(Places { entries: Box::default(), free: 0, generation });
-            u32::try_from(self.chunks.len() - 1).expect("memory runs out before indices do")
-        });
+        let number = loop {
+            match self.vacant.pop() {
+                Some(number) if (number as usize) < self.chunks.len() => break number,
+                Some(_) => {}
+                None => {
+                    let generation = self.generation;
+                    self.chunks.push(Places { entries: Box::default(), free: 0, generation });
+                    break u32::try_from(self.chunks.len() - 1)
+                        .expect("memory runs out before indices do");
+                }
+            }
+        };
         let chunk = &mut self.chunks[number as usize];
         let generation = chunk.generation;
         chunk.entries = (0..Self::PLACES).map(|_| Entry { generation, value: None }).collect();

@@ -2,7 +2,7 @@
 //! make the receiver write mail itself, [`Control`] never makes it write data. So control mail can
 //! always be taken in, and a chain of full mailboxes cannot close into a circle.
 
-use crate::ids::{ClientKey, ListenerId, Peer, SessionRef};
+use crate::ids::{ClientKey, ListenerId, Peer, SessionRef, ShardId};
 use crate::message::{Batch, Errand, Message};
 use crate::telemetry::Counters;
 use crate::topic::FilterId;
@@ -36,16 +36,25 @@ pub enum Control {
     Replay(Box<ReplayRequest>),
     /// The slice.
     Replayed(Box<ReplaySlice>),
-    /// Park this publisher: a subscriber of its messages is crowded.
-    Park(ClientKey),
-    /// The subscriber has caught up.
-    Unpark(ClientKey),
+    /// The only receiver of this publisher's messages on that shard is crowded.
+    Park(ClientKey, ShardId),
+    /// The publisher need not wait for it any more.
+    Unpark(ClientKey, ShardId, Over),
     /// This publisher waits until a fan-out of its message on the sending shard is done.
     HoldPublisher(ClientKey),
     /// The fan-out is done.
     ReleasePublisher(ClientKey),
     /// The sender's counters, for `$SYS`.
     Counters(Box<Counters>),
+}
+
+/// Why a publisher need not wait for a subscriber any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Over {
+    /// The subscriber has caught up or is gone, or has been crowded for too long.
+    CaughtUp,
+    /// The subscriber has read nothing all the time.
+    InVain,
 }
 
 /// A client on its way to its home shard.

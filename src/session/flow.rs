@@ -1,11 +1,10 @@
 //! What a session holds only while something is in flight. Given back when idle.
 
-use super::{Inbound, Pending, Window};
-use crate::ids::ShardId;
+use super::{Inbound, Pending, Replays, Window};
 use crate::mutant::Mutant;
 use crate::time::Instant;
 use crate::topic::FilterId;
-use std::collections::VecDeque;
+use hashbrown::HashMap;
 
 /// Topics remembered as overtaken while replays wait; then live messages win no more.
 const OVERTAKEN: usize = 4096;
@@ -20,11 +19,15 @@ pub struct Flow {
     /// QoS 2 received and not yet released.
     pub inbound: Inbound,
     /// Retained replays that subscriptions asked for, oldest first.
-    pub replays: VecDeque<Replay>,
+    pub replays: Replays,
+    /// In the shard's list of sessions whose replay may go on.
+    pub replay_listed: bool,
     /// Hashes of topics on which a newer retained message went out live while replays wait, each
     /// with the newest ticket given by then: for replays up to it, what is kept on the topic is
     /// older than what the client has. One list for all of them, since they may be 100,000.
-    overtaken: Vec<(u64, u64)>,
+    overtaken: HashMap<u64, u64, foldhash::fast::FixedState>,
+    /// The oldest replay when the list was last full and looked through for what nobody needs.
+    overtaken_kept: u64,
     /// Since when the pending queue has been above its high-water mark while connected.
     pub crowded: Option<Instant>,
     /// In the shard's list of flow states to give back when idle.
@@ -34,52 +37,45 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// The connection has ended. Keeps the newest replay of each filter that is `owed` for the next
-    /// one: it sends all that an older one still owes. So a session that goes from connection to
-    /// connection never holds more than it has filters.
+    /// The connection has ended. Of what it asked for, keeps the newest replay of each filter that
+    /// is `owed` for the next one: it sends all that an older one still owes. So a session that
+    /// goes from connection to connection never holds more than it has filters.
     pub fn inherit_replays(&mut self, owed: impl Fn(FilterId) -> bool) {
-        self.replays.retain(|replay| owed(replay.filter));
-        let mut seen = hashbrown::HashSet::new();
-        let newest: Vec<u64> = self
-            .replays
-            .iter()
-            .rev()
-            .filter(|replay| seen.insert(replay.filter.0))
-            .map(|replay| replay.ticket)
-            .collect();
-        if newest.len() < self.replays.len() {
-            let newest: hashbrown::HashSet<u64> = newest.into_iter().collect();
-            self.replays.retain(|replay| newest.contains(&replay.ticket));
-        }
-        self.replays.iter_mut().for_each(|replay| replay.inherited = true);
+        self.replays.inherit(owed);
     }
 
     /// A newer message than the retained one went out live on the topic with this hash. `now` is
     /// the newest ticket that was given.
     pub fn overtake(&mut self, hash: u64, now: u64) {
-        if let Some((_, ticket)) = self.overtaken.iter_mut().find(|(known, _)| *known == hash) {
+        if let Some(ticket) = self.overtaken.get_mut(&hash) {
             *ticket = now;
             return;
         }
-        if self.overtaken.len() >= OVERTAKEN {
-            let oldest = self.replays.front().map_or(now, |replay| replay.ticket);
-            self.overtaken.retain(|&(_, ticket)| ticket >= oldest);
+        let oldest = self.replays.front().map_or(now, |replay| replay.ticket);
+        // Nothing more is found to be of no use before another replay is the oldest.
+        if self.overtaken.len() >= OVERTAKEN && self.overtaken_kept != oldest {
+            self.overtaken_kept = oldest;
+            self.overtaken.retain(|_, ticket| *ticket >= oldest);
         }
         if self.overtaken.len() < OVERTAKEN {
-            self.overtaken.push((hash, now));
+            self.overtaken.insert(hash, now);
         }
     }
 
-    /// Hashes of the topics whose retained message is stale for the replay with this ticket.
-    pub fn overtaken_since(&self, ticket: u64) -> Vec<u64> {
-        let stale = self.overtaken.iter().filter(|&&(_, newest)| newest >= ticket);
-        stale.map(|&(hash, _)| hash).collect()
+    /// True when what is kept on the topic with that hash is stale for the replay with that ticket.
+    pub fn is_overtaken(&self, hash: u64, ticket: u64) -> bool {
+        self.overtaken.get(&hash).is_some_and(|&newest| newest >= ticket)
+    }
+
+    /// True when live messages have overtaken any retained one.
+    pub fn has_overtaken(&self) -> bool {
+        !self.overtaken.is_empty()
     }
 
     /// Gives the list back when no replay needs it.
     pub fn forget_overtaken(&mut self) {
         if self.replays.is_empty() {
-            self.overtaken = Vec::new();
+            (self.overtaken, self.overtaken_kept) = (HashMap::default(), 0);
         }
     }
 
@@ -92,25 +88,11 @@ impl Flow {
     }
 }
 
-/// A replay of retained messages to a new subscription, in slices, shard after shard.
-pub struct Replay {
-    /// The subscription; a replay whose subscription has gone is given up.
-    pub filter: FilterId,
-    /// Tells it from every other replay: a slice for an earlier one may still be on its way.
-    pub ticket: u64,
-    /// The shard whose retained messages are being replayed now.
-    pub shard: ShardId,
-    /// Where the next slice begins on that shard.
-    pub cursor: Option<Box<str>>,
-    /// A slice was asked for and has not come.
-    pub waiting: bool,
-    /// From an earlier connection: subscribing again begins it anew.
-    pub inherited: bool,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::ShardId;
+    use crate::session::Replay;
 
     fn replay(ticket: u64) -> Replay {
         Replay {
@@ -126,21 +108,22 @@ mod tests {
     #[test]
     fn what_is_overtaken_is_kept_once_for_all_replays_and_bounded() {
         let mut flow = Flow::default();
-        flow.replays.extend((1..=100_000).map(replay));
+        (1..=100_000).for_each(|ticket| flow.replays.push(replay(ticket)));
         (0..10_000).for_each(|hash| flow.overtake(hash, 100_000));
         assert_eq!(flow.overtaken.len(), OVERTAKEN);
         assert!(flow.overtaken.capacity() <= 2 * OVERTAKEN);
-        assert_eq!(flow.overtaken_since(100_000).len(), OVERTAKEN);
+        assert!(flow.is_overtaken(4095, 100_000) && !flow.is_overtaken(4096, 100_000));
         // A replay that began later is sent what is kept by then.
-        flow.replays.push_back(replay(100_001));
-        assert!(flow.overtaken_since(100_001).is_empty());
+        flow.replays.push(replay(100_001));
+        assert!(!flow.is_overtaken(7, 100_001));
         flow.overtake(7, 100_001);
-        assert_eq!(flow.overtaken_since(100_001), [7]);
+        assert!(flow.is_overtaken(7, 100_001) && !flow.is_overtaken(8, 100_001));
         // What only replays that are over needed makes room.
-        flow.replays.drain(..100_000);
+        (0..100_000).for_each(|_| drop(flow.replays.pop()));
         flow.overtake(99_999, 100_001);
-        assert_eq!(flow.overtaken, [(7, 100_001), (99_999, 100_001)]);
-        flow.replays.clear();
+        assert_eq!(flow.overtaken.len(), 2);
+        assert!(flow.is_overtaken(99_999, 100_001));
+        assert!(flow.replays.pop().is_some());
         flow.forget_overtaken();
         assert_eq!(flow.overtaken.capacity(), 0);
     }

@@ -8,9 +8,110 @@ use crate::packet::PacketId;
 /// announces none, as many as there are.
 #[derive(Default)]
 pub struct Inbound {
-    ids: Vec<PacketId>,
-    /// The first so many are from before this connection.
-    carried: usize,
+    /// From this connection.
+    current: Ids,
+    /// From before it.
+    earlier: Ids,
+}
+
+/// More identifiers than this are kept as bits.
+const FEW: usize = 32;
+
+/// A set of packet identifiers; an operation costs the same however many are in it.
+enum Ids {
+    /// Some.
+    Few(Vec<PacketId>),
+    /// How many, and their bits by 64 identifiers: up to 22 KiB for all 65,535.
+    Many(usize, hashbrown::HashMap<u16, u64, foldhash::fast::FixedState>),
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Ids::Few(Vec::new())
+    }
+}
+
+/// Where an identifier's bit is.
+fn bit(id: PacketId) -> (u16, u64) {
+    (id.get() / 64, 1 << (id.get() % 64))
+}
+
+impl Ids {
+    fn len(&self) -> usize {
+        match self {
+            Ids::Few(few) => few.len(),
+            Ids::Many(count, _) => *count,
+        }
+    }
+
+    fn contains(&self, id: PacketId) -> bool {
+        match self {
+            Ids::Few(few) => few.contains(&id),
+            Ids::Many(_, bits) => {
+                let (at, bit) = bit(id);
+                bits.get(&at).is_some_and(|bits| bits & bit != 0)
+            }
+        }
+    }
+
+    /// Adds an identifier that is not in it.
+    fn insert(&mut self, id: PacketId) {
+        match self {
+            Ids::Few(few) if few.len() < FEW => few.push(id),
+            Ids::Few(few) => {
+                let few = std::mem::take(few);
+                *self = Ids::Many(0, Default::default());
+                few.into_iter().chain([id]).for_each(|id| self.insert(id));
+            }
+            Ids::Many(count, bits) => {
+                let (at, bit) = bit(id);
+                *bits.entry(at).or_insert(0) |= bit;
+                *count += 1;
+            }
+        }
+    }
+
+    /// Takes an identifier out; false when it is not in it.
+    fn remove(&mut self, id: PacketId) -> bool {
+        match self {
+            Ids::Few(few) => match few.iter().position(|&known| known == id) {
+                Some(at) => {
+                    few.swap_remove(at);
+                    true
+                }
+                None => false,
+            },
+            Ids::Many(count, bits) => {
+                let (at, bit) = bit(id);
+                let Some(word) = bits.get_mut(&at).filter(|word| **word & bit != 0) else {
+                    return false;
+                };
+                *word &= !bit;
+                if *word == 0 {
+                    bits.remove(&at);
+                }
+                *count -= 1;
+                if *count == 0 {
+                    *self = Ids::default();
+                }
+                true
+            }
+        }
+    }
+
+    /// Takes all of the other's identifiers, of which none is in this one.
+    fn append(&mut self, other: Ids) {
+        match other {
+            Ids::Few(few) => few.into_iter().for_each(|id| self.insert(id)),
+            other if self.len() == 0 => *self = other,
+            Ids::Many(_, words) => {
+                for (at, word) in words {
+                    let ids = (0..64).filter(|bit| word & 1 << bit != 0).map(|bit| at * 64 + bit);
+                    ids.filter_map(PacketId::new).for_each(|id| self.insert(id));
+                }
+            }
+        }
+    }
 }
 
 /// What a QoS 2 PUBLISH's identifier means.
@@ -27,17 +128,17 @@ pub enum Arrival {
 impl Inbound {
     /// A new connection: the client's quota is whole again, whatever it left open (section 4.9).
     pub fn begin_connection(&mut self) {
-        self.carried = self.ids.len();
+        self.earlier.append(std::mem::take(&mut self.current));
     }
 
     /// What a PUBLISH with `id` is, when at most `limit` may be open on one connection, and as many
     /// again from before it. Changes nothing.
     pub fn arrival(&self, id: PacketId, limit: u16) -> Arrival {
         let limit = usize::from(limit);
-        let open = self.ids.len();
-        if self.ids.contains(&id) && !Mutant::InboundTwice.is_on() {
+        let known = self.current.contains(id) || self.earlier.contains(id);
+        if known && !Mutant::InboundTwice.is_on() {
             Arrival::Duplicate
-        } else if open - self.carried >= limit || open >= 2 * limit {
+        } else if self.current.len() >= limit || self.len() >= 2 * limit {
             Arrival::OverLimit
         } else {
             Arrival::New
@@ -46,34 +147,27 @@ impl Inbound {
 
     /// Remembers an accepted message.
     pub fn insert(&mut self, id: PacketId) {
-        self.ids.push(id);
+        if !self.current.contains(id) && !self.earlier.contains(id) {
+            self.current.insert(id);
+        }
     }
 
     /// PUBREL came; false when the identifier is unknown.
     pub fn release(&mut self, id: PacketId) -> bool {
-        match self.ids.iter().position(|&known| known == id) {
-            Some(_) if Mutant::InboundKept.is_on() => true,
-            Some(mut at) => {
-                if at < self.carried {
-                    self.carried -= 1;
-                    self.ids.swap(at, self.carried);
-                    at = self.carried;
-                }
-                self.ids.swap_remove(at);
-                true
-            }
-            None => false,
+        if Mutant::InboundKept.is_on() {
+            return self.current.contains(id) || self.earlier.contains(id);
         }
+        self.current.remove(id) || self.earlier.remove(id)
     }
 
     /// True when no identifier is open.
     pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.len() == 0
     }
 
     /// Open identifiers.
     pub fn len(&self) -> usize {
-        self.ids.len()
+        self.current.len() + self.earlier.len()
     }
 }
 
@@ -105,5 +199,43 @@ mod tests {
         assert_eq!(inbound.arrival(id(9), 4), Arrival::New);
         assert!([1, 3, 5, 7, 8].iter().all(|&number| inbound.release(id(number))));
         assert!(inbound.is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn few_and_many_behave_like_a_set_in_two_parts(
+            steps in proptest::collection::vec((0u8..8, 1u16..200), 0..800)
+        ) {
+            use std::collections::BTreeSet;
+            let (mut inbound, mut current, mut earlier) =
+                (Inbound::default(), BTreeSet::new(), BTreeSet::new());
+            for (step, number) in steps {
+                let known = current.contains(&number) || earlier.contains(&number);
+                match step {
+                    0 => {
+                        inbound.begin_connection();
+                        earlier.append(&mut current);
+                    }
+                    1 | 2 => {
+                        let was = current.remove(&number) || earlier.remove(&number);
+                        proptest::prop_assert_eq!(inbound.release(id(number)), was);
+                    }
+                    _ => {
+                        let over = current.len() >= 50 || current.len() + earlier.len() >= 100;
+                        let arrival = match (known, over) {
+                            (true, _) => Arrival::Duplicate,
+                            (false, true) => Arrival::OverLimit,
+                            _ => Arrival::New,
+                        };
+                        proptest::prop_assert_eq!(inbound.arrival(id(number), 50), arrival);
+                        if arrival == Arrival::New {
+                            inbound.insert(id(number));
+                            current.insert(number);
+                        }
+                    }
+                }
+                proptest::prop_assert_eq!(inbound.len(), current.len() + earlier.len());
+            }
+        }
     }
 }

@@ -7,11 +7,15 @@
 pub mod flow;
 pub mod inbound;
 pub mod pending;
+mod places;
+mod replays;
 pub mod window;
 
-pub use flow::{Flow, Replay};
+pub use flow::Flow;
 pub use inbound::Inbound;
 pub use pending::{Pending, Pushed};
+pub use places::Places;
+pub use replays::{Replay, Replays};
 pub use window::{Acknowledged, Window};
 
 use crate::ids::{ClientKey, SocketId};
@@ -209,7 +213,7 @@ pub enum Subscriptions {
     #[allow(clippy::box_collection)]
     Few(Box<Vec<Place>>),
     /// Many.
-    Many(Box<hashbrown::HashMap<u32, u32, foldhash::fast::FixedState>>),
+    Many(Box<Places>),
 }
 
 impl Subscriptions {
@@ -236,7 +240,7 @@ impl Subscriptions {
             Subscriptions::Few(few) => {
                 few.iter().find(|place| place.filter == filter).map(|place| place.position)
             }
-            Subscriptions::Many(many) => many.get(&filter.0).copied(),
+            Subscriptions::Many(many) => many.position(filter),
         }
     }
 
@@ -246,7 +250,7 @@ impl Subscriptions {
             Subscriptions::None => false,
             Subscriptions::One(place) => is_one(place.filter),
             Subscriptions::Few(few) => few.iter().any(|place| is_one(place.filter)),
-            Subscriptions::Many(many) => many.keys().any(|&filter| is_one(FilterId(filter))),
+            Subscriptions::Many(many) => many.all().iter().any(|place| is_one(place.filter)),
         }
     }
 
@@ -265,13 +269,12 @@ impl Subscriptions {
                     few.push(place);
                 } else {
                     few.push(place);
-                    let many = few.iter().map(|place| (place.filter.0, place.position)).collect();
-                    *self = Subscriptions::Many(Box::new(many));
+                    let mut many = Box::<Places>::default();
+                    few.iter().for_each(|&place| many.set(place));
+                    *self = Subscriptions::Many(many);
                 }
             }
-            Subscriptions::Many(many) => {
-                many.insert(place.filter.0, place.position);
-            }
+            Subscriptions::Many(many) => many.set(place),
         }
     }
 
@@ -294,7 +297,7 @@ impl Subscriptions {
                 Some(position)
             }
             Subscriptions::Many(many) => {
-                let position = many.remove(&filter.0)?;
+                let position = many.remove(filter)?;
                 if many.is_empty() {
                     *self = Subscriptions::None;
                 }
@@ -314,23 +317,18 @@ impl Subscriptions {
             Subscriptions::None => Vec::new(),
             Subscriptions::One(place) => vec![*place],
             Subscriptions::Few(few) => few.to_vec(),
-            Subscriptions::Many(many) => many
-                .iter()
-                .map(|(&filter, &position)| Place { filter: FilterId(filter), position })
-                .collect(),
+            Subscriptions::Many(many) => many.all().to_vec(),
         }
     }
 
-    /// Any one place, for taking all out one by one.
+    /// Some place, for taking all out one by one, in one step or over several: others may be moved
+    /// in between.
     pub fn any(&self) -> Option<Place> {
         match self {
             Subscriptions::None => None,
             Subscriptions::One(place) => Some(*place),
             Subscriptions::Few(few) => few.last().copied(),
-            Subscriptions::Many(many) => many
-                .iter()
-                .next()
-                .map(|(&filter, &position)| Place { filter: FilterId(filter), position }),
+            Subscriptions::Many(many) => many.all().last().copied(),
         }
     }
 }

@@ -51,11 +51,13 @@ pub struct Window {
     first: u16,
     open: u16,
     again: u16,
+    /// Nothing before this place of the run is to be sent again.
+    again_from: usize,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Window { run: VecDeque::new(), first: 1, open: 0, again: 0 }
+        Window { run: VecDeque::new(), first: 1, open: 0, again: 0, again_from: 0 }
     }
 }
 
@@ -118,6 +120,7 @@ impl Window {
     /// again [MQTT-4.4.0-1]. Messages that were not kept are left as they are.
     pub fn repeat(&mut self) -> Vec<PacketId> {
         let mut releases = Vec::new();
+        self.again_from = 0;
         for at in 0..self.run.len() {
             let id = self.id_at(at);
             let sent = &mut self.run[at];
@@ -145,7 +148,10 @@ impl Window {
         if self.again == 0 || self.open - self.again >= limit {
             return None;
         }
-        let mut at = self.run.iter().position(|sent| sent.again)?;
+        // From where the last one was: sending all of a run again looks at each place once.
+        let from = self.again_from;
+        let mut at = from + self.run.range(from..).position(|sent| sent.again)?;
+        self.again_from = at;
         if Mutant::RedeliveryReversed.is_on() {
             at = self.run.iter().rposition(|sent| sent.again)?;
         }
@@ -214,6 +220,7 @@ impl Window {
     fn trim(&mut self) {
         while self.run.front().is_some_and(|sent| sent.awaits == Awaits::Nothing) {
             self.run.pop_front();
+            self.again_from = self.again_from.saturating_sub(1);
             self.first = if self.first == u16::MAX { 1 } else { self.first + 1 };
         }
     }

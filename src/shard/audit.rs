@@ -52,6 +52,8 @@ pub struct Audit {
     pub waiting_for_mail: usize,
     /// Sessions that publishers are parked for; publishers parked; connections to end.
     pub parked: [usize; 3],
+    /// Publishers that met a crowded reader lately, and readers that were waited for in vain.
+    pub remembered: usize,
     /// Entries in the list of flow states to look at.
     pub idle_flows: usize,
     /// Entries on the timing wheel.
@@ -78,7 +80,7 @@ pub struct Subscribed {
 impl Shard {
     /// Counts and checks everything.
     pub fn audit(&self) -> Audit {
-        let [waited_for, parked] = self.parked.counts();
+        let [waited_for, parked] = self.parked.pace.counts();
         let mut audit = Audit {
             sessions: self.sessions.len() - self.ending(),
             tasks: self.tasks.len(),
@@ -94,6 +96,7 @@ impl Shard {
             staged: self.outbox.staged(),
             waiting_for_mail: self.parked.mail_waiters(),
             parked: [waited_for, parked, self.parting.len()],
+            remembered: self.parked.pace.remembered(),
             idle_flows: self.idle_flows.len(),
             timers: self.wheel.len(),
             ..Audit::default()

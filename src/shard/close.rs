@@ -4,7 +4,7 @@ use super::connection::{Connection, Parting, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::cost;
-use crate::mesh::mail::Control;
+use crate::mesh::mail::{Control, Over};
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
@@ -225,7 +225,7 @@ impl Shard {
             });
         }
         // Only now: what the publishers go on with must not find this client crowded again.
-        self.unpark_waiters(index);
+        self.unpark_waiters(index, Over::CaughtUp);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let expiry = session.expiry;
         match session.will.take() {

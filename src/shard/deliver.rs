@@ -18,7 +18,7 @@ const OVERSHOOT: usize = 8;
 /// Milliseconds without a completed send after which a crowded client counts as slow.
 const STALLED: u64 = 300;
 /// Milliseconds above the high-water mark after which a client counts as slow.
-const CROWDED: u64 = 1000;
+pub(super) const CROWDED: u64 = 1000;
 /// How one delivery differs from the publication.
 #[derive(Clone, Copy)]
 pub(super) struct Terms<'a> {

@@ -4,6 +4,7 @@
 use super::Shard;
 use super::connection::Connection;
 use super::deliver::{Outbound, is_slow, out_publish, output_of};
+use super::pace::Receivers;
 use crate::ids::SocketId;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
@@ -20,6 +21,8 @@ pub struct Fan {
     pub stored: Option<Message>,
     /// Whether encoded packets are kept for the next subscriber.
     pub many: bool,
+    /// To whom the message goes on this shard.
+    pub receivers: Receivers,
     /// Sessions that have more unsent or unacknowledged than the high-water mark.
     pub crowded: Vec<u32>,
     /// Matching filters of the message.
@@ -44,6 +47,7 @@ impl Fan {
         self.stored = stored.cloned();
         self.valid = 0;
         self.many = false;
+        self.receivers = Receivers::Nobody;
     }
 
     pub(super) fn store(&mut self, message: &MessageRef<'_>, scratch: &mut Vec<u8>) -> Message {

@@ -157,7 +157,8 @@ impl Shard {
             self.fan.begin(Some(&message));
             self.fan.many = true;
             let done = self.serve_front(&view, limit);
-            self.park_publisher_of(&view);
+            // Its publisher waits for the fan-out, and for none of so many readers.
+            self.fan.crowded.clear();
             if (done || Mutant::FanoutForgetsRest.is_on())
                 && self.fanouts.pop().is_some_and(|fanout| fanout.held)
             {

@@ -2,7 +2,7 @@
 //!
 //! A publisher is parked until a subscriber has caught up, which takes that subscriber's PUBACKs.
 //! When the two are one client, or each publishes to the other, those lie behind the PUBLISH that
-//! is held: nobody would go on before [`super::park::PATIENCE`] is over, and then for one message.
+//! is held: nobody would go on before [`super::pace::BUDGET`] is used up.
 //! So a client that is parked while its own queue is crowded is read on. Its PUBACK, PUBREC and
 //! PUBCOMP are acted on as they come, in their order; all else waits in its place:
 //! - PUBLISH, SUBSCRIBE, UNSUBSCRIBE, DISCONNECT: they mean what was said before them too;

@@ -18,10 +18,12 @@ mod entry;
 mod fanout;
 mod hand_over;
 mod held;
+mod line;
 mod mail;
 mod names;
 mod outbox;
 pub mod output;
+mod pace;
 mod park;
 mod placement;
 mod publish;
@@ -451,8 +453,8 @@ impl Shard {
             Control::Undelivered(picked) => self.pick_again(*picked),
             Control::Replay(request) => self.queue_query(from, *request),
             Control::Replayed(slice) => self.replayed(*slice),
-            Control::Park(publisher) => self.park_publisher(publisher),
-            Control::Unpark(publisher) => self.unpark_publisher(publisher),
+            Control::Park(publisher, at) => self.claimed(publisher, at),
+            Control::Unpark(publisher, at, over) => self.unclaimed(publisher, at, over),
             Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
             Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
             Control::Counters(counters) => self.sys.keep(from, *counters),

@@ -46,9 +46,15 @@ impl Outbox {
     /// True when a message can be accepted for all of `shards`: each mailbox has room for what is
     /// staged, this message, and one more batch.
     pub fn has_room(&self, shards: ShardSet) -> bool {
-        shards.iter().all(|shard| {
+        self.first_full(shards).is_none()
+    }
+
+    /// The first of `shards` whose mailbox has no such room.
+    pub fn first_full(&self, shards: ShardSet) -> Option<ShardId> {
+        shards.iter().find(|shard| {
             let to = &self.boxes[shard.0 as usize];
-            shard == self.me || to.data.len() + 2 < to.room || Mutant::RoomIgnored.is_on()
+            let room = to.data.len() + 2 < to.room || Mutant::RoomIgnored.is_on();
+            *shard != self.me && !room
         })
     }
 

@@ -1,51 +1,48 @@
-//! Back-pressure: which publishers wait for which subscriber, and which for a mailbox.
+//! Back-pressure: connections that are held for a reason, and how they go on.
 //!
-//! A publisher is parked while a subscriber of its messages has more unsent or unacknowledged than
-//! the high-water mark and keeps reading; it goes on when the subscriber is below the low-water
-//! mark, or after [`PATIENCE`]. A subscriber that stays crowded for [`PATIENCE`] is slow: it parks
-//! nobody any more, and its queue's policy decides.
+//! Which publisher waits for which subscriber is in `pace`. A connection whose next packet needs a
+//! mailbox that is full waits in that mailbox's line: as many are tried again as it has room for,
+//! in turn, and none while it has none, so that thousands that wait cost the others nothing.
 
 use super::connection::{Holds, Parting, Stage};
+use super::line::Lines;
+use super::pace::Pace;
 use super::{Action, Shard};
-use crate::ids::{ClientKey, Publisher, SocketId};
-use crate::mesh::mail::Control;
+use crate::ids::{ShardId, ShardSet, SocketId};
 use crate::mutant::Mutant;
 use crate::time::Instant;
-use hashbrown::HashMap;
 use std::collections::VecDeque;
-
-/// Milliseconds that one subscriber may hold up its publishers.
-pub(super) const PATIENCE: u64 = 300;
 
 /// Who waits for what.
 #[derive(Default)]
 pub struct Parked {
-    /// Publishers by the local session they wait for.
-    waiters: HashMap<u32, Vec<Publisher>>,
-    /// Local publishers in the order of the times at which they may go on anyhow; each once.
-    until: VecDeque<(Instant, ClientKey)>,
-    /// The same publishers: parked until when, or not parked any more.
-    held: HashMap<ClientKey, Option<Instant>>,
-    /// Connections that wait for room in a mailbox.
-    mail: Vec<SocketId>,
+    /// Publishers and the subscribers that they wait for.
+    pub(super) pace: Pace,
+    /// Connections that wait for room in a mailbox: a line for each shard, and one more for those
+    /// that wait because control mail has piled up.
+    mail: Lines,
+    /// The line that is served first in the next step.
+    first_line: usize,
+    /// The mailbox that the packet which is being handled found full.
+    pub(super) full: Option<ShardId>,
     /// Connections that have had their share of an earlier step, in their order.
     work: VecDeque<SocketId>,
     /// Connections that nothing holds any more, to go on at the end of the step.
-    freed: VecDeque<SocketId>,
+    pub(super) freed: VecDeque<SocketId>,
     /// Held connections whose answers are to be looked for at the end of the step.
     pub(super) heard: Vec<SocketId>,
 }
 
 impl Parked {
-    /// When the first publisher goes on anyhow.
+    /// When something has to be looked at.
     pub fn deadline(&self) -> Option<Instant> {
-        self.until.front().map(|&(at, _)| at)
+        self.pace.deadline()
     }
 
     /// The socket is closed; its identifier may name another connection within this step.
     pub(super) fn forget(&mut self, socket: SocketId, holds: Holds) {
         if holds.has(Holds::MAIL) {
-            self.mail.retain(|&waiting| waiting != socket);
+            self.mail.remove(socket);
         }
         if holds.has(Holds::WORK) {
             self.work.retain(|&waiting| waiting != socket);
@@ -64,74 +61,16 @@ impl Parked {
 
     /// True when something was put off until the end of a step that is over.
     pub(super) fn has_put_off(&self) -> bool {
-        !self.freed.is_empty() || !self.heard.is_empty()
+        !self.freed.is_empty() || !self.heard.is_empty() || self.pace.has_leaving()
     }
 
-    /// True when the connection is to go on, which was put off.
+    /// True when the connection is to go on, which was put off. For checks.
     pub(super) fn is_freed(&self, socket: SocketId) -> bool {
         self.freed.contains(&socket)
-    }
-
-    /// How much is remembered: sessions waited for, publishers held.
-    pub(super) fn counts(&self) -> [usize; 2] {
-        [self.waiters.len(), self.until.len().max(self.held.len())]
     }
 }
 
 impl Shard {
-    /// Parks `publisher`, wherever it is, until the local session `index` has caught up.
-    pub(super) fn park_for(&mut self, publisher: Publisher, index: u32) {
-        let waiters = self.parked.waiters.entry(index).or_default();
-        if waiters.contains(&publisher) {
-            if publisher.shard == self.id {
-                self.park_publisher(publisher.client);
-            }
-            return;
-        }
-        waiters.push(publisher);
-        self.counters.parks_publisher += 1;
-        if publisher.shard == self.id {
-            self.park_publisher(publisher.client);
-        } else {
-            self.outbox.tell(publisher.shard, Control::Park(publisher.client));
-        }
-    }
-
-    /// The local session has caught up, or is gone: its publishers go on.
-    pub(super) fn unpark_waiters(&mut self, index: u32) {
-        if self.parked.waiters.is_empty() {
-            return;
-        }
-        for publisher in self.parked.waiters.remove(&index).unwrap_or_default() {
-            if publisher.shard == self.id {
-                self.unpark_publisher(publisher.client);
-            } else if !Mutant::ParkedNotWoken.is_on() {
-                self.outbox.tell(publisher.shard, Control::Unpark(publisher.client));
-            }
-        }
-    }
-
-    /// Stops processing a local publisher.
-    pub(super) fn park_publisher(&mut self, publisher: ClientKey) {
-        let until = self.now.plus_millis(PATIENCE);
-        let Some(socket) = self.socket_of(publisher) else { return };
-        if self.hold(socket, Holds::CROWDED)
-            && self.parked.held.insert(publisher, Some(until)).is_none()
-        {
-            self.parked.until.push_back((until, publisher));
-        }
-    }
-
-    /// Lets a local publisher go on, unless something else holds it.
-    pub(super) fn unpark_publisher(&mut self, publisher: ClientKey) {
-        if let Some(until) = self.parked.held.get_mut(&publisher) {
-            *until = None;
-        }
-        if let Some(socket) = self.socket_of(publisher) {
-            self.free(socket, Holds::CROWDED);
-        }
-    }
-
     /// Takes a reason away; what was held goes on at the end of the step. Not here: we may be in
     /// the middle of a packet, and what it goes on with may free the next one, and so on, as deep
     /// as there are publishers.
@@ -158,7 +97,8 @@ impl Shard {
         }
         connection.holds.set(hold);
         if hold == Holds::MAIL {
-            self.parked.mail.push(socket);
+            let line = self.parked.full.take().map_or(self.shards, |shard| shard.0);
+            self.parked.mail.push(usize::from(line), socket);
         } else if hold == Holds::WORK {
             self.parked.work.push_back(socket);
         } else if hold == Holds::CROWDED && self.hear_later(socket) {
@@ -215,27 +155,36 @@ impl Shard {
 
     /// Goes on with what waited long enough or has room now; true when there is more at once.
     pub(super) fn retry_parked(&mut self) -> bool {
-        while let Some(&(at, publisher)) = self.parked.until.front() {
-            if at > self.now {
-                break;
-            }
-            self.parked.until.pop_front();
-            // Taken out first: what it publishes as it goes on may park it again.
-            match self.parked.held.remove(&publisher).flatten() {
-                Some(later) if later > self.now => {
-                    self.parked.held.insert(publisher, Some(later));
-                    self.parked.until.push_back((later, publisher));
-                }
-                Some(_) => self.unpark_publisher(publisher),
-                None => {}
-            }
-        }
+        self.look_at_waited();
+        self.let_leaving_go();
         self.hear_noted();
         self.go_on_freed();
-        let most = if Mutant::MailWaitersForgotten.is_on() { 1 } else { usize::MAX };
-        for socket in std::mem::take(&mut self.parked.mail).into_iter().take(most) {
-            self.release(socket, Holds::MAIL);
-        }
+        self.retry_mail();
         false
+    }
+
+    /// Goes on with those that wait for room in a mailbox, as long as there is some.
+    fn retry_mail(&mut self) {
+        if self.parked.mail.is_empty() || self.outbox.is_congested() {
+            return;
+        }
+        let lines = usize::from(self.shards) + 1;
+        let first = (self.parked.first_line + 1) % lines;
+        self.parked.first_line = first;
+        for line in (first..first + lines).map(|line| line % lines) {
+            // Who comes to wait again has had its turn.
+            for turn in 0..self.parked.mail.bound(line) {
+                let target = ShardSet::only(ShardId(line as u8));
+                let room = line + 1 == lines || self.outbox.has_room(target);
+                // When the step has no room either, they wait for that with others.
+                if !room || turn > 0 && self.is_spent(self.settings.budget.step) {
+                    break;
+                }
+                let Some(socket) = self.parked.mail.pop(line) else { break };
+                if turn == 0 || !Mutant::MailWaitersForgotten.is_on() {
+                    self.release(socket, Holds::MAIL);
+                }
+            }
+        }
     }
 }

@@ -174,15 +174,20 @@ impl Shard {
             publisher: self.publisher(index),
         };
         let hash = TopicHash::new(&self.shared.seeds, topic);
-        let Some(route) = self.find_route(&hash, &message) else {
-            if Mutant::DroppedOnFullMailbox.is_on() {
+        let route = match self.find_route(&hash, &message) {
+            Ok(route) => route,
+            Err(_) if Mutant::DroppedOnFullMailbox.is_on() => {
                 self.acknowledge(socket, index, version, publish, ReasonCode::Success);
                 return Ok(Flow::Next);
             }
-            return Ok(Flow::Hold(Holds::MAIL));
+            Err(full) => {
+                self.parked.full = Some(full);
+                return Ok(Flow::Hold(Holds::MAIL));
+            }
         };
         self.count_received(publish);
         let matched = self.follow(&route, &hash, &message, None);
+        self.pace(message.publisher, route.interested());
         let reason = if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
         self.acknowledge(socket, index, version, publish, reason);
         Ok(Flow::Next)

@@ -4,6 +4,7 @@ use super::Shard;
 use super::connection::{Holds, Stage};
 use super::deliver::Outbound;
 use crate::ids::SocketId;
+use crate::mesh::mail::Over;
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
 
@@ -38,7 +39,7 @@ impl Shard {
         let low =
             flow.pending.len() <= bounds.messages / 4 && flow.pending.bytes() <= bounds.bytes / 4;
         if low && flow.crowded.take().is_some() {
-            self.unpark_waiters(index);
+            self.unpark_waiters(index, Over::CaughtUp);
         }
         self.wake_replay(index);
     }
@@ -121,8 +122,9 @@ impl Shard {
             }
         }
         let Stage::Open(index) = stage else { return };
+        self.parked.pace.progressed(index, now);
         if caught_up {
-            self.unpark_waiters(index);
+            self.unpark_waiters(index, Over::CaughtUp);
         }
         if unsent > low {
             return;

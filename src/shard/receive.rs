@@ -218,6 +218,7 @@ impl Shard {
     fn completed(&mut self, index: u32, acknowledged: Acknowledged) -> Result<Flow, Violation> {
         match acknowledged {
             Acknowledged::Complete => {
+                self.parked.pace.progressed(index, self.now);
                 self.counters.inflight -= 1;
                 self.pump(index);
                 Ok(Flow::Next)
@@ -243,6 +244,7 @@ impl Shard {
             .map_or(Acknowledged::Unknown, |flow| flow.window.pubrec(ack.id, accepted));
         match acknowledged {
             Acknowledged::Release => {
+                self.parked.pace.progressed(index, self.now);
                 // [MQTT-4.3.3-3]
                 self.write_ack(socket, version, AckKind::PubRel, ack.id, ReasonCode::Success);
                 Ok(Flow::Next)

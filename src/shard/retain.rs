@@ -117,13 +117,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let flow = session.flow();
         flow.forget_overtaken();
-        let replays = &mut flow.replays;
-        // What is inherited comes first: without any, subscribing costs nothing for each replay
-        // that still waits, of which there may be 100,000.
-        if replays.front().is_some_and(|replay| replay.inherited) {
-            replays.retain(|replay| !(replay.inherited && replay.filter == filter));
-        }
-        replays.push_back(Replay {
+        flow.replays.push(Replay {
             filter,
             ticket,
             shard,
@@ -136,13 +130,11 @@ impl Shard {
 
     /// Lists a session whose replay may go on.
     pub(super) fn wake_replay(&mut self, index: u32) {
-        let ready = self
-            .sessions
-            .get(index)
-            .and_then(|session| session.flow.as_ref())
-            .and_then(|flow| flow.replays.front())
-            .is_some_and(|replay| !replay.waiting);
-        if ready {
+        let flow = self.sessions.get_mut(index).and_then(|session| session.flow.as_mut());
+        let Some(flow) = flow else { return };
+        let ready = flow.replays.front().is_some_and(|replay| !replay.waiting);
+        // Once: each acknowledgement of the client comes here.
+        if ready && !std::mem::replace(&mut flow.replay_listed, true) {
             let session = self.session_ref(index);
             self.replays.push_back(session);
         }
@@ -169,7 +161,11 @@ impl Shard {
 
     fn next_slice(&mut self, reference: SessionRef) {
         let index = reference.index;
-        if self.session_of(reference).is_none() || !self.takes_more(index) {
+        let Some(session) = self.session_of(reference) else { return };
+        if let Some(flow) = &mut session.flow {
+            flow.replay_listed = false;
+        }
+        if !self.takes_more(index) {
             return;
         }
         let limit = SLICE.min((self.settings.pending.messages / 4).max(1) as u32);
@@ -180,7 +176,7 @@ impl Shard {
         };
         let (filter, ticket, shard) = (replay.filter, replay.ticket, replay.shard);
         if session.subscriptions.position(filter).is_none() {
-            flow.replays.pop_front();
+            flow.replays.pop();
             self.wake_replay(index);
             return;
         }
@@ -291,33 +287,31 @@ impl Shard {
         }
         replay.cursor = cursor;
         if done {
-            flow.replays.pop_front();
+            flow.replays.pop();
         }
-        let overtaken = flow.overtaken_since(since);
+        let overtaken = flow.has_overtaken();
         if let Some(position) = place {
             let subscriber = *self.index.get_mut(filter, position);
             for message in &messages {
-                self.replay_one(index, subscriber, message, &overtaken);
+                if !overtaken || !self.is_stale(index, since, message) {
+                    self.replay_one(index, subscriber, message);
+                }
             }
         }
         self.wake_replay(index);
     }
 
-    fn replay_one(
-        &mut self,
-        index: u32,
-        subscriber: topic::Subscriber,
-        message: &Message,
-        overtaken: &[u64],
-    ) {
+    /// Whether the client has had a newer message of the topic than this retained one.
+    fn is_stale(&self, index: u32, ticket: u64, message: &Message) -> bool {
+        let hash = self.shared.seeds.place(message.view().topic.as_bytes());
+        let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
+        flow.is_some_and(|flow| flow.is_overtaken(hash, ticket))
+    }
+
+    fn replay_one(&mut self, index: u32, subscriber: topic::Subscriber, message: &Message) {
         let view = message.view();
         if subscriber.options & NO_LOCAL != 0 && self.is_publisher(index, &view) {
             return; // [MQTT-3.8.3-3]
-        }
-        if !overtaken.is_empty()
-            && overtaken.contains(&self.shared.seeds.place(view.topic.as_bytes()))
-        {
-            return;
         }
         let ids = [subscriber.subscription_id];
         let terms = Terms {

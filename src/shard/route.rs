@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::deliver::Terms;
+use super::pace::{Reader, Receivers};
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::cost;
 use crate::message::{Errand, Message, MessageRef};
@@ -11,6 +12,8 @@ use crate::topic::{Subscriber, TopicHash};
 
 /// In a packed options byte: the target is a share group, not a session.
 pub(super) const GROUP: u8 = 0x80;
+/// In the options byte of a picked member: its group is the message's only receiver.
+pub(super) const SOLE: u8 = 0x40;
 pub(super) const NO_LOCAL: u8 = 0x04;
 const RETAIN_AS_PUBLISHED: u8 = 0x08;
 
@@ -39,6 +42,11 @@ pub(super) struct Route {
 }
 
 impl Route {
+    /// The shards that have subscriptions.
+    pub(super) fn interested(&self) -> ShardSet {
+        self.interested
+    }
+
     fn all(&self) -> ShardSet {
         let mut all = self.interested;
         if let Some(home) = self.retain_at {
@@ -54,18 +62,21 @@ impl Shard {
         ShardId((hash.exact() % u64::from(self.shards)) as u8)
     }
 
-    /// Where the message goes; `None` when a mailbox on the way is full now.
+    /// Where the message goes; else a mailbox on the way that is full now.
     pub(super) fn find_route(
         &self,
         hash: &TopicHash<'_>,
         message: &MessageRef<'_>,
-    ) -> Option<Route> {
+    ) -> Result<Route, ShardId> {
         let retain_at = message.retain.then(|| self.retained_home(hash));
         if self.shards == 1 {
-            return Some(Route { interested: ShardSet::only(self.id), retain_at });
+            return Ok(Route { interested: ShardSet::only(self.id), retain_at });
         }
         let route = Route { interested: self.shared.interest.shards(hash), retain_at };
-        self.outbox.has_room(route.all()).then_some(route)
+        match self.outbox.first_full(route.all()) {
+            Some(full) => Err(full),
+            None => Ok(route),
+        }
     }
 
     /// Accepts the message for every shard on the route, delivers what is local. True when some
@@ -111,7 +122,7 @@ impl Shard {
         stored: Option<&Message>,
     ) -> bool {
         let hash = TopicHash::new(&self.shared.seeds, message.topic);
-        let Some(route) = self.find_route(&hash, message) else { return false };
+        let Ok(route) = self.find_route(&hash, message) else { return false };
         self.follow(&route, &hash, message, stored);
         self.fan.crowded.clear();
         true
@@ -128,6 +139,7 @@ impl Shard {
         if errand.deliver {
             let hash = TopicHash::new(&self.shared.seeds, message.topic);
             self.deliver_here(&hash, message);
+            self.regard(message.publisher, self.id);
         }
         if errand.retain {
             self.keep_retained(message);
@@ -145,6 +157,13 @@ impl Shard {
         });
         self.work += cost::VISIT * (visits + found.len()) as u32;
         self.fan.many = subscribers > 1;
+        self.fan.receivers = if found.is_empty() { Receivers::Nobody } else { Receivers::Several };
+        if let [filter] = found[..]
+            && let [sole] = self.index.subscribers(filter)
+        {
+            let group = sole.options & GROUP != 0;
+            self.fan.receivers = Receivers::Sole(Reader::here(sole.target, group));
+        }
         match found[..] {
             [] => {}
             _ if subscribers > self.settings.budget.subscribers_at_once => {
@@ -161,21 +180,7 @@ impl Shard {
             _ => self.deliver_overlapping(&found, message),
         }
         self.fan.found = found;
-        self.park_publisher_of(message);
         subscribers > 0
-    }
-
-    pub(super) fn park_publisher_of(&mut self, message: &MessageRef<'_>) {
-        if self.fan.crowded.is_empty() {
-            return;
-        }
-        let mut crowded = std::mem::take(&mut self.fan.crowded);
-        for index in crowded.drain(..) {
-            if let Some(publisher) = message.publisher {
-                self.park_for(publisher, index);
-            }
-        }
-        self.fan.crowded = crowded;
     }
 
     /// What is older and still on its way to a subscriber goes first.
@@ -230,6 +235,13 @@ impl Shard {
         }
         // Groups (by their bit) first, then sessions side by side.
         all.sort_unstable_by_key(|&(target, options, id)| (options & GROUP == 0, target, id));
+        if let (Some(&(target, options, _)), Some(&(last, others, _))) = (all.first(), all.last())
+            && target == last
+            && (options ^ others) & GROUP == 0
+        {
+            let sole = Reader::here(target, options & GROUP != 0);
+            self.fan.receivers = Receivers::Sole(sole);
+        }
         let mut rest = &all[..];
         let mut mine = std::mem::take(&mut self.fan.mine);
         while let Some(&(target, options, id)) = rest.first() {

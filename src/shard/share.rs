@@ -4,7 +4,8 @@
 
 use super::Shard;
 use super::deliver::Terms;
-use super::route::{GROUP, live_retain, packed_qos};
+use super::pace::{Reader, Receivers};
+use super::route::{GROUP, SOLE, live_retain, packed_qos};
 use super::subscribe::Joining;
 use crate::config::SharedStrategy;
 use crate::ids::{SessionRef, ShardId};
@@ -269,10 +270,12 @@ impl Shard {
                 stored
             }
         };
+        let sole = matches!(self.fan.receivers, Receivers::Sole(_));
+        let sole = if sole { SOLE } else { 0 };
         let picked = Picked {
             filter,
             member: member.session,
-            options: member.options,
+            options: member.options | sole,
             subscription_id: member.subscription_id,
             message: stored,
         };
@@ -313,7 +316,12 @@ impl Shard {
         };
         let view = message.view();
         self.deliver_to_member(member, &view);
-        self.park_publisher_of(&view);
+        let sole = picked.options & SOLE != 0;
+        let group = self.shared.seeds.place(picked.filter.as_bytes());
+        let sole = if sole { Receivers::Sole(Reader::group(group)) } else { Receivers::Several };
+        self.fan.receivers = sole;
+        let home = self.group_home(&picked.filter);
+        self.regard(view.publisher, home);
     }
 
     /// The picked member was gone: the next one gets the message.
@@ -327,8 +335,12 @@ impl Shard {
                 self.fan.begin(Some(&picked.message));
                 let message = picked.message.clone();
                 let view = message.view();
+                let sole = picked.options & SOLE != 0;
+                let reader = Reader::here(group, true);
+                let sole = if sole { Receivers::Sole(reader) } else { Receivers::Several };
+                self.fan.receivers = sole;
                 self.deliver_to_group(group, &view);
-                self.park_publisher_of(&view);
+                self.regard(view.publisher, self.id);
             }
             None => {
                 debug_assert!(picked.message.view().qos >= Qos::AtMostOnce);

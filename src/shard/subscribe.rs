@@ -395,7 +395,7 @@ impl Shard {
             && !flow.replays.is_empty()
         {
             // Another filter may get the number while the replay of this one waits.
-            flow.replays.retain(|replay| replay.filter != id);
+            flow.replays.remove(id);
             self.wake_replay(index);
         }
         self.counters.subscriptions -= 1;

@@ -51,6 +51,10 @@ impl<T> Slab<T> {
 
     /// Puts an entry in and returns its number.
     pub fn insert(&mut self, entry: T) -> u32 {
+        // What was dropped since is passed over.
+        while self.roomy.last().is_some_and(|&at| at as usize >= self.chunks.len()) {
+            self.roomy.pop();
+        }
         let at = match self.roomy.last() {
             Some(&at) => at,
             None => {
@@ -119,8 +123,11 @@ impl<T> Slab<T> {
             self.chunks.pop();
         }
         let left = self.chunks.len();
-        self.roomy.retain(|&at| (at as usize) < left);
-        trim(&mut self.roomy);
+        // Rarely, for it looks at all: each chunk too many was dropped since the last time.
+        if self.roomy.len() > left + 16 {
+            self.roomy.retain(|&at| (at as usize) < left);
+            trim(&mut self.roomy);
+        }
         trim(&mut self.chunks);
     }
 

@@ -16,6 +16,7 @@ mod more_cases;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod net;
+mod pace_cases;
 mod peer;
 mod plan;
 mod protocol;

@@ -4,6 +4,7 @@
 
 mod connecting;
 mod delivery;
+mod fairness;
 mod queues;
 mod sessions;
 mod shards;
@@ -45,6 +46,8 @@ pub fn hold(world: &mut World, settings: &Settings) {
     queues::qos_0_in_line(world, settings);
     connecting::oversized(world);
     queues::expired_places(world, settings);
+    fairness::bystanders(world, settings);
+    fairness::slow_main_reader(world, settings);
     if world.nodes.len() > 1 {
         connecting::unreachable_home(world, settings);
         connecting::left_while_waiting(world);

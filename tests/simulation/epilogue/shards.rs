@@ -173,8 +173,8 @@ pub fn crowd(world: &mut World, settings: &Settings) {
     let before = world.counters();
     for number in 0..40 {
         publisher.publish(world, "e/c", &[number; 2000], 0, 0);
+        world.settle();
     }
-    world.settle();
     let parks = world.counters().parks_publisher - before.parks_publisher;
     assert!(parks > 0, "nobody is parked for a subscriber that does not read");
     let mut got = payloads(&subscriber.read_all(world));

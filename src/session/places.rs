@@ -1,0 +1,82 @@
+//! Many subscriptions of one client: found by filter, and taken out one by one from the end, each
+//! at a cost that does not depend on how many there are.
+
+use super::Place;
+use crate::topic::FilterId;
+use hashbrown::HashTable;
+use std::hash::BuildHasher;
+
+/// Places by filter. A hash map alone has no cheap "any one": it looks for it from its start.
+#[derive(Default)]
+pub struct Places {
+    places: Vec<Place>,
+    /// Where in `places` a filter's place is.
+    by_filter: HashTable<u32>,
+}
+
+fn hash(filter: FilterId) -> u64 {
+    foldhash::fast::FixedState::default().hash_one(filter.0)
+}
+
+impl Places {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    fn find(&self, filter: FilterId) -> Option<usize> {
+        let is_it = |&at: &u32| self.places[at as usize].filter == filter;
+        self.by_filter.find(hash(filter), is_it).map(|&at| at as usize)
+    }
+
+    /// The position of the client's entry in the filter's list.
+    pub fn position(&self, filter: FilterId) -> Option<u32> {
+        self.find(filter).map(|at| self.places[at].position)
+    }
+
+    /// Adds or moves a place.
+    pub fn set(&mut self, place: Place) {
+        if let Some(at) = self.find(place.filter) {
+            self.places[at] = place;
+            return;
+        }
+        let at = u32::try_from(self.places.len()).expect("filters have 32-bit numbers");
+        self.places.push(place);
+        let places = &self.places;
+        let rehash = |&at: &u32| hash(places[at as usize].filter);
+        self.by_filter.insert_unique(hash(place.filter), at, rehash);
+    }
+
+    /// Takes a place out; the last one takes its room.
+    pub fn remove(&mut self, filter: FilterId) -> Option<u32> {
+        let places = &self.places;
+        let is_it = |&at: &u32| places[at as usize].filter == filter;
+        let entry = self.by_filter.find_entry(hash(filter), is_it).ok()?;
+        let (at, _) = entry.remove();
+        let last = self.places.len() as u32 - 1;
+        if at != last {
+            let moved = hash(self.places[last as usize].filter);
+            if let Some(known) = self.by_filter.find_mut(moved, |&known| known == last) {
+                *known = at;
+            }
+        }
+        let removed = self.places.swap_remove(at as usize);
+        if self.places.len() < self.places.capacity() / 4 {
+            self.places.shrink_to(self.places.len() * 2);
+            let places = &self.places;
+            let rehash = |&at: &u32| hash(places[at as usize].filter);
+            self.by_filter.shrink_to(places.len() * 2, rehash);
+        }
+        Some(removed.position)
+    }
+
+    /// Every place, in no order that means anything.
+    pub fn all(&self) -> &[Place] {
+        &self.places
+    }
+}

@@ -1,0 +1,98 @@
+//! Connections that wait in lines, in turn: each once, and taken out at once when it closes.
+
+use crate::ids::SocketId;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+/// Lines of connections; a connection stands in one at most.
+#[derive(Default)]
+pub(super) struct Lines {
+    lines: Vec<VecDeque<(u64, SocketId)>>,
+    /// In which line and at which place a connection stands; what a line says besides is over.
+    places: HashMap<SocketId, (u32, u64)>,
+    next: u64,
+}
+
+impl Lines {
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// True when nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// At the end of that line, unless it stands in one.
+    pub fn push(&mut self, line: usize, socket: SocketId) {
+        if self.places.contains_key(&socket) {
+            return;
+        }
+        if self.lines.len() <= line {
+            self.lines.resize_with(line + 1, VecDeque::new);
+        }
+        self.next += 1;
+        self.places.insert(socket, (line as u32, self.next));
+        let line = &mut self.lines[line];
+        line.push_back((self.next, socket));
+        // What has closed leaves when its turn comes, or when most of a line is such.
+        if line.len() > 64 && line.len() > 2 * self.places.len() {
+            line.retain(|&(number, socket)| {
+                self.places.get(&socket).is_some_and(|place| place.1 == number)
+            });
+        }
+    }
+
+    /// The first of that line.
+    pub fn pop(&mut self, line: usize) -> Option<SocketId> {
+        let queue = self.lines.get_mut(line)?;
+        while let Some((number, socket)) = queue.pop_front() {
+            if self.places.get(&socket).is_some_and(|place| place.1 == number) {
+                self.places.remove(&socket);
+                return Some(socket);
+            }
+        }
+        *queue = VecDeque::new();
+        None
+    }
+
+    /// At most so many stand in that line.
+    pub fn bound(&self, line: usize) -> usize {
+        self.lines.get(line).map_or(0, VecDeque::len)
+    }
+
+    /// The connection is closed; its number may name another one soon.
+    pub fn remove(&mut self, socket: SocketId) {
+        self.places.remove(&socket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_its_turn_once_and_who_has_closed_has_none() {
+        let mut lines = Lines::default();
+        for number in 0..5 {
+            lines.push(number as usize % 2, SocketId(number));
+            lines.push(1, SocketId(number));
+        }
+        lines.remove(SocketId(2));
+        lines.push(0, SocketId(2)); // another connection of that number, behind the others
+        assert_eq!((lines.len(), lines.bound(0)), (5, 4));
+        let order: Vec<u32> = std::iter::from_fn(|| lines.pop(0)).map(|socket| socket.0).collect();
+        assert_eq!(order, [0, 4, 2]);
+        assert_eq!(lines.pop(1), Some(SocketId(1)));
+        lines.push(1, SocketId(1));
+        let order: Vec<u32> = std::iter::from_fn(|| lines.pop(1)).map(|socket| socket.0).collect();
+        assert_eq!(order, [3, 1]);
+        assert!(lines.is_empty() && lines.pop(7).is_none());
+        for number in 0..100_000 {
+            lines.push(0, SocketId(number));
+            lines.remove(SocketId(number));
+        }
+        assert!(lines.bound(0) <= 65);
+    }
+}

@@ -1,0 +1,522 @@
+//! Which publisher waits for which subscriber: only for its main reader, and only while that reads.
+//!
+//! - The *main reader* of a publisher is the one subscriber, or share group, that nearly all of its
+//!   recent messages went to and to nobody else: each such message counts one, each other message
+//!   counts against it twice. So whoever reads somebody's messages beside others never makes their
+//!   publisher wait, however slowly it reads and however many such readers there are.
+//! - A publisher waits while its main reader has more unsent or unacknowledged than the high-water
+//!   mark, and goes on when that is below the low-water mark, or after a second above it.
+//! - A wait in which the reader reads nothing, and acknowledges nothing, is in vain. The time for
+//!   that is a budget of [`BUDGET`], refilled at 3 % of time; a subscriber has one, which it keeps
+//!   when it connects again, and so has a publisher, for all its readers together. When either is
+//!   used up the publisher goes on, and the reader's queue and its policy decide.
+//!
+//! The publisher's home shard decides, with what it knows of each message: the shards that it went
+//! to, and whether one of its own clients was the only receiver. When the only receiver is on
+//! another shard, that shard says so (`Park`) as long as it is crowded (`Unpark`). Both keep a
+//! [`Watched`] per publisher, which is forgotten when nothing has happened for [`MEMORY`].
+
+use super::Shard;
+use super::connection::Holds;
+use super::deliver::CROWDED;
+use crate::ids::{ClientKey, Publisher, ShardId, ShardSet};
+use crate::limits::cost;
+use crate::mesh::mail::{Control, Over};
+use crate::mutant::Mutant;
+use crate::time::Instant;
+use hashbrown::{HashMap, hash_map};
+use std::collections::VecDeque;
+
+/// Milliseconds that can be waited in vain at once.
+pub(super) const BUDGET: u64 = 300;
+/// Milliseconds that pass while one millisecond of the budget comes back.
+const REFILL: u64 = 33;
+/// With less than this many milliseconds left nobody waits.
+const LEAST: u64 = 20;
+/// Milliseconds between looks at a subscriber that is waited for.
+const LOOK: u64 = 20;
+/// Such looks per step.
+const LOOKS: usize = 1024;
+/// Publishers that go on, or are forgotten, per step.
+const SHARE: usize = 1024;
+/// Milliseconds that a publisher which has waited is remembered for after the last occasion.
+const MEMORY: u64 = 10_000;
+const _: () = assert!(MEMORY >= BUDGET * REFILL);
+
+/// A reader with at least so many points is the main one.
+const MAIN: u8 = 32;
+/// Most points.
+const TOP: u8 = 64;
+
+/// One of those that messages go to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reader(u64);
+
+impl Reader {
+    /// A session or share group of this shard, by its place and whether it is a group.
+    pub(super) fn here(target: u32, group: bool) -> Self {
+        Reader(u64::from(target) | u64::from(group) << 32)
+    }
+
+    /// A share group whose home is elsewhere, by its filter's hash.
+    pub(super) fn group(hash: u64) -> Self {
+        Reader(hash | 1 << 63)
+    }
+
+    /// Whoever is the only receiver on that shard.
+    fn on(shard: ShardId) -> Self {
+        Reader(u64::from(shard.0) | 1 << 40)
+    }
+
+    /// The same, for a publisher of the shard `home`: there its readers are known one by one, and
+    /// its next message says which of them this is.
+    fn seen_from(home: ShardId, shard: ShardId) -> Self {
+        if home == shard { NOT_KNOWN } else { Reader::on(shard) }
+    }
+}
+
+const NOT_KNOWN: Reader = Reader(u64::MAX);
+
+/// To whom a message went on this shard.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Receivers {
+    /// To nobody.
+    #[default]
+    Nobody,
+    /// To this one alone.
+    Sole(Reader),
+    /// To several.
+    Several,
+}
+
+/// Time for waiting in vain, by the moment at which it is whole again.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Budget {
+    full_at: Instant,
+}
+
+impl Budget {
+    /// Milliseconds left.
+    fn left(self, now: Instant) -> u64 {
+        BUDGET.saturating_sub(self.full_at.millis_since(now).div_ceil(REFILL))
+    }
+
+    fn spend(&mut self, now: Instant, millis: u64) {
+        if !Mutant::VainWaitsFree.is_on() {
+            self.full_at = self.full_at.max(now).plus_millis(millis * REFILL);
+        }
+    }
+
+    fn is_full(self, now: Instant) -> bool {
+        self.full_at <= now
+    }
+}
+
+/// A publisher that has met a crowded subscriber lately.
+struct Watched {
+    main: Reader,
+    points: u8,
+    /// The session of this shard that it waits for, or is to wait for.
+    waits: Option<u32>,
+    /// As whose receiver: this shard, or the home of the group that picked the session.
+    at: ShardId,
+    /// Of a publisher of this shard: the shards on which the only receiver is crowded.
+    claims: ShardSet,
+    /// Since when it has been held, and what it may still wait in vain.
+    since: Instant,
+    budget: Budget,
+    /// When a message of its met a crowded main reader.
+    met: Instant,
+}
+
+impl Watched {
+    /// Counts a message that went to `reader` alone, or to several; true when that is the main one.
+    fn judge(&mut self, reader: Option<Reader>) -> bool {
+        if self.main == NOT_KNOWN {
+            self.main = reader.unwrap_or(NOT_KNOWN);
+        }
+        if reader == Some(self.main) {
+            self.points = (self.points + 1).min(TOP);
+        } else {
+            self.points = self.points.saturating_sub(2);
+            if let Some(reader) = reader.filter(|_| self.points == 0) {
+                self.main = reader;
+            }
+        }
+        reader == Some(self.main) && self.points >= MAIN || Mutant::MainReaderIgnored.is_on()
+    }
+}
+
+/// A session that publishers wait for.
+struct Waited {
+    publishers: ByClient<ShardId>,
+    /// When it last read or acknowledged something.
+    progressed: Instant,
+    /// Tells it from one of the same session before.
+    number: u64,
+}
+
+/// Publishers that are to go on: of which session, why, and who.
+type Leaving = (u32, Over, hash_map::IntoIter<ClientKey, ShardId>);
+
+/// By client; the key is a keyed hash already.
+type ByClient<V> = HashMap<ClientKey, V, foldhash::fast::FixedState>;
+
+/// Who waits for whom.
+#[derive(Default)]
+pub struct Pace {
+    watched: ByClient<Watched>,
+    /// The same, by the time of the next look at whether they can be forgotten.
+    aging: VecDeque<(Instant, ClientKey)>,
+    waited: HashMap<u32, Waited, foldhash::fast::FixedState>,
+    /// The same, by the time of the next look.
+    looks: VecDeque<(Instant, u32, u64)>,
+    number: u64,
+    leaving: VecDeque<Leaving>,
+    /// Of subscribers that were waited for in vain, until it is full again.
+    budgets: ByClient<Budget>,
+    spent: VecDeque<(Instant, ClientKey)>,
+}
+
+impl Pace {
+    /// When something has to be looked at.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.looks.front().map(|&(at, ..)| at)
+    }
+
+    /// True when publishers are to go on that have not yet.
+    pub fn has_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// Sessions waited for, publishers that wait.
+    pub fn counts(&self) -> [usize; 2] {
+        let waits = |w: &&Watched| w.waits.is_some() || !w.claims.is_empty();
+        [self.waited.len() + self.leaving.len(), self.watched.values().filter(waits).count()]
+    }
+
+    /// Publishers and subscribers that something is remembered of.
+    pub fn remembered(&self) -> usize {
+        self.watched.len() + self.budgets.len()
+    }
+
+    fn watch(&mut self, publisher: ClientKey, main: Reader, now: Instant) -> &mut Watched {
+        self.watched.entry(publisher).or_insert_with(|| {
+            self.aging.push_back((now.plus_millis(MEMORY), publisher));
+            Watched {
+                main,
+                points: MAIN - 1,
+                waits: None,
+                at: ShardId(0),
+                claims: ShardSet::EMPTY,
+                since: now,
+                budget: Budget::default(),
+                met: now,
+            }
+        })
+    }
+
+    /// `publisher` is to wait for the session.
+    fn wait(&mut self, publisher: Publisher, index: u32, now: Instant) {
+        let (number, looks) = (&mut self.number, &mut self.looks);
+        let waited = self.waited.entry(index).or_insert_with(|| {
+            *number += 1;
+            looks.push_back((now.plus_millis(LOOK), index, *number));
+            Waited { publishers: ByClient::default(), progressed: now, number: *number }
+        });
+        waited.publishers.insert(publisher.client, publisher.shard);
+    }
+
+    /// The session has read or acknowledged something.
+    #[inline]
+    pub fn progressed(&mut self, index: u32, now: Instant) {
+        if !self.waited.is_empty()
+            && let Some(waited) = self.waited.get_mut(&index)
+        {
+            waited.progressed = now;
+        }
+    }
+
+    /// Forgets publishers with whom nothing has happened for long, and budgets that are full.
+    fn forget(&mut self, now: Instant) {
+        for _ in 0..SHARE {
+            let Some(&(at, publisher)) = self.aging.front() else { break };
+            if at > now {
+                break;
+            }
+            self.aging.pop_front();
+            let over = |w: &Watched| {
+                let quiet = w.waits.is_none() && w.claims.is_empty();
+                quiet && w.met.plus_millis(MEMORY) <= now && w.budget.is_full(now)
+            };
+            if self.watched.get(&publisher).is_some_and(|w| !over(w)) {
+                self.aging.push_back((now.plus_millis(MEMORY), publisher));
+            } else {
+                self.watched.remove(&publisher);
+            }
+        }
+        for _ in 0..SHARE {
+            let Some(&(at, client)) = self.spent.front() else { break };
+            if at > now {
+                break;
+            }
+            self.spent.pop_front();
+            if self.budgets.get(&client).is_some_and(|budget| !budget.is_full(now)) {
+                self.spent.push_back((now.plus_millis(MEMORY), client));
+            } else {
+                self.budgets.remove(&client);
+            }
+        }
+        if self.watched.is_empty() && self.watched.capacity() > 64 {
+            (self.watched, self.aging) = Default::default();
+        }
+    }
+}
+
+impl Shard {
+    /// A message of a client of this shard has gone to `interested`, and on this shard as
+    /// [`super::encode::Fan`] says: its publisher waits, if all of them are its main reader and
+    /// that is crowded.
+    #[inline]
+    pub(super) fn pace(&mut self, publisher: Option<Publisher>, interested: ShardSet) {
+        if !self.fan.crowded.is_empty() || !self.parked.pace.watched.is_empty() {
+            self.pace_watched(publisher, interested);
+        }
+    }
+
+    fn pace_watched(&mut self, publisher: Option<Publisher>, interested: ShardSet) {
+        let crowded = self.fan.crowded.first().copied();
+        self.fan.crowded.clear();
+        let Some(publisher) = publisher.filter(|publisher| publisher.shard == self.id) else {
+            return;
+        };
+        let reader = if interested == ShardSet::only(self.id) {
+            match self.fan.receivers {
+                Receivers::Nobody => return,
+                Receivers::Sole(reader) => Some(reader),
+                Receivers::Several => None,
+            }
+        } else {
+            match interested.0.count_ones() {
+                0 => return,
+                1 => interested.iter().next().map(Reader::on),
+                _ => None,
+            }
+        };
+        let now = self.now;
+        let any = crowded.filter(|_| Mutant::MainReaderIgnored.is_on());
+        let met = crowded.and(reader.or(any.map(|index| Reader::here(index, false))));
+        let patient = crowded.is_some_and(|index| self.has_budget(index));
+        let pace = &mut self.parked.pace;
+        let watched = match (met, pace.watched.get_mut(&publisher.client)) {
+            (Some(reader), None) => pace.watch(publisher.client, reader, now),
+            (None, None) => return,
+            (_, Some(watched)) => watched,
+        };
+        let main = watched.judge(reader);
+        let claimed = interested.0 & watched.claims.0 != 0;
+        if !main || crowded.is_none() && !claimed {
+            return;
+        }
+        watched.met = now;
+        let spent = watched.budget.left(now) < LEAST && !Mutant::WaitsNeverEnd.is_on();
+        if spent || !patient && !claimed {
+            return;
+        }
+        watched.since = now;
+        if let Some(index) = crowded {
+            (watched.waits, watched.at) = (Some(index), self.id);
+            pace.wait(publisher, index, now);
+        }
+        let Some(socket) = self.socket_of(publisher.client) else { return };
+        if self.hold(socket, Holds::CROWDED) {
+            self.counters.parks_publisher += 1;
+        }
+    }
+
+    /// Whether the session has something left of its budget.
+    fn has_budget(&self, index: u32) -> bool {
+        let budgets = &self.parked.pace.budgets;
+        let session = self.sessions.get(index).filter(|_| !budgets.is_empty());
+        let budget = session.and_then(|session| budgets.get(&session.key));
+        budget.is_none_or(|b| b.left(self.now) >= LEAST || Mutant::WaitsNeverEnd.is_on())
+    }
+
+    /// A message of another shard's client, or one that a group's home picked a session here for,
+    /// was delivered as [`super::encode::Fan`] says: on behalf of the shard `at`. The publisher's
+    /// home is told when the only receiver is crowded.
+    pub(super) fn regard(&mut self, publisher: Option<Publisher>, at: ShardId) {
+        let crowded = self.fan.crowded.first().copied();
+        self.fan.crowded.clear();
+        let (now, home) = (self.now, self.id);
+        let Some(publisher) = publisher else { return };
+        if crowded.is_none() && self.parked.pace.watched.is_empty() {
+            return;
+        }
+        let reader = match self.fan.receivers {
+            Receivers::Nobody => return,
+            Receivers::Sole(reader) => Some(reader),
+            Receivers::Several => None,
+        };
+        let crowded = crowded.filter(|&index| self.has_budget(index));
+        let pace = &mut self.parked.pace;
+        // At its home the publisher's readers are shards.
+        let far = publisher.shard != home;
+        let main = if far { reader } else { Some(Reader::seen_from(home, at)) };
+        let watched = match (pace.watched.contains_key(&publisher.client), crowded, main) {
+            (true, ..) => pace.watched.get_mut(&publisher.client),
+            (false, Some(_), Some(main)) if reader.is_some() => {
+                Some(pace.watch(publisher.client, main, now))
+            }
+            _ => None,
+        };
+        let Some(watched) = watched else { return };
+        let main = if far { watched.judge(reader) } else { reader.is_some() };
+        match (main, crowded, watched.waits) {
+            (true, Some(index), None) => {
+                (watched.waits, watched.at, watched.met) = (Some(index), at, now);
+                pace.wait(publisher, index, now);
+                if far {
+                    self.outbox.tell(publisher.shard, Control::Park(publisher.client, at));
+                } else {
+                    self.claimed(publisher.client, at);
+                }
+            }
+            (false, _, Some(index)) if far => {
+                watched.waits = None;
+                let at = watched.at;
+                if let Some(waited) = pace.waited.get_mut(&index) {
+                    waited.publishers.remove(&publisher.client);
+                }
+                let unpark = Control::Unpark(publisher.client, at, Over::CaughtUp);
+                self.outbox.tell(publisher.shard, unpark);
+            }
+            _ => {}
+        }
+    }
+
+    /// On the shard `at` the only receiver of a publisher of this shard is crowded.
+    pub(super) fn claimed(&mut self, publisher: ClientKey, at: ShardId) {
+        let (now, main) = (self.now, Reader::seen_from(self.id, at));
+        let watched = self.parked.pace.watch(publisher, main, now);
+        watched.claims.insert(at);
+        watched.met = now;
+    }
+
+    /// It is not any more, or is not waited for any more.
+    pub(super) fn unclaimed(&mut self, publisher: ClientKey, at: ShardId, over: Over) {
+        if let Some(watched) = self.parked.pace.watched.get_mut(&publisher) {
+            watched.claims.remove(at);
+        }
+        self.let_go(publisher, over);
+    }
+
+    /// The local session has caught up, is gone, or is not waited for any more: its publishers go
+    /// on, at the end of the step.
+    pub(super) fn unpark_waiters(&mut self, index: u32, over: Over) {
+        let pace = &mut self.parked.pace;
+        if pace.waited.is_empty() {
+            return;
+        }
+        let Some(waited) = pace.waited.remove(&index) else { return };
+        let waiting = self.now.millis_since(waited.progressed);
+        pace.leaving.push_back((index, over, waited.publishers.into_iter()));
+        if over == Over::InVain
+            && !Mutant::WaitsNeverEnd.is_on()
+            && let Some(session) = self.sessions.get(index)
+        {
+            let (now, client) = (self.now, session.key);
+            let pace = &mut self.parked.pace;
+            let spent = &mut pace.spent;
+            let budget = pace.budgets.entry(client).or_insert_with(|| {
+                spent.push_back((now.plus_millis(MEMORY), client));
+                Budget::default()
+            });
+            budget.spend(now, waiting.min(BUDGET));
+        }
+    }
+
+    /// A local publisher goes on, unless something else holds it.
+    fn let_go(&mut self, publisher: ClientKey, over: Over) {
+        let Some(socket) = self.socket_of(publisher) else { return };
+        let connection = self.connections.get(socket.0);
+        if !connection.is_some_and(|connection| connection.holds.has(Holds::CROWDED)) {
+            return;
+        }
+        if let Some(watched) = self.parked.pace.watched.get_mut(&publisher)
+            && over == Over::InVain
+        {
+            let held = self.now.millis_since(watched.since);
+            watched.budget.spend(self.now, held.min(BUDGET));
+        }
+        self.free(socket, Holds::CROWDED);
+    }
+
+    /// Lets a share of those go on whom nobody is to wait for any more.
+    pub(super) fn let_leaving_go(&mut self) {
+        for _ in 0..SHARE {
+            let Some((index, over, publishers)) = self.parked.pace.leaving.front_mut() else {
+                return;
+            };
+            let (index, over) = (*index, *over);
+            let Some((client, shard)) = publishers.next() else {
+                self.parked.pace.leaving.pop_front();
+                continue;
+            };
+            self.work += cost::VISIT;
+            let Some(watched) = self.parked.pace.watched.get_mut(&client) else { continue };
+            if watched.waits != Some(index) {
+                continue;
+            }
+            watched.waits = None;
+            let at = watched.at;
+            if shard == self.id {
+                watched.claims.remove(at);
+                self.let_go(client, over);
+            } else if !Mutant::ParkedNotWoken.is_on() {
+                self.outbox.tell(shard, Control::Unpark(client, at, over));
+            }
+        }
+    }
+
+    /// Looks at the subscribers that are waited for: whether it is in vain.
+    pub(super) fn look_at_waited(&mut self) {
+        let now = self.now;
+        for _ in 0..LOOKS {
+            let Some(&(at, index, number)) = self.parked.pace.looks.front() else { break };
+            if at > now {
+                break;
+            }
+            self.parked.pace.looks.pop_front();
+            let waited = self.parked.pace.waited.get(&index);
+            let Some(waited) = waited.filter(|waited| waited.number == number) else { continue };
+            let session = self.sessions.get(index);
+            let budget = session.and_then(|session| self.parked.pace.budgets.get(&session.key));
+            let patience = budget.map_or(BUDGET, |budget| budget.left(now).max(LEAST));
+            let vain = now.millis_since(waited.progressed) >= patience;
+            let slow = self.crowded_since(index).is_none_or(|at| now.millis_since(at) >= CROWDED);
+            if (vain || slow) && !Mutant::WaitsNeverEnd.is_on() {
+                self.unpark_waiters(index, if vain { Over::InVain } else { Over::CaughtUp });
+            } else {
+                self.parked.pace.looks.push_back((now.plus_millis(LOOK), index, number));
+            }
+        }
+        self.parked.pace.forget(now);
+    }
+
+    /// Since when the session's queue or output has been above its high-water mark.
+    fn crowded_since(&self, index: u32) -> Option<Instant> {
+        let session = self.sessions.get(index)?;
+        let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
+        let output = connection.and_then(|connection| connection.output.as_ref()?.crowded);
+        let queue = session.flow.as_ref().and_then(|flow| flow.crowded);
+        match (output, queue) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "pace_tests.rs"]
+mod tests;
