@@ -18,8 +18,9 @@
 //! with output gets one send.
 //!
 //! # Invariants
-//! 1. `hash(ClientId) % shards` owns a session for ever ([`shard::home_of`]); what is said to it is
-//!    said on that shard only. The entry shard reads CONNECT and passes the socket on.
+//! 1. `hash(ClientId) % shards`, keyed by a secret of this start, owns a session for ever
+//!    ([`shard::home_of`]); what is said to it is said on that shard only. The entry shard reads
+//!    CONNECT and passes the socket on.
 //! 2. A PUBLISH is acknowledged after every interested shard's mailbox has accepted it; when one is
 //!    full the publisher is parked, not its shard. What was acknowledged to one client is ordered
 //!    before whatever any client sends after that, on every shard: in each step the mail that was

@@ -100,6 +100,19 @@ pub mod cost {
 /// them. Only of clients that are crowded themselves, and so hold as much already.
 pub const HELD_INPUT: usize = 1 << 20;
 
+/// Bytes of memory that the clients on their way from one shard to their homes hold; one more is
+/// refused as busy.
+pub const HAND_OVER_BYTES: usize = 16 << 20;
+/// Places in the lines of those clients, of one shard.
+pub const HAND_OVER_QUEUE: usize = 1 << 17;
+/// Connections of one shard that met a limit and whose CONNECT is awaited, to be answered; further
+/// ones are closed at once.
+pub const REFUSED_WAITING: usize = 1024;
+/// Milliseconds that such a connection has to send its CONNECT.
+pub const REFUSED_MILLIS: u64 = 2000;
+/// Bytes of its CONNECT that are waited for; beyond, its version alone decides the answer.
+pub const REFUSED_INPUT: usize = 4096;
+
 /// Bytes that are read from a client while something passing holds it: its share of a step, a
 /// request of its own that goes on in slices.
 pub const BRIEF_INPUT: usize = 16 << 10;

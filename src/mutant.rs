@@ -180,8 +180,18 @@ mutants! {
     SessionExpiresEarly,
     /// Session Expiry Interval in DISCONNECT is ignored.
     DisconnectExpiryIgnored,
-    /// A connection that was lost on its way between shards stays counted at its listener.
+    /// A client that leaves on its way between shards stays counted.
     EntranceLeaked,
+    /// A client whose socket cannot be moved to its home at once is closed without an answer.
+    HandOverGivenUp,
+    /// A client that has waited too long for its home is closed without an answer.
+    BusyUntold,
+    /// A client that gave up while it waited for its home still takes its session over.
+    LeftStillHandedOver,
+    /// A client beyond a limit is closed before its CONNECT.
+    DeniedUntold,
+    /// Input before CONNECT may grow without bound.
+    ConnectUnbounded,
     /// The place of a closed connection is not given back.
     SlotLeaked,
     /// Identifiers begin anew although messages are repeated on the connection.

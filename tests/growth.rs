@@ -32,6 +32,11 @@ struct Rig {
     unread: Vec<(usize, SocketId, Outgoing)>,
 }
 
+/// Those of every rig, which decide where clients live.
+fn seeds() -> Seeds {
+    Seeds::fixed(1)
+}
+
 impl Rig {
     fn new(shards: u8, change: impl FnOnce(&mut Settings)) -> Rig {
         let mut config = Config::default();
@@ -43,7 +48,7 @@ impl Rig {
         settings.max_subscriptions = usize::MAX;
         change(&mut settings);
         let settings = Arc::new(settings);
-        let shared = Shared::new(Seeds::fixed(1));
+        let shared = Shared::new(seeds());
         let make = |id| {
             let (settings, shared) = (Arc::clone(&settings), Arc::clone(&shared));
             let mut shard = Shard::new(ShardId(id), shards, settings, shared, Instant(1000));
@@ -124,7 +129,7 @@ impl Rig {
         };
         let mut bytes = Vec::new();
         packet::encode_connect(&mut bytes, &connect).unwrap();
-        let home = usize::from(home_of(name, self.shards.len() as u8).0);
+        let home = usize::from(home_of(&seeds(), name, self.shards.len() as u8).0);
         self.shards[home].accepted(SocketId(socket), ListenerId(0), Peer::Unix);
         self.shards[home].received(SocketId(socket), &bytes);
     }
@@ -344,7 +349,10 @@ fn publishers_parked(n: u32) {
 fn mail_waiters(n: u32) {
     let mut rig = Rig::new(2, |_| {});
     let name = |tag: &str, shard: u8| {
-        (0..).map(|k| format!("{tag}{k}")).find(|name| home_of(name, 2).0 == shard).unwrap()
+        (0..)
+            .map(|k| format!("{tag}{k}"))
+            .find(|name| home_of(&seeds(), name, 2).0 == shard)
+            .unwrap()
     };
     rig.connect(0, &name("s", 1), 0);
     rig.settle();

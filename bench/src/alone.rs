@@ -1,7 +1,7 @@
 //! One scenario against one broker, which is started for it unless it runs already: a table for a
 //! person and a file for later.
 
-use crate::broker::{Broker, Candidate, Kind};
+use crate::broker::{self, Broker, Candidate, Kind};
 use crate::clock;
 use crate::machine;
 use crate::report::{self, Row};
@@ -9,6 +9,7 @@ use crate::scenario::{self, Scenario, Settings};
 use crate::{compare, plot, stop, summary};
 use serde_json::{Value, json};
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// What is run against what.
@@ -40,6 +41,7 @@ impl Alone {
             | scenario::Kind::Retained { .. } => true,
             _ => false,
         };
+        self.open_admin()?;
         let broker = match &self.broker {
             Some(candidate) => Some(candidate.start(queues, &scratch)?),
             None => None,
@@ -68,6 +70,18 @@ impl Alone {
         }
         written.iter().flatten().for_each(|line| println!("{line}"));
         if stop::requested() { Err("interrupted".into()) } else { Ok(()) }
+    }
+
+    /// Where clients live is asked of the admin server of the broker that is started.
+    fn open_admin(&mut self) -> Result<(), String> {
+        if let scenario::Kind::CrossShard { .. } = self.scenario.kind
+            && let Some(Candidate { kind: Kind::RingMq { settings, .. }, .. }) = &mut self.broker
+        {
+            let port = broker::free_port().map_err(|e| format!("no free port: {e}"))?;
+            settings.push(format!("admin.bind=127.0.0.1:{port}"));
+            self.settings.admin = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        }
+        Ok(())
     }
 
     fn table(&self, report: &Value) -> String {

@@ -106,6 +106,7 @@ fn defaults() -> Settings {
         version: Version::V311,
         payload: 64,
         salt: "b".into(),
+        admin: None,
         joining: 64,
         clients: None,
         rate: None,
@@ -140,6 +141,7 @@ fn setting(
         "protocol" => settings.version = version(&parser.value()?.string()?)?,
         "payload" => settings.payload = payload(parser)?,
         "salt" => settings.salt = parser.value()?.string()?,
+        "admin" => settings.admin = Some(parser.value()?.parse()?),
         "joining" => settings.joining = positive(parser)?,
         "clients" => settings.clients = Some(positive(parser)?),
         "rate" => settings.rate = Some(parser.value()?.parse()?),
@@ -393,7 +395,8 @@ ringmq-bench echo-server --port PORT
 
   --seconds N       measured interval (5; floor 3)      --warmup N     before it (1)
   --protocol V      3.1.1 or 5 (3.1.1)                  --payload N    bytes, at least 24 (64)
-  --salt TEXT       ClientIds and topics begin with it: another salt, another placement (b)
+  --salt TEXT       ClientIds and topics begin with it (b)
+  --admin ADDRESS   the broker's admin server, which tells where clients live (crossshard, --target)
   --joining N       connections under way at once (64)  --clients N    instead of the scenario's
   --rate N          messages/s, 0 as fast as they go; of crowds: connections/s
   --window N        in flight (run only)                --messages N   of queue and retained

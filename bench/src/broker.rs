@@ -212,7 +212,8 @@ fn signal(pids: &[i32], signal: i32) {
     }
 }
 
-fn free_port() -> io::Result<u16> {
+/// A port of 127.0.0.1 on which nobody listens.
+pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 

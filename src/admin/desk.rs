@@ -69,6 +69,7 @@ struct Page {
 pub(super) struct Desk {
     lines: Vec<Rc<Line>>,
     interest: Box<dyn Fn() -> u64 + Send>,
+    placement: Box<dyn Fn(&str) -> u8 + Send>,
     started: Duration,
     state: watch::Receiver<State>,
     last: RefCell<Option<Page>>,
@@ -86,11 +87,17 @@ impl Desk {
         Desk {
             lines: sources.shards.into_iter().map(tend).collect(),
             interest: sources.interest,
+            placement: sources.placement,
             // A clock before 1970 is not worth a failure.
             started: started.unwrap_or_default(),
             state,
             last: RefCell::new(None),
         }
+    }
+
+    /// The home shard of a ClientId.
+    pub(super) fn home(&self, client_id: &str) -> u8 {
+        (self.placement)(client_id)
     }
 
     /// How far the broker is.

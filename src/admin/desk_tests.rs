@@ -31,7 +31,8 @@ fn within<F: Future<Output = ()>>(shards: Vec<Ask>, test: impl FnOnce(Rc<Desk>) 
     let (_state, state) = watch::channel(state);
     LocalSet::new().block_on(&runtime, async {
         let interest = Box::new(|| 5);
-        let sources = Sources { shards, interest, started: SystemTime::now() };
+        let sources =
+            Sources { shards, interest, placement: Box::new(|_| 0), started: SystemTime::now() };
         test(Rc::new(Desk::open(sources, state))).await;
     });
 }

@@ -4,7 +4,9 @@
 //!
 //! Owns the listening socket and its connections. Every bound on what a peer may cost is here:
 //! connections, and the size, the number of headers and the time of a request. There is no
-//! authentication: whoever reaches the address can read.
+//! authentication: whoever reaches the address can read, except where clients live
+//! (`/placement?client_id=…`), which only the host itself is told: who knows that could put many
+//! clients on one shard.
 //!
 //! Knows nothing of cores and rings: the broker gives it a way to [`Ask`] each shard, and says how
 //! far it is ([`Stage`]).
@@ -106,6 +108,8 @@ pub struct Sources {
     pub shards: Vec<Ask>,
     /// Filters in the interest table.
     pub interest: Box<dyn Fn() -> u64 + Send>,
+    /// The home shard of a ClientId.
+    pub placement: Box<dyn Fn(&str) -> u8 + Send>,
     /// When the process started.
     pub started: SystemTime,
 }
@@ -246,11 +250,12 @@ async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
 
 /// One connection, to its end.
 async fn converse(stream: TcpStream, desk: Rc<Desk>, answering: Rc<Cell<bool>>) {
+    let local = stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
     let service = service_fn(|request| {
         let (desk, answering) = (Rc::clone(&desk), Rc::clone(&answering));
         async move {
             answering.set(true);
-            let answer = pages::answer(&desk, &request).await;
+            let answer = pages::answer(&desk, &request, local).await;
             answering.set(false);
             Ok::<_, std::convert::Infallible>(answer)
         }

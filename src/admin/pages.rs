@@ -1,4 +1,4 @@
-//! The three pages: which path says what, with which status.
+//! The pages: which path says what, with which status.
 
 use std::time::Duration;
 
@@ -18,8 +18,9 @@ const ALIVE: Duration = Duration::from_secs(2);
 
 type Page = Response<Full<Bytes>>;
 
-/// The answer to one request. Its body, if any, is not looked at.
-pub(super) async fn answer<B>(desk: &Desk, request: &Request<B>) -> Page {
+/// The answer to one request, which comes from this host or not (`local`). Its body, if any, is not
+/// looked at.
+pub(super) async fn answer<B>(desk: &Desk, request: &Request<B>, local: bool) -> Page {
     // RFC 9112, section 3.2: 400 to a request without Host.
     if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
         return line(StatusCode::BAD_REQUEST, "a Host header is required");
@@ -44,6 +45,8 @@ pub(super) async fn answer<B>(desk: &Desk, request: &Request<B>) -> Page {
             Stage::Ready => line(StatusCode::OK, "ready"),
             Stage::Draining => line(StatusCode::SERVICE_UNAVAILABLE, "draining"),
         },
+        "/placement" if !local => line(StatusCode::FORBIDDEN, "only for this host itself"),
+        "/placement" => placement(desk, request.uri().query().unwrap_or_default()),
         _ => line(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"),
     }
 }
@@ -73,6 +76,26 @@ fn health(answers: &[Answer], stage: Stage) -> Page {
     } else {
         line(StatusCode::OK, "ok")
     }
+}
+
+/// The number of the shard that a ClientId lives on.
+fn placement(desk: &Desk, query: &str) -> Page {
+    match query.strip_prefix("client_id=").and_then(decoded) {
+        Some(client_id) => line(StatusCode::OK, &desk.home(&client_id).to_string()),
+        None => line(StatusCode::BAD_REQUEST, "ask for /placement?client_id=NAME"),
+    }
+}
+
+/// A value in a query, percent-encoded (RFC 3986, section 2.1).
+fn decoded(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn line(status: StatusCode, text: &str) -> Page {

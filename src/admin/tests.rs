@@ -7,7 +7,12 @@ use std::sync::mpsc::channel;
 use super::*;
 
 fn start(shards: Vec<Ask>, stage: Stage) -> Admin {
-    let sources = Sources { shards, interest: Box::new(|| 0), started: SystemTime::now() };
+    let sources = Sources {
+        shards,
+        interest: Box::new(|| 0),
+        placement: Box::new(|name| name.len() as u8),
+        started: SystemTime::now(),
+    };
     Admin::start("127.0.0.1:0".parse().unwrap(), stage, sources).unwrap()
 }
 
@@ -93,4 +98,14 @@ fn a_late_shard_is_named_at_once_and_counted_until_it_answers() {
     assert_eq!(get(&admin, "/readyz"), (200, "ready\n".to_owned()));
     admin.lost_lines(12);
     assert!(get(&admin, "/metrics").1.contains("\nringmq_log_lines_lost_total 12\n"));
+}
+
+#[test]
+fn where_a_client_lives_is_told_by_name() {
+    let admin = start(vec![quick()], Stage::Ready);
+    assert_eq!(get(&admin, "/placement?client_id=three"), (200, "5\n".into()));
+    assert_eq!(get(&admin, "/placement?client_id=%C3%A4%26b"), (200, "4\n".into()));
+    for wrong in ["", "?", "?client=x", "?client_id=%", "?client_id=%f", "?client_id=%FF"] {
+        assert_eq!(get(&admin, &format!("/placement{wrong}")).0, 400, "{wrong}");
+    }
 }

@@ -270,7 +270,7 @@ impl Running {
                 Command::Ping(asked) => {
                     let snapshot = Box::new(self.snapshot(driver, asked.elapsed()));
                     self.upkeep_due = true;
-                    let _ = self.reports.send(Report::Alive(self.id, snapshot));
+                    let _ = self.reports.send(Report::Alive(self.shard.id(), snapshot));
                     continue;
                 }
                 Command::Figures(question) => {
@@ -279,7 +279,7 @@ impl Running {
                     continue;
                 }
             }
-            let _ = self.reports.send(Report::Done(self.id));
+            let _ = self.reports.send(Report::Done(self.shard.id()));
         }
         if self.phase == Phase::Dismissed && self.shard.is_drained() {
             self.phase = Phase::Ended;

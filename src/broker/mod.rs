@@ -31,7 +31,7 @@ use crate::limits::{CONTROL_MAILBOX, DATA_MAILBOX, MAX_SHARDS};
 use crate::mesh::quota::{Quota, Rate};
 use crate::mesh::{Entrance, Shared, mailbox};
 use crate::ring::{Doorbell, RingPort};
-use crate::shard::Settings;
+use crate::shard::{Settings, home_of};
 use crate::topic::Seeds;
 use control::Control;
 use crossbeam_channel::Receiver;
@@ -252,9 +252,11 @@ impl Broker {
             }) as Ask
         });
         let shared = Arc::clone(&self.shared);
+        let (seeds, count) = (shared.seeds.clone(), self.cores.len() as u8);
         let sources = admin::Sources {
             shards: shards.collect(),
             interest: Box::new(move || shared.interest.len() as u64),
+            placement: Box::new(move |client_id| home_of(&seeds, client_id, count).0),
             started: self.started,
         };
         self.admin = Some(Admin::start(bind, stage, sources)?);

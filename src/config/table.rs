@@ -112,7 +112,7 @@ choice_enum! {
 
 section_struct! {
     /// The whole configuration, checked.
-    pub struct Config later ["access", "limits", "overload", "storage", "bridges", "cluster"] {
+    pub struct Config later ["access", "overload", "storage", "bridges", "cluster"] {
         cores "cores": Cores = "auto", cores(),
             "Cores that run a shard, one shard per entry: a list such as [0, 2, 4-7]; a core \
              listed twice runs two shards. auto: the process's affinity and cgroup quota.";
@@ -120,6 +120,7 @@ section_struct! {
         listeners "listeners": Vec<Listener> = "", list(), "Where clients connect.";
         mqtt "mqtt": Mqtt = "", section(), "What the protocol allows; the same for all listeners.";
         retained "retained": Retained = "", section(), "Retained messages.";
+        limits "limits": Limits = "", section(), "What clients may use.";
         sys "sys": Sys = "", section(), "The $SYS topics.";
         admin "admin": Admin = "", section(),
             "The admin HTTP server: /metrics (Prometheus), /healthz and /readyz.";
@@ -144,7 +145,7 @@ section_struct! {
             "Buffers shared by all connections of one core.";
         max_connections "max_connections": Option<u32> = "unlimited",
             count(1, MANY, "connections").or("unlimited"),
-            "Most connections in the whole broker; further ones are refused.";
+            "Most connections in the whole broker; further ones are refused with 0x97 (MQTT 3: 3).";
     }
 }
 
@@ -170,10 +171,10 @@ section_struct! {
              for both families, add a listener on 0.0.0.0:1883.";
         max_connections "max_connections": Option<u32> = "unlimited",
             count(1, MANY, "connections").or("unlimited"),
-            "Most connections of this listener; further ones are refused.";
+            "Most connections of this listener; further ones are refused with 0x97 (MQTT 3: 3).";
         max_connect_rate "max_connect_rate": Option<u32> = "unlimited",
             count(1, MANY, "connections per second").or("unlimited"),
-            "Most new connections per second.";
+            "Most new connections per second; further ones are refused with 0x9F (MQTT 3: 3).";
         backlog "backlog": u32 = "4096", count(1, 65_535, "connections"),
             "Connections the kernel holds until they are accepted, per core (net.core.somaxconn \
              also limits it).";
@@ -194,7 +195,8 @@ section_struct! {
     /// What the protocol allows.
     pub struct Mqtt later [] {
         max_packet_size "max_packet_size": u32 = "1MiB", size(128, LARGEST_PACKET),
-            "Largest packet a client may send, in bytes with its fixed header.";
+            "Largest packet a client may send, in bytes with its fixed header. The worst case in \
+             memory is one unfinished packet of this size per connection.";
         max_qos "max_qos": u8 = "2", count(0, 2, "QoS level"), "Highest QoS clients may publish.";
         retain "retain": bool = "true", switch(), "Accept retained messages.";
         wildcard_subscriptions "wildcard_subscriptions": bool = "true", switch(),
@@ -231,7 +233,8 @@ section_struct! {
             "Send unacknowledged messages again to MQTT 3 clients after this time; MQTT 5 \
              forbids it.";
         connect_timeout "connect_timeout": Duration = "10s", duration(SECOND / 10, 3600 * SECOND),
-            "Time a new connection has to send its CONNECT packet.";
+            "Time a new connection has to send its CONNECT packet, and then to reach the core \
+             that the client lives on if that is busy.";
         keep_alive "keep_alive": KeepAlive = "", section(), "Detection of dead clients.";
         session_expiry "session_expiry": SessionExpiry = "", section(),
             "How long sessions outlive their connection.";
@@ -251,7 +254,9 @@ section_struct! {
         pending "pending": Pending = "", section(),
             "Messages that wait for one client: offline, or its inflight window is full.";
         outgoing_max_bytes "outgoing_max_bytes": u64 = "1MiB", size(KIB, TIB),
-            "Unsent bytes to one slow client before QoS 0 messages to it are dropped.";
+            "Unsent bytes to one slow client before QoS 0 messages to it are dropped; eight \
+             times as much to one that keeps reading. The worst case in memory is that for every \
+             connection.";
         shared_strategy "shared_strategy": SharedStrategy = "round_robin",
             choice(SharedStrategy::WORDS),
             "How a share group picks the member for a message, among those that can take it.";
@@ -287,7 +292,8 @@ section_struct! {
     pub struct Pending later [] {
         max_messages "max_messages": u32 = "1000", count(0, MANY, "messages"),
             "Most messages that wait.";
-        max_bytes "max_bytes": u64 = "1MiB", size(0, TIB), "Most bytes that wait.";
+        max_bytes "max_bytes": u64 = "1MiB", size(0, TIB),
+            "Most bytes that wait. The worst case in memory is this for every session.";
         qos0 "qos0": bool = "false", switch(), "Keep QoS 0 messages for offline clients too.";
         on_full "on_full": OnFull = "drop_oldest", choice(OnFull::WORDS),
             "What happens to the next message when either bound is met.";
@@ -306,6 +312,16 @@ section_struct! {
             "Forget retained messages without message expiry of their own after this time.";
         max_bytes "max_bytes": Option<u64> = "unlimited", size(0, TIB).or("unlimited"),
             "Most bytes of retained messages, topics included.";
+    }
+}
+
+section_struct! {
+    /// What clients may use.
+    pub struct Limits later ["memory", "client", "address", "users"] {
+        before_connect "before_connect": u32 = "64KiB", size(128, LARGEST_PACKET),
+            "Largest CONNECT packet, its will message included, at most mqtt.max_packet_size: what \
+             a connection may make the broker hold before it is known who it is. The worst case in \
+             memory is this for every connection.";
     }
 }
 

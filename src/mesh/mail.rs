@@ -29,10 +29,8 @@ pub enum Data {
 
 /// Everything else.
 pub enum Control {
-    /// A client of the receiving shard arrived at the sender; its socket follows on the ring.
+    /// A client of the receiving shard came in at the sender; its socket is on the ring.
     Connect(Box<Arriving>),
-    /// The socket of that cookie will not come.
-    ConnectFailed(u64),
     /// A session joins (or updates its options in) the share group of that filter.
     Join(Box<Join>),
     /// The group's home shard routes for the member from now on.

@@ -137,6 +137,21 @@ const UNSUPPORTED: Violation = Violation {
     what: "The protocol name and level are not those of MQTT 3.1, 3.1.1 or 5.0",
 };
 
+/// The version that an unfinished CONNECT at the start of `bytes` speaks: `None` while that is not
+/// there yet, `Some(None)` when it is none that is known.
+pub fn connect_version(bytes: &[u8]) -> Option<Option<Version>> {
+    let length = bytes.get(1..)?.iter().take(4).position(|byte| byte & 0x80 == 0)?;
+    let body = bytes.get(2 + length..)?;
+    let (head, rest) = body.split_at_checked(2)?;
+    let name_length = usize::from(u16::from_be_bytes([head[0], head[1]]));
+    if !matches!(name_length, 4 | 6) {
+        return Some(None);
+    }
+    let name = rest.get(..name_length)?;
+    let level = *rest.get(name_length)?;
+    Some(version_of(name, level).ok().map(|(version, _)| version))
+}
+
 /// The version and whether a bridge asks; otherwise the version in whose form to refuse.
 fn version_of(name: &[u8], level: u8) -> Result<(Version, bool), Option<Version>> {
     match (name, level & !BRIDGE_BIT, level & BRIDGE_BIT != 0) {

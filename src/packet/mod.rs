@@ -27,8 +27,8 @@ use std::num::NonZeroU16;
 
 pub use ack::{Ack, AckKind, encode_ack, encode_bare_ack};
 pub use connect::{
-    ConnAck, ConnAckProperties, Connect, ConnectProperties, Will, decode_connect, encode_connack,
-    encode_connect,
+    ConnAck, ConnAckProperties, Connect, ConnectProperties, Will, connect_version, decode_connect,
+    encode_connack, encode_connect,
 };
 pub use disconnect::{Auth, Disconnect, encode_auth, encode_disconnect};
 pub use encode::{Encoded, NotEncodable, encode_pingreq, encode_pingresp};

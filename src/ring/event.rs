@@ -150,7 +150,8 @@ pub enum Event<'a, S> {
         socket: SocketId,
         /// What was passed to `hand_over`.
         cookie: u64,
-        /// Err: ENFILE = the target has no room, EBUSY = an operation was in flight here.
+        /// Err: ENFILE = the target has no room, EBUSY = a send or another hand-over was in flight
+        /// here.
         result: Result<(), i32>,
     },
     /// The core's eventfd was written while it slept: another thread rang the doorbell, or a ring

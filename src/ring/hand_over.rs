@@ -2,10 +2,11 @@
 use super::driver::{Deferred, Driver};
 use super::event::{Event, MAX_COOKIE};
 use super::port::{Permit, RingPort};
-use super::slots::{CLOSING, HANDING, IN_FLIGHT, LINGER};
+use super::slots::{CLOSING, HANDING, IN_FLIGHT, LINGER, RECEIVING, WANT};
 use super::tag::{self, Kind};
 use crate::ids::SocketId;
 use io_uring::{opcode, types};
+use std::collections::HashMap;
 
 /// Most permits outstanding per ring: how many sockets may arrive between two passes.
 const MOST_PERMITS: u32 = 1024;
@@ -14,11 +15,13 @@ const MOST_PERMITS: u32 = 1024;
 pub(super) struct HandOvers {
     records: Vec<Option<(u64, Permit)>>,
     free: Vec<u32>,
+    /// Those that begin when the receive in flight on the socket has ended.
+    after_receive: HashMap<SocketId, (RingPort, u64)>,
 }
 
 impl HandOvers {
     pub(super) fn new() -> Self {
-        HandOvers { records: Vec::new(), free: Vec::new() }
+        HandOvers { records: Vec::new(), free: Vec::new(), after_receive: HashMap::new() }
     }
 
     pub(super) fn in_flight(&self) -> u32 {
@@ -50,20 +53,36 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     }
 
     /// Moves the socket to another shard's ring, where it appears as `Arrived` with `cookie` (at
-    /// most [`MAX_COOKIE`]). Ends in `HandedOver`. Nothing may be in flight on the socket: bytes
-    /// that a receive already took are the caller's to pass on.
+    /// most [`MAX_COOKIE`]). Ends in `HandedOver`. A receive in flight is cancelled first, and what
+    /// it had taken is reported before; nothing is received after a failure until `receive`.
+    /// Nothing else may be in flight on the socket.
     pub fn hand_over(&mut self, socket: SocketId, to: &RingPort, cookie: u64) {
-        let errno = match self.slots.get(socket) {
-            None => return,
-            Some(slot) if slot.flags & (CLOSING | LINGER) != 0 => libc::EBADF,
-            Some(slot) if slot.flags & IN_FLIGHT != 0 => libc::EBUSY,
-            Some(_) if cookie > MAX_COOKIE || to.is_same(&self.port) => libc::EINVAL,
-            Some(_) => match to.take() {
+        let Some(slot) = self.slots.get(socket) else { return };
+        let errno = match slot.flags & IN_FLIGHT {
+            _ if slot.flags & (CLOSING | LINGER) != 0 => libc::EBADF,
+            _ if cookie > MAX_COOKIE || to.is_same(&self.port) => libc::EINVAL,
+            0 => match to.take() {
                 Some(permit) => return self.send_away(socket, permit, cookie),
                 None => libc::ENFILE,
             },
+            RECEIVING if !self.hand_overs.after_receive.contains_key(&socket) => {
+                slot.flags &= !WANT;
+                self.hand_overs.after_receive.insert(socket, (to.clone(), cookie));
+                return self.cancel_receive(socket);
+            }
+            _ => libc::EBUSY,
         };
         self.deferred.push_back(Deferred::HandedOver(socket, cookie, errno));
+    }
+
+    /// The receive in flight has ended: a hand-over that waited for that begins.
+    #[inline]
+    pub(super) fn begin_hand_over(&mut self, socket: SocketId) {
+        if !self.hand_overs.after_receive.is_empty()
+            && let Some((to, cookie)) = self.hand_overs.after_receive.remove(&socket)
+        {
+            self.hand_over(socket, &to, cookie);
+        }
     }
 
     fn send_away(&mut self, socket: SocketId, permit: Permit, cookie: u64) {

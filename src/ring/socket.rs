@@ -150,7 +150,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         self.rings[slot.ring as usize].push(entry.user_data(tag));
     }
 
-    fn cancel_receive(&mut self, socket: SocketId) {
+    pub(super) fn cancel_receive(&mut self, socket: SocketId) {
         let Some(slot) = self.slots.get(socket) else { return };
         if slot.flags & RECEIVING == 0 || slot.flags & CANCELLING != 0 {
             return;
@@ -197,6 +197,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             self.rings[ring].buffers.give(&mut self.pool, id);
         }
         if !cqueue::more(flags) {
+            self.begin_hand_over(socket);
             self.arm(socket);
             self.finish_if_done(socket, handler);
         }

@@ -1,9 +1,9 @@
 //! A look at everything a shard holds, for the simulation: counts, and what contradicts itself.
 //! Reads only; visits every session, so it is not for a running broker.
 
+use super::Shard;
 use super::connection::{Holds, Stage};
 use super::route::GROUP;
-use super::{Shard, home_of};
 use crate::ids::{SessionRef, SocketId};
 use crate::topic::{FilterId, TopicHash};
 
@@ -46,6 +46,8 @@ pub struct Audit {
     pub tasks: usize,
     /// Hand-overs of which one half has come.
     pub arrivals: usize,
+    /// Clients on their way to their home, and the bytes that they hold.
+    pub departing: (usize, usize),
     /// Mails staged for other shards.
     pub staged: usize,
     /// Connections that wait for room in a mailbox.
@@ -95,6 +97,7 @@ impl Shard {
             wills: self.wills.len(),
             fanouts: [self.fanouts.len(), self.fanouts.holding()],
             arrivals: self.arrivals.mail.len() + self.arrivals.sockets.len(),
+            departing: self.departures.count(),
             staged: self.outbox.staged(),
             waiting_for_mail: self.parked.mail_waiters(),
             behind: self.intake.waiting(),
@@ -125,7 +128,7 @@ impl Shard {
     /// Whether what that socket sends is still listened to.
     pub fn listens_to(&self, socket: SocketId) -> bool {
         let connection = self.connections.get(socket.0);
-        connection.is_some_and(|c| matches!(c.stage, Stage::Entry | Stage::Open(_)))
+        connection.is_some_and(|c| !matches!(c.stage, Stage::Closing | Stage::Closed))
     }
 
     /// Every subscription of every session, those in share groups included.
@@ -218,7 +221,7 @@ impl Shard {
             if self.find_session(&session.client_id) != Some(index) {
                 audit.problems.push(format!("session {index} is not found by its name"));
             }
-            if home_of(&session.client_id, self.shards) != self.id {
+            if self.home(&session.client_id) != self.id {
                 audit.problems.push(format!("{} is not at home", session.client_id));
             }
             if let Some(socket) = session.socket

@@ -90,15 +90,16 @@ impl Shard {
     /// Ends a connection for `cause`. Calling it for one that is closing or gone does nothing.
     pub(super) fn disconnect(&mut self, socket: SocketId, cause: Cause) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let (stage, listener) = (connection.stage, connection.listener);
+        let (stage, listener, peer) = (connection.stage, connection.listener, connection.peer);
         match stage {
-            // HandedOver decides; the socket is no longer ours to speak on.
-            Stage::HandingOver(_) | Stage::Closing | Stage::Closed => return,
+            Stage::Closing | Stage::Closed => return,
+            // While the driver has it, its answer decides.
+            Stage::HandingOver if !self.leave_line(socket) => return,
             Stage::Entry if cause == Cause::ConnectTimeout => {
-                let peer = connection.peer;
                 self.log_refused(peer, listener, "no CONNECT in time");
             }
-            Stage::Entry => {}
+            Stage::HandingOver | Stage::Entry => {}
+            Stage::Refused(_) => self.refused_waiting -= 1,
             Stage::Open(index) => {
                 self.work += cost::SESSION;
                 self.counters.connections_open -= 1;
@@ -109,7 +110,9 @@ impl Shard {
             }
         }
         self.counters.connections_closed += 1;
-        self.release_entrance(listener);
+        if !matches!(stage, Stage::Refused(_)) {
+            self.release_entrance(listener);
+        }
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Closing;
         if let Some(input) = connection.input.take() {
@@ -137,14 +140,14 @@ impl Shard {
     pub(super) fn part(&mut self, socket: SocketId, broken: bool) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         match connection.stage {
-            Stage::Entry | Stage::Open(_) => {
+            Stage::Entry | Stage::Refused(_) | Stage::HandingOver | Stage::Open(_) => {
                 if broken || connection.parting == Parting::No {
                     connection.parting = if broken { Parting::Broken } else { Parting::Ended };
                 }
                 self.parting.push_back(socket);
             }
             Stage::Closing if broken => self.broken(socket),
-            Stage::HandingOver(_) | Stage::Closing | Stage::Closed => {}
+            Stage::Closing | Stage::Closed => {}
         }
     }
 
@@ -163,6 +166,10 @@ impl Shard {
                 Parting::Ended => false,
                 Parting::Broken => true,
             };
+            if connection.stage == Stage::HandingOver {
+                self.depart_parted(socket);
+                continue;
+            }
             // What it sent before and is held back still counts: a publisher may write and close.
             if !broken && connection.input.is_some() && connection.holds.is_free() {
                 self.process_held(socket);

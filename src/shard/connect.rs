@@ -1,7 +1,8 @@
 //! CONNECT on the home shard: who may come in, takeover, resume, CONNACK.
 
-use super::close::{Cause, LONGEST_HEAD};
+use super::close::Cause;
 use super::connection::{Aliases, Stage};
+use super::refuse::{Denial, Refused};
 use super::{Action, Shard};
 use crate::ids::{ClientKey, SocketId};
 use crate::limits::{MAX_TOPIC_LENGTH, cost};
@@ -14,12 +15,6 @@ use crate::packet::{
 use crate::session::{Extras, Session, Subscriptions, Will};
 use crate::time::Instant;
 use std::sync::Arc;
-
-/// Bytes of the shortest CONNACK.
-const SHORTEST_CONNACK: usize = 5;
-
-/// Why a CONNECT is refused.
-struct Refused(ReasonCode, &'static str);
 
 impl Shard {
     /// Takes `bytes`, which begin with a whole CONNECT, from a connection that is already in the
@@ -40,9 +35,13 @@ impl Shard {
         });
         let Some(entrance) = entrance else {
             // The listener was removed while the client was on its way.
-            self.refuse(socket, &connect, Refused(ReasonCode::ServerUnavailable, "closed"));
+            self.deny_connect(socket, &connect, Denial::ListenerClosed);
             return;
         };
+        if self.draining {
+            self.deny_connect(socket, &connect, Denial::Draining);
+            return;
+        }
         if let Err(refused) = self.check_connect(&connect, assigned.as_deref(), &entrance) {
             self.refuse(socket, &connect, refused);
             return;
@@ -156,38 +155,6 @@ impl Shard {
             return Err(Refused(ReasonCode::NotAuthorized, "$SYS belongs to the server"));
         }
         Ok(())
-    }
-
-    fn refuse(&mut self, socket: SocketId, connect: &Connect<'_>, refused: Refused) {
-        self.counters.connections_refused += 1;
-        let Refused(reason, what) = refused;
-        self.log_refused_client(socket, connect, what, reason as u8);
-        let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
-        self.send_refusal(socket, connect.version, reason, what, max);
-        self.disconnect(socket, Cause::Rejected);
-    }
-
-    /// CONNACK with a reason code of failure; Session Present is 0 [MQTT-3.2.2-6]. What the client
-    /// has no room for is left out [MQTT-3.2.2-19], and be it the packet [MQTT-3.1.2-24].
-    pub(super) fn send_refusal(
-        &mut self,
-        socket: SocketId,
-        version: Version,
-        reason: ReasonCode,
-        what: &str,
-        maximum_packet_size: u32,
-    ) {
-        let room = maximum_packet_size as usize;
-        if room < SHORTEST_CONNACK {
-            return;
-        }
-        let fits = self.settings.reason_strings && what.len() + LONGEST_HEAD <= room;
-        // Whether a client of an unknown version reads our properties is not known.
-        let reads = reason != ReasonCode::UnsupportedProtocolVersion;
-        let what = (fits && reads).then_some(what);
-        let properties = ConnAckProperties { reason_string: what, ..Default::default() };
-        let connack = ConnAck { session_present: false, reason, properties };
-        self.answer(socket, |out| packet::encode_connack(out, version, &connack));
     }
 
     /// Finds, resumes, replaces or makes the session, and ties it to the socket. Returns its index

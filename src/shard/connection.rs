@@ -1,6 +1,7 @@
 //! One network stream as its shard sees it: what it is for, its half-read packet, its output.
 
 use super::output::Output;
+use super::refuse::Denial;
 use crate::ids::{ListenerId, Peer};
 use crate::mutant::Mutant;
 use crate::time::Instant;
@@ -10,8 +11,10 @@ use crate::time::Instant;
 pub enum Stage {
     /// Accepted here; its CONNECT is awaited.
     Entry,
-    /// Its socket is on the way to the home shard with this cookie.
-    HandingOver(u64),
+    /// It met a limit; its CONNECT is awaited to be answered accordingly.
+    Refused(Denial),
+    /// Its CONNECT is complete, and it is on its way to its home shard.
+    HandingOver,
     /// It carries this session.
     Open(u32),
     /// Nothing more is read; it ends when its output is out.
@@ -126,7 +129,7 @@ pub struct Connection {
 }
 
 // What a million clients multiply.
-const _: () = assert!(size_of::<Option<Connection>>() <= 88);
+const _: () = assert!(size_of::<Option<Connection>>() <= 80);
 
 impl Connection {
     /// A connection just accepted.
@@ -250,6 +253,12 @@ impl Input {
         self.bytes.drain(to..from);
         self.heard = to;
         self.trim();
+    }
+
+    /// What is to be processed, for somebody else.
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        self.bytes.drain(..self.used);
+        self.bytes
     }
 
     /// Bytes of memory.

@@ -18,6 +18,7 @@ mod encode;
 mod entry;
 mod fanout;
 mod groups;
+mod hand_over;
 mod held;
 mod journal;
 mod line;
@@ -33,6 +34,7 @@ mod publish;
 mod pump;
 mod receive;
 mod redeliver;
+mod refuse;
 mod retain;
 mod returns;
 mod route;
@@ -67,6 +69,7 @@ use crate::topic::{Index, Retained};
 use close::Cause;
 use connection::{Connection, Stage};
 use groups::Groups;
+use hand_over::Departures;
 use hashbrown::HashMap;
 use journal::Journal;
 use mail::Intake;
@@ -164,6 +167,9 @@ pub struct Shard {
     /// Plain figures of this shard.
     pub counters: Counters,
     next_cookie: u64,
+    departures: Departures,
+    /// Connections that met a limit and whose CONNECT is awaited.
+    refused_waiting: usize,
     assigned: u64,
     draining: bool,
     /// How often the settings changed, and the widest of what clients were told before.
@@ -236,6 +242,8 @@ impl Shard {
             journal: Journal::default(),
             counters: Counters::default(),
             next_cookie: 0,
+            departures: Departures::new(shards),
+            refused_waiting: 0,
             assigned: 0,
             draining: false,
             reloads: 0,
@@ -249,6 +257,11 @@ impl Shard {
     /// Which shard this is.
     pub fn id(&self) -> ShardId {
         self.id
+    }
+
+    /// The home shard of a ClientId or share group.
+    fn home(&self, name: &str) -> ShardId {
+        home_of(&self.shared.seeds, name, self.shards)
     }
 
     /// Begins a step at `now`. `micros` is the same moment on a finer clock shared by all shards.
@@ -334,8 +347,9 @@ impl Shard {
         }
         match stage {
             Stage::Open(session) => self.receive_open(socket, session, bytes),
-            Stage::Entry => self.receive_entry(socket, bytes),
-            Stage::HandingOver(_) | Stage::Closing | Stage::Closed => {}
+            Stage::Entry | Stage::Refused(_) => self.receive_entry(socket, bytes),
+            Stage::HandingOver => self.receive_departing(socket, bytes),
+            Stage::Closing | Stage::Closed => {}
         }
     }
 
@@ -408,13 +422,6 @@ impl Shard {
                     self.arrivals.mail.insert(arriving.cookie, arriving);
                 }
             },
-            Control::ConnectFailed(cookie) => {
-                if let Some(lost) = self.arrivals.mail.remove(&cookie)
-                    && !Mutant::EntranceLeaked.is_on()
-                {
-                    self.release_entrance(lost.listener);
-                }
-            }
             Control::Join(join) => self.join_group(*join),
             Control::Joined(session, ticket) => self.group_joined(session, ticket),
             Control::Leave(name, member) => self.leave_group(&name, member),
@@ -448,6 +455,7 @@ impl Shard {
         more |= self.parked.has_work();
         more |= self.intake.has_more() && self.takes_data();
         self.run_closing();
+        self.run_departures(self.allowance());
         more |= self.parked.has_put_off();
         self.flush();
         self.outbox.close_batches();
@@ -464,11 +472,8 @@ impl Shard {
     /// When the next timer may be due; `None` when nothing is.
     pub fn deadline(&self) -> Option<Instant> {
         let wheel = self.wheel.next_deadline();
-        let parked = self.parked.deadline();
-        match (wheel, parked) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let others = [self.parked.deadline(), self.departures.deadline()];
+        others.into_iter().chain([wheel]).flatten().min()
     }
 
     fn flush(&mut self) {

@@ -1,20 +1,16 @@
-//! Which shard owns a ClientId.
+//! Which shard owns a ClientId or a share group.
 
 use crate::ids::ShardId;
+use crate::topic::Seeds;
 
-/// The home shard of a ClientId among `shards`. The hash is fixed (FNV-1a, 64 bits, with a final
-/// mix), so that a ClientId keeps its home across restarts and load tools can tell it.
-pub fn home_of(client_id: &str, shards: u8) -> ShardId {
+/// The home shard of a ClientId, or of a share group, among `shards`. Keyed by the secret of this
+/// start of the process: nobody can work out beforehand which ClientIds meet on one shard. Only
+/// `/placement` of the admin server tells, to the host itself.
+pub fn home_of(seeds: &Seeds, name: &str, shards: u8) -> ShardId {
     if shards == 1 {
         return ShardId(0);
     }
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in client_id.bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^= hash >> 33;
-    ShardId((hash % u64::from(shards)) as u8)
+    ShardId((seeds.secret(name.as_bytes()) % u64::from(shards)) as u8)
 }
 
 #[cfg(test)]
@@ -22,13 +18,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn placement_is_even_and_fixed() {
+    fn placement_is_even_and_stays_for_one_start() {
+        let seeds = Seeds::fixed(1);
         let mut counts = [0u32; 16];
         for client in 0..16_000 {
-            counts[usize::from(home_of(&format!("device-{client}"), 16).0)] += 1;
+            counts[usize::from(home_of(&seeds, &format!("device-{client}"), 16).0)] += 1;
         }
         assert!(counts.iter().all(|&count| (850..1150).contains(&count)), "{counts:?}");
-        assert_eq!(home_of("device-1", 16), home_of("device-1", 16));
-        assert_eq!(home_of("anything", 1), ShardId(0));
+        assert_eq!(home_of(&seeds, "device-1", 16), home_of(&seeds.clone(), "device-1", 16));
+        assert_eq!(home_of(&seeds, "anything", 1), ShardId(0));
+    }
+
+    /// Names that meet on one shard of one process are spread over the shards of another.
+    #[test]
+    fn what_meets_on_one_shard_is_spread_after_the_next_start() {
+        let (before, after) = (Seeds::random(), Seeds::random());
+        let names = (0..).map(|n| format!("device-{n}"));
+        let aimed = names.filter(|name| home_of(&before, name, 4) == ShardId(2)).take(4000);
+        let mut counts = [0u32; 4];
+        aimed.for_each(|name| counts[usize::from(home_of(&after, &name, 4).0)] += 1);
+        assert!(counts.iter().all(|&count| (850..1150).contains(&count)), "{counts:?}");
     }
 }

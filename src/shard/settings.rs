@@ -79,6 +79,8 @@ pub struct Settings {
     pub max_connections: u64,
     /// Lines about clients that connect, disconnect or are refused are logged.
     pub log_connections: bool,
+    /// Largest CONNECT packet, bytes.
+    pub before_connect: u32,
     /// Most subscriptions of one client that only the trie can find.
     pub max_unhashed_subscriptions: usize,
     /// How steps are divided; not configured.
@@ -179,6 +181,7 @@ impl Settings {
             sys_interval: millis(config.sys.interval),
             max_connections: config.runtime.max_connections.map_or(u64::MAX, u64::from),
             log_connections: config.log.connections,
+            before_connect: config.limits.before_connect,
             max_unhashed_subscriptions: mqtt.max_unhashed_subscriptions as usize,
             budget: Budget::BROKER,
         }

@@ -10,7 +10,6 @@
 
 use super::Shard;
 use super::groups::{Choice, Member, Wish};
-use super::home_of;
 use super::pace::Receivers;
 use super::route::{GROUP, SOLE};
 use crate::config::SharedStrategy;
@@ -31,7 +30,7 @@ const LARGE_TRIES: u32 = 16;
 impl Shard {
     /// The shard that a group lives on.
     pub(super) fn group_home(&self, filter: &str) -> ShardId {
-        home_of(filter, self.shards)
+        self.home(filter)
     }
 
     /// Control mail, or the same at once when it is for this shard.

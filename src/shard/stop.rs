@@ -39,7 +39,8 @@ impl Shard {
 
     /// True when no connection is left and nothing waits to be carried.
     pub fn is_drained(&self) -> bool {
-        self.connections.is_empty() && self.wills.is_empty() && self.outbox.is_empty()
+        let arrived = self.arrivals.sockets.is_empty() && self.arrivals.mail.is_empty();
+        self.connections.is_empty() && arrived && self.wills.is_empty() && self.outbox.is_empty()
     }
 
     /// Goes on with stopping until the step's work comes to `limit`; true when there is more.

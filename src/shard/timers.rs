@@ -5,7 +5,7 @@ use super::close::{Cause, LAST_WORDS};
 use super::connection::{Holds, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
-use crate::limits::cost;
+use crate::limits::{REFUSED_MILLIS, cost};
 use crate::mutant::Mutant;
 use crate::time::{GRANULARITY_MILLIS, Instant};
 
@@ -22,7 +22,7 @@ const HOUSEKEEPING: u64 = 1000;
 /// Milliseconds until the first `$SYS` update.
 const FIRST_SYS: u64 = 100;
 /// Milliseconds until a client that may only be unheard is looked at again.
-const AGAIN: u64 = 100;
+pub(super) const AGAIN: u64 = 100;
 /// Milliseconds a flow state stays after its last use.
 const FLOW_IDLE: u64 = 2000;
 /// Flow states looked at per step.
@@ -169,7 +169,15 @@ impl Shard {
                 self.counters.connect_timeouts += 1;
                 self.disconnect(socket, Cause::ConnectTimeout);
             }
-            Stage::HandingOver(_) | Stage::Closed => {}
+            Stage::Refused(_) => {
+                if self.may_be_unheard(due, REFUSED_MILLIS) {
+                    return self.arm_connection(socket, now.plus_millis(AGAIN));
+                }
+                self.counters.connect_timeouts += 1;
+                self.disconnect(socket, Cause::ConnectTimeout);
+            }
+            Stage::HandingOver => self.departure_due(socket),
+            Stage::Closed => {}
             Stage::Closing => {
                 // The entry may be one from before.
                 let deadline = connection.last_seen.plus_millis(LAST_WORDS);

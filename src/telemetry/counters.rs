@@ -92,7 +92,21 @@ counters! {
     "ringmq_connections" Gauge "connections"
         "Network connections open now." { connections_open; }
     "ringmq_connections_refused_total" Counter "connections"
-        "Connections turned away: over a limit, or CONNECT refused." { connections_refused; }
+        "Connections turned away before they had a session, by reason." {
+        refused_connect reason = "connect";
+        refused_listener_limit reason = "listener_limit";
+        refused_broker_limit reason = "broker_limit";
+        refused_rate reason = "connect_rate";
+        refused_busy reason = "busy";
+        refused_too_large reason = "too_large";
+        refused_draining reason = "draining";
+        refused_listener_closed reason = "listener_closed";
+    }
+    "ringmq_refused_unanswered_total" Counter "connections"
+        "Refused connections that were closed without CONNACK because many others waited for one."
+        { refused_unanswered; }
+    "ringmq_handovers_waiting" Gauge "connections"
+        "Clients on their way to their home shard." { handovers_waiting; }
     "ringmq_connections_closed_total" Counter "connections"
         "Connections closed, whoever closed them." { connections_closed; }
     "ringmq_connects_total" Counter "packets"
@@ -192,8 +206,8 @@ counters! {
         handovers_out direction = "out";
         handovers_in direction = "in";
     }
-    "ringmq_handover_failures_total" Counter "connections"
-        "Connections lost because they could not be moved to their home shard." {
+    "ringmq_handover_failures_total" Counter "attempts"
+        "Attempts to move a connection to its home shard that failed; it is tried again." {
         handover_failures;
     }
     "ringmq_mail_sent_total" Counter "letters"

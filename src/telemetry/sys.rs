@@ -59,6 +59,14 @@ impl Counters {
         self.iter().filter(dropped).map(|(_, value)| value).sum()
     }
 
+    /// Connections turned away, for any reason.
+    pub fn connections_refused(&self) -> u64 {
+        let refused = |(figure, _): &(&super::Descriptor, u64)| {
+            figure.name == "ringmq_connections_refused_total"
+        };
+        self.iter().filter(refused).map(|(_, value)| value).sum()
+    }
+
     /// Clients connected now: sessions with a connection.
     pub fn clients_connected(&self) -> u64 {
         self.sessions.saturating_sub(self.sessions_persistent)
@@ -175,7 +183,7 @@ fn shard_figures(shard: &Counters) -> [(&'static str, u64); 17] {
         ("parks/subscriber", shard.parks_publisher),
         ("parks/mailbox", shard.parks_mailbox),
         ("buffers/exhausted", shard.buffer_exhaustions),
-        ("connections/refused", shard.connections_refused),
+        ("connections/refused", shard.connections_refused()),
         ("handovers/failed", shard.handover_failures),
         ("steps", shard.steps),
     ]

@@ -163,6 +163,10 @@ impl Witness {
             .replace("${username}", connect.username.unwrap_or(""));
         *ledger.known.entry(self.name.clone()).or_default() += 1;
         self.packet_max = properties.maximum_packet_size.unwrap_or(u32::MAX);
+        if packet.len() > settings.max_packet_size.min(settings.before_connect) as usize {
+            // Refused at its header, before that was read, with the shortest CONNACK.
+            self.packet_max = self.packet_max.max(5);
+        }
         let theirs = properties.receive_maximum.unwrap_or(u16::MAX);
         self.window = theirs.min(settings.max_inflight);
         self.alias_max = properties.topic_alias_maximum.unwrap_or(0);

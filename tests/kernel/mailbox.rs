@@ -8,9 +8,6 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ringmq::ids::ShardId;
-use ringmq::shard::home_of;
-
 use crate::lasting;
 use crate::line::Line;
 use crate::probe::{Sys, figure, memory};
@@ -60,10 +57,10 @@ fn stopped(thread: i32) {
 }
 
 /// A ClientId at home on this shard.
-fn client_on(shard: u8) -> String {
+fn client_on(broker: &Broker, shard: u8) -> String {
     loop {
         let id = unique("c");
-        if home_of(&id, 2) == ShardId(shard) {
+        if broker.home_of(&id) == shard {
             return id;
         }
     }
@@ -71,7 +68,7 @@ fn client_on(shard: u8) -> String {
 
 /// Publishes with a window of 64 until told to stop; how many were acknowledged.
 fn flood(broker: &Broker, topic: &str, stop: &AtomicBool) -> u64 {
-    let connect = Connect::new(V311, client_on(0));
+    let connect = Connect::new(V311, client_on(broker, 0));
     let mut line = Line::open(broker.address(), &connect, patience()).expect("accepted");
     let (mut sent, mut acked) = (0_u64, 0_u64);
     while acked < sent || !stop.load(Ordering::Relaxed) {
@@ -124,7 +121,7 @@ fn control(broker: &Broker, stop: &AtomicBool) -> [Duration; 2] {
     while !stop.load(Ordering::Relaxed) {
         for shard in 0..2_u8 {
             let start = Instant::now();
-            let mut c = Client::connect(broker, V5, &client_on(shard));
+            let mut c = Client::connect(broker, V5, &client_on(broker, shard));
             c.granted(&unique("control"), 1);
             c.ping();
             c.disconnect();
@@ -145,6 +142,7 @@ fn a_full_mailbox_parks_publishers_and_loses_nothing() {
         "mqtt.pending.max_messages=1000000",
         "mqtt.pending.max_bytes=1GiB",
         "sys.interval=1s",
+        "admin.bind=127.0.0.1:0",
     ];
     let broker = Broker::start_with(&settings, 2);
     let thread = thread_of(&broker, 1);
@@ -156,7 +154,7 @@ fn a_full_mailbox_parks_publishers_and_loses_nothing() {
         let mut drains = Vec::new();
         for _ in 0..6 {
             let topic = unique("full");
-            let sub = Client::subscriber(broker, V5, &client_on(1), &topic, 1);
+            let sub = Client::subscriber(broker, V5, &client_on(broker, 1), &topic, 1);
             let (tell, told) = std::sync::mpsc::channel();
             drains.push((tell, scope.spawn(move || drain(sub, &told))));
             floods.push(scope.spawn(move || flood(broker, &topic, stop)));

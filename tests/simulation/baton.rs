@@ -15,6 +15,7 @@ use crate::world::{Plan, World, entrance};
 use ringmq::limits::MAIL_WORK;
 use ringmq::packet::AckKind;
 use ringmq::shard::home_of;
+use ringmq::topic::Seeds;
 use std::collections::{BTreeMap, BTreeSet};
 
 const PUBLISHERS: usize = 3;
@@ -334,9 +335,10 @@ impl Reader {
 
 impl Batons {
     /// Clients spread over the shards.
-    pub fn new(shards: usize) -> Batons {
+    pub fn new(seeds: &Seeds, shards: usize) -> Batons {
         let on = |kind: &str, at: usize| {
-            let home = |name: &String| usize::from(home_of(name, shards as u8).0) == at % shards;
+            let home =
+                |name: &String| usize::from(home_of(seeds, name, shards as u8).0) == at % shards;
             (0..).map(|n| format!("baton-{kind}-{at}-{n}")).find(home).expect("some name")
         };
         let publisher = |at| Publisher { link: Link::new(on("p", at)), id: 0 };
@@ -472,7 +474,7 @@ fn relay(seed: u64, shards: usize) -> u64 {
     let plan = Plan { seed, shards, data: 16, control: 16, settings, faults, entrances };
     let mut world = World::new(plan);
     world.mail = [1, 12, 60, MAIL_WORK][rng.below(4)];
-    let mut batons = Batons::new(shards);
+    let mut batons = Batons::new(&world.shared.seeds, shards);
     batons.quiet = false;
     for _ in 0..1000 * (shards + 2) {
         let at = rng.below(shards);

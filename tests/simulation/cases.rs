@@ -8,6 +8,10 @@ use ringmq::config::OnFull;
 use ringmq::packet::{AckKind, Connect, Version};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::{Settings, home_of};
+use ringmq::topic::Seeds;
+
+/// The seed of every scripted world, which decides where clients live.
+pub const SEED: u64 = 1;
 
 pub fn world(shards: usize, settings: Settings) -> World {
     mounted_world(shards, settings, "")
@@ -15,7 +19,7 @@ pub fn world(shards: usize, settings: Settings) -> World {
 
 pub fn mounted_world(shards: usize, settings: Settings, mountpoint: &str) -> World {
     World::new(Plan {
-        seed: 1,
+        seed: SEED,
         shards,
         data: 8,
         control: 8,
@@ -27,7 +31,17 @@ pub fn mounted_world(shards: usize, settings: Settings, mountpoint: &str) -> Wor
 
 /// A ClientId that lives on `shard`.
 pub fn name_on(shard: u8, shards: u8, tag: &str) -> String {
-    (0..).map(|n| format!("{tag}-{n}")).find(|name| home_of(name, shards).0 == shard).unwrap()
+    find_on(shard, shards, |n| format!("{tag}-{n}"))
+}
+
+/// A share group's filter that lives on `shard`.
+pub fn group_on(shard: u8, shards: u8, filter: &str) -> String {
+    find_on(shard, shards, |n| format!("$share/g{n}/{filter}"))
+}
+
+fn find_on(shard: u8, shards: u8, make: impl Fn(u32) -> String) -> String {
+    let seeds = Seeds::fixed(SEED);
+    (0..).map(make).find(|name| home_of(&seeds, name, shards).0 == shard).unwrap()
 }
 
 pub fn fine(world: &World) {
@@ -175,8 +189,7 @@ fn a_retry_adds_nothing_to_what_the_client_has_not_read() {
 fn a_suback_does_not_come_on_a_later_connection() {
     let mut world = world(2, roomy());
     let name = name_on(0, 2, "c");
-    let group =
-        (0..).map(|n| format!("$share/g{n}/t")).find(|filter| home_of(filter, 2).0 == 1).unwrap();
+    let group = group_on(1, 2, "t");
     let mut first = Peer::connect(&mut world, 0, &hello(&name, false, 60));
     first.take(&mut world);
     first.subscribe(&mut world, 7, &group, 1);
@@ -233,8 +246,7 @@ fn a_message_picked_for_a_member_that_left_goes_to_another() {
     let mut world = world(2, roomy());
     let name = name_on(0, 2, "c");
     let other = name_on(1, 2, "d");
-    let group =
-        (0..).map(|n| format!("$share/g{n}/t")).find(|filter| home_of(filter, 2).0 == 1).unwrap();
+    let group = group_on(1, 2, "t");
     let mut member = Peer::connect(&mut world, 0, &hello(&name, true, 60));
     member.subscribe(&mut world, 7, &group, 1);
     let mut publisher = Peer::connect(&mut world, 1, &hello(&other, true, 0));

@@ -83,6 +83,7 @@ impl Sim {
                 ("returning", audit.returning),
                 ("wills", audit.wills),
                 ("arrivals", audit.arrivals),
+                ("departing", audit.departing.0 + audit.departing.1),
                 ("staged", audit.staged),
                 ("waiting_for_mail", audit.waiting_for_mail),
                 ("behind", audit.behind),

@@ -1,7 +1,7 @@
 //! Clients that publish to themselves, or to each other, with queues that are soon crowded. Time
 //! stands still: whoever waits for a time-out waits for ever.
 
-use crate::cases::{fine, name_on, world};
+use crate::cases::{fine, group_on, name_on, world};
 use crate::peer::{Got, Peer, hello};
 use crate::settings::roomy;
 use crate::world::World;
@@ -9,7 +9,7 @@ use ringmq::config::OnFull;
 use ringmq::limits::HELD_INPUT;
 use ringmq::packet::{AckKind, Connect, Version};
 use ringmq::session::pending::Bounds;
-use ringmq::shard::{Settings, home_of};
+use ringmq::shard::Settings;
 
 /// Publishes with so many on the way, and takes what comes.
 struct Echo {
@@ -111,8 +111,7 @@ fn who_publishes_to_itself_does_not_wait_for_itself() {
 fn who_publishes_to_itself_through_a_group_elsewhere_does_not_wait_for_itself() {
     for (version, qos, pending, window) in all() {
         let mut world = world(2, short(pending));
-        let group =
-            (0..).map(|n| format!("$share/g{n}/a")).find(|name| home_of(name, 2).0 == 1).unwrap();
+        let group = group_on(1, 2, "a");
         let name = name_on(0, 2, "a");
         let connect = Connect { version, ..hello(&name, true, 0) };
         let mut echo = Echo::new(&mut world, 0, &connect, &group, qos);

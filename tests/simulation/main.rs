@@ -9,6 +9,7 @@ mod bystander;
 mod cases;
 mod checks;
 mod client;
+mod connecting;
 mod echo_cases;
 mod ending;
 mod epilogue;

@@ -36,6 +36,10 @@ pub struct Conn {
     pub ended_at: Option<u64>,
     /// When the shard was last given the end of a packet from it.
     pub taken_at: u64,
+    /// Bytes that shards were given from it.
+    pub taken: usize,
+    /// Bytes that the client has been sent.
+    pub told: usize,
     /// What the shard was given of a packet that is not whole.
     partial: Vec<u8>,
 }
@@ -51,6 +55,8 @@ impl Conn {
             server: End::Open,
             ended_at: None,
             taken_at: now,
+            taken: 0,
+            told: 0,
             partial: Vec::new(),
         }
     }
@@ -234,6 +240,7 @@ impl Driver {
                 let most = (bytes.len() - *at).min(room);
                 let part = if rng.chance(faults.split) { rng.range(0, most) } else { most };
                 conn.down.extend(&bytes[*at..*at + part]);
+                conn.told += part;
                 for &byte in &bytes[*at..*at + part] {
                     self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
                 }
@@ -383,18 +390,25 @@ impl Driver {
             Action::Close(socket) => self.close_now(socket.0, conns, now),
             Action::HandOver(socket, home, cookie) => {
                 let slot = self.slot(socket);
-                assert!(slot.want == Want::Nothing && slot.send.is_none(), "nothing in flight");
+                assert!(slot.send.is_none() && slot.handing.is_none(), "nothing in flight");
+                self.stop_receiving(socket, conns);
+                let slot = self.slot(socket);
+                slot.want = Want::Nothing;
                 slot.handing = Some((home, cookie));
             }
         }
     }
 
-    /// Stops reading; with late completions, what had arrived before is still reported.
     fn pause(&mut self, socket: SocketId, conns: &mut [Conn]) {
+        self.slot(socket).paused = true;
+        self.stop_receiving(socket, conns);
+    }
+
+    /// Stops reading; with late completions, what had arrived before is still reported.
+    fn stop_receiving(&mut self, socket: SocketId, conns: &mut [Conn]) {
         let Faults { late, receive, .. } = self.faults;
         let slot = self.slot(socket);
-        slot.paused = true;
-        let reading = slot.want == Want::Stream && !slot.ended && slot.linger.is_none();
+        let reading = slot.want != Want::Nothing && !slot.ended && slot.linger.is_none();
         if late == 0 || slot.closing || !reading {
             return;
         }

@@ -218,7 +218,7 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
         extremes(&mut settings, &mut features, &mut own);
     }
     let faults = Faults {
-        hand_over_fails: if rng.chance(700) { 50 } else { 0 },
+        hand_over_fails: [0, 0, 0, 50, 50, 50, 50, 50, 600, 990][rng.below(10)],
         late: [0, 200, 600][rng.below(3)],
         split: [0, 300, 700][rng.below(3)],
         receive: [7, 64, 1000, 65_536][rng.below(4)],

@@ -1,12 +1,12 @@
 //! What the specification says of a client, and not of one of its sessions or connections.
 
 use crate::cases::{fine, name_on, world};
-use crate::net::{End, Faults};
+use crate::net::End;
 use crate::peer::{Got, Peer, hello, will};
 use crate::settings::roomy;
-use crate::world::{Plan, World, entrance};
+use crate::world::World;
 use ringmq::config::{OnFull, SharedStrategy};
-use ringmq::packet::{AckKind, Connect, Qos, RetainHandling, SubscribeOptions, Version, Will};
+use ringmq::packet::{AckKind, Connect, Qos, RetainHandling, SubscribeOptions, Will};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::Settings;
 use std::collections::{BTreeMap, BTreeSet};
@@ -210,33 +210,4 @@ fn the_replay_of_a_filter_that_was_unsubscribed_does_not_serve_another() {
     let got = texts(&mut world, &mut peer);
     assert!((1..=16).contains(&got.len()), "{} retained messages after the window", got.len());
     fine(&world);
-}
-
-#[test]
-fn a_passing_failure_while_a_packet_is_handled_ends_its_connection_and_no_other() {
-    let mut world = World::new(Plan {
-        seed: 1,
-        shards: 2,
-        data: 8,
-        control: 8,
-        settings: roomy(),
-        faults: Faults { receive: 65_536, hand_over_fails: 1000, ..Faults::default() },
-        entrances: vec![entrance("")],
-    });
-    for version in [Version::V311, Version::V5] {
-        let (near, far) = (name_on(0, 2, "n"), name_on(1, 2, "f"));
-        let mut fine = Peer::connect(&mut world, 0, &Connect { version, ..hello(&near, true, 0) });
-        fine.subscribe(&mut world, 1, "t", 0);
-        fine.take(&mut world);
-        // The kernel does not take the socket to the other core's ring: CONNECT cannot be done.
-        let mut lost = Peer::connect(&mut world, 0, &Connect { version, ..hello(&far, true, 0) });
-        assert_eq!(lost.take(&mut world), []);
-        assert!(lost.is_closed(&world));
-        assert!(!fine.is_closed(&world));
-        fine.publish(&mut world, "t", b"still", 0, 0);
-        assert_eq!(fine.payloads(&mut world), ["still"]);
-        fine.goodbye(&mut world);
-    }
-    assert_eq!(world.counters().handover_failures, 2);
-    assert_eq!((world.counters().sessions, world.counters().connections_open), (0, 0));
 }

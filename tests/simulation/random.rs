@@ -85,11 +85,16 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
         keep_alive_max: settings.keep_alive_max,
         max_inflight: settings.max_inflight,
         max_qos: settings.max_qos,
+        limited: (
+            settings.max_connections < u64::MAX,
+            world.entrances[0].max_connect_rate.is_some(),
+        ),
+        stuck: faults.hand_over_fails > 0,
         repeating: settings.retry_interval > 0,
         verbose,
         rng,
     };
-    let batons = Batons::new(world.nodes.len());
+    let batons = Batons::new(&world.shared.seeds, world.nodes.len());
     let mut sim = Sim {
         world,
         run,

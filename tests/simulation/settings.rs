@@ -42,6 +42,7 @@ pub fn roomy() -> Settings {
         sys_interval: 0,
         max_connections: u64::MAX,
         log_connections: true,
+        before_connect: 64 * 1024,
         max_unhashed_subscriptions: 1000,
         budget: Budget::BROKER,
     }

@@ -1,13 +1,13 @@
 //! Share groups at sizes that the random runs do not reach: what is worked off is worked off some
 //! per step, and a client in many groups costs no more than it must.
 
-use crate::cases::{fine, name_on, world};
+use crate::cases::{fine, group_on, name_on, world};
 use crate::net::End;
 use crate::peer::{Got, Peer, hello};
 use crate::settings::roomy;
 use crate::world::World;
 use ringmq::packet::AckKind;
-use ringmq::shard::{Settings, home_of};
+use ringmq::shard::Settings;
 
 /// Steps the shards until this one would sleep; the most control mail by which what it has staged
 /// grew in one step. The mailboxes here are so small that most of it is staged.
@@ -32,8 +32,7 @@ fn most_mail(world: &mut World, shard: usize) -> usize {
 fn what_a_large_session_leaves_goes_back_some_per_step_and_in_order() {
     let mut world = world(2, Settings { max_inflight: 3000, ..roomy() });
     let names = ["dies", "stays"].map(|tag| name_on(0, 2, tag));
-    let at_home = |group: &String| home_of(group, 2).0 == 1;
-    let group = (0..).map(|n| format!("$share/g{n}/t")).find(at_home).unwrap();
+    let group = group_on(1, 2, "t");
     let mut dies = Peer::connect(&mut world, 0, &hello(&names[0], true, 0));
     let mut stays = Peer::connect(&mut world, 0, &hello(&names[1], true, 0));
     let mut publisher = Peer::connect(&mut world, 1, &hello(&name_on(1, 2, "p"), true, 0));

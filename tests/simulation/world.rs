@@ -399,6 +399,7 @@ impl World {
                 ("groups", audit.groups),
                 ("members", audit.members),
                 ("arrivals", audit.arrivals),
+                ("departing", audit.departing.0 + audit.departing.1),
                 ("wills", audit.wills),
                 ("parked", audit.parked.iter().sum()),
                 ("sockets", node.driver.open()),
@@ -465,8 +466,11 @@ impl Surroundings for Around<'_> {
             if let Event::Received(bytes) = &event {
                 let conn = &mut self.conns[self.driver.conn(socket)];
                 let whole = conn.completes(bytes);
-                if whole && shard.listens_to(socket) {
-                    conn.taken_at = self.now.0;
+                if shard.listens_to(socket) {
+                    conn.taken += bytes.len();
+                    if whole {
+                        conn.taken_at = self.now.0;
+                    }
                 }
                 note_bytes(self.hash, bytes);
             }

@@ -6,8 +6,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -219,6 +219,22 @@ impl Broker {
     /// The configuration file it was started with, to be changed before a reload.
     pub fn config_file(&self) -> PathBuf {
         self.directory.join("ringmq.yaml")
+    }
+
+    /// The shard that a client lives on, from its admin server (`admin.bind=127.0.0.1:0`).
+    #[track_caller]
+    pub fn home_of(&self, client_id: &str) -> u8 {
+        let log = self.log();
+        let told = log.split("admin=").nth(1).expect("it has an admin server");
+        let end = told.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
+        let address = &told[..end.unwrap_or(told.len())];
+        let mut stream = TcpStream::connect(address).expect("the admin server listens");
+        let request = format!("GET /placement?client_id={client_id} HTTP/1.0\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).expect("it answers");
+        let (_, body) = page.split_once("\r\n\r\n").expect("a page");
+        body.trim().parse().unwrap_or_else(|_| panic!("{page}"))
     }
 
     /// The last lines of its log.

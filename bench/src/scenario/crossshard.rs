@@ -3,7 +3,7 @@
 
 use super::{Plan, Settings, traffic};
 use crate::clients::join::Names;
-use crate::placement;
+use crate::placement::{self, Placement};
 use crate::report;
 use serde_json::{Map, Value, json};
 
@@ -22,6 +22,7 @@ pub fn run(full: Plan, paced: Plan, settings: &Settings) -> Result<Value, String
     if !(2..=64).contains(&shards) {
         return Err("crossshard needs a broker with 2 to 64 shards (--shards)".into());
     }
+    let admin = settings.admin.ok_or("crossshard needs the broker's admin server (--admin)")?;
     let mut result = Map::new();
     for (speed, plan) in [("full", full), ("paced", paced)] {
         let (mut common, mut apart) = (Vec::new(), Vec::new());
@@ -29,7 +30,9 @@ pub fn run(full: Plan, paced: Plan, settings: &Settings) -> Result<Value, String
             for homes in [Homes::Common, Homes::Apart] {
                 let kind = if homes == Homes::Common { "same" } else { "other" };
                 let salt = format!("{}-{speed}-{kind}-{round}", settings.salt);
-                let names = names(&plan, &salt, homes, shards);
+                let mut placement = Placement::of(admin)?;
+                let names = names(&plan, &salt, homes, shards, |id| placement.home_of(id))?;
+                drop(placement);
                 let mut settings = settings.clone();
                 settings.salt = salt;
                 let report = traffic::run(plan, names, &settings)?;
@@ -51,18 +54,26 @@ pub fn run(full: Plan, paced: Plan, settings: &Settings) -> Result<Value, String
 
 /// Subscriber n lives on shard n modulo the shards, its publisher there too or on the next one: the
 /// load on the shards is the same either way.
-fn names(plan: &Plan, salt: &str, homes: Homes, shards: u8) -> Names {
+fn names(
+    plan: &Plan,
+    salt: &str,
+    homes: Homes,
+    shards: u8,
+    mut home_of: impl FnMut(&str) -> Result<u8, String>,
+) -> Result<Names, String> {
     let home = |pair: u32| (pair % u32::from(shards)) as u8;
-    let subscribers =
-        (0..plan.subscribers).map(|n| placement::named(&format!("{salt}-s{n}"), home(n), shards));
-    let publishers = (0..plan.publishers).map(|n| {
+    let mut names = Vec::new();
+    for n in 0..plan.subscribers {
+        names.push(placement::named(&format!("{salt}-s{n}"), home(n), &mut home_of)?);
+    }
+    for n in 0..plan.publishers {
         let home = match homes {
             Homes::Common => home(n),
             Homes::Apart => (home(n) + 1) % shards,
         };
-        placement::named(&format!("{salt}-p{n}"), home, shards)
-    });
-    Names::Listed(subscribers.chain(publishers).collect())
+        names.push(placement::named(&format!("{salt}-p{n}"), home, &mut home_of)?);
+    }
+    Ok(Names::Listed(names))
 }
 
 /// The result as tables.
@@ -88,17 +99,19 @@ pub fn table(report: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::placement::home_of;
     use crate::scenario::pairs;
 
     #[test]
     fn pairs_share_a_home_or_do_not() {
         let plan = pairs(10, 0, 0);
+        let home_of = |id: &str| Ok(id.bytes().fold(0, |sum, byte| sum ^ byte) & 1);
         for homes in [Homes::Common, Homes::Apart] {
-            let Names::Listed(names) = names(&plan, "x", homes, 2) else { panic!("listed") };
+            let Ok(Names::Listed(names)) = names(&plan, "x", homes, 2, home_of) else {
+                panic!("listed")
+            };
             assert_eq!(names.len(), 20);
             for pair in 0..10 {
-                let same = home_of(&names[pair], 2) == home_of(&names[10 + pair], 2);
+                let same = home_of(&names[pair]) == home_of(&names[10 + pair]);
                 assert_eq!(same, homes == Homes::Common);
             }
         }

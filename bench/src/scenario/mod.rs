@@ -20,7 +20,7 @@ use crate::clients::tls::Tls;
 use crate::mqtt::Version;
 use crate::probe;
 use serde_json::Value;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -278,8 +278,10 @@ pub struct Settings {
     pub version: Version,
     /// Application message size in bytes, at least [`traffic::HEADER`].
     pub payload: usize,
-    /// ClientIds and topics begin with this: another salt gives another placement.
+    /// ClientIds and topics begin with this.
     pub salt: String,
+    /// The broker's admin server, which tells where clients live.
+    pub admin: Option<SocketAddr>,
     /// Connections under way at once.
     pub joining: u32,
     /// Replaces the scenario's number of clients (idle, echo) or publishers and, with pairs,

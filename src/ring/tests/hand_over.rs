@@ -145,30 +145,40 @@ fn what_cannot_be_handed_over_is_refused_with_a_reason() {
     let (mut ring, address) = open(config());
     let own = ring.port();
     let mut client = connect(address);
-    let mut state: (Option<SocketId>, Vec<Result<(), i32>>) = Default::default();
-    let handler = |state: &mut (Option<SocketId>, Vec<_>), ring: &mut Ring, event: Happened<'_>| {
-        match event {
-            Event::Accepted { socket, .. } => {
-                state.0 = Some(socket);
-                ring.receive(socket, Receive::Stream);
-            }
-            Event::HandedOver { result, .. } => state.1.push(result),
-            Event::Closed { .. } => state.0 = None,
-            other => panic!("{other:?}"),
+    type State = (Option<SocketId>, Vec<Result<(), i32>>, Vec<u8>);
+    let mut state = State::default();
+    let handler = |state: &mut State, ring: &mut Ring, event: Happened<'_>| match event {
+        Event::Accepted { socket, .. } => {
+            state.0 = Some(socket);
+            ring.receive(socket, Receive::Stream);
         }
+        Event::Received { bytes, .. } => {
+            assert_eq!(state.1.last(), Some(&Err(libc::EBUSY)), "before the socket is away");
+            state.2.extend(bytes);
+        }
+        Event::HandedOver { result, .. } => state.1.push(result),
+        Event::Closed { .. } => state.0 = None,
+        other => panic!("{other:?}"),
     };
     run(&mut ring, &mut state, handler, |state, _| state.0.is_some());
     let socket = state.0.unwrap();
-    ring.hand_over(socket, &port, 5);
-    ring.pause(socket);
     run_for(&mut ring, &mut state, Duration::from_millis(20), handler);
+    client.write_all(b"early").unwrap();
     ring.hand_over(socket, &own, 5);
     ring.hand_over(socket, &port, MAX_COOKIE + 1);
+    // The receive in flight is cancelled for it.
     ring.hand_over(socket, &port, MAX_COOKIE);
+    ring.hand_over(socket, &port, 6);
     run(&mut ring, &mut state, handler, |state, _| state.0.is_none());
-    assert_eq!(state.1, [Err(libc::EBUSY), Err(libc::EINVAL), Err(libc::EINVAL), Ok(())]);
+    assert_eq!(state.1, [Err(libc::EINVAL), Err(libc::EINVAL), Err(libc::EBUSY), Ok(())]);
     client.write_all(b"there").unwrap();
-    client.read_exact(&mut [0; 5]).unwrap();
+    let mut heard = state.2;
+    while heard.len() < 10 {
+        let mut part = [0; 10];
+        let count = client.read(&mut part).unwrap();
+        heard.extend(&part[..count]);
+    }
+    assert_eq!(heard, b"earlythere");
     drop(client);
     doorbell.ring();
     assert_eq!(running.join().unwrap().1, [MAX_COOKIE]);

@@ -148,7 +148,10 @@ impl Client {
 
     fn connack(&mut self, world: &mut World, run: &mut Run, ack: &ConnAck<'_>) {
         assert_eq!(self.stage, Stage::Connecting, "{}: a second CONNACK", self.name);
-        assert_eq!(ack.reason, ReasonCode::Success, "{}", self.name);
+        if ack.reason.is_failure() {
+            self.refused(run, ack.reason);
+            return;
+        }
         let properties = &ack.properties;
         if self.is_v5() {
             // [MQTT-3.2.2-16]: a name exactly for those that have none.
@@ -172,6 +175,21 @@ impl Client {
             self.must_clean = true;
             self.abandon(world, run, End::Reset);
         }
+    }
+
+    /// The broker does not let it in now; it closes, and the client tries again.
+    fn refused(&self, run: &Run, reason: ReasonCode) {
+        self.tell(run, &format!("refused {reason:?}"));
+        let (number, pace) = run.limited;
+        let right = match reason {
+            // All that version 3 is told [MQTT-3.2.2-4].
+            ReasonCode::ServerUnavailable if !self.is_v5() => number || pace || run.stuck,
+            ReasonCode::QuotaExceeded => number,
+            ReasonCode::ConnectionRateExceeded => pace,
+            ReasonCode::ServerBusy => run.stuck,
+            _ => false,
+        };
+        assert!(right || run.draining, "{}: refused: {reason:?}", self.name);
     }
 
     /// Judges Session Present and decides what has become of wills; false when the client cannot

@@ -3,6 +3,7 @@
 use super::{Asked, Client, Fate, Known, Message, Run, Stage, WillRecord, payload};
 use crate::net::End;
 use crate::world::World;
+use ringmq::limits::REFUSED_MILLIS;
 use ringmq::packet::{self, Connect, ConnectProperties, Qos, ReasonCode, Will};
 
 impl Client {
@@ -62,6 +63,7 @@ impl Client {
             properties: Default::default(),
         });
         let out = self.encode_connect(clean, will);
+        self.hello = out.len();
         self.output.extend(out);
         self.tell(run, &format!("connect clean={clean} will={message:?} shard={shard}"));
     }
@@ -295,6 +297,19 @@ impl Client {
         moved
     }
 
+    /// Who has sent the whole of a CONNECT is told something before the end, unless the broker
+    /// had no time left to say it; and everybody has some time to send it.
+    fn must_have_been_answered(&self, world: &World, conn: usize) {
+        let wire = &world.conns[conn];
+        let due = match wire.taken >= self.hello {
+            true => wire.taken_at + 4000,
+            false => self.began_at + REFUSED_MILLIS - 100,
+        };
+        let soon = wire.ended_at.is_some_and(|at| at < due);
+        let unanswered = self.stage == Stage::Connecting && wire.told == 0 && soon;
+        assert!(!unanswered, "{}: closed without CONNACK", self.name);
+    }
+
     /// The broker has closed the connection, and everything before that has been read.
     fn closed(&mut self, world: &mut World, run: &mut Run, conn: usize) {
         if run.draining && self.stage == Stage::Up && self.is_v5() {
@@ -306,6 +321,7 @@ impl Client {
             && world.conns[conn].server == End::Fin
             && self.output.is_empty()
             && self.last_error.is_none();
+        self.must_have_been_answered(world, conn);
         world.conns[conn].client = End::Fin;
         self.lost(world, run, orderly, false);
         self.wait_until = world.now + run.rng.below(2000) as u64;

@@ -171,6 +171,8 @@ pub struct Client {
     /// When something was last written.
     wrote_at: u64,
     input: Vec<u8>,
+    /// Bytes of the last CONNECT.
+    hello: usize,
     output: VecDeque<u8>,
     answers: VecDeque<(u64, Vec<u8>, Option<u16>)>,
     next_id: u16,
@@ -247,6 +249,10 @@ pub struct Run {
     pub max_inflight: u16,
     /// What clients may publish and are granted at most.
     pub max_qos: u8,
+    /// Connections are limited in number, in pace.
+    pub limited: (bool, bool),
+    /// Sockets may not get to their home shard for long.
+    pub stuck: bool,
     /// Messages are repeated on a connection, towards version 3.
     pub repeating: bool,
     /// Slow clients are disconnected, of which version 3 is not told.
@@ -302,6 +308,7 @@ impl Client {
             up_since: 0,
             wrote_at: 0,
             input: Vec::new(),
+            hello: 0,
             output: VecDeque::new(),
             answers: VecDeque::new(),
             next_id: 1,

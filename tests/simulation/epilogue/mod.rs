@@ -2,6 +2,7 @@
 //! is known beforehand. The random clients cannot know what came of each message; these do, and
 //! check what the specification says to the second, the byte and the count.
 
+mod connecting;
 mod delivery;
 mod fairness;
 mod queues;
@@ -45,10 +46,13 @@ pub fn hold(world: &mut World, settings: &Settings) {
     queues::offline_qos_0(world, settings);
     queues::qos_0_in_line(world, settings);
     shares::hold(world, settings);
+    connecting::oversized(world);
     queues::expired_places(world, settings);
     fairness::bystanders(world, settings);
     fairness::slow_main_reader(world, settings);
     if world.nodes.len() > 1 {
+        connecting::unreachable_home(world, settings);
+        connecting::left_while_waiting(world);
         shards::group_from_its_suback(world);
         shards::group_with_a_leaver(world);
         shards::replay_after_puback(world);
@@ -101,8 +105,8 @@ fn wait(world: &mut World, millis: u64) {
 
 /// A ClientId or share name that lives on `shard`.
 fn on(world: &World, shard: u8, make: impl Fn(u32) -> String) -> String {
-    let shards = world.nodes.len() as u8;
-    (0..).map(make).find(|name| home_of(name, shards).0 == shard).unwrap()
+    let (seeds, shards) = (&world.shared.seeds, world.nodes.len() as u8);
+    (0..).map(make).find(|name| home_of(seeds, name, shards).0 == shard).unwrap()
 }
 
 struct Wish<'a> {

@@ -1,0 +1,354 @@
+//! Clients between their entry shard and their home shard, seen from the entry shard.
+//!
+//! A client whose CONNECT is complete and whose home is another shard stays this shard's until the
+//! kernel has moved its socket there; only then does the home hear of it. When the socket cannot be
+//! moved (the home's rings have no room, it is too busy to make some, the kernel is short of
+//! something, or its mailbox is full), the client waits in the line of its home and is tried again,
+//! with a back-off per home, until it has waited for `mqtt.connect_timeout`. Then it is told that
+//! the server is busy. Who waits is read, so that a client that gives up is noticed: its CONNECT
+//! must not take over the session of a later one. What all of them hold in memory is bounded.
+
+use super::close::Cause;
+use super::connection::{Connection, Input, Parting, Stage};
+use super::refuse::Denial;
+use super::timers::AGAIN;
+use super::{Action, Shard};
+use crate::ids::{ShardId, SocketId};
+use crate::limits::{HAND_OVER_BYTES, HAND_OVER_QUEUE, cost};
+use crate::mesh::mail::{Arriving, Control};
+use crate::mutant::Mutant;
+use crate::packet;
+use crate::time::Instant;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+/// Bytes that a client on its way costs besides those it has sent.
+const OVERHEAD: usize = 256;
+/// Milliseconds between attempts at most, for the clients of one home.
+const LONGEST_PAUSE: u64 = 50;
+/// Clients of a line that the driver has at a time, at most.
+const WIDEST: usize = 256;
+/// Control mails staged for a shard past which it is sent no more clients.
+const STAGED: usize = 256;
+
+/// One client on its way.
+struct Departing {
+    home: ShardId,
+    cookie: u64,
+    /// The ClientId that it was assigned.
+    assigned: Option<Box<str>>,
+    /// Bytes of its CONNECT, with which its input begins.
+    connect: usize,
+    /// What is counted for it in [`Departures::bytes`].
+    bytes: usize,
+    /// It is tried until then.
+    until: Instant,
+    /// The driver has been asked and has not answered.
+    asked: bool,
+}
+
+/// The clients that wait for one home.
+#[derive(Default)]
+struct Line {
+    /// Who is tried next, with the cookie: the socket may be another client's by then.
+    waiting: VecDeque<(SocketId, u64)>,
+    /// Clients that the driver has been asked to move.
+    asked: usize,
+    /// How many of the line may be asked for at a time.
+    width: usize,
+    /// Milliseconds from the last failure to the next attempt.
+    pause: u64,
+    retry_at: Instant,
+}
+
+impl Line {
+    fn failed(&mut self, now: Instant) {
+        if self.retry_at <= now {
+            self.pause = (self.pause * 2).clamp(1, LONGEST_PAUSE);
+        }
+        self.width = 1;
+        self.retry_at = now.plus_millis(self.pause);
+    }
+
+    fn moved(&mut self) {
+        self.width = (self.width * 2).clamp(1, WIDEST);
+        (self.pause, self.retry_at) = (0, Instant(0));
+    }
+
+    fn may_ask(&self, now: Instant) -> bool {
+        self.asked < self.width.max(1) && self.retry_at <= now
+    }
+}
+
+/// Every client on its way from this shard.
+pub(super) struct Departures {
+    all: HashMap<SocketId, Box<Departing>>,
+    lines: Vec<Line>,
+    /// Bytes of memory of all, about.
+    bytes: usize,
+    /// Places taken in all lines.
+    queued: usize,
+}
+
+impl Departures {
+    pub(super) fn new(shards: u8) -> Self {
+        let lines = (0..shards).map(|_| Line::default()).collect();
+        Departures { all: HashMap::new(), lines, bytes: 0, queued: 0 }
+    }
+
+    /// Clients on their way, and their bytes.
+    pub(super) fn count(&self) -> (usize, usize) {
+        (self.all.len(), self.bytes)
+    }
+
+    /// When some client is to be tried next; `None` while none waits for that.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let ready = |line: &&Line| !line.waiting.is_empty() && line.asked < line.width.max(1);
+        self.lines.iter().filter(ready).map(|line| line.retry_at).min()
+    }
+
+    fn line(&mut self, home: ShardId) -> &mut Line {
+        &mut self.lines[usize::from(home.0)]
+    }
+
+    /// Takes out a client that is not with the driver.
+    fn take(&mut self, socket: SocketId) -> Option<Box<Departing>> {
+        self.all.get(&socket).filter(|departing| !departing.asked)?;
+        let departing = self.all.remove(&socket)?;
+        self.bytes -= departing.bytes;
+        self.shrink();
+        Some(departing)
+    }
+
+    fn shrink(&mut self) {
+        if self.all.is_empty() && self.all.capacity() > 1024 {
+            self.all = HashMap::new();
+        }
+    }
+}
+
+impl Shard {
+    /// A client whose CONNECT is the first `connect` of `bytes` sets out for its home.
+    pub(super) fn depart(
+        &mut self,
+        socket: SocketId,
+        home: ShardId,
+        assigned: Option<Box<str>>,
+        connect: usize,
+        bytes: &[u8],
+    ) {
+        let size = bytes.len() + OVERHEAD;
+        let full = self.departures.bytes + size > HAND_OVER_BYTES
+            || self.departures.queued >= HAND_OVER_QUEUE;
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        connection.input = Some(Input::of(bytes));
+        if full {
+            self.deny(socket, connect, Denial::Busy);
+            return;
+        }
+        connection.stage = Stage::HandingOver;
+        let until = self.now.plus_millis(self.settings.connect_timeout);
+        self.arm_connection(socket, until);
+        let cookie = cookie(home, self.id, self.next_cookie);
+        self.next_cookie += 1;
+        let departures = &mut self.departures;
+        departures.bytes += size;
+        let departing =
+            Departing { home, cookie, assigned, connect, bytes: size, until, asked: false };
+        departures.all.insert(socket, Box::new(departing));
+        if self.departures.line(home).waiting.is_empty() && self.has_room_for_clients(home) {
+            self.ask(socket);
+        } else {
+            self.departures.line(home).waiting.push_back((socket, cookie));
+            self.departures.queued += 1;
+            self.watch(socket);
+        }
+    }
+
+    /// The driver's answer to [`Action::HandOver`].
+    pub(super) fn after_hand_over(&mut self, socket: SocketId, cookie: u64, ok: bool) {
+        let now = self.now;
+        let Some(departing) = self.departures.all.get_mut(&socket) else { return };
+        if departing.cookie != cookie || !departing.asked {
+            return;
+        }
+        departing.asked = false;
+        let (home, late) = (departing.home, departing.until <= now);
+        let line = self.departures.line(home);
+        line.asked -= 1;
+        if ok {
+            line.moved();
+            self.departed(socket);
+            return;
+        }
+        self.counters.handover_failures += 1;
+        line.failed(now);
+        let gone = self.connections.get(socket.0).is_some_and(|c| c.parting != Parting::No);
+        if Mutant::HandOverGivenUp.is_on() {
+            self.leave_line(socket);
+            self.disconnect(socket, Cause::Rejected);
+        } else if self.draining || late {
+            self.give_up(socket);
+        } else {
+            self.departures.line(home).waiting.push_front((socket, cookie));
+            self.departures.queued += 1;
+            if !gone || !self.depart_parted(socket) {
+                self.watch(socket);
+            }
+        }
+    }
+
+    /// The socket is on the home's ring: the home hears of the client, entrance counts included.
+    fn departed(&mut self, socket: SocketId) {
+        let Some(departing) = self.departures.take(socket) else { return };
+        let Some(connection) = self.connections.remove(socket.0) else { return };
+        let Connection { listener, peer, input, .. } = connection;
+        let bytes = input.map(|input| input.into_bytes()).unwrap_or_default();
+        let Departing { cookie, assigned, home, .. } = *departing;
+        let arriving = Arriving { cookie, listener, peer, assigned, bytes };
+        self.outbox.tell(home, Control::Connect(Box::new(arriving)));
+        self.counters.handovers_out += 1;
+    }
+
+    /// Tries those who wait and whose turn it is, until the step's work comes to `limit`; while the
+    /// broker drains, tells them so.
+    pub(super) fn run_departures(&mut self, limit: u32) {
+        self.counters.handovers_waiting = self.departures.all.len() as u64;
+        if self.departures.queued == 0 {
+            return;
+        }
+        for home in (0..self.shards).map(ShardId) {
+            while !self.is_spent(limit) {
+                let (draining, now) = (self.draining, self.now);
+                let room = self.has_room_for_clients(home);
+                let line = self.departures.line(home);
+                if line.waiting.is_empty() || !draining && !line.may_ask(now) {
+                    break;
+                }
+                if !draining && !room {
+                    line.failed(now);
+                    break;
+                }
+                let Some((socket, cookie)) = line.waiting.pop_front() else { break };
+                line.waiting.shrink_to(64.max(line.waiting.len() * 2));
+                self.departures.queued -= 1;
+                self.work += cost::PACKET;
+                let waits = |d: &Departing| d.cookie == cookie && !d.asked;
+                if !self.departures.all.get(&socket).is_some_and(|departing| waits(departing)) {
+                    continue;
+                }
+                self.work += cost::SEND;
+                if draining {
+                    self.give_up(socket);
+                } else {
+                    self.ask(socket);
+                }
+            }
+        }
+    }
+
+    /// The client has waited for as long as it may, unless its turn came before.
+    pub(super) fn departure_due(&mut self, socket: SocketId) {
+        let now = self.now;
+        let Some(departing) = self.departures.all.get(&socket) else { return };
+        if departing.until > now {
+            let until = departing.until;
+            self.arm_connection(socket, until);
+        } else if departing.asked {
+            self.arm_connection(socket, now.plus_millis(AGAIN));
+        } else {
+            self.give_up(socket);
+        }
+    }
+
+    /// More came from a client that waits: it goes with the rest, and no more of it is read.
+    pub(super) fn receive_departing(&mut self, socket: SocketId, bytes: &[u8]) {
+        let Some(departing) = self.departures.all.get_mut(&socket) else { return };
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        departing.bytes += bytes.len();
+        self.departures.bytes += bytes.len();
+        connection.input.get_or_insert_default().extend(bytes);
+    }
+
+    /// A client has closed its side, or broke off, while it waited; true when that ends it. What
+    /// it had sent behind its CONNECT, a message before it closed perhaps, still goes.
+    pub(super) fn depart_parted(&mut self, socket: SocketId) -> bool {
+        let Some(departing) = self.departures.all.get(&socket) else { return false };
+        let Some(connection) = self.connections.get(socket.0) else { return false };
+        let sent = connection.input.as_ref().map_or(0, |input| input.rest().len());
+        let broken = connection.parting == Parting::Broken;
+        let stays = sent > departing.connect && !broken || Mutant::LeftStillHandedOver.is_on();
+        if departing.asked || stays {
+            return false;
+        }
+        self.leave_line(socket);
+        self.disconnect(socket, if broken { Cause::Broken } else { Cause::EndOfStream });
+        true
+    }
+
+    /// Takes a waiting client back: it is a client of this shard without a session again. False
+    /// when the driver has it.
+    pub(super) fn leave_line(&mut self, socket: SocketId) -> bool {
+        if self.departures.take(socket).is_none() {
+            return false;
+        }
+        if let Some(connection) = self.connections.get_mut(socket.0) {
+            connection.stage = Stage::Entry;
+        }
+        if Mutant::EntranceLeaked.is_on() {
+            self.shared.connections.take(1, u64::MAX);
+        }
+        true
+    }
+
+    /// Tells a waiting client that it is not let in.
+    fn give_up(&mut self, socket: SocketId) {
+        let connect = self.departures.all.get(&socket).map(|departing| departing.connect);
+        let Some(connect) = connect.filter(|_| self.leave_line(socket)) else { return };
+        if Mutant::BusyUntold.is_on() {
+            self.disconnect(socket, Cause::Rejected);
+            return;
+        }
+        let denial = if self.draining { Denial::Draining } else { Denial::Busy };
+        self.deny(socket, connect, denial);
+    }
+
+    fn ask(&mut self, socket: SocketId) {
+        let Some(departing) = self.departures.all.get_mut(&socket) else { return };
+        departing.asked = true;
+        let (home, cookie) = (departing.home, departing.cookie);
+        self.departures.line(home).asked += 1;
+        self.actions.push(Action::HandOver(socket, home, cookie));
+    }
+
+    /// Reads a waiting client, to notice when it gives up; once more than its CONNECT has come,
+    /// the rest stays in the kernel.
+    fn watch(&mut self, socket: SocketId) {
+        let Some(departing) = self.departures.all.get(&socket) else { return };
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        let sent = connection.input.as_ref().map_or(0, |input| input.rest().len());
+        if sent == departing.connect && connection.parting == Parting::No {
+            self.actions.push(Action::ReceiveOnce(socket));
+        }
+    }
+
+    /// Whether that shard takes in its mail well enough to be sent clients.
+    fn has_room_for_clients(&mut self, home: ShardId) -> bool {
+        self.outbox.to(home).control.len() < STAGED
+    }
+
+    /// Denies a client whose CONNECT is the first `connect` bytes of its input.
+    fn deny(&mut self, socket: SocketId, connect: usize, denial: Denial) {
+        let input = self.connections.get_mut(socket.0).and_then(|c| c.input.take());
+        let Some(input) = input else { return };
+        match packet::decode_connect(&input.rest()[..connect]) {
+            Ok(connect) => self.deny_connect(socket, &connect, denial),
+            Err(_) => self.disconnect(socket, Cause::Rejected),
+        }
+    }
+}
+
+/// Names one client's way: where to, where from, which.
+fn cookie(to: ShardId, from: ShardId, number: u64) -> u64 {
+    u64::from(to.0) << 48 | u64::from(from.0) << 40 | number & ((1 << 40) - 1)
+}

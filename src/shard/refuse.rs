@@ -1,0 +1,205 @@
+//! Who is turned away before there is a session, and how it is told.
+//!
+//! A limit that is met at accept is answered like one that is met at CONNECT: a client can only be
+//! told in its own version of the protocol, so it is let in far enough to say that. A bounded
+//! number of such clients may take a short time for it; beyond that they are closed at once.
+
+use super::close::{Cause, LONGEST_HEAD};
+use super::connection::{Connection, Stage};
+use super::{Action, Shard};
+use crate::ids::{ListenerId, Peer, SocketId};
+use crate::limits::{REFUSED_MILLIS, REFUSED_WAITING};
+use crate::mutant::Mutant;
+use crate::packet::{self, ConnAck, ConnAckProperties, Connect, ReasonCode, Version};
+
+/// Bytes of the shortest CONNACK.
+const SHORTEST_CONNACK: usize = 5;
+
+/// Why no client may come in now, whoever it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Denial {
+    /// The broker stops.
+    Draining,
+    /// The listener is no more.
+    ListenerClosed,
+    /// As many as the listener may have.
+    ListenerLimit,
+    /// As many as the broker may have.
+    BrokerLimit,
+    /// Faster than the listener may take them.
+    Rate,
+    /// The home shard could not be reached.
+    Busy,
+}
+
+impl Denial {
+    /// CONNACK's reason code (section 3.2.2.2), and a sentence for people.
+    fn answer(self) -> (ReasonCode, &'static str) {
+        match self {
+            Denial::Draining => (ReasonCode::ServerUnavailable, "the server is stopping"),
+            Denial::ListenerClosed => (ReasonCode::ServerUnavailable, "the listener is closed"),
+            Denial::ListenerLimit => {
+                (ReasonCode::QuotaExceeded, "the listener has its most connections")
+            }
+            Denial::BrokerLimit => {
+                (ReasonCode::QuotaExceeded, "the server has its most connections")
+            }
+            Denial::Rate => (ReasonCode::ConnectionRateExceeded, "too many connect at once"),
+            Denial::Busy => (ReasonCode::ServerBusy, "the server is busy; try again later"),
+        }
+    }
+}
+
+/// Why this CONNECT is refused.
+pub(super) struct Refused(pub ReasonCode, pub &'static str);
+
+impl Shard {
+    /// A connection beyond a limit: its CONNECT is awaited for a short time, to be answered.
+    pub(super) fn deny_entry(
+        &mut self,
+        socket: SocketId,
+        listener: ListenerId,
+        peer: Peer,
+        denial: Denial,
+    ) {
+        self.count_denial(denial);
+        self.log_refused(peer, listener, denial.answer().1);
+        if self.refused_waiting >= REFUSED_WAITING || Mutant::DeniedUntold.is_on() {
+            self.counters.refused_unanswered += 1;
+            self.counters.connections_closed += 1;
+            self.actions.push(Action::Close(socket));
+            return;
+        }
+        self.refused_waiting += 1;
+        let mut connection = Connection::new(listener, peer, self.now, self.reloads);
+        connection.stage = Stage::Refused(denial);
+        self.connections.insert(socket.0, connection);
+        let patience = REFUSED_MILLIS.min(self.settings.connect_timeout);
+        self.arm_connection(socket, self.now.plus_millis(patience));
+        self.actions.push(Action::ReceiveOnce(socket));
+    }
+
+    /// Answers a CONNECT that the client has sent in vain, and ends the connection.
+    pub(super) fn deny_connect(&mut self, socket: SocketId, connect: &Connect<'_>, denial: Denial) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        if !matches!(connection.stage, Stage::Refused(_)) {
+            let (peer, listener) = (connection.peer, connection.listener);
+            self.count_denial(denial);
+            self.log_refused(peer, listener, denial.answer().1);
+        }
+        let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+        self.answer_denial(socket, connect.version, denial, max);
+    }
+
+    /// CONNACK for a denied client whose version is known, and the end.
+    pub(super) fn answer_denial(
+        &mut self,
+        socket: SocketId,
+        version: Version,
+        denial: Denial,
+        maximum_packet_size: u32,
+    ) {
+        let (reason, what) = denial.answer();
+        self.send_refusal(socket, version, reason, what, maximum_packet_size);
+        self.disconnect(socket, Cause::Rejected);
+    }
+
+    /// A CONNECT that this shard, its home, does not accept.
+    pub(super) fn refuse(&mut self, socket: SocketId, connect: &Connect<'_>, refused: Refused) {
+        self.counters.refused_connect += 1;
+        let Refused(reason, what) = refused;
+        self.log_refused_client(socket, connect, what, reason as u8);
+        let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+        self.send_refusal(socket, connect.version, reason, what, max);
+        self.disconnect(socket, Cause::Rejected);
+    }
+
+    /// The answer to a CONNECT that breaks a rule: CONNACK where the version has one for the case,
+    /// then the end [MQTT-3.1.4-1, MQTT-3.1.2-2].
+    pub(super) fn reject(
+        &mut self,
+        socket: SocketId,
+        reason: ReasonCode,
+        what: &'static str,
+        version: Option<Version>,
+        maximum_packet_size: u32,
+    ) {
+        self.counters.violations += 1;
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        let (peer, listener) = (connection.peer, connection.listener);
+        self.log_refused(peer, listener, what);
+        let answer = match version {
+            Some(Version::V5) => true,
+            // MQTT 3 has return codes only for some refusals; anything else is just a close.
+            Some(_) => reason == ReasonCode::UnsupportedProtocolVersion,
+            None => false,
+        };
+        if let (true, Some(version)) = (answer, version) {
+            self.send_refusal(socket, version, reason, what, maximum_packet_size);
+        }
+        self.disconnect(socket, Cause::Rejected);
+    }
+
+    /// Refuses a CONNECT that is larger than `limits.before_connect` by its header; `bytes` is what
+    /// there is of it. False when the version that it can be answered in is not there yet. Its
+    /// Maximum Packet Size is not looked for, so the answer is the shortest there is.
+    pub(super) fn refuse_oversized(&mut self, socket: SocketId, bytes: &[u8]) -> bool {
+        let Some(version) = packet::connect_version(bytes) else { return false };
+        let Some(connection) = self.connections.get(socket.0) else { return true };
+        let what = "the CONNECT is larger than limits.before_connect";
+        match (connection.stage, version) {
+            (Stage::Refused(denial), Some(version)) => {
+                self.answer_denial(socket, version, denial, SHORTEST_CONNACK as u32);
+                return true;
+            }
+            (Stage::Refused(_), None) => {}
+            (_, version) => {
+                let (peer, listener) = (connection.peer, connection.listener);
+                self.counters.refused_too_large += 1;
+                self.log_refused(peer, listener, what);
+                if let Some(version) = version {
+                    let reason = ReasonCode::PacketTooLarge;
+                    self.send_refusal(socket, version, reason, what, SHORTEST_CONNACK as u32);
+                }
+            }
+        }
+        self.disconnect(socket, Cause::Rejected);
+        true
+    }
+
+    /// CONNACK with a reason code of failure; Session Present is 0 [MQTT-3.2.2-6]. What the client
+    /// has no room for is left out [MQTT-3.2.2-19], and be it the packet [MQTT-3.1.2-24].
+    pub(super) fn send_refusal(
+        &mut self,
+        socket: SocketId,
+        version: Version,
+        reason: ReasonCode,
+        what: &str,
+        maximum_packet_size: u32,
+    ) {
+        let room = maximum_packet_size as usize;
+        if room < SHORTEST_CONNACK {
+            return;
+        }
+        let fits = self.settings.reason_strings && what.len() + LONGEST_HEAD <= room;
+        // Whether a client of an unknown version reads our properties is not known.
+        let reads = reason != ReasonCode::UnsupportedProtocolVersion;
+        let what = (fits && reads).then_some(what);
+        let properties = ConnAckProperties { reason_string: what, ..Default::default() };
+        let connack = ConnAck { session_present: false, reason, properties };
+        self.answer(socket, |out| packet::encode_connack(out, version, &connack));
+    }
+
+    fn count_denial(&mut self, denial: Denial) {
+        let counters = &mut self.counters;
+        let counter = match denial {
+            Denial::Draining => &mut counters.refused_draining,
+            Denial::ListenerClosed => &mut counters.refused_listener_closed,
+            Denial::ListenerLimit => &mut counters.refused_listener_limit,
+            Denial::BrokerLimit => &mut counters.refused_broker_limit,
+            Denial::Rate => &mut counters.refused_rate,
+            Denial::Busy => &mut counters.refused_busy,
+        };
+        *counter += 1;
+    }
+}
