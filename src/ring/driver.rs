@@ -141,7 +141,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         let mut visited = 0;
         for step in 0..self.rings.len() {
             let ring = (self.first_ring + step) % self.rings.len();
-            visited += self.visit_ring(ring, limit - visited, handler);
+            visited += self.visit_ring(ring, limit.saturating_sub(visited), handler);
             if self.rings[ring].lost {
                 self.recover(ring, handler);
             }

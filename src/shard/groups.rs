@@ -460,6 +460,9 @@ impl Groups {
             of.sticky = Some(member.session);
         }
         let waits = from == busy && !last_resort && ready == 0;
+        // With nobody else to ask, its own queue and policy decide at once: a message that came
+        // back for another pick would be behind later ones.
+        let last_resort = last_resort || of.members.len() == 1;
         Some(Choice { member, only: ready < 2, waits, last_resort })
     }
 

@@ -341,7 +341,8 @@ impl Shard {
     fn deny(&mut self, socket: SocketId, connect: usize, denial: Denial) {
         let input = self.connections.get_mut(socket.0).and_then(|c| c.input.take());
         let Some(input) = input else { return };
-        match packet::decode_connect(&input.rest()[..connect]) {
+        let bytes = input.rest().get(..connect).unwrap_or_default();
+        match packet::decode_connect(bytes) {
             Ok(connect) => self.deny_connect(socket, &connect, denial),
             Err(_) => self.disconnect(socket, Cause::Rejected),
         }

@@ -126,6 +126,8 @@ fn waits_for_data(control: &Control) -> bool {
         Control::Replayed(_) | Control::Join(_) | Control::Leave(..) | Control::Presence(..) => {
             true
         }
+        // In line with those: what a member says of itself keeps its order.
+        Control::GiveBack(_) => true,
         _ => false,
     }
 }

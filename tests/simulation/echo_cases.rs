@@ -72,7 +72,8 @@ fn run(world: &mut World, echoes: &mut [Echo], lossless: bool) {
             moved |= echo.turn(world);
         }
     }
-    let dropped = world.counters().dropped_queue_full;
+    let counters = world.counters();
+    let dropped = counters.dropped_queue_full + counters.dropped_share_full;
     let got: usize = echoes.iter().map(|echo| echo.got.len()).sum();
     for echo in &*echoes {
         assert!(echo.is_done(), "stands still: {} sent, {} open", echo.sent, echo.open);

@@ -14,7 +14,8 @@ const LONGEST: usize = 65_535;
 
 /// Every limit on names is at its largest.
 fn widest() -> Settings {
-    Settings { max_client_id_length: LONGEST, max_topic_levels: 1024, ..roomy() }
+    let before_connect = 1 << 20;
+    Settings { max_client_id_length: LONGEST, max_topic_levels: 1024, before_connect, ..roomy() }
 }
 
 /// Listener 0 has the mountpoint, listener 1 has none.

@@ -243,10 +243,14 @@ impl Peer {
     }
 
     /// DISCONNECT.
-    pub fn goodbye(&mut self, world: &mut World) {
+    pub fn say_goodbye(&mut self, world: &mut World) {
         self.write(world, |out, version| {
             packet::encode_disconnect(out, version, &Disconnect::new(ReasonCode::Success)).unwrap();
         });
+    }
+
+    pub fn goodbye(&mut self, world: &mut World) {
+        self.say_goodbye(world);
         world.settle();
         self.end(world, End::Fin);
         world.settle();

@@ -214,7 +214,7 @@ impl Sim {
             self.assaults[at].turn(&mut self.world, &mut self.run.rng);
             return;
         }
-        if self.run.rng.chance(250) {
+        if !self.features.extreme && self.run.rng.chance(250) {
             self.batons.turn(&mut self.world, &mut self.run.rng);
             return;
         }
@@ -261,7 +261,8 @@ impl Sim {
     pub fn step(&mut self, node: usize) {
         self.world.step(node);
         self.check_step(node);
-        if let Some(bystander) = self.bystanders.get_mut(node) {
+        let over = self.world.is_between_steps(node);
+        if let Some(bystander) = self.bystanders.get_mut(node).filter(|_| over) {
             let ask = !self.run.calm && self.run.rng.chance(100);
             bystander.after_step(&mut self.world, node, ask);
         }

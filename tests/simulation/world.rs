@@ -226,6 +226,11 @@ impl World {
         self.go_on(at, |world| world.rng.chance(world.nodes[at].driver.faults.torn));
     }
 
+    /// True when that shard's last step is over.
+    pub fn is_between_steps(&self, at: usize) -> bool {
+        self.nodes[at].step.is_none()
+    }
+
     /// A step up to where its mail has been taken in and no client has been listened to.
     pub fn step_to_input(&mut self, at: usize) {
         self.begin(at);

@@ -11,6 +11,7 @@ fn lose(ring: &mut Ring) -> usize {
     loop {
         // The kernel hands out some at a time.
         ring.rings[0].turn();
+        ring.rings[0].harvest();
         let mut batch = [const { MaybeUninit::uninit() }; BATCH];
         match ring.rings[0].take(&mut batch, BATCH).len() {
             0 => break,
