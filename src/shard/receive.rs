@@ -122,10 +122,6 @@ impl Shard {
                 self.hold(socket, Holds::WORK);
                 break;
             }
-            if self.intake.holds(bytes[used]) {
-                self.put_behind(socket);
-                break;
-            }
             self.work += cost::PACKET;
             let rest = &bytes[used..];
             let outcome = match packet::frame(rest, max) {
@@ -133,6 +129,11 @@ impl Shard {
                     Ok(()) => break,
                     Err(violation) => Err(violation),
                 },
+                // Only a whole packet: single bytes of one keep nobody connected.
+                Ok(Framing::Complete { .. }) if self.intake.holds(rest[0]) => {
+                    self.put_behind(socket);
+                    break;
+                }
                 Ok(Framing::Complete { total, .. }) => {
                     self.work += cost::bytes(total);
                     packet::decode(version, &rest[..total])

@@ -2,16 +2,18 @@
 //! `ringmq-instructions OPERATION COUNT`. Plays driver, mailboxes and clock; knows no kernel.
 //!
 //! Counting two runs of different COUNT and taking the difference leaves out what is done once.
-//! Uses only what the shard has offered to its driver for long, so that older revisions build it.
+//! Uses only what the shard offers to its driver, so that other revisions build it.
 
 use ringmq::config::Config;
 use ringmq::ids::{ListenerId, Peer, ShardId, SocketId};
-use ringmq::mesh::mail::{Control, Data};
+use ringmq::limits::MAIL_WORK;
+use ringmq::mesh::mail::{Control, Stamped};
 use ringmq::mesh::mailbox::{MailEnds, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{Entrance, Shared};
 use ringmq::packet::{self, Connect, OutPublish, PacketId, Qos, Subscribe, Version};
 use ringmq::shard::output::Outgoing;
+use ringmq::shard::step::{Bounds, Step, Surroundings};
 use ringmq::shard::{Action, Settings, Shard};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
@@ -36,7 +38,7 @@ const PUBLISHER: SocketId = SocketId(0);
 
 struct Node {
     shard: Shard,
-    ends: MailEnds<Data, Control>,
+    ends: MailEnds<Stamped, Control>,
     /// Sends that the driver has completed since the last step.
     sent: Vec<(SocketId, Outgoing)>,
     /// Sockets that it has closed since the last step.
@@ -50,6 +52,70 @@ struct Node {
 
 struct World {
     nodes: Vec<Node>,
+    stamp: u64,
+}
+
+/// What is around a shard in one step: the completions of its driver, and what it asks for.
+struct Around<'a> {
+    input: &'a [(SocketId, &'a [u8])],
+    visited: bool,
+    sent: &'a mut Vec<(SocketId, Outgoing)>,
+    closed: &'a mut Vec<SocketId>,
+    ids: &'a mut Vec<u16>,
+    written: &'a mut usize,
+    strangers: &'a mut usize,
+    stamp: &'a mut u64,
+}
+
+impl Surroundings for Around<'_> {
+    fn harvest(&mut self) {}
+
+    fn visit(&mut self, shard: &mut Shard, _limit: usize) -> usize {
+        if std::mem::replace(&mut self.visited, true) {
+            return 0;
+        }
+        let visited = self.sent.len() + self.closed.len() + self.input.len();
+        for (socket, outgoing) in self.sent.drain(..) {
+            shard.sent(socket, outgoing, true);
+        }
+        for socket in self.closed.drain(..) {
+            shard.closed(socket);
+        }
+        for &(socket, bytes) in self.input {
+            shard.received(socket, bytes);
+        }
+        visited
+    }
+
+    fn has_more(&mut self) -> bool {
+        false
+    }
+
+    fn has_heard_everyone(&mut self) -> bool {
+        true
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Send(socket, outgoing) => {
+                if let Outgoing::One(bytes) = &outgoing {
+                    *self.written += bytes.len();
+                    self.ids.extend(identifier(bytes));
+                }
+                self.sent.push((socket, outgoing));
+            }
+            Action::Close(socket) | Action::Finish(socket) => self.closed.push(socket),
+            Action::HandOver(..) => *self.strangers += 1,
+            _ => {}
+        }
+    }
+
+    fn stamp(&mut self) -> u64 {
+        *self.stamp += 1;
+        *self.stamp
+    }
+
+    fn ring(&mut self, _shard: ShardId) {}
 }
 
 impl World {
@@ -77,54 +143,26 @@ impl World {
             let (sent, closed, ids) = (Vec::new(), Vec::new(), Vec::new());
             Node { shard, ends, sent, closed, ids, written: 0, strangers: 0 }
         });
-        World { nodes: nodes.collect() }
+        World { nodes: nodes.collect(), stamp: 0 }
     }
 
     /// One step of one shard, with that input. The clock stands still: what a shard does once a
     /// second is no part of any operation.
     fn step(&mut self, at: usize, input: &[(SocketId, &[u8])]) {
-        let shards = self.nodes.len();
-        let node = &mut self.nodes[at];
-        node.shard.begin(Instant(1), 1000);
-        for peer in (0..shards).filter(|&peer| peer != at) {
-            let peer = ShardId(peer as u8);
-            node.shard.outbox.to(peer).room = node.ends.data_room(peer);
-        }
-        for (socket, outgoing) in node.sent.drain(..) {
-            node.shard.sent(socket, outgoing, true);
-        }
-        for socket in node.closed.drain(..) {
-            node.shard.closed(socket);
-        }
-        for &(socket, bytes) in input {
-            node.shard.received(socket, bytes);
-        }
-        node.shard.take_mail(&mut node.ends);
-        node.shard.finish();
-        for action in node.shard.actions.drain(..) {
-            match action {
-                Action::Send(socket, outgoing) => {
-                    if let Outgoing::One(bytes) = &outgoing {
-                        node.written += bytes.len();
-                        node.ids.extend(identifier(bytes));
-                    }
-                    node.sent.push((socket, outgoing));
-                }
-                Action::Close(socket) | Action::Finish(socket) => node.closed.push(socket),
-                Action::HandOver(..) => node.strangers += 1,
-                _ => {}
-            }
-        }
-        for peer in (0..shards).filter(|&peer| peer != at) {
-            let peer = ShardId(peer as u8);
-            let letters = node.shard.outbox.to(peer);
-            while let Some(control) = letters.control.pop_front() {
-                assert!(node.ends.push_control(peer, control).is_ok(), "a control mailbox is full");
-            }
-            while let Some(data) = letters.data.pop_front() {
-                assert!(node.ends.push_data(peer, data).is_ok(), "a data mailbox is full");
-            }
-        }
+        let Node { shard, ends, sent, closed, ids, written, strangers } = &mut self.nodes[at];
+        shard.begin(Instant(1), 1000);
+        let visited = false;
+        let mut around = Around {
+            input,
+            visited,
+            sent,
+            closed,
+            ids,
+            written,
+            strangers,
+            stamp: &mut self.stamp,
+        };
+        Step::new(Bounds { completions: 512, mail: MAIL_WORK }).run(shard, ends, &mut around);
     }
 
     /// Every shard takes in what the others have told it.
@@ -197,14 +235,14 @@ fn hello(name: &str) -> Vec<u8> {
         properties: Default::default(),
     };
     let mut bytes = Vec::new();
-    packet::encode_connect(&mut bytes, &connect);
+    packet::encode_connect(&mut bytes, &connect).unwrap();
     bytes
 }
 
 fn subscribe(id: u16, filter: &str, qos: Qos) -> Vec<u8> {
     let options = packet::SubscribeOptions { qos, ..Default::default() };
     let mut raw = Vec::new();
-    packet::SubscribeFilter { filter, options }.write(Version::V5, &mut raw);
+    packet::SubscribeFilter { filter, options }.write(Version::V5, &mut raw).unwrap();
     let subscribe = Subscribe {
         id: PacketId::new(id).expect("not zero"),
         subscription_id: None,
@@ -212,7 +250,7 @@ fn subscribe(id: u16, filter: &str, qos: Qos) -> Vec<u8> {
         filters: packet::SubscribeFilters::parse(Version::V5, &raw).expect("valid"),
     };
     let mut bytes = Vec::new();
-    packet::encode_subscribe(&mut bytes, Version::V5, &subscribe);
+    packet::encode_subscribe(&mut bytes, Version::V5, &subscribe).unwrap();
     bytes
 }
 
