@@ -218,7 +218,7 @@ impl Shard {
             replay: false,
             share: None,
         };
-        self.deliver_now(target, message, terms);
+        self.deliver_now(target, message, &terms);
     }
 
     /// True when the client of the session at `index` published the message, be it in an earlier
@@ -296,7 +296,7 @@ impl Shard {
         if any {
             let subscription_ids = &ids[..];
             let terms = Terms { qos, retain, subscription_ids, replay: false, share: None };
-            self.deliver_now(target, message, terms);
+            self.deliver_now(target, message, &terms);
         }
         self.fan.ids = ids;
     }
