@@ -91,10 +91,10 @@ pub(super) struct Departures {
 }
 
 impl Departures {
-    /// True when no client is on its way.
+    /// True when no client is on its way, nor the place of one that has left still in a line.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.all.is_empty()
+        self.all.is_empty() && self.queued == 0
     }
 
     pub(super) fn new(shards: u8) -> Self {
