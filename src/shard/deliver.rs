@@ -113,13 +113,13 @@ impl Shard {
 
     /// Delivers a message to a session of this shard: sends, queues or drops it by policy. What is
     /// older and still on its way goes first.
-    pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: Terms<'_>) {
+    pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>) {
         self.catch_up(index);
         self.deliver_now(index, message, terms);
     }
 
     /// The same for a session that nothing older is on its way to.
-    pub(super) fn deliver_now(&mut self, index: u32, message: &MessageRef<'_>, terms: Terms<'_>) {
+    pub(super) fn deliver_now(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>) {
         self.work += cost::DELIVERY;
         let Some(session) = self.sessions.get_mut(index) else { return };
         if session.is_ending() {
@@ -160,7 +160,7 @@ impl Shard {
         index: u32,
         socket: SocketId,
         message: &MessageRef<'_>,
-        terms: Terms<'_>,
+        terms: &Terms<'_>,
     ) {
         let Ok(message_expiry) = message.seconds_left(self.now) else {
             self.counters.dropped_expired += 1;
@@ -202,7 +202,7 @@ impl Shard {
         index: u32,
         socket: SocketId,
         message: &MessageRef<'_>,
-        terms: Terms<'_>,
+        terms: &Terms<'_>,
         qos: Qos,
     ) {
         let clogged = self.is_clogged(socket);
@@ -260,7 +260,7 @@ impl Shard {
     }
 
     /// Puts a message into the pending queue, by its policy.
-    fn enqueue(&mut self, index: u32, message: &MessageRef<'_>, terms: Terms<'_>, qos: Qos) {
+    fn enqueue(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>, qos: Qos) {
         self.use_flow(index);
         let queued = Queued {
             message: self.fan.store(message, &mut self.scratch),

@@ -91,6 +91,12 @@ pub(super) struct Departures {
 }
 
 impl Departures {
+    /// True when no client is on its way, nor the place of one that has left still in a line.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.queued == 0
+    }
+
     pub(super) fn new(shards: u8) -> Self {
         let lines = (0..shards).map(|_| Line::default()).collect();
         Departures { all: HashMap::new(), lines, bytes: 0, queued: 0 }

@@ -92,6 +92,16 @@ impl Intake {
         self.behind || !self.ready.is_empty()
     }
 
+    /// True when nothing is left of earlier steps.
+    #[inline]
+    fn is_idle(&self) -> bool {
+        !self.behind
+            && self.ready.is_empty()
+            && self.open.is_none()
+            && self.waiting[0].is_empty()
+            && self.waiting[1].is_empty()
+    }
+
     /// Connections and mails that wait.
     pub(super) fn waiting(&self) -> usize {
         let waiting = |one: &Waiting| one.connections.len() + one.control.len();
@@ -137,7 +147,7 @@ impl Shard {
     /// has reported what clients have sent and before that is looked at. Has shares of work of its
     /// own: at most about `share` for data mail and as much for control mail.
     pub fn take_mail(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) -> bool {
-        if self.shards == 1 {
+        if self.shards == 1 || self.intake.is_idle() && !ends.has_mail() {
             return false;
         }
         let clients = self.work;

@@ -195,9 +195,9 @@ impl Shard {
             return Err(why);
         }
         let noted = self.fan.crowded.len();
-        self.deliver_now(index, message, terms);
+        self.deliver_now(index, message, &terms);
         if Mutant::ShareTwice.is_on() {
-            self.deliver_now(index, message, terms);
+            self.deliver_now(index, message, &terms);
         }
         if !pick.only {
             // Others have room: nobody waits for this one, and its patience has not begun.

@@ -266,7 +266,9 @@ impl Shard {
         self.now_micros = micros;
         self.work = 0;
         self.look_at = self.settings.budget.turn;
-        self.resume_work(self.settings.budget.share());
+        if self.parked.len() != 0 {
+            self.resume_work(self.settings.budget.share());
+        }
     }
 
     /// Besides counting what its work costs, the shard looks at this clock of microseconds (the one
@@ -422,7 +424,39 @@ impl Shard {
     /// Returns true when there is more to do at once; see also [`Shard::awaits_room`].
     pub fn finish(&mut self) -> bool {
         let mut more = self.run_timers();
-        more |= self.run_fanouts(self.allowance());
+        if self.has_long_work() {
+            more |= self.run_long_work();
+        }
+        more |= self.intake.has_more() && self.takes_data();
+        self.flush();
+        self.outbox.close_batches();
+        more
+    }
+
+    /// True when something goes on over several steps, or was put off to the end of this one. Most
+    /// steps end without: one look at all of it costs them a tenth of asking each.
+    #[inline]
+    fn has_long_work(&self) -> bool {
+        let going = self.fanouts.len()
+            | self.tasks.len()
+            | self.wills.len()
+            | self.replays.len()
+            | self.parting.len()
+            | self.closing.len()
+            | self.idle_flows_due
+            | self.returns.len()
+            | self.parked.len();
+        going != 0
+            || self.returns.has_gone()
+            || self.groups.is_telling()
+            || self.draining
+            || self.counters.handovers_waiting != 0
+            || !self.departures.is_empty()
+    }
+
+    #[inline(never)]
+    fn run_long_work(&mut self) -> bool {
+        let mut more = self.run_fanouts(self.allowance());
         more |= self.run_tasks(self.allowance());
         more |= self.retry_parked();
         more |= self.publish_wills();
@@ -433,13 +467,9 @@ impl Shard {
         more |= self.keep_house();
         self.resume_work(self.settings.budget.step);
         more |= self.parked.has_work();
-        more |= self.intake.has_more() && self.takes_data();
         self.run_closing();
         self.run_departures(self.allowance());
-        more |= self.parked.has_put_off();
-        self.flush();
-        self.outbox.close_batches();
-        more
+        more | self.parked.has_put_off()
     }
 
     /// True when something waits for room in a mailbox. Nobody rings when there is room again: it

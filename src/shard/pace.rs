@@ -184,6 +184,12 @@ impl Pace {
         self.looks.front().map(|&(at, ..)| at)
     }
 
+    /// Zero when nothing has to be looked at, now or later.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.looks.len() | self.leaving.len() | self.aging.len() | self.spent.len()
+    }
+
     /// True when publishers are to go on that have not yet.
     pub fn has_leaving(&self) -> bool {
         !self.leaving.is_empty()

@@ -34,6 +34,12 @@ pub struct Parked {
 }
 
 impl Parked {
+    /// Zero when nobody waits for anything.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.work.len() | self.freed.len() | self.heard.len() | self.mail.len() | self.pace.len()
+    }
+
     /// When something has to be looked at.
     pub fn deadline(&self) -> Option<Instant> {
         self.pace.deadline()

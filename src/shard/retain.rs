@@ -306,7 +306,7 @@ impl Shard {
             share: None,
         };
         self.fan.begin(Some(message));
-        self.deliver(index, &view, terms);
+        self.deliver(index, &view, &terms);
         self.fan.crowded.clear();
         self.counters.messages_retained_replayed += 1;
     }

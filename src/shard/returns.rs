@@ -61,6 +61,12 @@ impl Returns {
         self.gone.push((name, session));
     }
 
+    /// True when members were found to be gone.
+    #[inline]
+    pub(super) fn has_gone(&self) -> bool {
+        !self.gone.is_empty()
+    }
+
     /// Sessions and messages that are to be worked off.
     pub(super) fn len(&self) -> usize {
         self.ended.len() + self.sifting.len() + self.again.len() + self.back.len()

@@ -150,17 +150,16 @@ impl Shard {
     fn deliver_here(&mut self, hash: &TopicHash<'_>, message: &MessageRef<'_>) -> bool {
         let mut found = std::mem::take(&mut self.fan.found);
         found.clear();
-        let mut subscribers = 0;
+        let (mut subscribers, mut one) = (0, None);
         let visits = self.index.matching(hash, &mut |filter, list: &[Subscriber]| {
             subscribers += list.len();
+            one = list.first().copied();
             found.push(filter);
         });
         self.work += cost::VISIT * (visits + found.len()) as u32;
         self.fan.many = subscribers > 1;
         self.fan.receivers = if found.is_empty() { Receivers::Nobody } else { Receivers::Several };
-        if let [filter] = found[..]
-            && let [sole] = self.index.subscribers(filter)
-        {
+        if let (1, Some(sole)) = (subscribers, one) {
             let group = sole.options & GROUP != 0;
             self.fan.receivers = Receivers::Sole(Reader::here(sole.target, group));
         }
@@ -168,6 +167,11 @@ impl Shard {
             [] => {}
             _ if subscribers > self.settings.budget.subscribers_at_once => {
                 self.begin_fanout(&found, message);
+            }
+            [_] if subscribers == 1 && self.fanouts.is_empty() => {
+                if let Some(sole) = one {
+                    self.deliver_one(sole, message);
+                }
             }
             // Catching up changes the order of the list: that way collects it first.
             [filter] if self.fanouts.is_empty() => {
@@ -214,7 +218,7 @@ impl Shard {
             replay: false,
             share: None,
         };
-        self.deliver_now(target, message, terms);
+        self.deliver_now(target, message, &terms);
     }
 
     /// True when the client of the session at `index` published the message, be it in an earlier
@@ -292,7 +296,7 @@ impl Shard {
         if any {
             let subscription_ids = &ids[..];
             let terms = Terms { qos, retain, subscription_ids, replay: false, share: None };
-            self.deliver_now(target, message, terms);
+            self.deliver_now(target, message, &terms);
         }
         self.fan.ids = ids;
     }

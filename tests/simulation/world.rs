@@ -342,7 +342,8 @@ impl World {
             };
             self.step(pick);
         }
-        panic!("the shards never come to rest");
+        let audits: Vec<_> = self.nodes.iter().map(|node| node.shard.audit()).collect();
+        panic!("the shards never come to rest: {audits:?}");
     }
 
     /// Nobody may fall asleep on mail or on work that only another event would bring up.

@@ -256,14 +256,14 @@ fn subscribe(id: u16, filter: &str, qos: Qos) -> Vec<u8> {
 
 fn unsubscribe(id: u16, filter: &str) -> Vec<u8> {
     let mut raw = Vec::new();
-    packet::UnsubscribeFilters::write(filter, &mut raw);
+    packet::UnsubscribeFilters::write(filter, &mut raw).unwrap();
     let unsubscribe = packet::Unsubscribe {
         id: PacketId::new(id).expect("not zero"),
         user: Default::default(),
         filters: packet::UnsubscribeFilters::parse(&raw).expect("valid"),
     };
     let mut bytes = Vec::new();
-    packet::encode_unsubscribe(&mut bytes, Version::V5, &unsubscribe);
+    packet::encode_unsubscribe(&mut bytes, Version::V5, &unsubscribe).unwrap();
     bytes
 }
 
@@ -282,7 +282,7 @@ fn publish(topic: &str, qos: Qos, id: u16, count: usize) -> Vec<u8> {
     };
     let mut bytes = Vec::new();
     for _ in 0..count {
-        packet::encode_publish(&mut bytes, Version::V5, &publish);
+        packet::encode_publish(&mut bytes, Version::V5, &publish).unwrap();
     }
     bytes
 }
