@@ -242,7 +242,9 @@ fn hello(name: &str) -> Vec<u8> {
 fn subscribe(id: u16, filter: &str, qos: Qos) -> Vec<u8> {
     let options = packet::SubscribeOptions { qos, ..Default::default() };
     let mut raw = Vec::new();
-    packet::SubscribeFilter { filter, options }.write(Version::V5, &mut raw).expect("what is small can be encoded");
+    packet::SubscribeFilter { filter, options }
+        .write(Version::V5, &mut raw)
+        .expect("what is small can be encoded");
     let subscribe = Subscribe {
         id: PacketId::new(id).expect("not zero"),
         subscription_id: None,
@@ -250,7 +252,8 @@ fn subscribe(id: u16, filter: &str, qos: Qos) -> Vec<u8> {
         filters: packet::SubscribeFilters::parse(Version::V5, &raw).expect("valid"),
     };
     let mut bytes = Vec::new();
-    packet::encode_subscribe(&mut bytes, Version::V5, &subscribe).expect("what is small can be encoded");
+    packet::encode_subscribe(&mut bytes, Version::V5, &subscribe)
+        .expect("what is small can be encoded");
     bytes
 }
 
