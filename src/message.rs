@@ -32,14 +32,17 @@ pub struct MessageRef<'a> {
 }
 
 impl MessageRef<'_> {
-    /// Whole seconds left at `now`, rounded up; `Err` when expired, `Ok(None)` when it never
-    /// expires [MQTT-3.3.2-6].
+    /// Seconds left at `now`, rounded, at least 1; `Err` when expired, `Ok(None)` when it never
+    /// expires. That is the received value minus the time that it has waited [MQTT-3.3.2-6].
+    /// Rounded up it would be more than was received on a shard whose step began a little before
+    /// that of the publisher's shard, whose time it is counted from.
     pub fn seconds_left(&self, now: Instant) -> Result<Option<u32>, Expired> {
         match self.expires {
             None => Ok(None),
             Some(deadline) if deadline <= now => Err(Expired),
             Some(deadline) => {
-                Ok(Some(deadline.millis_since(now).div_ceil(1000).min(u64::from(u32::MAX)) as u32))
+                let seconds = (deadline.millis_since(now) + 500 - 1) / 1000;
+                Ok(Some(seconds.clamp(1, u64::from(u32::MAX)) as u32))
             }
         }
     }
@@ -61,6 +64,12 @@ impl MessageRef<'_> {
             retain: self.retain,
         }
     }
+}
+
+/// When a message expires that is received at `now` with a Message Expiry Interval of `seconds`.
+/// With none left it has expired, on shards whose step began earlier too.
+pub fn expiry(now: Instant, seconds: u32) -> Instant {
+    if seconds == 0 { Instant(0) } else { now.plus_seconds(seconds) }
 }
 
 /// The message's lifetime has passed.
@@ -298,7 +307,25 @@ mod tests {
     fn seconds_left_count_down_and_end() {
         let message = sample();
         assert_eq!(message.seconds_left(Instant(0)), Ok(Some(7)));
+        assert_eq!(message.seconds_left(Instant(499)), Ok(Some(7)));
+        assert_eq!(message.seconds_left(Instant(501)), Ok(Some(6)));
         assert_eq!(message.seconds_left(Instant(6001)), Ok(Some(1)));
+        assert_eq!(message.seconds_left(Instant(6999)), Ok(Some(1)));
         assert_eq!(message.seconds_left(Instant(7000)), Err(Expired));
+    }
+
+    /// [MQTT-3.3.2-6], on a shard whose step is older than the one that took the message.
+    #[test]
+    fn no_shard_says_more_seconds_than_were_received() {
+        for seconds in [0, 1, 2, 3600, u32::MAX] {
+            for skew in [0, 1, 64, 499] {
+                let received = Instant(10_000);
+                let expires = Some(expiry(received, seconds));
+                let message = MessageRef { expires, ..sample() };
+                let left = message.seconds_left(Instant(10_000 - skew));
+                let expected = if seconds == 0 { Err(Expired) } else { Ok(Some(seconds)) };
+                assert_eq!(left, expected, "{seconds} s, {skew} ms");
+            }
+        }
     }
 }

@@ -97,8 +97,8 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             handler(self, Event::Sent { socket, outgoing, result });
         }
         if flags & HANDING != 0 {
-            // It may have arrived, and used its permit up. Told of a failure, its home looks
-            // whether it has.
+            // It may have arrived, and used its permit up. Its home hears nothing of it, and
+            // closes it after a while.
             let (cookie, _) = self.hand_overs.take(record);
             handler(self, Event::HandedOver { socket, cookie, result: Err(libc::EIO) });
         }

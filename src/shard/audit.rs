@@ -96,7 +96,7 @@ impl Shard {
             retained: self.retained.len(),
             wills: self.wills.len(),
             fanouts: [self.fanouts.len(), self.fanouts.holding()],
-            arrivals: self.arrivals.mail.len() + self.arrivals.sockets.len(),
+            arrivals: self.arrivals.len(),
             departing: self.departures.count(),
             staged: self.outbox.staged(),
             waiting_for_mail: self.parked.mail_waiters(),

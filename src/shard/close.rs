@@ -5,7 +5,7 @@ use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mesh::mail::Over;
-use crate::message::{Message, MessageRef};
+use crate::message::{Message, MessageRef, expiry};
 use crate::mutant::Mutant;
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
 use crate::session::{NEVER, Session, Will};
@@ -363,7 +363,7 @@ impl Shard {
     }
 
     pub(super) fn fire_will(&mut self, will: Will) {
-        let expires = will.message_expiry.map(|seconds| self.now.plus_seconds(seconds));
+        let expires = will.message_expiry.map(|seconds| expiry(self.now, seconds));
         let message = match self.bounded_expiry(expires) {
             None => will.message,
             expires => {

@@ -98,8 +98,7 @@ impl Intake {
         !self.behind
             && self.ready.is_empty()
             && self.open.is_none()
-            && self.waiting[0].is_empty()
-            && self.waiting[1].is_empty()
+            && self.waiting.iter().all(Waiting::is_empty)
     }
 
     /// Connections and mails that wait.

@@ -9,6 +9,7 @@
 //! it says [`step`]. Nothing here waits: what
 //! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
 
+mod arrivals;
 mod audit;
 mod close;
 mod connect;
@@ -57,7 +58,7 @@ pub use spare::Footprint;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
 use crate::limits;
-use crate::mesh::mail::{Arriving, Control};
+use crate::mesh::mail::Control;
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
 use crate::mutant::Mutant;
@@ -66,6 +67,7 @@ use crate::slab::{Slab, Table};
 use crate::telemetry::Counters;
 use crate::time::{GRANULARITY_MILLIS, Instant, Wheel};
 use crate::topic::{Index, Retained};
+use arrivals::Arrivals;
 use close::Cause;
 use connection::{Connection, Stage};
 use groups::Groups;
@@ -175,13 +177,6 @@ pub struct Shard {
     /// How often the settings changed, and the widest of what clients were told before.
     reloads: u8,
     promised: Option<Promised>,
-}
-
-/// Clients whose mail came before their socket, and sockets that came before the mail.
-#[derive(Default)]
-struct Arrivals {
-    mail: HashMap<u64, Box<Arriving>>,
-    sockets: HashMap<u64, SocketId>,
 }
 
 impl Shard {
@@ -400,16 +395,6 @@ impl Shard {
         self.forget(socket);
     }
 
-    /// A socket from another shard has arrived on this one's ring.
-    pub fn arrived(&mut self, socket: SocketId, cookie: u64) {
-        match self.arrivals.mail.remove(&cookie) {
-            Some(arriving) => self.welcome(socket, *arriving),
-            None => {
-                self.arrivals.sockets.insert(cookie, socket);
-            }
-        }
-    }
-
     /// The outcome of an [`Action::HandOver`].
     pub fn handed_over(&mut self, socket: SocketId, cookie: u64, ok: bool) {
         self.after_hand_over(socket, cookie, ok);
@@ -418,12 +403,7 @@ impl Shard {
     /// What control mail says, when nothing has to come before it.
     fn obey(&mut self, from: ShardId, control: Control) {
         match control {
-            Control::Connect(arriving) => match self.arrivals.sockets.remove(&arriving.cookie) {
-                Some(socket) => self.welcome(socket, *arriving),
-                None => {
-                    self.arrivals.mail.insert(arriving.cookie, arriving);
-                }
-            },
+            Control::Connect(arriving) => self.told_of(arriving),
             Control::Join(join) => self.join_group(*join),
             Control::Joined(session, ticket) => self.group_joined(session, ticket),
             Control::Leave(name, member) => self.leave_group(&name, member),

@@ -6,7 +6,7 @@ use super::receive::Flow;
 use super::settings::Promised;
 use crate::ids::SocketId;
 use crate::limits::MAX_TOPIC_LENGTH;
-use crate::message::MessageRef;
+use crate::message::{MessageRef, expiry};
 use crate::mutant::Mutant;
 use crate::packet::{AckKind, PacketId, Publish, Qos, ReasonCode, Version, Violation};
 use crate::session::inbound::Arrival;
@@ -162,8 +162,7 @@ impl Shard {
             publish.properties.write_forwardable(&mut forwarded);
             &forwarded
         };
-        let expires =
-            publish.properties.message_expiry.map(|seconds| self.now.plus_seconds(seconds));
+        let expires = publish.properties.message_expiry.map(|seconds| expiry(self.now, seconds));
         let message = MessageRef {
             topic,
             properties,

@@ -56,9 +56,9 @@ impl Shard {
             input.extend(bytes);
             if connection.holds.is_free() {
                 self.process_held(socket);
+                self.heard_held(socket, index);
             } else {
-                // Which packets these are is found out later, and that is our doing.
-                connection.last_seen = self.now;
+                self.heard_held(socket, index);
                 self.wait_on(socket);
                 self.hear(socket);
             }
@@ -74,6 +74,16 @@ impl Shard {
             if input.progresses(used > 0) {
                 connection.last_seen = self.now;
             }
+            self.heard_held(socket, index);
+        }
+    }
+
+    /// Something has come from a connection that is held, be it since then: which packets these
+    /// are is found out later, and that is our doing [MQTT-3.1.2-22].
+    fn heard_held(&mut self, socket: SocketId, index: u32) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        if connection.stage == Stage::Open(index) && !connection.holds.is_free() {
+            connection.last_seen = self.now;
         }
     }
 

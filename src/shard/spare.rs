@@ -45,9 +45,7 @@ impl Shard {
         halve_queue(&mut self.wills);
         halve_queue(&mut self.replays);
         self.topic_scratch.shrink_to((self.topic_scratch.capacity() / 2).max(KEPT));
-        let arrivals = &mut self.arrivals;
-        arrivals.mail.shrink_to((arrivals.mail.capacity() / 2).max(KEPT));
-        arrivals.sockets.shrink_to((arrivals.sockets.capacity() / 2).max(KEPT));
+        self.arrivals.shrink(KEPT);
     }
 }
 

@@ -39,7 +39,7 @@ impl Shard {
 
     /// True when no connection is left and nothing waits to be carried.
     pub fn is_drained(&self) -> bool {
-        let arrived = self.arrivals.sockets.is_empty() && self.arrivals.mail.is_empty();
+        let arrived = self.arrivals.len() == 0;
         self.connections.is_empty() && arrived && self.wills.is_empty() && self.outbox.is_empty()
     }
 

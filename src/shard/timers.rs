@@ -18,7 +18,7 @@ const FEW_TIMERS: usize = 4096;
 /// Timers taken from the wheel at a time; what they cause may cost as much as a session each.
 const TIMERS: usize = 8;
 /// Milliseconds between looks at idle flow state, retained expiry and spare memory.
-const HOUSEKEEPING: u64 = 1000;
+pub(super) const HOUSEKEEPING: u64 = 1000;
 /// Milliseconds until the first `$SYS` update.
 const FIRST_SYS: u64 = 100;
 /// Milliseconds until a client that may only be unheard is looked at again.
@@ -234,6 +234,7 @@ impl Shard {
         let hash = |index| sessions.get(index).map_or(0, |session| session.key.0.get());
         self.names.shrink(hash);
         self.sweep_retained();
+        self.give_up_lost();
     }
 
     /// Gives back flow states that are not used any more, some per step; true when there are more

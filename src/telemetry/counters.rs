@@ -210,6 +210,10 @@ counters! {
         "Attempts to move a connection to its home shard that failed; it is tried again." {
         handover_failures;
     }
+    "ringmq_handovers_lost_total" Counter "connections"
+        "Connections given up because the kernel lost their move to their home shard." {
+        handovers_lost;
+    }
     "ringmq_mail_sent_total" Counter "letters"
         "Letters put into other shards' mailboxes." { mail_sent; }
     "ringmq_mail_received_total" Counter "letters"

@@ -181,6 +181,37 @@ fn a_silent_client_is_dropped_after_its_keep_alive_even_while_it_is_not_read() {
     assert_eq!(world.counters().keepalive_timeouts, 1);
 }
 
+/// [MQTT-3.1.2-22] is about packets that were received, not about those that were acted on.
+#[test]
+fn a_packet_that_waits_for_its_client_to_read_is_heard_when_it_comes() {
+    let mut world = world(1, Settings { outgoing_max_bytes: 4096, ..roomy() });
+    let mut peer = Peer::silent(&mut world, 0, 64);
+    let mut connect = hello("c", true, 0);
+    connect.keep_alive = 10;
+    peer.begin(&mut world, &connect);
+    peer.subscribe(&mut world, 1, "t", 1);
+    let mut publisher = Peer::connect(&mut world, 0, &hello("p", true, 0));
+    for id in 1..=10 {
+        publisher.publish(&mut world, "t", &[7; 1000], 1, id);
+    }
+    let mut open_after = |millis: u64| {
+        for _ in 0..millis / 100 {
+            world.settle();
+            world.advance(100);
+        }
+        world.settle();
+        let open = world.counters().connections_open;
+        peer.raw(&mut world, &[0xC0, 0]);
+        world.settle();
+        open
+    };
+    assert_eq!(open_after(12_000), 2);
+    assert_eq!(open_after(14_000), 2, "it pinged 14 s ago");
+    // Since the last one nothing is read of it.
+    assert_eq!(open_after(16_000), 1);
+    assert_eq!(world.counters().keepalive_timeouts, 1);
+}
+
 #[test]
 fn where_messages_are_repeated_an_identifier_is_not_used_again_at_once() {
     let mut world = world(1, Settings { retry_interval: 1000, ..roomy() });

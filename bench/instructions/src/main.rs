@@ -235,14 +235,14 @@ fn hello(name: &str) -> Vec<u8> {
         properties: Default::default(),
     };
     let mut bytes = Vec::new();
-    packet::encode_connect(&mut bytes, &connect).unwrap();
+    packet::encode_connect(&mut bytes, &connect).expect("it is small");
     bytes
 }
 
 fn subscribe(id: u16, filter: &str, qos: Qos) -> Vec<u8> {
     let options = packet::SubscribeOptions { qos, ..Default::default() };
     let mut raw = Vec::new();
-    packet::SubscribeFilter { filter, options }.write(Version::V5, &mut raw).unwrap();
+    packet::SubscribeFilter { filter, options }.write(Version::V5, &mut raw).expect("it is small");
     let subscribe = Subscribe {
         id: PacketId::new(id).expect("not zero"),
         subscription_id: None,
@@ -250,20 +250,20 @@ fn subscribe(id: u16, filter: &str, qos: Qos) -> Vec<u8> {
         filters: packet::SubscribeFilters::parse(Version::V5, &raw).expect("valid"),
     };
     let mut bytes = Vec::new();
-    packet::encode_subscribe(&mut bytes, Version::V5, &subscribe).unwrap();
+    packet::encode_subscribe(&mut bytes, Version::V5, &subscribe).expect("it is small");
     bytes
 }
 
 fn unsubscribe(id: u16, filter: &str) -> Vec<u8> {
     let mut raw = Vec::new();
-    packet::UnsubscribeFilters::write(filter, &mut raw).unwrap();
+    packet::UnsubscribeFilters::write(filter, &mut raw).expect("it is small");
     let unsubscribe = packet::Unsubscribe {
         id: PacketId::new(id).expect("not zero"),
         user: Default::default(),
         filters: packet::UnsubscribeFilters::parse(&raw).expect("valid"),
     };
     let mut bytes = Vec::new();
-    packet::encode_unsubscribe(&mut bytes, Version::V5, &unsubscribe).unwrap();
+    packet::encode_unsubscribe(&mut bytes, Version::V5, &unsubscribe).expect("it is small");
     bytes
 }
 
@@ -282,7 +282,7 @@ fn publish(topic: &str, qos: Qos, id: u16, count: usize) -> Vec<u8> {
     };
     let mut bytes = Vec::new();
     for _ in 0..count {
-        packet::encode_publish(&mut bytes, Version::V5, &publish).unwrap();
+        packet::encode_publish(&mut bytes, Version::V5, &publish).expect("it is small");
     }
     bytes
 }

@@ -1,0 +1,144 @@
+//! Clients on their way to this shard, their home: the socket comes over the kernel's rings, what
+//! the client has said by mail. Whichever is here first waits for the other.
+//!
+//! The mail is written when the kernel has moved the socket, so both come within a step or two.
+//! Only when a kernel short of memory loses completions does one of them stay alone: for as long as
+//! a client may take to connect, not longer.
+
+use super::timers::HOUSEKEEPING;
+use super::{Action, Shard};
+use crate::ids::SocketId;
+use crate::limits::cost;
+use crate::mesh::mail::Arriving;
+use hashbrown::HashMap;
+
+/// Of how many that waited in vain a step takes leave.
+const LOST: usize = 64;
+
+/// Mail without its socket, and sockets without their mail, each with the round in which it came.
+#[derive(Default)]
+pub(super) struct Arrivals {
+    mail: HashMap<u64, (u64, Box<Arriving>)>,
+    sockets: HashMap<u64, (u64, SocketId)>,
+    /// Rounds of housekeeping so far. Not the time: when the process was stopped, that has passed
+    /// while nobody could come.
+    round: u64,
+}
+
+impl Arrivals {
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.mail.len() + self.sockets.len()
+    }
+
+    /// Gives back memory, down to room for `kept`.
+    pub(super) fn shrink(&mut self, kept: usize) {
+        self.mail.shrink_to((self.mail.capacity() / 2).max(kept));
+        self.sockets.shrink_to((self.sockets.capacity() / 2).max(kept));
+    }
+}
+
+impl Shard {
+    /// A socket from another shard has arrived on this one's ring.
+    pub fn arrived(&mut self, socket: SocketId, cookie: u64) {
+        match self.arrivals.mail.remove(&cookie) {
+            Some((_, arriving)) => self.welcome(socket, *arriving),
+            None => {
+                self.arrivals.sockets.insert(cookie, (self.arrivals.round, socket));
+            }
+        }
+    }
+
+    /// What the client of such a socket has said.
+    pub(super) fn told_of(&mut self, arriving: Box<Arriving>) {
+        match self.arrivals.sockets.remove(&arriving.cookie) {
+            Some((_, socket)) => self.welcome(socket, *arriving),
+            None => {
+                self.arrivals.mail.insert(arriving.cookie, (self.arrivals.round, arriving));
+            }
+        }
+    }
+
+    /// Takes leave of those whose other half has not come in `mqtt.connect_timeout`: the socket is
+    /// closed, the client is not counted any more. To be called in each round of housekeeping.
+    pub(super) fn give_up_lost(&mut self) {
+        self.arrivals.round += 1;
+        let allowed = self.settings.connect_timeout.div_ceil(HOUSEKEEPING);
+        let round = self.arrivals.round;
+        let over = |since: u64| round - since > allowed;
+        let sockets = self.arrivals.sockets.extract_if(|_, (since, _)| over(*since));
+        let sockets: Vec<_> = sockets.map(|(_, (_, socket))| socket).take(LOST).collect();
+        let mail = self.arrivals.mail.extract_if(|_, (since, _)| over(*since));
+        let listeners: Vec<_> = mail.map(|(_, (_, lost))| lost.listener).take(LOST).collect();
+        self.work += cost::VISIT * (sockets.len() + listeners.len()) as u32;
+        self.counters.handovers_lost += (sockets.len() + listeners.len()) as u64;
+        for socket in sockets {
+            self.actions.push(Action::Close(socket));
+        }
+        for listener in listeners {
+            self.counters.connections_closed += 1;
+            self.release_entrance(listener);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ListenerId, Peer, ShardId};
+    use crate::mesh::quota::{Quota, Rate};
+    use crate::mesh::{Entrance, Shared};
+    use crate::time::Instant;
+    use crate::topic::Seeds;
+    use std::sync::Arc;
+
+    #[test]
+    fn what_stays_alone_is_given_up_after_the_connect_timeout() {
+        let config = crate::config::Config::default();
+        let settings = crate::shard::Settings::new(&config);
+        let patience = settings.connect_timeout;
+        let shared = Shared::new(Seeds::fixed(1));
+        let mut shard =
+            Shard::new(ShardId(1), 2, Arc::new(settings), Arc::clone(&shared), Instant(1000));
+        let entrance = Arc::new(Entrance {
+            name: "sim".into(),
+            allow_anonymous: true,
+            mountpoint: "".into(),
+            max_connections: 10,
+            max_connect_rate: None,
+            connections: Quota::default(),
+            rate: Rate::default(),
+        });
+        shard.open_entrance(ListenerId(0), Arc::clone(&entrance));
+        // Counted where it was accepted.
+        assert!(entrance.connections.take(1, 10) && shared.connections.take(1, 10));
+        let peer = Peer::Unix;
+        shard.arrived(SocketId(3), 7);
+        let mail = Arriving {
+            cookie: 8,
+            listener: ListenerId(0),
+            peer,
+            assigned: None,
+            bytes: vec![0x10],
+        };
+        shard.told_of(Box::new(mail));
+        let mut step = |now: u64| {
+            shard.begin(Instant(now), now * 1000);
+            shard.finish();
+            let closes = |action: &Action| matches!(action, Action::Close(SocketId(3)));
+            let closed = shard.actions.drain(..).filter(|action| closes(action)).count();
+            (closed, shard.arrivals.len(), shard.counters.handovers_lost)
+        };
+        for now in (1000..1000 + patience).step_by(100) {
+            assert_eq!(step(now), (0, 2, 0), "at {now}");
+        }
+        // The process is stopped for an hour: whoever comes next is let in.
+        let woken = 3_600_000;
+        assert_eq!(step(woken), (0, 2, 0));
+        assert_eq!((entrance.connections.used(), shared.connections.used()), (1, 1));
+        let closed: usize = (1..=40).map(|n| step(woken + n * 100).0).sum();
+        assert_eq!(closed, 1);
+        assert_eq!(step(woken + 5000), (0, 0, 2));
+        assert_eq!((entrance.connections.used(), shared.connections.used()), (0, 0));
+    }
+}
