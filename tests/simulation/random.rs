@@ -136,6 +136,11 @@ impl Sim {
             self.check_wills();
             self.check_drops();
             if self.is_plain() {
+                // Its dialogues count steps, of the size that a broker has.
+                self.settings.budget = Budget::BROKER;
+                let settings = Arc::new(self.settings.clone());
+                self.world.order(&Order::Reload(settings));
+                self.world.settle();
                 epilogue::hold(&mut self.world, &self.settings);
             }
             self.check_empty();
@@ -161,7 +166,6 @@ impl Sim {
         let free = features.mountpoint.is_empty() && !features.hostile && !features.retained_limit;
         free && !features.extreme
             && self.settings.keep_alive_max == u16::MAX
-            && self.settings.budget == Budget::BROKER
             && self.world.entrances.iter().all(|entrance| entrance.max_connect_rate.is_none())
     }
 
