@@ -150,6 +150,11 @@ impl Connection {
             peer,
         }
     }
+
+    /// Something holds it, and what it has sent meanwhile waits here.
+    pub fn waits(&self) -> bool {
+        self.input.is_some() && !self.holds.is_free()
+    }
 }
 
 /// Whether more will come from a peer.

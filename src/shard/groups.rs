@@ -352,12 +352,13 @@ impl Groups {
         self.tell(session);
     }
 
-    /// The session has ended, and is about to leave all of its groups.
+    /// The session has left that group, or ended: the group is told of it soon, and asks it last
+    /// until then. Of its other groups that says nothing.
     pub fn set_gone(&mut self, group: u32, session: SessionRef) {
-        let Some(known) = self.members.get_mut(&session) else { return };
-        (known.online, known.full) = (false, true);
-        self.tell_one(group, session);
-        self.tell(session);
+        let Some(known) = self.members.get(&session) else { return };
+        if let (Some(of), Some(belongs)) = (self.groups.get_mut(group), known.groups.get(&group)) {
+            of.set_kind(belongs.number, FULL);
+        }
     }
 
     /// That group is to know of a member's state at once.

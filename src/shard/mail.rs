@@ -323,17 +323,13 @@ impl Shard {
         any
     }
 
-    /// What control mail says, whether it came by mail or from this shard itself: at once, or when
-    /// the data mail before it has been taken in.
-    pub(super) fn heed(&mut self, from: ShardId, control: Control) {
+    /// What control mail says: at once, or when the data mail before it has been taken in. Comes
+    /// after all that is ready, so what one shard says of its members keeps its order.
+    fn heed(&mut self, from: ShardId, control: Control) {
         let intake = &mut self.intake;
-        if !waits_for_data(&control) {
-            self.obey(from, control);
-        } else if intake.behind && !intake.granted {
+        if intake.behind && waits_for_data(&control) {
             let parity = intake.join_waiting();
             intake.waiting[parity].control.push((from, control));
-        } else if !intake.ready.is_empty() {
-            intake.ready.push_back((from, control));
         } else {
             self.obey(from, control);
         }

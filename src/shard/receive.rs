@@ -71,7 +71,8 @@ impl Shard {
         {
             let input = connection.input.get_or_insert_with(|| self.pool.take_input());
             input.extend(&bytes[used..]);
-            if input.progresses(used > 0) {
+            // As above: what holds it now may hold whole packets.
+            if input.progresses(used > 0) || !connection.holds.is_free() {
                 connection.last_seen = self.now;
             }
             self.heard_held(socket, index);

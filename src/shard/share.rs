@@ -33,10 +33,12 @@ impl Shard {
         self.home(filter)
     }
 
-    /// Control mail, or the same at once when it is for this shard.
+    /// Control mail, or the same at once when it is for this shard: what one of its own clients
+    /// asks for has waited for data mail already, as far as it has to, and a later request of the
+    /// same client must not find an earlier one still waiting.
     pub(super) fn tell(&mut self, to: ShardId, control: Control) {
         if to == self.id {
-            self.heed(to, control);
+            self.obey(to, control);
         } else {
             self.work += cost::MAIL;
             self.outbox.tell(to, control);

@@ -156,18 +156,20 @@ impl Shard {
         for peer in (0..self.shards).map(ShardId).filter(|&peer| peer != self.id) {
             let letters = self.outbox.to(peer);
             let mut sent = 0;
-            while let Some(control) = letters.control.pop_front() {
-                if let Err(back) = ends.push_control(peer, control) {
-                    letters.control.push_front(back);
-                    break;
-                }
-                sent += 1;
-            }
             while let Some(data) = letters.data.pop_front() {
                 // Read here and not earlier: after all that this mail can be a consequence of.
                 let at = *now.get_or_insert_with(|| around.stamp());
                 if let Err(back) = ends.push_data(peer, Stamped { at, data }) {
                     letters.data.push_front(back.data);
+                    break;
+                }
+                sent += 1;
+            }
+            // After the data mail, as it is looked at before: whoever sees a request also sees the
+            // messages that were accepted here before it was made.
+            while let Some(control) = letters.control.pop_front() {
+                if let Err(back) = ends.push_control(peer, control) {
+                    letters.control.push_front(back);
                     break;
                 }
                 sent += 1;

@@ -193,8 +193,9 @@ impl Shard {
                 let seen = match output.filter(|_| connection.holds.has(Holds::UNREAD)) {
                     // That we do not read it is its own doing, but it may be reading slowly.
                     Some(output) => output.progressed.max(connection.last_seen),
-                    // While we do not read it, silence is ours.
-                    None if connection.paused => now,
+                    // While we do not read it, or have not come to what it has sent, silence is
+                    // ours.
+                    None if connection.paused || connection.waits() => now,
                     None => connection.last_seen,
                 };
                 let stall = self.stalls.iter().find(|(from, _)| *from == seen);

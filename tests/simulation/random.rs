@@ -89,7 +89,8 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
             settings.max_connections < u64::MAX,
             world.entrances[0].max_connect_rate.is_some(),
         ),
-        stuck: faults.hand_over_fails > 0,
+        // A jump of the clock is as long as a connection may wait for its home to have room.
+        stuck: faults.hand_over_fails > 0 || !matches!(features.jumps, Jumps::None),
         repeating: settings.retry_interval > 0,
         verbose,
         rng,

@@ -122,3 +122,31 @@ fn a_client_in_many_groups_comes_and_goes_with_one_mail_per_shard() {
     many.goodbye(&mut world);
     fine(&world);
 }
+
+#[test]
+fn who_leaves_one_group_still_counts_as_connected_in_the_others() {
+    let mut world = world(2, roomy());
+    let (one, other) = (group_on(1, 2, "t"), group_on(1, 2, "u"));
+    let mut member = Peer::connect(&mut world, 0, &hello(&name_on(0, 2, "c"), true, 60));
+    let mut publisher = Peer::connect(&mut world, 1, &hello(&name_on(1, 2, "p"), true, 0));
+    member.subscribe(&mut world, 1, &one, 1);
+    member.subscribe(&mut world, 2, &other, 1);
+    member.take(&mut world);
+    publisher.subscribe(&mut world, 9, &one, 1);
+    publisher.take(&mut world);
+    // Shard 1 picks it for a message of the group that it is leaving.
+    publisher.publish(&mut world, "t", b"x", 1, 1);
+    publisher.publish(&mut world, "t", b"x", 1, 2);
+    world.step_to_input(1);
+    member.unsubscribe(&mut world, 3, &one);
+    (0..5).for_each(|_| world.step(0));
+    assert_eq!(member.take(&mut world), [Got::UnsubAck(3)]);
+    assert_eq!(publisher.payloads(&mut world), ["x", "x"]);
+    assert_eq!(world.counters().share_refused, 1, "it was asked and had left");
+    assert!(world.nodes[1].shard.presences().all(|(_, online)| online));
+    // QoS 0 goes to nobody who is away.
+    publisher.publish(&mut world, "u", b"y", 0, 0);
+    publisher.take(&mut world);
+    assert_eq!(member.payloads(&mut world), ["y"]);
+    fine(&world);
+}
