@@ -149,6 +149,7 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
         clock: plan.clock,
         listening: Vec::new(),
         phase: Phase::Serving,
+        routing_wills: false,
         reclaim: Reclaim::default(),
         upkeep_due: false,
         steps: Histogram::default(),
@@ -226,6 +227,8 @@ struct Running {
     clock: Clock,
     listening: Vec<ListenerId>,
     phase: Phase,
+    /// A drain has not been answered yet.
+    routing_wills: bool,
     reclaim: Reclaim,
     upkeep_due: bool,
     /// How long steps took that found something to do.
@@ -255,6 +258,9 @@ impl Running {
                     }
                     self.shard.drain();
                     self.phase = Phase::Draining;
+                    // Answered when every will has been routed, which may take several steps.
+                    self.routing_wills = true;
+                    continue;
                 }
                 Command::Dismiss => {
                     // Mail that arrived before this still goes out first.
@@ -279,6 +285,10 @@ impl Running {
                     continue;
                 }
             }
+            let _ = self.reports.send(Report::Done(self.shard.id()));
+        }
+        if self.routing_wills && self.shard.has_routed_wills() {
+            self.routing_wills = false;
             let _ = self.reports.send(Report::Done(self.shard.id()));
         }
         if self.phase == Phase::Dismissed && self.shard.is_drained() {
