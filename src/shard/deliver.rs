@@ -342,6 +342,7 @@ impl Shard {
 
     /// Whether the packet has an encoding within the client's Maximum Packet Size
     /// [MQTT-3.1.2-24]. Asked before a packet identifier is given to it.
+    #[inline]
     pub(super) fn fits(
         &self,
         index: u32,
@@ -357,6 +358,17 @@ impl Shard {
         {
             return Ok(());
         }
+        self.fits_exactly(session, message, outbound)
+    }
+
+    /// The same, with every byte counted.
+    #[inline(never)]
+    fn fits_exactly(
+        &self,
+        session: &Session,
+        message: &MessageRef<'_>,
+        outbound: &Outbound<'_>,
+    ) -> Result<(), Misfit> {
         let topic = session.unmounted(message.topic).unwrap_or(message.topic);
         let publish = out_publish(message, topic, outbound);
         // A topic alias adds three bytes at most while it is being set. What the connection was

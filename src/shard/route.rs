@@ -168,11 +168,6 @@ impl Shard {
             _ if subscribers > self.settings.budget.subscribers_at_once => {
                 self.begin_fanout(&found, message);
             }
-            [_] if subscribers == 1 && self.fanouts.is_empty() => {
-                if let Some(sole) = one {
-                    self.deliver_one(sole, message);
-                }
-            }
             // Catching up changes the order of the list: that way collects it first.
             [filter] if self.fanouts.is_empty() => {
                 for at in 0..subscribers {
@@ -201,6 +196,7 @@ impl Shard {
     }
 
     /// Delivers to one subscriber, whom nothing older is on its way to.
+    #[inline(always)]
     pub(super) fn deliver_one(&mut self, subscriber: Subscriber, message: &MessageRef<'_>) {
         let Subscriber { target, options, subscription_id } = subscriber;
         if options & GROUP != 0 {
