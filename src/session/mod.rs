@@ -333,11 +333,6 @@ impl Subscriptions {
         }
     }
 
-    /// Every filter.
-    pub fn filters(&self) -> Vec<FilterId> {
-        self.all().into_iter().map(|place| place.filter).collect()
-    }
-
     /// Every place.
     pub fn all(&self) -> Vec<Place> {
         match self {

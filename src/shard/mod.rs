@@ -458,7 +458,7 @@ impl Shard {
     fn run_long_work(&mut self) -> bool {
         let mut more = self.run_fanouts(self.allowance());
         more |= self.run_tasks(self.allowance());
-        more |= self.retry_parked();
+        self.retry_parked();
         more |= self.publish_wills();
         more |= self.run_replays(self.allowance());
         more |= self.run_parting(self.allowance());

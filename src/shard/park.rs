@@ -159,14 +159,13 @@ impl Shard {
         }
     }
 
-    /// Goes on with what waited long enough or has room now; true when there is more at once.
-    pub(super) fn retry_parked(&mut self) -> bool {
+    /// Goes on with what waited long enough or has room now.
+    pub(super) fn retry_parked(&mut self) {
         self.look_at_waited();
         self.let_leaving_go();
         self.hear_noted();
         self.go_on_freed();
         self.retry_mail();
-        false
     }
 
     /// Goes on with those that wait for room in a mailbox, as long as there is some.

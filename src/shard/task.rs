@@ -28,7 +28,7 @@ pub(super) enum Task {
     /// on when its connection has ended.
     Replays { session: SessionRef, ticket: u64, filters: Vec<FilterId> },
     /// Subscriptions of a session that has ended; nothing is delivered to it any more.
-    End { session: u32, filters: Vec<FilterId> },
+    End { session: u32 },
 }
 
 /// What is left of a packet's filters.
@@ -92,7 +92,7 @@ impl Shard {
                 Task::Replays { session, ticket, filters } => {
                     self.go_on_asking_for_replays(session, ticket, filters, slice)
                 }
-                Task::End { session, filters } => self.go_on_ending(session, filters, slice),
+                Task::End { session } => self.go_on_ending(session, slice),
             };
             if let Some(task) = left.filter(|_| !Mutant::TaskForgetsRest.is_on()) {
                 self.tasks.queue.push_back(task);
@@ -246,35 +246,32 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.expiry = 0;
         session.armed = crate::time::Instant(0);
-        let filters: Vec<FilterId> = session.subscriptions.filters();
-        let count = filters.len() + session.shared();
+        let count = session.subscriptions.len() + session.shared();
         self.unhashed.remove(&index);
-        self.work += cost::VISIT * filters.len() as u32 / 16;
         if count <= self.settings.budget.filters_at_once {
-            self.go_on_ending(index, filters, u32::MAX);
+            self.go_on_ending(index, u32::MAX);
         } else {
             self.counters.tasks += 1;
-            self.tasks.queue.push_back(Task::End { session: index, filters });
+            self.tasks.queue.push_back(Task::End { session: index });
         }
     }
 
-    fn go_on_ending(&mut self, index: u32, mut filters: Vec<FilterId>, limit: u32) -> Option<Task> {
+    fn go_on_ending(&mut self, index: u32, limit: u32) -> Option<Task> {
         while !self.is_spent(limit) {
             if self.leave_any(index) {
                 continue;
             }
-            let Some(filter) = filters.pop() else {
+            self.work += cost::VISIT;
+            let session = self.sessions.get_mut(index)?;
+            let Some(place) = session.subscriptions.any() else {
                 self.sessions.remove(index);
                 return None;
             };
-            self.work += cost::VISIT;
-            let session = self.sessions.get_mut(index)?;
-            if let Some(position) = session.subscriptions.remove(filter) {
-                self.counters.subscriptions -= 1;
-                self.remove_place(filter, position);
-            }
+            session.subscriptions.remove(place.filter);
+            self.counters.subscriptions -= 1;
+            self.remove_place(place.filter, place.position);
         }
-        Some(Task::End { session: index, filters })
+        Some(Task::End { session: index })
     }
 
     /// Sessions whose last subscriptions are being taken out.
