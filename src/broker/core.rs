@@ -2,7 +2,7 @@
 
 use super::memory::Reclaim;
 use crate::admin::Question;
-use crate::config;
+use crate::config::{self, Scalar};
 use crate::ids::Peer;
 use crate::ids::{ListenerId, ShardId};
 use crate::limits::MAIL_WORK;
@@ -427,11 +427,11 @@ pub(super) fn ring_config(config: &config::Config, nofile: u64) -> SocketRingCon
     let runtime = &config.runtime;
     let auto = nofile.clamp(64, 1 << 20) as u32;
     SocketRingConfig {
-        sockets_per_ring: runtime.sockets_per_ring.unwrap_or(auto).min(auto),
-        buffer_count: runtime.receive_buffers.count,
-        buffer_size: runtime.receive_buffers.size,
-        spin: runtime.spin,
-        coalesce: runtime.coalesce,
+        sockets_per_ring: runtime.sockets_per_ring.get().unwrap_or(auto).min(auto),
+        buffer_count: runtime.receive_buffers.count.get(),
+        buffer_size: runtime.receive_buffers.size.get(),
+        spin: runtime.spin.get(),
+        coalesce: runtime.coalesce.get(),
         ..SocketRingConfig::default()
     }
 }

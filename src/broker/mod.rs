@@ -104,7 +104,7 @@ fn serve(config: Config, sources: &Sources, log: &LogControl) -> Result<(), Fail
     }
     let mut broker = Broker::start(&config, started)?;
     // First, so that /readyz can say that the broker is not ready.
-    broker.open_admin(config.admin.bind, Stage::Starting).map_err(Failure::new)?;
+    broker.open_admin(config.admin.bind.get(), Stage::Starting).map_err(Failure::new)?;
     Control::new(broker, config, sources, &signals, log, &notifier).run()
 }
 
@@ -290,11 +290,11 @@ impl Broker {
         let id = ListenerId(self.next_listener);
         self.next_listener += 1;
         let entrance = Arc::new(Entrance {
-            name: listener.name.clone(),
+            name: listener.name.to_string(),
             allow_anonymous: listener.allows_anonymous(),
-            mountpoint: listener.mountpoint.clone(),
-            max_connections: listener.max_connections.map_or(u64::MAX, u64::from),
-            max_connect_rate: listener.max_connect_rate,
+            mountpoint: listener.mountpoint.to_string(),
+            max_connections: listener.max_connections.get().map_or(u64::MAX, u64::from),
+            max_connect_rate: listener.max_connect_rate.get(),
             connections: Quota::default(),
             rate: Rate::default(),
         });
@@ -306,7 +306,7 @@ impl Broker {
         if let Bind::Tcp(SocketAddr::V6(address)) = &listening.bound
             && address.ip().is_unspecified()
         {
-            let (listener, bind) = (&listener.name, listening.bound.to_string());
+            let (listener, bind) = (&*listener.name, listening.bound.to_string());
             tracing::warn!(listener, bind, "the listener is IPv6 only; 0.0.0.0 is one for IPv4");
         }
         Ok(format!("{}={}", listener.name, listening.bound))
@@ -317,7 +317,7 @@ impl Broker {
         let gone = |open: &mut Open| !wanted.contains(&open.config);
         let gone: Vec<Open> = self.open.extract_if(.., gone).collect();
         for open in gone {
-            tracing::info!(listener = open.config.name, "listener closed");
+            tracing::info!(listener = &*open.config.name, "listener closed");
             self.tell_all(|| Command::Unlisten(open.id));
         }
     }

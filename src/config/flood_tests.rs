@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::section::SUGGESTED;
+use super::read::SUGGESTED;
 use super::sources::TOLD;
 use super::*;
 
 /// The problems of a text, and the least time of three readings.
-fn read(text: &str) -> (Vec<String>, Duration) {
+fn read_in_time(text: &str) -> (Vec<String>, Duration) {
     let mut least = Duration::MAX;
     let mut problems = Vec::new();
     for _ in 0..3 {
@@ -41,7 +41,8 @@ fn a_flood_of_problems_costs_in_proportion_to_its_size() {
         ("cores", |n| format!("cores: [{}]\n", "0, ".repeat(n) + "0")),
     ];
     for (what, flood) in floods {
-        let ((_, some), (problems, many)) = (read(&flood(10_000)), read(&flood(40_000)));
+        let ((_, some), (problems, many)) =
+            (read_in_time(&flood(10_000)), read_in_time(&flood(40_000)));
         // Four times as much: four times the time, or sixteen where something is quadratic. What
         // takes a few milliseconds is no measure, and no harm.
         let bound = (some * 9).max(Duration::from_millis(400));

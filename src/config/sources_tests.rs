@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::super::tests::read_with;
-use super::super::{Bind, Cores, Sources};
+use super::super::{Bind, Cores, Scalar, Sources};
 use super::{is_service_variable, ours};
 
 #[test]
@@ -12,10 +12,10 @@ fn each_layer_wins_over_the_one_before() {
     let file = "mqtt: {max_qos: 1, max_inflight: 5, receive_maximum: 7}\n";
     let environment = [("RINGMQ_MQTT__MAX_INFLIGHT", "6"), ("RINGMQ_MQTT__MAX_QOS", "0")];
     let config = read_with(file, &environment, &["mqtt.max_qos=2"]).unwrap();
-    assert_eq!(config.mqtt.max_qos, 2);
-    assert_eq!(config.mqtt.max_inflight, 6);
-    assert_eq!(config.mqtt.receive_maximum, 7);
-    assert_eq!(config.mqtt.max_topic_alias, 16);
+    assert_eq!(config.mqtt.max_qos.get(), 2);
+    assert_eq!(config.mqtt.max_inflight.get(), 6);
+    assert_eq!(config.mqtt.receive_maximum.get(), 7);
+    assert_eq!(config.mqtt.max_topic_alias.get(), 16);
 }
 
 #[test]
@@ -31,20 +31,20 @@ fn values_of_the_environment_and_of_set_are_yaml() {
     ];
     let config = read_with("", &[("RINGMQ_LISTENERS__0__NAME", "first")], &set).unwrap();
     assert_eq!(config.cores, Cores::List(vec![0, 2, 3]));
-    assert_eq!(config.mqtt.keep_alive.max.as_secs(), 60);
-    assert_eq!(config.mqtt.keep_alive.multiplier, 2.0);
+    assert_eq!(config.mqtt.keep_alive.max.get().as_secs(), 60);
+    assert_eq!(config.mqtt.keep_alive.multiplier.get(), 2.0);
     assert_eq!(config.listeners.len(), 2);
-    assert_eq!(config.listeners[0].name, "first");
+    assert_eq!(&*config.listeners[0].name, "first");
     assert_eq!(config.listeners[0].bind, Bind::Tcp("[::1]:1884".parse().unwrap()));
-    assert_eq!(config.listeners[1].name, "second");
-    assert_eq!(config.listeners[1].backlog, 7);
+    assert_eq!(&*config.listeners[1].name, "second");
+    assert_eq!(config.listeners[1].backlog.get(), 7);
 }
 
 #[test]
 fn an_element_of_the_files_list_is_changed_in_place() {
     let file = "listeners:\n  - {name: a, bind: 127.0.0.1:1}\n  - {name: b, bind: 127.0.0.1:2}\n";
     let config = read_with(file, &[], &["listeners.1.bind=127.0.0.1:3"]).unwrap();
-    assert_eq!(config.listeners[1].name, "b");
+    assert_eq!(&*config.listeners[1].name, "b");
     assert_eq!(config.listeners[1].bind, Bind::Tcp("127.0.0.1:3".parse().unwrap()));
 }
 
@@ -128,7 +128,7 @@ fn variables_of_kubernetes_services_are_not_ours() {
     for name in ["RINGMQ_CORES", "RINGMQ_MQTT__MAX_QOS", "RINGMQ_MQTT_MAX_QOS"] {
         assert!(!is_service_variable(name), "{name}");
     }
-    let variables = ["PATH", "RINGMQ_PORT", "RINGMQ_CORES"];
+    let variables = ["PATH", "RINGMQ_PORT", "RINGMQ_CONFIG_FILE", "RINGMQ_CORES"];
     let kept = ours(variables.iter().map(|name| (OsString::from(name), OsString::from("x"))));
     assert_eq!(kept, [("RINGMQ_CORES".to_owned(), "x".to_owned())]);
 }
@@ -139,7 +139,6 @@ fn a_variable_that_no_key_begins_with_is_said_and_not_used() {
         ("RINGMQ_VERSION", "`ringmq config reference` lists the keys"),
         ("RINGMQ_HOME", "`ringmq config reference` lists the keys"),
         ("RINGMQ_IMAGE_TAG", "`ringmq config reference` lists the keys"),
-        ("RINGMQ_CONFIG_FILE", "`ringmq config reference` lists the keys"),
         // Most likely meant for us, but a section is missing.
         ("RINGMQ_LEVEL", "did you mean `log.level` (RINGMQ_LOG__LEVEL in the environment)?"),
         (

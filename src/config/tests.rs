@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::problem::nearest;
-use super::section::{Described, Section};
-use super::spec::Kind;
+use super::schema::{Key, Shape};
 use super::*;
 
 /// The configuration of a file with this text.
@@ -27,6 +26,7 @@ pub(super) fn read_with(
         file: Some(path.clone()),
         environment: environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
         set: set.iter().map(|argument| argument.to_string()).collect(),
+        ..Sources::default()
     };
     let loaded = sources.load();
     std::fs::remove_file(&path).unwrap();
@@ -45,7 +45,7 @@ fn problem(text: &str) -> String {
 
 fn settled() -> Config {
     let mut config = Config::default();
-    config.listeners[0].allow_anonymous = Some(true);
+    config.listeners[0].allow_anonymous = Or::of(true);
     config
 }
 
@@ -56,18 +56,18 @@ fn an_empty_file_gives_the_defaults_of_the_contract() {
     }
     let config = settled();
     assert_eq!(config.cores, Cores::Auto);
-    assert_eq!(config.runtime.spin, Duration::from_micros(20));
-    assert_eq!(config.runtime.receive_buffers.size, 2048);
+    assert_eq!(config.runtime.spin.get(), Duration::from_micros(20));
+    assert_eq!(config.runtime.receive_buffers.size.get(), 2048);
     assert_eq!(config.listeners[0].bind, Bind::Tcp("127.0.0.1:1883".parse().unwrap()));
-    assert_eq!(config.mqtt.max_packet_size, 1 << 20);
-    assert_eq!(config.mqtt.keep_alive.multiplier, 1.5);
-    assert_eq!(config.mqtt.keep_alive.max, Duration::from_secs(65_535));
-    assert_eq!(config.mqtt.session_expiry.default, Some(Duration::from_secs(7200)));
-    assert_eq!(config.mqtt.session_expiry.max, None);
-    assert_eq!(config.mqtt.retry_interval, None);
+    assert_eq!(config.mqtt.max_packet_size.get(), 1 << 20);
+    assert_eq!(config.mqtt.keep_alive.multiplier.get(), 1.5);
+    assert_eq!(config.mqtt.keep_alive.max.get(), Duration::from_secs(65_535));
+    assert_eq!(config.mqtt.session_expiry.default.get(), Some(Duration::from_secs(7200)));
+    assert_eq!(config.mqtt.session_expiry.max.get(), None);
+    assert_eq!(config.mqtt.retry_interval.get(), None);
     assert_eq!(config.mqtt.pending.on_full, OnFull::DropOldest);
     assert_eq!(config.mqtt.shared_strategy, SharedStrategy::RoundRobin);
-    assert_eq!(config.sys.interval, Some(Duration::from_secs(10)));
+    assert_eq!(config.sys.interval.get(), Some(Duration::from_secs(10)));
     assert_eq!(config.log.level, Level::Info);
 }
 
@@ -81,33 +81,36 @@ fn the_default_file_parses_back_to_the_defaults() {
 }
 
 #[test]
-fn every_row_is_complete_and_its_default_is_written_as_the_broker_would_write_it() {
-    let mut rows: Vec<Described> = Vec::new();
-    Config::describe_keys("", &mut rows);
-    let mut values = Vec::new();
-    Config::default().key_values("", &mut values);
-    for Described { key, row } in &rows {
-        assert!(row.meaning.ends_with('.'), "{key}");
-        assert!(row.spec.min <= row.spec.max, "{key}");
-        if matches!(row.spec.kind, Kind::Section | Kind::List) {
+fn every_key_has_a_meaning_bounds_and_a_default() {
+    let schema = schema::root();
+    let all = Key(&schema).everything();
+    for (name, key) in &all {
+        assert!(key.meaning().ends_with('.'), "{name}");
+        if matches!(key.shape(), Shape::Section | Shape::List(_)) {
             continue;
         }
-        let key = key.replace(".N.", ".0.");
-        let (_, shown) = values.iter().find(|(known, _)| *known == key).unwrap();
-        let same = shown == row.default || format!("\"{}\"", row.default) == *shown;
-        let seconds = row.spec.kind == Kind::Duration && *shown == "65535s";
-        assert!(same || seconds, "{key}: {shown} is not {}", row.default);
+        assert!(!key.0["default"].is_null(), "{name}");
+        let by_type = matches!(key.shape(), Shape::Choice(_)) || key.accepts() == "true or false";
+        assert!(by_type || key.0["x-accepts"].is_string(), "{name}: {}", key.0);
     }
-    assert!(rows.len() > 50);
+    assert!(all.len() > 60);
 }
 
 #[test]
-fn the_reference_names_every_key() {
+fn the_reference_names_every_key_with_what_it_accepts() {
     let text = reference();
-    let mut rows: Vec<Described> = Vec::new();
-    Config::describe_keys("", &mut rows);
-    for Described { key, .. } in rows {
-        assert!(text.contains(&format!("\n{key}\n")), "{key}");
+    let schema = schema::root();
+    for (name, _) in Key(&schema).everything() {
+        assert!(text.contains(&format!("\n{name}\n")), "{name}");
+    }
+    for part in [
+        "\nmqtt.max_inflight\n",
+        "    A whole number of 1 to 65535 (messages).\n    Default: 32\n",
+        "    A time of 0 to 1s, with its unit.\n    Default: 20us\n",
+        "    One of: tcp, unix.\n    Not in this build: tls, ws, wss.\n    Default: tcp\n",
+        "or auto.\n    Default: auto\n    A change needs a restart.\n",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
     }
 }
 
@@ -145,19 +148,19 @@ log: {level: debug, format: json}
     )
     .unwrap();
     assert_eq!(config.cores, Cores::List(vec![0, 2, 4, 5, 6, 7, 0]));
-    assert_eq!(config.runtime.spin, Duration::ZERO);
-    assert_eq!(config.runtime.sockets_per_ring, Some(1000));
+    assert_eq!(config.runtime.spin.get(), Duration::ZERO);
+    assert_eq!(config.runtime.sockets_per_ring.get(), Some(1000));
     assert_eq!(config.listeners[0].bind, Bind::Tcp("[::1]:1883".parse().unwrap()));
     assert!(!config.listeners[0].allows_anonymous());
     assert_eq!(config.listeners[1].kind, ListenerType::Unix);
     assert!(config.listeners[1].allows_anonymous());
-    assert_eq!(config.mqtt.retry_interval, Some(Duration::from_secs(20)));
-    assert_eq!(config.mqtt.session_expiry.default, Some(Duration::from_secs(5400)));
-    assert_eq!(config.mqtt.pending.max_bytes, 1_000_000_000);
+    assert_eq!(config.mqtt.retry_interval.get(), Some(Duration::from_secs(20)));
+    assert_eq!(config.mqtt.session_expiry.default.get(), Some(Duration::from_secs(5400)));
+    assert_eq!(config.mqtt.pending.max_bytes.get(), 1_000_000_000);
     assert_eq!(config.mqtt.pending.on_full, OnFull::Disconnect);
-    assert_eq!(config.retained.max_messages, Some(0));
-    assert_eq!(config.sys.interval, None);
-    assert_eq!(config.admin.bind, Some("[::1]:18083".parse().unwrap()));
+    assert_eq!(config.retained.max_messages.get(), Some(0));
+    assert_eq!(config.sys.interval.get(), None);
+    assert_eq!(config.admin.bind.get(), Some("[::1]:18083".parse().unwrap()));
     assert_eq!(config.log.format, Format::Json);
 }
 
@@ -166,12 +169,12 @@ fn values_are_read_in_their_notation() {
     let spin = [("0", 0), ("7us", 7), ("7µs", 7), ("5ms", 5000), ("1s", 1_000_000)];
     for (text, micros) in spin {
         let config = read(&format!("runtime: {{spin: {text}}}")).unwrap();
-        assert_eq!(config.runtime.spin, Duration::from_micros(micros), "{text}");
+        assert_eq!(config.runtime.spin.get(), Duration::from_micros(micros), "{text}");
     }
     let times = [("5", 5), ("5s", 5), ("2m", 120), ("\"1h\"", 3600), ("1m30s", 90), ("1d", 86_400)];
     for (text, seconds) in times {
         let config = read(&format!("sys: {{interval: {text}}}")).unwrap();
-        assert_eq!(config.sys.interval, Some(Duration::from_secs(seconds)), "{text}");
+        assert_eq!(config.sys.interval.get(), Some(Duration::from_secs(seconds)), "{text}");
     }
     let sizes = [
         ("4096", 4096),
@@ -183,7 +186,7 @@ fn values_are_read_in_their_notation() {
     ];
     for (text, bytes) in sizes {
         let config = read(&format!("mqtt: {{max_packet_size: {text}}}")).unwrap();
-        assert_eq!(config.mqtt.max_packet_size, bytes, "{text}");
+        assert_eq!(config.mqtt.max_packet_size.get(), bytes, "{text}");
     }
 }
 
@@ -224,7 +227,8 @@ fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
         ),
         (
             "mqtt: {connect_timeout: 5 parsecs}\n",
-            "f.yaml:1: mqtt.connect_timeout: `5 parsecs` is not a time; ",
+            "f.yaml:1: mqtt.connect_timeout: `5 parsecs` is not a time (units: us, ms, s, m, h, d); \
+             write a time of 100ms to 1h",
         ),
         (
             "mqtt: {connect_timeout: 99999999999999999999d}\n",
@@ -409,16 +413,12 @@ proptest::proptest! {
         key in "(mqtt|listeners|cores|runtime)(\\.[a-z0-9_]{0,12}){0,3}",
         value in "\\PC{0,24}",
     ) {
-        let mut problems = Vec::new();
-        let root = tree::read_file("f.yaml", &file, &mut problems);
-        let mut root = root.unwrap_or_else(|_| tree::Node::empty(Origin::built_in()));
         let sources = Sources { set: vec![format!("{key}={value}")], ..Sources::default() };
-        if let Err(problems) = sources.load() {
-            proptest::prop_assert!(!problems.0.is_empty());
+        for loaded in [sources.load(), sources.load_from("f.yaml", file.as_bytes())] {
+            if let Err(problems) = loaded {
+                proptest::prop_assert!(!problems.0.is_empty());
+            }
         }
-        let mut config = Config::read_section(&root, "", &mut problems);
-        check::finish(&mut config, &root, &mut problems);
-        tree::merge(&mut root, tree::Node::empty(Origin::built_in()));
     }
 
     #[test]
@@ -429,14 +429,12 @@ proptest::proptest! {
         multiplier in 1.0..100.0f64,
     ) {
         let mut config = settled();
-        config.runtime.spin = Duration::from_micros(micros);
-        config.mqtt.session_expiry.default = Some(Duration::from_secs(seconds));
-        config.mqtt.max_packet_size = bytes as u32;
-        config.mqtt.keep_alive.multiplier = multiplier;
-        let mut values = Vec::new();
-        config.key_values("", &mut values);
-        let set = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let loaded = Sources { set, ..Sources::default() }.load();
+        config.runtime.spin = ShortTime::of(micros);
+        config.mqtt.session_expiry.default = Or::of(Seconds::of(seconds * 1_000_000));
+        config.mqtt.max_packet_size = Size::of(bytes as u32);
+        config.mqtt.keep_alive.multiplier = Ratio::of(multiplier);
+        let text = text::effective(&config, |_| "here".to_owned());
+        let loaded = Sources::default().load_from("f.yaml", text.as_bytes());
         proptest::prop_assert_eq!(loaded, Ok(config));
     }
 }
