@@ -11,7 +11,7 @@ use super::summary::Figures;
 use super::watch::{BEAT, Round};
 use super::{Broker, Failure};
 use crate::admin::{self, Stage};
-use crate::config::{Config, Scalar, Sources};
+use crate::config::{Config, Get, Sources};
 use crate::ids::ShardId;
 use crate::shard::Settings;
 use crossbeam_channel::{Receiver, RecvError, select};

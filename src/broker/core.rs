@@ -2,7 +2,7 @@
 
 use super::memory::Reclaim;
 use crate::admin::Question;
-use crate::config::{self, Scalar};
+use crate::config::{self, Get};
 use crate::ids::Peer;
 use crate::ids::{ListenerId, ShardId};
 use crate::limits::MAIL_WORK;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::{Bind, Listener, Scalar};
+use crate::config::{Bind, Get, Listener};
 
 /// A listener that listens.
 #[derive(Debug)]

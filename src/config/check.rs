@@ -4,12 +4,12 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use super::bounded::{Or, Scalar};
 use super::document::Document;
 use super::host::Bind;
 use super::pointer;
 use super::problem::{Problem, Wrong};
 use super::sections::{Config, Listener, ListenerType};
+use super::value::{Get, Or};
 
 /// Checks the rules between keys and fills in what depends on other keys. Keys that already have a
 /// problem are left alone, because their value is only a stand-in.

@@ -12,9 +12,9 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::bounded::{Notation, Scalar, Text, Written, described, read, scalar};
 use super::notation::{Parsed, digits};
 use super::problem::Wrong;
+use super::value::{Get, Scalar, Text, Written, described, read, scalar};
 use crate::limits;
 
 /// The highest core number that can be pinned to (the width of the kernel's `cpu_set_t`, less one).
@@ -46,7 +46,7 @@ impl<'de> Deserialize<'de> for CoreRange {
     }
 }
 
-impl Notation for CoreRange {
+impl Scalar for CoreRange {
     fn read(written: &Written<'_>) -> Result<CoreRange, Wrong> {
         let text = written.unquoted()?;
         let (first, last) = text.split_once('-').unwrap_or((&text, &text));
@@ -153,7 +153,7 @@ impl JsonSchema for Cores {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Address(pub SocketAddr);
 
-impl Scalar for Address {
+impl Get for Address {
     type Plain = SocketAddr;
 
     fn get(&self) -> SocketAddr {
@@ -161,7 +161,7 @@ impl Scalar for Address {
     }
 }
 
-impl Notation for Address {
+impl Scalar for Address {
     fn read(written: &Written<'_>) -> Result<Address, Wrong> {
         let text = written.text();
         text.parse().map(Address).map_err(|_| no_address(&text, ADDRESS, 18083))
@@ -200,7 +200,7 @@ impl fmt::Display for Bind {
     }
 }
 
-impl Notation for Bind {
+impl Scalar for Bind {
     fn read(written: &Written<'_>) -> Result<Bind, Wrong> {
         let text = written.text();
         if let Ok(address) = text.parse::<SocketAddr>() {
@@ -257,7 +257,7 @@ impl Deref for Mountpoint {
     }
 }
 
-impl Notation for Mountpoint {
+impl Scalar for Mountpoint {
     fn read(written: &Written<'_>) -> Result<Mountpoint, Wrong> {
         let text = Text::read(written)?;
         legal_beginning(&text)?;

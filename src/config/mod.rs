@@ -1,7 +1,7 @@
 //! The configuration: YAML, environment and arguments in, one checked [`Config`] out.
 //!
-//! [`sections`] has a struct for each section, with serde derive; the type of a field has its
-//! bounds ([`bounded`], [`host`]). A file goes through these steps:
+//! `sections` has a struct for each section, with serde derive; the type of a field has its
+//! bounds (`quantity`, `value`, `host`). A file goes through these steps:
 //!
 //! 1. `outline`: saphyr-parser's events say which kind of node stands on which line, and refuse
 //!    what a configuration does not need (anchors, tags, depth).
@@ -17,7 +17,6 @@
 //! messages are made from (`text`, `read`). Pure: it reads one file and opens nothing else; whether
 //! a core exists or a port is free is the broker's affair.
 
-mod bounded;
 mod check;
 mod document;
 mod host;
@@ -26,19 +25,22 @@ mod outline;
 mod place;
 mod pointer;
 mod problem;
+mod quantity;
 mod read;
 mod schema;
 mod sections;
 mod sources;
 mod text;
+mod value;
 mod yaml;
 
-pub use bounded::{Count, List, Or, Ratio, Scalar, Seconds, ShortTime, Size, Text, Time};
 pub use host::{Address, Bind, Cores, Mountpoint};
 pub use problem::{Origin, Problem, Problems};
+pub use quantity::{Count, Ratio, Seconds, ShortTime, Size, Time};
 pub use sections::*;
 pub use sources::Sources;
 pub use text::{default_file, json_schema, reference};
+pub use value::{Get, List, Or, Text};
 
 use serde_json::{Map, Value, json};
 

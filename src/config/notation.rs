@@ -1,8 +1,6 @@
 //! How numbers, sizes and times are written, and what is said of those that cannot be read. Owns
 //! notation only: which bounds a key has is in its type ([`super::bounded`]).
 
-use super::problem::Wrong;
-
 /// Microseconds in a second: the unit of times and their bounds.
 pub(crate) const SECOND: u64 = 1_000_000;
 /// Microseconds in an hour.
@@ -43,26 +41,13 @@ const TIMES: [(&str, u64); 7] = [
 
 /// A number as far as its notation goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Parsed {
+pub enum Parsed {
+    /// The number.
     Value(u64),
+    /// It is a number, but of more than 64 bits.
     TooLarge,
+    /// It is none.
     Unreadable,
-}
-
-impl Parsed {
-    /// The number when it is in `min..=max`; `kind` says what `text` should be: "a size".
-    pub(super) fn within(
-        self,
-        (min, max): (u64, u64),
-        text: &str,
-        kind: &str,
-    ) -> Result<u64, Wrong> {
-        match self {
-            Parsed::Value(number) if (min..=max).contains(&number) => Ok(number),
-            Parsed::Unreadable => Err(Wrong::value(format!("`{text}` is not {kind}"))),
-            _ => Err(Wrong::value(format!("{text} is out of bounds"))),
-        }
-    }
 }
 
 /// A whole number in decimal digits.

@@ -69,7 +69,7 @@ impl fmt::Display for Problem {
 ///
 /// As the message of a serde error it is a line that says what, and a second one with the fix.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Wrong {
+pub struct Wrong {
     /// What is wrong.
     pub what: String,
     /// What to do; `None`: write what the key accepts.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::super::tests::read_with;
-use super::super::{Bind, Cores, Scalar, Sources};
+use super::super::{Bind, Cores, Get, Sources};
 use super::{is_service_variable, ours};
 
 #[test]

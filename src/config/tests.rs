@@ -431,7 +431,7 @@ proptest::proptest! {
         let mut config = settled();
         config.runtime.spin = ShortTime::of(micros);
         config.mqtt.session_expiry.default = Or::of(Seconds::of(seconds * 1_000_000));
-        config.mqtt.max_packet_size = Size::of(bytes as u32);
+        config.mqtt.max_packet_size = Size::of(bytes);
         config.mqtt.keep_alive.multiplier = Ratio::of(multiplier);
         let text = text::effective(&config, |_| "here".to_owned());
         let loaded = Sources::default().load_from("f.yaml", text.as_bytes());

@@ -1,7 +1,7 @@
 //! What the configuration asks of a host, and how many clients each of the host's limits allows.
 //! The figures of RingMQ itself (bytes per client, descriptors per core) live here.
 
-use crate::config::{Bind, Config, Cores, Scalar};
+use crate::config::{Bind, Config, Cores, Get};
 use crate::limits::MAX_SHARDS;
 
 use super::cgroup::MemoryLimit;

@@ -1,6 +1,6 @@
 //! The configuration as the shard's hot paths want it: plain numbers, no units, no options.
 
-use crate::config::{Config, Scalar, SharedStrategy};
+use crate::config::{Config, Get, SharedStrategy};
 use crate::limits::Budget;
 use crate::session::NEVER;
 use crate::session::pending::Bounds;
