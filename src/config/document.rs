@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::outline::MAX_DEPTH;
 use super::place::Place;
 use super::pointer;
 use super::problem::{Origin, Problem, Wrong};
@@ -57,6 +58,10 @@ impl Document {
         if key.split('.').any(str::is_empty) {
             let fix = "write keys as mqtt.max_qos (in the environment: RINGMQ_MQTT__MAX_QOS)";
             return problems.push(Wrong::new("the key has an empty part", fix).at(origin, key));
+        }
+        if key.split('.').count() > MAX_DEPTH {
+            let wrong = Wrong::new("the key has too many parts", "no key has more than 5");
+            return problems.push(wrong.at(origin, ""));
         }
         // What is not YAML is taken as it stands, so that an IPv6 address needs no quotes inside
         // the shell's.

@@ -24,7 +24,7 @@ type Flood = fn(usize) -> String;
 
 #[test]
 fn a_flood_of_problems_costs_in_proportion_to_its_size() {
-    let floods: [(&str, Flood); 6] = [
+    let floods: [(&str, Flood); 9] = [
         ("unknown keys", |n| (0..n).map(|i| format!("kye{i}: 1\n")).collect()),
         ("unknown keys of a section", |n| {
             (0..n).fold("mqtt:\n".to_owned(), |text, i| text + &format!("  max_qo{i}: 1\n"))
@@ -38,6 +38,12 @@ fn a_flood_of_problems_costs_in_proportion_to_its_size() {
         ("equal listeners with wrong keys", |n| {
             "listeners:\n".to_owned() + &"- {name: a, bnid: 1, backlog: x}\n".repeat(n / 4)
         }),
+        ("wrong values of many listeners", |n| {
+            let wrong = "- {name: [], type: x, bind: y, max_connections: z, backlog: [], tls: 1}\n";
+            "listeners:\n".to_owned() + &wrong.repeat(n / 4)
+        }),
+        ("elements without keys", |n| "listeners:\n".to_owned() + &"-\n".repeat(n)),
+        ("one long value", |n| format!("mqtt: {{max_qos: {}}}\n", "x".repeat(16 * n))),
         ("cores", |n| format!("cores: [{}]\n", "0, ".repeat(n) + "0")),
     ];
     for (what, flood) in floods {

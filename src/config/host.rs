@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::notation::{Parsed, digits};
 use super::problem::Wrong;
-use super::value::{Get, Scalar, Text, Written, described, read, scalar};
+use super::value::{Get, Scalar, Text, Written, described, scalar};
 use crate::limits;
 
 /// The highest core number that can be pinned to (the width of the kernel's `cpu_set_t`, less one).
@@ -39,12 +39,6 @@ pub enum Cores {
 
 /// A core or a range of cores.
 struct CoreRange(u16, u16);
-
-impl<'de> Deserialize<'de> for CoreRange {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        read(from)
-    }
-}
 
 impl Scalar for CoreRange {
     fn read(written: &Written<'_>) -> Result<CoreRange, Wrong> {
@@ -75,6 +69,7 @@ impl Scalar for CoreRange {
         (json!({"anyOf": [core, range]}), "a core or a range of cores".to_owned())
     }
 }
+scalar! { [] CoreRange CoreRange }
 
 struct CoresVisitor;
 
@@ -141,9 +136,9 @@ impl JsonSchema for Cores {
         "Cores".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let (item, _) = CoreRange::schema();
-        let list = json!({"type": "array", "items": item, "minItems": 1});
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let range = generator.subschema_for::<CoreRange>();
+        let list = json!({"type": "array", "items": range, "minItems": 1});
         let accepts = "a list of cores such as [0, 2, 4-7], or auto";
         described(json!({"anyOf": [{"const": "auto"}, list]}), accepts.to_owned())
     }

@@ -7,7 +7,9 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use super::problem::Wrong;
 
 /// Deepest nesting; the configuration itself needs four levels.
-const MAX_DEPTH: usize = 32;
+pub(super) const MAX_DEPTH: usize = 16;
+/// Longest key in bytes: problems name keys in full.
+const MAX_KEY: usize = 256;
 
 /// A node of the document. A key of a mapping is a node too, before its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +76,11 @@ impl Outline {
             Event::SequenceEnd | Event::MappingEnd => {
                 self.open.pop();
                 return Ok(());
+            }
+            Event::Scalar(text, ..)
+                if text.len() > MAX_KEY && self.open.last() == Some(&Open::Key) =>
+            {
+                return refuse("this key is too long", "no key has more than 64 letters");
             }
             Event::Scalar(_, ScalarStyle::Plain, anchor, tag) => {
                 (Kind::Plain, *anchor, tag.is_some())

@@ -4,6 +4,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// Characters of what is wrong that are shown.
+const MAX_WHAT: usize = 300;
+/// Longest word that may be meant to be another.
+const MAX_WORD: usize = 64;
+
 /// Where a value came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Origin {
@@ -97,7 +102,13 @@ impl Wrong {
     /// The problem of a value that stands there, where `accepted` says what the key accepts.
     pub(crate) fn of_value(self, origin: &Origin, key: &str, accepted: &str) -> Problem {
         let fix = self.fix.unwrap_or_else(|| format!("write {accepted}"));
-        Problem { origin: origin.clone(), key: key.to_owned(), what: self.what, fix }
+        // What the user wrote may be of any length, and have lines.
+        let mut what = self.what.replace(char::is_control, " ");
+        if let Some((end, _)) = what.char_indices().nth(MAX_WHAT) {
+            what.truncate(end);
+            what.push_str("...");
+        }
+        Problem { origin: origin.clone(), key: key.to_owned(), what, fix }
     }
 
     pub(crate) fn at(self, origin: &Origin, key: &str) -> Problem {
@@ -107,7 +118,7 @@ impl Wrong {
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What the user wrote may have lines too.
+        // The second line is the fix.
         f.write_str(&self.what.replace(char::is_control, " "))?;
         self.fix.as_ref().map_or(Ok(()), |fix| write!(f, "\n{fix}"))
     }
@@ -134,6 +145,9 @@ impl std::error::Error for Problems {}
 /// The word of `known` that `word` was most likely meant to be, by edit distance; `None` when none
 /// is close.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > MAX_WORD {
+        return None;
+    }
     let word = word.to_lowercase().replace(['-', ' '], "_");
     known
         .map(|candidate| (strsim::osa_distance(&word, candidate), candidate))

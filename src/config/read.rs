@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::document::{Document, kind};
 use super::pointer;
-use super::problem::{Problem, Wrong, nearest};
+use super::problem::{Origin, Problem, Wrong, nearest};
 use super::schema::{self, Key, Shape};
 use super::sections::Config;
 
@@ -40,13 +40,13 @@ pub(super) fn read(document: &mut Document, problems: &mut Vec<Problem>) -> Conf
             }
         }
     }
-    let origin = document.value_origin("");
-    problems.push(Wrong::new("there are more problems", "correct these first").at(&origin, ""));
+    let wrong = Wrong::new("there are more problems", "correct these first");
+    problems.push(wrong.at(&Origin::built_in(), ""));
     Config::default()
 }
 
 /// Reports the value at `pointer`, or the closest around it that has a key of its own, and takes it
-/// out. What was reported already, or is a section without keys, is only taken out.
+/// out.
 fn refused(
     schema: Key<'_>,
     document: &mut Document,
@@ -55,11 +55,7 @@ fn refused(
     problems: &mut Vec<Problem>,
 ) {
     let (pointer, key) = known(schema, pointer);
-    let Some(value) = document.tree.pointer_mut(pointer) else { return };
-    if value.is_null() && matches!(key.shape(), Shape::Section) {
-        *value = Value::Object(Default::default());
-        return;
-    }
+    let Some(value) = document.tree.pointer(pointer) else { return };
     let dotted = pointer::dotted(pointer);
     let wrong = wrong_value(value, key, pointer, said);
     problems.push(wrong.of_value(&document.value_origin(pointer), &dotted, &key.accepts()));

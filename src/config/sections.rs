@@ -6,12 +6,14 @@
 //! and ignored; `x-restart` marks what a reload cannot change.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, IntoDeserializer, MapAccess};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::host::{Address, Bind, Cores, Mountpoint};
 use super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::quantity::{Count, Ratio, Seconds, ShortTime, Size, Time, Unit};
-use super::value::{List, Or, Text, Word};
+use super::value::{self, List, Or, Section, Text, Word};
 use crate::limits;
 
 /// The most of anything that a 32-bit count can hold.
@@ -54,9 +56,22 @@ impl Unit for Buffers {
 macro_rules! choice {
     ($(#[$attribute:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident,)* }) => {
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
-        #[serde(rename_all = "snake_case")]
+        // The traits below are ours: serde's own would take a mapping for a word too.
+        #[serde(rename_all = "snake_case", remote = "Self")]
         $(#[$attribute])*
         pub enum $name { $($(#[$doc])* $variant,)* }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<$name, D::Error> {
+                $name::deserialize(String::deserialize(from)?.into_deserializer())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                $name::serialize(self, to)
+            }
+        }
     };
 }
 
@@ -141,13 +156,32 @@ macro_rules! section {
         $name:ident { $($(#[$of_field:meta])* $field:ident: $ty:ty = $default:expr,)* }
     ) => {
         #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-        #[serde(default)]
+        // The traits below are ours: serde's own would take a list of values for a section too.
+        #[serde(default, remote = "Self")]
         $(#[$attribute])*
         pub struct $name { $($(#[$of_field])* pub $field: $ty,)* }
 
         impl Default for $name {
             fn default() -> $name {
                 $name { $($field: $default,)* }
+            }
+        }
+
+        impl Section for $name {
+            fn of_keys<'de, A: MapAccess<'de>>(keys: A) -> Result<$name, A::Error> {
+                $name::deserialize(MapAccessDeserializer::new(keys))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<$name, D::Error> {
+                value::read_section(from)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                $name::serialize(self, to)
             }
         }
     };

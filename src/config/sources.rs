@@ -97,16 +97,21 @@ impl Sources {
     /// Variables that begin like ours and are nobody's: sentences for the log and for
     /// `--test-config`. Images and shells set such (`RINGMQ_VERSION`).
     pub fn remarks(&self) -> Vec<String> {
-        let (names, schema) = (first_words(), schema::root());
+        let names = first_words();
         let foreign = self.environment.iter().filter(|(name, _)| is_foreign(name, &names));
-        let remark = |(name, _): &(String, String)| {
+        let foreign: Vec<_> = foreign.collect();
+        if foreign.is_empty() {
+            return Vec::new();
+        }
+        let schema = schema::root();
+        let remark = |(name, _): &&(String, String)| {
             let hint = match elsewhere(Key(&schema), &key_of(name)) {
                 Some(hint) => hint,
                 None => "`ringmq config reference` lists the keys".to_owned(),
             };
             format!("{name}: this environment variable names no key and is not used; {hint}")
         };
-        foreign.map(remark).collect()
+        foreign.iter().map(remark).collect()
     }
 
     /// Lays the other layers over the file's, and checks what comes of it.

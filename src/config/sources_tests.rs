@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::super::tests::read_with;
-use super::super::{Bind, Cores, Get, Sources};
+use super::super::{Bind, Cores, Get, Level, Sources};
 use super::{is_service_variable, ours};
 
 #[test]
@@ -167,4 +168,99 @@ fn a_variable_that_no_key_begins_with_is_said_and_not_used() {
         let problems = read_with("", &[(name, "1")], &[]).unwrap_err();
         assert!(problems.len() == 1 && problems[0].contains(hint), "{name}: {problems:?}");
     }
+}
+
+#[test]
+fn the_values_that_apply_are_shown_with_where_each_comes_from() {
+    let sources = Sources {
+        environment: vec![("RINGMQ_LOG__LEVEL".to_owned(), "warn".to_owned())],
+        set: vec!["mqtt.keep_alive={max: 60}".to_owned(), "listeners.1.name=b".to_owned()],
+        port: Some(1884),
+        ..Sources::default()
+    };
+    let file = "mqtt:\n  max_qos: 1\n  keep_alive: {max: 10, multiplier: 2}\nlisteners:\n  - bind: \
+                \"[::1]:7\"\n";
+    let path = std::env::temp_dir().join(format!("ringmq-shown-{}.yaml", std::process::id()));
+    std::fs::write(&path, file).unwrap();
+    let shown = Sources { file: Some(path.clone()), ..sources }.effective().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let shown = shown.replace(&path.display().to_string(), "f.yaml");
+    for line in [
+        "  max_qos: 1  # f.yaml:2\n",
+        "    max: 1m  # --set mqtt.keep_alive={max: 60}\n",
+        "    multiplier: 2.0  # f.yaml:3\n",
+        "  max_inflight: 32  # default\n",
+        "  - name: default  # default\n",
+        "    bind: \"[::1]:1884\"  # -p 1884\n",
+        "  - name: b  # --set listeners.1.name=b\n",
+        "    bind: 127.0.0.1:1883  # default\n",
+        "    allow_anonymous: true  # default\n",
+        "  level: warn  # RINGMQ_LOG__LEVEL\n",
+    ] {
+        assert!(shown.contains(line), "{line}{shown}");
+    }
+    // It is a file, and says the same.
+    let again = Sources::default().load_from("shown.yaml", shown.as_bytes()).unwrap();
+    assert_eq!(again.mqtt.keep_alive.max.get().as_secs(), 60);
+    assert_eq!(again.listeners[0].bind.to_string(), "[::1]:1884");
+}
+
+#[test]
+fn a_value_that_was_replaced_has_no_place_any_more() {
+    let sources = Sources { set: vec!["listeners=[{name: x}]".to_owned()], ..Sources::default() };
+    let file = b"listeners:\n  - {name: a, bind: 127.0.0.1:1, backlog: 7}\n  - {name: b}\n";
+    let config = sources.load_from("f.yaml", file).unwrap();
+    assert_eq!((config.listeners.len(), config.listeners[0].backlog.get()), (1, 4096));
+}
+
+#[test]
+fn the_port_is_the_first_listeners_and_verbose_is_below_set() {
+    let with = |port, verbose, set: &[&str]| {
+        let set = set.iter().map(|argument| argument.to_string()).collect();
+        Sources { port, verbose, set, ..Sources::default() }
+    };
+    let config = with(Some(0), true, &[]).load().unwrap();
+    assert_eq!(config.listeners[0].bind.to_string(), "127.0.0.1:0");
+    assert_eq!(config.log.level, Level::Debug);
+    let config = with(Some(7), true, &["log.level=warn", "listeners.0.bind=[::]:1"]).load();
+    let config = config.unwrap();
+    assert_eq!(config.listeners[0].bind.to_string(), "[::]:7");
+    assert_eq!(config.log.level, Level::Warn);
+    let set = ["listeners.0={type: unix, bind: /x}"];
+    let problems = with(Some(7), false, &set).load().unwrap_err().to_string();
+    assert!(
+        problems.starts_with("-p 7: listeners.0.bind: the first listener has no "),
+        "{problems}"
+    );
+}
+
+#[test]
+fn a_key_of_any_depth_is_refused_and_harmless() {
+    let key = "a.".repeat(60_000) + "a";
+    let sources = Sources { set: vec![format!("{key}=1")], ..Sources::default() };
+    let problems = sources.load().unwrap_err();
+    assert!(problems.0[0].what.starts_with("the key has too many parts"));
+}
+
+#[test]
+fn variables_and_arguments_cost_in_proportion_to_their_number() {
+    let cost = |n: usize| {
+        let name = |i| (format!("RINGMQ_MQTT__MAX_QO{i}"), "1".to_owned());
+        let sources = Sources {
+            environment: (0..n).map(name).collect(),
+            set: (0..n).map(|i| format!("log.levle{i}=x")).collect(),
+            ..Sources::default()
+        };
+        let file: String = (0..n).map(|i| format!("kye{i}: 1\n")).collect();
+        let mut least = Duration::MAX;
+        for _ in 0..3 {
+            let began = Instant::now();
+            assert!(sources.load_from("f.yaml", file.as_bytes()).is_err());
+            least = least.min(began.elapsed());
+        }
+        least
+    };
+    let (some, many) = (cost(5_000), cost(20_000));
+    let bound = (some * 9).max(Duration::from_millis(400));
+    assert!(many <= bound, "{some:?} for 5,000 of each, {many:?} for 20,000");
 }

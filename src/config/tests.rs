@@ -281,6 +281,72 @@ fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
             "f.yaml:2: listeners.0.bind: `127.0.0.1` is not an address with a port; ",
         ),
         ("listeners:\n  - name: \"\"\n", "f.yaml:2: listeners.0.name: the text has 0 bytes; "),
+        (
+            "listeners:\n  - bind: 1883\n",
+            "f.yaml:2: listeners.0.bind: `1883` is not an address with a port; write 0.0.0.0:1883, ",
+        ),
+        ("listeners:\n", "f.yaml:1: listeners: a list is expected here, not nothing; "),
+        (
+            "listeners:\n  name: a\n  bind: 127.0.0.1:1883\n",
+            "f.yaml:2: listeners: a list is expected here, not a mapping; write `listeners:` and \
+             below it `- name: ...`",
+        ),
+        ("listeners: [5]\n", "f.yaml:1: listeners.0: keys are expected here, not a plain value; "),
+        (
+            "listeners:\n  - {}\n  - [a]\n  - {name: c, bind: 127.0.0.1:3}\n",
+            "f.yaml:3: listeners.1: keys are expected here, not a list; ",
+        ),
+        ("cores: [[0]]\n", "f.yaml:1: cores: "),
+        ("cores: {a: 0}\n", "f.yaml:1: cores: this is a mapping; write a list of cores such as"),
+        ("cores:\n", "f.yaml:1: cores: the key has no value; write a list of cores such as"),
+        ("cores: [\"0\"]\n", "f.yaml:1: cores: \"0\" is quoted, so it is text; "),
+        ("mqtt: {max_qos: {a: 1}}\n", "f.yaml:1: mqtt.max_qos: this is a mapping; "),
+        ("mqtt: {max_qos: 1.0}\n", "f.yaml:1: mqtt.max_qos: `1.0` is not a whole number; "),
+        ("mqtt: {max_inflight: 0x20}\n", "f.yaml:1: mqtt.max_inflight: `0x20` is not a whole num"),
+        ("mqtt: {max_inflight: 1_000}\n", "f.yaml:1: mqtt.max_inflight: `1_000` is not a whole n"),
+        (
+            "mqtt: {max_inflight: 99999999999999999999}\n",
+            "f.yaml:1: mqtt.max_inflight: 99999999999999999999 is out of bounds; ",
+        ),
+        ("mqtt: {max_packet_size: 1mb}\n", "f.yaml:1: mqtt.max_packet_size: `1mb` is not a size; "),
+        ("mqtt: {retain: True}\n", "f.yaml:1: mqtt.retain: `True` is neither true nor false; "),
+        (
+            "mqtt: {retain: \"true\"}\n",
+            "f.yaml:1: mqtt.retain: \"true\" is quoted, so it is text; ",
+        ),
+        (
+            "mqtt: {message_expiry_max: soon}\n",
+            "f.yaml:1: mqtt.message_expiry_max: `soon` is not a time (units: us, ms, s, m, h, d); \
+             write a time of 1s to 4294967294s, in whole seconds, or unlimited",
+        ),
+        (
+            "listeners: [{allow_anonymous: maybe}]\n",
+            "f.yaml:1: listeners.0.allow_anonymous: `maybe` is neither true nor false; write true \
+             or false, or auto",
+        ),
+        (
+            "log: {level: INFO}\n",
+            "f.yaml:1: log.level: `INFO` is not a choice; did you mean `info`? (one of: error, ",
+        ),
+        (
+            "log: {level: true}\n",
+            "f.yaml:1: log.level: `true` is not a choice; did you mean `trace`?",
+        ),
+        (
+            "log: {level: {info: }}\n",
+            "f.yaml:1: log.level: this is a mapping; write one of: error, ",
+        ),
+        (
+            "mqtt: {keep_alive: [60, 2]}\n",
+            "f.yaml:1: mqtt.keep_alive: keys are expected here, not a",
+        ),
+        ("log: {level: [info]}\n", "f.yaml:1: log.level: this is a list; write one of: error, "),
+        ("log:\n  level:\n    verbose\n", "f.yaml:3: log.level: `verbose` is not a choice; "),
+        (
+            "listener 1883\nallow_anonymous true\n",
+            "f.yaml:1: keys are expected here, not a plain value; write keys below it, such as \
+             `cores: ...`",
+        ),
     ];
     for (text, expected) in cases {
         let found = problem(text);
@@ -354,6 +420,10 @@ fn what_is_not_plain_yaml_is_refused_with_its_line() {
         ("log: {level: !!str info}\n", "f.yaml:1: YAML tags (!) are not used in this file; "),
         ("log: {}\n---\nlog: {}\n", "f.yaml:3: a second YAML document begins here; "),
         ("? [a, b]\n: c\n", "f.yaml:1: this key is not a word; "),
+        ("mqtt:\n\tmax_qos: 1\n", "f.yaml:2: this is not YAML: tabs disallowed "),
+        ("a: &x {max_qos: 1}\nmqtt: *x\n", "f.yaml:1: anchors (&) and aliases (*) are not used "),
+        ("log: 'a\u{7}'\n", "f.yaml:1: this is not YAML: "),
+        ("log:\n  'a\u{7}': 1\n", "f.yaml:"),
         ("listeners:\n  - name: a\n    bind: [::1]:1883\n", "f.yaml:3: this is not YAML: "),
     ];
     for (text, expected) in cases {
@@ -361,7 +431,66 @@ fn what_is_not_plain_yaml_is_refused_with_its_line() {
         assert!(found.starts_with(expected), "{text}\n  found    {found}\n  expected {expected}");
     }
     assert!(problem("listeners:\n  - bind: [::1]:1883\n").contains("\"[::1]:1883\""));
-    assert!(read(&"[".repeat(10_000)).is_err());
+    for deep in ["[".repeat(10_000), "a: ".repeat(20) + "1", "{a: ".repeat(20) + &"}".repeat(20)] {
+        assert!(read(&deep).is_err(), "{deep}");
+    }
+    let long = problem(&format!("{}: 1\n", "k".repeat(300)));
+    assert!(long.starts_with("f.yaml:1: this key is too long; "), "{long}");
+}
+
+#[test]
+fn what_editors_add_to_a_file_is_no_part_of_it() {
+    for text in
+        ["\u{feff}mqtt:\n  max_qos: 1\n", "mqtt:\r\n  max_qos: 1\r\nlog:\r\n  level: debug\r\n"]
+    {
+        assert_eq!(read(text).unwrap().mqtt.max_qos.get(), 1, "{text:?}");
+    }
+}
+
+#[test]
+fn text_keeps_the_letters_that_yaml_would_read_as_a_number() {
+    for name in ["1.10", "0x10", "007", "true", "5", "1e3", ".inf", "12:30", "no"] {
+        let config = read(&format!("listeners: [{{name: {name}}}]")).unwrap();
+        assert_eq!(&*config.listeners[0].name, name);
+    }
+}
+
+#[test]
+fn what_was_written_is_shown_short_and_on_one_line() {
+    let found = problem(&format!("log: {{level: \"a\\nb{}\"}}\n", "x".repeat(10_000)));
+    assert!(found.len() < 600 && found.starts_with("f.yaml:1: log.level: `a bxxx"), "{found}");
+    let found = problem(&format!("mqtt: {{max_qos: \"a\\nb{}\"}}\n", "x".repeat(10_000)));
+    assert!(found.len() < 600 && found.starts_with("f.yaml:1: mqtt.max_qos: `a bxxx"), "{found}");
+    assert!(found.ends_with("; write a whole number of 0 to 2 (QoS level)"), "{found}");
+}
+
+#[test]
+fn the_schema_is_closed_and_knows_bounds_words_and_defaults() {
+    let schema = schema::root();
+    assert_eq!(schema["additionalProperties"], false);
+    let listener = &schema["properties"]["listeners"]["items"];
+    assert_eq!(listener["additionalProperties"], false);
+    assert_eq!(schema["properties"]["listeners"]["maxItems"], 256);
+    assert_eq!(schema["properties"]["mqtt"]["properties"]["max_qos"]["maximum"], 2);
+    assert_eq!(listener["properties"]["type"]["oneOf"][1]["const"], "unix");
+    let rate = &listener["properties"]["max_connect_rate"];
+    assert_eq!(
+        (&rate["default"], &rate["anyOf"][0]["const"]),
+        (&json!("unlimited"), &json!("unlimited"))
+    );
+    assert!(serde_json::from_str::<Value>(&json_schema()).is_ok());
+    assert!(!json_schema().contains("$ref"));
+}
+
+#[test]
+fn only_what_a_reload_cannot_change_needs_a_restart() {
+    let old = settled();
+    let new = read(
+        "cores: [0]\nruntime: {spin: 1ms, max_connections: 5, receive_buffers: {size: 4KiB}}\n\
+         log: {format: json, level: debug}\nlisteners: [{name: a}]\n",
+    );
+    let keys = old.keys_that_need_a_restart(&new.unwrap());
+    assert_eq!(keys, ["cores", "runtime.spin", "runtime.receive_buffers.size", "log.format"]);
 }
 
 #[test]

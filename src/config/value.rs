@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::de::{Deserializer, Error, IntoDeserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -267,6 +267,36 @@ impl<W: Word, T: JsonSchema> JsonSchema for Or<W, T> {
         let accepts = format!("{}, or {}", Key(&inner).accepts(), W::NAME);
         described(json!({"anyOf": [{"const": W::NAME}, inner]}), accepts)
     }
+}
+
+/// A struct of keys, which have their defaults where they are not written.
+pub(super) trait Section: Default {
+    /// Reads it from its keys.
+    fn of_keys<'de, A: MapAccess<'de>>(keys: A) -> Result<Self, A::Error>;
+}
+
+struct SectionVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Section> Visitor<'de> for SectionVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("keys")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, keys: A) -> Result<T, A::Error> {
+        T::of_keys(keys)
+    }
+
+    /// `mqtt:` with every line below it commented out is all defaults.
+    fn visit_unit<E: Error>(self) -> Result<T, E> {
+        Ok(T::default())
+    }
+}
+
+/// [`Deserialize`] of a section.
+pub(super) fn read_section<'de, T: Section, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    from.deserialize_any(SectionVisitor(PhantomData))
 }
 
 /// At most `MAX` sections.
