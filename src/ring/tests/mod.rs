@@ -6,7 +6,6 @@ mod close;
 mod echo;
 mod hand_over;
 mod lost;
-mod measure;
 mod shared;
 mod support;
 mod upkeep;
