@@ -10,48 +10,51 @@ use std::time::Instant;
 const FILTERS: usize = 1_000_000;
 const SHARD: ShardId = ShardId(1);
 
-pub fn run() {
+pub fn exact() {
+    measure(["fleet/", "/x"]);
+}
+
+pub fn wildcard() {
+    measure(["fleet/", "/+"]);
+}
+
+/// Filters of a number between these two texts.
+fn measure(form: [&str; 2]) {
     let seeds = Seeds::fixed(0);
-    for (what, form) in [("exact", ["fleet/", "/x"]), ("wildcard", ["fleet/", "/+"])] {
-        let filter = |at: usize| format!("{}{at:07}{}", form[0], form[1]);
-        let text = filter(0).len();
-        let before = resident_bytes();
-        let mut index = Index::new(&seeds);
-        for at in 0..FILTERS {
-            let id = index.intern_always(&filter(at));
-            index.add(id, Subscriber { target: 1, subscription_id: 0, options: 0 });
-        }
-        let indexed = resident_bytes();
-        let interest = Interest::new(&seeds);
-        let started = Instant::now();
-        for at in 0..FILTERS {
-            let filter = filter(at);
-            interest.add(SHARD, FilterKey::new(&seeds, &filter), &filter);
-        }
-        let took = started.elapsed().as_nanos() as usize / FILTERS;
-        let shared = resident_bytes();
-        println!(
-            "  {what}: index {} bytes a filter besides {text} of text, interest {}, add {took} ns",
-            (indexed - before) / FILTERS - text,
-            (shared - indexed) / FILTERS,
-        );
-        let names: Vec<String> =
-            (0..1_000).map(|at| filter(at * 1_000).replace('+', "x")).collect();
-        nanoseconds(&format!("{what}: hash + shards"), &names, |name| {
-            interest.shards(&TopicHash::new(&seeds, name)).0.count_ones() as usize
-        });
-        let hashes: Vec<TopicHash> =
-            names.iter().map(|name| TopicHash::new(&seeds, name)).collect();
-        nanoseconds(&format!("{what}: shards"), &hashes, |topic| {
-            interest.shards(topic).0.count_ones() as usize
-        });
-        for at in 0..FILTERS {
-            let filter = filter(at);
-            let id = index.find(&filter).expect("it was added above");
-            assert!(index.remove(id, 0).emptied);
-            interest.remove(SHARD, FilterKey::new(&seeds, &filter), &filter);
-        }
-        let left = resident_bytes().saturating_sub(before);
-        println!("  {what}: {} bytes a filter left when all are gone", left / FILTERS);
+    let filter = |at: usize| format!("{}{at:07}{}", form[0], form[1]);
+    let text = filter(0).len();
+    let before = resident_bytes();
+    let mut index = Index::new(&seeds);
+    for at in 0..FILTERS {
+        let id = index.intern_always(&filter(at));
+        index.add(id, Subscriber { target: 1, subscription_id: 0, options: 0 });
     }
+    let indexed = resident_bytes();
+    let interest = Interest::new(&seeds);
+    let started = Instant::now();
+    for at in 0..FILTERS {
+        let filter = filter(at);
+        interest.add(SHARD, FilterKey::new(&seeds, &filter), &filter);
+    }
+    let took = started.elapsed().as_nanos() as usize / FILTERS;
+    let shared = resident_bytes();
+    println!(
+        "  index {} bytes a filter besides {text} of text, interest {}, add {took} ns",
+        (indexed - before) / FILTERS - text,
+        (shared - indexed) / FILTERS,
+    );
+    let names: Vec<String> = (0..1_000).map(|at| filter(at * 1_000).replace('+', "x")).collect();
+    nanoseconds("hash + shards", &names, |name| {
+        interest.shards(&TopicHash::new(&seeds, name)).0.count_ones() as usize
+    });
+    let hashes: Vec<TopicHash> = names.iter().map(|name| TopicHash::new(&seeds, name)).collect();
+    nanoseconds("shards", &hashes, |topic| interest.shards(topic).0.count_ones() as usize);
+    for at in 0..FILTERS {
+        let filter = filter(at);
+        let id = index.find(&filter).expect("it was added above");
+        assert!(index.remove(id, 0).emptied);
+        interest.remove(SHARD, FilterKey::new(&seeds, &filter), &filter);
+    }
+    let left = resident_bytes().saturating_sub(before);
+    println!("  {} bytes a filter left when all are gone", left / FILTERS);
 }
