@@ -104,8 +104,8 @@ impl Drop for Running {
     }
 }
 
-/// What `ping` says of a broker started from this program and file, on a free port of loopback; both
-/// get the same environment, which comes before the file.
+/// What `ping` says of a broker started from this program and file, on a free port of loopback;
+/// both get the same environment, which comes before the file.
 fn serve_and_ping(program: &Path, file: &Path, environment: &[(&str, &str)]) -> String {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap();
     let started = |words: &[&str]| {

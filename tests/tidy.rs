@@ -231,3 +231,49 @@ fn modules_say_what_they_own() {
         .collect();
     none(&findings, "Open each file with `//!`: what it owns, and what it leaves to others.");
 }
+
+/// The table "Where to look" of src/lib.rs names files that are there.
+#[test]
+fn the_map_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = fs::read_to_string(root.join("src/lib.rs")).expect("it is there");
+    let rows: Vec<&str> = map.lines().filter(|line| line.starts_with("//! |")).collect();
+    let named = rows.iter().flat_map(|row| row.split('`').skip(1).step_by(2));
+    let files: Vec<&str> = named.filter(|name| name.ends_with(".rs")).collect();
+    assert!(files.len() > 30, "the table was not found");
+    let missing: Vec<String> = files
+        .iter()
+        .filter(|file| !root.join("src").join(file).exists())
+        .map(|file| format!("src/{file}"))
+        .collect();
+    none(&missing, "These files are gone; say in src/lib.rs where to look now.");
+}
+
+/// The documents name scripts, tests and files of the tree that are there.
+#[test]
+fn documents_name_what_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut missing = Vec::new();
+    for document in [
+        "README.md",
+        "CHANGELOG.md",
+        ".github/CONTRIBUTING.md",
+        ".github/SECURITY.md",
+        "bench/README.md",
+        "tests/README.md",
+        "tuning/README.md",
+        "tuning/operating.md",
+    ] {
+        let text = fs::read_to_string(root.join(document)).expect("the document is there");
+        for word in text.split(['`', ' ', '\n', '(', ')', '[', ']', '#']) {
+            let word = word.trim_end_matches(['.', ',', ':', ';']);
+            let rooms = ["scripts/", "tests/", "src/", "tuning/", "bench/micro", ".github/"];
+            let named = rooms.iter().any(|room| word.starts_with(room));
+            let pattern = word.contains(['*', '…', '<', '$', '=']);
+            if named && !pattern && !root.join(word).exists() {
+                missing.push(format!("{document}: {word}"));
+            }
+        }
+    }
+    none(&missing, "These are not there; say what is.");
+}

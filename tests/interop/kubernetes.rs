@@ -1,6 +1,6 @@
-//! What `tuning/` gives to Kubernetes: the manifests, and the chart as helm renders it. They fit the
-//! schemas of Kubernetes and each other, and the broker accepts the configuration in them. Nothing
-//! here runs in a cluster.
+//! What `tuning/` gives to Kubernetes: the manifests, and the chart as helm renders it. They fit
+//! the schemas of Kubernetes and each other, and the broker accepts the configuration in them.
+//! Nothing here runs in a cluster.
 
 use super::python_reading;
 use std::fs;

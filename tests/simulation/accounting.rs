@@ -1,4 +1,5 @@
-//! Figures and tables stay right: what is counted is there, and what has gone leaves nothing behind.
+//! Figures and tables stay right: what is counted is there, and what has gone leaves nothing
+//! behind.
 
 use crate::net::End;
 use crate::peer::{Peer, hello};

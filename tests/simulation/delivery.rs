@@ -1,4 +1,5 @@
-//! What one client is sent: order, repetition, packet identifiers, aliases, limits of the connection.
+//! What one client is sent: order, repetition, packet identifiers, aliases, limits of the
+//! connection.
 
 use crate::net::End;
 use crate::peer::{Got, Peer, hello};
