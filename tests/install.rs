@@ -244,6 +244,22 @@ fn the_unit_checks_the_file_that_it_runs_and_gives_up_on_a_faulty_one() {
     assert_eq!(unit("RestartPreventExitStatus"), [ended.status.code().unwrap().to_string()]);
 }
 
+/// What `cargo deb` packs is there; building the package takes a release build and is done by hand.
+#[test]
+fn the_debian_package_finds_its_files() {
+    let manifest = fs::read_to_string(project("Cargo.toml")).unwrap();
+    let (_, assets) = manifest.split_once("\nassets = [\n").expect("a list of assets");
+    let (assets, rest) = assets.split_once("]\nmaintainer-scripts = \"tuning/\"").expect("its end");
+    assert!(rest.contains("unit-name = \"ringmq\""), "the unit and the user, by their names");
+    let named = assets.lines().map(|line| line.split('"').nth(1).expect("a file"));
+    let built = |file: &&str| *file == "target/release/ringmq";
+    let files: Vec<&str> = named.filter(|file| !built(file)).collect();
+    assert!(files.contains(&"tuning/ringmq.yaml"), "{files:?}");
+    for file in files.into_iter().chain(["tuning/ringmq.service", "tuning/ringmq.sysusers"]) {
+        assert!(project(file).exists(), "{file}");
+    }
+}
+
 /// Needs `systemd-analyze`.
 #[test]
 fn systemd_understands_the_unit() {
