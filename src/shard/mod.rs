@@ -459,7 +459,7 @@ impl Shard {
         let mut more = self.run_fanouts(self.allowance());
         more |= self.run_tasks(self.allowance());
         self.retry_parked();
-        more |= self.publish_wills();
+        more |= self.publish_wills(self.allowance());
         more |= self.run_replays(self.allowance());
         more |= self.run_parting(self.allowance());
         more |= self.run_returns(self.allowance());
