@@ -27,7 +27,8 @@ impl Root {
     fn host() -> Root {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ringmq-install-{}-{number}", std::process::id());
+        // With a space: nothing may take the path for two words.
+        let name = format!("ringmq install {}-{number}", std::process::id());
         let root = Root(std::env::temp_dir().join(name));
         root.put("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n");
         root.put("etc/group", "root:x:0:\n");
@@ -174,6 +175,20 @@ fn what_is_installed_serves_and_uninstalling_leaves_what_was_there() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(root.files(), before);
     assert_eq!(stdout(&root.install("--uninstall --yes", "")), "nothing to uninstall\n");
+}
+
+#[test]
+fn a_root_and_a_program_are_meant_from_where_the_caller_is() {
+    let root = Root::host();
+    fs::create_dir(root.path("image")).unwrap();
+    fs::copy(RINGMQ, root.path("program")).unwrap();
+    let words = ["--root", "image/", "--binary", "program", "--yes"];
+    let mut command = Command::new(project("scripts/install"));
+    let output = run(command.args(words).current_dir(&root.0), "");
+    assert!(output.status.success(), "{output:?}");
+    // No passwd, no user: the unit does without.
+    assert!(!stdout(&output).contains("user ringmq"), "{output:?}");
+    assert!(root.path("image/usr/local/bin/ringmq").exists());
 }
 
 #[test]

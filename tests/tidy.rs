@@ -249,21 +249,25 @@ fn the_map_leads_somewhere() {
     none(&missing, "These files are gone; say in src/lib.rs where to look now.");
 }
 
+const DOCUMENTS: [&str; 10] = [
+    "README.md",
+    "CHANGELOG.md",
+    ".github/CONTRIBUTING.md",
+    ".github/SECURITY.md",
+    "bench/README.md",
+    "tests/README.md",
+    "tuning/README.md",
+    "tuning/ecs.md",
+    "tuning/operating.md",
+    "tuning/seccomp.md",
+];
+
 /// The documents name scripts, tests and files of the tree that are there.
 #[test]
 fn documents_name_what_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut missing = Vec::new();
-    for document in [
-        "README.md",
-        "CHANGELOG.md",
-        ".github/CONTRIBUTING.md",
-        ".github/SECURITY.md",
-        "bench/README.md",
-        "tests/README.md",
-        "tuning/README.md",
-        "tuning/operating.md",
-    ] {
+    for document in DOCUMENTS {
         let text = fs::read_to_string(root.join(document)).expect("the document is there");
         for word in text.split(['`', ' ', '\n', '(', ')', '[', ']', '#']) {
             let word = word.trim_end_matches(['.', ',', ':', ';']);
@@ -276,4 +280,42 @@ fn documents_name_what_is_there() {
         }
     }
     none(&missing, "These are not there; say what is.");
+}
+
+/// The anchors of a document: its headings in small letters, words joined by `-`.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let kept = |c: &char| c.is_alphanumeric() || [' ', '-'].contains(c);
+    headings
+        .map(|line| line.trim_start_matches('#').trim().to_lowercase())
+        .map(|title| title.chars().filter(kept).collect::<String>().replace(' ', "-"))
+        .collect()
+}
+
+/// Links inside the tree lead to a file, and to a heading in it.
+#[test]
+fn links_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut broken, mut links) = (Vec::new(), 0);
+    for document in DOCUMENTS {
+        let text = fs::read_to_string(root.join(document)).expect("the document is there");
+        for rest in text.split("](").skip(1) {
+            let (link, _) = rest.split_once(')').expect("a link ends");
+            if link.contains("://") {
+                continue;
+            }
+            links += 1;
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let folder = root.join(document).parent().expect("a file is in a folder").join(path);
+            let target = if path.is_empty() { root.join(document) } else { folder };
+            let found = fs::read_to_string(&target);
+            let leads = found
+                .is_ok_and(|text| anchor.is_empty() || anchors(&text).contains(&anchor.to_owned()));
+            if !leads {
+                broken.push(format!("{document}: {link}"));
+            }
+        }
+    }
+    assert!(links > 10, "the links were not found");
+    none(&broken, "These links lead nowhere.");
 }
