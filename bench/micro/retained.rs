@@ -36,7 +36,7 @@ pub fn run() {
         time(&format!("replay of {filter}, {expected} messages, each"), expected, &mut || {
             let count = &mut |_: &str, _: &usize| found += 1;
             while let Replay::More(next) =
-                retained.replay(filter, cursor.as_deref(), 256, 4096, count)
+                retained.replay(filter, cursor.as_deref(), 256, &mut 4096, count)
             {
                 cursor = Some(next);
             }
