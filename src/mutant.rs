@@ -237,6 +237,10 @@ mutants! {
     TaskForgetsRest,
     /// A step goes on until nothing is left to do, whatever it costs.
     BudgetIgnored,
+    /// Who asks for little waits behind everybody who asks for much.
+    FreshBehindServed,
+    /// Who has had a turn has no other while anybody comes for a first one.
+    ServedStarve,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,

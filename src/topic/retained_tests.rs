@@ -19,9 +19,10 @@ fn replay_all(
     let mut cursor: Option<Box<str>> = None;
     loop {
         let before = all.len();
-        let outcome = retained.replay(filter, cursor.as_deref(), limit, visits, &mut |name, at| {
-            all.push((name.into(), *at));
-        });
+        let outcome =
+            retained.replay(filter, cursor.as_deref(), limit, &mut { visits }, &mut |name, at| {
+                all.push((name.into(), *at));
+            });
         assert!(all.len() - before <= limit.max(1));
         match outcome {
             Replay::Done => return all,
@@ -79,7 +80,7 @@ fn a_replay_visits_about_what_it_delivers() {
         loop {
             calls += 1;
             let found = &mut |_: &str, _: &u32| matched += 1;
-            match retained.replay(filter, cursor.as_deref(), usize::MAX, 64, found) {
+            match retained.replay(filter, cursor.as_deref(), usize::MAX, &mut 64, found) {
                 Replay::Done => return (matched, calls * 64),
                 Replay::More(next) => cursor = Some(next),
             }
@@ -126,7 +127,7 @@ fn a_hash_over_a_million_is_streamed_completely() {
     let mut seen = HashSet::new();
     let mut cursor: Option<Box<str>> = None;
     while let Replay::More(next) =
-        retained.replay("#", cursor.as_deref(), 1000, 1000, &mut |_, at| {
+        retained.replay("#", cursor.as_deref(), 1000, &mut 1000, &mut |_, at| {
             assert!(seen.insert(*at));
         })
     {
@@ -182,7 +183,7 @@ proptest! {
         let mut changes = changing.iter();
         loop {
             let outcome =
-                retained.replay(&filter, cursor.as_deref(), limit, visits, &mut |name, _| {
+                retained.replay(&filter, cursor.as_deref(), limit, &mut { visits }, &mut |name, _| {
                     *found.entry(name.into()).or_default() += 1;
                 });
             match outcome {
@@ -209,48 +210,4 @@ proptest! {
             prop_assert!(found.contains_key(name), "{} {}", filter, name);
         }
     }
-}
-
-#[test]
-#[ignore = "a measurement: cargo test --release -- --ignored --nocapture measure_retained"]
-fn measure_retained() {
-    const COUNT: usize = 1_000_000;
-    let name = |at: usize| format!("fleet/{:03}/truck/{at:07}/state", at % 500);
-    // In an order that is not the tree's.
-    let names: Vec<String> = (0..COUNT).map(|at| name(at * 999_983 % COUNT)).collect();
-    let before = testing::resident_bytes();
-    let mut retained = Retained::new();
-    let time = |what: &str, count: usize, work: &mut dyn FnMut()| {
-        let started = std::time::Instant::now();
-        work();
-        println!("{what}: {} ns", started.elapsed().as_nanos() / count as u128);
-    };
-    time("set, new", COUNT, &mut || {
-        names.iter().for_each(|name| assert!(retained.set(name, 1usize).is_none()));
-    });
-    let bytes = (testing::resident_bytes() - before) / COUNT - names[0].len();
-    println!("{bytes} bytes a message besides {} of name, handle of 8 included", names[0].len());
-    time("set, replacing, random", COUNT, &mut || {
-        names.iter().for_each(|name| assert!(retained.set(name, 2).is_some()));
-    });
-    time("set, replacing, the same 1000", COUNT, &mut || {
-        let few = names[..1000].iter().cycle().take(COUNT);
-        few.for_each(|name| assert!(retained.set(name, 3).is_some()));
-    });
-    let replay = |filter: &str, expected: usize| {
-        let (mut found, mut cursor) = (0, None::<Box<str>>);
-        time(&format!("replay of {filter}, {expected} messages, each"), expected, &mut || {
-            let count = &mut |_: &str, _: &usize| found += 1;
-            while let Replay::More(next) =
-                retained.replay(filter, cursor.as_deref(), 256, 4096, count)
-            {
-                cursor = Some(next);
-            }
-        });
-        assert_eq!(found, expected);
-    };
-    replay("#", COUNT);
-    replay("fleet/250/#", COUNT / 500);
-    replay("fleet/+/truck/0000250/state", 1);
-    replay("+/+/+/+/state", COUNT);
 }
