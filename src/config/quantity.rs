@@ -1,5 +1,5 @@
-//! Numbers whose bounds are part of the type: [`Count`], [`Size`], [`Time`] and [`Ratio`]. Owns what
-//! each accepts; how numbers are written is in [`super::notation`].
+//! Numbers whose bounds are part of the type: [`Count`], [`Size`], [`Time`] and [`Ratio`]. Owns
+//! what each accepts; how numbers are written is in [`super::notation`].
 
 use std::borrow::Cow;
 use std::marker::PhantomData;

@@ -1,6 +1,6 @@
 //! The sections of the configuration: a struct each, with serde derive. The doc comment of a field
-//! is its meaning in `ringmq config reference`, its type has the unit and the bounds, `Default` the
-//! default. Owns no behaviour.
+//! is its meaning in `ringmq config reference`, its type has the unit and the bounds, and the value
+//! behind it is the default. Owns no behaviour.
 //!
 //! `x-later` names keys and words of later capabilities, which are refused by name and never read
 //! and ignored; `x-restart` marks what a reload cannot change.
@@ -191,8 +191,8 @@ section! {
     /// The whole configuration, checked.
     #[schemars(extend("x-later" = ["access", "overload", "storage", "bridges", "cluster"]))]
     Config {
-        /// Cores that run a shard, one shard per entry: a list such as [0, 2, 4-7]; a core listed twice
-        /// runs two shards. auto: the process's affinity and cgroup quota.
+        /// Cores that run a shard, one shard per entry: a list such as [0, 2, 4-7]; a core listed
+        /// twice runs two shards. auto: the process's affinity and cgroup quota.
         #[schemars(extend("x-restart" = true))]
         cores: Cores = Cores::Auto,
         /// How the shards run.
@@ -222,12 +222,12 @@ section! {
         /// Look for work this long before parking a shard; 0 parks at once.
         #[schemars(extend("x-restart" = true))]
         spin: ShortTime<0, SECOND> = ShortTime::of(20),
-        /// A core that sleeps lets events gather this long before it wakes: less CPU under steady light
-        /// traffic for that much more latency (Linux 6.12). 0 wakes for each.
+        /// A core that sleeps lets events gather this long before it wakes: less CPU under steady
+        /// light traffic for that much more latency (Linux 6.12). 0 wakes for each.
         #[schemars(extend("x-restart" = true))]
         coalesce: ShortTime<0, { SECOND / 1000 }> = ShortTime::of(0),
-        /// Sockets one io_uring holds; further rings are opened as needed. auto: the nofile limit, at
-        /// most 1048576.
+        /// Sockets one io_uring holds; further rings are opened as needed. auto: the nofile limit,
+        /// at most 1048576.
         #[schemars(extend("x-restart" = true))]
         sockets_per_ring: Or<Auto, Count<u32, Sockets, 4, 1_048_576>> = Or::NONE,
         /// Buffers shared by all connections of one core.
@@ -257,9 +257,9 @@ section! {
         /// What carries MQTT.
         #[serde(rename = "type")]
         kind: ListenerType = ListenerType::Tcp,
-        /// Address and port ("[::1]:1883" for IPv6; port 0 lets the kernel choose), or the path of a
-        /// unix socket. An IPv6 address takes IPv6 clients only, "[::]:1883" too: for both families,
-        /// add a listener on 0.0.0.0:1883.
+        /// Address and port ("[::1]:1883" for IPv6; port 0 lets the kernel choose), or the path of
+        /// a unix socket. An IPv6 address takes IPv6 clients only, "[::]:1883" too: for both
+        /// families, add a listener on 0.0.0.0:1883.
         bind: Bind = Bind::Tcp(Bind::USUAL),
         /// Most connections of this listener; further ones are refused with 0x97 (MQTT 3: 3).
         max_connections: Or<Unlimited, Count<u32, Connections, 1, MANY>> = Or::NONE,
@@ -270,12 +270,12 @@ section! {
         backlog: Count<u32, Connections, 1, 65_535> = Count::of(4096),
         /// PROXY protocol header at the start of a connection.
         proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
-        /// Accept clients without user name. auto: only while every listener is on loopback or a unix
-        /// socket.
+        /// Accept clients without user name. auto: only while every listener is on loopback or a
+        /// unix socket.
         allow_anonymous: Or<Auto, bool> = Or::NONE,
         /// Prefix of every topic of this listener's clients, ends with /; may use ${client_id} and
-        /// ${username}, in which / + and # become _. A client whose prefix would leave no room for a
-        /// topic is refused.
+        /// ${username}, in which / + and # become _. A client whose prefix would leave no room for
+        /// a topic is refused.
         mountpoint: Mountpoint = Mountpoint::default(),
     }
 }
@@ -283,8 +283,8 @@ section! {
 section! {
     /// What the protocol allows.
     Mqtt {
-        /// Largest packet a client may send, in bytes with its fixed header. The worst case in memory
-        /// is one unfinished packet of this size per connection.
+        /// Largest packet a client may send, in bytes with its fixed header. The worst case in
+        /// memory is one unfinished packet of this size per connection.
         max_packet_size: Size<u32, 128, LARGEST_PACKET> = Size::of(MIB),
         /// Highest QoS clients may publish.
         max_qos: Count<u8, QosLevel, 0, 2> = Count::of(2),
@@ -300,8 +300,8 @@ section! {
         reason_strings: bool = true,
         /// Send CONNACK properties beyond those the specification makes mandatory.
         connack_properties: bool = true,
-        /// Prefix of the Response Information given to MQTT 5 clients that ask for it; the ClientId
-        /// follows. Empty: none is given.
+        /// Prefix of the Response Information given to MQTT 5 clients that ask for it; the
+        /// ClientId follows. Empty: none is given.
         response_information: Text<0, 1024> = Text::of(""),
         /// Longest ClientId in bytes.
         max_client_id_length: Count<u32, Bytes, 1, 65_535> = Count::of(65535),
@@ -314,15 +314,16 @@ section! {
         max_topic_alias: Count<u16, Aliases, 0, 65_535> = Count::of(16),
         /// Topic aliases used towards one client, at most what the client allows.
         topic_alias_outbound: Count<u16, Aliases, 0, 65_535> = Count::of(0),
-        /// QoS 1 and 2 messages one MQTT 5 client may have in flight to the broker; MQTT 3 has no way
-        /// to tell a client.
+        /// QoS 1 and 2 messages one MQTT 5 client may have in flight to the broker; MQTT 3 has no
+        /// way to tell a client.
         receive_maximum: Count<u16, Messages, 1, 65_535> = Count::of(256),
         /// QoS 1 and 2 messages in flight to one client, at most its Receive Maximum.
         max_inflight: Count<u16, Messages, 1, 65_535> = Count::of(32),
-        /// Send unacknowledged messages again to MQTT 3 clients after this time; MQTT 5 forbids it.
+        /// Send unacknowledged messages again to MQTT 3 clients after this time; MQTT 5 forbids
+        /// it.
         retry_interval: Or<Off, Time<SECOND, DAY>> = Or::NONE,
-        /// Time a new connection has to send its CONNECT packet, and then to reach the core that the
-        /// client lives on if that is busy.
+        /// Time a new connection has to send its CONNECT packet, and then to reach the core that
+        /// the client lives on if that is busy.
         connect_timeout: Time<{ SECOND / 10 }, { 3600 * SECOND }> = Time::of(10 * SECOND),
         /// Detection of dead clients.
         keep_alive: KeepAlive = KeepAlive::default(),
@@ -330,19 +331,19 @@ section! {
         session_expiry: SessionExpiry = SessionExpiry::default(),
         /// Longest message expiry; also given to messages that carry none.
         message_expiry_max: Or<Unlimited, Seconds<SECOND, LONGEST>> = Or::NONE,
-        /// Most subscriptions of one client; each costs some 100 bytes. Past it SUBACK says 0x97 (Quota
-        /// exceeded), to MQTT 3 clients 0x80.
+        /// Most subscriptions of one client; each costs some 100 bytes. Past it SUBACK says 0x97
+        /// (Quota exceeded), to MQTT 3 clients 0x80.
         max_subscriptions: Or<Unlimited, Count<u32, Subscriptions, 1, MANY>> =
             Or::of(Count::of(100000)),
-        /// Most subscriptions of one client whose filter is not found by hash: those with a wildcard
-        /// whose shape (how many levels, which of them are +, whether it ends in #) is not among the
-        /// first 48 in use on the shard. Only these make a publish dearer. SUBACK as for
-        /// max_subscriptions, also when the broker has no room for more of them.
+        /// Most subscriptions of one client whose filter is not found by hash: those with a
+        /// wildcard whose shape (how many levels, which of them are +, whether it ends in #) is
+        /// not among the first 48 in use on the shard. Only these make a publish dearer. SUBACK as
+        /// for max_subscriptions, also when the broker has no room for more of them.
         max_unhashed_subscriptions: Count<u32, Subscriptions, 0, MANY> = Count::of(512),
         /// Messages that wait for one client: offline, or its inflight window is full.
         pending: Pending = Pending::default(),
-        /// Unsent bytes to one slow client before QoS 0 messages to it are dropped; eight times as much
-        /// to one that keeps reading. The worst case in memory is that for every connection.
+        /// Unsent bytes to one slow client before QoS 0 messages to it are dropped; eight times as
+        /// much to one that keeps reading. The worst case in memory is that for every connection.
         outgoing_max_bytes: Size<u64, KIB, TIB> = Size::of(MIB),
         /// How a share group picks the member for a message, among those that can take it.
         shared_strategy: SharedStrategy = SharedStrategy::RoundRobin,
@@ -352,11 +353,11 @@ section! {
 section! {
     /// Detection of dead clients.
     KeepAlive {
-        /// Longest keep alive; clients that ask for more, or for none, get this one if they speak MQTT
-        /// 5. 65535 leaves keep alive to the client.
+        /// Longest keep alive; clients that ask for more, or for none, get this one if they speak
+        /// MQTT 5. 65535 leaves keep alive to the client.
         max: Seconds<SECOND, { 65_535 * SECOND }> = Seconds::of(65_535 * SECOND),
-        /// A client is dead after this many keep alive intervals without a packet; the specification
-        /// says 1.5.
+        /// A client is dead after this many keep alive intervals without a packet; the
+        /// specification says 1.5.
         multiplier: Ratio<1, 100> = Ratio::of(1.5),
     }
 }
@@ -404,8 +405,8 @@ section! {
     #[schemars(extend("x-later" = ["memory", "client", "address", "users"]))]
     Limits {
         /// Largest CONNECT packet, its will message included, at most mqtt.max_packet_size: what a
-        /// connection may make the broker hold before it is known who it is. The worst case in memory
-        /// is this for every connection.
+        /// connection may make the broker hold before it is known who it is. The worst case in
+        /// memory is this for every connection.
         before_connect: Size<u32, 128, LARGEST_PACKET> = Size::of(64 * KIB),
     }
 }
@@ -421,8 +422,8 @@ section! {
 section! {
     /// The admin HTTP server.
     Admin {
-        /// Address and port, usually 127.0.0.1:18083 (port 0 lets the kernel choose). It asks for no
-        /// password: keep it on loopback or a private network. off: none.
+        /// Address and port, usually 127.0.0.1:18083 (port 0 lets the kernel choose). It asks for
+        /// no password: keep it on loopback or a private network. off: none.
         bind: Or<Off, Address> = Or::NONE,
     }
 }
@@ -443,9 +444,9 @@ section! {
         /// How lines are written.
         #[schemars(extend("x-restart" = true))]
         format: Format = Format::Text,
-        /// Lines about clients that connect, disconnect or are refused, at level info. Of each kind at
-        /// most 50 at once and 10 per second are written by a shard; how many were left out is said
-        /// every 10 seconds and counted. At level debug all are written.
+        /// Lines about clients that connect, disconnect or are refused, at level info. Of each
+        /// kind at most 50 at once and 10 per second are written by a shard; how many were left
+        /// out is said every 10 seconds and counted. At level debug all are written.
         connections: bool = true,
     }
 }

@@ -1,5 +1,5 @@
-//! Values of keys: what all of them have in common, [`Text`], the word for "no value" in [`Or`], and
-//! [`List`]. Owns how each is read, written and described; knows no key.
+//! Values of keys: what all of them have in common, [`Text`], the word for "no value" in [`Or`],
+//! and [`List`]. Owns how each is read, written and described; knows no key.
 
 use std::borrow::Cow;
 use std::fmt;
