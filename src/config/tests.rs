@@ -227,7 +227,8 @@ fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
         ),
         (
             "mqtt: {connect_timeout: 5 parsecs}\n",
-            "f.yaml:1: mqtt.connect_timeout: `5 parsecs` is not a time (units: us, ms, s, m, h, d); \
+            "f.yaml:1: mqtt.connect_timeout: `5 parsecs` is not a time (units: us, ms, s, m, h, \
+             d); \
              write a time of 100ms to 1h",
         ),
         (
@@ -283,7 +284,7 @@ fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
         ("listeners:\n  - name: \"\"\n", "f.yaml:2: listeners.0.name: the text has 0 bytes; "),
         (
             "listeners:\n  - bind: 1883\n",
-            "f.yaml:2: listeners.0.bind: `1883` is not an address with a port; write 0.0.0.0:1883, ",
+            "f.yaml:2: listeners.0.bind: `1883` is not an address with a port; write 0.0.0.0:1883",
         ),
         ("listeners:\n", "f.yaml:1: listeners: a list is expected here, not nothing; "),
         (
