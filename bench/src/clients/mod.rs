@@ -19,9 +19,9 @@ use crate::machine;
 use crate::mqtt::Malformed;
 use io_uring::{cqueue, opcode, squeue, types};
 use ring::{Bell, Ring, Sizes};
-use socket::Options;
+use socket::{Options, Raw};
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use tls::Layer;
 
 /// Few clients talk much; of many, each ring has its share of the buffers.
@@ -83,14 +83,17 @@ pub struct Net {
     dirty: Vec<u32>,
     spare: Vec<Vec<u8>>,
     batch: Vec<(u64, i32, u32)>,
-    target: SocketAddrV4,
-    raw_target: Box<libc::sockaddr_in>,
+    /// Clients go to them in turn. Never changed: the kernel reads the addresses.
+    targets: Vec<(SocketAddr, Raw)>,
     options: Options,
 }
 
 impl Net {
-    /// Rings with room for `clients` clients of `target`.
-    pub fn new(target: SocketAddrV4, clients: u32, options: Options) -> Result<Self, String> {
+    /// Rings with room for `clients` clients, which connect to `targets` in turn.
+    pub fn new(targets: &[SocketAddr], clients: u32, options: Options) -> Result<Self, String> {
+        if targets.is_empty() {
+            return Err("there is no broker to connect to".into());
+        }
         let slots = SLOTS.min(u32::try_from(machine::nofile()).unwrap_or(SLOTS)).max(2);
         let shift = slots.ilog2();
         let slots = 1 << shift;
@@ -118,8 +121,7 @@ impl Net {
             dirty: Vec::new(),
             spare: Vec::new(),
             batch: Vec::new(),
-            target,
-            raw_target: Box::new(socket::raw(target)),
+            targets: targets.iter().map(|target| (*target, Raw::of(*target))).collect(),
             options,
         })
     }
@@ -130,15 +132,16 @@ impl Net {
         if self.clients[client as usize].in_flight {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
-        let socket = socket::open(self.target, client, &self.options)?;
+        let index = client as usize % self.targets.len();
+        let (target, raw) = &self.targets[index];
+        let connect = (raw.pointer(), raw.length());
+        // All sources are used for each of the targets.
+        let turn = client / self.targets.len() as u32;
+        let socket = socket::open(*target, turn, &self.options)?;
         // The slot takes its own reference; the descriptor is closed at once.
         let slot = self.slot(client);
         self.ring(client).adopt(slot, &socket)?;
-        let connect = opcode::Connect::new(
-            types::Fixed(slot),
-            (&raw const *self.raw_target).cast(),
-            size_of::<libc::sockaddr_in>() as u32,
-        );
+        let connect = opcode::Connect::new(types::Fixed(slot), connect.0, connect.1);
         self.push(client, connect.build(), CONNECT);
         Ok(())
     }
@@ -307,7 +310,7 @@ impl Net {
             return;
         }
         if let Some(tls) = &self.options.tls {
-            match Layer::new(tls) {
+            match Layer::new(tls, client as usize % self.targets.len()) {
                 Ok(layer) => self.layers[client as usize] = Some(Box::new(layer)),
                 Err(Malformed) => {
                     self.end(handler, client, libc::EPROTO);
