@@ -48,6 +48,8 @@ const DRAIN: u64 = 20 * SECOND;
 const SILENCE: u64 = 2 * SECOND;
 /// Brokers have so long to close what has ended, in nanoseconds.
 const CLOSING: u64 = 2 * SECOND;
+/// The host keeps so much memory, in bytes: below it the run ends.
+const LEAST_MEMORY: u64 = 128 << 20;
 /// Clients that leave at once.
 const LEAVE_AT_ONCE: u32 = 512;
 
@@ -280,9 +282,15 @@ impl Engine {
             Speakers::Subscribers(subscribers) => subscribers.done(),
         };
         done || stop::requested()
-            || self.monitor.floor_met
+            || self.short_of_memory()
             || self.gone == self.clients
             || clock::now() >= end
+    }
+
+    /// Before the kernel ends somebody for it.
+    fn short_of_memory(&self) -> bool {
+        let available = self.monitor.samples.last().map(|sample| sample.host.available);
+        available.is_some_and(|bytes| bytes > 0 && bytes < LEAST_MEMORY)
     }
 
     fn everyone_is_in(&self) -> bool {
@@ -459,7 +467,7 @@ impl Engine {
             Speakers::Publishers(publishers) => publishers.report(&mut report, seconds),
             Speakers::Subscribers(subscribers) => subscribers.report(&mut report, seconds),
         }
-        report["stopped_early"] = if self.monitor.floor_met {
+        report["stopped_early"] = if self.short_of_memory() {
             json!("the host was short of memory")
         } else if stop::requested() {
             json!("by a signal")
