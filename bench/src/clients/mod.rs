@@ -19,7 +19,7 @@ use crate::machine;
 use crate::mqtt::Malformed;
 use io_uring::{cqueue, opcode, squeue, types};
 use ring::{Bell, Ring, Sizes};
-use socket::{Options, Raw};
+use socket::{Options, Port, Raw};
 use std::io;
 use std::net::SocketAddr;
 use tls::Layer;
@@ -59,6 +59,8 @@ struct Client {
     open: bool,
     dirty: bool,
     in_flight: bool,
+    /// Its own port was taken: the kernel chooses.
+    any_port: bool,
 }
 
 const _: () = assert!(size_of::<Client>() <= 80);
@@ -137,7 +139,8 @@ impl Net {
         let connect = (raw.pointer(), raw.length());
         // All sources are used for each of the targets.
         let turn = client / self.targets.len() as u32;
-        let socket = socket::open(*target, turn, &self.options)?;
+        let port = if self.clients[client as usize].any_port { Port::Any } else { Port::Own };
+        let socket = socket::open(*target, turn, &self.options, port)?;
         // The slot takes its own reference; the descriptor is closed at once.
         let slot = self.slot(client);
         self.ring(client).adopt(slot, &socket)?;
@@ -304,6 +307,14 @@ impl Net {
     }
 
     fn on_connect(&mut self, handler: &mut impl Handler, client: u32, result: i32) {
+        let state = &mut self.clients[client as usize];
+        if result == -libc::EADDRNOTAVAIL && self.options.ports.is_some() && !state.any_port {
+            state.any_port = true;
+            self.release(client);
+            if self.connect(client).is_ok() {
+                return;
+            }
+        }
         self.clients[client as usize].open = true;
         if result < 0 {
             self.end(handler, client, -result);

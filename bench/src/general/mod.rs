@@ -114,6 +114,7 @@ pub fn run(plan: Plan) -> Result<Verdict, String> {
         send_buffer: if fast { SEND_BUFFER } else { 0 },
         tls: plan.tls.clone(),
         sources: plan.sources.clone(),
+        ports: plan.ports,
         ..Options::default()
     };
     let mut net = Net::new(&plan.targets, plan.clients, options)?;

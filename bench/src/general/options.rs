@@ -319,6 +319,8 @@ pub struct Plan {
     pub targets: Vec<SocketAddr>,
     /// Addresses to connect from.
     pub sources: Vec<IpAddr>,
+    /// Ports that clients are given, when they are too many for the kernel to search.
+    pub ports: Option<(u16, u16)>,
     /// Below MQTT.
     pub tls: Option<Arc<Tls>>,
     /// Spoken by all clients.
@@ -443,6 +445,7 @@ impl Base {
         let targets = self.host.iter().map(|host| resolve(host, self.port));
         let targets = targets.collect::<Result<Vec<_>, _>>()?;
         let sources = self.sources(&targets)?;
+        let many = sharing(self.count, &targets, &sources) > socket::CLIENTS_PER_ADDRESS;
         let run = fresh();
         let names = Made {
             client_id: self.client_ids(&role, run)?,
@@ -468,6 +471,7 @@ impl Base {
             role,
             hosts: self.host.join(", "),
             tls: self.tls()?,
+            ports: many.then(ports),
             targets,
             sources,
             version: self.protocol,
@@ -521,7 +525,8 @@ impl Base {
             if fitting == 0 && target.is_ipv4() && target.ip().is_loopback() {
                 continue;
             }
-            let room = ports() * fitting.max(1) as u64;
+            let (first, last) = ports();
+            let room = (u64::from(last - first) + 1) * fitting.max(1) as u64;
             let wanted = u64::from(self.count).div_ceil(targets.len() as u64);
             if wanted > room {
                 return Err(format!(
@@ -578,14 +583,26 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
     first.copied().ok_or_else(|| failed("it has no address"))
 }
 
-/// Ports that the system gives to connections from one address.
-fn ports() -> u64 {
+/// Clients of one target that have the same source address.
+fn sharing(clients: u32, targets: &[SocketAddr], sources: &[IpAddr]) -> u32 {
+    let loopback = |target: &SocketAddr| target.is_ipv4() && target.ip().is_loopback();
+    if sources.is_empty() && targets.iter().all(loopback) {
+        return socket::CLIENTS_PER_ADDRESS;
+    }
+    let of = |v4: bool| sources.iter().filter(|source| source.is_ipv4() == v4).count().max(1);
+    let fewest = targets.iter().map(|target| of(target.is_ipv4())).min().unwrap_or(1);
+    clients.div_ceil(targets.len().max(1) as u32).div_ceil(fewest as u32)
+}
+
+/// The first and the last of the ports that the system gives to connections from one address.
+fn ports() -> (u16, u16) {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     let text = text.unwrap_or_default();
-    let ends: Vec<u64> = text.split_whitespace().filter_map(|end| end.parse().ok()).collect();
+    let ends: Vec<u16> = text.split_whitespace().filter_map(|end| end.parse().ok()).collect();
     match ends[..] {
-        [first, last] if last >= first => last - first + 1,
-        _ => 28_232,
+        [first, last] if last >= first => (first, last),
+        // Linux's own.
+        _ => (32_768, 60_999),
     }
 }
 
