@@ -75,7 +75,7 @@ impl Random {
 
     /// A number from 0 to `most` inclusive.
     pub fn up_to(&mut self, most: u64) -> u64 {
-        (u128::from(self.next()) * (u128::from(most) + 1) >> 64) as u64
+        ((u128::from(self.next()) * (u128::from(most) + 1)) >> 64) as u64
     }
 }
 

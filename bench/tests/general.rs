@@ -232,7 +232,8 @@ fn prometheus_sees_a_run_while_it_goes_on() {
     let port = ground::free_port();
     let ready = scratch.path("ready");
     let mut generator = Generator::start(&format!(
-        "pub -h 127.0.0.1 -p {} -c 7 -i 0 -I 10 -q 1 -t p/%i --prometheus {port} --ready-file {ready}",
+        "pub -h 127.0.0.1 -p {} -c 7 -i 0 -I 10 -q 1 -t p/%i --prometheus {port} --ready-file \
+         {ready}",
         broker.port
     ));
     generator.until_there(&ready);

@@ -112,7 +112,7 @@ impl Options {
     pub fn comparing(self, matches: &ArgMatches, interval: f64) -> Result<Comparing, String> {
         let given = PASSED_ON.into_iter().filter_map(|option| {
             let given = matches.value_source(option) == Some(ValueSource::CommandLine);
-            let value = matches.get_raw(option).filter(|_| given)?.last()?;
+            let value = matches.get_raw(option).filter(|_| given)?.next_back()?;
             Some((option, value.to_string_lossy().into_owned()))
         });
         let (seconds, warmup) = if self.quick { (2.0, 0.5) } else { (interval, 1.0) };

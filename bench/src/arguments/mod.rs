@@ -14,7 +14,7 @@ pub use scenario::Outcome;
 
 use crate::alone::{self, Alone};
 use crate::broker::{self, Candidate, Kind};
-use crate::general::options as general;
+use crate::general::{options as general, plan::Plan};
 use crate::plot;
 use crate::scenario::{ALL, Scenario, Settings, find};
 use clap::error::ErrorKind;
@@ -41,7 +41,7 @@ pub enum Job {
     /// One scenario, a broker started for it.
     Alone(Alone),
     /// Clients as the options describe them.
-    General(Box<general::Plan>),
+    General(Box<Plan>),
     /// What a file describes.
     File(file::Script),
     /// The results of several generators as one.
@@ -468,7 +468,8 @@ mod tests {
             "sub -c 50000 -i 10 -t bench/%i -q 2",
             "pub -c 100 -I 10 -t bench/%i -s 256",
             "pub -c 100 -I 10 -t bench/%i -s 256 --ssl",
-            "sub -h 127.0.0.1,127.0.0.2 -p 8883 -V 4 -R 500 -n 1000 -u u%i -P -x- -k 60 -C false -t a",
+            "sub -h 127.0.0.1,127.0.0.2 -p 8883 -V 4 -R 500 -n 1000 -u u%i -P -x- -k 60 -C false \
+             -t a",
             "pub -t a -r true -L 10 -F 0 -w true --max-random-wait 20 --min-random-wait 5 -m hello",
             "pub -t %c/%u/%i/%s/%rand_10 -u me --prefix x --shortids --payload-hdrs cnt64,ts",
             "sub -t a -t b --ifaddr 127.0.0.1,127.0.0.2-127.0.0.9 -x 60 --reconnect 3 \

@@ -3,8 +3,10 @@
 //! Owns how clients come in, come back and leave; what they say and hear is `publishers`' and
 //! `subscribers`'.
 
+mod hosts;
 pub mod options;
 mod payload;
+pub mod plan;
 mod publishers;
 mod schedule;
 mod subscribers;
@@ -25,7 +27,7 @@ use crate::scenario::Snapshot;
 use crate::scenario::crowd::Sweep;
 use crate::stop;
 use crate::summary;
-use options::{Plan, Role};
+use plan::{Plan, Publication, Role};
 use publishers::Publishers;
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
@@ -166,7 +168,7 @@ fn headline(plan: &Plan) -> String {
             format!(", {} subscription(s) each, QoS {}", s.filters.len(), s.qos)
         }
         Role::Publish(p) => {
-            let each = |one: &options::Publication| match one.interval {
+            let each = |one: &Publication| match one.interval {
                 0 => format!(", QoS {} as fast as they go", one.qos),
                 nanos => {
                     format!(", QoS {} every {} ms", one.qos, grouped(nanos as f64 / 1e6))
@@ -447,7 +449,8 @@ impl Engine {
             "generator_cpu_us": interval["generator_cpu_us"],
             "generator_percent": interval["generator_percent"],
             "plan": {
-                "hosts": plan.hosts, "clients": plan.clients, "interval_ms": plan.interval as f64 / 1e6,
+                "hosts": plan.hosts, "clients": plan.clients,
+                "interval_ms": plan.interval as f64 / 1e6,
                 "protocol": format!("{:?}", plan.version), "keep_alive": plan.keep_alive,
                 "sources": plan.sources.len(), "tls": plan.tls.is_some(),
             },

@@ -1,7 +1,9 @@
 //! The options of `conn`, `pub` and `sub`, which are emqtt-bench's where there are such, and the
 //! plan that they make.
 
+use super::hosts::{hostname, name_of, ports, resolve, sharing};
 use super::payload::{Body, Header, Template};
+use super::plan::{Plan, Publication, Publishing, Role, Subscribing};
 use super::topics;
 use crate::arguments::{Outcome, values};
 use crate::clients::join::Made;
@@ -12,7 +14,7 @@ use crate::mqtt::{Session, Version};
 use crate::pattern::{Pattern, Variable};
 use crate::plot;
 use clap::{ArgAction, Args};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -157,7 +159,8 @@ pub struct Sub {
         value_parser = |text: &str| filter(text))]
     topic: Vec<Pattern>,
     /// QoS that is asked for
-    #[arg(short = 'q', long, default_value = "0", value_parser = clap::value_parser!(u8).range(..=2))]
+    #[arg(short = 'q', long, default_value = "0",
+        value_parser = clap::value_parser!(u8).range(..=2))]
     qos: u8,
     /// End when so many messages have come, to all clients together; 0: never
     #[arg(short = 'L', long, default_value = "0", value_name = "N")]
@@ -188,14 +191,15 @@ pub struct Pub {
     #[arg(short = 'm', long, allow_hyphen_values = true)]
     message: Option<String>,
     /// JSON file with several topics per client, their intervals and payloads
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["topic", "message", "qos", "retain", "every",
-        "size"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["topic", "message", "qos", "retain",
+        "every", "size"])]
     topics_payload: Option<PathBuf>,
     /// Headers before each payload: cnt64 and ts, by commas
     #[arg(long, value_name = "HEADERS", value_delimiter = ',')]
     payload_hdrs: Vec<Header>,
     /// QoS of the messages
-    #[arg(short = 'q', long, default_value = "0", value_parser = clap::value_parser!(u8).range(..=2))]
+    #[arg(short = 'q', long, default_value = "0",
+        value_parser = clap::value_parser!(u8).range(..=2))]
     qos: u8,
     /// Retain the messages
     #[arg(short = 'r', long, num_args = 0..=1, default_value = "false",
@@ -239,124 +243,6 @@ fn topic(text: &str) -> Result<Pattern, String> {
         return Err("a topic to publish to is not empty and has no wildcard".into());
     }
     Pattern::parse(text, &TOPIC)
-}
-
-/// What a publisher says again and again.
-#[derive(Clone, Debug)]
-pub struct Publication {
-    /// To which topic.
-    pub topic: Pattern,
-    /// With which QoS.
-    pub qos: u8,
-    /// As a retained message.
-    pub retain: bool,
-    /// Nanoseconds from one message to the next; 0: as fast as they go.
-    pub interval: u64,
-    /// Its payload.
-    pub body: Body,
-}
-
-/// What publishers do.
-#[derive(Clone, Debug)]
-pub struct Publishing {
-    /// Each of them.
-    pub publications: Vec<Publication>,
-    /// Before each payload.
-    pub headers: Vec<Header>,
-    /// Messages, all clients together.
-    pub limit: Option<u64>,
-    /// Unacknowledged messages of a client.
-    pub inflight: u16,
-    /// Nobody begins before all are in.
-    pub wait: bool,
-    /// Each client begins so many nanoseconds later, at random.
-    pub delay: (u64, u64),
-}
-
-/// What subscribers do.
-#[derive(Clone, Debug)]
-pub struct Subscribing {
-    /// Of each client.
-    pub filters: Vec<Pattern>,
-    /// That is asked for.
-    pub qos: u8,
-    /// Messages, all clients together.
-    pub limit: Option<u64>,
-    /// Before each payload.
-    pub headers: Vec<Header>,
-}
-
-/// What clients do once they are in.
-#[derive(Clone, Debug)]
-pub enum Role {
-    /// Ping.
-    Connect,
-    /// Publish.
-    Publish(Publishing),
-    /// Subscribe.
-    Subscribe(Subscribing),
-}
-
-impl Role {
-    /// As the command is called.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Role::Connect => "conn",
-            Role::Publish(_) => "pub",
-            Role::Subscribe(_) => "sub",
-        }
-    }
-}
-
-/// Everything that a run needs to know.
-#[derive(Debug)]
-pub struct Plan {
-    /// What clients do.
-    pub role: Role,
-    /// Brokers as they were given, for the headline.
-    pub hosts: String,
-    /// Brokers.
-    pub targets: Vec<SocketAddr>,
-    /// Addresses to connect from.
-    pub sources: Vec<IpAddr>,
-    /// Ports that clients are given, when they are too many for the kernel to search.
-    pub ports: Option<(u16, u16)>,
-    /// Below MQTT.
-    pub tls: Option<Arc<Tls>>,
-    /// Spoken by all clients.
-    pub version: Version,
-    /// Clients.
-    pub clients: u32,
-    /// ClientIds and user names.
-    pub names: Made,
-    /// Of all clients.
-    pub password: Option<String>,
-    /// Nanoseconds from one connection to the next; 0: as fast as they go.
-    pub interval: u64,
-    /// Connections under way at once.
-    pub joining: u32,
-    /// Tries again when a connection fails.
-    pub retries: u16,
-    /// Times that a client comes back.
-    pub reconnects: u16,
-    /// In seconds; 0: none.
-    pub keep_alive: u16,
-    /// What becomes of sessions.
-    pub session: Session,
-    /// The broker's process.
-    pub pid: Option<i32>,
-    /// Nanoseconds after all are in.
-    pub duration: Option<u64>,
-    /// What becomes of the result.
-    pub outcome: Outcome,
-    /// Where a drawing goes.
-    pub plot: Option<plot::Target>,
-    /// Shown the figures while the run goes on.
-    pub exporter: Option<Exporter>,
-    /// Made when all are in.
-    pub ready_file: Option<PathBuf>,
-    /// Tells this run from others.
-    pub run: u32,
 }
 
 impl Conn {
@@ -555,61 +441,6 @@ impl Base {
         let tls = Tls::new(&trust, &names, identity.as_ref());
         Ok(Some(Arc::new(tls.map_err(|why| format!("--ssl: {why}"))?)))
     }
-}
-
-/// The name in `HOST`, `HOST:PORT`, `[V6]:PORT` or `V6`.
-fn name_of(host: &str) -> &str {
-    if let Some(inner) = host.strip_prefix('[') {
-        return inner.split(']').next().unwrap_or(inner);
-    }
-    match host.split_once(':') {
-        Some((name, port)) if !port.contains(':') => name,
-        _ => host,
-    }
-}
-
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
-    let name = name_of(host);
-    let failed = |why: &str| format!("--host {host}: {why}");
-    let behind = host.trim_start_matches('[').get(name.len()..).unwrap_or("");
-    let port = match behind.trim_start_matches(']').strip_prefix(':') {
-        Some(text) => text.parse().map_err(|_| failed("this port is no number up to 65535"))?,
-        None => port,
-    };
-    let all = (name, port).to_socket_addrs().map_err(|error| failed(&error.to_string()))?;
-    let all: Vec<SocketAddr> = all.collect();
-    // Brokers that listen on one family only listen on this one.
-    let first = all.iter().find(|address| address.is_ipv4()).or(all.first());
-    first.copied().ok_or_else(|| failed("it has no address"))
-}
-
-/// Clients of one target that have the same source address.
-fn sharing(clients: u32, targets: &[SocketAddr], sources: &[IpAddr]) -> u32 {
-    let loopback = |target: &SocketAddr| target.is_ipv4() && target.ip().is_loopback();
-    if sources.is_empty() && targets.iter().all(loopback) {
-        return socket::CLIENTS_PER_ADDRESS;
-    }
-    let of = |v4: bool| sources.iter().filter(|source| source.is_ipv4() == v4).count().max(1);
-    let fewest = targets.iter().map(|target| of(target.is_ipv4())).min().unwrap_or(1);
-    clients.div_ceil(targets.len().max(1) as u32).div_ceil(fewest as u32)
-}
-
-/// The first and the last of the ports that the system gives to connections from one address.
-fn ports() -> (u16, u16) {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
-    let text = text.unwrap_or_default();
-    let ends: Vec<u16> = text.split_whitespace().filter_map(|end| end.parse().ok()).collect();
-    match ends[..] {
-        [first, last] if last >= first => (first, last),
-        // Linux's own.
-        _ => (32_768, 60_999),
-    }
-}
-
-fn hostname() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "localhost".into() } else { name.into() }
 }
 
 /// A number that no other run is likely to have.

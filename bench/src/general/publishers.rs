@@ -3,8 +3,8 @@
 //! Paced messages are open loop: each counts from when it was due, also when its client had to wait
 //! for acknowledgements or the kernel (no coordinated omission).
 
-use super::options::{Plan, Publishing};
 use super::payload::{Message, Payload};
+use super::plan::{Plan, Publication, Publishing};
 use super::schedule::Schedule;
 use crate::clients::Net;
 use crate::clients::join::Join;
@@ -108,7 +108,7 @@ impl Publishers {
     pub fn new(plan: &Plan, publishing: &Publishing) -> Publishers {
         let kinds = &publishing.publications;
         let stream = Stream { due: u64::MAX, sent: 0, scheduled: false, topic: Topic::Unknown };
-        let payload = |kind: &super::options::Publication| {
+        let payload = |kind: &Publication| {
             Payload::new(
                 kind.body.clone(),
                 publishing.headers.clone(),
@@ -308,7 +308,7 @@ impl Publishers {
             }
         };
         let payload = self.payloads[index].of(&message, &mut self.random);
-        let flags = kind.qos << 1 | u8::from(kind.retain) * mqtt::RETAIN;
+        let flags = (kind.qos << 1) | (u8::from(kind.retain) * mqtt::RETAIN);
         mqtt::put_flagged(net.out(client), self.version, flags, topic, state.last_id, payload);
         if self.began == 0 {
             self.began = due;
@@ -407,6 +407,6 @@ impl Publishers {
     }
 }
 
-fn described(kind: &super::options::Publication) -> Value {
+fn described(kind: &Publication) -> Value {
     json!({"qos": kind.qos, "retain": kind.retain, "interval_ms": kind.interval as f64 / 1e6})
 }

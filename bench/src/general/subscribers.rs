@@ -1,7 +1,7 @@
 //! Clients that subscribe: what they receive, how late, and what of it is missing or came twice.
 
-use super::options::{Plan, Subscribing};
 use super::payload;
+use super::plan::{Plan, Subscribing};
 use crate::clients::Net;
 use crate::clients::join::Names;
 use crate::mqtt::{self, Filter, Malformed, Packet, Version, first};
@@ -217,8 +217,8 @@ impl Subscribers {
 mod tests {
     use super::*;
     use crate::arguments::{Job, parse_from};
-    use crate::general::options::Role;
     use crate::general::payload::{Body, Message, Payload};
+    use crate::general::plan::Role;
 
     fn subscribers(words: &str) -> Subscribers {
         let words = format!("ringmq-bench sub -c 3 -h 127.0.0.1 {words}");

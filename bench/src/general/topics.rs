@@ -1,8 +1,9 @@
 //! `--topics-payload`: emqtt-bench's JSON file with several topics per publisher, each with its
 //! interval and payload.
 
-use super::options::{Publication, TOPIC};
+use super::options::TOPIC;
 use super::payload::Body;
+use super::plan::Publication;
 use crate::pattern::Pattern;
 use serde_json::{Map, Value};
 
