@@ -237,6 +237,8 @@ mutants! {
     TaskForgetsRest,
     /// A step goes on until nothing is left to do, whatever it costs.
     BudgetIgnored,
+    /// Mail has a share of its own each time that it is looked at within a step.
+    MailShareEachTime,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,
