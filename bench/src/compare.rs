@@ -3,6 +3,7 @@
 //! Each measurement is a fresh broker and a fresh generator process, so nothing is carried over;
 //! repeats go round through all brokers, so that a noisy minute meets all of them.
 
+use crate::arguments;
 use crate::broker::{self, Broker, Candidate};
 use crate::clock::{self, SECOND};
 use crate::machine;
@@ -177,8 +178,11 @@ impl Comparison {
         let log = fs::File::create(&said).map_err(|e| format!("{}: {e}", said.display()))?;
         command.args(["run", "--scenario", case.scenario.name, "--json"]).arg(&written);
         command.args(["--target", &broker.target.to_string(), "--pid", &broker.pid.to_string()]);
-        command.args(["--seconds", &self.seconds.to_string()]);
-        command.args(["--warmup", &self.warmup.to_string()]);
+        for (option, value) in [("seconds", self.seconds), ("warmup", self.warmup)] {
+            if arguments::scenario::uses(&case.scenario.kind, option) {
+                command.arg(format!("--{option}={value}"));
+            }
+        }
         command.args(&case.arguments);
         if raw {
             command.arg("--raw");
@@ -196,7 +200,9 @@ impl Comparison {
         let status = child.wait().map_err(|e| format!("generator: {e}"))?;
         if !status.success() {
             let text = fs::read_to_string(&said).unwrap_or_default();
-            let last = text.lines().last().unwrap_or_default();
+            let told =
+                |line: &&str| line.starts_with("ringmq-bench: ") || line.starts_with("error: ");
+            let last = text.lines().rfind(told).or(text.lines().last()).unwrap_or_default();
             return Err(last.trim().trim_start_matches("ringmq-bench: ").to_string());
         }
         let text = fs::read_to_string(&written).map_err(|e| format!("generator's report: {e}"))?;
