@@ -277,7 +277,7 @@ impl Shard {
         self.until = micros + STEP_MICROS;
         self.intake.begin_step();
         if self.parked.len() != 0 {
-            self.resume_work(self.settings.budget.share());
+            self.resume_first();
         }
     }
 
@@ -314,7 +314,7 @@ impl Shard {
             self.until = self.least_until.max(now + self.time_share);
         }
         if now > self.until {
-            self.work = self.work.max(limit);
+            self.work = self.work.max(limit).max(self.settings.budget.step);
         }
     }
 

@@ -50,6 +50,7 @@ pub fn hold(world: &mut World, settings: &Settings) {
     queues::expired_places(world, settings);
     fairness::bystanders(world, settings);
     fairness::slow_main_reader(world, settings);
+    fairness::turns(world, settings);
     if world.nodes.len() > 1 {
         connecting::unreachable_home(world, settings);
         connecting::left_while_waiting(world);
