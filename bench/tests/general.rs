@@ -188,6 +188,31 @@ fn the_first_signal_ends_in_good_order_and_the_second_at_once() {
 }
 
 #[test]
+fn a_broker_that_was_started_ends_with_the_second_signal() {
+    let scratch = Scratch::new("started");
+    let json = scratch.path("fanin.json");
+    let words = format!("fanin --scale 0.01 --seconds 60 --json {json} mosquitto");
+    let generator = Generator::start(&words);
+    let limit = Instant::now() + Duration::from_secs(30);
+    let broker = loop {
+        if let Some(child) = generator.children().first() {
+            break child.clone();
+        }
+        assert!(Instant::now() < limit, "no broker was started");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    std::thread::sleep(Duration::from_millis(500));
+    generator.signal("TERM");
+    generator.signal("TERM");
+    let (code, _, _) = generator.ended();
+    assert_eq!(code, Some(130));
+    while std::path::Path::new("/proc").join(&broker).exists() && !ground::is_dead(&broker) {
+        assert!(Instant::now() < limit, "the broker goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn merged_results_are_the_sum_of_their_parts() {
     let scratch = Scratch::new("merge");
     let broker = Broker::mosquitto();

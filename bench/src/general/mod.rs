@@ -379,11 +379,16 @@ impl Engine {
         }
         self.last_packet = clock::now();
         let limit = clock::now() + DRAIN;
+        let mut unsent = usize::MAX;
         while let Speakers::Publishers(publishers) = &self.speakers {
             let now = clock::now();
-            let sent = || (0..self.clients).all(|client| net.unsent(client) == 0);
-            if publishers.all_acknowledged() && sent() {
+            let left: usize = (0..self.clients).map(|client| net.unsent(client)).sum();
+            if publishers.all_acknowledged() && left == 0 {
                 break;
+            }
+            // A broker that reads slowly is not silent.
+            if left < std::mem::replace(&mut unsent, left) {
+                self.last_packet = now;
             }
             if now > limit || now > self.last_packet + SILENCE {
                 break;

@@ -514,4 +514,15 @@ mod tests {
             assert_eq!(headline_of(words), want);
         }
     }
+
+    #[test]
+    fn a_table_without_figures_has_dashes() {
+        let empty = serde_json::json!({"memory": {}, "host": {}, "latency_ms": {"count": 1},
+            "probes": {"phases": {"joining": {}}}});
+        for scenario in ALL {
+            let text = table(scenario, &empty).unwrap_or_default();
+            let text = text + &crate::summary::table(&empty);
+            assert!(!text.contains("NaN") && !text.contains("inf"), "{}: {text}", scenario.name);
+        }
+    }
 }

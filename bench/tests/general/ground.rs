@@ -159,6 +159,13 @@ impl Generator {
         assert!(status.success());
     }
 
+    /// Processes that it has started.
+    pub fn children(&self) -> Vec<String> {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        text.unwrap_or_default().split_whitespace().map(str::to_string).collect()
+    }
+
     /// Exit code, standard output and standard error.
     pub fn ended(mut self) -> (Option<i32>, String, String) {
         let limit = Instant::now() + PATIENCE;
@@ -190,6 +197,12 @@ impl Drop for Generator {
             let _ = child.wait();
         }
     }
+}
+
+/// Whether a process has ended and only waits for its parent.
+pub fn is_dead(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
 }
 
 /// Runs the generator to its end: exit code, standard output and standard error.
