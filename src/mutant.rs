@@ -237,8 +237,6 @@ mutants! {
     TaskForgetsRest,
     /// A step goes on until nothing is left to do, whatever it costs.
     BudgetIgnored,
-    /// Mail has a share of its own each time that it is looked at within a step.
-    MailShareEachTime,
     /// Who asks for little waits behind everybody who asks for much.
     FreshBehindServed,
     /// Who has had a turn has no other while anybody comes for a first one.

@@ -190,11 +190,10 @@ impl Shard {
     /// Does something on the account of a kind of mail, in the time of that kind.
     fn with_share<T>(&mut self, share: Share, work: impl FnOnce(&mut Self) -> T) -> T {
         let (clients, spent) = (self.work, self.intake.work[share as usize]);
-        let from = if Mutant::MailShareEachTime.is_on() { 0 } else { spent };
-        self.work = from;
+        self.work = spent;
         self.give_time(0, MAIL_MICROS);
         let done = work(self);
-        self.intake.work[share as usize] = spent + (self.work - from);
+        self.intake.work[share as usize] = self.work;
         self.work = clients;
         self.look_at = clients + LOOK;
         self.until = self.now_micros + STEP_MICROS;

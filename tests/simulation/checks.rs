@@ -18,9 +18,6 @@ const SLACK: usize = 256 * 1024;
 /// and such, which are begun when there is room for their beginning.
 const ITEMS: u32 = 3000;
 
-/// The same of taking in mail: the last item of data mail, and of control mail.
-const MAIL_ITEMS: u32 = 1500;
-
 /// A slice of a replay: what it looks at, and what it sends.
 const SLICE: u32 = 9000;
 
@@ -49,7 +46,7 @@ impl Sim {
             most += SLICE;
         }
         assert!(node.work <= most, "a step of {} units of work, {most} at most", node.work);
-        let most = 2 * self.world.mail + MAIL_ITEMS;
+        let most = 2 * self.world.mail + ITEMS;
         let mail = node.mail_work;
         assert!(mail <= most, "mail of {mail} units of work in a step, {most} at most");
         let audit = node.shard.glance();
