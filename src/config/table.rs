@@ -38,6 +38,29 @@ pub enum Bind {
     Unix(PathBuf),
 }
 
+/// How much clients may make the broker hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryBudget {
+    /// A share of what the host had free at the start.
+    Auto,
+    /// No bound.
+    Unlimited,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl MemoryBudget {
+    /// In bytes, `u64::MAX` for no bound. `auto`: what [`MemoryBudget::Auto`] stands for, if it is
+    /// known.
+    pub fn bytes(self, auto: Option<u64>) -> u64 {
+        match self {
+            MemoryBudget::Auto => auto.unwrap_or(u64::MAX),
+            MemoryBudget::Unlimited => u64::MAX,
+            MemoryBudget::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 choice_enum! {
     /// What carries MQTT on a listener.
     pub enum ListenerType {
@@ -317,7 +340,16 @@ section_struct! {
 
 section_struct! {
     /// What clients may use.
-    pub struct Limits later ["memory", "client", "address", "users"] {
+    pub struct Limits later ["client", "address", "users"] {
+        memory "memory": MemoryBudget = "auto", size(16 * MIB, TIB).or("auto"),
+            "Bytes that all clients together may make the broker hold (ringmq_memory_bytes); or \
+             unlimited. auto: three quarters of the memory that was free at the start, or of what \
+             the control group had left. From 14 sixteenths on nothing more is stored: pending \
+             queues get no longer (pending.on_full decides), QoS 0 goes only to clients that read, \
+             no message is retained, unfinished CONNECTs are closed. From 15 on CONNECT gets 0x89 \
+             (MQTT 3: 3), SUBSCRIBE 0x97. From 16 on PUBLISH gets 0x97 (MQTT 3 and QoS 0: dropped \
+             and counted). What is in flight is never dropped for it. A step of each core may come \
+             on top.";
         before_connect "before_connect": u32 = "64KiB", size(128, LARGEST_PACKET),
             "Largest CONNECT packet, its will message included, at most mqtt.max_packet_size: what \
              a connection may make the broker hold before it is known who it is. The worst case in \

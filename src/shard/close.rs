@@ -1,6 +1,7 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
 use super::connection::{Connection, Parting, Stage};
+use super::memory::named;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::cost;
@@ -46,6 +47,8 @@ pub enum Cause {
     ConnectTimeout,
     /// The client's queues are full and the policy says disconnect.
     QueueFull,
+    /// The broker holds as much as it may, and this client would have it hold more.
+    Memory,
     /// The broker stops.
     Draining,
 }
@@ -61,6 +64,7 @@ impl Cause {
             }
             Cause::KeepAlive => Some((ReasonCode::KeepAliveTimeout, "keep alive exceeded")),
             Cause::QueueFull => Some((ReasonCode::QuotaExceeded, "the pending queue is full")),
+            Cause::Memory => Some((ReasonCode::QuotaExceeded, "the server is short of memory")),
             Cause::Draining => Some((ReasonCode::ServerShuttingDown, "the server is stopping")),
             _ => None,
         }
@@ -115,10 +119,14 @@ impl Shard {
         }
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Closing;
-        if let Some(input) = connection.input.take() {
+        let leaked = Mutant::MemoryInputLeaked.is_on() && connection.input.is_some();
+        self.tally.input += usize::from(leaked);
+        if let Some(input) = connection.take_input(&mut self.tally.input) {
             self.pool.put_input(input);
         }
-        connection.aliases = None;
+        if let Some(aliases) = connection.aliases.take() {
+            self.tally.names -= aliases.bytes();
+        }
         connection.patience = 0;
         let drained = connection.output.as_ref().is_none_or(|output| output.unsent() == 0);
         // A client that has said goodbye, or sent its end of stream, is owed no orderly end: that
@@ -208,6 +216,7 @@ impl Shard {
             Cause::Violation(_) => self.counters.violations += 1,
             Cause::KeepAlive => self.counters.keepalive_timeouts += 1,
             Cause::ConnectTimeout => self.counters.connect_timeouts += 1,
+            Cause::Memory => self.counters.memory_ended += 1,
             _ => {}
         }
     }
@@ -248,6 +257,7 @@ impl Shard {
         self.unpark_waiters(index, Over::CaughtUp);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let expiry = session.expiry;
+        self.tally.names -= named(session);
         match session.will.take() {
             Some(_) if cause.deletes_will() => {}
             Some(mut will) if will.delay > 0 && expiry > 0 && !Mutant::WillDelayIgnored.is_on() => {
@@ -261,6 +271,9 @@ impl Shard {
             }
             None => {}
         }
+        if let Some(session) = self.sessions.get(index) {
+            self.tally.names += named(session);
+        }
         if expiry == 0 {
             self.end_session(index);
             return;
@@ -269,9 +282,12 @@ impl Shard {
         let never = expiry == NEVER || Mutant::SessionNeverExpires.is_on();
         let part = if Mutant::SessionExpiresEarly.is_on() { 2 } else { 1 };
         session.ends = if never { Instant::END } else { now.plus_seconds(expiry / part) };
-        if session.flow.as_ref().is_some_and(|flow| flow.is_idle()) {
-            session.flow = None;
+        if session.flow.as_ref().is_some_and(|flow| flow.is_idle())
+            && let Some(flow) = session.flow.take()
+        {
+            self.tally.forget_idle(&flow);
         }
+        let Some(session) = self.sessions.get(index) else { return };
         let next = session.next_due();
         self.counters.sessions_persistent += 1;
         if let Some(next) = next {
@@ -303,6 +319,7 @@ impl Shard {
         self.work += cost::SESSION;
         let hash = session.key.0.get();
         let (flow, will) = (session.flow.take(), session.will.take());
+        self.tally.names -= will.as_ref().map_or(0, |will| will.message.size());
         self.names.remove(hash, index);
         if let Some(flow) = flow {
             self.return_flow(reference, *flow);
@@ -332,6 +349,7 @@ impl Shard {
         if due.is_some_and(|due| due <= now)
             && let Some(will) = session.will.take()
         {
+            self.tally.names -= will.message.size();
             self.fire_will(*will);
         }
         self.sweep_expired(index);
@@ -357,8 +375,10 @@ impl Shard {
         self.counters.pending_messages -= u64::from(dropped);
         self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
         self.counters.dropped_expired += u64::from(dropped);
-        if flow.is_idle() {
-            session.flow = None;
+        if flow.is_idle()
+            && let Some(flow) = session.flow.take()
+        {
+            self.tally.forget_idle(&flow);
         }
     }
 
@@ -371,7 +391,7 @@ impl Shard {
                 Message::new(&view, &mut self.scratch)
             }
         };
-        self.wills.push_back(message);
+        self.put_off(message);
     }
 
     /// Routes wills that are due, as far as mailboxes have room; true when more can be at once.
@@ -386,7 +406,9 @@ impl Shard {
                 return false;
             }
             self.counters.wills_sent += 1;
-            self.wills.pop_front();
+            if let Some(message) = self.wills.pop_front() {
+                self.tally.names -= message.size();
+            }
         }
         !self.wills.is_empty()
     }

@@ -11,6 +11,7 @@
 
 mod arrivals;
 mod audit;
+mod audit_memory;
 mod close;
 mod connect;
 pub mod connection;
@@ -25,6 +26,7 @@ mod journal;
 mod line;
 mod mail;
 mod membership;
+pub mod memory;
 mod names;
 mod outbox;
 pub mod output;
@@ -131,6 +133,8 @@ pub struct Shard {
     wheel: Wheel<Timer>,
     sweep_after: Instant,
     pool: Pool,
+    tally: memory::Tally,
+    budgeting: memory::Budgeting,
     /// Mail to the other shards, carried after each step.
     pub outbox: Outbox,
     /// What the driver is to do, in order; drained after each step.
@@ -189,6 +193,7 @@ impl Shard {
         now: Instant,
     ) -> Self {
         let seeds = shared.seeds.clone();
+        let budgeting = memory::Budgeting::new(settings.memory);
         let mut shard = Shard {
             id,
             shards,
@@ -208,6 +213,8 @@ impl Shard {
             wheel: Wheel::new(now),
             sweep_after: now,
             pool: Pool::default(),
+            tally: memory::Tally::default(),
+            budgeting,
             outbox: Outbox::new(id, usize::from(shards)),
             actions: Vec::new(),
             dirty: Vec::new(),
@@ -266,6 +273,7 @@ impl Shard {
         self.now_micros = micros;
         self.work = 0;
         self.look_at = self.settings.budget.turn;
+        self.look_at_memory();
         if self.parked.len() != 0 {
             self.resume_work(self.settings.budget.share());
         }
@@ -316,6 +324,7 @@ impl Shard {
         self.promised = Some(self.promised.map_or(before, |promised| promised.widest(before)));
         self.reloads = self.reloads.wrapping_add(1);
         self.settings = settings;
+        self.set_memory_limit();
         self.arm_housekeeping();
     }
 
@@ -428,8 +437,10 @@ impl Shard {
             more |= self.run_long_work();
         }
         more |= self.intake.has_more() && self.takes_data();
+        more |= self.is_short(memory::Pressure::Tight) && self.shed_unfinished();
         self.flush();
         self.outbox.close_batches();
+        self.weigh();
         more
     }
 

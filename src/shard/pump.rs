@@ -102,6 +102,7 @@ impl Shard {
             let keep = keep || queued.share.is_some();
             let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
             let qos = queued.qos;
+            self.tally.kept += if keep { queued.message.size() } else { 0 };
             outbound.id = Some(session.flow().window.send(qos, keep.then_some(queued)));
             self.counters.inflight += 1;
             self.arm_retry(index);

@@ -204,7 +204,7 @@ impl Sim {
         }
         let total = self.world.counters();
         // A group may push others out of a queue when none of its members has room.
-        let full = total.dropped_queue_full + total.dropped_share_full;
+        let full = total.dropped_queue_full + total.dropped_share_full + total.dropped_memory;
         let excused = full + total.dropped_packet_too_large;
         assert!(
             missing.len() as u64 <= excused,
@@ -236,7 +236,8 @@ impl Sim {
             }
         }
         let total = self.world.counters();
-        let excused = total.dropped_share_full
+        let excused = total.dropped_memory
+            + total.dropped_share_full
             + total.dropped_share_empty
             + total.dropped_packet_too_large
             + total.dropped_expired;
@@ -258,6 +259,7 @@ impl Sim {
             ("expired", total.dropped_expired, features.expiring),
             ("not_authorized", total.dropped_not_authorized, features.hostile),
             ("retained_limit", total.dropped_retained_limit, features.retained_limit),
+            ("memory", total.dropped_memory, features.memory),
         ] {
             assert!(possible || dropped == 0, "{dropped} dropped for {name}");
         }
@@ -347,6 +349,7 @@ impl Sim {
         let waiting = total.pending_messages + total.dropped_session_gone;
         let pending = if self.run.draining { waiting } else { 0 };
         let dropped = total.dropped_queue_full + total.dropped_outgoing_full + pending;
+        let dropped = dropped + total.dropped_memory;
         // Where full queues end connections, the watcher's may be one of them.
         let blind = self.run.harsh && self.clients[0].losses > 0;
         assert!(blind || self.clients[0].losses == 0, "the watcher was disconnected");
