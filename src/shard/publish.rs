@@ -39,6 +39,17 @@ const SUBSCRIPTION_ID: Violation = Violation {
     what: "a client's PUBLISH has a subscription identifier",
 };
 
+/// What is taken of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Taken {
+    /// All.
+    Whole,
+    /// It only replaces the topic's retained message, or takes it out.
+    ByTheStore,
+    /// Nothing.
+    Nothing,
+}
+
 impl Shard {
     #[inline]
     pub(super) fn publish(
@@ -162,7 +173,12 @@ impl Shard {
             self.acknowledge(socket, index, version, publish, ReasonCode::PayloadFormatInvalid);
             return Ok(Flow::Next);
         }
-        if self.is_short(Pressure::Tight) && self.refuses_for_memory(version, topic, publish) {
+        let short = self.is_short(Pressure::Tight);
+        let taken = match short {
+            true => self.taken_when_short(version, publish),
+            false => Taken::Whole,
+        };
+        if taken == Taken::Nothing {
             self.count_received(publish);
             self.acknowledge(socket, index, version, publish, ReasonCode::QuotaExceeded);
             return Ok(Flow::Next);
@@ -186,6 +202,7 @@ impl Shard {
         };
         let hash = TopicHash::new(&self.shared.seeds, topic);
         let route = match self.find_route(&hash, &message) {
+            Ok(route) if taken == Taken::ByTheStore => route.without_subscribers(),
             Ok(route) => route,
             Err(_) if Mutant::DroppedOnFullMailbox.is_on() => {
                 self.acknowledge(socket, index, version, publish, ReasonCode::Success);
@@ -197,7 +214,7 @@ impl Shard {
             }
         };
         self.count_received(publish);
-        let before = self.is_short(Pressure::Tight).then(|| self.done_with_messages());
+        let before = short.then(|| self.done_with_messages());
         let matched = self.follow(&route, &hash, &message, None);
         self.pace(message.publisher, route.interested());
         let reason = if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
@@ -225,22 +242,23 @@ impl Shard {
         None
     }
 
-    /// Whether a message is not taken because memory is short, which is counted: none is when it is
-    /// full, besides those that give something back. Before that only one that is to be retained
-    /// and whose publisher can be told; else it goes to the subscribers, and its retained message
-    /// is dropped where it would be kept.
+    /// What is taken of a message while memory is short; what is not is counted. When it is full,
+    /// only what gives something back. Before that all but messages that are to be retained and
+    /// whose publishers can be told; others go to the subscribers, and the one that is to be
+    /// retained is dropped where it would be kept.
     #[inline(never)]
-    fn refuses_for_memory(&mut self, version: Version, topic: &str, publish: &Publish<'_>) -> bool {
+    fn taken_when_short(&mut self, version: Version, publish: &Publish<'_>) -> Taken {
         let clears = publish.retain && publish.payload.is_empty();
         let told = version.is_v5() && publish.qos > Qos::AtMostOnce;
         let full = self.is_short(Pressure::Full) && !Mutant::MemoryPublishTaken.is_on();
         let retained = publish.retain && told && !Mutant::MemoryRetainedTaken.is_on();
-        if clears || !full && !retained || topic::is_servers_own(topic) {
-            return false;
+        if clears || !full && !retained {
+            return Taken::Whole;
         }
         self.counters.dropped_memory += 1;
-        self.counters.memory_refused_message += u64::from(told);
-        true
+        self.counters.memory_refused_message += 1;
+        // Who is not told has published a value after which the old one is not true any more.
+        if publish.retain && !told { Taken::ByTheStore } else { Taken::Nothing }
     }
 
     #[inline]

@@ -204,7 +204,7 @@ counters! {
         memory_ended;
     }
     "ringmq_memory_refused_total" Counter "requests"
-        "Requests of clients refused with 0x97 while memory was short, by what they asked for." {
+        "What clients were refused while memory was short; who can be told gets 0x97." {
         memory_refused_subscription what = "subscription";
         memory_refused_message what = "message";
     }
