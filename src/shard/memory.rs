@@ -2,10 +2,11 @@
 //! by kind, and what is refused or dropped when all shards together hold too much.
 //!
 //! What is held is counted as it comes and goes: in plain fields of this shard where no other
-//! figure tells it already. Now and then, after as much work as one client's turn, the sum is told
-//! to the other shards as one change of one number ([`crate::mesh::Shared::memory`]); in each step
-//! a shard looks at that number once. So the sum may be above the limit by what the shards do in a
-//! step and a turn each, and by what nothing refuses: see [`Pressure`].
+//! figure tells it already. After as much work as one client's turn, and once a second, the sum is
+//! told to the other shards as one change of one number ([`crate::mesh::Shared::memory`]). A shard
+//! looks at that number when a step begins and after each turn. So the sum may be above the limit
+//! by what each shard takes in during a turn, by a buffer of answers and 16 KiB of an unfinished
+//! packet for each client, and by what nothing refuses: see [`Pressure`].
 //!
 //! Not counted, because it does not grow with what clients do: mailboxes, receive buffers, spare
 //! buffers, and what the allocator cannot use of its pages. `auto` leaves room for that.
@@ -14,7 +15,7 @@ use super::Shard;
 use super::connection::{Connection, Input, Stage};
 use super::refuse::Denial;
 use crate::ids::SocketId;
-use crate::limits::{UNFINISHED_INPUT, cost};
+use crate::limits::{BRIEF_INPUT, UNFINISHED_INPUT, cost};
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::packet::{self, ReasonCode};
@@ -287,7 +288,7 @@ impl Shard {
     /// At the end of a step: tells the others what this shard holds, when that may have changed.
     #[inline]
     pub(super) fn weigh(&mut self) {
-        self.budgeting.work += self.work;
+        self.budgeting.work = self.budgeting.work.saturating_add(self.work);
         if self.budgeting.work >= self.settings.budget.turn || self.is_short(Pressure::Tight) {
             self.tell_memory();
         }
@@ -328,6 +329,14 @@ impl Shard {
     pub(super) fn set_memory_limit(&mut self) {
         self.budgeting.set_limit(self.settings.memory);
         self.look_at_memory();
+    }
+
+    /// True when memory is full and the connection has output: what goes out would take memory once
+    /// more than where it waits. It goes on when that has been sent.
+    #[inline]
+    pub(super) fn waits_for_memory(&self, socket: SocketId) -> bool {
+        let output = |c: &Connection| c.output.as_ref().is_some_and(|output| output.unsent() > 0);
+        self.is_short(Pressure::Full) && self.connections.get(socket.0).is_some_and(output)
     }
 
     /// Bounds of a session's queue while memory is short.
@@ -398,9 +407,10 @@ impl Shard {
     }
 
     /// True when a client that is sending a packet in parts has to go: what has come of it would
-    /// grow beyond [`UNFINISHED_INPUT`].
+    /// grow beyond [`UNFINISHED_INPUT`], or beyond [`BRIEF_INPUT`] when memory is full.
     pub(super) fn is_unfinished_too_large(&self, input: &Input) -> bool {
-        self.is_short(Pressure::High) && input.rest().len() > UNFINISHED_INPUT
+        let most = if self.is_short(Pressure::Full) { BRIEF_INPUT } else { UNFINISHED_INPUT };
+        self.is_short(Pressure::High) && input.rest().len() > most
     }
 
     /// What has been done with messages so far, to tell whether the next one gets anywhere.

@@ -295,6 +295,8 @@ impl Shard {
     fn is_spent(&mut self, limit: u32) -> bool {
         if self.work >= self.look_at {
             self.look_at = self.work + self.settings.budget.turn;
+            self.tell_memory();
+            self.look_at_memory();
             let now = self.clock.as_ref().map_or(0, |clock| clock());
             if now.saturating_sub(self.now_micros) > limits::STEP_MICROS {
                 self.work = self.work.max(self.settings.budget.step);

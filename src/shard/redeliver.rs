@@ -52,6 +52,7 @@ impl Shard {
             let (Some(socket), limit) = (session.socket, session.window_limit) else { return };
             if !session.flow.as_ref().is_some_and(|flow| flow.window.has_again())
                 || self.is_clogged(socket)
+                || self.waits_for_memory(socket)
             {
                 return;
             }
