@@ -27,6 +27,8 @@ pub struct Shared {
     pub retained_bytes: Quota,
     /// Bytes that clients make the shards hold; see `shard::memory`.
     pub memory: Quota,
+    /// `limits.memory` in bytes; 0 for no bound. For those who show it.
+    pub memory_limit: Quota,
     /// 1 once a message to retain has been accepted anywhere: it may still be on its way.
     pub retained_ever: Quota,
 }
@@ -41,6 +43,7 @@ impl Shared {
             retained_messages: Quota::default(),
             retained_bytes: Quota::default(),
             memory: Quota::default(),
+            memory_limit: Quota::default(),
             retained_ever: Quota::default(),
         })
     }

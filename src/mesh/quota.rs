@@ -27,6 +27,11 @@ impl Quota {
         self.0.fetch_add(after.wrapping_sub(before), Relaxed);
     }
 
+    /// Makes it `value`, whatever it was.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
     /// In use now.
     #[inline]
     pub fn used(&self) -> u64 {

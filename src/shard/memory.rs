@@ -37,9 +37,9 @@ const IDENTIFIER: usize = 24;
 /// Bytes of a retained message besides its text: its name's place, its head.
 const RETAINED: usize = 112;
 /// Bytes of a subscription besides its filter: its places with the session and in the filter's list.
-const SUBSCRIPTION: usize = 40;
+const SUBSCRIPTION: usize = 24;
 /// Bytes of a distinct filter besides its text, with its place in the interest table.
-const FILTER: usize = 96;
+const FILTER: usize = 76;
 /// Milliseconds between two lines of the log about the same.
 const TOLD: u64 = 10_000;
 /// Unfinished CONNECTs that are closed per step, to give back what they hold.
