@@ -252,7 +252,8 @@ section_struct! {
              names: the worst case in memory for every connection.";
         receive_maximum "receive_maximum": u16 = "256", count(1, 65_535, "messages"),
             "QoS 1 and 2 messages one MQTT 5 client may have in flight to the broker; MQTT 3 has \
-            no way to tell a client.";
+             no way to tell a client. The worst case in memory is 24 bytes for each, and for the \
+             65,535 of an MQTT 3 client.";
         max_inflight "max_inflight": u16 = "32", count(1, 65_535, "messages"),
             "QoS 1 and 2 messages in flight to one client, at most its Receive Maximum. The worst \
              case in memory is so many packets of max_packet_size for every session.";

@@ -79,7 +79,9 @@ fn budget(config: &Config, facts: &Facts) -> Option<u64> {
 /// Whether what clients may make the broker hold fits in this host.
 pub(super) fn memory_budget(facts: &Facts, config: &Config, clients: u64) -> Finding {
     let check = "limits.memory";
-    let all: Option<u64> = worst(config, clients).iter().map(|worst| worst.bytes).sum();
+    let all = worst(config, clients)
+        .iter()
+        .try_fold(0_u64, |sum, worst| Some(sum.saturating_add(worst.bytes?)));
     let all = all.map_or("without a bound".to_owned(), |all| format!("{} at worst", bytes(all)));
     let settings = format!("settings for {} clients: {all}", count(clients));
     let Some(budget) = budget(config, facts) else {

@@ -101,7 +101,9 @@ impl Output {
         }
         let (before, room) = (self.tail.len(), self.tail.capacity());
         write(&mut self.tail);
-        pool.held += self.tail.capacity() - room;
+        if self.tail.capacity() != room {
+            pool.grown(room, self.tail.capacity());
+        }
         let added = self.tail.len() - before;
         self.queued += added;
         if self.tail.len() > SEAL {
@@ -198,8 +200,10 @@ pub struct Pool {
     least_inputs: usize,
     /// Bytes of buffers that were dropped instead of being kept.
     released: u64,
-    /// Bytes of buffers that are in use, and of messages that outputs share.
-    held: usize,
+    /// Bytes of all buffers, here and in use. Changes only when one is made, grows or goes.
+    all: usize,
+    /// Bytes of messages that outputs share.
+    shared_bytes: usize,
     /// How many outputs have each shared message, by its address.
     shared: HashMap<usize, u32, foldhash::fast::FixedState>,
 }
@@ -216,16 +220,24 @@ const OUTPUTS_MAX: usize = 2048;
 impl Pool {
     /// A buffer, empty.
     pub fn take(&mut self) -> Vec<u8> {
-        let buffer = match self.buffers.pop() {
+        match self.buffers.pop() {
             Some(buffer) => {
                 self.bytes -= buffer.capacity();
                 self.least = self.least.min(self.buffers.len());
                 buffer
             }
-            None => Vec::with_capacity(BUFFER),
-        };
-        self.held += buffer.capacity();
-        buffer
+            None => {
+                let buffer = Vec::with_capacity(BUFFER);
+                self.all += buffer.capacity();
+                buffer
+            }
+        }
+    }
+
+    /// A buffer in use has another capacity.
+    #[cold]
+    fn grown(&mut self, before: usize, after: usize) {
+        self.all = self.all + after - before;
     }
 
     /// Gives a buffer back.
@@ -234,9 +246,9 @@ impl Pool {
         if capacity == 0 {
             return;
         }
-        self.held -= capacity;
         if capacity > BUFFER_MAX || self.bytes + capacity > POOL_MAX {
             self.released += capacity as u64;
+            self.all -= capacity;
             return;
         }
         buffer.clear();
@@ -256,7 +268,7 @@ impl Pool {
         let holders = self.shared.entry(message.address()).or_default();
         *holders += 1;
         if *holders == 1 {
-            self.held += message.size();
+            self.shared_bytes += message.size();
         }
     }
 
@@ -266,14 +278,14 @@ impl Pool {
         *holders -= 1;
         if *holders == 0 {
             self.shared.remove(&message.address());
-            self.held -= message.size();
+            self.shared_bytes -= message.size();
         }
     }
 
     /// Bytes of buffers that outputs and sends have in use, and of the messages that they share:
     /// each once, however many clients it goes to.
     pub fn held(&self) -> usize {
-        self.held
+        self.all - self.bytes + self.shared_bytes
     }
 
     /// Gives a finished send's buffers back.
@@ -330,6 +342,7 @@ impl Pool {
         let keep = self.buffers.len() - self.least.div_ceil(2).min(self.buffers.len());
         for buffer in self.buffers.drain(keep..) {
             self.bytes -= buffer.capacity();
+            self.all -= buffer.capacity();
         }
         crate::slab::trim(&mut self.buffers);
         self.shared.shrink_to((self.shared.capacity() / 2).max(self.shared.len()));
