@@ -168,13 +168,7 @@ impl Shard {
             return;
         };
         if !terms.replay && self.must_shed(socket) {
-            let slow = self.is_clogged(socket);
-            let counter = match terms.share {
-                Some(_) => &mut self.counters.dropped_share_full,
-                None if !slow => &mut self.counters.dropped_memory,
-                None => &mut self.counters.dropped_outgoing_full,
-            };
-            *counter += u64::from(!Mutant::ShedUncounted.is_on());
+            self.count_shed(socket, terms.share.is_some());
             return;
         }
         let outbound = Outbound {
@@ -193,15 +187,32 @@ impl Shard {
     }
 
     /// Whether QoS 0 to this connection is dropped: over the limit, and not keeping up.
+    #[inline]
     pub(super) fn must_shed(&self, socket: SocketId) -> bool {
         let Some(connection) = self.connections.get(socket.0) else { return true };
-        let Some(output) = &connection.output else { return false };
+        connection.output.as_ref().is_some_and(|output| self.is_too_much(output))
+    }
+
+    #[inline(never)]
+    fn is_too_much(&self, output: &Output) -> bool {
         let (unsent, max) = (output.unsent(), self.settings.outgoing_max_bytes);
         if self.is_short(Pressure::Tight) {
             let grows = Mutant::MemoryOutputGrows.is_on();
             return unsent > self.settings.low_water().min(max) && !grows;
         }
         unsent > max && (is_slow(output, self.now) || unsent > max.saturating_mul(OVERSHOOT))
+    }
+
+    /// Counts a message of QoS 0 that is shed.
+    #[inline(never)]
+    fn count_shed(&mut self, socket: SocketId, of_share: bool) {
+        let slow = self.is_clogged(socket);
+        let counter = match (of_share, slow) {
+            (true, _) => &mut self.counters.dropped_share_full,
+            (false, false) => &mut self.counters.dropped_memory,
+            (false, true) => &mut self.counters.dropped_outgoing_full,
+        };
+        *counter += u64::from(!Mutant::ShedUncounted.is_on());
     }
 
     fn deliver_acknowledged(
