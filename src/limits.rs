@@ -33,7 +33,13 @@ pub const CONTROL_MAILBOX: usize = 1024;
 pub const STEP_WORK: u32 = 20_000;
 
 /// A step that has taken so many microseconds ends early, whatever its work was thought to cost.
-pub const STEP_MICROS: u64 = 4000;
+pub const STEP_MICROS: u64 = 3000;
+
+/// A kind of work that has a share of the step of its own has so many microseconds in any case.
+pub const SHARE_MICROS: u64 = 300;
+
+/// Work between looks at the clock: 50 µs as counted, a few hundred when nothing is in a cache.
+pub const LOOK: u32 = 500;
 
 /// How a shard divides its steps. One for every broker; the simulation makes the parts small, so
 /// that a few filters and subscribers are many.
@@ -69,6 +75,9 @@ impl Budget {
 /// What the data mail that is taken in may cost of a step, and as much again the control mail;
 /// besides what clients may cost. Neither can starve the others.
 pub const MAIL_WORK: u32 = STEP_WORK / 2;
+
+/// Data mail, and control mail, have so many microseconds of a step each.
+pub const MAIL_MICROS: u64 = 1000;
 
 /// What things cost, in the units of [`STEP_WORK`]. Measured roughly and rounded up: the point is
 /// that nothing that a client can ask for is free.

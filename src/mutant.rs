@@ -266,6 +266,8 @@ mutants! {
     MemoryFlowsLeaked,
     /// The names of topic aliases may take any memory.
     AliasesUnbounded,
+    /// Mail has a share of its own each time that it is looked at within a step.
+    MailShareEachTime,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,

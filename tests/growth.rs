@@ -7,11 +7,12 @@
 
 use ringmq::config::Config;
 use ringmq::ids::{ListenerId, Peer, ShardId, SocketId};
+use ringmq::limits::STEP_WORK;
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{Entrance, Shared};
 use ringmq::packet::{
     self, Ack, AckKind, Connect, ConnectProperties, OutPublish, PacketId, Qos, ReasonCode,
-    Subscribe, Unsubscribe, Version,
+    Subscribe, Unsubscribe, Version, Will,
 };
 use ringmq::shard::output::Outgoing;
 use ringmq::shard::{Action, Settings, Shard, home_of};
@@ -22,6 +23,10 @@ use std::sync::Arc;
 /// Four times as many may take so many times as long. Linear is 4, quadratic 16; what grows out of
 /// the processor's caches is above 4.
 const MOST: f64 = 9.0;
+
+/// What one step may cost, in units of `limits::cost`: its own work, a share for each kind of work
+/// that goes on over several steps, and one large item.
+const MOST_WORK: u32 = 5 * STEP_WORK;
 
 /// A shard and its driver: what is sent is written at once, unless nobody reads.
 struct Rig {
@@ -74,6 +79,8 @@ impl Rig {
         for at in 0..self.shards.len() {
             let shard = &mut self.shards[at];
             more |= shard.finish();
+            let work = shard.work();
+            assert!(work <= MOST_WORK, "a step of {work} units of work");
             for action in std::mem::take(&mut shard.actions) {
                 match action {
                     Action::Send(socket, outgoing) if self.reading => {
@@ -116,6 +123,10 @@ impl Rig {
     }
 
     fn connect(&mut self, socket: u32, name: &str, expiry: u32) {
+        self.connect_with_will(socket, name, expiry, None);
+    }
+
+    fn connect_with_will(&mut self, socket: u32, name: &str, expiry: u32, will: Option<&str>) {
         let connect = Connect {
             version: Version::V5,
             clean_start: false,
@@ -123,7 +134,14 @@ impl Rig {
             client_id: name,
             username: None,
             password: None,
-            will: None,
+            will: will.map(|topic| Will {
+                topic,
+                payload: b"gone",
+                qos: Qos::AtMostOnce,
+                retain: false,
+                delay: 0,
+                properties: Default::default(),
+            }),
             bridge: false,
             properties: ConnectProperties { session_expiry: Some(expiry), ..Default::default() },
         };
@@ -316,6 +334,65 @@ fn filters(n: u32) {
     rig.cut(0);
     rig.settle();
     assert_eq!(rig.shards[0].audit().subscribers, 0);
+}
+
+/// Every filter of so many levels, each of them `a` or `+`.
+fn wildcards(levels: u32) -> impl Iterator<Item = String> {
+    (0..1_u32 << levels).map(move |bits| {
+        let level = |at: u32| if bits >> at & 1 == 0 { "a" } else { "+" };
+        (0..levels).map(level).collect::<Vec<_>>().join("/")
+    })
+}
+
+/// Messages of n publishers for a crowd with overlapping filters are on their way when n messages
+/// come for one subscriber, who gets all of those.
+fn fanouts(n: u32) {
+    let mut rig = Rig::new(1, |settings| settings.budget.subscribers_at_once = 8);
+    for number in 0..20 {
+        rig.connect(number, &format!("crowd{number}"), 0);
+        for filter in wildcards(4) {
+            rig.subscribe_on(0, number, &filter, Qos::AtMostOnce);
+        }
+        rig.settle();
+    }
+    let (last, publisher) = (30, 31);
+    rig.connect(last, "last", 0);
+    rig.subscribe_on(0, last, "#", Qos::AtMostOnce);
+    rig.connect(publisher, "publisher", 0);
+    for number in 0..n {
+        rig.connect(100 + number, &format!("p{number}"), 0);
+    }
+    rig.settle();
+    for number in 0..n {
+        rig.publish(100 + number, &message("a/a/a/a", Qos::AtMostOnce, 0));
+    }
+    for _ in 0..n {
+        rig.publish(publisher, &message("z", Qos::AtMostOnce, 0));
+    }
+    rig.settle();
+    assert_eq!(rig.shards[0].counters.fanouts, u64::from(n));
+    assert_eq!(rig.shards[0].counters.messages_sent_qos0, u64::from(n) * 22);
+}
+
+/// Wills that visit many filters each, all at once.
+fn wills(n: u32) {
+    let mut rig = Rig::new(1, |_| {});
+    rig.connect(0, "s", 0);
+    for filter in wildcards(11) {
+        rig.subscribe_on(0, 0, &filter, Qos::AtMostOnce);
+    }
+    rig.settle();
+    let topic = ["a"; 11].join("/");
+    for number in 1..=n {
+        rig.connect_with_will(number, &format!("c{number}"), 0, Some(&topic));
+        if number % 500 == 0 {
+            rig.settle();
+        }
+    }
+    rig.settle();
+    (1..=n).for_each(|number| rig.shards[0].failed(SocketId(number), 104));
+    rig.settle();
+    assert_eq!(rig.shards[0].counters.wills_sent, u64::from(n));
 }
 
 fn publishers_parked(n: u32) {
@@ -557,6 +634,8 @@ fn an_operation_costs_the_same_however_much_there_is() {
         ("replays of one filter that wait", 6000, replays_of_one_filter),
         ("topics that live messages overtook", 4000, overtaken),
         ("filters of one client", 5000, filters),
+        ("fan-outs under way", 120, fanouts),
+        ("wills of many visits", 250, wills),
         ("publishers parked", 3000, publishers_parked),
         ("connections that wait for a mailbox", 2000, mail_waiters),
         ("topic aliases", 10_000, aliases),

@@ -271,13 +271,13 @@ impl Subscriptions {
         }
     }
 
-    /// True when `is_one` says so of some filter here. Looks at each of them.
-    pub fn any_of(&self, is_one: impl Fn(FilterId) -> bool) -> bool {
+    /// Shows every place to `look`, in no order that means anything.
+    pub fn each(&self, mut look: impl FnMut(Place)) {
         match self {
-            Subscriptions::None => false,
-            Subscriptions::One(place) => is_one(place.filter),
-            Subscriptions::Few(few) => few.iter().any(|place| is_one(place.filter)),
-            Subscriptions::Many(many) => many.all().iter().any(|place| is_one(place.filter)),
+            Subscriptions::None => {}
+            Subscriptions::One(place) => look(*place),
+            Subscriptions::Few(few) => few.iter().for_each(|&place| look(place)),
+            Subscriptions::Many(many) => many.all().iter().for_each(|&place| look(place)),
         }
     }
 

@@ -169,7 +169,7 @@ impl Shard {
         let mut topics = Vec::new();
         for filter in ["#", "$SYS/#"] {
             let (all, found) = (usize::MAX, &mut |topic: &str, _: &_| topics.push(topic.into()));
-            self.retained.replay(filter, None, all, all, found);
+            self.retained.replay(filter, None, all, &mut { all }, found);
         }
         topics
     }

@@ -32,10 +32,11 @@ impl Shard {
         }
         tally.names += self.wills.iter().map(Message::size).sum::<usize>();
         for filter in ["#", "$SYS/#"] {
+            let mut visits = usize::MAX;
             let found = &mut |topic: &str, message: &Message| {
                 tally.retained += retained(topic, message.size());
             };
-            self.retained.replay(filter, None, usize::MAX, usize::MAX, found);
+            self.retained.replay(filter, None, usize::MAX, &mut visits, found);
         }
         tally
     }

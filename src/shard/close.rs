@@ -18,8 +18,6 @@ pub(super) const LAST_WORDS: u64 = 5000;
 pub(super) const LONGEST_HEAD: usize = 12;
 /// Connections ended per step because their peers are gone: less than a millisecond's work.
 const PARTINGS: usize = 64;
-/// Wills routed per step.
-const WILLS: usize = 256;
 
 /// Expired messages taken out of one offline session's queue per turn, and when the step has no
 /// work to spare.
@@ -394,14 +392,16 @@ impl Shard {
         self.put_off(message);
     }
 
-    /// Routes wills that are due, as far as mailboxes have room; true when more can be at once.
-    pub(super) fn publish_wills(&mut self) -> bool {
-        for _ in 0..WILLS {
+    /// Routes wills that are due, as far as mailboxes have room, until the step's work comes to
+    /// `limit`; true when more can be at once.
+    pub(super) fn publish_wills(&mut self, limit: u32) -> bool {
+        while !self.is_spent(limit) {
             if self.fanouts.is_full() {
                 return false; // they are going on, and so are the wills then
             }
             let Some(message) = self.wills.front().cloned() else { return false };
             let view = message.view();
+            self.work += cost::PACKET + cost::bytes(message.size());
             if !self.try_publish(&view, Some(&message)) {
                 return false;
             }

@@ -11,8 +11,9 @@
 //! *zone*, the first so many entries of the filter's list of subscribers. It is served from its
 //! end, and ends one entry earlier each time. Who subscribes later is added behind every zone and
 //! does not get the message. Who is served out of turn, or unsubscribes, changes places with the
-//! last entry of the zone first. Zones of a filter never shrink from the front and a later
-//! fan-out's is never the smaller one, so one exchange per zone keeps all of them right.
+//! last entry of the zone first. Zones of a filter never shrink from the front, and a later
+//! fan-out's is never the smaller one: so one exchange per zone keeps all of them right, and a look
+//! at a filter's newest zone tells whether an entry is in any.
 //!
 //! The publisher waits until its fan-out is done ([`Holds::FANOUT`]), on whichever shard it is
 //! connected: a client that publishes to everybody gets no further than one message ahead of its
@@ -35,39 +36,41 @@ use std::collections::VecDeque;
 const MOST: usize = 1024;
 /// Most bytes of their messages.
 const MOST_BYTES: usize = 32 << 20;
-/// Subscribers of one filter that are still to be served: the first `left` of its list.
-#[derive(Clone, Copy)]
-pub(super) struct Zone {
-    pub filter: FilterId,
-    pub left: u32,
+/// With so many filters to look through, it is remembered who has been caught up with what.
+const FEW: usize = 8;
+
+/// Subscribers of one filter that a fan-out has still to serve: the first `left` of its list.
+struct Zone {
+    fanout: u64,
+    left: u32,
 }
 
 /// One message and who is still to get it.
 struct Fanout {
+    /// Later ones have higher numbers, without gaps.
+    number: u64,
     message: Message,
-    /// By filter number, so that one is found by binary search. The last is served first.
-    zones: Vec<Zone>,
+    /// Filters with a zone. The last is served first.
+    filters: Vec<FilterId>,
     /// Its publisher was told to wait.
     held: bool,
-}
-
-impl Fanout {
-    fn zone(&mut self, filter: FilterId) -> Option<&mut Zone> {
-        let at = self.zones.binary_search_by_key(&filter.0, |zone| zone.filter.0).ok()?;
-        Some(&mut self.zones[at])
-    }
 }
 
 /// The fan-outs of a shard that are under way, oldest first, and local publishers that wait.
 #[derive(Default)]
 pub(super) struct Fanouts {
     waiting: VecDeque<Fanout>,
-    /// In how many of them each filter has a zone.
-    filters: HashMap<FilterId, u32, foldhash::fast::FixedState>,
+    /// Of each filter, oldest first.
+    zones: HashMap<FilterId, VecDeque<Zone>, foldhash::fast::FixedState>,
+    /// The newest fan-out that a session of many subscriptions has been caught up with. Sessions
+    /// that subscribe later are in no zone of it, so whose number it was before does not matter.
+    caught: HashMap<u32, u64, foldhash::fast::FixedState>,
+    newest: u64,
     bytes: usize,
     /// Fan-outs under way, here or on other shards, of each local publisher.
     holds: HashMap<ClientKey, u32, foldhash::fast::FixedState>,
-    scratch: Vec<(u8, u32)>,
+    mine: Vec<(u8, u32)>,
+    taken: Vec<(u64, FilterId)>,
 }
 
 impl Fanouts {
@@ -93,23 +96,28 @@ impl Fanouts {
         self.holds.len()
     }
 
-    fn push(&mut self, fanout: Fanout) {
-        for zone in &fanout.zones {
-            *self.filters.entry(zone.filter).or_default() += 1;
-        }
-        self.bytes += fanout.message.size();
-        self.waiting.push_back(fanout);
+    /// Adds one for the first so many entries of each filter's list.
+    fn push(&mut self, message: Message, zones: impl Iterator<Item = (FilterId, u32)>) {
+        self.newest += 1;
+        let number = self.newest;
+        let filters = zones.map(|(filter, left)| {
+            self.zones.entry(filter).or_default().push_back(Zone { fanout: number, left });
+            filter
+        });
+        let filters = filters.collect();
+        self.bytes += message.size();
+        self.waiting.push_back(Fanout { number, message, filters, held: false });
     }
 
-    /// Takes the last zone off the oldest fan-out.
+    /// Takes the last zone off the oldest fan-out. Nothing is older, so it is its filter's first.
     fn pop_zone(&mut self) {
-        let Some(zone) = self.waiting.front_mut().and_then(|front| front.zones.pop()) else {
+        let Some(filter) = self.waiting.front_mut().and_then(|front| front.filters.pop()) else {
             return;
         };
-        if let Some(count) = self.filters.get_mut(&zone.filter) {
-            *count -= 1;
-            if *count == 0 {
-                self.filters.remove(&zone.filter);
+        if let Some(zones) = self.zones.get_mut(&filter) {
+            zones.pop_front();
+            if zones.is_empty() {
+                self.zones.remove(&filter);
             }
         }
     }
@@ -117,7 +125,38 @@ impl Fanouts {
     fn pop(&mut self) -> Option<Fanout> {
         let fanout = self.waiting.pop_front()?;
         self.bytes -= fanout.message.size();
+        if self.waiting.is_empty() {
+            // A broadcast to a million leaves nothing behind.
+            (self.zones, self.caught) = Default::default();
+        }
         Some(fanout)
+    }
+
+    fn message(&self, number: u64) -> Option<Message> {
+        let first = self.waiting.front()?.number;
+        let at = usize::try_from(number.checked_sub(first)?).ok()?;
+        self.waiting.get(at).map(|fanout| fanout.message.clone())
+    }
+
+    /// True when the entry at `position` of the filter's list is in some zone.
+    fn is_in_zone(&self, filter: FilterId, position: u32) -> bool {
+        self.zones
+            .get(&filter)
+            .and_then(VecDeque::back)
+            .is_some_and(|newest| position < newest.left)
+    }
+
+    /// The fan-outs with a zone that the entry at `position` of the filter's list is in.
+    fn with(&self, filter: FilterId, position: u32) -> impl Iterator<Item = u64> + '_ {
+        let zones = self.zones.get(&filter);
+        let first = zones.map_or(0, |zones| zones.partition_point(|zone| zone.left <= position));
+        zones.into_iter().flat_map(move |zones| zones.range(first..)).map(|zone| zone.fanout)
+    }
+
+    fn zone(&mut self, fanout: u64, filter: FilterId) -> Option<&mut Zone> {
+        let zones = self.zones.get_mut(&filter)?;
+        let at = zones.binary_search_by_key(&fanout, |zone| zone.fanout).ok()?;
+        zones.get_mut(at)
     }
 }
 
@@ -125,13 +164,10 @@ impl Shard {
     /// Accepts a message for more subscribers than are served at once: all entries of the lists of
     /// `found`. Serves what fits into the step.
     pub(super) fn begin_fanout(&mut self, found: &[FilterId], message: &MessageRef<'_>) {
-        let mut zones: Vec<Zone> = found
-            .iter()
-            .map(|&filter| Zone { filter, left: self.index.subscribers(filter).len() as u32 })
-            .collect();
-        zones.sort_unstable_by_key(|zone| zone.filter.0);
         let stored = self.fan.store(message, &mut self.scratch);
-        self.fanouts.push(Fanout { message: stored, zones, held: false });
+        let index = &self.index;
+        let whole = |&filter: &FilterId| (filter, index.subscribers(filter).len() as u32);
+        self.fanouts.push(stored, found.iter().map(whole));
         self.counters.fanouts += 1;
         if self.fanouts.len() == 1 && !self.run_fanouts(self.settings.budget.step) {
             return;
@@ -173,25 +209,26 @@ impl Shard {
     /// Serves subscribers of the oldest fan-out; true when none are left.
     fn serve_front(&mut self, message: &MessageRef<'_>, limit: u32) -> bool {
         while !self.is_spent(limit) {
-            let Some(front) = self.fanouts.waiting.front_mut() else { return true };
-            let alone = front.zones.len() == 1;
-            let Some(zone) = front.zones.last_mut() else { return true };
+            let Some(front) = self.fanouts.waiting.front() else { return true };
+            let (number, alone) = (front.number, front.filters.len() == 1);
+            let Some(&filter) = front.filters.last() else { return true };
+            let Some(zone) = self.fanouts.zone(number, filter) else { return true };
             if zone.left == 0 {
                 self.fanouts.pop_zone();
                 continue;
             }
             zone.left -= 1;
             let at = zone.left as usize;
-            let Some(&subscriber) = self.index.subscribers(zone.filter).get(at) else { continue };
+            let Some(&subscriber) = self.index.subscribers(filter).get(at) else { continue };
             if alone || subscriber.options & GROUP != 0 {
                 self.deliver_one(subscriber, message);
             } else {
-                let mut mine = std::mem::take(&mut self.fanouts.scratch);
+                let mut mine = std::mem::take(&mut self.fanouts.mine);
                 mine.push((subscriber.options, subscriber.subscription_id));
-                self.take_from_zones(0, subscriber.target, &mut mine);
+                self.take_from_front(subscriber.target, &mut mine);
                 self.deliver_combined(subscriber.target, &mut mine, message);
                 mine.clear();
-                self.fanouts.scratch = mine;
+                self.fanouts.mine = mine;
             }
         }
         false
@@ -208,23 +245,50 @@ impl Shard {
 
     fn catch_up_now(&mut self, index: u32) {
         let Some(session) = self.sessions.get(index) else { return };
-        let (own, filters) = (&session.subscriptions, &self.fanouts.filters);
-        let concerned = match own.len() <= filters.len() {
-            true => own.any_of(|filter| filters.contains_key(&filter)),
-            false => filters.keys().any(|&filter| own.position(filter).is_some()),
-        };
-        self.work += cost::VISIT * own.len().min(filters.len()) as u32;
-        if !concerned {
+        let (own, fanouts) = (&session.subscriptions, &self.fanouts);
+        let looks = own.len().min(fanouts.zones.len());
+        if looks > FEW && fanouts.caught.get(&index) == Some(&fanouts.newest) {
             return;
         }
-        let outer = std::mem::take(&mut self.fan);
-        let mut mine = std::mem::take(&mut self.fanouts.scratch);
-        for at in 0..self.fanouts.len() {
-            self.take_from_zones(at, index, &mut mine);
-            if mine.is_empty() {
-                continue;
+        self.work += cost::VISIT * looks as u32;
+        let mut taken = std::mem::take(&mut self.fanouts.taken);
+        let fanouts = &self.fanouts;
+        let mut look = |filter: FilterId, position: u32| {
+            if fanouts.is_in_zone(filter, position) {
+                taken.extend(fanouts.with(filter, position).map(|number| (number, filter)));
             }
-            let message = self.fanouts.waiting[at].message.clone();
+        };
+        if own.len() <= fanouts.zones.len() {
+            own.each(|place| look(place.filter, place.position));
+        } else {
+            for &filter in fanouts.zones.keys() {
+                own.position(filter).into_iter().for_each(|position| look(filter, position));
+            }
+        }
+        if looks > FEW {
+            self.fanouts.caught.insert(index, self.fanouts.newest);
+        }
+        taken.sort_unstable();
+        if !taken.is_empty() {
+            self.catch_up_with(index, &taken);
+        }
+        taken.clear();
+        self.fanouts.taken = taken;
+    }
+
+    /// Delivers to the session what it is still to get, given by fan-outs and filters in order.
+    fn catch_up_with(&mut self, index: u32, taken: &[(u64, FilterId)]) {
+        self.work += cost::VISIT * taken.len() as u32;
+        let outer = std::mem::take(&mut self.fan);
+        let mut mine = std::mem::take(&mut self.fanouts.mine);
+        for group in taken.chunk_by(|one, other| one.0 == other.0) {
+            for &(number, filter) in group {
+                self.take_from_zone(number, filter, index, &mut mine);
+            }
+            let Some(message) = group.first().and_then(|first| self.fanouts.message(first.0))
+            else {
+                continue;
+            };
             self.fan.begin(Some(&message));
             self.deliver_combined(index, &mut mine, &message.view());
             self.fan.crowded.clear();
@@ -233,7 +297,7 @@ impl Shard {
             }
         }
         mine.clear();
-        self.fanouts.scratch = mine;
+        self.fanouts.mine = mine;
         self.fan = outer;
     }
 
@@ -242,18 +306,20 @@ impl Shard {
         if self.fanouts.is_empty() {
             return;
         }
-        let Some((filter, _)) = self.groups.place(group) else { return };
-        if !self.fanouts.filters.contains_key(&filter) {
+        let Some((filter, position)) = self.groups.place(group) else { return };
+        if !self.fanouts.is_in_zone(filter, position) {
             return;
         }
+        let numbers: Vec<u64> = self.fanouts.with(filter, position).collect();
         let outer = std::mem::take(&mut self.fan);
-        for at in 0..self.fanouts.len() {
+        for number in numbers {
             // Its place changes as it is taken out of one zone after the other.
             let Some((filter, position)) = self.groups.place(group) else { break };
-            if self.take_from_zone(at, filter, position).is_none() {
+            if self.shorten_zone(number, filter, position).is_none() {
                 continue;
             }
-            let message = self.fanouts.waiting[at].message.clone();
+            self.work += cost::VISIT;
+            let Some(message) = self.fanouts.message(number) else { continue };
             self.fan.begin(Some(&message));
             self.deliver_to_group(group, &message.view());
             self.fan.crowded.clear();
@@ -261,25 +327,56 @@ impl Shard {
         self.fan = outer;
     }
 
-    /// Takes the session's entries out of the zones of one fan-out and adds their options and
-    /// identifiers to `mine`.
-    fn take_from_zones(&mut self, at: usize, index: u32, mine: &mut Vec<(u8, u32)>) {
-        for number in 0..self.fanouts.waiting[at].zones.len() {
-            self.work += cost::VISIT;
-            let filter = self.fanouts.waiting[at].zones[number].filter;
-            let place = self.sessions.get(index).and_then(|s| s.subscriptions.position(filter));
-            if let Some(position) = place
-                && let Some(entry) = self.take_from_zone(at, filter, position)
-            {
-                mine.push((entry.options, entry.subscription_id));
-            }
+    /// Takes the session's entries out of the zones of the oldest fan-out and adds their options
+    /// and identifiers to `mine`.
+    fn take_from_front(&mut self, index: u32, mine: &mut Vec<(u8, u32)>) {
+        let Some(front) = self.fanouts.waiting.front() else { return };
+        let Some(session) = self.sessions.get(index) else { return };
+        let (number, own) = (front.number, &session.subscriptions);
+        let mut taken = std::mem::take(&mut self.fanouts.taken);
+        let is_oldest = |zones: &VecDeque<Zone>, position: u32| {
+            zones.front().is_some_and(|zone| zone.fanout == number && position < zone.left)
+        };
+        self.work += cost::VISIT * own.len().min(front.filters.len()) as u32;
+        if own.len() <= front.filters.len() {
+            own.each(|place| {
+                let zones = self.fanouts.zones.get(&place.filter);
+                if zones.is_some_and(|zones| is_oldest(zones, place.position)) {
+                    taken.push((number, place.filter));
+                }
+            });
+        } else {
+            let owned = front.filters.iter().filter(|&&filter| own.position(filter).is_some());
+            taken.extend(owned.map(|&filter| (number, filter)));
+        }
+        for &(number, filter) in &taken {
+            self.take_from_zone(number, filter, index, mine);
+        }
+        taken.clear();
+        self.fanouts.taken = taken;
+    }
+
+    /// Takes the session's entry out of the zone, if it is in it, and adds its options and
+    /// identifier to `mine`.
+    fn take_from_zone(
+        &mut self,
+        fanout: u64,
+        filter: FilterId,
+        index: u32,
+        mine: &mut Vec<(u8, u32)>,
+    ) {
+        let place = self.sessions.get(index).and_then(|s| s.subscriptions.position(filter));
+        if let Some(position) = place
+            && let Some(entry) = self.shorten_zone(fanout, filter, position)
+        {
+            mine.push((entry.options, entry.subscription_id));
         }
     }
 
     /// Takes the entry at `position` out of the filter's zone in one fan-out, if it is in it: it
     /// changes places with the last one of the zone, which gets shorter.
-    fn take_from_zone(&mut self, at: usize, filter: FilterId, position: u32) -> Option<Subscriber> {
-        let zone = self.fanouts.waiting[at].zone(filter)?;
+    fn shorten_zone(&mut self, number: u64, filter: FilterId, position: u32) -> Option<Subscriber> {
+        let zone = self.fanouts.zone(number, filter)?;
         if position >= zone.left {
             return None;
         }
@@ -294,19 +391,20 @@ impl Shard {
     /// An entry of the filter's list at `position` is about to be removed: takes it out of every
     /// zone, and returns where it is then.
     pub(super) fn leave_zones(&mut self, filter: FilterId, position: u32) -> u32 {
-        if self.fanouts.is_empty() || !self.fanouts.filters.contains_key(&filter) {
+        if self.fanouts.is_empty() || !self.fanouts.is_in_zone(filter, position) {
             return position;
         }
+        let numbers: Vec<u64> = self.fanouts.with(filter, position).collect();
+        self.work += cost::VISIT * numbers.len() as u32;
         let mut hole = position;
-        for at in 0..self.fanouts.len() {
-            let Some(zone) = self.fanouts.waiting[at].zone(filter) else { continue };
+        for number in numbers {
+            let Some(zone) = self.fanouts.zone(number, filter) else { continue };
             if hole < zone.left {
                 zone.left -= 1;
                 let last = zone.left;
                 self.exchange(filter, hole, last);
                 hole = last;
             }
-            self.work += cost::VISIT;
         }
         hole
     }

@@ -16,7 +16,7 @@
 use super::Shard;
 use super::connection::Holds;
 use crate::ids::{ShardId, SocketId};
-use crate::limits::{MAIL_WORK, cost};
+use crate::limits::{LOOK, MAIL_MICROS, MAIL_WORK, STEP_MICROS, cost};
 use crate::mesh::mail::{Control, Data, Stamped};
 use crate::mesh::mailbox::MailEnds;
 use crate::mesh::reading::{Position, Reading};
@@ -43,6 +43,15 @@ pub(super) struct Intake {
     first_peer: u8,
     /// Control mails of each peer at the last look.
     control: Vec<usize>,
+    /// What data and control mail have cost in this step.
+    work: [u32; 2],
+}
+
+/// Data mail and control mail have shares of their own.
+#[derive(Clone, Copy)]
+enum Share {
+    Data,
+    Control,
 }
 
 /// Data mail of which the part before `at` has been taken in.
@@ -78,7 +87,18 @@ impl Intake {
             ready: VecDeque::new(),
             first_peer: 0,
             control: vec![0; shards],
+            work: [0; 2],
         }
+    }
+
+    /// The shares of a step are whole again.
+    #[inline]
+    pub(super) fn begin_step(&mut self) {
+        self.work = [0; 2];
+    }
+
+    pub(super) fn work(&self) -> u32 {
+        self.work.iter().sum()
     }
 
     /// Whether a packet that begins like this has to wait for mail that was there before it.
@@ -149,8 +169,6 @@ impl Shard {
         if self.shards == 1 || self.intake.is_idle() && !ends.has_mail() {
             return false;
         }
-        let clients = self.work;
-        self.count_work_from(0);
         if Mutant::ReplayOvertakesMail.is_on() {
             self.note_control(ends);
             self.take_control(ends, share);
@@ -160,18 +178,26 @@ impl Shard {
         let open = self.intake.open.as_ref().map(|open| open.from);
         self.intake.reading.note(ends, open);
         self.intake.behind = !self.intake.reading.is_done();
-        let data = self.intake.behind && self.takes_data();
-        self.count_work_from(0);
+        let mut data = self.intake.behind && self.takes_data();
         if data {
-            self.take_data(ends, share);
+            data = self.with_share(Share::Data, |shard| shard.take_data(ends, share));
         }
-        self.count_work_from(clients);
         self.end_waiting();
-        let clients = self.work;
-        self.count_work_from(0);
-        let control = self.take_control(ends, share);
-        self.count_work_from(clients);
+        let control = self.with_share(Share::Control, |shard| shard.take_control(ends, share));
         data || control
+    }
+
+    /// Does something on the account of a kind of mail, in the time of that kind.
+    fn with_share<T>(&mut self, share: Share, work: impl FnOnce(&mut Self) -> T) -> T {
+        let clients = std::mem::replace(&mut self.work, self.intake.work[share as usize]);
+        self.give_time(0, MAIL_MICROS);
+        let done = work(self);
+        let fresh = Mutant::MailShareEachTime.is_on();
+        self.intake.work[share as usize] = if fresh { 0 } else { self.work };
+        self.work = clients;
+        self.look_at = clients + LOOK;
+        self.until = self.now_micros + STEP_MICROS;
+        done
     }
 
     /// Whether data mail can be taken in: it may cause control mail, which somebody may be behind
@@ -180,14 +206,10 @@ impl Shard {
         !self.outbox.is_congested() && !self.fanouts.is_full()
     }
 
-    fn count_work_from(&mut self, work: u32) {
-        self.work = work;
-        self.look_at = work + self.settings.budget.turn;
-    }
-
     /// Takes in all mail that is there, as far as other mailboxes have room.
     pub fn take_all_mail(&mut self, ends: &mut MailEnds<Stamped, Control>) {
         loop {
+            self.intake.begin_step();
             self.take_mail(ends, MAIL_WORK);
             if !self.intake.has_more() || !self.takes_data() {
                 return;
@@ -195,8 +217,9 @@ impl Shard {
         }
     }
 
-    fn take_data(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) {
-        let mut put_off = None;
+    /// True when some was taken in.
+    fn take_data(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) -> bool {
+        let (mut put_off, mut any) = (None, false);
         if Mutant::ResumedOutOfOrder.is_on() {
             put_off = self.intake.open.take();
         }
@@ -208,6 +231,7 @@ impl Shard {
                 self.intake.open = Some(Open { from, data, at: 0 });
                 continue;
             };
+            any = true;
             let from = open.from;
             self.intake.open = self.read_on(open, share);
             if self.intake.open.is_none() {
@@ -219,6 +243,7 @@ impl Shard {
             self.read_on(open, u32::MAX);
             self.intake.reading.took(from);
         }
+        any
     }
 
     /// Goes on with a mail; gives it back when the share of work is used up before its end.

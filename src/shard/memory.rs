@@ -121,8 +121,10 @@ pub struct Tally {
 pub(super) struct Budgeting {
     /// What the others were last told that this shard holds.
     told: u64,
-    /// Work since then.
+    /// Work of the steps since then.
     work: u32,
+    /// How much of the present step's work had been done when it was last told in its middle.
+    told_at: u32,
     pub(super) pressure: Pressure,
     /// From here on the pressure is higher, below there it is lower.
     up: u64,
@@ -285,10 +287,21 @@ impl Shard {
         }
     }
 
+    /// In the middle of a step: as often as after a client's turn, or always when memory is short.
+    pub(super) fn weigh_within(&mut self) {
+        let since = self.work.saturating_sub(self.budgeting.told_at);
+        if since >= self.settings.budget.turn || self.is_short(Pressure::Tight) {
+            self.budgeting.told_at = self.work;
+            self.tell_memory();
+            self.look_at_memory();
+        }
+    }
+
     /// At the end of a step: tells the others what this shard holds, when that may have changed.
     #[inline]
     pub(super) fn weigh(&mut self) {
         self.budgeting.work = self.budgeting.work.saturating_add(self.work);
+        self.budgeting.told_at = 0;
         if self.budgeting.work >= self.settings.budget.turn || self.is_short(Pressure::Tight) {
             self.tell_memory();
         }

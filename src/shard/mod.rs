@@ -59,7 +59,7 @@ pub use settings::Settings;
 pub use spare::Footprint;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
-use crate::limits;
+use crate::limits::{LOOK, SHARE_MICROS, STEP_MICROS};
 use crate::mesh::mail::Control;
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
@@ -153,6 +153,11 @@ pub struct Shard {
     work: u32,
     /// When the work comes to this, the clock is looked at.
     look_at: u32,
+    /// When the time is over for what is done now, on the clock of [`Shard::begin`]; 0: it has not
+    /// begun. No earlier than `least_until`.
+    until: u64,
+    least_until: u64,
+    time_share: u64,
     clock: Option<Clock>,
     intake: Intake,
     idle_flows: VecDeque<(Instant, SessionRef)>,
@@ -230,6 +235,9 @@ impl Shard {
             intake: Intake::new(usize::from(shards)),
             work: 0,
             look_at: 0,
+            until: 0,
+            least_until: 0,
+            time_share: SHARE_MICROS,
             clock: None,
             idle_flows: VecDeque::new(),
             idle_flows_due: 0,
@@ -272,8 +280,10 @@ impl Shard {
         self.now = now;
         self.now_micros = micros;
         self.work = 0;
-        self.look_at = self.settings.budget.turn;
+        self.look_at = LOOK;
+        self.until = micros + STEP_MICROS;
         self.look_at_memory();
+        self.intake.begin_step();
         if self.parked.len() != 0 {
             self.resume_work(self.settings.budget.share());
         }
@@ -290,25 +300,51 @@ impl Shard {
         self.work
     }
 
-    /// True when the step's work has come to `limit`, or its time is over.
+    /// What taking in mail has cost in this step, which is not part of [`Shard::work`].
+    pub fn mail_work(&self) -> u32 {
+        self.intake.work()
+    }
+
+    /// True when the step's work has come to `limit`, or the time for it is over.
     #[inline]
     fn is_spent(&mut self, limit: u32) -> bool {
         if self.work >= self.look_at {
-            self.look_at = self.work + self.settings.budget.turn;
-            self.tell_memory();
-            self.look_at_memory();
-            let now = self.clock.as_ref().map_or(0, |clock| clock());
-            if now.saturating_sub(self.now_micros) > limits::STEP_MICROS {
-                self.work = self.work.max(self.settings.budget.step);
-            }
+            self.look_at_clock(limit);
         }
         self.work >= limit && !Mutant::BudgetIgnored.is_on()
     }
 
+    #[inline(never)]
+    fn look_at_clock(&mut self, limit: u32) {
+        self.look_at = self.work + LOOK;
+        self.weigh_within();
+        let now = self.clock.as_ref().map_or(0, |clock| clock());
+        if self.until == 0 {
+            self.until = self.least_until.max(now + self.time_share);
+        }
+        if now > self.until {
+            self.work = self.work.max(limit);
+        }
+    }
+
     /// How far the step's work may come for a kind of work that goes on over several steps: to what
-    /// nothing else has used, and a share of its own in any case.
-    fn allowance(&self) -> u32 {
+    /// nothing else has used, and a share of its own in any case; the same of the step's time.
+    fn allowance(&mut self) -> u32 {
+        self.give_time(self.now_micros + STEP_MICROS, SHARE_MICROS);
         self.settings.budget.step.max(self.work + self.settings.budget.share())
+    }
+
+    /// Does a kind of work within its allowance.
+    fn in_share<T>(&mut self, work: fn(&mut Shard, u32) -> T) -> T {
+        let limit = self.allowance();
+        work(self, limit)
+    }
+
+    /// What comes now has until `least` on the clock of [`Shard::begin`], and so many microseconds
+    /// in any case, counted from when it has done a little.
+    fn give_time(&mut self, least: u64, share: u64) {
+        self.look_at = self.work + LOOK;
+        (self.until, self.least_until, self.time_share) = (0, least, share);
     }
 
     /// A listener's connections may arrive from now on. On reload the entry is replaced.
@@ -469,19 +505,19 @@ impl Shard {
 
     #[inline(never)]
     fn run_long_work(&mut self) -> bool {
-        let mut more = self.run_fanouts(self.allowance());
-        more |= self.run_tasks(self.allowance());
+        let mut more = self.in_share(Shard::run_fanouts);
+        more |= self.in_share(Shard::run_tasks);
         self.retry_parked();
-        more |= self.publish_wills();
-        more |= self.run_replays(self.allowance());
-        more |= self.run_parting(self.allowance());
-        more |= self.run_returns(self.allowance());
-        more |= self.run_stopping(self.allowance());
+        more |= self.in_share(Shard::publish_wills);
+        more |= self.in_share(Shard::run_replays);
+        more |= self.in_share(Shard::run_parting);
+        more |= self.in_share(Shard::run_returns);
+        more |= self.in_share(Shard::run_stopping);
         more |= self.keep_house();
         self.resume_work(self.settings.budget.step);
         more |= self.parked.has_work();
         self.run_closing();
-        self.run_departures(self.allowance());
+        self.in_share(Shard::run_departures);
         more | self.parked.has_put_off()
     }
 

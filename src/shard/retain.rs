@@ -237,28 +237,23 @@ impl Shard {
     }
 
     fn slice(&mut self, request: ReplayRequest) -> ReplaySlice {
-        self.work += cost::FILTER;
         let ReplayRequest { session, filter, ticket, text, cursor, limit } = request;
         let (mut messages, mut bytes, mut cursor) = (Vec::<Message>::new(), 0, cursor);
+        let (mut visits, mut done) = (VISITS, false);
         // A few at a time, so that a slice of large messages stays small in bytes.
-        while messages.len() < limit as usize && bytes < SLICE_BYTES {
+        while !done && visits > 0 && messages.len() < limit as usize && bytes < SLICE_BYTES {
             let few = FEW.min(limit as usize - messages.len());
             let found = &mut |_: &str, message: &Message| {
                 bytes += message.size();
                 messages.push(message.clone());
             };
-            self.work += cost::VISIT * few as u32;
-            match self.retained.replay(&text, cursor.as_deref(), few, VISITS, found) {
-                topic::Replay::Done => {
-                    return ReplaySlice { session, filter, ticket, messages, cursor: None };
-                }
+            self.work += cost::FILTER;
+            match self.retained.replay(&text, cursor.as_deref(), few, &mut visits, found) {
+                topic::Replay::Done => (cursor, done) = (None, true),
                 topic::Replay::More(next) => cursor = Some(next),
             }
-            if messages.is_empty() {
-                self.work += cost::VISIT * VISITS as u32;
-                break; // that was a step's worth of looking
-            }
         }
+        self.work += cost::VISIT * (VISITS - visits) as u32;
         ReplaySlice { session, filter, ticket, messages, cursor }
     }
 

@@ -25,7 +25,7 @@ use crate::limits::{MAX_SHAPES, TRIE_NODES};
 use crate::mutant::Mutant;
 
 /// A filter's number in one [`Index`]; used again after the filter is gone.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct FilterId(pub u32);
 
 /// One entry in a filter's list. What the fields mean is the shard's affair.

@@ -74,13 +74,14 @@ impl<M> Retained<M> {
 
     /// Calls `found` with the messages whose names match a valid filter and come after `cursor`, in
     /// order: at most `limit` of them, looking at no more than `visits` entries (at least one of
-    /// each). Every message that stays from the first call to the last is found exactly once.
+    /// each), of which those that were not needed are left in it. Every message that stays from the
+    /// first call to the last is found exactly once.
     pub fn replay(
         &self,
         filter: &str,
         cursor: Option<&str>,
         limit: usize,
-        visits: usize,
+        visits: &mut usize,
         found: &mut impl FnMut(&str, &M),
     ) -> Replay {
         let seeker = Seeker::new(filter);
@@ -91,11 +92,12 @@ impl<M> Retained<M> {
             (None, Some(prefix)) => Position::At(prefix),
             (None, None) => Position::First,
         };
-        let (mut left, mut matched) = (visits.max(1), 0);
+        let mut matched = 0;
+        *visits = (*visits).max(1);
         let (mut skip_to, mut skipping, mut skipped) = (String::new(), false, 0);
         let mut entries = self.from(start);
         while let Some((Name(name), message)) = entries.next() {
-            left -= 1;
+            *visits -= 1;
             skipping &= order(name, &skip_to).is_lt();
             if skipping {
                 skipped += 1;
@@ -114,7 +116,7 @@ impl<M> Retained<M> {
                     Verdict::Stop => return Replay::Done,
                 }
             }
-            if left == 0 || matched >= limit.max(1) {
+            if *visits == 0 || matched >= limit.max(1) {
                 return Replay::More(name.clone());
             }
         }

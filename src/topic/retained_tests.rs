@@ -19,9 +19,10 @@ fn replay_all(
     let mut cursor: Option<Box<str>> = None;
     loop {
         let before = all.len();
-        let outcome = retained.replay(filter, cursor.as_deref(), limit, visits, &mut |name, at| {
-            all.push((name.into(), *at));
-        });
+        let outcome =
+            retained.replay(filter, cursor.as_deref(), limit, &mut { visits }, &mut |name, at| {
+                all.push((name.into(), *at));
+            });
         assert!(all.len() - before <= limit.max(1));
         match outcome {
             Replay::Done => return all,
@@ -79,7 +80,7 @@ fn a_replay_visits_about_what_it_delivers() {
         loop {
             calls += 1;
             let found = &mut |_: &str, _: &u32| matched += 1;
-            match retained.replay(filter, cursor.as_deref(), usize::MAX, 64, found) {
+            match retained.replay(filter, cursor.as_deref(), usize::MAX, &mut 64, found) {
                 Replay::Done => return (matched, calls * 64),
                 Replay::More(next) => cursor = Some(next),
             }
@@ -126,7 +127,7 @@ fn a_hash_over_a_million_is_streamed_completely() {
     let mut seen = HashSet::new();
     let mut cursor: Option<Box<str>> = None;
     while let Replay::More(next) =
-        retained.replay("#", cursor.as_deref(), 1000, 1000, &mut |_, at| {
+        retained.replay("#", cursor.as_deref(), 1000, &mut 1000, &mut |_, at| {
             assert!(seen.insert(*at));
         })
     {
@@ -182,7 +183,7 @@ proptest! {
         let mut changes = changing.iter();
         loop {
             let outcome =
-                retained.replay(&filter, cursor.as_deref(), limit, visits, &mut |name, _| {
+                retained.replay(&filter, cursor.as_deref(), limit, &mut { visits }, &mut |name, _| {
                     *found.entry(name.into()).or_default() += 1;
                 });
             match outcome {
@@ -242,7 +243,7 @@ fn measure_retained() {
         time(&format!("replay of {filter}, {expected} messages, each"), expected, &mut || {
             let count = &mut |_: &str, _: &usize| found += 1;
             while let Replay::More(next) =
-                retained.replay(filter, cursor.as_deref(), 256, 4096, count)
+                retained.replay(filter, cursor.as_deref(), 256, &mut 4096, count)
             {
                 cursor = Some(next);
             }

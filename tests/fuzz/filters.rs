@@ -279,7 +279,7 @@ impl Model {
                 filter,
                 cursor.as_deref(),
                 usize::from(limit),
-                usize::from(visits),
+                &mut usize::from(visits),
                 &mut |name, &value| {
                     assert_eq!(self.kept.get(name), Some(&value));
                     assert!(found.insert(name.to_owned()), "{name:?} twice");

@@ -217,8 +217,8 @@ pub fn beside<T>(ground: &Ground, work: impl FnOnce(&Watch<'_>) -> T) -> (T, Vec
 pub fn stand_back() {
     let me = std::fs::read_link("/proc/thread-self").unwrap_or_default();
     let id = me.file_name().map(|id| id.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut renice = std::process::Command::new("renice");
-    renice.args(["-n", "10", "-p", &id]).stdout(std::process::Stdio::null());
+    let mut idle = std::process::Command::new("chrt");
+    idle.args(["--idle", "--pid", "0", &id]).stdout(std::process::Stdio::null());
     // Without the program the figures are only worse.
-    let _ = renice.stderr(std::process::Stdio::null()).status();
+    let _ = idle.stderr(std::process::Stdio::null()).status();
 }

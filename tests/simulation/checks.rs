@@ -50,6 +50,9 @@ impl Sim {
             most += SLICE;
         }
         assert!(node.work <= most, "a step of {} units of work, {most} at most", node.work);
+        let most = 2 * (self.world.mail + self.settings.budget.share()) + ITEMS;
+        let mail = node.mail_work;
+        assert!(mail <= most, "mail of {mail} units of work in a step, {most} at most");
         let audit = node.shard.glance();
         assert_eq!(audit.problems, Vec::<String>::new());
         let bounds = self.settings.pending;

@@ -33,6 +33,8 @@ pub struct Node {
     /// What the last step cost, and most of all, in the units of `limits::cost`.
     pub work: u32,
     pub most_work: u32,
+    /// What mail cost in the last step.
+    pub mail_work: u32,
     /// The last step sent retained messages; all that were sent before it.
     pub replayed: bool,
     replayed_before: u64,
@@ -123,6 +125,7 @@ impl World {
                     busy: 0,
                     work: 0,
                     most_work: 0,
+                    mail_work: 0,
                     replayed: false,
                     replayed_before: 0,
                 }
@@ -316,6 +319,7 @@ impl World {
             assert!(letters.data.is_empty(), "data mail for {peer} without room for it");
         }
         node.work = node.shard.work();
+        node.mail_work = node.shard.mail_work();
         node.most_work = node.most_work.max(node.work);
         let replayed = node.shard.counters.messages_retained_replayed;
         node.replayed = replayed != node.replayed_before;
