@@ -442,11 +442,17 @@ impl World {
             let counts = counts.map(|(name, count)| (name, count as u64));
             // Retained messages are gauges too, and checked by whoever knows what is to stay.
             let gauges = node.shard.counters.iter().filter(|(descriptor, _)| {
-                descriptor.kind == Kind::Gauge && !descriptor.field.contains("retained")
+                // Those of memory are told now and then; what is held by now is looked at below.
+                let other = descriptor.field.contains("retained")
+                    || descriptor.field.starts_with("memory_");
+                descriptor.kind == Kind::Gauge && !other
             });
+            let held: u64 = node.shard.held().iter().sum::<u64>() - node.shard.held()[4];
+            let held = [("bytes held besides retained messages", held)];
             let gauges = gauges.map(|(descriptor, value)| (descriptor.field, value));
             let id = node.shard.id().0;
-            let some = counts.into_iter().chain(gauges).filter(|&(_, count)| count != 0);
+            let some =
+                counts.into_iter().chain(gauges).chain(held).filter(|&(_, count)| count != 0);
             left.extend(some.map(|(name, count)| format!("shard {id}: {count} {name}")));
         }
         if !self.shared.interest.is_empty() {
