@@ -236,7 +236,7 @@ section_struct! {
             "Prefix of the Response Information given to MQTT 5 clients that ask for it; the \
              ClientId follows. Empty: none is given.";
         max_client_id_length "max_client_id_length": u32 = "65535", count(1, 65_535, "bytes"),
-            "Longest ClientId in bytes. One of more than some 65,000 bytes does not fit in a CONNECT \
+            "Longest ClientId in bytes. One of more than 65,000 bytes does not fit in a CONNECT \
              of limits.before_connect's default: raise that too, if clients have such names.";
         empty_client_id "empty_client_id": bool = "true", switch(),
             "Assign a ClientId to clients that send none.";
@@ -244,9 +244,9 @@ section_struct! {
             count(1, limits::MAX_TOPIC_LEVELS as u64, "levels"),
             "Most levels of a topic name or filter.";
         max_topic_alias "max_topic_alias": u16 = "16", count(0, 65_535, "aliases"),
-            "Topic aliases one client may set; 0 turns them off. The worst case in memory is 64 KiB \
-             for each of every client's, and 1 MiB of names per client however many there are: past \
-             that the client is ended with 0x97.";
+            "Topic aliases one client may set; 0 turns them off. At worst each has 64 KiB, and \
+             all names of one client 1 MiB, however many there are: past that the client is ended \
+             with 0x97.";
         topic_alias_outbound "topic_alias_outbound": u16 = "0", count(0, 65_535, "aliases"),
             "Topic aliases used towards one client, at most what the client allows, and 1 MiB of \
              names: the worst case in memory for every connection.";
@@ -272,8 +272,8 @@ section_struct! {
             "Longest message expiry; also given to messages that carry none.";
         max_subscriptions "max_subscriptions": Option<u32> = "100000",
             count(1, MANY, "subscriptions").or("unlimited"),
-            "Most subscriptions of one client. The worst case in memory is so many of 100 bytes and \
-             their filters for every session. Past it SUBACK says \
+            "Most subscriptions of one client. The worst case in memory is so many of 100 bytes \
+             and their filters for every session. Past it SUBACK says \
              0x97 (Quota exceeded), to MQTT 3 clients 0x80.";
         max_unhashed_subscriptions "max_unhashed_subscriptions": u32 = "512",
             count(0, MANY, "subscriptions"),

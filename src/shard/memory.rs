@@ -36,7 +36,7 @@ const SENT: usize = 64;
 const IDENTIFIER: usize = 24;
 /// Bytes of a retained message besides its text: its name's place, its head.
 const RETAINED: usize = 112;
-/// Bytes of a subscription besides its filter: its places with the session and in the filter's list.
+/// Bytes of a subscription besides its filter: its places with session and filter.
 const SUBSCRIPTION: usize = 24;
 /// Bytes of a distinct filter besides its text, with its place in the interest table.
 const FILTER: usize = 76;

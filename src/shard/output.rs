@@ -125,8 +125,8 @@ impl Output {
         self.sealed.push_back(Segment::Shared(message, range));
     }
 
-    /// Calls `each` with the capacity of every buffer that waits, and with every shared message. For
-    /// checks.
+    /// Calls `each` with the capacity of every buffer that waits, and with every shared
+    /// message. For checks.
     pub fn visit(&self, each: &mut impl FnMut(usize, Option<&Message>)) {
         each(self.tail.capacity(), None);
         self.sealed.iter().for_each(|segment| segment.visit(each));

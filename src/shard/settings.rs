@@ -139,8 +139,8 @@ impl Settings {
         self.high_water() / 4
     }
 
-    /// From a validated configuration. `limits.memory: auto` is no bound until [`Self::with_memory`]
-    /// says what it stands for.
+    /// From a validated configuration. `limits.memory: auto` is no bound until
+    /// [`Self::with_memory`] says what it stands for.
     pub fn new(config: &Config) -> Self {
         let mqtt = &config.mqtt;
         let millis = |duration: Option<Duration>| duration.map_or(0, |d| d.as_millis() as u64);

@@ -13,7 +13,7 @@ use crate::support::*;
 
 /// The budget, in MiB.
 const LIMIT: u64 = 64;
-/// What the allocator cannot use of its pages, and buffers and mailboxes under such traffic, in MiB.
+/// What the allocator cannot use of its pages, and buffers and mailboxes under traffic, in MiB.
 const BESIDE: u64 = 48;
 /// Bytes of one message.
 const SIZE: usize = 40_000;
@@ -47,8 +47,8 @@ pub fn run(shards: usize) {
     let refused = sum(&page, "ringmq_memory_refused_total", None);
     let most = window.memory >> 10;
     figure(&format!(
-        "{shards} shards, memory filled: {base} + {} MiB of a budget of {LIMIT}; {dropped} messages \
-         dropped, {refused} requests refused; ping {}; pair {}; echo {}",
+        "{shards} shards, memory filled: {base} + {} MiB of a budget of {LIMIT}; {dropped} \
+         messages dropped, {refused} requests refused; ping {}; pair {}; echo {}",
         most.saturating_sub(base),
         window.slowest().told(),
         window.trips.told(),

@@ -77,7 +77,7 @@ impl Sim {
     }
 
     /// What may be held above the limit: what each shard takes in before it looks, the largest
-    /// message for one; and for each client what is owed to it in any case, such as acknowledgements
+    /// message for one; and for each client what it is owed in any case, such as acknowledgements
     /// and what its window holds by then.
     fn memory_overshoot(&self) -> u64 {
         let (shards, clients) = (self.world.nodes.len() as u64, self.clients.len() as u64);
