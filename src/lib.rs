@@ -17,6 +17,29 @@
 //! output, others through a [`message::Batch`] in a mailbox; at the end of the step each connection
 //! with output gets one send.
 //!
+//! # Where to look
+//! | question | files, below `src/` |
+//! |---|---|
+//! | How does a client get in? | `shard/entry.rs` (accepted, CONNECT read), `shard/hand_over.rs` and `ring/hand_over.rs` (its socket goes to its home), `shard/arrivals.rs`, `shard/connect.rs` (takeover, resume, CONNACK), `shard/refuse.rs` (who is turned away) |
+//! | What happens to a PUBLISH? | `shard/receive.rs`, `shard/publish.rs`, `shard/route.rs`, `shard/deliver.rs`, `shard/encode.rs`, `shard/output.rs`; on another shard `shard/mail.rs` in place of the first two; over several steps `shard/fanout.rs` |
+//! | Who subscribes to what? | `shard/subscribe.rs`, `topic/index.rs` (one shard's subscribers), `mesh/interest.rs` (which shards have any) |
+//! | Share groups? | `shard/share.rs` and `shard/groups.rs` (the group picks a member), `shard/membership.rs` (the member's side), `shard/returns.rs` (what comes back) |
+//! | Retained messages? | `topic/retained.rs` (kept), `shard/retain.rs` (replayed) |
+//! | Windows, queues, repetition? | `session/window.rs`, `session/inbound.rs`, `session/pending.rs`; `shard/pump.rs`, `shard/redeliver.rs` |
+//! | Where is a will sent? | `shard/close.rs`; its delay is in `shard/timers.rs`, the wills of a stop in `shard/stop.rs` |
+//! | Where is back-pressure? | `shard/park.rs` (connections that are held), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
+//! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs` |
+//! | A listener or a socket option? | `broker/listen.rs` (opened), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
+//! | Who may do what? | `shard/connect.rs`, `shard/publish.rs` and `shard/subscribe.rs` check settings, mountpoints and `$SYS`; there are no accounts yet |
+//! | How does a core sleep and wake? | `ring/park.rs`, `ring/flag.rs`, `ring/driver.rs` |
+//! | A bound, or what work costs? | `limits.rs`; `shard/step.rs` has the order of a step |
+//! | A counter, a metric, `$SYS`? | `telemetry/counters.rs` (declared), `telemetry/prometheus.rs`, `telemetry/sys.rs` and `shard/sys.rs`; pages in `admin/pages.rs` |
+//! | A configuration key? | `config/mod.rs`, then `shard/settings.rs` |
+//! | Start, signals, reload, drain? | `broker/mod.rs`, `broker/control.rs`, `broker/signals.rs`; a shard's part in `shard/stop.rs` |
+//! | What a host lacks? | `doctor/mod.rs` |
+//!
+//! What proves what: `tests/README.md`.
+//!
 //! # Invariants
 //! 1. `hash(ClientId) % shards`, keyed by a secret of this start, owns a session for ever
 //!    ([`shard::home_of`]); what is said to it is said on that shard only. The entry shard reads

@@ -268,6 +268,10 @@ mutants! {
     AliasesUnbounded,
     /// Mail has a share of its own each time that it is looked at within a step.
     MailShareEachTime,
+    /// Who asks for little waits behind everybody who asks for much.
+    FreshBehindServed,
+    /// Who has had a turn has no other while anybody comes for a first one.
+    ServedStarve,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,

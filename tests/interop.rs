@@ -3,6 +3,8 @@
 
 #[path = "interop/bridge.rs"]
 mod bridge;
+#[path = "interop/kubernetes.rs"]
+mod kubernetes;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -33,16 +35,32 @@ fn output(command: &mut Command) -> String {
 /// Runs a script of this directory with the libraries that `scripts/test` has installed.
 #[track_caller]
 fn python(script: &str, arguments: &[&str]) -> String {
+    output(&mut script_of_python(script, arguments))
+}
+
+/// The same with a text to read.
+#[track_caller]
+fn python_reading(script: &str, arguments: &[&str], input: &str) -> String {
+    let file = std::env::temp_dir().join(unique("ringmq-input"));
+    std::fs::write(&file, input).expect("a temporary file");
+    let reading = std::fs::File::open(&file).expect("it was just written");
+    let _ = std::fs::remove_file(&file);
+    output(script_of_python(script, arguments).stdin(reading))
+}
+
+#[track_caller]
+fn script_of_python(script: &str, arguments: &[&str]) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join(".venv/bin/python");
     assert!(
         python.exists(),
         "no {}: run scripts/test, or `python3 -m venv .venv && .venv/bin/pip install paho-mqtt \
-         prometheus-client`",
+         prometheus-client kubernetes-validate`",
         python.display()
     );
-    let script = root.join("tests/interop").join(script);
-    output(Command::new(python).arg(script).args(arguments))
+    let mut command = Command::new(python);
+    command.arg(root.join("tests/interop").join(script)).args(arguments);
+    command
 }
 
 #[test]

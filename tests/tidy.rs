@@ -10,8 +10,8 @@ const COLUMNS: usize = 100;
 const FORBIDDEN: [&str; 7] = ["common", "utils", "util", "types", "manager", "handler", "helpers"];
 
 /// Where `unsafe` may be written: the io_uring driver, the tables that readers keep alive, a
-/// call to the allocator, and the load generator's sockets.
-const UNSAFE: [&str; 4] = ["src/ring/", "src/mesh/map.rs", "src/broker/memory.rs", "bench/src/"];
+/// call to the allocator, and the load generator's sockets and clocks.
+const UNSAFE: [&str; 4] = ["src/ring/", "src/mesh/map.rs", "src/broker/memory.rs", "bench/"];
 
 /// What threads share by writing, and where that may be: each has its line in src/lib.rs.
 const SHARED: [&str; 9] = [
@@ -230,4 +230,92 @@ fn modules_say_what_they_own() {
         .map(|source| format!("{} ({})", source.path, source.name()))
         .collect();
     none(&findings, "Open each file with `//!`: what it owns, and what it leaves to others.");
+}
+
+/// The table "Where to look" of src/lib.rs names files that are there.
+#[test]
+fn the_map_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = fs::read_to_string(root.join("src/lib.rs")).expect("it is there");
+    let rows: Vec<&str> = map.lines().filter(|line| line.starts_with("//! |")).collect();
+    let named = rows.iter().flat_map(|row| row.split('`').skip(1).step_by(2));
+    let files: Vec<&str> = named.filter(|name| name.ends_with(".rs")).collect();
+    assert!(files.len() > 30, "the table was not found");
+    let missing: Vec<String> = files
+        .iter()
+        .filter(|file| !root.join("src").join(file).exists())
+        .map(|file| format!("src/{file}"))
+        .collect();
+    none(&missing, "These files are gone; say in src/lib.rs where to look now.");
+}
+
+const DOCUMENTS: [&str; 10] = [
+    "README.md",
+    "CHANGELOG.md",
+    ".github/CONTRIBUTING.md",
+    ".github/SECURITY.md",
+    "bench/README.md",
+    "tests/README.md",
+    "tuning/README.md",
+    "tuning/ecs.md",
+    "tuning/operating.md",
+    "tuning/seccomp.md",
+];
+
+/// The documents name scripts, tests and files of the tree that are there.
+#[test]
+fn documents_name_what_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut missing = Vec::new();
+    for document in DOCUMENTS {
+        let text = fs::read_to_string(root.join(document)).expect("the document is there");
+        for word in text.split(['`', ' ', '\n', '(', ')', '[', ']', '#']) {
+            let word = word.trim_end_matches(['.', ',', ':', ';']);
+            let rooms = ["scripts/", "tests/", "src/", "tuning/", "bench/micro", ".github/"];
+            let named = rooms.iter().any(|room| word.starts_with(room));
+            let pattern = word.contains(['*', '…', '<', '$', '=']);
+            if named && !pattern && !root.join(word).exists() {
+                missing.push(format!("{document}: {word}"));
+            }
+        }
+    }
+    none(&missing, "These are not there; say what is.");
+}
+
+/// The anchors of a document: its headings in small letters, words joined by `-`.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let kept = |c: &char| c.is_alphanumeric() || [' ', '-'].contains(c);
+    headings
+        .map(|line| line.trim_start_matches('#').trim().to_lowercase())
+        .map(|title| title.chars().filter(kept).collect::<String>().replace(' ', "-"))
+        .collect()
+}
+
+/// Links inside the tree lead to a file, and to a heading in it.
+#[test]
+fn links_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut broken, mut links) = (Vec::new(), 0);
+    for document in DOCUMENTS {
+        let text = fs::read_to_string(root.join(document)).expect("the document is there");
+        for rest in text.split("](").skip(1) {
+            let (link, _) = rest.split_once(')').expect("a link ends");
+            if link.contains("://") {
+                continue;
+            }
+            links += 1;
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let folder = root.join(document).parent().expect("a file is in a folder").join(path);
+            let target = if path.is_empty() { root.join(document) } else { folder };
+            let found = fs::read_to_string(&target);
+            let leads = found
+                .is_ok_and(|text| anchor.is_empty() || anchors(&text).contains(&anchor.to_owned()));
+            if !leads {
+                broken.push(format!("{document}: {link}"));
+            }
+        }
+    }
+    assert!(links > 10, "the links were not found");
+    none(&broken, "These links lead nowhere.");
 }

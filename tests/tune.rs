@@ -101,11 +101,15 @@ fn stdout(output: &Output) -> String {
 
 /// What a host as [`Root::host`] lacks of the kernel settings.
 const CHANGES: &str = "\
+kernel settings, for every program of this host:
 net.core.somaxconn: 128 -> 65535
-net.ipv4.tcp_rmem: 4096 131072 6291456 -> 4096 131072 1048576
 net.ipv4.tcp_max_orphans: 65536 -> 262144
 net.ipv4.tcp_slow_start_after_idle: 1 -> 0
 ";
+
+/// What it has more of than RingMQ wants, and other programs may want.
+const KEPT: &str = "net.ipv4.tcp_rmem: stays 4096 131072 6291456, above 4096 131072 1048576: \
+                    --lower would lower it for every program\n";
 
 #[test]
 fn a_dry_run_shows_exactly_what_would_change_and_changes_nothing() {
@@ -117,9 +121,9 @@ fn a_dry_run_shows_exactly_what_would_change_and_changes_nothing() {
         "{place}/etc/security/limits.d/90-ringmq.conf: nofile and memlock for the user ringmq\n\
          {place}/etc/systemd/system/ringmq.service: the service (not enabled, not started)\n"
     );
-    assert_eq!(stdout(&output), format!("{CHANGES}{files}"));
+    assert_eq!(stdout(&output), format!("{CHANGES}{KEPT}{files}"));
     assert!(output.status.success() && output.stderr.is_empty());
-    assert_eq!(stdout(&root.tune("--dry-run sysctl", "")), CHANGES);
+    assert_eq!(stdout(&root.tune("--dry-run sysctl", "")), format!("{CHANGES}{KEPT}"));
     assert_eq!(root.files(), before);
 }
 
@@ -148,7 +152,7 @@ fn applying_does_what_was_shown_and_reverting_undoes_all_of_it() {
     for (path, text) in [
         ("net/core/somaxconn", "65535\n"),
         ("net/core/netdev_max_backlog", "100000\n"),
-        ("net/ipv4/tcp_rmem", "4096 131072 1048576\n"),
+        ("net/ipv4/tcp_rmem", "4096\t131072\t6291456\n"),
         ("net/ipv4/tcp_max_orphans", "262144\n"),
         ("net/ipv4/tcp_slow_start_after_idle", "0\n"),
     ] {
@@ -156,14 +160,15 @@ fn applying_does_what_was_shown_and_reverting_undoes_all_of_it() {
     }
     let lasting = root.text("etc/sysctl.d/90-ringmq.conf");
     let settings: Vec<_> = lasting.lines().filter(|line| !line.starts_with('#')).collect();
-    assert_eq!(settings.len(), CHANGES.lines().count(), "only what changed: {lasting}");
+    assert_eq!(settings.len() + 1, CHANGES.lines().count(), "only what changed: {lasting}");
     assert!(settings.contains(&"net.core.somaxconn = 65535"), "{lasting}");
     assert!(root.text("etc/security/limits.d/90-ringmq.conf").contains("nofile"));
     assert!(root.text("etc/systemd/system/ringmq.service").contains("[Service]"));
 
-    assert_eq!(stdout(&root.tune("--dry-run", "")), "nothing to change\n");
+    let nothing = format!("{KEPT}nothing to change\n");
+    assert_eq!(stdout(&root.tune("--dry-run", "")), nothing);
     let applied = root.files();
-    assert_eq!(stdout(&root.tune("--yes", "")), "nothing to change\n");
+    assert_eq!(stdout(&root.tune("--yes", "")), nothing);
     assert_eq!(root.files(), applied);
 
     let refused = root.tune("--revert", "n\n");
@@ -187,6 +192,38 @@ fn a_second_run_still_goes_back_to_the_first_state() {
     assert!(root.tune("--revert --yes", "").status.success());
     // The setting that was changed by hand between the runs goes back to what the run found.
     root.put("proc/sys/vm/swappiness", "1\n");
+    assert_eq!(root.files(), before);
+}
+
+/// Buffers of sockets are limits of every program: raised where they are too small, lowered only
+/// on demand, and then it is said.
+#[test]
+fn a_limit_of_other_programs_is_lowered_only_on_demand() {
+    let root = Root::host();
+    root.put("proc/sys/net/ipv4/tcp_wmem", "2048\t8192\t4194304\n");
+    let before = root.files();
+    let raised = "net.ipv4.tcp_wmem: 2048 8192 4194304 -> 4096 16384 4194304\n";
+    let lowered = "\
+net.ipv4.tcp_rmem: 4096 131072 6291456 -> 4096 131072 1048576 (lowers a limit of every program)
+net.ipv4.tcp_wmem: 2048 8192 4194304 -> 4096 16384 1048576 (lowers a limit of every program)
+";
+    let shown = stdout(&root.tune("--dry-run sysctl", ""));
+    assert!(shown.contains(raised) && !shown.contains("(lowers"), "{shown}");
+    let shown = stdout(&root.tune("--dry-run --lower sysctl", ""));
+    assert!(shown.contains(lowered) && !shown.contains("stays"), "{shown}");
+    assert_eq!(root.files(), before);
+
+    assert!(root.tune("--yes sysctl", "").status.success());
+    assert_eq!(root.text("proc/sys/net/ipv4/tcp_wmem"), "4096 16384 4194304\n");
+    let lasting = root.text("etc/sysctl.d/90-ringmq.conf");
+    assert!(lasting.contains("net.ipv4.tcp_wmem = 4096 16384 4194304\n"), "{lasting}");
+    assert!(!lasting.contains("tcp_rmem"), "{lasting}");
+    assert!(root.tune("--yes --lower sysctl", "").status.success());
+    assert_eq!(root.text("proc/sys/net/ipv4/tcp_rmem"), "4096 131072 1048576\n");
+    let lasting = root.text("etc/sysctl.d/90-ringmq.conf");
+    assert!(lasting.contains("net.ipv4.tcp_wmem = 4096 16384 1048576\n"), "{lasting}");
+    assert!(lasting.contains("net.ipv4.tcp_rmem = 4096 131072 1048576\n"), "{lasting}");
+    assert!(root.tune("--revert --yes", "").status.success());
     assert_eq!(root.files(), before);
 }
 

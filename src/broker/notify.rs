@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
+
 /// The way to the service manager, if there is one.
 #[derive(Debug)]
 pub struct Notifier {
@@ -74,10 +76,11 @@ impl Notifier {
         self.send("STOPPING=1\nSTATUS=draining");
     }
 
-    /// The configuration is read again; [`Notifier::ready`] ends it. (For `Type=notify`;
-    /// `Type=notify-reload` wants a time stamp too.)
+    /// The configuration is read again; [`Notifier::ready`] ends it. The time stamp tells systemd
+    /// that this reload began after the SIGHUP that it sent (`Type=notify-reload`).
     pub fn reloading(&self) {
-        self.send("RELOADING=1\nSTATUS=reloading");
+        let stamp = monotonic_micros().map(|micros| format!("\nMONOTONIC_USEC={micros}"));
+        self.send(&format!("RELOADING=1{}\nSTATUS=reloading", stamp.unwrap_or_default()));
     }
 
     /// The broker is alive: to be called only when every shard is.
@@ -96,6 +99,12 @@ impl Notifier {
             let _ = socket.send_to_addr(state.as_bytes(), peer);
         }
     }
+}
+
+/// Microseconds of CLOCK_MONOTONIC, which systemd reads too. `std::time::Instant` hides them.
+fn monotonic_micros() -> Option<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
+    u64::try_from(Duration::from(now).as_micros()).ok()
 }
 
 /// A line break would begin another assignment.

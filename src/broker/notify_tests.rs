@@ -17,9 +17,8 @@ fn receive(socket: &UnixDatagram) -> String {
 type Call = fn(&Notifier);
 
 fn speaks(notifier: &Notifier, manager: &UnixDatagram) {
-    let cases: [(Call, &str); 5] = [
+    let cases: [(Call, &str); 4] = [
         (|n| n.ready("listening\non 1883"), "READY=1\nSTATUS=listening on 1883"),
-        (Notifier::reloading, "RELOADING=1\nSTATUS=reloading"),
         (Notifier::alive, "WATCHDOG=1"),
         (|n| n.status("3 clients"), "STATUS=3 clients"),
         (Notifier::stopping, "STOPPING=1\nSTATUS=draining"),
@@ -28,6 +27,23 @@ fn speaks(notifier: &Notifier, manager: &UnixDatagram) {
         call(notifier);
         assert_eq!(receive(manager), expected);
     }
+    let before = super::monotonic_micros().unwrap();
+    notifier.reloading();
+    let (told, after) = (receive(manager), super::monotonic_micros().unwrap());
+    let stamp = told.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
+    let stamp = stamp.and_then(|rest| rest.strip_suffix("\nSTATUS=reloading"));
+    let stamp: u64 = stamp.and_then(|stamp| stamp.parse().ok()).expect(&told);
+    assert!((before..=after).contains(&stamp), "{before} {stamp} {after}");
+}
+
+/// As systemd reads it: /proc/uptime leaves the time of a suspension in, CLOCK_MONOTONIC does not,
+/// so the stamp can only be smaller, and on a machine that was never suspended it is the same.
+#[test]
+fn the_time_stamp_of_a_reload_counts_microseconds_since_the_boot() {
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+    let seconds: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+    let stamp = super::monotonic_micros().unwrap() as f64 / 1e6;
+    assert!(stamp > 0.0 && stamp < seconds + 60.0, "{stamp} s, up for {seconds} s");
 }
 
 #[test]

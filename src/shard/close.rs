@@ -389,7 +389,7 @@ impl Shard {
                 Message::new(&view, &mut self.scratch)
             }
         };
-        self.put_off(message);
+        self.queue_will(message);
     }
 
     /// Routes wills that are due, as far as mailboxes have room, until the step's work comes to

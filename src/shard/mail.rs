@@ -189,11 +189,12 @@ impl Shard {
 
     /// Does something on the account of a kind of mail, in the time of that kind.
     fn with_share<T>(&mut self, share: Share, work: impl FnOnce(&mut Self) -> T) -> T {
-        let clients = std::mem::replace(&mut self.work, self.intake.work[share as usize]);
+        let (clients, spent) = (self.work, self.intake.work[share as usize]);
+        let from = if Mutant::MailShareEachTime.is_on() { 0 } else { spent };
+        self.work = from;
         self.give_time(0, MAIL_MICROS);
         let done = work(self);
-        let fresh = Mutant::MailShareEachTime.is_on();
-        self.intake.work[share as usize] = if fresh { 0 } else { self.work };
+        self.intake.work[share as usize] = spent + (self.work - from);
         self.work = clients;
         self.look_at = clients + LOOK;
         self.until = self.now_micros + STEP_MICROS;

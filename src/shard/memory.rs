@@ -437,7 +437,7 @@ impl Shard {
     }
 
     /// A will, or a message of the broker itself, is to be routed when there is room.
-    pub(super) fn put_off(&mut self, message: Message) {
+    pub(super) fn queue_will(&mut self, message: Message) {
         self.tally.names += message.size();
         self.wills.push_back(message);
     }

@@ -285,7 +285,7 @@ impl Shard {
         self.look_at_memory();
         self.intake.begin_step();
         if self.parked.len() != 0 {
-            self.resume_work(self.settings.budget.share());
+            self.resume_first();
         }
     }
 
@@ -323,7 +323,7 @@ impl Shard {
             self.until = self.least_until.max(now + self.time_share);
         }
         if now > self.until {
-            self.work = self.work.max(limit);
+            self.work = self.work.max(limit).max(self.settings.budget.step);
         }
     }
 

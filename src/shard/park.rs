@@ -9,9 +9,16 @@ use super::line::Lines;
 use super::pace::Pace;
 use super::{Action, Shard};
 use crate::ids::{ShardId, ShardSet, SocketId};
+use crate::limits::Budget;
 use crate::mutant::Mutant;
 use crate::time::Instant;
 use std::collections::VecDeque;
+
+/// Lines of [`Parked::work`].
+const FRESH: usize = 0;
+const SERVED: usize = 1;
+/// Milliseconds after which a connection's next turn comes before those of busier ones.
+const LATELY: u64 = 10;
 
 /// Who waits for what.
 #[derive(Default)]
@@ -25,8 +32,10 @@ pub struct Parked {
     first_line: usize,
     /// The mailbox that the packet which is being handled found full.
     pub(super) full: Option<ShardId>,
-    /// Connections that have had their share of an earlier step, in their order.
-    work: VecDeque<SocketId>,
+    /// Connections that wait for their turn: those of [`FRESH`] have not had one for [`LATELY`].
+    work: Lines,
+    /// In the next step those of [`SERVED`] come first.
+    other_first: bool,
     /// Connections that nothing holds any more, to go on at the end of the step.
     pub(super) freed: VecDeque<SocketId>,
     /// Held connections whose answers are to be looked for at the end of the step.
@@ -51,7 +60,7 @@ impl Parked {
             self.mail.remove(socket);
         }
         if holds.has(Holds::WORK) {
-            self.work.retain(|&waiting| waiting != socket);
+            self.work.remove(socket);
         }
     }
 
@@ -106,7 +115,7 @@ impl Shard {
             let line = self.parked.full.take().map_or(self.shards, |shard| shard.0);
             self.parked.mail.push(usize::from(line), socket);
         } else if hold == Holds::WORK {
-            self.parked.work.push_back(socket);
+            self.parked.work.push(SERVED, socket);
         } else if hold == Holds::CROWDED && self.hear_later(socket) {
             return true;
         }
@@ -149,12 +158,41 @@ impl Shard {
         }
     }
 
-    /// Goes on with those that had their share, each in turn, until the step's work comes to
-    /// `limit`.
+    /// The step has no room for what a connection has sent. When it has sent nothing lately its
+    /// turn comes before those of who have: so who asks for little waits for about a step, whoever
+    /// else is busy.
+    pub(super) fn put_off(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        let lately = connection.last_seen.plus_millis(LATELY) > self.now;
+        if !lately && !Mutant::FreshBehindServed.is_on() {
+            self.parked.work.push(FRESH, socket);
+        }
+        self.hold(socket, Holds::WORK);
+    }
+
+    /// Begins a step with a share for either line, in turn the first: neither can starve the other.
+    pub(super) fn resume_first(&mut self) {
+        self.hear_noted();
+        self.parked.other_first = !self.parked.other_first;
+        for line in if self.parked.other_first { [SERVED, FRESH] } else { [FRESH, SERVED] } {
+            if line == SERVED && Mutant::ServedStarve.is_on() {
+                continue;
+            }
+            let Budget { step, .. } = self.settings.budget;
+            self.resume_line(line, step.min(self.work + self.settings.budget.share()));
+        }
+    }
+
+    /// Goes on with those that wait for their turn until the step's work comes to `limit`.
     pub(super) fn resume_work(&mut self, limit: u32) {
         self.hear_noted();
+        self.resume_line(FRESH, limit);
+        self.resume_line(SERVED, limit);
+    }
+
+    fn resume_line(&mut self, line: usize, limit: u32) {
         while !self.is_spent(limit) {
-            let Some(socket) = self.parked.work.pop_front() else { return };
+            let Some(socket) = self.parked.work.pop(line) else { return };
             self.release(socket, Holds::WORK);
         }
     }

@@ -143,7 +143,10 @@ impl Shard {
                 break;
             }
             if self.is_spent(share) {
-                self.hold(socket, Holds::WORK);
+                match used {
+                    0 => self.put_off(socket),
+                    _ => _ = self.hold(socket, Holds::WORK),
+                }
                 break;
             }
             self.work += cost::PACKET;

@@ -246,55 +246,6 @@ fn names_and_filters_from_the_generators_do_meet() {
 }
 
 #[test]
-#[ignore = "a measurement: cargo test --release -- --ignored --nocapture measure_matching"]
-fn measure_matching() {
-    let seeds = Seeds::random();
-    let shapes = [
-        "+/+/+/+/+",
-        "fleet/+/+/+/state",
-        "fleet/#",
-        "fleet/eu/+/#",
-        "+/eu/#",
-        "#",
-        "+/+/+/+/state",
-        "fleet/eu/+/+/+",
-        "fleet/+/#",
-        "fleet/+/truck/#",
-    ];
-    for (filters, topics) in [(1_000, 1_000), (1_000_000, 1_000), (1_000_000, 1_000_000)] {
-        let name = |at: usize| format!("fleet/eu/truck/{:07}/state", at * (filters / topics));
-        let names: Vec<String> = (0..topics).map(name).collect();
-        for count in [0, 1, 3, 10] {
-            let mut index = Index::new(&seeds);
-            for at in 0..filters {
-                let id = index.intern_always(&format!("fleet/eu/truck/{at:07}/state"));
-                index.add(id, subscriber(at as u32));
-            }
-            for shape in &shapes[..count] {
-                let id = index.intern_always(shape);
-                index.add(id, subscriber(0));
-            }
-            let what = format!("{filters} filters, {topics} topics, exact and {count} shapes");
-            let hashes: Vec<TopicHash> =
-                names.iter().take(1_000).map(|name| TopicHash::new(&seeds, name)).collect();
-            let matching = |topic: &TopicHash| {
-                let mut found = 0;
-                index.matching(topic, &mut |_, subscribers| found += subscribers.len());
-                found
-            };
-            if topics == 1_000 {
-                testing::nanoseconds(&format!("matching, {what}"), &hashes, matching);
-            }
-            testing::nanoseconds(&format!("hash + matching, {what}"), &names, |name| {
-                matching(&TopicHash::new(&seeds, name))
-            });
-        }
-    }
-    let names: Vec<String> = (0..1000).map(|at| format!("fleet/eu/truck/{at:07}/state")).collect();
-    testing::nanoseconds("hash", &names, |name| TopicHash::new(&seeds, name).exact() as usize & 1);
-}
-
-#[test]
 fn a_full_trie_takes_no_new_filter_and_a_match_never_visits_more_than_its_nodes() {
     let mut index = Index::new(&Seeds::fixed(7));
     let (mut taken, mut refused) = (Vec::new(), 0);

@@ -59,24 +59,3 @@ pub(crate) fn filter() -> impl Strategy<Value = String> {
         levels.join("/")
     })
 }
-
-/// Bytes of this process in memory (resident, without shared pages).
-pub(crate) fn resident_bytes() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let fields: Vec<usize> = statm.split(' ').filter_map(|field| field.parse().ok()).collect();
-    (fields[1] - fields[2]) * 4096
-}
-
-/// Prints the time per call of `call`, in nanoseconds: the best of many passes over the inputs, for
-/// the machine has other work.
-pub(crate) fn nanoseconds<T>(what: &str, inputs: &[T], mut call: impl FnMut(&T) -> usize) {
-    let passes = (8_000_000 / inputs.len()).max(5);
-    let mut best = f64::MAX;
-    let mut found = 0;
-    for _ in 0..passes {
-        let started = std::time::Instant::now();
-        found = inputs.iter().map(&mut call).sum::<usize>();
-        best = best.min(started.elapsed().as_nanos() as f64 / inputs.len() as f64);
-    }
-    println!("{what}: {best:.1} ns, {:.2} found", found as f64 / inputs.len() as f64);
-}

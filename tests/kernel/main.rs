@@ -17,6 +17,7 @@ mod log;
 mod mailbox;
 mod probe;
 mod reset;
+mod service_manager;
 mod starved;
 mod stopped;
 mod unread;

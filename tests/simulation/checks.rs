@@ -22,6 +22,9 @@ const SLACK: usize = 256 * 1024;
 /// and such, which are begun when there is room for their beginning.
 const ITEMS: u32 = 3000;
 
+/// The same of taking in mail: the last item of data mail, and of control mail.
+const MAIL_ITEMS: u32 = 1500;
+
 /// A slice of a replay: what it looks at, and what it sends.
 const SLICE: u32 = 9000;
 
@@ -50,7 +53,7 @@ impl Sim {
             most += SLICE;
         }
         assert!(node.work <= most, "a step of {} units of work, {most} at most", node.work);
-        let most = 2 * (self.world.mail + self.settings.budget.share()) + ITEMS;
+        let most = 2 * self.world.mail + MAIL_ITEMS;
         let mail = node.mail_work;
         assert!(mail <= most, "mail of {mail} units of work in a step, {most} at most");
         let audit = node.shard.glance();

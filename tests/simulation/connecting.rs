@@ -1,8 +1,8 @@
 //! Connecting while the broker cannot take everybody at once: every legal CONNECT is answered.
 
-use crate::cases::{SEED, name_on};
 use crate::net::{End, Faults};
 use crate::peer::{Got, Peer, hello};
+use crate::scripted::{SEED, name_on};
 use crate::settings::roomy;
 use crate::world::{Order, Plan, World, entrance};
 use ringmq::limits::{HAND_OVER_BYTES, REFUSED_WAITING};

@@ -3,30 +3,38 @@
 #![cfg(test)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod accounting;
 mod assault;
+mod backpressure;
 mod baton;
 mod bystander;
-mod cases;
 mod checks;
 mod client;
+mod closing;
 mod connecting;
-mod echo_cases;
+mod delivery;
 mod ending;
 mod epilogue;
-mod extreme_cases;
 mod hostile;
+mod keep_alive;
+mod longest_names;
 mod model;
-mod more_cases;
+mod mountpoints;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod net;
-mod pace_cases;
 mod peer;
 mod plan;
 mod protocol;
+mod publish_to_self;
+mod publisher_waits;
 mod random;
+mod reload;
+mod replays;
 mod rng;
 mod runner;
+mod scripted;
 mod settings;
-mod share_cases;
+mod share_groups;
+mod wills;
 mod world;

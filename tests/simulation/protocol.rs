@@ -1,8 +1,8 @@
 //! What the specification says of a client, and not of one of its sessions or connections.
 
-use crate::cases::{fine, name_on, world};
 use crate::net::End;
 use crate::peer::{Got, Peer, hello, will};
+use crate::scripted::{fine, name_on, world};
 use crate::settings::roomy;
 use crate::world::World;
 use ringmq::config::{OnFull, SharedStrategy};

@@ -9,7 +9,6 @@ mod limits;
 mod properties;
 mod publish;
 mod roundtrip;
-mod speed;
 mod subscribe;
 
 use super::*;

@@ -2,6 +2,7 @@
 //! reader no longer in vain than its budget says.
 
 use super::*;
+use ringmq::limits::Budget;
 
 /// Milliseconds that may be waited in vain at once, and a look at the clock more.
 const BUDGET: u64 = 300 + 40;
@@ -65,4 +66,77 @@ pub fn slow_main_reader(world: &mut World, settings: &Settings) {
     assert!(held > 0 && held <= most, "held for {held} ms by a reader that reads nothing");
     part(world, [publisher]);
     reload(world, settings.clone());
+}
+
+/// One whole step of a shard.
+fn one_step(world: &mut World, at: usize) {
+    world.step(at);
+    while !world.is_between_steps(at) {
+        world.step(at);
+    }
+}
+
+/// Steps of the shard until `is_done` says so, after each of which `between` acts; at most `most`.
+fn steps_until(
+    world: &mut World,
+    at: usize,
+    most: usize,
+    mut is_done: impl FnMut(&mut World) -> bool,
+) -> usize {
+    (0..most)
+        .find(|_| {
+            one_step(world, at);
+            is_done(world)
+        })
+        .map_or(most, |steps| steps + 1)
+}
+
+/// Forty clients that each send as much as several turns hold, one that asks for little, and one
+/// that asks for much among many who ask for little: nobody waits for a multiple of the others'
+/// work.
+pub fn turns(world: &mut World, settings: &Settings) {
+    let budget = Budget { step: 40, turn: 40, ..settings.budget };
+    let limit = std::mem::replace(&mut world.limit, 256);
+    let peer = |world: &mut World, number: usize| {
+        let name = on(world, 0, |n| format!("e-turn-{number}-{n}"));
+        guest(world, &name)
+    };
+    let mut busy: Vec<Peer> = (0..40).map(|number| peer(world, number)).collect();
+    let mut modest = peer(world, 40);
+    reload(world, Settings { budget, ..settings.clone() });
+    for one in &mut busy {
+        for _ in 0..40 {
+            one.publish(world, "e/nobody", b"m", 0, 0);
+        }
+    }
+    // All of them have had a turn, or wait for it.
+    (0..60).for_each(|_| one_step(world, 0));
+    world.advance(20);
+    modest.write(world, packet_ping);
+    let waited = steps_until(world, 0, 100, |world| !modest.hear(world).is_empty());
+    assert!(waited <= 8, "a PINGREQ among busy clients waits for {waited} steps");
+    world.settle();
+
+    for _ in 0..60 {
+        modest.publish(world, "e/nobody", b"m", 0, 0);
+    }
+    modest.write(world, packet_ping);
+    let waited = steps_until(world, 0, 75, |world| {
+        world.advance(1);
+        for one in &mut busy {
+            while world.conns[one.conn].up.len() < 100 {
+                one.publish(world, "e/nobody", b"m", 0, 0);
+            }
+        }
+        !modest.hear(world).is_empty()
+    });
+    assert!(waited < 75, "who has had a turn waits while others come for their first");
+    world.settle();
+    part(world, busy.into_iter().chain([modest]));
+    world.limit = limit;
+    reload(world, settings.clone());
+}
+
+fn packet_ping(out: &mut Vec<u8>, _: Version) {
+    packet::encode_pingreq(out);
 }

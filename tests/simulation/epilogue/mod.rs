@@ -51,6 +51,7 @@ pub fn hold(world: &mut World, settings: &Settings) {
     queues::expired_places(world, settings);
     fairness::bystanders(world, settings);
     fairness::slow_main_reader(world, settings);
+    fairness::turns(world, settings);
     memory::hold(world, settings);
     reload(world, settings.clone());
     if world.nodes.len() > 1 {

@@ -1,9 +1,9 @@
 //! Names and packets as long as they can be, below mountpoints and with settings at their limits:
 //! whatever has no encoding is refused or dropped with a reason, and counted.
 
-use crate::cases::{fine, mounted_world, world};
 use crate::net::Faults;
 use crate::peer::{Got, Peer, hello, will};
+use crate::scripted::{fine, mounted_world, world};
 use crate::settings::roomy;
 use crate::world::{Plan, World, entrance};
 use ringmq::packet::{AckKind, Connect, ConnectProperties, ReasonCode, Version};

@@ -1,8 +1,8 @@
 //! Clients that publish to themselves, or to each other, with queues that are soon crowded. Time
 //! stands still: whoever waits for a time-out waits for ever.
 
-use crate::cases::{fine, group_on, name_on, world};
 use crate::peer::{Got, Peer, hello};
+use crate::scripted::{fine, group_on, name_on, world};
 use crate::settings::roomy;
 use crate::world::World;
 use ringmq::config::OnFull;

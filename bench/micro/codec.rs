@@ -1,11 +1,15 @@
-//! How long the hot path takes. Run by hand, in release:
-//! `cargo test --release --no-default-features --lib packet::tests::speed -- --ignored --nocapture`
+//! How long the codec takes for the packets of the hot path.
 
-use super::*;
+use ringmq::packet::{
+    AckKind, Framing, OutPublish, Packet, PacketId, Publish, Qos, Version, decode, encode_ack,
+    encode_publish, frame,
+};
 use std::hint::black_box;
 use std::time::Instant;
 
 const ROUNDS: u32 = 10_000;
+/// The longest packet that is taken.
+const LARGEST: u32 = 1 << 20;
 
 /// Nanoseconds per call: the best of many runs, each shorter than a time slice, so that other load
 /// on the machine does not count.
@@ -18,12 +22,12 @@ fn measure(name: &str, mut work: impl FnMut()) {
         }
         best = best.min(start.elapsed().as_nanos() as f64 / f64::from(ROUNDS));
     }
-    println!("{name}: {best:.1} ns");
+    println!("  {name}: {best:.1} ns");
 }
 
 fn echo(version: Version, bytes: &[u8], out: &mut Vec<u8>) {
-    let Ok(Framing::Complete { total, .. }) = frame(bytes, 1 << 20) else { panic!() };
-    let Ok(Packet::Publish(p)) = decode(version, &bytes[..total]) else { panic!() };
+    let Ok(Framing::Complete { total, .. }) = frame(bytes, LARGEST as _) else { panic!("whole") };
+    let Ok(Packet::Publish(p)) = decode(version, &bytes[..total]) else { panic!("a PUBLISH") };
     out.clear();
     let publish = OutPublish {
         dup: false,
@@ -37,15 +41,13 @@ fn echo(version: Version, bytes: &[u8], out: &mut Vec<u8>) {
         forwarded: p.properties.raw,
         payload: p.payload,
     };
-    encode_publish(out, version, &publish).unwrap();
+    encode_publish(out, version, &publish).expect("it came in this size");
 }
 
-#[test]
-#[ignore = "a measurement"]
-fn a_small_publish_is_framed_decoded_and_encoded() {
+pub fn run() {
     let mut out = Vec::with_capacity(4096);
-    println!("a packet takes {} bytes, a PUBLISH {}", size_of::<Packet>(), size_of::<Publish>());
-    for version in [V311, V5] {
+    println!("  a packet takes {} bytes, a PUBLISH {}", size_of::<Packet>(), size_of::<Publish>());
+    for version in [Version::V311, Version::V5] {
         for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
             let mut bytes = Vec::new();
             let publish = OutPublish {
@@ -60,22 +62,25 @@ fn a_small_publish_is_framed_decoded_and_encoded() {
                 forwarded: &[],
                 payload: &[b'x'; 64],
             };
-            encode_publish(&mut bytes, version, &publish).unwrap();
+            encode_publish(&mut bytes, version, &publish).expect("it is small");
             let name = format!("{version:?} {qos:?} frame + decode + encode");
             measure(&name, || echo(version, black_box(&bytes), black_box(&mut out)));
             measure("  frame + decode alone", || {
                 let bytes = black_box(&bytes[..]);
-                black_box(frame(bytes, 1 << 20)).unwrap();
-                black_box(decode(version, bytes)).unwrap();
+                black_box(frame(bytes, LARGEST as _)).expect("it is well formed");
+                black_box(decode(version, bytes)).expect("it is well formed");
             });
         }
     }
     measure("PUBACK frame + decode + encode", || {
         let bytes = black_box(&[0x40, 2, 0, 9][..]);
-        let Ok(Framing::Complete { total, .. }) = frame(bytes, 1 << 20) else { panic!() };
-        let bytes = &bytes[..total];
-        let Ok(Packet::PubAck(ack)) = decode(V5, bytes) else { panic!() };
+        let Ok(Framing::Complete { total, .. }) = frame(bytes, LARGEST as _) else {
+            panic!("whole")
+        };
+        let Ok(Packet::PubAck(ack)) = decode(Version::V5, &bytes[..total]) else {
+            panic!("a PUBACK")
+        };
         out.clear();
-        encode_ack(&mut out, V5, AckKind::PubAck, &ack).unwrap();
+        encode_ack(&mut out, Version::V5, AckKind::PubAck, &ack).expect("it is small");
     });
 }

@@ -1,9 +1,9 @@
 //! Share groups at sizes that the random runs do not reach: what is worked off is worked off some
 //! per step, and a client in many groups costs no more than it must.
 
-use crate::cases::{fine, group_on, name_on, world};
 use crate::net::End;
 use crate::peer::{Got, Peer, hello};
+use crate::scripted::{fine, group_on, name_on, world};
 use crate::settings::roomy;
 use crate::world::World;
 use ringmq::packet::AckKind;
@@ -148,5 +148,41 @@ fn who_leaves_one_group_still_counts_as_connected_in_the_others() {
     publisher.publish(&mut world, "u", b"y", 0, 0);
     publisher.take(&mut world);
     assert_eq!(member.payloads(&mut world), ["y"]);
+    fine(&world);
+}
+
+#[test]
+fn a_group_on_its_members_own_shard_is_told_without_mail() {
+    let mut world = world(1, roomy());
+    let mut peer = Peer::connect(&mut world, 0, &hello("c", false, 60));
+    peer.subscribe(&mut world, 1, "$share/g/t", 1);
+    peer.take(&mut world);
+    peer.goodbye(&mut world);
+    assert_eq!((world.counters().mail_sent, world.counters().mail_received), (0, 0));
+    fine(&world);
+}
+
+#[test]
+fn a_message_picked_for_a_member_that_left_goes_to_another() {
+    let mut world = world(2, roomy());
+    let name = name_on(0, 2, "c");
+    let other = name_on(1, 2, "d");
+    let group = group_on(1, 2, "t");
+    let mut member = Peer::connect(&mut world, 0, &hello(&name, true, 60));
+    member.subscribe(&mut world, 7, &group, 1);
+    let mut publisher = Peer::connect(&mut world, 1, &hello(&other, true, 0));
+    member.take(&mut world);
+    publisher.subscribe(&mut world, 1, &group, 1);
+    publisher.take(&mut world);
+    for number in 1..=4 {
+        publisher.publish(&mut world, "t", &[b'0' + number as u8], 1, number);
+    }
+    // Shard 1 picks the member before it has heard that the member leaves.
+    world.step_to_input(1);
+    member.unsubscribe(&mut world, 9, &group);
+    (0..5).for_each(|_| world.step(0));
+    let got = member.take(&mut world);
+    assert_eq!(got, [Got::UnsubAck(9)]);
+    assert_eq!(publisher.payloads(&mut world).len(), 4);
     fine(&world);
 }

@@ -1,17 +1,31 @@
-//! Measurements, not judgements: ignored, printed. Run alone, in release:
-//! `cargo test --release ring::tests::measure -- --ignored --nocapture --test-threads 1`.
-use super::support::*;
-use crate::ids::SocketId;
-use crate::ring::*;
+//! What the io_uring driver costs per message, beside epoll, recv and send as a C program would
+//! use them: closed-loop clients on one thread, an echo on another.
+#![allow(unsafe_code)]
+
+use crate::timing::cpu_time;
 use glommio::{LocalExecutorBuilder, Placement};
+use ringmq::ids::{ListenerId, SocketId};
+use ringmq::ring::{Driver, Event, NoShared, Outgoing, Receive, SocketRingConfig};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+pub fn run() {
+    through_the_driver_in_glommio();
+    through_plain_epoll();
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("it listens");
+    stream.set_nodelay(true).expect("a TCP option");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a TCP option");
+    stream
+}
 
 const CLIENTS: usize = 200;
 const SIZE: usize = 20;
@@ -24,10 +38,10 @@ fn load(address: SocketAddr, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
         let mut back = [0; SIZE];
         while !stop.load(Ordering::Relaxed) {
             for stream in &mut streams {
-                stream.write_all(&[1; SIZE]).unwrap();
+                stream.write_all(&[1; SIZE]).expect("the echo lives");
             }
             for stream in &mut streams {
-                stream.read_exact(&mut back).unwrap();
+                stream.read_exact(&mut back).expect("the echo lives");
             }
         }
     })
@@ -35,7 +49,7 @@ fn load(address: SocketAddr, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
 
 fn report(what: &str, messages: u64, cpu: Duration, wall: Duration) {
     println!(
-        "{what}: {:.2} us of CPU per message, {:.0} messages/s, {:.0} % of a core",
+        "  {what}: {:.2} us of CPU per message, {:.0} messages/s, {:.0} % of a core",
         cpu.as_secs_f64() * 1e6 / messages as f64,
         messages as f64 / wall.as_secs_f64(),
         100.0 * cpu.as_secs_f64() / wall.as_secs_f64()
@@ -62,7 +76,7 @@ impl FlatEcho {
             }
             Event::Received { socket, bytes } => {
                 self.messages += 1;
-                let mut out = self.spare[socket.0 as usize].take().unwrap();
+                let mut out = self.spare[socket.0 as usize].take().expect("one send at a time");
                 out.clear();
                 out.extend_from_slice(bytes);
                 ring.send(socket, Outgoing::One(out));
@@ -77,24 +91,23 @@ impl FlatEcho {
     }
 }
 
-#[test]
-#[ignore = "a measurement"]
-fn echo_through_the_driver_in_glommio() {
+fn through_the_driver_in_glommio() {
     let stop = Arc::new(AtomicBool::new(false));
     let (send, receive) = mpsc::channel();
     let stopping = stop.clone();
     let clients = thread::spawn(move || {
-        let running = load(receive.recv().unwrap(), stopping);
-        running.join().unwrap();
+        let running = load(receive.recv().expect("the address comes"), stopping);
+        running.join().expect("no client failed");
     });
-    let executor = LocalExecutorBuilder::new(Placement::Unbound).make().unwrap();
+    let executor =
+        LocalExecutorBuilder::new(Placement::Unbound).make().expect("io_uring is allowed");
     executor.run(async {
         let settings = SocketRingConfig { spin: Duration::from_micros(20), ..Default::default() };
-        let mut ring = Driver::<NoShared>::new(settings).unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        ring.listen(crate::ids::ListenerId(0), listener.into(), false);
-        send.send(address).unwrap();
+        let mut ring = Driver::<NoShared>::new(settings).expect("io_uring is allowed");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        ring.listen(ListenerId(0), listener.into(), false);
+        send.send(address).expect("the clients wait for it");
         let mut echo = FlatEcho::default();
         let (mut start, mut before) = ((cpu_time(), Instant::now()), None);
         while echo.closed < CLIENTS {
@@ -111,7 +124,7 @@ fn echo_through_the_driver_in_glommio() {
                 report("driver", done, cpu_time() - start.0, start.1.elapsed());
                 let now = ring.counts();
                 println!(
-                    "enters {} completions {} dozes {} parks {} enobufs {} per 1000 messages",
+                    "  enters {} completions {} dozes {} parks {} enobufs {} per 1000 messages",
                     (now.enters - counts.enters) * 1000 / done,
                     (now.completions - counts.completions) * 1000 / done,
                     (now.dozes - counts.dozes) * 1000 / done,
@@ -126,22 +139,21 @@ fn echo_through_the_driver_in_glommio() {
             }
         }
     });
-    clients.join().unwrap();
+    clients.join().expect("no client failed");
 }
 
 /// The floor: epoll, recv and send, as a C program would.
-#[test]
-#[ignore = "a measurement"]
-fn echo_through_plain_epoll() {
+fn through_plain_epoll() {
     let stop = Arc::new(AtomicBool::new(false));
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let clients = load(listener.local_addr().unwrap(), stop.clone());
-    let streams: Vec<_> = (0..CLIENTS).map(|_| listener.accept().unwrap().0).collect();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let clients = load(listener.local_addr().expect("it is bound"), stop.clone());
+    let streams: Vec<_> =
+        (0..CLIENTS).map(|_| listener.accept().expect("a client comes").0).collect();
     // SAFETY: plain system calls on descriptors and buffers that live to the end of the test.
     unsafe {
         let epoll = libc::epoll_create1(0);
         for stream in &streams {
-            stream.set_nodelay(true).unwrap();
+            stream.set_nodelay(true).expect("a TCP option");
             let fd = stream.as_raw_fd();
             let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: fd as u64 };
             assert_eq!(libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &mut event), 0);
@@ -173,5 +185,5 @@ fn echo_through_plain_epoll() {
         }
         libc::close(epoll);
     }
-    clients.join().unwrap();
+    clients.join().expect("no client failed");
 }

@@ -1,9 +1,9 @@
 //! Who waits for whom, and how long, in virtual time: floods from one to one and from many to one
 //! lose nothing, and no reader makes others' publishers wait.
 
-use crate::cases::{fine, name_on, world};
 use crate::net::End;
 use crate::peer::{Got, Peer, hello};
+use crate::scripted::{fine, name_on, world};
 use crate::settings::roomy;
 use crate::world::World;
 use ringmq::config::OnFull;

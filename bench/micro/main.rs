@@ -1,0 +1,58 @@
+//! Measurements of single parts of the broker, each on its own: `cargo bench --bench micro`, with
+//! names after `--` to run only these (`cargo bench --bench micro -- codec echo`).
+//!
+//! These print figures and judge nothing. `scripts/bench` measures whole brokers under load, and
+//! `scripts/instructions` counts instructions, which other work on the machine does not change.
+
+mod codec;
+mod echo;
+mod interest;
+mod matching;
+mod retained;
+mod timing;
+
+/// The broker's own allocator: bytes per filter depend on its size classes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Name, function, what it measures.
+const MEASUREMENTS: [(&str, fn(), &str); 6] = [
+    ("codec", codec::run, "a PUBLISH and a PUBACK framed, decoded and encoded: ns"),
+    ("matching", matching::run, "a topic against up to a million filters: ns"),
+    ("retained", retained::run, "a million retained messages set and replayed: ns, bytes each"),
+    ("exact", interest::exact, "a million filters without wildcard, indexed and shared: ns, bytes"),
+    ("wildcard", interest::wildcard, "the same with a wildcard: ns, bytes each"),
+    ("echo", echo::run, "20 bytes there and back, io_uring driver against epoll: CPU time"),
+];
+
+fn main() {
+    // cargo bench adds an option of its own, `--bench`.
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let known = |word: &String| MEASUREMENTS.iter().any(|(name, ..)| name == word);
+    if !words.iter().all(known) {
+        eprintln!("cargo bench --bench micro [-- NAME...]");
+        for (name, _, what) in MEASUREMENTS {
+            eprintln!("  {name:<9} {what}");
+        }
+        std::process::exit(2);
+    }
+    if let [word] = &words[..] {
+        for (name, run, what) in MEASUREMENTS {
+            if name == word {
+                println!("{name}: {what}");
+                run();
+            }
+        }
+        return;
+    }
+    // Each in a process of its own: what an earlier one has freed would be part of the next one's
+    // memory.
+    let program = std::env::current_exe().expect("it has just been started");
+    let all = MEASUREMENTS.map(|(name, ..)| name.to_owned()).to_vec();
+    for name in if words.is_empty() { all } else { words } {
+        let ended = std::process::Command::new(&program).arg(name).status();
+        if !ended.expect("it starts a second time too").success() {
+            std::process::exit(1);
+        }
+    }
+}
