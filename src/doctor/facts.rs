@@ -137,8 +137,8 @@ impl Facts {
     }
 
     /// What `limits.memory: auto` stands for: three quarters of [`Facts::memory_left`]. The rest is
-    /// for what is not counted: the sockets in the kernel, the process itself, and the parts of pages
-    /// that the allocator cannot use.
+    /// for what is not counted: the sockets in the kernel, the process itself, and the parts of
+    /// pages that the allocator cannot use.
     pub fn memory_budget(&self) -> Option<u64> {
         self.memory_left().map(|left| left / 4 * 3)
     }
