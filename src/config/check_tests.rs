@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::Get;
 use super::super::tests::read;
 
 #[test]

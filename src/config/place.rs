@@ -22,6 +22,11 @@ impl Place {
         Place { key: origin.clone(), value: origin.clone(), below: HashMap::new() }
     }
 
+    /// True when something is written inside.
+    pub(super) fn has_parts(&self) -> bool {
+        !self.below.is_empty()
+    }
+
     /// Says where the key or element `step` was written.
     pub(super) fn put(&mut self, step: String, place: Place) {
         self.below.insert(step, place);

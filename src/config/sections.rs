@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::host::{Address, Bind, Cores, Mountpoint};
 use super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::quantity::{Count, Ratio, Seconds, ShortTime, Size, Time, Unit};
-use super::value::{self, List, Or, Section, Text, Word};
+use super::value::{self, Get, List, Or, Section, Text, Word};
 use crate::limits;
 
 /// The most of anything that a 32-bit count can hold.
@@ -303,21 +303,27 @@ section! {
         /// Prefix of the Response Information given to MQTT 5 clients that ask for it; the
         /// ClientId follows. Empty: none is given.
         response_information: Text<0, 1024> = Text::of(""),
-        /// Longest ClientId in bytes.
+        /// Longest ClientId in bytes. One of more than 65,000 bytes does not fit in a CONNECT of
+        /// limits.before_connect's default: raise that too, if clients have such names.
         max_client_id_length: Count<u32, Bytes, 1, 65_535> = Count::of(65535),
         /// Assign a ClientId to clients that send none.
         empty_client_id: bool = true,
         /// Most levels of a topic name or filter.
         max_topic_levels: Count<u32, Levels, 1, { limits::MAX_TOPIC_LEVELS as u64 }> =
             Count::of(128),
-        /// Topic aliases one client may set; 0 turns them off.
+        /// Topic aliases one client may set; 0 turns them off. At worst each has 64 KiB, and all
+        /// names of one client 1 MiB, however many there are: past that the client is ended with
+        /// 0x97.
         max_topic_alias: Count<u16, Aliases, 0, 65_535> = Count::of(16),
-        /// Topic aliases used towards one client, at most what the client allows.
+        /// Topic aliases used towards one client, at most what the client allows, and 1 MiB of
+        /// names: the worst case in memory for every connection.
         topic_alias_outbound: Count<u16, Aliases, 0, 65_535> = Count::of(0),
         /// QoS 1 and 2 messages one MQTT 5 client may have in flight to the broker; MQTT 3 has no
-        /// way to tell a client.
+        /// way to tell a client. The worst case in memory is 24 bytes for each, and for the 65,535
+        /// of an MQTT 3 client.
         receive_maximum: Count<u16, Messages, 1, 65_535> = Count::of(256),
-        /// QoS 1 and 2 messages in flight to one client, at most its Receive Maximum.
+        /// QoS 1 and 2 messages in flight to one client, at most its Receive Maximum. The worst
+        /// case in memory is so many packets of max_packet_size for every session.
         max_inflight: Count<u16, Messages, 1, 65_535> = Count::of(32),
         /// Send unacknowledged messages again to MQTT 3 clients after this time; MQTT 5 forbids
         /// it.
@@ -331,8 +337,9 @@ section! {
         session_expiry: SessionExpiry = SessionExpiry::default(),
         /// Longest message expiry; also given to messages that carry none.
         message_expiry_max: Or<Unlimited, Seconds<SECOND, LONGEST>> = Or::NONE,
-        /// Most subscriptions of one client; each costs some 100 bytes. Past it SUBACK says 0x97
-        /// (Quota exceeded), to MQTT 3 clients 0x80.
+        /// Most subscriptions of one client. The worst case in memory is so many of 100 bytes and
+        /// their filters for every session. Past it SUBACK says 0x97 (Quota exceeded), to MQTT 3
+        /// clients 0x80.
         max_subscriptions: Or<Unlimited, Count<u32, Subscriptions, 1, MANY>> =
             Or::of(Count::of(100000)),
         /// Most subscriptions of one client whose filter is not found by hash: those with a
@@ -395,19 +402,62 @@ section! {
         max_payload: Size<u64, 1, LARGEST_PACKET> = Size::of(MIB),
         /// Forget retained messages without message expiry of their own after this time.
         expiry: Or<Never, Seconds<SECOND, LONGEST>> = Or::NONE,
-        /// Most bytes of retained messages, topics included.
+        /// Most bytes of retained messages, topics included. In memory each has its topic once more,
+        /// and 112 bytes.
         max_bytes: Or<Unlimited, Size<u64, 0, TIB>> = Or::NONE,
     }
 }
 
 section! {
     /// What clients may use.
-    #[schemars(extend("x-later" = ["memory", "client", "address", "users"]))]
+    #[schemars(extend("x-later" = ["client", "address", "users"]))]
     Limits {
+        /// Bytes that all clients together may make the broker hold (ringmq_memory_bytes); or
+        /// unlimited. auto: three quarters of the memory that was free at the start, or of what the
+        /// control group had left. From 14 sixteenths on nothing more is stored: pending queues get
+        /// no longer (pending.on_full decides), QoS 0 goes only to clients that read, no message is
+        /// retained, unfinished CONNECTs are closed. From 15 on CONNECT gets 0x89 (MQTT 3: 3),
+        /// SUBSCRIBE 0x97. From 16 on PUBLISH gets 0x97 (MQTT 3 and QoS 0: dropped and counted).
+        /// What is in flight is never dropped for it. A step of each core may come on top.
+        memory: Or<Auto, Or<Unlimited, Size<u64, { 16 * MIB }, TIB>>> = Or::NONE,
         /// Largest CONNECT packet, its will message included, at most mqtt.max_packet_size: what a
         /// connection may make the broker hold before it is known who it is. The worst case in
-        /// memory is this for every connection.
+        /// memory is this for every connection, and nothing while memory is short (memory).
         before_connect: Size<u32, 128, LARGEST_PACKET> = Size::of(64 * KIB),
+    }
+}
+
+/// How much clients may make the broker hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryBudget {
+    /// A share of what the host had free at the start.
+    Auto,
+    /// No bound.
+    Unlimited,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl MemoryBudget {
+    /// In bytes, `u64::MAX` for no bound. `auto`: what [`MemoryBudget::Auto`] stands for, if it is
+    /// known.
+    pub fn bytes(self, auto: Option<u64>) -> u64 {
+        match self {
+            MemoryBudget::Auto => auto.unwrap_or(u64::MAX),
+            MemoryBudget::Unlimited => u64::MAX,
+            MemoryBudget::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl Limits {
+    /// What `memory` says.
+    pub fn budget(&self) -> MemoryBudget {
+        match self.memory.get() {
+            None => MemoryBudget::Auto,
+            Some(None) => MemoryBudget::Unlimited,
+            Some(Some(bytes)) => MemoryBudget::Bytes(bytes),
+        }
     }
 }
 

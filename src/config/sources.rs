@@ -23,8 +23,8 @@ const PREFIX: &str = "RINGMQ_";
 
 /// The variable that names the file where the command line names none.
 const FILE_VARIABLE: &str = "RINGMQ_CONFIG_FILE";
-/// Bytes of a file that are read.
-const LONGEST_FILE: u64 = 16 << 20;
+/// Bytes of a file that are read: reading one takes a few hundred times as much memory at worst.
+const LONGEST_FILE: u64 = 4 << 20;
 /// Problems that are told one by one.
 pub(super) const TOLD: usize = 500;
 
@@ -165,7 +165,7 @@ impl Sources {
         let wrong = match read {
             Ok(length) if length as u64 <= LONGEST_FILE => return Ok(Some((name, bytes))),
             Ok(_) => {
-                let what = "the configuration file has more than 16 MiB";
+                let what = "the configuration file has more than 4 MiB";
                 Wrong::new(what, "check the path given with --config or RINGMQ_CONFIG_FILE")
             }
             Err(error) => {

@@ -114,6 +114,13 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
+fn a_file_of_any_size_is_read_up_to_a_bound() {
+    let file = Some(PathBuf::from("/dev/zero"));
+    let problems = Sources { file, ..Sources::default() }.load().unwrap_err().to_string();
+    assert!(problems.starts_with("/dev/zero: the configuration file has more than 4 MiB; "));
+}
+
+#[test]
 fn variables_of_kubernetes_services_are_not_ours() {
     let foreign = [
         "RINGMQ_SERVICE_HOST",

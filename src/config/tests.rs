@@ -449,6 +449,16 @@ fn what_editors_add_to_a_file_is_no_part_of_it() {
 }
 
 #[test]
+fn a_key_may_have_two_words_beside_its_values() {
+    let read = |text: &str| read(&format!("limits: {{memory: {text}}}")).map(|c| c.limits.budget());
+    assert_eq!(read("auto"), Ok(MemoryBudget::Auto));
+    assert_eq!(read("unlimited"), Ok(MemoryBudget::Unlimited));
+    assert_eq!(read("1GiB"), Ok(MemoryBudget::Bytes(1 << 30)));
+    let problem = &read("1MiB").unwrap_err()[0];
+    assert!(problem.ends_with("write a size of 16MiB to 1TiB, or unlimited, or auto"), "{problem}");
+}
+
+#[test]
 fn text_keeps_the_letters_that_yaml_would_read_as_a_number() {
     for name in ["1.10", "0x10", "007", "true", "5", "1e3", ".inf", "12:30", "no"] {
         let config = read(&format!("listeners: [{{name: {name}}}]")).unwrap();

@@ -210,9 +210,11 @@ impl<W, T> Or<W, T> {
     }
 }
 
-impl<W, T: Get> Or<W, T> {
-    /// The value to compute with; `None` for the word.
-    pub fn get(&self) -> Option<T::Plain> {
+impl<W, T: Get> Get for Or<W, T> {
+    type Plain = Option<T::Plain>;
+
+    /// `None` for the word.
+    fn get(&self) -> Option<T::Plain> {
         self.0.as_ref().map(Get::get)
     }
 }

@@ -126,7 +126,10 @@ impl<'de> Visitor<'de> for Inside<'_, '_> {
                 return Ok((Value::Array(list), self.place));
             };
             list.push(item);
-            self.place.put(index, place);
+            // What stands on the line of the list needs no place of its own, unless it has keys.
+            if place.value != self.place.value || place.has_parts() {
+                self.place.put(index, place);
+            }
         }
     }
 

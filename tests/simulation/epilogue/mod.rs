@@ -5,6 +5,7 @@
 mod connecting;
 mod delivery;
 mod fairness;
+mod memory;
 mod queues;
 mod sessions;
 mod shards;
@@ -51,6 +52,8 @@ pub fn hold(world: &mut World, settings: &Settings) {
     fairness::bystanders(world, settings);
     fairness::slow_main_reader(world, settings);
     fairness::turns(world, settings);
+    memory::hold(world, settings);
+    reload(world, settings.clone());
     if world.nodes.len() > 1 {
         connecting::unreachable_home(world, settings);
         connecting::left_while_waiting(world);
