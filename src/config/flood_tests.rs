@@ -50,8 +50,8 @@ fn a_flood_of_problems_costs_in_proportion_to_its_size() {
         let ((_, some), (problems, many)) =
             (read_in_time(&flood(10_000)), read_in_time(&flood(40_000)));
         // Four times as much: four times the time, or sixteen where something is quadratic. What
-        // takes a few milliseconds is no measure, and no harm.
-        let bound = (some * 9).max(Duration::from_millis(400));
+        // takes less than a second is no measure, and no harm.
+        let bound = (some * 9).max(Duration::from_millis(800));
         assert!(many <= bound, "{what}: {some:?} for 10,000 lines, {many:?} for 40,000");
         assert!(problems.len() <= TOLD + 1, "{what}: {} problems are told", problems.len());
         if what.contains("unknown") {

@@ -402,8 +402,8 @@ section! {
         max_payload: Size<u64, 1, LARGEST_PACKET> = Size::of(MIB),
         /// Forget retained messages without message expiry of their own after this time.
         expiry: Or<Never, Seconds<SECOND, LONGEST>> = Or::NONE,
-        /// Most bytes of retained messages, topics included. In memory each has its topic once more,
-        /// and 112 bytes.
+        /// Most bytes of retained messages, topics included. In memory each has its topic once
+        /// more, and 112 bytes.
         max_bytes: Or<Unlimited, Size<u64, 0, TIB>> = Or::NONE,
     }
 }
