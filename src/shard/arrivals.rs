@@ -70,7 +70,7 @@ impl Shard {
         let sockets: Vec<_> = sockets.map(|(_, (_, socket))| socket).take(LOST).collect();
         let mail = self.arrivals.mail.extract_if(|_, (since, _)| over(*since));
         let listeners: Vec<_> = mail.map(|(_, (_, lost))| lost.listener).take(LOST).collect();
-        self.work += cost::VISIT * (sockets.len() + listeners.len()) as u32;
+        self.meter.charge(cost::VISIT * (sockets.len() + listeners.len()) as u32);
         self.counters.handovers_lost += (sockets.len() + listeners.len()) as u64;
         for socket in sockets {
             self.actions.push(Action::Close(socket));

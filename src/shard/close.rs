@@ -103,7 +103,7 @@ impl Shard {
             Stage::HandingOver | Stage::Entry => {}
             Stage::Refused(_) => self.refused_waiting -= 1,
             Stage::Open(index) => {
-                self.work += cost::SESSION;
+                self.meter.charge(cost::SESSION);
                 self.counters.connections_open -= 1;
                 self.count_cause(cause);
                 self.log_disconnected(socket, index, cause);
@@ -314,7 +314,7 @@ impl Shard {
         let reference = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         debug_assert!(session.socket.is_none());
-        self.work += cost::SESSION;
+        self.meter.charge(cost::SESSION);
         let hash = session.key.0.get();
         let (flow, will) = (session.flow.take(), session.will.take());
         self.tally.names -= will.as_ref().map_or(0, |will| will.message.size());
@@ -361,7 +361,8 @@ impl Shard {
     fn sweep_expired(&mut self, index: u32) {
         let now = self.now;
         // Some in any case, or a shard that is always busy would never get on.
-        let most = if self.work < self.settings.budget.step { EXPIRED } else { FEW_EXPIRED };
+        let most =
+            if self.meter.work() < self.settings.budget.step { EXPIRED } else { FEW_EXPIRED };
         let Some(session) = self.sessions.get_mut(index) else { return };
         if session.expiry_due().is_none_or(|due| due > now) {
             return;
@@ -369,7 +370,7 @@ impl Shard {
         let Some(flow) = &mut session.flow else { return };
         let before = flow.pending.bytes();
         let dropped = flow.pending.expire(now, most);
-        self.work += cost::DELIVERY * dropped;
+        self.meter.charge(cost::DELIVERY * dropped);
         self.counters.pending_messages -= u64::from(dropped);
         self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
         self.counters.dropped_expired += u64::from(dropped);
@@ -401,7 +402,7 @@ impl Shard {
             }
             let Some(message) = self.wills.front().cloned() else { return false };
             let view = message.view();
-            self.work += cost::PACKET + cost::bytes(message.size());
+            self.meter.charge(cost::PACKET + cost::bytes(message.size()));
             if !self.try_publish(&view, Some(&message)) {
                 return false;
             }

@@ -60,7 +60,7 @@ impl Shard {
             }
         };
         self.counters.connects += 1;
-        self.work += cost::SESSION;
+        self.meter.charge(cost::SESSION);
         let (index, present) = self.attach(socket, &name, &connect, mountpoint);
         self.set_up_connection(socket, index, &connect);
         let mut connack = std::mem::take(&mut self.scratch);

@@ -3,6 +3,7 @@
 use super::Shard;
 use super::connection::Connection;
 use super::memory::Pressure;
+use super::meter::Meter;
 use super::output::{Output, Pool};
 use crate::config::OnFull;
 use crate::ids::SocketId;
@@ -79,8 +80,8 @@ impl Shard {
     /// Appends a packet to a connection's output.
     pub(super) fn write(&mut self, socket: SocketId, encode: impl FnOnce(&mut Vec<u8>)) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let (dirty, work) = (&mut self.dirty, &mut self.work);
-        let output = output_of(connection, &mut self.pool, dirty, work, socket, self.now);
+        let (dirty, meter) = (&mut self.dirty, &mut self.meter);
+        let output = output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
         let added = output.append(&mut self.pool, encode);
         self.counters.packets_sent += 1;
         self.counters.bytes_sent += added as u64;
@@ -121,7 +122,7 @@ impl Shard {
 
     /// The same for a session that nothing older is on its way to.
     pub(super) fn deliver_now(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>) {
-        self.work += cost::DELIVERY;
+        self.meter.charge(cost::DELIVERY);
         let Some(session) = self.sessions.get_mut(index) else { return };
         if session.is_ending() {
             return;
@@ -439,7 +440,7 @@ pub(super) fn output_of<'a>(
     connection: &'a mut Connection,
     pool: &mut Pool,
     dirty: &mut Vec<SocketId>,
-    work: &mut u32,
+    meter: &mut Meter,
     socket: SocketId,
     now: Instant,
 ) -> &'a mut Output {
@@ -451,7 +452,7 @@ pub(super) fn output_of<'a>(
     if !output.dirty {
         output.dirty = true;
         dirty.push(socket);
-        *work += cost::SEND;
+        meter.charge(cost::SEND);
     }
     output
 }

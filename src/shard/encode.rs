@@ -113,8 +113,8 @@ impl Shard {
         if shared {
             self.fan.store(message, &mut self.scratch);
         }
-        let (dirty, work) = (&mut self.dirty, &mut self.work);
-        let output = output_of(connection, &mut self.pool, dirty, work, socket, self.now);
+        let (dirty, meter) = (&mut self.dirty, &mut self.meter);
+        let output = output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
         let before = output.unsent();
         let aliased = aliased && !Mutant::AliasInSharedEncoding.is_on();
         let no_ids =

@@ -36,7 +36,7 @@ impl Shard {
         }
         let entrance = self.entrances.get(usize::from(listener.0)).and_then(Option::as_ref);
         let Some(entrance) = entrance else { return Err(Denial::ListenerClosed) };
-        let now = self.now_micros;
+        let now = self.meter.begun();
         if !entrance.max_connect_rate.is_none_or(|rate| entrance.rate.allow(now, rate)) {
             return Err(Denial::Rate);
         }
@@ -84,7 +84,7 @@ impl Shard {
         if self.is_short(Pressure::Tight) && !Mutant::MemoryUnfinishedKept.is_on() {
             self.end_unfinished(socket, input.rest());
         }
-        self.work += cost::bytes(input.capacity());
+        self.meter.charge(cost::bytes(input.capacity()));
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if matches!(connection.stage, Stage::Entry | Stage::Refused(_)) {
             connection.keep_input(input, &mut self.tally.input);
@@ -174,7 +174,7 @@ impl Shard {
         self.assigned += 1;
         // Keyed by the process's own seeds, so that a simulated broker is one with its seed. No
         // name of a topic or client begins with 0, whose place this would tell [MQTT-1.5.4-2].
-        let name = format!("\0{:x}-{:x}-{:x}", self.now_micros, self.id.0, self.assigned);
+        let name = format!("\0{:x}-{:x}-{:x}", self.meter.begun(), self.id.0, self.assigned);
         let hash = self.shared.seeds.secret(name.as_bytes());
         format!("auto-{hash:016x}{:02x}{:x}", self.id.0, self.assigned).into()
     }

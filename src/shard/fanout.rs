@@ -250,7 +250,7 @@ impl Shard {
         if looks > FEW && fanouts.caught.get(&index) == Some(&fanouts.newest) {
             return;
         }
-        self.work += cost::VISIT * looks as u32;
+        self.meter.charge(cost::VISIT * looks as u32);
         let mut taken = std::mem::take(&mut self.fanouts.taken);
         let fanouts = &self.fanouts;
         let mut look = |filter: FilterId, position: u32| {
@@ -278,7 +278,7 @@ impl Shard {
 
     /// Delivers to the session what it is still to get, given by fan-outs and filters in order.
     fn catch_up_with(&mut self, index: u32, taken: &[(u64, FilterId)]) {
-        self.work += cost::VISIT * taken.len() as u32;
+        self.meter.charge(cost::VISIT * taken.len() as u32);
         let outer = std::mem::take(&mut self.fan);
         let mut mine = std::mem::take(&mut self.fanouts.mine);
         for group in taken.chunk_by(|one, other| one.0 == other.0) {
@@ -318,7 +318,7 @@ impl Shard {
             if self.shorten_zone(number, filter, position).is_none() {
                 continue;
             }
-            self.work += cost::VISIT;
+            self.meter.charge(cost::VISIT);
             let Some(message) = self.fanouts.message(number) else { continue };
             self.fan.begin(Some(&message));
             self.deliver_to_group(group, &message.view());
@@ -337,7 +337,7 @@ impl Shard {
         let is_oldest = |zones: &VecDeque<Zone>, position: u32| {
             zones.front().is_some_and(|zone| zone.fanout == number && position < zone.left)
         };
-        self.work += cost::VISIT * own.len().min(front.filters.len()) as u32;
+        self.meter.charge(cost::VISIT * own.len().min(front.filters.len()) as u32);
         if own.len() <= front.filters.len() {
             own.each(|place| {
                 let zones = self.fanouts.zones.get(&place.filter);
@@ -395,7 +395,7 @@ impl Shard {
             return position;
         }
         let numbers: Vec<u64> = self.fanouts.with(filter, position).collect();
-        self.work += cost::VISIT * numbers.len() as u32;
+        self.meter.charge(cost::VISIT * numbers.len() as u32);
         let mut hole = position;
         for number in numbers {
             let Some(zone) = self.fanouts.zone(number, filter) else { continue };

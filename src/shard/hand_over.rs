@@ -240,12 +240,12 @@ impl Shard {
                 let Some((socket, cookie)) = line.waiting.pop_front() else { break };
                 line.waiting.shrink_to(64.max(line.waiting.len() * 2));
                 self.departures.queued -= 1;
-                self.work += cost::PACKET;
+                self.meter.charge(cost::PACKET);
                 let waits = |d: &Departing| d.cookie == cookie && !d.asked;
                 if !self.departures.all.get(&socket).is_some_and(|departing| waits(departing)) {
                     continue;
                 }
-                self.work += cost::SEND;
+                self.meter.charge(cost::SEND);
                 if draining {
                     self.give_up(socket);
                 } else {

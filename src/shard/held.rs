@@ -86,11 +86,11 @@ impl Shard {
             let Ok(Framing::Complete { total, .. }) = packet::frame(rest, max) else {
                 return Sifted::End;
             };
-            if self.work >= self.settings.budget.step {
+            if self.meter.work() >= self.settings.budget.step {
                 self.parked.heard.push(socket);
                 return Sifted::End;
             }
-            self.work += cost::PACKET;
+            self.meter.charge(cost::PACKET);
             match (rest[0] >> 4, self.take_answer(socket, index, version, &rest[..total])) {
                 (PUBACK | PUBREC | PUBCOMP, true) => Sifted::Taken(total),
                 (PUBACK | PUBREC | PUBCOMP, false) => Sifted::End,

@@ -16,7 +16,7 @@
 use super::Shard;
 use super::connection::Holds;
 use crate::ids::{ShardId, SocketId};
-use crate::limits::{LOOK, MAIL_MICROS, MAIL_WORK, STEP_MICROS, cost};
+use crate::limits::{MAIL_MICROS, MAIL_WORK, cost};
 use crate::mesh::mail::{Control, Data, Stamped};
 use crate::mesh::mailbox::MailEnds;
 use crate::mesh::reading::{Position, Reading};
@@ -189,14 +189,10 @@ impl Shard {
 
     /// Does something on the account of a kind of mail, in the time of that kind.
     fn with_share<T>(&mut self, share: Share, work: impl FnOnce(&mut Self) -> T) -> T {
-        let (clients, spent) = (self.work, self.intake.work[share as usize]);
-        self.work = spent;
-        self.give_time(0, MAIL_MICROS);
+        let spent = self.intake.work[share as usize];
+        let clients = self.meter.begin_account(spent, MAIL_MICROS);
         let done = work(self);
-        self.intake.work[share as usize] = self.work;
-        self.work = clients;
-        self.look_at = clients + LOOK;
-        self.until = self.now_micros + STEP_MICROS;
+        self.intake.work[share as usize] = self.meter.end_account(clients);
         done
     }
 
@@ -255,14 +251,14 @@ impl Shard {
                     if self.is_spent(share) || !self.takes_data() {
                         return Some(Open { from, data: Data::Batch(batch), at });
                     }
-                    self.work += cost::PACKET + cost::bytes(message.size());
+                    self.meter.charge(cost::PACKET + cost::bytes(message.size()));
                     self.run_errand(&message, errand, None);
                     at = next;
                 }
                 self.outbox.recycle(batch);
             }
             Data::One(message, errand) => {
-                self.work += cost::PACKET + cost::bytes(message.size());
+                self.meter.charge(cost::PACKET + cost::bytes(message.size()));
                 let view = message.view();
                 self.run_errand(&view, errand, Some(&message));
             }
@@ -327,7 +323,7 @@ impl Shard {
         while !self.is_spent(share)
             && let Some((from, control)) = self.intake.ready.pop_front()
         {
-            self.work += cost::MAIL;
+            self.meter.charge(cost::MAIL);
             self.obey(from, control);
         }
         self.intake.first_peer = (self.intake.first_peer + 1) % self.shards;
@@ -340,7 +336,7 @@ impl Shard {
                 }
                 let Some(control) = ends.pop_control(peer) else { break };
                 any = true;
-                self.work += cost::MAIL;
+                self.meter.charge(cost::MAIL);
                 self.counters.mail_received += 1;
                 self.heed(peer, control);
             }

@@ -65,7 +65,7 @@ impl Shard {
     pub(super) fn leave_any(&mut self, index: u32) -> bool {
         let shares = self.sessions.get_mut(index).and_then(|session| session.shares_mut());
         let Some(gone) = shares.and_then(|shares| shares.list.pop()) else { return false };
-        self.work += cost::FILTER;
+        self.meter.charge(cost::FILTER);
         self.forget_membership(index, gone);
         true
     }

@@ -289,9 +289,9 @@ impl Shard {
 
     /// In the middle of a step: as often as after a client's turn, or always when memory is short.
     pub(super) fn weigh_within(&mut self) {
-        let since = self.work.saturating_sub(self.budgeting.told_at);
+        let since = self.meter.work().saturating_sub(self.budgeting.told_at);
         if since >= self.settings.budget.turn || self.is_short(Pressure::Tight) {
-            self.budgeting.told_at = self.work;
+            self.budgeting.told_at = self.meter.work();
             self.tell_memory();
             self.look_at_memory();
         }
@@ -300,7 +300,7 @@ impl Shard {
     /// At the end of a step: tells the others what this shard holds, when that may have changed.
     #[inline]
     pub(super) fn weigh(&mut self) {
-        self.budgeting.work = self.budgeting.work.saturating_add(self.work);
+        self.budgeting.work = self.budgeting.work.saturating_add(self.meter.work());
         self.budgeting.told_at = 0;
         if self.budgeting.work >= self.settings.budget.turn || self.is_short(Pressure::Tight) {
             self.tell_memory();
@@ -404,7 +404,7 @@ impl Shard {
         }
         for _ in 0..CLOSED {
             let Some(socket) = self.budgeting.unfinished.pop_front() else { break };
-            self.work += cost::VISIT;
+            self.meter.charge(cost::VISIT);
             let Some(connection) = self.connections.get(socket.0) else { continue };
             let Some(input) =
                 connection.input.as_ref().filter(|_| connection.stage == Stage::Entry)

@@ -27,6 +27,7 @@ mod line;
 mod mail;
 mod membership;
 pub mod memory;
+mod meter;
 mod names;
 mod outbox;
 pub mod output;
@@ -59,7 +60,6 @@ pub use settings::Settings;
 pub use spare::Footprint;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
-use crate::limits::{LOOK, SHARE_MICROS, STEP_MICROS};
 use crate::mesh::mail::Control;
 use crate::mesh::{Entrance, Shared};
 use crate::message::Message;
@@ -77,6 +77,7 @@ use hand_over::Departures;
 use hashbrown::HashMap;
 use journal::Journal;
 use mail::Intake;
+use meter::Meter;
 use output::{Outgoing, Pool};
 use park::Parked;
 use returns::Returns;
@@ -115,7 +116,6 @@ pub struct Shard {
     id: ShardId,
     shards: u8,
     now: Instant,
-    now_micros: u64,
     settings: Arc<Settings>,
     shared: Arc<Shared>,
     entrances: Vec<Option<Arc<Entrance>>>,
@@ -149,16 +149,7 @@ pub struct Shard {
     stopping: stop::Stopping,
     wills: VecDeque<Message>,
     replays: VecDeque<SessionRef>,
-    /// What the step has cost so far, in units of about 100 ns.
-    work: u32,
-    /// When the work comes to this, the clock is looked at.
-    look_at: u32,
-    /// When the time is over for what is done now, on the clock of [`Shard::begin`]; 0: it has not
-    /// begun. No earlier than `least_until`.
-    until: u64,
-    least_until: u64,
-    time_share: u64,
-    clock: Option<Clock>,
+    meter: Meter,
     intake: Intake,
     idle_flows: VecDeque<(Instant, SessionRef)>,
     /// Of these, how many this round of housekeeping is still to look at.
@@ -203,7 +194,6 @@ impl Shard {
             id,
             shards,
             now,
-            now_micros: now.0 * 1000,
             settings,
             entrances: Vec::new(),
             sessions: Slab::default(),
@@ -233,12 +223,7 @@ impl Shard {
             wills: VecDeque::new(),
             replays: VecDeque::new(),
             intake: Intake::new(usize::from(shards)),
-            work: 0,
-            look_at: 0,
-            until: 0,
-            least_until: 0,
-            time_share: SHARE_MICROS,
-            clock: None,
+            meter: Meter::new(now.0 * 1000),
             idle_flows: VecDeque::new(),
             idle_flows_due: 0,
             due: Vec::new(),
@@ -278,10 +263,7 @@ impl Shard {
     pub fn begin(&mut self, now: Instant, micros: u64) {
         debug_assert!(now >= self.now, "time runs forward");
         self.now = now;
-        self.now_micros = micros;
-        self.work = 0;
-        self.look_at = LOOK;
-        self.until = micros + STEP_MICROS;
+        self.meter.begin_step(micros);
         self.look_at_memory();
         self.intake.begin_step();
         if self.parked.len() != 0 {
@@ -292,12 +274,12 @@ impl Shard {
     /// Besides counting what its work costs, the shard looks at this clock of microseconds (the one
     /// of [`Shard::begin`]) now and then: a step that takes too long ends early.
     pub fn set_clock(&mut self, clock: Clock) {
-        self.clock = Some(clock);
+        self.meter.set_clock(clock);
     }
 
     /// What the step has cost so far, in units of about 100 ns ([`crate::limits::cost`]).
     pub fn work(&self) -> u32 {
-        self.work
+        self.meter.work()
     }
 
     /// What taking in mail has cost in this step, which is not part of [`Shard::work`].
@@ -305,52 +287,25 @@ impl Shard {
         self.intake.work()
     }
 
-    /// True when the step's time is over.
-    fn is_late(&self) -> bool {
-        let now = self.clock.as_ref().map_or(0, |clock| clock());
-        now > self.now_micros + STEP_MICROS
-    }
-
     /// True when the step's work has come to `limit`, or the time for it is over.
     #[inline]
     fn is_spent(&mut self, limit: u32) -> bool {
-        if self.work >= self.look_at {
+        if self.meter.wants_look() {
             self.look_at_clock(limit);
         }
-        self.work >= limit && !Mutant::BudgetIgnored.is_on()
+        self.meter.work() >= limit && !Mutant::BudgetIgnored.is_on()
     }
 
     #[inline(never)]
     fn look_at_clock(&mut self, limit: u32) {
-        self.look_at = self.work + LOOK;
         self.weigh_within();
-        let now = self.clock.as_ref().map_or(0, |clock| clock());
-        if self.until == 0 {
-            self.until = self.least_until.max(now + self.time_share);
-        }
-        if now > self.until {
-            self.work = self.work.max(limit).max(self.settings.budget.step);
-        }
-    }
-
-    /// How far the step's work may come for a kind of work that goes on over several steps: to what
-    /// nothing else has used, and a share of its own in any case; the same of the step's time.
-    fn allowance(&mut self) -> u32 {
-        self.give_time(self.now_micros + STEP_MICROS, SHARE_MICROS);
-        self.settings.budget.step.max(self.work + self.settings.budget.share())
+        self.meter.look_at_clock(limit, self.settings.budget.step);
     }
 
     /// Does a kind of work within its allowance.
     fn in_share<T>(&mut self, work: fn(&mut Shard, u32) -> T) -> T {
-        let limit = self.allowance();
+        let limit = self.meter.allowance(self.settings.budget);
         work(self, limit)
-    }
-
-    /// What comes now has until `least` on the clock of [`Shard::begin`], and so many microseconds
-    /// in any case, counted from when it has done a little.
-    fn give_time(&mut self, least: u64, share: u64) {
-        self.look_at = self.work + LOOK;
-        (self.until, self.least_until, self.time_share) = (0, least, share);
     }
 
     /// A listener's connections may arrive from now on. On reload the entry is replaced.

@@ -469,7 +469,7 @@ impl Shard {
                 self.parked.pace.leaving.pop_front();
                 continue;
             };
-            self.work += cost::VISIT;
+            self.meter.charge(cost::VISIT);
             let Some(watched) = self.parked.pace.watched.get_mut(&client) else { continue };
             if watched.waits != Some(index) {
                 continue;

@@ -179,7 +179,7 @@ impl Shard {
                 continue;
             }
             let Budget { step, .. } = self.settings.budget;
-            self.resume_line(line, step.min(self.work + self.settings.budget.share()));
+            self.resume_line(line, step.min(self.meter.work() + self.settings.budget.share()));
         }
     }
 

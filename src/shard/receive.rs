@@ -86,7 +86,7 @@ impl Shard {
             if input.progresses(used > 0) || !connection.holds.is_free() {
                 connection.last_seen = self.now;
             }
-            self.work += cost::bytes(input.capacity());
+            self.meter.charge(cost::bytes(input.capacity()));
             connection.keep_input(input, &mut self.tally.input);
             self.heard_held(socket, index);
         }
@@ -131,7 +131,7 @@ impl Shard {
         let max = self.promised(socket).max_packet_size;
         let mut used = 0;
         let budget = self.settings.budget;
-        let share = budget.step.min(self.work.saturating_add(budget.turn));
+        let share = budget.step.min(self.meter.work().saturating_add(budget.turn));
         while used < bytes.len() {
             if !self.connections.get(socket.0).is_some_and(|connection| {
                 connection.stage == Stage::Open(index) && connection.holds.is_free()
@@ -149,7 +149,7 @@ impl Shard {
                 }
                 break;
             }
-            self.work += cost::PACKET;
+            self.meter.charge(cost::PACKET);
             let rest = &bytes[used..];
             let outcome = match packet::frame(rest, max) {
                 Ok(Framing::Incomplete { .. }) => match check_unfinished(version, rest) {
@@ -162,7 +162,7 @@ impl Shard {
                     break;
                 }
                 Ok(Framing::Complete { total, .. }) => {
-                    self.work += cost::bytes(total);
+                    self.meter.charge(cost::bytes(total));
                     packet::decode(version, &rest[..total])
                         .and_then(|packet| self.handle(socket, index, version, packet))
                         .map(|flow| (flow, total))

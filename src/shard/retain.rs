@@ -170,7 +170,7 @@ impl Shard {
         }
         while !self.is_spent(limit) {
             let Some(session) = self.replays.pop_front() else { return false };
-            self.work += cost::FILTER;
+            self.meter.charge(cost::FILTER);
             self.next_slice(session);
         }
         !self.replays.is_empty()
@@ -228,7 +228,7 @@ impl Shard {
     /// in: in it were messages that were acknowledged before the session subscribed.
     pub(super) fn answer_query(&mut self, from: ShardId, request: ReplayRequest) {
         let slice = self.slice(request);
-        self.work += slice.messages.len() as u32 * cost::MAIL;
+        self.meter.charge(slice.messages.len() as u32 * cost::MAIL);
         if from == self.id {
             self.replayed(slice);
         } else {
@@ -247,13 +247,13 @@ impl Shard {
                 bytes += message.size();
                 messages.push(message.clone());
             };
-            self.work += cost::FILTER;
+            self.meter.charge(cost::FILTER);
             match self.retained.replay(&text, cursor.as_deref(), few, &mut visits, found) {
                 topic::Replay::Done => (cursor, done) = (None, true),
                 topic::Replay::More(next) => cursor = Some(next),
             }
         }
-        self.work += cost::VISIT * (VISITS - visits) as u32;
+        self.meter.charge(cost::VISIT * (VISITS - visits) as u32);
         ReplaySlice { session, filter, ticket, messages, cursor }
     }
 

@@ -123,7 +123,7 @@ impl Shard {
             self.leave_group(&name, session);
         }
         if self.groups.is_telling() {
-            self.work += self.groups.tell_on(TOLD) as u32 * cost::VISIT;
+            self.meter.charge(self.groups.tell_on(TOLD) as u32 * cost::VISIT);
         }
         let mut left = MESSAGES;
         while left > 0
@@ -132,7 +132,7 @@ impl Shard {
             && !self.outbox.is_congested()
         {
             left -= 1;
-            self.work += cost::DELIVERY;
+            self.meter.charge(cost::DELIVERY);
             if let Some((name, message, tries)) = self.returns.again.pop_front() {
                 self.ask_on(&name, &message, tries);
             } else if let Some(given) = self.returns.back.pop_front() {
@@ -220,7 +220,7 @@ impl Shard {
             let (messages, bytes) = (messages - flow.pending.len(), bytes - flow.pending.bytes());
             self.counters.pending_messages -= messages as u64;
             self.counters.pending_bytes -= bytes as u64;
-            self.work += MESSAGES as u32 * cost::VISIT;
+            self.meter.charge(MESSAGES as u32 * cost::VISIT);
         }
         if done {
             self.returns.sifting.pop_front();

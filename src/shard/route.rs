@@ -161,7 +161,7 @@ impl Shard {
             one = list.first().copied();
             found.push(filter);
         });
-        self.work += cost::VISIT * (visits + found.len()) as u32;
+        self.meter.charge(cost::VISIT * (visits + found.len()) as u32);
         self.fan.many = subscribers > 1;
         self.fan.receivers = if found.is_empty() { Receivers::Nobody } else { Receivers::Several };
         if let (1, Some(sole)) = (subscribers, one) {
@@ -278,7 +278,7 @@ impl Shard {
         message: &MessageRef<'_>,
     ) {
         mine.sort_unstable_by_key(|&(_, id)| id);
-        self.work += cost::VISIT * mine.len() as u32;
+        self.meter.charge(cost::VISIT * mine.len() as u32);
         let local = !self.is_publisher(target, message) || Mutant::NoLocalInOverlap.is_on();
         let mut ids = std::mem::take(&mut self.fan.ids);
         ids.clear();

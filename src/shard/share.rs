@@ -40,7 +40,7 @@ impl Shard {
         if to == self.id {
             self.obey(to, control);
         } else {
-            self.work += cost::MAIL;
+            self.meter.charge(cost::MAIL);
             self.outbox.tell(to, control);
         }
     }
@@ -54,7 +54,7 @@ impl Shard {
 
     /// Adds a member or replaces its options. Costs the same however large the group is.
     pub(super) fn add_member(&mut self, join: Join) {
-        self.work += cost::FILTER;
+        self.meter.charge(cost::FILTER);
         let Join { name, member, options, subscription_id, .. } = join;
         let member = Member { session: member, options, subscription_id };
         if let Some(group) = self.groups.find(&name) {
@@ -76,7 +76,7 @@ impl Shard {
     /// A member leaves, or is found to be gone; an empty group goes. Costs the same however large
     /// the group is.
     pub(super) fn leave_group(&mut self, name: &ShareName, member: SessionRef) {
-        self.work += cost::FILTER;
+        self.meter.charge(cost::FILTER);
         let Some(group) = self.groups.find(name) else { return };
         if let Some((id, position)) = self.groups.leave(group, member) {
             self.remove_place(id, position);
@@ -101,7 +101,7 @@ impl Shard {
         let may_wait = message.qos > Qos::AtMostOnce || self.settings.queue_qos0;
         let mut wish = Wish { strategy, key, may_wait, tries };
         for _ in 0..TRIES {
-            self.work += cost::VISIT;
+            self.meter.charge(cost::VISIT);
             let Some(choice) = self.groups.choose(group, wish) else {
                 // QoS 0, and nobody is connected.
                 self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());

@@ -60,7 +60,7 @@ impl Shard {
         }
         let mut at = *self.stopping.goodbyes.get_or_insert(0);
         while at < self.connections.bound() && !self.is_spent(limit) {
-            self.work += cost::VISIT;
+            self.meter.charge(cost::VISIT);
             if self.connections.get(at).is_some() {
                 self.disconnect(SocketId(at), Cause::Draining);
             }
@@ -79,13 +79,13 @@ impl Shard {
                 self.stopping.wills = Some(at);
                 return;
             }
-            self.work += cost::VISIT;
+            self.meter.charge(cost::VISIT);
             if let Some(Stage::Open(index)) = self.connections.get(at).map(|c| c.stage)
                 && let Some(session) = self.sessions.get_mut(index)
                 && session.will.as_ref().is_some_and(|will| will.delay == 0 || session.expiry == 0)
                 && let Some(will) = session.will.take()
             {
-                self.work += cost::DELIVERY;
+                self.meter.charge(cost::DELIVERY);
                 self.tally.names -= will.message.size();
                 self.fire_will(*will);
             }

@@ -103,7 +103,7 @@ impl Shard {
         wanted: &SubscribeFilter<'_>,
         joining: &mut Joining,
     ) {
-        self.work += cost::FILTER;
+        self.meter.charge(cost::FILTER);
         let granted = self
             .permit(index, version, subscription_id, wanted)
             .and_then(|qos| self.grant(index, wanted, qos, subscription_id.unwrap_or(0), joining));
@@ -317,7 +317,7 @@ impl Shard {
 
     /// Takes an entry out of the index; the entry that takes its position is told.
     pub(super) fn remove_place(&mut self, filter: FilterId, position: u32) {
-        self.work += cost::FILTER;
+        self.meter.charge(cost::FILTER);
         let last = self.index.subscribers(filter).len() == 1;
         if self.shards > 1 && last && !Mutant::InterestNotWithdrawn.is_on() {
             let text = self.index.filter(filter);
@@ -370,7 +370,7 @@ impl Shard {
 
     /// One filter of an UNSUBSCRIBE; returns its code.
     pub(super) fn unsubscribe_one(&mut self, index: u32, filter: &str) -> u8 {
-        self.work += cost::FILTER;
+        self.meter.charge(cost::FILTER);
         let mountpoint = self.sessions.get(index).map_or("", |session| session.mountpoint());
         let full = mounted(mountpoint, filter);
         let known = if topic::parse_share(filter).is_some() {

@@ -82,7 +82,7 @@ impl Shard {
     pub(super) fn run_tasks(&mut self, limit: u32) -> bool {
         while !self.is_spent(limit) {
             let Some(task) = self.tasks.queue.pop_front() else { break };
-            let slice = limit.min(self.work + self.settings.budget.turn);
+            let slice = limit.min(self.meter.work() + self.settings.budget.turn);
             let left = match task {
                 Task::Subscribe { session, ticket, subscription_id, filters } => {
                     self.go_on_subscribing(session, ticket, subscription_id, filters, slice)
@@ -219,7 +219,7 @@ impl Shard {
                 self.end_task(session, ticket);
                 return None;
             };
-            self.work += cost::FILTER;
+            self.meter.charge(cost::FILTER);
             let known = |session: &crate::session::Session| session.subscriptions.position(filter);
             if self.sessions.get(session.index).and_then(known).is_some() {
                 self.begin_replay(session.index, filter);
@@ -262,7 +262,7 @@ impl Shard {
             if self.leave_any(index) {
                 continue;
             }
-            self.work += cost::VISIT;
+            self.meter.charge(cost::VISIT);
             let session = self.sessions.get_mut(index)?;
             let Some(place) = session.subscriptions.any() else {
                 if let Some(session) = self.sessions.remove(index) {

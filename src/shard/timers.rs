@@ -83,7 +83,7 @@ impl Shard {
         if self.asks_who_was_heard() {
             self.unheard_since.get_or_insert(self.now);
         }
-        let limit = self.allowance();
+        let limit = self.meter.allowance(self.settings.budget);
         let mut more = true;
         while more && !self.is_spent(limit) {
             more = self.run_some_timers();
@@ -96,7 +96,7 @@ impl Shard {
         let mut due = std::mem::take(&mut self.due);
         let more = self.wheel.expire(self.now, TIMERS, &mut due);
         for timer in due.drain(..) {
-            self.work += cost::VISIT;
+            self.meter.charge(cost::VISIT);
             match timer {
                 Timer::Connection(socket) => self.connection_due(socket),
                 Timer::Session(index) => {
@@ -253,7 +253,7 @@ impl Shard {
                 break;
             }
             self.idle_flows_due -= 1;
-            self.work += cost::VISIT;
+            self.meter.charge(cost::VISIT);
             self.idle_flows.pop_front();
             let known = self.sessions.get_of(reference.index, reference.generation);
             let Some(session) = known.filter(|s| !s.is_ending()) else { continue };
