@@ -21,6 +21,7 @@ mod entry;
 mod fanout;
 mod groups;
 mod hand_over;
+mod hearing;
 mod held;
 mod journal;
 mod line;
@@ -67,7 +68,7 @@ use crate::mutant::Mutant;
 use crate::session::Session;
 use crate::slab::{Slab, Table};
 use crate::telemetry::Counters;
-use crate::time::{GRANULARITY_MILLIS, Instant, Wheel};
+use crate::time::{Instant, Wheel};
 use crate::topic::{Index, Retained};
 use arrivals::Arrivals;
 use close::Cause;
@@ -75,6 +76,7 @@ use connection::{Connection, Stage};
 use groups::Groups;
 use hand_over::Departures;
 use hashbrown::HashMap;
+use hearing::Hearing;
 use journal::Journal;
 use mail::Intake;
 use meter::Meter;
@@ -155,12 +157,7 @@ pub struct Shard {
     /// Of these, how many this round of housekeeping is still to look at.
     idle_flows_due: usize,
     due: Vec<Timer>,
-    /// All that clients had sent before this was read.
-    heard_at: Instant,
-    /// The first step after that which did not get to the end of what they had sent.
-    unheard_since: Option<Instant>,
-    /// The last steps that stalled: from when, until when.
-    stalls: [(Instant, Instant); 4],
+    hearing: Hearing,
     scratch: Vec<u8>,
     topic_scratch: String,
     fan: encode::Fan,
@@ -227,9 +224,7 @@ impl Shard {
             idle_flows: VecDeque::new(),
             idle_flows_due: 0,
             due: Vec::new(),
-            heard_at: now,
-            unheard_since: None,
-            stalls: [(Instant::END, Instant::END); 4],
+            hearing: Hearing::new(now),
             scratch: Vec::new(),
             topic_scratch: String::new(),
             fan: encode::Fan::default(),
@@ -361,20 +356,18 @@ impl Shard {
     /// The step that just ended lasted until `until`, much longer than its work: the process was
     /// stopped in it, say. What it took in may have come as late as that, and not at its beginning.
     pub fn was_stalled(&mut self, until: Instant) {
-        self.stalls.rotate_right(1);
-        self.stalls[0] = (self.now, until);
+        self.hearing.was_stalled(self.now, until);
     }
 
     /// Whether the time of the last [`Shard::heard_everyone`] is so long ago that a timer could
     /// miss it: finding out means a look at every ring.
     pub fn asks_who_was_heard(&self) -> bool {
-        self.now.millis_since(self.heard_at) >= GRANULARITY_MILLIS
+        self.hearing.is_old(self.now)
     }
 
     /// In this step the driver has reported everything that clients had sent before it.
     pub fn heard_everyone(&mut self) {
-        self.heard_at = self.now;
-        self.unheard_since = None;
+        self.hearing.heard_everyone(self.now);
     }
 
     /// The peer will send nothing more.

@@ -80,9 +80,7 @@ impl Shard {
 
     /// Runs due timers; true when more are due.
     pub(super) fn run_timers(&mut self) -> bool {
-        if self.asks_who_was_heard() {
-            self.unheard_since.get_or_insert(self.now);
-        }
+        self.hearing.input_ended(self.now);
         let limit = self.meter.allowance(self.settings.budget);
         let mut more = true;
         while more && !self.is_spent(limit) {
@@ -163,14 +161,14 @@ impl Shard {
         let due = std::mem::replace(&mut connection.armed, Instant(0));
         match connection.stage {
             Stage::Entry => {
-                if self.may_be_unheard(due, self.settings.connect_timeout) {
+                if self.hearing.may_be_unheard(now, due, self.settings.connect_timeout) {
                     return self.arm_connection(socket, now.plus_millis(AGAIN));
                 }
                 self.counters.connect_timeouts += 1;
                 self.disconnect(socket, Cause::ConnectTimeout);
             }
             Stage::Refused(_) => {
-                if self.may_be_unheard(due, REFUSED_MILLIS) {
+                if self.hearing.may_be_unheard(now, due, REFUSED_MILLIS) {
                     return self.arm_connection(socket, now.plus_millis(AGAIN));
                 }
                 self.counters.connect_timeouts += 1;
@@ -198,33 +196,17 @@ impl Shard {
                     None if connection.paused || connection.waits() => now,
                     None => connection.last_seen,
                 };
-                let stall = self.stalls.iter().find(|(from, _)| *from == seen);
-                let seen = stall.map_or(seen, |(_, until)| *until);
                 let patience = u64::from(connection.patience);
-                let deadline = seen.plus_millis(patience);
+                let deadline = self.hearing.latest(seen).plus_millis(patience);
                 if deadline > now {
                     self.arm_connection(socket, deadline);
-                } else if self.may_be_unheard(deadline, patience) {
+                } else if self.hearing.may_be_unheard(now, deadline, patience) {
                     self.arm_connection(socket, now.plus_millis(AGAIN));
                 } else {
                     self.disconnect(socket, Cause::KeepAlive);
                 }
             }
         }
-    }
-
-    /// Whether what a client sent before `deadline` may lie in the kernel, unread: the shard was
-    /// held up (the process stopped, the core taken away), or more comes than it takes in.
-    /// [MQTT-3.1.2-22] is about clients that were not heard although we listened. When we never
-    /// get to the end of what there is, a client's silence counts all the same after as long again
-    /// as it was `allowed`, in milliseconds.
-    fn may_be_unheard(&self, deadline: Instant, allowed: u64) -> bool {
-        // From when we listened again, not from when we were held up.
-        let since = self.unheard_since.unwrap_or(self.now);
-        let judged = deadline.max(since).plus_millis(allowed);
-        deadline > self.heard_at
-            && (self.now < judged || Mutant::UnheardForEver.is_on())
-            && !Mutant::UnheardJudged.is_on()
     }
 
     fn begin_housekeeping(&mut self) {
