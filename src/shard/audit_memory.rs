@@ -30,7 +30,7 @@ impl Shard {
             tally.kept += flow.window.count_kept();
             tally.inbound += flow.inbound.len();
         }
-        tally.names += self.wills.iter().map(Message::size).sum::<usize>();
+        tally.names += self.wills.bytes();
         for filter in ["#", "$SYS/#"] {
             let mut visits = usize::MAX;
             let found = &mut |topic: &str, message: &Message| {

@@ -1,15 +1,13 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
 use super::connection::{Connection, Parting, Stage};
-use super::memory::named;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mesh::mail::Over;
-use crate::message::{Message, MessageRef, expiry};
 use crate::mutant::Mutant;
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
-use crate::session::{NEVER, Session, Will};
+use crate::session::{NEVER, Session};
 use crate::time::Instant;
 
 /// Milliseconds a closing connection has to take its last packets.
@@ -82,7 +80,7 @@ impl Cause {
     }
 
     /// Only DISCONNECT with reason 0x00 deletes the will [MQTT-3.14.4-3].
-    fn deletes_will(self) -> bool {
+    pub(super) fn deletes_will(self) -> bool {
         self == Cause::Client(ReasonCode::Success) && !Mutant::WillAfterDisconnect.is_on()
             || self == Cause::TakenOver && Mutant::WillLostOnTakeover.is_on()
     }
@@ -253,30 +251,13 @@ impl Shard {
         }
         // Only now: what the publishers go on with must not find this client crowded again.
         self.unpark_waiters(index, Over::CaughtUp);
+        self.leave_will(index, cause);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let expiry = session.expiry;
-        self.tally.names -= named(session);
-        match session.will.take() {
-            Some(_) if cause.deletes_will() => {}
-            Some(mut will) if will.delay > 0 && expiry > 0 && !Mutant::WillDelayIgnored.is_on() => {
-                // [MQTT-3.1.3-9] and section 3.1.3.2.2: after the delay, unless the client is back.
-                will.due = Some(now.plus_seconds(will.delay));
-                session.will = Some(will);
-            }
-            Some(will) => {
-                session.will = Mutant::WillTwice.is_on().then(|| will.clone());
-                self.fire_will(*will);
-            }
-            None => {}
-        }
-        if let Some(session) = self.sessions.get(index) {
-            self.tally.names += named(session);
-        }
         if expiry == 0 {
             self.end_session(index);
             return;
         }
-        let Some(session) = self.sessions.get_mut(index) else { return };
         let never = expiry == NEVER || Mutant::SessionNeverExpires.is_on();
         let part = if Mutant::SessionExpiresEarly.is_on() { 2 } else { 1 };
         session.ends = if never { Instant::END } else { now.plus_seconds(expiry / part) };
@@ -316,8 +297,8 @@ impl Shard {
         debug_assert!(session.socket.is_none());
         self.meter.charge(cost::SESSION);
         let hash = session.key.0.get();
-        let (flow, will) = (session.flow.take(), session.will.take());
-        self.tally.names -= will.as_ref().map_or(0, |will| will.message.size());
+        let flow = session.flow.take();
+        let will = self.take_will(index, |_, _| true);
         self.names.remove(hash, index);
         if let Some(flow) = flow {
             self.return_flow(reference, *flow);
@@ -326,7 +307,7 @@ impl Shard {
         self.joining.remove(&index);
         self.end_subscriptions(index);
         if let Some(will) = will {
-            self.fire_will(*will);
+            self.send_will(*will);
         }
     }
 
@@ -343,13 +324,7 @@ impl Shard {
             self.end_session(index);
             return;
         }
-        let due = session.will.as_ref().and_then(|will| will.due);
-        if due.is_some_and(|due| due <= now)
-            && let Some(will) = session.will.take()
-        {
-            self.tally.names -= will.message.size();
-            self.fire_will(*will);
-        }
+        self.delayed_will_due(index);
         self.sweep_expired(index);
         if let Some(next) = self.sessions.get(index).and_then(Session::next_due) {
             self.arm_session(index, next);
@@ -379,45 +354,6 @@ impl Shard {
         {
             self.tally.forget_idle(&flow);
         }
-    }
-
-    pub(super) fn fire_will(&mut self, will: Will) {
-        let expires = will.message_expiry.map(|seconds| expiry(self.now, seconds));
-        let message = match self.bounded_expiry(expires) {
-            None => will.message,
-            expires => {
-                let view = MessageRef { expires, ..will.message.view() };
-                Message::new(&view, &mut self.scratch)
-            }
-        };
-        self.queue_will(message);
-    }
-
-    /// Routes wills that are due, as far as mailboxes have room, until the step's work comes to
-    /// `limit`; true when more can be at once.
-    pub(super) fn publish_wills(&mut self, limit: u32) -> bool {
-        while !self.is_spent(limit) {
-            if self.fanouts.is_full() {
-                return false; // they are going on, and so are the wills then
-            }
-            let Some(message) = self.wills.front().cloned() else { return false };
-            let view = message.view();
-            self.meter.charge(cost::PACKET + cost::bytes(message.size()));
-            if !self.try_publish(&view, Some(&message)) {
-                return false;
-            }
-            self.counters.wills_sent += 1;
-            if let Some(message) = self.wills.pop_front() {
-                self.tally.names -= message.size();
-            }
-        }
-        !self.wills.is_empty()
-    }
-
-    /// `expires`, no later than `mqtt.message_expiry_max` allows.
-    pub(super) fn bounded_expiry(&self, expires: Option<Instant>) -> Option<Instant> {
-        let bound = self.settings.message_expiry_max.map(|seconds| self.now.plus_seconds(seconds));
-        [expires, bound].into_iter().flatten().min()
     }
 
     /// The driver has closed the socket: nothing of the connection is left.

@@ -8,12 +8,11 @@ use super::{Action, Shard};
 use crate::ids::{ClientKey, SocketId};
 use crate::limits::{MAX_TOPIC_LENGTH, cost};
 use crate::mesh::Entrance;
-use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{
     self, ConnAck, ConnAckProperties, Connect, Encoded, Framing, Qos, ReasonCode, Version,
 };
-use crate::session::{Extras, Session, Subscriptions, Will};
+use crate::session::{Extras, Session, Subscriptions};
 use crate::time::Instant;
 use std::sync::Arc;
 
@@ -291,27 +290,6 @@ impl Shard {
             _ => self.settings.session_expiry_default,
         };
         asked.min(self.settings.session_expiry_max)
-    }
-
-    fn make_will(&mut self, index: u32, will: &packet::Will<'_>, mountpoint: &str) -> Box<Will> {
-        let mut properties = Vec::new();
-        will.properties.write_forwardable(&mut properties);
-        let topic = format!("{mountpoint}{}", will.topic);
-        let message = MessageRef {
-            topic: &topic,
-            properties: &properties,
-            payload: will.payload,
-            qos: will.qos,
-            retain: will.retain,
-            expires: None,
-            publisher: self.publisher(index),
-        };
-        Box::new(Will {
-            message: Message::new(&message, &mut self.scratch),
-            delay: will.delay,
-            message_expiry: will.properties.message_expiry,
-            due: None,
-        })
     }
 
     fn set_up_connection(&mut self, socket: SocketId, index: u32, connect: &Connect<'_>) {

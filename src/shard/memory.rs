@@ -16,7 +16,6 @@ use super::connection::{Connection, Input, Stage};
 use super::refuse::Denial;
 use crate::ids::SocketId;
 use crate::limits::{BRIEF_INPUT, UNFINISHED_INPUT, cost};
-use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::packet::{self, ReasonCode};
 use crate::session::pending::Bounds;
@@ -434,12 +433,6 @@ impl Shard {
             elsewhere: (self.counters.messages_sent(), self.budgeting.queued, staged),
             fanouts: self.fanouts.len(),
         }
-    }
-
-    /// A will, or a message of the broker itself, is to be routed when there is room.
-    pub(super) fn queue_will(&mut self, message: Message) {
-        self.tally.names += message.size();
-        self.wills.push_back(message);
     }
 
     /// The answer to a publisher of QoS 1 or 2 whose message nobody could take for want of memory.

@@ -52,6 +52,7 @@ mod subscribe;
 mod sys;
 mod task;
 mod timers;
+mod wills;
 
 pub use audit::{Audit, Subscribed};
 pub use outbox::Outbox;
@@ -88,6 +89,7 @@ use std::sync::Arc;
 use subscribe::Joining;
 use sys::Sys;
 use timers::Timer;
+use wills::Wills;
 
 /// What the driver is to do for the shard.
 #[derive(Debug)]
@@ -149,7 +151,7 @@ pub struct Shard {
     fanouts: fanout::Fanouts,
     tasks: task::Tasks,
     stopping: stop::Stopping,
-    wills: VecDeque<Message>,
+    wills: Wills,
     replays: VecDeque<SessionRef>,
     meter: Meter,
     intake: Intake,
@@ -217,7 +219,7 @@ impl Shard {
             fanouts: fanout::Fanouts::default(),
             tasks: task::Tasks::default(),
             stopping: stop::Stopping::default(),
-            wills: VecDeque::new(),
+            wills: Wills::default(),
             replays: VecDeque::new(),
             intake: Intake::new(usize::from(shards)),
             meter: Meter::new(now.0 * 1000),

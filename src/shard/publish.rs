@@ -11,6 +11,7 @@ use crate::message::{MessageRef, expiry};
 use crate::mutant::Mutant;
 use crate::packet::{AckKind, PacketId, Publish, Qos, ReasonCode, Version, Violation};
 use crate::session::inbound::Arrival;
+use crate::time::Instant;
 use crate::topic::{self, TopicHash};
 
 const QOS: Violation =
@@ -190,14 +191,13 @@ impl Shard {
             publish.properties.write_forwardable(&mut forwarded);
             &forwarded
         };
-        let expires = publish.properties.message_expiry.map(|seconds| expiry(self.now, seconds));
         let message = MessageRef {
             topic,
             properties,
             payload: publish.payload,
             qos: publish.qos,
             retain: publish.retain,
-            expires: self.bounded_expiry(expires),
+            expires: self.expires(publish.properties.message_expiry),
             publisher: self.publisher(index),
         };
         let hash = TopicHash::new(&self.shared.seeds, topic);
@@ -223,6 +223,14 @@ impl Shard {
         let reason = lost.unwrap_or(reason);
         self.acknowledge(socket, index, version, publish, reason);
         Ok(Flow::Next)
+    }
+
+    /// When a message expires whose Message Expiry Interval is so many `seconds`; no later than
+    /// `mqtt.message_expiry_max` allows.
+    pub(super) fn expires(&self, seconds: Option<u32>) -> Option<Instant> {
+        let bound = self.settings.message_expiry_max.map(|seconds| self.now.plus_seconds(seconds));
+        let own = seconds.map(|seconds| expiry(self.now, seconds));
+        [own, bound].into_iter().flatten().min()
     }
 
     /// Why nobody may publish to a topic, whose last part is what the client calls it; counted as

@@ -42,7 +42,7 @@ impl Shard {
         halve(&mut self.closing);
         halve(&mut self.due);
         halve(&mut self.scratch);
-        halve_queue(&mut self.wills);
+        self.wills.shrink();
         halve_queue(&mut self.replays);
         self.topic_scratch.shrink_to((self.topic_scratch.capacity() / 2).max(KEPT));
         self.arrivals.shrink(KEPT);

@@ -3,15 +3,13 @@
 
 use super::Shard;
 use super::close::Cause;
-use super::connection::Stage;
 use crate::ids::SocketId;
 use crate::limits::cost;
 
-/// How far the shard has come. Each cursor is the next connection to look at; `None` when that part
-/// has not begun or is over.
+/// How far the shard has come; the wills are [`super::wills::Wills`]' matter.
 #[derive(Default)]
 pub(super) struct Stopping {
-    wills: Option<u32>,
+    /// The next connection to say goodbye to; `None` when that has not begun.
     goodbyes: Option<u32>,
     /// Goodbyes were asked for.
     dismissed: bool,
@@ -22,12 +20,12 @@ impl Shard {
     /// when [`Shard::has_routed_wills`] says so; then comes [`Shard::dismiss`].
     pub fn drain(&mut self) {
         self.draining = true;
-        self.stopping.wills = Some(0);
+        self.wills.begin_last();
     }
 
     /// True when a drain has begun and every will of a connected client has been routed.
     pub fn has_routed_wills(&self) -> bool {
-        self.draining && self.stopping.wills.is_none() && self.wills.is_empty()
+        self.draining && !self.wills.has_last() && self.wills.is_empty()
     }
 
     /// The second half of [`Shard::drain`]: says goodbye (0x8B) to every client, after the wills
@@ -49,7 +47,7 @@ impl Shard {
             return false;
         }
         self.run_last_wills(limit);
-        if self.stopping.wills.is_some() {
+        if self.wills.has_last() {
             return true;
         }
         if !self.stopping.dismissed {
@@ -68,28 +66,5 @@ impl Shard {
         }
         self.stopping.goodbyes = Some(at);
         at < self.connections.bound()
-    }
-
-    /// [MQTT-3.1.2-8] wants wills sent when the connection closes without DISCONNECT; those with a
-    /// delay end with the process, as section 3.1.2.5 allows for a server's shutdown.
-    fn run_last_wills(&mut self, limit: u32) {
-        let Some(mut at) = self.stopping.wills.take() else { return };
-        while at < self.connections.bound() {
-            if self.is_spent(limit) {
-                self.stopping.wills = Some(at);
-                return;
-            }
-            self.meter.charge(cost::VISIT);
-            if let Some(Stage::Open(index)) = self.connections.get(at).map(|c| c.stage)
-                && let Some(session) = self.sessions.get_mut(index)
-                && session.will.as_ref().is_some_and(|will| will.delay == 0 || session.expiry == 0)
-                && let Some(will) = session.will.take()
-            {
-                self.meter.charge(cost::DELIVERY);
-                self.tally.names -= will.message.size();
-                self.fire_will(*will);
-            }
-            at += 1;
-        }
     }
 }

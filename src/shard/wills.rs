@@ -1,0 +1,194 @@
+//! Wills [MQTT-3.1.2-8]: made at CONNECT, kept in the session, and sent from here only.
+//!
+//! A will is taken out of its session and put into the queue of [`Wills`] when the connection ends
+//! ([`Shard::leave_will`]), when its delay is over ([`Shard::delayed_will_due`]), when the session
+//! ends, or when the broker stops ([`Shard::run_last_wills`]). [`Shard::publish_wills`] routes the
+//! queue, as far as mailboxes have room.
+
+use super::Shard;
+use super::close::Cause;
+use super::connection::Stage;
+use super::spare::halve_queue;
+use crate::limits::cost;
+use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
+use crate::packet;
+use crate::session::{Session, Will};
+use std::collections::VecDeque;
+
+/// Messages that are to be routed and have no publisher who could be made to wait.
+#[derive(Default)]
+pub(super) struct Wills {
+    /// In the order in which they became due. Messages of `$SYS` that found no room wait here, too.
+    queue: VecDeque<Message>,
+    /// While the broker stops: the next connection whose client's will is to be sent.
+    last: Option<u32>,
+}
+
+impl Wills {
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Bytes of the messages that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.queue.iter().map(Message::size).sum()
+    }
+
+    /// The wills of all clients that are connected are to be sent: see [`Shard::run_last_wills`].
+    pub(super) fn begin_last(&mut self) {
+        self.last = Some(0);
+    }
+
+    /// True while there may be connected clients whose wills are to be sent.
+    pub(super) fn has_last(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// Gives half of the queue's room back, as far as nothing is in it.
+    pub(super) fn shrink(&mut self) {
+        halve_queue(&mut self.queue);
+    }
+}
+
+impl Shard {
+    /// The will that a CONNECT carries, for the session at `index`.
+    pub(super) fn make_will(
+        &mut self,
+        index: u32,
+        will: &packet::Will<'_>,
+        mountpoint: &str,
+    ) -> Box<Will> {
+        let mut properties = Vec::new();
+        will.properties.write_forwardable(&mut properties);
+        let topic = format!("{mountpoint}{}", will.topic);
+        let message = MessageRef {
+            topic: &topic,
+            properties: &properties,
+            payload: will.payload,
+            qos: will.qos,
+            retain: will.retain,
+            expires: None,
+            publisher: self.publisher(index),
+        };
+        Box::new(Will {
+            message: Message::new(&message, &mut self.scratch),
+            delay: will.delay,
+            message_expiry: will.properties.message_expiry,
+            due: None,
+        })
+    }
+
+    /// The connection of a client ended for `cause`: its will is sent, waits for its delay, or is
+    /// deleted.
+    pub(super) fn leave_will(&mut self, index: u32, cause: Cause) {
+        let now = self.now;
+        let Some(mut will) = self.take_will(index, |_, _| true) else { return };
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if cause.deletes_will() {
+            return;
+        }
+        if will.delay > 0 && session.expiry > 0 && !Mutant::WillDelayIgnored.is_on() {
+            // [MQTT-3.1.3-9] and section 3.1.3.2.2: after the delay, unless the client is back.
+            will.due = Some(now.plus_seconds(will.delay));
+            self.tally.names += will.message.size();
+            session.will = Some(will);
+            return;
+        }
+        if Mutant::WillTwice.is_on() {
+            self.tally.names += will.message.size();
+            session.will = Some(will.clone());
+        }
+        self.send_will(*will);
+    }
+
+    /// Sends the will of an offline session if its delay is over.
+    pub(super) fn delayed_will_due(&mut self, index: u32) {
+        let now = self.now;
+        if let Some(will) = self.take_will(index, |_, will| will.due.is_some_and(|due| due <= now))
+        {
+            self.send_will(*will);
+        }
+    }
+
+    /// Takes the will out of a session if it has one that is `wanted`.
+    pub(super) fn take_will(
+        &mut self,
+        index: u32,
+        wanted: impl FnOnce(&Session, &Will) -> bool,
+    ) -> Option<Box<Will>> {
+        let session = self.sessions.get_mut(index)?;
+        let will = session.will.as_ref()?;
+        if !wanted(session, will) {
+            return None;
+        }
+        let will = session.will.take()?;
+        self.tally.names -= will.message.size();
+        Some(will)
+    }
+
+    /// A will is due: it is to be routed when there is room.
+    pub(super) fn send_will(&mut self, will: Will) {
+        let message = match self.expires(will.message_expiry) {
+            None => will.message,
+            expires => {
+                let view = MessageRef { expires, ..will.message.view() };
+                Message::new(&view, &mut self.scratch)
+            }
+        };
+        self.queue_will(message);
+    }
+
+    /// A will, or a message of the broker itself, is to be routed when there is room.
+    pub(super) fn queue_will(&mut self, message: Message) {
+        self.tally.names += message.size();
+        self.wills.queue.push_back(message);
+    }
+
+    /// Routes wills that are due, as far as mailboxes have room, until the step's work comes to
+    /// `limit`; true when more can be at once.
+    pub(super) fn publish_wills(&mut self, limit: u32) -> bool {
+        while !self.is_spent(limit) {
+            if self.fanouts.is_full() {
+                return false; // they are going on, and so are the wills then
+            }
+            let Some(message) = self.wills.queue.front().cloned() else { return false };
+            let view = message.view();
+            self.meter.charge(cost::PACKET + cost::bytes(message.size()));
+            if !self.try_publish(&view, Some(&message)) {
+                return false;
+            }
+            self.counters.wills_sent += 1;
+            if let Some(message) = self.wills.queue.pop_front() {
+                self.tally.names -= message.size();
+            }
+        }
+        !self.wills.is_empty()
+    }
+
+    /// While the broker stops: [MQTT-3.1.2-8] wants wills sent when the connection closes without
+    /// DISCONNECT; those with a delay end with the process, as section 3.1.2.5 allows for a server's
+    /// shutdown. Goes on until the step's work comes to `limit`.
+    pub(super) fn run_last_wills(&mut self, limit: u32) {
+        let Some(mut at) = self.wills.last.take() else { return };
+        while at < self.connections.bound() {
+            if self.is_spent(limit) {
+                self.wills.last = Some(at);
+                return;
+            }
+            self.meter.charge(cost::VISIT);
+            let undelayed = |session: &Session, will: &Will| will.delay == 0 || session.expiry == 0;
+            if let Some(Stage::Open(index)) = self.connections.get(at).map(|c| c.stage)
+                && let Some(will) = self.take_will(index, undelayed)
+            {
+                self.meter.charge(cost::DELIVERY);
+                self.send_will(*will);
+            }
+            at += 1;
+        }
+    }
+}
