@@ -101,7 +101,7 @@ impl Shard {
             staged: self.outbox.staged(),
             waiting_for_mail: self.parked.mail_waiters(),
             behind: self.intake.waiting(),
-            parked: [waited_for, parked, self.parting.len()],
+            parked: [waited_for, parked, self.endings.parting()],
             remembered: self.parked.pace.remembered(),
             idle_flows: self.idle_flows.len(),
             timers: self.wheel.len(),

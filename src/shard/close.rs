@@ -1,26 +1,16 @@
-//! How connections and sessions end: causes, last packets, wills, expiry.
+//! How connections end: causes and last packets.
 
-use super::connection::{Connection, Parting, Stage};
+use super::connection::Stage;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::cost;
-use crate::mesh::mail::Over;
 use crate::mutant::Mutant;
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
-use crate::session::{NEVER, Session};
-use crate::time::Instant;
 
 /// Milliseconds a closing connection has to take its last packets.
 pub(super) const LAST_WORDS: u64 = 5000;
 /// Bytes of a CONNACK or DISCONNECT besides the text of its reason string, at most.
 pub(super) const LONGEST_HEAD: usize = 12;
-/// Connections ended per step because their peers are gone: less than a millisecond's work.
-const PARTINGS: usize = 64;
-
-/// Expired messages taken out of one offline session's queue per turn, and when the step has no
-/// work to spare.
-const EXPIRED: u32 = 256;
-const FEW_EXPIRED: u32 = 8;
 
 /// Why a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,59 +129,6 @@ impl Shard {
         }
     }
 
-    /// The peer is gone (`broken`), or will send nothing more: the connection's end is queued. When
-    /// a crowd drops at once, what others send is not kept waiting for all those ends.
-    pub(super) fn part(&mut self, socket: SocketId, broken: bool) {
-        let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        match connection.stage {
-            Stage::Entry | Stage::Refused(_) | Stage::HandingOver | Stage::Open(_) => {
-                if broken || connection.parting == Parting::No {
-                    connection.parting = if broken { Parting::Broken } else { Parting::Ended };
-                }
-                self.parting.push_back(socket);
-            }
-            Stage::Closing if broken => self.broken(socket),
-            Stage::Closing | Stage::Closed => {}
-        }
-    }
-
-    /// Ends connections whose peers are gone, until the step's work comes to `limit`; true when
-    /// some are left.
-    pub(super) fn run_parting(&mut self, limit: u32) -> bool {
-        for _ in 0..PARTINGS {
-            if self.is_spent(limit) {
-                break;
-            }
-            let Some(socket) = self.parting.pop_front() else { break };
-            // The socket may have been closed meanwhile, and another connection have its number.
-            let Some(connection) = self.connections.get(socket.0) else { continue };
-            let broken = match connection.parting {
-                Parting::No => continue,
-                Parting::Ended => false,
-                Parting::Broken => true,
-            };
-            if connection.stage == Stage::HandingOver {
-                self.depart_parted(socket);
-                continue;
-            }
-            // What it sent before and is held back still counts: a publisher may write and close.
-            if !broken && connection.input.is_some() && connection.holds.is_free() {
-                self.process_held(socket);
-            }
-            // `go_on` puts it here again.
-            let held = |c: &Connection| c.input.is_some() && !c.holds.is_free();
-            let open = |c: &Connection| matches!(c.stage, Stage::Open(_));
-            if !broken && self.connections.get(socket.0).is_some_and(|c| open(c) && held(c)) {
-                continue;
-            }
-            self.disconnect(socket, if broken { Cause::Broken } else { Cause::EndOfStream });
-        }
-        if self.parting.is_empty() {
-            self.parting.shrink_to(64);
-        }
-        !self.parting.is_empty()
-    }
-
     /// Ends a connection that cannot carry anything more, even if it is closing already.
     pub(super) fn broken(&mut self, socket: SocketId) {
         match self.connections.get(socket.0).map(|connection| connection.stage) {
@@ -232,130 +169,6 @@ impl Shard {
         }
     }
 
-    /// The session loses its connection.
-    fn detach(&mut self, index: u32, cause: Cause) {
-        let now = self.now;
-        self.joining.remove(&index);
-        self.tasks.connection_ended(index);
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        session.socket = None;
-        let Session { flow, subscriptions, .. } = session;
-        if let Some(flow) = flow {
-            flow.crowded = None;
-            // Retained messages that a SUBSCRIBE is owed are owed to the session
-            // [MQTT-3.8.4-4]; the next connection goes on with them. At QoS 0, too: only what is on
-            // its way now is dropped, as all QoS 0 for a client that is away.
-            flow.inherit_replays(|filter| {
-                subscriptions.position(filter).is_some() && !Mutant::ReplayNotInherited.is_on()
-            });
-        }
-        // Only now: what the publishers go on with must not find this client crowded again.
-        self.unpark_waiters(index, Over::CaughtUp);
-        self.leave_will(index, cause);
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        let expiry = session.expiry;
-        if expiry == 0 {
-            self.end_session(index);
-            return;
-        }
-        let never = expiry == NEVER || Mutant::SessionNeverExpires.is_on();
-        let part = if Mutant::SessionExpiresEarly.is_on() { 2 } else { 1 };
-        session.ends = if never { Instant::END } else { now.plus_seconds(expiry / part) };
-        if session.flow.as_ref().is_some_and(|flow| flow.is_idle())
-            && let Some(flow) = session.flow.take()
-        {
-            self.tally.forget_idle(&flow);
-        }
-        let Some(session) = self.sessions.get(index) else { return };
-        let next = session.next_due();
-        self.counters.sessions_persistent += 1;
-        if let Some(next) = next {
-            self.arm_session(index, next);
-        }
-        self.tell_presence(index, false);
-    }
-
-    /// Another connection claims the ClientId [MQTT-3.1.4-3].
-    pub(super) fn take_over(&mut self, index: u32) {
-        if Mutant::TakeoverKeepsOld.is_on() {
-            return;
-        }
-        if Mutant::PendingLostOnTakeover.is_on()
-            && let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.take())
-        {
-            self.forget_flow(&flow);
-        }
-        if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
-            self.disconnect(socket, Cause::TakenOver);
-        }
-    }
-
-    /// Ends an offline session: its subscriptions, queues and name go; a waiting will is sent now.
-    pub(super) fn end_session(&mut self, index: u32) {
-        let reference = self.session_ref(index);
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        debug_assert!(session.socket.is_none());
-        self.meter.charge(cost::SESSION);
-        let hash = session.key.0.get();
-        let flow = session.flow.take();
-        let will = self.take_will(index, |_, _| true);
-        self.names.remove(hash, index);
-        if let Some(flow) = flow {
-            self.return_flow(reference, *flow);
-        }
-        self.counters.sessions -= 1;
-        self.joining.remove(&index);
-        self.end_subscriptions(index);
-        if let Some(will) = will {
-            self.send_will(*will);
-        }
-    }
-
-    /// An offline session's time: the will's delay or the session itself may be over.
-    pub(super) fn session_due(&mut self, index: u32) {
-        let now = self.now;
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        if session.socket.is_some() || session.is_ending() {
-            return;
-        }
-        if session.ends <= now {
-            self.counters.sessions_persistent -= 1;
-            self.counters.sessions_expired += 1;
-            self.end_session(index);
-            return;
-        }
-        self.delayed_will_due(index);
-        self.sweep_expired(index);
-        if let Some(next) = self.sessions.get(index).and_then(Session::next_due) {
-            self.arm_session(index, next);
-        }
-    }
-
-    /// Takes a share of the expired messages out of an offline session's queue; what is left has
-    /// its turn at the next tick.
-    fn sweep_expired(&mut self, index: u32) {
-        let now = self.now;
-        // Some in any case, or a shard that is always busy would never get on.
-        let most =
-            if self.meter.work() < self.settings.budget.step { EXPIRED } else { FEW_EXPIRED };
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        if session.expiry_due().is_none_or(|due| due > now) {
-            return;
-        }
-        let Some(flow) = &mut session.flow else { return };
-        let before = flow.pending.bytes();
-        let dropped = flow.pending.expire(now, most);
-        self.meter.charge(cost::DELIVERY * dropped);
-        self.counters.pending_messages -= u64::from(dropped);
-        self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
-        self.counters.dropped_expired += u64::from(dropped);
-        if flow.is_idle()
-            && let Some(flow) = session.flow.take()
-        {
-            self.tally.forget_idle(&flow);
-        }
-    }
-
     /// The driver has closed the socket: nothing of the connection is left.
     pub(super) fn forget(&mut self, socket: SocketId) {
         if Mutant::SlotLeaked.is_on() {
@@ -365,13 +178,6 @@ impl Shard {
         self.parked.forget(socket, connection.holds);
         if let Some(output) = connection.output {
             self.pool.put_output(output);
-        }
-    }
-
-    /// Ends what this step decided to end while it could not.
-    pub(super) fn run_closing(&mut self) {
-        while let Some((socket, cause)) = self.closing.pop() {
-            self.disconnect(socket, cause);
         }
     }
 }

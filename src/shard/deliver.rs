@@ -97,7 +97,7 @@ impl Shard {
         let mut encoded = Ok(());
         self.write(socket, |out| encoded = encode(out));
         if encoded.is_err() {
-            self.closing.push((socket, super::close::Cause::Violation(NO_ENCODING)));
+            self.endings.close_later(socket, super::close::Cause::Violation(NO_ENCODING));
         }
     }
 
@@ -333,7 +333,7 @@ impl Shard {
                 *dropped += 1;
                 debug_assert!(bounds.on_full == OnFull::Disconnect);
                 if let Some(socket) = socket.filter(|_| !Mutant::FullQueueTolerated.is_on()) {
-                    self.closing.push((socket, super::close::Cause::QueueFull));
+                    self.endings.close_later(socket, super::close::Cause::QueueFull);
                 }
             }
         }

@@ -17,6 +17,7 @@ mod connect;
 pub mod connection;
 mod deliver;
 mod encode;
+mod endings;
 mod entry;
 mod fanout;
 mod groups;
@@ -30,6 +31,7 @@ mod membership;
 pub mod memory;
 mod meter;
 mod names;
+mod offline;
 mod outbox;
 pub mod output;
 mod pace;
@@ -74,6 +76,7 @@ use crate::topic::{Index, Retained};
 use arrivals::Arrivals;
 use close::Cause;
 use connection::{Connection, Stage};
+use endings::Endings;
 use groups::Groups;
 use hand_over::Departures;
 use hashbrown::HashMap;
@@ -144,8 +147,7 @@ pub struct Shard {
     /// What the driver is to do, in order; drained after each step.
     pub actions: Vec<Action>,
     dirty: Vec<SocketId>,
-    closing: Vec<(SocketId, Cause)>,
-    parting: VecDeque<SocketId>,
+    endings: Endings,
     parked: Parked,
     arrivals: Arrivals,
     fanouts: fanout::Fanouts,
@@ -212,8 +214,7 @@ impl Shard {
             outbox: Outbox::new(id, usize::from(shards)),
             actions: Vec::new(),
             dirty: Vec::new(),
-            closing: Vec::new(),
-            parting: VecDeque::new(),
+            endings: Endings::default(),
             parked: Parked::default(),
             arrivals: Arrivals::default(),
             fanouts: fanout::Fanouts::default(),
@@ -446,8 +447,7 @@ impl Shard {
             | self.tasks.len()
             | self.wills.len()
             | self.replays.len()
-            | self.parting.len()
-            | self.closing.len()
+            | self.endings.len()
             | self.idle_flows_due
             | self.returns.len()
             | self.parked.len();

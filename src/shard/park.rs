@@ -154,7 +154,7 @@ impl Shard {
             self.actions.push(Action::Resume(socket));
         }
         if open && connection.holds.is_free() && connection.parting != Parting::No {
-            self.parting.push_back(socket);
+            self.endings.part_later(socket);
         }
     }
 

@@ -39,7 +39,7 @@ impl Shard {
         self.fan.shrink();
         halve(&mut self.actions);
         halve(&mut self.dirty);
-        halve(&mut self.closing);
+        self.endings.shrink();
         halve(&mut self.due);
         halve(&mut self.scratch);
         self.wills.shrink();

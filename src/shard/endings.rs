@@ -1,0 +1,117 @@
+//! Connections whose end is queued: what came up while they could not be ended, and crowds whose
+//! peers are gone.
+
+use super::Shard;
+use super::close::Cause;
+use super::connection::{Connection, Parting, Stage};
+use super::spare::halve;
+use crate::ids::SocketId;
+use std::collections::VecDeque;
+
+/// Connections ended per step because their peers are gone: less than a millisecond's work.
+const PARTINGS: usize = 64;
+/// Places that the queue of those keeps while it is empty.
+const KEPT: usize = 64;
+
+/// The connections that are to end.
+#[derive(Default)]
+pub(super) struct Endings {
+    /// Ended in this step by the broker, once what goes on with them is done.
+    closing: Vec<(SocketId, Cause)>,
+    /// The peer is gone, or will send nothing more; [`super::connection::Connection`] says which.
+    parting: VecDeque<SocketId>,
+}
+
+impl Endings {
+    /// Ends a connection for `cause` at the end of this step.
+    pub(super) fn close_later(&mut self, socket: SocketId, cause: Cause) {
+        self.closing.push((socket, cause));
+    }
+
+    /// Ends a connection whose peer is gone when its turn comes: in this step or a later one.
+    pub(super) fn part_later(&mut self, socket: SocketId) {
+        self.parting.push_back(socket);
+    }
+
+    /// Connections that are to end.
+    pub(super) fn len(&self) -> usize {
+        self.closing.len() + self.parting.len()
+    }
+
+    /// Connections whose peers are gone.
+    pub(super) fn parting(&self) -> usize {
+        self.parting.len()
+    }
+
+    fn next_parting(&mut self) -> Option<SocketId> {
+        let next = self.parting.pop_front();
+        if self.parting.is_empty() {
+            self.parting.shrink_to(KEPT);
+        }
+        next
+    }
+
+    /// Gives half of the room of the list that is used up in every step back.
+    pub(super) fn shrink(&mut self) {
+        halve(&mut self.closing);
+    }
+}
+
+impl Shard {
+    /// The peer is gone (`broken`), or will send nothing more: the connection's end is queued. When
+    /// a crowd drops at once, what others send is not kept waiting for all those ends.
+    pub(super) fn part(&mut self, socket: SocketId, broken: bool) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        match connection.stage {
+            Stage::Entry | Stage::Refused(_) | Stage::HandingOver | Stage::Open(_) => {
+                if broken || connection.parting == Parting::No {
+                    connection.parting = if broken { Parting::Broken } else { Parting::Ended };
+                }
+                self.endings.part_later(socket);
+            }
+            Stage::Closing if broken => self.broken(socket),
+            Stage::Closing | Stage::Closed => {}
+        }
+    }
+
+    /// Ends connections whose peers are gone, until the step's work comes to `limit`; true when
+    /// some are left.
+    pub(super) fn run_parting(&mut self, limit: u32) -> bool {
+        for _ in 0..PARTINGS {
+            if self.is_spent(limit) {
+                break;
+            }
+            let Some(socket) = self.endings.next_parting() else { break };
+            // The socket may have been closed meanwhile, and another connection have its number.
+            let Some(connection) = self.connections.get(socket.0) else { continue };
+            let broken = match connection.parting {
+                Parting::No => continue,
+                Parting::Ended => false,
+                Parting::Broken => true,
+            };
+            if connection.stage == Stage::HandingOver {
+                self.depart_parted(socket);
+                continue;
+            }
+            // What it sent before and is held back still counts: a publisher may write and close.
+            if !broken && connection.input.is_some() && connection.holds.is_free() {
+                self.process_held(socket);
+            }
+            // `go_on` puts it here again.
+            let held = |c: &Connection| c.input.is_some() && !c.holds.is_free();
+            let open = |c: &Connection| matches!(c.stage, Stage::Open(_));
+            if !broken && self.connections.get(socket.0).is_some_and(|c| open(c) && held(c)) {
+                continue;
+            }
+            self.disconnect(socket, if broken { Cause::Broken } else { Cause::EndOfStream });
+        }
+        self.endings.parting() > 0
+    }
+
+    /// Ends what this step decided to end while it could not.
+    pub(super) fn run_closing(&mut self) {
+        while let Some((socket, cause)) = self.endings.closing.pop() {
+            self.disconnect(socket, cause);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Sessions without a connection: how they lose it, and how they end.
+
+use super::Shard;
+use super::close::Cause;
+use crate::limits::cost;
+use crate::mesh::mail::Over;
+use crate::mutant::Mutant;
+use crate::session::{NEVER, Session};
+use crate::time::Instant;
+
+/// Expired messages taken out of one offline session's queue per turn, and when the step has no
+/// work to spare.
+const EXPIRED: u32 = 256;
+const FEW_EXPIRED: u32 = 8;
+
+impl Shard {
+    /// The session loses its connection.
+    pub(super) fn detach(&mut self, index: u32, cause: Cause) {
+        let now = self.now;
+        self.joining.remove(&index);
+        self.tasks.connection_ended(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        session.socket = None;
+        let Session { flow, subscriptions, .. } = session;
+        if let Some(flow) = flow {
+            flow.crowded = None;
+            // Retained messages that a SUBSCRIBE is owed are owed to the session
+            // [MQTT-3.8.4-4]; the next connection goes on with them. At QoS 0, too: only what is on
+            // its way now is dropped, as all QoS 0 for a client that is away.
+            flow.inherit_replays(|filter| {
+                subscriptions.position(filter).is_some() && !Mutant::ReplayNotInherited.is_on()
+            });
+        }
+        // Only now: what the publishers go on with must not find this client crowded again.
+        self.unpark_waiters(index, Over::CaughtUp);
+        self.leave_will(index, cause);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let expiry = session.expiry;
+        if expiry == 0 {
+            self.end_session(index);
+            return;
+        }
+        let never = expiry == NEVER || Mutant::SessionNeverExpires.is_on();
+        let part = if Mutant::SessionExpiresEarly.is_on() { 2 } else { 1 };
+        session.ends = if never { Instant::END } else { now.plus_seconds(expiry / part) };
+        if session.flow.as_ref().is_some_and(|flow| flow.is_idle())
+            && let Some(flow) = session.flow.take()
+        {
+            self.tally.forget_idle(&flow);
+        }
+        let Some(session) = self.sessions.get(index) else { return };
+        let next = session.next_due();
+        self.counters.sessions_persistent += 1;
+        if let Some(next) = next {
+            self.arm_session(index, next);
+        }
+        self.tell_presence(index, false);
+    }
+
+    /// Another connection claims the ClientId [MQTT-3.1.4-3].
+    pub(super) fn take_over(&mut self, index: u32) {
+        if Mutant::TakeoverKeepsOld.is_on() {
+            return;
+        }
+        if Mutant::PendingLostOnTakeover.is_on()
+            && let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.take())
+        {
+            self.forget_flow(&flow);
+        }
+        if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
+            self.disconnect(socket, Cause::TakenOver);
+        }
+    }
+
+    /// Ends an offline session: its subscriptions, queues and name go; a waiting will is sent now.
+    pub(super) fn end_session(&mut self, index: u32) {
+        let reference = self.session_ref(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        debug_assert!(session.socket.is_none());
+        self.meter.charge(cost::SESSION);
+        let hash = session.key.0.get();
+        let flow = session.flow.take();
+        let will = self.take_will(index, |_, _| true);
+        self.names.remove(hash, index);
+        if let Some(flow) = flow {
+            self.return_flow(reference, *flow);
+        }
+        self.counters.sessions -= 1;
+        self.joining.remove(&index);
+        self.end_subscriptions(index);
+        if let Some(will) = will {
+            self.send_will(*will);
+        }
+    }
+
+    /// An offline session's time: the will's delay or the session itself may be over.
+    pub(super) fn session_due(&mut self, index: u32) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.socket.is_some() || session.is_ending() {
+            return;
+        }
+        if session.ends <= now {
+            self.counters.sessions_persistent -= 1;
+            self.counters.sessions_expired += 1;
+            self.end_session(index);
+            return;
+        }
+        self.delayed_will_due(index);
+        self.sweep_expired(index);
+        if let Some(next) = self.sessions.get(index).and_then(Session::next_due) {
+            self.arm_session(index, next);
+        }
+    }
+
+    /// Takes a share of the expired messages out of an offline session's queue; what is left has
+    /// its turn at the next tick.
+    fn sweep_expired(&mut self, index: u32) {
+        let now = self.now;
+        // Some in any case, or a shard that is always busy would never get on.
+        let most =
+            if self.meter.work() < self.settings.budget.step { EXPIRED } else { FEW_EXPIRED };
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.expiry_due().is_none_or(|due| due > now) {
+            return;
+        }
+        let Some(flow) = &mut session.flow else { return };
+        let before = flow.pending.bytes();
+        let dropped = flow.pending.expire(now, most);
+        self.meter.charge(cost::DELIVERY * dropped);
+        self.counters.pending_messages -= u64::from(dropped);
+        self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
+        self.counters.dropped_expired += u64::from(dropped);
+        if flow.is_idle()
+            && let Some(flow) = session.flow.take()
+        {
+            self.tally.forget_idle(&flow);
+        }
+    }
+}
