@@ -20,7 +20,7 @@ impl Shard {
             self.deny_entry(socket, listener, peer, denial);
             return;
         }
-        let connection = Connection::new(listener, peer, self.now, self.reloads);
+        let connection = Connection::new(listener, peer, self.now, self.promises.reloads());
         self.connections.insert(socket.0, connection);
         self.arm_connection(socket, self.now.plus_millis(self.settings.connect_timeout));
         self.actions.push(Action::ReceiveOnce(socket));
@@ -182,7 +182,8 @@ impl Shard {
     /// The socket of a client whose mail has come too: from now on it is this shard's.
     pub(super) fn welcome(&mut self, socket: SocketId, arriving: Arriving) {
         self.counters.handovers_in += 1;
-        let connection = Connection::new(arriving.listener, arriving.peer, self.now, self.reloads);
+        let connection =
+            Connection::new(arriving.listener, arriving.peer, self.now, self.promises.reloads());
         self.connections.insert(socket.0, connection);
         // Nothing waits for this, but the keep-alive's entry on the wheel is then made only for a
         // connection that lasts this long.

@@ -37,6 +37,7 @@ pub mod output;
 mod pace;
 mod park;
 mod placement;
+mod promises;
 mod publish;
 mod pump;
 mod receive;
@@ -59,7 +60,6 @@ mod wills;
 pub use audit::{Audit, Subscribed};
 pub use outbox::Outbox;
 pub use placement::home_of;
-use settings::Promised;
 pub use settings::Settings;
 pub use spare::Footprint;
 
@@ -86,6 +86,7 @@ use mail::Intake;
 use meter::Meter;
 use output::{Outgoing, Pool};
 use park::Parked;
+use promises::{Promised, Promises};
 use returns::Returns;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -175,9 +176,7 @@ pub struct Shard {
     refused_waiting: usize,
     assigned: u64,
     draining: bool,
-    /// How often the settings changed, and the widest of what clients were told before.
-    reloads: u8,
-    promised: Option<Promised>,
+    promises: Promises,
 }
 
 impl Shard {
@@ -239,8 +238,7 @@ impl Shard {
             refused_waiting: 0,
             assigned: 0,
             draining: false,
-            reloads: 0,
-            promised: None,
+            promises: Promises::default(),
             shared,
         };
         shard.arm_housekeeping();
@@ -317,22 +315,17 @@ impl Shard {
 
     /// New settings; connections and sessions that exist keep what was agreed with them.
     pub fn reload(&mut self, settings: Arc<Settings>) {
-        let before = Promised::of(&self.settings);
-        self.promised = Some(self.promised.map_or(before, |promised| promised.widest(before)));
-        self.reloads = self.reloads.wrapping_add(1);
+        self.promises.change(&self.settings);
         self.settings = settings;
         self.set_memory_limit();
         self.arm_housekeeping();
     }
 
-    /// What the client was told that it may send. Who came before a reload may go on as it was.
+    /// What the client was told that it may send.
     #[inline]
     fn promised(&self, socket: SocketId) -> Promised {
-        let earlier = |promised: &Promised| {
-            let connection = self.connections.get(socket.0)?;
-            (connection.reloads != self.reloads).then_some(*promised)
-        };
-        self.promised.as_ref().and_then(earlier).unwrap_or_else(|| Promised::of(&self.settings))
+        let reloads = || Some(self.connections.get(socket.0)?.reloads);
+        self.promises.to(reloads, &self.settings)
     }
 
     /// The driver accepted a connection.

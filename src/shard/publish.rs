@@ -3,8 +3,8 @@
 use super::Shard;
 use super::connection::Holds;
 use super::memory::Pressure;
+use super::promises::Promised;
 use super::receive::Flow;
-use super::settings::Promised;
 use crate::ids::{ShardSet, SocketId};
 use crate::limits::MAX_TOPIC_LENGTH;
 use crate::message::{MessageRef, expiry};

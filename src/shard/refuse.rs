@@ -74,7 +74,7 @@ impl Shard {
             return;
         }
         self.refused_waiting += 1;
-        let mut connection = Connection::new(listener, peer, self.now, self.reloads);
+        let mut connection = Connection::new(listener, peer, self.now, self.promises.reloads());
         connection.stage = Stage::Refused(denial);
         self.connections.insert(socket.0, connection);
         let patience = REFUSED_MILLIS.min(self.settings.connect_timeout);

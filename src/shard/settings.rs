@@ -89,40 +89,6 @@ pub struct Settings {
     pub budget: Budget,
 }
 
-/// What CONNACK tells a client that it may send.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Promised {
-    pub max_packet_size: u32,
-    pub max_topic_alias: u16,
-    pub receive_maximum: u16,
-    pub max_qos: u8,
-    pub retain: bool,
-}
-
-impl Promised {
-    #[inline]
-    pub(super) fn of(settings: &Settings) -> Self {
-        Promised {
-            max_packet_size: settings.max_packet_size,
-            max_topic_alias: settings.max_topic_alias,
-            receive_maximum: settings.receive_maximum,
-            max_qos: settings.max_qos,
-            retain: settings.retain,
-        }
-    }
-
-    /// All that either allows.
-    pub(super) fn widest(self, other: Promised) -> Self {
-        Promised {
-            max_packet_size: self.max_packet_size.max(other.max_packet_size),
-            max_topic_alias: self.max_topic_alias.max(other.max_topic_alias),
-            receive_maximum: self.receive_maximum.max(other.receive_maximum),
-            max_qos: self.max_qos.max(other.max_qos),
-            retain: self.retain || other.retain,
-        }
-    }
-}
-
 impl Settings {
     /// With `auto` bytes where `limits.memory` is auto; `None` when that is not known.
     pub fn with_memory(self, config: &Config, auto: Option<u64>) -> Self {

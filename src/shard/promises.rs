@@ -1,0 +1,104 @@
+//! What clients were told that they may send. Who came before a reload may go on as it was.
+
+use super::settings::Settings;
+
+/// What CONNACK tells a client that it may send.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Promised {
+    pub max_packet_size: u32,
+    pub max_topic_alias: u16,
+    pub receive_maximum: u16,
+    pub max_qos: u8,
+    pub retain: bool,
+}
+
+impl Promised {
+    #[inline]
+    pub(super) fn of(settings: &Settings) -> Self {
+        Promised {
+            max_packet_size: settings.max_packet_size,
+            max_topic_alias: settings.max_topic_alias,
+            receive_maximum: settings.receive_maximum,
+            max_qos: settings.max_qos,
+            retain: settings.retain,
+        }
+    }
+
+    /// All that either allows.
+    pub(super) fn widest(self, other: Promised) -> Self {
+        Promised {
+            max_packet_size: self.max_packet_size.max(other.max_packet_size),
+            max_topic_alias: self.max_topic_alias.max(other.max_topic_alias),
+            receive_maximum: self.receive_maximum.max(other.receive_maximum),
+            max_qos: self.max_qos.max(other.max_qos),
+            retain: self.retain || other.retain,
+        }
+    }
+}
+
+/// What clients that came before a reload were told.
+#[derive(Default)]
+pub(super) struct Promises {
+    /// How often the settings changed; wraps.
+    reloads: u8,
+    /// The widest of what clients were told before the last change; `None` before the first.
+    earlier: Option<Promised>,
+}
+
+impl Promises {
+    /// How often the settings changed, which a connection remembers; wraps.
+    #[inline]
+    pub(super) fn reloads(&self) -> u8 {
+        self.reloads
+    }
+
+    /// The settings change; `before` are those that have been in force.
+    pub(super) fn change(&mut self, before: &Settings) {
+        let before = Promised::of(before);
+        self.earlier = Some(self.earlier.map_or(before, |earlier| earlier.widest(before)));
+        self.reloads = self.reloads.wrapping_add(1);
+    }
+
+    /// What a client was told whose connection came when the settings had changed `reloads` times,
+    /// or of which nothing is known; `settings` are those in force.
+    #[inline]
+    pub(super) fn to(&self, reloads: impl FnOnce() -> Option<u8>, settings: &Settings) -> Promised {
+        let earlier = |promised: &Promised| (reloads()? != self.reloads).then_some(*promised);
+        self.earlier.as_ref().and_then(earlier).unwrap_or_else(|| Promised::of(settings))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn settings(max_packet_size: u32, max_qos: u8) -> Settings {
+        Settings { max_packet_size, max_qos, ..Settings::new(&Config::default()) }
+    }
+
+    #[test]
+    fn who_came_before_a_reload_keeps_the_widest_of_what_was_said() {
+        let mut promises = Promises::default();
+        let settings = [settings(1000, 2), settings(5000, 0), settings(10, 1)];
+        assert_eq!(promises.to(|| Some(0), &settings[0]).max_packet_size, 1000);
+        promises.change(&settings[0]);
+        let told = promises.to(|| Some(0), &settings[1]);
+        assert_eq!((told.max_packet_size, told.max_qos), (1000, 2));
+        promises.change(&settings[1]);
+        let told = promises.to(|| Some(0), &settings[2]);
+        assert_eq!((told.max_packet_size, told.max_qos), (5000, 2));
+        assert_eq!(promises.reloads(), 2);
+    }
+
+    #[test]
+    fn who_came_after_the_last_reload_is_held_to_what_is_in_force() {
+        let mut promises = Promises::default();
+        let (before, after) = (settings(1000, 2), settings(10, 1));
+        promises.change(&before);
+        for reloads in [Some(1), None] {
+            let told = promises.to(|| reloads, &after);
+            assert_eq!((told.max_packet_size, told.max_qos), (10, 1));
+        }
+    }
+}
