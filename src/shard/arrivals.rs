@@ -5,7 +5,7 @@
 //! Only when a kernel short of memory loses completions does one of them stay alone: for as long as
 //! a client may take to connect, not longer.
 
-use super::timers::HOUSEKEEPING;
+use super::upkeep::ROUND;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::cost;
@@ -20,7 +20,7 @@ const LOST: usize = 64;
 pub(super) struct Arrivals {
     mail: HashMap<u64, (u64, Box<Arriving>)>,
     sockets: HashMap<u64, (u64, SocketId)>,
-    /// Rounds of housekeeping so far. Not the time: when the process was stopped, that has passed
+    /// Rounds of upkeep so far. Not the time: when the process was stopped, that has passed
     /// while nobody could come.
     round: u64,
 }
@@ -60,10 +60,10 @@ impl Shard {
     }
 
     /// Takes leave of those whose other half has not come in `mqtt.connect_timeout`: the socket is
-    /// closed, the client is not counted any more. To be called in each round of housekeeping.
+    /// closed, the client is not counted any more. To be called in each round of upkeep.
     pub(super) fn give_up_lost(&mut self) {
         self.arrivals.round += 1;
-        let allowed = self.settings.connect_timeout.div_ceil(HOUSEKEEPING);
+        let allowed = self.settings.connect_timeout.div_ceil(ROUND);
         let round = self.arrivals.round;
         let over = |since: u64| round - since > allowed;
         let sockets = self.arrivals.sockets.extract_if(|_, (since, _)| over(*since));

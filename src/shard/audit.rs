@@ -103,7 +103,7 @@ impl Shard {
             behind: self.intake.waiting(),
             parked: [waited_for, parked, self.endings.parting()],
             remembered: self.parked.pace.remembered(),
-            idle_flows: self.idle_flows.len(),
+            idle_flows: self.upkeep.flows(),
             timers: self.wheel.len(),
             ..Audit::default()
         };

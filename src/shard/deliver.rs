@@ -363,7 +363,7 @@ impl Shard {
         self.tally.flows += usize::from(session.flow.is_none());
         let flow = session.flow();
         if !std::mem::replace(&mut flow.listed, true) {
-            self.idle_flows.push_back((self.now, self.session_ref(index)));
+            self.upkeep.list_flow(self.now, self.session_ref(index));
         }
     }
 

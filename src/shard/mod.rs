@@ -55,6 +55,7 @@ mod subscribe;
 mod sys;
 mod task;
 mod timers;
+mod upkeep;
 mod wills;
 
 pub use audit::{Audit, Subscribed};
@@ -93,6 +94,7 @@ use std::sync::Arc;
 use subscribe::Joining;
 use sys::Sys;
 use timers::Timer;
+use upkeep::Upkeep;
 use wills::Wills;
 
 /// What the driver is to do for the shard.
@@ -158,9 +160,7 @@ pub struct Shard {
     replays: VecDeque<SessionRef>,
     meter: Meter,
     intake: Intake,
-    idle_flows: VecDeque<(Instant, SessionRef)>,
-    /// Of these, how many this round of housekeeping is still to look at.
-    idle_flows_due: usize,
+    upkeep: Upkeep,
     due: Vec<Timer>,
     hearing: Hearing,
     scratch: Vec<u8>,
@@ -223,8 +223,7 @@ impl Shard {
             replays: VecDeque::new(),
             intake: Intake::new(usize::from(shards)),
             meter: Meter::new(now.0 * 1000),
-            idle_flows: VecDeque::new(),
-            idle_flows_due: 0,
+            upkeep: Upkeep::default(),
             due: Vec::new(),
             hearing: Hearing::new(now),
             scratch: Vec::new(),
@@ -241,7 +240,8 @@ impl Shard {
             promises: Promises::default(),
             shared,
         };
-        shard.arm_housekeeping();
+        shard.arm_upkeep();
+        shard.arm_sys();
         shard
     }
 
@@ -318,7 +318,7 @@ impl Shard {
         self.promises.change(&self.settings);
         self.settings = settings;
         self.set_memory_limit();
-        self.arm_housekeeping();
+        self.arm_sys();
     }
 
     /// What the client was told that it may send.
@@ -441,7 +441,7 @@ impl Shard {
             | self.wills.len()
             | self.replays.len()
             | self.endings.len()
-            | self.idle_flows_due
+            | self.upkeep.flows_due()
             | self.returns.len()
             | self.parked.len();
         going != 0
@@ -462,7 +462,7 @@ impl Shard {
         more |= self.in_share(Shard::run_parting);
         more |= self.in_share(Shard::run_returns);
         more |= self.in_share(Shard::run_stopping);
-        more |= self.keep_house();
+        more |= self.free_idle_flows();
         self.resume_work(self.settings.budget.step);
         more |= self.parked.has_work();
         self.run_closing();

@@ -22,7 +22,7 @@ const SLICE_BYTES: usize = 64 * 1024;
 const FEW: usize = 8;
 /// Most stored topics looked at for one slice.
 const VISITS: usize = 2048;
-/// Stored messages looked at for expiry per housekeeping.
+/// Stored messages looked at for expiry per round of upkeep.
 const SWEEP: usize = 4096;
 
 impl Shard {
@@ -97,7 +97,7 @@ impl Shard {
             return;
         }
         let now = self.now;
-        let cursor = self.sys.sweep.take();
+        let cursor = self.upkeep.retained_from.take();
         let mut expired = Vec::new();
         let next = self.retained.retain(cursor.as_deref(), SWEEP, |_, message| {
             let keep = message.view().seconds_left(now).is_ok();
@@ -110,7 +110,7 @@ impl Shard {
             self.uncount_retained(old);
         }
         if let topic::Replay::More(cursor) = next {
-            self.sys.sweep = Some(cursor);
+            self.upkeep.retained_from = Some(cursor);
         }
     }
 

@@ -1,6 +1,7 @@
 //! `$SYS`: every shard tells shard 0 its figures, shard 0 publishes the sums as retained messages.
 
 use super::Shard;
+use super::timers::Timer;
 use crate::ids::ShardId;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
@@ -10,20 +11,20 @@ use crate::telemetry::sys::{History, topics};
 use crate::time::Instant;
 use std::time::Duration;
 
+/// Milliseconds until the first update.
+const FIRST: u64 = 100;
 /// Messages that wait for a mailbox past which an update ends: it is superseded by the next.
 const BLOCKED: usize = 1024;
 
-/// What the shard keeps for its own periodic work.
+/// The figures of all shards, and when they are published.
 pub(super) struct Sys {
     shards: Vec<Counters>,
     history: History,
     updated: Instant,
+    /// The next update is armed.
     armed: bool,
+    /// There has been an update.
     begun: bool,
-    /// The next upkeep is armed.
-    housekeeping: bool,
-    /// Where the sweep of expired retained messages goes on.
-    pub(super) sweep: Option<Box<str>>,
 }
 
 impl Sys {
@@ -34,8 +35,6 @@ impl Sys {
             updated: Instant(0),
             armed: false,
             begun: false,
-            housekeeping: false,
-            sweep: None,
         }
     }
 
@@ -44,34 +43,34 @@ impl Sys {
         self.shards[usize::from(from.0)] = counters;
     }
 
-    /// True when no update is armed; then one is.
-    pub(super) fn arm(&mut self) -> bool {
-        !std::mem::replace(&mut self.armed, true)
-    }
-
-    pub(super) fn disarm(&mut self) {
-        self.armed = false;
-        self.begun = true;
-    }
-
-    /// True until the first update.
-    pub(super) fn is_new(&self) -> bool {
-        !self.begun
-    }
-
-    /// True when no upkeep is armed; then one is.
-    pub(super) fn arm_housekeeping(&mut self) -> bool {
-        !std::mem::replace(&mut self.housekeeping, true)
-    }
-
-    pub(super) fn disarm_housekeeping(&mut self) {
-        self.housekeeping = false;
+    /// How many milliseconds to wait for the next update when one is made every `interval`
+    /// milliseconds, which is then armed; `None` when one is armed already, or none is to be made.
+    fn arm(&mut self, interval: u64) -> Option<u64> {
+        if interval == 0 || self.armed {
+            return None;
+        }
+        self.armed = true;
+        Some(if self.begun { interval } else { FIRST.min(interval) })
     }
 }
 
 impl Shard {
+    /// Arms the next update unless one is armed or there are to be none.
+    pub(super) fn arm_sys(&mut self) {
+        if let Some(wait) = self.sys.arm(self.settings.sys_interval) {
+            self.wheel.insert(self.now.plus_millis(wait), Timer::Sys);
+        }
+    }
+
+    /// An update is due, and the next one armed.
+    pub(super) fn sys_due(&mut self) {
+        (self.sys.armed, self.sys.begun) = (false, true);
+        self.publish_sys();
+        self.arm_sys();
+    }
+
     /// One `$SYS` update.
-    pub(super) fn publish_sys(&mut self) {
+    fn publish_sys(&mut self) {
         let own = self.counters;
         if self.id != ShardId(0) {
             self.outbox.tell(ShardId(0), Control::Counters(Box::new(own)));
@@ -107,5 +106,22 @@ impl Shard {
                 self.queue_will(stored);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_update_comes_soon_and_each_is_armed_once() {
+        let mut sys = Sys::new(1);
+        assert_eq!(sys.arm(0), None);
+        assert_eq!(sys.arm(FIRST / 2), Some(FIRST / 2));
+        assert_eq!(sys.arm(FIRST / 2), None);
+        sys.armed = false;
+        assert_eq!(sys.arm(60_000), Some(FIRST));
+        (sys.armed, sys.begun) = (false, true);
+        assert_eq!(sys.arm(60_000), Some(60_000));
     }
 }

@@ -6,7 +6,6 @@ use super::connection::{Holds, Stage};
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::{REFUSED_MILLIS, cost};
-use crate::mutant::Mutant;
 use crate::time::{GRANULARITY_MILLIS, Instant};
 
 /// Chunks of the wheel that are swept per step: some 20 µs.
@@ -17,16 +16,8 @@ const SWEEP_REST: u64 = 1000;
 const FEW_TIMERS: usize = 4096;
 /// Timers taken from the wheel at a time; what they cause may cost as much as a session each.
 const TIMERS: usize = 8;
-/// Milliseconds between looks at idle flow state, retained expiry and spare memory.
-pub(super) const HOUSEKEEPING: u64 = 1000;
-/// Milliseconds until the first `$SYS` update.
-const FIRST_SYS: u64 = 100;
 /// Milliseconds until a client that may only be unheard is looked at again.
 pub(super) const AGAIN: u64 = 100;
-/// Milliseconds a flow state stays after its last use.
-const FLOW_IDLE: u64 = 2000;
-/// Flow states looked at per step.
-const FLOWS: usize = 1024;
 
 /// Whose turn it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +31,7 @@ pub enum Timer {
     /// The shard's own `$SYS` update.
     Sys,
     /// The shard's own upkeep.
-    Housekeeping,
+    Upkeep,
 }
 
 const _: () = assert!(size_of::<Timer>() <= 8);
@@ -64,18 +55,6 @@ impl Shard {
         }
         session.armed = deadline;
         self.wheel.insert(deadline, Timer::Session(index));
-    }
-
-    pub(super) fn arm_housekeeping(&mut self) {
-        let due = self.now.plus_millis(HOUSEKEEPING);
-        if self.sys.arm_housekeeping() {
-            self.wheel.insert(due, Timer::Housekeeping);
-        }
-        let interval = self.settings.sys_interval;
-        if interval > 0 && self.sys.arm() {
-            let wait = if self.sys.is_new() { FIRST_SYS.min(interval) } else { interval };
-            self.wheel.insert(self.now.plus_millis(wait), Timer::Sys);
-        }
     }
 
     /// Runs due timers; true when more are due.
@@ -107,17 +86,8 @@ impl Shard {
                     self.session_due(index);
                 }
                 Timer::Retry(index) => self.retry_due(index),
-                Timer::Sys => {
-                    self.sys.disarm();
-                    self.publish_sys();
-                    self.arm_housekeeping();
-                }
-                Timer::Housekeeping => {
-                    self.sys.disarm_housekeeping();
-                    self.begin_housekeeping();
-                    self.tell_left_out();
-                    self.arm_housekeeping();
-                }
+                Timer::Sys => self.sys_due(),
+                Timer::Upkeep => self.upkeep_due(),
             }
         }
         self.due = due;
@@ -139,7 +109,7 @@ impl Shard {
                 Timer::Retry(index) => {
                     sessions.get(index).and_then(|s| s.flow.as_ref()).and_then(|flow| flow.retry)
                 }
-                Timer::Sys | Timer::Housekeeping => return true,
+                Timer::Sys | Timer::Upkeep => return true,
             };
             // A deadline that had passed when it was entered fires later than it says.
             armed.filter(|&at| at != Instant(0)).is_some_and(|at| {
@@ -207,62 +177,5 @@ impl Shard {
                 }
             }
         }
-    }
-
-    fn begin_housekeeping(&mut self) {
-        // Those that were listed by now; who is put back is for the next time.
-        self.idle_flows_due = self.idle_flows.len();
-        self.give_back_spare();
-        let sessions = &self.sessions;
-        let hash = |index| sessions.get(index).map_or(0, |session| session.key.0.get());
-        self.names.shrink(hash);
-        self.sweep_retained();
-        self.tell_memory();
-        self.give_up_lost();
-    }
-
-    /// Gives back flow states that are not used any more, some per step; true when there are more
-    /// to look at.
-    pub(super) fn keep_house(&mut self) -> bool {
-        let now = self.now;
-        let retries = self.settings.retry_interval > 0;
-        for _ in 0..FLOWS {
-            if self.idle_flows_due == 0 {
-                return false;
-            }
-            let Some(&(at, reference)) = self.idle_flows.front() else { break };
-            if at.plus_millis(FLOW_IDLE) > now {
-                break;
-            }
-            self.idle_flows_due -= 1;
-            self.meter.charge(cost::VISIT);
-            self.idle_flows.pop_front();
-            let known = self.sessions.get_of(reference.index, reference.generation);
-            let Some(session) = known.filter(|s| !s.is_ending()) else { continue };
-            let online = session.socket.is_some();
-            // Identifiers begin anew with the state. Where messages are repeated on a connection,
-            // the answer to a repetition would then stand for another message.
-            let repeats = retries && online && !session.version.is_v5();
-            let repeats = repeats && !Mutant::RetryForgetsIdentifiers.is_on();
-            match &mut session.flow {
-                Some(flow) if flow.is_idle() && !repeats => {
-                    self.tally.forget_idle(flow);
-                    session.flow = None;
-                }
-                Some(_) if online => self.idle_flows.push_back((now, reference)),
-                // Listed again when it is used again.
-                Some(flow) => flow.listed = false,
-                None => {}
-            }
-        }
-        let more = self.idle_flows_due > 0
-            && self.idle_flows.front().is_some_and(|(at, _)| at.plus_millis(FLOW_IDLE) <= now);
-        if !more {
-            self.idle_flows_due = 0;
-            if self.idle_flows.is_empty() {
-                self.idle_flows.shrink_to(64);
-            }
-        }
-        more
     }
 }
