@@ -104,7 +104,7 @@ impl Shard {
             parked: [waited_for, parked, self.endings.parting()],
             remembered: self.parked.pace.remembered(),
             idle_flows: self.upkeep.flows(),
-            timers: self.wheel.len(),
+            timers: self.timers.len(),
             ..Audit::default()
         };
         (audit.groups, audit.members) = self.groups.count();

@@ -72,7 +72,7 @@ use crate::mutant::Mutant;
 use crate::session::Session;
 use crate::slab::{Slab, Table};
 use crate::telemetry::Counters;
-use crate::time::{Instant, Wheel};
+use crate::time::Instant;
 use crate::topic::{Index, Retained};
 use arrivals::Arrivals;
 use close::Cause;
@@ -93,7 +93,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use subscribe::Joining;
 use sys::Sys;
-use timers::Timer;
+use timers::Timers;
 use upkeep::Upkeep;
 use wills::Wills;
 
@@ -140,8 +140,7 @@ pub struct Shard {
     joining: HashMap<u32, Joining>,
     returns: Returns,
     retained: Retained<Message>,
-    wheel: Wheel<Timer>,
-    sweep_after: Instant,
+    timers: Timers,
     pool: Pool,
     tally: memory::Tally,
     budgeting: memory::Budgeting,
@@ -161,7 +160,6 @@ pub struct Shard {
     meter: Meter,
     intake: Intake,
     upkeep: Upkeep,
-    due: Vec<Timer>,
     hearing: Hearing,
     scratch: Vec<u8>,
     topic_scratch: String,
@@ -205,8 +203,7 @@ impl Shard {
             joining: HashMap::new(),
             returns: Returns::default(),
             retained: Retained::new(),
-            wheel: Wheel::new(now),
-            sweep_after: now,
+            timers: Timers::new(now),
             pool: Pool::default(),
             tally: memory::Tally::default(),
             budgeting,
@@ -224,7 +221,6 @@ impl Shard {
             intake: Intake::new(usize::from(shards)),
             meter: Meter::new(now.0 * 1000),
             upkeep: Upkeep::default(),
-            due: Vec::new(),
             hearing: Hearing::new(now),
             scratch: Vec::new(),
             topic_scratch: String::new(),
@@ -479,9 +475,9 @@ impl Shard {
 
     /// When the next timer may be due; `None` when nothing is.
     pub fn deadline(&self) -> Option<Instant> {
-        let wheel = self.wheel.next_deadline();
+        let timers = self.timers.next_deadline();
         let others = [self.parked.deadline(), self.departures.deadline()];
-        others.into_iter().chain([wheel]).flatten().min()
+        others.into_iter().chain([timers]).flatten().min()
     }
 
     fn flush(&mut self) {

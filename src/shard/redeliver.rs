@@ -113,7 +113,7 @@ impl Shard {
         let Some(flow) = &mut session.flow else { return };
         if flow.retry.is_none() {
             flow.retry = Some(at);
-            self.wheel.insert(at, Timer::Retry(index));
+            self.timers.arm(at, Timer::Retry(index));
         }
     }
 

@@ -40,7 +40,7 @@ impl Shard {
         halve(&mut self.actions);
         halve(&mut self.dirty);
         self.endings.shrink();
-        halve(&mut self.due);
+        self.timers.shrink();
         halve(&mut self.scratch);
         self.wills.shrink();
         halve_queue(&mut self.replays);

@@ -58,7 +58,7 @@ impl Shard {
     /// Arms the next update unless one is armed or there are to be none.
     pub(super) fn arm_sys(&mut self) {
         if let Some(wait) = self.sys.arm(self.settings.sys_interval) {
-            self.wheel.insert(self.now.plus_millis(wait), Timer::Sys);
+            self.timers.arm(self.now.plus_millis(wait), Timer::Sys);
         }
     }
 

@@ -3,10 +3,11 @@
 
 use super::close::{Cause, LAST_WORDS};
 use super::connection::{Holds, Stage};
+use super::spare::halve;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::{REFUSED_MILLIS, cost};
-use crate::time::{GRANULARITY_MILLIS, Instant};
+use crate::time::{GRANULARITY_MILLIS, Instant, Wheel};
 
 /// Chunks of the wheel that are swept per step: some 20 µs.
 const SWEEP: usize = 8;
@@ -36,6 +37,70 @@ pub enum Timer {
 
 const _: () = assert!(size_of::<Timer>() <= 8);
 
+/// The shard's timers.
+pub(super) struct Timers {
+    wheel: Wheel<Timer>,
+    /// What is due, while it is looked at.
+    due: Vec<Timer>,
+    /// No sweep goes on before.
+    sweep_after: Instant,
+}
+
+impl Timers {
+    pub(super) fn new(now: Instant) -> Self {
+        Timers { wheel: Wheel::new(now), due: Vec::new(), sweep_after: now }
+    }
+
+    /// The timer's turn comes at `deadline`.
+    pub(super) fn arm(&mut self, deadline: Instant, timer: Timer) {
+        self.wheel.insert(deadline, timer);
+    }
+
+    /// When the next may be due; `None` when there is none.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.wheel.next_deadline()
+    }
+
+    /// Entries on the wheel.
+    pub(super) fn len(&self) -> usize {
+        self.wheel.len()
+    }
+
+    /// Takes some that are due at `now`, in a list for [`Timers::give_back`]; true when more are.
+    fn take_due(&mut self, now: Instant) -> (Vec<Timer>, bool) {
+        let mut due = std::mem::take(&mut self.due);
+        let more = self.wheel.expire(now, TIMERS, &mut due);
+        (due, more)
+    }
+
+    fn give_back(&mut self, due: Vec<Timer>) {
+        self.due = due;
+    }
+
+    /// Sweeps out some entries that `keep` refuses when more than half can be such: all but
+    /// `wanted`. `keep` is told when an entry fires. True when not all are swept yet.
+    fn sweep(
+        &mut self,
+        now: Instant,
+        wanted: usize,
+        keep: impl FnMut(Instant, Timer) -> bool,
+    ) -> bool {
+        if self.wheel.len() <= FEW_TIMERS + 2 * wanted || now < self.sweep_after {
+            return false;
+        }
+        let round = self.wheel.sweep(SWEEP, keep);
+        if round {
+            self.sweep_after = now.plus_millis(SWEEP_REST);
+        }
+        !round
+    }
+
+    /// Gives half of the spare room back.
+    pub(super) fn shrink(&mut self) {
+        halve(&mut self.due);
+    }
+}
+
 impl Shard {
     /// Sees to it that a connection's turn comes at `deadline` at the latest.
     pub(super) fn arm_connection(&mut self, socket: SocketId, deadline: Instant) {
@@ -44,7 +109,7 @@ impl Shard {
             return;
         }
         connection.armed = deadline;
-        self.wheel.insert(deadline, Timer::Connection(socket));
+        self.timers.arm(deadline, Timer::Connection(socket));
     }
 
     /// Sees to it that a session's turn comes at `deadline` at the latest.
@@ -54,7 +119,7 @@ impl Shard {
             return;
         }
         session.armed = deadline;
-        self.wheel.insert(deadline, Timer::Session(index));
+        self.timers.arm(deadline, Timer::Session(index));
     }
 
     /// Runs due timers; true when more are due.
@@ -70,8 +135,7 @@ impl Shard {
 
     /// The same for a few; true when more are due.
     fn run_some_timers(&mut self) -> bool {
-        let mut due = std::mem::take(&mut self.due);
-        let more = self.wheel.expire(self.now, TIMERS, &mut due);
+        let (mut due, more) = self.timers.take_due(self.now);
         for timer in due.drain(..) {
             self.meter.charge(cost::VISIT);
             match timer {
@@ -90,7 +154,7 @@ impl Shard {
                 Timer::Upkeep => self.upkeep_due(),
             }
         }
-        self.due = due;
+        self.timers.give_back(due);
         more
     }
 
@@ -98,11 +162,8 @@ impl Shard {
     /// may be hours. When more than half are such, they are swept out; true when not all are yet.
     fn sweep_timers(&mut self) -> bool {
         let wanted = self.connections.len() + self.sessions.len();
-        if self.wheel.len() <= FEW_TIMERS + 2 * wanted || self.now < self.sweep_after {
-            return false;
-        }
         let (connections, sessions, now) = (&self.connections, &self.sessions, self.now);
-        let round = self.wheel.sweep(SWEEP, |fires, timer| {
+        self.timers.sweep(now, wanted, |fires, timer| {
             let armed = match timer {
                 Timer::Connection(socket) => connections.get(socket.0).map(|c| c.armed),
                 Timer::Session(index) => sessions.get(index).map(|s| s.armed),
@@ -115,11 +176,7 @@ impl Shard {
             armed.filter(|&at| at != Instant(0)).is_some_and(|at| {
                 at <= now || at <= fires && fires.millis_since(at) < GRANULARITY_MILLIS
             })
-        });
-        if round {
-            self.sweep_after = now.plus_millis(SWEEP_REST);
-        }
-        !round
+        })
     }
 
     fn connection_due(&mut self, socket: SocketId) {
@@ -177,5 +234,74 @@ impl Shard {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sweeps until that ends; returns how many entries were looked at.
+    fn sweep(timers: &mut Timers, now: Instant, wanted: usize) -> usize {
+        let mut looks = 0;
+        for _ in 0..1000 {
+            let keep = |_, timer| {
+                looks += 1;
+                timer == Timer::Upkeep
+            };
+            if !timers.sweep(now, wanted, keep) {
+                return looks;
+            }
+        }
+        panic!("it never comes round");
+    }
+
+    #[test]
+    fn entries_that_nobody_wants_are_swept_when_they_are_more_than_half() {
+        let (start, wanted) = (Instant(1_000_000), 500);
+        let mut timers = Timers::new(start);
+        timers.arm(start.plus_millis(3_600_000), Timer::Upkeep);
+        let most = FEW_TIMERS + 2 * wanted;
+        for index in 1..most {
+            timers.arm(start.plus_millis(1000 + index as u64), Timer::Session(0));
+        }
+        assert_eq!(sweep(&mut timers, start, wanted), 0);
+        timers.arm(start.plus_millis(1000), Timer::Session(0));
+        assert_eq!(sweep(&mut timers, start, wanted), most + 1);
+        assert_eq!(timers.len(), 1);
+    }
+
+    #[test]
+    fn a_sweep_rests_after_a_round() {
+        let start = Instant(1_000_000);
+        let mut timers = Timers::new(start);
+        let fill = |timers: &mut Timers| {
+            for _ in 0..=FEW_TIMERS {
+                timers.arm(start.plus_millis(1_000_000), Timer::Session(0));
+            }
+        };
+        fill(&mut timers);
+        assert!(sweep(&mut timers, start, 0) > FEW_TIMERS);
+        fill(&mut timers);
+        assert_eq!(sweep(&mut timers, start.plus_millis(SWEEP_REST - 1), 0), 0);
+        assert!(sweep(&mut timers, start.plus_millis(SWEEP_REST), 0) > FEW_TIMERS);
+    }
+
+    #[test]
+    fn due_timers_are_taken_a_few_at_a_time() {
+        let start = Instant(1_000_000);
+        let mut timers = Timers::new(start);
+        for index in 0..=TIMERS as u32 {
+            timers.arm(start.plus_millis(100), Timer::Session(index));
+        }
+        let later = start.plus_millis(200);
+        assert!(timers.next_deadline().is_some_and(|at| at <= later));
+        let (mut due, more) = timers.take_due(later);
+        assert_eq!((due.len(), more), (TIMERS, true));
+        due.clear();
+        timers.give_back(due);
+        let (due, more) = timers.take_due(later);
+        assert_eq!((due, more), (vec![Timer::Session(TIMERS as u32)], false));
+        assert_eq!(timers.len(), 0);
     }
 }

@@ -81,7 +81,7 @@ impl Upkeep {
 impl Shard {
     /// Arms the first round, and each next one when the last has begun.
     pub(super) fn arm_upkeep(&mut self) {
-        self.wheel.insert(self.now.plus_millis(ROUND), Timer::Upkeep);
+        self.timers.arm(self.now.plus_millis(ROUND), Timer::Upkeep);
     }
 
     /// A round begins. What takes longer goes on in [`Shard::free_idle_flows`].

@@ -171,8 +171,8 @@ impl Shard {
     }
 
     /// While the broker stops: [MQTT-3.1.2-8] wants wills sent when the connection closes without
-    /// DISCONNECT; those with a delay end with the process, as section 3.1.2.5 allows for a server's
-    /// shutdown. Goes on until the step's work comes to `limit`.
+    /// DISCONNECT; those with a delay end with the process, as section 3.1.2.5 allows for a
+    /// server's shutdown. Goes on until the step's work comes to `limit`.
     pub(super) fn run_last_wills(&mut self, limit: u32) {
         let Some(mut at) = self.wills.last.take() else { return };
         while at < self.connections.bound() {
