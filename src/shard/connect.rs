@@ -62,14 +62,13 @@ impl Shard {
         self.meter.charge(cost::SESSION);
         let (index, present) = self.attach(socket, &name, &connect, mountpoint);
         self.set_up_connection(socket, index, &connect);
-        let mut connack = std::mem::take(&mut self.scratch);
+        let mut connack = self.scratch.take_bytes();
         let encoded = self.encode_connack(&mut connack, &name, &connect, assigned, present);
         self.answer(socket, |out| {
             out.extend_from_slice(&connack);
             encoded
         });
-        connack.clear();
-        self.scratch = connack;
+        self.scratch.keep_bytes(connack);
         self.actions.push(Action::ReceiveStream(socket));
         self.resume_deliveries(index);
         self.log_connected(socket, &name, &connect, present);

@@ -256,7 +256,7 @@ impl Shard {
             return;
         }
         let queued = keep.then(|| Queued {
-            message: self.fan.store(message, &mut self.scratch),
+            message: self.fan.store(message, self.scratch.bytes()),
             subscription_ids: SubscriptionIds::from_slice(terms.subscription_ids),
             qos,
             retain: terms.retain,
@@ -283,7 +283,7 @@ impl Shard {
     fn enqueue(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>, qos: Qos) {
         self.use_flow(index);
         let queued = Queued {
-            message: self.fan.store(message, &mut self.scratch),
+            message: self.fan.store(message, self.scratch.bytes()),
             subscription_ids: SubscriptionIds::from_slice(terms.subscription_ids),
             qos,
             retain: terms.retain,

@@ -111,7 +111,7 @@ impl Shard {
         let aliased = version.is_v5() && alias(connection, &mut publish, &mut self.tally.names);
         let shared = publish.payload.len() > COPY;
         if shared {
-            self.fan.store(message, &mut self.scratch);
+            self.fan.store(message, self.scratch.bytes());
         }
         let (dirty, meter) = (&mut self.dirty, &mut self.meter);
         let output = output_of(connection, &mut self.pool, dirty, meter, socket, self.now);

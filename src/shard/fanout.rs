@@ -164,7 +164,7 @@ impl Shard {
     /// Accepts a message for more subscribers than are served at once: all entries of the lists of
     /// `found`. Serves what fits into the step.
     pub(super) fn begin_fanout(&mut self, found: &[FilterId], message: &MessageRef<'_>) {
-        let stored = self.fan.store(message, &mut self.scratch);
+        let stored = self.fan.store(message, self.scratch.bytes());
         let index = &self.index;
         let whole = |&filter: &FilterId| (filter, index.subscribers(filter).len() as u32);
         self.fanouts.push(stored, found.iter().map(whole));

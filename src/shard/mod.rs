@@ -46,6 +46,7 @@ mod refuse;
 mod retain;
 mod returns;
 mod route;
+mod scratch;
 mod settings;
 mod share;
 mod spare;
@@ -89,6 +90,7 @@ use output::{Outgoing, Pool};
 use park::Parked;
 use promises::{Promised, Promises};
 use returns::Returns;
+use scratch::Scratch;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use subscribe::Joining;
@@ -161,8 +163,7 @@ pub struct Shard {
     intake: Intake,
     upkeep: Upkeep,
     hearing: Hearing,
-    scratch: Vec<u8>,
-    topic_scratch: String,
+    scratch: Scratch,
     fan: encode::Fan,
     sys: Sys,
     journal: Journal,
@@ -222,8 +223,7 @@ impl Shard {
             meter: Meter::new(now.0 * 1000),
             upkeep: Upkeep::default(),
             hearing: Hearing::new(now),
-            scratch: Vec::new(),
-            topic_scratch: String::new(),
+            scratch: Scratch::default(),
             fan: encode::Fan::default(),
             sys: Sys::new(usize::from(shards)),
             journal: Journal::default(),

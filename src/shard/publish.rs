@@ -79,9 +79,9 @@ impl Shard {
                 Arrival::Duplicate => {
                     if publish.properties.topic_alias.is_some() {
                         // It may set the alias for this connection [MQTT-3.3.2-12].
-                        let mut name = std::mem::take(&mut self.topic_scratch);
+                        let mut name = self.scratch.take_name();
                         let resolved = self.resolve_topic(socket, index, publish, &mut name);
-                        self.topic_scratch = name;
+                        self.scratch.keep_name(name);
                         resolved?;
                     }
                     self.count_received(publish);
@@ -96,11 +96,11 @@ impl Shard {
             return self.publish_to(socket, index, version, publish, publish.topic, 0);
         }
         // The rare case: the topic is not what stands in the packet.
-        let mut name = std::mem::take(&mut self.topic_scratch);
+        let mut name = self.scratch.take_name();
         let outcome = self
             .resolve_topic(socket, index, publish, &mut name)
             .and_then(|mounted| self.publish_to(socket, index, version, publish, &name, mounted));
-        self.topic_scratch = name;
+        self.scratch.keep_name(name);
         outcome
     }
 

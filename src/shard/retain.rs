@@ -75,7 +75,7 @@ impl Shard {
             self.counters.dropped_retained_limit += 1;
             return;
         }
-        let stored = Message::new(&kept, &mut self.scratch);
+        let stored = Message::new(&kept, self.scratch.bytes());
         self.counters.retained_messages += 1;
         self.counters.retained_bytes += size;
         self.tally.retained += retained(message.topic, kept.size());

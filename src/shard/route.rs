@@ -113,7 +113,7 @@ impl Shard {
             } else {
                 matched |= errand.deliver;
                 let fan = &mut self.fan;
-                self.outbox.publish(shard, message, errand, &mut fan.stored, &mut self.scratch);
+                self.outbox.publish(shard, message, errand, &mut fan.stored, self.scratch.bytes());
             }
         }
         matched

@@ -122,7 +122,7 @@ impl Shard {
                 break;
             }
         }
-        let message = self.fan.store(message, &mut self.scratch);
+        let message = self.fan.store(message, self.scratch.bytes());
         self.returns.ask_later(name, message, wish.tries);
     }
 
@@ -133,7 +133,7 @@ impl Shard {
         terms: PickTerms,
         message: &MessageRef<'_>,
     ) {
-        let message = self.fan.store(message, &mut self.scratch);
+        let message = self.fan.store(message, self.scratch.bytes());
         let Member { session: member, options, subscription_id } = member;
         let sole = matches!(self.fan.receivers, Receivers::Sole(_));
         let options = options | if sole { SOLE } else { 0 };

@@ -5,7 +5,7 @@ use super::Shard;
 use std::collections::VecDeque;
 
 /// Entries and bytes that a list or a text may keep without being used.
-const KEPT: usize = 1024;
+pub(super) const KEPT: usize = 1024;
 
 /// What a shard holds and moves, for whoever gives memory back to the system.
 #[derive(Clone, Copy, Default, Debug)]
@@ -41,10 +41,9 @@ impl Shard {
         halve(&mut self.dirty);
         self.endings.shrink();
         self.timers.shrink();
-        halve(&mut self.scratch);
+        self.scratch.shrink();
         self.wills.shrink();
         halve_queue(&mut self.replays);
-        self.topic_scratch.shrink_to((self.topic_scratch.capacity() / 2).max(KEPT));
         self.arrivals.shrink(KEPT);
     }
 }

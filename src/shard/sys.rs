@@ -102,7 +102,7 @@ impl Shard {
                     return; // the next update says it all again
                 }
                 // A mailbox is full: routed with the wills when it has room.
-                let stored = Message::new(&message, &mut self.scratch);
+                let stored = Message::new(&message, self.scratch.bytes());
                 self.queue_will(stored);
             }
         }

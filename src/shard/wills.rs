@@ -76,7 +76,7 @@ impl Shard {
             publisher: self.publisher(index),
         };
         Box::new(Will {
-            message: Message::new(&message, &mut self.scratch),
+            message: Message::new(&message, self.scratch.bytes()),
             delay: will.delay,
             message_expiry: will.properties.message_expiry,
             due: None,
@@ -137,7 +137,7 @@ impl Shard {
             None => will.message,
             expires => {
                 let view = MessageRef { expires, ..will.message.view() };
-                Message::new(&view, &mut self.scratch)
+                Message::new(&view, self.scratch.bytes())
             }
         };
         self.queue_will(message);
