@@ -77,8 +77,8 @@
 //!   find a ring with room for a socket.
 //! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates); never on
 //!   the publish path.
-//! - What of this is ours to get right (a sleeping core's flag, mailboxes, ports, shapes) takes its
-//!   atomics from [`atomic`]; `tests/loom` runs it in every order.
+//! - What of this is ours to get right (a sleeping core's flag, mailboxes, ports, shapes, the map)
+//!   takes its atomics from [`atomic`]; `tests/loom` runs it in every order.
 //! - `broker::log_writer`: lines on their way to the log, behind a mutex that is held for a copy
 //!   and never while writing: a shard that logs does not wait for who reads the log.
 //! - [`mesh::Shared`], entrances and settings behind `Arc`: read only.
