@@ -190,10 +190,12 @@ impl Shard {
     /// Does something on the account of a kind of mail, in the time of that kind.
     fn with_share<T>(&mut self, share: Share, work: impl FnOnce(&mut Self) -> T) -> T {
         let (clients, spent) = (self.work, self.intake.work[share as usize]);
-        self.work = spent;
+        // What is left of the share, however many looks at mail the step has had.
+        let begin = if Mutant::MailShareFresh.is_on() { 0 } else { spent };
+        self.work = begin;
         self.give_time(0, MAIL_MICROS);
         let done = work(self);
-        self.intake.work[share as usize] = self.work;
+        self.intake.work[share as usize] = spent + (self.work - begin);
         self.work = clients;
         self.look_at = clients + LOOK;
         self.until = self.now_micros + STEP_MICROS;
