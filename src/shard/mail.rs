@@ -16,11 +16,12 @@
 use super::Shard;
 use super::connection::Holds;
 use crate::ids::{ShardId, SocketId};
-use crate::limits::{LOOK, MAIL_MICROS, MAIL_WORK, STEP_MICROS, cost};
+use crate::limits::{LOOK, MAIL_MICROS, STEP_MICROS, cost};
 use crate::mesh::mail::{Control, Data, Stamped};
 use crate::mesh::mailbox::MailEnds;
 use crate::mesh::reading::{Position, Reading};
 use crate::mutant::Mutant;
+use crate::time::Instant;
 use std::collections::VecDeque;
 
 /// How far the mail has been taken in, and who waits for it.
@@ -45,6 +46,9 @@ pub(super) struct Intake {
     control: Vec<usize>,
     /// What data and control mail have cost in this step.
     work: [u32; 2],
+    /// When mail was last looked at, where there is a clock: nothing that was taken in was put there
+    /// later. The step may have begun much earlier, if the process was stopped in between.
+    looked_at: Instant,
 }
 
 /// Data mail and control mail have shares of their own.
@@ -88,6 +92,7 @@ impl Intake {
             first_peer: 0,
             control: vec![0; shards],
             work: [0; 2],
+            looked_at: Instant(0),
         }
     }
 
@@ -110,6 +115,22 @@ impl Intake {
     /// True when taking in mail goes on in the next step, as far as mailboxes have room.
     pub(super) fn has_more(&self) -> bool {
         self.behind || !self.ready.is_empty()
+    }
+
+    /// Up to where there was data mail at the last look.
+    pub(super) fn noted(&self) -> Position {
+        self.reading.noted()
+    }
+
+    /// True when the data mail before `position` has been taken in.
+    pub(super) fn is_past(&self, position: &Position) -> bool {
+        self.reading.is_past(position)
+    }
+
+    /// When the mail that is taken in had come at the latest.
+    #[inline]
+    pub(super) fn looked_at(&self) -> Instant {
+        self.looked_at
     }
 
     /// True when nothing is left of earlier steps.
@@ -178,6 +199,9 @@ impl Shard {
         let open = self.intake.open.as_ref().map(|open| open.from);
         self.intake.reading.note(ends, open);
         self.intake.behind = !self.intake.reading.is_done();
+        if let Some(clock) = &self.clock {
+            self.intake.looked_at = Instant(clock() / 1000);
+        }
         let mut data = self.intake.behind && self.takes_data();
         if data {
             data = self.with_share(Share::Data, |shard| shard.take_data(ends, share));
@@ -206,17 +230,6 @@ impl Shard {
     /// with, and fan-outs, of which there is a bound.
     pub(super) fn takes_data(&self) -> bool {
         !self.outbox.is_congested() && !self.fanouts.is_full()
-    }
-
-    /// Takes in all mail that is there, as far as other mailboxes have room.
-    pub fn take_all_mail(&mut self, ends: &mut MailEnds<Stamped, Control>) {
-        loop {
-            self.intake.begin_step();
-            self.take_mail(ends, MAIL_WORK);
-            if !self.intake.has_more() || !self.takes_data() {
-                return;
-            }
-        }
     }
 
     /// True when some was taken in.

@@ -6,6 +6,7 @@ use super::close::Cause;
 use super::connection::Stage;
 use crate::ids::SocketId;
 use crate::limits::cost;
+use crate::mesh::reading::Position;
 
 /// How far the shard has come. Each cursor is the next connection to look at; `None` when that part
 /// has not begun or is over.
@@ -13,6 +14,8 @@ use crate::limits::cost;
 pub(super) struct Stopping {
     wills: Option<u32>,
     goodbyes: Option<u32>,
+    /// The mail that was there when goodbyes were asked for: they wait for it.
+    mail: Option<Position>,
     /// Goodbyes were asked for.
     dismissed: bool,
 }
@@ -30,8 +33,8 @@ impl Shard {
         self.draining && self.stopping.wills.is_none() && self.wills.is_empty()
     }
 
-    /// The second half of [`Shard::drain`]: says goodbye (0x8B) to every client, after the wills
-    /// and what is still being delivered. Over when [`Shard::is_drained`] says so.
+    /// The second half of [`Shard::drain`]: says goodbye (0x8B) to every client, after the wills,
+    /// the mail that is there by now, and what is still being delivered. Over when [`Shard::is_drained`] says so.
     pub fn dismiss(&mut self) {
         self.draining = true;
         self.stopping.dismissed = true;
@@ -54,6 +57,10 @@ impl Shard {
         }
         if !self.stopping.dismissed {
             return false;
+        }
+        let mail = self.stopping.mail.get_or_insert_with(|| self.intake.noted());
+        if !self.intake.is_past(mail) {
+            return self.takes_data();
         }
         if !self.wills.is_empty() || !self.fanouts.is_empty() {
             return !self.fanouts.is_empty();

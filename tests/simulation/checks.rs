@@ -31,6 +31,8 @@ fn most_work(budget: &Budget) -> u32 {
     shares + subscribers + filters + ITEMS
 }
 
+static MOST_SEEN: [std::sync::atomic::AtomicI64; 3] =
+    [const { std::sync::atomic::AtomicI64::new(-1_000_000) }; 3];
 impl Sim {
     /// After every step of a shard: sessions and connections belong to each other one to one, so a
     /// ClientId has one live connection at most, and no queue is longer than its bound.
@@ -44,6 +46,27 @@ impl Sim {
         let mut most = most_work(&self.settings.budget) + completions;
         if self.replays_crowded || node.replayed {
             most += SLICE;
+        }
+        {
+            let (over, slice) = (
+                node.work as i64 - most as i64 + ITEMS as i64,
+                self.replays_crowded || node.replayed,
+            );
+            let over = if slice { over + SLICE as i64 } else { over };
+            let mail = node.mail_work as i64 - 2 * self.world.mail as i64;
+            for (at, value) in [(usize::from(slice), over), (2, mail)] {
+                if MOST_SEEN[at].fetch_max(value, std::sync::atomic::Ordering::Relaxed) < value {
+                    println!(
+                        "MOST {at} {value}: work {} budget {:?} completions {} tick {} hostile {} assaults {}",
+                        node.work,
+                        self.settings.budget,
+                        self.world.limit,
+                        self.run.tick,
+                        self.features.hostile,
+                        self.features.assaults
+                    );
+                }
+            }
         }
         assert!(node.work <= most, "a step of {} units of work, {most} at most", node.work);
         let most = 2 * self.world.mail + ITEMS;

@@ -217,6 +217,9 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
     if features.extreme {
         extremes(&mut settings, &mut features, &mut own);
     }
+    if settings.budget == Budget::BROKER && own.chance(700) {
+        settings.budget = small_budget(&mut own);
+    }
     let faults = Faults {
         hand_over_fails: [0, 0, 0, 50, 50, 50, 50, 50, 600, 990][rng.below(10)],
         late: [0, 200, 600][rng.below(3)],
