@@ -53,7 +53,8 @@
 //! 4. Data mail may cause mail of both classes, control mail only control mail, and control mail is
 //!    always taken in: full mailboxes cannot wait for each other in a circle.
 //! 5. Every queue has a bound and a policy, and whatever is dropped is counted by reason
-//!    ([`telemetry::Counters`]).
+//!    ([`telemetry::Counters`]). All that clients make the broker hold has one bound besides
+//!    ([`shard::memory`]): what is only stored is refused first, what is in flight never dropped.
 //! 6. A step takes about 2 ms, whatever was asked for. What work costs (nodes and stored messages
 //!    visited, matches, filters, bytes, sends) is counted in units of about 100 ns
 //!    ([`limits::cost`]) against the step's budget ([`limits::Budget`]), and a clock is looked at
@@ -75,8 +76,9 @@
 //!   And the names of share groups ([`session::ShareName`]), which go with their messages.
 //! - [`mesh::mailbox`]: SPSC rings. `ring::park` and `ring::port`: atomics to wake a core and to
 //!   find a ring with room for a socket.
-//! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates); never on
-//!   the publish path.
+//! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates, memory);
+//!   never on the publish path, but for one number that a step looks at once and changes after as
+//!   much work as a client's turn ([`shard::memory`]).
 //! - What of this is ours to get right (a sleeping core's flag, mailboxes, ports, shapes, the map)
 //!   takes its atomics from [`atomic`]; `tests/loom` runs it in every order.
 //! - `broker::log_writer`: lines on their way to the log, behind a mutex that is held for a copy

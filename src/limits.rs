@@ -122,6 +122,15 @@ pub const REFUSED_MILLIS: u64 = 2000;
 /// Bytes of its CONNECT that are waited for; beyond, its version alone decides the answer.
 pub const REFUSED_INPUT: usize = 4096;
 
+/// Bytes of the names of one connection's topic aliases, those that the client sets; past it the
+/// client is ended with 0x97. Sixteen of the longest topic names, as many as `mqtt.max_topic_alias`
+/// allows unless it is raised. As many again for those that we set, which then are no more.
+pub const ALIAS_BYTES: usize = 1 << 20;
+
+/// Bytes of a packet that has come in part: a client that sends more of one is ended while memory
+/// is very short.
+pub const UNFINISHED_INPUT: usize = 64 << 10;
+
 /// Bytes that are read from a client while something passing holds it: its share of a step, a
 /// request of its own that goes on in slices.
 pub const BRIEF_INPUT: usize = 16 << 10;

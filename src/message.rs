@@ -143,6 +143,12 @@ impl Message {
         self.0.slice.len()
     }
 
+    /// Where it is: the same for every handle of one stored message, and of no other as long as one
+    /// of them is there.
+    pub fn address(&self) -> usize {
+        std::ptr::from_ref(&self.0.header.header).addr()
+    }
+
     /// When the message expires; `None` never.
     pub fn expires(&self) -> Option<Instant> {
         let at = self.0.header.header.expires;

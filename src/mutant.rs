@@ -251,6 +251,35 @@ mutants! {
     BudgetIgnored,
     /// Mail has its whole share of the step at each of the step's looks at it.
     MailShareFresh,
+    // memory
+    /// No limit on memory changes anything.
+    MemoryLimitIgnored,
+    /// Pending queues get longer although memory is short.
+    MemoryQueuesGrow,
+    /// QoS 0 goes to clients that do not read although memory is short.
+    MemoryOutputGrows,
+    /// New clients are let in although memory is short.
+    MemoryConnectTaken,
+    /// Messages are retained although memory is short.
+    MemoryRetainedTaken,
+    /// Subscriptions are granted although memory is short.
+    MemorySubscribeTaken,
+    /// Messages are taken although memory is full.
+    MemoryPublishTaken,
+    /// Unfinished CONNECTs are kept although memory is short.
+    MemoryUnfinishedKept,
+    /// A publisher is told of success although nobody could take its message for want of memory.
+    MemoryLossUntold,
+    /// What ends a shortage of memory is what begins it.
+    MemoryHysteresisMissing,
+    /// What a shard holds is told to the others twice.
+    MemoryToldTwice,
+    /// The input of a connection that ends stays counted.
+    MemoryInputLeaked,
+    /// Windows and queues that are given back stay counted.
+    MemoryFlowsLeaked,
+    /// The names of topic aliases may take any memory.
+    AliasesUnbounded,
     /// Who asks for little waits behind everybody who asks for much.
     FreshBehindServed,
     /// Who has had a turn has no other while anybody comes for a first one.

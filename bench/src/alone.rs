@@ -1,9 +1,11 @@
 //! One scenario against one broker, which is started for it unless it runs already: a table for a
 //! person and a file for later.
 
+use crate::arguments::Outcome;
 use crate::broker::{self, Broker, Candidate, Kind};
 use crate::clock;
 use crate::machine;
+use crate::outcome::{self, Verdict};
 use crate::report::{self, Row};
 use crate::scenario::{self, Scenario, Settings};
 use crate::{compare, plot, stop, summary};
@@ -22,16 +24,13 @@ pub struct Alone {
     pub broker: Option<Candidate>,
     /// Where a drawing goes, of scenarios that have a course.
     pub plot: Option<plot::Target>,
-    /// Where the result goes; `None` for `bench/out/`.
-    pub json: Option<PathBuf>,
+    /// Where the result goes, `bench/out/` unless it says so, and what makes it fail.
+    pub outcome: Outcome,
 }
 
 impl Alone {
     /// Runs it, prints the tables and writes the result file.
-    pub fn run(mut self) -> Result<(), String> {
-        if self.plot.is_some() && !self.scenario.kind.has_course() {
-            return Err(format!("{} has no course to be drawn", self.scenario.name));
-        }
+    pub fn run(mut self) -> Result<Verdict, String> {
         let machine = machine::describe();
         let scratch = std::env::temp_dir().join(format!("ringmq-bench-{}", std::process::id()));
         let queues = match self.scenario.kind {
@@ -49,7 +48,7 @@ impl Alone {
         if let Some(broker) = &broker {
             self.settings.target = broker.target;
             self.settings.pid = Some(broker.pid);
-            println!("{}", broker.started_as);
+            eprintln!("{}", broker.started_as);
         }
         let started = clock::now();
         let result = scenario::run(self.scenario, &self.settings);
@@ -57,19 +56,22 @@ impl Alone {
         let command = broker.as_ref().map(|b| b.started_as.clone());
         drop(broker);
         let _ = fs::remove_dir_all(&scratch);
-        let report = result.map_err(|e| format!("{e}{words}"))?;
+        let mut report = result.map_err(|e| format!("{e}{words}"))?;
+        let verdict = self.outcome.judge(&mut report);
         let file = json!({
             "machine": machine, "broker": command, "broker_log": words,
             "took_s": (clock::now() - started) as f64 / 1e9, "result": report,
         });
         // First the files: whoever reads the tables may close the pipe.
         let written = [self.draw(&report)?, self.write(&machine, &file)?];
-        println!("{}{}", self.table(&report), summary::table(&report));
+        if !self.outcome.to_output() {
+            println!("{}{}", self.table(&report), summary::table(&report));
+        }
         if words.contains("ERROR") || words.contains("panicked") {
             println!("the broker{words}");
         }
         written.iter().flatten().for_each(|line| println!("{line}"));
-        if stop::requested() { Err("interrupted".into()) } else { Ok(()) }
+        if stop::requested() { Err("interrupted".into()) } else { Ok(verdict) }
     }
 
     /// Where clients live is asked of the admin server of the broker that is started.
@@ -89,7 +91,7 @@ impl Alone {
             return text;
         }
         let name = self.broker.as_ref().map_or("broker", |b| &b.name).to_string();
-        let title = format!("{}: {}", self.scenario.name, self.scenario.about);
+        let title = scenario::headline(self.scenario, &self.settings);
         report::table(&title, &[Row { name, result: Ok(report.clone()) }], "")
     }
 
@@ -101,20 +103,12 @@ impl Alone {
     }
 
     fn write(&self, machine: &Value, file: &Value) -> Result<Option<String>, String> {
-        let path = self.json.clone().unwrap_or_else(|| {
+        let path = self.outcome.json.clone().unwrap_or_else(|| {
             let date = machine["date"].as_str().unwrap_or("undated").replace(':', "");
             compare::root().join("bench/out").join(format!("{}-{date}.json", self.scenario.name))
         });
-        let text = serde_json::to_string_pretty(file).map_err(|e| e.to_string())? + "\n";
-        if path.as_os_str() == "-" {
-            print!("{text}");
-            return Ok(None);
-        }
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
-        }
-        fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok(Some(format!("written to {}", path.display())))
+        outcome::write(&path, file)?;
+        Ok((!self.outcome.to_output()).then(|| format!("written to {}", path.display())))
     }
 }
 
@@ -136,9 +130,11 @@ pub fn ringmq(
 ) -> Result<Candidate, String> {
     let program = program.or_else(|| std::env::var_os("RINGMQ").map(PathBuf::from));
     let program = program.filter(|path| path.exists());
-    let program = program.ok_or("there is no ringmq program (--ringmq PATH)")?;
+    let program = program.ok_or("--ringmq: there is no ringmq program (a path, or $RINGMQ)")?;
     let cpus = machine::cpus();
-    let cores = cpus.get(..usize::from(shards)).ok_or_else(|| format!("needs {shards} CPUs"))?;
+    let cores = cpus.get(..usize::from(shards)).ok_or_else(|| {
+        format!("--shards: {shards} shards need as many CPUs, here are {}", cpus.len())
+    })?;
     let kind = Kind::RingMq { program, cores: cores.to_vec(), settings };
     Ok(Candidate { name: format!("ringmq-{shards}"), kind })
 }

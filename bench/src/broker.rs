@@ -142,7 +142,10 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
             Ok(())
         });
     }
-    command.spawn()
+    // A group of its own: the terminal's Ctrl-C is ours to pass on.
+    let child = command.process_group(0).spawn()?;
+    stop::with(child.id() as i32);
+    Ok(child)
 }
 
 impl Broker {
@@ -186,6 +189,11 @@ impl Drop for Broker {
 
 /// SIGTERM to `pids`, SIGKILL to what is left after a while; reaps `child`.
 pub fn end(child: &mut Child, pids: &[i32]) {
+    reap(child, pids);
+    stop::without(child.id() as i32);
+}
+
+fn reap(child: &mut Child, pids: &[i32]) {
     if matches!(child.try_wait(), Ok(Some(_))) {
         return;
     }
@@ -202,7 +210,8 @@ pub fn end(child: &mut Child, pids: &[i32]) {
     let _ = child.wait();
 }
 
-fn signal(pids: &[i32], signal: i32) {
+/// Sends a signal to processes that we have started.
+pub fn signal(pids: &[i32], signal: i32) {
     for &pid in pids {
         // SAFETY: a plain system call on a child of ours.
         #[allow(unsafe_code)]

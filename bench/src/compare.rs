@@ -3,12 +3,16 @@
 //! Each measurement is a fresh broker and a fresh generator process, so nothing is carried over;
 //! repeats go round through all brokers, so that a noisy minute meets all of them.
 
+use crate::arguments;
 use crate::broker::{self, Broker, Candidate};
 use crate::clock::{self, SECOND};
 use crate::machine;
+use crate::outcome::{self, Verdict};
+use crate::plot;
 use crate::report::{self, Row};
 use crate::scenario::{Kind, Scenario};
 use crate::stop;
+use crate::threshold::Threshold;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +38,10 @@ pub struct Comparison {
     pub warmup: f64,
     /// Where the result file goes; `None` for `bench/out/`.
     pub json: Option<PathBuf>,
+    /// Where a drawing goes.
+    pub plot: Option<plot::Target>,
+    /// What makes it fail.
+    pub fail_if: Vec<Threshold>,
     /// Candidates that were left out, and why.
     pub absent: Vec<(String, String)>,
 }
@@ -52,7 +60,7 @@ pub struct Case {
 
 impl Comparison {
     /// Runs everything, prints the tables and writes the result file.
-    pub fn run(&self) -> Result<(), String> {
+    pub fn run(&self) -> Result<Verdict, String> {
         let machine = machine::describe();
         println!("{}", self.heading(&machine));
         let scratch = std::env::temp_dir().join(format!("ringmq-bench-{}", std::process::id()));
@@ -70,10 +78,15 @@ impl Comparison {
             Ok(())
         });
         let _ = fs::remove_dir_all(&scratch);
+        let mut verdict = Verdict::Done;
         if !results.is_empty() {
+            let mut results = Value::Object(results);
+            if outcome.is_ok() {
+                verdict = Verdict::of(&self.fail_if, &mut results);
+            }
             self.write(&machine, &commands, results)?;
         }
-        outcome
+        outcome.map(|()| verdict)
     }
 
     fn heading(&self, machine: &Value) -> String {
@@ -165,8 +178,11 @@ impl Comparison {
         let log = fs::File::create(&said).map_err(|e| format!("{}: {e}", said.display()))?;
         command.args(["run", "--scenario", case.scenario.name, "--json"]).arg(&written);
         command.args(["--target", &broker.target.to_string(), "--pid", &broker.pid.to_string()]);
-        command.args(["--seconds", &self.seconds.to_string()]);
-        command.args(["--warmup", &self.warmup.to_string()]);
+        for (option, value) in [("seconds", self.seconds), ("warmup", self.warmup)] {
+            if arguments::scenario::uses(&case.scenario.kind, option) {
+                command.arg(format!("--{option}={value}"));
+            }
+        }
         command.args(&case.arguments);
         if raw {
             command.arg("--raw");
@@ -184,7 +200,9 @@ impl Comparison {
         let status = child.wait().map_err(|e| format!("generator: {e}"))?;
         if !status.success() {
             let text = fs::read_to_string(&said).unwrap_or_default();
-            let last = text.lines().last().unwrap_or_default();
+            let told =
+                |line: &&str| line.starts_with("ringmq-bench: ") || line.starts_with("error: ");
+            let last = text.lines().rfind(told).or(text.lines().last()).unwrap_or_default();
             return Err(last.trim().trim_start_matches("ringmq-bench: ").to_string());
         }
         let text = fs::read_to_string(&written).map_err(|e| format!("generator's report: {e}"))?;
@@ -194,6 +212,7 @@ impl Comparison {
         if let Some(report) = report.as_object_mut() {
             report.remove("series");
         }
+        without_histograms(&mut report);
         Ok(report)
     }
 
@@ -201,15 +220,13 @@ impl Comparison {
         &self,
         machine: &Value,
         commands: &Map<String, Value>,
-        results: Map<String, Value>,
+        mut results: Value,
     ) -> Result<(), String> {
         let path = self.json.clone().unwrap_or_else(|| {
             let date = machine["date"].as_str().unwrap_or("undated").replace(':', "");
             root().join("bench/out").join(format!("{date}.json"))
         });
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
-        }
+        let conditions = results.as_object_mut().and_then(|all| all.remove("conditions"));
         let absent: Map<String, Value> =
             self.absent.iter().map(|(n, w)| (n.clone(), w.clone().into())).collect();
         let versions: Map<String, Value> = self
@@ -220,12 +237,27 @@ impl Comparison {
         let file = json!({
             "machine": machine, "versions": versions, "commands": commands, "absent": absent,
             "reference": self.reference, "seconds": self.seconds, "warmup": self.warmup,
-            "repeat": self.repeat, "results": results,
+            "repeat": self.repeat, "results": results, "conditions": conditions,
         });
-        let text = serde_json::to_string_pretty(&file).map_err(|e| e.to_string())? + "\n";
-        fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+        outcome::write(&path, &file)?;
         println!("written to {}", path.display());
+        if let Some(target) = &self.plot {
+            target.compare(&file)?;
+            println!("drawn to {}", target.path().display());
+        }
         Ok(())
+    }
+}
+
+/// A histogram of one run is not that of a median.
+fn without_histograms(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.remove("histogram");
+            fields.values_mut().for_each(without_histograms);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_histograms),
+        _ => {}
     }
 }
 

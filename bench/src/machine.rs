@@ -16,8 +16,26 @@ pub fn describe() -> Value {
         "nofile": nofile(),
         "generator": env!("CARGO_PKG_VERSION"),
         "commit": command("git", &["rev-parse", "--short", "HEAD"]),
-        "command": std::env::args().collect::<Vec<_>>().join(" "),
+        "command": without_password(std::env::args()).join(" "),
     })
+}
+
+/// A command line for others to read.
+fn without_password(words: impl Iterator<Item = String>) -> Vec<String> {
+    let mut hidden = false;
+    let word = |word: String| {
+        if std::mem::take(&mut hidden) {
+            return "***".to_string();
+        }
+        hidden = word == "-P" || word == "--password";
+        for option in ["--password=", "-P"] {
+            if word.len() > option.len() && word.starts_with(option) {
+                return format!("{option}***");
+            }
+        }
+        word
+    };
+    words.map(word).collect()
 }
 
 /// The three load averages.
@@ -70,4 +88,21 @@ fn memory() -> String {
     let text = read("/proc/meminfo");
     let kib = text.lines().next().and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok());
     format!("{} MiB", kib.unwrap_or(0) / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_not_in_the_result() {
+        let hidden = |line: &str| without_password(line.split(' ').map(String::from)).join(" ");
+        for (line, want) in [
+            ("pub -u a -P secret -t x", "pub -u a -P *** -t x"),
+            ("pub --password secret -p 1", "pub --password *** -p 1"),
+            ("pub --password=secret -Psecret", "pub --password=*** -P***"),
+        ] {
+            assert_eq!(hidden(line), want);
+        }
+    }
 }

@@ -1,10 +1,14 @@
 //! `ringmq-bench`: a load generator for MQTT brokers, light enough to share two cores with one.
 //!
-//! `run` drives one scenario against a broker that runs already; a scenario's name starts one
-//! for it; `compare` starts brokers afresh
-//! and compares them; `floor` compares a broker with a bare io_uring echo server. Modules:
-//! `clients` (sockets), `mqtt` (bytes), `scenario` (who says what), `stats` and `process`
-//! (what is measured), `broker`, `compare`, `report` (several brokers in one run).
+//! `conn`, `pub` and `sub` are clients as their options describe them. `run` drives one scenario
+//! against a broker that runs already, or what a scenario file says; a scenario's name starts a
+//! broker for it; `compare` starts brokers afresh and compares them; `floor` compares a broker with
+//! a bare io_uring echo server; `merge` adds up what several machines measured.
+//!
+//! Modules: `arguments` (the command line), `clients` (sockets), `mqtt` (bytes), `scenario` and
+//! `general` (who says what), `stats`, `process` and `monitor` (what is measured), `threshold`,
+//! `outcome` and `exporter` (what becomes of it), `broker`, `compare`, `report` (several brokers in
+//! one run).
 
 mod alone;
 mod arguments;
@@ -13,38 +17,52 @@ mod clients;
 mod clock;
 mod compare;
 mod echo_server;
+mod exporter;
+mod general;
 mod host;
 mod machine;
+mod merge;
 mod monitor;
 mod mqtt;
+mod outcome;
+mod pattern;
 mod placement;
 mod plot;
 mod probe;
 mod process;
 mod report;
 mod scenario;
+mod script;
 mod stats;
 mod stop;
 mod summary;
+mod threshold;
 
-use arguments::{Comparing, Job};
+use arguments::{Comparing, Draw, Job};
 use broker::{Candidate, Kind};
 use compare::{Case, Comparison};
-use std::path::PathBuf;
+use outcome::Verdict;
+use scenario::Scenario;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// Exit code when a condition of `--fail-if` holds.
+const CONDITION: u8 = 3;
+
 fn main() -> ExitCode {
+    machine::nofile();
     let job = match arguments::parse() {
         Ok(job) => job,
-        Err(why) => {
-            eprintln!("ringmq-bench: {why}; see ringmq-bench --help");
-            return ExitCode::from(2);
+        Err(error) => {
+            // Nobody reads it when standard error is closed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
     stop::install();
-    machine::nofile();
     match perform(job) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Verdict::Done) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::from(CONDITION),
         Err(why) => {
             eprintln!("ringmq-bench: {why}");
             ExitCode::FAILURE
@@ -52,44 +70,63 @@ fn main() -> ExitCode {
     }
 }
 
-fn perform(job: Job) -> Result<(), String> {
+fn perform(job: Job) -> Result<Verdict, String> {
     match job {
-        Job::Help => {
-            print!("{}", arguments::help());
-            Ok(())
+        Job::Print(text) => {
+            print!("{text}");
+            Ok(Verdict::Done)
         }
-        Job::EchoServer { port } => echo_server::run(port),
-        Job::Run { scenario, settings, json } => {
+        Job::Manual(directory) => manual(directory.as_deref()),
+        Job::EchoServer { port } => echo_server::run(port).map(|()| Verdict::Done),
+        Job::Run { scenario, settings, outcome } => {
             wake_precisely();
-            let report = scenario::run(scenario, &settings)?;
-            let text = serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?;
-            match json {
-                Some(path) if path.as_os_str() != "-" => {
-                    std::fs::write(&path, text + "\n")
-                        .map_err(|e| format!("{}: {e}", path.display()))?;
+            let mut report = scenario::run(scenario, &settings)?;
+            let verdict = outcome.judge(&mut report);
+            match &outcome.json {
+                Some(path) if !outcome.to_output() => {
+                    outcome::write(path, &report)?;
                     let tables = scenario::table(scenario, &report).unwrap_or_default();
                     println!("{tables}{}", summary::table(&report));
                 }
-                _ => println!("{text}"),
+                _ => outcome::write(Path::new("-"), &report)?,
             }
-            Ok(())
+            Ok(verdict)
         }
         Job::Alone(alone) => {
             wake_precisely();
             alone.run()
         }
-        Job::Draw { result, target } => {
-            let text = std::fs::read_to_string(&result).map_err(|e| e.to_string());
-            let parsed = text.and_then(|t| serde_json::from_str(&t).map_err(|e| e.to_string()));
-            let file: serde_json::Value =
-                parsed.map_err(|why| format!("{}: {why}", result.display()))?;
-            // `run` writes the result alone, a scenario by name wraps it.
-            let broker = file["broker"].as_str().and_then(|command| command.split(' ').next());
-            alone::redraw(&target, file.get("result").unwrap_or(&file), broker)
+        Job::General(plan) => {
+            wake_precisely();
+            general::run(*plan)
         }
+        Job::File(script) => script::run(script),
+        Job::Merge(asked) => merge::run(&asked.files, &asked.outcome),
+        Job::Draw(draw) => plot_file(&draw),
         Job::Compare(asked) => compare(asked)?.run(),
         Job::Floor(asked) => floor(asked)?.run(),
     }
+}
+
+fn plot_file(draw: &Draw) -> Result<Verdict, String> {
+    let file = outcome::read(&draw.result)?;
+    if file.get("results").is_some() {
+        return draw.target.compare(&file).map(|()| Verdict::Done);
+    }
+    // `run` writes the result alone, a scenario by name wraps it.
+    let broker = file["broker"].as_str().and_then(|command| command.split(' ').next());
+    alone::redraw(&draw.target, file.get("result").unwrap_or(&file), broker)?;
+    Ok(Verdict::Done)
+}
+
+fn manual(directory: Option<&Path>) -> Result<Verdict, String> {
+    let command = arguments::command();
+    let done = match directory {
+        None => clap_mangen::Man::new(command).render(&mut std::io::stdout()),
+        Some(directory) => std::fs::create_dir_all(directory)
+            .and_then(|()| clap_mangen::generate_to(command, directory)),
+    };
+    done.map(|()| Verdict::Done).map_err(|error| format!("man: {error}"))
 }
 
 /// Without this a paced publisher wakes up to 50 µs late.
@@ -109,31 +146,56 @@ fn compare(asked: Comparing) -> Result<Comparison, String> {
         ringmq(&asked, &cpus, shards, &mut candidates, &mut absent);
     }
     mosquitto(&asked, &mut candidates, &mut absent);
-    candidates.extend(asked.others);
+    candidates.extend(asked.others.iter().cloned());
     if candidates.is_empty() {
         return Err("there is no broker to measure".into());
     }
-    let named = |s: &scenario::Scenario| {
-        if asked.scenarios.is_empty() { s.compared } else { asked.scenarios.contains(&s.name) }
+    let named = |s: &&Scenario| {
+        let given = &asked.scenarios;
+        if given.is_empty() { s.compared } else { given.iter().any(|g| g.name == s.name) }
     };
-    let case = |scenario: &'static scenario::Scenario| {
-        let mut arguments = asked.passed_on.clone();
-        if asked.quick && matches!(scenario.kind, scenario::Kind::Idle { .. }) {
-            arguments.extend(["--clients".to_string(), "3000".to_string()]);
+    let case =
+        |scenario: &'static Scenario| case_of(scenario.name, scenario, asked.arguments(scenario));
+    let cases = scenario::ALL.iter().filter(named).map(case).collect::<Result<Vec<_>, _>>()?;
+    Ok(comparison(asked, candidates, cases, absent, "mosquitto"))
+}
+
+/// A case whose title is what a generator with these arguments would say of itself.
+fn case_of(
+    name: &str,
+    scenario: &'static Scenario,
+    arguments: Vec<String>,
+) -> Result<Case, String> {
+    let words = ["ringmq-bench", "run", "--target=127.0.0.1:1", "--scenario", scenario.name];
+    let words = words.into_iter().chain(arguments.iter().map(String::as_str));
+    match arguments::parse_from(words).map_err(|error| error.to_string())? {
+        Job::Run { settings, .. } => {
+            let title = scenario::headline(scenario, &settings);
+            Ok(Case { name: name.to_string(), title, scenario, arguments })
         }
-        let title = format!("{}: {}", scenario.name, scenario.about);
-        Case { name: scenario.name.to_string(), title, scenario, arguments }
-    };
-    Ok(Comparison {
+        _ => Err(format!("{name} is not run")),
+    }
+}
+
+fn comparison(
+    asked: Comparing,
+    candidates: Vec<Candidate>,
+    cases: Vec<Case>,
+    absent: Vec<(String, String)>,
+    reference: &str,
+) -> Comparison {
+    Comparison {
         candidates,
-        reference: asked.reference.unwrap_or_else(|| "mosquitto".into()),
-        cases: scenario::ALL.iter().filter(|s| named(s)).map(case).collect(),
+        reference: asked.reference.unwrap_or_else(|| reference.into()),
+        cases,
         repeat: asked.repeat,
         seconds: asked.seconds,
         warmup: asked.warmup,
         json: asked.json,
+        plot: asked.plot,
+        fail_if: asked.fail_if,
         absent,
-    })
+    }
 }
 
 fn floor(asked: Comparing) -> Result<Comparison, String> {
@@ -141,24 +203,15 @@ fn floor(asked: Comparing) -> Result<Comparison, String> {
     let mut candidates = vec![Candidate { name: "floor".into(), kind: Kind::EchoFloor }];
     ringmq(&asked, &machine::cpus(), 1, &mut candidates, &mut absent);
     mosquitto(&asked, &mut candidates, &mut absent);
-    candidates.extend(asked.others);
+    candidates.extend(asked.others.iter().cloned());
     let scenario = scenario::find("echo")?;
     let case = |depth: u32| {
-        let mut arguments = asked.passed_on.clone();
-        arguments.extend(["--window".to_string(), depth.to_string()]);
-        let title = format!("echo, 200 connections, 20-byte messages, {depth} outstanding each");
-        Case { name: format!("echo-{depth}"), title, scenario, arguments }
+        let mut arguments = asked.arguments(scenario);
+        arguments.push(format!("--window={depth}"));
+        case_of(&format!("echo-{depth}"), scenario, arguments)
     };
-    Ok(Comparison {
-        candidates,
-        reference: asked.reference.unwrap_or_else(|| "floor".into()),
-        cases: vec![case(1), case(16)],
-        repeat: asked.repeat,
-        seconds: asked.seconds,
-        warmup: asked.warmup,
-        json: asked.json,
-        absent,
-    })
+    let cases = vec![case(1)?, case(16)?];
+    Ok(comparison(asked, candidates, cases, absent, "floor"))
 }
 
 fn ringmq(

@@ -1,6 +1,7 @@
 //! What is seen while a long scenario runs: one sample a second, a progress line every few.
 
 use crate::clock::{self, SECOND};
+use crate::exporter::{Buckets, Exporter, Totals};
 use crate::host::Host;
 use crate::process::{Memory, Tree};
 use crate::stats::Latency;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 const EVERY: u64 = SECOND;
 /// Samples between two progress lines.
-const LINE: u32 = 5;
+const LINE: usize = 5;
 /// The host must keep this much memory, in bytes: below it the scenario ends early.
 pub const FLOOR: u64 = 3 << 29;
 
@@ -21,8 +22,8 @@ pub struct Sample {
     pub clients: u32,
     /// Clients that came in per second.
     pub joined: f64,
-    /// Broker: percent of one core.
-    pub cpu: f64,
+    /// Broker: percent of one core, where its process is known.
+    pub cpu: Option<f64>,
     /// Broker: percent of the second that threads of it waited for a CPU, all added.
     pub waited: f64,
     /// Generator: percent of one core.
@@ -37,6 +38,10 @@ pub struct Sample {
     pub p50: f64,
     /// The same.
     pub p99: f64,
+    /// Messages per second in this second, where they are counted.
+    pub published: f64,
+    /// The same.
+    pub delivered: f64,
 }
 
 /// Takes the samples.
@@ -51,6 +56,11 @@ pub struct Monitor {
     pub latency: Latency,
     /// There was less than [`FLOOR`] left.
     pub floor_met: bool,
+    /// What was counted so far; its owner is who counts.
+    pub totals: Totals,
+    buckets: Buckets,
+    exporter: Option<Exporter>,
+    last_messages: (u64, u64),
     tree: Option<Tree>,
     began: u64,
     next: u64,
@@ -64,8 +74,8 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Begins now.
-    pub fn new(pid: Option<i32>) -> Self {
+    /// Begins now. `exporter` is shown each sample.
+    pub fn new(pid: Option<i32>, exporter: Option<Exporter>) -> Self {
         let tree = pid.map(Tree::of);
         let now = clock::now();
         Self {
@@ -74,6 +84,10 @@ impl Monitor {
             before: Host::now(),
             latency: Latency::new(),
             floor_met: false,
+            totals: Totals::default(),
+            buckets: Buckets::default(),
+            exporter,
+            last_messages: (0, 0),
             last_cpu: tree.as_ref().and_then(Tree::cpu).unwrap_or(0),
             last_wait: tree.as_ref().map_or(0, Tree::waited),
             tree,
@@ -138,17 +152,19 @@ impl Monitor {
         let (cpu, wait, rss) = match &self.tree {
             Some(tree) => {
                 let gone = || format!("the broker's process is gone ({clients} clients were in)");
-                (tree.cpu().ok_or_else(gone)?, tree.waited(), tree.resident())
+                (Some(tree.cpu().ok_or_else(gone)?), tree.waited(), tree.resident())
             }
-            None => (0, 0, 0),
+            None => (None, 0, 0),
         };
         let percent = |to: u64, from: u64| to.saturating_sub(from) as f64 / 1e7 / seconds;
         let (p50, p99) = self.latency.middle_and_tail();
+        let messages = self.totals.messages.unwrap_or_default();
+        let each_second = |to: u64, from: u64| to.saturating_sub(from) as f64 / seconds;
         let sample = Sample {
             at: (now - self.began) as f64 / 1e9,
             clients,
             joined: (f64::from(clients) - f64::from(self.last_clients)) / seconds,
-            cpu: percent(cpu, self.last_cpu),
+            cpu: cpu.map(|cpu| percent(cpu, self.last_cpu)),
             waited: percent(wait, self.last_wait),
             own_cpu: percent(own, self.last_own),
             own_lag: self.lag as f64 / 1e6,
@@ -156,50 +172,67 @@ impl Monitor {
             host: Host::now(),
             p50,
             p99,
+            published: each_second(messages.0, self.last_messages.0),
+            delivered: each_second(messages.1, self.last_messages.1),
         };
+        if let Some(exporter) = &self.exporter {
+            self.buckets.add(&self.latency);
+            exporter.show(&sample, &self.totals, &self.buckets);
+        }
         self.latency.clear();
+        self.last_messages = messages;
         self.lag = 0;
-        (self.last_time, self.last_cpu, self.last_own) = (now, cpu, own);
+        (self.last_time, self.last_cpu, self.last_own) = (now, cpu.unwrap_or(0), own);
         self.last_wait = wait;
         self.last_clients = clients;
         self.floor_met |= sample.host.available < FLOOR;
         self.samples.push(sample);
-        if (self.samples.len() as u32).is_multiple_of(LINE) {
+        if self.samples.len().is_multiple_of(LINE) {
             self.line();
         }
         Ok(())
     }
 
     fn line(&self) {
-        let all = &self.samples[self.samples.len() - LINE as usize..];
-        let mean = |f: fn(&Sample) -> f64| all.iter().map(f).sum::<f64>() / f64::from(LINE);
+        let all = &self.samples[self.samples.len().saturating_sub(LINE)..];
+        let mean = |f: fn(&Sample) -> f64| all.iter().map(f).sum::<f64>() / all.len() as f64;
         let Some(last) = all.last() else { return };
         let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
         let phase = self.phases.last().map_or("", |p| p.1);
-        let rss_each = if last.clients > 0 { last.rss / u64::from(last.clients) } else { 0 };
-        let latency = if last.p99 > 0.0 {
-            format!(" · p50 {:.2} p99 {:.2} ms", last.p50, last.p99)
-        } else {
-            String::new()
-        };
-        eprintln!(
-            "{:6.0} s {phase:<10} {:>9} clients {:>+8.0}/s · broker {:4.0} % {:6.0} MiB ({} B \
-             each) · generator {:3.0} %, late {:.1} ms · host {:+6.0} MiB, {:.0} free, slab \
-             {:.0} · {} sockets\
-             {latency}",
+        let mut line = format!(
+            "{:6.0} s {phase:<10} {:>9} clients {:>+8.0}/s",
             last.at,
             last.clients,
-            mean(|s| s.joined),
-            mean(|s| s.cpu),
-            mib(last.rss),
-            rss_each,
-            mean(|s| s.own_cpu),
-            all.iter().map(|s| s.own_lag).fold(0.0, f64::max),
-            (self.before.available as f64 - last.host.available as f64) / 1_048_576.0,
-            mib(last.host.available),
-            mib(last.host.slab),
-            last.host.sockets,
+            mean(|s| s.joined)
         );
+        let mut add = |text: String| line.push_str(&text);
+        if self.totals.messages.is_some() {
+            let (published, delivered) = (mean(|s| s.published), mean(|s| s.delivered));
+            add(format!(" · {published:.0} published/s {delivered:.0} received/s"));
+        }
+        if last.cpu.is_some() {
+            let rss_each = last.rss.checked_div(u64::from(last.clients)).unwrap_or(0);
+            let cpu = mean(|s| s.cpu.unwrap_or(0.0));
+            add(format!(" · broker {cpu:4.0} % {:6.0} MiB ({rss_each} B each)", mib(last.rss)));
+        }
+        add(format!(
+            " · generator {:3.0} %, late {:.1} ms",
+            mean(|s| s.own_cpu),
+            all.iter().map(|s| s.own_lag).fold(0.0, f64::max)
+        ));
+        if last.cpu.is_some() {
+            add(format!(
+                " · host {:+6.0} MiB, {:.0} free, slab {:.0} · {} sockets",
+                (self.before.available as f64 - last.host.available as f64) / 1_048_576.0,
+                mib(last.host.available),
+                mib(last.host.slab),
+                last.host.sockets
+            ));
+        }
+        if last.p99 > 0.0 {
+            add(format!(" · p50 {:.2} p99 {:.2} ms", last.p50, last.p99));
+        }
+        eprintln!("{line}");
     }
 
     /// All samples, for the result file.
@@ -211,7 +244,7 @@ impl Monitor {
         json!({
             "at_s": column(&|s| tenth(s.at).into()),
             "clients": column(&|s| s.clients.into()),
-            "cpu_percent": column(&|s| tenth(s.cpu).into()),
+            "cpu_percent": column(&|s| s.cpu.map(tenth).into()),
             "waited_percent": column(&|s| tenth(s.waited).into()),
             "generator_percent": column(&|s| tenth(s.own_cpu).into()),
             "generator_late_ms": column(&|s| tenth(s.own_lag).into()),
@@ -221,6 +254,8 @@ impl Monitor {
             "host_sockets": column(&|s| s.host.sockets.into()),
             "p50_ms": column(&|s| s.p50.into()),
             "p99_ms": column(&|s| s.p99.into()),
+            "published_per_s": column(&|s| tenth(s.published).into()),
+            "delivered_per_s": column(&|s| tenth(s.delivered).into()),
             "phases": self.phases.iter().map(|p| json!([tenth(p.0), p.1])).collect::<Vec<_>>(),
         })
     }

@@ -1,4 +1,4 @@
-//! The client's half of MQTT 3.1.1 and 5: just what a load generator says and hears.
+//! The client's half of MQTT 3.1, 3.1.1 and 5: just what a load generator says and hears.
 //!
 //! Written by hand and on purpose not the broker's codec. Trusts nothing it reads, but does not
 //! check what only a conformance test needs.
@@ -6,6 +6,8 @@
 /// Protocol version spoken by every client of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Version {
+    /// MQTT 3.1
+    V31,
     /// MQTT 3.1.1
     V311,
     /// MQTT 5.0
@@ -105,16 +107,26 @@ pub fn publish_of<'a>(version: Version, packet: &Packet<'a>) -> Result<Publish<'
     Ok(Publish { qos, id, topic, payload: rest })
 }
 
-/// Packet identifier of PUBACK, PUBREC, PUBREL, PUBCOMP or SUBACK, and whether the peer refused.
+/// Packet identifier of PUBACK, PUBREC, PUBREL, PUBCOMP or SUBACK, and whether the peer refused; of
+/// a SUBACK, whether it refused any filter.
 #[inline]
 pub fn ack_of(version: Version, packet: &Packet<'_>) -> Result<(u16, bool), Malformed> {
     let id = u16_at(packet.body)?;
     let refused = match (packet.first, version) {
-        (first::SUBACK, _) => packet.body.last().is_none_or(|&code| code >= 0x80),
+        (first::SUBACK, _) => suback_refuses(version, packet.body),
         (_, Version::V5) => packet.body.get(2).is_some_and(|&code| code >= 0x80),
         _ => false,
     };
     Ok((id, refused))
+}
+
+fn suback_refuses(version: Version, body: &[u8]) -> bool {
+    let mut codes = body.get(2..).unwrap_or_default();
+    if version == Version::V5 {
+        let Ok(Some((length, used))) = varint(codes) else { return true };
+        codes = codes.get(used + length..).unwrap_or_default();
+    }
+    codes.is_empty() || codes.iter().any(|&code| code >= 0x80)
 }
 
 /// A received CONNACK.
@@ -124,14 +136,48 @@ pub struct Connack {
     pub code: u8,
     /// The broker kept a session for us.
     pub session_present: bool,
+    /// How many QoS 1 and 2 messages the broker takes at once (MQTT 5, 3.2.2.3.3).
+    pub receive_maximum: u16,
 }
 
 /// Takes a CONNACK apart.
-pub fn connack_of(packet: &Packet<'_>) -> Result<Connack, Malformed> {
-    match packet.body {
-        [flags, code, ..] => Ok(Connack { code: *code, session_present: flags & 1 == 1 }),
-        _ => Err(Malformed),
+pub fn connack_of(version: Version, packet: &Packet<'_>) -> Result<Connack, Malformed> {
+    let [flags, code, rest @ ..] = packet.body else { return Err(Malformed) };
+    let mut connack =
+        Connack { code: *code, session_present: flags & 1 == 1, receive_maximum: u16::MAX };
+    // A broker that refuses the version answers in its own.
+    if version == Version::V5 && !rest.is_empty() {
+        let (length, used) = varint(rest)?.ok_or(Malformed)?;
+        let mut properties = rest.get(used..used + length).ok_or(Malformed)?;
+        while let Some((&name, rest)) = properties.split_first() {
+            if name == RECEIVE_MAXIMUM {
+                connack.receive_maximum = u16_at(rest)?.max(1);
+            }
+            properties = rest.get(property_length(name, rest)?..).ok_or(Malformed)?;
+        }
     }
+    Ok(connack)
+}
+
+/// The property Receive Maximum (MQTT 5, 2.2.2.2).
+const RECEIVE_MAXIMUM: u8 = 0x21;
+
+/// Bytes of a property's value, by the table of MQTT 5, 2.2.2.2.
+fn property_length(name: u8, bytes: &[u8]) -> Result<usize, Malformed> {
+    Ok(match name {
+        0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2a => 1,
+        0x13 | 0x21 | 0x22 | 0x23 => 2,
+        0x02 | 0x11 | 0x18 | 0x27 => 4,
+        0x03 | 0x08 | 0x09 | 0x12 | 0x15 | 0x16 | 0x1a | 0x1c | 0x1f => {
+            2 + usize::from(u16_at(bytes)?)
+        }
+        0x26 => {
+            let key = 2 + usize::from(u16_at(bytes)?);
+            key + 2 + usize::from(u16_at(bytes.get(key..).ok_or(Malformed)?)?)
+        }
+        0x0b => varint(bytes)?.ok_or(Malformed)?.1,
+        _ => return Err(Malformed),
+    })
 }
 
 /// What becomes of a client's session.
@@ -139,13 +185,33 @@ pub fn connack_of(packet: &Packet<'_>) -> Result<Connack, Malformed> {
 pub enum Session {
     /// A new one, which ends with the connection.
     Clean,
-    /// The former one if there is one, and it stays for an hour (MQTT 3.1.1: as long as the
+    /// A new one that stays so many seconds after the connection (MQTT 5; otherwise like
+    /// [`Session::Clean`]).
+    Fresh(u32),
+    /// The former one if there is one, and it stays for so many seconds (MQTT 3: as long as the
     /// broker keeps it).
-    Lasting,
+    Lasting(u32),
 }
 
-/// Seconds that a lasting session stays, with MQTT 5.
-const EXPIRY: u32 = 3600;
+/// Seconds that the session of a scenario stays, with MQTT 5.
+pub const EXPIRY: u32 = 3600;
+
+/// What a client says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Connect<'a> {
+    /// Protocol version.
+    pub version: Version,
+    /// ClientId.
+    pub client_id: &'a str,
+    /// In seconds.
+    pub keep_alive: u16,
+    /// What becomes of the session.
+    pub session: Session,
+    /// User name, and with it a password.
+    pub username: Option<&'a str>,
+    /// Password.
+    pub password: Option<&'a str>,
+}
 
 fn string(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let length = usize::from(u16_at(bytes)?);
@@ -172,42 +238,66 @@ fn put_length(out: &mut Vec<u8>, mut length: usize) {
     out.push(length as u8);
 }
 
-/// Appends CONNECT; `keep_alive` in seconds.
-pub fn put_connect(
-    out: &mut Vec<u8>,
-    version: Version,
-    client_id: &str,
-    keep_alive: u16,
-    session: Session,
-) {
-    let properties: &[u8] = match (version, session) {
-        (Version::V311, _) => &[],
-        (Version::V5, Session::Clean) => &[0],
-        (Version::V5, Session::Lasting) => {
-            let [a, b, c, d] = EXPIRY.to_be_bytes();
-            &[5, 0x11, a, b, c, d]
-        }
+/// Appends CONNECT.
+pub fn put_connect(out: &mut Vec<u8>, connect: &Connect<'_>) {
+    let Connect { version, client_id, keep_alive, session, username, password } = connect;
+    let expiry = match session {
+        Session::Clean => 0,
+        Session::Fresh(seconds) | Session::Lasting(seconds) => *seconds,
     };
+    let [a, b, c, d] = expiry.to_be_bytes();
+    let lasting = [5, 0x11, a, b, c, d];
+    let properties: &[u8] = match version {
+        Version::V31 | Version::V311 => &[],
+        Version::V5 if expiry == 0 => &[0],
+        Version::V5 => &lasting,
+    };
+    let (name, level): (&[u8], u8) = match version {
+        Version::V31 => (b"MQIsdp", 3),
+        Version::V311 => (b"MQTT", 4),
+        Version::V5 => (b"MQTT", 5),
+    };
+    let length = |text: &Option<&str>| text.map_or(0, |text| 2 + text.len());
+    let credentials = length(username) + length(password);
+    let mut flags = 0;
+    if !matches!(session, Session::Lasting(_)) {
+        flags |= 0x02;
+    }
+    flags |= u8::from(username.is_some()) << 7 | u8::from(password.is_some()) << 6;
     out.push(0x10);
-    put_length(out, 10 + properties.len() + 2 + client_id.len());
-    put_string(out, b"MQTT");
-    out.push(if version == Version::V5 { 5 } else { 4 });
-    out.push(if session == Session::Clean { 0x02 } else { 0 });
+    put_length(out, 2 + name.len() + 4 + properties.len() + 2 + client_id.len() + credentials);
+    put_string(out, name);
+    out.push(level);
+    out.push(flags);
     out.extend_from_slice(&keep_alive.to_be_bytes());
     out.extend_from_slice(properties);
     put_string(out, client_id.as_bytes());
+    for text in [username, password].into_iter().flatten() {
+        put_string(out, text.as_bytes());
+    }
 }
 
-/// Appends SUBSCRIBE with one filter.
-pub fn put_subscribe(out: &mut Vec<u8>, version: Version, id: u16, filter: &str, qos: u8) {
+/// A topic filter and the QoS that is asked for.
+pub type Filter = (String, u8);
+
+/// Appends SUBSCRIBE.
+pub fn put_subscribe(out: &mut Vec<u8>, version: Version, id: u16, filters: &[Filter]) {
     out.push(0x82);
-    put_length(out, 2 + usize::from(version == Version::V5) + 2 + filter.len() + 1);
+    let each: usize = filters.iter().map(|(filter, _)| 2 + filter.len() + 1).sum();
+    put_length(out, 2 + usize::from(version == Version::V5) + each);
     out.extend_from_slice(&id.to_be_bytes());
     if version == Version::V5 {
         out.push(0);
     }
-    put_string(out, filter.as_bytes());
-    out.push(qos);
+    for (filter, qos) in filters {
+        put_string(out, filter.as_bytes());
+        out.push(*qos);
+    }
+}
+
+/// Appends DISCONNECT: the connection ends in good order.
+pub fn put_disconnect(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0xe0, 0]);
 }
 
 /// Appends PUBLISH. `id` is ignored with QoS 0.
@@ -232,8 +322,9 @@ pub fn put_retained(out: &mut Vec<u8>, version: Version, topic: &[u8], id: u16, 
 /// The flag of a PUBLISH that is retained.
 pub const RETAIN: u8 = 1;
 
+/// Appends PUBLISH with `flags` as in its first byte: QoS in bits 1 and 2, and [`RETAIN`].
 #[inline]
-fn put_flagged(
+pub fn put_flagged(
     out: &mut Vec<u8>,
     version: Version,
     flags: u8,
@@ -241,7 +332,7 @@ fn put_flagged(
     id: u16,
     payload: &[u8],
 ) {
-    let qos = flags >> 1;
+    let qos = flags >> 1 & 3;
     let extra = if qos > 0 { 2 } else { 0 } + usize::from(version == Version::V5);
     let length = 2 + topic.len() + extra + payload.len();
     out.reserve(length + 5);
@@ -297,17 +388,29 @@ mod tests {
     #[test]
     fn a_connect_is_as_the_specification_shows_it() {
         let mut out = Vec::new();
-        put_connect(&mut out, Version::V311, "ab", 0, Session::Clean);
+        let connect = |version, keep_alive, session| {
+            let (username, password) = (None, None);
+            Connect { version, client_id: "ab", keep_alive, session, username, password }
+        };
+        put_connect(&mut out, &connect(Version::V311, 0, Session::Clean));
         assert_eq!(out, b"\x10\x0e\0\x04MQTT\x04\x02\0\0\0\x02ab");
         out.clear();
-        put_connect(&mut out, Version::V5, "ab", 300, Session::Clean);
+        put_connect(&mut out, &connect(Version::V5, 300, Session::Clean));
         assert_eq!(out, b"\x10\x0f\0\x04MQTT\x05\x02\x01\x2c\0\0\x02ab");
         out.clear();
-        put_connect(&mut out, Version::V5, "ab", 0, Session::Lasting);
+        put_connect(&mut out, &connect(Version::V5, 0, Session::Lasting(EXPIRY)));
         assert_eq!(out, b"\x10\x14\0\x04MQTT\x05\0\0\0\x05\x11\0\0\x0e\x10\0\x02ab");
         out.clear();
-        put_subscribe(&mut out, Version::V5, 1, "a/+", 1);
-        assert_eq!(out, b"\x82\x09\0\x01\0\0\x03a/+\x01");
+        let connect = Connect {
+            username: Some("u"),
+            password: Some("pw"),
+            ..connect(Version::V31, 0, Session::Clean)
+        };
+        put_connect(&mut out, &connect);
+        assert_eq!(out, b"\x10\x17\0\x06MQIsdp\x03\xc2\0\0\0\x02ab\0\x01u\0\x02pw");
+        out.clear();
+        put_subscribe(&mut out, Version::V5, 1, &[("a/+".into(), 1), ("b".into(), 2)]);
+        assert_eq!(out, b"\x82\x0d\0\x01\0\0\x03a/+\x01\0\x01b\x02");
     }
 
     #[test]
@@ -315,12 +418,43 @@ mod tests {
         let suback = [0x90, 3, 0, 1, 0x80];
         let packet = split(&suback).unwrap().unwrap();
         assert_eq!(ack_of(Version::V311, &packet), Ok((1, true)));
+        for (suback, refused) in [
+            (&[0x90, 4, 0, 1, 0x87, 0][..], true),
+            (&[0x90, 4, 0, 1, 0, 1], false),
+            (&[0x90, 2, 0, 1], true),
+        ] {
+            let packet = split(suback).unwrap().unwrap();
+            assert_eq!(ack_of(Version::V311, &packet), Ok((1, refused)));
+        }
+        for (suback, refused) in
+            [(&[0x90, 5, 0, 1, 0, 2, 0x87][..], true), (&[0x90, 5, 0, 1, 0, 2, 0], false)]
+        {
+            let packet = split(suback).unwrap().unwrap();
+            assert_eq!(ack_of(Version::V5, &packet), Ok((1, refused)));
+        }
         let puback = [0x40, 3, 0, 9, 0x87];
         let packet = split(&puback).unwrap().unwrap();
         assert_eq!(ack_of(Version::V5, &packet), Ok((9, true)));
         let plain = [0x40, 2, 0, 9];
         let packet = split(&plain).unwrap().unwrap();
         assert_eq!(ack_of(Version::V5, &packet), Ok((9, false)));
+    }
+
+    #[test]
+    fn a_connack_says_how_much_the_broker_takes() {
+        // Server Keep Alive, a user property, Receive Maximum, Topic Alias Maximum.
+        let properties = b"\x13\0\x3c\x26\0\x01k\0\x02vv\x21\0\x14\x22\0\x0a";
+        let mut bytes = vec![0x20, 3 + properties.len() as u8, 1, 0, properties.len() as u8];
+        bytes.extend_from_slice(properties);
+        let packet = split(&bytes).unwrap().unwrap();
+        let connack = Connack { code: 0, session_present: true, receive_maximum: 20 };
+        assert_eq!(connack_of(Version::V5, &packet), Ok(connack));
+        let refusal = split(&[0x20, 2, 0, 1]).unwrap().unwrap();
+        assert_eq!(connack_of(Version::V5, &refusal).map(|c| c.code), Ok(1));
+        for body in [&[][..], &[0], &[0, 0, 9, 1], &[0, 0, 1, 0x7f], &[0, 0, 2, 0x26, 0]] {
+            let packet = Packet { first: 0x20, body, total: body.len() + 2 };
+            assert_eq!(connack_of(Version::V5, &packet), Err(Malformed), "{body:?}");
+        }
     }
 
     #[test]

@@ -72,6 +72,49 @@ pub fn number(report: &Value, path: &str) -> Option<f64> {
     report.get(object)?.get(key)?.as_f64()
 }
 
+/// A figure for a person: formatted like a number when there is one, else a dash.
+#[derive(Clone, Copy, Debug)]
+pub struct Figure(pub Option<f64>);
+
+impl Figure {
+    /// Out of a report.
+    pub fn of(report: &Value, path: &str) -> Figure {
+        Figure(number(report, path))
+    }
+
+    /// Bytes as mebibytes.
+    pub fn mebi(self) -> Figure {
+        Figure(self.0.map(|bytes| bytes / 1_048_576.0))
+    }
+
+    /// Divided by `other`; none when that is none or zero.
+    pub fn over(self, other: Figure) -> Figure {
+        let other = other.0.filter(|number| *number != 0.0);
+        Figure(self.0.zip(other).map(|(number, other)| number / other))
+    }
+
+    /// Less `other`.
+    pub fn less(self, other: Figure) -> Figure {
+        Figure(self.0.zip(other.0).map(|(number, other)| number - other))
+    }
+}
+
+impl std::fmt::Display for Figure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.filter(|number| number.is_finite()) {
+            Some(number) => number.fmt(f),
+            // Of the width that was asked for, without the digits.
+            None => match f.width() {
+                Some(width) if f.align() == Some(std::fmt::Alignment::Left) => {
+                    write!(f, "{:<width$}", "-")
+                }
+                Some(width) => write!(f, "{:>width$}", "-"),
+                None => f.write_str("-"),
+            },
+        }
+    }
+}
+
 /// How a number is shown.
 #[derive(Clone, Copy)]
 enum Form {
@@ -203,6 +246,20 @@ fn aligned(lines: &[Vec<String>]) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_figure_that_is_not_there_is_a_dash() {
+        let report = json!({"a": 2.5, "none": null, "bytes": 3 << 20});
+        let figure = |path| Figure::of(&report, path);
+        assert_eq!(
+            format!("{:.2}|{:>6.1}|{:<4.0}|", figure("a"), figure("b"), figure("none")),
+            "2.50|     -|-   |"
+        );
+        assert_eq!(format!("{:.1}", figure("bytes").mebi()), "3.0");
+        assert_eq!(format!("{:.1}", figure("a").over(Figure(Some(0.0)))), "-");
+        assert_eq!(format!("{:.1}", Figure(Some(f64::NAN))), "-");
+        assert_eq!(format!("{:.1}", figure("a").less(figure("a"))), "0.0");
+    }
 
     #[test]
     fn medians_go_field_by_field_and_faults_show_their_worst() {

@@ -1,6 +1,9 @@
 //! What was received: order, loss and duplication per stream, and latency.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use serde_json::{Value, json};
 
 /// The messages of one publisher as one subscriber sees them. Sequence numbers count from 0.
@@ -23,6 +26,11 @@ pub struct Order {
 }
 
 impl Stream {
+    /// The next message is number `next`.
+    pub fn from(next: u64) -> Self {
+        Self { next, seen: 0 }
+    }
+
     /// Message `seq` came; those before `mark` belong to the warm-up and are not counted.
     #[inline]
     pub fn take(&mut self, seq: u64, mark: u64, order: &mut Order) {
@@ -95,9 +103,44 @@ impl Latency {
         self.0.reset();
     }
 
-    /// Percentiles in milliseconds.
+    /// Tells `each` the recorded values, in nanoseconds and upwards, with how often they were.
+    pub fn each(&self, mut each: impl FnMut(u64, u64)) {
+        for step in self.0.iter_recorded() {
+            each(step.value_iterated_to(), u64::from(step.count_at_value()));
+        }
+    }
+
+    /// Everything that `other` has recorded is recorded here, too.
+    pub fn add(&mut self, other: &Latency) -> Result<(), String> {
+        self.0.add(&other.0).map_err(|error| error.to_string())
+    }
+
+    /// The histogram in HdrHistogram's own encoding (V2, deflated, base64), in nanoseconds.
+    fn encoded(&self) -> Option<String> {
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new().serialize(&self.0, &mut bytes).ok()?;
+        Some(STANDARD.encode(bytes))
+    }
+
+    /// What a report has as `histogram`. The text may be anybody's.
+    pub fn decoded(text: &str) -> Result<Latency, String> {
+        /// A deflated histogram of ours has a few kilobytes.
+        const MOST: usize = 1 << 20;
+        if text.len() > MOST {
+            return Err("the histogram is longer than any of ours".into());
+        }
+        let bytes = STANDARD.decode(text).map_err(|error| error.to_string())?;
+        let histogram = Deserializer::new().deserialize(&mut &bytes[..]);
+        let histogram: Histogram<u32> = histogram.map_err(|error| error.to_string())?;
+        let mut latency = Latency::new();
+        latency.add(&Latency(histogram))?;
+        Ok(latency)
+    }
+
+    /// Percentiles in milliseconds, null when nothing was recorded, and the histogram itself, from
+    /// which results of several machines are added up.
     pub fn report(&self) -> Value {
-        let ms = |nanos: u64| (nanos as f64 / 1e3).round() / 1e3;
+        let ms = |nanos: u64| (!self.0.is_empty()).then(|| (nanos as f64 / 1e3).round() / 1e3);
         json!({
             "p50": ms(self.0.value_at_quantile(0.5)),
             "p90": ms(self.0.value_at_quantile(0.9)),
@@ -105,6 +148,7 @@ impl Latency {
             "p99.9": ms(self.0.value_at_quantile(0.999)),
             "max": ms(self.0.max()),
             "count": self.0.len(),
+            "histogram": self.encoded(),
         })
     }
 }
@@ -139,5 +183,47 @@ mod tests {
         assert_eq!(count(&[0, 5, 6], 7, 4), (1, 0, 0));
         assert_eq!(count(&[0, 5, 6, 2, 2], 7, 5), (0, 0, 0));
         assert_eq!(count(&[0, 1], 3, 3), (0, 0, 0));
+    }
+
+    #[test]
+    fn histograms_of_two_are_the_histogram_of_both() {
+        let (mut left, mut right, mut both) = (Latency::new(), Latency::new(), Latency::new());
+        for step in 0..20_000u64 {
+            // From a microsecond to over the upper bound, unevenly.
+            let nanos = 1_000 + step * step * step / 100;
+            if step % 3 == 0 {
+                left.record(nanos)
+            } else {
+                right.record(nanos)
+            }
+            both.record(nanos);
+        }
+        let decoded = |latency: &Latency| {
+            let report = latency.report();
+            Latency::decoded(report["histogram"].as_str().unwrap()).unwrap()
+        };
+        let mut merged = decoded(&left);
+        merged.add(&decoded(&right)).unwrap();
+        assert_eq!(merged.report(), both.report());
+        assert_ne!(left.report(), both.report());
+    }
+
+    #[test]
+    fn an_empty_histogram_has_no_percentiles() {
+        let report = Latency::new().report();
+        assert_eq!((&report["p99"], &report["count"]), (&Value::Null, &json!(0)));
+        assert!(Latency::decoded(report["histogram"].as_str().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_histogram_is_refused() {
+        for text in ["", "x", "AAAA", "SElTVEZBQUE=", &"A".repeat(2 << 20)] {
+            assert!(Latency::decoded(text).is_err());
+        }
+        let mut coarse = Histogram::<u32>::new_with_bounds(1, 1000, 1).unwrap();
+        coarse.record(5).unwrap();
+        let text = Latency(coarse).encoded().unwrap();
+        // Other bounds are taken as far as the values fit into ours.
+        assert!(Latency::decoded(&text).is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! The table that ends every run: the same lines for every scenario, from fields that every report
 //! names alike; what a scenario does not measure is left out.
 
-use crate::report;
+use crate::report::{self, Figure};
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -12,6 +12,9 @@ pub fn table(report: &Value) -> String {
     if let Some(rate) = figure("connects_per_s") {
         let _ = writeln!(text, "  {:<26}{rate:>10.0}", "connects/s");
     }
+    if let Some(rate) = figure("published_per_s").filter(|_| figure("delivered_per_s").is_none()) {
+        let _ = writeln!(text, "  {:<26}{rate:>10.0}", "published/s");
+    }
     if let Some(rate) = figure("delivered_per_s") {
         let _ = writeln!(text, "  {:<26}{rate:>10.0}", "messages/s");
     }
@@ -20,10 +23,30 @@ pub fn table(report: &Value) -> String {
         "  {:<26}{:>10}{:>10}{:>10}{:>10}{:>10}",
         "ms", "p50", "p90", "p99", "p99.9", "max"
     );
-    for (name, field) in [("CONNACK", "connack_ms"), ("end to end", "latency_ms")] {
+    let rows =
+        [("CONNACK", "connack_ms"), ("acknowledged", "ack_ms"), ("end to end", "latency_ms")];
+    for (name, field) in rows {
         percentiles(&mut text, name, &report[field]);
     }
     let count = |key: &str| report[key].as_u64().map_or("-".into(), |n| n.to_string());
+    if figure("connected").is_some() {
+        let _ = writeln!(
+            text,
+            "  clients                   connected {} of {}, failed {}, retried {}, came back {}",
+            count("connected"),
+            count("clients"),
+            count("failed"),
+            count("retried"),
+            count("reconnected"),
+        );
+        let _ = writeln!(
+            text,
+            "  messages                  published {}, acknowledged {}, received {}",
+            count("published"),
+            count("acknowledged"),
+            count("delivered"),
+        );
+    }
     let _ = writeln!(
         text,
         "  faults                    lost {}, reordered {}, twice {}, unexpected disconnects {}",
@@ -60,7 +83,7 @@ fn percentiles(text: &mut String, name: &str, latency: &Value) {
     }
     let _ = write!(text, "  {name:<26}");
     for which in ["p50", "p90", "p99", "p99.9", "max"] {
-        let _ = write!(text, "{:>10.2}", latency[which].as_f64().unwrap_or(f64::NAN));
+        let _ = write!(text, "{:>10.2}", Figure(latency[which].as_f64()));
     }
     text.push('\n');
 }

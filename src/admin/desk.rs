@@ -69,6 +69,7 @@ struct Page {
 pub(super) struct Desk {
     lines: Vec<Rc<Line>>,
     interest: Box<dyn Fn() -> u64 + Send>,
+    memory_limit: Box<dyn Fn() -> Option<u64> + Send>,
     placement: Box<dyn Fn(&str) -> u8 + Send>,
     started: Duration,
     state: watch::Receiver<State>,
@@ -87,6 +88,7 @@ impl Desk {
         Desk {
             lines: sources.shards.into_iter().map(tend).collect(),
             interest: sources.interest,
+            memory_limit: sources.memory_limit,
             placement: sources.placement,
             // A clock before 1970 is not worth a failure.
             started: started.unwrap_or_default(),
@@ -138,6 +140,7 @@ impl Desk {
         }
         let process = Process {
             interest: (self.interest)(),
+            memory_limit: (self.memory_limit)(),
             ready: state.stage == Stage::Ready,
             late: self.late(),
             lost_lines: state.lost_lines,

@@ -31,8 +31,14 @@ fn within<F: Future<Output = ()>>(shards: Vec<Ask>, test: impl FnOnce(Rc<Desk>) 
     let (_state, state) = watch::channel(state);
     LocalSet::new().block_on(&runtime, async {
         let interest = Box::new(|| 5);
-        let sources =
-            Sources { shards, interest, placement: Box::new(|_| 0), started: SystemTime::now() };
+        let memory_limit = Box::new(|| Some(1 << 26));
+        let sources = Sources {
+            shards,
+            interest,
+            memory_limit,
+            placement: Box::new(|_| 0),
+            started: SystemTime::now(),
+        };
         test(Rc::new(Desk::open(sources, state))).await;
     });
 }
@@ -71,6 +77,7 @@ fn requests_made_together_share_one_question_and_one_page() {
         let text = String::from_utf8(text.to_vec()).unwrap();
         assert!(text.contains("\nringmq_steps_total{shard=\"0\"} 1\n"));
         assert!(text.contains("\nringmq_interest_filters 5\n"));
+        assert!(text.contains("\nringmq_memory_limit_bytes 67108864\n"));
     });
 }
 

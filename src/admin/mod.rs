@@ -108,6 +108,8 @@ pub struct Sources {
     pub shards: Vec<Ask>,
     /// Filters in the interest table.
     pub interest: Box<dyn Fn() -> u64 + Send>,
+    /// `limits.memory` in bytes, if there is a bound.
+    pub memory_limit: Box<dyn Fn() -> Option<u64> + Send>,
     /// The home shard of a ClientId.
     pub placement: Box<dyn Fn(&str) -> u8 + Send>,
     /// When the process started.

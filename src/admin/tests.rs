@@ -10,6 +10,7 @@ fn start(shards: Vec<Ask>, stage: Stage) -> Admin {
     let sources = Sources {
         shards,
         interest: Box::new(|| 0),
+        memory_limit: Box::new(|| None),
         placement: Box::new(|name| name.len() as u8),
         started: SystemTime::now(),
     };

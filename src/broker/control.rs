@@ -295,7 +295,8 @@ impl<'a> Control<'a> {
             }
         }
         self.log.set_level(new.log.level);
-        let settings = Arc::new(Settings::new(&new));
+        let settings = Arc::new(Settings::new(&new).with_memory(&new, self.broker.memory));
+        self.broker.shared.memory_limit.set(super::shown(settings.memory));
         self.broker.tell_all(|| Command::Reload(Arc::clone(&settings)));
         if self.broker.admin_bind != new.admin.bind {
             self.broker.move_admin(new.admin.bind);
@@ -330,7 +331,8 @@ impl<'a> Control<'a> {
         let late: Vec<_> = self.broker.watch.late().collect();
         let uptime = self.broker.started.elapsed().unwrap_or_default();
         let resident = admin::resident_bytes();
-        self.figures.write(Instant::now(), uptime, resident, self.log.lost(), &late);
+        let limit = Some(self.broker.shared.memory_limit.used()).filter(|&limit| limit > 0);
+        self.figures.write(Instant::now(), uptime, resident, limit, self.log.lost(), &late);
     }
 
     /// No new clients; the wills are routed; every client is told; the shards end. Takes at most

@@ -25,7 +25,7 @@ mod watch;
 
 use self::core::{Clock, Command, Core, Plan, Report};
 use crate::admin::{self, Admin, AdminFailure, Ask, Question, Stage};
-use crate::config::{Bind, Config, Cores, Listener, Sources};
+use crate::config::{Bind, Config, Cores, Listener, MemoryBudget, Sources};
 use crate::ids::{ListenerId, ShardId};
 use crate::limits::{CONTROL_MAILBOX, DATA_MAILBOX, MAX_SHARDS};
 use crate::mesh::quota::{Quota, Rate};
@@ -102,7 +102,7 @@ fn serve(config: Config, sources: &Sources, log: &LogControl) -> Result<(), Fail
     for warning in host.warnings() {
         tracing::warn!("{warning}");
     }
-    let mut broker = Broker::start(&config, started)?;
+    let mut broker = Broker::start(&config, started, host.facts.memory_budget())?;
     // First, so that /readyz can say that the broker is not ready.
     broker.open_admin(config.admin.bind, Stage::Starting).map_err(Failure::new)?;
     Control::new(broker, config, sources, &signals, log, &notifier).run()
@@ -122,6 +122,13 @@ struct Broker {
     /// The address it was told, which a reload compares.
     admin_bind: Option<SocketAddr>,
     started: SystemTime,
+    /// What `limits.memory: auto` stands for.
+    memory: Option<u64>,
+}
+
+/// The limit on memory as those who show it want it: 0 for none.
+fn shown(memory: u64) -> u64 {
+    if memory == u64::MAX { 0 } else { memory }
 }
 
 /// A listener in use.
@@ -132,14 +139,18 @@ struct Open {
 }
 
 impl Broker {
-    fn start(config: &Config, started: SystemTime) -> Result<Broker, Failure> {
+    fn start(config: &Config, started: SystemTime, memory: Option<u64>) -> Result<Broker, Failure> {
         let cpus = cpus(&config.cores)?;
         let shards = cpus.len();
         // A soft limit below the hard one only makes rings smaller than they could be.
         let nofile = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
         let ring = core::ring_config(config, nofile);
-        let settings = Arc::new(Settings::new(config));
+        let settings = Arc::new(Settings::new(config).with_memory(config, memory));
         let shared = Shared::new(Seeds::random());
+        shared.memory_limit.set(shown(settings.memory));
+        if config.limits.memory == MemoryBudget::Auto && memory.is_none() {
+            tracing::warn!("how much memory is free is unknown: limits.memory has no effect");
+        }
         let clock = Clock::start();
         let (sender, reports) = crossbeam_channel::unbounded();
         let ends = mailbox::mailboxes(shards, DATA_MAILBOX, CONTROL_MAILBOX);
@@ -172,6 +183,7 @@ impl Broker {
             admin: None,
             admin_bind: None,
             started,
+            memory,
         };
         broker.introduce()?;
         Ok(broker)
@@ -251,11 +263,12 @@ impl Broker {
                 doorbell.ring();
             }) as Ask
         });
-        let shared = Arc::clone(&self.shared);
+        let (shared, limits) = (Arc::clone(&self.shared), Arc::clone(&self.shared));
         let (seeds, count) = (shared.seeds.clone(), self.cores.len() as u8);
         let sources = admin::Sources {
             shards: shards.collect(),
             interest: Box::new(move || shared.interest.len() as u64),
+            memory_limit: Box::new(move || Some(limits.memory_limit.used()).filter(|&l| l > 0)),
             placement: Box::new(move |client_id| home_of(&seeds, client_id, count).0),
             started: self.started,
         };

@@ -88,17 +88,20 @@ impl Figures {
         now: Instant,
         uptime: Duration,
         resident: Option<u64>,
+        memory_limit: Option<u64>,
         lost: u64,
         late: &[(ShardId, Instant)],
     ) {
         let mut total = Counters::default();
         let mut rates = Rates::default();
+        let mut pressure = 0;
         for known in self.0.iter().flatten() {
             total.add(&known.snapshot.counters);
             let of_shard = known.rates();
             rates.received += of_shard.received;
             rates.sent += of_shard.sent;
             rates.dropped += of_shard.dropped;
+            pressure = pressure.max(known.snapshot.counters.memory_pressure);
         }
         tracing::info!(
             target: ASKED_FOR,
@@ -113,6 +116,9 @@ impl Figures {
             inflight = total.inflight,
             pending_messages = total.pending_messages,
             pending_bytes = total.pending_bytes,
+            memory_held = total.memory_held(),
+            memory_limit,
+            memory_pressure = pressure,
             resident_bytes = resident,
             log_lines_lost = lost,
             late_shards = late.len(),

@@ -19,9 +19,9 @@ mod value;
 pub use problem::{Origin, Problem, Problems};
 pub use sources::Sources;
 pub use table::{
-    Admin, Bind, Config, Cores, Format, KeepAlive, Level, Listener, ListenerType, Log, Mqtt,
-    OnFull, Pending, ProxyProtocol, ReceiveBuffers, Retained, Runtime, SessionExpiry,
-    SharedStrategy, Shutdown, Sys,
+    Admin, Bind, Config, Cores, Format, KeepAlive, Level, Limits, Listener, ListenerType, Log,
+    MemoryBudget, Mqtt, OnFull, Pending, ProxyProtocol, ReceiveBuffers, Retained, Runtime,
+    SessionExpiry, SharedStrategy, Shutdown, Sys,
 };
 pub use text::{default_file, reference};
 

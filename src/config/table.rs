@@ -38,6 +38,29 @@ pub enum Bind {
     Unix(PathBuf),
 }
 
+/// How much clients may make the broker hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryBudget {
+    /// A share of what the host had free at the start.
+    Auto,
+    /// No bound.
+    Unlimited,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl MemoryBudget {
+    /// In bytes, `u64::MAX` for no bound. `auto`: what [`MemoryBudget::Auto`] stands for, if it is
+    /// known.
+    pub fn bytes(self, auto: Option<u64>) -> u64 {
+        match self {
+            MemoryBudget::Auto => auto.unwrap_or(u64::MAX),
+            MemoryBudget::Unlimited => u64::MAX,
+            MemoryBudget::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 choice_enum! {
     /// What carries MQTT on a listener.
     pub enum ListenerType {
@@ -213,21 +236,27 @@ section_struct! {
             "Prefix of the Response Information given to MQTT 5 clients that ask for it; the \
              ClientId follows. Empty: none is given.";
         max_client_id_length "max_client_id_length": u32 = "65535", count(1, 65_535, "bytes"),
-            "Longest ClientId in bytes.";
+            "Longest ClientId in bytes. One of more than 65,000 bytes does not fit in a CONNECT \
+             of limits.before_connect's default: raise that too, if clients have such names.";
         empty_client_id "empty_client_id": bool = "true", switch(),
             "Assign a ClientId to clients that send none.";
         max_topic_levels "max_topic_levels": u32 = "128",
             count(1, limits::MAX_TOPIC_LEVELS as u64, "levels"),
             "Most levels of a topic name or filter.";
         max_topic_alias "max_topic_alias": u16 = "16", count(0, 65_535, "aliases"),
-            "Topic aliases one client may set; 0 turns them off.";
+            "Topic aliases one client may set; 0 turns them off. At worst each has 64 KiB, and \
+             all names of one client 1 MiB, however many there are: past that the client is ended \
+             with 0x97.";
         topic_alias_outbound "topic_alias_outbound": u16 = "0", count(0, 65_535, "aliases"),
-            "Topic aliases used towards one client, at most what the client allows.";
+            "Topic aliases used towards one client, at most what the client allows, and 1 MiB of \
+             names: the worst case in memory for every connection.";
         receive_maximum "receive_maximum": u16 = "256", count(1, 65_535, "messages"),
             "QoS 1 and 2 messages one MQTT 5 client may have in flight to the broker; MQTT 3 has \
-            no way to tell a client.";
+             no way to tell a client. The worst case in memory is 24 bytes for each, and for the \
+             65,535 of an MQTT 3 client.";
         max_inflight "max_inflight": u16 = "32", count(1, 65_535, "messages"),
-            "QoS 1 and 2 messages in flight to one client, at most its Receive Maximum.";
+            "QoS 1 and 2 messages in flight to one client, at most its Receive Maximum. The worst \
+             case in memory is so many packets of max_packet_size for every session.";
         retry_interval "retry_interval": Option<Duration> = "off",
             duration(SECOND, DAY).or("off"),
             "Send unacknowledged messages again to MQTT 3 clients after this time; MQTT 5 \
@@ -243,7 +272,8 @@ section_struct! {
             "Longest message expiry; also given to messages that carry none.";
         max_subscriptions "max_subscriptions": Option<u32> = "100000",
             count(1, MANY, "subscriptions").or("unlimited"),
-            "Most subscriptions of one client; each costs some 100 bytes. Past it SUBACK says \
+            "Most subscriptions of one client. The worst case in memory is so many of 100 bytes \
+             and their filters for every session. Past it SUBACK says \
              0x97 (Quota exceeded), to MQTT 3 clients 0x80.";
         max_unhashed_subscriptions "max_unhashed_subscriptions": u32 = "512",
             count(0, MANY, "subscriptions"),
@@ -311,17 +341,27 @@ section_struct! {
             duration(SECOND, LONGEST).or("never").whole_seconds(),
             "Forget retained messages without message expiry of their own after this time.";
         max_bytes "max_bytes": Option<u64> = "unlimited", size(0, TIB).or("unlimited"),
-            "Most bytes of retained messages, topics included.";
+            "Most bytes of retained messages, topics included. In memory each has its topic once \
+             more, and 112 bytes.";
     }
 }
 
 section_struct! {
     /// What clients may use.
-    pub struct Limits later ["memory", "client", "address", "users"] {
+    pub struct Limits later ["client", "address", "users"] {
+        memory "memory": MemoryBudget = "auto", size(16 * MIB, TIB).or("auto"),
+            "Bytes that all clients together may make the broker hold (ringmq_memory_bytes); or \
+             unlimited. auto: three quarters of the memory that was free at the start, or of what \
+             the control group had left. From 14 sixteenths on nothing more is stored: pending \
+             queues get no longer (pending.on_full decides), QoS 0 goes only to clients that read, \
+             no message is retained, unfinished CONNECTs are closed. From 15 on CONNECT gets 0x89 \
+             (MQTT 3: 3), SUBSCRIBE 0x97. From 16 on PUBLISH gets 0x97 (MQTT 3 and QoS 0: dropped \
+             and counted). What is in flight is never dropped for it. A step of each core may come \
+             on top.";
         before_connect "before_connect": u32 = "64KiB", size(128, LARGEST_PACKET),
             "Largest CONNECT packet, its will message included, at most mqtt.max_packet_size: what \
              a connection may make the broker hold before it is known who it is. The worst case in \
-             memory is this for every connection.";
+             memory is this for every connection, and nothing while memory is short (memory).";
     }
 }
 

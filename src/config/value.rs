@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::problem::Wrong;
 use super::spec::{DAY, Kind, SECOND, Spec};
-use super::table::{Bind, Cores};
+use super::table::{Bind, Cores, MemoryBudget};
 use super::tree::{self, Node, Value};
 use crate::limits;
 
@@ -338,6 +338,24 @@ impl<T: Plain> Plain for Option<T> {
         match self {
             Some(value) => value.show(spec),
             None => spec.word.unwrap_or("null").to_owned(),
+        }
+    }
+}
+
+impl Plain for MemoryBudget {
+    fn from_node(node: &Node, spec: &Spec) -> Result<MemoryBudget, Wrong> {
+        match text_of(node, spec)? {
+            "auto" => Ok(MemoryBudget::Auto),
+            "unlimited" => Ok(MemoryBudget::Unlimited),
+            _ => u64::from_node(node, spec).map(MemoryBudget::Bytes),
+        }
+    }
+
+    fn show(&self, spec: &Spec) -> String {
+        match self {
+            MemoryBudget::Auto => "auto".to_owned(),
+            MemoryBudget::Unlimited => "unlimited".to_owned(),
+            MemoryBudget::Bytes(bytes) => bytes.show(spec),
         }
     }
 }

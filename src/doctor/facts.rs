@@ -136,6 +136,13 @@ impl Facts {
         host.into_iter().chain(self.cgroup.memory.map(|memory| memory.left)).min()
     }
 
+    /// What `limits.memory: auto` stands for: three quarters of [`Facts::memory_left`]. The rest is
+    /// for what is not counted: the sockets in the kernel, the process itself, and the parts of
+    /// pages that the allocator cannot use.
+    pub fn memory_budget(&self) -> Option<u64> {
+        self.memory_left().map(|left| left / 4 * 3)
+    }
+
     /// How many CPUs' worth of time this process gets: its CPUs, less where a quota says so.
     pub fn cpu_time(&self) -> f64 {
         let cpus = self.cpus.len().max(1) as f64;

@@ -17,6 +17,7 @@ mod place;
 mod report;
 #[cfg(feature = "runtime")]
 mod trial;
+mod worst;
 
 use crate::config::Config;
 
@@ -28,6 +29,7 @@ pub use need::{Bound, Need};
 pub use ping::{PingFailure, Pong, ping, target};
 pub use place::{Engine, Network, Place};
 pub use report::Report;
+pub use worst::Worst;
 
 /// Examines this host, which takes a few milliseconds. `connections` overrides how many clients the
 /// configuration allows.
@@ -41,6 +43,8 @@ pub fn judge(facts: Facts, config: &Config, connections: Option<u64>, trial: &Ri
     let need = Need::of(config, connections, &facts);
     let bounds = need::bounds(&facts, &need);
     let in_memory = bounds.iter().find(|bound| bound.check == "memory").map(|bound| bound.clients);
+    let fit = bounds.first().map_or(0, |bound| bound.clients);
+    let clients = need.clients.unwrap_or(fit);
     let (f, n) = (&facts, &need);
     let findings = vec![
         judge_process::kernel(f, n),
@@ -64,9 +68,11 @@ pub fn judge(facts: Facts, config: &Config, connections: Option<u64>, trial: &Ri
         judge_network::buffers(f, n),
         judge_network::ports(f, n),
         judge_machine::max_connections(f, n),
+        worst::memory_budget(f, config, clients),
     ];
     let connect_rate = need::connect_rate(&facts, &need);
-    Report { facts, need, findings, bounds, connect_rate }
+    let worst = worst::worst(config, clients);
+    Report { facts, need, findings, bounds, connect_rate, worst }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use super::facts::Facts;
 use super::finding::{Finding, Fix, Severity};
 use super::need::{Bound, Need};
+use super::worst::Worst;
 
 /// Everything the doctor has to say.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Report {
     pub bounds: Vec<Bound>,
     /// New connections a second, and whether the configuration says so.
     pub connect_rate: (u64, bool),
+    /// What each setting lets these clients make the broker hold.
+    pub worst: Vec<Worst>,
 }
 
 impl Report {
@@ -108,6 +111,11 @@ impl Report {
                 bound.because
             );
         }
+        text += "\nmemory that each setting lets clients take, all of it within limits.memory\n";
+        for worst in &self.worst {
+            let most = worst.bytes.map_or("no bound".to_owned(), bytes);
+            text += &format!("{most:>12}  {:<23}  {}\n", worst.key, worst.because);
+        }
         text + "\n" + &self.verdict()
     }
 
@@ -160,13 +168,18 @@ impl Report {
             format!(r#"{{"check":{check},"clients":{},"because":{because}}}"#, bound.clients)
         });
         let findings = self.findings.iter().map(json_finding);
+        let worst = self.worst.iter().map(|worst| {
+            let most = worst.bytes.map_or("null".to_owned(), |bytes| bytes.to_string());
+            let (key, because) = (quoted(worst.key), quoted(&worst.because));
+            format!(r#"{{"key":{key},"bytes":{most},"because":{because}}}"#)
+        });
         format!(
             concat!(
                 r#"{{"ready":{},"asked":{},"clients":{},"first_limit":{},"connect_rate":{},"#,
                 r#""connect_rate_configured":{},"seconds_to_first_limit":{:.1},"#,
                 r#""host":{{"kernel":{},"shards":{},"memory_left":{},"container":{},"#,
                 r#""network":{},"cgroup":{}}},"#,
-                r#""limits":[{}],"findings":[{}]}}"#,
+                r#""limits":[{}],"findings":[{}],"worst_cases":[{}]}}"#,
                 "\n"
             ),
             self.ready(),
@@ -183,7 +196,8 @@ impl Report {
             quoted(network),
             if self.facts.cgroup.unified { 2 } else { 1 },
             bounds.collect::<Vec<_>>().join(","),
-            findings.collect::<Vec<_>>().join(",")
+            findings.collect::<Vec<_>>().join(","),
+            worst.collect::<Vec<_>>().join(",")
         )
     }
 }

@@ -25,6 +25,10 @@ pub struct Shared {
     pub retained_messages: Quota,
     /// Bytes of retained messages of the whole broker.
     pub retained_bytes: Quota,
+    /// Bytes that clients make the shards hold; see `shard::memory`.
+    pub memory: Quota,
+    /// `limits.memory` in bytes; 0 for no bound. For those who show it.
+    pub memory_limit: Quota,
     /// 1 once a message to retain has been accepted anywhere: it may still be on its way.
     pub retained_ever: Quota,
 }
@@ -38,6 +42,8 @@ impl Shared {
             connections: Quota::default(),
             retained_messages: Quota::default(),
             retained_bytes: Quota::default(),
+            memory: Quota::default(),
+            memory_limit: Quota::default(),
             retained_ever: Quota::default(),
         })
     }

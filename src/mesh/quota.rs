@@ -22,7 +22,18 @@ impl Quota {
         self.0.fetch_sub(amount, Relaxed);
     }
 
+    /// Somebody's share was `before`, and is `after`. The shares of all add up, whatever the order.
+    pub fn shift(&self, before: u64, after: u64) {
+        self.0.fetch_add(after.wrapping_sub(before), Relaxed);
+    }
+
+    /// Makes it `value`, whatever it was.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
     /// In use now.
+    #[inline]
     pub fn used(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -56,6 +67,15 @@ mod tests {
         quota.give(1);
         assert!(quota.take(1, 3));
         assert_eq!(quota.used(), 3);
+    }
+
+    #[test]
+    fn shares_add_up_as_they_change() {
+        let quota = Quota::default();
+        quota.shift(0, 10);
+        quota.shift(0, 5);
+        quota.shift(10, 3);
+        assert_eq!(quota.used(), 8);
     }
 
     #[test]

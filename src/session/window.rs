@@ -32,6 +32,13 @@ struct Sent {
     again: bool,
 }
 
+impl Sent {
+    #[inline]
+    fn bytes(&self) -> usize {
+        self.queued.as_ref().map_or(0, |queued| queued.message.size())
+    }
+}
+
 /// What an acknowledgement meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Acknowledged {
@@ -61,11 +68,13 @@ pub struct Window {
     again: u16,
     /// Nothing before this place of the run is to be sent again.
     again_from: usize,
+    /// Bytes of the messages that are kept.
+    kept: usize,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Window { run: VecDeque::new(), first: 1, open: 0, again: 0, again_from: 0 }
+        Window { run: VecDeque::new(), first: 1, open: 0, again: 0, again_from: 0, kept: 0 }
     }
 }
 
@@ -83,6 +92,17 @@ impl Window {
         self.open
     }
 
+    /// Bytes of the messages that are kept until they are acknowledged.
+    #[inline]
+    pub fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// The same, added up anew. For checks.
+    pub fn count_kept(&self) -> usize {
+        self.run.iter().map(Sent::bytes).sum()
+    }
+
     /// True when nothing awaits an acknowledgement.
     pub fn is_empty(&self) -> bool {
         self.open == 0
@@ -93,6 +113,7 @@ impl Window {
     pub fn send(&mut self, qos: Qos, queued: Option<Queued>) -> PacketId {
         let awaits = if qos == Qos::AtLeastOnce { Awaits::PubAck } else { Awaits::PubRec };
         let id = self.id_at(self.run.len());
+        self.kept += queued.as_ref().map_or(0, |queued| queued.message.size());
         self.run.push_back(Sent { queued, awaits, again: false });
         self.open += 1;
         id
@@ -193,6 +214,7 @@ impl Window {
             };
             if over {
                 self.again -= u16::from(sent.again);
+                self.kept -= sent.bytes();
                 *sent = Sent { queued: None, awaits: Awaits::Nothing, again: false };
                 self.open -= 1;
                 abandoned += 1;
@@ -210,7 +232,9 @@ impl Window {
     /// Takes the oldest message of a window whose session has ended. `None` when none is left.
     pub fn dissolve(&mut self) -> Option<Unfinished> {
         loop {
-            let Sent { queued, awaits, again } = self.run.pop_front()?;
+            let sent = self.run.pop_front()?;
+            self.kept -= sent.bytes();
+            let Sent { queued, awaits, again } = sent;
             self.again -= u16::from(again);
             if awaits == Awaits::Nothing {
                 continue;
@@ -235,6 +259,7 @@ impl Window {
             return Acknowledged::WrongKind;
         }
         sent.awaits = next;
+        self.kept -= sent.bytes();
         sent.queued = None;
         self.again -= u16::from(std::mem::take(&mut sent.again));
         if next == Awaits::PubComp {

@@ -112,6 +112,7 @@ impl Shard {
         self.audit_connections(&mut audit);
         self.audit_sessions(&mut audit);
         self.audit_sums(&mut audit);
+        self.audit_memory(&mut audit.problems);
         self.audit_places(&mut audit);
         audit
     }

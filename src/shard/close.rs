@@ -1,6 +1,7 @@
 //! How connections and sessions end: causes, last packets, wills, expiry.
 
 use super::connection::{Connection, Parting, Stage};
+use super::memory::named;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::cost;
@@ -44,6 +45,8 @@ pub enum Cause {
     ConnectTimeout,
     /// The client's queues are full and the policy says disconnect.
     QueueFull,
+    /// The broker holds as much as it may, and this client would have it hold more.
+    Memory,
     /// The broker stops.
     Draining,
 }
@@ -59,6 +62,7 @@ impl Cause {
             }
             Cause::KeepAlive => Some((ReasonCode::KeepAliveTimeout, "keep alive exceeded")),
             Cause::QueueFull => Some((ReasonCode::QuotaExceeded, "the pending queue is full")),
+            Cause::Memory => Some((ReasonCode::QuotaExceeded, "the server is short of memory")),
             Cause::Draining => Some((ReasonCode::ServerShuttingDown, "the server is stopping")),
             _ => None,
         }
@@ -113,10 +117,14 @@ impl Shard {
         }
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Closing;
-        if let Some(input) = connection.input.take() {
+        let leaked = Mutant::MemoryInputLeaked.is_on() && connection.input.is_some();
+        self.tally.input += usize::from(leaked);
+        if let Some(input) = connection.take_input(&mut self.tally.input) {
             self.pool.put_input(input);
         }
-        connection.aliases = None;
+        if let Some(aliases) = connection.aliases.take() {
+            self.tally.names -= aliases.bytes();
+        }
         connection.patience = 0;
         let drained = connection.output.as_ref().is_none_or(|output| output.unsent() == 0);
         // A client that has said goodbye, or sent its end of stream, is owed no orderly end: that
@@ -206,6 +214,7 @@ impl Shard {
             Cause::Violation(_) => self.counters.violations += 1,
             Cause::KeepAlive => self.counters.keepalive_timeouts += 1,
             Cause::ConnectTimeout => self.counters.connect_timeouts += 1,
+            Cause::Memory => self.counters.memory_ended += 1,
             _ => {}
         }
     }
@@ -246,6 +255,7 @@ impl Shard {
         self.unpark_waiters(index, Over::CaughtUp);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let expiry = session.expiry;
+        self.tally.names -= named(session);
         match session.will.take() {
             Some(_) if cause.deletes_will() => {}
             Some(mut will) if will.delay > 0 && expiry > 0 && !Mutant::WillDelayIgnored.is_on() => {
@@ -259,6 +269,9 @@ impl Shard {
             }
             None => {}
         }
+        if let Some(session) = self.sessions.get(index) {
+            self.tally.names += named(session);
+        }
         if expiry == 0 {
             self.end_session(index);
             return;
@@ -267,9 +280,12 @@ impl Shard {
         let never = expiry == NEVER || Mutant::SessionNeverExpires.is_on();
         let part = if Mutant::SessionExpiresEarly.is_on() { 2 } else { 1 };
         session.ends = if never { Instant::END } else { now.plus_seconds(expiry / part) };
-        if session.flow.as_ref().is_some_and(|flow| flow.is_idle()) {
-            session.flow = None;
+        if session.flow.as_ref().is_some_and(|flow| flow.is_idle())
+            && let Some(flow) = session.flow.take()
+        {
+            self.tally.forget_idle(&flow);
         }
+        let Some(session) = self.sessions.get(index) else { return };
         let next = session.next_due();
         self.counters.sessions_persistent += 1;
         if let Some(next) = next {
@@ -301,6 +317,7 @@ impl Shard {
         self.work += cost::SESSION;
         let hash = session.key.0.get();
         let (flow, will) = (session.flow.take(), session.will.take());
+        self.tally.names -= will.as_ref().map_or(0, |will| will.message.size());
         self.names.remove(hash, index);
         if let Some(flow) = flow {
             self.return_flow(reference, *flow);
@@ -330,6 +347,7 @@ impl Shard {
         if due.is_some_and(|due| due <= now)
             && let Some(will) = session.will.take()
         {
+            self.tally.names -= will.message.size();
             self.fire_will(*will);
         }
         self.sweep_expired(index);
@@ -355,8 +373,10 @@ impl Shard {
         self.counters.pending_messages -= u64::from(dropped);
         self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
         self.counters.dropped_expired += u64::from(dropped);
-        if flow.is_idle() {
-            session.flow = None;
+        if flow.is_idle()
+            && let Some(flow) = session.flow.take()
+        {
+            self.tally.forget_idle(&flow);
         }
     }
 
@@ -369,7 +389,7 @@ impl Shard {
                 Message::new(&view, &mut self.scratch)
             }
         };
-        self.wills.push_back(message);
+        self.queue_will(message);
     }
 
     /// Routes wills that are due, as far as mailboxes have room, until the step's work comes to
@@ -386,7 +406,9 @@ impl Shard {
                 return false;
             }
             self.counters.wills_sent += 1;
-            self.wills.pop_front();
+            if let Some(message) = self.wills.pop_front() {
+                self.tally.names -= message.size();
+            }
         }
         !self.wills.is_empty()
     }

@@ -2,6 +2,7 @@
 
 use super::close::Cause;
 use super::connection::{Aliases, Stage};
+use super::memory::named;
 use super::refuse::{Denial, Refused};
 use super::{Action, Shard};
 use crate::ids::{ClientKey, SocketId};
@@ -209,6 +210,7 @@ impl Shard {
         let settings = Arc::clone(&self.settings);
         let will = connect.will.as_ref().map(|will| self.make_will(index, will, &mountpoint));
         let Some(session) = self.sessions.get_mut(index) else { return (index, present) };
+        self.tally.names -= named(session);
         session.ends = Instant::END;
         if present {
             self.counters.sessions_persistent -= 1;
@@ -229,6 +231,7 @@ impl Shard {
             session.extras.get_or_insert_with(|| Box::new(Extras::default())).mountpoint =
                 mountpoint.into();
         }
+        self.tally.names += named(session);
         self.tell_presence(index, true);
         (index, present)
     }
@@ -257,6 +260,7 @@ impl Shard {
             sessions.get(other).map_or(0, |session| session.key.0.get())
         });
         self.counters.sessions += 1;
+        self.tally.names += name.len();
         index
     }
 
@@ -324,11 +328,11 @@ impl Shard {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Open(index);
-        connection.input = None;
+        connection.take_input(&mut self.tally.input);
         connection.last_seen = now;
         connection.patience = patience as u32;
         if alias_limit > 0 {
-            let aliases = Aliases { outbound_limit: alias_limit, ..Aliases::default() };
+            let aliases = Aliases::within(alias_limit);
             connection.aliases = Some(Box::new(aliases));
         }
         self.counters.connections_open += 1;

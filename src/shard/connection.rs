@@ -3,6 +3,7 @@
 use super::output::Output;
 use super::refuse::Denial;
 use crate::ids::{ListenerId, Peer};
+use crate::limits::ALIAS_BYTES;
 use crate::mutant::Mutant;
 use crate::time::Instant;
 
@@ -297,4 +298,64 @@ pub struct Aliases {
     pub outbound: hashbrown::HashMap<Box<str>, u16, foldhash::fast::RandomState>,
     /// How many we may set.
     pub outbound_limit: u16,
+    /// Bytes of the names that the client set.
+    named: usize,
+    /// Bytes of the names that we set.
+    outbound_named: usize,
+}
+
+/// Bytes of an alias's place, towards the client.
+const ALIAS: usize = 32;
+
+impl Aliases {
+    /// None yet; we may set so many.
+    pub fn within(outbound_limit: u16) -> Self {
+        Aliases { outbound_limit, ..Aliases::default() }
+    }
+
+    /// What [`Self::bytes`] should be, added up anew. For checks.
+    pub fn count_bytes(&self) -> usize {
+        let names = self.inbound.iter().flatten().chain(self.outbound.keys());
+        let places = self.inbound.len() * size_of::<Option<Box<str>>>();
+        names.map(|name| name.len()).sum::<usize>() + places + self.outbound.len() * ALIAS
+    }
+
+    /// Bytes counted for all of them.
+    pub fn bytes(&self) -> usize {
+        self.named
+            + self.inbound.len() * size_of::<Option<Box<str>>>()
+            + self.outbound_named
+            + self.outbound.len() * ALIAS
+    }
+
+    /// The client sets an alias; `at` is its number minus one, within what it was promised. False,
+    /// and nothing is done, when its names would take more than [`ALIAS_BYTES`]. `held` is the
+    /// shard's tally.
+    pub fn set_inbound(&mut self, at: usize, topic: &str, held: &mut usize) -> bool {
+        let old = self.inbound.get(at).and_then(|name| name.as_ref()).map_or(0, |name| name.len());
+        let named = self.named - old + topic.len();
+        if named > ALIAS_BYTES && !Mutant::AliasesUnbounded.is_on() {
+            return false;
+        }
+        let before = self.bytes();
+        self.named = named;
+        if at >= self.inbound.len() {
+            self.inbound.resize_with(at + 1, || None);
+        }
+        if let Some(name) = self.inbound.get_mut(at) {
+            *name = Some(topic.into());
+        }
+        *held = *held + self.bytes() - before;
+        true
+    }
+
+    /// We are to set one more; false when the names would take more than [`ALIAS_BYTES`].
+    pub fn grow_outbound(&mut self, topic: usize, held: &mut usize) -> bool {
+        if self.outbound_named + topic > ALIAS_BYTES {
+            return false;
+        }
+        self.outbound_named += topic;
+        *held += topic + ALIAS;
+        true
+    }
 }

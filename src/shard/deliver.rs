@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::connection::Connection;
+use super::memory::Pressure;
 use super::output::{Output, Pool};
 use crate::config::OnFull;
 use crate::ids::SocketId;
@@ -177,11 +178,7 @@ impl Shard {
             return;
         };
         if !terms.replay && self.must_shed(socket) {
-            let counter = match terms.share {
-                Some(_) => &mut self.counters.dropped_share_full,
-                None => &mut self.counters.dropped_outgoing_full,
-            };
-            *counter += u64::from(!Mutant::ShedUncounted.is_on());
+            self.count_shed(socket, terms.share.is_some());
             return;
         }
         let outbound = Outbound {
@@ -200,11 +197,32 @@ impl Shard {
     }
 
     /// Whether QoS 0 to this connection is dropped: over the limit, and not keeping up.
+    #[inline]
     pub(super) fn must_shed(&self, socket: SocketId) -> bool {
         let Some(connection) = self.connections.get(socket.0) else { return true };
-        let Some(output) = &connection.output else { return false };
+        connection.output.as_ref().is_some_and(|output| self.is_too_much(output))
+    }
+
+    #[inline(never)]
+    fn is_too_much(&self, output: &Output) -> bool {
         let (unsent, max) = (output.unsent(), self.settings.outgoing_max_bytes);
+        if self.is_short(Pressure::Tight) {
+            let grows = Mutant::MemoryOutputGrows.is_on();
+            return unsent > self.settings.low_water().min(max) && !grows;
+        }
         unsent > max && (is_slow(output, self.now) || unsent > max.saturating_mul(OVERSHOOT))
+    }
+
+    /// Counts a message of QoS 0 that is shed.
+    #[inline(never)]
+    fn count_shed(&mut self, socket: SocketId, of_share: bool) {
+        let slow = self.is_clogged(socket);
+        let counter = match (of_share, slow) {
+            (true, _) => &mut self.counters.dropped_share_full,
+            (false, false) => &mut self.counters.dropped_memory,
+            (false, true) => &mut self.counters.dropped_outgoing_full,
+        };
+        *counter += u64::from(!Mutant::ShedUncounted.is_on());
     }
 
     fn deliver_acknowledged(
@@ -254,6 +272,7 @@ impl Shard {
             share: terms.share.map(|share| share.name.clone()),
         });
         let Some(session) = self.sessions.get_mut(index) else { return };
+        self.tally.kept += queued.as_ref().map_or(0, |queued| queued.message.size());
         outbound.id = Some(session.flow().window.send(qos, queued));
         self.counters.inflight += 1;
         self.arm_retry(index);
@@ -287,13 +306,18 @@ impl Shard {
             (bounds.messages, bounds.bytes) = (usize::MAX, usize::MAX);
         }
         let now = self.now;
+        let short = self.is_short(Pressure::Tight) && !terms.replay;
+        let clipped = short.then(|| self.clipped(index)).flatten().unwrap_or(bounds);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let socket = session.socket;
         let flow = session.flow();
         let (messages, bytes) = (flow.pending.len(), flow.pending.bytes());
         // The policy is for messages that are alive.
         let expired = flow.pending.expire_for(&queued, &bounds, now);
-        let pushed = flow.pending.push_to(line, queued, &bounds);
+        let for_memory = short && flow.pending.has_room(queued.message.size(), &bounds);
+        let pushed = flow.pending.push_to(line, queued, &clipped);
+        let taken = matches!(pushed, Pushed::Queued | Pushed::DroppedOldest(_));
+        self.budgeting.queued += u64::from(taken);
         let counters = &mut self.counters;
         counters.dropped_expired += u64::from(expired);
         counters.pending_messages += flow.pending.len() as u64;
@@ -303,6 +327,7 @@ impl Shard {
         // A group's message comes here only when no member has room.
         let dropped = match terms.share {
             Some(_) => &mut counters.dropped_share_full,
+            None if for_memory => &mut counters.dropped_memory,
             None => &mut counters.dropped_queue_full,
         };
         let mut evicted = Vec::new();
@@ -344,6 +369,7 @@ impl Shard {
     /// Notes that the session's flow state is in use, so that it is looked at when idle.
     pub(super) fn use_flow(&mut self, index: u32) {
         let Some(session) = self.sessions.get_mut(index) else { return };
+        self.tally.flows += usize::from(session.flow.is_none());
         let flow = session.flow();
         if !std::mem::replace(&mut flow.listed, true) {
             self.idle_flows.push_back((self.now, self.session_ref(index)));
@@ -414,6 +440,7 @@ impl Shard {
         self.counters.pending_messages -= waiting;
         self.counters.pending_bytes -= flow.pending.bytes() as u64;
         self.counters.dropped_session_gone += open + waiting;
+        self.tally.forget(flow);
     }
 }
 

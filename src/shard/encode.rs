@@ -108,7 +108,7 @@ impl Shard {
         let mounted = session.extras.is_some();
         let Some(topic) = session.unmounted(message.topic) else { return };
         let mut publish = out_publish(message, topic, outbound);
-        let aliased = version.is_v5() && alias(connection, &mut publish);
+        let aliased = version.is_v5() && alias(connection, &mut publish, &mut self.tally.names);
         let shared = publish.payload.len() > COPY;
         if shared {
             self.fan.store(message, &mut self.scratch);
@@ -126,7 +126,8 @@ impl Shard {
                 encoded = packet::encode_publish_head(out, version, &publish);
             });
             if encoded.is_ok() {
-                output.append_shared(stored.clone(), stored.payload_range());
+                let range = stored.payload_range();
+                output.append_shared(&mut self.pool, stored.clone(), range);
             }
         } else if self.fan.many && plain {
             let fan = &mut self.fan;
@@ -172,7 +173,7 @@ impl Shard {
 
 /// Uses or sets a topic alias towards the client, within its maximum [MQTT-3.3.2-10]; true when
 /// the packet carries one.
-fn alias(connection: &mut Connection, publish: &mut OutPublish<'_>) -> bool {
+fn alias(connection: &mut Connection, publish: &mut OutPublish<'_>, held: &mut usize) -> bool {
     let Some(aliases) = &mut connection.aliases else { return false };
     if aliases.outbound_limit == 0 {
         return false;
@@ -183,6 +184,9 @@ fn alias(connection: &mut Connection, publish: &mut OutPublish<'_>) -> bool {
         return true;
     }
     if aliases.outbound.len() >= usize::from(aliases.outbound_limit) {
+        return false;
+    }
+    if !aliases.grow_outbound(publish.topic.len(), held) {
         return false;
     }
     let alias = aliases.outbound.len() as u16 + 1;

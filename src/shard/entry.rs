@@ -1,10 +1,11 @@
 //! The entry shard's part: admit a connection, read its CONNECT, send it to its home.
 
 use super::connection::{Connection, Input, Stage};
+use super::memory::Pressure;
 use super::refuse::Denial;
 use super::{Action, Shard};
 use crate::ids::{ListenerId, Peer, SocketId};
-use crate::limits::REFUSED_INPUT;
+use crate::limits::{REFUSED_INPUT, cost};
 use crate::mesh::mail::Arriving;
 use crate::mutant::Mutant;
 use crate::packet::{self, Connect, Framing, ReasonCode, Version, Violation};
@@ -30,6 +31,9 @@ impl Shard {
         if self.draining {
             return Err(Denial::Draining);
         }
+        if self.takes_nobody() {
+            return Err(Denial::Memory);
+        }
         let entrance = self.entrances.get(usize::from(listener.0)).and_then(Option::as_ref);
         let Some(entrance) = entrance else { return Err(Denial::ListenerClosed) };
         let now = self.now_micros;
@@ -46,6 +50,11 @@ impl Shard {
         Ok(())
     }
 
+    /// True while memory is too short for new clients.
+    fn takes_nobody(&self) -> bool {
+        self.is_short(Pressure::High) && !Mutant::MemoryConnectTaken.is_on()
+    }
+
     /// A connection that was admitted is gone from the broker.
     pub(super) fn release_entrance(&mut self, listener: ListenerId) {
         if let Some(Some(entrance)) = self.entrances.get(usize::from(listener.0)) {
@@ -56,18 +65,29 @@ impl Shard {
 
     pub(super) fn receive_entry(&mut self, socket: SocketId, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let Some(mut input) = connection.input.take() else {
+        let Some(mut input) = connection.take_input(&mut self.tally.input) else {
             if !self.read_connect(socket, bytes) {
-                let Some(connection) = self.connections.get_mut(socket.0) else { return };
-                connection.input = Some(Input::of(bytes));
+                self.keep_unfinished(socket, Input::of(bytes));
+                self.note_unfinished(socket);
             }
             return;
         };
         input.extend(bytes);
-        if !self.read_connect(socket, input.rest())
-            && let Some(connection) = self.connections.get_mut(socket.0)
-        {
-            connection.input = Some(input);
+        if !self.read_connect(socket, input.rest()) {
+            self.keep_unfinished(socket, input);
+        }
+    }
+
+    /// A connection's CONNECT has not wholly come: what there is of it waits, while there is memory
+    /// for that.
+    fn keep_unfinished(&mut self, socket: SocketId, input: Box<Input>) {
+        if self.is_short(Pressure::Tight) && !Mutant::MemoryUnfinishedKept.is_on() {
+            self.end_unfinished(socket, input.rest());
+        }
+        self.work += cost::bytes(input.capacity());
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        if matches!(connection.stage, Stage::Entry | Stage::Refused(_)) {
+            connection.keep_input(input, &mut self.tally.input);
         }
     }
 
@@ -129,6 +149,10 @@ impl Shard {
         }
         if self.draining {
             self.deny_connect(socket, connect, Denial::Draining);
+            return;
+        }
+        if self.takes_nobody() {
+            self.deny_connect(socket, connect, Denial::Memory);
             return;
         }
         let (version, client_id) = (connect.version, connect.client_id);

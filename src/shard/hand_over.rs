@@ -147,12 +147,14 @@ impl Shard {
         let full = self.departures.bytes + size > HAND_OVER_BYTES
             || self.departures.queued >= HAND_OVER_QUEUE;
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        connection.input = Some(Input::of(bytes));
+        connection.keep_input(Input::of(bytes), &mut self.tally.input);
         if full {
             self.deny(socket, connect, Denial::Busy);
             return;
         }
         connection.stage = Stage::HandingOver;
+        // From here on it is counted with the clients on their way.
+        self.tally.input -= connection.input.as_ref().map_or(0, |input| input.capacity());
         let until = self.now.plus_millis(self.settings.connect_timeout);
         self.arm_connection(socket, until);
         let cookie = cookie(home, self.id, self.next_cookie);
@@ -300,6 +302,7 @@ impl Shard {
         }
         if let Some(connection) = self.connections.get_mut(socket.0) {
             connection.stage = Stage::Entry;
+            self.tally.input += connection.input.as_ref().map_or(0, |input| input.capacity());
         }
         if Mutant::EntranceLeaked.is_on() {
             self.shared.connections.take(1, u64::MAX);
@@ -345,7 +348,8 @@ impl Shard {
 
     /// Denies a client whose CONNECT is the first `connect` bytes of its input.
     fn deny(&mut self, socket: SocketId, connect: usize, denial: Denial) {
-        let input = self.connections.get_mut(socket.0).and_then(|c| c.input.take());
+        let connection = self.connections.get_mut(socket.0);
+        let input = connection.and_then(|c| c.take_input(&mut self.tally.input));
         let Some(input) = input else { return };
         let bytes = input.rest().get(..connect).unwrap_or_default();
         match packet::decode_connect(bytes) {

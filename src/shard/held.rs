@@ -15,6 +15,7 @@
 //! before its answers waits out its patience, and then its queue's policy decides.
 
 use super::connection::{Holds, Sifted, Stage};
+use super::memory::Pressure;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::{BRIEF_INPUT, HELD_INPUT, cost};
@@ -61,13 +62,14 @@ impl Shard {
         if heard {
             self.take_answers(socket, index);
         }
+        let most = if self.is_short(Pressure::High) { BRIEF_INPUT } else { HELD_INPUT };
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if connection.stage != Stage::Open(index) || connection.holds.is_free() {
             return; // it ends, or goes on at the end of the step
         }
         let kept = connection.input.as_ref().map_or(0, |input| input.rest().len());
         let brief = connection.holds.is_brief() && kept < BRIEF_INPUT;
-        let read = brief || heard && kept < HELD_INPUT;
+        let read = brief || heard && kept < most;
         if connection.paused == read {
             connection.paused = !read;
             self.actions.push(if read { Action::Resume(socket) } else { Action::Pause(socket) });
@@ -78,7 +80,7 @@ impl Shard {
         let max = self.promised(socket).max_packet_size;
         let Some(version) = self.sessions.get(index).map(|session| session.version) else { return };
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let Some(mut input) = connection.input.take() else { return };
+        let Some(mut input) = connection.take_input(&mut self.tally.input) else { return };
         input.sift(|rest| {
             // What breaks a rule is left for its turn, and so is what follows it.
             let Ok(Framing::Complete { total, .. }) = packet::frame(rest, max) else {
@@ -100,7 +102,7 @@ impl Shard {
         } else if let Some(connection) = self.connections.get_mut(socket.0)
             && connection.stage == Stage::Open(index)
         {
-            connection.input = Some(input);
+            connection.keep_input(input, &mut self.tally.input);
         }
     }
 

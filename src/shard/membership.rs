@@ -31,6 +31,7 @@ impl Shard {
         let name = ShareName::new(filter);
         let membership = Membership { name: name.clone(), options, subscription_id };
         if session.extras().shares.get_or_insert_default().set(membership, home) {
+            self.tally.shares += filter.len();
             self.counters.subscriptions += 1;
             self.counters.shared_subscriptions += 1;
         }
@@ -78,6 +79,7 @@ impl Shard {
         }
         self.counters.subscriptions -= 1;
         self.counters.shared_subscriptions -= 1;
+        self.tally.shares -= gone.name.as_str().len();
         if Mutant::ShareDeadMember.is_on()
             && self.sessions.get(index).is_none_or(|s| s.socket.is_none())
         {
@@ -224,10 +226,13 @@ impl Shard {
         }
         let qos = message.qos.min(terms.qos);
         let flow = session.flow.as_deref();
-        let (bounds, size) = (&self.settings.pending, message.size());
+        let size = message.size();
         let queue = || match flow {
-            Some(flow) => flow.pending.has_room(size, bounds),
-            None => Pending::default().has_room(size, bounds),
+            Some(flow) => flow.pending.has_room(size, &self.queue_bounds(&flow.pending)),
+            None => {
+                let none = Pending::default();
+                none.has_room(size, &self.queue_bounds(&none))
+            }
         };
         let room = match (session.socket, qos) {
             // With a subscription of QoS 0 nothing waits.

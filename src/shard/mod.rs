@@ -11,6 +11,7 @@
 
 mod arrivals;
 mod audit;
+mod audit_memory;
 mod close;
 mod connect;
 pub mod connection;
@@ -25,6 +26,7 @@ mod journal;
 mod line;
 mod mail;
 mod membership;
+pub mod memory;
 mod names;
 mod outbox;
 pub mod output;
@@ -131,6 +133,8 @@ pub struct Shard {
     wheel: Wheel<Timer>,
     sweep_after: Instant,
     pool: Pool,
+    tally: memory::Tally,
+    budgeting: memory::Budgeting,
     /// Mail to the other shards, carried after each step.
     pub outbox: Outbox,
     /// What the driver is to do, in order; drained after each step.
@@ -194,6 +198,7 @@ impl Shard {
         now: Instant,
     ) -> Self {
         let seeds = shared.seeds.clone();
+        let budgeting = memory::Budgeting::new(settings.memory);
         let mut shard = Shard {
             id,
             shards,
@@ -213,6 +218,8 @@ impl Shard {
             wheel: Wheel::new(now),
             sweep_after: now,
             pool: Pool::default(),
+            tally: memory::Tally::default(),
+            budgeting,
             outbox: Outbox::new(id, usize::from(shards)),
             actions: Vec::new(),
             dirty: Vec::new(),
@@ -275,6 +282,7 @@ impl Shard {
         self.work = 0;
         self.look_at = LOOK;
         self.until = micros + STEP_MICROS;
+        self.look_at_memory();
         self.intake.begin_step();
         if self.parked.len() != 0 {
             self.resume_first();
@@ -309,6 +317,7 @@ impl Shard {
     #[inline(never)]
     fn look_at_clock(&mut self, limit: u32) {
         self.look_at = self.work + LOOK;
+        self.weigh_within();
         let now = self.clock.as_ref().map_or(0, |clock| clock());
         if self.until == 0 {
             self.until = self.least_until.max(now + self.time_share);
@@ -353,6 +362,7 @@ impl Shard {
         self.promised = Some(self.promised.map_or(before, |promised| promised.widest(before)));
         self.reloads = self.reloads.wrapping_add(1);
         self.settings = settings;
+        self.set_memory_limit();
         self.arm_housekeeping();
     }
 
@@ -465,8 +475,10 @@ impl Shard {
             more |= self.run_long_work();
         }
         more |= self.intake.has_more() && self.takes_data();
+        more |= self.is_short(memory::Pressure::Tight) && self.shed_unfinished();
         self.flush();
         self.outbox.close_batches();
+        self.weigh();
         more
     }
 

@@ -5,6 +5,7 @@ use super::connection::{INPUT_MAX, Input};
 use super::spare::halve_spare;
 use crate::message::Message;
 use crate::time::Instant;
+use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -31,6 +32,25 @@ impl<S> Segment<S> {
         match self {
             Segment::Bytes(bytes) => bytes.len(),
             Segment::Shared(_, range) => range.len(),
+        }
+    }
+}
+
+impl Segment {
+    fn visit(&self, each: &mut impl FnMut(usize, Option<&Message>)) {
+        match self {
+            Segment::Bytes(bytes) => each(bytes.capacity(), None),
+            Segment::Shared(message, _) => each(0, Some(message)),
+        }
+    }
+}
+
+impl Outgoing {
+    /// As [`Output::visit`], of a send under way.
+    pub fn visit(&self, each: &mut impl FnMut(usize, Option<&Message>)) {
+        match self {
+            Outgoing::One(bytes) => each(bytes.capacity(), None),
+            Outgoing::Many(segments) => segments.iter().for_each(|segment| segment.visit(each)),
         }
     }
 }
@@ -79,8 +99,11 @@ impl Output {
         if self.tail.capacity() == 0 {
             self.tail = pool.take();
         }
-        let before = self.tail.len();
+        let (before, room) = (self.tail.len(), self.tail.capacity());
         write(&mut self.tail);
+        if self.tail.capacity() != room {
+            pool.grown(room, self.tail.capacity());
+        }
         let added = self.tail.len() - before;
         self.queued += added;
         if self.tail.len() > SEAL {
@@ -90,15 +113,23 @@ impl Output {
     }
 
     /// Appends a shared message's payload after what was appended before.
-    pub fn append_shared(&mut self, message: Message, range: Range<usize>) {
+    pub fn append_shared(&mut self, pool: &mut Pool, message: Message, range: Range<usize>) {
         if range.is_empty() {
             return;
         }
+        pool.share(&message);
         if !self.tail.is_empty() {
             self.sealed.push_back(Segment::Bytes(std::mem::take(&mut self.tail)));
         }
         self.queued += range.len();
         self.sealed.push_back(Segment::Shared(message, range));
+    }
+
+    /// Calls `each` with the capacity of every buffer that waits, and with every shared
+    /// message. For checks.
+    pub fn visit(&self, each: &mut impl FnMut(usize, Option<&Message>)) {
+        each(self.tail.capacity(), None);
+        self.sealed.iter().for_each(|segment| segment.visit(each));
     }
 
     /// Takes the next send, when none is in flight and something is queued.
@@ -143,9 +174,7 @@ impl Output {
     /// Makes it as new, for reuse by another connection.
     pub fn reset(&mut self, pool: &mut Pool) {
         for segment in self.sealed.drain(..) {
-            if let Segment::Bytes(bytes) = segment {
-                pool.put(bytes);
-            }
+            pool.put_segment(segment);
         }
         if self.sealed.capacity() > SEGMENTS {
             self.sealed = VecDeque::new();
@@ -171,6 +200,12 @@ pub struct Pool {
     least_inputs: usize,
     /// Bytes of buffers that were dropped instead of being kept.
     released: u64,
+    /// Bytes of all buffers, here and in use. Changes only when one is made, grows or goes.
+    all: usize,
+    /// Bytes of messages that outputs share.
+    shared_bytes: usize,
+    /// How many outputs have each shared message, by its address.
+    shared: HashMap<usize, u32, foldhash::fast::FixedState>,
 }
 
 /// A new buffer's capacity, bytes.
@@ -191,8 +226,18 @@ impl Pool {
                 self.least = self.least.min(self.buffers.len());
                 buffer
             }
-            None => Vec::with_capacity(BUFFER),
+            None => {
+                let buffer = Vec::with_capacity(BUFFER);
+                self.all += buffer.capacity();
+                buffer
+            }
         }
+    }
+
+    /// A buffer in use has another capacity.
+    #[cold]
+    fn grown(&mut self, before: usize, after: usize) {
+        self.all = self.all + after - before;
     }
 
     /// Gives a buffer back.
@@ -203,11 +248,44 @@ impl Pool {
         }
         if capacity > BUFFER_MAX || self.bytes + capacity > POOL_MAX {
             self.released += capacity as u64;
+            self.all -= capacity;
             return;
         }
         buffer.clear();
         self.bytes += capacity;
         self.buffers.push(buffer);
+    }
+
+    fn put_segment(&mut self, segment: Segment) {
+        match segment {
+            Segment::Bytes(bytes) => self.put(bytes),
+            Segment::Shared(message, _) => self.unshare(&message),
+        }
+    }
+
+    /// One more output has the message.
+    fn share(&mut self, message: &Message) {
+        let holders = self.shared.entry(message.address()).or_default();
+        *holders += 1;
+        if *holders == 1 {
+            self.shared_bytes += message.size();
+        }
+    }
+
+    /// One output fewer has it.
+    fn unshare(&mut self, message: &Message) {
+        let Some(holders) = self.shared.get_mut(&message.address()) else { return };
+        *holders -= 1;
+        if *holders == 0 {
+            self.shared.remove(&message.address());
+            self.shared_bytes -= message.size();
+        }
+    }
+
+    /// Bytes of buffers that outputs and sends have in use, and of the messages that they share:
+    /// each once, however many clients it goes to.
+    pub fn held(&self) -> usize {
+        self.all - self.bytes + self.shared_bytes
     }
 
     /// Gives a finished send's buffers back.
@@ -216,9 +294,7 @@ impl Pool {
             Outgoing::One(bytes) => self.put(bytes),
             Outgoing::Many(segments) => {
                 for segment in segments {
-                    if let Segment::Bytes(bytes) = segment {
-                        self.put(bytes);
-                    }
+                    self.put_segment(segment);
                 }
             }
         }
@@ -266,8 +342,10 @@ impl Pool {
         let keep = self.buffers.len() - self.least.div_ceil(2).min(self.buffers.len());
         for buffer in self.buffers.drain(keep..) {
             self.bytes -= buffer.capacity();
+            self.all -= buffer.capacity();
         }
         crate::slab::trim(&mut self.buffers);
+        self.shared.shrink_to((self.shared.capacity() / 2).max(self.shared.len()));
         self.least = self.buffers.len();
         halve_spare(&mut self.outputs, &mut self.least_outputs);
         halve_spare(&mut self.inputs, &mut self.least_inputs);

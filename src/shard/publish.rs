@@ -2,9 +2,10 @@
 
 use super::Shard;
 use super::connection::Holds;
+use super::memory::Pressure;
 use super::receive::Flow;
 use super::settings::Promised;
-use crate::ids::SocketId;
+use crate::ids::{ShardSet, SocketId};
 use crate::limits::MAX_TOPIC_LENGTH;
 use crate::message::{MessageRef, expiry};
 use crate::mutant::Mutant;
@@ -20,6 +21,11 @@ const ALIAS: Violation = Violation {
     reason: ReasonCode::TopicAliasInvalid,
     what: "the topic alias is above Topic Alias Maximum",
 };
+// MQTT 5 has no bound for the names; 0x97 is for limits that a server has set (section 3.14.2.1).
+const ALIAS_NAMES: Violation = Violation {
+    reason: ReasonCode::QuotaExceeded,
+    what: "the names of the topic aliases take more than 1 MiB",
+};
 const UNKNOWN_ALIAS: Violation =
     Violation { reason: ReasonCode::ProtocolError, what: "the topic alias was never set" };
 const LEVELS: Violation =
@@ -32,6 +38,17 @@ const SUBSCRIPTION_ID: Violation = Violation {
     reason: ReasonCode::ProtocolError,
     what: "a client's PUBLISH has a subscription identifier",
 };
+
+/// What is taken of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Taken {
+    /// All.
+    Whole,
+    /// It only replaces the topic's retained message, or takes it out.
+    ByTheStore,
+    /// Nothing.
+    Nothing,
+}
 
 impl Shard {
     #[inline]
@@ -108,21 +125,22 @@ impl Shard {
             return Err(ALIAS);
         }
         let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(mounted) };
-        let aliases = &mut connection.aliases.get_or_insert_default().inbound;
+        let aliases = connection.aliases.get_or_insert_default();
         let at = usize::from(alias) - 1;
         if publish.topic.is_empty() {
-            match aliases.get(at) {
+            match aliases.inbound.get(at) {
                 Some(Some(known)) => name.push_str(known),
                 _ => return Err(UNKNOWN_ALIAS),
             }
             return Ok(mounted);
         }
-        if at >= aliases.len() {
-            aliases.resize_with(at + 1, || None);
-        }
-        let kept = Mutant::AliasKept.is_on() && aliases[at].is_some();
-        if aliases[at].as_deref() != Some(publish.topic) && !kept {
-            aliases[at] = Some(publish.topic.into());
+        let known = aliases.inbound.get(at).and_then(|name| name.as_deref());
+        let kept = Mutant::AliasKept.is_on() && known.is_some();
+        if known != Some(publish.topic)
+            && !kept
+            && !aliases.set_inbound(at, publish.topic, &mut self.tally.names)
+        {
+            return Err(ALIAS_NAMES);
         }
         name.push_str(publish.topic);
         Ok(mounted)
@@ -155,6 +173,16 @@ impl Shard {
             self.acknowledge(socket, index, version, publish, ReasonCode::PayloadFormatInvalid);
             return Ok(Flow::Next);
         }
+        let short = self.is_short(Pressure::Tight);
+        let taken = match short {
+            true => self.taken_when_short(version, publish),
+            false => Taken::Whole,
+        };
+        if taken == Taken::Nothing {
+            self.count_received(publish);
+            self.acknowledge(socket, index, version, publish, ReasonCode::QuotaExceeded);
+            return Ok(Flow::Next);
+        }
         let mut forwarded = Vec::new();
         let properties = if publish.properties.is_forwardable_raw() {
             publish.properties.raw
@@ -174,6 +202,7 @@ impl Shard {
         };
         let hash = TopicHash::new(&self.shared.seeds, topic);
         let route = match self.find_route(&hash, &message) {
+            Ok(route) if taken == Taken::ByTheStore => route.without_subscribers(),
             Ok(route) => route,
             Err(_) if Mutant::DroppedOnFullMailbox.is_on() => {
                 self.acknowledge(socket, index, version, publish, ReasonCode::Success);
@@ -185,9 +214,13 @@ impl Shard {
             }
         };
         self.count_received(publish);
+        let before = short.then(|| self.done_with_messages());
         let matched = self.follow(&route, &hash, &message, None);
         self.pace(message.publisher, route.interested());
         let reason = if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
+        let here = route.interested() == ShardSet::only(self.id);
+        let lost = before.filter(|_| here).and_then(|before| self.reason_since(&before));
+        let reason = lost.unwrap_or(reason);
         self.acknowledge(socket, index, version, publish, reason);
         Ok(Flow::Next)
     }
@@ -207,6 +240,25 @@ impl Shard {
             return Some(ReasonCode::TopicNameInvalid);
         }
         None
+    }
+
+    /// What is taken of a message while memory is short; what is not is counted. When it is full,
+    /// only what gives something back. Before that all but messages that are to be retained and
+    /// whose publishers can be told; others go to the subscribers, and the one that is to be
+    /// retained is dropped where it would be kept.
+    #[inline(never)]
+    fn taken_when_short(&mut self, version: Version, publish: &Publish<'_>) -> Taken {
+        let clears = publish.retain && publish.payload.is_empty();
+        let told = version.is_v5() && publish.qos > Qos::AtMostOnce;
+        let full = self.is_short(Pressure::Full) && !Mutant::MemoryPublishTaken.is_on();
+        let retained = publish.retain && told && !Mutant::MemoryRetainedTaken.is_on();
+        if clears || !full && !retained {
+            return Taken::Whole;
+        }
+        self.counters.dropped_memory += 1;
+        self.counters.memory_refused_message += 1;
+        // Who is not told has published a value after which the old one is not true any more.
+        if publish.retain && !told { Taken::ByTheStore } else { Taken::Nothing }
     }
 
     #[inline]
@@ -250,6 +302,7 @@ impl Shard {
                     self.use_flow(index);
                     if let Some(session) = self.sessions.get_mut(index) {
                         session.flow().inbound.insert(id);
+                        self.tally.inbound += 1;
                     }
                 }
                 self.write_ack(socket, version, AckKind::PubRec, id, reason);

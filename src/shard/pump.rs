@@ -49,7 +49,7 @@ impl Shard {
         let retries = self.settings.retry_interval > 0;
         let Some(session) = self.sessions.get(index) else { return Pumped::Nothing };
         let Some(socket) = session.socket else { return Pumped::Nothing };
-        if self.is_clogged(socket) {
+        if self.is_clogged(socket) || self.waits_for_memory(socket) {
             return Pumped::Nothing;
         }
         let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
@@ -102,6 +102,7 @@ impl Shard {
             let keep = keep || queued.share.is_some();
             let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
             let qos = queued.qos;
+            self.tally.kept += if keep { queued.message.size() } else { 0 };
             outbound.id = Some(session.flow().window.send(qos, keep.then_some(queued)));
             self.counters.inflight += 1;
             self.arm_retry(index);

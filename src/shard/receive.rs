@@ -3,6 +3,7 @@
 use super::Shard;
 use super::close::Cause;
 use super::connection::{Holds, Stage};
+use super::memory::Pressure;
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
@@ -52,8 +53,18 @@ impl Shard {
     pub(super) fn receive_open(&mut self, socket: SocketId, index: u32, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if connection.input.is_some() || !connection.holds.is_free() {
-            let input = connection.input.get_or_insert_with(|| self.pool.take_input());
+            let input = connection.take_input(&mut self.tally.input);
+            let mut input = input.unwrap_or_else(|| self.pool.take_input());
             input.extend(bytes);
+            let large = self.budgeting.pressure != Pressure::None
+                && connection.holds.is_free()
+                && self.is_unfinished_too_large(&input);
+            let Some(connection) = self.connections.get_mut(socket.0) else { return };
+            connection.keep_input(input, &mut self.tally.input);
+            if large {
+                self.disconnect(socket, Cause::Memory);
+                return;
+            }
             if connection.holds.is_free() {
                 self.process_held(socket);
                 self.heard_held(socket, index);
@@ -69,12 +80,14 @@ impl Shard {
             && let Some(connection) = self.connections.get_mut(socket.0)
             && connection.stage == Stage::Open(index)
         {
-            let input = connection.input.get_or_insert_with(|| self.pool.take_input());
+            let mut input = self.pool.take_input();
             input.extend(&bytes[used..]);
             // As above: what holds it now may hold whole packets.
             if input.progresses(used > 0) || !connection.holds.is_free() {
                 connection.last_seen = self.now;
             }
+            self.work += cost::bytes(input.capacity());
+            connection.keep_input(input, &mut self.tally.input);
             self.heard_held(socket, index);
         }
     }
@@ -92,7 +105,7 @@ impl Shard {
     pub(super) fn process_held(&mut self, socket: SocketId) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Stage::Open(index) = connection.stage else { return };
-        let Some(mut input) = connection.input.take() else { return };
+        let Some(mut input) = connection.take_input(&mut self.tally.input) else { return };
         let rest = input.rest();
         let used = self.process(socket, index, rest);
         if used >= rest.len() {
@@ -106,7 +119,7 @@ impl Shard {
             if input.progresses(used > 0) {
                 connection.last_seen = self.now;
             }
-            connection.input = Some(input);
+            connection.keep_input(input, &mut self.tally.input);
         }
     }
 
@@ -223,7 +236,9 @@ impl Shard {
             return Ok(Flow::Next);
         };
         // A PUBACK with a failure code completes the message just as well (section 3.4.2.1).
+        let before = flow.window.kept();
         let acknowledged = flow.window.puback(ack.id);
+        self.tally.kept -= before - flow.window.kept();
         self.completed(index, acknowledged)
     }
 
@@ -231,7 +246,9 @@ impl Shard {
         let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else {
             return Ok(Flow::Next);
         };
+        let before = flow.window.kept();
         let acknowledged = flow.window.pubcomp(ack.id);
+        self.tally.kept -= before - flow.window.kept();
         self.completed(index, acknowledged)
     }
 
@@ -261,7 +278,12 @@ impl Shard {
             .sessions
             .get_mut(index)
             .and_then(|session| session.flow.as_mut())
-            .map_or(Acknowledged::Unknown, |flow| flow.window.pubrec(ack.id, accepted));
+            .map_or(Acknowledged::Unknown, |flow| {
+                let before = flow.window.kept();
+                let acknowledged = flow.window.pubrec(ack.id, accepted);
+                self.tally.kept -= before - flow.window.kept();
+                acknowledged
+            });
         match acknowledged {
             Acknowledged::Release => {
                 self.parked.pace.progressed(index, self.now);
@@ -280,11 +302,15 @@ impl Shard {
     }
 
     fn pubrel(&mut self, socket: SocketId, index: u32, version: Version, ack: Ack<'_>) -> Flow {
-        let known = self
-            .sessions
-            .get_mut(index)
-            .and_then(|session| session.flow.as_mut())
-            .is_some_and(|flow| flow.inbound.release(ack.id));
+        let known =
+            self.sessions.get_mut(index).and_then(|session| session.flow.as_mut()).is_some_and(
+                |flow| {
+                    let before = flow.inbound.len();
+                    let known = flow.inbound.release(ack.id);
+                    self.tally.inbound -= before - flow.inbound.len();
+                    known
+                },
+            );
         // [MQTT-4.3.3-11]: PUBCOMP in any case; only its reason tells that the id was unknown.
         let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
         if known || !Mutant::PubCompSkipped.is_on() {

@@ -14,7 +14,9 @@ impl Shard {
     /// [MQTT-4.4.0-1], then what waits.
     pub(super) fn resume_deliveries(&mut self, index: u32) {
         if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) {
+            let before = flow.inbound.len();
             flow.inbound.begin_connection();
+            self.tally.inbound -= before - flow.inbound.len();
             self.use_flow(index);
         }
         self.send_again(index);
@@ -30,8 +32,10 @@ impl Shard {
         let (Some(socket), version) = (session.socket, session.version) else { return };
         let Some(flow) = &mut session.flow else { return };
         // An expired message is not sent again; it was never completed, so it is dropped.
+        let before = flow.window.kept();
         let expired =
             flow.window.abandon(|queued| queued.message.view().seconds_left(now).is_err());
+        self.tally.kept -= before - flow.window.kept();
         self.counters.inflight -= u64::from(expired);
         self.counters.dropped_expired += u64::from(expired);
         for id in flow.window.repeat() {
@@ -48,6 +52,7 @@ impl Shard {
             let (Some(socket), limit) = (session.socket, session.window_limit) else { return };
             if !session.flow.as_ref().is_some_and(|flow| flow.window.has_again())
                 || self.is_clogged(socket)
+                || self.waits_for_memory(socket)
             {
                 return;
             }
@@ -81,7 +86,11 @@ impl Shard {
         self.count_misfit(misfit);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let version = session.version;
-        match session.flow().window.skip(id) {
+        let Some(flow) = &mut session.flow else { return };
+        let before = flow.window.kept();
+        let skipped = flow.window.skip(id);
+        self.tally.kept -= before - flow.window.kept();
+        match skipped {
             Acknowledged::Release => {
                 self.write_ack(socket, version, AckKind::PubRel, id, ReasonCode::Success);
             }

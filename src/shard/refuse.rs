@@ -30,6 +30,8 @@ pub enum Denial {
     Rate,
     /// The home shard could not be reached.
     Busy,
+    /// The broker holds as much as it may.
+    Memory,
 }
 
 impl Denial {
@@ -46,6 +48,7 @@ impl Denial {
             }
             Denial::Rate => (ReasonCode::ConnectionRateExceeded, "too many connect at once"),
             Denial::Busy => (ReasonCode::ServerBusy, "the server is busy; try again later"),
+            Denial::Memory => (ReasonCode::ServerBusy, "the server is short of memory"),
         }
     }
 }
@@ -89,6 +92,18 @@ impl Shard {
         }
         let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
         self.answer_denial(socket, connect.version, denial, max);
+    }
+
+    /// The same for a client whose CONNECT has come in part, in its version if that is known.
+    pub(super) fn deny_unread(&mut self, socket: SocketId, version: Option<Version>, why: Denial) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        let (peer, listener) = (connection.peer, connection.listener);
+        self.count_denial(why);
+        self.log_refused(peer, listener, why.answer().1);
+        match version {
+            Some(version) => self.answer_denial(socket, version, why, SHORTEST_CONNACK as u32),
+            None => self.disconnect(socket, Cause::Rejected),
+        }
     }
 
     /// CONNACK for a denied client whose version is known, and the end.
@@ -199,6 +214,7 @@ impl Shard {
             Denial::BrokerLimit => &mut counters.refused_broker_limit,
             Denial::Rate => &mut counters.refused_rate,
             Denial::Busy => &mut counters.refused_busy,
+            Denial::Memory => &mut counters.refused_memory,
         };
         *counter += 1;
     }

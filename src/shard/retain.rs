@@ -3,6 +3,7 @@
 
 use super::Shard;
 use super::deliver::Terms;
+use super::memory::{Pressure, retained};
 use super::route::{NO_LOCAL, packed_qos};
 use crate::ids::{SessionRef, ShardId};
 use crate::limits::cost;
@@ -49,10 +50,20 @@ impl Shard {
         let kept = MessageRef { expires, retain: true, ..*message };
         // The old value is superseded even when the new one cannot be kept: nobody may be told a
         // value that is no longer true.
+        let mut room = 0;
         if let Some(old) = self.retained.remove(message.topic) {
             self.uncount_retained(&old);
+            room = old.size();
         }
         let size = kept.size() as u64;
+        if self.is_short(Pressure::Tight)
+            && kept.size() > room
+            && !topic::is_servers_own(message.topic)
+            && !Mutant::MemoryRetainedTaken.is_on()
+        {
+            self.counters.dropped_memory += 1;
+            return;
+        }
         let fits = message.payload.len() <= settings.retained_max_payload
             && self.shared.retained_messages.take(1, settings.retained_max_messages);
         if !fits {
@@ -67,6 +78,7 @@ impl Shard {
         let stored = Message::new(&kept, &mut self.scratch);
         self.counters.retained_messages += 1;
         self.counters.retained_bytes += size;
+        self.tally.retained += retained(message.topic, kept.size());
         self.retained.set(message.topic, stored);
     }
 
@@ -74,6 +86,7 @@ impl Shard {
         let size = old.size() as u64;
         self.counters.retained_messages -= 1;
         self.counters.retained_bytes -= size;
+        self.tally.retained -= retained(old.view().topic, old.size());
         self.shared.retained_messages.give(1);
         self.shared.retained_bytes.give(size);
     }
@@ -151,6 +164,10 @@ impl Shard {
     /// Goes on with replays until the step's work comes to `limit`; true when there is more to do
     /// at once.
     pub(super) fn run_replays(&mut self, limit: u32) -> bool {
+        // They wait, and none is lost.
+        if self.is_short(Pressure::Full) {
+            return false;
+        }
         while !self.is_spent(limit) {
             let Some(session) = self.replays.pop_front() else { return false };
             self.work += cost::FILTER;

@@ -50,7 +50,19 @@ struct Left {
     pending: Pending,
 }
 
+impl Left {
+    /// Bytes of what is left.
+    fn bytes(&self) -> usize {
+        self.window.kept() + self.pending.bytes()
+    }
+}
+
 impl Returns {
+    /// Bytes of what ended sessions have left. For checks.
+    pub(super) fn bytes(&self) -> usize {
+        self.ended.iter().map(Left::bytes).sum()
+    }
+
     /// The group asks further members in a later step.
     pub(super) fn ask_later(&mut self, name: ShareName, message: Message, tries: u32) {
         self.again.push_back((name, message, tries));
@@ -82,10 +94,14 @@ impl Shard {
             self.forget_flow(&flow);
             return;
         }
-        let Flow { window, pending, .. } = flow;
+        let Flow { window, pending, inbound, .. } = flow;
         self.counters.inflight -= u64::from(window.open());
         self.counters.pending_messages -= pending.len() as u64;
         self.counters.pending_bytes -= pending.bytes() as u64;
+        self.tally.flows -= 1;
+        self.tally.inbound -= inbound.len();
+        self.tally.kept -= window.kept();
+        self.tally.returning += window.kept() + pending.bytes();
         self.returns.ended.push_back(Left { session, window, pending });
     }
 
@@ -153,14 +169,17 @@ impl Shard {
     fn return_one(&mut self) {
         let Some(left) = self.returns.ended.front_mut() else { return };
         let session = left.session;
+        let before = left.bytes();
         let next = match left.window.dissolve() {
             Some(Unfinished::Unacknowledged(queued)) => Some(queued),
             Some(Unfinished::Begun) => {
                 self.counters.dropped_session_gone += 1;
+                self.tally.returning -= before - left.bytes();
                 return;
             }
             None => left.pending.pop(),
         };
+        self.tally.returning -= before - left.bytes();
         let Some(Queued { message, share, .. }) = next else {
             self.returns.ended.pop_front();
             return;

@@ -51,6 +51,11 @@ impl Route {
         self.interested
     }
 
+    /// Only to where its retained message is kept.
+    pub(super) fn without_subscribers(self) -> Self {
+        Route { interested: ShardSet::default(), ..self }
+    }
+
     fn all(&self) -> ShardSet {
         let mut all = self.interested;
         if let Some(home) = self.retain_at {

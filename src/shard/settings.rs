@@ -83,6 +83,8 @@ pub struct Settings {
     pub before_connect: u32,
     /// Most subscriptions of one client that only the trie can find.
     pub max_unhashed_subscriptions: usize,
+    /// Bytes that clients may make the whole broker hold; `u64::MAX` for no bound.
+    pub memory: u64,
     /// How steps are divided; not configured.
     pub budget: Budget,
 }
@@ -122,6 +124,11 @@ impl Promised {
 }
 
 impl Settings {
+    /// With `auto` bytes where `limits.memory` is auto; `None` when that is not known.
+    pub fn with_memory(self, config: &Config, auto: Option<u64>) -> Self {
+        Settings { memory: config.limits.memory.bytes(auto), ..self }
+    }
+
     /// Bytes unsent at which the publishers of a client that keeps reading are parked.
     pub fn high_water(&self) -> usize {
         (self.outgoing_max_bytes / 4).max(16 * 1024)
@@ -132,7 +139,8 @@ impl Settings {
         self.high_water() / 4
     }
 
-    /// From a validated configuration.
+    /// From a validated configuration. `limits.memory: auto` is no bound until
+    /// [`Self::with_memory`] says what it stands for.
     pub fn new(config: &Config) -> Self {
         let mqtt = &config.mqtt;
         let millis = |duration: Option<Duration>| duration.map_or(0, |d| d.as_millis() as u64);
@@ -183,6 +191,7 @@ impl Settings {
             log_connections: config.log.connections,
             before_connect: config.limits.before_connect,
             max_unhashed_subscriptions: mqtt.max_unhashed_subscriptions as usize,
+            memory: config.limits.memory.bytes(None),
             budget: Budget::BROKER,
         }
     }

@@ -93,6 +93,7 @@ impl Shard {
                 && let Some(will) = session.will.take()
             {
                 self.work += cost::DELIVERY;
+                self.tally.names -= will.message.size();
                 self.fire_will(*will);
             }
             at += 1;

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::connection::Holds;
+use super::memory::Pressure;
 use super::receive::Flow;
 use super::route::{GROUP, pack};
 use super::task::{Rest, Task};
@@ -106,6 +107,9 @@ impl Shard {
         let granted = self
             .permit(index, version, subscription_id, wanted)
             .and_then(|qos| self.grant(index, wanted, qos, subscription_id.unwrap_or(0), joining));
+        if granted.is_err() && self.is_short(Pressure::High) {
+            self.counters.memory_refused_subscription += 1;
+        }
         joining.codes.push(match granted {
             Ok(qos) => qos as u8,
             Err(reason) => failure(version, reason),
@@ -223,7 +227,8 @@ impl Shard {
         let unhashed = self.unhashed.get(&index).map_or(0, |&count| count as usize) + shares;
         let costly = unhashed >= settings.max_unhashed_subscriptions
             && self.index.is_unhashed(&mounted(session.mountpoint(), filter));
-        if (full || costly) && !self.is_subscribed(index, wanted.filter) {
+        let short = self.is_short(Pressure::High) && !Mutant::MemorySubscribeTaken.is_on();
+        if (full || costly || short) && !self.is_subscribed(index, wanted.filter) {
             return Err(ReasonCode::QuotaExceeded);
         }
         Ok(wanted.options.qos.min(Qos::from_u8(settings.max_qos).unwrap_or_default()))

@@ -104,7 +104,7 @@ impl Shard {
                 }
                 // A mailbox is full: routed with the wills when it has room.
                 let stored = Message::new(&message, &mut self.scratch);
-                self.wills.push_back(stored);
+                self.queue_will(stored);
             }
         }
     }

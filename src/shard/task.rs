@@ -7,6 +7,7 @@
 
 use super::Shard;
 use super::connection::Holds;
+use super::memory::named;
 use super::subscribe::Joining;
 use crate::ids::{SessionRef, SocketId};
 use crate::limits::cost;
@@ -264,7 +265,9 @@ impl Shard {
             self.work += cost::VISIT;
             let session = self.sessions.get_mut(index)?;
             let Some(place) = session.subscriptions.any() else {
-                self.sessions.remove(index);
+                if let Some(session) = self.sessions.remove(index) {
+                    self.tally.names -= named(&session);
+                }
                 return None;
             };
             session.subscriptions.remove(place.filter);

@@ -239,6 +239,7 @@ impl Shard {
         let hash = |index| sessions.get(index).map_or(0, |session| session.key.0.get());
         self.names.shrink(hash);
         self.sweep_retained();
+        self.tell_memory();
         self.give_up_lost();
     }
 
@@ -258,14 +259,18 @@ impl Shard {
             self.idle_flows_due -= 1;
             self.work += cost::VISIT;
             self.idle_flows.pop_front();
-            let Some(session) = self.session_of(reference) else { continue };
+            let known = self.sessions.get_of(reference.index, reference.generation);
+            let Some(session) = known.filter(|s| !s.is_ending()) else { continue };
             let online = session.socket.is_some();
             // Identifiers begin anew with the state. Where messages are repeated on a connection,
             // the answer to a repetition would then stand for another message.
             let repeats = retries && online && !session.version.is_v5();
             let repeats = repeats && !Mutant::RetryForgetsIdentifiers.is_on();
             match &mut session.flow {
-                Some(flow) if flow.is_idle() && !repeats => session.flow = None,
+                Some(flow) if flow.is_idle() && !repeats => {
+                    self.tally.forget_idle(flow);
+                    session.flow = None;
+                }
                 Some(_) if online => self.idle_flows.push_back((now, reference)),
                 // Listed again when it is used again.
                 Some(flow) => flow.listed = false,

@@ -101,6 +101,7 @@ counters! {
         refused_too_large reason = "too_large";
         refused_draining reason = "draining";
         refused_listener_closed reason = "listener_closed";
+        refused_memory reason = "memory";
     }
     "ringmq_refused_unanswered_total" Counter "connections"
         "Refused connections that were closed without CONNACK because many others waited for one."
@@ -179,6 +180,33 @@ counters! {
         dropped_share_full reason = "share_full";
         dropped_share_empty reason = "share_empty";
         dropped_payload_format reason = "payload_format";
+        dropped_memory reason = "memory";
+    }
+    "ringmq_memory_bytes" Gauge "bytes"
+        "Bytes that clients make the broker hold (limits.memory), by kind." {
+        memory_input kind = "input";
+        memory_output kind = "output";
+        memory_pending kind = "pending";
+        memory_inflight kind = "inflight";
+        memory_retained kind = "retained";
+        memory_sessions kind = "sessions";
+        memory_subscriptions kind = "subscriptions";
+        memory_hand_over kind = "hand_over";
+    }
+    "ringmq_memory_pressure" Gauge "level"
+        "How short memory is: 0 not, 1 nothing more is stored, 2 no new clients, 3 no messages." {
+        memory_pressure;
+    }
+    "ringmq_memory_shortages_total" Counter "events"
+        "Times that memory became short, or shorter (limits.memory)." { memory_shortages; }
+    "ringmq_memory_ended_total" Counter "connections"
+        "Connections ended while memory was short because they sent a large packet in parts." {
+        memory_ended;
+    }
+    "ringmq_memory_refused_total" Counter "requests"
+        "What clients were refused while memory was short; who can be told gets 0x97." {
+        memory_refused_subscription what = "subscription";
+        memory_refused_message what = "message";
     }
     "ringmq_log_lines_left_out_total" Counter "lines"
         "Log lines about clients that their rate limit left out (log.connections)." {

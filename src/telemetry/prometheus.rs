@@ -28,6 +28,8 @@ pub struct Snapshot {
 pub struct Process {
     /// Filters in the interest table.
     pub interest: u64,
+    /// `limits.memory` in bytes, if there is a bound.
+    pub memory_limit: Option<u64>,
     /// It serves: all listeners are open and it does not drain.
     pub ready: bool,
     /// The shards that are late, and for how long they have not answered.
@@ -106,6 +108,11 @@ impl Text {
         self.single("ringmq_ready", "gauge", "1 while the broker serves: as /readyz.", ready);
         let help = "Topic filters in the interest table; a lone shard needs none.";
         self.single("ringmq_interest_filters", "gauge", help, process.interest);
+        if let Some(limit) = process.memory_limit {
+            let help =
+                "What clients may make the broker hold (limits.memory): ringmq_memory_bytes.";
+            self.single("ringmq_memory_limit_bytes", "gauge", help, limit);
+        }
         let help = "Log lines that were lost because nobody read the log.";
         self.single("ringmq_log_lines_lost_total", "counter", help, process.lost_lines);
         // The names that every Prometheus client library uses.

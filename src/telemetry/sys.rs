@@ -67,6 +67,12 @@ impl Counters {
         self.iter().filter(refused).map(|(_, value)| value).sum()
     }
 
+    /// Bytes that clients make the broker hold, all kinds.
+    pub fn memory_held(&self) -> u64 {
+        let held = |(figure, _): &(&super::Descriptor, u64)| figure.name == "ringmq_memory_bytes";
+        self.iter().filter(held).map(|(_, value)| value).sum()
+    }
+
     /// Clients connected now: sessions with a connection.
     pub fn clients_connected(&self) -> u64 {
         self.sessions.saturating_sub(self.sessions_persistent)
@@ -149,6 +155,7 @@ pub fn topics(
         ("retained messages/count", total.retained_messages),
         ("store/messages/count", stored),
         ("store/messages/bytes", total.retained_bytes + total.pending_bytes),
+        ("heap/held", total.memory_held()),
     ];
     for (topic, value) in figures {
         list.add(topic, value.to_string());

@@ -82,6 +82,8 @@ pub struct Index {
     shapes: Vec<UsedShape>,
     trie: Trie,
     subscriptions: usize,
+    /// Bytes of the filters' texts.
+    text: usize,
 }
 
 impl Index {
@@ -94,6 +96,7 @@ impl Index {
             shapes: Vec::new(),
             trie: Trie::new(),
             subscriptions: 0,
+            text: 0,
         }
     }
 
@@ -117,6 +120,7 @@ impl Index {
     }
 
     fn add_filter(&mut self, key: &FilterKey, filter: &str) -> FilterId {
+        self.text += filter.len();
         let node = Node { text: filter.into(), subscribers: Subscribers::None };
         let id = self.nodes.insert(node);
         let table = match key.shape {
@@ -237,6 +241,16 @@ impl Index {
         self.nodes.len()
     }
 
+    /// Bytes of the texts of all filters.
+    pub fn text(&self) -> usize {
+        self.text
+    }
+
+    /// The same, added up anew. For checks.
+    pub fn count_text(&self) -> usize {
+        self.nodes.iter().map(|node| node.text.len()).sum()
+    }
+
     /// How many subscribers there are in all lists together.
     pub fn subscriptions(&self) -> usize {
         self.subscriptions
@@ -267,7 +281,7 @@ impl Index {
         }) {
             self.shapes.swap_remove(at);
         }
-        self.nodes.remove(id.0);
+        self.text -= self.nodes.remove(id.0).text.len();
     }
 
     /// Where the key's shape is among those in use. Coarse keys' shapes never are.

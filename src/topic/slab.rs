@@ -131,6 +131,14 @@ impl<T> Slab<T> {
         trim(&mut self.chunks);
     }
 
+    /// Every entry.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().flat_map(|chunk| &chunk.slots).filter_map(|slot| match slot {
+            Slot::Used(entry) => Some(entry),
+            Slot::Free(_) => None,
+        })
+    }
+
     /// The entry of that number. Panics when there is none: our own mistake.
     #[inline]
     pub fn get(&self, id: u32) -> &T {

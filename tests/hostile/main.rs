@@ -20,6 +20,7 @@ mod bystander;
 mod dice;
 mod ground;
 mod judge;
+mod memory;
 mod pair;
 mod peer;
 mod soak;
@@ -42,6 +43,12 @@ fn nobody_is_hurt_on_two_shards() {
 fn nobody_is_hurt_on_three_shards() {
     let _alone = machine();
     judge::all(3);
+}
+
+#[test]
+fn a_budget_of_memory_is_kept() {
+    let _alone = machine();
+    [1, 2].into_iter().for_each(memory::run);
 }
 
 #[test]

@@ -11,6 +11,10 @@ use std::collections::BTreeMap;
 
 /// A slice of retained messages may come on top of a full queue.
 const SLICE_BYTES: usize = 16 * 1024;
+/// What a shard may take in beyond the limit on memory: messages of 20,000 bytes to several.
+const STEP_BYTES: u64 = 64 * 1024;
+/// What a client is owed beyond the limit on memory: a buffer with acknowledgements.
+const CLIENT_BYTES: u64 = 1024;
 /// What answers and one large message may add to a full output.
 const SLACK: usize = 256 * 1024;
 
@@ -68,8 +72,21 @@ impl Sim {
         };
         let unsent = audit.most_unsent;
         assert!(unsent <= 8 * outgoing + SLACK, "{unsent} bytes unsent");
+        let used = self.world.shared.memory.used();
+        // A client is not ended for the parts of a packet that is not large.
+        let input: u64 = self.world.nodes.iter().map(|node| node.shard.held()[0]).sum();
+        let most = self.settings.memory.saturating_add(self.memory_overshoot() + input);
+        assert!(used <= most, "{used} bytes held, {most} at most");
         let staged = 4096 * self.world.nodes.len() + 1024;
         assert!(audit.staged <= staged, "{} mails staged", audit.staged);
+    }
+
+    /// What may be held above the limit: what each shard takes in before it looks, the largest
+    /// message for one; and for each client what it is owed in any case, such as acknowledgements
+    /// and what its window holds by then.
+    fn memory_overshoot(&self) -> u64 {
+        let (shards, clients) = (self.world.nodes.len() as u64, self.clients.len() as u64);
+        shards * STEP_BYTES + clients * CLIENT_BYTES
     }
 
     pub fn check_quiet(&self) {
@@ -212,7 +229,9 @@ impl Sim {
         }
         let total = self.world.counters();
         // A group may push others out of a queue when none of its members has room.
-        let full = total.dropped_queue_full + total.dropped_share_full;
+        // One that is not taken is lost for all.
+        let all = total.memory_refused_message * self.clients.len() as u64;
+        let full = total.dropped_queue_full + total.dropped_share_full + total.dropped_memory + all;
         let excused = full + total.dropped_packet_too_large;
         assert!(
             missing.len() as u64 <= excused,
@@ -244,7 +263,8 @@ impl Sim {
             }
         }
         let total = self.world.counters();
-        let excused = total.dropped_share_full
+        let excused = total.dropped_memory
+            + total.dropped_share_full
             + total.dropped_share_empty
             + total.dropped_packet_too_large
             + total.dropped_expired;
@@ -266,6 +286,7 @@ impl Sim {
             ("expired", total.dropped_expired, features.expiring),
             ("not_authorized", total.dropped_not_authorized, features.hostile),
             ("retained_limit", total.dropped_retained_limit, features.retained_limit),
+            ("memory", total.dropped_memory, features.memory),
         ] {
             assert!(possible || dropped == 0, "{dropped} dropped for {name}");
         }
@@ -289,7 +310,8 @@ impl Sim {
                 topics.entry(message.topic.clone()).or_default().push(id);
             }
         }
-        let limited = self.world.counters().dropped_retained_limit > 0;
+        let total = self.world.counters();
+        let limited = total.dropped_retained_limit + total.dropped_memory > 0;
         let probe = &self.clients[at];
         for (name, ids) in &topics {
             let of = |id: &usize| &self.run.messages[*id];
@@ -355,6 +377,7 @@ impl Sim {
         let waiting = total.pending_messages + total.dropped_session_gone;
         let pending = if self.run.draining { waiting } else { 0 };
         let dropped = total.dropped_queue_full + total.dropped_outgoing_full + pending;
+        let dropped = dropped + total.dropped_memory;
         // Where full queues end connections, the watcher's may be one of them.
         let blind = self.run.harsh && self.clients[0].losses > 0;
         assert!(blind || self.clients[0].losses == 0, "the watcher was disconnected");

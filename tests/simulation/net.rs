@@ -4,6 +4,7 @@
 use crate::rng::Rng;
 use ringmq::ids::Peer;
 use ringmq::ids::{ListenerId, ShardId, SocketId};
+use ringmq::message::Message;
 use ringmq::packet::{self, Framing};
 use ringmq::shard::output::{Outgoing, Segment};
 use ringmq::shard::{Action, Shard};
@@ -325,6 +326,18 @@ impl Driver {
     /// Whose socket that is.
     pub fn conn(&self, socket: SocketId) -> ConnId {
         self.slots[socket.0 as usize].conn
+    }
+
+    /// Calls `each` with the capacity of every buffer of a send, and with every shared message.
+    pub fn visit_output(&self, each: &mut impl FnMut(usize, Option<&Message>)) {
+        for (outgoing, ..) in self.slots.iter().filter_map(|slot| slot.send.as_ref()) {
+            outgoing.visit(each);
+        }
+        for (.., event) in &self.queue {
+            if let Event::Sent(outgoing, _) = event {
+                outgoing.visit(each);
+            }
+        }
     }
 
     /// Completions that the shard has not been told yet.

@@ -65,6 +65,8 @@ pub struct Features {
     pub extreme: bool,
     /// Clients may leave their ClientId to the broker.
     pub nameless: bool,
+    /// Memory is short now and then.
+    pub memory: bool,
 }
 
 const STRATEGIES: [SharedStrategy; 5] = [
@@ -108,6 +110,7 @@ pub fn features(rng: &mut Rng, shards: usize) -> Features {
         mountpoint: if rng.chance(100) { "tenant/" } else { "" },
         extreme: false,
         nameless: true,
+        memory: false,
     }
 }
 
@@ -219,6 +222,13 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
     }
     if settings.budget == Budget::BROKER && own.chance(700) {
         settings.budget = small_budget(&mut own);
+    }
+    let mut own = Rng::new(seed ^ 0x3e30_7212_11ab);
+    features.memory = own.chance(250) && features.assaults == 0;
+    if features.memory {
+        // Enough for the clients, not for what they may have waiting.
+        let clients = 2000 * (WATCHERS + features.clients) as u64;
+        settings.memory = 60_000 + clients + own.below(400_000) as u64;
     }
     let faults = Faults {
         hand_over_fails: [0, 0, 0, 50, 50, 50, 50, 50, 600, 990][rng.below(10)],

@@ -34,6 +34,8 @@ pub struct Outcome {
     pub pongs: u64,
     /// Most work of one step, in the units of `limits::cost`.
     pub work: u32,
+    /// Times that memory became short, or shorter.
+    pub shortages: u64,
 }
 
 pub struct Sim {
@@ -77,8 +79,13 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
         wills: Vec::new(),
         calm: false,
         draining: false,
-        harsh: settings.pending.on_full == OnFull::Disconnect,
-        lossless: settings.pending.messages > 10_000 && !small && !features.expiring,
+        // Short of memory, a broker ends whoever sends a large packet in parts.
+        harsh: settings.pending.on_full == OnFull::Disconnect || features.memory,
+        lossless: settings.pending.messages > 10_000
+            && !small
+            && !features.expiring
+            && !features.memory,
+        memory: features.memory,
         expiring: features.expiring,
         session_expiry_v3: settings.session_expiry_default,
         session_expiry_max: settings.session_expiry_max,
@@ -90,7 +97,9 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
             world.entrances[0].max_connect_rate.is_some(),
         ),
         // A jump of the clock is as long as a connection may wait for its home to have room.
-        stuck: faults.hand_over_fails > 0 || !matches!(features.jumps, Jumps::None),
+        stuck: faults.hand_over_fails > 0
+            || !matches!(features.jumps, Jumps::None)
+            || features.memory,
         repeating: settings.retry_interval > 0,
         verbose,
         rng,
@@ -155,6 +164,7 @@ impl Sim {
             delivered: total.messages_sent(),
             dropped: total.messages_dropped(),
             takeovers: total.takeovers,
+            shortages: total.memory_shortages,
             hand_overs: total.handovers_out,
             pongs: self.pongs,
             work: self.world.nodes.iter().map(|node| node.most_work).max().unwrap_or_default(),
@@ -219,7 +229,8 @@ impl Sim {
             self.assaults[at].turn(&mut self.world, &mut self.run.rng);
             return;
         }
-        if !self.features.extreme && self.run.rng.chance(250) {
+        let batons = !self.features.extreme && !self.features.memory;
+        if batons && self.run.rng.chance(250) {
             self.batons.turn(&mut self.world, &mut self.run.rng);
             return;
         }
@@ -370,6 +381,7 @@ impl Sim {
             node.driver.faults = CALM;
         }
         self.settings.max_connections = u64::MAX;
+        self.settings.memory = u64::MAX;
         self.world.order(&Order::Reload(Arc::new(self.settings.clone())));
         for hostile in std::mem::take(&mut self.hostile) {
             self.world.conns[hostile.conn].client = End::Reset;

@@ -44,6 +44,7 @@ pub fn roomy() -> Settings {
         log_connections: true,
         before_connect: 64 * 1024,
         max_unhashed_subscriptions: 1000,
+        memory: u64::MAX,
         budget: Budget::BROKER,
     }
 }

@@ -8,12 +8,13 @@ use ringmq::mesh::mail::{Control, Stamped};
 use ringmq::mesh::mailbox::{MailEnds, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{Entrance, Shared};
+use ringmq::message::Message;
 use ringmq::shard::step::{Bounds, Step, Surroundings};
 use ringmq::shard::{Action, Settings, Shard};
 use ringmq::telemetry::{Counters, Kind};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub struct Node {
@@ -376,7 +377,7 @@ impl World {
 
     /// What is inconsistent anywhere.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
+        let mut problems = self.memory_problems();
         for node in &self.nodes {
             let id = node.shard.id().0;
             let audit = node.shard.audit();
@@ -385,6 +386,30 @@ impl World {
                 if descriptor.kind == Kind::Gauge && value > 1 << 62 {
                     problems.push(format!("shard {id}: {} is below zero", descriptor.field));
                 }
+            }
+        }
+        problems
+    }
+
+    /// What the shards hold is what they were told of each other, and output is what there is.
+    fn memory_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let told: u64 = self.nodes.iter().map(|node| node.shard.told_memory()).sum();
+        let used = self.shared.memory.used();
+        if told != used {
+            problems.push(format!("memory: {told} were told, {used} are known"));
+        }
+        for node in &self.nodes {
+            let (mut bytes, mut seen) = (0, BTreeMap::new());
+            let mut each = |capacity: usize, shared: Option<&Message>| {
+                bytes += capacity;
+                shared.map(|message| seen.insert(message.address(), message.size()));
+            };
+            node.driver.visit_output(&mut each);
+            let counted = node.shard.visit_output(&mut each);
+            let found = bytes + seen.values().sum::<usize>();
+            if counted != found {
+                problems.push(format!("memory: {counted} of output, there is {found}"));
             }
         }
         problems
@@ -414,11 +439,17 @@ impl World {
             let counts = counts.map(|(name, count)| (name, count as u64));
             // Retained messages are gauges too, and checked by whoever knows what is to stay.
             let gauges = node.shard.counters.iter().filter(|(descriptor, _)| {
-                descriptor.kind == Kind::Gauge && !descriptor.field.starts_with("retained")
+                // Those of memory are told now and then; what is held by now is looked at below.
+                let other = descriptor.field.contains("retained")
+                    || descriptor.field.starts_with("memory_");
+                descriptor.kind == Kind::Gauge && !other
             });
+            let held: u64 = node.shard.held().iter().sum::<u64>() - node.shard.held()[4];
+            let held = [("bytes held besides retained messages", held)];
             let gauges = gauges.map(|(descriptor, value)| (descriptor.field, value));
             let id = node.shard.id().0;
-            let some = counts.into_iter().chain(gauges).filter(|&(_, count)| count != 0);
+            let some =
+                counts.into_iter().chain(gauges).chain(held).filter(|&(_, count)| count != 0);
             left.extend(some.map(|(name, count)| format!("shard {id}: {count} {name}")));
         }
         if !self.shared.interest.is_empty() {

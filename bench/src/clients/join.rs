@@ -2,10 +2,11 @@
 //! under way so that a listen queue does not overflow.
 
 use super::Net;
-use crate::clock;
-use crate::mqtt::{self, Malformed, Packet, Session, Version, first};
+use crate::clock::{self, SECOND};
+use crate::mqtt::{self, Connect, Filter, Malformed, Packet, Session, Version, first};
+use crate::pattern::{Pattern, Random, Scope};
 use crate::stats::Latency;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// What the clients call themselves.
 #[derive(Clone, Debug)]
@@ -14,15 +15,69 @@ pub enum Names {
     Numbered(String),
     /// One for each client.
     Listed(Vec<String>),
+    /// By a pattern.
+    Made(Made),
+}
+
+/// ClientIds and user names by patterns.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Of the ClientId.
+    pub client_id: Pattern,
+    /// Of the user name.
+    pub username: Option<Pattern>,
+    /// The number of client 0.
+    pub first: u64,
+    /// Of random numbers.
+    pub seed: u64,
+}
+
+impl Made {
+    fn number(&self, client: u32) -> u64 {
+        self.first + u64::from(client)
+    }
+
+    fn text(&self, pattern: &Pattern, client: u32) -> String {
+        let scope = Scope { number: self.number(client), ..Scope::default() };
+        // The same for every connection of this client.
+        pattern.text(&scope, &mut Random::new(self.seed, scope.number))
+    }
 }
 
 impl Names {
-    fn of(&self, client: u32) -> String {
+    /// The ClientId of `client`.
+    pub fn of(&self, client: u32) -> String {
         match self {
             Names::Numbered(prefix) => format!("{prefix}{client}"),
             Names::Listed(names) => names[client as usize].clone(),
+            Names::Made(made) => made.text(&made.client_id, client),
         }
     }
+
+    /// The number of `client`, `%i` of a pattern.
+    pub fn number(&self, client: u32) -> u64 {
+        match self {
+            Names::Numbered(_) | Names::Listed(_) => u64::from(client),
+            Names::Made(made) => made.number(client),
+        }
+    }
+
+    /// The user name of `client`.
+    pub fn username(&self, client: u32) -> Option<String> {
+        match self {
+            Names::Numbered(_) | Names::Listed(_) => None,
+            Names::Made(made) => made.username.as_ref().map(|pattern| made.text(pattern, client)),
+        }
+    }
+}
+
+/// A client has its CONNACK.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// When its connection was begun, or was due.
+    pub begun: u64,
+    /// QoS 1 and 2 messages that the broker takes from it at once.
+    pub receive_maximum: u16,
 }
 
 /// Where one client is.
@@ -42,8 +97,10 @@ pub struct Join {
     pub names: Names,
     /// Most clients under way at once.
     pub limit: u32,
-    /// Connections begun per second; 0: as fast as `limit` allows.
-    pub rate: u32,
+    /// Nanoseconds from one connection to the next; 0: as fast as `limit` allows.
+    pub interval: u64,
+    /// With which all clients say who they are, if they have a user name.
+    pub password: Option<String>,
     /// Seconds of keep-alive that clients announce; 0: none.
     pub keep_alive: u16,
     /// What becomes of the sessions.
@@ -54,6 +111,8 @@ pub struct Join {
     pub resumed: u32,
     /// Connections or subscriptions that were refused.
     pub refused: u32,
+    /// CONNACK codes of the refused ones, and how many had each.
+    pub refusals: BTreeMap<u8, u64>,
     /// Nanoseconds from the first system call, or with a rate from when it was due, to CONNACK.
     pub connack: Latency,
     next: u32,
@@ -72,12 +131,14 @@ impl Join {
             version,
             names,
             limit,
-            rate: 0,
+            interval: 0,
+            password: None,
             keep_alive: 0,
             session: Session::Clean,
             ready: 0,
             resumed: 0,
             refused: 0,
+            refusals: BTreeMap::new(),
             connack: Latency::new(),
             next: 0,
             again: Vec::new(),
@@ -87,6 +148,11 @@ impl Join {
             starts: HashMap::new(),
             steps: vec![Step::Outside; total as usize],
         }
+    }
+
+    /// Connections are begun at so many per second; 0: as fast as `limit` allows.
+    pub fn at_rate(&mut self, rate: u32) {
+        self.interval = SECOND.checked_div(u64::from(rate)).unwrap_or(0);
     }
 
     /// Everyone is in.
@@ -100,10 +166,8 @@ impl Join {
         if self.began == 0 {
             self.began = now;
         }
-        let allowed = match self.rate {
-            0 => u64::MAX,
-            rate => (now - self.began) / 1_000 * u64::from(rate) / 1_000_000,
-        };
+        let allowed = (now - self.began).checked_div(self.interval);
+        let allowed = allowed.map_or(u64::MAX, |intervals| intervals + 1);
         while self.under_way < self.limit && self.begun < allowed {
             let client = match self.again.pop() {
                 Some(client) => client,
@@ -115,9 +179,9 @@ impl Join {
             };
             // With a rate from when it was due: what a stall holds up counts (no coordinated
             // omission).
-            let due = match self.rate {
+            let due = match self.interval {
                 0 => clock::now(),
-                rate => self.began + self.begun * clock::SECOND / u64::from(rate),
+                interval => self.began + self.begun * interval,
             };
             match net.connect(client) {
                 Ok(()) => {}
@@ -140,8 +204,16 @@ impl Join {
     /// The TCP connection stands: says CONNECT.
     pub fn connected(&mut self, net: &mut Net, client: u32) {
         self.steps[client as usize] = Step::Connecting;
-        let id = self.names.of(client);
-        mqtt::put_connect(net.out(client), self.version, &id, self.keep_alive, self.session);
+        let (id, username) = (self.names.of(client), self.names.username(client));
+        let connect = Connect {
+            version: self.version,
+            client_id: &id,
+            keep_alive: self.keep_alive,
+            session: self.session,
+            username: username.as_deref(),
+            password: self.password.as_deref(),
+        };
+        mqtt::put_connect(net.out(client), &connect);
     }
 
     /// Whether `client` takes part in the traffic.
@@ -149,35 +221,37 @@ impl Join {
         self.steps[client as usize] == Step::Ready
     }
 
-    /// A packet for a client that is not ready. `filter` gives its subscription, if it has one. At
-    /// CONNACK returns when the connection was begun.
+    /// A packet for a client that is not ready. `filters` gives its subscriptions. At CONNACK
+    /// returns what that says.
     pub fn packet(
         &mut self,
         net: &mut Net,
         client: u32,
         packet: &Packet<'_>,
-        filter: impl FnOnce(u32) -> Option<(String, u8)>,
-    ) -> Result<Option<u64>, Malformed> {
+        filters: impl FnOnce(u32) -> Vec<Filter>,
+    ) -> Result<Option<Arrival>, Malformed> {
         match (self.steps[client as usize], packet.first) {
             (Step::Connecting, first::CONNACK) => {
-                let connack = mqtt::connack_of(packet)?;
+                let connack = mqtt::connack_of(self.version, packet)?;
                 if connack.code != 0 {
                     self.refused += 1;
+                    *self.refusals.entry(connack.code).or_default() += 1;
                     return Err(Malformed);
                 }
                 self.resumed += u32::from(connack.session_present);
-                let start = self.starts.remove(&client);
-                if let Some(start) = start {
-                    self.connack.record(clock::now().saturating_sub(start));
+                let begun = self.starts.remove(&client);
+                if let Some(begun) = begun {
+                    self.connack.record(clock::now().saturating_sub(begun));
                 }
-                match filter(client) {
-                    Some((filter, qos)) => {
-                        self.steps[client as usize] = Step::Subscribing;
-                        mqtt::put_subscribe(net.out(client), self.version, 1, &filter, qos);
-                    }
-                    None => self.arrived(client),
+                let filters = filters(client);
+                if filters.is_empty() {
+                    self.arrived(client);
+                } else {
+                    self.steps[client as usize] = Step::Subscribing;
+                    mqtt::put_subscribe(net.out(client), self.version, 1, &filters);
                 }
-                Ok(start)
+                let receive_maximum = connack.receive_maximum;
+                Ok(begun.map(|begun| Arrival { begun, receive_maximum }))
             }
             (Step::Subscribing, first::SUBACK) => {
                 if mqtt::ack_of(self.version, packet)? != (1, false) {

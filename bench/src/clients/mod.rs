@@ -19,9 +19,9 @@ use crate::machine;
 use crate::mqtt::Malformed;
 use io_uring::{cqueue, opcode, squeue, types};
 use ring::{Bell, Ring, Sizes};
-use socket::Options;
+use socket::{Options, Port, Raw};
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use tls::Layer;
 
 /// Few clients talk much; of many, each ring has its share of the buffers.
@@ -59,6 +59,8 @@ struct Client {
     open: bool,
     dirty: bool,
     in_flight: bool,
+    /// Its own port was taken: the kernel chooses.
+    any_port: bool,
 }
 
 const _: () = assert!(size_of::<Client>() <= 80);
@@ -83,14 +85,17 @@ pub struct Net {
     dirty: Vec<u32>,
     spare: Vec<Vec<u8>>,
     batch: Vec<(u64, i32, u32)>,
-    target: SocketAddrV4,
-    raw_target: Box<libc::sockaddr_in>,
+    /// Clients go to them in turn. Never changed: the kernel reads the addresses.
+    targets: Vec<(SocketAddr, Raw)>,
     options: Options,
 }
 
 impl Net {
-    /// Rings with room for `clients` clients of `target`.
-    pub fn new(target: SocketAddrV4, clients: u32, options: Options) -> Result<Self, String> {
+    /// Rings with room for `clients` clients, which connect to `targets` in turn.
+    pub fn new(targets: &[SocketAddr], clients: u32, options: Options) -> Result<Self, String> {
+        if targets.is_empty() {
+            return Err("there is no broker to connect to".into());
+        }
         let slots = SLOTS.min(u32::try_from(machine::nofile()).unwrap_or(SLOTS)).max(2);
         let shift = slots.ilog2();
         let slots = 1 << shift;
@@ -118,8 +123,7 @@ impl Net {
             dirty: Vec::new(),
             spare: Vec::new(),
             batch: Vec::new(),
-            target,
-            raw_target: Box::new(socket::raw(target)),
+            targets: targets.iter().map(|target| (*target, Raw::of(*target))).collect(),
             options,
         })
     }
@@ -130,15 +134,17 @@ impl Net {
         if self.clients[client as usize].in_flight {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
-        let socket = socket::open(self.target, client, &self.options)?;
+        let index = client as usize % self.targets.len();
+        let (target, raw) = &self.targets[index];
+        let connect = (raw.pointer(), raw.length());
+        // All sources are used for each of the targets.
+        let turn = client / self.targets.len() as u32;
+        let port = if self.clients[client as usize].any_port { Port::Any } else { Port::Own };
+        let socket = socket::open(*target, turn, &self.options, port)?;
         // The slot takes its own reference; the descriptor is closed at once.
         let slot = self.slot(client);
         self.ring(client).adopt(slot, &socket)?;
-        let connect = opcode::Connect::new(
-            types::Fixed(slot),
-            (&raw const *self.raw_target).cast(),
-            size_of::<libc::sockaddr_in>() as u32,
-        );
+        let connect = opcode::Connect::new(types::Fixed(slot), connect.0, connect.1);
         self.push(client, connect.build(), CONNECT);
         Ok(())
     }
@@ -301,13 +307,21 @@ impl Net {
     }
 
     fn on_connect(&mut self, handler: &mut impl Handler, client: u32, result: i32) {
+        let state = &mut self.clients[client as usize];
+        if result == -libc::EADDRNOTAVAIL && self.options.ports.is_some() && !state.any_port {
+            state.any_port = true;
+            self.release(client);
+            if self.connect(client).is_ok() {
+                return;
+            }
+        }
         self.clients[client as usize].open = true;
         if result < 0 {
             self.end(handler, client, -result);
             return;
         }
         if let Some(tls) = &self.options.tls {
-            match Layer::new(tls) {
+            match Layer::new(tls, client as usize % self.targets.len()) {
                 Ok(layer) => self.layers[client as usize] = Some(Box::new(layer)),
                 Err(Malformed) => {
                     self.end(handler, client, libc::EPROTO);

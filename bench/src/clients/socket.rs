@@ -3,7 +3,7 @@
 
 use super::tls::Tls;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -16,28 +16,90 @@ pub struct Options {
     pub reset: bool,
     /// Below MQTT.
     pub tls: Option<Arc<Tls>>,
+    /// Addresses of this host from which clients connect, in turn; none: the system's choice, and
+    /// many on the loopback network.
+    pub sources: Vec<IpAddr>,
+    /// The first and the last port of this host for connections, when so many clients share a
+    /// source address that each must have a port of its own at once: see [`own_port`].
+    pub ports: Option<(u16, u16)>,
 }
 
 /// Connections that share one source address: well under the ports of one address, so that the
 /// kernel's search for a free port stays short.
-const CLIENTS_PER_ADDRESS: u32 = 4000;
+pub const CLIENTS_PER_ADDRESS: u32 = 4000;
+/// `IP_LOCAL_PORT_RANGE` of <linux/in.h>, since Linux 6.3.
+const IP_LOCAL_PORT_RANGE: i32 = 51;
 
-/// The C form of an IPv4 address.
-pub fn raw(address: SocketAddrV4) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        sin_family: libc::AF_INET as u16,
-        sin_port: address.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
-        sin_zero: [0; 8],
+/// The C form of an address.
+#[derive(Clone, Copy)]
+pub struct Raw {
+    storage: libc::sockaddr_storage,
+    length: u32,
+}
+
+impl Raw {
+    /// Of an address and a port.
+    pub fn of(address: SocketAddr) -> Raw {
+        // SAFETY: all zeros is a sockaddr_storage, and either kind of address fits into one, which
+        // is aligned for both.
+        unsafe {
+            let mut storage: libc::sockaddr_storage = std::mem::zeroed();
+            let place = &raw mut storage;
+            let length = match address {
+                SocketAddr::V4(v4) => {
+                    place.cast::<libc::sockaddr_in>().write(libc::sockaddr_in {
+                        sin_family: libc::AF_INET as u16,
+                        sin_port: v4.port().to_be(),
+                        sin_addr: libc::in_addr { s_addr: u32::from(*v4.ip()).to_be() },
+                        sin_zero: [0; 8],
+                    });
+                    size_of::<libc::sockaddr_in>()
+                }
+                SocketAddr::V6(v6) => {
+                    place.cast::<libc::sockaddr_in6>().write(libc::sockaddr_in6 {
+                        sin6_family: libc::AF_INET6 as u16,
+                        sin6_port: v6.port().to_be(),
+                        sin6_flowinfo: v6.flowinfo(),
+                        sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                        sin6_scope_id: v6.scope_id(),
+                    });
+                    size_of::<libc::sockaddr_in6>()
+                }
+            };
+            Raw { storage, length: length as u32 }
+        }
+    }
+
+    /// As system calls take it; valid as long as `self` stays where it is.
+    pub fn pointer(&self) -> *const libc::sockaddr {
+        (&raw const self.storage).cast()
+    }
+
+    /// Its length in bytes.
+    pub fn length(&self) -> u32 {
+        self.length
     }
 }
 
-/// A stream socket for client number `client`, bound to its source address when the target is on
-/// the loopback network.
-pub fn open(target: SocketAddrV4, client: u32, options: &Options) -> io::Result<OwnedFd> {
+/// Who chooses a client's port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Port {
+    /// We do, where [`Options::ports`] says so.
+    Own,
+    /// The kernel: it looks for one that is free.
+    Any,
+}
+
+/// A stream socket for client number `client`, bound to its source address where there is one: on
+/// the loopback network always.
+///
+/// The port is left to `connect`, which may use one for each pair of source and target
+/// (`IP_BIND_ADDRESS_NO_PORT`).
+pub fn open(target: SocketAddr, client: u32, options: &Options, port: Port) -> io::Result<OwnedFd> {
+    let family = if target.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: a plain system call; the descriptor is owned from here on.
     let socket = unsafe {
-        let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        let fd = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -50,31 +112,61 @@ pub fn open(target: SocketAddrV4, client: u32, options: &Options) -> io::Result<
     if options.reset {
         set(&socket, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 })?;
     }
-    if target.ip().is_loopback() {
+    if let Some(source) = source(target, client, &options.sources) {
         set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
-        bind(&socket, source(client))?;
+        bind(&socket, SocketAddr::new(source, 0))?;
+    }
+    if port == Port::Own
+        && let Some(port) = own_port(target, client, options)
+    {
+        // An older kernel looks for a port itself.
+        let range = u32::from(port) | u32::from(port) << 16;
+        let _ = set(&socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range);
     }
     Ok(socket)
 }
 
-/// 127.1.0.1 and up: never an address that a broker listens on by accident.
-fn source(client: u32) -> SocketAddrV4 {
-    let block = client / CLIENTS_PER_ADDRESS;
-    let [_, high, middle, low] = (block + 1).to_be_bytes();
-    SocketAddrV4::new(Ipv4Addr::new(127, 1u8.saturating_add(high), middle, low), 0)
+/// The port of `client` among all that share its source address.
+///
+/// The kernel looks for a free port from a random one on, first among those of one parity. When
+/// these are all taken, half of the range, every search goes through thousands of them: 14,000
+/// connections per address come in at thousands per second, the next ones at 30.
+fn own_port(target: SocketAddr, client: u32, options: &Options) -> Option<u16> {
+    let (first, last) = options.ports?;
+    let fitting = options.sources.iter().filter(|one| one.is_ipv4() == target.is_ipv4()).count();
+    let number = client / (fitting.max(1) as u32);
+    let port = u16::try_from(u32::from(first) + number).ok()?;
+    (port <= last).then_some(port)
 }
 
-fn bind(socket: &OwnedFd, address: SocketAddrV4) -> io::Result<()> {
+/// The address from which `client` connects to `target`; `None`: the system chooses.
+pub fn source(target: SocketAddr, client: u32, sources: &[IpAddr]) -> Option<IpAddr> {
+    if sources.is_empty() {
+        return (target.is_ipv4() && target.ip().is_loopback()).then(|| loopback(client).into());
+    }
+    let fitting = || sources.iter().filter(|source| source.is_ipv4() == target.is_ipv4());
+    let count = fitting().count();
+    let turn = (client as usize).checked_rem(count)?;
+    fitting().nth(turn).copied()
+}
+
+/// 127.1.0.1 and up: never an address that a broker listens on by accident.
+fn loopback(client: u32) -> Ipv4Addr {
+    let block = client / CLIENTS_PER_ADDRESS;
+    let [_, high, middle, low] = (block + 1).to_be_bytes();
+    Ipv4Addr::new(127, 1u8.saturating_add(high), middle, low)
+}
+
+/// Fails when `source` is not an address of this host.
+pub fn check(source: IpAddr) -> io::Result<()> {
+    std::net::TcpListener::bind(SocketAddr::new(source, 0)).map(drop)
+}
+
+fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    let address = raw(address);
-    // SAFETY: `address` is a valid sockaddr_in for the length given.
-    let result = unsafe {
-        libc::bind(
-            socket.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_in>() as u32,
-        )
-    };
+    let address = Raw::of(address);
+    // SAFETY: `address` is a valid address of the length given.
+    let result = unsafe { libc::bind(socket.as_raw_fd(), address.pointer(), address.length()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -101,9 +193,41 @@ mod tests {
     #[test]
     fn a_million_clients_have_valid_loopback_sources() {
         for client in (0..1_100_000).step_by(999) {
-            let ip = *source(client).ip();
+            let ip = loopback(client);
             assert!(ip.is_loopback());
             assert!(ip.octets()[3] != 0 || ip.octets()[2] != 0);
         }
+    }
+
+    #[test]
+    fn sources_are_used_in_turn_and_by_family() {
+        let sources: Vec<IpAddr> =
+            ["10.0.0.1", "::1", "10.0.0.2"].iter().map(|text| text.parse().unwrap()).collect();
+        let v4: SocketAddr = "192.0.2.1:1883".parse().unwrap();
+        let v6: SocketAddr = "[2001:db8::1]:1883".parse().unwrap();
+        let chosen = |target, client| source(target, client, &sources).unwrap().to_string();
+        assert_eq!([0, 1, 2].map(|c| chosen(v4, c)), ["10.0.0.1", "10.0.0.2", "10.0.0.1"]);
+        assert_eq!([0, 1].map(|c| chosen(v6, c)), ["::1", "::1"]);
+        assert_eq!(source(v4, 9, &sources[1..2]), None);
+        assert_eq!(source(v4, 0, &[]), None);
+        assert!(source("127.0.0.1:1".parse().unwrap(), 0, &[]).is_some());
+    }
+
+    #[test]
+    fn clients_that_share_an_address_have_ports_of_their_own() {
+        let sources: Vec<IpAddr> =
+            ["10.0.0.1", "10.0.0.2"].iter().map(|text| text.parse().unwrap()).collect();
+        let options = Options { sources, ports: Some((60_000, 60_002)), ..Options::default() };
+        let target: SocketAddr = "192.0.2.1:1883".parse().unwrap();
+        let ports: Vec<_> = (0..8).map(|client| own_port(target, client, &options)).collect();
+        let want = [60_000, 60_000, 60_001, 60_001, 60_002, 60_002].map(Some);
+        assert_eq!((&ports[..6], &ports[6..]), (&want[..], &[None, None][..]));
+        assert_eq!(own_port(target, 0, &Options::default()), None);
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_noticed() {
+        assert!(check("127.0.0.9".parse().unwrap()).is_ok());
+        assert!(check("192.0.2.1".parse().unwrap()).is_err());
     }
 }

@@ -3,11 +3,15 @@
 
 use crate::mqtt::Malformed;
 use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use std::io::{ErrorKind, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,30 +19,119 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug)]
 pub struct Tls {
     config: Arc<ClientConfig>,
-    name: ServerName<'static>,
+    /// Of the targets, in their order; of all of them when there is one.
+    names: Vec<ServerName<'static>>,
+}
+
+/// Whose certificates a server may have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trust {
+    /// Those that the certificates in this PEM file have signed.
+    Authorities(PathBuf),
+    /// Anybody's: the load is measured, not the server's identity.
+    Anyone,
+}
+
+/// PEM files with which the clients say who they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Certificate chain.
+    pub certificate: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
 }
 
 impl Tls {
-    /// Trusts the certificates in `authorities`, a PEM file, for a server called `name`. Every
-    /// connection makes a full handshake, as different devices do.
-    pub fn new(authorities: &Path, name: &str) -> Result<Self, String> {
-        let fail = |e: &dyn std::fmt::Display| format!("{}: {e}", authorities.display());
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(authorities).map_err(|e| fail(&e))? {
-            roots.add(certificate.map_err(|e| fail(&e))?).map_err(|e| fail(&e))?;
-        }
-        if roots.is_empty() {
-            return Err(fail(&"there is no certificate in it"));
-        }
-        let name = ServerName::try_from(name.to_string())
-            .map_err(|e| format!("the server's name {name}: {e}"))?;
+    /// For servers called `names`. Every connection makes a full handshake, as different devices
+    /// do.
+    pub fn new(trust: &Trust, names: &[&str], identity: Option<&Identity>) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let config = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|e| format!("TLS: {e}"))?;
-        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        let config = match trust {
+            Trust::Authorities(path) => config.with_root_certificates(authorities(path)?),
+            Trust::Anyone => {
+                config.dangerous().with_custom_certificate_verifier(Arc::new(Unchecked(provider)))
+            }
+        };
+        let mut config = match identity {
+            None => config.with_no_client_auth(),
+            Some(Identity { certificate, key }) => {
+                let chain = certificates(certificate)?;
+                let secret = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|e| format!("{}: {e}", key.display()))?;
+                config
+                    .with_client_auth_cert(chain, secret)
+                    .map_err(|e| format!("{}: {e}", certificate.display()))?
+            }
+        };
         config.resumption = Resumption::disabled();
-        Ok(Self { config: Arc::new(config), name })
+        let name = |name: &&str| {
+            ServerName::try_from((*name).to_string())
+                .map_err(|e| format!("the server's name {name}: {e}"))
+        };
+        let names = names.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+        if names.is_empty() {
+            return Err("the server has no name".into());
+        }
+        Ok(Self { config: Arc::new(config), names })
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let fail = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let all = CertificateDer::pem_file_iter(path).map_err(|e| fail(&e))?;
+    let all = all.collect::<Result<Vec<_>, _>>().map_err(|e| fail(&e))?;
+    if all.is_empty() { Err(fail(&"there is no certificate in it")) } else { Ok(all) }
+}
+
+fn authorities(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(roots)
+}
+
+/// Takes every certificate, and checks only that the server has its key.
+#[derive(Debug)]
+struct Unchecked(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unchecked {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -46,9 +139,10 @@ impl Tls {
 pub struct Layer(ClientConnection);
 
 impl Layer {
-    /// Before the first byte.
-    pub fn new(tls: &Tls) -> Result<Self, Malformed> {
-        let connection = ClientConnection::new(tls.config.clone(), tls.name.clone());
+    /// Before the first byte to target number `target`.
+    pub fn new(tls: &Tls, target: usize) -> Result<Self, Malformed> {
+        let name = tls.names[target % tls.names.len()].clone();
+        let connection = ClientConnection::new(tls.config.clone(), name);
         let mut connection = connection.map_err(complain)?;
         // What is said before the handshake has ended waits inside.
         connection.set_buffer_limit(None);
@@ -100,19 +194,10 @@ fn complain(error: rustls::Error) -> Malformed {
 mod tests {
     use super::*;
 
-    fn tls() -> Tls {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth();
-        Tls { config: Arc::new(config), name: ServerName::try_from("broker").unwrap() }
-    }
-
     #[test]
     fn nothing_is_said_in_the_clear_and_the_clear_is_not_understood() {
-        let mut layer = Layer::new(&tls()).unwrap();
+        let mut layer =
+            Layer::new(&Tls::new(&Trust::Anyone, &["broker"], None).unwrap(), 3).unwrap();
         assert!(layer.wants_to_say());
         let mut bytes = b"\x10\x0e\0\x04MQTT".to_vec();
         layer.seal(&mut bytes);
@@ -126,7 +211,7 @@ mod tests {
     fn a_file_without_certificates_is_named() {
         let path = std::env::temp_dir().join(format!("ringmq-bench-ca-{}", std::process::id()));
         std::fs::write(&path, "nothing\n").unwrap();
-        let error = Tls::new(&path, "broker").unwrap_err();
+        let error = Tls::new(&Trust::Authorities(path.clone()), &["broker"], None).unwrap_err();
         std::fs::remove_file(&path).unwrap();
         assert!(error.contains("no certificate") && error.contains("ringmq-bench-ca"), "{error}");
     }

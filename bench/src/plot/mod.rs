@@ -3,6 +3,7 @@
 //! Owns what is drawn where; `picture` writes it as SVG, `raster` as PNG. Colours that also a
 //! colour-blind reader tells apart.
 
+mod bars;
 mod picture;
 mod raster;
 
@@ -27,7 +28,7 @@ const MOST_POINTS: usize = 1500;
 const LETTER: f64 = 0.62;
 
 /// A file to draw to, in the format that its name says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Target {
     path: PathBuf,
     format: Format,
@@ -62,12 +63,20 @@ impl Target {
         &self.path
     }
 
+    /// Draws the results of a comparison, as its file has them.
+    pub fn compare(&self, file: &Value) -> Result<(), String> {
+        self.write(&bars::comparison(file)?)
+    }
+
     /// Draws what [`crate::monitor::Monitor::report`] gave.
     pub fn draw(&self, title: &str, series: &Value) -> Result<(), String> {
-        let picture = course(title, series);
+        self.write(&course(title, series))
+    }
+
+    fn write(&self, picture: &Picture) -> Result<(), String> {
         let bytes = match self.format {
             Format::Svg => picture.svg().into_bytes(),
-            Format::Png => raster::png(&picture)?,
+            Format::Png => raster::png(picture)?,
         };
         std::fs::write(&self.path, bytes).map_err(|e| format!("{}: {e}", self.path.display()))
     }

@@ -53,6 +53,15 @@ pub enum Mark {
         /// In which colour.
         colour: Colour,
     },
+    /// A filled rectangle.
+    Bar {
+        /// Its upper left corner.
+        at: Point,
+        /// Right and down.
+        size: Point,
+        /// In which colour.
+        colour: Colour,
+    },
     /// A line of text.
     Text {
         /// On the base line.
@@ -104,6 +113,12 @@ impl Picture {
                         pen.width()
                     )
                 }
+                Mark::Bar { at: (x, y), size: (width, height), colour } => writeln!(
+                    out,
+                    "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
+                     fill=\"#{:06x}\"/>",
+                    colour.0
+                ),
                 Mark::Text { at: (x, y), anchor, size, colour, text } => {
                     let anchor = match anchor {
                         Anchor::Start => "",

@@ -2,7 +2,7 @@
 //! measuring has none; who wants other letters takes the SVG.
 
 use super::picture::{Anchor, Colour, DASH, Mark, Pen, Picture, Point};
-use tiny_skia::{Color, FillRule, Paint, PathBuilder, Pixmap, Stroke, StrokeDash, Transform};
+use tiny_skia::{Color, FillRule, Paint, PathBuilder, Pixmap, Rect, Stroke, StrokeDash, Transform};
 use ttf_parser::{Face, OutlineBuilder};
 
 /// DejaVu Sans, Latin-1 only; its licence is beside it.
@@ -20,6 +20,7 @@ pub fn png(picture: &Picture) -> Result<Vec<u8>, String> {
     for mark in &picture.marks {
         match mark {
             Mark::Line { points, pen, colour } => line(&mut canvas, points, *pen, *colour),
+            Mark::Bar { at, size, colour } => bar(&mut canvas, *at, *size, *colour),
             Mark::Text { at, anchor, size, colour, text } => {
                 let letters = Letters::lay_out(&face, text, *size);
                 let left = match anchor {
@@ -57,6 +58,16 @@ fn line(canvas: &mut Pixmap, points: &[Point], pen: Pen, colour: Colour) {
     let stroke = Stroke { width: pen.width() as f32, dash, ..Stroke::default() };
     let scale = Transform::from_scale(SCALE as f32, SCALE as f32);
     canvas.stroke_path(&path, &paint(colour), &stroke, scale, None);
+}
+
+fn bar(canvas: &mut Pixmap, at: Point, size: Point, colour: Colour) {
+    let side = |units: f64| units as f32;
+    // A bar without length is not seen.
+    let Some(bar) = Rect::from_xywh(side(at.0), side(at.1), side(size.0), side(size.1)) else {
+        return;
+    };
+    let scale = Transform::from_scale(SCALE as f32, SCALE as f32);
+    canvas.fill_rect(bar, &paint(colour), scale, None);
 }
 
 /// The outlines of a line of text, from its left end on the base line.

@@ -9,6 +9,7 @@
 mod pairs;
 
 use crate::mqtt::Version;
+use crate::report::Figure;
 use crate::stats::Latency;
 use pairs::{Pairs, Thread};
 use serde_json::{Map, Value, json};
@@ -195,7 +196,7 @@ pub fn table(report: &Value) -> String {
         probes["disconnects"],
     );
     for (name, phase) in phases {
-        let ms = |part: &str, which: &str| phase[part][which].as_f64().unwrap_or(f64::NAN);
+        let ms = |part: &str, which: &str| Figure(phase[part][which].as_f64());
         text.push_str(&format!(
             "                 {name:<9} {:>6} {:>7.2} {:>7.2} {:>7.2} {:>7.2} {:>7.2}   {:>8.2}  \
              {:>7.2} / {:<7.2} {:>8.2}\n",

@@ -77,17 +77,26 @@ fn handshake(target: SocketAddrV4, version: Version, id: &str) -> io::Result<Tcp
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(HANDSHAKE))?;
     let mut out = Vec::new();
-    mqtt::put_connect(&mut out, version, id, 0, mqtt::Session::Clean);
+    let connect = mqtt::Connect {
+        version,
+        client_id: id,
+        keep_alive: 0,
+        session: mqtt::Session::Clean,
+        username: None,
+        password: None,
+    };
+    mqtt::put_connect(&mut out, &connect);
     socket.write_all(&out)?;
     answer(&mut socket, |packet| {
-        packet.first == first::CONNACK && mqtt::connack_of(packet).is_ok_and(|c| c.code == 0)
+        packet.first == first::CONNACK
+            && mqtt::connack_of(version, packet).is_ok_and(|c| c.code == 0)
     })?;
     Ok(socket)
 }
 
 fn subscribe(socket: &mut TcpStream, version: Version, topic: &str) -> io::Result<()> {
     let mut out = Vec::new();
-    mqtt::put_subscribe(&mut out, version, 1, topic, 0);
+    mqtt::put_subscribe(&mut out, version, 1, &[(topic.to_string(), 0)]);
     socket.write_all(&out)?;
     answer(socket, |packet| {
         packet.first == first::SUBACK && mqtt::ack_of(version, packet) == Ok((1, false))

@@ -6,6 +6,7 @@ use crate::clients::join::{Join, Names};
 use crate::clients::socket::Options;
 use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
+use crate::exporter::Totals;
 use crate::monitor::Monitor;
 use crate::mqtt::{self, Malformed, Packet, first};
 use crate::probe::{self, Probes};
@@ -42,6 +43,10 @@ pub trait Talk {
     ) -> Result<(), Malformed>;
     /// `client` got its CONNACK; its connection was begun at `begun`.
     fn arrived(&mut self, _client: u32, _begun: u64) {}
+    /// Messages published and received so far, where they are counted.
+    fn messages(&self) -> Option<(u64, u64)> {
+        None
+    }
     /// Says what is due by `now`; returns when it wants to be asked again.
     fn speak(&mut self, _stage: &mut Stage<'_>, _now: u64) -> u64 {
         u64::MAX
@@ -131,6 +136,8 @@ impl Sweep {
 /// Counts of a run.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Counts {
+    /// Connections that the broker acknowledged.
+    pub connects: u64,
     /// Connections that ended without our doing, of clients that were in.
     pub disconnects: u64,
     /// The same of clients that were coming in.
@@ -179,9 +186,9 @@ impl<T: Talk> Crowd<T> {
         settings: &Settings,
     ) -> Result<(Self, Net), String> {
         let own_before = process::own_resident();
-        let monitor = Monitor::new(settings.pid);
+        let monitor = Monitor::new(settings.pid, settings.exporter.clone());
         let options = Options { reset, tls: settings.tls.clone(), ..Options::default() };
-        let net = Net::new(settings.target, total, options)?;
+        let net = Net::new(&settings.targets(), total, options)?;
         let names = Names::Numbered(settings.salt.clone());
         let mut join = Join::new(settings.version, names, total, settings.joining);
         join.keep_alive = u16::try_from(ping_interval + ping_interval / 4).unwrap_or(u16::MAX);
@@ -235,6 +242,8 @@ impl<T: Talk> Crowd<T> {
         if let Some(probes) = &mut self.probes {
             probes.look(&mut self.monitor.latency);
         }
+        let (connects, disconnects) = (self.counts.connects, self.counts.disconnects);
+        self.monitor.totals = Totals { connects, disconnects, messages: self.talk.messages() };
         self.monitor.look(self.join.ready)
     }
 
@@ -273,7 +282,7 @@ impl<T: Talk> Crowd<T> {
         self.last_arrival = clock::now();
         while !self.join.complete() && !self.must_stop() {
             self.join.pump(net)?;
-            let paced = if self.join.rate > 0 { clock::now() + PACE_GRAIN } else { u64::MAX };
+            let paced = if self.join.interval > 0 { clock::now() + PACE_GRAIN } else { u64::MAX };
             self.turn(net, paced)?;
             if clock::now() > self.last_arrival + STUCK {
                 let (ready, counts) = (self.join.ready, self.counts);
@@ -361,9 +370,10 @@ impl<T: Talk> Handler for Crowd<T> {
         while let Some(packet) = mqtt::split(&bytes[used..])? {
             used += packet.total;
             if !self.join.is_ready(client) {
-                let begun = self.join.packet(net, client, &packet, |c| self.talk.filter(c))?;
-                if let Some(begun) = begun {
-                    self.talk.arrived(client, begun);
+                let filters = |c| self.talk.filter(c).into_iter().collect();
+                if let Some(arrival) = self.join.packet(net, client, &packet, filters)? {
+                    self.counts.connects += 1;
+                    self.talk.arrived(client, arrival.begun);
                 }
                 self.last_arrival = now;
             } else if packet.first == first::PINGRESP {

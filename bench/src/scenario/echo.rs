@@ -62,7 +62,7 @@ pub fn run(clients: u32, depth: u32, settings: &Settings) -> Result<Value, Strin
         failure: None,
     };
     let mut net = Net::new(
-        settings.target,
+        &settings.targets(),
         clients,
         Options { tls: settings.tls.clone(), ..Options::default() },
     )?;
@@ -185,7 +185,7 @@ impl Handler for Echo {
             match &mut self.wire {
                 Wire::Mqtt(join) if !join.is_ready(client) => {
                     let filter = String::from_utf8_lossy(&topic(client)).into_owned();
-                    join.packet(net, client, &packet, |_| Some((filter, 0)))?;
+                    join.packet(net, client, &packet, |_| vec![(filter, 0)])?;
                 }
                 _ => {
                     let publish = mqtt::publish_of(self.version, &packet)?;

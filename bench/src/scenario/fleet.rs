@@ -5,7 +5,7 @@ use super::crowd::{Crowd, Stage, Sweep, Talk};
 use super::{Settings, Snapshot};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::mqtt::{self, Malformed, Packet, Version, first};
-use crate::report;
+use crate::report::Figure;
 use crate::stats::Latency;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -57,6 +57,13 @@ struct Counts {
 }
 
 impl Talk for Fleet {
+    fn messages(&self) -> Option<(u64, u64)> {
+        let Counts { heartbeats_sent, heartbeats, statuses_sent, statuses, answers, .. } =
+            self.counts;
+        // Each status that a backend hears is answered with a message.
+        Some((heartbeats_sent + statuses_sent + statuses, heartbeats + statuses + answers))
+    }
+
     fn filter(&self, client: u32) -> Option<(String, u8)> {
         let filter = match client.checked_sub(self.devices) {
             Some(backend) => format!("{}/f/{backend}/+/+", self.salt),
@@ -212,7 +219,7 @@ pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
     };
     let (mut crowd, mut net) =
         Crowd::new(devices + BACKENDS, settings.ping.unwrap_or(PING_EVERY), true, fleet, settings)?;
-    crowd.join.rate = settings.rate.unwrap_or(0);
+    crowd.join.at_rate(settings.rate.unwrap_or(0));
     let empty = crowd.monitor.memory();
     crowd.phase("joining");
     let begin = Snapshot::take(crowd.monitor.tree(), 0, 0);
@@ -275,9 +282,9 @@ pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
 
 /// The result for a person.
 pub fn table(report: &Value) -> String {
-    let figure = |path: &str| report::number(report, path).unwrap_or(f64::NAN);
-    let mib = |path: &str| figure(path) / 1_048_576.0;
-    let each = (figure("memory.rss") - figure("memory.empty_rss")) / figure("clients");
+    let figure = |path: &str| Figure::of(report, path);
+    let mib = |path: &str| figure(path).mebi();
+    let each = figure("memory.rss").less(figure("memory.empty_rss")).over(figure("clients"));
     let mut text = format!(
         "fleet: {} devices and {BACKENDS} backends, {:.0} s\n\
          \x20 traffic        {:.0} messages/s delivered; broker {:.1} % of a core, {:.2} µs each; \

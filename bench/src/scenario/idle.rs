@@ -39,7 +39,7 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
         failure: None,
     };
     let mut net = Net::new(
-        settings.target,
+        &settings.targets(),
         clients,
         Options { tls: settings.tls.clone(), ..Options::default() },
     )?;
@@ -127,7 +127,7 @@ impl Handler for Idle {
                 self.strange += 1;
             } else {
                 let filter = format!("{}/idle/{client}", self.salt);
-                self.join.packet(net, client, &packet, |_| Some((filter, 0)))?;
+                self.join.packet(net, client, &packet, |_| vec![(filter, 0)])?;
             }
         }
         Ok(used)

@@ -6,7 +6,7 @@ use crate::clock::{self, MILLISECOND, SECOND};
 use crate::host::Host;
 use crate::probe;
 use crate::process::Memory;
-use crate::report;
+use crate::report::Figure;
 use serde_json::{Value, json};
 
 /// Keep-alive is 300 s, and pings come this often, in seconds.
@@ -26,7 +26,7 @@ pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Res
     let talk = Quiet::new(&settings.salt, subscribe);
     let (mut crowd, mut net) =
         Crowd::new(clients, settings.ping.unwrap_or(PING_EVERY), true, talk, settings)?;
-    crowd.join.rate = settings.rate.unwrap_or(rate);
+    crowd.join.at_rate(rate);
     let snapshot = |crowd: &Crowd<Quiet>, n: u64| Snapshot::take(crowd.monitor.tree(), n, n);
 
     let empty = crowd.monitor.memory();
@@ -149,8 +149,8 @@ fn memories(
 
 /// The result for a person.
 pub fn table(name: &str, report: &Value) -> String {
-    let figure = |path: &str| report::number(report, path).unwrap_or(f64::NAN);
-    let mib = |path: &str| figure(path) / 1_048_576.0;
+    let figure = |path: &str| Figure::of(report, path);
+    let mib = |path: &str| figure(path).mebi();
     let mut text = format!(
         "{name}: {} of {} clients\n\
          \x20 coming in      {:.0} connects/s in {:.1} s; CONNACK p50 {:.1}, p99 {:.1}, p99.9 \
@@ -167,8 +167,7 @@ pub fn table(name: &str, report: &Value) -> String {
         figure("cpu_us"),
         figure("cpu_percent"),
         figure("generator_cpu_us"),
-    )
-    .replace("NaN", "-");
+    );
     if let Some(why) = report["failure"].as_str() {
         text.push_str(&format!("  FAILED         {why}\n"));
     }
@@ -199,14 +198,13 @@ pub fn table(name: &str, report: &Value) -> String {
         ));
     }
     if report.get("host").is_some() {
-        let clients = figure("clients").max(1.0);
         text.push_str(&format!(
             "  host memory    {:.0} MiB for both ends and both programs, {:.0} B per client; slab \
              {:.0} MiB\n  idle           broker {:.2} % of a core, generator {:.2} %, held {:.0} \
              s\n  generator      {:.0} B per client\n  leaving        we closed in {:.1} s, the \
              broker was done after {:.1} s\n",
             mib("host.memory"),
-            figure("host.memory") / clients,
+            figure("host.memory").over(figure("clients")),
             mib("host.slab"),
             figure("hold.cpu_percent"),
             figure("hold.generator_percent"),

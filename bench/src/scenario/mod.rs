@@ -17,11 +17,12 @@ pub use run::Snapshot;
 
 use crate::clients::join::Names;
 use crate::clients::tls::Tls;
+use crate::exporter::Exporter;
 use crate::mqtt::Version;
+use crate::plot::grouped;
 use crate::probe;
 use serde_json::Value;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// How publishers and subscribers are paired.
@@ -308,11 +309,7 @@ pub struct Settings {
     pub hold: f64,
     /// Messages per client (queue) or in all (retained), instead of the scenario's.
     pub messages: Option<u32>,
-    /// Certificates that TLS trusts; without, there is no TLS.
-    pub tls_authorities: Option<PathBuf>,
-    /// What the server's certificate is for.
-    pub tls_name: String,
-    /// Below MQTT, made of the two.
+    /// Below MQTT.
     pub tls: Option<Arc<Tls>>,
     /// Steady pairs beside million, conn-tcp and storm.
     pub probes: probe::Plan,
@@ -320,6 +317,15 @@ pub struct Settings {
     pub repeat: Option<u32>,
     /// The echo scenario sends bare bytes to an echo server instead of MQTT.
     pub raw: bool,
+    /// Shown the figures while the run goes on.
+    pub exporter: Option<Exporter>,
+}
+
+impl Settings {
+    /// The broker, for a [`crate::clients::Net`].
+    pub fn targets(&self) -> [SocketAddr; 1] {
+        [self.target.into()]
+    }
 }
 
 /// `number` times `scale`, at least 1; 0 stays 0.
@@ -352,11 +358,12 @@ pub fn table(scenario: &Scenario, report: &Value) -> Option<String> {
     }
 }
 
-/// Runs `scenario` and returns its report.
-pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Value, String> {
-    let mut report = match scenario.kind {
-        Kind::Traffic(mut plan) => {
-            plan = scaled(plan, settings.scale);
+/// What a scenario does with these settings.
+fn effective(kind: Kind, settings: &Settings) -> Kind {
+    let clients = |number| settings.clients.unwrap_or(times(number, settings.scale));
+    match kind {
+        Kind::Traffic(plan) => {
+            let mut plan = scaled(plan, settings.scale);
             if let Some(clients) = settings.clients {
                 plan.publishers = clients;
                 if plan.shape == Shape::Pairs {
@@ -366,35 +373,156 @@ pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Value, String> {
             plan.rate = settings.rate.unwrap_or(plan.rate);
             plan.burst = settings.burst.unwrap_or(plan.burst);
             plan.window = settings.window.unwrap_or(plan.window);
+            Kind::Traffic(plan)
+        }
+        Kind::Million { clients: number, rate, subscribe } => {
+            let rate = settings.rate.unwrap_or(times(rate, settings.scale));
+            Kind::Million { clients: clients(number), rate, subscribe }
+        }
+        Kind::Storm { clients: number } => Kind::Storm { clients: clients(number) },
+        Kind::Fleet { clients: number } => Kind::Fleet { clients: clients(number) },
+        Kind::Queue { clients: number } => Kind::Queue { clients: clients(number) },
+        Kind::Retained { subscribers } => Kind::Retained { subscribers: clients(subscribers) },
+        Kind::CrossShard { full, paced } => {
+            let rate = settings.rate.unwrap_or(paced.rate);
+            Kind::CrossShard { full, paced: Plan { rate, ..paced } }
+        }
+        Kind::Idle { clients } => Kind::Idle { clients: settings.clients.unwrap_or(clients) },
+        Kind::Echo { clients, depth } => Kind::Echo {
+            clients: settings.clients.unwrap_or(clients),
+            depth: settings.window.map_or(depth, u32::from),
+        },
+    }
+}
+
+/// What is run, in one line, from the numbers that are used.
+pub fn headline(scenario: &Scenario, settings: &Settings) -> String {
+    let number = |number: u32| grouped(f64::from(number));
+    let text = match effective(scenario.kind, settings) {
+        Kind::Traffic(plan) => traffic_headline(&plan, settings.payload),
+        Kind::Idle { clients } => {
+            format!("{} silent clients with one subscription each", number(clients))
+        }
+        Kind::Echo { clients, depth } => {
+            let bytes = echo::MESSAGE;
+            format!("{} clients, {bytes}-byte messages, {depth} outstanding each", number(clients))
+        }
+        Kind::Million { clients, rate: 0, .. } => format!("{} connections", number(clients)),
+        Kind::Million { clients, rate, .. } => {
+            format!("{} connections, {} per second", number(clients), number(rate))
+        }
+        Kind::Storm { clients } => format!("{} clients drop at once", number(clients)),
+        Kind::Fleet { clients } => format!("{} devices", number(clients)),
+        Kind::Queue { clients } => format!("{} sessions whose clients return", number(clients)),
+        Kind::Retained { subscribers } => format!("{} subscribers at once", number(subscribers)),
+        Kind::CrossShard { full, .. } => {
+            format!("{} pairs on one shard against on two", number(full.publishers))
+        }
+    };
+    let protocol = if settings.version == Version::V5 { ", MQTT 5" } else { "" };
+    format!("{}: {text}{protocol}", scenario.name)
+}
+
+fn traffic_headline(plan: &Plan, payload: usize) -> String {
+    let number = |number: u32| grouped(f64::from(number));
+    let (publishers, subscribers) = (number(plan.publishers), number(plan.subscribers));
+    let mut text = match plan.shape {
+        Shape::Pairs => format!("{publishers} pairs"),
+        Shape::FanIn | Shape::FanOut => {
+            format!("{publishers} publishers to {subscribers} subscribers")
+        }
+        Shape::Shared => format!("{publishers} publishers to {subscribers} subscribers that share"),
+    };
+    text.push_str(&format!(", QoS {}", plan.qos));
+    if plan.rate == 0 && plan.qos > 0 {
+        text.push_str(&format!(", window {}", plan.window));
+    }
+    text.push_str(&match plan.rate {
+        0 => ", as fast as they go".to_string(),
+        rate => format!(", {} messages/s", number(rate)),
+    });
+    if plan.rate > 0 && plan.shape == Shape::FanOut {
+        let deliveries = f64::from(plan.rate) * f64::from(plan.subscribers);
+        text.push_str(&format!(" ({} deliveries/s)", grouped(deliveries)));
+    }
+    if plan.rate > 0 && plan.burst > 1 {
+        text.push_str(&format!(", {} at a time", number(plan.burst)));
+    }
+    format!("{text}, {payload} bytes")
+}
+
+/// Runs `scenario` and returns its report.
+pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Value, String> {
+    let mut report = match effective(scenario.kind, settings) {
+        Kind::Traffic(plan) => {
             traffic::run(plan, Names::Numbered(settings.salt.clone()), settings)?
         }
         Kind::Million { clients, rate, subscribe } => {
-            let clients = times(clients, settings.scale);
-            let rate = times(rate, settings.scale);
-            million::run(settings.clients.unwrap_or(clients), rate, subscribe, settings)?
+            million::run(clients, rate, subscribe, settings)?
         }
-        Kind::Storm { clients } => {
-            storm::run(settings.clients.unwrap_or(times(clients, settings.scale)), settings)?
-        }
-        Kind::Fleet { clients } => {
-            fleet::run(settings.clients.unwrap_or(times(clients, settings.scale)), settings)?
-        }
-        Kind::Queue { clients } => {
-            queue::run(settings.clients.unwrap_or(times(clients, settings.scale)), settings)?
-        }
-        Kind::Retained { subscribers } => {
-            retained::run(settings.clients.unwrap_or(times(subscribers, settings.scale)), settings)?
-        }
-        Kind::CrossShard { full, paced } => {
-            let paced = Plan { rate: settings.rate.unwrap_or(paced.rate), ..paced };
-            crossshard::run(full, paced, settings)?
-        }
-        Kind::Idle { clients } => idle::run(settings.clients.unwrap_or(clients), settings)?,
-        Kind::Echo { clients, depth } => {
-            let depth = settings.window.map_or(depth, u32::from);
-            echo::run(settings.clients.unwrap_or(clients), depth, settings)?
-        }
+        Kind::Storm { clients } => storm::run(clients, settings)?,
+        Kind::Fleet { clients } => fleet::run(clients, settings)?,
+        Kind::Queue { clients } => queue::run(clients, settings)?,
+        Kind::Retained { subscribers } => retained::run(subscribers, settings)?,
+        Kind::CrossShard { full, paced } => crossshard::run(full, paced, settings)?,
+        Kind::Idle { clients } => idle::run(clients, settings)?,
+        Kind::Echo { clients, depth } => echo::run(clients, depth, settings)?,
     };
     report["scenario"] = scenario.name.into();
+    report["headline"] = headline(scenario, settings).into();
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arguments::{Job, parse_from};
+
+    fn headline_of(words: &str) -> String {
+        let words = format!("ringmq-bench run --target 127.0.0.1:1 --scenario {words}");
+        let Ok(Job::Run { scenario, settings, .. }) = parse_from(words.split(' ')) else {
+            panic!("a run: {words}")
+        };
+        headline(scenario, &settings)
+    }
+
+    #[test]
+    fn a_headline_has_the_numbers_that_are_used() {
+        for (words, want) in [
+            (
+                "fanin",
+                "fanin: 1,000 publishers to 5 subscribers, QoS 1, 20,000 messages/s, 64 bytes",
+            ),
+            (
+                "fanin --clients 7 --rate 0 --window 3 --payload 100 --protocol 5",
+                "fanin: 7 publishers to 5 subscribers, QoS 1, window 3, as fast as they go, 100 \
+                 bytes, MQTT 5",
+            ),
+            (
+                "fanout --rate 20",
+                "fanout: 5 publishers to 1,000 subscribers, QoS 0, 20 messages/s (20,000 \
+                 deliveries/s), 64 bytes",
+            ),
+            (
+                "paced-1000-qos0 --scale 0.5 --burst 10",
+                "paced-1000-qos0: 500 pairs, QoS 0, 5,000 messages/s, 10 at a time, 64 bytes",
+            ),
+            ("idle --clients 12", "idle: 12 silent clients with one subscription each"),
+            ("echo --window 16", "echo: 200 clients, 20-byte messages, 16 outstanding each"),
+            ("conn-tcp-1M-5K --scale 0.01", "conn-tcp-1M-5K: 10,000 connections, 50 per second"),
+        ] {
+            assert_eq!(headline_of(words), want);
+        }
+    }
+
+    #[test]
+    fn a_table_without_figures_has_dashes() {
+        let empty = serde_json::json!({"memory": {}, "host": {}, "latency_ms": {"count": 1},
+            "probes": {"phases": {"joining": {}}}});
+        for scenario in ALL {
+            let text = table(scenario, &empty).unwrap_or_default();
+            let text = text + &crate::summary::table(&empty);
+            assert!(!text.contains("NaN") && !text.contains("inf"), "{}: {text}", scenario.name);
+        }
+    }
 }

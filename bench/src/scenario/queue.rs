@@ -10,7 +10,7 @@ use super::publish::Filling;
 use super::{Settings, Snapshot};
 use crate::clock::{self, SECOND};
 use crate::mqtt::{self, Malformed, Packet, Session, Version, first};
-use crate::report;
+use crate::report::Figure;
 use crate::stats::{Latency, Order, Stream};
 use serde_json::{Value, json};
 
@@ -124,7 +124,7 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     };
     let total = clients + PUBLISHERS;
     let (mut crowd, mut net) = Crowd::new(total, 0, settings.reset, queue, settings)?;
-    crowd.join.session = Session::Lasting;
+    crowd.join.session = Session::Lasting(mqtt::EXPIRY);
     let empty = crowd.monitor.memory();
     crowd.phase("joining");
     crowd.come_in(&mut net)?;
@@ -149,7 +149,7 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     crowd.talk.returns = vec![(0, 0); clients as usize];
     crowd.join.restart_clock();
     crowd.join.resumed = 0;
-    crowd.join.rate = settings.rate.unwrap_or(0);
+    crowd.join.at_rate(settings.rate.unwrap_or(0));
     (0..clients).rev().for_each(|client| crowd.join.return_of(client));
     let from = Snapshot::take(crowd.monitor.tree(), 0, 0);
     crowd.come_in(&mut net)?;
@@ -210,8 +210,8 @@ fn clean(crowd: &mut Crowd<Queue>, net: &mut crate::clients::Net) -> Result<(), 
 
 /// The result for a person.
 pub fn table(report: &Value) -> String {
-    let figure = |path: &str| report::number(report, path).unwrap_or(f64::NAN);
-    let mib = |path: &str| figure(path) / 1_048_576.0;
+    let figure = |path: &str| Figure::of(report, path);
+    let mib = |path: &str| figure(path).mebi();
     format!(
         "queue: {} sessions, {} messages for each while they are away\n\
          \x20 queueing       {:.0} messages/s, broker {:.2} µs each\n\
@@ -249,5 +249,4 @@ pub fn table(report: &Value) -> String {
         figure("memory.per_message"),
         mib("memory.after_rss"),
     )
-    .replace("NaN", "-")
 }

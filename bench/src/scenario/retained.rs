@@ -8,7 +8,7 @@ use super::publish::Filling;
 use super::{Settings, Snapshot};
 use crate::clock::{self, SECOND};
 use crate::mqtt::{self, Malformed, Packet, Version, first};
-use crate::report;
+use crate::report::Figure;
 use crate::stats::Latency;
 use serde_json::{Value, json};
 
@@ -198,17 +198,17 @@ pub fn run(subscribers: u32, settings: &Settings) -> Result<Value, String> {
 
 /// Every subscriber subscribes now.
 fn ask(crowd: &mut Crowd<Retained>, net: &mut crate::clients::Net) {
-    let filter = format!("{}/r/#", crowd.talk.salt);
+    let filters = [(format!("{}/r/#", crowd.talk.salt), 1)];
     crowd.talk.asked = clock::now();
     for client in 0..crowd.talk.subscribers {
-        mqtt::put_subscribe(net.out(client), crowd.talk.version, 1, &filter, 1);
+        mqtt::put_subscribe(net.out(client), crowd.talk.version, 1, &filters);
     }
 }
 
 /// The result for a person.
 pub fn table(report: &Value) -> String {
-    let figure = |path: &str| report::number(report, path).unwrap_or(f64::NAN);
-    let mib = |path: &str| figure(path) / 1_048_576.0;
+    let figure = |path: &str| Figure::of(report, path);
+    let mib = |path: &str| figure(path).mebi();
     format!(
         "retained: {} messages, {} subscribers that are told all of them\n\
          \x20 publishing     {:.0} messages/s, broker {:.2} µs each\n\
@@ -244,5 +244,4 @@ pub fn table(report: &Value) -> String {
         mib("memory.peak_rss"),
         mib("memory.after_rss"),
     )
-    .replace("NaN", "-")
 }

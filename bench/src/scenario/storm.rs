@@ -5,7 +5,7 @@ use super::crowd::{Crowd, Quiet};
 use super::{Settings, Snapshot};
 use crate::clock::{self, SECOND};
 use crate::probe;
-use crate::report;
+use crate::report::Figure;
 use serde_json::{Value, json};
 
 /// Keep-alive is 300 s, and pings come this often, in seconds.
@@ -18,7 +18,7 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     let talk = Quiet::new(&settings.salt, true);
     let ping = settings.ping.unwrap_or(PING_EVERY);
     let (mut crowd, mut net) = Crowd::new(clients, ping, settings.reset, talk, settings)?;
-    crowd.join.rate = settings.rate.unwrap_or(0);
+    crowd.join.at_rate(settings.rate.unwrap_or(0));
     let snapshot = |crowd: &Crowd<Quiet>| {
         let ready = u64::from(crowd.join.ready);
         Snapshot::take(crowd.monitor.tree(), ready, ready)
@@ -89,8 +89,8 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
 
 /// The result for a person.
 pub fn table(report: &Value) -> String {
-    let figure = |path: &str| report::number(report, path).unwrap_or(f64::NAN);
-    let mib = |path: &str| figure(path) / 1_048_576.0;
+    let figure = |path: &str| Figure::of(report, path);
+    let mib = |path: &str| figure(path).mebi();
     let mut text = format!(
         "storm: {} clients dropped by {}\n\
          \x20 back           all after {:.2} s, {:.2} s of which we needed to drop them; {:.0} \

@@ -10,8 +10,9 @@ use crate::clients::join::{Join, Names};
 use crate::clients::socket::Options;
 use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
+use crate::exporter::Totals;
 use crate::monitor::Monitor;
-use crate::mqtt::{self, Malformed, Packet, Version, first};
+use crate::mqtt::{self, Filter, Malformed, Packet, Version, first};
 use crate::stats::{Latency, Order, Stream};
 use crate::stop;
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ pub const HEADER: usize = 24;
 /// Bytes that a publisher without acknowledgements writes at once.
 const BURST_BYTES: usize = 2048;
 /// Bounds what a publisher at full speed has in the kernel.
-const OPTIONS: Options = Options { send_buffer: 32 * 1024, reset: false, tls: None };
+const SEND_BUFFER: u32 = 32 * 1024;
 /// Identifiers in flight at which a paced publisher withholds messages instead of reusing one.
 const MAX_IN_FLIGHT: u16 = 60_000;
 /// At full speed the generator sleeps until this many things happened, or this long in
@@ -80,8 +81,9 @@ struct Traffic {
 pub fn run(plan: Plan, names: Names, settings: &Settings) -> Result<Value, String> {
     let mut traffic = Traffic::new(plan, names, settings);
     let clients = plan.publishers + plan.subscribers;
-    let mut net =
-        Net::new(settings.target, clients, Options { tls: settings.tls.clone(), ..OPTIONS })?;
+    let options =
+        Options { send_buffer: SEND_BUFFER, tls: settings.tls.clone(), ..Options::default() };
+    let mut net = Net::new(&settings.targets(), clients, options)?;
     let empty = traffic.monitor.memory();
     traffic.monitor.phase("joining");
     let from = Snapshot::take(traffic.monitor.tree(), 0, 0);
@@ -167,7 +169,7 @@ impl Traffic {
             streams: vec![Stream::default(); streams as usize],
             order: Order::default(),
             latency: Latency::new(),
-            monitor: Monitor::new(settings.pid),
+            monitor: Monitor::new(settings.pid, settings.exporter.clone()),
             delivered: 0,
             sent: 0,
             withheld: 0,
@@ -187,12 +189,22 @@ impl Traffic {
             self.join.pump(net)?;
             net.pass(self, 20 * MILLISECOND, 1)?;
             self.check()?;
-            self.monitor.look(self.join.ready)?;
+            self.look()?;
             if clock::now() > limit {
                 return Err(format!("only {} clients came in within 120 s", self.join.ready));
             }
         }
         Ok(())
+    }
+
+    /// Takes a sample if it is time.
+    fn look(&mut self) -> Result<(), String> {
+        self.monitor.totals = Totals {
+            connects: u64::from(self.join.ready),
+            disconnects: self.disconnects,
+            messages: Some((self.sent, self.delivered)),
+        };
+        self.monitor.look(self.join.ready)
     }
 
     fn check(&mut self) -> Result<(), String> {
@@ -238,7 +250,7 @@ impl Traffic {
                 let wait = pace.due().min(end).saturating_sub(now).min(50 * MILLISECOND);
                 net.pass(self, wait.max(1), 1)?;
             }
-            self.monitor.look(self.join.ready)?;
+            self.look()?;
             self.check()?;
         }
     }
@@ -486,9 +498,9 @@ fn topic(plan: &Plan, salt: &str, publisher: u32) -> String {
     }
 }
 
-fn filter(plan: &Plan, salt: &str, client: u32) -> Option<(String, u8)> {
+fn filter(plan: &Plan, salt: &str, client: u32) -> Vec<Filter> {
     if client >= plan.subscribers {
-        return None;
+        return Vec::new();
     }
     let filter = match plan.shape {
         Shape::Pairs => format!("{salt}/pair/{client}"),
@@ -496,7 +508,7 @@ fn filter(plan: &Plan, salt: &str, client: u32) -> Option<(String, u8)> {
         Shape::FanIn => format!("{salt}/in/{client}/+"),
         Shape::FanOut => format!("{salt}/out/+"),
     };
-    Some((filter, plan.qos))
+    vec![(filter, plan.qos)]
 }
 
 fn receives(plan: &Plan, client: u32, publisher: u32) -> bool {

@@ -35,12 +35,20 @@ impl Client {
             Packet::Publish(publish) => self.arrived(world, run, &publish),
             Packet::PubAck(ack) => {
                 let at = self.find_out(run, ack.id, 1, false);
+                if self.was_too_much(run, ack.reason) {
+                    self.out.remove(at);
+                    return;
+                }
                 assert!((ack.reason as u8) < 0x80, "{}: {ack:?}", self.name);
                 self.accepted(world, run, self.out[at].message);
                 self.out.remove(at);
             }
             Packet::PubRec(ack) => {
                 let at = self.find_out(run, ack.id, 2, true);
+                if self.was_too_much(run, ack.reason) {
+                    self.out.remove(at);
+                    return;
+                }
                 assert!((ack.reason as u8) < 0x80, "{}: {ack:?}", self.name);
                 self.accepted(world, run, self.out[at].message);
                 self.out[at].released = true;
@@ -60,6 +68,14 @@ impl Client {
                 let Some(Asked::Sub(filter, mut sub)) = self.asked.remove(&ack.id.get()) else {
                     panic!("{}: SUBACK {} unasked", self.name, ack.id.get());
                 };
+                let known = [ReasonCode::QuotaExceeded, ReasonCode::UnspecifiedError];
+                let refused = known[usize::from(!self.is_v5())] as u8;
+                if run.memory && ack.codes == [refused] {
+                    // Only what is new is refused.
+                    assert!(!self.subs.contains_key(&filter), "{}: {filter}", self.name);
+                    self.unsure.remove(&filter);
+                    return;
+                }
                 assert_eq!(ack.codes, [sub.qos], "{}: {filter}", self.name);
                 sub.since = match self.subs.get(&filter) {
                     Some(known) if known.qos > 0 && sub.qos > 0 => known.since,
@@ -90,6 +106,11 @@ impl Client {
             Packet::Disconnect(disconnect) => self.told(world, run, disconnect.reason),
             other => panic!("{}: {other:?}", self.name),
         }
+    }
+
+    /// The broker had no memory for a message of this client.
+    fn was_too_much(&self, run: &Run, reason: ReasonCode) -> bool {
+        run.memory && self.is_v5() && reason == ReasonCode::QuotaExceeded
     }
 
     fn told(&mut self, world: &World, run: &Run, reason: ReasonCode) {

@@ -261,6 +261,8 @@ pub struct Run {
     pub lossless: bool,
     /// Some messages expire.
     pub expiring: bool,
+    /// Memory is short now and then: requests are refused for it.
+    pub memory: bool,
     pub verbose: bool,
 }
 

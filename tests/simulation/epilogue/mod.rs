@@ -6,6 +6,7 @@ mod connecting;
 mod delivery;
 mod fairness;
 mod fanouts;
+mod memory;
 mod queues;
 mod sessions;
 mod shards;
@@ -53,6 +54,8 @@ pub fn hold(world: &mut World, settings: &Settings) {
     fairness::slow_main_reader(world, settings);
     fairness::turns(world, settings);
     fanouts::in_order(world, settings);
+    memory::hold(world, settings);
+    reload(world, settings.clone());
     if world.nodes.len() > 1 {
         connecting::unreachable_home(world, settings);
         connecting::left_while_waiting(world);

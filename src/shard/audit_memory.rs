@@ -1,0 +1,67 @@
+//! What a shard holds, added up from what is there, and compared with what was counted as it came
+//! and went. For the simulation; see [`super::audit`].
+
+use super::Shard;
+use super::connection::Stage;
+use super::memory::{Tally, named, retained};
+use crate::message::Message;
+
+impl Shard {
+    /// The tally as it should be.
+    fn count_memory(&self) -> Tally {
+        let mut tally = Tally { returning: self.returns.bytes(), ..Tally::default() };
+        for at in 0..self.connections.bound() {
+            let Some(connection) = self.connections.get(at) else { continue };
+            // What a client on its way has sent is counted with those.
+            if connection.stage != Stage::HandingOver {
+                tally.input += connection.input.as_ref().map_or(0, |input| input.capacity());
+            }
+            tally.names += connection.aliases.as_ref().map_or(0, |aliases| aliases.count_bytes());
+        }
+        for index in 0..self.sessions.bound() {
+            let Some(session) = self.sessions.get(index) else { continue };
+            tally.names += named(session);
+            if let Some(shares) = session.shares() {
+                let names = shares.list.iter().map(|share| share.name.as_str().len());
+                tally.shares += names.sum::<usize>();
+            }
+            let Some(flow) = &session.flow else { continue };
+            tally.flows += 1;
+            tally.kept += flow.window.count_kept();
+            tally.inbound += flow.inbound.len();
+        }
+        tally.names += self.wills.iter().map(Message::size).sum::<usize>();
+        for filter in ["#", "$SYS/#"] {
+            let mut visits = usize::MAX;
+            let found = &mut |topic: &str, message: &Message| {
+                tally.retained += retained(topic, message.size());
+            };
+            self.retained.replay(filter, None, usize::MAX, &mut visits, found);
+        }
+        tally
+    }
+
+    /// What was counted wrongly.
+    pub(super) fn audit_memory(&self, problems: &mut Vec<String>) {
+        let (counted, found) = (self.tally, self.count_memory());
+        if counted != found {
+            problems.push(format!("memory: counted {counted:?}, there is {found:?}"));
+        }
+        let text = self.index.count_text();
+        if self.index.text() != text {
+            problems.push(format!("text of filters: {}, there is {text}", self.index.text()));
+        }
+    }
+
+    /// Bytes of buffers with output as they were counted; and, by `each`, the capacity of every
+    /// buffer and every shared message of outputs. What the driver has of them is counted too.
+    pub fn visit_output(&self, each: &mut impl FnMut(usize, Option<&Message>)) -> usize {
+        for at in 0..self.connections.bound() {
+            let output = self.connections.get(at).and_then(|c| c.output.as_ref());
+            if let Some(output) = output {
+                output.visit(each);
+            }
+        }
+        self.pool.held()
+    }
+}

@@ -1,0 +1,465 @@
+//! The shard's part in the broker's memory budget (`limits.memory`): what its clients make it hold,
+//! by kind, and what is refused or dropped when all shards together hold too much.
+//!
+//! What is held is counted as it comes and goes: in plain fields of this shard where no other
+//! figure tells it already. After as much work as one client's turn, and once a second, the sum is
+//! told to the other shards as one change of one number ([`crate::mesh::Shared::memory`]). A shard
+//! looks at that number when a step begins and after each turn. So the sum may be above the limit
+//! by what each shard takes in during a turn, by a buffer of answers and 16 KiB of an unfinished
+//! packet for each client, and by what nothing refuses: see [`Pressure`].
+//!
+//! Not counted, because it does not grow with what clients do: mailboxes, receive buffers, spare
+//! buffers, and what the allocator cannot use of its pages. `auto` leaves room for that.
+
+use super::Shard;
+use super::connection::{Connection, Input, Stage};
+use super::refuse::Denial;
+use crate::ids::SocketId;
+use crate::limits::{BRIEF_INPUT, UNFINISHED_INPUT, cost};
+use crate::message::Message;
+use crate::mutant::Mutant;
+use crate::packet::{self, ReasonCode};
+use crate::session::pending::Bounds;
+use crate::session::{Flow, Pending, Session};
+use crate::time::Instant;
+use std::collections::VecDeque;
+
+/// Bytes of a connection: its entry here, and its place at the driver.
+const CONNECTION: usize = size_of::<Connection>() + 48;
+/// Bytes of a session without its names: its entry, and its places in the table of names.
+const SESSION: usize = size_of::<Session>() + 24;
+/// Bytes of windows and queues without what is in them.
+const FLOW: usize = size_of::<Flow>();
+/// Bytes of a message in flight besides what is kept of it.
+const SENT: usize = 64;
+/// Bytes of the identifier of a QoS 2 message that awaits PUBREL, when each is far from the others.
+const IDENTIFIER: usize = 24;
+/// Bytes of a retained message besides its text: its name's place, its head.
+const RETAINED: usize = 112;
+/// Bytes of a subscription besides its filter: its places with session and filter.
+const SUBSCRIPTION: usize = 24;
+/// Bytes of a distinct filter besides its text, with its place in the interest table.
+const FILTER: usize = 76;
+/// Milliseconds between two lines of the log about the same.
+const TOLD: u64 = 10_000;
+/// Unfinished CONNECTs that are closed per step, to give back what they hold.
+const CLOSED: usize = 64;
+/// Connections looked at for that whenever one more begins to hold input.
+const LOOKED_AT: usize = 2;
+
+/// How short memory is, and what is not done any more. What is only stored goes first, then who is
+/// new, then messages: so there is room for clients when somebody has filled the queues.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub enum Pressure {
+    /// There is enough.
+    #[default]
+    None,
+    /// From 14 sixteenths of the limit on. Pending queues get no longer; QoS 0 goes only to clients
+    /// that read; no more is retained; a CONNECT that has come in part is not waited for.
+    Tight,
+    /// From 15 sixteenths on. No new clients, no new subscriptions; who sends a large packet in
+    /// parts is ended.
+    High,
+    /// From the limit on. No messages are taken, no replays go on. What is in flight stays, and is
+    /// sent again; PINGREQ, acknowledgements, UNSUBSCRIBE and DISCONNECT are handled as ever.
+    Full,
+}
+
+impl Pressure {
+    /// The next one above, and how many sixteenths of the limit begin it.
+    fn above(self) -> Option<(Pressure, u64)> {
+        match self {
+            Pressure::None => Some((Pressure::Tight, 14)),
+            Pressure::Tight => Some((Pressure::High, 15)),
+            Pressure::High => Some((Pressure::Full, 16)),
+            Pressure::Full => None,
+        }
+    }
+
+    /// The one below.
+    fn below(self) -> Pressure {
+        match self {
+            Pressure::None | Pressure::Tight => Pressure::None,
+            Pressure::High => Pressure::Tight,
+            Pressure::Full => Pressure::High,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Pressure::None => "none",
+            Pressure::Tight => "tight",
+            Pressure::High => "high",
+            Pressure::Full => "full",
+        }
+    }
+}
+
+/// What is held, where no other figure of the shard tells it. Bytes, unless it says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Tally {
+    /// Input that was received and not yet processed.
+    pub input: usize,
+    /// ClientIds, mountpoints, wills and topic aliases.
+    pub names: usize,
+    /// Windows and queues, however empty. A number.
+    pub flows: usize,
+    /// Messages that are kept until they are acknowledged.
+    pub kept: usize,
+    /// Identifiers of QoS 2 messages that await PUBREL. A number.
+    pub inbound: usize,
+    /// What ended sessions left to be worked off.
+    pub returning: usize,
+    /// Retained messages.
+    pub retained: usize,
+    /// Names of the share groups that sessions are members of.
+    pub shares: usize,
+}
+
+/// What all shards hold, seen from this one, and the limit.
+#[derive(Default)]
+pub(super) struct Budgeting {
+    /// What the others were last told that this shard holds.
+    told: u64,
+    /// Work of the steps since then.
+    work: u32,
+    /// How much of the present step's work had been done when it was last told in its middle.
+    told_at: u32,
+    pub(super) pressure: Pressure,
+    /// From here on the pressure is higher, below there it is lower.
+    up: u64,
+    down: u64,
+    logged: Instant,
+    /// Connections that hold a part of a CONNECT, the oldest first; some have got on since.
+    unfinished: VecDeque<SocketId>,
+    /// Messages that were put into pending queues, ever. Tells whether one was.
+    pub(super) queued: u64,
+}
+
+impl Budgeting {
+    pub(super) fn new(limit: u64) -> Self {
+        let mut budgeting = Budgeting::default();
+        budgeting.set_limit(limit);
+        budgeting
+    }
+
+    /// Bounds of the present pressure under `limit`; half of a sixteenth lies between what begins
+    /// it and what ends it.
+    fn set_limit(&mut self, limit: u64) {
+        let at = |sixteenths: u64| (limit / 16).saturating_mul(sixteenths);
+        let unlimited = limit == u64::MAX;
+        let above = self.pressure.above().filter(|_| !unlimited);
+        self.up = above.map_or(u64::MAX, |(_, sixteenths)| at(sixteenths));
+        let began = self.pressure.below().above().map_or(0, |(_, sixteenths)| at(sixteenths));
+        let apart = if Mutant::MemoryHysteresisMissing.is_on() { 0 } else { limit / 32 };
+        self.down = match self.pressure {
+            Pressure::None => 0,
+            _ if unlimited => u64::MAX,
+            _ => began.saturating_sub(apart),
+        };
+    }
+}
+
+impl Tally {
+    /// A session's windows and queues go, with all that is in them; pending queues are counted
+    /// elsewhere.
+    pub(super) fn forget(&mut self, flow: &Flow) {
+        self.flows -= 1;
+        self.kept -= flow.window.kept();
+        self.inbound -= flow.inbound.len();
+    }
+
+    /// The same of a flow that is idle.
+    pub(super) fn forget_idle(&mut self, flow: &Flow) {
+        self.flows -= usize::from(!Mutant::MemoryFlowsLeaked.is_on());
+        debug_assert!(flow.window.kept() == 0);
+        self.inbound -= flow.inbound.len();
+    }
+}
+
+impl Connection {
+    /// Takes the input out; `held` is the shard's tally of it.
+    pub(super) fn take_input(&mut self, held: &mut usize) -> Option<Box<Input>> {
+        let input = self.input.take()?;
+        *held -= input.capacity();
+        Some(input)
+    }
+
+    /// Puts input back, or there for the first time.
+    pub(super) fn keep_input(&mut self, input: Box<Input>, held: &mut usize) {
+        debug_assert!(self.input.is_none());
+        *held += input.capacity();
+        self.input = Some(input);
+    }
+}
+
+/// Bytes of a session's names and will.
+pub(super) fn named(session: &Session) -> usize {
+    let will = session.will.as_ref().map_or(0, |will| will.message.size());
+    session.client_id.len() + session.mountpoint().len() + will
+}
+
+/// Bytes of a retained message with all that belongs to it.
+pub(super) fn retained(topic: &str, size: usize) -> usize {
+    topic.len() + size + RETAINED
+}
+
+impl Shard {
+    /// How short memory is.
+    #[inline]
+    pub fn pressure(&self) -> Pressure {
+        self.budgeting.pressure
+    }
+
+    /// True when memory is at least so short.
+    #[inline]
+    pub(super) fn is_short(&self, pressure: Pressure) -> bool {
+        self.budgeting.pressure >= pressure
+    }
+
+    /// Bytes held by kind, in the order of the metric's labels: input, output, pending, inflight,
+    /// retained, sessions, subscriptions, hand-over.
+    pub fn held(&self) -> [u64; 8] {
+        let (tally, counters) = (&self.tally, &self.counters);
+        let clients = self.sessions.len() * SESSION + self.connections.len() * CONNECTION;
+        let filters = self.index.filters() * FILTER + self.index.text() + tally.shares;
+        let inflight = tally.kept + tally.inbound * IDENTIFIER;
+        [
+            tally.input as u64,
+            self.pool.held() as u64,
+            counters.pending_bytes + tally.returning as u64,
+            inflight as u64 + counters.inflight * SENT as u64,
+            tally.retained as u64,
+            (clients + tally.flows * FLOW + tally.names) as u64,
+            filters as u64 + counters.subscriptions * SUBSCRIPTION as u64,
+            self.departures.count().1 as u64,
+        ]
+    }
+
+    /// What is held, as it was counted. For checks.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// What the other shards believe that this one holds. For checks.
+    pub fn told_memory(&self) -> u64 {
+        self.budgeting.told
+    }
+
+    /// At the beginning of a step: how short memory is by now.
+    #[inline]
+    pub(super) fn look_at_memory(&mut self) {
+        let used = self.shared.memory.used();
+        if used >= self.budgeting.up || used < self.budgeting.down {
+            self.change_pressure(used);
+        }
+    }
+
+    #[inline(never)]
+    fn change_pressure(&mut self, used: u64) {
+        let before = self.budgeting.pressure;
+        while let Some((above, _)) = before_or_at(used, &self.budgeting) {
+            self.budgeting.pressure = above;
+            self.budgeting.set_limit(self.settings.memory);
+        }
+        while used < self.budgeting.down {
+            self.budgeting.pressure = self.budgeting.pressure.below();
+            self.budgeting.set_limit(self.settings.memory);
+        }
+        let now = self.budgeting.pressure;
+        if now == before || Mutant::MemoryLimitIgnored.is_on() {
+            self.budgeting.pressure = before;
+            return;
+        }
+        self.counters.memory_pressure = now as u64;
+        if now > before {
+            self.counters.memory_shortages += 1;
+        }
+        let due = self.budgeting.logged.plus_millis(TOLD) <= self.now;
+        if due || self.budgeting.logged == Instant(0) {
+            self.budgeting.logged = self.now;
+            let (limit, shard, pressure) = (self.settings.memory, self.id.0, now.word());
+            if now > before {
+                tracing::warn!(used, limit, pressure, shard, "memory is short (limits.memory)");
+            } else {
+                tracing::info!(used, limit, pressure, shard, "memory is less short");
+            }
+        }
+    }
+
+    /// In the middle of a step: as often as after a client's turn, or always when memory is short.
+    pub(super) fn weigh_within(&mut self) {
+        let since = self.work.saturating_sub(self.budgeting.told_at);
+        if since >= self.settings.budget.turn || self.is_short(Pressure::Tight) {
+            self.budgeting.told_at = self.work;
+            self.tell_memory();
+            self.look_at_memory();
+        }
+    }
+
+    /// At the end of a step: tells the others what this shard holds, when that may have changed.
+    #[inline]
+    pub(super) fn weigh(&mut self) {
+        self.budgeting.work = self.budgeting.work.saturating_add(self.work);
+        self.budgeting.told_at = 0;
+        if self.budgeting.work >= self.settings.budget.turn || self.is_short(Pressure::Tight) {
+            self.tell_memory();
+        }
+    }
+
+    #[inline(never)]
+    pub(super) fn tell_memory(&mut self) {
+        self.budgeting.work = 0;
+        let held = self.held();
+        let sum = held.iter().sum();
+        let counters = &mut self.counters;
+        for (counter, held) in [
+            &mut counters.memory_input,
+            &mut counters.memory_output,
+            &mut counters.memory_pending,
+            &mut counters.memory_inflight,
+            &mut counters.memory_retained,
+            &mut counters.memory_sessions,
+            &mut counters.memory_subscriptions,
+            &mut counters.memory_hand_over,
+        ]
+        .into_iter()
+        .zip(held)
+        {
+            *counter = held;
+        }
+        let before = self.budgeting.told;
+        if sum != before {
+            self.shared.memory.shift(before, sum);
+            if Mutant::MemoryToldTwice.is_on() {
+                self.shared.memory.shift(before, sum);
+            }
+            self.budgeting.told = sum;
+        }
+    }
+
+    /// The limit may be another one.
+    pub(super) fn set_memory_limit(&mut self) {
+        self.budgeting.set_limit(self.settings.memory);
+        self.look_at_memory();
+    }
+
+    /// True when memory is full and the connection has output: what goes out would take memory once
+    /// more than where it waits. It goes on when that has been sent.
+    #[inline]
+    pub(super) fn waits_for_memory(&self, socket: SocketId) -> bool {
+        let output = |c: &Connection| c.output.as_ref().is_some_and(|output| output.unsent() > 0);
+        self.is_short(Pressure::Full) && self.connections.get(socket.0).is_some_and(output)
+    }
+
+    /// Bounds of a session's queue while memory is short.
+    pub(super) fn clipped(&self, index: u32) -> Option<Bounds> {
+        let flow = self.sessions.get(index)?.flow.as_ref()?;
+        Some(self.queue_bounds(&flow.pending))
+    }
+
+    /// What a queue may hold: no more than it does while memory is short, whatever its bounds.
+    pub(super) fn queue_bounds(&self, pending: &Pending) -> Bounds {
+        let bounds = self.settings.pending;
+        if !self.is_short(Pressure::Tight) || Mutant::MemoryQueuesGrow.is_on() {
+            return bounds;
+        }
+        Bounds {
+            messages: bounds.messages.min(pending.len()),
+            bytes: bounds.bytes.min(pending.bytes()),
+            on_full: bounds.on_full,
+        }
+    }
+
+    /// What a client that has not sent its whole CONNECT holds is given back: it is told, if the
+    /// version is known by now, and closed.
+    pub(super) fn end_unfinished(&mut self, socket: SocketId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        if connection.stage != Stage::Entry {
+            return;
+        }
+        // So few bytes that the version is not among them are nothing to speak of.
+        if let Some(version) = packet::connect_version(bytes) {
+            self.deny_unread(socket, version, Denial::Memory);
+        }
+    }
+
+    /// A connection holds a part of its CONNECT from now on.
+    pub(super) fn note_unfinished(&mut self, socket: SocketId) {
+        for _ in 0..LOOKED_AT {
+            let Some(oldest) = self.budgeting.unfinished.front() else { break };
+            let holds = |c: &Connection| c.stage == Stage::Entry && c.input.is_some();
+            if self.connections.get(oldest.0).is_some_and(holds) {
+                break;
+            }
+            self.budgeting.unfinished.pop_front();
+        }
+        self.budgeting.unfinished.push_back(socket);
+    }
+
+    /// While memory is short nobody may hold a part of a CONNECT; true when some still do.
+    pub(super) fn shed_unfinished(&mut self) -> bool {
+        if !self.is_short(Pressure::Tight) || Mutant::MemoryUnfinishedKept.is_on() {
+            return false;
+        }
+        for _ in 0..CLOSED {
+            let Some(socket) = self.budgeting.unfinished.pop_front() else { break };
+            self.work += cost::VISIT;
+            let Some(connection) = self.connections.get(socket.0) else { continue };
+            let Some(input) =
+                connection.input.as_ref().filter(|_| connection.stage == Stage::Entry)
+            else {
+                continue;
+            };
+            if let Some(version) = packet::connect_version(input.rest()) {
+                self.deny_unread(socket, version, Denial::Memory);
+            }
+        }
+        self.budgeting.unfinished.shrink_to(64);
+        !self.budgeting.unfinished.is_empty()
+    }
+
+    /// True when a client that is sending a packet in parts has to go: what has come of it would
+    /// grow beyond [`UNFINISHED_INPUT`], or beyond [`BRIEF_INPUT`] when memory is full.
+    pub(super) fn is_unfinished_too_large(&self, input: &Input) -> bool {
+        let most = if self.is_short(Pressure::Full) { BRIEF_INPUT } else { UNFINISHED_INPUT };
+        self.is_short(Pressure::High) && input.rest().len() > most
+    }
+
+    /// What has been done with messages so far, to tell whether the next one gets anywhere.
+    pub(super) fn done_with_messages(&self) -> DoneWith {
+        let staged = self.outbox.staged();
+        DoneWith {
+            dropped: self.counters.dropped_memory,
+            elsewhere: (self.counters.messages_sent(), self.budgeting.queued, staged),
+            fanouts: self.fanouts.len(),
+        }
+    }
+
+    /// A will, or a message of the broker itself, is to be routed when there is room.
+    pub(super) fn queue_will(&mut self, message: Message) {
+        self.tally.names += message.size();
+        self.wills.push_back(message);
+    }
+
+    /// The answer to a publisher of QoS 1 or 2 whose message nobody could take for want of memory.
+    pub(super) fn reason_since(&self, before: &DoneWith) -> Option<ReasonCode> {
+        let now = self.done_with_messages();
+        let lost = now.dropped > before.dropped
+            && now.elsewhere == before.elsewhere
+            && now.fanouts == before.fanouts;
+        (lost && !Mutant::MemoryLossUntold.is_on()).then_some(ReasonCode::QuotaExceeded)
+    }
+}
+
+/// The next pressure, when `used` is enough for it.
+fn before_or_at(used: u64, budgeting: &Budgeting) -> Option<(Pressure, u64)> {
+    budgeting.pressure.above().filter(|_| used >= budgeting.up)
+}
+
+/// See [`Shard::done_with_messages`].
+pub(super) struct DoneWith {
+    dropped: u64,
+    elsewhere: (u64, u64, usize),
+    fanouts: usize,
+}
