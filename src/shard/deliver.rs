@@ -159,9 +159,9 @@ impl Shard {
         }
     }
 
-    /// Seconds that the message has left. Counted from the step's beginning, or from the last look at
-    /// mail where that was later: what another shard accepted since then would have more left than it
-    /// came with [MQTT-3.3.2-6].
+    /// Seconds that the message has left. Counted from the step's beginning, or from the last look
+    /// at mail where that was later: what another shard accepted in between would have more left
+    /// than it came with [MQTT-3.3.2-6].
     fn seconds_left(&self, message: &MessageRef<'_>) -> Result<Option<u32>, Expired> {
         message.seconds_left(self.now.max(self.intake.looked_at()))
     }

@@ -46,8 +46,8 @@ pub(super) struct Intake {
     control: Vec<usize>,
     /// What data and control mail have cost in this step.
     work: [u32; 2],
-    /// When mail was last looked at, where there is a clock: nothing that was taken in was put there
-    /// later. The step may have begun much earlier, if the process was stopped in between.
+    /// When mail was last looked at, where there is a clock: nothing that was taken in was put
+    /// there later. The step may have begun much earlier, if the process was stopped in between.
     looked_at: Instant,
 }
 

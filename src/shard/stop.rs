@@ -34,7 +34,8 @@ impl Shard {
     }
 
     /// The second half of [`Shard::drain`]: says goodbye (0x8B) to every client, after the wills,
-    /// the mail that is there by now, and what is still being delivered. Over when [`Shard::is_drained`] says so.
+    /// the mail that is there by now, and what is still being delivered. Over when
+    /// [`Shard::is_drained`] says so.
     pub fn dismiss(&mut self) {
         self.draining = true;
         self.stopping.dismissed = true;

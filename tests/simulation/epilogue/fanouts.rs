@@ -1,4 +1,4 @@
-//! Messages for more subscribers than a step serves: nothing overtakes them on their way to anybody.
+//! Messages for more subscribers than a step serves: nothing overtakes them on their way.
 
 use super::*;
 use ringmq::limits::Budget;
