@@ -88,9 +88,6 @@
 //!   simulation, where every thread makes the same one.
 //!
 //! # Where measurement or need changed the plan
-//! - **`serde_yaml` is not used.** Configuration errors name file, line and key for every problem
-//!   at once; `serde_yaml` gives positions only for the first syntax or type error. `saphyr-parser`
-//!   gives events with lines.
 //! - **Spinning before parking** is done only while it pays: with work every 100 µs a spin of 20 µs
 //!   never meets any and costs a fifth of the core.
 //! - **Between spin and glommio's park** a core dozes in its own ring's wait (2 to 20 ms):

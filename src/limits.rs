@@ -22,8 +22,9 @@ pub const MAX_LISTENERS: usize = 256;
 pub const MINIMUM_KERNEL: (u32, u32) = (6, 1);
 
 const _: () = assert!(MAX_LISTENERS <= u16::MAX as usize);
-/// Data mails per ordered pair of shards.
-pub const DATA_MAILBOX: usize = 256;
+/// Data mails per ordered pair of shards. A message waits behind all that are there when it comes:
+/// with more of them, a crowd that sends to the other shard is felt by who sends little.
+pub const DATA_MAILBOX: usize = 32;
 /// Control mails per ordered pair of shards.
 pub const CONTROL_MAILBOX: usize = 1024;
 
@@ -73,11 +74,12 @@ impl Budget {
 }
 
 /// What the data mail that is taken in may cost of a step, and as much again the control mail;
-/// besides what clients may cost. Neither can starve the others.
-pub const MAIL_WORK: u32 = STEP_WORK / 2;
+/// besides what clients may cost. Neither can starve the others. As much as clients may: what comes
+/// from clients elsewhere is what comes from clients here.
+pub const MAIL_WORK: u32 = STEP_WORK;
 
 /// Data mail, and control mail, have so many microseconds of a step each.
-pub const MAIL_MICROS: u64 = 1000;
+pub const MAIL_MICROS: u64 = 2500;
 
 /// What things cost, in the units of [`STEP_WORK`]. Measured roughly and rounded up: the point is
 /// that nothing that a client can ask for is free.

@@ -3,10 +3,15 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use ringmq::broker;
-use ringmq::config::arguments::{self, Command, Examination, Given};
-use ringmq::config::{self, Config, Sources};
+use ringmq::config::{self, Config, Problems, Sources};
 use ringmq::doctor::{self, Pong};
+
+use arguments::{Arguments, Command, Given, Print};
+
+mod arguments;
 
 // Without it where a sanitizer is to see the heap (scripts/sanitize).
 #[cfg(not(system_allocator))]
@@ -19,18 +24,32 @@ const FAILED: u8 = 1;
 const MISUSED: u8 = 2;
 
 fn main() -> ExitCode {
-    match arguments::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Run(given)) => run(given),
-        Ok(Command::TestConfig(given)) => test_config(given),
-        Ok(Command::ConfigDefault) => print(&config::default_file()),
-        Ok(Command::ConfigReference) => print(&config::reference()),
-        Ok(Command::Doctor(given, examination)) => examine(given, examination),
-        Ok(Command::Ping(given, target)) => ping(given, target),
-        Ok(Command::Version) => print(concat!("ringmq ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(Command::Help) => print(arguments::HELP),
-        Err(misuse) => {
-            complain(&misuse);
+    // Wrong arguments, --help and --version end here, with 2 or 0.
+    let Arguments { given, test_config, command } = Arguments::parse();
+    match command {
+        None if test_config => check(given),
+        None => run(given),
+        Some(Command::Config(Print::Default)) => print(config::default_file()),
+        Some(Command::Config(Print::Reference)) => print(config::reference()),
+        Some(Command::Config(Print::Schema)) => print(config::json_schema()),
+        Some(Command::Config(Print::Show(given))) => show(given),
+        Some(Command::Doctor { given, connections, json }) => examine(given, connections, json),
+        Some(Command::Ping { given, target }) => ping(given, target),
+        Some(Command::Passwd { .. }) => {
+            complain(&"`ringmq passwd` is not in this build yet");
             ExitCode::from(MISUSED)
+        }
+        Some(Command::Completions { shell }) => print(arguments::completions(shell)),
+        Some(Command::Man { command }) => manual(&command),
+    }
+}
+
+fn manual(command: &[String]) -> ExitCode {
+    match arguments::manual(command) {
+        Some(page) => print(page),
+        None => {
+            let what = format!("there is no command `{}`; see `ringmq --help`", command.join(" "));
+            Arguments::command().error(ErrorKind::InvalidSubcommand, what).exit()
         }
     }
 }
@@ -51,7 +70,7 @@ fn run(given: Given) -> ExitCode {
     }
 }
 
-fn test_config(given: Given) -> ExitCode {
+fn check(given: Given) -> ExitCode {
     match load(given) {
         Ok((sources, config)) => {
             for remark in config.remarks().into_iter().chain(sources.remarks()) {
@@ -63,14 +82,21 @@ fn test_config(given: Given) -> ExitCode {
     }
 }
 
-fn examine(given: Given, examination: Examination) -> ExitCode {
+fn show(given: Given) -> ExitCode {
+    match given.sources().effective() {
+        Ok(text) => print(text),
+        Err(problems) => refuse(&problems),
+    }
+}
+
+fn examine(given: Given, connections: Option<u64>, json: bool) -> ExitCode {
     let config = match load(given) {
         Ok((_, config)) => config,
         Err(code) => return code,
     };
-    let report = doctor::examine(&config, examination.connections);
-    let text = if examination.json { report.json() } else { report.table() };
-    let printed = print(&text);
+    let report = doctor::examine(&config, connections);
+    let text = if json { report.json() } else { report.table() };
+    let printed = print(text);
     if report.ready() { printed } else { ExitCode::from(FAILED) }
 }
 
@@ -89,9 +115,9 @@ fn ping(given: Given, target: Option<String>) -> ExitCode {
         },
     };
     match doctor::ping(&target) {
-        Ok(Pong::Answered) => print(&format!("{target} answers\n")),
+        Ok(Pong::Answered) => print(format!("{target} answers\n")),
         Ok(Pong::Refused(code)) => {
-            print(&format!("{target} answers, but refuses this client (code {code})\n"))
+            print(format!("{target} answers, but refuses this client (code {code})\n"))
         }
         Err(failure) => {
             complain(&format!("{target}: {failure}"));
@@ -101,21 +127,23 @@ fn ping(given: Given, target: Option<String>) -> ExitCode {
 }
 
 fn load(given: Given) -> Result<(Sources, Config), ExitCode> {
-    let sources = Sources::of_process(given.file, given.set);
+    let sources = given.sources();
     match sources.load() {
         Ok(config) => Ok((sources, config)),
-        Err(problems) => {
-            // Each problem begins with its file and line, so editors and scripts can read it.
-            let _ = writeln!(io::stderr(), "{problems}");
-            Err(ExitCode::from(MISUSED))
-        }
+        Err(problems) => Err(refuse(&problems)),
     }
 }
 
+/// Each problem begins with its file and line, so editors and scripts can read it.
+fn refuse(problems: &Problems) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{problems}");
+    ExitCode::from(MISUSED)
+}
+
 /// Prints to standard output. A reader that went away (`| head`) is no failure; a full disk is.
-fn print(text: &str) -> ExitCode {
+fn print(text: impl AsRef<[u8]>) -> ExitCode {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             complain(&format!("cannot write to standard output: {error}"));
             ExitCode::from(FAILED)

@@ -1,7 +1,7 @@
 //! Steady QoS 0 publishing allocates nothing, and a crowd that has left leaves nothing behind: the
 //! shard is driven as its core drives it, with a global allocator that counts.
 
-use ringmq::config::Config;
+use ringmq::config::{Config, Or};
 use ringmq::ids::Peer;
 use ringmq::ids::{ListenerId, ShardId, SocketId};
 use ringmq::mesh::quota::{Quota, Rate};
@@ -79,7 +79,7 @@ fn step(shard: &mut Shard) -> usize {
 fn shard() -> Shard {
     // `$SYS` would publish by itself now and then.
     let mut config = Config::default();
-    config.sys.interval = None;
+    config.sys.interval = Or::NONE;
     let settings = Arc::new(Settings::new(&config));
     let shared = Shared::new(Seeds::fixed(1));
     let mut shard = Shard::new(ShardId(0), 1, settings, shared, Instant(1));

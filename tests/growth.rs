@@ -5,7 +5,7 @@
 
 #![allow(missing_docs)]
 
-use ringmq::config::Config;
+use ringmq::config::{Config, Or};
 use ringmq::ids::{ListenerId, Peer, ShardId, SocketId};
 use ringmq::limits::STEP_WORK;
 use ringmq::mesh::quota::{Quota, Rate};
@@ -45,7 +45,7 @@ fn seeds() -> Seeds {
 impl Rig {
     fn new(shards: u8, change: impl FnOnce(&mut Settings)) -> Rig {
         let mut config = Config::default();
-        config.sys.interval = None;
+        config.sys.interval = Or::NONE;
         let mut settings = Settings::new(&config);
         settings.outgoing_max_bytes = 1 << 24;
         settings.pending.messages = 1 << 20;

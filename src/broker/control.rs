@@ -11,7 +11,7 @@ use super::summary::Figures;
 use super::watch::{BEAT, Round};
 use super::{Broker, Failure};
 use crate::admin::{self, Stage};
-use crate::config::{Config, Sources};
+use crate::config::{Config, Get, Sources};
 use crate::ids::ShardId;
 use crate::shard::Settings;
 use crossbeam_channel::{Receiver, RecvError, select};
@@ -284,22 +284,15 @@ impl<'a> Control<'a> {
                 return;
             }
         };
-        let old = &self.config;
-        for (key, changed) in [
-            ("cores", old.cores != new.cores),
-            ("runtime", old.runtime != new.runtime),
-            ("log.format", old.log.format != new.log.format),
-        ] {
-            if changed {
-                tracing::warn!(key, "changed in the configuration, but needs a restart");
-            }
+        for key in self.config.keys_that_need_a_restart(&new) {
+            tracing::warn!(key, "changed in the configuration, but needs a restart");
         }
         self.log.set_level(new.log.level);
         let settings = Arc::new(Settings::new(&new).with_memory(&new, self.broker.memory));
         self.broker.shared.memory_limit.set(super::shown(settings.memory));
         self.broker.tell_all(|| Command::Reload(Arc::clone(&settings)));
-        if self.broker.admin_bind != new.admin.bind {
-            self.broker.move_admin(new.admin.bind);
+        if self.broker.admin_bind != new.admin.bind.get() {
+            self.broker.move_admin(new.admin.bind.get());
             self.show_late();
         }
         self.broker.close_listeners_besides(&new.listeners);
@@ -341,7 +334,7 @@ impl<'a> Control<'a> {
         if self.summary.take().is_some() {
             self.write_summary();
         }
-        let grace = self.config.shutdown.grace;
+        let grace = self.config.shutdown.grace.get();
         tracing::info!(grace_seconds = grace.as_secs(), "draining");
         self.notifier.stopping();
         if let Some(admin) = &self.broker.admin {

@@ -2,7 +2,7 @@
 
 use super::memory::Reclaim;
 use crate::admin::Question;
-use crate::config;
+use crate::config::{self, Get};
 use crate::ids::Peer;
 use crate::ids::{ListenerId, ShardId};
 use crate::limits::MAIL_WORK;
@@ -25,8 +25,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Completions visited per step: the bound on how long one step keeps the others waiting.
-const COMPLETIONS: usize = 512;
+/// Completions visited per step, as many as there are receive buffers. What a client has sent is
+/// only put aside once the step's work is used up, which costs next to nothing: a lower bound would
+/// have a modest client's packet wait behind all that busy ones have sent.
+const COMPLETIONS: usize = 4096;
 /// Bytes of glommio's own file buffers per core: its smallest useful amount.
 const IO_MEMORY: usize = 64 << 10;
 /// A busy core lets glommio's other tasks run this often.
@@ -425,11 +427,11 @@ pub(super) fn ring_config(config: &config::Config, nofile: u64) -> SocketRingCon
     let runtime = &config.runtime;
     let auto = nofile.clamp(64, 1 << 20) as u32;
     SocketRingConfig {
-        sockets_per_ring: runtime.sockets_per_ring.unwrap_or(auto).min(auto),
-        buffer_count: runtime.receive_buffers.count,
-        buffer_size: runtime.receive_buffers.size,
-        spin: runtime.spin,
-        coalesce: runtime.coalesce,
+        sockets_per_ring: runtime.sockets_per_ring.get().unwrap_or(auto).min(auto),
+        buffer_count: runtime.receive_buffers.count.get(),
+        buffer_size: runtime.receive_buffers.size.get(),
+        spin: runtime.spin.get(),
+        coalesce: runtime.coalesce.get(),
         ..SocketRingConfig::default()
     }
 }

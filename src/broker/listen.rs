@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::{Bind, Listener};
+use crate::config::{Bind, Get, Listener};
 
 /// A listener that listens.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl std::error::Error for ListenFailure {}
 /// When the address cannot be bound; nothing stays open then.
 pub fn open(listener: &Listener, shards: usize) -> Result<Listening, ListenFailure> {
     assert!(shards > 0, "a broker has at least one shard");
-    let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
+    let backlog = i32::try_from(listener.backlog.get()).unwrap_or(i32::MAX);
     let opened = match &listener.bind {
         Bind::Tcp(address) => open_tcp(*address, backlog, shards)
             .map(|(sockets, bound)| (sockets, Bind::Tcp(bound), None)),
@@ -79,12 +79,12 @@ pub fn open(listener: &Listener, shards: usize) -> Result<Listening, ListenFailu
             .map(|(sockets, file)| (sockets, Bind::Unix(path.clone()), Some(file))),
     };
     let (sockets, bound, file) = opened.map_err(|error| ListenFailure {
-        name: listener.name.clone(),
+        name: listener.name.to_string(),
         bind: listener.bind.clone(),
         fix: fix(&listener.bind, &error),
         error,
     })?;
-    Ok(Listening { name: listener.name.clone(), bound, sockets, file })
+    Ok(Listening { name: listener.name.to_string(), bound, sockets, file })
 }
 
 fn fix(bind: &Bind, error: &io::Error) -> &'static str {

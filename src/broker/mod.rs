@@ -25,7 +25,7 @@ mod watch;
 
 use self::core::{Clock, Command, Core, Plan, Report};
 use crate::admin::{self, Admin, AdminFailure, Ask, Question, Stage};
-use crate::config::{Bind, Config, Cores, Listener, MemoryBudget, Sources};
+use crate::config::{Bind, Config, Cores, Get, Listener, MemoryBudget, Sources};
 use crate::ids::{ListenerId, ShardId};
 use crate::limits::{CONTROL_MAILBOX, DATA_MAILBOX, MAX_SHARDS};
 use crate::mesh::quota::{Quota, Rate};
@@ -104,7 +104,7 @@ fn serve(config: Config, sources: &Sources, log: &LogControl) -> Result<(), Fail
     }
     let mut broker = Broker::start(&config, started, host.facts.memory_budget())?;
     // First, so that /readyz can say that the broker is not ready.
-    broker.open_admin(config.admin.bind, Stage::Starting).map_err(Failure::new)?;
+    broker.open_admin(config.admin.bind.get(), Stage::Starting).map_err(Failure::new)?;
     Control::new(broker, config, sources, &signals, log, &notifier).run()
 }
 
@@ -148,7 +148,7 @@ impl Broker {
         let settings = Arc::new(Settings::new(config).with_memory(config, memory));
         let shared = Shared::new(Seeds::random());
         shared.memory_limit.set(shown(settings.memory));
-        if config.limits.memory == MemoryBudget::Auto && memory.is_none() {
+        if config.limits.budget() == MemoryBudget::Auto && memory.is_none() {
             tracing::warn!("how much memory is free is unknown: limits.memory has no effect");
         }
         let clock = Clock::start();
@@ -303,11 +303,11 @@ impl Broker {
         let id = ListenerId(self.next_listener);
         self.next_listener += 1;
         let entrance = Arc::new(Entrance {
-            name: listener.name.clone(),
+            name: listener.name.to_string(),
             allow_anonymous: listener.allows_anonymous(),
-            mountpoint: listener.mountpoint.clone(),
-            max_connections: listener.max_connections.map_or(u64::MAX, u64::from),
-            max_connect_rate: listener.max_connect_rate,
+            mountpoint: listener.mountpoint.to_string(),
+            max_connections: listener.max_connections.get().map_or(u64::MAX, u64::from),
+            max_connect_rate: listener.max_connect_rate.get(),
             connections: Quota::default(),
             rate: Rate::default(),
         });
@@ -319,7 +319,7 @@ impl Broker {
         if let Bind::Tcp(SocketAddr::V6(address)) = &listening.bound
             && address.ip().is_unspecified()
         {
-            let (listener, bind) = (&listener.name, listening.bound.to_string());
+            let (listener, bind) = (&*listener.name, listening.bound.to_string());
             tracing::warn!(listener, bind, "the listener is IPv6 only; 0.0.0.0 is one for IPv4");
         }
         Ok(format!("{}={}", listener.name, listening.bound))
@@ -330,7 +330,7 @@ impl Broker {
         let gone = |open: &mut Open| !wanted.contains(&open.config);
         let gone: Vec<Open> = self.open.extract_if(.., gone).collect();
         for open in gone {
-            tracing::info!(listener = open.config.name, "listener closed");
+            tracing::info!(listener = &*open.config.name, "listener closed");
             self.tell_all(|| Command::Unlisten(open.id));
         }
     }

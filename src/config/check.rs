@@ -1,36 +1,32 @@
 //! Rules between keys, and what follows from them. Owns nothing; a rule about one key alone is in
-//! the table.
+//! its type.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::path::Path;
 
+use super::document::Document;
+use super::host::Bind;
+use super::pointer;
 use super::problem::{Problem, Wrong};
-use super::table::{Bind, Config, Listener, ListenerType};
-use super::tree::Node;
-use crate::limits;
-
-/// Longest path of a unix socket in bytes (`sun_path` less its final zero).
-const MAX_UNIX_PATH: usize = 107;
-/// What a mountpoint may contain besides text.
-const PLACEHOLDERS: [&str; 2] = ["client_id", "username"];
+use super::sections::{Config, Listener, ListenerType};
+use super::value::{Get, Or};
 
 /// Checks the rules between keys and fills in what depends on other keys. Keys that already have a
 /// problem are left alone, because their value is only a stand-in.
-pub(crate) fn finish(config: &mut Config, root: &Node, problems: &mut Vec<Problem>) {
+pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Vec<Problem>) {
     let mut report =
-        Report { root, already: problems.iter().map(|p| p.key.clone()).collect(), problems };
+        Report { document, already: problems.iter().map(|p| p.key.clone()).collect(), problems };
     session_expiry(config, &mut report);
     listeners(&config.listeners, &mut report);
     admin(config, &mut report);
     let loopback = config.listeners.iter().all(|listener| is_loopback(&listener.bind));
-    for listener in &mut config.listeners {
-        listener.allow_anonymous.get_or_insert(loopback);
+    for listener in config.listeners.iter_mut() {
+        listener.allow_anonymous.0.get_or_insert(loopback);
     }
 }
 
 struct Report<'a> {
-    root: &'a Node,
+    document: &'a Document,
     already: HashSet<String>,
     problems: &'a mut Vec<Problem>,
 }
@@ -38,13 +34,15 @@ struct Report<'a> {
 impl Report<'_> {
     fn add(&mut self, key: &str, what: impl Into<String>, fix: impl Into<String>) {
         if !self.has(key) {
-            self.problems.push(Wrong::new(what, fix).at(&self.root.origin_of(key), key));
+            let origin = self.document.key_origin(&pointer::of_key(key));
+            self.problems.push(Wrong::new(what, fix).at(&origin, key));
         }
     }
 
     /// True when the value of `key` could not be read, so that the default stands in its place.
     fn has(&self, key: &str) -> bool {
-        self.already.contains(key)
+        let mut parts = std::iter::successors(Some(key), |inner| Some(inner.rsplit_once('.')?.0));
+        parts.any(|part| self.already.contains(part))
     }
 
     /// The position of the first listener with the `same` value, among those whose `field` could be
@@ -59,37 +57,30 @@ impl Report<'_> {
         let mut found = listeners.iter().enumerate().filter(|(_, listener)| same(listener));
         found.find(|(position, _)| is_read(*position)).map(|(position, _)| position)
     }
-
-    fn is_written(&self, key: &str) -> bool {
-        key.split('.')
-            .try_fold(self.root, |node, step| node.get(step).map(|entry| &entry.node))
-            .is_some()
-    }
 }
 
 /// The built-in default for MQTT 3 clients gives way to a shorter maximum; a written one
 /// contradicts it.
 fn session_expiry(config: &mut Config, report: &mut Report<'_>) {
     let expiry = &mut config.mqtt.session_expiry;
-    let Some(max) = expiry.max else { return };
-    if expiry.default.is_some_and(|default| default <= max) {
+    let Some(max) = expiry.max.0 else { return };
+    if expiry.default.get().is_some_and(|default| default <= max.get()) {
         return;
     }
     let key = "mqtt.session_expiry.default";
-    if report.is_written(key) {
+    if report.document.has(key) {
         let fix = "lower it, or raise mqtt.session_expiry.max";
         report.add(key, "it is longer than mqtt.session_expiry.max", fix);
     }
-    expiry.default = Some(max);
+    expiry.default = Or::of(max);
 }
 
 fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
-    if listeners.len() > limits::MAX_LISTENERS {
-        let fix = format!("keep at most {}", limits::MAX_LISTENERS);
-        report.add("listeners", format!("there are {} listeners", listeners.len()), fix);
+    if listeners.is_empty() {
+        let fix = "add an element, or remove the key for the default";
+        report.add("listeners", "the list is empty, so nobody can connect", fix);
     }
-    // Each is compared with those before it; too many are refused as a whole.
-    for (position, listener) in listeners.iter().enumerate().take(limits::MAX_LISTENERS) {
+    for (position, listener) in listeners.iter().enumerate() {
         let key = |field: &str| format!("listeners.{position}.{field}");
         let before = &listeners[..position];
         if let Some(first) = report.first(before, "name", |other| other.name == listener.name) {
@@ -103,14 +94,11 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
         } else if !report.has(&key("type")) {
             address_fits_type(listener, &key("bind"), report);
         }
-        if let Err(wrong) = mountpoint(&listener.mountpoint) {
-            report.add(&key("mountpoint"), wrong.what, wrong.fix);
-        }
     }
 }
 
 fn admin(config: &Config, report: &mut Report<'_>) {
-    let Some(address) = config.admin.bind else { return };
+    let Some(address) = config.admin.bind.get() else { return };
     let bind = Bind::Tcp(address);
     let same = |listener: &Listener| overlap(&listener.bind, &bind);
     if let Some(position) = report.first(&config.listeners, "bind", same) {
@@ -143,16 +131,8 @@ fn address_fits_type(listener: &Listener, key: &str, report: &mut Report<'_>) {
             let what = format!("`{}` is a path, but the listener's type is tcp", path.display());
             report.add(key, what, "write an address such as 127.0.0.1:1883, or set type: unix");
         }
-        (ListenerType::Unix, Bind::Unix(path)) if path_length(path) > MAX_UNIX_PATH => {
-            let what = format!("the path has {} bytes", path_length(path));
-            report.add(key, what, format!("use a path of at most {MAX_UNIX_PATH} bytes"));
-        }
         _ => {}
     }
-}
-
-fn path_length(path: &Path) -> usize {
-    path.as_os_str().len()
 }
 
 /// True when only this host reaches the address.
@@ -165,45 +145,6 @@ fn is_loopback(bind: &Bind) -> bool {
         }
         Bind::Unix(_) => true,
     }
-}
-
-/// A mountpoint becomes the beginning of topic names and filters, so it must be a legal beginning
-/// of both.
-fn mountpoint(text: &str) -> Result<(), Wrong> {
-    if text.contains(['+', '#']) {
-        return Err(Wrong::new("a mountpoint cannot have + or #", "use plain topic levels"));
-    }
-    if text.starts_with('$') && !text.starts_with("${") {
-        let what = "topics that begin with $ belong to the broker";
-        return Err(Wrong::new(what, "begin the mountpoint with another character"));
-    }
-    let mut rest = text;
-    while let Some(start) = rest.find("${") {
-        let name = &rest[start + 2..];
-        let Some(end) = name.find('}') else {
-            let fix = "write ${client_id} or ${username}";
-            return Err(Wrong::new("a placeholder has no closing }", fix));
-        };
-        if !PLACEHOLDERS.contains(&&name[..end]) {
-            let what = format!("${{{}}} is not a placeholder", &name[..end]);
-            return Err(Wrong::new(what, "use ${client_id} or ${username}"));
-        }
-        rest = &name[end + 1..];
-    }
-    if !text.is_empty() && !text.ends_with('/') {
-        // Without it `#` would become `dev#`, which is no filter, and `a` a part of another level.
-        let what = "a mountpoint must end with /";
-        return Err(Wrong::new(what, format!("write {text}/")));
-    }
-    if levels(text) > limits::MAX_TOPIC_LEVELS {
-        let fix = format!("use at most {}", limits::MAX_TOPIC_LEVELS);
-        return Err(Wrong::new("the mountpoint has too many levels", fix));
-    }
-    Ok(())
-}
-
-fn levels(text: &str) -> usize {
-    text.split('/').count()
 }
 
 impl Config {
@@ -227,14 +168,14 @@ impl Config {
                 ));
             }
         }
-        if let Some(address) = self.admin.bind.filter(|at| !is_loopback(&Bind::Tcp(*at))) {
+        if let Some(address) = self.admin.bind.get().filter(|at| !is_loopback(&Bind::Tcp(*at))) {
             remarks.push(format!(
                 "admin.bind: whoever reaches {address} can read the figures, because the admin \
                  server asks for no password; bind it to 127.0.0.1 unless the network is private"
             ));
         }
         let mqtt = &self.mqtt;
-        if mqtt.pending.max_bytes < u64::from(mqtt.max_packet_size) {
+        if mqtt.pending.max_bytes.get() < u64::from(mqtt.max_packet_size.get()) {
             remarks.push(
                 "mqtt.pending.max_bytes: it is below mqtt.max_packet_size, so the largest \
                  messages never wait for a client"
@@ -248,7 +189,7 @@ impl Config {
 impl Listener {
     /// Whether clients without user name are accepted; settled when the configuration was read.
     pub fn allows_anonymous(&self) -> bool {
-        self.allow_anonymous.unwrap_or(false)
+        self.allow_anonymous.0.unwrap_or(false)
     }
 }
 

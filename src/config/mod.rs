@@ -1,50 +1,93 @@
 //! The configuration: YAML, environment and arguments in, one checked [`Config`] out.
 //!
-//! One table ([`table`]) names every key with its type, unit, default, bounds and meaning. Parsing,
-//! bounds, the default file, the reference and the structs themselves are made from it. Reading
-//! reports every problem at once, each with its place. Pure: it reads one file and opens nothing
-//! else; whether a core exists or a port is free is the broker's affair.
+//! `sections` has a struct for each section, with serde derive; the type of a field has its
+//! bounds (`quantity`, `value`, `host`). A file goes through these steps:
+//!
+//! 1. `outline`: saphyr-parser's events say which kind of node stands on which line, and refuse
+//!    what a configuration does not need (anchors, tags, depth).
+//! 2. `yaml`: serde_yaml reads the text; the result is a tree of values (`serde_json::Value`) and a
+//!    tree of places.
+//! 3. `document`: environment and arguments are laid over it.
+//! 4. `read`: serde reads the structs from the tree. serde_ignored tells the unknown keys,
+//!    serde_path_to_error the value that was refused; each is reported and taken out, and the rest
+//!    is read again, so that every problem is reported at once, each with its place.
+//! 5. `check`: rules between keys.
+//!
+//! The JSON Schema of the structs (`schema`) is what the reference, the default file and the
+//! messages are made from (`text`, `read`). Pure: it reads one file and opens nothing else; whether
+//! a core exists or a port is free is the broker's affair.
 
-pub mod arguments;
 mod check;
+mod document;
+mod host;
+mod notation;
+mod outline;
+mod place;
+mod pointer;
 mod problem;
-mod section;
+mod quantity;
+mod read;
+mod schema;
+mod sections;
 mod sources;
-mod spec;
-mod table;
 mod text;
-mod tree;
 mod value;
+mod yaml;
 
+pub use host::{Address, Bind, Cores, Mountpoint};
 pub use problem::{Origin, Problem, Problems};
+pub use quantity::{Count, Ratio, Seconds, ShortTime, Size, Time};
+pub use sections::*;
 pub use sources::Sources;
-pub use table::{
-    Admin, Bind, Config, Cores, Format, KeepAlive, Level, Limits, Listener, ListenerType, Log,
-    MemoryBudget, Mqtt, OnFull, Pending, ProxyProtocol, ReceiveBuffers, Retained, Runtime,
-    SessionExpiry, SharedStrategy, Shutdown, Sys,
-};
-pub use text::{default_file, reference};
+pub use text::{default_file, json_schema, reference};
+pub use value::{Get, List, Or, Text};
+
+use serde_json::{Map, Value, json};
 
 impl Config {
-    /// The dotted keys whose values differ, in the table's order. Elements of `listeners` are
+    /// The dotted keys whose values differ, in the order of the reference. Elements of lists are
     /// compared by position.
     pub fn changed_keys(&self, other: &Config) -> Vec<String> {
-        use section::Section;
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        self.key_values("", &mut ours);
-        other.key_values("", &mut theirs);
-        let differs = |(key, value): &&(String, String), all: &[(String, String)]| {
-            !all.iter().any(|(known, other)| known == key && other == value)
-        };
-        let mut keys: Vec<String> = Vec::new();
-        let changed = ours.iter().filter(|pair| differs(pair, &theirs));
-        let appeared = theirs.iter().filter(|pair| differs(pair, &ours));
-        for (key, _) in changed.chain(appeared) {
-            if !keys.contains(key) {
-                keys.push(key.clone());
+        let mut changed = Vec::new();
+        differences(&text::values(self), &text::values(other), "", &mut changed);
+        changed
+    }
+
+    /// Those of the changed keys that a reload does not change.
+    pub fn keys_that_need_a_restart(&self, other: &Config) -> Vec<String> {
+        let schema = schema::root();
+        let mut changed = self.changed_keys(other);
+        changed.retain(|key| {
+            let steps = key.split('.');
+            let mut place = Some(schema::Key(&schema));
+            steps.into_iter().any(|step| {
+                place = place.and_then(|key| key.below(step));
+                place.is_some_and(schema::Key::needs_restart)
+            })
+        });
+        changed
+    }
+}
+
+fn differences(ours: &Value, theirs: &Value, key: &str, changed: &mut Vec<String>) {
+    let below = |step: &str| if key.is_empty() { step.to_owned() } else { format!("{key}.{step}") };
+    let sections = |list: &[Value]| list.iter().all(Value::is_object);
+    match (ours, theirs) {
+        _ if ours == theirs => {}
+        (Value::Array(ours), Value::Array(theirs)) if sections(ours) && sections(theirs) => {
+            for at in 0..ours.len().max(theirs.len()) {
+                let of = |list: &[Value]| list.get(at).cloned().unwrap_or_else(|| json!({}));
+                differences(&of(ours), &of(theirs), &below(&at.to_string()), changed);
             }
         }
-        keys
+        (Value::Object(ours), Value::Object(theirs)) => {
+            let only_theirs = theirs.keys().filter(|step| !ours.contains_key(*step));
+            for step in ours.keys().chain(only_theirs) {
+                let of = |map: &Map<String, Value>| map.get(step).cloned().unwrap_or_default();
+                differences(&of(ours), &of(theirs), &below(step), changed);
+            }
+        }
+        _ => changed.push(key.to_owned()),
     }
 }
 

@@ -4,6 +4,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// Characters of what is wrong that are shown.
+const MAX_WHAT: usize = 300;
+/// Longest word that may be meant to be another.
+const MAX_WORD: usize = 64;
+
 /// Where a value came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Origin {
@@ -66,21 +71,56 @@ impl fmt::Display for Problem {
 }
 
 /// What is wrong with one value, before it is known where that value stands.
+///
+/// As the message of a serde error it is a line that says what, and a second one with the fix.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Wrong {
+pub struct Wrong {
     /// What is wrong.
     pub what: String,
-    /// What to do.
-    pub fix: String,
+    /// What to do; `None`: write what the key accepts.
+    pub fix: Option<String>,
 }
 
 impl Wrong {
     pub(crate) fn new(what: impl Into<String>, fix: impl Into<String>) -> Wrong {
-        Wrong { what: what.into(), fix: fix.into() }
+        Wrong { what: what.into(), fix: Some(fix.into()) }
+    }
+
+    /// A value that the key does not accept.
+    pub(crate) fn value(what: impl Into<String>) -> Wrong {
+        Wrong { what: what.into(), fix: None }
+    }
+
+    /// From the message of a serde error.
+    pub(crate) fn said(message: &str) -> Wrong {
+        match message.split_once('\n') {
+            Some((what, fix)) => Wrong::new(what, fix),
+            None => Wrong::value(message),
+        }
+    }
+
+    /// The problem of a value that stands there, where `accepted` says what the key accepts.
+    pub(crate) fn of_value(self, origin: &Origin, key: &str, accepted: &str) -> Problem {
+        let fix = self.fix.unwrap_or_else(|| format!("write {accepted}"));
+        // What the user wrote may be of any length, and have lines.
+        let mut what = self.what.replace(char::is_control, " ");
+        if let Some((end, _)) = what.char_indices().nth(MAX_WHAT) {
+            what.truncate(end);
+            what.push_str("...");
+        }
+        Problem { origin: origin.clone(), key: key.to_owned(), what, fix }
     }
 
     pub(crate) fn at(self, origin: &Origin, key: &str) -> Problem {
-        Problem { origin: origin.clone(), key: key.to_owned(), what: self.what, fix: self.fix }
+        self.of_value(origin, key, "another value")
+    }
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The second line is the fix.
+        f.write_str(&self.what.replace(char::is_control, " "))?;
+        self.fix.as_ref().map_or(Ok(()), |fix| write!(f, "\n{fix}"))
     }
 }
 
@@ -105,40 +145,13 @@ impl std::error::Error for Problems {}
 /// The word of `known` that `word` was most likely meant to be, by edit distance; `None` when none
 /// is close.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > MAX_WORD {
+        return None;
+    }
     let word = word.to_lowercase().replace(['-', ' '], "_");
     known
-        .map(|candidate| (distance(&word, candidate), candidate))
+        .map(|candidate| (strsim::osa_distance(&word, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(word.len()) / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
-}
-
-/// Insertions, deletions, replacements and swaps of neighbours that turn `from` into `to`.
-fn distance(from: &str, to: &str) -> usize {
-    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
-    let width = to.len() + 1;
-    let mut table: Vec<usize> = vec![0; (from.len() + 1) * width];
-    for row in 0..=from.len() {
-        for column in 0..width {
-            let at = |row: usize, column: usize| table[row * width + column];
-            let cost = if row == 0 || column == 0 {
-                row + column
-            } else {
-                let same = from[row - 1] == to[column - 1];
-                let mut cost = (at(row - 1, column - 1) + usize::from(!same))
-                    .min(at(row - 1, column) + 1)
-                    .min(at(row, column - 1) + 1);
-                let swapped = row > 1
-                    && column > 1
-                    && from[row - 1] == to[column - 2]
-                    && from[row - 2] == to[column - 1];
-                if swapped {
-                    cost = cost.min(at(row - 2, column - 2) + 1);
-                }
-                cost
-            };
-            table[row * width + column] = cost;
-        }
-    }
-    table[table.len() - 1]
 }

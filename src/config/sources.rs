@@ -2,17 +2,29 @@
 //! environment, arguments; each wins over those before it. Owns the names of environment variables.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use super::check;
+use super::document::Document;
+use super::host::Bind;
 use super::problem::{Origin, Problem, Problems, Wrong};
-use super::section::{Section, elsewhere};
-use super::table::Config;
-use super::tree::{self, Node, Value};
+use super::read::{self, elsewhere};
+use super::schema::{self, Key};
+use super::sections::Config;
+use super::text;
 
 /// What every environment variable of ours begins with.
 const PREFIX: &str = "RINGMQ_";
 
+/// The variable that names the file where the command line names none.
+const FILE_VARIABLE: &str = "RINGMQ_CONFIG_FILE";
+/// Bytes of a file that are read: reading one takes a few hundred times as much memory at worst.
+const LONGEST_FILE: u64 = 4 << 20;
 /// Problems that are told one by one.
 pub(super) const TOLD: usize = 500;
 
@@ -25,12 +37,19 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// The `KEY=VALUE` of each `--set`, in order.
     pub set: Vec<String>,
+    /// `-p`: the port of the first listener.
+    pub port: Option<u16>,
+    /// `-v`: the log's level is debug, unless `--set` says another.
+    pub verbose: bool,
 }
 
 impl Sources {
-    /// The sources of this process: its environment, and what the command line named.
-    pub fn of_process(file: Option<PathBuf>, set: Vec<String>) -> Sources {
-        Sources { file, environment: ours(std::env::vars_os()), set }
+    /// With what the environment of this process says, beside what the command line named.
+    pub fn with_environment(self) -> Sources {
+        // An image may have the variable and leave it empty.
+        let named = std::env::var_os(FILE_VARIABLE).filter(|file| !file.is_empty());
+        let file = self.file.or_else(|| named.map(PathBuf::from));
+        Sources { file, environment: ours(std::env::vars_os()), ..self }
     }
 
     /// Reads and checks everything.
@@ -39,15 +58,7 @@ impl Sources {
     /// Every problem there is, those of the file first and in its order; of more than 500 the rest
     /// as a number.
     pub fn load(&self) -> Result<Config, Problems> {
-        let mut problems = Vec::new();
-        let root = self.read_file().unwrap_or_else(|problem| {
-            problems.push(problem);
-            None
-        });
-        match root {
-            Some((name, bytes)) => self.finish(parse(&name, bytes, &mut problems), problems),
-            None => self.finish(nothing(), problems),
-        }
+        self.read().map(|(config, _)| config)
     }
 
     /// The same, with `bytes` in place of the file's content and `name` in place of its path.
@@ -56,44 +67,83 @@ impl Sources {
     /// As [`Sources::load`].
     pub fn load_from(&self, name: &str, bytes: &[u8]) -> Result<Config, Problems> {
         let mut problems = Vec::new();
-        let root = parse(name, bytes.to_vec(), &mut problems);
-        self.finish(root, problems)
+        let document = Document::of_file(name, bytes.to_vec(), &mut problems);
+        self.finish(document, problems).map(|(config, _)| config)
+    }
+
+    /// A configuration file with the values that apply, each with where it comes from: a line of
+    /// the file, a variable, an argument, or the built-in default.
+    ///
+    /// # Errors
+    /// As [`Sources::load`].
+    pub fn effective(&self) -> Result<String, Problems> {
+        let (config, document) = self.read()?;
+        Ok(text::effective(&config, |pointer| document.origin_of_value(pointer).to_string()))
+    }
+
+    fn read(&self) -> Result<(Config, Document), Problems> {
+        let mut problems = Vec::new();
+        let document = match self.read_file() {
+            Ok(Some((name, bytes))) => Document::of_file(&name, bytes, &mut problems),
+            Ok(None) => Document::empty(),
+            Err(problem) => {
+                problems.push(problem);
+                Document::empty()
+            }
+        };
+        self.finish(document, problems)
     }
 
     /// Variables that begin like ours and are nobody's: sentences for the log and for
     /// `--test-config`. Images and shells set such (`RINGMQ_VERSION`).
     pub fn remarks(&self) -> Vec<String> {
-        let foreign = self.environment.iter().filter(|(name, _)| is_foreign(name));
-        let remark = |(name, _): &(String, String)| {
-            let hint = match elsewhere(&key_of(name)) {
+        let names = first_words();
+        let foreign = self.environment.iter().filter(|(name, _)| is_foreign(name, &names));
+        let foreign: Vec<_> = foreign.collect();
+        if foreign.is_empty() {
+            return Vec::new();
+        }
+        let schema = schema::root();
+        let remark = |(name, _): &&(String, String)| {
+            let hint = match elsewhere(Key(&schema), &key_of(name)) {
                 Some(hint) => hint,
                 None => "`ringmq config reference` lists the keys".to_owned(),
             };
             format!("{name}: this environment variable names no key and is not used; {hint}")
         };
-        foreign.map(remark).collect()
+        foreign.iter().map(remark).collect()
     }
 
-    /// Lays the other layers over the file's tree, and checks what comes of it.
-    fn finish(&self, mut root: Node, mut problems: Vec<Problem>) -> Result<Config, Problems> {
-        for (name, value) in self.environment.iter().filter(|(name, _)| !is_foreign(name)) {
-            let path = key_of(name);
-            lay(&mut root, &path, value, Origin::named(name), &mut problems);
+    /// Lays the other layers over the file's, and checks what comes of it.
+    fn finish(
+        &self,
+        mut document: Document,
+        mut problems: Vec<Problem>,
+    ) -> Result<(Config, Document), Problems> {
+        let names = first_words();
+        for (name, value) in self.environment.iter().filter(|(name, _)| !is_foreign(name, &names)) {
+            document.lay(&key_of(name), value, &Origin::named(name), &mut problems);
+        }
+        if self.verbose {
+            document.lay("log.level", "debug", &Origin::named("-v"), &mut problems);
         }
         for argument in &self.set {
             let origin = Origin::named(&format!("--set {argument}"));
             match argument.split_once('=') {
-                Some((path, value)) => lay(&mut root, path.trim(), value, origin, &mut problems),
+                Some((key, value)) => document.lay(key.trim(), value, &origin, &mut problems),
                 None => {
                     let fix = "write --set KEY=VALUE, such as --set mqtt.max_qos=1";
                     problems.push(Wrong::new("there is no =", fix).at(&origin, ""));
                 }
             }
         }
-        let mut config = Config::read_section(&root, "", &mut problems);
-        check::finish(&mut config, &root, &mut problems);
+        if let Some(port) = self.port {
+            set_port(&mut document, port, &mut problems);
+        }
+        let mut config = read::read(&mut document, &mut problems);
+        check::finish(&mut config, &document, &mut problems);
         if problems.is_empty() {
-            return Ok(config);
+            return Ok((config, document));
         }
         problems.sort_by_key(|problem| problem.origin.line_number().unwrap_or(usize::MAX));
         if problems.len() > TOLD {
@@ -109,55 +159,42 @@ impl Sources {
     fn read_file(&self) -> Result<Option<(String, Vec<u8>)>, Problem> {
         let Some(path) = &self.file else { return Ok(None) };
         let name = path.display().to_string();
-        match std::fs::read(path) {
-            Ok(bytes) => Ok(Some((name, bytes))),
+        let mut bytes = Vec::new();
+        let read =
+            File::open(path).and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut bytes));
+        let wrong = match read {
+            Ok(length) if length as u64 <= LONGEST_FILE => return Ok(Some((name, bytes))),
+            Ok(_) => {
+                let what = "the configuration file has more than 4 MiB";
+                Wrong::new(what, "check the path given with --config or RINGMQ_CONFIG_FILE")
+            }
             Err(error) => {
                 let what = format!("the configuration file cannot be read ({error})");
-                let fix = "check the path given with --config and its permissions";
-                Err(Wrong::new(what, fix).at(&Origin::named(&name), ""))
+                Wrong::new(
+                    what,
+                    "check the path given with --config or RINGMQ_CONFIG_FILE, and its permissions",
+                )
             }
-        }
+        };
+        Err(wrong.at(&Origin::named(&name), ""))
     }
 }
 
-fn nothing() -> Node {
-    Node { origin: Origin::built_in(), value: Value::Nothing }
-}
-
-/// A file's content as a tree; empty when there is no sense in it.
-fn parse(name: &str, bytes: Vec<u8>, problems: &mut Vec<Problem>) -> Node {
-    let read = match String::from_utf8(bytes) {
-        Ok(text) => tree::read_file(name, &text, problems),
-        Err(_) => {
-            let wrong = Wrong::new("the file is not UTF-8 text", "save it as UTF-8");
-            Err(wrong.at(&Origin::named(name), ""))
+/// Gives the first listener another port, on the address that it has.
+fn set_port(document: &mut Document, port: u16, problems: &mut Vec<Problem>) {
+    let origin = Origin::named(&format!("-p {port}"));
+    let written = document.tree.pointer("/listeners/0/bind").and_then(Value::as_str);
+    let bind = match written.map(str::parse) {
+        None => Bind::USUAL,
+        Some(Ok(address)) => address,
+        Some(Err(_)) => {
+            let what = "the first listener has no address that could have this port";
+            let fix = "give it one: --set listeners.0.bind=127.0.0.1:1883";
+            return problems.push(Wrong::new(what, fix).at(&origin, "listeners.0.bind"));
         }
     };
-    read.unwrap_or_else(|problem| {
-        problems.push(problem);
-        nothing()
-    })
-}
-
-/// Lays one value of the environment or an argument on the tree.
-fn lay(root: &mut Node, path: &str, value: &str, origin: Origin, problems: &mut Vec<Problem>) {
-    let steps: Vec<&str> = path.split('.').collect();
-    if steps.iter().any(|step| step.is_empty()) {
-        let wrong = Wrong::new(
-            "the key has an empty part",
-            "write keys as mqtt.max_qos (in the environment: RINGMQ_MQTT__MAX_QOS)",
-        );
-        return problems.push(wrong.at(&origin, path));
-    }
-    // What is not YAML is taken as it stands, so that an IPv6 address needs no quotes inside the
-    // shell's.
-    let node = tree::read(value, &|_| origin.clone(), problems).unwrap_or_else(|_| Node {
-        origin: origin.clone(),
-        value: Value::Scalar { text: value.to_owned(), quoted: false },
-    });
-    if let Err(wrong) = tree::place(root, &steps, node) {
-        problems.push(wrong.at(&origin, path));
-    }
+    let address = SocketAddr::new(bind.ip(), port).to_string();
+    document.lay("listeners.0.bind", &address, &origin, problems);
 }
 
 /// The variables that are meant for us. A name or value that is not UTF-8 is kept with replacement
@@ -167,7 +204,8 @@ fn ours(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, S
         .map(|(name, value)| {
             (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
         })
-        .filter(|(name, _)| name.starts_with(PREFIX) && !is_service_variable(name))
+        .filter(|(name, _)| name.starts_with(PREFIX) && name != FILE_VARIABLE)
+        .filter(|(name, _)| !is_service_variable(name))
         .collect();
     ours.sort();
     ours
@@ -179,12 +217,18 @@ fn key_of(name: &str) -> String {
     path.to_ascii_lowercase().replace("__", ".")
 }
 
+/// The keys of the whole configuration, with which a variable begins that is meant for us.
+fn first_words() -> Vec<String> {
+    let keys = text::values(&Config::default());
+    keys.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
+}
+
 /// True for a variable that is not meant for us: without `__` to lead into a section, it begins
 /// with a word with which no key begins.
-fn is_foreign(name: &str) -> bool {
+fn is_foreign(name: &str, keys: &[String]) -> bool {
     let key = key_of(name);
     let word = key.split(['.', '_', '-']).next().unwrap_or_default();
-    !key.contains('.') && !word.is_empty() && !Config::NAMES.iter().any(|key| key.starts_with(word))
+    !key.contains('.') && !word.is_empty() && !keys.iter().any(|key| key.starts_with(word))
 }
 
 /// Kubernetes gives every container variables for every Service: a Service called `ringmq`, or

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::problem::nearest;
-use super::section::{Described, Section};
-use super::spec::Kind;
+use super::schema::{Key, Shape};
 use super::*;
 
 /// The configuration of a file with this text.
@@ -27,6 +26,7 @@ pub(super) fn read_with(
         file: Some(path.clone()),
         environment: environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
         set: set.iter().map(|argument| argument.to_string()).collect(),
+        ..Sources::default()
     };
     let loaded = sources.load();
     std::fs::remove_file(&path).unwrap();
@@ -45,7 +45,7 @@ fn problem(text: &str) -> String {
 
 fn settled() -> Config {
     let mut config = Config::default();
-    config.listeners[0].allow_anonymous = Some(true);
+    config.listeners[0].allow_anonymous = Or::of(true);
     config
 }
 
@@ -56,18 +56,18 @@ fn an_empty_file_gives_the_defaults_of_the_contract() {
     }
     let config = settled();
     assert_eq!(config.cores, Cores::Auto);
-    assert_eq!(config.runtime.spin, Duration::from_micros(20));
-    assert_eq!(config.runtime.receive_buffers.size, 2048);
+    assert_eq!(config.runtime.spin.get(), Duration::from_micros(20));
+    assert_eq!(config.runtime.receive_buffers.size.get(), 2048);
     assert_eq!(config.listeners[0].bind, Bind::Tcp("127.0.0.1:1883".parse().unwrap()));
-    assert_eq!(config.mqtt.max_packet_size, 1 << 20);
-    assert_eq!(config.mqtt.keep_alive.multiplier, 1.5);
-    assert_eq!(config.mqtt.keep_alive.max, Duration::from_secs(65_535));
-    assert_eq!(config.mqtt.session_expiry.default, Some(Duration::from_secs(7200)));
-    assert_eq!(config.mqtt.session_expiry.max, None);
-    assert_eq!(config.mqtt.retry_interval, None);
+    assert_eq!(config.mqtt.max_packet_size.get(), 1 << 20);
+    assert_eq!(config.mqtt.keep_alive.multiplier.get(), 1.5);
+    assert_eq!(config.mqtt.keep_alive.max.get(), Duration::from_secs(65_535));
+    assert_eq!(config.mqtt.session_expiry.default.get(), Some(Duration::from_secs(7200)));
+    assert_eq!(config.mqtt.session_expiry.max.get(), None);
+    assert_eq!(config.mqtt.retry_interval.get(), None);
     assert_eq!(config.mqtt.pending.on_full, OnFull::DropOldest);
     assert_eq!(config.mqtt.shared_strategy, SharedStrategy::RoundRobin);
-    assert_eq!(config.sys.interval, Some(Duration::from_secs(10)));
+    assert_eq!(config.sys.interval.get(), Some(Duration::from_secs(10)));
     assert_eq!(config.log.level, Level::Info);
 }
 
@@ -81,33 +81,36 @@ fn the_default_file_parses_back_to_the_defaults() {
 }
 
 #[test]
-fn every_row_is_complete_and_its_default_is_written_as_the_broker_would_write_it() {
-    let mut rows: Vec<Described> = Vec::new();
-    Config::describe_keys("", &mut rows);
-    let mut values = Vec::new();
-    Config::default().key_values("", &mut values);
-    for Described { key, row } in &rows {
-        assert!(row.meaning.ends_with('.'), "{key}");
-        assert!(row.spec.min <= row.spec.max, "{key}");
-        if matches!(row.spec.kind, Kind::Section | Kind::List) {
+fn every_key_has_a_meaning_bounds_and_a_default() {
+    let schema = schema::root();
+    let all = Key(&schema).everything();
+    for (name, key) in &all {
+        assert!(key.meaning().ends_with('.'), "{name}");
+        if matches!(key.shape(), Shape::Section | Shape::List(_)) {
             continue;
         }
-        let key = key.replace(".N.", ".0.");
-        let (_, shown) = values.iter().find(|(known, _)| *known == key).unwrap();
-        let same = shown == row.default || format!("\"{}\"", row.default) == *shown;
-        let seconds = row.spec.kind == Kind::Duration && *shown == "65535s";
-        assert!(same || seconds, "{key}: {shown} is not {}", row.default);
+        assert!(!key.0["default"].is_null(), "{name}");
+        let by_type = matches!(key.shape(), Shape::Choice(_)) || key.accepts() == "true or false";
+        assert!(by_type || key.0["x-accepts"].is_string(), "{name}: {}", key.0);
     }
-    assert!(rows.len() > 50);
+    assert!(all.len() > 60);
 }
 
 #[test]
-fn the_reference_names_every_key() {
+fn the_reference_names_every_key_with_what_it_accepts() {
     let text = reference();
-    let mut rows: Vec<Described> = Vec::new();
-    Config::describe_keys("", &mut rows);
-    for Described { key, .. } in rows {
-        assert!(text.contains(&format!("\n{key}\n")), "{key}");
+    let schema = schema::root();
+    for (name, _) in Key(&schema).everything() {
+        assert!(text.contains(&format!("\n{name}\n")), "{name}");
+    }
+    for part in [
+        "\nmqtt.max_inflight\n",
+        "    A whole number of 1 to 65535 (messages).\n    Default: 32\n",
+        "    A time of 0 to 1s, with its unit.\n    Default: 20us\n",
+        "    One of: tcp, unix.\n    Not in this build: tls, ws, wss.\n    Default: tcp\n",
+        "or auto.\n    Default: auto\n    A change needs a restart.\n",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
     }
 }
 
@@ -145,19 +148,19 @@ log: {level: debug, format: json}
     )
     .unwrap();
     assert_eq!(config.cores, Cores::List(vec![0, 2, 4, 5, 6, 7, 0]));
-    assert_eq!(config.runtime.spin, Duration::ZERO);
-    assert_eq!(config.runtime.sockets_per_ring, Some(1000));
+    assert_eq!(config.runtime.spin.get(), Duration::ZERO);
+    assert_eq!(config.runtime.sockets_per_ring.get(), Some(1000));
     assert_eq!(config.listeners[0].bind, Bind::Tcp("[::1]:1883".parse().unwrap()));
     assert!(!config.listeners[0].allows_anonymous());
     assert_eq!(config.listeners[1].kind, ListenerType::Unix);
     assert!(config.listeners[1].allows_anonymous());
-    assert_eq!(config.mqtt.retry_interval, Some(Duration::from_secs(20)));
-    assert_eq!(config.mqtt.session_expiry.default, Some(Duration::from_secs(5400)));
-    assert_eq!(config.mqtt.pending.max_bytes, 1_000_000_000);
+    assert_eq!(config.mqtt.retry_interval.get(), Some(Duration::from_secs(20)));
+    assert_eq!(config.mqtt.session_expiry.default.get(), Some(Duration::from_secs(5400)));
+    assert_eq!(config.mqtt.pending.max_bytes.get(), 1_000_000_000);
     assert_eq!(config.mqtt.pending.on_full, OnFull::Disconnect);
-    assert_eq!(config.retained.max_messages, Some(0));
-    assert_eq!(config.sys.interval, None);
-    assert_eq!(config.admin.bind, Some("[::1]:18083".parse().unwrap()));
+    assert_eq!(config.retained.max_messages.get(), Some(0));
+    assert_eq!(config.sys.interval.get(), None);
+    assert_eq!(config.admin.bind.get(), Some("[::1]:18083".parse().unwrap()));
     assert_eq!(config.log.format, Format::Json);
 }
 
@@ -166,12 +169,12 @@ fn values_are_read_in_their_notation() {
     let spin = [("0", 0), ("7us", 7), ("7µs", 7), ("5ms", 5000), ("1s", 1_000_000)];
     for (text, micros) in spin {
         let config = read(&format!("runtime: {{spin: {text}}}")).unwrap();
-        assert_eq!(config.runtime.spin, Duration::from_micros(micros), "{text}");
+        assert_eq!(config.runtime.spin.get(), Duration::from_micros(micros), "{text}");
     }
     let times = [("5", 5), ("5s", 5), ("2m", 120), ("\"1h\"", 3600), ("1m30s", 90), ("1d", 86_400)];
     for (text, seconds) in times {
         let config = read(&format!("sys: {{interval: {text}}}")).unwrap();
-        assert_eq!(config.sys.interval, Some(Duration::from_secs(seconds)), "{text}");
+        assert_eq!(config.sys.interval.get(), Some(Duration::from_secs(seconds)), "{text}");
     }
     let sizes = [
         ("4096", 4096),
@@ -183,7 +186,7 @@ fn values_are_read_in_their_notation() {
     ];
     for (text, bytes) in sizes {
         let config = read(&format!("mqtt: {{max_packet_size: {text}}}")).unwrap();
-        assert_eq!(config.mqtt.max_packet_size, bytes, "{text}");
+        assert_eq!(config.mqtt.max_packet_size.get(), bytes, "{text}");
     }
 }
 
@@ -224,7 +227,9 @@ fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
         ),
         (
             "mqtt: {connect_timeout: 5 parsecs}\n",
-            "f.yaml:1: mqtt.connect_timeout: `5 parsecs` is not a time; ",
+            "f.yaml:1: mqtt.connect_timeout: `5 parsecs` is not a time (units: us, ms, s, m, h, \
+             d); \
+             write a time of 100ms to 1h",
         ),
         (
             "mqtt: {connect_timeout: 99999999999999999999d}\n",
@@ -277,6 +282,72 @@ fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
             "f.yaml:2: listeners.0.bind: `127.0.0.1` is not an address with a port; ",
         ),
         ("listeners:\n  - name: \"\"\n", "f.yaml:2: listeners.0.name: the text has 0 bytes; "),
+        (
+            "listeners:\n  - bind: 1883\n",
+            "f.yaml:2: listeners.0.bind: `1883` is not an address with a port; write 0.0.0.0:1883",
+        ),
+        ("listeners:\n", "f.yaml:1: listeners: a list is expected here, not nothing; "),
+        (
+            "listeners:\n  name: a\n  bind: 127.0.0.1:1883\n",
+            "f.yaml:2: listeners: a list is expected here, not a mapping; write `listeners:` and \
+             below it `- name: ...`",
+        ),
+        ("listeners: [5]\n", "f.yaml:1: listeners.0: keys are expected here, not a plain value; "),
+        (
+            "listeners:\n  - {}\n  - [a]\n  - {name: c, bind: 127.0.0.1:3}\n",
+            "f.yaml:3: listeners.1: keys are expected here, not a list; ",
+        ),
+        ("cores: [[0]]\n", "f.yaml:1: cores: "),
+        ("cores: {a: 0}\n", "f.yaml:1: cores: this is a mapping; write a list of cores such as"),
+        ("cores:\n", "f.yaml:1: cores: the key has no value; write a list of cores such as"),
+        ("cores: [\"0\"]\n", "f.yaml:1: cores: \"0\" is quoted, so it is text; "),
+        ("mqtt: {max_qos: {a: 1}}\n", "f.yaml:1: mqtt.max_qos: this is a mapping; "),
+        ("mqtt: {max_qos: 1.0}\n", "f.yaml:1: mqtt.max_qos: `1.0` is not a whole number; "),
+        ("mqtt: {max_inflight: 0x20}\n", "f.yaml:1: mqtt.max_inflight: `0x20` is not a whole num"),
+        ("mqtt: {max_inflight: 1_000}\n", "f.yaml:1: mqtt.max_inflight: `1_000` is not a whole n"),
+        (
+            "mqtt: {max_inflight: 99999999999999999999}\n",
+            "f.yaml:1: mqtt.max_inflight: 99999999999999999999 is out of bounds; ",
+        ),
+        ("mqtt: {max_packet_size: 1mb}\n", "f.yaml:1: mqtt.max_packet_size: `1mb` is not a size; "),
+        ("mqtt: {retain: True}\n", "f.yaml:1: mqtt.retain: `True` is neither true nor false; "),
+        (
+            "mqtt: {retain: \"true\"}\n",
+            "f.yaml:1: mqtt.retain: \"true\" is quoted, so it is text; ",
+        ),
+        (
+            "mqtt: {message_expiry_max: soon}\n",
+            "f.yaml:1: mqtt.message_expiry_max: `soon` is not a time (units: us, ms, s, m, h, d); \
+             write a time of 1s to 4294967294s, in whole seconds, or unlimited",
+        ),
+        (
+            "listeners: [{allow_anonymous: maybe}]\n",
+            "f.yaml:1: listeners.0.allow_anonymous: `maybe` is neither true nor false; write true \
+             or false, or auto",
+        ),
+        (
+            "log: {level: INFO}\n",
+            "f.yaml:1: log.level: `INFO` is not a choice; did you mean `info`? (one of: error, ",
+        ),
+        (
+            "log: {level: true}\n",
+            "f.yaml:1: log.level: `true` is not a choice; did you mean `trace`?",
+        ),
+        (
+            "log: {level: {info: }}\n",
+            "f.yaml:1: log.level: this is a mapping; write one of: error, ",
+        ),
+        (
+            "mqtt: {keep_alive: [60, 2]}\n",
+            "f.yaml:1: mqtt.keep_alive: keys are expected here, not a",
+        ),
+        ("log: {level: [info]}\n", "f.yaml:1: log.level: this is a list; write one of: error, "),
+        ("log:\n  level:\n    verbose\n", "f.yaml:3: log.level: `verbose` is not a choice; "),
+        (
+            "listener 1883\nallow_anonymous true\n",
+            "f.yaml:1: keys are expected here, not a plain value; write keys below it, such as \
+             `cores: ...`",
+        ),
     ];
     for (text, expected) in cases {
         let found = problem(text);
@@ -350,6 +421,10 @@ fn what_is_not_plain_yaml_is_refused_with_its_line() {
         ("log: {level: !!str info}\n", "f.yaml:1: YAML tags (!) are not used in this file; "),
         ("log: {}\n---\nlog: {}\n", "f.yaml:3: a second YAML document begins here; "),
         ("? [a, b]\n: c\n", "f.yaml:1: this key is not a word; "),
+        ("mqtt:\n\tmax_qos: 1\n", "f.yaml:2: this is not YAML: tabs disallowed "),
+        ("a: &x {max_qos: 1}\nmqtt: *x\n", "f.yaml:1: anchors (&) and aliases (*) are not used "),
+        ("log: 'a\u{7}'\n", "f.yaml:1: this is not YAML: "),
+        ("log:\n  'a\u{7}': 1\n", "f.yaml:"),
         ("listeners:\n  - name: a\n    bind: [::1]:1883\n", "f.yaml:3: this is not YAML: "),
     ];
     for (text, expected) in cases {
@@ -357,7 +432,76 @@ fn what_is_not_plain_yaml_is_refused_with_its_line() {
         assert!(found.starts_with(expected), "{text}\n  found    {found}\n  expected {expected}");
     }
     assert!(problem("listeners:\n  - bind: [::1]:1883\n").contains("\"[::1]:1883\""));
-    assert!(read(&"[".repeat(10_000)).is_err());
+    for deep in ["[".repeat(10_000), "a: ".repeat(20) + "1", "{a: ".repeat(20) + &"}".repeat(20)] {
+        assert!(read(&deep).is_err(), "{deep}");
+    }
+    let long = problem(&format!("{}: 1\n", "k".repeat(300)));
+    assert!(long.starts_with("f.yaml:1: this key is too long; "), "{long}");
+}
+
+#[test]
+fn what_editors_add_to_a_file_is_no_part_of_it() {
+    for text in
+        ["\u{feff}mqtt:\n  max_qos: 1\n", "mqtt:\r\n  max_qos: 1\r\nlog:\r\n  level: debug\r\n"]
+    {
+        assert_eq!(read(text).unwrap().mqtt.max_qos.get(), 1, "{text:?}");
+    }
+}
+
+#[test]
+fn a_key_may_have_two_words_beside_its_values() {
+    let read = |text: &str| read(&format!("limits: {{memory: {text}}}")).map(|c| c.limits.budget());
+    assert_eq!(read("auto"), Ok(MemoryBudget::Auto));
+    assert_eq!(read("unlimited"), Ok(MemoryBudget::Unlimited));
+    assert_eq!(read("1GiB"), Ok(MemoryBudget::Bytes(1 << 30)));
+    let problem = &read("1MiB").unwrap_err()[0];
+    assert!(problem.ends_with("write a size of 16MiB to 1TiB, or unlimited, or auto"), "{problem}");
+}
+
+#[test]
+fn text_keeps_the_letters_that_yaml_would_read_as_a_number() {
+    for name in ["1.10", "0x10", "007", "true", "5", "1e3", ".inf", "12:30", "no"] {
+        let config = read(&format!("listeners: [{{name: {name}}}]")).unwrap();
+        assert_eq!(&*config.listeners[0].name, name);
+    }
+}
+
+#[test]
+fn what_was_written_is_shown_short_and_on_one_line() {
+    let found = problem(&format!("log: {{level: \"a\\nb{}\"}}\n", "x".repeat(10_000)));
+    assert!(found.len() < 600 && found.starts_with("f.yaml:1: log.level: `a bxxx"), "{found}");
+    let found = problem(&format!("mqtt: {{max_qos: \"a\\nb{}\"}}\n", "x".repeat(10_000)));
+    assert!(found.len() < 600 && found.starts_with("f.yaml:1: mqtt.max_qos: `a bxxx"), "{found}");
+    assert!(found.ends_with("; write a whole number of 0 to 2 (QoS level)"), "{found}");
+}
+
+#[test]
+fn the_schema_is_closed_and_knows_bounds_words_and_defaults() {
+    let schema = schema::root();
+    assert_eq!(schema["additionalProperties"], false);
+    let listener = &schema["properties"]["listeners"]["items"];
+    assert_eq!(listener["additionalProperties"], false);
+    assert_eq!(schema["properties"]["listeners"]["maxItems"], 256);
+    assert_eq!(schema["properties"]["mqtt"]["properties"]["max_qos"]["maximum"], 2);
+    assert_eq!(listener["properties"]["type"]["oneOf"][1]["const"], "unix");
+    let rate = &listener["properties"]["max_connect_rate"];
+    assert_eq!(
+        (&rate["default"], &rate["anyOf"][0]["const"]),
+        (&json!("unlimited"), &json!("unlimited"))
+    );
+    assert!(serde_json::from_str::<Value>(&json_schema()).is_ok());
+    assert!(!json_schema().contains("$ref"));
+}
+
+#[test]
+fn only_what_a_reload_cannot_change_needs_a_restart() {
+    let old = settled();
+    let new = read(
+        "cores: [0]\nruntime: {spin: 1ms, max_connections: 5, receive_buffers: {size: 4KiB}}\n\
+         log: {format: json, level: debug}\nlisteners: [{name: a}]\n",
+    );
+    let keys = old.keys_that_need_a_restart(&new.unwrap());
+    assert_eq!(keys, ["cores", "runtime.spin", "runtime.receive_buffers.size", "log.format"]);
 }
 
 #[test]
@@ -409,16 +553,12 @@ proptest::proptest! {
         key in "(mqtt|listeners|cores|runtime)(\\.[a-z0-9_]{0,12}){0,3}",
         value in "\\PC{0,24}",
     ) {
-        let mut problems = Vec::new();
-        let root = tree::read_file("f.yaml", &file, &mut problems);
-        let mut root = root.unwrap_or_else(|_| tree::Node::empty(Origin::built_in()));
         let sources = Sources { set: vec![format!("{key}={value}")], ..Sources::default() };
-        if let Err(problems) = sources.load() {
-            proptest::prop_assert!(!problems.0.is_empty());
+        for loaded in [sources.load(), sources.load_from("f.yaml", file.as_bytes())] {
+            if let Err(problems) = loaded {
+                proptest::prop_assert!(!problems.0.is_empty());
+            }
         }
-        let mut config = Config::read_section(&root, "", &mut problems);
-        check::finish(&mut config, &root, &mut problems);
-        tree::merge(&mut root, tree::Node::empty(Origin::built_in()));
     }
 
     #[test]
@@ -429,14 +569,12 @@ proptest::proptest! {
         multiplier in 1.0..100.0f64,
     ) {
         let mut config = settled();
-        config.runtime.spin = Duration::from_micros(micros);
-        config.mqtt.session_expiry.default = Some(Duration::from_secs(seconds));
-        config.mqtt.max_packet_size = bytes as u32;
-        config.mqtt.keep_alive.multiplier = multiplier;
-        let mut values = Vec::new();
-        config.key_values("", &mut values);
-        let set = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let loaded = Sources { set, ..Sources::default() }.load();
+        config.runtime.spin = ShortTime::of(micros);
+        config.mqtt.session_expiry.default = Or::of(Seconds::of(seconds * 1_000_000));
+        config.mqtt.max_packet_size = Size::of(bytes);
+        config.mqtt.keep_alive.multiplier = Ratio::of(multiplier);
+        let text = text::effective(&config, |_| "here".to_owned());
+        let loaded = Sources::default().load_from("f.yaml", text.as_bytes());
         proptest::prop_assert_eq!(loaded, Ok(config));
     }
 }

@@ -1,13 +1,15 @@
-//! The table as text: the commented default file and the reference. Owns layout only.
+//! The keys as text: the commented default file, the reference, and the values that apply. Owns
+//! layout only.
 
 use std::fmt::Write;
 
-use super::section::{Described, Section};
-use super::spec::{Kind, Spec};
-use super::table::Config;
-use super::value::expected;
+use serde_json::Value;
 
-/// Widest line of both texts, in characters.
+use super::schema::{self, Key, Shape};
+use super::sections::Config;
+use super::yaml;
+
+/// Widest line of the texts, in characters.
 const WIDTH: usize = 96;
 
 /// A configuration file with every key at its default and a comment on each. Reading it gives
@@ -19,35 +21,27 @@ pub fn default_file() -> String {
          # The environment wins over this file (RINGMQ_MQTT__MAX_QOS=1), and --set over both.\n\
          # `ringmq --test-config --config FILE` checks a file.\n",
     );
-    let mut element_begins = false;
-    for described in rows() {
-        let depth = described.key.matches('.').count();
-        let row = &described.row;
-        let indent = "  ".repeat(depth);
-        if depth == 0 {
-            out.push('\n');
-        }
-        for line in wrap(row.meaning, WIDTH - indent.len() - 2) {
-            let _ = writeln!(out, "{indent}# {line}");
-        }
-        if row.spec.kind == Kind::Section || row.spec.kind == Kind::List {
-            let _ = writeln!(out, "{indent}{}:", row.name);
-            element_begins = row.spec.kind == Kind::List;
-            continue;
-        }
-        // Of a switch the value says enough.
-        let bounds = match row.spec {
-            Spec { kind: Kind::Switch, word: None, .. } => String::new(),
-            spec => sentence(&spec),
+    let comment = |key: Key<'_>, _: &str, indent: &str| {
+        let mut lines = if indent.is_empty() { vec![String::new()] } else { Vec::new() };
+        let bounds = match key.shape() {
+            Shape::Section | Shape::List(_) => String::new(),
+            // Of a switch without a word for "no value" the value says enough.
+            Shape::Switch if key.accepts() == SWITCH => String::new(),
+            _ => sentence(key),
         };
-        for line in wrap(&bounds, WIDTH - indent.len() - 2) {
-            let _ = writeln!(out, "{indent}# {line}");
+        for text in [key.meaning(), &bounds] {
+            let wrapped = wrap(text, WIDTH - indent.len() - 2);
+            lines.extend(wrapped.into_iter().map(|line| format!("{indent}# {line}")));
         }
-        // The first key of a list element stands behind its dash, two columns to the left.
-        let begin = if element_begins { format!("{}- ", &indent[2..]) } else { indent };
-        element_begins = false;
-        let _ = writeln!(out, "{begin}{}: {}", row.name, row.default);
-    }
+        (lines, None)
+    };
+    let schema = schema::root();
+    Layout { out: &mut out, comment: &comment }.section(
+        Key(&schema),
+        &values(&Config::default()),
+        "",
+        "",
+    );
     out
 }
 
@@ -60,39 +54,138 @@ pub fn reference() -> String {
          Environment: RINGMQ_MQTT__MAX_QOS is mqtt.max_qos, RINGMQ_LISTENERS__0__BIND is\n\
          listeners.0.bind. Precedence: default, file, environment, --set.\n",
     );
-    for described in rows() {
-        let row = &described.row;
-        let _ = writeln!(out, "\n{}", described.key);
-        for line in wrap(row.meaning, WIDTH - 4) {
+    for (name, key) in Key(&schema::root()).everything() {
+        let _ = writeln!(out, "\n{name}");
+        let mut lines = wrap(key.meaning(), WIDTH - 4);
+        if !matches!(key.shape(), Shape::Section | Shape::List(_)) {
+            lines.extend(wrap(&sentence(key), WIDTH - 4));
+            let (later, _) = key.later();
+            if !later.is_empty() {
+                lines.push(format!("Not in this build: {}.", later.join(", ")));
+            }
+            lines.push(format!("Default: {}", scalar(&key.0["default"])));
+        }
+        if key.needs_restart() {
+            lines.push("A change needs a restart.".to_owned());
+        }
+        for line in lines {
             let _ = writeln!(out, "    {line}");
         }
-        if row.spec.kind == Kind::Section || row.spec.kind == Kind::List {
-            continue;
-        }
-        for line in wrap(&sentence(&row.spec), WIDTH - 4) {
-            let _ = writeln!(out, "    {line}");
-        }
-        if !row.spec.later.words.is_empty() {
-            let _ = writeln!(out, "    Not in this build: {}.", row.spec.later.words.join(", "));
-        }
-        let _ = writeln!(out, "    Default: {}", row.default);
     }
     out
 }
 
-fn rows() -> Vec<Described> {
-    let mut rows = Vec::new();
-    Config::describe_keys("", &mut rows);
-    rows
+/// The JSON Schema of the file, for editors and deployment tools.
+pub fn json_schema() -> String {
+    format!("{:#}\n", schema::root())
 }
 
-fn sentence(spec: &Spec) -> String {
-    let text = expected(spec);
-    let plain = if spec.kind == Kind::ShortDuration { "; the unit is required" } else { "" };
+/// A configuration file with the values of `config`, each with where it comes from.
+pub(super) fn effective(config: &Config, origin: impl Fn(&str) -> String) -> String {
+    let mut out = String::new();
+    let schema = schema::root();
+    let comment = |key: Key<'_>, pointer: &str, _: &str| match key.shape() {
+        Shape::Section | Shape::List(_) => (Vec::new(), None),
+        _ => (Vec::new(), Some(origin(pointer))),
+    };
+    Layout { out: &mut out, comment: &comment }.section(Key(&schema), &values(config), "", "");
+    out
+}
+
+/// The values as a tree.
+pub(super) fn values(config: &Config) -> Value {
+    serde_json::to_value(config).expect("every key is text, and no number is infinite")
+}
+
+/// What is written above a key, and behind its value.
+type Comment<'a> = &'a dyn Fn(Key<'_>, &str, &str) -> (Vec<String>, Option<String>);
+
+/// Writes values as a file.
+struct Layout<'a> {
+    out: &'a mut String,
+    comment: Comment<'a>,
+}
+
+impl Layout<'_> {
+    /// The keys of a section; `dash` begins the first one's line, for an element of a list.
+    fn section(&mut self, section: Key<'_>, values: &Value, pointer: &str, indent: &str) {
+        for (name, key) in section.keys() {
+            let (value, pointer) = (&values[name], format!("{pointer}/{name}"));
+            let (above, behind) = (self.comment)(key, &pointer, indent);
+            for line in above {
+                let _ = writeln!(self.out, "{line}");
+            }
+            let _ = write!(self.out, "{indent}{name}:");
+            let inner = format!("{indent}  ");
+            match key.shape() {
+                Shape::Section => {
+                    self.out.push('\n');
+                    self.section(key, value, &pointer, &inner);
+                }
+                Shape::List(items) => {
+                    self.out.push('\n');
+                    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+                        self.element(items, item, &format!("{pointer}/{index}"), &inner);
+                    }
+                }
+                _ => {
+                    let written = scalar(value);
+                    let _ = match behind {
+                        Some(behind) => writeln!(self.out, " {written}  # {behind}"),
+                        None => writeln!(self.out, " {written}"),
+                    };
+                }
+            }
+        }
+    }
+
+    /// An element of a list: its first key stands behind a dash, two columns to the left.
+    fn element(&mut self, items: Key<'_>, item: &Value, pointer: &str, indent: &str) {
+        let begin = self.out.len();
+        self.section(items, item, pointer, &format!("{indent}  "));
+        let written = self.out.split_off(begin);
+        let mut dash = true;
+        for line in written.lines() {
+            let rest = line.trim_start();
+            if dash && !rest.starts_with('#') && !rest.is_empty() {
+                let _ = writeln!(self.out, "{indent}- {rest}");
+                dash = false;
+            } else {
+                let _ = writeln!(self.out, "{line}");
+            }
+        }
+    }
+}
+
+/// A plain value as it would be written.
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::String(text) if is_plain(text) => text.clone(),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(scalar).collect();
+            format!("[{}]", items.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// True for text that needs no quotes in a file.
+fn is_plain(text: &str) -> bool {
+    let begins = text.starts_with(|letter: char| letter.is_ascii_alphanumeric() || letter == '/');
+    let letters = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_./:-".contains(&byte));
+    let is_text = matches!(yaml::plain(text), Value::String(_)) && text.parse::<f64>().is_err();
+    begins && letters && is_text && !text.ends_with(':')
+}
+
+/// What a switch accepts.
+const SWITCH: &str = "true or false";
+
+fn sentence(key: Key<'_>) -> String {
+    let text = key.accepts();
     let mut letters = text.chars();
     let first = letters.next().map(|letter| letter.to_ascii_uppercase());
     let first = if text.starts_with("true") { Some('t') } else { first };
-    first.into_iter().chain(letters).chain(plain.chars()).chain(['.']).collect()
+    first.into_iter().chain(letters).chain(['.']).collect()
 }
 
 fn wrap(text: &str, width: usize) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! What the configuration asks of a host, and how many clients each of the host's limits allows.
 //! The figures of RingMQ itself (bytes per client, descriptors per core) live here.
 
-use crate::config::{Bind, Config, Cores};
+use crate::config::{Bind, Config, Cores, Get};
 use crate::limits::MAX_SHARDS;
 
 use super::cgroup::MemoryLimit;
@@ -86,8 +86,8 @@ impl Need {
         let sum = |values: Vec<Option<u32>>| -> Option<u64> {
             values.into_iter().map(|value| value.map(u64::from)).sum()
         };
-        let listeners = sum(config.listeners.iter().map(|l| l.max_connections).collect());
-        let whole = config.runtime.max_connections.map(u64::from);
+        let listeners = sum(config.listeners.iter().map(|l| l.max_connections.get()).collect());
+        let whole = config.runtime.max_connections.get().map(u64::from);
         let configured_clients = listeners.into_iter().chain(whole).min();
         let buffers = config.runtime.receive_buffers.clone();
         Need {
@@ -96,13 +96,13 @@ impl Need {
             shards,
             listeners: config.listeners.len() as u64,
             cores,
-            sockets_per_ring: config.runtime.sockets_per_ring.map(u64::from),
-            buffer_bytes: u64::from(buffers.count) * u64::from(buffers.size),
-            backlog: addresses.iter().map(|(_, backlog)| u64::from(*backlog)).max(),
+            sockets_per_ring: config.runtime.sockets_per_ring.get().map(u64::from),
+            buffer_bytes: u64::from(buffers.count.get()) * u64::from(buffers.size.get()),
+            backlog: addresses.iter().map(|(_, backlog)| u64::from(backlog.get())).max(),
             ports: addresses.iter().map(|(address, _)| address.port()).collect(),
             remote: addresses.iter().any(|(address, _)| !address.ip().is_loopback()),
-            connect_rate: sum(config.listeners.iter().map(|l| l.max_connect_rate).collect()),
-            outgoing_bytes: config.mqtt.outgoing_max_bytes,
+            connect_rate: sum(config.listeners.iter().map(|l| l.max_connect_rate.get()).collect()),
+            outgoing_bytes: config.mqtt.outgoing_max_bytes.get(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What each setting lets clients make the broker hold, at worst and all at once; and the budget
 //! that no sum of it exceeds (`limits.memory`).
 
-use crate::config::{Config, MemoryBudget};
+use crate::config::{Config, Get, MemoryBudget};
 use crate::limits::{ALIAS_BYTES, MAX_TOPIC_LENGTH};
 
 use super::facts::Facts;
@@ -29,17 +29,18 @@ pub struct Worst {
 /// The worst cases for so many clients.
 pub(super) fn worst(config: &Config, clients: u64) -> Vec<Worst> {
     let (mqtt, retained) = (&config.mqtt, &config.retained);
-    let (packet, longest) = (u64::from(mqtt.max_packet_size), MAX_TOPIC_LENGTH as u64);
+    let (packet, longest) = (u64::from(mqtt.max_packet_size.get()), MAX_TOPIC_LENGTH as u64);
     let each = |key, one: u64, because: &str| Worst {
         key,
         bytes: Some(one.saturating_mul(clients)),
         because: format!("{} {because}", bytes(one)),
     };
-    let aliases = (u64::from(mqtt.max_topic_alias) * (longest + 16)).min(ALIAS_BYTES as u64 * 2);
-    let subscriptions = mqtt.max_subscriptions.map(u64::from);
+    let aliases =
+        (u64::from(mqtt.max_topic_alias.get()) * (longest + 16)).min(ALIAS_BYTES as u64 * 2);
+    let subscriptions = mqtt.max_subscriptions.get().map(u64::from);
     let retained = Worst {
         key: "retained.max_bytes",
-        bytes: retained.max_bytes,
+        bytes: retained.max_bytes.get(),
         because: "of the whole broker, with topics; the names once more, and 112 bytes each".into(),
     };
     let filters = match subscriptions {
@@ -55,14 +56,18 @@ pub(super) fn worst(config: &Config, clients: u64) -> Vec<Worst> {
         },
     };
     let pending = "waiting per session, connected or not";
-    let unsent = mqtt.outgoing_max_bytes.saturating_mul(OVERSHOOT);
-    let window = u64::from(mqtt.max_inflight).saturating_mul(packet);
+    let unsent = mqtt.outgoing_max_bytes.get().saturating_mul(OVERSHOOT);
+    let window = u64::from(mqtt.max_inflight.get()).saturating_mul(packet);
     let identifiers = u64::from(u16::MAX) * IDENTIFIER;
     vec![
-        each("limits.before_connect", config.limits.before_connect.into(), "before each CONNECT"),
+        each(
+            "limits.before_connect",
+            config.limits.before_connect.get().into(),
+            "before each CONNECT",
+        ),
         each("mqtt.max_packet_size", packet, "of an unfinished packet per client"),
         each("mqtt.outgoing_max_bytes", unsent, "unsent per client, eight times the setting"),
-        each("mqtt.pending.max_bytes", mqtt.pending.max_bytes, pending),
+        each("mqtt.pending.max_bytes", mqtt.pending.max_bytes.get(), pending),
         each("mqtt.max_inflight", window, "in flight per client, of the largest packets"),
         each("mqtt.receive_maximum", identifiers, "of QoS 2 identifiers per client of MQTT 3"),
         each("mqtt.max_topic_alias", aliases, "of topic aliases per client"),
@@ -73,7 +78,7 @@ pub(super) fn worst(config: &Config, clients: u64) -> Vec<Worst> {
 
 /// The budget in bytes; `None` without one.
 fn budget(config: &Config, facts: &Facts) -> Option<u64> {
-    Some(config.limits.memory.bytes(facts.memory_budget())).filter(|&bytes| bytes != u64::MAX)
+    Some(config.limits.budget().bytes(facts.memory_budget())).filter(|&bytes| bytes != u64::MAX)
 }
 
 /// Whether what clients may make the broker hold fits in this host.
@@ -85,13 +90,13 @@ pub(super) fn memory_budget(facts: &Facts, config: &Config, clients: u64) -> Fin
     let all = all.map_or("without a bound".to_owned(), |all| format!("{} at worst", bytes(all)));
     let settings = format!("settings for {} clients: {all}", count(clients));
     let Some(budget) = budget(config, facts) else {
-        let known = config.limits.memory == MemoryBudget::Unlimited;
+        let known = config.limits.budget() == MemoryBudget::Unlimited;
         let found = if known { "unlimited" } else { "auto, and free memory is unreadable" };
         let needed = format!("a budget; {settings}");
         return Finding::new(check, Severity::Warning, found, needed)
             .fixed_by(Fix::configuration("limits.memory: auto, or a size"));
     };
-    let auto = config.limits.memory == MemoryBudget::Auto;
+    let auto = config.limits.budget() == MemoryBudget::Auto;
     let how = if auto { "auto: three quarters of what is free" } else { "as configured" };
     let found = format!("{} ({how}); {settings}", bytes(budget));
     match facts.memory_left() {

@@ -305,6 +305,12 @@ impl Shard {
         self.intake.work()
     }
 
+    /// True when the step's time is over.
+    fn is_late(&self) -> bool {
+        let now = self.clock.as_ref().map_or(0, |clock| clock());
+        now > self.now_micros + STEP_MICROS
+    }
+
     /// True when the step's work has come to `limit`, or the time for it is over.
     #[inline]
     fn is_spent(&mut self, limit: u32) -> bool {

@@ -1,6 +1,6 @@
 //! The configuration as the shard's hot paths want it: plain numbers, no units, no options.
 
-use crate::config::{Config, SharedStrategy};
+use crate::config::{Config, Get, SharedStrategy};
 use crate::limits::Budget;
 use crate::session::NEVER;
 use crate::session::pending::Bounds;
@@ -126,7 +126,7 @@ impl Promised {
 impl Settings {
     /// With `auto` bytes where `limits.memory` is auto; `None` when that is not known.
     pub fn with_memory(self, config: &Config, auto: Option<u64>) -> Self {
-        Settings { memory: config.limits.memory.bytes(auto), ..self }
+        Settings { memory: config.limits.budget().bytes(auto), ..self }
     }
 
     /// Bytes unsent at which the publishers of a client that keeps reading are parked.
@@ -148,50 +148,51 @@ impl Settings {
             duration.map_or(NEVER, |d| d.as_secs().min(u64::from(NEVER)) as u32)
         };
         Settings {
-            max_packet_size: mqtt.max_packet_size,
-            max_qos: mqtt.max_qos,
+            max_packet_size: mqtt.max_packet_size.get(),
+            max_qos: mqtt.max_qos.get(),
             retain: mqtt.retain,
             wildcard_subscriptions: mqtt.wildcard_subscriptions,
             shared_subscriptions: mqtt.shared_subscriptions,
             subscription_identifiers: mqtt.subscription_identifiers,
-            max_client_id_length: mqtt.max_client_id_length as usize,
+            max_client_id_length: mqtt.max_client_id_length.get() as usize,
             empty_client_id: mqtt.empty_client_id,
-            max_topic_levels: mqtt.max_topic_levels as usize,
-            max_topic_alias: mqtt.max_topic_alias,
-            topic_alias_outbound: mqtt.topic_alias_outbound,
-            receive_maximum: mqtt.receive_maximum,
-            max_inflight: mqtt.max_inflight,
-            retry_interval: millis(mqtt.retry_interval),
-            connect_timeout: mqtt.connect_timeout.as_millis() as u64,
-            keep_alive_max: mqtt.keep_alive.max.as_secs().min(65_535) as u16,
-            keep_alive_multiplier: mqtt.keep_alive.multiplier,
-            session_expiry_default: expiry(mqtt.session_expiry.default),
-            session_expiry_max: expiry(mqtt.session_expiry.max),
+            max_topic_levels: mqtt.max_topic_levels.get() as usize,
+            max_topic_alias: mqtt.max_topic_alias.get(),
+            topic_alias_outbound: mqtt.topic_alias_outbound.get(),
+            receive_maximum: mqtt.receive_maximum.get(),
+            max_inflight: mqtt.max_inflight.get(),
+            retry_interval: millis(mqtt.retry_interval.get()),
+            connect_timeout: mqtt.connect_timeout.get().as_millis() as u64,
+            keep_alive_max: mqtt.keep_alive.max.get().as_secs().min(65_535) as u16,
+            keep_alive_multiplier: mqtt.keep_alive.multiplier.get(),
+            session_expiry_default: expiry(mqtt.session_expiry.default.get()),
+            session_expiry_max: expiry(mqtt.session_expiry.max.get()),
             message_expiry_max: mqtt
                 .message_expiry_max
+                .get()
                 .map(|d| d.as_secs().min(u64::from(u32::MAX)) as u32),
-            max_subscriptions: mqtt.max_subscriptions.map_or(usize::MAX, |n| n as usize),
+            max_subscriptions: mqtt.max_subscriptions.get().map_or(usize::MAX, |n| n as usize),
             pending: Bounds {
-                messages: mqtt.pending.max_messages as usize,
-                bytes: mqtt.pending.max_bytes as usize,
+                messages: mqtt.pending.max_messages.get() as usize,
+                bytes: mqtt.pending.max_bytes.get() as usize,
                 on_full: mqtt.pending.on_full,
             },
             queue_qos0: mqtt.pending.qos0,
-            outgoing_max_bytes: mqtt.outgoing_max_bytes as usize,
+            outgoing_max_bytes: mqtt.outgoing_max_bytes.get() as usize,
             shared_strategy: mqtt.shared_strategy,
             reason_strings: mqtt.reason_strings,
             connack_properties: mqtt.connack_properties,
-            response_information: mqtt.response_information.clone(),
-            retained_max_messages: config.retained.max_messages.unwrap_or(u64::MAX),
-            retained_max_payload: config.retained.max_payload as usize,
-            retained_max_bytes: config.retained.max_bytes.unwrap_or(u64::MAX),
-            retained_expiry: millis(config.retained.expiry),
-            sys_interval: millis(config.sys.interval),
-            max_connections: config.runtime.max_connections.map_or(u64::MAX, u64::from),
+            response_information: mqtt.response_information.to_string(),
+            retained_max_messages: config.retained.max_messages.get().unwrap_or(u64::MAX),
+            retained_max_payload: config.retained.max_payload.get() as usize,
+            retained_max_bytes: config.retained.max_bytes.get().unwrap_or(u64::MAX),
+            retained_expiry: millis(config.retained.expiry.get()),
+            sys_interval: millis(config.sys.interval.get()),
+            max_connections: config.runtime.max_connections.get().map_or(u64::MAX, u64::from),
             log_connections: config.log.connections,
-            before_connect: config.limits.before_connect,
-            max_unhashed_subscriptions: mqtt.max_unhashed_subscriptions as usize,
-            memory: config.limits.memory.bytes(None),
+            before_connect: config.limits.before_connect.get(),
+            max_unhashed_subscriptions: mqtt.max_unhashed_subscriptions.get() as usize,
+            memory: config.limits.budget().bytes(None),
             budget: Budget::BROKER,
         }
     }

@@ -151,6 +151,10 @@ fn the_program_explains_itself() {
         (&["--help"], &["--config", "--set"]),
         (&["config", "default"], &["listeners", "mqtt", "1883"]),
         (&["config", "reference"], &["mqtt.max_inflight", "shutdown.grace"]),
+        (&["config", "schema"], &["\"max_inflight\"", "\"additionalProperties\": false"]),
+        (&["config", "show", "-p", "1", "-v"], &["127.0.0.1:1  # -p 1", "level: debug  # -v"]),
+        (&["completions", "bash"], &["--connections"]),
+        (&["man", "doctor"], &[".TH", "connections"]),
     ] {
         let exit = run(arguments);
         assert_eq!(exit.code, Some(0), "{arguments:?}: {exit:?}");
@@ -169,6 +173,21 @@ fn environment_variables_are_settings() {
     assert_eq!(set("RINGMQ_MQTT__MAX_INFLIGHT", "64"), Some(0));
     assert_eq!(set("RINGMQ_MQTT__MAX_INFLIGHT", "many"), Some(2));
     assert_eq!(set("RINGMQ_MQTT__MAX_INFLGHT", "64"), Some(2));
+}
+
+#[test]
+fn a_variable_names_the_file_unless_an_argument_does() {
+    let (right, wrong) = (file("mqtt: {max_qos: 1}\n"), file("mqtt: {max_qos: 9}\n"));
+    let code = |named: &str, arguments: &[&str]| {
+        let output = program().args(arguments).env("RINGMQ_CONFIG_FILE", named).output();
+        output.expect("the program runs").status.code()
+    };
+    assert_eq!(code(&right, &["--test-config"]), Some(0));
+    assert_eq!(code(&wrong, &["--test-config"]), Some(2));
+    assert_eq!(code(&wrong, &["--test-config", "-c", &right]), Some(0));
+    assert_eq!(code("", &["--test-config"]), Some(0));
+    assert_eq!(code(&wrong, &["config", "default"]), Some(0));
+    [right, wrong].iter().for_each(|path| fs::remove_file(path).expect("it was written"));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! Counting two runs of different COUNT and taking the difference leaves out what is done once.
 //! Uses only what the shard offers to its driver, so that other revisions build it.
 
-use ringmq::config::Config;
+use ringmq::config::{Config, Or};
 use ringmq::ids::{ListenerId, Peer, ShardId, SocketId};
 use ringmq::limits::MAIL_WORK;
 use ringmq::mesh::mail::{Control, Stamped};
@@ -122,7 +122,7 @@ impl World {
     fn new(shards: u8) -> World {
         // `$SYS` would publish by itself now and then.
         let mut config = Config::default();
-        config.sys.interval = None;
+        config.sys.interval = Or::NONE;
         let settings = Arc::new(Settings::new(&config));
         let shared = Shared::new(Seeds::fixed(1));
         let entrance = Arc::new(Entrance {

@@ -1,0 +1,125 @@
+//! The outline of a YAML document: what kind of node follows which, and on which line. Refuses what
+//! is not YAML, what a configuration does not need (anchors, tags, more than one document) and what
+//! is nested too deeply, before anything is read of the document.
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+
+use super::problem::Wrong;
+
+/// Deepest nesting; the configuration itself needs four levels.
+pub(super) const MAX_DEPTH: usize = 16;
+/// Longest key in bytes: problems name keys in full.
+const MAX_KEY: usize = 256;
+
+/// A node of the document. A key of a mapping is a node too, before its value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Node {
+    pub kind: Kind,
+    /// Where it begins, counted from 1.
+    pub line: usize,
+}
+
+/// What kind of node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// A word or number without quotes.
+    Plain,
+    /// Text in quotes, or a block of text.
+    Quoted,
+    /// A sequence; its elements follow.
+    List,
+    /// A mapping; its keys and values follow, in turn.
+    Map,
+}
+
+/// A document that is refused: the line, counted from 1, and why.
+pub(super) type Refused = (usize, Wrong);
+
+/// The nodes of `text` in their order; none for an empty document.
+///
+/// # Errors
+/// The first thing that is not YAML, or that a configuration does not need.
+pub(super) fn outline(text: &str) -> Result<Vec<Node>, Refused> {
+    let mut outline = Outline { nodes: Vec::new(), open: Vec::new() };
+    for event in Parser::new_from_str(text) {
+        match event {
+            Ok((event, span)) => outline.event(&event, span)?,
+            Err(error) => {
+                let what = format!("this is not YAML: {}", error.info());
+                let wrong = Wrong::new(what, "check indentation, colons and quotes");
+                return Err((error.marker().line(), wrong));
+            }
+        }
+    }
+    Ok(outline.nodes)
+}
+
+struct Outline {
+    nodes: Vec<Node>,
+    /// The collections around the next node.
+    open: Vec<Open>,
+}
+
+/// What the next node of a collection is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Open {
+    Element,
+    Key,
+    Value,
+}
+
+impl Outline {
+    fn event(&mut self, event: &Event<'_>, span: Span) -> Result<(), Refused> {
+        let line = span.start.line();
+        let refuse = |what: &str, fix: &str| Err((line, Wrong::new(what, fix)));
+        let (kind, anchor, tagged) = match event {
+            Event::SequenceEnd | Event::MappingEnd => {
+                self.open.pop();
+                return Ok(());
+            }
+            Event::Scalar(text, ..)
+                if text.len() > MAX_KEY && self.open.last() == Some(&Open::Key) =>
+            {
+                return refuse("this key is too long", "no key has more than 64 letters");
+            }
+            Event::Scalar(_, ScalarStyle::Plain, anchor, tag) => {
+                (Kind::Plain, *anchor, tag.is_some())
+            }
+            Event::Scalar(_, _, anchor, tag) => (Kind::Quoted, *anchor, tag.is_some()),
+            Event::SequenceStart(anchor, tag) => (Kind::List, *anchor, tag.is_some()),
+            Event::MappingStart(anchor, tag) => (Kind::Map, *anchor, tag.is_some()),
+            Event::Alias(anchor) => (Kind::Plain, (*anchor).max(1), false),
+            _ => return Ok(()),
+        };
+        if self.open.is_empty() && !self.nodes.is_empty() {
+            return refuse("a second YAML document begins here", "keep everything in one document");
+        }
+        if anchor != 0 {
+            let what = "anchors (&) and aliases (*) are not used in this file";
+            return refuse(what, "write the value out, or quote it");
+        }
+        if tagged {
+            let what = "YAML tags (!) are not used in this file";
+            return refuse(what, "remove the tag, or quote the value");
+        }
+        if self.open.len() > MAX_DEPTH {
+            return refuse("nested too deeply", "no key needs more than 4 levels");
+        }
+        let scalar = matches!(kind, Kind::Plain | Kind::Quoted);
+        match self.open.last_mut() {
+            Some(Open::Key) if !scalar => {
+                return refuse("this key is not a word", "write `key: value`");
+            }
+            Some(open @ Open::Key) => *open = Open::Value,
+            Some(open @ Open::Value) => *open = Open::Key,
+            Some(Open::Element) | None => {}
+        }
+        self.nodes.push(Node { kind, line });
+        match kind {
+            Kind::List => self.open.push(Open::Element),
+            Kind::Map => self.open.push(Open::Key),
+            Kind::Plain | Kind::Quoted => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+//! Where something stands in a tree: JSON pointers (RFC 6901), which name each node of a document
+//! without doubt whatever letters its keys have, and the dotted keys that people read.
+
+use serde_json::Value;
+
+/// The pointer of `key`, or of the element with that number, below `pointer`.
+pub(super) fn below(pointer: &str, key: &str) -> String {
+    format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
+}
+
+/// The pointer around `pointer` and its last step; `None` for the root.
+pub(super) fn split(pointer: &str) -> Option<(&str, String)> {
+    let (around, step) = pointer.rsplit_once('/')?;
+    Some((around, unescaped(step)))
+}
+
+/// As people write it: `/listeners/0/bind` is `listeners.0.bind`.
+pub(super) fn dotted(pointer: &str) -> String {
+    steps(pointer).collect::<Vec<_>>().join(".")
+}
+
+/// The pointer of a dotted key that the schema has.
+pub(super) fn of_key(key: &str) -> String {
+    format!("/{}", key.replace('.', "/"))
+}
+
+/// The keys and indices on the way to `pointer`.
+pub(super) fn steps(pointer: &str) -> impl Iterator<Item = String> {
+    pointer.split('/').skip(1).map(unescaped)
+}
+
+fn unescaped(step: &str) -> String {
+    step.replace("~1", "/").replace("~0", "~")
+}
+
+/// Of the place of a value that a struct refused.
+pub(super) fn of_refused(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter().fold(String::new(), |pointer, segment| match segment {
+        Segment::Seq { index } => below(&pointer, &index.to_string()),
+        Segment::Map { key } => below(&pointer, key),
+        Segment::Enum { .. } | Segment::Unknown => pointer,
+    })
+}
+
+/// Of a key that no struct has.
+pub(super) fn of_ignored(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => below(&of_ignored(parent), &index.to_string()),
+        Path::Map { parent, key } => below(&of_ignored(parent), key),
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => of_ignored(parent),
+    }
+}
+
+/// Takes the value out of `tree`, so that it is as if it had not been written: a key goes, an
+/// element becomes null, the root becomes empty. An element that is null already takes the list
+/// along. Each call leaves fewer values than there were.
+pub(super) fn take_out(tree: &mut Value, pointer: &str) {
+    let Some((around, step)) = split(pointer) else {
+        *tree = Value::Object(Default::default());
+        return;
+    };
+    match tree.pointer_mut(around) {
+        Some(Value::Object(map)) => {
+            map.swap_remove(&step);
+        }
+        Some(Value::Array(list)) => {
+            match step.parse().ok().and_then(|at: usize| list.get_mut(at)) {
+                Some(item) if !item.is_null() => *item = Value::Null,
+                _ => take_out(tree, around),
+            }
+        }
+        _ => take_out(tree, around),
+    }
+}

@@ -1,0 +1,502 @@
+//! The sections of the configuration: a struct each, with serde derive. The doc comment of a field
+//! is its meaning in `ringmq config reference`, its type has the unit and the bounds, and the value
+//! behind it is the default. Owns no behaviour.
+//!
+//! `x-later` names keys and words of later capabilities, which are refused by name and never read
+//! and ignored; `x-restart` marks what a reload cannot change.
+
+use schemars::JsonSchema;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, IntoDeserializer, MapAccess};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::host::{Address, Bind, Cores, Mountpoint};
+use super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
+use super::quantity::{Count, Ratio, Seconds, ShortTime, Size, Time, Unit};
+use super::value::{self, Get, List, Or, Section, Text, Word};
+use crate::limits;
+
+/// The most of anything that a 32-bit count can hold.
+const MANY: u64 = u32::MAX as u64;
+/// The longest interval the protocol can carry short of "for ever", in microseconds.
+const LONGEST: u64 = (u32::MAX as u64 - 1) * SECOND;
+/// The largest packet the protocol can carry: fixed header and Remaining Length, in bytes.
+const LARGEST_PACKET: u64 = limits::MAX_REMAINING_LENGTH as u64 + 5;
+
+/// Markers for the types of keys: what a count counts, and words that stand for "no value".
+macro_rules! markers {
+    ($kind:ident: $($name:ident $text:literal)*) => {$(
+        #[doc = $text]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $name {}
+
+        impl $kind for $name {
+            const NAME: &'static str = $text;
+        }
+    )*};
+}
+
+markers! { Word: Auto "auto" Never "never" Off "off" Unlimited "unlimited" }
+markers! { Unit:
+    Aliases "aliases" Bytes "bytes" Connections "connections"
+    ConnectsPerSecond "connections per second" Levels "levels" Messages "messages"
+    QosLevel "QoS level" Sockets "sockets" Subscriptions "subscriptions"
+}
+
+/// Receive buffers: the kernel's buffer rings take powers of two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Buffers {}
+
+impl Unit for Buffers {
+    const NAME: &'static str = "buffers";
+    const POWER_OF_TWO: bool = true;
+}
+
+/// Declares a choice: one of a few words.
+macro_rules! choice {
+    ($(#[$attribute:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident,)* }) => {
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
+        // The traits below are ours: serde's own would take a mapping for a word too.
+        #[serde(rename_all = "snake_case", remote = "Self")]
+        $(#[$attribute])*
+        pub enum $name { $($(#[$doc])* $variant,)* }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<$name, D::Error> {
+                $name::deserialize(String::deserialize(from)?.into_deserializer())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                $name::serialize(self, to)
+            }
+        }
+    };
+}
+
+choice! {
+    /// What carries MQTT on a listener.
+    #[schemars(extend("x-later" = ["tls", "ws", "wss"], "x-noun" = "listener type"))]
+    ListenerType {
+        /// Plain TCP.
+        Tcp,
+        /// A unix stream socket.
+        Unix,
+    }
+}
+
+choice! {
+    /// Whether connections begin with a PROXY protocol header.
+    #[schemars(extend("x-later" = ["v1", "v2", "any"], "x-noun" = "proxy_protocol"))]
+    ProxyProtocol {
+        /// They do not.
+        Off,
+    }
+}
+
+choice! {
+    /// What happens to a message that finds a session's pending queue full.
+    OnFull {
+        /// The oldest pending message is dropped for it.
+        DropOldest,
+        /// It is dropped.
+        DropNew,
+        /// The client is disconnected.
+        Disconnect,
+    }
+}
+
+choice! {
+    /// How a share group picks the member for a message.
+    SharedStrategy {
+        /// Each member in turn.
+        RoundRobin,
+        /// Any member.
+        Random,
+        /// The same member until it leaves.
+        Sticky,
+        /// By hash of the topic name.
+        HashTopic,
+        /// By hash of the publisher's ClientId.
+        HashClient,
+    }
+}
+
+choice! {
+    /// How much is logged.
+    Level {
+        /// Someone must act.
+        Error,
+        /// A peer broke a rule, or a limit was met.
+        Warn,
+        /// Lifecycle.
+        Info,
+        /// Per connection.
+        Debug,
+        /// Per packet.
+        Trace,
+    }
+}
+
+choice! {
+    /// How log lines are written.
+    Format {
+        /// Text for people.
+        Text,
+        /// One JSON object per line.
+        Json,
+    }
+}
+
+/// Declares a section: a struct with public fields, each with its default.
+macro_rules! section {
+    (
+        $(#[$attribute:meta])*
+        $name:ident { $($(#[$of_field:meta])* $field:ident: $ty:ty = $default:expr,)* }
+    ) => {
+        #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+        // The traits below are ours: serde's own would take a list of values for a section too.
+        #[serde(default, remote = "Self")]
+        $(#[$attribute])*
+        pub struct $name { $($(#[$of_field])* pub $field: $ty,)* }
+
+        impl Default for $name {
+            fn default() -> $name {
+                $name { $($field: $default,)* }
+            }
+        }
+
+        impl Section for $name {
+            fn of_keys<'de, A: MapAccess<'de>>(keys: A) -> Result<$name, A::Error> {
+                $name::deserialize(MapAccessDeserializer::new(keys))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<$name, D::Error> {
+                value::read_section(from)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                $name::serialize(self, to)
+            }
+        }
+    };
+}
+
+section! {
+    /// The whole configuration, checked.
+    #[schemars(extend("x-later" = ["access", "overload", "storage", "bridges", "cluster"]))]
+    Config {
+        /// Cores that run a shard, one shard per entry: a list such as [0, 2, 4-7]; a core listed
+        /// twice runs two shards. auto: the process's affinity and cgroup quota.
+        #[schemars(extend("x-restart" = true))]
+        cores: Cores = Cores::Auto,
+        /// How the shards run.
+        runtime: Runtime = Runtime::default(),
+        /// Where clients connect.
+        listeners: List<Listener, { limits::MAX_LISTENERS }> = List(vec![Listener::default()]),
+        /// What the protocol allows; the same for all listeners.
+        mqtt: Mqtt = Mqtt::default(),
+        /// Retained messages.
+        retained: Retained = Retained::default(),
+        /// What clients may use.
+        limits: Limits = Limits::default(),
+        /// The $SYS topics.
+        sys: Sys = Sys::default(),
+        /// The admin HTTP server: /metrics (Prometheus), /healthz and /readyz.
+        admin: Admin = Admin::default(),
+        /// Stopping.
+        shutdown: Shutdown = Shutdown::default(),
+        /// The log, on standard error.
+        log: Log = Log::default(),
+    }
+}
+
+section! {
+    /// How the shards run.
+    Runtime {
+        /// Look for work this long before parking a shard; 0 parks at once.
+        #[schemars(extend("x-restart" = true))]
+        spin: ShortTime<0, SECOND> = ShortTime::of(20),
+        /// A core that sleeps lets events gather this long before it wakes: less CPU under steady
+        /// light traffic for that much more latency (Linux 6.12). 0 wakes for each.
+        #[schemars(extend("x-restart" = true))]
+        coalesce: ShortTime<0, { SECOND / 1000 }> = ShortTime::of(0),
+        /// Sockets one io_uring holds; further rings are opened as needed. auto: the nofile limit,
+        /// at most 1048576.
+        #[schemars(extend("x-restart" = true))]
+        sockets_per_ring: Or<Auto, Count<u32, Sockets, 4, 1_048_576>> = Or::NONE,
+        /// Buffers shared by all connections of one core.
+        #[schemars(extend("x-restart" = true))]
+        receive_buffers: ReceiveBuffers = ReceiveBuffers::default(),
+        /// Most connections in the whole broker; further ones are refused with 0x97 (MQTT 3: 3).
+        max_connections: Or<Unlimited, Count<u32, Connections, 1, MANY>> = Or::NONE,
+    }
+}
+
+section! {
+    /// Receive buffers of one core.
+    ReceiveBuffers {
+        /// Most buffers per core; memory is touched only when traffic needs it.
+        count: Count<u32, Buffers, 16, 32_768> = Count::of(4096),
+        /// Size of one buffer.
+        size: Size<u32, 256, MIB> = Size::of(2 * KIB),
+    }
+}
+
+section! {
+    /// One place where clients connect.
+    #[schemars(extend("x-later" = ["path", "tls"]))]
+    Listener {
+        /// Its name, in logs and metrics.
+        name: Text<1, 64> = Text::of("default"),
+        /// What carries MQTT.
+        #[serde(rename = "type")]
+        kind: ListenerType = ListenerType::Tcp,
+        /// Address and port ("[::1]:1883" for IPv6; port 0 lets the kernel choose), or the path of
+        /// a unix socket. An IPv6 address takes IPv6 clients only, "[::]:1883" too: for both
+        /// families, add a listener on 0.0.0.0:1883.
+        bind: Bind = Bind::Tcp(Bind::USUAL),
+        /// Most connections of this listener; further ones are refused with 0x97 (MQTT 3: 3).
+        max_connections: Or<Unlimited, Count<u32, Connections, 1, MANY>> = Or::NONE,
+        /// Most new connections per second; further ones are refused with 0x9F (MQTT 3: 3).
+        max_connect_rate: Or<Unlimited, Count<u32, ConnectsPerSecond, 1, MANY>> = Or::NONE,
+        /// Connections the kernel holds until they are accepted, per core (net.core.somaxconn also
+        /// limits it).
+        backlog: Count<u32, Connections, 1, 65_535> = Count::of(4096),
+        /// PROXY protocol header at the start of a connection.
+        proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
+        /// Accept clients without user name. auto: only while every listener is on loopback or a
+        /// unix socket.
+        allow_anonymous: Or<Auto, bool> = Or::NONE,
+        /// Prefix of every topic of this listener's clients, ends with /; may use ${client_id} and
+        /// ${username}, in which / + and # become _. A client whose prefix would leave no room for
+        /// a topic is refused.
+        mountpoint: Mountpoint = Mountpoint::default(),
+    }
+}
+
+section! {
+    /// What the protocol allows.
+    Mqtt {
+        /// Largest packet a client may send, in bytes with its fixed header. The worst case in
+        /// memory is one unfinished packet of this size per connection.
+        max_packet_size: Size<u32, 128, LARGEST_PACKET> = Size::of(MIB),
+        /// Highest QoS clients may publish.
+        max_qos: Count<u8, QosLevel, 0, 2> = Count::of(2),
+        /// Accept retained messages.
+        retain: bool = true,
+        /// Accept + and # in topic filters.
+        wildcard_subscriptions: bool = true,
+        /// Accept $share/group/filter subscriptions.
+        shared_subscriptions: bool = true,
+        /// Accept subscription identifiers.
+        subscription_identifiers: bool = true,
+        /// Send reason strings to MQTT 5 clients that want problem information.
+        reason_strings: bool = true,
+        /// Send CONNACK properties beyond those the specification makes mandatory.
+        connack_properties: bool = true,
+        /// Prefix of the Response Information given to MQTT 5 clients that ask for it; the
+        /// ClientId follows. Empty: none is given.
+        response_information: Text<0, 1024> = Text::of(""),
+        /// Longest ClientId in bytes. One of more than 65,000 bytes does not fit in a CONNECT of
+        /// limits.before_connect's default: raise that too, if clients have such names.
+        max_client_id_length: Count<u32, Bytes, 1, 65_535> = Count::of(65535),
+        /// Assign a ClientId to clients that send none.
+        empty_client_id: bool = true,
+        /// Most levels of a topic name or filter.
+        max_topic_levels: Count<u32, Levels, 1, { limits::MAX_TOPIC_LEVELS as u64 }> =
+            Count::of(128),
+        /// Topic aliases one client may set; 0 turns them off. At worst each has 64 KiB, and all
+        /// names of one client 1 MiB, however many there are: past that the client is ended with
+        /// 0x97.
+        max_topic_alias: Count<u16, Aliases, 0, 65_535> = Count::of(16),
+        /// Topic aliases used towards one client, at most what the client allows, and 1 MiB of
+        /// names: the worst case in memory for every connection.
+        topic_alias_outbound: Count<u16, Aliases, 0, 65_535> = Count::of(0),
+        /// QoS 1 and 2 messages one MQTT 5 client may have in flight to the broker; MQTT 3 has no
+        /// way to tell a client. The worst case in memory is 24 bytes for each, and for the 65,535
+        /// of an MQTT 3 client.
+        receive_maximum: Count<u16, Messages, 1, 65_535> = Count::of(256),
+        /// QoS 1 and 2 messages in flight to one client, at most its Receive Maximum. The worst
+        /// case in memory is so many packets of max_packet_size for every session.
+        max_inflight: Count<u16, Messages, 1, 65_535> = Count::of(32),
+        /// Send unacknowledged messages again to MQTT 3 clients after this time; MQTT 5 forbids
+        /// it.
+        retry_interval: Or<Off, Time<SECOND, DAY>> = Or::NONE,
+        /// Time a new connection has to send its CONNECT packet, and then to reach the core that
+        /// the client lives on if that is busy.
+        connect_timeout: Time<{ SECOND / 10 }, { 3600 * SECOND }> = Time::of(10 * SECOND),
+        /// Detection of dead clients.
+        keep_alive: KeepAlive = KeepAlive::default(),
+        /// How long sessions outlive their connection.
+        session_expiry: SessionExpiry = SessionExpiry::default(),
+        /// Longest message expiry; also given to messages that carry none.
+        message_expiry_max: Or<Unlimited, Seconds<SECOND, LONGEST>> = Or::NONE,
+        /// Most subscriptions of one client. The worst case in memory is so many of 100 bytes and
+        /// their filters for every session. Past it SUBACK says 0x97 (Quota exceeded), to MQTT 3
+        /// clients 0x80.
+        max_subscriptions: Or<Unlimited, Count<u32, Subscriptions, 1, MANY>> =
+            Or::of(Count::of(100000)),
+        /// Most subscriptions of one client whose filter is not found by hash: those with a
+        /// wildcard whose shape (how many levels, which of them are +, whether it ends in #) is
+        /// not among the first 48 in use on the shard. Only these make a publish dearer. SUBACK as
+        /// for max_subscriptions, also when the broker has no room for more of them.
+        max_unhashed_subscriptions: Count<u32, Subscriptions, 0, MANY> = Count::of(512),
+        /// Messages that wait for one client: offline, or its inflight window is full.
+        pending: Pending = Pending::default(),
+        /// Unsent bytes to one slow client before QoS 0 messages to it are dropped; eight times as
+        /// much to one that keeps reading. The worst case in memory is that for every connection.
+        outgoing_max_bytes: Size<u64, KIB, TIB> = Size::of(MIB),
+        /// How a share group picks the member for a message, among those that can take it.
+        shared_strategy: SharedStrategy = SharedStrategy::RoundRobin,
+    }
+}
+
+section! {
+    /// Detection of dead clients.
+    KeepAlive {
+        /// Longest keep alive; clients that ask for more, or for none, get this one if they speak
+        /// MQTT 5. 65535 leaves keep alive to the client.
+        max: Seconds<SECOND, { 65_535 * SECOND }> = Seconds::of(65_535 * SECOND),
+        /// A client is dead after this many keep alive intervals without a packet; the
+        /// specification says 1.5.
+        multiplier: Ratio<1, 100> = Ratio::of(1.5),
+    }
+}
+
+section! {
+    /// How long sessions outlive their connection.
+    SessionExpiry {
+        /// For MQTT 3 clients with clean_session=0; MQTT 5 clients say it themselves.
+        default: Or<Unlimited, Seconds<0, LONGEST>> = Or::of(Seconds::of(2 * HOUR)),
+        /// Longest session expiry; MQTT 5 clients that ask for more are told this one.
+        max: Or<Unlimited, Seconds<0, LONGEST>> = Or::NONE,
+    }
+}
+
+section! {
+    /// Messages that wait for one client.
+    Pending {
+        /// Most messages that wait.
+        max_messages: Count<u32, Messages, 0, MANY> = Count::of(1000),
+        /// Most bytes that wait. The worst case in memory is this for every session.
+        max_bytes: Size<u64, 0, TIB> = Size::of(MIB),
+        /// Keep QoS 0 messages for offline clients too.
+        qos0: bool = false,
+        /// What happens to the next message when either bound is met.
+        on_full: OnFull = OnFull::DropOldest,
+    }
+}
+
+section! {
+    /// Retained messages.
+    Retained {
+        /// Most retained messages.
+        max_messages: Or<Unlimited, Count<u64, Messages, 0, MANY>> = Or::NONE,
+        /// Largest payload that is retained.
+        max_payload: Size<u64, 1, LARGEST_PACKET> = Size::of(MIB),
+        /// Forget retained messages without message expiry of their own after this time.
+        expiry: Or<Never, Seconds<SECOND, LONGEST>> = Or::NONE,
+        /// Most bytes of retained messages, topics included. In memory each has its topic once
+        /// more, and 112 bytes.
+        max_bytes: Or<Unlimited, Size<u64, 0, TIB>> = Or::NONE,
+    }
+}
+
+section! {
+    /// What clients may use.
+    #[schemars(extend("x-later" = ["client", "address", "users"]))]
+    Limits {
+        /// Bytes that all clients together may make the broker hold (ringmq_memory_bytes); or
+        /// unlimited. auto: three quarters of the memory that was free at the start, or of what the
+        /// control group had left. From 14 sixteenths on nothing more is stored: pending queues get
+        /// no longer (pending.on_full decides), QoS 0 goes only to clients that read, no message is
+        /// retained, unfinished CONNECTs are closed. From 15 on CONNECT gets 0x89 (MQTT 3: 3),
+        /// SUBSCRIBE 0x97. From 16 on PUBLISH gets 0x97 (MQTT 3 and QoS 0: dropped and counted).
+        /// What is in flight is never dropped for it. A step of each core may come on top.
+        memory: Or<Auto, Or<Unlimited, Size<u64, { 16 * MIB }, TIB>>> = Or::NONE,
+        /// Largest CONNECT packet, its will message included, at most mqtt.max_packet_size: what a
+        /// connection may make the broker hold before it is known who it is. The worst case in
+        /// memory is this for every connection, and nothing while memory is short (memory).
+        before_connect: Size<u32, 128, LARGEST_PACKET> = Size::of(64 * KIB),
+    }
+}
+
+/// How much clients may make the broker hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryBudget {
+    /// A share of what the host had free at the start.
+    Auto,
+    /// No bound.
+    Unlimited,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl MemoryBudget {
+    /// In bytes, `u64::MAX` for no bound. `auto`: what [`MemoryBudget::Auto`] stands for, if it is
+    /// known.
+    pub fn bytes(self, auto: Option<u64>) -> u64 {
+        match self {
+            MemoryBudget::Auto => auto.unwrap_or(u64::MAX),
+            MemoryBudget::Unlimited => u64::MAX,
+            MemoryBudget::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl Limits {
+    /// What `memory` says.
+    pub fn budget(&self) -> MemoryBudget {
+        match self.memory.get() {
+            None => MemoryBudget::Auto,
+            Some(None) => MemoryBudget::Unlimited,
+            Some(Some(bytes)) => MemoryBudget::Bytes(bytes),
+        }
+    }
+}
+
+section! {
+    /// The $SYS topics.
+    Sys {
+        /// Time between updates; off publishes none.
+        interval: Or<Off, Time<SECOND, DAY>> = Or::of(Time::of(10 * SECOND)),
+    }
+}
+
+section! {
+    /// The admin HTTP server.
+    Admin {
+        /// Address and port, usually 127.0.0.1:18083 (port 0 lets the kernel choose). It asks for
+        /// no password: keep it on loopback or a private network. off: none.
+        bind: Or<Off, Address> = Or::NONE,
+    }
+}
+
+section! {
+    /// Stopping.
+    Shutdown {
+        /// Time to drain after SIGTERM; then connections are closed.
+        grace: Time<0, { 3600 * SECOND }> = Time::of(10 * SECOND),
+    }
+}
+
+section! {
+    /// The log.
+    Log {
+        /// How much is logged.
+        level: Level = Level::Info,
+        /// How lines are written.
+        #[schemars(extend("x-restart" = true))]
+        format: Format = Format::Text,
+        /// Lines about clients that connect, disconnect or are refused, at level info. Of each
+        /// kind at most 50 at once and 10 per second are written by a shard; how many were left
+        /// out is said every 10 seconds and counted. At level debug all are written.
+        connections: bool = true,
+    }
+}
