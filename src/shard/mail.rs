@@ -150,6 +150,11 @@ impl Intake {
             + usize::from(self.open.is_some())
     }
 
+    /// True when there is control mail to take in.
+    fn has_control(&self) -> bool {
+        !self.ready.is_empty() || self.control.iter().any(|&waiting| waiting > 0)
+    }
+
     /// Those who wait for all that was there at the last look; which of the two they are.
     fn join_waiting(&mut self) -> usize {
         if self.waiting[self.older].is_empty() {
@@ -207,7 +212,10 @@ impl Shard {
             data = self.with_share(Share::Data, |shard| shard.take_data(ends, share));
         }
         self.end_waiting();
-        let control = self.with_share(Share::Control, |shard| shard.take_control(ends, share));
+        let mut control = self.intake.has_control();
+        if control {
+            control = self.with_share(Share::Control, |shard| shard.take_control(ends, share));
+        }
         data || control
     }
 

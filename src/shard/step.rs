@@ -3,8 +3,8 @@
 //! 1. *Harvest*: the kernel reports what has come so far, which nobody looks at yet.
 //! 2. *Mail*: what is in the mailboxes by then is taken in. A packet that was sent after another
 //!    shard's acknowledgement is harvested after that shard's mail is here: see [`super::mail`].
-//! 3. *Input*: what was harvested is looked at. The first three are repeated while there is more, and
-//!    time: a harvest is the kernel's work, and may take longer than all of ours.
+//! 3. *Input*: what was harvested is looked at. The first three are repeated while there is more,
+//!    and time: a harvest is the kernel's work, and may take longer than all of ours.
 //! 4. *Finish*: timers, what was put off, one send per connection with output.
 //! 5. *Carry*: mail goes into the mailboxes of the other shards.
 //! 6. *Act*: the driver gets the sends, and with them every acknowledgement.
@@ -100,7 +100,7 @@ impl Step {
                 let visited = around.visit(shard, left).min(left);
                 self.visited += visited;
                 if self.visited < self.bounds.completions {
-                    if visited > 0 && !shard.is_late() && around.has_more() {
+                    if visited > 0 && around.has_more() && !shard.is_late() {
                         self.next = 0;
                     } else if shard.asks_who_was_heard() && around.has_heard_everyone() {
                         shard.heard_everyone();
