@@ -56,10 +56,10 @@
 //!    ([`telemetry::Counters`]). All that clients make the broker hold has one bound besides
 //!    ([`shard::memory`]): what is only stored is refused first, what is in flight never dropped.
 //! 6. A step takes some milliseconds, whatever was asked for: about 2 for clients and as much for
-//!    mail, and the kernel's share, which is not repeated once 3 are over. What work costs (nodes and stored messages
-//!    visited, matches, filters, bytes, sends) is counted in units of about 100 ns
-//!    ([`limits::cost`]) against the step's budget ([`limits::Budget`]), and a clock is looked at
-//!    besides. What costs more goes on in later steps from a cursor: a message for many subscribers
+//!    mail, and the kernel's share, which is not repeated once 3 are over. What work costs (nodes
+//!    and stored messages visited, matches, filters, bytes, sends) is counted in units of about
+//!    100 ns ([`limits::cost`]) against the step's budget ([`limits::Budget`]), and a clock is
+//!    looked at besides. What costs more goes on in later steps from a cursor: a message for many subscribers
 //!    (`shard/fanout.rs`), a request of many filters and the end of a session with many
 //!    subscriptions (`shard/task.rs`), replays, mail, returns to share groups, a drain. Each client
 //!    has its turn, and each of these kinds a share of every step. Who has sent nothing lately has

@@ -13,14 +13,15 @@ use std::collections::BTreeMap;
 const SLICE_BYTES: usize = 16 * 1024;
 /// What a shard may take in beyond the limit on memory: messages of 20,000 bytes to several.
 const STEP_BYTES: u64 = 64 * 1024;
-/// What a client is owed beyond the limit on memory: a buffer with acknowledgements.
-const CLIENT_BYTES: u64 = 1024;
+/// What a client is owed beyond the limit on memory: a buffer with acknowledgements, which may have
+/// doubled once.
+const CLIENT_BYTES: u64 = 2048;
 /// What answers and one large message may add to a full output.
 const SLACK: usize = 256 * 1024;
 
 /// What may come on top of a step's shares, whatever they are: a packet, a batch's message, a
 /// session caught up with fan-outs and such, which are begun when there is room for their
-/// beginning. The largest in 1,000 seeds cost 517.
+/// beginning. In 1,000 seeds none cost 600.
 const ITEM: u32 = 600;
 
 /// The largest item: a slice of a replay. What it looks at, fetches, and mails or sends.
