@@ -1,4 +1,7 @@
-//! The atomics of what shards share, under one name: `tests/loom` compiles the files that use them
-//! against loom's instead, and tries every interleaving that weak memory allows. Owns nothing.
+//! Atomics and locks of what shards share, under one name: `tests/loom` compiles the files that use
+//! them against loom's instead, and tries every interleaving that weak memory allows. Owns nothing.
 
-pub use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub use std::sync::atomic::{
+    AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
+pub use std::sync::{Mutex, MutexGuard};

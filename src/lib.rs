@@ -55,13 +55,15 @@
 //! 5. Every queue has a bound and a policy, and whatever is dropped is counted by reason
 //!    ([`telemetry::Counters`]). All that clients make the broker hold has one bound besides
 //!    ([`shard::memory`]): what is only stored is refused first, what is in flight never dropped.
-//! 6. A step takes about 2 ms, whatever was asked for. What work costs (nodes and stored messages
-//!    visited, matches, filters, bytes, sends) is counted in units of about 100 ns
-//!    ([`limits::cost`]) against the step's budget ([`limits::Budget`]), and a clock is looked at
-//!    besides. What costs more goes on in later steps from a cursor: a message for many subscribers
+//! 6. A step takes some milliseconds, whatever was asked for: about 2 for clients and as much for
+//!    mail, and the kernel's share, which is not repeated once 3 are over. What work costs (nodes
+//!    and stored messages visited, matches, filters, bytes, sends) is counted in units of about
+//!    100 ns ([`limits::cost`]) against the step's budget ([`limits::Budget`]), and a clock is
+//!    looked at besides. What costs more goes on in later steps from a cursor: a message for many subscribers
 //!    (`shard/fanout.rs`), a request of many filters and the end of a session with many
 //!    subscriptions (`shard/task.rs`), replays, mail, returns to share groups, a drain. Each client
-//!    has its turn, and each of these kinds a share of every step.
+//!    has its turn, and each of these kinds a share of every step. Who has sent nothing lately has
+//!    the next turn (`shard/park.rs`): so a modest client waits for a step, not for all busy ones.
 //! 7. The broker does not end itself because something is slow: late is reported
 //!    (`broker/watch.rs`).
 //!
@@ -79,8 +81,8 @@
 //! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates, memory);
 //!   never on the publish path, but for one number that a step looks at once and changes after as
 //!   much work as a client's turn ([`shard::memory`]).
-//! - What of this is ours to get right (a sleeping core's flag, mailboxes, ports, shapes) takes its
-//!   atomics from [`atomic`]; `tests/loom` runs it in every order.
+//! - What of this is ours to get right (a sleeping core's flag, mailboxes, ports, shapes, the map)
+//!   takes its atomics from [`atomic`]; `tests/loom` runs it in every order.
 //! - `broker::log_writer`: lines on their way to the log, behind a mutex that is held for a copy
 //!   and never while writing: a shard that logs does not wait for who reads the log.
 //! - [`mesh::Shared`], entrances and settings behind `Arc`: read only.

@@ -150,6 +150,8 @@ mutants! {
     ReplayOvertakesMail,
     /// A replay brings a message that is older than one sent live meanwhile.
     ReplayStale,
+    /// A replay does not wait for a message that is still being delivered to many.
+    ReplayOvertakesFanout,
     // order between shards
     /// Input is handled before the mail that was there earlier.
     MailAfterInput,
@@ -188,6 +190,10 @@ mutants! {
     BusyUntold,
     /// A client that gave up while it waited for its home still takes its session over.
     LeftStillHandedOver,
+    /// What waits for a socket that never arrives waits for ever.
+    LostHandOverKept,
+    /// A socket that never arrives is not counted as lost.
+    LostHandOverUncounted,
     /// A client beyond a limit is closed before its CONNECT.
     DeniedUntold,
     /// Input before CONNECT may grow without bound.
@@ -226,6 +232,8 @@ mutants! {
     UnheardJudged,
     /// No client counts as silent while more is sent than the shard takes in.
     UnheardForEver,
+    /// Clients count as silent while what they sent waits for somebody else.
+    HeldJudged,
     /// MQTT 3.1.1 clients stay on the shard that accepted them.
     PlacementIgnored,
     // work in slices
@@ -233,10 +241,16 @@ mutants! {
     FanoutForgetsRest,
     /// A fan-out delivered out of turn is delivered again with the next one.
     FanoutTwice,
+    /// Something newer is delivered to a session before the fan-outs that are on their way to it.
+    FanoutOvertaken,
+    /// A session counts as caught up with a fan-out that has not begun.
+    FanoutCaughtEarly,
     /// A request of many filters ends with its first slice.
     TaskForgetsRest,
     /// A step goes on until nothing is left to do, whatever it costs.
     BudgetIgnored,
+    /// Mail has its whole share of the step at each of the step's looks at it.
+    MailShareFresh,
     // memory
     /// No limit on memory changes anything.
     MemoryLimitIgnored,
@@ -266,8 +280,6 @@ mutants! {
     MemoryFlowsLeaked,
     /// The names of topic aliases may take any memory.
     AliasesUnbounded,
-    /// Mail has a share of its own each time that it is looked at within a step.
-    MailShareEachTime,
     /// Who asks for little waits behind everybody who asks for much.
     FreshBehindServed,
     /// Who has had a turn has no other while anybody comes for a first one.

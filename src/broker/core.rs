@@ -265,8 +265,6 @@ impl Running {
                     continue;
                 }
                 Command::Dismiss => {
-                    // Mail that arrived before this still goes out first.
-                    self.shard.take_all_mail(&mut self.ends);
                     self.shard.dismiss();
                     self.phase = Phase::Dismissed;
                 }

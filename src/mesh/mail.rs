@@ -149,7 +149,7 @@ pub enum NotTaken {
     Away,
     /// Its window and its queue are full, or too much to it is unsent.
     Full,
-    /// The message is above its Maximum Packet Size.
+    /// The message is above its Maximum Packet Size, or its topic is none below its mountpoint.
     TooLarge,
     /// It had it, but its session or membership ended before it was done with it.
     Ended,

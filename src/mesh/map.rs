@@ -10,12 +10,13 @@
 //! behind its lock, which only subscribing and unsubscribing need. They write a new slot's set
 //! before its key, so that a reader who sees the key sees the set; when the table is full, or
 //! nearly empty, they fill another one and replace the pointer. A reader who still has the old one
-//! reads what was true when he looked the pointer up; his guard keeps its memory.
+//! reads what was true when he looked the pointer up; his guard keeps its memory. Checked by
+//! `tests/loom`.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
+use crate::atomic::{AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::mutant::Mutant;
 use seize::{Collector, Guard, LocalGuard};
 
@@ -33,7 +34,7 @@ pub(super) struct Slot {
 }
 
 // Multiplied by every distinct filter of the process.
-const _: () = assert!(size_of::<Slot>() == 16);
+const _: () = assert!(size_of::<Slot>() == 2 * size_of::<AtomicU64>());
 
 pub(super) struct Table {
     pub(super) slots: Box<[Slot]>,
@@ -55,21 +56,19 @@ pub(super) struct Segment {
     room: Mutex<Room>,
 }
 
-/// From keys to sets of shards.
-pub(super) struct Map {
+/// From keys to sets of shards. In `S` segments, whose smallest table has `L` slots.
+pub(super) struct Map<const S: usize = SEGMENTS, const L: usize = LEAST> {
     pub(super) segments: Box<[Segment]>,
     collector: Collector,
 }
 
-impl Map {
+impl<const S: usize, const L: usize> Map<S, L> {
     pub(super) fn new() -> Self {
-        let segment = |_| Segment {
-            table: AtomicPtr::new(Table::boxed(LEAST, false)),
-            room: Mutex::default(),
-        };
+        let segment =
+            |_| Segment { table: AtomicPtr::new(Table::boxed(L, false)), room: Mutex::default() };
         // Tables are replaced rarely and are large: each is given back by itself.
         let collector = Collector::new().batch_size(1);
-        Map { segments: (0..SEGMENTS).map(segment).collect(), collector }
+        Map { segments: (0..S).map(segment).collect(), collector }
     }
 
     /// What every look-up needs; cheap, and one is enough for many.
@@ -129,7 +128,7 @@ impl Map {
         let rest = if Mutant::InterestClearsOthers.is_on() { 0 } else { old & !bit };
         table.write(at, rest);
         room.live -= usize::from(rest == 0);
-        if table.slots.len() > LEAST && room.live * 8 < table.slots.len() {
+        if table.slots.len() > L && room.live * 8 < table.slots.len() {
             self.replace(segment, &mut room, table, false);
         }
         true
@@ -142,7 +141,7 @@ impl Map {
 
     /// Gives a segment a new table with room for as many entries again.
     fn replace(&self, segment: &Segment, room: &mut Room, old: &Table, wide: bool) {
-        let new = Table::new((room.live * 2).max(LEAST), wide || old.high.is_some());
+        let new = Table::new((room.live * 2).max(L), wide || old.high.is_some());
         let mut taken = 0;
         for (at, slot) in old.slots.iter().enumerate() {
             let (key, set) = (slot.key.load(Ordering::Relaxed), old.set(at));
@@ -163,7 +162,7 @@ impl Map {
     /// Picks by the lowest bits; the place in the table goes by the highest.
     #[inline]
     fn segment(&self, key: u64) -> &Segment {
-        &self.segments[key as usize % SEGMENTS]
+        &self.segments[key as usize % S]
     }
 }
 

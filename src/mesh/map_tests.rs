@@ -23,7 +23,7 @@ proptest! {
     ) {
         // Few keys that collide in every bit that places them, or spread ones, and key 0.
         let key = |number: u64| if spread { key(number) } else { number << 6 };
-        let map = Map::new();
+        let map: Map = Map::new();
         let mut plain: HashMap<u64, u128> = HashMap::new();
         for (number, shard, add) in steps {
             let (key, bit) = (key(number), 1u128 << shard);
@@ -42,7 +42,7 @@ proptest! {
 
 #[test]
 fn a_crowds_room_is_given_back_and_what_is_left_of_it_stays() {
-    let map = Map::new();
+    let map: Map = Map::new();
     let empty = slots(&map);
     for round in 0..3 {
         (0..100_000).for_each(|number| assert!(map.set(key(number), 1)));
@@ -58,7 +58,7 @@ fn a_crowds_room_is_given_back_and_what_is_left_of_it_stays() {
 
 #[test]
 fn keys_that_come_and_go_do_not_fill_the_table() {
-    let map = Map::new();
+    let map: Map = Map::new();
     for number in 0..200_000 {
         map.set(key(number), 2);
         map.clear(key(number), 2);
@@ -68,7 +68,7 @@ fn keys_that_come_and_go_do_not_fill_the_table() {
 
 #[test]
 fn readers_find_what_stays_while_tables_are_replaced() {
-    let map = Map::new();
+    let map: Map = Map::new();
     let done = AtomicBool::new(false);
     (0..1000).for_each(|number| assert!(map.set(key(number), 4)));
     std::thread::scope(|scope| {

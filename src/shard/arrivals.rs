@@ -10,6 +10,7 @@ use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mesh::mail::Arriving;
+use crate::mutant::Mutant;
 use hashbrown::HashMap;
 
 /// Of how many that waited in vain a step takes leave.
@@ -63,6 +64,9 @@ impl Shard {
     /// closed, the client is not counted any more. To be called in each round of upkeep.
     pub(super) fn give_up_lost(&mut self) {
         self.arrivals.round += 1;
+        if Mutant::LostHandOverKept.is_on() {
+            return;
+        }
         let allowed = self.settings.connect_timeout.div_ceil(ROUND);
         let round = self.arrivals.round;
         let over = |since: u64| round - since > allowed;
@@ -71,7 +75,9 @@ impl Shard {
         let mail = self.arrivals.mail.extract_if(|_, (since, _)| over(*since));
         let listeners: Vec<_> = mail.map(|(_, (_, lost))| lost.listener).take(LOST).collect();
         self.meter.charge(cost::VISIT * (sockets.len() + listeners.len()) as u32);
-        self.counters.handovers_lost += (sockets.len() + listeners.len()) as u64;
+        if !Mutant::LostHandOverUncounted.is_on() {
+            self.counters.handovers_lost += (sockets.len() + listeners.len()) as u64;
+        }
         for socket in sockets {
             self.actions.push(Action::Close(socket));
         }

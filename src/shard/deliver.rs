@@ -8,7 +8,7 @@ use super::output::{Output, Pool};
 use crate::config::OnFull;
 use crate::ids::SocketId;
 use crate::limits::{MAX_REMAINING_LENGTH, MAX_TOPIC_LENGTH, cost};
-use crate::message::MessageRef;
+use crate::message::{Expired, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{
     self, AckKind, Encoded, OutPublish, PacketId, Qos, ReasonCode, Version, Violation,
@@ -129,7 +129,10 @@ impl Shard {
         }
         let qos = message.qos.min(terms.qos);
         if session.unmounted(message.topic).is_none() {
-            return; // no topic of this client's, whatever its filter matches
+            // No topic of this client's, whatever its filter matches. A group asks such a member
+            // only when no other has room.
+            self.counters.dropped_share_full += u64::from(terms.share.is_some());
+            return;
         }
         if session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0 {
             self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
@@ -157,6 +160,13 @@ impl Shard {
         }
     }
 
+    /// Seconds that the message has left. Counted from the step's beginning, or from the last look
+    /// at mail where that was later: what another shard accepted in between would have more left
+    /// than it came with [MQTT-3.3.2-6].
+    fn seconds_left(&self, message: &MessageRef<'_>) -> Result<Option<u32>, Expired> {
+        message.seconds_left(self.now.max(self.intake.looked_at()))
+    }
+
     fn deliver_qos0(
         &mut self,
         index: u32,
@@ -164,7 +174,7 @@ impl Shard {
         message: &MessageRef<'_>,
         terms: &Terms<'_>,
     ) {
-        let Ok(message_expiry) = message.seconds_left(self.now) else {
+        let Ok(message_expiry) = self.seconds_left(message) else {
             self.counters.dropped_expired += 1;
             return;
         };
@@ -238,7 +248,7 @@ impl Shard {
             self.enqueue(index, message, terms, qos);
             return;
         }
-        let Ok(message_expiry) = message.seconds_left(self.now) else {
+        let Ok(message_expiry) = self.seconds_left(message) else {
             self.counters.dropped_expired += 1;
             return;
         };

@@ -266,7 +266,8 @@ impl Shard {
             }
         }
         if looks > FEW {
-            self.fanouts.caught.insert(index, self.fanouts.newest);
+            let early = u64::from(Mutant::FanoutCaughtEarly.is_on());
+            self.fanouts.caught.insert(index, self.fanouts.newest + early);
         }
         taken.sort_unstable();
         if !taken.is_empty() {

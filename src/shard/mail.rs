@@ -16,11 +16,12 @@
 use super::Shard;
 use super::connection::Holds;
 use crate::ids::{ShardId, SocketId};
-use crate::limits::{MAIL_MICROS, MAIL_WORK, cost};
+use crate::limits::{MAIL_MICROS, cost};
 use crate::mesh::mail::{Control, Data, Stamped};
 use crate::mesh::mailbox::MailEnds;
 use crate::mesh::reading::{Position, Reading};
 use crate::mutant::Mutant;
+use crate::time::Instant;
 use std::collections::VecDeque;
 
 /// How far the mail has been taken in, and who waits for it.
@@ -45,6 +46,9 @@ pub(super) struct Intake {
     control: Vec<usize>,
     /// What data and control mail have cost in this step.
     work: [u32; 2],
+    /// When mail was last looked at, where there is a clock: nothing that was taken in was put
+    /// there later. The step may have begun much earlier, if the process was stopped in between.
+    looked_at: Instant,
 }
 
 /// Data mail and control mail have shares of their own.
@@ -88,6 +92,7 @@ impl Intake {
             first_peer: 0,
             control: vec![0; shards],
             work: [0; 2],
+            looked_at: Instant(0),
         }
     }
 
@@ -112,6 +117,22 @@ impl Intake {
         self.behind || !self.ready.is_empty()
     }
 
+    /// Up to where there was data mail at the last look.
+    pub(super) fn noted(&self) -> Position {
+        self.reading.noted()
+    }
+
+    /// True when the data mail before `position` has been taken in.
+    pub(super) fn is_past(&self, position: &Position) -> bool {
+        self.reading.is_past(position)
+    }
+
+    /// When the mail that is taken in had come at the latest.
+    #[inline]
+    pub(super) fn looked_at(&self) -> Instant {
+        self.looked_at
+    }
+
     /// True when nothing is left of earlier steps.
     #[inline]
     fn is_idle(&self) -> bool {
@@ -127,6 +148,11 @@ impl Intake {
         self.waiting.iter().map(waiting).sum::<usize>()
             + self.ready.len()
             + usize::from(self.open.is_some())
+    }
+
+    /// True when there is control mail to take in.
+    fn has_control(&self) -> bool {
+        !self.ready.is_empty() || self.control.iter().any(|&waiting| waiting > 0)
     }
 
     /// Those who wait for all that was there at the last look; which of the two they are.
@@ -178,21 +204,30 @@ impl Shard {
         let open = self.intake.open.as_ref().map(|open| open.from);
         self.intake.reading.note(ends, open);
         self.intake.behind = !self.intake.reading.is_done();
+        if let Some(micros) = self.meter.time() {
+            self.intake.looked_at = Instant(micros / 1000);
+        }
         let mut data = self.intake.behind && self.takes_data();
         if data {
             data = self.with_share(Share::Data, |shard| shard.take_data(ends, share));
         }
         self.end_waiting();
-        let control = self.with_share(Share::Control, |shard| shard.take_control(ends, share));
+        let mut control = self.intake.has_control();
+        if control {
+            control = self.with_share(Share::Control, |shard| shard.take_control(ends, share));
+        }
         data || control
     }
 
     /// Does something on the account of a kind of mail, in the time of that kind.
     fn with_share<T>(&mut self, share: Share, work: impl FnOnce(&mut Self) -> T) -> T {
         let spent = self.intake.work[share as usize];
-        let clients = self.meter.begin_account(spent, MAIL_MICROS);
+        // What is left of the share, however many looks at mail the step has had.
+        let begin = if Mutant::MailShareFresh.is_on() { 0 } else { spent };
+        let clients = self.meter.begin_account(begin, MAIL_MICROS);
         let done = work(self);
-        self.intake.work[share as usize] = self.meter.end_account(clients);
+        let charged = self.meter.end_account(clients) - begin;
+        self.intake.work[share as usize] = spent + charged;
         done
     }
 
@@ -200,17 +235,6 @@ impl Shard {
     /// with, and fan-outs, of which there is a bound.
     pub(super) fn takes_data(&self) -> bool {
         !self.outbox.is_congested() && !self.fanouts.is_full()
-    }
-
-    /// Takes in all mail that is there, as far as other mailboxes have room.
-    pub fn take_all_mail(&mut self, ends: &mut MailEnds<Stamped, Control>) {
-        loop {
-            self.intake.begin_step();
-            self.take_mail(ends, MAIL_WORK);
-            if !self.intake.has_more() || !self.takes_data() {
-                return;
-            }
-        }
     }
 
     /// True when some was taken in.

@@ -221,6 +221,9 @@ impl Shard {
         terms: &Terms<'_>,
     ) -> Result<(), NotTaken> {
         let Some(session) = self.sessions.get(index) else { return Err(NotTaken::Gone) };
+        if session.unmounted(message.topic).is_none() {
+            return Err(NotTaken::TooLarge);
+        }
         let qos = message.qos.min(terms.qos);
         let flow = session.flow.as_deref();
         let size = message.size();

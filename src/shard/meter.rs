@@ -89,6 +89,11 @@ impl Meter {
         }
     }
 
+    /// What the clock says now, in microseconds; `None` without a clock.
+    pub(super) fn time(&self) -> Option<u64> {
+        self.clock.as_ref().map(|clock| clock())
+    }
+
     /// True when the step's time is over.
     pub(super) fn is_late(&self) -> bool {
         self.read_clock() > self.begun + STEP_MICROS
@@ -132,7 +137,7 @@ impl Meter {
     }
 
     fn read_clock(&self) -> u64 {
-        self.clock.as_ref().map_or(0, |clock| clock())
+        self.time().unwrap_or(0)
     }
 }
 

@@ -264,7 +264,9 @@ impl Shard {
         let shards = self.shards;
         // What is newer and was accepted goes first, while the replay is still there to be
         // overtaken by it.
-        self.catch_up(index);
+        if !Mutant::ReplayOvertakesFanout.is_on() {
+            self.catch_up(index);
+        }
         let Some(session) = self.sessions.get_of(index, reference.generation) else { return };
         let place = session.subscriptions.position(filter);
         let Some(flow) = &mut session.flow else { return };

@@ -100,7 +100,7 @@ impl Step {
                 let visited = around.visit(shard, left).min(left);
                 self.visited += visited;
                 if self.visited < self.bounds.completions {
-                    if visited > 0 && !shard.meter.is_late() && around.has_more() {
+                    if visited > 0 && around.has_more() && !shard.meter.is_late() {
                         self.next = 0;
                     } else if shard.asks_who_was_heard() && around.has_heard_everyone() {
                         shard.heard_everyone();

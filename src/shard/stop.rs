@@ -5,12 +5,15 @@ use super::Shard;
 use super::close::Cause;
 use crate::ids::SocketId;
 use crate::limits::cost;
+use crate::mesh::reading::Position;
 
 /// How far the shard has come; the wills are [`super::wills::Wills`]' matter.
 #[derive(Default)]
 pub(super) struct Stopping {
     /// The next connection to say goodbye to; `None` when that has not begun.
     goodbyes: Option<u32>,
+    /// The mail that was there when goodbyes were asked for: they wait for it.
+    mail: Option<Position>,
     /// Goodbyes were asked for.
     dismissed: bool,
 }
@@ -28,8 +31,9 @@ impl Shard {
         self.draining && !self.wills.has_last() && self.wills.is_empty()
     }
 
-    /// The second half of [`Shard::drain`]: says goodbye (0x8B) to every client, after the wills
-    /// and what is still being delivered. Over when [`Shard::is_drained`] says so.
+    /// The second half of [`Shard::drain`]: says goodbye (0x8B) to every client, after the wills,
+    /// the mail that is there by now, and what is still being delivered. Over when
+    /// [`Shard::is_drained`] says so.
     pub fn dismiss(&mut self) {
         self.draining = true;
         self.stopping.dismissed = true;
@@ -52,6 +56,10 @@ impl Shard {
         }
         if !self.stopping.dismissed {
             return false;
+        }
+        let mail = self.stopping.mail.get_or_insert_with(|| self.intake.noted());
+        if !self.intake.is_past(mail) {
+            return self.takes_data();
         }
         if !self.wills.is_empty() || !self.fanouts.is_empty() {
             return !self.fanouts.is_empty();

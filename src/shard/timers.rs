@@ -7,6 +7,7 @@ use super::spare::halve;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::{REFUSED_MILLIS, cost};
+use crate::mutant::Mutant;
 use crate::time::{GRANULARITY_MILLIS, Instant, Wheel};
 
 /// Chunks of the wheel that are swept per step: some 20 µs.
@@ -220,7 +221,11 @@ impl Shard {
                     Some(output) => output.progressed.max(connection.last_seen),
                     // While we do not read it, or have not come to what it has sent, silence is
                     // ours.
-                    None if connection.paused || connection.waits() => now,
+                    None if (connection.paused || connection.waits())
+                        && !Mutant::HeldJudged.is_on() =>
+                    {
+                        now
+                    }
                     None => connection.last_seen,
                 };
                 let patience = u64::from(connection.patience);

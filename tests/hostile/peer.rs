@@ -16,8 +16,7 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Peer {
     pub version: Version,
     pub stream: TcpStream,
-    bytes: Vec<u8>,
-    used: usize,
+    incoming: Incoming,
 }
 
 impl Peer {
@@ -32,7 +31,7 @@ impl Peer {
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Peer { version, stream, bytes: Vec::new(), used: 0 })
+        Ok(Peer { version, stream, incoming: Incoming::default() })
     }
 
     /// Connects and sends CONNECT.
@@ -56,11 +55,7 @@ impl Peer {
 
     /// Waits for CONNACK.
     pub fn accepted(&mut self) -> io::Result<()> {
-        match self.next(PATIENCE)? {
-            Some(Packet::ConnAck(answer)) if answer.code == 0 => Ok(()),
-            Some(other) => Err(io::Error::other(format!("instead of CONNACK: {other:?}"))),
-            None => Err(ErrorKind::TimedOut.into()),
-        }
+        self.incoming.accepted(&mut self.stream, self.version, PATIENCE)
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -80,28 +75,7 @@ impl Peer {
 
     /// The next packet; `None` when none came in time; an error when the connection ended.
     pub fn next(&mut self, patience: Duration) -> io::Result<Option<Packet>> {
-        let end = Instant::now() + patience;
-        let mut chunk = [0; 64 * 1024];
-        loop {
-            if let Some((packet, length)) = Packet::take(self.version, &self.bytes[self.used..]) {
-                self.used += length;
-                return Ok(Some(packet));
-            }
-            self.bytes.drain(..std::mem::take(&mut self.used));
-            let left = end.saturating_duration_since(Instant::now());
-            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(length) => self.bytes.extend(&chunk[..length]),
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut if left.is_zero() => {
-                        return Ok(None);
-                    }
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {}
-                    _ => return Err(error),
-                },
-            }
-        }
+        self.incoming.next(&mut self.stream, self.version, patience)
     }
 
     /// Waits for a packet that `right` accepts; false when none comes or the connection ends.

@@ -1,18 +1,26 @@
 //! Every interleaving of what threads share, weak memory included: where lost wake-ups hide.
 //!
 //! The files under test are the broker's own, compiled here once more with loom's atomics in the
-//! place of `crate::atomic`: no `cfg` in them, no second build of everything else. Two stand-ins:
-//! `spsc` for rtrb, whose atomics cannot be exchanged, and `sleeper` for what the kernel does
-//! (eventfd, ring 0's poll of it) and for the order of calls in `ring::park` and `broker::core`.
+//! place of `crate::atomic`: no `cfg` in them, no second build of everything else. Three stand-ins:
+//! `spsc` for rtrb and `memory` for seize, whose atomics cannot be exchanged, and `sleeper` for
+//! what the kernel does (eventfd, ring 0's poll of it) and for the order of calls in `ring::park`
+//! and `broker::core`.
 //!
 //! A test that cannot fail proves nothing: `weakened` takes one part after another away and loom
-//! must find the sleeper that is never woken, or the mail that is lost.
+//! must find the sleeper that is never woken, the mail that is lost, or the memory that is gone.
 #![allow(missing_docs)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 extern crate self as rtrb;
+extern crate self as seize;
 
 mod atomic {
-    pub use loom::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+    pub use crate::memory::AtomicPtr;
+    pub use crate::touched::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize};
+    pub use loom::sync::atomic::{Ordering, fence};
+    pub use loom::sync::{Mutex, MutexGuard};
 }
 
 mod ids {
@@ -33,6 +41,9 @@ mod flag;
 #[path = "../../src/mesh/mailbox.rs"]
 #[allow(dead_code)]
 mod mailbox;
+#[path = "../../src/mesh/map.rs"]
+#[allow(dead_code)]
+mod map;
 #[path = "../../src/mutant.rs"]
 #[allow(dead_code)]
 mod mutant;
@@ -46,13 +57,17 @@ mod reading;
 mod shapes;
 
 mod letters;
+mod memory;
 mod ports;
 mod shape_words;
 mod sleeper;
 mod spsc;
+mod tables;
+mod touched;
 mod wakes;
 mod weakened;
 
+pub use memory::{Collector, Guard, LocalGuard, reclaim};
 pub use spsc::{Consumer, Producer, PushError, RingBuffer};
 
 /// Tries every order of the model's threads with at most `switches` of them forced upon a thread
@@ -63,7 +78,13 @@ fn explore(switches: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(switches);
     builder.max_branches = 20_000;
-    builder.check(model);
+    let tried = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tried);
+    builder.check(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        model();
+    });
+    assert!(tried.load(Ordering::Relaxed) > 1, "one order only: nothing in common to race for");
 }
 
 /// The same for a model that must go wrong in some order, and in this way.

@@ -5,6 +5,7 @@
 
 use crate::client::HOSTILE;
 use crate::net::{ConnId, End};
+use crate::peer::{hello, hello_bytes};
 use crate::rng::Rng;
 use crate::world::World;
 use ringmq::packet::{
@@ -159,22 +160,12 @@ impl Assault {
             Aim::Names => format!("{HOSTILE}-name-{}", rng.below(self.size)),
             _ => format!("{HOSTILE}-{:?}-{}", self.aim, self.made % (2 * self.peers)),
         };
-        let connect = Connect {
-            version,
-            clean_start: rng.chance(600),
-            keep_alive: 0,
-            client_id: &name,
-            username: None,
-            password: None,
-            will: None,
-            bridge: false,
-            properties: ConnectProperties {
-                session_expiry: version.is_v5().then(|| rng.below(10) as u32),
-                ..Default::default()
-            },
+        let any = hello(&name, rng.chance(600), 0);
+        let properties = ConnectProperties {
+            session_expiry: version.is_v5().then(|| rng.below(10) as u32),
+            ..Default::default()
         };
-        let mut output = Vec::new();
-        packet::encode_connect(&mut output, &connect).unwrap();
+        let output = hello_bytes(&Connect { version, properties, ..any });
         let reads = !matches!(self.aim, Aim::Replays) && rng.chance(900);
         let acknowledges = !matches!(self.aim, Aim::Members | Aim::SlowAcknowledger);
         let (input, unacked) = (Vec::new(), Vec::new());

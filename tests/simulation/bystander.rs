@@ -2,7 +2,7 @@
 //! written within a bounded number of its shard's steps.
 
 use crate::net::{ConnId, End};
-use crate::peer::Peer;
+use crate::peer::{Peer, hello};
 use crate::world::World;
 use ringmq::packet::{Connect, Version};
 
@@ -28,17 +28,8 @@ impl Bystander {
             }
             let name = format!("bystander-{number}");
             // Version 3: the broker cannot impose a keep-alive on it.
-            let connect = Connect {
-                version: Version::V311,
-                clean_start: true,
-                keep_alive: 0,
-                client_id: &name,
-                username: None,
-                password: None,
-                will: None,
-                bridge: false,
-                properties: Default::default(),
-            };
+            let (version, properties) = (Version::V311, Default::default());
+            let connect = Connect { version, properties, ..hello(&name, true, 0) };
             let mut peer = Peer::connect(world, number % world.nodes.len(), &connect);
             assert_eq!(peer.take(world).len(), 1, "CONNACK for {name}");
             let home = world.nodes.iter().position(|node| node.driver.socket(peer.conn).is_some());

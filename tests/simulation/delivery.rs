@@ -3,10 +3,12 @@
 
 use crate::net::End;
 use crate::peer::{Got, Peer, hello};
-use crate::scripted::{fine, world};
+use crate::scripted::{fine, name_on, world};
 use crate::settings::roomy;
-use ringmq::packet::{AckKind, Connect, Version};
+use ringmq::packet::{self, AckKind, Connect, OutPublish, Qos, Version};
 use ringmq::shard::Settings;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[test]
 fn messages_that_cannot_be_sent_do_not_stall_those_behind_them() {
@@ -166,5 +168,47 @@ fn a_repeated_qos_2_publish_sets_its_topic_alias_all_the_same() {
         ),
         "{got:?}"
     );
+    fine(&world);
+}
+
+/// [MQTT-3.3.2-6]: a shard whose step began before the message came, because it was held up in
+/// between, does not say more seconds than were received.
+#[test]
+fn a_shard_that_is_held_up_within_a_step_adds_no_second_to_what_a_message_has_left() {
+    let mut world = world(2, roomy());
+    let clock = Arc::new(AtomicU64::new(world.now));
+    let own = Arc::clone(&clock);
+    world.nodes[0].shard.set_clock(Box::new(move || own.load(Ordering::Relaxed) * 1000));
+    let mut subscriber = Peer::connect(&mut world, 0, &hello(&name_on(0, 2, "s"), true, 0));
+    subscriber.subscribe(&mut world, 1, "t", 0);
+    subscriber.take(&mut world);
+    let mut publisher = Peer::connect(&mut world, 1, &hello(&name_on(1, 2, "p"), true, 0));
+    publisher.take(&mut world);
+    world.nodes[0].driver.faults.torn = 1000;
+    world.step(0);
+    assert!(world.is_mid_step(0), "its step has begun");
+    world.now += 700;
+    clock.store(world.now, Ordering::Relaxed);
+    publisher.write(&mut world, |out, version| {
+        let publish = OutPublish {
+            dup: false,
+            qos: Qos::AtMostOnce,
+            retain: false,
+            topic: "t",
+            id: None,
+            message_expiry: Some(7),
+            topic_alias: None,
+            subscription_ids: &[],
+            forwarded: &[],
+            payload: b"m",
+        };
+        packet::encode_publish(out, version, &publish).unwrap();
+    });
+    world.step(1);
+    world.nodes[0].driver.faults.torn = 0;
+    world.step(0);
+    let got = subscriber.hear(&mut world);
+    let got = if got.is_empty() { subscriber.take(&mut world) } else { got };
+    assert!(matches!(&got[..], [Got::Publish { expiry: Some(7), .. }]), "{got:?}");
     fine(&world);
 }

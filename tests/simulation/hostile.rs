@@ -4,6 +4,7 @@
 
 use crate::client::HOSTILE;
 use crate::net::{ConnId, End};
+use crate::peer::{hello, hello_bytes};
 use crate::random::Sim;
 use crate::rng::Rng;
 use crate::world::World;
@@ -98,24 +99,18 @@ impl Hostile {
             delay: if v5 { rng.below(3) as u32 } else { 0 },
             properties: Default::default(),
         };
-        let connect = Connect {
+        let any = hello(&name, rng.chance(500), 0);
+        hello_bytes(&Connect {
             version: self.version,
-            clean_start: rng.chance(500),
             keep_alive: rng.below(4) as u16,
-            client_id: &name,
-            username: None,
-            password: None,
             will: rng.chance(300).then_some(will),
-            bridge: false,
             properties: ConnectProperties {
                 session_expiry: v5.then(|| rng.below(20) as u32),
                 request_response_information: v5 && rng.chance(300),
                 ..Default::default()
             },
-        };
-        let mut out = Vec::new();
-        packet::encode_connect(&mut out, &connect).unwrap();
-        out
+            ..any
+        })
     }
 
     fn turn(&mut self, world: &mut World, rng: &mut Rng) {

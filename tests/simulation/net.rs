@@ -187,6 +187,19 @@ impl Driver {
         self.push(index, Event::Arrived(cookie));
     }
 
+    /// The kernel loses the sockets that have come from other shards and were not reported.
+    pub fn lose_arrivals(&mut self) {
+        let Driver { queue, slots, free, .. } = self;
+        queue.retain(|(index, _, event)| {
+            let is_lost = matches!(event, Event::Arrived(_));
+            if is_lost {
+                slots[*index as usize].open = false;
+                free.push(*index);
+            }
+            !is_lost
+        });
+    }
+
     /// The listener is closed: who was not accepted yet is turned away.
     pub fn stop_listening(&mut self, conns: &mut [Conn], now: Instant) {
         for (conn, _) in self.accepts.drain(..) {

@@ -54,6 +54,13 @@ pub fn hello(name: &str, clean: bool, expiry: u32) -> Connect<'_> {
     }
 }
 
+/// A CONNECT as it is sent.
+pub fn hello_bytes(connect: &Connect<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    packet::encode_connect(&mut bytes, connect).unwrap();
+    bytes
+}
+
 /// A will.
 pub fn will<'a>(topic: &'a str, delay: u32) -> Will<'a> {
     let properties = Default::default();
@@ -91,7 +98,7 @@ impl Peer {
     /// Only sends the CONNECT.
     pub fn begin(&mut self, world: &mut World, connect: &Connect<'_>) {
         self.version = connect.version;
-        self.write(world, |out, _| packet::encode_connect(out, connect).unwrap());
+        self.raw(world, &hello_bytes(connect));
     }
 
     pub fn write(&mut self, world: &mut World, encode: impl FnOnce(&mut Vec<u8>, Version)) {

@@ -227,6 +227,10 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
         let clients = 2000 * (WATCHERS + features.clients) as u64;
         settings.memory = 60_000 + clients + own.below(400_000) as u64;
     }
+    let mut own = Rng::new(seed ^ 0x0b0d_9e70_11ab);
+    if settings.budget == Budget::BROKER && !features.memory && own.chance(700) {
+        settings.budget = small_budget(&mut own);
+    }
     let faults = Faults {
         hand_over_fails: [0, 0, 0, 50, 50, 50, 50, 50, 600, 990][rng.below(10)],
         late: [0, 200, 600][rng.below(3)],

@@ -421,7 +421,10 @@ impl Sim {
             if !busy {
                 // The longest keep-alive and the time that last words have.
                 self.rest(if self.features.keep_alive { 14_000 } else { 9000 });
-                return;
+                // An earlier connection that was still on its way home may have taken over.
+                if self.clients.iter().all(|client| client.stage == Stage::Up) {
+                    return;
+                }
             }
         }
         for client in &self.clients {

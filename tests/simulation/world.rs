@@ -279,10 +279,7 @@ impl World {
                     node.driver.stop_listening(&mut self.conns, now);
                     node.shard.drain();
                 }
-                Order::Dismiss => {
-                    node.shard.take_all_mail(&mut node.ends);
-                    node.shard.dismiss();
-                }
+                Order::Dismiss => node.shard.dismiss(),
             }
         }
         node.step = Some(Step::new(Bounds { completions: self.limit, mail: self.mail }));

@@ -7,6 +7,7 @@
 
 pub mod broker;
 pub mod client;
+pub mod incoming;
 pub mod packet;
 pub mod wire;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 pub use broker::Broker;
 pub use client::{Client, Connect, Next};
+pub use incoming::Incoming;
 pub use packet::{Ack, AckKind, ConnAck, Packet, Property, Publish, Subscribe, reason, user};
 pub use wire::{Version, Version::V5, Version::V31, Version::V311, Writer};
 

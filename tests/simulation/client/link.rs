@@ -2,9 +2,10 @@
 
 use super::{Asked, Client, Fate, Known, Message, Run, Stage, WillRecord, payload};
 use crate::net::End;
+use crate::peer::{hello, hello_bytes};
 use crate::world::World;
 use ringmq::limits::REFUSED_MILLIS;
-use ringmq::packet::{self, Connect, ConnectProperties, Qos, ReasonCode, Will};
+use ringmq::packet::{Connect, ConnectProperties, Qos, ReasonCode, Will};
 
 impl Client {
     /// Opens a connection and writes CONNECT. `will`: its delay in seconds.
@@ -77,20 +78,9 @@ impl Client {
             topic_alias_maximum: Some(self.alias_maximum).filter(|&m| v5 && m > 0),
             ..Default::default()
         };
-        let connect = Connect {
-            version: self.version,
-            clean_start: clean,
-            keep_alive: self.keep_alive,
-            client_id: &self.client_id,
-            username: None,
-            password: None,
-            will,
-            bridge: false,
-            properties,
-        };
-        let mut out = Vec::new();
-        packet::encode_connect(&mut out, &connect).unwrap();
-        out
+        let (version, keep_alive) = (self.version, self.keep_alive);
+        let any = hello(&self.client_id, clean, 0);
+        hello_bytes(&Connect { version, keep_alive, will, properties, ..any })
     }
 
     /// What dies with a connection; requests without an answer may have been followed or not.

@@ -44,6 +44,25 @@ pub fn left_while_waiting(world: &mut World) {
     part(world, [second]);
 }
 
+/// A client whose socket gets lost on its way is given up, and counted.
+pub fn lost_on_its_way(world: &mut World, settings: &Settings) {
+    let name = on(world, 1, |n| format!("e-lost-{n}"));
+    let before = (world.counters().handovers_lost, world.shared.connections.used());
+    let mut peer = Peer::silent(world, 0, 1000);
+    peer.begin(world, &hello(&name, true, 0));
+    for _ in 0..10 {
+        world.step(0);
+        world.nodes[1].driver.lose_arrivals();
+    }
+    wait(world, settings.connect_timeout - 1000);
+    assert_eq!(world.nodes[1].shard.audit().arrivals, 1, "it is waited for");
+    wait(world, 4000);
+    assert_eq!(world.nodes[1].shard.audit().arrivals, 0, "waits for a socket that is lost");
+    let after = (world.counters().handovers_lost, world.shared.connections.used());
+    assert_eq!(after, (before.0 + 1, before.1), "lost on its way, connections");
+    peer.end(world, End::Fin);
+}
+
 /// A CONNECT larger than may be held before it is known who sends it.
 pub fn oversized(world: &mut World) {
     let mut peer = Peer::silent(world, 0, 1000);

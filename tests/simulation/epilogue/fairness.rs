@@ -2,6 +2,7 @@
 //! reader no longer in vain than its budget says.
 
 use super::*;
+use crate::net::Faults;
 use ringmq::limits::Budget;
 
 /// Milliseconds that may be waited in vain at once, and a look at the clock more.
@@ -135,6 +136,38 @@ pub fn turns(world: &mut World, settings: &Settings) {
     part(world, busy.into_iter().chain([modest]));
     world.limit = limit;
     reload(world, settings.clone());
+}
+
+/// Mail has one share of a step, however many looks at it the step has: here one for each PINGREQ
+/// that the kernel reports.
+pub fn mail(world: &mut World) {
+    const SHARE: u32 = 12;
+    // One message to one subscriber, with its send, comes on top, in either kind of mail.
+    const ONE: u32 = 60;
+    let reader = on(world, 0, |n| format!("e-reader-{n}"));
+    let busy = on(world, 0, |n| format!("e-busy-{n}"));
+    let other = on(world, 1, |n| format!("e-publisher-{n}"));
+    let [mut reader, mut busy, mut publisher] =
+        [&reader, &busy, &other].map(|name| guest(world, name));
+    subscribe(world, &mut reader, Wish::new("e/y", 0));
+    for _ in 0..1000 {
+        publisher.publish(world, "e/y", b"m", 0, 0);
+    }
+    world.step(1);
+    busy.raw(world, &[0xC0, 0].repeat(100));
+    let (limit, share) = (world.limit, world.mail);
+    let faults = world.nodes[0].driver.faults;
+    (world.limit, world.mail) = (512, SHARE);
+    world.nodes[0].driver.faults = Faults { receive: 2, torn: 1000, ..faults };
+    one_step(world, 0);
+    let cost = world.nodes[0].mail_work;
+    assert!(cost >= SHARE, "there is no mail");
+    assert!(cost <= 2 * (SHARE + ONE), "{cost} units of work for mail in a step");
+    world.nodes[0].driver.faults = faults;
+    (world.limit, world.mail) = (limit, share);
+    assert_eq!(busy.take(world).len(), 100, "PINGRESP");
+    assert_eq!(reader.take(world).len(), 1000, "each message");
+    part(world, [reader, busy, publisher]);
 }
 
 fn packet_ping(out: &mut Vec<u8>, _: Version) {

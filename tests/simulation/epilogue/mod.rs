@@ -5,6 +5,7 @@
 mod connecting;
 mod delivery;
 mod fairness;
+mod fanouts;
 mod memory;
 mod queues;
 mod sessions;
@@ -52,11 +53,14 @@ pub fn hold(world: &mut World, settings: &Settings) {
     fairness::bystanders(world, settings);
     fairness::slow_main_reader(world, settings);
     fairness::turns(world, settings);
+    fanouts::in_order(world, settings);
     memory::hold(world, settings);
     reload(world, settings.clone());
     if world.nodes.len() > 1 {
         connecting::unreachable_home(world, settings);
         connecting::left_while_waiting(world);
+        connecting::lost_on_its_way(world, settings);
+        sessions::held(world, settings);
         shards::group_from_its_suback(world);
         shards::group_with_a_leaver(world);
         shards::replay_after_puback(world);
@@ -65,6 +69,8 @@ pub fn hold(world: &mut World, settings: &Settings) {
         shards::full_mailbox(world);
         shards::next_on_its_socket(world);
         shards::crowd(world, settings);
+        fanouts::before_a_replay(world, settings);
+        fairness::mail(world);
     }
     if world.nodes.len() > 2 {
         shards::suback_of_its_own(world);

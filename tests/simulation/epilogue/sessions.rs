@@ -94,6 +94,30 @@ pub fn unheard(world: &mut World) {
     part(world, peers.drain(1..));
 }
 
+/// A client that is held up by a full mailbox is not silent, however long that takes.
+pub fn held(world: &mut World, settings: &Settings) {
+    let reader = on(world, 1, |n| format!("e-reader-{n}"));
+    let other = on(world, 0, |n| format!("e-publisher-{n}"));
+    let mut subscriber = join(world, &hello(&reader, true, 0));
+    subscribe(world, &mut subscriber, Wish::new("e/h", 0));
+    let mut publisher = join(world, &Connect { keep_alive: 10, ..hello(&other, true, 0) });
+    for _ in 0..60 {
+        publisher.publish(world, "e/h", &[0; 9000], 0, 0);
+    }
+    publisher.raw(world, &[0xC0, 0]);
+    let allowed = (10_000.0 * settings.keep_alive_multiplier) as u64;
+    for _ in 0..allowed / 100 + 20 {
+        (0..3).for_each(|_| world.step(0));
+        world.advance(100);
+    }
+    let held = world.nodes[0].shard.audit().waiting_for_mail;
+    assert_eq!(held, 1, "a publisher that waits for a mailbox");
+    assert!(!publisher.is_closed(world), "silent while it is held up");
+    assert_eq!(publisher.take(world), [Got::Pong], "after it was held up");
+    subscriber.read_all(world);
+    part(world, [publisher, subscriber]);
+}
+
 /// [MQTT-4.3.3-10 to 12]: between PUBLISH and PUBREL an identifier stands for one message, before
 /// and after for another; every PUBREL gets its PUBCOMP.
 pub fn exactly_once(world: &mut World) {
