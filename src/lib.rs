@@ -26,15 +26,16 @@
 //! | Share groups? | `shard/share.rs` and `shard/groups.rs` (the group picks a member), `shard/membership.rs` (the member's side), `shard/returns.rs` (what comes back) |
 //! | Retained messages? | `topic/retained.rs` (kept), `shard/retain.rs` (replayed) |
 //! | Windows, queues, repetition? | `session/window.rs`, `session/inbound.rs`, `session/pending.rs`; `shard/pump.rs`, `shard/redeliver.rs` |
-//! | Where is a will sent? | `shard/close.rs`; its delay is in `shard/timers.rs`, the wills of a stop in `shard/stop.rs` |
+//! | How does a connection or a session end? | `shard/close.rs` (causes, last packets), `shard/endings.rs` (ends that are queued), `shard/offline.rs` (a session without a connection, its expiry) |
+//! | Where is a will sent? | `shard/wills.rs` (made, delayed, queued, routed) |
 //! | Where is back-pressure? | `shard/park.rs` (connections that are held), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
-//! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs` |
+//! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`; `shard/hearing.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
 //! | A listener or a socket option? | `broker/listen.rs` (opened), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
 //! | Who may do what? | `shard/connect.rs`, `shard/publish.rs` and `shard/subscribe.rs` check settings, mountpoints and `$SYS`; there are no accounts yet |
 //! | How does a core sleep and wake? | `ring/park.rs`, `ring/flag.rs`, `ring/driver.rs` |
-//! | A bound, or what work costs? | `limits.rs`; `shard/step.rs` has the order of a step |
+//! | A bound, or what work costs? | `limits.rs`; `shard/meter.rs` (charged, and timed), `shard/step.rs` (the order of a step) |
 //! | A counter, a metric, `$SYS`? | `telemetry/counters.rs` (declared), `telemetry/prometheus.rs`, `telemetry/sys.rs` and `shard/sys.rs`; pages in `admin/pages.rs` |
-//! | A configuration key? | `config/mod.rs`, then `shard/settings.rs` |
+//! | A configuration key? | `config/mod.rs`, then `shard/settings.rs`; `shard/promises.rs` (what clients were told before a reload) |
 //! | Start, signals, reload, drain? | `broker/mod.rs`, `broker/control.rs`, `broker/signals.rs`; a shard's part in `shard/stop.rs` |
 //! | What a host lacks? | `doctor/mod.rs` |
 //!
