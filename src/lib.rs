@@ -60,8 +60,8 @@
 //!    mail, and the kernel's share, which is not repeated once 3 are over. What work costs (nodes
 //!    and stored messages visited, matches, filters, bytes, sends) is counted in units of about
 //!    100 ns ([`limits::cost`]) against the step's budget ([`limits::Budget`]), and a clock is
-//!    looked at besides. What costs more goes on in later steps from a cursor: a message for many subscribers
-//!    (`shard/fanout.rs`), a request of many filters and the end of a session with many
+//!    looked at besides. What costs more goes on in later steps from a cursor: a message for many
+//!    subscribers (`shard/fanout.rs`), a request of many filters and the end of a session with many
 //!    subscriptions (`shard/task.rs`), replays, mail, returns to share groups, a drain. Each client
 //!    has its turn, and each of these kinds a share of every step. Who has sent nothing lately has
 //!    the next turn (`shard/park.rs`): so a modest client waits for a step, not for all busy ones.
