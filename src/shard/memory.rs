@@ -5,8 +5,9 @@
 //! figure tells it already. After as much work as one client's turn, and once a second, the sum is
 //! told to the other shards as one change of one number ([`crate::mesh::Shared::memory`]). A shard
 //! looks at that number when a step begins and after each turn. So the sum may be above the limit
-//! by what each shard takes in during a turn, by a buffer of answers and 16 KiB of an unfinished
-//! packet for each client, and by what nothing refuses: see [`Pressure`].
+//! by what each shard takes in during a turn, of which one message counts in full for every queue
+//! that it is put into, by a buffer of answers and 16 KiB of an unfinished packet for each client,
+//! and by what nothing refuses: see [`Pressure`].
 //!
 //! Not counted, because it does not grow with what clients do: mailboxes, receive buffers, spare
 //! buffers, and what the allocator cannot use of its pages. `auto` leaves room for that.

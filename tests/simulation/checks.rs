@@ -3,7 +3,7 @@
 use crate::client::{Client, Fate, plain_sub};
 use crate::model::{matches, plain};
 use crate::plan::WATCHERS;
-use crate::random::Sim;
+use crate::random::{LARGEST, Sim};
 use ringmq::limits::{Budget, MAX_TOPIC_LENGTH, cost};
 use ringmq::packet::Version;
 use ringmq::topic::TopicHash;
@@ -82,12 +82,12 @@ impl Sim {
         assert!(audit.staged <= staged, "{} mails staged", audit.staged);
     }
 
-    /// What may be held above the limit: what each shard takes in before it looks, the largest
-    /// message for one; and for each client what it is owed in any case, such as acknowledgements
-    /// and what its window holds by then.
+    /// What may be held above the limit: what each shard takes in before it looks; the largest
+    /// message, which counts in full in every client's queue; and for each client what it is owed
+    /// in any case, such as acknowledgements and what its window holds by then.
     fn memory_overshoot(&self) -> u64 {
         let (shards, clients) = (self.world.nodes.len() as u64, self.clients.len() as u64);
-        shards * STEP_BYTES + clients * CLIENT_BYTES
+        shards * STEP_BYTES + clients * (CLIENT_BYTES + LARGEST as u64)
     }
 
     pub fn check_quiet(&self) {

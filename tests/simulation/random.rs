@@ -18,6 +18,9 @@ use ringmq::shard::Settings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Bytes of the largest payload that the clients publish.
+pub const LARGEST: usize = 20_000;
+
 /// What one run came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -312,7 +315,7 @@ impl Sim {
         match run.rng.below(20) {
             0..=5 => {
                 let topic = format!("t/{}/{}", run.rng.below(4), run.rng.below(4));
-                let length = if run.rng.chance(20) { 20_000 } else { run.rng.range(8, 100) };
+                let length = if run.rng.chance(20) { LARGEST } else { run.rng.range(8, 100) };
                 client.publish(run, topic, qos, false, length);
             }
             6 | 7 => {
