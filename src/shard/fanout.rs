@@ -335,20 +335,11 @@ impl Shard {
         let Some(session) = self.sessions.get(index) else { return };
         let (number, own) = (front.number, &session.subscriptions);
         let mut taken = std::mem::take(&mut self.fanouts.taken);
-        let is_oldest = |zones: &VecDeque<Zone>, position: u32| {
-            zones.front().is_some_and(|zone| zone.fanout == number && position < zone.left)
-        };
         self.meter.charge(cost::VISIT * own.len().min(front.filters.len()) as u32);
         if own.len() <= front.filters.len() {
-            own.each(|place| {
-                let zones = self.fanouts.zones.get(&place.filter);
-                if zones.is_some_and(|zones| is_oldest(zones, place.position)) {
-                    taken.push((number, place.filter));
-                }
-            });
+            own.each(|place| taken.push((number, place.filter)));
         } else {
-            let owned = front.filters.iter().filter(|&&filter| own.position(filter).is_some());
-            taken.extend(owned.map(|&filter| (number, filter)));
+            taken.extend(front.filters.iter().map(|&filter| (number, filter)));
         }
         for &(number, filter) in &taken {
             self.take_from_zone(number, filter, index, mine);
@@ -374,19 +365,26 @@ impl Shard {
         }
     }
 
-    /// Takes the entry at `position` out of the filter's zone in one fan-out, if it is in it: it
-    /// changes places with the last one of the zone, which gets shorter.
+    /// Takes the entry at `position` out of the filter's zone in one fan-out, if it is in it, and
+    /// tells its owner where it is then.
     fn shorten_zone(&mut self, number: u64, filter: FilterId, position: u32) -> Option<Subscriber> {
+        let last = self.leave_zone(number, filter, position)?;
+        let entry = *self.index.subscribers(filter).get(last as usize)?;
+        self.tell_place(entry, filter, last);
+        Some(entry)
+    }
+
+    /// The entry at `position` leaves the filter's zone in one fan-out, if it is in it: it changes
+    /// places with the last one of the zone, which gets shorter. Returns where it is then.
+    fn leave_zone(&mut self, number: u64, filter: FilterId, position: u32) -> Option<u32> {
         let zone = self.fanouts.zone(number, filter)?;
         if position >= zone.left {
             return None;
         }
         zone.left -= 1;
         let last = zone.left;
-        let entry = *self.index.subscribers(filter).get(position as usize)?;
         self.exchange(filter, position, last);
-        self.tell_place(entry, filter, last);
-        Some(entry)
+        Some(last)
     }
 
     /// An entry of the filter's list at `position` is about to be removed: takes it out of every
@@ -399,13 +397,7 @@ impl Shard {
         self.meter.charge(cost::VISIT * numbers.len() as u32);
         let mut hole = position;
         for number in numbers {
-            let Some(zone) = self.fanouts.zone(number, filter) else { continue };
-            if hole < zone.left {
-                zone.left -= 1;
-                let last = zone.left;
-                self.exchange(filter, hole, last);
-                hole = last;
-            }
+            hole = self.leave_zone(number, filter, hole).unwrap_or(hole);
         }
         hole
     }
