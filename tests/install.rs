@@ -1,52 +1,28 @@
 //! What gets RingMQ onto a host and into an image: `scripts/install` for real below a scratch root,
 //! the systemd unit, the configuration files that come with it, and what the Dockerfile runs.
 
+#[path = "support/root.rs"]
+mod root;
+
+use root::{Root, run, stdout};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 const RINGMQ: &str = env!("CARGO_BIN_EXE_ringmq");
 const CONFIG: &str = "etc/ringmq/ringmq.yaml";
 
-/// A root directory that is gone with the value.
-struct Root(PathBuf);
-
-impl Drop for Root {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 impl Root {
     /// A host with one user.
     fn host() -> Root {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // With a space: nothing may take the path for two words.
-        let name = format!("ringmq install {}-{number}", std::process::id());
-        let root = Root(std::env::temp_dir().join(name));
+        let root = Root::empty("ringmq install");
         root.put("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n");
         root.put("etc/group", "root:x:0:\n");
         root
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.0.join(path)
-    }
-
-    fn put(&self, path: &str, text: &str) {
-        let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn text(&self, path: &str) -> String {
-        fs::read_to_string(self.path(path)).unwrap_or_default()
     }
 
     fn install(&self, words: &str, answer: &str) -> Output {
@@ -77,18 +53,6 @@ fn collect(directory: &Path, all: &mut BTreeMap<PathBuf, (u64, String)>) {
 
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn run(command: &mut Command, answer: &str) -> Output {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("it starts");
-    // It may not ask, and be gone.
-    let _ = child.stdin.take().unwrap().write_all(answer.as_bytes());
-    child.wait_with_output().expect("it ends")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn stderr(output: &Output) -> String {

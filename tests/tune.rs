@@ -1,35 +1,19 @@
 //! `scripts/tune` below a scratch root, and on real kernel settings inside a network namespace of
 //! its own: shows exactly what it would change, asks, applies, and puts everything back.
 
+#[path = "support/root.rs"]
+mod root;
+
+use root::{Root, run, stdout};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-
-/// A root directory that is gone with the value.
-struct Root(PathBuf);
-
-impl Drop for Root {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use std::process::{Command, Output};
 
 impl Root {
-    fn empty() -> Root {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ringmq-tune-{}-{number}", std::process::id());
-        let root = Root(std::env::temp_dir().join(name));
-        fs::create_dir_all(&root.0).unwrap();
-        root
-    }
-
     /// A host with some settings as wanted, some too low, one higher, and one that is absent.
     fn host() -> Root {
-        let root = Root::empty();
+        let root = Root::empty("ringmq-tune");
         for (path, text) in [
             ("net/core/somaxconn", "128\n"),
             ("net/ipv4/tcp_max_syn_backlog", "65535\n"),
@@ -45,16 +29,6 @@ impl Root {
             root.put(&format!("proc/sys/{path}"), text);
         }
         root
-    }
-
-    fn put(&self, path: &str, text: &str) {
-        let path = self.0.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn text(&self, path: &str) -> String {
-        fs::read_to_string(self.0.join(path)).unwrap_or_default()
     }
 
     fn tune(&self, words: &str, answer: &str) -> Output {
@@ -85,18 +59,6 @@ fn tune(root: &Path) -> Command {
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/tune"));
     command.env("RINGMQ_TUNE_ROOT", root);
     command
-}
-
-fn run(command: &mut Command, answer: &str) -> Output {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("it starts");
-    // It may not ask, and be gone.
-    let _ = child.stdin.take().unwrap().write_all(answer.as_bytes());
-    child.wait_with_output().expect("it ends")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// What a host as [`Root::host`] lacks of the kernel settings.
@@ -242,7 +204,7 @@ fn settings_of_a_network_namespace_are_changed_and_put_back() {
         eprintln!("skipped: a network namespace cannot be made here");
         return;
     }
-    let root = Root::empty();
+    let root = Root::empty("ringmq-tune");
     fs::create_dir_all(root.0.join("proc/sys/net")).unwrap();
     std::os::unix::fs::symlink("/proc/sys/net/ipv4", root.0.join("proc/sys/net/ipv4")).unwrap();
     let script = "file=/proc/sys/net/ipv4/tcp_max_syn_backlog
