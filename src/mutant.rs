@@ -266,6 +266,12 @@ mutants! {
     MemorySubscribeTaken,
     /// Messages are taken although memory is full.
     MemoryPublishTaken,
+    /// Messages are lost as soon as memory is full: publishers do not wait for it.
+    MemoryFullAtOnce,
+    /// Publishers that wait for memory never go on.
+    MemoryWaitersForgotten,
+    /// Clients that do not read are not ended although memory is short.
+    MemoryStalledKept,
     /// Unfinished CONNECTs are kept although memory is short.
     MemoryUnfinishedKept,
     /// A publisher is told of success although nobody could take its message for want of memory.

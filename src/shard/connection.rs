@@ -47,6 +47,8 @@ impl Holds {
     pub const FANOUT: Holds = Holds(32);
     /// A request of it goes on in slices.
     pub const TASK: Holds = Holds(64);
+    /// Memory is full; it waits for a while before its messages are lost.
+    pub const MEMORY: Holds = Holds(512);
     /// What holds for steps, not for as long as somebody else likes: it is read on meanwhile.
     const BRIEF: u16 = Holds::WORK.0 | Holds::FANOUT.0 | Holds::TASK.0;
 
@@ -87,6 +89,7 @@ const _: () = {
         Holds::UNREAD,
         Holds::FANOUT,
         Holds::TASK,
+        Holds::MEMORY,
         one,
         other,
     ];

@@ -15,6 +15,7 @@
 use super::Shard;
 use super::connection::{Connection, Input, Stage};
 use super::refuse::Denial;
+use super::relief::Relief;
 use crate::ids::SocketId;
 use crate::limits::{BRIEF_INPUT, UNFINISHED_INPUT, cost};
 use crate::mutant::Mutant;
@@ -58,10 +59,10 @@ pub enum Pressure {
     /// that read; no more is retained; a CONNECT that has come in part is not waited for.
     Tight,
     /// From 15 sixteenths on. No new clients, no new subscriptions; who sends a large packet in
-    /// parts is ended.
+    /// parts is ended, and so is who does not read what it is sent ([`super::relief`]).
     High,
-    /// From the limit on. No messages are taken, no replays go on. What is in flight stays, and is
-    /// sent again; PINGREQ, acknowledgements, UNSUBSCRIBE and DISCONNECT are handled as ever.
+    /// From the limit on. Publishers wait for a second, then no messages are taken any more; no
+    /// replays go on ([`super::relief`]). What is in flight stays, and is sent again; PINGREQ, acknowledgements, UNSUBSCRIBE and DISCONNECT are handled as ever.
     Full,
 }
 
@@ -132,6 +133,7 @@ pub(super) struct Budgeting {
     logged: Instant,
     /// Connections that hold a part of a CONNECT, the oldest first; some have got on since.
     unfinished: VecDeque<SocketId>,
+    pub(super) relief: Relief,
     /// Messages that were put into pending queues, ever. Tells whether one was.
     pub(super) queued: u64,
 }
@@ -274,6 +276,9 @@ impl Shard {
         self.counters.memory_pressure = now as u64;
         if now > before {
             self.counters.memory_shortages += 1;
+        }
+        if now == Pressure::Full {
+            self.budgeting.relief.became_full(self.now);
         }
         let due = self.budgeting.logged.plus_millis(TOLD) <= self.now;
         if due || self.budgeting.logged == Instant(0) {

@@ -43,6 +43,7 @@ mod pump;
 mod receive;
 mod redeliver;
 mod refuse;
+mod relief;
 mod retain;
 mod returns;
 mod route;
@@ -421,7 +422,10 @@ impl Shard {
             more |= self.run_long_work();
         }
         more |= self.intake.has_more() && self.takes_data();
-        more |= self.is_short(memory::Pressure::Tight) && self.shed_unfinished();
+        if self.is_short(memory::Pressure::Tight) {
+            more |= self.shed_unfinished();
+            more |= self.end_stalled();
+        }
         self.flush();
         self.outbox.close_batches();
         self.weigh();
@@ -476,7 +480,7 @@ impl Shard {
     /// When the next timer may be due; `None` when nothing is.
     pub fn deadline(&self) -> Option<Instant> {
         let timers = self.timers.next_deadline();
-        let others = [self.parked.deadline(), self.departures.deadline()];
+        let others = [self.parked.deadline(), self.departures.deadline(), self.relief_deadline()];
         others.into_iter().chain([timers]).flatten().min()
     }
 

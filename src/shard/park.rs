@@ -28,6 +28,8 @@ pub struct Parked {
     /// Connections that wait for room in a mailbox: a line for each shard, and one more for those
     /// that wait because control mail has piled up.
     mail: Lines,
+    /// Publishers that wait for memory; one line.
+    pub(super) memory: Lines,
     /// The line that is served first in the next step.
     first_line: usize,
     /// The mailbox that the packet which is being handled found full.
@@ -46,7 +48,8 @@ impl Parked {
     /// Zero when nobody waits for anything.
     #[inline]
     pub(super) fn len(&self) -> usize {
-        self.work.len() | self.freed.len() | self.heard.len() | self.mail.len() | self.pace.len()
+        let held = self.work.len() | self.mail.len() | self.memory.len();
+        held | self.freed.len() | self.heard.len() | self.pace.len()
     }
 
     /// When something has to be looked at.
@@ -58,6 +61,9 @@ impl Parked {
     pub(super) fn forget(&mut self, socket: SocketId, holds: Holds) {
         if holds.has(Holds::MAIL) {
             self.mail.remove(socket);
+        }
+        if holds.has(Holds::MEMORY) {
+            self.memory.remove(socket);
         }
         if holds.has(Holds::WORK) {
             self.work.remove(socket);
@@ -114,6 +120,9 @@ impl Shard {
         if hold == Holds::MAIL {
             let line = self.parked.full.take().map_or(self.shards, |shard| shard.0);
             self.parked.mail.push(usize::from(line), socket);
+        } else if hold == Holds::MEMORY {
+            self.parked.memory.push(0, socket);
+            self.counters.parks_memory += 1;
         } else if hold == Holds::WORK {
             self.parked.work.push(SERVED, socket);
         } else if hold == Holds::CROWDED && self.hear_later(socket) {
@@ -203,6 +212,7 @@ impl Shard {
         self.let_leaving_go();
         self.hear_noted();
         self.go_on_freed();
+        self.retry_memory();
         self.retry_mail();
     }
 

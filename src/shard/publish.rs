@@ -49,6 +49,8 @@ enum Taken {
     ByTheStore,
     /// Nothing.
     Nothing,
+    /// Nothing yet: memory is full, but may not be in a moment.
+    Later,
 }
 
 impl Shard {
@@ -179,6 +181,9 @@ impl Shard {
             true => self.taken_when_short(version, publish),
             false => Taken::Whole,
         };
+        if taken == Taken::Later {
+            return Ok(Flow::Hold(Holds::MEMORY));
+        }
         if taken == Taken::Nothing {
             self.count_received(publish);
             self.acknowledge(socket, index, version, publish, ReasonCode::QuotaExceeded);
@@ -262,6 +267,9 @@ impl Shard {
         let retained = publish.retain && told && !Mutant::MemoryRetainedTaken.is_on();
         if clears || !full && !retained {
             return Taken::Whole;
+        }
+        if full && self.waits_until_memory() {
+            return Taken::Later;
         }
         self.counters.dropped_memory += 1;
         self.counters.memory_refused_message += 1;

@@ -194,13 +194,14 @@ counters! {
         memory_hand_over kind = "hand_over";
     }
     "ringmq_memory_pressure" Gauge "level"
-        "How short memory is: 0 not, 1 nothing more is stored, 2 no new clients, 3 no messages." {
+        "How short memory is: 0 not, 1 nothing more is stored, 2 no new clients, 3 no messages after a second." {
         memory_pressure;
     }
     "ringmq_memory_shortages_total" Counter "events"
         "Times that memory became short, or shorter (limits.memory)." { memory_shortages; }
     "ringmq_memory_ended_total" Counter "connections"
-        "Connections ended while memory was short because they sent a large packet in parts." {
+        "Connections ended while memory was short: they sent a large packet in parts, or did not \
+         read." {
         memory_ended;
     }
     "ringmq_memory_refused_total" Counter "requests"
@@ -252,6 +253,7 @@ counters! {
         "Times that reading from a publisher stopped, by what it waits for." {
         parks_publisher reason = "subscriber";
         parks_mailbox reason = "mailbox";
+        parks_memory reason = "memory";
     }
     "ringmq_fanouts_total" Counter "messages"
         "Messages for more subscribers than are served at once; delivered over several steps." {

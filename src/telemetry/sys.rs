@@ -174,7 +174,7 @@ pub fn topics(
     list.0
 }
 
-fn shard_figures(shard: &Counters) -> [(&'static str, u64); 17] {
+fn shard_figures(shard: &Counters) -> [(&'static str, u64); 18] {
     [
         ("connections", shard.connections_open),
         ("sessions", shard.sessions),
@@ -189,6 +189,7 @@ fn shard_figures(shard: &Counters) -> [(&'static str, u64); 17] {
         ("mail/doorbells", shard.doorbells),
         ("parks/subscriber", shard.parks_publisher),
         ("parks/mailbox", shard.parks_mailbox),
+        ("parks/memory", shard.parks_memory),
         ("buffers/exhausted", shard.buffer_exhaustions),
         ("connections/refused", shard.connections_refused()),
         ("handovers/failed", shard.handover_failures),

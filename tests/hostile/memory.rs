@@ -54,7 +54,9 @@ pub fn run(shards: usize) {
         window.trips.told(),
         window.echoes.told(),
     ));
-    assert_eq!(troubles, Vec::<String>::new(), "bystanders were disturbed");
+    let held: Vec<&str> = page.lines().filter(|line| line.starts_with("ringmq_memory_")).collect();
+    let disturbed = format!("bystanders were disturbed; memory: {held:#?}");
+    assert_eq!(troubles, Vec::<String>::new(), "{disturbed}");
     assert!(ground.broker.alive(), "the broker has ended: {}", ground.broker.complaints());
     assert!(dropped > 0.0, "memory was never short");
     assert!(most <= base + LIMIT + BESIDE, "{most} MiB, {base} before");

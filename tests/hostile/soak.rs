@@ -22,6 +22,24 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// What the broker counts of its memory, in MiB by kind; kinds of less than one are left out.
+fn counted(ground: &Ground) -> String {
+    let page = ground.page().unwrap_or_default();
+    let mut kinds: Vec<(&str, f64)> = Vec::new();
+    for line in page.lines().filter(|line| line.starts_with("ringmq_memory_bytes{")) {
+        let Some((_, rest)) = line.split_once("kind=\"") else { continue };
+        let Some((kind, value)) = rest.split_once("\"} ") else { continue };
+        let value = value.parse().unwrap_or(0.0);
+        match kinds.iter_mut().find(|known| known.0 == kind) {
+            Some(known) => known.1 += value,
+            None => kinds.push((kind, value)),
+        }
+    }
+    let mib = |value: f64| value / f64::from(1 << 20);
+    let large = kinds.into_iter().filter(|&(_, value)| mib(value) >= 1.0);
+    large.map(|(kind, value)| format!("{kind} {:.0} ", mib(value))).collect()
+}
+
 /// `HOSTILE_MINUTES` (10) of them against `HOSTILE_SHARDS` (2) shards.
 pub fn run() {
     let lasts = Duration::from_secs(60 * number("HOSTILE_MINUTES", 10));
@@ -81,12 +99,13 @@ pub fn run() {
                 let window = watch.look();
                 memory = memory.max(window.memory >> 10);
                 figure(&format!(
-                    "{} s left: ping {}; pair {}; echo {}; memory {} MiB",
+                    "{} s left: ping {}; pair {}; echo {}; memory {} MiB, counted: {}",
                     until.saturating_duration_since(Instant::now()).as_secs(),
                     window.slowest().told(),
                     window.trips.told(),
                     window.echoes.told(),
-                    window.memory >> 10
+                    window.memory >> 10,
+                    counted(&ground),
                 ));
             }
             stop.store(true, Ordering::Relaxed);
@@ -112,6 +131,8 @@ pub fn run() {
                 wrong.lock().expect("it only adds").push(format!("{memory} MiB of memory"));
             }
         });
+        std::thread::sleep(Duration::from_secs(8));
+        figure(&format!("after all: {}", counted(&ground)));
         wrong.into_inner().expect("it only adds")
     });
     assert!(ground.broker.alive(), "the broker has ended: {}", ground.broker.complaints());

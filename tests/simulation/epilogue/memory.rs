@@ -26,7 +26,9 @@ pub fn hold(world: &mut World, settings: &Settings) {
     tight_store(world, &settings);
     tight_connects(world, &settings);
     high(world, &settings);
+    full_at_first(world, &settings);
     full(world, &settings);
+    stalled(world, &settings);
     hysteresis(world, &settings);
     tight_output(world, &settings);
     let mut ballast_back = Peer::connect(world, 0, &hello(&ballast, false, 0));
@@ -250,13 +252,55 @@ fn high(world: &mut World, settings: &Settings) {
     part(world, [new, old]);
 }
 
-/// No messages, but for those that give something back.
+/// Publishers wait when memory becomes full, and lose nothing when there is some again soon.
+fn full_at_first(world: &mut World, settings: &Settings) {
+    let [mut new, mut old] = publishers(world);
+    subscribe(world, &mut new, Wish::new("e/m/w", 1));
+    squeeze(world, settings, FULL);
+    let before = world.counters().dropped_memory;
+    old.publish_as(world, "e/m/w", b"waits", 1, 7, false);
+    assert_eq!(old.take(world), [], "no answer while its publisher waits for memory");
+    relax(world, settings);
+    wait(world, 50);
+    assert_eq!(old.take(world), [acked(ReasonCode::Success)], "there is memory again");
+    assert_eq!(payloads(&new.read_all(world)), [b"waits"], "a message that waited");
+    assert_eq!(world.counters().dropped_memory, before, "nothing was lost");
+    part(world, [new, old]);
+}
+
+/// Who does not read what it is sent is ended, and nobody else is.
+fn stalled(world: &mut World, settings: &Settings) {
+    let mut slow = Peer::silent(world, 0, 64);
+    let name = on(world, 0, |n| format!("e-stalled-{n}"));
+    slow.begin(world, &hello(&name, true, 0));
+    slow.take(world);
+    subscribe(world, &mut slow, Wish::new("e/m/s", 0));
+    let mut reader = guest(world, "e-reads");
+    subscribe(world, &mut reader, Wish::new("e/m/s", 0));
+    let [mut new, old] = publishers(world);
+    for _ in 0..30 {
+        new.publish(world, "e/m/s", &[b'.'; 1000], 0, 0);
+        assert_eq!(reader.take(world).len(), 1, "to a client that reads");
+    }
+    let before = world.counters().memory_ended;
+    squeeze(world, settings, HIGH);
+    wait(world, 1300);
+    assert_eq!(world.counters().memory_ended - before, 1, "a client that does not read");
+    slow.end(world, End::Reset);
+    relax(world, settings);
+    new.publish(world, "e/m/s", b"on", 0, 0);
+    assert_eq!(reader.take(world).len(), 1, "a client that reads stays");
+    part(world, [reader, new, old]);
+}
+
+/// No messages, but for those that give something back, when memory is full for longer.
 fn full(world: &mut World, settings: &Settings) {
     let [mut new, mut old] = publishers(world);
     subscribe(world, &mut new, Wish::new("e/m/f", 1));
     let sent = answer(world, &mut old, "e/m/f", b"in flight", false);
     assert_eq!(sent, acked(ReasonCode::Success));
     squeeze(world, settings, FULL);
+    wait(world, 1100);
     let before = world.counters().dropped_memory;
     assert_eq!(answer(world, &mut old, "e/m/f", b"lost", false), acked(ReasonCode::Success));
     old.write(world, |out, _| packet::encode_pingreq(out));
