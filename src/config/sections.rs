@@ -328,6 +328,10 @@ section! {
         /// Send unacknowledged messages again to MQTT 3 clients after this time; MQTT 5 forbids
         /// it.
         retry_interval: Or<Off, Time<SECOND, DAY>> = Or::NONE,
+        /// Time without any progress of what is being sent to a client after which it is
+        /// disconnected: it does not read, and its Keep Alive may be off. A send that goes on is up
+        /// to 256 KiB, of which the kernel has to take the last byte.
+        send_timeout: Or<Off, Time<SECOND, DAY>> = Or::of(Time::of(300 * SECOND)),
         /// Time a new connection has to send its CONNECT packet, and then to reach the core that
         /// the client lives on if that is busy.
         connect_timeout: Time<{ SECOND / 10 }, { 3600 * SECOND }> = Time::of(10 * SECOND),

@@ -35,6 +35,8 @@ pub enum Cause {
     QueueFull,
     /// The broker holds as much as it may, and this client would have it hold more.
     Memory,
+    /// Nothing of what is being sent to it went out for `mqtt.send_timeout`.
+    Unread,
     /// The broker stops.
     Draining,
 }
@@ -64,6 +66,7 @@ impl Cause {
             Cause::Broken => "the connection broke",
             Cause::Rejected => "refused",
             Cause::ConnectTimeout => "no CONNECT in time",
+            Cause::Unread => "the client reads nothing (mqtt.send_timeout)",
             _ => "ended by the server",
         };
         self.farewell().map_or((word, None), |(code, what)| (what, Some(code as u8)))
@@ -150,6 +153,7 @@ impl Shard {
             Cause::KeepAlive => self.counters.keepalive_timeouts += 1,
             Cause::ConnectTimeout => self.counters.connect_timeouts += 1,
             Cause::Memory => self.counters.memory_ended += 1,
+            Cause::Unread => self.counters.send_timeouts += 1,
             _ => {}
         }
     }

@@ -276,6 +276,7 @@ impl Shard {
         self.counters.memory_pressure = now as u64;
         if now > before {
             self.counters.memory_shortages += 1;
+            self.budgeting.relief.look_now(self.now);
         }
         if now == Pressure::Full {
             self.budgeting.relief.became_full(self.now);

@@ -424,8 +424,8 @@ impl Shard {
         more |= self.intake.has_more() && self.takes_data();
         if self.is_short(memory::Pressure::Tight) {
             more |= self.shed_unfinished();
-            more |= self.end_stalled();
         }
+        more |= self.end_stalled();
         self.flush();
         self.outbox.close_batches();
         self.weigh();

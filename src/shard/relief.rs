@@ -7,6 +7,9 @@
 //! Meanwhile, from [`Pressure::High`] on, the shard ends the connections of clients that have
 //! unsent output and do not read: without that the output of a few such clients could fill the
 //! memory for as long as they like. All connections are looked at ten times a second, in slices.
+//! When memory is not short the same happens to who has read nothing for `mqtt.send_timeout`, with
+//! looks as far apart as a tenth of that: a client that has gone while its socket's buffers were
+//! full shows nothing else, because its last bytes are behind what is not read of it any more.
 
 use super::Shard;
 use super::close::Cause;
@@ -21,8 +24,9 @@ use crate::time::Instant;
 const PATIENCE: u64 = 1000;
 /// Milliseconds between looks at whether publishers can go on, or at who does not read.
 const LOOK: u64 = 10;
-/// Milliseconds from one look at all connections to the next one.
+/// Milliseconds from one look at all connections to the next one, at least and at most.
 const ROUND: u64 = 100;
+const LONGEST_ROUND: u64 = 10_000;
 /// Connections looked at per step.
 const SLICE: u32 = 1024;
 /// A client with fewer unsent bytes than this is not ended for them.
@@ -47,6 +51,11 @@ impl Relief {
     /// Memory became full just now.
     pub(super) fn became_full(&mut self, now: Instant) {
         self.full_since = now;
+    }
+
+    /// Memory became short, or shorter: who does not read is looked for at once.
+    pub(super) fn look_now(&mut self, now: Instant) {
+        self.round_at = self.round_at.min(now);
     }
 }
 
@@ -77,30 +86,52 @@ impl Shard {
     /// When the shard has to look again although nothing else happens.
     pub(super) fn relief_deadline(&self) -> Option<Instant> {
         let waits = !self.parked.memory.is_empty();
-        let short = self.is_short(Pressure::High);
-        let round = short.then_some(self.budgeting.relief.round_at);
+        let round = self.may_stall().is_some().then_some(self.budgeting.relief.round_at);
         let look = waits.then(|| self.now.plus_millis(LOOK));
         [round, look].into_iter().flatten().min()
     }
 
-    /// Ends clients that do not read while memory is short, a slice at a time; true when the round
-    /// goes on at once.
-    pub(super) fn end_stalled(&mut self) -> bool {
-        let relief = &self.budgeting.relief;
-        if !self.is_short(Pressure::High) || relief.next == 0 && self.now < relief.round_at {
-            return false;
+    /// Who is ended while it has unsent output, if anybody is.
+    fn may_stall(&self) -> Option<Stall> {
+        let timeout = self.settings.send_timeout;
+        match self.pressure() {
+            Pressure::Full => {
+                Some(Stall { millis: STALLED_FULL, bytes: SPARED, cause: Cause::Memory })
+            }
+            Pressure::High => {
+                Some(Stall { millis: STALLED_HIGH, bytes: SPARED, cause: Cause::Memory })
+            }
+            _ if timeout > 0 && self.pool.held() > 0 => {
+                Some(Stall { millis: timeout, bytes: 0, cause: Cause::Unread })
+            }
+            _ => None,
         }
+    }
+
+    /// Ends clients that do not read, a slice of the connections at a time; true when the round
+    /// goes on at once.
+    #[inline]
+    pub(super) fn end_stalled(&mut self) -> bool {
+        self.now >= self.budgeting.relief.round_at && self.look_for_stalled()
+    }
+
+    #[inline(never)]
+    fn look_for_stalled(&mut self) -> bool {
+        let Some(stall) = self.may_stall() else {
+            self.budgeting.relief.next = 0;
+            self.budgeting.relief.round_at = self.now.plus_millis(ROUND);
+            return false;
+        };
         let bound = self.connections.bound();
-        let end = bound.min(relief.next.saturating_add(SLICE));
-        let full = self.is_short(Pressure::Full);
-        let patience = if full { STALLED_FULL } else { STALLED_HIGH };
-        self.meter.charge(cost::VISIT * (end - relief.next));
-        for index in relief.next..end {
-            let stalled = |c: &Connection| is_stalled(c, self.now, patience);
+        let next = self.budgeting.relief.next.min(bound);
+        let end = bound.min(next + SLICE);
+        self.meter.charge(cost::VISIT * (end - next));
+        for index in next..end {
+            let stalled = |c: &Connection| stall.applies(c, self.now);
             if self.connections.get(index).is_some_and(stalled)
                 && !Mutant::MemoryStalledKept.is_on()
             {
-                self.disconnect(SocketId(index), Cause::Memory);
+                self.disconnect(SocketId(index), stall.cause);
                 // At once: its output would be held until it had had time for its last packet.
                 self.broken(SocketId(index));
             }
@@ -109,17 +140,28 @@ impl Shard {
         let relief = &mut self.budgeting.relief;
         relief.next = if over { 0 } else { end };
         if over {
-            relief.round_at = self.now.plus_millis(ROUND);
+            relief.round_at = self.now.plus_millis((stall.millis / 10).clamp(ROUND, LONGEST_ROUND));
         }
         !over
     }
 }
 
-/// True when the client has much unsent output of which nothing went out for so many milliseconds.
-fn is_stalled(connection: &Connection, now: Instant, patience: u64) -> bool {
-    let output = connection.output.as_ref().filter(|output| output.is_sending());
-    matches!(connection.stage, Stage::Open(_))
-        && output.is_some_and(|output| {
-            output.unsent() >= SPARED && now.millis_since(output.progressed) >= patience
-        })
+/// What ends a client that does not read.
+struct Stall {
+    /// Nothing went out for so many milliseconds.
+    millis: u64,
+    /// So many bytes or more are unsent.
+    bytes: usize,
+    cause: Cause,
+}
+
+impl Stall {
+    fn applies(&self, connection: &Connection, now: Instant) -> bool {
+        let output = connection.output.as_ref().filter(|output| output.is_sending());
+        matches!(connection.stage, Stage::Open(_))
+            && output.is_some_and(|output| {
+                let silent = now.millis_since(output.progressed);
+                output.unsent() >= self.bytes && silent >= self.millis
+            })
+    }
 }

@@ -39,6 +39,8 @@ pub struct Settings {
     pub retry_interval: u64,
     /// Milliseconds a connection may take to send CONNECT.
     pub connect_timeout: u64,
+    /// `mqtt.send_timeout`, milliseconds; 0 for none.
+    pub send_timeout: u64,
     /// Largest Keep Alive accepted, seconds.
     pub keep_alive_max: u16,
     /// Silence allowed, in keep-alives.
@@ -128,6 +130,7 @@ impl Settings {
             receive_maximum: mqtt.receive_maximum.get(),
             max_inflight: mqtt.max_inflight.get(),
             retry_interval: millis(mqtt.retry_interval.get()),
+            send_timeout: millis(mqtt.send_timeout.get()),
             connect_timeout: mqtt.connect_timeout.get().as_millis() as u64,
             keep_alive_max: mqtt.keep_alive.max.get().as_secs().min(65_535) as u16,
             keep_alive_multiplier: mqtt.keep_alive.multiplier.get(),

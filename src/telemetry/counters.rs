@@ -116,6 +116,10 @@ counters! {
         "Accepts that failed." { accept_errors; }
     "ringmq_connect_timeouts_total" Counter "connections"
         "Connections closed because no CONNECT came in time." { connect_timeouts; }
+    "ringmq_send_timeouts_total" Counter "connections"
+        "Connections closed because the client read nothing for too long (mqtt.send_timeout)." {
+        send_timeouts;
+    }
     "ringmq_keepalive_timeouts_total" Counter "connections"
         "Connections closed because the client was silent for too long." { keepalive_timeouts; }
     "ringmq_takeovers_total" Counter "connections"

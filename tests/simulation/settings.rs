@@ -22,6 +22,7 @@ pub fn roomy() -> Settings {
         max_inflight: 32,
         retry_interval: 0,
         connect_timeout: 5000,
+        send_timeout: 0,
         keep_alive_max: u16::MAX,
         keep_alive_multiplier: 1.5,
         session_expiry_default: 120,

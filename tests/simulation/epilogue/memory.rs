@@ -28,7 +28,8 @@ pub fn hold(world: &mut World, settings: &Settings) {
     high(world, &settings);
     full_at_first(world, &settings);
     full(world, &settings);
-    stalled(world, &settings);
+    stalled(world, &settings, false);
+    stalled(world, &settings, true);
     hysteresis(world, &settings);
     tight_output(world, &settings);
     let mut ballast_back = Peer::connect(world, 0, &hello(&ballast, false, 0));
@@ -268,8 +269,9 @@ fn full_at_first(world: &mut World, settings: &Settings) {
     part(world, [new, old]);
 }
 
-/// Who does not read what it is sent is ended, and nobody else is.
-fn stalled(world: &mut World, settings: &Settings) {
+/// Who does not read what it is sent is ended, and nobody else is: soon while memory is short,
+/// otherwise after `mqtt.send_timeout`.
+fn stalled(world: &mut World, settings: &Settings, enough: bool) {
     let mut slow = Peer::silent(world, 0, 64);
     let name = on(world, 0, |n| format!("e-stalled-{n}"));
     slow.begin(world, &hello(&name, true, 0));
@@ -282,10 +284,21 @@ fn stalled(world: &mut World, settings: &Settings) {
         new.publish(world, "e/m/s", &[b'.'; 1000], 0, 0);
         assert_eq!(reader.take(world).len(), 1, "to a client that reads");
     }
-    let before = world.counters().memory_ended;
-    squeeze(world, settings, HIGH);
-    wait(world, 1300);
-    assert_eq!(world.counters().memory_ended - before, 1, "a client that does not read");
+    let ended = |world: &World| {
+        let counters = world.counters();
+        if enough { counters.send_timeouts } else { counters.memory_ended }
+    };
+    let before = ended(world);
+    if enough {
+        reload(world, Settings { send_timeout: 3000, ..settings.clone() });
+        wait(world, 2000);
+        assert_eq!(ended(world), before, "ended too early");
+        wait(world, 1500);
+    } else {
+        squeeze(world, settings, HIGH);
+        wait(world, 1300);
+    }
+    assert_eq!(ended(world) - before, 1, "a client that does not read");
     slow.end(world, End::Reset);
     relax(world, settings);
     new.publish(world, "e/m/s", b"on", 0, 0);
