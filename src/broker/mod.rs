@@ -308,6 +308,7 @@ impl Broker {
             mountpoint: listener.mountpoint.to_string(),
             max_connections: listener.max_connections.get().map_or(u64::MAX, u64::from),
             max_connect_rate: listener.max_connect_rate.get(),
+            stack: listener.stack(),
             connections: Quota::default(),
             rate: Rate::default(),
         });

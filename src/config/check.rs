@@ -9,7 +9,9 @@ use super::host::Bind;
 use super::pointer;
 use super::problem::{Problem, Wrong};
 use super::sections::{Config, Listener, ListenerType};
-use super::value::{Get, Or};
+use super::value::{Get, Or, Several};
+use crate::transport::network::Networks;
+use crate::transport::{Stack, Web};
 
 /// Checks the rules between keys and fills in what depends on other keys. Keys that already have a
 /// problem are left alone, because their value is only a stand-in.
@@ -94,6 +96,9 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
         } else if !report.has(&key("type")) {
             address_fits_type(listener, &key("bind"), report);
         }
+        if !report.has(&key("type")) {
+            keys_fit_type(listener, &key, report);
+        }
     }
 }
 
@@ -127,11 +132,30 @@ fn address_fits_type(listener: &Listener, key: &str, report: &mut Report<'_>) {
             let what = format!("a unix listener needs a path, not {address}");
             report.add(key, what, "write a path such as /run/ringmq/mqtt.sock");
         }
-        (ListenerType::Tcp, Bind::Unix(path)) => {
-            let what = format!("`{}` is a path, but the listener's type is tcp", path.display());
+        (ListenerType::Tcp | ListenerType::Ws, Bind::Unix(path)) => {
+            let what = format!(
+                "`{}` is a path, but the listener's type is {}",
+                path.display(),
+                listener.kind.word()
+            );
             report.add(key, what, "write an address such as 127.0.0.1:1883, or set type: unix");
         }
         _ => {}
+    }
+}
+
+/// A key that says nothing about listeners of this type is a mistake, unless it has its default.
+fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    let usual = Listener::default();
+    let is_web = listener.kind == ListenerType::Ws;
+    for (field, fits, fix) in [
+        ("path", is_web || listener.path == usual.path, "remove it, or set type: ws"),
+        ("origins", is_web || listener.origins == usual.origins, "remove it, or set type: ws"),
+    ] {
+        if !fits {
+            let what = format!("a listener of type {} has no {field}", listener.kind.word());
+            report.add(&key(field), what, fix);
+        }
     }
 }
 
@@ -186,7 +210,38 @@ impl Config {
     }
 }
 
+impl ListenerType {
+    /// As it is written.
+    fn word(self) -> &'static str {
+        match self {
+            ListenerType::Tcp => "tcp",
+            ListenerType::Ws => "ws",
+            ListenerType::Unix => "unix",
+        }
+    }
+}
+
+impl Config {
+    /// `trusted_proxies` as networks.
+    pub fn trusted_networks(&self) -> Networks {
+        Networks(self.trusted_proxies.0.iter().map(|proxy| proxy.0).collect())
+    }
+}
+
 impl Listener {
+    /// What carries MQTT on its connections.
+    pub fn stack(&self) -> Stack {
+        let web = || Web {
+            path: Box::from(&*self.path),
+            origins: self
+                .origins
+                .0
+                .as_ref()
+                .map(|Several(all)| all.iter().map(|origin| Box::from(&**origin)).collect()),
+        };
+        Stack { web: (self.kind == ListenerType::Ws).then(web) }
+    }
+
     /// Whether clients without user name are accepted; settled when the configuration was read.
     pub fn allows_anonymous(&self) -> bool {
         self.allow_anonymous.0.unwrap_or(false)
