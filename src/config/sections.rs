@@ -90,10 +90,15 @@ choice! {
 
 choice! {
     /// Whether connections begin with a PROXY protocol header.
-    #[schemars(extend("x-later" = ["v1", "v2", "any"], "x-noun" = "proxy_protocol"))]
     ProxyProtocol {
         /// They do not.
         Off,
+        /// With one of version 1.
+        V1,
+        /// With one of version 2.
+        V2,
+        /// With one of either version.
+        Any,
     }
 }
 
@@ -274,7 +279,10 @@ section! {
         /// Connections the kernel holds until they are accepted, per core (net.core.somaxconn also
         /// limits it).
         backlog: Count<u32, Connections, 1, 65_535> = Count::of(4096),
-        /// PROXY protocol header at the start of a connection.
+        /// PROXY protocol header at the start of a connection: it tells the client's address, which
+        /// then stands in the log and counts for limits, and the name in its certificate. Only
+        /// trusted_proxies may connect. The header has to come within mqtt.connect_timeout, and has
+        /// at most 4 KiB.
         proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
         /// Accept clients without user name. auto: only while every listener is on loopback or a
         /// unix socket.

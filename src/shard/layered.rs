@@ -10,9 +10,9 @@ use super::connection::Stage;
 use super::deliver::output_of;
 use super::output::{Outgoing, Pool, Segment};
 use super::{Action, Shard};
-use crate::ids::{ListenerId, SocketId};
+use crate::ids::{ListenerId, Peer, SocketId};
 use crate::slab::Table;
-use crate::transport::{Context, End, Ending, Exchange, Header, Layer, Layers, Stack};
+use crate::transport::{Context, End, Ending, Exchange, Header, Identity, Layer, Layers, Stack};
 
 /// A send in one piece is at most so long when it is put behind other bytes.
 const COPY: usize = 4096;
@@ -87,6 +87,26 @@ impl Shard {
         self.layered.all.get(socket.0).is_some_and(|layers| !layers.is_through())
     }
 
+    /// Who the client is, as far as a layer has verified it; until its CONNECT was accepted.
+    pub(super) fn identity(&self, socket: SocketId) -> Option<&Identity> {
+        self.layered.all.get(socket.0)?.identity()
+    }
+
+    /// True when a listener takes connections of proxies only, and this peer is none.
+    pub(super) fn is_no_proxy(&self, listener: ListenerId, peer: Peer) -> bool {
+        let entrance = self.entrances.get(usize::from(listener.0)).and_then(Option::as_ref);
+        entrance.is_some_and(|entrance| entrance.stack.proxy.is_some())
+            && !self.settings.trusted_proxies.trusts(peer)
+    }
+
+    /// Such a peer is turned away at once: what it says of others is not even read.
+    pub(super) fn refuse_no_proxy(&mut self, socket: SocketId, listener: ListenerId, peer: Peer) {
+        self.counters.refused_proxy += 1;
+        self.counters.connections_closed += 1;
+        self.log_refused(peer, listener, "the peer is not one of trusted_proxies");
+        self.actions.push(Action::Close(socket));
+    }
+
     /// [`Shard::received`] for a connection with layers.
     #[inline(never)]
     pub(super) fn received_layered(&mut self, socket: SocketId, stage: Stage, bytes: &[u8]) {
@@ -108,6 +128,7 @@ impl Shard {
             Err(End::Ended) => self.part(socket, false),
             Err(End::Fault(fault)) => {
                 match fault.layer {
+                    Layer::Proxy => self.counters.refused_proxy += 1,
                     Layer::Upgrade => self.counters.upgrades_refused += 1,
                     Layer::WebSocket => self.counters.websocket_faults += 1,
                 }

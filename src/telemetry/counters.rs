@@ -103,6 +103,7 @@ counters! {
         refused_listener_closed reason = "listener_closed";
         refused_memory reason = "memory";
         upgrades_refused reason = "upgrade";
+        refused_proxy reason = "proxy";
     }
     "ringmq_websocket_faults_total" Counter "connections"
         "Connections ended because the client broke a rule of WebSocket." { websocket_faults; }

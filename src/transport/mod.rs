@@ -16,6 +16,7 @@
 
 pub mod forwarded;
 pub mod network;
+pub mod proxy;
 mod upgrade;
 mod websocket;
 
@@ -30,21 +31,30 @@ pub use websocket::Header;
 /// What the connections of a listener consist of.
 #[derive(Debug, Default)]
 pub struct Stack {
+    /// A PROXY header comes first.
+    pub proxy: Option<proxy::Versions>,
     /// MQTT is carried in WebSocket frames.
     pub web: Option<Web>,
 }
 
 impl Stack {
     /// Of connections without any layer.
-    pub const PLAIN: Stack = Stack { web: None };
+    pub const PLAIN: Stack = Stack { proxy: None, web: None };
 
     /// The layers of a new connection; `None` when it has none.
     pub fn begin(&self) -> Option<Layers> {
-        let awaits = match self {
-            Stack { web: Some(_) } => Awaits::Upgrade,
-            Stack { web: None } => return None,
+        let awaits = match (self.proxy, self.behind_proxy()) {
+            (None, Awaits::Nothing) => return None,
+            (None, awaits) => awaits,
+            (Some(_), _) => Awaits::Proxy,
         };
-        Some(Layers(State::Opening(Box::new(Opening { awaits, head: Vec::new(), frames: None }))))
+        let opening = Opening { awaits, head: Vec::new(), frames: None, identity: None };
+        Some(Layers(State::Opening(Box::new(opening))))
+    }
+
+    /// What comes behind the PROXY header, or first when there is none.
+    fn behind_proxy(&self) -> Awaits {
+        if self.web.is_some() { Awaits::Upgrade } else { Awaits::Nothing }
     }
 }
 
@@ -73,6 +83,13 @@ pub struct Exchange {
     pub work: u32,
 }
 
+/// Who a client is by what was verified on the way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The common name in its certificate.
+    pub common_name: Box<str>,
+}
+
 /// Why nothing more is to be read from a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
@@ -94,6 +111,8 @@ pub struct Fault {
 /// A layer's name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Layer {
+    /// The PROXY header.
+    Proxy,
     /// The HTTP request that a WebSocket begins with.
     Upgrade,
     /// WebSocket frames.
@@ -133,11 +152,14 @@ struct Opening {
     head: Vec<u8>,
     /// The frames, once the upgrade was granted.
     frames: Option<Frames>,
+    identity: Option<Identity>,
 }
 
 /// The next header of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaits {
+    /// A PROXY header.
+    Proxy,
     /// An HTTP request.
     Upgrade,
     /// None: the layers are through.
@@ -210,6 +232,14 @@ impl Layers {
         }
     }
 
+    /// Who the client is, as far as a layer has verified it; known until [`Layers::settle`].
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.0 {
+            State::Opening(opening) => opening.identity.as_ref(),
+            State::WebSocket(_) => None,
+        }
+    }
+
     /// True when every layer is through with its beginning.
     pub fn is_through(&self) -> bool {
         match &self.0 {
@@ -223,7 +253,8 @@ impl Layers {
         match &self.0 {
             State::Opening(opening) => {
                 let frames = opening.frames.as_ref().map_or(0, Frames::heap);
-                size_of::<Opening>() + opening.head.capacity() + frames
+                let name = opening.identity.as_ref().map_or(0, |known| known.common_name.len());
+                size_of::<Opening>() + opening.head.capacity() + frames + name
             }
             State::WebSocket(frames) => frames.heap(),
         }
@@ -245,6 +276,27 @@ impl Opening {
         exchange: &mut Exchange,
     ) -> Result<(), End> {
         let mut rest = Cow::Borrowed(bytes);
+        if let (Awaits::Proxy, Some(versions)) = (self.awaits, context.stack.proxy) {
+            let head = join(std::mem::take(&mut self.head), rest);
+            match proxy::take(&head, versions, exchange) {
+                Ok(None) => {
+                    self.head = head.into_owned();
+                    return Ok(());
+                }
+                Ok(Some((used, identity))) => {
+                    self.awaits = context.stack.behind_proxy();
+                    self.identity = identity;
+                    rest = skip(head, used);
+                }
+                Err(fault) => {
+                    self.awaits = Awaits::End;
+                    return Err(End::Fault(fault));
+                }
+            }
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
         if self.awaits == Awaits::Upgrade {
             let Some(web) = &context.stack.web else { return Ok(()) };
             let known = self.head.len();
