@@ -59,7 +59,11 @@ pub(super) fn take(
         Ok((header, used)) if used <= most => (header, used),
         // The crate takes some lengths that are too short for what is said to be there for more
         // that is to come.
-        Err(proxy_header::Error::BufferTooShort) if head.len() < most => return Ok(None),
+        Err(proxy_header::Error::BufferTooShort)
+            if head.len() < most && !(head[0] == b'P' && head.contains(&b'\n')) =>
+        {
+            return Ok(None);
+        }
         _ => return Err(fault("a PROXY header that is malformed")),
     };
     if let Some(address) = header.proxied_address() {
