@@ -240,6 +240,24 @@ impl Layers {
         }
     }
 
+    /// Bytes of an unfinished header that are held.
+    pub fn unfinished(&self) -> usize {
+        match &self.0 {
+            State::Opening(opening) => opening.head.len(),
+            State::WebSocket(_) => 0,
+        }
+    }
+
+    /// The broker has no memory for a beginning that is not whole: what is held of it goes, and the
+    /// peer is told, if its protocol has a way.
+    pub fn turn_away(&mut self, wire: &mut Vec<u8>) {
+        let State::Opening(opening) = &mut self.0 else { return };
+        if std::mem::replace(&mut opening.awaits, Awaits::End) == Awaits::Upgrade {
+            upgrade::turn_away(wire);
+        }
+        opening.head = Vec::new();
+    }
+
     /// True when every layer is through with its beginning.
     pub fn is_through(&self) -> bool {
         match &self.0 {
