@@ -8,8 +8,11 @@ use super::document::Document;
 use super::host::Bind;
 use super::pointer;
 use super::problem::{Problem, Wrong};
-use super::sections::{Config, Listener, ListenerType};
-use super::value::{Get, Or};
+use super::sections::{Config, Listener, ListenerType, ProxyProtocol};
+use super::value::{Get, Or, Several};
+use crate::transport::network::Networks;
+use crate::transport::proxy::Versions;
+use crate::transport::{Stack, Web};
 
 /// Checks the rules between keys and fills in what depends on other keys. Keys that already have a
 /// problem are left alone, because their value is only a stand-in.
@@ -18,8 +21,12 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
         Report { document, already: problems.iter().map(|p| p.key.clone()).collect(), problems };
     session_expiry(config, &mut report);
     listeners(&config.listeners, &mut report);
+    proxies(config, &mut report);
     admin(config, &mut report);
-    let loopback = config.listeners.iter().all(|listener| is_loopback(&listener.bind));
+    let is_local = |listener: &Listener| {
+        is_loopback(&listener.bind) && listener.proxy_protocol == ProxyProtocol::Off
+    };
+    let loopback = config.listeners.iter().all(is_local);
     for listener in config.listeners.iter_mut() {
         listener.allow_anonymous.0.get_or_insert(loopback);
     }
@@ -87,12 +94,30 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
             let what = format!("listeners.{first} is also called `{}`", listener.name);
             report.add(&key("name"), what, "give each listener a name of its own");
         }
-        let taken = report.first(before, "bind", |other| overlap(&other.bind, &listener.bind));
+        let taken = report.first(before, "bind", |other| overlap(other, listener));
         if let Some(first) = taken {
             let what = format!("listeners.{first} is bound to {} too", listeners[first].bind);
             report.add(&key("bind"), what, "give each listener an address of its own");
         } else if !report.has(&key("type")) {
             address_fits_type(listener, &key("bind"), report);
+        }
+        if !report.has(&key("type")) {
+            keys_fit_type(listener, &key, report);
+        }
+    }
+}
+
+/// A listener that takes connections of proxies only needs to be told of one.
+fn proxies(config: &Config, report: &mut Report<'_>) {
+    if !config.trusted_proxies.0.is_empty() || report.has("trusted_proxies") {
+        return;
+    }
+    for (position, listener) in config.listeners.iter().enumerate() {
+        let is_tcp = matches!(listener.bind, Bind::Tcp(_));
+        if listener.proxy_protocol != ProxyProtocol::Off && is_tcp {
+            let key = format!("listeners.{position}.proxy_protocol");
+            let what = "nobody could connect, because trusted_proxies is empty";
+            report.add(&key, what, "name the proxies there, such as trusted_proxies: [10.0.0.5]");
         }
     }
 }
@@ -100,7 +125,8 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
 fn admin(config: &Config, report: &mut Report<'_>) {
     let Some(address) = config.admin.bind.get() else { return };
     let bind = Bind::Tcp(address);
-    let same = |listener: &Listener| overlap(&listener.bind, &bind);
+    let server = Listener { bind: bind.clone(), ..Listener::default() };
+    let same = |listener: &Listener| overlap(listener, &server);
     if let Some(position) = report.first(&config.listeners, "bind", same) {
         let what = format!("listeners.{position} is bound to {bind} too");
         report.add("admin.bind", what, "give the admin server an address of its own");
@@ -108,17 +134,27 @@ fn admin(config: &Config, report: &mut Report<'_>) {
 }
 
 /// True when both cannot be bound: the same path, or the same port of addresses that are the same
-/// or one of which is every address of its family. Port 0 is another port each time.
-fn overlap(one: &Bind, other: &Bind) -> bool {
-    match (one, other) {
-        (Bind::Tcp(one), Bind::Tcp(other)) => {
-            let (mine, theirs) = (one.ip(), other.ip());
+/// or one of which is every address of its family, or of both. Port 0 is another port each time.
+fn overlap(one: &Listener, other: &Listener) -> bool {
+    match (&one.bind, &other.bind) {
+        (Bind::Tcp(mine), Bind::Tcp(theirs)) => {
+            let both = one.families() == Families::Both || other.families() == Families::Both;
             let same_family = mine.is_ipv4() == theirs.is_ipv4();
-            let any = same_family && (mine.is_unspecified() || theirs.is_unspecified());
-            one.port() == other.port() && one.port() != 0 && (mine == theirs || any)
+            let all = mine.ip().is_unspecified() || theirs.ip().is_unspecified();
+            let any = both || same_family && all;
+            mine.port() == theirs.port() && mine.port() != 0 && (mine.ip() == theirs.ip() || any)
         }
-        _ => one == other,
+        (mine, theirs) => mine == theirs,
     }
+}
+
+/// Whose connections a listener of an IP address takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Families {
+    /// Those of its address's family.
+    One,
+    /// IPv4 and IPv6.
+    Both,
 }
 
 fn address_fits_type(listener: &Listener, key: &str, report: &mut Report<'_>) {
@@ -127,11 +163,41 @@ fn address_fits_type(listener: &Listener, key: &str, report: &mut Report<'_>) {
             let what = format!("a unix listener needs a path, not {address}");
             report.add(key, what, "write a path such as /run/ringmq/mqtt.sock");
         }
-        (ListenerType::Tcp, Bind::Unix(path)) => {
-            let what = format!("`{}` is a path, but the listener's type is tcp", path.display());
+        (ListenerType::Tcp | ListenerType::Ws, Bind::Unix(path)) => {
+            let what = format!(
+                "`{}` is a path, but the listener's type is {}",
+                path.display(),
+                listener.kind.word()
+            );
             report.add(key, what, "write an address such as 127.0.0.1:1883, or set type: unix");
         }
         _ => {}
+    }
+}
+
+/// A key that says nothing about listeners of this type is a mistake, unless it has its default.
+fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    let usual = Listener::default();
+    let is_web = listener.kind == ListenerType::Ws;
+    let is_unix = listener.kind == ListenerType::Unix;
+    let fix = "remove it, or set type: unix";
+    for (field, fits, fix) in [
+        ("path", is_web || listener.path == usual.path, "remove it, or set type: ws"),
+        ("origins", is_web || listener.origins == usual.origins, "remove it, or set type: ws"),
+        ("mode", is_unix || listener.mode == usual.mode, fix),
+        ("owner", is_unix || listener.owner == usual.owner, fix),
+        ("group", is_unix || listener.group == usual.group, fix),
+    ] {
+        if !fits {
+            let what = format!("a listener of type {} has no {field}", listener.kind.word());
+            report.add(&key(field), what, fix);
+        }
+    }
+    let is_any =
+        matches!(&listener.bind, Bind::Tcp(bind) if bind.is_ipv6() && bind.ip().is_unspecified());
+    if listener.v6only && !is_any {
+        let what = "only a listener on [::] could take IPv4 clients too";
+        report.add(&key("v6only"), what, "remove it, or bind to \"[::]:1883\"");
     }
 }
 
@@ -186,7 +252,54 @@ impl Config {
     }
 }
 
+impl ListenerType {
+    /// As it is written.
+    fn word(self) -> &'static str {
+        match self {
+            ListenerType::Tcp => "tcp",
+            ListenerType::Ws => "ws",
+            ListenerType::Unix => "unix",
+        }
+    }
+}
+
+impl Config {
+    /// `trusted_proxies` as networks.
+    pub fn trusted_networks(&self) -> Networks {
+        Networks(self.trusted_proxies.0.iter().map(|proxy| proxy.0).collect())
+    }
+}
+
 impl Listener {
+    /// Whose connections it takes, if it has an IP address.
+    pub fn families(&self) -> Families {
+        match &self.bind {
+            Bind::Tcp(SocketAddr::V6(bind)) if bind.ip().is_unspecified() && !self.v6only => {
+                Families::Both
+            }
+            _ => Families::One,
+        }
+    }
+
+    /// What carries MQTT on its connections.
+    pub fn stack(&self) -> Stack {
+        let web = || Web {
+            path: Box::from(&*self.path),
+            origins: self
+                .origins
+                .0
+                .as_ref()
+                .map(|Several(all)| all.iter().map(|origin| Box::from(&**origin)).collect()),
+        };
+        let proxy = match self.proxy_protocol {
+            ProxyProtocol::Off => None,
+            ProxyProtocol::V1 => Some(Versions::V1),
+            ProxyProtocol::V2 => Some(Versions::V2),
+            ProxyProtocol::Any => Some(Versions::Any),
+        };
+        Stack { proxy, web: (self.kind == ListenerType::Ws).then(web) }
+    }
+
     /// Whether clients without user name are accepted; settled when the configuration was read.
     pub fn allows_anonymous(&self) -> bool {
         self.allow_anonymous.0.unwrap_or(false)

@@ -34,13 +34,14 @@ mod text;
 mod value;
 mod yaml;
 
-pub use host::{Address, Bind, Cores, Mountpoint};
+pub use check::Families;
+pub use host::{Address, Bind, Cores, FileMode, Mountpoint, Proxy, UrlPath, WebOrigin};
 pub use problem::{Origin, Problem, Problems};
 pub use quantity::{Count, Ratio, Seconds, ShortTime, Size, Time};
 pub use sections::*;
 pub use sources::Sources;
 pub use text::{default_file, json_schema, reference};
-pub use value::{Get, List, Or, Text};
+pub use value::{Get, List, Or, Several, Text};
 
 use serde_json::{Map, Value, json};
 

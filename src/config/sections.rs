@@ -10,10 +10,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::host::{Address, Bind, Cores, Mountpoint};
+use super::host::{Address, Bind, Cores, FileMode, Mountpoint, Proxy, UrlPath, WebOrigin};
 use super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::quantity::{Count, Ratio, Seconds, ShortTime, Size, Time, Unit};
-use super::value::{self, Get, List, Or, Section, Text, Word};
+use super::value::{self, Get, List, Or, Section, Several, Text, Word};
 use crate::limits;
 
 /// The most of anything that a 32-bit count can hold.
@@ -36,7 +36,7 @@ macro_rules! markers {
     )*};
 }
 
-markers! { Word: Auto "auto" Never "never" Off "off" Unlimited "unlimited" }
+markers! { Word: Any "any" Auto "auto" Never "never" Off "off" Unlimited "unlimited" }
 markers! { Unit:
     Aliases "aliases" Bytes "bytes" Connections "connections"
     ConnectsPerSecond "connections per second" Levels "levels" Messages "messages"
@@ -77,10 +77,12 @@ macro_rules! choice {
 
 choice! {
     /// What carries MQTT on a listener.
-    #[schemars(extend("x-later" = ["tls", "ws", "wss"], "x-noun" = "listener type"))]
+    #[schemars(extend("x-later" = ["tls", "wss"], "x-noun" = "listener type"))]
     ListenerType {
         /// Plain TCP.
         Tcp,
+        /// WebSocket over plain TCP.
+        Ws,
         /// A unix stream socket.
         Unix,
     }
@@ -88,10 +90,15 @@ choice! {
 
 choice! {
     /// Whether connections begin with a PROXY protocol header.
-    #[schemars(extend("x-later" = ["v1", "v2", "any"], "x-noun" = "proxy_protocol"))]
     ProxyProtocol {
         /// They do not.
         Off,
+        /// With one of version 1.
+        V1,
+        /// With one of version 2.
+        V2,
+        /// With one of either version.
+        Any,
     }
 }
 
@@ -199,6 +206,10 @@ section! {
         runtime: Runtime = Runtime::default(),
         /// Where clients connect.
         listeners: List<Listener, { limits::MAX_LISTENERS }> = List(vec![Listener::default()]),
+        /// Proxies and load balancers in front of the broker: from these alone a PROXY header is
+        /// accepted (listeners.N.proxy_protocol), and X-Forwarded-For believed. The peers of a unix
+        /// socket count as such.
+        trusted_proxies: Several<Proxy, { limits::MAX_TRUSTED_PROXIES }> = Several(Vec::new()),
         /// What the protocol allows; the same for all listeners.
         mqtt: Mqtt = Mqtt::default(),
         /// Retained messages.
@@ -250,7 +261,7 @@ section! {
 
 section! {
     /// One place where clients connect.
-    #[schemars(extend("x-later" = ["path", "tls"]))]
+    #[schemars(extend("x-later" = ["tls"]))]
     Listener {
         /// Its name, in logs and metrics.
         name: Text<1, 64> = Text::of("default"),
@@ -258,9 +269,18 @@ section! {
         #[serde(rename = "type")]
         kind: ListenerType = ListenerType::Tcp,
         /// Address and port ("[::1]:1883" for IPv6; port 0 lets the kernel choose), or the path of
-        /// a unix socket. An IPv6 address takes IPv6 clients only, "[::]:1883" too: for both
-        /// families, add a listener on 0.0.0.0:1883.
+        /// a unix socket. A port alone, and "[::]:1883", are every address of both families; without
+        /// IPv6 on the host, of IPv4.
         bind: Bind = Bind::Tcp(Bind::USUAL),
+        /// "[::]" takes IPv6 clients only, so that another listener can have 0.0.0.0.
+        v6only: bool = false,
+        /// Rights of a unix socket's file: who may write to it may connect. auto: as the umask has
+        /// it.
+        mode: Or<Auto, FileMode> = Or::NONE,
+        /// User that owns a unix socket's file, by name or number. auto: the broker's.
+        owner: Or<Auto, Text<1, 64>> = Or::NONE,
+        /// Group of a unix socket's file, by name or number. auto: the broker's.
+        group: Or<Auto, Text<1, 64>> = Or::NONE,
         /// Most connections of this listener; further ones are refused with 0x97 (MQTT 3: 3).
         max_connections: Or<Unlimited, Count<u32, Connections, 1, MANY>> = Or::NONE,
         /// Most new connections per second; further ones are refused with 0x9F (MQTT 3: 3).
@@ -268,15 +288,23 @@ section! {
         /// Connections the kernel holds until they are accepted, per core (net.core.somaxconn also
         /// limits it).
         backlog: Count<u32, Connections, 1, 65_535> = Count::of(4096),
-        /// PROXY protocol header at the start of a connection.
+        /// PROXY protocol header at the start of a connection: it tells the client's address, which
+        /// then stands in the log and counts for limits, and the name in its certificate. Only
+        /// trusted_proxies may connect. The header has to come within mqtt.connect_timeout, and has
+        /// at most 4 KiB.
         proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
         /// Accept clients without user name. auto: only while every listener is on loopback or a
-        /// unix socket.
+        /// unix socket, and none has proxy_protocol.
         allow_anonymous: Or<Auto, bool> = Or::NONE,
         /// Prefix of every topic of this listener's clients, ends with /; may use ${client_id} and
         /// ${username}, in which / + and # become _. A client whose prefix would leave no room for
         /// a topic is refused.
         mountpoint: Mountpoint = Mountpoint::default(),
+        /// Path of the WebSocket; requests for another one get 404.
+        path: UrlPath = UrlPath::usual(),
+        /// Pages that may open the WebSocket, by the Origin that browsers send; others get 403. A
+        /// client that sends no Origin is no browser, and is let in.
+        origins: Or<Any, Several<WebOrigin, { limits::MAX_ORIGINS }>> = Or::NONE,
     }
 }
 

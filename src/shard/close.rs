@@ -33,6 +33,8 @@ pub enum Cause {
     ConnectTimeout,
     /// The client's queues are full and the policy says disconnect.
     QueueFull,
+    /// The client broke a rule of what carries MQTT.
+    Transport(&'static str),
     /// The broker holds as much as it may, and this client would have it hold more.
     Memory,
     /// Nothing of what is being sent to it went out for `mqtt.send_timeout`.
@@ -67,6 +69,7 @@ impl Cause {
             Cause::Rejected => "refused",
             Cause::ConnectTimeout => "no CONNECT in time",
             Cause::Unread => "the client reads nothing (mqtt.send_timeout)",
+            Cause::Transport(what) => what,
             _ => "ended by the server",
         };
         self.farewell().map_or((word, None), |(code, what)| (what, Some(code as u8)))
@@ -117,7 +120,10 @@ impl Shard {
             self.tally.names -= aliases.bytes();
         }
         connection.patience = 0;
-        let drained = connection.output.as_ref().is_none_or(|output| output.unsent() == 0);
+        let layered = connection.layered && cause != Cause::Broken;
+        let owes = layered && self.end_layers(socket, cause);
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let drained = !owes && connection.output.as_ref().is_none_or(|output| output.unsent() == 0);
         // A client that has said goodbye, or sent its end of stream, is owed no orderly end: that
         // takes a shutdown, which the kernel does on a thread of its own.
         let parted = matches!(cause, Cause::Client(_) | Cause::EndOfStream);
@@ -179,6 +185,9 @@ impl Shard {
             return;
         }
         let Some(connection) = self.connections.remove(socket.0) else { return };
+        if connection.layered {
+            self.take_layers(socket);
+        }
         self.parked.forget(socket, connection.holds);
         if let Some(output) = connection.output {
             self.pool.put_output(output);

@@ -72,6 +72,9 @@ impl Shard {
         self.actions.push(Action::ReceiveStream(socket));
         self.resume_deliveries(index);
         self.log_connected(socket, &name, &connect, present);
+        if self.connections.get(socket.0).is_some_and(|connection| connection.layered) {
+            self.settle_layers(socket);
+        }
         if !rest.is_empty() {
             self.receive_open(socket, index, rest);
         }

@@ -16,12 +16,17 @@ const CONNECT: u8 = 0x10;
 impl Shard {
     pub(super) fn admit(&mut self, socket: SocketId, listener: ListenerId, peer: Peer) {
         self.counters.connections_accepted += 1;
+        if self.is_no_proxy(listener, peer) {
+            self.refuse_no_proxy(socket, listener, peer);
+            return;
+        }
         if let Err(denial) = self.take_entrance(listener) {
             self.deny_entry(socket, listener, peer, denial);
             return;
         }
         let connection = Connection::new(listener, peer, self.now, self.promises.reloads());
         self.connections.insert(socket.0, connection);
+        self.begin_layers(socket, listener);
         self.arm_connection(socket, self.now.plus_millis(self.settings.connect_timeout));
         self.actions.push(Action::ReceiveOnce(socket));
     }
@@ -185,6 +190,10 @@ impl Shard {
         let connection =
             Connection::new(arriving.listener, arriving.peer, self.now, self.promises.reloads());
         self.connections.insert(socket.0, connection);
+        if let Some(layers) = arriving.layers {
+            self.put_layers(socket, layers);
+            self.send_wire(socket, &arriving.wire);
+        }
         // Nothing waits for this, but the keep-alive's entry on the wheel is then made only for a
         // connection that lasts this long.
         self.arm_connection(socket, self.now.plus_millis(self.settings.connect_timeout));

@@ -25,6 +25,7 @@ mod hand_over;
 mod hearing;
 mod held;
 mod journal;
+mod layered;
 mod line;
 mod mail;
 mod membership;
@@ -85,6 +86,7 @@ use hand_over::Departures;
 use hashbrown::HashMap;
 use hearing::Hearing;
 use journal::Journal;
+use layered::Layered;
 use mail::Intake;
 use meter::Meter;
 use output::{Outgoing, Pool};
@@ -135,6 +137,7 @@ pub struct Shard {
     sessions: Slab<Session>,
     names: names::Names,
     connections: Table<Connection>,
+    layered: Layered,
     index: Index,
     /// Subscriptions that only the trie finds, of each session that has any.
     unhashed: HashMap<u32, u32, foldhash::fast::FixedState>,
@@ -199,6 +202,7 @@ impl Shard {
             sessions: Slab::default(),
             names: names::Names::new(),
             connections: Table::default(),
+            layered: Layered::default(),
             index: Index::new(&seeds),
             unhashed: HashMap::default(),
             groups: Groups::default(),
@@ -338,6 +342,16 @@ impl Shard {
         if matches!(stage, Stage::Closing | Stage::Closed) {
             return;
         }
+        if connection.layered {
+            self.received_layered(socket, stage, bytes);
+            return;
+        }
+        self.take_received(socket, stage, bytes);
+    }
+
+    /// Takes MQTT bytes of a connection in that stage.
+    #[inline]
+    fn take_received(&mut self, socket: SocketId, stage: Stage, bytes: &[u8]) {
         match stage {
             Stage::Open(session) => self.receive_open(socket, session, bytes),
             Stage::Entry | Stage::Refused(_) => self.receive_entry(socket, bytes),
@@ -365,6 +379,7 @@ impl Shard {
 
     /// The peer will send nothing more.
     pub fn end_of_stream(&mut self, socket: SocketId) {
+        self.cut_layers(socket);
         self.part(socket, false);
     }
 
@@ -491,6 +506,10 @@ impl Shard {
             let Some(output) = &mut connection.output else { continue };
             output.dirty = false;
             if connection.stage == Stage::Closed {
+                continue;
+            }
+            if connection.layered {
+                self.flush_layered(socket);
                 continue;
             }
             if let Some(outgoing) = output.next_send(self.now) {

@@ -77,6 +77,7 @@ impl Shard {
         let mut connection = Connection::new(listener, peer, self.now, self.promises.reloads());
         connection.stage = Stage::Refused(denial);
         self.connections.insert(socket.0, connection);
+        self.begin_layers(socket, listener);
         let patience = REFUSED_MILLIS.min(self.settings.connect_timeout);
         self.arm_connection(socket, self.now.plus_millis(patience));
         self.actions.push(Action::ReceiveOnce(socket));

@@ -102,7 +102,11 @@ counters! {
         refused_draining reason = "draining";
         refused_listener_closed reason = "listener_closed";
         refused_memory reason = "memory";
+        upgrades_refused reason = "upgrade";
+        refused_proxy reason = "proxy";
     }
+    "ringmq_websocket_faults_total" Counter "connections"
+        "Connections ended because the client broke a rule of WebSocket." { websocket_faults; }
     "ringmq_refused_unanswered_total" Counter "connections"
         "Refused connections that were closed without CONNACK because many others waited for one."
         { refused_unanswered; }

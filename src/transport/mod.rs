@@ -1,0 +1,373 @@
+//! What carries MQTT on a connection, as layers of bytes to bytes: PROXY protocol, then WebSocket,
+//! then MQTT, in any combination. Pure: no socket, no clock, no lock.
+//!
+//! A listener has a [`Stack`], which says what its connections consist of. A connection with any
+//! layer has one [`Layers`] value, which its shard keeps beside the connection and which moves with
+//! the socket to the home shard. A plain connection has none.
+//!
+//! Received bytes go through [`Layers::open`], which appends the MQTT bytes in them to
+//! [`Exchange::plain`], and what the layers answer themselves to [`Exchange::wire`]. The latter is
+//! as it goes to the socket, and is sent before anything that is sealed later. Output is queued as
+//! MQTT and sealed when a send is made ([`Layers::frame`]), so nothing is framed for a client that
+//! does not read. The last bytes of a connection are [`Layers::farewell`].
+//!
+//! Until CONNECT is accepted a client has a box with whatever has to be known of its beginning;
+//! [`Layers::settle`] keeps the few bytes that an open connection needs.
+
+pub mod forwarded;
+pub mod network;
+pub mod proxy;
+mod upgrade;
+mod websocket;
+
+use crate::ids::Peer;
+use crate::limits::UPGRADE_HEAD;
+use network::Networks;
+use std::borrow::Cow;
+pub use upgrade::Web;
+use websocket::Frames;
+pub use websocket::Header;
+
+/// What the connections of a listener consist of.
+#[derive(Debug, Default)]
+pub struct Stack {
+    /// A PROXY header comes first.
+    pub proxy: Option<proxy::Versions>,
+    /// MQTT is carried in WebSocket frames.
+    pub web: Option<Web>,
+}
+
+impl Stack {
+    /// Of connections without any layer.
+    pub const PLAIN: Stack = Stack { proxy: None, web: None };
+
+    /// The layers of a new connection; `None` when it has none.
+    pub fn begin(&self) -> Option<Layers> {
+        let awaits = match (self.proxy, self.behind_proxy()) {
+            (None, Awaits::Nothing) => return None,
+            (None, awaits) => awaits,
+            (Some(_), _) => Awaits::Proxy,
+        };
+        let opening = Opening { awaits, head: Vec::new(), frames: None, identity: None };
+        Some(Layers(State::Opening(Box::new(opening))))
+    }
+
+    /// What comes behind the PROXY header, or first when there is none.
+    fn behind_proxy(&self) -> Awaits {
+        if self.web.is_some() { Awaits::Upgrade } else { Awaits::Nothing }
+    }
+}
+
+/// What the layers of one connection are told besides its bytes.
+pub struct Context<'a> {
+    /// That of the listener.
+    pub stack: &'a Stack,
+    /// Whom to believe who a client is.
+    pub trusted: &'a Networks,
+    /// Who is at the other end, as far as is known.
+    pub peer: Peer,
+}
+
+/// What received bytes come to.
+#[derive(Default)]
+pub struct Exchange {
+    /// MQTT bytes, appended.
+    pub plain: Vec<u8>,
+    /// Bytes for the peer that are not to be sealed, appended.
+    pub wire: Vec<u8>,
+    /// How much of such bytes waits already, because the peer does not read.
+    pub waiting: usize,
+    /// Who the client is, when a proxy has told.
+    pub peer: Option<Peer>,
+    /// What was done, in units of [`crate::limits::cost`].
+    pub work: u32,
+}
+
+/// Who a client is by what was verified on the way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The common name in its certificate.
+    pub common_name: Box<str>,
+}
+
+/// Why nothing more is to be read from a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The peer has ended it in the layer's own way.
+    Ended,
+    /// The peer broke a rule of a layer.
+    Fault(Fault),
+}
+
+/// A rule that was broken: where, and what, for the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// The layer.
+    pub layer: Layer,
+    /// What was wrong.
+    pub what: &'static str,
+}
+
+/// A layer's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layer {
+    /// The PROXY header.
+    Proxy,
+    /// The HTTP request that a WebSocket begins with.
+    Upgrade,
+    /// WebSocket frames.
+    WebSocket,
+}
+
+/// How the broker ends a connection, for the layers that have words for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// As it should be.
+    Normal,
+    /// The broker stops.
+    GoingAway,
+    /// The client broke a rule of MQTT.
+    ProtocolError,
+    /// The broker will not have it.
+    Policy,
+}
+
+/// The layers of one connection, between any two pieces of its bytes.
+pub struct Layers(State);
+
+// What a million WebSocket clients multiply.
+const _: () = assert!(size_of::<Option<Layers>>() <= 16);
+
+enum State {
+    /// CONNECT is not accepted yet.
+    Opening(Box<Opening>),
+    /// Only WebSocket frames.
+    WebSocket(Frames),
+}
+
+/// The beginning of a connection.
+struct Opening {
+    awaits: Awaits,
+    /// What has come of the header that is awaited.
+    head: Vec<u8>,
+    /// The frames, once the upgrade was granted.
+    frames: Option<Frames>,
+    identity: Option<Identity>,
+}
+
+/// The next header of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Awaits {
+    /// A PROXY header.
+    Proxy,
+    /// An HTTP request.
+    Upgrade,
+    /// None: the layers are through.
+    Nothing,
+    /// None, because the connection is at its end.
+    End,
+}
+
+impl Layers {
+    /// Takes bytes that were received. What is in `exchange` counts in any case, and before the end
+    /// that may be returned; nothing is taken after an end.
+    ///
+    /// # Errors
+    /// When nothing more is to be read.
+    pub fn open(
+        &mut self,
+        context: &Context<'_>,
+        bytes: &[u8],
+        exchange: &mut Exchange,
+    ) -> Result<(), End> {
+        match &mut self.0 {
+            State::Opening(opening) => opening.open(context, bytes, exchange),
+            State::WebSocket(frames) => frames.open(bytes, exchange),
+        }
+    }
+
+    /// What goes in front of the next `length` bytes of MQTT, more than none.
+    pub fn frame(&mut self, length: usize) -> Header {
+        match &mut self.0 {
+            State::Opening(opening) if opening.frames.is_none() => Header::default(),
+            State::Opening(_) | State::WebSocket(_) => Header::binary(length),
+        }
+    }
+
+    /// The broker ends the connection: it has [`Layers::farewell`] to say, unless an end was
+    /// decided before.
+    pub fn end(&mut self, ending: Ending) {
+        if let Some(frames) = self.frames() {
+            frames.end(ending);
+        }
+    }
+
+    /// The peer will not hear anything more, or not want to.
+    pub fn cut(&mut self) {
+        if let Some(frames) = self.frames() {
+            frames.cut();
+        }
+    }
+
+    /// True when the connection's last bytes are still to be sent: [`Layers::farewell`].
+    pub fn owes_farewell(&mut self) -> bool {
+        self.frames().is_some_and(|frames| frames.owes_farewell())
+    }
+
+    /// Appends the last bytes of the connection to those for the peer, once.
+    pub fn farewell(&mut self, wire: &mut Vec<u8>) {
+        if let Some(frames) = self.frames() {
+            frames.farewell(wire);
+        }
+    }
+
+    /// CONNECT was accepted: what only a beginning needs goes. `None` when nothing is left, and the
+    /// connection is a plain one from now on.
+    pub fn settle(self) -> Option<Layers> {
+        match self.0 {
+            State::Opening(opening) => {
+                opening.frames.map(|frames| Layers(State::WebSocket(frames)))
+            }
+            State::WebSocket(_) => Some(self),
+        }
+    }
+
+    /// Who the client is, as far as a layer has verified it; known until [`Layers::settle`].
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.0 {
+            State::Opening(opening) => opening.identity.as_ref(),
+            State::WebSocket(_) => None,
+        }
+    }
+
+    /// Bytes of an unfinished header that are held.
+    pub fn unfinished(&self) -> usize {
+        match &self.0 {
+            State::Opening(opening) => opening.head.len(),
+            State::WebSocket(_) => 0,
+        }
+    }
+
+    /// The broker has no memory for a beginning that is not whole: what is held of it goes, and the
+    /// peer is told, if its protocol has a way.
+    pub fn turn_away(&mut self, wire: &mut Vec<u8>) {
+        let State::Opening(opening) = &mut self.0 else { return };
+        if std::mem::replace(&mut opening.awaits, Awaits::End) == Awaits::Upgrade {
+            upgrade::turn_away(wire);
+        }
+        opening.head = Vec::new();
+    }
+
+    /// True when every layer is through with its beginning.
+    pub fn is_through(&self) -> bool {
+        match &self.0 {
+            State::Opening(opening) => opening.awaits == Awaits::Nothing,
+            State::WebSocket(_) => true,
+        }
+    }
+
+    /// Bytes of memory besides those of the value itself.
+    pub fn heap(&self) -> usize {
+        match &self.0 {
+            State::Opening(opening) => {
+                let frames = opening.frames.as_ref().map_or(0, Frames::heap);
+                let name = opening.identity.as_ref().map_or(0, |known| known.common_name.len());
+                size_of::<Opening>() + opening.head.capacity() + frames + name
+            }
+            State::WebSocket(frames) => frames.heap(),
+        }
+    }
+
+    fn frames(&mut self) -> Option<&mut Frames> {
+        match &mut self.0 {
+            State::Opening(opening) => opening.frames.as_mut(),
+            State::WebSocket(frames) => Some(frames),
+        }
+    }
+}
+
+impl Opening {
+    fn open(
+        &mut self,
+        context: &Context<'_>,
+        bytes: &[u8],
+        exchange: &mut Exchange,
+    ) -> Result<(), End> {
+        let mut rest = Cow::Borrowed(bytes);
+        if let (Awaits::Proxy, Some(versions)) = (self.awaits, context.stack.proxy) {
+            let head = join(std::mem::take(&mut self.head), rest);
+            match proxy::take(&head, versions, exchange) {
+                Ok(None) => {
+                    self.head = head.into_owned();
+                    return Ok(());
+                }
+                Ok(Some((used, identity))) => {
+                    self.awaits = context.stack.behind_proxy();
+                    self.identity = identity;
+                    rest = skip(head, used);
+                }
+                Err(fault) => {
+                    self.awaits = Awaits::End;
+                    return Err(End::Fault(fault));
+                }
+            }
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
+        if self.awaits == Awaits::Upgrade {
+            let Some(web) = &context.stack.web else { return Ok(()) };
+            let known = self.head.len();
+            let head = join(std::mem::take(&mut self.head), rest);
+            let peer = exchange.peer.unwrap_or(context.peer);
+            match upgrade::take(&head, known, web, context.trusted, peer, exchange) {
+                Ok(None) => {
+                    debug_assert!(head.len() <= UPGRADE_HEAD);
+                    self.head = head.into_owned();
+                    return Ok(());
+                }
+                Ok(Some(used)) => {
+                    self.awaits = Awaits::Nothing;
+                    self.frames = Some(Frames::default());
+                    rest = skip(head, used);
+                }
+                Err(fault) => {
+                    self.awaits = Awaits::End;
+                    return Err(End::Fault(fault));
+                }
+            }
+        }
+        match (&mut self.frames, self.awaits) {
+            (_, Awaits::End) => Ok(()),
+            (Some(frames), _) => frames.open(&rest, exchange),
+            (None, _) => {
+                exchange.plain.extend_from_slice(&rest);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What was held with what has come.
+fn join(held: Vec<u8>, bytes: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    if held.is_empty() {
+        return bytes;
+    }
+    let mut held = held;
+    held.extend_from_slice(&bytes);
+    Cow::Owned(held)
+}
+
+/// Without the first `used` bytes.
+fn skip(bytes: Cow<'_, [u8]>, used: usize) -> Cow<'_, [u8]> {
+    match bytes {
+        Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(used..).unwrap_or_default()),
+        Cow::Owned(mut bytes) => {
+            bytes.drain(..used.min(bytes.len()));
+            Cow::Owned(bytes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
