@@ -135,3 +135,4 @@ pub mod slab;
 pub mod telemetry;
 pub mod time;
 pub mod topic;
+pub mod transport;

@@ -34,7 +34,7 @@ mod text;
 mod value;
 mod yaml;
 
-pub use host::{Address, Bind, Cores, Mountpoint};
+pub use host::{Address, Bind, Cores, Mountpoint, TlsVersion};
 pub use problem::{Origin, Problem, Problems};
 pub use quantity::{Count, Ratio, Seconds, ShortTime, Size, Time};
 pub use sections::*;

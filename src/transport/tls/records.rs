@@ -1,0 +1,605 @@
+//! The record layer after the handshake: what an idle client keeps, records in, records out.
+//!
+//! rustls makes the handshake and then gives its secrets out; from there on a connection is two
+//! secrets, two sequence numbers and a few flags, for every suite of TLS 1.2 and 1.3. Records are
+//! decrypted from where they were received into where the next layer reads, and encrypted when a
+//! send is made, never before: a message for many clients is not stored once per key.
+//!
+//! Bounds on what a peer may send without saying anything are those of rustls: 32 empty records in
+//! a row, 32 KeyUpdates without data between them, 4 warnings, one attempt to renegotiate.
+
+use super::alert::{Alert, FATAL, Failure, Kind, WARNING};
+use super::identity::Identity;
+use super::keys::{self, KeyCache};
+use super::suite::{EXPLICIT, NONCE, Suite, TAG};
+use zeroize::Zeroize;
+
+/// Bytes of a record's header: type, version, length.
+pub const HEADER: usize = 5;
+/// Bytes of content that a record carries at most (RFC 8446 section 5.1).
+pub const PLAIN: usize = 16 * 1024;
+/// Bytes that a record of TLS 1.3 may add to that (RFC 8446 section 5.2).
+const GROWTH_13: usize = 256;
+/// The same in TLS 1.2 (RFC 5246 section 6.2.3).
+const GROWTH_12: usize = 2048;
+/// Empty records in a row; one more ends the connection.
+const EMPTY: u8 = 32;
+/// KeyUpdates without data between them; one more ends the connection.
+const UPDATES: u8 = 32;
+/// Warnings in all; one more ends the connection.
+const WARNINGS: u8 = 4;
+/// A KeyUpdate message without its last byte (RFC 8446 section 4.6.3).
+const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
+/// First byte of a ClientHello message.
+const CLIENT_HELLO: u8 = 1;
+
+/// Types of records.
+pub mod content {
+    /// A change of keys; only in handshakes.
+    pub const CHANGE_CIPHER_SPEC: u8 = 20;
+    /// An alert.
+    pub const ALERT: u8 = 21;
+    /// A part of the handshake, or what is said about keys after it.
+    pub const HANDSHAKE: u8 = 22;
+    /// What the layer above says.
+    pub const DATA: u8 = 23;
+}
+
+/// One direction: its secret ([`Suite::secret`]) and how many records it has protected. It cannot
+/// be copied: no two records have the same number under the same secret.
+struct Direction<const N: usize> {
+    secret: [u8; N],
+    sequence: u64,
+}
+
+impl<const N: usize> Drop for Direction<N> {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
+}
+
+impl<const N: usize> Direction<N> {
+    fn new(secret: &[u8], sequence: u64) -> Option<Self> {
+        let mut kept = [0; N];
+        kept.get_mut(..secret.len())?.copy_from_slice(secret);
+        Some(Direction { secret: kept, sequence })
+    }
+
+    fn secret(&self, suite: Suite) -> &[u8] {
+        self.secret.get(..suite.secret()).unwrap_or_default()
+    }
+
+    /// Goes on with the next secret (RFC 8446 section 7.2).
+    fn update(&mut self, suite: Suite, cache: &mut KeyCache) -> Option<()> {
+        cache.remove(suite, self.secret(suite));
+        keys::update(suite, self.secret.get_mut(..suite.secret())?)?;
+        self.sequence = 0;
+        Some(())
+    }
+}
+
+/// What a peer may do once only, or so many times.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    /// Empty records in a row.
+    empty: u8,
+    /// KeyUpdates since the last data.
+    updates: u8,
+    /// Warnings in all.
+    warnings: u8,
+    /// Bytes of a KeyUpdate that have come in records of their own; at most all but the last.
+    begun: u8,
+    /// It has tried to renegotiate.
+    renegotiated: bool,
+    /// We have said that we send nothing more.
+    said_close: bool,
+}
+
+/// A connection's record layer; `N` is room for its secrets.
+pub struct Records<const N: usize> {
+    receive: Direction<N>,
+    send: Direction<N>,
+    /// The part of a record that has come so far.
+    partial: Option<Box<Vec<u8>>>,
+    /// Who the client is, until its CONNECT asks.
+    identity: Option<Box<Identity>>,
+    /// Names the client's certificate among those that are revoked; 0 for none.
+    certificate: u64,
+    /// Until when it is valid, seconds since 1970; 0 for ever.
+    not_after: u32,
+    suite: Suite,
+    tally: Tally,
+}
+
+// What a million clients multiply: a size class of the allocator each.
+const _: () = assert!(size_of::<Records<32>>() <= 128);
+const _: () = assert!(size_of::<Records<48>>() <= 160);
+
+/// What became of what was received.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Opened {
+    /// All whole records in it were opened.
+    All,
+    /// The peer has said that it sends nothing more.
+    Closed,
+    /// The connection has to end. An alert that the peer is owed is in the output.
+    Failed(Failure),
+}
+
+/// What became of what was to be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sealed {
+    /// It is in the output.
+    All,
+    /// Not all of it: the key may not be used any more, and TLS 1.2 has no other. The connection
+    /// has to end; the peer is told in the output.
+    Exhausted,
+}
+
+/// What is told about the record that was opened last.
+enum Event {
+    None,
+    Closed,
+}
+
+/// An alert that is owed, if any, and the failure.
+type Refused = (Option<Alert>, Failure);
+
+const TOO_LONG: &str = "a record that is too long";
+const NOT_GENUINE: &str = "a record that is not genuine";
+const NOT_NOW: &str = "a message that may not come after the handshake";
+
+fn refuse<T>(alert: Alert, what: &'static str) -> Result<T, Refused> {
+    Err((Some(alert), Failure::protocol(what)))
+}
+
+fn broken() -> Refused {
+    (Some(Alert::INTERNAL_ERROR), Failure::new(Kind::Internal, "a key could not be made"))
+}
+
+impl<const N: usize> Records<N> {
+    /// Of a handshake that is over: secrets and sequence numbers of both directions. `None` when
+    /// there is no room for the secrets.
+    pub fn new(
+        suite: Suite,
+        receive: (&[u8], u64),
+        send: (&[u8], u64),
+        identity: Option<Box<Identity>>,
+    ) -> Option<Self> {
+        let not_after = identity.as_ref().map_or(0, |identity| identity.not_after);
+        Some(Records {
+            receive: Direction::new(receive.0, receive.1)?,
+            send: Direction::new(send.0, send.1)?,
+            partial: None,
+            certificate: identity.as_ref().map_or(0, |identity| identity.fingerprint),
+            not_after,
+            identity,
+            suite,
+            tally: Tally::default(),
+        })
+    }
+
+    /// Which suite it is.
+    pub fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    /// The client's certificate as [`Identity::fingerprint`] and [`Identity::not_after`] name it.
+    pub fn certificate(&self) -> (u64, u32) {
+        (self.certificate, self.not_after)
+    }
+
+    /// Who the client is; asked once.
+    pub fn take_identity(&mut self) -> Option<Box<Identity>> {
+        self.identity.take()
+    }
+
+    /// Who the client is.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_deref()
+    }
+
+    /// Bytes that wait for the rest of their record.
+    pub fn held(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.capacity())
+    }
+
+    /// The connection is over: its keys are not kept.
+    pub fn forget(&mut self, cache: &mut KeyCache) {
+        cache.remove(self.suite, self.receive.secret(self.suite));
+        cache.remove(self.suite, self.send.secret(self.suite));
+    }
+
+    /// Opens the records in `bytes`, which continue what came before: content goes to `plain`,
+    /// what the peer has to be told to `out`. Of an unfinished record what there is of it is kept.
+    pub fn open(
+        &mut self,
+        cache: &mut KeyCache,
+        mut bytes: &[u8],
+        plain: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Opened {
+        while !bytes.is_empty() {
+            let opened = match self.partial.take() {
+                Some(partial) => self.open_partial(cache, partial, &mut bytes, plain, out),
+                None => self.open_first(cache, &mut bytes, plain, out),
+            };
+            match opened {
+                Ok(Event::None) => {}
+                Ok(Event::Closed) => return Opened::Closed,
+                Err((alert, failure)) => {
+                    if let Some(alert) = alert {
+                        self.say(cache, FATAL, alert, out);
+                    }
+                    self.tally.said_close = true;
+                    return Opened::Failed(failure);
+                }
+            }
+        }
+        Opened::All
+    }
+
+    /// Opens the record at the start of `bytes`, or keeps them all.
+    fn open_first(
+        &mut self,
+        cache: &mut KeyCache,
+        bytes: &mut &[u8],
+        plain: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<Event, Refused> {
+        let length = self.check_header(bytes)?;
+        match length.and_then(|length| bytes.split_at_checked(HEADER + length)) {
+            Some((record, rest)) => {
+                *bytes = rest;
+                self.open_record(cache, record, plain, out)
+            }
+            None => {
+                self.partial = Some(Box::new(bytes.to_vec()));
+                *bytes = &[];
+                Ok(Event::None)
+            }
+        }
+    }
+
+    /// Adds to an unfinished record what belongs to it, and opens it if that completes it.
+    fn open_partial(
+        &mut self,
+        cache: &mut KeyCache,
+        mut partial: Box<Vec<u8>>,
+        bytes: &mut &[u8],
+        plain: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<Event, Refused> {
+        loop {
+            let length = self.check_header(&partial)?;
+            let whole = HEADER + length.unwrap_or(0);
+            if length.is_some() && partial.len() == whole {
+                return self.open_record(cache, &partial, plain, out);
+            }
+            if bytes.is_empty() {
+                self.partial = Some(partial);
+                return Ok(Event::None);
+            }
+            let missing = whole - partial.len();
+            let (mine, rest) = bytes.split_at(missing.min(bytes.len()));
+            partial.extend_from_slice(mine);
+            *bytes = rest;
+        }
+    }
+
+    /// How long the record is whose header begins `bytes`; `None` while that is not known. What is
+    /// wrong is said before the rest is waited for.
+    fn check_header(&self, bytes: &[u8]) -> Result<Option<usize>, Refused> {
+        let known = match bytes.first() {
+            Some(&content::DATA) | None => true,
+            Some(&(content::ALERT | content::HANDSHAKE)) => !self.suite.is_tls13(),
+            _ => false,
+        };
+        if !known {
+            return refuse(Alert::UNEXPECTED_MESSAGE, "a record of a type that may not come");
+        }
+        if bytes.get(1).is_some_and(|&major| major != 3) {
+            return refuse(Alert::DECODE_ERROR, "a record of another protocol version");
+        }
+        let &[_, _, _, high, low, ..] = bytes else { return Ok(None) };
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let growth = if self.suite.is_tls13() { GROWTH_13 } else { GROWTH_12 };
+        if length > PLAIN + growth {
+            return refuse(Alert::RECORD_OVERFLOW, TOO_LONG);
+        }
+        Ok(Some(length))
+    }
+
+    /// Opens a whole record.
+    fn open_record(
+        &mut self,
+        cache: &mut KeyCache,
+        record: &[u8],
+        plain: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<Event, Refused> {
+        let start = plain.len();
+        let opened = self.decrypt(cache, record, plain);
+        let kind = opened.inspect_err(|_| plain.truncate(start))?;
+        let length = plain.len() - start;
+        if length == 0 && kind == content::DATA {
+            self.tally.empty += 1;
+            if self.tally.empty > EMPTY {
+                return refuse(Alert::UNEXPECTED_MESSAGE, "too many empty records");
+            }
+        } else {
+            self.tally.empty = 0;
+        }
+        if kind != content::HANDSHAKE && self.tally.begun > 0 {
+            plain.truncate(start);
+            return refuse(Alert::UNEXPECTED_MESSAGE, "a KeyUpdate that is not finished");
+        }
+        if kind == content::DATA {
+            self.tally.updates = if length > 0 { 0 } else { self.tally.updates };
+            return Ok(Event::None);
+        }
+        let mut message = [0; 5];
+        let said = plain.split_off(start);
+        if let Some(to) = message.get_mut(..said.len().min(5)) {
+            to.copy_from_slice(&said[..to.len()]);
+        }
+        match (kind, self.suite.is_tls13()) {
+            (content::ALERT, _) => self.hear_alert(&said),
+            (content::HANDSHAKE, true) => self.hear_key_update(cache, &said, out),
+            (content::HANDSHAKE, false) => self.hear_hello(cache, &said, out),
+            _ => refuse(Alert::UNEXPECTED_MESSAGE, NOT_NOW),
+        }
+    }
+
+    /// Appends what is in a record to `plain`; returns its type.
+    fn decrypt(
+        &mut self,
+        cache: &mut KeyCache,
+        record: &[u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<u8, Refused> {
+        let (suite, sequence) = (self.suite, self.receive.sequence);
+        let Some(key) = cache.get(suite, self.receive.secret(suite)) else { return Err(broken()) };
+        // The peer has to change its key before this; it is the only bound in its direction.
+        let Some(next) = sequence.checked_add(1) else {
+            return refuse(Alert::INTERNAL_ERROR, "too many records with one key");
+        };
+        let Some((header, body)) = record.split_first_chunk::<HEADER>() else {
+            return refuse(Alert::DECODE_ERROR, NOT_GENUINE);
+        };
+        let parts = body.split_at_checked(suite.explicit()).and_then(|(explicit, rest)| {
+            let (sealed, tag) = rest.split_at_checked(rest.len().checked_sub(TAG)?)?;
+            Some((explicit, sealed, tag))
+        });
+        let Some((explicit, sealed, tag)) = parts else {
+            return refuse(Alert::BAD_RECORD_MAC, NOT_GENUINE);
+        };
+        let nonce = match explicit.first_chunk::<EXPLICIT>() {
+            Some(explicit) => key.nonce_with(*explicit),
+            None => key.nonce(sequence),
+        };
+        let start = plain.len();
+        plain.resize(start + sealed.len(), 0);
+        let to = plain.get_mut(start..).unwrap_or_default();
+        let genuine = if suite.is_tls13() {
+            key.open(nonce, header, sealed, tag, to)
+        } else {
+            let aad = aad_12(sequence, [header[0], header[1], header[2]], sealed.len());
+            key.open(nonce, &aad, sealed, tag, to)
+        };
+        if !genuine {
+            return refuse(Alert::BAD_RECORD_MAC, NOT_GENUINE);
+        }
+        self.receive.sequence = next;
+        let mut kind = header[0];
+        if suite.is_tls13() {
+            if sealed.len() > PLAIN + 1 {
+                return refuse(Alert::RECORD_OVERFLOW, TOO_LONG);
+            }
+            // Type and padding come after the content (RFC 8446 section 5.4).
+            let inner = to.iter().rposition(|&byte| byte != 0);
+            let Some((at, found)) = inner.and_then(|at| Some((at, *to.get(at)?))) else {
+                return refuse(Alert::UNEXPECTED_MESSAGE, "a record without a type");
+            };
+            plain.truncate(start + at);
+            kind = found;
+        } else if sealed.len() > PLAIN {
+            return refuse(Alert::RECORD_OVERFLOW, TOO_LONG);
+        }
+        Ok(kind)
+    }
+
+    fn hear_alert(&mut self, said: &[u8]) -> Result<Event, Refused> {
+        let &[level, description] = said else {
+            return refuse(Alert::DECODE_ERROR, "an alert that cannot be read");
+        };
+        let alert = Alert(description);
+        if level != WARNING && level != FATAL {
+            return refuse(Alert::ILLEGAL_PARAMETER, "an alert of an unknown level");
+        }
+        if alert == Alert::CLOSE_NOTIFY {
+            return Ok(Event::Closed);
+        }
+        if level == FATAL {
+            let what = format!("the client sent the alert {description}");
+            return Err((None, Failure::new(Kind::ClientAlert, what)));
+        }
+        self.tally.warnings += 1;
+        if self.tally.warnings > WARNINGS {
+            return refuse(Alert::UNEXPECTED_MESSAGE, "too many warnings");
+        }
+        // TLS 1.3 has no other warnings (RFC 8446 section 6).
+        if self.suite.is_tls13() && alert != Alert::USER_CANCELED {
+            return refuse(Alert::DECODE_ERROR, "a warning that TLS 1.3 does not have");
+        }
+        Ok(Event::None)
+    }
+
+    /// A KeyUpdate, or a part of one, of TLS 1.3 (RFC 8446 section 4.6.3). It ends with its record:
+    /// what follows has another key.
+    fn hear_key_update(
+        &mut self,
+        cache: &mut KeyCache,
+        said: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Event, Refused> {
+        if said.is_empty() {
+            return refuse(Alert::UNEXPECTED_MESSAGE, "an empty handshake record");
+        }
+        let begun = usize::from(self.tally.begun);
+        let expected = KEY_UPDATE.get(begun..).unwrap_or_default();
+        let (head, rest) = said.split_at(said.len().min(expected.len()));
+        if !expected.starts_with(head) {
+            return refuse(Alert::UNEXPECTED_MESSAGE, NOT_NOW);
+        }
+        let wanted = match *rest {
+            [] => {
+                self.tally.begun += u8::try_from(head.len()).unwrap_or(0);
+                return Ok(Event::None);
+            }
+            [0] => false,
+            [1] => true,
+            [_] => return refuse(Alert::ILLEGAL_PARAMETER, "a KeyUpdate of an unknown kind"),
+            _ => return refuse(Alert::UNEXPECTED_MESSAGE, "more after a KeyUpdate in its record"),
+        };
+        self.tally.begun = 0;
+        self.tally.updates += 1;
+        if self.tally.updates > UPDATES {
+            return refuse(Alert::UNEXPECTED_MESSAGE, "too many KeyUpdates without data");
+        }
+        if wanted && !self.tally.said_close {
+            self.update_send(cache, out).ok_or_else(broken)?;
+        }
+        self.receive.update(self.suite, cache).ok_or_else(broken)?;
+        Ok(Event::None)
+    }
+
+    /// A handshake message of TLS 1.2: there is no second handshake on a connection. The first
+    /// attempt is declined (RFC 5246 section 7.2.2), the second one ends it.
+    fn hear_hello(
+        &mut self,
+        cache: &mut KeyCache,
+        said: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Event, Refused> {
+        let whole = match *said {
+            [CLIENT_HELLO, a, b, c, ref rest @ ..] => {
+                rest.len() == usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)
+            }
+            _ => false,
+        };
+        if !whole {
+            return refuse(Alert::UNEXPECTED_MESSAGE, NOT_NOW);
+        }
+        if self.tally.renegotiated {
+            return refuse(Alert::NO_RENEGOTIATION, "a second attempt to renegotiate");
+        }
+        self.tally.renegotiated = true;
+        self.say(cache, WARNING, Alert::NO_RENEGOTIATION, out);
+        Ok(Event::None)
+    }
+
+    /// Appends `plain` to `out` in as few records as can be. Nothing, once it was said that nothing
+    /// more is sent.
+    pub fn seal(&mut self, cache: &mut KeyCache, plain: &[u8], out: &mut Vec<u8>) -> Sealed {
+        for part in plain.chunks(PLAIN) {
+            if self.tally.said_close {
+                return Sealed::Exhausted;
+            }
+            // One is left: for the KeyUpdate, or to say that this is the end.
+            if self.send.sequence >= self.suite.limit() - 1 {
+                let updated = self.suite.is_tls13() && self.update_send(cache, out).is_some();
+                if !updated {
+                    self.close(cache, out);
+                    return Sealed::Exhausted;
+                }
+            }
+            if self.encrypt(cache, content::DATA, part, out).is_none() {
+                self.tally.said_close = true;
+                return Sealed::Exhausted;
+            }
+        }
+        Sealed::All
+    }
+
+    /// Says that nothing more is sent, unless that was said.
+    pub fn close(&mut self, cache: &mut KeyCache, out: &mut Vec<u8>) {
+        if !self.tally.said_close {
+            self.say(cache, WARNING, Alert::CLOSE_NOTIFY, out);
+            self.tally.said_close = true;
+        }
+    }
+
+    /// Ends the connection with an alert.
+    pub fn fail(&mut self, cache: &mut KeyCache, alert: Alert, out: &mut Vec<u8>) {
+        if !self.tally.said_close {
+            self.say(cache, FATAL, alert, out);
+            self.tally.said_close = true;
+        }
+    }
+
+    fn say(&mut self, cache: &mut KeyCache, level: u8, alert: Alert, out: &mut Vec<u8>) {
+        if !self.tally.said_close {
+            // Without a key there is nothing that could be said.
+            let _ = self.encrypt(cache, content::ALERT, &[level, alert.0], out);
+        }
+    }
+
+    /// Tells the peer that the next record has another key, and changes it.
+    fn update_send(&mut self, cache: &mut KeyCache, out: &mut Vec<u8>) -> Option<()> {
+        let [kind, a, b, c] = KEY_UPDATE;
+        self.encrypt(cache, content::HANDSHAKE, &[kind, a, b, c, 0], out)?;
+        self.send.update(self.suite, cache)
+    }
+
+    /// Appends one record. `None` when the key is worn out or cannot be made; then nothing is
+    /// appended.
+    fn encrypt(
+        &mut self,
+        cache: &mut KeyCache,
+        kind: u8,
+        plain: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        let (suite, sequence) = (self.suite, self.send.sequence);
+        if sequence >= suite.limit() {
+            return None;
+        }
+        // Counted first: whatever happens, this number is not used again.
+        self.send.sequence = sequence.checked_add(1)?;
+        let key = cache.get(suite, self.send.secret(suite))?;
+        let nonce = key.nonce(sequence);
+        let inner: &[u8] = if suite.is_tls13() { &[kind] } else { &[] };
+        let outer = if suite.is_tls13() { content::DATA } else { kind };
+        let length = suite.explicit() + plain.len() + inner.len() + TAG;
+        let [high, low] = u16::try_from(length).ok()?.to_be_bytes();
+        let header = [outer, 3, 3, high, low];
+        let start = out.len();
+        out.extend_from_slice(&header);
+        if suite.explicit() > 0 {
+            out.extend_from_slice(&nonce[NONCE - EXPLICIT..]);
+        }
+        let at = out.len();
+        out.resize(start + HEADER + length, 0);
+        let to = out.get_mut(at..)?;
+        let sealed = if suite.is_tls13() {
+            key.seal(nonce, &header, plain, inner, to)
+        } else {
+            let aad = aad_12(sequence, [kind, 3, 3], plain.len());
+            key.seal(nonce, &aad, plain, inner, to)
+        };
+        if !sealed {
+            out.truncate(start);
+            return None;
+        }
+        Some(())
+    }
+}
+
+/// What TLS 1.2 authenticates besides the content: number, type, version, length (RFC 5246 section
+/// 6.2.3.3).
+fn aad_12(sequence: u64, [kind, major, minor]: [u8; 3], length: usize) -> [u8; 13] {
+    let [a, b, c, d, e, f, g, h] = sequence.to_be_bytes();
+    let [high, low] = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
+    [a, b, c, d, e, f, g, h, kind, major, minor, high, low]
+}
