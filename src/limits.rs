@@ -18,6 +18,11 @@ pub const MAX_TOPIC_LENGTH: usize = 65_535;
 /// Most listeners of one broker.
 pub const MAX_LISTENERS: usize = 256;
 
+/// Most entries of `trusted_proxies`: each is looked at for a connection through one.
+pub const MAX_TRUSTED_PROXIES: usize = 256;
+/// Most origins that one listener allows.
+pub const MAX_ORIGINS: usize = 256;
+
 /// The oldest kernel whose io_uring has everything the broker uses (DEFER_TASKRUN with SEND_FD).
 pub const MINIMUM_KERNEL: (u32, u32) = (6, 1);
 
@@ -94,6 +99,10 @@ pub mod cost {
     pub const VISIT: u32 = 1;
     /// A filter added to, or taken out of, the subscriptions.
     pub const FILTER: u32 = 10;
+    /// A record of a TLS handshake that needs keys to be exchanged, signatures made or checked.
+    pub const HANDSHAKE: u32 = 1200;
+    /// A TLS record sealed, its key made included.
+    pub const RECORD: u32 = 8;
     /// A mail to another shard.
     pub const MAIL: u32 = 3;
     /// A connection or session that begins or ends.
@@ -128,6 +137,16 @@ pub const REFUSED_INPUT: usize = 4096;
 /// client is ended with 0x97. Sixteen of the longest topic names, as many as `mqtt.max_topic_alias`
 /// allows unless it is raised. As many again for those that we set, which then are no more.
 pub const ALIAS_BYTES: usize = 1 << 20;
+
+/// Bytes of an HTTP request that asks for a WebSocket, up to its empty line; a longer one is
+/// refused with 431.
+pub const UPGRADE_HEAD: usize = 8 << 10;
+/// Headers of such a request.
+pub const UPGRADE_HEADERS: usize = 64;
+/// Bytes of a WebSocket frame's payload: a whole packet of any size fits.
+pub const LARGEST_FRAME: u32 = MAX_REMAINING_LENGTH + 5;
+/// Unsent bytes of pongs and the like past which a client's further pings are not answered.
+pub const LATE_PONGS: usize = 4 << 10;
 
 /// Bytes of a packet that has come in part: a client that sends more of one is ended while memory
 /// is very short.

@@ -76,6 +76,13 @@ fn check(given: Given) -> ExitCode {
             for remark in config.remarks().into_iter().chain(sources.remarks()) {
                 complain(&remark);
             }
+            let problems = broker::secure::problems(&config);
+            for problem in &problems {
+                complain(problem);
+            }
+            if !problems.is_empty() {
+                return ExitCode::from(MISUSED);
+            }
             print("the configuration is valid\n")
         }
         Err(code) => code,

@@ -91,6 +91,7 @@ fn shard() -> Shard {
             mountpoint: String::new(),
             max_connections: u64::MAX,
             max_connect_rate: None,
+            stack: Default::default(),
             connections: Quota::default(),
             rate: Rate::default(),
         }),

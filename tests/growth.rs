@@ -63,6 +63,7 @@ impl Rig {
                 mountpoint: String::new(),
                 max_connections: u64::MAX,
                 max_connect_rate: None,
+                stack: Default::default(),
                 connections: Quota::default(),
                 rate: Rate::default(),
             };

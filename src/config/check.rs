@@ -8,8 +8,10 @@ use super::document::Document;
 use super::host::Bind;
 use super::pointer;
 use super::problem::{Problem, Wrong};
-use super::sections::{Config, Listener, ListenerType};
-use super::value::{Get, Or};
+use super::sections::{Config, Listener, ListenerType, Tls};
+use super::value::{Get, Or, Several};
+use crate::transport::network::Networks;
+use crate::transport::{Stack, Web};
 
 /// Checks the rules between keys and fills in what depends on other keys. Keys that already have a
 /// problem are left alone, because their value is only a stand-in.
@@ -94,6 +96,10 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
         } else if !report.has(&key("type")) {
             address_fits_type(listener, &key("bind"), report);
         }
+        if !report.has(&key("type")) {
+            keys_fit_type(listener, &key, report);
+            tls_is_whole(listener, &key, report);
+        }
     }
 }
 
@@ -127,11 +133,68 @@ fn address_fits_type(listener: &Listener, key: &str, report: &mut Report<'_>) {
             let what = format!("a unix listener needs a path, not {address}");
             report.add(key, what, "write a path such as /run/ringmq/mqtt.sock");
         }
-        (ListenerType::Tcp, Bind::Unix(path)) => {
-            let what = format!("`{}` is a path, but the listener's type is tcp", path.display());
+        (kind, Bind::Unix(path)) if kind != ListenerType::Unix => {
+            let what = format!(
+                "`{}` is a path, but the listener's type is {}",
+                path.display(),
+                listener.kind.word()
+            );
             report.add(key, what, "write an address such as 127.0.0.1:1883, or set type: unix");
         }
         _ => {}
+    }
+}
+
+/// A key that says nothing about listeners of this type is a mistake, unless it has its default.
+fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    let usual = Listener::default();
+    let is_web = listener.is_web();
+    for (field, fits, fix) in [
+        ("tls", listener.is_secure() || listener.tls == usual.tls, "remove it, or set type: tls"),
+        ("path", is_web || listener.path == usual.path, "remove it, or set type: ws"),
+        ("origins", is_web || listener.origins == usual.origins, "remove it, or set type: ws"),
+    ] {
+        if !fits {
+            let what = format!("a listener of type {} has no {field}", listener.kind.word());
+            report.add(&key(field), what, fix);
+        }
+    }
+}
+
+/// What a listener's TLS needs, and what contradicts itself in it.
+fn tls_is_whole(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    if !listener.is_secure() {
+        return;
+    }
+    let (tls, key) = (&listener.tls, |name: &str| key(&format!("tls.{name}")));
+    let named = [("certificate", &tls.certificate), ("private_key", &tls.private_key)];
+    for (name, _) in named.into_iter().filter(|(_, path)| path.is_empty()) {
+        report.add(&key(name), "no file is named", "name a PEM file");
+    }
+    for (at, entry) in tls.sni.iter().enumerate() {
+        let named = [("certificate", &entry.certificate), ("private_key", &entry.private_key)];
+        for (name, _) in named.into_iter().filter(|(_, path)| path.is_empty()) {
+            report.add(&key(&format!("sni.{at}.{name}")), "no file is named", "name a PEM file");
+        }
+        if entry.names.is_empty() {
+            report.add(&key(&format!("sni.{at}.names")), "no name is given", "write host names");
+        }
+    }
+    if tls.versions.is_empty() {
+        report.add(&key("versions"), "the list is empty", "write [1.2, 1.3], or remove the key");
+    }
+    if tls.client_ca.is_empty() {
+        let usual = Tls::default();
+        for (name, is_set) in [
+            ("crl", !tls.crl.is_empty()),
+            ("username_from", tls.username_from != usual.username_from),
+            ("on_revoked", tls.on_revoked != usual.on_revoked),
+        ] {
+            if is_set {
+                let what = "clients are not asked for certificates";
+                report.add(&key(name), what, "set tls.client_ca, or remove it");
+            }
+        }
     }
 }
 
@@ -186,7 +249,50 @@ impl Config {
     }
 }
 
+impl ListenerType {
+    /// As it is written.
+    fn word(self) -> &'static str {
+        match self {
+            ListenerType::Tcp => "tcp",
+            ListenerType::Tls => "tls",
+            ListenerType::Wss => "wss",
+            ListenerType::Ws => "ws",
+            ListenerType::Unix => "unix",
+        }
+    }
+}
+
+impl Config {
+    /// `trusted_proxies` as networks.
+    pub fn trusted_networks(&self) -> Networks {
+        Networks(self.trusted_proxies.0.iter().map(|proxy| proxy.0).collect())
+    }
+}
+
 impl Listener {
+    /// What carries MQTT on its connections.
+    pub fn stack(&self) -> Stack {
+        let web = || Web {
+            path: Box::from(&*self.path),
+            origins: self
+                .origins
+                .0
+                .as_ref()
+                .map(|Several(all)| all.iter().map(|origin| Box::from(&**origin)).collect()),
+        };
+        Stack { tls: self.is_secure(), web: self.is_web().then(web) }
+    }
+
+    /// Whether its connections are WebSockets.
+    pub fn is_web(&self) -> bool {
+        matches!(self.kind, ListenerType::Ws | ListenerType::Wss)
+    }
+
+    /// Whether its connections speak TLS.
+    pub fn is_secure(&self) -> bool {
+        matches!(self.kind, ListenerType::Tls | ListenerType::Wss)
+    }
+
     /// Whether clients without user name are accepted; settled when the configuration was read.
     pub fn allows_anonymous(&self) -> bool {
         self.allow_anonymous.0.unwrap_or(false)

@@ -16,6 +16,7 @@ use super::notation::{Parsed, digits};
 use super::problem::Wrong;
 use super::value::{Get, Scalar, Text, Written, described, scalar};
 use crate::limits;
+use crate::transport::network::{Network, NoNetwork};
 
 /// The highest core number that can be pinned to (the width of the kernel's `cpu_set_t`, less one).
 const MAX_CORE: u16 = 1023;
@@ -25,6 +26,10 @@ const MAX_UNIX_PATH: usize = 107;
 const PLACEHOLDERS: [&str; 2] = ["client_id", "username"];
 /// What [`Address`] accepts, in words.
 const ADDRESS: &str = "address:port or \"[IPv6 address]:port\"";
+/// What [`Proxy`] accepts, in words.
+const NETWORK: &str = "an address, or a network such as 10.0.0.0/8 or 2001:db8::/32";
+/// What [`UrlPath`] accepts, in words.
+const URL_PATH: &str = "a path such as /mqtt, of at most 256 letters that need no escape";
 /// What [`Bind`] accepts, in words.
 const BIND: &str = "address:port, \"[IPv6 address]:port\" or a path with a /";
 
@@ -253,6 +258,106 @@ impl Scalar for Bind {
     }
 }
 scalar! { [] Bind Bind }
+
+/// Addresses of proxies that are believed who their clients are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Proxy(pub Network);
+
+impl Scalar for Proxy {
+    fn read(written: &Written<'_>) -> Result<Proxy, Wrong> {
+        let text = written.text();
+        let what = match text.parse() {
+            Ok(network) => return Ok(Proxy(network)),
+            Err(NoNetwork::Address) => format!("`{text}` does not begin with an IP address"),
+            Err(NoNetwork::Prefix) => format!("the prefix of `{text}` is none of that address"),
+            Err(NoNetwork::Bits) => format!("`{text}` has bits behind its prefix"),
+        };
+        Err(Wrong::new(what, format!("write {NETWORK} (host names are not looked up)")))
+    }
+
+    fn written(&self) -> Value {
+        json!(self.0.to_string())
+    }
+
+    fn schema() -> (Value, String) {
+        (json!({"type": "string"}), NETWORK.to_owned())
+    }
+}
+scalar! { [] Proxy Proxy }
+
+/// The path of a URL, without query.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UrlPath(Text<1, 256>);
+
+impl UrlPath {
+    /// The path that clients use unless they are told otherwise.
+    pub fn usual() -> UrlPath {
+        UrlPath(Text::of("/mqtt"))
+    }
+}
+
+impl Deref for UrlPath {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Scalar for UrlPath {
+    fn read(written: &Written<'_>) -> Result<UrlPath, Wrong> {
+        let text = Text::read(written)?;
+        let is_plain =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&byte);
+        if !text.starts_with('/') || !text.bytes().all(is_plain) {
+            return Err(Wrong::new(format!("`{text}` is no path"), format!("write {URL_PATH}")));
+        }
+        Ok(UrlPath(text))
+    }
+
+    fn written(&self) -> Value {
+        self.0.written()
+    }
+
+    fn schema() -> (Value, String) {
+        (json!({"type": "string", "minLength": 1, "maxLength": 256}), URL_PATH.to_owned())
+    }
+}
+scalar! { [] UrlPath UrlPath }
+
+/// Where a web page comes from, as browsers write it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WebOrigin(Text<1, 256>);
+
+impl Deref for WebOrigin {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Scalar for WebOrigin {
+    fn read(written: &Written<'_>) -> Result<WebOrigin, Wrong> {
+        let text = Text::read(written)?;
+        let host = text.split_once("://").map(|(_, host)| host);
+        if !host.is_some_and(|host| !host.is_empty() && !host.contains('/')) {
+            let fix = "write it as browsers do: https://app.example, with a port if it has one";
+            return Err(Wrong::new(format!("`{text}` is no origin"), fix));
+        }
+        Ok(WebOrigin(text))
+    }
+
+    fn written(&self) -> Value {
+        self.0.written()
+    }
+
+    fn schema() -> (Value, String) {
+        let accepts = "an origin such as https://app.example".to_owned();
+        (json!({"type": "string", "minLength": 1, "maxLength": 256}), accepts)
+    }
+}
+scalar! { [] WebOrigin WebOrigin }
 
 fn no_address(text: &str, accepted: &str, usual: u16) -> Wrong {
     let port = text.rsplit(':').next().filter(|port| port.parse::<u16>().is_ok());

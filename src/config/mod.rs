@@ -34,13 +34,13 @@ mod text;
 mod value;
 mod yaml;
 
-pub use host::{Address, Bind, Cores, Mountpoint, TlsVersion};
+pub use host::{Address, Bind, Cores, Mountpoint, Proxy, TlsVersion, UrlPath, WebOrigin};
 pub use problem::{Origin, Problem, Problems};
 pub use quantity::{Count, Ratio, Seconds, ShortTime, Size, Time};
 pub use sections::*;
 pub use sources::Sources;
 pub use text::{default_file, json_schema, reference};
-pub use value::{Get, List, Or, Text};
+pub use value::{Get, List, Or, Several, Text};
 
 use serde_json::{Map, Value, json};
 

@@ -10,10 +10,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::host::{Address, Bind, Cores, Mountpoint, TlsVersion};
+use super::host::{Address, Bind, Cores, Mountpoint, Proxy, TlsVersion, UrlPath, WebOrigin};
 use super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::quantity::{Count, Ratio, Seconds, ShortTime, Size, Time, Unit};
-use super::value::{self, Get, List, Or, Section, Text, Word};
+use super::value::{self, Get, List, Or, Section, Several, Text, Word};
 use crate::limits;
 
 /// The most of anything that a 32-bit count can hold.
@@ -36,7 +36,7 @@ macro_rules! markers {
     )*};
 }
 
-markers! { Word: Auto "auto" Never "never" Off "off" Unlimited "unlimited" }
+markers! { Word: Any "any" Auto "auto" Never "never" Off "off" Unlimited "unlimited" }
 markers! { Unit:
     Aliases "aliases" Bytes "bytes" Connections "connections"
     ConnectsPerSecond "connections per second" Handshakes "handshakes" Levels "levels" Messages "messages"
@@ -80,12 +80,15 @@ macro_rules! choice {
 
 choice! {
     /// What carries MQTT on a listener.
-    #[schemars(extend("x-later" = ["ws", "wss"], "x-noun" = "listener type"))]
     ListenerType {
         /// Plain TCP.
         Tcp,
         /// TLS over TCP.
         Tls,
+        /// WebSocket over plain TCP.
+        Ws,
+        /// WebSocket over TLS.
+        Wss,
         /// A unix stream socket.
         Unix,
     }
@@ -240,6 +243,10 @@ section! {
         runtime: Runtime = Runtime::default(),
         /// Where clients connect.
         listeners: List<Listener, { limits::MAX_LISTENERS }> = List(vec![Listener::default()]),
+        /// Proxies and load balancers in front of the broker: from these alone a PROXY header is
+        /// accepted (listeners.N.proxy_protocol), and X-Forwarded-For believed. The peers of a unix
+        /// socket count as such.
+        trusted_proxies: Several<Proxy, { limits::MAX_TRUSTED_PROXIES }> = Several(Vec::new()),
         /// What the protocol allows; the same for all listeners.
         mqtt: Mqtt = Mqtt::default(),
         /// Retained messages.
@@ -291,7 +298,6 @@ section! {
 
 section! {
     /// One place where clients connect.
-    #[schemars(extend("x-later" = ["path"]))]
     Listener {
         /// Its name, in logs and metrics.
         name: Text<1, 64> = Text::of("default"),
@@ -318,6 +324,11 @@ section! {
         /// ${username}, in which / + and # become _. A client whose prefix would leave no room for
         /// a topic is refused.
         mountpoint: Mountpoint = Mountpoint::default(),
+        /// Path of the WebSocket; requests for another one get 404.
+        path: UrlPath = UrlPath::usual(),
+        /// Pages that may open the WebSocket, by the Origin that browsers send; others get 403. A
+        /// client that sends no Origin is no browser, and is let in.
+        origins: Or<Any, Several<WebOrigin, { limits::MAX_ORIGINS }>> = Or::NONE,
         /// Certificates and keys of a listener of the type tls.
         tls: Tls = Tls::default(),
     }

@@ -107,7 +107,7 @@ fn the_reference_names_every_key_with_what_it_accepts() {
         "\nmqtt.max_inflight\n",
         "    A whole number of 1 to 65535 (messages).\n    Default: 32\n",
         "    A time of 0 to 1s, with its unit.\n    Default: 20us\n",
-        "    One of: tcp, unix.\n    Not in this build: tls, ws, wss.\n    Default: tcp\n",
+        "    One of: tcp, ws, unix.\n    Not in this build: tls, wss.\n    Default: tcp\n",
         "or auto.\n    Default: auto\n    A change needs a restart.\n",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
@@ -382,7 +382,8 @@ fn what_belongs_to_a_later_capability_is_refused_by_name() {
     let cases: &[(&str, &str)] = &[
         (
             "listeners: [{type: tls}]",
-            "listeners.0.type: listener type tls is not in this build; use one of: tcp, unix",
+            "listeners.0.type: listener type tls is not in this build; use one of: tcp, ws, \
+             unix",
         ),
         ("listeners: [{type: wss}]", "listeners.0.type: listener type wss is not in this build; "),
         (
@@ -390,7 +391,6 @@ fn what_belongs_to_a_later_capability_is_refused_by_name() {
             "listeners.0.proxy_protocol: proxy_protocol v2 is not in this build; use off, or \
              remove it",
         ),
-        ("listeners: [{path: /mqtt}]", "listeners.0.path: `path` is not in this build; remove it"),
         (
             "listeners: [{tls: {certificate: a}}]",
             "listeners.0.tls: `tls` is not in this build; remove it",
@@ -483,7 +483,7 @@ fn the_schema_is_closed_and_knows_bounds_words_and_defaults() {
     assert_eq!(listener["additionalProperties"], false);
     assert_eq!(schema["properties"]["listeners"]["maxItems"], 256);
     assert_eq!(schema["properties"]["mqtt"]["properties"]["max_qos"]["maximum"], 2);
-    assert_eq!(listener["properties"]["type"]["oneOf"][1]["const"], "unix");
+    assert_eq!(listener["properties"]["type"]["oneOf"][2]["const"], "unix");
     let rate = &listener["properties"]["max_connect_rate"];
     assert_eq!(
         (&rate["default"], &rate["anyOf"][0]["const"]),

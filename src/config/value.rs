@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::value::SeqAccessDeserializer;
 use serde::de::{Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
@@ -242,6 +243,10 @@ impl<'de, W: Word, T: Deserialize<'de>> Visitor<'de> for OrVisitor<W, T> {
         }
         T::deserialize(text.into_deserializer()).map(Or::of)
     }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Or<W, T>, A::Error> {
+        T::deserialize(SeqAccessDeserializer::new(items)).map(Or::of)
+    }
 }
 
 impl<'de, W: Word, T: Deserialize<'de>> Deserialize<'de> for Or<W, T> {
@@ -375,5 +380,34 @@ impl<T: JsonSchema, const MAX: usize> JsonSchema for List<T, MAX> {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let items = generator.subschema_for::<T>();
         schemars::json_schema!({"type": "array", "items": items, "maxItems": MAX})
+    }
+}
+
+/// At most `MAX` values of one kind, which are written as one value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Several<T, const MAX: usize>(pub Vec<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Several<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let List(values) = List::<T, MAX>::deserialize(from)?;
+        Ok(Several(values))
+    }
+}
+
+impl<T: Serialize, const MAX: usize> Serialize for Several<T, MAX> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(to)
+    }
+}
+
+impl<T: JsonSchema, const MAX: usize> JsonSchema for Several<T, MAX> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("SeveralOf{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let items = T::json_schema(generator).to_value();
+        let accepts = format!("a list of at most {MAX}, each {}", Key(&items).accepts());
+        described(json!({"type": "array", "items": items, "maxItems": MAX}), accepts)
     }
 }

@@ -7,6 +7,7 @@ use crate::message::{Batch, Errand, Message};
 use crate::session::ShareName;
 use crate::telemetry::Counters;
 use crate::topic::FilterId;
+use crate::transport::Layers;
 
 /// Data mail in a mailbox.
 #[derive(Debug)]
@@ -81,6 +82,10 @@ pub struct Arriving {
     pub assigned: Option<Box<str>>,
     /// The CONNECT packet and whatever followed it.
     pub bytes: Vec<u8>,
+    /// What carries MQTT, if it is not the bare stream.
+    pub layers: Option<Layers>,
+    /// What its layers have for the client and was not sent.
+    pub wire: Vec<u8>,
 }
 
 /// A session becoming a member of a share group.

@@ -9,6 +9,7 @@ pub mod reading;
 mod shapes;
 
 use crate::topic::Seeds;
+use crate::transport::Stack;
 use interest::Interest;
 use quota::{Quota, Rate};
 use std::sync::Arc;
@@ -61,6 +62,8 @@ pub struct Entrance {
     pub max_connections: u64,
     /// Most new connections per second.
     pub max_connect_rate: Option<u32>,
+    /// What carries MQTT.
+    pub stack: Stack,
     /// Connections now.
     pub connections: Quota,
     /// Pace of new connections.

@@ -112,6 +112,7 @@ mod tests {
             mountpoint: "".into(),
             max_connections: 10,
             max_connect_rate: None,
+            stack: Default::default(),
             connections: Quota::default(),
             rate: Rate::default(),
         });
@@ -126,6 +127,8 @@ mod tests {
             peer,
             assigned: None,
             bytes: vec![0x10],
+            layers: None,
+            wire: Vec::new(),
         };
         shard.told_of(Box::new(mail));
         let mut step = |now: u64| {

@@ -31,6 +31,7 @@ impl Shard {
             tally.inbound += flow.inbound.len();
         }
         tally.names += self.wills.bytes();
+        tally.layers = self.layered.count_heap();
         for filter in ["#", "$SYS/#"] {
             let mut visits = usize::MAX;
             let found = &mut |topic: &str, message: &Message| {

@@ -33,6 +33,8 @@ pub enum Cause {
     ConnectTimeout,
     /// The client's queues are full and the policy says disconnect.
     QueueFull,
+    /// The client broke a rule of what carries MQTT.
+    Transport(&'static str),
     /// The broker holds as much as it may, and this client would have it hold more.
     Memory,
     /// The broker stops.
@@ -64,6 +66,7 @@ impl Cause {
             Cause::Broken => "the connection broke",
             Cause::Rejected => "refused",
             Cause::ConnectTimeout => "no CONNECT in time",
+            Cause::Transport(what) => what,
             _ => "ended by the server",
         };
         self.farewell().map_or((word, None), |(code, what)| (what, Some(code as u8)))
@@ -86,7 +89,11 @@ impl Shard {
             // While the driver has it, its answer decides.
             Stage::HandingOver if !self.leave_line(socket) => return,
             Stage::Entry if cause == Cause::ConnectTimeout => {
-                self.log_refused(peer, listener, "no CONNECT in time");
+                let what = match self.layered.is_shaking(socket) {
+                    true => "the TLS handshake was not over in time",
+                    false => "no CONNECT in time",
+                };
+                self.log_refused(peer, listener, what);
             }
             Stage::HandingOver | Stage::Entry => {}
             Stage::Refused(_) => self.refused_waiting -= 1,
@@ -98,6 +105,9 @@ impl Shard {
                 self.say_farewell(socket, index, cause);
                 self.detach(index, cause);
             }
+        }
+        if self.connections.get(socket.0).is_some_and(|connection| connection.layered) {
+            self.handshake_over(socket, cause);
         }
         self.counters.connections_closed += 1;
         if !matches!(stage, Stage::Refused(_)) {
@@ -114,7 +124,10 @@ impl Shard {
             self.tally.names -= aliases.bytes();
         }
         connection.patience = 0;
-        let drained = connection.output.as_ref().is_none_or(|output| output.unsent() == 0);
+        let layered = connection.layered && cause != Cause::Broken;
+        let owes = layered && self.end_layers(socket, cause);
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let drained = !owes && connection.output.as_ref().is_none_or(|output| output.unsent() == 0);
         // A client that has said goodbye, or sent its end of stream, is owed no orderly end: that
         // takes a shutdown, which the kernel does on a thread of its own.
         let parted = matches!(cause, Cause::Client(_) | Cause::EndOfStream);
@@ -175,6 +188,11 @@ impl Shard {
             return;
         }
         let Some(connection) = self.connections.remove(socket.0) else { return };
+        if connection.layered
+            && let Some(layers) = self.take_layers(socket)
+        {
+            self.forget_keys(&layers);
+        }
         self.parked.forget(socket, connection.holds);
         if let Some(output) = connection.output {
             self.pool.put_output(output);

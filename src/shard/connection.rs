@@ -123,6 +123,8 @@ pub struct Connection {
     pub paused: bool,
     /// Its end is queued, or waits for what was held back.
     pub parting: Parting,
+    /// There is more than MQTT in what it carries: see `layered`.
+    pub layered: bool,
     /// How many reloads there had been: what it was promised is from then. Wraps.
     pub reloads: u8,
     /// Who it is.
@@ -147,6 +149,7 @@ impl Connection {
             holds: Holds::default(),
             paused: false,
             parting: Parting::No,
+            layered: false,
             reloads,
             peer,
         }

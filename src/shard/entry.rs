@@ -22,7 +22,10 @@ impl Shard {
         }
         let connection = Connection::new(listener, peer, self.now, self.promises.reloads());
         self.connections.insert(socket.0, connection);
-        self.arm_connection(socket, self.now.plus_millis(self.settings.connect_timeout));
+        self.begin_layers(socket, listener);
+        let secure = self.layered.is_shaking(socket).then(|| self.entry_deadline(socket)).flatten();
+        let plain = self.now.plus_millis(self.settings.connect_timeout);
+        self.arm_connection(socket, secure.unwrap_or(plain));
         self.actions.push(Action::ReceiveOnce(socket));
     }
 
@@ -185,6 +188,12 @@ impl Shard {
         let connection =
             Connection::new(arriving.listener, arriving.peer, self.now, self.promises.reloads());
         self.connections.insert(socket.0, connection);
+        if let Some(layers) = arriving.layers {
+            self.put_layers(socket, layers);
+            if !arriving.wire.is_empty() {
+                self.send_wire(socket, &arriving.wire);
+            }
+        }
         // Nothing waits for this, but the keep-alive's entry on the wheel is then made only for a
         // connection that lasts this long.
         self.arm_connection(socket, self.now.plus_millis(self.settings.connect_timeout));

@@ -10,6 +10,7 @@
 
 use super::close::Cause;
 use super::connection::{Connection, Input, Parting, Stage};
+use super::output::Output;
 use super::refuse::Denial;
 use super::timers::AGAIN;
 use super::{Action, Shard};
@@ -153,6 +154,7 @@ impl Shard {
             return;
         }
         connection.stage = Stage::HandingOver;
+        let sending = connection.output.as_deref().is_some_and(Output::is_sending);
         // From here on it is counted with the clients on their way.
         self.tally.input -= connection.input.as_ref().map_or(0, |input| input.capacity());
         let until = self.now.plus_millis(self.settings.connect_timeout);
@@ -164,6 +166,20 @@ impl Shard {
         let departing =
             Departing { home, cookie, assigned, connect, bytes: size, until, asked: false };
         departures.all.insert(socket, Box::new(departing));
+        // What its layers have sent, their last word before CONNECT, must be out: a socket with a
+        // send in flight cannot move. Its completion goes on.
+        if !sending {
+            self.set_out(socket);
+        }
+    }
+
+    /// Nothing is in flight on the socket: its turn comes now, or in the line of its home.
+    pub(super) fn set_out(&mut self, socket: SocketId) {
+        let Some(departing) = self.departures.all.get(&socket) else { return };
+        let (home, cookie) = (departing.home, departing.cookie);
+        if departing.asked {
+            return;
+        }
         if self.departures.line(home).waiting.is_empty() && self.has_room_for_clients(home) {
             self.ask(socket);
         } else {
@@ -210,10 +226,19 @@ impl Shard {
     fn departed(&mut self, socket: SocketId) {
         let Some(departing) = self.departures.take(socket) else { return };
         let Some(connection) = self.connections.remove(socket.0) else { return };
-        let Connection { listener, peer, input, .. } = connection;
+        let Connection { listener, peer, input, output, layered, .. } = connection;
         let bytes = input.map(|input| input.into_bytes()).unwrap_or_default();
         let Departing { cookie, assigned, home, .. } = *departing;
-        let arriving = Arriving { cookie, listener, peer, assigned, bytes };
+        let layers = if layered { self.take_layers(socket) } else { None };
+        if let Some(layers) = &layers {
+            self.forget_keys(layers);
+        }
+        let wire = output.map_or_else(Vec::new, |output| {
+            let wire = output.wire().to_vec();
+            self.pool.put_output(output);
+            wire
+        });
+        let arriving = Arriving { cookie, listener, peer, assigned, bytes, layers, wire };
         self.outbox.tell(home, Control::Connect(Box::new(arriving)));
         self.counters.handovers_out += 1;
     }
@@ -276,6 +301,13 @@ impl Shard {
         departing.bytes += bytes.len();
         self.departures.bytes += bytes.len();
         connection.input.get_or_insert_default().extend(bytes);
+    }
+
+    /// What came from a client that waits was not for it, but for its layers: more may come.
+    pub(super) fn watch_departing(&mut self, socket: SocketId) {
+        if self.departures.all.get(&socket).is_some_and(|departing| !departing.asked) {
+            self.watch(socket);
+        }
     }
 
     /// A client has closed its side, or broke off, while it waited; true when that ends it. What

@@ -22,10 +22,13 @@ use crate::packet::{self, ReasonCode};
 use crate::session::pending::Bounds;
 use crate::session::{Flow, Pending, Session};
 use crate::time::Instant;
+use crate::transport::Layers;
 use std::collections::VecDeque;
 
 /// Bytes of a connection: its entry here, and its place at the driver.
 const CONNECTION: usize = size_of::<Connection>() + 48;
+/// Bytes of the place of a connection's layers.
+const LAYERS: usize = size_of::<Option<Layers>>();
 /// Bytes of a session without its names: its entry, and its places in the table of names.
 const SESSION: usize = size_of::<Session>() + 24;
 /// Bytes of windows and queues without what is in them.
@@ -114,6 +117,8 @@ pub struct Tally {
     pub retained: usize,
     /// Names of the share groups that sessions are members of.
     pub shares: usize,
+    /// What layers of connections have on the heap.
+    pub layers: usize,
 }
 
 /// What all shards hold, seen from this one, and the limit.
@@ -221,7 +226,10 @@ impl Shard {
     /// retained, sessions, subscriptions, hand-over.
     pub fn held(&self) -> [u64; 8] {
         let (tally, counters) = (&self.tally, &self.counters);
-        let clients = self.sessions.len() * SESSION + self.connections.len() * CONNECTION;
+        let clients = self.sessions.len() * SESSION
+            + self.connections.len() * CONNECTION
+            + self.layered.len() * LAYERS
+            + tally.layers;
         let filters = self.index.filters() * FILTER + self.index.text() + tally.shares;
         let inflight = tally.kept + tally.inbound * IDENTIFIER;
         [
@@ -388,7 +396,9 @@ impl Shard {
     pub(super) fn note_unfinished(&mut self, socket: SocketId) {
         for _ in 0..LOOKED_AT {
             let Some(oldest) = self.budgeting.unfinished.front() else { break };
-            let holds = |c: &Connection| c.stage == Stage::Entry && c.input.is_some();
+            let holds = |c: &Connection| {
+                c.stage == Stage::Entry && (c.input.is_some() || self.holds_beginning(*oldest))
+            };
             if self.connections.get(oldest.0).is_some_and(holds) {
                 break;
             }
@@ -406,11 +416,14 @@ impl Shard {
             let Some(socket) = self.budgeting.unfinished.pop_front() else { break };
             self.meter.charge(cost::VISIT);
             let Some(connection) = self.connections.get(socket.0) else { continue };
-            let Some(input) =
-                connection.input.as_ref().filter(|_| connection.stage == Stage::Entry)
-            else {
+            if connection.stage != Stage::Entry {
                 continue;
-            };
+            }
+            if self.holds_beginning(socket) {
+                self.deny_unread(socket, None, Denial::Memory);
+                continue;
+            }
+            let Some(input) = connection.input.as_ref() else { continue };
             if let Some(version) = packet::connect_version(input.rest()) {
                 self.deny_unread(socket, version, Denial::Memory);
             }

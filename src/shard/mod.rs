@@ -22,9 +22,11 @@ mod entry;
 mod fanout;
 mod groups;
 mod hand_over;
+mod handshakes;
 mod hearing;
 mod held;
 mod journal;
+mod layered;
 mod line;
 mod mail;
 mod membership;
@@ -81,9 +83,11 @@ use connection::{Connection, Stage};
 use endings::Endings;
 use groups::Groups;
 use hand_over::Departures;
+use handshakes::Handshakes;
 use hashbrown::HashMap;
 use hearing::Hearing;
 use journal::Journal;
+use layered::Layered;
 use mail::Intake;
 use meter::Meter;
 use output::{Outgoing, Pool};
@@ -134,6 +138,8 @@ pub struct Shard {
     sessions: Slab<Session>,
     names: names::Names,
     connections: Table<Connection>,
+    layered: Layered,
+    handshakes: Handshakes,
     index: Index,
     /// Subscriptions that only the trie finds, of each session that has any.
     unhashed: HashMap<u32, u32, foldhash::fast::FixedState>,
@@ -198,6 +204,8 @@ impl Shard {
             sessions: Slab::default(),
             names: names::Names::new(),
             connections: Table::default(),
+            layered: Layered::default(),
+            handshakes: Handshakes::default(),
             index: Index::new(&seeds),
             unhashed: HashMap::default(),
             groups: Groups::default(),
@@ -337,6 +345,16 @@ impl Shard {
         if matches!(stage, Stage::Closing | Stage::Closed) {
             return;
         }
+        if connection.layered {
+            self.received_layered(socket, stage, bytes);
+            return;
+        }
+        self.take_received(socket, stage, bytes);
+    }
+
+    /// Takes MQTT bytes of a connection in that stage.
+    #[inline]
+    fn take_received(&mut self, socket: SocketId, stage: Stage, bytes: &[u8]) {
         match stage {
             Stage::Open(session) => self.receive_open(socket, session, bytes),
             Stage::Entry | Stage::Refused(_) => self.receive_entry(socket, bytes),
@@ -364,6 +382,7 @@ impl Shard {
 
     /// The peer will send nothing more.
     pub fn end_of_stream(&mut self, socket: SocketId) {
+        self.cut_layers(socket);
         self.part(socket, false);
     }
 
@@ -439,8 +458,10 @@ impl Shard {
             | self.endings.len()
             | self.upkeep.flows_due()
             | self.returns.len()
-            | self.parked.len();
+            | self.parked.len()
+            | self.handshakes.len();
         going != 0
+            || self.layered.looks_at_certificates()
             || self.returns.has_gone()
             || self.groups.is_telling()
             || self.draining
@@ -458,6 +479,8 @@ impl Shard {
         more |= self.in_share(Shard::run_parting);
         more |= self.in_share(Shard::run_returns);
         more |= self.in_share(Shard::run_stopping);
+        more |= self.in_share(Shard::run_handshakes);
+        more |= self.in_share(Shard::run_certificates);
         more |= self.free_idle_flows();
         self.resume_work(self.settings.budget.step);
         more |= self.parked.has_work();
@@ -476,7 +499,8 @@ impl Shard {
     /// When the next timer may be due; `None` when nothing is.
     pub fn deadline(&self) -> Option<Instant> {
         let timers = self.timers.next_deadline();
-        let others = [self.parked.deadline(), self.departures.deadline()];
+        let others =
+            [self.parked.deadline(), self.departures.deadline(), self.handshakes.deadline()];
         others.into_iter().chain([timers]).flatten().min()
     }
 
@@ -487,6 +511,10 @@ impl Shard {
             let Some(output) = &mut connection.output else { continue };
             output.dirty = false;
             if connection.stage == Stage::Closed {
+                continue;
+            }
+            if connection.layered {
+                self.flush_layered(socket);
                 continue;
             }
             if let Some(outgoing) = output.next_send(self.now) {

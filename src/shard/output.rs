@@ -46,6 +46,36 @@ impl Segment {
 }
 
 impl Outgoing {
+    /// Calls `each` with every piece, in order.
+    pub fn pieces(&self, mut each: impl FnMut(&[u8])) {
+        match self {
+            Outgoing::One(bytes) => each(bytes),
+            Outgoing::Many(segments) => {
+                for segment in segments {
+                    match segment {
+                        Segment::Bytes(bytes) => each(bytes),
+                        Segment::Shared(message, range) => {
+                            each(message.as_ref().get(range.clone()).unwrap_or_default());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<S> Outgoing<S> {
+    /// Bytes.
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        match self {
+            Outgoing::One(bytes) => bytes.len(),
+            Outgoing::Many(segments) => segments.iter().map(Segment::len).sum(),
+        }
+    }
+}
+
+impl Outgoing {
     /// As [`Output::visit`], of a send under way.
     pub fn visit(&self, each: &mut impl FnMut(usize, Option<&Message>)) {
         match self {
@@ -67,6 +97,8 @@ const SEGMENTS: usize = 32;
 pub struct Output {
     sealed: VecDeque<Segment>,
     tail: Vec<u8>,
+    /// Bytes of the connection's layers, which go before all else; part of `queued`.
+    wire: Vec<u8>,
     queued: usize,
     in_flight: usize,
     /// When the last send completed or the first one began.
@@ -112,6 +144,32 @@ impl Output {
         added
     }
 
+    /// Appends bytes of the connection's layers: they go as they are, before what is framed later.
+    pub fn append_wire(&mut self, pool: &mut Pool, bytes: &[u8]) {
+        if self.wire.capacity() == 0 {
+            self.wire = pool.take();
+        }
+        pool.extend(&mut self.wire, |wire| wire.extend_from_slice(bytes));
+        self.queued += bytes.len();
+    }
+
+    /// Bytes of the connection's layers that wait.
+    pub fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// Takes those out; for who makes the send with them and says [`Output::sending`].
+    pub fn take_wire(&mut self) -> Vec<u8> {
+        self.queued -= self.wire.len();
+        std::mem::take(&mut self.wire)
+    }
+
+    /// The send that was made has so many bytes, with what its layers added.
+    pub fn sending(&mut self, bytes: usize, now: Instant) {
+        self.in_flight = bytes;
+        self.progressed = now;
+    }
+
     /// Appends a shared message's payload after what was appended before.
     pub fn append_shared(&mut self, pool: &mut Pool, message: Message, range: Range<usize>) {
         if range.is_empty() {
@@ -129,6 +187,7 @@ impl Output {
     /// message. For checks.
     pub fn visit(&self, each: &mut impl FnMut(usize, Option<&Message>)) {
         each(self.tail.capacity(), None);
+        each(self.wire.capacity(), None);
         self.sealed.iter().for_each(|segment| segment.visit(each));
     }
 
@@ -180,6 +239,7 @@ impl Output {
             self.sealed = VecDeque::new();
         }
         pool.put(std::mem::take(&mut self.tail));
+        pool.put(std::mem::take(&mut self.wire));
         (self.queued, self.in_flight, self.crowded, self.dirty) = (0, 0, None, false);
     }
 }
@@ -238,6 +298,15 @@ impl Pool {
     #[cold]
     fn grown(&mut self, before: usize, after: usize) {
         self.all = self.all + after - before;
+    }
+
+    /// Writes to a buffer in use.
+    pub fn extend(&mut self, buffer: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+        let room = buffer.capacity();
+        write(buffer);
+        if buffer.capacity() != room {
+            self.grown(room, buffer.capacity());
+        }
     }
 
     /// Gives a buffer back.

@@ -128,13 +128,17 @@ impl Shard {
             self.dirty.push(socket);
         }
         let caught_up = unsent <= low && output.crowded.take().is_some();
+        let layered = connection.layered;
         if unsent == 0 {
             if let Some(output) = connection.output.take() {
                 self.pool.put_output(output);
             }
-            if stage == Stage::Closing {
+            if stage == Stage::Closing && !(layered && self.says_farewell(socket)) {
                 self.close_socket(socket, super::Action::Finish(socket));
             }
+        }
+        if stage == Stage::HandingOver {
+            self.set_out(socket);
         }
         let Stage::Open(index) = stage else { return };
         self.parked.pace.progressed(index, now);

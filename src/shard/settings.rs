@@ -4,6 +4,7 @@ use crate::config::{Config, Get, SharedStrategy};
 use crate::limits::Budget;
 use crate::session::NEVER;
 use crate::session::pending::Bounds;
+use crate::transport::network::Networks;
 use std::time::Duration;
 
 /// What `mqtt:`, `retained:` and `sys:` say. One copy per shard, replaced whole on reload.
@@ -85,6 +86,8 @@ pub struct Settings {
     pub max_unhashed_subscriptions: usize,
     /// Bytes that clients may make the whole broker hold; `u64::MAX` for no bound.
     pub memory: u64,
+    /// Whose PROXY headers and `X-Forwarded-For` are believed.
+    pub trusted_proxies: Networks,
     /// How steps are divided; not configured.
     pub budget: Budget,
 }
@@ -159,6 +162,7 @@ impl Settings {
             before_connect: config.limits.before_connect.get(),
             max_unhashed_subscriptions: mqtt.max_unhashed_subscriptions.get() as usize,
             memory: config.limits.budget().bytes(None),
+            trusted_proxies: config.trusted_networks(),
             budget: Budget::BROKER,
         }
     }

@@ -42,6 +42,7 @@ impl Shard {
         self.endings.shrink();
         self.timers.shrink();
         self.scratch.shrink();
+        self.layered.shrink();
         self.wills.shrink();
         halve_queue(&mut self.replays);
         self.arrivals.shrink(KEPT);

@@ -1,2 +1,401 @@
-//! TEMP
+//! What carries MQTT on a connection, as layers of bytes to bytes: PROXY protocol, then WebSocket,
+//! then MQTT, in any combination. Pure: no socket, no clock, no lock.
+//!
+//! A listener has a [`Stack`], which says what its connections consist of. A connection with any
+//! layer has one [`Layers`] value, which its shard keeps beside the connection and which moves with
+//! the socket to the home shard. A plain connection has none.
+//!
+//! Received bytes go through [`Layers::open`], which appends the MQTT bytes in them to
+//! [`Exchange::plain`], and what the layers answer themselves to [`Exchange::wire`]. The latter is
+//! as it goes to the socket, and is sent before anything that is sealed later. Output is queued as
+//! MQTT and sealed when a send is made ([`Layers::frame`]), so nothing is framed for a client that
+//! does not read. The last bytes of a connection are [`Layers::farewell`].
+//!
+//! Until CONNECT is accepted a client has a box with whatever has to be known of its beginning;
+//! [`Layers::settle`] keeps the few bytes that an open connection needs.
+
+pub mod forwarded;
+pub mod network;
+pub mod secure;
 pub mod tls;
+mod upgrade;
+mod websocket;
+
+use crate::ids::Peer;
+use crate::limits::UPGRADE_HEAD;
+use network::Networks;
+use secure::{SecureWeb, Securing, Shaken};
+use std::borrow::Cow;
+pub use upgrade::Web;
+use websocket::Frames;
+pub use websocket::Header;
+
+/// What the connections of a listener consist of.
+#[derive(Debug, Default)]
+pub struct Stack {
+    /// TLS is beneath the rest.
+    pub tls: bool,
+    /// MQTT is carried in WebSocket frames.
+    pub web: Option<Web>,
+}
+
+impl Stack {
+    /// Of connections without any layer.
+    pub const PLAIN: Stack = Stack { tls: false, web: None };
+
+    /// The layers of a new connection; `None` when it has none.
+    pub fn begin(&self) -> Option<Layers> {
+        let awaits = match self {
+            Stack { tls: true, .. } => Awaits::Handshake,
+            Stack { web: Some(_), .. } => Awaits::Upgrade,
+            Stack { web: None, .. } => return None,
+        };
+        let mut opening = Opening { awaits, head: Vec::new(), tls: None, frames: None };
+        opening.begin_tls();
+        Some(Layers(State::Opening(Box::new(opening))))
+    }
+
+    /// What comes after the handshake.
+    fn behind_tls(&self) -> Awaits {
+        if self.web.is_some() { Awaits::Upgrade } else { Awaits::Nothing }
+    }
+}
+
+/// What the layers of one connection are told besides its bytes.
+pub struct Context<'a> {
+    /// That of the listener.
+    pub stack: &'a Stack,
+    /// Whom to believe who a client is.
+    pub trusted: &'a Networks,
+    /// Who is at the other end, as far as is known.
+    pub peer: Peer,
+}
+
+/// What received bytes come to.
+#[derive(Default)]
+pub struct Exchange {
+    /// MQTT bytes, appended.
+    pub plain: Vec<u8>,
+    /// Bytes for the peer that are not to be sealed, appended.
+    pub wire: Vec<u8>,
+    /// Content of TLS records for the layer above.
+    pub content: Vec<u8>,
+    /// A handshake has ended.
+    pub shaken: Option<Shaken>,
+    /// How much of such bytes waits already, because the peer does not read.
+    pub waiting: usize,
+    /// Who the client is, when a proxy has told.
+    pub peer: Option<Peer>,
+    /// What was done, in units of [`crate::limits::cost`].
+    pub work: u32,
+}
+
+/// Why nothing more is to be read from a connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The peer has ended it in the layer's own way.
+    Ended,
+    /// The peer broke a rule of a layer.
+    Fault(Fault),
+    /// TLS says why.
+    Insecure(tls::Failure),
+}
+
+/// A rule that was broken: where, and what, for the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// The layer.
+    pub layer: Layer,
+    /// What was wrong.
+    pub what: &'static str,
+}
+
+/// A layer's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layer {
+    /// The HTTP request that a WebSocket begins with.
+    Upgrade,
+    /// WebSocket frames.
+    WebSocket,
+}
+
+/// How the broker ends a connection, for the layers that have words for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// As it should be.
+    Normal,
+    /// The broker stops.
+    GoingAway,
+    /// The client broke a rule of MQTT.
+    ProtocolError,
+    /// The broker will not have it.
+    Policy,
+}
+
+/// The layers of one connection, between any two pieces of its bytes.
+pub struct Layers(State);
+
+// What a million WebSocket clients multiply.
+const _: () = assert!(size_of::<Option<Layers>>() <= 16);
+
+enum State {
+    /// CONNECT is not accepted yet.
+    Opening(Box<Opening>),
+    /// Only WebSocket frames.
+    WebSocket(Frames),
+    /// Only TLS, as [`tls::Tls`] has it; here, so that the value has two words.
+    Short(Box<tls::Records<32>>),
+    /// The same with longer secrets.
+    Long(Box<tls::Records<48>>),
+    /// WebSocket over TLS.
+    SecureWeb(Box<SecureWeb>),
+}
+
+/// The beginning of a connection.
+struct Opening {
+    awaits: Awaits,
+    /// What has come of the header that is awaited.
+    head: Vec<u8>,
+    tls: Option<Securing>,
+    /// The frames, once the upgrade was granted.
+    frames: Option<Frames>,
+}
+
+/// The next header of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Awaits {
+    /// Records of a TLS handshake.
+    Handshake,
+    /// An HTTP request.
+    Upgrade,
+    /// None: the layers are through.
+    Nothing,
+    /// None, because the connection is at its end.
+    End,
+}
+
+impl Layers {
+    /// Takes bytes that were received. What is in `exchange` counts in any case, and before the end
+    /// that may be returned; nothing is taken after an end.
+    ///
+    /// # Errors
+    /// When nothing more is to be read.
+    pub fn open(
+        &mut self,
+        context: &Context<'_>,
+        keys: &mut tls::KeyCache,
+        bytes: &[u8],
+        exchange: &mut Exchange,
+    ) -> Result<(), End> {
+        match &mut self.0 {
+            State::Opening(opening) => opening.open(context, keys, bytes, exchange),
+            State::WebSocket(frames) => frames.open(bytes, exchange),
+            State::Short(records) => secure::open(&mut **records, keys, bytes, exchange, None),
+            State::Long(records) => secure::open(&mut **records, keys, bytes, exchange, None),
+            State::SecureWeb(both) => {
+                let SecureWeb { tls, frames } = &mut **both;
+                let mut above =
+                    |content: &[u8], exchange: &mut Exchange| frames.open(content, exchange);
+                secure::open(tls.layer(), keys, bytes, exchange, Some(&mut above))
+            }
+        }
+    }
+
+    /// What goes in front of the next `length` bytes of MQTT, more than none.
+    pub fn frame(&mut self, length: usize) -> Header {
+        match &mut self.0 {
+            State::Opening(opening) if opening.frames.is_none() => Header::default(),
+            State::Short(_) | State::Long(_) => Header::default(),
+            State::Opening(_) | State::WebSocket(_) | State::SecureWeb(_) => Header::binary(length),
+        }
+    }
+
+    /// The broker ends the connection: it has [`Layers::farewell`] to say, unless an end was
+    /// decided before.
+    pub fn end(&mut self, ending: Ending) {
+        if let Some(frames) = self.frames() {
+            frames.end(ending);
+        }
+    }
+
+    /// The peer will not hear anything more, or not want to.
+    pub fn cut(&mut self) {
+        if let Some(frames) = self.frames() {
+            frames.cut();
+        }
+        if let Some(records) = self.records() {
+            records.cut();
+        }
+    }
+
+    /// True when the connection's last bytes are still to be sent: [`Layers::farewell`].
+    pub fn owes_farewell(&mut self) -> bool {
+        self.frames().is_some_and(|frames| frames.owes_farewell())
+            || self.peek().is_some_and(|records| records.owes_close())
+    }
+
+    /// Appends the last bytes of the connection to those for the peer, once.
+    pub fn farewell(&mut self, keys: &mut tls::KeyCache, wire: &mut Vec<u8>) {
+        let start = wire.len();
+        if let Some(frames) = self.frames() {
+            frames.farewell(wire);
+        }
+        if let Some(records) = self.records() {
+            let said = wire.split_off(start);
+            let _ = records.seal(keys, &said, wire);
+            records.close(keys, wire);
+        }
+    }
+
+    /// CONNECT was accepted: what only a beginning needs goes. `None` when nothing is left, and the
+    /// connection is a plain one from now on.
+    pub fn settle(self) -> Option<Layers> {
+        let State::Opening(opening) = self.0 else { return Some(self) };
+        let mut tls = match opening.tls {
+            Some(Securing::Done(tls)) => tls,
+            _ => return opening.frames.map(|frames| Layers(State::WebSocket(frames))),
+        };
+        tls.layer().drop_identity();
+        Some(Layers(match (tls, opening.frames) {
+            (tls, Some(frames)) => State::SecureWeb(Box::new(SecureWeb { tls, frames })),
+            (tls::Tls::Short(records), None) => State::Short(records),
+            (tls::Tls::Long(records), None) => State::Long(records),
+        }))
+    }
+
+    /// True when every layer is through with its beginning.
+    pub fn is_through(&self) -> bool {
+        match &self.0 {
+            State::Opening(opening) => opening.awaits == Awaits::Nothing,
+            _ => true,
+        }
+    }
+
+    /// Bytes of memory besides those of the value itself.
+    pub fn heap(&self) -> usize {
+        match &self.0 {
+            State::Opening(opening) => {
+                let frames = opening.frames.as_ref().map_or(0, Frames::heap);
+                let tls = opening.tls.as_ref().map_or(0, Securing::heap);
+                size_of::<Opening>() + opening.head.capacity() + frames + tls
+            }
+            State::WebSocket(frames) => frames.heap(),
+            State::Short(records) => tls::RecordLayer::heap(&**records),
+            State::Long(records) => tls::RecordLayer::heap(&**records),
+            State::SecureWeb(both) => {
+                size_of::<SecureWeb>() + both.tls.peek().heap() + both.frames.heap()
+            }
+        }
+    }
+
+    fn frames(&mut self) -> Option<&mut Frames> {
+        match &mut self.0 {
+            State::Opening(opening) => opening.frames.as_mut(),
+            State::WebSocket(frames) => Some(frames),
+            State::Short(_) | State::Long(_) => None,
+            State::SecureWeb(both) => Some(&mut both.frames),
+        }
+    }
+}
+
+impl Opening {
+    /// Begins TLS when its turn has come.
+    fn begin_tls(&mut self) {
+        if self.awaits == Awaits::Handshake {
+            self.tls = Some(Securing::Handshake(Box::default()));
+        }
+    }
+
+    /// The handshake is over.
+    fn secured(&mut self, stack: &Stack) {
+        self.awaits = stack.behind_tls();
+    }
+
+    fn open(
+        &mut self,
+        context: &Context<'_>,
+        keys: &mut tls::KeyCache,
+        bytes: &[u8],
+        exchange: &mut Exchange,
+    ) -> Result<(), End> {
+        match self.tls.take() {
+            None => self.open_plain(context, bytes, exchange),
+            Some(Securing::Handshake(mut handshake)) => {
+                handshake.add(bytes);
+                self.tls = Some(Securing::Handshake(handshake));
+                Ok(())
+            }
+            Some(Securing::Done(mut tls)) => {
+                let mut above = |content: &[u8], exchange: &mut Exchange| {
+                    self.open_plain(context, content, exchange)
+                };
+                let done = secure::open(tls.layer(), keys, bytes, exchange, Some(&mut above));
+                self.tls = Some(Securing::Done(tls));
+                done
+            }
+        }
+    }
+
+    fn open_plain(
+        &mut self,
+        context: &Context<'_>,
+        bytes: &[u8],
+        exchange: &mut Exchange,
+    ) -> Result<(), End> {
+        let mut rest = Cow::Borrowed(bytes);
+        if self.awaits == Awaits::Upgrade {
+            let Some(web) = &context.stack.web else { return Ok(()) };
+            let known = self.head.len();
+            let head = join(std::mem::take(&mut self.head), rest);
+            let peer = exchange.peer.unwrap_or(context.peer);
+            match upgrade::take(&head, known, web, context.trusted, peer, exchange) {
+                Ok(None) => {
+                    debug_assert!(head.len() <= UPGRADE_HEAD);
+                    self.head = head.into_owned();
+                    return Ok(());
+                }
+                Ok(Some(used)) => {
+                    self.awaits = Awaits::Nothing;
+                    self.frames = Some(Frames::default());
+                    rest = skip(head, used);
+                }
+                Err(fault) => {
+                    self.awaits = Awaits::End;
+                    return Err(End::Fault(fault));
+                }
+            }
+        }
+        match (&mut self.frames, self.awaits) {
+            (_, Awaits::End) => Ok(()),
+            (Some(frames), _) => frames.open(&rest, exchange),
+            (None, _) => {
+                exchange.plain.extend_from_slice(&rest);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What was held with what has come.
+fn join(held: Vec<u8>, bytes: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    if held.is_empty() {
+        return bytes;
+    }
+    let mut held = held;
+    held.extend_from_slice(&bytes);
+    Cow::Owned(held)
+}
+
+/// Without the first `used` bytes.
+fn skip(bytes: Cow<'_, [u8]>, used: usize) -> Cow<'_, [u8]> {
+    match bytes {
+        Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(used..).unwrap_or_default()),
+        Cow::Owned(mut bytes) => {
+            bytes.drain(..used.min(bytes.len()));
+            Cow::Owned(bytes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -89,6 +89,7 @@ pub fn entrance(mountpoint: &str) -> Entrance {
         mountpoint: mountpoint.into(),
         max_connections: u64::MAX,
         max_connect_rate: None,
+        stack: Default::default(),
         connections: Quota::default(),
         rate: Rate::default(),
     }

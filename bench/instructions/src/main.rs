@@ -131,6 +131,7 @@ impl World {
             mountpoint: String::new(),
             max_connections: u64::MAX,
             max_connect_rate: None,
+            stack: Default::default(),
             connections: Quota::default(),
             rate: Rate::default(),
         });

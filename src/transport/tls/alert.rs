@@ -15,6 +15,8 @@ impl Alert {
     pub const BAD_RECORD_MAC: Alert = Alert(20);
     /// A record is too long.
     pub const RECORD_OVERFLOW: Alert = Alert(22);
+    /// A certificate cannot be used.
+    pub const BAD_CERTIFICATE: Alert = Alert(42);
     /// A certificate was revoked.
     pub const CERTIFICATE_REVOKED: Alert = Alert(44);
     /// A certificate has expired.
@@ -36,7 +38,7 @@ pub const WARNING: u8 = 1;
 /// Of an alert that ends the connection.
 pub const FATAL: u8 = 2;
 
-/// Kinds of failures, each a label of `ringmq_tls_handshakes_failed_total`.
+/// Kinds of failures, each with a label of `ringmq_tls_handshakes_failed_total`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// What came is not TLS.
@@ -65,44 +67,6 @@ pub enum Kind {
     Left,
     /// It failed here.
     Internal,
-}
-
-impl Kind {
-    /// All of them, in the order of the metric's labels.
-    pub const ALL: [Kind; 13] = [
-        Kind::NotTls,
-        Kind::NothingInCommon,
-        Kind::NoCertificate,
-        Kind::CertificateExpired,
-        Kind::UnknownAuthority,
-        Kind::CertificateRevoked,
-        Kind::BadCertificate,
-        Kind::ClientAlert,
-        Kind::Protocol,
-        Kind::TimedOut,
-        Kind::Shed,
-        Kind::Left,
-        Kind::Internal,
-    ];
-
-    /// The label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Kind::NotTls => "not_tls",
-            Kind::NothingInCommon => "nothing_in_common",
-            Kind::NoCertificate => "no_certificate",
-            Kind::CertificateExpired => "certificate_expired",
-            Kind::UnknownAuthority => "unknown_authority",
-            Kind::CertificateRevoked => "certificate_revoked",
-            Kind::BadCertificate => "bad_certificate",
-            Kind::ClientAlert => "client_alert",
-            Kind::Protocol => "protocol",
-            Kind::TimedOut => "timed_out",
-            Kind::Shed => "shed",
-            Kind::Left => "left",
-            Kind::Internal => "internal",
-        }
-    }
 }
 
 /// Why a connection is refused or ended.

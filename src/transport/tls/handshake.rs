@@ -114,6 +114,11 @@ impl Handshake {
         !matches!(first_record(&self.input), First::Part)
     }
 
+    /// True when nothing has come.
+    pub fn is_untouched(&self) -> bool {
+        self.records == 0 && self.input.is_empty()
+    }
+
     /// True when rustls has nothing of it yet: the ClientHello is not complete.
     pub fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting)
@@ -257,13 +262,13 @@ impl Agreeing {
         let version = connection.protocol_version().ok_or_else(|| internal("no version"))?;
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let certificate = connection.peer_certificates().and_then(|chain| chain.first());
-        let identity = match certificate.map(Identity::of) {
+        let mut identity = match certificate.map(Identity::of) {
             Some(None) => {
                 return Err(Failure::new(Kind::BadCertificate, "a certificate that is unreadable"));
             }
             found => found.flatten().map(Box::new),
         };
-        let verdict = identity.as_ref().map_or(Ok(()), |identity| server.check(identity));
+        let verdict = identity.as_mut().map_or(Ok(()), |identity| server.check(identity));
         let extracted = connection
             .dangerous_extract_secrets()
             .map_err(|_| internal("rustls has not given out the secrets"))?;
@@ -295,7 +300,7 @@ impl Agreeing {
         .ok_or_else(|| internal("no room for the secrets"))?;
         // rustls checks neither when a session is resumed.
         if let Err((alert, failure)) = verdict {
-            tls.fail(cache, alert, out);
+            tls.layer().fail(cache, alert, out);
             return Err(failure);
         }
         let tls13 = suite.is_tls13();
@@ -368,6 +373,12 @@ fn not_tls(bytes: &[u8]) -> Failure {
 pub fn expired() -> (Alert, Failure) {
     let what = "the certificate has expired since the session was begun";
     (Alert::CERTIFICATE_EXPIRED, Failure::new(Kind::CertificateExpired, what))
+}
+
+/// The alert for a client whose certificate lacks what the listener takes as its user name.
+pub fn nameless() -> (Alert, Failure) {
+    let what = "the certificate has no name of the kind that is the user name here";
+    (Alert::BAD_CERTIFICATE, Failure::new(Kind::BadCertificate, what))
 }
 
 /// The same of one that was revoked.

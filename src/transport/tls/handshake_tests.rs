@@ -56,7 +56,7 @@ fn aes_128_is_chosen_by_who_has_it() {
     pair.shake().unwrap();
     let suite = pair.client.negotiated_cipher_suite().unwrap();
     assert_eq!(suite.suite(), rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
-    assert!(pair.tls.unwrap().heap() <= 128);
+    assert!(pair.tls.unwrap().peek().heap() <= 128);
 }
 
 #[test]
@@ -86,8 +86,8 @@ fn the_clients_certificate_says_who_it_is() {
     let mut pair = Pair::new(&config, &server);
     pair.shake().unwrap();
     pair.talk();
-    let identity = pair.tls.as_mut().unwrap().take_identity().unwrap();
-    let username = |from| identity.username(from).map(str::to_owned);
+    let identity = pair.tls.as_ref().unwrap().peek().identity().unwrap();
+    let username = |from| identity.part(from).map(str::to_owned);
     assert_eq!(username(UsernameFrom::Off), None);
     assert_eq!(username(UsernameFrom::CommonName).as_deref(), Some("meter-7"));
     assert_eq!(username(UsernameFrom::AlternativeName).as_deref(), Some("meter-7.example"));
@@ -103,7 +103,7 @@ fn certificates_are_optional_where_the_listener_says_so() {
     let none = Arc::new(client_config(&authority, None, None));
     let mut pair = Pair::new(&none, &server);
     pair.shake().unwrap();
-    assert!(pair.tls.unwrap().identity().is_none());
+    assert!(pair.tls.unwrap().peek().identity().is_none());
     let stranger = Authority::new("Other CA").client("x", |_| {});
     let wrong = Arc::new(client_config(&authority, Some(&stranger), None));
     assert_eq!(Pair::new(&wrong, &server).shake().unwrap_err().kind, Kind::UnknownAuthority);

@@ -20,6 +20,8 @@ pub struct Identity {
     pub fingerprint: u64,
     /// Last second of its validity, since 1970; 0 when that is later than 2106.
     pub not_after: u32,
+    /// The user name that the listener takes from it, if it takes any.
+    pub username: Option<Box<str>>,
 }
 
 /// Which part of the certificate is the client's user name (`username_from`).
@@ -61,11 +63,19 @@ impl Identity {
             fingerprint: fingerprint(certificate.issuer().as_raw(), serial),
             // A certificate that expired before 1970 is not accepted in the first place.
             not_after: u32::try_from(not_after.max(1)).unwrap_or(0),
+            username: None,
         })
     }
 
-    /// The user name that a listener takes from it.
-    pub fn username(&self, from: UsernameFrom) -> Option<&str> {
+    /// Bytes of memory.
+    pub fn heap(&self) -> usize {
+        let optional = [&self.common_name, &self.alternative_name, &self.username];
+        let names: usize = optional.into_iter().flatten().map(|name| name.len()).sum();
+        size_of::<Identity>() + names + self.subject.len() + self.serial.len()
+    }
+
+    /// The part of it that a listener takes as a user name.
+    pub fn part(&self, from: UsernameFrom) -> Option<&str> {
         match from {
             UsernameFrom::Off => None,
             UsernameFrom::CommonName => self.common_name.as_deref(),

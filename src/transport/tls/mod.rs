@@ -29,36 +29,40 @@ pub use alert::{Alert, Failure, Kind};
 pub use handshake::{Advanced, Established, Handshake};
 pub use identity::{Identity, UsernameFrom};
 pub use keys::KeyCache;
-pub use records::{Opened, Sealed};
+pub use records::{Opened, RecordLayer, Records, Sealed};
 pub use server::{Reader, Server, Unusable, ticket_keys};
 pub use ticket::TicketKeys;
 
-use records::Records;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{CertificateError, CipherSuite, Error};
 use std::sync::Arc;
 use suite::Suite;
 
-/// Where its handshake is over.
-pub struct Tls(Room);
-
-/// By the room that its secrets need.
-enum Room {
+/// What goes on where a handshake is over, by the room that its secrets need.
+pub enum Tls {
+    /// With a hash of 32 bytes, or AES-128 in TLS 1.2.
     Short(Box<Records<32>>),
+    /// With longer secrets.
     Long(Box<Records<48>>),
 }
 
-/// Calls a method of either.
-macro_rules! either {
-    ($tls:expr, $records:ident => $call:expr) => {
-        match $tls {
-            Room::Short($records) => $call,
-            Room::Long($records) => $call,
-        }
-    };
-}
-
 impl Tls {
+    /// The record layer.
+    pub fn layer(&mut self) -> &mut dyn RecordLayer {
+        match self {
+            Tls::Short(records) => &mut **records,
+            Tls::Long(records) => &mut **records,
+        }
+    }
+
+    /// The same, only to look at.
+    pub fn peek(&self) -> &dyn RecordLayer {
+        match self {
+            Tls::Short(records) => &**records,
+            Tls::Long(records) => &**records,
+        }
+    }
+
     /// Of a handshake that is over: secrets and sequence numbers of both directions.
     fn established(
         suite: Suite,
@@ -66,69 +70,10 @@ impl Tls {
         send: (&[u8], u64),
         identity: Option<Box<Identity>>,
     ) -> Option<Tls> {
-        Some(Tls(match suite.secret() {
-            0..=32 => Room::Short(Box::new(Records::new(suite, receive, send, identity)?)),
-            _ => Room::Long(Box::new(Records::new(suite, receive, send, identity)?)),
-        }))
-    }
-
-    /// Opens what was received; see [`Opened`].
-    pub fn open(
-        &mut self,
-        cache: &mut KeyCache,
-        bytes: &[u8],
-        plain: &mut Vec<u8>,
-        out: &mut Vec<u8>,
-    ) -> Opened {
-        either!(&mut self.0, records => records.open(cache, bytes, plain, out))
-    }
-
-    /// Appends `plain`, sealed, to `out`.
-    pub fn seal(&mut self, cache: &mut KeyCache, plain: &[u8], out: &mut Vec<u8>) -> Sealed {
-        either!(&mut self.0, records => records.seal(cache, plain, out))
-    }
-
-    /// Says that nothing more is sent, once.
-    pub fn close(&mut self, cache: &mut KeyCache, out: &mut Vec<u8>) {
-        either!(&mut self.0, records => records.close(cache, out));
-    }
-
-    /// Ends the connection with an alert.
-    pub fn fail(&mut self, cache: &mut KeyCache, alert: Alert, out: &mut Vec<u8>) {
-        either!(&mut self.0, records => records.fail(cache, alert, out));
-    }
-
-    /// The connection is over: its keys are not kept.
-    pub fn forget(&mut self, cache: &mut KeyCache) {
-        either!(&mut self.0, records => records.forget(cache));
-    }
-
-    /// Who the client is; asked once.
-    pub fn take_identity(&mut self) -> Option<Box<Identity>> {
-        either!(&mut self.0, records => records.take_identity())
-    }
-
-    /// Who the client is, until [`Tls::take_identity`].
-    pub fn identity(&self) -> Option<&Identity> {
-        either!(&self.0, records => records.identity())
-    }
-
-    /// The client's certificate, for [`Server::is_over`].
-    pub fn certificate(&self) -> (u64, u32) {
-        either!(&self.0, records => records.certificate())
-    }
-
-    /// Bytes of memory besides those of the value itself.
-    pub fn heap(&self) -> usize {
-        match &self.0 {
-            Room::Short(records) => size_of::<Records<32>>() + records.held(),
-            Room::Long(records) => size_of::<Records<48>>() + records.held(),
-        }
-    }
-
-    /// True for TLS 1.3.
-    pub fn is_tls13(&self) -> bool {
-        either!(&self.0, records => records.suite().is_tls13())
+        Some(match suite.secret() {
+            0..=32 => Tls::Short(Box::new(Records::new(suite, receive, send, identity)?)),
+            _ => Tls::Long(Box::new(Records::new(suite, receive, send, identity)?)),
+        })
     }
 }
 

@@ -93,6 +93,8 @@ struct Tally {
     renegotiated: bool,
     /// We have said that we send nothing more.
     said_close: bool,
+    /// The peer does not wait for that.
+    cut: bool,
 }
 
 /// A connection's record layer; `N` is room for its secrets.
@@ -157,62 +159,44 @@ fn broken() -> Refused {
     (Some(Alert::INTERNAL_ERROR), Failure::new(Kind::Internal, "a key could not be made"))
 }
 
-impl<const N: usize> Records<N> {
-    /// Of a handshake that is over: secrets and sequence numbers of both directions. `None` when
-    /// there is no room for the secrets.
-    pub fn new(
-        suite: Suite,
-        receive: (&[u8], u64),
-        send: (&[u8], u64),
-        identity: Option<Box<Identity>>,
-    ) -> Option<Self> {
-        let not_after = identity.as_ref().map_or(0, |identity| identity.not_after);
-        Some(Records {
-            receive: Direction::new(receive.0, receive.1)?,
-            send: Direction::new(send.0, send.1)?,
-            partial: None,
-            certificate: identity.as_ref().map_or(0, |identity| identity.fingerprint),
-            not_after,
-            identity,
-            suite,
-            tally: Tally::default(),
-        })
-    }
-
-    /// Which suite it is.
-    pub fn suite(&self) -> Suite {
-        self.suite
-    }
-
-    /// The client's certificate as [`Identity::fingerprint`] and [`Identity::not_after`] name it.
-    pub fn certificate(&self) -> (u64, u32) {
-        (self.certificate, self.not_after)
-    }
-
-    /// Who the client is; asked once.
-    pub fn take_identity(&mut self) -> Option<Box<Identity>> {
-        self.identity.take()
-    }
-
-    /// Who the client is.
-    pub fn identity(&self) -> Option<&Identity> {
-        self.identity.as_deref()
-    }
-
-    /// Bytes that wait for the rest of their record.
-    pub fn held(&self) -> usize {
-        self.partial.as_ref().map_or(0, |partial| partial.capacity())
-    }
-
-    /// The connection is over: its keys are not kept.
-    pub fn forget(&mut self, cache: &mut KeyCache) {
-        cache.remove(self.suite, self.receive.secret(self.suite));
-        cache.remove(self.suite, self.send.secret(self.suite));
-    }
-
+/// What goes on after a handshake, whatever room its secrets need.
+pub trait RecordLayer {
     /// Opens the records in `bytes`, which continue what came before: content goes to `plain`,
     /// what the peer has to be told to `out`. Of an unfinished record what there is of it is kept.
-    pub fn open(
+    fn open(
+        &mut self,
+        cache: &mut KeyCache,
+        bytes: &[u8],
+        plain: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Opened;
+    /// Appends `plain` to `out` in as few records as can be. Nothing, once it was said that nothing
+    /// more is sent.
+    fn seal(&mut self, cache: &mut KeyCache, plain: &[u8], out: &mut Vec<u8>) -> Sealed;
+    /// Says that nothing more is sent, unless that was said.
+    fn close(&mut self, cache: &mut KeyCache, out: &mut Vec<u8>);
+    /// Ends the connection with an alert.
+    fn fail(&mut self, cache: &mut KeyCache, alert: Alert, out: &mut Vec<u8>);
+    /// The peer does not wait for the end to be said.
+    fn cut(&mut self);
+    /// Whether the end is still to be said.
+    fn owes_close(&self) -> bool;
+    /// The connection is over, or goes elsewhere: its keys are not kept here.
+    fn forget(&self, cache: &mut KeyCache);
+    /// Who the client is, until [`RecordLayer::drop_identity`].
+    fn identity(&self) -> Option<&Identity>;
+    /// Who the client is was asked.
+    fn drop_identity(&mut self);
+    /// The client's certificate as [`Identity::fingerprint`] and [`Identity::not_after`] name it.
+    fn certificate(&self) -> (u64, u32);
+    /// Bytes of memory.
+    fn heap(&self) -> usize;
+    /// True for TLS 1.3.
+    fn is_tls13(&self) -> bool;
+}
+
+impl<const N: usize> RecordLayer for Records<N> {
+    fn open(
         &mut self,
         cache: &mut KeyCache,
         mut bytes: &[u8],
@@ -237,6 +221,98 @@ impl<const N: usize> Records<N> {
             }
         }
         Opened::All
+    }
+
+    fn seal(&mut self, cache: &mut KeyCache, plain: &[u8], out: &mut Vec<u8>) -> Sealed {
+        for part in plain.chunks(PLAIN) {
+            if self.tally.said_close {
+                return Sealed::Exhausted;
+            }
+            // One is left: for the KeyUpdate, or to say that this is the end.
+            if self.send.sequence >= self.suite.limit() - 1 {
+                let updated = self.suite.is_tls13() && self.update_send(cache, out).is_some();
+                if !updated {
+                    self.close(cache, out);
+                    return Sealed::Exhausted;
+                }
+            }
+            if self.encrypt(cache, content::DATA, part, out).is_none() {
+                self.tally.said_close = true;
+                return Sealed::Exhausted;
+            }
+        }
+        Sealed::All
+    }
+
+    fn close(&mut self, cache: &mut KeyCache, out: &mut Vec<u8>) {
+        if !self.tally.said_close {
+            self.say(cache, WARNING, Alert::CLOSE_NOTIFY, out);
+            self.tally.said_close = true;
+        }
+    }
+
+    fn fail(&mut self, cache: &mut KeyCache, alert: Alert, out: &mut Vec<u8>) {
+        if !self.tally.said_close {
+            self.say(cache, FATAL, alert, out);
+            self.tally.said_close = true;
+        }
+    }
+
+    fn cut(&mut self) {
+        self.tally.cut = true;
+    }
+
+    fn owes_close(&self) -> bool {
+        !self.tally.said_close && !self.tally.cut
+    }
+
+    fn forget(&self, cache: &mut KeyCache) {
+        cache.remove(self.suite, self.receive.secret(self.suite));
+        cache.remove(self.suite, self.send.secret(self.suite));
+    }
+
+    fn identity(&self) -> Option<&Identity> {
+        self.identity.as_deref()
+    }
+
+    fn drop_identity(&mut self) {
+        self.identity = None;
+    }
+
+    fn certificate(&self) -> (u64, u32) {
+        (self.certificate, self.not_after)
+    }
+
+    fn heap(&self) -> usize {
+        let partial = self.partial.as_ref().map_or(0, |partial| partial.capacity());
+        size_of::<Self>() + partial + self.identity.as_ref().map_or(0, |one| one.heap())
+    }
+
+    fn is_tls13(&self) -> bool {
+        self.suite.is_tls13()
+    }
+}
+
+impl<const N: usize> Records<N> {
+    /// Of a handshake that is over: secrets and sequence numbers of both directions. `None` when
+    /// there is no room for the secrets.
+    pub fn new(
+        suite: Suite,
+        receive: (&[u8], u64),
+        send: (&[u8], u64),
+        identity: Option<Box<Identity>>,
+    ) -> Option<Self> {
+        let not_after = identity.as_ref().map_or(0, |identity| identity.not_after);
+        Some(Records {
+            receive: Direction::new(receive.0, receive.1)?,
+            send: Direction::new(send.0, send.1)?,
+            partial: None,
+            certificate: identity.as_ref().map_or(0, |identity| identity.fingerprint),
+            not_after,
+            identity,
+            suite,
+            tally: Tally::default(),
+        })
     }
 
     /// Opens the record at the start of `bytes`, or keeps them all.
@@ -497,45 +573,6 @@ impl<const N: usize> Records<N> {
         self.tally.renegotiated = true;
         self.say(cache, WARNING, Alert::NO_RENEGOTIATION, out);
         Ok(Event::None)
-    }
-
-    /// Appends `plain` to `out` in as few records as can be. Nothing, once it was said that nothing
-    /// more is sent.
-    pub fn seal(&mut self, cache: &mut KeyCache, plain: &[u8], out: &mut Vec<u8>) -> Sealed {
-        for part in plain.chunks(PLAIN) {
-            if self.tally.said_close {
-                return Sealed::Exhausted;
-            }
-            // One is left: for the KeyUpdate, or to say that this is the end.
-            if self.send.sequence >= self.suite.limit() - 1 {
-                let updated = self.suite.is_tls13() && self.update_send(cache, out).is_some();
-                if !updated {
-                    self.close(cache, out);
-                    return Sealed::Exhausted;
-                }
-            }
-            if self.encrypt(cache, content::DATA, part, out).is_none() {
-                self.tally.said_close = true;
-                return Sealed::Exhausted;
-            }
-        }
-        Sealed::All
-    }
-
-    /// Says that nothing more is sent, unless that was said.
-    pub fn close(&mut self, cache: &mut KeyCache, out: &mut Vec<u8>) {
-        if !self.tally.said_close {
-            self.say(cache, WARNING, Alert::CLOSE_NOTIFY, out);
-            self.tally.said_close = true;
-        }
-    }
-
-    /// Ends the connection with an alert.
-    pub fn fail(&mut self, cache: &mut KeyCache, alert: Alert, out: &mut Vec<u8>) {
-        if !self.tally.said_close {
-            self.say(cache, FATAL, alert, out);
-            self.tally.said_close = true;
-        }
     }
 
     fn say(&mut self, cache: &mut KeyCache, level: u8, alert: Alert, out: &mut Vec<u8>) {

@@ -72,7 +72,7 @@ impl Rogue {
     fn sends(&mut self, bytes: &[u8]) -> Opened {
         self.plain.clear();
         self.out.clear();
-        self.tls.open(&mut self.cache, bytes, &mut self.plain, &mut self.out)
+        self.tls.layer().open(&mut self.cache, bytes, &mut self.plain, &mut self.out)
     }
 
     fn refused(&mut self, kind: u8, said: &[u8]) -> String {
@@ -221,12 +221,12 @@ fn nothing_is_said_after_the_end() {
     for suite in SUITES {
         let mut rogue = Rogue::new(suite);
         let mut out = Vec::new();
-        rogue.tls.close(&mut rogue.cache, &mut out);
+        rogue.tls.layer().close(&mut rogue.cache, &mut out);
         let length = out.len();
         assert!(length > HEADER);
-        rogue.tls.close(&mut rogue.cache, &mut out);
-        rogue.tls.fail(&mut rogue.cache, Alert::INTERNAL_ERROR, &mut out);
-        assert_eq!(rogue.tls.seal(&mut rogue.cache, b"x", &mut out), Sealed::Exhausted);
+        rogue.tls.layer().close(&mut rogue.cache, &mut out);
+        rogue.tls.layer().fail(&mut rogue.cache, Alert::INTERNAL_ERROR, &mut out);
+        assert_eq!(rogue.tls.layer().seal(&mut rogue.cache, b"x", &mut out), Sealed::Exhausted);
         assert_eq!(out.len(), length);
         // What comes is still heard, and a KeyUpdate changes the key it came with.
         if suite.is_tls13() {
@@ -245,7 +245,8 @@ fn keys_are_worn_out_after_2_to_the_24_records() {
         let secret: Vec<u8> = (0..suite.secret() as u8).collect();
         let mut tls = Tls::established(suite, (&secret, 0), (&secret, near), None).unwrap();
         let (mut cache, mut out) = (KeyCache::default(), Vec::new());
-        let outcomes: Vec<_> = (0..5).map(|_| tls.seal(&mut cache, b"data", &mut out)).collect();
+        let outcomes: Vec<_> =
+            (0..5).map(|_| tls.layer().seal(&mut cache, b"data", &mut out)).collect();
         let mut records = Vec::new();
         let mut rest = &out[..];
         while let [kind, _, _, high, low, ..] = *rest {
@@ -299,7 +300,7 @@ fn close_notify_goes_both_ways() {
         pair.server_takes(&bytes).unwrap();
         assert_eq!(pair.opened, Opened::Closed);
         let mut out = pair.server_writes(b"last words");
-        pair.tls.as_mut().unwrap().close(&mut pair.cache, &mut out);
+        pair.tls.as_mut().unwrap().layer().close(&mut pair.cache, &mut out);
         assert_eq!(pair.client_takes(&out).unwrap(), b"last words");
     }
 }
@@ -364,7 +365,7 @@ proptest! {
         for act in acts {
             match act {
                 Act::Seal(length) => {
-                    _ = rogue.tls.seal(&mut rogue.cache, &vec![9; length], &mut sent);
+                    _ = rogue.tls.layer().seal(&mut rogue.cache, &vec![9; length], &mut sent);
                 }
                 Act::Asked if suite.is_tls13() => {
                     if rogue.says(content::HANDSHAKE, &[24, 0, 0, 1, 1]) == Opened::All {
@@ -373,8 +374,8 @@ proptest! {
                     }
                 }
                 Act::Asked => {}
-                Act::Close => rogue.tls.close(&mut rogue.cache, &mut sent),
-                Act::Fail => rogue.tls.fail(&mut rogue.cache, Alert::DECODE_ERROR, &mut sent),
+                Act::Close => rogue.tls.layer().close(&mut rogue.cache, &mut sent),
+                Act::Fail => rogue.tls.layer().fail(&mut rogue.cache, Alert::DECODE_ERROR, &mut sent),
             }
         }
         let (mut sequence, mut used, mut rest) = (start, HashSet::new(), &sent[..]);

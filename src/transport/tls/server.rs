@@ -153,18 +153,22 @@ impl Server {
     }
 
     /// Seconds since 1970.
-    fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         self.config.time_provider.current_time().map_or(0, |now| now.as_secs())
     }
 
-    /// Whether a client with this certificate may still connect: one that goes on from an earlier
-    /// session does not show it again.
-    pub(super) fn check(&self, identity: &Identity) -> Result<(), (Alert, Failure)> {
+    /// Whether a client with this certificate may still connect, which one that goes on from an
+    /// earlier session does not show again; sets its user name.
+    pub(super) fn check(&self, identity: &mut Identity) -> Result<(), (Alert, Failure)> {
         if identity.has_expired(self.now()) {
             return Err(handshake::expired());
         }
         if self.revoked.contains(&identity.fingerprint) {
             return Err(handshake::revoked());
+        }
+        identity.username = identity.part(self.username_from).map(Into::into);
+        if identity.username.is_none() && self.username_from != UsernameFrom::Off {
+            return Err(handshake::nameless());
         }
         Ok(())
     }

@@ -3,9 +3,9 @@
 use super::{Advanced, Failure, Handshake, KeyCache, Opened, Server, Tls, provider, ticket_keys};
 use crate::config::{Config, Sources};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
-    SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -228,7 +228,7 @@ impl Pair {
     }
 
     fn open(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        let tls = self.tls.as_mut().unwrap();
+        let tls = self.tls.as_mut().unwrap().layer();
         self.opened = tls.open(&mut self.cache, bytes, &mut self.heard, out);
     }
 
@@ -272,7 +272,7 @@ impl Pair {
 
     pub fn server_writes(&mut self, plain: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        self.tls.as_mut().unwrap().seal(&mut self.cache, plain, &mut out);
+        self.tls.as_mut().unwrap().layer().seal(&mut self.cache, plain, &mut out);
         out
     }
 

@@ -58,6 +58,11 @@ impl TicketKeys {
         Arc::new(TicketKeys { rotate, pair: RwLock::default() })
     }
 
+    /// How often the key is changed.
+    pub fn rotation(&self) -> Duration {
+        self.rotate
+    }
+
     /// Calls `with` with the present keys, after changing them if it is time.
     fn with<T>(&self, now: Instant, with: impl Fn(&Pair) -> Option<T>) -> Option<T> {
         let is_due = |pair: &Pair| match &pair.current {

@@ -1,0 +1,425 @@
+//! Connections with layers between the socket and MQTT: see [`crate::transport`]. Owns the layers of
+//! this shard's connections, and the rooms that their bytes are decoded in.
+//!
+//! What was received is decoded before anything is done with it, so all else in the shard sees MQTT
+//! only. What is sent is queued as MQTT, and gets its frames when the send is made. Bytes that the
+//! layers send themselves are the output's `wire`, and go before what is framed later.
+
+use super::close::Cause;
+use super::connection::Stage;
+use super::deliver::output_of;
+use super::output::{Outgoing, Pool, Segment};
+use super::{Action, Shard};
+use crate::ids::{ListenerId, SocketId};
+use crate::limits::cost;
+use crate::slab::Table;
+use crate::transport::tls::KeyCache;
+use crate::transport::{Context, End, Ending, Exchange, Header, Layer, Layers, Stack};
+
+/// A send in one piece is at most so long when it is put behind other bytes.
+const COPY: usize = 4096;
+/// Room for decoded bytes that is kept, bytes.
+const KEPT: usize = 64 * 1024;
+
+/// The layers of a shard's connections.
+#[derive(Default)]
+pub(super) struct Layered {
+    all: Table<Layers>,
+    exchange: Exchange,
+    /// Of those who use TLS.
+    keys: KeyCache,
+    /// Connections whose certificates are looked at next; see [`Shard::run_certificates`].
+    certificates: Option<u32>,
+}
+
+impl Layered {
+    /// Connections with layers.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Bytes of memory of all layers besides their places, added up anew. For checks.
+    pub(super) fn count_heap(&self) -> usize {
+        (0..self.all.bound()).filter_map(|at| self.all.get(at)).map(Layers::heap).sum()
+    }
+
+    /// Gives back what large receives have left.
+    pub(super) fn shrink(&mut self) {
+        self.exchange.plain.shrink_to(KEPT);
+        self.exchange.wire.shrink_to(KEPT);
+        self.exchange.content.shrink_to(KEPT);
+    }
+
+    /// The rooms for decoded bytes; [`Shard::take_decoded`] gives them back.
+    pub(super) fn take_exchange(&mut self) -> Exchange {
+        std::mem::take(&mut self.exchange)
+    }
+
+    /// The user name that a client's certificate gives it.
+    pub(super) fn username(&self, socket: SocketId) -> Option<Box<str>> {
+        self.all.get(socket.0)?.peek()?.identity()?.username.clone()
+    }
+
+    /// True while the connection is in its TLS handshake.
+    pub(super) fn is_shaking(&self, socket: SocketId) -> bool {
+        self.all.get(socket.0).is_some_and(Layers::is_shaking)
+    }
+
+    /// True when rustls holds something for its handshake.
+    pub(super) fn is_begun(&self, socket: SocketId) -> bool {
+        self.all.get(socket.0).is_some_and(|layers| layers.is_shaking() && !layers.is_new())
+    }
+
+    /// True when nothing of a handshake has come.
+    pub(super) fn is_untouched(&self, socket: SocketId) -> bool {
+        self.all.get(socket.0).is_some_and(Layers::is_untouched)
+    }
+
+    /// Certificates may have been revoked: those of live clients are looked at, one after the other.
+    pub(super) fn look_at_certificates(&mut self) {
+        self.certificates = Some(0);
+    }
+
+    /// True while that goes on.
+    pub(super) fn looks_at_certificates(&self) -> bool {
+        self.certificates.is_some()
+    }
+}
+
+impl Shard {
+    /// A connection that was just put into the table, on that listener: it begins with what the
+    /// listener's connections begin with.
+    pub(super) fn begin_layers(&mut self, socket: SocketId, listener: ListenerId) {
+        let entrance = self.entrances.get(usize::from(listener.0)).and_then(Option::as_ref);
+        if let Some(layers) = entrance.and_then(|entrance| entrance.stack.begin()) {
+            self.put_layers(socket, layers);
+        }
+    }
+
+    /// The connection has these layers.
+    pub(super) fn put_layers(&mut self, socket: SocketId, layers: Layers) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        connection.layered = true;
+        self.tally.layers += layers.heap();
+        self.layered.all.insert(socket.0, layers);
+    }
+
+    /// The connection is gone, or has no layers any more.
+    pub(super) fn take_layers(&mut self, socket: SocketId) -> Option<Layers> {
+        let layers = self.layered.all.remove(socket.0)?;
+        self.tally.layers -= layers.heap();
+        Some(layers)
+    }
+
+    /// Its CONNECT was accepted.
+    pub(super) fn settle_layers(&mut self, socket: SocketId) {
+        let Some(layers) = self.take_layers(socket) else { return };
+        match layers.settle() {
+            Some(layers) => self.put_layers(socket, layers),
+            None => {
+                if let Some(connection) = self.connections.get_mut(socket.0) {
+                    connection.layered = false;
+                }
+            }
+        }
+    }
+
+    /// True while the connection's layers hold a part of its beginning.
+    pub(super) fn holds_beginning(&self, socket: SocketId) -> bool {
+        self.layered.all.get(socket.0).is_some_and(|layers| !layers.is_through())
+    }
+
+    /// [`Shard::received`] for a connection with layers.
+    #[inline(never)]
+    pub(super) fn received_layered(&mut self, socket: SocketId, stage: Stage, bytes: &[u8]) {
+        let mut exchange = std::mem::take(&mut self.layered.exchange);
+        let outcome = self.decode_with(socket, &mut exchange, |layers, context, keys, exchange| {
+            layers.open(context, keys, bytes, exchange)
+        });
+        self.take_decoded(socket, stage, exchange, outcome);
+    }
+
+    /// Goes on with what was decoded.
+    pub(super) fn take_decoded(
+        &mut self,
+        socket: SocketId,
+        stage: Stage,
+        mut exchange: Exchange,
+        outcome: Result<(), End>,
+    ) {
+        if !exchange.wire.is_empty() {
+            self.send_wire(socket, &exchange.wire);
+        }
+        if !exchange.plain.is_empty() {
+            self.take_received(socket, stage, &exchange.plain);
+        } else if outcome.is_ok() {
+            match self.layered.all.get(socket.0) {
+                Some(layers) if layers.can_shake() => self.line_up(socket),
+                _ => self.await_more(socket, stage),
+            }
+        }
+        exchange.plain.clear();
+        exchange.wire.clear();
+        self.layered.exchange = exchange;
+        match outcome {
+            Ok(()) => {}
+            Err(End::Ended) => self.part(socket, false),
+            Err(End::Insecure(failure)) => self.end_insecure(socket, failure),
+            Err(End::Fault(fault)) => {
+                match fault.layer {
+                    Layer::Upgrade => self.counters.upgrades_refused += 1,
+                    Layer::WebSocket => self.counters.websocket_faults += 1,
+                }
+                let connection = self.connections.get(socket.0);
+                if let Some(connection) = connection.filter(|c| c.stage == Stage::Entry) {
+                    let (peer, listener) = (connection.peer, connection.listener);
+                    self.log_refused(peer, listener, fault.what);
+                }
+                self.disconnect(socket, Cause::Transport(fault.what));
+            }
+        }
+    }
+
+    /// Has the layers of a connection decode something.
+    pub(super) fn decode_with(
+        &mut self,
+        socket: SocketId,
+        exchange: &mut Exchange,
+        decode: impl FnOnce(&mut Layers, &Context<'_>, &mut KeyCache, &mut Exchange) -> Result<(), End>,
+    ) -> Result<(), End> {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(()) };
+        let Some(layers) = self.layered.all.get_mut(socket.0) else { return Ok(()) };
+        let listener = usize::from(connection.listener.0);
+        let entrance = self.entrances.get(listener).and_then(Option::as_ref);
+        let context = Context {
+            stack: entrance.map_or(&Stack::PLAIN, |entrance| &entrance.stack),
+            trusted: &self.settings.trusted_proxies,
+            peer: connection.peer,
+        };
+        exchange.waiting = connection.output.as_ref().map_or(0, |output| output.wire().len());
+        let before = layers.heap();
+        let outcome = decode(layers, &context, &mut self.layered.keys, exchange);
+        self.tally.layers = self.tally.layers + layers.heap() - before;
+        self.meter.charge(std::mem::take(&mut exchange.work));
+        if let Some(peer) = exchange.peer.take() {
+            connection.peer = peer;
+        }
+        outcome
+    }
+
+    /// What came was no MQTT. Before CONNECT each receive is asked for.
+    fn await_more(&mut self, socket: SocketId, stage: Stage) {
+        match stage {
+            Stage::Entry | Stage::Refused(_) => {
+                self.actions.push(Action::ReceiveOnce(socket));
+                if stage == Stage::Entry && self.holds_beginning(socket) {
+                    self.note_unfinished(socket);
+                }
+            }
+            Stage::HandingOver => self.watch_departing(socket),
+            Stage::Open(_) | Stage::Closing | Stage::Closed => {}
+        }
+    }
+
+    /// Bytes for the peer that are not to be framed.
+    pub(super) fn send_wire(&mut self, socket: SocketId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let (dirty, meter) = (&mut self.dirty, &mut self.meter);
+        let output = output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
+        output.append_wire(&mut self.pool, bytes);
+        self.counters.bytes_sent += bytes.len() as u64;
+    }
+
+    /// The broker ends the connection for `cause`: true when there is more to be sent than what is
+    /// on its way.
+    pub(super) fn end_layers(&mut self, socket: SocketId, cause: Cause) -> bool {
+        let Some(layers) = self.layered.all.get_mut(socket.0) else { return false };
+        layers.end(match cause {
+            Cause::Client(_) | Cause::EndOfStream | Cause::Broken => Ending::Normal,
+            Cause::Draining => Ending::GoingAway,
+            Cause::Violation(_) | Cause::Transport(_) => Ending::ProtocolError,
+            Cause::TakenOver
+            | Cause::KeepAlive
+            | Cause::Rejected
+            | Cause::ConnectTimeout
+            | Cause::QueueFull
+            | Cause::Memory => Ending::Policy,
+        });
+        let Some(connection) = self.connections.get_mut(socket.0) else { return false };
+        let queued = connection.output.as_ref().is_some_and(|output| output.has_queued());
+        let owes = layers.owes_farewell();
+        if owes || queued {
+            let (dirty, meter) = (&mut self.dirty, &mut self.meter);
+            output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
+        }
+        owes
+    }
+
+    /// The peer sends nothing more, and does not wait for words that end the connection.
+    pub(super) fn cut_layers(&mut self, socket: SocketId) {
+        if let Some(layers) = self.layered.all.get_mut(socket.0) {
+            layers.cut();
+        }
+    }
+
+    /// All is out of a connection that ends: its layers' last bytes are to be sent, if they have
+    /// any. Returns whether they have.
+    pub(super) fn says_farewell(&mut self, socket: SocketId) -> bool {
+        let Some(layers) = self.layered.all.get_mut(socket.0) else { return false };
+        let Some(connection) = self.connections.get_mut(socket.0) else { return false };
+        let owes = layers.owes_farewell();
+        if owes {
+            let (dirty, meter) = (&mut self.dirty, &mut self.meter);
+            output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
+        }
+        owes
+    }
+
+    /// The next send of a connection with layers.
+    #[inline(never)]
+    pub(super) fn flush_layered(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let Some(output) = &mut connection.output else { return };
+        let Some(layers) = self.layered.all.get_mut(socket.0) else { return };
+        let sealed = layers.is_sealed();
+        // The home sends what there is: nothing may be on its way when the socket moves.
+        if connection.stage == Stage::HandingOver || output.is_sending() {
+            return;
+        }
+        if sealed {
+            self.flush_sealed(socket);
+            return;
+        }
+        let wire = output.take_wire();
+        let plain = output.next_send(self.now);
+        let mut extra = 0;
+        let mut outgoing = match plain {
+            Some(plain) => {
+                let header = layers.frame(plain.len());
+                extra += header.as_bytes().len();
+                Some(framed(&mut self.pool, wire, header, plain))
+            }
+            None => (!wire.is_empty()).then_some(Outgoing::One(wire)),
+        };
+        let is_last = connection.stage == Stage::Closing && !output.has_queued();
+        if is_last && layers.owes_farewell() {
+            let mut last = self.pool.take();
+            layers.farewell(&mut self.layered.keys, &mut last);
+            extra += last.len();
+            outgoing = Some(match outgoing {
+                None => Outgoing::One(last),
+                Some(Outgoing::One(bytes)) => {
+                    Outgoing::Many(vec![Segment::Bytes(bytes), Segment::Bytes(last)])
+                }
+                Some(Outgoing::Many(mut segments)) => {
+                    segments.push(Segment::Bytes(last));
+                    Outgoing::Many(segments)
+                }
+            });
+        }
+        if let Some(outgoing) = outgoing {
+            output.sending(outgoing.len(), self.now);
+            self.counters.bytes_sent += extra as u64;
+            self.actions.push(Action::Send(socket, outgoing));
+        }
+    }
+
+    /// The same for one whose bytes are sealed.
+    fn flush_sealed(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let Some(output) = &mut connection.output else { return };
+        let Some(layers) = self.layered.all.get_mut(socket.0) else { return };
+        let keys = &mut self.layered.keys;
+        let wire = output.take_wire();
+        let mut before = wire.len();
+        let mut bytes = if wire.capacity() == 0 { self.pool.take() } else { wire };
+        let mut worn = false;
+        if let Some(plain) = output.next_send(self.now) {
+            before += plain.len();
+            self.meter.charge(cost::RECORD + cost::bytes(plain.len()));
+            let header = layers.frame(plain.len());
+            self.pool.extend(&mut bytes, |bytes| {
+                worn |= !layers.seal(keys, header.as_bytes(), bytes);
+                plain.pieces(|piece| worn |= !layers.seal(keys, piece, bytes));
+            });
+            self.pool.recycle(plain);
+        }
+        let is_last = connection.stage == Stage::Closing && !output.has_queued();
+        if is_last && layers.owes_farewell() {
+            self.pool.extend(&mut bytes, |bytes| layers.farewell(keys, bytes));
+        }
+        if bytes.is_empty() {
+            // Nothing may be said any more.
+            output.sending(0, self.now);
+            self.pool.put(bytes);
+        } else {
+            output.sending(bytes.len(), self.now);
+            self.counters.bytes_sent += bytes.len().saturating_sub(before) as u64;
+            self.actions.push(Action::Send(socket, Outgoing::One(bytes)));
+        }
+        if worn {
+            self.disconnect(socket, Cause::Transport("the key may not be used any more"));
+        }
+    }
+
+    /// Ends live clients whose certificates are revoked or have expired, where their listener says
+    /// so, until the step's work comes to `limit`; true when there are more to look at.
+    pub(super) fn run_certificates(&mut self, limit: u32) -> bool {
+        while let Some(at) = self.layered.certificates {
+            if self.is_spent(limit) {
+                return true;
+            }
+            self.meter.charge(cost::VISIT);
+            let more = (at as usize) < self.layered.all.bound() as usize;
+            self.layered.certificates = more.then_some(at + 1);
+            let Some(layers) = self.layered.all.get(at) else { continue };
+            let (Some(records), Some(connection)) = (layers.peek(), self.connections.get(at))
+            else {
+                continue;
+            };
+            let Some(server) = self.handshakes.server(connection.listener) else { continue };
+            if let Some(why) = server.is_over(records.certificate(), server.now()) {
+                self.counters.tls_certificates_ended += 1;
+                self.disconnect(SocketId(at), Cause::Transport(why));
+            }
+        }
+        false
+    }
+
+    /// The connection is over, or goes to another shard: its keys are not kept here.
+    pub(super) fn forget_keys(&mut self, layers: &Layers) {
+        if let Some(records) = layers.peek() {
+            records.forget(&mut self.layered.keys);
+        }
+    }
+}
+
+/// `wire`, then `plain` behind its header.
+fn framed(pool: &mut Pool, wire: Vec<u8>, header: Header, plain: Outgoing) -> Outgoing {
+    let header = header.as_bytes();
+    match plain {
+        plain if wire.is_empty() && header.is_empty() => plain,
+        Outgoing::One(mut bytes) if wire.is_empty() => {
+            pool.extend(&mut bytes, |bytes| _ = bytes.splice(..0, header.iter().copied()));
+            Outgoing::One(bytes)
+        }
+        plain => {
+            let mut first = if wire.capacity() == 0 { pool.take() } else { wire };
+            pool.extend(&mut first, |first| first.extend_from_slice(header));
+            match plain {
+                Outgoing::One(bytes) if bytes.len() <= COPY => {
+                    pool.extend(&mut first, |first| first.extend_from_slice(&bytes));
+                    pool.put(bytes);
+                    Outgoing::One(first)
+                }
+                Outgoing::One(bytes) => {
+                    Outgoing::Many(vec![Segment::Bytes(first), Segment::Bytes(bytes)])
+                }
+                Outgoing::Many(mut segments) => {
+                    segments.insert(0, Segment::Bytes(first));
+                    Outgoing::Many(segments)
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Networks by address and prefix, such as the proxies that are believed. Owns how they are read
+//! and matched.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use crate::ids::Peer;
+
+/// The addresses that share a prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Network {
+    address: IpAddr,
+    /// Bits that are the same for all of them.
+    prefix: u8,
+}
+
+/// Why a text is no network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoNetwork {
+    /// It does not begin with an IP address.
+    Address,
+    /// What follows the address is no number of its bits.
+    Prefix,
+    /// The address has bits behind the prefix.
+    Bits,
+}
+
+impl FromStr for Network {
+    type Err = NoNetwork;
+
+    /// `10.0.0.0/8`, `2001:db8::/32`, or one address.
+    fn from_str(text: &str) -> Result<Network, NoNetwork> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| NoNetwork::Address)?;
+        let width = width(address);
+        let digits = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let prefix = match prefix {
+            None => width,
+            Some(text) => Some(text)
+                .filter(digits)
+                .and_then(|text| text.parse().ok())
+                .filter(|&prefix| prefix <= width)
+                .ok_or(NoNetwork::Prefix)?,
+        };
+        let network = Network { address, prefix };
+        if mask(address, prefix) != bits(address) {
+            return Err(NoNetwork::Bits);
+        }
+        Ok(network)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl Network {
+    /// True when the address is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_ipv4() == self.address.is_ipv4()
+            && mask(address, self.prefix) == bits(self.address)
+    }
+}
+
+/// Bits of an address of that family.
+fn width(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// The first `prefix` bits of an address, the others 0.
+fn mask(address: IpAddr, prefix: u8) -> u128 {
+    let dropped = u32::from(width(address) - prefix);
+    bits(address).checked_shr(dropped).unwrap_or(0).checked_shl(dropped).unwrap_or(0)
+}
+
+/// Some networks.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Networks(pub Vec<Network>);
+
+impl Networks {
+    /// True when one of them has the address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(address))
+    }
+
+    /// True when what that peer says of others is believed: whoever reaches a unix socket is on
+    /// this host, and let in by the rights of the file.
+    pub fn trusts(&self, peer: Peer) -> bool {
+        match peer {
+            Peer::Tcp(address, _) => self.contains(address),
+            Peer::Unix => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str) -> Network {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error:?}"))
+    }
+
+    #[test]
+    fn a_network_contains_what_shares_its_prefix() {
+        for (text, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
+            ("192.0.2.7", "192.0.2.7", "192.0.2.8"),
+            ("0.0.0.0/0", "203.0.113.1", "::1"),
+            ("2001:db8::/33", "2001:db8:7fff::1", "2001:db8:8000::1"),
+            ("::1", "::1", "127.0.0.1"),
+            ("::/0", "2001:db8::1", "127.0.0.1"),
+            ("127.0.0.0/8", "::ffff:127.0.0.1", "::1"),
+        ] {
+            let network = network(text);
+            assert!(network.contains(inside.parse().expect("an address")), "{text} {inside}");
+            assert!(!network.contains(outside.parse().expect("an address")), "{text} {outside}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused_for_its_reason() {
+        for (text, why) in [
+            ("", NoNetwork::Address),
+            ("localhost", NoNetwork::Address),
+            ("10.0.0/8", NoNetwork::Address),
+            ("10.0.0.0/33", NoNetwork::Prefix),
+            ("10.0.0.0/", NoNetwork::Prefix),
+            ("10.0.0.0/+8", NoNetwork::Prefix),
+            ("::/129", NoNetwork::Prefix),
+            ("10.1.0.0/8", NoNetwork::Bits),
+            ("::1/64", NoNetwork::Bits),
+        ] {
+            assert_eq!(text.parse::<Network>(), Err(why), "{text}");
+        }
+        assert_eq!(network("10.0.0.0/8").to_string(), "10.0.0.0/8");
+        assert_eq!(network("::1").to_string(), "::1/128");
+    }
+}

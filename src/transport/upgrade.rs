@@ -1,0 +1,240 @@
+//! The HTTP request that a WebSocket begins with (RFC 6455, section 4.2), and its answer. Owns
+//! which requests are granted; every other one gets a short answer, after which the connection
+//! ends.
+
+use super::network::Networks;
+use super::{Exchange, Fault, Layer, forwarded};
+use crate::ids::Peer;
+use crate::limits::{UPGRADE_HEAD, UPGRADE_HEADERS, cost};
+use base64::prelude::{BASE64_STANDARD, Engine};
+use httparse::{Header, Request};
+use sha1::{Digest, Sha1};
+
+/// What a listener wants of a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Web {
+    /// The path, without query.
+    pub path: Box<str>,
+    /// Where pages may come from, as browsers say in `Origin`; `None` for anywhere. Whoever sends
+    /// no `Origin` is no browser, and let in.
+    pub origins: Option<Box<[Box<str>]>>,
+}
+
+/// Names of the subprotocol, the one preferred first [MQTT-6.0.0-3]; some libraries name the older
+/// one for MQTT 3.1.
+const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
+/// What the key is hashed with (section 1.3).
+const SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// The version of the protocol.
+const VERSION: &str = "13";
+
+/// How a request is refused.
+struct Refusal {
+    status: &'static str,
+    /// Further headers, each with its line end.
+    headers: &'static str,
+    /// For the log, and the text of the answer.
+    what: &'static str,
+}
+
+const fn refusal(status: &'static str, what: &'static str) -> Refusal {
+    Refusal { status, headers: "", what }
+}
+
+const BAD_REQUEST: &str = "400 Bad Request";
+
+/// Looks at the beginning of a connection, of whose bytes the first `known` were seen before.
+/// Returns how many of them are the request, which is answered; `None` while it is not whole.
+///
+/// # Errors
+/// When it is refused, which it has been told.
+pub(super) fn take(
+    head: &[u8],
+    known: usize,
+    web: &Web,
+    trusted: &Networks,
+    peer: Peer,
+    exchange: &mut Exchange,
+) -> Result<Option<usize>, Fault> {
+    exchange.work += cost::PACKET + cost::bytes(head.len() - known.min(head.len()));
+    let refuse = |refusal: &Refusal, is_head: bool, exchange: &mut Exchange| {
+        answer(&mut exchange.wire, refusal, is_head);
+        Err(Fault { layer: Layer::Upgrade, what: refusal.what })
+    };
+    // Whatever is no method is no HTTP: an MQTT client on the wrong port, TLS, garbage.
+    if head.first().is_some_and(|byte| !byte.is_ascii_alphabetic()) {
+        return refuse(&refusal(BAD_REQUEST, "no HTTP request"), false, exchange);
+    }
+    let Some(end) = end_of_head(head, known) else {
+        if head.len() < UPGRADE_HEAD {
+            return Ok(None);
+        }
+        return refuse(&TOO_LARGE, false, exchange);
+    };
+    if end > UPGRADE_HEAD {
+        return refuse(&TOO_LARGE, false, exchange);
+    }
+    exchange.work += cost::SESSION;
+    let mut headers = [httparse::EMPTY_HEADER; UPGRADE_HEADERS];
+    let mut request = Request::new(&mut headers);
+    match request.parse(&head[..end]) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => {
+            return refuse(&refusal(BAD_REQUEST, "no HTTP request"), false, exchange);
+        }
+        Err(httparse::Error::TooManyHeaders) => return refuse(&TOO_LARGE, false, exchange),
+        Err(_) => return refuse(&refusal(BAD_REQUEST, "no HTTP request"), false, exchange),
+    }
+    let is_head = request.method == Some("HEAD");
+    match examine(&request, web) {
+        Ok((key, subprotocol)) => {
+            let named = Named(request.headers);
+            let lines = named.all("x-forwarded-for").map(|header| header.value);
+            exchange.peer = Some(forwarded::client(peer, trusted, lines)).filter(|&p| p != peer);
+            grant(&mut exchange.wire, key, subprotocol);
+            Ok(Some(end))
+        }
+        Err(refusal) => refuse(&refusal, is_head, exchange),
+    }
+}
+
+const TOO_LARGE: Refusal =
+    refusal("431 Request Header Fields Too Large", "the HTTP request's head is too large");
+
+/// Where the head's last line ends, the empty one. It is looked for in what is new, and the three
+/// bytes before.
+fn end_of_head(head: &[u8], known: usize) -> Option<usize> {
+    let from = known.saturating_sub(3);
+    let new = head.get(from..)?;
+    Some(from + new.windows(4).position(|four| four == b"\r\n\r\n")? + 4)
+}
+
+/// The headers of a request by name.
+struct Named<'h, 'b>(&'h [Header<'b>]);
+
+impl<'h, 'b> Named<'h, 'b> {
+    fn all(&self, name: &'static str) -> impl DoubleEndedIterator<Item = &'h Header<'b>> {
+        self.0.iter().filter(move |header| header.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The only header of that name.
+    fn one(&self, name: &'static str) -> Option<&'b str> {
+        let mut all = self.all(name);
+        let found = all.next()?;
+        match all.next() {
+            None => std::str::from_utf8(found.value).ok().map(str::trim),
+            Some(_) => None,
+        }
+    }
+
+    /// The elements of all lists of that name.
+    fn list(&self, name: &'static str) -> impl Iterator<Item = &'b str> {
+        let text = |header: &'h Header<'b>| std::str::from_utf8(header.value).ok();
+        self.all(name).filter_map(text).flat_map(|text| text.split(',')).map(str::trim)
+    }
+
+    fn lists(&self, name: &'static str, element: &str) -> bool {
+        self.list(name).any(|found| found.eq_ignore_ascii_case(element))
+    }
+
+    fn has(&self, name: &'static str) -> bool {
+        self.all(name).next().is_some()
+    }
+}
+
+/// The key and the subprotocol of a request that is granted.
+fn examine<'r>(request: &Request<'_, 'r>, web: &Web) -> Result<(&'r str, &'static str), Refusal> {
+    let headers = Named(request.headers);
+    let target = request.path.unwrap_or_default();
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    if path != &*web.path {
+        return Err(refusal("404 Not Found", "another path than the listener's"));
+    }
+    if request.method != Some("GET") {
+        let headers = "Allow: GET\r\n";
+        let what = "a WebSocket begins with GET";
+        return Err(Refusal { status: "405 Method Not Allowed", headers, what });
+    }
+    if request.version != Some(1) {
+        let what = "a WebSocket needs HTTP/1.1";
+        return Err(refusal("505 HTTP Version Not Supported", what));
+    }
+    let upgrade = headers.lists("upgrade", "websocket") && headers.lists("connection", "upgrade");
+    if !upgrade {
+        return Err(upgrade_required("no request for a WebSocket"));
+    }
+    if headers.one("sec-websocket-version") != Some(VERSION) {
+        return Err(upgrade_required("another WebSocket version than 13"));
+    }
+    let body = headers.has("transfer-encoding")
+        || headers.all("content-length").any(|length| length.value.trim_ascii() != b"0");
+    if body {
+        return Err(refusal(BAD_REQUEST, "a request for a WebSocket has no body"));
+    }
+    if headers.one("host").is_none() {
+        return Err(refusal(BAD_REQUEST, "no Host, or several"));
+    }
+    let key = headers
+        .one("sec-websocket-key")
+        .filter(|key| BASE64_STANDARD.decode(key).is_ok_and(|decoded| decoded.len() == 16));
+    let Some(key) = key else {
+        return Err(refusal(BAD_REQUEST, "no Sec-WebSocket-Key of 16 bytes"));
+    };
+    if let Some(origins) = &web.origins
+        && headers.has("origin")
+    {
+        let allowed = headers
+            .one("origin")
+            .is_some_and(|origin| origins.iter().any(|known| known.eq_ignore_ascii_case(origin)));
+        if !allowed {
+            return Err(refusal("403 Forbidden", "an Origin that the listener does not allow"));
+        }
+    }
+    let offered = |name: &&str| headers.list("sec-websocket-protocol").any(|one| one == *name);
+    match SUBPROTOCOLS.into_iter().find(offered) {
+        Some(subprotocol) => Ok((key, subprotocol)),
+        None => Err(refusal(BAD_REQUEST, "the subprotocol mqtt is not offered")),
+    }
+}
+
+fn upgrade_required(what: &'static str) -> Refusal {
+    let headers = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+    Refusal { status: "426 Upgrade Required", headers, what }
+}
+
+/// Grants the request: no extension, so no compression.
+fn grant(out: &mut Vec<u8>, key: &str, subprotocol: &str) {
+    let digest = Sha1::new().chain_update(key).chain_update(SUFFIX).finalize();
+    let accept = BASE64_STANDARD.encode(digest);
+    for part in [
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
+        "Sec-WebSocket-Accept: ",
+        &accept,
+        "\r\nSec-WebSocket-Protocol: ",
+        subprotocol,
+        "\r\n\r\n",
+    ] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// Refuses the request. The answer to HEAD has no text (RFC 9110, section 9.3.2).
+fn answer(out: &mut Vec<u8>, refusal: &Refusal, is_head: bool) {
+    let Refusal { status, headers, what } = refusal;
+    // 426 names Upgrade in Connection (RFC 9110, section 15.5.22).
+    let connection = if headers.contains("Upgrade:") { "Upgrade, close" } else { "close" };
+    let head = format!(
+        "HTTP/1.1 {status}\r\n{headers}Connection: {connection}\r\n\
+         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n",
+        what.len() + 1
+    );
+    out.extend_from_slice(head.as_bytes());
+    if !is_head {
+        out.extend_from_slice(what.as_bytes());
+        out.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+#[path = "upgrade_tests.rs"]
+mod tests;
