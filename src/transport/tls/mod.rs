@@ -130,7 +130,16 @@ fn refused(error: &Error) -> Failure {
         Error::InvalidCertificate(CertificateError::Other(other)) => {
             format!("the client's certificate: {other}")
         }
-        Error::InvalidCertificate(why) => format!("the client's certificate: {why}"),
+        Error::InvalidCertificate(why) => {
+            let words = match kind {
+                Kind::UnknownAuthority => "it leads to no authority that is trusted here",
+                Kind::CertificateExpired => "it has expired, or is not yet valid",
+                Kind::CertificateRevoked if *why == CertificateError::Revoked => "it was revoked",
+                Kind::CertificateRevoked => "no CRL says whether it was revoked",
+                _ => return Failure::new(kind, format!("the client's certificate: {why}")),
+            };
+            format!("the client's certificate: {words}")
+        }
         Error::AlertReceived(alert) => format!("the client sent the alert {alert:?}"),
         other => other.to_string(),
     };
