@@ -138,6 +138,8 @@ pub const REFUSED_INPUT: usize = 4096;
 /// allows unless it is raised. As many again for those that we set, which then are no more.
 pub const ALIAS_BYTES: usize = 1 << 20;
 
+/// Bytes of a PROXY header, with what it says of TLS.
+pub const PROXY_HEAD: usize = 4 << 10;
 /// Bytes of an HTTP request that asks for a WebSocket, up to its empty line; a longer one is
 /// refused with 431.
 pub const UPGRADE_HEAD: usize = 8 << 10;

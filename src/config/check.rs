@@ -8,9 +8,10 @@ use super::document::Document;
 use super::host::Bind;
 use super::pointer;
 use super::problem::{Problem, Wrong};
-use super::sections::{Config, Listener, ListenerType, Tls};
-use super::value::{Get, Or, Several};
+use super::sections::{Config, Listener, ListenerType, ProxyProtocol, Tls};
+use super::value::{Get, List, Or, Several, Text};
 use crate::transport::network::Networks;
+use crate::transport::proxy::Versions;
 use crate::transport::{Stack, Web};
 
 /// Checks the rules between keys and fills in what depends on other keys. Keys that already have a
@@ -20,10 +21,16 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
         Report { document, already: problems.iter().map(|p| p.key.clone()).collect(), problems };
     session_expiry(config, &mut report);
     listeners(&config.listeners, &mut report);
+    proxies(config, &mut report);
     admin(config, &mut report);
     let loopback = config.listeners.iter().all(|listener| is_loopback(&listener.bind));
-    for listener in config.listeners.iter_mut() {
+    for (at, listener) in config.listeners.iter_mut().enumerate() {
         listener.allow_anonymous.0.get_or_insert(loopback);
+        // What is spoken above TLS there; browsers offer nothing else.
+        let written = document.has(&format!("listeners.{at}.tls.alpn"));
+        if listener.kind == ListenerType::Wss && !written {
+            listener.tls.alpn = List(vec![Text::of("http/1.1")]);
+        }
     }
 }
 
@@ -99,6 +106,21 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
         if !report.has(&key("type")) {
             keys_fit_type(listener, &key, report);
             tls_is_whole(listener, &key, report);
+        }
+    }
+}
+
+/// A listener that takes connections of proxies only needs to be told of one.
+fn proxies(config: &Config, report: &mut Report<'_>) {
+    if !config.trusted_proxies.0.is_empty() || report.has("trusted_proxies") {
+        return;
+    }
+    for (position, listener) in config.listeners.iter().enumerate() {
+        let is_tcp = matches!(listener.bind, Bind::Tcp(_));
+        if listener.proxy_protocol != ProxyProtocol::Off && is_tcp {
+            let key = format!("listeners.{position}.proxy_protocol");
+            let what = "nobody could connect, because trusted_proxies is empty";
+            report.add(&key, what, "name the proxies there, such as trusted_proxies: [10.0.0.5]");
         }
     }
 }
@@ -280,7 +302,13 @@ impl Listener {
                 .as_ref()
                 .map(|Several(all)| all.iter().map(|origin| Box::from(&**origin)).collect()),
         };
-        Stack { tls: self.is_secure(), web: self.is_web().then(web) }
+        let proxy = match self.proxy_protocol {
+            ProxyProtocol::Off => None,
+            ProxyProtocol::V1 => Some(Versions::V1),
+            ProxyProtocol::V2 => Some(Versions::V2),
+            ProxyProtocol::Any => Some(Versions::Any),
+        };
+        Stack { proxy, tls: self.is_secure(), web: self.is_web().then(web) }
     }
 
     /// Whether its connections are WebSockets.

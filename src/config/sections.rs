@@ -132,10 +132,15 @@ choice! {
 
 choice! {
     /// Whether connections begin with a PROXY protocol header.
-    #[schemars(extend("x-later" = ["v1", "v2", "any"], "x-noun" = "proxy_protocol"))]
     ProxyProtocol {
         /// They do not.
         Off,
+        /// With one of version 1.
+        V1,
+        /// With one of version 2.
+        V2,
+        /// With one of either version.
+        Any,
     }
 }
 
@@ -315,7 +320,10 @@ section! {
         /// Connections the kernel holds until they are accepted, per core (net.core.somaxconn also
         /// limits it).
         backlog: Count<u32, Connections, 1, 65_535> = Count::of(4096),
-        /// PROXY protocol header at the start of a connection.
+        /// PROXY protocol header at the start of a connection: it tells the client's address, which
+        /// then stands in the log and counts for limits, and the name in its certificate. Only
+        /// trusted_proxies may connect. The header has to come within mqtt.connect_timeout, and has
+        /// at most 4 KiB.
         proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
         /// Accept clients without user name. auto: only while every listener is on loopback or a
         /// unix socket.
@@ -329,7 +337,7 @@ section! {
         /// Pages that may open the WebSocket, by the Origin that browsers send; others get 403. A
         /// client that sends no Origin is no browser, and is let in.
         origins: Or<Any, Several<WebOrigin, { limits::MAX_ORIGINS }>> = Or::NONE,
-        /// Certificates and keys of a listener of the type tls.
+        /// Certificates and keys of a listener of the type tls or wss.
         tls: Tls = Tls::default(),
     }
 }
@@ -338,8 +346,8 @@ section! {
     /// TLS of one listener, versions 1.2 and 1.3, with the suites AES-128-GCM, ChaCha20-Poly1305 and
     /// AES-256-GCM, of which the first that the client has is used. There are no CBC suites, no RSA
     /// key exchange, no pre-shared keys, no compression, no early data, and no version below 1.2.
-    /// Files are read at the start and again on SIGHUP; a set that cannot be used leaves the old one
-    /// in force.
+    /// AES-128 comes first. Files are read at the start and again on SIGHUP, relative to the working
+    /// directory; a set that cannot be used leaves the old one in force.
     Tls {
         /// Certificate chain, PEM: the server's own certificate first, then the one that signed it.
         certificate: FilePath = Text::of(""),
@@ -359,7 +367,8 @@ section! {
         /// CRLs, PEM. With any, a client's certificate needs one of its issuer that does not have
         /// it. A CRL that is out of date is used on, with a warning.
         crl: List<FilePath, 1000> = List(Vec::new()),
-        /// ALPN protocols; a client that offers only others is refused. [] takes any.
+        /// ALPN protocols; a client that offers only others is refused. [] takes any. A listener
+        /// of the type wss has [http/1.1] unless this is written.
         alpn: List<Text<1, 255>, 16> = List(vec![Text::of("mqtt")]),
         /// A handshake that takes longer is ended.
         handshake_timeout: Time<SECOND, { 600 * SECOND }> = Time::of(10 * SECOND),

@@ -387,11 +387,6 @@ fn what_belongs_to_a_later_capability_is_refused_by_name() {
         ),
         ("listeners: [{type: wss}]", "listeners.0.type: listener type wss is not in this build; "),
         (
-            "listeners: [{proxy_protocol: v2}]",
-            "listeners.0.proxy_protocol: proxy_protocol v2 is not in this build; use off, or \
-             remove it",
-        ),
-        (
             "listeners: [{tls: {certificate: a}}]",
             "listeners.0.tls: `tls` is not in this build; remove it",
         ),

@@ -67,9 +67,6 @@ impl Shard {
         self.meter.charge(cost::SESSION);
         let (index, present) = self.attach(socket, &name, &connect, mountpoint);
         self.set_up_connection(socket, index, &connect);
-        if self.connections.get(socket.0).is_some_and(|connection| connection.layered) {
-            self.settle_layers(socket);
-        }
         let mut connack = self.scratch.take_bytes();
         let encoded = self.encode_connack(&mut connack, &name, &connect, assigned, present);
         self.answer(socket, |out| {
@@ -80,6 +77,9 @@ impl Shard {
         self.actions.push(Action::ReceiveStream(socket));
         self.resume_deliveries(index);
         self.log_connected(socket, &name, &connect, present);
+        if self.connections.get(socket.0).is_some_and(|connection| connection.layered) {
+            self.settle_layers(socket);
+        }
         if !rest.is_empty() {
             self.receive_open(socket, index, rest);
         }

@@ -16,6 +16,10 @@ const CONNECT: u8 = 0x10;
 impl Shard {
     pub(super) fn admit(&mut self, socket: SocketId, listener: ListenerId, peer: Peer) {
         self.counters.connections_accepted += 1;
+        if self.is_no_proxy(listener, peer) {
+            self.refuse_no_proxy(socket, listener, peer);
+            return;
+        }
         if let Err(denial) = self.take_entrance(listener) {
             self.deny_entry(socket, listener, peer, denial);
             return;

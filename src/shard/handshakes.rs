@@ -196,11 +196,13 @@ impl Shard {
         if matches!(stage, Stage::Entry) {
             self.log_refused(peer, listener, &failure.what);
         }
-        let what = match failure.what {
-            std::borrow::Cow::Borrowed(what) => what,
-            std::borrow::Cow::Owned(_) => "TLS: the client gave up, or showed a wrong certificate",
-        };
-        self.disconnect(socket, Cause::Transport(what));
+        self.disconnect(
+            socket,
+            Cause::Transport(match failure.kind {
+                Kind::ClientAlert => "the client sent a TLS alert",
+                _ => "the client broke a rule of TLS",
+            }),
+        );
     }
 
     /// A connection ends that is or was in its handshake.
@@ -216,6 +218,7 @@ impl Shard {
             }
         }
         self.handshakes.over(socket);
+        self.counters.tls_under_way = self.handshakes.under_way() as u64;
     }
 
     /// Until when a connection that has sent no CONNECT may take for what it is at.

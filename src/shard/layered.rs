@@ -10,11 +10,11 @@ use super::connection::Stage;
 use super::deliver::output_of;
 use super::output::{Outgoing, Pool, Segment};
 use super::{Action, Shard};
-use crate::ids::{ListenerId, SocketId};
+use crate::ids::{ListenerId, Peer, SocketId};
 use crate::limits::cost;
 use crate::slab::Table;
 use crate::transport::tls::KeyCache;
-use crate::transport::{Context, End, Ending, Exchange, Header, Layer, Layers, Stack};
+use crate::transport::{Context, End, Ending, Exchange, Header, Identity, Layer, Layers, Stack};
 
 /// A send in one piece is at most so long when it is put behind other bytes.
 const COPY: usize = 4096;
@@ -129,6 +129,26 @@ impl Shard {
         self.layered.all.get(socket.0).is_some_and(|layers| !layers.is_through())
     }
 
+    /// Who the client is, as far as a layer has verified it; until its CONNECT was accepted.
+    pub(super) fn identity(&self, socket: SocketId) -> Option<&Identity> {
+        self.layered.all.get(socket.0)?.identity()
+    }
+
+    /// True when a listener takes connections of proxies only, and this peer is none.
+    pub(super) fn is_no_proxy(&self, listener: ListenerId, peer: Peer) -> bool {
+        let entrance = self.entrances.get(usize::from(listener.0)).and_then(Option::as_ref);
+        entrance.is_some_and(|entrance| entrance.stack.proxy.is_some())
+            && !self.settings.trusted_proxies.trusts(peer)
+    }
+
+    /// Such a peer is turned away at once: what it says of others is not even read.
+    pub(super) fn refuse_no_proxy(&mut self, socket: SocketId, listener: ListenerId, peer: Peer) {
+        self.counters.refused_proxy += 1;
+        self.counters.connections_closed += 1;
+        self.log_refused(peer, listener, "the peer is not one of trusted_proxies");
+        self.actions.push(Action::Close(socket));
+    }
+
     /// [`Shard::received`] for a connection with layers.
     #[inline(never)]
     pub(super) fn received_layered(&mut self, socket: SocketId, stage: Stage, bytes: &[u8]) {
@@ -167,6 +187,7 @@ impl Shard {
             Err(End::Insecure(failure)) => self.end_insecure(socket, failure),
             Err(End::Fault(fault)) => {
                 match fault.layer {
+                    Layer::Proxy => self.counters.refused_proxy += 1,
                     Layer::Upgrade => self.counters.upgrades_refused += 1,
                     Layer::WebSocket => self.counters.websocket_faults += 1,
                 }

@@ -103,6 +103,7 @@ counters! {
         refused_listener_closed reason = "listener_closed";
         refused_memory reason = "memory";
         upgrades_refused reason = "upgrade";
+        refused_proxy reason = "proxy";
     }
     "ringmq_tls_handshakes_total" Counter "handshakes"
         "TLS handshakes that ended well, by version and whether an earlier session went on." {

@@ -16,6 +16,7 @@
 
 pub mod forwarded;
 pub mod network;
+pub mod proxy;
 pub mod secure;
 pub mod tls;
 mod upgrade;
@@ -33,6 +34,8 @@ pub use websocket::Header;
 /// What the connections of a listener consist of.
 #[derive(Debug, Default)]
 pub struct Stack {
+    /// A PROXY header comes first.
+    pub proxy: Option<proxy::Versions>,
     /// TLS is beneath the rest.
     pub tls: bool,
     /// MQTT is carried in WebSocket frames.
@@ -41,18 +44,24 @@ pub struct Stack {
 
 impl Stack {
     /// Of connections without any layer.
-    pub const PLAIN: Stack = Stack { tls: false, web: None };
+    pub const PLAIN: Stack = Stack { proxy: None, tls: false, web: None };
 
     /// The layers of a new connection; `None` when it has none.
     pub fn begin(&self) -> Option<Layers> {
-        let awaits = match self {
-            Stack { tls: true, .. } => Awaits::Handshake,
-            Stack { web: Some(_), .. } => Awaits::Upgrade,
-            Stack { web: None, .. } => return None,
+        let awaits = match (self.proxy, self.behind_proxy()) {
+            (None, Awaits::Nothing) => return None,
+            (None, awaits) => awaits,
+            (Some(_), _) => Awaits::Proxy,
         };
-        let mut opening = Opening { awaits, head: Vec::new(), tls: None, frames: None };
+        let mut opening =
+            Opening { awaits, head: Vec::new(), tls: None, frames: None, identity: None };
         opening.begin_tls();
         Some(Layers(State::Opening(Box::new(opening))))
+    }
+
+    /// What comes behind the PROXY header, or first when there is none.
+    fn behind_proxy(&self) -> Awaits {
+        if self.tls { Awaits::Handshake } else { self.behind_tls() }
     }
 
     /// What comes after the handshake.
@@ -90,6 +99,13 @@ pub struct Exchange {
     pub work: u32,
 }
 
+/// Who a client is by what was verified on the way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The common name in its certificate.
+    pub common_name: Box<str>,
+}
+
 /// Why nothing more is to be read from a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum End {
@@ -113,6 +129,8 @@ pub struct Fault {
 /// A layer's name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Layer {
+    /// The PROXY header.
+    Proxy,
     /// The HTTP request that a WebSocket begins with.
     Upgrade,
     /// WebSocket frames.
@@ -159,11 +177,14 @@ struct Opening {
     tls: Option<Securing>,
     /// The frames, once the upgrade was granted.
     frames: Option<Frames>,
+    identity: Option<Identity>,
 }
 
 /// The next header of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaits {
+    /// A PROXY header.
+    Proxy,
     /// Records of a TLS handshake.
     Handshake,
     /// An HTTP request.
@@ -263,6 +284,14 @@ impl Layers {
         }))
     }
 
+    /// Who the client is, as far as a layer has verified it; known until [`Layers::settle`].
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.0 {
+            State::Opening(opening) => opening.identity.as_ref(),
+            _ => None,
+        }
+    }
+
     /// True when every layer is through with its beginning.
     pub fn is_through(&self) -> bool {
         match &self.0 {
@@ -277,7 +306,8 @@ impl Layers {
             State::Opening(opening) => {
                 let frames = opening.frames.as_ref().map_or(0, Frames::heap);
                 let tls = opening.tls.as_ref().map_or(0, Securing::heap);
-                size_of::<Opening>() + opening.head.capacity() + frames + tls
+                let name = opening.identity.as_ref().map_or(0, |known| known.common_name.len());
+                size_of::<Opening>() + opening.head.capacity() + frames + tls + name
             }
             State::WebSocket(frames) => frames.heap(),
             State::Short(records) => tls::RecordLayer::heap(&**records),
@@ -343,6 +373,35 @@ impl Opening {
         exchange: &mut Exchange,
     ) -> Result<(), End> {
         let mut rest = Cow::Borrowed(bytes);
+        if let (Awaits::Proxy, Some(versions)) = (self.awaits, context.stack.proxy) {
+            let head = join(std::mem::take(&mut self.head), rest);
+            match proxy::take(&head, versions, exchange) {
+                Ok(None) => {
+                    self.head = head.into_owned();
+                    return Ok(());
+                }
+                Ok(Some((used, identity))) => {
+                    self.awaits = context.stack.behind_proxy();
+                    self.identity = identity;
+                    rest = skip(head, used);
+                }
+                Err(fault) => {
+                    self.awaits = Awaits::End;
+                    return Err(End::Fault(fault));
+                }
+            }
+            if rest.is_empty() {
+                self.begin_tls();
+                return Ok(());
+            }
+        }
+        if self.awaits == Awaits::Handshake && self.tls.is_none() {
+            self.begin_tls();
+            if let Some(Securing::Handshake(handshake)) = &mut self.tls {
+                handshake.add(&rest);
+            }
+            return Ok(());
+        }
         if self.awaits == Awaits::Upgrade {
             let Some(web) = &context.stack.web else { return Ok(()) };
             let known = self.head.len();

@@ -45,6 +45,7 @@ pub fn roomy() -> Settings {
         before_connect: 64 * 1024,
         max_unhashed_subscriptions: 1000,
         memory: u64::MAX,
+        trusted_proxies: Default::default(),
         budget: Budget::BROKER,
     }
 }

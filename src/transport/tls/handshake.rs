@@ -5,7 +5,7 @@
 //! answered: so it is given no record before the last one has been dealt with. Until a whole first
 //! record has come, a connection has nothing of rustls's.
 
-use super::alert::{Alert, Failure, Kind};
+use super::alert::{Alert, FATAL, Failure, Kind};
 use super::identity::Identity;
 use super::key_log::{self, Secret};
 use super::keys::{KeyCache, expand_key};
@@ -150,7 +150,15 @@ impl Handshake {
         let length = match first_record(&self.input) {
             First::Part => return Ok(Advanced::Wait),
             First::Whole(length) => length,
-            First::Bad if self.is_waiting() => return Err(not_tls(&self.input)),
+            First::Bad if self.is_waiting() => {
+                let speaks_tls = matches!(self.input[..], [content::HANDSHAKE, 3, ..]);
+                let alert = match speaks_tls {
+                    true => Alert::RECORD_OVERFLOW,
+                    false => Alert::DECODE_ERROR,
+                };
+                out.extend_from_slice(&[content::ALERT, 3, 3, 0, 2, FATAL, alert.0]);
+                return Err(not_tls(&self.input));
+            }
             // rustls says what is wrong.
             First::Bad => self.input.len(),
         };
