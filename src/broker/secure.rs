@@ -50,7 +50,7 @@ fn stamps(listener: &Listener) -> Vec<Stamp> {
     let tls = &listener.tls;
     let named = [&tls.certificate, &tls.private_key, &tls.client_ca].into_iter();
     let sni = tls.sni.iter().flat_map(|entry| [&entry.certificate, &entry.private_key]);
-    named.chain(sni).chain(&tls.crl).map(|path| stamp(path)).collect()
+    named.chain(sni).chain(&tls.crl.0).map(|path| stamp(path)).collect()
 }
 
 /// What is wrong with the files that a configuration names: a line for each listener.

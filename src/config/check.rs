@@ -9,7 +9,7 @@ use super::host::Bind;
 use super::pointer;
 use super::problem::{Problem, Wrong};
 use super::sections::{Config, Listener, ListenerType, ProxyProtocol, Tls};
-use super::value::{Get, List, Or, Several, Text};
+use super::value::{Get, Or, Several, Text};
 use crate::transport::network::Networks;
 use crate::transport::proxy::Versions;
 use crate::transport::{Stack, Web};
@@ -29,7 +29,7 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
         // What is spoken above TLS there; browsers offer nothing else.
         let written = document.has(&format!("listeners.{at}.tls.alpn"));
         if listener.kind == ListenerType::Wss && !written {
-            listener.tls.alpn = List(vec![Text::of("http/1.1")]);
+            listener.tls.alpn = Several(vec![Text::of("http/1.1")]);
         }
     }
 }
@@ -198,17 +198,17 @@ fn tls_is_whole(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut 
         for (name, _) in named.into_iter().filter(|(_, path)| path.is_empty()) {
             report.add(&key(&format!("sni.{at}.{name}")), "no file is named", "name a PEM file");
         }
-        if entry.names.is_empty() {
+        if entry.names.0.is_empty() {
             report.add(&key(&format!("sni.{at}.names")), "no name is given", "write host names");
         }
     }
-    if tls.versions.is_empty() {
+    if tls.versions.0.is_empty() {
         report.add(&key("versions"), "the list is empty", "write [1.2, 1.3], or remove the key");
     }
     if tls.client_ca.is_empty() {
         let usual = Tls::default();
         for (name, is_set) in [
-            ("crl", !tls.crl.is_empty()),
+            ("crl", !tls.crl.0.is_empty()),
             ("username_from", tls.username_from != usual.username_from),
             ("on_revoked", tls.on_revoked != usual.on_revoked),
         ] {

@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::host::{Address, Bind, Cores, Mountpoint, Proxy, TlsVersion, UrlPath, WebOrigin};
+use super::host::{Address, Bind, Cores, Mountpoint, Proxy, UrlPath, WebOrigin};
 use super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::quantity::{Count, Ratio, Seconds, ShortTime, Size, Time, Unit};
 use super::value::{self, Get, List, Or, Section, Several, Text, Word};
@@ -39,7 +39,7 @@ macro_rules! markers {
 markers! { Word: Any "any" Auto "auto" Never "never" Off "off" Unlimited "unlimited" }
 markers! { Unit:
     Aliases "aliases" Bytes "bytes" Connections "connections"
-    ConnectsPerSecond "connections per second" Handshakes "handshakes" Levels "levels" Messages "messages"
+    ConnectsPerSecond "connections per second" Levels "levels" Messages "messages"
     QosLevel "QoS level" Sockets "sockets" Subscriptions "subscriptions"
 }
 
@@ -51,9 +51,6 @@ impl Unit for Buffers {
     const NAME: &'static str = "buffers";
     const POWER_OF_TWO: bool = true;
 }
-
-/// The path of a file.
-pub type FilePath = Text<0, 4096>;
 
 /// Declares a choice: one of a few words.
 macro_rules! choice {
@@ -91,42 +88,6 @@ choice! {
         Wss,
         /// A unix stream socket.
         Unix,
-    }
-}
-
-choice! {
-    /// Whether clients of a TLS listener show a certificate.
-    ClientCertificate {
-        /// They must, and it must be signed by one of client_ca.
-        Required,
-        /// They may; one that is shown must be signed by one of client_ca.
-        Optional,
-        /// They are not asked.
-        Off,
-    }
-}
-
-choice! {
-    /// Which part of a client's certificate is its user name.
-    UsernameFrom {
-        /// None: CONNECT says it.
-        Off,
-        /// The Common Name of the subject.
-        Cn,
-        /// The first alternative name: of a host, a mailbox or a URI.
-        San,
-        /// The subject as RFC 4514 writes it, such as CN=meter-7,O=Example.
-        Dn,
-    }
-}
-
-choice! {
-    /// What happens to live clients whose certificate was revoked or has expired.
-    OnRevoked {
-        /// They stay until they leave.
-        Keep,
-        /// They are ended.
-        Disconnect,
     }
 }
 
@@ -236,6 +197,10 @@ macro_rules! section {
     };
 }
 
+#[path = "tls.rs"]
+mod tls;
+pub use tls::*;
+
 section! {
     /// The whole configuration, checked.
     #[schemars(extend("x-later" = ["access", "overload", "storage", "bridges", "cluster"]))]
@@ -339,71 +304,6 @@ section! {
         origins: Or<Any, Several<WebOrigin, { limits::MAX_ORIGINS }>> = Or::NONE,
         /// Certificates and keys of a listener of the type tls or wss.
         tls: Tls = Tls::default(),
-    }
-}
-
-section! {
-    /// TLS of one listener, versions 1.2 and 1.3, with the suites AES-128-GCM, ChaCha20-Poly1305 and
-    /// AES-256-GCM, of which the first that the client has is used. There are no CBC suites, no RSA
-    /// key exchange, no pre-shared keys, no compression, no early data, and no version below 1.2.
-    /// AES-128 comes first. Files are read at the start and again on SIGHUP, relative to the working
-    /// directory; a set that cannot be used leaves the old one in force.
-    Tls {
-        /// Certificate chain, PEM: the server's own certificate first, then the one that signed it.
-        certificate: FilePath = Text::of(""),
-        /// Private key of the certificate, PEM, not encrypted.
-        private_key: FilePath = Text::of(""),
-        /// Certificates of the authorities that sign those of clients, PEM. Empty: clients are not
-        /// asked for a certificate.
-        client_ca: FilePath = Text::of(""),
-        /// Whether clients show a certificate; only with client_ca.
-        client_certificate: ClientCertificate = ClientCertificate::Required,
-        /// Which part of the client's certificate is its user name, in place of what CONNECT says.
-        username_from: UsernameFrom = UsernameFrom::Off,
-        /// Versions of the protocol.
-        versions: List<TlsVersion, 2> = List(vec![TlsVersion::Tls12, TlsVersion::Tls13]),
-        /// Further certificates, for clients that ask for these host names.
-        sni: List<Sni, 1000> = List(Vec::new()),
-        /// CRLs, PEM. With any, a client's certificate needs one of its issuer that does not have
-        /// it. A CRL that is out of date is used on, with a warning.
-        crl: List<FilePath, 1000> = List(Vec::new()),
-        /// ALPN protocols; a client that offers only others is refused. [] takes any. A listener
-        /// of the type wss has [http/1.1] unless this is written.
-        alpn: List<Text<1, 255>, 16> = List(vec![Text::of("mqtt")]),
-        /// A handshake that takes longer is ended.
-        handshake_timeout: Time<SECOND, { 600 * SECOND }> = Time::of(10 * SECOND),
-        /// Handshakes under way per core; others wait. Each holds about 11 KB. auto: 1000.
-        max_handshakes: Or<Auto, Count<u32, Handshakes, 1, 1_000_000>> = Or::NONE,
-        /// Tickets, with which a client that comes back saves itself and the broker most of a
-        /// handshake.
-        tickets: Tickets = Tickets::default(),
-        /// Look this often whether the files have changed, and read them then; off: on SIGHUP only.
-        watch: Or<Off, Time<SECOND, DAY>> = Or::NONE,
-        /// What happens to live clients whose certificate a new CRL revokes, or expires.
-        on_revoked: OnRevoked = OnRevoked::Keep,
-    }
-}
-
-section! {
-    /// A certificate for certain host names.
-    Sni {
-        /// Host names; one that begins with *. is for all hosts of a domain.
-        names: List<Text<1, 253>, 100> = List(Vec::new()),
-        /// Certificate chain, PEM.
-        certificate: FilePath = Text::of(""),
-        /// Its private key, PEM.
-        private_key: FilePath = Text::of(""),
-    }
-}
-
-section! {
-    /// Tickets of a TLS listener.
-    Tickets {
-        /// Send each client one. A ticket is good on this listener only, and only until its
-        /// authorities or CRLs change.
-        enabled: bool = true,
-        /// The key they are sealed with is changed this often; a ticket lasts once to twice as long.
-        rotate: Time<{ 60 * SECOND }, { 3 * DAY }> = Time::of(6 * HOUR),
     }
 }
 

@@ -108,7 +108,7 @@ impl Server {
                 &entry.private_key,
             )?;
             not_after = not_after.min(until);
-            for name in &entry.names {
+            for name in &entry.names.0 {
                 covers(&certified, name).map_err(|what| Unusable {
                     key: key("names"),
                     what: format!("{what} ({})", &*entry.certificate),
@@ -203,6 +203,7 @@ fn config(
 ) -> Result<ServerConfig, rustls::Error> {
     let versions: Vec<_> = section
         .versions
+        .0
         .iter()
         .map(|version| match version {
             TlsVersion::Tls12 => &rustls::version::TLS12,
@@ -216,7 +217,7 @@ fn config(
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
-    config.alpn_protocols = section.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    config.alpn_protocols = section.alpn.0.iter().map(|name| name.as_bytes().to_vec()).collect();
     // Ours: AES-128 first.
     config.ignore_client_order = true;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -378,7 +379,7 @@ impl Files<'_> {
             })?;
         }
         let mut lists = Vec::new();
-        for (at, path) in section.crl.iter().enumerate() {
+        for (at, path) in section.crl.0.iter().enumerate() {
             let key = format!("crl.{at}");
             let pem = self.bytes(&key, path)?;
             let wrong = |what: String| unusable(&key, format!("{path}: {what}"), "write PEM");
