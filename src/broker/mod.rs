@@ -334,8 +334,8 @@ impl Broker {
         Ok(format!("{}={}", listener.name, listening.bound))
     }
 
-    /// Reads the files of secure listeners again, with the keys of `wanted` where a listener differs
-    /// in those only. One that cannot be used leaves the old one in force.
+    /// Reads the files of secure listeners again, with the keys of `wanted` where a listener
+    /// differs in those only. One that cannot be used leaves the old one in force.
     fn secure_again(&mut self, wanted: &mut [Listener]) {
         for at in 0..self.open.len() {
             let config = &self.open[at].config;

@@ -107,8 +107,8 @@ fn rules_between_keys_are_reported_where_they_were_broken() {
             &["f.yaml:2: listeners.0.tls: a listener of type tcp has no tls; "],
         ),
         (
-            "listeners:\n  - type: tls\n    tls:\n      certificate: a\n      private_key: b\n      \
-             crl: [c]\n      versions: []\n      sni: [{certificate: d}]\n",
+            "listeners:\n  - type: tls\n    tls:\n      certificate: a\n      private_key: b\n\
+             \x20     crl: [c]\n      versions: []\n      sni: [{certificate: d}]\n",
             &[
                 "f.yaml:6: listeners.0.tls.crl: clients are not asked for certificates; ",
                 "f.yaml:7: listeners.0.tls.versions: the list is empty; ",

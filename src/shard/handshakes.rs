@@ -110,7 +110,9 @@ impl Shard {
             servers.resize_with(at + 1, || None);
         }
         let ends = server.ends_revoked;
-        servers[at] = Some(server);
+        if let Some(place) = servers.get_mut(at) {
+            *place = Some(server);
+        }
         if ends {
             self.layered.look_at_certificates();
         }

@@ -1,5 +1,5 @@
-//! Connections with layers between the socket and MQTT: see [`crate::transport`]. Owns the layers of
-//! this shard's connections, and the rooms that their bytes are decoded in.
+//! Connections with layers between the socket and MQTT: see [`crate::transport`]. Owns the layers
+//! of this shard's connections, and the rooms that their bytes are decoded in.
 //!
 //! What was received is decoded before anything is done with it, so all else in the shard sees MQTT
 //! only. What is sent is queued as MQTT, and gets its frames when the send is made. Bytes that the
@@ -20,6 +20,9 @@ use crate::transport::{Context, End, Ending, Exchange, Header, Identity, Layer, 
 const COPY: usize = 4096;
 /// Room for decoded bytes that is kept, bytes.
 const KEPT: usize = 64 * 1024;
+
+/// What came of a piece of a connection's bytes.
+type Decoded = Result<(), End>;
 
 /// The layers of a shard's connections.
 #[derive(Default)]
@@ -75,7 +78,8 @@ impl Layered {
         self.all.get(socket.0).is_some_and(Layers::is_untouched)
     }
 
-    /// Certificates may have been revoked: those of live clients are looked at, one after the other.
+    /// Certificates may have been revoked: those of live clients are looked at, one after the
+    /// other.
     pub(super) fn look_at_certificates(&mut self) {
         self.certificates = Some(0);
     }
@@ -206,8 +210,8 @@ impl Shard {
         &mut self,
         socket: SocketId,
         exchange: &mut Exchange,
-        decode: impl FnOnce(&mut Layers, &Context<'_>, &mut KeyCache, &mut Exchange) -> Result<(), End>,
-    ) -> Result<(), End> {
+        decode: impl FnOnce(&mut Layers, &Context<'_>, &mut KeyCache, &mut Exchange) -> Decoded,
+    ) -> Decoded {
         let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(()) };
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return Ok(()) };
         let listener = usize::from(connection.listener.0);

@@ -11,6 +11,7 @@ mod input;
 pub mod queues;
 pub mod session;
 mod speech;
+pub mod tls;
 mod witness;
 
 // The simulation's broker in memory.

@@ -230,11 +230,13 @@ fn bad_certificates_are_refused_and_the_log_says_why() {
     files.client_of(&authority("Other CA"), "stranger", |_| {});
     files.write("ca.key", &files.authority.key().serialize_pem());
     let path = |name: &str| files.path(name);
+    files.write("short.ext", "extendedKeyUsage=clientAuth\n");
     let request = "openssl req -newkey rsa:1024 -nodes -subj /CN=short";
     let sign = "openssl x509 -req -days 2";
     let script = format!(
         "{request} -keyout {key} -out {csr} && {sign} -in {csr} -CA {ca} -CAkey {ca_key} \
-         -set_serial 7 -out {out}",
+         -set_serial 7 -extfile {ext} -out {out}",
+        ext = path("short.ext"),
         key = path("short.key"),
         csr = path("short.csr"),
         ca = path("ca.crt"),
@@ -330,7 +332,7 @@ fn certificates_are_read_again_and_live_clients_stay_unless_they_are_revoked() {
 
     let key = std::fs::read_to_string(Path::new(&files.path("server.key"))).expect("a key");
     files.write("server.key", "nothing\n");
-    broker.signal("HUP");
+    broker.signal("SIGHUP");
     wait_for_line(&broker, "there is no private key in it");
     wait_for_line(&broker, "what was read before stays in force");
     assert_eq!(serial_of(&files, &broker), before);
@@ -338,7 +340,7 @@ fn certificates_are_read_again_and_live_clients_stay_unless_they_are_revoked() {
 
     files.server();
     files.crl(&[0x55]);
-    broker.signal("HUP");
+    broker.signal("SIGHUP");
     wait_for_line(&broker, "certificates read again");
     wait_for_line(&broker, "the certificate was revoked");
     assert_ne!(serial_of(&files, &broker), before);
@@ -377,7 +379,7 @@ fn a_broker_with_a_wrong_key_does_not_start() {
     let text = format!("listeners: [{{type: tls, bind: '127.0.0.1:0', tls: {tls}}}]\n");
     files.write("ringmq.yaml", &text);
     for arguments in [&["--test-config", "--config", &config][..], &["--config", &config]] {
-        let exit = crate::support::run(arguments);
+        let exit = crate::support::broker::run(arguments);
         assert_eq!(exit.code, Some(2), "{}", exit.stderr);
         assert!(exit.stderr.contains("it is not the key of"), "{}", exit.stderr);
     }

@@ -96,11 +96,6 @@ impl Key {
         let aad = aead::Aad::from(aad);
         self.aead.seal_out_of_place_scatter(nonce, aad, plain, sealed, inner, end).is_ok()
     }
-
-    /// Whether it was made from these.
-    pub fn has_iv(&self, iv: &[u8]) -> bool {
-        aws_lc_rs::constant_time::verify_slices_are_equal(&self.iv, iv).is_ok()
-    }
 }
 
 /// Bytes of derived output.
@@ -202,11 +197,6 @@ impl KeyCache {
         if let Some(at) = set.find(suite, secret) {
             set.places[at] = None;
         }
-    }
-
-    /// Drops all of them.
-    pub fn clear(&mut self) {
-        self.sets = Vec::new();
     }
 }
 

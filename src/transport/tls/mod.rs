@@ -18,6 +18,7 @@ mod handshake;
 mod identity;
 mod key_log;
 mod keys;
+mod messages;
 mod records;
 mod server;
 mod sni;

@@ -24,14 +24,8 @@ const GROWTH_13: usize = 256;
 const GROWTH_12: usize = 2048;
 /// Empty records in a row; one more ends the connection.
 const EMPTY: u8 = 32;
-/// KeyUpdates without data between them; one more ends the connection.
-const UPDATES: u8 = 32;
-/// Warnings in all; one more ends the connection.
-const WARNINGS: u8 = 4;
 /// A KeyUpdate message without its last byte (RFC 8446 section 4.6.3).
-const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
-/// First byte of a ClientHello message.
-const CLIENT_HELLO: u8 = 1;
+pub(super) const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
 
 /// Types of records.
 pub mod content {
@@ -47,7 +41,7 @@ pub mod content {
 
 /// One direction: its secret ([`Suite::secret`]) and how many records it has protected. It cannot
 /// be copied: no two records have the same number under the same secret.
-struct Direction<const N: usize> {
+pub(super) struct Direction<const N: usize> {
     secret: [u8; N],
     sequence: u64,
 }
@@ -70,7 +64,7 @@ impl<const N: usize> Direction<N> {
     }
 
     /// Goes on with the next secret (RFC 8446 section 7.2).
-    fn update(&mut self, suite: Suite, cache: &mut KeyCache) -> Option<()> {
+    pub(super) fn update(&mut self, suite: Suite, cache: &mut KeyCache) -> Option<()> {
         cache.remove(suite, self.secret(suite));
         keys::update(suite, self.secret.get_mut(..suite.secret())?)?;
         self.sequence = 0;
@@ -80,27 +74,27 @@ impl<const N: usize> Direction<N> {
 
 /// What a peer may do once only, or so many times.
 #[derive(Clone, Copy, Default)]
-struct Tally {
+pub(super) struct Tally {
     /// Empty records in a row.
-    empty: u8,
+    pub(super) empty: u8,
     /// KeyUpdates since the last data.
-    updates: u8,
+    pub(super) updates: u8,
     /// Warnings in all.
-    warnings: u8,
+    pub(super) warnings: u8,
     /// Bytes of a KeyUpdate that have come in records of their own; at most all but the last.
-    begun: u8,
+    pub(super) begun: u8,
     /// It has tried to renegotiate.
-    renegotiated: bool,
+    pub(super) renegotiated: bool,
     /// We have said that we send nothing more.
-    said_close: bool,
+    pub(super) said_close: bool,
     /// The peer does not wait for that.
     cut: bool,
 }
 
 /// A connection's record layer; `N` is room for its secrets.
 pub struct Records<const N: usize> {
-    receive: Direction<N>,
-    send: Direction<N>,
+    pub(super) receive: Direction<N>,
+    pub(super) send: Direction<N>,
     /// The part of a record that has come so far.
     partial: Option<Box<Vec<u8>>>,
     /// Who the client is, until its CONNECT asks.
@@ -109,8 +103,8 @@ pub struct Records<const N: usize> {
     certificate: u64,
     /// Until when it is valid, seconds since 1970; 0 for ever.
     not_after: u32,
-    suite: Suite,
-    tally: Tally,
+    pub(super) suite: Suite,
+    pub(super) tally: Tally,
 }
 
 // What a million clients multiply: a size class of the allocator each.
@@ -139,23 +133,23 @@ pub enum Sealed {
 }
 
 /// What is told about the record that was opened last.
-enum Event {
+pub(super) enum Event {
     None,
     Closed,
 }
 
 /// An alert that is owed, if any, and the failure.
-type Refused = (Option<Alert>, Failure);
+pub(super) type Refused = (Option<Alert>, Failure);
 
 const TOO_LONG: &str = "a record that is too long";
 const NOT_GENUINE: &str = "a record that is not genuine";
-const NOT_NOW: &str = "a message that may not come after the handshake";
+pub(super) const NOT_NOW: &str = "a message that may not come after the handshake";
 
-fn refuse<T>(alert: Alert, what: &'static str) -> Result<T, Refused> {
+pub(super) fn refuse<T>(alert: Alert, what: &'static str) -> Result<T, Refused> {
     Err((Some(alert), Failure::protocol(what)))
 }
 
-fn broken() -> Refused {
+pub(super) fn broken() -> Refused {
     (Some(Alert::INTERNAL_ERROR), Failure::new(Kind::Internal, "a key could not be made"))
 }
 
@@ -414,11 +408,7 @@ impl<const N: usize> Records<N> {
             self.tally.updates = if length > 0 { 0 } else { self.tally.updates };
             return Ok(Event::None);
         }
-        let mut message = [0; 5];
         let said = plain.split_off(start);
-        if let Some(to) = message.get_mut(..said.len().min(5)) {
-            to.copy_from_slice(&said[..to.len()]);
-        }
         match (kind, self.suite.is_tls13()) {
             (content::ALERT, _) => self.hear_alert(&said),
             (content::HANDSHAKE, true) => self.hear_key_update(cache, &said, out),
@@ -485,97 +475,7 @@ impl<const N: usize> Records<N> {
         Ok(kind)
     }
 
-    fn hear_alert(&mut self, said: &[u8]) -> Result<Event, Refused> {
-        let &[level, description] = said else {
-            return refuse(Alert::DECODE_ERROR, "an alert that cannot be read");
-        };
-        let alert = Alert(description);
-        if level != WARNING && level != FATAL {
-            return refuse(Alert::ILLEGAL_PARAMETER, "an alert of an unknown level");
-        }
-        if alert == Alert::CLOSE_NOTIFY {
-            return Ok(Event::Closed);
-        }
-        if level == FATAL {
-            let what = format!("the client sent the alert {description}");
-            return Err((None, Failure::new(Kind::ClientAlert, what)));
-        }
-        self.tally.warnings += 1;
-        if self.tally.warnings > WARNINGS {
-            return refuse(Alert::UNEXPECTED_MESSAGE, "too many warnings");
-        }
-        // TLS 1.3 has no other warnings (RFC 8446 section 6).
-        if self.suite.is_tls13() && alert != Alert::USER_CANCELED {
-            return refuse(Alert::DECODE_ERROR, "a warning that TLS 1.3 does not have");
-        }
-        Ok(Event::None)
-    }
-
-    /// A KeyUpdate, or a part of one, of TLS 1.3 (RFC 8446 section 4.6.3). It ends with its record:
-    /// what follows has another key.
-    fn hear_key_update(
-        &mut self,
-        cache: &mut KeyCache,
-        said: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Result<Event, Refused> {
-        if said.is_empty() {
-            return refuse(Alert::UNEXPECTED_MESSAGE, "an empty handshake record");
-        }
-        let begun = usize::from(self.tally.begun);
-        let expected = KEY_UPDATE.get(begun..).unwrap_or_default();
-        let (head, rest) = said.split_at(said.len().min(expected.len()));
-        if !expected.starts_with(head) {
-            return refuse(Alert::UNEXPECTED_MESSAGE, NOT_NOW);
-        }
-        let wanted = match *rest {
-            [] => {
-                self.tally.begun += u8::try_from(head.len()).unwrap_or(0);
-                return Ok(Event::None);
-            }
-            [0] => false,
-            [1] => true,
-            [_] => return refuse(Alert::ILLEGAL_PARAMETER, "a KeyUpdate of an unknown kind"),
-            _ => return refuse(Alert::UNEXPECTED_MESSAGE, "more after a KeyUpdate in its record"),
-        };
-        self.tally.begun = 0;
-        self.tally.updates += 1;
-        if self.tally.updates > UPDATES {
-            return refuse(Alert::UNEXPECTED_MESSAGE, "too many KeyUpdates without data");
-        }
-        if wanted && !self.tally.said_close {
-            self.update_send(cache, out).ok_or_else(broken)?;
-        }
-        self.receive.update(self.suite, cache).ok_or_else(broken)?;
-        Ok(Event::None)
-    }
-
-    /// A handshake message of TLS 1.2: there is no second handshake on a connection. The first
-    /// attempt is declined (RFC 5246 section 7.2.2), the second one ends it.
-    fn hear_hello(
-        &mut self,
-        cache: &mut KeyCache,
-        said: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Result<Event, Refused> {
-        let whole = match *said {
-            [CLIENT_HELLO, a, b, c, ref rest @ ..] => {
-                rest.len() == usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)
-            }
-            _ => false,
-        };
-        if !whole {
-            return refuse(Alert::UNEXPECTED_MESSAGE, NOT_NOW);
-        }
-        if self.tally.renegotiated {
-            return refuse(Alert::NO_RENEGOTIATION, "a second attempt to renegotiate");
-        }
-        self.tally.renegotiated = true;
-        self.say(cache, WARNING, Alert::NO_RENEGOTIATION, out);
-        Ok(Event::None)
-    }
-
-    fn say(&mut self, cache: &mut KeyCache, level: u8, alert: Alert, out: &mut Vec<u8>) {
+    pub(super) fn say(&mut self, cache: &mut KeyCache, level: u8, alert: Alert, out: &mut Vec<u8>) {
         if !self.tally.said_close {
             // Without a key there is nothing that could be said.
             let _ = self.encrypt(cache, content::ALERT, &[level, alert.0], out);
@@ -583,7 +483,7 @@ impl<const N: usize> Records<N> {
     }
 
     /// Tells the peer that the next record has another key, and changes it.
-    fn update_send(&mut self, cache: &mut KeyCache, out: &mut Vec<u8>) -> Option<()> {
+    pub(super) fn update_send(&mut self, cache: &mut KeyCache, out: &mut Vec<u8>) -> Option<()> {
         let [kind, a, b, c] = KEY_UPDATE;
         self.encrypt(cache, content::HANDSHAKE, &[kind, a, b, c, 0], out)?;
         self.send.update(self.suite, cache)

@@ -375,7 +375,9 @@ proptest! {
                 }
                 Act::Asked => {}
                 Act::Close => rogue.tls.layer().close(&mut rogue.cache, &mut sent),
-                Act::Fail => rogue.tls.layer().fail(&mut rogue.cache, Alert::DECODE_ERROR, &mut sent),
+                Act::Fail => {
+                    rogue.tls.layer().fail(&mut rogue.cache, Alert::DECODE_ERROR, &mut sent);
+                }
             }
         }
         let (mut sequence, mut used, mut rest) = (start, HashSet::new(), &sent[..]);

@@ -173,7 +173,8 @@ impl Server {
         Ok(())
     }
 
-    /// Why a live client with this certificate is to be ended, if it is: [`super::Tls::certificate`].
+    /// Why a live client with this certificate is to be ended, if it is. See
+    /// [`super::RecordLayer::certificate`].
     pub fn is_over(&self, (certificate, not_after): (u64, u32), now: u64) -> Option<&'static str> {
         if !self.verifies || !self.ends_revoked || certificate == 0 {
             return None;
