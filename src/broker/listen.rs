@@ -3,15 +3,18 @@
 //! sockets until a shard takes them, and the file of a unix socket until the listener is gone.
 
 use std::fmt;
+use std::fs::Permissions;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::{Bind, Get, Listener};
+use super::opening::Opening;
+use crate::config::{Bind, Families, Get, Listener};
 
 /// A listener that listens.
 #[derive(Debug)]
@@ -73,10 +76,16 @@ pub fn open(listener: &Listener, shards: usize) -> Result<Listening, ListenFailu
     assert!(shards > 0, "a broker has at least one shard");
     let backlog = i32::try_from(listener.backlog.get()).unwrap_or(i32::MAX);
     let opened = match &listener.bind {
-        Bind::Tcp(address) => open_tcp(*address, backlog, shards)
-            .map(|(sockets, bound)| (sockets, Bind::Tcp(bound), None)),
-        Bind::Unix(path) => open_unix(path, backlog, shards)
-            .map(|(sockets, file)| (sockets, Bind::Unix(path.clone()), Some(file))),
+        Bind::Tcp(address) => {
+            let families = listener.families();
+            open_tcp(*address, families, backlog, shards)
+                .map(|(sockets, bound)| (sockets, Bind::Tcp(bound), None))
+        }
+        Bind::Unix(path) => {
+            let rights = Rights::of(listener);
+            open_unix(path, &rights, backlog, shards)
+                .map(|(sockets, file)| (sockets, Bind::Unix(path.clone()), Some(file)))
+        }
     };
     let (sockets, bound, file) = opened.map_err(|error| ListenFailure {
         name: listener.name.to_string(),
@@ -99,10 +108,12 @@ fn fix(bind: &Bind, error: &io::Error) -> &'static str {
             "use a port of 1024 or more, or grant CAP_NET_BIND_SERVICE"
         }
         (libc::EACCES | libc::EPERM | libc::EROFS, Bind::Unix(_)) => {
-            "let the broker's user write to the directory"
+            "let the broker's user read and write the directory, and be the socket's owner and in \
+             its group"
         }
         (libc::EADDRNOTAVAIL, _) => "use an address of this host, 0.0.0.0 or [::]",
         (libc::EAFNOSUPPORT, _) => "IPv6 is switched off on this host; use an IPv4 address",
+        (0, Bind::Unix(_)) => "use a user and a group that this host has, or their numbers",
         (libc::ENOENT | libc::ENOTDIR, _) => "create the directory of the socket",
         (libc::EMFILE | libc::ENFILE, _) => "raise the nofile limit",
         _ => "change the listener's bind",
@@ -111,18 +122,26 @@ fn fix(bind: &Bind, error: &io::Error) -> &'static str {
 
 fn open_tcp(
     address: SocketAddr,
+    families: Families,
     backlog: i32,
     shards: usize,
 ) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
+    let mut bound = address;
+    if families == Families::Both && !has_ipv6() {
+        bound.set_ip(Ipv4Addr::UNSPECIFIED.into());
+    }
+    let _opening = match address.port() {
+        0 => None,
+        port => Some(Opening::of_port(port)?),
+    };
     if address.port() != 0 {
         // With SO_REUSEPORT a second broker of the same user would bind silently and take half of
         // the clients.
-        tcp_socket(address, Sharing::Exclusive)?;
+        tcp_socket(bound, families, Sharing::Exclusive)?;
     }
-    let mut bound = address;
     let mut sockets = Vec::with_capacity(shards);
     for _ in 0..shards {
-        let socket = tcp_socket(bound, Sharing::AmongShards)?;
+        let socket = tcp_socket(bound, families, Sharing::AmongShards)?;
         socket.listen(backlog)?;
         // The kernel may have chosen the port for the first; the others follow it.
         if let Some(chosen) = socket.local_addr()?.as_socket() {
@@ -139,12 +158,17 @@ enum Sharing {
     AmongShards,
 }
 
-fn tcp_socket(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
+/// Whether the kernel makes IPv6 sockets.
+fn has_ipv6() -> bool {
+    let made = Socket::new(Domain::IPV6, Type::STREAM, None);
+    !made.is_err_and(|error| error.raw_os_error() == Some(libc::EAFNOSUPPORT))
+}
+
+fn tcp_socket(address: SocketAddr, families: Families, sharing: Sharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
-        // Or `[::]` would take the IPv4 port too, and a second listener on 0.0.0.0 could not have
-        // it.
-        socket.set_only_v6(true)?;
+        // Whatever net.ipv6.bindv6only says.
+        socket.set_only_v6(families == Families::One)?;
     }
     // A restart must not wait for connections of the last run to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
@@ -155,12 +179,56 @@ fn tcp_socket(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn open_unix(path: &Path, backlog: i32, shards: usize) -> io::Result<(Vec<OwnedFd>, SocketFile)> {
+/// Who may connect to a unix socket; what is `None` is as the process's user and umask have it.
+struct Rights {
+    mode: Option<u32>,
+    owner: Option<String>,
+    group: Option<String>,
+}
+
+impl Rights {
+    fn of(listener: &Listener) -> Rights {
+        Rights {
+            mode: listener.mode.get(),
+            owner: listener.owner.0.as_ref().map(ToString::to_string),
+            group: listener.group.0.as_ref().map(ToString::to_string),
+        }
+    }
+
+    /// Gives the file these rights.
+    fn apply(&self, path: &Path) -> io::Result<()> {
+        let id = |name: &String, find: fn(&str) -> nix::Result<Option<u32>>| {
+            let found = name.parse().ok().map_or_else(|| find(name), |id| Ok(Some(id)))?;
+            found.ok_or_else(|| io::Error::other(format!("`{name}` is unknown")))
+        };
+        let user = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
+        let group = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
+        let owner = self.owner.as_ref().map(|name| id(name, user)).transpose()?;
+        let group = self.group.as_ref().map(|name| id(name, group)).transpose()?;
+        if owner.is_some() || group.is_some() {
+            std::os::unix::fs::chown(path, owner, group)?;
+        }
+        match self.mode {
+            Some(mode) => std::fs::set_permissions(path, Permissions::from_mode(mode)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn open_unix(
+    path: &Path,
+    rights: &Rights,
+    backlog: i32,
+    shards: usize,
+) -> io::Result<(Vec<OwnedFd>, SocketFile)> {
     let address = SockAddr::unix(path)?;
+    let _opening = Opening::of_path(path)?;
     remove_if_stale(path, &address)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&address)?;
     let file = SocketFile { path: path.to_owned(), identity: identity(path)? };
+    // Before it listens: nobody can have connected with other rights.
+    rights.apply(path)?;
     socket.listen(backlog)?;
     let mut sockets = Vec::with_capacity(shards);
     for _ in 1..shards {

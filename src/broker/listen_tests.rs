@@ -2,13 +2,14 @@
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use socket2::Socket;
 
 use super::{Bind, Listener, Listening, open};
-use crate::config::ListenerType;
+use crate::config::{ListenerType, Or, Text};
 
 fn tcp(address: &str) -> Listener {
     Listener { bind: Bind::Tcp(address.parse().unwrap()), ..Listener::default() }
@@ -61,13 +62,65 @@ fn accepted_sockets_inherit_the_options() {
 }
 
 #[test]
-fn ipv6_does_not_take_the_ipv4_port() {
+fn every_address_is_that_of_both_families_unless_it_is_to_be_of_one() {
+    let both = open(&tcp("[::]:0"), 2).unwrap();
+    let Bind::Tcp(bound) = both.bound else { panic!() };
+    TcpStream::connect(("127.0.0.1", bound.port())).unwrap();
+    let four = format!("0.0.0.0:{}", bound.port());
+    assert_eq!(open(&tcp(&four), 1).unwrap_err().error.kind(), ErrorKind::AddrInUse);
     if !has_ipv6() {
+        assert!(bound.is_ipv4());
         return;
     }
-    let four = open(&tcp("0.0.0.0:0"), 1).unwrap();
-    let Bind::Tcp(bound) = four.bound else { panic!() };
-    open(&tcp(&format!("[::]:{}", bound.port())), 2).unwrap();
+    TcpStream::connect(("::1", bound.port())).unwrap();
+    drop(both.sockets);
+    let six = Listener { v6only: true, ..tcp(&format!("[::]:{}", bound.port())) };
+    let _six = open(&six, 2).unwrap();
+    assert!(TcpStream::connect(("127.0.0.1", bound.port())).is_err());
+    open(&tcp(&four), 1).unwrap();
+}
+
+#[test]
+fn of_brokers_that_start_at_the_same_moment_one_has_the_address() {
+    let path = path("race");
+    for round in 0..20 {
+        // A port that was free a moment ago.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        if round % 2 == 1 {
+            drop(UnixListener::bind(&path).unwrap());
+        }
+        let barrier = std::sync::Barrier::new(4);
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let start = || {
+                barrier.wait();
+                (open(&tcp(&free.to_string()), 3).ok(), open(&unix(&path), 3).ok())
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(opened.iter().filter(|(port, _)| port.is_some()).count(), 1);
+        assert_eq!(opened.iter().filter(|(_, file)| file.is_some()).count(), 1);
+    }
+}
+
+#[test]
+fn a_unix_socket_has_the_rights_that_it_is_to_have() {
+    let path = path("rights");
+    let listeners = "listeners: [{type: unix, bind: /x, mode: \"0620\", owner: root, group: 0}]";
+    let config = crate::config::Sources::default().load_from("f.yaml", listeners.as_bytes());
+    let bind = Bind::Unix(path.clone());
+    let listener = Listener { bind, ..config.unwrap().listeners[0].clone() };
+    // Only root may give a file away, even to itself.
+    if nix::unistd::geteuid().is_root() {
+        let listening = open(&listener, 1).unwrap();
+        let found = std::fs::metadata(&path).unwrap();
+        assert_eq!((found.mode() & 0o777, found.uid(), found.gid()), (0o620, 0, 0));
+        drop(listening);
+    }
+    let of_nobody = Listener { owner: Or::of(Text::of("no such user")), ..listener };
+    let failure = open(&of_nobody, 1).unwrap_err().to_string();
+    assert!(failure.contains("`no such user` is unknown; use a user and a group"), "{failure}");
+    assert!(!path.exists());
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub mod log;
 mod log_writer;
 mod memory;
 pub mod notify;
+mod opening;
 pub mod secure;
 pub mod signals;
 mod summary;
@@ -325,12 +326,6 @@ impl Broker {
             self.send(shard, Command::Listen(id, socket, unix, Arc::clone(&entrance)));
         }
         self.open.push(Open { id, config: listener.clone(), secured, _file: listening.file });
-        if let Bind::Tcp(SocketAddr::V6(address)) = &listening.bound
-            && address.ip().is_unspecified()
-        {
-            let (listener, bind) = (&*listener.name, listening.bound.to_string());
-            tracing::warn!(listener, bind, "the listener is IPv6 only; 0.0.0.0 is one for IPv4");
-        }
         Ok(format!("{}={}", listener.name, listening.bound))
     }
 

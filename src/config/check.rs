@@ -23,7 +23,10 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
     listeners(&config.listeners, &mut report);
     proxies(config, &mut report);
     admin(config, &mut report);
-    let loopback = config.listeners.iter().all(|listener| is_loopback(&listener.bind));
+    let is_local = |listener: &Listener| {
+        is_loopback(&listener.bind) && listener.proxy_protocol == ProxyProtocol::Off
+    };
+    let loopback = config.listeners.iter().all(is_local);
     for (at, listener) in config.listeners.iter_mut().enumerate() {
         listener.allow_anonymous.0.get_or_insert(loopback);
         // What is spoken above TLS there; browsers offer nothing else.
@@ -96,7 +99,7 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
             let what = format!("listeners.{first} is also called `{}`", listener.name);
             report.add(&key("name"), what, "give each listener a name of its own");
         }
-        let taken = report.first(before, "bind", |other| overlap(&other.bind, &listener.bind));
+        let taken = report.first(before, "bind", |other| overlap(other, listener));
         if let Some(first) = taken {
             let what = format!("listeners.{first} is bound to {} too", listeners[first].bind);
             report.add(&key("bind"), what, "give each listener an address of its own");
@@ -128,7 +131,8 @@ fn proxies(config: &Config, report: &mut Report<'_>) {
 fn admin(config: &Config, report: &mut Report<'_>) {
     let Some(address) = config.admin.bind.get() else { return };
     let bind = Bind::Tcp(address);
-    let same = |listener: &Listener| overlap(&listener.bind, &bind);
+    let server = Listener { bind: bind.clone(), ..Listener::default() };
+    let same = |listener: &Listener| overlap(listener, &server);
     if let Some(position) = report.first(&config.listeners, "bind", same) {
         let what = format!("listeners.{position} is bound to {bind} too");
         report.add("admin.bind", what, "give the admin server an address of its own");
@@ -136,17 +140,27 @@ fn admin(config: &Config, report: &mut Report<'_>) {
 }
 
 /// True when both cannot be bound: the same path, or the same port of addresses that are the same
-/// or one of which is every address of its family. Port 0 is another port each time.
-fn overlap(one: &Bind, other: &Bind) -> bool {
-    match (one, other) {
-        (Bind::Tcp(one), Bind::Tcp(other)) => {
-            let (mine, theirs) = (one.ip(), other.ip());
+/// or one of which is every address of its family, or of both. Port 0 is another port each time.
+fn overlap(one: &Listener, other: &Listener) -> bool {
+    match (&one.bind, &other.bind) {
+        (Bind::Tcp(mine), Bind::Tcp(theirs)) => {
+            let both = one.families() == Families::Both || other.families() == Families::Both;
             let same_family = mine.is_ipv4() == theirs.is_ipv4();
-            let any = same_family && (mine.is_unspecified() || theirs.is_unspecified());
-            one.port() == other.port() && one.port() != 0 && (mine == theirs || any)
+            let all = mine.ip().is_unspecified() || theirs.ip().is_unspecified();
+            let any = both || same_family && all;
+            mine.port() == theirs.port() && mine.port() != 0 && (mine.ip() == theirs.ip() || any)
         }
-        _ => one == other,
+        (mine, theirs) => mine == theirs,
     }
+}
+
+/// Whose connections a listener of an IP address takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Families {
+    /// Those of its address's family.
+    One,
+    /// IPv4 and IPv6.
+    Both,
 }
 
 fn address_fits_type(listener: &Listener, key: &str, report: &mut Report<'_>) {
@@ -171,15 +185,26 @@ fn address_fits_type(listener: &Listener, key: &str, report: &mut Report<'_>) {
 fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
     let usual = Listener::default();
     let is_web = listener.is_web();
+    let is_unix = listener.kind == ListenerType::Unix;
+    let fix = "remove it, or set type: unix";
     for (field, fits, fix) in [
         ("tls", listener.is_secure() || listener.tls == usual.tls, "remove it, or set type: tls"),
         ("path", is_web || listener.path == usual.path, "remove it, or set type: ws"),
         ("origins", is_web || listener.origins == usual.origins, "remove it, or set type: ws"),
+        ("mode", is_unix || listener.mode == usual.mode, fix),
+        ("owner", is_unix || listener.owner == usual.owner, fix),
+        ("group", is_unix || listener.group == usual.group, fix),
     ] {
         if !fits {
             let what = format!("a listener of type {} has no {field}", listener.kind.word());
             report.add(&key(field), what, fix);
         }
+    }
+    let is_any =
+        matches!(&listener.bind, Bind::Tcp(bind) if bind.is_ipv6() && bind.ip().is_unspecified());
+    if listener.v6only && !is_any {
+        let what = "only a listener on [::] could take IPv4 clients too";
+        report.add(&key("v6only"), what, "remove it, or bind to \"[::]:1883\"");
     }
 }
 
@@ -292,6 +317,16 @@ impl Config {
 }
 
 impl Listener {
+    /// Whose connections it takes, if it has an IP address.
+    pub fn families(&self) -> Families {
+        match &self.bind {
+            Bind::Tcp(SocketAddr::V6(bind)) if bind.ip().is_unspecified() && !self.v6only => {
+                Families::Both
+            }
+            _ => Families::One,
+        }
+    }
+
     /// What carries MQTT on its connections.
     pub fn stack(&self) -> Stack {
         let web = || Web {

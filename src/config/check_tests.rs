@@ -17,6 +17,11 @@ fn anonymous_clients_are_accepted_by_default_only_while_every_listener_is_on_loo
         ("listeners: [{bind: 0.0.0.0:1, allow_anonymous: true}]", vec![true]),
         ("listeners: [{bind: 127.0.0.1:1, allow_anonymous: false}]", vec![false]),
         ("listeners: [{bind: 0.0.0.0:1, allow_anonymous: auto}]", vec![false]),
+        ("listeners: [{bind: 1883}]", vec![false]),
+        (
+            "trusted_proxies: [127.0.0.1]\nlisteners: [{bind: 127.0.0.1:1, proxy_protocol: v2}]",
+            vec![false],
+        ),
     ];
     for (text, expected) in cases {
         let config = read(text).unwrap();
@@ -116,6 +121,41 @@ fn rules_between_keys_are_reported_where_they_were_broken() {
                 "f.yaml:8: listeners.0.tls.sni.0.names: no name is given; ",
             ],
         ),
+        (
+            "listeners: [{path: /x, origins: [https://a.example]}]",
+            &[
+                "f.yaml:1: listeners.0.path: a listener of type tcp has no path; ",
+                "f.yaml:1: listeners.0.origins: a listener of type tcp has no origins; ",
+            ],
+        ),
+        (
+            "listeners: [{type: ws, mode: \"0600\", owner: a, group: b}]",
+            &[
+                "f.yaml:1: listeners.0.mode: a listener of type ws has no mode; ",
+                "f.yaml:1: listeners.0.owner: ",
+                "f.yaml:1: listeners.0.group: ",
+            ],
+        ),
+        (
+            "listeners: [{bind: 0.0.0.0:1, v6only: true}]",
+            &["f.yaml:1: listeners.0.v6only: only a listener on [::] could take IPv4 clients"],
+        ),
+        (
+            "listeners: [{proxy_protocol: v2}]",
+            &["f.yaml:1: listeners.0.proxy_protocol: nobody could connect, because trusted_"],
+        ),
+        (
+            "trusted_proxies: [10.0.0.0/33]",
+            &["f.yaml:1: trusted_proxies: the prefix of `10.0.0.0/33` is none of that address"],
+        ),
+        (
+            "listeners: [{type: ws, origins: [app.example]}]",
+            &["f.yaml:1: listeners.0.origins: `app.example` is no origin; write it as browsers"],
+        ),
+        (
+            "listeners: [{type: unix, bind: /x, mode: \"0680\"}]",
+            &["f.yaml:1: listeners.0.mode: `0680` is no mode of a file; write three octal digits"],
+        ),
     ];
     for (text, expected) in cases {
         let found = read(text).unwrap_err();
@@ -136,14 +176,20 @@ fn addresses_overlap_when_both_cannot_be_bound() {
         ("127.0.0.1:1", "127.0.0.1:2", false),
         ("127.0.0.1:1", "127.0.0.2:1", false),
         ("127.0.0.1:1", "0.0.0.0:1", true),
-        ("0.0.0.0:1", "[::]:1", false),
+        ("0.0.0.0:1", "[::]:1", true),
+        ("[::]:1", "127.0.0.1:1", true),
         ("[::]:1", "[::1]:1", true),
         ("127.0.0.1:0", "127.0.0.1:0", false),
     ];
     for (one, other, expected) in cases {
-        let bind = |text: &str| super::Bind::Tcp(text.parse().unwrap());
-        assert_eq!(super::overlap(&bind(one), &bind(other)), expected, "{one} {other}");
+        let at = |text: &str| super::Listener {
+            bind: super::Bind::Tcp(text.parse().unwrap()),
+            ..super::Listener::default()
+        };
+        assert_eq!(super::overlap(&at(one), &at(other)), expected, "{one} {other}");
     }
+    let text = "listeners: [{bind: 0.0.0.0:1}, {name: b, bind: \"[::]:1\", v6only: true}]";
+    assert_eq!(read(text).unwrap().listeners.len(), 2);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Deref;
 use std::path::PathBuf;
 
@@ -31,7 +31,7 @@ const NETWORK: &str = "an address, or a network such as 10.0.0.0/8 or 2001:db8::
 /// What [`UrlPath`] accepts, in words.
 const URL_PATH: &str = "a path such as /mqtt, of at most 256 letters that need no escape";
 /// What [`Bind`] accepts, in words.
-const BIND: &str = "address:port, \"[IPv6 address]:port\" or a path with a /";
+const BIND: &str = "address:port, \"[IPv6 address]:port\", a port alone or a path with a /";
 
 /// A version of TLS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -239,6 +239,11 @@ impl Scalar for Bind {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Bind::Tcp(address));
         }
+        if let Parsed::Value(port) = digits(&text)
+            && let Ok(port) = u16::try_from(port)
+        {
+            return Ok(Bind::Tcp(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)));
+        }
         if !text.contains('/') || text.contains('\0') {
             return Err(no_address(&text, BIND, 1883));
         }
@@ -254,7 +259,8 @@ impl Scalar for Bind {
     }
 
     fn schema() -> (Value, String) {
-        (json!({"type": "string"}), BIND.to_owned())
+        let port = json!({"type": "integer", "minimum": 0, "maximum": u16::MAX});
+        (json!({"anyOf": [{"type": "string"}, port]}), BIND.to_owned())
     }
 }
 scalar! { [] Bind Bind }
@@ -358,6 +364,45 @@ impl Scalar for WebOrigin {
     }
 }
 scalar! { [] WebOrigin WebOrigin }
+
+/// The rights of a file, in octal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileMode(u32);
+
+impl Get for FileMode {
+    type Plain = u32;
+
+    fn get(&self) -> u32 {
+        self.0
+    }
+}
+
+impl Scalar for FileMode {
+    fn read(written: &Written<'_>) -> Result<FileMode, Wrong> {
+        let text = written.text();
+        let octal = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode) if octal && (3..=4).contains(&text.len()) && mode <= 0o777 => {
+                Ok(FileMode(mode))
+            }
+            _ => {
+                let what = format!("`{text}` is no mode of a file");
+                Err(Wrong::new(what, "write three octal digits, such as \"0660\""))
+            }
+        }
+    }
+
+    fn written(&self) -> Value {
+        json!(format!("{:04o}", self.0))
+    }
+
+    fn schema() -> (Value, String) {
+        let pattern = json!({"type": "string", "pattern": "^0?[0-7]{3}$"});
+        let number = json!({"type": "integer", "minimum": 0, "maximum": 777});
+        (json!({"anyOf": [pattern, number]}), "octal digits such as \"0660\"".to_owned())
+    }
+}
+scalar! { [] FileMode FileMode }
 
 fn no_address(text: &str, accepted: &str, usual: u16) -> Wrong {
     let port = text.rsplit(':').next().filter(|port| port.parse::<u16>().is_ok());

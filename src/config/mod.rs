@@ -34,7 +34,8 @@ mod text;
 mod value;
 mod yaml;
 
-pub use host::{Address, Bind, Cores, Mountpoint, Proxy, TlsVersion, UrlPath, WebOrigin};
+pub use check::Families;
+pub use host::{Address, Bind, Cores, FileMode, Mountpoint, Proxy, TlsVersion, UrlPath, WebOrigin};
 pub use problem::{Origin, Problem, Problems};
 pub use quantity::{Count, Ratio, Seconds, ShortTime, Size, Time};
 pub use sections::*;

@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::host::{Address, Bind, Cores, Mountpoint, Proxy, UrlPath, WebOrigin};
+use super::host::{Address, Bind, Cores, FileMode, Mountpoint, Proxy, UrlPath, WebOrigin};
 use super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::quantity::{Count, Ratio, Seconds, ShortTime, Size, Time, Unit};
 use super::value::{self, Get, List, Or, Section, Several, Text, Word};
@@ -275,9 +275,18 @@ section! {
         #[serde(rename = "type")]
         kind: ListenerType = ListenerType::Tcp,
         /// Address and port ("[::1]:1883" for IPv6; port 0 lets the kernel choose), or the path of
-        /// a unix socket. An IPv6 address takes IPv6 clients only, "[::]:1883" too: for both
-        /// families, add a listener on 0.0.0.0:1883.
+        /// a unix socket. A port alone, and "[::]:1883", are every address of both families; without
+        /// IPv6 on the host, of IPv4.
         bind: Bind = Bind::Tcp(Bind::USUAL),
+        /// "[::]" takes IPv6 clients only, so that another listener can have 0.0.0.0.
+        v6only: bool = false,
+        /// Rights of a unix socket's file: who may write to it may connect. auto: as the umask has
+        /// it.
+        mode: Or<Auto, FileMode> = Or::NONE,
+        /// User that owns a unix socket's file, by name or number. auto: the broker's.
+        owner: Or<Auto, Text<1, 64>> = Or::NONE,
+        /// Group of a unix socket's file, by name or number. auto: the broker's.
+        group: Or<Auto, Text<1, 64>> = Or::NONE,
         /// Most connections of this listener; further ones are refused with 0x97 (MQTT 3: 3).
         max_connections: Or<Unlimited, Count<u32, Connections, 1, MANY>> = Or::NONE,
         /// Most new connections per second; further ones are refused with 0x9F (MQTT 3: 3).
@@ -291,7 +300,7 @@ section! {
         /// at most 4 KiB.
         proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
         /// Accept clients without user name. auto: only while every listener is on loopback or a
-        /// unix socket.
+        /// unix socket, and none has proxy_protocol.
         allow_anonymous: Or<Auto, bool> = Or::NONE,
         /// Prefix of every topic of this listener's clients, ends with /; may use ${client_id} and
         /// ${username}, in which / + and # become _. A client whose prefix would leave no room for

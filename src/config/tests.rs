@@ -283,8 +283,8 @@ fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
         ),
         ("listeners:\n  - name: \"\"\n", "f.yaml:2: listeners.0.name: the text has 0 bytes; "),
         (
-            "listeners:\n  - bind: 1883\n",
-            "f.yaml:2: listeners.0.bind: `1883` is not an address with a port; write 0.0.0.0:1883",
+            "listeners:\n  - bind: 70000\n",
+            "f.yaml:2: listeners.0.bind: `70000` is not an address with a port; write address:port",
         ),
         ("listeners:\n", "f.yaml:1: listeners: a list is expected here, not nothing; "),
         (

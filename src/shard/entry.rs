@@ -194,9 +194,7 @@ impl Shard {
         self.connections.insert(socket.0, connection);
         if let Some(layers) = arriving.layers {
             self.put_layers(socket, layers);
-            if !arriving.wire.is_empty() {
-                self.send_wire(socket, &arriving.wire);
-            }
+            self.send_wire(socket, &arriving.wire);
         }
         // Nothing waits for this, but the keep-alive's entry on the wheel is then made only for a
         // connection that lasts this long.

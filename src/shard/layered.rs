@@ -9,6 +9,7 @@ use super::close::Cause;
 use super::connection::Stage;
 use super::deliver::output_of;
 use super::output::{Outgoing, Pool, Segment};
+use super::refuse::Denial;
 use super::{Action, Shard};
 use crate::ids::{ListenerId, Peer, SocketId};
 use crate::limits::cost;
@@ -130,7 +131,15 @@ impl Shard {
 
     /// True while the connection's layers hold a part of its beginning.
     pub(super) fn holds_beginning(&self, socket: SocketId) -> bool {
-        self.layered.all.get(socket.0).is_some_and(|layers| !layers.is_through())
+        self.layered.all.get(socket.0).is_some_and(|layers| layers.unfinished() > 0)
+    }
+
+    /// There is no memory for such a part: the connection ends.
+    pub(super) fn shed_beginning(&mut self, socket: SocketId) {
+        let mut answer = Vec::new();
+        self.change_layers(socket, |layers| layers.turn_away(&mut answer));
+        self.send_wire(socket, &answer);
+        self.deny_unread(socket, None, Denial::Memory);
     }
 
     /// Who the client is, as far as a layer has verified it; until its CONNECT was accepted.
@@ -171,9 +180,7 @@ impl Shard {
         mut exchange: Exchange,
         outcome: Result<(), End>,
     ) {
-        if !exchange.wire.is_empty() {
-            self.send_wire(socket, &exchange.wire);
-        }
+        self.send_wire(socket, &exchange.wire);
         if !exchange.plain.is_empty() {
             self.take_received(socket, stage, &exchange.plain);
         } else if outcome.is_ok() {
@@ -248,6 +255,9 @@ impl Shard {
 
     /// Bytes for the peer that are not to be framed.
     pub(super) fn send_wire(&mut self, socket: SocketId, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let (dirty, meter) = (&mut self.dirty, &mut self.meter);
         let output = output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
@@ -258,8 +268,7 @@ impl Shard {
     /// The broker ends the connection for `cause`: true when there is more to be sent than what is
     /// on its way.
     pub(super) fn end_layers(&mut self, socket: SocketId, cause: Cause) -> bool {
-        let Some(layers) = self.layered.all.get_mut(socket.0) else { return false };
-        layers.end(match cause {
+        let ending = match cause {
             Cause::Client(_) | Cause::EndOfStream | Cause::Broken => Ending::Normal,
             Cause::Draining => Ending::GoingAway,
             Cause::Violation(_) | Cause::Transport(_) => Ending::ProtocolError,
@@ -269,7 +278,9 @@ impl Shard {
             | Cause::ConnectTimeout
             | Cause::QueueFull
             | Cause::Memory => Ending::Policy,
-        });
+        };
+        self.change_layers(socket, |layers| layers.end(ending));
+        let Some(layers) = self.layered.all.get_mut(socket.0) else { return false };
         let Some(connection) = self.connections.get_mut(socket.0) else { return false };
         let queued = connection.output.as_ref().is_some_and(|output| output.has_queued());
         let owes = layers.owes_farewell();
@@ -282,9 +293,15 @@ impl Shard {
 
     /// The peer sends nothing more, and does not wait for words that end the connection.
     pub(super) fn cut_layers(&mut self, socket: SocketId) {
-        if let Some(layers) = self.layered.all.get_mut(socket.0) {
-            layers.cut();
-        }
+        self.change_layers(socket, Layers::cut);
+    }
+
+    /// Changes layers, which may give memory back.
+    fn change_layers(&mut self, socket: SocketId, change: impl FnOnce(&mut Layers)) {
+        let Some(layers) = self.layered.all.get_mut(socket.0) else { return };
+        self.tally.layers -= layers.heap();
+        change(layers);
+        self.tally.layers += layers.heap();
     }
 
     /// All is out of a connection that ends: its layers' last bytes are to be sent, if they have

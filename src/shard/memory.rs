@@ -420,7 +420,7 @@ impl Shard {
                 continue;
             }
             if self.holds_beginning(socket) {
-                self.deny_unread(socket, None, Denial::Memory);
+                self.shed_beginning(socket);
                 continue;
             }
             let Some(input) = connection.input.as_ref() else { continue };

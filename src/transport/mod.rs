@@ -292,6 +292,32 @@ impl Layers {
         }
     }
 
+    /// Bytes of an unfinished header that are held.
+    pub fn unfinished(&self) -> usize {
+        match &self.0 {
+            State::Opening(opening) => match &opening.tls {
+                Some(Securing::Handshake(handshake)) => handshake.held(),
+                _ => opening.head.len(),
+            },
+            _ => 0,
+        }
+    }
+
+    /// The broker has no memory for a beginning that is not whole: what is held of it goes, and the
+    /// peer is told, if its protocol has a way.
+    pub fn turn_away(&mut self, wire: &mut Vec<u8>) {
+        let State::Opening(opening) = &mut self.0 else { return };
+        let awaited = std::mem::replace(&mut opening.awaits, Awaits::End);
+        // What goes to `wire` is not sealed any more: who has TLS is not told.
+        if awaited == Awaits::Upgrade && opening.tls.is_none() {
+            upgrade::turn_away(wire);
+        }
+        if let Some(Securing::Handshake(_)) = opening.tls {
+            opening.tls = None;
+        }
+        opening.head = Vec::new();
+    }
+
     /// True when every layer is through with its beginning.
     pub fn is_through(&self) -> bool {
         match &self.0 {

@@ -56,10 +56,14 @@ pub(super) fn take(
     }
     let config = ParseConfig { include_tlvs: true, allow_v1, allow_v2 };
     let (header, used) = match ProxyHeader::parse(head, config) {
-        Ok((header, used)) if used <= most => (header, used),
+        Ok((header, used)) if used <= most && !has_inner_line(head, used) => (header, used),
         // The crate takes some lengths that are too short for what is said to be there for more
         // that is to come.
-        Err(proxy_header::Error::BufferTooShort) if head.len() < most => return Ok(None),
+        Err(proxy_header::Error::BufferTooShort)
+            if head.len() < most && !(head[0] == b'P' && head.contains(&b'\n')) =>
+        {
+            return Ok(None);
+        }
         _ => return Err(fault("a PROXY header that is malformed")),
     };
     if let Some(address) = header.proxied_address() {
@@ -70,6 +74,11 @@ pub(super) fn take(
     }
     let name = header.ssl().filter(is_verified).and_then(|ssl| ssl.cn().map(Box::from));
     Ok(Some((used, name.map(|common_name| Identity { common_name }))))
+}
+
+/// True when a header of version 1 has a line end before its own.
+fn has_inner_line(head: &[u8], used: usize) -> bool {
+    head[0] == b'P' && head[..used - 1].contains(&b'\n')
 }
 
 /// True when the client showed a certificate that the proxy has found good.

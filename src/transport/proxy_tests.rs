@@ -105,6 +105,7 @@ fn what_is_no_header_of_the_listeners_versions_is_refused_at_its_first_wrong_byt
         (b"PROXY TCP4 203.0.113.7 192.0.2.1 51000\r\n", Versions::V1),
         (b"PROXY TCP4 203.0.113.999 192.0.2.1 1 2\r\n", Versions::V1),
         (b"PROXY TCP4 203.0.113.7 192.0.2.1 1 70000\r\n", Versions::V1),
+        (b"PROXY UNKNOWN \n \r\n", Versions::V1),
         (b"PROXY UDP4 203.0.113.7 192.0.2.1 1 2\r\n", Versions::V1),
         (&endless, Versions::V1),
         (&datagram, Versions::V2),

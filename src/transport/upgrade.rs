@@ -101,6 +101,11 @@ pub(super) fn take(
 const TOO_LARGE: Refusal =
     refusal("431 Request Header Fields Too Large", "the HTTP request's head is too large");
 
+/// The answer to a request that is not waited for.
+pub(super) fn turn_away(wire: &mut Vec<u8>) {
+    answer(wire, &refusal("503 Service Unavailable", "the server is short of memory"), false);
+}
+
 /// Where the head's last line ends, the empty one. It is looked for in what is new, and the three
 /// bytes before.
 fn end_of_head(head: &[u8], known: usize) -> Option<usize> {

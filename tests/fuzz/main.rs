@@ -8,6 +8,7 @@ pub mod config;
 pub mod decode;
 pub mod filters;
 mod input;
+pub mod layers;
 pub mod queues;
 pub mod session;
 mod speech;
@@ -21,6 +22,8 @@ mod net;
 mod rng;
 #[path = "../simulation/settings.rs"]
 mod settings;
+#[path = "../simulation/web.rs"]
+mod web;
 #[path = "../simulation/world.rs"]
 mod world;
 

@@ -332,7 +332,7 @@ fn certificates_are_read_again_and_live_clients_stay_unless_they_are_revoked() {
 
     let key = std::fs::read_to_string(Path::new(&files.path("server.key"))).expect("a key");
     files.write("server.key", "nothing\n");
-    broker.signal("SIGHUP");
+    broker.signal("-HUP");
     wait_for_line(&broker, "there is no private key in it");
     wait_for_line(&broker, "what was read before stays in force");
     assert_eq!(serial_of(&files, &broker), before);
@@ -340,7 +340,7 @@ fn certificates_are_read_again_and_live_clients_stay_unless_they_are_revoked() {
 
     files.server();
     files.crl(&[0x55]);
-    broker.signal("SIGHUP");
+    broker.signal("-HUP");
     wait_for_line(&broker, "certificates read again");
     wait_for_line(&broker, "the certificate was revoked");
     assert_ne!(serial_of(&files, &broker), before);

@@ -2,6 +2,7 @@
 //! one does to sockets: completions in a queue, partial sends, late cancels, hand-overs that fail.
 
 use crate::rng::Rng;
+use crate::web::Web;
 use ringmq::ids::Peer;
 use ringmq::ids::{ListenerId, ShardId, SocketId};
 use ringmq::message::Message;
@@ -43,6 +44,8 @@ pub struct Conn {
     pub told: usize,
     /// What the shard was given of a packet that is not whole.
     partial: Vec<u8>,
+    /// Carries what is said, if the bare stream does not.
+    pub web: Option<Box<Web>>,
 }
 
 impl Conn {
@@ -59,11 +62,55 @@ impl Conn {
             taken: 0,
             told: 0,
             partial: Vec::new(),
+            web: None,
         }
     }
 
-    /// The shard was given these bytes; true when a packet ends in them.
-    pub fn completes(&mut self, bytes: &[u8]) -> bool {
+    /// True when the client has said something that was not read.
+    pub fn is_sent_more(&self) -> bool {
+        match &self.web {
+            Some(web) => web.has_more(self.up.len(), self.client == End::Fin),
+            None => !self.up.is_empty(),
+        }
+    }
+
+    /// Takes at most so many bytes out of what is sent, more than none if there are any; `part`
+    /// says how many of those that could be.
+    fn take_up(&mut self, most: usize, part: impl FnOnce(usize) -> usize) -> Vec<u8> {
+        match &mut self.web {
+            Some(web) => {
+                web.fill(&mut self.up, self.client == End::Fin);
+                let count = part(web.up.len().min(most));
+                web.up.drain(..count).collect()
+            }
+            None => {
+                let count = part(self.up.len().min(most));
+                self.up.drain(..count).collect()
+            }
+        }
+    }
+
+    /// What was not read is lost.
+    fn clear_up(&mut self) {
+        self.up.clear();
+        if let Some(web) = &mut self.web {
+            web.up.clear();
+        }
+    }
+
+    /// The client is sent these bytes.
+    fn give_down(&mut self, bytes: &[u8]) {
+        let plain = self.web.as_mut().map(|web| web.hear(bytes));
+        let bytes = plain.as_deref().unwrap_or(bytes);
+        self.down.extend(bytes);
+        self.told += bytes.len();
+    }
+
+    /// The shard was given these bytes; how many of MQTT they are, and whether a packet ends in
+    /// them.
+    pub fn completes(&mut self, bytes: &[u8]) -> (usize, bool) {
+        let plain = self.web.as_mut().map(|web| web.see(bytes));
+        let bytes = plain.as_deref().unwrap_or(bytes);
         self.partial.extend(bytes);
         let mut whole = 0;
         while let Ok(Framing::Complete { total, .. }) =
@@ -72,7 +119,7 @@ impl Conn {
             whole += total;
         }
         self.partial.drain(..whole);
-        whole > 0
+        (bytes.len(), whole > 0)
     }
 
     fn end(&mut self, how: End, now: Instant) {
@@ -253,8 +300,7 @@ impl Driver {
                 let room = conn.down_limit.saturating_sub(conn.down.len());
                 let most = (bytes.len() - *at).min(room);
                 let part = if rng.chance(faults.split) { rng.range(0, most) } else { most };
-                conn.down.extend(&bytes[*at..*at + part]);
-                conn.told += part;
+                conn.give_down(&bytes[*at..*at + part]);
                 for &byte in &bytes[*at..*at + part] {
                     self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
                 }
@@ -281,7 +327,7 @@ impl Driver {
             return;
         }
         if let Some(deadline) = slot.linger {
-            conn.up.clear();
+            conn.clear_up();
             if slot.send.is_none() && !slot.shut {
                 slot.shut = true;
                 conn.end(End::Fin, now);
@@ -297,10 +343,10 @@ impl Driver {
         if conn.client == End::Reset {
             slot.ended = true;
             self.push(index, Event::Failed);
-        } else if !conn.up.is_empty() {
-            let most = conn.up.len().min(faults.receive.max(1));
-            let part = if rng.chance(faults.split) { rng.range(1, most) } else { most };
-            let bytes = conn.up.drain(..part).collect();
+        } else if conn.is_sent_more() {
+            let bytes = conn.take_up(faults.receive.max(1), |most| {
+                if rng.chance(faults.split) { rng.range(1, most) } else { most }
+            });
             if slot.want == Want::Once {
                 slot.want = Want::Nothing;
             }
@@ -439,8 +485,8 @@ impl Driver {
             return;
         }
         let conn = &mut conns[slot.conn];
-        if !conn.up.is_empty() {
-            let bytes = conn.up.drain(..conn.up.len().min(receive.max(1))).collect();
+        if conn.is_sent_more() {
+            let bytes = conn.take_up(receive.max(1), |most| most);
             self.push(socket.0, Event::Received(bytes));
         } else if conn.client == End::Fin {
             slot.ended = true;
@@ -480,8 +526,8 @@ impl Slot {
         self.closing = true;
         self.want = Want::Nothing;
         // What the client had sent and nobody read makes the kernel reset the connection.
-        conn.end(if conn.up.is_empty() { End::Fin } else { End::Reset }, now);
-        conn.up.clear();
+        conn.end(if conn.is_sent_more() { End::Reset } else { End::Fin }, now);
+        conn.clear_up();
     }
 
     /// A receive would find something.
@@ -489,7 +535,7 @@ impl Slot {
         self.want != Want::Nothing
             && !self.paused
             && !self.ended
-            && (!conn.up.is_empty() || conn.client != End::Open)
+            && (conn.is_sent_more() || conn.client != End::Open)
     }
 
     fn is_ready(&self, conn: &Conn, now: Instant) -> bool {
@@ -503,7 +549,7 @@ impl Slot {
         let lingering = self.linger.is_some_and(|deadline| {
             deadline <= now
                 || self.send.is_none() && (!self.shut || conn.client != End::Open)
-                || !conn.up.is_empty()
+                || conn.is_sent_more()
         });
         self.handing.is_some() || sending || (receiving && self.linger.is_none()) || lingering
     }

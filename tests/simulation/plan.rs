@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::net::Faults;
 use crate::rng::Rng;
 use crate::settings::roomy;
-use crate::world::{Plan, entrance};
+use crate::world::{Plan, entrance, web_entrance};
 use ringmq::config::{OnFull, SharedStrategy};
 use ringmq::limits::{Budget, MAIL_WORK};
 use ringmq::mesh::Entrance;
@@ -67,6 +67,8 @@ pub struct Features {
     pub nameless: bool,
     /// Memory is short now and then.
     pub memory: bool,
+    /// Per mille of the clients' connections that are WebSockets, at the last listener.
+    pub web: usize,
 }
 
 const STRATEGIES: [SharedStrategy; 5] = [
@@ -111,6 +113,7 @@ pub fn features(rng: &mut Rng, shards: usize) -> Features {
         extreme: false,
         nameless: true,
         memory: false,
+        web: 0,
     }
 }
 
@@ -240,7 +243,13 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
         eager: [0, 300][rng.below(2)],
     };
     let (data, control) = (rng.range(4, 40), rng.range(1, 40));
-    let entrances = entrances(rng, features.mountpoint);
+    let mut entrances = entrances(rng, features.mountpoint);
+    let mut own = Rng::new(seed ^ 0x3eb_50c_4e7);
+    // The rate of one listener would be that of two.
+    if own.chance(500) && entrances[0].max_connect_rate.is_none() {
+        features.web = [100, 500, 1000][own.below(3)];
+        entrances.push(web_entrance(features.mountpoint));
+    }
     // They come in before anybody else, and stay.
     features.bystanders &= entrances.iter().all(|entrance| entrance.max_connect_rate.is_none());
     features.bystanders &= settings.max_connections == u64::MAX;

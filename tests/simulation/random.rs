@@ -70,6 +70,10 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
     }
     let settings = plan.settings.clone();
     let mut world = World::new(plan);
+    if features.web > 0 {
+        let last = world.entrances.len() as u16 - 1;
+        world.web = Some((last, features.web, Rng::new(seed)));
+    }
     world.limit = features.limit;
     world.mail = features.mail;
     let clients: Vec<Client> =

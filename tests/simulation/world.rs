@@ -2,6 +2,7 @@
 
 use crate::net::{Conn, ConnId, Driver, Event, Faults, tell};
 use crate::rng::Rng;
+use crate::web;
 use ringmq::ids::{ListenerId, ShardId};
 use ringmq::limits::MAIL_WORK;
 use ringmq::mesh::mail::{Control, Stamped};
@@ -14,6 +15,7 @@ use ringmq::shard::{Action, Settings, Shard};
 use ringmq::telemetry::{Counters, Kind};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
+use ringmq::transport::{Stack, Web};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -73,6 +75,8 @@ pub struct World {
     pub mail: u32,
     /// Steps of all shards so far.
     pub steps: u64,
+    /// A listener for WebSockets, how many clients in a thousand use it, and what they choose by.
+    pub web: Option<(u16, usize, Rng)>,
     micros: u64,
     /// The clock of mail.
     stamp: u64,
@@ -93,6 +97,12 @@ pub fn entrance(mountpoint: &str) -> Entrance {
         connections: Quota::default(),
         rate: Rate::default(),
     }
+}
+
+/// The same, where MQTT is carried by WebSockets.
+pub fn web_entrance(mountpoint: &str) -> Entrance {
+    let web = Web { path: "/mqtt".into(), origins: None };
+    Entrance { stack: Stack { proxy: None, tls: false, web: Some(web) }, ..entrance(mountpoint) }
 }
 
 impl World {
@@ -142,6 +152,7 @@ impl World {
             hash: 0xcbf2_9ce4_8422_2325,
             limit: 64,
             mail: MAIL_WORK,
+            web: None,
             stamp: 0,
             steps: 0,
             micros: now * 1000,
@@ -158,10 +169,19 @@ impl World {
         self.connect_to(0, shard, up, down)
     }
 
+    /// The listener that the next client connects to.
+    pub fn some_listener(&mut self) -> u16 {
+        let Some((listener, share, rng)) = &mut self.web else { return 0 };
+        if rng.chance(*share) { *listener } else { 0 }
+    }
+
     /// A client connects to one of that shard's listeners.
     pub fn connect_to(&mut self, listener: u16, shard: usize, up: usize, down: usize) -> ConnId {
         self.conns.push(Conn::new(up, down, self.now));
         let conn = self.conns.len() - 1;
+        if self.entrances[usize::from(listener)].stack.web.is_some() {
+            self.conns[conn].web = Some(Box::new(web::Web::new(conn as u64 + 1)));
+        }
         let driver = &mut self.nodes[shard].driver;
         driver.accepts.push_back((conn, ListenerId(listener)));
         if !self.nodes[shard].listening {
@@ -504,9 +524,9 @@ impl Surroundings for Around<'_> {
             note(self.hash, (self.at as u64) << 40 | u64::from(socket.0) << 4 | kind(&event));
             if let Event::Received(bytes) = &event {
                 let conn = &mut self.conns[self.driver.conn(socket)];
-                let whole = conn.completes(bytes);
+                let (count, whole) = conn.completes(bytes);
                 if shard.listens_to(socket) {
-                    conn.taken += bytes.len();
+                    conn.taken += count;
                     if whole {
                         conn.taken_at = self.now.0;
                     }

@@ -20,7 +20,8 @@ impl Client {
         assert!(self.conn.is_none());
         let clean = clean || self.always_clean || self.must_clean;
         let shard = run.rng.below(world.nodes.len());
-        self.conn = Some(world.connect(shard, 64 * 1024, buffer));
+        let listener = world.some_listener();
+        self.conn = Some(world.connect_to(listener, shard, 64 * 1024, buffer));
         (self.began_at, self.wrote_at) = (world.now, world.now);
         self.stage = Stage::Connecting;
         self.clean = clean;
@@ -111,7 +112,8 @@ impl Client {
         assert!(self.conn.is_none());
         for _ in 0..rivals {
             let shard = run.rng.below(world.nodes.len());
-            let conn = world.connect(shard, 64 * 1024, 1000);
+            let listener = world.some_listener();
+            let conn = world.connect_to(listener, shard, 64 * 1024, 1000);
             let clean = self.always_clean || self.must_clean;
             self.must_clean |= clean;
             let bytes = self.encode_connect(clean, None);
@@ -224,6 +226,7 @@ impl Client {
         world.conns[conn].client = how;
         if how == End::Reset {
             world.conns[conn].up.clear();
+            world.conns[conn].web.iter_mut().for_each(|web| web.up.clear());
         }
         self.lost(world, run, false, true);
         self.wait_until = world.now + run.rng.below(3000) as u64;
@@ -289,14 +292,15 @@ impl Client {
 
     /// Who has sent the whole of a CONNECT is told something before the end, unless the broker
     /// had no time left to say it; and everybody has some time to send it.
-    fn must_have_been_answered(&self, world: &World, conn: usize) {
+    fn must_have_been_answered(&self, world: &World, run: &Run, conn: usize) {
         let wire = &world.conns[conn];
         let due = match wire.taken >= self.hello {
             true => wire.taken_at + 4000,
             false => self.began_at + REFUSED_MILLIS - 100,
         };
         let soon = wire.ended_at.is_some_and(|at| at < due);
-        let unanswered = self.stage == Stage::Connecting && wire.told == 0 && soon;
+        let refused = run.memory && wire.web.as_ref().is_some_and(|web| web.refused);
+        let unanswered = self.stage == Stage::Connecting && wire.told == 0 && soon && !refused;
         assert!(!unanswered, "{}: closed without CONNACK", self.name);
     }
 
@@ -311,7 +315,7 @@ impl Client {
             && world.conns[conn].server == End::Fin
             && self.output.is_empty()
             && self.last_error.is_none();
-        self.must_have_been_answered(world, conn);
+        self.must_have_been_answered(world, run, conn);
         world.conns[conn].client = End::Fin;
         self.lost(world, run, orderly, false);
         self.wait_until = world.now + run.rng.below(2000) as u64;
