@@ -53,13 +53,16 @@ impl Securing {
     }
 }
 
+/// The layer above, which takes the content of records.
+type Above<'a> = &'a mut dyn FnMut(&[u8], &mut Exchange) -> Result<(), End>;
+
 /// Opens records in `bytes`, hands their content to the layer above, and seals what that answers.
 pub(super) fn open(
     records: &mut dyn RecordLayer,
     keys: &mut KeyCache,
     bytes: &[u8],
     exchange: &mut Exchange,
-    above: Option<&mut dyn FnMut(&[u8], &mut Exchange) -> Result<(), End>>,
+    above: Option<Above<'_>>,
 ) -> Result<(), End> {
     let Some(above) = above else {
         let opened = records.open(keys, bytes, &mut exchange.plain, &mut exchange.wire);

@@ -99,8 +99,7 @@ fn inwards(mut plain: TcpStream, mut sealed: TcpStream, client: &Mutex<ClientCon
 /// From the broker to the test.
 fn outwards(mut sealed: TcpStream, mut plain: TcpStream, client: &Mutex<ClientConnection>) {
     let mut buffer = vec![0; 64 << 10];
-    loop {
-        let Ok(count) = sealed.read(&mut buffer) else { break };
+    while let Ok(count) = sealed.read(&mut buffer) {
         let mut bytes = &buffer[..count];
         let mut content = Vec::new();
         {

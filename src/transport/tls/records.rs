@@ -91,12 +91,15 @@ pub(super) struct Tally {
     cut: bool,
 }
 
+/// The part of a record that has come so far.
+struct Partial(Vec<u8>);
+
 /// A connection's record layer; `N` is room for its secrets.
 pub struct Records<const N: usize> {
     pub(super) receive: Direction<N>,
     pub(super) send: Direction<N>,
     /// The part of a record that has come so far.
-    partial: Option<Box<Vec<u8>>>,
+    partial: Option<Box<Partial>>,
     /// Who the client is, until its CONNECT asks.
     identity: Option<Box<Identity>>,
     /// Names the client's certificate among those that are revoked; 0 for none.
@@ -278,7 +281,8 @@ impl<const N: usize> RecordLayer for Records<N> {
     }
 
     fn heap(&self) -> usize {
-        let partial = self.partial.as_ref().map_or(0, |partial| partial.capacity());
+        let partial =
+            self.partial.as_ref().map_or(0, |partial| size_of::<Partial>() + partial.0.capacity());
         size_of::<Self>() + partial + self.identity.as_ref().map_or(0, |one| one.heap())
     }
 
@@ -324,7 +328,7 @@ impl<const N: usize> Records<N> {
                 self.open_record(cache, record, plain, out)
             }
             None => {
-                self.partial = Some(Box::new(bytes.to_vec()));
+                self.partial = Some(Box::new(Partial(bytes.to_vec())));
                 *bytes = &[];
                 Ok(Event::None)
             }
@@ -335,24 +339,24 @@ impl<const N: usize> Records<N> {
     fn open_partial(
         &mut self,
         cache: &mut KeyCache,
-        mut partial: Box<Vec<u8>>,
+        mut partial: Box<Partial>,
         bytes: &mut &[u8],
         plain: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Result<Event, Refused> {
         loop {
-            let length = self.check_header(&partial)?;
+            let length = self.check_header(&partial.0)?;
             let whole = HEADER + length.unwrap_or(0);
-            if length.is_some() && partial.len() == whole {
-                return self.open_record(cache, &partial, plain, out);
+            if length.is_some() && partial.0.len() == whole {
+                return self.open_record(cache, &partial.0, plain, out);
             }
             if bytes.is_empty() {
                 self.partial = Some(partial);
                 return Ok(Event::None);
             }
-            let missing = whole - partial.len();
+            let missing = whole - partial.0.len();
             let (mine, rest) = bytes.split_at(missing.min(bytes.len()));
-            partial.extend_from_slice(mine);
+            partial.0.extend_from_slice(mine);
             *bytes = rest;
         }
     }
