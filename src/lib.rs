@@ -31,6 +31,7 @@
 //! | Where is back-pressure? | `shard/park.rs` (connections that are held), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
 //! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`; `shard/hearing.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
 //! | A listener or a socket option? | `broker/listen.rs` (opened), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
+//! | What is below MQTT on a connection? | `transport/mod.rs` (layers), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (where bytes pass through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |
 //! | Who may do what? | `shard/connect.rs`, `shard/publish.rs` and `shard/subscribe.rs` check settings, mountpoints and `$SYS`; there are no accounts yet |
 //! | How does a core sleep and wake? | `ring/park.rs`, `ring/flag.rs`, `ring/driver.rs` |
 //! | A bound, or what work costs? | `limits.rs`; `shard/meter.rs` (charged, and timed), `shard/step.rs` (the order of a step) |
@@ -86,6 +87,9 @@
 //!   takes its atomics from [`atomic`]; `tests/loom` runs it in every order.
 //! - `broker::log_writer`: lines on their way to the log, behind a mutex that is held for a copy
 //!   and never while writing: a shard that logs does not wait for who reads the log.
+//! - `transport::tls`: the keys for session tickets, behind a lock per listener that a handshake
+//!   takes for less than a microsecond: each shard takes the tickets of the others. And a place of
+//!   each thread where rustls leaves the traffic secrets of the handshake that is under way.
 //! - [`mesh::Shared`], entrances and settings behind `Arc`: read only.
 //! - [`mutant`]: which deliberate mistake is made; only under the feature `mutants`, for the
 //!   simulation, where every thread makes the same one.
@@ -111,7 +115,8 @@
 //!
 //! # Absent on purpose
 //! No task, thread, timer, buffer or lock per client. No broadcast per publish. No retry towards
-//! MQTT 5 clients (the specification forbids it). TLS, WebSocket, users, storage and
+//! MQTT 5 clients (the specification forbids it). In TLS no CBC suites, RSA key exchange,
+//! pre-shared keys, early data or versions below 1.2, and not the kernel's TLS. WebSocket, users, storage and
 //! clustering are later capabilities; their settings are refused, not ignored.
 #[cfg(feature = "runtime")]
 pub mod admin;

@@ -99,6 +99,10 @@ pub mod cost {
     pub const VISIT: u32 = 1;
     /// A filter added to, or taken out of, the subscriptions.
     pub const FILTER: u32 = 10;
+    /// A record of a TLS handshake that needs keys to be exchanged, signatures made or checked.
+    pub const HANDSHAKE: u32 = 1200;
+    /// A TLS record sealed, its key made included.
+    pub const RECORD: u32 = 8;
     /// A mail to another shard.
     pub const MAIL: u32 = 3;
     /// A connection or session that begins or ends.

@@ -59,6 +59,9 @@ fn run(given: Given) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    if let Some(code) = refuse_files(&config) {
+        return code;
+    }
     match broker::run(config, sources) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -70,13 +73,20 @@ fn run(given: Given) -> ExitCode {
     }
 }
 
+/// Says what is wrong with the certificates and keys that are named, if anything is.
+fn refuse_files(config: &Config) -> Option<ExitCode> {
+    let problems = broker::secure::problems(config);
+    problems.iter().for_each(|problem| complain(problem));
+    (!problems.is_empty()).then(|| ExitCode::from(MISUSED))
+}
+
 fn check(given: Given) -> ExitCode {
     match load(given) {
         Ok((sources, config)) => {
             for remark in config.remarks().into_iter().chain(sources.remarks()) {
                 complain(&remark);
             }
-            print("the configuration is valid\n")
+            refuse_files(&config).unwrap_or_else(|| print("the configuration is valid\n"))
         }
         Err(code) => code,
     }

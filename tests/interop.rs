@@ -7,6 +7,8 @@ mod bridge;
 mod kubernetes;
 #[path = "support/mod.rs"]
 mod support;
+#[path = "interop/tls.rs"]
+mod tls;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

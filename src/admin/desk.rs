@@ -144,6 +144,7 @@ impl Desk {
             ready: state.stage == Stage::Ready,
             late: self.late(),
             lost_lines: state.lost_lines,
+            certificates: state.certificates.clone(),
             started: self.started,
             ..process::measure()
         };

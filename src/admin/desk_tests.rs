@@ -27,7 +27,8 @@ fn quick_shard() -> Ask {
 
 fn within<F: Future<Output = ()>>(shards: Vec<Ask>, test: impl FnOnce(Rc<Desk>) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let state = State { stage: Stage::Ready, late: Vec::new(), lost_lines: 0 };
+    let state =
+        State { stage: Stage::Ready, late: Vec::new(), lost_lines: 0, certificates: Vec::new() };
     let (_state, state) = watch::channel(state);
     LocalSet::new().block_on(&runtime, async {
         let interest = Box::new(|| 5);

@@ -84,6 +84,8 @@ struct State {
     late: Vec<(ShardId, Instant)>,
     /// Lines that the log has lost.
     lost_lines: u64,
+    /// Until when the certificates of listeners are valid, seconds since 1970.
+    certificates: Vec<(String, u64)>,
 }
 
 /// Resident memory of this process in bytes, if the system tells.
@@ -161,7 +163,7 @@ impl Admin {
             .enable_time()
             .build()
             .map_err(failed)?;
-        let state = State { stage, late: Vec::new(), lost_lines: 0 };
+        let state = State { stage, late: Vec::new(), lost_lines: 0, certificates: Vec::new() };
         let (sender, receiver) = watch::channel(state);
         let serving = move || {
             let local = LocalSet::new();
@@ -190,6 +192,13 @@ impl Admin {
     /// Says how many lines the log has lost.
     pub fn lost_lines(&self, count: u64) {
         self.change(|state| state.lost_lines = count);
+    }
+
+    /// Says until when the certificates of listeners are valid, seconds since 1970.
+    pub fn certificates(&self, until: Vec<(String, u64)>) {
+        if self.state.as_ref().is_some_and(|state| state.borrow().certificates != until) {
+            self.change(|state| state.certificates = until);
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {

@@ -194,6 +194,8 @@ impl<'a> Control<'a> {
                 self.broker.send(shard, Command::Ping(now));
             }
         }
+        self.broker.watch_certificates(now);
+        self.show_certificates();
         if let Some(admin) = &self.broker.admin {
             admin.lost_lines(self.log.lost());
         }
@@ -208,6 +210,13 @@ impl<'a> Control<'a> {
             self.heed(report)?;
         }
         Err(Failure::new(format!("the thread of shard {} has ended", shard.0)))
+    }
+
+    /// Tells the admin server when certificates expire.
+    fn show_certificates(&self) {
+        if let Some(admin) = &self.broker.admin {
+            admin.certificates(self.broker.certificates());
+        }
     }
 
     /// Tells the admin server and the service manager who is late.
@@ -273,7 +282,7 @@ impl<'a> Control<'a> {
             return;
         }
         self.notifier.reloading();
-        let new = match self.sources.load() {
+        let mut new = match self.sources.load() {
             Ok(new) => new,
             Err(problems) => {
                 for problem in &problems.0 {
@@ -295,6 +304,8 @@ impl<'a> Control<'a> {
             self.broker.move_admin(new.admin.bind.get());
             self.show_late();
         }
+        self.broker.secure_again(&mut new.listeners);
+        self.show_certificates();
         self.broker.close_listeners_besides(&new.listeners);
         self.task = Task::Closing(self.broker.watch.round(), Box::new(new));
     }

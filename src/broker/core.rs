@@ -18,6 +18,7 @@ use crate::shard::{Action, Settings, Shard};
 use crate::telemetry::Histogram;
 use crate::telemetry::prometheus::Snapshot;
 use crate::time::Instant;
+use crate::transport::tls::{self, Server};
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
 use std::os::fd::OwnedFd;
@@ -45,6 +46,8 @@ pub(super) enum Command {
     Peers(Vec<(RingPort, Doorbell)>),
     /// Accept on this socket too.
     Listen(ListenerId, OwnedFd, bool, Arc<Entrance>),
+    /// Connections of that listener are secured with this.
+    Secure(ListenerId, Arc<Server>),
     /// Stop accepting there.
     Unlisten(ListenerId),
     /// New settings.
@@ -135,6 +138,7 @@ pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
 }
 
 async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure> {
+    tls::warm_up();
     let mut driver: Driver<Message> = Driver::new(plan.ring)?;
     let _ = plan.reports.send(Report::Up(plan.id, driver.port(), driver.doorbell()));
     let now = Instant(plan.clock.nanos() / 1_000_000);
@@ -249,6 +253,7 @@ impl Running {
                     self.listening.push(listener);
                     driver.listen(listener, socket, unix);
                 }
+                Command::Secure(listener, server) => self.shard.secure(listener, server),
                 Command::Unlisten(listener) => {
                     self.listening.retain(|&known| known != listener);
                     driver.stop_listening(listener);

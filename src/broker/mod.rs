@@ -20,6 +20,7 @@ mod log_writer;
 mod memory;
 pub mod notify;
 mod opening;
+pub mod secure;
 pub mod signals;
 mod summary;
 mod watch;
@@ -39,6 +40,7 @@ use crossbeam_channel::Receiver;
 use listen::SocketFile;
 use log::LogControl;
 use notify::Notifier;
+use secure::Secured;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -136,6 +138,7 @@ fn shown(memory: u64) -> u64 {
 struct Open {
     id: ListenerId,
     config: Listener,
+    secured: Option<Secured>,
     _file: Option<SocketFile>,
 }
 
@@ -300,6 +303,8 @@ impl Broker {
     /// Opens one listener on every core; returns `name=address`. Its sockets listen at once, and
     /// each core takes its own when it answers.
     fn open_listener(&mut self, listener: &Listener) -> Result<String, Failure> {
+        let secured = Secured::open(listener)
+            .map_err(|unusable| Failure::new(format!("listener {}: {unusable}", listener.name)))?;
         let listening = listen::open(listener, self.cores.len()).map_err(Failure::new)?;
         let id = ListenerId(self.next_listener);
         self.next_listener += 1;
@@ -313,12 +318,72 @@ impl Broker {
             connections: Quota::default(),
             rate: Rate::default(),
         });
+        if let Some(secured) = &secured {
+            self.tell_all(|| Command::Secure(id, secured.server.clone()));
+        }
         let unix = matches!(listener.bind, Bind::Unix(_));
         for (shard, socket) in self.shards().zip(listening.sockets) {
             self.send(shard, Command::Listen(id, socket, unix, Arc::clone(&entrance)));
         }
-        self.open.push(Open { id, config: listener.clone(), _file: listening.file });
+        self.open.push(Open { id, config: listener.clone(), secured, _file: listening.file });
         Ok(format!("{}={}", listener.name, listening.bound))
+    }
+
+    /// Reads the files of secure listeners again, with the keys of `wanted` where a listener
+    /// differs in those only. One that cannot be used leaves the old one in force.
+    fn secure_again(&mut self, wanted: &mut [Listener]) {
+        for at in 0..self.open.len() {
+            let config = &self.open[at].config;
+            let same = |new: &&mut Listener| {
+                Listener { tls: config.tls.clone(), ..(**new).clone() } == *config
+            };
+            if let Some(new) = wanted.iter_mut().find(same) {
+                let tls = new.tls.clone();
+                if !self.resecure(at, Some(tls)) {
+                    new.tls = self.open[at].config.tls.clone();
+                }
+            }
+        }
+    }
+
+    /// The same for one, with other keys perhaps; true when that went well.
+    fn resecure(&mut self, at: usize, tls: Option<crate::config::Tls>) -> bool {
+        let Open { id, config, secured: Some(secured), .. } = &mut self.open[at] else {
+            return true;
+        };
+        let mut new = config.clone();
+        new.tls = tls.unwrap_or(new.tls);
+        let (id, name) = (*id, new.name.clone());
+        if let Err(unusable) = secured.reload(&new) {
+            tracing::error!(listener = &*name, "{unusable}; what was read before stays in force");
+            return false;
+        }
+        *config = new;
+        let server = secured.server.clone();
+        tracing::info!(listener = &*name, "certificates read again");
+        self.tell_all(|| Command::Secure(id, server.clone()));
+        true
+    }
+
+    /// Now and then: reads files that have changed where a listener watches them, and says which
+    /// certificates expire soon.
+    fn watch_certificates(&mut self, now: Instant) {
+        for at in 0..self.open.len() {
+            let Open { config, secured: Some(secured), .. } = &mut self.open[at] else { continue };
+            let changed = secured.has_changed(config, now);
+            secured.warn(config, now);
+            if changed {
+                self.resecure(at, None);
+            }
+        }
+    }
+
+    /// Until when the certificates of secure listeners are valid, by name.
+    fn certificates(&self) -> Vec<(String, u64)> {
+        let secured = |open: &Open| {
+            Some((open.config.name.to_string(), open.secured.as_ref()?.server.not_after))
+        };
+        self.open.iter().filter_map(secured).collect()
     }
 
     /// Closes the listeners that are not among these.

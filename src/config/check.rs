@@ -8,8 +8,8 @@ use super::document::Document;
 use super::host::Bind;
 use super::pointer;
 use super::problem::{Problem, Wrong};
-use super::sections::{Config, Listener, ListenerType, ProxyProtocol};
-use super::value::{Get, Or, Several};
+use super::sections::{Config, Listener, ListenerType, ProxyProtocol, Tls};
+use super::value::{Get, Or, Several, Text};
 use crate::transport::network::Networks;
 use crate::transport::proxy::Versions;
 use crate::transport::{Stack, Web};
@@ -27,8 +27,13 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
         is_loopback(&listener.bind) && listener.proxy_protocol == ProxyProtocol::Off
     };
     let loopback = config.listeners.iter().all(is_local);
-    for listener in config.listeners.iter_mut() {
+    for (at, listener) in config.listeners.iter_mut().enumerate() {
         listener.allow_anonymous.0.get_or_insert(loopback);
+        // What is spoken above TLS there; browsers offer nothing else.
+        let written = document.has(&format!("listeners.{at}.tls.alpn"));
+        if listener.kind == ListenerType::Wss && !written {
+            listener.tls.alpn = Several(vec![Text::of("http/1.1")]);
+        }
     }
 }
 
@@ -103,6 +108,7 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
         }
         if !report.has(&key("type")) {
             keys_fit_type(listener, &key, report);
+            tls_is_whole(listener, &key, report);
         }
     }
 }
@@ -163,7 +169,7 @@ fn address_fits_type(listener: &Listener, key: &str, report: &mut Report<'_>) {
             let what = format!("a unix listener needs a path, not {address}");
             report.add(key, what, "write a path such as /run/ringmq/mqtt.sock");
         }
-        (ListenerType::Tcp | ListenerType::Ws, Bind::Unix(path)) => {
+        (kind, Bind::Unix(path)) if kind != ListenerType::Unix => {
             let what = format!(
                 "`{}` is a path, but the listener's type is {}",
                 path.display(),
@@ -178,10 +184,11 @@ fn address_fits_type(listener: &Listener, key: &str, report: &mut Report<'_>) {
 /// A key that says nothing about listeners of this type is a mistake, unless it has its default.
 fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
     let usual = Listener::default();
-    let is_web = listener.kind == ListenerType::Ws;
+    let is_web = listener.is_web();
     let is_unix = listener.kind == ListenerType::Unix;
     let fix = "remove it, or set type: unix";
     for (field, fits, fix) in [
+        ("tls", listener.is_secure() || listener.tls == usual.tls, "remove it, or set type: tls"),
         ("path", is_web || listener.path == usual.path, "remove it, or set type: ws"),
         ("origins", is_web || listener.origins == usual.origins, "remove it, or set type: ws"),
         ("mode", is_unix || listener.mode == usual.mode, fix),
@@ -198,6 +205,43 @@ fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut
     if listener.v6only && !is_any {
         let what = "only a listener on [::] could take IPv4 clients too";
         report.add(&key("v6only"), what, "remove it, or bind to \"[::]:1883\"");
+    }
+}
+
+/// What a listener's TLS needs, and what contradicts itself in it.
+fn tls_is_whole(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    if !listener.is_secure() {
+        return;
+    }
+    let (tls, key) = (&listener.tls, |name: &str| key(&format!("tls.{name}")));
+    let named = [("certificate", &tls.certificate), ("private_key", &tls.private_key)];
+    for (name, _) in named.into_iter().filter(|(_, path)| path.is_empty()) {
+        report.add(&key(name), "no file is named", "name a PEM file");
+    }
+    for (at, entry) in tls.sni.iter().enumerate() {
+        let named = [("certificate", &entry.certificate), ("private_key", &entry.private_key)];
+        for (name, _) in named.into_iter().filter(|(_, path)| path.is_empty()) {
+            report.add(&key(&format!("sni.{at}.{name}")), "no file is named", "name a PEM file");
+        }
+        if entry.names.0.is_empty() {
+            report.add(&key(&format!("sni.{at}.names")), "no name is given", "write host names");
+        }
+    }
+    if tls.versions.0.is_empty() {
+        report.add(&key("versions"), "the list is empty", "write [1.2, 1.3], or remove the key");
+    }
+    if tls.client_ca.is_empty() {
+        let usual = Tls::default();
+        for (name, is_set) in [
+            ("crl", !tls.crl.0.is_empty()),
+            ("username_from", tls.username_from != usual.username_from),
+            ("on_revoked", tls.on_revoked != usual.on_revoked),
+        ] {
+            if is_set {
+                let what = "clients are not asked for certificates";
+                report.add(&key(name), what, "set tls.client_ca, or remove it");
+            }
+        }
     }
 }
 
@@ -257,6 +301,8 @@ impl ListenerType {
     fn word(self) -> &'static str {
         match self {
             ListenerType::Tcp => "tcp",
+            ListenerType::Tls => "tls",
+            ListenerType::Wss => "wss",
             ListenerType::Ws => "ws",
             ListenerType::Unix => "unix",
         }
@@ -297,7 +343,17 @@ impl Listener {
             ProxyProtocol::V2 => Some(Versions::V2),
             ProxyProtocol::Any => Some(Versions::Any),
         };
-        Stack { proxy, web: (self.kind == ListenerType::Ws).then(web) }
+        Stack { proxy, tls: self.is_secure(), web: self.is_web().then(web) }
+    }
+
+    /// Whether its connections are WebSockets.
+    pub fn is_web(&self) -> bool {
+        matches!(self.kind, ListenerType::Ws | ListenerType::Wss)
+    }
+
+    /// Whether its connections speak TLS.
+    pub fn is_secure(&self) -> bool {
+        matches!(self.kind, ListenerType::Tls | ListenerType::Wss)
     }
 
     /// Whether clients without user name are accepted; settled when the configuration was read.

@@ -102,7 +102,25 @@ fn rules_between_keys_are_reported_where_they_were_broken() {
             "listeners:\n  - {name: \"\"}\n  - {bind: 127.0.0.1:2}\n",
             &["f.yaml:2: listeners.0.name: "],
         ),
-        ("listeners:\n  - {type: tls, bind: /x}\n", &["f.yaml:2: listeners.0.type: "]),
+        ("listeners:\n  - {type: tlz, bind: /x}\n", &["f.yaml:2: listeners.0.type: "]),
+        (
+            "listeners:\n  - {type: tls}\n",
+            &["f.yaml:2: listeners.0.tls.certificate: ", "f.yaml:2: listeners.0.tls.private_key: "],
+        ),
+        (
+            "listeners:\n  - {tls: {certificate: a}}\n",
+            &["f.yaml:2: listeners.0.tls: a listener of type tcp has no tls; "],
+        ),
+        (
+            "listeners:\n  - type: tls\n    tls:\n      certificate: a\n      private_key: b\n\
+             \x20     crl: [c]\n      versions: []\n      sni: [{certificate: d}]\n",
+            &[
+                "f.yaml:6: listeners.0.tls.crl: clients are not asked for certificates; ",
+                "f.yaml:7: listeners.0.tls.versions: the list is empty; ",
+                "f.yaml:8: listeners.0.tls.sni.0.private_key: no file is named; ",
+                "f.yaml:8: listeners.0.tls.sni.0.names: no name is given; ",
+            ],
+        ),
         (
             "listeners: [{path: /x, origins: [https://a.example]}]",
             &[

@@ -33,6 +33,39 @@ const URL_PATH: &str = "a path such as /mqtt, of at most 256 letters that need n
 /// What [`Bind`] accepts, in words.
 const BIND: &str = "address:port, \"[IPv6 address]:port\", a port alone or a path with a /";
 
+/// A version of TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsVersion {
+    /// 1.2.
+    Tls12,
+    /// 1.3.
+    Tls13,
+}
+
+impl Scalar for TlsVersion {
+    fn read(written: &Written<'_>) -> Result<TlsVersion, Wrong> {
+        match &*written.text() {
+            "1.2" => Ok(TlsVersion::Tls12),
+            "1.3" => Ok(TlsVersion::Tls13),
+            text => {
+                Err(Wrong::new(format!("there is no TLS version `{text}` here"), "use 1.2 or 1.3"))
+            }
+        }
+    }
+
+    fn written(&self) -> Value {
+        match self {
+            TlsVersion::Tls12 => json!("1.2"),
+            TlsVersion::Tls13 => json!("1.3"),
+        }
+    }
+
+    fn schema() -> (Value, String) {
+        (json!({"enum": ["1.2", "1.3"]}), "1.2 or 1.3".to_owned())
+    }
+}
+scalar! { [] TlsVersion TlsVersion }
+
 /// Which cores run a shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Cores {

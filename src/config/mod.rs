@@ -35,7 +35,7 @@ mod value;
 mod yaml;
 
 pub use check::Families;
-pub use host::{Address, Bind, Cores, FileMode, Mountpoint, Proxy, UrlPath, WebOrigin};
+pub use host::{Address, Bind, Cores, FileMode, Mountpoint, Proxy, TlsVersion, UrlPath, WebOrigin};
 pub use problem::{Origin, Problem, Problems};
 pub use quantity::{Count, Ratio, Seconds, ShortTime, Size, Time};
 pub use sections::*;

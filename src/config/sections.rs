@@ -77,12 +77,15 @@ macro_rules! choice {
 
 choice! {
     /// What carries MQTT on a listener.
-    #[schemars(extend("x-later" = ["tls", "wss"], "x-noun" = "listener type"))]
     ListenerType {
         /// Plain TCP.
         Tcp,
+        /// TLS over TCP.
+        Tls,
         /// WebSocket over plain TCP.
         Ws,
+        /// WebSocket over TLS.
+        Wss,
         /// A unix stream socket.
         Unix,
     }
@@ -194,6 +197,10 @@ macro_rules! section {
     };
 }
 
+#[path = "tls.rs"]
+mod tls;
+pub use tls::*;
+
 section! {
     /// The whole configuration, checked.
     #[schemars(extend("x-later" = ["access", "overload", "storage", "bridges", "cluster"]))]
@@ -261,7 +268,6 @@ section! {
 
 section! {
     /// One place where clients connect.
-    #[schemars(extend("x-later" = ["tls"]))]
     Listener {
         /// Its name, in logs and metrics.
         name: Text<1, 64> = Text::of("default"),
@@ -305,6 +311,8 @@ section! {
         /// Pages that may open the WebSocket, by the Origin that browsers send; others get 403. A
         /// client that sends no Origin is no browser, and is let in.
         origins: Or<Any, Several<WebOrigin, { limits::MAX_ORIGINS }>> = Or::NONE,
+        /// Certificates and keys of a listener of the type tls or wss.
+        tls: Tls = Tls::default(),
     }
 }
 

@@ -107,7 +107,7 @@ fn the_reference_names_every_key_with_what_it_accepts() {
         "\nmqtt.max_inflight\n",
         "    A whole number of 1 to 65535 (messages).\n    Default: 32\n",
         "    A time of 0 to 1s, with its unit.\n    Default: 20us\n",
-        "    One of: tcp, ws, unix.\n    Not in this build: tls, wss.\n    Default: tcp\n",
+        "    One of: tcp, tls, ws, wss, unix.\n    Default: tcp\n",
         "or auto.\n    Default: auto\n    A change needs a restart.\n",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
@@ -380,16 +380,6 @@ fn an_unknown_key_is_reported_with_the_nearest_known_one() {
 #[test]
 fn what_belongs_to_a_later_capability_is_refused_by_name() {
     let cases: &[(&str, &str)] = &[
-        (
-            "listeners: [{type: tls}]",
-            "listeners.0.type: listener type tls is not in this build; use one of: tcp, ws, \
-             unix",
-        ),
-        ("listeners: [{type: wss}]", "listeners.0.type: listener type wss is not in this build; "),
-        (
-            "listeners: [{tls: {certificate: a}}]",
-            "listeners.0.tls: `tls` is not in this build; remove it",
-        ),
         ("storage: {}", "storage: `storage` is not in this build; remove it"),
         ("access: {}", "access: `access` is not in this build; remove it"),
     ];
@@ -478,7 +468,7 @@ fn the_schema_is_closed_and_knows_bounds_words_and_defaults() {
     assert_eq!(listener["additionalProperties"], false);
     assert_eq!(schema["properties"]["listeners"]["maxItems"], 256);
     assert_eq!(schema["properties"]["mqtt"]["properties"]["max_qos"]["maximum"], 2);
-    assert_eq!(listener["properties"]["type"]["oneOf"][2]["const"], "unix");
+    assert_eq!(listener["properties"]["type"]["oneOf"][4]["const"], "unix");
     let rate = &listener["properties"]["max_connect_rate"];
     assert_eq!(
         (&rate["default"], &rate["anyOf"][0]["const"]),
@@ -502,7 +492,7 @@ fn only_what_a_reload_cannot_change_needs_a_restart() {
 #[test]
 fn every_problem_is_reported_at_once_in_the_order_of_the_file() {
     let text = "mqtt:\n  max_qos: 9\n  retain: maybe\n  foo: 1\nlog:\n  level: \
-     loud\nlisteners:\n  - type: tls\n";
+     loud\nlisteners:\n  - type: tlz\n";
     let problems = read(text).unwrap_err();
     let lines: Vec<&str> = problems.iter().map(|problem| &problem[..8]).collect();
     assert_eq!(

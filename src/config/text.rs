@@ -122,6 +122,9 @@ impl Layout<'_> {
                     self.out.push('\n');
                     self.section(key, value, &pointer, &inner);
                 }
+                Shape::List(_) if value.as_array().is_some_and(Vec::is_empty) => {
+                    self.out.push_str(" []\n");
+                }
                 Shape::List(items) => {
                     self.out.push('\n');
                     for (index, item) in value.as_array().into_iter().flatten().enumerate() {

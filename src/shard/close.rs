@@ -92,7 +92,11 @@ impl Shard {
             // While the driver has it, its answer decides.
             Stage::HandingOver if !self.leave_line(socket) => return,
             Stage::Entry if cause == Cause::ConnectTimeout => {
-                self.log_refused(peer, listener, "no CONNECT in time");
+                let what = match self.layered.is_shaking(socket) {
+                    true => "the TLS handshake was not over in time",
+                    false => "no CONNECT in time",
+                };
+                self.log_refused(peer, listener, what);
             }
             Stage::HandingOver | Stage::Entry => {}
             Stage::Refused(_) => self.refused_waiting -= 1,
@@ -104,6 +108,9 @@ impl Shard {
                 self.say_farewell(socket, index, cause);
                 self.detach(index, cause);
             }
+        }
+        if self.connections.get(socket.0).is_some_and(|connection| connection.layered) {
+            self.handshake_over(socket, cause);
         }
         self.counters.connections_closed += 1;
         if !matches!(stage, Stage::Refused(_)) {
@@ -185,8 +192,10 @@ impl Shard {
             return;
         }
         let Some(connection) = self.connections.remove(socket.0) else { return };
-        if connection.layered {
-            self.take_layers(socket);
+        if connection.layered
+            && let Some(layers) = self.take_layers(socket)
+        {
+            self.forget_keys(&layers);
         }
         self.parked.forget(socket, connection.holds);
         if let Some(output) = connection.output {

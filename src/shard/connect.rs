@@ -30,6 +30,9 @@ impl Shard {
             self.disconnect(socket, Cause::Broken);
             return;
         };
+        let username = self.verified_username(socket);
+        let mut connect = connect;
+        connect.username = username.as_deref().or(connect.username);
         let entrance = self.connections.get(socket.0).and_then(|connection| {
             self.entrances.get(usize::from(connection.listener.0)).and_then(|e| e.clone())
         });
@@ -42,7 +45,9 @@ impl Shard {
             self.deny_connect(socket, &connect, Denial::Draining);
             return;
         }
-        if let Err(refused) = self.check_connect(&connect, assigned.as_deref(), &entrance) {
+        let verified = username.is_some();
+        if let Err(refused) = self.check_connect(&connect, assigned.as_deref(), &entrance, verified)
+        {
             self.refuse(socket, &connect, refused);
             return;
         }
@@ -80,6 +85,13 @@ impl Shard {
         }
     }
 
+    /// The user name that the client's certificate gives it, where its listener has it so.
+    fn verified_username(&self, socket: SocketId) -> Option<Box<str>> {
+        let connection = self.connections.get(socket.0).filter(|connection| connection.layered)?;
+        debug_assert!(connection.stage != Stage::Closed);
+        self.layered.username(socket)
+    }
+
     /// Whether the CONNACK of success can be sent to the client.
     fn check_connack(
         &self,
@@ -108,6 +120,7 @@ impl Shard {
         connect: &Connect<'_>,
         assigned: Option<&str>,
         entrance: &Entrance,
+        verified: bool,
     ) -> Result<(), Refused> {
         if connect.properties.authentication_method.is_some() {
             // [MQTT-4.12.0-1]: no method is configured.
@@ -132,7 +145,7 @@ impl Shard {
         if connect.username.is_none() && !entrance.allow_anonymous {
             return Err(Refused(ReasonCode::NotAuthorized, "anonymous clients are not allowed"));
         }
-        if connect.username.is_some() && !entrance.allow_anonymous {
+        if connect.username.is_some() && !verified && !entrance.allow_anonymous {
             return Err(Refused(
                 ReasonCode::BadUserNameOrPassword,
                 "no users are configured for this listener",

@@ -27,7 +27,9 @@ impl Shard {
         let connection = Connection::new(listener, peer, self.now, self.promises.reloads());
         self.connections.insert(socket.0, connection);
         self.begin_layers(socket, listener);
-        self.arm_connection(socket, self.now.plus_millis(self.settings.connect_timeout));
+        let secure = self.layered.is_shaking(socket).then(|| self.entry_deadline(socket)).flatten();
+        let plain = self.now.plus_millis(self.settings.connect_timeout);
+        self.arm_connection(socket, secure.unwrap_or(plain));
         self.actions.push(Action::ReceiveOnce(socket));
     }
 

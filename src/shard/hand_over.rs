@@ -230,6 +230,9 @@ impl Shard {
         let bytes = input.map(|input| input.into_bytes()).unwrap_or_default();
         let Departing { cookie, assigned, home, .. } = *departing;
         let layers = if layered { self.take_layers(socket) } else { None };
+        if let Some(layers) = &layers {
+            self.forget_keys(layers);
+        }
         let wire = output.map_or_else(Vec::new, |output| {
             let wire = output.wire().to_vec();
             self.pool.put_output(output);

@@ -1,5 +1,5 @@
-//! Connections with layers between the socket and MQTT: see [`crate::transport`]. Owns the layers of
-//! this shard's connections, and the rooms that their bytes are decoded in.
+//! Connections with layers between the socket and MQTT: see [`crate::transport`]. Owns the layers
+//! of this shard's connections, and the rooms that their bytes are decoded in.
 //!
 //! What was received is decoded before anything is done with it, so all else in the shard sees MQTT
 //! only. What is sent is queued as MQTT, and gets its frames when the send is made. Bytes that the
@@ -12,7 +12,9 @@ use super::output::{Outgoing, Pool, Segment};
 use super::refuse::Denial;
 use super::{Action, Shard};
 use crate::ids::{ListenerId, Peer, SocketId};
+use crate::limits::cost;
 use crate::slab::Table;
+use crate::transport::tls::KeyCache;
 use crate::transport::{Context, End, Ending, Exchange, Header, Identity, Layer, Layers, Stack};
 
 /// A send in one piece is at most so long when it is put behind other bytes.
@@ -20,11 +22,18 @@ const COPY: usize = 4096;
 /// Room for decoded bytes that is kept, bytes.
 const KEPT: usize = 64 * 1024;
 
+/// What came of a piece of a connection's bytes.
+type Decoded = Result<(), End>;
+
 /// The layers of a shard's connections.
 #[derive(Default)]
 pub(super) struct Layered {
     all: Table<Layers>,
     exchange: Exchange,
+    /// Of those who use TLS.
+    keys: KeyCache,
+    /// Connections whose certificates are looked at next; see [`Shard::run_certificates`].
+    certificates: Option<u32>,
 }
 
 impl Layered {
@@ -42,6 +51,43 @@ impl Layered {
     pub(super) fn shrink(&mut self) {
         self.exchange.plain.shrink_to(KEPT);
         self.exchange.wire.shrink_to(KEPT);
+        self.exchange.content.shrink_to(KEPT);
+    }
+
+    /// The rooms for decoded bytes; [`Shard::take_decoded`] gives them back.
+    pub(super) fn take_exchange(&mut self) -> Exchange {
+        std::mem::take(&mut self.exchange)
+    }
+
+    /// The user name that a client's certificate gives it.
+    pub(super) fn username(&self, socket: SocketId) -> Option<Box<str>> {
+        self.all.get(socket.0)?.peek()?.identity()?.username.clone()
+    }
+
+    /// True while the connection is in its TLS handshake.
+    pub(super) fn is_shaking(&self, socket: SocketId) -> bool {
+        self.all.get(socket.0).is_some_and(Layers::is_shaking)
+    }
+
+    /// True when rustls holds something for its handshake.
+    pub(super) fn is_begun(&self, socket: SocketId) -> bool {
+        self.all.get(socket.0).is_some_and(|layers| layers.is_shaking() && !layers.is_new())
+    }
+
+    /// True when nothing of a handshake has come.
+    pub(super) fn is_untouched(&self, socket: SocketId) -> bool {
+        self.all.get(socket.0).is_some_and(Layers::is_untouched)
+    }
+
+    /// Certificates may have been revoked: those of live clients are looked at, one after the
+    /// other.
+    pub(super) fn look_at_certificates(&mut self) {
+        self.certificates = Some(0);
+    }
+
+    /// True while that goes on.
+    pub(super) fn looks_at_certificates(&self) -> bool {
+        self.certificates.is_some()
     }
 }
 
@@ -120,12 +166,28 @@ impl Shard {
     #[inline(never)]
     pub(super) fn received_layered(&mut self, socket: SocketId, stage: Stage, bytes: &[u8]) {
         let mut exchange = std::mem::take(&mut self.layered.exchange);
-        let outcome = self.decode(socket, bytes, &mut exchange);
+        let outcome = self.decode_with(socket, &mut exchange, |layers, context, keys, exchange| {
+            layers.open(context, keys, bytes, exchange)
+        });
+        self.take_decoded(socket, stage, exchange, outcome);
+    }
+
+    /// Goes on with what was decoded.
+    pub(super) fn take_decoded(
+        &mut self,
+        socket: SocketId,
+        stage: Stage,
+        mut exchange: Exchange,
+        outcome: Result<(), End>,
+    ) {
         self.send_wire(socket, &exchange.wire);
         if !exchange.plain.is_empty() {
             self.take_received(socket, stage, &exchange.plain);
         } else if outcome.is_ok() {
-            self.await_more(socket, stage);
+            match self.layered.all.get(socket.0) {
+                Some(layers) if layers.can_shake() => self.line_up(socket),
+                _ => self.await_more(socket, stage),
+            }
         }
         exchange.plain.clear();
         exchange.wire.clear();
@@ -133,6 +195,7 @@ impl Shard {
         match outcome {
             Ok(()) => {}
             Err(End::Ended) => self.part(socket, false),
+            Err(End::Insecure(failure)) => self.end_insecure(socket, failure),
             Err(End::Fault(fault)) => {
                 match fault.layer {
                     Layer::Proxy => self.counters.refused_proxy += 1,
@@ -149,12 +212,13 @@ impl Shard {
         }
     }
 
-    fn decode(
+    /// Has the layers of a connection decode something.
+    pub(super) fn decode_with(
         &mut self,
         socket: SocketId,
-        bytes: &[u8],
         exchange: &mut Exchange,
-    ) -> Result<(), End> {
+        decode: impl FnOnce(&mut Layers, &Context<'_>, &mut KeyCache, &mut Exchange) -> Decoded,
+    ) -> Decoded {
         let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(()) };
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return Ok(()) };
         let listener = usize::from(connection.listener.0);
@@ -166,7 +230,7 @@ impl Shard {
         };
         exchange.waiting = connection.output.as_ref().map_or(0, |output| output.wire().len());
         let before = layers.heap();
-        let outcome = layers.open(&context, bytes, exchange);
+        let outcome = decode(layers, &context, &mut self.layered.keys, exchange);
         self.tally.layers = self.tally.layers + layers.heap() - before;
         self.meter.charge(std::mem::take(&mut exchange.work));
         if let Some(peer) = exchange.peer.take() {
@@ -259,8 +323,13 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Some(output) = &mut connection.output else { return };
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return };
+        let sealed = layers.is_sealed();
         // The home sends what there is: nothing may be on its way when the socket moves.
         if connection.stage == Stage::HandingOver || output.is_sending() {
+            return;
+        }
+        if sealed {
+            self.flush_sealed(socket);
             return;
         }
         let wire = output.take_wire();
@@ -277,7 +346,7 @@ impl Shard {
         let is_last = connection.stage == Stage::Closing && !output.has_queued();
         if is_last && layers.owes_farewell() {
             let mut last = self.pool.take();
-            layers.farewell(&mut last);
+            layers.farewell(&mut self.layered.keys, &mut last);
             extra += last.len();
             outgoing = Some(match outgoing {
                 None => Outgoing::One(last),
@@ -294,6 +363,75 @@ impl Shard {
             output.sending(outgoing.len(), self.now);
             self.counters.bytes_sent += extra as u64;
             self.actions.push(Action::Send(socket, outgoing));
+        }
+    }
+
+    /// The same for one whose bytes are sealed.
+    fn flush_sealed(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let Some(output) = &mut connection.output else { return };
+        let Some(layers) = self.layered.all.get_mut(socket.0) else { return };
+        let keys = &mut self.layered.keys;
+        let wire = output.take_wire();
+        let mut before = wire.len();
+        let mut bytes = if wire.capacity() == 0 { self.pool.take() } else { wire };
+        let mut worn = false;
+        if let Some(plain) = output.next_send(self.now) {
+            before += plain.len();
+            self.meter.charge(cost::RECORD + cost::bytes(plain.len()));
+            let header = layers.frame(plain.len());
+            self.pool.extend(&mut bytes, |bytes| {
+                worn |= !layers.seal(keys, header.as_bytes(), bytes);
+                plain.pieces(|piece| worn |= !layers.seal(keys, piece, bytes));
+            });
+            self.pool.recycle(plain);
+        }
+        let is_last = connection.stage == Stage::Closing && !output.has_queued();
+        if is_last && layers.owes_farewell() {
+            self.pool.extend(&mut bytes, |bytes| layers.farewell(keys, bytes));
+        }
+        if bytes.is_empty() {
+            // Nothing may be said any more.
+            output.sending(0, self.now);
+            self.pool.put(bytes);
+        } else {
+            output.sending(bytes.len(), self.now);
+            self.counters.bytes_sent += bytes.len().saturating_sub(before) as u64;
+            self.actions.push(Action::Send(socket, Outgoing::One(bytes)));
+        }
+        if worn {
+            self.disconnect(socket, Cause::Transport("the key may not be used any more"));
+        }
+    }
+
+    /// Ends live clients whose certificates are revoked or have expired, where their listener says
+    /// so, until the step's work comes to `limit`; true when there are more to look at.
+    pub(super) fn run_certificates(&mut self, limit: u32) -> bool {
+        while let Some(at) = self.layered.certificates {
+            if self.is_spent(limit) {
+                return true;
+            }
+            self.meter.charge(cost::VISIT);
+            let more = (at as usize) < self.layered.all.bound() as usize;
+            self.layered.certificates = more.then_some(at + 1);
+            let Some(layers) = self.layered.all.get(at) else { continue };
+            let (Some(records), Some(connection)) = (layers.peek(), self.connections.get(at))
+            else {
+                continue;
+            };
+            let Some(server) = self.handshakes.server(connection.listener) else { continue };
+            if let Some(why) = server.is_over(records.certificate(), server.now()) {
+                self.counters.tls_certificates_ended += 1;
+                self.disconnect(SocketId(at), Cause::Transport(why));
+            }
+        }
+        false
+    }
+
+    /// The connection is over, or goes to another shard: its keys are not kept here.
+    pub(super) fn forget_keys(&mut self, layers: &Layers) {
+        if let Some(records) = layers.peek() {
+            records.forget(&mut self.layered.keys);
         }
     }
 }

@@ -85,6 +85,8 @@ impl Meter {
             self.until = self.least_until.max(now + self.time_share);
         }
         if now > self.until {
+            // What has no limit goes on; the work stays a number that can be added to.
+            let limit = if limit == u32::MAX { step } else { limit };
             self.work = self.work.max(limit).max(step);
         }
     }

@@ -37,6 +37,8 @@ fn when_the_time_is_over_the_work_has_come_to_both_limits() {
     assert_eq!(meter.work(), 300);
     meter.look_at_clock(300, 400);
     assert_eq!(meter.work(), 400);
+    meter.look_at_clock(u32::MAX, 400);
+    assert_eq!(meter.work(), 400, "no limit is none to come to");
     meter.begin_step(2_000_000);
     assert_eq!(meter.work(), 0);
     assert!(!meter.is_late());

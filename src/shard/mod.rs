@@ -22,6 +22,7 @@ mod entry;
 mod fanout;
 mod groups;
 mod hand_over;
+mod handshakes;
 mod hearing;
 mod held;
 mod journal;
@@ -83,6 +84,7 @@ use connection::{Connection, Stage};
 use endings::Endings;
 use groups::Groups;
 use hand_over::Departures;
+use handshakes::Handshakes;
 use hashbrown::HashMap;
 use hearing::Hearing;
 use journal::Journal;
@@ -138,6 +140,7 @@ pub struct Shard {
     names: names::Names,
     connections: Table<Connection>,
     layered: Layered,
+    handshakes: Handshakes,
     index: Index,
     /// Subscriptions that only the trie finds, of each session that has any.
     unhashed: HashMap<u32, u32, foldhash::fast::FixedState>,
@@ -203,6 +206,7 @@ impl Shard {
             names: names::Names::new(),
             connections: Table::default(),
             layered: Layered::default(),
+            handshakes: Handshakes::default(),
             index: Index::new(&seeds),
             unhashed: HashMap::default(),
             groups: Groups::default(),
@@ -458,8 +462,10 @@ impl Shard {
             | self.endings.len()
             | self.upkeep.flows_due()
             | self.returns.len()
-            | self.parked.len();
+            | self.parked.len()
+            | self.handshakes.len();
         going != 0
+            || self.layered.looks_at_certificates()
             || self.returns.has_gone()
             || self.groups.is_telling()
             || self.draining
@@ -477,6 +483,8 @@ impl Shard {
         more |= self.in_share(Shard::run_parting);
         more |= self.in_share(Shard::run_returns);
         more |= self.in_share(Shard::run_stopping);
+        more |= self.in_share(Shard::run_handshakes);
+        more |= self.in_share(Shard::run_certificates);
         more |= self.free_idle_flows();
         self.resume_work(self.settings.budget.step);
         more |= self.parked.has_work();
@@ -495,7 +503,12 @@ impl Shard {
     /// When the next timer may be due; `None` when nothing is.
     pub fn deadline(&self) -> Option<Instant> {
         let timers = self.timers.next_deadline();
-        let others = [self.parked.deadline(), self.departures.deadline(), self.relief_deadline()];
+        let others = [
+            self.parked.deadline(),
+            self.departures.deadline(),
+            self.relief_deadline(),
+            self.handshakes.deadline(),
+        ];
         others.into_iter().chain([timers]).flatten().min()
     }
 

@@ -45,6 +45,25 @@ impl Segment {
     }
 }
 
+impl Outgoing {
+    /// Calls `each` with every piece, in order.
+    pub fn pieces(&self, mut each: impl FnMut(&[u8])) {
+        match self {
+            Outgoing::One(bytes) => each(bytes),
+            Outgoing::Many(segments) => {
+                for segment in segments {
+                    match segment {
+                        Segment::Bytes(bytes) => each(bytes),
+                        Segment::Shared(message, range) => {
+                            each(message.as_ref().get(range.clone()).unwrap_or_default());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl<S> Outgoing<S> {
     /// Bytes.
     #[allow(clippy::len_without_is_empty)] // never empty

@@ -67,7 +67,9 @@ impl Shard {
     ) {
         self.count_denial(denial);
         self.log_refused(peer, listener, denial.answer().1);
-        if self.refused_waiting >= REFUSED_WAITING || Mutant::DeniedUntold.is_on() {
+        // Nobody makes a handshake only to be told.
+        let secure = self.handshakes.server(listener).is_some();
+        if secure || self.refused_waiting >= REFUSED_WAITING || Mutant::DeniedUntold.is_on() {
             self.counters.refused_unanswered += 1;
             self.counters.connections_closed += 1;
             self.actions.push(Action::Close(socket));

@@ -189,6 +189,11 @@ impl Shard {
         let due = std::mem::replace(&mut connection.armed, Instant(0));
         match connection.stage {
             Stage::Entry => {
+                if connection.layered
+                    && let Some(later) = self.entry_deadline(socket).filter(|&at| at > now)
+                {
+                    return self.arm_connection(socket, later);
+                }
                 if self.hearing.may_be_unheard(now, due, self.settings.connect_timeout) {
                     return self.arm_connection(socket, now.plus_millis(AGAIN));
                 }

@@ -105,6 +105,37 @@ counters! {
         upgrades_refused reason = "upgrade";
         refused_proxy reason = "proxy";
     }
+    "ringmq_tls_handshakes_total" Counter "handshakes"
+        "TLS handshakes that ended well, by version and whether an earlier session went on." {
+        tls12_full kind = "1.2_full";
+        tls12_resumed kind = "1.2_resumed";
+        tls13_full kind = "1.3_full";
+        tls13_resumed kind = "1.3_resumed";
+    }
+    "ringmq_tls_handshakes_failed_total" Counter "handshakes"
+        "TLS handshakes that failed, by reason." {
+        tls_failed_not_tls reason = "not_tls";
+        tls_failed_nothing_in_common reason = "nothing_in_common";
+        tls_failed_no_certificate reason = "no_certificate";
+        tls_failed_expired reason = "certificate_expired";
+        tls_failed_unknown_authority reason = "unknown_authority";
+        tls_failed_revoked reason = "certificate_revoked";
+        tls_failed_bad_certificate reason = "bad_certificate";
+        tls_failed_client_alert reason = "client_alert";
+        tls_failed_protocol reason = "protocol";
+        tls_failed_timed_out reason = "timed_out";
+        tls_failed_shed reason = "shed";
+        tls_failed_left reason = "left";
+        tls_failed_internal reason = "internal";
+    }
+    "ringmq_tls_handshakes_under_way" Gauge "handshakes"
+        "TLS handshakes that have begun and are not over." { tls_under_way; }
+    "ringmq_tls_faults_total" Counter "connections"
+        "Connections ended after their handshake because the client broke a rule of TLS."
+        { tls_faults; }
+    "ringmq_tls_certificates_ended_total" Counter "connections"
+        "Connections ended because the client's certificate was revoked or has expired since."
+        { tls_certificates_ended; }
     "ringmq_websocket_faults_total" Counter "connections"
         "Connections ended because the client broke a rule of WebSocket." { websocket_faults; }
     "ringmq_refused_unanswered_total" Counter "connections"

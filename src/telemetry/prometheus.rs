@@ -36,6 +36,8 @@ pub struct Process {
     pub late: Vec<(ShardId, Duration)>,
     /// Lines that the log has lost because nobody read it.
     pub lost_lines: u64,
+    /// Until when the certificates of listeners are valid, seconds since 1970.
+    pub certificates: Vec<(String, u64)>,
     /// Resident memory in bytes, if the system tells.
     pub resident_bytes: Option<u64>,
     /// Virtual memory in bytes, if the system tells.
@@ -115,6 +117,15 @@ impl Text {
         }
         let help = "Log lines that were lost because nobody read the log.";
         self.single("ringmq_log_lines_lost_total", "counter", help, process.lost_lines);
+        if !process.certificates.is_empty() {
+            let name = "ringmq_tls_certificate_expiry_seconds";
+            let help = "When a listener's certificate, or one of its chain, expires: seconds since \
+                        the Unix epoch.";
+            self.family(name, "gauge", help);
+            for (listener, until) in &process.certificates {
+                self.sample(name, &[("listener", listener)], until);
+            }
+        }
         // The names that every Prometheus client library uses.
         let seconds = process.started.as_secs_f64();
         let help = "Start of the process in seconds since the Unix epoch.";

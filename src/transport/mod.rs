@@ -17,12 +17,15 @@
 pub mod forwarded;
 pub mod network;
 pub mod proxy;
+pub mod secure;
+pub mod tls;
 mod upgrade;
 mod websocket;
 
 use crate::ids::Peer;
 use crate::limits::UPGRADE_HEAD;
 use network::Networks;
+use secure::{SecureWeb, Securing, Shaken};
 use std::borrow::Cow;
 pub use upgrade::Web;
 use websocket::Frames;
@@ -33,13 +36,15 @@ pub use websocket::Header;
 pub struct Stack {
     /// A PROXY header comes first.
     pub proxy: Option<proxy::Versions>,
+    /// TLS is beneath the rest.
+    pub tls: bool,
     /// MQTT is carried in WebSocket frames.
     pub web: Option<Web>,
 }
 
 impl Stack {
     /// Of connections without any layer.
-    pub const PLAIN: Stack = Stack { proxy: None, web: None };
+    pub const PLAIN: Stack = Stack { proxy: None, tls: false, web: None };
 
     /// The layers of a new connection; `None` when it has none.
     pub fn begin(&self) -> Option<Layers> {
@@ -48,12 +53,19 @@ impl Stack {
             (None, awaits) => awaits,
             (Some(_), _) => Awaits::Proxy,
         };
-        let opening = Opening { awaits, head: Vec::new(), frames: None, identity: None };
+        let mut opening =
+            Opening { awaits, head: Vec::new(), tls: None, frames: None, identity: None };
+        opening.begin_tls();
         Some(Layers(State::Opening(Box::new(opening))))
     }
 
     /// What comes behind the PROXY header, or first when there is none.
     fn behind_proxy(&self) -> Awaits {
+        if self.tls { Awaits::Handshake } else { self.behind_tls() }
+    }
+
+    /// What comes after the handshake.
+    fn behind_tls(&self) -> Awaits {
         if self.web.is_some() { Awaits::Upgrade } else { Awaits::Nothing }
     }
 }
@@ -75,6 +87,10 @@ pub struct Exchange {
     pub plain: Vec<u8>,
     /// Bytes for the peer that are not to be sealed, appended.
     pub wire: Vec<u8>,
+    /// Content of TLS records for the layer above.
+    pub content: Vec<u8>,
+    /// A handshake has ended.
+    pub shaken: Option<Shaken>,
     /// How much of such bytes waits already, because the peer does not read.
     pub waiting: usize,
     /// Who the client is, when a proxy has told.
@@ -91,12 +107,14 @@ pub struct Identity {
 }
 
 /// Why nothing more is to be read from a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum End {
     /// The peer has ended it in the layer's own way.
     Ended,
     /// The peer broke a rule of a layer.
     Fault(Fault),
+    /// TLS says why.
+    Insecure(tls::Failure),
 }
 
 /// A rule that was broken: where, and what, for the log.
@@ -143,6 +161,12 @@ enum State {
     Opening(Box<Opening>),
     /// Only WebSocket frames.
     WebSocket(Frames),
+    /// Only TLS, as [`tls::Tls`] has it; here, so that the value has two words.
+    Short(Box<tls::Records<32>>),
+    /// The same with longer secrets.
+    Long(Box<tls::Records<48>>),
+    /// WebSocket over TLS.
+    SecureWeb(Box<SecureWeb>),
 }
 
 /// The beginning of a connection.
@@ -150,6 +174,7 @@ struct Opening {
     awaits: Awaits,
     /// What has come of the header that is awaited.
     head: Vec<u8>,
+    tls: Option<Securing>,
     /// The frames, once the upgrade was granted.
     frames: Option<Frames>,
     identity: Option<Identity>,
@@ -160,6 +185,8 @@ struct Opening {
 enum Awaits {
     /// A PROXY header.
     Proxy,
+    /// Records of a TLS handshake.
+    Handshake,
     /// An HTTP request.
     Upgrade,
     /// None: the layers are through.
@@ -177,12 +204,21 @@ impl Layers {
     pub fn open(
         &mut self,
         context: &Context<'_>,
+        keys: &mut tls::KeyCache,
         bytes: &[u8],
         exchange: &mut Exchange,
     ) -> Result<(), End> {
         match &mut self.0 {
-            State::Opening(opening) => opening.open(context, bytes, exchange),
+            State::Opening(opening) => opening.open(context, keys, bytes, exchange),
             State::WebSocket(frames) => frames.open(bytes, exchange),
+            State::Short(records) => secure::open(&mut **records, keys, bytes, exchange, None),
+            State::Long(records) => secure::open(&mut **records, keys, bytes, exchange, None),
+            State::SecureWeb(both) => {
+                let SecureWeb { tls, frames } = &mut **both;
+                let mut above =
+                    |content: &[u8], exchange: &mut Exchange| frames.open(content, exchange);
+                secure::open(tls.layer(), keys, bytes, exchange, Some(&mut above))
+            }
         }
     }
 
@@ -190,7 +226,8 @@ impl Layers {
     pub fn frame(&mut self, length: usize) -> Header {
         match &mut self.0 {
             State::Opening(opening) if opening.frames.is_none() => Header::default(),
-            State::Opening(_) | State::WebSocket(_) => Header::binary(length),
+            State::Short(_) | State::Long(_) => Header::default(),
+            State::Opening(_) | State::WebSocket(_) | State::SecureWeb(_) => Header::binary(length),
         }
     }
 
@@ -207,44 +244,62 @@ impl Layers {
         if let Some(frames) = self.frames() {
             frames.cut();
         }
+        if let Some(records) = self.records() {
+            records.cut();
+        }
     }
 
     /// True when the connection's last bytes are still to be sent: [`Layers::farewell`].
     pub fn owes_farewell(&mut self) -> bool {
         self.frames().is_some_and(|frames| frames.owes_farewell())
+            || self.peek().is_some_and(|records| records.owes_close())
     }
 
     /// Appends the last bytes of the connection to those for the peer, once.
-    pub fn farewell(&mut self, wire: &mut Vec<u8>) {
+    pub fn farewell(&mut self, keys: &mut tls::KeyCache, wire: &mut Vec<u8>) {
+        let start = wire.len();
         if let Some(frames) = self.frames() {
             frames.farewell(wire);
+        }
+        if let Some(records) = self.records() {
+            let said = wire.split_off(start);
+            let _ = records.seal(keys, &said, wire);
+            records.close(keys, wire);
         }
     }
 
     /// CONNECT was accepted: what only a beginning needs goes. `None` when nothing is left, and the
     /// connection is a plain one from now on.
     pub fn settle(self) -> Option<Layers> {
-        match self.0 {
-            State::Opening(opening) => {
-                opening.frames.map(|frames| Layers(State::WebSocket(frames)))
-            }
-            State::WebSocket(_) => Some(self),
-        }
+        let State::Opening(opening) = self.0 else { return Some(self) };
+        let mut tls = match opening.tls {
+            Some(Securing::Done(tls)) => tls,
+            _ => return opening.frames.map(|frames| Layers(State::WebSocket(frames))),
+        };
+        tls.layer().drop_identity();
+        Some(Layers(match (tls, opening.frames) {
+            (tls, Some(frames)) => State::SecureWeb(Box::new(SecureWeb { tls, frames })),
+            (tls::Tls::Short(records), None) => State::Short(records),
+            (tls::Tls::Long(records), None) => State::Long(records),
+        }))
     }
 
     /// Who the client is, as far as a layer has verified it; known until [`Layers::settle`].
     pub fn identity(&self) -> Option<&Identity> {
         match &self.0 {
             State::Opening(opening) => opening.identity.as_ref(),
-            State::WebSocket(_) => None,
+            _ => None,
         }
     }
 
     /// Bytes of an unfinished header that are held.
     pub fn unfinished(&self) -> usize {
         match &self.0 {
-            State::Opening(opening) => opening.head.len(),
-            State::WebSocket(_) => 0,
+            State::Opening(opening) => match &opening.tls {
+                Some(Securing::Handshake(handshake)) => handshake.held(),
+                _ => opening.head.len(),
+            },
+            _ => 0,
         }
     }
 
@@ -252,8 +307,13 @@ impl Layers {
     /// peer is told, if its protocol has a way.
     pub fn turn_away(&mut self, wire: &mut Vec<u8>) {
         let State::Opening(opening) = &mut self.0 else { return };
-        if std::mem::replace(&mut opening.awaits, Awaits::End) == Awaits::Upgrade {
+        let awaited = std::mem::replace(&mut opening.awaits, Awaits::End);
+        // What goes to `wire` is not sealed any more: who has TLS is not told.
+        if awaited == Awaits::Upgrade && opening.tls.is_none() {
             upgrade::turn_away(wire);
+        }
+        if let Some(Securing::Handshake(_)) = opening.tls {
+            opening.tls = None;
         }
         opening.head = Vec::new();
     }
@@ -262,7 +322,7 @@ impl Layers {
     pub fn is_through(&self) -> bool {
         match &self.0 {
             State::Opening(opening) => opening.awaits == Awaits::Nothing,
-            State::WebSocket(_) => true,
+            _ => true,
         }
     }
 
@@ -271,10 +331,16 @@ impl Layers {
         match &self.0 {
             State::Opening(opening) => {
                 let frames = opening.frames.as_ref().map_or(0, Frames::heap);
+                let tls = opening.tls.as_ref().map_or(0, Securing::heap);
                 let name = opening.identity.as_ref().map_or(0, |known| known.common_name.len());
-                size_of::<Opening>() + opening.head.capacity() + frames + name
+                size_of::<Opening>() + opening.head.capacity() + frames + tls + name
             }
             State::WebSocket(frames) => frames.heap(),
+            State::Short(records) => tls::RecordLayer::heap(&**records),
+            State::Long(records) => tls::RecordLayer::heap(&**records),
+            State::SecureWeb(both) => {
+                size_of::<SecureWeb>() + both.tls.peek().heap() + both.frames.heap()
+            }
         }
     }
 
@@ -282,12 +348,51 @@ impl Layers {
         match &mut self.0 {
             State::Opening(opening) => opening.frames.as_mut(),
             State::WebSocket(frames) => Some(frames),
+            State::Short(_) | State::Long(_) => None,
+            State::SecureWeb(both) => Some(&mut both.frames),
         }
     }
 }
 
 impl Opening {
+    /// Begins TLS when its turn has come.
+    fn begin_tls(&mut self) {
+        if self.awaits == Awaits::Handshake {
+            self.tls = Some(Securing::Handshake(Box::default()));
+        }
+    }
+
+    /// The handshake is over.
+    fn secured(&mut self, stack: &Stack) {
+        self.awaits = stack.behind_tls();
+    }
+
     fn open(
+        &mut self,
+        context: &Context<'_>,
+        keys: &mut tls::KeyCache,
+        bytes: &[u8],
+        exchange: &mut Exchange,
+    ) -> Result<(), End> {
+        match self.tls.take() {
+            None => self.open_plain(context, bytes, exchange),
+            Some(Securing::Handshake(mut handshake)) => {
+                handshake.add(bytes);
+                self.tls = Some(Securing::Handshake(handshake));
+                Ok(())
+            }
+            Some(Securing::Done(mut tls)) => {
+                let mut above = |content: &[u8], exchange: &mut Exchange| {
+                    self.open_plain(context, content, exchange)
+                };
+                let done = secure::open(tls.layer(), keys, bytes, exchange, Some(&mut above));
+                self.tls = Some(Securing::Done(tls));
+                done
+            }
+        }
+    }
+
+    fn open_plain(
         &mut self,
         context: &Context<'_>,
         bytes: &[u8],
@@ -312,8 +417,16 @@ impl Opening {
                 }
             }
             if rest.is_empty() {
+                self.begin_tls();
                 return Ok(());
             }
+        }
+        if self.awaits == Awaits::Handshake && self.tls.is_none() {
+            self.begin_tls();
+            if let Some(Securing::Handshake(handshake)) = &mut self.tls {
+                handshake.add(&rest);
+            }
+            return Ok(());
         }
         if self.awaits == Awaits::Upgrade {
             let Some(web) = &context.stack.web else { return Ok(()) };

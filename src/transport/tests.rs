@@ -1,5 +1,6 @@
 //! The layers together.
 
+use super::tls::KeyCache;
 use super::*;
 use std::net::SocketAddr;
 
@@ -17,6 +18,7 @@ fn peer(text: &str) -> Peer {
 fn stack(proxy: bool, web: bool) -> Stack {
     Stack {
         proxy: proxy.then_some(proxy::Versions::Any),
+        tls: false,
         web: web.then(|| Web { path: "/mqtt".into(), origins: None }),
     }
 }
@@ -34,7 +36,7 @@ fn open(
     let mut at = peer("10.0.0.1:9");
     for piece in bytes.chunks(size) {
         let context = Context { stack, trusted, peer: at };
-        outcome = layers.open(&context, piece, &mut exchange);
+        outcome = layers.open(&context, &mut KeyCache::default(), piece, &mut exchange);
         // As a shard does.
         at = exchange.peer.unwrap_or(at);
         if outcome.is_err() {
@@ -91,7 +93,7 @@ fn a_beginning_that_is_refused_is_the_end_and_has_no_close_of_its_own() {
         let context =
             Context { stack: &stack, trusted: &Networks::default(), peer: peer("10.0.0.1:9") };
         let before = exchange.wire.len();
-        assert_eq!(layers.open(&context, REQUEST, &mut exchange), Ok(()));
+        assert_eq!(layers.open(&context, &mut KeyCache::default(), REQUEST, &mut exchange), Ok(()));
         assert_eq!((exchange.wire.len(), exchange.plain.len()), (before, 0));
     }
 }

@@ -7,6 +7,7 @@ use ringmq::ids::Peer;
 use ringmq::limits::{PROXY_HEAD, UPGRADE_HEAD};
 use ringmq::transport::network::Networks;
 use ringmq::transport::proxy::Versions;
+use ringmq::transport::tls::KeyCache;
 use ringmq::transport::{Context, End, Ending, Exchange, Layers, Stack, Web};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -27,7 +28,7 @@ pub fn run(data: &[u8]) {
         path: "/mqtt".into(),
         origins: (flags & 8 != 0).then(|| Box::from(["https://a.example".into()])),
     });
-    let stack = Stack { proxy, web };
+    let stack = Stack { proxy, tls: false, web };
     // Whole beginnings, so that what is behind them is reached.
     let mut bytes = Vec::new();
     match (flags >> 4 & 3, proxy.is_some()) {
@@ -58,7 +59,7 @@ fn open(stack: &Stack, bytes: &[u8], step: usize) -> Came {
     let mut outcome = Ok(());
     for piece in bytes.chunks(step) {
         let context = Context { stack, trusted: &trusted, peer };
-        outcome = layers.open(&context, piece, &mut exchange);
+        outcome = layers.open(&context, &mut KeyCache::default(), piece, &mut exchange);
         peer = exchange.peer.unwrap_or(peer);
         let most = 2 * (PROXY_HEAD + UPGRADE_HEAD) + step + 1024;
         assert!(layers.heap() <= most, "{} bytes are held", layers.heap());
@@ -75,7 +76,7 @@ fn open(stack: &Stack, bytes: &[u8], step: usize) -> Came {
 
 fn say_farewell(layers: &mut Layers, wire: &mut Vec<u8>) {
     let (owes, before) = (layers.owes_farewell(), wire.len());
-    layers.farewell(wire);
+    layers.farewell(&mut KeyCache::default(), wire);
     assert_eq!(owes, wire.len() > before);
     assert!(!layers.owes_farewell(), "it is said once");
 }

@@ -12,6 +12,7 @@ pub mod layers;
 pub mod queues;
 pub mod session;
 mod speech;
+pub mod tls;
 mod witness;
 
 // The simulation's broker in memory.

@@ -102,7 +102,7 @@ pub fn entrance(mountpoint: &str) -> Entrance {
 /// The same, where MQTT is carried by WebSockets.
 pub fn web_entrance(mountpoint: &str) -> Entrance {
     let web = Web { path: "/mqtt".into(), origins: None };
-    Entrance { stack: Stack { proxy: None, web: Some(web) }, ..entrance(mountpoint) }
+    Entrance { stack: Stack { proxy: None, tls: false, web: Some(web) }, ..entrance(mountpoint) }
 }
 
 impl World {

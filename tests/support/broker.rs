@@ -2,7 +2,7 @@
 //!
 //! `RINGMQ_TEST_SHARDS` chooses the number of shards (default 2). `RINGMQ_TEST_BROKER=mosquitto`
 //! runs the tests against Mosquitto instead, to check the tests themselves; what it cannot be
-//! configured to do fails there.
+//! configured to do fails there. `RINGMQ_TEST_TRANSPORT=tls` has the broker speak TLS.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
@@ -13,6 +13,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::tunnel::Identity;
 use super::unique;
 
 /// How long a broker may take to be ready on a busy machine.
@@ -156,6 +157,7 @@ impl Broker {
     fn launch(launch: &Launch<'_>) -> Broker {
         let directory = std::env::temp_dir().join(unique("ringmq-test"));
         fs::create_dir_all(&directory).expect("a temporary directory");
+        let identity = over_tls().then(|| Identity::write(&directory));
         let (mut command, known) = match mosquitto() {
             Some(program) => mosquitto_command(&program, launch.settings, &directory),
             None => (ringmq_command(launch, &directory), None),
@@ -179,6 +181,9 @@ impl Broker {
         let mut broker =
             Broker { address: unspecified, child: Mutex::new(child), log, leash, directory };
         broker.address = broker.wait_until_ready(known);
+        if let Some(identity) = identity {
+            broker.address = identity.tunnel(broker.address);
+        }
         broker
     }
 
@@ -370,7 +375,13 @@ pub fn run(arguments: &[&str]) -> Exit {
 fn ringmq_command(launch: &Launch<'_>, directory: &Path) -> Command {
     let file = directory.join("ringmq.yaml");
     let Launch { bind, backlog, .. } = launch;
-    let listener = format!("name: default, type: tcp, bind: '{bind}', backlog: {backlog}");
+    let mut listener = format!("name: default, type: tcp, bind: '{bind}', backlog: {backlog}");
+    if over_tls() {
+        let file = |name: &str| directory.join(name).display().to_string();
+        listener = listener.replace("type: tcp", "type: tls")
+            + &format!(", tls: {{certificate: '{}', ", file("server.crt"))
+            + &format!("private_key: '{}'}}", file("server.key"));
+    }
     fs::write(&file, format!("listeners: [{{{listener}}}]\n")).expect("it can be written");
     let mut command = program();
     if let Some(files) = launch.files {
@@ -388,6 +399,11 @@ fn ringmq_command(launch: &Launch<'_>, directory: &Path) -> Command {
         command.args(["--set", setting]);
     }
     command
+}
+
+/// Whether the broker's listener speaks TLS; the tests still speak TCP, to a tunnel.
+fn over_tls() -> bool {
+    std::env::var_os("RINGMQ_TEST_TRANSPORT").is_some_and(|transport| transport == "tls")
 }
 
 /// The first `127.0.0.1:PORT` in a line.

@@ -1,0 +1,131 @@
+//! What listeners are secured with: the files are read here, on the control thread; see
+//! [`crate::transport::tls`]. Owns what is in force, when the files were last looked at, and the
+//! keys for tickets, which outlive a reload.
+
+use crate::config::{Config, Get, Listener};
+use crate::transport::tls::{self, Server, TicketKeys, Unusable};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Bytes of a file that are read.
+const LONGEST_FILE: u64 = 256 << 20;
+/// A certificate that is valid for less is warned of, once a day.
+const SOON: u64 = 14 * 24 * 3600;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Size, identity and time of a file; `None` while it cannot be looked at.
+type Stamp = Option<(u64, u64, i64, i64)>;
+
+/// What one listener is secured with.
+pub(super) struct Secured {
+    /// In force.
+    pub server: Arc<Server>,
+    tickets: Option<Arc<TicketKeys>>,
+    stamps: Vec<Stamp>,
+    looked: Instant,
+    warned: Option<Instant>,
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let length = std::fs::metadata(path)?.len();
+    if length > LONGEST_FILE {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is too long"));
+    }
+    std::fs::read(path)
+}
+
+fn stamp(path: &str) -> Stamp {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+fn stamps(listener: &Listener) -> Vec<Stamp> {
+    let tls = &listener.tls;
+    let named = [&tls.certificate, &tls.private_key, &tls.client_ca].into_iter();
+    let sni = tls.sni.iter().flat_map(|entry| [&entry.certificate, &entry.private_key]);
+    named.chain(sni).chain(&tls.crl.0).map(|path| stamp(path)).collect()
+}
+
+/// What is wrong with the files that a configuration names: a line for each listener.
+pub fn problems(config: &Config) -> Vec<String> {
+    let secure = config.listeners.iter().enumerate().filter(|(_, one)| one.is_secure());
+    let wrong = secure.filter_map(|(at, listener)| {
+        let unusable = Server::new(&listener.tls, &listener.name, None, &read, now()).err()?;
+        Some(format!("listeners.{at}.{unusable}"))
+    });
+    wrong.collect()
+}
+
+impl Secured {
+    /// Reads the files of a listener for the first time; `None` when it is not secure.
+    pub(super) fn open(listener: &Listener) -> Result<Option<Secured>, Unusable> {
+        if !listener.is_secure() {
+            return Ok(None);
+        }
+        let (tickets, stamps) = (tls::ticket_keys(&listener.tls), stamps(listener));
+        let server = Server::new(&listener.tls, &listener.name, tickets.clone(), &read, now())?;
+        let secured = Secured {
+            server: Arc::new(server),
+            tickets,
+            stamps,
+            looked: Instant::now(),
+            warned: None,
+        };
+        secured.remark(listener);
+        Ok(Some(secured))
+    }
+
+    fn remark(&self, listener: &Listener) {
+        for remark in &self.server.remarks {
+            tracing::warn!(listener = &*listener.name, "{remark}");
+        }
+    }
+
+    /// Reads them again, for new keys of the section perhaps.
+    pub(super) fn reload(&mut self, listener: &Listener) -> Result<(), Unusable> {
+        let stamps = stamps(listener);
+        // Said once for each change, be it usable or not.
+        self.stamps.clone_from(&stamps);
+        self.looked = Instant::now();
+        let tickets = match (&self.tickets, tls::ticket_keys(&listener.tls)) {
+            (Some(known), Some(new)) if known.rotation() == new.rotation() => Some(known.clone()),
+            (_, new) => new,
+        };
+        let server = Server::new(&listener.tls, &listener.name, tickets.clone(), &read, now())?;
+        (self.server, self.tickets, self.warned) = (Arc::new(server), tickets, None);
+        self.remark(listener);
+        Ok(())
+    }
+
+    /// Whether the files have changed since they were read, if it is time to look.
+    pub(super) fn has_changed(&mut self, listener: &Listener, now: Instant) -> bool {
+        let Some(interval) = listener.tls.watch.get() else { return false };
+        if now.duration_since(self.looked) < interval {
+            return false;
+        }
+        self.looked = now;
+        stamps(listener) != self.stamps
+    }
+
+    /// Says once a day that a certificate will expire soon.
+    pub(super) fn warn(&mut self, listener: &Listener, at: Instant) {
+        let left = self.server.not_after.saturating_sub(now());
+        let due = self.warned.is_none_or(|warned| at.duration_since(warned) >= DAY);
+        if left < SOON && due {
+            self.warned = Some(at);
+            let (listener, hours_left) = (&*listener.name, left / 3600);
+            tracing::warn!(
+                listener,
+                hours_left,
+                "the listener's certificate expires soon; renew it"
+            );
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! TLS handshakes of this shard: whose turn it is, how many are under way, who has to give way.
+//!
+//! A step of a handshake takes up to some 200 µs, so it is never made where bytes are received: the
+//! connection gets in line, and a few of the line have their turn in each step of the shard, with a
+//! share of it that established clients cannot miss. Who is in its handshake is read once more only
+//! after its turn. What rustls holds for a handshake is bounded by their number; newcomers wait for
+//! a place, and a handshake that stands still while others wait loses its own, the oldest first.
+
+use super::Shard;
+use super::close::Cause;
+use super::connection::Stage;
+use super::line::Lines;
+use crate::ids::{ListenerId, SocketId};
+use crate::time::Instant;
+use crate::transport::secure::Shaken;
+use crate::transport::tls::{Failure, Kind, Server};
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Handshakes under way on a shard unless a listener says otherwise: 11 MiB.
+const UNDER_WAY: u32 = 1000;
+/// Milliseconds that a handshake may stand still while others wait for its place.
+const STILL: u64 = 1000;
+/// Lines: handshakes under way, and newcomers.
+const GOING_ON: usize = 0;
+const NEW: usize = 1;
+
+/// The handshakes of a shard.
+#[derive(Default)]
+pub(super) struct Handshakes {
+    lines: Lines,
+    /// Those that rustls holds something for: a number that tells a reused socket apart, and since
+    /// when it waits for its client.
+    under_way: HashMap<SocketId, (u64, Instant)>,
+    /// In the order of their last steps; some have gone on since, or are over.
+    order: VecDeque<(u64, SocketId)>,
+    next: u64,
+    /// What each listener's connections are secured with.
+    servers: Vec<Option<Arc<Server>>>,
+}
+
+impl Handshakes {
+    /// How many wait for a turn.
+    pub(super) fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// How many rustls holds something for.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way.len()
+    }
+
+    /// What that listener's connections are secured with.
+    pub(super) fn server(&self, listener: ListenerId) -> Option<&Arc<Server>> {
+        self.servers.get(usize::from(listener.0))?.as_ref()
+    }
+
+    /// When somebody may have to give way; `None` while nobody waits for a place.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.lines.bound(NEW) == 0 {
+            return None;
+        }
+        let oldest = self.order.iter().find_map(|(number, socket)| {
+            self.under_way.get(socket).filter(|under_way| under_way.0 == *number)
+        });
+        oldest.map(|(_, since)| since.plus_millis(STILL))
+    }
+
+    /// A handshake has made a step and waits for its client.
+    fn went_on(&mut self, socket: SocketId, now: Instant) {
+        self.next += 1;
+        self.under_way.insert(socket, (self.next, now));
+        self.order.push_back((self.next, socket));
+        if self.order.len() > 64 && self.order.len() > 2 * self.under_way.len() {
+            let under_way = &self.under_way;
+            self.order.retain(|(number, socket)| {
+                under_way.get(socket).is_some_and(|known| known.0 == *number)
+            });
+        }
+    }
+
+    /// The one that has stood still for longest, if that is long enough.
+    fn stillest(&mut self, now: Instant) -> Option<SocketId> {
+        while let Some(&(number, socket)) = self.order.front() {
+            match self.under_way.get(&socket) {
+                Some(&(known, since)) if known == number => {
+                    return (now.millis_since(since) >= STILL).then_some(socket);
+                }
+                _ => _ = self.order.pop_front(),
+            }
+        }
+        None
+    }
+
+    /// It is over, one way or the other.
+    fn over(&mut self, socket: SocketId) {
+        self.lines.remove(socket);
+        self.under_way.remove(&socket);
+    }
+}
+
+impl Shard {
+    /// Connections of that listener are secured with this from now on; those that began before go
+    /// on as they began.
+    pub fn secure(&mut self, listener: ListenerId, server: Arc<Server>) {
+        let servers = &mut self.handshakes.servers;
+        let at = usize::from(listener.0);
+        if at >= servers.len() {
+            servers.resize_with(at + 1, || None);
+        }
+        let ends = server.ends_revoked;
+        if let Some(place) = servers.get_mut(at) {
+            *place = Some(server);
+        }
+        if ends {
+            self.layered.look_at_certificates();
+        }
+    }
+
+    /// A record of its handshake has come.
+    pub(super) fn line_up(&mut self, socket: SocketId) {
+        let known = self.handshakes.under_way.contains_key(&socket);
+        self.handshakes.lines.push(if known { GOING_ON } else { NEW }, socket);
+    }
+
+    /// Makes steps of handshakes until the step's work comes to `limit`; true when more can be made
+    /// at once.
+    pub(super) fn run_handshakes(&mut self, limit: u32) -> bool {
+        while !self.is_spent(limit) {
+            let next = self.handshakes.lines.pop(GOING_ON);
+            let Some(socket) = next.or_else(|| self.next_newcomer()) else { break };
+            self.shake(socket);
+        }
+        self.counters.tls_under_way = self.handshakes.under_way() as u64;
+        let full = self.handshakes.under_way.len() >= self.most_handshakes();
+        self.handshakes.lines.bound(GOING_ON) > 0 || self.handshakes.lines.bound(NEW) > 0 && !full
+    }
+
+    fn most_handshakes(&self) -> usize {
+        let servers = self.handshakes.servers.iter().flatten();
+        let most = servers.map(|server| server.max_handshakes.unwrap_or(UNDER_WAY)).max();
+        most.unwrap_or(UNDER_WAY) as usize
+    }
+
+    /// The next one that rustls has nothing of yet, if there is a place for it.
+    fn next_newcomer(&mut self) -> Option<SocketId> {
+        if self.handshakes.lines.bound(NEW) == 0 {
+            return None;
+        }
+        if self.handshakes.under_way.len() >= self.most_handshakes() {
+            let socket = self.handshakes.stillest(self.now)?;
+            let failure = Failure::new(Kind::Shed, "the handshake stood still while others waited");
+            self.end_insecure(socket, failure);
+        }
+        self.handshakes.lines.pop(NEW)
+    }
+
+    fn shake(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        let (stage, listener) = (connection.stage, connection.listener);
+        let Some(server) = self.handshakes.server(listener).cloned() else { return };
+        let mut exchange = self.layered.take_exchange();
+        let outcome = self.decode_with(socket, &mut exchange, |layers, context, keys, exchange| {
+            layers.shake(&server, context, keys, exchange).map(|_| ())
+        });
+        if self.layered.is_begun(socket) {
+            self.handshakes.went_on(socket, self.now);
+        } else {
+            self.handshakes.over(socket);
+        }
+        if let Some(Shaken::Done { tls13, resumed }) = exchange.shaken.take() {
+            let counters = &mut self.counters;
+            *match (tls13, resumed) {
+                (false, false) => &mut counters.tls12_full,
+                (false, true) => &mut counters.tls12_resumed,
+                (true, false) => &mut counters.tls13_full,
+                (true, true) => &mut counters.tls13_resumed,
+            } += 1;
+            let now = self.now;
+            if let Some(connection) = self.connections.get_mut(socket.0) {
+                connection.last_seen = now;
+            }
+            self.arm_connection(socket, now.plus_millis(self.settings.connect_timeout));
+        }
+        self.take_decoded(socket, stage, exchange, outcome);
+    }
+
+    /// TLS ends a connection.
+    pub(super) fn end_insecure(&mut self, socket: SocketId, failure: Failure) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        let (stage, peer, listener) = (connection.stage, connection.peer, connection.listener);
+        if self.layered.is_shaking(socket) {
+            self.count_failure(failure.kind);
+        } else {
+            self.counters.tls_faults += 1;
+        }
+        if matches!(stage, Stage::Entry) {
+            self.log_refused(peer, listener, &failure.what);
+        }
+        self.disconnect(
+            socket,
+            Cause::Transport(match failure.kind {
+                Kind::ClientAlert => "the client sent a TLS alert",
+                _ => "the client broke a rule of TLS",
+            }),
+        );
+    }
+
+    /// A connection ends that is or was in its handshake.
+    pub(super) fn handshake_over(&mut self, socket: SocketId, cause: Cause) {
+        if self.layered.is_shaking(socket) {
+            match cause {
+                Cause::Transport(_) => {}
+                Cause::ConnectTimeout => self.count_failure(Kind::TimedOut),
+                // Who has sent nothing has not tried.
+                _ if self.layered.is_untouched(socket) => {}
+                Cause::EndOfStream | Cause::Broken => self.count_failure(Kind::Left),
+                _ => self.count_failure(Kind::Shed),
+            }
+        }
+        self.handshakes.over(socket);
+        self.counters.tls_under_way = self.handshakes.under_way() as u64;
+    }
+
+    /// Until when a connection that has sent no CONNECT may take for what it is at.
+    pub(super) fn entry_deadline(&self, socket: SocketId) -> Option<Instant> {
+        let connection = self.connections.get(socket.0)?;
+        let patience = if self.layered.is_shaking(socket) {
+            self.handshakes.server(connection.listener)?.handshake_timeout
+        } else {
+            self.settings.connect_timeout
+        };
+        Some(connection.last_seen.plus_millis(patience))
+    }
+
+    fn count_failure(&mut self, kind: Kind) {
+        let counters = &mut self.counters;
+        *match kind {
+            Kind::NotTls => &mut counters.tls_failed_not_tls,
+            Kind::NothingInCommon => &mut counters.tls_failed_nothing_in_common,
+            Kind::NoCertificate => &mut counters.tls_failed_no_certificate,
+            Kind::CertificateExpired => &mut counters.tls_failed_expired,
+            Kind::UnknownAuthority => &mut counters.tls_failed_unknown_authority,
+            Kind::CertificateRevoked => &mut counters.tls_failed_revoked,
+            Kind::BadCertificate => &mut counters.tls_failed_bad_certificate,
+            Kind::ClientAlert => &mut counters.tls_failed_client_alert,
+            Kind::Protocol => &mut counters.tls_failed_protocol,
+            Kind::TimedOut => &mut counters.tls_failed_timed_out,
+            Kind::Shed => &mut counters.tls_failed_shed,
+            Kind::Left => &mut counters.tls_failed_left,
+            Kind::Internal => &mut counters.tls_failed_internal,
+        } += 1;
+    }
+}

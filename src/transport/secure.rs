@@ -1,0 +1,200 @@
+//! TLS among the layers of a connection: beneath WebSocket, above the PROXY header. Owns how the
+//! two meet; what TLS is, is in [`super::tls`].
+
+use super::tls::{Advanced, Handshake, KeyCache, Opened, RecordLayer, Sealed, Server, Tls};
+use super::websocket::Frames;
+use super::{Context, End, Exchange, Layers, State};
+use crate::limits::cost;
+use std::sync::Arc;
+
+/// TLS of a connection whose CONNECT has not been accepted.
+pub(super) enum Securing {
+    /// In its handshake.
+    Handshake(Box<Handshake>),
+    /// Past it.
+    Done(Tls),
+}
+
+/// TLS with WebSocket above it.
+pub(super) struct SecureWeb {
+    pub tls: Tls,
+    pub frames: Frames,
+}
+
+/// What a step of a handshake came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shaken {
+    /// More has to come.
+    Waits,
+    /// Another step can be made.
+    Again,
+    /// It is over.
+    Done {
+        /// Of TLS 1.3.
+        tls13: bool,
+        /// From an earlier session.
+        resumed: bool,
+    },
+}
+
+impl Securing {
+    pub(super) fn heap(&self) -> usize {
+        match self {
+            Securing::Handshake(handshake) => size_of::<Handshake>() + handshake.held(),
+            Securing::Done(tls) => tls.peek().heap(),
+        }
+    }
+
+    pub(super) fn layer(&mut self) -> Option<&mut dyn RecordLayer> {
+        match self {
+            Securing::Handshake(_) => None,
+            Securing::Done(tls) => Some(tls.layer()),
+        }
+    }
+}
+
+/// The layer above, which takes the content of records.
+type Above<'a> = &'a mut dyn FnMut(&[u8], &mut Exchange) -> Result<(), End>;
+
+/// Opens records in `bytes`, hands their content to the layer above, and seals what that answers.
+pub(super) fn open(
+    records: &mut dyn RecordLayer,
+    keys: &mut KeyCache,
+    bytes: &[u8],
+    exchange: &mut Exchange,
+    above: Option<Above<'_>>,
+) -> Result<(), End> {
+    let Some(above) = above else {
+        let opened = records.open(keys, bytes, &mut exchange.plain, &mut exchange.wire);
+        return verdict(opened);
+    };
+    let mut content = std::mem::take(&mut exchange.content);
+    let opened = records.open(keys, bytes, &mut content, &mut exchange.wire);
+    let start = exchange.wire.len();
+    let outcome = if content.is_empty() { Ok(()) } else { above(&content, exchange) };
+    if exchange.wire.len() > start {
+        let said = exchange.wire.split_off(start);
+        // When nothing can be sealed any more, the connection is at its end.
+        let _ = records.seal(keys, &said, &mut exchange.wire);
+    }
+    content.clear();
+    exchange.content = content;
+    outcome.and(verdict(opened))
+}
+
+fn verdict(opened: Opened) -> Result<(), End> {
+    match opened {
+        Opened::All => Ok(()),
+        Opened::Closed => Err(End::Ended),
+        Opened::Failed(failure) => Err(End::Insecure(failure)),
+    }
+}
+
+impl Layers {
+    fn handshake(&self) -> Option<&Handshake> {
+        match &self.0 {
+            State::Opening(opening) => match &opening.tls {
+                Some(Securing::Handshake(handshake)) => Some(handshake),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// True while the connection is in its handshake.
+    pub fn is_shaking(&self) -> bool {
+        self.handshake().is_some()
+    }
+
+    /// True when a step of the handshake can be made: [`Layers::shake`].
+    pub fn can_shake(&self) -> bool {
+        self.handshake().is_some_and(Handshake::is_ready)
+    }
+
+    /// True when nothing of a handshake has come.
+    pub fn is_untouched(&self) -> bool {
+        self.handshake().is_some_and(Handshake::is_untouched)
+    }
+
+    /// True while rustls has nothing of the handshake.
+    pub fn is_new(&self) -> bool {
+        self.handshake().is_some_and(Handshake::is_waiting)
+    }
+
+    /// Makes a step of the handshake, which takes up to some 200 µs. What follows the handshake is
+    /// opened at once.
+    ///
+    /// # Errors
+    /// When nothing more is to be read. A failed handshake has told the client why.
+    pub fn shake(
+        &mut self,
+        server: &Arc<Server>,
+        context: &Context<'_>,
+        keys: &mut KeyCache,
+        exchange: &mut Exchange,
+    ) -> Result<Shaken, End> {
+        let State::Opening(opening) = &mut self.0 else { return Ok(Shaken::Waits) };
+        let Some(Securing::Handshake(handshake)) = &mut opening.tls else {
+            return Ok(Shaken::Waits);
+        };
+        let dear = handshake.is_dear();
+        exchange.work += if dear { cost::HANDSHAKE } else { cost::PACKET };
+        match handshake.advance(server, keys, &mut exchange.wire) {
+            Ok(Advanced::Wait) => Ok(Shaken::Waits),
+            Ok(Advanced::Again) => Ok(Shaken::Again),
+            Ok(Advanced::Done(established)) => {
+                opening.tls = Some(Securing::Done(established.tls));
+                opening.secured(context.stack);
+                let done = Shaken::Done { tls13: established.tls13, resumed: established.resumed };
+                exchange.shaken = Some(done);
+                self.open(context, keys, &established.rest, exchange)?;
+                Ok(done)
+            }
+            Err(failure) => Err(End::Insecure(failure)),
+        }
+    }
+
+    /// The record layer, once the handshake is over.
+    pub fn records(&mut self) -> Option<&mut dyn RecordLayer> {
+        match &mut self.0 {
+            State::Opening(opening) => opening.tls.as_mut()?.layer(),
+            State::WebSocket(_) => None,
+            State::Short(records) => Some(&mut **records),
+            State::Long(records) => Some(&mut **records),
+            State::SecureWeb(both) => Some(both.tls.layer()),
+        }
+    }
+
+    /// The same, only to look at.
+    pub fn peek(&self) -> Option<&dyn RecordLayer> {
+        match &self.0 {
+            State::Opening(opening) => match opening.tls.as_ref()? {
+                Securing::Handshake(_) => None,
+                Securing::Done(tls) => Some(tls.peek()),
+            },
+            State::WebSocket(_) => None,
+            State::Short(records) => Some(&**records),
+            State::Long(records) => Some(&**records),
+            State::SecureWeb(both) => Some(both.tls.peek()),
+        }
+    }
+
+    /// Appends a piece of what is sent, sealed. False when it cannot be, and the connection has to
+    /// end.
+    pub fn seal(&mut self, keys: &mut KeyCache, piece: &[u8], wire: &mut Vec<u8>) -> bool {
+        match self.records() {
+            Some(records) => records.seal(keys, piece, wire) == Sealed::All,
+            None => false,
+        }
+    }
+
+    /// True when what is sent has to be sealed, or may not be sent because the handshake is not
+    /// over.
+    pub fn is_sealed(&self) -> bool {
+        match &self.0 {
+            State::Opening(opening) => opening.tls.is_some(),
+            State::WebSocket(_) => false,
+            State::Short(_) | State::Long(_) | State::SecureWeb(_) => true,
+        }
+    }
+}

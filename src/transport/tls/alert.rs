@@ -1,0 +1,91 @@
+//! Alerts (RFC 8446 section 6), and why a connection is refused or ended.
+
+use std::borrow::Cow;
+
+/// An alert's description. Those that the record layer sends or knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Alert(pub u8);
+
+impl Alert {
+    /// The sender will send nothing more.
+    pub const CLOSE_NOTIFY: Alert = Alert(0);
+    /// A message came where it must not.
+    pub const UNEXPECTED_MESSAGE: Alert = Alert(10);
+    /// A record is not genuine.
+    pub const BAD_RECORD_MAC: Alert = Alert(20);
+    /// A record is too long.
+    pub const RECORD_OVERFLOW: Alert = Alert(22);
+    /// A certificate cannot be used.
+    pub const BAD_CERTIFICATE: Alert = Alert(42);
+    /// A certificate was revoked.
+    pub const CERTIFICATE_REVOKED: Alert = Alert(44);
+    /// A certificate has expired.
+    pub const CERTIFICATE_EXPIRED: Alert = Alert(45);
+    /// A field has a value that it must not have.
+    pub const ILLEGAL_PARAMETER: Alert = Alert(47);
+    /// A message cannot be read.
+    pub const DECODE_ERROR: Alert = Alert(50);
+    /// Something is wrong with us.
+    pub const INTERNAL_ERROR: Alert = Alert(80);
+    /// The sender gives up for a reason that is not the protocol's.
+    pub const USER_CANCELED: Alert = Alert(90);
+    /// No second handshake on a connection (TLS 1.2).
+    pub const NO_RENEGOTIATION: Alert = Alert(100);
+}
+
+/// Of a warning.
+pub const WARNING: u8 = 1;
+/// Of an alert that ends the connection.
+pub const FATAL: u8 = 2;
+
+/// Kinds of failures, each with a label of `ringmq_tls_handshakes_failed_total`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// What came is not TLS.
+    NotTls,
+    /// Client and server have no version, suite, group or name in common.
+    NothingInCommon,
+    /// No certificate, where one is required.
+    NoCertificate,
+    /// The certificate has expired, or is not yet valid.
+    CertificateExpired,
+    /// The certificate leads to none of the authorities that are trusted here.
+    UnknownAuthority,
+    /// The certificate was revoked, or no CRL says whether.
+    CertificateRevoked,
+    /// Anything else that is wrong with the certificate or its use.
+    BadCertificate,
+    /// The client sent an alert.
+    ClientAlert,
+    /// The client broke a rule of the protocol.
+    Protocol,
+    /// The handshake was not over in time.
+    TimedOut,
+    /// It stood still while others waited.
+    Shed,
+    /// The client left.
+    Left,
+    /// It failed here.
+    Internal,
+}
+
+/// Why a connection is refused or ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// Of which kind that is.
+    pub kind: Kind,
+    /// For the log.
+    pub what: Cow<'static, str>,
+}
+
+impl Failure {
+    /// Of a kind, in words.
+    pub fn new(kind: Kind, what: impl Into<Cow<'static, str>>) -> Self {
+        Failure { kind, what: what.into() }
+    }
+
+    /// The client broke a rule.
+    pub fn protocol(what: &'static str) -> Self {
+        Failure::new(Kind::Protocol, what)
+    }
+}

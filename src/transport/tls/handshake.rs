@@ -1,0 +1,396 @@
+//! The handshake: rustls, one record at a time.
+//!
+//! rustls takes a connection's records until the handshake is over; then its secrets are taken out
+//! and it goes. What it had read further would be lost with it, a KeyUpdate even after it was
+//! answered: so it is given no record before the last one has been dealt with. Until a whole first
+//! record has come, a connection has nothing of rustls's.
+
+use super::alert::{Alert, FATAL, Failure, Kind};
+use super::identity::Identity;
+use super::key_log::{self, Secret};
+use super::keys::{KeyCache, expand_key};
+use super::records::{HEADER, PLAIN, content};
+use super::server::Server;
+use super::suite::{LONGEST_KEY, NONCE, Suite};
+use super::{Tls, refused};
+use rustls::server::{Acceptor, ServerConnection};
+use rustls::{ConnectionTrafficSecrets, HandshakeKind, ProtocolVersion};
+use std::io::{Read, Write};
+use std::sync::Arc;
+use zeroize::Zeroize;
+
+/// Bytes that a record may add to its content before its key is known (RFC 5246 section 6.2.3).
+const GROWTH: usize = 2048;
+/// Records of one handshake; one more ends it. A large ClientHello may come in small ones.
+const RECORDS: u16 = 2048;
+
+/// A handshake under way.
+pub struct Handshake {
+    stage: Stage,
+    /// What has come and was not yet looked at.
+    input: Vec<u8>,
+    records: u16,
+}
+
+enum Stage {
+    /// No whole record has come.
+    Waiting,
+    /// The ClientHello is not complete.
+    Hello(Box<Acceptor>),
+    /// It is answered.
+    Agreeing(Box<Agreeing>),
+}
+
+struct Agreeing {
+    connection: ServerConnection,
+    /// As it was when the handshake began: a reload does not change one under way.
+    server: Arc<Server>,
+    /// Traffic secrets of TLS 1.3, client's and server's.
+    secrets: key_log::Heard,
+}
+
+/// What a step came to.
+pub enum Advanced {
+    /// More has to come.
+    Wait,
+    /// Another record is here.
+    Again,
+    /// The handshake is over.
+    Done(Box<Established>),
+}
+
+/// A handshake that is over.
+pub struct Established {
+    /// What goes on.
+    pub tls: Tls,
+    /// What came after it, still sealed.
+    pub rest: Vec<u8>,
+    /// True for TLS 1.3.
+    pub tls13: bool,
+    /// It went on from an earlier connection.
+    pub resumed: bool,
+}
+
+/// What can be said of the first record in some bytes.
+enum First {
+    /// It is not complete.
+    Part,
+    /// It has so many bytes.
+    Whole(usize),
+    /// It is none.
+    Bad,
+}
+
+fn first_record(bytes: &[u8]) -> First {
+    let known = bytes
+        .first()
+        .is_none_or(|kind| (content::CHANGE_CIPHER_SPEC..=content::DATA).contains(kind))
+        && bytes.get(1).is_none_or(|&major| major == 3);
+    if !known {
+        return First::Bad;
+    }
+    let &[_, _, _, high, low, ..] = bytes else { return First::Part };
+    match usize::from(u16::from_be_bytes([high, low])) {
+        length if length > PLAIN + GROWTH => First::Bad,
+        length if bytes.len() < HEADER + length => First::Part,
+        length => First::Whole(HEADER + length),
+    }
+}
+
+impl Default for Handshake {
+    fn default() -> Self {
+        Handshake { stage: Stage::Waiting, input: Vec::new(), records: 0 }
+    }
+}
+
+impl Handshake {
+    /// More has come.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+    }
+
+    /// True when [`Handshake::advance`] has something to do.
+    pub fn is_ready(&self) -> bool {
+        !matches!(first_record(&self.input), First::Part)
+    }
+
+    /// True when nothing has come.
+    pub fn is_untouched(&self) -> bool {
+        self.records == 0 && self.input.is_empty()
+    }
+
+    /// True when rustls has nothing of it yet: the ClientHello is not complete.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.stage, Stage::Waiting)
+    }
+
+    /// Bytes of memory, about: what rustls holds is not told exactly.
+    pub fn held(&self) -> usize {
+        let rustls = match self.stage {
+            Stage::Waiting => 0,
+            Stage::Hello(_) => 4 << 10,
+            Stage::Agreeing(_) => 10 << 10,
+        };
+        self.input.capacity() + rustls
+    }
+
+    /// True when the next record will cost a lot: keys are exchanged, signatures made or checked.
+    pub fn is_dear(&self) -> bool {
+        self.input.first() != Some(&content::CHANGE_CIPHER_SPEC)
+    }
+
+    /// Deals with the next record, if it is complete. What the client has to be told goes to
+    /// `out`, also when this fails.
+    pub fn advance(
+        &mut self,
+        server: &Arc<Server>,
+        cache: &mut KeyCache,
+        out: &mut Vec<u8>,
+    ) -> Result<Advanced, Failure> {
+        let length = match first_record(&self.input) {
+            First::Part => return Ok(Advanced::Wait),
+            First::Whole(length) => length,
+            First::Bad if self.is_waiting() => {
+                let speaks_tls = matches!(self.input[..], [content::HANDSHAKE, 3, ..]);
+                let alert = match speaks_tls {
+                    true => Alert::RECORD_OVERFLOW,
+                    false => Alert::DECODE_ERROR,
+                };
+                out.extend_from_slice(&[content::ALERT, 3, 3, 0, 2, FATAL, alert.0]);
+                return Err(not_tls(&self.input));
+            }
+            // rustls says what is wrong.
+            First::Bad => self.input.len(),
+        };
+        self.records += 1;
+        if self.records > RECORDS {
+            return Err(Failure::protocol("a handshake of too many records"));
+        }
+        let mut record: Vec<u8> = self.input.drain(..length).collect();
+        if self.input.is_empty() {
+            self.input = Vec::new();
+        }
+        let result = self.take(&record, server, out);
+        record.zeroize();
+        result?;
+        match std::mem::replace(&mut self.stage, Stage::Waiting) {
+            Stage::Agreeing(agreeing) if !agreeing.connection.is_handshaking() => {
+                let rest = std::mem::take(&mut self.input);
+                agreeing.establish(rest, cache, out).map(Box::new).map(Advanced::Done)
+            }
+            stage => {
+                self.stage = stage;
+                Ok(if self.is_ready() { Advanced::Again } else { Advanced::Wait })
+            }
+        }
+    }
+
+    /// Gives one record to rustls.
+    fn take(
+        &mut self,
+        record: &[u8],
+        server: &Arc<Server>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
+        let acceptor = match &mut self.stage {
+            Stage::Agreeing(agreeing) => return agreeing.take(record, out),
+            Stage::Hello(acceptor) => acceptor,
+            Stage::Waiting => {
+                self.stage = Stage::Hello(Box::default());
+                let Stage::Hello(acceptor) = &mut self.stage else { return Ok(()) };
+                acceptor
+            }
+        };
+        feed(record, |bytes| acceptor.read_tls(bytes))?;
+        let accepted = match acceptor.accept() {
+            Ok(None) => return Ok(()),
+            Ok(Some(accepted)) => accepted,
+            Err((error, mut alert)) => {
+                // A Vec takes everything.
+                let _ = alert.write_all(out);
+                return Err(refused(&error));
+            }
+        };
+        let config = server.config().clone();
+        let (made, secrets) = key_log::listen(|| accepted.into_connection(config));
+        let connection = made.map_err(|(error, mut alert)| {
+            let _ = alert.write_all(out);
+            refused(&error)
+        })?;
+        let mut agreeing = Agreeing { connection, server: server.clone(), secrets };
+        agreeing.say(out);
+        self.stage = Stage::Agreeing(Box::new(agreeing));
+        Ok(())
+    }
+}
+
+/// Has rustls read a whole record.
+fn feed(
+    mut record: &[u8],
+    mut read: impl FnMut(&mut dyn Read) -> std::io::Result<usize>,
+) -> Result<(), Failure> {
+    while !record.is_empty() {
+        match read(&mut record) {
+            Ok(count) if count > 0 => {}
+            _ => return Err(Failure::protocol("a handshake that is too large")),
+        }
+    }
+    Ok(())
+}
+
+impl Agreeing {
+    /// Has rustls write what it has to say.
+    fn say(&mut self, out: &mut Vec<u8>) {
+        while self.connection.wants_write() {
+            // A Vec takes everything.
+            if self.connection.write_tls(out as &mut dyn Write).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn take(&mut self, record: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+        feed(record, |bytes| self.connection.read_tls(bytes))?;
+        let (result, heard) = key_log::listen(|| self.connection.process_new_packets());
+        self.secrets.client = heard.client.or(self.secrets.client.take());
+        self.secrets.server = heard.server.or(self.secrets.server.take());
+        self.say(out);
+        result.map(|_| ()).map_err(|error| refused(&error))
+    }
+
+    /// Takes over from rustls: its secrets become a record layer's.
+    fn establish(
+        self: Box<Self>,
+        rest: Vec<u8>,
+        cache: &mut KeyCache,
+        out: &mut Vec<u8>,
+    ) -> Result<Established, Failure> {
+        let Agreeing { connection, server, secrets } = *self;
+        let internal = |what: &'static str| Failure::new(Kind::Internal, what);
+        let version = connection.protocol_version().ok_or_else(|| internal("no version"))?;
+        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let certificate = connection.peer_certificates().and_then(|chain| chain.first());
+        let mut identity = match certificate.map(Identity::of) {
+            Some(None) => {
+                return Err(Failure::new(Kind::BadCertificate, "a certificate that is unreadable"));
+            }
+            found => found.flatten().map(Box::new),
+        };
+        let verdict = identity.as_mut().map_or(Ok(()), |identity| server.check(identity));
+        let extracted = connection
+            .dangerous_extract_secrets()
+            .map_err(|_| internal("rustls has not given out the secrets"))?;
+        let suite = Suite::of(version, &extracted.rx.1).ok_or_else(|| internal("a new suite"))?;
+        let (receive, send) = (extracted.rx, extracted.tx);
+        let mut tls = match version {
+            ProtocolVersion::TLSv1_3 => {
+                let agreed = |secret: Option<Secret>, keys: &ConnectionTrafficSecrets| {
+                    secret.filter(|secret| lead_to(suite, secret.bytes(), keys))
+                };
+                let client = agreed(secrets.client, &receive.1);
+                let server = agreed(secrets.server, &send.1);
+                let (client, server) = client
+                    .zip(server)
+                    .ok_or_else(|| internal("the secrets differ from the keys"))?;
+                Tls::established(
+                    suite,
+                    (client.bytes(), receive.0),
+                    (server.bytes(), send.0),
+                    identity,
+                )
+            }
+            _ => {
+                let (client, server) = (Bytes::of(&receive.1), Bytes::of(&send.1));
+                let (client, server) = (client.bytes(), server.bytes());
+                Tls::established(suite, (client, receive.0), (server, send.0), identity)
+            }
+        }
+        .ok_or_else(|| internal("no room for the secrets"))?;
+        // rustls checks neither when a session is resumed.
+        if let Err((alert, failure)) = verdict {
+            tls.layer().fail(cache, alert, out);
+            return Err(failure);
+        }
+        let tls13 = suite.is_tls13();
+        Ok(Established { tls, rest, tls13, resumed })
+    }
+}
+
+/// Key and initialization vector of TLS 1.2 in a row.
+struct Bytes([u8; LONGEST_KEY + NONCE], usize);
+
+impl Bytes {
+    fn of(secrets: &ConnectionTrafficSecrets) -> Bytes {
+        let (key, iv) = parts(secrets);
+        let mut bytes = Bytes([0; LONGEST_KEY + NONCE], key.len() + iv.len());
+        for (to, from) in bytes.0.iter_mut().zip(key.iter().chain(iv)) {
+            *to = *from;
+        }
+        bytes
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.0.get(..self.1).unwrap_or_default()
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+fn parts(secrets: &ConnectionTrafficSecrets) -> (&[u8], &[u8]) {
+    match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key.as_ref(), iv.as_ref()),
+        _ => (&[], &[]),
+    }
+}
+
+/// Whether a traffic secret leads to the keys that rustls used: both were learnt apart.
+fn lead_to(suite: Suite, secret: &[u8], keys: &ConnectionTrafficSecrets) -> bool {
+    let (mut key, mut iv) = ([0; LONGEST_KEY], [0; NONCE]);
+    let (expected_key, expected_iv) = parts(keys);
+    let same = secret.len() == suite.secret()
+        && expected_key.len() == suite.aead().key_len()
+        && key.get_mut(..expected_key.len()).is_some_and(|key| {
+            let equal = aws_lc_rs::constant_time::verify_slices_are_equal;
+            expand_key(suite, secret, key, &mut iv).is_some()
+                && equal(key, expected_key).is_ok()
+                && equal(&iv, expected_iv).is_ok()
+        });
+    key.zeroize();
+    iv.zeroize();
+    same
+}
+
+/// What came in place of a first record.
+fn not_tls(bytes: &[u8]) -> Failure {
+    let what = match bytes {
+        [0x10, ..] => "MQTT without TLS on a listener for TLS",
+        [b'A'..=b'Z', b'A'..=b'Z', ..] => "HTTP without TLS on a listener for TLS",
+        [0x16, 3, ..] => "a handshake record that is too long",
+        _ => "what came is not TLS",
+    };
+    Failure::new(Kind::NotTls, what)
+}
+
+/// The alert for a client whose certificate was in order when it connected first.
+pub fn expired() -> (Alert, Failure) {
+    let what = "the certificate has expired since the session was begun";
+    (Alert::CERTIFICATE_EXPIRED, Failure::new(Kind::CertificateExpired, what))
+}
+
+/// The alert for a client whose certificate lacks what the listener takes as its user name.
+pub fn nameless() -> (Alert, Failure) {
+    let what = "the certificate has no name of the kind that is the user name here";
+    (Alert::BAD_CERTIFICATE, Failure::new(Kind::BadCertificate, what))
+}
+
+/// The same of one that was revoked.
+pub fn revoked() -> (Alert, Failure) {
+    let what = "the certificate was revoked since the session was begun";
+    (Alert::CERTIFICATE_REVOKED, Failure::new(Kind::CertificateRevoked, what))
+}

@@ -1,0 +1,74 @@
+//! How the traffic secrets of TLS 1.3 are learnt. rustls gives out keys when a handshake is over,
+//! but a KeyUpdate needs the secrets behind them, and those it only tells a key log.
+//!
+//! A key log is shared by all connections of a listener and is told on the thread that drives the
+//! handshake, while it does: so what was said waits in a place of the thread, which is emptied
+//! before and after every call into rustls. Nothing is shared between threads.
+
+use super::keys::LONGEST_SECRET;
+use rustls::KeyLog;
+use std::cell::RefCell;
+use zeroize::Zeroize;
+
+thread_local! {
+    static HEARD: RefCell<Heard> = const { RefCell::new(Heard { client: None, server: None }) };
+}
+
+/// One traffic secret. Wiped when it goes.
+pub struct Secret {
+    bytes: [u8; LONGEST_SECRET],
+    length: usize,
+}
+
+impl Secret {
+    fn new(secret: &[u8]) -> Option<Secret> {
+        let mut bytes = [0; LONGEST_SECRET];
+        bytes.get_mut(..secret.len())?.copy_from_slice(secret);
+        Some(Secret { bytes, length: secret.len() })
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+    }
+}
+
+/// What one call into rustls has told.
+#[derive(Default)]
+pub struct Heard {
+    /// Of what the client sends.
+    pub client: Option<Secret>,
+    /// Of what the server sends.
+    pub server: Option<Secret>,
+}
+
+/// Calls into rustls; returns what it told besides.
+pub fn listen<T>(call: impl FnOnce() -> T) -> (T, Heard) {
+    HEARD.take();
+    let result = call();
+    (result, HEARD.take())
+}
+
+/// The key log of every listener.
+#[derive(Debug)]
+pub struct Listener;
+
+impl KeyLog for Listener {
+    fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
+        HEARD.with_borrow_mut(|heard| match label {
+            "CLIENT_TRAFFIC_SECRET_0" => heard.client = Secret::new(secret),
+            "SERVER_TRAFFIC_SECRET_0" => heard.server = Secret::new(secret),
+            _ => {}
+        });
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        matches!(label, "CLIENT_TRAFFIC_SECRET_0" | "SERVER_TRAFFIC_SECRET_0")
+    }
+}

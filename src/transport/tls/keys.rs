@@ -1,0 +1,211 @@
+//! Keys made ready for use, and where those of busy clients wait.
+//!
+//! A client keeps its secrets only. The key for a direction is made from them when a record comes
+//! or goes, which costs several times what the record itself costs; so the shard keeps the keys
+//! that it made last. What is kept is found by the secret itself: a key cannot be taken for that
+//! of another connection or of another generation, and nothing has to be told to a client when its
+//! key goes.
+
+use super::suite::{LONGEST_KEY, NONCE, Suite};
+use aws_lc_rs::{aead, hkdf};
+use zeroize::Zeroize;
+
+/// The longest secret, bytes.
+pub const LONGEST_SECRET: usize = 48;
+
+/// The key of one direction. It cannot be copied, and goes with its bytes wiped.
+pub struct Key {
+    /// aws-lc wipes it when it is freed.
+    aead: aead::LessSafeKey,
+    iv: [u8; NONCE],
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.iv.zeroize();
+    }
+}
+
+impl Key {
+    /// Makes the key of `secret`, whose length is [`Suite::secret`]. `None` when the library
+    /// cannot.
+    pub fn derive(suite: Suite, secret: &[u8]) -> Option<Key> {
+        let (mut key, mut iv) = ([0; LONGEST_KEY], [0; NONCE]);
+        let length = suite.aead().key_len();
+        let made = key.get_mut(..length).and_then(|key| {
+            match suite.is_tls13() {
+                true => expand_key(suite, secret, key, &mut iv)?,
+                false => {
+                    let (from, rest) = secret.split_at_checked(length)?;
+                    key.copy_from_slice(from);
+                    iv = rest.first_chunk().copied()?;
+                }
+            }
+            let aead = aead::UnboundKey::new(suite.aead(), key).ok()?;
+            Some(Key { aead: aead::LessSafeKey::new(aead), iv })
+        });
+        key.zeroize();
+        iv.zeroize();
+        made
+    }
+
+    /// The nonce of a record: the initialization vector, its end combined with the sequence number
+    /// (RFC 8446 section 5.3, RFC 7905 section 2). AES-GCM of TLS 1.2 lets the sender choose the
+    /// last eight bytes; these do as well.
+    pub fn nonce(&self, sequence: u64) -> [u8; NONCE] {
+        let mut nonce = self.iv;
+        for (byte, with) in nonce.iter_mut().skip(NONCE - 8).zip(sequence.to_be_bytes()) {
+            *byte ^= with;
+        }
+        nonce
+    }
+
+    /// The nonce of an AES-GCM record of TLS 1.2 that has come with these eight bytes.
+    pub fn nonce_with(&self, explicit: [u8; 8]) -> [u8; NONCE] {
+        let mut nonce = self.iv;
+        nonce[NONCE - 8..].copy_from_slice(&explicit);
+        nonce
+    }
+
+    /// Checks and decrypts `sealed`, without its `tag`, into `plain`, which is as long. False when
+    /// it is not genuine; then `plain` holds anything.
+    pub fn open(
+        &self,
+        nonce: [u8; NONCE],
+        aad: &[u8],
+        sealed: &[u8],
+        tag: &[u8],
+        plain: &mut [u8],
+    ) -> bool {
+        let nonce = aead::Nonce::assume_unique_for_key(nonce);
+        self.aead.open_separate_gather(nonce, aead::Aad::from(aad), sealed, tag, plain).is_ok()
+    }
+
+    /// Encrypts `plain`, followed by `inner`, into `sealed`, followed by the tag. The lengths must
+    /// agree. False when they do not, or the library fails.
+    pub fn seal(
+        &self,
+        nonce: [u8; NONCE],
+        aad: &[u8],
+        plain: &[u8],
+        inner: &[u8],
+        sealed: &mut [u8],
+    ) -> bool {
+        let nonce = aead::Nonce::assume_unique_for_key(nonce);
+        let Some((sealed, end)) = sealed.split_at_mut_checked(plain.len()) else { return false };
+        let aad = aead::Aad::from(aad);
+        self.aead.seal_out_of_place_scatter(nonce, aad, plain, sealed, inner, end).is_ok()
+    }
+}
+
+/// Bytes of derived output.
+struct Length(usize);
+
+impl hkdf::KeyType for Length {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+/// HKDF-Expand-Label without a context (RFC 8446 section 7.1).
+fn expand_label(prk: &hkdf::Prk, label: &[u8], out: &mut [u8]) -> Option<()> {
+    let length = u16::try_from(out.len()).ok()?.to_be_bytes();
+    let name = [u8::try_from(b"tls13 ".len() + label.len()).ok()?];
+    let info: [&[u8]; 5] = [&length, &name, b"tls13 ", label, &[0]];
+    prk.expand(&info, Length(out.len())).ok()?.fill(out).ok()
+}
+
+/// Key and initialization vector of a traffic secret (RFC 8446 section 7.3).
+pub fn expand_key(suite: Suite, secret: &[u8], key: &mut [u8], iv: &mut [u8; NONCE]) -> Option<()> {
+    let prk = hkdf::Prk::new_less_safe(suite.hkdf(), secret);
+    expand_label(&prk, b"key", key)?;
+    expand_label(&prk, b"iv", iv)
+}
+
+/// Replaces a traffic secret by the next one (RFC 8446 section 7.2).
+pub fn update(suite: Suite, secret: &mut [u8]) -> Option<()> {
+    let prk = hkdf::Prk::new_less_safe(suite.hkdf(), secret);
+    expand_label(&prk, b"traffic upd", secret)
+}
+
+/// Places of a set: a secret's first bytes choose the set, and it may be in any of its places.
+const WAYS: usize = 4;
+/// Sets of one shard. A key takes about 700 bytes: 1.4 MiB when all places are taken.
+const SETS: usize = 512;
+
+struct Place {
+    suite: Suite,
+    secret: [u8; LONGEST_SECRET],
+    key: Key,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
+}
+
+#[derive(Default)]
+struct Set {
+    places: [Option<Box<Place>>; WAYS],
+    /// Which place is taken next.
+    next: u8,
+}
+
+/// The keys that a shard used last, at most [`WAYS`] times [`SETS`].
+#[derive(Default)]
+pub struct KeyCache {
+    sets: Vec<Set>,
+    /// Keys that had to be made.
+    pub derived: u64,
+}
+
+impl KeyCache {
+    fn set(&mut self, secret: &[u8]) -> &mut Set {
+        if self.sets.is_empty() {
+            self.sets.resize_with(SETS, Set::default);
+        }
+        // Secrets are random: each set is as likely as the others.
+        let first = secret.first_chunk().map_or(0, |bytes| u16::from_le_bytes(*bytes));
+        &mut self.sets[usize::from(first) % SETS]
+    }
+
+    /// The key of `secret`, made if it is not here. `None` when it cannot be made.
+    pub fn get(&mut self, suite: Suite, secret: &[u8]) -> Option<&Key> {
+        let set = self.set(secret);
+        if let Some(at) = set.find(suite, secret) {
+            return self.set(secret).places[at].as_ref().map(|place| &place.key);
+        }
+        let key = Key::derive(suite, secret)?;
+        self.derived += 1;
+        let mut kept = [0; LONGEST_SECRET];
+        kept.get_mut(..secret.len())?.copy_from_slice(secret);
+        let place = Box::new(Place { suite, secret: kept, key });
+        kept.zeroize();
+        let set = self.set(secret);
+        let at = usize::from(set.next) % WAYS;
+        set.next = set.next.wrapping_add(1);
+        Some(&set.places[at].insert(place).key)
+    }
+
+    /// A secret is not used any more: neither is its key.
+    pub fn remove(&mut self, suite: Suite, secret: &[u8]) {
+        if self.sets.is_empty() {
+            return;
+        }
+        let set = self.set(secret);
+        if let Some(at) = set.find(suite, secret) {
+            set.places[at] = None;
+        }
+    }
+}
+
+impl Set {
+    fn find(&self, suite: Suite, secret: &[u8]) -> Option<usize> {
+        self.places.iter().position(|place| {
+            place.as_ref().is_some_and(|place| {
+                place.suite == suite && place.secret.get(..secret.len()) == Some(secret)
+            })
+        })
+    }
+}

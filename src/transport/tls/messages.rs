@@ -1,0 +1,106 @@
+//! What a peer says besides data once the handshake is over: alerts, KeyUpdates of TLS 1.3, and in
+//! TLS 1.2 attempts to shake hands again. As `records`, of which this is a part.
+
+use super::alert::{Alert, FATAL, Failure, Kind, WARNING};
+use super::keys::KeyCache;
+use super::records::{Event, KEY_UPDATE, NOT_NOW, Records, Refused, broken, refuse};
+
+/// KeyUpdates without data between them; one more ends the connection.
+const UPDATES: u8 = 32;
+/// Warnings in all; one more ends the connection.
+const WARNINGS: u8 = 4;
+/// First byte of a ClientHello message.
+const CLIENT_HELLO: u8 = 1;
+
+impl<const N: usize> Records<N> {
+    /// An alert (RFC 8446 section 6).
+    pub(super) fn hear_alert(&mut self, said: &[u8]) -> Result<Event, Refused> {
+        let &[level, description] = said else {
+            return refuse(Alert::DECODE_ERROR, "an alert that cannot be read");
+        };
+        let alert = Alert(description);
+        if level != WARNING && level != FATAL {
+            return refuse(Alert::ILLEGAL_PARAMETER, "an alert of an unknown level");
+        }
+        if alert == Alert::CLOSE_NOTIFY {
+            return Ok(Event::Closed);
+        }
+        if level == FATAL {
+            let what = format!("the client sent the alert {description}");
+            return Err((None, Failure::new(Kind::ClientAlert, what)));
+        }
+        self.tally.warnings += 1;
+        if self.tally.warnings > WARNINGS {
+            return refuse(Alert::UNEXPECTED_MESSAGE, "too many warnings");
+        }
+        // TLS 1.3 has no other warnings (RFC 8446 section 6).
+        if self.suite.is_tls13() && alert != Alert::USER_CANCELED {
+            return refuse(Alert::DECODE_ERROR, "a warning that TLS 1.3 does not have");
+        }
+        Ok(Event::None)
+    }
+
+    /// A KeyUpdate, or a part of one, of TLS 1.3 (RFC 8446 section 4.6.3). It ends with its record:
+    /// what follows has another key.
+    pub(super) fn hear_key_update(
+        &mut self,
+        cache: &mut KeyCache,
+        said: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Event, Refused> {
+        if said.is_empty() {
+            return refuse(Alert::UNEXPECTED_MESSAGE, "an empty handshake record");
+        }
+        let begun = usize::from(self.tally.begun);
+        let expected = KEY_UPDATE.get(begun..).unwrap_or_default();
+        let (head, rest) = said.split_at(said.len().min(expected.len()));
+        if !expected.starts_with(head) {
+            return refuse(Alert::UNEXPECTED_MESSAGE, NOT_NOW);
+        }
+        let wanted = match *rest {
+            [] => {
+                self.tally.begun += u8::try_from(head.len()).unwrap_or(0);
+                return Ok(Event::None);
+            }
+            [0] => false,
+            [1] => true,
+            [_] => return refuse(Alert::ILLEGAL_PARAMETER, "a KeyUpdate of an unknown kind"),
+            _ => return refuse(Alert::UNEXPECTED_MESSAGE, "more after a KeyUpdate in its record"),
+        };
+        self.tally.begun = 0;
+        self.tally.updates += 1;
+        if self.tally.updates > UPDATES {
+            return refuse(Alert::UNEXPECTED_MESSAGE, "too many KeyUpdates without data");
+        }
+        if wanted && !self.tally.said_close {
+            self.update_send(cache, out).ok_or_else(broken)?;
+        }
+        self.receive.update(self.suite, cache).ok_or_else(broken)?;
+        Ok(Event::None)
+    }
+
+    /// A handshake message of TLS 1.2: there is no second handshake on a connection. The first
+    /// attempt is declined (RFC 5246 section 7.2.2), the second one ends it.
+    pub(super) fn hear_hello(
+        &mut self,
+        cache: &mut KeyCache,
+        said: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Event, Refused> {
+        let whole = match *said {
+            [CLIENT_HELLO, a, b, c, ref rest @ ..] => {
+                rest.len() == usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)
+            }
+            _ => false,
+        };
+        if !whole {
+            return refuse(Alert::UNEXPECTED_MESSAGE, NOT_NOW);
+        }
+        if self.tally.renegotiated {
+            return refuse(Alert::NO_RENEGOTIATION, "a second attempt to renegotiate");
+        }
+        self.tally.renegotiated = true;
+        self.say(cache, WARNING, Alert::NO_RENEGOTIATION, out);
+        Ok(Event::None)
+    }
+}

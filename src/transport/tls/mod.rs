@@ -1,0 +1,155 @@
+//! TLS 1.2 and 1.3, with and without certificates of clients. Pure: bytes in, bytes out.
+//!
+//! rustls makes the handshake (`handshake`); then its secrets are taken out, it goes, and a record
+//! layer of ours goes on (`records`) with two secrets, two sequence numbers and a few flags:
+//! 112 bytes for an idle client with AES-128 or ChaCha20 in TLS 1.3, 160 with AES-256, where
+//! rustls's own connection keeps 9 KB and OpenSSL's 25 to 59. Expanded keys are made when they are
+//! needed, and a few of them kept per shard (`keys`).
+//!
+//! The kernel's TLS is not used: it would need a descriptor per socket to be set up with, keeps
+//! several kilobytes per connection in the kernel, and does not know KeyUpdate before Linux 6.14.
+//!
+//! Absent on purpose: CBC suites, RSA key exchange, versions below 1.2, pre-shared keys without
+//! certificates, compression, early data (it can be replayed). rustls offers none of the first
+//! four.
+
+mod alert;
+mod handshake;
+mod identity;
+mod key_log;
+mod keys;
+mod messages;
+mod records;
+mod server;
+mod sni;
+mod suite;
+mod ticket;
+mod verify;
+
+pub use alert::{Alert, Failure, Kind};
+pub use handshake::{Advanced, Established, Handshake};
+pub use identity::{Identity, UsernameFrom};
+pub use keys::KeyCache;
+pub use records::{Opened, RecordLayer, Records, Sealed};
+pub use server::{Reader, Server, Unusable, ticket_keys};
+pub use ticket::TicketKeys;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{CertificateError, CipherSuite, Error};
+use std::sync::Arc;
+use suite::Suite;
+
+/// What goes on where a handshake is over, by the room that its secrets need.
+pub enum Tls {
+    /// With a hash of 32 bytes, or AES-128 in TLS 1.2.
+    Short(Box<Records<32>>),
+    /// With longer secrets.
+    Long(Box<Records<48>>),
+}
+
+impl Tls {
+    /// The record layer.
+    pub fn layer(&mut self) -> &mut dyn RecordLayer {
+        match self {
+            Tls::Short(records) => &mut **records,
+            Tls::Long(records) => &mut **records,
+        }
+    }
+
+    /// The same, only to look at.
+    pub fn peek(&self) -> &dyn RecordLayer {
+        match self {
+            Tls::Short(records) => &**records,
+            Tls::Long(records) => &**records,
+        }
+    }
+
+    /// Of a handshake that is over: secrets and sequence numbers of both directions.
+    fn established(
+        suite: Suite,
+        receive: (&[u8], u64),
+        send: (&[u8], u64),
+        identity: Option<Box<Identity>>,
+    ) -> Option<Tls> {
+        Some(match suite.secret() {
+            0..=32 => Tls::Short(Box::new(Records::new(suite, receive, send, identity)?)),
+            _ => Tls::Long(Box::new(Records::new(suite, receive, send, identity)?)),
+        })
+    }
+}
+
+/// What the handshakes are made with: aws-lc-rs, the suites with AES-128 first. Deriving keys with
+/// SHA-384 costs three times as much, and AES-256 more memory per client.
+pub fn provider() -> Arc<CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => 0,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => 1,
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => 2,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 3,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+        | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => 4,
+        _ => 5,
+    });
+    Arc::new(provider)
+}
+
+/// The library's first random number takes it tens of milliseconds; no client is to wait for that.
+/// Each thread has a generator of its own.
+pub fn warm_up() {
+    let mut bytes = [0; 16];
+    // A failure will show again in the first handshake.
+    let _ = ::aws_lc_rs::rand::fill(&mut bytes);
+}
+
+/// What rustls said, for the log and the counters.
+fn refused(error: &Error) -> Failure {
+    let kind = match error {
+        Error::NoCertificatesPresented => Kind::NoCertificate,
+        Error::InvalidCertificate(certificate) => match certificate {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Kind::CertificateExpired,
+            CertificateError::Revoked
+            | CertificateError::UnknownRevocationStatus
+            | CertificateError::ExpiredRevocationList
+            | CertificateError::ExpiredRevocationListContext { .. } => Kind::CertificateRevoked,
+            CertificateError::UnknownIssuer => Kind::UnknownAuthority,
+            _ => Kind::BadCertificate,
+        },
+        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => Kind::NothingInCommon,
+        Error::AlertReceived(_) => Kind::ClientAlert,
+        Error::General(_) | Error::FailedToGetCurrentTime | Error::FailedToGetRandomBytes => {
+            Kind::Internal
+        }
+        _ => Kind::Protocol,
+    };
+    let what = match error {
+        Error::NoCertificatesPresented => "the client showed no certificate".to_owned(),
+        Error::InvalidCertificate(CertificateError::Other(other)) => {
+            format!("the client's certificate: {other}")
+        }
+        Error::InvalidCertificate(why) => {
+            let words = match kind {
+                Kind::UnknownAuthority => "it leads to no authority that is trusted here",
+                Kind::CertificateExpired => "it has expired, or is not yet valid",
+                Kind::CertificateRevoked if *why == CertificateError::Revoked => "it was revoked",
+                Kind::CertificateRevoked => "no CRL says whether it was revoked",
+                _ => return Failure::new(kind, format!("the client's certificate: {why}")),
+            };
+            format!("the client's certificate: {words}")
+        }
+        Error::AlertReceived(alert) => format!("the client sent the alert {alert:?}"),
+        other => other.to_string(),
+    };
+    Failure::new(kind, what)
+}
+
+#[cfg(test)]
+mod handshake_tests;
+#[cfg(test)]
+mod records_tests;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,205 @@
+//! Session tickets: what a client shows to go on from an earlier handshake.
+//!
+//! A ticket is sealed with a key of this process and bound to its listener and to what that
+//! listener trusts (authorities, CRLs, whether certificates are asked for): it opens nowhere else,
+//! and not after a reload that changed any of that. rustls does neither by itself. Keys are changed
+//! every so often, and the one before is still accepted, so a ticket lasts once to twice that time.
+
+use aws_lc_rs::{aead, rand};
+use rustls::server::ProducesTickets;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Bytes of a key's name, by which a ticket says what it was sealed with.
+const NAME: usize = 8;
+/// Bytes of a key.
+const KEY: usize = 32;
+
+struct TicketKey {
+    name: [u8; NAME],
+    key: aead::LessSafeKey,
+    made: Instant,
+}
+
+impl TicketKey {
+    fn random(made: Instant) -> Option<TicketKey> {
+        let (mut name, mut key) = ([0; NAME], [0; KEY]);
+        rand::fill(&mut name).ok()?;
+        rand::fill(&mut key).ok()?;
+        let unbound = aead::UnboundKey::new(&aead::AES_256_GCM, &key).ok();
+        zeroize::Zeroize::zeroize(&mut key);
+        Some(TicketKey { name, key: aead::LessSafeKey::new(unbound?), made })
+    }
+}
+
+#[derive(Default)]
+struct Pair {
+    current: Option<TicketKey>,
+    previous: Option<TicketKey>,
+}
+
+/// The keys of one listener. Shared by all shards, which accept each other's tickets: behind a lock
+/// that a handshake takes for a few hundred nanoseconds, and that is written once per rotation.
+pub struct TicketKeys {
+    rotate: Duration,
+    pair: RwLock<Pair>,
+}
+
+impl fmt::Debug for TicketKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TicketKeys")
+    }
+}
+
+impl TicketKeys {
+    /// Without a key yet; a new one is made every `rotate`.
+    pub fn new(rotate: Duration) -> Arc<TicketKeys> {
+        Arc::new(TicketKeys { rotate, pair: RwLock::default() })
+    }
+
+    /// How often the key is changed.
+    pub fn rotation(&self) -> Duration {
+        self.rotate
+    }
+
+    /// Calls `with` with the present keys, after changing them if it is time.
+    fn with<T>(&self, now: Instant, with: impl Fn(&Pair) -> Option<T>) -> Option<T> {
+        let is_due = |pair: &Pair| match &pair.current {
+            Some(key) => now.saturating_duration_since(key.made) >= self.rotate,
+            None => true,
+        };
+        // A thread that panicked ends the process: what it left behind does not matter.
+        let pair = self.pair.read().unwrap_or_else(PoisonError::into_inner);
+        if !is_due(&pair) {
+            return with(&pair);
+        }
+        drop(pair);
+        let mut pair = self.pair.write().unwrap_or_else(PoisonError::into_inner);
+        if is_due(&pair) {
+            let old = pair.current.replace(TicketKey::random(now)?);
+            // After a long pause the old one is too old as well.
+            let fresh = |key: &TicketKey| {
+                now.saturating_duration_since(key.made) < self.rotate.saturating_mul(2)
+            };
+            pair.previous = old.filter(fresh);
+        }
+        with(&pair)
+    }
+}
+
+/// What makes and takes the tickets of a listener, as long as its trust does not change.
+pub struct Ticketer {
+    keys: Arc<TicketKeys>,
+    /// What the tickets are bound to.
+    bound: [u8; 32],
+}
+
+impl fmt::Debug for Ticketer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ticketer")
+    }
+}
+
+impl Ticketer {
+    /// With keys that outlive it, for tickets bound to `bound`.
+    pub fn new(keys: Arc<TicketKeys>, bound: [u8; 32]) -> Ticketer {
+        Ticketer { keys, bound }
+    }
+
+    fn seal(&self, plain: &[u8], now: Instant) -> Option<Vec<u8>> {
+        self.keys.with(now, |pair| {
+            let TicketKey { name, key, .. } = pair.current.as_ref()?;
+            // Random: 2^32 tickets of one key would be too many, and no listener makes as many.
+            let mut nonce = [0; aead::NONCE_LEN];
+            rand::fill(&mut nonce).ok()?;
+            let mut ticket = Vec::with_capacity(NAME + nonce.len() + plain.len() + 16);
+            ticket.extend_from_slice(name);
+            ticket.extend_from_slice(&nonce);
+            let start = ticket.len();
+            ticket.extend_from_slice(plain);
+            let nonce = aead::Nonce::assume_unique_for_key(nonce);
+            let sealed = ticket.get_mut(start..)?;
+            let aad = aead::Aad::from(self.bound);
+            let tag = key.seal_in_place_separate_tag(nonce, aad, sealed).ok()?;
+            ticket.extend_from_slice(tag.as_ref());
+            Some(ticket)
+        })
+    }
+
+    fn open(&self, ticket: &[u8], now: Instant) -> Option<Vec<u8>> {
+        let (name, rest) = ticket.split_first_chunk::<NAME>()?;
+        let (nonce, sealed) = rest.split_first_chunk::<{ aead::NONCE_LEN }>()?;
+        self.keys.with(now, |pair| {
+            let keys = [&pair.current, &pair.previous];
+            let key = keys.into_iter().flatten().find(|key| key.name == *name)?;
+            let nonce = aead::Nonce::assume_unique_for_key(*nonce);
+            let mut plain = sealed.to_vec();
+            let aad = aead::Aad::from(self.bound);
+            let length = key.key.open_in_place(nonce, aad, &mut plain).ok()?.len();
+            plain.truncate(length);
+            Some(plain)
+        })
+    }
+}
+
+impl ProducesTickets for Ticketer {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        u32::try_from(self.keys.rotate.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.seal(plain, Instant::now())
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.open(cipher, Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROTATE: Duration = Duration::from_secs(100);
+
+    #[test]
+    fn a_ticket_opens_where_it_was_made_and_nowhere_else() {
+        let keys = TicketKeys::new(ROTATE);
+        let (here, there) = (Ticketer::new(keys.clone(), [1; 32]), Ticketer::new(keys, [2; 32]));
+        let now = Instant::now();
+        let ticket = here.seal(b"session", now).unwrap();
+        assert_eq!(here.open(&ticket, now).as_deref(), Some(&b"session"[..]));
+        assert_eq!(there.open(&ticket, now), None);
+        assert_eq!(Ticketer::new(TicketKeys::new(ROTATE), [1; 32]).open(&ticket, now), None);
+    }
+
+    #[test]
+    fn a_ticket_that_was_changed_or_cut_does_not_open() {
+        let ticketer = Ticketer::new(TicketKeys::new(ROTATE), [1; 32]);
+        let now = Instant::now();
+        let ticket = ticketer.seal(b"session", now).unwrap();
+        for at in 0..ticket.len() {
+            let mut changed = ticket.clone();
+            changed[at] ^= 1;
+            assert_eq!(ticketer.open(&changed, now), None, "byte {at}");
+            assert_eq!(ticketer.open(&ticket[..at], now), None, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_ticket_lasts_for_one_rotation_and_less_than_three() {
+        let ticketer = Ticketer::new(TicketKeys::new(ROTATE), [1; 32]);
+        let start = Instant::now();
+        let ticket = ticketer.seal(b"session", start).unwrap();
+        assert!(ticketer.open(&ticket, start + ROTATE).is_some(), "of the key before");
+        assert!(ticketer.open(&ticket, start + 2 * ROTATE).is_none());
+        let after_a_pause = Ticketer::new(TicketKeys::new(ROTATE), [1; 32]);
+        let ticket = after_a_pause.seal(b"session", start).unwrap();
+        assert!(after_a_pause.open(&ticket, start + 2 * ROTATE).is_none());
+    }
+}
