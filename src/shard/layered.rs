@@ -277,7 +277,8 @@ impl Shard {
             | Cause::Rejected
             | Cause::ConnectTimeout
             | Cause::QueueFull
-            | Cause::Memory => Ending::Policy,
+            | Cause::Memory
+            | Cause::Unread => Ending::Policy,
         };
         self.change_layers(socket, |layers| layers.end(ending));
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return false };
