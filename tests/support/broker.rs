@@ -370,7 +370,8 @@ pub fn run(arguments: &[&str]) -> Exit {
 fn ringmq_command(launch: &Launch<'_>, directory: &Path) -> Command {
     let file = directory.join("ringmq.yaml");
     let Launch { bind, backlog, .. } = launch;
-    let listener = format!("name: default, type: tcp, bind: '{bind}', backlog: {backlog}");
+    let kind = if super::web::is_on() { "ws" } else { "tcp" };
+    let listener = format!("name: default, type: {kind}, bind: '{bind}', backlog: {backlog}");
     fs::write(&file, format!("listeners: [{{{listener}}}]\n")).expect("it can be written");
     let mut command = program();
     if let Some(files) = launch.files {

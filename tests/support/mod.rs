@@ -9,6 +9,7 @@ pub mod broker;
 pub mod client;
 pub mod incoming;
 pub mod packet;
+pub mod web;
 pub mod wire;
 
 use std::sync::atomic::{AtomicU32, Ordering};
