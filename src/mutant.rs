@@ -301,6 +301,17 @@ mutants! {
     ReplayRepeatsCursor,
     /// Timers fire in the tick before their deadline.
     WheelEarly,
+    // transport
+    /// The mask of a frame begins anew with each piece of its payload.
+    MaskBeginsAnew,
+    /// A socket goes to its home while a send is in flight on it.
+    MovedWhileSending,
+    /// What carries a client's MQTT is forgotten on its way to its home.
+    LayersLeftBehind,
+    /// An answer to an upgrade that was not sent yet is forgotten on the way to the home.
+    WireLeftBehind,
+    /// The memory of layers is not counted down when their connection ends.
+    LayersLeaked,
 }
 
 #[cfg(not(feature = "mutants"))]

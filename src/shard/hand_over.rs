@@ -168,7 +168,7 @@ impl Shard {
         departures.all.insert(socket, Box::new(departing));
         // What its layers have sent, their last word before CONNECT, must be out: a socket with a
         // send in flight cannot move. Its completion goes on.
-        if !sending {
+        if !sending || Mutant::MovedWhileSending.is_on() {
             self.set_out(socket);
         }
     }
@@ -233,8 +233,12 @@ impl Shard {
         if let Some(layers) = &layers {
             self.forget_keys(layers);
         }
+        let layers = layers.filter(|_| !Mutant::LayersLeftBehind.is_on());
         let wire = output.map_or_else(Vec::new, |output| {
-            let wire = output.wire().to_vec();
+            let wire = match Mutant::WireLeftBehind.is_on() {
+                true => Vec::new(),
+                false => output.wire().to_vec(),
+            };
             self.pool.put_output(output);
             wire
         });

@@ -22,6 +22,8 @@ use std::sync::Arc;
 const UNDER_WAY: u32 = 1000;
 /// Milliseconds that a handshake may stand still while others wait for its place.
 const STILL: u64 = 1000;
+/// Milliseconds between looks for certificates that have expired.
+const EXPIRY: u64 = 60_000;
 /// Lines: handshakes under way, and newcomers.
 const GOING_ON: usize = 0;
 const NEW: usize = 1;
@@ -38,6 +40,8 @@ pub(super) struct Handshakes {
     next: u64,
     /// What each listener's connections are secured with.
     servers: Vec<Option<Arc<Server>>>,
+    /// When certificates of live clients were looked at last because time passes.
+    looked: Instant,
 }
 
 impl Handshakes {
@@ -114,6 +118,16 @@ impl Shard {
             *place = Some(server);
         }
         if ends {
+            self.layered.look_at_certificates();
+        }
+    }
+
+    /// Once a minute: certificates of live clients may have expired.
+    pub(super) fn look_for_expired(&mut self) {
+        let mut servers = self.handshakes.servers.iter().flatten();
+        let due = self.now.millis_since(self.handshakes.looked) >= EXPIRY;
+        if due && servers.any(|server| server.ends_revoked) {
+            self.handshakes.looked = self.now;
             self.layered.look_at_certificates();
         }
     }

@@ -129,7 +129,7 @@ impl Shard {
             how,
             client_id = shown(name),
             username = connect.username.map(shown),
-            common_name = self.identity(socket).map(|known| shown(&known.common_name)),
+            common_name = self.common_name(socket).map(shown),
             peer = %connection.peer,
             listener = self.listener_name(connection.listener),
             version = version_name(connect.version),

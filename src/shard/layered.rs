@@ -13,9 +13,10 @@ use super::refuse::Denial;
 use super::{Action, Shard};
 use crate::ids::{ListenerId, Peer, SocketId};
 use crate::limits::cost;
+use crate::mutant::Mutant;
 use crate::slab::Table;
 use crate::transport::tls::KeyCache;
-use crate::transport::{Context, End, Ending, Exchange, Header, Identity, Layer, Layers, Stack};
+use crate::transport::{Context, End, Ending, Exchange, Header, Layer, Layers, Stack};
 
 /// A send in one piece is at most so long when it is put behind other bytes.
 const COPY: usize = 4096;
@@ -34,6 +35,8 @@ pub(super) struct Layered {
     keys: KeyCache,
     /// Connections whose certificates are looked at next; see [`Shard::run_certificates`].
     certificates: Option<u32>,
+    /// Connections whose keys may not be used any more; ended in the next step.
+    worn: Vec<SocketId>,
 }
 
 impl Layered {
@@ -87,7 +90,7 @@ impl Layered {
 
     /// True while that goes on.
     pub(super) fn looks_at_certificates(&self) -> bool {
-        self.certificates.is_some()
+        self.certificates.is_some() || !self.worn.is_empty()
     }
 }
 
@@ -112,7 +115,9 @@ impl Shard {
     /// The connection is gone, or has no layers any more.
     pub(super) fn take_layers(&mut self, socket: SocketId) -> Option<Layers> {
         let layers = self.layered.all.remove(socket.0)?;
-        self.tally.layers -= layers.heap();
+        if !Mutant::LayersLeaked.is_on() {
+            self.tally.layers -= layers.heap();
+        }
         Some(layers)
     }
 
@@ -142,9 +147,12 @@ impl Shard {
         self.deny_unread(socket, None, Denial::Memory);
     }
 
-    /// Who the client is, as far as a layer has verified it; until its CONNECT was accepted.
-    pub(super) fn identity(&self, socket: SocketId) -> Option<&Identity> {
-        self.layered.all.get(socket.0)?.identity()
+    /// Who the client is by its certificate, as far as a layer has verified it; until its CONNECT
+    /// was accepted.
+    pub(super) fn common_name(&self, socket: SocketId) -> Option<&str> {
+        let layers = self.layered.all.get(socket.0)?;
+        let told = layers.identity().map(|known| &*known.common_name);
+        told.or_else(|| layers.peek()?.identity()?.common_name.as_deref())
     }
 
     /// True when a listener takes connections of proxies only, and this peer is none.
@@ -401,13 +409,16 @@ impl Shard {
             self.actions.push(Action::Send(socket, Outgoing::One(bytes)));
         }
         if worn {
-            self.disconnect(socket, Cause::Transport("the key may not be used any more"));
+            self.layered.worn.push(socket);
         }
     }
 
-    /// Ends live clients whose certificates are revoked or have expired, where their listener says
-    /// so, until the step's work comes to `limit`; true when there are more to look at.
+    /// Ends connections whose keys are worn out, and live clients whose certificates are revoked or
+    /// have expired, where their listener says so, until the step's work comes to `limit`; true when there are more to look at.
     pub(super) fn run_certificates(&mut self, limit: u32) -> bool {
+        while let Some(socket) = self.layered.worn.pop() {
+            self.disconnect(socket, Cause::Transport("the key may not be used any more"));
+        }
         while let Some(at) = self.layered.certificates {
             if self.is_spent(limit) {
                 return true;

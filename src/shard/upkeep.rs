@@ -95,6 +95,7 @@ impl Shard {
         self.tell_memory();
         self.give_up_lost();
         self.tell_left_out();
+        self.look_for_expired();
         self.arm_upkeep();
     }
 

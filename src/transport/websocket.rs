@@ -7,6 +7,7 @@
 
 use super::{End, Ending, Exchange, Fault, Layer};
 use crate::limits::{LARGEST_FRAME, LATE_PONGS, cost};
+use crate::mutant::Mutant;
 use std::io::Cursor;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
@@ -370,7 +371,9 @@ fn unmask(out: &mut Vec<u8>, piece: &[u8], mask: &mut [u8; 4]) {
     for (byte, key) in words.into_remainder().iter_mut().zip(mask.iter()) {
         *byte ^= key;
     }
-    mask.rotate_left(piece.len() % 4);
+    if !Mutant::MaskBeginsAnew.is_on() {
+        mask.rotate_left(piece.len() % 4);
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! `RINGMQ_TEST_SHARDS` chooses the number of shards (default 2). `RINGMQ_TEST_BROKER=mosquitto`
 //! runs the tests against Mosquitto instead, to check the tests themselves; what it cannot be
-//! configured to do fails there. `RINGMQ_TEST_TRANSPORT=tls` has the broker speak TLS.
+//! configured to do fails there. `RINGMQ_TEST_TRANSPORT` is tls, ws or wss.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
@@ -375,12 +375,17 @@ pub fn run(arguments: &[&str]) -> Exit {
 fn ringmq_command(launch: &Launch<'_>, directory: &Path) -> Command {
     let file = directory.join("ringmq.yaml");
     let Launch { bind, backlog, .. } = launch;
-    let mut listener = format!("name: default, type: tcp, bind: '{bind}', backlog: {backlog}");
+    let kind = match (super::web::is_on(), over_tls()) {
+        (false, false) => "tcp",
+        (false, true) => "tls",
+        (true, false) => "ws",
+        (true, true) => "wss",
+    };
+    let mut listener = format!("name: default, type: {kind}, bind: '{bind}', backlog: {backlog}");
     if over_tls() {
         let file = |name: &str| directory.join(name).display().to_string();
-        listener = listener.replace("type: tcp", "type: tls")
-            + &format!(", tls: {{certificate: '{}', ", file("server.crt"))
-            + &format!("private_key: '{}'}}", file("server.key"));
+        listener += &format!(", tls: {{certificate: '{}', ", file("server.crt"));
+        listener += &format!("private_key: '{}'}}", file("server.key"));
     }
     fs::write(&file, format!("listeners: [{{{listener}}}]\n")).expect("it can be written");
     let mut command = program();
@@ -403,7 +408,8 @@ fn ringmq_command(launch: &Launch<'_>, directory: &Path) -> Command {
 
 /// Whether the broker's listener speaks TLS; the tests still speak TCP, to a tunnel.
 fn over_tls() -> bool {
-    std::env::var_os("RINGMQ_TEST_TRANSPORT").is_some_and(|transport| transport == "tls")
+    std::env::var_os("RINGMQ_TEST_TRANSPORT")
+        .is_some_and(|transport| transport == "tls" || transport == "wss")
 }
 
 /// The first `127.0.0.1:PORT` in a line.

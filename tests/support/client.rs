@@ -10,6 +10,7 @@ use super::packet::{
     Ack, AckKind, ConnAck, Packet, Property, Publish, Subscribe, encode_disconnect,
     encode_unsubscribe, properties, reason,
 };
+use super::web::{self, Web};
 use super::wire::{Version, Writer};
 use super::{Broker, patience};
 
@@ -139,6 +140,7 @@ pub enum Next {
 pub struct Client {
     pub version: Version,
     stream: TcpStream,
+    web: Option<Web>,
     bytes: Vec<u8>,
     stash: VecDeque<Packet>,
     next_id: u16,
@@ -151,7 +153,8 @@ impl Client {
         if !broker.alive() {
             panic!("the broker has ended:\n{}", broker.complaints());
         }
-        Client::at(broker.address(), version)
+        let web = web::is_on().then(Web::default);
+        Client { web, ..Client::at(broker.address(), version) }
     }
 
     #[track_caller]
@@ -159,7 +162,8 @@ impl Client {
         let stream = TcpStream::connect(address).expect("the broker accepts connections");
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream.set_write_timeout(Some(patience())).expect("a write timeout");
-        Client { version, stream, bytes: Vec::new(), stash: VecDeque::new(), next_id: 0 }
+        let (bytes, stash) = (Vec::new(), VecDeque::new());
+        Client { version, stream, web: None, bytes, stash, next_id: 0 }
     }
 
     /// A clean session.
@@ -189,7 +193,8 @@ impl Client {
     /// Sends bytes as they are. That the broker hung up is for the test to notice when it reads.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
-        if let Err(error) = self.stream.write_all(bytes) {
+        let wrapped = self.web.as_mut().map(|web| web.wrap(bytes));
+        if let Err(error) = self.stream.write_all(wrapped.as_deref().unwrap_or(bytes)) {
             let gone = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].contains(&error.kind());
             assert!(gone, "cannot send {} bytes: {error}", bytes.len());
         }
@@ -211,7 +216,10 @@ impl Client {
             self.stream.set_read_timeout(Some(left)).expect("a read timeout");
             match self.stream.read(&mut chunk) {
                 Ok(0) => return self.closed(),
-                Ok(length) => self.bytes.extend(&chunk[..length]),
+                Ok(length) => match &mut self.web {
+                    Some(web) => self.bytes.extend(web.unwrap(&chunk[..length])),
+                    None => self.bytes.extend(&chunk[..length]),
+                },
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock | ErrorKind::TimedOut => return Next::Nothing,
                     ErrorKind::Interrupted => {}
@@ -427,7 +435,10 @@ impl Client {
         loop {
             match self.stream.read(&mut chunk) {
                 Ok(0) => return all,
-                Ok(length) => all.extend(&chunk[..length]),
+                Ok(length) => match &mut self.web {
+                    Some(web) => all.extend(web.unwrap(&chunk[..length])),
+                    None => all.extend(&chunk[..length]),
+                },
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return all,
                 Err(error) => panic!("the broker did not hang up: {error}, after {all:x?}"),
             }

@@ -10,6 +10,7 @@ pub mod client;
 pub mod incoming;
 pub mod packet;
 pub mod tunnel;
+pub mod web;
 pub mod wire;
 
 use std::sync::atomic::{AtomicU32, Ordering};
