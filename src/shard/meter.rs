@@ -77,7 +77,7 @@ impl Meter {
     }
 
     /// Reads the clock. When the time is over for what is done now, the work is taken as having
-    /// come to `limit`, and to that of the `step`.
+    /// come to `limit`, and to that of the `step`. What has no limit ([`u32::MAX`]) is not ended.
     pub(super) fn look_at_clock(&mut self, limit: u32, step: u32) {
         self.look_at = self.work + LOOK;
         let now = self.read_clock();
