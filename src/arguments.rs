@@ -6,6 +6,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use ringmq::config::Sources;
 
+use crate::passwd::Passwd;
+
 /// What `ringmq --help` says at its end.
 const NOTES: &str = "\
 Precedence: built-in default, then FILE, then the environment (RINGMQ_MQTT__MAX_INFLIGHT=64), then
@@ -82,9 +84,8 @@ pub enum Command {
         #[arg(value_name = "HOST:PORT")]
         target: Option<String>,
     },
-    /// Add or change a user.
-    #[command(hide = true)]
-    Passwd { words: Vec<String> },
+    /// Add, change or delete a user of a password file.
+    Passwd(Passwd),
     /// Print completions for a shell.
     Completions {
         /// The shell.

@@ -113,6 +113,7 @@
 //! No task, thread, timer, buffer or lock per client. No broadcast per publish. No retry towards
 //! MQTT 5 clients (the specification forbids it). TLS, WebSocket, users, storage and
 //! clustering are later capabilities; their settings are refused, not ignored.
+pub mod access;
 #[cfg(feature = "runtime")]
 pub mod admin;
 pub mod atomic;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use ringmq::access;
 use ringmq::broker;
 use ringmq::config::{self, Config, Problems, Sources};
 use ringmq::doctor::{self, Pong};
@@ -12,6 +13,7 @@ use ringmq::doctor::{self, Pong};
 use arguments::{Arguments, Command, Given, Print};
 
 mod arguments;
+mod passwd;
 
 // Without it where a sanitizer is to see the heap (scripts/sanitize).
 #[cfg(not(system_allocator))]
@@ -35,10 +37,13 @@ fn main() -> ExitCode {
         Some(Command::Config(Print::Show(given))) => show(given),
         Some(Command::Doctor { given, connections, json }) => examine(given, connections, json),
         Some(Command::Ping { given, target }) => ping(given, target),
-        Some(Command::Passwd { .. }) => {
-            complain(&"`ringmq passwd` is not in this build yet");
-            ExitCode::from(MISUSED)
-        }
+        Some(Command::Passwd(wanted)) => match passwd::run(&wanted) {
+            Ok(done) => print(done),
+            Err(failure) => {
+                complain(&failure);
+                ExitCode::from(FAILED)
+            }
+        },
         Some(Command::Completions { shell }) => print(arguments::completions(shell)),
         Some(Command::Man { command }) => manual(&command),
     }
@@ -73,6 +78,10 @@ fn run(given: Given) -> ExitCode {
 fn check(given: Given) -> ExitCode {
     match load(given) {
         Ok((sources, config)) => {
+            if let Err(problems) = access::load::load(&config, &access::load::read_file) {
+                problems.iter().for_each(|problem| complain(problem));
+                return ExitCode::from(MISUSED);
+            }
             for remark in config.remarks().into_iter().chain(sources.remarks()) {
                 complain(&remark);
             }

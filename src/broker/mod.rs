@@ -13,6 +13,7 @@
 //! none besides a listener's number of shards (`listen`).
 
 mod control;
+mod helpers;
 mod core;
 pub mod listen;
 pub mod log;
@@ -24,6 +25,8 @@ mod summary;
 mod watch;
 
 use self::core::{Clock, Command, Core, Plan, Report};
+use crate::access::Access;
+use crate::access::load::{load, read_file};
 use crate::admin::{self, Admin, AdminFailure, Ask, Question, Stage};
 use crate::config::{Bind, Config, Cores, Get, Listener, MemoryBudget, Sources};
 use crate::ids::{ListenerId, ShardId};
@@ -145,7 +148,9 @@ impl Broker {
         // A soft limit below the hard one only makes rings smaller than they could be.
         let nofile = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
         let ring = core::ring_config(config, nofile);
-        let settings = Arc::new(Settings::new(config).with_memory(config, memory));
+        let access = Arc::new(read_access(config).map_err(Failure::new)?);
+        let settings = Settings::new(config).with_memory(config, memory);
+        let settings = Arc::new(settings.with_access(access));
         let shared = Shared::new(Seeds::random());
         shared.memory_limit.set(shown(settings.memory));
         if config.limits.budget() == MemoryBudget::Auto && memory.is_none() {
@@ -154,6 +159,7 @@ impl Broker {
         let clock = Clock::start();
         let (sender, reports) = crossbeam_channel::unbounded();
         let ends = mailbox::mailboxes(shards, DATA_MAILBOX, CONTROL_MAILBOX);
+        let (helpers, questions) = helpers::queue(shards);
         let mut cores = Vec::with_capacity(shards);
         for (number, (cpu, ends)) in cpus.into_iter().zip(ends).enumerate() {
             let plan = Plan {
@@ -166,6 +172,7 @@ impl Broker {
                 ends,
                 clock,
                 reports: sender.clone(),
+                helpers: helpers.clone(),
             };
             cores.push(core::start(plan).map_err(|error| {
                 Failure::new(format!("cannot start a thread for shard {number}: {error}"))
@@ -186,6 +193,11 @@ impl Broker {
             memory,
         };
         broker.introduce()?;
+        let homes = broker.cores.iter().zip(&broker.doorbells).map(|(core, doorbell)| {
+            helpers::Home { commands: core.commands.clone(), doorbell: doorbell.clone() }
+        });
+        let started = questions.start(homes.collect());
+        started.map_err(|error| Failure::new(format!("cannot start a helper thread: {error}")))?;
         Ok(broker)
     }
 
@@ -344,6 +356,11 @@ impl Broker {
             }
         }
     }
+}
+
+/// What `access:` and its files say.
+fn read_access(config: &Config) -> Result<Access, String> {
+    load(config, &read_file).map_err(|problems| problems.join("\n"))
 }
 
 /// The CPUs to run on, one shard each.

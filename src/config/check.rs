@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
+use super::access_check;
 use super::document::Document;
 use super::host::Bind;
 use super::pointer;
@@ -19,20 +20,21 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
     session_expiry(config, &mut report);
     listeners(&config.listeners, &mut report);
     admin(config, &mut report);
-    let loopback = config.listeners.iter().all(|listener| is_loopback(&listener.bind));
+    access_check::check(config, &mut report);
+    let loopback = config.access.authentication.is_empty() && config.listeners.iter().all(|listener| is_loopback(&listener.bind));
     for listener in config.listeners.iter_mut() {
         listener.allow_anonymous.0.get_or_insert(loopback);
     }
 }
 
-struct Report<'a> {
+pub(super) struct Report<'a> {
     document: &'a Document,
     already: HashSet<String>,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Report<'_> {
-    fn add(&mut self, key: &str, what: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn add(&mut self, key: &str, what: impl Into<String>, fix: impl Into<String>) {
         if !self.has(key) {
             let origin = self.document.key_origin(&pointer::of_key(key));
             self.problems.push(Wrong::new(what, fix).at(&origin, key));
@@ -43,6 +45,11 @@ impl Report<'_> {
     fn has(&self, key: &str) -> bool {
         let mut parts = std::iter::successors(Some(key), |inner| Some(inner.rsplit_once('.')?.0));
         parts.any(|part| self.already.contains(part))
+    }
+
+    /// True when the key stands somewhere.
+    pub(super) fn is_written(&self, key: &str) -> bool {
+        self.document.has(key)
     }
 
     /// The position of the first listener with the `same` value, among those whose `field` could be

@@ -10,6 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::access::Access;
 use super::host::{Address, Bind, Cores, Mountpoint};
 use super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::quantity::{Count, Ratio, Seconds, ShortTime, Size, Time, Unit};
@@ -74,6 +75,8 @@ macro_rules! choice {
         }
     };
 }
+
+pub(super) use choice;
 
 choice! {
     /// What carries MQTT on a listener.
@@ -187,9 +190,11 @@ macro_rules! section {
     };
 }
 
+pub(super) use section;
+
 section! {
     /// The whole configuration, checked.
-    #[schemars(extend("x-later" = ["access", "overload", "storage", "bridges", "cluster"]))]
+    #[schemars(extend("x-later" = ["overload", "storage", "bridges", "cluster"]))]
     Config {
         /// Cores that run a shard, one shard per entry: a list such as [0, 2, 4-7]; a core listed
         /// twice runs two shards. auto: the process's affinity and cgroup quota.
@@ -203,6 +208,8 @@ section! {
         mqtt: Mqtt = Mqtt::default(),
         /// Retained messages.
         retained: Retained = Retained::default(),
+        /// Who may connect, publish and subscribe.
+        access: Access = Access::default(),
         /// What clients may use.
         limits: Limits = Limits::default(),
         /// The $SYS topics.
@@ -270,8 +277,8 @@ section! {
         backlog: Count<u32, Connections, 1, 65_535> = Count::of(4096),
         /// PROXY protocol header at the start of a connection.
         proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
-        /// Accept clients without user name. auto: only while every listener is on loopback or a
-        /// unix socket.
+        /// Accept clients without user name. auto: only while access.authentication is empty and
+        /// every listener is on loopback or a unix socket.
         allow_anonymous: Or<Auto, bool> = Or::NONE,
         /// Prefix of every topic of this listener's clients, ends with /; may use ${client_id} and
         /// ${username}, in which / + and # become _. A client whose prefix would leave no room for

@@ -12,6 +12,9 @@ use super::yaml;
 /// Widest line of the texts, in characters.
 const WIDTH: usize = 96;
 
+/// What is shown in place of a secret.
+const HIDDEN: &str = "\"***\"";
+
 /// A configuration file with every key at its default and a comment on each. Reading it gives
 /// [`Config::default`].
 pub fn default_file() -> String {
@@ -111,6 +114,9 @@ impl Layout<'_> {
     fn section(&mut self, section: Key<'_>, values: &Value, pointer: &str, indent: &str) {
         for (name, key) in section.keys() {
             let (value, pointer) = (&values[name], format!("{pointer}/{name}"));
+            if value.is_null() {
+                continue; // absent, and without a default
+            }
             let (above, behind) = (self.comment)(key, &pointer, indent);
             for line in above {
                 let _ = writeln!(self.out, "{line}");
@@ -122,6 +128,9 @@ impl Layout<'_> {
                     self.out.push('\n');
                     self.section(key, value, &pointer, &inner);
                 }
+                Shape::List(_) if value.as_array().is_none_or(Vec::is_empty) => {
+                    self.out.push_str(" []\n");
+                }
                 Shape::List(items) => {
                     self.out.push('\n');
                     for (index, item) in value.as_array().into_iter().flatten().enumerate() {
@@ -129,7 +138,8 @@ impl Layout<'_> {
                     }
                 }
                 _ => {
-                    let written = scalar(value);
+                    let hidden = key.is_secret() && *value != "";
+                    let written = if hidden { HIDDEN.to_owned() } else { scalar(value) };
                     let _ = match behind {
                         Some(behind) => writeln!(self.out, " {written}  # {behind}"),
                         None => writeln!(self.out, " {written}"),

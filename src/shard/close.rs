@@ -35,6 +35,10 @@ pub enum Cause {
     QueueFull,
     /// The broker holds as much as it may, and this client would have it hold more.
     Memory,
+    /// The client may not do what it did, and cannot be told otherwise.
+    NotAllowed,
+    /// What it was let in with is over.
+    Expired,
     /// The broker stops.
     Draining,
 }
@@ -51,6 +55,10 @@ impl Cause {
             Cause::KeepAlive => Some((ReasonCode::KeepAliveTimeout, "keep alive exceeded")),
             Cause::QueueFull => Some((ReasonCode::QuotaExceeded, "the pending queue is full")),
             Cause::Memory => Some((ReasonCode::QuotaExceeded, "the server is short of memory")),
+            Cause::NotAllowed => Some((ReasonCode::NotAuthorized, "the rules do not allow it")),
+            Cause::Expired => {
+                Some((ReasonCode::NotAuthorized, "what it was let in with has expired"))
+            }
             Cause::Draining => Some((ReasonCode::ServerShuttingDown, "the server is stopping")),
             _ => None,
         }
@@ -89,6 +97,10 @@ impl Shard {
                 self.log_refused(peer, listener, "no CONNECT in time");
             }
             Stage::HandingOver | Stage::Entry => {}
+            Stage::Proving => {
+                self.admissions.forget(socket);
+                self.counters.proving = self.admissions.len() as u64;
+            }
             Stage::Refused(_) => self.refused_waiting -= 1,
             Stage::Open(index) => {
                 self.meter.charge(cost::SESSION);
@@ -176,6 +188,7 @@ impl Shard {
         }
         let Some(connection) = self.connections.remove(socket.0) else { return };
         self.parked.forget(socket, connection.holds);
+        self.admissions.forget(socket);
         if let Some(output) = connection.output {
             self.pool.put_output(output);
         }

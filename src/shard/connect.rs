@@ -5,6 +5,8 @@ use super::connection::{Aliases, Stage};
 use super::memory::named;
 use super::refuse::{Denial, Refused};
 use super::{Action, Shard};
+use crate::access::chain::Accepted;
+use crate::access::{Decision, Grant, own};
 use crate::ids::{ClientKey, SocketId};
 use crate::limits::{MAX_TOPIC_LENGTH, cost};
 use crate::mesh::Entrance;
@@ -12,23 +14,41 @@ use crate::mutant::Mutant;
 use crate::packet::{
     self, ConnAck, ConnAckProperties, Connect, Encoded, Framing, Qos, ReasonCode, Version,
 };
-use crate::session::{Extras, Session, Subscriptions};
+use crate::session::{Session, Subscriptions};
 use crate::time::Instant;
 use std::sync::Arc;
 
 impl Shard {
     /// Takes `bytes`, which begin with a whole CONNECT, from a connection that is already in the
-    /// table, and goes on with what follows the packet.
+    /// table: what can be refused at once is, then the client proves who it is.
     pub(super) fn open_session(
         &mut self,
         socket: SocketId,
         assigned: Option<Box<str>>,
         bytes: &[u8],
     ) {
+        let Some((connect, _, entrance)) = self.welcomes(socket, bytes) else { return };
+        let name: Box<str> = assigned.as_deref().unwrap_or(connect.client_id).into();
+        let accepted = self
+            .check_connect(&connect, assigned.as_deref(), &entrance)
+            .and_then(|()| self.check_connack(&name, &connect, assigned.as_deref()));
+        match accepted {
+            Ok(()) => self.prove(socket, assigned, &connect, bytes),
+            Err(refused) => self.refuse(socket, &connect, refused),
+        }
+    }
+
+    /// The CONNECT at the start of `bytes`, what follows it, and where its client came in; `None`
+    /// when nobody may come in now, which it has been told.
+    fn welcomes<'a>(
+        &mut self,
+        socket: SocketId,
+        bytes: &'a [u8],
+    ) -> Option<(Connect<'a>, &'a [u8], Arc<Entrance>)> {
         let Some((connect, rest)) = first_packet(bytes) else {
             // The entry shard framed and decoded the same bytes.
             self.disconnect(socket, Cause::Broken);
-            return;
+            return None;
         };
         let entrance = self.connections.get(socket.0).and_then(|connection| {
             self.entrances.get(usize::from(connection.listener.0)).and_then(|e| e.clone())
@@ -36,22 +56,33 @@ impl Shard {
         let Some(entrance) = entrance else {
             // The listener was removed while the client was on its way.
             self.deny_connect(socket, &connect, Denial::ListenerClosed);
-            return;
+            return None;
         };
         if self.draining {
             self.deny_connect(socket, &connect, Denial::Draining);
-            return;
+            return None;
         }
-        if let Err(refused) = self.check_connect(&connect, assigned.as_deref(), &entrance) {
-            self.refuse(socket, &connect, refused);
-            return;
-        }
-        let name: Box<str> = assigned.clone().unwrap_or_else(|| connect.client_id.into());
+        Some((connect, rest, entrance))
+    }
+
+    /// Goes on with a client that is who it says: takeover, session, CONNACK, and what it sent
+    /// behind its CONNECT.
+    pub(super) fn let_in(
+        &mut self,
+        socket: SocketId,
+        assigned: Option<Box<str>>,
+        bytes: &[u8],
+        accepted: Accepted,
+    ) {
+        let Some((connect, rest, entrance)) = self.welcomes(socket, bytes) else { return };
         let assigned = assigned.as_deref();
-        let accepted = self
-            .check_connack(&name, &connect, assigned)
-            .and_then(|()| mount(&entrance.mountpoint, &name, &connect));
-        let mountpoint = match accepted {
+        let name: Box<str> = assigned.unwrap_or(connect.client_id).into();
+        let username = accepted.username.clone();
+        let grant = self.grant_of(socket, &connect, accepted);
+        let mountpoint = self.check_will(&name, &connect, grant.as_deref()).and_then(|()| {
+            mount(&entrance.mountpoint, &name, &connect, username.as_deref())
+        });
+        let mountpoint = match mountpoint {
             Ok(mountpoint) => mountpoint,
             Err(refused) => {
                 self.refuse(socket, &connect, refused);
@@ -60,7 +91,10 @@ impl Shard {
         };
         self.counters.connects += 1;
         self.meter.charge(cost::SESSION);
-        let (index, present) = self.attach(socket, &name, &connect, mountpoint);
+        if let Some(grant) = &grant {
+            self.note_end(socket, grant.ends);
+        }
+        let (index, present) = self.attach(socket, &name, &connect, mountpoint, grant);
         self.set_up_connection(socket, index, &connect);
         let mut connack = self.scratch.take_bytes();
         let encoded = self.encode_connack(&mut connack, &name, &connect, assigned, present);
@@ -126,10 +160,12 @@ impl Shard {
         if connect.client_id.len() > self.settings.max_client_id_length {
             return Err(Refused(ReasonCode::ClientIdentifierNotValid, "the ClientId is too long"));
         }
-        if connect.username.is_none() && !entrance.allow_anonymous {
+        // With a chain of methods, its end decides about them.
+        let unchecked = self.settings.access.methods.is_empty() && !entrance.allow_anonymous;
+        if connect.username.is_none() && unchecked {
             return Err(Refused(ReasonCode::NotAuthorized, "anonymous clients are not allowed"));
         }
-        if connect.username.is_some() && !entrance.allow_anonymous {
+        if connect.username.is_some() && unchecked {
             return Err(Refused(
                 ReasonCode::BadUserNameOrPassword,
                 "no users are configured for this listener",
@@ -150,10 +186,10 @@ impl Shard {
                 "the will's topic has too many levels",
             ));
         }
-        if crate::topic::is_servers_own(will.topic) {
-            return Err(Refused(ReasonCode::NotAuthorized, "$SYS belongs to the server"));
+        match own::publish(will.topic, will.topic) {
+            Decision::Deny(denied) => Err(Refused(denied.reason, denied.what)),
+            Decision::Allow | Decision::Later => Ok(()),
         }
-        Ok(())
     }
 
     /// Finds, resumes, replaces or makes the session, and ties it to the socket. Returns its index
@@ -164,6 +200,7 @@ impl Shard {
         name: &str,
         connect: &Connect<'_>,
         mountpoint: String,
+        grant: Option<Box<Grant>>,
     ) -> (u32, bool) {
         let mut known = self.find_session(name);
         let mut inherited = None;
@@ -225,9 +262,9 @@ impl Shard {
         if will.is_some() || !Mutant::WillNotCancelled.is_on() {
             session.will = will;
         }
-        if !mountpoint.is_empty() || session.extras.is_some() {
-            session.extras.get_or_insert_with(|| Box::new(Extras::default())).mountpoint =
-                mountpoint.into();
+        if !mountpoint.is_empty() || grant.is_some() || session.extras.is_some() {
+            let extras = session.extras();
+            (extras.mountpoint, extras.grant) = (mountpoint.into(), grant);
         }
         self.tally.names += named(session);
         self.tell_presence(index, true);
@@ -376,15 +413,20 @@ impl Shard {
 }
 
 /// The CONNECT at the start of `bytes`, and what follows it.
-fn first_packet(bytes: &[u8]) -> Option<(Connect<'_>, &[u8])> {
+pub(super) fn first_packet(bytes: &[u8]) -> Option<(Connect<'_>, &[u8])> {
     let Ok(Framing::Complete { total, .. }) = packet::frame(bytes, u32::MAX) else { return None };
     let (packet, rest) = bytes.split_at_checked(total)?;
     Some((packet::decode_connect(packet).ok()?, rest))
 }
 
 /// The mountpoint of one client, below which there is room for a topic and for that of its will.
-fn mount(template: &str, client_id: &str, connect: &Connect<'_>) -> Result<String, Refused> {
-    let mountpoint = mountpoint_of(template, client_id, connect.username);
+fn mount(
+    template: &str,
+    client_id: &str,
+    connect: &Connect<'_>,
+    username: Option<&str>,
+) -> Result<String, Refused> {
+    let mountpoint = mountpoint_of(template, client_id, username.or(connect.username));
     if mountpoint.len() >= MAX_TOPIC_LENGTH {
         let what = "the mountpoint is too long with this ClientId or user name";
         return Err(Refused(ReasonCode::ClientIdentifierNotValid, what));

@@ -63,7 +63,11 @@ impl Shard {
     pub(super) fn part(&mut self, socket: SocketId, broken: bool) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         match connection.stage {
-            Stage::Entry | Stage::Refused(_) | Stage::HandingOver | Stage::Open(_) => {
+            Stage::Entry
+            | Stage::Refused(_)
+            | Stage::HandingOver
+            | Stage::Proving
+            | Stage::Open(_) => {
                 if broken || connection.parting == Parting::No {
                     connection.parting = if broken { Parting::Broken } else { Parting::Ended };
                 }

@@ -1,9 +1,11 @@
 //! The configuration as the shard's hot paths want it: plain numbers, no units, no options.
 
+use crate::access::Access;
 use crate::config::{Config, Get, SharedStrategy};
 use crate::limits::Budget;
 use crate::session::NEVER;
 use crate::session::pending::Bounds;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What `mqtt:`, `retained:` and `sys:` say. One copy per shard, replaced whole on reload.
@@ -85,6 +87,10 @@ pub struct Settings {
     pub max_unhashed_subscriptions: usize,
     /// Bytes that clients may make the whole broker hold; `u64::MAX` for no bound.
     pub memory: u64,
+    /// Who may connect, publish and subscribe.
+    pub access: Arc<Access>,
+    /// [`Access::authorizes`], where the publish path has it at hand.
+    pub authorizes: bool,
     /// How steps are divided; not configured.
     pub budget: Budget,
 }
@@ -93,6 +99,11 @@ impl Settings {
     /// With `auto` bytes where `limits.memory` is auto; `None` when that is not known.
     pub fn with_memory(self, config: &Config, auto: Option<u64>) -> Self {
         Settings { memory: config.limits.budget().bytes(auto), ..self }
+    }
+
+    /// With these rules.
+    pub fn with_access(self, access: Arc<Access>) -> Self {
+        Settings { authorizes: access.authorizes, access, ..self }
     }
 
     /// Bytes unsent at which the publishers of a client that keeps reading are parked.
@@ -105,7 +116,8 @@ impl Settings {
         self.high_water() / 4
     }
 
-    /// From a validated configuration. `limits.memory: auto` is no bound until
+    /// From a validated configuration; the files of `access` come by [`Self::with_access`].
+    /// `limits.memory: auto` is no bound until
     /// [`Self::with_memory`] says what it stands for.
     pub fn new(config: &Config) -> Self {
         let mqtt = &config.mqtt;
@@ -159,6 +171,8 @@ impl Settings {
             before_connect: config.limits.before_connect.get(),
             max_unhashed_subscriptions: mqtt.max_unhashed_subscriptions.get() as usize,
             memory: config.limits.budget().bytes(None),
+            access: Arc::new(Access::open()),
+            authorizes: false,
             budget: Budget::BROKER,
         }
     }

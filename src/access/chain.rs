@@ -1,0 +1,127 @@
+//! Authentication: the methods, what they are shown, and what they say.
+
+use super::password::PasswordFile;
+use super::rule::RuleSet;
+use super::{Access, Identity};
+use crate::config::CertificateName;
+use crate::ids::Peer;
+use std::sync::Arc;
+
+/// What a client shows in its CONNECT.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// Its ClientId, assigned or its own.
+    pub client_id: Box<str>,
+    /// User name.
+    pub username: Option<Box<str>>,
+    /// Password: any bytes.
+    pub password: Option<Box<[u8]>>,
+    /// Where it comes from.
+    pub peer: Peer,
+    /// The name of its listener.
+    pub listener: Arc<str>,
+    /// Its certificate.
+    pub identity: Option<Arc<Identity>>,
+}
+
+/// What a client is let in with.
+#[derive(Clone, Default, Debug)]
+pub struct Accepted {
+    /// Its user name, when that is not what it said.
+    pub username: Option<Box<str>>,
+    /// No rule of the configuration holds for it.
+    pub superuser: bool,
+    /// Milliseconds until it has to prove itself again.
+    pub lasts: Option<u64>,
+    /// Rules of its own.
+    pub rules: Option<Box<RuleSet>>,
+    /// What rules may ask for.
+    pub attributes: Box<[(Box<str>, Box<str>)]>,
+}
+
+/// What a method says of a client.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It is who it says.
+    Accept(Box<Accepted>),
+    /// It is not; why, for people.
+    Refuse(&'static str),
+    /// The method does not know: the next one is asked.
+    Unknown,
+    /// The method could not find out, and nobody else is to be asked; why.
+    Failed(&'static str),
+}
+
+/// What takes long, and where it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// Arithmetic: a thread for hashing.
+    Hash,
+}
+
+/// Whether a method has an answer at once.
+#[derive(Clone, Debug)]
+pub enum Answered {
+    /// It has.
+    Now(Verdict),
+    /// It has to be worked out: [`Access::work_out`].
+    Later(Work),
+}
+
+/// A way to prove who one is.
+#[derive(Debug)]
+pub enum Method {
+    /// Hashes of passwords.
+    PasswordFile(PasswordFile),
+    /// The client certificate: which part is the user name.
+    Certificate(CertificateName),
+}
+
+/// Kinds of methods, for figures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MethodKind {
+    /// [`Method::PasswordFile`].
+    PasswordFile,
+    /// [`Method::Certificate`].
+    Certificate,
+}
+
+impl Method {
+    /// Its kind.
+    pub fn kind(&self) -> MethodKind {
+        match self {
+            Method::PasswordFile(_) => MethodKind::PasswordFile,
+            Method::Certificate(_) => MethodKind::Certificate,
+        }
+    }
+
+    fn begin(&self, proof: &Proof) -> Answered {
+        match self {
+            Method::PasswordFile(_) if proof.username.is_none() => Answered::Now(Verdict::Unknown),
+            Method::PasswordFile(_) => Answered::Later(Work::Hash),
+            Method::Certificate(part) => {
+                let name = proof.identity.as_ref().and_then(|identity| identity.name(*part));
+                Answered::Now(name.map_or(Verdict::Unknown, |name| {
+                    let username = Some(name.into());
+                    Verdict::Accept(Box::new(Accepted { username, ..Accepted::default() }))
+                }))
+            }
+        }
+    }
+}
+
+impl Access {
+    /// Asks the method at `at`; `None` behind the last.
+    pub fn begin(&self, at: usize, proof: &Proof) -> Option<Answered> {
+        self.methods.get(at).map(|method| method.begin(proof))
+    }
+
+    /// Works out what the method at `at` says. Takes up to some hundred milliseconds: never on a
+    /// shard's thread.
+    pub fn work_out(&self, at: usize, proof: &Proof) -> Verdict {
+        match self.methods.get(at) {
+            Some(Method::PasswordFile(file)) => file.verify(proof),
+            Some(Method::Certificate(_)) | None => Verdict::Unknown,
+        }
+    }
+}

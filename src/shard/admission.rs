@@ -1,0 +1,414 @@
+//! Clients that prove who they are: between their CONNECT and their session.
+//!
+//! The chain of methods is gone through on the home shard. What a method cannot say at once goes
+//! to a helper thread as a [`Question`]; meanwhile the client is in [`Stage::Proving`], holds its
+//! CONNECT and the [`Waiting`] here, is not read, and gives up after `mqtt.connect_timeout`. How
+//! many may wait is bounded: one more is told that the server is busy.
+
+use super::close::Cause;
+use super::connection::{Input, Stage};
+use super::refuse::{Denial, Refused};
+use super::{Action, Shard};
+use crate::access::chain::Accepted;
+use crate::access::{
+    Access, Answered, Decision, Deed, Grant, Identity, MethodKind, Proof, Verdict, Work,
+};
+use crate::ids::SocketId;
+use crate::limits::{ADMISSIONS, cost};
+use crate::mutant::Mutant;
+use crate::packet::{Connect, ReasonCode};
+use crate::time::Instant;
+use hashbrown::HashMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What a helper thread is to find out.
+#[derive(Debug)]
+pub struct Question {
+    /// Whose connection; with the number of the question, for [`Shard::answered`].
+    pub socket: SocketId,
+    /// Tells it from other questions of the shard.
+    pub ticket: u64,
+    /// The rules in force when it was asked.
+    pub access: Arc<Access>,
+    /// Position in the chain.
+    pub method: usize,
+    /// What kind of thread it is for.
+    pub work: Work,
+    /// What the client shows.
+    pub proof: Proof,
+}
+
+/// A client whose proof is being looked at. Its CONNECT is the connection's input.
+struct Waiting {
+    ticket: u64,
+    /// The chain that it is in, and where.
+    access: Arc<Access>,
+    method: usize,
+    /// The ClientId that it was assigned.
+    assigned: Option<Box<str>>,
+    until: Instant,
+}
+
+// What each of those who wait has, besides its CONNECT.
+const _: () = assert!(size_of::<Waiting>() + size_of::<SocketId>() <= 64);
+
+/// Who is on the way in, and whose admission ends.
+#[derive(Default)]
+pub(super) struct Admissions {
+    waiting: HashMap<SocketId, Waiting, foldhash::fast::FixedState>,
+    /// Certificates of connections, from TLS.
+    identities: HashMap<SocketId, Arc<Identity>, foldhash::fast::FixedState>,
+    /// Connections whose client has to prove itself again, by when.
+    ends: BTreeSet<(Instant, SocketId)>,
+    serial: u64,
+}
+
+impl Admissions {
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// When the next admission ends.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.ends.first().map(|(at, _)| *at)
+    }
+
+    /// The connection is gone.
+    pub(super) fn forget(&mut self, socket: SocketId) {
+        self.waiting.remove(&socket);
+        self.identities.remove(&socket);
+        if self.waiting.is_empty() && self.waiting.capacity() > 64 {
+            self.waiting = HashMap::default();
+        }
+    }
+
+    /// A number that no other grant of the shard has; not 0.
+    fn serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+}
+
+/// What became of a client in the chain.
+enum Outcome {
+    Accepted(Box<Accepted>),
+    Refused(Refused, &'static str),
+    Failed(&'static str),
+}
+
+const BAD_CREDENTIALS: Refused =
+    Refused(ReasonCode::BadUserNameOrPassword, "bad user name or password");
+const NO_ANONYMOUS: Refused =
+    Refused(ReasonCode::NotAuthorized, "anonymous clients are not allowed");
+
+impl Shard {
+    /// What TLS knows of the client of a connection; before its CONNECT is taken.
+    pub fn identify(&mut self, socket: SocketId, identity: Arc<Identity>) {
+        self.admissions.identities.insert(socket, identity);
+    }
+
+    /// Goes through the chain for a client whose CONNECT is the beginning of `bytes` and could be
+    /// accepted.
+    pub(super) fn prove(
+        &mut self,
+        socket: SocketId,
+        assigned: Option<Box<str>>,
+        connect: &Connect<'_>,
+        bytes: &[u8],
+    ) {
+        let access = Arc::clone(&self.settings.access);
+        if access.methods.is_empty() {
+            // Whether anonymous clients may come in was looked at with the packet.
+            self.let_in(socket, assigned, bytes, Accepted::default());
+            return;
+        }
+        if self.admissions.len() >= ADMISSIONS && !Mutant::AdmissionsUnbounded.is_on() {
+            self.deny_connect(socket, connect, Denial::Proving);
+            return;
+        }
+        let proof = self.proof(socket, assigned.as_deref(), connect);
+        self.go_through(socket, access, 0, assigned, &proof, bytes);
+    }
+
+    fn proof(&self, socket: SocketId, assigned: Option<&str>, connect: &Connect<'_>) -> Proof {
+        let connection = self.connections.get(socket.0);
+        let listener = connection.map_or("", |c| self.listener_name(c.listener));
+        Proof {
+            client_id: assigned.unwrap_or(connect.client_id).into(),
+            username: connect.username.map(Into::into),
+            password: connect.password.map(Into::into),
+            peer: connection.map_or(crate::ids::Peer::Unix, |c| c.peer),
+            listener: listener.into(),
+            identity: self.admissions.identities.get(&socket).cloned(),
+        }
+    }
+
+    /// Asks the methods from `method` on, until one decides or has to think.
+    fn go_through(
+        &mut self,
+        socket: SocketId,
+        access: Arc<Access>,
+        mut method: usize,
+        assigned: Option<Box<str>>,
+        proof: &Proof,
+        bytes: &[u8],
+    ) {
+        self.meter.charge(cost::PACKET);
+        let outcome = loop {
+            let Some(answered) = access.begin(method, proof) else {
+                break self.nobody_knows(socket, proof);
+            };
+            match answered {
+                Answered::Now(verdict) => {
+                    if let Some(outcome) = self.heard(&access, method, verdict) {
+                        break outcome;
+                    }
+                    method += 1;
+                }
+                Answered::Later(work) => {
+                    self.wait_for(socket, access, method, assigned, work, proof, bytes);
+                    return;
+                }
+            }
+        };
+        self.decide(socket, assigned, bytes, outcome);
+    }
+
+    /// What follows from a verdict; `None`: the next method is asked.
+    fn heard(&mut self, access: &Access, method: usize, verdict: Verdict) -> Option<Outcome> {
+        let kind = access.methods.get(method)?.kind();
+        let counters = &mut self.counters;
+        let [accepted, refused, unknown, failed] = match kind {
+            MethodKind::PasswordFile => [
+                &mut counters.password_accepted,
+                &mut counters.password_refused,
+                &mut counters.password_unknown,
+                &mut counters.password_failed,
+            ],
+            MethodKind::Certificate => [
+                &mut counters.certificate_accepted,
+                &mut counters.certificate_refused,
+                &mut counters.certificate_unknown,
+                &mut counters.certificate_failed,
+            ],
+        };
+        match verdict {
+            Verdict::Accept(with) => {
+                *accepted += 1;
+                Some(Outcome::Accepted(with))
+            }
+            Verdict::Refuse(why) => {
+                *refused += 1;
+                Some(Outcome::Refused(BAD_CREDENTIALS, why))
+            }
+            Verdict::Failed(why) => {
+                *failed += 1;
+                Some(Outcome::Failed(why))
+            }
+            Verdict::Unknown => {
+                *unknown += 1;
+                None
+            }
+        }
+    }
+
+    /// The chain has come to its end.
+    fn nobody_knows(&self, socket: SocketId, proof: &Proof) -> Outcome {
+        let connection = self.connections.get(socket.0);
+        let entrance =
+            connection.and_then(|c| self.entrances.get(usize::from(c.listener.0))?.as_ref());
+        match (&proof.username, entrance) {
+            (None, Some(entrance)) if entrance.allow_anonymous => {
+                Outcome::Accepted(Box::default())
+            }
+            (None, _) => Outcome::Refused(NO_ANONYMOUS, NO_ANONYMOUS.1),
+            (Some(_), _) => Outcome::Refused(BAD_CREDENTIALS, "nobody knows this user"),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // one place, and each is another thing
+    fn wait_for(
+        &mut self,
+        socket: SocketId,
+        access: Arc<Access>,
+        method: usize,
+        assigned: Option<Box<str>>,
+        work: Work,
+        proof: &Proof,
+        bytes: &[u8],
+    ) {
+        let ticket = self.ticket();
+        let until = self.now.plus_millis(self.settings.connect_timeout);
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        connection.stage = Stage::Proving;
+        connection.keep_input(Input::of(bytes), &mut self.tally.input);
+        self.arm_connection(socket, until);
+        let question = Question {
+            socket,
+            ticket,
+            access: Arc::clone(&access),
+            method,
+            work,
+            proof: proof.clone(),
+        };
+        let waiting = Waiting { ticket, access, method, assigned, until };
+        self.admissions.waiting.insert(socket, waiting);
+        self.counters.proving = self.admissions.len() as u64;
+        self.actions.push(Action::Ask(Box::new(question)));
+    }
+
+    /// A helper thread's answer to a [`Question`].
+    pub fn answered(&mut self, socket: SocketId, ticket: u64, verdict: Verdict) {
+        let known = self.admissions.waiting.get(&socket);
+        let current = known.is_some_and(|waiting| waiting.ticket == ticket);
+        if !current && !(known.is_some() && Mutant::StaleVerdictTaken.is_on()) {
+            return; // it gave up, and the socket may be another client's by now
+        }
+        let Some(waiting) = self.admissions.waiting.remove(&socket) else { return };
+        self.counters.proving = self.admissions.len() as u64;
+        let Waiting { access, method, assigned, .. } = waiting;
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        connection.stage = Stage::Entry;
+        let Some(input) = connection.take_input(&mut self.tally.input) else { return };
+        let bytes = input.into_bytes();
+        match self.heard(&access, method, verdict) {
+            Some(outcome) => self.decide(socket, assigned, &bytes, outcome),
+            None => {
+                let Some((connect, _)) = super::connect::first_packet(&bytes) else {
+                    self.disconnect(socket, Cause::Broken);
+                    return;
+                };
+                let proof = self.proof(socket, assigned.as_deref(), &connect);
+                self.go_through(socket, access, method + 1, assigned, &proof, &bytes);
+            }
+        }
+    }
+
+    /// More came from a client that waits: it goes with the rest.
+    pub(super) fn receive_proving(&mut self, socket: SocketId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let Some(mut input) = connection.take_input(&mut self.tally.input) else { return };
+        input.extend(bytes);
+        connection.keep_input(input, &mut self.tally.input);
+    }
+
+    fn decide(
+        &mut self,
+        socket: SocketId,
+        assigned: Option<Box<str>>,
+        bytes: &[u8],
+        outcome: Outcome,
+    ) {
+        if let Outcome::Accepted(accepted) = outcome {
+            self.let_in(socket, assigned, bytes, *accepted);
+            return;
+        }
+        let Some((connect, _)) = super::connect::first_packet(bytes) else {
+            self.disconnect(socket, Cause::Broken);
+            return;
+        };
+        match outcome {
+            Outcome::Accepted(_) => {}
+            Outcome::Failed(why) => {
+                let told = Refused(ReasonCode::ServerUnavailable, "users cannot be looked up now");
+                self.refuse_because(socket, &connect, told, why);
+            }
+            Outcome::Refused(told, why) => self.refuse_because(socket, &connect, told, why),
+        }
+    }
+
+    /// The client has waited for an answer for as long as it may.
+    pub(super) fn admission_due(&mut self, socket: SocketId) {
+        let Some(waiting) = self.admissions.waiting.get(&socket) else { return };
+        if waiting.until > self.now {
+            let until = waiting.until;
+            self.arm_connection(socket, until);
+            return;
+        }
+        if Mutant::AdmissionForever.is_on() {
+            return;
+        }
+        self.admissions.waiting.remove(&socket);
+        self.counters.proving = self.admissions.len() as u64;
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        connection.stage = Stage::Entry;
+        let Some(input) = connection.take_input(&mut self.tally.input) else { return };
+        match super::connect::first_packet(input.rest()) {
+            Some((connect, _)) => self.deny_connect(socket, &connect, Denial::ProofLate),
+            None => self.disconnect(socket, Cause::Broken),
+        }
+    }
+
+    /// The grant of a client that is let in; `None` when nothing is to be remembered.
+    pub(super) fn grant_of(
+        &mut self,
+        socket: SocketId,
+        connect: &Connect<'_>,
+        accepted: Accepted,
+    ) -> Option<Box<Grant>> {
+        let access = &self.settings.access;
+        if access.methods.is_empty() && !access.authorizes {
+            return None;
+        }
+        let connection = self.connections.get(socket.0)?;
+        let (peer, listener) = (connection.peer, connection.listener);
+        let certificate = self.admissions.identities.get(&socket);
+        Some(Box::new(Grant {
+            username: accepted.username.or_else(|| connect.username.map(Into::into)),
+            superuser: accepted.superuser,
+            rules: accepted.rules,
+            attributes: accepted.attributes,
+            certificate: certificate.map_or_else(Box::default, |c| c.common_name.clone()),
+            ends: accepted.lasts.map_or(Instant::END, |millis| self.now.plus_millis(millis)),
+            serial: self.admissions.serial(),
+            peer,
+            listener,
+        }))
+    }
+
+    /// Whether the client may have the will that it asks for.
+    pub(super) fn check_will(
+        &mut self,
+        name: &str,
+        connect: &Connect<'_>,
+        grant: Option<&Grant>,
+    ) -> Result<(), Refused> {
+        let (Some(will), Some(grant)) = (&connect.will, grant) else { return Ok(()) };
+        let deed = Deed::Publish { qos: will.qos as u8, retain: will.retain };
+        match self.decide_for(name, grant, deed, will.topic) {
+            Decision::Deny(denied) if !Mutant::WillUnchecked.is_on() => {
+                Err(Refused(denied.reason, "the rules do not allow the will"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The client of a connection has to prove itself again by then.
+    pub(super) fn note_end(&mut self, socket: SocketId, ends: Instant) {
+        if ends != Instant::END {
+            self.admissions.ends.insert((ends, socket));
+        }
+    }
+
+    /// Ends connections whose admission is over.
+    pub(super) fn end_admissions(&mut self) {
+        while let Some(&(at, socket)) = self.admissions.ends.first() {
+            if at > self.now {
+                return;
+            }
+            self.admissions.ends.pop_first();
+            self.meter.charge(cost::VISIT);
+            let Some(Stage::Open(index)) = self.connections.get(socket.0).map(|c| c.stage) else {
+                continue;
+            };
+            let ends = self.sessions.get(index).and_then(|s| s.grant()).map(|grant| grant.ends);
+            // The socket may be another client's by now, or the client have proved itself again.
+            if ends == Some(at) && !Mutant::ExpiryIgnored.is_on() {
+                self.counters.admissions_expired += 1;
+                self.disconnect(socket, Cause::Expired);
+            }
+        }
+    }
+}
