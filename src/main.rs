@@ -10,8 +10,9 @@ use ringmq::broker;
 use ringmq::config::{self, Config, Problems, Sources};
 use ringmq::doctor::{self, Pong};
 
-use arguments::{Arguments, Command, Given, Print};
+use arguments::{Accesses, Arguments, Command, Given, Print};
 
+mod access_test;
 mod arguments;
 mod passwd;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
                 ExitCode::from(FAILED)
             }
         },
+        Some(Command::Access(Accesses::Test(tested))) => test_access(tested),
         Some(Command::Completions { shell }) => print(arguments::completions(shell)),
         Some(Command::Man { command }) => manual(&command),
     }
@@ -124,13 +126,30 @@ fn ping(given: Given, target: Option<String>) -> ExitCode {
         },
     };
     match doctor::ping(&target) {
-        Ok(Pong::Answered) => print(format!("{target} answers\n")),
+        Ok(Pong::Answered) => print(format!("{target} answers and serves\n")),
         Ok(Pong::Refused(code)) => {
-            print(format!("{target} answers, but refuses this client (code {code})\n"))
+            print(format!("{target} answers, but refuses clients without an account (code {code})\n"))
         }
         Err(failure) => {
             complain(&format!("{target}: {failure}"));
             ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn test_access(mut tested: access_test::Tested) -> ExitCode {
+    let config = match load(std::mem::take(&mut tested.given)) {
+        Ok((_, config)) => config,
+        Err(code) => return code,
+    };
+    match access_test::run(&tested, &config) {
+        Ok((allowed, text)) => {
+            let printed = print(text);
+            if allowed { printed } else { ExitCode::from(FAILED) }
+        }
+        Err(problems) => {
+            problems.iter().for_each(|problem| complain(problem));
+            ExitCode::from(MISUSED)
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Authentication: the methods, what they are shown, and what they say.
 
+use super::http::HttpService;
+use super::jwt::Jwt;
 use super::password::PasswordFile;
 use super::rule::RuleSet;
 use super::{Access, Identity};
@@ -57,6 +59,8 @@ pub enum Verdict {
 pub enum Work {
     /// Arithmetic: a thread for hashing.
     Hash,
+    /// A service: the thread that talks to them.
+    Service,
 }
 
 /// Whether a method has an answer at once.
@@ -75,6 +79,10 @@ pub enum Method {
     PasswordFile(PasswordFile),
     /// The client certificate: which part is the user name.
     Certificate(CertificateName),
+    /// A JSON Web Token.
+    Jwt(Box<Jwt>),
+    /// A service that is asked.
+    Http(Arc<HttpService>),
 }
 
 /// Kinds of methods, for figures.
@@ -84,6 +92,10 @@ pub enum MethodKind {
     PasswordFile,
     /// [`Method::Certificate`].
     Certificate,
+    /// [`Method::Jwt`].
+    Jwt,
+    /// [`Method::Http`].
+    Http,
 }
 
 impl Method {
@@ -92,6 +104,8 @@ impl Method {
         match self {
             Method::PasswordFile(_) => MethodKind::PasswordFile,
             Method::Certificate(_) => MethodKind::Certificate,
+            Method::Jwt(_) => MethodKind::Jwt,
+            Method::Http(_) => MethodKind::Http,
         }
     }
 
@@ -99,6 +113,9 @@ impl Method {
         match self {
             Method::PasswordFile(_) if proof.username.is_none() => Answered::Now(Verdict::Unknown),
             Method::PasswordFile(_) => Answered::Later(Work::Hash),
+            Method::Jwt(jwt) if jwt.token(proof).is_none() => Answered::Now(Verdict::Unknown),
+            Method::Jwt(_) => Answered::Later(Work::Hash),
+            Method::Http(_) => Answered::Later(Work::Service),
             Method::Certificate(part) => {
                 let name = proof.identity.as_ref().and_then(|identity| identity.name(*part));
                 Answered::Now(name.map_or(Verdict::Unknown, |name| {
@@ -116,11 +133,22 @@ impl Access {
         self.methods.get(at).map(|method| method.begin(proof))
     }
 
-    /// Works out what the method at `at` says. Takes up to some hundred milliseconds: never on a
+    /// The service at `at`.
+    pub fn service(&self, at: usize) -> Option<&Arc<HttpService>> {
+        match self.methods.get(at) {
+            Some(Method::Http(service)) => Some(service),
+            _ => None,
+        }
+    }
+
+    /// Works out what the method at `at` says; `now` in seconds since 1970. Takes up to some hundred milliseconds: never on a
     /// shard's thread.
-    pub fn work_out(&self, at: usize, proof: &Proof) -> Verdict {
+    pub fn work_out(&self, at: usize, proof: &Proof, now: u64) -> Verdict {
         match self.methods.get(at) {
             Some(Method::PasswordFile(file)) => file.verify(proof),
+            Some(Method::Jwt(jwt)) => jwt.verify(proof, now),
+            // Its thread asks it.
+            Some(Method::Http(_)) => Verdict::Failed("a service is not asked here"),
             Some(Method::Certificate(_)) | None => Verdict::Unknown,
         }
     }

@@ -2,12 +2,15 @@
 
 use super::acl_file;
 use super::chain::Method;
+use super::http::{self, HttpService};
+use super::jwt::Jwt;
 use super::password::PasswordFile;
 use super::rule::{RuleSet, Written};
 use super::yaml_rules::compile;
 use super::Access;
 use crate::config::{self, Config, Get, NoMatch};
 use std::io::{self, Read};
+use std::sync::Arc;
 
 /// Largest file that is read, bytes.
 const MAX_FILE: u64 = 64 << 20;
@@ -77,6 +80,29 @@ impl Loader<'_> {
             let text = self.text(&format!("{key}.password_file.path"), &file.path)?;
             let parsed = PasswordFile::parse(&text);
             return self.lines(&file.path, parsed).map(Method::PasswordFile);
+        }
+        if let Some(section) = &*method.http {
+            return match HttpService::new(section) {
+                Ok(service) => Some(Method::Http(Arc::new(service))),
+                Err(name) => {
+                    let there = http::PLACEHOLDERS.join(", ");
+                    let what = format!("there is no placeholder ${{{name}}}; there are {there}");
+                    self.problems.push(format!("{key}.http: {what}"));
+                    None
+                }
+            };
+        }
+        if let Some(section) = &*method.jwt {
+            let key = format!("{key}.jwt.public_key");
+            let path = &section.public_key;
+            let pem = if path.is_empty() { None } else { Some(self.text(&key, path)?) };
+            return match Jwt::new(section, pem.as_deref()) {
+                Ok(jwt) => Some(Method::Jwt(Box::new(jwt))),
+                Err(why) => {
+                    self.problems.push(format!("{key}: {path}: {why}"));
+                    None
+                }
+            };
         }
         self.problems.push(format!("{key}: this kind is not in this build; remove it"));
         None

@@ -17,12 +17,16 @@
 pub mod acl_file;
 pub mod cache;
 pub mod chain;
+pub mod claims;
+pub mod http;
+pub mod jwt;
 pub mod load;
 pub mod own;
 pub mod passwd;
 pub mod password;
 pub mod pattern;
 pub mod rule;
+pub mod template;
 pub mod yaml_rules;
 
 use crate::config::{CertificateName, OnDeny};

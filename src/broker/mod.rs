@@ -20,6 +20,7 @@ pub mod log;
 mod log_writer;
 mod memory;
 pub mod notify;
+mod services;
 pub mod signals;
 mod summary;
 mod watch;
@@ -96,6 +97,10 @@ fn serve(config: Config, sources: &Sources, log: &LogControl) -> Result<(), Fail
     let notifier = Notifier::of_process().map_err(Failure::new)?;
     for remark in config.remarks().into_iter().chain(sources.remarks()) {
         tracing::warn!("{remark}");
+    }
+    if config.listeners.iter().all(|listener| config.refuses_everybody(listener)) {
+        // Nobody can use the broker like this: it runs, and whoever looks for the reason finds it.
+        tracing::error!("no listener lets any client in: see the warning above");
     }
     // Before an executor is made: it does not report a kernel without io_uring but panics.
     let host = crate::doctor::examine(&config, None);

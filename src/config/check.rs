@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
+use super::access::{AccessRule, Authorization};
 use super::access_check;
 use super::document::Document;
 use super::host::Bind;
@@ -161,11 +162,12 @@ impl Config {
         let mut remarks = Vec::new();
         for (position, listener) in self.listeners.iter().enumerate() {
             let (name, key) = (&listener.name, format!("listeners.{position}"));
-            if !listener.allows_anonymous() {
+            if self.refuses_everybody(listener) {
                 remarks.push(format!(
-                    "{key}.allow_anonymous: listener {name} refuses every client, because it \
-                     accepts none without an account and accounts are not in this build; set it \
-                     to true"
+                    "{key}.allow_anonymous: LISTENER {name} REFUSES EVERY CLIENT, because it \
+                     accepts none without an account and there are no accounts; add \
+                     access.authentication, or set it to true to let everybody in who reaches {}",
+                    listener.bind
                 ));
             }
             if listener.mountpoint.contains("${username}") && listener.allows_anonymous() {
@@ -174,6 +176,13 @@ impl Config {
                      {key}.allow_anonymous to false"
                 ));
             }
+        }
+        if self.access.authentication.is_empty() && self.access.authorization.iter().any(names) {
+            remarks.push(
+                "access.authorization: it has rules about user names, but nobody checks these; add \
+                 access.authentication"
+                    .to_owned(),
+            );
         }
         if let Some(address) = self.admin.bind.get().filter(|at| !is_loopback(&Bind::Tcp(*at))) {
             remarks.push(format!(
@@ -191,6 +200,20 @@ impl Config {
         }
         remarks
     }
+}
+
+impl Config {
+    /// Whether the listener lets nobody in: neither accounts nor anonymous clients.
+    pub fn refuses_everybody(&self, listener: &Listener) -> bool {
+        !listener.allows_anonymous() && self.access.authentication.is_empty()
+    }
+}
+
+/// Whether a source of rules is, or may be, about user names.
+fn names(source: &Authorization) -> bool {
+    let named = |rule: &AccessRule| !rule.user.is_empty();
+    source.acl_file.is_some()
+        || source.rules.iter().any(|rules| !rules.path.is_empty() || rules.list.iter().any(named))
 }
 
 impl Listener {

@@ -6,7 +6,7 @@
 //! many may wait is bounded: one more is told that the server is busy.
 
 use super::close::Cause;
-use super::connection::{Input, Stage};
+use super::connection::{Input, Parting, Stage};
 use super::refuse::{Denial, Refused};
 use super::{Action, Shard};
 use crate::access::chain::Accepted;
@@ -14,7 +14,7 @@ use crate::access::{
     Access, Answered, Decision, Deed, Grant, Identity, MethodKind, Proof, Verdict, Work,
 };
 use crate::ids::SocketId;
-use crate::limits::{ADMISSIONS, cost};
+use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{Connect, ReasonCode};
 use crate::time::Instant;
@@ -124,7 +124,7 @@ impl Shard {
             self.let_in(socket, assigned, bytes, Accepted::default());
             return;
         }
-        if self.admissions.len() >= ADMISSIONS && !Mutant::AdmissionsUnbounded.is_on() {
+        if self.admissions.len() >= self.settings.admissions && !Mutant::AdmissionsUnbounded.is_on() {
             self.deny_connect(socket, connect, Denial::Proving);
             return;
         }
@@ -186,6 +186,18 @@ impl Shard {
                 &mut counters.password_refused,
                 &mut counters.password_unknown,
                 &mut counters.password_failed,
+            ],
+            MethodKind::Jwt => [
+                &mut counters.jwt_accepted,
+                &mut counters.jwt_refused,
+                &mut counters.jwt_unknown,
+                &mut counters.jwt_failed,
+            ],
+            MethodKind::Http => [
+                &mut counters.http_accepted,
+                &mut counters.http_refused,
+                &mut counters.http_unknown,
+                &mut counters.http_failed,
             ],
             MethodKind::Certificate => [
                 &mut counters.certificate_accepted,
@@ -257,6 +269,7 @@ impl Shard {
         self.admissions.waiting.insert(socket, waiting);
         self.counters.proving = self.admissions.len() as u64;
         self.actions.push(Action::Ask(Box::new(question)));
+        self.watch_proving(socket);
     }
 
     /// A helper thread's answer to a [`Question`].
@@ -284,6 +297,34 @@ impl Shard {
                 self.go_through(socket, access, method + 1, assigned, &proof, &bytes);
             }
         }
+    }
+
+    /// Reads a client that waits, to notice when it gives up; once more than its CONNECT has come,
+    /// the rest stays in the kernel.
+    fn watch_proving(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        if connection.parting == Parting::No && !self.has_sent_more(socket) {
+            self.actions.push(Action::ReceiveOnce(socket));
+        }
+    }
+
+    /// Whether something stands behind the CONNECT of a client that waits.
+    fn has_sent_more(&self, socket: SocketId) -> bool {
+        let input = self.connections.get(socket.0).and_then(|c| c.input.as_ref());
+        let behind = input.and_then(|input| super::connect::first_packet(input.rest()));
+        behind.is_some_and(|(_, rest)| !rest.is_empty())
+    }
+
+    /// A client has closed its side, or broke off, while it waited; true when that ends it. What it
+    /// had sent behind its CONNECT, a message before it closed perhaps, still counts.
+    pub(super) fn proving_parted(&mut self, socket: SocketId) -> bool {
+        let broken = |c: &super::connection::Connection| c.parting == Parting::Broken;
+        let broken = self.connections.get(socket.0).is_some_and(broken);
+        if !broken && self.has_sent_more(socket) {
+            return false;
+        }
+        self.disconnect(socket, if broken { Cause::Broken } else { Cause::EndOfStream });
+        true
     }
 
     /// More came from a client that waits: it goes with the rest.

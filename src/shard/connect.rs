@@ -1,7 +1,7 @@
 //! CONNECT on the home shard: who may come in, takeover, resume, CONNACK.
 
 use super::close::Cause;
-use super::connection::{Aliases, Stage};
+use super::connection::{Aliases, Parting, Stage};
 use super::memory::named;
 use super::refuse::{Denial, Refused};
 use super::{Action, Shard};
@@ -108,6 +108,10 @@ impl Shard {
         self.log_connected(socket, &name, &connect, present);
         if !rest.is_empty() {
             self.receive_open(socket, index, rest);
+        }
+        if self.connections.get(socket.0).is_some_and(|c| c.parting != Parting::No) {
+            // It closed its side while it proved itself; the driver does not say so again.
+            self.endings.part_later(socket);
         }
     }
 

@@ -97,6 +97,10 @@ impl Shard {
                 self.depart_parted(socket);
                 continue;
             }
+            if connection.stage == Stage::Proving {
+                self.proving_parted(socket);
+                continue;
+            }
             // What it sent before and is held back still counts: a publisher may write and close.
             if !broken && connection.input.is_some() && connection.holds.is_free() {
                 self.process_held(socket);

@@ -2,7 +2,7 @@
 
 use crate::access::Access;
 use crate::config::{Config, Get, SharedStrategy};
-use crate::limits::Budget;
+use crate::limits::{ADMISSIONS, Budget};
 use crate::session::NEVER;
 use crate::session::pending::Bounds;
 use std::sync::Arc;
@@ -91,6 +91,8 @@ pub struct Settings {
     pub access: Arc<Access>,
     /// [`Access::authorizes`], where the publish path has it at hand.
     pub authorizes: bool,
+    /// Clients that may prove themselves at a time; not configured.
+    pub admissions: usize,
     /// How steps are divided; not configured.
     pub budget: Budget,
 }
@@ -173,6 +175,7 @@ impl Settings {
             memory: config.limits.budget().bytes(None),
             access: Arc::new(Access::open()),
             authorizes: false,
+            admissions: ADMISSIONS,
             budget: Budget::BROKER,
         }
     }

@@ -111,6 +111,14 @@ counters! {
         password_refused method = "password_file", result = "refused";
         password_unknown method = "password_file", result = "unknown";
         password_failed method = "password_file", result = "failed";
+        jwt_accepted method = "jwt", result = "accepted";
+        jwt_refused method = "jwt", result = "refused";
+        jwt_unknown method = "jwt", result = "unknown";
+        jwt_failed method = "jwt", result = "failed";
+        http_accepted method = "http", result = "accepted";
+        http_refused method = "http", result = "refused";
+        http_unknown method = "http", result = "unknown";
+        http_failed method = "http", result = "failed";
         certificate_accepted method = "certificate", result = "accepted";
         certificate_refused method = "certificate", result = "refused";
         certificate_unknown method = "certificate", result = "unknown";

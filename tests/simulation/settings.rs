@@ -1,9 +1,11 @@
 //! Settings of a broker with nothing restricted; tests narrow what they are about.
 
+use ringmq::access::Access;
 use ringmq::config::{OnFull, SharedStrategy};
-use ringmq::limits::Budget;
+use ringmq::limits::{ADMISSIONS, Budget};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::Settings;
+use std::sync::Arc;
 
 pub fn roomy() -> Settings {
     Settings {
@@ -45,6 +47,9 @@ pub fn roomy() -> Settings {
         before_connect: 64 * 1024,
         max_unhashed_subscriptions: 1000,
         memory: u64::MAX,
+        access: Arc::new(Access::open()),
+        authorizes: false,
+        admissions: ADMISSIONS,
         budget: Budget::BROKER,
     }
 }
