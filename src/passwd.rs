@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use ringmq::access::passwd;
+use ringmq::access::{passwd, scram};
 use ringmq::access::password::{Hash, ITERATIONS, Scheme};
 
 /// What the command line says about a user.
@@ -27,7 +27,7 @@ pub struct Passwd {
     /// How the password is hashed. Mosquitto reads the first two, from version 2.1 all.
     #[arg(short = 'H', long, value_enum, default_value = "sha512-pbkdf2")]
     pub hash: HashName,
-    /// Iterations of sha512-pbkdf2.
+    /// Iterations of sha512-pbkdf2 and scram.
     #[arg(short = 'I', long, value_name = "N", default_value_t = ITERATIONS,
         value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub iterations: u32,
@@ -42,6 +42,8 @@ pub enum HashName {
     Sha512,
     /// $argon2id$, the strongest.
     Argon2id,
+    /// Keys of SCRAM-SHA-256 and SCRAM-SHA-512, for a file of access.authentication's scram.
+    Scram,
 }
 
 /// Longest password that is read, bytes: what CONNECT can carry.
@@ -64,7 +66,13 @@ pub fn run(wanted: &Passwd) -> Result<String, String> {
         passwd::delete(text, user)
     } else {
         let password = password(wanted)?;
-        let hash = Hash::make(&password, scheme(wanted));
+        let iterations = NonZeroU32::new(wanted.iterations).unwrap_or(NonZeroU32::MIN);
+        let hash = match wanted.hash {
+            HashName::Sha512 => Hash::make(&password, Scheme::Sha512),
+            HashName::Argon2id => Hash::make(&password, Scheme::Argon2id),
+            HashName::Sha512Pbkdf2 => Hash::make(&password, Scheme::Pbkdf2(iterations)),
+            HashName::Scram => scram::make(&password, iterations),
+        };
         let hash = hash.map_err(|_| "the system gives no random bytes".to_owned())?;
         passwd::set(text, user, &hash)
     };
@@ -78,16 +86,6 @@ pub fn run(wanted: &Passwd) -> Result<String, String> {
         (false, false) => "added",
     };
     Ok(format!("{user} {done}; `kill -HUP` makes a running broker read the file\n"))
-}
-
-fn scheme(wanted: &Passwd) -> Scheme {
-    match wanted.hash {
-        HashName::Sha512 => Scheme::Sha512,
-        HashName::Argon2id => Scheme::Argon2id,
-        HashName::Sha512Pbkdf2 => {
-            Scheme::Pbkdf2(NonZeroU32::new(wanted.iterations).unwrap_or(NonZeroU32::MIN))
-        }
-    }
 }
 
 fn password(wanted: &Passwd) -> Result<Vec<u8>, String> {

@@ -4,6 +4,7 @@ use super::http::HttpService;
 use super::jwt::Jwt;
 use super::password::PasswordFile;
 use super::rule::RuleSet;
+use super::scram::{Mechanism, ScramFile};
 use super::{Access, Identity};
 use crate::config::CertificateName;
 use crate::ids::Peer;
@@ -37,6 +38,8 @@ pub struct Accepted {
     pub lasts: Option<u64>,
     /// Rules of its own.
     pub rules: Option<Box<RuleSet>>,
+    /// The method of enhanced authentication, and the server's last message.
+    pub exchanged: Option<Box<(Mechanism, String)>>,
     /// What rules may ask for.
     pub attributes: Box<[(Box<str>, Box<str>)]>,
 }
@@ -83,6 +86,8 @@ pub enum Method {
     Jwt(Box<Jwt>),
     /// A service that is asked.
     Http(Arc<HttpService>),
+    /// Enhanced authentication. In the chain it knows nobody.
+    Scram(ScramFile),
 }
 
 /// Kinds of methods, for figures.
@@ -96,6 +101,8 @@ pub enum MethodKind {
     Jwt,
     /// [`Method::Http`].
     Http,
+    /// [`Method::Scram`].
+    Scram,
 }
 
 impl Method {
@@ -106,6 +113,7 @@ impl Method {
             Method::Certificate(_) => MethodKind::Certificate,
             Method::Jwt(_) => MethodKind::Jwt,
             Method::Http(_) => MethodKind::Http,
+            Method::Scram(_) => MethodKind::Scram,
         }
     }
 
@@ -116,6 +124,7 @@ impl Method {
             Method::Jwt(jwt) if jwt.token(proof).is_none() => Answered::Now(Verdict::Unknown),
             Method::Jwt(_) => Answered::Later(Work::Hash),
             Method::Http(_) => Answered::Later(Work::Service),
+            Method::Scram(_) => Answered::Now(Verdict::Unknown),
             Method::Certificate(part) => {
                 let name = proof.identity.as_ref().and_then(|identity| identity.name(*part));
                 Answered::Now(name.map_or(Verdict::Unknown, |name| {
@@ -141,6 +150,14 @@ impl Access {
         }
     }
 
+    /// The keys for enhanced authentication, and their place in the chain.
+    pub fn scram(&self) -> Option<(usize, &ScramFile)> {
+        self.methods.iter().enumerate().find_map(|(at, method)| match method {
+            Method::Scram(file) => Some((at, file)),
+            _ => None,
+        })
+    }
+
     /// Works out what the method at `at` says; `now` in seconds since 1970. Takes up to some hundred milliseconds: never on a
     /// shard's thread.
     pub fn work_out(&self, at: usize, proof: &Proof, now: u64) -> Verdict {
@@ -149,7 +166,7 @@ impl Access {
             Some(Method::Jwt(jwt)) => jwt.verify(proof, now),
             // Its thread asks it.
             Some(Method::Http(_)) => Verdict::Failed("a service is not asked here"),
-            Some(Method::Certificate(_)) | None => Verdict::Unknown,
+            Some(Method::Certificate(_) | Method::Scram(_)) | None => Verdict::Unknown,
         }
     }
 }

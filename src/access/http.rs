@@ -76,10 +76,9 @@ impl HttpService {
         };
         let all = service.headers.iter().chain(&service.body).map(|(_, template)| template);
         let mut names = all.chain([&service.url]).flat_map(Template::names);
-        match names.find(|name| !PLACEHOLDERS.contains(&known(name))) {
-            Some(name) => Err(name.to_owned()),
-            None => Ok(service),
-        }
+        let wrong = names.find(|name| !PLACEHOLDERS.contains(&known(name))).map(str::to_owned);
+        drop(names);
+        wrong.map_or(Ok(service), Err)
     }
 
     /// What is sent for a client.
@@ -151,6 +150,7 @@ impl HttpService {
         };
         Verdict::Accept(Box::new(Accepted {
             username: None,
+            exchanged: None,
             superuser: claims::is_true(answer.get("is_superuser")),
             lasts,
             rules,

@@ -132,6 +132,7 @@ impl Jwt {
         let acl = claims.get(&*self.acl_claim).filter(|_| !self.acl_claim.is_empty());
         Ok(Accepted {
             username,
+            exchanged: None,
             superuser: claims::is_true(claims.get("is_superuser")),
             lasts,
             rules: acl.map(claims::rules).transpose()?.map(Box::new),

@@ -6,6 +6,7 @@ use super::http::{self, HttpService};
 use super::jwt::Jwt;
 use super::password::PasswordFile;
 use super::rule::{RuleSet, Written};
+use super::scram::ScramFile;
 use super::yaml_rules::compile;
 use super::Access;
 use crate::config::{self, Config, Get, NoMatch};
@@ -104,8 +105,10 @@ impl Loader<'_> {
                 }
             };
         }
-        self.problems.push(format!("{key}: this kind is not in this build; remove it"));
-        None
+        let file = method.scram.as_ref()?; // one of them is there: the configuration was checked
+        let text = self.text(&format!("{key}.scram.path"), &file.path)?;
+        let parsed = ScramFile::parse(&text);
+        self.lines(&file.path, parsed).map(Method::Scram)
     }
 
     fn rules(&mut self, position: usize, source: &config::Authorization, set: &mut RuleSet) {

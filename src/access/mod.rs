@@ -26,6 +26,7 @@ pub mod passwd;
 pub mod password;
 pub mod pattern;
 pub mod rule;
+pub mod scram;
 pub mod template;
 pub mod yaml_rules;
 
@@ -120,6 +121,8 @@ pub struct Grant {
     pub attributes: Box<[(Box<str>, Box<str>)]>,
     /// The common name of its certificate; empty for none.
     pub certificate: Box<str>,
+    /// The method of its enhanced authentication.
+    pub mechanism: Option<scram::Mechanism>,
     /// When it has to prove itself again; the end of time for never.
     pub ends: Instant,
     /// Tells it from every other grant of the shard.
@@ -139,6 +142,7 @@ impl Grant {
             rules: None,
             attributes: Box::default(),
             certificate: Box::default(),
+            mechanism: None,
             ends: Instant::END,
             serial: 0,
             peer: Peer::Unix,

@@ -10,6 +10,7 @@ use super::connection::{Input, Parting, Stage};
 use super::refuse::{Denial, Refused};
 use super::{Action, Shard};
 use crate::access::chain::Accepted;
+use crate::access::scram::Exchange;
 use crate::access::{
     Access, Answered, Decision, Deed, Grant, Identity, MethodKind, Proof, Verdict, Work,
 };
@@ -47,11 +48,21 @@ struct Waiting {
     method: usize,
     /// The ClientId that it was assigned.
     assigned: Option<Box<str>>,
+    /// Its enhanced authentication, whose next message it owes.
+    exchange: Option<Box<Exchange>>,
     until: Instant,
 }
 
 // What each of those who wait has, besides its CONNECT.
 const _: () = assert!(size_of::<Waiting>() + size_of::<SocketId>() <= 64);
+
+/// The same once it goes on.
+pub(super) struct Waited {
+    pub access: Arc<Access>,
+    pub method: usize,
+    pub assigned: Option<Box<str>>,
+    pub exchange: Option<Box<Exchange>>,
+}
 
 /// Who is on the way in, and whose admission ends.
 #[derive(Default)]
@@ -59,6 +70,8 @@ pub(super) struct Admissions {
     waiting: HashMap<SocketId, Waiting, foldhash::fast::FixedState>,
     /// Certificates of connections, from TLS.
     identities: HashMap<SocketId, Arc<Identity>, foldhash::fast::FixedState>,
+    /// Enhanced authentication of clients that are connected and prove themselves again.
+    again: HashMap<SocketId, Box<Exchange>, foldhash::fast::FixedState>,
     /// Connections whose client has to prove itself again, by when.
     ends: BTreeSet<(Instant, SocketId)>,
     serial: u64,
@@ -75,10 +88,21 @@ impl Admissions {
         self.ends.first().map(|(at, _)| *at)
     }
 
+    /// A connected client begins to prove itself again.
+    pub(super) fn begin_again(&mut self, socket: SocketId, exchange: Box<Exchange>) {
+        self.again.insert(socket, exchange);
+    }
+
+    /// It goes on with that.
+    pub(super) fn go_on_again(&mut self, socket: SocketId) -> Option<Box<Exchange>> {
+        self.again.remove(&socket)
+    }
+
     /// The connection is gone.
     pub(super) fn forget(&mut self, socket: SocketId) {
         self.waiting.remove(&socket);
         self.identities.remove(&socket);
+        self.again.remove(&socket);
         if self.waiting.is_empty() && self.waiting.capacity() > 64 {
             self.waiting = HashMap::default();
         }
@@ -126,6 +150,10 @@ impl Shard {
         }
         if self.admissions.len() >= self.settings.admissions && !Mutant::AdmissionsUnbounded.is_on() {
             self.deny_connect(socket, connect, Denial::Proving);
+            return;
+        }
+        if connect.properties.authentication_method.is_some() {
+            self.begin_exchange(socket, access, assigned, connect, bytes);
             return;
         }
         let proof = self.proof(socket, assigned.as_deref(), connect);
@@ -199,6 +227,12 @@ impl Shard {
                 &mut counters.http_unknown,
                 &mut counters.http_failed,
             ],
+            MethodKind::Scram => [
+                &mut counters.scram_accepted,
+                &mut counters.scram_refused,
+                &mut counters.scram_unknown,
+                &mut counters.scram_failed,
+            ],
             MethodKind::Certificate => [
                 &mut counters.certificate_accepted,
                 &mut counters.certificate_refused,
@@ -251,23 +285,15 @@ impl Shard {
         proof: &Proof,
         bytes: &[u8],
     ) {
-        let ticket = self.ticket();
-        let until = self.now.plus_millis(self.settings.connect_timeout);
-        let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        connection.stage = Stage::Proving;
-        connection.keep_input(Input::of(bytes), &mut self.tally.input);
-        self.arm_connection(socket, until);
+        let ticket = self.wait(socket, Arc::clone(&access), method, assigned, None, bytes);
         let question = Question {
             socket,
             ticket,
-            access: Arc::clone(&access),
+            access,
             method,
             work,
             proof: proof.clone(),
         };
-        let waiting = Waiting { ticket, access, method, assigned, until };
-        self.admissions.waiting.insert(socket, waiting);
-        self.counters.proving = self.admissions.len() as u64;
         self.actions.push(Action::Ask(Box::new(question)));
         self.watch_proving(socket);
     }
@@ -279,13 +305,8 @@ impl Shard {
         if !current && !(known.is_some() && Mutant::StaleVerdictTaken.is_on()) {
             return; // it gave up, and the socket may be another client's by now
         }
-        let Some(waiting) = self.admissions.waiting.remove(&socket) else { return };
-        self.counters.proving = self.admissions.len() as u64;
-        let Waiting { access, method, assigned, .. } = waiting;
-        let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        connection.stage = Stage::Entry;
-        let Some(input) = connection.take_input(&mut self.tally.input) else { return };
-        let bytes = input.into_bytes();
+        let Some((waited, bytes)) = self.end_wait(socket) else { return };
+        let Waited { access, method, assigned, .. } = waited;
         match self.heard(&access, method, verdict) {
             Some(outcome) => self.decide(socket, assigned, &bytes, outcome),
             None => {
@@ -297,6 +318,40 @@ impl Shard {
                 self.go_through(socket, access, method + 1, assigned, &proof, &bytes);
             }
         }
+    }
+
+    /// Keeps a client and what it has sent, which begins with its CONNECT. Returns its ticket.
+    pub(super) fn wait(
+        &mut self,
+        socket: SocketId,
+        access: Arc<Access>,
+        method: usize,
+        assigned: Option<Box<str>>,
+        exchange: Option<Box<Exchange>>,
+        bytes: &[u8],
+    ) -> u64 {
+        let ticket = self.ticket();
+        let until = self.now.plus_millis(self.settings.connect_timeout);
+        if let Some(connection) = self.connections.get_mut(socket.0) {
+            connection.stage = Stage::Proving;
+            connection.keep_input(Input::of(bytes), &mut self.tally.input);
+            self.arm_connection(socket, until);
+            let waiting = Waiting { ticket, access, method, assigned, exchange, until };
+            self.admissions.waiting.insert(socket, waiting);
+            self.counters.proving = self.admissions.len() as u64;
+        }
+        ticket
+    }
+
+    /// A client that waits goes on: what was kept of it, and what it has sent.
+    pub(super) fn end_wait(&mut self, socket: SocketId) -> Option<(Waited, Vec<u8>)> {
+        let waiting = self.admissions.waiting.remove(&socket)?;
+        self.counters.proving = self.admissions.len() as u64;
+        let connection = self.connections.get_mut(socket.0)?;
+        connection.stage = Stage::Entry;
+        let input = connection.take_input(&mut self.tally.input)?;
+        let Waiting { access, method, assigned, exchange, .. } = waiting;
+        Some((Waited { access, method, assigned, exchange }, input.into_bytes()))
     }
 
     /// Reads a client that waits, to notice when it gives up; once more than its CONNECT has come,
@@ -333,6 +388,9 @@ impl Shard {
         let Some(mut input) = connection.take_input(&mut self.tally.input) else { return };
         input.extend(bytes);
         connection.keep_input(input, &mut self.tally.input);
+        if self.admissions.waiting.get(&socket).is_some_and(|w| w.exchange.is_some()) {
+            self.go_on_exchanging(socket);
+        }
     }
 
     fn decide(
@@ -371,12 +429,8 @@ impl Shard {
         if Mutant::AdmissionForever.is_on() {
             return;
         }
-        self.admissions.waiting.remove(&socket);
-        self.counters.proving = self.admissions.len() as u64;
-        let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        connection.stage = Stage::Entry;
-        let Some(input) = connection.take_input(&mut self.tally.input) else { return };
-        match super::connect::first_packet(input.rest()) {
+        let Some((_, bytes)) = self.end_wait(socket) else { return };
+        match super::connect::first_packet(&bytes) {
             Some((connect, _)) => self.deny_connect(socket, &connect, Denial::ProofLate),
             None => self.disconnect(socket, Cause::Broken),
         }
@@ -401,6 +455,7 @@ impl Shard {
             superuser: accepted.superuser,
             rules: accepted.rules,
             attributes: accepted.attributes,
+            mechanism: accepted.exchanged.map(|exchanged| exchanged.0),
             certificate: certificate.map_or_else(Box::default, |c| c.common_name.clone()),
             ends: accepted.lasts.map_or(Instant::END, |millis| self.now.plus_millis(millis)),
             serial: self.admissions.serial(),

@@ -37,6 +37,8 @@ pub enum Cause {
     Memory,
     /// The client may not do what it did, and cannot be told otherwise.
     NotAllowed,
+    /// It could not prove again who it is.
+    Unproven,
     /// What it was let in with is over.
     Expired,
     /// The broker stops.
@@ -56,6 +58,7 @@ impl Cause {
             Cause::QueueFull => Some((ReasonCode::QuotaExceeded, "the pending queue is full")),
             Cause::Memory => Some((ReasonCode::QuotaExceeded, "the server is short of memory")),
             Cause::NotAllowed => Some((ReasonCode::NotAuthorized, "the rules do not allow it")),
+            Cause::Unproven => Some((ReasonCode::NotAuthorized, "re-authentication failed")),
             Cause::Expired => {
                 Some((ReasonCode::NotAuthorized, "what it was let in with has expired"))
             }

@@ -6,6 +6,7 @@ use super::memory::named;
 use super::refuse::{Denial, Refused};
 use super::{Action, Shard};
 use crate::access::chain::Accepted;
+use crate::access::scram::Mechanism;
 use crate::access::{Decision, Grant, own};
 use crate::ids::{ClientKey, SocketId};
 use crate::limits::{MAX_TOPIC_LENGTH, cost};
@@ -78,6 +79,7 @@ impl Shard {
         let assigned = assigned.as_deref();
         let name: Box<str> = assigned.unwrap_or(connect.client_id).into();
         let username = accepted.username.clone();
+        let exchanged = accepted.exchanged.clone();
         let grant = self.grant_of(socket, &connect, accepted);
         let mountpoint = self.check_will(&name, &connect, grant.as_deref()).and_then(|()| {
             mount(&entrance.mountpoint, &name, &connect, username.as_deref())
@@ -97,7 +99,9 @@ impl Shard {
         let (index, present) = self.attach(socket, &name, &connect, mountpoint, grant);
         self.set_up_connection(socket, index, &connect);
         let mut connack = self.scratch.take_bytes();
-        let encoded = self.encode_connack(&mut connack, &name, &connect, assigned, present);
+        let exchanged = exchanged.as_deref();
+        let encoded =
+            self.encode_connack(&mut connack, &name, &connect, assigned, present, exchanged);
         self.answer(socket, |out| {
             out.extend_from_slice(&connack);
             encoded
@@ -127,7 +131,7 @@ impl Shard {
             return Ok(()); // nothing in it is long
         }
         let mut connack = Vec::new();
-        if self.encode_connack(&mut connack, name, connect, assigned, false).is_err() {
+        if self.encode_connack(&mut connack, name, connect, assigned, false, None).is_err() {
             let what = "the Response Information is too long with this ClientId";
             return Err(Refused(ReasonCode::ClientIdentifierNotValid, what));
         }
@@ -144,11 +148,13 @@ impl Shard {
         assigned: Option<&str>,
         entrance: &Entrance,
     ) -> Result<(), Refused> {
-        if connect.properties.authentication_method.is_some() {
-            // [MQTT-4.12.0-1]: no method is configured.
+        if let Some(method) = connect.properties.authentication_method
+            && (Mechanism::of_name(method).is_none() || self.settings.access.scram().is_none())
+        {
+            // [MQTT-4.12.0-1]
             return Err(Refused(
                 ReasonCode::BadAuthenticationMethod,
-                "extended authentication is not configured",
+                "the authentication method is not offered",
             ));
         }
         if connect.client_id.is_empty() && assigned.is_none() {
@@ -378,6 +384,7 @@ impl Shard {
         connect: &Connect<'_>,
         assigned: Option<&str>,
         present: bool,
+        exchanged: Option<&(Mechanism, String)>,
     ) -> Encoded {
         let keep_alive = self.keep_alive(connect);
         let settings = &self.settings;
@@ -400,6 +407,8 @@ impl Shard {
             subscription_identifiers_available: (!settings.subscription_identifiers)
                 .then_some(false),
             shared_subscription_available: (!settings.shared_subscriptions).then_some(false),
+            authentication_method: exchanged.map(|(mechanism, _)| mechanism.name()),
+            authentication_data: exchanged.map(|(_, last)| last.as_bytes()),
             server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
             ..Default::default()
         };

@@ -20,6 +20,7 @@ mod deliver;
 mod encode;
 mod endings;
 mod entry;
+mod exchange;
 mod fanout;
 mod groups;
 mod hand_over;

@@ -119,6 +119,10 @@ counters! {
         http_refused method = "http", result = "refused";
         http_unknown method = "http", result = "unknown";
         http_failed method = "http", result = "failed";
+        scram_accepted method = "scram", result = "accepted";
+        scram_refused method = "scram", result = "refused";
+        scram_unknown method = "scram", result = "unknown";
+        scram_failed method = "scram", result = "failed";
         certificate_accepted method = "certificate", result = "accepted";
         certificate_refused method = "certificate", result = "refused";
         certificate_unknown method = "certificate", result = "unknown";
