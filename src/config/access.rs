@@ -9,7 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::notation::{DAY, SECOND};
+use super::notation::SECOND;
 use super::quantity::{Count, Time, Unit};
 use super::sections::{Auto, choice, section};
 use super::value::{self, List, Maybe, Or, Section, Table, Text, Texts};
@@ -152,12 +152,11 @@ section! {
 
 section! {
     /// Decisions that are remembered.
+    #[schemars(extend("x-later" = ["ttl"]))]
     AccessCache {
         /// Decisions about topics that one core remembers, 32 bytes each; a power of two. auto:
         /// 16384. They are forgotten when the client connects again, and when rules change.
         entries: Or<Auto, Count<u32, Decisions, 64, { 1 << 24 }>> = Or::NONE,
-        /// How long the answer of a service is remembered.
-        ttl: Time<0, DAY> = Time::of(60 * SECOND),
     }
 }
 
@@ -197,6 +196,7 @@ section! {
 
 section! {
     /// A JSON Web Token.
+    #[schemars(extend("x-later" = ["jwks", "refresh"]))]
     Jwt {
         /// Where in CONNECT it stands.
         from: TokenFrom = TokenFrom::Password,
@@ -205,11 +205,6 @@ section! {
         secret: Text<0, PATH> = Text::of(""),
         /// File of a public key in PEM: RS, PS, ES and EdDSA.
         public_key: Text<0, PATH> = Text::of(""),
-        /// URL of a JSON Web Key Set, which is fetched again every refresh, and for a token of an
-        /// unknown key (at most every 10 seconds).
-        jwks: Text<0, PATH> = Text::of(""),
-        /// Time between fetches of the key set.
-        refresh: Time<{ 10 * SECOND }, { 7 * DAY }> = Time::of(300 * SECOND),
         /// Audience that the token must name; empty for any.
         audience: Text<0, 1024> = Text::of(""),
         /// Issuer that the token must name; empty for any.
@@ -231,12 +226,12 @@ section! {
     Http {
         /// How it is asked.
         method: HttpMethod = HttpMethod::Post,
-        /// Where; may use ${client_id}, ${username}, ${peer_host} and the like.
+        /// Where; may use ${client_id}, ${username}, ${password}, ${peer_host}, ${peer_port},
+        /// ${listener}, ${cert_common_name}, ${cert_subject} and ${cert_alternative_name}.
         url: Text<0, PATH> = Text::of(""),
         /// Headers; their values may use placeholders.
         headers: Table = Table::default(),
-        /// Parameters: placeholders in the values are filled in. authentication also knows
-        /// ${password}, authorization ${topic}, ${action}, ${qos} and ${retain}.
+        /// Parameters: placeholders in the values are filled in.
         body: Table = Table::default(),
         /// How they are written.
         format: BodyFormat = BodyFormat::Json,
@@ -254,15 +249,14 @@ section! {
 section! {
     /// Enhanced authentication with SCRAM.
     Scram {
-        /// Lines `user:method:iterations:salt:stored_key:server_key`, as `ringmq passwd --scram`
-        /// writes them. Read again on reload.
+        /// Lines `user:keys`, as `ringmq passwd -H scram` writes them. Read again on reload.
         path: Text<0, PATH> = Text::of(""),
     }
 }
 
 section! {
     /// One source of rules; exactly one key.
-    #[schemars(extend("x-later" = ["redis", "postgres"]))]
+    #[schemars(extend("x-later" = ["http", "redis", "postgres"]))]
     Authorization {
         /// Mosquitto's acl_file.
         acl_file: Maybe<AclFile> = Maybe(None),

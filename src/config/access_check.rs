@@ -69,22 +69,19 @@ fn authentication(key: &str, method: &Authentication, report: &mut Report<'_>) {
 }
 
 fn token(key: &str, jwt: &Jwt, report: &mut Report<'_>) {
-    let keys = [&jwt.secret, &jwt.public_key, &jwt.jwks];
+    let keys = [&jwt.secret, &jwt.public_key];
     match keys.iter().filter(|key| !key.is_empty()).count() {
         1 => {}
         0 => report.add(
             key,
             "there is nothing to check tokens with",
-            "write one of: secret, public_key, jwks",
+            "write one of: secret, public_key",
         ),
         _ => report.add(
             key,
             "there are several keys to check tokens with",
-            "keep one of: secret, public_key, jwks; or make an element of each",
+            "keep one of: secret, public_key; or make an element of each",
         ),
-    }
-    if !jwt.jwks.is_empty() && !is_url(&jwt.jwks) {
-        report.add(&format!("{key}.jwks"), NO_URL, URL);
     }
 }
 
