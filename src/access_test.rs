@@ -69,9 +69,8 @@ pub fn run(tested: &Tested, config: &Config) -> Result<(bool, String), Vec<Strin
     let access = load(config, &read_file)?;
     let valid = match tested.deed {
         Wish::Publish => topic::valid_name(&tested.topic),
-        Wish::Subscribe => {
-            topic::parse_share(&tested.topic).map_or(topic::valid_filter(&tested.topic), |s| s.is_ok())
-        }
+        Wish::Subscribe => topic::parse_share(&tested.topic)
+            .map_or(topic::valid_filter(&tested.topic), |s| s.is_ok()),
     };
     if !valid {
         return Err(vec![format!("`{}` is no topic for that", tested.topic)]);

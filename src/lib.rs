@@ -6,6 +6,7 @@
 //! - **Control**: `broker` starts the cores, opens listeners, obeys signals, reloads, drains.
 //!   `admin` answers `/metrics`, `/healthz` and `/readyz` on a thread of its own: it asks each
 //!   shard for a copy of its figures, and never visits a client.
+//!   Helper threads hash passwords and ask services for the shards, which do not wait for them.
 //! - **Pure core**: everything but `ring`, `broker`, `admin` and `main`. It compiles without the
 //!   feature `runtime`, takes time and input as arguments, and knows no kernel: simulation, fuzzing
 //!   and Miri run it as it is.
@@ -31,7 +32,8 @@
 //! | Where is back-pressure? | `shard/park.rs` (connections that are held), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
 //! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`; `shard/hearing.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
 //! | A listener or a socket option? | `broker/listen.rs` (opened), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
-//! | Who may do what? | `shard/connect.rs`, `shard/publish.rs` and `shard/subscribe.rs` check settings, mountpoints and `$SYS`; there are no accounts yet |
+//! | Who is a client, and who says so? | `access/chain.rs` (methods), `shard/admission.rs` (a CONNECT that waits), `shard/exchange.rs` (enhanced authentication), `broker/helpers.rs` and `broker/services.rs` (hashing and HTTP, on threads of their own) |
+//! | Who may do what? | `access/mod.rs` (one `Decision`), `access/own.rs` (the broker's own rules), `access/rule.rs` (configured ones), `shard/permission.rs` (asked at PUBLISH, SUBSCRIBE and will; remembered; applied after a reload) |
 //! | How does a core sleep and wake? | `ring/park.rs`, `ring/flag.rs`, `ring/driver.rs` |
 //! | A bound, or what work costs? | `limits.rs`; `shard/meter.rs` (charged, and timed), `shard/step.rs` (the order of a step) |
 //! | A counter, a metric, `$SYS`? | `telemetry/counters.rs` (declared), `telemetry/prometheus.rs`, `telemetry/sys.rs` and `shard/sys.rs`; pages in `admin/pages.rs` |
@@ -86,7 +88,7 @@
 //!   takes its atomics from [`atomic`]; `tests/loom` runs it in every order.
 //! - `broker::log_writer`: lines on their way to the log, behind a mutex that is held for a copy
 //!   and never while writing: a shard that logs does not wait for who reads the log.
-//! - [`mesh::Shared`], entrances and settings behind `Arc`: read only.
+//! - [`mesh::Shared`], entrances, settings and the rules of access behind `Arc`: read only.
 //! - [`mutant`]: which deliberate mistake is made; only under the feature `mutants`, for the
 //!   simulation, where every thread makes the same one.
 //!
@@ -111,7 +113,7 @@
 //!
 //! # Absent on purpose
 //! No task, thread, timer, buffer or lock per client. No broadcast per publish. No retry towards
-//! MQTT 5 clients (the specification forbids it). TLS, WebSocket, users, storage and
+//! MQTT 5 clients (the specification forbids it). TLS, WebSocket, storage and
 //! clustering are later capabilities; their settings are refused, not ignored.
 pub mod access;
 #[cfg(feature = "runtime")]

@@ -127,9 +127,9 @@ fn ping(given: Given, target: Option<String>) -> ExitCode {
     };
     match doctor::ping(&target) {
         Ok(Pong::Answered) => print(format!("{target} answers and serves\n")),
-        Ok(Pong::Refused(code)) => {
-            print(format!("{target} answers, but refuses clients without an account (code {code})\n"))
-        }
+        Ok(Pong::Refused(code)) => print(format!(
+            "{target} answers, but refuses clients without an account (code {code})\n"
+        )),
         Err(failure) => {
             complain(&format!("{target}: {failure}"));
             ExitCode::from(FAILED)

@@ -299,7 +299,7 @@ mutants! {
     DecisionsKept,
     /// Subscriptions that a reload does not allow any more go on.
     ReloadNotApplied,
-    /// A message that may not be published is refused and routed all the same.
+    /// A message that may not be published is published.
     DeniedPublished,
     /// A subscription that is not allowed is made.
     DeniedSubscribed,

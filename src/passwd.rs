@@ -7,8 +7,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use ringmq::access::{passwd, scram};
 use ringmq::access::password::{Hash, ITERATIONS, Scheme};
+use ringmq::access::{passwd, scram};
 
 /// What the command line says about a user.
 #[derive(Args, Debug, PartialEq, Eq)]

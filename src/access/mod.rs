@@ -211,7 +211,8 @@ impl Access {
 
     /// What holds when no rule decides.
     pub fn default_for(&self, grant: &Grant) -> bool {
-        grant.superuser || if self.authorizes { self.no_match_allows } else { grant.rules.is_none() }
+        grant.superuser
+            || if self.authorizes { self.no_match_allows } else { grant.rules.is_none() }
     }
 }
 

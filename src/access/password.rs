@@ -6,7 +6,7 @@
 //!
 //! Salts and hashes of the first two are in base64. All take long on purpose.
 
-use super::chain::{Accepted, Proof, Verdict};
+use super::chain::{Proof, Verdict};
 use argon2::password_hash::{PasswordHash, PasswordVerifier, SaltString};
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
 use aws_lc_rs::{constant_time, digest, pbkdf2, rand};
@@ -140,7 +140,8 @@ impl Hash {
     pub fn is_of(&self, password: &[u8]) -> bool {
         match self {
             Hash::Sha512 { salt, hash } => {
-                constant_time::verify_slices_are_equal(sha512(password, salt).as_ref(), hash).is_ok()
+                constant_time::verify_slices_are_equal(sha512(password, salt).as_ref(), hash)
+                    .is_ok()
             }
             Hash::Pbkdf2 { iterations, salt, hash } => {
                 let algorithm = pbkdf2::PBKDF2_HMAC_SHA512;
@@ -197,7 +198,9 @@ impl PasswordFile {
             let read = match line.split_once(':') {
                 None | Some(("", _)) => Err("the line is not user:hash".to_owned()),
                 Some((user, hash)) => match Hash::parse(hash) {
-                    Ok(_) if file.users.contains_key(user) => Err(format!("`{user}` is here twice")),
+                    Ok(_) if file.users.contains_key(user) => {
+                        Err(format!("`{user}` is here twice"))
+                    }
                     Ok(hash) => Ok((user, hash)),
                     Err(why) => Err(format!("`{user}`: {why}")),
                 },
@@ -231,9 +234,7 @@ impl PasswordFile {
         let Some(user) = &proof.username else { return Verdict::Unknown };
         let password = proof.password.as_deref().unwrap_or_default();
         match (self.users.get(user), &self.decoy) {
-            (Some(hash), _) if hash.is_of(password) => {
-                Verdict::Accept(Box::new(Accepted::default()))
-            }
+            (Some(hash), _) if hash.is_of(password) => Verdict::Accept(Box::default()),
             (Some(_), _) => Verdict::Refuse("wrong password"),
             (None, decoy) => {
                 if let Some(decoy) = decoy {

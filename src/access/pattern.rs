@@ -86,7 +86,8 @@ impl Level {
             Level::Pieces(pieces) => {
                 let mut rest = Some(text);
                 for piece in pieces {
-                    rest = rest.zip(piece.value(who)).and_then(|(rest, own)| rest.strip_prefix(own));
+                    rest =
+                        rest.zip(piece.value(who)).and_then(|(rest, own)| rest.strip_prefix(own));
                 }
                 rest == Some("")
             }
@@ -300,8 +301,7 @@ fn pieces(text: &str, notation: Notation) -> Result<Box<[Piece]>, NoPattern> {
 }
 
 fn placeholder(name: &str) -> Result<Piece, NoPattern> {
-    let attribute =
-        name.strip_prefix("attribute.").or_else(|| name.strip_prefix("client_attrs."));
+    let attribute = name.strip_prefix("attribute.").or_else(|| name.strip_prefix("client_attrs."));
     match (name, attribute) {
         ("client_id" | "clientid", _) => Ok(Piece::ClientId),
         ("username", _) => Ok(Piece::Username),

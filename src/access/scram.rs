@@ -101,7 +101,10 @@ impl Keys {
 ///
 /// # Errors
 /// When the system has no random bytes.
-pub fn make(password: &[u8], iterations: NonZeroU32) -> Result<String, super::password::NoRandomness> {
+pub fn make(
+    password: &[u8],
+    iterations: NonZeroU32,
+) -> Result<String, super::password::NoRandomness> {
     let mut parts = Vec::new();
     for mechanism in Mechanism::ALL {
         let mut salt = [0; RANDOM];
@@ -190,7 +193,7 @@ impl ScramFile {
             return (keys.clone(), true);
         }
         let hash = Mechanism::Sha512.sign(&self.secret, user.as_bytes());
-        let (salt, rest) = hash.split_at(RANDOM);
+        let (salt, rest) = hash.split_at_checked(RANDOM).unwrap_or((&hash, &[]));
         let some = self.users.iter().find(|((_, other), _)| *other == mechanism);
         let iterations = some.map_or(ITERATIONS, |(_, keys)| keys.iterations);
         let key: Box<[u8]> = mechanism.hash(rest).into();

@@ -12,7 +12,12 @@ fn file(users: &[(&str, &str)]) -> ScramFile {
 }
 
 /// The client's side, as RFC 5802 section 3 has it.
-fn last_message(mechanism: Mechanism, password: &str, bare: &str, server: &str) -> (String, String) {
+fn last_message(
+    mechanism: Mechanism,
+    password: &str,
+    bare: &str,
+    server: &str,
+) -> (String, String) {
     let field = |name: &str| {
         server.split(',').find_map(|field| field.strip_prefix(name)).expect("it is there")
     };

@@ -33,8 +33,8 @@ pub fn compile(rule: &AccessRule, written: Written) -> Result<Rule, String> {
     for (name, value) in rule.attributes.iter() {
         who.push(Condition::Attribute(name.clone(), Glob::new(value)));
     }
-    let pattern = |text: &Box<str>| TopicPattern::new(text, Notation::Braces).map_err(|no| no.0);
-    let topics: Result<Vec<_>, String> = rule.topics.iter().map(pattern).collect();
+    let pattern = |text: &str| TopicPattern::new(text, Notation::Braces).map_err(|no| no.0);
+    let topics: Result<Vec<_>, String> = rule.topics.iter().map(|text| pattern(text)).collect();
     let deeds = rule.allow.or(*rule.deny).unwrap_or(Deeds::All);
     let qos = rule.qos.iter().filter_map(|text| text.parse::<u8>().ok());
     Ok(Rule {

@@ -13,8 +13,8 @@
 //! none besides a listener's number of shards (`listen`).
 
 mod control;
-mod helpers;
 mod core;
+mod helpers;
 pub mod listen;
 pub mod log;
 mod log_writer;

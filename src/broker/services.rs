@@ -2,8 +2,8 @@
 //! that are kept open, and a bound on requests under way for each service.
 
 use super::helpers::{Home, Job, reply};
-use crate::access::http::{HttpService, MAX_ANSWER, Request};
 use crate::access::Verdict;
+use crate::access::http::{HttpService, MAX_ANSWER, Request};
 use crossbeam_channel::Receiver;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -55,9 +55,9 @@ async fn serve(mut jobs: mpsc::UnboundedReceiver<Job>, homes: Arc<Vec<Home>>) {
         let client = client.get_or_insert_with(new_client).clone();
         // A reload makes new services; the old ones' requests end within their time.
         bounds.retain(|_, (known, _)| Arc::strong_count(known) > 1);
-        let bound = bounds.entry(Arc::as_ptr(&service) as usize).or_insert_with(|| {
-            (Arc::clone(&service), Arc::new(Semaphore::new(service.pool)))
-        });
+        let bound = bounds
+            .entry(Arc::as_ptr(&service) as usize)
+            .or_insert_with(|| (Arc::clone(&service), Arc::new(Semaphore::new(service.pool))));
         let bound = Arc::clone(&bound.1);
         let homes = Arc::clone(&homes);
         tokio::task::spawn(async move {

@@ -312,7 +312,6 @@ section! {
     }
 }
 
-
 /// What is wrong with a rule: the key below it (with its dot, or empty), what, and what to do.
 pub type RuleProblem = (&'static str, String, &'static str);
 

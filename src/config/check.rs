@@ -22,7 +22,8 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
     listeners(&config.listeners, &mut report);
     admin(config, &mut report);
     access_check::check(config, &mut report);
-    let loopback = config.access.authentication.is_empty() && config.listeners.iter().all(|listener| is_loopback(&listener.bind));
+    let loopback = config.access.authentication.is_empty()
+        && config.listeners.iter().all(|listener| is_loopback(&listener.bind));
     for listener in config.listeners.iter_mut() {
         listener.allow_anonymous.0.get_or_insert(loopback);
     }

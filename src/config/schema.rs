@@ -12,6 +12,8 @@ pub(super) const ACCEPTS: &str = "x-accepts";
 const LATER: &str = "x-later";
 /// What the words of a choice are, for messages about later ones.
 const NOUN: &str = "x-noun";
+/// It is absent unless it is written.
+pub(super) const OPTIONAL: &str = "x-optional";
 /// Its value is not shown.
 const SECRET: &str = "x-secret";
 /// A reload does not change it.

@@ -66,7 +66,9 @@ pub fn reference() -> String {
             if !later.is_empty() {
                 lines.push(format!("Not in this build: {}.", later.join(", ")));
             }
-            lines.push(format!("Default: {}", scalar(&key.0["default"])));
+            let default = &key.0["default"];
+            let shown = if default.is_null() { "left out".to_owned() } else { scalar(default) };
+            lines.push(format!("Default: {shown}"));
         }
         if key.needs_restart() {
             lines.push("A change needs a restart.".to_owned());

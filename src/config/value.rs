@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::problem::Wrong;
-use super::schema::{ACCEPTS, Key};
+use super::schema::{ACCEPTS, Key, OPTIONAL};
 use super::yaml;
 
 /// A value with bounds, around the one that the broker computes with.
@@ -331,7 +331,9 @@ impl<T: JsonSchema> JsonSchema for Maybe<T> {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        T::json_schema(generator)
+        let mut schema = T::json_schema(generator);
+        schema.insert(OPTIONAL.to_owned(), Value::Bool(true));
+        schema
     }
 }
 

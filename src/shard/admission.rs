@@ -148,7 +148,8 @@ impl Shard {
             self.let_in(socket, assigned, bytes, Accepted::default());
             return;
         }
-        if self.admissions.len() >= self.settings.admissions && !Mutant::AdmissionsUnbounded.is_on() {
+        if self.admissions.len() >= self.settings.admissions && !Mutant::AdmissionsUnbounded.is_on()
+        {
             self.deny_connect(socket, connect, Denial::Proving);
             return;
         }
@@ -266,9 +267,7 @@ impl Shard {
         let entrance =
             connection.and_then(|c| self.entrances.get(usize::from(c.listener.0))?.as_ref());
         match (&proof.username, entrance) {
-            (None, Some(entrance)) if entrance.allow_anonymous => {
-                Outcome::Accepted(Box::default())
-            }
+            (None, Some(entrance)) if entrance.allow_anonymous => Outcome::Accepted(Box::default()),
             (None, _) => Outcome::Refused(NO_ANONYMOUS, NO_ANONYMOUS.1),
             (Some(_), _) => Outcome::Refused(BAD_CREDENTIALS, "nobody knows this user"),
         }
@@ -286,14 +285,7 @@ impl Shard {
         bytes: &[u8],
     ) {
         let ticket = self.wait(socket, Arc::clone(&access), method, assigned, None, bytes);
-        let question = Question {
-            socket,
-            ticket,
-            access,
-            method,
-            work,
-            proof: proof.clone(),
-        };
+        let question = Question { socket, ticket, access, method, work, proof: proof.clone() };
         self.actions.push(Action::Ask(Box::new(question)));
         self.watch_proving(socket);
     }
@@ -301,8 +293,8 @@ impl Shard {
     /// A helper thread's answer to a [`Question`].
     pub fn answered(&mut self, socket: SocketId, ticket: u64, verdict: Verdict) {
         let known = self.admissions.waiting.get(&socket);
-        let current = known.is_some_and(|waiting| waiting.ticket == ticket);
-        if !current && !(known.is_some() && Mutant::StaleVerdictTaken.is_on()) {
+        let any = Mutant::StaleVerdictTaken.is_on();
+        if !known.is_some_and(|waiting| waiting.ticket == ticket || any) {
             return; // it gave up, and the socket may be another client's by now
         }
         let Some((waited, bytes)) = self.end_wait(socket) else { return };
@@ -485,6 +477,16 @@ impl Shard {
     pub(super) fn note_end(&mut self, socket: SocketId, ends: Instant) {
         if ends != Instant::END {
             self.admissions.ends.insert((ends, socket));
+        }
+    }
+
+    /// The connection ends: nobody has to prove himself again on it.
+    pub(super) fn forget_end(&mut self, socket: SocketId, index: u32) {
+        if self.admissions.ends.is_empty() {
+            return;
+        }
+        if let Some(grant) = self.sessions.get(index).and_then(|session| session.grant()) {
+            self.admissions.ends.remove(&(grant.ends, socket));
         }
     }
 

@@ -111,6 +111,7 @@ impl Shard {
                 self.count_cause(cause);
                 self.log_disconnected(socket, index, cause);
                 self.say_farewell(socket, index, cause);
+                self.forget_end(socket, index);
                 self.detach(index, cause);
             }
         }

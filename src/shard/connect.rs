@@ -81,9 +81,9 @@ impl Shard {
         let username = accepted.username.clone();
         let exchanged = accepted.exchanged.clone();
         let grant = self.grant_of(socket, &connect, accepted);
-        let mountpoint = self.check_will(&name, &connect, grant.as_deref()).and_then(|()| {
-            mount(&entrance.mountpoint, &name, &connect, username.as_deref())
-        });
+        let mountpoint = self
+            .check_will(&name, &connect, grant.as_deref())
+            .and_then(|()| mount(&entrance.mountpoint, &name, &connect, username.as_deref()));
         let mountpoint = match mountpoint {
             Ok(mountpoint) => mountpoint,
             Err(refused) => {

@@ -85,7 +85,8 @@ impl Shard {
 
     fn end_exchange(&mut self, socket: SocketId, violation: Violation) {
         let Some((_, bytes)) = self.end_wait(socket) else { return };
-        let max = first_packet(&bytes).and_then(|(connect, _)| connect.properties.maximum_packet_size);
+        let max =
+            first_packet(&bytes).and_then(|(connect, _)| connect.properties.maximum_packet_size);
         let (version, max) = (Some(Version::V5), max.unwrap_or(u32::MAX));
         self.reject(socket, violation.reason, violation.what, version, max);
     }
@@ -98,7 +99,7 @@ impl Shard {
             self.disconnect(socket, Cause::Broken);
             return;
         };
-        let (packet, behind) = rest.split_at(total.min(rest.len()));
+        let (packet, behind) = rest.split_at_checked(total).unwrap_or((rest, &[]));
         let mechanism = exchange.mechanism();
         let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
         let reject = |shard: &mut Shard, Violation { reason, what }| {
@@ -187,7 +188,13 @@ impl Shard {
         Ok(Flow::Next)
     }
 
-    fn send_auth(&mut self, socket: SocketId, reason: ReasonCode, mechanism: Mechanism, text: &str) {
+    fn send_auth(
+        &mut self,
+        socket: SocketId,
+        reason: ReasonCode,
+        mechanism: Mechanism,
+        text: &str,
+    ) {
         let auth = Auth {
             reason,
             method: Some(mechanism.name()),

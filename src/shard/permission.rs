@@ -20,9 +20,28 @@ const RULES_PER_UNIT: u32 = 4;
 #[derive(Default)]
 pub(super) struct Permissions {
     cache: Cache,
-    /// While what a reload took away is looked for: the next session.
-    revoking: Option<u32>,
+    /// While what a reload took away is looked for.
+    revoking: Option<Revoking>,
 }
+
+/// How far the search has come.
+struct Revoking {
+    /// The session.
+    session: u32,
+    /// Its subscriptions that are still to be looked at; `None` at first.
+    left: Option<usize>,
+    /// Its share groups that are.
+    shares: Vec<ShareName>,
+}
+
+impl Revoking {
+    fn at(session: u32) -> Self {
+        Revoking { session, left: None, shares: Vec::new() }
+    }
+}
+
+/// Subscriptions that are looked at before the step's work is.
+const SLICE: usize = 64;
 
 impl Permissions {
     /// True while a reload is not applied to everybody yet.
@@ -37,10 +56,11 @@ impl Shard {
         let access = &self.settings.access;
         let entries = if access.authorizes { access.cache_entries } else { 0 };
         if !Mutant::DecisionsKept.is_on() {
-            self.permissions.cache = if entries == 0 { Cache::default() } else { Cache::new(entries) };
+            self.permissions.cache =
+                if entries == 0 { Cache::default() } else { Cache::new(entries) };
         }
         if access.authorizes && !Mutant::ReloadNotApplied.is_on() {
-            self.permissions.revoking = Some(0);
+            self.permissions.revoking = Some(Revoking::at(0));
         }
     }
 
@@ -149,35 +169,52 @@ impl Shard {
     /// Takes away what a reload does not allow any more, until the step's work comes to `limit`;
     /// true when some clients have not been looked at.
     pub(super) fn run_revoking(&mut self, limit: u32) -> bool {
-        let Some(mut at) = self.permissions.revoking else { return false };
-        while at < self.sessions.bound() {
+        let Some(mut revoking) = self.permissions.revoking.take() else { return false };
+        while revoking.session < self.sessions.bound() {
             if self.is_spent(limit) {
-                self.permissions.revoking = Some(at);
+                self.permissions.revoking = Some(revoking);
                 return true;
             }
             self.meter.charge(cost::VISIT);
-            self.revoke(at);
-            at += 1;
+            self.revoke_some(&mut revoking);
         }
-        self.permissions.revoking = None;
         false
     }
 
-    /// Ends those subscriptions of a session that it may not have.
-    fn revoke(&mut self, index: u32) {
-        let Some(session) = self.sessions.get(index) else { return };
-        if session.is_ending() {
+    /// Ends those of the next subscriptions of a session that it may not have.
+    fn revoke_some(&mut self, revoking: &mut Revoking) {
+        let index = revoking.session;
+        let session = self.sessions.get(index).filter(|session| !session.is_ending());
+        let Some(session) = session else {
+            *revoking = Revoking::at(index + 1);
+            return;
+        };
+        if revoking.left.is_none() {
+            let shares = session.shares().into_iter().flat_map(|shares| shares.list.iter());
+            revoking.shares = shares.map(|share| share.name.clone()).collect();
+        }
+        // From the last to the first: one that is taken out gives its place to the last, which has
+        // been looked at.
+        let places = session.subscriptions.all();
+        let end = revoking.left.unwrap_or(places.len()).min(places.len());
+        let begin = end.saturating_sub(SLICE);
+        let filters: Vec<FilterId> =
+            places.get(begin..end).into_iter().flatten().map(|place| place.filter).collect();
+        self.meter.charge(cost::bytes(size_of_val(&*places)));
+        for filter in filters.into_iter().rev() {
+            let full = self.index.filter(filter).to_owned();
+            self.revoke_filter(index, Some(filter), &full);
+        }
+        revoking.left = Some(begin);
+        if begin > 0 {
             return;
         }
-        let mut filters: Vec<(Option<FilterId>, String)> = Vec::new();
-        for place in session.subscriptions.all() {
-            filters.push((Some(place.filter), self.index.filter(place.filter).to_owned()));
+        for _ in 0..SLICE {
+            let Some(name) = revoking.shares.pop() else { break };
+            self.revoke_filter(index, None, name.as_str());
         }
-        for share in session.shares().iter().flat_map(|shares| shares.list.iter()) {
-            filters.push((None, share.name.as_str().to_owned()));
-        }
-        for (place, full) in filters {
-            self.revoke_filter(index, place, &full);
+        if revoking.shares.is_empty() {
+            *revoking = Revoking::at(index + 1);
         }
     }
 

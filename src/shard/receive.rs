@@ -158,7 +158,8 @@ impl Shard {
             self.meter.charge(cost::PACKET);
             let rest = &bytes[used..];
             let outcome = match packet::frame(rest, max) {
-                Ok(Framing::Incomplete { .. }) => match self.check_unfinished(index, version, rest) {
+                Ok(Framing::Incomplete { .. }) => match self.check_unfinished(index, version, rest)
+                {
                     Ok(()) => break,
                     Err(violation) => Err(violation),
                 },

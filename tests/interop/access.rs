@@ -165,7 +165,8 @@ fn asks(service: &Service, more: &str) -> String {
 #[test]
 fn a_service_decides() {
     let service = Service::start();
-    let broker = Broker::start(&[&asks(&service, ", timeout: 500ms, retries: 0"), "log.level=info"]);
+    let broker =
+        Broker::start(&[&asks(&service, ", timeout: 500ms, retries: 0"), "log.level=info"]);
     let code = |user: &str| publish(&broker, &login(user, "pw", "a")).1;
     let refused = |text: &str| text.contains("Bad User Name or Password");
     let down = |text: &str| text.contains("Server unavailable") || text.contains("unavailable");
@@ -173,7 +174,10 @@ fn a_service_decides() {
     assert!(code("ann").contains("RC:"), "{}", code("ann"));
     let asked = service.asked.lock().expect("no panic with it").last().cloned();
     let asked = asked.expect("it was asked");
-    assert!(asked.starts_with("POST /auth HTTP/1.1") && asked.contains(r#""user":"ann""#), "{asked}");
+    assert!(
+        asked.starts_with("POST /auth HTTP/1.1") && asked.contains(r#""user":"ann""#),
+        "{asked}"
+    );
     service.says("200 OK", r#"{"result": "deny"}"#);
     assert!(refused(&code("ann")));
     service.says("403 Forbidden", "");
@@ -227,9 +231,8 @@ fn a_flood_of_wrong_passwords_disturbs_nobody() {
     let chain = format!("access.authentication=[{{password_file: {{path: {users}}}}}]");
     let broker = Broker::start(&[&chain]);
     use crate::support::{Client, Connect, Publish, V5};
-    let connect = |name: &str, password| {
-        Connect::new(V5, unique(name)).login(Some("ann"), Some(password))
-    };
+    let connect =
+        |name: &str, password| Connect::new(V5, unique(name)).login(Some("ann"), Some(password));
     let mut steady = connect("steady", "apple").open(&broker);
     steady.granted("a", 1);
     let wrong: Vec<Client> = (0..2000)

@@ -171,13 +171,10 @@ fn late(world: &mut World) {
 /// So many prove themselves at a time; one who gives up makes room.
 fn too_many(world: &mut World) {
     world.think = 1000;
-    let names: Vec<String> = (0..3)
-        .map(|at| on(world, 0, |n| format!("e-many-{at}-{n}")))
-        .collect();
-    let mut peers: Vec<Peer> = names
-        .iter()
-        .map(|name| Peer::connect(world, 0, &login(name, "ann", "apple")))
-        .collect();
+    let names: Vec<String> =
+        (0..3).map(|at| on(world, 0, |n| format!("e-many-{at}-{n}"))).collect();
+    let mut peers: Vec<Peer> =
+        names.iter().map(|name| Peer::connect(world, 0, &login(name, "ann", "apple"))).collect();
     let mut last = peers.pop().unwrap();
     assert_eq!(answer(world, &mut last), ReasonCode::ServerBusy, "one too many");
     last.end(world, End::Fin);
