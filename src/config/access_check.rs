@@ -126,3 +126,7 @@ fn authorization(key: &str, source: &Authorization, report: &mut Report<'_>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "access_check_tests.rs"]
+mod tests;

@@ -1,12 +1,9 @@
 //! Enhanced authentication with SCRAM (MQTT 5.0 section 4.12): the exchange before CONNACK, again on
 //! a live connection, and what ends it.
 
-use std::num::NonZeroU32;
-
 use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use ringmq::access::scram;
 
 use crate::support::packet::properties;
 use crate::support::reason::*;
@@ -21,11 +18,10 @@ const BARE: &str = "n=ann,r=fyko+d2lbbFgONRv9qkxdawL";
 fn broker() -> &'static Broker {
     static FILE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     let path = FILE.get_or_init(|| {
-        let path = std::env::temp_dir().join(unique("scram"));
-        let few = NonZeroU32::new(100).expect("not zero");
-        let keys = scram::make(b"apple", few).expect("there is randomness");
-        std::fs::write(&path, format!("ann:{keys}\n")).expect("a temporary file");
-        path.display().to_string()
+        let path = std::env::temp_dir().join(unique("scram")).display().to_string();
+        let made = ["passwd", "-b", "apple", "-H", "scram", "-I", "100", &path, "ann"];
+        assert_eq!(crate::support::broker::run(&made).code, Some(0));
+        path
     });
     Broker::shared(&[&format!("access.authentication=[{{scram: {{path: {path}}}}}]")])
 }

@@ -39,7 +39,7 @@ pub struct Node {
     pub replayed: bool,
     replayed_before: u64,
     /// What helper threads are to find out, each with when they will have.
-    questions: VecDeque<(u64, Box<Question>)>,
+    questions: VecDeque<(u64, Question)>,
 }
 
 /// What the control thread tells a core.
@@ -506,7 +506,7 @@ struct Around<'a> {
     stamp: &'a mut u64,
     now: Instant,
     rung: Vec<ShardId>,
-    asked: Vec<Box<Question>>,
+    asked: Vec<Question>,
 }
 
 impl Surroundings for Around<'_> {
@@ -547,7 +547,7 @@ impl Surroundings for Around<'_> {
     fn act(&mut self, action: Action) {
         let action = match action {
             Action::Ask(question) => {
-                self.asked.push(question);
+                self.asked.push(*question);
                 return;
             }
             action => action,
