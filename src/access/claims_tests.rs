@@ -59,3 +59,18 @@ fn attributes_are_words_within_bounds() {
     let found: Vec<_> = found.iter().map(|(name, text)| (&**name, &**text)).collect();
     assert_eq!(found, [("role", "admin"), ("n", "7")]);
 }
+
+/// Rules of a token hold although the configuration has none.
+#[test]
+fn a_clients_own_rules_are_asked_where_there_are_no_others() {
+    let mut grant = Grant::named(Some("ann"));
+    grant.rules = rules(&json!({"pub": ["mine"]})).ok().map(Box::new);
+    let access = crate::access::Access::open();
+    let judge = |grant: &Grant, topic: &str| {
+        access.judge(&Who { client_id: "c1", grant, listener: "main" }, SEND, topic).0
+    };
+    assert!(judge(&grant, "mine") && !judge(&grant, "other"));
+    grant.superuser = true;
+    assert!(judge(&grant, "other"));
+    assert!(judge(&Grant::named(None), "other"));
+}

@@ -191,6 +191,13 @@ impl Access {
         }
     }
 
+    /// Whether some client may not do everything: there are rules, or a method that may bring a
+    /// client's own.
+    pub fn restricts(&self) -> bool {
+        let brings = |method: &Method| matches!(method, Method::Jwt(_) | Method::Http(_));
+        self.authorizes || self.methods.iter().any(brings)
+    }
+
     /// What the rules say of a deed, and how many of them were looked at. `topic` is what the
     /// client calls it, without mountpoint and without `$share/group/`.
     pub fn judge(&self, who: &Who<'_>, deed: Deed, topic: &str) -> (bool, u32) {

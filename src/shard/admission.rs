@@ -436,7 +436,7 @@ impl Shard {
         accepted: Accepted,
     ) -> Option<Box<Grant>> {
         let access = &self.settings.access;
-        if access.methods.is_empty() && !access.authorizes {
+        if access.methods.is_empty() && !self.settings.restricts {
             return None;
         }
         let connection = self.connections.get(socket.0)?;

@@ -53,13 +53,13 @@ impl Permissions {
 impl Shard {
     /// Other rules are in force: what was decided is forgotten, and live clients are looked at.
     pub(super) fn change_rules(&mut self) {
-        let access = &self.settings.access;
-        let entries = if access.authorizes { access.cache_entries } else { 0 };
+        let restricts = self.settings.restricts;
+        let entries = if restricts { self.settings.access.cache_entries } else { 0 };
         if !Mutant::DecisionsKept.is_on() {
             self.permissions.cache =
                 if entries == 0 { Cache::default() } else { Cache::new(entries) };
         }
-        if access.authorizes && !Mutant::ReloadNotApplied.is_on() {
+        if restricts && !Mutant::ReloadNotApplied.is_on() {
             self.permissions.revoking = Some(Revoking::at(0));
         }
     }
@@ -105,7 +105,7 @@ impl Shard {
         filter: &str,
         qos: Qos,
     ) -> Result<(), ReasonCode> {
-        if !self.settings.authorizes {
+        if !self.settings.restricts {
             return Ok(());
         }
         let inner = inner(filter);

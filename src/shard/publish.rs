@@ -165,7 +165,7 @@ impl Shard {
             self.acknowledge(socket, index, version, publish, denied.reason);
             return Ok(Flow::Next);
         }
-        if self.settings.authorizes
+        if self.settings.restricts
             && let Some(denied) = self.refuses_publish(index, own, publish)
         {
             self.count_received(publish);

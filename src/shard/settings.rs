@@ -89,8 +89,8 @@ pub struct Settings {
     pub memory: u64,
     /// Who may connect, publish and subscribe.
     pub access: Arc<Access>,
-    /// [`Access::authorizes`], where the publish path has it at hand.
-    pub authorizes: bool,
+    /// [`Access::restricts`], where the publish path has it at hand.
+    pub restricts: bool,
     /// Clients that may prove themselves at a time; not configured.
     pub admissions: usize,
     /// How steps are divided; not configured.
@@ -105,7 +105,7 @@ impl Settings {
 
     /// With these rules.
     pub fn with_access(self, access: Arc<Access>) -> Self {
-        Settings { authorizes: access.authorizes, access, ..self }
+        Settings { restricts: access.restricts(), access, ..self }
     }
 
     /// Bytes unsent at which the publishers of a client that keeps reading are parked.
@@ -174,7 +174,7 @@ impl Settings {
             max_unhashed_subscriptions: mqtt.max_unhashed_subscriptions.get() as usize,
             memory: config.limits.budget().bytes(None),
             access: Arc::new(Access::open()),
-            authorizes: false,
+            restricts: false,
             admissions: ADMISSIONS,
             budget: Budget::BROKER,
         }

@@ -197,7 +197,8 @@ fn a_service_decides() {
     assert!(down(&text) && began.elapsed() < Duration::from_secs(3), "{text}");
     *service.answer.lock().expect("no panic with it") = "nonsense\r\n\r\n".to_owned();
     assert!(down(&code("ann")));
-    assert!(broker.log().contains("the service does not answer in time"), "{}", broker.log());
+    let told = || broker.log().contains("the service does not answer in time");
+    eventually("the log says why", told);
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn a_service_that_is_down_lets_nobody_in_unless_it_is_told_to_be_ignored() {
     let broker = Broker::start(&[&format!("access.authentication=[{{http: {{{url}}}}}]")]);
     let (code, _) = publish(&broker, &login("ann", "apple", "a"));
     assert_ne!(code, 0);
-    assert!(broker.log().contains("the service cannot be reached"), "{}", broker.log());
+    eventually("the log says why", || broker.log().contains("the service cannot be reached"));
     let directory = Directory::new();
     let users = directory.file("passwd");
     output(program().args(["passwd", "-b", "apple", &users, "ann"]));
@@ -253,6 +254,7 @@ fn a_flood_of_wrong_passwords_disturbs_nobody() {
     assert!(longest < Duration::from_secs(1), "{longest:?}");
     for mut client in wrong {
         let code = client.connack().code;
-        assert!([0x86, 0x89].contains(&code), "{code:x}");
+        // Refused, told to come back, or not looked at in time.
+        assert!([0x86, 0x88, 0x89].contains(&code), "{code:x}");
     }
 }

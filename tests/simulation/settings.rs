@@ -48,7 +48,7 @@ pub fn roomy() -> Settings {
         max_unhashed_subscriptions: 1000,
         memory: u64::MAX,
         access: Arc::new(Access::open()),
-        authorizes: false,
+        restricts: false,
         admissions: ADMISSIONS,
         budget: Budget::BROKER,
     }
