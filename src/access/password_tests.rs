@@ -5,10 +5,13 @@ use proptest::prelude::*;
 /// Made by `mosquitto_passwd` 2.0 and by `ringmq passwd`.
 const FILE: &str = "\
 # users
-ann:$7$101$E3v4eal5nYq92zGe$NCDFVOLrqpQ5G0F/+js91YA62527hqJHEtvJXx9cYV5XaZao4riArHMyECOgiVVxC5a/xsHpC/PVdTZciF2qrg==
-bob:$6$3AawGupu+rYzG5/h$bnmwleTsUnrxV0WpV2ji8pV1QLQYMQk2LMsmGIJle7iJOlEqbVgBHMF/M4YU71vTddiVMCfEf/xEe9Kul8CkJw==
+ann:$7$101$E3v4eal5nYq92zGe$\
+NCDFVOLrqpQ5G0F/+js91YA62527hqJHEtvJXx9cYV5XaZao4riArHMyECOgiVVxC5a/xsHpC/PVdTZciF2qrg==
+bob:$6$3AawGupu+rYzG5/h$\
+bnmwleTsUnrxV0WpV2ji8pV1QLQYMQk2LMsmGIJle7iJOlEqbVgBHMF/M4YU71vTddiVMCfEf/xEe9Kul8CkJw==
 
-dan:$argon2id$v=19$m=19456,t=2,p=1$P0gigulvP/VBo6lE$Yh6ufKNXb9ZICb2rll8shH5ibXn6dVXe6F1FQRMEto4
+dan:$argon2id$v=19$m=19456,t=2,p=1$P0gigulvP/VBo6lE$\
+Yh6ufKNXb9ZICb2rll8shH5ibXn6dVXe6F1FQRMEto4
 ";
 
 fn verdict(file: &PasswordFile, user: Option<&str>, password: Option<&str>) -> Verdict {
