@@ -6,13 +6,17 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use ringmq::config::Sources;
 
+use crate::access_test::Tested;
+use crate::passwd::Passwd;
+
 /// What `ringmq --help` says at its end.
 const NOTES: &str = "\
 Precedence: built-in default, then FILE, then the environment (RINGMQ_MQTT__MAX_INFLIGHT=64), then
 --set. `ringmq config reference` lists the keys.
 
 Exit codes: 0 stopped as asked, 1 failed while running, 2 wrong arguments or configuration.
-doctor: 0 ready (for N clients), 1 not. ping: 0 the broker answers, 1 it does not.
+doctor: 0 ready (for N clients), 1 not. ping: 0 the broker answers, 1 it does not. access test: 0
+allowed, 1 not.
 
 SIGTERM or SIGINT stops (twice: at once), SIGHUP reads the configuration again, SIGUSR1 writes a
 summary of the state to the log.";
@@ -82,9 +86,11 @@ pub enum Command {
         #[arg(value_name = "HOST:PORT")]
         target: Option<String>,
     },
-    /// Add or change a user.
-    #[command(hide = true)]
-    Passwd { words: Vec<String> },
+    /// Add, change or delete a user of a password file.
+    Passwd(Passwd),
+    /// Try the rules of access.authorization.
+    #[command(subcommand)]
+    Access(Accesses),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -95,6 +101,13 @@ pub enum Command {
         /// The command.
         command: Vec<String>,
     },
+}
+
+/// What is done with the rules.
+#[derive(Subcommand, Debug, PartialEq, Eq)]
+pub enum Accesses {
+    /// Say whether a client may publish or subscribe, and which rule says so.
+    Test(Tested),
 }
 
 /// What of the configuration is printed.

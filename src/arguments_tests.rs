@@ -66,7 +66,14 @@ fn every_command_of_the_contract_is_understood() {
         ("completions bash", command(Command::Completions { shell: clap_complete::Shell::Bash })),
         (
             "passwd file user",
-            command(Command::Passwd { words: vec!["file".into(), "user".into()] }),
+            command(Command::Passwd(Passwd {
+                file: "file".into(),
+                user: "user".into(),
+                batch: None,
+                delete: false,
+                hash: crate::passwd::HashName::Sha512Pbkdf2,
+                iterations: 10_000,
+            })),
         ),
         ("man doctor", command(Command::Man { command: vec!["doctor".into()] })),
     ];

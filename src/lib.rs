@@ -6,6 +6,7 @@
 //! - **Control**: `broker` starts the cores, opens listeners, obeys signals, reloads, drains.
 //!   `admin` answers `/metrics`, `/healthz` and `/readyz` on a thread of its own: it asks each
 //!   shard for a copy of its figures, and never visits a client.
+//!   Helper threads hash passwords and ask services for the shards, which do not wait for them.
 //! - **Pure core**: everything but `ring`, `broker`, `admin` and `main`. It compiles without the
 //!   feature `runtime`, takes time and input as arguments, and knows no kernel: simulation, fuzzing
 //!   and Miri run it as it is.
@@ -32,7 +33,8 @@
 //! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`; `shard/hearing.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
 //! | A listener or a socket option? | `broker/listen.rs` and `broker/opening.rs` (opened, by one at a time), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
 //! | What is below MQTT on a connection? | `transport/mod.rs` (layers: PROXY header, TLS, WebSocket), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (where bytes pass through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |
-//! | Who may do what? | `shard/connect.rs`, `shard/publish.rs` and `shard/subscribe.rs` check settings, mountpoints and `$SYS`; there are no accounts yet |
+//! | Who is a client, and who says so? | `access/chain.rs` (methods), `shard/admission.rs` (a CONNECT that waits), `shard/exchange.rs` (enhanced authentication), `broker/helpers.rs` and `broker/services.rs` (hashing and HTTP, on threads of their own) |
+//! | Who may do what? | `access/mod.rs` (one `Decision`), `access/own.rs` (the broker's own rules), `access/rule.rs` (configured ones), `shard/permission.rs` (asked at PUBLISH, SUBSCRIBE and will; remembered; applied after a reload) |
 //! | How does a core sleep and wake? | `ring/park.rs`, `ring/flag.rs`, `ring/driver.rs` |
 //! | A bound, or what work costs? | `limits.rs`; `shard/meter.rs` (charged, and timed), `shard/step.rs` (the order of a step) |
 //! | A counter, a metric, `$SYS`? | `telemetry/counters.rs` (declared), `telemetry/prometheus.rs`, `telemetry/sys.rs` and `shard/sys.rs`; pages in `admin/pages.rs` |
@@ -90,7 +92,7 @@
 //! - `transport::tls`: the keys for session tickets, behind a lock per listener that a handshake
 //!   takes for less than a microsecond: each shard takes the tickets of the others. And a place of
 //!   each thread where rustls leaves the traffic secrets of the handshake that is under way.
-//! - [`mesh::Shared`], entrances and settings behind `Arc`: read only.
+//! - [`mesh::Shared`], entrances, settings and the rules of access behind `Arc`: read only.
 //! - [`mutant`]: which deliberate mistake is made; only under the feature `mutants`, for the
 //!   simulation, where every thread makes the same one.
 //!
@@ -116,8 +118,9 @@
 //! # Absent on purpose
 //! No task, thread, timer, buffer or lock per client. No broadcast per publish. No retry towards
 //! MQTT 5 clients (the specification forbids it). In TLS no CBC suites, RSA key exchange,
-//! pre-shared keys, early data or versions below 1.2, and not the kernel's TLS. Users, storage and
+//! pre-shared keys, early data or versions below 1.2, and not the kernel's TLS. Storage and
 //! clustering are later capabilities; their settings are refused, not ignored.
+pub mod access;
 #[cfg(feature = "runtime")]
 pub mod admin;
 pub mod atomic;

@@ -125,6 +125,10 @@ pub const HELD_INPUT: usize = 1 << 20;
 pub const HAND_OVER_BYTES: usize = 16 << 20;
 /// Places in the lines of those clients, of one shard.
 pub const HAND_OVER_QUEUE: usize = 1 << 17;
+/// Clients of one shard whose password or token is being looked at; one more is told that the
+/// server is busy. With some milliseconds each, about as many as are done within the time that
+/// clients wait.
+pub const ADMISSIONS: usize = 1024;
 /// Connections of one shard that met a limit and whose CONNECT is awaited, to be answered; further
 /// ones are closed at once.
 pub const REFUSED_WAITING: usize = 1024;

@@ -5,13 +5,16 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use ringmq::access;
 use ringmq::broker;
 use ringmq::config::{self, Config, Problems, Sources};
 use ringmq::doctor::{self, Pong};
 
-use arguments::{Arguments, Command, Given, Print};
+use arguments::{Accesses, Arguments, Command, Given, Print};
 
+mod access_test;
 mod arguments;
+mod passwd;
 
 // Without it where a sanitizer is to see the heap (scripts/sanitize).
 #[cfg(not(system_allocator))]
@@ -35,10 +38,14 @@ fn main() -> ExitCode {
         Some(Command::Config(Print::Show(given))) => show(given),
         Some(Command::Doctor { given, connections, json }) => examine(given, connections, json),
         Some(Command::Ping { given, target }) => ping(given, target),
-        Some(Command::Passwd { .. }) => {
-            complain(&"`ringmq passwd` is not in this build yet");
-            ExitCode::from(MISUSED)
-        }
+        Some(Command::Passwd(wanted)) => match passwd::run(&wanted) {
+            Ok(done) => print(done),
+            Err(failure) => {
+                complain(&failure);
+                ExitCode::from(FAILED)
+            }
+        },
+        Some(Command::Access(Accesses::Test(tested))) => test_access(tested),
         Some(Command::Completions { shell }) => print(arguments::completions(shell)),
         Some(Command::Man { command }) => manual(&command),
     }
@@ -83,6 +90,10 @@ fn refuse_files(config: &Config) -> Option<ExitCode> {
 fn check(given: Given) -> ExitCode {
     match load(given) {
         Ok((sources, config)) => {
+            if let Err(problems) = access::load::load(&config, &access::load::read_file) {
+                problems.iter().for_each(|problem| complain(problem));
+                return ExitCode::from(MISUSED);
+            }
             for remark in config.remarks().into_iter().chain(sources.remarks()) {
                 complain(&remark);
             }
@@ -125,13 +136,30 @@ fn ping(given: Given, target: Option<String>) -> ExitCode {
         },
     };
     match doctor::ping(&target) {
-        Ok(Pong::Answered) => print(format!("{target} answers\n")),
-        Ok(Pong::Refused(code)) => {
-            print(format!("{target} answers, but refuses this client (code {code})\n"))
-        }
+        Ok(Pong::Answered) => print(format!("{target} answers and serves\n")),
+        Ok(Pong::Refused(code)) => print(format!(
+            "{target} answers, but refuses clients without an account (code {code})\n"
+        )),
         Err(failure) => {
             complain(&format!("{target}: {failure}"));
             ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn test_access(mut tested: access_test::Tested) -> ExitCode {
+    let config = match load(std::mem::take(&mut tested.given)) {
+        Ok((_, config)) => config,
+        Err(code) => return code,
+    };
+    match access_test::run(&tested, &config) {
+        Ok((allowed, text)) => {
+            let printed = print(text);
+            if allowed { printed } else { ExitCode::from(FAILED) }
+        }
+        Err(problems) => {
+            problems.iter().for_each(|problem| complain(problem));
+            ExitCode::from(MISUSED)
         }
     }
 }

@@ -290,6 +290,25 @@ mutants! {
     FreshBehindServed,
     /// Who has had a turn has no other while anybody comes for a first one.
     ServedStarve,
+    // access
+    /// Any number of clients may prove themselves at a time.
+    AdmissionsUnbounded,
+    /// The verdict about a client that gave up is taken for the next one with its socket.
+    StaleVerdictTaken,
+    /// A client whose proof is never looked at waits for ever.
+    AdmissionForever,
+    /// The will is not asked about.
+    WillUnchecked,
+    /// An admission that has expired goes on.
+    ExpiryIgnored,
+    /// Decisions are remembered across a change of the rules.
+    DecisionsKept,
+    /// Subscriptions that a reload does not allow any more go on.
+    ReloadNotApplied,
+    /// A message that may not be published is published.
+    DeniedPublished,
+    /// A subscription that is not allowed is made.
+    DeniedSubscribed,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,

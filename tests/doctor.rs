@@ -329,5 +329,5 @@ fn a_ping_finds_a_broker_and_misses_none() {
     broker.wait().expect("it ended");
     assert_eq!(by_address.status.code(), Some(0), "{}", text(&by_address.stderr));
     assert_eq!(by_configuration.expect("it starts").status.code(), Some(0));
-    assert_eq!(text(&by_address.stdout), format!("{address} answers\n"));
+    assert_eq!(text(&by_address.stdout), format!("{address} answers and serves\n"));
 }

@@ -279,7 +279,7 @@ fn the_image_refuses_clients_until_told_otherwise_and_its_health_check_follows_i
     assert!(checked.status.success(), "{checked:?}");
     assert!(stderr(&checked).contains("refuses every client"), "{checked:?}");
     let said = serve_and_ping(Path::new(RINGMQ), &file, &[]);
-    assert_eq!(said, "ADDRESS answers, but refuses this client (code 5)\n");
+    assert_eq!(said, "ADDRESS answers, but refuses clients without an account (code 5)\n");
     let asked = [("RINGMQ_LISTENERS__0__ALLOW_ANONYMOUS", "true")];
     assert_eq!(serve_and_ping(Path::new(RINGMQ), &file, &asked), "ADDRESS answers\n");
 

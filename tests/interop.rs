@@ -1,6 +1,8 @@
 //! Interoperation: real clients against the broker. Nothing is skipped: what is not installed fails
 //! the test and says how to install it; `scripts/test` installs all of it.
 
+#[path = "interop/access.rs"]
+mod access;
 #[path = "interop/bridge.rs"]
 mod bridge;
 #[path = "interop/kubernetes.rs"]

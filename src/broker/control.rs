@@ -293,11 +293,23 @@ impl<'a> Control<'a> {
                 return;
             }
         };
+        let access = match super::load(&new, &super::read_file) {
+            Ok(access) => Arc::new(access),
+            Err(problems) => {
+                for problem in &problems {
+                    tracing::error!("{problem}");
+                }
+                tracing::error!(problems = problems.len(), "reload refused, nothing changed");
+                self.notifier.ready("serving");
+                return;
+            }
+        };
         for key in self.config.keys_that_need_a_restart(&new) {
             tracing::warn!(key, "changed in the configuration, but needs a restart");
         }
         self.log.set_level(new.log.level);
-        let settings = Arc::new(Settings::new(&new).with_memory(&new, self.broker.memory));
+        let settings = Settings::new(&new).with_memory(&new, self.broker.memory);
+        let settings = Arc::new(settings.with_access(access));
         self.broker.shared.memory_limit.set(super::shown(settings.memory));
         self.broker.tell_all(|| Command::Reload(Arc::clone(&settings)));
         if self.broker.admin_bind != new.admin.bind.get() {

@@ -1,10 +1,12 @@
 //! One core: an executor thread, its driver, its shard, and the loop between them.
 
+use super::helpers::Helpers;
 use super::memory::Reclaim;
+use crate::access::Verdict;
 use crate::admin::Question;
 use crate::config::{self, Get};
 use crate::ids::Peer;
-use crate::ids::{ListenerId, ShardId};
+use crate::ids::{ListenerId, ShardId, SocketId};
 use crate::limits::MAIL_WORK;
 use crate::mesh::mail::{Control, Stamped};
 use crate::mesh::mailbox::MailEnds;
@@ -60,6 +62,8 @@ pub(super) enum Command {
     Stop,
     /// Answer with the figures, to show that the core is alive; when that was asked.
     Ping(std::time::Instant),
+    /// The answer to a question of the shard; there is no report.
+    Answer(SocketId, u64, Verdict),
     /// Copy the figures out, for the admin server: there is no report.
     Figures(Question),
 }
@@ -97,6 +101,7 @@ pub(super) struct Plan {
     pub ends: MailEnds<Stamped, Control>,
     pub clock: Clock,
     pub reports: Sender<Report>,
+    pub helpers: Helpers,
 }
 
 /// The time since the broker started; the same on every core.
@@ -152,6 +157,7 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
         peers: Vec::new(),
         commands,
         reports: plan.reports,
+        helpers: plan.helpers,
         clock: plan.clock,
         listening: Vec::new(),
         phase: Phase::Serving,
@@ -230,6 +236,7 @@ struct Running {
     peers: Vec<(RingPort, Doorbell)>,
     commands: Receiver<Command>,
     reports: Sender<Report>,
+    helpers: Helpers,
     clock: Clock,
     listening: Vec<ListenerId>,
     phase: Phase,
@@ -284,6 +291,10 @@ impl Running {
                     let _ = self.reports.send(Report::Alive(self.shard.id(), snapshot));
                     continue;
                 }
+                Command::Answer(socket, ticket, verdict) => {
+                    self.shard.answered(socket, ticket, verdict);
+                    continue;
+                }
                 Command::Figures(question) => {
                     let snapshot = self.snapshot(driver, question.waited());
                     question.answer(snapshot);
@@ -335,7 +346,9 @@ impl Running {
     /// One step; true when there may be more to do at once.
     fn step(&mut self, driver: &mut Driver<Message>) -> bool {
         let bounds = Bounds { completions: COMPLETIONS, mail: MAIL_WORK };
-        let around = &mut Around { driver, peers: &self.peers, clock: self.clock };
+        let (peers, helpers) = (&self.peers, &self.helpers);
+        let id = self.shard.id();
+        let around = &mut Around { driver, peers, clock: self.clock, helpers, id };
         Step::new(bounds).run(&mut self.shard, &mut self.ends, around)
     }
 
@@ -349,6 +362,8 @@ struct Around<'a> {
     driver: &'a mut Driver<Message>,
     peers: &'a [(RingPort, Doorbell)],
     clock: Clock,
+    helpers: &'a Helpers,
+    id: ShardId,
 }
 
 impl Surroundings for Around<'_> {
@@ -369,7 +384,10 @@ impl Surroundings for Around<'_> {
     }
 
     fn act(&mut self, action: Action) {
-        act(self.driver, self.peers, action);
+        match action {
+            Action::Ask(question) => self.helpers.ask(self.id, question),
+            action => act(self.driver, self.peers, action),
+        }
     }
 
     fn stamp(&mut self) -> u64 {
@@ -424,6 +442,8 @@ fn act(driver: &mut Driver<Message>, peers: &[(RingPort, Doorbell)], action: Act
             let (port, _) = &peers[usize::from(home.0)];
             driver.hand_over(socket, port, cookie);
         }
+        // Not the driver's.
+        Action::Ask(_) => {}
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod control;
 mod core;
+mod helpers;
 pub mod listen;
 pub mod log;
 mod log_writer;
@@ -21,11 +22,14 @@ mod memory;
 pub mod notify;
 mod opening;
 pub mod secure;
+mod services;
 pub mod signals;
 mod summary;
 mod watch;
 
 use self::core::{Clock, Command, Core, Plan, Report};
+use crate::access::Access;
+use crate::access::load::{load, read_file};
 use crate::admin::{self, Admin, AdminFailure, Ask, Question, Stage};
 use crate::config::{Bind, Config, Cores, Get, Listener, MemoryBudget, Sources};
 use crate::ids::{ListenerId, ShardId};
@@ -97,6 +101,10 @@ fn serve(config: Config, sources: &Sources, log: &LogControl) -> Result<(), Fail
     for remark in config.remarks().into_iter().chain(sources.remarks()) {
         tracing::warn!("{remark}");
     }
+    if config.listeners.iter().all(|listener| config.refuses_everybody(listener)) {
+        // Nobody can use the broker like this: it runs, and whoever looks for the reason finds it.
+        tracing::error!("no listener lets any client in: see the warning above");
+    }
     // Before an executor is made: it does not report a kernel without io_uring but panics.
     let host = crate::doctor::examine(&config, None);
     if let Some(obstacle) = host.obstacle() {
@@ -149,7 +157,9 @@ impl Broker {
         // A soft limit below the hard one only makes rings smaller than they could be.
         let nofile = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
         let ring = core::ring_config(config, nofile);
-        let settings = Arc::new(Settings::new(config).with_memory(config, memory));
+        let access = Arc::new(read_access(config).map_err(Failure::new)?);
+        let settings = Settings::new(config).with_memory(config, memory);
+        let settings = Arc::new(settings.with_access(access));
         let shared = Shared::new(Seeds::random());
         shared.memory_limit.set(shown(settings.memory));
         if config.limits.budget() == MemoryBudget::Auto && memory.is_none() {
@@ -158,6 +168,7 @@ impl Broker {
         let clock = Clock::start();
         let (sender, reports) = crossbeam_channel::unbounded();
         let ends = mailbox::mailboxes(shards, DATA_MAILBOX, CONTROL_MAILBOX);
+        let (helpers, questions) = helpers::queue(shards);
         let mut cores = Vec::with_capacity(shards);
         for (number, (cpu, ends)) in cpus.into_iter().zip(ends).enumerate() {
             let plan = Plan {
@@ -170,6 +181,7 @@ impl Broker {
                 ends,
                 clock,
                 reports: sender.clone(),
+                helpers: helpers.clone(),
             };
             cores.push(core::start(plan).map_err(|error| {
                 Failure::new(format!("cannot start a thread for shard {number}: {error}"))
@@ -190,6 +202,11 @@ impl Broker {
             memory,
         };
         broker.introduce()?;
+        let homes = broker.cores.iter().zip(&broker.doorbells).map(|(core, doorbell)| {
+            helpers::Home { commands: core.commands.clone(), doorbell: doorbell.clone() }
+        });
+        let started = questions.start(homes.collect());
+        started.map_err(|error| Failure::new(format!("cannot start a helper thread: {error}")))?;
         Ok(broker)
     }
 
@@ -405,6 +422,11 @@ impl Broker {
             }
         }
     }
+}
+
+/// What `access:` and its files say.
+fn read_access(config: &Config) -> Result<Access, String> {
+    load(config, &read_file).map_err(|problems| problems.join("\n"))
 }
 
 /// The CPUs to run on, one shard each.

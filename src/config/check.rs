@@ -4,6 +4,8 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
+use super::access::{AccessRule, Authorization};
+use super::access_check;
 use super::document::Document;
 use super::host::Bind;
 use super::pointer;
@@ -26,7 +28,8 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
     let is_local = |listener: &Listener| {
         is_loopback(&listener.bind) && listener.proxy_protocol == ProxyProtocol::Off
     };
-    let loopback = config.listeners.iter().all(is_local);
+    access_check::check(config, &mut report);
+    let loopback = config.access.authentication.is_empty() && config.listeners.iter().all(is_local);
     for (at, listener) in config.listeners.iter_mut().enumerate() {
         listener.allow_anonymous.0.get_or_insert(loopback);
         // What is spoken above TLS there; browsers offer nothing else.
@@ -37,14 +40,14 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
     }
 }
 
-struct Report<'a> {
+pub(super) struct Report<'a> {
     document: &'a Document,
     already: HashSet<String>,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Report<'_> {
-    fn add(&mut self, key: &str, what: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn add(&mut self, key: &str, what: impl Into<String>, fix: impl Into<String>) {
         if !self.has(key) {
             let origin = self.document.key_origin(&pointer::of_key(key));
             self.problems.push(Wrong::new(what, fix).at(&origin, key));
@@ -55,6 +58,11 @@ impl Report<'_> {
     fn has(&self, key: &str) -> bool {
         let mut parts = std::iter::successors(Some(key), |inner| Some(inner.rsplit_once('.')?.0));
         parts.any(|part| self.already.contains(part))
+    }
+
+    /// True when the key stands somewhere.
+    pub(super) fn is_written(&self, key: &str) -> bool {
+        self.document.has(key)
     }
 
     /// The position of the first listener with the `same` value, among those whose `field` could be
@@ -264,11 +272,12 @@ impl Config {
         let mut remarks = Vec::new();
         for (position, listener) in self.listeners.iter().enumerate() {
             let (name, key) = (&listener.name, format!("listeners.{position}"));
-            if !listener.allows_anonymous() {
+            if self.refuses_everybody(listener) {
                 remarks.push(format!(
-                    "{key}.allow_anonymous: listener {name} refuses every client, because it \
-                     accepts none without an account and accounts are not in this build; set it \
-                     to true"
+                    "{key}.allow_anonymous: LISTENER {name} REFUSES EVERY CLIENT, because it \
+                     accepts none without an account and there are no accounts; add \
+                     access.authentication, or set it to true to let everybody in who reaches {}",
+                    listener.bind
                 ));
             }
             if listener.mountpoint.contains("${username}") && listener.allows_anonymous() {
@@ -277,6 +286,13 @@ impl Config {
                      {key}.allow_anonymous to false"
                 ));
             }
+        }
+        if self.access.authentication.is_empty() && self.access.authorization.iter().any(names) {
+            remarks.push(
+                "access.authorization: it has rules about user names, but nobody checks these; add \
+                 access.authentication"
+                    .to_owned(),
+            );
         }
         if let Some(address) = self.admin.bind.get().filter(|at| !is_loopback(&Bind::Tcp(*at))) {
             remarks.push(format!(
@@ -314,6 +330,20 @@ impl Config {
     pub fn trusted_networks(&self) -> Networks {
         Networks(self.trusted_proxies.0.iter().map(|proxy| proxy.0).collect())
     }
+}
+
+impl Config {
+    /// Whether the listener lets nobody in: neither accounts nor anonymous clients.
+    pub fn refuses_everybody(&self, listener: &Listener) -> bool {
+        !listener.allows_anonymous() && self.access.authentication.is_empty()
+    }
+}
+
+/// Whether a source of rules is, or may be, about user names.
+fn names(source: &Authorization) -> bool {
+    let named = |rule: &AccessRule| !rule.user.is_empty();
+    source.acl_file.is_some()
+        || source.rules.iter().any(|rules| !rules.path.is_empty() || rules.list.iter().any(named))
 }
 
 impl Listener {

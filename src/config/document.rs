@@ -101,6 +101,16 @@ impl Document {
         Ok(())
     }
 
+    /// What was written stands at `pointer` of the tree by now.
+    pub(super) fn move_below(&mut self, pointer: &str) {
+        let steps: Vec<String> = pointer::steps(pointer).collect();
+        for step in steps.into_iter().rev() {
+            let mut around = Place::at(&self.place.value);
+            around.put(step, std::mem::replace(&mut self.place, Place::at(&Origin::built_in())));
+            self.place = around;
+        }
+    }
+
     /// True when the dotted `key` was written and its value was not taken out.
     pub(super) fn has(&self, key: &str) -> bool {
         self.tree.pointer(&pointer::of_key(key)).is_some()

@@ -17,6 +17,8 @@
 //! messages are made from (`text`, `read`). Pure: it reads one file and opens nothing else; whether
 //! a core exists or a port is free is the broker's affair.
 
+mod access;
+mod access_check;
 mod check;
 mod document;
 mod host;
@@ -27,6 +29,7 @@ mod pointer;
 mod problem;
 mod quantity;
 mod read;
+mod rules_file;
 mod schema;
 mod sections;
 mod sources;
@@ -34,14 +37,16 @@ mod text;
 mod value;
 mod yaml;
 
+pub use access::*;
 pub use check::Families;
 pub use host::{Address, Bind, Cores, FileMode, Mountpoint, Proxy, TlsVersion, UrlPath, WebOrigin};
 pub use problem::{Origin, Problem, Problems};
 pub use quantity::{Count, Ratio, Seconds, ShortTime, Size, Time};
+pub use rules_file::rules_file;
 pub use sections::*;
 pub use sources::Sources;
 pub use text::{default_file, json_schema, reference};
-pub use value::{Get, List, Or, Several, Text};
+pub use value::{Get, List, Maybe, Or, Several, Table, Text, Texts};
 
 use serde_json::{Map, Value, json};
 

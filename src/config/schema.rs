@@ -12,6 +12,10 @@ pub(super) const ACCEPTS: &str = "x-accepts";
 const LATER: &str = "x-later";
 /// What the words of a choice are, for messages about later ones.
 const NOUN: &str = "x-noun";
+/// It is absent unless it is written.
+pub(super) const OPTIONAL: &str = "x-optional";
+/// Its value is not shown.
+const SECRET: &str = "x-secret";
 /// A reload does not change it.
 const RESTART: &str = "x-restart";
 
@@ -109,6 +113,11 @@ impl<'a> Key<'a> {
     pub(super) fn later(self) -> (Vec<&'a str>, &'a str) {
         let words = self.0[LATER].as_array().into_iter().flatten().filter_map(Value::as_str);
         (words.collect(), self.0[NOUN].as_str().unwrap_or_default())
+    }
+
+    /// True when its value is not to be shown.
+    pub(super) fn is_secret(self) -> bool {
+        self.0[SECRET] == true
     }
 
     /// True when a reload does not change it.

@@ -10,6 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::access::Access;
 use super::host::{Address, Bind, Cores, FileMode, Mountpoint, Proxy, UrlPath, WebOrigin};
 use super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::quantity::{Count, Ratio, Seconds, ShortTime, Size, Time, Unit};
@@ -74,6 +75,8 @@ macro_rules! choice {
         }
     };
 }
+
+pub(super) use choice;
 
 choice! {
     /// What carries MQTT on a listener.
@@ -199,11 +202,12 @@ macro_rules! section {
 
 #[path = "tls.rs"]
 mod tls;
+pub(super) use section;
 pub use tls::*;
 
 section! {
     /// The whole configuration, checked.
-    #[schemars(extend("x-later" = ["access", "overload", "storage", "bridges", "cluster"]))]
+    #[schemars(extend("x-later" = ["overload", "storage", "bridges", "cluster"]))]
     Config {
         /// Cores that run a shard, one shard per entry: a list such as [0, 2, 4-7]; a core listed
         /// twice runs two shards. auto: the process's affinity and cgroup quota.
@@ -221,6 +225,8 @@ section! {
         mqtt: Mqtt = Mqtt::default(),
         /// Retained messages.
         retained: Retained = Retained::default(),
+        /// Who may connect, publish and subscribe.
+        access: Access = Access::default(),
         /// What clients may use.
         limits: Limits = Limits::default(),
         /// The $SYS topics.
@@ -299,8 +305,8 @@ section! {
         /// trusted_proxies may connect. The header has to come within mqtt.connect_timeout, and has
         /// at most 4 KiB.
         proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
-        /// Accept clients without user name. auto: only while every listener is on loopback or a
-        /// unix socket, and none has proxy_protocol.
+        /// Accept clients without user name. auto: only while access.authentication is empty and
+        /// every listener is on loopback or a unix socket, and none has proxy_protocol.
         allow_anonymous: Or<Auto, bool> = Or::NONE,
         /// Prefix of every topic of this listener's clients, ends with /; may use ${client_id} and
         /// ${username}, in which / + and # become _. A client whose prefix would leave no room for

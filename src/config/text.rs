@@ -12,6 +12,9 @@ use super::yaml;
 /// Widest line of the texts, in characters.
 const WIDTH: usize = 96;
 
+/// What is shown in place of a secret.
+const HIDDEN: &str = "\"***\"";
+
 /// A configuration file with every key at its default and a comment on each. Reading it gives
 /// [`Config::default`].
 pub fn default_file() -> String {
@@ -63,7 +66,9 @@ pub fn reference() -> String {
             if !later.is_empty() {
                 lines.push(format!("Not in this build: {}.", later.join(", ")));
             }
-            lines.push(format!("Default: {}", scalar(&key.0["default"])));
+            let default = &key.0["default"];
+            let shown = if default.is_null() { "left out".to_owned() } else { scalar(default) };
+            lines.push(format!("Default: {shown}"));
         }
         if key.needs_restart() {
             lines.push("A change needs a restart.".to_owned());
@@ -111,6 +116,9 @@ impl Layout<'_> {
     fn section(&mut self, section: Key<'_>, values: &Value, pointer: &str, indent: &str) {
         for (name, key) in section.keys() {
             let (value, pointer) = (&values[name], format!("{pointer}/{name}"));
+            if value.is_null() {
+                continue; // absent, and without a default
+            }
             let (above, behind) = (self.comment)(key, &pointer, indent);
             for line in above {
                 let _ = writeln!(self.out, "{line}");
@@ -122,7 +130,7 @@ impl Layout<'_> {
                     self.out.push('\n');
                     self.section(key, value, &pointer, &inner);
                 }
-                Shape::List(_) if value.as_array().is_some_and(Vec::is_empty) => {
+                Shape::List(_) if value.as_array().is_none_or(Vec::is_empty) => {
                     self.out.push_str(" []\n");
                 }
                 Shape::List(items) => {
@@ -132,7 +140,8 @@ impl Layout<'_> {
                     }
                 }
                 _ => {
-                    let written = scalar(value);
+                    let hidden = key.is_secret() && *value != "";
+                    let written = if hidden { HIDDEN.to_owned() } else { scalar(value) };
                     let _ = match behind {
                         Some(behind) => writeln!(self.out, " {written}  # {behind}"),
                         None => writeln!(self.out, " {written}"),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::problem::Wrong;
-use super::schema::{ACCEPTS, Key};
+use super::schema::{ACCEPTS, Key, OPTIONAL};
 use super::yaml;
 
 /// A value with bounds, around the one that the broker computes with.
@@ -304,6 +304,205 @@ impl<'de, T: Section> Visitor<'de> for SectionVisitor<T> {
 /// [`Deserialize`] of a section.
 pub(super) fn read_section<'de, T: Section, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     from.deserialize_any(SectionVisitor(PhantomData))
+}
+
+/// A section or value that is absent unless it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Maybe<T>(pub Option<T>);
+
+impl<T> Deref for Maybe<T> {
+    type Target = Option<T>;
+
+    fn deref(&self) -> &Option<T> {
+        &self.0
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Maybe<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        T::deserialize(from).map(|value| Maybe(Some(value)))
+    }
+}
+
+impl<T: Serialize> Serialize for Maybe<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(to)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Maybe<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("Maybe{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = T::json_schema(generator);
+        schema.insert(OPTIONAL.to_owned(), Value::Bool(true));
+        schema
+    }
+}
+
+/// Most texts of one key, or entries of a table.
+const MAX_TEXTS: usize = 1024;
+/// Longest text of a list or table, bytes.
+const MAX_TEXT: usize = 65_535;
+
+fn checked_text<E: Error>(text: String) -> Result<Box<str>, E> {
+    if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
+        let what = format!("a text has control characters or more than {MAX_TEXT} bytes");
+        return Err(E::custom(Wrong::new(what, "shorten it, or remove them")));
+    }
+    Ok(text.into())
+}
+
+/// A word of the document, as text.
+struct OneWord(Box<str>);
+
+impl Scalar for OneWord {
+    fn read(written: &Written<'_>) -> Result<Self, Wrong> {
+        Ok(OneWord(written.text().into()))
+    }
+
+    fn written(&self) -> Value {
+        json!(self.0)
+    }
+
+    fn schema() -> (Value, String) {
+        (json!({"type": "string"}), "text".to_owned())
+    }
+}
+scalar! { [] OneWord OneWord }
+
+/// A text or a list of texts.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Texts(pub Vec<Box<str>>);
+
+impl Deref for Texts {
+    type Target = Vec<Box<str>>;
+
+    fn deref(&self) -> &Vec<Box<str>> {
+        &self.0
+    }
+}
+
+struct TextsVisitor;
+
+impl<'de> Visitor<'de> for TextsVisitor {
+    type Value = Texts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text or a list of texts")
+    }
+
+    fn visit_bool<E: Error>(self, switch: bool) -> Result<Texts, E> {
+        Ok(Texts(vec![switch.to_string().into()]))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Texts, E> {
+        Ok(Texts(vec![number.to_string().into()]))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Texts, E> {
+        Ok(Texts(vec![checked_text(text.to_owned())?]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Texts, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(OneWord(text)) = items.next_element()? {
+            if texts.len() == MAX_TEXTS {
+                let what = format!("the list has more than {MAX_TEXTS} texts");
+                return Err(Error::custom(Wrong::new(what, "split it")));
+            }
+            texts.push(checked_text(text.into())?);
+        }
+        Ok(Texts(texts))
+    }
+}
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(TextsVisitor)
+    }
+}
+
+impl Serialize for Texts {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(to)
+    }
+}
+
+impl JsonSchema for Texts {
+    fn schema_name() -> Cow<'static, str> {
+        "Texts".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let text = json!({"type": ["string", "integer", "boolean"]});
+        let list = json!({"type": "array", "items": text});
+        described(json!({"anyOf": [text, list]}), "text or a list of texts".to_owned())
+    }
+}
+
+/// Names with texts, in the order in which they are written.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Table(pub Vec<(Box<str>, Box<str>)>);
+
+impl Deref for Table {
+    type Target = Vec<(Box<str>, Box<str>)>;
+
+    fn deref(&self) -> &Vec<(Box<str>, Box<str>)> {
+        &self.0
+    }
+}
+
+struct TableVisitor;
+
+impl<'de> Visitor<'de> for TableVisitor {
+    type Value = Table;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("names with texts")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Table, E> {
+        Ok(Table::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Table, A::Error> {
+        let mut table = Vec::new();
+        while let Some((name, OneWord(text))) = entries.next_entry::<String, OneWord>()? {
+            if table.len() == MAX_TEXTS {
+                let what = format!("there are more than {MAX_TEXTS} names");
+                return Err(Error::custom(Wrong::new(what, "keep fewer")));
+            }
+            table.push((name.into(), checked_text(text.into())?));
+        }
+        Ok(Table(table))
+    }
+}
+
+impl<'de> Deserialize<'de> for Table {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(TableVisitor)
+    }
+}
+
+impl Serialize for Table {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, text)| (name, text)))
+    }
+}
+
+impl JsonSchema for Table {
+    fn schema_name() -> Cow<'static, str> {
+        "Table".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let text = json!({"type": ["string", "integer", "boolean"]});
+        let schema = json!({"type": "object", "additionalProperties": text});
+        described(schema, "names with texts, such as {name: text}".to_owned())
+    }
 }
 
 /// At most `MAX` sections.

@@ -20,6 +20,7 @@ pub use replays::{Replay, Replays};
 pub use share::{Membership, ShareName, Shares};
 pub use window::{Acknowledged, Window};
 
+use crate::access::Grant;
 use crate::ids::{ClientKey, SocketId};
 use crate::message::Message;
 use crate::mutant::Mutant;
@@ -128,6 +129,12 @@ impl Session {
         self.shares().map_or(0, |shares| shares.list.len())
     }
 
+    /// What the client was let in with, if that is known.
+    #[inline]
+    pub fn grant(&self) -> Option<&Grant> {
+        self.extras.as_ref()?.grant.as_deref()
+    }
+
     /// The prefix that the listener puts before this client's topics; empty for none.
     pub fn mountpoint(&self) -> &str {
         self.extras.as_ref().map_or("", |extras| &extras.mountpoint)
@@ -151,6 +158,9 @@ pub struct Extras {
     pub mountpoint: Box<str>,
     /// Memberships in share groups; `None` while there are none.
     pub shares: Option<Box<Shares>>,
+    /// What the client of the last connection was let in with; `None` while everybody may do
+    /// everything.
+    pub grant: Option<Box<Grant>>,
 }
 
 /// The Will Message and when it is due.

@@ -39,6 +39,12 @@ pub enum Cause {
     Memory,
     /// Nothing of what is being sent to it went out for `mqtt.send_timeout`.
     Unread,
+    /// The client may not do what it did, and cannot be told otherwise.
+    NotAllowed,
+    /// It could not prove again who it is.
+    Unproven,
+    /// What it was let in with is over.
+    Expired,
     /// The broker stops.
     Draining,
 }
@@ -55,6 +61,11 @@ impl Cause {
             Cause::KeepAlive => Some((ReasonCode::KeepAliveTimeout, "keep alive exceeded")),
             Cause::QueueFull => Some((ReasonCode::QuotaExceeded, "the pending queue is full")),
             Cause::Memory => Some((ReasonCode::QuotaExceeded, "the server is short of memory")),
+            Cause::NotAllowed => Some((ReasonCode::NotAuthorized, "the rules do not allow it")),
+            Cause::Unproven => Some((ReasonCode::NotAuthorized, "re-authentication failed")),
+            Cause::Expired => {
+                Some((ReasonCode::NotAuthorized, "what it was let in with has expired"))
+            }
             Cause::Draining => Some((ReasonCode::ServerShuttingDown, "the server is stopping")),
             _ => None,
         }
@@ -99,6 +110,10 @@ impl Shard {
                 self.log_refused(peer, listener, what);
             }
             Stage::HandingOver | Stage::Entry => {}
+            Stage::Proving => {
+                self.admissions.forget(socket);
+                self.counters.proving = self.admissions.len() as u64;
+            }
             Stage::Refused(_) => self.refused_waiting -= 1,
             Stage::Open(index) => {
                 self.meter.charge(cost::SESSION);
@@ -106,6 +121,7 @@ impl Shard {
                 self.count_cause(cause);
                 self.log_disconnected(socket, index, cause);
                 self.say_farewell(socket, index, cause);
+                self.forget_end(socket, index);
                 self.detach(index, cause);
             }
         }
@@ -198,6 +214,7 @@ impl Shard {
             self.forget_keys(&layers);
         }
         self.parked.forget(socket, connection.holds);
+        self.admissions.forget(socket);
         if let Some(output) = connection.output {
             self.pool.put_output(output);
         }

@@ -1,10 +1,13 @@
 //! CONNECT on the home shard: who may come in, takeover, resume, CONNACK.
 
 use super::close::Cause;
-use super::connection::{Aliases, Stage};
+use super::connection::{Aliases, Parting, Stage};
 use super::memory::named;
 use super::refuse::{Denial, Refused};
 use super::{Action, Shard};
+use crate::access::chain::Accepted;
+use crate::access::scram::Mechanism;
+use crate::access::{Decision, Grant, own};
 use crate::ids::{ClientKey, SocketId};
 use crate::limits::{MAX_TOPIC_LENGTH, cost};
 use crate::mesh::Entrance;
@@ -12,51 +15,80 @@ use crate::mutant::Mutant;
 use crate::packet::{
     self, ConnAck, ConnAckProperties, Connect, Encoded, Framing, Qos, ReasonCode, Version,
 };
-use crate::session::{Extras, Session, Subscriptions};
+use crate::session::{Session, Subscriptions};
 use crate::time::Instant;
 use std::sync::Arc;
 
 impl Shard {
     /// Takes `bytes`, which begin with a whole CONNECT, from a connection that is already in the
-    /// table, and goes on with what follows the packet.
+    /// table: what can be refused at once is, then the client proves who it is.
     pub(super) fn open_session(
         &mut self,
         socket: SocketId,
         assigned: Option<Box<str>>,
         bytes: &[u8],
     ) {
+        let Some((mut connect, _, entrance)) = self.welcomes(socket, bytes) else { return };
+        let username = self.verified_username(socket);
+        let verified = username.is_some();
+        connect.username = username.as_deref().or(connect.username);
+        let name: Box<str> = assigned.as_deref().unwrap_or(connect.client_id).into();
+        let accepted = self
+            .check_connect(&connect, assigned.as_deref(), &entrance, verified)
+            .and_then(|()| self.check_connack(&name, &connect, assigned.as_deref()));
+        match accepted {
+            Ok(()) => self.prove(socket, assigned, &connect, bytes),
+            Err(refused) => self.refuse(socket, &connect, refused),
+        }
+    }
+
+    /// The CONNECT at the start of `bytes`, what follows it, and where its client came in; `None`
+    /// when nobody may come in now, which it has been told.
+    fn welcomes<'a>(
+        &mut self,
+        socket: SocketId,
+        bytes: &'a [u8],
+    ) -> Option<(Connect<'a>, &'a [u8], Arc<Entrance>)> {
         let Some((connect, rest)) = first_packet(bytes) else {
             // The entry shard framed and decoded the same bytes.
             self.disconnect(socket, Cause::Broken);
-            return;
+            return None;
         };
-        let username = self.verified_username(socket);
-        let mut connect = connect;
-        connect.username = username.as_deref().or(connect.username);
         let entrance = self.connections.get(socket.0).and_then(|connection| {
             self.entrances.get(usize::from(connection.listener.0)).and_then(|e| e.clone())
         });
         let Some(entrance) = entrance else {
             // The listener was removed while the client was on its way.
             self.deny_connect(socket, &connect, Denial::ListenerClosed);
-            return;
+            return None;
         };
         if self.draining {
             self.deny_connect(socket, &connect, Denial::Draining);
-            return;
+            return None;
         }
-        let verified = username.is_some();
-        if let Err(refused) = self.check_connect(&connect, assigned.as_deref(), &entrance, verified)
-        {
-            self.refuse(socket, &connect, refused);
-            return;
-        }
-        let name: Box<str> = assigned.clone().unwrap_or_else(|| connect.client_id.into());
+        Some((connect, rest, entrance))
+    }
+
+    /// Goes on with a client that is who it says: takeover, session, CONNACK, and what it sent
+    /// behind its CONNECT.
+    pub(super) fn let_in(
+        &mut self,
+        socket: SocketId,
+        assigned: Option<Box<str>>,
+        bytes: &[u8],
+        accepted: Accepted,
+    ) {
+        let Some((mut connect, rest, entrance)) = self.welcomes(socket, bytes) else { return };
+        let username = accepted.username.clone().or_else(|| self.verified_username(socket));
+        connect.username = username.as_deref().or(connect.username);
         let assigned = assigned.as_deref();
-        let accepted = self
-            .check_connack(&name, &connect, assigned)
-            .and_then(|()| mount(&entrance.mountpoint, &name, &connect));
-        let mountpoint = match accepted {
+        let name: Box<str> = assigned.unwrap_or(connect.client_id).into();
+        let exchanged = accepted.exchanged.clone();
+        let grant = self.grant_of(socket, &connect, accepted);
+        let mountpoint = self
+            .check_will(&name, &connect, grant.as_deref())
+            .and_then(|()| mount(&entrance.mountpoint, &name, &connect, username.as_deref()));
+        let mountpoint = match mountpoint {
             Ok(mountpoint) => mountpoint,
             Err(refused) => {
                 self.refuse(socket, &connect, refused);
@@ -65,10 +97,15 @@ impl Shard {
         };
         self.counters.connects += 1;
         self.meter.charge(cost::SESSION);
-        let (index, present) = self.attach(socket, &name, &connect, mountpoint);
+        if let Some(grant) = &grant {
+            self.note_end(socket, grant.ends);
+        }
+        let (index, present) = self.attach(socket, &name, &connect, mountpoint, grant);
         self.set_up_connection(socket, index, &connect);
         let mut connack = self.scratch.take_bytes();
-        let encoded = self.encode_connack(&mut connack, &name, &connect, assigned, present);
+        let exchanged = exchanged.as_deref();
+        let encoded =
+            self.encode_connack(&mut connack, &name, &connect, assigned, present, exchanged);
         self.answer(socket, |out| {
             out.extend_from_slice(&connack);
             encoded
@@ -82,6 +119,10 @@ impl Shard {
         }
         if !rest.is_empty() {
             self.receive_open(socket, index, rest);
+        }
+        if self.connections.get(socket.0).is_some_and(|c| c.parting != Parting::No) {
+            // It closed its side while it proved itself; the driver does not say so again.
+            self.endings.part_later(socket);
         }
     }
 
@@ -104,7 +145,7 @@ impl Shard {
             return Ok(()); // nothing in it is long
         }
         let mut connack = Vec::new();
-        if self.encode_connack(&mut connack, name, connect, assigned, false).is_err() {
+        if self.encode_connack(&mut connack, name, connect, assigned, false, None).is_err() {
             let what = "the Response Information is too long with this ClientId";
             return Err(Refused(ReasonCode::ClientIdentifierNotValid, what));
         }
@@ -122,11 +163,13 @@ impl Shard {
         entrance: &Entrance,
         verified: bool,
     ) -> Result<(), Refused> {
-        if connect.properties.authentication_method.is_some() {
-            // [MQTT-4.12.0-1]: no method is configured.
+        if let Some(method) = connect.properties.authentication_method
+            && (Mechanism::of_name(method).is_none() || self.settings.access.scram().is_none())
+        {
+            // [MQTT-4.12.0-1]
             return Err(Refused(
                 ReasonCode::BadAuthenticationMethod,
-                "extended authentication is not configured",
+                "the authentication method is not offered",
             ));
         }
         if connect.client_id.is_empty() && assigned.is_none() {
@@ -142,10 +185,12 @@ impl Shard {
         if connect.client_id.len() > self.settings.max_client_id_length {
             return Err(Refused(ReasonCode::ClientIdentifierNotValid, "the ClientId is too long"));
         }
-        if connect.username.is_none() && !entrance.allow_anonymous {
+        // With a chain of methods, its end decides about them.
+        let unchecked = self.settings.access.methods.is_empty() && !entrance.allow_anonymous;
+        if connect.username.is_none() && unchecked {
             return Err(Refused(ReasonCode::NotAuthorized, "anonymous clients are not allowed"));
         }
-        if connect.username.is_some() && !verified && !entrance.allow_anonymous {
+        if connect.username.is_some() && unchecked && !verified {
             return Err(Refused(
                 ReasonCode::BadUserNameOrPassword,
                 "no users are configured for this listener",
@@ -166,10 +211,10 @@ impl Shard {
                 "the will's topic has too many levels",
             ));
         }
-        if crate::topic::is_servers_own(will.topic) {
-            return Err(Refused(ReasonCode::NotAuthorized, "$SYS belongs to the server"));
+        match own::publish(will.topic, will.topic) {
+            Decision::Deny(denied) => Err(Refused(denied.reason, denied.what)),
+            Decision::Allow | Decision::Later => Ok(()),
         }
-        Ok(())
     }
 
     /// Finds, resumes, replaces or makes the session, and ties it to the socket. Returns its index
@@ -180,6 +225,7 @@ impl Shard {
         name: &str,
         connect: &Connect<'_>,
         mountpoint: String,
+        grant: Option<Box<Grant>>,
     ) -> (u32, bool) {
         let mut known = self.find_session(name);
         let mut inherited = None;
@@ -241,9 +287,9 @@ impl Shard {
         if will.is_some() || !Mutant::WillNotCancelled.is_on() {
             session.will = will;
         }
-        if !mountpoint.is_empty() || session.extras.is_some() {
-            session.extras.get_or_insert_with(|| Box::new(Extras::default())).mountpoint =
-                mountpoint.into();
+        if !mountpoint.is_empty() || grant.is_some() || session.extras.is_some() {
+            let extras = session.extras();
+            (extras.mountpoint, extras.grant) = (mountpoint.into(), grant);
         }
         self.tally.names += named(session);
         self.tell_presence(index, true);
@@ -353,6 +399,7 @@ impl Shard {
         connect: &Connect<'_>,
         assigned: Option<&str>,
         present: bool,
+        exchanged: Option<&(Mechanism, String)>,
     ) -> Encoded {
         let keep_alive = self.keep_alive(connect);
         let settings = &self.settings;
@@ -375,6 +422,8 @@ impl Shard {
             subscription_identifiers_available: (!settings.subscription_identifiers)
                 .then_some(false),
             shared_subscription_available: (!settings.shared_subscriptions).then_some(false),
+            authentication_method: exchanged.map(|(mechanism, _)| mechanism.name()),
+            authentication_data: exchanged.map(|(_, last)| last.as_bytes()),
             server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
             ..Default::default()
         };
@@ -392,15 +441,20 @@ impl Shard {
 }
 
 /// The CONNECT at the start of `bytes`, and what follows it.
-fn first_packet(bytes: &[u8]) -> Option<(Connect<'_>, &[u8])> {
+pub(super) fn first_packet(bytes: &[u8]) -> Option<(Connect<'_>, &[u8])> {
     let Ok(Framing::Complete { total, .. }) = packet::frame(bytes, u32::MAX) else { return None };
     let (packet, rest) = bytes.split_at_checked(total)?;
     Some((packet::decode_connect(packet).ok()?, rest))
 }
 
 /// The mountpoint of one client, below which there is room for a topic and for that of its will.
-fn mount(template: &str, client_id: &str, connect: &Connect<'_>) -> Result<String, Refused> {
-    let mountpoint = mountpoint_of(template, client_id, connect.username);
+fn mount(
+    template: &str,
+    client_id: &str,
+    connect: &Connect<'_>,
+    username: Option<&str>,
+) -> Result<String, Refused> {
+    let mountpoint = mountpoint_of(template, client_id, username.or(connect.username));
     if mountpoint.len() >= MAX_TOPIC_LENGTH {
         let what = "the mountpoint is too long with this ClientId or user name";
         return Err(Refused(ReasonCode::ClientIdentifierNotValid, what));

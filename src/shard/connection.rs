@@ -16,6 +16,8 @@ pub enum Stage {
     Refused(Denial),
     /// Its CONNECT is complete, and it is on its way to its home shard.
     HandingOver,
+    /// Here is its home, and what it proves itself with is being looked at.
+    Proving,
     /// It carries this session.
     Open(u32),
     /// Nothing more is read; it ends when its output is out.

@@ -63,7 +63,11 @@ impl Shard {
     pub(super) fn part(&mut self, socket: SocketId, broken: bool) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         match connection.stage {
-            Stage::Entry | Stage::Refused(_) | Stage::HandingOver | Stage::Open(_) => {
+            Stage::Entry
+            | Stage::Refused(_)
+            | Stage::HandingOver
+            | Stage::Proving
+            | Stage::Open(_) => {
                 if broken || connection.parting == Parting::No {
                     connection.parting = if broken { Parting::Broken } else { Parting::Ended };
                 }
@@ -91,6 +95,10 @@ impl Shard {
             };
             if connection.stage == Stage::HandingOver {
                 self.depart_parted(socket);
+                continue;
+            }
+            if connection.stage == Stage::Proving {
+                self.proving_parted(socket);
                 continue;
             }
             // What it sent before and is held back still counts: a publisher may write and close.

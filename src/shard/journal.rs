@@ -28,16 +28,18 @@ enum Kind {
     Connected,
     Disconnected,
     Refused,
+    Denied,
 }
 
 impl Kind {
-    const ALL: [Kind; 3] = [Kind::Connected, Kind::Disconnected, Kind::Refused];
+    const ALL: [Kind; 4] = [Kind::Connected, Kind::Disconnected, Kind::Refused, Kind::Denied];
 
     fn word(self) -> &'static str {
         match self {
             Kind::Connected => "connected",
             Kind::Disconnected => "disconnected",
             Kind::Refused => "refused",
+            Kind::Denied => "denied",
         }
     }
 }
@@ -197,6 +199,40 @@ impl Shard {
         );
     }
 
+    /// A client may not do that with the topic.
+    pub(super) fn log_denied(&mut self, socket: SocketId, session: u32, what: &str, topic: &str) {
+        let how = self.journal(Kind::Denied);
+        let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
+            return;
+        };
+        let Some(session) = self.sessions.get(session) else { return };
+        line!(
+            how,
+            client_id = shown(&session.client_id),
+            username = session.grant().and_then(|grant| grant.username.as_deref()).map(shown),
+            peer = %connection.peer,
+            listener = self.listener_name(connection.listener),
+            what,
+            topic = shown(topic),
+            shard = self.id.0,
+            "not allowed"
+        );
+    }
+
+    /// A subscription has ended because other rules are in force.
+    pub(super) fn log_revoked(&mut self, session: u32, filter: &str) {
+        let how = self.journal(Kind::Denied);
+        let (true, Some(session)) = (how.is_some(), self.sessions.get(session)) else { return };
+        line!(
+            how,
+            client_id = shown(&session.client_id),
+            username = session.grant().and_then(|grant| grant.username.as_deref()).map(shown),
+            filter = shown(filter),
+            shard = self.id.0,
+            "subscription ended: the rules do not allow it any more"
+        );
+    }
+
     /// Says how many lines were left out, once a while.
     pub(super) fn tell_left_out(&mut self) {
         let Some(counts) = self.journal.left_out(self.now) else { return };
@@ -206,7 +242,7 @@ impl Shard {
         }
     }
 
-    fn listener_name(&self, listener: ListenerId) -> &str {
+    pub(super) fn listener_name(&self, listener: ListenerId) -> &str {
         let entrance = self.entrances.get(usize::from(listener.0)).and_then(Option::as_ref);
         entrance.map_or("closed", |entrance| &entrance.name)
     }

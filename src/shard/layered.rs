@@ -11,12 +11,14 @@ use super::deliver::output_of;
 use super::output::{Outgoing, Pool, Segment};
 use super::refuse::Denial;
 use super::{Action, Shard};
+use crate::access;
 use crate::ids::{ListenerId, Peer, SocketId};
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::slab::Table;
 use crate::transport::tls::KeyCache;
 use crate::transport::{Context, End, Ending, Exchange, Header, Layer, Layers, Stack};
+use std::sync::Arc;
 
 /// A send in one piece is at most so long when it is put behind other bytes.
 const COPY: usize = 4096;
@@ -65,6 +67,24 @@ impl Layered {
     /// The user name that a client's certificate gives it.
     pub(super) fn username(&self, socket: SocketId) -> Option<Box<str>> {
         self.all.get(socket.0)?.peek()?.identity()?.username.clone()
+    }
+
+    /// Who the client is by its certificate, which TLS or a trusted proxy has verified.
+    pub(super) fn certificate(&self, socket: SocketId) -> Option<Arc<access::Identity>> {
+        let layers = self.all.get(socket.0)?;
+        let text = |name: &Option<Box<str>>| name.clone().unwrap_or_default();
+        let identity = match layers.peek().and_then(|peeked| peeked.identity()) {
+            Some(identity) => access::Identity {
+                common_name: text(&identity.common_name),
+                alternative_name: text(&identity.alternative_name),
+                subject: identity.subject.clone(),
+            },
+            None => access::Identity {
+                common_name: layers.identity()?.common_name.clone(),
+                ..access::Identity::default()
+            },
+        };
+        Some(Arc::new(identity))
     }
 
     /// True while the connection is in its TLS handshake.
@@ -257,6 +277,7 @@ impl Shard {
                 }
             }
             Stage::HandingOver => self.watch_departing(socket),
+            Stage::Proving => self.watch_proving(socket),
             Stage::Open(_) | Stage::Closing | Stage::Closed => {}
         }
     }
@@ -286,6 +307,9 @@ impl Shard {
             | Cause::ConnectTimeout
             | Cause::QueueFull
             | Cause::Memory
+            | Cause::NotAllowed
+            | Cause::Unproven
+            | Cause::Expired
             | Cause::Unread => Ending::Policy,
         };
         self.change_layers(socket, |layers| layers.end(ending));

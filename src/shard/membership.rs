@@ -48,11 +48,15 @@ impl Shard {
     /// [MQTT-3.10.4-3]; what only waits for it goes back to the group. Costs the same however many
     /// memberships there are.
     pub(super) fn leave(&mut self, index: u32, filter: &str) -> bool {
-        let name = ShareName::new(filter);
+        self.leave_named(index, &ShareName::new(filter))
+    }
+
+    /// The same by the group's name and filter.
+    pub(super) fn leave_named(&mut self, index: u32, name: &ShareName) -> bool {
         let Some(shares) = self.sessions.get_mut(index).and_then(|s| s.shares_mut()) else {
             return false;
         };
-        let Some(gone) = shares.list.remove(&name) else { return false };
+        let Some(gone) = shares.list.remove(name) else { return false };
         self.forget_membership(index, gone);
         let waits = |s: &Session| s.flow.as_ref().is_some_and(|flow| flow.pending.has_shares());
         if self.sessions.get(index).is_some_and(waits) {

@@ -203,7 +203,8 @@ impl Connection {
 /// Bytes of a session's names and will.
 pub(super) fn named(session: &Session) -> usize {
     let will = session.will.as_ref().map_or(0, |will| will.message.size());
-    session.client_id.len() + session.mountpoint().len() + will
+    let grant = session.grant().map_or(0, crate::access::Grant::size);
+    session.client_id.len() + session.mountpoint().len() + will + grant
 }
 
 /// Bytes of a retained message with all that belongs to it.

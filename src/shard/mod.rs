@@ -9,6 +9,7 @@
 //! it says [`step`]. Nothing here waits: what
 //! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
 
+mod admission;
 mod arrivals;
 mod audit;
 mod audit_memory;
@@ -19,6 +20,7 @@ mod deliver;
 mod encode;
 mod endings;
 mod entry;
+mod exchange;
 mod fanout;
 mod groups;
 mod hand_over;
@@ -38,6 +40,7 @@ mod outbox;
 pub mod output;
 mod pace;
 mod park;
+mod permission;
 mod placement;
 mod promises;
 mod publish;
@@ -62,6 +65,7 @@ mod timers;
 mod upkeep;
 mod wills;
 
+pub use admission::Question;
 pub use audit::{Audit, Subscribed};
 pub use outbox::Outbox;
 pub use placement::home_of;
@@ -78,6 +82,7 @@ use crate::slab::{Slab, Table};
 use crate::telemetry::Counters;
 use crate::time::Instant;
 use crate::topic::{Index, Retained};
+use admission::Admissions;
 use arrivals::Arrivals;
 use close::Cause;
 use connection::{Connection, Stage};
@@ -93,6 +98,7 @@ use mail::Intake;
 use meter::Meter;
 use output::{Outgoing, Pool};
 use park::Parked;
+use permission::Permissions;
 use promises::{Promised, Promises};
 use returns::Returns;
 use scratch::Scratch;
@@ -123,6 +129,8 @@ pub enum Action {
     Close(SocketId),
     /// Pass the socket to that shard's driver.
     HandOver(SocketId, ShardId, u64),
+    /// Have a helper thread find out; its answer comes by [`Shard::answered`].
+    Ask(Box<Question>),
 }
 
 /// A clock of microseconds.
@@ -161,6 +169,8 @@ pub struct Shard {
     endings: Endings,
     parked: Parked,
     arrivals: Arrivals,
+    admissions: Admissions,
+    permissions: Permissions,
     fanouts: fanout::Fanouts,
     tasks: task::Tasks,
     stopping: stop::Stopping,
@@ -223,6 +233,8 @@ impl Shard {
             endings: Endings::default(),
             parked: Parked::default(),
             arrivals: Arrivals::default(),
+            admissions: Admissions::default(),
+            permissions: Permissions::default(),
             fanouts: fanout::Fanouts::default(),
             tasks: task::Tasks::default(),
             stopping: stop::Stopping::default(),
@@ -247,6 +259,7 @@ impl Shard {
         };
         shard.arm_upkeep();
         shard.arm_sys();
+        shard.change_rules();
         shard
     }
 
@@ -321,7 +334,11 @@ impl Shard {
     /// New settings; connections and sessions that exist keep what was agreed with them.
     pub fn reload(&mut self, settings: Arc<Settings>) {
         self.promises.change(&self.settings);
+        let rules_change = !Arc::ptr_eq(&self.settings.access, &settings.access);
         self.settings = settings;
+        if rules_change {
+            self.change_rules();
+        }
         self.set_memory_limit();
         self.arm_sys();
     }
@@ -360,6 +377,7 @@ impl Shard {
             Stage::Open(session) => self.receive_open(socket, session, bytes),
             Stage::Entry | Stage::Refused(_) => self.receive_entry(socket, bytes),
             Stage::HandingOver => self.receive_departing(socket, bytes),
+            Stage::Proving => self.receive_proving(socket, bytes),
             Stage::Closing | Stage::Closed => {}
         }
     }
@@ -468,6 +486,7 @@ impl Shard {
             || self.layered.looks_at_certificates()
             || self.returns.has_gone()
             || self.groups.is_telling()
+            || self.permissions.is_revoking()
             || self.draining
             || self.counters.handovers_waiting != 0
             || !self.departures.is_empty()
@@ -485,6 +504,7 @@ impl Shard {
         more |= self.in_share(Shard::run_stopping);
         more |= self.in_share(Shard::run_handshakes);
         more |= self.in_share(Shard::run_certificates);
+        more |= self.in_share(Shard::run_revoking);
         more |= self.free_idle_flows();
         self.resume_work(self.settings.budget.step);
         more |= self.parked.has_work();
@@ -508,6 +528,7 @@ impl Shard {
             self.departures.deadline(),
             self.relief_deadline(),
             self.handshakes.deadline(),
+            self.admissions.deadline(),
         ];
         others.into_iter().chain([timers]).flatten().min()
     }

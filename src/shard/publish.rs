@@ -6,7 +6,6 @@ use super::memory::Pressure;
 use super::promises::Promised;
 use super::receive::Flow;
 use crate::ids::{ShardSet, SocketId};
-use crate::limits::MAX_TOPIC_LENGTH;
 use crate::message::{MessageRef, expiry};
 use crate::mutant::Mutant;
 use crate::packet::{AckKind, PacketId, Publish, Qos, ReasonCode, Version, Violation};
@@ -93,7 +92,7 @@ impl Shard {
                 Arrival::OverLimit => return Err(RECEIVE_MAXIMUM),
             }
         }
-        let mounted = self.sessions.get(index).is_some_and(|s| s.extras.is_some());
+        let mounted = self.sessions.get(index).is_some_and(|s| !s.mountpoint().is_empty());
         if publish.properties.topic_alias.is_none() && !mounted {
             return self.publish_to(socket, index, version, publish, publish.topic, 0);
         }
@@ -163,9 +162,18 @@ impl Shard {
         if topic::levels(own) > self.settings.max_topic_levels {
             return Err(LEVELS);
         }
-        if let Some(reason) = self.refuses_topic(topic, own) {
+        if let Some(denied) = self.refuses_everybody(topic, own) {
             self.count_received(publish);
-            self.acknowledge(socket, index, version, publish, reason);
+            self.acknowledge(socket, index, version, publish, denied.reason);
+            return Ok(Flow::Next);
+        }
+        if self.settings.restricts
+            && let Some(denied) = self.refuses_publish(index, own, publish)
+        {
+            self.count_received(publish);
+            if !self.denied_publish(socket, index, version, own) {
+                self.acknowledge(socket, index, version, publish, denied.reason);
+            }
             return Ok(Flow::Next);
         }
         if !publish.has_promised_format() {
@@ -236,23 +244,6 @@ impl Shard {
         let bound = self.settings.message_expiry_max.map(|seconds| self.now.plus_seconds(seconds));
         let own = seconds.map(|seconds| expiry(self.now, seconds));
         [own, bound].into_iter().flatten().min()
-    }
-
-    /// Why nobody may publish to a topic, whose last part is what the client calls it; counted as
-    /// dropped. MQTT 3 has no way to tell the client.
-    #[inline]
-    fn refuses_topic(&mut self, topic: &str, own: &str) -> Option<ReasonCode> {
-        if topic::is_servers_own(own) {
-            // The server's own; nobody else speaks there (section 4.7.2).
-            self.counters.dropped_not_authorized += 1;
-            return Some(ReasonCode::NotAuthorized);
-        }
-        if topic.len() > MAX_TOPIC_LENGTH {
-            // With the mountpoint before it no subscriber could be sent it.
-            self.counters.dropped_not_encodable += 1;
-            return Some(ReasonCode::TopicNameInvalid);
-        }
-        None
     }
 
     /// What is taken of a message while memory is short; what is not is counted. When it is full,

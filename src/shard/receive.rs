@@ -25,7 +25,7 @@ const SECOND_CONNECT: Violation =
     Violation { reason: ReasonCode::ProtocolError, what: "a second CONNECT" };
 const SERVERS_PACKET: Violation =
     Violation { reason: ReasonCode::ProtocolError, what: "a packet that only servers send" };
-const NO_AUTHENTICATION: Violation = Violation {
+pub(super) const NO_AUTHENTICATION: Violation = Violation {
     reason: ReasonCode::ProtocolError,
     what: "AUTH without an authentication method in CONNECT",
 };
@@ -38,18 +38,24 @@ const EXPIRY_FROM_ZERO: Violation = Violation {
     what: "DISCONNECT sets a session expiry where CONNECT had none",
 };
 
-/// What can be said of a packet before all of it has come: it is not waited for in vain.
-fn check_unfinished(version: Version, beginning: &[u8]) -> Result<(), Violation> {
-    packet::check_beginning(version, beginning)?;
-    match beginning.first().map(|first| first >> 4) {
-        Some(1) => Err(SECOND_CONNECT), // [MQTT-3.1.0-2]
-        Some(2 | 9 | 11 | 13) => Err(SERVERS_PACKET),
-        Some(15) => Err(NO_AUTHENTICATION), // [MQTT-4.12.0-6]
-        _ => Ok(()),
-    }
-}
-
 impl Shard {
+    /// What can be said of a packet before all of it has come: it is not waited for in vain.
+    fn check_unfinished(
+        &self,
+        index: u32,
+        version: Version,
+        beginning: &[u8],
+    ) -> Result<(), Violation> {
+        packet::check_beginning(version, beginning)?;
+        let method = || self.sessions.get(index).and_then(|s| s.grant()?.mechanism);
+        match beginning.first().map(|first| first >> 4) {
+            Some(1) => Err(SECOND_CONNECT), // [MQTT-3.1.0-2]
+            Some(2 | 9 | 11 | 13) => Err(SERVERS_PACKET),
+            Some(15) if method().is_none() => Err(NO_AUTHENTICATION), // [MQTT-4.12.0-6]
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn receive_open(&mut self, socket: SocketId, index: u32, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if connection.input.is_some() || !connection.holds.is_free() {
@@ -152,7 +158,8 @@ impl Shard {
             self.meter.charge(cost::PACKET);
             let rest = &bytes[used..];
             let outcome = match packet::frame(rest, max) {
-                Ok(Framing::Incomplete { .. }) => match check_unfinished(version, rest) {
+                Ok(Framing::Incomplete { .. }) => match self.check_unfinished(index, version, rest)
+                {
                     Ok(()) => break,
                     Err(violation) => Err(violation),
                 },
@@ -223,7 +230,7 @@ impl Shard {
                 Ok(Flow::Next)
             }
             Packet::Disconnect(disconnect) => self.goodbye(socket, index, &disconnect),
-            Packet::Auth(_) => Err(NO_AUTHENTICATION), // [MQTT-4.12.0-6]
+            Packet::Auth(auth) => self.prove_again(socket, index, &auth),
             Packet::Connect(_) => Err(SECOND_CONNECT), // [MQTT-3.1.0-2]
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 Err(SERVERS_PACKET)

@@ -32,6 +32,10 @@ pub enum Denial {
     Busy,
     /// The broker holds as much as it may.
     Memory,
+    /// As many as may prove themselves at a time do.
+    Proving,
+    /// Whether it is who it says could not be found out in time.
+    ProofLate,
 }
 
 impl Denial {
@@ -49,6 +53,10 @@ impl Denial {
             Denial::Rate => (ReasonCode::ConnectionRateExceeded, "too many connect at once"),
             Denial::Busy => (ReasonCode::ServerBusy, "the server is busy; try again later"),
             Denial::Memory => (ReasonCode::ServerBusy, "the server is short of memory"),
+            Denial::Proving => (ReasonCode::ServerBusy, "too many prove themselves at once"),
+            Denial::ProofLate => {
+                (ReasonCode::ServerUnavailable, "users cannot be looked up in time")
+            }
         }
     }
 }
@@ -127,6 +135,22 @@ impl Shard {
         self.counters.refused_connect += 1;
         let Refused(reason, what) = refused;
         self.log_refused_client(socket, connect, what, reason as u8);
+        let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+        self.send_refusal(socket, connect.version, reason, what, max);
+        self.disconnect(socket, Cause::Rejected);
+    }
+
+    /// The same for a CONNECT whose client is told less than the log.
+    pub(super) fn refuse_because(
+        &mut self,
+        socket: SocketId,
+        connect: &Connect<'_>,
+        told: Refused,
+        why: &str,
+    ) {
+        self.counters.refused_connect += 1;
+        let Refused(reason, what) = told;
+        self.log_refused_client(socket, connect, why, reason as u8);
         let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
         self.send_refusal(socket, connect.version, reason, what, max);
         self.disconnect(socket, Cause::Rejected);
@@ -218,6 +242,8 @@ impl Shard {
             Denial::Rate => &mut counters.refused_rate,
             Denial::Busy => &mut counters.refused_busy,
             Denial::Memory => &mut counters.refused_memory,
+            Denial::Proving => &mut counters.refused_proving,
+            Denial::ProofLate => &mut counters.refused_proof_late,
         };
         *counter += 1;
     }

@@ -1,10 +1,12 @@
 //! The configuration as the shard's hot paths want it: plain numbers, no units, no options.
 
+use crate::access::Access;
 use crate::config::{Config, Get, SharedStrategy};
-use crate::limits::Budget;
+use crate::limits::{ADMISSIONS, Budget};
 use crate::session::NEVER;
 use crate::session::pending::Bounds;
 use crate::transport::network::Networks;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What `mqtt:`, `retained:` and `sys:` say. One copy per shard, replaced whole on reload.
@@ -90,6 +92,12 @@ pub struct Settings {
     pub memory: u64,
     /// Whose PROXY headers and `X-Forwarded-For` are believed.
     pub trusted_proxies: Networks,
+    /// Who may connect, publish and subscribe.
+    pub access: Arc<Access>,
+    /// [`Access::restricts`], where the publish path has it at hand.
+    pub restricts: bool,
+    /// Clients that may prove themselves at a time; not configured.
+    pub admissions: usize,
     /// How steps are divided; not configured.
     pub budget: Budget,
 }
@@ -98,6 +106,11 @@ impl Settings {
     /// With `auto` bytes where `limits.memory` is auto; `None` when that is not known.
     pub fn with_memory(self, config: &Config, auto: Option<u64>) -> Self {
         Settings { memory: config.limits.budget().bytes(auto), ..self }
+    }
+
+    /// With these rules.
+    pub fn with_access(self, access: Arc<Access>) -> Self {
+        Settings { restricts: access.restricts(), access, ..self }
     }
 
     /// Bytes unsent at which the publishers of a client that keeps reading are parked.
@@ -110,7 +123,8 @@ impl Settings {
         self.high_water() / 4
     }
 
-    /// From a validated configuration. `limits.memory: auto` is no bound until
+    /// From a validated configuration; the files of `access` come by [`Self::with_access`].
+    /// `limits.memory: auto` is no bound until
     /// [`Self::with_memory`] says what it stands for.
     pub fn new(config: &Config) -> Self {
         let mqtt = &config.mqtt;
@@ -166,6 +180,9 @@ impl Settings {
             max_unhashed_subscriptions: mqtt.max_unhashed_subscriptions.get() as usize,
             memory: config.limits.budget().bytes(None),
             trusted_proxies: config.trusted_networks(),
+            access: Arc::new(Access::open()),
+            restricts: false,
+            admissions: ADMISSIONS,
             budget: Budget::BROKER,
         }
     }

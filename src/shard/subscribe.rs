@@ -6,8 +6,9 @@ use super::memory::Pressure;
 use super::receive::Flow;
 use super::route::{GROUP, pack};
 use super::task::{Rest, Task};
+use crate::access::{self, Decision};
 use crate::ids::{SessionRef, SocketId};
-use crate::limits::{MAX_TOPIC_LENGTH, cost};
+use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{
     self, PacketId, Qos, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter,
@@ -106,6 +107,7 @@ impl Shard {
         self.meter.charge(cost::FILTER);
         let granted = self
             .permit(index, version, subscription_id, wanted)
+            .and_then(|qos| self.may_subscribe(index, wanted.filter, qos).map(|()| qos))
             .and_then(|qos| self.grant(index, wanted, qos, subscription_id.unwrap_or(0), joining));
         if granted.is_err() && self.is_short(Pressure::High) {
             self.counters.memory_refused_subscription += 1;
@@ -219,8 +221,8 @@ impl Shard {
         let Some(session) = self.sessions.get(index) else {
             return Err(ReasonCode::UnspecifiedError);
         };
-        if session.mountpoint().len() + filter.len() > MAX_TOPIC_LENGTH {
-            return Err(ReasonCode::TopicFilterInvalid);
+        if let Decision::Deny(denied) = access::own::subscribe(session.mountpoint(), filter) {
+            return Err(denied.reason);
         }
         let shares = session.shared();
         let full = session.subscriptions.len() + shares >= settings.max_subscriptions;
@@ -383,7 +385,11 @@ impl Shard {
     }
 
     fn drop_subscription(&mut self, index: u32, filter: &str) -> bool {
-        let Some(id) = self.index.find(filter) else { return false };
+        self.index.find(filter).is_some_and(|id| self.remove_subscription(index, id))
+    }
+
+    /// Ends a subscription of a session; false when it has none with that filter.
+    pub(super) fn remove_subscription(&mut self, index: u32, id: FilterId) -> bool {
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let Some(position) = session.subscriptions.remove(id) else { return false };
         if self.index.is_in_trie(id)

@@ -126,6 +126,9 @@ impl Shard {
     /// Runs due timers; true when more are due.
     pub(super) fn run_timers(&mut self) -> bool {
         self.hearing.input_ended(self.now);
+        if self.admissions.deadline().is_some() {
+            self.end_admissions();
+        }
         let limit = self.meter.allowance(self.settings.budget);
         let mut more = true;
         while more && !self.is_spent(limit) {
@@ -208,6 +211,7 @@ impl Shard {
                 self.disconnect(socket, Cause::ConnectTimeout);
             }
             Stage::HandingOver => self.departure_due(socket),
+            Stage::Proving => self.admission_due(socket),
             Stage::Closed => {}
             Stage::Closing => {
                 // The entry may be one from before.

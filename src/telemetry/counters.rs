@@ -36,10 +36,10 @@ impl Descriptor {
 
 macro_rules! counters {
     (@labels) => { &[] };
-    (@labels $label:ident $value:literal) => { &[(stringify!($label), $value)] };
+    (@labels $($label:ident $value:literal)+) => { &[$((stringify!($label), $value),)+] };
     ($(
         $name:literal $kind:ident $unit:literal $help:literal {
-            $($field:ident $($label:ident = $value:literal)?;)+
+            $($field:ident $($label:ident = $value:literal),*;)+
         }
     )*) => {
         /// The figures of one shard, or the sum over shards.
@@ -47,7 +47,7 @@ macro_rules! counters {
         pub struct Counters {
             $($(
                 #[doc = concat!(
-                    $help, $(" (", stringify!($label), ": ", $value, ")",)? " Unit: ", $unit, "."
+                    $help, $(" (", stringify!($label), ": ", $value, ")",)* " Unit: ", $unit, "."
                 )]
                 pub $field: u64,
             )+)*
@@ -60,7 +60,7 @@ macro_rules! counters {
                 Descriptor {
                     field: stringify!($field),
                     name: $name,
-                    labels: counters!(@labels $($label $value)?),
+                    labels: counters!(@labels $($label $value)*),
                     kind: Kind::$kind,
                     unit: $unit,
                     help: $help,
@@ -104,6 +104,48 @@ counters! {
         refused_memory reason = "memory";
         upgrades_refused reason = "upgrade";
         refused_proxy reason = "proxy";
+        refused_proving reason = "authentication_busy";
+        refused_proof_late reason = "authentication_late";
+    }
+    "ringmq_authentications_total" Counter "clients"
+        "What the methods of access.authentication said; unknown: the next one was asked." {
+        password_accepted method = "password_file", result = "accepted";
+        password_refused method = "password_file", result = "refused";
+        password_unknown method = "password_file", result = "unknown";
+        password_failed method = "password_file", result = "failed";
+        jwt_accepted method = "jwt", result = "accepted";
+        jwt_refused method = "jwt", result = "refused";
+        jwt_unknown method = "jwt", result = "unknown";
+        jwt_failed method = "jwt", result = "failed";
+        http_accepted method = "http", result = "accepted";
+        http_refused method = "http", result = "refused";
+        http_unknown method = "http", result = "unknown";
+        http_failed method = "http", result = "failed";
+        scram_accepted method = "scram", result = "accepted";
+        scram_refused method = "scram", result = "refused";
+        scram_unknown method = "scram", result = "unknown";
+        scram_failed method = "scram", result = "failed";
+        certificate_accepted method = "certificate", result = "accepted";
+        certificate_refused method = "certificate", result = "refused";
+        certificate_unknown method = "certificate", result = "unknown";
+        certificate_failed method = "certificate", result = "failed";
+    }
+    "ringmq_authentications_waiting" Gauge "connections"
+        "Clients whose password or token is being looked at." { proving; }
+    "ringmq_authentications_expired_total" Counter "connections"
+        "Connections ended because what their client was let in with was over." {
+        admissions_expired;
+    }
+    "ringmq_authorizations_total" Counter "decisions"
+        "Decisions of access.authorization about topics, and those that were remembered." {
+        decisions_allowed result = "allowed";
+        decisions_denied result = "denied";
+        decisions_remembered result = "remembered";
+    }
+    "ringmq_subscriptions_denied_total" Counter "subscriptions"
+        "Topic filters that the rules did not allow, by when: at SUBSCRIBE, or after a reload." {
+        subscriptions_denied when = "subscribe";
+        subscriptions_revoked when = "reload";
     }
     "ringmq_tls_handshakes_total" Counter "handshakes"
         "TLS handshakes that ended well, by version and whether an earlier session went on." {

@@ -172,10 +172,11 @@ impl Text {
             }
             for (shard, values) in &values {
                 let value = values[at];
-                let own = figure.labels.first();
-                let (label, content) = own.copied().unwrap_or(("", ""));
-                let labels: Labels<'_> = &[("shard", shard), (label, &content)];
-                let labels = &labels[..1 + usize::from(own.is_some())];
+                let own =
+                    figure.labels.iter().map(|(label, content)| (*label, content as &dyn Display));
+                let labels: Vec<_> =
+                    [("shard", shard as &dyn Display)].into_iter().chain(own).collect();
+                let labels = &labels[..];
                 match figure.divisor() {
                     1 => self.sample(name, labels, value),
                     divisor => self.sample(name, labels, value as f64 / divisor as f64),

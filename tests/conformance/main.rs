@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod auth;
 mod connect;
 mod features;
@@ -22,6 +23,7 @@ mod process;
 mod properties;
 mod publish;
 mod retained;
+mod scram;
 mod session;
 mod shared;
 mod sizes;

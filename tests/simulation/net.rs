@@ -468,6 +468,7 @@ impl Driver {
                 slot.want = Want::Nothing;
                 slot.handing = Some((home, cookie));
             }
+            Action::Ask(_) => panic!("a question is for a helper thread"),
         }
     }
 

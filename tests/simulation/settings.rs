@@ -1,9 +1,11 @@
 //! Settings of a broker with nothing restricted; tests narrow what they are about.
 
+use ringmq::access::Access;
 use ringmq::config::{OnFull, SharedStrategy};
-use ringmq::limits::Budget;
+use ringmq::limits::{ADMISSIONS, Budget};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::Settings;
+use std::sync::Arc;
 
 pub fn roomy() -> Settings {
     Settings {
@@ -47,6 +49,9 @@ pub fn roomy() -> Settings {
         max_unhashed_subscriptions: 1000,
         memory: u64::MAX,
         trusted_proxies: Default::default(),
+        access: Arc::new(Access::open()),
+        restricts: false,
+        admissions: ADMISSIONS,
         budget: Budget::BROKER,
     }
 }

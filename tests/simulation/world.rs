@@ -11,7 +11,7 @@ use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{Entrance, Shared};
 use ringmq::message::Message;
 use ringmq::shard::step::{Bounds, Step, Surroundings};
-use ringmq::shard::{Action, Settings, Shard};
+use ringmq::shard::{Action, Question, Settings, Shard};
 use ringmq::telemetry::{Counters, Kind};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
@@ -40,6 +40,8 @@ pub struct Node {
     /// The last step sent retained messages; all that were sent before it.
     pub replayed: bool,
     replayed_before: u64,
+    /// What helper threads are to find out, each with when they will have.
+    questions: VecDeque<(u64, Question)>,
 }
 
 /// What the control thread tells a core.
@@ -77,6 +79,8 @@ pub struct World {
     pub steps: u64,
     /// A listener for WebSockets, how many clients in a thousand use it, and what they choose by.
     pub web: Option<(u16, usize, Rng)>,
+    /// Milliseconds that a helper thread takes for an answer.
+    pub think: u64,
     micros: u64,
     /// The clock of mail.
     stamp: u64,
@@ -139,6 +143,7 @@ impl World {
                     mail_work: 0,
                     replayed: false,
                     replayed_before: 0,
+                    questions: VecDeque::new(),
                 }
             })
             .collect();
@@ -155,6 +160,7 @@ impl World {
             web: None,
             stamp: 0,
             steps: 0,
+            think: 0,
             micros: now * 1000,
         }
     }
@@ -197,6 +203,7 @@ impl World {
         node.awake
             || node.step.is_some()
             || !node.orders.is_empty()
+            || node.questions.iter().any(|(at, _)| *at <= self.now)
             || node.ends.has_mail()
             || node.driver.is_ready(&self.conns, now)
             || node.shard.deadline().is_some_and(|deadline| deadline <= now)
@@ -303,6 +310,12 @@ impl World {
                 Order::Dismiss => node.shard.dismiss(),
             }
         }
+        let unix = self.now / 1000;
+        while let Some(at) = node.questions.iter().position(|(at, _)| *at <= self.now) {
+            let (_, question) = node.questions.remove(at).unwrap();
+            let verdict = question.access.work_out(question.method, &question.proof, unix);
+            node.shard.answered(question.socket, question.ticket, verdict);
+        }
         node.step = Some(Step::new(Bounds { completions: self.limit, mail: self.mail }));
     }
 
@@ -317,9 +330,14 @@ impl World {
             stamp: &mut self.stamp,
             now: Instant(self.now),
             rung: Vec::new(),
+            asked: Vec::new(),
         };
         let over = step.advance(&mut node.shard, &mut node.ends, &mut around);
-        for peer in around.rung {
+        let ready = self.now + self.think;
+        let asked = around.asked.into_iter().map(|question| (ready, question));
+        let rung = around.rung;
+        self.nodes[at].questions.extend(asked);
+        for peer in rung {
             self.nodes[usize::from(peer.0)].awake = true;
         }
         for (home, conn, cookie) in std::mem::take(&mut self.nodes[at].driver.departures) {
@@ -509,6 +527,7 @@ struct Around<'a> {
     stamp: &'a mut u64,
     now: Instant,
     rung: Vec<ShardId>,
+    asked: Vec<Question>,
 }
 
 impl Surroundings for Around<'_> {
@@ -547,6 +566,13 @@ impl Surroundings for Around<'_> {
     }
 
     fn act(&mut self, action: Action) {
+        let action = match action {
+            Action::Ask(question) => {
+                self.asked.push(*question);
+                return;
+            }
+            action => action,
+        };
         let sends = if let Action::Send(socket, _) = action { Some(socket) } else { None };
         self.driver.act(action, self.conns, self.now);
         if let Some(socket) = sends

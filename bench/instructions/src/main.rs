@@ -106,6 +106,8 @@ impl Surroundings for Around<'_> {
             }
             Action::Close(socket) | Action::Finish(socket) => self.closed.push(socket),
             Action::HandOver(..) => *self.strangers += 1,
+            // Nobody has to prove who he is here.
+            Action::Ask(_) => {}
             _ => {}
         }
     }

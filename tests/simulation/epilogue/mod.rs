@@ -2,6 +2,7 @@
 //! is known beforehand. The random clients cannot know what came of each message; these do, and
 //! check what the specification says to the second, the byte and the count.
 
+mod access;
 mod connecting;
 mod delivery;
 mod fairness;
@@ -54,6 +55,7 @@ pub fn hold(world: &mut World, settings: &Settings) {
     fairness::slow_main_reader(world, settings);
     fairness::turns(world, settings);
     fanouts::in_order(world, settings);
+    access::hold(world, settings);
     memory::hold(world, settings);
     reload(world, settings.clone());
     if world.nodes.len() > 1 {

@@ -1,0 +1,107 @@
+//! Decisions about topics that a shard remembers: a table of a fixed size, in which a new decision
+//! takes the place of the one whose place it shares. Exact: what is found was asked for, as far as
+//! two topic names have different keyed hashes of 64 bits (`topic::TopicHash`).
+
+use super::Deed;
+
+/// One decision.
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    /// Which grant; 0 for none. Never given twice by one shard.
+    grant: u64,
+    /// Which topic.
+    topic: u64,
+    /// Which deed; the highest bit: it is allowed.
+    deed: u8,
+}
+
+const ALLOWED: u8 = 0x80;
+
+const _: () = assert!(size_of::<Entry>() <= 24);
+
+/// Decisions of one shard.
+#[derive(Default)]
+pub struct Cache {
+    entries: Box<[Entry]>,
+}
+
+impl Cache {
+    /// With room for so many decisions, at least one.
+    pub fn new(entries: usize) -> Cache {
+        Cache { entries: vec![Entry::default(); entries.next_power_of_two()].into() }
+    }
+
+    /// Bytes of memory.
+    pub fn size(&self) -> usize {
+        size_of_val(&*self.entries)
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.entries.fill(Entry::default());
+    }
+
+    /// What was decided.
+    #[inline]
+    pub fn find(&self, grant: u64, topic: u64, deed: Deed) -> Option<bool> {
+        let entry = self.entries.get(place(grant, topic, deed, self.entries.len()))?;
+        let same = entry.grant == grant && entry.topic == topic;
+        (same && entry.deed & !ALLOWED == code(deed)).then_some(entry.deed & ALLOWED != 0)
+    }
+
+    /// Remembers a decision.
+    pub fn put(&mut self, grant: u64, topic: u64, deed: Deed, allowed: bool) {
+        let at = place(grant, topic, deed, self.entries.len());
+        if let Some(entry) = self.entries.get_mut(at) {
+            let deed = code(deed) | if allowed { ALLOWED } else { 0 };
+            *entry = Entry { grant, topic, deed };
+        }
+    }
+}
+
+/// Each deed's number, below [`ALLOWED`].
+#[inline]
+fn code(deed: Deed) -> u8 {
+    match deed {
+        Deed::Publish { qos, retain } => 1 + qos * 2 + u8::from(retain),
+        Deed::Subscribe { qos } => 8 + qos,
+    }
+}
+
+#[inline]
+fn place(grant: u64, topic: u64, deed: Deed, entries: usize) -> usize {
+    let mixed =
+        (topic ^ grant.rotate_left(32) ^ u64::from(code(deed))).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 32) as usize & entries.wrapping_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn what_is_found_was_put() {
+        let mut cache = Cache::new(64);
+        let mut model = HashMap::new();
+        let mut found = 0;
+        for round in 0..20_000u64 {
+            let (grant, topic) = (1 + round % 7, round * round % 41);
+            let deed = match round % 5 {
+                0 => Deed::Subscribe { qos: (round % 3) as u8 },
+                n => Deed::Publish { qos: (round % 3) as u8, retain: n == 1 },
+            };
+            if let Some(allowed) = cache.find(grant, topic, deed) {
+                assert_eq!(model.get(&(grant, topic, code(deed))), Some(&allowed));
+                found += 1;
+            }
+            let allowed = round % 11 < 6;
+            cache.put(grant, topic, deed, allowed);
+            model.insert((grant, topic, code(deed)), allowed);
+            assert_eq!(cache.find(grant, topic, deed), Some(allowed));
+        }
+        assert!(found > 100, "{found}");
+        cache.clear();
+        assert_eq!(cache.find(1, 1, Deed::Subscribe { qos: 0 }), None);
+    }
+}

@@ -1,0 +1,172 @@
+//! Authentication: the methods, what they are shown, and what they say.
+
+use super::http::HttpService;
+use super::jwt::Jwt;
+use super::password::PasswordFile;
+use super::rule::RuleSet;
+use super::scram::{Mechanism, ScramFile};
+use super::{Access, Identity};
+use crate::config::CertificateName;
+use crate::ids::Peer;
+use std::sync::Arc;
+
+/// What a client shows in its CONNECT.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// Its ClientId, assigned or its own.
+    pub client_id: Box<str>,
+    /// User name.
+    pub username: Option<Box<str>>,
+    /// Password: any bytes.
+    pub password: Option<Box<[u8]>>,
+    /// Where it comes from.
+    pub peer: Peer,
+    /// The name of its listener.
+    pub listener: Arc<str>,
+    /// Its certificate.
+    pub identity: Option<Arc<Identity>>,
+}
+
+/// What a client is let in with.
+#[derive(Clone, Default, Debug)]
+pub struct Accepted {
+    /// Its user name, when that is not what it said.
+    pub username: Option<Box<str>>,
+    /// No rule of the configuration holds for it.
+    pub superuser: bool,
+    /// Milliseconds until it has to prove itself again.
+    pub lasts: Option<u64>,
+    /// Rules of its own.
+    pub rules: Option<Box<RuleSet>>,
+    /// The method of enhanced authentication, and the server's last message.
+    pub exchanged: Option<Box<(Mechanism, String)>>,
+    /// What rules may ask for.
+    pub attributes: Box<[(Box<str>, Box<str>)]>,
+}
+
+/// What a method says of a client.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It is who it says.
+    Accept(Box<Accepted>),
+    /// It is not; why, for people.
+    Refuse(&'static str),
+    /// The method does not know: the next one is asked.
+    Unknown,
+    /// The method could not find out, and nobody else is to be asked; why.
+    Failed(&'static str),
+}
+
+/// What takes long, and where it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// Arithmetic: a thread for hashing.
+    Hash,
+    /// A service: the thread that talks to them.
+    Service,
+}
+
+/// Whether a method has an answer at once.
+#[derive(Clone, Debug)]
+pub enum Answered {
+    /// It has.
+    Now(Verdict),
+    /// It has to be worked out: [`Access::work_out`].
+    Later(Work),
+}
+
+/// A way to prove who one is.
+#[derive(Debug)]
+pub enum Method {
+    /// Hashes of passwords.
+    PasswordFile(PasswordFile),
+    /// The client certificate: which part is the user name.
+    Certificate(CertificateName),
+    /// A JSON Web Token.
+    Jwt(Box<Jwt>),
+    /// A service that is asked.
+    Http(Arc<HttpService>),
+    /// Enhanced authentication. In the chain it knows nobody.
+    Scram(ScramFile),
+}
+
+/// Kinds of methods, for figures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MethodKind {
+    /// [`Method::PasswordFile`].
+    PasswordFile,
+    /// [`Method::Certificate`].
+    Certificate,
+    /// [`Method::Jwt`].
+    Jwt,
+    /// [`Method::Http`].
+    Http,
+    /// [`Method::Scram`].
+    Scram,
+}
+
+impl Method {
+    /// Its kind.
+    pub fn kind(&self) -> MethodKind {
+        match self {
+            Method::PasswordFile(_) => MethodKind::PasswordFile,
+            Method::Certificate(_) => MethodKind::Certificate,
+            Method::Jwt(_) => MethodKind::Jwt,
+            Method::Http(_) => MethodKind::Http,
+            Method::Scram(_) => MethodKind::Scram,
+        }
+    }
+
+    fn begin(&self, proof: &Proof) -> Answered {
+        match self {
+            Method::PasswordFile(_) if proof.username.is_none() => Answered::Now(Verdict::Unknown),
+            Method::PasswordFile(_) => Answered::Later(Work::Hash),
+            Method::Jwt(jwt) if jwt.token(proof).is_none() => Answered::Now(Verdict::Unknown),
+            Method::Jwt(_) => Answered::Later(Work::Hash),
+            Method::Http(_) => Answered::Later(Work::Service),
+            Method::Scram(_) => Answered::Now(Verdict::Unknown),
+            Method::Certificate(part) => {
+                let name = proof.identity.as_ref().and_then(|identity| identity.name(*part));
+                Answered::Now(name.map_or(Verdict::Unknown, |name| {
+                    let username = Some(name.into());
+                    Verdict::Accept(Box::new(Accepted { username, ..Accepted::default() }))
+                }))
+            }
+        }
+    }
+}
+
+impl Access {
+    /// Asks the method at `at`; `None` behind the last.
+    pub fn begin(&self, at: usize, proof: &Proof) -> Option<Answered> {
+        self.methods.get(at).map(|method| method.begin(proof))
+    }
+
+    /// The service at `at`.
+    pub fn service(&self, at: usize) -> Option<&Arc<HttpService>> {
+        match self.methods.get(at) {
+            Some(Method::Http(service)) => Some(service),
+            _ => None,
+        }
+    }
+
+    /// The keys for enhanced authentication, and their place in the chain.
+    pub fn scram(&self) -> Option<(usize, &ScramFile)> {
+        self.methods.iter().enumerate().find_map(|(at, method)| match method {
+            Method::Scram(file) => Some((at, file)),
+            _ => None,
+        })
+    }
+
+    /// Works out what the method at `at` says; `now` in seconds since 1970. Takes up to some hundred
+    /// milliseconds: never on a shard's thread.
+    pub fn work_out(&self, at: usize, proof: &Proof, now: u64) -> Verdict {
+        match self.methods.get(at) {
+            Some(Method::PasswordFile(file)) => file.verify(proof),
+            Some(Method::Jwt(jwt)) => jwt.verify(proof, now),
+            // Its thread asks it.
+            Some(Method::Http(_)) => Verdict::Failed("a service is not asked here"),
+            Some(Method::Certificate(_) | Method::Scram(_)) | None => Verdict::Unknown,
+        }
+    }
+}

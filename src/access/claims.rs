@@ -1,0 +1,143 @@
+//! What a token, or a service, says of a client in JSON: its rules in EMQX's form, its attributes.
+
+use super::pattern::{Notation, TopicPattern};
+use super::rule::{ANY_QOS, Rule, RuleSet, Written};
+use serde_json::Value;
+
+/// Most rules of one client.
+const MOST_RULES: usize = 1000;
+/// Most attributes of one client, and bytes of one.
+const MOST_ATTRIBUTES: usize = 64;
+const LONGEST_ATTRIBUTE: usize = 1024;
+
+/// The rules of one client: a list of `{permission, action, topic, qos, retain}`, or lists of
+/// topics under `pub`, `sub` and `all`.
+///
+/// # Errors
+/// What cannot be read: a client must not be let in with less than it was denied.
+pub fn rules(value: &Value) -> Result<RuleSet, &'static str> {
+    let mut set = RuleSet::default();
+    let source = set.add_source("acl");
+    match value {
+        Value::Array(list) if list.len() <= MOST_RULES => {
+            for (at, item) in list.iter().enumerate() {
+                set.push(rule(item, Written { source, line: at as u32 + 1 })?);
+            }
+        }
+        Value::Object(lists) => {
+            for (name, topics) in lists {
+                let (publish, subscribe) = match name.as_str() {
+                    "pub" => (true, false),
+                    "sub" => (false, true),
+                    "all" => (true, true),
+                    _ => return Err("the acl has something besides pub, sub and all"),
+                };
+                let topics = patterns(topics)?;
+                let written = Written { source, line: 1 };
+                if !topics.is_empty() {
+                    set.push(Rule { publish, subscribe, topics, ..allowing(written) });
+                }
+            }
+        }
+        _ => return Err("the acl is neither a list of rules nor lists of topics"),
+    }
+    Ok(set)
+}
+
+fn allowing(written: Written) -> Rule {
+    Rule {
+        allow: true,
+        publish: true,
+        subscribe: true,
+        who: Vec::new(),
+        qos: ANY_QOS,
+        retain: None,
+        topics: Vec::new(),
+        written,
+    }
+}
+
+fn rule(item: &Value, written: Written) -> Result<Rule, &'static str> {
+    let word = |name: &str| item.get(name).and_then(Value::as_str);
+    let allow = match word("permission") {
+        Some("allow") => true,
+        Some("deny") => false,
+        _ => return Err("a rule of the acl neither allows nor denies"),
+    };
+    let (publish, subscribe) = match word("action") {
+        Some("publish" | "pub") => (true, false),
+        Some("subscribe" | "sub") => (false, true),
+        Some("all") | None => (true, true),
+        Some(_) => return Err("a rule of the acl has an unknown action"),
+    };
+    let topics = item.get("topic").or_else(|| item.get("topics"));
+    let topics = patterns(topics.ok_or("a rule of the acl has no topic")?)?;
+    if topics.is_empty() {
+        return Err("a rule of the acl has no topic");
+    }
+    let retain = match item.get("retain") {
+        None => None,
+        Some(Value::Bool(retain)) => Some(*retain),
+        Some(Value::String(word)) if word == "all" => None,
+        Some(_) => return Err("a rule of the acl has an unknown retain"),
+    };
+    let qos = match item.get("qos") {
+        None => ANY_QOS,
+        Some(qos) => levels(qos).ok_or("a rule of the acl has an unknown qos")?,
+    };
+    Ok(Rule { allow, publish, subscribe, retain, qos, topics, ..allowing(written) })
+}
+
+/// Bits of the QoS levels in a number or a list of numbers.
+fn levels(value: &Value) -> Option<u8> {
+    let bit = |value: &Value| value.as_u64().filter(|qos| *qos <= 2).map(|qos| 1u8 << qos);
+    match value {
+        Value::Array(list) => list.iter().try_fold(0, |all, one| Some(all | bit(one)?)),
+        one => bit(one),
+    }
+}
+
+fn patterns(value: &Value) -> Result<Vec<TopicPattern>, &'static str> {
+    let one = |value: &Value| {
+        let text = value.as_str().ok_or("a topic of the acl is no text")?;
+        TopicPattern::new(text, Notation::Braces).map_err(|_| "a topic of the acl is no filter")
+    };
+    match value {
+        Value::Array(list) if list.len() <= MOST_RULES => list.iter().map(one).collect(),
+        Value::Array(_) => Err("the acl has too many topics"),
+        value => Ok(vec![one(value)?]),
+    }
+}
+
+/// Attributes of a client: an object of texts and numbers; everything else is left out.
+pub fn attributes(value: Option<&Value>) -> Box<[(Box<str>, Box<str>)]> {
+    let all = value.and_then(Value::as_object).into_iter().flatten();
+    let texts = all.filter_map(|(name, value)| Some((name, text(value)?)));
+    let short = |(name, text): &(&String, String)| name.len() + text.len() <= LONGEST_ATTRIBUTE;
+    let short = texts.filter(short).take(MOST_ATTRIBUTES);
+    short.map(|(name, text)| (name.as_str().into(), text.into())).collect()
+}
+
+/// A value of one word as text.
+pub fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(switch) => Some(switch.to_string()),
+        _ => None,
+    }
+}
+
+/// Whether it says yes.
+pub fn is_true(value: Option<&Value>) -> bool {
+    match value {
+        Some(Value::Bool(switch)) => *switch,
+        Some(Value::Number(number)) => number.as_u64() == Some(1),
+        Some(Value::String(word)) => word == "true" || word == "1",
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+#[path = "claims_tests.rs"]
+mod tests;

@@ -1,0 +1,220 @@
+//! A service that says over HTTP who a client is, with the requests and answers that EMQX's users
+//! have: what is sent, and what an answer means. Sending is the broker's (`broker/services.rs`).
+
+use super::chain::{Accepted, Proof, Verdict};
+use super::claims;
+use super::template::Template;
+use crate::config::{self, BodyFormat, Get, HttpMethod, OnFailure};
+use crate::ids::Peer;
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// What may stand in a template.
+pub const PLACEHOLDERS: [&str; 9] = [
+    "client_id",
+    "username",
+    "password",
+    "peer_host",
+    "peer_port",
+    "listener",
+    "cert_common_name",
+    "cert_subject",
+    "cert_alternative_name",
+];
+/// Largest answer that is read, bytes.
+pub const MAX_ANSWER: usize = 256 << 10;
+
+/// A service.
+#[derive(Debug)]
+pub struct HttpService {
+    method: HttpMethod,
+    url: Template,
+    headers: Vec<(Box<str>, Template)>,
+    body: Vec<(Box<str>, Template)>,
+    format: BodyFormat,
+    /// Longest time for an answer, all attempts together.
+    pub timeout: Duration,
+    /// Further attempts.
+    pub retries: u32,
+    /// Requests under way at a time.
+    pub pool: usize,
+    on_failure: OnFailure,
+}
+
+/// A request as it is sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// `GET` or `POST`.
+    pub method: &'static str,
+    /// With query.
+    pub url: String,
+    /// Names and values.
+    pub headers: Vec<(String, String)>,
+    /// Empty for GET.
+    pub body: Vec<u8>,
+}
+
+impl HttpService {
+    /// From its section.
+    ///
+    /// # Errors
+    /// A placeholder that there is not.
+    pub fn new(section: &config::Http) -> Result<HttpService, String> {
+        let templates = |table: &config::Table| -> Vec<(Box<str>, Template)> {
+            table.iter().map(|(name, text)| (name.clone(), Template::new(text))).collect()
+        };
+        let service = HttpService {
+            method: section.method,
+            url: Template::new(&section.url),
+            headers: templates(&section.headers),
+            body: templates(&section.body),
+            format: section.format,
+            timeout: section.timeout.get(),
+            retries: section.retries.get(),
+            pool: section.pool.get() as usize,
+            on_failure: section.on_failure,
+        };
+        let all = service.headers.iter().chain(&service.body).map(|(_, template)| template);
+        let mut names = all.chain([&service.url]).flat_map(Template::names);
+        let wrong = names.find(|name| !PLACEHOLDERS.contains(&known(name))).map(str::to_owned);
+        drop(names);
+        wrong.map_or(Ok(service), Err)
+    }
+
+    /// What is sent for a client.
+    pub fn request(&self, proof: &Proof) -> Request {
+        let value = |name: &str| value(proof, name);
+        let mut url = self.url.fill(|name| value(name).map(|text| encoded(&text)));
+        let headers = self.headers.iter();
+        // A header's value is one line, whatever a client is called.
+        let line = |text: String| text.replace(|letter: char| letter.is_control(), " ");
+        let mut headers: Vec<_> = headers
+            .map(|(name, template)| (name.to_string(), line(template.fill(value))))
+            .collect();
+        let fields: Vec<(&str, String)> =
+            self.body.iter().map(|(name, template)| (&**name, template.fill(value))).collect();
+        if self.method == HttpMethod::Get {
+            if !fields.is_empty() {
+                url.push(if url.contains('?') { '&' } else { '?' });
+                url.push_str(&form(&fields));
+            }
+            return Request { method: "GET", url, headers, body: Vec::new() };
+        }
+        let (kind, body) = match self.format {
+            BodyFormat::Json => {
+                let object: Map<String, Value> =
+                    fields.into_iter().map(|(name, text)| (name.to_owned(), text.into())).collect();
+                ("application/json", Value::Object(object).to_string())
+            }
+            BodyFormat::Form => ("application/x-www-form-urlencoded", form(&fields)),
+        };
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            headers.push(("content-type".to_owned(), kind.to_owned()));
+        }
+        Request { method: "POST", url, headers, body: body.into_bytes() }
+    }
+
+    /// What an answer means; `now` in seconds since 1970. As in EMQX: 200 has a JSON object whose
+    /// `result` is `allow`, `deny` or `ignore`; 204 allows; any other 2xx, 3xx and 4xx knows
+    /// nothing of the client. 5xx is no answer.
+    pub fn judge(&self, status: u16, body: &[u8], now: u64) -> Verdict {
+        match status {
+            204 => Verdict::Accept(Box::default()),
+            200 => match serde_json::from_slice::<Value>(body) {
+                Ok(answer) => self.answer(&answer, now),
+                Err(_) => self.failed("the service's answer is no JSON"),
+            },
+            500.. => self.failed("the service fails"),
+            _ => Verdict::Unknown,
+        }
+    }
+
+    fn answer(&self, answer: &Value, now: u64) -> Verdict {
+        match answer.get("result").and_then(Value::as_str) {
+            Some("allow") => {}
+            Some("deny") => return Verdict::Refuse("the service refuses it"),
+            Some("ignore") => return Verdict::Unknown,
+            _ => return self.failed("the service's answer has no result"),
+        }
+        let lasts = match answer.get("expire_at").map(Value::as_u64) {
+            None => None,
+            Some(Some(until)) if until <= now => {
+                return Verdict::Refuse("the service says that it has expired");
+            }
+            Some(Some(until)) => Some((until - now).saturating_mul(1000)),
+            Some(None) => return self.failed("expire_at of the service's answer is no number"),
+        };
+        let rules = match answer.get("acl").map(claims::rules).transpose() {
+            Ok(rules) => rules.map(Box::new),
+            Err(why) => return self.failed(why),
+        };
+        Verdict::Accept(Box::new(Accepted {
+            username: None,
+            exchanged: None,
+            superuser: claims::is_true(answer.get("is_superuser")),
+            lasts,
+            rules,
+            attributes: claims::attributes(answer.get("client_attrs")),
+        }))
+    }
+
+    /// There is no answer that means anything.
+    pub fn failed(&self, why: &'static str) -> Verdict {
+        match self.on_failure {
+            OnFailure::Deny => Verdict::Failed(why),
+            OnFailure::Ignore => Verdict::Unknown,
+        }
+    }
+}
+
+/// EMQX's names for the same things.
+fn known(name: &str) -> &str {
+    match name {
+        "clientid" => "client_id",
+        "peerhost" => "peer_host",
+        "peerport" => "peer_port",
+        other => other,
+    }
+}
+
+fn value(proof: &Proof, name: &str) -> Option<String> {
+    let identity = proof.identity.as_ref();
+    match (known(name), proof.peer) {
+        ("client_id", _) => Some(proof.client_id.to_string()),
+        ("username", _) => proof.username.as_ref().map(ToString::to_string),
+        ("password", _) => {
+            proof.password.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        }
+        ("peer_host", Peer::Tcp(ip, _)) => Some(ip.to_string()),
+        ("peer_port", Peer::Tcp(_, port)) => Some(port.to_string()),
+        ("listener", _) => Some(proof.listener.to_string()),
+        ("cert_common_name", _) => Some(identity?.common_name.to_string()),
+        ("cert_subject", _) => Some(identity?.subject.to_string()),
+        ("cert_alternative_name", _) => Some(identity?.alternative_name.to_string()),
+        _ => None,
+    }
+}
+
+/// `name=value&name=value`.
+fn form(fields: &[(&str, String)]) -> String {
+    let pair = |(name, text): &(&str, String)| format!("{}={}", encoded(name), encoded(text));
+    fields.iter().map(pair).collect::<Vec<_>>().join("&")
+}
+
+/// Percent-encoded, but for what RFC 3986 section 2.3 leaves.
+fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte));
+            }
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

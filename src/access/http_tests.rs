@@ -1,0 +1,89 @@
+use super::*;
+use crate::config::{Table, Text};
+
+fn table(pairs: &[(&str, &str)]) -> Table {
+    Table(pairs.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect())
+}
+
+fn section() -> config::Http {
+    config::Http { url: Text::of("http://127.0.0.1:1/auth?c=${clientid}"), ..Default::default() }
+}
+
+fn proof() -> Proof {
+    Proof {
+        client_id: "a b&c/../\"".into(),
+        username: Some("ann".into()),
+        password: Some(b"p\"w".as_slice().into()),
+        peer: Peer::Tcp([10, 0, 0, 1].into(), 7),
+        listener: "main".into(),
+        identity: None,
+    }
+}
+
+fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Accept(_) => "accepted",
+        Verdict::Refuse(why) | Verdict::Failed(why) => why,
+        Verdict::Unknown => "unknown",
+    }
+}
+
+/// What a client is called stays a value: of the query, of a form, of JSON, of a header's line.
+#[test]
+fn values_cannot_change_the_request() {
+    let body = table(&[("user", "${username}"), ("pass", "${password}"), ("ip", "${peerhost}")]);
+    let headers = table(&[("x-user", "${username}")]);
+    let json = config::Http { body: body.clone(), headers, ..section() };
+    let odd = Proof { username: Some("a\r\nx: y".into()), ..proof() };
+    let request = HttpService::new(&json).expect("it can be read").request(&odd);
+    assert_eq!(request.url, "http://127.0.0.1:1/auth?c=a%20b%26c%2F..%2F%22");
+    assert_eq!(request.headers[0], ("x-user".to_owned(), "a  x: y".to_owned()));
+    let sent: Value = serde_json::from_slice(&request.body).expect("it is JSON");
+    assert_eq!(sent, serde_json::json!({"user": "a\r\nx: y", "pass": "p\"w", "ip": "10.0.0.1"}));
+    let get = config::Http { body, method: HttpMethod::Get, ..section() };
+    let request = HttpService::new(&get).expect("it can be read").request(&proof());
+    assert!(request.url.ends_with("%22&user=ann&pass=p%22w&ip=10.0.0.1"), "{}", request.url);
+    assert!(request.body.is_empty());
+    let wrong = config::Http { body: table(&[("x", "${topic}")]), ..section() };
+    assert_eq!(HttpService::new(&wrong).expect_err("there is no topic"), "topic");
+}
+
+#[test]
+fn answers_mean_what_emqx_says() {
+    let deny = HttpService::new(&section()).expect("it can be read");
+    let ignoring = config::Http { on_failure: OnFailure::Ignore, ..section() };
+    let ignoring = HttpService::new(&ignoring).expect("it can be read");
+    for (status, body, expected) in [
+        (204, "", "accepted"),
+        (200, r#"{"result": "allow"}"#, "accepted"),
+        (200, r#"{"result": "deny"}"#, "the service refuses it"),
+        (200, r#"{"result": "ignore"}"#, "unknown"),
+        (200, r#"{"result": "allow", "expire_at": 99}"#, "the service says that it has expired"),
+        (401, "", "unknown"),
+        (302, "", "unknown"),
+    ] {
+        for service in [&deny, &ignoring] {
+            assert_eq!(word(&service.judge(status, body.as_bytes(), 100)), expected, "{body}");
+        }
+    }
+    for (status, body) in [
+        (200, ""),
+        (200, "<html>"),
+        (200, "{}"),
+        (200, r#"{"result": 1}"#),
+        (200, r#"{"result": "allow", "acl": "x"}"#),
+        (200, r#"{"result": "allow", "expire_at": "soon"}"#),
+        (503, r#"{"result": "allow"}"#),
+    ] {
+        let verdict = deny.judge(status, body.as_bytes(), 100);
+        assert!(matches!(verdict, Verdict::Failed(_)), "{body}");
+        assert!(matches!(ignoring.judge(status, body.as_bytes(), 100), Verdict::Unknown), "{body}");
+    }
+    let full = r#"{"result": "allow", "is_superuser": true, "client_attrs": {"a": "b"},
+        "expire_at": 110, "acl": [{"permission": "deny", "topic": "t"}]}"#;
+    let verdict = deny.judge(200, full.as_bytes(), 100);
+    let Verdict::Accept(accepted) = verdict else { panic!("{verdict:?}") };
+    assert_eq!((accepted.superuser, accepted.lasts), (true, Some(10_000)));
+    assert_eq!(accepted.rules.map(|rules| rules.len()), Some(1));
+    assert_eq!(accepted.attributes.len(), 1);
+}

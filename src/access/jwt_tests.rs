@@ -1,0 +1,122 @@
+use super::*;
+use crate::config::Table;
+use crate::ids::Peer;
+use jsonwebtoken::{EncodingKey, Header, encode};
+use serde_json::json;
+
+const NOW: u64 = 1_800_000_000;
+
+fn proof(token: &str) -> Proof {
+    Proof {
+        client_id: "c1".into(),
+        username: Some("ann".into()),
+        password: Some(token.as_bytes().into()),
+        peer: Peer::Unix,
+        listener: "main".into(),
+        identity: None,
+    }
+}
+
+fn section() -> config::Jwt {
+    let claims = vec![("sub".into(), "${client_id}".into())];
+    config::Jwt { secret: config::Text::of("secret"), claims: Table(claims), ..Default::default() }
+}
+
+fn token(algorithm: Algorithm, secret: &str, claims: &Value) -> String {
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    encode(&Header::new(algorithm), claims, &key).expect("it can be signed")
+}
+
+fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Accept(_) => "accepted",
+        Verdict::Refuse(why) | Verdict::Failed(why) => why,
+        Verdict::Unknown => "unknown",
+    }
+}
+
+#[test]
+fn a_token_is_as_good_as_its_signature_and_its_claims() {
+    let audience = config::Text::of("mqtt");
+    let issuer = config::Text::of("us");
+    let jwt = Jwt::new(&config::Jwt { audience, issuer, ..section() }, None).expect("a secret");
+    let good = json!({"sub": "c1", "aud": ["x", "mqtt"], "iss": "us", "exp": NOW + 10});
+    let with = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        word(&jwt.verify(&proof(&token(Algorithm::HS256, "secret", &claims)), NOW))
+    };
+    assert_eq!(with("x", json!(1)), "accepted");
+    assert_eq!(with("exp", json!(NOW)), "the token has expired");
+    assert_eq!(with("exp", json!("soon")), "a time of the token is no number");
+    assert_eq!(with("nbf", json!(NOW + 1)), "the token is not valid yet");
+    assert_eq!(with("aud", json!("mqtts")), "the token is for another audience");
+    assert_eq!(with("iss", Value::Null), "the token is of another issuer");
+    assert_eq!(with("sub", json!("c2")), "a claim of the token is not as it must be");
+    assert_eq!(with("acl", json!("x")), "the acl is neither a list of rules nor lists of topics");
+    for algorithm in HMAC {
+        let shown = proof(&token(algorithm, "secret", &good));
+        assert_eq!(word(&jwt.verify(&shown, NOW)), "accepted");
+        let forged = proof(&token(algorithm, "other", &good));
+        assert_eq!(word(&jwt.verify(&forged, NOW)), "unknown");
+    }
+    for no_token in ["", "a.b.c", "x", "eyJhbGciOiJub25lIn0.e30."] {
+        assert_eq!(word(&jwt.verify(&proof(no_token), NOW)), "unknown", "{no_token}");
+    }
+}
+
+#[test]
+fn what_a_token_grants_ends_with_it() {
+    let section = config::Jwt { username_claim: config::Text::of("name"), ..section() };
+    let jwt = Jwt::new(&section, None).expect("a secret");
+    let claims = json!({"sub": "c1", "exp": NOW + 10, "name": "bob", "is_superuser": true,
+        "acl": {"pub": ["a"]}, "client_attrs": {"group": "g"}});
+    let verdict = jwt.verify(&proof(&token(Algorithm::HS512, "secret", &claims)), NOW);
+    let Verdict::Accept(accepted) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(accepted.username.as_deref(), Some("bob"));
+    assert_eq!(accepted.lasts, Some(10_000));
+    assert!(accepted.superuser);
+    assert_eq!(accepted.rules.map(|rules| rules.len()), Some(1));
+    assert_eq!(&*accepted.attributes[0].1, "g");
+}
+
+/// A public key is no shared secret: a token that is signed with its text is no token.
+#[test]
+fn a_public_key_takes_no_other_kind_of_signature() {
+    let pem = include_str!("../../tests/keys/ec-public.pem");
+    let jwt = Jwt::new(&section(), Some(pem)).expect("a key");
+    let claims = json!({"sub": "c1"});
+    let confused = token(Algorithm::HS256, pem, &claims);
+    assert_eq!(word(&jwt.verify(&proof(&confused), NOW)), "unknown");
+    let private = include_bytes!("../../tests/keys/ec-private.pem");
+    let key = EncodingKey::from_ec_pem(private).expect("a key");
+    let signed = encode(&Header::new(Algorithm::ES256), &claims, &key).expect("it can be signed");
+    assert_eq!(word(&jwt.verify(&proof(&signed), NOW)), "accepted");
+    assert!(Jwt::new(&section(), Some("nonsense")).is_err());
+}
+
+#[test]
+fn rsa_and_ed25519_keys_are_taken() {
+    let cases: [(&str, &[u8], &[Algorithm]); 2] = [
+        (
+            include_str!("../../tests/keys/rsa-public.pem"),
+            include_bytes!("../../tests/keys/rsa-private.pem"),
+            &RSA,
+        ),
+        (
+            include_str!("../../tests/keys/ed-public.pem"),
+            include_bytes!("../../tests/keys/ed-private.pem"),
+            &ED,
+        ),
+    ];
+    for (public, private, algorithms) in cases {
+        let jwt = Jwt::new(&section(), Some(public)).expect("a key");
+        let key = EncodingKey::from_rsa_pem(private).or_else(|_| EncodingKey::from_ed_pem(private));
+        let key = key.expect("a key");
+        for &algorithm in algorithms {
+            let header = Header::new(algorithm);
+            let signed = encode(&header, &json!({"sub": "c1"}), &key).expect("it can be signed");
+            assert_eq!(word(&jwt.verify(&proof(&signed), NOW)), "accepted", "{algorithm:?}");
+        }
+    }
+}

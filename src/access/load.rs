@@ -1,0 +1,188 @@
+//! [`Access`] from the configuration, with the files that it names.
+
+use super::Access;
+use super::acl_file;
+use super::chain::Method;
+use super::http::{self, HttpService};
+use super::jwt::Jwt;
+use super::password::PasswordFile;
+use super::rule::{RuleSet, Written};
+use super::scram::ScramFile;
+use super::yaml_rules::compile;
+use crate::config::{self, Config, Get, NoMatch};
+use std::io::{self, Read};
+use std::sync::Arc;
+
+/// Largest file that is read, bytes.
+const MAX_FILE: u64 = 64 << 20;
+/// Decisions that a shard remembers unless it is told otherwise.
+const CACHE: u32 = 16_384;
+/// Most problems of one file that are told.
+const MAX_TOLD: usize = 50;
+
+/// Reads a file of a path.
+pub type ReadFile<'a> = &'a dyn Fn(&str) -> io::Result<String>;
+
+/// Reads a file of this host, if it is not too large.
+///
+/// # Errors
+/// Those of reading; when it is no text, or larger than 64 MiB.
+pub fn read_file(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(io::Error::other("the file has more than 64 MiB"));
+    }
+    Ok(text)
+}
+
+/// What the configuration says.
+///
+/// # Errors
+/// Every problem of a file: `file:line: what`.
+pub fn load(config: &Config, read: ReadFile<'_>) -> Result<Access, Vec<String>> {
+    let access = &config.access;
+    let mut loader = Loader { read, problems: Vec::new() };
+    let mut methods = Vec::new();
+    for (position, method) in access.authentication.iter().enumerate() {
+        methods.extend(loader.method(position, method));
+    }
+    let mut rules = RuleSet::default();
+    for (position, source) in access.authorization.iter().enumerate() {
+        loader.rules(position, source, &mut rules);
+    }
+    if !loader.problems.is_empty() {
+        return Err(loader.problems);
+    }
+    let entries = access.cache.entries.get().unwrap_or(CACHE) as usize;
+    let authorizes = !access.authorization.is_empty();
+    Ok(Access {
+        methods,
+        rules,
+        authorizes,
+        no_match_allows: access.no_match == NoMatch::Allow,
+        on_deny: access.on_deny,
+        cache_entries: entries,
+    })
+}
+
+struct Loader<'a> {
+    read: ReadFile<'a>,
+    problems: Vec<String>,
+}
+
+impl Loader<'_> {
+    fn method(&mut self, position: usize, method: &config::Authentication) -> Option<Method> {
+        let key = format!("access.authentication.{position}");
+        if let Some(certificate) = &*method.certificate {
+            return Some(Method::Certificate(certificate.username));
+        }
+        if let Some(file) = &*method.password_file {
+            let text = self.text(&format!("{key}.password_file.path"), &file.path)?;
+            let parsed = PasswordFile::parse(&text);
+            return self.lines(&file.path, parsed).map(Method::PasswordFile);
+        }
+        if let Some(section) = &*method.http {
+            return match HttpService::new(section) {
+                Ok(service) => Some(Method::Http(Arc::new(service))),
+                Err(name) => {
+                    let there = http::PLACEHOLDERS.join(", ");
+                    let what = format!("there is no placeholder ${{{name}}}; there are {there}");
+                    self.problems.push(format!("{key}.http: {what}"));
+                    None
+                }
+            };
+        }
+        if let Some(section) = &*method.jwt {
+            let key = format!("{key}.jwt.public_key");
+            let path = &section.public_key;
+            let pem = if path.is_empty() { None } else { Some(self.text(&key, path)?) };
+            return match Jwt::new(section, pem.as_deref()) {
+                Ok(jwt) => Some(Method::Jwt(Box::new(jwt))),
+                Err(why) => {
+                    self.problems.push(format!("{key}: {path}: {why}"));
+                    None
+                }
+            };
+        }
+        let file = method.scram.as_ref()?; // one of them is there: the configuration was checked
+        let text = self.text(&format!("{key}.scram.path"), &file.path)?;
+        let parsed = ScramFile::parse(&text);
+        self.lines(&file.path, parsed).map(Method::Scram)
+    }
+
+    fn rules(&mut self, position: usize, source: &config::Authorization, set: &mut RuleSet) {
+        let key = format!("access.authorization.{position}");
+        if let Some(file) = &*source.acl_file {
+            let Some(text) = self.text(&format!("{key}.acl_file.path"), &file.path) else { return };
+            let number = set.add_source(&file.path);
+            let parsed = acl_file::parse(&text, number);
+            let rules = self.lines(&file.path, parsed);
+            rules.into_iter().flatten().for_each(|rule| set.push(rule));
+        }
+        let Some(rules) = &*source.rules else { return };
+        if rules.path.is_empty() {
+            let number = set.add_source(&format!("{key}.rules.list"));
+            let lines = rules.list.iter().enumerate().map(|(at, rule)| (at as u32 + 1, rule));
+            self.compile(&format!("{key}.rules.list"), number, lines, set);
+            return;
+        }
+        let key = format!("{key}.rules.path");
+        let Some(text) = self.text(&key, &rules.path) else { return };
+        match config::rules_file(&rules.path, text) {
+            Ok(read) => {
+                let number = set.add_source(&rules.path);
+                let lines = read.iter().map(|(line, rule)| (*line as u32, rule));
+                self.compile(&rules.path, number, lines, set);
+            }
+            Err(problems) => self.tell(problems.0.iter().map(ToString::to_string)),
+        }
+    }
+
+    fn compile<'r>(
+        &mut self,
+        name: &str,
+        source: u16,
+        lines: impl Iterator<Item = (u32, &'r config::AccessRule)>,
+        set: &mut RuleSet,
+    ) {
+        for (line, rule) in lines {
+            match compile(rule, Written { source, line }) {
+                Ok(rule) => set.push(rule),
+                Err(why) if self.problems.len() < MAX_TOLD => {
+                    self.problems.push(format!("{name}:{line}: {why}"));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn text(&mut self, key: &str, path: &str) -> Option<String> {
+        match (self.read)(path) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                self.problems.push(format!("{key}: cannot read {path}: {error}"));
+                None
+            }
+        }
+    }
+
+    fn lines<T>(&mut self, path: &str, parsed: Result<T, Vec<(usize, String)>>) -> Option<T> {
+        match parsed {
+            Ok(parsed) => Some(parsed),
+            Err(lines) => {
+                self.tell(lines.into_iter().map(|(line, why)| format!("{path}:{line}: {why}")));
+                None
+            }
+        }
+    }
+
+    fn tell(&mut self, problems: impl Iterator<Item = String>) {
+        let mut problems = problems;
+        self.problems.extend(problems.by_ref().take(MAX_TOLD));
+        let more = problems.count();
+        if more > 0 {
+            self.problems.push(format!("and {more} more"));
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Texts with placeholders, and what they match: user names with `*`, topic filters with
+//! `${client_id}`. Owns how they are read; what they are matched with is given.
+
+use super::Who;
+
+/// A text in which `*` stands for any text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Glob {
+    text: Box<str>,
+    /// A `*` is a letter like others.
+    literal: bool,
+}
+
+impl Glob {
+    /// From its notation.
+    pub fn new(text: &str) -> Glob {
+        Glob { text: text.into(), literal: !text.contains('*') }
+    }
+
+    /// Which matches only this text, whatever is in it.
+    pub fn literal(text: &str) -> Glob {
+        Glob { text: text.into(), literal: true }
+    }
+
+    /// The text, when it matches only itself.
+    pub fn exact(&self) -> Option<&str> {
+        self.literal.then_some(&*self.text)
+    }
+
+    /// Whether it matches. Linear in both texts but for going back to the last `*`.
+    pub fn matches(&self, text: &str) -> bool {
+        let parts = self.text.split_once('*').filter(|_| !self.literal);
+        let Some((head, rest)) = parts else { return *self.text == *text };
+        let Some(mut text) = text.strip_prefix(head) else { return false };
+        let (middle, tail) = rest.rsplit_once('*').unwrap_or(("", rest));
+        for part in middle.split('*').filter(|part| !part.is_empty()) {
+            match text.find(part) {
+                Some(at) => text = text.get(at + part.len()..).unwrap_or_default(),
+                None => return false,
+            }
+        }
+        text.ends_with(tail)
+    }
+}
+
+/// A part of a text with placeholders.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Piece {
+    Text(Box<str>),
+    ClientId,
+    Username,
+    Attribute(Box<str>),
+}
+
+impl Piece {
+    /// What stands for it; `None` when the client has no such thing, or when it would change the
+    /// topic's structure or could be mistaken for another client's: empty, or with `/`, `+`, `#`.
+    fn value<'a>(&'a self, who: &'a Who<'_>) -> Option<&'a str> {
+        let value = match self {
+            Piece::Text(text) => return Some(text),
+            Piece::ClientId => who.client_id,
+            Piece::Username => who.grant.username.as_deref()?,
+            Piece::Attribute(name) => {
+                let named = |(known, _): &&(Box<str>, Box<str>)| known == name;
+                &who.grant.attributes.iter().find(named)?.1
+            }
+        };
+        (!value.is_empty() && !value.contains(['/', '+', '#'])).then_some(value)
+    }
+}
+
+/// One level of a pattern.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Level {
+    Text(Box<str>),
+    Plus,
+    Hash,
+    Pieces(Box<[Piece]>),
+}
+
+impl Level {
+    /// Whether it is this text, once placeholders are filled in.
+    fn is(&self, text: &str, who: &Who<'_>) -> bool {
+        match self {
+            Level::Text(own) => **own == *text,
+            Level::Pieces(pieces) => {
+                let mut rest = Some(text);
+                for piece in pieces {
+                    rest =
+                        rest.zip(piece.value(who)).and_then(|(rest, own)| rest.strip_prefix(own));
+                }
+                rest == Some("")
+            }
+            Level::Plus | Level::Hash => false,
+        }
+    }
+}
+
+/// How placeholders are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notation {
+    /// `${client_id}`, `${username}`, `${attribute.NAME}`; EMQX's `${clientid}`,
+    /// `${client_attrs.NAME}` too.
+    Braces,
+    /// Mosquitto's `%c` and `%u`.
+    Percent,
+    /// None.
+    Plain,
+}
+
+/// A topic filter with placeholders.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicPattern {
+    levels: Box<[Level]>,
+    /// Only the filter itself is meant, not what it matches.
+    literal: bool,
+}
+
+/// Why a text is no pattern.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NoPattern(pub String);
+
+impl TopicPattern {
+    /// From its notation; `eq ` before it means the filter itself.
+    ///
+    /// # Errors
+    /// When it is no topic filter, or has a placeholder that there is not.
+    pub fn new(text: &str, notation: Notation) -> Result<TopicPattern, NoPattern> {
+        let literal = notation != Notation::Percent && text.starts_with("eq ");
+        let text = if literal { text.get(3..).unwrap_or_default().trim_start() } else { text };
+        if !crate::topic::valid_filter(text) {
+            return Err(NoPattern(format!("`{text}` is no topic filter")));
+        }
+        let level = |text: &str| match text {
+            "+" => Ok(Level::Plus),
+            "#" => Ok(Level::Hash),
+            text => pieces(text, notation).map(|pieces| match &*pieces {
+                [] => Level::Text("".into()),
+                [Piece::Text(text)] => Level::Text(text.clone()),
+                _ => Level::Pieces(pieces),
+            }),
+        };
+        let levels: Result<Box<[Level]>, NoPattern> = text.split('/').map(level).collect();
+        Ok(TopicPattern { levels: levels?, literal })
+    }
+
+    /// Bytes of memory, about.
+    pub fn size(&self) -> usize {
+        let level = |level: &Level| match level {
+            Level::Text(text) => text.len(),
+            Level::Pieces(pieces) => pieces.len() * size_of::<Piece>(),
+            Level::Plus | Level::Hash => 0,
+        };
+        self.levels.len() * size_of::<Level>() + self.levels.iter().map(level).sum::<usize>()
+    }
+
+    /// Whether it matches a topic name (MQTT 5.0 section 4.7).
+    pub fn matches(&self, name: &str, who: &Who<'_>) -> bool {
+        let wild = matches!(self.levels.first(), Some(Level::Plus | Level::Hash));
+        if name.starts_with('$') && wild && !self.literal {
+            return false; // [MQTT-4.7.2-1]
+        }
+        if self.literal {
+            return self.is_filter(name, who);
+        }
+        let mut parts = name.split('/');
+        let mut levels = self.levels.iter();
+        loop {
+            match (levels.next(), parts.next()) {
+                // Also at the parent level: `a/#` matches `a`.
+                (Some(Level::Hash), _) => return true,
+                (None, None) => return true,
+                (None, Some(_)) | (Some(_), None) => return false,
+                (Some(Level::Plus), Some(_)) => {}
+                (Some(level), Some(part)) => {
+                    if !level.is(part, who) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether everything that `filter` matches is matched: a client that may have this may have
+    /// that.
+    pub fn covers(&self, filter: &str, who: &Who<'_>) -> bool {
+        if self.literal {
+            return self.is_filter(filter, who);
+        }
+        if self.starts_wild() && filter.starts_with('$') {
+            return false;
+        }
+        let mut parts = filter.split('/');
+        let mut levels = self.levels.iter();
+        loop {
+            match (levels.next(), parts.next()) {
+                (Some(Level::Hash), _) => return true,
+                (None, None) => return true,
+                (None, Some(_)) | (Some(_), None) => return false,
+                (Some(_), Some("#")) => return false,
+                (Some(Level::Plus), Some(_)) => {}
+                (Some(level), Some(part)) => {
+                    if part == "+" || !level.is(part, who) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether there can be a topic name that both match.
+    pub fn overlaps(&self, filter: &str, who: &Who<'_>) -> bool {
+        if self.literal {
+            return self.is_filter(filter, who);
+        }
+        let theirs_wild = filter.starts_with(['+', '#']);
+        if self.starts_wild() && filter.starts_with('$') || theirs_wild && self.starts_dollar(who) {
+            return false;
+        }
+        let mut parts = filter.split('/');
+        let mut levels = self.levels.iter();
+        loop {
+            match (levels.next(), parts.next()) {
+                (Some(Level::Hash), _) | (_, Some("#")) => return true,
+                (None, None) => return true,
+                (None, Some(_)) | (Some(_), None) => return false,
+                (Some(Level::Plus), Some(_)) | (Some(_), Some("+")) => {}
+                (Some(level), Some(part)) => {
+                    if !level.is(part, who) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    fn starts_wild(&self) -> bool {
+        matches!(self.levels.first(), Some(Level::Plus | Level::Hash))
+    }
+
+    fn starts_dollar(&self, who: &Who<'_>) -> bool {
+        match self.levels.first() {
+            Some(Level::Text(text)) => text.starts_with('$'),
+            Some(Level::Pieces(pieces)) => {
+                let first = pieces.first().and_then(|piece| piece.value(who));
+                first.is_some_and(|text| text.starts_with('$'))
+            }
+            _ => false,
+        }
+    }
+
+    fn is_filter(&self, filter: &str, who: &Who<'_>) -> bool {
+        let mut parts = filter.split('/');
+        let same = self.levels.iter().all(|level| match (level, parts.next()) {
+            (Level::Plus, part) => part == Some("+"),
+            (Level::Hash, part) => part == Some("#"),
+            (level, Some(part)) => level.is(part, who),
+            (_, None) => false,
+        });
+        same && parts.next().is_none()
+    }
+}
+
+fn pieces(text: &str, notation: Notation) -> Result<Box<[Piece]>, NoPattern> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    let marker = match notation {
+        Notation::Braces => "${",
+        Notation::Percent => "%",
+        Notation::Plain => "\0",
+    };
+    while let Some((before, after)) = rest.split_once(marker) {
+        let (piece, after) = match notation {
+            Notation::Percent => match after.chars().next() {
+                Some('c') => (Piece::ClientId, after.get(1..).unwrap_or_default()),
+                Some('u') => (Piece::Username, after.get(1..).unwrap_or_default()),
+                _ => (Piece::Text("%".into()), after),
+            },
+            _ => {
+                let Some((name, after)) = after.split_once('}') else {
+                    return Err(NoPattern(format!("`{text}` has a ${{ without }}")));
+                };
+                (placeholder(name)?, after)
+            }
+        };
+        if !before.is_empty() {
+            pieces.push(Piece::Text(before.into()));
+        }
+        pieces.push(piece);
+        rest = after;
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Text(rest.into()));
+    }
+    // Neighbouring texts are one, so that a level without placeholders is a plain text.
+    let texts = pieces.iter().all(|piece| matches!(piece, Piece::Text(_)));
+    if texts && pieces.len() > 1 {
+        return Ok([Piece::Text(text.into())].into());
+    }
+    Ok(pieces.into())
+}
+
+fn placeholder(name: &str) -> Result<Piece, NoPattern> {
+    let attribute = name.strip_prefix("attribute.").or_else(|| name.strip_prefix("client_attrs."));
+    match (name, attribute) {
+        ("client_id" | "clientid", _) => Ok(Piece::ClientId),
+        ("username", _) => Ok(Piece::Username),
+        (_, Some(name)) if !name.is_empty() => Ok(Piece::Attribute(name.into())),
+        _ => Err(NoPattern(format!("there is no placeholder ${{{name}}}"))),
+    }
+}
+
+#[cfg(test)]
+#[path = "pattern_tests.rs"]
+mod tests;

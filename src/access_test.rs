@@ -1,0 +1,121 @@
+//! `ringmq access test`: what the rules say of a client, and which rule says so.
+
+use std::net::IpAddr;
+
+use clap::{Args, ValueEnum};
+use ringmq::access::load::{load, read_file};
+use ringmq::access::{Access, Decision, Deed, Grant, Who, own};
+use ringmq::config::Config;
+use ringmq::ids::Peer;
+use ringmq::topic;
+
+use crate::arguments::Given;
+
+/// Who wants to do what.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct Tested {
+    #[command(flatten)]
+    pub given: Given,
+    /// ClientId.
+    #[arg(long, value_name = "CLIENT_ID")]
+    pub client: String,
+    /// User name; left out: an anonymous client.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Listener that it came in by; left out: the first.
+    #[arg(long, value_name = "NAME")]
+    pub listener: Option<String>,
+    /// Address that it came from.
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<IpAddr>,
+    /// Common name of its certificate.
+    #[arg(long, value_name = "NAME")]
+    pub certificate: Option<String>,
+    /// An attribute that authentication gave it.
+    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute)]
+    pub attributes: Vec<(String, String)>,
+    /// QoS of the message or the subscription.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub qos: u8,
+    /// The message is retained.
+    #[arg(long)]
+    pub retain: bool,
+    /// What it wants.
+    #[arg(value_enum)]
+    pub deed: Wish,
+    /// Topic name, or topic filter, as the client calls it.
+    pub topic: String,
+}
+
+/// What a client wants.
+#[derive(Clone, Copy, ValueEnum, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// To publish.
+    Publish,
+    /// To subscribe.
+    Subscribe,
+}
+
+fn attribute(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Whether it may, and the sentence that says so.
+///
+/// # Errors
+/// Every problem of the files.
+pub fn run(tested: &Tested, config: &Config) -> Result<(bool, String), Vec<String>> {
+    let access = load(config, &read_file)?;
+    let valid = match tested.deed {
+        Wish::Publish => topic::valid_name(&tested.topic),
+        Wish::Subscribe => topic::parse_share(&tested.topic)
+            .map_or(topic::valid_filter(&tested.topic), |s| s.is_ok()),
+    };
+    if !valid {
+        return Err(vec![format!("`{}` is no topic for that", tested.topic)]);
+    }
+    let mut grant = Grant::named(tested.user.as_deref());
+    if let Some(address) = tested.address {
+        grant.peer = Peer::Tcp(address, 0);
+    }
+    grant.certificate = tested.certificate.as_deref().unwrap_or_default().into();
+    let attributes = tested.attributes.iter();
+    grant.attributes =
+        attributes.map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
+    let first = config.listeners.first().map_or("", |listener| &listener.name);
+    let listener = tested.listener.as_deref().unwrap_or(first);
+    let who = Who { client_id: &tested.client, grant: &grant, listener };
+    Ok(judge(tested, &access, &who))
+}
+
+fn judge(tested: &Tested, access: &Access, who: &Who<'_>) -> (bool, String) {
+    let (deed, inner) = match tested.deed {
+        Wish::Publish => {
+            if let Decision::Deny(denied) = own::publish(&tested.topic, &tested.topic) {
+                return (false, format!("denied: {}\n", denied.what));
+            }
+            (Deed::Publish { qos: tested.qos, retain: tested.retain }, &*tested.topic)
+        }
+        Wish::Subscribe => {
+            let share = topic::parse_share(&tested.topic).and_then(Result::ok);
+            let inner = share.map_or(&*tested.topic, |share| share.filter);
+            (Deed::Subscribe { qos: tested.qos }, inner)
+        }
+    };
+    match access.explain(who, deed, inner).0 {
+        Some(ruling) => {
+            let word = if ruling.allow { "allowed" } else { "denied" };
+            (ruling.allow, format!("{word} by {}\n", access.rules.place(ruling.written)))
+        }
+        None if access.default_for(who.grant) => {
+            let why = if access.authorizes {
+                "no rule matches, and access.no_match is allow"
+            } else {
+                "access.authorization has no rules"
+            };
+            (true, format!("allowed: {why}\n"))
+        }
+        None => (false, "denied: no rule matches\n".to_owned()),
+    }
+}

@@ -1,0 +1,99 @@
+//! Threads that work out what a shard must not wait for: hashes of passwords, signatures.
+//!
+//! A shard's question goes into a bounded queue and its answer comes back as a command of its core.
+//! The threads run at the lowest priority: while a core is busy with its clients they get next to
+//! nothing of it, so that a flood of wrong passwords slows down other logins and nothing else.
+
+use super::core::Command;
+use super::services;
+use crate::access::{Verdict, Work};
+use crate::ids::ShardId;
+use crate::limits::ADMISSIONS;
+use crate::ring::Doorbell;
+use crate::shard::Question;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+/// Most threads for hashing.
+const MOST_THREADS: usize = 4;
+
+/// A question, and whose it is.
+pub(super) struct Job {
+    pub shard: ShardId,
+    pub question: Box<Question>,
+}
+
+/// Where a core's questions go.
+#[derive(Clone)]
+pub(super) struct Helpers {
+    hash: Sender<Job>,
+    services: Sender<Job>,
+}
+
+/// The other end, until the threads are started.
+pub(super) struct Queue {
+    hash: Receiver<Job>,
+    services: Receiver<Job>,
+}
+
+/// What a core is told by.
+#[derive(Clone)]
+pub(super) struct Home {
+    pub commands: Sender<Command>,
+    pub doorbell: Doorbell,
+}
+
+/// The queue between so many shards and their helpers. It has room for all that they may ask.
+pub(super) fn queue(shards: usize) -> (Helpers, Queue) {
+    let (hash, to_hash) = bounded(shards * ADMISSIONS);
+    let (services, to_ask) = bounded(shards * ADMISSIONS);
+    (Helpers { hash, services }, Queue { hash: to_hash, services: to_ask })
+}
+
+impl Helpers {
+    /// Hands a question over. One that finds no room is never answered: its client gives up.
+    pub(super) fn ask(&self, shard: ShardId, question: Box<Question>) {
+        let queue = match question.work {
+            Work::Hash => &self.hash,
+            Work::Service => &self.services,
+        };
+        let _ = queue.try_send(Job { shard, question });
+    }
+}
+
+impl Queue {
+    /// Starts the threads, which end with the last [`Helpers`]. `homes`: the cores, by shard.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(super) fn start(self, homes: Vec<Home>) -> std::io::Result<()> {
+        for number in 0..homes.len().clamp(1, MOST_THREADS) {
+            let (jobs, homes) = (self.hash.clone(), homes.clone());
+            let name = format!("ringmq-hash-{number}");
+            std::thread::Builder::new().name(name).spawn(move || hash(&jobs, &homes))?;
+        }
+        services::start(self.services, homes)
+    }
+}
+
+/// Gives a verdict to the shard that asked.
+pub(super) fn reply(homes: &[Home], job: Job, verdict: Verdict) {
+    if let Some(home) = homes.get(usize::from(job.shard.0)) {
+        let answer = Command::Answer(job.question.socket, job.question.ticket, verdict);
+        // A core that has ended needs no answers.
+        let _ = home.commands.send(answer);
+        home.doorbell.ring();
+    }
+}
+
+fn hash(jobs: &Receiver<Job>, homes: &[Home]) {
+    // Of this thread alone, on Linux. Not being allowed only means that it competes.
+    let _ = rustix::process::setpriority_process(None, 19);
+    while let Ok(job) = jobs.recv() {
+        let question = &job.question;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let verdict = question.access.work_out(question.method, &question.proof, now);
+        reply(homes, job, verdict);
+    }
+}

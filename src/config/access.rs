@@ -1,0 +1,353 @@
+//! The sections of `access:`: how clients prove who they are, and what they may do. As in
+//! `sections`, the doc comment of a field is its meaning in the reference. Owns no behaviour.
+//!
+//! Each element of the two lists has exactly one key, which says what it is; `check` says so when
+//! it has none or several.
+
+use schemars::JsonSchema;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, IntoDeserializer, MapAccess};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::notation::SECOND;
+use super::quantity::{Count, Time, Unit};
+use super::sections::{Auto, choice, section};
+use super::value::{self, List, Maybe, Or, Section, Table, Text, Texts};
+
+/// Most elements of a chain.
+pub const MAX_CHAIN: usize = 8;
+/// Most rules of one list.
+pub const MAX_RULES: usize = 100_000;
+/// Longest path or URL in the file.
+const PATH: usize = 4096;
+
+/// What the cache's size counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decisions {}
+
+impl Unit for Decisions {
+    const NAME: &'static str = "decisions";
+}
+
+/// What retries count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attempts {}
+
+impl Unit for Attempts {
+    const NAME: &'static str = "attempts";
+}
+
+/// What the HTTP pool counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Requests {}
+
+impl Unit for Requests {
+    const NAME: &'static str = "requests";
+}
+
+choice! {
+    /// What a client without version 5 sees when it may not publish.
+    OnDeny {
+        /// The message is acknowledged, dropped and counted, as the protocol has no refusal.
+        Ignore,
+        /// The connection ends.
+        Disconnect,
+    }
+}
+
+choice! {
+    /// What applies when no rule says anything.
+    NoMatch {
+        /// Nothing is allowed that no rule allows.
+        Deny,
+        /// All is allowed that no rule denies.
+        Allow,
+    }
+}
+
+choice! {
+    /// Where in CONNECT a token stands.
+    TokenFrom {
+        /// In the password.
+        Password,
+        /// In the user name.
+        Username,
+    }
+}
+
+choice! {
+    /// Which part of a client certificate is the user name.
+    CertificateName {
+        /// The subject's common name.
+        Cn,
+        /// The first subject alternative name.
+        San,
+        /// The whole subject.
+        Dn,
+    }
+}
+
+choice! {
+    /// What happens when a service cannot be asked.
+    OnFailure {
+        /// The client is refused.
+        Deny,
+        /// The next element of the chain is asked.
+        Ignore,
+    }
+}
+
+choice! {
+    /// How a service is asked.
+    HttpMethod {
+        /// Parameters in the URL.
+        Get,
+        /// Parameters in a body.
+        Post,
+    }
+}
+
+choice! {
+    /// How parameters of a POST are written.
+    BodyFormat {
+        /// A JSON object.
+        Json,
+        /// As an HTML form.
+        Form,
+    }
+}
+
+choice! {
+    /// What a rule is about.
+    Deeds {
+        /// Publishing.
+        Publish,
+        /// Subscribing.
+        Subscribe,
+        /// Both.
+        All,
+    }
+}
+
+section! {
+    /// Who may connect, publish and subscribe.
+    Access {
+        /// How clients prove who they are: each element is asked in turn, and the first one that
+        /// knows the client decides. When none does, a client without user name is let in where
+        /// its listener allows anonymous clients; everybody else is refused. Empty: user names are
+        /// not checked, and only listeners that allow anonymous clients let anybody in.
+        authentication: List<Authentication, MAX_CHAIN> = List(Vec::new()),
+        /// What clients may do: each element is asked in turn, and the first rule that matches
+        /// decides. Empty: all may do everything.
+        authorization: List<Authorization, MAX_CHAIN> = List(Vec::new()),
+        /// What applies when no rule matches, once authorization has an element.
+        no_match: NoMatch = NoMatch::Deny,
+        /// What an MQTT 3 client sees that publishes where it may not; an MQTT 5 client gets 0x87
+        /// in the acknowledgement.
+        on_deny: OnDeny = OnDeny::Ignore,
+        /// Decisions that are remembered.
+        cache: AccessCache = AccessCache::default(),
+    }
+}
+
+section! {
+    /// Decisions that are remembered.
+    #[schemars(extend("x-later" = ["ttl"]))]
+    AccessCache {
+        /// Decisions about topics that one core remembers, 32 bytes each; a power of two. auto:
+        /// 16384. They are forgotten when the client connects again, and when rules change.
+        entries: Or<Auto, Count<u32, Decisions, 64, { 1 << 24 }>> = Or::NONE,
+    }
+}
+
+section! {
+    /// One way to prove who one is; exactly one key.
+    #[schemars(extend("x-later" = ["redis", "postgres"]))]
+    Authentication {
+        /// Users and hashes of their passwords in a file, as mosquitto_passwd and `ringmq passwd`
+        /// write it. Unknown users are left to the next element.
+        password_file: Maybe<PasswordFile> = Maybe(None),
+        /// The client certificate that TLS has verified.
+        certificate: Maybe<Certificate> = Maybe(None),
+        /// A JSON Web Token. What is no token is left to the next element.
+        jwt: Maybe<Jwt> = Maybe(None),
+        /// A service that is asked over HTTP, with the requests and answers that EMQX's users know.
+        http: Maybe<Http> = Maybe(None),
+        /// MQTT 5 enhanced authentication with SCRAM-SHA-256 and SCRAM-SHA-512.
+        scram: Maybe<Scram> = Maybe(None),
+    }
+}
+
+section! {
+    /// Users and hashes of their passwords in a file.
+    PasswordFile {
+        /// Lines `user:hash`: $6$ (SHA-512), $7$ (PBKDF2) or $argon2id$. Read again on reload.
+        path: Text<0, PATH> = Text::of(""),
+    }
+}
+
+section! {
+    /// The client certificate that TLS has verified.
+    Certificate {
+        /// What becomes the user name.
+        username: CertificateName = CertificateName::Cn,
+    }
+}
+
+section! {
+    /// A JSON Web Token.
+    #[schemars(extend("x-later" = ["jwks", "refresh"]))]
+    Jwt {
+        /// Where in CONNECT it stands.
+        from: TokenFrom = TokenFrom::Password,
+        /// Shared secret for HS256, HS384 and HS512.
+        #[schemars(extend("x-secret" = true))]
+        secret: Text<0, PATH> = Text::of(""),
+        /// File of a public key in PEM: RS, PS, ES and EdDSA.
+        public_key: Text<0, PATH> = Text::of(""),
+        /// Audience that the token must name; empty for any.
+        audience: Text<0, 1024> = Text::of(""),
+        /// Issuer that the token must name; empty for any.
+        issuer: Text<0, 1024> = Text::of(""),
+        /// Claims that the token must have, with their values, which may use ${client_id} and
+        /// ${username}.
+        claims: Table = Table::default(),
+        /// Claim that becomes the user name; empty: that of CONNECT stays.
+        username_claim: Text<0, 256> = Text::of(""),
+        /// Claim with what the client may do, in EMQX's form; empty for none.
+        acl_claim: Text<0, 256> = Text::of("acl"),
+        /// Clocks may differ by so much.
+        leeway: Time<0, { 3600 * SECOND }> = Time::of(0),
+    }
+}
+
+section! {
+    /// A service that is asked over HTTP.
+    Http {
+        /// How it is asked.
+        method: HttpMethod = HttpMethod::Post,
+        /// Where; may use ${client_id}, ${username}, ${password}, ${peer_host}, ${peer_port},
+        /// ${listener}, ${cert_common_name}, ${cert_subject} and ${cert_alternative_name}.
+        url: Text<0, PATH> = Text::of(""),
+        /// Headers; their values may use placeholders.
+        headers: Table = Table::default(),
+        /// Parameters: placeholders in the values are filled in.
+        body: Table = Table::default(),
+        /// How they are written.
+        format: BodyFormat = BodyFormat::Json,
+        /// Longest time for an answer, all attempts together.
+        timeout: Time<{ SECOND / 100 }, { 60 * SECOND }> = Time::of(5 * SECOND),
+        /// Further attempts when the service cannot be reached or says 5xx.
+        retries: Count<u32, Attempts, 0, 10> = Count::of(1),
+        /// Requests under way at a time.
+        pool: Count<u32, Requests, 1, 1024> = Count::of(64),
+        /// What happens when there is no answer.
+        on_failure: OnFailure = OnFailure::Deny,
+    }
+}
+
+section! {
+    /// Enhanced authentication with SCRAM.
+    Scram {
+        /// Lines `user:keys`, as `ringmq passwd -H scram` writes them. Read again on reload.
+        path: Text<0, PATH> = Text::of(""),
+    }
+}
+
+section! {
+    /// One source of rules; exactly one key.
+    #[schemars(extend("x-later" = ["http", "redis", "postgres"]))]
+    Authorization {
+        /// Mosquitto's acl_file.
+        acl_file: Maybe<AclFile> = Maybe(None),
+        /// Rules in YAML, here or in a file.
+        rules: Maybe<Rules> = Maybe(None),
+    }
+}
+
+section! {
+    /// Mosquitto's acl_file: user, topic and pattern lines.
+    AclFile {
+        /// The file. Read again on reload.
+        path: Text<0, PATH> = Text::of(""),
+    }
+}
+
+section! {
+    /// Rules; the first that matches decides.
+    Rules {
+        /// A file with the list; empty: the list is here. Read again on reload.
+        path: Text<0, PATH> = Text::of(""),
+        /// The rules.
+        list: List<AccessRule, MAX_RULES> = List(Vec::new()),
+    }
+}
+
+section! {
+    /// One rule: allow or deny, who, and topics.
+    AccessRule {
+        /// It allows this.
+        allow: Maybe<Deeds> = Maybe(None),
+        /// It denies this.
+        deny: Maybe<Deeds> = Maybe(None),
+        /// User names it is about; * stands for any text. Left out: everybody.
+        user: Texts = Texts::default(),
+        /// ClientIds it is about; * stands for any text.
+        client_id: Texts = Texts::default(),
+        /// Addresses it is about, such as 10.0.0.0/8.
+        address: Texts = Texts::default(),
+        /// Names of listeners it is about.
+        listener: Texts = Texts::default(),
+        /// Subjects' common names of client certificates it is about; * stands for any text.
+        certificate: Texts = Texts::default(),
+        /// Attributes that authentication has given the client, with their values.
+        attributes: Table = Table::default(),
+        /// QoS levels it is about, such as [0, 1]; left out: any.
+        qos: Texts = Texts::default(),
+        /// It is about retained messages only, or about others only; left out: any.
+        retain: Maybe<bool> = Maybe(None),
+        /// Topic filters, which may use ${client_id}, ${username} and ${attribute.NAME} as whole
+        /// levels or parts of them. "eq a/+" means the filter a/+ itself and nothing it matches.
+        topics: Texts = Texts::default(),
+    }
+}
+
+/// What is wrong with a rule: the key below it (with its dot, or empty), what, and what to do.
+pub type RuleProblem = (&'static str, String, &'static str);
+
+impl AccessRule {
+    /// Whether its keys say something that can be obeyed.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn check(&self) -> Result<(), RuleProblem> {
+        let fix = "write one of them: publish, subscribe or all";
+        match (*self.allow, *self.deny) {
+            (None, None) => {
+                return Err(("", "the rule neither allows nor denies".to_owned(), fix));
+            }
+            (Some(_), Some(_)) => {
+                return Err((".deny", "the rule allows and denies".to_owned(), fix));
+            }
+            _ => {}
+        }
+        if let Some(wrong) = self.qos.iter().find(|qos| !["0", "1", "2"].contains(&&***qos)) {
+            return Err((".qos", format!("`{wrong}` is no QoS level"), "write 0, 1 or 2"));
+        }
+        if let Some(wrong) = self.address.iter().find(|text| !is_network(text)) {
+            let fix = "write one such as 10.0.0.0/8 or ::1";
+            return Err((".address", format!("`{wrong}` is no address or network"), fix));
+        }
+        Ok(())
+    }
+}
+
+fn is_network(text: &str) -> bool {
+    let (address, bits) = text.split_once('/').unwrap_or((text, "0"));
+    let most = match address.parse() {
+        Ok(std::net::IpAddr::V4(_)) => 32,
+        Ok(std::net::IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+}

@@ -1,0 +1,132 @@
+//! Rules between the keys of `access:`. Owns nothing.
+
+use super::access::{Authentication, Authorization, Http, HttpMethod, Jwt};
+use super::check::Report;
+use super::sections::Config;
+
+/// One of a list's variants: its key, and whether it is written.
+type Variant = (&'static str, bool);
+
+/// Checks the chain and the sources.
+pub(super) fn check(config: &Config, report: &mut Report<'_>) {
+    for (position, method) in config.access.authentication.iter().enumerate() {
+        let key = format!("access.authentication.{position}");
+        exactly_one(&key, &variants_of(method), report);
+        authentication(&key, method, report);
+    }
+    for (position, source) in config.access.authorization.iter().enumerate() {
+        let key = format!("access.authorization.{position}");
+        let variants = [("acl_file", source.acl_file.is_some()), ("rules", source.rules.is_some())];
+        exactly_one(&key, &variants, report);
+        authorization(&key, source, report);
+    }
+}
+
+fn variants_of(method: &Authentication) -> [Variant; 5] {
+    [
+        ("password_file", method.password_file.is_some()),
+        ("certificate", method.certificate.is_some()),
+        ("jwt", method.jwt.is_some()),
+        ("http", method.http.is_some()),
+        ("scram", method.scram.is_some()),
+    ]
+}
+
+fn exactly_one(key: &str, variants: &[Variant], report: &mut Report<'_>) {
+    let names: Vec<&str> = variants.iter().map(|(name, _)| *name).collect();
+    match variants.iter().filter(|(_, written)| *written).count() {
+        1 => {}
+        0 => {
+            let fix = format!("write one of: {}", names.join(", "));
+            report.add(key, "the element does not say what it is", fix);
+        }
+        _ => {
+            let fix = "make an element of each, in the order in which they are to be asked";
+            report.add(key, "the element has several kinds at once", fix);
+        }
+    }
+}
+
+fn needs_path(key: &str, path: &str, report: &mut Report<'_>) {
+    if path.is_empty() {
+        report.add(&format!("{key}.path"), "the file is not named", "write its path");
+    }
+}
+
+fn authentication(key: &str, method: &Authentication, report: &mut Report<'_>) {
+    if let Some(file) = &*method.password_file {
+        needs_path(&format!("{key}.password_file"), &file.path, report);
+    }
+    if let Some(file) = &*method.scram {
+        needs_path(&format!("{key}.scram"), &file.path, report);
+    }
+    if let Some(jwt) = &*method.jwt {
+        token(&format!("{key}.jwt"), jwt, report);
+    }
+    if let Some(http) = &*method.http {
+        service(&format!("{key}.http"), http, report);
+    }
+}
+
+fn token(key: &str, jwt: &Jwt, report: &mut Report<'_>) {
+    let keys = [&jwt.secret, &jwt.public_key];
+    match keys.iter().filter(|key| !key.is_empty()).count() {
+        1 => {}
+        0 => report.add(
+            key,
+            "there is nothing to check tokens with",
+            "write one of: secret, public_key",
+        ),
+        _ => report.add(
+            key,
+            "there are several keys to check tokens with",
+            "keep one of: secret, public_key; or make an element of each",
+        ),
+    }
+}
+
+fn service(key: &str, http: &Http, report: &mut Report<'_>) {
+    if !is_url(&http.url) {
+        report.add(&format!("{key}.url"), NO_URL, URL);
+    }
+    let plain = http.url.split(['?', '/']).nth(2).unwrap_or_default();
+    if plain.contains("${") {
+        let fix = "keep placeholders in the path and the query";
+        report.add(&format!("{key}.url"), "a client would choose which host is asked", fix);
+    }
+    let json = http.format == super::access::BodyFormat::Json;
+    if http.method == HttpMethod::Get && json && report.is_written(&format!("{key}.format")) {
+        let fix = "use method: post, or leave format out";
+        report.add(&format!("{key}.format"), "a GET request has no JSON body", fix);
+    }
+}
+
+const NO_URL: &str = "this is no http or https URL";
+const URL: &str = "write one such as https://auth.example/mqtt";
+
+fn is_url(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+}
+
+fn authorization(key: &str, source: &Authorization, report: &mut Report<'_>) {
+    if let Some(file) = &*source.acl_file {
+        needs_path(&format!("{key}.acl_file"), &file.path, report);
+    }
+    if let Some(rules) = &*source.rules
+        && !rules.path.is_empty()
+        && !rules.list.is_empty()
+    {
+        let fix = "keep the file, or the list";
+        report.add(&format!("{key}.rules.list"), "there is a file of rules too", fix);
+    }
+    for (position, rule) in source.rules.iter().flat_map(|rules| rules.list.iter()).enumerate() {
+        if let Err((field, what, fix)) = rule.check() {
+            report.add(&format!("{key}.rules.list.{position}{field}"), what, fix);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "access_check_tests.rs"]
+mod tests;

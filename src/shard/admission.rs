@@ -1,0 +1,502 @@
+//! Clients that prove who they are: between their CONNECT and their session.
+//!
+//! The chain of methods is gone through on the home shard. What a method cannot say at once goes
+//! to a helper thread as a [`Question`]; meanwhile the client is in [`Stage::Proving`], holds its
+//! CONNECT and the [`Waiting`] here, is not read, and gives up after `mqtt.connect_timeout`. How
+//! many may wait is bounded: one more is told that the server is busy.
+
+use super::close::Cause;
+use super::connection::{Input, Parting, Stage};
+use super::refuse::{Denial, Refused};
+use super::{Action, Shard};
+use crate::access::chain::Accepted;
+use crate::access::scram::Exchange;
+use crate::access::{Access, Answered, Decision, Deed, Grant, MethodKind, Proof, Verdict, Work};
+use crate::ids::SocketId;
+use crate::limits::cost;
+use crate::mutant::Mutant;
+use crate::packet::{Connect, ReasonCode};
+use crate::time::Instant;
+use hashbrown::HashMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What a helper thread is to find out.
+#[derive(Debug)]
+pub struct Question {
+    /// Whose connection; with the number of the question, for [`Shard::answered`].
+    pub socket: SocketId,
+    /// Tells it from other questions of the shard.
+    pub ticket: u64,
+    /// The rules in force when it was asked.
+    pub access: Arc<Access>,
+    /// Position in the chain.
+    pub method: usize,
+    /// What kind of thread it is for.
+    pub work: Work,
+    /// What the client shows.
+    pub proof: Proof,
+}
+
+/// A client whose proof is being looked at. Its CONNECT is the connection's input.
+struct Waiting {
+    ticket: u64,
+    /// The chain that it is in, and where.
+    access: Arc<Access>,
+    method: usize,
+    /// The ClientId that it was assigned.
+    assigned: Option<Box<str>>,
+    /// Its enhanced authentication, whose next message it owes.
+    exchange: Option<Box<Exchange>>,
+    until: Instant,
+}
+
+// What each of those who wait has, besides its CONNECT.
+const _: () = assert!(size_of::<Waiting>() + size_of::<SocketId>() <= 64);
+
+/// The same once it goes on.
+pub(super) struct Waited {
+    pub access: Arc<Access>,
+    pub method: usize,
+    pub assigned: Option<Box<str>>,
+    pub exchange: Option<Box<Exchange>>,
+}
+
+/// Who is on the way in, and whose admission ends.
+#[derive(Default)]
+pub(super) struct Admissions {
+    waiting: HashMap<SocketId, Waiting, foldhash::fast::FixedState>,
+    /// Enhanced authentication of clients that are connected and prove themselves again.
+    again: HashMap<SocketId, Box<Exchange>, foldhash::fast::FixedState>,
+    /// Connections whose client has to prove itself again, by when.
+    ends: BTreeSet<(Instant, SocketId)>,
+    serial: u64,
+}
+
+impl Admissions {
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// When the next admission ends.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.ends.first().map(|(at, _)| *at)
+    }
+
+    /// A connected client begins to prove itself again.
+    pub(super) fn begin_again(&mut self, socket: SocketId, exchange: Box<Exchange>) {
+        self.again.insert(socket, exchange);
+    }
+
+    /// It goes on with that.
+    pub(super) fn go_on_again(&mut self, socket: SocketId) -> Option<Box<Exchange>> {
+        self.again.remove(&socket)
+    }
+
+    /// The connection is gone.
+    pub(super) fn forget(&mut self, socket: SocketId) {
+        self.waiting.remove(&socket);
+        self.again.remove(&socket);
+        if self.waiting.is_empty() && self.waiting.capacity() > 64 {
+            self.waiting = HashMap::default();
+        }
+    }
+
+    /// A number that no other grant of the shard has; not 0.
+    fn serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+}
+
+/// What became of a client in the chain.
+enum Outcome {
+    Accepted(Box<Accepted>),
+    Refused(Refused, &'static str),
+    Failed(&'static str),
+}
+
+const BAD_CREDENTIALS: Refused =
+    Refused(ReasonCode::BadUserNameOrPassword, "bad user name or password");
+const NO_ANONYMOUS: Refused =
+    Refused(ReasonCode::NotAuthorized, "anonymous clients are not allowed");
+
+impl Shard {
+    /// Goes through the chain for a client whose CONNECT is the beginning of `bytes` and could be
+    /// accepted.
+    pub(super) fn prove(
+        &mut self,
+        socket: SocketId,
+        assigned: Option<Box<str>>,
+        connect: &Connect<'_>,
+        bytes: &[u8],
+    ) {
+        let access = Arc::clone(&self.settings.access);
+        if access.methods.is_empty() {
+            // Whether anonymous clients may come in was looked at with the packet.
+            self.let_in(socket, assigned, bytes, Accepted::default());
+            return;
+        }
+        if self.admissions.len() >= self.settings.admissions && !Mutant::AdmissionsUnbounded.is_on()
+        {
+            self.deny_connect(socket, connect, Denial::Proving);
+            return;
+        }
+        if connect.properties.authentication_method.is_some() {
+            self.begin_exchange(socket, access, assigned, connect, bytes);
+            return;
+        }
+        let proof = self.proof(socket, assigned.as_deref(), connect);
+        self.go_through(socket, access, 0, assigned, &proof, bytes);
+    }
+
+    fn proof(&self, socket: SocketId, assigned: Option<&str>, connect: &Connect<'_>) -> Proof {
+        let connection = self.connections.get(socket.0);
+        let listener = connection.map_or("", |c| self.listener_name(c.listener));
+        Proof {
+            client_id: assigned.unwrap_or(connect.client_id).into(),
+            username: connect.username.map(Into::into),
+            password: connect.password.map(Into::into),
+            peer: connection.map_or(crate::ids::Peer::Unix, |c| c.peer),
+            listener: listener.into(),
+            identity: self.layered.certificate(socket),
+        }
+    }
+
+    /// Asks the methods from `method` on, until one decides or has to think.
+    fn go_through(
+        &mut self,
+        socket: SocketId,
+        access: Arc<Access>,
+        mut method: usize,
+        assigned: Option<Box<str>>,
+        proof: &Proof,
+        bytes: &[u8],
+    ) {
+        self.meter.charge(cost::PACKET);
+        let outcome = loop {
+            let Some(answered) = access.begin(method, proof) else {
+                break self.nobody_knows(socket, proof);
+            };
+            match answered {
+                Answered::Now(verdict) => {
+                    if let Some(outcome) = self.heard(&access, method, verdict) {
+                        break outcome;
+                    }
+                    method += 1;
+                }
+                Answered::Later(work) => {
+                    self.wait_for(socket, access, method, assigned, work, proof, bytes);
+                    return;
+                }
+            }
+        };
+        self.decide(socket, assigned, bytes, outcome);
+    }
+
+    /// What follows from a verdict; `None`: the next method is asked.
+    fn heard(&mut self, access: &Access, method: usize, verdict: Verdict) -> Option<Outcome> {
+        let kind = access.methods.get(method)?.kind();
+        let counters = &mut self.counters;
+        let [accepted, refused, unknown, failed] = match kind {
+            MethodKind::PasswordFile => [
+                &mut counters.password_accepted,
+                &mut counters.password_refused,
+                &mut counters.password_unknown,
+                &mut counters.password_failed,
+            ],
+            MethodKind::Jwt => [
+                &mut counters.jwt_accepted,
+                &mut counters.jwt_refused,
+                &mut counters.jwt_unknown,
+                &mut counters.jwt_failed,
+            ],
+            MethodKind::Http => [
+                &mut counters.http_accepted,
+                &mut counters.http_refused,
+                &mut counters.http_unknown,
+                &mut counters.http_failed,
+            ],
+            MethodKind::Scram => [
+                &mut counters.scram_accepted,
+                &mut counters.scram_refused,
+                &mut counters.scram_unknown,
+                &mut counters.scram_failed,
+            ],
+            MethodKind::Certificate => [
+                &mut counters.certificate_accepted,
+                &mut counters.certificate_refused,
+                &mut counters.certificate_unknown,
+                &mut counters.certificate_failed,
+            ],
+        };
+        match verdict {
+            Verdict::Accept(with) => {
+                *accepted += 1;
+                Some(Outcome::Accepted(with))
+            }
+            Verdict::Refuse(why) => {
+                *refused += 1;
+                Some(Outcome::Refused(BAD_CREDENTIALS, why))
+            }
+            Verdict::Failed(why) => {
+                *failed += 1;
+                Some(Outcome::Failed(why))
+            }
+            Verdict::Unknown => {
+                *unknown += 1;
+                None
+            }
+        }
+    }
+
+    /// The chain has come to its end.
+    fn nobody_knows(&self, socket: SocketId, proof: &Proof) -> Outcome {
+        let connection = self.connections.get(socket.0);
+        let entrance =
+            connection.and_then(|c| self.entrances.get(usize::from(c.listener.0))?.as_ref());
+        match (&proof.username, entrance) {
+            (None, Some(entrance)) if entrance.allow_anonymous => Outcome::Accepted(Box::default()),
+            (None, _) => Outcome::Refused(NO_ANONYMOUS, NO_ANONYMOUS.1),
+            (Some(_), _) => Outcome::Refused(BAD_CREDENTIALS, "nobody knows this user"),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // one place, and each is another thing
+    fn wait_for(
+        &mut self,
+        socket: SocketId,
+        access: Arc<Access>,
+        method: usize,
+        assigned: Option<Box<str>>,
+        work: Work,
+        proof: &Proof,
+        bytes: &[u8],
+    ) {
+        let ticket = self.wait(socket, Arc::clone(&access), method, assigned, None, bytes);
+        let question = Question { socket, ticket, access, method, work, proof: proof.clone() };
+        self.actions.push(Action::Ask(Box::new(question)));
+        self.watch_proving(socket);
+    }
+
+    /// A helper thread's answer to a [`Question`].
+    pub fn answered(&mut self, socket: SocketId, ticket: u64, verdict: Verdict) {
+        let known = self.admissions.waiting.get(&socket);
+        let any = Mutant::StaleVerdictTaken.is_on();
+        if !known.is_some_and(|waiting| waiting.ticket == ticket || any) {
+            return; // it gave up, and the socket may be another client's by now
+        }
+        let Some((waited, bytes)) = self.end_wait(socket) else { return };
+        let Waited { access, method, assigned, .. } = waited;
+        match self.heard(&access, method, verdict) {
+            Some(outcome) => self.decide(socket, assigned, &bytes, outcome),
+            None => {
+                let Some((connect, _)) = super::connect::first_packet(&bytes) else {
+                    self.disconnect(socket, Cause::Broken);
+                    return;
+                };
+                let proof = self.proof(socket, assigned.as_deref(), &connect);
+                self.go_through(socket, access, method + 1, assigned, &proof, &bytes);
+            }
+        }
+    }
+
+    /// Keeps a client and what it has sent, which begins with its CONNECT. Returns its ticket.
+    pub(super) fn wait(
+        &mut self,
+        socket: SocketId,
+        access: Arc<Access>,
+        method: usize,
+        assigned: Option<Box<str>>,
+        exchange: Option<Box<Exchange>>,
+        bytes: &[u8],
+    ) -> u64 {
+        let ticket = self.ticket();
+        let until = self.now.plus_millis(self.settings.connect_timeout);
+        if let Some(connection) = self.connections.get_mut(socket.0) {
+            connection.stage = Stage::Proving;
+            connection.keep_input(Input::of(bytes), &mut self.tally.input);
+            self.arm_connection(socket, until);
+            let waiting = Waiting { ticket, access, method, assigned, exchange, until };
+            self.admissions.waiting.insert(socket, waiting);
+            self.counters.proving = self.admissions.len() as u64;
+        }
+        ticket
+    }
+
+    /// A client that waits goes on: what was kept of it, and what it has sent.
+    pub(super) fn end_wait(&mut self, socket: SocketId) -> Option<(Waited, Vec<u8>)> {
+        let waiting = self.admissions.waiting.remove(&socket)?;
+        self.counters.proving = self.admissions.len() as u64;
+        let connection = self.connections.get_mut(socket.0)?;
+        connection.stage = Stage::Entry;
+        let input = connection.take_input(&mut self.tally.input)?;
+        let Waiting { access, method, assigned, exchange, .. } = waiting;
+        Some((Waited { access, method, assigned, exchange }, input.into_bytes()))
+    }
+
+    /// Reads a client that waits, to notice when it gives up; once more than its CONNECT has come,
+    /// the rest stays in the kernel.
+    fn watch_proving(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        if connection.parting == Parting::No && !self.has_sent_more(socket) {
+            self.actions.push(Action::ReceiveOnce(socket));
+        }
+    }
+
+    /// Whether something stands behind the CONNECT of a client that waits.
+    fn has_sent_more(&self, socket: SocketId) -> bool {
+        let input = self.connections.get(socket.0).and_then(|c| c.input.as_ref());
+        let behind = input.and_then(|input| super::connect::first_packet(input.rest()));
+        behind.is_some_and(|(_, rest)| !rest.is_empty())
+    }
+
+    /// A client has closed its side, or broke off, while it waited; true when that ends it. What it
+    /// had sent behind its CONNECT, a message before it closed perhaps, still counts.
+    pub(super) fn proving_parted(&mut self, socket: SocketId) -> bool {
+        let broken = |c: &super::connection::Connection| c.parting == Parting::Broken;
+        let broken = self.connections.get(socket.0).is_some_and(broken);
+        if !broken && self.has_sent_more(socket) {
+            return false;
+        }
+        self.disconnect(socket, if broken { Cause::Broken } else { Cause::EndOfStream });
+        true
+    }
+
+    /// More came from a client that waits: it goes with the rest.
+    pub(super) fn receive_proving(&mut self, socket: SocketId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let Some(mut input) = connection.take_input(&mut self.tally.input) else { return };
+        input.extend(bytes);
+        connection.keep_input(input, &mut self.tally.input);
+        if self.admissions.waiting.get(&socket).is_some_and(|w| w.exchange.is_some()) {
+            self.go_on_exchanging(socket);
+        }
+    }
+
+    fn decide(
+        &mut self,
+        socket: SocketId,
+        assigned: Option<Box<str>>,
+        bytes: &[u8],
+        outcome: Outcome,
+    ) {
+        if let Outcome::Accepted(accepted) = outcome {
+            self.let_in(socket, assigned, bytes, *accepted);
+            return;
+        }
+        let Some((connect, _)) = super::connect::first_packet(bytes) else {
+            self.disconnect(socket, Cause::Broken);
+            return;
+        };
+        match outcome {
+            Outcome::Accepted(_) => {}
+            Outcome::Failed(why) => {
+                let told = Refused(ReasonCode::ServerUnavailable, "users cannot be looked up now");
+                self.refuse_because(socket, &connect, told, why);
+            }
+            Outcome::Refused(told, why) => self.refuse_because(socket, &connect, told, why),
+        }
+    }
+
+    /// The client has waited for an answer for as long as it may.
+    pub(super) fn admission_due(&mut self, socket: SocketId) {
+        let Some(waiting) = self.admissions.waiting.get(&socket) else { return };
+        if waiting.until > self.now {
+            let until = waiting.until;
+            self.arm_connection(socket, until);
+            return;
+        }
+        if Mutant::AdmissionForever.is_on() {
+            return;
+        }
+        let Some((_, bytes)) = self.end_wait(socket) else { return };
+        match super::connect::first_packet(&bytes) {
+            Some((connect, _)) => self.deny_connect(socket, &connect, Denial::ProofLate),
+            None => self.disconnect(socket, Cause::Broken),
+        }
+    }
+
+    /// The grant of a client that is let in; `None` when nothing is to be remembered.
+    pub(super) fn grant_of(
+        &mut self,
+        socket: SocketId,
+        connect: &Connect<'_>,
+        accepted: Accepted,
+    ) -> Option<Box<Grant>> {
+        let access = &self.settings.access;
+        if access.methods.is_empty() && !self.settings.restricts {
+            return None;
+        }
+        let connection = self.connections.get(socket.0)?;
+        let (peer, listener) = (connection.peer, connection.listener);
+        let certificate = self.layered.certificate(socket);
+        Some(Box::new(Grant {
+            username: accepted.username.or_else(|| connect.username.map(Into::into)),
+            superuser: accepted.superuser,
+            rules: accepted.rules,
+            attributes: accepted.attributes,
+            mechanism: accepted.exchanged.map(|exchanged| exchanged.0),
+            certificate: certificate.map_or_else(Box::default, |known| known.common_name.clone()),
+            ends: accepted.lasts.map_or(Instant::END, |millis| self.now.plus_millis(millis)),
+            serial: self.admissions.serial(),
+            peer,
+            listener,
+        }))
+    }
+
+    /// Whether the client may have the will that it asks for.
+    pub(super) fn check_will(
+        &mut self,
+        name: &str,
+        connect: &Connect<'_>,
+        grant: Option<&Grant>,
+    ) -> Result<(), Refused> {
+        let (Some(will), Some(grant)) = (&connect.will, grant) else { return Ok(()) };
+        let deed = Deed::Publish { qos: will.qos as u8, retain: will.retain };
+        match self.decide_for(name, grant, deed, will.topic) {
+            Decision::Deny(denied) if !Mutant::WillUnchecked.is_on() => {
+                Err(Refused(denied.reason, "the rules do not allow the will"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The client of a connection has to prove itself again by then.
+    pub(super) fn note_end(&mut self, socket: SocketId, ends: Instant) {
+        if ends != Instant::END {
+            self.admissions.ends.insert((ends, socket));
+        }
+    }
+
+    /// The connection ends: nobody has to prove himself again on it.
+    pub(super) fn forget_end(&mut self, socket: SocketId, index: u32) {
+        if self.admissions.ends.is_empty() {
+            return;
+        }
+        if let Some(grant) = self.sessions.get(index).and_then(|session| session.grant()) {
+            self.admissions.ends.remove(&(grant.ends, socket));
+        }
+    }
+
+    /// Ends connections whose admission is over.
+    pub(super) fn end_admissions(&mut self) {
+        while let Some(&(at, socket)) = self.admissions.ends.first() {
+            if at > self.now {
+                return;
+            }
+            self.admissions.ends.pop_first();
+            self.meter.charge(cost::VISIT);
+            let Some(Stage::Open(index)) = self.connections.get(socket.0).map(|c| c.stage) else {
+                continue;
+            };
+            let ends = self.sessions.get(index).and_then(|s| s.grant()).map(|grant| grant.ends);
+            // The socket may be another client's by now, or the client have proved itself again.
+            if ends == Some(at) && !Mutant::ExpiryIgnored.is_on() {
+                self.counters.admissions_expired += 1;
+                self.disconnect(socket, Cause::Expired);
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Who may come in, and what for: verdicts that come at once, late or for somebody who has gone;
+//! rules, and rules that change under live clients.
+
+use super::*;
+use crate::world::Order;
+use ringmq::access::{Access, load};
+use ringmq::config::Sources;
+
+/// `apple`, as `mosquitto_passwd -H sha512` hashes it.
+const USERS: &str = "ann:$6$AAAAAAAAAAAAAAAA$HASH\n";
+
+/// What `access:` says, as JSON, which is YAML too; `closed`: topics that nobody may use.
+fn rules(closed: &str) -> Arc<Access> {
+    let list = format!("[{{deny: all, topics: [{closed}]}}]");
+    let chain = "[{password_file: {path: users}}, {jwt: {secret: s3cret}}]";
+    let set = vec![
+        format!("access.authentication={chain}"),
+        format!("access.authorization=[{{rules: {{list: {list}}}}}]"),
+        "access.no_match=allow".to_owned(),
+    ];
+    let config = Sources { set, ..Sources::default() }.load().unwrap();
+    let users = USERS.replace("HASH", &hash_of("apple"));
+    Arc::new(load::load(&config, &|_| Ok(users.clone())).unwrap())
+}
+
+fn hash_of(password: &str) -> String {
+    use aws_lc_rs::digest;
+    use base64::Engine;
+    let salted = [password.as_bytes(), &[0; 12]].concat();
+    base64::prelude::BASE64_STANDARD.encode(digest::digest(&digest::SHA512, &salted))
+}
+
+fn with(settings: &Settings, access: Arc<Access>) -> Settings {
+    Settings { admissions: 2, ..settings.clone().with_access(access) }
+}
+
+/// New settings as the control thread gives them, and all that follows from them.
+fn order(world: &mut World, settings: Settings) {
+    world.order(&Order::Reload(Arc::new(settings)));
+    world.settle();
+}
+
+fn login<'a>(name: &'a str, user: &'a str, password: &'a str) -> Connect<'a> {
+    let password = Some(password.as_bytes());
+    Connect { username: Some(user), password, ..hello(name, true, 0) }
+}
+
+/// CONNECT, and what CONNACK says.
+fn try_to(world: &mut World, connect: &Connect<'_>) -> (Peer, ReasonCode) {
+    let shard = world.rng.below(world.nodes.len());
+    let mut peer = Peer::connect(world, shard, connect);
+    let reason = answer(world, &mut peer);
+    (peer, reason)
+}
+
+fn answer(world: &mut World, peer: &mut Peer) -> ReasonCode {
+    match peer.take(world)[..] {
+        [Got::ConnAck { reason, .. }] => reason,
+        ref other => panic!("{other:?}"),
+    }
+}
+
+fn refused(world: &mut World, connect: &Connect<'_>, expected: ReasonCode, why: &str) {
+    let (mut peer, reason) = try_to(world, connect);
+    assert_eq!(reason, expected, "{why}");
+    peer.end(world, End::Fin);
+    world.settle();
+}
+
+pub fn hold(world: &mut World, settings: &Settings) {
+    let mut watcher = guest(world, "e-watcher");
+    subscribe(world, &mut watcher, Wish::new("e/x/#", 0));
+    order(world, with(settings, rules("none")));
+    proofs(world);
+    may_not(world, settings, &mut watcher);
+    expiry(world);
+    late(world);
+    too_many(world);
+    order(world, settings.clone());
+    part(world, [watcher]);
+}
+
+fn proofs(world: &mut World) {
+    let (peer, reason) = try_to(world, &login("e-a", "ann", "apple"));
+    assert_eq!(reason, ReasonCode::Success, "a right password");
+    part(world, [peer]);
+    let wrong = ReasonCode::BadUserNameOrPassword;
+    refused(world, &login("e-a", "ann", "pear"), wrong, "a wrong password");
+    refused(world, &login("e-a", "eve", "apple"), wrong, "an unknown user");
+    // A verdict that refuses is no takeover.
+    let (mut live, _) = try_to(world, &login("e-a", "ann", "apple"));
+    refused(world, &login("e-a", "ann", "pear"), wrong, "a wrong password for a live client");
+    live.raw(world, &[0xC0, 0]);
+    assert_eq!(live.take(world), [Got::Pong], "taken over with a wrong password");
+    // What comes behind a CONNECT that waits is not lost.
+    let mut eager = Peer::silent(world, 0, 1 << 20);
+    eager.begin(world, &login("e-eager", "ann", "apple"));
+    eager.raw(world, &[0xC0, 0]);
+    let got = eager.take(world);
+    assert!(matches!(got[..], [Got::ConnAck { .. }, Got::Pong]), "{got:?}");
+    part(world, [live, eager]);
+}
+
+fn may_not(world: &mut World, settings: &Settings, watcher: &mut Peer) {
+    let mut client = guest(world, "e-client");
+    publish(world, &mut client, "e/x/t", b"1", Said { qos: 1, ..Said::default() });
+    assert_eq!(watcher.payloads(world), ["1"]);
+    let revoked = world.counters().subscriptions_revoked;
+    order(world, with(settings, rules("e/x/t, e/x/closed/#")));
+    let revoked = world.counters().subscriptions_revoked - revoked;
+    // Sessions of the random clients may have others.
+    assert!(revoked >= 1, "a subscription that the new rules do not allow");
+    let mut second = guest(world, "e-second");
+    subscribe(world, &mut second, Wish::new("e/x/open", 0));
+    for topic in ["e/x/t", "e/x/closed/a"] {
+        client.publish(world, topic, b"2", 1, 7);
+        let got = client.take(world);
+        let denied = Got::Ack(AckKind::PubAck, 7, ReasonCode::NotAuthorized);
+        assert_eq!(got, [denied], "{topic} after other rules");
+    }
+    client.publish(world, "e/x/open", b"3", 0, 0);
+    assert_eq!(second.payloads(world), ["3"]);
+    assert_eq!(watcher.payloads(world), Vec::<String>::new(), "a subscription that ended");
+    for filter in ["e/x/closed/b", "e/x/#", "$share/g/e/x/+"] {
+        client.subscribe(world, 8, filter, 1);
+        let got = client.take(world);
+        assert_eq!(got, [Got::SubAck(8, vec![ReasonCode::NotAuthorized as u8])], "{filter}");
+    }
+    let gone = peer_will("e/x/closed/w");
+    let refusal = ReasonCode::NotAuthorized;
+    refused(world, &Connect { will: Some(gone), ..hello("e-will", true, 0) }, refusal, "a will");
+    part(world, [client, second]);
+}
+
+fn peer_will(topic: &str) -> packet::Will<'_> {
+    crate::peer::will(topic, 0)
+}
+
+/// A token's end is the connection's.
+fn expiry(world: &mut World) {
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+    let claims = serde_json::json!({"exp": world.now / 1000 + 10});
+    let key = jsonwebtoken::EncodingKey::from_secret(b"s3cret");
+    let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+    let (mut peer, reason) = try_to(world, &login("e-token", "tom", &token));
+    assert_eq!(reason, ReasonCode::Success, "a token");
+    wait(world, 8000);
+    assert!(!peer.is_closed(world), "closed before its token expired");
+    wait(world, 4000);
+    assert_eq!(peer.take(world), [Got::Disconnect(ReasonCode::NotAuthorized)], "an expired token");
+    peer.end(world, End::Fin);
+    world.settle();
+}
+
+/// Who waits for longer than CONNECT may take is told; the verdict is not another client's.
+fn late(world: &mut World) {
+    world.think = 7000;
+    let name = on(world, 0, |n| format!("e-late-{n}"));
+    let mut slow = Peer::connect(world, 0, &login(&name, "ann", "apple"));
+    wait(world, 5500);
+    let given_up = answer(world, &mut slow);
+    assert_eq!(given_up, ReasonCode::ServerUnavailable, "a verdict that does not come");
+    slow.end(world, End::Fin);
+    world.settle();
+    world.think = 3000;
+    let mut next = Peer::connect(world, 0, &login(&name, "ann", "pear"));
+    wait(world, 3500);
+    let reason = answer(world, &mut next);
+    assert_eq!(reason, ReasonCode::BadUserNameOrPassword, "a verdict of its own");
+    next.end(world, End::Fin);
+    world.settle();
+    world.think = 0;
+    wait(world, 1000);
+}
+
+/// So many prove themselves at a time; one who gives up makes room.
+fn too_many(world: &mut World) {
+    world.think = 1000;
+    let names: Vec<String> =
+        (0..3).map(|at| on(world, 0, |n| format!("e-many-{at}-{n}"))).collect();
+    let mut peers: Vec<Peer> =
+        names.iter().map(|name| Peer::connect(world, 0, &login(name, "ann", "apple"))).collect();
+    let mut last = peers.pop().unwrap();
+    assert_eq!(answer(world, &mut last), ReasonCode::ServerBusy, "one too many");
+    last.end(world, End::Fin);
+    let mut gone = peers.pop().unwrap();
+    gone.end(world, End::Reset);
+    world.settle();
+    let mut another = Peer::connect(world, 0, &login(&names[2], "ann", "apple"));
+    wait(world, 1500);
+    for peer in [&mut peers[0], &mut another] {
+        assert_eq!(answer(world, peer), ReasonCode::Success, "who waited");
+    }
+    world.think = 0;
+    part(world, peers.into_iter().chain([another]));
+}
