@@ -33,7 +33,7 @@
 //! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`; `shard/hearing.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
 //! | A listener or a socket option? | `broker/listen.rs` and `broker/opening.rs` (opened, by one at a time), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
 //! | What is below MQTT on a connection? | `transport/mod.rs` (layers: PROXY header, TLS, WebSocket), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (where bytes pass through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |
-//! | Who is a client, and who says so? | `access/chain.rs` (methods), `shard/admission.rs` (a CONNECT that waits), `shard/exchange.rs` (enhanced authentication), `broker/helpers.rs` and `broker/services.rs` (hashing and HTTP, on threads of their own) |
+//! | Who is a client, and who says so? | `access/chain.rs` (methods), `shard/admission.rs` (a CONNECT that waits), `shard/exchange.rs` (enhanced authentication), `broker/questions.rs` and `broker/services.rs` (hashing and HTTP, on threads of their own) |
 //! | Who may do what? | `access/mod.rs` (one `Decision`), `access/own.rs` (the broker's own rules), `access/rule.rs` (configured ones), `shard/permission.rs` (asked at PUBLISH, SUBSCRIBE and will; remembered; applied after a reload) |
 //! | How does a core sleep and wake? | `ring/park.rs`, `ring/flag.rs`, `ring/driver.rs` |
 //! | A bound, or what work costs? | `limits.rs`; `shard/meter.rs` (charged, and timed), `shard/step.rs` (the order of a step) |

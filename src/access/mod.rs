@@ -12,7 +12,7 @@
 //! The broker's own rules about topics, which hold whatever is configured, are in [`own`].
 //!
 //! Not here: waiting, which is the shard's (`shard/admission.rs`), and helper threads, which are
-//! the broker's (`broker/helpers.rs`).
+//! the broker's (`broker/questions.rs`).
 
 pub mod acl_file;
 pub mod cache;

@@ -1,7 +1,7 @@
 //! One core: an executor thread, its driver, its shard, and the loop between them.
 
-use super::helpers::Helpers;
 use super::memory::Reclaim;
+use super::questions::Helpers;
 use crate::access::Verdict;
 use crate::admin::Question;
 use crate::config::{self, Get};

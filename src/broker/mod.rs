@@ -14,7 +14,6 @@
 
 mod control;
 mod core;
-mod helpers;
 pub mod listen;
 pub mod log;
 mod log_writer;
@@ -22,6 +21,7 @@ mod memory;
 pub mod notify;
 mod opening;
 pub mod secure;
+mod questions;
 mod services;
 pub mod signals;
 mod summary;
@@ -168,7 +168,7 @@ impl Broker {
         let clock = Clock::start();
         let (sender, reports) = crossbeam_channel::unbounded();
         let ends = mailbox::mailboxes(shards, DATA_MAILBOX, CONTROL_MAILBOX);
-        let (helpers, questions) = helpers::queue(shards);
+        let (helpers, queue) = questions::queue(shards);
         let mut cores = Vec::with_capacity(shards);
         for (number, (cpu, ends)) in cpus.into_iter().zip(ends).enumerate() {
             let plan = Plan {
@@ -203,9 +203,9 @@ impl Broker {
         };
         broker.introduce()?;
         let homes = broker.cores.iter().zip(&broker.doorbells).map(|(core, doorbell)| {
-            helpers::Home { commands: core.commands.clone(), doorbell: doorbell.clone() }
+            questions::Home { commands: core.commands.clone(), doorbell: doorbell.clone() }
         });
-        let started = questions.start(homes.collect());
+        let started = queue.start(homes.collect());
         started.map_err(|error| Failure::new(format!("cannot start a helper thread: {error}")))?;
         Ok(broker)
     }

@@ -1,7 +1,7 @@
 //! The thread that asks services over HTTP for the shards: one event loop, a pool of connections
 //! that are kept open, and a bound on requests under way for each service.
 
-use super::helpers::{Home, Job, reply};
+use super::questions::{Home, Job, reply};
 use crate::access::Verdict;
 use crate::access::http::{HttpService, MAX_ANSWER, Request};
 use crossbeam_channel::Receiver;

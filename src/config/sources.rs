@@ -78,7 +78,16 @@ impl Sources {
     /// As [`Sources::load`].
     pub fn effective(&self) -> Result<String, Problems> {
         let (config, document) = self.read()?;
-        Ok(text::effective(&config, |pointer| document.origin_of_value(pointer).to_string()))
+        let origin = |pointer: &str| {
+            let shown = document.origin_of_value(pointer).to_string();
+            // An argument may have a secret in it.
+            let named = shown.starts_with("--set access") || shown.starts_with("RINGMQ_ACCESS");
+            match shown.split_once('=').filter(|_| named) {
+                Some((key, _)) => key.to_owned(),
+                None => shown,
+            }
+        };
+        Ok(text::effective(&config, origin))
     }
 
     fn read(&self) -> Result<(Config, Document), Problems> {

@@ -338,7 +338,7 @@ impl Shard {
 
     /// Reads a client that waits, to notice when it gives up; once more than its CONNECT has come,
     /// the rest stays in the kernel.
-    fn watch_proving(&mut self, socket: SocketId) {
+    pub(super) fn watch_proving(&mut self, socket: SocketId) {
         let Some(connection) = self.connections.get(socket.0) else { return };
         if connection.parting == Parting::No && !self.has_sent_more(socket) {
             self.actions.push(Action::ReceiveOnce(socket));
