@@ -1,5 +1,5 @@
-//! Connections with layers between the socket and MQTT: see [`crate::transport`]. Owns the layers of
-//! this shard's connections, and the rooms that their bytes are decoded in.
+//! Connections with layers between the socket and MQTT: see [`crate::transport`]. Owns the layers
+//! of this shard's connections, and the rooms that their bytes are decoded in.
 //!
 //! What was received is decoded before anything is done with it, so all else in the shard sees MQTT
 //! only. What is sent is queued as MQTT, and gets its frames when the send is made. Bytes that the
@@ -301,13 +301,19 @@ impl Shard {
     }
 }
 
+/// Puts `header` before what is there.
+fn prepend(bytes: &mut Vec<u8>, header: &[u8]) {
+    bytes.extend_from_slice(header);
+    bytes.rotate_right(header.len());
+}
+
 /// `wire`, then `plain` behind its header.
 fn framed(pool: &mut Pool, wire: Vec<u8>, header: Header, plain: Outgoing) -> Outgoing {
     let header = header.as_bytes();
     match plain {
         plain if wire.is_empty() && header.is_empty() => plain,
         Outgoing::One(mut bytes) if wire.is_empty() => {
-            pool.extend(&mut bytes, |bytes| _ = bytes.splice(..0, header.iter().copied()));
+            pool.extend(&mut bytes, |bytes| prepend(bytes, header));
             Outgoing::One(bytes)
         }
         plain => {
