@@ -66,7 +66,7 @@ impl Raw {
 
     /// Everything until the broker hangs up.
     #[track_caller]
-    fn to_end(&mut self) -> Vec<u8> {
+    fn read_to_end(&mut self) -> Vec<u8> {
         self.until(|_| false)
     }
 }
@@ -91,7 +91,7 @@ fn a_text_frame_ends_the_connection() {
     for first in [TEXT, 0x01] {
         let (mut raw, _) = Raw::upgraded(broker());
         raw.send_frame(first, &connect(V5));
-        assert_eq!(raw.to_end(), [CLOSE, 2, 0x03, 0xeb], "1003");
+        assert_eq!(raw.read_to_end(), [CLOSE, 2, 0x03, 0xeb], "1003");
     }
 }
 
@@ -111,7 +111,7 @@ fn packets_are_cut_and_joined_by_frames_anywhere() {
         let joined: Vec<u8> = got.iter().copied().filter(|&byte| byte == 0xd0).collect();
         assert_eq!(joined.len(), 2, "{cut}: {got:x?}");
         raw.send_frame(BINARY, &[0xe0, 0]);
-        assert!(raw.to_end().ends_with(&[CLOSE, 2, 0x03, 0xe8]), "1000 after DISCONNECT");
+        assert!(raw.read_to_end().ends_with(&[CLOSE, 2, 0x03, 0xe8]), "1000 after DISCONNECT");
     }
 }
 
@@ -125,7 +125,7 @@ fn a_close_of_the_client_is_answered_and_its_will_is_sent() {
     raw.send_frame(BINARY, &Connect::new(V5, unique("c")).will(will).encode());
     raw.until(|bytes| bytes.len() > 4);
     raw.send_frame(CLOSE, &[0x03, 0xe9]);
-    assert!(raw.to_end().ends_with(&[CLOSE, 2, 0x03, 0xe9]));
+    assert!(raw.read_to_end().ends_with(&[CLOSE, 2, 0x03, 0xe9]));
     sub.expect("gone");
 }
 
@@ -140,12 +140,12 @@ fn other_requests_get_an_answer_of_http() {
     ] {
         let mut raw = Raw::open(broker());
         raw.send(request.as_bytes());
-        let answer = String::from_utf8(raw.to_end()).expect("HTTP is text");
+        let answer = String::from_utf8(raw.read_to_end()).expect("HTTP is text");
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
     }
     let mut raw = Raw::open(broker());
     raw.send(&vec![b'A'; 100_000]);
-    assert!(raw.to_end().starts_with(b"HTTP/1.1 431 "));
+    assert!(raw.read_to_end().starts_with(b"HTTP/1.1 431 "));
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_limit_of_the_listener_is_told_in_mqtt() {
     let _first = Connect::new(V5, unique("first")).open_at(&broker, true);
     let (mut raw, _) = Raw::upgraded(&broker);
     raw.send_frame(BINARY, &connect(V5));
-    let got = raw.to_end();
+    let got = raw.read_to_end();
     assert_eq!((got[0], got[2], got[5]), (BINARY, 0x20, 0x97), "Quota exceeded: {got:x?}");
 }
 
@@ -194,7 +194,7 @@ fn stalled_and_slow_beginnings_disturb_nobody_and_end_in_time() {
     assert!(longest < Duration::from_secs(1), "{longest:?}");
     let begun = Instant::now();
     for mut raw in stalled.into_iter().chain([slow]) {
-        raw.to_end();
+        raw.read_to_end();
     }
     assert!(begun.elapsed() < Duration::from_secs(8), "they end by themselves");
     healthy.ping();
@@ -217,7 +217,7 @@ fn the_client_behind_a_proxy_is_known_by_its_own_address() {
     }
     let mut garbage = Raw::open(&broker);
     garbage.send(&connect(V5));
-    assert!(garbage.to_end().is_empty());
+    assert!(garbage.read_to_end().is_empty());
     let said = "no PROXY header of a version that the listener takes";
     eventually("the log says why", || broker.log().contains(said));
 }
@@ -228,7 +228,7 @@ fn who_is_no_trusted_proxy_may_not_speak_for_others() {
     let broker = Broker::start(&[&settings[..], &["listeners.0.type=tcp"]].concat());
     let mut raw = Raw::open(&broker);
     raw.send(b"PROXY TCP4 203.0.113.7 192.0.2.1 51000 1883\r\n");
-    assert!(raw.to_end().is_empty());
+    assert!(raw.read_to_end().is_empty());
     let said = "the peer is not one of trusted_proxies";
     eventually("the log says why", || broker.log().contains(said));
     // Over WebSocket a header of HTTP is not believed, and the client let in all the same.
