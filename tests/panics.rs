@@ -11,10 +11,7 @@ const TABLE: &str = include_str!("panics.tsv");
 
 /// Where input is handled: files, and directories with all that is below them.
 const ROOMS: [&str; 9] = [
-<<<<<<< HEAD
     "src/access",
-=======
->>>>>>> ws
     "src/packet",
     "src/session",
     "src/shard",
