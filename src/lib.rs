@@ -132,6 +132,7 @@ pub mod ring;
 pub mod session;
 pub mod shard;
 pub mod slab;
+pub mod storage;
 pub mod telemetry;
 pub mod time;
 pub mod topic;

@@ -284,6 +284,23 @@ mutants! {
     FreshBehindServed,
     /// Who has had a turn has no other while anybody comes for a first one.
     ServedStarve,
+    // storage
+    /// A segment that took no commit takes the same one again.
+    StorageSyncsAgain,
+    /// The oldest segment is removed before what says that it is not needed is durable.
+    StorageDropsEarly,
+    /// What is alive in a segment that is cleaned is not copied.
+    StorageLiveNotCopied,
+    /// What is dead in a segment that is cleaned is copied.
+    StorageDeadCopied,
+    /// A batch that says what is needed names too late a one.
+    StorageNeedsTooMuch,
+    /// A batch written while a segment is being removed says that the segment is needed.
+    StorageNeedsDropped,
+    /// A batch larger than what cleaning reads at a time is never read.
+    StorageCleanerWedged,
+    /// Recovery takes damage for the end of the log.
+    StorageDamageTolerated,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,

@@ -36,5 +36,6 @@ mod runner;
 mod scripted;
 mod settings;
 mod share_groups;
+mod storage;
 mod wills;
 mod world;
