@@ -19,11 +19,18 @@
 //! 5. Two segments are kept in reserve: on a full disk no new values are taken, but what takes
 //!    values out and what makes room by copying still has somewhere to go.
 
+#[cfg(feature = "runtime")]
+pub mod files;
 pub mod frame;
+pub mod image;
 pub mod index;
 pub mod log;
 pub mod record;
 pub mod recovery;
+#[cfg(feature = "runtime")]
+pub mod store;
+#[cfg(feature = "runtime")]
+pub mod writer;
 
 /// What the log wants from whoever owns the files. Each is answered once, in order.
 #[derive(Debug)]

@@ -280,6 +280,27 @@ impl Record<'_> {
         }
     }
 
+    /// The session that it is about.
+    pub fn session(&self) -> Option<u64> {
+        match *self {
+            Record::Session(stored) => Some(stored.session),
+            Record::End { session }
+            | Record::Subscribed { session, .. }
+            | Record::Unsubscribed { session, .. }
+            | Record::Fan { session, .. }
+            | Record::State { session, .. }
+            | Record::Ack { session, .. }
+            | Record::Inbound { session, .. }
+            | Record::Outbound { session, .. }
+            | Record::Will { session, .. }
+            | Record::NoWill { session } => Some(session),
+            Record::Put { .. }
+            | Record::Retain(_)
+            | Record::Unretain { .. }
+            | Record::Nothing => None,
+        }
+    }
+
     /// Appends the record to a batch; returns its length.
     pub fn encode(&self, out: &mut Vec<u8>) -> usize {
         let start = out.len();
@@ -429,6 +450,11 @@ fn put_message(out: &mut Vec<u8>, body: &StoredMessage<'_>) {
     put_bytes(out, body.payload);
     out.extend_from_slice(&body.expires.to_le_bytes());
     out.push(body.flags);
+}
+
+/// A number of four bytes; 0 for any other length.
+pub fn word(bytes: &[u8]) -> u32 {
+    <[u8; 4]>::try_from(bytes).map_or(0, u32::from_le_bytes)
 }
 
 /// Reads a body from its start.
