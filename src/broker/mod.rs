@@ -20,6 +20,7 @@ mod log_writer;
 mod memory;
 pub mod notify;
 pub mod signals;
+mod store;
 mod summary;
 mod watch;
 
@@ -32,6 +33,7 @@ use crate::mesh::quota::{Quota, Rate};
 use crate::mesh::{Entrance, Shared, mailbox};
 use crate::ring::{Doorbell, RingPort};
 use crate::shard::{Settings, home_of};
+use crate::storage::store::Store;
 use crate::topic::Seeds;
 use control::Control;
 use crossbeam_channel::Receiver;
@@ -124,6 +126,8 @@ struct Broker {
     started: SystemTime,
     /// What `limits.memory: auto` stands for.
     memory: Option<u64>,
+    /// Locked while this process runs.
+    _store: Option<Store>,
 }
 
 /// The limit on memory as those who show it want it: 0 for none.
@@ -146,12 +150,15 @@ impl Broker {
         let nofile = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
         let ring = core::ring_config(config, nofile);
         let settings = Arc::new(Settings::new(config).with_memory(config, memory));
-        let shared = Shared::new(Seeds::random());
+        let clock = Clock::start();
+        let store = store::open(config, shards as u8)?;
+        let seeds = store.as_ref().map_or_else(Seeds::random, |s| Seeds::stored(s.placement()));
+        let mut stored = store::read(store.as_ref(), config, shards as u8, clock)?;
+        let shared = Shared::new(seeds);
         shared.memory_limit.set(shown(settings.memory));
         if config.limits.budget() == MemoryBudget::Auto && memory.is_none() {
             tracing::warn!("how much memory is free is unknown: limits.memory has no effect");
         }
-        let clock = Clock::start();
         let (sender, reports) = crossbeam_channel::unbounded();
         let ends = mailbox::mailboxes(shards, DATA_MAILBOX, CONTROL_MAILBOX);
         let mut cores = Vec::with_capacity(shards);
@@ -166,6 +173,7 @@ impl Broker {
                 ends,
                 clock,
                 reports: sender.clone(),
+                stored: stored.pop_front(),
             };
             cores.push(core::start(plan).map_err(|error| {
                 Failure::new(format!("cannot start a thread for shard {number}: {error}"))
@@ -184,6 +192,7 @@ impl Broker {
             admin_bind: None,
             started,
             memory,
+            _store: store,
         };
         broker.introduce()?;
         Ok(broker)

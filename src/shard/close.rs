@@ -176,6 +176,9 @@ impl Shard {
         }
         let Some(connection) = self.connections.remove(socket.0) else { return };
         self.parked.forget(socket, connection.holds);
+        if let Some(storing) = &mut self.storing {
+            storing.forget_socket(socket);
+        }
         if let Some(output) = connection.output {
             self.pool.put_output(output);
         }

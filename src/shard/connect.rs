@@ -230,11 +230,12 @@ impl Shard {
                 mountpoint.into();
         }
         self.tally.names += named(session);
+        self.store_session(index);
         self.tell_presence(index, true);
         (index, present)
     }
 
-    fn new_session(&mut self, name: &str) -> u32 {
+    pub(super) fn new_session(&mut self, name: &str) -> u32 {
         let key = self.client_key(name);
         let index = self.sessions.insert(Session {
             client_id: name.into(),

@@ -43,6 +43,7 @@ mod pump;
 mod receive;
 mod redeliver;
 mod refuse;
+mod restore;
 mod retain;
 mod returns;
 mod route;
@@ -52,6 +53,7 @@ mod share;
 mod spare;
 pub mod step;
 mod stop;
+mod storing;
 mod subscribe;
 mod sys;
 mod task;
@@ -64,6 +66,7 @@ pub use outbox::Outbox;
 pub use placement::home_of;
 pub use settings::Settings;
 pub use spare::Footprint;
+pub use storing::Storing;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
 use crate::mesh::mail::Control;
@@ -176,6 +179,7 @@ pub struct Shard {
     assigned: u64,
     draining: bool,
     promises: Promises,
+    storing: Option<Box<Storing>>,
 }
 
 impl Shard {
@@ -234,6 +238,7 @@ impl Shard {
             assigned: 0,
             draining: false,
             promises: Promises::default(),
+            storing: None,
             shared,
         };
         shard.arm_upkeep();
@@ -256,6 +261,7 @@ impl Shard {
         debug_assert!(now >= self.now, "time runs forward");
         self.now = now;
         self.meter.begin_step(micros);
+        self.begin_storing(micros);
         self.look_at_memory();
         self.intake.begin_step();
         if self.parked.len() != 0 {
@@ -410,6 +416,11 @@ impl Shard {
             Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
             Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
             Control::Counters(counters) => self.sys.keep(from, *counters),
+            Control::Safe(count) => {
+                if let Some(storing) = &mut self.storing {
+                    storing.safe_there(from, count);
+                }
+            }
         }
     }
 
@@ -422,6 +433,7 @@ impl Shard {
         }
         more |= self.intake.has_more() && self.takes_data();
         more |= self.is_short(memory::Pressure::Tight) && self.shed_unfinished();
+        self.run_storing();
         self.flush();
         self.outbox.close_batches();
         self.weigh();
@@ -476,7 +488,7 @@ impl Shard {
     /// When the next timer may be due; `None` when nothing is.
     pub fn deadline(&self) -> Option<Instant> {
         let timers = self.timers.next_deadline();
-        let others = [self.parked.deadline(), self.departures.deadline()];
+        let others = [self.parked.deadline(), self.departures.deadline(), self.storage_due()];
         others.into_iter().chain([timers]).flatten().min()
     }
 
@@ -488,6 +500,9 @@ impl Shard {
             output.dirty = false;
             if connection.stage == Stage::Closed {
                 continue;
+            }
+            if self.storing.as_ref().is_some_and(|storing| storing.withholds(socket)) {
+                continue; // until it is durable: `run_storing`
             }
             if let Some(outgoing) = output.next_send(self.now) {
                 self.actions.push(Action::Send(socket, outgoing));

@@ -158,6 +158,8 @@ impl Files {
     /// When either fails; then the segment takes no other batch.
     pub fn commit(&mut self, stamp: frame::Stamp, offset: u64, payload: &[u8]) -> io::Result<()> {
         let segment = stamp.segment;
+        // Older ones are not written any more.
+        self.open.retain(|&number, _| number >= segment);
         if self.failed.contains(&segment) {
             return Err(io::Error::other("an earlier commit to it failed"));
         }
@@ -217,7 +219,6 @@ impl Files {
             }
             Command::Drop { segment } => {
                 let outcome = self.drop_segment(segment).map_err(|error| error.to_string());
-                // Its descriptor is of no use any more, nor are those of older ones.
                 Answer::Dropped { segment, outcome }
             }
         }

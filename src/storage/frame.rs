@@ -83,8 +83,7 @@ impl Header {
         bytes[8..16].copy_from_slice(&self.log.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.batch.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.needed.to_le_bytes());
-        let words =
-            [self.segment, self.frame, self.frames, self.length, self.checksum, self.total];
+        let words = [self.segment, self.frame, self.frames, self.length, self.checksum, self.total];
         for (place, number) in bytes[32..56].chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&number.to_le_bytes());
         }

@@ -140,7 +140,11 @@ impl Image {
         match record.effect(secret) {
             Effect::Put(key) => drop(values.insert(key, value)),
             Effect::Take(key) => drop(values.remove(&key)),
-            Effect::TakeBoth(keys) => keys.iter().for_each(|key| drop(values.remove(key))),
+            Effect::TakeBoth(keys) => {
+                for key in &keys {
+                    values.remove(key);
+                }
+            }
             Effect::None => {}
         }
         match *record {

@@ -9,8 +9,6 @@ use std::collections::VecDeque;
 
 /// Segments that are kept ready besides the next one, for what takes values out and for copying.
 pub const RESERVE: usize = 2;
-/// Bytes read at a time while cleaning.
-const SLICE: usize = 1 << 20;
 /// Cleaning waits while so many bytes wait for the next commit.
 const CLEANING_FILL: usize = 1 << 20;
 /// A batch of so many bytes is committed without further gathering.
@@ -33,6 +31,8 @@ pub struct Bounds {
     pub backlog: usize,
     /// Microseconds that they may.
     pub age: u64,
+    /// Bytes read at a time while cleaning; a batch that is longer is read whole.
+    pub slice: usize,
 }
 
 impl Bounds {
@@ -43,6 +43,7 @@ impl Bounds {
         gather: 5000,
         backlog: 16 << 20,
         age: 1_000_000,
+        slice: 1 << 20,
     };
 }
 
@@ -463,7 +464,8 @@ impl Log {
         let idle = self.retiring.is_none() && self.dropping.is_none() && !self.stuck;
         if self.cleaning.is_none() && idle && self.health == Health::Up && self.is_worth_it() {
             let Some(&segment) = self.segments.front() else { return };
-            self.cleaning = Some(Cleaning { segment, offset: 0, length: SLICE, reading: false });
+            let length = self.bounds.slice;
+            self.cleaning = Some(Cleaning { segment, offset: 0, length, reading: false });
         }
         let Some(cleaning) = self.cleaning.as_mut().filter(|cleaning| !cleaning.reading) else {
             return;
@@ -511,7 +513,7 @@ impl Log {
                     let whole = batch_size(bytes).filter(|&whole| whole > bytes.len());
                     let left = cleaning.segment.end - offset;
                     damaged = !whole.is_some_and(|whole| whole as u64 <= left);
-                    cleaning.length = whole.unwrap_or(SLICE);
+                    cleaning.length = whole.unwrap_or(self.bounds.slice);
                     break;
                 }
                 Err(_) if at > 0 => break,
@@ -531,7 +533,7 @@ impl Log {
         }
         cleaning.offset += at as u64;
         if at > 0 {
-            cleaning.length = SLICE;
+            cleaning.length = self.bounds.slice;
         }
         if cleaning.offset < cleaning.segment.end {
             self.cleaning = Some(cleaning);

@@ -294,10 +294,9 @@ impl Record<'_> {
             | Record::Outbound { session, .. }
             | Record::Will { session, .. }
             | Record::NoWill { session } => Some(session),
-            Record::Put { .. }
-            | Record::Retain(_)
-            | Record::Unretain { .. }
-            | Record::Nothing => None,
+            Record::Put { .. } | Record::Retain(_) | Record::Unretain { .. } | Record::Nothing => {
+                None
+            }
         }
     }
 

@@ -72,7 +72,9 @@ impl fmt::Display for Trouble {
             Trouble::Damaged { segment, offset, what } => {
                 write!(f, "segment {segment} is damaged at byte {offset}: ")?;
                 match what {
-                    Damage::Batch(batch) => write!(f, "batch {batch} is broken, later ones are not"),
+                    Damage::Batch(batch) => {
+                        write!(f, "batch {batch} is broken, later ones are not")
+                    }
                     Damage::Missing(batch) => {
                         write!(f, "segments from batch {batch} on are missing before it")
                     }
@@ -190,11 +192,7 @@ fn first_of(heads: &[Head]) -> usize {
     heads.iter().position(|head| head.first.is_some()).unwrap_or(heads.len())
 }
 
-fn heads(
-    log: u64,
-    segments: &[(u32, u64)],
-    read: &mut Read<'_>,
-) -> Result<Vec<Head>, Trouble> {
+fn heads(log: u64, segments: &[(u32, u64)], read: &mut Read<'_>) -> Result<Vec<Head>, Trouble> {
     let mut heads = Vec::with_capacity(segments.len());
     for &(number, _) in segments {
         let bytes = read(number, 0, frame::ALIGNMENT)

@@ -21,6 +21,13 @@ const VERSION: u32 = 1;
 #[derive(Debug)]
 pub struct Unusable(String);
 
+impl Unusable {
+    /// With that text.
+    pub fn new(what: impl fmt::Display) -> Unusable {
+        Unusable(what.to_string())
+    }
+}
+
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -126,10 +133,11 @@ impl Store {
         let mut read = |segment, offset, length| {
             files.read(segment, offset, length).map_err(|error| error.to_string())
         };
-        let recovered = recovery::recover(self.log(shard), &segments, &mut read, &mut |record, at| {
-            image.take(record, at, secret);
-        })
-        .map_err(|trouble| Unusable(describe(&directory, &trouble)))?;
+        let recovered =
+            recovery::recover(self.log(shard), &segments, &mut read, &mut |record, at| {
+                image.take(record, at, secret);
+            })
+            .map_err(|trouble| Unusable(describe(&directory, &trouble)))?;
         Ok((recovered, image, files))
     }
 

@@ -23,8 +23,7 @@ impl Drop for Scratch {
 const BOUNDS: Bounds = Bounds { segment: 1 << 20, gather: 0, ..Bounds::BROKER };
 
 fn put(part: &mut Part, topic: &str, payload: &[u8]) {
-    let body =
-        StoredMessage { topic, properties: b"", payload, expires: u64::MAX, flags: 1 };
+    let body = StoredMessage { topic, properties: b"", payload, expires: u64::MAX, flags: 1 };
     part.log.append(&Record::Retain(body), 0);
 }
 

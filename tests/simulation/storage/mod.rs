@@ -17,8 +17,14 @@ const SECRET: Secret = Secret([5, 6]);
 const LOG: u64 = 0x5eed;
 /// Bytes of a segment: small, so that there are many.
 const SEGMENT: u64 = 96 << 10;
-const BOUNDS: Bounds =
-    Bounds { segment: SEGMENT, disk: u64::MAX, gather: 50, backlog: 64 << 10, age: 1_000_000 };
+const BOUNDS: Bounds = Bounds {
+    segment: SEGMENT,
+    disk: u64::MAX,
+    gather: 50,
+    backlog: 64 << 10,
+    age: 1_000_000,
+    slice: 16 << 10,
+};
 
 type State = BTreeMap<String, Vec<u8>>;
 
@@ -127,8 +133,8 @@ impl Bed {
         self.disk.cut(half_done);
         self.commands.clear();
         self.answers.clear();
-        let (found, state, values) = recover(&self.disk)
-            .unwrap_or_else(|trouble| panic!("a crash is no damage: {trouble}"));
+        let (found, state, values) =
+            recover(&self.disk).unwrap_or_else(|trouble| panic!("a crash is no damage: {trouble}"));
         let last = found.found.last_batch;
         assert!(last >= self.durable, "batch {} was durable, {last} is left", self.durable);
         self.expect(last, &state);
@@ -265,10 +271,8 @@ fn breaks(bed: &mut Bed) {
         let lost = segments[bed.rng.below(segments.len() - 1)].number;
         bed.disk.lose(lost);
         let Err(trouble) = recover(&bed.disk) else { panic!("segment {lost} is not missed") };
-        let whole = matches!(
-            trouble,
-            Trouble::Damaged { what: Damage::Missing(_) | Damage::Batch(_), .. }
-        );
+        let whole =
+            matches!(trouble, Trouble::Damaged { what: Damage::Missing(_) | Damage::Batch(_), .. });
         assert!(whole, "{trouble}");
     }
 }

@@ -1,0 +1,616 @@
+//! What of this shard survives a restart: from changes of sessions, queues and retained messages to
+//! records of the log, and from who caused a change to who has to wait until it is durable.
+//!
+//! Everything here is `None` and costs a branch while `storage.path` is empty.
+//!
+//! # What waits
+//! While something that a client's packet changed is not durable, nothing is sent to that client:
+//! its output is kept ([`Storing::withholds`]) and goes out, whole and in order, when the batches
+//! that it waits for are durable, here and on the shards that its messages went to. A shard that
+//! takes in messages of another one tells it how many of them are safe ([`Control::Safe`]): those
+//! that nothing had to be stored of at once, the others after the commit.
+//!
+//! [`Control::Safe`]: crate::mesh::mail::Control::Safe
+
+use super::Shard;
+use crate::ids::{ShardId, SocketId};
+use crate::mesh::mail::Control;
+use crate::message::{Message, MessageRef};
+use crate::packet::{PacketId, Qos, Version};
+use crate::session::{Acknowledged, Queued};
+use crate::storage::log::{Figures, Log};
+use crate::storage::record::{
+    Phase, Record, Secret, StoredMessage, StoredSession, inbound_key, slot_keys, subscription_key,
+};
+use crate::storage::{Answer, Command};
+use crate::time::Instant;
+use crate::topic;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+type Numbers<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+
+/// A session that is stored.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// Its number in the store.
+    number: u64,
+    /// The number of the last message that waited for it.
+    slot: u32,
+}
+
+/// A message that is stored, and how many sessions wait for it.
+struct Kept {
+    /// Held, so that its address is no other message's.
+    message: Message,
+    sessions: u32,
+}
+
+/// Who causes what is stored now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Speaker {
+    /// Nobody who waits for it.
+    Nobody,
+    /// A client of this shard.
+    Client(SocketId),
+    /// A message from another shard.
+    Shard(ShardId),
+}
+
+/// What a client's output waits for.
+#[derive(Default)]
+struct Need {
+    batch: u64,
+    /// A fan-out of its message is under way: the batch is not known yet.
+    fanning: bool,
+    /// Messages that went to other shards: how many are to be safe there.
+    elsewhere: Vec<(ShardId, u64)>,
+}
+
+/// Another shard.
+#[derive(Default)]
+struct Peer {
+    /// Messages sent there.
+    sent: u64,
+    /// How many of them it said are safe.
+    safe: u64,
+    /// Messages taken in from there.
+    taken: u64,
+    /// How many of them are in `marks`, or it was told of.
+    noted: u64,
+    /// The last batch that has something of those since.
+    batch: u64,
+    /// So many are safe when that batch is durable.
+    marks: VecDeque<(u64, u64)>,
+}
+
+/// What a shard with a store has besides.
+pub struct Storing {
+    log: Log,
+    secret: Secret,
+    /// Milliseconds since 1970 at the zero of the shard's time.
+    wall: u64,
+    /// The time in microseconds.
+    micros: u64,
+    sessions: Numbers<u32, Known>,
+    last_session: u64,
+    last_message: u64,
+    /// The message of each stored reference, by session and number.
+    slots: Numbers<(u32, u32), u64>,
+    kept: Numbers<u64, Kept>,
+    /// Numbers of messages by their address.
+    numbers: Numbers<usize, u64>,
+    pub(super) speaker: Speaker,
+    needs: Numbers<u32, Need>,
+    peers: Vec<Peer>,
+    /// The last batch that something was appended to.
+    appended: u64,
+    /// What became durable, or safe elsewhere, since the last look at who waits.
+    moved: bool,
+    due: Option<u64>,
+}
+
+impl Storing {
+    /// For a shard of `shards`, that goes on with `log`. `wall`: milliseconds since 1970 at the zero
+    /// of its time. `last`: the largest numbers of a session and a message that were ever used.
+    pub fn new(log: Log, secret: Secret, shards: u8, wall: u64, last: (u64, u64)) -> Storing {
+        Storing {
+            log,
+            secret,
+            wall,
+            micros: 0,
+            sessions: Numbers::default(),
+            last_session: last.0,
+            last_message: last.1,
+            slots: Numbers::default(),
+            kept: Numbers::default(),
+            numbers: Numbers::default(),
+            speaker: Speaker::Nobody,
+            needs: Numbers::default(),
+            peers: (0..shards).map(|_| Peer::default()).collect(),
+            appended: 0,
+            moved: false,
+            due: None,
+        }
+    }
+
+    /// Milliseconds since 1970; the largest number for the end of time.
+    fn date(&self, at: Instant) -> u64 {
+        if at == Instant::END { u64::MAX } else { self.wall.saturating_add(at.0) }
+    }
+
+    /// The other way round. What was before the zero of the shard's time is at it.
+    pub(super) fn instant(&self, date: u64) -> Instant {
+        if date == u64::MAX { Instant::END } else { Instant(date.saturating_sub(self.wall)) }
+    }
+
+    fn append(&mut self, record: &Record<'_>) -> u64 {
+        self.appended = self.log.append(record, self.micros);
+        self.appended
+    }
+
+    /// Appends what the speaker waits for.
+    fn append_for_speaker(&mut self, record: &Record<'_>) {
+        let batch = self.append(record);
+        match self.speaker {
+            Speaker::Nobody => {}
+            Speaker::Client(socket) => self.needs.entry(socket.0).or_default().batch = batch,
+            Speaker::Shard(shard) => {
+                if let Some(peer) = self.peers.get_mut(usize::from(shard.0)) {
+                    peer.batch = batch;
+                }
+            }
+        }
+    }
+
+    /// Appends what that client waits for.
+    fn append_for(&mut self, socket: Option<SocketId>, record: &Record<'_>) {
+        let batch = self.append(record);
+        if let Some(socket) = socket {
+            self.needs.entry(socket.0).or_default().batch = batch;
+        }
+    }
+
+    fn number(&self, index: u32) -> Option<u64> {
+        self.sessions.get(&index).map(|known| known.number)
+    }
+
+    fn stored<'a>(&self, message: &MessageRef<'a>) -> StoredMessage<'a> {
+        StoredMessage {
+            topic: message.topic,
+            properties: message.properties,
+            payload: message.payload,
+            expires: message.expires.map_or(u64::MAX, |at| self.date(at)),
+            flags: message.qos as u8 | u8::from(message.retain) << 2,
+        }
+    }
+
+    /// Stores that `queued` waits for the session; returns its number.
+    fn fan(&mut self, index: u32, queued: &Queued) -> u32 {
+        let Some(known) = self.sessions.get_mut(&index) else { return 0 };
+        known.slot = known.slot.checked_add(1).unwrap_or(1);
+        let Known { number: session, slot } = *known;
+        let message = self.keep(&queued.message);
+        let mut ids = Vec::new();
+        for id in queued.subscription_ids.as_slice() {
+            ids.extend_from_slice(&id.to_le_bytes());
+        }
+        let share = queued.share.as_ref().map_or("", |share| share.as_str());
+        let flags = queued.qos as u8 | u8::from(queued.retain) << 2;
+        let ids = &ids;
+        self.append_for_speaker(&Record::Fan { session, slot, message, flags, ids, share });
+        self.slots.insert((index, slot), message);
+        slot
+    }
+
+    /// The number of a message, which is stored when it is not yet.
+    fn keep(&mut self, message: &Message) -> u64 {
+        let address = message.address();
+        if let Some(number) = self.numbers.get(&address) {
+            if let Some(kept) = self.kept.get_mut(number) {
+                kept.sessions += 1;
+            }
+            return *number;
+        }
+        self.last_message += 1;
+        let number = self.last_message;
+        let body = self.stored(&message.view());
+        self.append_for_speaker(&Record::Put { message: number, body });
+        self.hold(number, message.clone());
+        number
+    }
+
+    /// A session waits for a message that is stored under that number.
+    pub(super) fn hold(&mut self, number: u64, message: Message) {
+        self.numbers.insert(message.address(), number);
+        let kept = self.kept.entry(number).or_insert(Kept { message, sessions: 0 });
+        kept.sessions += 1;
+    }
+
+    /// A message does not wait for the session any more.
+    fn release(&mut self, index: u32, slot: u32, said: bool) {
+        let Some(message) = self.slots.remove(&(index, slot)) else { return };
+        let Some(session) = self.number(index) else { return };
+        if said {
+            self.append(&Record::Ack { session, slot });
+        } else {
+            slot_keys(session, slot).into_iter().for_each(|key| self.log.forget(key));
+        }
+        let Some(kept) = self.kept.get_mut(&message) else { return };
+        kept.sessions -= 1;
+        if kept.sessions == 0
+            && let Some(kept) = self.kept.remove(&message)
+        {
+            self.numbers.remove(&kept.message.address());
+            self.log.forget(crate::storage::record::message_key(message));
+        }
+    }
+
+    /// A stored session is at that place now.
+    pub(super) fn adopt(&mut self, index: u32, number: u64, slot: u32) {
+        self.sessions.insert(index, Known { number, slot });
+    }
+
+    /// A stored message waits for it.
+    pub(super) fn adopt_slot(&mut self, index: u32, slot: u32, number: u64, message: Message) {
+        self.slots.insert((index, slot), number);
+        self.hold(number, message);
+    }
+
+    /// Whether the output of a connection has to wait.
+    pub(super) fn withholds(&self, socket: SocketId) -> bool {
+        self.needs.get(&socket.0).is_some_and(|need| !self.is_met(need))
+    }
+
+    fn is_met(&self, need: &Need) -> bool {
+        let safe = |&(shard, count): &(ShardId, u64)| {
+            self.peers.get(usize::from(shard.0)).is_none_or(|peer| peer.safe >= count)
+        };
+        !need.fanning && need.batch <= self.log.durable() && need.elsewhere.iter().all(safe)
+    }
+
+    /// The connection is gone.
+    pub(super) fn forget_socket(&mut self, socket: SocketId) {
+        self.needs.remove(&socket.0);
+    }
+
+    /// A message for another shard is on its way; `waits` if its publisher does.
+    pub(super) fn sent(&mut self, shard: ShardId, waits: bool) {
+        let Some(peer) = self.peers.get_mut(usize::from(shard.0)) else { return };
+        peer.sent += 1;
+        let count = peer.sent;
+        if let (Speaker::Client(socket), true) = (self.speaker, waits) {
+            let need = self.needs.entry(socket.0).or_default();
+            match need.elsewhere.iter_mut().find(|known| known.0 == shard) {
+                Some(known) => known.1 = count,
+                None => need.elsewhere.push((shard, count)),
+            }
+        }
+    }
+
+    /// A message of another shard has been taken in.
+    pub(super) fn took(&mut self, shard: ShardId) {
+        if let Some(peer) = self.peers.get_mut(usize::from(shard.0)) {
+            peer.taken += 1;
+        }
+        self.speaker = Speaker::Nobody;
+    }
+
+    /// Another shard says that so many are safe there.
+    pub(super) fn safe_there(&mut self, shard: ShardId, count: u64) {
+        if let Some(peer) = self.peers.get_mut(usize::from(shard.0)) {
+            peer.safe = peer.safe.max(count);
+            self.moved = true;
+        }
+    }
+
+    /// A fan-out of what the speaker sent goes on in later steps.
+    pub(super) fn fans_out(&mut self) {
+        if let Speaker::Client(socket) = self.speaker {
+            self.needs.entry(socket.0).or_default().fanning = true;
+        }
+    }
+
+    /// What the other shards are to be told at the end of a step in which `fanning` fan-outs are
+    /// under way: how many of their messages are safe.
+    fn safe_here(&mut self, fanning: bool) -> Vec<(ShardId, u64)> {
+        let (durable, appended) = (self.log.durable(), self.appended);
+        let mut told = Vec::new();
+        for (at, peer) in self.peers.iter_mut().enumerate() {
+            if peer.taken > peer.noted && !fanning {
+                peer.noted = peer.taken;
+                peer.marks.push_back((peer.taken, peer.batch));
+            } else if fanning {
+                // Whatever they bring comes no later than what is appended last.
+                peer.batch = appended;
+            }
+            let mut count = None;
+            while let Some(mark) = peer.marks.pop_front_if(|&mut (_, batch)| batch <= durable) {
+                count = Some(mark.0);
+            }
+            told.extend(count.map(|count| (ShardId(at as u8), count)));
+        }
+        if !fanning {
+            for need in self.needs.values_mut().filter(|need| need.fanning) {
+                (need.fanning, need.batch) = (false, appended);
+                self.moved = true;
+            }
+        }
+        told
+    }
+
+    /// The figures of the log: since the start, bytes alive, bytes used, bytes that wait, and for
+    /// how many microseconds.
+    pub(super) fn figures(&self) -> (Figures, (u64, u64), usize, u64) {
+        (self.log.figures(), self.log.sizes(), self.log.backlog(), self.log.age(self.micros))
+    }
+}
+
+impl Shard {
+    /// From now on, what changes is stored.
+    pub fn store_with(&mut self, storing: Storing) {
+        self.storing = Some(Box::new(storing));
+    }
+
+    /// What the owner of the log's files is to do.
+    pub fn storage_commands(&mut self) -> impl Iterator<Item = Command> {
+        self.storing.iter_mut().flat_map(|storing| storing.log.commands.drain(..))
+    }
+
+    /// What became of one of those.
+    pub fn storage_answered(&mut self, answer: Answer) {
+        let Some(storing) = &mut self.storing else { return };
+        storing.log.answered(answer, storing.micros);
+        storing.moved = true;
+        if let Some(trouble) = storing.log.take_trouble() {
+            tracing::error!(shard = self.id.0, "storage: {trouble}");
+        }
+    }
+
+    /// Whether everything that was stored is durable.
+    pub fn is_stored(&self) -> bool {
+        self.storing.as_ref().is_none_or(|storing| storing.log.is_settled())
+    }
+
+    /// True while what is stored does not become durable.
+    pub fn is_storage_down(&self) -> bool {
+        self.storing.as_ref().is_some_and(|storing| storing.log.is_down())
+    }
+
+    /// When the log wants its turn, if nothing happens before.
+    pub(super) fn storage_due(&self) -> Option<Instant> {
+        let due = self.storing.as_ref()?.due?;
+        Some(Instant(due.div_ceil(1000)))
+    }
+
+    /// The time in microseconds at the beginning of a step.
+    pub(super) fn begin_storing(&mut self, micros: u64) {
+        if let Some(storing) = &mut self.storing {
+            storing.micros = micros;
+            storing.speaker = Speaker::Nobody;
+        }
+    }
+
+    /// The end of a step: the log has its turn, and who waited for what is durable by now goes on.
+    pub(super) fn run_storing(&mut self) {
+        let Some(storing) = &mut self.storing else { return };
+        storing.speaker = Speaker::Nobody;
+        storing.due = storing.log.turn(storing.micros);
+        let told = storing.safe_here(!self.fanouts.is_empty());
+        let mut released = Vec::new();
+        if std::mem::take(&mut storing.moved) {
+            let met = |(&socket, need): (&u32, &Need)| storing.is_met(need).then_some(socket);
+            released = storing.needs.iter().filter_map(met).collect();
+            released.iter().for_each(|socket| drop(storing.needs.remove(socket)));
+        }
+        for (shard, count) in told {
+            self.outbox.tell(shard, Control::Safe(count));
+        }
+        for socket in released.into_iter().map(SocketId) {
+            let Some(connection) = self.connections.get_mut(socket.0) else { continue };
+            let Some(output) = &mut connection.output else { continue };
+            if !std::mem::replace(&mut output.dirty, true) {
+                self.dirty.push(socket);
+            }
+        }
+    }
+
+    /// Whether a publisher has to wait because no new values can be stored now: the disk is full or
+    /// fails, or is behind. What may have to be stored is anything but QoS 0 without RETAIN.
+    pub(super) fn waits_for_storage(&self, qos: Qos, retain: bool) -> bool {
+        let stored = qos > Qos::AtMostOnce || retain;
+        stored && self.storing.as_ref().is_some_and(|storing| !storing.log.accepts(storing.micros))
+    }
+
+    /// A packet of that client is looked at.
+    #[inline]
+    pub(super) fn begin_packet(&mut self, socket: SocketId) {
+        if let Some(storing) = &mut self.storing {
+            storing.speaker = Speaker::Client(socket);
+        }
+    }
+
+    /// Stores a session that is there to stay, or what has changed of it; one that ends with its
+    /// connection is stored no more.
+    pub(super) fn store_session(&mut self, index: u32) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = self.sessions.get(index) else { return };
+        if !session.is_persistent() {
+            self.store_end(index);
+            return;
+        }
+        let fresh = !storing.sessions.contains_key(&index);
+        if fresh {
+            storing.last_session += 1;
+        }
+        let number = storing.last_session;
+        let number = storing.sessions.entry(index).or_insert(Known { number, slot: 0 }).number;
+        let ends = match session.socket {
+            Some(_) => 0,
+            None => storing.date(session.ends),
+        };
+        let record = Record::Session(StoredSession {
+            session: number,
+            client_id: &session.client_id,
+            mountpoint: session.mountpoint(),
+            expiry: session.expiry,
+            ends,
+            level: level(session.version),
+            bridge: session.bridge,
+        });
+        storing.append_for(session.socket, &record);
+    }
+
+    /// A session ended, or will end with its connection: what is stored of it goes.
+    pub(super) fn store_end(&mut self, index: u32) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = self.sessions.get(index) else { return };
+        let Some(number) = storing.number(index) else { return };
+        let (index_of, secret) = (&self.index, storing.secret);
+        session.subscriptions.each(|place| {
+            let filter = index_of.filter(place.filter);
+            storing.log.forget(subscription_key(number, filter, secret));
+        });
+        for share in session.shares().iter().flat_map(|shares| shares.list.iter()) {
+            storing.log.forget(subscription_key(number, share.name.as_str(), secret));
+        }
+        let mut slots = Vec::new();
+        if let Some(flow) = &session.flow {
+            flow.window.each_stored(|slot| slots.push(slot));
+            flow.pending.each(|queued| slots.push(queued.stored));
+            for id in flow.inbound.all() {
+                storing.log.forget(inbound_key(number, id.get()));
+            }
+        }
+        slots.into_iter().for_each(|slot| storing.release(index, slot, false));
+        storing.append_for(session.socket, &Record::End { session: number });
+        storing.sessions.remove(&index);
+    }
+
+    /// A subscription was granted or changed.
+    pub(super) fn store_subscription(
+        &mut self,
+        index: u32,
+        filter: &str,
+        options: u8,
+        subscription_id: u32,
+    ) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = storing.number(index) else { return };
+        let socket = self.sessions.get(index).and_then(|session| session.socket);
+        let record = Record::Subscribed { session, filter, options, subscription_id };
+        storing.append_for(socket, &record);
+    }
+
+    /// A subscription was taken out.
+    pub(super) fn store_unsubscribed(&mut self, index: u32, filter: &str) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = storing.number(index) else { return };
+        let socket = self.sessions.get(index).and_then(|session| session.socket);
+        storing.append_for(socket, &Record::Unsubscribed { session, filter });
+    }
+
+    /// Stores a topic's retained message.
+    pub(super) fn store_retained(&mut self, message: &MessageRef<'_>) {
+        let Some(storing) = &mut self.storing else { return };
+        if !topic::is_servers_own(message.topic) {
+            let record = Record::Retain(storing.stored(message));
+            storing.append_for_speaker(&record);
+        }
+    }
+
+    /// A topic has no retained message any more.
+    pub(super) fn store_unretained(&mut self, topic: &str) {
+        let Some(storing) = &mut self.storing else { return };
+        if !topic::is_servers_own(topic) {
+            storing.append_for_speaker(&Record::Unretain { topic });
+        }
+    }
+
+    /// Stores a message that waits for the session or is sent to it, if both are of the kind that
+    /// is stored; returns its number, or 0.
+    pub(super) fn store_queued(&mut self, index: u32, queued: &Queued) -> u32 {
+        let Some(storing) = &mut self.storing else { return 0 };
+        if queued.qos == Qos::AtMostOnce {
+            return 0;
+        }
+        storing.fan(index, queued)
+    }
+
+    /// A stored message was sent under that identifier, or its PUBREC came.
+    pub(super) fn store_phase(
+        &mut self,
+        index: u32,
+        slot: u32,
+        id: PacketId,
+        qos: Qos,
+        phase: Phase,
+    ) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = storing.number(index).filter(|_| slot != 0) else { return };
+        let record = Record::State { session, slot, packet: id.get(), phase };
+        // Sent again under another identifier, a message of QoS 2 would be another message.
+        let waits = qos == Qos::ExactlyOnce;
+        let socket = self.sessions.get(index).and_then(|session| session.socket);
+        storing.append_for(socket.filter(|_| waits), &record);
+    }
+
+    /// A PUBREC came.
+    pub(super) fn store_pubrec(&mut self, index: u32, id: PacketId, meant: Acknowledged) {
+        if meant == Acknowledged::Release {
+            let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
+            let slot = flow.map_or(0, |flow| flow.window.stored(id));
+            self.store_phase(index, slot, id, Qos::ExactlyOnce, Phase::Released);
+        } else {
+            self.store_all_gone(index);
+        }
+    }
+
+    /// A stored message is done with or dropped.
+    pub(super) fn store_gone(&mut self, index: u32, slot: u32) {
+        if let Some(storing) = &mut self.storing
+            && slot != 0
+        {
+            storing.release(index, slot, true);
+        }
+    }
+
+    /// The same for all that the session's queue and window have let go.
+    pub(super) fn store_all_gone(&mut self, index: u32) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
+        for slot in flow.pending.take_gone().into_iter().chain(flow.window.take_gone()) {
+            storing.release(index, slot, true);
+        }
+    }
+
+    /// A message of QoS 2 came under that identifier, or it is free again.
+    pub(super) fn store_inbound(&mut self, index: u32, id: PacketId, open: bool) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = storing.number(index) else { return };
+        let packet = id.get();
+        let record = match open {
+            true => Record::Inbound { session, packet },
+            false => Record::Outbound { session, packet },
+        };
+        storing.append_for_speaker(&record);
+    }
+}
+
+/// A protocol version as a protocol level.
+pub(super) fn level(version: Version) -> u8 {
+    match version {
+        Version::V31 => 3,
+        Version::V311 => 4,
+        Version::V5 => 5,
+    }
+}
+
+/// The other way round.
+pub(super) fn version(level: u8) -> Version {
+    match level {
+        3 => Version::V31,
+        4 => Version::V311,
+        _ => Version::V5,
+    }
+}
