@@ -1,6 +1,7 @@
 //! The `ringmq` program: arguments, configuration, broker, exit code; nothing else.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -8,8 +9,10 @@ use clap::{CommandFactory, Parser};
 use ringmq::broker;
 use ringmq::config::{self, Config, Problems, Sources};
 use ringmq::doctor::{self, Pong};
+use ringmq::storage::inspect;
+use ringmq::storage::store::{Store, Unusable};
 
-use arguments::{Arguments, Command, Given, Print};
+use arguments::{Arguments, Command, Given, Look, Print};
 
 mod arguments;
 
@@ -35,6 +38,8 @@ fn main() -> ExitCode {
         Some(Command::Config(Print::Show(given))) => show(given),
         Some(Command::Doctor { given, connections, json }) => examine(given, connections, json),
         Some(Command::Ping { given, target }) => ping(given, target),
+        Some(Command::Storage(Look::Check { given, path })) => look(given, path, inspect::check),
+        Some(Command::Storage(Look::Show { given, path })) => look(given, path, inspect::show),
         Some(Command::Passwd { .. }) => {
             complain(&"`ringmq passwd` is not in this build yet");
             ExitCode::from(MISUSED)
@@ -121,6 +126,34 @@ fn ping(given: Given, target: Option<String>) -> ExitCode {
         }
         Err(failure) => {
             complain(&format!("{target}: {failure}"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn look(
+    given: Given,
+    path: Option<PathBuf>,
+    look: impl Fn(&Store, &mut dyn Write) -> Result<(), Unusable>,
+) -> ExitCode {
+    let path = match path {
+        Some(path) => path,
+        None => match load(given) {
+            Err(code) => return code,
+            Ok((_, config)) if config.storage.path.is_empty() => {
+                complain(&"storage.path is not set; write `ringmq storage check PATH`");
+                return ExitCode::from(MISUSED);
+            }
+            Ok((_, config)) => PathBuf::from(&*config.storage.path),
+        },
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let looked = Store::existing(&path).and_then(|store| look(&store, &mut out));
+    match looked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(unusable) => {
+            let _ = out.flush();
+            complain(&unusable);
             ExitCode::from(FAILED)
         }
     }

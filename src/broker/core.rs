@@ -325,6 +325,7 @@ impl Running {
     /// The figures as they are now, for who waited for them so long.
     fn snapshot(&mut self, driver: &Driver<Message>, lag: Duration) -> Snapshot {
         self.measure(driver);
+        self.shard.measure_storage();
         let mailboxes = self.shards().map(|from| self.ends.data_waiting(from) as u64);
         let mailboxes = mailboxes.collect();
         Snapshot { counters: self.shard.counters, steps: self.steps, mailboxes, lag }

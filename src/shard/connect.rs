@@ -231,6 +231,10 @@ impl Shard {
         }
         self.tally.names += named(session);
         self.store_session(index);
+        if inherited.is_some() {
+            // The old session is not to come back after the client was told that it is gone.
+            self.wait_for_stored(socket);
+        }
         self.tell_presence(index, true);
         (index, present)
     }

@@ -338,12 +338,6 @@ impl Storing {
         }
         told
     }
-
-    /// The figures of the log: since the start, bytes alive, bytes used, bytes that wait, and for
-    /// how many microseconds.
-    pub(super) fn figures(&self) -> (Figures, (u64, u64), usize, u64) {
-        (self.log.figures(), self.log.sizes(), self.log.backlog(), self.log.age(self.micros))
-    }
 }
 
 impl Shard {
@@ -372,9 +366,23 @@ impl Shard {
         self.storing.as_ref().is_none_or(|storing| storing.log.is_settled())
     }
 
-    /// True while what is stored does not become durable.
-    pub fn is_storage_down(&self) -> bool {
-        self.storing.as_ref().is_some_and(|storing| storing.log.is_down())
+    /// Brings the figures of storage up to date.
+    pub fn measure_storage(&mut self) {
+        let Some(storing) = &self.storing else { return };
+        let (log, counters) = (&storing.log, &mut self.counters);
+        let Figures { commits, written, copied, failures, troubles } = log.figures();
+        counters.storage_commits = commits;
+        counters.storage_written = written;
+        counters.storage_copied = copied;
+        counters.storage_failures = failures;
+        counters.storage_troubles = troubles;
+        (counters.storage_live, counters.storage_used) = log.sizes();
+        counters.storage_values = log.counts().0 as u64;
+        counters.storage_backlog = log.backlog() as u64;
+        counters.storage_age_nanos = log.age(storing.micros) * 1000;
+        counters.storage_waiting = storing.needs.len() as u64;
+        counters.storage_down = u64::from(log.is_down());
+        counters.storage_full = u64::from(log.is_full());
     }
 
     /// When the log wants its turn, if nothing happens before.
@@ -485,6 +493,13 @@ impl Shard {
         slots.into_iter().for_each(|slot| storing.release(index, slot, false));
         storing.append_for(session.socket, &Record::End { session: number });
         storing.sessions.remove(&index);
+    }
+
+    /// Nothing is said to that client before all that is stored so far is durable.
+    pub(super) fn wait_for_stored(&mut self, socket: SocketId) {
+        if let Some(storing) = &mut self.storing {
+            storing.needs.entry(socket.0).or_default().batch = storing.appended;
+        }
     }
 
     /// A subscription was granted or changed.

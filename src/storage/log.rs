@@ -485,9 +485,12 @@ impl Log {
         if self.segments.len() < 2 {
             return false;
         }
-        let (live, used) = self.sizes();
+        let (live, _) = self.sizes();
+        // Room that a sealed segment does not use is as good as dead.
+        let taken = |segment: &Segment| segment.end.max(self.bounds.segment);
+        let used: u64 = self.segments.iter().map(taken).sum();
         let dead = used.saturating_sub(live);
-        let much = used > 2 * live + self.bounds.segment;
+        let much = used > 2 * live + 2 * self.bounds.segment;
         much || self.is_full() && dead > self.bounds.segment
     }
 

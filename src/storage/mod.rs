@@ -24,6 +24,8 @@ pub mod files;
 pub mod frame;
 pub mod image;
 pub mod index;
+#[cfg(feature = "runtime")]
+pub mod inspect;
 pub mod log;
 pub mod record;
 pub mod recovery;
