@@ -301,6 +301,18 @@ mutants! {
     StorageCleanerWedged,
     /// Recovery takes damage for the end of the log.
     StorageDamageTolerated,
+    /// A client is told before what it is told is durable.
+    StorageToldEarly,
+    /// A publisher does not wait for what other shards have to store of its message.
+    StorageRemoteUnwaited,
+    /// Messages that wait for a client are not stored.
+    StorageQueueForgotten,
+    /// That PUBREC came for a message is not stored.
+    StorageReleaseForgotten,
+    /// The end of a session is not stored.
+    StorageEndForgotten,
+    /// What a session subscribes to is not stored.
+    StorageSubscriptionForgotten,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,

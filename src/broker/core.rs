@@ -357,7 +357,7 @@ impl Running {
     /// One step; true when there may be more to do at once.
     fn step(&mut self, driver: &mut Driver<Message>) -> bool {
         let bounds = Bounds { completions: COMPLETIONS, mail: MAIL_WORK };
-        while let Some(answer) = self.writer.as_mut().and_then(Writer::next) {
+        while let Some(answer) = self.writer.as_mut().and_then(Writer::take_answer) {
             self.shard.storage_answered(answer);
         }
         let around = &mut Around { driver, peers: &self.peers, clock: self.clock };

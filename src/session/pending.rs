@@ -140,9 +140,9 @@ impl Pending {
     }
 
     /// Shows every message that waits.
-    pub fn each(&self, mut look: impl FnMut(&Queued)) {
+    pub fn each(&self, look: impl FnMut(&Queued)) {
         let all = self.first.queue.iter().chain(&self.rest.queue);
-        all.flatten().for_each(|queued| look(queued));
+        all.flatten().for_each(look);
     }
 
     /// No message expires before this time; `None` when none expires.

@@ -16,6 +16,7 @@ use super::Shard;
 use crate::ids::{ShardId, SocketId};
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos, Version};
 use crate::session::{Acknowledged, Queued};
 use crate::storage::log::{Figures, Log};
@@ -259,7 +260,8 @@ impl Storing {
 
     /// Whether the output of a connection has to wait.
     pub(super) fn withholds(&self, socket: SocketId) -> bool {
-        self.needs.get(&socket.0).is_some_and(|need| !self.is_met(need))
+        let early = Mutant::StorageToldEarly.is_on();
+        self.needs.get(&socket.0).is_some_and(|need| !self.is_met(need)) && !early
     }
 
     fn is_met(&self, need: &Need) -> bool {
@@ -279,6 +281,7 @@ impl Storing {
         let Some(peer) = self.peers.get_mut(usize::from(shard.0)) else { return };
         peer.sent += 1;
         let count = peer.sent;
+        let waits = waits && !Mutant::StorageRemoteUnwaited.is_on();
         if let (Speaker::Client(socket), true) = (self.speaker, waits) {
             let need = self.needs.entry(socket.0).or_default();
             match need.elsewhere.iter_mut().find(|known| known.0 == shard) {
@@ -491,7 +494,9 @@ impl Shard {
             }
         }
         slots.into_iter().for_each(|slot| storing.release(index, slot, false));
-        storing.append_for(session.socket, &Record::End { session: number });
+        if !Mutant::StorageEndForgotten.is_on() {
+            storing.append_for(session.socket, &Record::End { session: number });
+        }
         storing.sessions.remove(&index);
     }
 
@@ -513,6 +518,9 @@ impl Shard {
         let Some(storing) = &mut self.storing else { return };
         let Some(session) = storing.number(index) else { return };
         let socket = self.sessions.get(index).and_then(|session| session.socket);
+        if Mutant::StorageSubscriptionForgotten.is_on() {
+            return;
+        }
         let record = Record::Subscribed { session, filter, options, subscription_id };
         storing.append_for(socket, &record);
     }
@@ -546,7 +554,7 @@ impl Shard {
     /// is stored; returns its number, or 0.
     pub(super) fn store_queued(&mut self, index: u32, queued: &Queued) -> u32 {
         let Some(storing) = &mut self.storing else { return 0 };
-        if queued.qos == Qos::AtMostOnce {
+        if queued.qos == Qos::AtMostOnce || Mutant::StorageQueueForgotten.is_on() {
             return 0;
         }
         storing.fan(index, queued)
@@ -573,6 +581,9 @@ impl Shard {
     /// A PUBREC came.
     pub(super) fn store_pubrec(&mut self, index: u32, id: PacketId, meant: Acknowledged) {
         if meant == Acknowledged::Release {
+            if Mutant::StorageReleaseForgotten.is_on() {
+                return;
+            }
             let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
             let slot = flow.map_or(0, |flow| flow.window.stored(id));
             self.store_phase(index, slot, id, Qos::ExactlyOnce, Phase::Released);

@@ -225,7 +225,7 @@ mod tests {
     const STAMP: Stamp = Stamp { log: 7, segment: 3, batch: 11, needed: 2 };
 
     fn written(length: usize) -> (Vec<u8>, Vec<u8>) {
-        let payload: Vec<u8> = (0..length).map(|at| (at * 31 >> 3) as u8).collect();
+        let payload: Vec<u8> = (0..length).map(|at| (at * 31 / 8) as u8).collect();
         let mut out = Vec::new();
         write(STAMP, &payload, &mut out);
         (payload, out)

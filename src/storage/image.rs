@@ -212,10 +212,8 @@ impl Stored {
                 self.waiting.remove(&slot);
                 self.states.remove(&slot);
             }
-            Record::Inbound { packet, .. } => {
-                if !self.inbound.contains(&packet) {
-                    self.inbound.push(packet);
-                }
+            Record::Inbound { packet, .. } if !self.inbound.contains(&packet) => {
+                self.inbound.push(packet);
             }
             Record::Outbound { packet, .. } => self.inbound.retain(|&known| known != packet),
             Record::Will { delay, lifetime, due, ref body, .. } => {

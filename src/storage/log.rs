@@ -515,7 +515,7 @@ impl Log {
                 Err((_, frame::NoFrame::Short | frame::NoFrame::Header)) if at == 0 => {
                     let whole = batch_size(bytes).filter(|&whole| whole > bytes.len());
                     let left = cleaning.segment.end - offset;
-                    damaged = !whole.is_some_and(|whole| whole as u64 <= left);
+                    damaged = whole.is_none_or(|whole| whole as u64 > left);
                     cleaning.length = whole.unwrap_or(self.bounds.slice);
                     break;
                 }

@@ -51,7 +51,7 @@ impl Writer {
     }
 
     /// The next answer, if there is one.
-    pub fn next(&mut self) -> Option<Answer> {
+    pub fn take_answer(&mut self) -> Option<Answer> {
         self.answers.pop().ok()
     }
 

@@ -90,12 +90,9 @@ impl Received {
     /// Takes messages on one connection until none comes for `quiet` or it ends.
     fn read(&mut self, line: &mut Line, quiet: Duration) -> io::Result<()> {
         while let Some(packet) = line.next(quiet)? {
-            match packet {
-                Packet::Publish(publish) => {
-                    self.take(publish.text().parse().expect("a number"));
-                    line.acknowledge(&publish)?;
-                }
-                _ => {}
+            if let Packet::Publish(publish) = packet {
+                self.take(publish.text().parse().expect("a number"));
+                line.acknowledge(&publish)?;
             }
         }
         Ok(())
@@ -157,9 +154,9 @@ fn a_broker_with_a_store_that_is_killed_loses_nothing_it_acknowledged() {
             while !stop.load(Ordering::Relaxed) {
                 if let Ok((mut line, present)) = come_back(at, "steady") {
                     assert!(present, "the session is gone");
-                    while !stop.load(Ordering::Relaxed)
-                        && steady.read(&mut line, Duration::from_millis(50)).is_ok()
-                    {
+                    let mut open = true;
+                    while open && !stop.load(Ordering::Relaxed) {
+                        open = steady.read(&mut line, Duration::from_millis(50)).is_ok();
                     }
                 }
                 std::thread::sleep(Duration::from_millis(5));

@@ -102,7 +102,7 @@ fn in_this_process() {
     for seed in number("SIM_FIRST")..=number("SIM_LAST") {
         println!("\nSEED\t{seed}");
         let run = || {
-            crate::storage::simulate(seed);
+            crate::storage::simulate_all(seed);
             random::simulate(seed, false);
         };
         if catch_unwind(AssertUnwindSafe(run)).is_err() {

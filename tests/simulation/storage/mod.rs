@@ -2,6 +2,7 @@
 //! the n-th operation, power cuts in the middle of anything. After each restart the state is exactly
 //! that of some batch, and of none before the last one that was said to be durable.
 
+mod broker;
 mod disk;
 
 use crate::rng::Rng;
@@ -177,8 +178,15 @@ fn recover(disk: &Disk) -> Result<Found, Trouble> {
     Ok((recovered, state, values))
 }
 
+/// A random run of a log, and one of whole brokers.
+#[cfg(feature = "mutants")]
+pub fn simulate_all(seed: u64) {
+    simulate(seed);
+    broker::simulate(seed);
+}
+
 /// A random run; returns how many batches it came to.
-pub fn simulate(seed: u64) -> u64 {
+fn simulate(seed: u64) -> u64 {
     let mut bed = Bed::new(seed);
     let restarts = bed.rng.range(2, 6);
     for _ in 0..restarts {
