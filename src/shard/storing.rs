@@ -309,7 +309,9 @@ impl Storing {
 
     /// A fan-out of what the speaker sent goes on in later steps.
     pub(super) fn fans_out(&mut self) {
-        if let Speaker::Client(socket) = self.speaker {
+        if let Speaker::Client(socket) = self.speaker
+            && !Mutant::StorageFanoutUnwaited.is_on()
+        {
             self.needs.entry(socket.0).or_default().fanning = true;
         }
     }
