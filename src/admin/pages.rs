@@ -80,9 +80,12 @@ fn health(answers: &[Answer], stage: Stage) -> Page {
 
 /// Whether new clients can be served: not while a shard cannot store what it should.
 fn readiness(answers: &[Answer]) -> Page {
-    let down = |(_, answer): &(usize, &Answer)| matches!(answer, Answer::Figures(figures) if figures.counters.storage_down > 0);
-    let numbers: Vec<String> =
-        answers.iter().enumerate().filter(down).map(|(shard, _)| shard.to_string()).collect();
+    let is_down = |answer: &Answer| match answer {
+        Answer::Figures(figures) => figures.counters.storage_down > 0,
+        Answer::Ended | Answer::Silence => false,
+    };
+    let down = answers.iter().enumerate().filter(|(_, answer)| is_down(answer));
+    let numbers: Vec<String> = down.map(|(shard, _)| shard.to_string()).collect();
     if numbers.is_empty() {
         return line(StatusCode::OK, "ready");
     }

@@ -484,12 +484,12 @@ section! {
         /// sync: nothing is acknowledged to a client before what it says is on the disk, so that
         /// neither kill -9 nor a power cut loses it.
         durability: Durability = Durability::Sync,
-        /// What is stored gathers at most this long before it is written and synced together. Longer
-        /// means fewer syncs and later acknowledgements.
+        /// What is stored gathers at most this long before it is written and synced together.
+        /// Longer means fewer syncs and later acknowledgements.
         gather: ShortTime<0, SECOND> = ShortTime::of(5000),
-        /// Most bytes on the disk, at least 640 MiB per shard. auto: all but 64 MiB of what the file
-        /// system has. When they are used up, publishers of what would have to be stored wait until
-        /// something is acknowledged, ends or is cleared.
+        /// Most bytes on the disk, at least 640 MiB per shard. auto: all but 64 MiB of what the
+        /// file system has. When they are used up, publishers of what would have to be stored
+        /// wait until something is acknowledged, ends or is cleared.
         max_bytes: Or<Auto, Size<u64, { 640 * MIB }, { 1024 * TIB }>> = Or::NONE,
     }
 }

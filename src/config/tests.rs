@@ -395,7 +395,14 @@ fn what_belongs_to_a_later_capability_is_refused_by_name() {
             "listeners: [{tls: {certificate: a}}]",
             "listeners.0.tls: `tls` is not in this build; remove it",
         ),
-        ("storage: {}", "storage: `storage` is not in this build; remove it"),
+        (
+            "storage: {durability: async}",
+            "storage.durability: durability async is not in this build; use sync, or remove it",
+        ),
+        (
+            "storage: {on_failure: degrade}",
+            "storage.on_failure: `on_failure` is not in this build; remove it",
+        ),
         ("access: {}", "access: `access` is not in this build; remove it"),
     ];
     for (text, expected) in cases {

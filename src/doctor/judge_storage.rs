@@ -1,5 +1,5 @@
-//! Judgement of where the store is to be: the file system, its room, and how long a sync takes, which
-//! is measured with a file that is removed again.
+//! Judgement of where the store is to be: the file system, its room, and how long a sync takes,
+//! which is measured with a file that is removed again.
 
 use super::finding::{Finding, Fix, Severity};
 use super::report::bytes;

@@ -3,8 +3,8 @@
 //!
 //! [`Facts::read`] reads `/proc` and `/sys` below a root; [`judge`] turns facts and configuration
 //! into findings. Both are pure, so tests judge hosts that do not exist. Only `trial` asks the
-//! kernel: it opens a ring as the broker does; and `judge_storage` times a few syncs where the store
-//! is to be, in a file that it removes. Changes nothing and needs no privilege.
+//! kernel: it opens a ring as the broker does; and `judge_storage` times a few syncs where the
+//! store is to be, in a file that it removes. Changes nothing and needs no privilege.
 
 mod cgroup;
 mod facts;

@@ -12,6 +12,7 @@
 mod arrivals;
 mod audit;
 mod audit_memory;
+mod changes;
 mod close;
 mod connect;
 pub mod connection;

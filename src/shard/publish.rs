@@ -65,7 +65,7 @@ impl Shard {
         if self.outbox.is_congested() || self.fanouts.is_full() {
             return Ok(Flow::Hold(Holds::MAIL));
         }
-        if self.storing.is_some() && self.waits_for_storage(publish.qos, publish.retain) {
+        if self.storing.is_some() && self.waits_for_storage(publish) {
             return Ok(Flow::Hold(Holds::MAIL));
         }
         if let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.id) {

@@ -1,9 +1,9 @@
 //! What was stored before a restart becomes this shard's sessions, queues and retained messages.
 
 use super::Shard;
+use super::changes::version;
 use super::memory::{named, retained};
 use super::route::GROUP;
-use super::storing::version;
 use crate::config::OnFull;
 use crate::message::{Message, MessageRef};
 use crate::packet::{PacketId, Qos};

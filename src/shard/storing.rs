@@ -17,15 +17,12 @@ use crate::ids::{ShardId, SocketId};
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::packet::{PacketId, Qos, Version};
-use crate::session::{Acknowledged, Queued};
+use crate::packet::Qos;
+use crate::session::Queued;
 use crate::storage::log::{Figures, Log};
-use crate::storage::record::{
-    Phase, Record, Secret, StoredMessage, StoredSession, inbound_key, slot_keys, subscription_key,
-};
+use crate::storage::record::{Record, Secret, StoredMessage, slot_keys};
 use crate::storage::{Answer, Command};
 use crate::time::Instant;
-use crate::topic;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
@@ -33,11 +30,11 @@ type Numbers<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
 /// A session that is stored.
 #[derive(Clone, Copy, Debug)]
-struct Known {
+pub(super) struct Known {
     /// Its number in the store.
-    number: u64,
+    pub(super) number: u64,
     /// The number of the last message that waited for it.
-    slot: u32,
+    pub(super) slot: u32,
 }
 
 /// A message that is stored, and how many sessions wait for it.
@@ -60,8 +57,8 @@ pub(super) enum Speaker {
 
 /// What a client's output waits for.
 #[derive(Default)]
-struct Need {
-    batch: u64,
+pub(super) struct Need {
+    pub(super) batch: u64,
     /// A fan-out of its message is under way: the batch is not known yet.
     fanning: bool,
     /// Messages that went to other shards: how many are to be safe there.
@@ -87,14 +84,14 @@ struct Peer {
 
 /// What a shard with a store has besides.
 pub struct Storing {
-    log: Log,
-    secret: Secret,
+    pub(super) log: Log,
+    pub(super) secret: Secret,
     /// Milliseconds since 1970 at the zero of the shard's time.
     wall: u64,
     /// The time in microseconds.
     micros: u64,
-    sessions: Numbers<u32, Known>,
-    last_session: u64,
+    pub(super) sessions: Numbers<u32, Known>,
+    pub(super) last_session: u64,
     last_message: u64,
     /// The message of each stored reference, by session and number.
     slots: Numbers<(u32, u32), u64>,
@@ -102,18 +99,18 @@ pub struct Storing {
     /// Numbers of messages by their address.
     numbers: Numbers<usize, u64>,
     pub(super) speaker: Speaker,
-    needs: Numbers<u32, Need>,
+    pub(super) needs: Numbers<u32, Need>,
     peers: Vec<Peer>,
     /// The last batch that something was appended to.
-    appended: u64,
+    pub(super) appended: u64,
     /// What became durable, or safe elsewhere, since the last look at who waits.
     moved: bool,
     due: Option<u64>,
 }
 
 impl Storing {
-    /// For a shard of `shards`, that goes on with `log`. `wall`: milliseconds since 1970 at the zero
-    /// of its time. `last`: the largest numbers of a session and a message that were ever used.
+    /// For a shard of `shards`, that goes on with `log`. `wall`: milliseconds since 1970 at the
+    /// zero of its time. `last`: the largest numbers of a session and a message that were ever used.
     pub fn new(log: Log, secret: Secret, shards: u8, wall: u64, last: (u64, u64)) -> Storing {
         Storing {
             log,
@@ -136,7 +133,7 @@ impl Storing {
     }
 
     /// Milliseconds since 1970; the largest number for the end of time.
-    fn date(&self, at: Instant) -> u64 {
+    pub(super) fn date(&self, at: Instant) -> u64 {
         if at == Instant::END { u64::MAX } else { self.wall.saturating_add(at.0) }
     }
 
@@ -145,13 +142,13 @@ impl Storing {
         if date == u64::MAX { Instant::END } else { Instant(date.saturating_sub(self.wall)) }
     }
 
-    fn append(&mut self, record: &Record<'_>) -> u64 {
+    pub(super) fn append(&mut self, record: &Record<'_>) -> u64 {
         self.appended = self.log.append(record, self.micros);
         self.appended
     }
 
     /// Appends what the speaker waits for.
-    fn append_for_speaker(&mut self, record: &Record<'_>) {
+    pub(super) fn append_for_speaker(&mut self, record: &Record<'_>) {
         let batch = self.append(record);
         match self.speaker {
             Speaker::Nobody => {}
@@ -165,18 +162,18 @@ impl Storing {
     }
 
     /// Appends what that client waits for.
-    fn append_for(&mut self, socket: Option<SocketId>, record: &Record<'_>) {
+    pub(super) fn append_for(&mut self, socket: Option<SocketId>, record: &Record<'_>) {
         let batch = self.append(record);
         if let Some(socket) = socket {
             self.needs.entry(socket.0).or_default().batch = batch;
         }
     }
 
-    fn number(&self, index: u32) -> Option<u64> {
+    pub(super) fn number(&self, index: u32) -> Option<u64> {
         self.sessions.get(&index).map(|known| known.number)
     }
 
-    fn stored<'a>(&self, message: &MessageRef<'a>) -> StoredMessage<'a> {
+    pub(super) fn stored<'a>(&self, message: &MessageRef<'a>) -> StoredMessage<'a> {
         StoredMessage {
             topic: message.topic,
             properties: message.properties,
@@ -187,7 +184,7 @@ impl Storing {
     }
 
     /// Stores that `queued` waits for the session; returns its number.
-    fn fan(&mut self, index: u32, queued: &Queued) -> u32 {
+    pub(super) fn fan(&mut self, index: u32, queued: &Queued) -> u32 {
         let Some(known) = self.sessions.get_mut(&index) else { return 0 };
         known.slot = known.slot.checked_add(1).unwrap_or(1);
         let Known { number: session, slot } = *known;
@@ -229,7 +226,7 @@ impl Storing {
     }
 
     /// A message does not wait for the session any more.
-    fn release(&mut self, index: u32, slot: u32, said: bool) {
+    pub(super) fn release(&mut self, index: u32, slot: u32, said: bool) {
         let Some(message) = self.slots.remove(&(index, slot)) else { return };
         let Some(session) = self.number(index) else { return };
         if said {
@@ -441,204 +438,5 @@ impl Shard {
         if let Some(storing) = &mut self.storing {
             storing.speaker = Speaker::Client(socket);
         }
-    }
-
-    /// Stores a session that is there to stay, or what has changed of it; one that ends with its
-    /// connection is stored no more.
-    pub(super) fn store_session(&mut self, index: u32) {
-        let Some(storing) = &mut self.storing else { return };
-        let Some(session) = self.sessions.get(index) else { return };
-        if !session.is_persistent() {
-            self.store_end(index);
-            return;
-        }
-        let fresh = !storing.sessions.contains_key(&index);
-        if fresh {
-            storing.last_session += 1;
-        }
-        let number = storing.last_session;
-        let number = storing.sessions.entry(index).or_insert(Known { number, slot: 0 }).number;
-        let ends = match session.socket {
-            Some(_) => 0,
-            None => storing.date(session.ends),
-        };
-        let record = Record::Session(StoredSession {
-            session: number,
-            client_id: &session.client_id,
-            mountpoint: session.mountpoint(),
-            expiry: session.expiry,
-            ends,
-            level: level(session.version),
-            bridge: session.bridge,
-        });
-        storing.append_for(session.socket, &record);
-    }
-
-    /// A session ended, or will end with its connection: what is stored of it goes.
-    pub(super) fn store_end(&mut self, index: u32) {
-        let Some(storing) = &mut self.storing else { return };
-        let Some(session) = self.sessions.get(index) else { return };
-        let Some(number) = storing.number(index) else { return };
-        let (index_of, secret) = (&self.index, storing.secret);
-        session.subscriptions.each(|place| {
-            let filter = index_of.filter(place.filter);
-            storing.log.forget(subscription_key(number, filter, secret));
-        });
-        for share in session.shares().iter().flat_map(|shares| shares.list.iter()) {
-            storing.log.forget(subscription_key(number, share.name.as_str(), secret));
-        }
-        let mut slots = Vec::new();
-        if let Some(flow) = &session.flow {
-            flow.window.each_stored(|slot| slots.push(slot));
-            flow.pending.each(|queued| slots.push(queued.stored));
-            for id in flow.inbound.all() {
-                storing.log.forget(inbound_key(number, id.get()));
-            }
-        }
-        slots.into_iter().for_each(|slot| storing.release(index, slot, false));
-        if !Mutant::StorageEndForgotten.is_on() {
-            storing.append_for(session.socket, &Record::End { session: number });
-        }
-        storing.sessions.remove(&index);
-    }
-
-    /// Nothing is said to that client before all that is stored so far is durable.
-    pub(super) fn wait_for_stored(&mut self, socket: SocketId) {
-        if let Some(storing) = &mut self.storing {
-            storing.needs.entry(socket.0).or_default().batch = storing.appended;
-        }
-    }
-
-    /// A subscription was granted or changed.
-    pub(super) fn store_subscription(
-        &mut self,
-        index: u32,
-        filter: &str,
-        options: u8,
-        subscription_id: u32,
-    ) {
-        let Some(storing) = &mut self.storing else { return };
-        let Some(session) = storing.number(index) else { return };
-        let socket = self.sessions.get(index).and_then(|session| session.socket);
-        if Mutant::StorageSubscriptionForgotten.is_on() {
-            return;
-        }
-        let record = Record::Subscribed { session, filter, options, subscription_id };
-        storing.append_for(socket, &record);
-    }
-
-    /// A subscription was taken out.
-    pub(super) fn store_unsubscribed(&mut self, index: u32, filter: &str) {
-        let Some(storing) = &mut self.storing else { return };
-        let Some(session) = storing.number(index) else { return };
-        let socket = self.sessions.get(index).and_then(|session| session.socket);
-        storing.append_for(socket, &Record::Unsubscribed { session, filter });
-    }
-
-    /// Stores a topic's retained message.
-    pub(super) fn store_retained(&mut self, message: &MessageRef<'_>) {
-        let Some(storing) = &mut self.storing else { return };
-        if !topic::is_servers_own(message.topic) {
-            let record = Record::Retain(storing.stored(message));
-            storing.append_for_speaker(&record);
-        }
-    }
-
-    /// A topic has no retained message any more.
-    pub(super) fn store_unretained(&mut self, topic: &str) {
-        let Some(storing) = &mut self.storing else { return };
-        if !topic::is_servers_own(topic) {
-            storing.append_for_speaker(&Record::Unretain { topic });
-        }
-    }
-
-    /// Stores a message that waits for the session or is sent to it, if both are of the kind that
-    /// is stored; returns its number, or 0.
-    pub(super) fn store_queued(&mut self, index: u32, queued: &Queued) -> u32 {
-        let Some(storing) = &mut self.storing else { return 0 };
-        if queued.qos == Qos::AtMostOnce || Mutant::StorageQueueForgotten.is_on() {
-            return 0;
-        }
-        storing.fan(index, queued)
-    }
-
-    /// A stored message was sent under that identifier, or its PUBREC came.
-    pub(super) fn store_phase(
-        &mut self,
-        index: u32,
-        slot: u32,
-        id: PacketId,
-        qos: Qos,
-        phase: Phase,
-    ) {
-        let Some(storing) = &mut self.storing else { return };
-        let Some(session) = storing.number(index).filter(|_| slot != 0) else { return };
-        let record = Record::State { session, slot, packet: id.get(), phase };
-        // Sent again under another identifier, a message of QoS 2 would be another message.
-        let waits = qos == Qos::ExactlyOnce;
-        let socket = self.sessions.get(index).and_then(|session| session.socket);
-        storing.append_for(socket.filter(|_| waits), &record);
-    }
-
-    /// A PUBREC came.
-    pub(super) fn store_pubrec(&mut self, index: u32, id: PacketId, meant: Acknowledged) {
-        if meant == Acknowledged::Release {
-            if Mutant::StorageReleaseForgotten.is_on() {
-                return;
-            }
-            let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
-            let slot = flow.map_or(0, |flow| flow.window.stored(id));
-            self.store_phase(index, slot, id, Qos::ExactlyOnce, Phase::Released);
-        } else {
-            self.store_all_gone(index);
-        }
-    }
-
-    /// A stored message is done with or dropped.
-    pub(super) fn store_gone(&mut self, index: u32, slot: u32) {
-        if let Some(storing) = &mut self.storing
-            && slot != 0
-        {
-            storing.release(index, slot, true);
-        }
-    }
-
-    /// The same for all that the session's queue and window have let go.
-    pub(super) fn store_all_gone(&mut self, index: u32) {
-        let Some(storing) = &mut self.storing else { return };
-        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
-        for slot in flow.pending.take_gone().into_iter().chain(flow.window.take_gone()) {
-            storing.release(index, slot, true);
-        }
-    }
-
-    /// A message of QoS 2 came under that identifier, or it is free again.
-    pub(super) fn store_inbound(&mut self, index: u32, id: PacketId, open: bool) {
-        let Some(storing) = &mut self.storing else { return };
-        let Some(session) = storing.number(index) else { return };
-        let packet = id.get();
-        let record = match open {
-            true => Record::Inbound { session, packet },
-            false => Record::Outbound { session, packet },
-        };
-        storing.append_for_speaker(&record);
-    }
-}
-
-/// A protocol version as a protocol level.
-pub(super) fn level(version: Version) -> u8 {
-    match version {
-        Version::V31 => 3,
-        Version::V311 => 4,
-        Version::V5 => 5,
-    }
-}
-
-/// The other way round.
-pub(super) fn version(level: u8) -> Version {
-    match level {
-        3 => Version::V31,
-        4 => Version::V311,
-        _ => Version::V5,
     }
 }

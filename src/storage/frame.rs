@@ -1,9 +1,9 @@
 //! Frames: how a batch of records lies in a segment.
 //!
-//! A batch is what one commit makes durable. Its records form one string of bytes, which is cut into
-//! frames of at most [`FRAME_PAYLOAD`] bytes. A frame begins at a multiple of [`ALIGNMENT`] with a
-//! header of [`HEADER`] bytes; header and payload have a CRC32C each; zeros fill the frame up to the
-//! next multiple. All numbers are little-endian.
+//! A batch is what one commit makes durable. Its records form one string of bytes, which is cut
+//! into frames of at most [`FRAME_PAYLOAD`] bytes. A frame begins at a multiple of [`ALIGNMENT`]
+//! with a header of [`HEADER`] bytes; header and payload have a CRC32C each; zeros fill the frame
+//! up to the next multiple. All numbers are little-endian.
 //!
 //! | bytes | what |
 //! |---|---|

@@ -1,5 +1,6 @@
 //! What the records of a log come to: sessions with what belongs to them, messages that they wait
-//! for, and retained messages. Built while recovery reads, and taken apart by the shard that goes on.
+//! for, and retained messages. Built while recovery reads, and taken apart by the shard that goes
+//! on.
 
 use super::index::Value;
 use super::record::{

@@ -7,8 +7,8 @@ use hashbrown::HashMap;
 /// Bits of a [`Position`] that say where in a batch.
 const OFFSET_BITS: u32 = 28;
 
-/// Where a record is: its batch, and the byte of the batch's payload that it begins at. Not where in
-/// which file: a batch that cannot be written where it was meant to go is written elsewhere.
+/// Where a record is: its batch, and the byte of the batch's payload that it begins at. Not where
+/// in which file: a batch that cannot be written where it was meant to go is written elsewhere.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Position(u64);
 

@@ -6,14 +6,15 @@
 //! disk that loses and breaks what a disk may. [`recovery`] reads what is there back.
 //!
 //! # The rules
-//! 1. One batch is on its way at a time, in one write and one sync; another one is filled meanwhile.
-//!    So only the newest batch can be torn by a crash, and it is dropped whole.
+//! 1. One batch is on its way at a time, in one write and one sync; another one is filled
+//!    meanwhile. So only the newest batch can be torn by a crash, and it is dropped whole.
 //! 2. A file is never synced again after an error: the batch, which is still in memory, is written
 //!    to a fresh segment. When that fails too, storage is down, and says so, until a later try
 //!    with another fresh segment succeeds.
-//! 3. Segments are dropped oldest first, each after what is alive of it was copied behind the newest
-//!    batch and that copy is durable, and after a durable batch says that it is not needed.
-//!    So a record that takes a value out is never missing while one that put it in is still there.
+//! 3. Segments are dropped oldest first, each after what is alive of it was copied behind the
+//!    newest batch and that copy is durable, and after a durable batch says that it is not
+//!    needed. So a record that takes a value out is never missing while one that put it in is
+//!    still there.
 //! 4. A batch that is broken and has a later one after it is damage: recovery names it and guesses
 //!    nothing.
 //! 5. Two segments are kept in reserve: on a full disk no new values are taken, but what takes
@@ -26,6 +27,8 @@ pub mod image;
 pub mod index;
 #[cfg(feature = "runtime")]
 pub mod inspect;
+pub mod key;
+mod kind;
 pub mod log;
 pub mod record;
 pub mod recovery;

@@ -102,9 +102,9 @@ struct Head {
     first: Option<u64>,
 }
 
-/// Reads the log with that secret number from its segments, given by number in ascending order and
-/// with their lengths in bytes. Each record is shown to `take` in order. Holds one segment in memory
-/// at a time.
+/// Reads the log with that secret number from its segments, given by number in ascending order
+/// and with their lengths in bytes. Each record is shown to `take` in order. Holds one segment in
+/// memory at a time.
 ///
 /// # Errors
 /// When something cannot be read or is damaged; what was shown until then is not all there was.

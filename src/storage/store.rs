@@ -1,8 +1,8 @@
 //! A store on disk: its directory, who may use it, and what all its logs have in common.
 //!
-//! `FORMAT` is a small text file: the version of the format, how many shards there are, and a secret
-//! that places ClientIds and topics and that no client may learn. `LOCK` is locked while a process
-//! uses the store. Each shard has a directory `shard-NNN`.
+//! `FORMAT` is a small text file: the version of the format, how many shards there are, and a
+//! secret that places ClientIds and topics and that no client may learn. `LOCK` is locked while a
+//! process uses the store. Each shard has a directory `shard-NNN`.
 
 use super::files::Files;
 use super::image::Image;

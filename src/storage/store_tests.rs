@@ -52,7 +52,7 @@ fn what_was_durable_is_there_when_the_store_is_opened_again() {
         put(&mut part, &format!("topic/{round}"), &[round; 300_000]);
         settle(&mut part);
         let (recovered, image, _) = store.read(1).expect("whole");
-        assert_eq!(recovered.found.last_batch, u64::from(round) + 1);
+        assert!(recovered.found.last_batch > u64::from(round));
         let last = image.retained.get(&*format!("topic/{round}")).expect("stored");
         assert_eq!(*last.payload, [round; 300_000]);
     }

@@ -1,5 +1,5 @@
-//! What a store promises, with real files and a broker that is killed: nothing that was acknowledged
-//! is lost, order is kept, and what ended stays ended.
+//! What a store promises, with real files and a broker that is killed: nothing that was
+//! acknowledged is lost, order is kept, and what ended stays ended.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -1,7 +1,7 @@
 //! A disk in memory that does to a log what disks do: writes lie in a cache until they are synced
 //! and reach the platter in any order before; a power cut keeps any of them, cut into sectors; an
-//! operation may fail, and what a failed sync should have written is then partly lost for good; room
-//! runs out.
+//! operation may fail, and what a failed sync should have written is then partly lost for good;
+//! room runs out.
 
 use crate::rng::Rng;
 use ringmq::storage::{Answer, Command, frame};
