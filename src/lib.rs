@@ -32,6 +32,7 @@
 //! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`; `shard/hearing.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
 //! | A listener or a socket option? | `broker/listen.rs` (opened), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
 //! | Who may do what? | `shard/connect.rs`, `shard/publish.rs` and `shard/subscribe.rs` check settings, mountpoints and `$SYS`; there are no accounts yet |
+//! | What survives a restart? | `shard/changes.rs` (each kind of change, as a record), `shard/storing.rs` (who waits until it is durable), `shard/restore.rs`; `storage/log.rs` (batches, segments, failures, reclaim), `storage/recovery.rs`, `storage/writer.rs` (the thread that owns the files) |
 //! | How does a core sleep and wake? | `ring/park.rs`, `ring/flag.rs`, `ring/driver.rs` |
 //! | A bound, or what work costs? | `limits.rs`; `shard/meter.rs` (charged, and timed), `shard/step.rs` (the order of a step) |
 //! | A counter, a metric, `$SYS`? | `telemetry/counters.rs` (declared), `telemetry/prometheus.rs`, `telemetry/sys.rs` and `shard/sys.rs`; pages in `admin/pages.rs` |
@@ -67,6 +68,9 @@
 //!    the next turn (`shard/park.rs`): so a modest client waits for a step, not for all busy ones.
 //! 7. The broker does not end itself because something is slow: late is reported
 //!    (`broker/watch.rs`).
+//! 8. With a store, nothing is said to a client before what it says is durable, here and on the
+//!    shards that its messages went to (`shard/storing.rs`). No shard touches a file: each has a
+//!    thread beside it that does (`storage/writer.rs`), and two SPSC rings to it.
 //!
 //! # What shards share
 //! Everything else has one owner.
@@ -111,8 +115,8 @@
 //!
 //! # Absent on purpose
 //! No task, thread, timer, buffer or lock per client. No broadcast per publish. No retry towards
-//! MQTT 5 clients (the specification forbids it). TLS, WebSocket, users, storage and
-//! clustering are later capabilities; their settings are refused, not ignored.
+//! MQTT 5 clients (the specification forbids it). TLS, WebSocket, users and clustering are later
+//! capabilities; their settings are refused, not ignored.
 #[cfg(feature = "runtime")]
 pub mod admin;
 pub mod atomic;

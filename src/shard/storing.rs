@@ -17,7 +17,7 @@ use crate::ids::{ShardId, SocketId};
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::packet::Qos;
+use crate::packet::{Publish, Qos};
 use crate::session::Queued;
 use crate::storage::log::{Figures, Log};
 use crate::storage::record::{Record, Secret, StoredMessage, slot_keys};
@@ -109,8 +109,9 @@ pub struct Storing {
 }
 
 impl Storing {
-    /// For a shard of `shards`, that goes on with `log`. `wall`: milliseconds since 1970 at the
-    /// zero of its time. `last`: the largest numbers of a session and a message that were ever used.
+    /// For a shard of `shards`, that goes on with `log`. `wall`: milliseconds since 1970 when its
+    /// time was zero. `last`: the largest numbers of a session and of a message that there ever
+    /// were.
     pub fn new(log: Log, secret: Secret, shards: u8, wall: u64, last: (u64, u64)) -> Storing {
         Storing {
             log,
@@ -426,9 +427,11 @@ impl Shard {
     }
 
     /// Whether a publisher has to wait because no new values can be stored now: the disk is full or
-    /// fails, or is behind. What may have to be stored is anything but QoS 0 without RETAIN.
-    pub(super) fn waits_for_storage(&self, qos: Qos, retain: bool) -> bool {
-        let stored = qos > Qos::AtMostOnce || retain;
+    /// fails, or is behind. What may have to be stored is anything but QoS 0 without RETAIN; what
+    /// clears a retained message makes room.
+    pub(super) fn waits_for_storage(&self, publish: &Publish<'_>) -> bool {
+        let clears = publish.retain && publish.payload.is_empty();
+        let stored = !clears && (publish.qos > Qos::AtMostOnce || publish.retain);
         stored && self.storing.as_ref().is_some_and(|storing| !storing.log.accepts(storing.micros))
     }
 
