@@ -33,12 +33,11 @@ pub struct Files {
 }
 
 impl Files {
-    /// The files in that directory, which is made when it is not there.
+    /// The files in that directory.
     ///
     /// # Errors
-    /// When the directory cannot be made or read.
+    /// When it cannot be read.
     pub fn open(directory: &Path) -> io::Result<Files> {
-        std::fs::create_dir_all(directory)?;
         let mut spare = Vec::new();
         for entry in std::fs::read_dir(directory)? {
             let path = entry?.path();

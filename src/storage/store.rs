@@ -118,7 +118,7 @@ impl Store {
 
     /// The directory of a shard.
     pub fn directory(&self, shard: u8) -> PathBuf {
-        self.path.join(format!("shard-{shard:03}"))
+        directory_of(&self.path, shard)
     }
 
     /// Reads a shard's log. Nothing is changed.
@@ -127,6 +127,12 @@ impl Store {
     /// When it cannot be read, or is damaged: which file, where, and what.
     pub fn read(&self, shard: u8) -> Result<(Recovered, Image, Files), Unusable> {
         let directory = self.directory(shard);
+        if !directory.is_dir() {
+            return Err(Unusable(format!(
+                "storage.path: {} is missing, which was made with the store; restore it",
+                directory.display()
+            )));
+        }
         let mut files = Files::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
         let segments = files.segments().map_err(unusable(&directory, "cannot be read"))?;
         let (mut image, secret) = (Image::default(), self.secret());
@@ -192,6 +198,10 @@ fn lock(path: &Path) -> Result<File, Unusable> {
     }
 }
 
+fn directory_of(path: &Path, shard: u8) -> PathBuf {
+    path.join(format!("shard-{shard:03}"))
+}
+
 fn text_of(shards: u8, secret: [u64; 2]) -> String {
     let text = format!(
         "ringmq-storage {VERSION}\nshards {shards}\nsecret {:016x}{:016x}\n",
@@ -202,6 +212,10 @@ fn text_of(shards: u8, secret: [u64; 2]) -> String {
 }
 
 fn begin(path: &Path, shards: u8, secret: [u64; 2]) -> std::io::Result<String> {
+    // Before the file that says that they are there.
+    for shard in 0..shards {
+        std::fs::create_dir_all(directory_of(path, shard))?;
+    }
     let text = text_of(shards, secret);
     let (fresh, format) = (path.join("FORMAT.new"), path.join("FORMAT"));
     let mut file = File::create(&fresh)?;

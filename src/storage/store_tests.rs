@@ -71,6 +71,16 @@ fn a_second_process_and_another_number_of_shards_are_refused() {
 }
 
 #[test]
+fn a_shard_whose_directory_is_gone_is_missed() {
+    let scratch = Scratch::new("gone");
+    let store = Store::open(&scratch.0, 2, [1, 2]).expect("usable");
+    std::fs::remove_dir(store.directory(1)).expect("it is empty");
+    let why = store.resume(1, BOUNDS).err().expect("refused").to_string();
+    assert!(why.contains("shard-001 is missing"), "{why}");
+    assert!(store.resume(0, BOUNDS).is_ok());
+}
+
+#[test]
 fn a_later_format_and_a_damaged_one_are_refused_by_name() {
     let scratch = Scratch::new("format");
     drop(Store::open(&scratch.0, 1, [1, 2]).expect("usable"));
