@@ -86,6 +86,9 @@ pub enum Command {
         #[arg(value_name = "HOST:PORT")]
         target: Option<String>,
     },
+    /// Look at a store (storage.path) while no broker uses it. Nothing is changed.
+    #[command(subcommand)]
+    Storage(Look),
     /// Add, change or delete a user of a password file.
     Passwd(Passwd),
     /// Try the rules of access.authorization.
@@ -121,6 +124,25 @@ pub enum Print {
     Schema,
     /// The values that apply, each with where it comes from, as a file.
     Show(Given),
+}
+
+/// What of a store is looked at.
+#[derive(Subcommand, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Read all of it and say whether it is whole; exit 0 or 1.
+    Check {
+        #[command(flatten)]
+        given: Given,
+        /// The store, instead of storage.path.
+        path: Option<PathBuf>,
+    },
+    /// Print each session and retained message, one JSON object a line, payloads left out.
+    Show {
+        #[command(flatten)]
+        given: Given,
+        /// The store, instead of storage.path.
+        path: Option<PathBuf>,
+    },
 }
 
 fn clients(text: &str) -> Result<u64, String> {

@@ -35,6 +35,7 @@
 //! | What is below MQTT on a connection? | `transport/mod.rs` (layers: PROXY header, TLS, WebSocket), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (where bytes pass through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |
 //! | Who is a client, and who says so? | `access/chain.rs` (methods), `shard/admission.rs` (a CONNECT that waits), `shard/exchange.rs` (enhanced authentication), `broker/questions.rs` and `broker/services.rs` (hashing and HTTP, on threads of their own) |
 //! | Who may do what? | `access/mod.rs` (one `Decision`), `access/own.rs` (the broker's own rules), `access/rule.rs` (configured ones), `shard/permission.rs` (asked at PUBLISH, SUBSCRIBE and will; remembered; applied after a reload) |
+//! | What survives a restart? | `shard/changes.rs` (each kind of change, as a record), `shard/storing.rs` (who waits until it is durable), `shard/restore.rs`; `storage/log.rs` (batches, segments, failures, reclaim), `storage/recovery.rs`, `storage/writer.rs` (the thread that owns the files) |
 //! | How does a core sleep and wake? | `ring/park.rs`, `ring/flag.rs`, `ring/driver.rs` |
 //! | A bound, or what work costs? | `limits.rs`; `shard/meter.rs` (charged, and timed), `shard/step.rs` (the order of a step) |
 //! | A counter, a metric, `$SYS`? | `telemetry/counters.rs` (declared), `telemetry/prometheus.rs`, `telemetry/sys.rs` and `shard/sys.rs`; pages in `admin/pages.rs` |
@@ -70,6 +71,9 @@
 //!    the next turn (`shard/park.rs`): so a modest client waits for a step, not for all busy ones.
 //! 7. The broker does not end itself because something is slow: late is reported
 //!    (`broker/watch.rs`).
+//! 8. With a store, nothing is said to a client before what it says is durable, here and on the
+//!    shards that its messages went to (`shard/storing.rs`). No shard touches a file: each has a
+//!    thread beside it that does (`storage/writer.rs`), and two SPSC rings to it.
 //!
 //! # What shards share
 //! Everything else has one owner.
@@ -118,7 +122,7 @@
 //! # Absent on purpose
 //! No task, thread, timer, buffer or lock per client. No broadcast per publish. No retry towards
 //! MQTT 5 clients (the specification forbids it). In TLS no CBC suites, RSA key exchange,
-//! pre-shared keys, early data or versions below 1.2, and not the kernel's TLS. Storage and
+//! pre-shared keys, early data or versions below 1.2, and not the kernel's TLS. Bridges and
 //! clustering are later capabilities; their settings are refused, not ignored.
 pub mod access;
 #[cfg(feature = "runtime")]
@@ -140,6 +144,7 @@ pub mod ring;
 pub mod session;
 pub mod shard;
 pub mod slab;
+pub mod storage;
 pub mod telemetry;
 pub mod time;
 pub mod topic;

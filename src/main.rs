@@ -1,6 +1,7 @@
 //! The `ringmq` program: arguments, configuration, broker, exit code; nothing else.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -9,8 +10,10 @@ use ringmq::access;
 use ringmq::broker;
 use ringmq::config::{self, Config, Problems, Sources};
 use ringmq::doctor::{self, Pong};
+use ringmq::storage::inspect;
+use ringmq::storage::store::{Store, Unusable};
 
-use arguments::{Accesses, Arguments, Command, Given, Print};
+use arguments::{Accesses, Arguments, Command, Given, Look, Print};
 
 mod access_test;
 mod arguments;
@@ -38,6 +41,8 @@ fn main() -> ExitCode {
         Some(Command::Config(Print::Show(given))) => show(given),
         Some(Command::Doctor { given, connections, json }) => examine(given, connections, json),
         Some(Command::Ping { given, target }) => ping(given, target),
+        Some(Command::Storage(Look::Check { given, path })) => look(given, path, inspect::check),
+        Some(Command::Storage(Look::Show { given, path })) => look(given, path, inspect::show),
         Some(Command::Passwd(wanted)) => match passwd::run(&wanted) {
             Ok(done) => print(done),
             Err(failure) => {
@@ -160,6 +165,34 @@ fn test_access(mut tested: access_test::Tested) -> ExitCode {
         Err(problems) => {
             problems.iter().for_each(|problem| complain(problem));
             ExitCode::from(MISUSED)
+        }
+    }
+}
+
+fn look(
+    given: Given,
+    path: Option<PathBuf>,
+    look: impl Fn(&Store, &mut dyn Write) -> Result<(), Unusable>,
+) -> ExitCode {
+    let path = match path {
+        Some(path) => path,
+        None => match load(given) {
+            Err(code) => return code,
+            Ok((_, config)) if config.storage.path.is_empty() => {
+                complain(&"storage.path is not set; write `ringmq storage check PATH`");
+                return ExitCode::from(MISUSED);
+            }
+            Ok((_, config)) => PathBuf::from(&*config.storage.path),
+        },
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let looked = Store::existing(&path).and_then(|store| look(&store, &mut out));
+    match looked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(unusable) => {
+            let _ = out.flush();
+            complain(&unusable);
+            ExitCode::from(FAILED)
         }
     }
 }

@@ -309,6 +309,37 @@ mutants! {
     DeniedPublished,
     /// A subscription that is not allowed is made.
     DeniedSubscribed,
+    // storage
+    /// A segment that took no commit takes the same one again.
+    StorageSyncsAgain,
+    /// The oldest segment is removed before what says that it is not needed is durable.
+    StorageDropsEarly,
+    /// What is alive in a segment that is cleaned is not copied.
+    StorageLiveNotCopied,
+    /// What is dead in a segment that is cleaned is copied.
+    StorageDeadCopied,
+    /// A batch that says what is needed names too late a one.
+    StorageNeedsTooMuch,
+    /// A batch written while a segment is being removed says that the segment is needed.
+    StorageNeedsDropped,
+    /// A batch larger than what cleaning reads at a time is never read.
+    StorageCleanerWedged,
+    /// Recovery takes damage for the end of the log.
+    StorageDamageTolerated,
+    /// A client is told before what it is told is durable.
+    StorageToldEarly,
+    /// A publisher does not wait for what other shards have to store of its message.
+    StorageRemoteUnwaited,
+    /// A publisher does not wait for what later steps of a fan-out store.
+    StorageFanoutUnwaited,
+    /// Messages that wait for a client are not stored.
+    StorageQueueForgotten,
+    /// That PUBREC came for a message is not stored.
+    StorageReleaseForgotten,
+    /// The end of a session is not stored.
+    StorageEndForgotten,
+    /// What a session subscribes to is not stored.
+    StorageSubscriptionForgotten,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,

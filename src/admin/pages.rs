@@ -42,7 +42,7 @@ pub(super) async fn answer<B>(desk: &Desk, request: &Request<B>, local: bool) ->
             Stage::Starting => line(StatusCode::SERVICE_UNAVAILABLE, "starting"),
             // Its share of new clients would wait.
             Stage::Ready if !desk.late().is_empty() => late(desk),
-            Stage::Ready => line(StatusCode::OK, "ready"),
+            Stage::Ready => readiness(&desk.ask(ALIVE).await),
             Stage::Draining => line(StatusCode::SERVICE_UNAVAILABLE, "draining"),
         },
         "/placement" if !local => line(StatusCode::FORBIDDEN, "only for this host itself"),
@@ -76,6 +76,21 @@ fn health(answers: &[Answer], stage: Stage) -> Page {
     } else {
         line(StatusCode::OK, "ok")
     }
+}
+
+/// Whether new clients can be served: not while a shard cannot store what it should.
+fn readiness(answers: &[Answer]) -> Page {
+    let is_down = |answer: &Answer| match answer {
+        Answer::Figures(figures) => figures.counters.storage_down > 0,
+        Answer::Ended | Answer::Silence => false,
+    };
+    let down = answers.iter().enumerate().filter(|(_, answer)| is_down(answer));
+    let numbers: Vec<String> = down.map(|(shard, _)| shard.to_string()).collect();
+    if numbers.is_empty() {
+        return line(StatusCode::OK, "ready");
+    }
+    let text = format!("storage is down on shard {}: see the log", numbers.join(", "));
+    line(StatusCode::SERVICE_UNAVAILABLE, &text)
 }
 
 /// The number of the shard that a ClientId lives on.

@@ -16,7 +16,10 @@ use crate::ring::{
     Doorbell, Driver, Event, Peer as RingPeer, Receive, RingFailure, RingPort, SocketRingConfig,
 };
 use crate::shard::step::{Bounds, Step, Surroundings};
-use crate::shard::{Action, Settings, Shard};
+use crate::shard::{Action, Settings, Shard, Storing};
+use crate::storage::record::Secret;
+use crate::storage::store::Part;
+use crate::storage::writer::Writer;
 use crate::telemetry::Histogram;
 use crate::telemetry::prometheus::Snapshot;
 use crate::time::Instant;
@@ -102,6 +105,15 @@ pub(super) struct Plan {
     pub clock: Clock,
     pub reports: Sender<Report>,
     pub helpers: Helpers,
+    pub stored: Option<Stored>,
+}
+
+/// What a shard with a store goes on with.
+pub(super) struct Stored {
+    pub part: Part,
+    pub secret: Secret,
+    /// Milliseconds since 1970 at the zero of the clock.
+    pub wall: u64,
 }
 
 /// The time since the broker started; the same on every core.
@@ -113,7 +125,7 @@ impl Clock {
         Clock(std::time::Instant::now())
     }
 
-    fn nanos(&self) -> u64 {
+    pub(super) fn nanos(&self) -> u64 {
         self.0.elapsed().as_nanos() as u64
     }
 }
@@ -130,7 +142,7 @@ pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
             .io_memory(IO_MEMORY)
             .make();
         let outcome = match executor {
-            Ok(executor) => executor.run(run(plan, receiver)).map_err(|error| error.to_string()),
+            Ok(executor) => executor.run(run(plan, receiver)),
             Err(error) => Err(format!("cannot start an executor: {error}")),
         };
         // The control thread may be gone; then nobody needs to know.
@@ -142,14 +154,19 @@ pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
     Ok(Core { commands, thread: Some(thread) })
 }
 
-async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure> {
+async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), String> {
     tls::warm_up();
-    let mut driver: Driver<Message> = Driver::new(plan.ring)?;
+    let driver = Driver::new(plan.ring).map_err(|failure: RingFailure| failure.to_string());
+    let mut driver: Driver<Message> = driver?;
     let _ = plan.reports.send(Report::Up(plan.id, driver.port(), driver.doorbell()));
     let now = Instant(plan.clock.nanos() / 1_000_000);
     let mut shard = Shard::new(plan.id, plan.shards, plan.settings, plan.shared, now);
     let clock = plan.clock;
     shard.set_clock(Box::new(move || clock.nanos() / 1000));
+    let writer = match plan.stored {
+        Some(stored) => Some(go_on_with(stored, &mut shard, plan.shards, driver.doorbell())?),
+        None => None,
+    };
     let mut core = Running {
         shards: plan.shards,
         shard,
@@ -166,6 +183,7 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
         upkeep_due: false,
         steps: Histogram::default(),
         idle_nanos: 0,
+        writer,
     };
     let mut yielded = std::time::Instant::now();
     let mut idle_since = None;
@@ -200,7 +218,10 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
             // Mail that it cannot take in now is no reason to stay up.
             let takes_mail = !core.shard.outbox.is_congested();
             let (ends, commands) = (&core.ends, &core.commands);
-            driver.nap(NAP, || takes_mail && ends.has_mail() || !commands.is_empty());
+            let writer = core.writer.as_ref();
+            let has_answer = || writer.is_some_and(Writer::has_answer);
+            let has_mail = || takes_mail && ends.has_mail();
+            driver.nap(NAP, || has_mail() || !commands.is_empty() || has_answer());
             idle_since = Some(ended);
         }
         if busy || awaits_room {
@@ -216,7 +237,9 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), RingFailure>
             .map(|at| Duration::from_nanos(at.0.saturating_mul(1_000_000).saturating_sub(ended)));
         idle_since = Some(ended);
         let (ends, commands) = (&core.ends, &core.commands);
-        driver.idle(deadline, || ends.has_mail() || !commands.is_empty()).await;
+        let writer = core.writer.as_ref();
+        let has_answer = || writer.is_some_and(Writer::has_answer);
+        driver.idle(deadline, || ends.has_mail() || !commands.is_empty() || has_answer()).await;
         yielded = std::time::Instant::now();
     }
 }
@@ -248,6 +271,8 @@ struct Running {
     steps: Histogram,
     /// Time spent waiting, spinning included.
     idle_nanos: u64,
+    /// The thread that owns the files of this shard's log.
+    writer: Option<Writer>,
 }
 
 impl Running {
@@ -307,7 +332,8 @@ impl Running {
             self.routing_wills = false;
             let _ = self.reports.send(Report::Done(self.shard.id()));
         }
-        if self.phase == Phase::Dismissed && self.shard.is_drained() {
+        let drained = self.shard.is_drained() && self.shard.is_stored();
+        if self.phase == Phase::Dismissed && drained {
             self.phase = Phase::Ended;
         }
     }
@@ -315,6 +341,7 @@ impl Running {
     /// The figures as they are now, for who waited for them so long.
     fn snapshot(&mut self, driver: &Driver<Message>, lag: Duration) -> Snapshot {
         self.measure(driver);
+        self.shard.measure_storage();
         let mailboxes = self.shards().map(|from| self.ends.data_waiting(from) as u64);
         let mailboxes = mailboxes.collect();
         Snapshot { counters: self.shard.counters, steps: self.steps, mailboxes, lag }
@@ -346,10 +373,18 @@ impl Running {
     /// One step; true when there may be more to do at once.
     fn step(&mut self, driver: &mut Driver<Message>) -> bool {
         let bounds = Bounds { completions: COMPLETIONS, mail: MAIL_WORK };
+        while let Some(answer) = self.writer.as_mut().and_then(Writer::take_answer) {
+            self.shard.storage_answered(answer);
+        }
         let (peers, helpers) = (&self.peers, &self.helpers);
         let id = self.shard.id();
         let around = &mut Around { driver, peers, clock: self.clock, helpers, id };
-        Step::new(bounds).run(&mut self.shard, &mut self.ends, around)
+        let busy = Step::new(bounds).run(&mut self.shard, &mut self.ends, around);
+        if let Some(writer) = &mut self.writer {
+            // The ring has room for all that a log asks for at once.
+            self.shard.storage_commands().for_each(|command| drop(writer.send(command)));
+        }
+        busy
     }
 
     fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
@@ -399,6 +434,21 @@ impl Surroundings for Around<'_> {
             doorbell.ring();
         }
     }
+}
+
+/// Gives the shard what was stored, and its log's files to a thread.
+fn go_on_with(
+    stored: Stored,
+    shard: &mut Shard,
+    shards: u8,
+    doorbell: Doorbell,
+) -> Result<Writer, String> {
+    let Stored { part, secret, wall } = stored;
+    let Part { log, files, image, .. } = part;
+    shard.store_with(Storing::new(log, secret, shards, wall, image.last));
+    shard.restore(image);
+    Writer::start(shard.id().0, files, Box::new(move || doorbell.ring()))
+        .map_err(|error| format!("cannot start a thread for storage: {error}"))
 }
 
 fn take_event(shard: &mut Shard, event: Event<'_, Message>) {

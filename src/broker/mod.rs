@@ -24,6 +24,7 @@ mod questions;
 pub mod secure;
 mod services;
 pub mod signals;
+mod store;
 mod summary;
 mod watch;
 
@@ -38,6 +39,7 @@ use crate::mesh::quota::{Quota, Rate};
 use crate::mesh::{Entrance, Shared, mailbox};
 use crate::ring::{Doorbell, RingPort};
 use crate::shard::{Settings, home_of};
+use crate::storage::store::Store;
 use crate::topic::Seeds;
 use control::Control;
 use crossbeam_channel::Receiver;
@@ -135,6 +137,8 @@ struct Broker {
     started: SystemTime,
     /// What `limits.memory: auto` stands for.
     memory: Option<u64>,
+    /// Locked while this process runs.
+    _store: Option<Store>,
 }
 
 /// The limit on memory as those who show it want it: 0 for none.
@@ -160,12 +164,15 @@ impl Broker {
         let access = Arc::new(read_access(config).map_err(Failure::new)?);
         let settings = Settings::new(config).with_memory(config, memory);
         let settings = Arc::new(settings.with_access(access));
-        let shared = Shared::new(Seeds::random());
+        let clock = Clock::start();
+        let store = store::open(config, shards as u8)?;
+        let seeds = store.as_ref().map_or_else(Seeds::random, |s| Seeds::stored(s.placement()));
+        let mut stored = store::read(store.as_ref(), config, shards as u8, clock)?;
+        let shared = Shared::new(seeds);
         shared.memory_limit.set(shown(settings.memory));
         if config.limits.budget() == MemoryBudget::Auto && memory.is_none() {
             tracing::warn!("how much memory is free is unknown: limits.memory has no effect");
         }
-        let clock = Clock::start();
         let (sender, reports) = crossbeam_channel::unbounded();
         let ends = mailbox::mailboxes(shards, DATA_MAILBOX, CONTROL_MAILBOX);
         let (helpers, queue) = questions::queue(shards);
@@ -182,6 +189,7 @@ impl Broker {
                 clock,
                 reports: sender.clone(),
                 helpers: helpers.clone(),
+                stored: stored.pop_front(),
             };
             cores.push(core::start(plan).map_err(|error| {
                 Failure::new(format!("cannot start a thread for shard {number}: {error}"))
@@ -200,6 +208,7 @@ impl Broker {
             admin_bind: None,
             started,
             memory,
+            _store: store,
         };
         broker.introduce()?;
         let homes = broker.cores.iter().zip(&broker.doorbells).map(|(core, doorbell)| {

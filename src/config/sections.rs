@@ -207,7 +207,7 @@ pub use tls::*;
 
 section! {
     /// The whole configuration, checked.
-    #[schemars(extend("x-later" = ["overload", "storage", "bridges", "cluster"]))]
+    #[schemars(extend("x-later" = ["overload", "bridges", "cluster"]))]
     Config {
         /// Cores that run a shard, one shard per entry: a list such as [0, 2, 4-7]; a core listed
         /// twice runs two shards. auto: the process's affinity and cgroup quota.
@@ -229,6 +229,9 @@ section! {
         access: Access = Access::default(),
         /// What clients may use.
         limits: Limits = Limits::default(),
+        /// What survives a restart.
+        #[schemars(extend("x-restart" = true))]
+        storage: Storage = Storage::default(),
         /// The $SYS topics.
         sys: Sys = Sys::default(),
         /// The admin HTTP server: /metrics (Prometheus), /healthz and /readyz.
@@ -504,6 +507,36 @@ impl Limits {
             Some(None) => MemoryBudget::Unlimited,
             Some(Some(bytes)) => MemoryBudget::Bytes(bytes),
         }
+    }
+}
+
+choice! {
+    /// When what is stored is acknowledged.
+    #[schemars(extend("x-later" = ["async"], "x-noun" = "durability"))]
+    Durability {
+        /// After the commit that holds it.
+        Sync,
+    }
+}
+
+section! {
+    /// What survives a restart: sessions with an expiry, their subscriptions and messages of QoS 1
+    /// and 2, and retained messages.
+    #[schemars(extend("x-later" = ["interval", "on_failure"]))]
+    Storage {
+        /// Directory of the store, made when it is not there. One broker uses it at a time, with as
+        /// many shards as it was made for. Empty: nothing survives a restart.
+        path: Text<0, 4096> = Text::of(""),
+        /// sync: nothing is acknowledged to a client before what it says is on the disk, so that
+        /// neither kill -9 nor a power cut loses it.
+        durability: Durability = Durability::Sync,
+        /// What is stored gathers at most this long before it is written and synced together.
+        /// Longer means fewer syncs and later acknowledgements.
+        gather: ShortTime<0, SECOND> = ShortTime::of(5000),
+        /// Most bytes on the disk, at least 640 MiB per shard. auto: all but 64 MiB of what the
+        /// file system has. When they are used up, publishers of what would have to be stored
+        /// wait until something is acknowledged, ends or is cleared.
+        max_bytes: Or<Auto, Size<u64, { 640 * MIB }, { 1024 * TIB }>> = Or::NONE,
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! [`Facts::read`] reads `/proc` and `/sys` below a root; [`judge`] turns facts and configuration
 //! into findings. Both are pure, so tests judge hosts that do not exist. Only `trial` asks the
-//! kernel: it opens a ring as the broker does. Changes nothing and needs no privilege.
+//! kernel: it opens a ring as the broker does; and `judge_storage` times a few syncs where the
+//! store is to be, in a file that it removes. Changes nothing and needs no privilege.
 
 mod cgroup;
 mod facts;
@@ -11,6 +12,8 @@ mod finding;
 mod judge_machine;
 mod judge_network;
 mod judge_process;
+#[cfg(feature = "runtime")]
+mod judge_storage;
 mod need;
 mod ping;
 mod place;
@@ -35,7 +38,13 @@ pub use worst::Worst;
 /// configuration allows.
 #[cfg(feature = "runtime")]
 pub fn examine(config: &Config, connections: Option<u64>) -> Report {
-    judge(Facts::read(std::path::Path::new("/")), config, connections, &trial::open_ring())
+    let facts = Facts::read(std::path::Path::new("/"));
+    let mut report = judge(facts, config, connections, &trial::open_ring());
+    if !config.storage.path.is_empty() {
+        let disk = judge_storage::look(std::path::Path::new(&*config.storage.path));
+        report.findings.push(judge_storage::judge(&disk, report.need.shards));
+    }
+    report
 }
 
 /// Judges facts, wherever they come from.

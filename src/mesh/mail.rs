@@ -59,6 +59,8 @@ pub enum Control {
     ReleasePublisher(ClientKey),
     /// The sender's counters, for `$SYS`.
     Counters(Box<Counters>),
+    /// So many of the receiving shard's messages are durable at the sender, as far as they have to.
+    Safe(u64),
 }
 
 /// Why a publisher need not wait for a subscriber any more.

@@ -54,6 +54,19 @@ impl Ids {
         }
     }
 
+    fn all(&self) -> Vec<PacketId> {
+        match self {
+            Ids::Few(few) => few.clone(),
+            Ids::Many(_, words) => {
+                let ids = |(&at, &word): (&u16, &u64)| {
+                    let bits = (0..64).filter(move |bit| word & 1 << bit != 0);
+                    bits.filter_map(move |bit| PacketId::new(at * 64 + bit))
+                };
+                words.iter().flat_map(ids).collect()
+            }
+        }
+    }
+
     /// Adds an identifier that is not in it.
     fn insert(&mut self, id: PacketId) {
         match self {
@@ -158,6 +171,13 @@ impl Inbound {
             return self.current.contains(id) || self.earlier.contains(id);
         }
         self.current.remove(id) || self.earlier.remove(id)
+    }
+
+    /// Every open identifier.
+    pub fn all(&self) -> Vec<PacketId> {
+        let mut all = self.earlier.all();
+        all.extend(self.current.all());
+        all
     }
 
     /// True when no identifier is open.

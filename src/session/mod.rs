@@ -189,6 +189,8 @@ pub struct Queued {
     pub retain: bool,
     /// The share group that picked this client for it.
     pub share: Option<ShareName>,
+    /// Its number in the store, within the session; 0 while it is not stored.
+    pub stored: u32,
 }
 
 // What each message that waits for a client, or for its acknowledgement, has besides the message.

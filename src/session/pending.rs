@@ -48,6 +48,8 @@ pub struct Pending {
     unsifted: usize,
     /// Messages of share groups that were dropped as the oldest: their groups may have them back.
     evicted: Vec<Queued>,
+    /// Stored messages that were dropped, by number.
+    gone: Vec<u32>,
 }
 
 /// Where a message goes in a queue.
@@ -119,7 +121,28 @@ impl Pending {
     }
 
     fn expire_one(&mut self, now: Instant) -> bool {
-        self.first.expire_one(now) || self.rest.expire_one(now)
+        let Some(stored) = self.first.expire_one(now).or_else(|| self.rest.expire_one(now)) else {
+            return false;
+        };
+        self.note_gone(stored);
+        true
+    }
+
+    fn note_gone(&mut self, stored: u32) {
+        if stored != 0 {
+            self.gone.push(stored);
+        }
+    }
+
+    /// Numbers of stored messages that were dropped since the last call.
+    pub fn take_gone(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// Shows every message that waits.
+    pub fn each(&self, look: impl FnMut(&Queued)) {
+        let all = self.first.queue.iter().chain(&self.rest.queue);
+        all.flatten().for_each(look);
     }
 
     /// No message expires before this time; `None` when none expires.
@@ -140,13 +163,21 @@ impl Pending {
             match bounds.on_full {
                 // A message larger than the whole queue cannot be helped by dropping others.
                 OnFull::DropOldest if cost <= bounds.bytes && !self.is_empty() => {
-                    match self.pop() {
+                    let old = self.pop();
+                    self.note_gone(old.as_ref().map_or(0, |old| old.stored));
+                    match old {
                         Some(old) if old.share.is_some() => self.evicted.push(old),
                         _ => dropped += u32::from(!Mutant::PendingDropUncounted.is_on()),
                     }
                 }
-                OnFull::DropOldest | OnFull::DropNew => return Pushed::DroppedNew,
-                OnFull::Disconnect => return Pushed::Disconnect,
+                OnFull::DropOldest | OnFull::DropNew => {
+                    self.note_gone(queued.stored);
+                    return Pushed::DroppedNew;
+                }
+                OnFull::Disconnect => {
+                    self.note_gone(queued.stored);
+                    return Pushed::Disconnect;
+                }
             }
         }
         match line {
@@ -204,6 +235,7 @@ impl Pending {
             let Some(queued) = self.rest.pop() else { break };
             self.unsifted -= 1;
             if leaves(&queued) {
+                self.note_gone(queued.stored);
                 taken.push(queued);
             } else {
                 self.first.push(queued);
@@ -281,8 +313,9 @@ impl Queue {
         Some(queued)
     }
 
-    /// Drops the message that has been expired for longest; false when there is none.
-    fn expire_one(&mut self, now: Instant) -> bool {
+    /// Drops the message that has been expired for longest, if there is one; its number in the
+    /// store.
+    fn expire_one(&mut self, now: Instant) -> Option<u32> {
         while let Some(expiring) = &mut self.expiring {
             let Some(&Reverse((at, number))) = expiring.peek() else {
                 self.expiring = None;
@@ -298,9 +331,9 @@ impl Queue {
             let Some(queued) = place.and_then(Option::take) else { continue };
             self.gaps += 1;
             self.took(&queued);
-            return true;
+            return Some(queued.stored);
         }
-        false
+        None
     }
 
     /// After a message has been taken out of its place.

@@ -20,6 +20,7 @@ fn queued(payload: &[u8]) -> Queued {
         qos: Qos::AtLeastOnce,
         retain: false,
         share: None,
+        stored: 0,
     }
 }
 

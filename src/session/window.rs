@@ -30,6 +30,14 @@ struct Sent {
     awaits: Awaits,
     /// To be sent again, and not yet sent again.
     again: bool,
+    /// Its number in the store; 0 for none.
+    stored: u32,
+}
+
+fn note_gone(gone: &mut Vec<u32>, stored: u32) {
+    if stored != 0 {
+        gone.push(stored);
+    }
 }
 
 impl Sent {
@@ -70,11 +78,21 @@ pub struct Window {
     again_from: usize,
     /// Bytes of the messages that are kept.
     kept: usize,
+    /// Stored messages that are complete, by number.
+    gone: Vec<u32>,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Window { run: VecDeque::new(), first: 1, open: 0, again: 0, again_from: 0, kept: 0 }
+        Window {
+            run: VecDeque::new(),
+            first: 1,
+            open: 0,
+            again: 0,
+            again_from: 0,
+            kept: 0,
+            gone: Vec::new(),
+        }
     }
 }
 
@@ -114,9 +132,56 @@ impl Window {
         let awaits = if qos == Qos::AtLeastOnce { Awaits::PubAck } else { Awaits::PubRec };
         let id = self.id_at(self.run.len());
         self.kept += queued.as_ref().map_or(0, |queued| queued.message.size());
-        self.run.push_back(Sent { queued, awaits, again: false });
+        let stored = queued.as_ref().map_or(0, |queued| queued.stored);
+        self.run.push_back(Sent { queued, awaits, again: false, stored });
         self.open += 1;
         id
+    }
+
+    /// Puts back what a restart of the broker interrupted, in the order in which it was sent: each
+    /// message under the identifier that it has, or, with its number in the store alone, one whose
+    /// PUBREL is due.
+    pub fn restore(&mut self, sent: Vec<(PacketId, Result<Queued, u32>)>) {
+        let Some((first, _)) = sent.first() else { return };
+        self.first = first.get();
+        for (id, what) in sent {
+            let place = u32::from(id.get()) + IDENTIFIERS - u32::from(self.first);
+            let place = (place % IDENTIFIERS) as usize;
+            let nothing =
+                || Sent { queued: None, awaits: Awaits::Nothing, again: false, stored: 0 };
+            if place < self.run.len() {
+                continue; // an identifier is in use once
+            }
+            self.run.resize_with(place, nothing);
+            let (queued, stored) = match what {
+                Ok(queued) => (Some(queued), 0),
+                Err(stored) => (None, stored),
+            };
+            let stored = queued.as_ref().map_or(stored, |queued| queued.stored);
+            let awaits = match queued.as_ref().map(|queued| queued.qos) {
+                None => Awaits::PubComp,
+                Some(Qos::ExactlyOnce) => Awaits::PubRec,
+                Some(_) => Awaits::PubAck,
+            };
+            self.kept += queued.as_ref().map_or(0, |queued| queued.message.size());
+            self.run.push_back(Sent { queued, awaits, again: false, stored });
+            self.open += 1;
+        }
+    }
+
+    /// Numbers of stored messages that were completed or dropped since the last call.
+    pub fn take_gone(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// The number in the store of the message with that identifier; 0 for none.
+    pub fn stored(&self, id: PacketId) -> u32 {
+        self.find(id).map_or(0, |at| self.run[at].stored)
+    }
+
+    /// Shows the number of every stored message.
+    pub fn each_stored(&self, look: impl FnMut(u32)) {
+        self.run.iter().map(|sent| sent.stored).filter(|&stored| stored != 0).for_each(look);
     }
 
     /// PUBACK came.
@@ -215,7 +280,8 @@ impl Window {
             if over {
                 self.again -= u16::from(sent.again);
                 self.kept -= sent.bytes();
-                *sent = Sent { queued: None, awaits: Awaits::Nothing, again: false };
+                note_gone(&mut self.gone, sent.stored);
+                *sent = Sent { queued: None, awaits: Awaits::Nothing, again: false, stored: 0 };
                 self.open -= 1;
                 abandoned += 1;
             }
@@ -234,7 +300,7 @@ impl Window {
         loop {
             let sent = self.run.pop_front()?;
             self.kept -= sent.bytes();
-            let Sent { queued, awaits, again } = sent;
+            let Sent { queued, awaits, again, .. } = sent;
             self.again -= u16::from(again);
             if awaits == Awaits::Nothing {
                 continue;
@@ -268,6 +334,7 @@ impl Window {
             }
             return Acknowledged::Release;
         }
+        note_gone(&mut self.gone, std::mem::take(&mut sent.stored));
         self.open -= 1;
         self.trim();
         Acknowledged::Complete
@@ -358,7 +425,7 @@ mod tests {
             };
             let message = crate::message::Message::new(&message, &mut Vec::new());
             let subscription_ids = super::super::SubscriptionIds::None;
-            Some(Queued { message, subscription_ids, qos, retain: false, share: None })
+            Some(Queued { message, subscription_ids, qos, retain: false, share: None, stored: 0 })
         };
         let mut window = Window::default();
         let (one, two) = (Qos::AtLeastOnce, Qos::ExactlyOnce);

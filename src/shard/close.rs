@@ -215,6 +215,9 @@ impl Shard {
         }
         self.parked.forget(socket, connection.holds);
         self.admissions.forget(socket);
+        if let Some(storing) = &mut self.storing {
+            storing.forget_socket(socket);
+        }
         if let Some(output) = connection.output {
             self.pool.put_output(output);
         }

@@ -292,11 +292,16 @@ impl Shard {
             (extras.mountpoint, extras.grant) = (mountpoint.into(), grant);
         }
         self.tally.names += named(session);
+        self.store_session(index);
+        if inherited.is_some() {
+            // The old session is not to come back after the client was told that it is gone.
+            self.wait_for_stored(socket);
+        }
         self.tell_presence(index, true);
         (index, present)
     }
 
-    fn new_session(&mut self, name: &str) -> u32 {
+    pub(super) fn new_session(&mut self, name: &str) -> u32 {
         let key = self.client_key(name);
         let index = self.sessions.insert(Session {
             client_id: name.into(),

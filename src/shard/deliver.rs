@@ -15,6 +15,7 @@ use crate::packet::{
 };
 use crate::session::pending::Line;
 use crate::session::{Flow, Pushed, Queued, Session, ShareName, SubscriptionIds};
+use crate::storage::record::Phase;
 use crate::time::Instant;
 
 /// A client that keeps reading may overshoot `outgoing_max_bytes` this many times, while its
@@ -265,16 +266,25 @@ impl Shard {
             self.count_misfit(misfit);
             return;
         }
-        let queued = keep.then(|| Queued {
+        let mut queued = keep.then(|| Queued {
             message: self.fan.store(message, self.scratch.bytes()),
             subscription_ids: SubscriptionIds::from_slice(terms.subscription_ids),
             qos,
             retain: terms.retain,
             share: terms.share.map(|share| share.name.clone()),
+            stored: 0,
         });
+        let slot = queued.as_ref().map_or(0, |queued| self.store_queued(index, queued));
+        if let Some(queued) = &mut queued {
+            queued.stored = slot;
+        }
         let Some(session) = self.sessions.get_mut(index) else { return };
         self.tally.kept += queued.as_ref().map_or(0, |queued| queued.message.size());
-        outbound.id = Some(session.flow().window.send(qos, queued));
+        let id = session.flow().window.send(qos, queued);
+        outbound.id = Some(id);
+        if slot != 0 {
+            self.store_phase(index, slot, id, qos, Phase::Sent);
+        }
         self.counters.inflight += 1;
         self.arm_retry(index);
         self.send_publish(index, socket, message, &outbound);
@@ -292,13 +302,15 @@ impl Shard {
     /// Puts a message into the pending queue, by its policy.
     fn enqueue(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>, qos: Qos) {
         self.use_flow(index);
-        let queued = Queued {
+        let mut queued = Queued {
             message: self.fan.store(message, self.scratch.bytes()),
             subscription_ids: SubscriptionIds::from_slice(terms.subscription_ids),
             qos,
             retain: terms.retain,
             share: terms.share.map(|share| share.name.clone()),
+            stored: 0,
         };
+        queued.stored = self.store_queued(index, &queued);
         let returned = terms.share.is_some_and(|share| share.returned);
         let line = if returned { Line::Front } else { Line::End };
         let mut bounds = self.settings.pending;
@@ -359,6 +371,7 @@ impl Shard {
                 self.hear_later(socket);
             }
         }
+        self.store_all_gone(index);
         self.evict(index, evicted, terms.share.is_some());
         if socket.is_none()
             && let Some(due) = self.sessions.get(index).and_then(Session::expiry_due)

@@ -276,7 +276,7 @@ impl Shard {
                         return Some(Open { from, data: Data::Batch(batch), at });
                     }
                     self.meter.charge(cost::PACKET + cost::bytes(message.size()));
-                    self.run_errand(&message, errand, None);
+                    self.run_errand_of(from, &message, errand, None);
                     at = next;
                 }
                 self.outbox.recycle(batch);
@@ -284,7 +284,7 @@ impl Shard {
             Data::One(message, errand) => {
                 self.meter.charge(cost::PACKET + cost::bytes(message.size()));
                 let view = message.view();
-                self.run_errand(&view, errand, Some(&message));
+                self.run_errand_of(from, &view, errand, Some(&message));
             }
         }
         None

@@ -13,6 +13,7 @@ mod admission;
 mod arrivals;
 mod audit;
 mod audit_memory;
+mod changes;
 mod close;
 mod connect;
 pub mod connection;
@@ -49,6 +50,7 @@ mod receive;
 mod redeliver;
 mod refuse;
 mod relief;
+mod restore;
 mod retain;
 mod returns;
 mod route;
@@ -58,6 +60,7 @@ mod share;
 mod spare;
 pub mod step;
 mod stop;
+mod storing;
 mod subscribe;
 mod sys;
 mod task;
@@ -71,6 +74,7 @@ pub use outbox::Outbox;
 pub use placement::home_of;
 pub use settings::Settings;
 pub use spare::Footprint;
+pub use storing::Storing;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
 use crate::mesh::mail::Control;
@@ -193,6 +197,7 @@ pub struct Shard {
     assigned: u64,
     draining: bool,
     promises: Promises,
+    storing: Option<Box<Storing>>,
 }
 
 impl Shard {
@@ -255,6 +260,7 @@ impl Shard {
             assigned: 0,
             draining: false,
             promises: Promises::default(),
+            storing: None,
             shared,
         };
         shard.arm_upkeep();
@@ -278,6 +284,7 @@ impl Shard {
         debug_assert!(now >= self.now, "time runs forward");
         self.now = now;
         self.meter.begin_step(micros);
+        self.begin_storing(micros);
         self.look_at_memory();
         self.intake.begin_step();
         if self.parked.len() != 0 {
@@ -448,6 +455,11 @@ impl Shard {
             Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
             Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
             Control::Counters(counters) => self.sys.keep(from, *counters),
+            Control::Safe(count) => {
+                if let Some(storing) = &mut self.storing {
+                    storing.safe_there(from, count);
+                }
+            }
         }
     }
 
@@ -463,6 +475,7 @@ impl Shard {
             more |= self.shed_unfinished();
         }
         more |= self.end_stalled();
+        self.run_storing();
         self.flush();
         self.outbox.close_batches();
         self.weigh();
@@ -529,6 +542,7 @@ impl Shard {
             self.relief_deadline(),
             self.handshakes.deadline(),
             self.admissions.deadline(),
+            self.storage_due(),
         ];
         others.into_iter().chain([timers]).flatten().min()
     }
@@ -541,6 +555,9 @@ impl Shard {
             output.dirty = false;
             if connection.stage == Stage::Closed {
                 continue;
+            }
+            if self.storing.as_ref().is_some_and(|storing| storing.withholds(socket)) {
+                continue; // until it is durable: `run_storing`
             }
             if connection.layered {
                 self.flush_layered(socket);

@@ -51,6 +51,7 @@ impl Shard {
         let Some(session) = self.sessions.get(index) else { return };
         let next = session.next_due();
         self.counters.sessions_persistent += 1;
+        self.store_session(index);
         if let Some(next) = next {
             self.arm_session(index, next);
         }
@@ -78,6 +79,8 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         debug_assert!(session.socket.is_none());
         self.meter.charge(cost::SESSION);
+        self.store_end(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
         let hash = session.key.0.get();
         let flow = session.flow.take();
         let will = self.take_will(index, |_, _| true);
@@ -131,6 +134,9 @@ impl Shard {
         self.counters.pending_messages -= u64::from(dropped);
         self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
         self.counters.dropped_expired += u64::from(dropped);
+        self.store_all_gone(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(flow) = &mut session.flow else { return };
         if flow.is_idle()
             && let Some(flow) = session.flow.take()
         {

@@ -66,6 +66,9 @@ impl Shard {
         if self.outbox.is_congested() || self.fanouts.is_full() {
             return Ok(Flow::Hold(Holds::MAIL));
         }
+        if self.storing.is_some() && self.waits_for_storage(publish) {
+            return Ok(Flow::Hold(Holds::MAIL));
+        }
         if let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.id) {
             // A client of MQTT 3 is told no limit, and its own is the number of identifiers: cut
             // off, it would come back and send the same again.
@@ -311,6 +314,7 @@ impl Shard {
                         session.flow().inbound.insert(id);
                         self.tally.inbound += 1;
                     }
+                    self.store_inbound(index, id, true);
                 }
                 self.write_ack(socket, version, AckKind::PubRec, id, reason);
             }

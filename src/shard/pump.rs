@@ -7,6 +7,7 @@ use crate::ids::SocketId;
 use crate::mesh::mail::Over;
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
+use crate::storage::record::Phase;
 
 /// Messages sent from a pending queue in one go.
 const PUMP: usize = 256;
@@ -62,12 +63,14 @@ impl Shard {
         }
         let before = flow.pending.bytes();
         let Some(queued) = flow.pending.pop() else { return Pumped::Nothing };
+        let slot = queued.stored;
         self.counters.pending_messages -= 1;
         self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
         if let Some(name) = &queued.share
             && !self.sessions.get(index).is_some_and(|session| session.is_member(name))
         {
             // It has left the group since [MQTT-3.10.4-2].
+            self.store_gone(index, slot);
             self.give_back_later(index, name.clone(), queued.message);
             return Pumped::Dropped;
         }
@@ -77,6 +80,7 @@ impl Shard {
         let left = if Mutant::ExpiredSent.is_on() { left.or(Ok(Some(0))) } else { left };
         let Ok(message_expiry) = left else {
             self.counters.dropped_expired += 1;
+            self.store_gone(index, slot);
             return Pumped::Dropped;
         };
         let ids = queued.subscription_ids.clone();
@@ -96,6 +100,7 @@ impl Shard {
             } else {
                 self.count_misfit(misfit);
             }
+            self.store_gone(index, slot);
             return Pumped::Dropped;
         }
         if queued.qos != Qos::AtMostOnce {
@@ -103,7 +108,11 @@ impl Shard {
             let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
             let qos = queued.qos;
             self.tally.kept += if keep { queued.message.size() } else { 0 };
-            outbound.id = Some(session.flow().window.send(qos, keep.then_some(queued)));
+            let id = session.flow().window.send(qos, keep.then_some(queued));
+            outbound.id = Some(id);
+            if slot != 0 {
+                self.store_phase(index, slot, id, qos, Phase::Sent);
+            }
             self.counters.inflight += 1;
             self.arm_retry(index);
         }

@@ -214,6 +214,7 @@ impl Shard {
         version: Version,
         packet: Packet<'_>,
     ) -> Result<Flow, Violation> {
+        self.begin_packet(socket);
         match packet {
             Packet::Publish(publish) => self.publish(socket, index, version, &publish),
             Packet::PubAck(ack) => self.puback(index, ack),
@@ -246,6 +247,7 @@ impl Shard {
         let before = flow.window.kept();
         let acknowledged = flow.window.puback(ack.id);
         self.tally.kept -= before - flow.window.kept();
+        self.store_all_gone(index);
         self.completed(index, acknowledged)
     }
 
@@ -256,6 +258,7 @@ impl Shard {
         let before = flow.window.kept();
         let acknowledged = flow.window.pubcomp(ack.id);
         self.tally.kept -= before - flow.window.kept();
+        self.store_all_gone(index);
         self.completed(index, acknowledged)
     }
 
@@ -291,6 +294,9 @@ impl Shard {
                 self.tally.kept -= before - flow.window.kept();
                 acknowledged
             });
+        if self.storing.is_some() {
+            self.store_pubrec(index, ack.id, acknowledged);
+        }
         match acknowledged {
             Acknowledged::Release => {
                 self.parked.pace.progressed(index, self.now);
@@ -318,6 +324,9 @@ impl Shard {
                     known
                 },
             );
+        if known {
+            self.store_inbound(index, ack.id, false);
+        }
         // [MQTT-4.3.3-11]: PUBCOMP in any case; only its reason tells that the id was unknown.
         let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
         if known || !Mutant::PubCompSkipped.is_on() {

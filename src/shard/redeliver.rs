@@ -38,7 +38,9 @@ impl Shard {
         self.tally.kept -= before - flow.window.kept();
         self.counters.inflight -= u64::from(expired);
         self.counters.dropped_expired += u64::from(expired);
-        for id in flow.window.repeat() {
+        let releases = flow.window.repeat();
+        self.store_all_gone(index);
+        for id in releases {
             self.write_ack(socket, version, AckKind::PubRel, id, ReasonCode::Success);
         }
         self.go_on_again(index);
@@ -90,6 +92,9 @@ impl Shard {
         let before = flow.window.kept();
         let skipped = flow.window.skip(id);
         self.tally.kept -= before - flow.window.kept();
+        if self.storing.is_some() {
+            self.store_pubrec(index, id, skipped);
+        }
         match skipped {
             Acknowledged::Release => {
                 self.write_ack(socket, version, AckKind::PubRel, id, ReasonCode::Success);

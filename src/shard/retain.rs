@@ -39,6 +39,7 @@ impl Shard {
             }
             if let Some(old) = self.retained.remove(message.topic) {
                 self.uncount_retained(&old);
+                self.store_unretained(message.topic);
             }
             return;
         }
@@ -54,6 +55,10 @@ impl Shard {
         if let Some(old) = self.retained.remove(message.topic) {
             self.uncount_retained(&old);
             room = old.size();
+            if self.storing.is_some() {
+                // Below the new value goes behind it, if that is kept.
+                self.store_unretained(message.topic);
+            }
         }
         let size = kept.size() as u64;
         if self.is_short(Pressure::Tight)
@@ -75,6 +80,7 @@ impl Shard {
             self.counters.dropped_retained_limit += 1;
             return;
         }
+        self.store_retained(&kept);
         let stored = Message::new(&kept, self.scratch.bytes());
         self.counters.retained_messages += 1;
         self.counters.retained_bytes += size;
@@ -108,6 +114,7 @@ impl Shard {
         });
         for old in &expired {
             self.uncount_retained(old);
+            self.store_unretained(old.view().topic);
         }
         if let topic::Replay::More(cursor) = next {
             self.upkeep.retained_from = Some(cursor);

@@ -226,6 +226,9 @@ impl Shard {
             self.returns.sifting.pop_front();
         }
         let count = taken.len();
+        if count > 0 {
+            self.store_all_gone(reference.index);
+        }
         for queued in taken.drain(..) {
             if let Some(name) = queued.share {
                 self.give_back_later(reference.index, name, queued.message);

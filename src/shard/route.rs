@@ -3,6 +3,7 @@
 use super::Shard;
 use super::deliver::Terms;
 use super::pace::{Reader, Receivers};
+use super::storing::Speaker;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::cost;
 use crate::message::{Errand, Message, MessageRef};
@@ -37,6 +38,11 @@ pub(super) fn packed_qos(options: u8) -> Qos {
 pub(super) fn live_retain(options: u8, message: &MessageRef<'_>) -> bool {
     message.retain
         && (options & RETAIN_AS_PUBLISHED != 0 || Mutant::RetainAlwaysAsPublished.is_on())
+}
+
+/// Whether another shard says when a message is safe: one that may have to be stored there.
+fn counts(message: &MessageRef<'_>, errand: Errand) -> bool {
+    message.qos > Qos::AtMostOnce || errand.retain
 }
 
 /// Where a publication goes.
@@ -116,6 +122,11 @@ impl Shard {
                 }
             } else {
                 matched |= errand.deliver;
+                if let Some(storing) = &mut self.storing
+                    && counts(message, errand)
+                {
+                    storing.sent(shard, message.qos > Qos::AtMostOnce);
+                }
                 let fan = &mut self.fan;
                 self.outbox.publish(shard, message, errand, &mut fan.stored, self.scratch.bytes());
             }
@@ -137,13 +148,25 @@ impl Shard {
         true
     }
 
-    /// A message from another shard.
-    pub(super) fn run_errand(
+    /// A message from that shard.
+    pub(super) fn run_errand_of(
         &mut self,
+        from: ShardId,
         message: &MessageRef<'_>,
         errand: Errand,
         stored: Option<&Message>,
     ) {
+        let counts = self.storing.is_some() && counts(message, errand);
+        if let Some(storing) = self.storing.as_mut().filter(|_| counts) {
+            storing.speaker = Speaker::Shard(from);
+        }
+        self.run_errand(message, errand, stored);
+        if let Some(storing) = self.storing.as_mut().filter(|_| counts) {
+            storing.took(from);
+        }
+    }
+
+    fn run_errand(&mut self, message: &MessageRef<'_>, errand: Errand, stored: Option<&Message>) {
         self.fan.begin(stored);
         if errand.deliver {
             let hash = TopicHash::new(&self.shared.seeds, message.topic);
@@ -174,7 +197,12 @@ impl Shard {
         }
         match found[..] {
             [] => {}
-            _ if self.takes_more_than_one_go(subscribers) => self.begin_fanout(&found, message),
+            _ if self.takes_more_than_one_go(subscribers) => {
+                if let Some(storing) = &mut self.storing {
+                    storing.fans_out();
+                }
+                self.begin_fanout(&found, message);
+            }
             // Catching up changes the order of the list: that way collects it first.
             [filter] if self.fanouts.is_empty() => {
                 for at in 0..subscribers {

@@ -268,10 +268,12 @@ impl Shard {
             if self.join(index, &full, options, subscription_id, joining.ticket) {
                 joining.left += 1;
             }
+            self.store_subscription(index, &full, options, subscription_id);
             return Ok(granted);
         }
         let subscriber = Subscriber { target: index, options, subscription_id };
         let (filter, new) = self.place_subscription(index, &full, subscriber)?;
+        self.store_subscription(index, &full, options, subscription_id);
         let replay = match wanted.options.retain_handling {
             RetainHandling::Send => true, // [MQTT-3.3.1-9]
             RetainHandling::SendIfNew if Mutant::SendIfNewAlways.is_on() => true,
@@ -285,7 +287,7 @@ impl Shard {
     }
 
     /// Adds or, for a known filter, replaces [MQTT-3.8.4-3] a subscription.
-    fn place_subscription(
+    pub(super) fn place_subscription(
         &mut self,
         index: u32,
         filter: &str,
@@ -380,6 +382,9 @@ impl Shard {
         } else {
             self.drop_subscription(index, &full)
         };
+        if known {
+            self.store_unsubscribed(index, &full);
+        }
         let code = if known { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
         code as u8
     }

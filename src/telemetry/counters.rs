@@ -384,6 +384,32 @@ counters! {
     "ringmq_completion_losses_total" Counter "events"
         "Times that the kernel had no memory for completions; the ring's connections were closed."
         { completion_losses; }
+    "ringmq_storage_commits_total" Counter "commits"
+        "Batches that became durable." { storage_commits; }
+    "ringmq_storage_written_bytes_total" Counter "bytes"
+        "Bytes written to the store, copies and padding included." { storage_written; }
+    "ringmq_storage_copied_bytes_total" Counter "bytes"
+        "Bytes of records that were copied to make room." { storage_copied; }
+    "ringmq_storage_failures_total" Counter "errors"
+        "Commits that failed." { storage_failures; }
+    "ringmq_storage_troubles_total" Counter "errors"
+        "Segments of the store that could not be made, read or removed." { storage_troubles; }
+    "ringmq_storage_live_bytes" Gauge "bytes"
+        "Bytes of stored records that are alive." { storage_live; }
+    "ringmq_storage_used_bytes" Gauge "bytes"
+        "Bytes that the store's segments hold, dead records included." { storage_used; }
+    "ringmq_storage_values" Gauge "values"
+        "Stored values that are alive." { storage_values; }
+    "ringmq_storage_backlog_bytes" Gauge "bytes"
+        "Bytes that wait to be durable." { storage_backlog; }
+    "ringmq_storage_backlog_age_seconds" Gauge "nanoseconds"
+        "How long the oldest of them has waited; the sum over shards." { storage_age_nanos; }
+    "ringmq_storage_waiting" Gauge "connections"
+        "Clients whose answers wait until something is durable." { storage_waiting; }
+    "ringmq_storage_down" Gauge "shards"
+        "Shards whose changes do not become durable because the disk fails." { storage_down; }
+    "ringmq_storage_full" Gauge "shards"
+        "Shards whose store has no room for new values." { storage_full; }
 }
 
 #[cfg(test)]

@@ -43,6 +43,16 @@ impl Seeds {
         Self::from_source(|number| source.hash_one(number))
     }
 
+    /// Seeds from a secret that is stored: the same after a restart.
+    #[allow(deprecated)] // The successor has no keys of the caller's choice.
+    pub fn stored(secret: [u64; 2]) -> Self {
+        Self::from_source(|number| {
+            let mut hasher = std::hash::SipHasher::new_with_keys(secret[0], secret[1]);
+            hasher.write(&number.to_le_bytes());
+            hasher.finish()
+        })
+    }
+
     /// Always the same seeds, for tests and simulation.
     pub fn fixed(seed: u64) -> Self {
         Self::from_source(|number| fold(seed ^ SPREAD, number.wrapping_mul(SPREAD) | 1))

@@ -95,7 +95,14 @@ fn queued(qos: Qos, payload: usize) -> Queued {
         publisher: None,
     };
     let message = Message::new(&message, &mut Vec::new());
-    Queued { message, subscription_ids: SubscriptionIds::None, qos, retain: false, share: None }
+    Queued {
+        message,
+        subscription_ids: SubscriptionIds::None,
+        qos,
+        retain: false,
+        share: None,
+        stored: 0,
+    }
 }
 
 /// What a message in the window waits for.

@@ -20,6 +20,7 @@ mod reset;
 mod service_manager;
 mod starved;
 mod stopped;
+mod storage;
 mod unread;
 
 use std::time::Duration;

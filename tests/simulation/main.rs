@@ -36,6 +36,7 @@ mod runner;
 mod scripted;
 mod settings;
 mod share_groups;
+mod storage;
 mod web;
 mod wills;
 mod world;

@@ -101,7 +101,11 @@ fn in_this_process() {
     }));
     for seed in number("SIM_FIRST")..=number("SIM_LAST") {
         println!("\nSEED\t{seed}");
-        if catch_unwind(AssertUnwindSafe(|| random::simulate(seed, false))).is_err() {
+        let run = || {
+            crate::storage::simulate_all(seed);
+            random::simulate(seed, false);
+        };
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
             return;
         }
     }

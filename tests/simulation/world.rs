@@ -367,6 +367,11 @@ impl World {
         self.note(u64::from(busy));
     }
 
+    /// A shard has something to look at that is no mail and no client's.
+    pub fn wake(&mut self, at: usize) {
+        self.nodes[at].awake = true;
+    }
+
     /// Some shard that is awake.
     pub fn pick_awake(&mut self) -> Option<usize> {
         let first = self.rng.below(self.nodes.len());

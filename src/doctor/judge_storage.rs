@@ -1,0 +1,176 @@
+//! Judgement of where the store is to be: the file system, its room, and how long a sync takes,
+//! which is measured with a file that is removed again.
+
+use super::finding::{Finding, Fix, Severity};
+use super::report::bytes;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Syncs that are timed.
+const SYNCS: usize = 8;
+/// A sync that takes longer makes every acknowledgement of something stored late.
+const SLOW: Duration = Duration::from_millis(20);
+/// Segments that each shard has at least: one in use, three ready, one to clean.
+const SEGMENTS: u64 = 5;
+/// File systems that do not keep what they are given, or that others may change.
+const UNFIT: [&str; 7] = ["tmpfs", "ramfs", "overlay", "nfs", "nfs4", "cifs", "9p"];
+
+/// What is known of the place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Type of the file system.
+    pub kind: String,
+    /// Bytes that are free.
+    pub free: u64,
+    /// Bytes that the store has already.
+    pub used: u64,
+    /// How long a write of 4 KiB and its sync took: the one in the middle, and the longest.
+    pub sync: Result<(Duration, Duration), String>,
+}
+
+/// Looks at the directory, or at the nearest one above it that is there.
+pub fn look(path: &Path) -> Disk {
+    let there = path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
+    let free = nix::sys::statvfs::statvfs(there)
+        .map_or(0, |stat| stat.blocks_available().saturating_mul(stat.fragment_size()));
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let whole = there.canonicalize().unwrap_or_else(|_| there.to_owned());
+    let sync = time_syncs(there).map_err(|error| error.to_string());
+    Disk { kind: kind_of(&mounts, &whole), free, used: size(path), sync }
+}
+
+/// Bytes of the segments of a store.
+fn size(path: &Path) -> u64 {
+    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries(path)
+        .flat_map(|shard| entries(&shard.path()).collect::<Vec<_>>())
+        .filter_map(|file| file.metadata().ok())
+        .map(|metadata| metadata.len())
+        .sum()
+}
+
+/// The type of the file system that `path` is on, by the longest mount point above it.
+fn kind_of(mounts: &str, path: &Path) -> String {
+    let fields = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        Some((PathBuf::from(fields.next()?), fields.next()?.to_owned()))
+    };
+    let all = mounts.lines().filter_map(fields).filter(|(point, _)| path.starts_with(point));
+    all.max_by_key(|(point, _)| point.as_os_str().len()).map_or("unknown".to_owned(), |(_, k)| k)
+}
+
+fn time_syncs(directory: &Path) -> io::Result<(Duration, Duration)> {
+    let path = directory.join(format!(".ringmq-doctor-{}", std::process::id()));
+    let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+    let times = time_syncs_of(&file);
+    let removed = std::fs::remove_file(&path);
+    let mut times = times?;
+    removed?;
+    times.sort();
+    let middle = times.get(times.len() / 2).copied().unwrap_or_default();
+    Ok((middle, times.last().copied().unwrap_or_default()))
+}
+
+fn time_syncs_of(file: &File) -> io::Result<Vec<Duration>> {
+    let block = [0x5a; 4096];
+    file.set_len((SYNCS * block.len()) as u64)?;
+    file.sync_all()?;
+    let mut times = Vec::with_capacity(SYNCS);
+    for at in 0..SYNCS {
+        let began = Instant::now();
+        file.write_all_at(&block, (at * block.len()) as u64)?;
+        file.sync_data()?;
+        times.push(began.elapsed());
+    }
+    Ok(times)
+}
+
+/// Judges it for so many shards.
+pub fn judge(disk: &Disk, shards: u64) -> Finding {
+    let segment = crate::storage::log::Bounds::BROKER.segment;
+    let wanted = (shards * SEGMENTS * segment).saturating_sub(disk.used) + (64 << 20);
+    let (middle, most) = match &disk.sync {
+        Ok(times) => *times,
+        Err(why) => {
+            let needed = "a directory that the broker may write to";
+            return Finding::new("storage", Severity::Blocker, why, needed)
+                .fixed_by(Fix::host("give the broker's user the directory of storage.path"));
+        }
+    };
+    let millis = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1000.0);
+    let found = format!(
+        "{}, {} free, a sync takes {} ms (longest {} ms)",
+        disk.kind,
+        bytes(disk.free),
+        millis(middle),
+        millis(most)
+    );
+    if disk.free < wanted {
+        return Finding::new(
+            "storage",
+            Severity::Blocker,
+            found,
+            format!("{} free", bytes(wanted)),
+        )
+        .fixed_by(Fix::host("make room, or set storage.path to another file system"));
+    }
+    if UNFIT.contains(&disk.kind.as_str()) {
+        return Finding::new("storage", Severity::Warning, found, "a disk of this host's own")
+            .fixed_by(Fix::host("set storage.path to a directory on ext4 or xfs"));
+    }
+    if middle > SLOW {
+        let needed = "less than 20 ms, or acknowledgements are late by that much";
+        return Finding::new("storage", Severity::Warning, found, needed)
+            .fixed_by(Fix::host("set storage.path to a faster disk"));
+    }
+    Finding::new("storage", Severity::Fine, found, format!("{} free", bytes(wanted)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn disk() -> Disk {
+        let sync = Ok((Duration::from_millis(2), Duration::from_millis(9)));
+        Disk { kind: "ext4".into(), free: 10 * GIB, used: 0, sync }
+    }
+
+    #[test]
+    fn a_place_is_judged_by_room_kind_and_speed() {
+        let severity = |disk: &Disk| judge(disk, 2).severity;
+        assert_eq!(severity(&disk()), Severity::Fine);
+        assert_eq!(severity(&Disk { free: GIB / 2, ..disk() }), Severity::Blocker);
+        assert_eq!(severity(&Disk { free: GIB / 2, used: GIB, ..disk() }), Severity::Fine);
+        assert_eq!(severity(&Disk { kind: "tmpfs".into(), ..disk() }), Severity::Warning);
+        let slow = Ok((Duration::from_millis(30), Duration::from_millis(400)));
+        assert_eq!(severity(&Disk { sync: slow, ..disk() }), Severity::Warning);
+        let finding = judge(&Disk { sync: Err("Permission denied".into()), ..disk() }, 2);
+        assert_eq!((finding.severity, &*finding.found), (Severity::Blocker, "Permission denied"));
+    }
+
+    #[test]
+    fn the_file_system_is_that_of_the_longest_mount_point() {
+        let mounts = "/dev/vda / ext4 rw 0 0\ntmpfs /run tmpfs rw 0 0\nx /run/db xfs rw 0 0\n";
+        for (path, kind) in [("/var/lib", "ext4"), ("/run/user", "tmpfs"), ("/run/db/a", "xfs")] {
+            assert_eq!(kind_of(mounts, Path::new(path)), kind);
+        }
+        assert_eq!(kind_of("", Path::new("/a")), "unknown");
+    }
+
+    #[test]
+    fn a_real_directory_is_measured_and_left_as_it_was() {
+        let place = std::env::temp_dir();
+        let disk = look(&place.join("not-there/store"));
+        assert!(disk.sync.is_ok() && disk.free > 0, "{disk:?}");
+        let left = std::fs::read_dir(&place).expect("readable").flatten().any(|entry| {
+            let own = format!(".ringmq-doctor-{}", std::process::id());
+            entry.file_name().to_str() == Some(&own)
+        });
+        assert!(!left);
+    }
+}

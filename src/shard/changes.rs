@@ -1,0 +1,213 @@
+//! What changes of this shard's sessions, queues and retained messages, as records of its log: each
+//! kind of change has one method, which does nothing while there is no store.
+
+use super::Shard;
+use super::storing::Known;
+use crate::ids::SocketId;
+use crate::message::MessageRef;
+use crate::mutant::Mutant;
+use crate::packet::{PacketId, Qos, Version};
+use crate::session::{Acknowledged, Queued};
+use crate::storage::record::{Phase, Record, StoredSession, inbound_key, subscription_key};
+use crate::topic;
+
+impl Shard {
+    /// Stores a session that is there to stay, or what has changed of it; one that ends with its
+    /// connection is stored no more.
+    pub(super) fn store_session(&mut self, index: u32) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = self.sessions.get(index) else { return };
+        if !session.is_persistent() {
+            self.store_end(index);
+            return;
+        }
+        let fresh = !storing.sessions.contains_key(&index);
+        if fresh {
+            storing.last_session += 1;
+        }
+        let number = storing.last_session;
+        let number = storing.sessions.entry(index).or_insert(Known { number, slot: 0 }).number;
+        let ends = match session.socket {
+            Some(_) => 0,
+            None => storing.date(session.ends),
+        };
+        let record = Record::Session(StoredSession {
+            session: number,
+            client_id: &session.client_id,
+            mountpoint: session.mountpoint(),
+            expiry: session.expiry,
+            ends,
+            level: level(session.version),
+            bridge: session.bridge,
+        });
+        storing.append_for(session.socket, &record);
+    }
+
+    /// A session ended, or will end with its connection: what is stored of it goes.
+    pub(super) fn store_end(&mut self, index: u32) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = self.sessions.get(index) else { return };
+        let Some(number) = storing.number(index) else { return };
+        let (index_of, secret) = (&self.index, storing.secret);
+        session.subscriptions.each(|place| {
+            let filter = index_of.filter(place.filter);
+            storing.log.forget(subscription_key(number, filter, secret));
+        });
+        for share in session.shares().iter().flat_map(|shares| shares.list.iter()) {
+            storing.log.forget(subscription_key(number, share.name.as_str(), secret));
+        }
+        let mut slots = Vec::new();
+        if let Some(flow) = &session.flow {
+            flow.window.each_stored(|slot| slots.push(slot));
+            flow.pending.each(|queued| slots.push(queued.stored));
+            for id in flow.inbound.all() {
+                storing.log.forget(inbound_key(number, id.get()));
+            }
+        }
+        slots.into_iter().for_each(|slot| storing.release(index, slot, false));
+        if !Mutant::StorageEndForgotten.is_on() {
+            storing.append_for(session.socket, &Record::End { session: number });
+        }
+        storing.sessions.remove(&index);
+    }
+
+    /// Nothing is said to that client before all that is stored so far is durable.
+    pub(super) fn wait_for_stored(&mut self, socket: SocketId) {
+        if let Some(storing) = &mut self.storing {
+            storing.needs.entry(socket.0).or_default().batch = storing.appended;
+        }
+    }
+
+    /// A subscription was granted or changed.
+    pub(super) fn store_subscription(
+        &mut self,
+        index: u32,
+        filter: &str,
+        options: u8,
+        subscription_id: u32,
+    ) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = storing.number(index) else { return };
+        let socket = self.sessions.get(index).and_then(|session| session.socket);
+        if Mutant::StorageSubscriptionForgotten.is_on() {
+            return;
+        }
+        let record = Record::Subscribed { session, filter, options, subscription_id };
+        storing.append_for(socket, &record);
+    }
+
+    /// A subscription was taken out.
+    pub(super) fn store_unsubscribed(&mut self, index: u32, filter: &str) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = storing.number(index) else { return };
+        let socket = self.sessions.get(index).and_then(|session| session.socket);
+        storing.append_for(socket, &Record::Unsubscribed { session, filter });
+    }
+
+    /// Stores a topic's retained message.
+    pub(super) fn store_retained(&mut self, message: &MessageRef<'_>) {
+        let Some(storing) = &mut self.storing else { return };
+        if !topic::is_servers_own(message.topic) {
+            let record = Record::Retain(storing.stored(message));
+            storing.append_for_speaker(&record);
+        }
+    }
+
+    /// A topic has no retained message any more.
+    pub(super) fn store_unretained(&mut self, topic: &str) {
+        let Some(storing) = &mut self.storing else { return };
+        if !topic::is_servers_own(topic) {
+            storing.append_for_speaker(&Record::Unretain { topic });
+        }
+    }
+
+    /// Stores a message that waits for the session or is sent to it, if both are of the kind that
+    /// is stored; returns its number, or 0.
+    pub(super) fn store_queued(&mut self, index: u32, queued: &Queued) -> u32 {
+        let Some(storing) = &mut self.storing else { return 0 };
+        if queued.qos == Qos::AtMostOnce || Mutant::StorageQueueForgotten.is_on() {
+            return 0;
+        }
+        storing.fan(index, queued)
+    }
+
+    /// A stored message was sent under that identifier, or its PUBREC came.
+    pub(super) fn store_phase(
+        &mut self,
+        index: u32,
+        slot: u32,
+        id: PacketId,
+        qos: Qos,
+        phase: Phase,
+    ) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = storing.number(index).filter(|_| slot != 0) else { return };
+        let record = Record::State { session, slot, packet: id.get(), phase };
+        // Sent again under another identifier, a message of QoS 2 would be another message.
+        let waits = qos == Qos::ExactlyOnce;
+        let socket = self.sessions.get(index).and_then(|session| session.socket);
+        storing.append_for(socket.filter(|_| waits), &record);
+    }
+
+    /// A PUBREC came.
+    pub(super) fn store_pubrec(&mut self, index: u32, id: PacketId, meant: Acknowledged) {
+        if meant == Acknowledged::Release {
+            if Mutant::StorageReleaseForgotten.is_on() {
+                return;
+            }
+            let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
+            let slot = flow.map_or(0, |flow| flow.window.stored(id));
+            self.store_phase(index, slot, id, Qos::ExactlyOnce, Phase::Released);
+        } else {
+            self.store_all_gone(index);
+        }
+    }
+
+    /// A stored message is done with or dropped.
+    pub(super) fn store_gone(&mut self, index: u32, slot: u32) {
+        if let Some(storing) = &mut self.storing
+            && slot != 0
+        {
+            storing.release(index, slot, true);
+        }
+    }
+
+    /// The same for all that the session's queue and window have let go.
+    pub(super) fn store_all_gone(&mut self, index: u32) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
+        for slot in flow.pending.take_gone().into_iter().chain(flow.window.take_gone()) {
+            storing.release(index, slot, true);
+        }
+    }
+
+    /// A message of QoS 2 came under that identifier, or it is free again.
+    pub(super) fn store_inbound(&mut self, index: u32, id: PacketId, open: bool) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = storing.number(index) else { return };
+        let packet = id.get();
+        let record = match open {
+            true => Record::Inbound { session, packet },
+            false => Record::Outbound { session, packet },
+        };
+        storing.append_for_speaker(&record);
+    }
+}
+
+/// A protocol version as a protocol level.
+pub(super) fn level(version: Version) -> u8 {
+    match version {
+        Version::V31 => 3,
+        Version::V311 => 4,
+        Version::V5 => 5,
+    }
+}
+
+/// The other way round.
+pub(super) fn version(level: u8) -> Version {
+    match level {
+        3 => Version::V31,
+        4 => Version::V311,
+        _ => Version::V5,
+    }
+}

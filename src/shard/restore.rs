@@ -1,0 +1,199 @@
+//! What was stored before a restart becomes this shard's sessions, queues and retained messages.
+
+use super::Shard;
+use super::changes::version;
+use super::memory::{named, retained};
+use super::route::GROUP;
+use crate::config::OnFull;
+use crate::message::{Message, MessageRef};
+use crate::packet::{PacketId, Qos};
+use crate::session::pending::Bounds;
+use crate::session::{NEVER, Queued, ShareName, SubscriptionIds};
+use crate::storage::image::{Body, Image, Stored};
+use crate::storage::record::Phase;
+use crate::time::Instant;
+use crate::topic::{self, Subscriber};
+use hashbrown::HashMap;
+
+/// A queue that is put back was within its bounds before.
+const ANY: Bounds = Bounds { messages: usize::MAX, bytes: usize::MAX, on_full: OnFull::DropNew };
+
+impl Shard {
+    /// Takes over what was stored. Comes after [`Shard::store_with`] and before anything else.
+    /// Sessions that had a connection have lost it now.
+    pub fn restore(&mut self, image: Image) {
+        for body in image.retained.values() {
+            self.restore_retained(body);
+        }
+        let mut messages = HashMap::new();
+        for (number, body) in &image.messages {
+            messages.insert(*number, self.restore_message(body));
+        }
+        for (number, stored) in image.sessions {
+            self.restore_session(number, stored, &messages);
+        }
+    }
+
+    fn restore_message(&mut self, body: &Body) -> Message {
+        let expires = self.storing.as_ref().map(|storing| storing.instant(body.expires));
+        let message = MessageRef {
+            topic: &body.topic,
+            properties: &body.properties,
+            payload: &body.payload,
+            qos: Qos::from_u8(body.flags & 3).unwrap_or_default(),
+            retain: body.flags & 4 != 0,
+            expires: expires.filter(|&at| at != Instant::END),
+            publisher: None,
+        };
+        Message::new(&message, self.scratch.bytes())
+    }
+
+    fn restore_retained(&mut self, body: &Body) {
+        let message = self.restore_message(body);
+        let size = message.size() as u64;
+        // Past a limit that is lower now, too: what was accepted is not dropped.
+        self.shared.retained_messages.take(1, u64::MAX);
+        self.shared.retained_bytes.take(size, u64::MAX);
+        self.shared.retained_ever.take(1, 1);
+        self.counters.retained_messages += 1;
+        self.counters.retained_bytes += size;
+        self.tally.retained += retained(&body.topic, message.size());
+        self.retained.set(&body.topic, message);
+    }
+
+    fn restore_session(&mut self, number: u64, stored: Stored, messages: &HashMap<u64, Message>) {
+        let Some(head) = stored.head else { return };
+        let index = self.new_session(&head.client_id);
+        let now = self.now;
+        let Some(storing) = &mut self.storing else { return };
+        let slot = stored.waiting.last_key_value().map_or(0, |(&slot, _)| slot);
+        storing.adopt(index, number, slot);
+        let ends = match (head.ends, head.expiry) {
+            (_, NEVER) => Instant::END,
+            (0, expiry) => now.plus_seconds(expiry),
+            (date, _) => storing.instant(date),
+        };
+        let had_connection = head.ends == 0;
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        self.tally.names -= named(session);
+        session.expiry = head.expiry;
+        session.version = version(head.level);
+        session.bridge = head.bridge;
+        session.ends = ends;
+        if !head.mountpoint.is_empty() {
+            session.extras().mountpoint = head.mountpoint;
+        }
+        self.tally.names += named(session);
+        self.counters.sessions_persistent += 1;
+        for (filter, (options, subscription_id)) in stored.subscriptions {
+            let options = options & !GROUP;
+            if let Some(Ok(_)) = topic::parse_share(&filter) {
+                let ticket = self.ticket();
+                self.join(index, &filter, options, subscription_id, ticket);
+                self.tell_presence(index, false);
+                continue;
+            }
+            let subscriber = Subscriber { target: index, options, subscription_id };
+            if self.place_subscription(index, &filter, subscriber).is_err() {
+                tracing::error!(filter = &*filter, "a stored subscription has no room any more");
+            }
+        }
+        self.restore_flow(index, stored.waiting, &stored.inbound, messages);
+        if had_connection {
+            // From now on it is known when it ends.
+            self.store_session(index);
+        }
+        if let Some(due) = self.sessions.get(index).and_then(|session| session.next_due()) {
+            self.arm_session(index, due);
+        }
+    }
+
+    fn restore_flow(
+        &mut self,
+        index: u32,
+        waiting: std::collections::BTreeMap<u32, crate::storage::image::Waiting>,
+        inbound: &[u16],
+        messages: &HashMap<u64, Message>,
+    ) {
+        if waiting.is_empty() && inbound.is_empty() {
+            return;
+        }
+        self.use_flow(index);
+        let mut sent = Vec::new();
+        for (slot, waiting) in waiting {
+            let Some(message) = messages.get(&waiting.message) else { continue };
+            if let Some(storing) = &mut self.storing {
+                storing.adopt_slot(index, slot, waiting.message, message.clone());
+            }
+            let queued = Queued {
+                message: message.clone(),
+                subscription_ids: SubscriptionIds::from_slice(&waiting.ids),
+                qos: Qos::from_u8(waiting.flags & 3).unwrap_or_default(),
+                retain: waiting.flags & 4 != 0,
+                share: (!waiting.share.is_empty()).then(|| ShareName::new(&waiting.share)),
+                stored: slot,
+            };
+            match waiting.sent.and_then(|(id, phase)| Some((PacketId::new(id)?, phase))) {
+                Some((id, Phase::Released)) => sent.push((id, Err(slot))),
+                Some((id, Phase::Sent)) => sent.push((id, Ok(queued))),
+                None => {
+                    let Some(session) = self.sessions.get_mut(index) else { return };
+                    let pending = &mut session.flow().pending;
+                    let before = pending.bytes();
+                    pending.push(queued, &ANY);
+                    self.counters.pending_messages += 1;
+                    self.counters.pending_bytes += (pending.bytes() - before) as u64;
+                }
+            }
+        }
+        in_order(&mut sent);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let flow = session.flow();
+        flow.window.restore(sent);
+        self.counters.inflight += u64::from(flow.window.open());
+        self.tally.kept += flow.window.kept();
+        for id in inbound.iter().filter_map(|&id| PacketId::new(id)) {
+            let before = flow.inbound.len();
+            flow.inbound.insert(id);
+            self.tally.inbound += flow.inbound.len() - before;
+        }
+    }
+}
+
+/// Puts identifiers into the order in which they were given out: they run on and wrap, so the first
+/// is the one after the widest gap.
+fn in_order<T>(sent: &mut [(PacketId, T)]) {
+    sent.sort_by_key(|(id, _)| id.get());
+    let gap = |at: usize| {
+        let before = if at == 0 { sent.len() - 1 } else { at - 1 };
+        let (one, other) = (sent.get(before), sent.get(at));
+        let (one, other) = (one.map_or(0, |s| s.0.get()), other.map_or(0, |s| s.0.get()));
+        (u32::from(other) + 65_535 - u32::from(one)) % 65_535
+    };
+    let first = (0..sent.len()).max_by_key(|&at| gap(at)).unwrap_or(0);
+    sent.rotate_left(first);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_in_the_order_in_which_they_were_given_out() {
+        for (given, first) in [
+            (vec![1, 2, 3], 1),
+            (vec![7], 7),
+            (vec![65_534, 65_535, 1, 2], 65_534),
+            (vec![65_530, 3], 65_530),
+        ] {
+            let mut sent: Vec<(PacketId, ())> =
+                given.iter().map(|&id| (PacketId::new(id).unwrap(), ())).collect();
+            sent.reverse();
+            in_order(&mut sent);
+            assert_eq!(sent.first().map(|sent| sent.0.get()), Some(first));
+            let ids: Vec<u16> = sent.iter().map(|sent| sent.0.get()).collect();
+            assert_eq!(ids, given);
+        }
+        in_order::<()>(&mut []);
+    }
+}

@@ -1,0 +1,225 @@
+//! One log's directory: its segments as files. Plain reads, writes and syncs, which block: only for
+//! threads that nothing else waits for.
+//!
+//! A segment is a file `<number>.seg`, allocated when it is made, so that a commit changes no
+//! metadata but what the file system does for its first writes. A dropped one is kept as
+//! `<number>.free` for reuse, a few of them. After each change of names the directory is synced.
+
+use super::frame;
+use super::{Answer, Command};
+use nix::fcntl::{FallocateFlags, fallocate};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Files kept for reuse.
+const SPARE: usize = 3;
+/// Bytes of the buffer for frames that is kept from commit to commit.
+const KEPT: usize = 1 << 20;
+/// Bytes that stay free on the file system whatever is configured.
+const FREE: u64 = 64 << 20;
+
+/// The files of one log.
+pub struct Files {
+    directory: PathBuf,
+    open: BTreeMap<u32, File>,
+    /// Segments that a commit to failed.
+    failed: BTreeSet<u32>,
+    spare: Vec<PathBuf>,
+    frames: Vec<u8>,
+}
+
+impl Files {
+    /// The files in that directory.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open(directory: &Path) -> io::Result<Files> {
+        let mut spare = Vec::new();
+        for entry in std::fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "free") {
+                spare.push(path);
+            }
+        }
+        let directory = directory.to_owned();
+        let (open, failed, frames) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+        Ok(Files { directory, open, failed, spare, frames })
+    }
+
+    fn path(&self, segment: u32) -> PathBuf {
+        self.directory.join(format!("{segment:010}.seg"))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+
+    /// Numbers and lengths of the segments, in ascending order.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn segments(&self) -> io::Result<Vec<(u32, u64)>> {
+        let mut segments = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(".seg")?.parse().ok());
+            if let Some(number) = number {
+                segments.push((number, entry.metadata()?.len()));
+            }
+        }
+        segments.sort_unstable();
+        Ok(segments)
+    }
+
+    fn file(&mut self, segment: u32) -> io::Result<&File> {
+        if !self.open.contains_key(&segment) {
+            let file = OpenOptions::new().read(true).write(true).open(self.path(segment))?;
+            self.open.insert(segment, file);
+        }
+        self.open.get(&segment).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    /// Reads so many bytes from an offset; fewer where the file ends.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&mut self, segment: u32, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let file = File::open(self.path(segment))?;
+        let left = file.metadata()?.len().saturating_sub(offset);
+        let mut bytes = vec![0; length.min(usize::try_from(left).unwrap_or(usize::MAX))];
+        file.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    /// Makes a segment ready to be written.
+    ///
+    /// # Errors
+    /// When there is no room, or the file system says so.
+    pub fn create(&mut self, segment: u32, size: u64) -> io::Result<()> {
+        let path = self.path(segment);
+        let reused = self.spare.pop();
+        let made = self.make(&path, reused.as_deref(), size);
+        if made.is_err() {
+            // Half a segment is of no use, and takes room that is short.
+            let _ = std::fs::remove_file(&path);
+        }
+        self.open.insert(segment, made?);
+        Ok(())
+    }
+
+    fn make(&self, path: &Path, reused: Option<&Path>, size: u64) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let file = match reused {
+            Some(old) => {
+                std::fs::rename(old, path)?;
+                options.open(path)?
+            }
+            None => {
+                self.leave_room(size)?;
+                options.create_new(true).open(path)?
+            }
+        };
+        let length = file.metadata()?.len();
+        if length > size {
+            file.set_len(size)?;
+        } else if length < size {
+            let wanted = i64::try_from(size).unwrap_or(i64::MAX);
+            match fallocate(file.as_raw_fd(), FallocateFlags::empty(), 0, wanted) {
+                // Where it cannot be done ahead, a full disk shows at a commit.
+                Err(nix::Error::EOPNOTSUPP) => file.set_len(size)?,
+                outcome => outcome?,
+            }
+        }
+        file.sync_all()?;
+        self.sync_directory()?;
+        Ok(file)
+    }
+
+    /// Whether the file system has that much room and some besides.
+    fn leave_room(&self, size: u64) -> io::Result<()> {
+        let stat = nix::sys::statvfs::statvfs(&self.directory)?;
+        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+        if free < size.saturating_add(FREE) {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
+    /// Writes a batch and syncs.
+    ///
+    /// # Errors
+    /// When either fails; then the segment takes no other batch.
+    pub fn commit(&mut self, stamp: frame::Stamp, offset: u64, payload: &[u8]) -> io::Result<()> {
+        let segment = stamp.segment;
+        // Older ones are not written any more.
+        self.open.retain(|&number, _| number >= segment);
+        if self.failed.contains(&segment) {
+            return Err(io::Error::other("an earlier commit to it failed"));
+        }
+        let mut frames = std::mem::take(&mut self.frames);
+        frames.clear();
+        frame::write(stamp, payload, &mut frames);
+        let written = self.file(segment).and_then(|file| {
+            file.write_all_at(&frames, offset)?;
+            file.sync_data()
+        });
+        frames.clear();
+        frames.shrink_to(KEPT);
+        self.frames = frames;
+        if written.is_err() {
+            self.failed.insert(segment);
+            self.open.remove(&segment);
+        }
+        written
+    }
+
+    /// Removes a segment, or keeps its file for reuse; durably.
+    ///
+    /// # Errors
+    /// When it may still be there.
+    pub fn drop_segment(&mut self, segment: u32) -> io::Result<()> {
+        let path = self.path(segment);
+        self.open.remove(&segment);
+        if self.failed.remove(&segment) || self.spare.len() >= SPARE {
+            std::fs::remove_file(&path)?;
+        } else {
+            let free = path.with_extension("free");
+            std::fs::rename(&path, &free)?;
+            self.spare.push(free);
+        }
+        self.sync_directory()
+    }
+
+    /// Carries a command out.
+    pub fn obey(&mut self, command: Command) -> Answer {
+        match command {
+            Command::Create { segment, size } => match self.create(segment, size) {
+                Ok(()) => Answer::SegmentReady { segment },
+                Err(error) => Answer::NoSegment { segment, why: error.to_string() },
+            },
+            Command::Commit { stamp, offset, payload } => {
+                let batch = stamp.batch;
+                match self.commit(stamp, offset, &payload) {
+                    Ok(()) => Answer::Durable { batch, payload },
+                    Err(error) => Answer::Failed { batch, payload, why: error.to_string() },
+                }
+            }
+            Command::Clean { segment, offset, length } => {
+                match self.read(segment, offset, length) {
+                    Ok(bytes) => Answer::Slice { segment, offset, bytes },
+                    Err(error) => Answer::Unread { segment, why: error.to_string() },
+                }
+            }
+            Command::Drop { segment } => {
+                let outcome = self.drop_segment(segment).map_err(|error| error.to_string());
+                Answer::Dropped { segment, outcome }
+            }
+        }
+    }
+}

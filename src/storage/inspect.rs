@@ -1,0 +1,88 @@
+//! A store as people look at it: `ringmq storage check` and `show`. Reads, and changes nothing.
+
+use super::store::{Store, Unusable};
+use serde_json::json;
+use std::io::Write;
+
+fn written(outcome: std::io::Result<()>) -> Result<(), Unusable> {
+    match outcome {
+        // A reader that went away (`| head`) is no failure.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Unusable::new(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads every shard's log and says what is in it.
+///
+/// # Errors
+/// When one cannot be read or is damaged; the others are read all the same.
+pub fn check(store: &Store, out: &mut dyn Write) -> Result<(), Unusable> {
+    let mut wrong = None;
+    for shard in 0..store.shards {
+        let line = match store.read(shard) {
+            Ok((recovered, mut image, _)) => {
+                let alive: u64 =
+                    image.finish().iter().map(|(_, value)| u64::from(value.length)).sum();
+                let used: u64 = recovered.found.segments.iter().map(|segment| segment.end).sum();
+                let torn = recovered.torn.map_or(String::new(), |(segment, byte)| {
+                    format!("; the last batch was torn by a crash (segment {segment}, byte {byte})")
+                });
+                format!(
+                    "shard {shard}: whole; {} sessions, {} messages, {} retained, {} batches; {} \
+                     segments of {used} bytes, {alive} alive{torn}",
+                    image.sessions.len(),
+                    image.messages.len(),
+                    image.retained.len(),
+                    recovered.found.last_batch,
+                    recovered.found.segments.len(),
+                )
+            }
+            Err(unusable) => {
+                let line = format!("shard {shard}: {unusable}");
+                wrong = wrong.or(Some(shard));
+                line
+            }
+        };
+        written(writeln!(out, "{line}"))?;
+    }
+    match wrong {
+        Some(shard) => Err(Unusable::new(format!("the log of shard {shard} cannot be used"))),
+        None => written(out.flush()),
+    }
+}
+
+/// Prints each session and retained message as a line of JSON, without payloads.
+///
+/// # Errors
+/// When a log cannot be read or is damaged.
+pub fn show(store: &Store, out: &mut dyn Write) -> Result<(), Unusable> {
+    for shard in 0..store.shards {
+        let (_, mut image, _) = store.read(shard)?;
+        image.finish();
+        for (number, stored) in &image.sessions {
+            let Some(head) = &stored.head else { continue };
+            let subscriptions: Vec<&str> =
+                stored.subscriptions.keys().map(|filter| &**filter).collect();
+            let line = json!({
+                "shard": shard, "session": number, "client_id": head.client_id,
+                "mountpoint": head.mountpoint, "expiry_seconds": head.expiry,
+                "ends_unix_millis": head.ends, "level": head.level,
+                "subscriptions": subscriptions, "messages": stored.waiting.len(),
+                "inbound": stored.inbound,
+            });
+            written(writeln!(out, "{line}"))?;
+        }
+        let mut topics: Vec<_> = image.retained.iter().collect();
+        topics.sort_by_key(|(topic, _)| (*topic).clone());
+        for (topic, body) in topics {
+            let line = json!({
+                "shard": shard, "retained": topic, "bytes": body.payload.len(),
+                "qos": body.flags & 3, "expires_unix_millis": body.expires,
+            });
+            written(writeln!(out, "{line}"))?;
+        }
+    }
+    written(out.flush())
+}

@@ -1,0 +1,131 @@
+//! What survives a restart: one log per shard, in segments that are files.
+//!
+//! [`log::Log`] is a shard's part: it takes records, gathers them into batches, says where they go,
+//! and knows what of them is alive. It does no I/O: it says [`Command`]s, and is told [`Answer`]s.
+//! Whoever carries them out owns the files; in the broker a thread beside the shards, in tests a
+//! disk that loses and breaks what a disk may. [`recovery`] reads what is there back.
+//!
+//! # The rules
+//! 1. One batch is on its way at a time, in one write and one sync; another one is filled
+//!    meanwhile. So only the newest batch can be torn by a crash, and it is dropped whole.
+//! 2. A file is never synced again after an error: the batch, which is still in memory, is written
+//!    to a fresh segment. When that fails too, storage is down, and says so, until a later try
+//!    with another fresh segment succeeds.
+//! 3. Segments are dropped oldest first, each after what is alive of it was copied behind the
+//!    newest batch and that copy is durable, and after a durable batch says that it is not
+//!    needed. So a record that takes a value out is never missing while one that put it in is
+//!    still there.
+//! 4. A batch that is broken and has a later one after it is damage: recovery names it and guesses
+//!    nothing.
+//! 5. Two segments are kept in reserve: on a full disk no new values are taken, but what takes
+//!    values out and what makes room by copying still has somewhere to go.
+
+#[cfg(feature = "runtime")]
+pub mod files;
+pub mod frame;
+pub mod image;
+pub mod index;
+#[cfg(feature = "runtime")]
+pub mod inspect;
+pub mod key;
+mod kind;
+pub mod log;
+pub mod record;
+pub mod recovery;
+#[cfg(feature = "runtime")]
+pub mod store;
+#[cfg(feature = "runtime")]
+pub mod writer;
+
+/// What the log wants from whoever owns the files. Each is answered once, in order.
+#[derive(Debug)]
+pub enum Command {
+    /// Make a segment of that many bytes ready, by allocating or reusing a file, so that writing to
+    /// it needs no further room: [`Answer::SegmentReady`] or [`Answer::NoSegment`].
+    Create {
+        /// Its number.
+        segment: u32,
+        /// Its bytes.
+        size: u64,
+    },
+    /// Write a batch at `offset` of its segment and sync: [`Answer::Durable`] or
+    /// [`Answer::Failed`].
+    Commit {
+        /// The batch and its segment.
+        stamp: frame::Stamp,
+        /// Where in the segment, in bytes.
+        offset: u64,
+        /// The records.
+        payload: Vec<u8>,
+    },
+    /// Read so many bytes of a segment to be cleaned: [`Answer::Slice`] or [`Answer::Unread`].
+    Clean {
+        /// The segment.
+        segment: u32,
+        /// From where, in bytes.
+        offset: u64,
+        /// How many, at most.
+        length: usize,
+    },
+    /// Remove a segment, or keep its file for reuse, durably: [`Answer::Dropped`].
+    Drop {
+        /// The segment.
+        segment: u32,
+    },
+}
+
+/// What became of a [`Command`].
+#[derive(Debug)]
+pub enum Answer {
+    /// The segment can be written.
+    SegmentReady {
+        /// Which.
+        segment: u32,
+    },
+    /// It cannot be made: no room, or an error.
+    NoSegment {
+        /// Which.
+        segment: u32,
+        /// Why.
+        why: String,
+    },
+    /// The batch survives a power cut.
+    Durable {
+        /// Which.
+        batch: u64,
+        /// Its buffer, for reuse.
+        payload: Vec<u8>,
+    },
+    /// Writing or syncing failed; what is in that file from its offset on is unknown.
+    Failed {
+        /// Which batch.
+        batch: u64,
+        /// The records, to be written elsewhere.
+        payload: Vec<u8>,
+        /// Why.
+        why: String,
+    },
+    /// What was to be read.
+    Slice {
+        /// The segment.
+        segment: u32,
+        /// From where.
+        offset: u64,
+        /// The bytes; fewer than asked for only at the end of the file.
+        bytes: Vec<u8>,
+    },
+    /// It cannot be read.
+    Unread {
+        /// The segment.
+        segment: u32,
+        /// Why.
+        why: String,
+    },
+    /// The segment is gone; `Err` when it may not be.
+    Dropped {
+        /// Which.
+        segment: u32,
+        /// Why not, maybe.
+        outcome: Result<(), String>,
+    },
+}

@@ -1,0 +1,256 @@
+//! From the segments of a log to its records, and to what the log goes on from.
+//!
+//! Batches have consecutive numbers. A segment's are read until one is missing or broken, or until
+//! the number that a later segment begins with: a batch that could not be written, or was torn by a
+//! crash, comes again at the beginning of the next segment, and what the older one has of it means
+//! nothing. Where the run of numbers ends without a later segment going on, that is a torn tail if
+//! nothing of a later batch follows, since only one batch is on its way at a time; else something
+//! is missing that was durable, and recovery stops.
+
+use super::frame::{self, Header, NoFrame};
+use super::index::{Position, Value};
+use super::log::{Found, Segment};
+use super::record::{self, NoRecord, Record};
+use crate::mutant::Mutant;
+use std::fmt;
+
+/// The most batches that positions can name.
+const BATCHES: u64 = 1 << 36;
+
+/// Reads so many bytes of a segment from an offset; fewer where the file ends.
+pub type Read<'a> = dyn FnMut(u32, u64, usize) -> Result<Vec<u8>, String> + 'a;
+
+/// Why a log cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// A file cannot be read.
+    Unreadable {
+        /// The segment.
+        segment: u32,
+        /// Why.
+        why: String,
+    },
+    /// It was written by a later version of the format.
+    Newer {
+        /// The segment.
+        segment: u32,
+        /// The version.
+        version: u8,
+    },
+    /// Something that was stored durably is broken or missing.
+    Damaged {
+        /// The segment.
+        segment: u32,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// What.
+        what: Damage,
+    },
+}
+
+/// What is wrong with a log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Damage {
+    /// This batch should be here.
+    Batch(u64),
+    /// Segments that hold batches from this one on are missing.
+    Missing(u64),
+    /// A batch holds something that is no record.
+    Record(NoRecord),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Unreadable { segment, why } => {
+                write!(f, "segment {segment} cannot be read: {why}")
+            }
+            Trouble::Newer { segment, version } => write!(
+                f,
+                "segment {segment} has version {version} of the format, which a later RingMQ wrote"
+            ),
+            Trouble::Damaged { segment, offset, what } => {
+                write!(f, "segment {segment} is damaged at byte {offset}: ")?;
+                match what {
+                    Damage::Batch(batch) => {
+                        write!(f, "batch {batch} is broken, later ones are not")
+                    }
+                    Damage::Missing(batch) => {
+                        write!(f, "segments from batch {batch} on are missing before it")
+                    }
+                    Damage::Record(why) => write!(f, "it holds {why}"),
+                }
+            }
+        }
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// To go on from.
+    pub found: Found,
+    /// Where the last batch was torn by a crash, if one was: segment and byte.
+    pub torn: Option<(u32, u64)>,
+    /// Segments that hold no batch of the log.
+    pub unused: Vec<u32>,
+}
+
+struct Head {
+    number: u32,
+    /// The batch that its first frame says it begins with.
+    first: Option<u64>,
+}
+
+/// Reads the log with that secret number from its segments, given by number in ascending order
+/// and with their lengths in bytes. Each record is shown to `take` in order. Holds one segment in
+/// memory at a time.
+///
+/// # Errors
+/// When something cannot be read or is damaged; what was shown until then is not all there was.
+pub fn recover(
+    log: u64,
+    segments: &[(u32, u64)],
+    read: &mut Read<'_>,
+    take: &mut dyn FnMut(&Record<'_>, Value),
+) -> Result<Recovered, Trouble> {
+    let heads = heads(log, segments, read)?;
+    let mut recovered = Recovered::default();
+    recovered.found.last_segment = segments.last().map_or(0, |&(number, _)| number);
+    let mut expected = heads.iter().find_map(|head| head.first);
+    let (begin, mut needed) = (expected.unwrap_or(1), 0);
+    let mut end = (0, 0);
+    let mut payload = Vec::new();
+    for (at, head) in heads.iter().enumerate() {
+        let later = heads.get(at + 1..).unwrap_or(&[]);
+        let limit = later.iter().filter_map(|head| head.first).min();
+        let length = segments.get(at).map_or(0, |&(_, length)| length);
+        let bytes = whole(head.number, length, read)?;
+        let mut offset = 0;
+        let start = expected;
+        while let Some(next) = expected.filter(|&next| limit.is_none_or(|limit| next < limit)) {
+            let rest = bytes.get(offset..).unwrap_or(&[]);
+            let Ok((header, size)) = frame::read_batch(rest, &mut payload) else { break };
+            if (header.log, header.segment, header.batch) != (log, head.number, next) {
+                break;
+            }
+            show(&header, &payload, take).map_err(|why| Trouble::Damaged {
+                segment: head.number,
+                offset: offset as u64,
+                what: Damage::Record(why),
+            })?;
+            needed = header.needed;
+            offset += size;
+            expected = Some(next + 1);
+        }
+        if offset > 0 {
+            let (number, first) = (head.number, start.unwrap_or(begin));
+            recovered.found.segments.push(Segment { number, first, end: offset as u64 });
+            end = (head.number, offset as u64);
+        } else {
+            recovered.unused.push(head.number);
+        }
+        let damaged = |offset: usize, batch| {
+            let what = Damage::Batch(batch);
+            Err(Trouble::Damaged { segment: head.number, offset: offset as u64, what })
+        };
+        let goes_on = limit.is_some() && expected == limit;
+        if !goes_on && let (Some(limit), Some(next)) = (limit, expected) {
+            // What comes before the first head is looked at below.
+            if next < limit && at >= first_of(&heads) {
+                return damaged(offset, next);
+            }
+        }
+        if limit.is_none() || at < first_of(&heads) {
+            let next = expected.filter(|_| at >= first_of(&heads)).unwrap_or(0);
+            match behind(log, head.number, next, bytes.get(offset..).unwrap_or(&[])) {
+                Behind::Later if !Mutant::StorageDamageTolerated.is_on() => {
+                    return damaged(offset, next);
+                }
+                Behind::Torn => {
+                    recovered.torn = recovered.torn.or(Some((head.number, offset as u64)));
+                }
+                Behind::Later | Behind::Nothing => {}
+            }
+        }
+    }
+    let Some(expected) = expected else { return Ok(recovered) };
+    recovered.found.last_batch = expected - 1;
+    if needed != 0 && needed < begin {
+        let (segment, offset) = (recovered.found.segments.first().map_or(end.0, |s| s.number), 0);
+        return Err(Trouble::Damaged { segment, offset, what: Damage::Missing(needed) });
+    }
+    if expected >= BATCHES {
+        let what = Damage::Batch(expected);
+        return Err(Trouble::Damaged { segment: end.0, offset: end.1, what });
+    }
+    Ok(recovered)
+}
+
+/// The place of the first segment that begins with a batch.
+fn first_of(heads: &[Head]) -> usize {
+    heads.iter().position(|head| head.first.is_some()).unwrap_or(heads.len())
+}
+
+fn heads(log: u64, segments: &[(u32, u64)], read: &mut Read<'_>) -> Result<Vec<Head>, Trouble> {
+    let mut heads = Vec::with_capacity(segments.len());
+    for &(number, _) in segments {
+        let bytes = read(number, 0, frame::ALIGNMENT)
+            .map_err(|why| Trouble::Unreadable { segment: number, why })?;
+        let first = match Header::read(&bytes) {
+            Err(NoFrame::Version(version)) => {
+                return Err(Trouble::Newer { segment: number, version });
+            }
+            Ok(header) if is_of(&header, log, number) && header.frame == 0 => Some(header.batch),
+            _ => None,
+        };
+        heads.push(Head { number, first });
+    }
+    Ok(heads)
+}
+
+fn is_of(header: &Header, log: u64, segment: u32) -> bool {
+    header.log == log && header.segment == segment && header.batch < BATCHES && header.batch > 0
+}
+
+fn whole(segment: u32, length: u64, read: &mut Read<'_>) -> Result<Vec<u8>, Trouble> {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    read(segment, 0, length).map_err(|why| Trouble::Unreadable { segment, why })
+}
+
+fn show(
+    header: &Header,
+    payload: &[u8],
+    take: &mut dyn FnMut(&Record<'_>, Value),
+) -> Result<(), NoRecord> {
+    let mut at = 0;
+    while let Some(rest) = payload.get(at..).filter(|rest| !rest.is_empty()) {
+        let (record, length) = record::decode(rest)?;
+        let position = Position::new(header.batch, at);
+        take(&record, Value { position, length: length as u32 });
+        at += length;
+    }
+    Ok(())
+}
+
+/// What lies behind the last good batch of a segment.
+enum Behind {
+    Nothing,
+    /// Something of the batch that was on its way.
+    Torn,
+    /// Something of a batch after that one.
+    Later,
+}
+
+fn behind(log: u64, segment: u32, expected: u64, bytes: &[u8]) -> Behind {
+    let mut found = Behind::Nothing;
+    for block in bytes.chunks(frame::ALIGNMENT) {
+        match Header::read(block) {
+            Ok(header) if !is_of(&header, log, segment) => {}
+            Ok(header) if header.batch > expected => return Behind::Later,
+            Ok(header) if header.batch == expected => found = Behind::Torn,
+            Ok(_) | Err(_) => {}
+        }
+    }
+    found
+}

@@ -1,0 +1,247 @@
+//! What a store promises, with real files and a broker that is killed: nothing that was
+//! acknowledged is lost, order is kept, and what ended stays ended.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::lasting;
+use crate::line::Line;
+use crate::probe::figure;
+use crate::support::broker::{Launch, run};
+use crate::support::*;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const WINDOW: u64 = 16;
+
+/// A directory that is gone with the test.
+struct Place(std::path::PathBuf);
+
+impl Place {
+    fn new() -> Place {
+        Place(std::env::temp_dir().join(unique("ringmq-storage")))
+    }
+
+    fn setting(&self) -> String {
+        format!("storage.path={}", self.0.display())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Numbered messages at QoS 1, which go to three topics in turn.
+#[derive(Default)]
+struct Sent {
+    /// All below were acknowledged.
+    acknowledged: Mutex<u64>,
+}
+
+impl Sent {
+    fn acknowledged(&self) -> u64 {
+        *self.acknowledged.lock().expect("nobody panics with it")
+    }
+
+    /// On one connection, until it ends or `stop` says so. What was not acknowledged is sent again.
+    fn publish(&self, at: SocketAddr, stop: &AtomicBool) -> io::Result<()> {
+        let mut line = Line::open(at, &Connect::new(V5, unique("p")), PATIENCE)?;
+        let mut next = self.acknowledged();
+        while !stop.load(Ordering::Relaxed) {
+            while next < self.acknowledged() + WINDOW {
+                let topic = format!("stored/{}", next % 3);
+                let id = (next % 60_000 + 1) as u16;
+                line.send(&Publish::new(&topic, 1, next.to_string()).id(id).encode(V5))?;
+                next += 1;
+            }
+            match line.next(PATIENCE)? {
+                Some(Packet::Ack(ack)) => {
+                    let mut acknowledged = self.acknowledged.lock().expect("nobody panics");
+                    assert_eq!(ack.id, (*acknowledged % 60_000 + 1) as u16, "the order of PUBACK");
+                    *acknowledged += 1;
+                }
+                Some(other) => panic!("instead of a PUBACK: {other:?}"),
+                None => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a subscriber was sent for the first time, in order.
+#[derive(Default)]
+struct Received {
+    numbers: Vec<u64>,
+    known: BTreeSet<u64>,
+}
+
+impl Received {
+    fn take(&mut self, number: u64) {
+        if self.known.insert(number) {
+            self.numbers.push(number);
+        }
+    }
+
+    /// Takes messages on one connection until none comes for `quiet` or it ends.
+    fn read(&mut self, line: &mut Line, quiet: Duration) -> io::Result<()> {
+        while let Some(packet) = line.next(quiet)? {
+            if let Packet::Publish(publish) = packet {
+                self.take(publish.text().parse().expect("a number"));
+                line.acknowledge(&publish)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, who: &str, topic: u64, acknowledged: u64) {
+        let missing = (0..acknowledged)
+            .filter(|number| number % 3 == topic && !self.known.contains(number))
+            .collect::<Vec<_>>();
+        assert!(missing.is_empty(), "{who}: acknowledged and lost: {missing:?}");
+        let ordered = self.numbers.is_sorted();
+        assert!(ordered, "{who}: out of order: {:?}", self.numbers);
+    }
+}
+
+/// A session that is there to stay; whether it was there before.
+fn come_back(at: SocketAddr, id: &str) -> io::Result<(Line, bool)> {
+    let mut line = Line::begin(at, &Connect::durable(V5, id))?;
+    match line.next(PATIENCE)? {
+        Some(Packet::ConnAck(connack)) => Ok((line, connack.session_present)),
+        _ => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+fn subscribe(line: &mut Line, filter: &str, qos: u8) {
+    let mut subscribe = Subscribe::to(filter, qos);
+    subscribe.id = 1;
+    line.send(&subscribe.encode(V5)).expect("it takes it");
+    let answer = line.next(PATIENCE).expect("it answers");
+    assert!(matches!(answer, Some(Packet::SubAck { .. })), "{answer:?}");
+}
+
+#[test]
+fn a_broker_with_a_store_that_is_killed_loses_nothing_it_acknowledged() {
+    let _alone = machine();
+    let place = Place::new();
+    let path = place.setting();
+    let settings = [&*path, "mqtt.pending.max_messages=1000000", "mqtt.pending.max_bytes=1GiB"];
+    let mut broker = Some(Broker::start(&settings));
+    let at = broker.as_ref().expect("just started").address();
+    // Two stay away, one comes and goes with the broker.
+    for (topic, name) in ["away", "steady", "other"].into_iter().enumerate() {
+        let (mut line, present) = come_back(at, name).expect("it accepts");
+        assert!(!present);
+        subscribe(&mut line, &format!("stored/{topic}"), 1);
+    }
+    let (stop, sent) = (AtomicBool::new(false), Sent::default());
+    let mut received: [Received; 3] = Default::default();
+    let [away, steady, other] = &mut received;
+    let rounds = lasting(10, 200).as_secs();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = sent.publish(at, &stop);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok((mut line, present)) = come_back(at, "steady") {
+                    assert!(present, "the session is gone");
+                    let mut open = true;
+                    while open && !stop.load(Ordering::Relaxed) {
+                        open = steady.read(&mut line, Duration::from_millis(50)).is_ok();
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let test = std::panic::AssertUnwindSafe(|| {
+            for round in 0..rounds {
+                let before = sent.acknowledged();
+                eventually("messages are acknowledged", || sent.acknowledged() > before + 20);
+                // At another moment of the commits each time.
+                std::thread::sleep(Duration::from_micros(round * 1777 % 20_000));
+                let killed = broker.take().expect("one runs");
+                killed.signal("-9");
+                assert_eq!(killed.wait(PATIENCE), None, "ended by the signal");
+                broker = Some(Launch { bind: at, ..Launch::new(&settings) }.start());
+            }
+        });
+        let outcome = std::panic::catch_unwind(test);
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    let acknowledged = sent.acknowledged();
+    for (name, received) in [("away", away), ("steady", steady), ("other", other)] {
+        let (mut line, present) = come_back(at, name).expect("it accepts");
+        assert!(present, "the session of {name} is gone");
+        received.read(&mut line, Duration::from_millis(500)).expect("it stays");
+    }
+    for (topic, (name, received)) in ["away", "steady", "other"].iter().zip(&received).enumerate() {
+        received.check(name, topic as u64, acknowledged);
+    }
+    figure("store", &format!("{acknowledged} messages acknowledged over {rounds} kills"));
+}
+
+#[test]
+fn a_stored_session_ends_while_the_broker_is_down_and_retained_messages_stay() {
+    let _alone = machine();
+    let place = Place::new();
+    let path = place.setting();
+    let broker = Broker::start(&[&path]);
+    for (id, expiry) in [("short", 1), ("long", 600)] {
+        let connect = Connect::new(V5, id).clean(false).with(Property::SessionExpiry(expiry));
+        let mut client = connect.open(&broker);
+        client.granted("kept/#", 1);
+        client.disconnect();
+    }
+    let mut publisher = Client::connect(&broker, V5, "publisher");
+    for (topic, payload) in [("kept/a", "one"), ("kept/b", "two"), ("kept/b", "three")] {
+        publisher.publish(&Publish::new(topic, 1, payload).retain());
+    }
+    publisher.publish(&Publish::new("kept/a", 1, "").retain());
+    broker.signal("-9");
+    broker.wait(PATIENCE);
+    std::thread::sleep(Duration::from_millis(1500));
+    let broker = Broker::start(&[&path]);
+    for (id, expected) in [("short", false), ("long", true)] {
+        let connect = Connect::new(V5, id).clean(false).with(Property::SessionExpiry(600));
+        let (_client, connack) = connect.open_with(&broker);
+        assert_eq!(connack.session_present, expected, "{id}");
+    }
+    let mut reader = Client::connect(&broker, V5, "reader");
+    reader.granted("kept/#", 1);
+    assert!(reader.expect("three").retain);
+    reader.expect_nothing();
+}
+
+#[test]
+fn a_store_is_used_by_one_process_at_a_time_and_can_be_looked_at() {
+    let place = Place::new();
+    let path = place.setting();
+    let broker = Broker::start(&[&path]);
+    let mut client = Connect::durable(V5, "looked-at").open(&broker);
+    client.granted("a/+/b", 1);
+    client.disconnect();
+    let store = place.0.to_str().expect("UTF-8").to_owned();
+    let busy = run(&["storage", "check", &store]);
+    assert_eq!(busy.code, Some(1));
+    assert!(busy.stderr.contains("another process"), "{}", busy.stderr);
+    broker.signal("-TERM");
+    assert_eq!(broker.wait(Duration::from_secs(20)), Some(0));
+    let checked = run(&["storage", "check", &store]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+    assert!(checked.stdout.contains("1 sessions"), "{}", checked.stdout);
+    let shown = run(&["storage", "show", &store]);
+    assert!(shown.stdout.contains(r#""client_id":"looked-at""#), "{}", shown.stdout);
+    assert!(shown.stdout.contains("a/+/b"), "{}", shown.stdout);
+}

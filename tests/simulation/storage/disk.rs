@@ -1,0 +1,194 @@
+//! A disk in memory that does to a log what disks do: writes lie in a cache until they are synced
+//! and reach the platter in any order before; a power cut keeps any of them, cut into sectors; an
+//! operation may fail, and what a failed sync should have written is then partly lost for good;
+//! room runs out.
+
+use crate::rng::Rng;
+use ringmq::storage::{Answer, Command, frame};
+use std::collections::{BTreeMap, BTreeSet};
+
+const SECTOR: usize = 512;
+
+/// One segment's file.
+#[derive(Clone, Default)]
+struct File {
+    /// What survives a power cut.
+    platter: Vec<u8>,
+    /// Sectors in the cache, by number.
+    cache: BTreeMap<usize, Vec<u8>>,
+    /// A commit to it failed: it may take no other.
+    failed: bool,
+}
+
+impl File {
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(offset.is_multiple_of(SECTOR) && bytes.len().is_multiple_of(SECTOR));
+        for (at, sector) in bytes.chunks(SECTOR).enumerate() {
+            self.cache.insert(offset / SECTOR + at, sector.to_vec());
+        }
+    }
+
+    fn settle(&mut self, sector: usize, bytes: &[u8]) {
+        let end = (sector + 1) * SECTOR;
+        if self.platter.len() < end {
+            self.platter.resize(end, 0);
+        }
+        self.platter[end - SECTOR..end].copy_from_slice(bytes);
+    }
+
+    /// All of the cache reaches the platter, or about `share` of a thousand parts.
+    fn sync(&mut self, share: usize, rng: &mut Rng) {
+        for (sector, bytes) in std::mem::take(&mut self.cache) {
+            if rng.chance(share) {
+                self.settle(sector, &bytes);
+            }
+        }
+    }
+
+    fn read(&self, offset: usize, length: usize) -> Vec<u8> {
+        let mut file = self.clone();
+        for (&sector, bytes) in &self.cache {
+            file.settle(sector, bytes);
+        }
+        let end = (offset + length).min(file.platter.len());
+        file.platter.get(offset..end).unwrap_or(&[]).to_vec()
+    }
+}
+
+/// The disk.
+pub struct Disk {
+    files: BTreeMap<u32, File>,
+    /// Files kept for reuse.
+    spare: Vec<File>,
+    /// Most files it has room for.
+    pub room: usize,
+    /// The operation that fails, counted down; and how many more after it.
+    pub fails_at: Option<(usize, usize)>,
+    /// Operations so far.
+    pub operations: usize,
+    rng: Rng,
+}
+
+impl Disk {
+    pub fn new(seed: u64) -> Disk {
+        let rng = Rng::new(seed ^ 0xd15c);
+        let files = BTreeMap::new();
+        Disk { files, spare: Vec::new(), room: usize::MAX, fails_at: None, operations: 0, rng }
+    }
+
+    /// Whether this operation is one that fails.
+    fn fails(&mut self) -> bool {
+        self.operations += 1;
+        match &mut self.fails_at {
+            Some((0, 0)) => {
+                self.fails_at = None;
+                true
+            }
+            Some((0, more)) => {
+                *more -= 1;
+                true
+            }
+            Some((before, _)) => {
+                *before -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Carries a command out.
+    pub fn obey(&mut self, command: Command) -> Answer {
+        let fails = self.fails();
+        match command {
+            Command::Create { segment, .. } => {
+                if fails || self.files.len() >= self.room {
+                    return Answer::NoSegment { segment, why: "no room".into() };
+                }
+                let mut file = self.spare.pop().unwrap_or_default();
+                file.cache.clear();
+                assert!(self.files.insert(segment, file).is_none(), "segment {segment} is there");
+                Answer::SegmentReady { segment }
+            }
+            Command::Commit { stamp, offset, payload } => {
+                let mut frames = Vec::new();
+                frame::write(stamp, &payload, &mut frames);
+                let file = self.files.get_mut(&stamp.segment).expect("it was made");
+                assert!(!file.failed, "segment {} is synced after an error", stamp.segment);
+                file.write(offset as usize, &frames);
+                let batch = stamp.batch;
+                if fails {
+                    file.failed = true;
+                    let share = self.rng.below(1001);
+                    file.sync(share, &mut self.rng);
+                    return Answer::Failed { batch, payload, why: "an error".into() };
+                }
+                file.sync(1000, &mut self.rng);
+                Answer::Durable { batch, payload }
+            }
+            Command::Clean { segment, offset, length } => {
+                if fails && self.rng.chance(300) {
+                    return Answer::Unread { segment, why: "an error".into() };
+                }
+                let bytes = self.files[&segment].read(offset as usize, length);
+                Answer::Slice { segment, offset, bytes }
+            }
+            Command::Drop { segment } => {
+                let file = self.files.remove(&segment).expect("it was made");
+                if !file.failed {
+                    self.spare.push(file);
+                }
+                Answer::Dropped { segment, outcome: Ok(()) }
+            }
+        }
+    }
+
+    /// The power fails while `half_done` is under way.
+    pub fn cut(&mut self, half_done: Option<Command>) {
+        match half_done {
+            Some(Command::Commit { stamp, offset, payload }) => {
+                let mut frames = Vec::new();
+                frame::write(stamp, &payload, &mut frames);
+                let file = self.files.get_mut(&stamp.segment).expect("it was made");
+                file.write(offset as usize, &frames);
+            }
+            Some(command @ (Command::Create { .. } | Command::Drop { .. })) => {
+                if self.rng.chance(500) {
+                    self.obey(command);
+                }
+            }
+            Some(Command::Clean { .. }) | None => {}
+        }
+        let share = self.rng.below(1001);
+        for file in self.files.values_mut() {
+            file.sync(share, &mut self.rng);
+            file.failed = false;
+        }
+        self.fails_at = None;
+    }
+
+    /// Numbers and lengths of the segments.
+    pub fn segments(&self) -> Vec<(u32, u64)> {
+        let length = |file: &File| file.read(0, usize::MAX / 2).len() as u64;
+        self.files.iter().map(|(&number, file)| (number, length(file))).collect()
+    }
+
+    pub fn read(&self, segment: u32, offset: u64, length: usize) -> Vec<u8> {
+        self.files[&segment].read(offset as usize, length)
+    }
+
+    /// Removes what recovery found to be of no use.
+    pub fn keep_only(&mut self, wanted: &BTreeSet<u32>) {
+        self.files.retain(|number, _| wanted.contains(number));
+    }
+
+    /// Takes a whole segment away, as somebody who deletes a file does.
+    pub fn lose(&mut self, segment: u32) {
+        self.files.remove(&segment);
+    }
+
+    /// Flips a bit.
+    pub fn flip(&mut self, segment: u32, bit: usize) {
+        let file = self.files.get_mut(&segment).expect("it is there");
+        file.platter[bit / 8] ^= 1 << (bit % 8);
+    }
+}
