@@ -116,7 +116,7 @@
 //! # Absent on purpose
 //! No task, thread, timer, buffer or lock per client. No broadcast per publish. No retry towards
 //! MQTT 5 clients (the specification forbids it). In TLS no CBC suites, RSA key exchange,
-//! pre-shared keys, early data or versions below 1.2, and not the kernel's TLS. WebSocket, users, storage and
+//! pre-shared keys, early data or versions below 1.2, and not the kernel's TLS. Users, storage and
 //! clustering are later capabilities; their settings are refused, not ignored.
 #[cfg(feature = "runtime")]
 pub mod admin;
