@@ -30,8 +30,8 @@
 //! | Where is a will sent? | `shard/wills.rs` (made, delayed, queued, routed) |
 //! | Where is back-pressure? | `shard/park.rs` (connections that are held), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
 //! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`; `shard/hearing.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
-//! | A listener or a socket option? | `broker/listen.rs` (opened), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
-//! | What is below MQTT on a connection? | `transport/mod.rs` (layers), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (where bytes pass through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |
+//! | What carries MQTT (PROXY header, TLS, WebSocket)? | `transport/mod.rs` (the layers of one connection), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (where a shard decodes, frames and seals), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |
+//! | A listener or a socket option? | `broker/listen.rs` and `broker/opening.rs` (opened, by one at a time), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
 //! | Who may do what? | `shard/connect.rs`, `shard/publish.rs` and `shard/subscribe.rs` check settings, mountpoints and `$SYS`; there are no accounts yet |
 //! | How does a core sleep and wake? | `ring/park.rs`, `ring/flag.rs`, `ring/driver.rs` |
 //! | A bound, or what work costs? | `limits.rs`; `shard/meter.rs` (charged, and timed), `shard/step.rs` (the order of a step) |

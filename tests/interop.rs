@@ -72,6 +72,13 @@ fn paho_for_python() {
 }
 
 #[test]
+fn paho_for_python_over_websockets() {
+    let broker = Broker::start(&["listeners.0.type=ws"]);
+    let (host, port) = (broker.address().ip().to_string(), broker.address().port().to_string());
+    println!("{}", python("paho_clients.py", &[&host, &port, "websockets"]));
+}
+
+#[test]
 fn prometheus_reads_the_metrics() {
     let broker = Broker::start(&["admin.bind=127.0.0.1:0"]);
     let log = broker.log();

@@ -275,8 +275,8 @@ section! {
         #[serde(rename = "type")]
         kind: ListenerType = ListenerType::Tcp,
         /// Address and port ("[::1]:1883" for IPv6; port 0 lets the kernel choose), or the path of
-        /// a unix socket. A port alone, and "[::]:1883", are every address of both families; without
-        /// IPv6 on the host, of IPv4.
+        /// a unix socket. A port alone, and "[::]:1883", are every address of both families, or of
+        /// IPv4 where the host has no IPv6.
         bind: Bind = Bind::Tcp(Bind::USUAL),
         /// "[::]" takes IPv6 clients only, so that another listener can have 0.0.0.0.
         v6only: bool = false,

@@ -448,13 +448,19 @@ impl Shard {
     }
 }
 
+/// Puts `header` before what is there.
+fn prepend(bytes: &mut Vec<u8>, header: &[u8]) {
+    bytes.extend_from_slice(header);
+    bytes.rotate_right(header.len());
+}
+
 /// `wire`, then `plain` behind its header.
 fn framed(pool: &mut Pool, wire: Vec<u8>, header: Header, plain: Outgoing) -> Outgoing {
     let header = header.as_bytes();
     match plain {
         plain if wire.is_empty() && header.is_empty() => plain,
         Outgoing::One(mut bytes) if wire.is_empty() => {
-            pool.extend(&mut bytes, |bytes| _ = bytes.splice(..0, header.iter().copied()));
+            pool.extend(&mut bytes, |bytes| prepend(bytes, header));
             Outgoing::One(bytes)
         }
         plain => {

@@ -77,7 +77,7 @@ impl Meter {
     }
 
     /// Reads the clock. When the time is over for what is done now, the work is taken as having
-    /// come to `limit`, and to that of the `step`.
+    /// come to `limit`, and to that of the `step`. What has no limit ([`u32::MAX`]) is not ended.
     pub(super) fn look_at_clock(&mut self, limit: u32, step: u32) {
         self.look_at = self.work + LOOK;
         let now = self.read_clock();
@@ -85,7 +85,6 @@ impl Meter {
             self.until = self.least_until.max(now + self.time_share);
         }
         if now > self.until {
-            // What has no limit goes on; the work stays a number that can be added to.
             let limit = if limit == u32::MAX { step } else { limit };
             self.work = self.work.max(limit).max(step);
         }

@@ -65,6 +65,16 @@ fn a_late_kind_of_work_has_a_share_of_work_and_time_of_its_own() {
 }
 
 #[test]
+fn what_has_no_limit_goes_on_when_it_is_late() {
+    let (mut meter, clock) = started();
+    clock.set(1_000_000 + 10 * STEP_MICROS);
+    meter.look_at_clock(u32::MAX, 1000);
+    assert_eq!(meter.work(), 1000);
+    meter.charge(5);
+    assert_eq!(meter.work(), 1005);
+}
+
+#[test]
 fn an_account_of_its_own_costs_the_step_neither_work_nor_time() {
     let (mut meter, clock) = started();
     meter.charge(70);

@@ -2,12 +2,15 @@ use super::*;
 use proxy_header::{ProxiedAddress, Tlv};
 use std::net::SocketAddr;
 
+/// Bytes of a header, whose name it has, and whose address.
+type Taken = (usize, Option<Identity>, Option<Peer>);
+
 /// What a header comes to, given in pieces of `size` bytes.
 fn take_in_pieces(
     bytes: &[u8],
     versions: Versions,
     size: usize,
-) -> Result<Option<(usize, Option<Identity>, Option<Peer>)>, &'static str> {
+) -> Result<Option<Taken>, &'static str> {
     let mut have = 0;
     while have < bytes.len() {
         have = (have + size).min(bytes.len());

@@ -28,4 +28,5 @@ mod sizes;
 mod statements;
 mod stream;
 mod subscribe;
+mod websocket;
 mod will;

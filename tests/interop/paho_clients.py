@@ -1,4 +1,4 @@
-"""What Paho's Python client sees of a broker: paho_clients.py HOST PORT
+"""What Paho's Python client sees of a broker: paho_clients.py HOST PORT [websockets]
 
 Prints one line per check and ends with 1 when one failed.
 """
@@ -16,6 +16,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 HOST, PORT = sys.argv[1], int(sys.argv[2])
+TRANSPORT = sys.argv[3] if len(sys.argv) > 3 else "tcp"
 WAIT = 10
 V311, V5 = mqtt.MQTTv311, mqtt.MQTTv5
 
@@ -31,7 +32,11 @@ class Peer:
         extra = {"clean_session": clean} if version != V5 else {}
         self.name = name or unique("paho")
         self.client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, self.name, protocol=version, **extra
+            mqtt.CallbackAPIVersion.VERSION2,
+            self.name,
+            protocol=version,
+            transport=TRANSPORT,
+            **extra,
         )
         self.messages = queue.Queue()
         self.connected, self.gone = threading.Event(), threading.Event()

@@ -107,6 +107,17 @@ impl Connect {
         self.open_with(broker).0
     }
 
+    /// The same, by WebSocket if the listener is one for them, whatever the others use.
+    #[track_caller]
+    pub fn open_at(&self, broker: &Broker, is_web: bool) -> Client {
+        let web = is_web.then(Web::default);
+        let mut client = Client { web, ..Client::at(broker.address(), self.version) };
+        client.send(&self.encode());
+        let answer = client.connack();
+        assert_eq!(answer.code, 0, "refused {self:?}: {answer:?}");
+        client
+    }
+
     /// Opens a connection, expects to be accepted and returns the CONNACK as well.
     #[track_caller]
     pub fn open_with(&self, broker: &Broker) -> (Client, ConnAck) {

@@ -1,7 +1,8 @@
 //! The client's end of a WebSocket (RFC 6455), for the suites that are run over one
 //! (`RINGMQ_TEST_TRANSPORT=ws`). A codec of its own; it checks what binds a server.
 
-const REQUEST: &str = "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+/// The request for a WebSocket.
+pub const REQUEST: &str = "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";
 const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
@@ -16,6 +17,7 @@ pub fn is_on() -> bool {
 /// What is known between two pieces.
 #[derive(Default)]
 pub struct Web {
+    /// The request was sent.
     asked: bool,
     granted: bool,
     closed: bool,
@@ -82,7 +84,8 @@ impl Web {
     }
 }
 
-fn frame(out: &mut Vec<u8>, first: u8, payload: &[u8]) {
+/// Appends a frame as a client sends it.
+pub fn frame(out: &mut Vec<u8>, first: u8, payload: &[u8]) {
     out.push(first);
     match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
         (Ok(short), _) if short < 126 => out.push(0x80 | short),
