@@ -438,7 +438,8 @@ impl Shard {
     }
 
     /// Ends connections whose keys are worn out, and live clients whose certificates are revoked or
-    /// have expired, where their listener says so, until the step's work comes to `limit`; true when there are more to look at.
+    /// have expired, where their listener says so, until the step's work comes to `limit`; true
+    /// when there are more to look at.
     pub(super) fn run_certificates(&mut self, limit: u32) -> bool {
         while let Some(socket) = self.layered.worn.pop() {
             self.disconnect(socket, Cause::Transport("the key may not be used any more"));
