@@ -3,7 +3,7 @@
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use super::{Arguments, Command, Given, Print, manual};
+use super::{Arguments, Command, Given, Passwd, Print, manual};
 
 fn parse(text: &str) -> Result<Arguments, clap::Error> {
     Arguments::try_parse_from(std::iter::once("ringmq").chain(text.split_whitespace()))
