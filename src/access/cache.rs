@@ -26,9 +26,15 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// With room for so many decisions, at least one.
+    /// With room for so many decisions, a power of two or none.
     pub fn new(entries: usize) -> Cache {
-        Cache { entries: vec![Entry::default(); entries.next_power_of_two()].into() }
+        let entries = if entries == 0 { 0 } else { entries.next_power_of_two() };
+        Cache { entries: vec![Entry::default(); entries].into() }
+    }
+
+    /// For how many decisions it has room.
+    pub fn room(&self) -> usize {
+        self.entries.len()
     }
 
     /// Bytes of memory.

@@ -158,8 +158,8 @@ impl Access {
         })
     }
 
-    /// Works out what the method at `at` says; `now` in seconds since 1970. Takes up to some hundred
-    /// milliseconds: never on a shard's thread.
+    /// Works out what the method at `at` says; `now` in seconds since 1970. Takes up to some
+    /// hundred milliseconds: never on a shard's thread.
     pub fn work_out(&self, at: usize, proof: &Proof, now: u64) -> Verdict {
         match self.methods.get(at) {
             Some(Method::PasswordFile(file)) => file.verify(proof),

@@ -1,5 +1,5 @@
-//! Enhanced authentication (MQTT 5.0 section 4.12): the packets of an exchange, before CONNACK and on
-//! a connection that is open. What is in them is `access::scram`'s.
+//! Enhanced authentication (MQTT 5.0 section 4.12): the packets of an exchange, before CONNACK and
+//! on a connection that is open. What is in them is `access::scram`'s.
 
 use super::Shard;
 use super::admission::Waited;

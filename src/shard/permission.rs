@@ -55,9 +55,10 @@ impl Shard {
     pub(super) fn change_rules(&mut self) {
         let restricts = self.settings.restricts;
         let entries = if restricts { self.settings.access.cache_entries } else { 0 };
-        if !Mutant::DecisionsKept.is_on() {
-            self.permissions.cache =
-                if entries == 0 { Cache::default() } else { Cache::new(entries) };
+        let fresh = Cache::new(entries);
+        let same = self.permissions.cache.room() == fresh.room();
+        if !(same && Mutant::DecisionsKept.is_on()) {
+            self.permissions.cache = fresh;
         }
         if restricts && !Mutant::ReloadNotApplied.is_on() {
             self.permissions.revoking = Some(Revoking::at(0));

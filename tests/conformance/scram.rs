@@ -1,5 +1,5 @@
-//! Enhanced authentication with SCRAM (MQTT 5.0 section 4.12): the exchange before CONNACK, again on
-//! a live connection, and what ends it.
+//! Enhanced authentication with SCRAM (MQTT 5.0 section 4.12): the exchange before CONNACK, again
+//! on a live connection, and what ends it.
 
 use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine;
