@@ -302,8 +302,6 @@ mutants! {
     MovedWhileSending,
     /// What carries a client's MQTT is forgotten on its way to its home.
     LayersLeftBehind,
-    /// An answer to an upgrade that was not sent yet is forgotten on the way to the home.
-    WireLeftBehind,
     /// The memory of layers is not counted down when their connection ends.
     LayersLeaked,
 }

@@ -235,10 +235,7 @@ impl Shard {
         }
         let layers = layers.filter(|_| !Mutant::LayersLeftBehind.is_on());
         let wire = output.map_or_else(Vec::new, |output| {
-            let wire = match Mutant::WireLeftBehind.is_on() {
-                true => Vec::new(),
-                false => output.wire().to_vec(),
-            };
+            let wire = output.wire().to_vec();
             self.pool.put_output(output);
             wire
         });
