@@ -55,8 +55,8 @@ choice! {
 section! {
     /// TLS of one listener, versions 1.2 and 1.3, with the suites AES-128-GCM, ChaCha20-Poly1305
     /// and AES-256-GCM, of which the first that the client has is used. There are no CBC suites, no
-    /// RSA key exchange, no pre-shared keys, no compression, no early data, and no version below 1.2.
-    /// AES-128 comes first. Files are read at the start and again on SIGHUP, relative to the
+    /// RSA key exchange, no pre-shared keys, no compression, no early data, and no version below
+    /// 1.2. AES-128 comes first. Files are read at the start and again on SIGHUP, relative to the
     /// working directory; a set that cannot be used leaves the old one in force.
     Tls {
         /// Certificate chain, PEM: the server's own certificate first, then the one that signed it.
