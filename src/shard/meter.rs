@@ -85,6 +85,8 @@ impl Meter {
             self.until = self.least_until.max(now + self.time_share);
         }
         if now > self.until {
+            // What is done in one go, whatever it costs, has no limit to come to.
+            let limit = if limit == u32::MAX { step } else { limit };
             self.work = self.work.max(limit).max(step);
         }
     }
