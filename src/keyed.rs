@@ -20,11 +20,11 @@ pub trait Keyed {
 pub struct KeyedList<T> {
     list: Vec<T>,
     /// Positions by key; `None` while there are few.
-    places: Option<Box<Places>>,
+    places: Option<Box<ListIndex>>,
 }
 
 #[derive(Default)]
-struct Places {
+struct ListIndex {
     table: HashTable<u32>,
     hasher: foldhash::fast::RandomState,
 }
@@ -67,7 +67,7 @@ impl<T: Keyed> KeyedList<T> {
     }
 
     fn position(&self, key: &T::Key) -> Option<usize> {
-        let Some(Places { table, hasher }) = self.places.as_deref() else {
+        let Some(ListIndex { table, hasher }) = self.places.as_deref() else {
             return self.list.iter().position(|entry| entry.key() == key);
         };
         let is_it = |&at: &u32| self.list[at as usize].key() == key;
@@ -82,7 +82,7 @@ impl<T: Keyed> KeyedList<T> {
         if self.places.is_none() && self.list.len() <= FEW {
             return;
         }
-        let Places { table, hasher } = &mut **self.places.get_or_insert_default();
+        let ListIndex { table, hasher } = &mut **self.places.get_or_insert_default();
         let hash = |at: u32| hasher.hash_one(self.list[at as usize].key());
         for at in from as u32..self.list.len() as u32 {
             table.insert_unique(hash(at), at, |&at| hash(at));
@@ -92,7 +92,7 @@ impl<T: Keyed> KeyedList<T> {
     /// Takes the entry with this key out; the last one takes its position.
     pub fn remove(&mut self, key: &T::Key) -> Option<T> {
         let at = self.position(key)?;
-        if let Some(Places { table, hasher }) = self.places.as_deref_mut() {
+        if let Some(ListIndex { table, hasher }) = self.places.as_deref_mut() {
             let last = self.list.len() - 1;
             if let Ok(entry) = table.find_entry(hasher.hash_one(key), |&known| known == at as u32) {
                 entry.remove();
@@ -112,7 +112,7 @@ impl<T: Keyed> KeyedList<T> {
     /// Takes the last entry out.
     pub fn pop(&mut self) -> Option<T> {
         let entry = self.list.pop()?;
-        if let Some(Places { table, hasher }) = self.places.as_deref_mut() {
+        if let Some(ListIndex { table, hasher }) = self.places.as_deref_mut() {
             let at = self.list.len() as u32;
             if let Ok(place) = table.find_entry(hasher.hash_one(entry.key()), |&known| known == at)
             {
@@ -129,7 +129,7 @@ impl<T: Keyed> KeyedList<T> {
             self.places = None;
             return;
         }
-        let Some(Places { table, hasher }) = self.places.as_deref_mut() else { return };
+        let Some(ListIndex { table, hasher }) = self.places.as_deref_mut() else { return };
         if table.capacity() > 64 && table.len() < table.capacity() / 8 {
             let list = &self.list;
             table.shrink_to(2 * table.len(), |&at| hasher.hash_one(list[at as usize].key()));

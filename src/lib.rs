@@ -30,16 +30,16 @@
 //! | How does a connection or a session end? | `shard/close.rs` (causes, last packets), `shard/endings.rs` (ends that are queued), `shard/offline.rs` (a session without a connection, its expiry) |
 //! | Where is a will sent? | `shard/wills.rs` (made, delayed, queued, routed) |
 //! | Where is back-pressure? | `shard/park.rs` (connections that are held), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
-//! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`; `shard/hearing.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
+//! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`; `shard/input_progress.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
 //! | A listener or a socket option? | `broker/listen.rs` and `broker/opening.rs` (opened, by one at a time), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
 //! | What is below MQTT on a connection? | `transport/mod.rs` (layers: PROXY header, TLS, WebSocket), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (where bytes pass through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |
 //! | Who is a client, and who says so? | `access/chain.rs` (methods), `shard/admission.rs` (a CONNECT that waits), `shard/exchange.rs` (enhanced authentication), `broker/questions.rs` and `broker/services.rs` (hashing and HTTP, on threads of their own) |
 //! | Who may do what? | `access/mod.rs` (one `Decision`), `access/own.rs` (the broker's own rules), `access/rule.rs` (configured ones), `shard/permission.rs` (asked at PUBLISH, SUBSCRIBE and will; remembered; applied after a reload) |
 //! | What survives a restart? | `shard/changes.rs` (each kind of change, as a record), `shard/storing.rs` (who waits until it is durable), `shard/restore.rs`; `storage/log.rs` (batches, segments, failures, reclaim), `storage/recovery.rs`, `storage/writer.rs` (the thread that owns the files) |
-//! | How does a core sleep and wake? | `ring/park.rs`, `ring/flag.rs`, `ring/driver.rs` |
+//! | How does a core sleep and wake? | `ring/idle.rs`, `ring/flag.rs`, `ring/driver.rs` |
 //! | A bound, or what work costs? | `limits.rs`; `shard/meter.rs` (charged, and timed), `shard/step.rs` (the order of a step) |
 //! | A counter, a metric, `$SYS`? | `telemetry/counters.rs` (declared), `telemetry/prometheus.rs`, `telemetry/sys.rs` and `shard/sys.rs`; pages in `admin/pages.rs` |
-//! | A configuration key? | `config/mod.rs`, then `shard/settings.rs`; `shard/promises.rs` (what clients were told before a reload) |
+//! | A configuration key? | `config/mod.rs`, then `shard/settings.rs`; `shard/announced.rs` (what clients were told before a reload) |
 //! | Start, signals, reload, drain? | `broker/mod.rs`, `broker/control.rs`, `broker/signals.rs`; a shard's part in `shard/stop.rs` |
 //! | What a host lacks? | `doctor/mod.rs` |
 //!
@@ -84,7 +84,7 @@
 //!   subscribing.
 //! - Payloads of large messages ([`message::Message`], reference-counted): not copied per shard.
 //!   And the names of share groups ([`session::ShareName`]), which go with their messages.
-//! - [`mesh::mailbox`]: SPSC rings. `ring::park` and `ring::port`: atomics to wake a core and to
+//! - [`mesh::mailbox`]: SPSC rings. `ring::idle` and `ring::port`: atomics to wake a core and to
 //!   find a ring with room for a socket.
 //! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates, memory);
 //!   never on the publish path, but for one number that a step looks at once and changes after as
@@ -96,7 +96,7 @@
 //! - `transport::tls`: the keys for session tickets, behind a lock per listener that a handshake
 //!   takes for less than a microsecond: each shard takes the tickets of the others. And a place of
 //!   each thread where rustls leaves the traffic secrets of the handshake that is under way.
-//! - [`mesh::Shared`], entrances, settings and the rules of access behind `Arc`: read only.
+//! - [`mesh::Shared`], listener_states, settings and the rules of access behind `Arc`: read only.
 //! - [`mutant`]: which deliberate mistake is made; only under the feature `mutants`, for the
 //!   simulation, where every thread makes the same one.
 //!

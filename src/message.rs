@@ -175,7 +175,7 @@ impl AsRef<[u8]> for Message {
 
 /// What a shard does with a message that another shard sent it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Errand {
+pub struct MailPurpose {
     /// Deliver to the subscriptions of that shard.
     pub deliver: bool,
     /// Keep (or clear) as the topic's retained message: that shard is its home.
@@ -221,7 +221,7 @@ impl Batch {
     }
 
     /// Appends a copy of `message`.
-    pub fn push(&mut self, message: &MessageRef<'_>, errand: Errand) {
+    pub fn push(&mut self, message: &MessageRef<'_>, purpose: MailPurpose) {
         let head = message.head();
         let client = head.client.map_or(0, |client| client.0.get());
         let mut record = [0u8; RECORD];
@@ -233,7 +233,7 @@ impl Batch {
         record[28] = head.shard.0;
         record[29] = head.qos as u8;
         record[30] =
-            u8::from(head.retain) | u8::from(errand.deliver) << 1 | u8::from(errand.retain) << 2;
+            u8::from(head.retain) | u8::from(purpose.deliver) << 1 | u8::from(purpose.retain) << 2;
         self.bytes.reserve(RECORD + head.len());
         self.bytes.extend_from_slice(&record);
         self.bytes.extend_from_slice(message.topic.as_bytes());
@@ -244,15 +244,15 @@ impl Batch {
 
     /// The message at byte `at`, and where the next one is: the first is at 0, each other where the
     /// one before it said. `None` at the end.
-    pub fn read(&self, at: usize) -> Option<(MessageRef<'_>, Errand, usize)> {
+    pub fn read(&self, at: usize) -> Option<(MessageRef<'_>, MailPurpose, usize)> {
         let (record, tail) = self.bytes.get(at..)?.split_first_chunk::<RECORD>()?;
-        let (head, errand) = parse_record(record);
+        let (head, purpose) = parse_record(record);
         let body = tail.get(..head.len())?;
-        Some((head.view(body), errand, at + RECORD + body.len()))
+        Some((head.view(body), purpose, at + RECORD + body.len()))
     }
 }
 
-fn parse_record(record: &[u8; RECORD]) -> (Head, Errand) {
+fn parse_record(record: &[u8; RECORD]) -> (Head, MailPurpose) {
     let word = |at: usize| {
         u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
     };
@@ -271,7 +271,7 @@ fn parse_record(record: &[u8; RECORD]) -> (Head, Errand) {
         },
         retain: record[30] & 1 != 0,
     };
-    (head, Errand { deliver: record[30] & 2 != 0, retain: record[30] & 4 != 0 })
+    (head, MailPurpose { deliver: record[30] & 2 != 0, retain: record[30] & 4 != 0 })
 }
 
 #[cfg(test)]
@@ -296,12 +296,12 @@ mod tests {
         assert_eq!(format!("{:?}", stored.view()), format!("{:?}", sample()));
         assert_eq!(&stored.bytes()[stored.payload_range()], b"hello");
         let mut batch = Batch::default();
-        let errand = Errand { deliver: true, retain: false };
-        batch.push(&sample(), errand);
+        let purpose = MailPurpose { deliver: true, retain: false };
+        batch.push(&sample(), purpose);
         let plain = MessageRef { publisher: None, expires: None, payload: b"", ..sample() };
-        batch.push(&plain, Errand { deliver: false, retain: true });
+        batch.push(&plain, MailPurpose { deliver: false, retain: true });
         let (first, to_first, next) = batch.read(0).unwrap();
-        assert_eq!(format!("{:?}", (first, to_first)), format!("{:?}", (sample(), errand)));
+        assert_eq!(format!("{:?}", (first, to_first)), format!("{:?}", (sample(), purpose)));
         let (second, to_second, end) = batch.read(next).unwrap();
         assert_eq!(format!("{second:?}"), format!("{plain:?}"));
         assert!(to_second.retain && !to_second.deliver);

@@ -18,7 +18,7 @@ const STALE: usize = 16;
 
 /// Entries by dense index, with a generation per place that tells a reused place apart.
 pub struct Slab<T> {
-    chunks: Vec<Places<T>>,
+    chunks: Vec<SlabChunk<T>>,
     /// Chunks with a free place, each once; the last is used first. Some have been given back since
     /// and are passed over.
     roomy: Vec<u32>,
@@ -38,7 +38,7 @@ struct Entry<T> {
 
 /// A chunk of places. Its memory goes when all of them are free; what stays is a generation that
 /// none of them has had.
-struct Places<T> {
+struct SlabChunk<T> {
     entries: Box<[Entry<T>]>,
     /// A bit for each place that is free.
     free: u64,
@@ -164,7 +164,7 @@ impl<T> Slab<T> {
                 Some(_) => {}
                 None => {
                     let generation = self.generation;
-                    self.chunks.push(Places { entries: Box::default(), free: 0, generation });
+                    self.chunks.push(SlabChunk { entries: Box::default(), free: 0, generation });
                     break u32::try_from(self.chunks.len() - 1)
                         .expect("memory runs out before indices do");
                 }

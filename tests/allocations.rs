@@ -5,7 +5,7 @@ use ringmq::config::{Config, Or};
 use ringmq::ids::Peer;
 use ringmq::ids::{ListenerId, ShardId, SocketId};
 use ringmq::mesh::quota::{Quota, Rate};
-use ringmq::mesh::{Entrance, Shared};
+use ringmq::mesh::{ListenerState, Shared};
 use ringmq::packet::{self, Connect, OutPublish, PacketId, Qos, Subscribe, Version};
 use ringmq::shard::output::Outgoing;
 use ringmq::shard::{Action, Settings, Shard};
@@ -83,9 +83,9 @@ fn shard() -> Shard {
     let settings = Arc::new(Settings::new(&config));
     let shared = Shared::new(Seeds::fixed(1));
     let mut shard = Shard::new(ShardId(0), 1, settings, shared, Instant(1));
-    shard.open_entrance(
+    shard.open_listener(
         ListenerId(0),
-        Arc::new(Entrance {
+        Arc::new(ListenerState {
             name: "test".into(),
             allow_anonymous: true,
             mountpoint: String::new(),

@@ -9,7 +9,7 @@ use ringmq::config::{Config, Or};
 use ringmq::ids::{ListenerId, Peer, ShardId, SocketId};
 use ringmq::limits::STEP_WORK;
 use ringmq::mesh::quota::{Quota, Rate};
-use ringmq::mesh::{Entrance, Shared};
+use ringmq::mesh::{ListenerState, Shared};
 use ringmq::packet::{
     self, Ack, AckKind, Connect, ConnectProperties, OutPublish, PacketId, Qos, ReasonCode,
     Subscribe, Unsubscribe, Version, Will,
@@ -57,7 +57,7 @@ impl Rig {
         let make = |id| {
             let (settings, shared) = (Arc::clone(&settings), Arc::clone(&shared));
             let mut shard = Shard::new(ShardId(id), shards, settings, shared, Instant(1000));
-            let entrance = Entrance {
+            let listener_state = ListenerState {
                 name: "test".into(),
                 allow_anonymous: true,
                 mountpoint: String::new(),
@@ -67,7 +67,7 @@ impl Rig {
                 connections: Quota::default(),
                 rate: Rate::default(),
             };
-            shard.open_entrance(ListenerId(0), Arc::new(entrance));
+            shard.open_listener(ListenerId(0), Arc::new(listener_state));
             shard
         };
         let shards = (0..shards).map(make).collect();

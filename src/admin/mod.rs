@@ -9,9 +9,9 @@
 //! clients on one shard.
 //!
 //! Knows nothing of cores and rings: the broker gives it a way to [`Ask`] each shard, and says how
-//! far it is ([`Stage`]).
+//! far it is ([`BrokerStage`]).
 
-mod desk;
+mod page_source;
 mod pages;
 mod process;
 
@@ -35,7 +35,7 @@ use tokio::task::{AbortHandle, LocalSet};
 
 use crate::ids::ShardId;
 use crate::telemetry::prometheus::Snapshot;
-use desk::Desk;
+use page_source::PageSource;
 
 /// Connections at a time; for one more, the oldest that is not being answered goes.
 const CONNECTIONS: usize = 64;
@@ -79,7 +79,7 @@ impl Question {
 /// What the broker says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct State {
-    stage: Stage,
+    stage: BrokerStage,
     /// The shards that are late, and since when.
     late: Vec<(ShardId, Instant)>,
     /// Lines that the log has lost.
@@ -95,7 +95,7 @@ pub fn resident_bytes() -> Option<u64> {
 
 /// How far the broker is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stage {
+pub enum BrokerStage {
     /// Listeners are being opened.
     Starting,
     /// All listeners are open.
@@ -153,7 +153,11 @@ impl Admin {
     ///
     /// # Errors
     /// When the address is taken or not allowed, or no thread can be made.
-    pub fn start(bind: SocketAddr, stage: Stage, sources: Sources) -> Result<Admin, AdminFailure> {
+    pub fn start(
+        bind: SocketAddr,
+        stage: BrokerStage,
+        sources: Sources,
+    ) -> Result<Admin, AdminFailure> {
         let failed = |error| AdminFailure { bind, error };
         let listener = TcpListener::bind(bind).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -180,7 +184,7 @@ impl Admin {
     }
 
     /// Says how far the broker is.
-    pub fn enter(&self, stage: Stage) {
+    pub fn enter(&self, stage: BrokerStage) {
         self.change(|state| state.stage = stage);
     }
 
@@ -223,8 +227,8 @@ impl Drop for Admin {
 async fn serve(listener: TcpListener, sources: Sources, mut state: watch::Receiver<State>) {
     match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => {
-            let desk = Rc::new(Desk::open(sources, state.clone()));
-            tokio::task::spawn_local(accept(listener, desk));
+            let page_source = Rc::new(PageSource::open(sources, state.clone()));
+            tokio::task::spawn_local(accept(listener, page_source));
         }
         Err(error) => tracing::error!(%error, "the admin server cannot serve"),
     }
@@ -237,7 +241,7 @@ struct Open {
     answering: Rc<Cell<bool>>,
 }
 
-async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
+async fn accept(listener: tokio::net::TcpListener, page_source: Rc<PageSource>) {
     let mut open: VecDeque<Open> = VecDeque::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -253,20 +257,20 @@ async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
             }
         }
         let answering = Rc::new(Cell::new(false));
-        let connection = converse(stream, Rc::clone(&desk), Rc::clone(&answering));
+        let connection = converse(stream, Rc::clone(&page_source), Rc::clone(&answering));
         let task = tokio::task::spawn_local(connection).abort_handle();
         open.push_back(Open { task, answering });
     }
 }
 
 /// One connection, to its end.
-async fn converse(stream: TcpStream, desk: Rc<Desk>, answering: Rc<Cell<bool>>) {
+async fn converse(stream: TcpStream, page_source: Rc<PageSource>, answering: Rc<Cell<bool>>) {
     let local = stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
     let service = service_fn(|request| {
-        let (desk, answering) = (Rc::clone(&desk), Rc::clone(&answering));
+        let (page_source, answering) = (Rc::clone(&page_source), Rc::clone(&answering));
         async move {
             answering.set(true);
-            let answer = pages::answer(&desk, &request, local).await;
+            let answer = pages::answer(&page_source, &request, local).await;
             answering.set(false);
             Ok::<_, std::convert::Infallible>(answer)
         }

@@ -7,8 +7,8 @@ use hyper::body::Bytes;
 use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 
-use super::Stage;
-use super::desk::{Answer, Desk};
+use super::BrokerStage;
+use super::page_source::{Answer, PageSource};
 use crate::telemetry::prometheus;
 
 /// How long a scrape waits for the shards.
@@ -20,7 +20,7 @@ type Page = Response<Full<Bytes>>;
 
 /// The answer to one request, which comes from this host or not (`local`). Its body, if any, is not
 /// looked at.
-pub(super) async fn answer<B>(desk: &Desk, request: &Request<B>, local: bool) -> Page {
+pub(super) async fn answer<B>(page_source: &PageSource, request: &Request<B>, local: bool) -> Page {
     // RFC 9112, section 3.2: 400 to a request without Host.
     if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
         return line(StatusCode::BAD_REQUEST, "a Host header is required");
@@ -32,27 +32,27 @@ pub(super) async fn answer<B>(desk: &Desk, request: &Request<B>, local: bool) ->
     }
     match request.uri().path() {
         "/metrics" => {
-            let answers = desk.ask(SCRAPE_PATIENCE).await;
-            respond(StatusCode::OK, prometheus::CONTENT_TYPE, desk.page(&answers))
+            let answers = page_source.ask(SCRAPE_PATIENCE).await;
+            respond(StatusCode::OK, prometheus::CONTENT_TYPE, page_source.page(&answers))
         }
         // Who is known to be late need not be asked.
-        "/healthz" if !desk.late().is_empty() => late(desk),
-        "/healthz" => health(&desk.ask(ALIVE).await, desk.stage()),
-        "/readyz" => match desk.stage() {
-            Stage::Starting => line(StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        "/healthz" if !page_source.late().is_empty() => late(page_source),
+        "/healthz" => health(&page_source.ask(ALIVE).await, page_source.stage()),
+        "/readyz" => match page_source.stage() {
+            BrokerStage::Starting => line(StatusCode::SERVICE_UNAVAILABLE, "starting"),
             // Its share of new clients would wait.
-            Stage::Ready if !desk.late().is_empty() => late(desk),
-            Stage::Ready => readiness(&desk.ask(ALIVE).await),
-            Stage::Draining => line(StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            BrokerStage::Ready if !page_source.late().is_empty() => late(page_source),
+            BrokerStage::Ready => readiness(&page_source.ask(ALIVE).await),
+            BrokerStage::Draining => line(StatusCode::SERVICE_UNAVAILABLE, "draining"),
         },
         "/placement" if !local => line(StatusCode::FORBIDDEN, "only for this host itself"),
-        "/placement" => placement(desk, request.uri().query().unwrap_or_default()),
+        "/placement" => placement(page_source, request.uri().query().unwrap_or_default()),
         _ => line(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"),
     }
 }
 
-fn late(desk: &Desk) -> Page {
-    let late: Vec<String> = desk
+fn late(page_source: &PageSource) -> Page {
+    let late: Vec<String> = page_source
         .late()
         .iter()
         .map(|(shard, time)| format!("shard {} for {} s", shard.0, time.as_secs()))
@@ -60,7 +60,7 @@ fn late(desk: &Desk) -> Page {
     line(StatusCode::SERVICE_UNAVAILABLE, &format!("no answer from {}", late.join(", ")))
 }
 
-fn health(answers: &[Answer], stage: Stage) -> Page {
+fn health(answers: &[Answer], stage: BrokerStage) -> Page {
     let which = |wanted: fn(&Answer) -> bool| -> String {
         let matching = answers.iter().enumerate().filter(|(_, answer)| wanted(answer));
         let numbers: Vec<String> = matching.map(|(shard, _)| shard.to_string()).collect();
@@ -71,7 +71,7 @@ fn health(answers: &[Answer], stage: Stage) -> Page {
     if !silent.is_empty() {
         let text = format!("no answer in {} s from shard {silent}", ALIVE.as_secs());
         line(StatusCode::SERVICE_UNAVAILABLE, &text)
-    } else if !ended.is_empty() && stage != Stage::Draining {
+    } else if !ended.is_empty() && stage != BrokerStage::Draining {
         line(StatusCode::SERVICE_UNAVAILABLE, &format!("ended: shard {ended}"))
     } else {
         line(StatusCode::OK, "ok")
@@ -94,9 +94,9 @@ fn readiness(answers: &[Answer]) -> Page {
 }
 
 /// The number of the shard that a ClientId lives on.
-fn placement(desk: &Desk, query: &str) -> Page {
+fn placement(page_source: &PageSource, query: &str) -> Page {
     match query.strip_prefix("client_id=").and_then(decoded) {
-        Some(client_id) => line(StatusCode::OK, &desk.home(&client_id).to_string()),
+        Some(client_id) => line(StatusCode::OK, &page_source.home(&client_id).to_string()),
         None => line(StatusCode::BAD_REQUEST, "ask for /placement?client_id=NAME"),
     }
 }

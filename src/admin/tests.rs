@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 
 use super::*;
 
-fn start(shards: Vec<Ask>, stage: Stage) -> Admin {
+fn start(shards: Vec<Ask>, stage: BrokerStage) -> Admin {
     let sources = Sources {
         shards,
         interest: Box::new(|| 0),
@@ -35,7 +35,7 @@ fn get(admin: &Admin, path: &str) -> (u16, String) {
 fn a_shard_that_does_not_answer_is_named_and_costs_a_scrape_a_second() {
     let (sender, questions) = channel();
     let hung: Ask = Arc::new(move |question| drop(sender.send(question)));
-    let admin = start(vec![quick(), hung], Stage::Ready);
+    let admin = start(vec![quick(), hung], BrokerStage::Ready);
     let began = Instant::now();
     let (status, body) = get(&admin, "/healthz");
     assert_eq!((status, body.as_str()), (503, "no answer in 2 s from shard 1\n"));
@@ -58,17 +58,17 @@ fn a_shard_that_does_not_answer_is_named_and_costs_a_scrape_a_second() {
 
 #[test]
 fn a_shard_that_has_ended_is_a_failure_unless_the_broker_drains() {
-    let admin = start(vec![Arc::new(drop), quick()], Stage::Starting);
+    let admin = start(vec![Arc::new(drop), quick()], BrokerStage::Starting);
     assert_eq!(get(&admin, "/readyz"), (503, "starting\n".to_owned()));
     assert_eq!(get(&admin, "/healthz"), (503, "ended: shard 0\n".to_owned()));
-    admin.enter(Stage::Draining);
+    admin.enter(BrokerStage::Draining);
     assert_eq!(get(&admin, "/healthz"), (200, "ok\n".to_owned()));
     assert_eq!(get(&admin, "/readyz"), (503, "draining\n".to_owned()));
 }
 
 #[test]
 fn dropping_it_closes_its_address_and_ends_its_connections() {
-    let admin = start(vec![quick()], Stage::Ready);
+    let admin = start(vec![quick()], BrokerStage::Ready);
     let address = admin.address();
     let mut open = TcpStream::connect(address).unwrap();
     assert_eq!(get(&admin, "/readyz").0, 200);
@@ -79,7 +79,7 @@ fn dropping_it_closes_its_address_and_ends_its_connections() {
 
 #[test]
 fn a_late_shard_is_named_at_once_and_counted_until_it_answers() {
-    let admin = start(vec![quick(), quick()], Stage::Ready);
+    let admin = start(vec![quick(), quick()], BrokerStage::Ready);
     let late_seconds = |shard: u8| {
         let (_, page) = get(&admin, "/metrics");
         let name = format!("ringmq_shard_late_seconds{{shard=\"{shard}\"}} ");
@@ -103,7 +103,7 @@ fn a_late_shard_is_named_at_once_and_counted_until_it_answers() {
 
 #[test]
 fn where_a_client_lives_is_told_by_name() {
-    let admin = start(vec![quick()], Stage::Ready);
+    let admin = start(vec![quick()], BrokerStage::Ready);
     assert_eq!(get(&admin, "/placement?client_id=three"), (200, "5\n".into()));
     assert_eq!(get(&admin, "/placement?client_id=%C3%A4%26b"), (200, "4\n".into()));
     for wrong in ["", "?", "?client=x", "?client_id=%", "?client_id=%f", "?client_id=%FF"] {

@@ -3,14 +3,14 @@
 //! answer comes. A shard that does not answer is late, which is said and shown; ending the process
 //! for it is left to whoever supervises it. What ends the broker is a shard that has really ended.
 
-use super::core::{Command, Report};
+use super::core::{CoreCommand, CoreReport};
 use super::log::LogControl;
 use super::notify::Notifier;
 use super::signals::{self, Signal};
 use super::summary::Figures;
 use super::watch::{BEAT, Round};
 use super::{Broker, Failure};
-use crate::admin::{self, Stage};
+use crate::admin::{self, BrokerStage};
 use crate::config::{Config, Get, Sources};
 use crate::ids::ShardId;
 use crate::shard::Settings;
@@ -124,7 +124,7 @@ impl<'a> Control<'a> {
                 },
                 recv(reports) -> report => {
                     if let Ok(report) = report {
-                        self.heed(report)?;
+                        self.handle_report(report)?;
                     }
                 }
                 default(wait) => {}
@@ -134,19 +134,19 @@ impl<'a> Control<'a> {
     }
 
     /// What a shard says.
-    fn heed(&mut self, report: Report) -> Result<(), Failure> {
+    fn handle_report(&mut self, report: CoreReport) -> Result<(), Failure> {
         let now = Instant::now();
         let id = match report {
-            Report::Done(id) => id,
-            Report::Alive(id, snapshot) => {
+            CoreReport::Done(id) => id,
+            CoreReport::Alive(id, snapshot) => {
                 self.figures.heard(id, now, snapshot);
                 id
             }
-            Report::Up(..) => return Ok(()),
-            Report::Failed(id, why) => {
+            CoreReport::Up(..) => return Ok(()),
+            CoreReport::Failed(id, why) => {
                 return Err(Failure::new(format!("shard {} failed: {why}", id.0)));
             }
-            Report::Ended(id) => {
+            CoreReport::Ended(id) => {
                 return Err(Failure::new(format!("shard {} ended unexpectedly", id.0)));
             }
         };
@@ -191,7 +191,7 @@ impl<'a> Control<'a> {
         for shard in self.broker.shards() {
             // Who has something to answer already is not given more and more.
             if self.broker.watch.is_quiet(shard) {
-                self.broker.send(shard, Command::Ping(now));
+                self.broker.send(shard, CoreCommand::Ping(now));
             }
         }
         self.broker.watch_certificates(now);
@@ -207,7 +207,7 @@ impl<'a> Control<'a> {
         let ended = self.broker.shards().find(|&shard| self.broker.has_ended(shard));
         let Some(shard) = ended else { return Ok(()) };
         while let Ok(report) = self.broker.reports.try_recv() {
-            self.heed(report)?;
+            self.handle_report(report)?;
         }
         Err(Failure::new(format!("the thread of shard {} has ended", shard.0)))
     }
@@ -262,7 +262,7 @@ impl<'a> Control<'a> {
             self.notifier.ready("serving");
         } else {
             if let Some(admin) = &self.broker.admin {
-                admin.enter(Stage::Ready);
+                admin.enter(BrokerStage::Ready);
                 bound.push(format!("admin={}", admin.address()));
             }
             let (shards, bound) = (self.broker.cores.len(), bound.join(","));
@@ -311,7 +311,7 @@ impl<'a> Control<'a> {
         let settings = Settings::new(&new).with_memory(&new, self.broker.memory);
         let settings = Arc::new(settings.with_access(access));
         self.broker.shared.memory_limit.set(super::shown(settings.memory));
-        self.broker.tell_all(|| Command::Reload(Arc::clone(&settings)));
+        self.broker.tell_all(|| CoreCommand::Reload(Arc::clone(&settings)));
         if self.broker.admin_bind != new.admin.bind.get() {
             self.broker.move_admin(new.admin.bind.get());
             self.show_late();
@@ -339,7 +339,7 @@ impl<'a> Control<'a> {
 
     fn ask_for_summary(&mut self) {
         let now = Instant::now();
-        self.broker.tell_all(|| Command::Ping(now));
+        self.broker.tell_all(|| CoreCommand::Ping(now));
         self.summary = Some((self.broker.watch.round(), now + SUMMARY));
     }
 
@@ -361,13 +361,13 @@ impl<'a> Control<'a> {
         tracing::info!(grace_seconds = grace.as_secs(), "draining");
         self.notifier.stopping();
         if let Some(admin) = &self.broker.admin {
-            admin.enter(Stage::Draining);
+            admin.enter(BrokerStage::Draining);
         }
         let until = Instant::now() + grace;
         // Twice, because what the first round sends to other shards is taken in by the second. Who
         // is late cannot hold up the others for longer than a part of the grace.
         let now = Instant::now();
-        for command in [|_| Command::Drain, Command::Ping as fn(Instant) -> Command] {
+        for command in [|_| CoreCommand::Drain, CoreCommand::Ping as fn(Instant) -> CoreCommand] {
             self.broker.tell_all(|| command(now));
             let round = self.broker.watch.round();
             let patience = (Instant::now() + grace / 4).min(until);
@@ -376,7 +376,7 @@ impl<'a> Control<'a> {
                 return self.stop_now();
             }
         }
-        self.broker.send_all(|| Command::Dismiss);
+        self.broker.send_all(|| CoreCommand::Dismiss);
         let ended = |control: &Self| control.broker.running == 0;
         match self.wait(until, ended)? {
             Waited::Done => self.broker.join(),
@@ -388,7 +388,7 @@ impl<'a> Control<'a> {
 
     /// Ends every shard without a goodbye. One that does not hear it ends with the process.
     fn stop_now(mut self) -> Result<(), Failure> {
-        self.broker.send_all(|| Command::Stop);
+        self.broker.send_all(|| CoreCommand::Stop);
         let ended = |control: &Self| control.broker.running == 0;
         let waited = self.wait(Instant::now() + AT_ONCE, ended)?;
         if waited != Waited::Done {
@@ -420,8 +420,8 @@ impl<'a> Control<'a> {
                     Err(RecvError) => std::thread::sleep(NUDGE),
                 },
                 recv(reports) -> report => match report {
-                    Ok(Report::Ended(_)) => self.broker.running -= 1,
-                    Ok(report) => self.heed(report)?,
+                    Ok(CoreReport::Ended(_)) => self.broker.running -= 1,
+                    Ok(report) => self.handle_report(report)?,
                     Err(RecvError) => std::thread::sleep(NUDGE),
                 },
                 default((until - now).min(NUDGE)) => self.broker.ring_all(),

@@ -10,12 +10,12 @@ use crate::ids::{ListenerId, ShardId, SocketId};
 use crate::limits::MAIL_WORK;
 use crate::mesh::mail::{Control, Stamped};
 use crate::mesh::mailbox::MailEnds;
-use crate::mesh::{Entrance, Shared};
+use crate::mesh::{ListenerState, Shared};
 use crate::message::Message;
 use crate::ring::{
     Doorbell, Driver, Event, Peer as RingPeer, Receive, RingFailure, RingPort, SocketRingConfig,
 };
-use crate::shard::step::{Bounds, Step, Surroundings};
+use crate::shard::step::{Step, StepBounds, Surroundings};
 use crate::shard::{Action, Settings, Shard, Storing};
 use crate::storage::record::Secret;
 use crate::storage::store::Part;
@@ -46,11 +46,11 @@ const STALL: u64 = 100_000_000;
 const NAP: Duration = Duration::from_micros(50);
 
 /// What the control thread tells a core.
-pub(super) enum Command {
+pub(super) enum CoreCommand {
     /// The other cores, by shard number.
     Peers(Vec<(RingPort, Doorbell)>),
     /// Accept on this socket too.
-    Listen(ListenerId, OwnedFd, bool, Arc<Entrance>),
+    Listen(ListenerId, OwnedFd, bool, Arc<ListenerState>),
     /// Connections of that listener are secured with this.
     Secure(ListenerId, Arc<Server>),
     /// Stop accepting there.
@@ -72,7 +72,7 @@ pub(super) enum Command {
 }
 
 /// What a core tells the control thread.
-pub(super) enum Report {
+pub(super) enum CoreReport {
     /// Its driver is up: where sockets and doorbells go.
     Up(ShardId, RingPort, Doorbell),
     /// The oldest command that was not answered has been carried out.
@@ -88,7 +88,7 @@ pub(super) enum Report {
 /// A core as the control thread sees it.
 pub(super) struct Core {
     /// Its commands; ring the doorbell after sending.
-    pub commands: Sender<Command>,
+    pub commands: Sender<CoreCommand>,
     /// Its thread.
     pub thread: Option<JoinHandle<()>>,
 }
@@ -103,7 +103,7 @@ pub(super) struct Plan {
     pub ring: SocketRingConfig,
     pub ends: MailEnds<Stamped, Control>,
     pub clock: Clock,
-    pub reports: Sender<Report>,
+    pub reports: Sender<CoreReport>,
     pub helpers: Helpers,
     pub stored: Option<Stored>,
 }
@@ -147,18 +147,18 @@ pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
         };
         // The control thread may be gone; then nobody needs to know.
         let _ = match outcome {
-            Ok(()) => reports.send(Report::Ended(id)),
-            Err(error) => reports.send(Report::Failed(id, error)),
+            Ok(()) => reports.send(CoreReport::Ended(id)),
+            Err(error) => reports.send(CoreReport::Failed(id, error)),
         };
     })?;
     Ok(Core { commands, thread: Some(thread) })
 }
 
-async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), String> {
+async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> {
     tls::warm_up();
     let driver = Driver::new(plan.ring).map_err(|failure: RingFailure| failure.to_string());
     let mut driver: Driver<Message> = driver?;
-    let _ = plan.reports.send(Report::Up(plan.id, driver.port(), driver.doorbell()));
+    let _ = plan.reports.send(CoreReport::Up(plan.id, driver.port(), driver.doorbell()));
     let now = Instant(plan.clock.nanos() / 1_000_000);
     let mut shard = Shard::new(plan.id, plan.shards, plan.settings, plan.shared, now);
     let clock = plan.clock;
@@ -203,7 +203,7 @@ async fn run(plan: Plan, commands: Receiver<Command>) -> Result<(), String> {
         core.shard.counters.steps += 1;
         // After a step, because nothing lies unvisited then; while there is no rest, all the same.
         if std::mem::take(&mut core.upkeep_due) {
-            driver.keep_house();
+            driver.run_upkeep();
             core.reclaim.turn(core.shard.footprint());
         }
         let ended = core.clock.nanos();
@@ -257,8 +257,8 @@ struct Running {
     shard: Shard,
     ends: MailEnds<Stamped, Control>,
     peers: Vec<(RingPort, Doorbell)>,
-    commands: Receiver<Command>,
-    reports: Sender<Report>,
+    commands: Receiver<CoreCommand>,
+    reports: Sender<CoreReport>,
     helpers: Helpers,
     clock: Clock,
     listening: Vec<ListenerId>,
@@ -279,19 +279,19 @@ impl Running {
     fn obey(&mut self, driver: &mut Driver<Message>) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Peers(peers) => self.peers = peers,
-                Command::Listen(listener, socket, unix, entrance) => {
-                    self.shard.open_entrance(listener, entrance);
+                CoreCommand::Peers(peers) => self.peers = peers,
+                CoreCommand::Listen(listener, socket, unix, listener_state) => {
+                    self.shard.open_listener(listener, listener_state);
                     self.listening.push(listener);
                     driver.listen(listener, socket, unix);
                 }
-                Command::Secure(listener, server) => self.shard.secure(listener, server),
-                Command::Unlisten(listener) => {
+                CoreCommand::Secure(listener, server) => self.shard.secure(listener, server),
+                CoreCommand::Unlisten(listener) => {
                     self.listening.retain(|&known| known != listener);
                     driver.stop_listening(listener);
                 }
-                Command::Reload(settings) => self.shard.reload(settings),
-                Command::Drain => {
+                CoreCommand::Reload(settings) => self.shard.reload(settings),
+                CoreCommand::Drain => {
                     for listener in std::mem::take(&mut self.listening) {
                         driver.stop_listening(listener);
                     }
@@ -301,36 +301,36 @@ impl Running {
                     self.routing_wills = true;
                     continue;
                 }
-                Command::Dismiss => {
+                CoreCommand::Dismiss => {
                     self.shard.dismiss();
                     self.phase = Phase::Dismissed;
                 }
-                Command::Stop => {
+                CoreCommand::Stop => {
                     self.phase = Phase::Ended;
                     return;
                 }
                 // Every two seconds: often enough for $SYS.
-                Command::Ping(asked) => {
+                CoreCommand::Ping(asked) => {
                     let snapshot = Box::new(self.snapshot(driver, asked.elapsed()));
                     self.upkeep_due = true;
-                    let _ = self.reports.send(Report::Alive(self.shard.id(), snapshot));
+                    let _ = self.reports.send(CoreReport::Alive(self.shard.id(), snapshot));
                     continue;
                 }
-                Command::Answer(socket, ticket, verdict) => {
+                CoreCommand::Answer(socket, ticket, verdict) => {
                     self.shard.answered(socket, ticket, verdict);
                     continue;
                 }
-                Command::Figures(question) => {
+                CoreCommand::Figures(question) => {
                     let snapshot = self.snapshot(driver, question.waited());
                     question.answer(snapshot);
                     continue;
                 }
             }
-            let _ = self.reports.send(Report::Done(self.shard.id()));
+            let _ = self.reports.send(CoreReport::Done(self.shard.id()));
         }
         if self.routing_wills && self.shard.has_routed_wills() {
             self.routing_wills = false;
-            let _ = self.reports.send(Report::Done(self.shard.id()));
+            let _ = self.reports.send(CoreReport::Done(self.shard.id()));
         }
         let drained = self.shard.is_drained() && self.shard.is_stored();
         if self.phase == Phase::Dismissed && drained {
@@ -372,7 +372,7 @@ impl Running {
 
     /// One step; true when there may be more to do at once.
     fn step(&mut self, driver: &mut Driver<Message>) -> bool {
-        let bounds = Bounds { completions: COMPLETIONS, mail: MAIL_WORK };
+        let bounds = StepBounds { completions: COMPLETIONS, mail: MAIL_WORK };
         while let Some(answer) = self.writer.as_mut().and_then(Writer::take_answer) {
             self.shard.storage_answered(answer);
         }

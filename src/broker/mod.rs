@@ -28,15 +28,15 @@ mod store;
 mod summary;
 mod watch;
 
-use self::core::{Clock, Command, Core, Plan, Report};
+use self::core::{Clock, Core, CoreCommand, CoreReport, Plan};
 use crate::access::Access;
 use crate::access::load::{load, read_file};
-use crate::admin::{self, Admin, AdminFailure, Ask, Question, Stage};
+use crate::admin::{self, Admin, AdminFailure, Ask, BrokerStage, Question};
 use crate::config::{Bind, Config, Cores, Get, Listener, MemoryBudget, Sources};
 use crate::ids::{ListenerId, ShardId};
 use crate::limits::{CONTROL_MAILBOX, DATA_MAILBOX, MAX_SHARDS};
 use crate::mesh::quota::{Quota, Rate};
-use crate::mesh::{Entrance, Shared, mailbox};
+use crate::mesh::{ListenerState, Shared, mailbox};
 use crate::ring::{Doorbell, RingPort};
 use crate::shard::{Settings, home_of};
 use crate::storage::store::Store;
@@ -117,7 +117,7 @@ fn serve(config: Config, sources: &Sources, log: &LogControl) -> Result<(), Fail
     }
     let mut broker = Broker::start(&config, started, host.facts.memory_budget())?;
     // First, so that /readyz can say that the broker is not ready.
-    broker.open_admin(config.admin.bind.get(), Stage::Starting).map_err(Failure::new)?;
+    broker.open_admin(config.admin.bind.get(), BrokerStage::Starting).map_err(Failure::new)?;
     Control::new(broker, config, sources, &signals, log, &notifier).run()
 }
 
@@ -126,7 +126,7 @@ struct Broker {
     /// Cores that have not ended.
     running: usize,
     doorbells: Vec<Doorbell>,
-    reports: Receiver<Report>,
+    reports: Receiver<CoreReport>,
     watch: Watch,
     open: Vec<Open>,
     next_listener: u16,
@@ -225,14 +225,14 @@ impl Broker {
         let until = Instant::now() + START;
         while peers.iter().any(Option::is_none) {
             match self.reports.recv_deadline(until) {
-                Ok(Report::Up(id, port, doorbell)) => {
+                Ok(CoreReport::Up(id, port, doorbell)) => {
                     peers[usize::from(id.0)] = Some((port, doorbell));
                 }
-                Ok(Report::Failed(id, why)) => {
+                Ok(CoreReport::Failed(id, why)) => {
                     return Err(Failure::new(format!("shard {} cannot start: {why}", id.0)));
                 }
                 // Nothing has been asked of anybody yet.
-                Ok(Report::Done(_) | Report::Alive(..) | Report::Ended(_)) => {}
+                Ok(CoreReport::Done(_) | CoreReport::Alive(..) | CoreReport::Ended(_)) => {}
                 Err(_) => {
                     let seconds = START.as_secs();
                     return Err(Failure::new(format!("a shard did not start in {seconds} s")));
@@ -241,7 +241,7 @@ impl Broker {
         }
         let peers: Vec<(RingPort, Doorbell)> = peers.into_iter().flatten().collect();
         self.doorbells = peers.iter().map(|(_, doorbell)| doorbell.clone()).collect();
-        self.tell_all(|| Command::Peers(peers.clone()));
+        self.tell_all(|| CoreCommand::Peers(peers.clone()));
         Ok(())
     }
 
@@ -250,12 +250,12 @@ impl Broker {
     }
 
     /// Gives a command that will be answered.
-    fn send(&mut self, shard: ShardId, command: Command) {
+    fn send(&mut self, shard: ShardId, command: CoreCommand) {
         self.watch.asked(shard, Instant::now());
         self.hand(shard, command);
     }
 
-    fn hand(&self, shard: ShardId, command: Command) {
+    fn hand(&self, shard: ShardId, command: CoreCommand) {
         let at = usize::from(shard.0);
         // A core that has ended reads no commands; its report says so.
         let _ = self.cores[at].commands.send(command);
@@ -263,12 +263,12 @@ impl Broker {
     }
 
     /// One command to every core, each of which will answer it.
-    fn tell_all(&mut self, command: impl Fn() -> Command) {
+    fn tell_all(&mut self, command: impl Fn() -> CoreCommand) {
         self.shards().for_each(|shard| self.send(shard, command()));
     }
 
     /// One command to every core, to which the answer is its end.
-    fn send_all(&mut self, command: impl Fn() -> Command) {
+    fn send_all(&mut self, command: impl Fn() -> CoreCommand) {
         self.shards().for_each(|shard| self.hand(shard, command()));
     }
 
@@ -283,13 +283,17 @@ impl Broker {
     }
 
     /// Starts the admin server, if there is to be one.
-    fn open_admin(&mut self, bind: Option<SocketAddr>, stage: Stage) -> Result<(), AdminFailure> {
+    fn open_admin(
+        &mut self,
+        bind: Option<SocketAddr>,
+        stage: BrokerStage,
+    ) -> Result<(), AdminFailure> {
         let Some(bind) = bind else { return Ok(()) };
         let shards = self.cores.iter().zip(&self.doorbells).map(|(core, doorbell)| {
             let (commands, doorbell) = (core.commands.clone(), doorbell.clone());
             Arc::new(move |question: Question| {
                 // A core that has ended drops the question, which says so.
-                let _ = commands.send(Command::Figures(question));
+                let _ = commands.send(CoreCommand::Figures(question));
                 doorbell.ring();
             }) as Ask
         });
@@ -312,14 +316,14 @@ impl Broker {
         // Closed first: the new address may contain the old one (0.0.0.0).
         let old = self.admin.take().map(|admin| admin.address());
         self.admin_bind = None;
-        match self.open_admin(wanted, Stage::Ready) {
+        match self.open_admin(wanted, BrokerStage::Ready) {
             Ok(()) => match &self.admin {
                 Some(admin) => tracing::info!(bound = %admin.address(), "admin server moved"),
                 None => tracing::info!("admin server closed"),
             },
             Err(failure) => {
                 tracing::error!("{failure}");
-                if let Err(failure) = self.open_admin(old, Stage::Ready) {
+                if let Err(failure) = self.open_admin(old, BrokerStage::Ready) {
                     tracing::error!("{failure}");
                 }
             }
@@ -334,7 +338,7 @@ impl Broker {
         let listening = listen::open(listener, self.cores.len()).map_err(Failure::new)?;
         let id = ListenerId(self.next_listener);
         self.next_listener += 1;
-        let entrance = Arc::new(Entrance {
+        let listener_state = Arc::new(ListenerState {
             name: listener.name.to_string(),
             allow_anonymous: listener.allows_anonymous(),
             mountpoint: listener.mountpoint.to_string(),
@@ -345,11 +349,11 @@ impl Broker {
             rate: Rate::default(),
         });
         if let Some(secured) = &secured {
-            self.tell_all(|| Command::Secure(id, secured.server.clone()));
+            self.tell_all(|| CoreCommand::Secure(id, secured.server.clone()));
         }
         let unix = matches!(listener.bind, Bind::Unix(_));
         for (shard, socket) in self.shards().zip(listening.sockets) {
-            self.send(shard, Command::Listen(id, socket, unix, Arc::clone(&entrance)));
+            self.send(shard, CoreCommand::Listen(id, socket, unix, Arc::clone(&listener_state)));
         }
         self.open.push(Open { id, config: listener.clone(), secured, _file: listening.file });
         Ok(format!("{}={}", listener.name, listening.bound))
@@ -387,7 +391,7 @@ impl Broker {
         *config = new;
         let server = secured.server.clone();
         tracing::info!(listener = &*name, "certificates read again");
-        self.tell_all(|| Command::Secure(id, server.clone()));
+        self.tell_all(|| CoreCommand::Secure(id, server.clone()));
         true
     }
 
@@ -418,7 +422,7 @@ impl Broker {
         let gone: Vec<Open> = self.open.extract_if(.., gone).collect();
         for open in gone {
             tracing::info!(listener = &*open.config.name, "listener closed");
-            self.tell_all(|| Command::Unlisten(open.id));
+            self.tell_all(|| CoreCommand::Unlisten(open.id));
         }
     }
 

@@ -4,7 +4,7 @@
 //! The threads run at the lowest priority: while a core is busy with its clients they get next to
 //! nothing of it, so that a flood of wrong passwords slows down other logins and nothing else.
 
-use super::core::Command;
+use super::core::CoreCommand;
 use super::services;
 use crate::access::{Verdict, Work};
 use crate::ids::ShardId;
@@ -40,7 +40,7 @@ pub(super) struct Queue {
 /// What a core is told by.
 #[derive(Clone)]
 pub(super) struct Home {
-    pub commands: Sender<Command>,
+    pub commands: Sender<CoreCommand>,
     pub doorbell: Doorbell,
 }
 
@@ -80,7 +80,7 @@ impl Queue {
 /// Gives a verdict to the shard that asked.
 pub(super) fn reply(homes: &[Home], job: Job, verdict: Verdict) {
     if let Some(home) = homes.get(usize::from(job.shard.0)) {
-        let answer = Command::Answer(job.question.socket, job.question.ticket, verdict);
+        let answer = CoreCommand::Answer(job.question.socket, job.question.ticket, verdict);
         // A core that has ended needs no answers.
         let _ = home.commands.send(answer);
         home.doorbell.ring();

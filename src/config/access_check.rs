@@ -1,14 +1,14 @@
 //! Rules between the keys of `access:`. Owns nothing.
 
 use super::access::{Authentication, Authorization, Http, HttpMethod, Jwt};
-use super::check::Report;
+use super::check::Findings;
 use super::sections::Config;
 
 /// One of a list's variants: its key, and whether it is written.
 type Variant = (&'static str, bool);
 
 /// Checks the chain and the sources.
-pub(super) fn check(config: &Config, report: &mut Report<'_>) {
+pub(super) fn check(config: &Config, report: &mut Findings<'_>) {
     for (position, method) in config.access.authentication.iter().enumerate() {
         let key = format!("access.authentication.{position}");
         exactly_one(&key, &variants_of(method), report);
@@ -32,7 +32,7 @@ fn variants_of(method: &Authentication) -> [Variant; 5] {
     ]
 }
 
-fn exactly_one(key: &str, variants: &[Variant], report: &mut Report<'_>) {
+fn exactly_one(key: &str, variants: &[Variant], report: &mut Findings<'_>) {
     let names: Vec<&str> = variants.iter().map(|(name, _)| *name).collect();
     match variants.iter().filter(|(_, written)| *written).count() {
         1 => {}
@@ -47,13 +47,13 @@ fn exactly_one(key: &str, variants: &[Variant], report: &mut Report<'_>) {
     }
 }
 
-fn needs_path(key: &str, path: &str, report: &mut Report<'_>) {
+fn needs_path(key: &str, path: &str, report: &mut Findings<'_>) {
     if path.is_empty() {
         report.add(&format!("{key}.path"), "the file is not named", "write its path");
     }
 }
 
-fn authentication(key: &str, method: &Authentication, report: &mut Report<'_>) {
+fn authentication(key: &str, method: &Authentication, report: &mut Findings<'_>) {
     if let Some(file) = &*method.password_file {
         needs_path(&format!("{key}.password_file"), &file.path, report);
     }
@@ -68,7 +68,7 @@ fn authentication(key: &str, method: &Authentication, report: &mut Report<'_>) {
     }
 }
 
-fn token(key: &str, jwt: &Jwt, report: &mut Report<'_>) {
+fn token(key: &str, jwt: &Jwt, report: &mut Findings<'_>) {
     let keys = [&jwt.secret, &jwt.public_key];
     match keys.iter().filter(|key| !key.is_empty()).count() {
         1 => {}
@@ -85,7 +85,7 @@ fn token(key: &str, jwt: &Jwt, report: &mut Report<'_>) {
     }
 }
 
-fn service(key: &str, http: &Http, report: &mut Report<'_>) {
+fn service(key: &str, http: &Http, report: &mut Findings<'_>) {
     if !is_url(&http.url) {
         report.add(&format!("{key}.url"), NO_URL, URL);
     }
@@ -109,7 +109,7 @@ fn is_url(text: &str) -> bool {
     rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
 }
 
-fn authorization(key: &str, source: &Authorization, report: &mut Report<'_>) {
+fn authorization(key: &str, source: &Authorization, report: &mut Findings<'_>) {
     if let Some(file) = &*source.acl_file {
         needs_path(&format!("{key}.acl_file"), &file.path, report);
     }

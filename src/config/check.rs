@@ -20,7 +20,7 @@ use crate::transport::{Stack, Web};
 /// problem are left alone, because their value is only a stand-in.
 pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Vec<Problem>) {
     let mut report =
-        Report { document, already: problems.iter().map(|p| p.key.clone()).collect(), problems };
+        Findings { document, already: problems.iter().map(|p| p.key.clone()).collect(), problems };
     session_expiry(config, &mut report);
     listeners(&config.listeners, &mut report);
     proxies(config, &mut report);
@@ -40,13 +40,13 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
     }
 }
 
-pub(super) struct Report<'a> {
+pub(super) struct Findings<'a> {
     document: &'a Document,
     already: HashSet<String>,
     problems: &'a mut Vec<Problem>,
 }
 
-impl Report<'_> {
+impl Findings<'_> {
     pub(super) fn add(&mut self, key: &str, what: impl Into<String>, fix: impl Into<String>) {
         if !self.has(key) {
             let origin = self.document.key_origin(&pointer::of_key(key));
@@ -81,7 +81,7 @@ impl Report<'_> {
 
 /// The built-in default for MQTT 3 clients gives way to a shorter maximum; a written one
 /// contradicts it.
-fn session_expiry(config: &mut Config, report: &mut Report<'_>) {
+fn session_expiry(config: &mut Config, report: &mut Findings<'_>) {
     let expiry = &mut config.mqtt.session_expiry;
     let Some(max) = expiry.max.0 else { return };
     if expiry.default.get().is_some_and(|default| default <= max.get()) {
@@ -95,7 +95,7 @@ fn session_expiry(config: &mut Config, report: &mut Report<'_>) {
     expiry.default = Or::of(max);
 }
 
-fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
+fn listeners(listeners: &[Listener], report: &mut Findings<'_>) {
     if listeners.is_empty() {
         let fix = "add an element, or remove the key for the default";
         report.add("listeners", "the list is empty, so nobody can connect", fix);
@@ -122,7 +122,7 @@ fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
 }
 
 /// A listener that takes connections of proxies only needs to be told of one.
-fn proxies(config: &Config, report: &mut Report<'_>) {
+fn proxies(config: &Config, report: &mut Findings<'_>) {
     if !config.trusted_proxies.0.is_empty() || report.has("trusted_proxies") {
         return;
     }
@@ -136,7 +136,7 @@ fn proxies(config: &Config, report: &mut Report<'_>) {
     }
 }
 
-fn admin(config: &Config, report: &mut Report<'_>) {
+fn admin(config: &Config, report: &mut Findings<'_>) {
     let Some(address) = config.admin.bind.get() else { return };
     let bind = Bind::Tcp(address);
     let server = Listener { bind: bind.clone(), ..Listener::default() };
@@ -171,7 +171,7 @@ pub enum Families {
     Both,
 }
 
-fn address_fits_type(listener: &Listener, key: &str, report: &mut Report<'_>) {
+fn address_fits_type(listener: &Listener, key: &str, report: &mut Findings<'_>) {
     match (listener.kind, &listener.bind) {
         (ListenerType::Unix, Bind::Tcp(address)) => {
             let what = format!("a unix listener needs a path, not {address}");
@@ -190,7 +190,7 @@ fn address_fits_type(listener: &Listener, key: &str, report: &mut Report<'_>) {
 }
 
 /// A key that says nothing about listeners of this type is a mistake, unless it has its default.
-fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Findings<'_>) {
     let usual = Listener::default();
     let is_web = listener.is_web();
     let is_unix = listener.kind == ListenerType::Unix;
@@ -217,7 +217,7 @@ fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut
 }
 
 /// What a listener's TLS needs, and what contradicts itself in it.
-fn tls_is_whole(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+fn tls_is_whole(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Findings<'_>) {
     if !listener.is_secure() {
         return;
     }

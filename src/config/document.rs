@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::outline::MAX_DEPTH;
-use super::place::Place;
+use super::place::SourcePosition;
 use super::pointer;
 use super::problem::{Origin, Problem, Wrong};
 use super::yaml;
@@ -14,13 +14,13 @@ use super::yaml;
 /// What was written, of all layers.
 pub(super) struct Document {
     pub tree: Value,
-    place: Place,
+    place: SourcePosition,
 }
 
 impl Document {
     /// Nothing is written.
     pub(super) fn empty() -> Document {
-        Document { tree: Value::Null, place: Place::at(&Origin::built_in()) }
+        Document { tree: Value::Null, place: SourcePosition::at(&Origin::built_in()) }
     }
 
     /// A file; empty when there is no sense in it.
@@ -66,7 +66,7 @@ impl Document {
         // What is not YAML is taken as it stands, so that an IPv6 address needs no quotes inside
         // the shell's.
         let read = yaml::read(text, &|_| origin.clone(), problems);
-        let read = read.unwrap_or_else(|_| (Value::from(text), Place::at(origin)));
+        let read = read.unwrap_or_else(|_| (Value::from(text), SourcePosition::at(origin)));
         if let Err(wrong) = self.put(key, read, origin) {
             problems.push(wrong.at(origin, key));
         }
@@ -75,7 +75,12 @@ impl Document {
     /// Puts what was `read` at the dotted `key`, making the mappings and lists on the way. A list
     /// that was not written has one element, all defaults, because that is the default of
     /// `listeners`.
-    fn put(&mut self, key: &str, read: (Value, Place), origin: &Origin) -> Result<(), Wrong> {
+    fn put(
+        &mut self,
+        key: &str,
+        read: (Value, SourcePosition),
+        origin: &Origin,
+    ) -> Result<(), Wrong> {
         let (mut node, mut place) = (&mut self.tree, &mut self.place);
         for step in key.split('.') {
             let index = step.parse::<usize>().ok();
@@ -105,8 +110,11 @@ impl Document {
     pub(super) fn move_below(&mut self, pointer: &str) {
         let steps: Vec<String> = pointer::steps(pointer).collect();
         for step in steps.into_iter().rev() {
-            let mut around = Place::at(&self.place.value);
-            around.put(step, std::mem::replace(&mut self.place, Place::at(&Origin::built_in())));
+            let mut around = SourcePosition::at(&self.place.value);
+            around.put(
+                step,
+                std::mem::replace(&mut self.place, SourcePosition::at(&Origin::built_in())),
+            );
             self.place = around;
         }
     }
@@ -149,11 +157,15 @@ fn element(list: &mut Vec<Value>, index: usize) -> Result<&mut Value, Wrong> {
 }
 
 /// Lays `over` on `base`: mappings merge key by key, everything else is replaced.
-fn merge((base, place): (&mut Value, &mut Place), (over, mut over_place): (Value, Place)) {
+fn merge(
+    (base, place): (&mut Value, &mut SourcePosition),
+    (over, mut over_place): (Value, SourcePosition),
+) {
     match (base, over) {
         (Value::Object(below), Value::Object(above)) => {
             for (key, value) in above {
-                let from = over_place.take(&key).unwrap_or_else(|| Place::at(&over_place.value));
+                let from =
+                    over_place.take(&key).unwrap_or_else(|| SourcePosition::at(&over_place.value));
                 let place = place.enter(&key, &from.key);
                 merge((below.entry(key).or_insert(Value::Null), place), (value, from));
             }

@@ -15,7 +15,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Value};
 
 use super::outline::{Kind, Node, Refused, outline};
-use super::place::Place;
+use super::place::SourcePosition;
 use super::problem::{Origin, Problem, Wrong};
 
 /// Reads one YAML document; an empty one is null. `origin` says where a line of `text` stands. A
@@ -27,10 +27,10 @@ pub(super) fn read(
     text: &str,
     origin: &dyn Fn(usize) -> Origin,
     problems: &mut Vec<Problem>,
-) -> Result<(Value, Place), Refused> {
+) -> Result<(Value, SourcePosition), Refused> {
     let outline = outline(text)?;
     if outline.is_empty() {
-        return Ok((Value::Null, Place::at(&origin(1))));
+        return Ok((Value::Null, SourcePosition::at(&origin(1))));
     }
     let mut walk = Walk { nodes: outline.iter(), path: Vec::new(), origin, problems };
     let root = Seed { walk: &mut walk, key: None };
@@ -84,11 +84,14 @@ struct Seed<'w, 'a> {
 }
 
 impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
-    type Value = (Value, Place);
+    type Value = (Value, SourcePosition);
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(Value, Place), D::Error> {
+    fn deserialize<D: Deserializer<'de>>(
+        self,
+        from: D,
+    ) -> Result<(Value, SourcePosition), D::Error> {
         let node = self.walk.next::<D::Error>()?;
-        let mut place = Place::at(&(self.walk.origin)(node.line));
+        let mut place = SourcePosition::at(&(self.walk.origin)(node.line));
         if let Some(key) = self.key {
             place.key = key;
         }
@@ -105,17 +108,20 @@ impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
 /// Reads what is inside a list or a mapping.
 struct Inside<'w, 'a> {
     walk: &'w mut Walk<'a>,
-    place: Place,
+    place: SourcePosition,
 }
 
 impl<'de> Visitor<'de> for Inside<'_, '_> {
-    type Value = (Value, Place);
+    type Value = (Value, SourcePosition);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list or a mapping")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(Value, Place), A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(
+        mut self,
+        mut items: A,
+    ) -> Result<(Value, SourcePosition), A::Error> {
         let mut list = Vec::new();
         loop {
             let index = list.len().to_string();
@@ -133,7 +139,10 @@ impl<'de> Visitor<'de> for Inside<'_, '_> {
         }
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<(Value, Place), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(
+        mut self,
+        mut entries: A,
+    ) -> Result<(Value, SourcePosition), A::Error> {
         let mut map = Map::new();
         let mut first_lines: HashMap<String, usize> = HashMap::new();
         while let Some(name) = entries.next_key::<String>()? {

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::cgroup::{self, Cgroup};
-use super::place::{self, Place};
+use super::place::{self, Environment};
 
 /// Lets a process past `RLIMIT_MEMLOCK`.
 pub(super) const CAP_IPC_LOCK: u32 = 14;
@@ -48,7 +48,7 @@ pub struct Facts {
     /// Control group limits of this process and all above it.
     pub cgroup: Cgroup,
     /// Container and network.
-    pub place: Place,
+    pub place: Environment,
 }
 
 /// Values below `/proc/sys`; `None` where this kernel (or namespace) has no such setting.

@@ -30,7 +30,7 @@ pub use finding::{Finding, Fix, Severity};
 pub use judge_process::RingTrial;
 pub use need::{Bound, Need};
 pub use ping::{PingFailure, Pong, ping, target};
-pub use place::{Engine, Network, Place};
+pub use place::{Engine, Environment, Network};
 pub use report::Report;
 pub use worst::Worst;
 

@@ -5,7 +5,7 @@ use super::facts::Tree;
 
 /// Container and network.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Place {
+pub struct Environment {
     /// What runs this process, when that is a container engine.
     pub container: Option<Engine>,
     /// The network this process sees.
@@ -29,7 +29,7 @@ pub enum Engine {
     Other,
 }
 
-impl Place {
+impl Environment {
     /// The program that a fix for a container is given to.
     pub(super) fn program(&self) -> &'static str {
         if self.container == Some(Engine::Podman) { "podman" } else { "docker" }
@@ -76,8 +76,8 @@ impl Network {
     }
 }
 
-pub(super) fn read(tree: &Tree<'_>) -> Place {
-    Place { container: engine(tree), network: network(tree) }
+pub(super) fn read(tree: &Tree<'_>) -> Environment {
+    Environment { container: engine(tree), network: network(tree) }
 }
 
 fn engine(tree: &Tree<'_>) -> Option<Engine> {

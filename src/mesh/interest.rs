@@ -56,7 +56,7 @@ type BuildReady = BuildHasherDefault<Ready>;
 /// Where the filters of one shape of one shard are registered. Decided with the shard's first
 /// filter of the shape and kept until its last is gone, so that removal finds what was added.
 #[derive(Clone, Copy)]
-enum Place {
+enum Registration {
     /// Under its own key, which needs no slot.
     Own,
     /// Under its own key, found through this slot.
@@ -68,7 +68,7 @@ enum Place {
 /// What one shard has registered, beyond the bits in the map.
 #[derive(Default)]
 struct Ledger {
-    shapes: HashMap<u64, (Place, u32), BuildReady>,
+    shapes: HashMap<u64, (Registration, u32), BuildReady>,
     /// How many coarse keys of each number of levels.
     coarse: [u32; COARSE_LEVELS + 1],
     /// Keys registered by more than one of the shard's filters, and how many more.
@@ -103,7 +103,7 @@ impl Interest {
         let mut ledger = self.ledger(shard);
         let place = match key.shape {
             Some(shape) if !key.coarse => self.enter_shape(&mut ledger, shape),
-            _ => Place::Own,
+            _ => Registration::Own,
         };
         let key = self.registered(place, key, filter);
         if key.coarse {
@@ -122,7 +122,7 @@ impl Interest {
     pub fn remove(&self, shard: ShardId, key: FilterKey, filter: &str) {
         let mut ledger = self.ledger(shard);
         let shape = key.shape.filter(|_| !key.coarse);
-        let place = shape.map_or(Place::Own, |shape| ledger.place(shape));
+        let place = shape.map_or(Registration::Own, |shape| ledger.place(shape));
         let key = self.registered(place, key, filter);
         if !ledger.take_repeat(key.key) {
             self.clear(key.key, shard);
@@ -172,10 +172,10 @@ impl Interest {
     }
 
     /// The key that a filter is registered under.
-    fn registered(&self, place: Place, key: FilterKey, filter: &str) -> FilterKey {
+    fn registered(&self, place: Registration, key: FilterKey, filter: &str) -> FilterKey {
         match place {
-            Place::Own | Place::Slot(_) => key,
-            Place::Coarse => FilterKey::coarse(&self.seeds, filter),
+            Registration::Own | Registration::Slot(_) => key,
+            Registration::Coarse => FilterKey::coarse(&self.seeds, filter),
         }
     }
 
@@ -191,8 +191,9 @@ impl Interest {
     }
 
     /// Counts one more filter of a shape; with the shard's first, finds the shape a place.
-    fn enter_shape(&self, ledger: &mut Ledger, shape: Shape) -> Place {
-        let first = || (self.shapes.acquire(shape).map_or(Place::Coarse, Place::Slot), 0);
+    fn enter_shape(&self, ledger: &mut Ledger, shape: Shape) -> Registration {
+        let first =
+            || (self.shapes.acquire(shape).map_or(Registration::Coarse, Registration::Slot), 0);
         let (place, filters) = ledger.shapes.entry(shape.0).or_insert_with(first);
         *filters += 1;
         *place
@@ -204,7 +205,7 @@ impl Interest {
         if *filters > 0 {
             return;
         }
-        if let Place::Slot(at) = *place {
+        if let Registration::Slot(at) = *place {
             self.shapes.release(at, shape);
         }
         ledger.shapes.remove(&shape.0);
@@ -229,7 +230,7 @@ impl Interest {
 }
 
 impl Ledger {
-    fn place(&self, shape: Shape) -> Place {
+    fn place(&self, shape: Shape) -> Registration {
         self.shapes.get(&shape.0).expect("the shape was entered").0
     }
 

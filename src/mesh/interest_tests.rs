@@ -28,7 +28,7 @@ fn registered_as(interest: &Interest, shard: u8, filter: &str) -> String {
     let key = FilterKey::new(&interest.seeds, filter);
     let ledger = interest.ledger(ShardId(shard));
     let place = key.shape.filter(|_| !key.coarse).map(|shape| ledger.place(shape));
-    if !key.coarse && !matches!(place, Some(Place::Coarse)) {
+    if !key.coarse && !matches!(place, Some(Registration::Coarse)) {
         return filter.into();
     }
     let literal = filter.split('/').take_while(|level| !["+", "#"].contains(level));
@@ -130,12 +130,12 @@ fn past_the_most_shapes_no_shard_is_missed_and_slots_are_used_again() {
     let late = masked(255);
     let place =
         || interest.ledger(ShardId(0)).place(FilterKey::new(&seeds(), &late).shape.unwrap());
-    assert!(matches!(place(), Place::Coarse));
+    assert!(matches!(place(), Registration::Coarse));
     for mask in 1..=MAX_SHAPES as u32 {
         remove(&interest, (mask % 3) as u8, &masked(mask));
     }
     add(&interest, 1, &late);
-    assert!(matches!(place(), Place::Coarse));
+    assert!(matches!(place(), Registration::Coarse));
     assert_eq!(shards(&interest, "a/a/a/a/a/a/a/a"), [0, 1, 2]);
     remove(&interest, 1, &late);
     for mask in MAX_SHAPES as u32 + 1..256 {

@@ -3,7 +3,7 @@
 //! always be taken in, and a chain of full mailboxes cannot close into a circle.
 
 use crate::ids::{ClientKey, ListenerId, Peer, SessionRef, ShardId};
-use crate::message::{Batch, Errand, Message};
+use crate::message::{Batch, MailPurpose, Message};
 use crate::session::ShareName;
 use crate::telemetry::Counters;
 use crate::topic::FilterId;
@@ -25,7 +25,7 @@ pub enum Data {
     /// Small messages, copied.
     Batch(Batch),
     /// A large message, shared.
-    One(Message, Errand),
+    One(Message, MailPurpose),
 }
 
 /// Everything else.

@@ -51,7 +51,7 @@ impl Shared {
 }
 
 /// What the shards know of one listener. Shared, for its two broker-wide bounds.
-pub struct Entrance {
+pub struct ListenerState {
     /// Its name, for logs.
     pub name: String,
     /// Clients without user name may connect.

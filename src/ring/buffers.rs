@@ -65,7 +65,7 @@ impl Drop for Memory {
 }
 
 /// The buffers that are in no ring.
-pub(super) struct Pool {
+pub(super) struct BufferPool {
     memory: Rc<Memory>,
     size: u32,
     free: Vec<u16>,
@@ -77,14 +77,14 @@ pub(super) struct Pool {
     share: u32,
 }
 
-impl Pool {
-    pub(super) fn new(count: u32, size: u32, max_rings: u32) -> io::Result<Pool> {
+impl BufferPool {
+    pub(super) fn new(count: u32, size: u32, max_rings: u32) -> io::Result<BufferPool> {
         let limit = (count + max_rings * LEAST_PER_RING).min(1 << 16);
         let memory = Rc::new(Memory::new(limit as usize * size as usize)?);
         // Lowest first, so that a quiet core touches few pages.
         let free = (0..count).rev().map(|id| id as u16).collect();
         let share = u32::MAX;
-        Ok(Pool { memory, size, free, exist: count, limit, rings: 0, share })
+        Ok(BufferPool { memory, size, free, exist: count, limit, rings: 0, share })
     }
 
     pub(super) fn free(&self) -> u32 {
@@ -171,7 +171,7 @@ pub(super) struct BufferRing {
 }
 
 impl BufferRing {
-    pub(super) fn new(pool: &mut Pool, count: u32, initial: u32) -> io::Result<BufferRing> {
+    pub(super) fn new(pool: &mut BufferPool, count: u32, initial: u32) -> io::Result<BufferRing> {
         let capacity = count.next_power_of_two().clamp(1, 1 << 15);
         let entries = Memory::new(capacity as usize * size_of::<BufRingEntry>())?;
         pool.reserve(initial);
@@ -200,7 +200,7 @@ impl BufferRing {
     }
 
     /// A buffer's bytes have been looked at.
-    pub(super) fn give(&mut self, pool: &mut Pool, id: u16) {
+    pub(super) fn give(&mut self, pool: &mut BufferPool, id: u16) {
         match self.posted < self.target.min(pool.share) {
             true => self.post(pool, id),
             false => pool.free.push(id),
@@ -208,7 +208,7 @@ impl BufferRing {
     }
 
     /// After a batch: shows the kernel what was given, and more if it ran out meanwhile.
-    pub(super) fn settle(&mut self, pool: &mut Pool) {
+    pub(super) fn settle(&mut self, pool: &mut BufferPool) {
         if self.ran_out {
             self.ran_out = false;
             self.target = (self.target * 2).min(self.capacity);
@@ -225,7 +225,7 @@ impl BufferRing {
     }
 
     /// The ring is about to be closed, and nothing is in flight on it: its buffers go to the pool.
-    pub(super) fn dissolve(&mut self, pool: &mut Pool) {
+    pub(super) fn dissolve(&mut self, pool: &mut BufferPool) {
         for back in 1..=self.posted {
             let index = u32::from(self.tail).wrapping_sub(back) & (self.capacity - 1);
             // SAFETY: index < capacity, the length of the array. The kernel takes buffers in the
@@ -238,7 +238,7 @@ impl BufferRing {
         pool.rings -= 1;
     }
 
-    fn fill(&mut self, pool: &mut Pool) {
+    fn fill(&mut self, pool: &mut BufferPool) {
         while self.posted < self.target {
             match pool.free.pop() {
                 Some(id) => self.post(pool, id),
@@ -247,7 +247,7 @@ impl BufferRing {
         }
     }
 
-    fn post(&mut self, pool: &Pool, id: u16) {
+    fn post(&mut self, pool: &BufferPool, id: u16) {
         let index = u32::from(self.tail) & (self.capacity - 1);
         // SAFETY: index < capacity, which is the length of the array; the kernel reads an entry
         // only after the tail has passed it. Entry 0 overlaps the tail in its last two bytes, which
@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     /// The kernel takes one posted buffer; which one does not matter to the counting.
-    fn use_one(ring: &mut BufferRing, pool: &mut Pool, id: u16) {
+    fn use_one(ring: &mut BufferRing, pool: &mut BufferPool, id: u16) {
         ring.taken();
         ring.give(pool, id);
         ring.settle(pool);
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_ring_that_holds_more_than_its_part_gives_way_to_one_that_ran_out() {
-        let mut pool = Pool::new(64, 128, 4).unwrap();
+        let mut pool = BufferPool::new(64, 128, 4).unwrap();
         let mut greedy = BufferRing::new(&mut pool, 64, 16).unwrap();
         for _ in 0..3 {
             greedy.ran_out = true;

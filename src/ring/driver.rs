@@ -1,18 +1,18 @@
 //! The driver: one core's rings seen as one thing. This file holds the pass and where completions
 //! go; what is done per socket is in `socket`, per listener in `listen`, waiting in `park`.
 #![allow(unsafe_code)]
-use super::buffers::Pool;
+use super::buffers::BufferPool;
 use super::event::{Event, Outgoing, RingCounts, SocketRingConfig};
 use super::failure::RingFailure;
 use super::glommio_wait::{Alarm, eventfd};
 use super::hand_over::HandOvers;
+use super::idle::{Doorbell, IdleHistory, SpinPayoff};
 use super::listen::Listeners;
-use super::park::{Doorbell, Luck, Quiet};
 use super::port::RingPort;
 use super::send::Sends;
 use super::slots::Slots;
 use super::tag::{self, Kind};
-use super::upkeep::House;
+use super::upkeep::RingUpkeep;
 use super::uring::{BATCH, Ring};
 use crate::ids::SocketId;
 use io_uring::{cqueue, opcode, types};
@@ -51,9 +51,9 @@ pub struct Driver<S> {
     /// How often the doorbell's poll was started.
     pub(super) watches: u64,
     pub(super) alarm: Alarm,
-    pub(super) quiet: Quiet,
-    pub(super) luck: Luck,
-    pub(super) house: House,
+    pub(super) idle_history: IdleHistory,
+    pub(super) spin_payoff: SpinPayoff,
+    pub(super) upkeep: RingUpkeep,
     first_ring: usize,
     /// Opening a ring failed; not again before.
     no_ring_before: Option<Instant>,
@@ -61,7 +61,7 @@ pub struct Driver<S> {
     // `drop` says in which order.
     pub(super) rings: Vec<Ring>,
     pub(super) sends: ManuallyDrop<Sends<S>>,
-    pub(super) pool: ManuallyDrop<Pool>,
+    pub(super) pool: ManuallyDrop<BufferPool>,
     _single_threaded: PhantomData<Rc<()>>,
 }
 
@@ -76,7 +76,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     pub fn new(config: SocketRingConfig) -> Result<Self, RingFailure> {
         let config = bounded(config);
         let failed = |operation| move |error| RingFailure::new(operation, &error);
-        let mut pool = Pool::new(config.buffer_count, config.buffer_size, config.max_rings)
+        let mut pool = BufferPool::new(config.buffer_count, config.buffer_size, config.max_rings)
             .map_err(failed("mmap of receive buffers"))?;
         let doorbell = Doorbell::new(eventfd().map_err(failed("eventfd"))?);
         let first = Ring::open(&config, 0, &mut pool, doorbell.fd())?;
@@ -97,9 +97,9 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             doorbell,
             watches: 0,
             alarm: Alarm::new(),
-            quiet: Quiet::new(),
-            luck: Luck::new(),
-            house: House::default(),
+            idle_history: IdleHistory::new(),
+            spin_payoff: SpinPayoff::new(),
+            upkeep: RingUpkeep::default(),
             first_ring: 0,
             no_ring_before: None,
             rings: vec![first],
@@ -153,7 +153,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         }
         self.feed_starved();
         if visited > 0 {
-            self.quiet.disturbed();
+            self.idle_history.disturbed();
         }
         self.counts.completions += visited as u64;
         visited

@@ -12,11 +12,11 @@ const ASLEEP: u32 = 1;
 
 /// The protocol between one sleeper and any number of ringers; see the module's argument.
 #[derive(Debug, Default)]
-pub struct ParkFlag {
+pub struct SleepFlag {
     state: AtomicU32,
 }
 
-impl ParkFlag {
+impl SleepFlag {
     /// Sleeper: about to sleep. Look for work once more *after* this returns.
     pub fn fall_asleep(&self) {
         // A store would do: nothing comes between the halves of a ringer's swap. Loom does not know

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// How long accepting rests when the machine is short of something.
 const REST: Duration = Duration::from_millis(100);
 
-struct Listener {
+struct ListeningSocket {
     id: ListenerId,
     fd: OwnedFd,
     unix: bool,
@@ -31,7 +31,7 @@ struct Accept {
 }
 
 pub(super) struct Listeners {
-    all: Vec<Option<Listener>>,
+    all: Vec<Option<ListeningSocket>>,
     #[expect(clippy::vec_box, reason = "the kernel holds their addresses while the list grows")]
     accepts: Vec<Box<Accept>>,
     free: Vec<u32>,
@@ -57,7 +57,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     /// Accepts on a bound, listening socket from now on. Options set on it are inherited.
     pub fn listen(&mut self, listener: ListenerId, fd: OwnedFd, unix: bool) {
         make_blocking(&fd);
-        let new = Listener { id: listener, fd, unix, stopping: false, in_flight: 0 };
+        let new = ListeningSocket { id: listener, fd, unix, stopping: false, in_flight: 0 };
         match self.listeners.all.iter_mut().find(|place| place.is_none()) {
             Some(place) => *place = Some(new),
             None => self.listeners.all.push(Some(new)),
@@ -219,7 +219,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
 /// The kernel looks the descriptor up at the next submission. If a stopping listener's accepts end
 /// before, it is closed; should another listener have its number by then, that one's accepts are
 /// cancelled, and replaced because it is not stopping.
-fn cancel_accepts_of(listener: &Listener) -> squeue::Entry {
+fn cancel_accepts_of(listener: &ListeningSocket) -> squeue::Entry {
     let fd = types::Fd(listener.fd.as_raw_fd());
     opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd).all())
         .build()

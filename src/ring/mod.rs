@@ -16,9 +16,9 @@ mod failure;
 mod flag;
 mod glommio_wait;
 mod hand_over;
+mod idle;
 mod listen;
 mod lost;
-mod park;
 mod port;
 mod send;
 mod slots;
@@ -32,8 +32,8 @@ pub use event::{
     Event, MAX_COOKIE, NoShared, Outgoing, Peer, Receive, RingCounts, Segment, SocketRingConfig,
 };
 pub use failure::{RingFailure, operations};
-pub use flag::ParkFlag;
-pub use park::Doorbell;
+pub use flag::SleepFlag;
+pub use idle::Doorbell;
 pub use port::RingPort;
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ const QUIET_CALLS: u32 = 5;
 /// Completions between two calls that are no traffic: doorbells, mostly.
 const NEXT_TO_NOTHING: u64 = 16;
 
-/// What [`Driver::keep_house`] remembers of its last call.
+/// What [`Driver::run_upkeep`] remembers of its last call.
 #[derive(Default)]
-pub(super) struct House {
+pub(super) struct RingUpkeep {
     /// Rings at the end of the list that held nothing.
     spare: usize,
     quiet: u32,
@@ -20,18 +20,18 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     /// end of the list that have been empty since the last call (each costs the process about
     /// 300 KiB), and, when nothing much has been received for five calls, gives the pages of the
     /// receive buffers back.
-    pub fn keep_house(&mut self) {
+    pub fn run_upkeep(&mut self) {
         self.prefer_first_rings();
         self.close_spare_rings();
-        let completions = std::mem::replace(&mut self.house.completions, self.counts.completions);
+        let completions = std::mem::replace(&mut self.upkeep.completions, self.counts.completions);
         match self.counts.completions - completions <= NEXT_TO_NOTHING {
-            true => self.house.quiet += 1,
-            false => self.house.quiet = 0,
+            true => self.upkeep.quiet += 1,
+            false => self.upkeep.quiet = 0,
         }
         // Bytes get into a buffer only while this thread is in the kernel, so when no completion is
         // unvisited now, all are empty.
-        if self.house.quiet >= QUIET_CALLS && !self.anything_ready() {
-            self.house.quiet = 0;
+        if self.upkeep.quiet >= QUIET_CALLS && !self.anything_ready() {
+            self.upkeep.quiet = 0;
             for ring in &mut self.rings {
                 ring.buffers.shrink();
             }
@@ -58,10 +58,10 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         let needed = self.accepting.max(self.granting);
         let behind = &self.rings[needed + 1..];
         let spare = behind.iter().rev().take_while(|ring| ring.sockets == 0).count();
-        let before = std::mem::replace(&mut self.house.spare, spare);
+        let before = std::mem::replace(&mut self.upkeep.spare, spare);
         let closed = (0..spare.min(before)).take_while(|_| self.close_last_ring()).count();
         if closed > 0 {
-            self.house.spare -= closed;
+            self.upkeep.spare -= closed;
             self.pool.give_pages_back();
         }
     }

@@ -1,7 +1,7 @@
 //! One io_uring: queueing operations without ever losing one, entering the kernel, reading
 //! completions in batches, and the room in its direct descriptor table.
 #![allow(unsafe_code)]
-use super::buffers::{BufferRing, Pool};
+use super::buffers::{BufferPool, BufferRing};
 use super::event::SocketRingConfig;
 use super::failure::{self, RingFailure};
 use io_uring::{EnterFlags, IoUring, cqueue, squeue, types};
@@ -55,7 +55,7 @@ impl Ring {
     pub(super) fn open(
         config: &SocketRingConfig,
         number: usize,
-        pool: &mut Pool,
+        pool: &mut BufferPool,
         signal: RawFd,
     ) -> Result<Ring, RingFailure> {
         let io: IoUring = IoUring::builder()
@@ -315,7 +315,7 @@ impl Ring {
     pub(super) fn renew_buffers(
         &mut self,
         config: &SocketRingConfig,
-        pool: &mut Pool,
+        pool: &mut BufferPool,
     ) -> io::Result<()> {
         let posted = (config.buffers_posted / 4).max(1);
         let mut new = BufferRing::new(pool, config.buffer_count, posted)?;

@@ -7,17 +7,17 @@
 pub mod flow;
 pub mod inbound;
 pub mod pending;
-mod places;
 mod replays;
 pub mod share;
+mod subscription_slots;
 pub mod window;
 
 pub use flow::Flow;
 pub use inbound::Inbound;
 pub use pending::{Pending, Pushed};
-pub use places::Places;
 pub use replays::{Replay, Replays};
 pub use share::{Membership, ShareName, Shares};
+pub use subscription_slots::SubscriptionSlots;
 pub use window::{Acknowledged, Window};
 
 use crate::access::Grant;
@@ -230,7 +230,7 @@ impl SubscriptionIds {
 
 /// One subscription: where it stands in the shard's index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct SubscriptionSlot {
     /// The filter.
     pub filter: FilterId,
     /// Position in the filter's list of subscribers.
@@ -247,12 +247,12 @@ pub enum Subscriptions {
     #[default]
     None,
     /// One.
-    One(Place),
+    One(SubscriptionSlot),
     /// Several; the boxed vector keeps the session small.
     #[allow(clippy::box_collection)]
-    Few(Box<Vec<Place>>),
+    Few(Box<Vec<SubscriptionSlot>>),
     /// Many.
-    Many(Box<Places>),
+    Many(Box<SubscriptionSlots>),
 }
 
 impl Subscriptions {
@@ -284,7 +284,7 @@ impl Subscriptions {
     }
 
     /// Shows every place to `look`, in no order that means anything.
-    pub fn each(&self, mut look: impl FnMut(Place)) {
+    pub fn each(&self, mut look: impl FnMut(SubscriptionSlot)) {
         match self {
             Subscriptions::None => {}
             Subscriptions::One(place) => look(*place),
@@ -294,7 +294,7 @@ impl Subscriptions {
     }
 
     /// Adds or moves a place.
-    pub fn set(&mut self, place: Place) {
+    pub fn set(&mut self, place: SubscriptionSlot) {
         match self {
             Subscriptions::None => *self = Subscriptions::One(place),
             Subscriptions::One(one) if one.filter == place.filter => *one = place,
@@ -308,7 +308,7 @@ impl Subscriptions {
                     few.push(place);
                 } else {
                     few.push(place);
-                    let mut many = Box::<Places>::default();
+                    let mut many = Box::<SubscriptionSlots>::default();
                     few.iter().for_each(|&place| many.set(place));
                     *self = Subscriptions::Many(many);
                 }
@@ -346,7 +346,7 @@ impl Subscriptions {
     }
 
     /// Every place.
-    pub fn all(&self) -> Vec<Place> {
+    pub fn all(&self) -> Vec<SubscriptionSlot> {
         match self {
             Subscriptions::None => Vec::new(),
             Subscriptions::One(place) => vec![*place],
@@ -357,7 +357,7 @@ impl Subscriptions {
 
     /// Some place, for taking all out one by one, in one step or over several: others may be moved
     /// in between.
-    pub fn any(&self) -> Option<Place> {
+    pub fn any(&self) -> Option<SubscriptionSlot> {
         match self {
             Subscriptions::None => None,
             Subscriptions::One(place) => Some(*place),

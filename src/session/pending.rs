@@ -54,7 +54,7 @@ pub struct Pending {
 
 /// Where a message goes in a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Line {
+pub enum QueueEnd {
     /// At the end.
     End,
     /// Before what was published later: it comes back to a share group.
@@ -152,11 +152,11 @@ impl Pending {
 
     /// Adds a message at the end, within `bounds`.
     pub fn push(&mut self, queued: Queued, bounds: &Bounds) -> Pushed {
-        self.push_to(Line::End, queued, bounds)
+        self.push_to(QueueEnd::End, queued, bounds)
     }
 
     /// Adds a message at that place, within `bounds`.
-    pub fn push_to(&mut self, line: Line, queued: Queued, bounds: &Bounds) -> Pushed {
+    pub fn push_to(&mut self, line: QueueEnd, queued: Queued, bounds: &Bounds) -> Pushed {
         let cost = cost_of(&queued);
         let mut dropped = 0;
         while !self.fits(cost, bounds) {
@@ -181,8 +181,8 @@ impl Pending {
             }
         }
         match line {
-            Line::End => self.rest.push(queued),
-            Line::Front => self.first.push(queued),
+            QueueEnd::End => self.rest.push(queued),
+            QueueEnd::Front => self.first.push(queued),
         }
         if dropped == 0 && self.evicted.is_empty() {
             Pushed::Queued

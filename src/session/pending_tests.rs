@@ -203,7 +203,7 @@ fn what_comes_back_goes_first_and_in_its_order() {
         pending.push(queued(payload), &all);
     }
     for payload in [b"1", b"2"] {
-        pending.push_to(Line::Front, shared(payload), &all);
+        pending.push_to(QueueEnd::Front, shared(payload), &all);
     }
     assert_eq!((pending.len(), pending.has_shares()), (4, true));
     assert_eq!(rest(&mut pending), b"1256");
@@ -215,7 +215,7 @@ fn a_sift_takes_out_what_leaves_and_keeps_the_order_of_the_rest() {
     for most in 1..6 {
         let mut pending = Pending::default();
         let all = bounds(99, 99_000, OnFull::DropNew);
-        pending.push_to(Line::Front, shared(b"1"), &all);
+        pending.push_to(QueueEnd::Front, shared(b"1"), &all);
         for payload in [b"2", b"3", b"4", b"5"] {
             pending.push(queued(payload), &all);
             pending.push(shared(payload), &all);

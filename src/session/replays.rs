@@ -23,7 +23,7 @@ pub struct Replay {
     pub inherited: bool,
 }
 
-struct Place {
+struct QueuedReplay {
     replay: Replay,
     /// It was taken out; it leaves when its turn comes.
     gone: bool,
@@ -37,7 +37,7 @@ const FEW: usize = 16;
 /// Replays in the order in which they were asked for, which is that of their tickets.
 #[derive(Default)]
 pub struct Replays {
-    queue: VecDeque<Place>,
+    queue: VecDeque<QueuedReplay>,
     gone: usize,
     /// Up to this ticket they are from earlier connections.
     inherited_to: u64,
@@ -80,7 +80,7 @@ impl Replays {
                 newest.remove(&filter.0);
             }
         }
-        self.queue.push_back(Place { replay, gone: false, before: 0 });
+        self.queue.push_back(QueuedReplay { replay, gone: false, before: 0 });
         self.tidy();
         if self.newest.is_some() {
             self.index(filter, ticket, self.queue.len() - 1);
@@ -159,7 +159,7 @@ impl Replays {
     /// The connection has ended: of what it asked for, the newest replay of each filter that is
     /// `owed` is kept. Looks only at that, not at what was kept before.
     pub fn inherit(&mut self, owed: impl Fn(FilterId) -> bool) {
-        let old = |place: &Place| place.replay.ticket <= self.inherited_to;
+        let old = |place: &QueuedReplay| place.replay.ticket <= self.inherited_to;
         let first = self.queue.partition_point(old);
         let mut seen = HashSet::new();
         for at in (first..self.queue.len()).rev() {

@@ -254,10 +254,12 @@ impl Shard {
     /// The chain has come to its end.
     fn nobody_knows(&self, socket: SocketId, proof: &Proof) -> Outcome {
         let connection = self.connections.get(socket.0);
-        let entrance =
-            connection.and_then(|c| self.entrances.get(usize::from(c.listener.0))?.as_ref());
-        match (&proof.username, entrance) {
-            (None, Some(entrance)) if entrance.allow_anonymous => Outcome::Accepted(Box::default()),
+        let listener_state =
+            connection.and_then(|c| self.listener_states.get(usize::from(c.listener.0))?.as_ref());
+        match (&proof.username, listener_state) {
+            (None, Some(listener_state)) if listener_state.allow_anonymous => {
+                Outcome::Accepted(Box::default())
+            }
             (None, _) => Outcome::Refused(NO_ANONYMOUS, NO_ANONYMOUS.1),
             (Some(_), _) => Outcome::Refused(BAD_CREDENTIALS, "nobody knows this user"),
         }

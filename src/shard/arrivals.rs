@@ -83,7 +83,7 @@ impl Shard {
         }
         for listener in listeners {
             self.counters.connections_closed += 1;
-            self.release_entrance(listener);
+            self.leave_listener(listener);
         }
     }
 }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use crate::ids::{ListenerId, Peer, ShardId};
     use crate::mesh::quota::{Quota, Rate};
-    use crate::mesh::{Entrance, Shared};
+    use crate::mesh::{ListenerState, Shared};
     use crate::time::Instant;
     use crate::topic::Seeds;
     use std::sync::Arc;
@@ -106,7 +106,7 @@ mod tests {
         let shared = Shared::new(Seeds::fixed(1));
         let mut shard =
             Shard::new(ShardId(1), 2, Arc::new(settings), Arc::clone(&shared), Instant(1000));
-        let entrance = Arc::new(Entrance {
+        let listener_state = Arc::new(ListenerState {
             name: "sim".into(),
             allow_anonymous: true,
             mountpoint: "".into(),
@@ -116,9 +116,9 @@ mod tests {
             connections: Quota::default(),
             rate: Rate::default(),
         });
-        shard.open_entrance(ListenerId(0), Arc::clone(&entrance));
+        shard.open_listener(ListenerId(0), Arc::clone(&listener_state));
         // Counted where it was accepted.
-        assert!(entrance.connections.take(1, 10) && shared.connections.take(1, 10));
+        assert!(listener_state.connections.take(1, 10) && shared.connections.take(1, 10));
         let peer = Peer::Unix;
         shard.arrived(SocketId(3), 7);
         let mail = Arriving {
@@ -144,10 +144,10 @@ mod tests {
         // The process is stopped for an hour: whoever comes next is let in.
         let woken = 3_600_000;
         assert_eq!(step(woken), (0, 2, 0));
-        assert_eq!((entrance.connections.used(), shared.connections.used()), (1, 1));
+        assert_eq!((listener_state.connections.used(), shared.connections.used()), (1, 1));
         let closed: usize = (1..=40).map(|n| step(woken + n * 100).0).sum();
         assert_eq!(closed, 1);
         assert_eq!(step(woken + 5000), (0, 0, 2));
-        assert_eq!((entrance.connections.used(), shared.connections.used()), (0, 0));
+        assert_eq!((listener_state.connections.used(), shared.connections.used()), (0, 0));
     }
 }

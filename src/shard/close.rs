@@ -130,7 +130,7 @@ impl Shard {
         }
         self.counters.connections_closed += 1;
         if !matches!(stage, Stage::Refused(_)) {
-            self.release_entrance(listener);
+            self.leave_listener(listener);
         }
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Closing;

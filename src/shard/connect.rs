@@ -10,7 +10,7 @@ use crate::access::scram::Mechanism;
 use crate::access::{Decision, Grant, own};
 use crate::ids::{ClientKey, SocketId};
 use crate::limits::{MAX_TOPIC_LENGTH, cost};
-use crate::mesh::Entrance;
+use crate::mesh::ListenerState;
 use crate::mutant::Mutant;
 use crate::packet::{
     self, ConnAck, ConnAckProperties, Connect, Encoded, Framing, Qos, ReasonCode, Version,
@@ -28,13 +28,13 @@ impl Shard {
         assigned: Option<Box<str>>,
         bytes: &[u8],
     ) {
-        let Some((mut connect, _, entrance)) = self.welcomes(socket, bytes) else { return };
+        let Some((mut connect, _, listener_state)) = self.welcomes(socket, bytes) else { return };
         let username = self.verified_username(socket);
         let verified = username.is_some();
         connect.username = username.as_deref().or(connect.username);
         let name: Box<str> = assigned.as_deref().unwrap_or(connect.client_id).into();
         let accepted = self
-            .check_connect(&connect, assigned.as_deref(), &entrance, verified)
+            .check_connect(&connect, assigned.as_deref(), &listener_state, verified)
             .and_then(|()| self.check_connack(&name, &connect, assigned.as_deref()));
         match accepted {
             Ok(()) => self.prove(socket, assigned, &connect, bytes),
@@ -48,16 +48,16 @@ impl Shard {
         &mut self,
         socket: SocketId,
         bytes: &'a [u8],
-    ) -> Option<(Connect<'a>, &'a [u8], Arc<Entrance>)> {
+    ) -> Option<(Connect<'a>, &'a [u8], Arc<ListenerState>)> {
         let Some((connect, rest)) = first_packet(bytes) else {
             // The entry shard framed and decoded the same bytes.
             self.disconnect(socket, Cause::Broken);
             return None;
         };
-        let entrance = self.connections.get(socket.0).and_then(|connection| {
-            self.entrances.get(usize::from(connection.listener.0)).and_then(|e| e.clone())
+        let listener_state = self.connections.get(socket.0).and_then(|connection| {
+            self.listener_states.get(usize::from(connection.listener.0)).and_then(|e| e.clone())
         });
-        let Some(entrance) = entrance else {
+        let Some(listener_state) = listener_state else {
             // The listener was removed while the client was on its way.
             self.deny_connect(socket, &connect, Denial::ListenerClosed);
             return None;
@@ -66,7 +66,7 @@ impl Shard {
             self.deny_connect(socket, &connect, Denial::Draining);
             return None;
         }
-        Some((connect, rest, entrance))
+        Some((connect, rest, listener_state))
     }
 
     /// Goes on with a client that is who it says: takeover, session, CONNACK, and what it sent
@@ -78,7 +78,9 @@ impl Shard {
         bytes: &[u8],
         accepted: Accepted,
     ) {
-        let Some((mut connect, rest, entrance)) = self.welcomes(socket, bytes) else { return };
+        let Some((mut connect, rest, listener_state)) = self.welcomes(socket, bytes) else {
+            return;
+        };
         let username = accepted.username.clone().or_else(|| self.verified_username(socket));
         connect.username = username.as_deref().or(connect.username);
         let assigned = assigned.as_deref();
@@ -87,7 +89,7 @@ impl Shard {
         let grant = self.grant_of(socket, &connect, accepted);
         let mountpoint = self
             .check_will(&name, &connect, grant.as_deref())
-            .and_then(|()| mount(&entrance.mountpoint, &name, &connect, username.as_deref()));
+            .and_then(|()| mount(&listener_state.mountpoint, &name, &connect, username.as_deref()));
         let mountpoint = match mountpoint {
             Ok(mountpoint) => mountpoint,
             Err(refused) => {
@@ -160,7 +162,7 @@ impl Shard {
         &self,
         connect: &Connect<'_>,
         assigned: Option<&str>,
-        entrance: &Entrance,
+        listener_state: &ListenerState,
         verified: bool,
     ) -> Result<(), Refused> {
         if let Some(method) = connect.properties.authentication_method
@@ -186,7 +188,7 @@ impl Shard {
             return Err(Refused(ReasonCode::ClientIdentifierNotValid, "the ClientId is too long"));
         }
         // With a chain of methods, its end decides about them.
-        let unchecked = self.settings.access.methods.is_empty() && !entrance.allow_anonymous;
+        let unchecked = self.settings.access.methods.is_empty() && !listener_state.allow_anonymous;
         if connect.username.is_none() && unchecked {
             return Err(Refused(ReasonCode::NotAuthorized, "anonymous clients are not allowed"));
         }

@@ -130,7 +130,7 @@ pub struct Connection {
     pub parting: Parting,
     /// There is more than MQTT in what it carries: see `layered`.
     pub layered: bool,
-    /// How many reloads there had been: what it was promised is from then. Wraps.
+    /// How many reloads there had been: what it was announced_to is from then. Wraps.
     pub reloads: u8,
     /// Who it is.
     pub peer: Peer,
@@ -250,18 +250,18 @@ impl Input {
 
     /// Goes on where it last ended: `take` is shown the rest and says how many bytes from its start
     /// stay, or that they were taken out, until it says that this is the end.
-    pub fn sift(&mut self, mut take: impl FnMut(&[u8]) -> Sifted) {
+    pub fn scan(&mut self, mut take: impl FnMut(&[u8]) -> Scanned) {
         let (mut from, mut to) = (self.heard, self.heard);
         loop {
             match take(&self.bytes[from..]) {
-                Sifted::Taken(count) => from += count,
-                Sifted::Left(count) => {
+                Scanned::Taken(count) => from += count,
+                Scanned::Left(count) => {
                     if to < from {
                         self.bytes.copy_within(from..from + count, to);
                     }
                     (from, to) = (from + count, to + count);
                 }
-                Sifted::End => break,
+                Scanned::End => break,
             }
         }
         self.bytes.drain(to..from);
@@ -288,7 +288,7 @@ impl Input {
 }
 
 /// What becomes of the first packet of some input.
-pub enum Sifted {
+pub enum Scanned {
     /// So many bytes stay.
     Left(usize),
     /// So many bytes were acted on and go.
@@ -336,7 +336,7 @@ impl Aliases {
             + self.outbound.len() * ALIAS
     }
 
-    /// The client sets an alias; `at` is its number minus one, within what it was promised. False,
+    /// The client sets an alias; `at` is its number minus one, within what it was announced_to. False,
     /// and nothing is done, when its names would take more than [`ALIAS_BYTES`]. `held` is the
     /// shard's tally.
     pub fn set_inbound(&mut self, at: usize, topic: &str, held: &mut usize) -> bool {

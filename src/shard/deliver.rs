@@ -4,7 +4,7 @@ use super::Shard;
 use super::connection::Connection;
 use super::memory::Pressure;
 use super::meter::Meter;
-use super::output::{Output, Pool};
+use super::output::{Output, OutputPool};
 use crate::config::OnFull;
 use crate::ids::SocketId;
 use crate::limits::{MAX_REMAINING_LENGTH, MAX_TOPIC_LENGTH, cost};
@@ -13,7 +13,7 @@ use crate::mutant::Mutant;
 use crate::packet::{
     self, AckKind, Encoded, OutPublish, PacketId, Qos, ReasonCode, Version, Violation,
 };
-use crate::session::pending::Line;
+use crate::session::pending::QueueEnd;
 use crate::session::{Flow, Pushed, Queued, Session, ShareName, SubscriptionIds};
 use crate::storage::record::Phase;
 use crate::time::Instant;
@@ -267,7 +267,7 @@ impl Shard {
             return;
         }
         let mut queued = keep.then(|| Queued {
-            message: self.fan.store(message, self.scratch.bytes()),
+            message: self.delivery.store(message, self.scratch.bytes()),
             subscription_ids: SubscriptionIds::from_slice(terms.subscription_ids),
             qos,
             retain: terms.retain,
@@ -303,7 +303,7 @@ impl Shard {
     fn enqueue(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>, qos: Qos) {
         self.use_flow(index);
         let mut queued = Queued {
-            message: self.fan.store(message, self.scratch.bytes()),
+            message: self.delivery.store(message, self.scratch.bytes()),
             subscription_ids: SubscriptionIds::from_slice(terms.subscription_ids),
             qos,
             retain: terms.retain,
@@ -312,7 +312,7 @@ impl Shard {
         };
         queued.stored = self.store_queued(index, &queued);
         let returned = terms.share.is_some_and(|share| share.returned);
-        let line = if returned { Line::Front } else { Line::End };
+        let line = if returned { QueueEnd::Front } else { QueueEnd::End };
         let mut bounds = self.settings.pending;
         if terms.replay {
             // A slice is asked for only when there is room, and is small; it is never dropped.
@@ -365,7 +365,7 @@ impl Shard {
             let fresh = flow.crowded.is_none();
             let since = *flow.crowded.get_or_insert(now);
             if now.millis_since(since) < CROWDED {
-                self.fan.crowded.push(index);
+                self.delivery.crowded.push(index);
             }
             if fresh && let Some(socket) = socket {
                 self.hear_later(socket);
@@ -461,7 +461,7 @@ impl Shard {
 /// The connection's output, taken from the pool when it has none, and listed for this step's flush.
 pub(super) fn output_of<'a>(
     connection: &'a mut Connection,
-    pool: &mut Pool,
+    pool: &mut OutputPool,
     dirty: &mut Vec<SocketId>,
     meter: &mut Meter,
     socket: SocketId,

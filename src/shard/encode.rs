@@ -20,7 +20,7 @@ const KEPT: usize = 2 * COPY;
 
 /// What the delivery of one message to many clients shares.
 #[derive(Default)]
-pub struct Fan {
+pub struct DeliveryScratch {
     /// The message as stored, once somebody needs it so.
     pub stored: Option<Message>,
     /// Whether encoded packets are kept for the next subscriber.
@@ -45,7 +45,7 @@ pub struct Fan {
 const VARIANTS: usize = 16;
 const _: () = assert!(VARIANTS <= u16::BITS as usize);
 
-impl Fan {
+impl DeliveryScratch {
     /// Begins with another message.
     pub fn begin(&mut self, stored: Option<&Message>) {
         self.stored = stored.cloned();
@@ -111,7 +111,7 @@ impl Shard {
         let aliased = version.is_v5() && alias(connection, &mut publish, &mut self.tally.names);
         let shared = publish.payload.len() > COPY;
         if shared {
-            self.fan.store(message, self.scratch.bytes());
+            self.delivery.store(message, self.scratch.bytes());
         }
         let (dirty, meter) = (&mut self.dirty, &mut self.meter);
         let output = output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
@@ -121,7 +121,7 @@ impl Shard {
             publish.subscription_ids.is_empty() || Mutant::IdentifierInSharedEncoding.is_on();
         let plain = !mounted && !aliased && !publish.dup && no_ids;
         let mut encoded = Ok(());
-        if let (true, Some(stored)) = (shared, &self.fan.stored) {
+        if let (true, Some(stored)) = (shared, &self.delivery.stored) {
             output.append(&mut self.pool, |out| {
                 encoded = packet::encode_publish_head(out, version, &publish);
             });
@@ -129,8 +129,8 @@ impl Shard {
                 let range = stored.payload_range();
                 output.append_shared(&mut self.pool, stored.clone(), range);
             }
-        } else if self.fan.many && plain {
-            let fan = &mut self.fan;
+        } else if self.delivery.many && plain {
+            let fan = &mut self.delivery;
             output.append(&mut self.pool, |out| encoded = fan.append(out, version, &publish));
         } else {
             output.append(&mut self.pool, |out| {
@@ -149,7 +149,7 @@ impl Shard {
         if unsent > self.settings.high_water() {
             output.crowded.get_or_insert(self.now);
             if !is_slow(output, self.now) {
-                self.fan.crowded.push(index);
+                self.delivery.crowded.push(index);
             }
         }
         let counters = &mut self.counters;

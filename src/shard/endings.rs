@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 /// Connections ended per step because their peers are gone: less than a millisecond's work.
 const PARTINGS: usize = 64;
-/// Places that the queue of those keeps while it is empty.
+/// SubscriptionSlots that the queue of those keeps while it is empty.
 const KEPT: usize = 64;
 
 /// The connections that are to end.

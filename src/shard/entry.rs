@@ -24,7 +24,7 @@ impl Shard {
             self.deny_entry(socket, listener, peer, denial);
             return;
         }
-        let connection = Connection::new(listener, peer, self.now, self.promises.reloads());
+        let connection = Connection::new(listener, peer, self.now, self.announced.reloads());
         self.connections.insert(socket.0, connection);
         self.begin_layers(socket, listener);
         let secure = self.layered.is_shaking(socket).then(|| self.entry_deadline(socket)).flatten();
@@ -41,17 +41,19 @@ impl Shard {
         if self.takes_nobody() {
             return Err(Denial::Memory);
         }
-        let entrance = self.entrances.get(usize::from(listener.0)).and_then(Option::as_ref);
-        let Some(entrance) = entrance else { return Err(Denial::ListenerClosed) };
+        let listener_state =
+            self.listener_states.get(usize::from(listener.0)).and_then(Option::as_ref);
+        let Some(listener_state) = listener_state else { return Err(Denial::ListenerClosed) };
         let now = self.meter.begun();
-        if !entrance.max_connect_rate.is_none_or(|rate| entrance.rate.allow(now, rate)) {
+        if !listener_state.max_connect_rate.is_none_or(|rate| listener_state.rate.allow(now, rate))
+        {
             return Err(Denial::Rate);
         }
-        if !entrance.connections.take(1, entrance.max_connections) {
+        if !listener_state.connections.take(1, listener_state.max_connections) {
             return Err(Denial::ListenerLimit);
         }
         if !self.shared.connections.take(1, self.settings.max_connections) {
-            entrance.connections.give(1);
+            listener_state.connections.give(1);
             return Err(Denial::BrokerLimit);
         }
         Ok(())
@@ -63,9 +65,9 @@ impl Shard {
     }
 
     /// A connection that was admitted is gone from the broker.
-    pub(super) fn release_entrance(&mut self, listener: ListenerId) {
-        if let Some(Some(entrance)) = self.entrances.get(usize::from(listener.0)) {
-            entrance.connections.give(1);
+    pub(super) fn leave_listener(&mut self, listener: ListenerId) {
+        if let Some(Some(listener_state)) = self.listener_states.get(usize::from(listener.0)) {
+            listener_state.connections.give(1);
         }
         self.shared.connections.give(1);
     }
@@ -190,7 +192,7 @@ impl Shard {
     pub(super) fn welcome(&mut self, socket: SocketId, arriving: Arriving) {
         self.counters.handovers_in += 1;
         let connection =
-            Connection::new(arriving.listener, arriving.peer, self.now, self.promises.reloads());
+            Connection::new(arriving.listener, arriving.peer, self.now, self.announced.reloads());
         self.connections.insert(socket.0, connection);
         if let Some(layers) = arriving.layers {
             self.put_layers(socket, layers);

@@ -5,7 +5,7 @@ use super::Shard;
 use super::admission::Waited;
 use super::close::Cause;
 use super::connect::first_packet;
-use super::receive::{Flow, NO_AUTHENTICATION};
+use super::receive::{Handled, NO_AUTHENTICATION};
 use super::refuse::Refused;
 use crate::access::Access;
 use crate::access::chain::Accepted;
@@ -141,7 +141,7 @@ impl Shard {
         socket: SocketId,
         index: u32,
         auth: &Auth<'_>,
-    ) -> Result<Flow, Violation> {
+    ) -> Result<Handled, Violation> {
         let grant = self.sessions.get(index).and_then(|session| session.grant());
         let Some(mechanism) = grant.and_then(|grant| grant.mechanism) else {
             return Err(NO_AUTHENTICATION); // [MQTT-4.12.0-6]
@@ -185,7 +185,7 @@ impl Shard {
             self.counters.scram_refused += 1;
             self.disconnect(socket, Cause::Unproven); // [MQTT-4.12.1-2]
         }
-        Ok(Flow::Next)
+        Ok(Handled::Next)
     }
 
     fn send_auth(

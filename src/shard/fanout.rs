@@ -164,7 +164,7 @@ impl Shard {
     /// Accepts a message for more subscribers than are served at once: all entries of the lists of
     /// `found`. Serves what fits into the step.
     pub(super) fn begin_fanout(&mut self, found: &[FilterId], message: &MessageRef<'_>) {
-        let stored = self.fan.store(message, self.scratch.bytes());
+        let stored = self.delivery.store(message, self.scratch.bytes());
         let index = &self.index;
         let whole = |&filter: &FilterId| (filter, index.subscribers(filter).len() as u32);
         self.fanouts.push(stored, found.iter().map(whole));
@@ -185,23 +185,23 @@ impl Shard {
         if self.fanouts.is_empty() {
             return false;
         }
-        let outer = std::mem::take(&mut self.fan);
+        let outer = std::mem::take(&mut self.delivery);
         while !self.is_spent(limit) {
             let Some(front) = self.fanouts.waiting.front() else { break };
             let message = front.message.clone();
             let view = message.view();
-            self.fan.begin(Some(&message));
-            self.fan.many = true;
+            self.delivery.begin(Some(&message));
+            self.delivery.many = true;
             let done = self.serve_front(&view, limit);
             // Its publisher waits for the fan-out, and for none of so many readers.
-            self.fan.crowded.clear();
+            self.delivery.crowded.clear();
             if (done || Mutant::FanoutForgetsRest.is_on())
                 && self.fanouts.pop().is_some_and(|fanout| fanout.held)
             {
                 self.let_publisher_go(view.publisher);
             }
         }
-        self.fan = outer;
+        self.delivery = outer;
         self.counters.fanouts_under_way = self.fanouts.len() as u64;
         !self.fanouts.is_empty()
     }
@@ -280,7 +280,7 @@ impl Shard {
     /// Delivers to the session what it is still to get, given by fan-outs and filters in order.
     fn catch_up_with(&mut self, index: u32, taken: &[(u64, FilterId)]) {
         self.meter.charge(cost::VISIT * taken.len() as u32);
-        let outer = std::mem::take(&mut self.fan);
+        let outer = std::mem::take(&mut self.delivery);
         let mut mine = std::mem::take(&mut self.fanouts.mine);
         for group in taken.chunk_by(|one, other| one.0 == other.0) {
             for &(number, filter) in group {
@@ -290,16 +290,16 @@ impl Shard {
             else {
                 continue;
             };
-            self.fan.begin(Some(&message));
+            self.delivery.begin(Some(&message));
             self.deliver_combined(index, &mut mine, &message.view());
-            self.fan.crowded.clear();
+            self.delivery.crowded.clear();
             if !Mutant::FanoutTwice.is_on() {
                 mine.clear();
             }
         }
         mine.clear();
         self.fanouts.mine = mine;
-        self.fan = outer;
+        self.delivery = outer;
     }
 
     /// The same for a share group whose filter matched.
@@ -312,7 +312,7 @@ impl Shard {
             return;
         }
         let numbers: Vec<u64> = self.fanouts.with(filter, position).collect();
-        let outer = std::mem::take(&mut self.fan);
+        let outer = std::mem::take(&mut self.delivery);
         for number in numbers {
             // Its place changes as it is taken out of one zone after the other.
             let Some((filter, position)) = self.groups.place(group) else { break };
@@ -321,11 +321,11 @@ impl Shard {
             }
             self.meter.charge(cost::VISIT);
             let Some(message) = self.fanouts.message(number) else { continue };
-            self.fan.begin(Some(&message));
+            self.delivery.begin(Some(&message));
             self.deliver_to_group(group, &message.view());
-            self.fan.crowded.clear();
+            self.delivery.crowded.clear();
         }
-        self.fan = outer;
+        self.delivery = outer;
     }
 
     /// Takes the session's entries out of the zones of the oldest fan-out and adds their options

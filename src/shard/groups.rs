@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 
 /// A change of a member that is in no more groups than this is applied to all of them at once.
 const AT_ONCE: usize = 16;
-/// Places tried for a topic or publisher whose own member cannot take the message.
+/// SubscriptionSlots tried for a topic or publisher whose own member cannot take the message.
 const REHASHES: u64 = 8;
 
 /// What is known of a member's readiness; members of one kind stand side by side in their group.

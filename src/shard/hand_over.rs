@@ -50,7 +50,7 @@ struct Departing {
 
 /// The clients that wait for one home.
 #[derive(Default)]
-struct Line {
+struct HomeQueue {
     /// Who is tried next, with the cookie: the socket may be another client's by then.
     waiting: VecDeque<(SocketId, u64)>,
     /// Clients that the driver has been asked to move.
@@ -62,7 +62,7 @@ struct Line {
     retry_at: Instant,
 }
 
-impl Line {
+impl HomeQueue {
     fn failed(&mut self, now: Instant) {
         if self.retry_at <= now {
             self.pause = (self.pause * 2).clamp(1, LONGEST_PAUSE);
@@ -84,10 +84,10 @@ impl Line {
 /// Every client on its way from this shard.
 pub(super) struct Departures {
     all: HashMap<SocketId, Box<Departing>>,
-    lines: Vec<Line>,
+    lines: Vec<HomeQueue>,
     /// Bytes of memory of all, about.
     bytes: usize,
-    /// Places taken in all lines.
+    /// SubscriptionSlots taken in all lines.
     queued: usize,
 }
 
@@ -99,7 +99,7 @@ impl Departures {
     }
 
     pub(super) fn new(shards: u8) -> Self {
-        let lines = (0..shards).map(|_| Line::default()).collect();
+        let lines = (0..shards).map(|_| HomeQueue::default()).collect();
         Departures { all: HashMap::new(), lines, bytes: 0, queued: 0 }
     }
 
@@ -110,11 +110,11 @@ impl Departures {
 
     /// When some client is to be tried next; `None` while none waits for that.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let ready = |line: &&Line| !line.waiting.is_empty() && line.asked < line.width.max(1);
+        let ready = |line: &&HomeQueue| !line.waiting.is_empty() && line.asked < line.width.max(1);
         self.lines.iter().filter(ready).map(|line| line.retry_at).min()
     }
 
-    fn line(&mut self, home: ShardId) -> &mut Line {
+    fn line(&mut self, home: ShardId) -> &mut HomeQueue {
         &mut self.lines[usize::from(home.0)]
     }
 
@@ -222,7 +222,7 @@ impl Shard {
         }
     }
 
-    /// The socket is on the home's ring: the home hears of the client, entrance counts included.
+    /// The socket is on the home's ring: the home hears of the client, listener_state counts included.
     fn departed(&mut self, socket: SocketId) {
         let Some(departing) = self.departures.take(socket) else { return };
         let Some(connection) = self.connections.remove(socket.0) else { return };

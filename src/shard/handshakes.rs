@@ -9,7 +9,7 @@
 use super::Shard;
 use super::close::Cause;
 use super::connection::Stage;
-use super::line::Lines;
+use super::turn_queues::TurnQueues;
 use crate::ids::{ListenerId, SocketId};
 use crate::time::Instant;
 use crate::transport::secure::Shaken;
@@ -24,14 +24,14 @@ const UNDER_WAY: u32 = 1000;
 const STILL: u64 = 1000;
 /// Milliseconds between looks for certificates that have expired.
 const EXPIRY: u64 = 60_000;
-/// Lines: handshakes under way, and newcomers.
+/// TurnQueues: handshakes under way, and newcomers.
 const GOING_ON: usize = 0;
 const NEW: usize = 1;
 
 /// The handshakes of a shard.
 #[derive(Default)]
 pub(super) struct Handshakes {
-    lines: Lines,
+    lines: TurnQueues,
     /// Those that rustls holds something for: a number that tells a reused socket apart, and since
     /// when it waits for its client.
     under_way: HashMap<SocketId, (u64, Instant)>,

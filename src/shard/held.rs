@@ -14,7 +14,7 @@
 //! At most [`HELD_INPUT`] and one receive are kept per connection. Whoever has more than that
 //! before its answers waits out its patience, and then its queue's policy decides.
 
-use super::connection::{Holds, Sifted, Stage};
+use super::connection::{Holds, Scanned, Stage};
 use super::memory::Pressure;
 use super::{Action, Shard};
 use crate::ids::SocketId;
@@ -77,24 +77,24 @@ impl Shard {
     }
 
     fn take_answers(&mut self, socket: SocketId, index: u32) {
-        let max = self.promised(socket).max_packet_size;
+        let max = self.announced_to(socket).max_packet_size;
         let Some(version) = self.sessions.get(index).map(|session| session.version) else { return };
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Some(mut input) = connection.take_input(&mut self.tally.input) else { return };
-        input.sift(|rest| {
+        input.scan(|rest| {
             // What breaks a rule is left for its turn, and so is what follows it.
             let Ok(Framing::Complete { total, .. }) = packet::frame(rest, max) else {
-                return Sifted::End;
+                return Scanned::End;
             };
             if self.meter.work() >= self.settings.budget.step {
                 self.parked.heard.push(socket);
-                return Sifted::End;
+                return Scanned::End;
             }
             self.meter.charge(cost::PACKET);
             match (rest[0] >> 4, self.take_answer(socket, index, version, &rest[..total])) {
-                (PUBACK | PUBREC | PUBCOMP, true) => Sifted::Taken(total),
-                (PUBACK | PUBREC | PUBCOMP, false) => Sifted::End,
-                _ => Sifted::Left(total),
+                (PUBACK | PUBREC | PUBCOMP, true) => Scanned::Taken(total),
+                (PUBACK | PUBREC | PUBCOMP, false) => Scanned::End,
+                _ => Scanned::Left(total),
             }
         });
         if input.rest().is_empty() {

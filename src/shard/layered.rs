@@ -8,7 +8,7 @@
 use super::close::Cause;
 use super::connection::Stage;
 use super::deliver::output_of;
-use super::output::{Outgoing, Pool, Segment};
+use super::output::{Outgoing, OutputPool, Segment};
 use super::refuse::Denial;
 use super::{Action, Shard};
 use crate::access;
@@ -118,8 +118,10 @@ impl Shard {
     /// A connection that was just put into the table, on that listener: it begins with what the
     /// listener's connections begin with.
     pub(super) fn begin_layers(&mut self, socket: SocketId, listener: ListenerId) {
-        let entrance = self.entrances.get(usize::from(listener.0)).and_then(Option::as_ref);
-        if let Some(layers) = entrance.and_then(|entrance| entrance.stack.begin()) {
+        let listener_state =
+            self.listener_states.get(usize::from(listener.0)).and_then(Option::as_ref);
+        if let Some(layers) = listener_state.and_then(|listener_state| listener_state.stack.begin())
+        {
             self.put_layers(socket, layers);
         }
     }
@@ -177,8 +179,9 @@ impl Shard {
 
     /// True when a listener takes connections of proxies only, and this peer is none.
     pub(super) fn is_no_proxy(&self, listener: ListenerId, peer: Peer) -> bool {
-        let entrance = self.entrances.get(usize::from(listener.0)).and_then(Option::as_ref);
-        entrance.is_some_and(|entrance| entrance.stack.proxy.is_some())
+        let listener_state =
+            self.listener_states.get(usize::from(listener.0)).and_then(Option::as_ref);
+        listener_state.is_some_and(|listener_state| listener_state.stack.proxy.is_some())
             && !self.settings.trusted_proxies.trusts(peer)
     }
 
@@ -250,9 +253,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(()) };
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return Ok(()) };
         let listener = usize::from(connection.listener.0);
-        let entrance = self.entrances.get(listener).and_then(Option::as_ref);
+        let listener_state = self.listener_states.get(listener).and_then(Option::as_ref);
         let context = Context {
-            stack: entrance.map_or(&Stack::PLAIN, |entrance| &entrance.stack),
+            stack: listener_state.map_or(&Stack::PLAIN, |listener_state| &listener_state.stack),
             trusted: &self.settings.trusted_proxies,
             peer: connection.peer,
         };
@@ -480,7 +483,7 @@ fn prepend(bytes: &mut Vec<u8>, header: &[u8]) {
 }
 
 /// `wire`, then `plain` behind its header.
-fn framed(pool: &mut Pool, wire: Vec<u8>, header: Header, plain: Outgoing) -> Outgoing {
+fn framed(pool: &mut OutputPool, wire: Vec<u8>, header: Header, plain: Outgoing) -> Outgoing {
     let header = header.as_bytes();
     match plain {
         plain if wire.is_empty() && header.is_empty() => plain,

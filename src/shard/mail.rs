@@ -271,20 +271,20 @@ impl Shard {
         let Open { from, data, mut at } = open;
         match data {
             Data::Batch(batch) => {
-                while let Some((message, errand, next)) = batch.read(at) {
+                while let Some((message, purpose, next)) = batch.read(at) {
                     if self.is_spent(share) || !self.takes_data() {
                         return Some(Open { from, data: Data::Batch(batch), at });
                     }
                     self.meter.charge(cost::PACKET + cost::bytes(message.size()));
-                    self.run_errand_of(from, &message, errand, None);
+                    self.run_errand_of(from, &message, purpose, None);
                     at = next;
                 }
                 self.outbox.recycle(batch);
             }
-            Data::One(message, errand) => {
+            Data::One(message, purpose) => {
                 self.meter.charge(cost::PACKET + cost::bytes(message.size()));
                 let view = message.view();
-                self.run_errand_of(from, &view, errand, Some(&message));
+                self.run_errand_of(from, &view, purpose, Some(&message));
             }
         }
         None
@@ -362,7 +362,7 @@ impl Shard {
                 any = true;
                 self.meter.charge(cost::MAIL);
                 self.counters.mail_received += 1;
-                self.heed(peer, control);
+                self.accept_control(peer, control);
             }
         }
         any
@@ -370,7 +370,7 @@ impl Shard {
 
     /// What control mail says: at once, or when the data mail before it has been taken in. Comes
     /// after all that is ready, so what one shard says of its members keeps its order.
-    fn heed(&mut self, from: ShardId, control: Control) {
+    fn accept_control(&mut self, from: ShardId, control: Control) {
         let intake = &mut self.intake;
         if intake.behind && waits_for_data(&control) {
             let parity = intake.join_waiting();

@@ -133,7 +133,7 @@ impl Shard {
     /// The home of a group picked a session of this shard.
     pub(super) fn deliver_picked(&mut self, picked: Picked) {
         let Picked { name, member: session, options, subscription_id, terms, message } = picked;
-        self.fan.begin(Some(&message));
+        self.delivery.begin(Some(&message));
         let view = message.view();
         let member = Member { session, options, subscription_id };
         match self.offer(member, &name, &view, terms) {
@@ -141,7 +141,7 @@ impl Shard {
                 let sole = options & SOLE != 0;
                 let group = self.shared.seeds.place(name.as_str().as_bytes());
                 let sole = sole.then(|| Receivers::Sole(Reader::group(group)));
-                self.fan.receivers = sole.unwrap_or(Receivers::Several);
+                self.delivery.receivers = sole.unwrap_or(Receivers::Several);
                 let home = self.group_home(name.as_str());
                 self.regard(view.publisher, home);
             }
@@ -200,14 +200,14 @@ impl Shard {
             }
             return Err(why);
         }
-        let noted = self.fan.crowded.len();
+        let noted = self.delivery.crowded.len();
         self.deliver_now(index, message, &terms);
         if Mutant::ShareTwice.is_on() {
             self.deliver_now(index, message, &terms);
         }
         if !pick.only {
             // Others have room: nobody waits for this one, and its patience has not begun.
-            self.fan.crowded.truncate(noted);
+            self.delivery.crowded.truncate(noted);
             if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut())
                 && !crowded
             {

@@ -10,6 +10,7 @@
 //! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
 
 mod admission;
+mod announced;
 mod arrivals;
 mod audit;
 mod audit_memory;
@@ -17,6 +18,7 @@ mod changes;
 mod close;
 mod connect;
 pub mod connection;
+mod connection_log;
 mod deliver;
 mod encode;
 mod endings;
@@ -26,11 +28,9 @@ mod fanout;
 mod groups;
 mod hand_over;
 mod handshakes;
-mod hearing;
 mod held;
-mod journal;
+mod input_progress;
 mod layered;
-mod line;
 mod mail;
 mod membership;
 pub mod memory;
@@ -43,7 +43,6 @@ mod pace;
 mod park;
 mod permission;
 mod placement;
-mod promises;
 mod publish;
 mod pump;
 mod receive;
@@ -65,6 +64,7 @@ mod subscribe;
 mod sys;
 mod task;
 mod timers;
+mod turn_queues;
 mod upkeep;
 mod wills;
 
@@ -78,7 +78,7 @@ pub use storing::Storing;
 
 use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
 use crate::mesh::mail::Control;
-use crate::mesh::{Entrance, Shared};
+use crate::mesh::{ListenerState, Shared};
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::session::Session;
@@ -87,23 +87,23 @@ use crate::telemetry::Counters;
 use crate::time::Instant;
 use crate::topic::{Index, Retained};
 use admission::Admissions;
+use announced::{Announced, AnnouncedLimits};
 use arrivals::Arrivals;
 use close::Cause;
 use connection::{Connection, Stage};
+use connection_log::ConnectionLog;
 use endings::Endings;
 use groups::Groups;
 use hand_over::Departures;
 use handshakes::Handshakes;
 use hashbrown::HashMap;
-use hearing::Hearing;
-use journal::Journal;
+use input_progress::InputProgress;
 use layered::Layered;
 use mail::Intake;
 use meter::Meter;
-use output::{Outgoing, Pool};
+use output::{Outgoing, OutputPool};
 use park::Parked;
 use permission::Permissions;
-use promises::{Promised, Promises};
 use returns::Returns;
 use scratch::Scratch;
 use std::collections::VecDeque;
@@ -147,7 +147,7 @@ pub struct Shard {
     now: Instant,
     settings: Arc<Settings>,
     shared: Arc<Shared>,
-    entrances: Vec<Option<Arc<Entrance>>>,
+    listener_states: Vec<Option<Arc<ListenerState>>>,
     sessions: Slab<Session>,
     names: names::Names,
     connections: Table<Connection>,
@@ -162,7 +162,7 @@ pub struct Shard {
     returns: Returns,
     retained: Retained<Message>,
     timers: Timers,
-    pool: Pool,
+    pool: OutputPool,
     tally: memory::Tally,
     budgeting: memory::Budgeting,
     /// Mail to the other shards, carried after each step.
@@ -183,11 +183,11 @@ pub struct Shard {
     meter: Meter,
     intake: Intake,
     upkeep: Upkeep,
-    hearing: Hearing,
+    input_progress: InputProgress,
     scratch: Scratch,
-    fan: encode::Fan,
+    delivery: encode::DeliveryScratch,
     sys: Sys,
-    journal: Journal,
+    connection_log: ConnectionLog,
     /// Plain figures of this shard.
     pub counters: Counters,
     next_cookie: u64,
@@ -196,7 +196,7 @@ pub struct Shard {
     refused_waiting: usize,
     assigned: u64,
     draining: bool,
-    promises: Promises,
+    announced: AnnouncedLimits,
     storing: Option<Box<Storing>>,
 }
 
@@ -216,7 +216,7 @@ impl Shard {
             shards,
             now,
             settings,
-            entrances: Vec::new(),
+            listener_states: Vec::new(),
             sessions: Slab::default(),
             names: names::Names::new(),
             connections: Table::default(),
@@ -229,7 +229,7 @@ impl Shard {
             returns: Returns::default(),
             retained: Retained::new(),
             timers: Timers::new(now),
-            pool: Pool::default(),
+            pool: OutputPool::default(),
             tally: memory::Tally::default(),
             budgeting,
             outbox: Outbox::new(id, usize::from(shards)),
@@ -248,18 +248,18 @@ impl Shard {
             intake: Intake::new(usize::from(shards)),
             meter: Meter::new(now.0 * 1000),
             upkeep: Upkeep::default(),
-            hearing: Hearing::new(now),
+            input_progress: InputProgress::new(now),
             scratch: Scratch::default(),
-            fan: encode::Fan::default(),
+            delivery: encode::DeliveryScratch::default(),
             sys: Sys::new(usize::from(shards)),
-            journal: Journal::default(),
+            connection_log: ConnectionLog::default(),
             counters: Counters::default(),
             next_cookie: 0,
             departures: Departures::new(shards),
             refused_waiting: 0,
             assigned: 0,
             draining: false,
-            promises: Promises::default(),
+            announced: AnnouncedLimits::default(),
             storing: None,
             shared,
         };
@@ -330,17 +330,17 @@ impl Shard {
     }
 
     /// A listener's connections may arrive from now on. On reload the entry is replaced.
-    pub fn open_entrance(&mut self, listener: ListenerId, entrance: Arc<Entrance>) {
+    pub fn open_listener(&mut self, listener: ListenerId, listener_state: Arc<ListenerState>) {
         let at = usize::from(listener.0);
-        if at >= self.entrances.len() {
-            self.entrances.resize_with(at + 1, || None);
+        if at >= self.listener_states.len() {
+            self.listener_states.resize_with(at + 1, || None);
         }
-        self.entrances[at] = Some(entrance);
+        self.listener_states[at] = Some(listener_state);
     }
 
     /// New settings; connections and sessions that exist keep what was agreed with them.
     pub fn reload(&mut self, settings: Arc<Settings>) {
-        self.promises.change(&self.settings);
+        self.announced.change(&self.settings);
         let rules_change = !Arc::ptr_eq(&self.settings.access, &settings.access);
         self.settings = settings;
         if rules_change {
@@ -352,9 +352,9 @@ impl Shard {
 
     /// What the client was told that it may send.
     #[inline]
-    fn promised(&self, socket: SocketId) -> Promised {
+    fn announced_to(&self, socket: SocketId) -> Announced {
         let reloads = || Some(self.connections.get(socket.0)?.reloads);
-        self.promises.to(reloads, &self.settings)
+        self.announced.to(reloads, &self.settings)
     }
 
     /// The driver accepted a connection.
@@ -392,18 +392,18 @@ impl Shard {
     /// The step that just ended lasted until `until`, much longer than its work: the process was
     /// stopped in it, say. What it took in may have come as late as that, and not at its beginning.
     pub fn was_stalled(&mut self, until: Instant) {
-        self.hearing.was_stalled(self.now, until);
+        self.input_progress.was_stalled(self.now, until);
     }
 
     /// Whether the time of the last [`Shard::heard_everyone`] is so long ago that a timer could
     /// miss it: finding out means a look at every ring.
     pub fn asks_who_was_heard(&self) -> bool {
-        self.hearing.is_old(self.now)
+        self.input_progress.is_old(self.now)
     }
 
     /// In this step the driver has reported everything that clients had sent before it.
     pub fn heard_everyone(&mut self) {
-        self.hearing.heard_everyone(self.now);
+        self.input_progress.heard_everyone(self.now);
     }
 
     /// The peer will send nothing more.

@@ -3,7 +3,7 @@
 use super::spare::{halve_queue, halve_spare};
 use crate::ids::{ShardId, ShardSet};
 use crate::mesh::mail::{Control, Data};
-use crate::message::{Batch, Errand, Message, MessageRef};
+use crate::message::{Batch, MailPurpose, Message, MessageRef};
 use crate::mutant::Mutant;
 use std::collections::VecDeque;
 
@@ -19,7 +19,7 @@ const STAGED: usize = 4096;
 
 /// Mail to one shard.
 #[derive(Default)]
-pub struct Letters {
+pub struct PeerMail {
     batch: Batch,
     /// Data mails closed in this step or left from earlier ones.
     pub data: VecDeque<Data>,
@@ -32,7 +32,7 @@ pub struct Letters {
 /// Mail to all shards.
 pub struct Outbox {
     me: ShardId,
-    boxes: Vec<Letters>,
+    boxes: Vec<PeerMail>,
     spare: Vec<Vec<u8>>,
     /// Fewest spare buffers there were since the last [`Outbox::shrink`].
     least: usize,
@@ -41,12 +41,12 @@ pub struct Outbox {
 impl Outbox {
     /// For shard `me` of `shards`.
     pub fn new(me: ShardId, shards: usize) -> Self {
-        let boxes = (0..shards).map(|_| Letters::default()).collect();
+        let boxes = (0..shards).map(|_| PeerMail::default()).collect();
         Outbox { me, boxes, spare: Vec::new(), least: 0 }
     }
 
     /// The mail to one shard, for whoever carries it to the mailbox.
-    pub fn to(&mut self, shard: ShardId) -> &mut Letters {
+    pub fn to(&mut self, shard: ShardId) -> &mut PeerMail {
         &mut self.boxes[shard.0 as usize]
     }
 
@@ -75,7 +75,7 @@ impl Outbox {
         &mut self,
         to: ShardId,
         message: &MessageRef<'_>,
-        errand: Errand,
+        purpose: MailPurpose,
         stored: &mut Option<Message>,
         scratch: &mut Vec<u8>,
     ) {
@@ -86,10 +86,10 @@ impl Outbox {
                 close(target, &mut self.spare, &mut self.least);
             }
             let stored = stored.get_or_insert_with(|| Message::new(message, scratch));
-            target.data.push_back(Data::One(stored.clone(), errand));
+            target.data.push_back(Data::One(stored.clone(), purpose));
             return;
         }
-        target.batch.push(message, errand);
+        target.batch.push(message, purpose);
         if target.batch.len() > BATCH {
             close(target, &mut self.spare, &mut self.least);
         }
@@ -140,7 +140,7 @@ impl Outbox {
     }
 }
 
-fn close(target: &mut Letters, spare: &mut Vec<Vec<u8>>, least: &mut usize) {
+fn close(target: &mut PeerMail, spare: &mut Vec<Vec<u8>>, least: &mut usize) {
     if !target.batch.is_empty() {
         let fresh = Batch::reuse(spare.pop().unwrap_or_default());
         *least = (*least).min(spare.len());

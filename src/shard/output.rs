@@ -127,7 +127,7 @@ impl Output {
 
     /// Appends what `write` writes; returns the number of bytes.
     #[inline]
-    pub fn append(&mut self, pool: &mut Pool, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+    pub fn append(&mut self, pool: &mut OutputPool, write: impl FnOnce(&mut Vec<u8>)) -> usize {
         if self.tail.capacity() == 0 {
             self.tail = pool.take();
         }
@@ -145,7 +145,7 @@ impl Output {
     }
 
     /// Appends bytes of the connection's layers: they go as they are, before what is framed later.
-    pub fn append_wire(&mut self, pool: &mut Pool, bytes: &[u8]) {
+    pub fn append_wire(&mut self, pool: &mut OutputPool, bytes: &[u8]) {
         if self.wire.capacity() == 0 {
             self.wire = pool.take();
         }
@@ -171,7 +171,7 @@ impl Output {
     }
 
     /// Appends a shared message's payload after what was appended before.
-    pub fn append_shared(&mut self, pool: &mut Pool, message: Message, range: Range<usize>) {
+    pub fn append_shared(&mut self, pool: &mut OutputPool, message: Message, range: Range<usize>) {
         if range.is_empty() {
             return;
         }
@@ -231,7 +231,7 @@ impl Output {
     }
 
     /// Makes it as new, for reuse by another connection.
-    pub fn reset(&mut self, pool: &mut Pool) {
+    pub fn reset(&mut self, pool: &mut OutputPool) {
         for segment in self.sealed.drain(..) {
             pool.put_segment(segment);
         }
@@ -246,10 +246,10 @@ impl Output {
 
 /// Buffers and outputs between uses: the steady path allocates none.
 #[derive(Default)]
-pub struct Pool {
+pub struct OutputPool {
     buffers: Vec<Vec<u8>>,
     bytes: usize,
-    /// Fewest buffers there were since the last [`Pool::shrink`]: so many were not needed.
+    /// Fewest buffers there were since the last [`OutputPool::shrink`]: so many were not needed.
     least: usize,
     #[allow(clippy::vec_box)] // the boxes themselves are what is reused
     outputs: Vec<Box<Output>>,
@@ -277,7 +277,7 @@ const POOL_MAX: usize = 8 * 1024 * 1024;
 /// Outputs kept.
 const OUTPUTS_MAX: usize = 2048;
 
-impl Pool {
+impl OutputPool {
     /// A buffer, empty.
     pub fn take(&mut self) -> Vec<u8> {
         match self.buffers.pop() {

@@ -281,23 +281,23 @@ impl Pace {
 
 impl Shard {
     /// A message of a client of this shard has gone to `interested`, and on this shard as
-    /// [`super::encode::Fan`] says: its publisher waits, if all of them are its main reader and
+    /// [`super::encode::DeliveryScratch`] says: its publisher waits, if all of them are its main reader and
     /// that is crowded.
     #[inline]
     pub(super) fn pace(&mut self, publisher: Option<Publisher>, interested: ShardSet) {
-        if !self.fan.crowded.is_empty() || !self.parked.pace.watched.is_empty() {
+        if !self.delivery.crowded.is_empty() || !self.parked.pace.watched.is_empty() {
             self.pace_watched(publisher, interested);
         }
     }
 
     fn pace_watched(&mut self, publisher: Option<Publisher>, interested: ShardSet) {
-        let crowded = self.fan.crowded.first().copied();
-        self.fan.crowded.clear();
+        let crowded = self.delivery.crowded.first().copied();
+        self.delivery.crowded.clear();
         let Some(publisher) = publisher.filter(|publisher| publisher.shard == self.id) else {
             return;
         };
         let reader = if interested == ShardSet::only(self.id) {
-            match self.fan.receivers {
+            match self.delivery.receivers {
                 Receivers::Nobody => return,
                 Receivers::Sole(reader) => Some(reader),
                 Receivers::Several => None,
@@ -349,17 +349,17 @@ impl Shard {
     }
 
     /// A message of another shard's client, or one that a group's home picked a session here for,
-    /// was delivered as [`super::encode::Fan`] says: on behalf of the shard `at`. The publisher's
+    /// was delivered as [`super::encode::DeliveryScratch`] says: on behalf of the shard `at`. The publisher's
     /// home is told when the only receiver is crowded.
     pub(super) fn regard(&mut self, publisher: Option<Publisher>, at: ShardId) {
-        let crowded = self.fan.crowded.first().copied();
-        self.fan.crowded.clear();
+        let crowded = self.delivery.crowded.first().copied();
+        self.delivery.crowded.clear();
         let (now, home) = (self.now, self.id);
         let Some(publisher) = publisher else { return };
         if crowded.is_none() && self.parked.pace.watched.is_empty() {
             return;
         }
-        let reader = match self.fan.receivers {
+        let reader = match self.delivery.receivers {
             Receivers::Nobody => return,
             Receivers::Sole(reader) => Some(reader),
             Receivers::Several => None,

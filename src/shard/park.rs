@@ -5,8 +5,8 @@
 //! in turn, and none while it has none, so that thousands that wait cost the others nothing.
 
 use super::connection::{Holds, Parting, Stage};
-use super::line::Lines;
 use super::pace::Pace;
+use super::turn_queues::TurnQueues;
 use super::{Action, Shard};
 use crate::ids::{ShardId, ShardSet, SocketId};
 use crate::limits::Budget;
@@ -14,7 +14,7 @@ use crate::mutant::Mutant;
 use crate::time::Instant;
 use std::collections::VecDeque;
 
-/// Lines of [`Parked::work`].
+/// TurnQueues of [`Parked::work`].
 const FRESH: usize = 0;
 const SERVED: usize = 1;
 /// Milliseconds after which a connection's next turn comes before those of busier ones.
@@ -27,15 +27,15 @@ pub struct Parked {
     pub(super) pace: Pace,
     /// Connections that wait for room in a mailbox: a line for each shard, and one more for those
     /// that wait because control mail has piled up.
-    mail: Lines,
+    mail: TurnQueues,
     /// Publishers that wait for memory; one line.
-    pub(super) memory: Lines,
+    pub(super) memory: TurnQueues,
     /// The line that is served first in the next step.
     first_line: usize,
     /// The mailbox that the packet which is being handled found full.
     pub(super) full: Option<ShardId>,
     /// Connections that wait for their turn: those of [`FRESH`] have not had one for [`LATELY`].
-    work: Lines,
+    work: TurnQueues,
     /// In the next step those of [`SERVED`] come first.
     other_first: bool,
     /// Connections that nothing holds any more, to go on at the end of the step.

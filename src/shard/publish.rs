@@ -1,10 +1,10 @@
 //! PUBLISH from a client: checks, topic alias, QoS handshake, routing.
 
 use super::Shard;
+use super::announced::Announced;
 use super::connection::Holds;
 use super::memory::Pressure;
-use super::promises::Promised;
-use super::receive::Flow;
+use super::receive::Handled;
 use crate::ids::{ShardSet, SocketId};
 use crate::message::{MessageRef, expiry};
 use crate::mutant::Mutant;
@@ -60,19 +60,19 @@ impl Shard {
         index: u32,
         version: Version,
         publish: &Publish<'_>,
-    ) -> Result<Flow, Violation> {
-        let promised = self.promised(socket);
-        check_publish(publish, &promised)?;
+    ) -> Result<Handled, Violation> {
+        let announced_to = self.announced_to(socket);
+        check_publish(publish, &announced_to)?;
         if self.outbox.is_congested() || self.fanouts.is_full() {
-            return Ok(Flow::Hold(Holds::MAIL));
+            return Ok(Handled::Hold(Holds::MAIL));
         }
         if self.storing.is_some() && self.waits_for_storage(publish) {
-            return Ok(Flow::Hold(Holds::MAIL));
+            return Ok(Handled::Hold(Holds::MAIL));
         }
         if let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.id) {
             // A client of MQTT 3 is told no limit, and its own is the number of identifiers: cut
             // off, it would come back and send the same again.
-            let limit = if version.is_v5() { promised.receive_maximum } else { u16::MAX };
+            let limit = if version.is_v5() { announced_to.receive_maximum } else { u16::MAX };
             let arrival = self
                 .sessions
                 .get(index)
@@ -90,7 +90,7 @@ impl Shard {
                     }
                     self.count_received(publish);
                     self.write_ack(socket, version, AckKind::PubRec, id, ReasonCode::Success);
-                    return Ok(Flow::Next);
+                    return Ok(Handled::Next);
                 }
                 Arrival::OverLimit => return Err(RECEIVE_MAXIMUM),
             }
@@ -126,7 +126,7 @@ impl Shard {
             name.push_str(publish.topic);
             return Ok(mounted);
         };
-        if alias == 0 || alias > self.promised(socket).max_topic_alias {
+        if alias == 0 || alias > self.announced_to(socket).max_topic_alias {
             return Err(ALIAS);
         }
         let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(mounted) };
@@ -160,7 +160,7 @@ impl Shard {
         publish: &Publish<'_>,
         topic: &str,
         mounted: usize,
-    ) -> Result<Flow, Violation> {
+    ) -> Result<Handled, Violation> {
         let own = topic.get(mounted..).unwrap_or(topic);
         if topic::levels(own) > self.settings.max_topic_levels {
             return Err(LEVELS);
@@ -168,7 +168,7 @@ impl Shard {
         if let Some(denied) = self.refuses_everybody(topic, own) {
             self.count_received(publish);
             self.acknowledge(socket, index, version, publish, denied.reason);
-            return Ok(Flow::Next);
+            return Ok(Handled::Next);
         }
         if self.settings.restricts
             && let Some(denied) = self.refuses_publish(index, own, publish)
@@ -177,7 +177,7 @@ impl Shard {
             if !self.denied_publish(socket, index, version, own) {
                 self.acknowledge(socket, index, version, publish, denied.reason);
             }
-            return Ok(Flow::Next);
+            return Ok(Handled::Next);
         }
         if !publish.has_promised_format() {
             // Section 3.3.2.3.2. Not the end of the connection: a client that comes back with the
@@ -185,7 +185,7 @@ impl Shard {
             self.count_received(publish);
             self.counters.dropped_payload_format += 1;
             self.acknowledge(socket, index, version, publish, ReasonCode::PayloadFormatInvalid);
-            return Ok(Flow::Next);
+            return Ok(Handled::Next);
         }
         let short = self.is_short(Pressure::Tight);
         let taken = match short {
@@ -193,12 +193,12 @@ impl Shard {
             false => Taken::Whole,
         };
         if taken == Taken::Later {
-            return Ok(Flow::Hold(Holds::MEMORY));
+            return Ok(Handled::Hold(Holds::MEMORY));
         }
         if taken == Taken::Nothing {
             self.count_received(publish);
             self.acknowledge(socket, index, version, publish, ReasonCode::QuotaExceeded);
-            return Ok(Flow::Next);
+            return Ok(Handled::Next);
         }
         let mut forwarded = Vec::new();
         let properties = if publish.properties.is_forwardable_raw() {
@@ -222,11 +222,11 @@ impl Shard {
             Ok(route) => route,
             Err(_) if Mutant::DroppedOnFullMailbox.is_on() => {
                 self.acknowledge(socket, index, version, publish, ReasonCode::Success);
-                return Ok(Flow::Next);
+                return Ok(Handled::Next);
             }
             Err(full) => {
                 self.parked.full = Some(full);
-                return Ok(Flow::Hold(Holds::MAIL));
+                return Ok(Handled::Hold(Holds::MAIL));
             }
         };
         self.count_received(publish);
@@ -238,7 +238,7 @@ impl Shard {
         let lost = before.filter(|_| here).and_then(|before| self.reason_since(&before));
         let reason = lost.unwrap_or(reason);
         self.acknowledge(socket, index, version, publish, reason);
-        Ok(Flow::Next)
+        Ok(Handled::Next)
     }
 
     /// When a message expires whose Message Expiry Interval is so many `seconds`; no later than
@@ -322,11 +322,11 @@ impl Shard {
     }
 }
 
-fn check_publish(publish: &Publish<'_>, promised: &Promised) -> Result<(), Violation> {
-    if publish.qos as u8 > promised.max_qos {
+fn check_publish(publish: &Publish<'_>, announced_to: &Announced) -> Result<(), Violation> {
+    if publish.qos as u8 > announced_to.max_qos {
         return Err(QOS); // [MQTT-3.2.2-11]
     }
-    if publish.retain && !promised.retain {
+    if publish.retain && !announced_to.retain {
         return Err(RETAIN); // [MQTT-3.2.2-14]
     }
     if !publish.properties.subscription_ids.is_empty() {

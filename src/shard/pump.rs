@@ -116,10 +116,10 @@ impl Shard {
             self.counters.inflight += 1;
             self.arm_retry(index);
         }
-        self.fan.begin(Some(&message));
+        self.delivery.begin(Some(&message));
         self.send_publish(index, socket, &view, &outbound);
         // Nobody publishes here; who is crowded shows at the next publication.
-        self.fan.crowded.clear();
+        self.delivery.crowded.clear();
         Pumped::Sent
     }
 

@@ -14,7 +14,7 @@ use crate::session::Acknowledged;
 
 /// What a packet did to its connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Flow {
+pub(super) enum Handled {
     /// Handled; go on with the next one.
     Next,
     /// Not handled and not consumed: it is tried again when the hold is released.
@@ -134,7 +134,7 @@ impl Shard {
     fn process(&mut self, socket: SocketId, index: u32, bytes: &[u8]) -> usize {
         let Some(session) = self.sessions.get(index) else { return bytes.len() };
         let version = session.version;
-        let max = self.promised(socket).max_packet_size;
+        let max = self.announced_to(socket).max_packet_size;
         let mut used = 0;
         let budget = self.settings.budget;
         let share = budget.step.min(self.meter.work().saturating_add(budget.turn));
@@ -177,11 +177,11 @@ impl Shard {
                 Err(violation) => Err(violation),
             };
             match outcome {
-                Ok((Flow::Next, total)) => {
+                Ok((Handled::Next, total)) => {
                     used += total;
                     self.counters.packets_received += 1;
                 }
-                Ok((Flow::Hold(hold), _)) => {
+                Ok((Handled::Hold(hold), _)) => {
                     self.hold(socket, hold);
                     break;
                 }
@@ -213,7 +213,7 @@ impl Shard {
         index: u32,
         version: Version,
         packet: Packet<'_>,
-    ) -> Result<Flow, Violation> {
+    ) -> Result<Handled, Violation> {
         self.begin_packet(socket);
         match packet {
             Packet::Publish(publish) => self.publish(socket, index, version, &publish),
@@ -228,7 +228,7 @@ impl Shard {
             Packet::PingReq => {
                 // [MQTT-3.12.4-1]
                 self.write(socket, packet::encode_pingresp);
-                Ok(Flow::Next)
+                Ok(Handled::Next)
             }
             Packet::Disconnect(disconnect) => self.goodbye(socket, index, &disconnect),
             Packet::Auth(auth) => self.prove_again(socket, index, &auth),
@@ -239,9 +239,9 @@ impl Shard {
         }
     }
 
-    pub(super) fn puback(&mut self, index: u32, ack: Ack<'_>) -> Result<Flow, Violation> {
+    pub(super) fn puback(&mut self, index: u32, ack: Ack<'_>) -> Result<Handled, Violation> {
         let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else {
-            return Ok(Flow::Next);
+            return Ok(Handled::Next);
         };
         // A PUBACK with a failure code completes the message just as well (section 3.4.2.1).
         let before = flow.window.kept();
@@ -251,9 +251,9 @@ impl Shard {
         self.completed(index, acknowledged)
     }
 
-    pub(super) fn pubcomp(&mut self, index: u32, ack: Ack<'_>) -> Result<Flow, Violation> {
+    pub(super) fn pubcomp(&mut self, index: u32, ack: Ack<'_>) -> Result<Handled, Violation> {
         let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else {
-            return Ok(Flow::Next);
+            return Ok(Handled::Next);
         };
         let before = flow.window.kept();
         let acknowledged = flow.window.pubcomp(ack.id);
@@ -262,16 +262,16 @@ impl Shard {
         self.completed(index, acknowledged)
     }
 
-    fn completed(&mut self, index: u32, acknowledged: Acknowledged) -> Result<Flow, Violation> {
+    fn completed(&mut self, index: u32, acknowledged: Acknowledged) -> Result<Handled, Violation> {
         match acknowledged {
             Acknowledged::Complete => {
                 self.parked.pace.progressed(index, self.now);
                 self.counters.inflight -= 1;
                 self.pump(index);
-                Ok(Flow::Next)
+                Ok(Handled::Next)
             }
             // A late acknowledgement of an earlier connection's message.
-            Acknowledged::Unknown | Acknowledged::Release => Ok(Flow::Next),
+            Acknowledged::Unknown | Acknowledged::Release => Ok(Handled::Next),
             Acknowledged::WrongKind => Err(WRONG_ACK),
         }
     }
@@ -282,7 +282,7 @@ impl Shard {
         index: u32,
         version: Version,
         ack: Ack<'_>,
-    ) -> Result<Flow, Violation> {
+    ) -> Result<Handled, Violation> {
         let accepted = (ack.reason as u8) < 0x80;
         let acknowledged = self
             .sessions
@@ -302,19 +302,19 @@ impl Shard {
                 self.parked.pace.progressed(index, self.now);
                 // [MQTT-4.3.3-3]
                 self.write_ack(socket, version, AckKind::PubRel, ack.id, ReasonCode::Success);
-                Ok(Flow::Next)
+                Ok(Handled::Next)
             }
             Acknowledged::Unknown if accepted => {
                 let reason = ReasonCode::PacketIdentifierNotFound;
                 self.write_ack(socket, version, AckKind::PubRel, ack.id, reason);
-                Ok(Flow::Next)
+                Ok(Handled::Next)
             }
-            Acknowledged::Unknown => Ok(Flow::Next),
+            Acknowledged::Unknown => Ok(Handled::Next),
             other => self.completed(index, other),
         }
     }
 
-    fn pubrel(&mut self, socket: SocketId, index: u32, version: Version, ack: Ack<'_>) -> Flow {
+    fn pubrel(&mut self, socket: SocketId, index: u32, version: Version, ack: Ack<'_>) -> Handled {
         let known =
             self.sessions.get_mut(index).and_then(|session| session.flow.as_mut()).is_some_and(
                 |flow| {
@@ -332,7 +332,7 @@ impl Shard {
         if known || !Mutant::PubCompSkipped.is_on() {
             self.write_ack(socket, version, AckKind::PubComp, ack.id, reason);
         }
-        Flow::Next
+        Handled::Next
     }
 
     fn goodbye(
@@ -340,7 +340,7 @@ impl Shard {
         socket: SocketId,
         index: u32,
         disconnect: &Disconnect<'_>,
-    ) -> Result<Flow, Violation> {
+    ) -> Result<Handled, Violation> {
         if let Some(expiry) = disconnect.session_expiry
             && let Some(session) = self.sessions.get_mut(index)
         {
@@ -353,6 +353,6 @@ impl Shard {
             }
         }
         self.disconnect(socket, Cause::Client(disconnect.reason));
-        Ok(Flow::Next)
+        Ok(Handled::Next)
     }
 }

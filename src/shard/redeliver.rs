@@ -73,9 +73,9 @@ impl Shard {
             };
             match self.fits(index, &view, &outbound) {
                 Ok(()) => {
-                    self.fan.begin(Some(&queued.message));
+                    self.delivery.begin(Some(&queued.message));
                     self.send_publish(index, socket, &view, &outbound);
-                    self.fan.crowded.clear();
+                    self.delivery.crowded.clear();
                 }
                 Err(misfit) => self.skip(index, socket, id, misfit),
             }

@@ -84,7 +84,7 @@ impl Shard {
             return;
         }
         self.refused_waiting += 1;
-        let mut connection = Connection::new(listener, peer, self.now, self.promises.reloads());
+        let mut connection = Connection::new(listener, peer, self.now, self.announced.reloads());
         connection.stage = Stage::Refused(denial);
         self.connections.insert(socket.0, connection);
         self.begin_layers(socket, listener);

@@ -329,9 +329,9 @@ impl Shard {
             replay: true,
             share: None,
         };
-        self.fan.begin(Some(message));
+        self.delivery.begin(Some(message));
         self.deliver(index, &view, &terms);
-        self.fan.crowded.clear();
+        self.delivery.crowded.clear();
         self.counters.messages_retained_replayed += 1;
     }
 }

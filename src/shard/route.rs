@@ -6,7 +6,7 @@ use super::pace::{Reader, Receivers};
 use super::storing::Speaker;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::cost;
-use crate::message::{Errand, Message, MessageRef};
+use crate::message::{MailPurpose, Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{Qos, SubscribeOptions};
 use crate::topic::{Subscriber, TopicHash};
@@ -41,8 +41,8 @@ pub(super) fn live_retain(options: u8, message: &MessageRef<'_>) -> bool {
 }
 
 /// Whether another shard says when a message is safe: one that may have to be stored there.
-fn counts(message: &MessageRef<'_>, errand: Errand) -> bool {
-    message.qos > Qos::AtMostOnce || errand.retain
+fn counts(message: &MessageRef<'_>, purpose: MailPurpose) -> bool {
+    message.qos > Qos::AtMostOnce || purpose.retain
 }
 
 /// Where a publication goes.
@@ -103,32 +103,32 @@ impl Shard {
         message: &MessageRef<'_>,
         stored: Option<&Message>,
     ) -> bool {
-        self.fan.begin(stored);
+        self.delivery.begin(stored);
         if route.retain_at.is_some() && self.shared.retained_ever.used() == 0 {
             self.shared.retained_ever.take(1, 1);
         }
         let mut matched = false;
         for shard in route.all().iter() {
-            let errand = Errand {
+            let purpose = MailPurpose {
                 deliver: route.interested.contains(shard),
                 retain: route.retain_at == Some(shard),
             };
             if shard == self.id {
-                if errand.deliver {
+                if purpose.deliver {
                     matched |= self.deliver_here(hash, message);
                 }
-                if errand.retain {
+                if purpose.retain {
                     self.keep_retained(message);
                 }
             } else {
-                matched |= errand.deliver;
+                matched |= purpose.deliver;
                 if let Some(storing) = &mut self.storing
-                    && counts(message, errand)
+                    && counts(message, purpose)
                 {
                     storing.sent(shard, message.qos > Qos::AtMostOnce);
                 }
-                let fan = &mut self.fan;
-                self.outbox.publish(shard, message, errand, &mut fan.stored, self.scratch.bytes());
+                let fan = &mut self.delivery;
+                self.outbox.publish(shard, message, purpose, &mut fan.stored, self.scratch.bytes());
             }
         }
         matched
@@ -144,7 +144,7 @@ impl Shard {
         let hash = TopicHash::new(&self.shared.seeds, message.topic);
         let Ok(route) = self.find_route(&hash, message) else { return false };
         self.follow(&route, &hash, message, stored);
-        self.fan.crowded.clear();
+        self.delivery.crowded.clear();
         true
     }
 
@@ -153,34 +153,39 @@ impl Shard {
         &mut self,
         from: ShardId,
         message: &MessageRef<'_>,
-        errand: Errand,
+        purpose: MailPurpose,
         stored: Option<&Message>,
     ) {
-        let counts = self.storing.is_some() && counts(message, errand);
+        let counts = self.storing.is_some() && counts(message, purpose);
         if let Some(storing) = self.storing.as_mut().filter(|_| counts) {
             storing.speaker = Speaker::Shard(from);
         }
-        self.run_errand(message, errand, stored);
+        self.handle_mailed(message, purpose, stored);
         if let Some(storing) = self.storing.as_mut().filter(|_| counts) {
             storing.took(from);
         }
     }
 
-    fn run_errand(&mut self, message: &MessageRef<'_>, errand: Errand, stored: Option<&Message>) {
-        self.fan.begin(stored);
-        if errand.deliver {
+    fn handle_mailed(
+        &mut self,
+        message: &MessageRef<'_>,
+        purpose: MailPurpose,
+        stored: Option<&Message>,
+    ) {
+        self.delivery.begin(stored);
+        if purpose.deliver {
             let hash = TopicHash::new(&self.shared.seeds, message.topic);
             self.deliver_here(&hash, message);
             self.regard(message.publisher, self.id);
         }
-        if errand.retain {
+        if purpose.retain {
             self.keep_retained(message);
         }
     }
 
     /// Delivers to the matching subscriptions of this shard; true when there is one.
     fn deliver_here(&mut self, hash: &TopicHash<'_>, message: &MessageRef<'_>) -> bool {
-        let mut found = std::mem::take(&mut self.fan.found);
+        let mut found = std::mem::take(&mut self.delivery.found);
         found.clear();
         let (mut subscribers, mut one) = (0, None);
         let visits = self.index.matching(hash, &mut |filter, list: &[Subscriber]| {
@@ -189,11 +194,12 @@ impl Shard {
             found.push(filter);
         });
         self.meter.charge(cost::VISIT * (visits + found.len()) as u32);
-        self.fan.many = subscribers > 1;
-        self.fan.receivers = if found.is_empty() { Receivers::Nobody } else { Receivers::Several };
+        self.delivery.many = subscribers > 1;
+        self.delivery.receivers =
+            if found.is_empty() { Receivers::Nobody } else { Receivers::Several };
         if let (1, Some(sole)) = (subscribers, one) {
             let group = sole.options & GROUP != 0;
-            self.fan.receivers = Receivers::Sole(Reader::here(sole.target, group));
+            self.delivery.receivers = Receivers::Sole(Reader::here(sole.target, group));
         }
         match found[..] {
             [] => {}
@@ -213,7 +219,7 @@ impl Shard {
             }
             _ => self.deliver_overlapping(&found, message),
         }
-        self.fan.found = found;
+        self.delivery.found = found;
         subscribers > 0
     }
 
@@ -271,7 +277,7 @@ impl Shard {
     /// subscriptions of their own and get it beside. In one go: of as many entries as
     /// [`Shard::takes_more_than_one_go`] lets through.
     fn deliver_overlapping(&mut self, found: &[crate::topic::FilterId], message: &MessageRef<'_>) {
-        let mut all = std::mem::take(&mut self.fan.overlapping);
+        let mut all = std::mem::take(&mut self.delivery.overlapping);
         all.clear();
         for &filter in found {
             for subscriber in self.index.subscribers(filter) {
@@ -285,10 +291,10 @@ impl Shard {
             && (options ^ others) & GROUP == 0
         {
             let sole = Reader::here(target, options & GROUP != 0);
-            self.fan.receivers = Receivers::Sole(sole);
+            self.delivery.receivers = Receivers::Sole(sole);
         }
         let mut rest = &all[..];
-        let mut mine = std::mem::take(&mut self.fan.mine);
+        let mut mine = std::mem::take(&mut self.delivery.mine);
         while let Some(&(target, options, id)) = rest.first() {
             let subscriber = Subscriber { target, options, subscription_id: id };
             self.catch_up_subscriber(subscriber);
@@ -304,8 +310,8 @@ impl Shard {
             mine.extend(own.iter().map(|&(_, options, id)| (options, id)));
             self.deliver_combined(target, &mut mine, message);
         }
-        self.fan.mine = mine;
-        self.fan.overlapping = all;
+        self.delivery.mine = mine;
+        self.delivery.overlapping = all;
     }
 
     /// Delivers once to a session with several matching subscriptions, given by their options and
@@ -319,7 +325,7 @@ impl Shard {
         mine.sort_unstable_by_key(|&(_, id)| id);
         self.meter.charge(cost::VISIT * mine.len() as u32);
         let local = !self.is_publisher(target, message) || Mutant::NoLocalInOverlap.is_on();
-        let mut ids = std::mem::take(&mut self.fan.ids);
+        let mut ids = std::mem::take(&mut self.delivery.ids);
         ids.clear();
         let (mut qos, mut retain, mut any) = (Qos::AtMostOnce, false, false);
         for &(options, id) in mine.iter().filter(|own| local || own.0 & NO_LOCAL == 0) {
@@ -338,6 +344,6 @@ impl Shard {
             let terms = Terms { qos, retain, subscription_ids, replay: false, share: None };
             self.deliver_now(target, message, &terms);
         }
-        self.fan.ids = ids;
+        self.delivery.ids = ids;
     }
 }

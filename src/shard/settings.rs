@@ -82,7 +82,7 @@ pub struct Settings {
     pub sys_interval: u64,
     /// Most connections of the whole broker.
     pub max_connections: u64,
-    /// Lines about clients that connect, disconnect or are refused are logged.
+    /// TurnQueues about clients that connect, disconnect or are refused are logged.
     pub log_connections: bool,
     /// Largest CONNECT packet, bytes.
     pub before_connect: u32,

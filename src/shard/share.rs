@@ -122,7 +122,7 @@ impl Shard {
                 break;
             }
         }
-        let message = self.fan.store(message, self.scratch.bytes());
+        let message = self.delivery.store(message, self.scratch.bytes());
         self.returns.ask_later(name, message, wish.tries);
     }
 
@@ -133,9 +133,9 @@ impl Shard {
         terms: PickTerms,
         message: &MessageRef<'_>,
     ) {
-        let message = self.fan.store(message, self.scratch.bytes());
+        let message = self.delivery.store(message, self.scratch.bytes());
         let Member { session: member, options, subscription_id } = member;
-        let sole = matches!(self.fan.receivers, Receivers::Sole(_));
+        let sole = matches!(self.delivery.receivers, Receivers::Sole(_));
         let options = options | if sole { SOLE } else { 0 };
         let picked = Picked { name, member, options, subscription_id, terms, message };
         self.tell(member.shard, Control::Deliver(Box::new(picked)));
@@ -187,8 +187,8 @@ impl Shard {
             return;
         };
         let view = message.view();
-        self.fan.begin(Some(message));
-        self.fan.receivers = Receivers::Several;
+        self.delivery.begin(Some(message));
+        self.delivery.receivers = Receivers::Several;
         self.dispatch(group, &view, tries);
         self.regard(view.publisher, self.id);
     }

@@ -36,7 +36,7 @@ impl Shard {
     pub(super) fn give_back_spare(&mut self) {
         self.pool.shrink();
         self.outbox.shrink();
-        self.fan.shrink();
+        self.delivery.shrink();
         halve(&mut self.actions);
         halve(&mut self.dirty);
         self.endings.shrink();

@@ -47,7 +47,7 @@ enum Part {
 
 /// How much one step may do.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct StepBounds {
     /// Completions visited.
     pub completions: usize,
     /// Work for data mail, and as much for control mail; in the units of `limits::cost`.
@@ -59,12 +59,12 @@ pub struct Step {
     next: usize,
     visited: usize,
     busy: bool,
-    bounds: Bounds,
+    bounds: StepBounds,
 }
 
 impl Step {
     /// Begins a step; comes after [`Shard::begin`].
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn new(bounds: StepBounds) -> Self {
         Step { next: 0, visited: 0, busy: false, bounds }
     }
 
@@ -155,29 +155,29 @@ impl Shard {
         let mut any = false;
         let mut now = None;
         for peer in (0..self.shards).map(ShardId).filter(|&peer| peer != self.id) {
-            let letters = self.outbox.to(peer);
+            let peer_mail = self.outbox.to(peer);
             let mut sent = 0;
-            while let Some(data) = letters.data.pop_front() {
+            while let Some(data) = peer_mail.data.pop_front() {
                 // Read here and not earlier: after all that this mail can be a consequence of.
                 let at = *now.get_or_insert_with(|| around.stamp());
                 if let Err(back) = ends.push_data(peer, Stamped { at, data }) {
-                    letters.data.push_front(back.data);
+                    peer_mail.data.push_front(back.data);
                     break;
                 }
                 sent += 1;
             }
             // After the data mail, as it is looked at before: whoever sees a request also sees the
             // messages that were accepted here before it was made.
-            while let Some(control) = letters.control.pop_front() {
+            while let Some(control) = peer_mail.control.pop_front() {
                 if let Err(back) = ends.push_control(peer, control) {
-                    letters.control.push_front(back);
+                    peer_mail.control.push_front(back);
                     break;
                 }
                 sent += 1;
             }
             if sent > 0 {
                 any = true;
-                letters.room = ends.data_room(peer);
+                peer_mail.room = ends.data_room(peer);
                 self.counters.mail_sent += sent;
                 self.counters.doorbells += 1;
                 around.ring(peer);

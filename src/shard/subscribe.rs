@@ -3,7 +3,7 @@
 use super::Shard;
 use super::connection::Holds;
 use super::memory::Pressure;
-use super::receive::Flow;
+use super::receive::Handled;
 use super::route::{GROUP, pack};
 use super::task::{Rest, Task};
 use crate::access::{self, Decision};
@@ -14,7 +14,7 @@ use crate::packet::{
     self, PacketId, Qos, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter,
     Unsubscribe, UserProperties, Version, Violation,
 };
-use crate::session::{Place, ShareName};
+use crate::session::{ShareName, SubscriptionSlot};
 use crate::topic::{self, FilterId, Subscriber};
 
 const FILTER: Violation =
@@ -61,9 +61,9 @@ impl Shard {
         index: u32,
         version: Version,
         subscribe: &Subscribe<'_>,
-    ) -> Result<Flow, Violation> {
+    ) -> Result<Handled, Violation> {
         if self.outbox.is_congested() {
-            return Ok(Flow::Hold(Holds::MAIL));
+            return Ok(Handled::Hold(Holds::MAIL));
         }
         for wanted in subscribe.filters.iter() {
             check_filter(&wanted)?;
@@ -80,7 +80,7 @@ impl Shard {
             self.joining.insert(index, joining);
             let task = Task::Subscribe { session, ticket, subscription_id, filters };
             self.begin_task(socket, task);
-            return Ok(Flow::Next);
+            return Ok(Handled::Next);
         }
         for wanted in subscribe.filters.iter() {
             self.subscribe_one(index, version, subscribe.subscription_id, &wanted, &mut joining);
@@ -92,7 +92,7 @@ impl Shard {
             self.joining.insert(index, joining);
             self.hold(socket, Holds::JOINING);
         }
-        Ok(Flow::Next)
+        Ok(Handled::Next)
     }
 
     /// One filter of a SUBSCRIBE: granted or refused.
@@ -302,7 +302,7 @@ impl Shard {
             return Ok((id, false));
         }
         let position = self.index.add(id, subscriber);
-        session.subscriptions.set(Place { filter: id, position });
+        session.subscriptions.set(SubscriptionSlot { filter: id, position });
         self.counters.subscriptions += 1;
         if self.index.is_in_trie(id) {
             *self.unhashed.entry(index).or_default() += 1;
@@ -339,7 +339,7 @@ impl Shard {
         if entry.options & GROUP != 0 {
             self.groups.moved(entry.target, position);
         } else if let Some(session) = self.sessions.get_mut(entry.target) {
-            session.subscriptions.set(Place { filter, position });
+            session.subscriptions.set(SubscriptionSlot { filter, position });
         }
     }
 
@@ -349,9 +349,9 @@ impl Shard {
         index: u32,
         version: Version,
         unsubscribe: &Unsubscribe<'_>,
-    ) -> Result<Flow, Violation> {
+    ) -> Result<Handled, Violation> {
         if self.outbox.is_congested() {
-            return Ok(Flow::Hold(Holds::MAIL));
+            return Ok(Handled::Hold(Holds::MAIL));
         }
         for filter in unsubscribe.filters.iter() {
             check_syntax(filter)?;
@@ -364,12 +364,12 @@ impl Shard {
             let (session, ticket) = (self.session_ref(index), self.ticket());
             let (id, codes) = (unsubscribe.id, Vec::with_capacity(unsubscribe.filters.len()));
             self.begin_task(socket, Task::Unsubscribe { session, ticket, id, filters, codes });
-            return Ok(Flow::Next);
+            return Ok(Handled::Next);
         }
         let filters = unsubscribe.filters.iter();
         let codes: Vec<u8> = filters.map(|filter| self.unsubscribe_one(index, filter)).collect();
         self.answer_unsubscribe(socket, version, unsubscribe.id, &codes);
-        Ok(Flow::Next)
+        Ok(Handled::Next)
     }
 
     /// One filter of an UNSUBSCRIBE; returns its code.

@@ -125,7 +125,7 @@ impl Shard {
 
     /// Runs due timers; true when more are due.
     pub(super) fn run_timers(&mut self) -> bool {
-        self.hearing.input_ended(self.now);
+        self.input_progress.input_ended(self.now);
         if self.admissions.deadline().is_some() {
             self.end_admissions();
         }
@@ -197,14 +197,14 @@ impl Shard {
                 {
                     return self.arm_connection(socket, later);
                 }
-                if self.hearing.may_be_unheard(now, due, self.settings.connect_timeout) {
+                if self.input_progress.may_be_unheard(now, due, self.settings.connect_timeout) {
                     return self.arm_connection(socket, now.plus_millis(AGAIN));
                 }
                 self.counters.connect_timeouts += 1;
                 self.disconnect(socket, Cause::ConnectTimeout);
             }
             Stage::Refused(_) => {
-                if self.hearing.may_be_unheard(now, due, REFUSED_MILLIS) {
+                if self.input_progress.may_be_unheard(now, due, REFUSED_MILLIS) {
                     return self.arm_connection(socket, now.plus_millis(AGAIN));
                 }
                 self.counters.connect_timeouts += 1;
@@ -238,10 +238,10 @@ impl Shard {
                     None => connection.last_seen,
                 };
                 let patience = u64::from(connection.patience);
-                let deadline = self.hearing.latest(seen).plus_millis(patience);
+                let deadline = self.input_progress.latest(seen).plus_millis(patience);
                 if deadline > now {
                     self.arm_connection(socket, deadline);
-                } else if self.hearing.may_be_unheard(now, deadline, patience) {
+                } else if self.input_progress.may_be_unheard(now, deadline, patience) {
                     self.arm_connection(socket, now.plus_millis(AGAIN));
                 } else {
                     self.disconnect(socket, Cause::KeepAlive);

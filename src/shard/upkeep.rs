@@ -15,7 +15,7 @@ pub(super) const ROUND: u64 = 1000;
 const FLOW_IDLE: u64 = 2000;
 /// Flow states looked at per step.
 const FLOWS: usize = 1024;
-/// Places that the list of flow states keeps while it is empty.
+/// SubscriptionSlots that the list of flow states keeps while it is empty.
 const KEPT: usize = 64;
 
 /// How far upkeep has come.

@@ -324,10 +324,10 @@ counters! {
         "Connections given up because the kernel lost their move to their home shard." {
         handovers_lost;
     }
-    "ringmq_mail_sent_total" Counter "letters"
-        "Letters put into other shards' mailboxes." { mail_sent; }
-    "ringmq_mail_received_total" Counter "letters"
-        "Letters taken from this shard's mailboxes." { mail_received; }
+    "ringmq_mail_sent_total" Counter "mails"
+        "Mails put into other shards' mailboxes." { mail_sent; }
+    "ringmq_mail_received_total" Counter "mails"
+        "Mails taken from this shard's mailboxes." { mail_received; }
     "ringmq_doorbells_total" Counter "wakes"
         "Parked shards woken because of mail." { doorbells; }
     "ringmq_publisher_parks_total" Counter "parks"
@@ -359,8 +359,8 @@ counters! {
         dozes stage = "doze";
         parks stage = "park";
     }
-    "ringmq_control_mail" Gauge "letters"
-        "Control letters that wait in this shard's mailboxes." { control_mail; }
+    "ringmq_control_mail" Gauge "mails"
+        "Control mails that wait in this shard's mailboxes." { control_mail; }
     "ringmq_rings" Gauge "rings"
         "io_urings of this shard." { rings; }
     "ringmq_socket_slots_free" Gauge "slots"

@@ -17,7 +17,7 @@ pub struct Snapshot {
     pub counters: Counters,
     /// How long steps took.
     pub steps: Histogram,
-    /// Data letters that wait in the mailbox from each shard, by number; its own entry is 0.
+    /// Data mails that wait in the mailbox from each shard, by number; its own entry is 0.
     pub mailboxes: Vec<u64>,
     /// How long the request for this copy waited for the shard's loop.
     pub lag: Duration,
@@ -215,7 +215,7 @@ impl Text {
 
     fn mailboxes(&mut self, shards: &[Option<&Snapshot>]) {
         let help = format!(
-            "Data letters that wait in the shard's mailbox from another shard; with {} it is full \
+            "Data mails that wait in the shard's mailbox from another shard; with {} it is full \
              and publishers there are parked.",
             crate::limits::DATA_MAILBOX
         );

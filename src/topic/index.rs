@@ -17,9 +17,9 @@
 
 use hashbrown::HashTable;
 
+use super::arena::{self, NodeArena};
 use super::hash::{FilterKey, Seeds, Shape, TopicHash};
 use super::name::levels as topic_levels;
-use super::slab::{self, Slab};
 use super::trie::Trie;
 use crate::limits::{MAX_SHAPES, TRIE_NODES};
 use crate::mutant::Mutant;
@@ -64,7 +64,7 @@ struct Node {
 // Multiplied by a million filters; the module's promise is 80 bytes together with the table.
 const _: () = assert!(size_of::<Subscriber>() == 12);
 const _: () = assert!(size_of::<Subscribers>() == 16);
-const _: () = assert!(slab::slot_size::<Node>() == 32);
+const _: () = assert!(arena::slot_size::<Node>() == 32);
 
 /// The hashed filters of one shape. Apart from others: a rare shape's few entries stay in cache,
 /// and whatever matches a name here is the one filter of this shape that does.
@@ -76,7 +76,7 @@ struct UsedShape {
 /// The subscriptions of one shard.
 pub struct Index {
     seeds: Seeds,
-    nodes: Slab<Node>,
+    nodes: NodeArena<Node>,
     /// Filters without wildcards.
     exact: Table,
     shapes: Vec<UsedShape>,
@@ -91,7 +91,7 @@ impl Index {
     pub fn new(seeds: &Seeds) -> Self {
         Index {
             seeds: seeds.clone(),
-            nodes: Slab::new(),
+            nodes: NodeArena::new(),
             exact: Table::new(),
             shapes: Vec::new(),
             trie: Trie::new(),
@@ -388,7 +388,7 @@ impl Table {
     }
 
     #[inline]
-    fn find(&self, key: u64, nodes: &Slab<Node>, is_it: impl Fn(&str) -> bool) -> Option<u32> {
+    fn find(&self, key: u64, nodes: &NodeArena<Node>, is_it: impl Fn(&str) -> bool) -> Option<u32> {
         let segment = &self.segments[self.segment(key)];
         segment.find(key, |&id| is_it(&nodes.get(id).text)).copied()
     }
@@ -424,7 +424,7 @@ impl Table {
     }
 }
 
-fn rehash(seeds: &Seeds, nodes: &Slab<Node>, id: u32) -> u64 {
+fn rehash(seeds: &Seeds, nodes: &NodeArena<Node>, id: u32) -> u64 {
     FilterKey::new(seeds, &nodes.get(id).text).key
 }
 

@@ -12,12 +12,12 @@
 //! Everything here is pure and owned by one shard; what shards share is `crate::mesh::interest`.
 //! Not here: what a subscriber is (a session, a share group), quality of service, access control.
 
+mod arena;
 mod hash;
 mod index;
 mod name;
 mod retained;
 mod scan;
-mod slab;
 mod trie;
 
 #[cfg(test)]

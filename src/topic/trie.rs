@@ -7,8 +7,8 @@
 
 use hashbrown::HashTable;
 
+use super::arena::NodeArena;
 use super::hash::Seeds;
-use super::slab::Slab;
 
 /// No node, no filter.
 const NONE: u32 = u32::MAX;
@@ -34,7 +34,7 @@ impl Node {
 
 /// Filters by their levels; each carries the number that the index gave it.
 pub(super) struct Trie {
-    nodes: Slab<Node>,
+    nodes: NodeArena<Node>,
     edges: HashTable<u32>,
     filters: usize,
 }
@@ -45,7 +45,7 @@ const ROOT: u32 = 0;
 impl Trie {
     /// Without filters and without memory.
     pub fn new() -> Self {
-        Trie { nodes: Slab::new(), edges: HashTable::new(), filters: 0 }
+        Trie { nodes: NodeArena::new(), edges: HashTable::new(), filters: 0 }
     }
 
     /// True when no filter is in it.

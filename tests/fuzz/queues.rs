@@ -7,7 +7,7 @@ use ringmq::message::{Message, MessageRef};
 use ringmq::packet::{PacketId, Qos};
 use ringmq::session::pending::{Bounds, Pending, Pushed};
 use ringmq::session::window::Window;
-use ringmq::session::{Acknowledged, Place, Queued, SubscriptionIds, Subscriptions};
+use ringmq::session::{Acknowledged, Queued, SubscriptionIds, SubscriptionSlot, Subscriptions};
 use ringmq::time::{GRANULARITY_MILLIS, Instant, Wheel};
 use ringmq::topic::FilterId;
 use std::collections::{BTreeMap, VecDeque};
@@ -301,7 +301,7 @@ fn subscriptions(input: &mut Input<'_>) {
         match input.below(5) {
             0..=2 => {
                 let position = u32::from(input.byte());
-                subscriptions.set(Place { filter, position });
+                subscriptions.set(SubscriptionSlot { filter, position });
                 naive.insert(filter.0, position);
             }
             3 => assert_eq!(subscriptions.remove(filter), naive.remove(&filter.0)),

@@ -9,7 +9,7 @@ use crate::net::{ConnId, End, Faults};
 use crate::settings::roomy;
 use crate::speech;
 use crate::witness::{Ledger, Owed, Witness};
-use crate::world::{Plan, World, entrance};
+use crate::world::{Plan, World, listener_state};
 use ringmq::config::{OnFull, SharedStrategy};
 use ringmq::packet::{self, Ack, AckKind, MAX_PACKET_SIZE, PacketId, ReasonCode, Version};
 use ringmq::session::pending::Bounds;
@@ -171,7 +171,7 @@ impl Session {
                 torn: if faulty & 32 != 0 { 300 } else { 0 },
                 eager: if faulty & 64 != 0 { 300 } else { 0 },
             },
-            entrances: mountpoints.map(entrance).into(),
+            listener_states: mountpoints.map(listener_state).into(),
         };
         Session {
             world: World::new(plan),

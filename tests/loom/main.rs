@@ -56,7 +56,7 @@ mod reading;
 #[path = "../../src/mesh/shapes.rs"]
 mod shapes;
 
-mod letters;
+mod mail_order;
 mod memory;
 mod ports;
 mod shape_words;

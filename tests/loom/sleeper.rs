@@ -7,28 +7,28 @@ use std::sync::Arc;
 
 use loom::sync::{Condvar, Mutex};
 
-use crate::flag::ParkFlag;
+use crate::flag::SleepFlag;
 use crate::ids::ShardId;
 use crate::mailbox::MailEnds;
 
 pub type Ends = MailEnds<u32, u32>;
 
-/// What the protocol's two sides are made of: `ParkFlag`, or something weaker.
+/// What the protocol's two sides are made of: `SleepFlag`, or something weaker.
 pub trait Flag: Default + Send + Sync + 'static {
     fn fall_asleep(&self);
     fn wake_up(&self);
     fn must_wake(&self) -> bool;
 }
 
-impl Flag for ParkFlag {
+impl Flag for SleepFlag {
     fn fall_asleep(&self) {
-        ParkFlag::fall_asleep(self);
+        SleepFlag::fall_asleep(self);
     }
     fn wake_up(&self) {
-        ParkFlag::wake_up(self);
+        SleepFlag::wake_up(self);
     }
     fn must_wake(&self) -> bool {
-        ParkFlag::must_wake(self)
+        SleepFlag::must_wake(self)
     }
 }
 

@@ -3,7 +3,7 @@
 use loom::thread;
 
 use crate::explore;
-use crate::flag::ParkFlag;
+use crate::flag::SleepFlag;
 use crate::ids::ShardId;
 use crate::mailbox::mailboxes;
 use crate::sleeper::{Bell, Ends, Sleep, post, run};
@@ -12,7 +12,7 @@ const SLEEPS: [Sleep; 3] = [Sleep::Doze, Sleep::Park, Sleep::DozeThenPark];
 
 /// Shards 1.. post so many letters each to shard 0, which sleeps whenever it finds none.
 fn posted(how: Sleep, posters: usize, letters: usize, room: usize) {
-    let bell = Bell::<ParkFlag>::new();
+    let bell = Bell::<SleepFlag>::new();
     let mut ends: Vec<Ends> = mailboxes(posters + 1, room, 1);
     let mut own = ends.remove(0);
     let threads: Vec<_> = ends
@@ -54,7 +54,7 @@ fn a_full_mailbox_loses_nothing_and_keeps_order() {
 fn control_mail_wakes_as_well() {
     for how in SLEEPS {
         explore(3, move || {
-            let bell = Bell::<ParkFlag>::new();
+            let bell = Bell::<SleepFlag>::new();
             let mut ends: Vec<Ends> = mailboxes(2, 1, 1);
             let (mut other, mut own) = (ends.pop().unwrap(), ends.pop().unwrap());
             let ringer = bell.clone();
@@ -71,7 +71,7 @@ fn control_mail_wakes_as_well() {
 #[test]
 fn of_two_ringers_of_one_sleep_one_makes_the_system_call() {
     explore(3, || {
-        let bell = Bell::<ParkFlag>::new();
+        let bell = Bell::<SleepFlag>::new();
         bell.flag.fall_asleep();
         let threads = [(); 2].map(|()| {
             let bell = bell.clone();

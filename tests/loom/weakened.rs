@@ -3,7 +3,7 @@
 use loom::sync::atomic::{AtomicU32, Ordering, fence};
 use loom::thread;
 
-use crate::flag::ParkFlag;
+use crate::flag::SleepFlag;
 use crate::ids::ShardId;
 use crate::mailbox::mailboxes;
 use crate::must_fail;
@@ -14,7 +14,7 @@ const LOST: &str = "deadlock";
 
 const SLEEPS: [Sleep; 2] = [Sleep::Doze, Sleep::Park];
 
-/// `ParkFlag` with fewer fences: bit 0 of `FENCES` is the sleeper's, bit 1 the ringer's. Both are
+/// `SleepFlag` with fewer fences: bit 0 of `FENCES` is the sleeper's, bit 1 the ringer's. Both are
 /// needed even on x86, which lets a store be overtaken by a later load.
 #[derive(Default)]
 struct Weak<const FENCES: u8>(AtomicU32);
@@ -69,20 +69,20 @@ fn without_a_fence_a_wake_up_is_lost() {
 #[test]
 fn without_the_second_look_a_wake_up_is_lost() {
     for how in [Sleep::BlindDoze, Sleep::BlindPark] {
-        must_fail(LOST, 3, move || one_letter::<ParkFlag>(how));
+        must_fail(LOST, 3, move || one_letter::<SleepFlag>(how));
     }
 }
 
 #[test]
 fn an_eventfd_brought_to_zero_after_the_flag_is_raised_loses_a_wake_up() {
-    must_fail(LOST, 3, || one_letter::<ParkFlag>(Sleep::LateReset));
+    must_fail(LOST, 3, || one_letter::<SleepFlag>(Sleep::LateReset));
 }
 
 #[test]
 fn a_ring_before_the_mail_loses_a_wake_up() {
     for how in SLEEPS {
         must_fail(LOST, 3, move || {
-            let bell = Bell::<ParkFlag>::new();
+            let bell = Bell::<SleepFlag>::new();
             let mut ends: Vec<Ends> = mailboxes(2, 1, 1);
             let (mut other, mut own) = (ends.pop().unwrap(), ends.pop().unwrap());
             let ringer = bell.clone();

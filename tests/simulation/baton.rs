@@ -11,7 +11,7 @@ use crate::net::{End, Faults};
 use crate::peer::{Got, Peer, hello};
 use crate::rng::Rng;
 use crate::settings::roomy;
-use crate::world::{Plan, World, entrance};
+use crate::world::{Plan, World, listener_state};
 use ringmq::limits::MAIL_WORK;
 use ringmq::packet::AckKind;
 use ringmq::shard::home_of;
@@ -470,8 +470,8 @@ fn relay(seed: u64, shards: usize) -> u64 {
         torn: 400,
         eager: 300,
     };
-    let (settings, entrances) = (roomy(), vec![entrance("")]);
-    let plan = Plan { seed, shards, data: 16, control: 16, settings, faults, entrances };
+    let (settings, listener_states) = (roomy(), vec![listener_state("")]);
+    let plan = Plan { seed, shards, data: 16, control: 16, settings, faults, listener_states };
     let mut world = World::new(plan);
     world.mail = [1, 12, 60, MAIL_WORK][rng.below(4)];
     let mut batons = Batons::new(&world.shared.seeds, shards);

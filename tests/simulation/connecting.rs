@@ -4,15 +4,15 @@ use crate::net::{End, Faults};
 use crate::peer::{Got, Peer, hello};
 use crate::scripted::{SEED, name_on};
 use crate::settings::roomy;
-use crate::world::{Order, Plan, World, entrance};
+use crate::world::{Order, Plan, World, listener_state};
 use ringmq::limits::{HAND_OVER_BYTES, REFUSED_WAITING};
-use ringmq::mesh::Entrance;
+use ringmq::mesh::ListenerState;
 use ringmq::packet::{self, Connect, Qos, ReasonCode, Version, Will};
 use ringmq::shard::Settings;
 
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
 
-fn world(settings: Settings, entrance: Entrance, hand_over_fails: usize) -> World {
+fn world(settings: Settings, listener_state: ListenerState, hand_over_fails: usize) -> World {
     World::new(Plan {
         seed: SEED,
         shards: 2,
@@ -20,13 +20,13 @@ fn world(settings: Settings, entrance: Entrance, hand_over_fails: usize) -> Worl
         control: 8,
         settings,
         faults: Faults { receive: 65_536, hand_over_fails, ..Faults::default() },
-        entrances: vec![entrance],
+        listener_states: vec![listener_state],
     })
 }
 
 /// A broker whose sockets do not get from one shard to the other.
 fn stuck() -> World {
-    world(roomy(), entrance(""), 1000)
+    world(roomy(), listener_state(""), 1000)
 }
 
 fn fails(world: &mut World, per_mille: usize) {
@@ -179,7 +179,7 @@ fn a_broker_that_stops_tells_those_who_wait_and_those_who_come() {
 
 #[test]
 fn who_is_on_the_way_when_the_broker_stops_is_told_by_its_home() {
-    let mut world = world(roomy(), entrance(""), 0);
+    let mut world = world(roomy(), listener_state(""), 0);
     let mut peer = Peer::silent(&mut world, 0, 1 << 20);
     peer.begin(&mut world, &hello(&name_on(1, 2, "c"), true, 0));
     // Accepted; read and handed over; moved; told.
@@ -194,14 +194,14 @@ fn who_is_on_the_way_when_the_broker_stops_is_told_by_its_home() {
 #[test]
 fn whoever_meets_a_limit_is_told_which() {
     let two = Settings { max_connections: 2, ..roomy() };
-    let few = Entrance { max_connections: 2, ..entrance("") };
-    let slow = Entrance { max_connect_rate: Some(2), ..entrance("") };
-    for (settings, entrance, reason) in [
-        (two, entrance(""), ReasonCode::QuotaExceeded),
+    let few = ListenerState { max_connections: 2, ..listener_state("") };
+    let slow = ListenerState { max_connect_rate: Some(2), ..listener_state("") };
+    for (settings, listener_state, reason) in [
+        (two, listener_state(""), ReasonCode::QuotaExceeded),
         (roomy(), few, ReasonCode::QuotaExceeded),
         (roomy(), slow, ReasonCode::ConnectionRateExceeded),
     ] {
-        let mut world = world(settings, entrance, 0);
+        let mut world = world(settings, listener_state, 0);
         let mut inside: Vec<_> = (0..2)
             .map(|n| Peer::connect(&mut world, n, &hello(&format!("in{n}"), true, 0)))
             .collect();
@@ -231,7 +231,7 @@ fn whoever_meets_a_limit_is_told_which() {
 
 #[test]
 fn only_so_many_refused_connections_are_waited_for() {
-    let mut world = world(Settings { max_connections: 0, ..roomy() }, entrance(""), 0);
+    let mut world = world(Settings { max_connections: 0, ..roomy() }, listener_state(""), 0);
     let peers: Vec<_> =
         (0..REFUSED_WAITING + 5).map(|_| Peer::silent(&mut world, 0, 1000)).collect();
     world.settle();
@@ -272,7 +272,7 @@ fn what_waiting_clients_hold_is_bounded() {
 #[test]
 fn a_connect_that_is_too_large_is_refused_at_its_header() {
     let settings = Settings { before_connect: 1000, ..roomy() };
-    let mut world = world(settings, entrance(""), 0);
+    let mut world = world(settings, listener_state(""), 0);
     for version in VERSIONS {
         let name = "n".repeat(2000);
         let connect = Connect { version, properties: Default::default(), ..hello(&name, true, 0) };

@@ -5,7 +5,7 @@ use crate::net::Faults;
 use crate::peer::{Got, Peer, hello, will};
 use crate::scripted::{fine, mounted_world, world};
 use crate::settings::roomy;
-use crate::world::{Plan, World, entrance};
+use crate::world::{Plan, World, listener_state};
 use ringmq::packet::{AckKind, Connect, ConnectProperties, ReasonCode, Version};
 use ringmq::shard::Settings;
 
@@ -27,7 +27,7 @@ fn two_listeners(shards: usize, mountpoint: &str) -> World {
         control: 8,
         settings: widest(),
         faults: Faults { receive: 65_536, ..Faults::default() },
-        entrances: vec![entrance(mountpoint), entrance("")],
+        listener_states: vec![listener_state(mountpoint), listener_state("")],
     })
 }
 
@@ -215,7 +215,7 @@ fn an_answer_and_names_of_the_greatest_length_go_through_every_shard() {
             control: 1,
             settings: widest(),
             faults: Faults { receive: 1000, split: 300, ..Faults::default() },
-            entrances: vec![entrance("")],
+            listener_states: vec![listener_state("")],
         });
         let (name, topic) = ("n".repeat(LONGEST), "t".repeat(LONGEST));
         let mut peer = Peer::connect(&mut world, 0, &hello(&name, true, 60));

@@ -4,7 +4,7 @@ use crate::net::Faults;
 use crate::peer::{Got, Peer, hello};
 use crate::scripted::{SEED, fine, mounted_world};
 use crate::settings::roomy;
-use crate::world::{Plan, World, entrance};
+use crate::world::{Plan, World, listener_state};
 use ringmq::packet::{AckKind, Connect, ReasonCode};
 
 #[test]
@@ -50,7 +50,7 @@ fn a_group_of_two_mountpoints_gives_each_message_to_whom_it_is_for() {
         control: 8,
         settings: roomy(),
         faults: Faults { receive: 65_536, ..Faults::default() },
-        entrances: vec![entrance("dev/"), entrance("")],
+        listener_states: vec![listener_state("dev/"), listener_state("")],
     });
     let mut below = Peer::connect_to(&mut world, 0, &hello("below", true, 0));
     below.subscribe(&mut world, 1, "$share/g/#", 0);

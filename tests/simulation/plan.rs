@@ -4,10 +4,10 @@ use crate::client::Client;
 use crate::net::Faults;
 use crate::rng::Rng;
 use crate::settings::roomy;
-use crate::world::{Plan, entrance, web_entrance};
+use crate::world::{Plan, listener_state, web_entrance};
 use ringmq::config::{OnFull, SharedStrategy};
 use ringmq::limits::{Budget, MAIL_WORK};
-use ringmq::mesh::Entrance;
+use ringmq::mesh::ListenerState;
 use ringmq::packet::{MAX_PACKET_SIZE, Version};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::Settings;
@@ -153,12 +153,12 @@ fn extremes(settings: &mut Settings, features: &mut Features, rng: &mut Rng) {
 }
 
 /// The first listener is for everybody, the others for peers that keep to nothing.
-fn entrances(rng: &mut Rng, mountpoint: &str) -> Vec<Entrance> {
-    let mut first = entrance(mountpoint);
+fn listener_states(rng: &mut Rng, mountpoint: &str) -> Vec<ListenerState> {
+    let mut first = listener_state(mountpoint);
     if rng.chance(100) {
         first.max_connect_rate = Some(rng.range(20, 200) as u32);
     }
-    vec![first, entrance("hostile/${client_id}/"), entrance("")]
+    vec![first, listener_state("hostile/${client_id}/"), listener_state("")]
 }
 
 /// Settings within which the clients keep the rules whatever is reloaded.
@@ -243,17 +243,18 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
         eager: [0, 300][rng.below(2)],
     };
     let (data, control) = (rng.range(4, 40), rng.range(1, 40));
-    let mut entrances = entrances(rng, features.mountpoint);
+    let mut listener_states = listener_states(rng, features.mountpoint);
     let mut own = Rng::new(seed ^ 0x3eb_50c_4e7);
     // The rate of one listener would be that of two.
-    if own.chance(500) && entrances[0].max_connect_rate.is_none() {
+    if own.chance(500) && listener_states[0].max_connect_rate.is_none() {
         features.web = [100, 500, 1000][own.below(3)];
-        entrances.push(web_entrance(features.mountpoint));
+        listener_states.push(web_entrance(features.mountpoint));
     }
     // They come in before anybody else, and stay.
-    features.bystanders &= entrances.iter().all(|entrance| entrance.max_connect_rate.is_none());
+    features.bystanders &=
+        listener_states.iter().all(|listener_state| listener_state.max_connect_rate.is_none());
     features.bystanders &= settings.max_connections == u64::MAX;
-    let plan = Plan { seed, shards, data, control, settings, faults: CALM, entrances };
+    let plan = Plan { seed, shards, data, control, settings, faults: CALM, listener_states };
     (plan, features, faults)
 }
 

@@ -71,7 +71,7 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
     let settings = plan.settings.clone();
     let mut world = World::new(plan);
     if features.web > 0 {
-        let last = world.entrances.len() as u16 - 1;
+        let last = world.listener_states.len() as u16 - 1;
         world.web = Some((last, features.web, Rng::new(seed)));
     }
     world.limit = features.limit;
@@ -101,7 +101,7 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
         max_qos: settings.max_qos,
         limited: (
             settings.max_connections < u64::MAX,
-            world.entrances[0].max_connect_rate.is_some(),
+            world.listener_states[0].max_connect_rate.is_some(),
         ),
         // A jump of the clock is as long as a connection may wait for its home to have room.
         stuck: faults.hand_over_fails > 0
@@ -184,7 +184,11 @@ impl Sim {
         let free = features.mountpoint.is_empty() && !features.hostile && !features.retained_limit;
         free && !features.extreme
             && self.settings.keep_alive_max == u16::MAX
-            && self.world.entrances.iter().all(|entrance| entrance.max_connect_rate.is_none())
+            && self
+                .world
+                .listener_states
+                .iter()
+                .all(|listener_state| listener_state.max_connect_rate.is_none())
     }
 
     fn set_up(&mut self) {

@@ -2,7 +2,7 @@
 //! mailboxes, no faults; and names that live on a chosen shard.
 
 use crate::net::Faults;
-use crate::world::{Plan, World, entrance};
+use crate::world::{Plan, World, listener_state};
 use ringmq::shard::{Settings, home_of};
 use ringmq::topic::Seeds;
 
@@ -21,7 +21,7 @@ pub fn mounted_world(shards: usize, settings: Settings, mountpoint: &str) -> Wor
         control: 8,
         settings,
         faults: Faults { receive: 65_536, ..Faults::default() },
-        entrances: vec![entrance(mountpoint)],
+        listener_states: vec![listener_state(mountpoint)],
     })
 }
 

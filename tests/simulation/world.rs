@@ -8,9 +8,9 @@ use ringmq::limits::MAIL_WORK;
 use ringmq::mesh::mail::{Control, Stamped};
 use ringmq::mesh::mailbox::{MailEnds, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
-use ringmq::mesh::{Entrance, Shared};
+use ringmq::mesh::{ListenerState, Shared};
 use ringmq::message::Message;
-use ringmq::shard::step::{Bounds, Step, Surroundings};
+use ringmq::shard::step::{Step, StepBounds, Surroundings};
 use ringmq::shard::{Action, Question, Settings, Shard};
 use ringmq::telemetry::{Counters, Kind};
 use ringmq::time::Instant;
@@ -60,7 +60,7 @@ pub struct Plan {
     pub control: usize,
     pub settings: Settings,
     pub faults: Faults,
-    pub entrances: Vec<Entrance>,
+    pub listener_states: Vec<ListenerState>,
 }
 
 pub struct World {
@@ -69,7 +69,7 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub conns: Vec<Conn>,
     pub shared: Arc<Shared>,
-    pub entrances: Vec<Arc<Entrance>>,
+    pub listener_states: Vec<Arc<ListenerState>>,
     pub hash: u64,
     /// Completions per step.
     pub limit: usize,
@@ -90,8 +90,8 @@ pub struct World {
 const STEPS: u64 = 3_000_000;
 
 /// A listener open to everybody.
-pub fn entrance(mountpoint: &str) -> Entrance {
-    Entrance {
+pub fn listener_state(mountpoint: &str) -> ListenerState {
+    ListenerState {
         name: "sim".into(),
         allow_anonymous: true,
         mountpoint: mountpoint.into(),
@@ -104,9 +104,12 @@ pub fn entrance(mountpoint: &str) -> Entrance {
 }
 
 /// The same, where MQTT is carried by WebSockets.
-pub fn web_entrance(mountpoint: &str) -> Entrance {
+pub fn web_entrance(mountpoint: &str) -> ListenerState {
     let web = Web { path: "/mqtt".into(), origins: None };
-    Entrance { stack: Stack { proxy: None, tls: false, web: Some(web) }, ..entrance(mountpoint) }
+    ListenerState {
+        stack: Stack { proxy: None, tls: false, web: Some(web) },
+        ..listener_state(mountpoint)
+    }
 }
 
 impl World {
@@ -114,7 +117,7 @@ impl World {
         let shared = Shared::new(Seeds::fixed(plan.seed));
         let settings = Arc::new(plan.settings);
         let now = 1000;
-        let entrances: Vec<_> = plan.entrances.into_iter().map(Arc::new).collect();
+        let listener_states: Vec<_> = plan.listener_states.into_iter().map(Arc::new).collect();
         let nodes = mailboxes(plan.shards, plan.data, plan.control)
             .into_iter()
             .enumerate()
@@ -126,8 +129,8 @@ impl World {
                     Arc::clone(&shared),
                     Instant(now),
                 );
-                for (at, entrance) in entrances.iter().enumerate() {
-                    shard.open_entrance(ListenerId(at as u16), Arc::clone(entrance));
+                for (at, listener_state) in listener_states.iter().enumerate() {
+                    shard.open_listener(ListenerId(at as u16), Arc::clone(listener_state));
                 }
                 Node {
                     shard,
@@ -153,7 +156,7 @@ impl World {
             nodes,
             conns: Vec::new(),
             shared,
-            entrances,
+            listener_states,
             hash: 0xcbf2_9ce4_8422_2325,
             limit: 64,
             mail: MAIL_WORK,
@@ -185,7 +188,7 @@ impl World {
     pub fn connect_to(&mut self, listener: u16, shard: usize, up: usize, down: usize) -> ConnId {
         self.conns.push(Conn::new(up, down, self.now));
         let conn = self.conns.len() - 1;
-        if self.entrances[usize::from(listener)].stack.web.is_some() {
+        if self.listener_states[usize::from(listener)].stack.web.is_some() {
             self.conns[conn].web = Some(Box::new(web::Web::new(conn as u64 + 1)));
         }
         let driver = &mut self.nodes[shard].driver;
@@ -316,7 +319,7 @@ impl World {
             let verdict = question.access.work_out(question.method, &question.proof, unix);
             node.shard.answered(question.socket, question.ticket, verdict);
         }
-        node.step = Some(Step::new(Bounds { completions: self.limit, mail: self.mail }));
+        node.step = Some(Step::new(StepBounds { completions: self.limit, mail: self.mail }));
     }
 
     fn take_part(&mut self, at: usize, step: &mut Step) -> bool {
@@ -503,8 +506,9 @@ impl World {
         if connections != 0 {
             left.push(format!("{connections} of the broker's connections"));
         }
-        let entrances = self.entrances.iter().map(|entrance| entrance.connections.used());
-        left.extend(entrances.filter(|&n| n != 0).map(|n| format!("{n} of a listener's")));
+        let listener_states =
+            self.listener_states.iter().map(|listener_state| listener_state.connections.used());
+        left.extend(listener_states.filter(|&n| n != 0).map(|n| format!("{n} of a listener's")));
         left
     }
 }

@@ -10,10 +10,10 @@ use ringmq::limits::MAIL_WORK;
 use ringmq::mesh::mail::{Control, Stamped};
 use ringmq::mesh::mailbox::{MailEnds, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
-use ringmq::mesh::{Entrance, Shared};
+use ringmq::mesh::{ListenerState, Shared};
 use ringmq::packet::{self, Connect, OutPublish, PacketId, Qos, Subscribe, Version};
 use ringmq::shard::output::Outgoing;
-use ringmq::shard::step::{Bounds, Step, Surroundings};
+use ringmq::shard::step::{StepBounds, Step, Surroundings};
 use ringmq::shard::{Action, Settings, Shard};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
@@ -127,7 +127,7 @@ impl World {
         config.sys.interval = Or::NONE;
         let settings = Arc::new(Settings::new(&config));
         let shared = Shared::new(Seeds::fixed(1));
-        let entrance = Arc::new(Entrance {
+        let listener_state = Arc::new(ListenerState {
             name: "count".into(),
             allow_anonymous: true,
             mountpoint: String::new(),
@@ -142,7 +142,7 @@ impl World {
             let id = ShardId(id as u8);
             let (settings, shared) = (Arc::clone(&settings), Arc::clone(&shared));
             let mut shard = Shard::new(id, shards, settings, shared, Instant(1));
-            shard.open_entrance(ListenerId(0), Arc::clone(&entrance));
+            shard.open_listener(ListenerId(0), Arc::clone(&listener_state));
             let (sent, closed, ids) = (Vec::new(), Vec::new(), Vec::new());
             Node { shard, ends, sent, closed, ids, written: 0, strangers: 0 }
         });
@@ -165,7 +165,7 @@ impl World {
             strangers,
             stamp: &mut self.stamp,
         };
-        Step::new(Bounds { completions: 512, mail: MAIL_WORK }).run(shard, ends, &mut around);
+        Step::new(StepBounds { completions: 512, mail: MAIL_WORK }).run(shard, ends, &mut around);
     }
 
     /// Every shard takes in what the others have told it.

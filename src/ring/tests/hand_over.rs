@@ -65,7 +65,7 @@ fn taker(
         let mut closed_rings = 0;
         run(&mut ring, &mut state, handler, |state, ring| {
             let rings = ring.counts().rings;
-            upkeep.then(|| ring.keep_house());
+            upkeep.then(|| ring.run_upkeep());
             closed_rings += rings - ring.counts().rings;
             state.0.closed == total
         });

@@ -1,5 +1,5 @@
 //! What crosses threads, as far as one thread can tell; `tests/loom` tries it with several.
-use crate::ring::flag::ParkFlag;
+use crate::ring::flag::SleepFlag;
 use crate::ring::port::{Permit, RingPort};
 
 #[test]
@@ -31,7 +31,7 @@ fn a_retired_port_gives_nothing_even_when_permits_come_back() {
 
 #[test]
 fn exactly_one_ringer_wakes_a_sleeper_and_none_wakes_a_waking_one() {
-    let flag = ParkFlag::default();
+    let flag = SleepFlag::default();
     assert!(!flag.must_wake());
     flag.fall_asleep();
     assert_eq!([flag.must_wake(), flag.must_wake()], [true, false]);

@@ -23,7 +23,7 @@ fn crowd(address: SocketAddr, count: usize) -> Vec<TcpStream> {
 /// Runs until the upkeep has left `rings`.
 fn settle(ring: &mut Ring, echo: &mut Echo, rings: u32) {
     run(ring, echo, Echo::handle, |_, ring| {
-        ring.keep_house();
+        ring.run_upkeep();
         ring.counts().rings == rings
     });
 }
@@ -42,7 +42,7 @@ fn rings_that_a_crowd_needed_are_closed_when_it_has_gone_and_opened_for_the_next
         assert!((8..=12).contains(&rings), "{rings}");
         for _ in 0..4 {
             run_for(&mut ring, &mut echo, Duration::from_millis(1), Echo::handle);
-            ring.keep_house();
+            ring.run_upkeep();
         }
         assert!(ring.counts().rings >= 8, "rings with sockets stay");
         drop(clients);
@@ -72,7 +72,7 @@ fn newcomers_use_the_first_rings_so_that_the_others_empty() {
     run(&mut ring, &mut echo, Echo::handle, |echo, _| echo.closed == 290);
     for _ in 0..4 {
         run_for(&mut ring, &mut echo, Duration::from_millis(1), Echo::handle);
-        ring.keep_house();
+        ring.run_upkeep();
     }
     assert!(ring.counts().rings > 1);
     let clients = thread::spawn(move || crowd(address, 20));
@@ -93,7 +93,7 @@ fn after_a_quiet_time_buffers_are_empty_pages_and_still_work() {
     let mut clients = clients.join().unwrap();
     for _ in 0..12 {
         run_for(&mut ring, &mut echo, Duration::from_millis(1), Echo::handle);
-        ring.keep_house();
+        ring.run_upkeep();
     }
     assert_eq!(ring.pool.resident(), 0);
     let talk = thread::spawn(move || {

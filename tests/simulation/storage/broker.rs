@@ -9,7 +9,7 @@ use crate::net::{End, Faults};
 use crate::peer::{Got, Peer, hello};
 use crate::rng::Rng;
 use crate::settings::roomy;
-use crate::world::{Plan, World, entrance};
+use crate::world::{Plan, World, listener_state};
 use ringmq::limits::Budget;
 use ringmq::packet::AckKind;
 use ringmq::session::pending::Bounds as Pending;
@@ -81,7 +81,7 @@ fn world(seed: u64, shards: usize) -> World {
         control: 8,
         settings: settings(seed),
         faults: Faults { receive: 4096, ..Faults::default() },
-        entrances: vec![entrance("")],
+        listener_states: vec![listener_state("")],
     })
 }
 

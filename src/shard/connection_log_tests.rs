@@ -20,14 +20,14 @@ fn a_kind_has_a_burst_then_ten_lines_a_second_and_the_rest_is_counted() {
 
 #[test]
 fn what_was_left_out_is_told_by_kind_once_in_a_while() {
-    let mut journal = Journal::default();
-    assert_eq!(journal.left_out(Instant(50_000)), None, "there is nothing to tell");
-    journal.paces[Kind::Refused as usize].left_out = 7;
-    assert_eq!(journal.left_out(Instant(50_000)), Some([0, 0, 7, 0]));
-    journal.paces[Kind::Connected as usize].left_out = 3;
-    assert_eq!(journal.left_out(Instant(50_000 + TOLD - 1)), None);
-    assert_eq!(journal.left_out(Instant(50_000 + TOLD)), Some([3, 0, 0, 0]));
-    assert_eq!(journal.left_out(Instant(90_000)), None);
+    let mut connection_log = ConnectionLog::default();
+    assert_eq!(connection_log.left_out(Instant(50_000)), None, "there is nothing to tell");
+    connection_log.paces[Kind::Refused as usize].left_out = 7;
+    assert_eq!(connection_log.left_out(Instant(50_000)), Some([0, 0, 7, 0]));
+    connection_log.paces[Kind::Connected as usize].left_out = 3;
+    assert_eq!(connection_log.left_out(Instant(50_000 + TOLD - 1)), None);
+    assert_eq!(connection_log.left_out(Instant(50_000 + TOLD)), Some([3, 0, 0, 0]));
+    assert_eq!(connection_log.left_out(Instant(90_000)), None);
 }
 
 #[test]

@@ -25,10 +25,14 @@ fn quick_shard() -> Ask {
     })
 }
 
-fn within<F: Future<Output = ()>>(shards: Vec<Ask>, test: impl FnOnce(Rc<Desk>) -> F) {
+fn within<F: Future<Output = ()>>(shards: Vec<Ask>, test: impl FnOnce(Rc<PageSource>) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let state =
-        State { stage: Stage::Ready, late: Vec::new(), lost_lines: 0, certificates: Vec::new() };
+    let state = State {
+        stage: BrokerStage::Ready,
+        late: Vec::new(),
+        lost_lines: 0,
+        certificates: Vec::new(),
+    };
     let (_state, state) = watch::channel(state);
     LocalSet::new().block_on(&runtime, async {
         let interest = Box::new(|| 5);
@@ -40,7 +44,7 @@ fn within<F: Future<Output = ()>>(shards: Vec<Ask>, test: impl FnOnce(Rc<Desk>) 
             placement: Box::new(|_| 0),
             started: SystemTime::now(),
         };
-        test(Rc::new(Desk::open(sources, state))).await;
+        test(Rc::new(PageSource::open(sources, state))).await;
     });
 }
 
@@ -50,9 +54,9 @@ fn steps(answer: &Answer) -> Option<u64> {
 
 #[test]
 fn each_request_gets_figures_from_after_it_was_made() {
-    within(vec![quick_shard()], |desk| async move {
+    within(vec![quick_shard()], |page_source| async move {
         for n in 1..=3 {
-            let answers = desk.ask(Duration::from_secs(5)).await;
+            let answers = page_source.ask(Duration::from_secs(5)).await;
             assert_eq!(steps(&answers[0]), Some(n));
         }
     });
@@ -60,13 +64,13 @@ fn each_request_gets_figures_from_after_it_was_made() {
 
 #[test]
 fn requests_made_together_share_one_question_and_one_page() {
-    within(vec![quick_shard()], |desk| async move {
+    within(vec![quick_shard()], |page_source| async move {
         let asking: Vec<_> = (0..20)
             .map(|_| {
-                let desk = Rc::clone(&desk);
+                let page_source = Rc::clone(&page_source);
                 tokio::task::spawn_local(async move {
-                    let answers = desk.ask(Duration::from_secs(5)).await;
-                    let _ = desk.page(&answers);
+                    let answers = page_source.ask(Duration::from_secs(5)).await;
+                    let _ = page_source.page(&answers);
                     steps(&answers[0])
                 })
             })
@@ -74,7 +78,7 @@ fn requests_made_together_share_one_question_and_one_page() {
         for one in asking {
             assert_eq!(one.await.unwrap(), Some(1));
         }
-        let text = desk.last.borrow().as_ref().map(|page| page.text.clone()).unwrap();
+        let text = page_source.last.borrow().as_ref().map(|page| page.text.clone()).unwrap();
         let text = String::from_utf8(text.to_vec()).unwrap();
         assert!(text.contains("\nringmq_steps_total{shard=\"0\"} 1\n"));
         assert!(text.contains("\nringmq_interest_filters 5\n"));
@@ -85,19 +89,19 @@ fn requests_made_together_share_one_question_and_one_page() {
 #[test]
 fn a_silent_shard_has_one_question_open_however_often_it_is_asked() {
     let (slow, questions) = slow_shard();
-    within(vec![quick_shard(), slow], |desk| async move {
+    within(vec![quick_shard(), slow], |page_source| async move {
         for _ in 0..10 {
-            let answers = desk.ask(5 * GAP).await;
+            let answers = page_source.ask(5 * GAP).await;
             assert!(matches!(answers[1], Answer::Silence));
             assert!(steps(&answers[0]).is_some(), "the other shard does answer");
         }
-        assert_eq!(desk.lines[1].waiting.borrow().len(), 1, "those who left are forgotten");
+        assert_eq!(page_source.lines[1].waiting.borrow().len(), 1, "those who left are forgotten");
         let question = questions.try_recv().unwrap();
         assert!(question.waited() >= 40 * GAP);
         assert!(questions.try_recv().is_err(), "a second question");
         // It is back: the next request is answered as ever.
         question.answer(Snapshot::default());
-        let waiting = Rc::clone(&desk);
+        let waiting = Rc::clone(&page_source);
         let asking =
             tokio::task::spawn_local(async move { waiting.ask(Duration::from_secs(5)).await });
         let mut answered = 0;
@@ -115,8 +119,8 @@ fn a_silent_shard_has_one_question_open_however_often_it_is_asked() {
 
 #[test]
 fn a_shard_that_has_ended_is_told_apart_from_a_silent_one() {
-    within(vec![Arc::new(drop)], |desk| async move {
-        let answers = desk.ask(Duration::from_secs(5)).await;
+    within(vec![Arc::new(drop)], |page_source| async move {
+        let answers = page_source.ask(Duration::from_secs(5)).await;
         assert!(matches!(answers[0], Answer::Ended));
     });
 }

@@ -4,16 +4,16 @@ use crate::ids::SocketId;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// Lines of connections; a connection stands in one at most.
+/// TurnQueues of connections; a connection stands in one at most.
 #[derive(Default)]
-pub(super) struct Lines {
+pub(super) struct TurnQueues {
     lines: Vec<VecDeque<(u64, SocketId)>>,
     /// In which line and at which place a connection stands; what a line says besides is over.
     places: HashMap<SocketId, (u32, u64)>,
     next: u64,
 }
 
-impl Lines {
+impl TurnQueues {
     /// How many wait.
     pub fn len(&self) -> usize {
         self.places.len()
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn each_has_its_turn_once_and_who_has_closed_has_none() {
-        let mut lines = Lines::default();
+        let mut lines = TurnQueues::default();
         for number in 0..5 {
             lines.push(number as usize % 2, SocketId(number));
             lines.push(1, SocketId(number));

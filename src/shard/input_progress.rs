@@ -8,7 +8,7 @@ use crate::time::{GRANULARITY_MILLIS, Instant};
 const STALLS: usize = 4;
 
 /// How far the shard has come with what clients send.
-pub(super) struct Hearing {
+pub(super) struct InputProgress {
     /// All that clients had sent before this was read.
     heard_at: Instant,
     /// The first step after that which did not get to the end of what they had sent.
@@ -17,10 +17,10 @@ pub(super) struct Hearing {
     stalls: [(Instant, Instant); STALLS],
 }
 
-impl Hearing {
+impl InputProgress {
     /// Everybody was heard until `now`.
     pub(super) fn new(now: Instant) -> Self {
-        Hearing {
+        InputProgress {
             heard_at: now,
             unheard_since: None,
             stalls: [(Instant::END, Instant::END); STALLS],
@@ -85,52 +85,52 @@ mod tests {
 
     #[test]
     fn who_was_to_be_heard_before_everyone_was_is_judged() {
-        let mut hearing = Hearing::new(START);
-        assert!(hearing.may_be_unheard(at(500), at(400), 1000));
-        hearing.heard_everyone(at(500));
-        assert!(!hearing.may_be_unheard(at(500), at(400), 1000));
-        assert!(!hearing.may_be_unheard(at(500), at(500), 1000));
-        assert!(hearing.may_be_unheard(at(501), at(501), 1000));
+        let mut input_progress = InputProgress::new(START);
+        assert!(input_progress.may_be_unheard(at(500), at(400), 1000));
+        input_progress.heard_everyone(at(500));
+        assert!(!input_progress.may_be_unheard(at(500), at(400), 1000));
+        assert!(!input_progress.may_be_unheard(at(500), at(500), 1000));
+        assert!(input_progress.may_be_unheard(at(501), at(501), 1000));
     }
 
     #[test]
     fn who_may_be_unheard_is_judged_after_as_long_again_as_it_was_allowed() {
-        let mut hearing = Hearing::new(START);
+        let mut input_progress = InputProgress::new(START);
         // The process was stopped for a minute, and then never comes to the end of the input.
-        hearing.input_ended(at(60_000));
-        hearing.input_ended(at(60_100));
-        assert!(hearing.may_be_unheard(at(60_999), at(10_000), 1000));
-        assert!(!hearing.may_be_unheard(at(61_000), at(10_000), 1000));
+        input_progress.input_ended(at(60_000));
+        input_progress.input_ended(at(60_100));
+        assert!(input_progress.may_be_unheard(at(60_999), at(10_000), 1000));
+        assert!(!input_progress.may_be_unheard(at(61_000), at(10_000), 1000));
         // A deadline after that is counted from itself.
-        assert!(hearing.may_be_unheard(at(62_999), at(62_000), 1000));
-        assert!(!hearing.may_be_unheard(at(63_000), at(62_000), 1000));
-        hearing.heard_everyone(at(63_000));
-        assert!(hearing.may_be_unheard(at(70_000), at(69_500), 1000));
+        assert!(input_progress.may_be_unheard(at(62_999), at(62_000), 1000));
+        assert!(!input_progress.may_be_unheard(at(63_000), at(62_000), 1000));
+        input_progress.heard_everyone(at(63_000));
+        assert!(input_progress.may_be_unheard(at(70_000), at(69_500), 1000));
     }
 
     #[test]
     fn a_step_soon_after_everyone_was_heard_counts_as_listening() {
-        let mut hearing = Hearing::new(START);
+        let mut input_progress = InputProgress::new(START);
         let soon = at(GRANULARITY_MILLIS - 1);
-        assert!(!hearing.is_old(soon));
-        hearing.input_ended(soon);
+        assert!(!input_progress.is_old(soon));
+        input_progress.input_ended(soon);
         let late = at(GRANULARITY_MILLIS);
-        assert!(hearing.is_old(late));
-        hearing.input_ended(late);
-        assert!(hearing.may_be_unheard(late.plus_millis(99), soon, 100));
-        assert!(!hearing.may_be_unheard(late.plus_millis(100), soon, 100));
+        assert!(input_progress.is_old(late));
+        input_progress.input_ended(late);
+        assert!(input_progress.may_be_unheard(late.plus_millis(99), soon, 100));
+        assert!(!input_progress.may_be_unheard(late.plus_millis(100), soon, 100));
     }
 
     #[test]
     fn what_a_stalled_step_took_in_may_have_come_at_its_end() {
-        let mut hearing = Hearing::new(START);
-        assert_eq!(hearing.latest(at(10)), at(10));
+        let mut input_progress = InputProgress::new(START);
+        assert_eq!(input_progress.latest(at(10)), at(10));
         for step in 0..=STALLS as u64 {
-            hearing.was_stalled(at(step * 1000), at(step * 1000 + 300));
+            input_progress.was_stalled(at(step * 1000), at(step * 1000 + 300));
         }
-        assert_eq!(hearing.latest(at(1000)), at(1300));
-        assert_eq!(hearing.latest(at(STALLS as u64 * 1000)), at(STALLS as u64 * 1000 + 300));
-        assert_eq!(hearing.latest(at(1001)), at(1001), "another step");
-        assert_eq!(hearing.latest(START), START, "too long ago to be remembered");
+        assert_eq!(input_progress.latest(at(1000)), at(1300));
+        assert_eq!(input_progress.latest(at(STALLS as u64 * 1000)), at(STALLS as u64 * 1000 + 300));
+        assert_eq!(input_progress.latest(at(1001)), at(1001), "another step");
+        assert_eq!(input_progress.latest(START), START, "too long ago to be remembered");
     }
 }

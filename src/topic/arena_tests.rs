@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn a_chunk_is_given_back_with_its_last_entry() {
-    let mut slab = Slab::new();
+    let mut slab = NodeArena::new();
     let ids: Vec<u32> = (0..1000u32).map(|number| slab.insert(number)).collect();
     assert_eq!(slab.chunks.len(), 4);
     for &id in &ids[..CHUNK] {
@@ -23,7 +23,7 @@ fn a_chunk_is_given_back_with_its_last_entry() {
 
 #[test]
 fn chunks_are_allocated_whole_and_never_copied() {
-    let mut slab = Slab::new();
+    let mut slab = NodeArena::new();
     let first = slab.insert(7u64);
     let address = std::ptr::from_ref(slab.get(first));
     (1..10_000).for_each(|number| assert_eq!(slab.insert(number), number as u32));
@@ -34,7 +34,7 @@ fn chunks_are_allocated_whole_and_never_copied() {
 #[test]
 #[should_panic(expected = "twice")]
 fn removing_twice_is_our_own_mistake() {
-    let mut slab = Slab::new();
+    let mut slab = NodeArena::new();
     let (id, _) = (slab.insert(1), slab.insert(2));
     slab.remove(id);
     slab.remove(id);
@@ -45,7 +45,7 @@ proptest! {
     fn a_slab_is_a_map_from_the_numbers_it_gave(
         steps in prop::collection::vec(0..100u32, 0..3000),
     ) {
-        let (mut slab, mut model) = (Slab::new(), HashMap::new());
+        let (mut slab, mut model) = (NodeArena::new(), HashMap::new());
         let mut ids: Vec<u32> = Vec::new();
         for (at, step) in steps.into_iter().enumerate() {
             if step < 60 || ids.is_empty() {

@@ -1,7 +1,7 @@
 //! A slab of equal things in chunks: numbers stay valid until removed, growth never copies what is
 //! there, and a chunk's memory goes back when its last entry goes.
 //!
-//! Not [`crate::slab::Slab`]: nobody outside the index keeps a number past its entry, so there is
+//! Not [`crate::arena::NodeArena`]: nobody outside the index keeps a number past its entry, so there is
 //! no generation, which would cost bytes for each filter and node, and a wrong number is our own
 //! mistake, not a client that has gone.
 
@@ -31,17 +31,17 @@ impl<T> Chunk<T> {
 }
 
 /// Numbered entries. The number of a removed entry is used again.
-pub(super) struct Slab<T> {
+pub(super) struct NodeArena<T> {
     chunks: Vec<Chunk<T>>,
     /// Chunks with a free slot, each once.
     roomy: Vec<u32>,
     len: usize,
 }
 
-impl<T> Slab<T> {
+impl<T> NodeArena<T> {
     /// An empty slab without memory.
     pub fn new() -> Self {
-        Slab { chunks: Vec::new(), roomy: Vec::new(), len: 0 }
+        NodeArena { chunks: Vec::new(), roomy: Vec::new(), len: 0 }
     }
 
     /// How many entries are in it.
@@ -171,5 +171,5 @@ pub(super) const fn slot_size<T>() -> usize {
 }
 
 #[cfg(test)]
-#[path = "slab_tests.rs"]
+#[path = "arena_tests.rs"]
 mod tests;

@@ -11,7 +11,7 @@ use hyper::body::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Ask, Question, Sources, Stage, State, process};
+use super::{Ask, BrokerStage, Question, Sources, State, process};
 use crate::ids::ShardId;
 use crate::telemetry::prometheus::{Process, Snapshot, page};
 
@@ -40,12 +40,12 @@ impl Answer {
 
 /// Who waits for one shard's answer: at most as many as there are connections.
 #[derive(Default)]
-struct Line {
+struct Waiters {
     waiting: RefCell<Vec<oneshot::Sender<Answer>>>,
     bell: Notify,
 }
 
-impl Line {
+impl Waiters {
     /// Waits for the answer to a question that is still to be put.
     fn join(&self) -> oneshot::Receiver<Answer> {
         let (reply, answer) = oneshot::channel();
@@ -66,8 +66,8 @@ struct Page {
 }
 
 /// Where the pages get what they say.
-pub(super) struct Desk {
-    lines: Vec<Rc<Line>>,
+pub(super) struct PageSource {
+    lines: Vec<Rc<Waiters>>,
     interest: Box<dyn Fn() -> u64 + Send>,
     memory_limit: Box<dyn Fn() -> Option<u64> + Send>,
     placement: Box<dyn Fn(&str) -> u8 + Send>,
@@ -76,16 +76,16 @@ pub(super) struct Desk {
     last: RefCell<Option<Page>>,
 }
 
-impl Desk {
+impl PageSource {
     /// Must be called within the server's loop: each shard gets a task that asks it.
-    pub(super) fn open(sources: Sources, state: watch::Receiver<State>) -> Desk {
+    pub(super) fn open(sources: Sources, state: watch::Receiver<State>) -> PageSource {
         let tend = |ask: Ask| {
-            let line = Rc::new(Line::default());
+            let line = Rc::new(Waiters::default());
             tokio::task::spawn_local(tend(ask, Rc::clone(&line)));
             line
         };
         let started = sources.started.duration_since(SystemTime::UNIX_EPOCH);
-        Desk {
+        PageSource {
             lines: sources.shards.into_iter().map(tend).collect(),
             interest: sources.interest,
             memory_limit: sources.memory_limit,
@@ -103,7 +103,7 @@ impl Desk {
     }
 
     /// How far the broker is.
-    pub(super) fn stage(&self) -> Stage {
+    pub(super) fn stage(&self) -> BrokerStage {
         self.state.borrow().stage
     }
 
@@ -141,7 +141,7 @@ impl Desk {
         let process = Process {
             interest: (self.interest)(),
             memory_limit: (self.memory_limit)(),
-            ready: state.stage == Stage::Ready,
+            ready: state.stage == BrokerStage::Ready,
             late: self.late(),
             lost_lines: state.lost_lines,
             certificates: state.certificates.clone(),
@@ -165,7 +165,7 @@ fn same(one: &[Option<Rc<Snapshot>>], other: &[Option<Rc<Snapshot>>]) -> bool {
 }
 
 /// Asks one shard whenever somebody waits.
-async fn tend(ask: Ask, line: Rc<Line>) {
+async fn tend(ask: Ask, line: Rc<Waiters>) {
     loop {
         line.bell.notified().await;
         let crowd = line.waiting.take();
@@ -184,5 +184,5 @@ async fn tend(ask: Ask, line: Rc<Line>) {
 }
 
 #[cfg(test)]
-#[path = "desk_tests.rs"]
+#[path = "page_source_tests.rs"]
 mod tests;

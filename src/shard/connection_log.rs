@@ -11,9 +11,9 @@ use crate::ids::{ListenerId, Peer, SocketId};
 use crate::packet::{Connect, Version};
 use crate::time::Instant;
 
-/// Lines a second of one kind, for longer than a moment.
+/// TurnQueues a second of one kind, for longer than a moment.
 const RATE: u64 = 10;
-/// Lines of one kind that may come at once.
+/// TurnQueues of one kind that may come at once.
 const BURST: u64 = 50;
 /// Milliseconds between two lines.
 const PACE: u64 = 1000 / RATE;
@@ -46,7 +46,7 @@ impl Kind {
 
 /// How much has been written of each kind.
 #[derive(Default)]
-pub(super) struct Journal {
+pub(super) struct ConnectionLog {
     paces: [Pace; Kind::ALL.len()],
     told: Instant,
 }
@@ -56,7 +56,7 @@ pub(super) struct Journal {
 struct Pace {
     /// Milliseconds on the shard's clock: when the lines so far would have been due at [`RATE`].
     until: u64,
-    /// Lines left out since that was last told.
+    /// TurnQueues left out since that was last told.
     left_out: u64,
 }
 
@@ -74,7 +74,7 @@ impl Pace {
     }
 }
 
-impl Journal {
+impl ConnectionLog {
     /// What was left out, by kind, once a while; the count begins anew.
     fn left_out(&mut self, now: Instant) -> Option<[u64; Kind::ALL.len()]> {
         let any = self.paces.iter().any(|pace| pace.left_out > 0);
@@ -104,11 +104,11 @@ enum Level {
 
 impl Shard {
     /// How a line of this kind is to be written now; `None` when it is not.
-    fn journal(&mut self, kind: Kind) -> Option<Level> {
+    fn connection_log(&mut self, kind: Kind) -> Option<Level> {
         if !self.settings.log_connections || !tracing::enabled!(tracing::Level::INFO) {
             return None;
         }
-        if self.journal.paces[kind as usize].allows(self.now) {
+        if self.connection_log.paces[kind as usize].allows(self.now) {
             return Some(Level::Info);
         }
         self.counters.log_left_out += 1;
@@ -123,7 +123,7 @@ impl Shard {
         connect: &Connect<'_>,
         present: bool,
     ) {
-        let how = self.journal(Kind::Connected);
+        let how = self.connection_log(Kind::Connected);
         let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
             return;
         };
@@ -144,7 +144,7 @@ impl Shard {
 
     /// A client that was connected is parted with. To be called while its session is known.
     pub(super) fn log_disconnected(&mut self, socket: SocketId, session: u32, cause: Cause) {
-        let how = self.journal(Kind::Disconnected);
+        let how = self.connection_log(Kind::Disconnected);
         let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
             return;
         };
@@ -165,7 +165,7 @@ impl Shard {
 
     /// A connection is not let in, and nothing is known of its client.
     pub(super) fn log_refused(&mut self, peer: Peer, listener: ListenerId, reason: &str) {
-        let how = self.journal(Kind::Refused);
+        let how = self.connection_log(Kind::Refused);
         if how.is_some() {
             let listener = self.listener_name(listener);
             line!(how, %peer, listener, reason, shard = self.id.0, "connection refused");
@@ -180,7 +180,7 @@ impl Shard {
         reason: &str,
         code: u8,
     ) {
-        let how = self.journal(Kind::Refused);
+        let how = self.connection_log(Kind::Refused);
         let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
             return;
         };
@@ -201,7 +201,7 @@ impl Shard {
 
     /// A client may not do that with the topic.
     pub(super) fn log_denied(&mut self, socket: SocketId, session: u32, what: &str, topic: &str) {
-        let how = self.journal(Kind::Denied);
+        let how = self.connection_log(Kind::Denied);
         let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
             return;
         };
@@ -221,7 +221,7 @@ impl Shard {
 
     /// A subscription has ended because other rules are in force.
     pub(super) fn log_revoked(&mut self, session: u32, filter: &str) {
-        let how = self.journal(Kind::Denied);
+        let how = self.connection_log(Kind::Denied);
         let (true, Some(session)) = (how.is_some(), self.sessions.get(session)) else { return };
         line!(
             how,
@@ -235,7 +235,7 @@ impl Shard {
 
     /// Says how many lines were left out, once a while.
     pub(super) fn tell_left_out(&mut self) {
-        let Some(counts) = self.journal.left_out(self.now) else { return };
+        let Some(counts) = self.connection_log.left_out(self.now) else { return };
         for (kind, lines) in Kind::ALL.into_iter().zip(counts).filter(|(_, lines)| *lines > 0) {
             let (kind, shard) = (kind.word(), self.id.0);
             tracing::info!(kind, lines, shard, "lines about clients were left out");
@@ -243,8 +243,9 @@ impl Shard {
     }
 
     pub(super) fn listener_name(&self, listener: ListenerId) -> &str {
-        let entrance = self.entrances.get(usize::from(listener.0)).and_then(Option::as_ref);
-        entrance.map_or("closed", |entrance| &entrance.name)
+        let listener_state =
+            self.listener_states.get(usize::from(listener.0)).and_then(Option::as_ref);
+        listener_state.map_or("closed", |listener_state| &listener_state.name)
     }
 }
 
@@ -262,5 +263,5 @@ fn version_name(version: Version) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "journal_tests.rs"]
+#[path = "connection_log_tests.rs"]
 mod tests;

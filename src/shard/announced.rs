@@ -4,7 +4,7 @@ use super::settings::Settings;
 
 /// What CONNACK tells a client that it may send.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Promised {
+pub(super) struct Announced {
     pub max_packet_size: u32,
     pub max_topic_alias: u16,
     pub receive_maximum: u16,
@@ -12,10 +12,10 @@ pub(super) struct Promised {
     pub retain: bool,
 }
 
-impl Promised {
+impl Announced {
     #[inline]
     pub(super) fn of(settings: &Settings) -> Self {
-        Promised {
+        Announced {
             max_packet_size: settings.max_packet_size,
             max_topic_alias: settings.max_topic_alias,
             receive_maximum: settings.receive_maximum,
@@ -25,8 +25,8 @@ impl Promised {
     }
 
     /// All that either allows.
-    pub(super) fn widest(self, other: Promised) -> Self {
-        Promised {
+    pub(super) fn widest(self, other: Announced) -> Self {
+        Announced {
             max_packet_size: self.max_packet_size.max(other.max_packet_size),
             max_topic_alias: self.max_topic_alias.max(other.max_topic_alias),
             receive_maximum: self.receive_maximum.max(other.receive_maximum),
@@ -38,14 +38,14 @@ impl Promised {
 
 /// What clients that came before a reload were told.
 #[derive(Default)]
-pub(super) struct Promises {
+pub(super) struct AnnouncedLimits {
     /// How often the settings changed; wraps.
     reloads: u8,
     /// The widest of what clients were told before the last change; `None` before the first.
-    earlier: Option<Promised>,
+    earlier: Option<Announced>,
 }
 
-impl Promises {
+impl AnnouncedLimits {
     /// How often the settings changed, which a connection remembers; wraps.
     #[inline]
     pub(super) fn reloads(&self) -> u8 {
@@ -54,7 +54,7 @@ impl Promises {
 
     /// The settings change; `before` are those that have been in force.
     pub(super) fn change(&mut self, before: &Settings) {
-        let before = Promised::of(before);
+        let before = Announced::of(before);
         self.earlier = Some(self.earlier.map_or(before, |earlier| earlier.widest(before)));
         self.reloads = self.reloads.wrapping_add(1);
     }
@@ -62,9 +62,14 @@ impl Promises {
     /// What a client was told whose connection came when the settings had changed `reloads` times,
     /// or of which nothing is known; `settings` are those in force.
     #[inline]
-    pub(super) fn to(&self, reloads: impl FnOnce() -> Option<u8>, settings: &Settings) -> Promised {
-        let earlier = |promised: &Promised| (reloads()? != self.reloads).then_some(*promised);
-        self.earlier.as_ref().and_then(earlier).unwrap_or_else(|| Promised::of(settings))
+    pub(super) fn to(
+        &self,
+        reloads: impl FnOnce() -> Option<u8>,
+        settings: &Settings,
+    ) -> Announced {
+        let earlier =
+            |announced_to: &Announced| (reloads()? != self.reloads).then_some(*announced_to);
+        self.earlier.as_ref().and_then(earlier).unwrap_or_else(|| Announced::of(settings))
     }
 }
 
@@ -79,25 +84,25 @@ mod tests {
 
     #[test]
     fn who_came_before_a_reload_keeps_the_widest_of_what_was_said() {
-        let mut promises = Promises::default();
+        let mut announced = AnnouncedLimits::default();
         let settings = [settings(1000, 2), settings(5000, 0), settings(10, 1)];
-        assert_eq!(promises.to(|| Some(0), &settings[0]).max_packet_size, 1000);
-        promises.change(&settings[0]);
-        let told = promises.to(|| Some(0), &settings[1]);
+        assert_eq!(announced.to(|| Some(0), &settings[0]).max_packet_size, 1000);
+        announced.change(&settings[0]);
+        let told = announced.to(|| Some(0), &settings[1]);
         assert_eq!((told.max_packet_size, told.max_qos), (1000, 2));
-        promises.change(&settings[1]);
-        let told = promises.to(|| Some(0), &settings[2]);
+        announced.change(&settings[1]);
+        let told = announced.to(|| Some(0), &settings[2]);
         assert_eq!((told.max_packet_size, told.max_qos), (5000, 2));
-        assert_eq!(promises.reloads(), 2);
+        assert_eq!(announced.reloads(), 2);
     }
 
     #[test]
     fn who_came_after_the_last_reload_is_held_to_what_is_in_force() {
-        let mut promises = Promises::default();
+        let mut announced = AnnouncedLimits::default();
         let (before, after) = (settings(1000, 2), settings(10, 1));
-        promises.change(&before);
+        announced.change(&before);
         for reloads in [Some(1), None] {
-            let told = promises.to(|| reloads, &after);
+            let told = announced.to(|| reloads, &after);
             assert_eq!((told.max_packet_size, told.max_qos), (10, 1));
         }
     }

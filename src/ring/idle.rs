@@ -20,7 +20,7 @@
 //! system calls would be most of what an idle crowd costs. Before a short doze that look is enough
 //! everywhere: where it may miss something, then for as long as the doze lasts (2 ms).
 use super::driver::Driver;
-use super::flag::ParkFlag;
+use super::flag::SleepFlag;
 use super::glommio_wait;
 use crate::atomic::{Ordering, fence};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -45,17 +45,17 @@ pub struct Doorbell {
 #[derive(Debug)]
 struct Shared {
     // On a cache line of its own: every push to this core's mailboxes looks at it.
-    flag: Line,
+    flag: PaddedFlag,
     eventfd: OwnedFd,
 }
 
 #[repr(align(128))]
 #[derive(Debug, Default)]
-struct Line(ParkFlag);
+struct PaddedFlag(SleepFlag);
 
 impl Doorbell {
     pub(super) fn new(eventfd: OwnedFd) -> Self {
-        Doorbell { shared: Arc::new(Shared { flag: Line::default(), eventfd }) }
+        Doorbell { shared: Arc::new(Shared { flag: PaddedFlag::default(), eventfd }) }
     }
 
     /// Makes the core look at its mail soon. A system call only when the core sleeps.
@@ -73,26 +73,26 @@ impl Doorbell {
         &self.shared.eventfd
     }
 
-    fn flag(&self) -> &ParkFlag {
+    fn flag(&self) -> &SleepFlag {
         &self.shared.flag.0
     }
 }
 
 /// Whether spinning has paid lately. Work that comes every 100 µs is never met by a spin of 20 µs,
 /// which would then only burn a fifth of the core.
-pub(super) struct Luck {
+pub(super) struct SpinPayoff {
     credit: u32,
     skipped: u32,
 }
 
-/// Spins in a row without luck before spinning stops.
+/// Spins in a row without spin_payoff before spinning stops.
 const CREDIT: u32 = 4;
 /// Then every so many idles one more is tried.
 const RETRY: u32 = 64;
 
-impl Luck {
+impl SpinPayoff {
     pub(super) fn new() -> Self {
-        Luck { credit: CREDIT, skipped: 0 }
+        SpinPayoff { credit: CREDIT, skipped: 0 }
     }
 
     fn try_spin(&mut self) -> bool {
@@ -108,15 +108,15 @@ impl Luck {
 }
 
 /// How long nothing has happened.
-pub(super) struct Quiet {
+pub(super) struct IdleHistory {
     dozes: u32,
     /// The last doze lasted longer than a short one may.
     sparse: bool,
 }
 
-impl Quiet {
+impl IdleHistory {
     pub(super) fn new() -> Self {
-        Quiet { dozes: 0, sparse: false }
+        IdleHistory { dozes: 0, sparse: false }
     }
 
     pub(super) fn disturbed(&mut self) {
@@ -137,25 +137,25 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     /// repeatedly.
     pub async fn idle(&mut self, deadline: Option<Duration>, mut recheck: impl FnMut() -> bool) {
         let until = self.wake_time(deadline);
-        if self.quiet.dozes < DOZES {
-            if self.luck.try_spin() {
+        if self.idle_history.dozes < DOZES {
+            if self.spin_payoff.try_spin() {
                 let found = self.spin(until, &mut recheck);
-                self.luck.spun(found);
+                self.spin_payoff.spun(found);
                 if found {
                     return;
                 }
             }
-            while self.quiet.dozes < DOZES {
-                let frequent = self.quiet.dozes == 0 && !self.quiet.sparse;
+            while self.idle_history.dozes < DOZES {
+                let frequent = self.idle_history.dozes == 0 && !self.idle_history.sparse;
                 let most = if frequent { DOZE } else { self.config.long_doze };
                 let Some(limit) = left(until, most) else { return };
                 let since = Instant::now();
                 let found = self.doze(limit, &mut recheck);
-                self.quiet.sparse = since.elapsed() >= DOZE;
+                self.idle_history.sparse = since.elapsed() >= DOZE;
                 if found {
                     return;
                 }
-                self.quiet.dozes += 1;
+                self.idle_history.dozes += 1;
                 futures_lite::future::yield_now().await;
             }
         }
@@ -181,7 +181,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         let mut spent = Duration::ZERO;
         let found = loop {
             if self.has_work(recheck) {
-                self.quiet.disturbed();
+                self.idle_history.disturbed();
                 break true;
             }
             spent = start.elapsed();
@@ -229,7 +229,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         }
         let work = self.has_work(recheck);
         if work {
-            self.quiet.disturbed();
+            self.idle_history.disturbed();
         }
         work
     }
@@ -252,7 +252,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             ring.signal(false);
         }
         if self.has_work(recheck) {
-            self.quiet.disturbed();
+            self.idle_history.disturbed();
         }
     }
 

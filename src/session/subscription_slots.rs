@@ -1,15 +1,15 @@
 //! Many subscriptions of one client: found by filter, and taken out one by one from the end, each
 //! at a cost that does not depend on how many there are.
 
-use super::Place;
+use super::SubscriptionSlot;
 use crate::topic::FilterId;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
 
-/// Places by filter. A hash map alone has no cheap "any one": it looks for it from its start.
+/// SubscriptionSlots by filter. A hash map alone has no cheap "any one": it looks for it from its start.
 #[derive(Default)]
-pub struct Places {
-    places: Vec<Place>,
+pub struct SubscriptionSlots {
+    places: Vec<SubscriptionSlot>,
     /// Where in `places` a filter's place is.
     by_filter: HashTable<u32>,
 }
@@ -18,7 +18,7 @@ fn hash(filter: FilterId) -> u64 {
     foldhash::fast::FixedState::default().hash_one(filter.0)
 }
 
-impl Places {
+impl SubscriptionSlots {
     /// How many.
     pub fn len(&self) -> usize {
         self.places.len()
@@ -40,7 +40,7 @@ impl Places {
     }
 
     /// Adds or moves a place.
-    pub fn set(&mut self, place: Place) {
+    pub fn set(&mut self, place: SubscriptionSlot) {
         if let Some(at) = self.find(place.filter) {
             self.places[at] = place;
             return;
@@ -76,7 +76,7 @@ impl Places {
     }
 
     /// Every place, in no order that means anything.
-    pub fn all(&self) -> &[Place] {
+    pub fn all(&self) -> &[SubscriptionSlot] {
         &self.places
     }
 }
