@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::notation::SECOND;
 use super::quantity::{Count, Time, Unit};
 use super::sections::{Auto, choice, section};
-use super::value::{self, List, Maybe, Or, Section, Table, Text, Texts};
+use super::texts::{Table, Texts};
+use super::value::{self, List, Maybe, Or, Section, Text};
 
 /// Most elements of a chain.
 pub const MAX_CHAIN: usize = 8;

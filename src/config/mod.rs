@@ -34,6 +34,7 @@ mod schema;
 mod sections;
 mod sources;
 mod text;
+mod texts;
 mod value;
 mod yaml;
 
@@ -46,7 +47,8 @@ pub use rules_file::rules_file;
 pub use sections::*;
 pub use sources::Sources;
 pub use text::{default_file, json_schema, reference};
-pub use value::{Get, List, Maybe, Or, Several, Table, Text, Texts};
+pub use texts::{Table, Texts};
+pub use value::{Get, List, Maybe, Or, Several, Text};
 
 use serde_json::{Map, Value, json};
 

@@ -6,7 +6,8 @@ use crate::topic::FilterId;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
 
-/// SubscriptionSlots by filter. A hash map alone has no cheap "any one": it looks for it from its start.
+/// The slots of a client's subscriptions by filter. A hash map alone has no cheap "any one": it
+/// looks for it from its start.
 #[derive(Default)]
 pub struct SubscriptionSlots {
     places: Vec<SubscriptionSlot>,

@@ -130,7 +130,7 @@ pub struct Connection {
     pub parting: Parting,
     /// There is more than MQTT in what it carries: see `layered`.
     pub layered: bool,
-    /// How many reloads there had been: what it was announced_to is from then. Wraps.
+    /// How many reloads there had been: what it was told is from then. Wraps.
     pub reloads: u8,
     /// Who it is.
     pub peer: Peer,
@@ -336,7 +336,7 @@ impl Aliases {
             + self.outbound.len() * ALIAS
     }
 
-    /// The client sets an alias; `at` is its number minus one, within what it was announced_to. False,
+    /// The client sets an alias; `at` is its number minus one, within what it was announced. False,
     /// and nothing is done, when its names would take more than [`ALIAS_BYTES`]. `held` is the
     /// shard's tally.
     pub fn set_inbound(&mut self, at: usize, topic: &str, held: &mut usize) -> bool {

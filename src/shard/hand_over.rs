@@ -222,7 +222,8 @@ impl Shard {
         }
     }
 
-    /// The socket is on the home's ring: the home hears of the client, listener_state counts included.
+    /// The socket is on the home's ring: the home hears of the client, and counts it with its
+    /// listener from now on.
     fn departed(&mut self, socket: SocketId) {
         let Some(departing) = self.departures.take(socket) else { return };
         let Some(connection) = self.connections.remove(socket.0) else { return };

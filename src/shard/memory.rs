@@ -65,7 +65,8 @@ pub enum Pressure {
     /// parts is ended, and so is who does not read what it is sent ([`super::relief`]).
     High,
     /// From the limit on. Publishers wait for a second, then no messages are taken any more; no
-    /// replays go on ([`super::relief`]). What is in flight stays, and is sent again; PINGREQ, acknowledgements, UNSUBSCRIBE and DISCONNECT are handled as ever.
+    /// replays go on ([`super::relief`]). What is in flight stays, and is sent again; PINGREQ,
+    /// acknowledgements, UNSUBSCRIBE and DISCONNECT are handled as ever.
     Full,
 }
 

@@ -281,8 +281,8 @@ impl Pace {
 
 impl Shard {
     /// A message of a client of this shard has gone to `interested`, and on this shard as
-    /// [`super::encode::DeliveryScratch`] says: its publisher waits, if all of them are its main reader and
-    /// that is crowded.
+    /// [`super::encode::DeliveryScratch`] says: its publisher waits, if all of them are its main
+    /// reader and that is crowded.
     #[inline]
     pub(super) fn pace(&mut self, publisher: Option<Publisher>, interested: ShardSet) {
         if !self.delivery.crowded.is_empty() || !self.parked.pace.watched.is_empty() {
@@ -349,8 +349,8 @@ impl Shard {
     }
 
     /// A message of another shard's client, or one that a group's home picked a session here for,
-    /// was delivered as [`super::encode::DeliveryScratch`] says: on behalf of the shard `at`. The publisher's
-    /// home is told when the only receiver is crowded.
+    /// was delivered as [`super::encode::DeliveryScratch`] says: on behalf of the shard `at`. The
+    /// publisher's home is told when the only receiver is crowded.
     pub(super) fn regard(&mut self, publisher: Option<Publisher>, at: ShardId) {
         let crowded = self.delivery.crowded.first().copied();
         self.delivery.crowded.clear();

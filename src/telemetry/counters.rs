@@ -275,7 +275,8 @@ counters! {
         memory_hand_over kind = "hand_over";
     }
     "ringmq_memory_pressure" Gauge "level"
-        "How short memory is: 0 not, 1 nothing more is stored, 2 no new clients, 3 no messages after a second." {
+        "How short memory is: 0 not, 1 nothing more is stored, 2 no new clients, 3 no messages \
+         after a second." {
         memory_pressure;
     }
     "ringmq_memory_shortages_total" Counter "events"

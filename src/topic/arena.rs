@@ -1,7 +1,7 @@
 //! A slab of equal things in chunks: numbers stay valid until removed, growth never copies what is
 //! there, and a chunk's memory goes back when its last entry goes.
 //!
-//! Not [`crate::arena::NodeArena`]: nobody outside the index keeps a number past its entry, so there is
+//! Not [`crate::slab::Slab`]: nobody outside the index keeps a number past its entry, so there is
 //! no generation, which would cost bytes for each filter and node, and a wrong number is our own
 //! mistake, not a client that has gone.
 
