@@ -85,7 +85,7 @@ pub(super) struct SpinPayoff {
     skipped: u32,
 }
 
-/// Spins in a row without spin_payoff before spinning stops.
+/// Spins in a row that met nothing before spinning stops.
 const CREDIT: u32 = 4;
 /// Then every so many idles one more is tried.
 const RETRY: u32 = 64;
