@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LINES: usize = 600;
+const FUNCTION: usize = 70;
 const COLUMNS: usize = 100;
 
 /// Names that say nothing: a module is named after what it owns.
@@ -116,6 +117,33 @@ fn files_are_short() {
         .map(|(path, lines)| format!("{path}: {lines} lines"))
         .collect();
     none(&long, "Split these files by what they own; 600 lines is the most.");
+}
+
+#[test]
+fn functions_are_short() {
+    let mut long = Vec::new();
+    for source in sources().iter().filter(|source| source.path.starts_with("src/") && !source.test)
+    {
+        let lines: Vec<_> =
+            source.statements().filter(|(_, line)| !line.trim().is_empty()).collect();
+        for (at, (n, line)) in lines.iter().enumerate() {
+            let depth = line.len() - line.trim_start().len();
+            let signature = line.trim_start().split("fn ").next().unwrap_or_default();
+            let words = ["pub", "pub(super)", "pub(crate)", "const", "async", "unsafe"];
+            if !line.contains("fn ")
+                || !signature.split_whitespace().all(|word| words.contains(&word))
+            {
+                continue;
+            }
+            let closes = |line: &str| line.trim_end() == format!("{}}}", " ".repeat(depth));
+            let length =
+                lines[at..].iter().position(|(_, line)| closes(line)).map_or(0, |end| end + 1);
+            if length > FUNCTION {
+                long.push(format!("{}:{n}: {length} lines", source.path));
+            }
+        }
+    }
+    none(&long, "Give a part of these functions a name; 70 lines without comments is the most.");
 }
 
 #[test]

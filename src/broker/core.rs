@@ -154,7 +154,11 @@ pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
     Ok(Core { commands, thread: Some(thread) })
 }
 
-async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> {
+/// A core's driver, and its shard with all that is around it.
+fn set_up(
+    plan: Plan,
+    commands: Receiver<CoreCommand>,
+) -> Result<(Driver<Message>, Running), String> {
     tls::warm_up();
     let driver = Driver::new(plan.ring).map_err(|failure: RingFailure| failure.to_string());
     let mut driver: Driver<Message> = driver?;
@@ -167,7 +171,7 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
         Some(stored) => Some(go_on_with(stored, &mut shard, plan.shards, driver.doorbell())?),
         None => None,
     };
-    let mut core = Running {
+    let core = Running {
         shards: plan.shards,
         shard,
         ends: plan.ends,
@@ -185,6 +189,11 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
         idle_nanos: 0,
         writer,
     };
+    Ok((driver, core))
+}
+
+async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> {
+    let (mut driver, mut core) = set_up(plan, commands)?;
     let mut yielded = std::time::Instant::now();
     let mut idle_since = None;
     loop {

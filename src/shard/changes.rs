@@ -74,7 +74,7 @@ impl Shard {
     /// Nothing is said to that client before all that is stored so far is durable.
     pub(super) fn wait_for_stored(&mut self, socket: SocketId) {
         if let Some(storing) = &mut self.storing {
-            storing.needs.entry(socket.0).or_default().batch = storing.appended;
+            storing.wait_for_all(socket);
         }
     }
 

@@ -229,23 +229,8 @@ impl Shard {
         mountpoint: String,
         grant: Option<Box<Grant>>,
     ) -> (u32, bool) {
-        let mut known = self.find_session(name);
+        let mut known = self.resumable(name);
         let mut inherited = None;
-        if let Some(index) = known
-            && self.sessions.get(index).is_some_and(|session| session.socket.is_some())
-        {
-            self.counters.takeovers += 1;
-            // [MQTT-3.1.4-3]: one live connection per ClientId. This fires or delays the will
-            // and ends a session without expiry, exactly as any other loss would.
-            self.take_over(index);
-            known = self.find_session(name);
-        }
-        if let Some(index) = known {
-            // Its time or its will's may be over while the timer has not had its turn yet: after a
-            // jump of the clock, input comes before timers [MQTT-3.1.2-23, MQTT-3.1.3-9].
-            self.session_due(index);
-            known = self.find_session(name);
-        }
         // Subscriptions and queued messages carry the prefix they were made under: a session is
         // not resumed under another one.
         let foreign = |&index: &u32| {
@@ -301,6 +286,27 @@ impl Shard {
         }
         self.tell_presence(index, true);
         (index, present)
+    }
+
+    /// The session of that name, without a connection and still within its time.
+    fn resumable(&mut self, name: &str) -> Option<u32> {
+        let mut known = self.find_session(name);
+        if let Some(index) = known
+            && self.sessions.get(index).is_some_and(|session| session.socket.is_some())
+        {
+            self.counters.takeovers += 1;
+            // [MQTT-3.1.4-3]: one live connection per ClientId. This fires or delays the will
+            // and ends a session without expiry, exactly as any other loss would.
+            self.take_over(index);
+            known = self.find_session(name);
+        }
+        if let Some(index) = known {
+            // Its time or its will's may be over while the timer has not had its turn yet: after a
+            // jump of the clock, input comes before timers [MQTT-3.1.2-23, MQTT-3.1.3-9].
+            self.session_due(index);
+            known = self.find_session(name);
+        }
+        known
     }
 
     pub(super) fn new_session(&mut self, name: &str) -> u32 {

@@ -13,7 +13,7 @@ use crate::mutant::Mutant;
 use crate::packet::{
     self, AckKind, Encoded, OutPublish, PacketId, Qos, ReasonCode, Version, Violation,
 };
-use crate::session::pending::QueueEnd;
+use crate::session::pending::{Bounds, QueueEnd};
 use crate::session::{Flow, Pushed, Queued, Session, ShareName, SubscriptionIds};
 use crate::storage::record::Phase;
 use crate::time::Instant;
@@ -359,17 +359,8 @@ impl Shard {
                 }
             }
         }
-        let half =
-            flow.pending.len() > bounds.messages / 2 || flow.pending.bytes() > bounds.bytes / 2;
-        if socket.is_some() && half {
-            let fresh = flow.crowded.is_none();
-            let since = *flow.crowded.get_or_insert(now);
-            if now.millis_since(since) < CROWDED {
-                self.delivery.crowded.push(index);
-            }
-            if fresh && let Some(socket) = socket {
-                self.hear_later(socket);
-            }
+        if let Some(socket) = socket {
+            self.note_crowded(index, socket, &bounds);
         }
         self.store_all_gone(index);
         self.evict(index, evicted, terms.share.is_some());
@@ -377,6 +368,26 @@ impl Shard {
             && let Some(due) = self.sessions.get(index).and_then(Session::expiry_due)
         {
             self.arm_session(index, due);
+        }
+    }
+
+    /// The client is connected and its queue has grown: past half of its bounds its publishers are
+    /// to wait for it.
+    fn note_crowded(&mut self, index: u32, socket: SocketId, bounds: &Bounds) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let flow = session.flow();
+        let pending = &flow.pending;
+        if pending.len() <= bounds.messages / 2 && pending.bytes() <= bounds.bytes / 2 {
+            return;
+        }
+        let fresh = flow.crowded.is_none();
+        let since = *flow.crowded.get_or_insert(now);
+        if now.millis_since(since) < CROWDED {
+            self.delivery.crowded.push(index);
+        }
+        if fresh {
+            self.hear_later(socket);
         }
     }
 

@@ -152,8 +152,14 @@ impl Shard {
                 self.delivery.crowded.push(index);
             }
         }
+        self.count_sent(outbound.qos, message.payload.len(), unsent - before);
+    }
+
+    /// Counts a message of so many bytes of payload that was written in so many bytes.
+    #[inline]
+    fn count_sent(&mut self, qos: Qos, payload: usize, written: usize) {
         let counters = &mut self.counters;
-        let (messages, bytes) = match outbound.qos {
+        let (messages, bytes) = match qos {
             Qos::AtMostOnce => {
                 (&mut counters.messages_sent_qos0, &mut counters.publish_bytes_sent_qos0)
             }
@@ -165,9 +171,9 @@ impl Shard {
             }
         };
         *messages += 1;
-        *bytes += message.payload.len() as u64;
+        *bytes += payload as u64;
         counters.packets_sent += 1;
-        counters.bytes_sent += (unsent - before) as u64;
+        counters.bytes_sent += written as u64;
     }
 }
 

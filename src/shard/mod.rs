@@ -67,6 +67,7 @@ mod timers;
 mod turn_queues;
 mod upkeep;
 mod wills;
+mod withheld;
 
 pub use admission::Question;
 pub use audit::{Audit, Subscribed};

@@ -165,26 +165,7 @@ impl Shard {
         if topic::levels(own) > self.settings.max_topic_levels {
             return Err(LEVELS);
         }
-        if let Some(denied) = self.refuses_everybody(topic, own) {
-            self.count_received(publish);
-            self.acknowledge(socket, index, version, publish, denied.reason);
-            return Ok(Handled::Next);
-        }
-        if self.settings.restricts
-            && let Some(denied) = self.refuses_publish(index, own, publish)
-        {
-            self.count_received(publish);
-            if !self.denied_publish(socket, index, version, own) {
-                self.acknowledge(socket, index, version, publish, denied.reason);
-            }
-            return Ok(Handled::Next);
-        }
-        if !publish.has_promised_format() {
-            // Section 3.3.2.3.2. Not the end of the connection: a client that comes back with the
-            // same message would never get on.
-            self.count_received(publish);
-            self.counters.dropped_payload_format += 1;
-            self.acknowledge(socket, index, version, publish, ReasonCode::PayloadFormatInvalid);
+        if self.is_refused(socket, index, version, publish, topic, own) {
             return Ok(Handled::Next);
         }
         let short = self.is_short(Pressure::Tight);
@@ -239,6 +220,44 @@ impl Shard {
         let reason = lost.unwrap_or(reason);
         self.acknowledge(socket, index, version, publish, reason);
         Ok(Handled::Next)
+    }
+
+    /// Answers a message that is not taken, whoever may get it: the topic is nobody's to publish to
+    /// or not this client's, or the payload is not what it is said to be. `own` is the topic without
+    /// the mountpoint.
+    #[inline]
+    fn is_refused(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        publish: &Publish<'_>,
+        topic: &str,
+        own: &str,
+    ) -> bool {
+        if let Some(denied) = self.refuses_everybody(topic, own) {
+            self.count_received(publish);
+            self.acknowledge(socket, index, version, publish, denied.reason);
+            return true;
+        }
+        if self.settings.restricts
+            && let Some(denied) = self.refuses_publish(index, own, publish)
+        {
+            self.count_received(publish);
+            if !self.denied_publish(socket, index, version, own) {
+                self.acknowledge(socket, index, version, publish, denied.reason);
+            }
+            return true;
+        }
+        if !publish.has_promised_format() {
+            // Section 3.3.2.3.2. Not the end of the connection: a client that comes back with the
+            // same message would never get on.
+            self.count_received(publish);
+            self.counters.dropped_payload_format += 1;
+            self.acknowledge(socket, index, version, publish, ReasonCode::PayloadFormatInvalid);
+            return true;
+        }
+        false
     }
 
     /// When a message expires whose Message Expiry Interval is so many `seconds`; no later than

@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::connection::{Holds, Stage};
-use super::deliver::Outbound;
+use super::deliver::{Misfit, Outbound};
 use crate::ids::SocketId;
 use crate::mesh::mail::Over;
 use crate::mutant::Mutant;
@@ -95,13 +95,7 @@ impl Shard {
         if let Err(misfit) = self.fits(index, &view, &outbound)
             && !Mutant::TooLargeFromQueue.is_on()
         {
-            if Mutant::WrongDropReason.is_on() {
-                self.counters.dropped_expired += 1;
-            } else {
-                self.count_misfit(misfit);
-            }
-            self.store_gone(index, slot);
-            return Pumped::Dropped;
+            return self.drop_misfit(index, slot, misfit);
         }
         if queued.qos != Qos::AtMostOnce {
             let keep = keep || queued.share.is_some();
@@ -121,6 +115,17 @@ impl Shard {
         // Nobody publishes here; who is crowded shows at the next publication.
         self.delivery.crowded.clear();
         Pumped::Sent
+    }
+
+    /// A message from the queue cannot be sent to the client.
+    fn drop_misfit(&mut self, index: u32, slot: u32, misfit: Misfit) -> Pumped {
+        if Mutant::WrongDropReason.is_on() {
+            self.counters.dropped_expired += 1;
+        } else {
+            self.count_misfit(misfit);
+        }
+        self.store_gone(index, slot);
+        Pumped::Dropped
     }
 
     /// A send is complete: what waited behind it goes on.

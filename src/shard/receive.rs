@@ -185,14 +185,7 @@ impl Shard {
                     self.hold(socket, hold);
                     break;
                 }
-                Err(violation) => {
-                    // Whatever a second CONNECT says [MQTT-3.1.0-2]: what is wrong in it has reason
-                    // codes that only a CONNACK may carry.
-                    let second = rest[0] >> 4 == 1
-                        && violation.reason == ReasonCode::UnsupportedProtocolVersion;
-                    let violation = if second { SECOND_CONNECT } else { violation };
-                    self.disconnect(socket, Cause::Violation(violation));
-                }
+                Err(violation) => self.end_for(socket, rest[0], violation),
             }
         }
         match self.connections.get_mut(socket.0) {
@@ -204,6 +197,16 @@ impl Shard {
             }
             _ => bytes.len(),
         }
+    }
+
+    /// Ends a connection for a violation in a packet that begins with `first`.
+    #[inline(never)]
+    fn end_for(&mut self, socket: SocketId, first: u8, violation: Violation) {
+        // Whatever a second CONNECT says [MQTT-3.1.0-2]: what is wrong in it has reason codes that
+        // only a CONNACK may carry.
+        let second = first >> 4 == 1 && violation.reason == ReasonCode::UnsupportedProtocolVersion;
+        let violation = if second { SECOND_CONNECT } else { violation };
+        self.disconnect(socket, Cause::Violation(violation));
     }
 
     #[inline]

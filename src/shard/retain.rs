@@ -235,6 +235,7 @@ impl Shard {
     /// in: in it were messages that were acknowledged before the session subscribed.
     pub(super) fn answer_query(&mut self, from: ShardId, request: ReplayRequest) {
         let slice = self.slice(request);
+        self.counters.retained_slices += 1;
         self.meter.charge(slice.messages.len() as u32 * cost::MAIL);
         if from == self.id {
             self.replayed(slice);

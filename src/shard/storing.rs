@@ -13,6 +13,7 @@
 //! [`Control::Safe`]: crate::mesh::mail::Control::Safe
 
 use super::Shard;
+use super::withheld::{Progress, Withheld};
 use crate::ids::{ShardId, SocketId};
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
@@ -55,16 +56,6 @@ pub(super) enum Speaker {
     Shard(ShardId),
 }
 
-/// What a client's output waits for.
-#[derive(Default)]
-pub(super) struct Need {
-    pub(super) batch: u64,
-    /// A fan-out of its message is under way: the batch is not known yet.
-    fanning: bool,
-    /// Messages that went to other shards: how many are to be safe there.
-    elsewhere: Vec<(ShardId, u64)>,
-}
-
 /// Another shard.
 #[derive(Default)]
 struct Peer {
@@ -99,12 +90,11 @@ pub struct Storing {
     /// Numbers of messages by their address.
     numbers: Numbers<usize, u64>,
     pub(super) speaker: Speaker,
-    pub(super) needs: Numbers<u32, Need>,
+    /// Whose output waits.
+    withheld: Withheld,
     peers: Vec<Peer>,
     /// The last batch that something was appended to.
     pub(super) appended: u64,
-    /// What became durable, or safe elsewhere, since the last look at who waits.
-    moved: bool,
     due: Option<u64>,
 }
 
@@ -125,10 +115,9 @@ impl Storing {
             kept: Numbers::default(),
             numbers: Numbers::default(),
             speaker: Speaker::Nobody,
-            needs: Numbers::default(),
+            withheld: Withheld::default(),
             peers: (0..shards).map(|_| Peer::default()).collect(),
             appended: 0,
-            moved: false,
             due: None,
         }
     }
@@ -153,7 +142,7 @@ impl Storing {
         let batch = self.append(record);
         match self.speaker {
             Speaker::Nobody => {}
-            Speaker::Client(socket) => self.needs.entry(socket.0).or_default().batch = batch,
+            Speaker::Client(socket) => self.withheld.wait_for_batch(socket, batch),
             Speaker::Shard(shard) => {
                 if let Some(peer) = self.peers.get_mut(usize::from(shard.0)) {
                     peer.batch = batch;
@@ -166,7 +155,7 @@ impl Storing {
     pub(super) fn append_for(&mut self, socket: Option<SocketId>, record: &Record<'_>) {
         let batch = self.append(record);
         if let Some(socket) = socket {
-            self.needs.entry(socket.0).or_default().batch = batch;
+            self.withheld.wait_for_batch(socket, batch);
         }
     }
 
@@ -259,19 +248,17 @@ impl Storing {
     /// Whether the output of a connection has to wait.
     pub(super) fn withholds(&self, socket: SocketId) -> bool {
         let early = Mutant::StorageToldEarly.is_on();
-        self.needs.get(&socket.0).is_some_and(|need| !self.is_met(need)) && !early
+        self.withheld.holds(socket, &Reached(&self.log, &self.peers)) && !early
     }
 
-    fn is_met(&self, need: &Need) -> bool {
-        let safe = |&(shard, count): &(ShardId, u64)| {
-            self.peers.get(usize::from(shard.0)).is_none_or(|peer| peer.safe >= count)
-        };
-        !need.fanning && need.batch <= self.log.durable() && need.elsewhere.iter().all(safe)
+    /// That client waits for all that has been appended so far.
+    pub(super) fn wait_for_all(&mut self, socket: SocketId) {
+        self.withheld.wait_for_batch(socket, self.appended);
     }
 
     /// The connection is gone.
     pub(super) fn forget_socket(&mut self, socket: SocketId) {
-        self.needs.remove(&socket.0);
+        self.withheld.forget(socket);
     }
 
     /// A message for another shard is on its way; `waits` if its publisher does.
@@ -281,11 +268,7 @@ impl Storing {
         let count = peer.sent;
         let waits = waits && !Mutant::StorageRemoteUnwaited.is_on();
         if let (Speaker::Client(socket), true) = (self.speaker, waits) {
-            let need = self.needs.entry(socket.0).or_default();
-            match need.elsewhere.iter_mut().find(|known| known.0 == shard) {
-                Some(known) => known.1 = count,
-                None => need.elsewhere.push((shard, count)),
-            }
+            self.withheld.wait_elsewhere(socket, shard, count);
         }
     }
 
@@ -301,7 +284,6 @@ impl Storing {
     pub(super) fn safe_there(&mut self, shard: ShardId, count: u64) {
         if let Some(peer) = self.peers.get_mut(usize::from(shard.0)) {
             peer.safe = peer.safe.max(count);
-            self.moved = true;
         }
     }
 
@@ -310,7 +292,7 @@ impl Storing {
         if let Speaker::Client(socket) = self.speaker
             && !Mutant::StorageFanoutUnwaited.is_on()
         {
-            self.needs.entry(socket.0).or_default().fanning = true;
+            self.withheld.wait_for_fan_outs(socket);
         }
     }
 
@@ -334,12 +316,22 @@ impl Storing {
             told.extend(count.map(|count| (ShardId(at as u8), count)));
         }
         if !fanning {
-            for need in self.needs.values_mut().filter(|need| need.fanning) {
-                (need.fanning, need.batch) = (false, appended);
-                self.moved = true;
-            }
+            self.withheld.fan_outs_are_over(appended);
         }
         told
+    }
+}
+
+/// How far a shard's log, and the other shards, have got.
+struct Reached<'a>(&'a Log, &'a [Peer]);
+
+impl Progress for Reached<'_> {
+    fn durable(&self) -> u64 {
+        self.0.durable()
+    }
+
+    fn safe(&self, shard: ShardId) -> u64 {
+        self.1.get(usize::from(shard.0)).map_or(u64::MAX, |peer| peer.safe)
     }
 }
 
@@ -358,7 +350,6 @@ impl Shard {
     pub fn storage_answered(&mut self, answer: Answer) {
         let Some(storing) = &mut self.storing else { return };
         storing.log.answered(answer, storing.micros);
-        storing.moved = true;
         if let Some(trouble) = storing.log.take_trouble() {
             tracing::error!(shard = self.id.0, "storage: {trouble}");
         }
@@ -383,7 +374,7 @@ impl Shard {
         counters.storage_values = log.counts().0 as u64;
         counters.storage_backlog = log.backlog() as u64;
         counters.storage_age_nanos = log.age(storing.micros) * 1000;
-        counters.storage_waiting = storing.needs.len() as u64;
+        counters.storage_waiting = storing.withheld.len() as u64;
         counters.storage_down = u64::from(log.is_down());
         counters.storage_full = u64::from(log.is_full());
     }
@@ -408,16 +399,11 @@ impl Shard {
         storing.speaker = Speaker::Nobody;
         storing.due = storing.log.turn(storing.micros);
         let told = storing.safe_here(!self.fanouts.is_empty());
-        let mut released = Vec::new();
-        if std::mem::take(&mut storing.moved) {
-            let met = |(&socket, need): (&u32, &Need)| storing.is_met(need).then_some(socket);
-            released = storing.needs.iter().filter_map(met).collect();
-            released.iter().for_each(|socket| drop(storing.needs.remove(socket)));
-        }
+        let released = storing.withheld.take_met(&Reached(&storing.log, &storing.peers));
         for (shard, count) in told {
             self.outbox.tell(shard, Control::Safe(count));
         }
-        for socket in released.into_iter().map(SocketId) {
+        for socket in released {
             let Some(connection) = self.connections.get_mut(socket.0) else { continue };
             let Some(output) = &mut connection.output else { continue };
             if !std::mem::replace(&mut output.dirty, true) {

@@ -272,15 +272,7 @@ impl Record<'_> {
 
     fn encode_body(&self, out: &mut Vec<u8>) -> u8 {
         match *self {
-            Record::Session(stored) => {
-                out.extend_from_slice(&stored.session.to_le_bytes());
-                put_text(out, stored.client_id);
-                put_text(out, stored.mountpoint);
-                out.extend_from_slice(&stored.expiry.to_le_bytes());
-                out.extend_from_slice(&stored.ends.to_le_bytes());
-                out.extend_from_slice(&[stored.level, u8::from(stored.bridge)]);
-                SESSION
-            }
+            Record::Session(stored) => put_session(out, &stored),
             Record::End { session } => one(out, END, session),
             Record::Subscribed { session, filter, options, subscription_id } => {
                 one(out, SUBSCRIBED, session);
@@ -332,8 +324,7 @@ impl Record<'_> {
             }
             Record::Will { session, delay, lifetime, due, body } => {
                 one(out, WILL, session);
-                out.extend_from_slice(&delay.to_le_bytes());
-                out.extend_from_slice(&lifetime.to_le_bytes());
+                out.extend_from_slice([delay, lifetime].map(u32::to_le_bytes).as_flattened());
                 out.extend_from_slice(&due.to_le_bytes());
                 put_message(out, &body);
                 WILL
@@ -342,6 +333,16 @@ impl Record<'_> {
             Record::Nothing => NOTHING,
         }
     }
+}
+
+fn put_session(out: &mut Vec<u8>, stored: &StoredSession<'_>) -> u8 {
+    out.extend_from_slice(&stored.session.to_le_bytes());
+    put_text(out, stored.client_id);
+    put_text(out, stored.mountpoint);
+    out.extend_from_slice(&stored.expiry.to_le_bytes());
+    out.extend_from_slice(&stored.ends.to_le_bytes());
+    out.extend_from_slice(&[stored.level, u8::from(stored.bridge)]);
+    SESSION
 }
 
 fn one(out: &mut Vec<u8>, kind: u8, number: u64) -> u8 {

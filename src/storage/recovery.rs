@@ -143,12 +143,8 @@ pub fn recover(
             offset += size;
             expected = Some(next + 1);
         }
-        if offset > 0 {
-            let (number, first) = (head.number, start.unwrap_or(begin));
-            recovered.found.segments.push(Segment { number, first, end: offset as u64 });
+        if recovered.add(head.number, start.unwrap_or(begin), offset) {
             end = (head.number, offset as u64);
-        } else {
-            recovered.unused.push(head.number);
         }
         let damaged = |offset: usize, batch| {
             let what = Damage::Batch(batch);
@@ -164,27 +160,47 @@ pub fn recover(
         if limit.is_none() || at < first_of(&heads) {
             let next = expected.filter(|_| at >= first_of(&heads)).unwrap_or(0);
             match behind(log, head.number, next, bytes.get(offset..).unwrap_or(&[])) {
-                Behind::Later if !Mutant::StorageDamageTolerated.is_on() => {
-                    return damaged(offset, next);
-                }
-                Behind::Torn => {
-                    recovered.torn = recovered.torn.or(Some((head.number, offset as u64)));
-                }
-                Behind::Later | Behind::Nothing => {}
+                Behind::Later if Mutant::StorageDamageTolerated.is_on() => {}
+                Behind::Later => return damaged(offset, next),
+                Behind::Torn => recovered.note_torn(head.number, offset),
+                Behind::Nothing => {}
             }
         }
     }
     let Some(expected) = expected else { return Ok(recovered) };
     recovered.found.last_batch = expected - 1;
     if needed != 0 && needed < begin {
-        let (segment, offset) = (recovered.found.segments.first().map_or(end.0, |s| s.number), 0);
-        return Err(Trouble::Damaged { segment, offset, what: Damage::Missing(needed) });
+        return Err(missing(&recovered, end.0, needed));
     }
     if expected >= BATCHES {
         let what = Damage::Batch(expected);
         return Err(Trouble::Damaged { segment: end.0, offset: end.1, what });
     }
     Ok(recovered)
+}
+
+impl Recovered {
+    /// Adds a segment of which so many bytes are whole batches, `first` the first of them; false
+    /// when there are none.
+    fn add(&mut self, number: u32, first: u64, bytes: usize) -> bool {
+        if bytes == 0 {
+            self.unused.push(number);
+        } else {
+            self.found.segments.push(Segment { number, first, end: bytes as u64 });
+        }
+        bytes > 0
+    }
+
+    /// A batch was torn there, unless one was before.
+    fn note_torn(&mut self, segment: u32, offset: usize) {
+        self.torn = self.torn.or(Some((segment, offset as u64)));
+    }
+}
+
+/// Batches from `needed` on are still needed, and not all of them are there.
+fn missing(recovered: &Recovered, last: u32, needed: u64) -> Trouble {
+    let segment = recovered.found.segments.first().map_or(last, |segment| segment.number);
+    Trouble::Damaged { segment, offset: 0, what: Damage::Missing(needed) }
 }
 
 /// The place of the first segment that begins with a batch.

@@ -304,6 +304,10 @@ counters! {
         "Rules of the protocol broken by clients." { violations; }
     "ringmq_wills_sent_total" Counter "messages"
         "Will messages published." { wills_sent; }
+    "ringmq_retained_slices_total" Counter "slices"
+        "Times that retained messages were looked through for a new subscription." {
+        retained_slices;
+    }
     "ringmq_retained_replayed_total" Counter "messages"
         "Retained messages sent because of a new subscription." { messages_retained_replayed; }
     "ringmq_inflight_messages" Gauge "messages"

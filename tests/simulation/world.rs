@@ -360,7 +360,8 @@ impl World {
         node.work = node.shard.work();
         node.mail_work = node.shard.mail_work();
         node.most_work = node.most_work.max(node.work);
-        let replayed = node.shard.counters.messages_retained_replayed;
+        let counters = &node.shard.counters;
+        let replayed = counters.messages_retained_replayed + counters.retained_slices;
         node.replayed = replayed != node.replayed_before;
         node.replayed_before = replayed;
         let busy = step.is_busy();

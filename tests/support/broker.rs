@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::tunnel::Identity;
@@ -349,6 +350,14 @@ pub fn program() -> Command {
     command
 }
 
+fn read_all(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).expect("its output can be read");
+        bytes
+    })
+}
+
 /// Runs the broker's program to its end.
 #[track_caller]
 pub fn run(arguments: &[&str]) -> Exit {
@@ -359,6 +368,9 @@ pub fn run(arguments: &[&str]) -> Exit {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the broker's program runs");
+    // Read meanwhile: a pipe holds 64 KiB, and then its writer waits.
+    let stdout = read_all(child.stdout.take().expect("a pipe"));
+    let stderr = read_all(child.stderr.take().expect("a pipe"));
     let end = Instant::now() + START;
     while child.try_wait().expect("its status can be read").is_none() {
         if Instant::now() > end {
@@ -367,9 +379,11 @@ pub fn run(arguments: &[&str]) -> Exit {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    let output = child.wait_with_output().expect("its output can be read");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Exit { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    let status = child.wait().expect("its status can be read");
+    let text = |output: JoinHandle<Vec<u8>>| {
+        String::from_utf8_lossy(&output.join().expect("it only reads")).into_owned()
+    };
+    Exit { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
 }
 
 fn ringmq_command(launch: &Launch<'_>, directory: &Path) -> Command {

@@ -1,0 +1,185 @@
+//! Whose output waits for the store, and until when: a connection waits for a batch of this shard's
+//! log, for messages that are to be safe on other shards, and for fan-outs that are under way. Owns
+//! the order in which they wait, so that those who go on are found without a look at the others.
+
+use crate::ids::{ShardId, SocketId};
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+/// What a connection's output waits for.
+#[derive(Default)]
+struct Need {
+    /// This batch is to be durable.
+    batch: u64,
+    /// A fan-out of its message is under way: the batch is not known yet.
+    fanning: bool,
+    /// Messages that went to other shards: so many of those sent there are to be safe.
+    elsewhere: Vec<(ShardId, u64)>,
+}
+
+/// How far the store has got, here and elsewhere.
+pub(super) trait Progress {
+    /// The last batch of this shard that is durable.
+    fn durable(&self) -> u64;
+    /// How many of the messages sent to that shard are safe there.
+    fn safe(&self, shard: ShardId) -> u64;
+}
+
+impl Need {
+    fn is_met(&self, progress: &impl Progress) -> bool {
+        let safe = |&(shard, count): &(ShardId, u64)| progress.safe(shard) >= count;
+        !self.fanning && self.batch <= progress.durable() && self.elsewhere.iter().all(safe)
+    }
+}
+
+/// The connections whose output waits. Entries of the queues may be of connections that wait for
+/// something later by now, or have gone; each is looked at once, when what it names has come.
+#[derive(Default)]
+pub(super) struct Withheld {
+    needs: HashMap<u32, Need, foldhash::fast::FixedState>,
+    /// By batch, the oldest first.
+    batches: VecDeque<(u64, u32)>,
+    /// By shard, and by how many of the messages sent there are to be safe.
+    elsewhere: Vec<VecDeque<(u64, u32)>>,
+    /// Those with a fan-out under way.
+    fanning: Vec<u32>,
+}
+
+impl Withheld {
+    /// How many connections wait.
+    pub(super) fn len(&self) -> usize {
+        self.needs.len()
+    }
+
+    /// The connection waits for that batch, which is none before those that others wait for.
+    pub(super) fn wait_for_batch(&mut self, socket: SocketId, batch: u64) {
+        debug_assert!(self.batches.back().is_none_or(|last| last.0 <= batch));
+        let known = self.needs.len();
+        let need = self.needs.entry(socket.0).or_default();
+        let before = std::mem::replace(&mut need.batch, batch);
+        if before != batch || self.needs.len() != known {
+            self.batches.push_back((batch, socket.0));
+        }
+    }
+
+    /// It waits until `count` of the messages sent to `shard` are safe there.
+    pub(super) fn wait_elsewhere(&mut self, socket: SocketId, shard: ShardId, count: u64) {
+        let need = self.needs.entry(socket.0).or_default();
+        match need.elsewhere.iter_mut().find(|known| known.0 == shard) {
+            Some(known) => known.1 = count,
+            None => need.elsewhere.push((shard, count)),
+        }
+        let at = usize::from(shard.0);
+        if self.elsewhere.len() <= at {
+            self.elsewhere.resize_with(at + 1, VecDeque::new);
+        }
+        if let Some(queue) = self.elsewhere.get_mut(at) {
+            queue.push_back((count, socket.0));
+        }
+    }
+
+    /// It waits for fan-outs that are under way.
+    pub(super) fn wait_for_fan_outs(&mut self, socket: SocketId) {
+        let need = self.needs.entry(socket.0).or_default();
+        if !std::mem::replace(&mut need.fanning, true) {
+            self.fanning.push(socket.0);
+        }
+    }
+
+    /// No fan-out is under way any more; what they brought is in batches up to `appended`.
+    pub(super) fn fan_outs_are_over(&mut self, appended: u64) {
+        for socket in self.fanning.drain(..) {
+            let Some(need) = self.needs.get_mut(&socket) else { continue };
+            if std::mem::replace(&mut need.fanning, false) {
+                need.batch = appended;
+                self.batches.push_back((appended, socket));
+            }
+        }
+    }
+
+    /// Whether the connection's output has to wait.
+    pub(super) fn holds(&self, socket: SocketId, progress: &impl Progress) -> bool {
+        self.needs.get(&socket.0).is_some_and(|need| !need.is_met(progress))
+    }
+
+    /// The connection is gone.
+    pub(super) fn forget(&mut self, socket: SocketId) {
+        self.needs.remove(&socket.0);
+    }
+
+    /// Takes out those that wait for nothing any more.
+    pub(super) fn take_met(&mut self, progress: &impl Progress) -> Vec<SocketId> {
+        let mut met = Vec::new();
+        let needs = &mut self.needs;
+        let mut look = |socket: u32| {
+            if needs.get(&socket).is_some_and(|need| need.is_met(progress)) {
+                needs.remove(&socket);
+                met.push(SocketId(socket));
+            }
+        };
+        let durable = progress.durable();
+        while let Some((_, socket)) = self.batches.pop_front_if(|next| next.0 <= durable) {
+            look(socket);
+        }
+        for (at, queue) in self.elsewhere.iter_mut().enumerate() {
+            let safe = progress.safe(ShardId(at as u8));
+            while let Some((_, socket)) = queue.pop_front_if(|next| next.0 <= safe) {
+                look(socket);
+            }
+        }
+        met
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct At(u64, [u64; 2]);
+
+    impl Progress for At {
+        fn durable(&self) -> u64 {
+            self.0
+        }
+
+        fn safe(&self, shard: ShardId) -> u64 {
+            self.1[usize::from(shard.0)]
+        }
+    }
+
+    fn met(withheld: &mut Withheld, at: &At) -> Vec<u32> {
+        withheld.take_met(at).into_iter().map(|socket| socket.0).collect()
+    }
+
+    #[test]
+    fn who_waits_goes_on_when_all_that_it_waits_for_has_come_and_not_before() {
+        let mut withheld = Withheld::default();
+        let other = ShardId(1);
+        withheld.wait_for_batch(SocketId(1), 3);
+        withheld.wait_for_batch(SocketId(2), 3);
+        withheld.wait_elsewhere(SocketId(2), other, 7);
+        withheld.wait_for_fan_outs(SocketId(3));
+        withheld.wait_for_batch(SocketId(1), 4); // it has said more
+        withheld.wait_elsewhere(SocketId(4), other, 9);
+        assert_eq!(met(&mut withheld, &At(3, [0, 6])), [0; 0]);
+        assert!(withheld.holds(SocketId(2), &At(3, [0, 6])));
+        assert_eq!(met(&mut withheld, &At(3, [0, 7])), [2]);
+        assert_eq!(met(&mut withheld, &At(4, [0, 7])), [1]);
+        withheld.fan_outs_are_over(5);
+        assert_eq!(met(&mut withheld, &At(4, [0, 9])), [4]);
+        assert_eq!(met(&mut withheld, &At(5, [0, 9])), [3]);
+        assert_eq!(withheld.len(), 0);
+        assert!(withheld.batches.is_empty() && withheld.elsewhere.iter().all(|q| q.is_empty()));
+    }
+
+    #[test]
+    fn a_socket_that_comes_again_does_not_inherit_what_the_one_before_it_waited_for() {
+        let mut withheld = Withheld::default();
+        withheld.wait_for_batch(SocketId(1), 3);
+        withheld.forget(SocketId(1));
+        assert!(!withheld.holds(SocketId(1), &At(0, [0, 0])));
+        withheld.wait_for_batch(SocketId(1), 5);
+        assert_eq!(met(&mut withheld, &At(3, [0, 0])), [0; 0]);
+        assert_eq!(met(&mut withheld, &At(5, [0, 0])), [1]);
+    }
+}
