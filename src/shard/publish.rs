@@ -222,9 +222,9 @@ impl Shard {
         Ok(Handled::Next)
     }
 
-    /// Answers a message that is not taken, whoever may get it: the topic is nobody's to publish to
-    /// or not this client's, or the payload is not what it is said to be. `own` is the topic without
-    /// the mountpoint.
+    /// Answers a message that is not taken, whoever may get it: its topic is nobody's to publish to,
+    /// or not this client's, or its payload is not what it is said to be. `own` is the topic
+    /// without the mountpoint.
     #[inline]
     fn is_refused(
         &mut self,

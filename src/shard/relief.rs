@@ -125,7 +125,7 @@ impl Shard {
         let bound = self.connections.bound();
         let next = self.budgeting.relief.next.min(bound);
         // No more of a step than its share, however small the steps are.
-        let slice = SLICE.min((self.settings.budget.share() / cost::VISIT).max(1));
+        let slice = SLICE.min(self.settings.budget.share()).max(1);
         let end = bound.min(next + slice);
         self.meter.charge(cost::VISIT * (end - next));
         for index in next..end {
