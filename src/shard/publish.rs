@@ -222,8 +222,8 @@ impl Shard {
         Ok(Handled::Next)
     }
 
-    /// Answers a message that is not taken, whoever may get it: its topic is nobody's to publish to,
-    /// or not this client's, or its payload is not what it is said to be. `own` is the topic
+    /// Answers a message that is not taken, whoever may get it: its topic is nobody's to publish
+    /// to, or not this client's, or its payload is not what it is said to be. `own` is the topic
     /// without the mountpoint.
     #[inline]
     fn is_refused(
