@@ -1,5 +1,5 @@
-//! What carries MQTT on a connection, as layers of bytes to bytes: PROXY protocol, then WebSocket,
-//! then MQTT, in any combination. Pure: no socket, no clock, no lock.
+//! What carries MQTT on a connection, as layers of bytes to bytes: PROXY protocol, then TLS, then
+//! WebSocket, then MQTT, in any combination. Pure: no socket, no clock, no lock.
 //!
 //! A listener has a [`Stack`], which says what its connections consist of. A connection with any
 //! layer has one [`Layers`] value, which its shard keeps beside the connection and which moves with
