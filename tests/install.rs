@@ -128,7 +128,7 @@ fn what_is_installed_serves_and_uninstalling_leaves_what_was_there() {
     let user = root.text("etc/passwd");
     assert!(user.contains("\nringmq:") && user.contains(":/usr/sbin/nologin\n"), "{user}");
     let program = root.path("usr/local/bin/ringmq");
-    assert_eq!(serve_and_ping(&program, &root.path(CONFIG), &[]), "ADDRESS answers\n");
+    assert_eq!(serve_and_ping(&program, &root.path(CONFIG), &[]), "ADDRESS answers and serves\n");
 
     assert_eq!(stdout(&root.install("--yes", "")), "nothing to do\n");
     let installed = root.files();
@@ -277,11 +277,11 @@ fn the_image_refuses_clients_until_told_otherwise_and_its_health_check_follows_i
     let checked = Command::new(RINGMQ).arg("--test-config").arg("--config").arg(&file).output();
     let checked = checked.unwrap();
     assert!(checked.status.success(), "{checked:?}");
-    assert!(stderr(&checked).contains("refuses every client"), "{checked:?}");
+    assert!(stderr(&checked).contains("REFUSES EVERY CLIENT"), "{checked:?}");
     let said = serve_and_ping(Path::new(RINGMQ), &file, &[]);
     assert_eq!(said, "ADDRESS answers, but refuses clients without an account (code 5)\n");
     let asked = [("RINGMQ_LISTENERS__0__ALLOW_ANONYMOUS", "true")];
-    assert_eq!(serve_and_ping(Path::new(RINGMQ), &file, &asked), "ADDRESS answers\n");
+    assert_eq!(serve_and_ping(Path::new(RINGMQ), &file, &asked), "ADDRESS answers and serves\n");
 
     let (entry, words, check) =
         (instruction("ENTRYPOINT"), instruction("CMD"), instruction("HEALTH"));
