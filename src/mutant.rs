@@ -330,8 +330,6 @@ mutants! {
     StorageToldEarly,
     /// A publisher does not wait for what other shards have to store of its message.
     StorageRemoteUnwaited,
-    /// A publisher does not wait for what later steps of a fan-out store.
-    StorageFanoutUnwaited,
     /// Messages that wait for a client are not stored.
     StorageQueueForgotten,
     /// That PUBREC came for a message is not stored.

@@ -289,9 +289,7 @@ impl Storing {
 
     /// A fan-out of what the speaker sent goes on in later steps.
     pub(super) fn fans_out(&mut self) {
-        if let Speaker::Client(socket) = self.speaker
-            && !Mutant::StorageFanoutUnwaited.is_on()
-        {
+        if let Speaker::Client(socket) = self.speaker {
             self.withheld.wait_for_fan_outs(socket);
         }
     }
