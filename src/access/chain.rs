@@ -170,3 +170,13 @@ impl Access {
         }
     }
 }
+
+/// A verdict in a word or two, for the tests of the methods.
+#[cfg(test)]
+pub(super) fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Accept(_) => "accepted",
+        Verdict::Refuse(why) | Verdict::Failed(why) => why,
+        Verdict::Unknown => "unknown",
+    }
+}

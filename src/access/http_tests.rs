@@ -1,4 +1,5 @@
 use super::*;
+use crate::access::chain::word;
 use crate::config::{Table, Text};
 
 fn table(pairs: &[(&str, &str)]) -> Table {
@@ -17,14 +18,6 @@ fn proof() -> Proof {
         peer: Peer::Tcp([10, 0, 0, 1].into(), 7),
         listener: "main".into(),
         identity: None,
-    }
-}
-
-fn word(verdict: &Verdict) -> &'static str {
-    match verdict {
-        Verdict::Accept(_) => "accepted",
-        Verdict::Refuse(why) | Verdict::Failed(why) => why,
-        Verdict::Unknown => "unknown",
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::access::chain::word;
 use crate::config::Table;
 use crate::ids::Peer;
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -25,14 +26,6 @@ fn section() -> config::Jwt {
 fn token(algorithm: Algorithm, secret: &str, claims: &Value) -> String {
     let key = EncodingKey::from_secret(secret.as_bytes());
     encode(&Header::new(algorithm), claims, &key).expect("it can be signed")
-}
-
-fn word(verdict: &Verdict) -> &'static str {
-    match verdict {
-        Verdict::Accept(_) => "accepted",
-        Verdict::Refuse(why) | Verdict::Failed(why) => why,
-        Verdict::Unknown => "unknown",
-    }
 }
 
 #[test]

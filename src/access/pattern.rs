@@ -156,29 +156,8 @@ impl TopicPattern {
 
     /// Whether it matches a topic name (MQTT 5.0 section 4.7).
     pub fn matches(&self, name: &str, who: &Who<'_>) -> bool {
-        let wild = matches!(self.levels.first(), Some(Level::Plus | Level::Hash));
-        if name.starts_with('$') && wild && !self.literal {
-            return false; // [MQTT-4.7.2-1]
-        }
-        if self.literal {
-            return self.is_filter(name, who);
-        }
-        let mut parts = name.split('/');
-        let mut levels = self.levels.iter();
-        loop {
-            match (levels.next(), parts.next()) {
-                // Also at the parent level: `a/#` matches `a`.
-                (Some(Level::Hash), _) => return true,
-                (None, None) => return true,
-                (None, Some(_)) | (Some(_), None) => return false,
-                (Some(Level::Plus), Some(_)) => {}
-                (Some(level), Some(part)) => {
-                    if !level.is(part, who) {
-                        return false;
-                    }
-                }
-            }
-        }
+        // A topic name is a filter without wildcards, which matches itself alone.
+        self.covers(name, who)
     }
 
     /// Whether everything that `filter` matches is matched: a client that may have this may have

@@ -7,8 +7,8 @@
 use super::pattern::{Glob, TopicPattern};
 use super::{Deed, Who};
 use crate::ids::Peer;
+use crate::transport::network::Networks;
 use hashbrown::HashMap;
-use std::net::IpAddr;
 
 /// Where a rule was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,7 @@ pub enum Condition {
     /// One of these ClientIds.
     ClientId(Vec<Glob>),
     /// An address in one of these networks.
-    Address(Vec<Network>),
+    Address(Networks),
     /// One of these listeners.
     Listener(Vec<Box<str>>),
     /// A certificate with one of these common names.
@@ -48,7 +48,7 @@ impl Condition {
             Condition::Anonymous => who.grant.username.is_none(),
             Condition::ClientId(globs) => any(globs, who.client_id),
             Condition::Address(networks) => match who.grant.peer {
-                Peer::Tcp(ip, _) => networks.iter().any(|network| network.contains(ip)),
+                Peer::Tcp(ip, _) => networks.contains(ip),
                 Peer::Unix => false,
             },
             Condition::Listener(names) => names.iter().any(|name| **name == *who.listener),
@@ -59,42 +59,6 @@ impl Condition {
                 let mut attributes = who.grant.attributes.iter();
                 attributes.any(|(known, value)| known == name && glob.matches(value))
             }
-        }
-    }
-}
-
-/// Addresses that begin with the same bits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Network {
-    address: IpAddr,
-    bits: u8,
-}
-
-impl Network {
-    /// From `10.0.0.0/8`, or one address.
-    pub fn parse(text: &str) -> Option<Network> {
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits.parse().ok()?)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().ok()?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(most);
-        (bits <= most).then_some(Network { address, bits })
-    }
-
-    /// Whether the address is in it.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        let same = |ours: u128, theirs: u128, width: u32| {
-            let shift = width - u32::from(self.bits);
-            ours.checked_shr(shift).unwrap_or(0) == theirs.checked_shr(shift).unwrap_or(0)
-        };
-        match (self.address, ip) {
-            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
-                same(ours.to_bits().into(), theirs.to_bits().into(), 32)
-            }
-            (IpAddr::V6(ours), IpAddr::V6(theirs)) => same(ours.to_bits(), theirs.to_bits(), 128),
-            _ => false,
         }
     }
 }

@@ -1,6 +1,7 @@
 use super::super::pattern::Notation;
 use super::*;
 use crate::access::Grant;
+use crate::transport::network::Network;
 use proptest::prelude::*;
 
 fn rule(allow: bool, who: Vec<Condition>, topic: &str, line: u32) -> Rule {
@@ -66,7 +67,7 @@ fn a_subscription_needs_all_that_it_matches() {
 
 #[test]
 fn conditions_are_about_what_is_known() {
-    let network = |text: &str| Network::parse(text).expect("a network");
+    let network = |text: &str| Network::around(text).expect("a network");
     let v6 = "2001:db8::/32";
     assert!(network("10.0.0.0/8").contains([10, 9, 8, 7].into()));
     assert!(!network("10.0.0.0/8").contains([11, 0, 0, 1].into()));
@@ -74,7 +75,7 @@ fn conditions_are_about_what_is_known() {
     assert!(network(v6).contains("2001:db8:1::1".parse().expect("an address")));
     assert!(!network(v6).contains("2001:db9::1".parse().expect("an address")));
     assert!(!network("::/0").contains([11, 0, 0, 1].into()));
-    assert!(Network::parse("10.0.0.0/33").is_none() && Network::parse("x").is_none());
+    assert!(Network::around("10.0.0.0/33").is_err() && Network::around("x").is_err());
     let mut grant = Grant::named(None);
     grant.peer = Peer::Tcp([10, 0, 0, 1].into(), 1);
     grant.attributes = [("role".into(), "admin".into())].into();
@@ -82,7 +83,7 @@ fn conditions_are_about_what_is_known() {
     let who = Who { client_id: "c1", grant: &grant, listener: "main" };
     let holds = |condition: Condition| condition.holds(&who);
     assert!(holds(Condition::Anonymous) && !holds(user("*")));
-    assert!(holds(Condition::Address(vec![network("10.0.0.0/8")])));
+    assert!(holds(Condition::Address(Networks(vec![network("10.0.0.0/8")]))));
     assert!(holds(Condition::Listener(vec!["main".into()])));
     assert!(!holds(Condition::Listener(vec!["other".into()])));
     assert!(holds(Condition::Certificate(vec![Glob::new("dev-*")])));

@@ -1,8 +1,9 @@
 //! Rules of the configuration, compiled.
 
 use super::pattern::{Glob, Notation, TopicPattern};
-use super::rule::{ANY_QOS, Condition, Network, Rule, Written};
+use super::rule::{ANY_QOS, Condition, Rule, Written};
 use crate::config::{AccessRule, Deeds};
+use crate::transport::network::{Network, Networks};
 
 /// One rule.
 ///
@@ -21,8 +22,8 @@ pub fn compile(rule: &AccessRule, written: Written) -> Result<Rule, String> {
         who.push(Condition::ClientId(globs(&rule.client_id)));
     }
     if !rule.address.is_empty() {
-        let networks = rule.address.iter().filter_map(|text| Network::parse(text));
-        who.push(Condition::Address(networks.collect()));
+        let networks = rule.address.iter().filter_map(|text| Network::around(text).ok());
+        who.push(Condition::Address(Networks(networks.collect())));
     }
     if !rule.listener.is_empty() {
         who.push(Condition::Listener(rule.listener.to_vec()));

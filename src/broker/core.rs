@@ -29,7 +29,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Completions visited per step, as many as there are receive buffers. What a client has sent is
 /// only put aside once the step's work is used up, which costs next to nothing: a lower bound would
@@ -128,6 +128,11 @@ impl Clock {
     pub(super) fn nanos(&self) -> u64 {
         self.0.elapsed().as_nanos() as u64
     }
+}
+
+/// The time since 1970, as the host has it.
+pub(super) fn time_of_day() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Starts the thread of one core.

@@ -4,14 +4,13 @@
 //! The threads run at the lowest priority: while a core is busy with its clients they get next to
 //! nothing of it, so that a flood of wrong passwords slows down other logins and nothing else.
 
-use super::core::CoreCommand;
+use super::core::{CoreCommand, time_of_day};
 use super::services;
 use crate::access::{Verdict, Work};
 use crate::ids::ShardId;
 use crate::limits::ADMISSIONS;
 use crate::ring::Doorbell;
 use crate::shard::Question;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -92,7 +91,7 @@ fn hash(jobs: &Receiver<Job>, homes: &[Home]) {
     let _ = rustix::process::setpriority_process(None, 19);
     while let Ok(job) = jobs.recv() {
         let question = &job.question;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = time_of_day().as_secs();
         let verdict = question.access.work_out(question.method, &question.proof, now);
         reply(homes, job, verdict);
     }

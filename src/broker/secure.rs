@@ -2,13 +2,14 @@
 //! [`crate::transport::tls`]. Owns what is in force, when the files were last looked at, and the
 //! keys for tickets, which outlive a reload.
 
+use super::core::time_of_day;
 use crate::config::{Config, Get, Listener};
 use crate::transport::tls::{self, Server, TicketKeys, Unusable};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Bytes of a file that are read.
 const LONGEST_FILE: u64 = 256 << 20;
@@ -30,7 +31,7 @@ pub(super) struct Secured {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    time_of_day().as_secs()
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

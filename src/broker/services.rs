@@ -1,6 +1,7 @@
 //! The thread that asks services over HTTP for the shards: one event loop, a pool of connections
 //! that are kept open, and a bound on requests under way for each service.
 
+use super::core::time_of_day;
 use super::questions::{Home, Job, reply};
 use crate::access::Verdict;
 use crate::access::http::{HttpService, MAX_ANSWER, Request};
@@ -13,7 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 
 /// Connections without a request are kept this long.
@@ -98,8 +99,7 @@ async fn ask(client: &HttpClient, service: &HttpService, request: Request) -> Ve
     loop {
         match once(client, &request).await {
             Ok((status, body)) if status < 500 || attempts == 0 => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH);
-                return service.judge(status, &body, now.map_or(0, |since| since.as_secs()));
+                return service.judge(status, &body, time_of_day().as_secs());
             }
             Err(why) if attempts == 0 => return service.failed(why),
             Ok(_) | Err(_) => {}

@@ -1,14 +1,14 @@
 //! The store at the start: opened, and read back by all shards at once.
 
 use super::Failure;
-use super::core::{Clock, Stored};
+use super::core::{Clock, Stored, time_of_day};
 use crate::config::{Config, Get};
 use crate::storage::log::Bounds;
 use crate::storage::store::{Store, Unusable};
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::path::Path;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// Fewest bytes that a shard's log can do with: its segments in reserve and some to clean.
 const LEAST: u64 = 640 << 20;
@@ -56,8 +56,7 @@ pub(super) fn read(
             (0..shards).map(|shard| scope.spawn(move || store.resume(shard, bounds))).collect();
         threads.into_iter().map(|thread| thread.join()).collect()
     });
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
-    let wall = now - clock.nanos() / 1_000_000;
+    let wall = time_of_day().as_millis() as u64 - clock.nanos() / 1_000_000;
     let mut stored = VecDeque::new();
     let (mut sessions, mut messages, mut retained) = (0, 0, 0);
     for (shard, part) in parts.into_iter().enumerate() {

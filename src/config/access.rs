@@ -14,6 +14,7 @@ use super::quantity::{Count, Time, Unit};
 use super::sections::{Auto, choice, section};
 use super::texts::{Table, Texts};
 use super::value::{self, List, Maybe, Or, Section, Text};
+use crate::transport::network::Network;
 
 /// Most elements of a chain.
 pub const MAX_CHAIN: usize = 8;
@@ -335,20 +336,10 @@ impl AccessRule {
         if let Some(wrong) = self.qos.iter().find(|qos| !["0", "1", "2"].contains(&&***qos)) {
             return Err((".qos", format!("`{wrong}` is no QoS level"), "write 0, 1 or 2"));
         }
-        if let Some(wrong) = self.address.iter().find(|text| !is_network(text)) {
+        if let Some(wrong) = self.address.iter().find(|text| Network::around(text).is_err()) {
             let fix = "write one such as 10.0.0.0/8 or ::1";
             return Err((".address", format!("`{wrong}` is no address or network"), fix));
         }
         Ok(())
     }
-}
-
-fn is_network(text: &str) -> bool {
-    let (address, bits) = text.split_once('/').unwrap_or((text, "0"));
-    let most = match address.parse() {
-        Ok(std::net::IpAddr::V4(_)) => 32,
-        Ok(std::net::IpAddr::V6(_)) => 128,
-        Err(_) => return false,
-    };
-    bits.parse::<u8>().is_ok_and(|bits| bits <= most)
 }

@@ -133,11 +133,6 @@ impl Shard {
         bytes: &[u8],
     ) {
         let access = Arc::clone(&self.settings.access);
-        if access.methods.is_empty() {
-            // Whether anonymous clients may come in was looked at with the packet.
-            self.let_in(socket, assigned, bytes, Accepted::default());
-            return;
-        }
         if self.admissions.len() >= self.settings.admissions && !Mutant::AdmissionsUnbounded.is_on()
         {
             self.deny_connect(socket, connect, Denial::Proving);
@@ -435,7 +430,7 @@ impl Shard {
         let (peer, listener) = (connection.peer, connection.listener);
         let certificate = self.layered.certificate(socket);
         Some(Box::new(Grant {
-            username: accepted.username.or_else(|| connect.username.map(Into::into)),
+            username: connect.username.map(Into::into),
             superuser: accepted.superuser,
             rules: accepted.rules,
             attributes: accepted.attributes,

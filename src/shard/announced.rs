@@ -67,8 +67,7 @@ impl AnnouncedLimits {
         reloads: impl FnOnce() -> Option<u8>,
         settings: &Settings,
     ) -> Announced {
-        let earlier =
-            |announced_to: &Announced| (reloads()? != self.reloads).then_some(*announced_to);
+        let earlier = |announced: &Announced| (reloads()? != self.reloads).then_some(*announced);
         self.earlier.as_ref().and_then(earlier).unwrap_or_else(|| Announced::of(settings))
     }
 }

@@ -19,6 +19,13 @@ use crate::session::{Session, Subscriptions};
 use crate::time::Instant;
 use std::sync::Arc;
 
+/// A client that comes in: its CONNECT, what it has sent behind that, and its listener.
+struct Coming<'a> {
+    connect: Connect<'a>,
+    rest: &'a [u8],
+    listener: Arc<ListenerState>,
+}
+
 impl Shard {
     /// Takes `bytes`, which begin with a whole CONNECT, from a connection that is already in the
     /// table: what can be refused at once is, then the client proves who it is.
@@ -28,36 +35,37 @@ impl Shard {
         assigned: Option<Box<str>>,
         bytes: &[u8],
     ) {
-        let Some((mut connect, _, listener_state)) = self.welcomes(socket, bytes) else { return };
+        let Some(mut coming) = self.welcomes(socket, bytes) else { return };
         let username = self.verified_username(socket);
         let verified = username.is_some();
+        let connect = &mut coming.connect;
         connect.username = username.as_deref().or(connect.username);
-        let name: Box<str> = assigned.as_deref().unwrap_or(connect.client_id).into();
+        let known = assigned.as_deref();
         let accepted = self
-            .check_connect(&connect, assigned.as_deref(), &listener_state, verified)
-            .and_then(|()| self.check_connack(&name, &connect, assigned.as_deref()));
+            .check_connect(connect, known, &coming.listener, verified)
+            .and_then(|()| self.check_connack(known.unwrap_or(connect.client_id), connect, known));
         match accepted {
-            Ok(()) => self.prove(socket, assigned, &connect, bytes),
-            Err(refused) => self.refuse(socket, &connect, refused),
+            // Whether anonymous clients may come in was looked at with the packet.
+            Ok(()) if self.settings.access.methods.is_empty() => {
+                self.enter(socket, known, &coming, Accepted::default());
+            }
+            Ok(()) => self.prove(socket, assigned, &coming.connect, bytes),
+            Err(refused) => self.refuse(socket, &coming.connect, refused),
         }
     }
 
-    /// The CONNECT at the start of `bytes`, what follows it, and where its client came in; `None`
-    /// when nobody may come in now, which it has been told.
-    fn welcomes<'a>(
-        &mut self,
-        socket: SocketId,
-        bytes: &'a [u8],
-    ) -> Option<(Connect<'a>, &'a [u8], Arc<ListenerState>)> {
+    /// The client whose CONNECT is at the start of `bytes`; `None` when nobody may come in now,
+    /// which it has been told.
+    fn welcomes<'a>(&mut self, socket: SocketId, bytes: &'a [u8]) -> Option<Coming<'a>> {
         let Some((connect, rest)) = first_packet(bytes) else {
             // The entry shard framed and decoded the same bytes.
             self.disconnect(socket, Cause::Broken);
             return None;
         };
-        let listener_state = self.connections.get(socket.0).and_then(|connection| {
+        let listener = self.connections.get(socket.0).and_then(|connection| {
             self.listener_states.get(usize::from(connection.listener.0)).and_then(|e| e.clone())
         });
-        let Some(listener_state) = listener_state else {
+        let Some(listener) = listener else {
             // The listener was removed while the client was on its way.
             self.deny_connect(socket, &connect, Denial::ListenerClosed);
             return None;
@@ -66,34 +74,43 @@ impl Shard {
             self.deny_connect(socket, &connect, Denial::Draining);
             return None;
         }
-        Some((connect, rest, listener_state))
+        Some(Coming { connect, rest, listener })
     }
 
-    /// Goes on with a client that is who it says: takeover, session, CONNACK, and what it sent
-    /// behind its CONNECT.
+    /// Goes on with a client that has proved who it is; `bytes` begin with its CONNECT.
     pub(super) fn let_in(
         &mut self,
         socket: SocketId,
         assigned: Option<Box<str>>,
         bytes: &[u8],
+        mut accepted: Accepted,
+    ) {
+        let Some(mut coming) = self.welcomes(socket, bytes) else { return };
+        let username = accepted.username.take().or_else(|| self.verified_username(socket));
+        coming.connect.username = username.as_deref().or(coming.connect.username);
+        self.enter(socket, assigned.as_deref(), &coming, accepted);
+    }
+
+    /// Goes on with a client that is who it says, whose user name stands in its CONNECT by now:
+    /// takeover, session, CONNACK, and what it sent behind its CONNECT.
+    fn enter(
+        &mut self,
+        socket: SocketId,
+        assigned: Option<&str>,
+        coming: &Coming<'_>,
         accepted: Accepted,
     ) {
-        let Some((mut connect, rest, listener_state)) = self.welcomes(socket, bytes) else {
-            return;
-        };
-        let username = accepted.username.clone().or_else(|| self.verified_username(socket));
-        connect.username = username.as_deref().or(connect.username);
-        let assigned = assigned.as_deref();
+        let Coming { connect, rest, listener } = coming;
         let name: Box<str> = assigned.unwrap_or(connect.client_id).into();
         let exchanged = accepted.exchanged.clone();
-        let grant = self.grant_of(socket, &connect, accepted);
+        let grant = self.grant_of(socket, connect, accepted);
         let mountpoint = self
-            .check_will(&name, &connect, grant.as_deref())
-            .and_then(|()| mount(&listener_state.mountpoint, &name, &connect, username.as_deref()));
+            .check_will(&name, connect, grant.as_deref())
+            .and_then(|()| mount(&listener.mountpoint, &name, connect));
         let mountpoint = match mountpoint {
             Ok(mountpoint) => mountpoint,
             Err(refused) => {
-                self.refuse(socket, &connect, refused);
+                self.refuse(socket, connect, refused);
                 return;
             }
         };
@@ -102,12 +119,12 @@ impl Shard {
         if let Some(grant) = &grant {
             self.note_end(socket, grant.ends);
         }
-        let (index, present) = self.attach(socket, &name, &connect, mountpoint, grant);
-        self.set_up_connection(socket, index, &connect);
+        let (index, present) = self.attach(socket, &name, connect, mountpoint, grant);
+        self.set_up_connection(socket, index, connect);
         let mut connack = self.scratch.take_bytes();
         let exchanged = exchanged.as_deref();
         let encoded =
-            self.encode_connack(&mut connack, &name, &connect, assigned, present, exchanged);
+            self.encode_connack(&mut connack, &name, connect, assigned, present, exchanged);
         self.answer(socket, |out| {
             out.extend_from_slice(&connack);
             encoded
@@ -115,7 +132,7 @@ impl Shard {
         self.scratch.keep_bytes(connack);
         self.actions.push(Action::ReceiveStream(socket));
         self.resume_deliveries(index);
-        self.log_connected(socket, &name, &connect, present);
+        self.log_connected(socket, &name, connect, present);
         if self.connections.get(socket.0).is_some_and(|connection| connection.layered) {
             self.settle_layers(socket);
         }
@@ -461,13 +478,8 @@ pub(super) fn first_packet(bytes: &[u8]) -> Option<(Connect<'_>, &[u8])> {
 }
 
 /// The mountpoint of one client, below which there is room for a topic and for that of its will.
-fn mount(
-    template: &str,
-    client_id: &str,
-    connect: &Connect<'_>,
-    username: Option<&str>,
-) -> Result<String, Refused> {
-    let mountpoint = mountpoint_of(template, client_id, username.or(connect.username));
+fn mount(template: &str, client_id: &str, connect: &Connect<'_>) -> Result<String, Refused> {
+    let mountpoint = mountpoint_of(template, client_id, connect.username);
     if mountpoint.len() >= MAX_TOPIC_LENGTH {
         let what = "the mountpoint is too long with this ClientId or user name";
         return Err(Refused(ReasonCode::ClientIdentifierNotValid, what));

@@ -276,7 +276,7 @@ impl Shard {
                         return Some(Open { from, data: Data::Batch(batch), at });
                     }
                     self.meter.charge(cost::PACKET + cost::bytes(message.size()));
-                    self.run_errand_of(from, &message, purpose, None);
+                    self.handle_mailed_from(from, &message, purpose, None);
                     at = next;
                 }
                 self.outbox.recycle(batch);
@@ -284,7 +284,7 @@ impl Shard {
             Data::One(message, purpose) => {
                 self.meter.charge(cost::PACKET + cost::bytes(message.size()));
                 let view = message.view();
-                self.run_errand_of(from, &view, purpose, Some(&message));
+                self.handle_mailed_from(from, &view, purpose, Some(&message));
             }
         }
         None

@@ -61,8 +61,8 @@ impl Shard {
         version: Version,
         publish: &Publish<'_>,
     ) -> Result<Handled, Violation> {
-        let announced_to = self.announced_to(socket);
-        check_publish(publish, &announced_to)?;
+        let announced = self.announced_to(socket);
+        check_publish(publish, &announced)?;
         if self.outbox.is_congested() || self.fanouts.is_full() {
             return Ok(Handled::Hold(Holds::MAIL));
         }
@@ -72,7 +72,7 @@ impl Shard {
         if let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.id) {
             // A client of MQTT 3 is told no limit, and its own is the number of identifiers: cut
             // off, it would come back and send the same again.
-            let limit = if version.is_v5() { announced_to.receive_maximum } else { u16::MAX };
+            let limit = if version.is_v5() { announced.receive_maximum } else { u16::MAX };
             let arrival = self
                 .sessions
                 .get(index)
@@ -341,11 +341,11 @@ impl Shard {
     }
 }
 
-fn check_publish(publish: &Publish<'_>, announced_to: &Announced) -> Result<(), Violation> {
-    if publish.qos as u8 > announced_to.max_qos {
+fn check_publish(publish: &Publish<'_>, announced: &Announced) -> Result<(), Violation> {
+    if publish.qos as u8 > announced.max_qos {
         return Err(QOS); // [MQTT-3.2.2-11]
     }
-    if publish.retain && !announced_to.retain {
+    if publish.retain && !announced.retain {
         return Err(RETAIN); // [MQTT-3.2.2-14]
     }
     if !publish.properties.subscription_ids.is_empty() {

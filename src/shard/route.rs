@@ -149,7 +149,7 @@ impl Shard {
     }
 
     /// A message from that shard.
-    pub(super) fn run_errand_of(
+    pub(super) fn handle_mailed_from(
         &mut self,
         from: ShardId,
         message: &MessageRef<'_>,

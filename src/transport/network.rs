@@ -10,6 +10,7 @@ use crate::ids::Peer;
 /// The addresses that share a prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Network {
+    /// One of them.
     address: IpAddr,
     /// Bits that are the same for all of them.
     prefix: u8,
@@ -31,6 +32,20 @@ impl FromStr for Network {
 
     /// `10.0.0.0/8`, `2001:db8::/32`, or one address.
     fn from_str(text: &str) -> Result<Network, NoNetwork> {
+        let network = Network::around(text)?;
+        if mask(network.address, network.prefix) != bits(network.address) {
+            return Err(NoNetwork::Bits);
+        }
+        Ok(network)
+    }
+}
+
+impl Network {
+    /// The same, but any address of the network will do: `10.1.2.3/8` is what `10.0.0.0/8` is.
+    ///
+    /// # Errors
+    /// When it begins with no address, or what follows is no number of its bits.
+    pub fn around(text: &str) -> Result<Network, NoNetwork> {
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
             None => (text, None),
@@ -46,11 +61,7 @@ impl FromStr for Network {
                 .filter(|&prefix| prefix <= width)
                 .ok_or(NoNetwork::Prefix)?,
         };
-        let network = Network { address, prefix };
-        if mask(address, prefix) != bits(address) {
-            return Err(NoNetwork::Bits);
-        }
-        Ok(network)
+        Ok(Network { address, prefix })
     }
 }
 
@@ -65,7 +76,7 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4()
-            && mask(address, self.prefix) == bits(self.address)
+            && mask(address, self.prefix) == mask(self.address, self.prefix)
     }
 }
 

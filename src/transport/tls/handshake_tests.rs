@@ -1,8 +1,9 @@
 //! Handshakes with rustls as client: suites, versions, certificates good and bad, tickets, splits.
 
 use super::testing::{Authority, Certified, Files, Pair, client_config, usual};
-use super::{Kind, Opened, Server, UsernameFrom, provider, ticket_keys};
+use super::{Kind, Opened, Server, provider, ticket_keys};
 use crate::config::Tls as Section;
+use crate::config::UsernameFrom;
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use rustls::{ClientConfig, SupportedCipherSuite};
 use std::sync::Arc;
@@ -89,9 +90,9 @@ fn the_clients_certificate_says_who_it_is() {
     let identity = pair.tls.as_ref().unwrap().peek().identity().unwrap();
     let username = |from| identity.part(from).map(str::to_owned);
     assert_eq!(username(UsernameFrom::Off), None);
-    assert_eq!(username(UsernameFrom::CommonName).as_deref(), Some("meter-7"));
-    assert_eq!(username(UsernameFrom::AlternativeName).as_deref(), Some("meter-7.example"));
-    assert_eq!(username(UsernameFrom::Subject).as_deref(), Some("CN=meter-7,O=Example\\, Inc"));
+    assert_eq!(username(UsernameFrom::Cn).as_deref(), Some("meter-7"));
+    assert_eq!(username(UsernameFrom::San).as_deref(), Some("meter-7.example"));
+    assert_eq!(username(UsernameFrom::Dn).as_deref(), Some("CN=meter-7,O=Example\\, Inc"));
     assert_eq!(&*identity.serial, "1234");
     assert!(identity.not_after > 0 || identity.fingerprint > 0);
 }

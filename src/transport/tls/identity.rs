@@ -1,5 +1,6 @@
 //! Who a client is by its certificate. Taken when the handshake is over, in place of the chain.
 
+use crate::config::UsernameFrom;
 use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
 use std::fmt::Write;
@@ -22,20 +23,6 @@ pub struct Identity {
     pub not_after: u32,
     /// The user name that the listener takes from it, if it takes any.
     pub username: Option<Box<str>>,
-}
-
-/// Which part of the certificate is the client's user name (`username_from`).
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum UsernameFrom {
-    /// None: CONNECT says it.
-    #[default]
-    Off,
-    /// The Common Name.
-    CommonName,
-    /// The first alternative name.
-    AlternativeName,
-    /// The whole subject.
-    Subject,
 }
 
 impl Identity {
@@ -78,9 +65,9 @@ impl Identity {
     pub fn part(&self, from: UsernameFrom) -> Option<&str> {
         match from {
             UsernameFrom::Off => None,
-            UsernameFrom::CommonName => self.common_name.as_deref(),
-            UsernameFrom::AlternativeName => self.alternative_name.as_deref(),
-            UsernameFrom::Subject => Some(&self.subject),
+            UsernameFrom::Cn => self.common_name.as_deref(),
+            UsernameFrom::San => self.alternative_name.as_deref(),
+            UsernameFrom::Dn => Some(&self.subject),
         }
     }
 

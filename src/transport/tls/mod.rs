@@ -28,7 +28,7 @@ mod verify;
 
 pub use alert::{Alert, Failure, Kind};
 pub use handshake::{Advanced, Established, Handshake};
-pub use identity::{Identity, UsernameFrom};
+pub use identity::Identity;
 pub use keys::KeyCache;
 pub use records::{Opened, RecordLayer, Records, Sealed};
 pub use server::{Reader, Server, Unusable, ticket_keys};

@@ -5,13 +5,13 @@
 //! here opens one. A set that cannot be used is refused as a whole, with the file and the reason.
 
 use super::alert::{Alert, Failure};
-use super::identity::{Identity, UsernameFrom, distinguished_name, fingerprint};
+use super::identity::{Identity, distinguished_name, fingerprint};
 use super::key_log;
 use super::sni::Certificates;
 use super::ticket::{TicketKeys, Ticketer};
 use super::verify::Verifier;
 use super::{handshake, provider};
-use crate::config::{ClientCertificate, Get, OnRevoked, Tls as Section, TlsVersion};
+use crate::config::{ClientCertificate, Get, OnRevoked, Tls as Section, TlsVersion, UsernameFrom};
 use aws_lc_rs::digest;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
@@ -139,7 +139,7 @@ impl Server {
             verifies,
             revoked,
             not_after,
-            username_from: section.username_from.into(),
+            username_from: section.username_from,
             ends_revoked: section.on_revoked == OnRevoked::Disconnect,
             handshake_timeout: section.handshake_timeout.get().as_millis() as u64,
             max_handshakes: section.max_handshakes.get(),
@@ -183,17 +183,6 @@ impl Server {
             return Some("the certificate has expired");
         }
         self.revoked.contains(&certificate).then_some("the certificate was revoked")
-    }
-}
-
-impl From<crate::config::UsernameFrom> for UsernameFrom {
-    fn from(from: crate::config::UsernameFrom) -> UsernameFrom {
-        match from {
-            crate::config::UsernameFrom::Off => UsernameFrom::Off,
-            crate::config::UsernameFrom::Cn => UsernameFrom::CommonName,
-            crate::config::UsernameFrom::San => UsernameFrom::AlternativeName,
-            crate::config::UsernameFrom::Dn => UsernameFrom::Subject,
-        }
     }
 }
 
