@@ -2,7 +2,7 @@
 //!
 //! rustls makes the handshake (`handshake`); then its secrets are taken out, it goes, and a record
 //! layer of ours goes on (`records`) with two secrets, two sequence numbers and a few flags:
-//! 120 bytes for an idle client with AES-128 or ChaCha20 in TLS 1.3, 152 with AES-256, where
+//! at most 128 bytes for an idle client with AES-128 or ChaCha20, 160 with AES-256, where
 //! rustls's own connection keeps 9 KB and OpenSSL's 25 to 59. Expanded keys are made when they are
 //! needed, and a few of them kept per shard (`keys`).
 //!
