@@ -1,5 +1,6 @@
 //! The rules of the source tree that no compiler lint checks. Each says what to do instead.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -348,4 +349,118 @@ fn links_lead_somewhere() {
     }
     assert!(links > 10, "the links were not found");
     none(&broken, "These links lead nowhere.");
+}
+
+/// Fields of `Shard`: more of them, and nobody sees what a method touches.
+const SHARD_FIELDS: usize = 50;
+/// Files of the shard that may call each other in a circle.
+const CIRCLE: usize = 4;
+
+/// The text of `source` between the first line that begins with `begin` and the next `}` at the
+/// margin, for each such line; without comments.
+fn blocks(source: &Source, begin: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open: Option<String> = None;
+    for (_, line) in source.statements() {
+        match &mut open {
+            None if line.starts_with(begin) => open = Some(String::new()),
+            None => {}
+            Some(_) if line == "}" => found.extend(open.take()),
+            Some(block) => {
+                block.push_str(line.split(" //").next().unwrap_or(line));
+                block.push('\n');
+            }
+        }
+    }
+    found
+}
+
+/// The names of methods that begin in this text of an `impl` block.
+fn methods(block: &str) -> impl Iterator<Item = &str> {
+    block.lines().filter_map(|line| {
+        let item = line.strip_prefix("    ")?.split_once("fn ")?;
+        let plain = ["", "pub ", "pub(super) ", "const ", "pub const ", "pub(super) const "];
+        plain.contains(&item.0).then(|| name_at(item.1))
+    })
+}
+
+/// What of `text` is a name, from its beginning.
+fn name_at(text: &str) -> &str {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
+}
+
+/// The names that are called on a shard: `self.name(`, `shard.name(`, `Shard::name`.
+fn calls(block: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for start in ["self", "shard"] {
+        for (at, _) in block.match_indices(start) {
+            let rest = block[at + start.len()..].trim_start();
+            let Some(rest) = rest.strip_prefix('.') else { continue };
+            let name = name_at(rest.trim_start());
+            let behind = &rest.trim_start()[name.len()..];
+            if behind.starts_with('(') || behind.starts_with("::<") {
+                found.push(name);
+            }
+        }
+    }
+    found.extend(
+        block.match_indices("Shard::").map(|(at, text)| name_at(&block[at + text.len()..])),
+    );
+    found
+}
+
+#[test]
+fn the_shard_has_few_fields() {
+    let sources = sources();
+    let root = sources.iter().find(|source| source.path == "src/shard/mod.rs").expect("it exists");
+    let shard = blocks(root, "pub struct Shard {").pop().expect("Shard is declared there");
+    let fields = shard.lines().filter(|line| line.contains(": ")).count();
+    assert!(
+        (10..=SHARD_FIELDS).contains(&fields),
+        "Shard has {fields} fields: what belongs together is a struct with methods of its own"
+    );
+}
+
+#[test]
+fn files_of_the_shard_call_each_other_in_small_circles_at_most() {
+    let sources = sources();
+    let files: Vec<(&str, Vec<String>)> = sources
+        .iter()
+        .filter(|source| source.path.starts_with("src/shard/") && !source.test)
+        .map(|source| (source.name(), blocks(source, "impl Shard {")))
+        .collect();
+    let mut home = HashMap::new();
+    for (file, (_, blocks)) in files.iter().enumerate() {
+        home.extend(blocks.iter().flat_map(|block| methods(block)).map(|method| (method, file)));
+    }
+    assert!(home.len() > 300, "the shard's methods were not found: {}", home.len());
+    let mut reaches = vec![vec![false; files.len()]; files.len()];
+    for (file, (_, blocks)) in files.iter().enumerate() {
+        for target in blocks.iter().flat_map(|block| calls(block)).filter_map(|name| home.get(name))
+        {
+            reaches[file][*target] = true;
+        }
+    }
+    for through in 0..files.len() {
+        let onward = reaches[through].clone();
+        for from in reaches.iter_mut().filter(|from| from[through]) {
+            from.iter_mut().zip(&onward).for_each(|(reached, &next)| *reached |= next);
+        }
+    }
+    let circle = |from: usize| {
+        let both = |to: &usize| reaches[from][*to] && reaches[*to][from];
+        (0..files.len()).filter(both).map(|file| files[file].0).collect::<Vec<_>>()
+    };
+    let large: Vec<String> = (0..files.len())
+        .map(circle)
+        .filter(|circle| circle.len() > CIRCLE)
+        .map(|circle| circle.join(", "))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    none(
+        &large,
+        "These files of src/shard call each other's methods in a circle: move methods \
+        that call nobody down, or what decides up.",
+    );
 }

@@ -69,7 +69,7 @@ pub(super) struct Admissions {
     /// Enhanced authentication of clients that are connected and prove themselves again.
     again: HashMap<SocketId, Box<Exchange>, foldhash::fast::FixedState>,
     /// Connections whose client has to prove itself again, by when.
-    ends: BTreeSet<(Instant, SocketId)>,
+    pub(super) ends: BTreeSet<(Instant, SocketId)>,
     serial: u64,
 }
 
@@ -464,16 +464,6 @@ impl Shard {
     pub(super) fn note_end(&mut self, socket: SocketId, ends: Instant) {
         if ends != Instant::END {
             self.admissions.ends.insert((ends, socket));
-        }
-    }
-
-    /// The connection ends: nobody has to prove himself again on it.
-    pub(super) fn forget_end(&mut self, socket: SocketId, index: u32) {
-        if self.admissions.ends.is_empty() {
-            return;
-        }
-        if let Some(grant) = self.sessions.get(index).and_then(|session| session.grant()) {
-            self.admissions.ends.remove(&(grant.ends, socket));
         }
     }
 

@@ -25,7 +25,7 @@ impl Announced {
     }
 
     /// All that either allows.
-    pub(super) fn widest(self, other: Announced) -> Self {
+    fn widest(self, other: Announced) -> Self {
         Announced {
             max_packet_size: self.max_packet_size.max(other.max_packet_size),
             max_topic_alias: self.max_topic_alias.max(other.max_topic_alias),

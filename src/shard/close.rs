@@ -2,7 +2,7 @@
 
 use super::connection::Stage;
 use super::{Action, Shard};
-use crate::ids::SocketId;
+use crate::ids::{ListenerId, SocketId};
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
@@ -220,6 +220,40 @@ impl Shard {
         }
         if let Some(output) = connection.output {
             self.pool.put_output(output);
+        }
+    }
+
+    /// A connection that was admitted is gone from the broker.
+    pub(super) fn leave_listener(&mut self, listener: ListenerId) {
+        if let Some(Some(listener_state)) = self.listener_states.get(usize::from(listener.0)) {
+            listener_state.connections.give(1);
+        }
+        self.shared.connections.give(1);
+    }
+
+    /// Takes a waiting client back: it is a client of this shard without a session again. False
+    /// when the driver has it.
+    pub(super) fn leave_line(&mut self, socket: SocketId) -> bool {
+        if !self.departures.leave(socket) {
+            return false;
+        }
+        if let Some(connection) = self.connections.get_mut(socket.0) {
+            connection.stage = Stage::Entry;
+            self.tally.input += connection.input.as_ref().map_or(0, |input| input.capacity());
+        }
+        if Mutant::EntranceLeaked.is_on() {
+            self.shared.connections.take(1, u64::MAX);
+        }
+        true
+    }
+
+    /// The connection ends: nobody has to prove himself again on it.
+    fn forget_end(&mut self, socket: SocketId, index: u32) {
+        if self.admissions.ends.is_empty() {
+            return;
+        }
+        if let Some(grant) = self.sessions.get(index).and_then(|session| session.grant()) {
+            self.admissions.ends.remove(&(grant.ends, socket));
         }
     }
 }

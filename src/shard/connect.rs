@@ -361,14 +361,6 @@ impl Shard {
         self.names.find(hash, |index| self.sessions.get(index).is_some_and(named))
     }
 
-    /// The connection of a client of this shard, while it has one.
-    pub(super) fn socket_of(&self, client: ClientKey) -> Option<SocketId> {
-        let known = |session: &Session| session.key == client;
-        let found =
-            self.names.find(client.0.get(), |index| self.sessions.get(index).is_some_and(known));
-        self.sessions.get(found?)?.socket
-    }
-
     fn client_key(&self, name: &str) -> ClientKey {
         ClientKey::new(self.shared.seeds.place(name.as_bytes()))
     }
@@ -467,6 +459,21 @@ impl Shard {
         // MQTT 3.1 has no Session Present flag.
         let connack = ConnAck { session_present: present && version != Version::V31, ..connack };
         packet::encode_connack(out, version, &connack)
+    }
+
+    /// Another connection claims the ClientId [MQTT-3.1.4-3].
+    fn take_over(&mut self, index: u32) {
+        if Mutant::TakeoverKeepsOld.is_on() {
+            return;
+        }
+        if Mutant::PendingLostOnTakeover.is_on()
+            && let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.take())
+        {
+            self.forget_flow(&flow);
+        }
+        if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
+            self.disconnect(socket, Cause::TakenOver);
+        }
     }
 }
 

@@ -247,6 +247,14 @@ impl Shard {
             self.listener_states.get(usize::from(listener.0)).and_then(Option::as_ref);
         listener_state.map_or("closed", |listener_state| &listener_state.name)
     }
+
+    /// Who the client is by its certificate, as far as a layer has verified it; until its CONNECT
+    /// was accepted.
+    pub(super) fn common_name(&self, socket: SocketId) -> Option<&str> {
+        let layers = self.layered.all.get(socket.0)?;
+        let told = layers.identity().map(|known| &*known.common_name);
+        told.or_else(|| layers.peek()?.identity()?.common_name.as_deref())
+    }
 }
 
 /// As much of what a client chose as a line has.

@@ -10,9 +10,7 @@ use crate::ids::SocketId;
 use crate::limits::{MAX_REMAINING_LENGTH, MAX_TOPIC_LENGTH, cost};
 use crate::message::{Expired, MessageRef};
 use crate::mutant::Mutant;
-use crate::packet::{
-    self, AckKind, Encoded, OutPublish, PacketId, Qos, ReasonCode, Version, Violation,
-};
+use crate::packet::{self, OutPublish, PacketId, Qos};
 use crate::session::pending::{Bounds, QueueEnd};
 use crate::session::{Flow, Pushed, Queued, Session, ShareName, SubscriptionIds};
 use crate::storage::record::Phase;
@@ -29,11 +27,6 @@ pub(super) const CROWDED: u64 = 1000;
 const PUBLISH_HEAD: usize = 32;
 /// Bytes of a Subscription Identifier with the byte that names it, at most.
 const SUBSCRIPTION_ID: usize = 5;
-
-const NO_ENCODING: Violation = Violation {
-    reason: ReasonCode::ImplementationSpecificError,
-    what: "the answer is longer than a packet can be",
-};
 
 /// Why a message cannot be sent to a client as one packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,49 +71,6 @@ pub(super) struct Outbound<'a> {
 }
 
 impl Shard {
-    /// Appends a packet to a connection's output.
-    pub(super) fn write(&mut self, socket: SocketId, encode: impl FnOnce(&mut Vec<u8>)) {
-        let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let (dirty, meter) = (&mut self.dirty, &mut self.meter);
-        let output = output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
-        let added = output.append(&mut self.pool, encode);
-        self.counters.packets_sent += 1;
-        self.counters.bytes_sent += added as u64;
-    }
-
-    /// Appends a packet that may have no encoding: an answer that is owed and cannot be given ends
-    /// the connection.
-    pub(super) fn answer(
-        &mut self,
-        socket: SocketId,
-        encode: impl FnOnce(&mut Vec<u8>) -> Encoded,
-    ) {
-        let mut encoded = Ok(());
-        self.write(socket, |out| encoded = encode(out));
-        if encoded.is_err() {
-            self.endings.close_later(socket, super::close::Cause::Violation(NO_ENCODING));
-        }
-    }
-
-    /// Appends one of the four acknowledgements.
-    pub(super) fn write_ack(
-        &mut self,
-        socket: SocketId,
-        version: Version,
-        kind: AckKind,
-        id: PacketId,
-        reason: ReasonCode,
-    ) {
-        self.write(socket, |out| packet::encode_bare_ack(out, version, kind, id, reason));
-    }
-
-    /// Delivers a message to a session of this shard: sends, queues or drops it by policy. What is
-    /// older and still on its way goes first.
-    pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>) {
-        self.catch_up(index);
-        self.deliver_now(index, message, terms);
-    }
-
     /// The same for a session that nothing older is on its way to.
     pub(super) fn deliver_now(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>) {
         self.meter.charge(cost::DELIVERY);
@@ -290,15 +240,6 @@ impl Shard {
         self.send_publish(index, socket, message, &outbound);
     }
 
-    /// Whether so much is unsent that QoS 1 and 2 wait in the pending queue, and the client's own
-    /// packets in the socket.
-    pub(super) fn is_clogged(&self, socket: SocketId) -> bool {
-        self.connections
-            .get(socket.0)
-            .and_then(|connection| connection.output.as_ref())
-            .is_some_and(|output| output.unsent() > self.settings.outgoing_max_bytes)
-    }
-
     /// Puts a message into the pending queue, by its policy.
     fn enqueue(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>, qos: Qos) {
         self.use_flow(index);
@@ -466,6 +407,14 @@ impl Shard {
         self.counters.pending_bytes -= flow.pending.bytes() as u64;
         self.counters.dropped_session_gone += open + waiting;
         self.tally.forget(flow);
+    }
+
+    /// A newer message went out live on `topic` while a replay runs: its retained one is stale.
+    fn overtake(&mut self, index: u32, topic: &str) {
+        let hash = self.shared.seeds.place(topic.as_bytes());
+        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
+        // Of every replay that waits now: their tickets are not above the newest.
+        flow.overtake(hash, self.next_cookie);
     }
 }
 

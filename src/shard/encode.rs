@@ -9,7 +9,8 @@ use super::spare::halve;
 use crate::ids::SocketId;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::packet::{self, Encoded, OutPublish, Qos, Version};
+use crate::packet::{self, AckKind, Encoded, OutPublish, PacketId, Qos, ReasonCode, Version};
+use crate::session::Acknowledged;
 use crate::topic::FilterId;
 
 /// A payload larger than this is written from the shared message, not copied per subscriber.
@@ -174,6 +175,28 @@ impl Shard {
         *bytes += payload as u64;
         counters.packets_sent += 1;
         counters.bytes_sent += written as u64;
+    }
+
+    /// A redelivery that the client's new Maximum Packet Size forbids counts as completed
+    /// [MQTT-3.1.2-25].
+    pub(super) fn skip(&mut self, index: u32, socket: SocketId, id: PacketId, misfit: Misfit) {
+        self.count_misfit(misfit);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let version = session.version;
+        let Some(flow) = &mut session.flow else { return };
+        let before = flow.window.kept();
+        let skipped = flow.window.skip(id);
+        self.tally.kept -= before - flow.window.kept();
+        if self.storing.is_some() {
+            self.store_pubrec(index, id, skipped);
+        }
+        match skipped {
+            Acknowledged::Release => {
+                self.write_ack(socket, version, AckKind::PubRel, id, ReasonCode::Success);
+            }
+            Acknowledged::Complete => self.counters.inflight -= 1,
+            Acknowledged::Unknown | Acknowledged::WrongKind => {}
+        }
     }
 }
 

@@ -64,14 +64,6 @@ impl Shard {
         self.is_short(Pressure::High) && !Mutant::MemoryConnectTaken.is_on()
     }
 
-    /// A connection that was admitted is gone from the broker.
-    pub(super) fn leave_listener(&mut self, listener: ListenerId) {
-        if let Some(Some(listener_state)) = self.listener_states.get(usize::from(listener.0)) {
-            listener_state.connections.give(1);
-        }
-        self.shared.connections.give(1);
-    }
-
     pub(super) fn receive_entry(&mut self, socket: SocketId, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Some(mut input) = connection.take_input(&mut self.tally.input) else {

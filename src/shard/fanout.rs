@@ -21,14 +21,14 @@
 //! the shard takes in no further messages until there is room.
 
 use super::Shard;
-use super::connection::Holds;
+use super::deliver::Terms;
 use super::route::GROUP;
 use crate::ids::{ClientKey, Publisher};
 use crate::limits::cost;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::topic::{FilterId, Subscriber};
+use crate::topic::FilterId;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
@@ -42,7 +42,7 @@ const FEW: usize = 8;
 /// Subscribers of one filter that a fan-out has still to serve: the first `left` of its list.
 struct Zone {
     fanout: u64,
-    left: u32,
+    pub(super) left: u32,
 }
 
 /// One message and who is still to get it.
@@ -68,7 +68,7 @@ pub(super) struct Fanouts {
     newest: u64,
     bytes: usize,
     /// Fan-outs under way, here or on other shards, of each local publisher.
-    holds: HashMap<ClientKey, u32, foldhash::fast::FixedState>,
+    pub(super) holds: HashMap<ClientKey, u32, foldhash::fast::FixedState>,
     mine: Vec<(u8, u32)>,
     taken: Vec<(u64, FilterId)>,
 }
@@ -139,7 +139,7 @@ impl Fanouts {
     }
 
     /// True when the entry at `position` of the filter's list is in some zone.
-    fn is_in_zone(&self, filter: FilterId, position: u32) -> bool {
+    pub(super) fn is_in_zone(&self, filter: FilterId, position: u32) -> bool {
         self.zones
             .get(&filter)
             .and_then(VecDeque::back)
@@ -147,10 +147,17 @@ impl Fanouts {
     }
 
     /// The fan-outs with a zone that the entry at `position` of the filter's list is in.
-    fn with(&self, filter: FilterId, position: u32) -> impl Iterator<Item = u64> + '_ {
+    pub(super) fn with(&self, filter: FilterId, position: u32) -> impl Iterator<Item = u64> + '_ {
         let zones = self.zones.get(&filter);
         let first = zones.map_or(0, |zones| zones.partition_point(|zone| zone.left <= position));
         zones.into_iter().flat_map(move |zones| zones.range(first..)).map(|zone| zone.fanout)
+    }
+
+    /// The filter's zone in one fan-out loses its last place, if `position` is in it; returns that.
+    pub(super) fn shorten(&mut self, fanout: u64, filter: FilterId, position: u32) -> Option<u32> {
+        let zone = self.zone(fanout, filter).filter(|zone| position < zone.left)?;
+        zone.left -= 1;
+        Some(zone.left)
     }
 
     fn zone(&mut self, fanout: u64, filter: FilterId) -> Option<&mut Zone> {
@@ -175,7 +182,11 @@ impl Shard {
         if let (Some(publisher), Some(last)) = (message.publisher, self.fanouts.waiting.back_mut())
         {
             last.held = true;
-            self.tell(publisher.shard, Control::HoldPublisher(publisher.client));
+            if publisher.shard == self.id {
+                self.hold_publisher(publisher.client);
+            } else {
+                self.tell(publisher.shard, Control::HoldPublisher(publisher.client));
+            }
         }
     }
 
@@ -365,78 +376,19 @@ impl Shard {
         }
     }
 
-    /// Takes the entry at `position` out of the filter's zone in one fan-out, if it is in it, and
-    /// tells its owner where it is then.
-    fn shorten_zone(&mut self, number: u64, filter: FilterId, position: u32) -> Option<Subscriber> {
-        let last = self.leave_zone(number, filter, position)?;
-        let entry = *self.index.subscribers(filter).get(last as usize)?;
-        self.tell_place(entry, filter, last);
-        Some(entry)
-    }
-
-    /// The entry at `position` leaves the filter's zone in one fan-out, if it is in it: it changes
-    /// places with the last one of the zone, which gets shorter. Returns where it is then.
-    fn leave_zone(&mut self, number: u64, filter: FilterId, position: u32) -> Option<u32> {
-        let zone = self.fanouts.zone(number, filter)?;
-        if position >= zone.left {
-            return None;
-        }
-        zone.left -= 1;
-        let last = zone.left;
-        self.exchange(filter, position, last);
-        Some(last)
-    }
-
-    /// An entry of the filter's list at `position` is about to be removed: takes it out of every
-    /// zone, and returns where it is then.
-    pub(super) fn leave_zones(&mut self, filter: FilterId, position: u32) -> u32 {
-        if self.fanouts.is_empty() || !self.fanouts.is_in_zone(filter, position) {
-            return position;
-        }
-        let numbers: Vec<u64> = self.fanouts.with(filter, position).collect();
-        self.meter.charge(cost::VISIT * numbers.len() as u32);
-        let mut hole = position;
-        for number in numbers {
-            hole = self.leave_zone(number, filter, hole).unwrap_or(hole);
-        }
-        hole
-    }
-
-    /// The entry at `last` of a filter's list changes places with the one at `position`, and its
-    /// owner is told; that of the other is not, which may be about to lose it.
-    fn exchange(&mut self, filter: FilterId, position: u32, last: u32) {
-        if position != last {
-            self.index.swap(filter, position, last);
-            let entry = *self.index.get_mut(filter, position);
-            self.tell_place(entry, filter, position);
-        }
-    }
-
     /// A fan-out is done that its publisher waited for.
     fn let_publisher_go(&mut self, publisher: Option<Publisher>) {
-        if let Some(publisher) = publisher {
-            self.tell(publisher.shard, Control::ReleasePublisher(publisher.client));
+        match publisher {
+            None => {}
+            Some(own) if own.shard == self.id => self.release_publisher(own.client),
+            Some(other) => self.tell(other.shard, Control::ReleasePublisher(other.client)),
         }
     }
 
-    /// A fan-out of a local publisher's message goes on, on whichever shard: it waits.
-    pub(super) fn hold_publisher(&mut self, publisher: ClientKey) {
-        *self.fanouts.holds.entry(publisher).or_default() += 1;
-        if let Some(socket) = self.socket_of(publisher) {
-            self.hold(socket, Holds::FANOUT);
-        }
-    }
-
-    /// A fan-out of a local publisher's message is done.
-    pub(super) fn release_publisher(&mut self, publisher: ClientKey) {
-        let Some(count) = self.fanouts.holds.get_mut(&publisher) else { return };
-        *count -= 1;
-        if *count > 0 {
-            return;
-        }
-        self.fanouts.holds.remove(&publisher);
-        if let Some(socket) = self.socket_of(publisher) {
-            self.free(socket, Holds::FANOUT);
-        }
+    /// Delivers a message to a session of this shard: sends, queues or drops it by policy. What is
+    /// older and still on its way goes first.
+    pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>) {
+        self.catch_up(index);
+        self.deliver_now(index, message, terms);
     }
 }

@@ -127,6 +127,11 @@ impl Departures {
         Some(departing)
     }
 
+    /// The connection waits for its home no more; false when it does not wait.
+    pub(super) fn leave(&mut self, socket: SocketId) -> bool {
+        self.take(socket).is_some()
+    }
+
     fn shrink(&mut self) {
         if self.all.is_empty() && self.all.capacity() > 1024 {
             self.all = HashMap::new();
@@ -325,22 +330,6 @@ impl Shard {
         }
         self.leave_line(socket);
         self.disconnect(socket, if broken { Cause::Broken } else { Cause::EndOfStream });
-        true
-    }
-
-    /// Takes a waiting client back: it is a client of this shard without a session again. False
-    /// when the driver has it.
-    pub(super) fn leave_line(&mut self, socket: SocketId) -> bool {
-        if self.departures.take(socket).is_none() {
-            return false;
-        }
-        if let Some(connection) = self.connections.get_mut(socket.0) {
-            connection.stage = Stage::Entry;
-            self.tally.input += connection.input.as_ref().map_or(0, |input| input.capacity());
-        }
-        if Mutant::EntranceLeaked.is_on() {
-            self.shared.connections.take(1, u64::MAX);
-        }
         true
     }
 

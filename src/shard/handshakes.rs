@@ -8,12 +8,10 @@
 
 use super::Shard;
 use super::close::Cause;
-use super::connection::Stage;
 use super::turn_queues::TurnQueues;
 use crate::ids::{ListenerId, SocketId};
 use crate::time::Instant;
-use crate::transport::secure::Shaken;
-use crate::transport::tls::{Failure, Kind, Server};
+use crate::transport::tls::{Kind, Server};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,16 +23,16 @@ const STILL: u64 = 1000;
 /// Milliseconds between looks for certificates that have expired.
 const EXPIRY: u64 = 60_000;
 /// TurnQueues: handshakes under way, and newcomers.
-const GOING_ON: usize = 0;
-const NEW: usize = 1;
+pub(super) const GOING_ON: usize = 0;
+pub(super) const NEW: usize = 1;
 
 /// The handshakes of a shard.
 #[derive(Default)]
 pub(super) struct Handshakes {
-    lines: TurnQueues,
+    pub(super) lines: TurnQueues,
     /// Those that rustls holds something for: a number that tells a reused socket apart, and since
     /// when it waits for its client.
-    under_way: HashMap<SocketId, (u64, Instant)>,
+    pub(super) under_way: HashMap<SocketId, (u64, Instant)>,
     /// In the order of their last steps; some have gone on since, or are over.
     order: VecDeque<(u64, SocketId)>,
     next: u64,
@@ -72,7 +70,7 @@ impl Handshakes {
     }
 
     /// A handshake has made a step and waits for its client.
-    fn went_on(&mut self, socket: SocketId, now: Instant) {
+    pub(super) fn went_on(&mut self, socket: SocketId, now: Instant) {
         self.next += 1;
         self.under_way.insert(socket, (self.next, now));
         self.order.push_back((self.next, socket));
@@ -85,7 +83,7 @@ impl Handshakes {
     }
 
     /// The one that has stood still for longest, if that is long enough.
-    fn stillest(&mut self, now: Instant) -> Option<SocketId> {
+    pub(super) fn stillest(&mut self, now: Instant) -> Option<SocketId> {
         while let Some(&(number, socket)) = self.order.front() {
             match self.under_way.get(&socket) {
                 Some(&(known, since)) if known == number => {
@@ -98,7 +96,7 @@ impl Handshakes {
     }
 
     /// It is over, one way or the other.
-    fn over(&mut self, socket: SocketId) {
+    pub(super) fn over(&mut self, socket: SocketId) {
         self.lines.remove(socket);
         self.under_way.remove(&socket);
     }
@@ -138,87 +136,10 @@ impl Shard {
         self.handshakes.lines.push(if known { GOING_ON } else { NEW }, socket);
     }
 
-    /// Makes steps of handshakes until the step's work comes to `limit`; true when more can be made
-    /// at once.
-    pub(super) fn run_handshakes(&mut self, limit: u32) -> bool {
-        while !self.is_spent(limit) {
-            let next = self.handshakes.lines.pop(GOING_ON);
-            let Some(socket) = next.or_else(|| self.next_newcomer()) else { break };
-            self.shake(socket);
-        }
-        self.counters.tls_under_way = self.handshakes.under_way() as u64;
-        let full = self.handshakes.under_way.len() >= self.most_handshakes();
-        self.handshakes.lines.bound(GOING_ON) > 0 || self.handshakes.lines.bound(NEW) > 0 && !full
-    }
-
-    fn most_handshakes(&self) -> usize {
+    pub(super) fn most_handshakes(&self) -> usize {
         let servers = self.handshakes.servers.iter().flatten();
         let most = servers.map(|server| server.max_handshakes.unwrap_or(UNDER_WAY)).max();
         most.unwrap_or(UNDER_WAY) as usize
-    }
-
-    /// The next one that rustls has nothing of yet, if there is a place for it.
-    fn next_newcomer(&mut self) -> Option<SocketId> {
-        if self.handshakes.lines.bound(NEW) == 0 {
-            return None;
-        }
-        if self.handshakes.under_way.len() >= self.most_handshakes() {
-            let socket = self.handshakes.stillest(self.now)?;
-            let failure = Failure::new(Kind::Shed, "the handshake stood still while others waited");
-            self.end_insecure(socket, failure);
-        }
-        self.handshakes.lines.pop(NEW)
-    }
-
-    fn shake(&mut self, socket: SocketId) {
-        let Some(connection) = self.connections.get(socket.0) else { return };
-        let (stage, listener) = (connection.stage, connection.listener);
-        let Some(server) = self.handshakes.server(listener).cloned() else { return };
-        let mut exchange = self.layered.take_exchange();
-        let outcome = self.decode_with(socket, &mut exchange, |layers, context, keys, exchange| {
-            layers.shake(&server, context, keys, exchange).map(|_| ())
-        });
-        if self.layered.is_begun(socket) {
-            self.handshakes.went_on(socket, self.now);
-        } else {
-            self.handshakes.over(socket);
-        }
-        if let Some(Shaken::Done { tls13, resumed }) = exchange.shaken.take() {
-            let counters = &mut self.counters;
-            *match (tls13, resumed) {
-                (false, false) => &mut counters.tls12_full,
-                (false, true) => &mut counters.tls12_resumed,
-                (true, false) => &mut counters.tls13_full,
-                (true, true) => &mut counters.tls13_resumed,
-            } += 1;
-            let now = self.now;
-            if let Some(connection) = self.connections.get_mut(socket.0) {
-                connection.last_seen = now;
-            }
-            self.arm_connection(socket, now.plus_millis(self.settings.connect_timeout));
-        }
-        self.take_decoded(socket, stage, exchange, outcome);
-    }
-
-    /// TLS ends a connection.
-    pub(super) fn end_insecure(&mut self, socket: SocketId, failure: Failure) {
-        let Some(connection) = self.connections.get(socket.0) else { return };
-        let (stage, peer, listener) = (connection.stage, connection.peer, connection.listener);
-        if self.layered.is_shaking(socket) {
-            self.count_failure(failure.kind);
-        } else {
-            self.counters.tls_faults += 1;
-        }
-        if matches!(stage, Stage::Entry) {
-            self.log_refused(peer, listener, &failure.what);
-        }
-        self.disconnect(
-            socket,
-            Cause::Transport(match failure.kind {
-                Kind::ClientAlert => "the client sent a TLS alert",
-                _ => "the client broke a rule of TLS",
-            }),
-        );
     }
 
     /// A connection ends that is or was in its handshake.
@@ -248,7 +169,7 @@ impl Shard {
         Some(connection.last_seen.plus_millis(patience))
     }
 
-    fn count_failure(&mut self, kind: Kind) {
+    pub(super) fn count_failure(&mut self, kind: Kind) {
         let counters = &mut self.counters;
         *match kind {
             Kind::NotTls => &mut counters.tls_failed_not_tls,

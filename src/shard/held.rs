@@ -14,39 +14,14 @@
 //! At most [`HELD_INPUT`] and one receive are kept per connection. Whoever has more than that
 //! before its answers waits out its patience, and then its queue's policy decides.
 
-use super::connection::{Holds, Scanned, Stage};
+use super::connection::{Scanned, Stage};
 use super::memory::Pressure;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::{BRIEF_INPUT, HELD_INPUT, cost};
-use crate::mutant::Mutant;
 use crate::packet::{self, Framing, Packet, Version};
 
 impl Shard {
-    /// Whether answers of a held connection are acted on.
-    fn is_heard(&self, socket: SocketId) -> bool {
-        let Some(connection) = self.connections.get(socket.0) else { return false };
-        let Stage::Open(index) = connection.stage else { return false };
-        let holds = connection.holds;
-        let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
-        holds.has(Holds::CROWDED)
-            && !holds.has(Holds::UNREAD)
-            && flow.is_some_and(|flow| flow.crowded.is_some())
-            // Each answer may be answered in turn.
-            && !self.is_clogged(socket)
-            && !Mutant::HeldAnswersUnread.is_on()
-    }
-
-    /// Something has changed for a held connection: if it is to be heard now, it is at the end of
-    /// the step; the caller may be in the middle of another connection's packet.
-    pub(super) fn hear_later(&mut self, socket: SocketId) -> bool {
-        let heard = self.is_heard(socket);
-        if heard {
-            self.parked.heard.push(socket);
-        }
-        heard
-    }
-
     /// Hears those that were noted.
     pub(super) fn hear_noted(&mut self) {
         for socket in std::mem::take(&mut self.parked.heard) {

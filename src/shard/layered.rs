@@ -1,5 +1,6 @@
 //! Connections with layers between the socket and MQTT: see [`crate::transport`]. Owns the layers
-//! of this shard's connections, and the rooms that their bytes are decoded in.
+//! of this shard's connections, and the rooms that their bytes are decoded in; decoding is in
+//! [`super::unwrap`].
 //!
 //! What was received is decoded before anything is done with it, so all else in the shard sees MQTT
 //! only. What is sent is queued as MQTT, and gets its frames when the send is made. Bytes that the
@@ -9,7 +10,6 @@ use super::close::Cause;
 use super::connection::Stage;
 use super::deliver::output_of;
 use super::output::{Outgoing, OutputPool, Segment};
-use super::refuse::Denial;
 use super::{Action, Shard};
 use crate::access;
 use crate::ids::{ListenerId, Peer, SocketId};
@@ -17,7 +17,7 @@ use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::slab::Table;
 use crate::transport::tls::KeyCache;
-use crate::transport::{Context, End, Ending, Exchange, Header, Layer, Layers, Stack};
+use crate::transport::{Ending, Exchange, Header, Layers};
 use std::sync::Arc;
 
 /// A send in one piece is at most so long when it is put behind other bytes.
@@ -25,20 +25,17 @@ const COPY: usize = 4096;
 /// Room for decoded bytes that is kept, bytes.
 const KEPT: usize = 64 * 1024;
 
-/// What came of a piece of a connection's bytes.
-type Decoded = Result<(), End>;
-
 /// The layers of a shard's connections.
 #[derive(Default)]
 pub(super) struct Layered {
-    all: Table<Layers>,
-    exchange: Exchange,
+    pub(super) all: Table<Layers>,
+    pub(super) exchange: Exchange,
     /// Of those who use TLS.
-    keys: KeyCache,
+    pub(super) keys: KeyCache,
     /// Connections whose certificates are looked at next; see [`Shard::run_certificates`].
-    certificates: Option<u32>,
+    pub(super) certificates: Option<u32>,
     /// Connections whose keys may not be used any more; ended in the next step.
-    worn: Vec<SocketId>,
+    pub(super) worn: Vec<SocketId>,
 }
 
 impl Layered {
@@ -161,22 +158,6 @@ impl Shard {
         self.layered.all.get(socket.0).is_some_and(|layers| layers.unfinished() > 0)
     }
 
-    /// There is no memory for such a part: the connection ends.
-    pub(super) fn shed_beginning(&mut self, socket: SocketId) {
-        let mut answer = Vec::new();
-        self.change_layers(socket, |layers| layers.turn_away(&mut answer));
-        self.send_wire(socket, &answer);
-        self.deny_unread(socket, None, Denial::Memory);
-    }
-
-    /// Who the client is by its certificate, as far as a layer has verified it; until its CONNECT
-    /// was accepted.
-    pub(super) fn common_name(&self, socket: SocketId) -> Option<&str> {
-        let layers = self.layered.all.get(socket.0)?;
-        let told = layers.identity().map(|known| &*known.common_name);
-        told.or_else(|| layers.peek()?.identity()?.common_name.as_deref())
-    }
-
     /// True when a listener takes connections of proxies only, and this peer is none.
     pub(super) fn is_no_proxy(&self, listener: ListenerId, peer: Peer) -> bool {
         let listener_state =
@@ -191,98 +172,6 @@ impl Shard {
         self.counters.connections_closed += 1;
         self.log_refused(peer, listener, "the peer is not one of trusted_proxies");
         self.actions.push(Action::Close(socket));
-    }
-
-    /// [`Shard::received`] for a connection with layers.
-    #[inline(never)]
-    pub(super) fn received_layered(&mut self, socket: SocketId, stage: Stage, bytes: &[u8]) {
-        let mut exchange = std::mem::take(&mut self.layered.exchange);
-        let outcome = self.decode_with(socket, &mut exchange, |layers, context, keys, exchange| {
-            layers.open(context, keys, bytes, exchange)
-        });
-        self.take_decoded(socket, stage, exchange, outcome);
-    }
-
-    /// Goes on with what was decoded.
-    pub(super) fn take_decoded(
-        &mut self,
-        socket: SocketId,
-        stage: Stage,
-        mut exchange: Exchange,
-        outcome: Result<(), End>,
-    ) {
-        self.send_wire(socket, &exchange.wire);
-        if !exchange.plain.is_empty() {
-            self.take_received(socket, stage, &exchange.plain);
-        } else if outcome.is_ok() {
-            match self.layered.all.get(socket.0) {
-                Some(layers) if layers.can_shake() => self.line_up(socket),
-                _ => self.await_more(socket, stage),
-            }
-        }
-        exchange.plain.clear();
-        exchange.wire.clear();
-        self.layered.exchange = exchange;
-        match outcome {
-            Ok(()) => {}
-            Err(End::Ended) => self.part(socket, false),
-            Err(End::Insecure(failure)) => self.end_insecure(socket, failure),
-            Err(End::Fault(fault)) => {
-                match fault.layer {
-                    Layer::Proxy => self.counters.refused_proxy += 1,
-                    Layer::Upgrade => self.counters.upgrades_refused += 1,
-                    Layer::WebSocket => self.counters.websocket_faults += 1,
-                }
-                let connection = self.connections.get(socket.0);
-                if let Some(connection) = connection.filter(|c| c.stage == Stage::Entry) {
-                    let (peer, listener) = (connection.peer, connection.listener);
-                    self.log_refused(peer, listener, fault.what);
-                }
-                self.disconnect(socket, Cause::Transport(fault.what));
-            }
-        }
-    }
-
-    /// Has the layers of a connection decode something.
-    pub(super) fn decode_with(
-        &mut self,
-        socket: SocketId,
-        exchange: &mut Exchange,
-        decode: impl FnOnce(&mut Layers, &Context<'_>, &mut KeyCache, &mut Exchange) -> Decoded,
-    ) -> Decoded {
-        let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(()) };
-        let Some(layers) = self.layered.all.get_mut(socket.0) else { return Ok(()) };
-        let listener = usize::from(connection.listener.0);
-        let listener_state = self.listener_states.get(listener).and_then(Option::as_ref);
-        let context = Context {
-            stack: listener_state.map_or(&Stack::PLAIN, |listener_state| &listener_state.stack),
-            trusted: &self.settings.trusted_proxies,
-            peer: connection.peer,
-        };
-        exchange.waiting = connection.output.as_ref().map_or(0, |output| output.wire().len());
-        let before = layers.heap();
-        let outcome = decode(layers, &context, &mut self.layered.keys, exchange);
-        self.tally.layers = self.tally.layers + layers.heap() - before;
-        self.meter.charge(std::mem::take(&mut exchange.work));
-        if let Some(peer) = exchange.peer.take() {
-            connection.peer = peer;
-        }
-        outcome
-    }
-
-    /// What came was no MQTT. Before CONNECT each receive is asked for.
-    fn await_more(&mut self, socket: SocketId, stage: Stage) {
-        match stage {
-            Stage::Entry | Stage::Refused(_) => {
-                self.actions.push(Action::ReceiveOnce(socket));
-                if stage == Stage::Entry && self.holds_beginning(socket) {
-                    self.note_unfinished(socket);
-                }
-            }
-            Stage::HandingOver => self.watch_departing(socket),
-            Stage::Proving => self.watch_proving(socket),
-            Stage::Open(_) | Stage::Closing | Stage::Closed => {}
-        }
     }
 
     /// Bytes for the peer that are not to be framed.
@@ -333,7 +222,7 @@ impl Shard {
     }
 
     /// Changes layers, which may give memory back.
-    fn change_layers(&mut self, socket: SocketId, change: impl FnOnce(&mut Layers)) {
+    pub(super) fn change_layers(&mut self, socket: SocketId, change: impl FnOnce(&mut Layers)) {
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return };
         self.tally.layers -= layers.heap();
         change(layers);
@@ -438,34 +327,6 @@ impl Shard {
         if worn {
             self.layered.worn.push(socket);
         }
-    }
-
-    /// Ends connections whose keys are worn out, and live clients whose certificates are revoked or
-    /// have expired, where their listener says so, until the step's work comes to `limit`; true
-    /// when there are more to look at.
-    pub(super) fn run_certificates(&mut self, limit: u32) -> bool {
-        while let Some(socket) = self.layered.worn.pop() {
-            self.disconnect(socket, Cause::Transport("the key may not be used any more"));
-        }
-        while let Some(at) = self.layered.certificates {
-            if self.is_spent(limit) {
-                return true;
-            }
-            self.meter.charge(cost::VISIT);
-            let more = (at as usize) < self.layered.all.bound() as usize;
-            self.layered.certificates = more.then_some(at + 1);
-            let Some(layers) = self.layered.all.get(at) else { continue };
-            let (Some(records), Some(connection)) = (layers.peek(), self.connections.get(at))
-            else {
-                continue;
-            };
-            let Some(server) = self.handshakes.server(connection.listener) else { continue };
-            if let Some(why) = server.is_over(records.certificate(), server.now()) {
-                self.counters.tls_certificates_ended += 1;
-                self.disconnect(SocketId(at), Cause::Transport(why));
-            }
-        }
-        false
     }
 
     /// The connection is over, or goes to another shard: its keys are not kept here.

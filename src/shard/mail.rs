@@ -30,7 +30,7 @@ pub(super) struct Intake {
     /// A mail that was too much for the step.
     open: Option<Open>,
     /// Some data mail that was there at the last look has not been taken in.
-    behind: bool,
+    pub(super) behind: bool,
     /// What is processed now waited long enough.
     granted: bool,
     /// The older waiters and the later ones: by parity, `older` is the older ones'.
@@ -67,7 +67,7 @@ struct Open {
 
 #[derive(Default)]
 struct Waiting {
-    connections: Vec<SocketId>,
+    pub(super) connections: Vec<SocketId>,
     control: Vec<(ShardId, Control)>,
 }
 
@@ -155,8 +155,13 @@ impl Intake {
         !self.ready.is_empty() || self.control.iter().any(|&waiting| waiting > 0)
     }
 
+    /// A connection goes on with those of that parity.
+    pub(super) fn wait(&mut self, parity: usize, socket: SocketId) {
+        self.waiting[parity].connections.push(socket);
+    }
+
     /// Those who wait for all that was there at the last look; which of the two they are.
-    fn join_waiting(&mut self) -> usize {
+    pub(super) fn join_waiting(&mut self) -> usize {
         if self.waiting[self.older].is_empty() {
             self.position = self.reading.noted();
         }
@@ -229,12 +234,6 @@ impl Shard {
         let charged = self.meter.end_account(clients) - begin;
         self.intake.work[share as usize] = spent + charged;
         done
-    }
-
-    /// Whether data mail can be taken in: it may cause control mail, which somebody may be behind
-    /// with, and fan-outs, of which there is a bound.
-    pub(super) fn takes_data(&self) -> bool {
-        !self.outbox.is_congested() && !self.fanouts.is_full()
     }
 
     /// True when some was taken in.
@@ -310,28 +309,6 @@ impl Shard {
                 self.release(socket, Holds::BEHIND[parity]);
             }
             self.intake.granted = false;
-        }
-    }
-
-    /// A connection's next packet, or what was received behind it, waits for mail.
-    pub(super) fn put_behind(&mut self, socket: SocketId) {
-        let parity = self.intake.join_waiting();
-        let hold = Holds::BEHIND[parity];
-        if self.connections.get(socket.0).is_some_and(|connection| !connection.holds.has(hold)) {
-            self.intake.waiting[parity].connections.push(socket);
-            self.hold(socket, hold);
-        }
-    }
-
-    /// More was received from a connection that something holds: if that is mail, what has come now
-    /// may have to wait for later mail than what it has sent before.
-    #[inline]
-    pub(super) fn wait_on(&mut self, socket: SocketId) {
-        let waits = |holds: Holds| Holds::BEHIND.iter().any(|&hold| holds.has(hold));
-        if self.intake.behind
-            && self.connections.get(socket.0).is_some_and(|connection| waits(connection.holds))
-        {
-            self.put_behind(socket);
         }
     }
 

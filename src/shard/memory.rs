@@ -13,13 +13,12 @@
 //! buffers, and what the allocator cannot use of its pages. `auto` leaves room for that.
 
 use super::Shard;
-use super::connection::{Connection, Input, Stage};
-use super::refuse::Denial;
+use super::connection::{Connection, Input};
 use super::relief::Relief;
 use crate::ids::SocketId;
-use crate::limits::{BRIEF_INPUT, UNFINISHED_INPUT, cost};
+use crate::limits::{BRIEF_INPUT, UNFINISHED_INPUT};
 use crate::mutant::Mutant;
-use crate::packet::{self, ReasonCode};
+use crate::packet::ReasonCode;
 use crate::session::pending::Bounds;
 use crate::session::{Flow, Pending, Session};
 use crate::time::Instant;
@@ -46,10 +45,6 @@ const SUBSCRIPTION: usize = 24;
 const FILTER: usize = 76;
 /// Milliseconds between two lines of the log about the same.
 const TOLD: u64 = 10_000;
-/// Unfinished CONNECTs that are closed per step, to give back what they hold.
-const CLOSED: usize = 64;
-/// Connections looked at for that whenever one more begins to hold input.
-const LOOKED_AT: usize = 2;
 
 /// How short memory is, and what is not done any more. What is only stored goes first, then who is
 /// new, then messages: so there is room for clients when somebody has filled the queues.
@@ -138,7 +133,7 @@ pub(super) struct Budgeting {
     down: u64,
     logged: Instant,
     /// Connections that hold a part of a CONNECT, the oldest first; some have got on since.
-    unfinished: VecDeque<SocketId>,
+    pub(super) unfinished: VecDeque<SocketId>,
     pub(super) relief: Relief,
     /// Messages that were put into pending queues, ever. Tells whether one was.
     pub(super) queued: u64,
@@ -212,6 +207,9 @@ pub(super) fn named(session: &Session) -> usize {
 pub(super) fn retained(topic: &str, size: usize) -> usize {
     topic.len() + size + RETAINED
 }
+
+/// Milliseconds for which publishers wait when memory is full, before messages are lost.
+const PATIENCE: u64 = 1000;
 
 impl Shard {
     /// How short memory is.
@@ -387,59 +385,6 @@ impl Shard {
         }
     }
 
-    /// What a client that has not sent its whole CONNECT holds is given back: it is told, if the
-    /// version is known by now, and closed.
-    pub(super) fn end_unfinished(&mut self, socket: SocketId, bytes: &[u8]) {
-        let Some(connection) = self.connections.get(socket.0) else { return };
-        if connection.stage != Stage::Entry {
-            return;
-        }
-        // So few bytes that the version is not among them are nothing to speak of.
-        if let Some(version) = packet::connect_version(bytes) {
-            self.deny_unread(socket, version, Denial::Memory);
-        }
-    }
-
-    /// A connection holds a part of its CONNECT from now on.
-    pub(super) fn note_unfinished(&mut self, socket: SocketId) {
-        for _ in 0..LOOKED_AT {
-            let Some(oldest) = self.budgeting.unfinished.front() else { break };
-            let holds = |c: &Connection| {
-                c.stage == Stage::Entry && (c.input.is_some() || self.holds_beginning(*oldest))
-            };
-            if self.connections.get(oldest.0).is_some_and(holds) {
-                break;
-            }
-            self.budgeting.unfinished.pop_front();
-        }
-        self.budgeting.unfinished.push_back(socket);
-    }
-
-    /// While memory is short nobody may hold a part of a CONNECT; true when some still do.
-    pub(super) fn shed_unfinished(&mut self) -> bool {
-        if !self.is_short(Pressure::Tight) || Mutant::MemoryUnfinishedKept.is_on() {
-            return false;
-        }
-        for _ in 0..CLOSED {
-            let Some(socket) = self.budgeting.unfinished.pop_front() else { break };
-            self.meter.charge(cost::VISIT);
-            let Some(connection) = self.connections.get(socket.0) else { continue };
-            if connection.stage != Stage::Entry {
-                continue;
-            }
-            if self.holds_beginning(socket) {
-                self.shed_beginning(socket);
-                continue;
-            }
-            let Some(input) = connection.input.as_ref() else { continue };
-            if let Some(version) = packet::connect_version(input.rest()) {
-                self.deny_unread(socket, version, Denial::Memory);
-            }
-        }
-        self.budgeting.unfinished.shrink_to(64);
-        !self.budgeting.unfinished.is_empty()
-    }
-
     /// True when a client that is sending a packet in parts has to go: what has come of it would
     /// grow beyond [`UNFINISHED_INPUT`], or beyond [`BRIEF_INPUT`] when memory is full.
     pub(super) fn is_unfinished_too_large(&self, input: &Input) -> bool {
@@ -464,6 +409,12 @@ impl Shard {
             && now.elsewhere == before.elsewhere
             && now.fanouts == before.fanouts;
         (lost && !Mutant::MemoryLossUntold.is_on()).then_some(ReasonCode::QuotaExceeded)
+    }
+
+    /// True when a publisher may wait for memory instead of losing its message.
+    pub(super) fn waits_until_memory(&self) -> bool {
+        let until = self.budgeting.relief.full_since.plus_millis(PATIENCE);
+        self.is_short(Pressure::Full) && self.now < until && !Mutant::MemoryFullAtOnce.is_on()
     }
 }
 

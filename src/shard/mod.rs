@@ -9,6 +9,7 @@
 //! it says [`step`]. Nothing here waits: what
 //! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
 
+mod acknowledged;
 mod admission;
 mod announced;
 mod arrivals;
@@ -19,16 +20,20 @@ mod close;
 mod connect;
 pub mod connection;
 mod connection_log;
+mod control;
 mod deliver;
+mod due;
 mod encode;
 mod endings;
 mod entry;
 mod exchange;
 mod fanout;
+mod given_back;
 mod groups;
 mod hand_over;
 mod handshakes;
 mod held;
+mod hold;
 mod input_progress;
 mod layered;
 mod mail;
@@ -42,21 +47,29 @@ pub mod output;
 mod pace;
 mod park;
 mod permission;
+mod pick;
 mod placement;
+mod places;
 mod publish;
 mod pump;
+mod reauthenticate;
 mod receive;
 mod redeliver;
 mod refuse;
 mod relief;
+mod replays;
 mod restore;
 mod retain;
 mod returns;
+mod revoke;
 mod route;
 mod scratch;
+mod send;
+mod sent;
 mod settings;
 mod share;
 mod spare;
+mod state;
 pub mod step;
 mod stop;
 mod storing;
@@ -65,6 +78,8 @@ mod sys;
 mod task;
 mod timers;
 mod turn_queues;
+mod unfinished;
+mod unwrap;
 mod upkeep;
 mod wills;
 mod withheld;
@@ -77,18 +92,16 @@ pub use settings::Settings;
 pub use spare::Footprint;
 pub use storing::Storing;
 
-use crate::ids::{ListenerId, Peer, Publisher, SessionRef, ShardId, SocketId};
-use crate::mesh::mail::Control;
+use crate::ids::{ListenerId, Peer, SessionRef, ShardId, SocketId};
 use crate::mesh::{ListenerState, Shared};
 use crate::message::Message;
-use crate::mutant::Mutant;
 use crate::session::Session;
 use crate::slab::{Slab, Table};
 use crate::telemetry::Counters;
 use crate::time::Instant;
 use crate::topic::{Index, Retained};
 use admission::Admissions;
-use announced::{Announced, AnnouncedLimits};
+use announced::AnnouncedLimits;
 use arrivals::Arrivals;
 use close::Cause;
 use connection::{Connection, Stage};
@@ -275,11 +288,6 @@ impl Shard {
         self.id
     }
 
-    /// The home shard of a ClientId or share group.
-    fn home(&self, name: &str) -> ShardId {
-        home_of(&self.shared.seeds, name, self.shards)
-    }
-
     /// Begins a step at `now`. `micros` is the same moment on a finer clock shared by all shards.
     pub fn begin(&mut self, now: Instant, micros: u64) {
         debug_assert!(now >= self.now, "time runs forward");
@@ -309,27 +317,6 @@ impl Shard {
         self.intake.work()
     }
 
-    /// True when the step's work has come to `limit`, or the time for it is over.
-    #[inline]
-    fn is_spent(&mut self, limit: u32) -> bool {
-        if self.meter.wants_look() {
-            self.look_at_clock(limit);
-        }
-        self.meter.work() >= limit && !Mutant::BudgetIgnored.is_on()
-    }
-
-    #[inline(never)]
-    fn look_at_clock(&mut self, limit: u32) {
-        self.weigh_within();
-        self.meter.look_at_clock(limit, self.settings.budget.step);
-    }
-
-    /// Does a kind of work within its allowance.
-    fn in_share<T>(&mut self, work: fn(&mut Shard, u32) -> T) -> T {
-        let limit = self.meter.allowance(self.settings.budget);
-        work(self, limit)
-    }
-
     /// A listener's connections may arrive from now on. On reload the entry is replaced.
     pub fn open_listener(&mut self, listener: ListenerId, listener_state: Arc<ListenerState>) {
         let at = usize::from(listener.0);
@@ -349,13 +336,6 @@ impl Shard {
         }
         self.set_memory_limit();
         self.arm_sys();
-    }
-
-    /// What the client was told that it may send.
-    #[inline]
-    fn announced_to(&self, socket: SocketId) -> Announced {
-        let reloads = || Some(self.connections.get(socket.0)?.reloads);
-        self.announced.to(reloads, &self.settings)
     }
 
     /// The driver accepted a connection.
@@ -437,31 +417,6 @@ impl Shard {
     /// The outcome of an [`Action::HandOver`].
     pub fn handed_over(&mut self, socket: SocketId, cookie: u64, ok: bool) {
         self.after_hand_over(socket, cookie, ok);
-    }
-
-    /// What control mail says, when nothing has to come before it.
-    fn obey(&mut self, from: ShardId, control: Control) {
-        match control {
-            Control::Connect(arriving) => self.told_of(arriving),
-            Control::Join(join) => self.join_group(*join),
-            Control::Joined(session, ticket) => self.group_joined(session, ticket),
-            Control::Leave(name, member) => self.leave_group(&name, member),
-            Control::Presence(member, online) => self.groups.set_online(member, online),
-            Control::Deliver(picked) => self.deliver_picked(*picked),
-            Control::GiveBack(given) => self.pick_again(*given),
-            Control::Replay(request) => self.answer_query(from, *request),
-            Control::Replayed(slice) => self.replayed(*slice),
-            Control::Park(publisher, at) => self.claimed(publisher, at),
-            Control::Unpark(publisher, at, over) => self.unclaimed(publisher, at, over),
-            Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
-            Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
-            Control::Counters(counters) => self.sys.keep(from, *counters),
-            Control::Safe(count) => {
-                if let Some(storing) = &mut self.storing {
-                    storing.safe_there(from, count);
-                }
-            }
-        }
     }
 
     /// Ends a step: due timers, parked work, closes, and one send per connection with output.
@@ -569,22 +524,5 @@ impl Shard {
             }
         }
         self.dirty = dirty;
-    }
-
-    fn session_ref(&self, index: u32) -> SessionRef {
-        SessionRef { shard: self.id, index, generation: self.sessions.generation(index) }
-    }
-
-    /// The session at `index` as the publisher of a message.
-    fn publisher(&self, index: u32) -> Option<Publisher> {
-        let client = self.sessions.get(index)?.key;
-        Some(Publisher { client, shard: self.id })
-    }
-
-    /// The session, when it is on this shard and still the same one.
-    fn session_of(&mut self, session: SessionRef) -> Option<&mut Session> {
-        debug_assert!(session.shard == self.id);
-        let known = self.sessions.get_of(session.index, session.generation)?;
-        (!known.is_ending()).then_some(known)
     }
 }

@@ -58,21 +58,6 @@ impl Shard {
         self.tell_presence(index, false);
     }
 
-    /// Another connection claims the ClientId [MQTT-3.1.4-3].
-    pub(super) fn take_over(&mut self, index: u32) {
-        if Mutant::TakeoverKeepsOld.is_on() {
-            return;
-        }
-        if Mutant::PendingLostOnTakeover.is_on()
-            && let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.take())
-        {
-            self.forget_flow(&flow);
-        }
-        if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
-            self.disconnect(socket, Cause::TakenOver);
-        }
-    }
-
     /// Ends an offline session: its subscriptions, queues and name go; a waiting will is sent now.
     pub(super) fn end_session(&mut self, index: u32) {
         let reference = self.session_ref(index);

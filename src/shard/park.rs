@@ -1,4 +1,4 @@
-//! Back-pressure: connections that are held for a reason, and how they go on.
+//! Back-pressure: how connections that are held for a reason go on ([`super::hold`] holds them).
 //!
 //! Which publisher waits for which subscriber is in `pace`. A connection whose next packet needs a
 //! mailbox that is full waits in that mailbox's line: as many are tried again as it has room for,
@@ -15,10 +15,8 @@ use crate::time::Instant;
 use std::collections::VecDeque;
 
 /// TurnQueues of [`Parked::work`].
-const FRESH: usize = 0;
-const SERVED: usize = 1;
-/// Milliseconds after which a connection's next turn comes before those of busier ones.
-const LATELY: u64 = 10;
+pub(super) const FRESH: usize = 0;
+pub(super) const SERVED: usize = 1;
 
 /// Who waits for what.
 #[derive(Default)]
@@ -27,7 +25,7 @@ pub struct Parked {
     pub(super) pace: Pace,
     /// Connections that wait for room in a mailbox: a line for each shard, and one more for those
     /// that wait because control mail has piled up.
-    mail: TurnQueues,
+    pub(super) mail: TurnQueues,
     /// Publishers that wait for memory; one line.
     pub(super) memory: TurnQueues,
     /// The line that is served first in the next step.
@@ -35,7 +33,7 @@ pub struct Parked {
     /// The mailbox that the packet which is being handled found full.
     pub(super) full: Option<ShardId>,
     /// Connections that wait for their turn: those of [`FRESH`] have not had one for [`LATELY`].
-    work: TurnQueues,
+    pub(super) work: TurnQueues,
     /// In the next step those of [`SERVED`] come first.
     other_first: bool,
     /// Connections that nothing holds any more, to go on at the end of the step.
@@ -92,50 +90,11 @@ impl Parked {
 }
 
 impl Shard {
-    /// Takes a reason away; what was held goes on at the end of the step. Not here: we may be in
-    /// the middle of a packet, and what it goes on with may free the next one, and so on, as deep
-    /// as there are publishers.
-    pub(super) fn free(&mut self, socket: SocketId, hold: Holds) {
-        let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        if connection.holds.has(hold) {
-            connection.holds.clear(hold);
-            self.parked.freed.push_back(socket);
-        }
-    }
-
     /// Goes on with those that subscribers do not hold up any more.
     fn go_on_freed(&mut self) {
         while let Some(socket) = self.parked.freed.pop_front() {
             self.go_on(socket);
         }
-    }
-
-    /// Stops processing a connection for a reason; false when that reason held already.
-    pub(super) fn hold(&mut self, socket: SocketId, hold: Holds) -> bool {
-        let Some(connection) = self.connections.get_mut(socket.0) else { return false };
-        if connection.holds.has(hold) {
-            return false;
-        }
-        connection.holds.set(hold);
-        if hold == Holds::MAIL {
-            let line = self.parked.full.take().map_or(self.shards, |shard| shard.0);
-            self.parked.mail.push(usize::from(line), socket);
-        } else if hold == Holds::MEMORY {
-            self.parked.memory.push(0, socket);
-            self.counters.parks_memory += 1;
-        } else if hold == Holds::WORK {
-            self.parked.work.push(SERVED, socket);
-        } else if hold == Holds::CROWDED && self.hear_later(socket) {
-            return true;
-        }
-        let Some(connection) = self.connections.get_mut(socket.0) else { return false };
-        if !connection.paused && !connection.holds.is_brief() {
-            connection.paused = true;
-            self.actions.push(Action::Pause(socket));
-            // Only here: while a mailbox stays full, each step tries again and holds again.
-            self.counters.parks_mailbox += u64::from(hold == Holds::MAIL);
-        }
-        true
     }
 
     /// Takes a reason away; when none is left, what was held is processed and reading goes on.
@@ -165,18 +124,6 @@ impl Shard {
         if open && connection.holds.is_free() && connection.parting != Parting::No {
             self.endings.part_later(socket);
         }
-    }
-
-    /// The step has no room for what a connection has sent. When it has sent nothing lately its
-    /// turn comes before those of who have: so who asks for little waits for about a step, whoever
-    /// else is busy.
-    pub(super) fn put_off(&mut self, socket: SocketId) {
-        let Some(connection) = self.connections.get(socket.0) else { return };
-        let lately = connection.last_seen.plus_millis(LATELY) > self.now;
-        if !lately && !Mutant::FreshBehindServed.is_on() {
-            self.parked.work.push(FRESH, socket);
-        }
-        self.hold(socket, Holds::WORK);
     }
 
     /// Begins a step with a share for either line, in turn the first: neither can starve the other.
@@ -237,6 +184,23 @@ impl Shard {
                 if turn == 0 || !Mutant::MailWaitersForgotten.is_on() {
                     self.release(socket, Holds::MAIL);
                 }
+            }
+        }
+    }
+
+    /// Goes on with publishers that wait for memory, if there is some, or no more patience.
+    fn retry_memory(&mut self) {
+        if self.waits_until_memory() {
+            return;
+        }
+        let all = self.parked.memory.bound(0);
+        for turn in 0..all {
+            if turn > 0 && self.is_spent(self.settings.budget.step) {
+                break;
+            }
+            let Some(socket) = self.parked.memory.pop(0) else { break };
+            if !Mutant::MemoryWaitersForgotten.is_on() {
+                self.release(socket, Holds::MEMORY);
             }
         }
     }

@@ -1,17 +1,14 @@
 //! What clients may do with topics: one decision for a publish, a filter of SUBSCRIBE and a will,
-//! remembered in a cache of fixed size; and what a reload takes away from live clients.
+//! remembered in a cache of fixed size. What a reload takes away is in [`super::revoke`].
 
 use super::Shard;
-use super::close::Cause;
+use super::revoke::Revoking;
 use crate::access::cache::Cache;
 use crate::access::{self, Decision, Deed, Denied, Grant, NOT_ALLOWED, Who};
-use crate::config::OnDeny;
-use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
-use crate::packet::{Publish, Qos, ReasonCode, Version};
-use crate::session::ShareName;
-use crate::topic::{self, FilterId};
+use crate::packet::{Publish, Qos, ReasonCode};
+use crate::topic::{self};
 
 /// Rules that are looked at for one unit of a step's cost, which is about 100 ns.
 const RULES_PER_UNIT: u32 = 4;
@@ -21,27 +18,8 @@ const RULES_PER_UNIT: u32 = 4;
 pub(super) struct Permissions {
     cache: Cache,
     /// While what a reload took away is looked for.
-    revoking: Option<Revoking>,
+    pub(super) revoking: Option<Revoking>,
 }
-
-/// How far the search has come.
-struct Revoking {
-    /// The session.
-    session: u32,
-    /// Its subscriptions that are still to be looked at; `None` at first.
-    left: Option<usize>,
-    /// Its share groups that are.
-    shares: Vec<ShareName>,
-}
-
-impl Revoking {
-    fn at(session: u32) -> Self {
-        Revoking { session, left: None, shares: Vec::new() }
-    }
-}
-
-/// Subscriptions that are looked at before the step's work is.
-const SLICE: usize = 64;
 
 impl Permissions {
     /// True while a reload is not applied to everybody yet.
@@ -81,24 +59,6 @@ impl Shard {
         }
     }
 
-    /// A message that may not be published: counted, and said in the log. True when the connection
-    /// has ended: the policy for versions that have no other way to tell the client.
-    pub(super) fn denied_publish(
-        &mut self,
-        socket: SocketId,
-        index: u32,
-        version: Version,
-        own: &str,
-    ) -> bool {
-        self.counters.dropped_not_authorized += 1;
-        self.log_denied(socket, index, "publish", own);
-        let ends = !version.is_v5() && self.settings.access.on_deny == OnDeny::Disconnect;
-        if ends {
-            self.disconnect(socket, Cause::NotAllowed);
-        }
-        ends
-    }
-
     /// Whether a client may subscribe; `filter` is what it asked for.
     pub(super) fn may_subscribe(
         &mut self,
@@ -122,7 +82,7 @@ impl Shard {
         }
     }
 
-    fn decide_session(&mut self, index: u32, deed: Deed, topic: &str) -> Decision {
+    pub(super) fn decide_session(&mut self, index: u32, deed: Deed, topic: &str) -> Decision {
         let Some(session) = self.sessions.get(index) else { return Decision::Deny(NOT_ALLOWED) };
         let serial = session.grant().map_or(0, |grant| grant.serial);
         let hash = self.shared.seeds.secret(topic.as_bytes());
@@ -167,78 +127,6 @@ impl Shard {
         Decision::Deny(NOT_ALLOWED)
     }
 
-    /// Takes away what a reload does not allow any more, until the step's work comes to `limit`;
-    /// true when some clients have not been looked at.
-    pub(super) fn run_revoking(&mut self, limit: u32) -> bool {
-        let Some(mut revoking) = self.permissions.revoking.take() else { return false };
-        while revoking.session < self.sessions.bound() {
-            if self.is_spent(limit) {
-                self.permissions.revoking = Some(revoking);
-                return true;
-            }
-            self.meter.charge(cost::VISIT);
-            self.revoke_some(&mut revoking);
-        }
-        false
-    }
-
-    /// Ends those of the next subscriptions of a session that it may not have.
-    fn revoke_some(&mut self, revoking: &mut Revoking) {
-        let index = revoking.session;
-        let session = self.sessions.get(index).filter(|session| !session.is_ending());
-        let Some(session) = session else {
-            *revoking = Revoking::at(index + 1);
-            return;
-        };
-        if revoking.left.is_none() {
-            let shares = session.shares().into_iter().flat_map(|shares| shares.list.iter());
-            revoking.shares = shares.map(|share| share.name.clone()).collect();
-        }
-        // From the last to the first: one that is taken out gives its place to the last, which has
-        // been looked at.
-        let places = session.subscriptions.all();
-        let end = revoking.left.unwrap_or(places.len()).min(places.len());
-        let begin = end.saturating_sub(SLICE);
-        let filters: Vec<FilterId> =
-            places.get(begin..end).into_iter().flatten().map(|place| place.filter).collect();
-        self.meter.charge(cost::bytes(size_of_val(&*places)));
-        for filter in filters.into_iter().rev() {
-            let full = self.index.filter(filter).to_owned();
-            self.revoke_filter(index, Some(filter), &full);
-        }
-        revoking.left = Some(begin);
-        if begin > 0 {
-            return;
-        }
-        for _ in 0..SLICE {
-            let Some(name) = revoking.shares.pop() else { break };
-            self.revoke_filter(index, None, name.as_str());
-        }
-        if revoking.shares.is_empty() {
-            *revoking = Revoking::at(index + 1);
-        }
-    }
-
-    fn revoke_filter(&mut self, index: u32, place: Option<FilterId>, full: &str) {
-        let Some(session) = self.sessions.get(index) else { return };
-        let plain = inner(full);
-        let own = plain.strip_prefix(session.mountpoint()).unwrap_or(plain).to_owned();
-        let qos = place.and_then(|filter| {
-            let position = session.subscriptions.position(filter)?;
-            Some(self.index.subscribers(filter).get(position as usize)?.options & 3)
-        });
-        let deed = Deed::Subscribe { qos: qos.unwrap_or(0) };
-        if self.decide_session(index, deed, &own) == Decision::Allow {
-            return;
-        }
-        self.counters.subscriptions_revoked += 1;
-        self.log_revoked(index, full);
-        match place {
-            Some(filter) => _ = self.remove_subscription(index, filter),
-            None => _ = self.leave_named(index, &ShareName::new(full)),
-        }
-    }
-
     /// Whether anybody may publish there; counted when not.
     #[inline]
     pub(super) fn refuses_everybody(&mut self, topic: &str, own: &str) -> Option<Denied> {
@@ -257,7 +145,7 @@ impl Shard {
 }
 
 /// The filter that a subscription matches with: that of a share group is behind the group's name.
-fn inner(filter: &str) -> &str {
+pub(super) fn inner(filter: &str) -> &str {
     match topic::parse_share(filter) {
         Some(Ok(share)) => share.filter,
         _ => filter,

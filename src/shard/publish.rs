@@ -2,15 +2,16 @@
 
 use super::Shard;
 use super::announced::Announced;
+use super::close::Cause;
 use super::connection::Holds;
 use super::memory::Pressure;
 use super::receive::Handled;
+use crate::config::OnDeny;
 use crate::ids::{ShardSet, SocketId};
-use crate::message::{MessageRef, expiry};
+use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{AckKind, PacketId, Publish, Qos, ReasonCode, Version, Violation};
 use crate::session::inbound::Arrival;
-use crate::time::Instant;
 use crate::topic::{self, TopicHash};
 
 const QOS: Violation =
@@ -260,14 +261,6 @@ impl Shard {
         false
     }
 
-    /// When a message expires whose Message Expiry Interval is so many `seconds`; no later than
-    /// `mqtt.message_expiry_max` allows.
-    pub(super) fn expires(&self, seconds: Option<u32>) -> Option<Instant> {
-        let bound = self.settings.message_expiry_max.map(|seconds| self.now.plus_seconds(seconds));
-        let own = seconds.map(|seconds| expiry(self.now, seconds));
-        [own, bound].into_iter().flatten().min()
-    }
-
     /// What is taken of a message while memory is short; what is not is counted. When it is full,
     /// only what gives something back. Before that all but messages that are to be retained and
     /// whose publishers can be told; others go to the subscribers, and the one that is to be
@@ -338,6 +331,24 @@ impl Shard {
                 self.write_ack(socket, version, AckKind::PubRec, id, reason);
             }
         }
+    }
+
+    /// A message that may not be published: counted, and said in the log. True when the connection
+    /// has ended: the policy for versions that have no other way to tell the client.
+    fn denied_publish(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        own: &str,
+    ) -> bool {
+        self.counters.dropped_not_authorized += 1;
+        self.log_denied(socket, index, "publish", own);
+        let ends = !version.is_v5() && self.settings.access.on_deny == OnDeny::Disconnect;
+        if ends {
+            self.disconnect(socket, Cause::NotAllowed);
+        }
+        ends
     }
 }
 

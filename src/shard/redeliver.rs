@@ -2,12 +2,9 @@
 //! `mqtt.retry_interval` says so, what has gone unacknowledged for that long.
 
 use super::Shard;
-use super::deliver::{Misfit, Outbound};
-use super::timers::Timer;
-use crate::ids::SocketId;
+use super::deliver::Outbound;
 use crate::mutant::Mutant;
-use crate::packet::{AckKind, PacketId, ReasonCode};
-use crate::session::Acknowledged;
+use crate::packet::{AckKind, ReasonCode};
 
 impl Shard {
     /// Sends again, in order, what was unacknowledged when the last connection ended
@@ -26,7 +23,7 @@ impl Shard {
     /// Sends every unacknowledged PUBLISH (DUP set) and PUBREL again, as far as the client's
     /// Receive
     /// Maximum and its reading allow; [`Shard::pump`] goes on.
-    pub(super) fn send_again(&mut self, index: u32) {
+    fn send_again(&mut self, index: u32) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let (Some(socket), version) = (session.socket, session.version) else { return };
@@ -79,46 +76,6 @@ impl Shard {
                 }
                 Err(misfit) => self.skip(index, socket, id, misfit),
             }
-        }
-    }
-
-    /// A redelivery that the client's new Maximum Packet Size forbids counts as completed
-    /// [MQTT-3.1.2-25].
-    pub(super) fn skip(&mut self, index: u32, socket: SocketId, id: PacketId, misfit: Misfit) {
-        self.count_misfit(misfit);
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        let version = session.version;
-        let Some(flow) = &mut session.flow else { return };
-        let before = flow.window.kept();
-        let skipped = flow.window.skip(id);
-        self.tally.kept -= before - flow.window.kept();
-        if self.storing.is_some() {
-            self.store_pubrec(index, id, skipped);
-        }
-        match skipped {
-            Acknowledged::Release => {
-                self.write_ack(socket, version, AckKind::PubRel, id, ReasonCode::Success);
-            }
-            Acknowledged::Complete => self.counters.inflight -= 1,
-            Acknowledged::Unknown | Acknowledged::WrongKind => {}
-        }
-    }
-
-    /// Arms the retry of a session that has something unacknowledged.
-    pub(super) fn arm_retry(&mut self, index: u32) {
-        let interval = self.settings.retry_interval;
-        if interval == 0 {
-            return;
-        }
-        let at = self.now.plus_millis(interval);
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        if session.version.is_v5() {
-            return; // [MQTT-4.4.0-1]: only when the client reconnects
-        }
-        let Some(flow) = &mut session.flow else { return };
-        if flow.retry.is_none() {
-            flow.retry = Some(at);
-            self.timers.arm(at, Timer::Retry(index));
         }
     }
 

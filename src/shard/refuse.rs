@@ -118,7 +118,7 @@ impl Shard {
     }
 
     /// CONNACK for a denied client whose version is known, and the end.
-    pub(super) fn answer_denial(
+    fn answer_denial(
         &mut self,
         socket: SocketId,
         version: Version,
@@ -211,7 +211,7 @@ impl Shard {
 
     /// CONNACK with a reason code of failure; Session Present is 0 [MQTT-3.2.2-6]. What the client
     /// has no room for is left out [MQTT-3.2.2-19], and be it the packet [MQTT-3.1.2-24].
-    pub(super) fn send_refusal(
+    fn send_refusal(
         &mut self,
         socket: SocketId,
         version: Version,

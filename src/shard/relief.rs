@@ -13,15 +13,13 @@
 
 use super::Shard;
 use super::close::Cause;
-use super::connection::{Connection, Holds, Stage};
+use super::connection::{Connection, Stage};
 use super::memory::Pressure;
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::time::Instant;
 
-/// Milliseconds for which publishers wait when memory is full, before messages are lost.
-const PATIENCE: u64 = 1000;
 /// Milliseconds between looks at whether publishers can go on, or at who does not read.
 const LOOK: u64 = 10;
 /// Milliseconds from one look at all connections to the next one, at least and at most.
@@ -40,7 +38,7 @@ const STALLED_HIGH: u64 = 1000;
 #[derive(Default)]
 pub(super) struct Relief {
     /// When memory became full.
-    full_since: Instant,
+    pub(super) full_since: Instant,
     /// The next connection to look at; 0 between two rounds.
     next: u32,
     /// When the next round begins.
@@ -60,29 +58,6 @@ impl Relief {
 }
 
 impl Shard {
-    /// True when a publisher may wait for memory instead of losing its message.
-    pub(super) fn waits_until_memory(&self) -> bool {
-        let until = self.budgeting.relief.full_since.plus_millis(PATIENCE);
-        self.is_short(Pressure::Full) && self.now < until && !Mutant::MemoryFullAtOnce.is_on()
-    }
-
-    /// Goes on with publishers that wait for memory, if there is some, or no more patience.
-    pub(super) fn retry_memory(&mut self) {
-        if self.waits_until_memory() {
-            return;
-        }
-        let all = self.parked.memory.bound(0);
-        for turn in 0..all {
-            if turn > 0 && self.is_spent(self.settings.budget.step) {
-                break;
-            }
-            let Some(socket) = self.parked.memory.pop(0) else { break };
-            if !Mutant::MemoryWaitersForgotten.is_on() {
-                self.release(socket, Holds::MEMORY);
-            }
-        }
-    }
-
     /// When the shard has to look again although nothing else happens.
     pub(super) fn relief_deadline(&self) -> Option<Instant> {
         let waits = !self.parked.memory.is_empty();

@@ -72,11 +72,6 @@ impl Route {
 }
 
 impl Shard {
-    /// The shard that keeps a topic's retained message.
-    pub(super) fn retained_home(&self, hash: &TopicHash<'_>) -> ShardId {
-        ShardId((hash.exact() % u64::from(self.shards)) as u8)
-    }
-
     /// Where the message goes; else a mailbox on the way that is full now.
     pub(super) fn find_route(
         &self,
@@ -264,12 +259,6 @@ impl Shard {
             share: None,
         };
         self.deliver_now(target, message, &terms);
-    }
-
-    /// True when the client of the session at `index` published the message, be it in an earlier
-    /// session.
-    pub(super) fn is_publisher(&self, index: u32, message: &MessageRef<'_>) -> bool {
-        message.publisher.is_some() && message.publisher == self.publisher(index)
     }
 
     /// Several filters match: a client gets the message once, at the highest QoS of its matching

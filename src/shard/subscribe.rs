@@ -4,7 +4,7 @@ use super::Shard;
 use super::connection::Holds;
 use super::memory::Pressure;
 use super::receive::Handled;
-use super::route::{GROUP, pack};
+use super::route::pack;
 use super::task::{Rest, Task};
 use crate::access::{self, Decision};
 use crate::ids::{SessionRef, SocketId};
@@ -29,9 +29,9 @@ const NO_ROOM: Violation = Violation {
 
 /// A SUBACK that waits until the home shards of its share groups route for the client.
 pub(super) struct Joining {
-    session: SessionRef,
-    ticket: u64,
-    left: u32,
+    pub(super) session: SessionRef,
+    pub(super) ticket: u64,
+    pub(super) left: u32,
     id: PacketId,
     codes: Vec<u8>,
     replays: Vec<FilterId>,
@@ -142,12 +142,6 @@ impl Shard {
         Ok(())
     }
 
-    /// A number that tells one request to other shards from every other.
-    pub(super) fn ticket(&mut self) -> u64 {
-        self.next_cookie += 1;
-        self.next_cookie
-    }
-
     /// SUBACK, then the retained messages.
     pub(super) fn finish_subscribe(
         &mut self,
@@ -164,31 +158,6 @@ impl Shard {
         };
         self.answer(socket, |out| packet::encode_suback(out, version, &suback));
         self.ask_for_replays(index, joining.replays);
-    }
-
-    /// A home shard routes for the session now.
-    pub(super) fn group_joined(&mut self, session: SessionRef, ticket: u64) {
-        let index = session.index;
-        let done = match self.joining.get_mut(&index) {
-            Some(joining)
-                if joining.session == session
-                    && (joining.ticket == ticket || Mutant::JoinTicketIgnored.is_on()) =>
-            {
-                joining.left -= 1;
-                joining.left == 0
-            }
-            _ => false,
-        };
-        if !done {
-            return;
-        }
-        let Some(joining) = self.joining.remove(&index) else { return };
-        let Some(known) = self.session_of(session) else { return };
-        let (socket, version) = (known.socket, known.version);
-        if let Some(socket) = socket {
-            self.finish_subscribe(socket, index, version, joining);
-            self.release(socket, Holds::JOINING);
-        }
     }
 
     /// The QoS granted, or why not. What is refused here is correctly formed.
@@ -309,38 +278,6 @@ impl Shard {
         }
         self.announce(id);
         Ok((id, true))
-    }
-
-    /// After an addition: the other shards learn of a filter's first subscriber here.
-    pub(super) fn announce(&mut self, filter: FilterId) {
-        if self.shards > 1 && self.index.subscribers(filter).len() == 1 {
-            let text = self.index.filter(filter);
-            self.shared.interest.add(self.id, self.index.key(filter), text);
-        }
-    }
-
-    /// Takes an entry out of the index; the entry that takes its position is told.
-    pub(super) fn remove_place(&mut self, filter: FilterId, position: u32) {
-        self.meter.charge(cost::FILTER);
-        let last = self.index.subscribers(filter).len() == 1;
-        if self.shards > 1 && last && !Mutant::InterestNotWithdrawn.is_on() {
-            let text = self.index.filter(filter);
-            self.shared.interest.remove(self.id, self.index.key(filter), text);
-        }
-        let position = self.leave_zones(filter, position);
-        let Some(moved) = self.index.remove(filter, position).moved else { return };
-        if !Mutant::PlaceNotMoved.is_on() {
-            self.tell_place(moved, filter, position);
-        }
-    }
-
-    /// An entry of the index has moved: its owner is told.
-    pub(super) fn tell_place(&mut self, entry: Subscriber, filter: FilterId, position: u32) {
-        if entry.options & GROUP != 0 {
-            self.groups.moved(entry.target, position);
-        } else if let Some(session) = self.sessions.get_mut(entry.target) {
-            session.subscriptions.set(SubscriptionSlot { filter, position });
-        }
     }
 
     pub(super) fn unsubscribe(

@@ -1,0 +1,59 @@
+//! What control mail says, and what follows from it.
+
+use super::Shard;
+use super::connection::Holds;
+use crate::ids::{SessionRef, ShardId};
+use crate::mesh::mail::Control;
+use crate::mutant::Mutant;
+
+impl Shard {
+    /// What control mail says, when nothing has to come before it.
+    pub(super) fn obey(&mut self, from: ShardId, control: Control) {
+        match control {
+            Control::Connect(arriving) => self.told_of(arriving),
+            Control::Join(join) => self.join_group(*join),
+            Control::Joined(session, ticket) => self.group_joined(session, ticket),
+            Control::Leave(name, member) => self.leave_group(&name, member),
+            Control::Presence(member, online) => self.groups.set_online(member, online),
+            Control::Deliver(picked) => self.deliver_picked(*picked),
+            Control::GiveBack(given) => self.pick_again(*given),
+            Control::Replay(request) => self.answer_query(from, *request),
+            Control::Replayed(slice) => self.replayed(*slice),
+            Control::Park(publisher, at) => self.claimed(publisher, at),
+            Control::Unpark(publisher, at, over) => self.unclaimed(publisher, at, over),
+            Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
+            Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
+            Control::Counters(counters) => self.sys.keep(from, *counters),
+            Control::Safe(count) => {
+                if let Some(storing) = &mut self.storing {
+                    storing.safe_there(from, count);
+                }
+            }
+        }
+    }
+
+    /// A home shard routes for the session now.
+    fn group_joined(&mut self, session: SessionRef, ticket: u64) {
+        let index = session.index;
+        let done = match self.joining.get_mut(&index) {
+            Some(joining)
+                if joining.session == session
+                    && (joining.ticket == ticket || Mutant::JoinTicketIgnored.is_on()) =>
+            {
+                joining.left -= 1;
+                joining.left == 0
+            }
+            _ => false,
+        };
+        if !done {
+            return;
+        }
+        let Some(joining) = self.joining.remove(&index) else { return };
+        let Some(known) = self.session_of(session) else { return };
+        let (socket, version) = (known.socket, known.version);
+        if let Some(socket) = socket {
+            self.finish_subscribe(socket, index, version, joining);
+            self.release(socket, Holds::JOINING);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Timers that are due: whose turn it is, and what follows. See [`super::timers`] for the wheel.
+
+use super::close::{Cause, LAST_WORDS};
+use super::connection::{Holds, Stage};
+use super::timers::{AGAIN, Timer};
+use super::{Action, Shard};
+use crate::ids::SocketId;
+use crate::limits::{REFUSED_MILLIS, cost};
+use crate::mutant::Mutant;
+use crate::time::{GRANULARITY_MILLIS, Instant};
+
+impl Shard {
+    /// Runs due timers; true when more are due.
+    pub(super) fn run_timers(&mut self) -> bool {
+        self.input_progress.input_ended(self.now);
+        if self.admissions.deadline().is_some() {
+            self.end_admissions();
+        }
+        let limit = self.meter.allowance(self.settings.budget);
+        let mut more = true;
+        while more && !self.is_spent(limit) {
+            more = self.run_some_timers();
+        }
+        more | self.sweep_timers()
+    }
+
+    /// The same for a few; true when more are due.
+    fn run_some_timers(&mut self) -> bool {
+        let (mut due, more) = self.timers.take_due(self.now);
+        for timer in due.drain(..) {
+            self.meter.charge(cost::VISIT);
+            match timer {
+                Timer::Connection(socket) => self.connection_due(socket),
+                Timer::Session(index) => {
+                    let now = self.now;
+                    let Some(session) = self.sessions.get_mut(index) else { continue };
+                    if session.armed == Instant(0) || session.armed > now {
+                        continue; // left over from an earlier deadline or an earlier session
+                    }
+                    session.armed = Instant(0);
+                    self.session_due(index);
+                }
+                Timer::Retry(index) => self.retry_due(index),
+                Timer::Sys => self.sys_due(),
+                Timer::Upkeep => self.upkeep_due(),
+            }
+        }
+        self.timers.give_back(due);
+        more
+    }
+
+    /// Connections that came and went leave their entries on the wheel until those are due, which
+    /// may be hours. When more than half are such, they are swept out; true when not all are yet.
+    fn sweep_timers(&mut self) -> bool {
+        let wanted = self.connections.len() + self.sessions.len();
+        let (connections, sessions, now) = (&self.connections, &self.sessions, self.now);
+        self.timers.sweep(now, wanted, |fires, timer| {
+            let armed = match timer {
+                Timer::Connection(socket) => connections.get(socket.0).map(|c| c.armed),
+                Timer::Session(index) => sessions.get(index).map(|s| s.armed),
+                Timer::Retry(index) => {
+                    sessions.get(index).and_then(|s| s.flow.as_ref()).and_then(|flow| flow.retry)
+                }
+                Timer::Sys | Timer::Upkeep => return true,
+            };
+            // A deadline that had passed when it was entered fires later than it says.
+            armed.filter(|&at| at != Instant(0)).is_some_and(|at| {
+                at <= now || at <= fires && fires.millis_since(at) < GRANULARITY_MILLIS
+            })
+        })
+    }
+
+    fn connection_due(&mut self, socket: SocketId) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        if connection.armed == Instant(0) || connection.armed > now {
+            return;
+        }
+        let due = std::mem::replace(&mut connection.armed, Instant(0));
+        match connection.stage {
+            Stage::Entry => {
+                if connection.layered
+                    && let Some(later) = self.entry_deadline(socket).filter(|&at| at > now)
+                {
+                    return self.arm_connection(socket, later);
+                }
+                if self.input_progress.may_be_unheard(now, due, self.settings.connect_timeout) {
+                    return self.arm_connection(socket, now.plus_millis(AGAIN));
+                }
+                self.counters.connect_timeouts += 1;
+                self.disconnect(socket, Cause::ConnectTimeout);
+            }
+            Stage::Refused(_) => {
+                if self.input_progress.may_be_unheard(now, due, REFUSED_MILLIS) {
+                    return self.arm_connection(socket, now.plus_millis(AGAIN));
+                }
+                self.counters.connect_timeouts += 1;
+                self.disconnect(socket, Cause::ConnectTimeout);
+            }
+            Stage::HandingOver => self.departure_due(socket),
+            Stage::Proving => self.admission_due(socket),
+            Stage::Closed => {}
+            Stage::Closing => {
+                // The entry may be one from before.
+                let deadline = connection.last_seen.plus_millis(LAST_WORDS);
+                if deadline <= now {
+                    self.close_socket(socket, Action::Close(socket));
+                } else {
+                    self.arm_connection(socket, deadline);
+                }
+            }
+            Stage::Open(_) if connection.patience == 0 => {}
+            Stage::Open(_) => {
+                let output = connection.output.as_ref();
+                let seen = match output.filter(|_| connection.holds.has(Holds::UNREAD)) {
+                    // That we do not read it is its own doing, but it may be reading slowly.
+                    Some(output) => output.progressed.max(connection.last_seen),
+                    // While we do not read it, or have not come to what it has sent, silence is
+                    // ours.
+                    None if (connection.paused || connection.waits())
+                        && !Mutant::HeldJudged.is_on() =>
+                    {
+                        now
+                    }
+                    None => connection.last_seen,
+                };
+                let patience = u64::from(connection.patience);
+                let deadline = self.input_progress.latest(seen).plus_millis(patience);
+                if deadline > now {
+                    self.arm_connection(socket, deadline);
+                } else if self.input_progress.may_be_unheard(now, deadline, patience) {
+                    self.arm_connection(socket, now.plus_millis(AGAIN));
+                } else {
+                    self.disconnect(socket, Cause::KeepAlive);
+                }
+            }
+        }
+    }
+}

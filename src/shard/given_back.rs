@@ -1,0 +1,124 @@
+//! Messages that go back to their share groups: those of sessions that ended, and of queues whose
+//! session has left the group. What is to go back is listed by [`super::returns`].
+
+use super::Shard;
+use crate::limits::cost;
+use crate::mesh::mail::{GivenBack, NotTaken};
+use crate::mutant::Mutant;
+use crate::session::window::Unfinished;
+use crate::session::{Queued, Session};
+
+/// Groups per step that are told what changed with a member.
+const TOLD: usize = 2048;
+
+/// Messages per step that are given back or dropped.
+const MESSAGES: usize = 256;
+
+/// Waiting messages per step that are looked at.
+const LOOKS: usize = 4096;
+
+impl Shard {
+    /// Works off a step's share, until its work comes to `limit`; true when more can be done at
+    /// once.
+    pub(super) fn run_returns(&mut self, limit: u32) -> bool {
+        for (name, session) in std::mem::take(&mut self.returns.gone) {
+            self.leave_group(&name, session);
+        }
+        if self.groups.is_telling() {
+            self.meter.charge(self.groups.tell_on(TOLD) as u32 * cost::VISIT);
+        }
+        let mut left = MESSAGES;
+        while left > 0
+            && self.returns.len() > 0
+            && !self.is_spent(limit)
+            && !self.outbox.is_congested()
+        {
+            left -= 1;
+            self.meter.charge(cost::DELIVERY);
+            if let Some((name, message, tries)) = self.returns.again.pop_front() {
+                self.ask_on(&name, &message, tries);
+            } else if let Some(given) = self.returns.back.pop_front() {
+                self.give_back(given);
+            } else if !self.returns.ended.is_empty() {
+                self.return_one();
+            } else {
+                left = left.saturating_sub(self.sift_some());
+            }
+        }
+        let more = self.returns.len() > 0 && !self.outbox.is_congested();
+        more || self.groups.is_telling()
+    }
+
+    /// Gives back, or drops, the next message of the first session that has ended.
+    fn return_one(&mut self) {
+        let Some(left) = self.returns.ended.front_mut() else { return };
+        let session = left.session;
+        let before = left.bytes();
+        let next = match left.window.dissolve() {
+            Some(Unfinished::Unacknowledged(queued)) => Some(queued),
+            Some(Unfinished::Begun) => {
+                self.counters.dropped_session_gone += 1;
+                self.tally.returning -= before - left.bytes();
+                return;
+            }
+            None => left.pending.pop(),
+        };
+        self.tally.returning -= before - left.bytes();
+        let Some(Queued { message, share, .. }) = next else {
+            self.returns.ended.pop_front();
+            return;
+        };
+        let Some(name) = share else {
+            self.counters.dropped_session_gone += 1;
+            return;
+        };
+        let why = NotTaken::Ended;
+        let given = GivenBack { name, member: session, why, tries: 0, message };
+        if Mutant::ShareReturnedTwice.is_on() {
+            let (name, message) = (given.name.clone(), given.message.clone());
+            self.give_back(GivenBack { name, message, ..given });
+        }
+        self.give_back(given);
+    }
+
+    /// Looks at some of the messages that wait for a session; returns how many were given back.
+    fn sift_some(&mut self) -> usize {
+        let Some(&reference) = self.returns.sifting.front() else { return 0 };
+        let mut taken = std::mem::take(&mut self.returns.taken);
+        let mut done = true;
+        let session = self.session_of(reference);
+        if let Some(Session { flow: Some(flow), extras, .. }) = session {
+            if !flow.sifting {
+                (flow.sifting, flow.to_sift) = (true, false);
+                flow.pending.begin_sift();
+            }
+            let shares = extras.as_ref().and_then(|extras| extras.shares.as_ref());
+            let left = |queued: &Queued| {
+                let member = |name| shares.is_some_and(|shares| shares.list.get(name).is_some());
+                queued.share.as_ref().is_some_and(|name| !member(name))
+            };
+            let (messages, bytes) = (flow.pending.len(), flow.pending.bytes());
+            done = flow.pending.sift(MESSAGES, left, &mut taken);
+            flow.sifting = !done;
+            done &= !flow.to_sift;
+            let (messages, bytes) = (messages - flow.pending.len(), bytes - flow.pending.bytes());
+            self.counters.pending_messages -= messages as u64;
+            self.counters.pending_bytes -= bytes as u64;
+            self.meter.charge(MESSAGES as u32 * cost::VISIT);
+        }
+        if done {
+            self.returns.sifting.pop_front();
+        }
+        let count = taken.len();
+        if count > 0 {
+            self.store_all_gone(reference.index);
+        }
+        for queued in taken.drain(..) {
+            if let Some(name) = queued.share {
+                self.give_back_later(reference.index, name, queued.message);
+            }
+        }
+        self.returns.taken = taken;
+        count.max(MESSAGES / (LOOKS / MESSAGES))
+    }
+}

@@ -1,0 +1,130 @@
+//! Connections that are held: back-pressure begins here. How they go on is said in [`super::park`].
+
+use super::connection::{Holds, Stage};
+use super::park::{FRESH, SERVED};
+use super::{Action, Shard};
+use crate::ids::{ClientKey, SocketId};
+use crate::mutant::Mutant;
+
+/// Milliseconds after which a connection's next turn comes before those of busier ones.
+const LATELY: u64 = 10;
+
+impl Shard {
+    /// Stops processing a connection for a reason; false when that reason held already.
+    pub(super) fn hold(&mut self, socket: SocketId, hold: Holds) -> bool {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return false };
+        if connection.holds.has(hold) {
+            return false;
+        }
+        connection.holds.set(hold);
+        if hold == Holds::MAIL {
+            let line = self.parked.full.take().map_or(self.shards, |shard| shard.0);
+            self.parked.mail.push(usize::from(line), socket);
+        } else if hold == Holds::MEMORY {
+            self.parked.memory.push(0, socket);
+            self.counters.parks_memory += 1;
+        } else if hold == Holds::WORK {
+            self.parked.work.push(SERVED, socket);
+        } else if hold == Holds::CROWDED && self.hear_later(socket) {
+            return true;
+        }
+        let Some(connection) = self.connections.get_mut(socket.0) else { return false };
+        if !connection.paused && !connection.holds.is_brief() {
+            connection.paused = true;
+            self.actions.push(Action::Pause(socket));
+            // Only here: while a mailbox stays full, each step tries again and holds again.
+            self.counters.parks_mailbox += u64::from(hold == Holds::MAIL);
+        }
+        true
+    }
+
+    /// Takes a reason away; what was held goes on at the end of the step. Not here: we may be in
+    /// the middle of a packet, and what it goes on with may free the next one, and so on, as deep
+    /// as there are publishers.
+    pub(super) fn free(&mut self, socket: SocketId, hold: Holds) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        if connection.holds.has(hold) {
+            connection.holds.clear(hold);
+            self.parked.freed.push_back(socket);
+        }
+    }
+
+    /// The step has no room for what a connection has sent. When it has sent nothing lately its
+    /// turn comes before those of who have: so who asks for little waits for about a step, whoever
+    /// else is busy.
+    pub(super) fn put_off(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        let lately = connection.last_seen.plus_millis(LATELY) > self.now;
+        if !lately && !Mutant::FreshBehindServed.is_on() {
+            self.parked.work.push(FRESH, socket);
+        }
+        self.hold(socket, Holds::WORK);
+    }
+
+    /// Whether answers of a held connection are acted on.
+    pub(super) fn is_heard(&self, socket: SocketId) -> bool {
+        let Some(connection) = self.connections.get(socket.0) else { return false };
+        let Stage::Open(index) = connection.stage else { return false };
+        let holds = connection.holds;
+        let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
+        holds.has(Holds::CROWDED)
+            && !holds.has(Holds::UNREAD)
+            && flow.is_some_and(|flow| flow.crowded.is_some())
+            // Each answer may be answered in turn.
+            && !self.is_clogged(socket)
+            && !Mutant::HeldAnswersUnread.is_on()
+    }
+
+    /// Something has changed for a held connection: if it is to be heard now, it is at the end of
+    /// the step; the caller may be in the middle of another connection's packet.
+    pub(super) fn hear_later(&mut self, socket: SocketId) -> bool {
+        let heard = self.is_heard(socket);
+        if heard {
+            self.parked.heard.push(socket);
+        }
+        heard
+    }
+
+    /// A connection's next packet, or what was received behind it, waits for mail.
+    pub(super) fn put_behind(&mut self, socket: SocketId) {
+        let parity = self.intake.join_waiting();
+        let hold = Holds::BEHIND[parity];
+        if self.connections.get(socket.0).is_some_and(|connection| !connection.holds.has(hold)) {
+            self.intake.wait(parity, socket);
+            self.hold(socket, hold);
+        }
+    }
+
+    /// More was received from a connection that something holds: if that is mail, what has come now
+    /// may have to wait for later mail than what it has sent before.
+    #[inline]
+    pub(super) fn wait_on(&mut self, socket: SocketId) {
+        let waits = |holds: Holds| Holds::BEHIND.iter().any(|&hold| holds.has(hold));
+        if self.intake.behind
+            && self.connections.get(socket.0).is_some_and(|connection| waits(connection.holds))
+        {
+            self.put_behind(socket);
+        }
+    }
+
+    /// A fan-out of a local publisher's message goes on, on whichever shard: it waits.
+    pub(super) fn hold_publisher(&mut self, publisher: ClientKey) {
+        *self.fanouts.holds.entry(publisher).or_default() += 1;
+        if let Some(socket) = self.socket_of(publisher) {
+            self.hold(socket, Holds::FANOUT);
+        }
+    }
+
+    /// A fan-out of a local publisher's message is done.
+    pub(super) fn release_publisher(&mut self, publisher: ClientKey) {
+        let Some(count) = self.fanouts.holds.get_mut(&publisher) else { return };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        self.fanouts.holds.remove(&publisher);
+        if let Some(socket) = self.socket_of(publisher) {
+            self.free(socket, Holds::FANOUT);
+        }
+    }
+}

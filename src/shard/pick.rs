@@ -1,0 +1,282 @@
+//! A message of a share group and its members [MQTT5 4.8.2]: the group's home asks one member after
+//! the other, see [`super::groups`] for the choice; the member's shard takes the message, or gives
+//! it back with a reason.
+//!
+//! A message is lost by a group only when nobody in it can take it. A member that is gone, away,
+//! full or behind with reading gives the message back, and the next one is asked; when all have
+//! refused, one that is away and has room keeps it, and only then does `mqtt.pending.on_full` of
+//! the last one decide. What was sent to a member with QoS 1 or waits for it comes back when its
+//! session ends; see [`super::returns`].
+
+use super::Shard;
+use super::deliver::{Outbound, Shared, Terms};
+use super::groups::{Choice, Member, Wish};
+use super::pace::{Reader, Receivers};
+use super::route::{SOLE, live_retain, packed_qos};
+use crate::config::SharedStrategy;
+use crate::ids::SessionRef;
+use crate::limits::cost;
+use crate::mesh::mail::{Control, GivenBack, NotTaken, PickTerms, Picked};
+use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
+use crate::packet::{PacketId, Qos};
+use crate::session::{Pending, Session, ShareName};
+
+/// Members of this shard that are asked for one message in a row; then a later step goes on.
+const TRIES: u32 = 32;
+
+/// About so many members are asked whether a large message is within their Maximum Packet Size.
+const LARGE_TRIES: u32 = 16;
+
+impl Shard {
+    /// One message to one member of the group.
+    pub(super) fn deliver_to_group(&mut self, group: u32, message: &MessageRef<'_>) {
+        self.dispatch(group, message, 0);
+    }
+
+    /// Asks one member after the other, until one takes the message or it is on its way to one of
+    /// another shard. `tries`: members that have refused it already.
+    fn dispatch(&mut self, group: u32, message: &MessageRef<'_>, tries: u32) {
+        let Some(name) = self.groups.name(group) else { return };
+        let strategy = self.settings.shared_strategy;
+        let key = match strategy {
+            SharedStrategy::HashTopic => self.shared.seeds.place(message.topic.as_bytes()),
+            SharedStrategy::HashClient => message.publisher.map_or(0, |p| p.client.0.get()),
+            _ => 0,
+        };
+        let may_wait = message.qos > Qos::AtMostOnce || self.settings.queue_qos0;
+        let mut wish = Wish { strategy, key, may_wait, tries };
+        for _ in 0..TRIES {
+            self.meter.charge(cost::VISIT);
+            let Some(choice) = self.groups.choose(group, wish) else {
+                // QoS 0, and nobody is connected.
+                self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
+                return;
+            };
+            let Choice { member, only, waits, last_resort } = choice;
+            let terms = PickTerms { only, waits, last_resort, tries: wish.tries };
+            if member.session.shard != self.id {
+                self.send_picked(name, member, terms, message);
+                return;
+            }
+            let Err(why) = self.offer(member, &name, message, terms) else { return };
+            self.counters.share_refused += 1;
+            wish.tries += self.refused(group, member.session, why);
+            if why == NotTaken::Gone {
+                // Its session is ending. The index may be in use: the group may not go now.
+                self.returns.leave_later(name.clone(), member.session);
+                break;
+            }
+        }
+        let message = self.delivery.store(message, self.scratch.bytes());
+        self.returns.ask_later(name, message, wish.tries);
+    }
+
+    fn send_picked(
+        &mut self,
+        name: ShareName,
+        member: Member,
+        terms: PickTerms,
+        message: &MessageRef<'_>,
+    ) {
+        let message = self.delivery.store(message, self.scratch.bytes());
+        let Member { session: member, options, subscription_id } = member;
+        let sole = matches!(self.delivery.receivers, Receivers::Sole(_));
+        let options = options | if sole { SOLE } else { 0 };
+        let picked = Picked { name, member, options, subscription_id, terms, message };
+        self.tell(member.shard, Control::Deliver(Box::new(picked)));
+    }
+
+    /// A member has refused a message: what is concluded for the next ones, and how much nearer
+    /// this one is to the end of its tries.
+    pub(super) fn refused(&mut self, group: u32, member: SessionRef, why: NotTaken) -> u32 {
+        match why {
+            NotTaken::Gone => self.groups.set_gone(group, member),
+            NotTaken::Full => self.groups.set_full(group, member),
+            // That it has disconnected was told before, but maybe not yet to all of its groups.
+            NotTaken::Away => self.groups.tell_one(group, member),
+            NotTaken::Ended => {}
+            NotTaken::TooLarge => return 1 + self.groups.len(group) as u32 / LARGE_TRIES,
+        }
+        1
+    }
+
+    /// A message comes back to its group: the next member gets it.
+    pub(super) fn pick_again(&mut self, given: GivenBack) {
+        let ended = given.why == NotTaken::Ended;
+        let counter = match ended {
+            true => &mut self.counters.share_ended,
+            false => &mut self.counters.share_refused,
+        };
+        *counter += 1;
+        let lost = match given.why {
+            NotTaken::Ended => Mutant::ShareReturnedLost.is_on(),
+            _ => Mutant::ShareUndeliveredLost.is_on(),
+        };
+        if lost {
+            return;
+        }
+        let GivenBack { name, member, why, mut tries, message } = given;
+        if why == NotTaken::Gone {
+            self.leave_group(&name, member);
+        }
+        if let Some(group) = self.groups.find(&name) {
+            tries += self.refused(group, member, why);
+        }
+        self.ask_on(&name, &message, tries);
+    }
+
+    /// Asks further members.
+    pub(super) fn ask_on(&mut self, name: &ShareName, message: &Message, tries: u32) {
+        let Some(group) = self.groups.find(name) else {
+            self.counters.dropped_share_empty += 1;
+            return;
+        };
+        let view = message.view();
+        self.delivery.begin(Some(message));
+        self.delivery.receivers = Receivers::Several;
+        self.dispatch(group, &view, tries);
+        self.regard(view.publisher, self.id);
+    }
+
+    /// The home of a group picked a session of this shard.
+    pub(super) fn deliver_picked(&mut self, picked: Picked) {
+        let Picked { name, member: session, options, subscription_id, terms, message } = picked;
+        self.delivery.begin(Some(&message));
+        let view = message.view();
+        let member = Member { session, options, subscription_id };
+        match self.offer(member, &name, &view, terms) {
+            Ok(()) => {
+                let sole = options & SOLE != 0;
+                let group = self.shared.seeds.place(name.as_str().as_bytes());
+                let sole = sole.then(|| Receivers::Sole(Reader::group(group)));
+                self.delivery.receivers = sole.unwrap_or(Receivers::Several);
+                let home = self.group_home(name.as_str());
+                self.regard(view.publisher, home);
+            }
+            Err(why) => {
+                let tries = terms.tries;
+                self.give_back(GivenBack { name, member: session, why, tries, message });
+            }
+        }
+    }
+
+    /// Sends a message back to its group.
+    pub(super) fn give_back(&mut self, given: GivenBack) {
+        let home = self.group_home(given.name.as_str());
+        if home == self.id {
+            self.pick_again(given);
+        } else {
+            self.tell(home, Control::GiveBack(Box::new(given)));
+        }
+    }
+
+    /// Gives a message of a group to its member, unless that cannot take it.
+    ///
+    /// # Errors
+    /// Why it is not taken. Then nothing was done.
+    fn offer(
+        &mut self,
+        member: Member,
+        name: &ShareName,
+        message: &MessageRef<'_>,
+        pick: PickTerms,
+    ) -> Result<(), NotTaken> {
+        // [MQTT-3.10.4-2]: nothing more for a member that left while the message was on its way.
+        let member_of = |session: &&mut Session| !session.is_ending() && session.is_member(name);
+        if self.session_of(member.session).filter(member_of).is_none() {
+            return Err(NotTaken::Gone);
+        }
+        let index = member.session.index;
+        // What is older goes first, and takes its room.
+        self.catch_up(index);
+        let Some(session) = self.sessions.get(index) else { return Err(NotTaken::Gone) };
+        if session.socket.is_none() && !pick.waits && !pick.last_resort {
+            return Err(NotTaken::Away);
+        }
+        let crowded = session.flow.as_ref().is_some_and(|flow| flow.crowded.is_some());
+        let ids = [member.subscription_id];
+        let terms = Terms {
+            qos: packed_qos(member.options),
+            retain: live_retain(member.options, message),
+            subscription_ids: if member.subscription_id == 0 { &[] } else { &ids },
+            replay: false,
+            share: Some(Shared { name, returned: pick.tries > 0 }),
+        };
+        if !pick.last_resort
+            && let Err(why) = self.can_take(index, message, &terms)
+        {
+            if why == NotTaken::Full
+                && let Some(shares) = self.sessions.get_mut(index).and_then(|s| s.shares_mut())
+            {
+                shares.refused = true;
+            }
+            return Err(why);
+        }
+        let noted = self.delivery.crowded.len();
+        self.deliver_now(index, message, &terms);
+        if Mutant::ShareTwice.is_on() {
+            self.deliver_now(index, message, &terms);
+        }
+        if !pick.only {
+            // Others have room: nobody waits for this one, and its patience has not begun.
+            self.delivery.crowded.truncate(noted);
+            if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut())
+                && !crowded
+            {
+                flow.crowded = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the session can take a message without dropping it or another one.
+    fn can_take(
+        &self,
+        index: u32,
+        message: &MessageRef<'_>,
+        terms: &Terms<'_>,
+    ) -> Result<(), NotTaken> {
+        let Some(session) = self.sessions.get(index) else { return Err(NotTaken::Gone) };
+        if session.unmounted(message.topic).is_none() {
+            return Err(NotTaken::TooLarge);
+        }
+        let qos = message.qos.min(terms.qos);
+        let flow = session.flow.as_deref();
+        let size = message.size();
+        let queue = || match flow {
+            Some(flow) => flow.pending.has_room(size, &self.queue_bounds(&flow.pending)),
+            None => {
+                let none = Pending::default();
+                none.has_room(size, &self.queue_bounds(&none))
+            }
+        };
+        let room = match (session.socket, qos) {
+            // With a subscription of QoS 0 nothing waits.
+            (None, Qos::AtMostOnce) if !self.settings.queue_qos0 => false,
+            (None, _) => queue(),
+            (Some(_), Qos::AtMostOnce) if flow.is_some_and(|flow| flow.pending.has_qos0()) => {
+                queue()
+            }
+            (Some(socket), Qos::AtMostOnce) => !self.must_shed(socket),
+            (Some(socket), _) => {
+                let limit = session.window_limit;
+                let free =
+                    flow.is_none_or(|flow| flow.pending.is_empty() && flow.window.has_room(limit));
+                free && !self.is_clogged(socket) || queue()
+            }
+        };
+        if !room && !Mutant::ShareFullKeeps.is_on() {
+            return Err(NotTaken::Full);
+        }
+        let outbound = Outbound {
+            dup: false,
+            qos,
+            retain: terms.retain,
+            id: PacketId::new(1).filter(|_| qos > Qos::AtMostOnce),
+            subscription_ids: terms.subscription_ids,
+            message_expiry: message.expires.map(|_| 1),
+        };
+        self.fits(index, message, &outbound).map_err(|_| NotTaken::TooLarge)
+    }
+}

@@ -1,0 +1,90 @@
+//! Where subscriptions stand in the index: entries added and taken out, others told when theirs moves,
+//! fan-outs that are under way kept right, and the other shards told of a filter's first and last.
+
+use super::Shard;
+use super::route::GROUP;
+use crate::limits::cost;
+use crate::mutant::Mutant;
+use crate::session::SubscriptionSlot;
+use crate::topic::{FilterId, Subscriber};
+
+impl Shard {
+    /// After an addition: the other shards learn of a filter's first subscriber here.
+    pub(super) fn announce(&mut self, filter: FilterId) {
+        if self.shards > 1 && self.index.subscribers(filter).len() == 1 {
+            let text = self.index.filter(filter);
+            self.shared.interest.add(self.id, self.index.key(filter), text);
+        }
+    }
+
+    /// Takes an entry out of the index; the entry that takes its position is told.
+    pub(super) fn remove_place(&mut self, filter: FilterId, position: u32) {
+        self.meter.charge(cost::FILTER);
+        let last = self.index.subscribers(filter).len() == 1;
+        if self.shards > 1 && last && !Mutant::InterestNotWithdrawn.is_on() {
+            let text = self.index.filter(filter);
+            self.shared.interest.remove(self.id, self.index.key(filter), text);
+        }
+        let position = self.leave_zones(filter, position);
+        let Some(moved) = self.index.remove(filter, position).moved else { return };
+        if !Mutant::PlaceNotMoved.is_on() {
+            self.tell_place(moved, filter, position);
+        }
+    }
+
+    /// An entry of the index has moved: its owner is told.
+    fn tell_place(&mut self, entry: Subscriber, filter: FilterId, position: u32) {
+        if entry.options & GROUP != 0 {
+            self.groups.moved(entry.target, position);
+        } else if let Some(session) = self.sessions.get_mut(entry.target) {
+            session.subscriptions.set(SubscriptionSlot { filter, position });
+        }
+    }
+
+    /// Takes the entry at `position` out of the filter's zone in one fan-out, if it is in it, and
+    /// tells its owner where it is then.
+    pub(super) fn shorten_zone(
+        &mut self,
+        number: u64,
+        filter: FilterId,
+        position: u32,
+    ) -> Option<Subscriber> {
+        let last = self.leave_zone(number, filter, position)?;
+        let entry = *self.index.subscribers(filter).get(last as usize)?;
+        self.tell_place(entry, filter, last);
+        Some(entry)
+    }
+
+    /// The entry at `position` leaves the filter's zone in one fan-out, if it is in it: it changes
+    /// places with the last one of the zone, which gets shorter. Returns where it is then.
+    fn leave_zone(&mut self, number: u64, filter: FilterId, position: u32) -> Option<u32> {
+        let last = self.fanouts.shorten(number, filter, position)?;
+        self.exchange(filter, position, last);
+        Some(last)
+    }
+
+    /// An entry of the filter's list at `position` is about to be removed: takes it out of every
+    /// zone, and returns where it is then.
+    fn leave_zones(&mut self, filter: FilterId, position: u32) -> u32 {
+        if self.fanouts.is_empty() || !self.fanouts.is_in_zone(filter, position) {
+            return position;
+        }
+        let numbers: Vec<u64> = self.fanouts.with(filter, position).collect();
+        self.meter.charge(cost::VISIT * numbers.len() as u32);
+        let mut hole = position;
+        for number in numbers {
+            hole = self.leave_zone(number, filter, hole).unwrap_or(hole);
+        }
+        hole
+    }
+
+    /// The entry at `last` of a filter's list changes places with the one at `position`, and its
+    /// owner is told; that of the other is not, which may be about to lose it.
+    pub(super) fn exchange(&mut self, filter: FilterId, position: u32, last: u32) {
+        if position != last {
+            self.index.swap(filter, position, last);
+            let entry = *self.index.get_mut(filter, position);
+            self.tell_place(entry, filter, position);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Other rules are in force: subscriptions that they do not allow any more are taken away, a share
+//! of each step.
+
+use super::Shard;
+use super::permission::inner;
+use crate::access::{Decision, Deed};
+use crate::limits::cost;
+use crate::session::ShareName;
+use crate::topic::FilterId;
+
+/// Subscriptions that are looked at before the step's work is.
+const SLICE: usize = 64;
+
+/// How far the search has come.
+pub(super) struct Revoking {
+    /// The session.
+    pub(super) session: u32,
+    /// Its subscriptions that are still to be looked at; `None` at first.
+    left: Option<usize>,
+    /// Its share groups that are.
+    shares: Vec<ShareName>,
+}
+
+impl Revoking {
+    pub(super) fn at(session: u32) -> Self {
+        Revoking { session, left: None, shares: Vec::new() }
+    }
+}
+
+impl Shard {
+    /// Takes away what a reload does not allow any more, until the step's work comes to `limit`;
+    /// true when some clients have not been looked at.
+    pub(super) fn run_revoking(&mut self, limit: u32) -> bool {
+        let Some(mut revoking) = self.permissions.revoking.take() else { return false };
+        while revoking.session < self.sessions.bound() {
+            if self.is_spent(limit) {
+                self.permissions.revoking = Some(revoking);
+                return true;
+            }
+            self.meter.charge(cost::VISIT);
+            self.revoke_some(&mut revoking);
+        }
+        false
+    }
+
+    /// Ends those of the next subscriptions of a session that it may not have.
+    fn revoke_some(&mut self, revoking: &mut Revoking) {
+        let index = revoking.session;
+        let session = self.sessions.get(index).filter(|session| !session.is_ending());
+        let Some(session) = session else {
+            *revoking = Revoking::at(index + 1);
+            return;
+        };
+        if revoking.left.is_none() {
+            let shares = session.shares().into_iter().flat_map(|shares| shares.list.iter());
+            revoking.shares = shares.map(|share| share.name.clone()).collect();
+        }
+        // From the last to the first: one that is taken out gives its place to the last, which has
+        // been looked at.
+        let places = session.subscriptions.all();
+        let end = revoking.left.unwrap_or(places.len()).min(places.len());
+        let begin = end.saturating_sub(SLICE);
+        let filters: Vec<FilterId> =
+            places.get(begin..end).into_iter().flatten().map(|place| place.filter).collect();
+        self.meter.charge(cost::bytes(size_of_val(&*places)));
+        for filter in filters.into_iter().rev() {
+            let full = self.index.filter(filter).to_owned();
+            self.revoke_filter(index, Some(filter), &full);
+        }
+        revoking.left = Some(begin);
+        if begin > 0 {
+            return;
+        }
+        for _ in 0..SLICE {
+            let Some(name) = revoking.shares.pop() else { break };
+            self.revoke_filter(index, None, name.as_str());
+        }
+        if revoking.shares.is_empty() {
+            *revoking = Revoking::at(index + 1);
+        }
+    }
+
+    fn revoke_filter(&mut self, index: u32, place: Option<FilterId>, full: &str) {
+        let Some(session) = self.sessions.get(index) else { return };
+        let plain = inner(full);
+        let own = plain.strip_prefix(session.mountpoint()).unwrap_or(plain).to_owned();
+        let qos = place.and_then(|filter| {
+            let position = session.subscriptions.position(filter)?;
+            Some(self.index.subscribers(filter).get(position as usize)?.options & 3)
+        });
+        let deed = Deed::Subscribe { qos: qos.unwrap_or(0) };
+        if self.decide_session(index, deed, &own) == Decision::Allow {
+            return;
+        }
+        self.counters.subscriptions_revoked += 1;
+        self.log_revoked(index, full);
+        match place {
+            Some(filter) => _ = self.remove_subscription(index, filter),
+            None => _ = self.leave_named(index, &ShareName::new(full)),
+        }
+    }
+}

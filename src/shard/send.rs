@@ -1,0 +1,58 @@
+//! Packets on their way into a connection's output, and the output's way to the driver.
+
+use super::Shard;
+use super::deliver::output_of;
+use crate::ids::SocketId;
+use crate::packet::{self, AckKind, Encoded, PacketId, ReasonCode, Version, Violation};
+
+const NO_ENCODING: Violation = Violation {
+    reason: ReasonCode::ImplementationSpecificError,
+    what: "the answer is longer than a packet can be",
+};
+
+impl Shard {
+    /// Appends a packet to a connection's output.
+    pub(super) fn write(&mut self, socket: SocketId, encode: impl FnOnce(&mut Vec<u8>)) {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let (dirty, meter) = (&mut self.dirty, &mut self.meter);
+        let output = output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
+        let added = output.append(&mut self.pool, encode);
+        self.counters.packets_sent += 1;
+        self.counters.bytes_sent += added as u64;
+    }
+
+    /// Appends a packet that may have no encoding: an answer that is owed and cannot be given ends
+    /// the connection.
+    pub(super) fn answer(
+        &mut self,
+        socket: SocketId,
+        encode: impl FnOnce(&mut Vec<u8>) -> Encoded,
+    ) {
+        let mut encoded = Ok(());
+        self.write(socket, |out| encoded = encode(out));
+        if encoded.is_err() {
+            self.endings.close_later(socket, super::close::Cause::Violation(NO_ENCODING));
+        }
+    }
+
+    /// Appends one of the four acknowledgements.
+    pub(super) fn write_ack(
+        &mut self,
+        socket: SocketId,
+        version: Version,
+        kind: AckKind,
+        id: PacketId,
+        reason: ReasonCode,
+    ) {
+        self.write(socket, |out| packet::encode_bare_ack(out, version, kind, id, reason));
+    }
+
+    /// Whether so much is unsent that QoS 1 and 2 wait in the pending queue, and the client's own
+    /// packets in the socket.
+    pub(super) fn is_clogged(&self, socket: SocketId) -> bool {
+        self.connections
+            .get(socket.0)
+            .and_then(|connection| connection.output.as_ref())
+            .is_some_and(|output| output.unsent() > self.settings.outgoing_max_bytes)
+    }
+}

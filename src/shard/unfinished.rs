@@ -1,0 +1,79 @@
+//! Clients that have sent a part of their CONNECT: noted, and turned away while memory is short.
+
+use super::Shard;
+use super::connection::{Connection, Stage};
+use super::memory::Pressure;
+use super::refuse::Denial;
+use crate::ids::SocketId;
+use crate::limits::cost;
+use crate::mutant::Mutant;
+use crate::packet::{self};
+
+/// Connections looked at for that whenever one more begins to hold input.
+const LOOKED_AT: usize = 2;
+
+/// Unfinished CONNECTs that are closed per step, to give back what they hold.
+const CLOSED: usize = 64;
+
+impl Shard {
+    /// What a client that has not sent its whole CONNECT holds is given back: it is told, if the
+    /// version is known by now, and closed.
+    pub(super) fn end_unfinished(&mut self, socket: SocketId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        if connection.stage != Stage::Entry {
+            return;
+        }
+        // So few bytes that the version is not among them are nothing to speak of.
+        if let Some(version) = packet::connect_version(bytes) {
+            self.deny_unread(socket, version, Denial::Memory);
+        }
+    }
+
+    /// A connection holds a part of its CONNECT from now on.
+    pub(super) fn note_unfinished(&mut self, socket: SocketId) {
+        for _ in 0..LOOKED_AT {
+            let Some(oldest) = self.budgeting.unfinished.front() else { break };
+            let holds = |c: &Connection| {
+                c.stage == Stage::Entry && (c.input.is_some() || self.holds_beginning(*oldest))
+            };
+            if self.connections.get(oldest.0).is_some_and(holds) {
+                break;
+            }
+            self.budgeting.unfinished.pop_front();
+        }
+        self.budgeting.unfinished.push_back(socket);
+    }
+
+    /// While memory is short nobody may hold a part of a CONNECT; true when some still do.
+    pub(super) fn shed_unfinished(&mut self) -> bool {
+        if !self.is_short(Pressure::Tight) || Mutant::MemoryUnfinishedKept.is_on() {
+            return false;
+        }
+        for _ in 0..CLOSED {
+            let Some(socket) = self.budgeting.unfinished.pop_front() else { break };
+            self.meter.charge(cost::VISIT);
+            let Some(connection) = self.connections.get(socket.0) else { continue };
+            if connection.stage != Stage::Entry {
+                continue;
+            }
+            if self.holds_beginning(socket) {
+                self.shed_beginning(socket);
+                continue;
+            }
+            let Some(input) = connection.input.as_ref() else { continue };
+            if let Some(version) = packet::connect_version(input.rest()) {
+                self.deny_unread(socket, version, Denial::Memory);
+            }
+        }
+        self.budgeting.unfinished.shrink_to(64);
+        !self.budgeting.unfinished.is_empty()
+    }
+
+    /// There is no memory for such a part: the connection ends.
+    fn shed_beginning(&mut self, socket: SocketId) {
+        let mut answer = Vec::new();
+        self.change_layers(socket, |layers| layers.turn_away(&mut answer));
+        self.send_wire(socket, &answer);
+        self.deny_unread(socket, None, Denial::Memory);
+    }
+}

@@ -1,0 +1,214 @@
+//! Bytes that come through layers: decoded, and handed on as MQTT; the handshakes that have their
+//! turn; certificates that are looked at again. The layers themselves are in [`super::layered`].
+
+use super::close::Cause;
+use super::connection::Stage;
+use super::handshakes::{GOING_ON, NEW};
+use super::{Action, Shard};
+use crate::ids::SocketId;
+use crate::limits::cost;
+use crate::transport::secure::Shaken;
+use crate::transport::tls::{Failure, KeyCache, Kind};
+use crate::transport::{Context, End, Exchange, Layer, Layers, Stack};
+
+/// What came of a piece of a connection's bytes.
+type Decoded = Result<(), End>;
+
+impl Shard {
+    /// [`Shard::received`] for a connection with layers.
+    #[inline(never)]
+    pub(super) fn received_layered(&mut self, socket: SocketId, stage: Stage, bytes: &[u8]) {
+        let mut exchange = std::mem::take(&mut self.layered.exchange);
+        let outcome = self.decode_with(socket, &mut exchange, |layers, context, keys, exchange| {
+            layers.open(context, keys, bytes, exchange)
+        });
+        self.take_decoded(socket, stage, exchange, outcome);
+    }
+
+    /// Goes on with what was decoded.
+    fn take_decoded(
+        &mut self,
+        socket: SocketId,
+        stage: Stage,
+        mut exchange: Exchange,
+        outcome: Result<(), End>,
+    ) {
+        self.send_wire(socket, &exchange.wire);
+        if !exchange.plain.is_empty() {
+            self.take_received(socket, stage, &exchange.plain);
+        } else if outcome.is_ok() {
+            match self.layered.all.get(socket.0) {
+                Some(layers) if layers.can_shake() => self.line_up(socket),
+                _ => self.await_more(socket, stage),
+            }
+        }
+        exchange.plain.clear();
+        exchange.wire.clear();
+        self.layered.exchange = exchange;
+        match outcome {
+            Ok(()) => {}
+            Err(End::Ended) => self.part(socket, false),
+            Err(End::Insecure(failure)) => self.end_insecure(socket, failure),
+            Err(End::Fault(fault)) => {
+                match fault.layer {
+                    Layer::Proxy => self.counters.refused_proxy += 1,
+                    Layer::Upgrade => self.counters.upgrades_refused += 1,
+                    Layer::WebSocket => self.counters.websocket_faults += 1,
+                }
+                let connection = self.connections.get(socket.0);
+                if let Some(connection) = connection.filter(|c| c.stage == Stage::Entry) {
+                    let (peer, listener) = (connection.peer, connection.listener);
+                    self.log_refused(peer, listener, fault.what);
+                }
+                self.disconnect(socket, Cause::Transport(fault.what));
+            }
+        }
+    }
+
+    /// Has the layers of a connection decode something.
+    fn decode_with(
+        &mut self,
+        socket: SocketId,
+        exchange: &mut Exchange,
+        decode: impl FnOnce(&mut Layers, &Context<'_>, &mut KeyCache, &mut Exchange) -> Decoded,
+    ) -> Decoded {
+        let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(()) };
+        let Some(layers) = self.layered.all.get_mut(socket.0) else { return Ok(()) };
+        let listener = usize::from(connection.listener.0);
+        let listener_state = self.listener_states.get(listener).and_then(Option::as_ref);
+        let context = Context {
+            stack: listener_state.map_or(&Stack::PLAIN, |listener_state| &listener_state.stack),
+            trusted: &self.settings.trusted_proxies,
+            peer: connection.peer,
+        };
+        exchange.waiting = connection.output.as_ref().map_or(0, |output| output.wire().len());
+        let before = layers.heap();
+        let outcome = decode(layers, &context, &mut self.layered.keys, exchange);
+        self.tally.layers = self.tally.layers + layers.heap() - before;
+        self.meter.charge(std::mem::take(&mut exchange.work));
+        if let Some(peer) = exchange.peer.take() {
+            connection.peer = peer;
+        }
+        outcome
+    }
+
+    /// What came was no MQTT. Before CONNECT each receive is asked for.
+    fn await_more(&mut self, socket: SocketId, stage: Stage) {
+        match stage {
+            Stage::Entry | Stage::Refused(_) => {
+                self.actions.push(Action::ReceiveOnce(socket));
+                if stage == Stage::Entry && self.holds_beginning(socket) {
+                    self.note_unfinished(socket);
+                }
+            }
+            Stage::HandingOver => self.watch_departing(socket),
+            Stage::Proving => self.watch_proving(socket),
+            Stage::Open(_) | Stage::Closing | Stage::Closed => {}
+        }
+    }
+
+    /// Ends connections whose keys are worn out, and live clients whose certificates are revoked or
+    /// have expired, where their listener says so, until the step's work comes to `limit`; true
+    /// when there are more to look at.
+    pub(super) fn run_certificates(&mut self, limit: u32) -> bool {
+        while let Some(socket) = self.layered.worn.pop() {
+            self.disconnect(socket, Cause::Transport("the key may not be used any more"));
+        }
+        while let Some(at) = self.layered.certificates {
+            if self.is_spent(limit) {
+                return true;
+            }
+            self.meter.charge(cost::VISIT);
+            let more = (at as usize) < self.layered.all.bound() as usize;
+            self.layered.certificates = more.then_some(at + 1);
+            let Some(layers) = self.layered.all.get(at) else { continue };
+            let (Some(records), Some(connection)) = (layers.peek(), self.connections.get(at))
+            else {
+                continue;
+            };
+            let Some(server) = self.handshakes.server(connection.listener) else { continue };
+            if let Some(why) = server.is_over(records.certificate(), server.now()) {
+                self.counters.tls_certificates_ended += 1;
+                self.disconnect(SocketId(at), Cause::Transport(why));
+            }
+        }
+        false
+    }
+
+    /// Makes steps of handshakes until the step's work comes to `limit`; true when more can be made
+    /// at once.
+    pub(super) fn run_handshakes(&mut self, limit: u32) -> bool {
+        while !self.is_spent(limit) {
+            let next = self.handshakes.lines.pop(GOING_ON);
+            let Some(socket) = next.or_else(|| self.next_newcomer()) else { break };
+            self.shake(socket);
+        }
+        self.counters.tls_under_way = self.handshakes.under_way() as u64;
+        let full = self.handshakes.under_way.len() >= self.most_handshakes();
+        self.handshakes.lines.bound(GOING_ON) > 0 || self.handshakes.lines.bound(NEW) > 0 && !full
+    }
+
+    /// The next one that rustls has nothing of yet, if there is a place for it.
+    fn next_newcomer(&mut self) -> Option<SocketId> {
+        if self.handshakes.lines.bound(NEW) == 0 {
+            return None;
+        }
+        if self.handshakes.under_way.len() >= self.most_handshakes() {
+            let socket = self.handshakes.stillest(self.now)?;
+            let failure = Failure::new(Kind::Shed, "the handshake stood still while others waited");
+            self.end_insecure(socket, failure);
+        }
+        self.handshakes.lines.pop(NEW)
+    }
+
+    fn shake(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        let (stage, listener) = (connection.stage, connection.listener);
+        let Some(server) = self.handshakes.server(listener).cloned() else { return };
+        let mut exchange = self.layered.take_exchange();
+        let outcome = self.decode_with(socket, &mut exchange, |layers, context, keys, exchange| {
+            layers.shake(&server, context, keys, exchange).map(|_| ())
+        });
+        if self.layered.is_begun(socket) {
+            self.handshakes.went_on(socket, self.now);
+        } else {
+            self.handshakes.over(socket);
+        }
+        if let Some(Shaken::Done { tls13, resumed }) = exchange.shaken.take() {
+            let counters = &mut self.counters;
+            *match (tls13, resumed) {
+                (false, false) => &mut counters.tls12_full,
+                (false, true) => &mut counters.tls12_resumed,
+                (true, false) => &mut counters.tls13_full,
+                (true, true) => &mut counters.tls13_resumed,
+            } += 1;
+            let now = self.now;
+            if let Some(connection) = self.connections.get_mut(socket.0) {
+                connection.last_seen = now;
+            }
+            self.arm_connection(socket, now.plus_millis(self.settings.connect_timeout));
+        }
+        self.take_decoded(socket, stage, exchange, outcome);
+    }
+
+    /// TLS ends a connection.
+    fn end_insecure(&mut self, socket: SocketId, failure: Failure) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        let (stage, peer, listener) = (connection.stage, connection.peer, connection.listener);
+        if self.layered.is_shaking(socket) {
+            self.count_failure(failure.kind);
+        } else {
+            self.counters.tls_faults += 1;
+        }
+        if matches!(stage, Stage::Entry) {
+            self.log_refused(peer, listener, &failure.what);
+        }
+        self.disconnect(
+            socket,
+            Cause::Transport(match failure.kind {
+                Kind::ClientAlert => "the client sent a TLS alert",
+                _ => "the client broke a rule of TLS",
+            }),
+        );
+    }
+}
