@@ -62,7 +62,7 @@ const SUBSCRIBERS: u32 = 10;
 fn step(shard: &mut Shard) -> usize {
     shard.finish();
     let mut written = 0;
-    while let Some(action) = shard.actions.pop() {
+    while let Some(action) = shard.actions().pop() {
         if let Action::Send(socket, outgoing) = action {
             written += match &outgoing {
                 Outgoing::One(bytes) => bytes.len(),
@@ -192,7 +192,7 @@ fn settle(shard: &mut Shard, now: u64) {
     for _ in 0..100_000 {
         shard.begin(Instant(now), now * 1000);
         let mut more = shard.finish();
-        for action in std::mem::take(&mut shard.actions) {
+        for action in std::mem::take(shard.actions()) {
             more = true;
             match action {
                 Action::Send(socket, outgoing) => shard.sent(socket, outgoing, true),

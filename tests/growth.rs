@@ -82,7 +82,7 @@ impl Rig {
             more |= shard.finish();
             let work = shard.work();
             assert!(work <= MOST_WORK, "a step of {work} units of work");
-            for action in std::mem::take(&mut shard.actions) {
+            for action in std::mem::take(shard.actions()) {
                 match action {
                     Action::Send(socket, outgoing) if self.reading => {
                         shard.sent(socket, outgoing, true);
@@ -444,7 +444,7 @@ fn mail_waiters(n: u32) {
         }
     }
     rig.settle();
-    rig.shards[0].outbox.to(ShardId(1)).room = 0;
+    rig.shards[0].outbox().to(ShardId(1)).room = 0;
     for number in 1..=n {
         rig.publish(number, &message("t", Qos::AtLeastOnce, 1));
         if number % 500 == 0 {
@@ -461,7 +461,7 @@ fn mail_waiters(n: u32) {
         rig.shards[0].failed(SocketId(number), 104);
     }
     rig.settle();
-    rig.shards[0].outbox.to(ShardId(1)).room = 1 << 20;
+    rig.shards[0].outbox().to(ShardId(1)).room = 1 << 20;
     rig.settle();
     assert_eq!(rig.shards[0].audit().waiting_for_mail, 0);
 }

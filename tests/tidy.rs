@@ -352,7 +352,7 @@ fn links_lead_somewhere() {
 }
 
 /// Fields of `Shard`: more of them, and nobody sees what a method touches.
-const SHARD_FIELDS: usize = 50;
+const SHARD_FIELDS: usize = 20;
 /// Files of the shard that may call each other in a circle.
 const CIRCLE: usize = 4;
 

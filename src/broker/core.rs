@@ -230,7 +230,7 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
             core.steps.record(ended - began);
         } else if awaits_room {
             // Mail that it cannot take in now is no reason to stay up.
-            let takes_mail = !core.shard.outbox.is_congested();
+            let takes_mail = !core.shard.outbox().is_congested();
             let (ends, commands) = (&core.ends, &core.commands);
             let writer = core.writer.as_ref();
             let has_answer = || writer.is_some_and(Writer::has_answer);

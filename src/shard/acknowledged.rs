@@ -19,7 +19,7 @@ impl Shard {
         // A PUBACK with a failure code completes the message just as well (section 3.4.2.1).
         let before = flow.window.kept();
         let acknowledged = flow.window.puback(ack.id);
-        self.tally.kept -= before - flow.window.kept();
+        self.memory.tally.kept -= before - flow.window.kept();
         self.store_all_gone(index);
         self.completed(index, acknowledged)
     }
@@ -30,7 +30,7 @@ impl Shard {
         };
         let before = flow.window.kept();
         let acknowledged = flow.window.pubcomp(ack.id);
-        self.tally.kept -= before - flow.window.kept();
+        self.memory.tally.kept -= before - flow.window.kept();
         self.store_all_gone(index);
         self.completed(index, acknowledged)
     }
@@ -50,7 +50,7 @@ impl Shard {
             .map_or(Acknowledged::Unknown, |flow| {
                 let before = flow.window.kept();
                 let acknowledged = flow.window.pubrec(ack.id, accepted);
-                self.tally.kept -= before - flow.window.kept();
+                self.memory.tally.kept -= before - flow.window.kept();
                 acknowledged
             });
         if self.storing.is_some() {

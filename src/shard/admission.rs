@@ -133,7 +133,8 @@ impl Shard {
         bytes: &[u8],
     ) {
         let access = Arc::clone(&self.settings.access);
-        if self.admissions.len() >= self.settings.admissions && !Mutant::AdmissionsUnbounded.is_on()
+        if self.access.admissions.len() >= self.settings.admissions
+            && !Mutant::AdmissionsUnbounded.is_on()
         {
             self.deny_connect(socket, connect, Denial::Proving);
             return;
@@ -249,8 +250,7 @@ impl Shard {
     /// The chain has come to its end.
     fn nobody_knows(&self, socket: SocketId, proof: &Proof) -> Outcome {
         let connection = self.connections.get(socket.0);
-        let listener_state =
-            connection.and_then(|c| self.listener_states.get(usize::from(c.listener.0))?.as_ref());
+        let listener_state = connection.and_then(|c| self.entrance.listener(c.listener));
         match (&proof.username, listener_state) {
             (None, Some(listener_state)) if listener_state.allow_anonymous => {
                 Outcome::Accepted(Box::default())
@@ -273,13 +273,13 @@ impl Shard {
     ) {
         let ticket = self.wait(socket, Arc::clone(&access), method, assigned, None, bytes);
         let question = Question { socket, ticket, access, method, work, proof: proof.clone() };
-        self.actions.push(Action::Ask(Box::new(question)));
+        self.outputs.actions.push(Action::Ask(Box::new(question)));
         self.watch_proving(socket);
     }
 
     /// A helper thread's answer to a [`Question`].
     pub fn answered(&mut self, socket: SocketId, ticket: u64, verdict: Verdict) {
-        let known = self.admissions.waiting.get(&socket);
+        let known = self.access.admissions.waiting.get(&socket);
         let any = Mutant::StaleVerdictTaken.is_on();
         if !known.is_some_and(|waiting| waiting.ticket == ticket || any) {
             return; // it gave up, and the socket may be another client's by now
@@ -309,26 +309,26 @@ impl Shard {
         exchange: Option<Box<Exchange>>,
         bytes: &[u8],
     ) -> u64 {
-        let ticket = self.ticket();
+        let ticket = self.topology.ticket();
         let until = self.now.plus_millis(self.settings.connect_timeout);
         if let Some(connection) = self.connections.get_mut(socket.0) {
             connection.stage = Stage::Proving;
-            connection.keep_input(Input::of(bytes), &mut self.tally.input);
+            connection.keep_input(Input::of(bytes), &mut self.memory.tally.input);
             self.arm_connection(socket, until);
             let waiting = Waiting { ticket, access, method, assigned, exchange, until };
-            self.admissions.waiting.insert(socket, waiting);
-            self.counters.proving = self.admissions.len() as u64;
+            self.access.admissions.waiting.insert(socket, waiting);
+            self.counters.proving = self.access.admissions.len() as u64;
         }
         ticket
     }
 
     /// A client that waits goes on: what was kept of it, and what it has sent.
     pub(super) fn end_wait(&mut self, socket: SocketId) -> Option<(Waited, Vec<u8>)> {
-        let waiting = self.admissions.waiting.remove(&socket)?;
-        self.counters.proving = self.admissions.len() as u64;
+        let waiting = self.access.admissions.waiting.remove(&socket)?;
+        self.counters.proving = self.access.admissions.len() as u64;
         let connection = self.connections.get_mut(socket.0)?;
         connection.stage = Stage::Entry;
-        let input = connection.take_input(&mut self.tally.input)?;
+        let input = connection.take_input(&mut self.memory.tally.input)?;
         let Waiting { access, method, assigned, exchange, .. } = waiting;
         Some((Waited { access, method, assigned, exchange }, input.into_bytes()))
     }
@@ -338,7 +338,7 @@ impl Shard {
     pub(super) fn watch_proving(&mut self, socket: SocketId) {
         let Some(connection) = self.connections.get(socket.0) else { return };
         if connection.parting == Parting::No && !self.has_sent_more(socket) {
-            self.actions.push(Action::ReceiveOnce(socket));
+            self.outputs.actions.push(Action::ReceiveOnce(socket));
         }
     }
 
@@ -364,10 +364,10 @@ impl Shard {
     /// More came from a client that waits: it goes with the rest.
     pub(super) fn receive_proving(&mut self, socket: SocketId, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let Some(mut input) = connection.take_input(&mut self.tally.input) else { return };
+        let Some(mut input) = connection.take_input(&mut self.memory.tally.input) else { return };
         input.extend(bytes);
-        connection.keep_input(input, &mut self.tally.input);
-        if self.admissions.waiting.get(&socket).is_some_and(|w| w.exchange.is_some()) {
+        connection.keep_input(input, &mut self.memory.tally.input);
+        if self.access.admissions.waiting.get(&socket).is_some_and(|w| w.exchange.is_some()) {
             self.go_on_exchanging(socket);
         }
     }
@@ -399,7 +399,7 @@ impl Shard {
 
     /// The client has waited for an answer for as long as it may.
     pub(super) fn admission_due(&mut self, socket: SocketId) {
-        let Some(waiting) = self.admissions.waiting.get(&socket) else { return };
+        let Some(waiting) = self.access.admissions.waiting.get(&socket) else { return };
         if waiting.until > self.now {
             let until = waiting.until;
             self.arm_connection(socket, until);
@@ -437,7 +437,7 @@ impl Shard {
             mechanism: accepted.exchanged.map(|exchanged| exchanged.0),
             certificate: certificate.map_or_else(Box::default, |known| known.common_name.clone()),
             ends: accepted.lasts.map_or(Instant::END, |millis| self.now.plus_millis(millis)),
-            serial: self.admissions.serial(),
+            serial: self.access.admissions.serial(),
             peer,
             listener,
         }))
@@ -463,17 +463,17 @@ impl Shard {
     /// The client of a connection has to prove itself again by then.
     pub(super) fn note_end(&mut self, socket: SocketId, ends: Instant) {
         if ends != Instant::END {
-            self.admissions.ends.insert((ends, socket));
+            self.access.admissions.ends.insert((ends, socket));
         }
     }
 
     /// Ends connections whose admission is over.
     pub(super) fn end_admissions(&mut self) {
-        while let Some(&(at, socket)) = self.admissions.ends.first() {
+        while let Some(&(at, socket)) = self.access.admissions.ends.first() {
             if at > self.now {
                 return;
             }
-            self.admissions.ends.pop_first();
+            self.access.admissions.ends.pop_first();
             self.meter.charge(cost::VISIT);
             let Some(Stage::Open(index)) = self.connections.get(socket.0).map(|c| c.stage) else {
                 continue;

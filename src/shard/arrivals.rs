@@ -42,20 +42,26 @@ impl Arrivals {
 impl Shard {
     /// A socket from another shard has arrived on this one's ring.
     pub fn arrived(&mut self, socket: SocketId, cookie: u64) {
-        match self.arrivals.mail.remove(&cookie) {
+        match self.entrance.arrivals.mail.remove(&cookie) {
             Some((_, arriving)) => self.welcome(socket, *arriving),
             None => {
-                self.arrivals.sockets.insert(cookie, (self.arrivals.round, socket));
+                self.entrance
+                    .arrivals
+                    .sockets
+                    .insert(cookie, (self.entrance.arrivals.round, socket));
             }
         }
     }
 
     /// What the client of such a socket has said.
     pub(super) fn told_of(&mut self, arriving: Box<Arriving>) {
-        match self.arrivals.sockets.remove(&arriving.cookie) {
+        match self.entrance.arrivals.sockets.remove(&arriving.cookie) {
             Some((_, socket)) => self.welcome(socket, *arriving),
             None => {
-                self.arrivals.mail.insert(arriving.cookie, (self.arrivals.round, arriving));
+                self.entrance
+                    .arrivals
+                    .mail
+                    .insert(arriving.cookie, (self.entrance.arrivals.round, arriving));
             }
         }
     }
@@ -63,23 +69,23 @@ impl Shard {
     /// Takes leave of those whose other half has not come in `mqtt.connect_timeout`: the socket is
     /// closed, the client is not counted any more. To be called in each round of upkeep.
     pub(super) fn give_up_lost(&mut self) {
-        self.arrivals.round += 1;
+        self.entrance.arrivals.round += 1;
         if Mutant::LostHandOverKept.is_on() {
             return;
         }
         let allowed = self.settings.connect_timeout.div_ceil(ROUND);
-        let round = self.arrivals.round;
+        let round = self.entrance.arrivals.round;
         let over = |since: u64| round - since > allowed;
-        let sockets = self.arrivals.sockets.extract_if(|_, (since, _)| over(*since));
+        let sockets = self.entrance.arrivals.sockets.extract_if(|_, (since, _)| over(*since));
         let sockets: Vec<_> = sockets.map(|(_, (_, socket))| socket).take(LOST).collect();
-        let mail = self.arrivals.mail.extract_if(|_, (since, _)| over(*since));
+        let mail = self.entrance.arrivals.mail.extract_if(|_, (since, _)| over(*since));
         let listeners: Vec<_> = mail.map(|(_, (_, lost))| lost.listener).take(LOST).collect();
         self.meter.charge(cost::VISIT * (sockets.len() + listeners.len()) as u32);
         if !Mutant::LostHandOverUncounted.is_on() {
             self.counters.handovers_lost += (sockets.len() + listeners.len()) as u64;
         }
         for socket in sockets {
-            self.actions.push(Action::Close(socket));
+            self.outputs.actions.push(Action::Close(socket));
         }
         for listener in listeners {
             self.counters.connections_closed += 1;

@@ -87,28 +87,29 @@ impl Shard {
         let [waited_for, parked] = self.parked.pace.counts();
         let mut audit = Audit {
             sessions: self.sessions.len() - self.ending(),
-            tasks: self.tasks.len(),
+            tasks: self.work.tasks.len(),
             connections: self.connections.len(),
-            filters: self.index.filters(),
-            subscribers: self.index.subscriptions(),
-            joining: self.joining.len(),
-            returning: self.returns.len() + usize::from(self.groups.is_telling()),
-            retained: self.retained.len(),
-            wills: self.wills.len(),
-            fanouts: [self.fanouts.len(), self.fanouts.holding()],
-            arrivals: self.arrivals.len(),
-            departing: self.departures.count(),
-            staged: self.outbox.staged(),
+            filters: self.subscriptions.index.filters(),
+            subscribers: self.subscriptions.index.subscriptions(),
+            joining: self.subscriptions.joining.len(),
+            returning: self.subscriptions.returns.len()
+                + usize::from(self.subscriptions.groups.is_telling()),
+            retained: self.retained.messages.len(),
+            wills: self.work.wills.len(),
+            fanouts: [self.delivery.fanouts.len(), self.delivery.fanouts.holding()],
+            arrivals: self.entrance.arrivals.len(),
+            departing: self.entrance.departures.count(),
+            staged: self.mail.outbox.staged(),
             waiting_for_mail: self.parked.mail_waiters(),
-            behind: self.intake.waiting(),
-            parked: [waited_for, parked, self.endings.parting()],
+            behind: self.mail.intake.waiting(),
+            parked: [waited_for, parked, self.work.endings.parting()],
             remembered: self.parked.pace.remembered(),
-            idle_flows: self.upkeep.flows(),
+            idle_flows: self.work.upkeep.flows(),
             timers: self.timers.len(),
             ..Audit::default()
         };
-        (audit.groups, audit.members) = self.groups.count();
-        audit.problems.extend(self.groups.problems());
+        (audit.groups, audit.members) = self.subscriptions.groups.count();
+        audit.problems.extend(self.subscriptions.groups.problems());
         self.audit_connections(&mut audit);
         self.audit_sessions(&mut audit);
         self.audit_sums(&mut audit);
@@ -120,7 +121,7 @@ impl Shard {
     /// The part that is cheap enough for every step: sessions and connections belong to each
     /// other, one to one, and how full the fullest queues are.
     pub fn glance(&self) -> Audit {
-        let mut audit = Audit { staged: self.outbox.staged(), ..Audit::default() };
+        let mut audit = Audit { staged: self.mail.outbox.staged(), ..Audit::default() };
         self.audit_connections(&mut audit);
         self.audit_sessions(&mut audit);
         audit
@@ -142,8 +143,12 @@ impl Shard {
                 all.push(Subscribed { client_id, filter: filter.into(), qos: options & 3 });
             };
             for place in session.subscriptions.all() {
-                let entry = self.index.subscribers(place.filter).get(place.position as usize);
-                add(self.index.filter(place.filter), entry.map_or(0, |entry| entry.options));
+                let entry =
+                    self.subscriptions.index.subscribers(place.filter).get(place.position as usize);
+                add(
+                    self.subscriptions.index.filter(place.filter),
+                    entry.map_or(0, |entry| entry.options),
+                );
             }
             for share in session.shares().iter().flat_map(|shares| shares.list.iter()) {
                 add(share.name.as_str(), share.options);
@@ -156,11 +161,11 @@ impl Shard {
     pub fn wanted(&self) -> Vec<String> {
         let sessions = (0..self.sessions.bound()).filter_map(|index| self.sessions.get(index));
         let places = sessions.flat_map(|session| session.subscriptions.all());
-        let groups = self.groups.places().map(|(_, (filter, _))| filter);
+        let groups = self.subscriptions.groups.places().map(|(_, (filter, _))| filter);
         places
             .map(|place| place.filter)
             .chain(groups)
-            .map(|filter| self.index.filter(filter).into())
+            .map(|filter| self.subscriptions.index.filter(filter).into())
             .collect()
     }
 
@@ -169,14 +174,14 @@ impl Shard {
         let mut topics = Vec::new();
         for filter in ["#", "$SYS/#"] {
             let (all, found) = (usize::MAX, &mut |topic: &str, _: &_| topics.push(topic.into()));
-            self.retained.replay(filter, None, all, &mut { all }, found);
+            self.retained.messages.replay(filter, None, all, &mut { all }, found);
         }
         topics
     }
 
     /// Sessions that are members of groups of this shard, and whether they count as connected.
     pub fn presences(&self) -> impl Iterator<Item = (SessionRef, bool)> + '_ {
-        self.groups.presences()
+        self.subscriptions.groups.presences()
     }
 
     /// Whether a session of this shard is there, and connected.
@@ -222,7 +227,7 @@ impl Shard {
             if self.find_session(&session.client_id) != Some(index) {
                 audit.problems.push(format!("session {index} is not found by its name"));
             }
-            if self.home(&session.client_id) != self.id {
+            if self.topology.home(&session.client_id) != self.topology.id {
                 audit.problems.push(format!("{} is not at home", session.client_id));
             }
             if let Some(socket) = session.socket
@@ -274,7 +279,7 @@ impl Shard {
             ("pending_bytes", counters.pending_bytes, bytes),
             ("subscriptions", counters.subscriptions, places + shares),
             ("shared_subscriptions", counters.shared_subscriptions, shares),
-            ("retained_messages", counters.retained_messages, self.retained.len() as u64),
+            ("retained_messages", counters.retained_messages, self.retained.messages.len() as u64),
         ] {
             if counted != found {
                 audit.problems.push(format!("{name} is {counted}, there are {found}"));
@@ -292,7 +297,8 @@ impl Shard {
         for index in 0..self.sessions.bound() {
             let Some(session) = self.sessions.get(index) else { continue };
             for place in session.subscriptions.all() {
-                let entry = self.index.subscribers(place.filter).get(place.position as usize);
+                let entry =
+                    self.subscriptions.index.subscribers(place.filter).get(place.position as usize);
                 if entry.is_none_or(|e| e.target != index || e.options & GROUP != 0) {
                     audit.problems.push(format!("session {index} misses its place {place:?}"));
                 } else {
@@ -300,8 +306,8 @@ impl Shard {
                 }
             }
         }
-        for (group, (filter, position)) in self.groups.places() {
-            let entry = self.index.subscribers(filter).get(position as usize);
+        for (group, (filter, position)) in self.subscriptions.groups.places() {
+            let entry = self.subscriptions.index.subscribers(filter).get(position as usize);
             if entry.is_none_or(|e| e.target != group || e.options & GROUP == 0) {
                 audit.problems.push(format!("group {group} misses its place"));
             } else {
@@ -311,13 +317,13 @@ impl Shard {
     }
 
     fn audit_interest(&self, filter: FilterId, audit: &mut Audit) {
-        if self.shards == 1 {
+        if self.topology.shards == 1 {
             return;
         }
-        let text = self.index.filter(filter);
+        let text = self.subscriptions.index.filter(filter);
         let topic = text.replace(['+', '#'], "x");
-        let hash = TopicHash::new(&self.shared.seeds, &topic);
-        if !self.shared.interest.shards(&hash).contains(self.id) {
+        let hash = TopicHash::new(&self.topology.shared.seeds, &topic);
+        if !self.topology.shared.interest.shards(&hash).contains(self.topology.id) {
             audit.problems.push(format!("the other shards do not know of {text}"));
         }
     }

@@ -9,7 +9,7 @@ use crate::message::Message;
 impl Shard {
     /// The tally as it should be.
     fn count_memory(&self) -> Tally {
-        let mut tally = Tally { returning: self.returns.bytes(), ..Tally::default() };
+        let mut tally = Tally { returning: self.subscriptions.returns.bytes(), ..Tally::default() };
         for at in 0..self.connections.bound() {
             let Some(connection) = self.connections.get(at) else { continue };
             // What a client on its way has sent is counted with those.
@@ -30,27 +30,30 @@ impl Shard {
             tally.kept += flow.window.count_kept();
             tally.inbound += flow.inbound.len();
         }
-        tally.names += self.wills.bytes();
+        tally.names += self.work.wills.bytes();
         tally.layers = self.layered.count_heap();
         for filter in ["#", "$SYS/#"] {
             let mut visits = usize::MAX;
             let found = &mut |topic: &str, message: &Message| {
                 tally.retained += retained(topic, message.size());
             };
-            self.retained.replay(filter, None, usize::MAX, &mut visits, found);
+            self.retained.messages.replay(filter, None, usize::MAX, &mut visits, found);
         }
         tally
     }
 
     /// What was counted wrongly.
     pub(super) fn audit_memory(&self, problems: &mut Vec<String>) {
-        let (counted, found) = (self.tally, self.count_memory());
+        let (counted, found) = (self.memory.tally, self.count_memory());
         if counted != found {
             problems.push(format!("memory: counted {counted:?}, there is {found:?}"));
         }
-        let text = self.index.count_text();
-        if self.index.text() != text {
-            problems.push(format!("text of filters: {}, there is {text}", self.index.text()));
+        let text = self.subscriptions.index.count_text();
+        if self.subscriptions.index.text() != text {
+            problems.push(format!(
+                "text of filters: {}, there is {text}",
+                self.subscriptions.index.text()
+            ));
         }
     }
 
@@ -63,6 +66,6 @@ impl Shard {
                 output.visit(each);
             }
         }
-        self.pool.held()
+        self.outputs.pool.held()
     }
 }

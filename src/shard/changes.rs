@@ -48,7 +48,7 @@ impl Shard {
         let Some(storing) = &mut self.storing else { return };
         let Some(session) = self.sessions.get(index) else { return };
         let Some(number) = storing.number(index) else { return };
-        let (index_of, secret) = (&self.index, storing.secret);
+        let (index_of, secret) = (&self.subscriptions.index, storing.secret);
         session.subscriptions.each(|place| {
             let filter = index_of.filter(place.filter);
             storing.log.forget(subscription_key(number, filter, secret));

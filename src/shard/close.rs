@@ -4,6 +4,7 @@ use super::connection::Stage;
 use super::{Action, Shard};
 use crate::ids::{ListenerId, SocketId};
 use crate::limits::cost;
+use crate::message::Expired;
 use crate::mutant::Mutant;
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
 
@@ -111,10 +112,10 @@ impl Shard {
             }
             Stage::HandingOver | Stage::Entry => {}
             Stage::Proving => {
-                self.admissions.forget(socket);
-                self.counters.proving = self.admissions.len() as u64;
+                self.access.admissions.forget(socket);
+                self.counters.proving = self.access.admissions.len() as u64;
             }
-            Stage::Refused(_) => self.refused_waiting -= 1,
+            Stage::Refused(_) => self.entrance.refused_waiting -= 1,
             Stage::Open(index) => {
                 self.meter.charge(cost::SESSION);
                 self.counters.connections_open -= 1;
@@ -135,12 +136,12 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Closing;
         let leaked = Mutant::MemoryInputLeaked.is_on() && connection.input.is_some();
-        self.tally.input += usize::from(leaked);
-        if let Some(input) = connection.take_input(&mut self.tally.input) {
-            self.pool.put_input(input);
+        self.memory.tally.input += usize::from(leaked);
+        if let Some(input) = connection.take_input(&mut self.memory.tally.input) {
+            self.outputs.pool.put_input(input);
         }
         if let Some(aliases) = connection.aliases.take() {
-            self.tally.names -= aliases.bytes();
+            self.memory.tally.names -= aliases.bytes();
         }
         connection.patience = 0;
         let layered = connection.layered && cause != Cause::Broken;
@@ -173,7 +174,7 @@ impl Shard {
     pub(super) fn close_socket(&mut self, socket: SocketId, action: Action) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Closed;
-        self.actions.push(action);
+        self.outputs.actions.push(action);
     }
 
     fn count_cause(&mut self, cause: Cause) {
@@ -214,46 +215,47 @@ impl Shard {
             self.forget_keys(&layers);
         }
         self.parked.forget(socket, connection.holds);
-        self.admissions.forget(socket);
+        self.access.admissions.forget(socket);
         if let Some(storing) = &mut self.storing {
             storing.forget_socket(socket);
         }
         if let Some(output) = connection.output {
-            self.pool.put_output(output);
+            self.outputs.pool.put_output(output);
         }
     }
 
     /// A connection that was admitted is gone from the broker.
     pub(super) fn leave_listener(&mut self, listener: ListenerId) {
-        if let Some(Some(listener_state)) = self.listener_states.get(usize::from(listener.0)) {
+        if let Some(listener_state) = self.entrance.listener(listener) {
             listener_state.connections.give(1);
         }
-        self.shared.connections.give(1);
+        self.topology.shared.connections.give(1);
     }
 
     /// Takes a waiting client back: it is a client of this shard without a session again. False
     /// when the driver has it.
     pub(super) fn leave_line(&mut self, socket: SocketId) -> bool {
-        if !self.departures.leave(socket) {
+        if !self.entrance.departures.leave(socket) {
             return false;
         }
         if let Some(connection) = self.connections.get_mut(socket.0) {
             connection.stage = Stage::Entry;
-            self.tally.input += connection.input.as_ref().map_or(0, |input| input.capacity());
+            self.memory.tally.input +=
+                connection.input.as_ref().map_or(0, |input| input.capacity());
         }
         if Mutant::EntranceLeaked.is_on() {
-            self.shared.connections.take(1, u64::MAX);
+            self.topology.shared.connections.take(1, u64::MAX);
         }
         true
     }
 
     /// The connection ends: nobody has to prove himself again on it.
     fn forget_end(&mut self, socket: SocketId, index: u32) {
-        if self.admissions.ends.is_empty() {
+        if self.access.admissions.ends.is_empty() {
             return;
         }
         if let Some(grant) = self.sessions.get(index).and_then(|session| session.grant()) {
-            self.admissions.ends.remove(&(grant.ends, socket));
+            self.access.admissions.ends.remove(&(grant.ends, socket));
         }
     }
 }

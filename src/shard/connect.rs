@@ -62,15 +62,16 @@ impl Shard {
             self.disconnect(socket, Cause::Broken);
             return None;
         };
-        let listener = self.connections.get(socket.0).and_then(|connection| {
-            self.listener_states.get(usize::from(connection.listener.0)).and_then(|e| e.clone())
-        });
+        let listener = self
+            .connections
+            .get(socket.0)
+            .and_then(|connection| self.entrance.listener(connection.listener).cloned());
         let Some(listener) = listener else {
             // The listener was removed while the client was on its way.
             self.deny_connect(socket, &connect, Denial::ListenerClosed);
             return None;
         };
-        if self.draining {
+        if self.work.stopping.draining {
             self.deny_connect(socket, &connect, Denial::Draining);
             return None;
         }
@@ -121,7 +122,7 @@ impl Shard {
         }
         let (index, present) = self.attach(socket, &name, connect, mountpoint, grant);
         self.set_up_connection(socket, index, connect);
-        let mut connack = self.scratch.take_bytes();
+        let mut connack = self.delivery.scratch.take_bytes();
         let exchanged = exchanged.as_deref();
         let encoded =
             self.encode_connack(&mut connack, &name, connect, assigned, present, exchanged);
@@ -129,8 +130,8 @@ impl Shard {
             out.extend_from_slice(&connack);
             encoded
         });
-        self.scratch.keep_bytes(connack);
-        self.actions.push(Action::ReceiveStream(socket));
+        self.delivery.scratch.keep_bytes(connack);
+        self.outputs.actions.push(Action::ReceiveStream(socket));
         self.resume_deliveries(index);
         self.log_connected(socket, &name, connect, present);
         if self.connections.get(socket.0).is_some_and(|connection| connection.layered) {
@@ -141,7 +142,7 @@ impl Shard {
         }
         if self.connections.get(socket.0).is_some_and(|c| c.parting != Parting::No) {
             // It closed its side while it proved itself; the driver does not say so again.
-            self.endings.part_later(socket);
+            self.work.endings.part_later(socket);
         }
     }
 
@@ -274,7 +275,7 @@ impl Shard {
         let settings = Arc::clone(&self.settings);
         let will = connect.will.as_ref().map(|will| self.make_will(index, will, &mountpoint));
         let Some(session) = self.sessions.get_mut(index) else { return (index, present) };
-        self.tally.names -= named(session);
+        self.memory.tally.names -= named(session);
         session.ends = Instant::END;
         if present {
             self.counters.sessions_persistent -= 1;
@@ -295,7 +296,7 @@ impl Shard {
             let extras = session.extras();
             (extras.mountpoint, extras.grant) = (mountpoint.into(), grant);
         }
-        self.tally.names += named(session);
+        self.memory.tally.names += named(session);
         self.store_session(index);
         if inherited.is_some() {
             // The old session is not to come back after the client was told that it is gone.
@@ -345,24 +346,18 @@ impl Shard {
             problem_information: true,
             bridge: false,
         });
-        let sessions = &self.sessions;
-        self.names.insert(key.0.get(), index, |other| {
-            sessions.get(other).map_or(0, |session| session.key.0.get())
-        });
         self.counters.sessions += 1;
-        self.tally.names += name.len();
+        self.memory.tally.names += name.len();
         index
     }
 
     /// The session of a ClientId.
     pub(super) fn find_session(&self, name: &str) -> Option<u32> {
-        let hash = self.client_key(name).0.get();
-        let named = |session: &Session| &*session.client_id == name;
-        self.names.find(hash, |index| self.sessions.get(index).is_some_and(named))
+        self.sessions.find(self.client_key(name), name)
     }
 
     fn client_key(&self, name: &str) -> ClientKey {
-        ClientKey::new(self.shared.seeds.place(name.as_bytes()))
+        ClientKey::new(self.topology.shared.seeds.place(name.as_bytes()))
     }
 
     /// Session Expiry Interval in force, seconds [MQTT-3.2.2-21].
@@ -389,7 +384,7 @@ impl Shard {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Open(index);
-        connection.take_input(&mut self.tally.input);
+        connection.take_input(&mut self.memory.tally.input);
         connection.last_seen = now;
         connection.patience = patience as u32;
         if alias_limit > 0 {

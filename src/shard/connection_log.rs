@@ -7,6 +7,8 @@
 
 use super::Shard;
 use super::close::Cause;
+use super::refuse::Refused;
+use crate::access::Denied;
 use crate::ids::{ListenerId, Peer, SocketId};
 use crate::packet::{Connect, Version};
 use crate::time::Instant;
@@ -108,7 +110,7 @@ impl Shard {
         if !self.settings.log_connections || !tracing::enabled!(tracing::Level::INFO) {
             return None;
         }
-        if self.connection_log.paces[kind as usize].allows(self.now) {
+        if self.entrance.log.paces[kind as usize].allows(self.now) {
             return Some(Level::Info);
         }
         self.counters.log_left_out += 1;
@@ -137,7 +139,7 @@ impl Shard {
             version = version_name(connect.version),
             keep_alive = connect.keep_alive,
             session_present = present,
-            shard = self.id.0,
+            shard = self.topology.id.0,
             "client connected"
         );
     }
@@ -158,7 +160,7 @@ impl Shard {
             version = version_name(session.version),
             reason,
             code,
-            shard = self.id.0,
+            shard = self.topology.id.0,
             "client disconnected"
         );
     }
@@ -168,7 +170,7 @@ impl Shard {
         let how = self.connection_log(Kind::Refused);
         if how.is_some() {
             let listener = self.listener_name(listener);
-            line!(how, %peer, listener, reason, shard = self.id.0, "connection refused");
+            line!(how, %peer, listener, reason, shard = self.topology.id.0, "connection refused");
         }
     }
 
@@ -194,7 +196,7 @@ impl Shard {
             keep_alive = connect.keep_alive,
             reason,
             code,
-            shard = self.id.0,
+            shard = self.topology.id.0,
             "client refused"
         );
     }
@@ -214,7 +216,7 @@ impl Shard {
             listener = self.listener_name(connection.listener),
             what,
             topic = shown(topic),
-            shard = self.id.0,
+            shard = self.topology.id.0,
             "not allowed"
         );
     }
@@ -228,23 +230,22 @@ impl Shard {
             client_id = shown(&session.client_id),
             username = session.grant().and_then(|grant| grant.username.as_deref()).map(shown),
             filter = shown(filter),
-            shard = self.id.0,
+            shard = self.topology.id.0,
             "subscription ended: the rules do not allow it any more"
         );
     }
 
     /// Says how many lines were left out, once a while.
     pub(super) fn tell_left_out(&mut self) {
-        let Some(counts) = self.connection_log.left_out(self.now) else { return };
+        let Some(counts) = self.entrance.log.left_out(self.now) else { return };
         for (kind, lines) in Kind::ALL.into_iter().zip(counts).filter(|(_, lines)| *lines > 0) {
-            let (kind, shard) = (kind.word(), self.id.0);
+            let (kind, shard) = (kind.word(), self.topology.id.0);
             tracing::info!(kind, lines, shard, "lines about clients were left out");
         }
     }
 
     pub(super) fn listener_name(&self, listener: ListenerId) -> &str {
-        let listener_state =
-            self.listener_states.get(usize::from(listener.0)).and_then(Option::as_ref);
+        let listener_state = self.entrance.listener(listener);
         listener_state.map_or("closed", |listener_state| &listener_state.name)
     }
 

@@ -14,7 +14,9 @@ impl Shard {
             Control::Join(join) => self.join_group(*join),
             Control::Joined(session, ticket) => self.group_joined(session, ticket),
             Control::Leave(name, member) => self.leave_group(&name, member),
-            Control::Presence(member, online) => self.groups.set_online(member, online),
+            Control::Presence(member, online) => {
+                self.subscriptions.groups.set_online(member, online)
+            }
             Control::Deliver(picked) => self.deliver_picked(*picked),
             Control::GiveBack(given) => self.pick_again(*given),
             Control::Replay(request) => self.answer_query(from, *request),
@@ -23,7 +25,7 @@ impl Shard {
             Control::Unpark(publisher, at, over) => self.unclaimed(publisher, at, over),
             Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
             Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
-            Control::Counters(counters) => self.sys.keep(from, *counters),
+            Control::Counters(counters) => self.work.sys.keep(from, *counters),
             Control::Safe(count) => {
                 if let Some(storing) = &mut self.storing {
                     storing.safe_there(from, count);
@@ -35,7 +37,7 @@ impl Shard {
     /// A home shard routes for the session now.
     fn group_joined(&mut self, session: SessionRef, ticket: u64) {
         let index = session.index;
-        let done = match self.joining.get_mut(&index) {
+        let done = match self.subscriptions.joining.get_mut(&index) {
             Some(joining)
                 if joining.session == session
                     && (joining.ticket == ticket || Mutant::JoinTicketIgnored.is_on()) =>
@@ -48,7 +50,7 @@ impl Shard {
         if !done {
             return;
         }
-        let Some(joining) = self.joining.remove(&index) else { return };
+        let Some(joining) = self.subscriptions.joining.remove(&index) else { return };
         let Some(known) = self.session_of(session) else { return };
         let (socket, version) = (known.socket, known.version);
         if let Some(socket) = socket {

@@ -1,10 +1,8 @@
 //! From a message to one client's output: QoS, windows, queues, encoding.
 
 use super::Shard;
-use super::connection::Connection;
 use super::memory::Pressure;
-use super::meter::Meter;
-use super::output::{Output, OutputPool};
+use super::output::Output;
 use crate::config::OnFull;
 use crate::ids::SocketId;
 use crate::limits::{MAX_REMAINING_LENGTH, MAX_TOPIC_LENGTH, cost};
@@ -115,7 +113,7 @@ impl Shard {
     /// at mail where that was later: what another shard accepted in between would have more left
     /// than it came with [MQTT-3.3.2-6].
     fn seconds_left(&self, message: &MessageRef<'_>) -> Result<Option<u32>, Expired> {
-        message.seconds_left(self.now.max(self.intake.looked_at()))
+        message.seconds_left(self.now.max(self.mail.intake.looked_at()))
     }
 
     fn deliver_qos0(
@@ -158,7 +156,7 @@ impl Shard {
     #[inline(never)]
     fn is_too_much(&self, output: &Output) -> bool {
         let (unsent, max) = (output.unsent(), self.settings.outgoing_max_bytes);
-        if self.is_short(Pressure::Tight) {
+        if self.memory.is_short(Pressure::Tight) {
             let grows = Mutant::MemoryOutputGrows.is_on();
             return unsent > self.settings.low_water().min(max) && !grows;
         }
@@ -217,7 +215,7 @@ impl Shard {
             return;
         }
         let mut queued = keep.then(|| Queued {
-            message: self.delivery.store(message, self.scratch.bytes()),
+            message: self.delivery.store(message),
             subscription_ids: SubscriptionIds::from_slice(terms.subscription_ids),
             qos,
             retain: terms.retain,
@@ -229,7 +227,7 @@ impl Shard {
             queued.stored = slot;
         }
         let Some(session) = self.sessions.get_mut(index) else { return };
-        self.tally.kept += queued.as_ref().map_or(0, |queued| queued.message.size());
+        self.memory.tally.kept += queued.as_ref().map_or(0, |queued| queued.message.size());
         let id = session.flow().window.send(qos, queued);
         outbound.id = Some(id);
         if slot != 0 {
@@ -244,7 +242,7 @@ impl Shard {
     fn enqueue(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>, qos: Qos) {
         self.use_flow(index);
         let mut queued = Queued {
-            message: self.delivery.store(message, self.scratch.bytes()),
+            message: self.delivery.store(message),
             subscription_ids: SubscriptionIds::from_slice(terms.subscription_ids),
             qos,
             retain: terms.retain,
@@ -260,7 +258,7 @@ impl Shard {
             (bounds.messages, bounds.bytes) = (usize::MAX, usize::MAX);
         }
         let now = self.now;
-        let short = self.is_short(Pressure::Tight) && !terms.replay;
+        let short = self.memory.is_short(Pressure::Tight) && !terms.replay;
         let clipped = short.then(|| self.clipped(index)).flatten().unwrap_or(bounds);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let socket = session.socket;
@@ -271,7 +269,7 @@ impl Shard {
         let for_memory = short && flow.pending.has_room(queued.message.size(), &bounds);
         let pushed = flow.pending.push_to(line, queued, &clipped);
         let taken = matches!(pushed, Pushed::Queued | Pushed::DroppedOldest(_));
-        self.budgeting.queued += u64::from(taken);
+        self.memory.budgeting.queued += u64::from(taken);
         let counters = &mut self.counters;
         counters.dropped_expired += u64::from(expired);
         counters.pending_messages += flow.pending.len() as u64;
@@ -296,7 +294,7 @@ impl Shard {
                 *dropped += 1;
                 debug_assert!(bounds.on_full == OnFull::Disconnect);
                 if let Some(socket) = socket.filter(|_| !Mutant::FullQueueTolerated.is_on()) {
-                    self.endings.close_later(socket, super::close::Cause::QueueFull);
+                    self.work.endings.close_later(socket, super::close::Cause::QueueFull);
                 }
             }
         }
@@ -325,7 +323,7 @@ impl Shard {
         let fresh = flow.crowded.is_none();
         let since = *flow.crowded.get_or_insert(now);
         if now.millis_since(since) < CROWDED {
-            self.delivery.crowded.push(index);
+            self.delivery.current.crowded.push(index);
         }
         if fresh {
             self.hear_later(socket);
@@ -335,10 +333,10 @@ impl Shard {
     /// Notes that the session's flow state is in use, so that it is looked at when idle.
     pub(super) fn use_flow(&mut self, index: u32) {
         let Some(session) = self.sessions.get_mut(index) else { return };
-        self.tally.flows += usize::from(session.flow.is_none());
+        self.memory.tally.flows += usize::from(session.flow.is_none());
         let flow = session.flow();
         if !std::mem::replace(&mut flow.listed, true) {
-            self.upkeep.list_flow(self.now, self.session_ref(index));
+            self.work.upkeep.list_flow(self.now, self.session_ref(index));
         }
     }
 
@@ -406,38 +404,16 @@ impl Shard {
         self.counters.pending_messages -= waiting;
         self.counters.pending_bytes -= flow.pending.bytes() as u64;
         self.counters.dropped_session_gone += open + waiting;
-        self.tally.forget(flow);
+        self.memory.tally.forget(flow);
     }
 
     /// A newer message went out live on `topic` while a replay runs: its retained one is stale.
     fn overtake(&mut self, index: u32, topic: &str) {
-        let hash = self.shared.seeds.place(topic.as_bytes());
+        let hash = self.topology.shared.seeds.place(topic.as_bytes());
         let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
         // Of every replay that waits now: their tickets are not above the newest.
-        flow.overtake(hash, self.next_cookie);
+        flow.overtake(hash, self.topology.tickets);
     }
-}
-
-/// The connection's output, taken from the pool when it has none, and listed for this step's flush.
-pub(super) fn output_of<'a>(
-    connection: &'a mut Connection,
-    pool: &mut OutputPool,
-    dirty: &mut Vec<SocketId>,
-    meter: &mut Meter,
-    socket: SocketId,
-    now: Instant,
-) -> &'a mut Output {
-    let output = connection.output.get_or_insert_with(|| {
-        let mut output = pool.take_output();
-        output.progressed = now;
-        output
-    });
-    if !output.dirty {
-        output.dirty = true;
-        dirty.push(socket);
-        meter.charge(cost::SEND);
-    }
-    output
 }
 
 pub(super) fn is_slow(output: &Output, now: Instant) -> bool {

@@ -12,8 +12,8 @@ use crate::time::{GRANULARITY_MILLIS, Instant};
 impl Shard {
     /// Runs due timers; true when more are due.
     pub(super) fn run_timers(&mut self) -> bool {
-        self.input_progress.input_ended(self.now);
-        if self.admissions.deadline().is_some() {
+        self.timers.input_progress.input_ended(self.now);
+        if self.access.admissions.deadline().is_some() {
             self.end_admissions();
         }
         let limit = self.meter.allowance(self.settings.budget);
@@ -84,14 +84,18 @@ impl Shard {
                 {
                     return self.arm_connection(socket, later);
                 }
-                if self.input_progress.may_be_unheard(now, due, self.settings.connect_timeout) {
+                if self.timers.input_progress.may_be_unheard(
+                    now,
+                    due,
+                    self.settings.connect_timeout,
+                ) {
                     return self.arm_connection(socket, now.plus_millis(AGAIN));
                 }
                 self.counters.connect_timeouts += 1;
                 self.disconnect(socket, Cause::ConnectTimeout);
             }
             Stage::Refused(_) => {
-                if self.input_progress.may_be_unheard(now, due, REFUSED_MILLIS) {
+                if self.timers.input_progress.may_be_unheard(now, due, REFUSED_MILLIS) {
                     return self.arm_connection(socket, now.plus_millis(AGAIN));
                 }
                 self.counters.connect_timeouts += 1;
@@ -125,10 +129,10 @@ impl Shard {
                     None => connection.last_seen,
                 };
                 let patience = u64::from(connection.patience);
-                let deadline = self.input_progress.latest(seen).plus_millis(patience);
+                let deadline = self.timers.input_progress.latest(seen).plus_millis(patience);
                 if deadline > now {
                     self.arm_connection(socket, deadline);
-                } else if self.input_progress.may_be_unheard(now, deadline, patience) {
+                } else if self.timers.input_progress.may_be_unheard(now, deadline, patience) {
                     self.arm_connection(socket, now.plus_millis(AGAIN));
                 } else {
                     self.disconnect(socket, Cause::KeepAlive);

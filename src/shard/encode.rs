@@ -3,7 +3,7 @@
 
 use super::Shard;
 use super::connection::Connection;
-use super::deliver::{Misfit, Outbound, is_slow, out_publish, output_of};
+use super::deliver::{Misfit, Outbound, is_slow, out_publish};
 use super::pace::Receivers;
 use super::spare::halve;
 use crate::ids::SocketId;
@@ -109,32 +109,33 @@ impl Shard {
         let mounted = session.extras.is_some();
         let Some(topic) = session.unmounted(message.topic) else { return };
         let mut publish = out_publish(message, topic, outbound);
-        let aliased = version.is_v5() && alias(connection, &mut publish, &mut self.tally.names);
+        let aliased =
+            version.is_v5() && alias(connection, &mut publish, &mut self.memory.tally.names);
         let shared = publish.payload.len() > COPY;
         if shared {
-            self.delivery.store(message, self.scratch.bytes());
+            self.delivery.store(message);
         }
-        let (dirty, meter) = (&mut self.dirty, &mut self.meter);
-        let output = output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
+        let output = self.outputs.of(connection, &mut self.meter, socket, self.now);
         let before = output.unsent();
         let aliased = aliased && !Mutant::AliasInSharedEncoding.is_on();
         let no_ids =
             publish.subscription_ids.is_empty() || Mutant::IdentifierInSharedEncoding.is_on();
         let plain = !mounted && !aliased && !publish.dup && no_ids;
         let mut encoded = Ok(());
-        if let (true, Some(stored)) = (shared, &self.delivery.stored) {
-            output.append(&mut self.pool, |out| {
+        if let (true, Some(stored)) = (shared, &self.delivery.current.stored) {
+            output.append(&mut self.outputs.pool, |out| {
                 encoded = packet::encode_publish_head(out, version, &publish);
             });
             if encoded.is_ok() {
                 let range = stored.payload_range();
-                output.append_shared(&mut self.pool, stored.clone(), range);
+                output.append_shared(&mut self.outputs.pool, stored.clone(), range);
             }
-        } else if self.delivery.many && plain {
-            let fan = &mut self.delivery;
-            output.append(&mut self.pool, |out| encoded = fan.append(out, version, &publish));
+        } else if self.delivery.current.many && plain {
+            let fan = &mut self.delivery.current;
+            output
+                .append(&mut self.outputs.pool, |out| encoded = fan.append(out, version, &publish));
         } else {
-            output.append(&mut self.pool, |out| {
+            output.append(&mut self.outputs.pool, |out| {
                 encoded = packet::encode_publish(out, version, &publish);
             });
         }
@@ -150,7 +151,7 @@ impl Shard {
         if unsent > self.settings.high_water() {
             output.crowded.get_or_insert(self.now);
             if !is_slow(output, self.now) {
-                self.delivery.crowded.push(index);
+                self.delivery.current.crowded.push(index);
             }
         }
         self.count_sent(outbound.qos, message.payload.len(), unsent - before);
@@ -186,7 +187,7 @@ impl Shard {
         let Some(flow) = &mut session.flow else { return };
         let before = flow.window.kept();
         let skipped = flow.window.skip(id);
-        self.tally.kept -= before - flow.window.kept();
+        self.memory.tally.kept -= before - flow.window.kept();
         if self.storing.is_some() {
             self.store_pubrec(index, id, skipped);
         }

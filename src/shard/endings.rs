@@ -71,7 +71,7 @@ impl Shard {
                 if broken || connection.parting == Parting::No {
                     connection.parting = if broken { Parting::Broken } else { Parting::Ended };
                 }
-                self.endings.part_later(socket);
+                self.work.endings.part_later(socket);
             }
             Stage::Closing if broken => self.broken(socket),
             Stage::Closing | Stage::Closed => {}
@@ -85,7 +85,7 @@ impl Shard {
             if self.is_spent(limit) {
                 break;
             }
-            let Some(socket) = self.endings.next_parting() else { break };
+            let Some(socket) = self.work.endings.next_parting() else { break };
             // The socket may have been closed meanwhile, and another connection have its number.
             let Some(connection) = self.connections.get(socket.0) else { continue };
             let broken = match connection.parting {
@@ -113,12 +113,12 @@ impl Shard {
             }
             self.disconnect(socket, if broken { Cause::Broken } else { Cause::EndOfStream });
         }
-        self.endings.parting() > 0
+        self.work.endings.parting() > 0
     }
 
     /// Ends what this step decided to end while it could not.
     pub(super) fn run_closing(&mut self) {
-        while let Some((socket, cause)) = self.endings.closing.pop() {
+        while let Some((socket, cause)) = self.work.endings.closing.pop() {
             self.disconnect(socket, cause);
         }
     }

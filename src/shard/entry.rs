@@ -24,25 +24,25 @@ impl Shard {
             self.deny_entry(socket, listener, peer, denial);
             return;
         }
-        let connection = Connection::new(listener, peer, self.now, self.announced.reloads());
+        let connection =
+            Connection::new(listener, peer, self.now, self.entrance.announced.reloads());
         self.connections.insert(socket.0, connection);
         self.begin_layers(socket, listener);
         let secure = self.layered.is_shaking(socket).then(|| self.entry_deadline(socket)).flatten();
         let plain = self.now.plus_millis(self.settings.connect_timeout);
         self.arm_connection(socket, secure.unwrap_or(plain));
-        self.actions.push(Action::ReceiveOnce(socket));
+        self.outputs.actions.push(Action::ReceiveOnce(socket));
     }
 
     /// Counts one more connection, as far as listener and broker may have it.
     fn take_entrance(&mut self, listener: ListenerId) -> Result<(), Denial> {
-        if self.draining {
+        if self.work.stopping.draining {
             return Err(Denial::Draining);
         }
         if self.takes_nobody() {
             return Err(Denial::Memory);
         }
-        let listener_state =
-            self.listener_states.get(usize::from(listener.0)).and_then(Option::as_ref);
+        let listener_state = self.entrance.listener(listener);
         let Some(listener_state) = listener_state else { return Err(Denial::ListenerClosed) };
         let now = self.meter.begun();
         if !listener_state.max_connect_rate.is_none_or(|rate| listener_state.rate.allow(now, rate))
@@ -52,7 +52,7 @@ impl Shard {
         if !listener_state.connections.take(1, listener_state.max_connections) {
             return Err(Denial::ListenerLimit);
         }
-        if !self.shared.connections.take(1, self.settings.max_connections) {
+        if !self.topology.shared.connections.take(1, self.settings.max_connections) {
             listener_state.connections.give(1);
             return Err(Denial::BrokerLimit);
         }
@@ -61,12 +61,12 @@ impl Shard {
 
     /// True while memory is too short for new clients.
     fn takes_nobody(&self) -> bool {
-        self.is_short(Pressure::High) && !Mutant::MemoryConnectTaken.is_on()
+        self.memory.is_short(Pressure::High) && !Mutant::MemoryConnectTaken.is_on()
     }
 
     pub(super) fn receive_entry(&mut self, socket: SocketId, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let Some(mut input) = connection.take_input(&mut self.tally.input) else {
+        let Some(mut input) = connection.take_input(&mut self.memory.tally.input) else {
             if !self.read_connect(socket, bytes) {
                 self.keep_unfinished(socket, Input::of(bytes));
                 self.note_unfinished(socket);
@@ -82,13 +82,13 @@ impl Shard {
     /// A connection's CONNECT has not wholly come: what there is of it waits, while there is memory
     /// for that.
     fn keep_unfinished(&mut self, socket: SocketId, input: Box<Input>) {
-        if self.is_short(Pressure::Tight) && !Mutant::MemoryUnfinishedKept.is_on() {
+        if self.memory.is_short(Pressure::Tight) && !Mutant::MemoryUnfinishedKept.is_on() {
             self.end_unfinished(socket, input.rest());
         }
         self.meter.charge(cost::bytes(input.capacity()));
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if matches!(connection.stage, Stage::Entry | Stage::Refused(_)) {
-            connection.keep_input(input, &mut self.tally.input);
+            connection.keep_input(input, &mut self.memory.tally.input);
         }
     }
 
@@ -129,7 +129,7 @@ impl Shard {
             }
         };
         if !done {
-            self.actions.push(Action::ReceiveOnce(socket));
+            self.outputs.actions.push(Action::ReceiveOnce(socket));
         }
         done
     }
@@ -148,7 +148,7 @@ impl Shard {
             self.deny_connect(socket, connect, denial);
             return;
         }
-        if self.draining {
+        if self.work.stopping.draining {
             self.deny_connect(socket, connect, Denial::Draining);
             return;
         }
@@ -160,9 +160,9 @@ impl Shard {
         let assigned =
             (client_id.is_empty() && version != Version::V31 && self.settings.empty_client_id)
                 .then(|| self.assign_client_id());
-        let home = self.home(assigned.as_deref().unwrap_or(client_id));
+        let home = self.topology.home(assigned.as_deref().unwrap_or(client_id));
         let stays = Mutant::PlacementIgnored.is_on() && version == Version::V311;
-        if home == self.id || stays {
+        if home == self.topology.id || stays {
             self.open_session(socket, assigned, bytes);
         } else {
             self.depart(socket, home, assigned, total, bytes);
@@ -172,19 +172,23 @@ impl Shard {
     /// A ClientId that no other client has: unique per process start, shard and connection, and
     /// not guessable [MQTT-3.1.3-6].
     fn assign_client_id(&mut self) -> Box<str> {
-        self.assigned += 1;
+        let number = self.entrance.assign();
         // Keyed by the process's own seeds, so that a simulated broker is one with its seed. No
         // name of a topic or client begins with 0, whose place this would tell [MQTT-1.5.4-2].
-        let name = format!("\0{:x}-{:x}-{:x}", self.meter.begun(), self.id.0, self.assigned);
-        let hash = self.shared.seeds.secret(name.as_bytes());
-        format!("auto-{hash:016x}{:02x}{:x}", self.id.0, self.assigned).into()
+        let name = format!("\0{:x}-{:x}-{:x}", self.meter.begun(), self.topology.id.0, number);
+        let hash = self.topology.shared.seeds.secret(name.as_bytes());
+        format!("auto-{hash:016x}{:02x}{:x}", self.topology.id.0, number).into()
     }
 
     /// The socket of a client whose mail has come too: from now on it is this shard's.
     pub(super) fn welcome(&mut self, socket: SocketId, arriving: Arriving) {
         self.counters.handovers_in += 1;
-        let connection =
-            Connection::new(arriving.listener, arriving.peer, self.now, self.announced.reloads());
+        let connection = Connection::new(
+            arriving.listener,
+            arriving.peer,
+            self.now,
+            self.entrance.announced.reloads(),
+        );
         self.connections.insert(socket.0, connection);
         if let Some(layers) = arriving.layers {
             self.put_layers(socket, layers);

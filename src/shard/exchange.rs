@@ -67,7 +67,7 @@ impl Shard {
         let Some((_, rest)) = input.and_then(|input| first_packet(input.rest())) else { return };
         match packet::frame(rest, LARGEST_AUTH) {
             Ok(Framing::Incomplete { .. }) => {
-                self.actions.push(super::Action::ReceiveOnce(socket));
+                self.outputs.actions.push(super::Action::ReceiveOnce(socket));
             }
             Ok(Framing::Complete { total, .. }) => self.take_auth(socket, total),
             Err(violation) => self.end_exchange(socket, violation),

@@ -171,18 +171,19 @@ impl Shard {
     /// Accepts a message for more subscribers than are served at once: all entries of the lists of
     /// `found`. Serves what fits into the step.
     pub(super) fn begin_fanout(&mut self, found: &[FilterId], message: &MessageRef<'_>) {
-        let stored = self.delivery.store(message, self.scratch.bytes());
-        let index = &self.index;
+        let stored = self.delivery.store(message);
+        let index = &self.subscriptions.index;
         let whole = |&filter: &FilterId| (filter, index.subscribers(filter).len() as u32);
-        self.fanouts.push(stored, found.iter().map(whole));
+        self.delivery.fanouts.push(stored, found.iter().map(whole));
         self.counters.fanouts += 1;
-        if self.fanouts.len() == 1 && !self.run_fanouts(self.settings.budget.step) {
+        if self.delivery.fanouts.len() == 1 && !self.run_fanouts(self.settings.budget.step) {
             return;
         }
-        if let (Some(publisher), Some(last)) = (message.publisher, self.fanouts.waiting.back_mut())
+        if let (Some(publisher), Some(last)) =
+            (message.publisher, self.delivery.fanouts.waiting.back_mut())
         {
             last.held = true;
-            if publisher.shard == self.id {
+            if publisher.shard == self.topology.id {
                 self.hold_publisher(publisher.client);
             } else {
                 self.tell(publisher.shard, Control::HoldPublisher(publisher.client));
@@ -193,53 +194,55 @@ impl Shard {
     /// Goes on with the fan-outs under way, oldest first, until the step's work comes to `limit`;
     /// true when some are left.
     pub(super) fn run_fanouts(&mut self, limit: u32) -> bool {
-        if self.fanouts.is_empty() {
+        if self.delivery.fanouts.is_empty() {
             return false;
         }
-        let outer = std::mem::take(&mut self.delivery);
+        let outer = std::mem::take(&mut self.delivery.current);
         while !self.is_spent(limit) {
-            let Some(front) = self.fanouts.waiting.front() else { break };
+            let Some(front) = self.delivery.fanouts.waiting.front() else { break };
             let message = front.message.clone();
             let view = message.view();
-            self.delivery.begin(Some(&message));
-            self.delivery.many = true;
+            self.delivery.current.begin(Some(&message));
+            self.delivery.current.many = true;
             let done = self.serve_front(&view, limit);
             // Its publisher waits for the fan-out, and for none of so many readers.
-            self.delivery.crowded.clear();
+            self.delivery.current.crowded.clear();
             if (done || Mutant::FanoutForgetsRest.is_on())
-                && self.fanouts.pop().is_some_and(|fanout| fanout.held)
+                && self.delivery.fanouts.pop().is_some_and(|fanout| fanout.held)
             {
                 self.let_publisher_go(view.publisher);
             }
         }
-        self.delivery = outer;
-        self.counters.fanouts_under_way = self.fanouts.len() as u64;
-        !self.fanouts.is_empty()
+        self.delivery.current = outer;
+        self.counters.fanouts_under_way = self.delivery.fanouts.len() as u64;
+        !self.delivery.fanouts.is_empty()
     }
 
     /// Serves subscribers of the oldest fan-out; true when none are left.
     fn serve_front(&mut self, message: &MessageRef<'_>, limit: u32) -> bool {
         while !self.is_spent(limit) {
-            let Some(front) = self.fanouts.waiting.front() else { return true };
+            let Some(front) = self.delivery.fanouts.waiting.front() else { return true };
             let (number, alone) = (front.number, front.filters.len() == 1);
             let Some(&filter) = front.filters.last() else { return true };
-            let Some(zone) = self.fanouts.zone(number, filter) else { return true };
+            let Some(zone) = self.delivery.fanouts.zone(number, filter) else { return true };
             if zone.left == 0 {
-                self.fanouts.pop_zone();
+                self.delivery.fanouts.pop_zone();
                 continue;
             }
             zone.left -= 1;
             let at = zone.left as usize;
-            let Some(&subscriber) = self.index.subscribers(filter).get(at) else { continue };
+            let Some(&subscriber) = self.subscriptions.index.subscribers(filter).get(at) else {
+                continue;
+            };
             if alone || subscriber.options & GROUP != 0 {
                 self.deliver_one(subscriber, message);
             } else {
-                let mut mine = std::mem::take(&mut self.fanouts.mine);
+                let mut mine = std::mem::take(&mut self.delivery.fanouts.mine);
                 mine.push((subscriber.options, subscriber.subscription_id));
                 self.take_from_front(subscriber.target, &mut mine);
                 self.deliver_combined(subscriber.target, &mut mine, message);
                 mine.clear();
-                self.fanouts.mine = mine;
+                self.delivery.fanouts.mine = mine;
             }
         }
         false
@@ -249,21 +252,21 @@ impl Shard {
     /// something newer is about to be given to it.
     #[inline]
     pub(super) fn catch_up(&mut self, index: u32) {
-        if !self.fanouts.is_empty() {
+        if !self.delivery.fanouts.is_empty() {
             self.catch_up_now(index);
         }
     }
 
     fn catch_up_now(&mut self, index: u32) {
         let Some(session) = self.sessions.get(index) else { return };
-        let (own, fanouts) = (&session.subscriptions, &self.fanouts);
+        let (own, fanouts) = (&session.subscriptions, &self.delivery.fanouts);
         let looks = own.len().min(fanouts.zones.len());
         if looks > FEW && fanouts.caught.get(&index) == Some(&fanouts.newest) {
             return;
         }
         self.meter.charge(cost::VISIT * looks as u32);
-        let mut taken = std::mem::take(&mut self.fanouts.taken);
-        let fanouts = &self.fanouts;
+        let mut taken = std::mem::take(&mut self.delivery.fanouts.taken);
+        let fanouts = &self.delivery.fanouts;
         let mut look = |filter: FilterId, position: u32| {
             if fanouts.is_in_zone(filter, position) {
                 taken.extend(fanouts.with(filter, position).map(|number| (number, filter)));
@@ -278,74 +281,75 @@ impl Shard {
         }
         if looks > FEW {
             let early = u64::from(Mutant::FanoutCaughtEarly.is_on());
-            self.fanouts.caught.insert(index, self.fanouts.newest + early);
+            self.delivery.fanouts.caught.insert(index, self.delivery.fanouts.newest + early);
         }
         taken.sort_unstable();
         if !taken.is_empty() {
             self.catch_up_with(index, &taken);
         }
         taken.clear();
-        self.fanouts.taken = taken;
+        self.delivery.fanouts.taken = taken;
     }
 
     /// Delivers to the session what it is still to get, given by fan-outs and filters in order.
     fn catch_up_with(&mut self, index: u32, taken: &[(u64, FilterId)]) {
         self.meter.charge(cost::VISIT * taken.len() as u32);
-        let outer = std::mem::take(&mut self.delivery);
-        let mut mine = std::mem::take(&mut self.fanouts.mine);
+        let outer = std::mem::take(&mut self.delivery.current);
+        let mut mine = std::mem::take(&mut self.delivery.fanouts.mine);
         for group in taken.chunk_by(|one, other| one.0 == other.0) {
             for &(number, filter) in group {
                 self.take_from_zone(number, filter, index, &mut mine);
             }
-            let Some(message) = group.first().and_then(|first| self.fanouts.message(first.0))
+            let Some(message) =
+                group.first().and_then(|first| self.delivery.fanouts.message(first.0))
             else {
                 continue;
             };
-            self.delivery.begin(Some(&message));
+            self.delivery.current.begin(Some(&message));
             self.deliver_combined(index, &mut mine, &message.view());
-            self.delivery.crowded.clear();
+            self.delivery.current.crowded.clear();
             if !Mutant::FanoutTwice.is_on() {
                 mine.clear();
             }
         }
         mine.clear();
-        self.fanouts.mine = mine;
-        self.delivery = outer;
+        self.delivery.fanouts.mine = mine;
+        self.delivery.current = outer;
     }
 
     /// The same for a share group whose filter matched.
     pub(super) fn catch_up_group(&mut self, group: u32) {
-        if self.fanouts.is_empty() {
+        if self.delivery.fanouts.is_empty() {
             return;
         }
-        let Some((filter, position)) = self.groups.place(group) else { return };
-        if !self.fanouts.is_in_zone(filter, position) {
+        let Some((filter, position)) = self.subscriptions.groups.place(group) else { return };
+        if !self.delivery.fanouts.is_in_zone(filter, position) {
             return;
         }
-        let numbers: Vec<u64> = self.fanouts.with(filter, position).collect();
-        let outer = std::mem::take(&mut self.delivery);
+        let numbers: Vec<u64> = self.delivery.fanouts.with(filter, position).collect();
+        let outer = std::mem::take(&mut self.delivery.current);
         for number in numbers {
             // Its place changes as it is taken out of one zone after the other.
-            let Some((filter, position)) = self.groups.place(group) else { break };
+            let Some((filter, position)) = self.subscriptions.groups.place(group) else { break };
             if self.shorten_zone(number, filter, position).is_none() {
                 continue;
             }
             self.meter.charge(cost::VISIT);
-            let Some(message) = self.fanouts.message(number) else { continue };
-            self.delivery.begin(Some(&message));
+            let Some(message) = self.delivery.fanouts.message(number) else { continue };
+            self.delivery.current.begin(Some(&message));
             self.deliver_to_group(group, &message.view());
-            self.delivery.crowded.clear();
+            self.delivery.current.crowded.clear();
         }
-        self.delivery = outer;
+        self.delivery.current = outer;
     }
 
     /// Takes the session's entries out of the zones of the oldest fan-out and adds their options
     /// and identifiers to `mine`.
     fn take_from_front(&mut self, index: u32, mine: &mut Vec<(u8, u32)>) {
-        let Some(front) = self.fanouts.waiting.front() else { return };
+        let Some(front) = self.delivery.fanouts.waiting.front() else { return };
         let Some(session) = self.sessions.get(index) else { return };
         let (number, own) = (front.number, &session.subscriptions);
-        let mut taken = std::mem::take(&mut self.fanouts.taken);
+        let mut taken = std::mem::take(&mut self.delivery.fanouts.taken);
         self.meter.charge(cost::VISIT * own.len().min(front.filters.len()) as u32);
         if own.len() <= front.filters.len() {
             own.each(|place| taken.push((number, place.filter)));
@@ -356,7 +360,7 @@ impl Shard {
             self.take_from_zone(number, filter, index, mine);
         }
         taken.clear();
-        self.fanouts.taken = taken;
+        self.delivery.fanouts.taken = taken;
     }
 
     /// Takes the session's entry out of the zone, if it is in it, and adds its options and
@@ -380,7 +384,7 @@ impl Shard {
     fn let_publisher_go(&mut self, publisher: Option<Publisher>) {
         match publisher {
             None => {}
-            Some(own) if own.shard == self.id => self.release_publisher(own.client),
+            Some(own) if own.shard == self.topology.id => self.release_publisher(own.client),
             Some(other) => self.tell(other.shard, Control::ReleasePublisher(other.client)),
         }
     }

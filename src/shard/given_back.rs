@@ -21,51 +21,51 @@ impl Shard {
     /// Works off a step's share, until its work comes to `limit`; true when more can be done at
     /// once.
     pub(super) fn run_returns(&mut self, limit: u32) -> bool {
-        for (name, session) in std::mem::take(&mut self.returns.gone) {
+        for (name, session) in std::mem::take(&mut self.subscriptions.returns.gone) {
             self.leave_group(&name, session);
         }
-        if self.groups.is_telling() {
-            self.meter.charge(self.groups.tell_on(TOLD) as u32 * cost::VISIT);
+        if self.subscriptions.groups.is_telling() {
+            self.meter.charge(self.subscriptions.groups.tell_on(TOLD) as u32 * cost::VISIT);
         }
         let mut left = MESSAGES;
         while left > 0
-            && self.returns.len() > 0
+            && self.subscriptions.returns.len() > 0
             && !self.is_spent(limit)
-            && !self.outbox.is_congested()
+            && !self.mail.outbox.is_congested()
         {
             left -= 1;
             self.meter.charge(cost::DELIVERY);
-            if let Some((name, message, tries)) = self.returns.again.pop_front() {
+            if let Some((name, message, tries)) = self.subscriptions.returns.again.pop_front() {
                 self.ask_on(&name, &message, tries);
-            } else if let Some(given) = self.returns.back.pop_front() {
+            } else if let Some(given) = self.subscriptions.returns.back.pop_front() {
                 self.give_back(given);
-            } else if !self.returns.ended.is_empty() {
+            } else if !self.subscriptions.returns.ended.is_empty() {
                 self.return_one();
             } else {
                 left = left.saturating_sub(self.sift_some());
             }
         }
-        let more = self.returns.len() > 0 && !self.outbox.is_congested();
-        more || self.groups.is_telling()
+        let more = self.subscriptions.returns.len() > 0 && !self.mail.outbox.is_congested();
+        more || self.subscriptions.groups.is_telling()
     }
 
     /// Gives back, or drops, the next message of the first session that has ended.
     fn return_one(&mut self) {
-        let Some(left) = self.returns.ended.front_mut() else { return };
+        let Some(left) = self.subscriptions.returns.ended.front_mut() else { return };
         let session = left.session;
         let before = left.bytes();
         let next = match left.window.dissolve() {
             Some(Unfinished::Unacknowledged(queued)) => Some(queued),
             Some(Unfinished::Begun) => {
                 self.counters.dropped_session_gone += 1;
-                self.tally.returning -= before - left.bytes();
+                self.memory.tally.returning -= before - left.bytes();
                 return;
             }
             None => left.pending.pop(),
         };
-        self.tally.returning -= before - left.bytes();
+        self.memory.tally.returning -= before - left.bytes();
         let Some(Queued { message, share, .. }) = next else {
-            self.returns.ended.pop_front();
+            self.subscriptions.returns.ended.pop_front();
             return;
         };
         let Some(name) = share else {
@@ -83,8 +83,8 @@ impl Shard {
 
     /// Looks at some of the messages that wait for a session; returns how many were given back.
     fn sift_some(&mut self) -> usize {
-        let Some(&reference) = self.returns.sifting.front() else { return 0 };
-        let mut taken = std::mem::take(&mut self.returns.taken);
+        let Some(&reference) = self.subscriptions.returns.sifting.front() else { return 0 };
+        let mut taken = std::mem::take(&mut self.subscriptions.returns.taken);
         let mut done = true;
         let session = self.session_of(reference);
         if let Some(Session { flow: Some(flow), extras, .. }) = session {
@@ -107,7 +107,7 @@ impl Shard {
             self.meter.charge(MESSAGES as u32 * cost::VISIT);
         }
         if done {
-            self.returns.sifting.pop_front();
+            self.subscriptions.returns.sifting.pop_front();
         }
         let count = taken.len();
         if count > 0 {
@@ -118,7 +118,7 @@ impl Shard {
                 self.give_back_later(reference.index, name, queued.message);
             }
         }
-        self.returns.taken = taken;
+        self.subscriptions.returns.taken = taken;
         count.max(MESSAGES / (LOOKS / MESSAGES))
     }
 }

@@ -150,10 +150,10 @@ impl Shard {
         bytes: &[u8],
     ) {
         let size = bytes.len() + OVERHEAD;
-        let full = self.departures.bytes + size > HAND_OVER_BYTES
-            || self.departures.queued >= HAND_OVER_QUEUE;
+        let full = self.entrance.departures.bytes + size > HAND_OVER_BYTES
+            || self.entrance.departures.queued >= HAND_OVER_QUEUE;
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        connection.keep_input(Input::of(bytes), &mut self.tally.input);
+        connection.keep_input(Input::of(bytes), &mut self.memory.tally.input);
         if full {
             self.deny(socket, connect, Denial::Busy);
             return;
@@ -161,12 +161,11 @@ impl Shard {
         connection.stage = Stage::HandingOver;
         let sending = connection.output.as_deref().is_some_and(Output::is_sending);
         // From here on it is counted with the clients on their way.
-        self.tally.input -= connection.input.as_ref().map_or(0, |input| input.capacity());
+        self.memory.tally.input -= connection.input.as_ref().map_or(0, |input| input.capacity());
         let until = self.now.plus_millis(self.settings.connect_timeout);
         self.arm_connection(socket, until);
-        let cookie = cookie(home, self.id, self.next_cookie);
-        self.next_cookie += 1;
-        let departures = &mut self.departures;
+        let cookie = cookie(home, self.topology.id, self.topology.ticket());
+        let departures = &mut self.entrance.departures;
         departures.bytes += size;
         let departing =
             Departing { home, cookie, assigned, connect, bytes: size, until, asked: false };
@@ -180,16 +179,17 @@ impl Shard {
 
     /// Nothing is in flight on the socket: its turn comes now, or in the line of its home.
     pub(super) fn set_out(&mut self, socket: SocketId) {
-        let Some(departing) = self.departures.all.get(&socket) else { return };
+        let Some(departing) = self.entrance.departures.all.get(&socket) else { return };
         let (home, cookie) = (departing.home, departing.cookie);
         if departing.asked {
             return;
         }
-        if self.departures.line(home).waiting.is_empty() && self.has_room_for_clients(home) {
+        if self.entrance.departures.line(home).waiting.is_empty() && self.has_room_for_clients(home)
+        {
             self.ask(socket);
         } else {
-            self.departures.line(home).waiting.push_back((socket, cookie));
-            self.departures.queued += 1;
+            self.entrance.departures.line(home).waiting.push_back((socket, cookie));
+            self.entrance.departures.queued += 1;
             self.watch(socket);
         }
     }
@@ -197,13 +197,13 @@ impl Shard {
     /// The driver's answer to [`Action::HandOver`].
     pub(super) fn after_hand_over(&mut self, socket: SocketId, cookie: u64, ok: bool) {
         let now = self.now;
-        let Some(departing) = self.departures.all.get_mut(&socket) else { return };
+        let Some(departing) = self.entrance.departures.all.get_mut(&socket) else { return };
         if departing.cookie != cookie || !departing.asked {
             return;
         }
         departing.asked = false;
         let (home, late) = (departing.home, departing.until <= now);
-        let line = self.departures.line(home);
+        let line = self.entrance.departures.line(home);
         line.asked -= 1;
         if ok {
             line.moved();
@@ -216,11 +216,11 @@ impl Shard {
         if Mutant::HandOverGivenUp.is_on() {
             self.leave_line(socket);
             self.disconnect(socket, Cause::Rejected);
-        } else if self.draining || late {
+        } else if self.work.stopping.draining || late {
             self.give_up(socket);
         } else {
-            self.departures.line(home).waiting.push_front((socket, cookie));
-            self.departures.queued += 1;
+            self.entrance.departures.line(home).waiting.push_front((socket, cookie));
+            self.entrance.departures.queued += 1;
             if !gone || !self.depart_parted(socket) {
                 self.watch(socket);
             }
@@ -230,7 +230,7 @@ impl Shard {
     /// The socket is on the home's ring: the home hears of the client, and counts it with its
     /// listener from now on.
     fn departed(&mut self, socket: SocketId) {
-        let Some(departing) = self.departures.take(socket) else { return };
+        let Some(departing) = self.entrance.departures.take(socket) else { return };
         let Some(connection) = self.connections.remove(socket.0) else { return };
         let Connection { listener, peer, input, output, layered, .. } = connection;
         let bytes = input.map(|input| input.into_bytes()).unwrap_or_default();
@@ -242,26 +242,26 @@ impl Shard {
         let layers = layers.filter(|_| !Mutant::LayersLeftBehind.is_on());
         let wire = output.map_or_else(Vec::new, |output| {
             let wire = output.wire().to_vec();
-            self.pool.put_output(output);
+            self.outputs.pool.put_output(output);
             wire
         });
         let arriving = Arriving { cookie, listener, peer, assigned, bytes, layers, wire };
-        self.outbox.tell(home, Control::Connect(Box::new(arriving)));
+        self.mail.outbox.tell(home, Control::Connect(Box::new(arriving)));
         self.counters.handovers_out += 1;
     }
 
     /// Tries those who wait and whose turn it is, until the step's work comes to `limit`; while the
     /// broker drains, tells them so.
     pub(super) fn run_departures(&mut self, limit: u32) {
-        self.counters.handovers_waiting = self.departures.all.len() as u64;
-        if self.departures.queued == 0 {
+        self.counters.handovers_waiting = self.entrance.departures.all.len() as u64;
+        if self.entrance.departures.queued == 0 {
             return;
         }
-        for home in (0..self.shards).map(ShardId) {
+        for home in (0..self.topology.shards).map(ShardId) {
             while !self.is_spent(limit) {
-                let (draining, now) = (self.draining, self.now);
+                let (draining, now) = (self.work.stopping.draining, self.now);
                 let room = self.has_room_for_clients(home);
-                let line = self.departures.line(home);
+                let line = self.entrance.departures.line(home);
                 if line.waiting.is_empty() || !draining && !line.may_ask(now) {
                     break;
                 }
@@ -271,10 +271,16 @@ impl Shard {
                 }
                 let Some((socket, cookie)) = line.waiting.pop_front() else { break };
                 line.waiting.shrink_to(64.max(line.waiting.len() * 2));
-                self.departures.queued -= 1;
+                self.entrance.departures.queued -= 1;
                 self.meter.charge(cost::PACKET);
                 let waits = |d: &Departing| d.cookie == cookie && !d.asked;
-                if !self.departures.all.get(&socket).is_some_and(|departing| waits(departing)) {
+                if !self
+                    .entrance
+                    .departures
+                    .all
+                    .get(&socket)
+                    .is_some_and(|departing| waits(departing))
+                {
                     continue;
                 }
                 self.meter.charge(cost::SEND);
@@ -290,7 +296,7 @@ impl Shard {
     /// The client has waited for as long as it may, unless its turn came before.
     pub(super) fn departure_due(&mut self, socket: SocketId) {
         let now = self.now;
-        let Some(departing) = self.departures.all.get(&socket) else { return };
+        let Some(departing) = self.entrance.departures.all.get(&socket) else { return };
         if departing.until > now {
             let until = departing.until;
             self.arm_connection(socket, until);
@@ -303,16 +309,16 @@ impl Shard {
 
     /// More came from a client that waits: it goes with the rest, and no more of it is read.
     pub(super) fn receive_departing(&mut self, socket: SocketId, bytes: &[u8]) {
-        let Some(departing) = self.departures.all.get_mut(&socket) else { return };
+        let Some(departing) = self.entrance.departures.all.get_mut(&socket) else { return };
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         departing.bytes += bytes.len();
-        self.departures.bytes += bytes.len();
+        self.entrance.departures.bytes += bytes.len();
         connection.input.get_or_insert_default().extend(bytes);
     }
 
     /// What came from a client that waits was not for it, but for its layers: more may come.
     pub(super) fn watch_departing(&mut self, socket: SocketId) {
-        if self.departures.all.get(&socket).is_some_and(|departing| !departing.asked) {
+        if self.entrance.departures.all.get(&socket).is_some_and(|departing| !departing.asked) {
             self.watch(socket);
         }
     }
@@ -320,7 +326,7 @@ impl Shard {
     /// A client has closed its side, or broke off, while it waited; true when that ends it. What
     /// it had sent behind its CONNECT, a message before it closed perhaps, still goes.
     pub(super) fn depart_parted(&mut self, socket: SocketId) -> bool {
-        let Some(departing) = self.departures.all.get(&socket) else { return false };
+        let Some(departing) = self.entrance.departures.all.get(&socket) else { return false };
         let Some(connection) = self.connections.get(socket.0) else { return false };
         let sent = connection.input.as_ref().map_or(0, |input| input.rest().len());
         let broken = connection.parting == Parting::Broken;
@@ -335,44 +341,44 @@ impl Shard {
 
     /// Tells a waiting client that it is not let in.
     fn give_up(&mut self, socket: SocketId) {
-        let connect = self.departures.all.get(&socket).map(|departing| departing.connect);
+        let connect = self.entrance.departures.all.get(&socket).map(|departing| departing.connect);
         let Some(connect) = connect.filter(|_| self.leave_line(socket)) else { return };
         if Mutant::BusyUntold.is_on() {
             self.disconnect(socket, Cause::Rejected);
             return;
         }
-        let denial = if self.draining { Denial::Draining } else { Denial::Busy };
+        let denial = if self.work.stopping.draining { Denial::Draining } else { Denial::Busy };
         self.deny(socket, connect, denial);
     }
 
     fn ask(&mut self, socket: SocketId) {
-        let Some(departing) = self.departures.all.get_mut(&socket) else { return };
+        let Some(departing) = self.entrance.departures.all.get_mut(&socket) else { return };
         departing.asked = true;
         let (home, cookie) = (departing.home, departing.cookie);
-        self.departures.line(home).asked += 1;
-        self.actions.push(Action::HandOver(socket, home, cookie));
+        self.entrance.departures.line(home).asked += 1;
+        self.outputs.actions.push(Action::HandOver(socket, home, cookie));
     }
 
     /// Reads a waiting client, to notice when it gives up; once more than its CONNECT has come,
     /// the rest stays in the kernel.
     fn watch(&mut self, socket: SocketId) {
-        let Some(departing) = self.departures.all.get(&socket) else { return };
+        let Some(departing) = self.entrance.departures.all.get(&socket) else { return };
         let Some(connection) = self.connections.get(socket.0) else { return };
         let sent = connection.input.as_ref().map_or(0, |input| input.rest().len());
         if sent == departing.connect && connection.parting == Parting::No {
-            self.actions.push(Action::ReceiveOnce(socket));
+            self.outputs.actions.push(Action::ReceiveOnce(socket));
         }
     }
 
     /// Whether that shard takes in its mail well enough to be sent clients.
     fn has_room_for_clients(&mut self, home: ShardId) -> bool {
-        self.outbox.to(home).control.len() < STAGED
+        self.mail.outbox.to(home).control.len() < STAGED
     }
 
     /// Denies a client whose CONNECT is the first `connect` bytes of its input.
     fn deny(&mut self, socket: SocketId, connect: usize, denial: Denial) {
         let connection = self.connections.get_mut(socket.0);
-        let input = connection.and_then(|c| c.take_input(&mut self.tally.input));
+        let input = connection.and_then(|c| c.take_input(&mut self.memory.tally.input));
         let Some(input) = input else { return };
         let bytes = input.rest().get(..connect).unwrap_or_default();
         match packet::decode_connect(bytes) {

@@ -106,7 +106,7 @@ impl Shard {
     /// Connections of that listener are secured with this from now on; those that began before go
     /// on as they began.
     pub fn secure(&mut self, listener: ListenerId, server: Arc<Server>) {
-        let servers = &mut self.handshakes.servers;
+        let servers = &mut self.layered.handshakes.servers;
         let at = usize::from(listener.0);
         if at >= servers.len() {
             servers.resize_with(at + 1, || None);
@@ -122,22 +122,22 @@ impl Shard {
 
     /// Once a minute: certificates of live clients may have expired.
     pub(super) fn look_for_expired(&mut self) {
-        let mut servers = self.handshakes.servers.iter().flatten();
-        let due = self.now.millis_since(self.handshakes.looked) >= EXPIRY;
+        let mut servers = self.layered.handshakes.servers.iter().flatten();
+        let due = self.now.millis_since(self.layered.handshakes.looked) >= EXPIRY;
         if due && servers.any(|server| server.ends_revoked) {
-            self.handshakes.looked = self.now;
+            self.layered.handshakes.looked = self.now;
             self.layered.look_at_certificates();
         }
     }
 
     /// A record of its handshake has come.
     pub(super) fn line_up(&mut self, socket: SocketId) {
-        let known = self.handshakes.under_way.contains_key(&socket);
-        self.handshakes.lines.push(if known { GOING_ON } else { NEW }, socket);
+        let known = self.layered.handshakes.under_way.contains_key(&socket);
+        self.layered.handshakes.lines.push(if known { GOING_ON } else { NEW }, socket);
     }
 
     pub(super) fn most_handshakes(&self) -> usize {
-        let servers = self.handshakes.servers.iter().flatten();
+        let servers = self.layered.handshakes.servers.iter().flatten();
         let most = servers.map(|server| server.max_handshakes.unwrap_or(UNDER_WAY)).max();
         most.unwrap_or(UNDER_WAY) as usize
     }
@@ -154,15 +154,15 @@ impl Shard {
                 _ => self.count_failure(Kind::Shed),
             }
         }
-        self.handshakes.over(socket);
-        self.counters.tls_under_way = self.handshakes.under_way() as u64;
+        self.layered.handshakes.over(socket);
+        self.counters.tls_under_way = self.layered.handshakes.under_way() as u64;
     }
 
     /// Until when a connection that has sent no CONNECT may take for what it is at.
     pub(super) fn entry_deadline(&self, socket: SocketId) -> Option<Instant> {
         let connection = self.connections.get(socket.0)?;
         let patience = if self.layered.is_shaking(socket) {
-            self.handshakes.server(connection.listener)?.handshake_timeout
+            self.layered.handshakes.server(connection.listener)?.handshake_timeout
         } else {
             self.settings.connect_timeout
         };

@@ -37,7 +37,7 @@ impl Shard {
         if heard {
             self.take_answers(socket, index);
         }
-        let most = if self.is_short(Pressure::High) { BRIEF_INPUT } else { HELD_INPUT };
+        let most = if self.memory.is_short(Pressure::High) { BRIEF_INPUT } else { HELD_INPUT };
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if connection.stage != Stage::Open(index) || connection.holds.is_free() {
             return; // it ends, or goes on at the end of the step
@@ -47,7 +47,11 @@ impl Shard {
         let read = brief || heard && kept < most;
         if connection.paused == read {
             connection.paused = !read;
-            self.actions.push(if read { Action::Resume(socket) } else { Action::Pause(socket) });
+            self.outputs.actions.push(if read {
+                Action::Resume(socket)
+            } else {
+                Action::Pause(socket)
+            });
         }
     }
 
@@ -55,7 +59,7 @@ impl Shard {
         let max = self.announced_to(socket).max_packet_size;
         let Some(version) = self.sessions.get(index).map(|session| session.version) else { return };
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let Some(mut input) = connection.take_input(&mut self.tally.input) else { return };
+        let Some(mut input) = connection.take_input(&mut self.memory.tally.input) else { return };
         input.scan(|rest| {
             // What breaks a rule is left for its turn, and so is what follows it.
             let Ok(Framing::Complete { total, .. }) = packet::frame(rest, max) else {
@@ -73,11 +77,11 @@ impl Shard {
             }
         });
         if input.rest().is_empty() {
-            self.pool.put_input(input);
+            self.outputs.pool.put_input(input);
         } else if let Some(connection) = self.connections.get_mut(socket.0)
             && connection.stage == Stage::Open(index)
         {
-            connection.keep_input(input, &mut self.tally.input);
+            connection.keep_input(input, &mut self.memory.tally.input);
         }
     }
 

@@ -18,7 +18,7 @@ impl Shard {
         }
         connection.holds.set(hold);
         if hold == Holds::MAIL {
-            let line = self.parked.full.take().map_or(self.shards, |shard| shard.0);
+            let line = self.parked.full.take().map_or(self.topology.shards, |shard| shard.0);
             self.parked.mail.push(usize::from(line), socket);
         } else if hold == Holds::MEMORY {
             self.parked.memory.push(0, socket);
@@ -31,7 +31,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(socket.0) else { return false };
         if !connection.paused && !connection.holds.is_brief() {
             connection.paused = true;
-            self.actions.push(Action::Pause(socket));
+            self.outputs.actions.push(Action::Pause(socket));
             // Only here: while a mailbox stays full, each step tries again and holds again.
             self.counters.parks_mailbox += u64::from(hold == Holds::MAIL);
         }
@@ -87,10 +87,10 @@ impl Shard {
 
     /// A connection's next packet, or what was received behind it, waits for mail.
     pub(super) fn put_behind(&mut self, socket: SocketId) {
-        let parity = self.intake.join_waiting();
+        let parity = self.mail.intake.join_waiting();
         let hold = Holds::BEHIND[parity];
         if self.connections.get(socket.0).is_some_and(|connection| !connection.holds.has(hold)) {
-            self.intake.wait(parity, socket);
+            self.mail.intake.wait(parity, socket);
             self.hold(socket, hold);
         }
     }
@@ -100,7 +100,7 @@ impl Shard {
     #[inline]
     pub(super) fn wait_on(&mut self, socket: SocketId) {
         let waits = |holds: Holds| Holds::BEHIND.iter().any(|&hold| holds.has(hold));
-        if self.intake.behind
+        if self.mail.intake.behind
             && self.connections.get(socket.0).is_some_and(|connection| waits(connection.holds))
         {
             self.put_behind(socket);
@@ -109,21 +109,21 @@ impl Shard {
 
     /// A fan-out of a local publisher's message goes on, on whichever shard: it waits.
     pub(super) fn hold_publisher(&mut self, publisher: ClientKey) {
-        *self.fanouts.holds.entry(publisher).or_default() += 1;
-        if let Some(socket) = self.socket_of(publisher) {
+        *self.delivery.fanouts.holds.entry(publisher).or_default() += 1;
+        if let Some(socket) = self.sessions.socket_of(publisher) {
             self.hold(socket, Holds::FANOUT);
         }
     }
 
     /// A fan-out of a local publisher's message is done.
     pub(super) fn release_publisher(&mut self, publisher: ClientKey) {
-        let Some(count) = self.fanouts.holds.get_mut(&publisher) else { return };
+        let Some(count) = self.delivery.fanouts.holds.get_mut(&publisher) else { return };
         *count -= 1;
         if *count > 0 {
             return;
         }
-        self.fanouts.holds.remove(&publisher);
-        if let Some(socket) = self.socket_of(publisher) {
+        self.delivery.fanouts.holds.remove(&publisher);
+        if let Some(socket) = self.sessions.socket_of(publisher) {
             self.free(socket, Holds::FANOUT);
         }
     }

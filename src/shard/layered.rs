@@ -8,7 +8,7 @@
 
 use super::close::Cause;
 use super::connection::Stage;
-use super::deliver::output_of;
+use super::handshakes::Handshakes;
 use super::output::{Outgoing, OutputPool, Segment};
 use super::{Action, Shard};
 use crate::access;
@@ -36,6 +36,7 @@ pub(super) struct Layered {
     pub(super) certificates: Option<u32>,
     /// Connections whose keys may not be used any more; ended in the next step.
     pub(super) worn: Vec<SocketId>,
+    pub(super) handshakes: Handshakes,
 }
 
 impl Layered {
@@ -115,8 +116,7 @@ impl Shard {
     /// A connection that was just put into the table, on that listener: it begins with what the
     /// listener's connections begin with.
     pub(super) fn begin_layers(&mut self, socket: SocketId, listener: ListenerId) {
-        let listener_state =
-            self.listener_states.get(usize::from(listener.0)).and_then(Option::as_ref);
+        let listener_state = self.entrance.listener(listener);
         if let Some(layers) = listener_state.and_then(|listener_state| listener_state.stack.begin())
         {
             self.put_layers(socket, layers);
@@ -127,7 +127,7 @@ impl Shard {
     pub(super) fn put_layers(&mut self, socket: SocketId, layers: Layers) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.layered = true;
-        self.tally.layers += layers.heap();
+        self.memory.tally.layers += layers.heap();
         self.layered.all.insert(socket.0, layers);
     }
 
@@ -135,7 +135,7 @@ impl Shard {
     pub(super) fn take_layers(&mut self, socket: SocketId) -> Option<Layers> {
         let layers = self.layered.all.remove(socket.0)?;
         if !Mutant::LayersLeaked.is_on() {
-            self.tally.layers -= layers.heap();
+            self.memory.tally.layers -= layers.heap();
         }
         Some(layers)
     }
@@ -160,8 +160,7 @@ impl Shard {
 
     /// True when a listener takes connections of proxies only, and this peer is none.
     pub(super) fn is_no_proxy(&self, listener: ListenerId, peer: Peer) -> bool {
-        let listener_state =
-            self.listener_states.get(usize::from(listener.0)).and_then(Option::as_ref);
+        let listener_state = self.entrance.listener(listener);
         listener_state.is_some_and(|listener_state| listener_state.stack.proxy.is_some())
             && !self.settings.trusted_proxies.trusts(peer)
     }
@@ -171,7 +170,7 @@ impl Shard {
         self.counters.refused_proxy += 1;
         self.counters.connections_closed += 1;
         self.log_refused(peer, listener, "the peer is not one of trusted_proxies");
-        self.actions.push(Action::Close(socket));
+        self.outputs.actions.push(Action::Close(socket));
     }
 
     /// Bytes for the peer that are not to be framed.
@@ -180,9 +179,8 @@ impl Shard {
             return;
         }
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let (dirty, meter) = (&mut self.dirty, &mut self.meter);
-        let output = output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
-        output.append_wire(&mut self.pool, bytes);
+        let output = self.outputs.of(connection, &mut self.meter, socket, self.now);
+        output.append_wire(&mut self.outputs.pool, bytes);
         self.counters.bytes_sent += bytes.len() as u64;
     }
 
@@ -210,8 +208,7 @@ impl Shard {
         let queued = connection.output.as_ref().is_some_and(|output| output.has_queued());
         let owes = layers.owes_farewell();
         if owes || queued {
-            let (dirty, meter) = (&mut self.dirty, &mut self.meter);
-            output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
+            self.outputs.of(connection, &mut self.meter, socket, self.now);
         }
         owes
     }
@@ -224,9 +221,9 @@ impl Shard {
     /// Changes layers, which may give memory back.
     pub(super) fn change_layers(&mut self, socket: SocketId, change: impl FnOnce(&mut Layers)) {
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return };
-        self.tally.layers -= layers.heap();
+        self.memory.tally.layers -= layers.heap();
         change(layers);
-        self.tally.layers += layers.heap();
+        self.memory.tally.layers += layers.heap();
     }
 
     /// All is out of a connection that ends: its layers' last bytes are to be sent, if they have
@@ -236,8 +233,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(socket.0) else { return false };
         let owes = layers.owes_farewell();
         if owes {
-            let (dirty, meter) = (&mut self.dirty, &mut self.meter);
-            output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
+            self.outputs.of(connection, &mut self.meter, socket, self.now);
         }
         owes
     }
@@ -264,13 +260,13 @@ impl Shard {
             Some(plain) => {
                 let header = layers.frame(plain.len());
                 extra += header.as_bytes().len();
-                Some(framed(&mut self.pool, wire, header, plain))
+                Some(framed(&mut self.outputs.pool, wire, header, plain))
             }
             None => (!wire.is_empty()).then_some(Outgoing::One(wire)),
         };
         let is_last = connection.stage == Stage::Closing && !output.has_queued();
         if is_last && layers.owes_farewell() {
-            let mut last = self.pool.take();
+            let mut last = self.outputs.pool.take();
             layers.farewell(&mut self.layered.keys, &mut last);
             extra += last.len();
             outgoing = Some(match outgoing {
@@ -287,7 +283,7 @@ impl Shard {
         if let Some(outgoing) = outgoing {
             output.sending(outgoing.len(), self.now);
             self.counters.bytes_sent += extra as u64;
-            self.actions.push(Action::Send(socket, outgoing));
+            self.outputs.actions.push(Action::Send(socket, outgoing));
         }
     }
 
@@ -299,30 +295,30 @@ impl Shard {
         let keys = &mut self.layered.keys;
         let wire = output.take_wire();
         let mut before = wire.len();
-        let mut bytes = if wire.capacity() == 0 { self.pool.take() } else { wire };
+        let mut bytes = if wire.capacity() == 0 { self.outputs.pool.take() } else { wire };
         let mut worn = false;
         if let Some(plain) = output.next_send(self.now) {
             before += plain.len();
             self.meter.charge(cost::RECORD + cost::bytes(plain.len()));
             let header = layers.frame(plain.len());
-            self.pool.extend(&mut bytes, |bytes| {
+            self.outputs.pool.extend(&mut bytes, |bytes| {
                 worn |= !layers.seal(keys, header.as_bytes(), bytes);
                 plain.pieces(|piece| worn |= !layers.seal(keys, piece, bytes));
             });
-            self.pool.recycle(plain);
+            self.outputs.pool.recycle(plain);
         }
         let is_last = connection.stage == Stage::Closing && !output.has_queued();
         if is_last && layers.owes_farewell() {
-            self.pool.extend(&mut bytes, |bytes| layers.farewell(keys, bytes));
+            self.outputs.pool.extend(&mut bytes, |bytes| layers.farewell(keys, bytes));
         }
         if bytes.is_empty() {
             // Nothing may be said any more.
             output.sending(0, self.now);
-            self.pool.put(bytes);
+            self.outputs.pool.put(bytes);
         } else {
             output.sending(bytes.len(), self.now);
             self.counters.bytes_sent += bytes.len().saturating_sub(before) as u64;
-            self.actions.push(Action::Send(socket, Outgoing::One(bytes)));
+            self.outputs.actions.push(Action::Send(socket, Outgoing::One(bytes)));
         }
         if worn {
             self.layered.worn.push(socket);

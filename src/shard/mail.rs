@@ -15,6 +15,7 @@
 
 use super::Shard;
 use super::connection::Holds;
+use super::outbox::Outbox;
 use crate::ids::{ShardId, SocketId};
 use crate::limits::{MAIL_MICROS, cost};
 use crate::mesh::mail::{Control, Data, Stamped};
@@ -192,12 +193,25 @@ fn waits_for_data(control: &Control) -> bool {
     }
 }
 
+/// The shard's mail: what it has for others, and what is taken in.
+pub(super) struct Mail {
+    pub(super) outbox: Outbox,
+    pub(super) intake: Intake,
+}
+
+impl Mail {
+    /// Of the shard `id`, one of `shards`.
+    pub(super) fn new(id: ShardId, shards: usize) -> Self {
+        Mail { outbox: Outbox::new(id, shards), intake: Intake::new(shards) }
+    }
+}
+
 impl Shard {
     /// Takes mail out of this shard's mailboxes; true when there was some. Comes after the kernel
     /// has reported what clients have sent and before that is looked at. Has shares of work of its
     /// own: at most about `share` for data mail and as much for control mail.
     pub fn take_mail(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) -> bool {
-        if self.shards == 1 || self.intake.is_idle() && !ends.has_mail() {
+        if self.topology.shards == 1 || self.mail.intake.is_idle() && !ends.has_mail() {
             return false;
         }
         if Mutant::ReplayOvertakesMail.is_on() {
@@ -206,18 +220,18 @@ impl Shard {
         }
         // Control mail first: the data mail that was there before it is then seen too.
         self.note_control(ends);
-        let open = self.intake.open.as_ref().map(|open| open.from);
-        self.intake.reading.note(ends, open);
-        self.intake.behind = !self.intake.reading.is_done();
+        let open = self.mail.intake.open.as_ref().map(|open| open.from);
+        self.mail.intake.reading.note(ends, open);
+        self.mail.intake.behind = !self.mail.intake.reading.is_done();
         if let Some(micros) = self.meter.time() {
-            self.intake.looked_at = Instant(micros / 1000);
+            self.mail.intake.looked_at = Instant(micros / 1000);
         }
-        let mut data = self.intake.behind && self.takes_data();
+        let mut data = self.mail.intake.behind && self.takes_data();
         if data {
             data = self.with_share(Share::Data, |shard| shard.take_data(ends, share));
         }
         self.end_waiting();
-        let mut control = self.intake.has_control();
+        let mut control = self.mail.intake.has_control();
         if control {
             control = self.with_share(Share::Control, |shard| shard.take_control(ends, share));
         }
@@ -226,13 +240,13 @@ impl Shard {
 
     /// Does something on the account of a kind of mail, in the time of that kind.
     fn with_share<T>(&mut self, share: Share, work: impl FnOnce(&mut Self) -> T) -> T {
-        let spent = self.intake.work[share as usize];
+        let spent = self.mail.intake.work[share as usize];
         // What is left of the share, however many looks at mail the step has had.
         let begin = if Mutant::MailShareFresh.is_on() { 0 } else { spent };
         let clients = self.meter.begin_account(begin, MAIL_MICROS);
         let done = work(self);
         let charged = self.meter.end_account(clients) - begin;
-        self.intake.work[share as usize] = spent + charged;
+        self.mail.intake.work[share as usize] = spent + charged;
         done
     }
 
@@ -240,27 +254,27 @@ impl Shard {
     fn take_data(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) -> bool {
         let (mut put_off, mut any) = (None, false);
         if Mutant::ResumedOutOfOrder.is_on() {
-            put_off = self.intake.open.take();
+            put_off = self.mail.intake.open.take();
         }
         while !self.is_spent(share) && self.takes_data() {
-            let Some(open) = self.intake.open.take() else {
-                let Some(from) = self.intake.reading.next(ends, |mail| mail.at) else { break };
+            let Some(open) = self.mail.intake.open.take() else {
+                let Some(from) = self.mail.intake.reading.next(ends, |mail| mail.at) else { break };
                 let Some(Stamped { data, .. }) = ends.pop_data(from) else { break };
                 self.counters.mail_received += 1;
-                self.intake.open = Some(Open { from, data, at: 0 });
+                self.mail.intake.open = Some(Open { from, data, at: 0 });
                 continue;
             };
             any = true;
             let from = open.from;
-            self.intake.open = self.read_on(open, share);
-            if self.intake.open.is_none() {
-                self.intake.reading.took(from);
+            self.mail.intake.open = self.read_on(open, share);
+            if self.mail.intake.open.is_none() {
+                self.mail.intake.reading.took(from);
             }
         }
         if let Some(open) = put_off {
             let from = open.from;
             self.read_on(open, u32::MAX);
-            self.intake.reading.took(from);
+            self.mail.intake.reading.took(from);
         }
         any
     }
@@ -278,7 +292,7 @@ impl Shard {
                     self.handle_mailed_from(from, &message, purpose, None);
                     at = next;
                 }
-                self.outbox.recycle(batch);
+                self.mail.outbox.recycle(batch);
             }
             Data::One(message, purpose) => {
                 self.meter.charge(cost::PACKET + cost::bytes(message.size()));
@@ -291,10 +305,10 @@ impl Shard {
 
     /// Lets those go on who have waited for what has been taken in by now.
     fn end_waiting(&mut self) {
-        let intake = &mut self.intake;
+        let intake = &mut self.mail.intake;
         intake.behind = !intake.reading.is_done();
         for _ in 0..2 {
-            let intake = &mut self.intake;
+            let intake = &mut self.mail.intake;
             if intake.waiting[intake.older].is_empty() || !intake.reading.is_past(&intake.position)
             {
                 return;
@@ -308,30 +322,31 @@ impl Shard {
             for socket in connections {
                 self.release(socket, Holds::BEHIND[parity]);
             }
-            self.intake.granted = false;
+            self.mail.intake.granted = false;
         }
     }
 
     fn note_control(&mut self, ends: &MailEnds<Stamped, Control>) {
-        for (peer, waiting) in self.intake.control.iter_mut().enumerate() {
+        for (peer, waiting) in self.mail.intake.control.iter_mut().enumerate() {
             *waiting = ends.control_waiting(ShardId(peer as u8));
         }
     }
 
     /// Takes in the control mail that was there at the last look; true when there was any.
     fn take_control(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) -> bool {
-        let mut any = !self.intake.ready.is_empty();
+        let mut any = !self.mail.intake.ready.is_empty();
         while !self.is_spent(share)
-            && let Some((from, control)) = self.intake.ready.pop_front()
+            && let Some((from, control)) = self.mail.intake.ready.pop_front()
         {
             self.meter.charge(cost::MAIL);
             self.obey(from, control);
         }
-        self.intake.first_peer = (self.intake.first_peer + 1) % self.shards;
-        let (first, shards) = (u16::from(self.intake.first_peer), u16::from(self.shards));
+        self.mail.intake.first_peer = (self.mail.intake.first_peer + 1) % self.topology.shards;
+        let (first, shards) =
+            (u16::from(self.mail.intake.first_peer), u16::from(self.topology.shards));
         for step in 0..shards {
             let peer = ShardId(((first + step) % shards) as u8);
-            for _ in 0..self.intake.control[usize::from(peer.0)] {
+            for _ in 0..self.mail.intake.control[usize::from(peer.0)] {
                 if self.is_spent(share) {
                     return true;
                 }
@@ -348,7 +363,7 @@ impl Shard {
     /// What control mail says: at once, or when the data mail before it has been taken in. Comes
     /// after all that is ready, so what one shard says of its members keeps its order.
     fn accept_control(&mut self, from: ShardId, control: Control) {
-        let intake = &mut self.intake;
+        let intake = &mut self.mail.intake;
         if intake.behind && waits_for_data(&control) {
             let parity = intake.join_waiting();
             intake.waiting[parity].control.push((from, control));

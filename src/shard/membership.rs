@@ -19,17 +19,17 @@ impl Shard {
         ticket: u64,
     ) -> bool {
         let member = self.session_ref(index);
-        let home = self.group_home(filter);
+        let home = self.topology.home(filter);
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let name = ShareName::new(filter);
         let membership = Membership { name: name.clone(), options, subscription_id };
         if session.extras().shares.get_or_insert_default().set(membership, home) {
-            self.tally.shares += filter.len();
+            self.memory.tally.shares += filter.len();
             self.counters.subscriptions += 1;
             self.counters.shared_subscriptions += 1;
         }
         let join = Join { name, member, ticket, options, subscription_id };
-        if home == self.id {
+        if home == self.topology.id {
             self.add_member(join);
             return false;
         }
@@ -76,15 +76,15 @@ impl Shard {
         }
         self.counters.subscriptions -= 1;
         self.counters.shared_subscriptions -= 1;
-        self.tally.shares -= gone.name.as_str().len();
+        self.memory.tally.shares -= gone.name.as_str().len();
         if Mutant::ShareDeadMember.is_on()
             && self.sessions.get(index).is_none_or(|s| s.socket.is_none())
         {
             return;
         }
-        let home = self.group_home(gone.name.as_str());
+        let home = self.topology.home(gone.name.as_str());
         let member = self.session_ref(index);
-        if home == self.id {
+        if home == self.topology.id {
             self.leave_group(&gone.name, member);
         } else {
             self.tell(home, Control::Leave(gone.name, member));
@@ -100,8 +100,8 @@ impl Shard {
         };
         shares.refused = false;
         for home in shares.homes.iter() {
-            if home == self.id {
-                self.groups.set_online(member, online);
+            if home == self.topology.id {
+                self.subscriptions.groups.set_online(member, online);
             } else {
                 self.tell(home, Control::Presence(member, online));
             }

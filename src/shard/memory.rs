@@ -163,6 +163,25 @@ impl Budgeting {
     }
 }
 
+/// What this shard holds, and how short memory is.
+pub(super) struct Memory {
+    pub(super) tally: Tally,
+    pub(super) budgeting: Budgeting,
+}
+
+impl Memory {
+    /// Of all shards together `limit` bytes.
+    pub(super) fn new(limit: u64) -> Self {
+        Memory { tally: Tally::default(), budgeting: Budgeting::new(limit) }
+    }
+
+    /// True when memory is at least so short.
+    #[inline]
+    pub(super) fn is_short(&self, pressure: Pressure) -> bool {
+        self.budgeting.pressure >= pressure
+    }
+}
+
 impl Tally {
     /// A session's windows and queues go, with all that is in them; pending queues are counted
     /// elsewhere.
@@ -215,84 +234,80 @@ impl Shard {
     /// How short memory is.
     #[inline]
     pub fn pressure(&self) -> Pressure {
-        self.budgeting.pressure
-    }
-
-    /// True when memory is at least so short.
-    #[inline]
-    pub(super) fn is_short(&self, pressure: Pressure) -> bool {
-        self.budgeting.pressure >= pressure
+        self.memory.budgeting.pressure
     }
 
     /// Bytes held by kind, in the order of the metric's labels: input, output, pending, inflight,
     /// retained, sessions, subscriptions, hand-over.
     pub fn held(&self) -> [u64; 8] {
-        let (tally, counters) = (&self.tally, &self.counters);
+        let (tally, counters) = (&self.memory.tally, &self.counters);
         let clients = self.sessions.len() * SESSION
             + self.connections.len() * CONNECTION
             + self.layered.len() * LAYERS
             + tally.layers;
-        let filters = self.index.filters() * FILTER + self.index.text() + tally.shares;
+        let filters = self.subscriptions.index.filters() * FILTER
+            + self.subscriptions.index.text()
+            + tally.shares;
         let inflight = tally.kept + tally.inbound * IDENTIFIER;
         [
             tally.input as u64,
-            self.pool.held() as u64,
+            self.outputs.pool.held() as u64,
             counters.pending_bytes + tally.returning as u64,
             inflight as u64 + counters.inflight * SENT as u64,
             tally.retained as u64,
             (clients + tally.flows * FLOW + tally.names) as u64,
             filters as u64 + counters.subscriptions * SUBSCRIPTION as u64,
-            self.departures.count().1 as u64,
+            self.entrance.departures.count().1 as u64,
         ]
     }
 
     /// What is held, as it was counted. For checks.
     pub fn tally(&self) -> Tally {
-        self.tally
+        self.memory.tally
     }
 
     /// What the other shards believe that this one holds. For checks.
     pub fn told_memory(&self) -> u64 {
-        self.budgeting.told
+        self.memory.budgeting.told
     }
 
     /// At the beginning of a step: how short memory is by now.
     #[inline]
     pub(super) fn look_at_memory(&mut self) {
-        let used = self.shared.memory.used();
-        if used >= self.budgeting.up || used < self.budgeting.down {
+        let used = self.topology.shared.memory.used();
+        if used >= self.memory.budgeting.up || used < self.memory.budgeting.down {
             self.change_pressure(used);
         }
     }
 
     #[inline(never)]
     fn change_pressure(&mut self, used: u64) {
-        let before = self.budgeting.pressure;
-        while let Some((above, _)) = before_or_at(used, &self.budgeting) {
-            self.budgeting.pressure = above;
-            self.budgeting.set_limit(self.settings.memory);
+        let before = self.memory.budgeting.pressure;
+        while let Some((above, _)) = before_or_at(used, &self.memory.budgeting) {
+            self.memory.budgeting.pressure = above;
+            self.memory.budgeting.set_limit(self.settings.memory);
         }
-        while used < self.budgeting.down {
-            self.budgeting.pressure = self.budgeting.pressure.below();
-            self.budgeting.set_limit(self.settings.memory);
+        while used < self.memory.budgeting.down {
+            self.memory.budgeting.pressure = self.memory.budgeting.pressure.below();
+            self.memory.budgeting.set_limit(self.settings.memory);
         }
-        let now = self.budgeting.pressure;
+        let now = self.memory.budgeting.pressure;
         if now == before || Mutant::MemoryLimitIgnored.is_on() {
-            self.budgeting.pressure = before;
+            self.memory.budgeting.pressure = before;
             return;
         }
         self.counters.memory_pressure = now as u64;
         if now > before {
             self.counters.memory_shortages += 1;
-            self.budgeting.relief.look_now(self.now);
+            self.memory.budgeting.relief.look_now(self.now);
         }
         if now == Pressure::Full {
-            self.budgeting.relief.became_full(self.now);
+            self.memory.budgeting.relief.became_full(self.now);
         }
-        let due = self.budgeting.logged.plus_millis(TOLD) <= self.now;
-        if due || self.budgeting.logged == Instant(0) {
-            self.budgeting.logged = self.now;
-            let (limit, shard, pressure) = (self.settings.memory, self.id.0, now.word());
+        let due = self.memory.budgeting.logged.plus_millis(TOLD) <= self.now;
+        if due || self.memory.budgeting.logged == Instant(0) {
+            self.memory.budgeting.logged = self.now;
+            let (limit, shard, pressure) = (self.settings.memory, self.topology.id.0, now.word());
             if now > before {
                 tracing::warn!(used, limit, pressure, shard, "memory is short (limits.memory)");
             } else {
@@ -303,9 +318,9 @@ impl Shard {
 
     /// In the middle of a step: as often as after a client's turn, or always when memory is short.
     pub(super) fn weigh_within(&mut self) {
-        let since = self.meter.work().saturating_sub(self.budgeting.told_at);
-        if since >= self.settings.budget.turn || self.is_short(Pressure::Tight) {
-            self.budgeting.told_at = self.meter.work();
+        let since = self.meter.work().saturating_sub(self.memory.budgeting.told_at);
+        if since >= self.settings.budget.turn || self.memory.is_short(Pressure::Tight) {
+            self.memory.budgeting.told_at = self.meter.work();
             self.tell_memory();
             self.look_at_memory();
         }
@@ -314,16 +329,18 @@ impl Shard {
     /// At the end of a step: tells the others what this shard holds, when that may have changed.
     #[inline]
     pub(super) fn weigh(&mut self) {
-        self.budgeting.work = self.budgeting.work.saturating_add(self.meter.work());
-        self.budgeting.told_at = 0;
-        if self.budgeting.work >= self.settings.budget.turn || self.is_short(Pressure::Tight) {
+        self.memory.budgeting.work = self.memory.budgeting.work.saturating_add(self.meter.work());
+        self.memory.budgeting.told_at = 0;
+        if self.memory.budgeting.work >= self.settings.budget.turn
+            || self.memory.is_short(Pressure::Tight)
+        {
             self.tell_memory();
         }
     }
 
     #[inline(never)]
     pub(super) fn tell_memory(&mut self) {
-        self.budgeting.work = 0;
+        self.memory.budgeting.work = 0;
         let held = self.held();
         let sum = held.iter().sum();
         let counters = &mut self.counters;
@@ -342,19 +359,19 @@ impl Shard {
         {
             *counter = held;
         }
-        let before = self.budgeting.told;
+        let before = self.memory.budgeting.told;
         if sum != before {
-            self.shared.memory.shift(before, sum);
+            self.topology.shared.memory.shift(before, sum);
             if Mutant::MemoryToldTwice.is_on() {
-                self.shared.memory.shift(before, sum);
+                self.topology.shared.memory.shift(before, sum);
             }
-            self.budgeting.told = sum;
+            self.memory.budgeting.told = sum;
         }
     }
 
     /// The limit may be another one.
     pub(super) fn set_memory_limit(&mut self) {
-        self.budgeting.set_limit(self.settings.memory);
+        self.memory.budgeting.set_limit(self.settings.memory);
         self.look_at_memory();
     }
 
@@ -363,7 +380,7 @@ impl Shard {
     #[inline]
     pub(super) fn waits_for_memory(&self, socket: SocketId) -> bool {
         let output = |c: &Connection| c.output.as_ref().is_some_and(|output| output.unsent() > 0);
-        self.is_short(Pressure::Full) && self.connections.get(socket.0).is_some_and(output)
+        self.memory.is_short(Pressure::Full) && self.connections.get(socket.0).is_some_and(output)
     }
 
     /// Bounds of a session's queue while memory is short.
@@ -375,7 +392,7 @@ impl Shard {
     /// What a queue may hold: no more than it does while memory is short, whatever its bounds.
     pub(super) fn queue_bounds(&self, pending: &Pending) -> Bounds {
         let bounds = self.settings.pending;
-        if !self.is_short(Pressure::Tight) || Mutant::MemoryQueuesGrow.is_on() {
+        if !self.memory.is_short(Pressure::Tight) || Mutant::MemoryQueuesGrow.is_on() {
             return bounds;
         }
         Bounds {
@@ -388,17 +405,18 @@ impl Shard {
     /// True when a client that is sending a packet in parts has to go: what has come of it would
     /// grow beyond [`UNFINISHED_INPUT`], or beyond [`BRIEF_INPUT`] when memory is full.
     pub(super) fn is_unfinished_too_large(&self, input: &Input) -> bool {
-        let most = if self.is_short(Pressure::Full) { BRIEF_INPUT } else { UNFINISHED_INPUT };
-        self.is_short(Pressure::High) && input.rest().len() > most
+        let most =
+            if self.memory.is_short(Pressure::Full) { BRIEF_INPUT } else { UNFINISHED_INPUT };
+        self.memory.is_short(Pressure::High) && input.rest().len() > most
     }
 
     /// What has been done with messages so far, to tell whether the next one gets anywhere.
     pub(super) fn done_with_messages(&self) -> DoneWith {
-        let staged = self.outbox.staged();
+        let staged = self.mail.outbox.staged();
         DoneWith {
             dropped: self.counters.dropped_memory,
-            elsewhere: (self.counters.messages_sent(), self.budgeting.queued, staged),
-            fanouts: self.fanouts.len(),
+            elsewhere: (self.counters.messages_sent(), self.memory.budgeting.queued, staged),
+            fanouts: self.delivery.fanouts.len(),
         }
     }
 
@@ -413,8 +431,10 @@ impl Shard {
 
     /// True when a publisher may wait for memory instead of losing its message.
     pub(super) fn waits_until_memory(&self) -> bool {
-        let until = self.budgeting.relief.full_since.plus_millis(PATIENCE);
-        self.is_short(Pressure::Full) && self.now < until && !Mutant::MemoryFullAtOnce.is_on()
+        let until = self.memory.budgeting.relief.full_since.plus_millis(PATIENCE);
+        self.memory.is_short(Pressure::Full)
+            && self.now < until
+            && !Mutant::MemoryFullAtOnce.is_on()
     }
 }
 

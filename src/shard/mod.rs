@@ -9,6 +9,7 @@
 //! it says [`step`]. Nothing here waits: what
 //! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
 
+mod access_state;
 mod acknowledged;
 mod admission;
 mod announced;
@@ -22,9 +23,11 @@ pub mod connection;
 mod connection_log;
 mod control;
 mod deliver;
+mod delivery;
 mod due;
 mod encode;
 mod endings;
+mod entrance;
 mod entry;
 mod exchange;
 mod fanout;
@@ -44,6 +47,7 @@ mod names;
 mod offline;
 mod outbox;
 pub mod output;
+mod outputs;
 mod pace;
 mod park;
 mod permission;
@@ -66,6 +70,7 @@ mod route;
 mod scratch;
 mod send;
 mod sent;
+mod sessions;
 mod settings;
 mod share;
 mod spare;
@@ -74,15 +79,18 @@ pub mod step;
 mod stop;
 mod storing;
 mod subscribe;
+mod subscriptions;
 mod sys;
 mod task;
 mod timers;
+mod topology;
 mod turn_queues;
 mod unfinished;
 mod unwrap;
 mod upkeep;
 mod wills;
 mod withheld;
+mod work;
 
 pub use admission::Question;
 pub use audit::{Audit, Subscribed};
@@ -92,41 +100,30 @@ pub use settings::Settings;
 pub use spare::Footprint;
 pub use storing::Storing;
 
-use crate::ids::{ListenerId, Peer, SessionRef, ShardId, SocketId};
+use crate::ids::{ListenerId, Peer, ShardId, SocketId};
 use crate::mesh::{ListenerState, Shared};
-use crate::message::Message;
-use crate::session::Session;
-use crate::slab::{Slab, Table};
+use crate::slab::Table;
 use crate::telemetry::Counters;
 use crate::time::Instant;
-use crate::topic::{Index, Retained};
-use admission::Admissions;
-use announced::AnnouncedLimits;
-use arrivals::Arrivals;
+use access_state::AccessState;
 use close::Cause;
 use connection::{Connection, Stage};
-use connection_log::ConnectionLog;
-use endings::Endings;
-use groups::Groups;
-use hand_over::Departures;
-use handshakes::Handshakes;
-use hashbrown::HashMap;
-use input_progress::InputProgress;
+use delivery::Delivery;
+use entrance::Entrance;
 use layered::Layered;
-use mail::Intake;
+use mail::Mail;
+use memory::Memory;
 use meter::Meter;
-use output::{Outgoing, OutputPool};
+use output::Outgoing;
+use outputs::Outputs;
 use park::Parked;
-use permission::Permissions;
-use returns::Returns;
-use scratch::Scratch;
-use std::collections::VecDeque;
+use retain::RetainedMessages;
+use sessions::Sessions;
 use std::sync::Arc;
-use subscribe::Joining;
-use sys::Sys;
+use subscriptions::Subscriptions;
 use timers::Timers;
-use upkeep::Upkeep;
-use wills::Wills;
+use topology::Topology;
+use work::Work;
 
 /// What the driver is to do for the shard.
 #[derive(Debug)]
@@ -154,64 +151,37 @@ pub enum Action {
 /// A clock of microseconds.
 pub type Clock = Box<dyn Fn() -> u64>;
 
-/// One core's state.
+/// One core's state: each field is an owner with a file of its own.
 pub struct Shard {
-    id: ShardId,
-    shards: u8,
+    topology: Topology,
+    /// When this step began.
     now: Instant,
     settings: Arc<Settings>,
-    shared: Arc<Shared>,
-    listener_states: Vec<Option<Arc<ListenerState>>>,
-    sessions: Slab<Session>,
-    names: names::Names,
+    /// Clients on their way in.
+    entrance: Entrance,
+    /// Who they are and what they may do.
+    access: AccessState,
+    sessions: Sessions,
     connections: Table<Connection>,
+    /// What is below MQTT on connections.
     layered: Layered,
-    handshakes: Handshakes,
-    index: Index,
-    /// Subscriptions that only the trie finds, of each session that has any.
-    unhashed: HashMap<u32, u32, foldhash::fast::FixedState>,
-    groups: Groups,
-    /// SUBACKs that wait for share groups elsewhere.
-    joining: HashMap<u32, Joining>,
-    returns: Returns,
-    retained: Retained<Message>,
-    timers: Timers,
-    pool: OutputPool,
-    tally: memory::Tally,
-    budgeting: memory::Budgeting,
-    /// Mail to the other shards, carried after each step.
-    pub outbox: Outbox,
-    /// What the driver is to do, in order; drained after each step.
-    pub actions: Vec<Action>,
-    dirty: Vec<SocketId>,
-    endings: Endings,
+    subscriptions: Subscriptions,
+    retained: RetainedMessages,
+    /// The message that is being delivered, and those that take several steps.
+    delivery: Delivery,
+    outputs: Outputs,
+    /// Connections that are held: back-pressure.
     parked: Parked,
-    arrivals: Arrivals,
-    admissions: Admissions,
-    permissions: Permissions,
-    fanouts: fanout::Fanouts,
-    tasks: task::Tasks,
-    stopping: stop::Stopping,
-    wills: Wills,
-    replays: VecDeque<SessionRef>,
+    mail: Mail,
+    timers: Timers,
+    /// What goes on over several steps.
+    work: Work,
+    /// What the step has cost.
     meter: Meter,
-    intake: Intake,
-    upkeep: Upkeep,
-    input_progress: InputProgress,
-    scratch: Scratch,
-    delivery: encode::DeliveryScratch,
-    sys: Sys,
-    connection_log: ConnectionLog,
+    memory: Memory,
+    storing: Option<Box<Storing>>,
     /// Plain figures of this shard.
     pub counters: Counters,
-    next_cookie: u64,
-    departures: Departures,
-    /// Connections that met a limit and whose CONNECT is awaited.
-    refused_waiting: usize,
-    assigned: u64,
-    draining: bool,
-    announced: AnnouncedLimits,
-    storing: Option<Box<Storing>>,
 }
 
 impl Shard {
@@ -223,59 +193,27 @@ impl Shard {
         shared: Arc<Shared>,
         now: Instant,
     ) -> Self {
-        let seeds = shared.seeds.clone();
-        let budgeting = memory::Budgeting::new(settings.memory);
         let mut shard = Shard {
-            id,
-            shards,
             now,
-            settings,
-            listener_states: Vec::new(),
-            sessions: Slab::default(),
-            names: names::Names::new(),
+            entrance: Entrance::new(shards),
+            access: AccessState::default(),
+            sessions: Sessions::new(),
             connections: Table::default(),
             layered: Layered::default(),
-            handshakes: Handshakes::default(),
-            index: Index::new(&seeds),
-            unhashed: HashMap::default(),
-            groups: Groups::default(),
-            joining: HashMap::new(),
-            returns: Returns::default(),
-            retained: Retained::new(),
-            timers: Timers::new(now),
-            pool: OutputPool::default(),
-            tally: memory::Tally::default(),
-            budgeting,
-            outbox: Outbox::new(id, usize::from(shards)),
-            actions: Vec::new(),
-            dirty: Vec::new(),
-            endings: Endings::default(),
+            subscriptions: Subscriptions::new(&shared.seeds),
+            retained: RetainedMessages::new(),
+            delivery: Delivery::default(),
+            outputs: Outputs::default(),
             parked: Parked::default(),
-            arrivals: Arrivals::default(),
-            admissions: Admissions::default(),
-            permissions: Permissions::default(),
-            fanouts: fanout::Fanouts::default(),
-            tasks: task::Tasks::default(),
-            stopping: stop::Stopping::default(),
-            wills: Wills::default(),
-            replays: VecDeque::new(),
-            intake: Intake::new(usize::from(shards)),
+            mail: Mail::new(id, usize::from(shards)),
+            timers: Timers::new(now),
+            work: Work::new(usize::from(shards)),
             meter: Meter::new(now.0 * 1000),
-            upkeep: Upkeep::default(),
-            input_progress: InputProgress::new(now),
-            scratch: Scratch::default(),
-            delivery: encode::DeliveryScratch::default(),
-            sys: Sys::new(usize::from(shards)),
-            connection_log: ConnectionLog::default(),
-            counters: Counters::default(),
-            next_cookie: 0,
-            departures: Departures::new(shards),
-            refused_waiting: 0,
-            assigned: 0,
-            draining: false,
-            announced: AnnouncedLimits::default(),
+            memory: Memory::new(settings.memory),
             storing: None,
-            shared,
+            counters: Counters::default(),
+            topology: Topology::new(id, shards, shared),
+            settings,
         };
         shard.arm_upkeep();
         shard.arm_sys();
@@ -285,7 +223,17 @@ impl Shard {
 
     /// Which shard this is.
     pub fn id(&self) -> ShardId {
-        self.id
+        self.topology.id
+    }
+
+    /// Mail to the other shards, carried after each step.
+    pub fn outbox(&mut self) -> &mut Outbox {
+        &mut self.mail.outbox
+    }
+
+    /// What the driver is to do, in order; drained after each step.
+    pub fn actions(&mut self) -> &mut Vec<Action> {
+        &mut self.outputs.actions
     }
 
     /// Begins a step at `now`. `micros` is the same moment on a finer clock shared by all shards.
@@ -295,7 +243,7 @@ impl Shard {
         self.meter.begin_step(micros);
         self.begin_storing(micros);
         self.look_at_memory();
-        self.intake.begin_step();
+        self.mail.intake.begin_step();
         if self.parked.len() != 0 {
             self.resume_first();
         }
@@ -314,21 +262,17 @@ impl Shard {
 
     /// What taking in mail has cost in this step, which is not part of [`Shard::work`].
     pub fn mail_work(&self) -> u32 {
-        self.intake.work()
+        self.mail.intake.work()
     }
 
     /// A listener's connections may arrive from now on. On reload the entry is replaced.
     pub fn open_listener(&mut self, listener: ListenerId, listener_state: Arc<ListenerState>) {
-        let at = usize::from(listener.0);
-        if at >= self.listener_states.len() {
-            self.listener_states.resize_with(at + 1, || None);
-        }
-        self.listener_states[at] = Some(listener_state);
+        self.entrance.open(listener, listener_state);
     }
 
     /// New settings; connections and sessions that exist keep what was agreed with them.
     pub fn reload(&mut self, settings: Arc<Settings>) {
-        self.announced.change(&self.settings);
+        self.entrance.announced.change(&self.settings);
         let rules_change = !Arc::ptr_eq(&self.settings.access, &settings.access);
         self.settings = settings;
         if rules_change {
@@ -373,18 +317,18 @@ impl Shard {
     /// The step that just ended lasted until `until`, much longer than its work: the process was
     /// stopped in it, say. What it took in may have come as late as that, and not at its beginning.
     pub fn was_stalled(&mut self, until: Instant) {
-        self.input_progress.was_stalled(self.now, until);
+        self.timers.input_progress.was_stalled(self.now, until);
     }
 
     /// Whether the time of the last [`Shard::heard_everyone`] is so long ago that a timer could
     /// miss it: finding out means a look at every ring.
     pub fn asks_who_was_heard(&self) -> bool {
-        self.input_progress.is_old(self.now)
+        self.timers.input_progress.is_old(self.now)
     }
 
     /// In this step the driver has reported everything that clients had sent before it.
     pub fn heard_everyone(&mut self) {
-        self.input_progress.heard_everyone(self.now);
+        self.timers.input_progress.heard_everyone(self.now);
     }
 
     /// The peer will send nothing more.
@@ -400,7 +344,7 @@ impl Shard {
 
     /// A send is complete, or failed; its buffers come back.
     pub fn sent(&mut self, socket: SocketId, outgoing: Outgoing, ok: bool) {
-        self.pool.recycle(outgoing);
+        self.outputs.pool.recycle(outgoing);
         if ok {
             self.after_sent(socket);
         } else {
@@ -426,14 +370,14 @@ impl Shard {
         if self.has_long_work() {
             more |= self.run_long_work();
         }
-        more |= self.intake.has_more() && self.takes_data();
-        if self.is_short(memory::Pressure::Tight) {
+        more |= self.mail.intake.has_more() && self.takes_data();
+        if self.memory.is_short(memory::Pressure::Tight) {
             more |= self.shed_unfinished();
         }
         more |= self.end_stalled();
         self.run_storing();
         self.flush();
-        self.outbox.close_batches();
+        self.mail.outbox.close_batches();
         self.weigh();
         more
     }
@@ -442,23 +386,19 @@ impl Shard {
     /// steps end without: one look at all of it costs them a tenth of asking each.
     #[inline]
     fn has_long_work(&self) -> bool {
-        let going = self.fanouts.len()
-            | self.tasks.len()
-            | self.wills.len()
-            | self.replays.len()
-            | self.endings.len()
-            | self.upkeep.flows_due()
-            | self.returns.len()
+        let going = self.work.len()
+            | self.delivery.fanouts.len()
+            | self.retained.replays.len()
+            | self.subscriptions.returns.len()
             | self.parked.len()
-            | self.handshakes.len();
+            | self.layered.handshakes.len();
         going != 0
             || self.layered.looks_at_certificates()
-            || self.returns.has_gone()
-            || self.groups.is_telling()
-            || self.permissions.is_revoking()
-            || self.draining
+            || self.subscriptions.returns.has_gone()
+            || self.subscriptions.groups.is_telling()
+            || self.access.permissions.is_revoking()
             || self.counters.handovers_waiting != 0
-            || !self.departures.is_empty()
+            || !self.entrance.departures.is_empty()
     }
 
     #[inline(never)]
@@ -486,7 +426,9 @@ impl Shard {
     /// is tried again in a later step, soon, but not at once: another shard is behind with work
     /// for longer than that.
     pub fn awaits_room(&self) -> bool {
-        self.parked.mail_waiters() > 0 || !self.wills.is_empty() || !self.outbox.is_empty()
+        self.parked.mail_waiters() > 0
+            || !self.work.wills.is_empty()
+            || !self.mail.outbox.is_empty()
     }
 
     /// When the next timer may be due; `None` when nothing is.
@@ -494,17 +436,17 @@ impl Shard {
         let timers = self.timers.next_deadline();
         let others = [
             self.parked.deadline(),
-            self.departures.deadline(),
+            self.entrance.departures.deadline(),
             self.relief_deadline(),
-            self.handshakes.deadline(),
-            self.admissions.deadline(),
+            self.layered.handshakes.deadline(),
+            self.access.admissions.deadline(),
             self.storage_due(),
         ];
         others.into_iter().chain([timers]).flatten().min()
     }
 
     fn flush(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty);
+        let mut dirty = std::mem::take(&mut self.outputs.dirty);
         for socket in dirty.drain(..) {
             let Some(connection) = self.connections.get_mut(socket.0) else { continue };
             let Some(output) = &mut connection.output else { continue };
@@ -520,9 +462,9 @@ impl Shard {
                 continue;
             }
             if let Some(outgoing) = output.next_send(self.now) {
-                self.actions.push(Action::Send(socket, outgoing));
+                self.outputs.actions.push(Action::Send(socket, outgoing));
             }
         }
-        self.dirty = dirty;
+        self.outputs.dirty = dirty;
     }
 }

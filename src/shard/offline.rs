@@ -17,8 +17,8 @@ impl Shard {
     /// The session loses its connection.
     pub(super) fn detach(&mut self, index: u32, cause: Cause) {
         let now = self.now;
-        self.joining.remove(&index);
-        self.tasks.connection_ended(index);
+        self.subscriptions.joining.remove(&index);
+        self.work.tasks.connection_ended(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
         let Session { flow, subscriptions, .. } = session;
@@ -46,7 +46,7 @@ impl Shard {
         if session.flow.as_ref().is_some_and(|flow| flow.is_idle())
             && let Some(flow) = session.flow.take()
         {
-            self.tally.forget_idle(&flow);
+            self.memory.tally.forget_idle(&flow);
         }
         let Some(session) = self.sessions.get(index) else { return };
         let next = session.next_due();
@@ -66,15 +66,15 @@ impl Shard {
         self.meter.charge(cost::SESSION);
         self.store_end(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let hash = session.key.0.get();
+        let key = session.key;
         let flow = session.flow.take();
         let will = self.take_will(index, |_, _| true);
-        self.names.remove(hash, index);
+        self.sessions.forget_name(key, index);
         if let Some(flow) = flow {
             self.return_flow(reference, *flow);
         }
         self.counters.sessions -= 1;
-        self.joining.remove(&index);
+        self.subscriptions.joining.remove(&index);
         self.end_subscriptions(index);
         if let Some(will) = will {
             self.send_will(*will);
@@ -125,7 +125,7 @@ impl Shard {
         if flow.is_idle()
             && let Some(flow) = session.flow.take()
         {
-            self.tally.forget_idle(&flow);
+            self.memory.tally.forget_idle(&flow);
         }
     }
 }

@@ -285,19 +285,20 @@ impl Shard {
     /// reader and that is crowded.
     #[inline]
     pub(super) fn pace(&mut self, publisher: Option<Publisher>, interested: ShardSet) {
-        if !self.delivery.crowded.is_empty() || !self.parked.pace.watched.is_empty() {
+        if !self.delivery.current.crowded.is_empty() || !self.parked.pace.watched.is_empty() {
             self.pace_watched(publisher, interested);
         }
     }
 
     fn pace_watched(&mut self, publisher: Option<Publisher>, interested: ShardSet) {
-        let crowded = self.delivery.crowded.first().copied();
-        self.delivery.crowded.clear();
-        let Some(publisher) = publisher.filter(|publisher| publisher.shard == self.id) else {
+        let crowded = self.delivery.current.crowded.first().copied();
+        self.delivery.current.crowded.clear();
+        let Some(publisher) = publisher.filter(|publisher| publisher.shard == self.topology.id)
+        else {
             return;
         };
-        let reader = if interested == ShardSet::only(self.id) {
-            match self.delivery.receivers {
+        let reader = if interested == ShardSet::only(self.topology.id) {
+            match self.delivery.current.receivers {
                 Receivers::Nobody => return,
                 Receivers::Sole(reader) => Some(reader),
                 Receivers::Several => None,
@@ -331,10 +332,10 @@ impl Shard {
         }
         watched.since = now;
         if let Some(index) = crowded {
-            (watched.waits, watched.at) = (Some(index), self.id);
+            (watched.waits, watched.at) = (Some(index), self.topology.id);
             pace.wait(publisher, index, now);
         }
-        let Some(socket) = self.socket_of(publisher.client) else { return };
+        let Some(socket) = self.sessions.socket_of(publisher.client) else { return };
         if self.hold(socket, Holds::CROWDED) {
             self.counters.parks_publisher += 1;
         }
@@ -352,14 +353,14 @@ impl Shard {
     /// was delivered as [`super::encode::DeliveryScratch`] says: on behalf of the shard `at`. The
     /// publisher's home is told when the only receiver is crowded.
     pub(super) fn regard(&mut self, publisher: Option<Publisher>, at: ShardId) {
-        let crowded = self.delivery.crowded.first().copied();
-        self.delivery.crowded.clear();
-        let (now, home) = (self.now, self.id);
+        let crowded = self.delivery.current.crowded.first().copied();
+        self.delivery.current.crowded.clear();
+        let (now, home) = (self.now, self.topology.id);
         let Some(publisher) = publisher else { return };
         if crowded.is_none() && self.parked.pace.watched.is_empty() {
             return;
         }
-        let reader = match self.delivery.receivers {
+        let reader = match self.delivery.current.receivers {
             Receivers::Nobody => return,
             Receivers::Sole(reader) => Some(reader),
             Receivers::Several => None,
@@ -383,7 +384,7 @@ impl Shard {
                 (watched.waits, watched.at, watched.met) = (Some(index), at, now);
                 pace.wait(publisher, index, now);
                 if far {
-                    self.outbox.tell(publisher.shard, Control::Park(publisher.client, at));
+                    self.mail.outbox.tell(publisher.shard, Control::Park(publisher.client, at));
                 } else {
                     self.claimed(publisher.client, at);
                 }
@@ -395,7 +396,7 @@ impl Shard {
                     waited.publishers.remove(&publisher.client);
                 }
                 let unpark = Control::Unpark(publisher.client, at, Over::CaughtUp);
-                self.outbox.tell(publisher.shard, unpark);
+                self.mail.outbox.tell(publisher.shard, unpark);
             }
             _ => {}
         }
@@ -403,7 +404,7 @@ impl Shard {
 
     /// On the shard `at` the only receiver of a publisher of this shard is crowded.
     pub(super) fn claimed(&mut self, publisher: ClientKey, at: ShardId) {
-        let (now, main) = (self.now, Reader::seen_from(self.id, at));
+        let (now, main) = (self.now, Reader::seen_from(self.topology.id, at));
         let watched = self.parked.pace.watch(publisher, main, now);
         watched.claims.insert(at);
         watched.met = now;
@@ -444,7 +445,7 @@ impl Shard {
 
     /// A local publisher goes on, unless something else holds it.
     fn let_go(&mut self, publisher: ClientKey, over: Over) {
-        let Some(socket) = self.socket_of(publisher) else { return };
+        let Some(socket) = self.sessions.socket_of(publisher) else { return };
         let connection = self.connections.get(socket.0);
         if !connection.is_some_and(|connection| connection.holds.has(Holds::CROWDED)) {
             return;
@@ -476,11 +477,11 @@ impl Shard {
             }
             watched.waits = None;
             let at = watched.at;
-            if shard == self.id {
+            if shard == self.topology.id {
                 watched.claims.remove(at);
                 self.let_go(client, over);
             } else if !Mutant::ParkedNotWoken.is_on() {
-                self.outbox.tell(shard, Control::Unpark(client, at, over));
+                self.mail.outbox.tell(shard, Control::Unpark(client, at, over));
             }
         }
     }

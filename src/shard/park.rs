@@ -119,10 +119,10 @@ impl Shard {
         if open && connection.holds.is_free() && connection.paused {
             connection.paused = false;
             connection.last_seen = self.now; // until now its silence was ours
-            self.actions.push(Action::Resume(socket));
+            self.outputs.actions.push(Action::Resume(socket));
         }
         if open && connection.holds.is_free() && connection.parting != Parting::No {
-            self.endings.part_later(socket);
+            self.work.endings.part_later(socket);
         }
     }
 
@@ -165,17 +165,17 @@ impl Shard {
 
     /// Goes on with those that wait for room in a mailbox, as long as there is some.
     fn retry_mail(&mut self) {
-        if self.parked.mail.is_empty() || self.outbox.is_congested() {
+        if self.parked.mail.is_empty() || self.mail.outbox.is_congested() {
             return;
         }
-        let lines = usize::from(self.shards) + 1;
+        let lines = usize::from(self.topology.shards) + 1;
         let first = (self.parked.first_line + 1) % lines;
         self.parked.first_line = first;
         for line in (first..first + lines).map(|line| line % lines) {
             // Who comes to wait again has had its turn.
             for turn in 0..self.parked.mail.bound(line) {
                 let target = ShardSet::only(ShardId(line as u8));
-                let room = line + 1 == lines || self.outbox.has_room(target);
+                let room = line + 1 == lines || self.mail.outbox.has_room(target);
                 // When the step has no room either, they wait for that with others.
                 if !room || turn > 0 && self.is_spent(self.settings.budget.step) {
                     break;

@@ -34,12 +34,12 @@ impl Shard {
         let restricts = self.settings.restricts;
         let entries = if restricts { self.settings.access.cache_entries } else { 0 };
         let fresh = Cache::new(entries);
-        let same = self.permissions.cache.room() == fresh.room();
+        let same = self.access.permissions.cache.room() == fresh.room();
         if !(same && Mutant::DecisionsKept.is_on()) {
-            self.permissions.cache = fresh;
+            self.access.permissions.cache = fresh;
         }
         if restricts && !Mutant::ReloadNotApplied.is_on() {
-            self.permissions.revoking = Some(Revoking::at(0));
+            self.access.permissions.revoking = Some(Revoking::at(0));
         }
     }
 
@@ -85,9 +85,9 @@ impl Shard {
     pub(super) fn decide_session(&mut self, index: u32, deed: Deed, topic: &str) -> Decision {
         let Some(session) = self.sessions.get(index) else { return Decision::Deny(NOT_ALLOWED) };
         let serial = session.grant().map_or(0, |grant| grant.serial);
-        let hash = self.shared.seeds.secret(topic.as_bytes());
+        let hash = self.topology.shared.seeds.secret(topic.as_bytes());
         if serial != 0
-            && let Some(allowed) = self.permissions.cache.find(serial, hash, deed)
+            && let Some(allowed) = self.access.permissions.cache.find(serial, hash, deed)
         {
             self.counters.decisions_remembered += 1;
             return if allowed { Decision::Allow } else { Decision::Deny(NOT_ALLOWED) };
@@ -99,7 +99,7 @@ impl Shard {
         let who = Who { client_id: &session.client_id, grant, listener };
         let (allowed, looked_at) = self.settings.access.judge(&who, deed, topic);
         if serial != 0 {
-            self.permissions.cache.put(serial, hash, deed, allowed);
+            self.access.permissions.cache.put(serial, hash, deed, allowed);
         }
         self.ruled(allowed, looked_at)
     }

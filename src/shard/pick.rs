@@ -37,10 +37,10 @@ impl Shard {
     /// Asks one member after the other, until one takes the message or it is on its way to one of
     /// another shard. `tries`: members that have refused it already.
     fn dispatch(&mut self, group: u32, message: &MessageRef<'_>, tries: u32) {
-        let Some(name) = self.groups.name(group) else { return };
+        let Some(name) = self.subscriptions.groups.name(group) else { return };
         let strategy = self.settings.shared_strategy;
         let key = match strategy {
-            SharedStrategy::HashTopic => self.shared.seeds.place(message.topic.as_bytes()),
+            SharedStrategy::HashTopic => self.topology.shared.seeds.place(message.topic.as_bytes()),
             SharedStrategy::HashClient => message.publisher.map_or(0, |p| p.client.0.get()),
             _ => 0,
         };
@@ -48,14 +48,14 @@ impl Shard {
         let mut wish = Wish { strategy, key, may_wait, tries };
         for _ in 0..TRIES {
             self.meter.charge(cost::VISIT);
-            let Some(choice) = self.groups.choose(group, wish) else {
+            let Some(choice) = self.subscriptions.groups.choose(group, wish) else {
                 // QoS 0, and nobody is connected.
                 self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
                 return;
             };
             let Choice { member, only, waits, last_resort } = choice;
             let terms = PickTerms { only, waits, last_resort, tries: wish.tries };
-            if member.session.shard != self.id {
+            if member.session.shard != self.topology.id {
                 self.send_picked(name, member, terms, message);
                 return;
             }
@@ -64,12 +64,12 @@ impl Shard {
             wish.tries += self.refused(group, member.session, why);
             if why == NotTaken::Gone {
                 // Its session is ending. The index may be in use: the group may not go now.
-                self.returns.leave_later(name.clone(), member.session);
+                self.subscriptions.returns.leave_later(name.clone(), member.session);
                 break;
             }
         }
-        let message = self.delivery.store(message, self.scratch.bytes());
-        self.returns.ask_later(name, message, wish.tries);
+        let message = self.delivery.store(message);
+        self.subscriptions.returns.ask_later(name, message, wish.tries);
     }
 
     fn send_picked(
@@ -79,9 +79,9 @@ impl Shard {
         terms: PickTerms,
         message: &MessageRef<'_>,
     ) {
-        let message = self.delivery.store(message, self.scratch.bytes());
+        let message = self.delivery.store(message);
         let Member { session: member, options, subscription_id } = member;
-        let sole = matches!(self.delivery.receivers, Receivers::Sole(_));
+        let sole = matches!(self.delivery.current.receivers, Receivers::Sole(_));
         let options = options | if sole { SOLE } else { 0 };
         let picked = Picked { name, member, options, subscription_id, terms, message };
         self.tell(member.shard, Control::Deliver(Box::new(picked)));
@@ -91,12 +91,14 @@ impl Shard {
     /// this one is to the end of its tries.
     pub(super) fn refused(&mut self, group: u32, member: SessionRef, why: NotTaken) -> u32 {
         match why {
-            NotTaken::Gone => self.groups.set_gone(group, member),
-            NotTaken::Full => self.groups.set_full(group, member),
+            NotTaken::Gone => self.subscriptions.groups.set_gone(group, member),
+            NotTaken::Full => self.subscriptions.groups.set_full(group, member),
             // That it has disconnected was told before, but maybe not yet to all of its groups.
-            NotTaken::Away => self.groups.tell_one(group, member),
+            NotTaken::Away => self.subscriptions.groups.tell_one(group, member),
             NotTaken::Ended => {}
-            NotTaken::TooLarge => return 1 + self.groups.len(group) as u32 / LARGE_TRIES,
+            NotTaken::TooLarge => {
+                return 1 + self.subscriptions.groups.len(group) as u32 / LARGE_TRIES;
+            }
         }
         1
     }
@@ -120,7 +122,7 @@ impl Shard {
         if why == NotTaken::Gone {
             self.leave_group(&name, member);
         }
-        if let Some(group) = self.groups.find(&name) {
+        if let Some(group) = self.subscriptions.groups.find(&name) {
             tries += self.refused(group, member, why);
         }
         self.ask_on(&name, &message, tries);
@@ -128,30 +130,30 @@ impl Shard {
 
     /// Asks further members.
     pub(super) fn ask_on(&mut self, name: &ShareName, message: &Message, tries: u32) {
-        let Some(group) = self.groups.find(name) else {
+        let Some(group) = self.subscriptions.groups.find(name) else {
             self.counters.dropped_share_empty += 1;
             return;
         };
         let view = message.view();
-        self.delivery.begin(Some(message));
-        self.delivery.receivers = Receivers::Several;
+        self.delivery.current.begin(Some(message));
+        self.delivery.current.receivers = Receivers::Several;
         self.dispatch(group, &view, tries);
-        self.regard(view.publisher, self.id);
+        self.regard(view.publisher, self.topology.id);
     }
 
     /// The home of a group picked a session of this shard.
     pub(super) fn deliver_picked(&mut self, picked: Picked) {
         let Picked { name, member: session, options, subscription_id, terms, message } = picked;
-        self.delivery.begin(Some(&message));
+        self.delivery.current.begin(Some(&message));
         let view = message.view();
         let member = Member { session, options, subscription_id };
         match self.offer(member, &name, &view, terms) {
             Ok(()) => {
                 let sole = options & SOLE != 0;
-                let group = self.shared.seeds.place(name.as_str().as_bytes());
+                let group = self.topology.shared.seeds.place(name.as_str().as_bytes());
                 let sole = sole.then(|| Receivers::Sole(Reader::group(group)));
-                self.delivery.receivers = sole.unwrap_or(Receivers::Several);
-                let home = self.group_home(name.as_str());
+                self.delivery.current.receivers = sole.unwrap_or(Receivers::Several);
+                let home = self.topology.home(name.as_str());
                 self.regard(view.publisher, home);
             }
             Err(why) => {
@@ -163,8 +165,8 @@ impl Shard {
 
     /// Sends a message back to its group.
     pub(super) fn give_back(&mut self, given: GivenBack) {
-        let home = self.group_home(given.name.as_str());
-        if home == self.id {
+        let home = self.topology.home(given.name.as_str());
+        if home == self.topology.id {
             self.pick_again(given);
         } else {
             self.tell(home, Control::GiveBack(Box::new(given)));
@@ -213,14 +215,14 @@ impl Shard {
             }
             return Err(why);
         }
-        let noted = self.delivery.crowded.len();
+        let noted = self.delivery.current.crowded.len();
         self.deliver_now(index, message, &terms);
         if Mutant::ShareTwice.is_on() {
             self.deliver_now(index, message, &terms);
         }
         if !pick.only {
             // Others have room: nobody waits for this one, and its patience has not begun.
-            self.delivery.crowded.truncate(noted);
+            self.delivery.current.crowded.truncate(noted);
             if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut())
                 && !crowded
             {

@@ -11,22 +11,30 @@ use crate::topic::{FilterId, Subscriber};
 impl Shard {
     /// After an addition: the other shards learn of a filter's first subscriber here.
     pub(super) fn announce(&mut self, filter: FilterId) {
-        if self.shards > 1 && self.index.subscribers(filter).len() == 1 {
-            let text = self.index.filter(filter);
-            self.shared.interest.add(self.id, self.index.key(filter), text);
+        if self.topology.shards > 1 && self.subscriptions.index.subscribers(filter).len() == 1 {
+            let text = self.subscriptions.index.filter(filter);
+            self.topology.shared.interest.add(
+                self.topology.id,
+                self.subscriptions.index.key(filter),
+                text,
+            );
         }
     }
 
     /// Takes an entry out of the index; the entry that takes its position is told.
     pub(super) fn remove_place(&mut self, filter: FilterId, position: u32) {
         self.meter.charge(cost::FILTER);
-        let last = self.index.subscribers(filter).len() == 1;
-        if self.shards > 1 && last && !Mutant::InterestNotWithdrawn.is_on() {
-            let text = self.index.filter(filter);
-            self.shared.interest.remove(self.id, self.index.key(filter), text);
+        let last = self.subscriptions.index.subscribers(filter).len() == 1;
+        if self.topology.shards > 1 && last && !Mutant::InterestNotWithdrawn.is_on() {
+            let text = self.subscriptions.index.filter(filter);
+            self.topology.shared.interest.remove(
+                self.topology.id,
+                self.subscriptions.index.key(filter),
+                text,
+            );
         }
         let position = self.leave_zones(filter, position);
-        let Some(moved) = self.index.remove(filter, position).moved else { return };
+        let Some(moved) = self.subscriptions.index.remove(filter, position).moved else { return };
         if !Mutant::PlaceNotMoved.is_on() {
             self.tell_place(moved, filter, position);
         }
@@ -35,7 +43,7 @@ impl Shard {
     /// An entry of the index has moved: its owner is told.
     fn tell_place(&mut self, entry: Subscriber, filter: FilterId, position: u32) {
         if entry.options & GROUP != 0 {
-            self.groups.moved(entry.target, position);
+            self.subscriptions.groups.moved(entry.target, position);
         } else if let Some(session) = self.sessions.get_mut(entry.target) {
             session.subscriptions.set(SubscriptionSlot { filter, position });
         }
@@ -50,7 +58,7 @@ impl Shard {
         position: u32,
     ) -> Option<Subscriber> {
         let last = self.leave_zone(number, filter, position)?;
-        let entry = *self.index.subscribers(filter).get(last as usize)?;
+        let entry = *self.subscriptions.index.subscribers(filter).get(last as usize)?;
         self.tell_place(entry, filter, last);
         Some(entry)
     }
@@ -58,7 +66,7 @@ impl Shard {
     /// The entry at `position` leaves the filter's zone in one fan-out, if it is in it: it changes
     /// places with the last one of the zone, which gets shorter. Returns where it is then.
     fn leave_zone(&mut self, number: u64, filter: FilterId, position: u32) -> Option<u32> {
-        let last = self.fanouts.shorten(number, filter, position)?;
+        let last = self.delivery.fanouts.shorten(number, filter, position)?;
         self.exchange(filter, position, last);
         Some(last)
     }
@@ -66,10 +74,10 @@ impl Shard {
     /// An entry of the filter's list at `position` is about to be removed: takes it out of every
     /// zone, and returns where it is then.
     fn leave_zones(&mut self, filter: FilterId, position: u32) -> u32 {
-        if self.fanouts.is_empty() || !self.fanouts.is_in_zone(filter, position) {
+        if self.delivery.fanouts.is_empty() || !self.delivery.fanouts.is_in_zone(filter, position) {
             return position;
         }
-        let numbers: Vec<u64> = self.fanouts.with(filter, position).collect();
+        let numbers: Vec<u64> = self.delivery.fanouts.with(filter, position).collect();
         self.meter.charge(cost::VISIT * numbers.len() as u32);
         let mut hole = position;
         for number in numbers {
@@ -82,8 +90,8 @@ impl Shard {
     /// owner is told; that of the other is not, which may be about to lose it.
     pub(super) fn exchange(&mut self, filter: FilterId, position: u32, last: u32) {
         if position != last {
-            self.index.swap(filter, position, last);
-            let entry = *self.index.get_mut(filter, position);
+            self.subscriptions.index.swap(filter, position, last);
+            let entry = *self.subscriptions.index.get_mut(filter, position);
             self.tell_place(entry, filter, position);
         }
     }

@@ -64,7 +64,7 @@ impl Shard {
     ) -> Result<Handled, Violation> {
         let announced = self.announced_to(socket);
         check_publish(publish, &announced)?;
-        if self.outbox.is_congested() || self.fanouts.is_full() {
+        if self.mail.outbox.is_congested() || self.delivery.fanouts.is_full() {
             return Ok(Handled::Hold(Holds::MAIL));
         }
         if self.storing.is_some() && self.waits_for_storage(publish) {
@@ -84,9 +84,9 @@ impl Shard {
                 Arrival::Duplicate => {
                     if publish.properties.topic_alias.is_some() {
                         // It may set the alias for this connection [MQTT-3.3.2-12].
-                        let mut name = self.scratch.take_name();
+                        let mut name = self.delivery.scratch.take_name();
                         let resolved = self.resolve_topic(socket, index, publish, &mut name);
-                        self.scratch.keep_name(name);
+                        self.delivery.scratch.keep_name(name);
                         resolved?;
                     }
                     self.count_received(publish);
@@ -101,11 +101,11 @@ impl Shard {
             return self.publish_to(socket, index, version, publish, publish.topic, 0);
         }
         // The rare case: the topic is not what stands in the packet.
-        let mut name = self.scratch.take_name();
+        let mut name = self.delivery.scratch.take_name();
         let outcome = self
             .resolve_topic(socket, index, publish, &mut name)
             .and_then(|mounted| self.publish_to(socket, index, version, publish, &name, mounted));
-        self.scratch.keep_name(name);
+        self.delivery.scratch.keep_name(name);
         outcome
     }
 
@@ -144,7 +144,7 @@ impl Shard {
         let kept = Mutant::AliasKept.is_on() && known.is_some();
         if known != Some(publish.topic)
             && !kept
-            && !aliases.set_inbound(at, publish.topic, &mut self.tally.names)
+            && !aliases.set_inbound(at, publish.topic, &mut self.memory.tally.names)
         {
             return Err(ALIAS_NAMES);
         }
@@ -169,7 +169,7 @@ impl Shard {
         if self.is_refused(socket, index, version, publish, topic, own) {
             return Ok(Handled::Next);
         }
-        let short = self.is_short(Pressure::Tight);
+        let short = self.memory.is_short(Pressure::Tight);
         let taken = match short {
             true => self.taken_when_short(version, publish),
             false => Taken::Whole,
@@ -198,7 +198,7 @@ impl Shard {
             expires: self.expires(publish.properties.message_expiry),
             publisher: self.publisher(index),
         };
-        let hash = TopicHash::new(&self.shared.seeds, topic);
+        let hash = TopicHash::new(&self.topology.shared.seeds, topic);
         let route = match self.find_route(&hash, &message) {
             Ok(route) if taken == Taken::ByTheStore => route.without_subscribers(),
             Ok(route) => route,
@@ -216,7 +216,7 @@ impl Shard {
         let matched = self.follow(&route, &hash, &message, None);
         self.pace(message.publisher, route.interested());
         let reason = if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
-        let here = route.interested() == ShardSet::only(self.id);
+        let here = route.interested() == ShardSet::only(self.topology.id);
         let lost = before.filter(|_| here).and_then(|before| self.reason_since(&before));
         let reason = lost.unwrap_or(reason);
         self.acknowledge(socket, index, version, publish, reason);
@@ -269,7 +269,7 @@ impl Shard {
     fn taken_when_short(&mut self, version: Version, publish: &Publish<'_>) -> Taken {
         let clears = publish.retain && publish.payload.is_empty();
         let told = version.is_v5() && publish.qos > Qos::AtMostOnce;
-        let full = self.is_short(Pressure::Full) && !Mutant::MemoryPublishTaken.is_on();
+        let full = self.memory.is_short(Pressure::Full) && !Mutant::MemoryPublishTaken.is_on();
         let retained = publish.retain && told && !Mutant::MemoryRetainedTaken.is_on();
         if clears || !full && !retained {
             return Taken::Whole;
@@ -324,7 +324,7 @@ impl Shard {
                     self.use_flow(index);
                     if let Some(session) = self.sessions.get_mut(index) {
                         session.flow().inbound.insert(id);
-                        self.tally.inbound += 1;
+                        self.memory.tally.inbound += 1;
                     }
                     self.store_inbound(index, id, true);
                 }

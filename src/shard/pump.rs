@@ -99,7 +99,7 @@ impl Shard {
             let keep = keep || queued.share.is_some();
             let Some(session) = self.sessions.get_mut(index) else { return Pumped::Nothing };
             let qos = queued.qos;
-            self.tally.kept += if keep { queued.message.size() } else { 0 };
+            self.memory.tally.kept += if keep { queued.message.size() } else { 0 };
             let id = session.flow().window.send(qos, keep.then_some(queued));
             outbound.id = Some(id);
             if slot != 0 {
@@ -108,10 +108,10 @@ impl Shard {
             self.counters.inflight += 1;
             self.arm_retry(index);
         }
-        self.delivery.begin(Some(&message));
+        self.delivery.current.begin(Some(&message));
         self.send_publish(index, socket, &view, &outbound);
         // Nobody publishes here; who is crowded shows at the next publication.
-        self.delivery.crowded.clear();
+        self.delivery.current.crowded.clear();
         Pumped::Sent
     }
 

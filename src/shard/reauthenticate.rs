@@ -43,7 +43,7 @@ impl Shard {
                 let file = access.scram().ok_or("the method is not offered any more");
                 file.and_then(|(_, file)| Exchange::begin(file, mechanism, data)).map(
                     |(exchange, answer)| {
-                        self.admissions.begin_again(socket, Box::new(exchange));
+                        self.access.admissions.begin_again(socket, Box::new(exchange));
                         self.send_auth(
                             socket,
                             ReasonCode::ContinueAuthentication,
@@ -54,7 +54,7 @@ impl Shard {
                 )
             }
             ReasonCode::ContinueAuthentication => {
-                let exchange = self.admissions.go_on_again(socket).ok_or(OUT_OF_TURN)?;
+                let exchange = self.access.admissions.go_on_again(socket).ok_or(OUT_OF_TURN)?;
                 exchange.finish(data).and_then(|(user, last)| {
                     let grant = self.sessions.get(index).and_then(|session| session.grant());
                     if grant.and_then(|grant| grant.username.as_deref()) != Some(&*user) {

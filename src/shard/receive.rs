@@ -54,14 +54,14 @@ impl Shard {
     pub(super) fn receive_open(&mut self, socket: SocketId, index: u32, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if connection.input.is_some() || !connection.holds.is_free() {
-            let input = connection.take_input(&mut self.tally.input);
-            let mut input = input.unwrap_or_else(|| self.pool.take_input());
+            let input = connection.take_input(&mut self.memory.tally.input);
+            let mut input = input.unwrap_or_else(|| self.outputs.pool.take_input());
             input.extend(bytes);
-            let large = self.budgeting.pressure != Pressure::None
+            let large = self.memory.budgeting.pressure != Pressure::None
                 && connection.holds.is_free()
                 && self.is_unfinished_too_large(&input);
             let Some(connection) = self.connections.get_mut(socket.0) else { return };
-            connection.keep_input(input, &mut self.tally.input);
+            connection.keep_input(input, &mut self.memory.tally.input);
             if large {
                 self.disconnect(socket, Cause::Memory);
                 return;
@@ -81,14 +81,14 @@ impl Shard {
             && let Some(connection) = self.connections.get_mut(socket.0)
             && connection.stage == Stage::Open(index)
         {
-            let mut input = self.pool.take_input();
+            let mut input = self.outputs.pool.take_input();
             input.extend(&bytes[used..]);
             // As above: what holds it now may hold whole packets.
             if input.progresses(used > 0) || !connection.holds.is_free() {
                 connection.last_seen = self.now;
             }
             self.meter.charge(cost::bytes(input.capacity()));
-            connection.keep_input(input, &mut self.tally.input);
+            connection.keep_input(input, &mut self.memory.tally.input);
             self.heard_held(socket, index);
         }
     }
@@ -106,11 +106,11 @@ impl Shard {
     pub(super) fn process_held(&mut self, socket: SocketId) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Stage::Open(index) = connection.stage else { return };
-        let Some(mut input) = connection.take_input(&mut self.tally.input) else { return };
+        let Some(mut input) = connection.take_input(&mut self.memory.tally.input) else { return };
         let rest = input.rest();
         let used = self.process(socket, index, rest);
         if used >= rest.len() {
-            self.pool.put_input(input);
+            self.outputs.pool.put_input(input);
             return;
         }
         input.consume(used);
@@ -120,7 +120,7 @@ impl Shard {
             if input.progresses(used > 0) {
                 connection.last_seen = self.now;
             }
-            connection.keep_input(input, &mut self.tally.input);
+            connection.keep_input(input, &mut self.memory.tally.input);
         }
     }
 
@@ -159,7 +159,7 @@ impl Shard {
                     Err(violation) => Err(violation),
                 },
                 // Only a whole packet: single bytes of one keep nobody connected.
-                Ok(Framing::Complete { .. }) if self.intake.holds(rest[0]) => {
+                Ok(Framing::Complete { .. }) if self.mail.intake.holds(rest[0]) => {
                     self.put_behind(socket);
                     break;
                 }
@@ -243,7 +243,7 @@ impl Shard {
                 |flow| {
                     let before = flow.inbound.len();
                     let known = flow.inbound.release(ack.id);
-                    self.tally.inbound -= before - flow.inbound.len();
+                    self.memory.tally.inbound -= before - flow.inbound.len();
                     known
                 },
             );

@@ -13,7 +13,7 @@ impl Shard {
         if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) {
             let before = flow.inbound.len();
             flow.inbound.begin_connection();
-            self.tally.inbound -= before - flow.inbound.len();
+            self.memory.tally.inbound -= before - flow.inbound.len();
             self.use_flow(index);
         }
         self.send_again(index);
@@ -32,7 +32,7 @@ impl Shard {
         let before = flow.window.kept();
         let expired =
             flow.window.abandon(|queued| queued.message.view().seconds_left(now).is_err());
-        self.tally.kept -= before - flow.window.kept();
+        self.memory.tally.kept -= before - flow.window.kept();
         self.counters.inflight -= u64::from(expired);
         self.counters.dropped_expired += u64::from(expired);
         let releases = flow.window.repeat();
@@ -70,9 +70,9 @@ impl Shard {
             };
             match self.fits(index, &view, &outbound) {
                 Ok(()) => {
-                    self.delivery.begin(Some(&queued.message));
+                    self.delivery.current.begin(Some(&queued.message));
                     self.send_publish(index, socket, &view, &outbound);
-                    self.delivery.crowded.clear();
+                    self.delivery.current.crowded.clear();
                 }
                 Err(misfit) => self.skip(index, socket, id, misfit),
             }

@@ -76,21 +76,25 @@ impl Shard {
         self.count_denial(denial);
         self.log_refused(peer, listener, denial.answer().1);
         // Nobody makes a handshake only to be told.
-        let secure = self.handshakes.server(listener).is_some();
-        if secure || self.refused_waiting >= REFUSED_WAITING || Mutant::DeniedUntold.is_on() {
+        let secure = self.layered.handshakes.server(listener).is_some();
+        if secure
+            || self.entrance.refused_waiting >= REFUSED_WAITING
+            || Mutant::DeniedUntold.is_on()
+        {
             self.counters.refused_unanswered += 1;
             self.counters.connections_closed += 1;
-            self.actions.push(Action::Close(socket));
+            self.outputs.actions.push(Action::Close(socket));
             return;
         }
-        self.refused_waiting += 1;
-        let mut connection = Connection::new(listener, peer, self.now, self.announced.reloads());
+        self.entrance.refused_waiting += 1;
+        let mut connection =
+            Connection::new(listener, peer, self.now, self.entrance.announced.reloads());
         connection.stage = Stage::Refused(denial);
         self.connections.insert(socket.0, connection);
         self.begin_layers(socket, listener);
         let patience = REFUSED_MILLIS.min(self.settings.connect_timeout);
         self.arm_connection(socket, self.now.plus_millis(patience));
-        self.actions.push(Action::ReceiveOnce(socket));
+        self.outputs.actions.push(Action::ReceiveOnce(socket));
     }
 
     /// Answers a CONNECT that the client has sent in vain, and ends the connection.

@@ -61,7 +61,7 @@ impl Shard {
     /// When the shard has to look again although nothing else happens.
     pub(super) fn relief_deadline(&self) -> Option<Instant> {
         let waits = !self.parked.memory.is_empty();
-        let round = self.may_stall().is_some().then_some(self.budgeting.relief.round_at);
+        let round = self.may_stall().is_some().then_some(self.memory.budgeting.relief.round_at);
         let look = waits.then(|| self.now.plus_millis(LOOK));
         [round, look].into_iter().flatten().min()
     }
@@ -76,7 +76,7 @@ impl Shard {
             Pressure::High => {
                 Some(Stall { millis: STALLED_HIGH, bytes: SPARED, cause: Cause::Memory })
             }
-            _ if timeout > 0 && self.pool.held() > 0 => {
+            _ if timeout > 0 && self.outputs.pool.held() > 0 => {
                 Some(Stall { millis: timeout, bytes: 0, cause: Cause::Unread })
             }
             _ => None,
@@ -87,18 +87,18 @@ impl Shard {
     /// goes on at once.
     #[inline]
     pub(super) fn end_stalled(&mut self) -> bool {
-        self.now >= self.budgeting.relief.round_at && self.look_for_stalled()
+        self.now >= self.memory.budgeting.relief.round_at && self.look_for_stalled()
     }
 
     #[inline(never)]
     fn look_for_stalled(&mut self) -> bool {
         let Some(stall) = self.may_stall() else {
-            self.budgeting.relief.next = 0;
-            self.budgeting.relief.round_at = self.now.plus_millis(ROUND);
+            self.memory.budgeting.relief.next = 0;
+            self.memory.budgeting.relief.round_at = self.now.plus_millis(ROUND);
             return false;
         };
         let bound = self.connections.bound();
-        let next = self.budgeting.relief.next.min(bound);
+        let next = self.memory.budgeting.relief.next.min(bound);
         // No more of a step than its share, however small the steps are.
         let slice = SLICE.min(self.settings.budget.share()).max(1);
         let end = bound.min(next + slice);
@@ -114,7 +114,7 @@ impl Shard {
             }
         }
         let over = end == bound;
-        let relief = &mut self.budgeting.relief;
+        let relief = &mut self.memory.budgeting.relief;
         relief.next = if over { 0 } else { end };
         if over {
             relief.round_at = self.now.plus_millis((stall.millis / 10).clamp(ROUND, LONGEST_ROUND));

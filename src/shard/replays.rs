@@ -28,17 +28,17 @@ const FEW: usize = 8;
 impl Shard {
     /// A subscription wants the retained messages that match it.
     pub(super) fn begin_replay(&mut self, index: u32, filter: FilterId) {
-        if self.shared.retained_ever.used() == 0 {
+        if self.topology.shared.retained_ever.used() == 0 {
             return;
         }
-        let text = self.index.filter(filter);
+        let text = self.subscriptions.index.filter(filter);
         let shard = if is_exact(text) {
-            self.retained_home(&TopicHash::new(&self.shared.seeds, text))
+            self.topology.retained_home(&TopicHash::new(&self.topology.shared.seeds, text))
         } else {
             ShardId(0)
         };
         self.use_flow(index);
-        let ticket = self.ticket();
+        let ticket = self.topology.ticket();
         let Some(session) = self.sessions.get_mut(index) else { return };
         let flow = session.flow();
         flow.forget_overtaken();
@@ -57,15 +57,15 @@ impl Shard {
     /// at once.
     pub(super) fn run_replays(&mut self, limit: u32) -> bool {
         // They wait, and none is lost.
-        if self.is_short(Pressure::Full) {
+        if self.memory.is_short(Pressure::Full) {
             return false;
         }
         while !self.is_spent(limit) {
-            let Some(session) = self.replays.pop_front() else { return false };
+            let Some(session) = self.retained.replays.pop_front() else { return false };
             self.meter.charge(cost::FILTER);
             self.next_slice(session);
         }
-        !self.replays.is_empty()
+        !self.retained.replays.is_empty()
     }
 
     fn next_slice(&mut self, reference: SessionRef) {
@@ -91,9 +91,9 @@ impl Shard {
         }
         replay.waiting = true;
         let cursor = replay.cursor.take();
-        let text: Box<str> = self.index.filter(filter).into();
+        let text: Box<str> = self.subscriptions.index.filter(filter).into();
         let request = ReplayRequest { session: reference, filter, ticket, text, cursor, limit };
-        if shard == self.id {
+        if shard == self.topology.id {
             self.answer_query(shard, request);
         } else {
             self.tell(shard, Control::Replay(Box::new(request)));
@@ -122,7 +122,7 @@ impl Shard {
         let slice = self.slice(request);
         self.counters.retained_slices += 1;
         self.meter.charge(slice.messages.len() as u32 * cost::MAIL);
-        if from == self.id {
+        if from == self.topology.id {
             self.replayed(slice);
         } else {
             self.tell(from, Control::Replayed(Box::new(slice)));
@@ -141,7 +141,7 @@ impl Shard {
                 messages.push(message.clone());
             };
             self.meter.charge(cost::FILTER);
-            match self.retained.replay(&text, cursor.as_deref(), few, &mut visits, found) {
+            match self.retained.messages.replay(&text, cursor.as_deref(), few, &mut visits, found) {
                 topic::Replay::Done => (cursor, done) = (None, true),
                 topic::Replay::More(next) => cursor = Some(next),
             }
@@ -154,7 +154,7 @@ impl Shard {
     pub(super) fn replayed(&mut self, slice: ReplaySlice) {
         let ReplaySlice { session: reference, filter, ticket, messages, cursor } = slice;
         let index = reference.index;
-        let shards = self.shards;
+        let shards = self.topology.shards;
         // What is newer and was accepted goes first, while the replay is still there to be
         // overtaken by it.
         if !Mutant::ReplayOvertakesFanout.is_on() {
@@ -170,7 +170,7 @@ impl Shard {
         };
         replay.waiting = false;
         let since = replay.ticket;
-        let text = place.map(|_| self.index.filter(filter));
+        let text = place.map(|_| self.subscriptions.index.filter(filter));
         let done = match (&cursor, text) {
             (_, None) => true,
             (Some(_), _) => Mutant::ReplayTruncated.is_on(),
@@ -185,7 +185,7 @@ impl Shard {
         }
         let overtaken = flow.has_overtaken();
         if let Some(position) = place {
-            let subscriber = *self.index.get_mut(filter, position);
+            let subscriber = *self.subscriptions.index.get_mut(filter, position);
             for message in &messages {
                 if !overtaken || !self.is_stale(index, since, message) {
                     self.replay_one(index, subscriber, message);
@@ -197,7 +197,7 @@ impl Shard {
 
     /// Whether the client has had a newer message of the topic than this retained one.
     fn is_stale(&self, index: u32, ticket: u64, message: &Message) -> bool {
-        let hash = self.shared.seeds.place(message.view().topic.as_bytes());
+        let hash = self.topology.shared.seeds.place(message.view().topic.as_bytes());
         let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
         flow.is_some_and(|flow| flow.is_overtaken(hash, ticket))
     }
@@ -215,9 +215,9 @@ impl Shard {
             replay: true,
             share: None,
         };
-        self.delivery.begin(Some(message));
+        self.delivery.current.begin(Some(message));
         self.deliver(index, &view, &terms);
-        self.delivery.crowded.clear();
+        self.delivery.current.crowded.clear();
         self.counters.messages_retained_replayed += 1;
     }
 }

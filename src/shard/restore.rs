@@ -45,20 +45,20 @@ impl Shard {
             expires: expires.filter(|&at| at != Instant::END),
             publisher: None,
         };
-        Message::new(&message, self.scratch.bytes())
+        Message::new(&message, self.delivery.scratch.bytes())
     }
 
     fn restore_retained(&mut self, body: &Body) {
         let message = self.restore_message(body);
         let size = message.size() as u64;
         // Past a limit that is lower now, too: what was accepted is not dropped.
-        self.shared.retained_messages.take(1, u64::MAX);
-        self.shared.retained_bytes.take(size, u64::MAX);
-        self.shared.retained_ever.take(1, 1);
+        self.topology.shared.retained_messages.take(1, u64::MAX);
+        self.topology.shared.retained_bytes.take(size, u64::MAX);
+        self.topology.shared.retained_ever.take(1, 1);
         self.counters.retained_messages += 1;
         self.counters.retained_bytes += size;
-        self.tally.retained += retained(&body.topic, message.size());
-        self.retained.set(&body.topic, message);
+        self.memory.tally.retained += retained(&body.topic, message.size());
+        self.retained.messages.set(&body.topic, message);
     }
 
     fn restore_session(&mut self, number: u64, stored: Stored, messages: &HashMap<u64, Message>) {
@@ -75,7 +75,7 @@ impl Shard {
         };
         let had_connection = head.ends == 0;
         let Some(session) = self.sessions.get_mut(index) else { return };
-        self.tally.names -= named(session);
+        self.memory.tally.names -= named(session);
         session.expiry = head.expiry;
         session.version = version(head.level);
         session.bridge = head.bridge;
@@ -83,12 +83,12 @@ impl Shard {
         if !head.mountpoint.is_empty() {
             session.extras().mountpoint = head.mountpoint;
         }
-        self.tally.names += named(session);
+        self.memory.tally.names += named(session);
         self.counters.sessions_persistent += 1;
         for (filter, (options, subscription_id)) in stored.subscriptions {
             let options = options & !GROUP;
             if let Some(Ok(_)) = topic::parse_share(&filter) {
-                let ticket = self.ticket();
+                let ticket = self.topology.ticket();
                 self.join(index, &filter, options, subscription_id, ticket);
                 self.tell_presence(index, false);
                 continue;
@@ -151,11 +151,11 @@ impl Shard {
         let flow = session.flow();
         flow.window.restore(sent);
         self.counters.inflight += u64::from(flow.window.open());
-        self.tally.kept += flow.window.kept();
+        self.memory.tally.kept += flow.window.kept();
         for id in inbound.iter().filter_map(|&id| PacketId::new(id)) {
             let before = flow.inbound.len();
             flow.inbound.insert(id);
-            self.tally.inbound += flow.inbound.len() - before;
+            self.memory.tally.inbound += flow.inbound.len() - before;
         }
     }
 }

@@ -3,19 +3,43 @@
 
 use super::Shard;
 use super::memory::{Pressure, retained};
+use super::spare::halve_queue;
+use crate::ids::SessionRef;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::topic::{self};
+use crate::topic::{self, Retained};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Stored messages looked at for expiry per round of upkeep.
 const SWEEP: usize = 4096;
 
+/// What of topics is kept here, and who is to get it.
+pub(super) struct RetainedMessages {
+    pub(super) messages: Retained<Message>,
+    /// Sessions whose replay may go on; each once.
+    pub(super) replays: VecDeque<SessionRef>,
+    /// Where the sweep of expired messages goes on; `None`: at the first topic.
+    sweep_from: Option<Box<str>>,
+}
+
+impl RetainedMessages {
+    pub(super) fn new() -> Self {
+        let messages = Retained::new();
+        RetainedMessages { messages, replays: VecDeque::new(), sweep_from: None }
+    }
+
+    /// Gives half of the spare room of the list of replays back.
+    pub(super) fn shrink(&mut self) {
+        halve_queue(&mut self.replays);
+    }
+}
+
 impl Shard {
     /// Sets or, with an empty payload, clears a topic's retained message [MQTT-3.3.1-5 to 7].
     pub(super) fn keep_retained(&mut self, message: &MessageRef<'_>) {
-        let kept =
-            Mutant::RetainedNotReplaced.is_on() && self.retained.get(message.topic).is_some();
+        let kept = Mutant::RetainedNotReplaced.is_on()
+            && self.retained.messages.get(message.topic).is_some();
         if kept && !message.payload.is_empty() {
             return;
         }
@@ -23,7 +47,7 @@ impl Shard {
             if Mutant::RetainedNotCleared.is_on() {
                 return;
             }
-            if let Some(old) = self.retained.remove(message.topic) {
+            if let Some(old) = self.retained.messages.remove(message.topic) {
                 self.uncount_retained(&old);
                 self.store_unretained(message.topic);
             }
@@ -38,7 +62,7 @@ impl Shard {
         // The old value is superseded even when the new one cannot be kept: nobody may be told a
         // value that is no longer true.
         let mut room = 0;
-        if let Some(old) = self.retained.remove(message.topic) {
+        if let Some(old) = self.retained.messages.remove(message.topic) {
             self.uncount_retained(&old);
             room = old.size();
             if self.storing.is_some() {
@@ -47,7 +71,7 @@ impl Shard {
             }
         }
         let size = kept.size() as u64;
-        if self.is_short(Pressure::Tight)
+        if self.memory.is_short(Pressure::Tight)
             && kept.size() > room
             && !topic::is_servers_own(message.topic)
             && !Mutant::MemoryRetainedTaken.is_on()
@@ -56,42 +80,42 @@ impl Shard {
             return;
         }
         let fits = message.payload.len() <= settings.retained_max_payload
-            && self.shared.retained_messages.take(1, settings.retained_max_messages);
+            && self.topology.shared.retained_messages.take(1, settings.retained_max_messages);
         if !fits {
             self.counters.dropped_retained_limit += 1;
             return;
         }
-        if !self.shared.retained_bytes.take(size, settings.retained_max_bytes) {
-            self.shared.retained_messages.give(1);
+        if !self.topology.shared.retained_bytes.take(size, settings.retained_max_bytes) {
+            self.topology.shared.retained_messages.give(1);
             self.counters.dropped_retained_limit += 1;
             return;
         }
         self.store_retained(&kept);
-        let stored = Message::new(&kept, self.scratch.bytes());
+        let stored = Message::new(&kept, self.delivery.scratch.bytes());
         self.counters.retained_messages += 1;
         self.counters.retained_bytes += size;
-        self.tally.retained += retained(message.topic, kept.size());
-        self.retained.set(message.topic, stored);
+        self.memory.tally.retained += retained(message.topic, kept.size());
+        self.retained.messages.set(message.topic, stored);
     }
 
     fn uncount_retained(&mut self, old: &Message) {
         let size = old.size() as u64;
         self.counters.retained_messages -= 1;
         self.counters.retained_bytes -= size;
-        self.tally.retained -= retained(old.view().topic, old.size());
-        self.shared.retained_messages.give(1);
-        self.shared.retained_bytes.give(size);
+        self.memory.tally.retained -= retained(old.view().topic, old.size());
+        self.topology.shared.retained_messages.give(1);
+        self.topology.shared.retained_bytes.give(size);
     }
 
     /// Forgets some expired retained messages, going round through all of them over time.
     pub(super) fn sweep_retained(&mut self) {
-        if self.retained.is_empty() {
+        if self.retained.messages.is_empty() {
             return;
         }
         let now = self.now;
-        let cursor = self.upkeep.retained_from.take();
+        let cursor = self.retained.sweep_from.take();
         let mut expired = Vec::new();
-        let next = self.retained.retain(cursor.as_deref(), SWEEP, |_, message| {
+        let next = self.retained.messages.retain(cursor.as_deref(), SWEEP, |_, message| {
             let keep = message.view().seconds_left(now).is_ok();
             if !keep {
                 expired.push(message.clone());
@@ -103,7 +127,7 @@ impl Shard {
             self.store_unretained(old.view().topic);
         }
         if let topic::Replay::More(cursor) = next {
-            self.upkeep.retained_from = Some(cursor);
+            self.retained.sweep_from = Some(cursor);
         }
     }
 
@@ -115,7 +139,7 @@ impl Shard {
         // Once: each acknowledgement of the client comes here.
         if ready && !std::mem::replace(&mut flow.replay_listed, true) {
             let session = self.session_ref(index);
-            self.replays.push_back(session);
+            self.retained.replays.push_back(session);
         }
     }
 }

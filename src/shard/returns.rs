@@ -81,7 +81,7 @@ impl Shard {
     pub(super) fn return_flow(&mut self, session: SessionRef, flow: Flow) {
         let count = usize::from(flow.window.open()) + flow.pending.len();
         let shared = || flow.pending.has_shares() || flow.window.has_shares();
-        if self.draining || count == 0 || count <= LITTLE && !shared() {
+        if self.work.stopping.draining || count == 0 || count <= LITTLE && !shared() {
             self.forget_flow(&flow);
             return;
         }
@@ -89,11 +89,11 @@ impl Shard {
         self.counters.inflight -= u64::from(window.open());
         self.counters.pending_messages -= pending.len() as u64;
         self.counters.pending_bytes -= pending.bytes() as u64;
-        self.tally.flows -= 1;
-        self.tally.inbound -= inbound.len();
-        self.tally.kept -= window.kept();
-        self.tally.returning += window.kept() + pending.bytes();
-        self.returns.ended.push_back(Left { session, window, pending });
+        self.memory.tally.flows -= 1;
+        self.memory.tally.inbound -= inbound.len();
+        self.memory.tally.kept -= window.kept();
+        self.memory.tally.returning += window.kept() + pending.bytes();
+        self.subscriptions.returns.ended.push_back(Left { session, window, pending });
     }
 
     /// The session's queue is looked through for messages of groups that it has left.
@@ -103,7 +103,7 @@ impl Shard {
         flow.to_sift = true;
         if !listed {
             let session = self.session_ref(index);
-            self.returns.sifting.push_back(session);
+            self.subscriptions.returns.sifting.push_back(session);
         }
     }
 
@@ -111,7 +111,13 @@ impl Shard {
     /// the middle of another message.
     pub(super) fn give_back_later(&mut self, index: u32, name: ShareName, message: Message) {
         let (member, why) = (self.session_ref(index), NotTaken::Ended);
-        self.returns.back.push_back(GivenBack { name, member, why, tries: 0, message });
+        self.subscriptions.returns.back.push_back(GivenBack {
+            name,
+            member,
+            why,
+            tries: 0,
+            message,
+        });
     }
 
     /// Messages of groups were dropped from a queue as its oldest. Other members may take them,

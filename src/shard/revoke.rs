@@ -31,10 +31,10 @@ impl Shard {
     /// Takes away what a reload does not allow any more, until the step's work comes to `limit`;
     /// true when some clients have not been looked at.
     pub(super) fn run_revoking(&mut self, limit: u32) -> bool {
-        let Some(mut revoking) = self.permissions.revoking.take() else { return false };
+        let Some(mut revoking) = self.access.permissions.revoking.take() else { return false };
         while revoking.session < self.sessions.bound() {
             if self.is_spent(limit) {
-                self.permissions.revoking = Some(revoking);
+                self.access.permissions.revoking = Some(revoking);
                 return true;
             }
             self.meter.charge(cost::VISIT);
@@ -64,7 +64,7 @@ impl Shard {
             places.get(begin..end).into_iter().flatten().map(|place| place.filter).collect();
         self.meter.charge(cost::bytes(size_of_val(&*places)));
         for filter in filters.into_iter().rev() {
-            let full = self.index.filter(filter).to_owned();
+            let full = self.subscriptions.index.filter(filter).to_owned();
             self.revoke_filter(index, Some(filter), &full);
         }
         revoking.left = Some(begin);
@@ -86,7 +86,7 @@ impl Shard {
         let own = plain.strip_prefix(session.mountpoint()).unwrap_or(plain).to_owned();
         let qos = place.and_then(|filter| {
             let position = session.subscriptions.position(filter)?;
-            Some(self.index.subscribers(filter).get(position as usize)?.options & 3)
+            Some(self.subscriptions.index.subscribers(filter).get(position as usize)?.options & 3)
         });
         let deed = Deed::Subscribe { qos: qos.unwrap_or(0) };
         if self.decide_session(index, deed, &own) == Decision::Allow {

@@ -78,12 +78,12 @@ impl Shard {
         hash: &TopicHash<'_>,
         message: &MessageRef<'_>,
     ) -> Result<Route, ShardId> {
-        let retain_at = message.retain.then(|| self.retained_home(hash));
-        if self.shards == 1 {
-            return Ok(Route { interested: ShardSet::only(self.id), retain_at });
+        let retain_at = message.retain.then(|| self.topology.retained_home(hash));
+        if self.topology.shards == 1 {
+            return Ok(Route { interested: ShardSet::only(self.topology.id), retain_at });
         }
-        let route = Route { interested: self.shared.interest.shards(hash), retain_at };
-        match self.outbox.first_full(route.all()) {
+        let route = Route { interested: self.topology.shared.interest.shards(hash), retain_at };
+        match self.mail.outbox.first_full(route.all()) {
             Some(full) => Err(full),
             None => Ok(route),
         }
@@ -98,9 +98,9 @@ impl Shard {
         message: &MessageRef<'_>,
         stored: Option<&Message>,
     ) -> bool {
-        self.delivery.begin(stored);
-        if route.retain_at.is_some() && self.shared.retained_ever.used() == 0 {
-            self.shared.retained_ever.take(1, 1);
+        self.delivery.current.begin(stored);
+        if route.retain_at.is_some() && self.topology.shared.retained_ever.used() == 0 {
+            self.topology.shared.retained_ever.take(1, 1);
         }
         let mut matched = false;
         for shard in route.all().iter() {
@@ -108,7 +108,7 @@ impl Shard {
                 deliver: route.interested.contains(shard),
                 retain: route.retain_at == Some(shard),
             };
-            if shard == self.id {
+            if shard == self.topology.id {
                 if purpose.deliver {
                     matched |= self.deliver_here(hash, message);
                 }
@@ -122,8 +122,14 @@ impl Shard {
                 {
                     storing.sent(shard, message.qos > Qos::AtMostOnce);
                 }
-                let fan = &mut self.delivery;
-                self.outbox.publish(shard, message, purpose, &mut fan.stored, self.scratch.bytes());
+                let fan = &mut self.delivery.current;
+                self.mail.outbox.publish(
+                    shard,
+                    message,
+                    purpose,
+                    &mut fan.stored,
+                    self.delivery.scratch.bytes(),
+                );
             }
         }
         matched
@@ -136,10 +142,10 @@ impl Shard {
         message: &MessageRef<'_>,
         stored: Option<&Message>,
     ) -> bool {
-        let hash = TopicHash::new(&self.shared.seeds, message.topic);
+        let hash = TopicHash::new(&self.topology.shared.seeds, message.topic);
         let Ok(route) = self.find_route(&hash, message) else { return false };
         self.follow(&route, &hash, message, stored);
-        self.delivery.crowded.clear();
+        self.delivery.current.crowded.clear();
         true
     }
 
@@ -167,11 +173,11 @@ impl Shard {
         purpose: MailPurpose,
         stored: Option<&Message>,
     ) {
-        self.delivery.begin(stored);
+        self.delivery.current.begin(stored);
         if purpose.deliver {
-            let hash = TopicHash::new(&self.shared.seeds, message.topic);
+            let hash = TopicHash::new(&self.topology.shared.seeds, message.topic);
             self.deliver_here(&hash, message);
-            self.regard(message.publisher, self.id);
+            self.regard(message.publisher, self.topology.id);
         }
         if purpose.retain {
             self.keep_retained(message);
@@ -180,21 +186,21 @@ impl Shard {
 
     /// Delivers to the matching subscriptions of this shard; true when there is one.
     fn deliver_here(&mut self, hash: &TopicHash<'_>, message: &MessageRef<'_>) -> bool {
-        let mut found = std::mem::take(&mut self.delivery.found);
+        let mut found = std::mem::take(&mut self.delivery.current.found);
         found.clear();
         let (mut subscribers, mut one) = (0, None);
-        let visits = self.index.matching(hash, &mut |filter, list: &[Subscriber]| {
+        let visits = self.subscriptions.index.matching(hash, &mut |filter, list: &[Subscriber]| {
             subscribers += list.len();
             one = list.first().copied();
             found.push(filter);
         });
         self.meter.charge(cost::VISIT * (visits + found.len()) as u32);
-        self.delivery.many = subscribers > 1;
-        self.delivery.receivers =
+        self.delivery.current.many = subscribers > 1;
+        self.delivery.current.receivers =
             if found.is_empty() { Receivers::Nobody } else { Receivers::Several };
         if let (1, Some(sole)) = (subscribers, one) {
             let group = sole.options & GROUP != 0;
-            self.delivery.receivers = Receivers::Sole(Reader::here(sole.target, group));
+            self.delivery.current.receivers = Receivers::Sole(Reader::here(sole.target, group));
         }
         match found[..] {
             [] => {}
@@ -205,16 +211,16 @@ impl Shard {
                 self.begin_fanout(&found, message);
             }
             // Catching up changes the order of the list: that way collects it first.
-            [filter] if self.fanouts.is_empty() => {
+            [filter] if self.delivery.fanouts.is_empty() => {
                 for at in 0..subscribers {
-                    let list = self.index.subscribers(filter);
+                    let list = self.subscriptions.index.subscribers(filter);
                     let Some(&subscriber) = list.get(at) else { break };
                     self.deliver_one(subscriber, message);
                 }
             }
             _ => self.deliver_overlapping(&found, message),
         }
-        self.delivery.found = found;
+        self.delivery.current.found = found;
         subscribers > 0
     }
 
@@ -223,13 +229,13 @@ impl Shard {
     #[inline]
     fn takes_more_than_one_go(&self, subscribers: usize) -> bool {
         let most = self.settings.budget.subscribers_at_once;
-        subscribers > most || subscribers * self.fanouts.len() > OWED * most
+        subscribers > most || subscribers * self.delivery.fanouts.len() > OWED * most
     }
 
     /// What is older and still on its way to a subscriber goes first.
     #[inline]
     fn catch_up_subscriber(&mut self, subscriber: Subscriber) {
-        if self.fanouts.is_empty() || Mutant::FanoutOvertaken.is_on() {
+        if self.delivery.fanouts.is_empty() || Mutant::FanoutOvertaken.is_on() {
             return;
         }
         if subscriber.options & GROUP != 0 {
@@ -266,10 +272,10 @@ impl Shard {
     /// subscriptions of their own and get it beside. In one go: of as many entries as
     /// [`Shard::takes_more_than_one_go`] lets through.
     fn deliver_overlapping(&mut self, found: &[crate::topic::FilterId], message: &MessageRef<'_>) {
-        let mut all = std::mem::take(&mut self.delivery.overlapping);
+        let mut all = std::mem::take(&mut self.delivery.current.overlapping);
         all.clear();
         for &filter in found {
-            for subscriber in self.index.subscribers(filter) {
+            for subscriber in self.subscriptions.index.subscribers(filter) {
                 all.push((subscriber.target, subscriber.options, subscriber.subscription_id));
             }
         }
@@ -280,10 +286,10 @@ impl Shard {
             && (options ^ others) & GROUP == 0
         {
             let sole = Reader::here(target, options & GROUP != 0);
-            self.delivery.receivers = Receivers::Sole(sole);
+            self.delivery.current.receivers = Receivers::Sole(sole);
         }
         let mut rest = &all[..];
-        let mut mine = std::mem::take(&mut self.delivery.mine);
+        let mut mine = std::mem::take(&mut self.delivery.current.mine);
         while let Some(&(target, options, id)) = rest.first() {
             let subscriber = Subscriber { target, options, subscription_id: id };
             self.catch_up_subscriber(subscriber);
@@ -299,8 +305,8 @@ impl Shard {
             mine.extend(own.iter().map(|&(_, options, id)| (options, id)));
             self.deliver_combined(target, &mut mine, message);
         }
-        self.delivery.mine = mine;
-        self.delivery.overlapping = all;
+        self.delivery.current.mine = mine;
+        self.delivery.current.overlapping = all;
     }
 
     /// Delivers once to a session with several matching subscriptions, given by their options and
@@ -314,7 +320,7 @@ impl Shard {
         mine.sort_unstable_by_key(|&(_, id)| id);
         self.meter.charge(cost::VISIT * mine.len() as u32);
         let local = !self.is_publisher(target, message) || Mutant::NoLocalInOverlap.is_on();
-        let mut ids = std::mem::take(&mut self.delivery.ids);
+        let mut ids = std::mem::take(&mut self.delivery.current.ids);
         ids.clear();
         let (mut qos, mut retain, mut any) = (Qos::AtMostOnce, false, false);
         for &(options, id) in mine.iter().filter(|own| local || own.0 & NO_LOCAL == 0) {
@@ -333,6 +339,6 @@ impl Shard {
             let terms = Terms { qos, retain, subscription_ids, replay: false, share: None };
             self.deliver_now(target, message, &terms);
         }
-        self.delivery.ids = ids;
+        self.delivery.current.ids = ids;
     }
 }

@@ -1,7 +1,6 @@
 //! Packets on their way into a connection's output, and the output's way to the driver.
 
 use super::Shard;
-use super::deliver::output_of;
 use crate::ids::SocketId;
 use crate::packet::{self, AckKind, Encoded, PacketId, ReasonCode, Version, Violation};
 
@@ -14,9 +13,8 @@ impl Shard {
     /// Appends a packet to a connection's output.
     pub(super) fn write(&mut self, socket: SocketId, encode: impl FnOnce(&mut Vec<u8>)) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
-        let (dirty, meter) = (&mut self.dirty, &mut self.meter);
-        let output = output_of(connection, &mut self.pool, dirty, meter, socket, self.now);
-        let added = output.append(&mut self.pool, encode);
+        let output = self.outputs.of(connection, &mut self.meter, socket, self.now);
+        let added = output.append(&mut self.outputs.pool, encode);
         self.counters.packets_sent += 1;
         self.counters.bytes_sent += added as u64;
     }
@@ -31,7 +29,7 @@ impl Shard {
         let mut encoded = Ok(());
         self.write(socket, |out| encoded = encode(out));
         if encoded.is_err() {
-            self.endings.close_later(socket, super::close::Cause::Violation(NO_ENCODING));
+            self.work.endings.close_later(socket, super::close::Cause::Violation(NO_ENCODING));
         }
     }
 

@@ -18,13 +18,13 @@ impl Shard {
         let unsent = output.unsent();
         if unsent > 0 && !output.dirty {
             output.dirty = true;
-            self.dirty.push(socket);
+            self.outputs.dirty.push(socket);
         }
         let caught_up = unsent <= low && output.crowded.take().is_some();
         let layered = connection.layered;
         if unsent == 0 {
             if let Some(output) = connection.output.take() {
-                self.pool.put_output(output);
+                self.outputs.pool.put_output(output);
             }
             if stage == Stage::Closing && !(layered && self.says_farewell(socket)) {
                 self.close_socket(socket, super::Action::Finish(socket));

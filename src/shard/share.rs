@@ -25,17 +25,17 @@ impl Shard {
         self.meter.charge(cost::FILTER);
         let Join { name, member, options, subscription_id, .. } = join;
         let member = Member { session: member, options, subscription_id };
-        if let Some(group) = self.groups.find(&name) {
-            self.groups.join(group, member);
+        if let Some(group) = self.subscriptions.groups.find(&name) {
+            self.subscriptions.groups.join(group, member);
             return;
         }
         let Some(Ok(share)) = topic::parse_share(name.as_str()) else { return };
-        let id = self.index.intern_always(share.filter);
-        let group = self.groups.create(name.clone(), id);
-        self.groups.join(group, member);
+        let id = self.subscriptions.index.intern_always(share.filter);
+        let group = self.subscriptions.groups.create(name.clone(), id);
+        self.subscriptions.groups.join(group, member);
         let subscriber = Subscriber { target: group, options: GROUP, subscription_id: 0 };
-        let position = self.index.add(id, subscriber);
-        self.groups.moved(group, position);
+        let position = self.subscriptions.index.add(id, subscriber);
+        self.subscriptions.groups.moved(group, position);
         if !Mutant::InterestNotAnnounced.is_on() {
             self.announce(id);
         }
@@ -45,8 +45,8 @@ impl Shard {
     /// the group is.
     pub(super) fn leave_group(&mut self, name: &ShareName, member: SessionRef) {
         self.meter.charge(cost::FILTER);
-        let Some(group) = self.groups.find(name) else { return };
-        if let Some((id, position)) = self.groups.leave(group, member) {
+        let Some(group) = self.subscriptions.groups.find(name) else { return };
+        if let Some((id, position)) = self.subscriptions.groups.leave(group, member) {
             self.remove_place(id, position);
         }
     }

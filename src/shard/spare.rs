@@ -28,24 +28,21 @@ impl Shard {
             clients: self.connections.len() + self.sessions.len(),
             held: counters.pending_bytes.saturating_add(counters.retained_bytes),
             moved: counters.bytes_received.wrapping_add(counters.bytes_sent),
-            released: self.pool.released(),
+            released: self.outputs.pool.released(),
         }
     }
 
     /// Now and then: half of what was not needed since the last time goes.
     pub(super) fn give_back_spare(&mut self) {
-        self.pool.shrink();
-        self.outbox.shrink();
+        self.outputs.shrink();
+        self.mail.outbox.shrink();
         self.delivery.shrink();
-        halve(&mut self.actions);
-        halve(&mut self.dirty);
-        self.endings.shrink();
+        self.work.endings.shrink();
         self.timers.shrink();
-        self.scratch.shrink();
         self.layered.shrink();
-        self.wills.shrink();
-        halve_queue(&mut self.replays);
-        self.arrivals.shrink(KEPT);
+        self.work.wills.shrink();
+        self.retained.shrink();
+        self.entrance.arrivals.shrink(KEPT);
     }
 }
 

@@ -3,22 +3,15 @@
 
 use super::Shard;
 use super::announced::Announced;
-use super::placement::home_of;
-use crate::ids::{ClientKey, Publisher, SessionRef, ShardId, SocketId};
+use crate::ids::{Publisher, SessionRef, ShardId, SocketId};
 use crate::limits::cost;
 use crate::mesh::mail::Control;
 use crate::message::{MessageRef, expiry};
 use crate::mutant::Mutant;
 use crate::session::Session;
 use crate::time::Instant;
-use crate::topic::TopicHash;
 
 impl Shard {
-    /// The home shard of a ClientId or share group.
-    pub(super) fn home(&self, name: &str) -> ShardId {
-        home_of(&self.shared.seeds, name, self.shards)
-    }
-
     /// True when the step's work has come to `limit`, or the time for it is over.
     #[inline]
     pub(super) fn is_spent(&mut self, limit: u32) -> bool {
@@ -44,22 +37,22 @@ impl Shard {
     #[inline]
     pub(super) fn announced_to(&self, socket: SocketId) -> Announced {
         let reloads = || Some(self.connections.get(socket.0)?.reloads);
-        self.announced.to(reloads, &self.settings)
+        self.entrance.announced.to(reloads, &self.settings)
     }
 
     pub(super) fn session_ref(&self, index: u32) -> SessionRef {
-        SessionRef { shard: self.id, index, generation: self.sessions.generation(index) }
+        SessionRef { shard: self.topology.id, index, generation: self.sessions.generation(index) }
     }
 
     /// The session at `index` as the publisher of a message.
     pub(super) fn publisher(&self, index: u32) -> Option<Publisher> {
         let client = self.sessions.get(index)?.key;
-        Some(Publisher { client, shard: self.id })
+        Some(Publisher { client, shard: self.topology.id })
     }
 
     /// The session, when it is on this shard and still the same one.
     pub(super) fn session_of(&mut self, session: SessionRef) -> Option<&mut Session> {
-        debug_assert!(session.shard == self.id);
+        debug_assert!(session.shard == self.topology.id);
         let known = self.sessions.get_of(session.index, session.generation)?;
         (!known.is_ending()).then_some(known)
     }
@@ -69,34 +62,15 @@ impl Shard {
     /// mail already, as far as it has to, and a later request of the same client must not find an
     /// earlier one still waiting.
     pub(super) fn tell(&mut self, to: ShardId, control: Control) {
-        debug_assert!(to != self.id, "mail is for others");
+        debug_assert!(to != self.topology.id, "mail is for others");
         self.meter.charge(cost::MAIL);
-        self.outbox.tell(to, control);
-    }
-
-    /// The shard that a group lives on.
-    pub(super) fn group_home(&self, filter: &str) -> ShardId {
-        self.home(filter)
-    }
-
-    /// A number that tells one request to other shards from every other.
-    pub(super) fn ticket(&mut self) -> u64 {
-        self.next_cookie += 1;
-        self.next_cookie
-    }
-
-    /// The connection of a client of this shard, while it has one.
-    pub(super) fn socket_of(&self, client: ClientKey) -> Option<SocketId> {
-        let known = |session: &Session| session.key == client;
-        let found =
-            self.names.find(client.0.get(), |index| self.sessions.get(index).is_some_and(known));
-        self.sessions.get(found?)?.socket
+        self.mail.outbox.tell(to, control);
     }
 
     /// Whether data mail can be taken in: it may cause control mail, which somebody may be behind
     /// with, and fan-outs, of which there is a bound.
     pub(super) fn takes_data(&self) -> bool {
-        !self.outbox.is_congested() && !self.fanouts.is_full()
+        !self.mail.outbox.is_congested() && !self.delivery.fanouts.is_full()
     }
 
     /// When a message expires whose Message Expiry Interval is so many `seconds`; no later than
@@ -111,10 +85,5 @@ impl Shard {
     /// session.
     pub(super) fn is_publisher(&self, index: u32, message: &MessageRef<'_>) -> bool {
         message.publisher.is_some() && message.publisher == self.publisher(index)
-    }
-
-    /// The shard that keeps a topic's retained message.
-    pub(super) fn retained_home(&self, hash: &TopicHash<'_>) -> ShardId {
-        ShardId((hash.exact() % u64::from(self.shards)) as u8)
     }
 }

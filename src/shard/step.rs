@@ -9,6 +9,7 @@
 //! 5. *Carry*: mail goes into the mailboxes of the other shards.
 //! 6. *Act*: the driver gets the sends, and with them every acknowledgement.
 
+use super::connection::Input;
 use super::{Action, Shard};
 use crate::ids::ShardId;
 use crate::mesh::mail::{Control, Stamped};
@@ -110,10 +111,10 @@ impl Step {
             Part::Finish => {
                 self.busy |= self.visited > 0;
                 self.busy |= shard.finish();
-                self.busy |= !shard.actions.is_empty();
+                self.busy |= !shard.outputs.actions.is_empty();
             }
             Part::Carry => self.busy |= shard.carry(ends, around),
-            Part::Act => shard.actions.drain(..).for_each(|action| around.act(action)),
+            Part::Act => shard.outputs.actions.drain(..).for_each(|action| around.act(action)),
         }
         self.next == order.len()
     }
@@ -141,8 +142,9 @@ fn order() -> [Part; 6] {
 impl Shard {
     /// How much the mailboxes of the others take by now.
     fn see_room(&mut self, ends: &MailEnds<Stamped, Control>) {
-        for peer in (0..self.shards).map(ShardId).filter(|&peer| peer != self.id) {
-            self.outbox.to(peer).room = ends.data_room(peer);
+        for peer in (0..self.topology.shards).map(ShardId).filter(|&peer| peer != self.topology.id)
+        {
+            self.mail.outbox.to(peer).room = ends.data_room(peer);
         }
     }
 
@@ -154,8 +156,9 @@ impl Shard {
     ) -> bool {
         let mut any = false;
         let mut now = None;
-        for peer in (0..self.shards).map(ShardId).filter(|&peer| peer != self.id) {
-            let peer_mail = self.outbox.to(peer);
+        for peer in (0..self.topology.shards).map(ShardId).filter(|&peer| peer != self.topology.id)
+        {
+            let peer_mail = self.mail.outbox.to(peer);
             let mut sent = 0;
             while let Some(data) = peer_mail.data.pop_front() {
                 // Read here and not earlier: after all that this mail can be a consequence of.

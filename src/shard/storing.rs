@@ -349,7 +349,7 @@ impl Shard {
         let Some(storing) = &mut self.storing else { return };
         storing.log.answered(answer, storing.micros);
         if let Some(trouble) = storing.log.take_trouble() {
-            tracing::error!(shard = self.id.0, "storage: {trouble}");
+            tracing::error!(shard = self.topology.id.0, "storage: {trouble}");
         }
     }
 
@@ -396,16 +396,16 @@ impl Shard {
         let Some(storing) = &mut self.storing else { return };
         storing.speaker = Speaker::Nobody;
         storing.due = storing.log.turn(storing.micros);
-        let told = storing.safe_here(!self.fanouts.is_empty());
+        let told = storing.safe_here(!self.delivery.fanouts.is_empty());
         let released = storing.withheld.take_met(&Reached(&storing.log, &storing.peers));
         for (shard, count) in told {
-            self.outbox.tell(shard, Control::Safe(count));
+            self.mail.outbox.tell(shard, Control::Safe(count));
         }
         for socket in released {
             let Some(connection) = self.connections.get_mut(socket.0) else { continue };
             let Some(output) = &mut connection.output else { continue };
             if !std::mem::replace(&mut output.dirty, true) {
-                self.dirty.push(socket);
+                self.outputs.dirty.push(socket);
             }
         }
     }

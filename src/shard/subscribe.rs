@@ -62,7 +62,7 @@ impl Shard {
         version: Version,
         subscribe: &Subscribe<'_>,
     ) -> Result<Handled, Violation> {
-        if self.outbox.is_congested() {
+        if self.mail.outbox.is_congested() {
             return Ok(Handled::Hold(Holds::MAIL));
         }
         for wanted in subscribe.filters.iter() {
@@ -72,12 +72,12 @@ impl Shard {
         // What was accepted before is delivered by the options that were in force then.
         self.catch_up(index);
         let session = self.session_ref(index);
-        let ticket = self.ticket();
+        let ticket = self.topology.ticket();
         let mut joining = Joining::new(session, ticket, subscribe.id);
         if subscribe.filters.len() > self.settings.budget.filters_at_once {
             let filters = Rest::new(socket, version, subscribe.filters.raw());
             let subscription_id = subscribe.subscription_id;
-            self.joining.insert(index, joining);
+            self.subscriptions.joining.insert(index, joining);
             let task = Task::Subscribe { session, ticket, subscription_id, filters };
             self.begin_task(socket, task);
             return Ok(Handled::Next);
@@ -89,7 +89,7 @@ impl Shard {
         if joining.is_complete() {
             self.finish_subscribe(socket, index, version, joining);
         } else {
-            self.joining.insert(index, joining);
+            self.subscriptions.joining.insert(index, joining);
             self.hold(socket, Holds::JOINING);
         }
         Ok(Handled::Next)
@@ -109,7 +109,7 @@ impl Shard {
             .permit(index, version, subscription_id, wanted)
             .and_then(|qos| self.may_subscribe(index, wanted.filter, qos).map(|()| qos))
             .and_then(|qos| self.grant(index, wanted, qos, subscription_id.unwrap_or(0), joining));
-        if granted.is_err() && self.is_short(Pressure::High) {
+        if granted.is_err() && self.memory.is_short(Pressure::High) {
             self.counters.memory_refused_subscription += 1;
         }
         joining.codes.push(match granted {
@@ -120,17 +120,17 @@ impl Shard {
 
     /// The SUBACK under way with this ticket.
     pub(super) fn take_joining(&mut self, session: SessionRef, ticket: u64) -> Option<Joining> {
-        let joining = self.joining.remove(&session.index)?;
+        let joining = self.subscriptions.joining.remove(&session.index)?;
         let same = joining.session == session && joining.ticket == ticket;
         if !same {
-            self.joining.insert(session.index, joining);
+            self.subscriptions.joining.insert(session.index, joining);
             return None;
         }
         Some(joining)
     }
 
     pub(super) fn put_joining(&mut self, index: u32, joining: Joining) {
-        self.joining.insert(index, joining);
+        self.subscriptions.joining.insert(index, joining);
     }
 
     /// Nothing is done for a packet whose answer the client has no room for [MQTT-3.1.2-24].
@@ -195,10 +195,10 @@ impl Shard {
         }
         let shares = session.shared();
         let full = session.subscriptions.len() + shares >= settings.max_subscriptions;
-        let unhashed = self.unhashed.get(&index).map_or(0, |&count| count as usize) + shares;
+        let unhashed = self.subscriptions.unhashed(index) + shares;
         let costly = unhashed >= settings.max_unhashed_subscriptions
-            && self.index.is_unhashed(&mounted(session.mountpoint(), filter));
-        let short = self.is_short(Pressure::High) && !Mutant::MemorySubscribeTaken.is_on();
+            && self.subscriptions.index.is_unhashed(&mounted(session.mountpoint(), filter));
+        let short = self.memory.is_short(Pressure::High) && !Mutant::MemorySubscribeTaken.is_on();
         if (full || costly || short) && !self.is_subscribed(index, wanted.filter) {
             return Err(ReasonCode::QuotaExceeded);
         }
@@ -211,7 +211,7 @@ impl Shard {
         if topic::parse_share(filter).is_some() {
             return session.is_member(&ShareName::new(&full));
         }
-        let known = self.index.find(&full);
+        let known = self.subscriptions.index.find(&full);
         known.is_some_and(|known| session.subscriptions.position(known).is_some())
     }
 
@@ -262,19 +262,19 @@ impl Shard {
         filter: &str,
         subscriber: Subscriber,
     ) -> Result<(FilterId, bool), ReasonCode> {
-        let id = self.index.intern(filter).ok_or(ReasonCode::QuotaExceeded)?;
+        let id = self.subscriptions.index.intern(filter).ok_or(ReasonCode::QuotaExceeded)?;
         let Some(session) = self.sessions.get_mut(index) else { return Ok((id, false)) };
         if let Some(position) = session.subscriptions.position(id) {
             if !Mutant::ResubscribeIgnored.is_on() {
-                *self.index.get_mut(id, position) = subscriber;
+                *self.subscriptions.index.get_mut(id, position) = subscriber;
             }
             return Ok((id, false));
         }
-        let position = self.index.add(id, subscriber);
+        let position = self.subscriptions.index.add(id, subscriber);
         session.subscriptions.set(SubscriptionSlot { filter: id, position });
         self.counters.subscriptions += 1;
-        if self.index.is_in_trie(id) {
-            *self.unhashed.entry(index).or_default() += 1;
+        if self.subscriptions.index.is_in_trie(id) {
+            self.subscriptions.add_unhashed(index);
         }
         self.announce(id);
         Ok((id, true))
@@ -287,7 +287,7 @@ impl Shard {
         version: Version,
         unsubscribe: &Unsubscribe<'_>,
     ) -> Result<Handled, Violation> {
-        if self.outbox.is_congested() {
+        if self.mail.outbox.is_congested() {
             return Ok(Handled::Hold(Holds::MAIL));
         }
         for filter in unsubscribe.filters.iter() {
@@ -298,7 +298,7 @@ impl Shard {
         self.catch_up(index);
         if unsubscribe.filters.len() > self.settings.budget.filters_at_once {
             let filters = Rest::new(socket, version, unsubscribe.filters.raw());
-            let (session, ticket) = (self.session_ref(index), self.ticket());
+            let (session, ticket) = (self.session_ref(index), self.topology.ticket());
             let (id, codes) = (unsubscribe.id, Vec::with_capacity(unsubscribe.filters.len()));
             self.begin_task(socket, Task::Unsubscribe { session, ticket, id, filters, codes });
             return Ok(Handled::Next);
@@ -327,20 +327,15 @@ impl Shard {
     }
 
     fn drop_subscription(&mut self, index: u32, filter: &str) -> bool {
-        self.index.find(filter).is_some_and(|id| self.remove_subscription(index, id))
+        self.subscriptions.index.find(filter).is_some_and(|id| self.remove_subscription(index, id))
     }
 
     /// Ends a subscription of a session; false when it has none with that filter.
     pub(super) fn remove_subscription(&mut self, index: u32, id: FilterId) -> bool {
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let Some(position) = session.subscriptions.remove(id) else { return false };
-        if self.index.is_in_trie(id)
-            && let Some(count) = self.unhashed.get_mut(&index)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.unhashed.remove(&index);
-            }
+        if self.subscriptions.index.is_in_trie(id) {
+            self.subscriptions.remove_unhashed(index);
         }
         let Some(session) = self.sessions.get_mut(index) else { return false };
         if let Some(flow) = &mut session.flow

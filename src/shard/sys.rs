@@ -57,14 +57,14 @@ impl Sys {
 impl Shard {
     /// Arms the next update unless one is armed or there are to be none.
     pub(super) fn arm_sys(&mut self) {
-        if let Some(wait) = self.sys.arm(self.settings.sys_interval) {
+        if let Some(wait) = self.work.sys.arm(self.settings.sys_interval) {
             self.timers.arm(self.now.plus_millis(wait), Timer::Sys);
         }
     }
 
     /// An update is due, and the next one armed.
     pub(super) fn sys_due(&mut self) {
-        (self.sys.armed, self.sys.begun) = (false, true);
+        (self.work.sys.armed, self.work.sys.begun) = (false, true);
         self.publish_sys();
         self.arm_sys();
     }
@@ -72,21 +72,21 @@ impl Shard {
     /// One `$SYS` update.
     fn publish_sys(&mut self) {
         let own = self.counters;
-        if self.id != ShardId(0) {
-            self.outbox.tell(ShardId(0), Control::Counters(Box::new(own)));
+        if self.topology.id != ShardId(0) {
+            self.mail.outbox.tell(ShardId(0), Control::Counters(Box::new(own)));
             return;
         }
-        self.sys.shards[0] = own;
+        self.work.sys.shards[0] = own;
         let mut total = Counters::default();
-        for shard in &self.sys.shards {
+        for shard in &self.work.sys.shards {
             total.add(shard);
         }
-        let elapsed = Duration::from_millis(self.now.millis_since(self.sys.updated));
-        self.sys.updated = self.now;
-        self.sys.history.update(&total, elapsed);
+        let elapsed = Duration::from_millis(self.now.millis_since(self.work.sys.updated));
+        self.work.sys.updated = self.now;
+        self.work.sys.history.update(&total, elapsed);
         let uptime = self.now.0 / 1000;
         let version = env!("CARGO_PKG_VERSION");
-        let list = topics(&total, &self.sys.shards, &self.sys.history, uptime, version);
+        let list = topics(&total, &self.work.sys.shards, &self.work.sys.history, uptime, version);
         for (topic, value) in list {
             let message = MessageRef {
                 topic: &topic,
@@ -98,11 +98,11 @@ impl Shard {
                 publisher: None,
             };
             if !self.try_publish(&message, None) {
-                if self.wills.len() >= BLOCKED {
+                if self.work.wills.len() >= BLOCKED {
                     return; // the next update says it all again
                 }
                 // A mailbox is full: routed with the wills when it has room.
-                let stored = Message::new(&message, self.scratch.bytes());
+                let stored = Message::new(&message, self.delivery.scratch.bytes());
                 self.queue_will(stored);
             }
         }

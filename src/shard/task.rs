@@ -12,9 +12,12 @@ use super::subscribe::Joining;
 use crate::ids::{SessionRef, SocketId};
 use crate::limits::cost;
 use crate::mutant::Mutant;
-use crate::packet::UnsubscribeFilters;
-use crate::packet::{self, PacketId, SubscribeFilters, UnsubAck, UserProperties, Version};
+use crate::packet::{
+    self, PacketId, Subscribe, SubscribeFilters, UnsubAck, Unsubscribe, UnsubscribeFilters,
+    UserProperties, Version,
+};
 use crate::topic::FilterId;
+use crate::transport::End;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
@@ -71,17 +74,17 @@ impl Shard {
     /// The client waits until the task is done.
     pub(super) fn begin_task(&mut self, socket: SocketId, task: Task) {
         if let Some((session, ticket)) = task.awaited() {
-            self.tasks.awaited.insert(session.index, ticket);
+            self.work.tasks.awaited.insert(session.index, ticket);
             self.hold(socket, Holds::TASK);
         }
-        self.tasks.queue.push_back(task);
+        self.work.tasks.queue.push_back(task);
         self.counters.tasks += 1;
     }
 
     /// Goes on with tasks in turn until the step's work comes to `limit`; true when some are left.
     pub(super) fn run_tasks(&mut self, limit: u32) -> bool {
         while !self.is_spent(limit) {
-            let Some(task) = self.tasks.queue.pop_front() else { break };
+            let Some(task) = self.work.tasks.queue.pop_front() else { break };
             let slice = limit.min(self.meter.work() + self.settings.budget.turn);
             let left = match task {
                 Task::Subscribe { session, ticket, subscription_id, filters } => {
@@ -96,10 +99,10 @@ impl Shard {
                 Task::End { session } => self.go_on_ending(session, slice),
             };
             if let Some(task) = left.filter(|_| !Mutant::TaskForgetsRest.is_on()) {
-                self.tasks.queue.push_back(task);
+                self.work.tasks.queue.push_back(task);
             }
         }
-        !self.tasks.queue.is_empty()
+        !self.work.tasks.queue.is_empty()
     }
 
     fn go_on_subscribing(
@@ -158,7 +161,7 @@ impl Shard {
     ) -> Option<Task> {
         let index = session.index;
         let (socket, version) = (filters.socket, filters.version);
-        if self.tasks.awaited.get(&index) != Some(&ticket) {
+        if self.work.tasks.awaited.get(&index) != Some(&ticket) {
             return None;
         }
         let mut rest = UnsubscribeFilters::unchecked(&filters.raw[filters.at..]);
@@ -201,7 +204,7 @@ impl Shard {
         filters.reverse();
         let session = self.session_ref(index);
         if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
-            let ticket = self.ticket();
+            let ticket = self.topology.ticket();
             self.begin_task(socket, Task::Replays { session, ticket, filters });
         }
     }
@@ -230,8 +233,8 @@ impl Shard {
 
     /// The task is done: the client that waits for it goes on at the end of the step.
     fn end_task(&mut self, session: SessionRef, ticket: u64) {
-        if self.tasks.awaited.get(&session.index) == Some(&ticket) {
-            self.tasks.awaited.remove(&session.index);
+        if self.work.tasks.awaited.get(&session.index) == Some(&ticket) {
+            self.work.tasks.awaited.remove(&session.index);
             let socket = self.session_of(session).and_then(|session| session.socket);
             if let Some(socket) = socket {
                 self.free(socket, Holds::TASK);
@@ -248,12 +251,12 @@ impl Shard {
         session.expiry = 0;
         session.armed = crate::time::Instant(0);
         let count = session.subscriptions.len() + session.shared();
-        self.unhashed.remove(&index);
+        self.subscriptions.forget_unhashed(index);
         if count <= self.settings.budget.filters_at_once {
             self.go_on_ending(index, u32::MAX);
         } else {
             self.counters.tasks += 1;
-            self.tasks.queue.push_back(Task::End { session: index });
+            self.work.tasks.queue.push_back(Task::End { session: index });
         }
     }
 
@@ -266,7 +269,7 @@ impl Shard {
             let session = self.sessions.get_mut(index)?;
             let Some(place) = session.subscriptions.any() else {
                 if let Some(session) = self.sessions.remove(index) {
-                    self.tally.names -= named(&session);
+                    self.memory.tally.names -= named(&session);
                 }
                 return None;
             };
@@ -279,7 +282,7 @@ impl Shard {
 
     /// Sessions whose last subscriptions are being taken out.
     pub(super) fn ending(&self) -> usize {
-        self.tasks.queue.iter().filter(|task| matches!(task, Task::End { .. })).count()
+        self.work.tasks.queue.iter().filter(|task| matches!(task, Task::End { .. })).count()
     }
 }
 

@@ -3,8 +3,12 @@
 //! is done in [`super::due`].
 
 use super::Shard;
+use super::connection::Connection;
+use super::input_progress::InputProgress;
 use super::spare::halve;
+use super::sys::Sys;
 use crate::ids::SocketId;
+use crate::session::Session;
 use crate::time::{Instant, Wheel};
 
 /// Chunks of the wheel that are swept per step: some 20 µs.
@@ -42,11 +46,17 @@ pub(super) struct Timers {
     due: Vec<Timer>,
     /// No sweep goes on before.
     sweep_after: Instant,
+    pub(super) input_progress: InputProgress,
 }
 
 impl Timers {
     pub(super) fn new(now: Instant) -> Self {
-        Timers { wheel: Wheel::new(now), due: Vec::new(), sweep_after: now }
+        Timers {
+            wheel: Wheel::new(now),
+            due: Vec::new(),
+            sweep_after: now,
+            input_progress: InputProgress::new(now),
+        }
     }
 
     /// The timer's turn comes at `deadline`.

@@ -32,25 +32,25 @@ impl Shard {
     /// A connection holds a part of its CONNECT from now on.
     pub(super) fn note_unfinished(&mut self, socket: SocketId) {
         for _ in 0..LOOKED_AT {
-            let Some(oldest) = self.budgeting.unfinished.front() else { break };
+            let Some(oldest) = self.memory.budgeting.unfinished.front() else { break };
             let holds = |c: &Connection| {
                 c.stage == Stage::Entry && (c.input.is_some() || self.holds_beginning(*oldest))
             };
             if self.connections.get(oldest.0).is_some_and(holds) {
                 break;
             }
-            self.budgeting.unfinished.pop_front();
+            self.memory.budgeting.unfinished.pop_front();
         }
-        self.budgeting.unfinished.push_back(socket);
+        self.memory.budgeting.unfinished.push_back(socket);
     }
 
     /// While memory is short nobody may hold a part of a CONNECT; true when some still do.
     pub(super) fn shed_unfinished(&mut self) -> bool {
-        if !self.is_short(Pressure::Tight) || Mutant::MemoryUnfinishedKept.is_on() {
+        if !self.memory.is_short(Pressure::Tight) || Mutant::MemoryUnfinishedKept.is_on() {
             return false;
         }
         for _ in 0..CLOSED {
-            let Some(socket) = self.budgeting.unfinished.pop_front() else { break };
+            let Some(socket) = self.memory.budgeting.unfinished.pop_front() else { break };
             self.meter.charge(cost::VISIT);
             let Some(connection) = self.connections.get(socket.0) else { continue };
             if connection.stage != Stage::Entry {
@@ -65,8 +65,8 @@ impl Shard {
                 self.deny_unread(socket, version, Denial::Memory);
             }
         }
-        self.budgeting.unfinished.shrink_to(64);
-        !self.budgeting.unfinished.is_empty()
+        self.memory.budgeting.unfinished.shrink_to(64);
+        !self.memory.budgeting.unfinished.is_empty()
     }
 
     /// There is no memory for such a part: the connection ends.

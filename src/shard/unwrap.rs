@@ -74,8 +74,8 @@ impl Shard {
     ) -> Decoded {
         let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(()) };
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return Ok(()) };
-        let listener = usize::from(connection.listener.0);
-        let listener_state = self.listener_states.get(listener).and_then(Option::as_ref);
+        let listener = connection.listener;
+        let listener_state = self.entrance.listener(listener);
         let context = Context {
             stack: listener_state.map_or(&Stack::PLAIN, |listener_state| &listener_state.stack),
             trusted: &self.settings.trusted_proxies,
@@ -84,7 +84,7 @@ impl Shard {
         exchange.waiting = connection.output.as_ref().map_or(0, |output| output.wire().len());
         let before = layers.heap();
         let outcome = decode(layers, &context, &mut self.layered.keys, exchange);
-        self.tally.layers = self.tally.layers + layers.heap() - before;
+        self.memory.tally.layers = self.memory.tally.layers + layers.heap() - before;
         self.meter.charge(std::mem::take(&mut exchange.work));
         if let Some(peer) = exchange.peer.take() {
             connection.peer = peer;
@@ -96,7 +96,7 @@ impl Shard {
     fn await_more(&mut self, socket: SocketId, stage: Stage) {
         match stage {
             Stage::Entry | Stage::Refused(_) => {
-                self.actions.push(Action::ReceiveOnce(socket));
+                self.outputs.actions.push(Action::ReceiveOnce(socket));
                 if stage == Stage::Entry && self.holds_beginning(socket) {
                     self.note_unfinished(socket);
                 }
@@ -126,7 +126,9 @@ impl Shard {
             else {
                 continue;
             };
-            let Some(server) = self.handshakes.server(connection.listener) else { continue };
+            let Some(server) = self.layered.handshakes.server(connection.listener) else {
+                continue;
+            };
             if let Some(why) = server.is_over(records.certificate(), server.now()) {
                 self.counters.tls_certificates_ended += 1;
                 self.disconnect(SocketId(at), Cause::Transport(why));
@@ -139,40 +141,41 @@ impl Shard {
     /// at once.
     pub(super) fn run_handshakes(&mut self, limit: u32) -> bool {
         while !self.is_spent(limit) {
-            let next = self.handshakes.lines.pop(GOING_ON);
+            let next = self.layered.handshakes.lines.pop(GOING_ON);
             let Some(socket) = next.or_else(|| self.next_newcomer()) else { break };
             self.shake(socket);
         }
-        self.counters.tls_under_way = self.handshakes.under_way() as u64;
-        let full = self.handshakes.under_way.len() >= self.most_handshakes();
-        self.handshakes.lines.bound(GOING_ON) > 0 || self.handshakes.lines.bound(NEW) > 0 && !full
+        self.counters.tls_under_way = self.layered.handshakes.under_way() as u64;
+        let full = self.layered.handshakes.under_way.len() >= self.most_handshakes();
+        self.layered.handshakes.lines.bound(GOING_ON) > 0
+            || self.layered.handshakes.lines.bound(NEW) > 0 && !full
     }
 
     /// The next one that rustls has nothing of yet, if there is a place for it.
     fn next_newcomer(&mut self) -> Option<SocketId> {
-        if self.handshakes.lines.bound(NEW) == 0 {
+        if self.layered.handshakes.lines.bound(NEW) == 0 {
             return None;
         }
-        if self.handshakes.under_way.len() >= self.most_handshakes() {
-            let socket = self.handshakes.stillest(self.now)?;
+        if self.layered.handshakes.under_way.len() >= self.most_handshakes() {
+            let socket = self.layered.handshakes.stillest(self.now)?;
             let failure = Failure::new(Kind::Shed, "the handshake stood still while others waited");
             self.end_insecure(socket, failure);
         }
-        self.handshakes.lines.pop(NEW)
+        self.layered.handshakes.lines.pop(NEW)
     }
 
     fn shake(&mut self, socket: SocketId) {
         let Some(connection) = self.connections.get(socket.0) else { return };
         let (stage, listener) = (connection.stage, connection.listener);
-        let Some(server) = self.handshakes.server(listener).cloned() else { return };
+        let Some(server) = self.layered.handshakes.server(listener).cloned() else { return };
         let mut exchange = self.layered.take_exchange();
         let outcome = self.decode_with(socket, &mut exchange, |layers, context, keys, exchange| {
             layers.shake(&server, context, keys, exchange).map(|_| ())
         });
         if self.layered.is_begun(socket) {
-            self.handshakes.went_on(socket, self.now);
+            self.layered.handshakes.went_on(socket, self.now);
         } else {
-            self.handshakes.over(socket);
+            self.layered.handshakes.over(socket);
         }
         if let Some(Shaken::Done { tls13, resumed }) = exchange.shaken.take() {
             let counters = &mut self.counters;

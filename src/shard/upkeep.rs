@@ -26,8 +26,6 @@ pub(super) struct Upkeep {
     flows: VecDeque<(Instant, SessionRef)>,
     /// Of these, how many this round is still to look at.
     flows_due: usize,
-    /// Where the sweep of expired retained messages goes on; `None`: at the first topic.
-    pub(super) retained_from: Option<Box<str>>,
 }
 
 impl Upkeep {
@@ -86,11 +84,9 @@ impl Shard {
 
     /// A round begins. What takes longer goes on in [`Shard::free_idle_flows`].
     pub(super) fn upkeep_due(&mut self) {
-        self.upkeep.begin_round();
+        self.work.upkeep.begin_round();
         self.give_back_spare();
-        let sessions = &self.sessions;
-        let hash = |index| sessions.get(index).map_or(0, |session| session.key.0.get());
-        self.names.shrink(hash);
+        self.sessions.shrink_names();
         self.sweep_retained();
         self.tell_memory();
         self.give_up_lost();
@@ -105,7 +101,7 @@ impl Shard {
         let now = self.now;
         let retries = self.settings.retry_interval > 0;
         for _ in 0..FLOWS {
-            let Some(reference) = self.upkeep.next_flow(now) else { break };
+            let Some(reference) = self.work.upkeep.next_flow(now) else { break };
             self.meter.charge(cost::VISIT);
             let known = self.sessions.get_of(reference.index, reference.generation);
             let Some(session) = known.filter(|s| !s.is_ending()) else { continue };
@@ -116,16 +112,16 @@ impl Shard {
             let repeats = repeats && !Mutant::RetryForgetsIdentifiers.is_on();
             match &mut session.flow {
                 Some(flow) if flow.is_idle() && !repeats => {
-                    self.tally.forget_idle(flow);
+                    self.memory.tally.forget_idle(flow);
                     session.flow = None;
                 }
-                Some(_) if online => self.upkeep.list_flow(now, reference),
+                Some(_) if online => self.work.upkeep.list_flow(now, reference),
                 // Listed again when it is used again.
                 Some(flow) => flow.listed = false,
                 None => {}
             }
         }
-        self.upkeep.goes_on(now)
+        self.work.upkeep.goes_on(now)
     }
 }
 

@@ -76,7 +76,7 @@ impl Shard {
             publisher: self.publisher(index),
         };
         Box::new(Will {
-            message: Message::new(&message, self.scratch.bytes()),
+            message: Message::new(&message, self.delivery.scratch.bytes()),
             delay: will.delay,
             message_expiry: will.properties.message_expiry,
             due: None,
@@ -95,12 +95,12 @@ impl Shard {
         if will.delay > 0 && session.expiry > 0 && !Mutant::WillDelayIgnored.is_on() {
             // [MQTT-3.1.3-9] and section 3.1.3.2.2: after the delay, unless the client is back.
             will.due = Some(now.plus_seconds(will.delay));
-            self.tally.names += will.message.size();
+            self.memory.tally.names += will.message.size();
             session.will = Some(will);
             return;
         }
         if Mutant::WillTwice.is_on() {
-            self.tally.names += will.message.size();
+            self.memory.tally.names += will.message.size();
             session.will = Some(will.clone());
         }
         self.send_will(*will);
@@ -127,7 +127,7 @@ impl Shard {
             return None;
         }
         let will = session.will.take()?;
-        self.tally.names -= will.message.size();
+        self.memory.tally.names -= will.message.size();
         Some(will)
     }
 
@@ -137,7 +137,7 @@ impl Shard {
             None => will.message,
             expires => {
                 let view = MessageRef { expires, ..will.message.view() };
-                Message::new(&view, self.scratch.bytes())
+                Message::new(&view, self.delivery.scratch.bytes())
             }
         };
         self.queue_will(message);
@@ -145,39 +145,39 @@ impl Shard {
 
     /// A will, or a message of the broker itself, is to be routed when there is room.
     pub(super) fn queue_will(&mut self, message: Message) {
-        self.tally.names += message.size();
-        self.wills.queue.push_back(message);
+        self.memory.tally.names += message.size();
+        self.work.wills.queue.push_back(message);
     }
 
     /// Routes wills that are due, as far as mailboxes have room, until the step's work comes to
     /// `limit`; true when more can be at once.
     pub(super) fn publish_wills(&mut self, limit: u32) -> bool {
         while !self.is_spent(limit) {
-            if self.fanouts.is_full() {
+            if self.delivery.fanouts.is_full() {
                 return false; // they are going on, and so are the wills then
             }
-            let Some(message) = self.wills.queue.front().cloned() else { return false };
+            let Some(message) = self.work.wills.queue.front().cloned() else { return false };
             let view = message.view();
             self.meter.charge(cost::PACKET + cost::bytes(message.size()));
             if !self.try_publish(&view, Some(&message)) {
                 return false;
             }
             self.counters.wills_sent += 1;
-            if let Some(message) = self.wills.queue.pop_front() {
-                self.tally.names -= message.size();
+            if let Some(message) = self.work.wills.queue.pop_front() {
+                self.memory.tally.names -= message.size();
             }
         }
-        !self.wills.is_empty()
+        !self.work.wills.is_empty()
     }
 
     /// While the broker stops: [MQTT-3.1.2-8] wants wills sent when the connection closes without
     /// DISCONNECT; those with a delay end with the process, as section 3.1.2.5 allows for a
     /// server's shutdown. Goes on until the step's work comes to `limit`.
     pub(super) fn run_last_wills(&mut self, limit: u32) {
-        let Some(mut at) = self.wills.last.take() else { return };
+        let Some(mut at) = self.work.wills.last.take() else { return };
         while at < self.connections.bound() {
             if self.is_spent(limit) {
-                self.wills.last = Some(at);
+                self.work.wills.last = Some(at);
                 return;
             }
             self.meter.charge(cost::VISIT);

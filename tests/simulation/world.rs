@@ -354,7 +354,7 @@ impl World {
         let node = &mut self.nodes[at];
         // Whoever has no room parks the publisher before the message is accepted.
         for peer in (0..shards).filter(|&peer| peer != at) {
-            let letters = node.shard.outbox.to(ShardId(peer as u8));
+            let letters = node.shard.outbox().to(ShardId(peer as u8));
             assert!(letters.data.is_empty(), "data mail for {peer} without room for it");
         }
         node.work = node.shard.work();

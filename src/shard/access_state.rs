@@ -1,0 +1,11 @@
+//! Who is being let in, and what of decisions is remembered: the shard's side of [`crate::access`].
+
+use super::admission::Admissions;
+use super::permission::Permissions;
+
+/// What a shard knows of its clients' rights.
+#[derive(Default)]
+pub(super) struct AccessState {
+    pub(super) admissions: Admissions,
+    pub(super) permissions: Permissions,
+}

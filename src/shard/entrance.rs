@@ -1,0 +1,73 @@
+//! How clients come in: the listeners, the connections that were denied, clients on their way from
+//! their entry shard to their home, what they were told, and the log of who came and went.
+
+use super::announced::AnnouncedLimits;
+use super::arrivals::Arrivals;
+use super::connection_log::ConnectionLog;
+use super::hand_over::Departures;
+use crate::ids::ListenerId;
+use crate::mesh::ListenerState;
+use std::sync::Arc;
+
+/// A shard's side of clients that come in.
+pub(super) struct Entrance {
+    listeners: Vec<Option<Arc<ListenerState>>>,
+    pub(super) announced: AnnouncedLimits,
+    pub(super) arrivals: Arrivals,
+    pub(super) departures: Departures,
+    /// Connections that met a limit and whose CONNECT is awaited.
+    pub(super) refused_waiting: usize,
+    /// ClientIds that were assigned.
+    assigned: u64,
+    pub(super) log: ConnectionLog,
+}
+
+impl Entrance {
+    /// Of one of `shards`.
+    pub(super) fn new(shards: u8) -> Self {
+        Entrance {
+            listeners: Vec::new(),
+            announced: AnnouncedLimits::default(),
+            arrivals: Arrivals::default(),
+            departures: Departures::new(shards),
+            refused_waiting: 0,
+            assigned: 0,
+            log: ConnectionLog::default(),
+        }
+    }
+
+    /// A listener that is open.
+    #[inline]
+    pub(super) fn listener(&self, listener: ListenerId) -> Option<&Arc<ListenerState>> {
+        self.listeners.get(usize::from(listener.0))?.as_ref()
+    }
+
+    /// A listener's connections may come from now on.
+    pub(super) fn open(&mut self, listener: ListenerId, state: Arc<ListenerState>) {
+        let at = usize::from(listener.0);
+        if at >= self.listeners.len() {
+            self.listeners.resize_with(at + 1, || None);
+        }
+        if let Some(place) = self.listeners.get_mut(at) {
+            *place = Some(state);
+        }
+    }
+
+    /// How many ClientIds were assigned, with the one that is about to be.
+    pub(super) fn assign(&mut self) -> u64 {
+        self.assigned += 1;
+        self.assigned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_assigned_client_id_has_a_number_of_its_own() {
+        let mut entrance = Entrance::new(1);
+        assert_eq!([entrance.assign(), entrance.assign()], [1, 2]);
+        assert!(entrance.listener(ListenerId(0)).is_none());
+    }
+}

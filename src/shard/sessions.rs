@@ -1,0 +1,94 @@
+//! The sessions that this shard is home to: by their places, and by their ClientIds.
+
+use super::names::Names;
+use crate::ids::{ClientKey, SocketId};
+use crate::session::Session;
+use crate::slab::Slab;
+
+/// All sessions of a shard, online and offline.
+pub(super) struct Sessions {
+    all: Slab<Session>,
+    names: Names,
+}
+
+impl Sessions {
+    pub(super) fn new() -> Self {
+        Sessions { all: Slab::default(), names: Names::new() }
+    }
+
+    /// How many there are, those that are ending included.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// All places are below this.
+    #[inline]
+    pub(super) fn bound(&self) -> u32 {
+        self.all.bound()
+    }
+
+    #[inline]
+    pub(super) fn get(&self, index: u32) -> Option<&Session> {
+        self.all.get(index)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Session> {
+        self.all.get_mut(index)
+    }
+
+    /// The session at that place, if it is still the one of that generation.
+    #[inline]
+    pub(super) fn get_of(&mut self, index: u32, generation: u32) -> Option<&mut Session> {
+        self.all.get_of(index, generation)
+    }
+
+    /// Which of the sessions that were at that place, one after the other, is there now.
+    #[inline]
+    pub(super) fn generation(&self, index: u32) -> u32 {
+        self.all.generation(index)
+    }
+
+    /// Adds a session, which can be found by its name from now on; returns its place.
+    pub(super) fn insert(&mut self, session: Session) -> u32 {
+        let hash = session.key.0.get();
+        let index = self.all.insert(session);
+        let Sessions { all, names } = self;
+        names.insert(hash, index, |other| hash_at(all, other));
+        index
+    }
+
+    /// The session ends: it cannot be found by its name any more, and stays at its place until what
+    /// belongs to it is gone.
+    pub(super) fn forget_name(&mut self, key: ClientKey, index: u32) {
+        self.names.remove(key.0.get(), index);
+    }
+
+    /// Takes out a session that has ended.
+    pub(super) fn remove(&mut self, index: u32) -> Option<Session> {
+        self.all.remove(index)
+    }
+
+    /// The place of the session of that name.
+    pub(super) fn find(&self, key: ClientKey, name: &str) -> Option<u32> {
+        let named = |session: &Session| &*session.client_id == name;
+        self.names.find(key.0.get(), |index| self.get(index).is_some_and(named))
+    }
+
+    /// The connection of a client, if it has one here.
+    pub(super) fn socket_of(&self, client: ClientKey) -> Option<SocketId> {
+        let known = |session: &Session| session.key == client;
+        let found = self.names.find(client.0.get(), |index| self.get(index).is_some_and(known));
+        self.get(found?)?.socket
+    }
+
+    /// Gives back a part of the room for names that nobody needs.
+    pub(super) fn shrink_names(&mut self) {
+        let Sessions { all, names } = self;
+        names.shrink(|index| hash_at(all, index));
+    }
+}
+
+fn hash_at(all: &Slab<Session>, index: u32) -> u64 {
+    all.get(index).map_or(0, |session| session.key.0.get())
+}

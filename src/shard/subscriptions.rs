@@ -1,0 +1,73 @@
+//! The subscriptions of this shard's sessions: the index, what of it costs every publication, SUBACKs
+//! that wait, and the share groups that are at home here.
+
+use super::groups::Groups;
+use super::returns::Returns;
+use super::subscribe::Joining;
+use crate::topic::{Index, Seeds};
+use hashbrown::HashMap;
+
+/// A shard's subscriptions, shared ones included.
+pub(super) struct Subscriptions {
+    pub(super) index: Index,
+    /// Subscriptions that only the trie finds, of each session that has any.
+    unhashed: HashMap<u32, u32, foldhash::fast::FixedState>,
+    pub(super) groups: Groups,
+    pub(super) returns: Returns,
+    /// SUBACKs that wait for share groups elsewhere, by their sessions.
+    pub(super) joining: HashMap<u32, Joining>,
+}
+
+impl Subscriptions {
+    pub(super) fn new(seeds: &Seeds) -> Self {
+        Subscriptions {
+            index: Index::new(seeds),
+            unhashed: HashMap::default(),
+            groups: Groups::default(),
+            returns: Returns::default(),
+            joining: HashMap::new(),
+        }
+    }
+
+    /// How many subscriptions of a session only the trie finds.
+    pub(super) fn unhashed(&self, session: u32) -> usize {
+        self.unhashed.get(&session).map_or(0, |&count| count as usize)
+    }
+
+    /// A session has one more of those.
+    pub(super) fn add_unhashed(&mut self, session: u32) {
+        *self.unhashed.entry(session).or_default() += 1;
+    }
+
+    /// A session has one less of those.
+    pub(super) fn remove_unhashed(&mut self, session: u32) {
+        let Some(count) = self.unhashed.get_mut(&session) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.unhashed.remove(&session);
+        }
+    }
+
+    /// The session has ended.
+    pub(super) fn forget_unhashed(&mut self, session: u32) {
+        self.unhashed.remove(&session);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subscriptions_that_only_the_trie_finds_are_counted_by_session() {
+        let mut subscriptions = Subscriptions::new(&Seeds::fixed(1));
+        subscriptions.add_unhashed(7);
+        subscriptions.add_unhashed(7);
+        subscriptions.add_unhashed(8);
+        subscriptions.remove_unhashed(7);
+        assert_eq!([7, 8, 9].map(|session| subscriptions.unhashed(session)), [1, 1, 0]);
+        subscriptions.remove_unhashed(7);
+        subscriptions.forget_unhashed(8);
+        assert!(subscriptions.unhashed.is_empty());
+    }
+}
