@@ -138,6 +138,7 @@ pub mod limits;
 pub mod mesh;
 pub mod message;
 pub mod mutant;
+pub mod outgoing;
 pub mod packet;
 #[cfg(feature = "runtime")]
 pub mod ring;

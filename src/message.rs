@@ -149,6 +149,11 @@ impl Message {
         std::ptr::from_ref(&self.0.header.header).addr()
     }
 
+    /// How many handles there are of it. For checks.
+    pub fn handles(&self) -> usize {
+        ThinArc::strong_count(&self.0)
+    }
+
     /// When the message expires; `None` never.
     pub fn expires(&self) -> Option<Instant> {
         let at = self.0.header.header.expires;

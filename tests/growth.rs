@@ -10,11 +10,11 @@ use ringmq::ids::{ListenerId, Peer, ShardId, SocketId};
 use ringmq::limits::STEP_WORK;
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{ListenerState, Shared};
+use ringmq::outgoing::Outgoing;
 use ringmq::packet::{
     self, Ack, AckKind, Connect, ConnectProperties, OutPublish, PacketId, Qos, ReasonCode,
     Subscribe, Unsubscribe, Version, Will,
 };
-use ringmq::shard::output::Outgoing;
 use ringmq::shard::{Action, Settings, Shard, home_of};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;

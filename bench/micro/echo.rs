@@ -5,7 +5,7 @@
 use crate::timing::cpu_time;
 use glommio::{LocalExecutorBuilder, Placement};
 use ringmq::ids::{ListenerId, SocketId};
-use ringmq::ring::{Driver, Event, NoShared, Outgoing, Receive, SocketRingConfig};
+use ringmq::ring::{Driver, Event, Outgoing, Receive, SocketRingConfig};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -65,7 +65,7 @@ struct FlatEcho {
 }
 
 impl FlatEcho {
-    fn handle(&mut self, ring: &mut Driver<NoShared>, event: Event<'_, NoShared>) {
+    fn handle(&mut self, ring: &mut Driver, event: Event<'_>) {
         match event {
             Event::Accepted { socket: SocketId(index), .. } => {
                 if self.spare.len() <= index as usize {
@@ -103,7 +103,7 @@ fn through_the_driver_in_glommio() {
         LocalExecutorBuilder::new(Placement::Unbound).make().expect("io_uring is allowed");
     executor.run(async {
         let settings = SocketRingConfig { spin: Duration::from_micros(20), ..Default::default() };
-        let mut ring = Driver::<NoShared>::new(settings).expect("io_uring is allowed");
+        let mut ring = Driver::new(settings).expect("io_uring is allowed");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         ring.listen(ListenerId(0), listener.into(), false);

@@ -11,7 +11,6 @@ use crate::limits::MAIL_WORK;
 use crate::mesh::mail::{Control, Stamped};
 use crate::mesh::mailbox::MailEnds;
 use crate::mesh::{ListenerState, Shared};
-use crate::message::Message;
 use crate::ring::{
     Doorbell, Driver, Event, Peer as RingPeer, Receive, RingFailure, RingPort, SocketRingConfig,
 };
@@ -160,13 +159,10 @@ pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
 }
 
 /// A core's driver, and its shard with all that is around it.
-fn set_up(
-    plan: Plan,
-    commands: Receiver<CoreCommand>,
-) -> Result<(Driver<Message>, Running), String> {
+fn set_up(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(Driver, Running), String> {
     tls::warm_up();
     let driver = Driver::new(plan.ring).map_err(|failure: RingFailure| failure.to_string());
-    let mut driver: Driver<Message> = driver?;
+    let mut driver: Driver = driver?;
     let _ = plan.reports.send(CoreReport::Up(plan.id, driver.port(), driver.doorbell()));
     let now = Instant(plan.clock.nanos() / 1_000_000);
     let mut shard = Shard::new(plan.id, plan.shards, plan.settings, plan.shared, now);
@@ -290,7 +286,7 @@ struct Running {
 }
 
 impl Running {
-    fn obey(&mut self, driver: &mut Driver<Message>) {
+    fn obey(&mut self, driver: &mut Driver) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 CoreCommand::Peers(peers) => self.peers = peers,
@@ -353,7 +349,7 @@ impl Running {
     }
 
     /// The figures as they are now, for who waited for them so long.
-    fn snapshot(&mut self, driver: &Driver<Message>, lag: Duration) -> Snapshot {
+    fn snapshot(&mut self, driver: &Driver, lag: Duration) -> Snapshot {
         self.measure(driver);
         self.shard.measure_storage();
         let mailboxes = self.shards().map(|from| self.ends.data_waiting(from) as u64);
@@ -362,7 +358,7 @@ impl Running {
     }
 
     /// Brings the figures up to date that others count: the driver, the mailboxes and the loop.
-    fn measure(&mut self, driver: &Driver<Message>) {
+    fn measure(&mut self, driver: &Driver) {
         let counts = driver.counts();
         let spun = counts.spun.as_nanos() as u64;
         let control_mail = self.shards().map(|from| self.ends.control_waiting(from) as u64).sum();
@@ -385,7 +381,7 @@ impl Running {
     }
 
     /// One step; true when there may be more to do at once.
-    fn step(&mut self, driver: &mut Driver<Message>) -> bool {
+    fn step(&mut self, driver: &mut Driver) -> bool {
         let bounds = StepBounds { completions: COMPLETIONS, mail: MAIL_WORK };
         while let Some(answer) = self.writer.as_mut().and_then(Writer::take_answer) {
             self.shard.storage_answered(answer);
@@ -408,7 +404,7 @@ impl Running {
 
 /// What is around the shard of a core.
 struct Around<'a> {
-    driver: &'a mut Driver<Message>,
+    driver: &'a mut Driver,
     peers: &'a [(RingPort, Doorbell)],
     clock: Clock,
     helpers: &'a Helpers,
@@ -465,7 +461,7 @@ fn go_on_with(
         .map_err(|error| format!("cannot start a thread for storage: {error}"))
 }
 
-fn take_event(shard: &mut Shard, event: Event<'_, Message>) {
+fn take_event(shard: &mut Shard, event: Event<'_>) {
     match event {
         Event::Received { socket, bytes } => shard.received(socket, bytes),
         Event::Sent { socket, outgoing, result } => shard.sent(socket, outgoing, result.is_ok()),
@@ -492,7 +488,7 @@ fn take_event(shard: &mut Shard, event: Event<'_, Message>) {
     }
 }
 
-fn act(driver: &mut Driver<Message>, peers: &[(RingPort, Doorbell)], action: Action) {
+fn act(driver: &mut Driver, peers: &[(RingPort, Doorbell)], action: Action) {
     match action {
         Action::Send(socket, outgoing) => driver.send(socket, outgoing),
         Action::ReceiveOnce(socket) => driver.receive(socket, Receive::Once),

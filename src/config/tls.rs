@@ -6,6 +6,7 @@ use super::super::notation::{DAY, HOUR, SECOND};
 use super::super::quantity::{Count, Time, Unit};
 use super::super::value::{self, List, Or, Section, Several, Text};
 use super::{Auto, Off};
+use crate::config::CertificateName;
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
@@ -39,6 +40,18 @@ choice! {
         San,
         /// The subject as RFC 4514 writes it, such as CN=meter-7,O=Example.
         Dn,
+    }
+}
+
+impl UsernameFrom {
+    /// The part of a certificate, if it is one.
+    pub fn part(self) -> Option<CertificateName> {
+        match self {
+            UsernameFrom::Off => None,
+            UsernameFrom::Cn => Some(CertificateName::Cn),
+            UsernameFrom::San => Some(CertificateName::San),
+            UsernameFrom::Dn => Some(CertificateName::Dn),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The trial: opens a ring as a shard does and asks the kernel for each operation. Keeps nothing.
 
-use crate::ring::{Driver, NoShared, SocketRingConfig, operations};
+use crate::ring::{Driver, SocketRingConfig, operations};
 
 use super::judge_process::RingTrial;
 
@@ -26,7 +26,7 @@ pub(super) fn open_ring() -> RingTrial {
         completions: 8,
         ..SocketRingConfig::default()
     };
-    match Driver::<NoShared>::new(config) {
+    match Driver::new(config) {
         Ok(_) => RingTrial::Works,
         Err(failure) => refused(failure.operation, failure.errno),
     }

@@ -26,15 +26,13 @@ use std::time::{Duration, Instant};
 const RING_REST: Duration = Duration::from_secs(1);
 
 /// One shard's sockets. Single-threaded; must be used and dropped on the thread that made it.
-///
-/// `S` is the shard's shared payload: what [`super::Segment::Shared`] keeps alive during a send.
-pub struct Driver<S> {
+pub struct Driver {
     pub(super) config: SocketRingConfig,
     pub(super) slots: Slots,
     pub(super) listeners: Listeners,
     pub(super) hand_overs: HandOvers,
     /// Outcomes found outside a pass, told in the next one.
-    pub(super) deferred: VecDeque<Deferred<S>>,
+    pub(super) deferred: VecDeque<Deferred>,
     /// Sockets whose receive found no buffer.
     pub(super) starved: Vec<SocketId>,
     /// Orderly closes by deadline; all wait equally long, so the front is due first.
@@ -60,18 +58,18 @@ pub struct Driver<S> {
     // The kernel may write to or read from what the next three hold until the rings are gone;
     // `drop` says in which order.
     pub(super) rings: Vec<Ring>,
-    pub(super) sends: ManuallyDrop<Sends<S>>,
+    pub(super) sends: ManuallyDrop<Sends>,
     pub(super) pool: ManuallyDrop<BufferPool>,
     _single_threaded: PhantomData<Rc<()>>,
 }
 
 /// An outcome that has no completion.
-pub(super) enum Deferred<S> {
-    Sent(SocketId, Outgoing<S>, Result<(), i32>),
+pub(super) enum Deferred {
+    Sent(SocketId, Outgoing, Result<(), i32>),
     HandedOver(SocketId, u64, i32),
 }
 
-impl<S: AsRef<[u8]> + 'static> Driver<S> {
+impl Driver {
     /// Opens the first ring and checks that this kernel has what is needed.
     pub fn new(config: SocketRingConfig) -> Result<Self, RingFailure> {
         let config = bounded(config);
@@ -135,7 +133,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     pub fn visit(
         &mut self,
         limit: usize,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) -> usize {
         self.tell_deferred(handler);
         let mut visited = 0;
@@ -163,7 +161,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     pub fn pass(
         &mut self,
         limit: usize,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) -> usize {
         let mut visited = 0;
         loop {
@@ -205,7 +203,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         }
     }
 
-    pub(super) fn tell_deferred(&mut self, handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>)) {
+    pub(super) fn tell_deferred(&mut self, handler: &mut impl FnMut(&mut Driver, Event<'_>)) {
         // Only what is there now: a handler that answers each with another must not keep us here.
         for _ in 0..self.deferred.len() {
             match self.deferred.pop_front() {
@@ -224,7 +222,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         &mut self,
         ring: usize,
         limit: usize,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) -> usize {
         // Whatever the handler does to the driver, the bytes it looks at stay mapped.
         let _memory = self.pool.memory();
@@ -249,7 +247,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         &mut self,
         ring: usize,
         entry: &cqueue::Entry,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         let tag = entry.user_data();
         let (result, flags) = (entry.result(), entry.flags());
@@ -338,7 +336,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     }
 }
 
-impl<S> Drop for Driver<S> {
+impl Drop for Driver {
     fn drop(&mut self) {
         self.port.retire();
         let mut quiet = true;

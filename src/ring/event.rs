@@ -1,6 +1,6 @@
 //! What the driver is told and what it reports. Plain values; no behaviour.
 use crate::ids::{ListenerId, SocketId};
-pub use crate::shard::output::{Outgoing, Segment};
+pub use crate::outgoing::{Outgoing, Segment};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -75,19 +75,9 @@ pub enum Peer {
     Unix,
 }
 
-/// Stands in for the shared payload type where there is none.
-#[derive(Debug)]
-pub enum NoShared {}
-
-impl AsRef<[u8]> for NoShared {
-    fn as_ref(&self) -> &[u8] {
-        match *self {}
-    }
-}
-
 /// What happened. Every event of a socket comes before its `Closed`, and none after.
 #[derive(Debug)]
-pub enum Event<'a, S> {
+pub enum Event<'a> {
     /// A new connection. Nothing is read until `receive`.
     Accepted {
         /// The new socket.
@@ -121,7 +111,7 @@ pub enum Event<'a, S> {
         /// Which socket.
         socket: SocketId,
         /// What was sent, for reuse.
-        outgoing: Outgoing<S>,
+        outgoing: Outgoing,
         /// Ok: all of it is in the kernel's hands. Err: the error number; close the socket.
         result: Result<(), i32>,
     },

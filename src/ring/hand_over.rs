@@ -43,7 +43,7 @@ impl HandOvers {
     }
 }
 
-impl<S: AsRef<[u8]> + 'static> Driver<S> {
+impl Driver {
     /// The handle by which other shards send sockets here. From the first call on, some table
     /// entries are kept free for arrivals.
     pub fn port(&mut self) -> RingPort {
@@ -107,7 +107,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         socket: SocketId,
         generation: u16,
         result: i32,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         let Some(slot) = self.slots.get_current(socket, generation) else { return };
         slot.flags &= !HANDING;
@@ -131,7 +131,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         ring: usize,
         result: i32,
         cookie: u64,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         // The permit is used up even if, against all care, the kernel found no place.
         self.rings[ring].promised = self.rings[ring].promised.saturating_sub(1);

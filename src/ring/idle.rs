@@ -124,7 +124,7 @@ impl IdleHistory {
     }
 }
 
-impl<S: AsRef<[u8]> + 'static> Driver<S> {
+impl Driver {
     /// The handle by which other threads wake this core.
     pub fn doorbell(&self) -> Doorbell {
         self.doorbell.clone()

@@ -53,7 +53,7 @@ impl Listeners {
     }
 }
 
-impl<S: AsRef<[u8]> + 'static> Driver<S> {
+impl Driver {
     /// Accepts on a bound, listening socket from now on. Options set on it are inherited.
     pub fn listen(&mut self, listener: ListenerId, fd: OwnedFd, unix: bool) {
         make_blocking(&fd);
@@ -159,7 +159,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         &mut self,
         record: u32,
         result: i32,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         let accept = &self.listeners.accepts[record as usize];
         let (index, ring) = (accept.listener, accept.ring);

@@ -10,14 +10,14 @@ use super::slots::{CLOSING, HANDING, IN_FLIGHT, SENDING, STARVED, WANT};
 use crate::ids::SocketId;
 use std::time::Instant;
 
-impl<S: AsRef<[u8]> + 'static> Driver<S> {
+impl Driver {
     /// Ends everything on `ring`, whose lost completions nobody can make up for, and begins anew
     /// with it. Takes a second at most, of this core alone. When the kernel does not let go of what
     /// it was given by then, it is tried again in the next pass.
     pub(super) fn recover(
         &mut self,
         ring: usize,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         let sockets = self.rings[ring].sockets;
         tracing::error!(
@@ -60,7 +60,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
 
     /// Visits what completes on `ring` until nothing does. Its sockets are being closed, so that
     /// nothing new is begun for them.
-    fn settle_all(&mut self, ring: usize, handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>)) {
+    fn settle_all(&mut self, ring: usize, handler: &mut impl FnMut(&mut Driver, Event<'_>)) {
         loop {
             for socket in self.slots.of_ring(ring) {
                 if let Some(slot) = self.slots.get(socket) {
@@ -82,11 +82,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     }
 
     /// Ends a socket without what is in flight for it: the kernel has let go of it.
-    fn abandon(
-        &mut self,
-        socket: SocketId,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
-    ) {
+    fn abandon(&mut self, socket: SocketId, handler: &mut impl FnMut(&mut Driver, Event<'_>)) {
         let Some(slot) = self.slots.get(socket) else { return };
         let (flags, record, table) = (slot.flags, slot.record, slot.table);
         slot.flags = flags & !(IN_FLIGHT | WANT | STARVED) | CLOSING;

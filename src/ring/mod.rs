@@ -29,7 +29,7 @@ mod uring;
 
 pub use driver::Driver;
 pub use event::{
-    Event, MAX_COOKIE, NoShared, Outgoing, Peer, Receive, RingCounts, Segment, SocketRingConfig,
+    Event, MAX_COOKIE, Outgoing, Peer, Receive, RingCounts, Segment, SocketRingConfig,
 };
 pub use failure::{RingFailure, operations};
 pub use flag::SleepFlag;

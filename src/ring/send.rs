@@ -19,8 +19,8 @@ struct Vectors {
 }
 
 /// One `send`. Boxed for as long as it is in flight, so that inline payload types stay put too.
-struct Record<S> {
-    outgoing: Outgoing<S>,
+struct Record {
+    outgoing: Outgoing,
     /// Next byte to send: segment (0 for One) and offset in it.
     segment: usize,
     offset: usize,
@@ -29,22 +29,22 @@ struct Record<S> {
 }
 
 /// How a completion left a send.
-pub(super) enum Progress<S> {
+pub(super) enum Progress {
     /// Some went out; here is the operation for the rest.
     More(squeue::Entry),
-    Done(Outgoing<S>, Result<(), i32>),
+    Done(Outgoing, Result<(), i32>),
 }
 
-pub(super) struct Sends<S> {
-    records: Vec<Option<Box<Record<S>>>>,
+pub(super) struct Sends {
+    records: Vec<Option<Box<Record>>>,
     free: Vec<u32>,
     #[expect(clippy::vec_box, reason = "used as boxes: the allocations are what is kept")]
-    spare: Vec<Box<Record<S>>>,
+    spare: Vec<Box<Record>>,
     #[expect(clippy::vec_box, reason = "used as boxes: the allocations are what is kept")]
     spare_vectors: Vec<Box<Vectors>>,
 }
 
-impl<S: AsRef<[u8]>> Sends<S> {
+impl Sends {
     pub(super) fn new() -> Self {
         Sends {
             records: Vec::new(),
@@ -61,9 +61,9 @@ impl<S: AsRef<[u8]>> Sends<S> {
     /// Takes the bytes over; `Err` gives them back when there are none to send.
     pub(super) fn start(
         &mut self,
-        outgoing: Outgoing<S>,
+        outgoing: Outgoing,
         table: u32,
-    ) -> Result<(u32, squeue::Entry), Outgoing<S>> {
+    ) -> Result<(u32, squeue::Entry), Outgoing> {
         let left = length(&outgoing);
         if left == 0 {
             return Err(outgoing);
@@ -92,7 +92,7 @@ impl<S: AsRef<[u8]>> Sends<S> {
         table: u32,
         result: i32,
         give_up: bool,
-    ) -> Progress<S> {
+    ) -> Progress {
         let record = self.records[index as usize].as_mut().expect("a send completes once");
         let ended = match result {
             1.. if result as usize >= record.left => Some(Ok(())),
@@ -110,7 +110,7 @@ impl<S: AsRef<[u8]>> Sends<S> {
         }
     }
 
-    fn finish(&mut self, index: u32) -> Outgoing<S> {
+    fn finish(&mut self, index: u32) -> Outgoing {
         let mut record = self.records[index as usize].take().expect("a send completes once");
         self.free.push(index);
         if let Some(vectors) = record.vectors.take()
@@ -152,7 +152,7 @@ impl<S: AsRef<[u8]>> Sends<S> {
     }
 }
 
-impl<S: AsRef<[u8]>> Record<S> {
+impl Record {
     fn advance(&mut self, mut bytes: usize) {
         self.left -= bytes;
         let Outgoing::Many(segments) = &self.outgoing else {
@@ -179,7 +179,7 @@ impl Vectors {
     }
 
     /// The record owns the segments and does not move or change them until the completion.
-    fn point_into<S: AsRef<[u8]>>(&mut self, segments: &[Segment<S>], first: usize, offset: usize) {
+    fn point_into(&mut self, segments: &[Segment], first: usize, offset: usize) {
         let mut count = 0;
         let mut skip = offset;
         for segment in &segments[first..] {
@@ -200,7 +200,7 @@ impl Vectors {
     }
 }
 
-fn piece<S: AsRef<[u8]>>(segment: &Segment<S>) -> &[u8] {
+fn piece(segment: &Segment) -> &[u8] {
     match segment {
         Segment::Bytes(bytes) => bytes,
         Segment::Shared(shared, range) => {
@@ -211,7 +211,7 @@ fn piece<S: AsRef<[u8]>>(segment: &Segment<S>) -> &[u8] {
     }
 }
 
-fn length<S: AsRef<[u8]>>(outgoing: &Outgoing<S>) -> usize {
+fn length(outgoing: &Outgoing) -> usize {
     match outgoing {
         Outgoing::One(bytes) => bytes.len(),
         Outgoing::Many(segments) => segments.iter().map(|segment| piece(segment).len()).sum(),

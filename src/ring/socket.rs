@@ -10,7 +10,7 @@ use crate::ids::SocketId;
 use io_uring::{cqueue, opcode, squeue, types};
 use std::time::Instant;
 
-impl<S: AsRef<[u8]> + 'static> Driver<S> {
+impl Driver {
     /// Starts (or goes on) receiving. Ignored on a socket that is closed or being closed.
     pub fn receive(&mut self, socket: SocketId, how: Receive) {
         let Some(slot) = self.slots.get(socket) else { return };
@@ -47,7 +47,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     ///
     /// # Panics
     /// When a send is in flight on this socket: the caller broke the rule above.
-    pub fn send(&mut self, socket: SocketId, outgoing: Outgoing<S>) {
+    pub fn send(&mut self, socket: SocketId, outgoing: Outgoing) {
         let refused = |outgoing, errno| Deferred::Sent(socket, outgoing, Err(errno));
         let Some(slot) = self.slots.get(socket) else {
             return self.deferred.push_back(refused(outgoing, libc::EBADF));
@@ -178,7 +178,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         generation: u16,
         result: i32,
         flags: u32,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         let buffer = cqueue::buffer_select(flags);
         if buffer.is_some() {
@@ -208,7 +208,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         socket: SocketId,
         buffer: Option<u16>,
         length: usize,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         let (Some(slot), Some(id)) = (self.slots.get(socket), buffer) else { return };
         slot.flags &= !WANT_ONCE;
@@ -236,7 +236,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         ring: usize,
         socket: SocketId,
         errno: i32,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         let Some(slot) = self.slots.get(socket) else { return };
         match errno {
@@ -294,7 +294,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         socket: SocketId,
         generation: u16,
         result: i32,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         let Some(slot) = self.slots.get_current(socket, generation) else { return };
         let give_up = slot.flags & CLOSING != 0;
@@ -336,7 +336,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         socket: SocketId,
         generation: u16,
         result: i32,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         let Some(slot) = self.slots.get_current(socket, generation) else { return };
         slot.flags &= !SHUTTING;
@@ -353,7 +353,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
         ring: usize,
         socket: SocketId,
         generation: u16,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         let Some(slot) = self.slots.get_current(socket, generation) else { return };
         slot.flags &= !CLOSE_SENT;
@@ -370,7 +370,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
     pub(super) fn finish_if_done(
         &mut self,
         socket: SocketId,
-        handler: &mut impl FnMut(&mut Driver<S>, Event<'_, S>),
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         let Some(slot) = self.slots.get(socket) else { return };
         if slot.flags & (CLOSING | IN_FLIGHT) == CLOSING {

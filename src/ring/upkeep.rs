@@ -15,7 +15,7 @@ pub(super) struct RingUpkeep {
     completions: u64,
 }
 
-impl<S: AsRef<[u8]> + 'static> Driver<S> {
+impl Driver {
     /// To be called every few seconds. Sends new sockets to the first rings, closes rings at the
     /// end of the list that have been empty since the last call (each costs the process about
     /// 300 KiB), and, when nothing much has been received for five calls, gives the pages of the

@@ -9,6 +9,7 @@ use super::Shard;
 use super::close::Cause;
 use super::refuse::Refused;
 use crate::access::Denied;
+use crate::config::CertificateName;
 use crate::ids::{ListenerId, Peer, SocketId};
 use crate::packet::{Connect, Version};
 use crate::time::Instant;
@@ -253,8 +254,8 @@ impl Shard {
     /// was accepted.
     pub(super) fn common_name(&self, socket: SocketId) -> Option<&str> {
         let layers = self.layered.all.get(socket.0)?;
-        let told = layers.identity().map(|known| &*known.common_name);
-        told.or_else(|| layers.peek()?.identity()?.common_name.as_deref())
+        let told = layers.common_name();
+        told.or_else(|| layers.peek()?.identity()?.names.name(CertificateName::Cn))
     }
 }
 

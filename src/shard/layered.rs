@@ -9,12 +9,13 @@
 use super::close::Cause;
 use super::connection::Stage;
 use super::handshakes::Handshakes;
-use super::output::{Outgoing, OutputPool, Segment};
+use super::output::OutputPool;
 use super::{Action, Shard};
 use crate::access;
 use crate::ids::{ListenerId, Peer, SocketId};
 use crate::limits::cost;
 use crate::mutant::Mutant;
+use crate::outgoing::{Outgoing, Segment};
 use crate::slab::Table;
 use crate::transport::tls::KeyCache;
 use crate::transport::{Ending, Exchange, Header, Layers};
@@ -70,15 +71,10 @@ impl Layered {
     /// Who the client is by its certificate, which TLS or a trusted proxy has verified.
     pub(super) fn certificate(&self, socket: SocketId) -> Option<Arc<access::Identity>> {
         let layers = self.all.get(socket.0)?;
-        let text = |name: &Option<Box<str>>| name.clone().unwrap_or_default();
         let identity = match layers.peek().and_then(|peeked| peeked.identity()) {
-            Some(identity) => access::Identity {
-                common_name: text(&identity.common_name),
-                alternative_name: text(&identity.alternative_name),
-                subject: identity.subject.clone(),
-            },
+            Some(certificate) => certificate.names.clone(),
             None => access::Identity {
-                common_name: layers.identity()?.common_name.clone(),
+                common_name: layers.common_name()?.into(),
                 ..access::Identity::default()
             },
         };

@@ -102,6 +102,7 @@ pub use storing::Storing;
 
 use crate::ids::{ListenerId, Peer, ShardId, SocketId};
 use crate::mesh::{ListenerState, Shared};
+use crate::outgoing::Outgoing;
 use crate::slab::Table;
 use crate::telemetry::Counters;
 use crate::time::Instant;
@@ -114,7 +115,6 @@ use layered::Layered;
 use mail::Mail;
 use memory::Memory;
 use meter::Meter;
-use output::Outgoing;
 use outputs::Outputs;
 use park::Parked;
 use retain::RetainedMessages;

@@ -4,86 +4,11 @@
 use super::connection::{INPUT_MAX, Input};
 use super::spare::halve_spare;
 use crate::message::Message;
+use crate::outgoing::{Outgoing, Segment};
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::ops::Range;
-
-/// Bytes handed to the socket driver in one send; it gives them back when they are written.
-#[derive(Debug)]
-pub enum Outgoing<S = Message> {
-    /// One buffer.
-    One(Vec<u8>),
-    /// Several pieces, written in order.
-    Many(Vec<Segment<S>>),
-}
-
-/// A piece of a send.
-#[derive(Debug)]
-pub enum Segment<S = Message> {
-    /// Bytes of this connection only.
-    Bytes(Vec<u8>),
-    /// A range of bytes that several connections share; within them.
-    Shared(S, Range<usize>),
-}
-
-impl<S> Segment<S> {
-    fn len(&self) -> usize {
-        match self {
-            Segment::Bytes(bytes) => bytes.len(),
-            Segment::Shared(_, range) => range.len(),
-        }
-    }
-}
-
-impl Segment {
-    fn visit(&self, each: &mut impl FnMut(usize, Option<&Message>)) {
-        match self {
-            Segment::Bytes(bytes) => each(bytes.capacity(), None),
-            Segment::Shared(message, _) => each(0, Some(message)),
-        }
-    }
-}
-
-impl Outgoing {
-    /// Calls `each` with every piece, in order.
-    pub fn pieces(&self, mut each: impl FnMut(&[u8])) {
-        match self {
-            Outgoing::One(bytes) => each(bytes),
-            Outgoing::Many(segments) => {
-                for segment in segments {
-                    match segment {
-                        Segment::Bytes(bytes) => each(bytes),
-                        Segment::Shared(message, range) => {
-                            each(message.as_ref().get(range.clone()).unwrap_or_default());
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl<S> Outgoing<S> {
-    /// Bytes.
-    #[allow(clippy::len_without_is_empty)] // never empty
-    pub fn len(&self) -> usize {
-        match self {
-            Outgoing::One(bytes) => bytes.len(),
-            Outgoing::Many(segments) => segments.iter().map(Segment::len).sum(),
-        }
-    }
-}
-
-impl Outgoing {
-    /// As [`Output::visit`], of a send under way.
-    pub fn visit(&self, each: &mut impl FnMut(usize, Option<&Message>)) {
-        match self {
-            Outgoing::One(bytes) => each(bytes.capacity(), None),
-            Outgoing::Many(segments) => segments.iter().for_each(|segment| segment.visit(each)),
-        }
-    }
-}
 
 /// A buffer is sealed into a segment of its own past this many bytes.
 const SEAL: usize = 128 * 1024;

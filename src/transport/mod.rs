@@ -54,7 +54,7 @@ impl Stack {
             (Some(_), _) => Awaits::Proxy,
         };
         let mut opening =
-            Opening { awaits, head: Vec::new(), tls: None, frames: None, identity: None };
+            Opening { awaits, head: Vec::new(), tls: None, frames: None, common_name: None };
         opening.begin_tls();
         Some(Layers(State::Opening(Box::new(opening))))
     }
@@ -97,13 +97,6 @@ pub struct Exchange {
     pub peer: Option<Peer>,
     /// What was done, in units of [`crate::limits::cost`].
     pub work: u32,
-}
-
-/// Who a client is by what was verified on the way.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Identity {
-    /// The common name in its certificate.
-    pub common_name: Box<str>,
 }
 
 /// Why nothing more is to be read from a connection.
@@ -177,7 +170,8 @@ struct Opening {
     tls: Option<Securing>,
     /// The frames, once the upgrade was granted.
     frames: Option<Frames>,
-    identity: Option<Identity>,
+    /// The common name in a certificate that a trusted proxy has verified.
+    common_name: Option<Box<str>>,
 }
 
 /// The next header of a connection.
@@ -284,10 +278,11 @@ impl Layers {
         }))
     }
 
-    /// Who the client is, as far as a layer has verified it; known until [`Layers::settle`].
-    pub fn identity(&self) -> Option<&Identity> {
+    /// The common name in a client's certificate that a trusted proxy has verified; known until
+    /// [`Layers::settle`].
+    pub fn common_name(&self) -> Option<&str> {
         match &self.0 {
-            State::Opening(opening) => opening.identity.as_ref(),
+            State::Opening(opening) => opening.common_name.as_deref(),
             _ => None,
         }
     }
@@ -332,7 +327,7 @@ impl Layers {
             State::Opening(opening) => {
                 let frames = opening.frames.as_ref().map_or(0, Frames::heap);
                 let tls = opening.tls.as_ref().map_or(0, Securing::heap);
-                let name = opening.identity.as_ref().map_or(0, |known| known.common_name.len());
+                let name = opening.common_name.as_ref().map_or(0, |name| name.len());
                 size_of::<Opening>() + opening.head.capacity() + frames + tls + name
             }
             State::WebSocket(frames) => frames.heap(),
@@ -406,9 +401,9 @@ impl Opening {
                     self.head = head.into_owned();
                     return Ok(());
                 }
-                Ok(Some((used, identity))) => {
+                Ok(Some((used, name))) => {
                     self.awaits = context.stack.behind_proxy();
-                    self.identity = identity;
+                    self.common_name = name;
                     rest = skip(head, used);
                 }
                 Err(fault) => {

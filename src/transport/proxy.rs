@@ -1,7 +1,7 @@
 //! The PROXY protocol's header, versions 1 and 2: who the client of a load balancer is. Owns which
 //! headers are accepted. Whose headers, is checked before: see [`super::network`].
 
-use super::{Exchange, Fault, Identity, Layer};
+use super::{Exchange, Fault, Layer};
 use crate::ids::Peer;
 use crate::limits::{PROXY_HEAD, cost};
 use proxy_header::{ParseConfig, Protocol, ProxyHeader, SslInfo};
@@ -38,7 +38,7 @@ pub(super) fn take(
     head: &[u8],
     versions: Versions,
     exchange: &mut Exchange,
-) -> Result<Option<(usize, Option<Identity>)>, Fault> {
+) -> Result<Option<(usize, Option<Box<str>>)>, Fault> {
     exchange.work += cost::PACKET;
     let (allow_v1, allow_v2) = (versions != Versions::V2, versions != Versions::V1);
     let begins = |with: &[u8]| head.iter().zip(with).all(|(one, other)| one == other);
@@ -73,7 +73,7 @@ pub(super) fn take(
         exchange.peer = Some(Peer::from(address.source));
     }
     let name = header.ssl().filter(is_verified).and_then(|ssl| ssl.cn().map(Box::from));
-    Ok(Some((used, name.map(|common_name| Identity { common_name }))))
+    Ok(Some((used, name)))
 }
 
 /// True when a header of version 1 has a line end before its own.

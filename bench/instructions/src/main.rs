@@ -12,7 +12,7 @@ use ringmq::mesh::mailbox::{MailEnds, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{ListenerState, Shared};
 use ringmq::packet::{self, Connect, OutPublish, PacketId, Qos, Subscribe, Version};
-use ringmq::shard::output::Outgoing;
+use ringmq::outgoing::Outgoing;
 use ringmq::shard::step::{StepBounds, Step, Surroundings};
 use ringmq::shard::{Action, Settings, Shard};
 use ringmq::time::Instant;

@@ -1,11 +1,12 @@
 use super::support::*;
 use crate::ids::{ListenerId, SocketId};
+use crate::message::{Message, MessageRef};
+use crate::packet::Qos;
 use crate::ring::*;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -153,23 +154,38 @@ fn a_slow_reader_gets_every_byte_of_one_big_send() {
     assert!(got == bytes);
 }
 
+/// A message with no more than a payload.
+fn message(payload: &[u8]) -> Message {
+    let message = MessageRef {
+        topic: "",
+        properties: &[],
+        payload,
+        qos: Qos::AtMostOnce,
+        retain: false,
+        expires: None,
+        publisher: None,
+    };
+    Message::new(&message, &mut Vec::new())
+}
+
 #[test]
 fn a_slow_reader_gets_every_byte_of_hundreds_of_segments() {
-    let shared: Arc<[u8]> = (0..40_000u32).map(|n| (n / 3) as u8).collect();
+    let bytes: Vec<u8> = (0..40_000u32).map(|n| (n / 3) as u8).collect();
+    let shared = message(&bytes);
     let (mut segments, mut expected) = (Vec::new(), Vec::new());
     for n in 0..300usize {
         let own = vec![n as u8; n * 31 % 5000];
         expected.extend_from_slice(&own);
         segments.push(Segment::Bytes(own));
         let range = n * 10..n * 120;
-        expected.extend_from_slice(&shared[range.start..range.end.min(shared.len())]);
+        expected.extend_from_slice(&bytes[range.start..range.end.min(bytes.len())]);
         segments.push(Segment::Shared(shared.clone(), range));
     }
     segments.push(Segment::Shared(shared.clone(), 50_000..60_000));
     let (got, counts) = send_slowly(Outgoing::Many(segments));
     assert!(got == expected);
     assert!(counts.partial_sends >= 8, "more than 64 pieces take several operations");
-    assert_eq!(Arc::strong_count(&shared), 1);
+    assert_eq!(shared.handles(), 1);
 }
 
 #[test]

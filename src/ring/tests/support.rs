@@ -4,12 +4,11 @@ use crate::ring::*;
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub type Ring = Driver<Arc<[u8]>>;
-pub type Happened<'a> = Event<'a, Arc<[u8]>>;
-pub type Out = Outgoing<Arc<[u8]>>;
+pub type Ring = Driver;
+pub type Happened<'a> = Event<'a>;
+pub type Out = Outgoing;
 
 pub fn config() -> SocketRingConfig {
     SocketRingConfig {

@@ -6,7 +6,7 @@
 //! record has come, a connection has nothing of rustls's.
 
 use super::alert::{Alert, FATAL, Failure, Kind};
-use super::identity::Identity;
+use super::identity::PeerCertificate;
 use super::key_log::{self, Secret};
 use super::keys::{KeyCache, expand_key};
 use super::records::{HEADER, PLAIN, content};
@@ -270,7 +270,7 @@ impl Agreeing {
         let version = connection.protocol_version().ok_or_else(|| internal("no version"))?;
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let certificate = connection.peer_certificates().and_then(|chain| chain.first());
-        let mut identity = match certificate.map(Identity::of) {
+        let mut identity = match certificate.map(PeerCertificate::of) {
             Some(None) => {
                 return Err(Failure::new(Kind::BadCertificate, "a certificate that is unreadable"));
             }

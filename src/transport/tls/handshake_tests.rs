@@ -88,7 +88,7 @@ fn the_clients_certificate_says_who_it_is() {
     pair.shake().unwrap();
     pair.talk();
     let identity = pair.tls.as_ref().unwrap().peek().identity().unwrap();
-    let username = |from| identity.part(from).map(str::to_owned);
+    let username = |from: UsernameFrom| identity.names.name(from.part()?).map(str::to_owned);
     assert_eq!(username(UsernameFrom::Off), None);
     assert_eq!(username(UsernameFrom::Cn).as_deref(), Some("meter-7"));
     assert_eq!(username(UsernameFrom::San).as_deref(), Some("meter-7.example"));

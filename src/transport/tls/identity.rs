@@ -1,6 +1,6 @@
 //! Who a client is by its certificate. Taken when the handshake is over, in place of the chain.
 
-use crate::config::UsernameFrom;
+use crate::access::Identity;
 use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
 use std::fmt::Write;
@@ -8,13 +8,10 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Name};
 
 /// What is kept of a client's certificate until its CONNECT has been answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Identity {
-    /// The last Common Name of the subject: the most specific one.
-    pub common_name: Option<Box<str>>,
-    /// The first alternative name that is text: of a host, a mailbox or a URI.
-    pub alternative_name: Option<Box<str>>,
-    /// The whole subject as RFC 4514 writes it: the most specific part first.
-    pub subject: Box<str>,
+pub struct PeerCertificate {
+    /// The last Common Name of the subject, the most specific one; the first alternative name that
+    /// is text: of a host, a mailbox or a URI; the whole subject, the most specific part first.
+    pub names: Identity,
     /// The serial number, hexadecimal.
     pub serial: Box<str>,
     /// Names the certificate by issuer and serial number, as [`fingerprint`] does. Never 0.
@@ -25,9 +22,9 @@ pub struct Identity {
     pub username: Option<Box<str>>,
 }
 
-impl Identity {
+impl PeerCertificate {
     /// Of a certificate in DER. `None` when it cannot be read.
-    pub fn of(certificate: &CertificateDer<'_>) -> Option<Identity> {
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<PeerCertificate> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         let subject = certificate.subject();
         let common_name = subject.iter_common_name().last().and_then(|name| name.as_str().ok());
@@ -42,10 +39,12 @@ impl Identity {
         });
         let not_after = certificate.validity().not_after.timestamp();
         let serial = certificate.raw_serial();
-        Some(Identity {
-            common_name: common_name.and_then(user_name),
-            alternative_name: alternative_name.and_then(user_name),
-            subject: distinguished_name(subject).into(),
+        Some(PeerCertificate {
+            names: Identity {
+                common_name: common_name.map_or_else(Box::default, user_name),
+                alternative_name: alternative_name.map_or_else(Box::default, user_name),
+                subject: distinguished_name(subject).into(),
+            },
             serial: hex(serial).into(),
             fingerprint: fingerprint(certificate.issuer().as_raw(), serial),
             // A certificate that expired before 1970 is not accepted in the first place.
@@ -56,19 +55,10 @@ impl Identity {
 
     /// Bytes of memory.
     pub fn heap(&self) -> usize {
-        let optional = [&self.common_name, &self.alternative_name, &self.username];
-        let names: usize = optional.into_iter().flatten().map(|name| name.len()).sum();
-        size_of::<Identity>() + names + self.subject.len() + self.serial.len()
-    }
-
-    /// The part of it that a listener takes as a user name.
-    pub fn part(&self, from: UsernameFrom) -> Option<&str> {
-        match from {
-            UsernameFrom::Off => None,
-            UsernameFrom::Cn => self.common_name.as_deref(),
-            UsernameFrom::San => self.alternative_name.as_deref(),
-            UsernameFrom::Dn => Some(&self.subject),
-        }
+        let Identity { common_name, alternative_name, subject } = &self.names;
+        let names = common_name.len() + alternative_name.len() + subject.len();
+        let username = self.username.as_ref().map_or(0, |name| name.len());
+        size_of::<PeerCertificate>() + names + username + self.serial.len()
     }
 
     /// Whether its time was over at `now`, seconds since 1970.
@@ -77,9 +67,9 @@ impl Identity {
     }
 }
 
-/// A name that can be a user name: not empty, and without what MQTT forbids [MQTT-1.5.4-2].
-fn user_name(text: &str) -> Option<Box<str>> {
-    (!text.is_empty() && !text.contains('\0')).then(|| text.into())
+/// A name that can be a user name; empty when it has what MQTT forbids [MQTT-1.5.4-2].
+fn user_name(text: &str) -> Box<str> {
+    if text.contains('\0') { Box::default() } else { text.into() }
 }
 
 /// Eight bytes in place of an issuer and a serial number. Never 0. What it is used for only ends

@@ -28,7 +28,7 @@ mod verify;
 
 pub use alert::{Alert, Failure, Kind};
 pub use handshake::{Advanced, Established, Handshake};
-pub use identity::Identity;
+pub use identity::PeerCertificate;
 pub use keys::KeyCache;
 pub use records::{Opened, RecordLayer, Records, Sealed};
 pub use server::{Reader, Server, Unusable, ticket_keys};
@@ -69,7 +69,7 @@ impl Tls {
         suite: Suite,
         receive: (&[u8], u64),
         send: (&[u8], u64),
-        identity: Option<Box<Identity>>,
+        identity: Option<Box<PeerCertificate>>,
     ) -> Option<Tls> {
         Some(match suite.secret() {
             0..=32 => Tls::Short(Box::new(Records::new(suite, receive, send, identity)?)),

@@ -9,7 +9,7 @@
 //! a row, 32 KeyUpdates without data between them, 4 warnings, one attempt to renegotiate.
 
 use super::alert::{Alert, FATAL, Failure, Kind, WARNING};
-use super::identity::Identity;
+use super::identity::PeerCertificate;
 use super::keys::{self, KeyCache};
 use super::suite::{EXPLICIT, NONCE, Suite, TAG};
 use zeroize::Zeroize;
@@ -101,7 +101,7 @@ pub struct Records<const N: usize> {
     /// The part of a record that has come so far.
     partial: Option<Box<Partial>>,
     /// Who the client is, until its CONNECT asks.
-    identity: Option<Box<Identity>>,
+    identity: Option<Box<PeerCertificate>>,
     /// Names the client's certificate among those that are revoked; 0 for none.
     certificate: u64,
     /// Until when it is valid, seconds since 1970; 0 for ever.
@@ -181,10 +181,10 @@ pub trait RecordLayer {
     /// The connection is over, or goes elsewhere: its keys are not kept here.
     fn forget(&self, cache: &mut KeyCache);
     /// Who the client is, until [`RecordLayer::drop_identity`].
-    fn identity(&self) -> Option<&Identity>;
+    fn identity(&self) -> Option<&PeerCertificate>;
     /// Who the client is was asked.
     fn drop_identity(&mut self);
-    /// The client's certificate as [`Identity::fingerprint`] and [`Identity::not_after`] name it.
+    /// The client's certificate as [`PeerCertificate::fingerprint`] and [`PeerCertificate::not_after`] name it.
     fn certificate(&self) -> (u64, u32);
     /// Bytes of memory.
     fn heap(&self) -> usize;
@@ -268,7 +268,7 @@ impl<const N: usize> RecordLayer for Records<N> {
         cache.remove(self.suite, self.send.secret(self.suite));
     }
 
-    fn identity(&self) -> Option<&Identity> {
+    fn identity(&self) -> Option<&PeerCertificate> {
         self.identity.as_deref()
     }
 
@@ -298,7 +298,7 @@ impl<const N: usize> Records<N> {
         suite: Suite,
         receive: (&[u8], u64),
         send: (&[u8], u64),
-        identity: Option<Box<Identity>>,
+        identity: Option<Box<PeerCertificate>>,
     ) -> Option<Self> {
         let not_after = identity.as_ref().map_or(0, |identity| identity.not_after);
         Some(Records {

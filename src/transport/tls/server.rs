@@ -5,7 +5,7 @@
 //! here opens one. A set that cannot be used is refused as a whole, with the file and the reason.
 
 use super::alert::{Alert, Failure};
-use super::identity::{Identity, distinguished_name, fingerprint};
+use super::identity::{PeerCertificate, distinguished_name, fingerprint};
 use super::key_log;
 use super::sni::Certificates;
 use super::ticket::{TicketKeys, Ticketer};
@@ -159,15 +159,16 @@ impl Server {
 
     /// Whether a client with this certificate may still connect, which one that goes on from an
     /// earlier session does not show again; sets its user name.
-    pub(super) fn check(&self, identity: &mut Identity) -> Result<(), (Alert, Failure)> {
-        if identity.has_expired(self.now()) {
+    pub(super) fn check(&self, certificate: &mut PeerCertificate) -> Result<(), (Alert, Failure)> {
+        if certificate.has_expired(self.now()) {
             return Err(handshake::expired());
         }
-        if self.revoked.contains(&identity.fingerprint) {
+        if self.revoked.contains(&certificate.fingerprint) {
             return Err(handshake::revoked());
         }
-        identity.username = identity.part(self.username_from).map(Into::into);
-        if identity.username.is_none() && self.username_from != UsernameFrom::Off {
+        let part = self.username_from.part();
+        certificate.username = part.and_then(|part| certificate.names.name(part)).map(Into::into);
+        if part.is_some() && certificate.username.is_none() {
             return Err(handshake::nameless());
         }
         Ok(())
