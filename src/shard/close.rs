@@ -4,7 +4,6 @@ use super::connection::Stage;
 use super::{Action, Shard};
 use crate::ids::{ListenerId, SocketId};
 use crate::limits::cost;
-use crate::message::Expired;
 use crate::mutant::Mutant;
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
 

@@ -7,8 +7,6 @@
 
 use super::Shard;
 use super::close::Cause;
-use super::refuse::Refused;
-use crate::access::Denied;
 use crate::config::CertificateName;
 use crate::ids::{ListenerId, Peer, SocketId};
 use crate::packet::{Connect, Version};

@@ -178,8 +178,7 @@ impl Shard {
             return Ok(Handled::Hold(Holds::MEMORY));
         }
         if taken == Taken::Nothing {
-            self.count_received(publish);
-            self.acknowledge(socket, index, version, publish, ReasonCode::QuotaExceeded);
+            self.turn_down(socket, index, version, publish, ReasonCode::QuotaExceeded);
             return Ok(Handled::Next);
         }
         let mut forwarded = Vec::new();
@@ -237,25 +236,24 @@ impl Shard {
         own: &str,
     ) -> bool {
         if let Some(denied) = self.refuses_everybody(topic, own) {
-            self.count_received(publish);
-            self.acknowledge(socket, index, version, publish, denied.reason);
+            self.turn_down(socket, index, version, publish, denied.reason);
             return true;
         }
         if self.settings.restricts
             && let Some(denied) = self.refuses_publish(index, own, publish)
         {
-            self.count_received(publish);
-            if !self.denied_publish(socket, index, version, own) {
-                self.acknowledge(socket, index, version, publish, denied.reason);
+            if self.denied_publish(socket, index, version, own) {
+                self.count_received(publish);
+            } else {
+                self.turn_down(socket, index, version, publish, denied.reason);
             }
             return true;
         }
         if !publish.has_promised_format() {
             // Section 3.3.2.3.2. Not the end of the connection: a client that comes back with the
             // same message would never get on.
-            self.count_received(publish);
             self.counters.dropped_payload_format += 1;
-            self.acknowledge(socket, index, version, publish, ReasonCode::PayloadFormatInvalid);
+            self.turn_down(socket, index, version, publish, ReasonCode::PayloadFormatInvalid);
             return true;
         }
         false
@@ -281,6 +279,19 @@ impl Shard {
         self.counters.memory_refused_message += 1;
         // Who is not told has published a value after which the old one is not true any more.
         if publish.retain && !told { Taken::ByTheStore } else { Taken::Nothing }
+    }
+
+    /// A message that is not taken counts as received, and its publisher is told why.
+    fn turn_down(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        publish: &Publish<'_>,
+        reason: ReasonCode,
+    ) {
+        self.count_received(publish);
+        self.acknowledge(socket, index, version, publish, reason);
     }
 
     #[inline]

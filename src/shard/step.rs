@@ -9,7 +9,6 @@
 //! 5. *Carry*: mail goes into the mailboxes of the other shards.
 //! 6. *Act*: the driver gets the sends, and with them every acknowledgement.
 
-use super::connection::Input;
 use super::{Action, Shard};
 use crate::ids::ShardId;
 use crate::mesh::mail::{Control, Stamped};

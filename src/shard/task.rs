@@ -13,11 +13,9 @@ use crate::ids::{SessionRef, SocketId};
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{
-    self, PacketId, Subscribe, SubscribeFilters, UnsubAck, Unsubscribe, UnsubscribeFilters,
-    UserProperties, Version,
+    self, PacketId, SubscribeFilters, UnsubAck, UnsubscribeFilters, UserProperties, Version,
 };
 use crate::topic::FilterId;
-use crate::transport::End;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 

@@ -3,12 +3,9 @@
 //! is done in [`super::due`].
 
 use super::Shard;
-use super::connection::Connection;
 use super::input_progress::InputProgress;
 use super::spare::halve;
-use super::sys::Sys;
 use crate::ids::SocketId;
-use crate::session::Session;
 use crate::time::{Instant, Wheel};
 
 /// Chunks of the wheel that are swept per step: some 20 µs.
