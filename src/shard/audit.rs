@@ -285,7 +285,8 @@ impl Shard {
                 audit.problems.push(format!("{name} is {counted}, there are {found}"));
             }
         }
-        if places + audit.groups as u64 != audit.subscribers as u64 {
+        let links = self.subscriptions.links.places().count() as u64;
+        if places + audit.groups as u64 + links != audit.subscribers as u64 {
             let (index, groups) = (audit.subscribers, audit.groups);
             let text = format!("the index has {index}; sessions {places}, groups {groups}");
             audit.problems.push(text);
@@ -306,7 +307,8 @@ impl Shard {
                 }
             }
         }
-        for (group, (filter, position)) in self.subscriptions.groups.places() {
+        let links = self.subscriptions.links.places();
+        for (group, (filter, position)) in self.subscriptions.groups.places().chain(links) {
             let entry = self.subscriptions.index.subscribers(filter).get(position as usize);
             if entry.is_none_or(|e| e.target != group || e.options & GROUP == 0) {
                 audit.problems.push(format!("group {group} misses its place"));

@@ -322,7 +322,7 @@ impl Shard {
         if self.delivery.fanouts.is_empty() {
             return;
         }
-        let Some((filter, position)) = self.subscriptions.groups.place(group) else { return };
+        let Some((filter, position)) = self.subscriptions.place(group) else { return };
         if !self.delivery.fanouts.is_in_zone(filter, position) {
             return;
         }
@@ -330,7 +330,7 @@ impl Shard {
         let outer = std::mem::take(&mut self.delivery.current);
         for number in numbers {
             // Its place changes as it is taken out of one zone after the other.
-            let Some((filter, position)) = self.subscriptions.groups.place(group) else { break };
+            let Some((filter, position)) = self.subscriptions.place(group) else { break };
             if self.shorten_zone(number, filter, position).is_none() {
                 continue;
             }

@@ -39,6 +39,7 @@ mod held;
 mod hold;
 mod input_progress;
 mod layered;
+mod link;
 mod mail;
 mod membership;
 pub mod memory;
@@ -94,6 +95,7 @@ mod work;
 
 pub use admission::Question;
 pub use audit::{Audit, Subscribed};
+pub use link::{LinkBounds, LinkCounts, LinkId, WhenFull};
 pub use outbox::Outbox;
 pub use placement::home_of;
 pub use settings::Settings;

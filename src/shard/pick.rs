@@ -11,6 +11,7 @@
 use super::Shard;
 use super::deliver::{Outbound, Shared, Terms};
 use super::groups::{Choice, Member, Wish};
+use super::link::Links;
 use super::pace::{Reader, Receivers};
 use super::route::{SOLE, live_retain, packed_qos};
 use crate::config::SharedStrategy;
@@ -29,8 +30,12 @@ const TRIES: u32 = 32;
 const LARGE_TRIES: u32 = 16;
 
 impl Shard {
-    /// One message to one member of the group.
+    /// One message to one member of the group, or to the link that stands in its place.
     pub(super) fn deliver_to_group(&mut self, group: u32, message: &MessageRef<'_>) {
+        if Links::is_link(group) {
+            self.deliver_to_link(group, message);
+            return;
+        }
         self.dispatch(group, message, 0);
     }
 

@@ -43,7 +43,7 @@ impl Shard {
     /// An entry of the index has moved: its owner is told.
     fn tell_place(&mut self, entry: Subscriber, filter: FilterId, position: u32) {
         if entry.options & GROUP != 0 {
-            self.subscriptions.groups.moved(entry.target, position);
+            self.subscriptions.moved(entry.target, position);
         } else if let Some(session) = self.sessions.get_mut(entry.target) {
             session.subscriptions.set(SubscriptionSlot { filter, position });
         }

@@ -2,9 +2,10 @@
 //! that wait, and the share groups that are at home here.
 
 use super::groups::Groups;
+use super::link::Links;
 use super::returns::Returns;
 use super::subscribe::Joining;
-use crate::topic::{Index, Seeds};
+use crate::topic::{FilterId, Index, Seeds};
 use hashbrown::HashMap;
 
 /// A shard's subscriptions, shared ones included.
@@ -13,6 +14,7 @@ pub(super) struct Subscriptions {
     /// Subscriptions that only the trie finds, of each session that has any.
     unhashed: HashMap<u32, u32, foldhash::fast::FixedState>,
     pub(super) groups: Groups,
+    pub(super) links: Links,
     pub(super) returns: Returns,
     /// SUBACKs that wait for share groups elsewhere, by their sessions.
     pub(super) joining: HashMap<u32, Joining>,
@@ -24,8 +26,23 @@ impl Subscriptions {
             index: Index::new(seeds),
             unhashed: HashMap::default(),
             groups: Groups::default(),
+            links: Links::default(),
             returns: Returns::default(),
             joining: HashMap::new(),
+        }
+    }
+
+    /// Where an entry that stands for a group, or for a filter of a link, is in the index.
+    pub(super) fn place(&self, target: u32) -> Option<(FilterId, u32)> {
+        if Links::is_link(target) { self.links.place(target) } else { self.groups.place(target) }
+    }
+
+    /// Such an entry has moved.
+    pub(super) fn moved(&mut self, target: u32, position: u32) {
+        if Links::is_link(target) {
+            self.links.moved(target, position);
+        } else {
+            self.groups.moved(target, position);
         }
     }
 

@@ -17,6 +17,7 @@ mod ending;
 mod epilogue;
 mod hostile;
 mod keep_alive;
+mod links;
 mod longest_names;
 mod model;
 mod mountpoints;
