@@ -21,20 +21,22 @@
 //! # Where to look
 //! | question | files, below `src/` |
 //! |---|---|
-//! | How does a client get in? | `shard/entry.rs` (accepted, CONNECT read), `shard/hand_over.rs` and `ring/hand_over.rs` (its socket goes to its home), `shard/arrivals.rs`, `shard/connect.rs` (takeover, resume, CONNACK), `shard/refuse.rs` (who is turned away) |
-//! | What happens to a PUBLISH? | `shard/receive.rs`, `shard/publish.rs`, `shard/route.rs`, `shard/deliver.rs`, `shard/encode.rs`, `shard/output.rs`; on another shard `shard/mail.rs` in place of the first two; over several steps `shard/fanout.rs` |
-//! | Who subscribes to what? | `shard/subscribe.rs`, `topic/index.rs` (one shard's subscribers), `mesh/interest.rs` (which shards have any) |
-//! | Share groups? | `shard/share.rs` and `shard/groups.rs` (the group picks a member), `shard/membership.rs` (the member's side), `shard/returns.rs` (what comes back) |
-//! | Retained messages? | `topic/retained.rs` (kept), `shard/retain.rs` (replayed) |
-//! | Windows, queues, repetition? | `session/window.rs`, `session/inbound.rs`, `session/pending.rs`; `shard/pump.rs`, `shard/redeliver.rs` |
+//! | What does a shard own? | `shard/mod.rs` (`Shard`: each field is an owner with a file of its own), `shard/work.rs` (what goes on over several steps), `shard/topology.rs` (what is at home where) |
+//! | How does a client get in? | `shard/entrance.rs` (listeners, who was denied), `shard/entry.rs` (accepted, CONNECT read), `shard/hand_over.rs` and `ring/hand_over.rs` (its socket goes to its home), `shard/arrivals.rs`, `shard/connect.rs` (takeover, resume, CONNACK), `shard/refuse.rs` (who is turned away) |
+//! | What happens to a PUBLISH? | `shard/receive.rs`, `shard/publish.rs`, `shard/route.rs`, `shard/deliver.rs`, `shard/encode.rs`, `shard/output.rs`, `shard/outputs.rs` (to the driver); on another shard `shard/mail.rs` in place of the first two; over several steps `shard/fanout.rs` |
+//! | Who subscribes to what? | `shard/subscriptions.rs` (the owner), `shard/subscribe.rs`, `shard/places.rs` (entries of the index that move), `topic/index.rs` (one shard's subscribers), `mesh/interest.rs` (which shards have any) |
+//! | Share groups? | `shard/share.rs` (the groups at home here), `shard/pick.rs` and `shard/groups.rs` (a member is picked), `shard/membership.rs` (sessions join and leave), `shard/returns.rs` and `shard/given_back.rs` (what comes back) |
+//! | Retained messages? | `topic/retained.rs` and `shard/retain.rs` (kept), `shard/replays.rs` (replayed) |
+//! | A subscriber that is no client: a bridge, a stream of events? | `shard/link.rs` (filters, a bounded queue, its policy and counts) |
+//! | Windows, queues, repetition? | `session/window.rs`, `session/inbound.rs`, `session/pending.rs`; `shard/pump.rs`, `shard/redeliver.rs`, `shard/acknowledged.rs` |
 //! | How does a connection or a session end? | `shard/close.rs` (causes, last packets), `shard/endings.rs` (ends that are queued), `shard/offline.rs` (a session without a connection, its expiry) |
 //! | Where is a will sent? | `shard/wills.rs` (made, delayed, queued, routed) |
-//! | Where is back-pressure? | `shard/park.rs` (connections that are held), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
-//! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`; `shard/input_progress.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
+//! | Where is back-pressure? | `shard/hold.rs` (connections that are held) and `shard/park.rs` (how they go on), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
+//! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`, `shard/due.rs` (whose turn it is); `shard/input_progress.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
 //! | A listener or a socket option? | `broker/listen.rs` and `broker/opening.rs` (opened, by one at a time), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
-//! | What is below MQTT on a connection? | `transport/mod.rs` (layers: PROXY header, TLS, WebSocket), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (where bytes pass through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |
-//! | Who is a client, and who says so? | `access/chain.rs` (methods), `shard/admission.rs` (a CONNECT that waits), `shard/exchange.rs` (enhanced authentication), `broker/questions.rs` and `broker/services.rs` (hashing and HTTP, on threads of their own) |
-//! | Who may do what? | `access/mod.rs` (one `Decision`), `access/own.rs` (the broker's own rules), `access/rule.rs` (configured ones), `shard/permission.rs` (asked at PUBLISH, SUBSCRIBE and will; remembered; applied after a reload) |
+//! | What is below MQTT on a connection? | `transport/mod.rs` (layers: PROXY header, TLS, WebSocket), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (the layers of connections), `shard/unwrap.rs` (where bytes come through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |
+//! | Who is a client, and who says so? | `access/chain.rs` (methods), `shard/admission.rs` (a CONNECT that waits), `shard/exchange.rs` and `shard/reauthenticate.rs` (enhanced authentication), `broker/questions.rs` and `broker/services.rs` (hashing and HTTP, on threads of their own) |
+//! | Who may do what? | `access/mod.rs` (one `Decision`), `access/own.rs` (the broker's own rules), `access/rule.rs` (configured ones), `shard/permission.rs` (asked at PUBLISH, SUBSCRIBE and will; remembered), `shard/revoke.rs` (applied after a reload) |
 //! | What survives a restart? | `shard/changes.rs` (each kind of change, as a record), `shard/storing.rs` (who waits until it is durable), `shard/restore.rs`; `storage/log.rs` (batches, segments, failures, reclaim), `storage/recovery.rs`, `storage/writer.rs` (the thread that owns the files) |
 //! | How does a core sleep and wake? | `ring/idle.rs`, `ring/flag.rs`, `ring/driver.rs` |
 //! | A bound, or what work costs? | `limits.rs`; `shard/meter.rs` (charged, and timed), `shard/step.rs` (the order of a step) |
@@ -111,6 +113,10 @@
 //!   room of the largest crowd.
 //! - **Ends of connections come in shares** of 64 per step: when 100,000 clients dropped at once,
 //!   others waited more than a second behind them, now some milliseconds.
+//! - **Shared payloads go to the ring as [`message::Message`]**, not as `bytes::Bytes`: both are
+//!   below the ring, so that it needs no type parameter for either. A handle is 8 bytes, a `Bytes`
+//!   32, which `from_owner` allocates for besides, once for each connection's send; and what a
+//!   send gives back would not tell the shard which message it has one handle less of.
 //! - **A fan-out copies the packet per subscriber** and does not share one segment: it is delivered
 //!   in slices, so the buffers of those served go to the next ones (`shard/output.rs`): one message
 //!   to 8,000 subscribers took 2 MiB. A shared segment would cost two allocations each.

@@ -141,8 +141,8 @@ mod tests {
             shard.begin(Instant(now), now * 1000);
             shard.finish();
             let closes = |action: &Action| matches!(action, Action::Close(SocketId(3)));
-            let closed = shard.actions.drain(..).filter(|action| closes(action)).count();
-            (closed, shard.arrivals.len(), shard.counters.handovers_lost)
+            let closed = shard.outputs.actions.drain(..).filter(|action| closes(action)).count();
+            (closed, shard.entrance.arrivals.len(), shard.counters.handovers_lost)
         };
         for now in (1000..1000 + patience).step_by(100) {
             assert_eq!(step(now), (0, 2, 0), "at {now}");

@@ -84,7 +84,7 @@ impl Shard {
             return;
         }
         if session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0 {
-            self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
+            self.count_offline();
             return;
         }
         if message.retain
@@ -161,6 +161,12 @@ impl Shard {
             return unsent > self.settings.low_water().min(max) && !grows;
         }
         unsent > max && (is_slow(output, self.now) || unsent > max.saturating_mul(OVERSHOOT))
+    }
+
+    /// Counts a message of QoS 0 that is dropped because whoever would get it is not connected.
+    #[inline(never)]
+    pub(super) fn count_offline(&mut self) {
+        self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
     }
 
     /// Counts a message of QoS 0 that is shed.

@@ -1,5 +1,5 @@
-//! What deliveries have in common: the message that is being delivered, those that go on over several
-//! steps, and the room in which messages are put together.
+//! What deliveries have in common: the message that is being delivered, those that go on over
+//! several steps, and the room in which messages are put together.
 
 use super::encode::DeliveryScratch;
 use super::fanout::Fanouts;

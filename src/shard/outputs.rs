@@ -1,5 +1,5 @@
-//! What goes out of this shard to the driver: buffers, the connections that have output, and what the
-//! driver is to do.
+//! What goes out of this shard to the driver: buffers, the connections that have output, and what
+//! the driver is to do.
 
 use super::Action;
 use super::connection::Connection;

@@ -8,7 +8,7 @@ use crate::access::{self, Decision, Deed, Denied, Grant, NOT_ALLOWED, Who};
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{Publish, Qos, ReasonCode};
-use crate::topic::{self};
+use crate::topic;
 
 /// Rules that are looked at for one unit of a step's cost, which is about 100 ns.
 const RULES_PER_UNIT: u32 = 4;

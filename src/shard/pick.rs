@@ -55,7 +55,7 @@ impl Shard {
             self.meter.charge(cost::VISIT);
             let Some(choice) = self.subscriptions.groups.choose(group, wish) else {
                 // QoS 0, and nobody is connected.
-                self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
+                self.count_offline();
                 return;
             };
             let Choice { member, only, waits, last_resort } = choice;

@@ -1,5 +1,6 @@
-//! Where subscriptions stand in the index: entries added and taken out, others told when theirs moves,
-//! fan-outs that are under way kept right, and the other shards told of a filter's first and last.
+//! Where subscriptions stand in the index: entries added and taken out, others told when theirs
+//! moves, fan-outs that are under way kept right, and the other shards told of a filter's first and
+//! last.
 
 use super::Shard;
 use super::route::GROUP;

@@ -1,5 +1,5 @@
-//! The subscriptions of this shard's sessions: the index, what of it costs every publication, SUBACKs
-//! that wait, and the share groups that are at home here.
+//! The subscriptions of this shard's sessions: the index, what of it costs every publication,
+//! SUBACKs that wait, and the share groups that are at home here.
 
 use super::groups::Groups;
 use super::link::Links;

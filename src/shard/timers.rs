@@ -1,6 +1,6 @@
 //! Timers: one wheel per shard, at most about one entry per connection and session. Entries are
-//! never cancelled; whoever's turn it is looks at its own deadline and arms the next one. What is due
-//! is done in [`super::due`].
+//! never cancelled; whoever's turn it is looks at its own deadline and arms the next one. What is
+//! due is done in [`super::due`].
 
 use super::Shard;
 use super::input_progress::InputProgress;

@@ -7,7 +7,7 @@ use super::refuse::Denial;
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
-use crate::packet::{self};
+use crate::packet;
 
 /// Connections looked at for that whenever one more begins to hold input.
 const LOOKED_AT: usize = 2;
