@@ -68,7 +68,7 @@ fn a_link_gets_what_clients_of_every_shard_publish_in_order() {
 
     world.nodes[HERE].shard.close_link(link);
     let before = world.counters().mail_sent;
-    publish(&mut world, "b", fine);
+    publish(&mut world, "b", |world| fine(world));
     // Connecting takes mail; 400 messages from the other shard would be much more.
     assert!(world.counters().mail_sent - before < 10, "still routed to a link that is closed");
     fine(&world);
@@ -79,7 +79,7 @@ fn a_full_link_drops_and_counts_and_holds_nobody_up() {
     for (when_full, first) in [(WhenFull::DropNew, 0), (WhenFull::DropOldest, MESSAGES - 5)] {
         let mut world = world(usize::from(SHARDS), roomy());
         let link = world.nodes[HERE].shard.open_link(&["fleet/1/#"], bounds(5, when_full)).unwrap();
-        publish(&mut world, "a", fine);
+        publish(&mut world, "a", |world| fine(world));
         let numbers: Vec<usize> = take(&mut world, link).into_iter().map(|(_, n)| n).collect();
         assert_eq!(numbers, Vec::from_iter(first..first + 5));
         let (matched, dropped) = (MESSAGES as u64, MESSAGES as u64 - 5);
