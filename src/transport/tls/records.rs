@@ -184,7 +184,8 @@ pub trait RecordLayer {
     fn identity(&self) -> Option<&PeerCertificate>;
     /// Who the client is was asked.
     fn drop_identity(&mut self);
-    /// The client's certificate as [`PeerCertificate::fingerprint`] and [`PeerCertificate::not_after`] name it.
+    /// The client's certificate as [`PeerCertificate::fingerprint`] and
+    /// [`PeerCertificate::not_after`] name it.
     fn certificate(&self) -> (u64, u32);
     /// Bytes of memory.
     fn heap(&self) -> usize;
