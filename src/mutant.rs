@@ -251,6 +251,12 @@ mutants! {
     BudgetIgnored,
     /// Mail has its whole share of the step at each of the step's looks at it.
     MailShareFresh,
+    /// A shard is sent messages however much work it has ahead of it.
+    MailAheadIgnored,
+    /// A shard is sent costly messages however many are on their way.
+    CostlyMailUnbounded,
+    /// What is reserved for a costly message stays reserved when it is done.
+    CostlyMailKept,
     // memory
     /// No limit on memory changes anything.
     MemoryLimitIgnored,

@@ -26,6 +26,8 @@ pub enum Data {
     Batch(Batch),
     /// A large message, shared.
     One(Message, MailPurpose),
+    /// A message whose cost is to be reported ([`Control::Cost`]), with what is reserved for it.
+    Costly(Message, MailPurpose, u32),
 }
 
 /// Everything else.
@@ -59,6 +61,9 @@ pub enum Control {
     ReleasePublisher(ClientKey),
     /// The sender's counters, for `$SYS`.
     Counters(Box<Counters>),
+    /// A message of the topic with this hash has cost the sender so much, in the units of
+    /// [`crate::limits::cost`]; so much was reserved for it.
+    Cost(u64, u32, u32),
     /// So many of the receiving shard's messages are durable at the sender, as far as they have to.
     Safe(u64),
 }

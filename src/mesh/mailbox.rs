@@ -5,14 +5,33 @@
 //! Built once as an N x N matrix and split, so that each shard owns its ends and no end is shared.
 //! A full mailbox is the sender's to handle: the item comes back and the source is parked.
 //! Waking the receiver is not done here; see the ring's doorbell. Checked by `tests/loom`.
+use crate::atomic::{AtomicU64, Ordering};
 use crate::ids::ShardId;
 use crate::mutant::Mutant;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
+use std::sync::Arc;
 
 /// The outgoing pair of rings towards one shard.
 pub type Outbox<D, C> = (Producer<D>, Producer<C>);
 /// The incoming pair of rings from one shard.
 pub type Inbox<D, C> = (Consumer<D>, Consumer<C>);
+
+/// What a shard has done with the messages that another one sent it, since the start. Written by
+/// the receiver alone, read by the sender.
+#[derive(Default)]
+struct Served {
+    messages: AtomicU64,
+    work: AtomicU64,
+}
+
+/// How far a shard has got with the messages that another one sent it, since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Progress {
+    /// Messages taken in.
+    pub messages: u64,
+    /// What that cost, in the units of [`crate::limits::cost`].
+    pub work: u64,
+}
 
 /// One shard's ends of all its mailboxes. The entry for the shard itself is `None`.
 pub struct MailEnds<D, C> {
@@ -20,6 +39,10 @@ pub struct MailEnds<D, C> {
     pub to: Vec<Option<Outbox<D, C>>>,
     /// From each shard, by number.
     pub from: Vec<Option<Inbox<D, C>>>,
+    /// How far each shard has got with what it was sent from here.
+    served_by: Vec<Arc<Served>>,
+    /// How far this shard has got with what each one sent.
+    served: Vec<Arc<Served>>,
 }
 
 /// Builds every mailbox of `shards` shards and gives each shard its ends, in order of number.
@@ -34,8 +57,14 @@ pub fn mailboxes<D: Send, C: Send>(
         .map(|_| MailEnds {
             to: (0..shards).map(|_| None).collect(),
             from: (0..shards).map(|_| None).collect(),
+            served_by: (0..shards).map(|_| Arc::default()).collect(),
+            served: Vec::new(),
         })
         .collect();
+    for receiver in 0..shards {
+        let served = ends.iter().map(|sender| Arc::clone(&sender.served_by[receiver])).collect();
+        ends[receiver].served = served;
+    }
     for source in 0..shards {
         for target in (0..shards).filter(|target| *target != source) {
             let (data_in, data_out) = RingBuffer::new(data);
@@ -102,6 +131,26 @@ impl<D, C> MailEnds<D, C> {
     /// Takes the oldest control item from `source`.
     pub fn pop_control(&mut self, source: ShardId) -> Option<C> {
         self.from[source.0 as usize].as_mut().and_then(|(_, control)| control.pop().ok())
+    }
+
+    /// How far `target` has got with the messages that it was sent from here. The two figures may
+    /// be from different moments.
+    pub fn progress_of(&self, target: ShardId) -> Progress {
+        let Some(served) = self.served_by.get(usize::from(target.0)) else {
+            return Progress::default();
+        };
+        let messages = served.messages.load(Ordering::Relaxed);
+        Progress { messages, work: served.work.load(Ordering::Relaxed) }
+    }
+
+    /// Says that this shard has got further with what `source` sent, by so much.
+    pub fn tell_progress(&self, source: ShardId, further: Progress) {
+        let Some(served) = self.served.get(usize::from(source.0)) else { return };
+        let add = |figure: &AtomicU64, more: u64| {
+            figure.store(figure.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        };
+        add(&served.work, further.work);
+        add(&served.messages, further.messages);
     }
 
     /// True when some mailbox of this shard holds something: the recheck before sleeping.

@@ -23,7 +23,7 @@
 use super::Shard;
 use super::connection::Holds;
 use super::route::GROUP;
-use crate::ids::{ClientKey, Publisher};
+use crate::ids::{ClientKey, Publisher, ShardId};
 use crate::limits::cost;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
@@ -46,7 +46,7 @@ struct Zone {
 }
 
 /// One message and who is still to get it.
-struct Fanout {
+pub(super) struct Fanout {
     /// Later ones have higher numbers, without gaps.
     number: u64,
     message: Message,
@@ -54,6 +54,8 @@ struct Fanout {
     filters: Vec<FilterId>,
     /// Its publisher was told to wait.
     held: bool,
+    /// Who is told what it has cost when it is done.
+    pub report: Option<(ShardId, Control)>,
 }
 
 /// The fan-outs of a shard that are under way, oldest first, and local publishers that wait.
@@ -71,6 +73,8 @@ pub(super) struct Fanouts {
     holds: HashMap<ClientKey, u32, foldhash::fast::FixedState>,
     mine: Vec<(u8, u32)>,
     taken: Vec<(u64, FilterId)>,
+    /// What the fan-out costs that was begun last, if it goes on, until somebody takes that down.
+    pub owed: u32,
 }
 
 impl Fanouts {
@@ -91,6 +95,11 @@ impl Fanouts {
         self.waiting.len() >= MOST || self.bytes >= MOST_BYTES
     }
 
+    /// The one that was begun last.
+    pub fn newest(&mut self) -> Option<&mut Fanout> {
+        self.waiting.back_mut()
+    }
+
     /// Local publishers that wait.
     pub fn holding(&self) -> usize {
         self.holds.len()
@@ -106,7 +115,7 @@ impl Fanouts {
         });
         let filters = filters.collect();
         self.bytes += message.size();
-        self.waiting.push_back(Fanout { number, message, filters, held: false });
+        self.waiting.push_back(Fanout { number, message, filters, held: false, report: None });
     }
 
     /// Takes the last zone off the oldest fan-out. Nothing is older, so it is its filter's first.
@@ -172,6 +181,8 @@ impl Shard {
         if self.fanouts.len() == 1 && !self.run_fanouts(self.settings.budget.step) {
             return;
         }
+        let subscribers = found.iter().map(|&filter| self.index.subscribers(filter).len());
+        self.fanouts.owed = cost::DELIVERY * subscribers.sum::<usize>() as u32;
         if let (Some(publisher), Some(last)) = (message.publisher, self.fanouts.waiting.back_mut())
         {
             last.held = true;
@@ -196,9 +207,14 @@ impl Shard {
             // Its publisher waits for the fan-out, and for none of so many readers.
             self.delivery.crowded.clear();
             if (done || Mutant::FanoutForgetsRest.is_on())
-                && self.fanouts.pop().is_some_and(|fanout| fanout.held)
+                && let Some(fanout) = self.fanouts.pop()
             {
-                self.let_publisher_go(view.publisher);
+                if fanout.held {
+                    self.let_publisher_go(view.publisher);
+                }
+                if let Some((sender, report)) = fanout.report {
+                    self.tell(sender, report);
+                }
             }
         }
         self.delivery = outer;

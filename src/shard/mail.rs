@@ -14,14 +14,17 @@
 //! reached. So however much mail keeps coming, nobody waits for more than two such rounds.
 
 use super::Shard;
+use super::ahead;
 use super::connection::Holds;
 use crate::ids::{ShardId, SocketId};
 use crate::limits::{MAIL_MICROS, cost};
 use crate::mesh::mail::{Control, Data, Stamped};
-use crate::mesh::mailbox::MailEnds;
+use crate::mesh::mailbox::{MailEnds, Progress};
 use crate::mesh::reading::{Position, Reading};
+use crate::message::{MailPurpose, Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::time::Instant;
+use crate::topic::TopicHash;
 use std::collections::VecDeque;
 
 /// How far the mail has been taken in, and who waits for it.
@@ -253,21 +256,26 @@ impl Shard {
             };
             any = true;
             let from = open.from;
-            self.intake.open = self.read_on(open, share);
+            let mut done = Progress::default();
+            self.intake.open = self.read_on(open, share, &mut done);
+            ends.tell_progress(from, done);
             if self.intake.open.is_none() {
                 self.intake.reading.took(from);
             }
         }
         if let Some(open) = put_off {
             let from = open.from;
-            self.read_on(open, u32::MAX);
+            let mut done = Progress::default();
+            self.read_on(open, u32::MAX, &mut done);
+            ends.tell_progress(from, done);
             self.intake.reading.took(from);
         }
         any
     }
 
-    /// Goes on with a mail; gives it back when the share of work is used up before its end.
-    fn read_on(&mut self, open: Open, share: u32) -> Option<Open> {
+    /// Goes on with a mail; gives it back when the share of work is used up before its end. Adds
+    /// what was done to `done`.
+    fn read_on(&mut self, open: Open, share: u32, done: &mut Progress) -> Option<Open> {
         let Open { from, data, mut at } = open;
         match data {
             Data::Batch(batch) => {
@@ -275,19 +283,53 @@ impl Shard {
                     if self.is_spent(share) || !self.takes_data() {
                         return Some(Open { from, data: Data::Batch(batch), at });
                     }
-                    self.meter.charge(cost::PACKET + cost::bytes(message.size()));
-                    self.handle_mailed_from(from, &message, purpose, None);
+                    self.take_message(from, &message, purpose, None, (0, &mut *done));
                     at = next;
                 }
                 self.outbox.recycle(batch);
             }
             Data::One(message, purpose) => {
-                self.meter.charge(cost::PACKET + cost::bytes(message.size()));
-                let view = message.view();
-                self.handle_mailed_from(from, &view, purpose, Some(&message));
+                self.take_message(from, &message.view(), purpose, Some(&message), (0, done));
+            }
+            Data::Costly(message, purpose, reserved) => {
+                self.take_message(from, &message.view(), purpose, Some(&message), (reserved, done));
             }
         }
         None
+    }
+
+    /// Takes in a message, for which the sender has `reserved` so much: then, or when it costs very
+    /// much, it is told the cost ([`super::ahead`]).
+    #[inline]
+    fn take_message(
+        &mut self,
+        from: ShardId,
+        message: &MessageRef<'_>,
+        purpose: MailPurpose,
+        stored: Option<&Message>,
+        (reserved, done): (u32, &mut Progress),
+    ) {
+        self.fanouts.owed = 0;
+        let before = self.meter.charged();
+        self.meter.charge(cost::PACKET + cost::bytes(message.size()));
+        self.handle_mailed_from(from, message, purpose, stored);
+        let cost = self.meter.charged().wrapping_sub(before);
+        done.messages += 1;
+        done.work += u64::from(cost);
+        let owed = std::mem::take(&mut self.fanouts.owed);
+        if reserved > 0 || cost + owed >= ahead::costly(&self.settings.budget) {
+            let topic = TopicHash::new(&self.shared.seeds, message.topic).exact();
+            self.report_cost(from, Control::Cost(topic, cost + owed, reserved), owed > 0);
+        }
+    }
+
+    /// Tells the sender what a message has cost: at once, or when the rest of its fan-out is done.
+    #[inline(never)]
+    fn report_cost(&mut self, from: ShardId, report: Control, fans_out: bool) {
+        match self.fanouts.newest().filter(|_| fans_out) {
+            Some(fanout) => fanout.report = Some((from, report)),
+            None => self.tell(from, report),
+        }
     }
 
     /// Lets those go on who have waited for what has been taken in by now.

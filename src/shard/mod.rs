@@ -10,6 +10,7 @@
 //! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
 
 mod admission;
+mod ahead;
 mod announced;
 mod arrivals;
 mod audit;
@@ -216,7 +217,6 @@ impl Shard {
             id,
             shards,
             now,
-            settings,
             listener_states: Vec::new(),
             sessions: Slab::default(),
             names: names::Names::new(),
@@ -233,7 +233,7 @@ impl Shard {
             pool: OutputPool::default(),
             tally: memory::Tally::default(),
             budgeting,
-            outbox: Outbox::new(id, usize::from(shards)),
+            outbox: Outbox::new(id, usize::from(shards), &settings.budget),
             actions: Vec::new(),
             dirty: Vec::new(),
             endings: Endings::default(),
@@ -249,6 +249,7 @@ impl Shard {
             intake: Intake::new(usize::from(shards)),
             meter: Meter::new(now.0 * 1000),
             upkeep: Upkeep::default(),
+            settings,
             input_progress: InputProgress::new(now),
             scratch: Scratch::default(),
             delivery: encode::DeliveryScratch::default(),
@@ -456,6 +457,9 @@ impl Shard {
             Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
             Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
             Control::Counters(counters) => self.sys.keep(from, *counters),
+            Control::Cost(topic, cost, reserved) => {
+                self.outbox.to(from).ahead.reported(topic, cost, reserved, self.now);
+            }
             Control::Safe(count) => {
                 if let Some(storing) = &mut self.storing {
                     storing.safe_there(from, count);

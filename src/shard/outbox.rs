@@ -1,7 +1,9 @@
 //! Mail of one shard to the others, as it is written during a step.
 
+use super::ahead::{Ahead, Shortage};
 use super::spare::{halve_queue, halve_spare};
 use crate::ids::{ShardId, ShardSet};
+use crate::limits::Budget;
 use crate::mesh::mail::{Control, Data};
 use crate::message::{Batch, MailPurpose, Message, MessageRef};
 use crate::mutant::Mutant;
@@ -18,7 +20,6 @@ const SPARE_MAX: usize = 2 * BATCH;
 const STAGED: usize = 4096;
 
 /// Mail to one shard.
-#[derive(Default)]
 pub struct PeerMail {
     batch: Batch,
     /// Data mails closed in this step or left from earlier ones.
@@ -27,6 +28,8 @@ pub struct PeerMail {
     pub control: VecDeque<Control>,
     /// Data mails that the mailbox still takes, as of the start of the step.
     pub room: usize,
+    /// What the shard has ahead of it of what was sent before.
+    pub ahead: Ahead,
 }
 
 /// Mail to all shards.
@@ -40,8 +43,15 @@ pub struct Outbox {
 
 impl Outbox {
     /// For shard `me` of `shards`.
-    pub fn new(me: ShardId, shards: usize) -> Self {
-        let boxes = (0..shards).map(|_| PeerMail::default()).collect();
+    pub fn new(me: ShardId, shards: usize, budget: &Budget) -> Self {
+        let mail = |_| PeerMail {
+            batch: Batch::default(),
+            data: VecDeque::new(),
+            control: VecDeque::new(),
+            room: 0,
+            ahead: Ahead::new(budget, shards.saturating_sub(1)),
+        };
+        let boxes = (0..shards).map(mail).collect();
         Outbox { me, boxes, spare: Vec::new(), least: 0 }
     }
 
@@ -50,19 +60,34 @@ impl Outbox {
         &mut self.boxes[shard.0 as usize]
     }
 
-    /// True when a message can be accepted for all of `shards`: each mailbox has room for what is
-    /// staged, this message, and one more batch.
-    pub fn has_room(&self, shards: ShardSet) -> bool {
-        self.first_full(shards).is_none()
-    }
-
-    /// The first of `shards` whose mailbox has no such room.
-    pub fn first_full(&self, shards: ShardSet) -> Option<ShardId> {
-        shards.iter().find(|shard| {
+    /// The first of `shards` that a message cannot be accepted for, and what it lacks. A mailbox
+    /// has to have room for what is staged, this message, and one more batch; its shard must not
+    /// have too much ahead of it. Those of `delivering` look for subscribers to the topic with the
+    /// hash `topic`.
+    #[inline]
+    pub fn first_full(
+        &self,
+        shards: ShardSet,
+        delivering: ShardSet,
+        topic: u64,
+    ) -> Option<(ShardId, Shortage)> {
+        shards.iter().filter(|&shard| shard != self.me).find_map(|shard| {
             let to = &self.boxes[shard.0 as usize];
             let room = to.data.len() + 2 < to.room || Mutant::RoomIgnored.is_on();
-            *shard != self.me && !room
+            let topic = delivering.contains(shard).then_some(topic);
+            let lacks = if room { to.ahead.refuses(topic) } else { Some(Shortage::Room) };
+            lacks.map(|lacks| (shard, lacks))
         })
+    }
+
+    /// Whether those can go on who wait for that shard, as far as is known without their messages.
+    pub fn has_room(&self, shard: ShardId, lacked: Shortage) -> bool {
+        let to = &self.boxes[shard.0 as usize];
+        let room = to.data.len() + 2 < to.room || Mutant::RoomIgnored.is_on();
+        room && match lacked {
+            Shortage::Room => to.ahead.refuses(None).is_none(),
+            Shortage::Costly => to.ahead.takes_costly(),
+        }
     }
 
     /// True when control mail to some shard has piled up, so that clients have to wait.
@@ -70,23 +95,29 @@ impl Outbox {
         self.boxes.iter().any(|to| to.control.len() > STAGED)
     }
 
-    /// Stages a message. The caller has asked [`Self::has_room`].
+    /// Stages a message, whose topic has the hash `topic`. The caller has asked
+    /// [`Self::first_full`].
     pub fn publish(
         &mut self,
         to: ShardId,
         message: &MessageRef<'_>,
+        topic: u64,
         purpose: MailPurpose,
         stored: &mut Option<Message>,
         scratch: &mut Vec<u8>,
     ) {
         debug_assert!(to != self.me);
         let target = &mut self.boxes[to.0 as usize];
-        if message.size() > COPY {
+        let reserved = target.ahead.send(purpose.deliver.then_some(topic));
+        if reserved > 0 || message.size() > COPY {
             if !Mutant::LargeOvertakesBatch.is_on() {
                 close(target, &mut self.spare, &mut self.least);
             }
             let stored = stored.get_or_insert_with(|| Message::new(message, scratch));
-            target.data.push_back(Data::One(stored.clone(), purpose));
+            target.data.push_back(match reserved {
+                0 => Data::One(stored.clone(), purpose),
+                _ => Data::Costly(stored.clone(), purpose, reserved),
+            });
             return;
         }
         target.batch.push(message, purpose);

@@ -4,11 +4,12 @@
 //! mailbox that is full waits in that mailbox's line: as many are tried again as it has room for,
 //! in turn, and none while it has none, so that thousands that wait cost the others nothing.
 
+use super::ahead::Shortage;
 use super::connection::{Holds, Parting, Stage};
 use super::pace::Pace;
 use super::turn_queues::TurnQueues;
 use super::{Action, Shard};
-use crate::ids::{ShardId, ShardSet, SocketId};
+use crate::ids::{ShardId, SocketId};
 use crate::limits::Budget;
 use crate::mutant::Mutant;
 use crate::time::Instant;
@@ -17,6 +18,8 @@ use std::collections::VecDeque;
 /// TurnQueues of [`Parked::work`].
 const FRESH: usize = 0;
 const SERVED: usize = 1;
+/// A line of those whose messages cost another shard much.
+const COSTLY: usize = 2;
 /// Milliseconds after which a connection's next turn comes before those of busier ones.
 const LATELY: u64 = 10;
 
@@ -25,15 +28,18 @@ const LATELY: u64 = 10;
 pub struct Parked {
     /// Publishers and the subscribers that they wait for.
     pub(super) pace: Pace,
-    /// Connections that wait for room in a mailbox: a line for each shard, and one more for those
-    /// that wait because control mail has piled up.
+    /// Connections that wait for room in a mailbox: three lines for each shard ([`mail_line`]), and
+    /// one more for those that wait because control mail has piled up.
     mail: TurnQueues,
     /// Publishers that wait for memory; one line.
     pub(super) memory: TurnQueues,
     /// The line that is served first in the next step.
     first_line: usize,
-    /// The mailbox that the packet which is being handled found full.
-    pub(super) full: Option<ShardId>,
+    /// The shard that cannot take the packet which is being handled, and why.
+    pub(super) lacking: Option<(ShardId, Shortage)>,
+    /// The messages that there had been when the connection which has its turn left its line, if
+    /// that was one of [`FRESH`].
+    fresh_turn: Option<(SocketId, u64)>,
     /// Connections that wait for their turn: those of [`FRESH`] have not had one for [`LATELY`].
     work: TurnQueues,
     /// In the next step those of [`SERVED`] come first.
@@ -118,8 +124,12 @@ impl Shard {
         }
         connection.holds.set(hold);
         if hold == Holds::MAIL {
-            let line = self.parked.full.take().map_or(self.shards, |shard| shard.0);
-            self.parked.mail.push(usize::from(line), socket);
+            let line = match self.parked.lacking.take() {
+                None => mail_line(ShardId(self.shards), 0),
+                Some((shard, Shortage::Costly)) => mail_line(shard, COSTLY),
+                Some((shard, Shortage::Room)) => mail_line(shard, self.freshness(socket)),
+            };
+            self.parked.mail.push(line, socket);
         } else if hold == Holds::MEMORY {
             self.parked.memory.push(0, socket);
             self.counters.parks_memory += 1;
@@ -171,12 +181,25 @@ impl Shard {
     /// turn comes before those of who have: so who asks for little waits for about a step, whoever
     /// else is busy.
     pub(super) fn put_off(&mut self, socket: SocketId) {
-        let Some(connection) = self.connections.get(socket.0) else { return };
-        let lately = connection.last_seen.plus_millis(LATELY) > self.now;
-        if !lately && !Mutant::FreshBehindServed.is_on() {
+        if self.freshness(socket) == FRESH && !Mutant::FreshBehindServed.is_on() {
             self.parked.work.push(FRESH, socket);
         }
         self.hold(socket, Holds::WORK);
+    }
+
+    /// [`FRESH`] when the connection has had no turn lately, else [`SERVED`].
+    fn freshness(&self, socket: SocketId) -> usize {
+        let connection = self.connections.get(socket.0);
+        let lately = connection.is_none_or(|c| c.last_seen.plus_millis(LATELY) > self.now);
+        let no_turn_yet = Some((socket, self.messages_received()));
+        if lately && self.parked.fresh_turn != no_turn_yet { SERVED } else { FRESH }
+    }
+
+    fn messages_received(&self) -> u64 {
+        let counters = &self.counters;
+        counters.messages_received_qos0
+            + counters.messages_received_qos1
+            + counters.messages_received_qos2
     }
 
     /// Begins a step with a share for either line, in turn the first: neither can starve the other.
@@ -221,23 +244,45 @@ impl Shard {
         if self.parked.mail.is_empty() || self.outbox.is_congested() {
             return;
         }
-        let lines = usize::from(self.shards) + 1;
-        let first = (self.parked.first_line + 1) % lines;
+        let first = (self.parked.first_line + 1) % (usize::from(self.shards) + 1);
         self.parked.first_line = first;
-        for line in (first..first + lines).map(|line| line % lines) {
-            // Who comes to wait again has had its turn.
-            for turn in 0..self.parked.mail.bound(line) {
-                let target = ShardSet::only(ShardId(line as u8));
-                let room = line + 1 == lines || self.outbox.has_room(target);
-                // When the step has no room either, they wait for that with others.
-                if !room || turn > 0 && self.is_spent(self.settings.budget.step) {
-                    break;
-                }
-                let Some(socket) = self.parked.mail.pop(line) else { break };
-                if turn == 0 || !Mutant::MailWaitersForgotten.is_on() {
-                    self.release(socket, Holds::MAIL);
-                }
+        let lines = if self.parked.other_first { [SERVED, FRESH] } else { [FRESH, SERVED] };
+        for shard in (first..=usize::from(self.shards)).chain(0..first) {
+            let shard = ShardId(shard as u8);
+            for line in lines.into_iter().chain([COSTLY]) {
+                self.retry_mail_line(shard, line);
+            }
+        }
+        self.parked.fresh_turn = None;
+    }
+
+    /// The same for one line of a shard.
+    fn retry_mail_line(&mut self, shard: ShardId, kind: usize) {
+        let line = mail_line(shard, kind);
+        let lacked = if kind == COSTLY { Shortage::Costly } else { Shortage::Room };
+        // Who comes to wait again has had its turn.
+        for turn in 0..self.parked.mail.bound(line) {
+            let room = shard.0 == self.shards || self.outbox.has_room(shard, lacked);
+            // When the step has no room either, they wait for that with others.
+            if !room || turn > 0 && self.is_spent(self.settings.budget.step) {
+                return;
+            }
+            let Some(socket) = self.parked.mail.pop(line) else { return };
+            if turn > 0 && Mutant::MailWaitersForgotten.is_on() {
+                continue;
+            }
+            let before = self.messages_received();
+            self.parked.fresh_turn = (kind == FRESH).then_some((socket, before));
+            self.release(socket, Holds::MAIL);
+            if kind == COSTLY && self.messages_received() == before {
+                return; // what the first one lacks is not there for the others either
             }
         }
     }
+}
+
+/// The line of those who wait for room in that shard's mailbox; that after the last shard: for the
+/// control mail to become less.
+fn mail_line(shard: ShardId, kind: usize) -> usize {
+    usize::from(shard.0) * 3 + kind
 }

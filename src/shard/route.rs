@@ -1,6 +1,7 @@
 //! From a publication to the shards and sessions that get it.
 
 use super::Shard;
+use super::ahead::Shortage;
 use super::deliver::Terms;
 use super::pace::{Reader, Receivers};
 use super::storing::Speaker;
@@ -77,18 +78,18 @@ impl Shard {
         ShardId((hash.exact() % u64::from(self.shards)) as u8)
     }
 
-    /// Where the message goes; else a mailbox on the way that is full now.
+    /// Where the message goes; else a shard on the way that cannot take it now, and why.
     pub(super) fn find_route(
         &self,
         hash: &TopicHash<'_>,
         message: &MessageRef<'_>,
-    ) -> Result<Route, ShardId> {
+    ) -> Result<Route, (ShardId, Shortage)> {
         let retain_at = message.retain.then(|| self.retained_home(hash));
         if self.shards == 1 {
             return Ok(Route { interested: ShardSet::only(self.id), retain_at });
         }
         let route = Route { interested: self.shared.interest.shards(hash), retain_at };
-        match self.outbox.first_full(route.all()) {
+        match self.outbox.first_full(route.all(), route.interested, hash.exact()) {
             Some(full) => Err(full),
             None => Ok(route),
         }
@@ -127,8 +128,9 @@ impl Shard {
                 {
                     storing.sent(shard, message.qos > Qos::AtMostOnce);
                 }
-                let fan = &mut self.delivery;
-                self.outbox.publish(shard, message, purpose, &mut fan.stored, self.scratch.bytes());
+                let (topic, fan) = (hash.exact(), &mut self.delivery);
+                let scratch = self.scratch.bytes();
+                self.outbox.publish(shard, message, topic, purpose, &mut fan.stored, scratch);
             }
         }
         matched

@@ -142,7 +142,9 @@ impl Shard {
     /// How much the mailboxes of the others take by now.
     fn see_room(&mut self, ends: &MailEnds<Stamped, Control>) {
         for peer in (0..self.shards).map(ShardId).filter(|&peer| peer != self.id) {
-            self.outbox.to(peer).room = ends.data_room(peer);
+            let mail = self.outbox.to(peer);
+            mail.room = ends.data_room(peer);
+            mail.ahead.see(ends.progress_of(peer), self.now);
         }
     }
 
