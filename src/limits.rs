@@ -110,6 +110,12 @@ pub mod cost {
     /// So many bytes copied or checked cost one unit.
     pub const BYTES_PER_UNIT: usize = 1024;
 
+    /// What the kernel needs for sending so many bytes: it copies them, and on a loopback it
+    /// receives them as well.
+    pub const fn sent(count: usize) -> u32 {
+        4 * bytes(count)
+    }
+
     /// What copying or checking so many bytes costs.
     pub const fn bytes(count: usize) -> u32 {
         (count / BYTES_PER_UNIT) as u32

@@ -180,6 +180,28 @@ pub struct MailPurpose {
     pub deliver: bool,
     /// Keep (or clear) as the topic's retained message: that shard is its home.
     pub retain: bool,
+    /// What its sender has reserved for its cost, which is to be reported.
+    pub reserve: Reserve,
+}
+
+/// Work that is reserved for a message, in the units of [`crate::limits::cost`]: a power of two;
+/// or nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Reserve(u8);
+
+impl Reserve {
+    /// Nothing.
+    pub const NONE: Reserve = Reserve(0);
+
+    /// At least so much; at most 2^31.
+    pub fn of(units: u32) -> Self {
+        Reserve(units.clamp(1, 1 << 31).next_power_of_two().ilog2() as u8 + 1)
+    }
+
+    /// How much.
+    pub fn units(self) -> u64 {
+        1 << self.0 >> 1
+    }
 }
 
 /// Messages copied one after the other into one buffer, so that what crosses between cores costs
@@ -234,6 +256,7 @@ impl Batch {
         record[29] = head.qos as u8;
         record[30] =
             u8::from(head.retain) | u8::from(purpose.deliver) << 1 | u8::from(purpose.retain) << 2;
+        record[31] = purpose.reserve.0;
         self.bytes.reserve(RECORD + head.len());
         self.bytes.extend_from_slice(&record);
         self.bytes.extend_from_slice(message.topic.as_bytes());
@@ -271,7 +294,8 @@ fn parse_record(record: &[u8; RECORD]) -> (Head, MailPurpose) {
         },
         retain: record[30] & 1 != 0,
     };
-    (head, MailPurpose { deliver: record[30] & 2 != 0, retain: record[30] & 4 != 0 })
+    let reserve = Reserve(record[31]);
+    (head, MailPurpose { deliver: record[30] & 2 != 0, retain: record[30] & 4 != 0, reserve })
 }
 
 #[cfg(test)]
@@ -291,15 +315,25 @@ mod tests {
     }
 
     #[test]
+    fn a_reserve_is_at_least_what_was_asked_for_and_less_than_twice_that() {
+        assert_eq!((Reserve::NONE.units(), Reserve::of(0).units()), (0, 1));
+        for units in [1, 2, 3, 700, 1 << 20, (1 << 31) - 1, 1 << 31, u32::MAX] {
+            let reserved = Reserve::of(units).units();
+            let asked = u64::from(units).min(1 << 31);
+            assert!(reserved >= asked && reserved < 2 * asked, "{units}: {reserved}");
+        }
+    }
+
+    #[test]
     fn a_stored_message_and_a_batched_one_come_back_as_they_were() {
         let stored = Message::new(&sample(), &mut Vec::new());
         assert_eq!(format!("{:?}", stored.view()), format!("{:?}", sample()));
         assert_eq!(&stored.bytes()[stored.payload_range()], b"hello");
         let mut batch = Batch::default();
-        let purpose = MailPurpose { deliver: true, retain: false };
+        let purpose = MailPurpose { deliver: true, retain: false, reserve: Reserve::of(700) };
         batch.push(&sample(), purpose);
         let plain = MessageRef { publisher: None, expires: None, payload: b"", ..sample() };
-        batch.push(&plain, MailPurpose { deliver: false, retain: true });
+        batch.push(&plain, MailPurpose { deliver: false, retain: true, reserve: Reserve::NONE });
         let (first, to_first, next) = batch.read(0).unwrap();
         assert_eq!(format!("{:?}", (first, to_first)), format!("{:?}", (sample(), purpose)));
         let (second, to_second, end) = batch.read(next).unwrap();

@@ -3,7 +3,7 @@
 //! always be taken in, and a chain of full mailboxes cannot close into a circle.
 
 use crate::ids::{ClientKey, ListenerId, Peer, SessionRef, ShardId};
-use crate::message::{Batch, MailPurpose, Message};
+use crate::message::{Batch, MailPurpose, Message, Reserve};
 use crate::session::ShareName;
 use crate::telemetry::Counters;
 use crate::topic::FilterId;
@@ -26,8 +26,6 @@ pub enum Data {
     Batch(Batch),
     /// A large message, shared.
     One(Message, MailPurpose),
-    /// A message whose cost is to be reported ([`Control::Cost`]), with what is reserved for it.
-    Costly(Message, MailPurpose, u32),
 }
 
 /// Everything else.
@@ -63,7 +61,7 @@ pub enum Control {
     Counters(Box<Counters>),
     /// A message of the topic with this hash has cost the sender so much, in the units of
     /// [`crate::limits::cost`]; so much was reserved for it.
-    Cost(u64, u32, u32),
+    Cost(u64, u32, Reserve),
     /// So many of the receiving shard's messages are durable at the sender, as far as they have to.
     Safe(u64),
 }

@@ -27,7 +27,7 @@ struct Served {
 /// How far a shard has got with the messages that another one sent it, since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Progress {
-    /// Messages taken in.
+    /// Messages taken in for which nothing was reserved ([`crate::message::Reserve`]).
     pub messages: u64,
     /// What that cost, in the units of [`crate::limits::cost`].
     pub work: u64,

@@ -7,15 +7,15 @@
 //! - *Messages on their way*: as many as cost the receiver about as much as a step may, by what the
 //!   messages before them have cost on average ([`Progress`]).
 //! - *Costly messages*, which visit many filters or reach many subscribers: an average says nothing
-//!   about them. The receiver reports what each cost (`Control::Cost`), by topic. From then on
-//!   messages of a topic that is known to be costly, or not known, go in a mail of their own whose
-//!   cost is reported back, and only so many at a time that their costs together stay within a
-//!   step's work. Topics that turn out to be cheap go as before. When a cheap topic becomes costly,
-//!   subscriptions have changed: what was known of all is forgotten. With no costly message for
-//!   [`MEMORY`], topics are not looked at any more.
+//!   about them. The receiver reports what each cost (`Control::Cost`), by topic. From then on the
+//!   sender reserves a part of a step's work for each message of a topic that is known to be costly
+//!   or is not known, until its cost is reported. Messages of topics that are known to be cheap go
+//!   as before, a few of each at a time. When some cheap topics become costly at about the same
+//!   time, subscriptions have changed: what was known of all is forgotten. With no costly message for [`MEMORY`], topics are not looked at any more.
 
 use crate::limits::Budget;
 use crate::mesh::mailbox::Progress;
+use crate::message::Reserve;
 use crate::mutant::Mutant;
 use crate::time::Instant;
 use hashbrown::HashMap;
@@ -24,6 +24,13 @@ use hashbrown::HashMap;
 const MEMORY: u64 = 600_000;
 /// Topics whose cost is remembered; with more, all are forgotten.
 const TOPICS: usize = 16_384;
+/// Messages that may be on their way of one topic that has just turned out to be cheap: if it is not
+/// any more, so many are sent before that is known. Twice as many each time that was needed.
+const BURST: u32 = 16;
+const LONGEST_BURST: u32 = 1 << 16;
+/// So many topics that become costly within [`SURPRISED`] milliseconds make all topics unknown.
+const SURPRISES: u32 = 4;
+const SURPRISED: u64 = 1000;
 /// So many messages may be on their way in any case.
 const LEAST: u64 = 4;
 /// An average is kept in this fraction of a unit.
@@ -34,7 +41,9 @@ const FINE: u64 = 16;
 pub enum Shortage {
     /// The mailbox is full, or holds as much work as it may.
     Room,
-    /// The messages on their way whose costs are reported cost as much as they may.
+    /// As much is reserved as may be, and what a message of the topic costs is not known.
+    Unknown,
+    /// As much is reserved as may be, and messages of the topic cost much.
     Costly,
 }
 
@@ -45,7 +54,7 @@ pub struct Ahead {
     most: u64,
     /// A message that costs so much is reported.
     costly: u32,
-    /// Messages sent, ever.
+    /// Messages sent for which nothing was reserved, ever.
     sent: u64,
     /// `sent` may come to this.
     until: u64,
@@ -54,12 +63,27 @@ pub struct Ahead {
     average: u64,
     /// When topics are not looked at any more; `None`: they are not.
     watches: Option<Instant>,
-    /// What a message of the topic with this hash has cost.
-    topics: HashMap<u64, u32, foldhash::fast::FixedState>,
+    /// By the hash of their names.
+    topics: HashMap<u64, Topic, foldhash::fast::FixedState>,
+    /// Topics that were cheap and became costly, since then.
+    surprises: (u32, Instant),
     /// What a message is taken to cost whose topic is not known.
     unknown: u32,
-    /// Charges of the messages on their way whose costs are reported.
+    /// What is reserved for messages on their way.
     reserved: u64,
+}
+
+/// What is known of a topic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Topic {
+    /// What a message has cost.
+    cost: u32,
+    /// Messages since the receiver was known to have come to the one before them, and how many
+    /// these may be.
+    burst: u32,
+    most: u32,
+    /// `Ahead::sent` after the last of them.
+    last: u64,
 }
 
 /// A message is reported when it costs so much.
@@ -79,7 +103,8 @@ impl Ahead {
             average: 0,
             watches: None,
             topics: HashMap::default(),
-            unknown: 0,
+            surprises: (0, Instant(0)),
+            unknown: costly(budget) / 2,
             reserved: 0,
         }
     }
@@ -102,7 +127,7 @@ impl Ahead {
     }
 
     /// Whether a message may be sent now; `topic` is the hash of its name. For a message that no
-    /// subscription there matches, the topic does not matter: `None`.
+    /// subscription there is looked for, the topic does not matter: `None`.
     #[inline]
     pub fn refuses(&self, topic: Option<u64>) -> Option<Shortage> {
         if self.sent >= self.until && !Mutant::MailAheadIgnored.is_on() {
@@ -111,59 +136,99 @@ impl Ahead {
         if self.watches.is_none() {
             return None;
         }
-        let charge = u64::from(topic.map_or(0, |topic| self.charge(topic)));
-        let room = charge == 0 || self.reserved == 0 || self.reserved + charge <= self.most;
-        (!room && !Mutant::CostlyMailUnbounded.is_on()).then_some(Shortage::Costly)
+        let known = self.topics.get(&topic?);
+        let lacking = match known {
+            Some(known) if known.cost < self.costly => {
+                let late = known.burst >= known.most && self.seen.messages < known.last;
+                late.then_some(Shortage::Room)
+            }
+            Some(known) => self.lacks(known.cost).then_some(Shortage::Costly),
+            None => self.lacks(self.unknown).then_some(Shortage::Unknown),
+        };
+        lacking.filter(|_| !Mutant::CostlyMailUnbounded.is_on())
     }
 
-    /// Whether a message whose cost is reported may be sent now, as far as is known without its
+    /// Whether some message whose cost is reported may be sent now, as far as is known without its
     /// topic.
     pub fn takes_costly(&self) -> bool {
-        self.refuses(None).is_none()
-            && (self.reserved == 0 || self.reserved + u64::from(self.costly) <= self.most)
+        self.refuses(None).is_none() && !self.lacks(self.costly / 2)
     }
 
-    /// A message is sent. Returns what is reserved for its cost, which is to be reported; 0: it is
-    /// not.
+    /// True when nothing can be reserved for a message that costs so much.
+    fn lacks(&self, cost: u32) -> bool {
+        self.reserved > 0 && self.reserved + Reserve::of(cost).units() > self.most
+    }
+
+    /// A message is sent. Returns what is reserved for it.
     #[inline]
-    pub fn send(&mut self, topic: Option<u64>) -> u32 {
+    pub fn send(&mut self, topic: Option<u64>) -> Reserve {
+        let watched = topic.filter(|_| self.watches.is_some());
+        let Some(topic) = watched else {
+            debug_assert!(self.sent < self.until, "message {} of {}", self.sent, self.until);
+            self.sent += 1;
+            return Reserve::NONE;
+        };
+        let reserve = match self.topics.get_mut(&topic) {
+            Some(known) if known.cost < self.costly => {
+                debug_assert!(self.sent < self.until, "message {} of {}", self.sent, self.until);
+                self.sent += 1;
+                if self.seen.messages >= known.last {
+                    let needed = known.burst >= known.most && known.most < LONGEST_BURST;
+                    known.most <<= u32::from(needed);
+                    known.burst = 0;
+                }
+                known.burst += 1;
+                known.last = self.sent;
+                Reserve::NONE
+            }
+            Some(known) => Reserve::of(known.cost),
+            None => Reserve::of(self.unknown),
+        };
+        debug_assert!(
+            reserve == Reserve::NONE
+                || self.reserved == 0
+                || self.reserved + reserve.units() <= self.most,
+            "{} reserved, {reserve:?} more",
+            self.reserved
+        );
+        self.reserved += reserve.units();
+        reserve
+    }
+
+    /// A message is sent, however much the receiver has ahead of it. Nothing is reserved.
+    pub fn send_anyway(&mut self) -> Reserve {
         self.sent += 1;
-        if self.watches.is_none() {
-            return 0;
-        }
-        let charge = topic.map_or(0, |topic| self.charge(topic));
-        self.reserved += u64::from(charge);
-        charge
+        Reserve::NONE
     }
 
-    /// What is to be reserved for a message; 0 when it is known to be cheap.
-    fn charge(&self, topic: u64) -> u32 {
-        match self.topics.get(&topic) {
-            Some(&cost) if cost < self.costly => 0,
-            Some(&cost) => cost,
-            None => self.unknown.max(1),
-        }
-    }
-
-    /// A message of a topic has cost the receiver `cost`; `reserved` was returned when it was sent.
-    pub fn reported(&mut self, topic: u64, cost: u32, reserved: u32, now: Instant) {
+    /// A message of a topic, for which so much was reserved, has cost the receiver `cost`.
+    pub fn reported(&mut self, topic: u64, cost: u32, reserve: Reserve, now: Instant) {
         if !Mutant::CostlyMailKept.is_on() {
-            self.reserved = self.reserved.saturating_sub(u64::from(reserved));
+            self.reserved = self.reserved.saturating_sub(reserve.units());
         }
         if cost >= self.costly {
             self.watches = Some(now.plus_millis(MEMORY));
         }
+        if self.watches.is_none() {
+            return;
+        }
         let known = self.topics.get(&topic).copied();
-        let grown = known.is_some_and(|known| known < self.costly) && cost >= self.costly;
-        if grown || self.topics.len() >= TOPICS {
+        if known.is_some_and(|known| known.cost < self.costly) && cost >= self.costly {
+            if self.surprises.1.plus_millis(SURPRISED) <= now {
+                self.surprises = (0, now);
+            }
+            self.surprises.0 += 1;
+        }
+        if self.surprises.0 >= SURPRISES || self.topics.len() >= TOPICS {
             self.topics.clear();
+            self.surprises.0 = 0;
         }
-        if known.is_none() {
-            self.unknown = if reserved == 0 { cost } else { (self.unknown * 3 + cost) / 4 };
-        }
-        if self.watches.is_some() {
-            self.topics.insert(topic, cost);
-        }
+        // What has been costly may be so again: it is trusted by and by.
+        let lasting = known.map_or(0, |known| known.cost - known.cost.div_ceil(8));
+        let last = known.map_or(0, |known| known.last);
+        self.topics.insert(topic, Topic { cost: cost.max(lasting), burst: 0, most: BURST, last });
+        let unknown = self.unknown - self.unknown / 16;
+        self.unknown = unknown.max(cost).max(self.costly / 2);
     }
 
     /// What is reserved for messages on their way.

@@ -7,6 +7,7 @@ use super::deliver::{Misfit, Outbound, is_slow, out_publish, output_of};
 use super::pace::Receivers;
 use super::spare::halve;
 use crate::ids::SocketId;
+use crate::limits::cost;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{self, Encoded, OutPublish, Qos, Version};
@@ -111,6 +112,7 @@ impl Shard {
         let aliased = version.is_v5() && alias(connection, &mut publish, &mut self.tally.names);
         let shared = publish.payload.len() > COPY;
         if shared {
+            self.meter.charge(cost::sent(publish.payload.len()));
             self.delivery.store(message, self.scratch.bytes());
         }
         let (dirty, meter) = (&mut self.dirty, &mut self.meter);

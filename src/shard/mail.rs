@@ -21,7 +21,7 @@ use crate::limits::{MAIL_MICROS, cost};
 use crate::mesh::mail::{Control, Data, Stamped};
 use crate::mesh::mailbox::{MailEnds, Progress};
 use crate::mesh::reading::{Position, Reading};
-use crate::message::{MailPurpose, Message, MessageRef};
+use crate::message::{MailPurpose, Message, MessageRef, Reserve};
 use crate::mutant::Mutant;
 use crate::time::Instant;
 use crate::topic::TopicHash;
@@ -283,23 +283,20 @@ impl Shard {
                     if self.is_spent(share) || !self.takes_data() {
                         return Some(Open { from, data: Data::Batch(batch), at });
                     }
-                    self.take_message(from, &message, purpose, None, (0, &mut *done));
+                    self.take_message(from, &message, purpose, None, done);
                     at = next;
                 }
                 self.outbox.recycle(batch);
             }
             Data::One(message, purpose) => {
-                self.take_message(from, &message.view(), purpose, Some(&message), (0, done));
-            }
-            Data::Costly(message, purpose, reserved) => {
-                self.take_message(from, &message.view(), purpose, Some(&message), (reserved, done));
+                self.take_message(from, &message.view(), purpose, Some(&message), done);
             }
         }
         None
     }
 
-    /// Takes in a message, for which the sender has `reserved` so much: then, or when it costs very
-    /// much, it is told the cost ([`super::ahead`]).
+    /// Takes in a message. When something is reserved for it, or it costs much, its sender is told
+    /// the cost ([`super::ahead`]).
     #[inline]
     fn take_message(
         &mut self,
@@ -307,19 +304,22 @@ impl Shard {
         message: &MessageRef<'_>,
         purpose: MailPurpose,
         stored: Option<&Message>,
-        (reserved, done): (u32, &mut Progress),
+        done: &mut Progress,
     ) {
         self.fanouts.owed = 0;
         let before = self.meter.charged();
         self.meter.charge(cost::PACKET + cost::bytes(message.size()));
         self.handle_mailed_from(from, message, purpose, stored);
         let cost = self.meter.charged().wrapping_sub(before);
-        done.messages += 1;
-        done.work += u64::from(cost);
+        let costly = ahead::costly(&self.settings.budget);
+        if purpose.reserve == Reserve::NONE {
+            done.messages += 1;
+            done.work += u64::from(cost.min(costly));
+        }
         let owed = std::mem::take(&mut self.fanouts.owed);
-        if reserved > 0 || cost + owed >= ahead::costly(&self.settings.budget) {
+        if purpose.reserve != Reserve::NONE || cost + owed >= costly {
             let topic = TopicHash::new(&self.shared.seeds, message.topic).exact();
-            self.report_cost(from, Control::Cost(topic, cost + owed, reserved), owed > 0);
+            self.report_cost(from, Control::Cost(topic, cost + owed, purpose.reserve), owed > 0);
         }
     }
 

@@ -457,8 +457,8 @@ impl Shard {
             Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
             Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
             Control::Counters(counters) => self.sys.keep(from, *counters),
-            Control::Cost(topic, cost, reserved) => {
-                self.outbox.to(from).ahead.reported(topic, cost, reserved, self.now);
+            Control::Cost(topic, cost, reserve) => {
+                self.outbox.to(from).ahead.reported(topic, cost, reserve, self.now);
             }
             Control::Safe(count) => {
                 if let Some(storing) = &mut self.storing {

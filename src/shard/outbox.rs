@@ -63,19 +63,22 @@ impl Outbox {
     /// The first of `shards` that a message cannot be accepted for, and what it lacks. A mailbox
     /// has to have room for what is staged, this message, and one more batch; its shard must not
     /// have too much ahead of it. Those of `delivering` look for subscribers to the topic with the
-    /// hash `topic`.
+    /// hash `topic`; without one, how much a shard has ahead of it does not count.
     #[inline]
     pub fn first_full(
         &self,
         shards: ShardSet,
         delivering: ShardSet,
-        topic: u64,
+        topic: Option<u64>,
     ) -> Option<(ShardId, Shortage)> {
         shards.iter().filter(|&shard| shard != self.me).find_map(|shard| {
             let to = &self.boxes[shard.0 as usize];
             let room = to.data.len() + 2 < to.room || Mutant::RoomIgnored.is_on();
-            let topic = delivering.contains(shard).then_some(topic);
-            let lacks = if room { to.ahead.refuses(topic) } else { Some(Shortage::Room) };
+            let lacks = match topic {
+                _ if !room => Some(Shortage::Room),
+                None => None,
+                Some(_) => to.ahead.refuses(topic.filter(|_| delivering.contains(shard))),
+            };
             lacks.map(|lacks| (shard, lacks))
         })
     }
@@ -86,8 +89,14 @@ impl Outbox {
         let room = to.data.len() + 2 < to.room || Mutant::RoomIgnored.is_on();
         room && match lacked {
             Shortage::Room => to.ahead.refuses(None).is_none(),
-            Shortage::Costly => to.ahead.takes_costly(),
+            Shortage::Unknown | Shortage::Costly => to.ahead.takes_costly(),
         }
+    }
+
+    /// True when there is so much control mail to some shard that work which goes on over several
+    /// steps and makes more of it waits: so it never makes other clients wait.
+    pub fn is_filling(&self) -> bool {
+        self.boxes.iter().any(|to| to.control.len() > STAGED / 4)
     }
 
     /// True when control mail to some shard has piled up, so that clients have to wait.
@@ -101,23 +110,23 @@ impl Outbox {
         &mut self,
         to: ShardId,
         message: &MessageRef<'_>,
-        topic: u64,
-        purpose: MailPurpose,
+        topic: Option<u64>,
+        mut purpose: MailPurpose,
         stored: &mut Option<Message>,
         scratch: &mut Vec<u8>,
     ) {
         debug_assert!(to != self.me);
         let target = &mut self.boxes[to.0 as usize];
-        let reserved = target.ahead.send(purpose.deliver.then_some(topic));
-        if reserved > 0 || message.size() > COPY {
+        purpose.reserve = match topic {
+            None => target.ahead.send_anyway(),
+            Some(_) => target.ahead.send(topic.filter(|_| purpose.deliver)),
+        };
+        if message.size() > COPY {
             if !Mutant::LargeOvertakesBatch.is_on() {
                 close(target, &mut self.spare, &mut self.least);
             }
             let stored = stored.get_or_insert_with(|| Message::new(message, scratch));
-            target.data.push_back(match reserved {
-                0 => Data::One(stored.clone(), purpose),
-                _ => Data::Costly(stored.clone(), purpose, reserved),
-            });
+            target.data.push_back(Data::One(stored.clone(), purpose));
             return;
         }
         target.batch.push(message, purpose);

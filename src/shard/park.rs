@@ -18,8 +18,11 @@ use std::collections::VecDeque;
 /// TurnQueues of [`Parked::work`].
 const FRESH: usize = 0;
 const SERVED: usize = 1;
-/// A line of those whose messages cost another shard much.
-const COSTLY: usize = 2;
+/// Lines of those whose messages cost another shard nobody knows how much, or much.
+const UNKNOWN: usize = 2;
+const COSTLY: usize = 3;
+/// Lines of each shard.
+const LINES: usize = 4;
 /// Milliseconds after which a connection's next turn comes before those of busier ones.
 const LATELY: u64 = 10;
 
@@ -28,7 +31,7 @@ const LATELY: u64 = 10;
 pub struct Parked {
     /// Publishers and the subscribers that they wait for.
     pub(super) pace: Pace,
-    /// Connections that wait for room in a mailbox: three lines for each shard ([`mail_line`]), and
+    /// Connections that wait for room in a mailbox: four lines for each shard ([`mail_line`]), and
     /// one more for those that wait because control mail has piled up.
     mail: TurnQueues,
     /// Publishers that wait for memory; one line.
@@ -126,6 +129,7 @@ impl Shard {
         if hold == Holds::MAIL {
             let line = match self.parked.lacking.take() {
                 None => mail_line(ShardId(self.shards), 0),
+                Some((shard, Shortage::Unknown)) => mail_line(shard, UNKNOWN),
                 Some((shard, Shortage::Costly)) => mail_line(shard, COSTLY),
                 Some((shard, Shortage::Room)) => mail_line(shard, self.freshness(socket)),
             };
@@ -246,10 +250,13 @@ impl Shard {
         }
         let first = (self.parked.first_line + 1) % (usize::from(self.shards) + 1);
         self.parked.first_line = first;
-        let lines = if self.parked.other_first { [SERVED, FRESH] } else { [FRESH, SERVED] };
+        let lines = match self.parked.other_first {
+            true => [SERVED, FRESH, COSTLY, UNKNOWN],
+            false => [FRESH, SERVED, UNKNOWN, COSTLY],
+        };
         for shard in (first..=usize::from(self.shards)).chain(0..first) {
             let shard = ShardId(shard as u8);
-            for line in lines.into_iter().chain([COSTLY]) {
+            for line in lines {
                 self.retry_mail_line(shard, line);
             }
         }
@@ -259,7 +266,11 @@ impl Shard {
     /// The same for one line of a shard.
     fn retry_mail_line(&mut self, shard: ShardId, kind: usize) {
         let line = mail_line(shard, kind);
-        let lacked = if kind == COSTLY { Shortage::Costly } else { Shortage::Room };
+        let lacked = match kind {
+            UNKNOWN => Shortage::Unknown,
+            COSTLY => Shortage::Costly,
+            _ => Shortage::Room,
+        };
         // Who comes to wait again has had its turn.
         for turn in 0..self.parked.mail.bound(line) {
             let room = shard.0 == self.shards || self.outbox.has_room(shard, lacked);
@@ -274,7 +285,7 @@ impl Shard {
             let before = self.messages_received();
             self.parked.fresh_turn = (kind == FRESH).then_some((socket, before));
             self.release(socket, Holds::MAIL);
-            if kind == COSTLY && self.messages_received() == before {
+            if lacked != Shortage::Room && self.messages_received() == before {
                 return; // what the first one lacks is not there for the others either
             }
         }
@@ -284,5 +295,5 @@ impl Shard {
 /// The line of those who wait for room in that shard's mailbox; that after the last shard: for the
 /// control mail to become less.
 fn mail_line(shard: ShardId, kind: usize) -> usize {
-    usize::from(shard.0) * 3 + kind
+    usize::from(shard.0) * LINES + kind
 }

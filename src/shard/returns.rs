@@ -129,7 +129,7 @@ impl Shard {
         while left > 0
             && self.returns.len() > 0
             && !self.is_spent(limit)
-            && !self.outbox.is_congested()
+            && !self.outbox.is_filling()
         {
             left -= 1;
             self.meter.charge(cost::DELIVERY);
@@ -143,7 +143,7 @@ impl Shard {
                 left = left.saturating_sub(self.sift_some());
             }
         }
-        let more = self.returns.len() > 0 && !self.outbox.is_congested();
+        let more = self.returns.len() > 0 && !self.outbox.is_filling();
         more || self.groups.is_telling()
     }
 

@@ -7,7 +7,7 @@ use super::pace::{Reader, Receivers};
 use super::storing::Speaker;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::cost;
-use crate::message::{MailPurpose, Message, MessageRef};
+use crate::message::{MailPurpose, Message, MessageRef, Reserve};
 use crate::mutant::Mutant;
 use crate::packet::{Qos, SubscribeOptions};
 use crate::topic::{Subscriber, TopicHash};
@@ -84,12 +84,14 @@ impl Shard {
         hash: &TopicHash<'_>,
         message: &MessageRef<'_>,
     ) -> Result<Route, (ShardId, Shortage)> {
+        // While the broker stops nobody is left who would wait behind it.
+        let topic = (!self.draining).then(|| hash.exact());
         let retain_at = message.retain.then(|| self.retained_home(hash));
         if self.shards == 1 {
             return Ok(Route { interested: ShardSet::only(self.id), retain_at });
         }
         let route = Route { interested: self.shared.interest.shards(hash), retain_at };
-        match self.outbox.first_full(route.all(), route.interested, hash.exact()) {
+        match self.outbox.first_full(route.all(), route.interested, topic) {
             Some(full) => Err(full),
             None => Ok(route),
         }
@@ -113,6 +115,7 @@ impl Shard {
             let purpose = MailPurpose {
                 deliver: route.interested.contains(shard),
                 retain: route.retain_at == Some(shard),
+                reserve: Reserve::NONE,
             };
             if shard == self.id {
                 if purpose.deliver {
@@ -128,7 +131,8 @@ impl Shard {
                 {
                     storing.sent(shard, message.qos > Qos::AtMostOnce);
                 }
-                let (topic, fan) = (hash.exact(), &mut self.delivery);
+                let topic = (!self.draining).then(|| hash.exact());
+                let fan = &mut self.delivery;
                 let scratch = self.scratch.bytes();
                 self.outbox.publish(shard, message, topic, purpose, &mut fan.stored, scratch);
             }

@@ -80,7 +80,7 @@ impl Shard {
 
     /// Goes on with tasks in turn until the step's work comes to `limit`; true when some are left.
     pub(super) fn run_tasks(&mut self, limit: u32) -> bool {
-        while !self.is_spent(limit) {
+        while !self.is_spent(limit) && !self.outbox.is_filling() {
             let Some(task) = self.tasks.queue.pop_front() else { break };
             let slice = limit.min(self.meter.work() + self.settings.budget.turn);
             let left = match task {
@@ -99,7 +99,7 @@ impl Shard {
                 self.tasks.queue.push_back(task);
             }
         }
-        !self.tasks.queue.is_empty()
+        !self.tasks.queue.is_empty() && !self.outbox.is_filling()
     }
 
     fn go_on_subscribing(

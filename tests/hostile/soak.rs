@@ -42,7 +42,7 @@ fn counted(ground: &Ground) -> String {
 
 /// `HOSTILE_MINUTES` (10) of them against `HOSTILE_SHARDS` (2) shards.
 pub fn run() {
-    let lasts = Duration::from_secs(number("HOSTILE_SECONDS", 60 * number("HOSTILE_MINUTES", 10)));
+    let lasts = Duration::from_secs(60 * number("HOSTILE_MINUTES", 10));
     let settings = ["mqtt.max_subscriptions=100000"];
     let ground = Ground::start(number("HOSTILE_SHARDS", 2) as usize, &settings);
     let (outcome, troubles) = beside(&ground, |watch| {
@@ -69,10 +69,7 @@ pub fn run() {
                 .collect();
             watch.look();
             let until = Instant::now() + lasts;
-            let without = std::env::var("HOSTILE_WITHOUT").unwrap_or_default();
-            let only = std::env::var("HOSTILE_AMONG").unwrap_or_default();
-            let among = |attack: &&crate::attacks::Attack| !without.split(',').any(|name| name == attack.name) && (only.is_empty() || only.split(',').any(|name| name == attack.name));
-            for (at, attack) in ALL.iter().filter(among).enumerate() {
+            for (at, attack) in ALL.iter().enumerate() {
                 let (wrong, ground) = (&wrong, &ground);
                 scope.spawn(move || {
                     stand_back();
