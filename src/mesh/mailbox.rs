@@ -61,10 +61,9 @@ pub fn mailboxes<D: Send, C: Send>(
             served: Vec::new(),
         })
         .collect();
-    for receiver in 0..shards {
-        let served = ends.iter().map(|sender| Arc::clone(&sender.served_by[receiver])).collect();
-        ends[receiver].served = served;
-    }
+    let served = |receiver| ends.iter().filter_map(move |end| end.served_by.get(receiver).cloned());
+    let served: Vec<Vec<_>> = (0..shards).map(|receiver| served(receiver).collect()).collect();
+    ends.iter_mut().zip(served).for_each(|(end, served)| end.served = served);
     for source in 0..shards {
         for target in (0..shards).filter(|target| *target != source) {
             let (data_in, data_out) = RingBuffer::new(data);

@@ -11,7 +11,8 @@
 //!   sender reserves a part of a step's work for each message of a topic that is known to be costly
 //!   or is not known, until its cost is reported. Messages of topics that are known to be cheap go
 //!   as before, a few of each at a time. When some cheap topics become costly at about the same
-//!   time, subscriptions have changed: what was known of all is forgotten. With no costly message for [`MEMORY`], topics are not looked at any more.
+//!   time, subscriptions have changed: what was known of all is forgotten. With no costly message
+//!   for [`MEMORY`], topics are not looked at any more.
 
 use crate::limits::Budget;
 use crate::mesh::mailbox::Progress;
@@ -24,8 +25,8 @@ use hashbrown::HashMap;
 const MEMORY: u64 = 600_000;
 /// Topics whose cost is remembered; with more, all are forgotten.
 const TOPICS: usize = 16_384;
-/// Messages that may be on their way of one topic that has just turned out to be cheap: if it is not
-/// any more, so many are sent before that is known. Twice as many each time that was needed.
+/// Messages of one topic that may be on their way when it has just turned out to be cheap: if it is
+/// not any more, so many are sent before that is known. Twice as many each time that was needed.
 const BURST: u32 = 16;
 const LONGEST_BURST: u32 = 1 << 16;
 /// So many topics that become costly within [`SURPRISED`] milliseconds make all topics unknown.
@@ -112,9 +113,9 @@ impl Ahead {
     /// The receiver has come so far, as of `now`.
     #[inline]
     pub fn see(&mut self, progress: Progress, now: Instant) {
-        let messages = progress.messages.wrapping_sub(self.seen.messages);
-        if messages > 0 {
-            let cost = progress.work.wrapping_sub(self.seen.work) * FINE / messages;
+        let messages = progress.messages.wrapping_sub(self.seen.messages); // 0: none
+        let work = progress.work.wrapping_sub(self.seen.work) * FINE;
+        if let Some(cost) = work.checked_div(messages) {
             self.average = (self.average * 3 + cost) / 4;
             self.seen = progress;
             let most = self.most * FINE / self.average.max(1);
@@ -133,9 +134,7 @@ impl Ahead {
         if self.sent >= self.until && !Mutant::MailAheadIgnored.is_on() {
             return Some(Shortage::Room);
         }
-        if self.watches.is_none() {
-            return None;
-        }
+        self.watches?;
         let known = self.topics.get(&topic?);
         let lacking = match known {
             Some(known) if known.cost < self.costly => {

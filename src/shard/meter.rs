@@ -66,8 +66,8 @@ impl Meter {
         self.work
     }
 
-    /// What was charged, wherever the work has come to because the time was over: for what something
-    /// costs that is done on one account.
+    /// What was charged, whatever the work has come to because the time was over. Between two of
+    /// these on one account lies what was done.
     #[inline]
     pub(super) fn charged(&self) -> u32 {
         self.work.wrapping_sub(self.skipped)
