@@ -44,7 +44,7 @@ impl<M> Retained<M> {
         Retained { messages: BTreeMap::new() }
     }
 
-    /// Puts a message in and returns the one it replaces.
+    /// Stores a message and returns the one it replaces.
     pub fn set(&mut self, topic: &str, message: M) -> Option<M> {
         if let Some(place) = self.messages.get_mut(by(&topic)) {
             return Some(std::mem::replace(place, message));
@@ -52,7 +52,7 @@ impl<M> Retained<M> {
         self.messages.insert(Name(topic.into()), message)
     }
 
-    /// Takes a message out.
+    /// Removes and returns a message.
     pub fn remove(&mut self, topic: &str) -> Option<M> {
         self.messages.remove(by(&topic))
     }
@@ -73,9 +73,9 @@ impl<M> Retained<M> {
     }
 
     /// Calls `found` with the messages whose names match a valid filter and come after `cursor`, in
-    /// order: at most `limit` of them, looking at no more than `visits` entries (at least one of
-    /// each), of which those that were not needed are left in it. Every message that stays from the
-    /// first call to the last is found exactly once.
+    /// order. Delivers at most `limit` messages and looks at no more than `visits` entries (at
+    /// least one of each), and leaves in `visits` how many of them were not needed. Every message
+    /// that exists from the first call to the last is found exactly once.
     pub fn replay(
         &self,
         filter: &str,
@@ -201,7 +201,7 @@ impl<'a> Seeker<'a> {
         Seeker { levels: filter.split('/').collect(), prefix }
     }
 
-    /// Whether `name` matches, and where the next name that may match lies.
+    /// Whether `name` matches, and where the next name that may match is.
     fn judge(&self, name: &str, skip_to: &mut String) -> Verdict {
         skip_to.clear();
         // Filters that begin with a wildcard pass over `$` names, all at once [MQTT-4.7.2-1].
@@ -239,7 +239,8 @@ impl<'a> Seeker<'a> {
     }
 }
 
-/// Nothing else can match below the level that ends at `plus`: on to its next sibling.
+/// Nothing else can match below the level that ends at `plus`, so the search continues at its next
+/// sibling.
 fn past(name: &str, plus: Option<usize>, skip_to: &mut String) -> Verdict {
     let Some(end) = plus else { return Verdict::Stop };
     // U+0000 is in no topic name and sorts after `/` and before all else.
