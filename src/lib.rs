@@ -124,13 +124,20 @@
 //! MQTT 5 clients (the specification forbids it). In TLS no CBC suites, RSA key exchange,
 //! pre-shared keys, early data or versions below 1.2, and not the kernel's TLS. Bridges and
 //! clustering are later capabilities; their settings are refused, not ignored.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)
+)]
 pub mod access;
 #[cfg(feature = "runtime")]
+#[allow(clippy::disallowed_methods, reason = "a thread of its own, which has clients of its own")]
 pub mod admin;
 pub mod atomic;
 #[cfg(feature = "runtime")]
+#[allow(clippy::disallowed_methods, reason = "starts the threads and reads the clock for the shards")]
 pub mod broker;
 pub mod config;
+#[allow(clippy::disallowed_methods, reason = "times what it judges; no shard runs beside it")]
 pub mod doctor;
 pub mod ids;
 pub mod keyed;
@@ -140,6 +147,7 @@ pub mod message;
 pub mod mutant;
 pub mod packet;
 #[cfg(feature = "runtime")]
+#[allow(clippy::disallowed_methods, reason = "waits for the kernel, with deadlines")]
 pub mod ring;
 pub mod session;
 pub mod shard;

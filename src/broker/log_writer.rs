@@ -1,6 +1,7 @@
 //! The log's way to standard error: a bounded store of lines, and a thread that writes them. Who
 //! logs never waits for who reads the log: when nobody reads, lines are lost, counted, and told
 //! once somebody reads again. Owns that store, the thread and the counts.
+#![allow(clippy::disallowed_types, reason = "lines of all threads on their way to the log")]
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,7 @@
 //! Bounds that hold for the whole broker. They are counted in atomics, because dividing a bound
 //! among the shards would refuse a client on one shard while another shard has room. Routing never
 //! touches them.
+#![allow(clippy::disallowed_types, reason = "bounds of the whole broker")]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

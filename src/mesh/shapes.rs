@@ -1,5 +1,6 @@
 //! The wildcard shapes that any shard uses: an array of words that all shards read while routing
 //! and change while subscribing. Checked by `tests/loom`.
+#![allow(clippy::disallowed_types, reason = "read by all shards, written by those that subscribe")]
 use crate::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::topic::Shape;
 

@@ -4,6 +4,7 @@
 //! The kernel keeps one consumer position per registered buffer ring, so several io_urings cannot
 //! share one. Instead they all draw buffers from the core's pool: a few at the start, and more each
 //! time the kernel reports that it had none left.
+#![allow(clippy::disallowed_types, reason = "the kernel reads the tail of the ring")]
 #![allow(unsafe_code)]
 use io_uring::types::BufRingEntry;
 use std::io;

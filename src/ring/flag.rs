@@ -6,6 +6,7 @@
 //! fence, and then looks for work once more. The two fences have a single total order. If the
 //! waker's fence comes first, the sleeper sees the work and stays awake. If the sleeper's fence
 //! comes first, the waker sees the flag and wakes the sleeper.
+#![allow(clippy::disallowed_types, reason = "the flag of a sleeping core")]
 use crate::atomic::{AtomicU32, Ordering, fence};
 
 const AWAKE: u32 = 0;

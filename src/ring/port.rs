@@ -6,6 +6,7 @@
 //! beforehand, and nobody sends a socket without a permit. The owner stores permits for the entries
 //! that it keeps free in a cell per ring. A sender takes one permit per socket, and returns it to
 //! the same cell if the send failed. Checked by `tests/loom`.
+#![allow(clippy::disallowed_types, reason = "permits that other shards take")]
 use crate::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::os::fd::RawFd;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! One io_uring: queues operations without ever losing one, enters the kernel, reads completions in
 //! batches, and keeps account of the room in the direct descriptor table.
+#![allow(clippy::disallowed_types, reason = "the kernel writes the flags of the ring")]
 #![allow(unsafe_code)]
 use super::buffers::{BufferPool, BufferRing};
 use super::event::SocketRingConfig;
