@@ -134,7 +134,10 @@ pub mod access;
 pub mod admin;
 pub mod atomic;
 #[cfg(feature = "runtime")]
-#[allow(clippy::disallowed_methods, reason = "starts the threads and reads the clock for the shards")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "starts the threads and reads the clock for the shards"
+)]
 pub mod broker;
 pub mod config;
 #[allow(clippy::disallowed_methods, reason = "times what it judges; no shard runs beside it")]
