@@ -107,8 +107,8 @@
 //!   through glommio each wake-up costs several system calls more.
 //! - **Transparent huge pages are off**: the allocator's size classes were rounded up to 2 MiB
 //!   (15,000 idle clients: 600 bytes each with, 391 without).
-//! - **The interest table's map is ours**: papaya's took twice the memory per filter and kept the
-//!   room of the largest crowd.
+//! - **The interest table's map is ours**: it takes 25 bytes per filter where the maps of scc and
+//!   papaya take 38 and 35, for some 90 instructions more per PUBLISH than scc's (`mesh/map.rs`).
 //! - **Ends of connections come in shares** of 64 per step: when 100,000 clients dropped at once,
 //!   others waited more than a second behind them, now some milliseconds.
 //! - **A fan-out copies the packet per subscriber** and does not share one segment: it is delivered
