@@ -1,6 +1,7 @@
-//! Shared subscriptions [MQTT5 4.8.2]: what a member's own shard does. Sessions join and leave, the
-//! homes of their groups are told when they connect, disconnect or have room again, and a message
-//! that a group's home picked a member for is taken, or refused with a reason.
+//! Shared subscriptions [MQTT5 4.8.2]: the part of a member's own shard. Sessions join and leave
+//! groups. The home shards of their groups are told when they connect, disconnect or have room
+//! again. A message for which a group's home has picked a member is accepted, or refused with a
+//! reason.
 
 use super::Shard;
 use super::deliver::{Outbound, Shared, Terms};

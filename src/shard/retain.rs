@@ -1,5 +1,5 @@
-//! Retained messages: kept on the shard that the topic name hashes to, replayed to new
-//! subscriptions in slices, shard after shard, never truncated.
+//! Retained messages: stored on the shard that the topic name hashes to, and replayed to new
+//! subscriptions in slices, one shard after the other, never truncated.
 
 use super::Shard;
 use super::deliver::Terms;
