@@ -29,7 +29,7 @@
 //! | Windows, queues, repetition? | `session/window.rs`, `session/inbound.rs`, `session/pending.rs`; `shard/pump.rs`, `shard/redeliver.rs` |
 //! | How does a connection or a session end? | `shard/close.rs` (causes, last packets), `shard/endings.rs` (ends that are queued), `shard/offline.rs` (a session without a connection, its expiry) |
 //! | Where is a will sent? | `shard/wills.rs` (made, delayed, queued, routed) |
-//! | Where is back-pressure? | `shard/park.rs` (connections that are held), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
+//! | Where is backpressure? | `shard/park.rs` (connections that are held), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
 //! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`; `shard/input_progress.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
 //! | A listener or a socket option? | `broker/listen.rs` and `broker/opening.rs` (opened, by one at a time), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
 //! | What is below MQTT on a connection? | `transport/mod.rs` (layers: PROXY header, TLS, WebSocket), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (where bytes pass through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |

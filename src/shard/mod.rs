@@ -123,7 +123,7 @@ pub enum Action {
     ReceiveOnce(SocketId),
     /// Read until told otherwise.
     ReceiveStream(SocketId),
-    /// Stop reading: back-pressure.
+    /// Stop reading: backpressure.
     Pause(SocketId),
     /// Go on reading.
     Resume(SocketId),
