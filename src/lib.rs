@@ -124,10 +124,7 @@
 //! MQTT 5 clients (the specification forbids it). In TLS no CBC suites, RSA key exchange,
 //! pre-shared keys, early data or versions below 1.2, and not the kernel's TLS. Bridges and
 //! clustering are later capabilities; their settings are refused, not ignored.
-#![cfg_attr(
-    not(test),
-    warn(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros)
-)]
+#![cfg_attr(not(test), warn(clippy::disallowed_types, clippy::disallowed_methods))]
 pub mod access;
 #[cfg(feature = "runtime")]
 #[allow(clippy::disallowed_methods, reason = "a thread of its own, which has clients of its own")]

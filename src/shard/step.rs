@@ -2,10 +2,10 @@
 //!
 //! 1. *Harvest*: the kernel reports what has arrived so far. Nothing of it is processed yet.
 //! 2. *Mail*: what is in the mailboxes by then is taken in. A packet that was sent after another
-//!   shard's acknowledgement is harvested after that shard's mail has arrived here: see
-//!   [`super::mail`].
+//!    shard's acknowledgement is harvested after that shard's mail has arrived here: see
+//!    [`super::mail`].
 //! 3. *Input*: what was harvested is processed. The first three are repeated while there is more to
-//!   do and time is left; a harvest is work of the kernel, and may take longer than all of ours.
+//!    do and time is left; a harvest is work of the kernel, and may take longer than all of ours.
 //! 4. *Finish*: timers, postponed work, and one send for each connection with output.
 //! 5. *Carry*: mail is put into the mailboxes of the other shards.
 //! 6. *Act*: the driver gets the sends, and with them every acknowledgement.

@@ -4,10 +4,6 @@
 //! A key log is shared by all connections of a listener and is told on the thread that drives the
 //! handshake, while it does: so what was said waits in a place of the thread, which is emptied
 //! before and after every call into rustls. Nothing is shared between threads.
-#![allow(
-    clippy::disallowed_macros,
-    reason = "rustls hands the secrets of a handshake to no other place"
-)]
 
 use super::keys::LONGEST_SECRET;
 use rustls::KeyLog;
