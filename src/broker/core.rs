@@ -13,7 +13,7 @@ use crate::mesh::mailbox::MailEnds;
 use crate::mesh::{ListenerState, Shared};
 use crate::message::Message;
 use crate::ring::{
-    Doorbell, Driver, Event, Peer as RingPeer, Receive, RingFailure, RingPort, SocketRingConfig,
+    Doorbell, Driver, Event, Receive, RemoteAddress, RingFailure, RingPort, SocketRingConfig,
 };
 use crate::shard::step::{Step, StepBounds, Surroundings};
 use crate::shard::{Action, Settings, Shard, Storing};
@@ -474,8 +474,8 @@ fn take_event(shard: &mut Shard, event: Event<'_, Message>) {
         Event::Sent { socket, outgoing, result } => shard.sent(socket, outgoing, result.is_ok()),
         Event::Accepted { socket, listener, peer } => {
             let peer = match peer {
-                RingPeer::Tcp(address) => Peer::from(address),
-                RingPeer::Unix => Peer::Unix,
+                RemoteAddress::Tcp(address) => Peer::from(address),
+                RemoteAddress::Unix => Peer::Unix,
             };
             shard.accepted(socket, listener, peer);
         }

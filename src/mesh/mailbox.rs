@@ -11,16 +11,16 @@ use crate::mutant::Mutant;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 /// The two rings from this shard to one other shard.
-pub type Outbox<D, C> = (Producer<D>, Producer<C>);
+pub type RingsTo<D, C> = (Producer<D>, Producer<C>);
 /// The two rings from one other shard to this one.
-pub type Inbox<D, C> = (Consumer<D>, Consumer<C>);
+pub type RingsFrom<D, C> = (Consumer<D>, Consumer<C>);
 
 /// One shard's ends of all its mailboxes. The entry for the shard itself is `None`.
 pub struct MailEnds<D, C> {
     /// The outgoing rings, by the number of the receiving shard.
-    pub to: Vec<Option<Outbox<D, C>>>,
+    pub to: Vec<Option<RingsTo<D, C>>>,
     /// The incoming rings, by the number of the sending shard.
-    pub from: Vec<Option<Inbox<D, C>>>,
+    pub from: Vec<Option<RingsFrom<D, C>>>,
 }
 
 /// Creates all mailboxes of `shards` shards and returns each shard's ends, in order of number.

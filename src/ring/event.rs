@@ -74,7 +74,7 @@ pub enum Receive {
 
 /// The remote end of an accepted connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Peer {
+pub enum RemoteAddress {
     /// TCP over IPv4 or IPv6.
     Tcp(SocketAddr),
     /// A Unix domain socket, whose peers have no address.
@@ -101,7 +101,7 @@ pub enum Event<'a, S> {
         /// Where it came in.
         listener: ListenerId,
         /// Who is at the other end.
-        peer: Peer,
+        peer: RemoteAddress,
     },
     /// An accept failed. The driver continues by itself, after a pause if the machine lacks
     /// resources.

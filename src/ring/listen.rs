@@ -2,7 +2,7 @@
 //! accept would not report the address of the peer.
 #![allow(unsafe_code)]
 use super::driver::Driver;
-use super::event::{Event, Peer};
+use super::event::{Event, RemoteAddress};
 use super::tag::{self, Kind};
 use crate::ids::ListenerId;
 use hashbrown::HashSet;
@@ -185,7 +185,7 @@ impl<S: AsRef<[u8]> + 'static> Driver<S> {
             self.counts.accepted += 1;
             let socket = self.slots.open(ring, result as u32);
             self.replace_accept(index);
-            let peer = if unix { Peer::Unix } else { address };
+            let peer = if unix { RemoteAddress::Unix } else { address };
             handler(self, Event::Accepted { socket, listener: id, peer });
             return;
         }
@@ -263,23 +263,26 @@ fn connection_failed(errno: i32) -> bool {
     )
 }
 
-fn peer(address: &libc::sockaddr_storage) -> Peer {
-    let unknown = Peer::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+fn peer(address: &libc::sockaddr_storage) -> RemoteAddress {
+    let unknown = RemoteAddress::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
     match i32::from(address.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that the kernel wrote a sockaddr_in; the storage is larger.
             let v4 = unsafe { &*(address as *const _ as *const libc::sockaddr_in) };
             let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-            Peer::Tcp(SocketAddr::new(IpAddr::V4(ip), u16::from_be(v4.sin_port)))
+            RemoteAddress::Tcp(SocketAddr::new(IpAddr::V4(ip), u16::from_be(v4.sin_port)))
         }
         libc::AF_INET6 => {
             // SAFETY: the family says that the kernel wrote a sockaddr_in6; the storage is larger.
             let v6 = unsafe { &*(address as *const _ as *const libc::sockaddr_in6) };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
             // An IPv4 client of a dual-stack listener is shown with its IPv4 address.
-            Peer::Tcp(SocketAddr::new(IpAddr::V6(ip).to_canonical(), u16::from_be(v6.sin6_port)))
+            RemoteAddress::Tcp(SocketAddr::new(
+                IpAddr::V6(ip).to_canonical(),
+                u16::from_be(v6.sin6_port),
+            ))
         }
-        libc::AF_UNIX => Peer::Unix,
+        libc::AF_UNIX => RemoteAddress::Unix,
         _ => unknown,
     }
 }

@@ -30,7 +30,8 @@ mod uring;
 
 pub use driver::Driver;
 pub use event::{
-    Event, MAX_COOKIE, NoShared, Outgoing, Peer, Receive, RingCounts, Segment, SocketRingConfig,
+    Event, MAX_COOKIE, NoShared, Outgoing, Receive, RemoteAddress, RingCounts, Segment,
+    SocketRingConfig,
 };
 pub use failure::{RingFailure, operations};
 pub use flag::SleepFlag;

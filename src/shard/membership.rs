@@ -4,7 +4,7 @@
 //! reason.
 
 use super::Shard;
-use super::deliver::{Outbound, Shared, Terms};
+use super::deliver::{FromGroup, Outbound, Terms};
 use super::groups::Member;
 use super::pace::{Reader, Receivers};
 use super::route::{SOLE, live_retain, packed_qos};
@@ -189,7 +189,7 @@ impl Shard {
             retain: live_retain(member.options, message),
             subscription_ids: if member.subscription_id == 0 { &[] } else { &ids },
             replay: false,
-            share: Some(Shared { name, returned: pick.tries > 0 }),
+            share: Some(FromGroup { name, returned: pick.tries > 0 }),
         };
         if !pick.last_resort
             && let Err(why) = self.can_take(index, message, &terms)

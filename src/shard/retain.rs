@@ -116,7 +116,7 @@ impl Shard {
             self.uncount_retained(old);
             self.store_unretained(old.view().topic);
         }
-        if let topic::Replay::More(cursor) = next {
+        if let topic::Pass::More(cursor) = next {
             self.upkeep.retained_from = Some(cursor);
         }
     }
@@ -257,8 +257,8 @@ impl Shard {
             };
             self.meter.charge(cost::FILTER);
             match self.retained.replay(&text, cursor.as_deref(), few, &mut visits, found) {
-                topic::Replay::Done => (cursor, done) = (None, true),
-                topic::Replay::More(next) => cursor = Some(next),
+                topic::Pass::Done => (cursor, done) = (None, true),
+                topic::Pass::More(next) => cursor = Some(next),
             }
         }
         self.meter.charge(cost::VISIT * (VISITS - visits) as u32);
