@@ -14,8 +14,9 @@ const FORBIDDEN: [&str; 7] = ["common", "utils", "util", "types", "manager", "ha
 /// call to the allocator, and the load generator's sockets and clocks.
 const UNSAFE: [&str; 4] = ["src/ring/", "src/mesh/map.rs", "src/broker/memory.rs", "bench/"];
 
-/// Where something is reference-counted across threads: rooms and files. What may be written through
-/// such a handle is judged by clippy (.clippy.toml); a message, a setting or a table is only read.
+/// Where something is reference-counted across threads: rooms and files. What may be written
+/// through such a handle is judged by clippy (.clippy.toml); a message, a setting or a table is
+/// only read.
 const ARCS: [&str; 18] = [
     "bench/",
     "src/access/",
