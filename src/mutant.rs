@@ -4,6 +4,7 @@
 //! [`Mutant::is_on`] is a constant, and nothing of this reaches a binary. With it one number for
 //! the whole process says which mistake is made: all threads of a simulation make the same one.
 //! What each must be caught by, and how soon, stands in `tests/simulation/mutants.tsv`.
+#![allow(clippy::disallowed_types, reason = "one mistake for all threads of a simulation")]
 
 macro_rules! mutants {
     ($(#[doc = $what:literal] $name:ident,)*) => {

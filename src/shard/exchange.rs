@@ -1,5 +1,5 @@
 //! Enhanced authentication (MQTT 5.0 section 4.12): the packets of an exchange, before CONNACK and
-//! on a connection that is open. What is in them is `access::scram`'s.
+//! on an open connection. Their content is handled by `access::scram`.
 
 use super::Shard;
 use super::admission::Waited;

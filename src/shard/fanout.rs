@@ -1,24 +1,25 @@
-//! Fan-outs that go on over several steps: one message for more subscribers than fit into a part
-//! of a step.
+//! Fan-outs that continue over several steps: one message with more subscribers than fit into a
+//! part of a step.
 //!
-//! A message is accepted at once, whoever gets it: its publisher is acknowledged, and what it
-//! published is delivered a slice per step. Whoever looks at one subscriber sees no difference from
-//! a delivery to all at once, because nothing overtakes a fan-out on its way to a subscriber:
-//! before anything newer is given to a session, the session is *caught up*, which means that every
-//! waiting fan-out that it is still to get is delivered to it, out of turn and in order.
+//! A message is accepted at once, whatever the number of its subscribers: the publisher gets its
+//! acknowledgement, and the message is delivered in slices, one per step. A single subscriber sees
+//! no difference from a delivery to all at once, because nothing overtakes a fan-out on its way to
+//! a subscriber. Before anything newer is given to a session, the session is *caught up*: every
+//! waiting fan-out that it still has to get is delivered to it, out of turn and in order.
 //!
-//! How it is known who is still to be served: each fan-out has, for each filter that matched, a
-//! *zone*, the first so many entries of the filter's list of subscribers. It is served from its
-//! end, and ends one entry earlier each time. Who subscribes later is added behind every zone and
-//! does not get the message. Who is served out of turn, or unsubscribes, changes places with the
-//! last entry of the zone first. Zones of a filter never shrink from the front, and a later
-//! fan-out's is never the smaller one: so one exchange per zone keeps all of them right, and a look
-//! at a filter's newest zone tells whether an entry is in any.
+//! How the remaining subscribers are known: for each filter that matched, a fan-out has a *zone*,
+//! which is a number of entries at the start of the filter's list of subscribers. The zone is
+//! served from its end, and becomes one entry shorter each time. A client that subscribes later is
+//! added behind every zone and does not get the message. A subscriber that is served out of turn,
+//! or unsubscribes, is first exchanged with the last entry of the zone. The zones of a filter never
+//! shrink from the front, and the zone of a later fan-out is never the smaller one. Therefore one
+//! exchange per zone keeps all of them correct, and a look at the filter's newest zone tells
+//! whether an entry is in any of them.
 //!
-//! The publisher waits until its fan-out is done ([`Holds::FANOUT`]), on whichever shard it is
-//! connected: a client that publishes to everybody gets no further than one message ahead of its
-//! subscribers, while messages of others pass by. At [`MOST`] waiting fan-outs, or [`MOST_BYTES`],
-//! the shard takes in no further messages until there is room.
+//! The publisher waits until its fan-out is complete ([`Holds::FANOUT`]), on whichever shard it is
+//! connected. A client that publishes to everybody is thus never more than one message ahead of its
+//! subscribers, while messages of other clients pass. At [`MOST`] waiting fan-outs, or
+//! [`MOST_BYTES`], the shard accepts no further messages until there is room.
 
 use super::Shard;
 use super::connection::Holds;

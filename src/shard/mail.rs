@@ -1,17 +1,19 @@
-//! Taking in mail, and what has to wait for it.
+//! Takes mail in, and holds back what has to wait for it.
 //!
-//! What was acknowledged to one client comes before whatever any client sends after that, on every
-//! shard. A shard acknowledges when its mail is in the mailboxes, so a packet that was sent after
-//! that is reported by the kernel after it. In each step the driver first has the kernel report
-//! what there is, then the mail is looked at, and what was there by then is taken in before those
-//! packets ([`super::step`]). Usually it all is, within the step. When there is more of it than a
-//! step's share of work, packets whose effect depends on it wait ([`Holds::BEHIND`]): PUBLISH,
-//! SUBSCRIBE, UNSUBSCRIBE; and so does control mail that asks for, or brings, what data mail may
-//! still change. Nothing else waits: acknowledgements and PINGREQ go on.
+//! What was acknowledged to one client must come before whatever any client sends after that, on
+//! every shard. A shard sends an acknowledgement only once its mail is in the mailboxes, so the
+//! kernel reports a packet that was sent after the acknowledgement later than that. In each step
+//! the driver first lets the kernel report what there is. Then the mailboxes are looked at, and
+//! what is in them by then is taken in before those packets ([`super::step`]). Usually all of it is
+//! taken in within the step. If it is more than a step's share of work, packets whose effect
+//! depends on it wait ([`Holds::BEHIND`]): PUBLISH, SUBSCRIBE and UNSUBSCRIBE. So does control mail
+//! that asks for, or brings, something that data mail may still change. Everything else proceeds,
+//! such as acknowledgements and PINGREQ.
 //!
-//! Who waits, waits for what had come by then, not for what comes meanwhile: the older waiters wait
-//! for one position in the mailboxes, all later ones for a second, which is taken when the first is
-//! reached. So however much mail keeps coming, nobody waits for more than two such rounds.
+//! A packet waits only for the mail that was there when it arrived, not for mail that arrives
+//! meanwhile. The older packets wait for one position in the mailboxes, and all later ones for a
+//! second position, which is noted when the first is reached. So nobody waits for more than two
+//! such rounds, however much mail keeps arriving.
 
 use super::Shard;
 use super::ahead;

@@ -1,9 +1,10 @@
-//! Shared subscriptions [MQTT5 4.8.2]: what a member's own shard does. Sessions join and leave, the
-//! homes of their groups are told when they connect, disconnect or have room again, and a message
-//! that a group's home picked a member for is taken, or refused with a reason.
+//! Shared subscriptions [MQTT5 4.8.2]: the part of a member's own shard. Sessions join and leave
+//! groups. The home shards of their groups are told when they connect, disconnect or have room
+//! again. A message for which a group's home has picked a member is accepted, or refused with a
+//! reason.
 
 use super::Shard;
-use super::deliver::{Outbound, Shared, Terms};
+use super::deliver::{FromGroup, Outbound, Terms};
 use super::groups::Member;
 use super::pace::{Reader, Receivers};
 use super::route::{SOLE, live_retain, packed_qos};
@@ -188,7 +189,7 @@ impl Shard {
             retain: live_retain(member.options, message),
             subscription_ids: if member.subscription_id == 0 { &[] } else { &ids },
             replay: false,
-            share: Some(Shared { name, returned: pick.tries > 0 }),
+            share: Some(FromGroup { name, returned: pick.tries > 0 }),
         };
         if !pick.last_resort
             && let Err(why) = self.can_take(index, message, &terms)

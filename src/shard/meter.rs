@@ -1,8 +1,8 @@
 //! What a step costs: work in units of about 100 ns, and time.
 //!
-//! Every kind of work charges what it costs, and ends when the charge has come to a limit. Charges
-//! are estimates, so the clock is read as well, now and then: work whose time is over is charged up
-//! to the limit. The meter decides nothing else; what is done with the time is the shard's matter.
+//! Every kind of work charges its cost and ends when the charges have reached a limit. Charges are
+//! estimates, so the clock is read from time to time as well: work whose time is over is charged up
+//! to the limit. The meter decides nothing else. How the time is used is up to the shard.
 
 use super::Clock;
 use crate::limits::Budget;

@@ -1,4 +1,4 @@
-//! Mail of one shard to the others, as it is written during a step.
+//! The mail from one shard to the others, as it is written during a step.
 
 use super::ahead::{Ahead, Shortage};
 use super::spare::{halve_queue, halve_spare};

@@ -1,8 +1,9 @@
-//! Back-pressure: connections that are held for a reason, and how they go on.
+//! Backpressure: connections that are held back for a reason, and how they continue.
 //!
-//! Which publisher waits for which subscriber is in `pace`. A connection whose next packet needs a
-//! mailbox that is full waits in that mailbox's line: as many are tried again as it has room for,
-//! in turn, and none while it has none, so that thousands that wait cost the others nothing.
+//! Which publisher waits for which subscriber is decided in `pace`. A connection whose next packet
+//! needs a mailbox that is full waits in the queue of that mailbox. In each step only as many of
+//! them are tried again as the mailbox has room for, in turn, so that thousands of waiting
+//! connections cost the others nothing.
 
 use super::ahead::Shortage;
 use super::connection::{Holds, Parting, Stage};

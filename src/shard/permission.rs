@@ -1,5 +1,6 @@
 //! What clients may do with topics: one decision for a publish, a filter of SUBSCRIBE and a will,
-//! remembered in a cache of fixed size; and what a reload takes away from live clients.
+//! remembered in a cache of fixed size. Also applies changed rules to connected clients after a
+//! reload.
 
 use super::Shard;
 use super::close::Cause;

@@ -1,5 +1,5 @@
-//! Retained messages: kept on the shard that the topic name hashes to, replayed to new
-//! subscriptions in slices, shard after shard, never truncated.
+//! Retained messages: stored on the shard that the topic name hashes to, and replayed to new
+//! subscriptions in slices, one shard after the other, never truncated.
 
 use super::Shard;
 use super::deliver::Terms;
@@ -116,7 +116,7 @@ impl Shard {
             self.uncount_retained(old);
             self.store_unretained(old.view().topic);
         }
-        if let topic::Replay::More(cursor) = next {
+        if let topic::Pass::More(cursor) = next {
             self.upkeep.retained_from = Some(cursor);
         }
     }
@@ -257,8 +257,8 @@ impl Shard {
             };
             self.meter.charge(cost::FILTER);
             match self.retained.replay(&text, cursor.as_deref(), few, &mut visits, found) {
-                topic::Replay::Done => (cursor, done) = (None, true),
-                topic::Replay::More(next) => cursor = Some(next),
+                topic::Pass::Done => (cursor, done) = (None, true),
+                topic::Pass::More(next) => cursor = Some(next),
             }
         }
         self.meter.charge(cost::VISIT * (VISITS - visits) as u32);

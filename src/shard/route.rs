@@ -1,4 +1,4 @@
-//! From a publication to the shards and sessions that get it.
+//! Determines the shards and sessions that get a publication.
 
 use super::Shard;
 use super::ahead::Shortage;

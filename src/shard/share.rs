@@ -1,12 +1,12 @@
-//! Shared subscriptions [MQTT5 4.8.2]: the groups that this shard is home to. A group stands in the
-//! index like a subscriber, and picks a member for each message; see [`super::groups`] for the
-//! choice and [`super::membership`] for the members' side.
+//! Shared subscriptions [MQTT5 4.8.2]: the groups whose home is this shard. A group is an entry in
+//! the index like a subscriber, and picks a member for each message. [`super::groups`] makes that
+//! choice, and [`super::membership`] is the members' side.
 //!
-//! A message is lost by a group only when nobody in it can take it. A member that is gone, away,
-//! full or behind with reading gives the message back, and the next one is asked; when all have
-//! refused, one that is away and has room keeps it, and only then does `mqtt.pending.on_full` of
-//! the last one decide. What was sent to a member with QoS 1 or waits for it comes back when its
-//! session ends; see [`super::returns`].
+//! A group loses a message only when none of its members can take it. A member that has ended, is
+//! disconnected, is full or reads too slowly gives the message back, and the next member is asked.
+//! When all have refused, a disconnected member with room keeps it, and only if there is none does
+//! `mqtt.pending.on_full` of the last one decide. What was sent to a member with QoS 1 or waits for
+//! it comes back when its session ends; see [`super::returns`].
 
 use super::Shard;
 use super::groups::{Choice, Member, Wish};

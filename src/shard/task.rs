@@ -1,9 +1,10 @@
-//! Requests that go on over several steps: a SUBSCRIBE or UNSUBSCRIBE of many filters, the replays
-//! that it asked for, and the end of a session with many subscriptions.
+//! Requests that continue over several steps: a SUBSCRIBE or UNSUBSCRIBE of many filters, the
+//! replays that it asked for, and the end of a session with many subscriptions.
 //!
-//! Each has a cursor and gets a slice of a step in turn, so that one packet of a megabyte holds up
-//! nobody but its own client, which waits ([`Holds::TASK`]) until its answer is written. What takes
-//! no longer than a slice is done at once and never comes here.
+//! Each of them has a cursor and gets a slice of a step in turn, so that a single packet of a
+//! megabyte delays nobody but its own client. That client waits ([`Holds::TASK`]) until its answer
+//! is written. A request that takes no longer than a slice is completed at once and never comes
+//! here.
 
 use super::Shard;
 use super::connection::Holds;
