@@ -1,4 +1,4 @@
-//! The identifiers that the planes exchange. Plain values; no behaviour beyond packing.
+//! The identifiers that the planes exchange. Plain values whose only behaviour is packing.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
@@ -15,7 +15,7 @@ pub struct SocketId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ListenerId(pub u16);
 
-/// A session's place on its home shard, with the generation that tells a reused place apart.
+/// The place of a session on its home shard, with the generation that tells a reused place apart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SessionRef {
     /// The home shard.
@@ -26,7 +26,7 @@ pub struct SessionRef {
     pub generation: u32,
 }
 
-/// A ClientId in eight bytes: its keyed hash, the same for every session of a client.
+/// A ClientId in eight bytes: its keyed hash. All sessions of a client have the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ClientKey(pub NonZeroU64);
 
@@ -75,7 +75,7 @@ impl ShardSet {
         self.0 |= 1 << shard.0;
     }
 
-    /// Takes a shard out.
+    /// Removes a shard.
     pub fn remove(&mut self, shard: ShardId) {
         self.0 &= !(1 << shard.0);
     }
@@ -94,7 +94,7 @@ impl ShardSet {
     }
 }
 
-/// Who is at the other end.
+/// The address of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Peer {
     /// A TCP peer.

@@ -1,22 +1,23 @@
-//! A list whose entries are found by a key: by search while there are few, by hash beyond. Owns its
-//! entries and nothing else. Adding, finding and taking out cost the same however long it is.
+//! A list whose entries are found by a key: by linear search while there are few, by hash beyond.
+//! It owns its entries and nothing else. Adding, finding and removing an entry cost the same
+//! whatever the length of the list.
 
 use crate::slab::trim;
 use hashbrown::HashTable;
 use std::hash::{BuildHasher, Hash};
 
-/// Up to this many entries are found by search, without a table.
+/// Up to this many entries are found by linear search, without a hash table.
 const FEW: usize = 12;
 
 /// An entry with a key.
 pub trait Keyed {
-    /// What the entry is found by.
+    /// The type of the key.
     type Key: ?Sized + Eq + Hash;
-    /// The entry's key; it must not change while the entry is in a list.
+    /// The entry's key. It must not change while the entry is in a list.
     fn key(&self) -> &Self::Key;
 }
 
-/// The list. Each key is in it once.
+/// The list. It contains each key at most once.
 pub struct KeyedList<T> {
     list: Vec<T>,
     /// Positions by key; `None` while there are few.
@@ -36,7 +37,7 @@ impl<T> Default for KeyedList<T> {
 }
 
 impl<T: Keyed> KeyedList<T> {
-    /// Entries.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.list.len()
     }
@@ -61,7 +62,7 @@ impl<T: Keyed> KeyedList<T> {
         self.position(key).map(|at| &self.list[at])
     }
 
-    /// The entry with this key; what is changed must not be its key.
+    /// The entry with this key. The caller must not change the key.
     pub fn get_mut(&mut self, key: &T::Key) -> Option<&mut T> {
         self.position(key).map(|at| &mut self.list[at])
     }
@@ -89,7 +90,7 @@ impl<T: Keyed> KeyedList<T> {
         }
     }
 
-    /// Takes the entry with this key out; the last one takes its position.
+    /// Removes the entry with this key. The last entry takes its position.
     pub fn remove(&mut self, key: &T::Key) -> Option<T> {
         let at = self.position(key)?;
         if let Some(ListIndex { table, hasher }) = self.places.as_deref_mut() {
@@ -109,7 +110,7 @@ impl<T: Keyed> KeyedList<T> {
         Some(entry)
     }
 
-    /// Takes the last entry out.
+    /// Removes and returns the last entry.
     pub fn pop(&mut self) -> Option<T> {
         let entry = self.list.pop()?;
         if let Some(ListIndex { table, hasher }) = self.places.as_deref_mut() {

@@ -1,4 +1,4 @@
-//! Every bound in the broker, in one place, with the assertions between them. Owns nothing.
+//! Every bound of the broker in one place, with the assertions that relate them. Owns nothing.
 
 /// Most shards one broker runs: the width of a [`crate::ids::ShardSet`].
 pub const MAX_SHARDS: usize = 128;
@@ -10,15 +10,15 @@ pub const MAX_SHAPES: usize = 48;
 pub const MAX_SHAPE_LEVELS: usize = 32;
 /// Most levels that `mqtt.max_topic_levels` may allow in a topic name or filter.
 pub const MAX_TOPIC_LEVELS: usize = 1024;
-/// Most levels of filters in one shard's trie: filters whose shape is not among the hashed ones are
-/// refused past it, so that no topic name can make a match visit more nodes than these.
+/// The largest number of nodes in one shard's trie. Beyond it, filters whose shape is not among the
+/// hashed ones are refused, so that no topic name can make a match visit more nodes than these.
 pub const TRIE_NODES: usize = 16_384;
 /// Longest topic name or filter in bytes (a two-byte length on the wire).
 pub const MAX_TOPIC_LENGTH: usize = 65_535;
 /// Most listeners of one broker.
 pub const MAX_LISTENERS: usize = 256;
 
-/// Most entries of `trusted_proxies`: each is looked at for a connection through one.
+/// Most entries of `trusted_proxies`. All of them are compared for each connection through a proxy.
 pub const MAX_TRUSTED_PROXIES: usize = 256;
 /// Most origins that one listener allows.
 pub const MAX_ORIGINS: usize = 256;
@@ -27,43 +27,47 @@ pub const MAX_ORIGINS: usize = 256;
 pub const MINIMUM_KERNEL: (u32, u32) = (6, 1);
 
 const _: () = assert!(MAX_LISTENERS <= u16::MAX as usize);
-/// Data mails per ordered pair of shards. A message waits behind all that are there when it comes:
-/// with more of them, a crowd that sends to the other shard is felt by who sends little.
+/// Data mails per ordered pair of shards. A message waits behind all mails that are in the mailbox
+/// when it arrives, so a large mailbox would let a crowd that sends to the other shard delay a
+/// client that sends little.
 pub const DATA_MAILBOX: usize = 32;
 /// Control mails per ordered pair of shards.
 pub const CONTROL_MAILBOX: usize = 1024;
 
-/// What one step may cost, in units of about 100 ns (see [`cost`]): clients wait for the next step
-/// past it. So a step takes about 2 ms, whatever was asked for; what costs more than a small part
-/// of it goes on in later steps.
+/// What one step may cost, in units of about 100 ns (see [`cost`]). Once it is used up, clients
+/// wait for the next step. A step therefore takes about 2 ms, whatever was requested: work that
+/// costs more than a small part of it continues in later steps.
 pub const STEP_WORK: u32 = 20_000;
 
-/// A step that has taken so many microseconds ends early, whatever its work was thought to cost.
+/// A step that has taken this many microseconds ends early, whatever its work was estimated to
+/// cost.
 pub const STEP_MICROS: u64 = 3000;
 
-/// A kind of work that has a share of the step of its own has so many microseconds in any case.
+/// Every kind of work that has its own share of the step gets at least this many microseconds.
 pub const SHARE_MICROS: u64 = 300;
 
-/// Work between looks at the clock: 50 µs as counted, a few hundred when nothing is in a cache.
+/// The amount of work between two readings of the clock: 50 µs as estimated, a few hundred when
+/// nothing is in a cache.
 pub const LOOK: u32 = 500;
 
-/// How a shard divides its steps. One for every broker; the simulation makes the parts small, so
-/// that a few filters and subscribers are many.
+/// How a shard divides its steps. All brokers use the same budget. The simulation makes the parts
+/// small, so that a few filters and subscribers already count as many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budget {
     /// What one step may cost, in units of about 100 ns.
     pub step: u32,
-    /// What one client's packets, and one request that goes on over several steps, may cost before
-    /// the next one's turn comes.
+    /// What the packets of one client may cost, and likewise one request that continues over
+    /// several steps, before the next one has its turn.
     pub turn: u32,
-    /// A message with at most so many subscribers on a shard is delivered to all in one go.
+    /// A message with at most this many subscribers on a shard is delivered to all of them at once.
     pub subscribers_at_once: usize,
-    /// So many filters of one packet, or subscriptions of a session that ends, are done in one go.
+    /// This many filters of one packet, or subscriptions of a session that ends, are handled at
+    /// once.
     pub filters_at_once: usize,
 }
 
 impl Budget {
-    /// That of every broker.
+    /// The budget of every broker.
     pub const BROKER: Budget = Budget {
         step: STEP_WORK,
         turn: STEP_WORK / 10,
@@ -71,95 +75,106 @@ impl Budget {
         filters_at_once: 64,
     };
 
-    /// What each kind of work that goes on over several steps may cost in a step that everything
-    /// else has used up.
+    /// What each kind of work that continues over several steps may cost in a step whose budget is
+    /// used up by other work.
     pub const fn share(&self) -> u32 {
         self.step / 4
     }
 }
 
-/// What the data mail that is taken in may cost of a step, and as much again the control mail;
-/// besides what clients may cost. Neither can starve the others. As much as clients may: what comes
-/// from clients elsewhere is what comes from clients here.
+/// What taking data mail in may cost in a step; the same holds for control mail. Both are in
+/// addition to the budget for clients, so that neither can starve the others. It equals the budget
+/// for clients, because the work of clients on other shards should count as much as that of clients
+/// on this one.
 pub const MAIL_WORK: u32 = STEP_WORK;
 
-/// Data mail, and control mail, have so many microseconds of a step each.
+/// Data mail and control mail get at least this many microseconds of a step each.
 pub const MAIL_MICROS: u64 = 2500;
 
-/// What things cost, in the units of [`STEP_WORK`]. Measured roughly and rounded up: the point is
-/// that nothing that a client can ask for is free.
+/// What operations cost, in the units of [`STEP_WORK`]. Measured roughly and rounded up: what
+/// matters is that nothing a client can request is free.
 pub mod cost {
-    /// A packet framed, decoded and handled, besides what it causes.
+    /// Framing, decoding and handling a packet, without the work that it causes.
     pub const PACKET: u32 = 2;
-    /// A message given to one session: sent, queued or dropped.
+    /// Giving a message to one session, whether it is then sent, queued or dropped.
     pub const DELIVERY: u32 = 3;
-    /// A send handed to the kernel.
+    /// Handing a send to the kernel.
     pub const SEND: u32 = 40;
-    /// A node of a trie, an entry of a list, or a stored message looked at.
+    /// Looking at a node of a trie, an entry of a list, or a stored message.
     pub const VISIT: u32 = 1;
-    /// A filter added to, or taken out of, the subscriptions.
+    /// Adding a filter to the subscriptions, or removing one.
     pub const FILTER: u32 = 10;
-    /// A record of a TLS handshake that needs keys to be exchanged, signatures made or checked.
+    /// A record of a TLS handshake that needs a key exchange, or a signature made or verified.
     pub const HANDSHAKE: u32 = 1200;
-    /// A TLS record sealed, its key made included.
+    /// Sealing a TLS record, including the derivation of its key.
     pub const RECORD: u32 = 8;
-    /// A mail to another shard.
+    /// Sending a mail to another shard.
     pub const MAIL: u32 = 3;
-    /// A connection or session that begins or ends.
+    /// Starting or ending a connection or session.
     pub const SESSION: u32 = 50;
-    /// So many bytes copied or checked cost one unit.
+    /// The number of bytes that can be copied or checked for one unit.
     pub const BYTES_PER_UNIT: usize = 1024;
 
-    /// What copying or checking so many bytes costs.
+    /// What the kernel needs for sending so many bytes: it copies them, and on a loopback it
+    /// receives them as well.
+    pub const fn sent(count: usize) -> u32 {
+        4 * bytes(count)
+    }
+
+    /// What copying or checking `count` bytes costs.
     pub const fn bytes(count: usize) -> u32 {
         (count / BYTES_PER_UNIT) as u32
     }
 }
 
-/// Bytes that are read from a client while its PUBLISHes wait, to find the acknowledgements behind
-/// them. Only of clients that are crowded themselves, and so hold as much already.
+/// Bytes that are read from a client while its PUBLISHes are held back, in order to find the
+/// acknowledgements behind them. Only clients that have much output waiting themselves are read in
+/// this way, and those hold as much memory already.
 pub const HELD_INPUT: usize = 1 << 20;
 
-/// Bytes of memory that the clients on their way from one shard to their homes hold; one more is
-/// refused as busy.
+/// Bytes of memory that clients on their way from one shard to their home shards may hold. Beyond
+/// it, further ones are refused as "server busy".
 pub const HAND_OVER_BYTES: usize = 16 << 20;
-/// Places in the lines of those clients, of one shard.
+/// The length of one shard's queues of those clients.
 pub const HAND_OVER_QUEUE: usize = 1 << 17;
-/// Clients of one shard whose password or token is being looked at; one more is told that the
-/// server is busy. With some milliseconds each, about as many as are done within the time that
-/// clients wait.
+/// The number of clients of one shard whose password or token is being checked at the same time.
+/// Further ones are told that the server is busy. At some milliseconds each, about this many are
+/// finished within the time that clients wait.
 pub const ADMISSIONS: usize = 1024;
-/// Connections of one shard that met a limit and whose CONNECT is awaited, to be answered; further
-/// ones are closed at once.
+/// The number of connections of one shard that exceeded a limit and whose CONNECT is awaited in
+/// order to be answered. Further ones are closed at once.
 pub const REFUSED_WAITING: usize = 1024;
 /// Milliseconds that such a connection has to send its CONNECT.
 pub const REFUSED_MILLIS: u64 = 2000;
-/// Bytes of its CONNECT that are waited for; beyond, its version alone decides the answer.
+/// The number of bytes of its CONNECT that are awaited. For a longer one, the protocol version
+/// alone decides the answer.
 pub const REFUSED_INPUT: usize = 4096;
 
-/// Bytes of the names of one connection's topic aliases, those that the client sets; past it the
-/// client is ended with 0x97. Sixteen of the longest topic names, as many as `mqtt.max_topic_alias`
-/// allows unless it is raised. As many again for those that we set, which then are no more.
+/// The total bytes of topic names behind the topic aliases that a client sets on one connection.
+/// Beyond it the client is disconnected with 0x97. It is sixteen of the longest topic names, the
+/// number that `mqtt.max_topic_alias` allows unless it is raised. The same bound holds for the
+/// aliases that the broker sets; it then simply sets no more.
 pub const ALIAS_BYTES: usize = 1 << 20;
 
-/// Bytes of a PROXY header, with what it says of TLS.
+/// Bytes of a PROXY header, including its TLS fields.
 pub const PROXY_HEAD: usize = 4 << 10;
-/// Bytes of an HTTP request that asks for a WebSocket, up to its empty line; a longer one is
-/// refused with 431.
+/// Bytes of an HTTP request for a WebSocket, up to its empty line. A longer one is refused with
+/// 431.
 pub const UPGRADE_HEAD: usize = 8 << 10;
-/// Headers of such a request.
+/// The number of headers of such a request.
 pub const UPGRADE_HEADERS: usize = 64;
-/// Bytes of a WebSocket frame's payload: a whole packet of any size fits.
+/// Bytes of the payload of a WebSocket frame: a packet of any size fits.
 pub const LARGEST_FRAME: u32 = MAX_REMAINING_LENGTH + 5;
-/// Unsent bytes of pongs and the like past which a client's further pings are not answered.
+/// When this many bytes of pongs and other control frames are unsent, further pings of the client
+/// are not answered.
 pub const LATE_PONGS: usize = 4 << 10;
 
-/// Bytes of a packet that has come in part: a client that sends more of one is ended while memory
-/// is very short.
+/// The largest part of an incomplete packet that is kept while memory is very short. A client that
+/// sends more of one packet is disconnected then.
 pub const UNFINISHED_INPUT: usize = 64 << 10;
 
-/// Bytes that are read from a client while something passing holds it: its share of a step, a
-/// request of its own that goes on in slices.
+/// Bytes that are read from a client while something temporary holds it back, such as its share of
+/// the step or one of its own requests that continues in slices.
 pub const BRIEF_INPUT: usize = 16 << 10;
 
 const _: () = assert!(MAX_SHARDS == u128::BITS as usize);

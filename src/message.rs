@@ -12,7 +12,7 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use triomphe::ThinArc;
 
-/// A message being routed, borrowed from wherever its bytes are.
+/// A message that is being routed. It borrows its bytes from wherever they are.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageRef<'a> {
     /// Topic name, mountpoint included.
@@ -21,21 +21,23 @@ pub struct MessageRef<'a> {
     pub properties: &'a [u8],
     /// Application payload.
     pub payload: &'a [u8],
-    /// Quality of service of the publication.
+    /// The quality of service it was published with.
     pub qos: Qos,
     /// The RETAIN flag of the publication.
     pub retain: bool,
-    /// When the message expires; `None` never.
+    /// When the message expires; `None` for never.
     pub expires: Option<Instant>,
-    /// The publishing client, for No Local [MQTT-3.8.3-3] and to park a fast publisher.
+    /// The client that published it. Needed for No Local [MQTT-3.8.3-3], and to apply backpressure
+    /// to a fast publisher.
     pub publisher: Option<Publisher>,
 }
 
 impl MessageRef<'_> {
-    /// Seconds left at `now`, rounded, at least 1; `Err` when expired, `Ok(None)` when it never
-    /// expires. That is the received value minus the time that it has waited [MQTT-3.3.2-6].
-    /// Rounded up it would be more than was received on a shard whose step began a little before
-    /// that of the publisher's shard, whose time it is counted from.
+    /// The remaining lifetime at `now` in seconds, rounded, at least 1. `Err` when the message has
+    /// expired, `Ok(None)` when it never does. This is the received value minus the time that the
+    /// message has waited [MQTT-3.3.2-6]. It is not rounded up: the time is counted from the step
+    /// of the publisher's shard, and on a shard whose step began a little earlier the result could
+    /// exceed the received value.
     pub fn seconds_left(&self, now: Instant) -> Result<Option<u32>, Expired> {
         match self.expires {
             None => Ok(None),
@@ -47,7 +49,7 @@ impl MessageRef<'_> {
         }
     }
 
-    /// Bytes this message holds when stored or queued.
+    /// The number of bytes that the message takes when it is stored or queued.
     pub fn size(&self) -> usize {
         self.topic.len() + self.properties.len() + self.payload.len()
     }
@@ -67,12 +69,12 @@ impl MessageRef<'_> {
 }
 
 /// When a message expires that is received at `now` with a Message Expiry Interval of `seconds`.
-/// With none left it has expired, on shards whose step began earlier too.
+/// With an interval of 0 it has expired at once, also on shards whose step began earlier.
 pub fn expiry(now: Instant, seconds: u32) -> Instant {
     if seconds == 0 { Instant(0) } else { now.plus_seconds(seconds) }
 }
 
-/// The message's lifetime has passed.
+/// The lifetime of the message is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Expired;
 
@@ -83,13 +85,13 @@ struct Head {
     topic: u32,
     properties: u32,
     payload: u32,
-    /// The publisher's home; nothing without a client.
+    /// The publisher's home shard. Meaningless without a client.
     shard: ShardId,
     qos: Qos,
     retain: bool,
 }
 
-// What every stored message has besides its bytes.
+// The overhead of every stored message.
 const _: () = assert!(size_of::<Head>() <= 32);
 
 impl Head {
@@ -127,7 +129,7 @@ impl Message {
         scratch.extend_from_slice(message.properties);
         scratch.extend_from_slice(message.payload);
         let stored = Message(ThinArc::from_header_and_slice(message.head(), scratch));
-        // One huge message must not leave a huge scratch behind.
+        // A single huge message must not leave a huge scratch buffer behind.
         scratch.clear();
         scratch.shrink_to(64 * 1024);
         stored
@@ -143,18 +145,18 @@ impl Message {
         self.0.slice.len()
     }
 
-    /// Where it is: the same for every handle of one stored message, and of no other as long as one
-    /// of them is there.
+    /// The address of the stored message. All handles of one message have the same address, and no
+    /// other message has it while one of them exists.
     pub fn address(&self) -> usize {
         std::ptr::from_ref(&self.0.header.header).addr()
     }
 
-    /// How many handles there are of it. For checks.
+    /// The number of handles of the stored message. For checks.
     pub fn handles(&self) -> usize {
         ThinArc::strong_count(&self.0)
     }
 
-    /// When the message expires; `None` never.
+    /// When the message expires; `None` for never.
     pub fn expires(&self) -> Option<Instant> {
         let at = self.0.header.header.expires;
         (at != u64::MAX).then_some(Instant(at))
@@ -178,34 +180,56 @@ impl AsRef<[u8]> for Message {
     }
 }
 
-/// What a shard does with a message that another shard sent it.
+/// What a shard has to do with a message that another shard has sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MailPurpose {
-    /// Deliver to the subscriptions of that shard.
+    /// Deliver it to the subscriptions of that shard.
     pub deliver: bool,
-    /// Keep (or clear) as the topic's retained message: that shard is its home.
+    /// Store (or clear) it as the retained message of its topic, whose home is that shard.
     pub retain: bool,
+    /// What its sender has reserved for its cost, which is to be reported.
+    pub reserve: Reserve,
 }
 
-/// Messages copied one after the other into one buffer, so that what crosses between cores costs
-/// neither an allocation nor a reference count per message.
+/// Work that is reserved for a message, in the units of [`crate::limits::cost`]: a power of two;
+/// or nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Reserve(u8);
+
+impl Reserve {
+    /// Nothing.
+    pub const NONE: Reserve = Reserve(0);
+
+    /// At least so much; at most 2^31.
+    pub fn of(units: u32) -> Self {
+        Reserve(units.clamp(1, 1 << 31).next_power_of_two().ilog2() as u8 + 1)
+    }
+
+    /// How much.
+    pub fn units(self) -> u64 {
+        1 << self.0 >> 1
+    }
+}
+
+/// Messages copied one after the other into one buffer, so that a message that crosses between
+/// cores costs neither an allocation nor a reference count of its own.
 #[derive(Default, Debug)]
 pub struct Batch {
     bytes: Vec<u8>,
     count: u32,
 }
 
-/// Encoded length of a batch record's head, in bytes.
+/// The encoded length of a batch record's header in bytes.
 const RECORD: usize = 32;
 
 impl Batch {
-    /// An empty batch that reuses `bytes`' allocation.
+    /// An empty batch that reuses the allocation of `bytes`.
     pub fn reuse(mut bytes: Vec<u8>) -> Self {
         bytes.clear();
         Batch { bytes, count: 0 }
     }
 
-    /// Gives the allocation back for reuse.
+    /// Returns the allocation for reuse.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -239,6 +263,7 @@ impl Batch {
         record[29] = head.qos as u8;
         record[30] =
             u8::from(head.retain) | u8::from(purpose.deliver) << 1 | u8::from(purpose.retain) << 2;
+        record[31] = purpose.reserve.0;
         self.bytes.reserve(RECORD + head.len());
         self.bytes.extend_from_slice(&record);
         self.bytes.extend_from_slice(message.topic.as_bytes());
@@ -247,8 +272,8 @@ impl Batch {
         self.count += 1;
     }
 
-    /// The message at byte `at`, and where the next one is: the first is at 0, each other where the
-    /// one before it said. `None` at the end.
+    /// The message at byte `at`, and the position of the next one. The first message is at 0, each
+    /// further one at the position that the previous call returned. `None` at the end.
     pub fn read(&self, at: usize) -> Option<(MessageRef<'_>, MailPurpose, usize)> {
         let (record, tail) = self.bytes.get(at..)?.split_first_chunk::<RECORD>()?;
         let (head, purpose) = parse_record(record);
@@ -276,7 +301,8 @@ fn parse_record(record: &[u8; RECORD]) -> (Head, MailPurpose) {
         },
         retain: record[30] & 1 != 0,
     };
-    (head, MailPurpose { deliver: record[30] & 2 != 0, retain: record[30] & 4 != 0 })
+    let reserve = Reserve(record[31]);
+    (head, MailPurpose { deliver: record[30] & 2 != 0, retain: record[30] & 4 != 0, reserve })
 }
 
 #[cfg(test)]
@@ -296,15 +322,25 @@ mod tests {
     }
 
     #[test]
+    fn a_reserve_is_at_least_what_was_asked_for_and_less_than_twice_that() {
+        assert_eq!((Reserve::NONE.units(), Reserve::of(0).units()), (0, 1));
+        for units in [1, 2, 3, 700, 1 << 20, (1 << 31) - 1, 1 << 31, u32::MAX] {
+            let reserved = Reserve::of(units).units();
+            let asked = u64::from(units).min(1 << 31);
+            assert!(reserved >= asked && reserved < 2 * asked, "{units}: {reserved}");
+        }
+    }
+
+    #[test]
     fn a_stored_message_and_a_batched_one_come_back_as_they_were() {
         let stored = Message::new(&sample(), &mut Vec::new());
         assert_eq!(format!("{:?}", stored.view()), format!("{:?}", sample()));
         assert_eq!(&stored.bytes()[stored.payload_range()], b"hello");
         let mut batch = Batch::default();
-        let purpose = MailPurpose { deliver: true, retain: false };
+        let purpose = MailPurpose { deliver: true, retain: false, reserve: Reserve::of(700) };
         batch.push(&sample(), purpose);
         let plain = MessageRef { publisher: None, expires: None, payload: b"", ..sample() };
-        batch.push(&plain, MailPurpose { deliver: false, retain: true });
+        batch.push(&plain, MailPurpose { deliver: false, retain: true, reserve: Reserve::NONE });
         let (first, to_first, next) = batch.read(0).unwrap();
         assert_eq!(format!("{:?}", (first, to_first)), format!("{:?}", (sample(), purpose)));
         let (second, to_second, end) = batch.read(next).unwrap();
@@ -325,7 +361,7 @@ mod tests {
         assert_eq!(message.seconds_left(Instant(7000)), Err(Expired));
     }
 
-    /// [MQTT-3.3.2-6], on a shard whose step is older than the one that took the message.
+    /// [MQTT-3.3.2-6] on a shard whose step is older than the step that received the message.
     #[test]
     fn no_shard_says_more_seconds_than_were_received() {
         for seconds in [0, 1, 2, 3600, u32::MAX] {

@@ -4,6 +4,7 @@
 //! [`Mutant::is_on`] is a constant, and nothing of this reaches a binary. With it one number for
 //! the whole process says which mistake is made: all threads of a simulation make the same one.
 //! What each must be caught by, and how soon, stands in `tests/simulation/mutants.tsv`.
+#![allow(clippy::disallowed_types, reason = "one mistake for all threads of a simulation")]
 
 macro_rules! mutants {
     ($(#[doc = $what:literal] $name:ident,)*) => {
@@ -251,6 +252,12 @@ mutants! {
     BudgetIgnored,
     /// Mail has its whole share of the step at each of the step's looks at it.
     MailShareFresh,
+    /// A shard is sent messages however much work it has ahead of it.
+    MailAheadIgnored,
+    /// A shard is sent costly messages however many are on their way.
+    CostlyMailUnbounded,
+    /// What is reserved for a costly message stays reserved when it is done.
+    CostlyMailKept,
     // memory
     /// No limit on memory changes anything.
     MemoryLimitIgnored,

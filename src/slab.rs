@@ -1,32 +1,36 @@
-//! A slab in chunks: stable dense indices, no reallocation that copies a million entries or doubles
-//! their memory, and chunks that are wholly free are given back.
+//! A slab in chunks. Its indices are dense and stable, growing never copies a million entries or
+//! doubles their memory, and chunks without entries are freed.
 
-/// Bytes of a chunk at most. The allocator has a class of just this size, so that nothing is lost
-/// to rounding, and keeps such blocks on small pages, which come free sooner than large ones.
+/// The largest size of a chunk in bytes. The allocator has a class of exactly this size, so that
+/// rounding loses nothing, and it keeps such blocks on small pages, which become free sooner than
+/// large ones.
 const CHUNK_BYTES: usize = 8192;
 
-/// Gives most of a list's spare room back when three quarters of it are spare: the allocator keeps
-/// a whole page, with the places of others that have gone, for one list that stays.
+/// Releases most of the spare capacity of a list when three quarters of it are unused. Otherwise
+/// one surviving list could keep a whole page of the allocator, together with the blocks of other
+/// lists that are gone.
 pub fn trim<T>(list: &mut Vec<T>) {
     if list.capacity() > 64 && list.len() < list.capacity() / 4 {
         list.shrink_to(list.len() * 2);
     }
 }
 
-/// Chunks that may be in a list of a [`Slab`] although they are gone.
+/// The number of outdated chunk numbers that a list of a [`Slab`] may contain before it is cleaned
+/// up.
 const STALE: usize = 16;
 
-/// Entries by dense index, with a generation per place that tells a reused place apart.
+/// Entries by dense index. Each place has a generation, which tells a reused place apart.
 pub struct Slab<T> {
     chunks: Vec<SlabChunk<T>>,
-    /// Chunks with a free place, each once; the last is used first. Some have been given back since
-    /// and are passed over.
+    /// The chunks that have a free place, each listed once. The last one is used first. Some of
+    /// them may have been freed since and are skipped.
     roomy: Vec<u32>,
-    /// The chunk that has memory and no entry, if one has.
+    /// The chunk that has memory but no entry, if there is one.
     empty: Option<u32>,
-    /// Chunks without memory. The last chunk is none of them: it is dropped, and passed over here.
+    /// The chunks without memory. The last chunk is never among them: it is removed instead, and
+    /// its number is skipped here.
     vacant: Vec<u32>,
-    /// A generation that no place of a dropped chunk has had.
+    /// A generation that no place of a removed chunk has had.
     generation: u32,
     len: usize,
 }
@@ -36,11 +40,11 @@ struct Entry<T> {
     value: Option<T>,
 }
 
-/// A chunk of places. Its memory goes when all of them are free; what stays is a generation that
-/// none of them has had.
+/// A chunk of places. Its memory is freed when all of them are free. What remains is a generation
+/// that none of them has had.
 struct SlabChunk<T> {
     entries: Box<[Entry<T>]>,
-    /// A bit for each place that is free.
+    /// One bit for each place that is free.
     free: u64,
     generation: u32,
 }
@@ -77,7 +81,7 @@ impl<T> Slab<T> {
         self.len == 0
     }
 
-    /// Puts `value` in a free place and returns its index.
+    /// Stores `value` in a free place and returns its index.
     pub fn insert(&mut self, value: T) -> u32 {
         let number = self.roomy_chunk();
         let chunk = &mut self.chunks[number as usize];
@@ -98,7 +102,7 @@ impl<T> Slab<T> {
     #[inline]
     fn roomy_chunk(&mut self) -> u32 {
         while let Some(&number) = self.roomy.last() {
-            // What was given back has no free place.
+            // A chunk that was freed has no free place.
             if self.chunks.get(number as usize).is_some_and(|chunk| chunk.free != 0) {
                 return number;
             }
@@ -107,7 +111,7 @@ impl<T> Slab<T> {
         self.grow()
     }
 
-    /// Takes the entry out; its index may be handed out again with the next generation.
+    /// Removes and returns the entry. Its index may be used again, with the next generation.
     pub fn remove(&mut self, index: u32) -> Option<T> {
         let (number, place) = Self::split(index);
         let chunk = self.chunks.get_mut(number)?;
@@ -120,8 +124,9 @@ impl<T> Slab<T> {
         chunk.free |= 1 << place;
         self.len -= 1;
         if chunk.free == Self::ALL_FREE {
-            // One is kept, so that an entry that comes and goes costs nothing: the lower one, so
-            // that the list of chunks can become short.
+            // One empty chunk is kept, so that an entry that is added and removed repeatedly costs
+            // no allocation. It is the one with the lower number, so that the list of chunks can
+            // become short.
             let number = number as u32;
             match self.empty.replace(number) {
                 None => {}
@@ -134,7 +139,8 @@ impl<T> Slab<T> {
         Some(value)
     }
 
-    /// Frees the memory of a chunk without entries; the number goes too if it is the last.
+    /// Frees the memory of a chunk without entries. If it is the last chunk, its number is removed
+    /// too.
     fn give_back(&mut self, number: u32) {
         let chunk = &mut self.chunks[number as usize];
         chunk.generation = chunk.entries.iter().map(|e| e.generation).max().unwrap_or(0);
@@ -146,7 +152,8 @@ impl<T> Slab<T> {
             self.generation = self.generation.max(dropped);
         }
         trim(&mut self.chunks);
-        // Rarely, for it looks at all: what there is too much of was dropped since the last time.
+        // This looks at the whole list, so it is done rarely: only once enough chunks have been
+        // removed since the last time.
         let left = self.chunks.len();
         for list in [&mut self.vacant, &mut self.roomy] {
             if list.len() > left + STALE {
@@ -156,7 +163,7 @@ impl<T> Slab<T> {
         }
     }
 
-    /// A chunk whose places are all free: one that was given back, or a new one.
+    /// A chunk whose places are all free: one whose memory was freed before, or a new one.
     fn grow(&mut self) -> u32 {
         let number = loop {
             match self.vacant.pop() {
@@ -197,7 +204,8 @@ impl<T> Slab<T> {
         self.chunks.get_mut(number)?.entries.get_mut(place)?.value.as_mut()
     }
 
-    /// The generation of a place: of its entry when in use, of its next one otherwise.
+    /// The generation of a place: that of its entry if it is in use, that of its next entry
+    /// otherwise.
     pub fn generation(&self, index: u32) -> u32 {
         let (number, place) = Self::split(index);
         self.chunks.get(number).map_or(self.generation, |chunk| {
@@ -213,20 +221,20 @@ impl<T> Slab<T> {
         self.get_mut(index)
     }
 
-    /// One past the highest index that may be in use.
+    /// One more than the highest index that may be in use.
     pub fn bound(&self) -> u32 {
         (self.chunks.len() * Self::PLACES) as u32
     }
 }
 
-/// Values by an index that someone else allots densely (a driver's [`crate::ids::SocketId`]).
+/// Values by an index that someone else allocates densely (a driver's [`crate::ids::SocketId`]).
 pub struct Table<T> {
     chunks: Vec<Chunk<T>>,
     len: usize,
 }
 
 struct Chunk<T> {
-    /// None at all while no value is in it.
+    /// Empty while the chunk has no value.
     values: Box<[Option<T>]>,
     used: u32,
 }
@@ -273,7 +281,8 @@ impl<T> Table<T> {
         old
     }
 
-    /// Takes the value out; an empty chunk's memory is given back, but for the first one's.
+    /// Removes and returns the value. The memory of an empty chunk is freed, except for the first
+    /// chunk's.
     pub fn remove(&mut self, index: u32) -> Option<T> {
         let (number, place) = Self::split(index);
         let chunk = self.chunks.get_mut(number)?;
@@ -309,7 +318,7 @@ impl<T> Table<T> {
         self.chunks.get_mut(number)?.values.get_mut(place)?.as_mut()
     }
 
-    /// One past the highest index it can hold now.
+    /// One more than the highest index that it can hold now.
     pub fn bound(&self) -> u32 {
         (self.chunks.len() * Self::PLACES) as u32
     }

@@ -1,32 +1,33 @@
-//! An instant we can construct, and the timing wheel. Pure; each shard owns one wheel.
+//! A constructible instant, and the timing wheel. Pure: neither reads a clock. Each shard owns one
+//! wheel.
 //!
-//! The wheel holds no handles: owners look at their own state when an entry fires and arm again if
-//! it fired too soon for them. It does not read a clock.
+//! The wheel gives out no handles, so entries cannot be cancelled. When an entry fires, its owner
+//! looks at its own state, and arms a new entry if this one is out of date.
 
 use crate::mutant::Mutant;
 use crate::slab::trim;
 
-/// Milliseconds on a monotonic clock since the process's own zero.
+/// Milliseconds of a monotonic clock, counted from an origin that the process chooses.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Instant(pub u64);
 
 impl Instant {
-    /// The end of time: never.
+    /// The largest instant, which stands for "never".
     pub const END: Instant = Instant(u64::MAX);
 
-    /// This many milliseconds later, at most the end of time.
+    /// The instant this many milliseconds later, saturating at [`Instant::END`].
     #[inline]
     pub fn plus_millis(self, millis: u64) -> Instant {
         Instant(self.0.saturating_add(millis))
     }
 
-    /// This many seconds later, at most the end of time.
+    /// The instant this many seconds later, saturating at [`Instant::END`].
     #[inline]
     pub fn plus_seconds(self, seconds: u32) -> Instant {
         self.plus_millis(u64::from(seconds) * 1000)
     }
 
-    /// Milliseconds since `earlier`; 0 when that is later.
+    /// Milliseconds since `earlier`, or 0 when that is later.
     #[inline]
     pub fn millis_since(self, earlier: Instant) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -38,19 +39,21 @@ const TICK_BITS: u32 = 6;
 /// Slots per level, as a power of two.
 const LEVEL_BITS: u32 = 6;
 const SLOTS: usize = 1 << LEVEL_BITS;
-/// Enough for every 64-bit millisecond.
+/// The number of levels, enough for every 64-bit number of milliseconds.
 const LEVELS: usize = (u64::BITS - TICK_BITS).div_ceil(LEVEL_BITS) as usize;
-/// Entries per allocation of a slot: what one storm costs beyond its entries, and no more.
+/// The number of entries per allocation of a slot. Chunks bound the unused memory after a burst of
+/// timers to less than one of them per slot.
 const CHUNK: usize = 256;
-/// A slot that has emptied keeps an allocation up to this many entries for the next round.
+/// A slot that has become empty keeps an allocation of up to this many entries for its next use.
 const KEPT: usize = 16;
-/// How many entries may move down a level per entry that may fire: moving one is that much cheaper.
+/// How many entries may be moved down a level for each entry that may fire, because moving one is
+/// that much cheaper.
 const MOVES_PER_DUE: usize = 16;
 
-/// Milliseconds per tick: how late an entry may fire.
+/// Milliseconds per tick, which is how late an entry may fire.
 pub const GRANULARITY_MILLIS: u64 = 1 << TICK_BITS;
 
-// A tick number fits the levels exactly, so no deadline is out of range.
+// The levels cover all bits of a tick number, so no deadline is out of range.
 const _: () = assert!(LEVELS as u32 * LEVEL_BITS + TICK_BITS >= u64::BITS);
 const _: () = assert!(size_of::<Entry<u64>>() <= 24);
 
@@ -61,7 +64,8 @@ struct Entry<T> {
     item: T,
 }
 
-/// The entries of a slot, in chunks so that a full slot never moves and a drained one is freed.
+/// The entries of a slot, in chunks: a full slot is never moved as a whole, and a chunk is freed
+/// when it is empty.
 struct Slot<T> {
     chunks: Vec<Vec<Entry<T>>>,
 }
@@ -72,7 +76,7 @@ impl<T: Copy> Slot<T> {
         match self.chunks.last_mut() {
             Some(chunk) if chunk.len() < CHUNK => chunk.push(entry),
             last => {
-                // A slot past its first chunk is a busy one.
+                // A slot that needs a second chunk is a busy one.
                 let capacity = if last.is_some() { CHUNK } else { 4 };
                 let mut chunk = Vec::with_capacity(capacity);
                 chunk.push(entry);
@@ -96,8 +100,9 @@ impl<T: Copy> Slot<T> {
         entry
     }
 
-    /// Filters one chunk; how many entries went, and whether the chunk did: when it is empty, or
-    /// fits into the one before. The last one takes its place.
+    /// Removes the entries of one chunk that `keep` refuses. Returns how many were removed, and
+    /// whether the chunk went as well, because it was empty or fitted into the one before; then the
+    /// last chunk takes its position.
     fn sweep(&mut self, at: usize, keep: &mut impl FnMut(Instant, T) -> bool) -> (usize, bool) {
         let before = self.chunks[at].len();
         self.chunks[at].retain(|entry| keep(Instant(entry.tick << TICK_BITS), entry.item));
@@ -124,22 +129,23 @@ impl<T: Copy> Slot<T> {
     }
 }
 
-/// A hierarchical timing wheel: deadlines in, due items out.
+/// A hierarchical timing wheel.
 ///
-/// Entries cannot be cancelled, but those that nobody waits for any more can be swept out, a few
-/// at a time. They fire up to [`GRANULARITY_MILLIS`] late and never early, in
-/// the order of their ticks. Insertion is O(1); each entry moves down at most once per level;
-/// empty slots are skipped by bitmap, so a clock that jumps costs no more than one that walks.
-/// Holds about 16 bytes per `u64` entry, and gives memory back as entries fire.
+/// Entries cannot be cancelled, but entries that nobody waits for can be swept out, a few at a
+/// time. Entries fire up to [`GRANULARITY_MILLIS`] late and never early, in the order of their
+/// ticks. Insertion is O(1), and each entry moves down at most once per level. Empty slots are
+/// skipped with a bitmap, so that a clock that jumps costs no more than one that advances steadily.
+/// An entry of type `u64` takes about 16 bytes, and memory is returned as entries fire.
 pub struct Wheel<T: Copy> {
-    /// Ticks up to here have been visited. Entries of this very tick may still wait in level 0.
+    /// Ticks up to this one have been visited. Entries of exactly this tick may still be in level
+    /// 0.
     elapsed: u64,
     len: usize,
-    /// The level whose foremost slot is half moved down, or 0.
+    /// The level whose first slot has been moved down only in part, or 0.
     moving: usize,
-    /// Where [`Wheel::sweep`] goes on: slot and chunk.
+    /// Where [`Wheel::sweep`] continues: slot and chunk.
     swept: (usize, usize),
-    /// One bit per slot that has entries.
+    /// One bit for each slot that has entries.
     occupied: [u64; LEVELS],
     slots: Box<[Slot<T>]>,
 }
@@ -158,7 +164,7 @@ impl<T: Copy> Wheel<T> {
         }
     }
 
-    /// Adds an entry. A deadline that has passed is due at the next [`expire`](Self::expire).
+    /// Adds an entry. If its deadline has passed, it is due at the next [`expire`](Self::expire).
     #[inline]
     pub fn insert(&mut self, deadline: Instant, item: T) {
         let early = if Mutant::WheelEarly.is_on() { GRANULARITY_MILLIS - 1 } else { 0 };
@@ -168,10 +174,11 @@ impl<T: Copy> Wheel<T> {
         self.len += 1;
     }
 
-    /// Moves items that are due into `due`, at most `limit`. True when it must be called again
-    /// before this moment's work is done: more are due, or entries are still being moved down.
+    /// Moves at most `limit` items that are due into `due`. Returns true when it must be called
+    /// again before the work of this moment is done, because more items are due or entries are
+    /// still being moved down.
     ///
-    /// Visits at most 16 entries per unit of `limit` besides the due ones.
+    /// Visits at most 16 entries per unit of `limit` in addition to those that are due.
     pub fn expire(&mut self, now: Instant, limit: usize, due: &mut Vec<T>) -> bool {
         let now = now.0 >> TICK_BITS;
         let mut left = limit;
@@ -190,23 +197,25 @@ impl<T: Copy> Wheel<T> {
                 return true;
             }
         }
-        // Nothing lies between, so no entry's place depends on where in between we stand.
+        // No entry lies between the two ticks, so the position of every entry stays correct when we
+        // skip them.
         self.elapsed = self.elapsed.max(now);
         false
     }
 
-    /// When [`expire`](Self::expire) has something to do next, at the start of a tick: not later
-    /// than that in which the earliest entry fires, so less than [`GRANULARITY_MILLIS`] after the
-    /// earliest deadline; earlier when entries have to move down first. A call at that time makes
-    /// progress: a caller who sleeps until then never spins. `None` when empty.
+    /// When [`expire`](Self::expire) next has something to do, at the start of a tick. That is not
+    /// later than the tick in which the earliest entry fires, hence less than
+    /// [`GRANULARITY_MILLIS`] after the earliest deadline. It is earlier when entries have to be
+    /// moved down first. A call at that time makes progress, so a caller that sleeps until then
+    /// never spins. `None` when the wheel is empty.
     pub fn next_deadline(&self) -> Option<Instant> {
         let (_, _, start) = self.next_slot()?;
         Some(Instant(start.saturating_mul(GRANULARITY_MILLIS)))
     }
 
-    /// Removes entries that `keep` refuses; it is told the tick at which an entry fires, as a time.
-    /// Looks at `chunks` times 256 entries at most and goes on from there the next time; true when
-    /// it has come round. Memory of what is removed is given back.
+    /// Removes the entries that `keep` refuses. `keep` gets the tick at which an entry fires, as an
+    /// instant. Looks at up to `chunks` times 256 entries and continues from there at the next
+    /// call; true when it has completed a round. The memory of removed entries is returned.
     pub fn sweep(&mut self, chunks: usize, mut keep: impl FnMut(Instant, T) -> bool) -> bool {
         let mut left = chunks;
         while left > 0 {
@@ -234,7 +243,7 @@ impl<T: Copy> Wheel<T> {
         false
     }
 
-    /// How many entries.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -244,8 +253,8 @@ impl<T: Copy> Wheel<T> {
         self.len == 0
     }
 
-    /// Puts an entry where its tick first differs from `elapsed`: at that level its slot lies
-    /// strictly ahead, and everything in lower levels comes before it.
+    /// Inserts an entry at the level at which its tick first differs from `elapsed`. At that level
+    /// its slot lies strictly ahead, and all entries of lower levels come before it.
     #[inline]
     fn place(&mut self, entry: Entry<T>) {
         let differing = (entry.tick ^ self.elapsed).checked_ilog2().unwrap_or(0);
@@ -255,9 +264,10 @@ impl<T: Copy> Wheel<T> {
         self.slots[level * SLOTS + slot].push(entry);
     }
 
-    /// The slot to visit next and the tick at which it starts. Slots of one level are in order of
-    /// time and none lies behind `elapsed`; lower levels come before higher ones, except that a
-    /// slot half moved down comes first, or its entries would be overtaken.
+    /// The slot to visit next, and the tick at which it starts. The slots of a level are in order
+    /// of time, and none lies behind `elapsed`. Lower levels come before higher ones, except that a
+    /// slot that has been moved down in part comes first, because otherwise its remaining entries
+    /// would be overtaken.
     fn next_slot(&self) -> Option<(usize, usize, u64)> {
         let level = match self.moving {
             0 => self.occupied.iter().position(|slots| *slots != 0)?,
@@ -269,7 +279,8 @@ impl<T: Copy> Wheel<T> {
         Some((level, slot, before | (slot as u64) << shift))
     }
 
-    /// Empties a slot of level 0 into `due`; false when `left` did not suffice.
+    /// Moves the entries of a slot of level 0 into `due`. False when `left` was too small for all
+    /// of them.
     fn fire(&mut self, slot: usize, left: &mut usize, due: &mut Vec<T>) -> bool {
         while *left > 0 {
             let Some(entry) = self.slots[slot].pop() else { break };
@@ -280,7 +291,8 @@ impl<T: Copy> Wheel<T> {
         self.clear_if_empty(0, slot)
     }
 
-    /// Spreads a slot over the levels below; false when `moves` did not suffice.
+    /// Distributes the entries of a slot over the levels below. False when `moves` was too small
+    /// for all of them.
     fn move_down(&mut self, level: usize, slot: usize, moves: &mut usize) -> bool {
         while *moves > 0 {
             let Some(entry) = self.slots[level * SLOTS + slot].pop() else { break };

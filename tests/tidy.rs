@@ -15,30 +15,29 @@ const FORBIDDEN: [&str; 7] = ["common", "utils", "util", "types", "manager", "ha
 /// call to the allocator, and the load generator's sockets and clocks.
 const UNSAFE: [&str; 4] = ["src/ring/", "src/mesh/map.rs", "src/broker/memory.rs", "bench/"];
 
-/// What threads share by writing, and where that may be: each has its line in src/lib.rs.
-const SHARED: [&str; 9] = [
-    "Mutex<",
-    "RwLock<",
-    "Condvar",
-    "OnceLock<",
-    "LazyLock<",
-    "thread_local!",
-    "static mut ",
-    "sync::atomic",
-    "crate::atomic",
-];
-const MAY_SHARE: [&str; 11] = [
-    "src/atomic.rs",
-    "src/broker/log_writer.rs",
-    "src/mesh/interest.rs",
-    "src/mesh/map.rs",
-    "src/mesh/shapes.rs",
-    "src/mesh/quota.rs",
-    "src/mutant.rs",
-    "src/ring/",
-    "src/transport/tls/key_log.rs",
-    "src/transport/tls/ticket.rs",
+/// Where something is reference-counted across threads: rooms and files. What may be written
+/// through such a handle is judged by clippy (.clippy.toml); a message, a setting or a table is
+/// only read.
+const ARCS: [&str; 19] = [
     "bench/",
+    "src/access/",
+    "src/admin/",
+    "src/broker/",
+    "src/config/",
+    "src/mesh/",
+    "src/message.rs",
+    "src/ring/idle.rs",
+    "src/ring/port.rs",
+    "src/session/share.rs",
+    "src/shard/admission.rs",
+    "src/shard/connect.rs",
+    "src/shard/exchange.rs",
+    "src/shard/handshakes.rs",
+    "src/shard/layered.rs",
+    "src/shard/mod.rs",
+    "src/shard/retain.rs",
+    "src/shard/settings.rs",
+    "src/transport/",
 ];
 
 /// One source file: its path from the root, its text, and its text without inline tests.
@@ -123,8 +122,7 @@ fn files_are_short() {
 #[test]
 fn functions_are_short() {
     let mut long = Vec::new();
-    for source in sources().iter().filter(|source| source.path.starts_with("src/") && !source.test)
-    {
+    for source in sources().iter().filter(|source| !source.test) {
         let lines: Vec<_> =
             source.statements().filter(|(_, line)| !line.trim().is_empty()).collect();
         for (at, (n, line)) in lines.iter().enumerate() {
@@ -132,6 +130,7 @@ fn functions_are_short() {
             let signature = line.trim_start().split("fn ").next().unwrap_or_default();
             let words = ["pub", "pub(super)", "pub(crate)", "const", "async", "unsafe"];
             if !line.contains("fn ")
+                || line.trim_end().ends_with(';')
                 || !signature.split_whitespace().all(|word| words.contains(&word))
             {
                 continue;
@@ -197,19 +196,38 @@ fn nothing_is_unwrapped() {
 }
 
 #[test]
-fn shards_share_only_what_is_named() {
+fn handles_are_shared_only_where_it_is_named() {
     let mut findings = Vec::new();
     for source in sources().iter().filter(|source| !source.test) {
-        if MAY_SHARE.iter().any(|prefix| source.path.starts_with(prefix)) {
+        if ARCS.iter().any(|prefix| source.path.starts_with(prefix)) {
             continue;
         }
         for (n, line) in source.statements() {
-            if SHARED.iter().any(|word| line.contains(word)) {
+            if ["Arc<", "Arc::"].iter().any(|word| line.contains(word)) {
                 findings.push(format!("{}:{n}: {}", source.path, line.trim()));
             }
         }
     }
-    none(&findings, "A shard owns its state; a new exception needs its reason in src/lib.rs.");
+    none(&findings, "Lend it, or move it; a new place for an `Arc` needs its line in src/lib.rs.");
+}
+
+/// Clippy knows these as macros only, whose lint no file can be excepted from.
+#[test]
+fn threads_hide_no_state() {
+    let mut findings = Vec::new();
+    for source in sources().iter().filter(|source| source.path.starts_with("src/") && !source.test)
+    {
+        // rustls hands the secrets of a handshake to no other place.
+        if source.path == "src/transport/tls/key_log.rs" {
+            continue;
+        }
+        for (n, line) in source.statements() {
+            if ["thread_local!", "static mut "].iter().any(|word| line.contains(word)) {
+                findings.push(format!("{}:{n}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    none(&findings, "Pass it in: a reader of a signature must see what a function works on.");
 }
 
 #[test]

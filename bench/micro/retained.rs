@@ -1,7 +1,7 @@
 //! A million retained messages: memory each, and how long setting and replaying them takes.
 
 use crate::timing::resident_bytes;
-use ringmq::topic::{Replay, Retained};
+use ringmq::topic::{Pass, Retained};
 use std::time::Instant;
 
 const COUNT: usize = 1_000_000;
@@ -35,7 +35,7 @@ pub fn run() {
         let (mut found, mut cursor) = (0, None::<Box<str>>);
         time(&format!("replay of {filter}, {expected} messages, each"), expected, &mut || {
             let count = &mut |_: &str, _: &usize| found += 1;
-            while let Replay::More(next) =
+            while let Pass::More(next) =
                 retained.replay(filter, cursor.as_deref(), 256, &mut 4096, count)
             {
                 cursor = Some(next);

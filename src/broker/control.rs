@@ -1,7 +1,8 @@
-//! The control thread while the broker serves: signals, answers of shards, the beat, reload, drain.
-//! It never waits for a shard: a command is sent, and what follows from its answer is done when the
-//! answer comes. A shard that does not answer is late, which is said and shown; ending the process
-//! for it is left to whoever supervises it. What ends the broker is a shard that has really ended.
+//! The control thread while the broker serves: it handles signals and the reports of shards, checks
+//! that every shard responds, and runs reload and drain. It never waits for a shard: a command is
+//! sent, and its consequences follow when the answer arrives. A shard that does not answer is late,
+//! which is logged and shown; ending the process because of it is left to its supervisor. Only a
+//! shard that has really ended ends the broker.
 
 use super::core::{CoreCommand, CoreReport};
 use super::log::LogControl;
@@ -18,9 +19,9 @@ use crossbeam_channel::{Receiver, RecvError, select};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Mail between cores may need another look this often while they drain.
+/// How often cores are asked to look at their mail while they drain.
 const NUDGE: Duration = Duration::from_millis(50);
-/// How long shards may take to end at once.
+/// How long shards may take to end when they are told to end at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// How long a summary waits for the shards.
 const SUMMARY: Duration = Duration::from_secs(1);
@@ -34,7 +35,7 @@ pub(super) struct Control<'a> {
     pub log: &'a LogControl,
     pub notifier: &'a Notifier,
     task: Task,
-    /// Another reload is wanted after this one.
+    /// Another reload was requested while this one is in progress.
     again: bool,
     summary: Option<(Round, Instant)>,
     figures: Figures,
@@ -42,7 +43,7 @@ pub(super) struct Control<'a> {
     fed: Instant,
 }
 
-/// What waits for answers.
+/// Work that waits for answers of the shards.
 enum Task {
     Nothing,
     /// The new settings, and the listeners that are gone.
@@ -119,7 +120,8 @@ impl<'a> Control<'a> {
                     Ok(Signal::Reload) => self.reload(),
                     Ok(Signal::Summary) => self.ask_for_summary(),
                     Ok(Signal::Other(number)) => note(number),
-                    // The thread that waits for signals is gone; nobody could stop us any more.
+                    // The thread that waits for signals has ended, so nobody could stop the broker
+                    // any more.
                     Err(RecvError) => return Ok(Ending::Drain),
                 },
                 recv(reports) -> report => {
@@ -133,7 +135,7 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// What a shard says.
+    /// Handles the report of a shard.
     fn handle_report(&mut self, report: CoreReport) -> Result<(), Failure> {
         let now = Instant::now();
         let id = match report {
@@ -158,7 +160,7 @@ impl<'a> Control<'a> {
         Ok(())
     }
 
-    /// Says who is late, and feeds the watchdog unless somebody is.
+    /// Logs which shards are late, and notifies the watchdog unless one is.
     fn look_around(&mut self, now: Instant) {
         for (shard, since) in self.broker.watch.look(now) {
             let late_seconds = now.duration_since(since).as_secs();
@@ -178,7 +180,7 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// Now and then: asks every shard whether it is there.
+    /// Asks every shard at intervals whether it is alive.
     fn beat(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
         self.look_around(now);
@@ -189,7 +191,7 @@ impl<'a> Control<'a> {
         self.next_beat = now + interval.map_or(BEAT, |interval| interval.min(BEAT));
         self.find_ended()?;
         for shard in self.broker.shards() {
-            // Who has something to answer already is not given more and more.
+            // A shard that still has a question to answer gets no further one.
             if self.broker.watch.is_quiet(shard) {
                 self.broker.send(shard, CoreCommand::Ping(now));
             }
@@ -202,7 +204,8 @@ impl<'a> Control<'a> {
         Ok(())
     }
 
-    /// A thread that ended without a word has panicked (where a panic does not abort).
+    /// Finds threads that ended without a report: they have panicked (where a panic does not
+    /// abort).
     fn find_ended(&mut self) -> Result<(), Failure> {
         let ended = self.broker.shards().find(|&shard| self.broker.has_ended(shard));
         let Some(shard) = ended else { return Ok(()) };
@@ -235,7 +238,7 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// Goes on with what has been answered.
+    /// Continues the work whose answers have arrived.
     fn go_on(&mut self) {
         if let Some((round, until)) = &self.summary
             && (self.broker.watch.is_done(round) || Instant::now() >= *until)
@@ -330,7 +333,7 @@ impl<'a> Control<'a> {
             }
             match self.broker.open_listener(wanted) {
                 Ok(address) => bound.push(address),
-                // The others go on; the operator sees what is missing.
+                // The other listeners work; the operator sees in the log which one is missing.
                 Err(failure) => tracing::error!("{failure}"),
             }
         }
@@ -364,8 +367,8 @@ impl<'a> Control<'a> {
             admin.enter(BrokerStage::Draining);
         }
         let until = Instant::now() + grace;
-        // Twice, because what the first round sends to other shards is taken in by the second. Who
-        // is late cannot hold up the others for longer than a part of the grace.
+        // Two rounds, because mail that the first one sends to other shards is taken in by the
+        // second. A late shard can delay the others only for a part of the grace period.
         let now = Instant::now();
         for command in [|_| CoreCommand::Drain, CoreCommand::Ping as fn(Instant) -> CoreCommand] {
             self.broker.tell_all(|| command(now));
@@ -386,7 +389,8 @@ impl<'a> Control<'a> {
         Ok(())
     }
 
-    /// Ends every shard without a goodbye. One that does not hear it ends with the process.
+    /// Ends every shard without disconnecting its clients first. A shard that does not react ends
+    /// with the process.
     fn stop_now(mut self) -> Result<(), Failure> {
         self.broker.send_all(|| CoreCommand::Stop);
         let ended = |control: &Self| control.broker.running == 0;
@@ -401,7 +405,7 @@ impl<'a> Control<'a> {
         Ok(())
     }
 
-    /// Hears the shards until `done`, `until`, or a second signal to stop.
+    /// Handles the reports of shards until `done`, `until`, or a second signal to stop.
     fn wait(&mut self, until: Instant, done: impl Fn(&Self) -> bool) -> Result<Waited, Failure> {
         while !done(self) {
             let now = Instant::now();

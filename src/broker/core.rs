@@ -12,7 +12,7 @@ use crate::mesh::mail::{Control, Stamped};
 use crate::mesh::mailbox::MailEnds;
 use crate::mesh::{ListenerState, Shared};
 use crate::ring::{
-    Doorbell, Driver, Event, Peer as RingPeer, Receive, RingFailure, RingPort, SocketRingConfig,
+    Doorbell, Driver, Event, Receive, RemoteAddress, RingFailure, RingPort, SocketRingConfig,
 };
 use crate::shard::step::{Step, StepBounds, Surroundings};
 use crate::shard::{Action, Settings, Shard, Storing};
@@ -30,18 +30,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Completions visited per step, as many as there are receive buffers. What a client has sent is
-/// only put aside once the step's work is used up, which costs next to nothing: a lower bound would
-/// have a modest client's packet wait behind all that busy ones have sent.
+/// The number of completions visited per step, as many as there are receive buffers. Once the
+/// budget of a step is used up, received bytes are only stored, which costs next to nothing. With a
+/// lower bound, the packet of a modest client would wait behind everything that busy clients have
+/// sent.
 const COMPLETIONS: usize = 4096;
-/// Bytes of glommio's own file buffers per core: its smallest useful amount.
+/// Bytes of glommio's own file buffers per core: the smallest amount that works.
 const IO_MEMORY: usize = 64 << 10;
-/// A busy core lets glommio's other tasks run this often.
+/// How often a busy core lets glommio's other tasks run.
 const YIELD: Duration = Duration::from_millis(1);
-/// A step that takes so many nanoseconds was not at work all the time.
+/// A step that takes this many nanoseconds was suspended for a part of the time.
 const STALL: u64 = 100_000_000;
-/// How long a core without other work waits for room in a mailbox before it looks again. The other
-/// shard has the rest of a full mailbox to work on meanwhile, so it never waits for this one.
+/// How long a core without other work waits for room in a mailbox before it looks again. Meanwhile
+/// the other shard works on the rest of its full mailbox, so it never waits for this one.
 const NAP: Duration = Duration::from_micros(50);
 
 /// What the control thread tells a core.
@@ -62,19 +63,20 @@ pub(super) enum CoreCommand {
     Dismiss,
     /// End now.
     Stop,
-    /// Answer with the figures, to show that the core is alive; when that was asked.
+    /// Answer with the figures, which shows that the core is alive. Carries the time of the
+    /// question.
     Ping(std::time::Instant),
-    /// The answer to a question of the shard; there is no report.
+    /// The answer to a question of the shard. There is no report for it.
     Answer(SocketId, u64, Verdict),
-    /// Copy the figures out, for the admin server: there is no report.
+    /// Copy the figures for the admin server. There is no report for it.
     Figures(Question),
 }
 
 /// What a core tells the control thread.
 pub(super) enum CoreReport {
-    /// Its driver is up: where sockets and doorbells go.
+    /// Its driver is running. Tells where to send sockets and which doorbell to ring.
     Up(ShardId, RingPort, Doorbell),
-    /// The oldest command that was not answered has been carried out.
+    /// The oldest unanswered command has been carried out.
     Done(ShardId),
     /// It answers a ping.
     Alive(ShardId, Box<Snapshot>),
@@ -107,7 +109,7 @@ pub(super) struct Plan {
     pub stored: Option<Stored>,
 }
 
-/// What a shard with a store goes on with.
+/// What a shard with a store continues from.
 pub(super) struct Stored {
     pub part: Part,
     pub secret: Secret,
@@ -149,7 +151,7 @@ pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
             Ok(executor) => executor.run(run(plan, receiver)),
             Err(error) => Err(format!("cannot start an executor: {error}")),
         };
-        // The control thread may be gone; then nobody needs to know.
+        // If the control thread has ended, nobody needs to know.
         let _ = match outcome {
             Ok(()) => reports.send(CoreReport::Ended(id)),
             Err(error) => reports.send(CoreReport::Failed(id, error)),
@@ -198,7 +200,7 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
     let mut yielded = std::time::Instant::now();
     let mut idle_since = None;
     loop {
-        // Every figure about time comes from this look at the clock and the one at the end of the
+        // All durations are measured with this reading of the clock and the one at the end of the
         // step, which the deadlines need anyway.
         let began = core.clock.nanos();
         if let Some(since) = idle_since.take() {
@@ -211,7 +213,8 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
         }
         let busy = core.step(&mut driver);
         core.shard.counters.steps += 1;
-        // After a step, because nothing lies unvisited then; while there is no rest, all the same.
+        // Done after a step, when no completion is unvisited. If the core never rests, it is done
+        // all the same.
         if std::mem::take(&mut core.upkeep_due) {
             driver.run_upkeep();
             core.reclaim.turn(core.shard.footprint());
@@ -225,7 +228,7 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
             core.shard.counters.step_busy_nanos += ended - began;
             core.steps.record(ended - began);
         } else if awaits_room {
-            // Mail that it cannot take in now is no reason to stay up.
+            // Mail that the shard cannot take in now is no reason to stay awake.
             let takes_mail = !core.shard.outbox().is_congested();
             let (ends, commands) = (&core.ends, &core.commands);
             let writer = core.writer.as_ref();
@@ -273,11 +276,11 @@ struct Running {
     clock: Clock,
     listening: Vec<ListenerId>,
     phase: Phase,
-    /// A drain has not been answered yet.
+    /// The command to drain has not been answered yet.
     routing_wills: bool,
     reclaim: Reclaim,
     upkeep_due: bool,
-    /// How long steps took that found something to do.
+    /// How long those steps took that found something to do.
     steps: Histogram,
     /// Time spent waiting, spinning included.
     idle_nanos: u64,
@@ -348,7 +351,7 @@ impl Running {
         }
     }
 
-    /// The figures as they are now, for who waited for them so long.
+    /// The current figures. `lag` is how long the question waited for this answer.
     fn snapshot(&mut self, driver: &Driver, lag: Duration) -> Snapshot {
         self.measure(driver);
         self.shard.measure_storage();
@@ -357,7 +360,7 @@ impl Running {
         Snapshot { counters: self.shard.counters, steps: self.steps, mailboxes, lag }
     }
 
-    /// Brings the figures up to date that others count: the driver, the mailboxes and the loop.
+    /// Updates the figures that are counted elsewhere: in the driver, the mailboxes and the loop.
     fn measure(&mut self, driver: &Driver) {
         let counts = driver.counts();
         let spun = counts.spun.as_nanos() as u64;
@@ -380,7 +383,7 @@ impl Running {
         counters.completion_losses = counts.losses;
     }
 
-    /// One step; true when there may be more to do at once.
+    /// Runs one step. True when there may be more to do at once.
     fn step(&mut self, driver: &mut Driver) -> bool {
         let bounds = StepBounds { completions: COMPLETIONS, mail: MAIL_WORK };
         while let Some(answer) = self.writer.as_mut().and_then(Writer::take_answer) {
@@ -391,7 +394,7 @@ impl Running {
         let around = &mut Around { driver, peers, clock: self.clock, helpers, id };
         let busy = Step::new(bounds).run(&mut self.shard, &mut self.ends, around);
         if let Some(writer) = &mut self.writer {
-            // The ring has room for all that a log asks for at once.
+            // The ring has room for everything that a log can request at once.
             self.shard.storage_commands().for_each(|command| drop(writer.send(command)));
         }
         busy
@@ -467,8 +470,8 @@ fn take_event(shard: &mut Shard, event: Event<'_>) {
         Event::Sent { socket, outgoing, result } => shard.sent(socket, outgoing, result.is_ok()),
         Event::Accepted { socket, listener, peer } => {
             let peer = match peer {
-                RingPeer::Tcp(address) => Peer::from(address),
-                RingPeer::Unix => Peer::Unix,
+                RemoteAddress::Tcp(address) => Peer::from(address),
+                RemoteAddress::Unix => Peer::Unix,
             };
             shard.accepted(socket, listener, peer);
         }

@@ -1,6 +1,7 @@
-//! Listening sockets, one per shard, from a listener's configuration. Options are set here because
-//! accepted sockets inherit them: a direct descriptor has no handle to set them on later. Owns the
-//! sockets until a shard takes them, and the file of a unix socket until the listener is gone.
+//! Listening sockets, one per shard, created from a listener's configuration. Options are set here
+//! because accepted sockets inherit them; a direct descriptor has no handle on which they could be
+//! set later. Owns the sockets until a shard takes them, and the file of a unix socket until the
+//! listener is closed.
 
 use std::fmt;
 use std::fs::Permissions;
@@ -16,17 +17,17 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::opening::Opening;
 use crate::config::{Bind, Families, Get, Listener};
 
-/// A listener that listens.
+/// A listener whose sockets are listening.
 #[derive(Debug)]
 pub struct Listening {
     /// Its name in the configuration.
     pub name: String,
-    /// Where it really listens: the port is known even if the kernel chose it.
+    /// The address on which it listens. The port is known even if the kernel chose it.
     pub bound: Bind,
-    /// One socket per shard, in their order. TCP sockets share the port (SO_REUSEPORT); those of a
-    /// unix listener are duplicates of one.
+    /// One socket per shard, in the order of shards. TCP sockets share the port (SO_REUSEPORT);
+    /// those of a unix listener are duplicates of one socket.
     pub sockets: Vec<OwnedFd>,
-    /// The file of a unix socket; dropping it removes the file.
+    /// The file of a unix socket. Dropping it removes the file.
     pub file: Option<SocketFile>,
 }
 
@@ -46,7 +47,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// A listener cannot listen: which, where, why and what to do.
+/// Why a listener cannot listen, and what to do about it.
 #[derive(Debug)]
 pub struct ListenFailure {
     /// The listener's name.
@@ -179,7 +180,7 @@ fn tcp_socket(address: SocketAddr, families: Families, sharing: Sharing) -> io::
     Ok(socket)
 }
 
-/// Who may connect to a unix socket; what is `None` is as the process's user and umask have it.
+/// Who may connect to a unix socket. `None` leaves what the process's user and umask determine.
 struct Rights {
     mode: Option<u32>,
     owner: Option<String>,
@@ -227,7 +228,7 @@ fn open_unix(
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&address)?;
     let file = SocketFile { path: path.to_owned(), identity: identity(path)? };
-    // Before it listens: nobody can have connected with other rights.
+    // Set before the socket listens, so that nobody can have connected with other rights.
     rights.apply(path)?;
     socket.listen(backlog)?;
     let mut sockets = Vec::with_capacity(shards);
@@ -238,8 +239,8 @@ fn open_unix(
     Ok((sockets, file))
 }
 
-/// Removes what a broker that was killed left behind: a socket file on which nobody listens.
-/// Anything else stays, and then the address is in use.
+/// Removes a socket file that a killed broker has left behind, on which nobody listens. Anything
+/// else stays, and then the address is in use.
 fn remove_if_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     let kind = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),
@@ -247,7 +248,7 @@ fn remove_if_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A listener with a full backlog must not hold us up: it answers EAGAIN, so it lives.
+    // A live listener with a full backlog must not block us: it answers EAGAIN.
     probe.set_nonblocking(true)?;
     match probe.connect(address) {
         Err(error) if kind.is_socket() && error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -257,7 +258,7 @@ fn remove_if_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     }
 }
 
-/// Device and inode: what tells our file from another of the same name.
+/// Device and inode, which distinguish our file from another with the same name.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = std::fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))

@@ -1,6 +1,8 @@
-//! The log's way to standard error: a bounded store of lines, and a thread that writes them. Who
-//! logs never waits for who reads the log: when nobody reads, lines are lost, counted, and told
-//! once somebody reads again. Owns that store, the thread and the counts.
+//! The path of log lines to standard error: a bounded buffer of lines, and a thread that writes
+//! them. A thread that logs never waits for the reader of the log. When nobody reads, lines are
+//! lost and counted, and their number is logged as soon as somebody reads again. Owns the buffer,
+//! the thread and the counts.
+#![allow(clippy::disallowed_types, reason = "lines of all threads on their way to the log")]
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,34 +10,34 @@ use std::time::{Duration, Instant};
 
 /// Bytes of lines that wait to be written.
 const ROOM: usize = 1 << 20;
-/// Bytes that the store keeps when there is nothing to write.
+/// The capacity that the buffer keeps when there is nothing to write.
 const KEPT: usize = 16 << 10;
-/// A standard error that does not block is tried again after this.
+/// How long to wait before a standard error that does not block is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Takes lines, each in one [`Write::write`], and never waits. Clones share one store.
+/// Accepts lines, each in one [`Write::write`], and never waits. Clones share one buffer.
 #[derive(Clone, Debug)]
 pub(super) struct LogWriter(Arc<Store>);
 
 #[derive(Debug)]
 struct Store {
-    /// Held for the time of a copy, never while writing.
+    /// Locked for the time of a copy, never while writing.
     waiting: Mutex<Waiting>,
-    /// There is something to write, or nothing left.
+    /// Signalled when there is something to write, or when everything is written.
     changed: Condvar,
 }
 
 #[derive(Default, Debug)]
 struct Waiting {
     lines: Vec<u8>,
-    /// Lines lost since the thread last took some. Once one is lost all are until then, so that
-    /// what is lost is one piece.
+    /// Lines lost since the thread last took some. Once one is lost, all are until then, so that
+    /// the lost lines are consecutive.
     lost: u64,
     /// Lines lost since the start.
     lost_in_all: u64,
-    /// Nothing is lost any more for want of room: the process ends.
+    /// The process is ending, so lines are kept even beyond the bound.
     last: bool,
-    /// All that came is written.
+    /// Everything is written.
     idle: bool,
 }
 
@@ -61,7 +63,7 @@ impl LogWriter {
         self.0.lock().lost_in_all
     }
 
-    /// From now on every line is kept: the process is about to end.
+    /// Keeps every line from now on: the process is about to end.
     pub(super) fn keep_everything(&self) {
         self.0.lock().last = true;
     }
@@ -105,11 +107,11 @@ impl Write for LogWriter {
 
 impl Store {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing in here is left half done by a panic.
+        // A panic leaves nothing in here half done.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread: to the end of the process.
+    /// The body of the thread. Runs until the end of the process.
     fn write_all_to(&self, mut out: impl Write, tell: impl Fn(u64)) {
         let mut chunk = Vec::new();
         let mut untold = 0;
@@ -118,7 +120,8 @@ impl Store {
             match write_all(&mut out, &chunk) {
                 Ok(()) if untold > 0 => tell(std::mem::take(&mut untold)),
                 Ok(()) => {}
-                // Nobody reads any more, or the disk is full. It is told when a line gets through.
+                // Nobody reads any more, or the disk is full. The loss is logged when a line gets
+                // through.
                 Err(left) => {
                     let lines = left.iter().filter(|&&byte| byte == b'\n').count() as u64;
                     untold += lines;
@@ -130,7 +133,7 @@ impl Store {
         }
     }
 
-    /// Waits for lines and takes them; returns how many were lost behind them.
+    /// Waits for lines and takes them. Returns how many were lost after them.
     fn take(&self, chunk: &mut Vec<u8>) -> u64 {
         let mut waiting = self.lock();
         while waiting.lines.is_empty() && waiting.lost == 0 {

@@ -1,36 +1,39 @@
-//! Giving memory back: the allocator keeps what clients and messages used until it is told.
+//! Returns memory to the system. The allocator keeps what clients and messages have used until it
+//! is told to release it.
 //!
-//! mimalloc returns wholly free pages by itself, but only as allocations go on: where a million
-//! clients have gone, or a hundred megabytes of messages went through, and silence follows, it
-//! would keep most of that memory.
+//! mimalloc returns pages without any block in use by itself, but only as allocations continue.
+//! Where a million clients have disconnected, or a hundred megabytes of messages have passed
+//! through, and nothing happens afterwards, it would keep most of that memory.
 #![allow(unsafe_code)]
 
 use crate::shard::Footprint;
 
-/// Fewer clients than this leave nothing worth collecting.
+/// Fewer clients than this leave nothing worth collecting when they disconnect.
 const CROWD: usize = 4096;
-/// Fewer bytes than this that came and went leave nothing worth collecting.
+/// Fewer allocated and freed bytes than this leave nothing worth collecting.
 const BYTES: u64 = 4 << 20;
-/// Turns after which it is done once more: timers, tables and other cores let go a little later.
+/// The number of turns after which memory is collected once more, because timers, tables and other
+/// cores release theirs a little later.
 const AGAIN: u32 = 5;
 
-/// Watches what a core holds and moves, and has its thread's allocator collect when a crowd of
-/// clients or of bytes has left. Never while as much goes on: what is used again at once is not
-/// worth giving back.
+/// Watches what a core holds and moves, and lets its thread's allocator collect when a crowd of
+/// clients or a large amount of bytes has gone. It does not collect while as much traffic
+/// continues, since memory that is needed again at once is not worth returning.
 #[derive(Default)]
 pub(super) struct Reclaim {
-    /// The most clients since the last time that memory was given back, and those at the last turn.
+    /// The largest number of clients since memory was last returned, and the number at the last
+    /// turn.
     high: usize,
     last: usize,
     before: Footprint,
-    /// Bytes that came and went since memory was last given back, and the most in one turn.
+    /// Bytes allocated and freed since memory was last returned, and the most in one turn.
     moved: u64,
     most: u64,
     again: u32,
 }
 
 impl Reclaim {
-    /// Every few seconds, with what the core holds now.
+    /// To be called every few seconds, with what the core holds now.
     pub(super) fn turn(&mut self, now: Footprint) {
         let clients = self.is_crowd_gone(now.clients);
         let bytes = self.are_bytes_gone(now);
@@ -59,7 +62,8 @@ impl Reclaim {
         gone
     }
 
-    /// Whether many bytes came and went, and this turn far fewer than the busiest one.
+    /// True when many bytes were allocated and freed, and this turn had far fewer than the busiest
+    /// one.
     fn are_bytes_gone(&mut self, now: Footprint) -> bool {
         let since = |now: u64, before: u64| now.saturating_sub(before);
         let turn = since(now.moved, self.before.moved)

@@ -1,7 +1,7 @@
-//! One process at a time opens a port, or a socket in a directory. Ports are shared among shards
-//! (SO_REUSEPORT), so two brokers of one user that start at the same moment could both find a port
-//! free and bind it: whoever looks and binds holds a lock meanwhile. Owns the locks; the kernel
-//! gives them back when the process ends, however it ends.
+//! Makes sure that only one process at a time opens a port, or a socket in a directory. Shards
+//! share ports (SO_REUSEPORT), so two brokers of one user that start at the same moment could both
+//! find a port free and bind it. Therefore a process holds a lock while it checks and binds. This
+//! module owns the locks; the kernel releases them when the process ends, however it ends.
 
 use std::fs::File;
 use std::io;
@@ -10,16 +10,16 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long the other one may take.
+/// How long to wait for another process.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Time between two looks.
+/// The time between two attempts.
 const REST: Duration = Duration::from_millis(5);
 
-/// Held while a listener is opened; given back on drop.
+/// Held while a listener is opened, and released on drop.
 #[derive(Debug)]
 pub(super) enum Opening {
-    /// A name that one socket of this network namespace can have, as the port itself: nothing is
-    /// left of it in a file system.
+    /// A name that only one socket of this network namespace can have, derived from the port. It
+    /// leaves nothing in a file system.
     Port { _lock: UnixDatagram },
     /// A lock on the directory.
     Directory { _lock: File },

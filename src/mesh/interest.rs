@@ -1,20 +1,26 @@
-//! Which shards want which topics: the one table that all shards read and write.
+//! The interest table: which shards have subscribers for which topics. It is the one table that all
+//! shards read and write.
 //!
-//! A PUBLISH is mailed only to the shards in [`Interest::shards`]. A shard adds a filter's key when
-//! the filter gets its first local subscriber and removes it with the last, so the table sees a
-//! write per distinct filter and shard, not per subscription. When [`Interest::add`] returns, every
-//! other thread sees the shard: a SUBACK needs no round trip.
+//! A PUBLISH is mailed only to the shards in [`Interest::shards`]. A shard adds the key of a filter
+//! when the filter gets its first local subscriber, and removes it with the last one, so the table
+//! is written once per distinct filter and shard and not once per subscription. When
+//! [`Interest::add`] returns, every other thread sees the shard's interest; therefore a SUBACK
+//! needs no round trip to the other shards.
 //!
-//! The table maps a filter's key (see `topic::FilterKey`) to a bitmap of shards; a topic name is
-//! looked up once for itself and once per wildcard shape that any shard uses. Keys can collide by
-//! chance (2^-64 a pair) and then name a shard too many, never one too few. The shapes in use are
-//! words in a fixed array, each with its count of shards. When the array is full, or a filter has
-//! too many levels for a shape, the shard registers a wider *coarse* filter instead: false
-//! positives are confined to those.
+//! The table maps a filter's key (see `topic::FilterKey`) to a bitmap of shards. A topic name is
+//! looked up once for itself and once for each wildcard shape that any shard uses. Keys can collide
+//! by chance (with probability 2^-64 per pair) and then name one shard too many, but never one too
+//! few. The shapes in use are words in a fixed array, each with the number of shards that use it.
+//! When the array is full, or a filter has too many levels to have a shape, the shard registers a
+//! wider *coarse* filter instead. False positives are limited to those.
 //!
-//! Shared state: the map (see `map`), the array of shapes (atomics), and a ledger per shard behind
-//! a lock that only the shard itself takes, while subscribing; publishing never touches it.
-//! Memory per distinct filter, whatever the number of shards: 21 to 32 bytes.
+//! Shared state: the map (see `map`), the array of shapes (atomics), and one ledger per shard
+//! behind a lock. Only the shard itself takes that lock, while subscribing; publishing never
+//! touches it. Memory per distinct filter, whatever the number of shards: 21 to 32 bytes.
+#![allow(
+    clippy::disallowed_types,
+    reason = "the table that all shards read, and a ledger per shard"
+)]
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -27,13 +33,14 @@ use crate::ids::{ShardId, ShardSet};
 use crate::limits::{MAX_SHAPES, MAX_SHARDS};
 use crate::topic::{COARSE_LEVELS, FilterKey, Seeds, Shape, TopicHash};
 
-/// Coarse keys have 0..=7 literal levels; each count of shards has a byte of one word.
+/// Coarse keys have 0..=7 literal levels. For each number of levels, one byte of a word counts the
+/// shards that use such keys.
 const COARSE_BITS: u32 = 8;
 const COARSE_MASK: u64 = (1 << COARSE_BITS) - 1;
 const _: () = assert!(MAX_SHARDS < 1 << COARSE_BITS);
 const _: () = assert!((COARSE_LEVELS + 1) as u32 * COARSE_BITS <= u64::BITS);
 
-/// Keys are hashes already.
+/// A hasher that returns its input: the keys are hashes already.
 #[derive(Default)]
 struct Ready(u64);
 
@@ -53,40 +60,42 @@ impl Hasher for Ready {
 
 type BuildReady = BuildHasherDefault<Ready>;
 
-/// Where the filters of one shape of one shard are registered. Decided with the shard's first
-/// filter of the shape and kept until its last is gone, so that removal finds what was added.
+/// How the filters of one shape are registered for one shard. This is decided with the shard's
+/// first filter of the shape and kept until its last one is removed, so that removal finds what was
+/// added.
 #[derive(Clone, Copy)]
 enum Registration {
-    /// Under its own key, which needs no slot.
+    /// Under its own key. The shape needs no slot.
     Own,
-    /// Under its own key, found through this slot.
+    /// Under its own key, which readers find through this slot of the shapes.
     Slot(usize),
     /// Under its coarse key.
     Coarse,
 }
 
-/// What one shard has registered, beyond the bits in the map.
+/// The registrations of one shard, in addition to its bits in the map.
 #[derive(Default)]
 struct Ledger {
     shapes: HashMap<u64, (Registration, u32), BuildReady>,
-    /// How many coarse keys of each number of levels.
+    /// For each number of levels, how many coarse keys the shard has.
     coarse: [u32; COARSE_LEVELS + 1],
-    /// Keys registered by more than one of the shard's filters, and how many more.
+    /// Keys that are registered by more than one of the shard's filters, with the number of further
+    /// filters.
     repeats: HashMap<u64, u32, BuildReady>,
 }
 
-/// Which shards want which topics.
+/// The table of which shards want which topics.
 pub struct Interest {
     seeds: Seeds,
     map: Map,
     shapes: Shapes<MAX_SHAPES>,
-    /// For each number of levels of coarse keys, how many shards have some: a byte each.
+    /// For each number of levels, how many shards have coarse keys with it; one byte each.
     coarse: AtomicU64,
     ledgers: Box<[Mutex<Ledger>]>,
 }
 
 impl Interest {
-    /// An empty table, for all shards of a process; they hash with the same seeds.
+    /// Creates an empty table for all shards of a process, which hash with the same seeds.
     pub fn new(seeds: &Seeds) -> Arc<Self> {
         Arc::new(Interest {
             seeds: seeds.clone(),
@@ -97,8 +106,9 @@ impl Interest {
         })
     }
 
-    /// Registers a filter that `shard` has just got its first subscriber for. Seen by every thread
-    /// when this returns. Once per filter and shard until [`Interest::remove`].
+    /// Registers a filter for which `shard` has just got its first subscriber. Every thread sees
+    /// the registration when this returns. To be called once per filter and shard until
+    /// [`Interest::remove`].
     pub fn add(&self, shard: ShardId, key: FilterKey, filter: &str) {
         let mut ledger = self.ledger(shard);
         let place = match key.shape {
@@ -109,16 +119,18 @@ impl Interest {
         if key.coarse {
             self.enter_coarse(&mut ledger, key);
         }
-        // The shape is in place before the key: whoever finds the one looks for the other.
+        // The shape is registered before the key, so that whoever could find the key also looks for
+        // its shape.
         if !self.set(key.key, shard) {
             *ledger.repeats.entry(key.key).or_insert(0) += 1;
         }
-        // The SUBACK that follows must not overtake what was written above.
+        // The SUBACK that follows must not become visible before the registration above.
         fence(Ordering::SeqCst);
     }
 
-    /// Takes back what [`Interest::add`] registered, when the shard's last subscriber of the filter
-    /// is gone. Same arguments; panics when there is nothing to take back: our own mistake.
+    /// Reverts [`Interest::add`], with the same arguments, when the shard's last subscriber of the
+    /// filter is gone. Panics when there is no such registration, which would be a mistake of the
+    /// caller.
     pub fn remove(&self, shard: ShardId, key: FilterKey, filter: &str) {
         let mut ledger = self.ledger(shard);
         let shape = key.shape.filter(|_| !key.coarse);
@@ -135,7 +147,8 @@ impl Interest {
         }
     }
 
-    /// The shards that may have a matching subscription: all that have, rarely one more.
+    /// The shards that may have a matching subscription: all shards that have one, and rarely
+    /// another.
     pub fn shards(&self, topic: &TopicHash<'_>) -> ShardSet {
         let guard = self.map.enter();
         let look = |key: u64| self.map.get(key, &guard);
@@ -167,7 +180,7 @@ impl Interest {
     }
 
     fn ledger(&self, shard: ShardId) -> MutexGuard<'_, Ledger> {
-        // A panic ends the process; a poisoned ledger is as good as any.
+        // A panic ends the process, so nobody can meet a poisoned lock with half-written data.
         self.ledgers[shard.0 as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -190,7 +203,8 @@ impl Interest {
         assert!(cleared, "removed an interest that was not added");
     }
 
-    /// Counts one more filter of a shape; with the shard's first, finds the shape a place.
+    /// Counts one more filter of a shape. For the shard's first filter of this shape, also decides
+    /// how the shape is registered.
     fn enter_shape(&self, ledger: &mut Ledger, shape: Shape) -> Registration {
         let first =
             || (self.shapes.acquire(shape).map_or(Registration::Coarse, Registration::Slot), 0);

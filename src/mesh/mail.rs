@@ -1,9 +1,10 @@
-//! What shards tell each other. Two classes with a ring of their own per ordered pair: [`Data`] may
-//! make the receiver write mail itself, [`Control`] never makes it write data. So control mail can
-//! always be taken in, and a chain of full mailboxes cannot close into a circle.
+//! The mail between shards. It comes in two classes, each with a ring of its own per ordered pair
+//! of shards: taking [`Data`] mail in may make the receiver send mail of both classes, while taking
+//! [`Control`] mail in never makes it send data. Control mail can therefore always be taken in, and
+//! full mailboxes cannot wait for each other in a circle.
 
 use crate::ids::{ClientKey, ListenerId, Peer, SessionRef, ShardId};
-use crate::message::{Batch, MailPurpose, Message};
+use crate::message::{Batch, MailPurpose, Message, Reserve};
 use crate::session::ShareName;
 use crate::telemetry::Counters;
 use crate::topic::FilterId;
@@ -12,8 +13,8 @@ use crate::transport::Layers;
 /// Data mail in a mailbox.
 #[derive(Debug)]
 pub struct Stamped {
-    /// When it was put there: nanoseconds of one clock that all shards read. What is put into some
-    /// mailbox because of it, however indirectly, has a later one.
+    /// When it was put into the mailbox, in nanoseconds of a clock that all shards read. Mail that
+    /// is sent as a consequence of this one, however indirectly, has a later time.
     pub at: u64,
     /// The mail.
     pub data: Data,
@@ -30,45 +31,52 @@ pub enum Data {
 
 /// Everything else.
 pub enum Control {
-    /// A client of the receiving shard came in at the sender; its socket is on the ring.
+    /// A client whose home is the receiving shard has connected to the sender. Its socket is being
+    /// handed over by the rings.
     Connect(Box<Arriving>),
     /// A session joins (or updates its options in) the share group of that filter.
     Join(Box<Join>),
-    /// The group's home shard routes for the member from now on.
+    /// The group's home shard includes the member in its routing from now on.
     Joined(SessionRef, u64),
     /// A session leaves the share group.
     Leave(ShareName, SessionRef),
     /// A member of some share groups of the receiving shard is connected and has room (true), or
     /// has disconnected.
     Presence(SessionRef, bool),
-    /// The share group's home picked this member.
+    /// The share group's home shard has picked this member for a message.
     Deliver(Box<Picked>),
-    /// The member could not take it, or ended before it was done: pick another.
+    /// The member could not take the message, or ended before it was done with it: the group has to
+    /// pick another one.
     GiveBack(Box<GivenBack>),
-    /// A new subscription wants a slice of matching retained messages.
+    /// A new subscription asks for a slice of the matching retained messages.
     Replay(Box<ReplayRequest>),
-    /// The slice.
+    /// The slice that was asked for.
     Replayed(Box<ReplaySlice>),
-    /// The only receiver of this publisher's messages on that shard is crowded.
+    /// Backpressure: on that shard, the only receiver of this publisher's messages has too much
+    /// output waiting.
     Park(ClientKey, ShardId),
-    /// The publisher need not wait for it any more.
+    /// The publisher does not have to wait for that receiver any more.
     Unpark(ClientKey, ShardId, Over),
     /// This publisher waits until a fan-out of its message on the sending shard is done.
     HoldPublisher(ClientKey),
-    /// The fan-out is done.
+    /// The fan-out that the publisher waited for is complete.
     ReleasePublisher(ClientKey),
     /// The sender's counters, for `$SYS`.
     Counters(Box<Counters>),
-    /// So many of the receiving shard's messages are durable at the sender, as far as they have to.
+    /// A message of the topic with this hash has cost the sender so much, in the units of
+    /// [`crate::limits::cost`]; so much was reserved for it.
+    Cost(u64, u32, Reserve),
+    /// How many of the messages from the receiving shard are now durable at the sender, as far as
+    /// they have to be.
     Safe(u64),
 }
 
-/// Why a publisher need not wait for a subscriber any more.
+/// Why a publisher does not have to wait for a subscriber any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Over {
-    /// The subscriber has caught up or is gone, or has been crowded for too long.
+    /// The subscriber has caught up, is gone, or has been waited for long enough.
     CaughtUp,
-    /// The subscriber has read nothing all the time.
+    /// The subscriber has read nothing during the whole time.
     InVain,
 }
 
@@ -84,9 +92,9 @@ pub struct Arriving {
     pub assigned: Option<Box<str>>,
     /// The CONNECT packet and whatever followed it.
     pub bytes: Vec<u8>,
-    /// What carries MQTT, if it is not the bare stream.
+    /// The protocol layers below MQTT, unless MQTT is directly on the stream.
     pub layers: Option<Layers>,
-    /// What its layers have for the client and was not sent.
+    /// Bytes that its layers have produced for the client and that have not been sent yet.
     pub wire: Vec<u8>,
 }
 
@@ -96,7 +104,7 @@ pub struct Join {
     pub name: ShareName,
     /// The member.
     pub member: SessionRef,
-    /// Names the SUBSCRIBE that waits for the confirmation.
+    /// Identifies the SUBSCRIBE that waits for the confirmation.
     pub ticket: u64,
     /// Subscription options, packed.
     pub options: u8,
@@ -114,22 +122,22 @@ pub struct Picked {
     pub options: u8,
     /// Its Subscription Identifier; 0 for none.
     pub subscription_id: u32,
-    /// How it is to be taken.
+    /// How the member has to take it.
     pub terms: PickTerms,
     /// The message.
     pub message: Message,
 }
 
-/// How a member is to take a message of its share group.
+/// How a member has to take a message of its share group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PickTerms {
-    /// No other member can take more: its publisher waits while this one is behind.
+    /// No other member can take messages, so the publisher waits while this one is behind.
     pub only: bool,
-    /// The member is known not to be connected: the message waits for it.
+    /// The member is known to be disconnected: the message is queued for it.
     pub waits: bool,
-    /// Nobody has room: it is taken by this member's policy, which may drop it.
+    /// No member has room: this member's queue policy applies, which may drop the message.
     pub last_resort: bool,
-    /// How many members have had or refused it before.
+    /// How many members have had the message or refused it before.
     pub tries: u32,
 }
 
@@ -141,7 +149,7 @@ pub struct GivenBack {
     pub member: SessionRef,
     /// Why.
     pub why: NotTaken,
-    /// How many members have had or refused it, this one included.
+    /// How many members have had the message or refused it, including this one.
     pub tries: u32,
     /// The message.
     pub message: Message,
@@ -150,15 +158,15 @@ pub struct GivenBack {
 /// Why a member has not taken a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NotTaken {
-    /// It is no member any more.
+    /// It is not a member any more.
     Gone,
-    /// It is not connected any more, and others may be.
+    /// It is not connected any more, and other members may be.
     Away,
-    /// Its window and its queue are full, or too much to it is unsent.
+    /// Its inflight window and its queue are full, or it has too many unsent bytes.
     Full,
-    /// The message is above its Maximum Packet Size, or its topic is none below its mountpoint.
+    /// The message exceeds its Maximum Packet Size, or the topic is not below its mountpoint.
     TooLarge,
-    /// It had it, but its session or membership ended before it was done with it.
+    /// It had the message, but its session or membership ended before it was done with it.
     Ended,
 }
 
@@ -166,15 +174,15 @@ pub enum NotTaken {
 pub struct ReplayRequest {
     /// Who asks.
     pub session: SessionRef,
-    /// The subscription; only echoed.
+    /// The subscription, which the answer repeats.
     pub filter: FilterId,
-    /// Names the replay; only echoed.
+    /// Identifies the replay; the answer repeats it.
     pub ticket: u64,
     /// The filter's text.
     pub text: Box<str>,
-    /// Where to go on.
+    /// Where to continue; `None` to start.
     pub cursor: Option<Box<str>>,
-    /// Most messages.
+    /// The largest number of messages in the slice.
     pub limit: u32,
 }
 
@@ -188,6 +196,6 @@ pub struct ReplaySlice {
     pub ticket: u64,
     /// The messages, in topic order.
     pub messages: Vec<Message>,
-    /// Where to go on; `None` when this shard has no more.
+    /// Where to continue; `None` when this shard has no more.
     pub cursor: Option<Box<str>>,
 }

@@ -1,28 +1,53 @@
-//! Mailboxes: what one shard sends another. Two bounded single-producer single-consumer rings per
-//! ordered pair of shards: data (messages being routed) and control (takeover, subscriptions;
-//! rare).
+//! Mailboxes carry mail from one shard to another. For each ordered pair of shards there are two
+//! bounded single-producer single-consumer rings: one for data (messages being routed), one for
+//! control (takeover, subscriptions; rare).
 //!
-//! Built once as an N x N matrix and split, so that each shard owns its ends and no end is shared.
-//! A full mailbox is the sender's to handle: the item comes back and the source is parked.
-//! Waking the receiver is not done here; see the ring's doorbell. Checked by `tests/loom`.
+//! All mailboxes are created together as an N x N matrix and then divided, so that each shard owns
+//! its ends and no end is shared. A full mailbox is handled by the sender: it gets the item back,
+//! and stops reading from the client that caused it. Waking the receiver is not done here; see the
+//! ring's doorbell. Checked by `tests/loom`.
+#![allow(clippy::disallowed_types, reason = "what the receiver has done, read by the sender")]
+use crate::atomic::{AtomicU64, Ordering};
 use crate::ids::ShardId;
 use crate::mutant::Mutant;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
+use std::sync::Arc;
 
-/// The outgoing pair of rings towards one shard.
-pub type Outbox<D, C> = (Producer<D>, Producer<C>);
-/// The incoming pair of rings from one shard.
-pub type Inbox<D, C> = (Consumer<D>, Consumer<C>);
+/// The two rings from this shard to one other shard.
+pub type RingsTo<D, C> = (Producer<D>, Producer<C>);
+/// The two rings from one other shard to this one.
+pub type RingsFrom<D, C> = (Consumer<D>, Consumer<C>);
+
+/// What a shard has done with the messages that another one sent it, since the start. Written by
+/// the receiver alone, read by the sender.
+#[derive(Default)]
+struct Served {
+    messages: AtomicU64,
+    work: AtomicU64,
+}
+
+/// How far a shard has got with the messages that another one sent it, since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Progress {
+    /// Messages taken in for which nothing was reserved ([`crate::message::Reserve`]).
+    pub messages: u64,
+    /// What that cost, in the units of [`crate::limits::cost`].
+    pub work: u64,
+}
 
 /// One shard's ends of all its mailboxes. The entry for the shard itself is `None`.
 pub struct MailEnds<D, C> {
-    /// Towards each shard, by number.
-    pub to: Vec<Option<Outbox<D, C>>>,
-    /// From each shard, by number.
-    pub from: Vec<Option<Inbox<D, C>>>,
+    /// The outgoing rings, by the number of the receiving shard.
+    pub to: Vec<Option<RingsTo<D, C>>>,
+    /// The incoming rings, by the number of the sending shard.
+    pub from: Vec<Option<RingsFrom<D, C>>>,
+    /// How far each shard has got with what it was sent from here.
+    served_by: Vec<Arc<Served>>,
+    /// How far this shard has got with what each one sent.
+    served: Vec<Arc<Served>>,
 }
 
-/// Builds every mailbox of `shards` shards and gives each shard its ends, in order of number.
+/// Creates all mailboxes of `shards` shards and returns each shard's ends, in order of number.
 ///
 /// `data` and `control` are the capacities, in items, per ordered pair.
 pub fn mailboxes<D: Send, C: Send>(
@@ -34,8 +59,13 @@ pub fn mailboxes<D: Send, C: Send>(
         .map(|_| MailEnds {
             to: (0..shards).map(|_| None).collect(),
             from: (0..shards).map(|_| None).collect(),
+            served_by: (0..shards).map(|_| Arc::default()).collect(),
+            served: Vec::new(),
         })
         .collect();
+    let served = |receiver| ends.iter().filter_map(move |end| end.served_by.get(receiver).cloned());
+    let served: Vec<Vec<_>> = (0..shards).map(|receiver| served(receiver).collect()).collect();
+    ends.iter_mut().zip(served).for_each(|(end, served)| end.served = served);
     for source in 0..shards {
         for target in (0..shards).filter(|target| *target != source) {
             let (data_in, data_out) = RingBuffer::new(data);
@@ -48,33 +78,33 @@ pub fn mailboxes<D: Send, C: Send>(
 }
 
 impl<D, C> MailEnds<D, C> {
-    /// Data items that `target`'s mailbox takes now without refusing; 0 for the shard itself.
+    /// How many data items `target`'s mailbox accepts now; 0 for the shard itself.
     pub fn data_room(&self, target: ShardId) -> usize {
         self.to[target.0 as usize].as_ref().map_or(0, |(data, _)| data.slots())
     }
 
-    /// Control items that `target`'s mailbox takes now without refusing; 0 for the shard itself.
+    /// How many control items `target`'s mailbox accepts now; 0 for the shard itself.
     pub fn control_room(&self, target: ShardId) -> usize {
         self.to[target.0 as usize].as_ref().map_or(0, |(_, control)| control.slots())
     }
 
-    /// The oldest data item from `source`, left where it is. What was pushed before anything that
-    /// this thread has seen is seen.
+    /// The oldest data item from `source`, without taking it out. Whatever was pushed before
+    /// anything that this thread has seen is visible here.
     pub fn peek_data(&self, source: ShardId) -> Option<&D> {
         self.from[source.0 as usize].as_ref().and_then(|(data, _)| data.peek().ok())
     }
 
-    /// Data items from `source` that wait here.
+    /// How many data items from `source` are waiting.
     pub fn data_waiting(&self, source: ShardId) -> usize {
         self.from[source.0 as usize].as_ref().map_or(0, |(data, _)| data.slots())
     }
 
-    /// Control items from `source` that wait here.
+    /// How many control items from `source` are waiting.
     pub fn control_waiting(&self, source: ShardId) -> usize {
         self.from[source.0 as usize].as_ref().map_or(0, |(_, control)| control.slots())
     }
 
-    /// Puts one data item into `target`'s mailbox; gives it back when there is no room.
+    /// Pushes one data item into `target`'s mailbox. Returns it when there is no room.
     pub fn push_data(&mut self, target: ShardId, item: D) -> Result<(), D> {
         match &mut self.to[target.0 as usize] {
             Some((data, _)) => data.push(item).map_err(|PushError::Full(item)| item),
@@ -82,7 +112,7 @@ impl<D, C> MailEnds<D, C> {
         }
     }
 
-    /// Puts one control item into `target`'s mailbox; gives it back when there is no room.
+    /// Pushes one control item into `target`'s mailbox. Returns it when there is no room.
     pub fn push_control(&mut self, target: ShardId, item: C) -> Result<(), C> {
         match &mut self.to[target.0 as usize] {
             Some((_, control)) if Mutant::ControlLostOnFull.is_on() => {
@@ -104,12 +134,33 @@ impl<D, C> MailEnds<D, C> {
         self.from[source.0 as usize].as_mut().and_then(|(_, control)| control.pop().ok())
     }
 
-    /// True when some mailbox of this shard holds something: the recheck before sleeping.
+    /// How far `target` has got with the messages that it was sent from here. The two figures may
+    /// be from different moments.
+    pub fn progress_of(&self, target: ShardId) -> Progress {
+        let Some(served) = self.served_by.get(usize::from(target.0)) else {
+            return Progress::default();
+        };
+        let messages = served.messages.load(Ordering::Relaxed);
+        Progress { messages, work: served.work.load(Ordering::Relaxed) }
+    }
+
+    /// Says that this shard has got further with what `source` sent, by so much.
+    pub fn tell_progress(&self, source: ShardId, further: Progress) {
+        let Some(served) = self.served.get(usize::from(source.0)) else { return };
+        let add = |figure: &AtomicU64, more: u64| {
+            figure.store(figure.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        };
+        add(&served.work, further.work);
+        add(&served.messages, further.messages);
+    }
+
+    /// True when any mailbox of this shard holds something. Checked once more before the core
+    /// sleeps.
     pub fn has_mail(&self) -> bool {
         self.from.iter().flatten().any(|(data, control)| !data.is_empty() || !control.is_empty())
     }
 
-    /// Shards in the mesh, this one included.
+    /// The number of shards, this one included.
     pub fn shards(&self) -> usize {
         self.to.len()
     }

@@ -1,17 +1,20 @@
-//! The map under the interest table: from 64-bit hashes to sets of shards, read without locks.
+//! The map under the interest table, from 64-bit hashes to sets of shards. Readers take no locks.
 //!
-//! Ours, because it is on the way of every publish and its entries are multiplied by every filter:
-//! 16 bytes a slot, 21 to 32 an entry, found in one or two cache lines, given back when filters go.
-//! (papaya's map, tried first, takes 44 and more, three look-ups in memory, and keeps the room of
-//! the largest crowd it ever had.)
+//! It is our own because its size is multiplied by every filter: 16 bytes per slot, which is 21 to
+//! 32 per entry, found in one or two cache lines and returned when filters are removed. With a
+//! million entries it takes 25 bytes each where `scc::HashIndex` takes 38. The price is
+//! instructions: what a PUBLISH asks with three wildcard shapes in use takes 395 here and 303
+//! there, because a table this full has to look at more slots to know that a key is absent
+//! (`scripts/maps`). papaya's map, which was tried first, takes 35 bytes.
 //!
-//! Open addressing in 64 segments. A slot is taken once and keeps its key until its segment gets a
-//! new table; an entry whose set is empty is as good as none. Writers of a segment take turns
-//! behind its lock, which only subscribing and unsubscribing need. They write a new slot's set
-//! before its key, so that a reader who sees the key sees the set; when the table is full, or
-//! nearly empty, they fill another one and replace the pointer. A reader who still has the old one
-//! reads what was true when he looked the pointer up; his guard keeps its memory. Checked by
-//! `tests/loom`.
+//! It uses open addressing in 64 segments. A slot, once taken, keeps its key until its segment gets
+//! a new table. An entry whose set is empty counts as absent. The writers of a segment take turns
+//! with a lock, which only subscribing and unsubscribing need. They write the set of a new slot
+//! before its key, so that a reader who sees the key also sees the set. When a table is full, or
+//! nearly empty, the writer fills another one and replaces the pointer. A reader who still uses the
+//! old table reads what was true when it loaded the pointer; its guard keeps the old table's memory
+//! alive. Checked by `tests/loom`.
+#![allow(clippy::disallowed_types, reason = "read by all shards, written by those that subscribe")]
 #![allow(unsafe_code)]
 
 use std::sync::PoisonError;
@@ -20,11 +23,12 @@ use crate::atomic::{AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::mutant::Mutant;
 use seize::{Collector, Guard, LocalGuard};
 
-/// A new table fits into the cache; a full one is copied in some 100 µs with a million entries.
+/// The number of segments. With a million entries, the table of one segment fits into the cache and
+/// is copied in some 100 µs.
 pub(super) const SEGMENTS: usize = 64;
-/// Slots of the smallest table.
+/// The number of slots of the smallest table.
 pub(super) const LEAST: usize = 8;
-/// The key of a slot that was never taken.
+/// The key of a slot that has never been taken.
 const FREE: u64 = 0;
 
 pub(super) struct Slot {
@@ -33,21 +37,21 @@ pub(super) struct Slot {
     low: AtomicU64,
 }
 
-// Multiplied by every distinct filter of the process.
+// One slot exists for every distinct filter of the process, so its size matters.
 const _: () = assert!(size_of::<Slot>() == 2 * size_of::<AtomicU64>());
 
 pub(super) struct Table {
     pub(super) slots: Box<[Slot]>,
-    /// Shards 64 to 127 of each slot; only where there are such.
+    /// Shards 64 to 127 of each slot. Allocated only where there are that many shards.
     high: Option<Box<[AtomicU64]>>,
 }
 
-/// What the writers of a segment know of its table.
+/// What the writers of a segment know about its table.
 #[derive(Default)]
 pub(super) struct Room {
-    /// Slots that are taken.
+    /// The number of slots that are taken.
     taken: usize,
-    /// Of these, with a set that is not empty.
+    /// How many of those have a set that is not empty.
     live: usize,
 }
 
@@ -56,7 +60,7 @@ pub(super) struct Segment {
     room: Mutex<Room>,
 }
 
-/// From keys to sets of shards. In `S` segments, whose smallest table has `L` slots.
+/// A map from keys to sets of shards, in `S` segments whose smallest table has `L` slots.
 pub(super) struct Map<const S: usize = SEGMENTS, const L: usize = LEAST> {
     pub(super) segments: Box<[Segment]>,
     collector: Collector,
@@ -66,12 +70,12 @@ impl<const S: usize, const L: usize> Map<S, L> {
     pub(super) fn new() -> Self {
         let segment =
             |_| Segment { table: AtomicPtr::new(Table::boxed(L, false)), room: Mutex::default() };
-        // Tables are replaced rarely and are large: each is given back by itself.
+        // Tables are large and rarely replaced, so each is freed on its own and not in batches.
         let collector = Collector::new().batch_size(1);
         Map { segments: (0..S).map(segment).collect(), collector }
     }
 
-    /// What every look-up needs; cheap, and one is enough for many.
+    /// The guard that every look-up needs. It is cheap, and one guard can serve many look-ups.
     #[inline]
     pub(super) fn enter(&self) -> LocalGuard<'_> {
         self.collector.enter()
@@ -85,7 +89,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
         table.find(key).map_or(0, |at| table.set(at))
     }
 
-    /// Adds the one shard in `bit` to the set of `key`; false when it was there.
+    /// Adds the shard in `bit` to the set of `key`. False when it was in the set already.
     pub(super) fn set(&self, key: u64, bit: u128) -> bool {
         let key = usable(key);
         let segment = self.segment(key);
@@ -113,7 +117,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
         true
     }
 
-    /// Takes the one shard in `bit` out of the set of `key`; false when it was not there.
+    /// Removes the shard in `bit` from the set of `key`. False when it was not in the set.
     pub(super) fn clear(&self, key: u64, bit: u128) -> bool {
         let key = usable(key);
         let segment = self.segment(key);
@@ -134,12 +138,12 @@ impl<const S: usize, const L: usize> Map<S, L> {
         true
     }
 
-    /// How many keys have a set that is not empty.
+    /// The number of keys whose set is not empty.
     pub(super) fn len(&self) -> usize {
         self.segments.iter().map(|segment| segment.lock().live).sum()
     }
 
-    /// Gives a segment a new table with room for as many entries again.
+    /// Replaces the table of a segment by one with room for as many entries again.
     fn replace(&self, segment: &Segment, room: &mut Room, old: &Table, wide: bool) {
         let new = Table::new((room.live * 2).max(L), wide || old.high.is_some());
         let mut taken = 0;
@@ -159,14 +163,16 @@ impl<const S: usize, const L: usize> Map<S, L> {
         unsafe { self.collector.retire(old, seize::reclaim::boxed) };
     }
 
-    /// Picks by the lowest bits; the place in the table goes by the highest.
+    /// The segment of a key, chosen by the key's lowest bits. The position within the table uses
+    /// the highest bits.
     #[inline]
     fn segment(&self, key: u64) -> &Segment {
         &self.segments[key as usize % S]
     }
 }
 
-/// 0 marks free slots. A collision with 1 names a shard too many, as any other one does.
+/// Key 0 marks free slots, so it is replaced by 1. A collision with a real key 1 names one shard
+/// too many, as any other collision does.
 #[inline]
 fn usable(key: u64) -> u64 {
     key.max(1)
@@ -185,20 +191,31 @@ impl Table {
         Box::into_raw(Box::new(Table::new(slots, wide)))
     }
 
-    /// The slot of `key`. There is always a free one to end the search: a quarter of them are.
+    /// The slot of `key`. The search ends at the first free slot, and at least a quarter of the
+    /// slots are free. Two loops, from the key's first slot to the end and from the start, need
+    /// neither a bounds check nor a test for the end at each slot.
     #[inline]
     fn find(&self, key: u64) -> Option<usize> {
-        let mut at = self.first(key);
-        loop {
-            match self.slots[at].key.load(Ordering::Acquire) {
-                found if found == key => return Some(at),
+        let first = self.first(key);
+        let (before, from) = self.slots.split_at(first);
+        for (at, slot) in from.iter().enumerate() {
+            match slot.key.load(Ordering::Acquire) {
+                found if found == key => return Some(first + at),
                 FREE => return None,
-                _ => at = self.next(at),
+                _ => {}
             }
         }
+        for (at, slot) in before.iter().enumerate() {
+            match slot.key.load(Ordering::Acquire) {
+                found if found == key => return Some(at),
+                FREE => return None,
+                _ => {}
+            }
+        }
+        None
     }
 
-    /// The slot that a new `key` takes. For the one writer.
+    /// The slot for a new `key`. Only for the writer that holds the lock.
     fn free_slot(&self, key: u64) -> usize {
         let mut at = self.first(key);
         while self.slots[at].key.load(Ordering::Relaxed) != FREE {
@@ -217,14 +234,15 @@ impl Table {
         if at + 1 == self.slots.len() { 0 } else { at + 1 }
     }
 
-    /// The set of a slot. Of a set that is just being changed each shard counts for itself.
+    /// The set of a slot. If the set is being changed at the same moment, each shard in it is read
+    /// independently of the others.
     #[inline]
     fn set(&self, at: usize) -> u128 {
         let high = self.high.as_ref().map_or(0, |high| high[at].load(Ordering::Acquire));
         u128::from(self.slots[at].low.load(Ordering::Acquire)) | u128::from(high) << 64
     }
 
-    /// For the one writer.
+    /// Only for the writer that holds the lock.
     fn write(&self, at: usize, set: u128) {
         self.slots[at].low.store(set as u64, Ordering::Release);
         if let Some(high) = &self.high {
@@ -243,7 +261,7 @@ impl Segment {
     }
 
     fn lock(&self) -> MutexGuard<'_, Room> {
-        // A panic ends the process; poisoned or not does not matter.
+        // A panic ends the process, so poisoning does not matter.
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,5 @@
-//! What connects the shards: mail, mailboxes, the interest table and the few broker-wide bounds.
+//! Everything that connects the shards: mail, mailboxes, the interest table, and the few bounds
+//! that hold for the whole broker.
 
 pub mod interest;
 pub mod mail;
@@ -14,11 +15,11 @@ use interest::Interest;
 use quota::{Quota, Rate};
 use std::sync::Arc;
 
-/// Everything that shards share, besides the payloads of messages. Listed in `lib.rs`.
+/// Everything that shards share, apart from the payloads of messages. Listed in `lib.rs`.
 pub struct Shared {
     /// Hash seeds, the same on every shard.
     pub seeds: Seeds,
-    /// Which shards care about which topics.
+    /// Which shards have subscribers for which topics.
     pub interest: Arc<Interest>,
     /// Connections of the whole broker.
     pub connections: Quota,
@@ -26,16 +27,17 @@ pub struct Shared {
     pub retained_messages: Quota,
     /// Bytes of retained messages of the whole broker.
     pub retained_bytes: Quota,
-    /// Bytes that clients make the shards hold; see `shard::memory`.
+    /// Bytes of memory that the shards use on behalf of clients; see `shard::memory`.
     pub memory: Quota,
-    /// `limits.memory` in bytes; 0 for no bound. For those who show it.
+    /// `limits.memory` in bytes, or 0 for no limit. Only for display.
     pub memory_limit: Quota,
-    /// 1 once a message to retain has been accepted anywhere: it may still be on its way.
+    /// Becomes 1 once any shard has accepted a message to be retained. Such a message may still be
+    /// on its way to its home shard.
     pub retained_ever: Quota,
 }
 
 impl Shared {
-    /// For one broker.
+    /// Creates the shared state of one broker.
     pub fn new(seeds: Seeds) -> Arc<Self> {
         Arc::new(Shared {
             interest: Interest::new(&seeds),
@@ -50,23 +52,24 @@ impl Shared {
     }
 }
 
-/// What the shards know of one listener. Shared, for its two broker-wide bounds.
+/// What the shards know about one listener. It is shared because two of its bounds hold for the
+/// whole broker.
 pub struct ListenerState {
     /// Its name, for logs.
     pub name: String,
-    /// Clients without user name may connect.
+    /// Whether clients without a user name may connect.
     pub allow_anonymous: bool,
-    /// Topic prefix, with placeholders.
+    /// The prefix of all topics, with placeholders.
     pub mountpoint: String,
-    /// Most connections.
+    /// The largest number of connections.
     pub max_connections: u64,
-    /// Most new connections per second.
+    /// The largest number of new connections per second.
     pub max_connect_rate: Option<u32>,
-    /// What carries MQTT.
+    /// The protocol layers below MQTT.
     pub stack: Stack,
-    /// Connections now.
+    /// The current number of connections.
     pub connections: Quota,
-    /// Pace of new connections.
+    /// The rate of new connections.
     pub rate: Rate,
 }
 

@@ -1,14 +1,17 @@
-//! Bounds that hold for the whole broker. They are counted in atomics because a share per shard
-//! would refuse a client while another shard has room. Never touched while routing.
+//! Bounds that hold for the whole broker. They are counted in atomics, because dividing a bound
+//! among the shards would refuse a client on one shard while another shard has room. Routing never
+//! touches them.
+#![allow(clippy::disallowed_types, reason = "bounds of the whole broker")]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// A number in use, against a limit given at each call (limits change on reload).
+/// An amount in use. The limit is given at each call, since limits change when the configuration is
+/// reloaded.
 #[derive(Default, Debug)]
 pub struct Quota(AtomicU64);
 
 impl Quota {
-    /// Takes `amount` when that stays within `limit`.
+    /// Adds `amount` if the sum stays within `limit`. False when it does not.
     pub fn take(&self, amount: u64, limit: u64) -> bool {
         self.0
             .try_update(Relaxed, Relaxed, |used| {
@@ -17,29 +20,31 @@ impl Quota {
             .is_ok()
     }
 
-    /// Gives `amount` back.
+    /// Subtracts `amount`.
     pub fn give(&self, amount: u64) {
         self.0.fetch_sub(amount, Relaxed);
     }
 
-    /// Somebody's share was `before`, and is `after`. The shares of all add up, whatever the order.
+    /// Changes one contribution from `before` to `after`. The contributions of all shards add up in
+    /// whatever order they change.
     pub fn shift(&self, before: u64, after: u64) {
         self.0.fetch_add(after.wrapping_sub(before), Relaxed);
     }
 
-    /// Makes it `value`, whatever it was.
+    /// Sets the amount to `value`.
     pub fn set(&self, value: u64) {
         self.0.store(value, Relaxed);
     }
 
-    /// In use now.
+    /// The amount in use now.
     #[inline]
     pub fn used(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// A rate limit without a queue (GCRA): at most `per_second` with a burst of one second's worth.
+/// A rate limit without a queue (the generic cell rate algorithm): at most `per_second`, with
+/// bursts of up to one second's worth.
 #[derive(Default, Debug)]
 pub struct Rate(AtomicU64);
 

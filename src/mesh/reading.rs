@@ -1,35 +1,37 @@
-//! In which order a shard takes data mail out of its mailboxes.
+//! The order in which a shard takes data mail out of its mailboxes.
 //!
-//! One mailbox is first in, first out. Between two the order of cause and effect counts: what shard
-//! A put into a mailbox before it acknowledged something comes before what shard B put there after
-//! the client had that acknowledgement. Each item carries the time at which it was put there, and
-//! the items that are there at [`Reading::note`] are taken oldest first. Together that is enough:
-//! whoever sees B's item as of the note, and only then looks at A's mailbox, finds A's item there,
-//! with an earlier time. Only the note makes it so: without it A's mailbox may have been looked at
-//! before A put its item in, and B's after B did. Checked by `tests/loom`.
+//! A single mailbox is first in, first out. Between two mailboxes, cause must come before effect:
+//! mail that shard A sent before it acknowledged something must be taken before mail that shard B
+//! sent on behalf of a client that already had the acknowledgement. For this, each item carries the
+//! time at which it was pushed, and the items that were present at a [`Reading::note`] are taken in
+//! the order of their times. Why this is sufficient: a shard that sees B's item at the note, and
+//! looks at A's mailbox only after that, finds A's item there, with an earlier time. The note is
+//! what makes this hold: without it the shard could look at A's mailbox before A has pushed its
+//! item, and at B's after B has. Checked by `tests/loom`.
 use super::mailbox::MailEnds;
 use crate::ids::ShardId;
 use crate::mutant::Mutant;
 
-/// How far a shard has read its mailboxes.
+/// How far a shard has read each of its mailboxes.
 pub struct Reading {
-    /// Data items of each peer that were taken in, ever.
+    /// The number of data items that were ever taken from each peer.
     taken: Vec<u64>,
-    /// How many of each there were at the last note.
+    /// The number of items that each peer had ever sent by the last note.
     noted: Vec<u64>,
 }
 
-/// A point in every mailbox.
+/// A position in every mailbox.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Position(Vec<u64>);
 
 impl Reading {
-    /// Of `shards` mailboxes, all empty.
+    /// The start of `shards` mailboxes, all of them empty.
     pub fn new(shards: usize) -> Self {
         Reading { taken: vec![0; shards], noted: vec![0; shards] }
     }
 
-    /// Notes what is there now. `open` is the peer whose item was popped and is not yet done.
+    /// Notes what is in the mailboxes now. `open` is the peer whose item has been popped but is not
+    /// finished.
     pub fn note<D, C>(&mut self, ends: &MailEnds<D, C>, open: Option<ShardId>) {
         for (peer, noted) in self.noted.iter_mut().enumerate() {
             let source = ShardId(peer as u8);
@@ -38,7 +40,7 @@ impl Reading {
         }
     }
 
-    /// Up to where there was mail at the last note.
+    /// The end of each mailbox at the last note.
     pub fn noted(&self) -> Position {
         Position(self.noted.clone())
     }
@@ -53,8 +55,9 @@ impl Reading {
         self.taken.iter().zip(&position.0).all(|(taken, there)| taken >= there)
     }
 
-    /// Whose item is next, while not all is done that was noted. What came after the note is taken
-    /// before anything later that was noted.
+    /// The peer whose item comes next, or `None` when all that was noted is done. Items that
+    /// arrived after the note may be taken as well, if their times are earlier than those of noted
+    /// ones.
     pub fn next<D, C>(&self, ends: &MailEnds<D, C>, stamp: impl Fn(&D) -> u64) -> Option<ShardId> {
         if self.is_done() {
             return None;
@@ -69,7 +72,7 @@ impl Reading {
         heads.min_by_key(|&(at, _)| at).map(|(_, source)| source)
     }
 
-    /// An item of `peer` is done.
+    /// Records that an item of `peer` is finished.
     pub fn took(&mut self, peer: ShardId) {
         self.taken[usize::from(peer.0)] += 1;
     }

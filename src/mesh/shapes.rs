@@ -1,15 +1,17 @@
-//! The wildcard shapes in use by any shard: an array of words that all shards read while routing
+//! The wildcard shapes that any shard uses: an array of words that all shards read while routing
 //! and change while subscribing. Checked by `tests/loom`.
+#![allow(clippy::disallowed_types, reason = "read by all shards, written by those that subscribe")]
 use crate::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::topic::Shape;
 
-/// One per user in a word: the bits above the shape.
+/// One user of a shape. The bits above the shape count the shards that use it.
 const ONE_USER: u64 = Shape::MASK + 1;
 
-/// At most `N` shapes, each with the number of shards that use it, in one word; 0 is free.
+/// At most `N` shapes. One word holds a shape and the number of shards that use it; 0 is a free
+/// word.
 pub(super) struct Shapes<const N: usize> {
     words: [AtomicU64; N],
-    /// No word from here on was ever used.
+    /// No word from this index on has ever been used.
     used: AtomicUsize,
 }
 
@@ -19,8 +21,8 @@ impl<const N: usize> Shapes<N> {
         Shapes { words, used: AtomicUsize::new(0) }
     }
 
-    /// The shapes in use. Whoever happens after an [`Shapes::acquire`] sees its shape until the
-    /// [`Shapes::release`].
+    /// The shapes in use. A reader that is ordered after an [`Shapes::acquire`] sees that shape
+    /// until the [`Shapes::release`].
     #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = Shape> {
         let used = self.used.load(Ordering::Acquire);
@@ -31,8 +33,9 @@ impl<const N: usize> Shapes<N> {
             .map(|word| Shape(word & Shape::MASK))
     }
 
-    /// Finds the shape's word or takes a free one, and counts one shard in. Two shards racing for
-    /// a new shape may end up in two words: a lookup more, the same result. None: all are taken.
+    /// Finds the word of a shape, or takes a free one, and adds one shard to its count. Two shards
+    /// that race for a new shape may put it into two words; the result of look-ups is the same, at
+    /// the cost of one more. `None` when all words are taken.
     pub(super) fn acquire(&self, shape: Shape) -> Option<usize> {
         loop {
             let words = || self.words.iter().map(|word| word.load(Ordering::SeqCst)).enumerate();
@@ -49,11 +52,11 @@ impl<const N: usize> Shapes<N> {
         }
     }
 
-    /// Counts one shard out of the word that [`Shapes::acquire`] gave.
+    /// Subtracts one shard from the word that [`Shapes::acquire`] returned.
     pub(super) fn release(&self, at: usize, shape: Shape) {
         let last = shape.0 | ONE_USER;
         let less = |word: u64| Some(if word == last { 0 } else { word - ONE_USER });
-        // Always some: `less` never refuses.
+        // The result is always `Ok`, because `less` always returns a value.
         let _ = self.words[at].fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
     }
 }

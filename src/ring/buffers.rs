@@ -1,7 +1,10 @@
-//! Receive buffers: one pool of memory per core, and the ring of posted buffers of each io_uring.
+//! Receive buffers. Each core owns one pool of buffer memory, and each of its io_urings has a
+//! registered ring of buffers that the kernel may fill.
 //!
-//! The kernel keeps one consumer position per registered buffer ring, so io_urings cannot share
-//! one; they draw from a common pool instead, a few at first and more whenever the kernel ran out.
+//! The kernel keeps one consumer position per registered buffer ring, so several io_urings cannot
+//! share one. Instead they all draw buffers from the core's pool: a few at the start, and more each
+//! time the kernel reports that it had none left.
+#![allow(clippy::disallowed_types, reason = "the kernel reads the tail of the ring")]
 #![allow(unsafe_code)]
 use io_uring::types::BufRingEntry;
 use std::io;
@@ -9,12 +12,13 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Smallest page of the machines this runs on; where they are larger, the kernel refuses a few.
+/// The smallest page size of the supported machines. On machines with larger pages the kernel
+/// refuses some of the requests to release memory, which is harmless.
 const PAGE: usize = 4096;
-/// Every ring has at least this many, even when the pool has been given out to other rings.
+/// Every ring owns at least this many buffers, even when other rings have taken the whole pool.
 const LEAST_PER_RING: u32 = 16;
 
-/// Anonymous memory, page aligned, zero until touched.
+/// Anonymous memory: page aligned, and zero until it is first touched.
 pub(super) struct Memory {
     start: NonNull<u8>,
     length: usize,
@@ -41,8 +45,8 @@ impl Memory {
         Ok(Memory { start, length })
     }
 
-    /// Gives the pages back that lie wholly within `range`, in bytes; touched again they read as
-    /// zero. Their content is not needed: the caller says so.
+    /// Gives the pages that lie completely within `range` (in bytes) back to the kernel. When they
+    /// are touched again they read as zero, so the caller must not need their content any more.
     fn forget(&self, range: std::ops::Range<usize>) {
         let (from, to) = (range.start.next_multiple_of(PAGE), range.end.min(self.length));
         let length = to.saturating_sub(from) / PAGE * PAGE;
@@ -64,15 +68,17 @@ impl Drop for Memory {
     }
 }
 
-/// The buffers that are in no ring.
+/// The buffers that currently belong to no ring.
 pub(super) struct BufferPool {
     memory: Rc<Memory>,
     size: u32,
     free: Vec<u16>,
-    /// Buffers that exist; ids above are spare, for rings opened when the pool is empty.
+    /// How many buffers exist. Higher ids are reserved for rings that are opened while the pool is
+    /// empty.
     exist: u32,
     limit: u32,
-    /// Rings that draw from here, and what each may hold: everything, until one found none left.
+    /// How many rings draw from this pool, and how many buffers each of them may hold. That is the
+    /// whole pool until a ring has found it empty.
     rings: u32,
     share: u32,
 }
@@ -81,7 +87,8 @@ impl BufferPool {
     pub(super) fn new(count: u32, size: u32, max_rings: u32) -> io::Result<BufferPool> {
         let limit = (count + max_rings * LEAST_PER_RING).min(1 << 16);
         let memory = Rc::new(Memory::new(limit as usize * size as usize)?);
-        // Lowest first, so that a quiet core touches few pages.
+        // The lowest ids are handed out first, so that a core with little traffic touches few
+        // pages.
         let free = (0..count).rev().map(|id| id as u16).collect();
         let share = u32::MAX;
         Ok(BufferPool { memory, size, free, exist: count, limit, rings: 0, share })
@@ -91,7 +98,8 @@ impl BufferPool {
         self.free.len() as u32
     }
 
-    /// Makes sure that a new ring gets a few buffers.
+    /// Creates spare buffers when the pool has fewer than `wanted`, so that a new ring starts with
+    /// some.
     fn reserve(&mut self, wanted: u32) {
         while self.free() < wanted.min(LEAST_PER_RING) && self.exist < self.limit {
             self.free.push(self.exist as u16);
@@ -105,7 +113,7 @@ impl BufferPool {
         unsafe { self.memory.start.as_ptr().add(id as usize * self.size as usize) }
     }
 
-    /// Bytes of it that are in memory.
+    /// How many bytes of the mapping are resident in memory.
     #[cfg(test)]
     pub(super) fn resident(&self) -> usize {
         let mut pages = vec![0u8; self.memory.length.div_ceil(PAGE)];
@@ -116,7 +124,7 @@ impl BufferPool {
         pages.iter().filter(|&&page| page & 1 != 0).count() * PAGE
     }
 
-    /// Keeps the mapping alive for as long as the slices handed out below may be looked at.
+    /// A handle that keeps the mapping alive for as long as the slices from `filled` may be read.
     pub(super) fn memory(&self) -> Rc<Memory> {
         self.memory.clone()
     }
@@ -124,26 +132,29 @@ impl BufferPool {
     /// The first `length` bytes of a buffer.
     ///
     /// # Safety
-    /// The buffer has been taken by a completion and is not returned while the slice lives, and
-    /// the caller holds `memory()` for as long.
+    /// A completion must have handed this buffer to us, the buffer must not be returned to the
+    /// kernel while the slice lives, and the caller must hold `memory()` for as long.
     pub(super) unsafe fn filled<'a>(&self, id: u16, length: usize) -> &'a [u8] {
         assert!(length <= self.size as usize && u32::from(id) < self.exist);
         // SAFETY: in bounds by the assertion; nobody writes by the caller's promise.
         unsafe { std::slice::from_raw_parts(self.address(id), length) }
     }
 
-    /// A ring ran out and the pool is empty: whoever holds more than its part returns what it gets.
+    /// Called when a ring has run out of buffers and the pool is empty: from now on each ring that
+    /// holds more than its equal share returns the buffers it gets back.
     fn ration(&mut self) {
         self.share = (self.exist / self.rings.max(1)).max(LEAST_PER_RING);
     }
 
-    /// Gives all pages back to the system. Only when no completion with a buffer is unvisited.
+    /// Gives all pages back to the kernel. Only allowed while no unvisited completion carries a
+    /// buffer.
     pub(super) fn forget(&mut self) {
         self.share = u32::MAX;
         self.memory.forget(0..self.memory.length);
     }
 
-    /// Gives the pages of free buffers back, and has the lowest used first again.
+    /// Gives the pages of free buffers back to the kernel, and sorts the list so that the lowest
+    /// ids are used first again.
     pub(super) fn give_pages_back(&mut self) {
         self.free.sort_unstable_by(|a, b| b.cmp(a));
         let size = self.size as usize;
@@ -155,18 +166,19 @@ impl BufferPool {
     }
 }
 
-/// The buffers one io_uring may fill.
+/// The registered buffer ring of one io_uring: the buffers that it may fill.
 pub(super) struct BufferRing {
     entries: Memory,
     capacity: u32,
     tail: u16,
     published: u16,
-    /// In the kernel's hands.
+    /// Buffers that the kernel currently owns.
     pub(super) posted: u32,
-    /// Posted up to here; the rest goes back to the pool.
+    /// How many buffers to keep posted. A buffer that comes back beyond this number goes to the
+    /// pool.
     target: u32,
     initial: u32,
-    /// The kernel had none since the last `settle`.
+    /// The kernel has reported a lack of buffers since the last `settle`.
     pub(super) ran_out: bool,
 }
 
@@ -194,12 +206,13 @@ impl BufferRing {
         self.capacity as u16
     }
 
-    /// A completion carried this buffer: the kernel no longer has it.
+    /// Records that a completion carried one of the buffers, which the kernel therefore no longer
+    /// owns.
     pub(super) fn taken(&mut self) {
         self.posted -= 1;
     }
 
-    /// A buffer's bytes have been looked at.
+    /// Returns a buffer whose bytes have been processed.
     pub(super) fn give(&mut self, pool: &mut BufferPool, id: u16) {
         match self.posted < self.target.min(pool.share) {
             true => self.post(pool, id),
@@ -207,7 +220,8 @@ impl BufferRing {
         }
     }
 
-    /// After a batch: shows the kernel what was given, and more if it ran out meanwhile.
+    /// Called after a batch of completions. Publishes the returned buffers to the kernel, and posts
+    /// more of them if the kernel ran out during the batch.
     pub(super) fn settle(&mut self, pool: &mut BufferPool) {
         if self.ran_out {
             self.ran_out = false;
@@ -219,12 +233,14 @@ impl BufferRing {
         }
     }
 
-    /// After a quiet time: fewer buffers in rotation means fewer pages and warmer caches.
+    /// Halves the number of posted buffers after a time with little traffic. Fewer buffers in
+    /// rotation touch fewer pages and stay in the caches.
     pub(super) fn shrink(&mut self) {
         self.target = (self.target / 2).max(self.initial).clamp(1, self.capacity);
     }
 
-    /// The ring is about to be closed, and nothing is in flight on it: its buffers go to the pool.
+    /// Returns all buffers to the pool. The io_uring is about to be closed and has nothing in
+    /// flight.
     pub(super) fn dissolve(&mut self, pool: &mut BufferPool) {
         for back in 1..=self.posted {
             let index = u32::from(self.tail).wrapping_sub(back) & (self.capacity - 1);
@@ -276,7 +292,8 @@ impl BufferRing {
 mod tests {
     use super::*;
 
-    /// The kernel takes one posted buffer; which one does not matter to the counting.
+    /// Simulates that the kernel takes one posted buffer. Which one does not matter to the
+    /// counting.
     fn use_one(ring: &mut BufferRing, pool: &mut BufferPool, id: u16) {
         ring.taken();
         ring.give(pool, id);

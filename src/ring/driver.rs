@@ -1,5 +1,6 @@
-//! The driver: one core's rings seen as one thing. This file holds the pass and where completions
-//! go; what is done per socket is in `socket`, per listener in `listen`, waiting in `park`.
+//! The driver presents all io_urings of one core as a single thing. This file holds the pass over
+//! completions and dispatches each of them. The operations of a socket are in `socket`, those of a
+//! listener in `listen`, and waiting for work is in `idle`.
 #![allow(unsafe_code)]
 use super::buffers::BufferPool;
 use super::event::{Event, Outgoing, RingCounts, SocketRingConfig};
@@ -22,55 +23,58 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// How long to do without a further ring after the kernel refused one.
+/// How long to wait before opening another ring after the kernel has refused one.
 const RING_REST: Duration = Duration::from_secs(1);
 
-/// One shard's sockets. Single-threaded; must be used and dropped on the thread that made it.
+/// All sockets of one shard. Single-threaded: a driver must be used and dropped on the thread that
+/// created it.
 pub struct Driver {
     pub(super) config: SocketRingConfig,
     pub(super) slots: Slots,
     pub(super) listeners: Listeners,
     pub(super) hand_overs: HandOvers,
-    /// Outcomes found outside a pass, told in the next one.
+    /// Outcomes that became known outside a pass. The next pass reports them.
     pub(super) deferred: VecDeque<Deferred>,
     /// Sockets whose receive found no buffer.
     pub(super) starved: Vec<SocketId>,
-    /// Orderly closes by deadline; all wait equally long, so the front is due first.
+    /// Sockets in an orderly close, with the deadline of each. All wait for the same time, so the
+    /// one at the front is due first.
     pub(super) lingering: VecDeque<(Instant, SocketId, u16)>,
     pub(super) counts: RingCounts,
     pub(super) port: RingPort,
-    /// Somebody asked for the port: keep slots free for arrivals.
+    /// Another shard has a handle to our port, so that table entries must be kept free for sockets
+    /// that arrive.
     pub(super) ported: bool,
-    /// The ring that accepts use.
+    /// The index of the ring whose table receives accepted sockets.
     pub(super) accepting: usize,
-    /// The ring whose slots are promised to other shards.
+    /// The index of the ring whose table entries are promised to other shards.
     pub(super) granting: usize,
     pub(super) doorbell: Doorbell,
-    /// How often the doorbell's poll was started.
+    /// How often the poll on the doorbell has been started.
     pub(super) watches: u64,
     pub(super) alarm: Alarm,
     pub(super) idle_history: IdleHistory,
     pub(super) spin_payoff: SpinPayoff,
     pub(super) upkeep: RingUpkeep,
     first_ring: usize,
-    /// Opening a ring failed; not again before.
+    /// Set after the kernel refused a ring: no further one is opened before this time.
     no_ring_before: Option<Instant>,
-    // The kernel may write to or read from what the next three hold until the rings are gone;
-    // `drop` says in which order.
+    // The kernel may read or write the memory of the next three fields until the rings are closed.
+    // `drop` therefore destroys them in a fixed order.
     pub(super) rings: Vec<Ring>,
     pub(super) sends: ManuallyDrop<Sends>,
     pub(super) pool: ManuallyDrop<BufferPool>,
     _single_threaded: PhantomData<Rc<()>>,
 }
 
-/// An outcome that has no completion.
+/// An outcome that is decided without a completion from the kernel.
 pub(super) enum Deferred {
     Sent(SocketId, Outgoing, Result<(), i32>),
     HandedOver(SocketId, u64, i32),
 }
 
 impl Driver {
-    /// Opens the first ring and checks that this kernel has what is needed.
+    /// Opens the first ring and checks that this kernel supports every operation that is needed.
     pub fn new(config: SocketRingConfig) -> Result<Self, RingFailure> {
         let config = bounded(config);
         let failed = |operation| move |error| RingFailure::new(operation, &error);
@@ -110,11 +114,12 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Submits what is queued and runs the kernel's deferred work. Completions are posted only in
-    /// the kernel, so [`Self::visit`] then hands out what had happened by now and nothing later.
+    /// Submits the queued operations and runs the kernel's deferred work. The kernel posts
+    /// completions only during this call, so [`Self::visit`] afterwards reports what had happened
+    /// by now, and nothing that happens later.
     ///
-    /// Enters the kernel once per ring that has anything to do, but no further ring when those
-    /// before it have about `limit` completions.
+    /// Enters the kernel once for each ring that has anything to do, but stops after the ring with
+    /// which the completions found reach about `limit`.
     pub fn harvest(&mut self, limit: usize) {
         self.expire();
         let mut harvested = 0;
@@ -127,9 +132,9 @@ impl Driver {
         }
     }
 
-    /// Hands at most about `limit` of the harvested completions to `handler`, which may call back
-    /// into the driver; what it asks for is queued and submitted by the next harvest or by
-    /// `submit`. Returns how many were visited.
+    /// Passes at most about `limit` of the harvested completions to `handler`. The handler may call
+    /// back into the driver; the operations it requests are queued, and submitted by the next
+    /// `harvest` or by `submit`. Returns how many completions were visited.
     pub fn visit(
         &mut self,
         limit: usize,
@@ -144,7 +149,8 @@ impl Driver {
                 self.recover(ring, handler);
             }
             if visited >= limit {
-                // The next pass begins behind this ring: none can keep the others waiting.
+                // The next pass starts with the following ring, so that no ring can starve the
+                // others.
                 self.first_ring = (ring + 1) % self.rings.len();
                 break;
             }
@@ -157,7 +163,8 @@ impl Driver {
         visited
     }
 
-    /// Harvests and visits until there is nothing more, or `limit` completions were visited.
+    /// Repeats `harvest` and `visit` until nothing is left to do or `limit` completions were
+    /// visited.
     pub fn pass(
         &mut self,
         limit: usize,
@@ -204,7 +211,8 @@ impl Driver {
     }
 
     pub(super) fn tell_deferred(&mut self, handler: &mut impl FnMut(&mut Driver, Event<'_>)) {
-        // Only what is there now: a handler that answers each with another must not keep us here.
+        // Only the outcomes that are queued now: a handler that answers each of them with another
+        // one must not keep this loop running forever.
         for _ in 0..self.deferred.len() {
             match self.deferred.pop_front() {
                 Some(Deferred::Sent(socket, outgoing, result)) => {
@@ -224,7 +232,8 @@ impl Driver {
         limit: usize,
         handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) -> usize {
-        // Whatever the handler does to the driver, the bytes it looks at stay mapped.
+        // The mapping must outlive the slices that the handler reads, whatever the handler does to
+        // the driver.
         let _memory = self.pool.memory();
         let mut batch = [const { MaybeUninit::<cqueue::Entry>::uninit() }; BATCH];
         let mut visited = 0;
@@ -274,7 +283,8 @@ impl Driver {
         }
     }
 
-    /// Ring 0 watches the doorbell, so that whoever waits for ring 0 also hears it.
+    /// Starts the multishot poll of ring 0 on the doorbell, so that a thread which waits for
+    /// completions of ring 0 is also woken by the doorbell.
     pub(super) fn watch_doorbell(&mut self) {
         self.watches += 1;
         let entry = opcode::PollAdd::new(types::Fd(self.doorbell.fd()), libc::POLLIN as u32)
@@ -284,19 +294,20 @@ impl Driver {
         self.rings[0].push(entry);
     }
 
-    /// Something would be visited by a pass that does not wait.
+    /// True when a pass would find something without waiting.
     pub fn anything_ready(&mut self) -> bool {
         self.rings.iter_mut().any(Ring::ready)
     }
 
-    /// After a pass that stayed below its limit: true when all that peers had sent before it was
-    /// reported. Every receive is with the kernel, which has nothing more to say.
+    /// To be called after a pass that stayed below its limit. True when everything that peers had
+    /// sent before the pass has been reported: every receive is armed in the kernel, and the kernel
+    /// has no more completions.
     pub fn has_heard_everyone(&mut self) -> bool {
         let mut rings = self.rings.iter_mut();
         self.starved.is_empty() && rings.all(|ring| !ring.ready() && !ring.has_queued())
     }
 
-    /// A ring in whose table there is room for an accept, opened if need be.
+    /// The index of a ring whose table has room for an accept. Opens a new ring if necessary.
     pub(super) fn ring_with_room(&mut self) -> Option<usize> {
         if self.rings[self.accepting].room() == 0 {
             let enough = (self.rings[self.accepting].capacity / 16).max(1);
@@ -305,7 +316,8 @@ impl Driver {
         Some(self.accepting)
     }
 
-    /// The ring with the most room; a new one if that is less than `enough` and one may be opened.
+    /// The index of the ring with the most room. If that is less than `enough`, a new ring is
+    /// opened where the limits allow it.
     pub(super) fn roomiest_ring(&mut self, enough: u32) -> Option<usize> {
         let best = (0..self.rings.len()).max_by_key(|ring| self.rings[*ring].room())?;
         let chosen = match self.rings[best].room() >= enough {
@@ -345,7 +357,8 @@ impl Drop for Driver {
         }
         let leaked = std::mem::take(&mut self.rings);
         if !quiet {
-            // Better to lose the memory than to let the kernel write into somebody else's.
+            // The kernel may still write into this memory. Leaking it is better than letting the
+            // kernel write into an allocation that has another owner by then.
             std::mem::forget(leaked);
             return;
         }
@@ -358,7 +371,7 @@ impl Drop for Driver {
     }
 }
 
-/// The configuration with every number brought into the range the kernel takes.
+/// The configuration with every number clamped to the range that the kernel accepts.
 fn bounded(config: SocketRingConfig) -> SocketRingConfig {
     let submissions = config.submissions.next_power_of_two().clamp(8, 32_768);
     SocketRingConfig {

@@ -1,40 +1,45 @@
-//! What the driver is told and what it reports. Plain values; no behaviour.
+//! The commands that the driver takes and the events that it reports. Plain values without
+//! behaviour.
 use crate::ids::{ListenerId, SocketId};
 pub use crate::outgoing::{Outgoing, Segment};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Largest cookie a hand-over can carry: the top byte of a completion's tag names its kind.
+/// The largest cookie of a hand-over. The top byte of a completion's tag names the kind of
+/// operation, which leaves 56 bits.
 pub const MAX_COOKIE: u64 = (1 << 56) - 1;
 
-/// What one core's driver may use.
+/// The resources that the driver of one core may use.
 #[derive(Clone, Debug)]
 pub struct SocketRingConfig {
-    /// Sockets per ring: its direct descriptor table. The kernel caps it at `RLIMIT_NOFILE`.
+    /// The number of sockets per ring, which is the size of its direct descriptor table. The kernel
+    /// limits it to `RLIMIT_NOFILE`.
     pub sockets_per_ring: u32,
-    /// Rings this core may open; past it, accepts wait and hand-overs are refused. 1..=1024.
+    /// The number of rings that this core may open, 1..=1024. Once all of them are full, accepts
+    /// wait and hand-overs are refused.
     pub max_rings: u32,
-    /// Receive buffers of this core, shared by its rings. 1..=32768.
+    /// The number of receive buffers of this core, 1..=32768. All its rings share them.
     pub buffer_count: u32,
     /// Bytes per receive buffer.
     pub buffer_size: u32,
-    /// Buffers a ring starts with; doubled whenever the kernel runs out, halved after quiet times.
+    /// The number of buffers that a ring starts with. It is doubled each time the kernel runs out
+    /// of buffers, and halved after times with little traffic.
     pub buffers_posted: u32,
-    /// How long `idle` looks for work before it sleeps. Zero: sleep at once.
+    /// How long `idle` spins before it sleeps. Zero means that it sleeps at once.
     pub spin: Duration,
-    /// How long a core with rare events dozes at a time, three times before it parks. Bounds how
-    /// late glommio's own timers may run.
+    /// How long one doze lasts on a core that sees few events. A core dozes three times before it
+    /// parks in glommio, so this also bounds how late glommio's own timers may run.
     pub long_doze: Duration,
-    /// How long a dozing core lets events gather before it wakes. Zero: it wakes for each. Needs
-    /// Linux 6.12.
+    /// How long a dozing core lets events gather before it wakes up. Zero means that it wakes up
+    /// for each event. Needs Linux 6.12.
     pub coalesce: Duration,
-    /// Accepts kept waiting in the kernel per listener.
+    /// The number of accept operations that are kept in flight for each listener.
     pub accepts_in_flight: u32,
     /// Submission queue entries per ring (a power of two).
     pub submissions: u32,
     /// Completion queue entries per ring (a power of two, at least `submissions`).
     pub completions: u32,
-    /// How long an orderly close waits for the peer's end of stream.
+    /// How long an orderly close waits for the peer's end of stream before the socket is closed.
     pub linger: Duration,
 }
 
@@ -60,22 +65,23 @@ impl Default for SocketRingConfig {
 /// How a socket is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Receive {
-    /// One buffer's worth, then nothing until the next `receive`: the entry shard, before CONNECT.
+    /// One buffer's worth of bytes, and then nothing until the next `receive`. The entry shard
+    /// reads CONNECT in this way.
     Once,
-    /// Everything, until `pause`, `close` or the end of the stream.
+    /// All bytes until `pause`, `close` or the end of the stream.
     Stream,
 }
 
-/// The far end of an accepted connection.
+/// The remote end of an accepted connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Peer {
+pub enum RemoteAddress {
     /// TCP over IPv4 or IPv6.
     Tcp(SocketAddr),
-    /// A Unix socket; its peers are anonymous.
+    /// A Unix domain socket, whose peers have no address.
     Unix,
 }
 
-/// What happened. Every event of a socket comes before its `Closed`, and none after.
+/// What has happened. `Closed` is the last event of a socket: all others come before it.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A new connection. Nothing is read until `receive`.
@@ -85,9 +91,10 @@ pub enum Event<'a> {
         /// Where it came in.
         listener: ListenerId,
         /// Who is at the other end.
-        peer: Peer,
+        peer: RemoteAddress,
     },
-    /// An accept failed; the driver goes on by itself, after a pause where resources are short.
+    /// An accept failed. The driver continues by itself, after a pause if the machine lacks
+    /// resources.
     AcceptFailed {
         /// Which listener.
         listener: ListenerId,
@@ -101,7 +108,7 @@ pub enum Event<'a> {
         /// At least one byte, at most `buffer_size`.
         bytes: &'a [u8],
     },
-    /// The peer will send no more. Sending still works. Close it.
+    /// The peer will send nothing more. The socket can still send; close it afterwards.
     EndOfStream {
         /// Which socket.
         socket: SocketId,
@@ -112,40 +119,44 @@ pub enum Event<'a> {
         socket: SocketId,
         /// What was sent, for reuse.
         outgoing: Outgoing,
-        /// Ok: all of it is in the kernel's hands. Err: the error number; close the socket.
+        /// `Ok` when the kernel has taken all bytes. `Err` carries the error number, and the socket
+        /// must be closed.
         result: Result<(), i32>,
     },
-    /// Receiving failed (a reset, say). Close it.
+    /// Receiving failed, for example because the peer reset the connection. Close the socket.
     Failed {
         /// Which socket.
         socket: SocketId,
         /// The kernel's error number.
         errno: i32,
     },
-    /// The socket is gone and its id may be given out again. The last event of this id.
+    /// The socket is closed, and its id may be used for a new one. This is the last event with this
+    /// id.
     Closed {
         /// Which socket.
         socket: SocketId,
     },
-    /// A socket came from another shard's ring. Nothing is read until `receive`.
+    /// A socket arrived from a ring of another shard. Nothing is read until `receive`.
     Arrived {
         /// The socket's id here.
         socket: SocketId,
         /// What the sending shard passed to `hand_over`.
         cookie: u64,
     },
-    /// The outcome of a `hand_over`. After Ok only `Closed` follows; after Err nothing changed.
+    /// The outcome of a `hand_over`. After `Ok` only `Closed` follows; after `Err` the socket is as
+    /// it was before.
     HandedOver {
         /// The socket's id here.
         socket: SocketId,
         /// What was passed to `hand_over`.
         cookie: u64,
-        /// Err: ENFILE = the target has no room, EBUSY = a send or another hand-over was in flight
-        /// here.
+        /// `Err` carries the error number: ENFILE when the target has no room, EBUSY when a send or
+        /// another hand-over of this socket was in flight.
         result: Result<(), i32>,
     },
-    /// The core's eventfd was written while it slept: another thread rang the doorbell, or a ring
-    /// of its own had completions. A hint: look at the mail.
+    /// The core's eventfd was written while the core slept, either because another thread rang the
+    /// doorbell or because one of the core's own rings had completions. It is only a hint to look
+    /// at the mailboxes.
     Doorbell,
 }
 
@@ -178,21 +189,24 @@ pub struct RingCounts {
     pub accept_errors: u64,
     /// Sockets that arrived from other shards, ever.
     pub arrived: u64,
-    /// Times the kernel had no receive buffer; nothing is lost, reading is re-armed.
+    /// How often the kernel had no receive buffer. Nothing is lost then: the receive is armed
+    /// again.
     pub enobufs: u64,
-    /// Times a completion queue overflowed; nothing is lost, it is flushed.
+    /// How often a completion queue overflowed. Nothing is lost then: the kernel keeps the
+    /// completions and they are flushed.
     pub overflows: u64,
-    /// Times the kernel lost completions, for want of memory; the ring's connections were closed.
+    /// How often the kernel lost completions for lack of memory. All connections of that ring were
+    /// closed.
     pub losses: u64,
-    /// Sends the kernel cut short and the driver finished.
+    /// Sends that the kernel completed only in part and the driver finished.
     pub partial_sends: u64,
     /// `io_uring_enter` calls.
     pub enters: u64,
     /// Completions visited.
     pub completions: u64,
-    /// Bounded waits in the kernel.
+    /// How often the core dozed: a wait in the kernel that is bounded to milliseconds.
     pub dozes: u64,
-    /// Waits through glommio.
+    /// How often the core parked: a wait through glommio.
     pub parks: u64,
     /// Time spent looking for work before sleeping.
     pub spun: Duration,

@@ -1,15 +1,16 @@
-//! Why a ring could not be opened, in words that say what to change; and the check at start.
+//! Explains why a ring could not be opened and what to change, and checks at start that the kernel
+//! has all that is needed.
 use crate::limits::MINIMUM_KERNEL;
 use io_uring::{IoUring, Probe, opcode};
 use std::fmt;
 use std::io;
 
-/// The machine does not let us have a ring.
+/// The machine does not allow this process to open a ring.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RingFailure {
     /// Which operation failed or is missing.
     pub operation: &'static str,
-    /// The kernel's error number; 0 when the operation is merely unknown to this kernel.
+    /// The kernel's error number, or 0 when this kernel does not know the operation at all.
     pub errno: i32,
     /// What to change, in one or two sentences.
     pub advice: String,
@@ -36,8 +37,8 @@ impl RingFailure {
     }
 }
 
-/// The fix for an error number, given `kernel.io_uring_disabled` (None: no such sysctl) and
-/// the kernel's version.
+/// The advice for an error number. `disabled` is the value of the sysctl `kernel.io_uring_disabled`
+/// (`None` where there is no such sysctl), and `kernel` is the kernel's version.
 fn advise(errno: i32, disabled: Option<&str>, kernel: Option<(u32, u32)>) -> String {
     const SECCOMP: &str = "A seccomp filter blocks it: Docker since version 25 and containerd 2 \
         do so by default. Run the container with the profile in tuning/ \
@@ -77,7 +78,7 @@ fn kernel_version() -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The operations the driver uses, with the names its failure would be reported by.
+/// The operations that the driver uses, each with the name that its failure is reported with.
 const NEEDED: [(&str, u8); 10] = [
     ("ACCEPT", opcode::Accept::CODE),
     ("RECV", opcode::Recv::CODE),
@@ -91,10 +92,10 @@ const NEEDED: [(&str, u8); 10] = [
     ("TIMEOUT", opcode::Timeout::CODE),
 ];
 
-/// Each operation the driver needs, and whether this kernel has it. Opens a ring for the question.
+/// Each operation that the driver needs, and whether this kernel has it. Opens a ring to find out.
 ///
 /// # Errors
-/// When no ring can be opened or asked.
+/// When no ring can be opened, or the ring cannot be asked.
 pub fn operations() -> Result<Vec<(&'static str, bool)>, RingFailure> {
     let ring = IoUring::new(2).map_err(|error| RingFailure::new("io_uring_setup", &error))?;
     let mut probe = Probe::new();
@@ -105,7 +106,7 @@ pub fn operations() -> Result<Vec<(&'static str, bool)>, RingFailure> {
 }
 
 impl RingFailure {
-    /// `runtime.coalesce` asks for what this kernel does not have.
+    /// The failure for `runtime.coalesce` on a kernel without the minimum wait of Linux 6.12.
     pub(super) fn without_minimum_wait() -> RingFailure {
         RingFailure {
             operation: "io_uring_enter with a minimum wait",
@@ -115,7 +116,7 @@ impl RingFailure {
     }
 }
 
-/// Asks the kernel for each needed operation; names the first one missing.
+/// Checks that the kernel supports each needed operation. The error names the first one missing.
 pub(super) fn probe(ring: &IoUring) -> Result<(), RingFailure> {
     let mut probe = Probe::new();
     ring.submitter()

@@ -1,9 +1,10 @@
-//! Waiting for an eventfd through glommio, so that its timers and other tasks run meanwhile.
+//! Waits for an eventfd through glommio, so that glommio's timers and other tasks run meanwhile.
 //!
-//! Glommio has no readiness call for arbitrary descriptors. Its streams, though, poll for readiness
-//! before they read, so a "stream" made from a duplicate of the eventfd does what is needed: its
-//! read resolves, with ENOTSOCK, when the eventfd is readable. The poll is armed when the stream is
-//! made and after a read that found nothing; a read that resolved uses the stream up.
+//! Glommio has no call that waits for the readiness of an arbitrary descriptor. Its streams,
+//! however, poll for readiness before they read. A "stream" made from a duplicate of the eventfd
+//! therefore does what is needed: its read resolves, with ENOTSOCK, as soon as the eventfd is
+//! readable. The poll is armed when the stream is created, and again by a read that found nothing.
+//! A read that resolved has used the stream up.
 #![allow(unsafe_code)]
 use futures_lite::AsyncReadExt;
 use glommio::net::TcpStream;
@@ -11,7 +12,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
-/// A fresh eventfd: counter 0, non-blocking.
+/// A new eventfd with counter 0, non-blocking.
 pub(super) fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: eventfd takes no pointers; a result that is not negative is a descriptor we now own.
     unsafe {
@@ -29,7 +30,7 @@ pub(super) fn signal(fd: &OwnedFd) {
     unsafe { libc::write(fd.as_raw_fd(), (&raw const one).cast(), 8) };
 }
 
-/// Brings the counter back to zero.
+/// Resets the counter to zero.
 pub(super) fn reset(fd: &OwnedFd) {
     let mut count = 0u64;
     // SAFETY: eight bytes into a local; the descriptor is non-blocking.
@@ -46,14 +47,15 @@ impl Alarm {
         Alarm { stream: None }
     }
 
-    /// Waits until the counter of `eventfd`, the same at each call, is not zero or `limit` is over.
-    /// May return early: a write that an earlier wait did not stay for is remembered.
+    /// Waits until the counter of `eventfd` is not zero or `limit` is over. The descriptor must be
+    /// the same at each call. May return early, because a write that an earlier call did not wait
+    /// for is remembered.
     ///
     /// # Panics
     /// Outside a glommio executor.
     pub(super) async fn wait(&mut self, eventfd: &OwnedFd, limit: Option<Duration>) {
         let Some(mut stream) = self.stream.take().or_else(|| open(eventfd)) else { return };
-        // Zero means "no time-out" to glommio.
+        // Glommio takes a limit of zero to mean "no time-out".
         let limit = limit.map(|limit| limit.max(Duration::from_micros(1)));
         if stream.set_read_timeout(limit).is_err() {
             return;
@@ -62,7 +64,7 @@ impl Alarm {
         if let Err(error) = stream.read(&mut nothing).await
             && error.kind() == io::ErrorKind::TimedOut
         {
-            // The poll is still armed: the stream serves the next wait.
+            // The poll is still armed, so the next wait can use the same stream.
             self.stream = Some(stream);
         }
     }

@@ -1,4 +1,4 @@
-//! Moving a socket to another shard's ring, and receiving one.
+//! Moves a socket to a ring of another shard, and receives sockets that other shards send.
 use super::driver::{Deferred, Driver};
 use super::event::{Event, MAX_COOKIE};
 use super::port::{Permit, RingPort};
@@ -8,14 +8,15 @@ use crate::ids::SocketId;
 use io_uring::{opcode, types};
 use std::collections::HashMap;
 
-/// Most permits outstanding per ring: how many sockets may arrive between two passes.
+/// The largest number of permits that may be outstanding for one ring, which bounds how many
+/// sockets can arrive between two passes.
 const MOST_PERMITS: u32 = 1024;
 
-/// Hand-overs under way: what must be told or given back when they end.
+/// The hand-overs in flight, and what has to be reported or returned when they end.
 pub(super) struct HandOvers {
     records: Vec<Option<(u64, Permit)>>,
     free: Vec<u32>,
-    /// Those that begin when the receive in flight on the socket has ended.
+    /// Hand-overs that start as soon as the receive in flight on their socket has ended.
     after_receive: HashMap<SocketId, (RingPort, u64)>,
 }
 
@@ -44,18 +45,19 @@ impl HandOvers {
 }
 
 impl Driver {
-    /// The handle by which other shards send sockets here. From the first call on, some table
-    /// entries are kept free for arrivals.
+    /// The handle through which other shards send sockets to this one. From the first call on, some
+    /// table entries are kept free for sockets that arrive.
     pub fn port(&mut self) -> RingPort {
         self.ported = true;
         self.grant_permits();
         self.port.clone()
     }
 
-    /// Moves the socket to another shard's ring, where it appears as `Arrived` with `cookie` (at
-    /// most [`MAX_COOKIE`]). Ends in `HandedOver`. A receive in flight is cancelled first, and what
-    /// it had taken is reported before; nothing is received after a failure until `receive`.
-    /// Nothing else may be in flight on the socket.
+    /// Moves the socket to a ring of another shard, which reports it as `Arrived` with `cookie` (at
+    /// most [`MAX_COOKIE`]). Here the hand-over ends with `HandedOver`. A receive in flight is
+    /// cancelled first, and the bytes that it has taken are reported before. After a failed
+    /// hand-over nothing is received until `receive`. No other operation may be in flight on the
+    /// socket.
     pub fn hand_over(&mut self, socket: SocketId, to: &RingPort, cookie: u64) {
         let Some(slot) = self.slots.get(socket) else { return };
         let errno = match slot.flags & IN_FLIGHT {
@@ -75,7 +77,7 @@ impl Driver {
         self.deferred.push_back(Deferred::HandedOver(socket, cookie, errno));
     }
 
-    /// The receive in flight has ended: a hand-over that waited for that begins.
+    /// Starts the hand-over that waited for the receive in flight to end.
     #[inline]
     pub(super) fn begin_hand_over(&mut self, socket: SocketId) {
         if !self.hand_overs.after_receive.is_empty()
@@ -133,7 +135,8 @@ impl Driver {
         cookie: u64,
         handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
-        // The permit is used up even if, against all care, the kernel found no place.
+        // The permit is used up even if the kernel, contrary to our accounting, found no free
+        // entry.
         self.rings[ring].promised = self.rings[ring].promised.saturating_sub(1);
         if result < 0 {
             return;
@@ -146,14 +149,15 @@ impl Driver {
         handler(self, Event::Arrived { socket, cookie });
     }
 
-    /// Keeps a batch of table entries free for arrivals, in a ring that has room.
+    /// Reserves a batch of table entries for arriving sockets, in a ring that has room.
     pub(super) fn grant_permits(&mut self) {
         if !self.ported {
             return;
         }
         let most = (self.rings[self.granting].capacity / 4).clamp(1, MOST_PERMITS);
         let out = self.port.permits(self.granting);
-        // Half used up is soon enough; per arrival would be an atomic each.
+        // The permits are renewed when half of them are used. Renewing them at each arrival would
+        // cost an atomic operation each time.
         if out > most / 2 {
             return;
         }
@@ -166,8 +170,9 @@ impl Driver {
         self.grant(most);
     }
 
-    /// Arrivals use `ring` from now on. Its permits are there before the other's go: a sender that
-    /// finds none closes the connection.
+    /// Directs arriving sockets to `ring` from now on. The permits of the new ring are granted
+    /// before those of the old one are withdrawn, because a sender that finds no permit closes the
+    /// connection.
     pub(super) fn grant_from(&mut self, ring: usize) {
         let before = std::mem::replace(&mut self.granting, ring);
         self.grant((self.rings[ring].capacity / 4).clamp(1, MOST_PERMITS));
@@ -175,7 +180,7 @@ impl Driver {
         self.rings[before].promised -= unused;
     }
 
-    /// Brings the permits to `most`, as far as there is room.
+    /// Raises the number of permits to `most`, as far as the table has room.
     fn grant(&mut self, most: u32) {
         let ring = &mut self.rings[self.granting];
         let more = (most - self.port.permits(self.granting).min(most)).min(ring.room());

@@ -1,24 +1,28 @@
-//! What a core does when it has nothing to do, and how other threads get its attention.
+//! What a core does while it has no work, and how other threads wake it.
 //!
-//! Three stages, each cheaper to stay in and dearer to leave: *spin* on memory, *doze* in a bounded
-//! kernel wait on ring 0, *park* in glommio so that its timers and tasks run.
+//! A core waits in three stages. Each is cheaper to stay in than the one before, and more expensive
+//! to leave: it *spins* on memory, then *dozes* in a bounded kernel wait on ring 0, then *parks* in
+//! glommio, so that glommio's timers and tasks can run.
 //!
-//! Why no wake-up is lost is said in `flag`.
+//! The module `flag` explains why no wake-up is lost between the flag and the eventfd.
 //!
-//! There is one eventfd per core. Doorbells write it, completions of secondary rings write it
-//! while the core sleeps, completions of ring 0 while it is parked. Ring 0 polls it (multishot), so
-//! a write is a completion of ring 0: it ends a doze, or makes one end at once, because the kernel
-//! looks at the completions before it sleeps. Glommio polls it too: it ends a park. (A chain of two
-//! eventfds, the second written by ring 0's poll of the first, does lose wake-ups: tried.) It
-//! counts: a write before glommio has armed its poll makes the poll complete at once. It is
-//! brought to zero before the flag is raised, so no write that matters is wiped out.
+//! There is one eventfd per core. Three parties write it: doorbells, completions of the secondary
+//! rings while the core sleeps, and completions of ring 0 while the core is parked. Ring 0 polls
+//! the eventfd (multishot), so each write becomes a completion of ring 0. That completion ends a
+//! doze; if it comes just before the doze, the doze ends at once, because the kernel checks for
+//! completions before it sleeps. Glommio polls the eventfd as well, which ends a park. (A chain of
+//! two eventfds, where ring 0's poll of the first writes the second, was tried and does lose
+//! wake-ups.) The eventfd counts: a write that happens before glommio has armed its poll makes that
+//! poll complete at once. The counter is reset before the flag is raised, so no write that matters
+//! is erased.
 //!
-//! Before a park, the rings are first made to write the eventfd and then entered once more without
-//! waiting. Work that the kernel had queued before that entry is run by it and seen by the look
-//! after it; work queued later finds the signal switched on. A long doze does the same on weakly
-//! ordered CPUs; on x86 a look at shared memory tells as much, and with dozens of rings their
-//! system calls would be most of what an idle crowd costs. Before a short doze that look is enough
-//! everywhere: where it may miss something, then for as long as the doze lasts (2 ms).
+//! Before a park, the rings are first switched to signal the eventfd and then entered once more
+//! without waiting. Work that the kernel had queued before that entry is run by it, and the check
+//! after it finds the result. Work that is queued later finds the signal switched on. A long doze
+//! does the same on weakly ordered CPUs. On x86 a look at the memory shared with the kernel is
+//! sufficient, and saves system calls: with dozens of rings they would be most of the cost of an
+//! idle crowd. Before a short doze that look is enough on every CPU, because anything it misses
+//! waits no longer than the doze lasts (2 ms).
 use super::driver::Driver;
 use super::flag::SleepFlag;
 use super::glommio_wait;
@@ -27,16 +31,17 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A doze while events are frequent. While they are not, it is `long_doze`: clients that ping every
-/// few milliseconds in all would otherwise cost two time-outs for each ping.
+/// The length of a doze while events are frequent. While they are rare a doze lasts `long_doze`:
+/// otherwise clients whose pings arrive every few milliseconds would cost two time-outs per ping.
 const DOZE: Duration = Duration::from_millis(2);
-/// The kernel shows work that it has queued (an atomic "or", here a full barrier) before it looks
-/// whether to signal; after switching the signal on and a fence, we see one or are told.
+/// True where the kernel's atomic "or", with which it publishes queued work before it checks
+/// whether to signal, is a full barrier. Then, after we have switched the signal on and executed a
+/// fence, either we see the work or the kernel signals us.
 const ORDERED: bool = cfg!(target_arch = "x86_64");
-/// Empty dozes before parking.
+/// The number of dozes without any event before the core parks.
 const DOZES: u32 = 3;
 
-/// Wakes one core from any thread. Ring it after publishing what it should find.
+/// Wakes one core from any thread. Ring it after publishing the work that the core should find.
 #[derive(Clone, Debug)]
 pub struct Doorbell {
     shared: Arc<Shared>,
@@ -44,7 +49,7 @@ pub struct Doorbell {
 
 #[derive(Debug)]
 struct Shared {
-    // On a cache line of its own: every push to this core's mailboxes looks at it.
+    // The flag has a cache line of its own, because every push to this core's mailboxes reads it.
     flag: PaddedFlag,
     eventfd: OwnedFd,
 }
@@ -58,7 +63,7 @@ impl Doorbell {
         Doorbell { shared: Arc::new(Shared { flag: PaddedFlag::default(), eventfd }) }
     }
 
-    /// Makes the core look at its mail soon. A system call only when the core sleeps.
+    /// Makes the core look at its mailboxes soon. Costs a system call only while the core sleeps.
     pub fn ring(&self) {
         if self.shared.flag.0.must_wake() {
             glommio_wait::signal(&self.shared.eventfd);
@@ -78,16 +83,16 @@ impl Doorbell {
     }
 }
 
-/// Whether spinning has paid lately. Work that comes every 100 µs is never met by a spin of 20 µs,
-/// which would then only burn a fifth of the core.
+/// Tracks whether spinning has paid off lately. Work that arrives every 100 µs is never met by a
+/// spin of 20 µs, which would then only waste a fifth of the core.
 pub(super) struct SpinPayoff {
     credit: u32,
     skipped: u32,
 }
 
-/// Spins in a row that met nothing before spinning stops.
+/// The number of consecutive spins without any work after which spinning stops.
 const CREDIT: u32 = 4;
-/// Then every so many idles one more is tried.
+/// While spinning is stopped, one idle phase in this many tries it once more.
 const RETRY: u32 = 64;
 
 impl SpinPayoff {
@@ -107,10 +112,10 @@ impl SpinPayoff {
     }
 }
 
-/// How long nothing has happened.
+/// How long the core has had nothing to do.
 pub(super) struct IdleHistory {
     dozes: u32,
-    /// The last doze lasted longer than a short one may.
+    /// The last doze lasted longer than a short doze may, so events are rare.
     sparse: bool,
 }
 
@@ -125,16 +130,17 @@ impl IdleHistory {
 }
 
 impl Driver {
-    /// The handle by which other threads wake this core.
+    /// The handle through which other threads wake this core.
     pub fn doorbell(&self) -> Doorbell {
         self.doorbell.clone()
     }
 
-    /// Waits until there is something to do: a completion, a doorbell, `recheck` (mail, say) says
-    /// so, or `deadline` from now is over. Returns at once when there is. May return early.
+    /// Waits until there is something to do: a completion, a doorbell, a true `recheck` (for
+    /// example because there is mail), or until `deadline` from now has passed. Returns at once if
+    /// there is something already. May return early.
     ///
-    /// Must be awaited on the driver's own glommio executor. `recheck` must be cheap; it is called
-    /// repeatedly.
+    /// Must be awaited on the driver's own glommio executor. `recheck` is called repeatedly and
+    /// must be cheap.
     pub async fn idle(&mut self, deadline: Option<Duration>, mut recheck: impl FnMut() -> bool) {
         let until = self.wake_time(deadline);
         if self.idle_history.dozes < DOZES {
@@ -162,8 +168,8 @@ impl Driver {
         self.park(until, &mut recheck).await;
     }
 
-    /// Waits for at most `limit`, some microseconds, for what [`Self::idle`] waits for: when the
-    /// caller has something to try again soon.
+    /// Waits like [`Self::idle`], but for at most `limit`, which is some microseconds. For a caller
+    /// that will soon retry something.
     pub fn nap(&mut self, limit: Duration, mut recheck: impl FnMut() -> bool) {
         self.doze(limit, &mut recheck);
     }
@@ -174,7 +180,7 @@ impl Driver {
         mine.into_iter().chain(theirs).min()
     }
 
-    /// Stage one. True: there is something to do, or it is time.
+    /// Stage one. True when there is something to do, or the time is over.
     fn spin(&mut self, until: Option<Instant>, recheck: &mut impl FnMut() -> bool) -> bool {
         self.submit();
         let start = Instant::now();
@@ -192,12 +198,13 @@ impl Driver {
                 std::hint::spin_loop();
             }
         };
-        // As of the last look at the clock: another one would cost more than it tells.
+        // This is the time of the last reading of the clock. Another reading would cost more than
+        // it tells.
         self.counts.spun += spent;
         found
     }
 
-    /// Stage two: one wait in the kernel. True: there is something to do.
+    /// Stage two: one wait in the kernel. True when there is something to do.
     pub(super) fn doze(&mut self, limit: Duration, recheck: &mut impl FnMut() -> bool) -> bool {
         self.submit();
         self.doorbell.flag().fall_asleep();
@@ -208,14 +215,14 @@ impl Driver {
             fence(Ordering::SeqCst);
         }
         if limit > DOZE && !ORDERED {
-            // Too long to miss anything for, see above.
+            // A long doze must not miss anything; see the module's documentation.
             for ring in &mut self.rings[1..] {
                 let _ = ring.enter(0, None);
             }
         }
         if !self.has_work(recheck) {
             self.counts.dozes += 1;
-            // A kernel that is short of memory says so here; the caller's pass finds out.
+            // The wait can fail when the kernel lacks memory. The caller's next pass handles that.
             let gather = self.config.coalesce.min(limit);
             let _ = if gather.is_zero() {
                 self.rings[0].enter(1, Some(limit))
@@ -234,7 +241,7 @@ impl Driver {
         work
     }
 
-    /// Stage three: glommio waits for us.
+    /// Stage three: the core waits through glommio.
     async fn park(&mut self, until: Option<Instant>, recheck: &mut impl FnMut() -> bool) {
         glommio_wait::reset(self.doorbell.eventfd());
         self.doorbell.flag().fall_asleep();
@@ -261,7 +268,7 @@ impl Driver {
     }
 }
 
-/// What is left until `until`, at most `most`; None when nothing is.
+/// The time that is left until `until`, at most `most`. `None` when none is left.
 fn left(until: Option<Instant>, most: Duration) -> Option<Duration> {
     let Some(until) = until else { return Some(most) };
     let left = until.saturating_duration_since(Instant::now());

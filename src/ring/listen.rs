@@ -1,8 +1,8 @@
-//! Accepting: a pool of single-shot accepts per listener. Multishot would not tell the peer's
-//! address.
+//! Accepts connections with a pool of single-shot accept operations per listener. A multishot
+//! accept would not report the address of the peer.
 #![allow(unsafe_code)]
 use super::driver::Driver;
-use super::event::{Event, Peer};
+use super::event::{Event, RemoteAddress};
 use super::tag::{self, Kind};
 use crate::ids::ListenerId;
 use hashbrown::HashSet;
@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long accepting rests when the machine is short of something.
+/// How long accepting pauses when the machine lacks resources.
 const REST: Duration = Duration::from_millis(100);
 
 struct ListeningSocket {
@@ -22,7 +22,8 @@ struct ListeningSocket {
     in_flight: u32,
 }
 
-/// What one accept in flight points to. Boxed: the kernel writes the address into it.
+/// The memory that one accept in flight refers to. It is boxed because the kernel writes the peer's
+/// address into it.
 struct Accept {
     address: libc::sockaddr_storage,
     length: libc::socklen_t,
@@ -35,9 +36,10 @@ pub(super) struct Listeners {
     #[expect(clippy::vec_box, reason = "the kernel holds their addresses while the list grows")]
     accepts: Vec<Box<Accept>>,
     free: Vec<u32>,
-    /// Some listener has fewer accepts in flight than it should: try again then.
+    /// Set when a listener has fewer accepts in flight than it should: more are started at this
+    /// time.
     pub(super) retry_at: Option<Instant>,
-    /// And this is because no ring has room: the next close helps.
+    /// True when the reason is that no ring has room, so that the next close of a socket helps.
     pub(super) want_room: bool,
 }
 
@@ -54,7 +56,8 @@ impl Listeners {
 }
 
 impl Driver {
-    /// Accepts on a bound, listening socket from now on. Options set on it are inherited.
+    /// Starts accepting on a socket that is bound and listening. Accepted sockets inherit the
+    /// options that are set on it.
     pub fn listen(&mut self, listener: ListenerId, fd: OwnedFd, unix: bool) {
         make_blocking(&fd);
         let new = ListeningSocket { id: listener, fd, unix, stopping: false, in_flight: 0 };
@@ -65,8 +68,9 @@ impl Driver {
         self.top_up_accepts();
     }
 
-    /// Stops accepting. A connection that is being accepted right now may still be reported. The
-    /// listening socket is closed once its last accept has been cancelled, soon.
+    /// Stops accepting. A connection that is being accepted at this moment may still be reported.
+    /// The listening socket is closed once its last accept has been cancelled, which does not take
+    /// long.
     pub fn stop_listening(&mut self, listener: ListenerId) {
         let Some(index) = self.listeners.all.iter().position(|place| {
             place.as_ref().is_some_and(|known| known.id == listener && !known.stopping)
@@ -85,7 +89,8 @@ impl Driver {
         }
     }
 
-    /// Has the accepts in flight on `ring` come back; they are replaced by others.
+    /// Cancels the accepts in flight on `ring`. Others replace them, on the ring that accepts use
+    /// now.
     pub(super) fn cancel_accepts(&mut self, ring: usize) {
         if self.rings[ring].accepts == 0 {
             return;
@@ -95,7 +100,8 @@ impl Driver {
         }
     }
 
-    /// The kernel has let go of all accepts of `ring`, without saying so of those that are left.
+    /// Frees the records of all accepts on `ring` that are still open. The kernel has finished
+    /// them, but their completions were lost.
     pub(super) fn forget_accepts(&mut self, ring: usize) {
         let free: HashSet<u32> = self.listeners.free.iter().copied().collect();
         for record in 0..self.listeners.accepts.len() as u32 {
@@ -114,7 +120,8 @@ impl Driver {
         self.rings[ring].accepts = 0;
     }
 
-    /// Brings every listener to its number of accepts in flight, as far as there is room.
+    /// Starts accepts until every listener has its number of them in flight, as far as there is
+    /// room.
     pub(super) fn top_up_accepts(&mut self) {
         self.listeners.retry_at = None;
         self.listeners.want_room = false;
@@ -178,7 +185,7 @@ impl Driver {
             self.counts.accepted += 1;
             let socket = self.slots.open(ring, result as u32);
             self.replace_accept(index);
-            let peer = if unix { Peer::Unix } else { address };
+            let peer = if unix { RemoteAddress::Unix } else { address };
             handler(self, Event::Accepted { socket, listener: id, peer });
             return;
         }
@@ -199,7 +206,7 @@ impl Driver {
         }
     }
 
-    /// One accept came back: one goes out, unless accepting rests.
+    /// Replaces an accept that has completed, unless accepting is paused.
     fn replace_accept(&mut self, index: usize) {
         if !self.wants_accept(index) || self.listeners.retry_at.is_some() {
             return;
@@ -216,9 +223,10 @@ impl Driver {
     }
 }
 
-/// The kernel looks the descriptor up at the next submission. If a stopping listener's accepts end
-/// before, it is closed; should another listener have its number by then, that one's accepts are
-/// cancelled, and replaced because it is not stopping.
+/// The cancel operation for all accepts of a listener. The kernel resolves the descriptor when the
+/// operation is submitted. If the stopping listener is closed before that, because its accepts
+/// ended by themselves, and another listener has got the same descriptor number, then the accepts
+/// of the other one are cancelled. They are replaced, because that listener is not stopping.
 fn cancel_accepts_of(listener: &ListeningSocket) -> squeue::Entry {
     let fd = types::Fd(listener.fd.as_raw_fd());
     opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd).all())
@@ -235,7 +243,8 @@ impl Accept {
     }
 }
 
-/// Errors of the one connection that was being accepted (accept(2)); all others are the machine's.
+/// True for errors that concern only the connection that was being accepted (accept(2)). All other
+/// errors concern the machine.
 fn connection_failed(errno: i32) -> bool {
     matches!(
         errno,
@@ -254,28 +263,32 @@ fn connection_failed(errno: i32) -> bool {
     )
 }
 
-fn peer(address: &libc::sockaddr_storage) -> Peer {
-    let unknown = Peer::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+fn peer(address: &libc::sockaddr_storage) -> RemoteAddress {
+    let unknown = RemoteAddress::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
     match i32::from(address.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that the kernel wrote a sockaddr_in; the storage is larger.
             let v4 = unsafe { &*(address as *const _ as *const libc::sockaddr_in) };
             let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-            Peer::Tcp(SocketAddr::new(IpAddr::V4(ip), u16::from_be(v4.sin_port)))
+            RemoteAddress::Tcp(SocketAddr::new(IpAddr::V4(ip), u16::from_be(v4.sin_port)))
         }
         libc::AF_INET6 => {
             // SAFETY: the family says that the kernel wrote a sockaddr_in6; the storage is larger.
             let v6 = unsafe { &*(address as *const _ as *const libc::sockaddr_in6) };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
-            // An IPv4 client of a dual-stack listener is an IPv4 client.
-            Peer::Tcp(SocketAddr::new(IpAddr::V6(ip).to_canonical(), u16::from_be(v6.sin6_port)))
+            // An IPv4 client of a dual-stack listener is shown with its IPv4 address.
+            RemoteAddress::Tcp(SocketAddr::new(
+                IpAddr::V6(ip).to_canonical(),
+                u16::from_be(v6.sin6_port),
+            ))
         }
-        libc::AF_UNIX => Peer::Unix,
+        libc::AF_UNIX => RemoteAddress::Unix,
         _ => unknown,
     }
 }
 
-/// io_uring does not wait on a non-blocking listener, it fails with EAGAIN.
+/// Clears O_NONBLOCK, because io_uring does not wait on a non-blocking listener but fails with
+/// EAGAIN.
 fn make_blocking(fd: &OwnedFd) {
     // SAFETY: reading and writing the status flags of a descriptor that we own.
     unsafe {

@@ -1,8 +1,9 @@
-//! What is done when the kernel has lost completions. It keeps those that do not fit into the
-//! queue in memory of its own, and when it gets none, says EBADR: something has completed, and
-//! nobody will say what. A send may be done or not, received bytes may be gone, a connection may
-//! have been accepted that nobody knows. None of the ring's connections can be trusted any more, so
-//! all of them end, as broken ones do: clients come back, and sessions know what they are owed.
+//! Recovery from lost completions. The kernel stores completions that do not fit into the
+//! completion queue in memory of its own. When it cannot get that memory, it reports EBADR:
+//! something has completed, but nobody can say what. A send may or may not have been done, received
+//! bytes may be lost, and a connection may have been accepted without a report. None of the ring's
+//! connections can be trusted any more, so all of them are closed like broken connections. Clients
+//! reconnect, and the sessions know what they still have to deliver.
 use super::driver::Driver;
 use super::event::Event;
 use super::send::Progress;
@@ -11,9 +12,9 @@ use crate::ids::SocketId;
 use std::time::Instant;
 
 impl Driver {
-    /// Ends everything on `ring`, whose lost completions nobody can make up for, and begins anew
-    /// with it. Takes a second at most, of this core alone. When the kernel does not let go of what
-    /// it was given by then, it is tried again in the next pass.
+    /// Closes everything on `ring` after it has lost completions, and starts again with an empty
+    /// table. Takes at most a second, and delays only this core. If the kernel still uses some of
+    /// our memory after that time, the next pass tries again.
     pub(super) fn recover(
         &mut self,
         ring: usize,
@@ -26,7 +27,7 @@ impl Driver {
             "the kernel ran out of memory and lost completions: the ring's connections are closed"
         );
         self.counts.losses += 1;
-        // Nothing new comes in meanwhile.
+        // Nothing new is accepted meanwhile.
         self.listeners.retry_at = Some(Instant::now());
         self.listeners.want_room = false;
         let ported = std::mem::replace(&mut self.ported, false);
@@ -34,7 +35,8 @@ impl Driver {
         let watches = self.watches;
         self.rings[ring].lost = false;
         let released = self.rings[ring].cancel_everything();
-        // What is known to have completed is acted on, with the table as it is and then without.
+        // The completions that are known are handled first, while the descriptor table is still
+        // there, and again after it has been closed.
         self.settle_all(ring, handler);
         if released {
             self.close_table(ring);
@@ -58,8 +60,8 @@ impl Driver {
         self.grant_permits();
     }
 
-    /// Visits what completes on `ring` until nothing does. Its sockets are being closed, so that
-    /// nothing new is begun for them.
+    /// Visits the completions of `ring` until there are none left. The ring's sockets are being
+    /// closed, so no new operations are started for them.
     fn settle_all(&mut self, ring: usize, handler: &mut impl FnMut(&mut Driver, Event<'_>)) {
         loop {
             for socket in self.slots.of_ring(ring) {
@@ -81,7 +83,8 @@ impl Driver {
         }
     }
 
-    /// Ends a socket without what is in flight for it: the kernel has let go of it.
+    /// Closes a socket whose operations in flight will never be reported. The kernel has finished
+    /// them.
     fn abandon(&mut self, socket: SocketId, handler: &mut impl FnMut(&mut Driver, Event<'_>)) {
         let Some(slot) = self.slots.get(socket) else { return };
         let (flags, record, table) = (slot.flags, slot.record, slot.table);
@@ -93,8 +96,8 @@ impl Driver {
             handler(self, Event::Sent { socket, outgoing, result });
         }
         if flags & HANDING != 0 {
-            // It may have arrived, and used its permit up. Its home hears nothing of it, and
-            // closes it after a while.
+            // The socket may have arrived and used up its permit. Its home shard is not told about
+            // it, and closes the connection after a time-out.
             let (cookie, _) = self.hand_overs.take(record);
             handler(self, Event::HandedOver { socket, cookie, result: Err(libc::EIO) });
         }

@@ -1,14 +1,15 @@
-//! The socket ring: one shard's own io_uring driver, hosted inside its glommio executor.
+//! The socket ring: the io_uring driver of one shard, hosted inside the shard's glommio executor.
 //!
-//! Owns: the rings of one core, their direct descriptor tables, the receive buffers, the records of
-//! sends in flight, and how the core waits when there is nothing to do. Lives on one shard's thread
-//! and is `!Send`; only [`RingPort`] (where hand-overs go) and [`Doorbell`] cross threads.
+//! It owns the rings of one core, their direct descriptor tables, the receive buffers, the records
+//! of sends in flight, and the way in which the core waits when there is nothing to do. It lives on
+//! the shard's thread and is `!Send`. Only [`RingPort`] (the target of hand-overs) and [`Doorbell`]
+//! cross threads.
 //!
-//! Does not: know MQTT, count bytes per client, decide when to read or what to send, or allocate
-//! anything per idle socket beyond one 16-byte slot.
+//! It does not know MQTT, does not count bytes per client, does not decide when to read or what to
+//! send, and allocates nothing for an idle socket beyond one slot of 16 bytes.
 //!
-//! `unsafe` is allowed here and nowhere above: the kernel keeps pointers to memory that this module
-//! owns until the matching completion has been seen.
+//! `unsafe` is allowed in this module and in none above it, because the kernel keeps pointers to
+//! memory that this module owns until the matching completion has been seen.
 mod buffers;
 mod driver;
 mod event;
@@ -29,7 +30,7 @@ mod uring;
 
 pub use driver::Driver;
 pub use event::{
-    Event, MAX_COOKIE, Outgoing, Peer, Receive, RingCounts, Segment, SocketRingConfig,
+    Event, MAX_COOKIE, Outgoing, Receive, RemoteAddress, RingCounts, Segment, SocketRingConfig,
 };
 pub use failure::{RingFailure, operations};
 pub use flag::SleepFlag;

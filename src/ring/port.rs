@@ -1,15 +1,18 @@
-//! Where other shards send sockets: a handle that names a ring with room in its table.
+//! The handle through which other shards send sockets to this one. It names a ring whose table has
+//! room.
 //!
-//! Shared between threads, hence the atomics. The kernel would close an accepted socket that finds
-//! the table full, so accepts and arrivals are counted against it beforehand, and nobody sends
-//! without a permit: the owner puts permits for slots it keeps free into
-//! a cell, a sender takes one per socket, and a permit whose send failed goes back into its cell.
-//! Checked by `tests/loom`.
+//! The handle is shared between threads and therefore uses atomics. The kernel would close a socket
+//! that finds the table full, so table entries for accepts and for arrivals are reserved
+//! beforehand, and nobody sends a socket without a permit. The owner stores permits for the entries
+//! that it keeps free in a cell per ring. A sender takes one permit per socket, and returns it to
+//! the same cell if the send failed. Checked by `tests/loom`.
+#![allow(clippy::disallowed_types, reason = "permits that other shards take")]
 use crate::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-/// Names the ring of one shard that takes hand-overs. Follows the shard as it opens rings.
+/// Names the ring of one shard that receives hand-overs. It follows the shard as it opens further
+/// rings.
 #[derive(Clone, Debug)]
 pub struct RingPort {
     shared: Arc<Shared>,
@@ -17,23 +20,24 @@ pub struct RingPort {
 
 #[derive(Debug)]
 struct Shared {
-    /// The cell senders try first.
+    /// The index of the cell that senders try first.
     current: AtomicU32,
-    /// Cells in use, from the front.
+    /// The number of cells in use, counted from the front.
     opened: AtomicU32,
     cells: Box<[Cell]>,
 }
 
 #[derive(Debug)]
 struct Cell {
-    /// Valid while there are permits: a ring for which one is out is not closed. Only a core that
-    /// ends does not wait for them. One used just after that names no ring, or one that another
-    /// core opened since, where the socket goes astray; cores only end with the process.
+    /// The descriptor of the ring, valid while permits exist: a ring with an outstanding permit is
+    /// not closed. Only a core that ends does not wait for its permits. A descriptor that is used
+    /// just after that names either no ring, or a ring that another core has opened since, in which
+    /// case the socket is lost; but cores only end together with the process.
     fd: AtomicI32,
     permits: AtomicI32,
 }
 
-/// The right to send one socket to one ring.
+/// The right to send one socket to one particular ring.
 #[derive(Debug)]
 pub(super) struct Permit {
     port: RingPort,
@@ -42,7 +46,7 @@ pub(super) struct Permit {
 }
 
 impl Permit {
-    /// The socket did not go: the slot it was for is free again.
+    /// Returns the permit of a socket that was not sent: its table entry is free again.
     pub(super) fn give_back(self) {
         self.port.shared.cells[self.ring as usize].permits.fetch_add(1, Ordering::AcqRel);
     }
@@ -56,7 +60,7 @@ impl RingPort {
         RingPort { shared: Arc::new(Shared { current, opened, cells }) }
     }
 
-    /// Takes a permit from the advertised ring, or from any other that still has one.
+    /// Takes a permit of the preferred ring, or of any other ring that still has one.
     pub(super) fn take(&self) -> Option<Permit> {
         let shared = &*self.shared;
         let opened = shared.opened.load(Ordering::Acquire);
@@ -73,32 +77,34 @@ impl RingPort {
         })
     }
 
-    /// The owner opened ring number `ring`.
+    /// For the owner: ring number `ring` has been opened.
     pub(super) fn opened(&self, ring: usize, fd: RawFd) {
         self.shared.cells[ring].fd.store(fd, Ordering::Release);
         self.shared.opened.store(ring as u32 + 1, Ordering::Release);
     }
 
-    /// The owner keeps `count` more slots of `ring` free, and wants senders to use that ring.
+    /// For the owner: `count` more table entries of `ring` are reserved, and senders should use
+    /// this ring.
     pub(super) fn grant(&self, ring: usize, count: u32) {
         self.shared.cells[ring].permits.fetch_add(count as i32, Ordering::AcqRel);
         self.shared.current.store(ring as u32, Ordering::Release);
     }
 
-    /// Permits of `ring` that nobody has taken.
+    /// How many permits of `ring` nobody has taken yet.
     pub(super) fn permits(&self, ring: usize) -> u32 {
         self.shared.cells[ring].permits.load(Ordering::Acquire).max(0) as u32
     }
 
-    /// Takes the untaken permits of `ring` back; how many there were.
+    /// Withdraws the permits of `ring` that nobody has taken, and returns how many there were.
     pub(super) fn withdraw(&self, ring: usize) -> u32 {
         self.shared.cells[ring].permits.swap(0, Ordering::AcqRel).max(0) as u32
     }
 
-    /// The owner goes away: no permit is given from now on.
+    /// For the owner, when it ends: no permit is given out from now on.
     pub(super) fn retire(&self) {
         for cell in &self.shared.cells {
-            // A swap, for the same reason as in `flag`: permits may be coming back just now.
+            // A swap, for the same reason as in `flag`: a permit may be returned at the same
+            // moment.
             cell.permits.swap(i32::MIN / 2, Ordering::AcqRel);
         }
     }

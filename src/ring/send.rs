@@ -1,36 +1,38 @@
-//! Sends in flight: what the kernel points into stays in its record until the completion is seen.
+//! The sends in flight. Whatever the kernel points to stays in its record until the completion has
+//! been seen.
 #![allow(unsafe_code)]
 use super::event::{Outgoing, Segment};
 use io_uring::{opcode, squeue, types};
 
-/// Pieces per SENDMSG.
+/// The largest number of pieces in one SENDMSG.
 const PIECES: usize = 64;
-/// Records kept for reuse; more than this many are freed as they come back.
+/// The number of records kept for reuse. Records beyond it are freed when they come back.
 const SPARE: usize = 1024;
-/// Longest single SEND, in bytes: its length is 32 bits and its result is signed.
+/// The longest single SEND in bytes. Its length has 32 bits and its result is signed.
 const LONGEST: usize = 1 << 30;
-/// MSG_WAITALL makes the kernel finish partial sends; a gone peer is an error, not a signal.
+/// MSG_WAITALL makes the kernel complete partial sends. MSG_NOSIGNAL turns SIGPIPE into an error.
 const FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
-/// What one SENDMSG points to. Boxed: its address must not change.
+/// The memory that one SENDMSG refers to. It is boxed because its address must not change.
 struct Vectors {
     header: libc::msghdr,
     pieces: [libc::iovec; PIECES],
 }
 
-/// One `send`. Boxed for as long as it is in flight, so that inline payload types stay put too.
+/// One `send`. It is boxed while it is in flight, so that payload types that store bytes inline do
+/// not move either.
 struct Record {
     outgoing: Outgoing,
-    /// Next byte to send: segment (0 for One) and offset in it.
+    /// The next byte to send: the index of its segment (0 for `One`) and the offset within it.
     segment: usize,
     offset: usize,
     left: usize,
     vectors: Option<Box<Vectors>>,
 }
 
-/// How a completion left a send.
+/// The state of a send after a completion.
 pub(super) enum Progress {
-    /// Some went out; here is the operation for the rest.
+    /// A part was sent. This operation sends the rest.
     More(squeue::Entry),
     Done(Outgoing, Result<(), i32>),
 }
@@ -58,7 +60,7 @@ impl Sends {
         (self.records.len() - self.free.len()) as u32
     }
 
-    /// Takes the bytes over; `Err` gives them back when there are none to send.
+    /// Takes ownership of the bytes. `Err` returns them when there is nothing to send.
     pub(super) fn start(
         &mut self,
         outgoing: Outgoing,
@@ -85,7 +87,8 @@ impl Sends {
         Ok((index, entry))
     }
 
-    /// A completion of record `index`; `give_up`: the socket is being closed, do not go on.
+    /// Handles a completion of record `index`. With `give_up` the rest is not sent, because the
+    /// socket is being closed.
     pub(super) fn completed(
         &mut self,
         index: u32,
@@ -126,7 +129,7 @@ impl Sends {
         outgoing
     }
 
-    /// After a storm of slow readers, the index itself is given back too.
+    /// Releases the memory of the index itself, which can grow large while many readers are slow.
     fn trim(&mut self) {
         if self.free.len() == self.records.len() && self.records.len() > SPARE {
             self.records = Vec::new();
@@ -178,7 +181,8 @@ impl Vectors {
         Box::new(unsafe { std::mem::zeroed() })
     }
 
-    /// The record owns the segments and does not move or change them until the completion.
+    /// Fills the vectors with pointers into `segments`. The record owns the segments and neither
+    /// moves nor changes them until the completion.
     fn point_into(&mut self, segments: &[Segment], first: usize, offset: usize) {
         let mut count = 0;
         let mut skip = offset;

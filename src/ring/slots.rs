@@ -1,69 +1,74 @@
-//! One 16-byte slot per open socket, in chunks, so that a million of them never means one big copy.
+//! One slot of 16 bytes per open socket. Slots are allocated in chunks, so that even a table of a
+//! million of them is never copied as a whole.
 use crate::ids::SocketId;
 use crate::slab::trim;
 
-/// Operation bits: while any is set, the kernel may still complete something for this socket.
+/// The operation bits. While any of them is set, the kernel may still post a completion for this
+/// socket.
 pub(super) const RECEIVING: u32 = 1 << 0;
 pub(super) const SENDING: u32 = 1 << 1;
 pub(super) const SHUTTING: u32 = 1 << 2;
 pub(super) const CLOSE_SENT: u32 = 1 << 3;
 pub(super) const HANDING: u32 = 1 << 4;
 pub(super) const IN_FLIGHT: u32 = RECEIVING | SENDING | SHUTTING | CLOSE_SENT | HANDING;
-/// What the shard wants.
+/// How the shard wants the socket to be read.
 pub(super) const WANT_ONCE: u32 = 1 << 8;
 pub(super) const WANT_STREAM: u32 = 1 << 9;
 pub(super) const WANT: u32 = WANT_ONCE | WANT_STREAM;
 pub(super) const PAUSED: u32 = 1 << 10;
-/// A cancel of the receive is on its way.
+/// A cancel of the receive is in flight.
 pub(super) const CANCELLING: u32 = 1 << 11;
-/// Waits in the list of sockets that found no buffer.
+/// The socket waits in the list of those whose receive found no buffer.
 pub(super) const STARVED: u32 = 1 << 12;
-/// Nothing more will be received: end of stream, or an error was reported.
+/// Nothing more will be received: the end of the stream or an error has been reported.
 pub(super) const ENDED: u32 = 1 << 13;
-/// Orderly close under way: input is discarded.
+/// An orderly close is in progress, and input is discarded.
 pub(super) const LINGER: u32 = 1 << 14;
 /// The direct descriptor is being closed; `Closed` follows.
 pub(super) const CLOSING: u32 = 1 << 15;
 pub(super) const OPEN: u32 = 1 << 31;
 
-/// All that the driver keeps per socket.
+/// All state that the driver keeps per socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
-    /// Direct descriptor: the index in the ring's table. While free: the next free slot.
+    /// The direct descriptor, which is an index in the ring's table. In a free slot it is the index
+    /// of the next free slot.
     pub(super) table: u32,
-    /// The send or hand-over record in use.
+    /// The index of the send or hand-over record in use.
     pub(super) record: u32,
     pub(super) ring: u16,
-    /// Tells completions of an earlier socket with the same id apart. Wraps, which only records
-    /// outside the kernel could meet: a slot is released after the last completion of its socket,
-    /// and the completion of a failed cancel comes before that of the close queued behind it.
+    /// Distinguishes completions of an earlier socket with the same id. The number wraps around,
+    /// which only records outside the kernel could notice: a slot is released after the last
+    /// completion of its socket, and the completion of a failed cancel comes before that of the
+    /// close that is queued behind it.
     pub(super) generation: u16,
     pub(super) flags: u32,
 }
 
 const _: () = assert!(size_of::<Slot>() == 16);
 
-/// 8 KiB: a size that the allocator keeps on small pages, which come free sooner.
+/// A chunk has 8 KiB, a size that the allocator keeps on small pages, which become free sooner.
 const CHUNK: usize = 512;
 const NONE: u32 = u32::MAX;
 
-/// Neighbouring slots. The memory goes when none of them is in use.
+/// A chunk of consecutive slots. Its memory is freed when none of them is in use.
 struct Chunk {
     slots: Option<Box<[Slot; CHUNK]>>,
     /// The first free slot of this chunk, linked through `table`.
     free: u32,
     open: u32,
-    /// Of slots that are allocated anew: one that none of them has had lately.
+    /// The generation of slots that are used for the first time: one that none of them has had
+    /// recently.
     generation: u16,
 }
 
 pub(super) struct Slots {
     chunks: Vec<Chunk>,
-    /// Chunks with a free slot, each once; the last is used first.
+    /// The chunks that have a free slot, each listed once. The last one is used first.
     roomy: Vec<u32>,
-    /// The chunk with memory and no open slot: one is kept.
+    /// The chunk that has memory but no open slot. At most one such chunk is kept.
     empty: Option<u32>,
-    /// Of chunks that were dropped: none of their slots has had it lately.
+    /// The generation for chunks that are allocated again: none of their slots has had it recently.
     generation: u16,
     pub(super) open: u32,
     allocated: u32,
@@ -85,7 +90,8 @@ impl Slots {
         self.allocated
     }
 
-    /// A slot for a socket that is at `table` of ring `ring`; the last one freed is used first.
+    /// Opens a slot for the socket with descriptor `table` in ring `ring`. The slot that was freed
+    /// last is used first.
     pub(super) fn open(&mut self, ring: usize, table: u32) -> SocketId {
         let number = self.roomy_chunk();
         let chunk = &mut self.chunks[number as usize];
@@ -128,7 +134,8 @@ impl Slots {
         }
         match self.empty {
             None => self.empty = Some(number as u32),
-            // The lower one is kept, so that whatever goes by our numbers can be short.
+            // The chunk with the lower number is kept, so that tables that are indexed by socket
+            // number can stay short.
             Some(kept) => {
                 self.empty = Some(kept.min(number as u32));
                 self.give_back(kept.max(number as u32) as usize);
@@ -136,10 +143,12 @@ impl Slots {
         }
     }
 
-    /// Frees the memory of a chunk without open slots; the number goes too if it is the last.
+    /// Frees the memory of a chunk without open slots. If it is the last chunk, its number is
+    /// removed too.
     fn give_back(&mut self, number: usize) {
         let chunk = &mut self.chunks[number];
-        // Counted from the chunk's first generation, which tells the latest although it wraps.
+        // Generations are compared by their distance from the chunk's first one, which finds the
+        // latest although the numbers wrap around.
         let first = chunk.generation;
         let slots = chunk.slots.take();
         let ages = slots.iter().flat_map(|slots| slots.iter());
@@ -147,7 +156,7 @@ impl Slots {
         chunk.generation = first.wrapping_add(age);
         chunk.free = NONE;
         self.allocated -= CHUNK as u32;
-        // Rare, and there is one entry per chunk.
+        // This is rare, and the list has only one entry per chunk.
         self.roomy.retain(|&roomy| roomy as usize != number);
         trim(&mut self.roomy);
         while let Some(last) = self.chunks.pop_if(|chunk| chunk.slots.is_none()) {
@@ -158,7 +167,7 @@ impl Slots {
         trim(&mut self.chunks);
     }
 
-    /// Every open socket of a ring. Looks at all slots: for rare events.
+    /// All open sockets of a ring. Looks at every slot, so it is only for rare events.
     pub(super) fn of_ring(&self, ring: usize) -> Vec<SocketId> {
         let chunks = (0u32..).step_by(CHUNK).zip(&self.chunks);
         let slots = chunks
@@ -180,12 +189,12 @@ impl Slots {
         self.get(id).filter(|slot| slot.generation == generation)
     }
 
-    /// A chunk with a free slot: the one last used, else a new one at the lowest free number.
+    /// A chunk that has a free slot: the one used last, or a new one with the lowest free number.
     fn roomy_chunk(&mut self) -> u32 {
         if let Some(&number) = self.roomy.last() {
             return number;
         }
-        // Once per chunk's worth of sockets.
+        // This runs once for each chunk that is filled.
         let given_back = self.chunks.iter().position(|chunk| chunk.slots.is_none());
         let number = given_back.unwrap_or(self.chunks.len());
         if number == self.chunks.len() {

@@ -1,4 +1,4 @@
-//! One socket: receiving, sending, and the two ways of closing.
+//! The operations of one socket: receiving, sending, and the two ways of closing.
 #![allow(unsafe_code)]
 use super::driver::{Deferred, Driver};
 use super::event::{Event, Outgoing, Receive};
@@ -11,7 +11,7 @@ use io_uring::{cqueue, opcode, squeue, types};
 use std::time::Instant;
 
 impl Driver {
-    /// Starts (or goes on) receiving. Ignored on a socket that is closed or being closed.
+    /// Starts or continues receiving. Ignored for a socket that is closed or being closed.
     pub fn receive(&mut self, socket: SocketId, how: Receive) {
         let Some(slot) = self.slots.get(socket) else { return };
         if slot.flags & (CLOSING | LINGER | ENDED | HANDING) != 0 {
@@ -25,8 +25,8 @@ impl Driver {
         self.arm(socket);
     }
 
-    /// Stops receiving until `resume`: the peer feels it once the kernel's buffer is full. Bytes
-    /// that the kernel has already taken out of the socket are still reported.
+    /// Stops receiving until `resume`. The peer is slowed down once the kernel's receive buffer is
+    /// full. Bytes that the kernel has already taken out of the socket are still reported.
     pub fn pause(&mut self, socket: SocketId) {
         let Some(slot) = self.slots.get(socket) else { return };
         if slot.flags & (CLOSING | LINGER) != 0 {
@@ -36,17 +36,18 @@ impl Driver {
         self.cancel_receive(socket);
     }
 
-    /// Goes on receiving after `pause`.
+    /// Continues receiving after `pause`.
     pub fn resume(&mut self, socket: SocketId) {
         let Some(slot) = self.slots.get(socket) else { return };
         slot.flags &= !PAUSED;
         self.arm(socket);
     }
 
-    /// Sends all of `outgoing`, in order. One send at a time per socket; it comes back in `Sent`.
+    /// Sends all of `outgoing`, in order. Only one send per socket may be in flight. `Sent` returns
+    /// the bytes.
     ///
     /// # Panics
-    /// When a send is in flight on this socket: the caller broke the rule above.
+    /// When a send is in flight on this socket, which is a mistake of the caller.
     pub fn send(&mut self, socket: SocketId, outgoing: Outgoing) {
         let refused = |outgoing, errno| Deferred::Sent(socket, outgoing, Err(errno));
         let Some(slot) = self.slots.get(socket) else {
@@ -67,8 +68,9 @@ impl Driver {
         }
     }
 
-    /// Closes in order: after the send in flight, says that nothing more will come, discards input
-    /// until the peer has closed too or `linger` is over, then closes. Ends in `Closed`.
+    /// Closes in an orderly way: waits for the send in flight, shuts the sending side down,
+    /// discards input until the peer has closed as well or `linger` is over, and then closes. Ends
+    /// with `Closed`.
     pub fn shutdown_then_close(&mut self, socket: SocketId) {
         let linger = self.config.linger;
         let Some(slot) = self.slots.get(socket) else { return };
@@ -88,7 +90,7 @@ impl Driver {
         }
     }
 
-    /// Closes now: cancels what is in flight. Ends in `Closed`.
+    /// Closes at once and cancels the operations in flight. Ends with `Closed`.
     pub fn close(&mut self, socket: SocketId) {
         let Some(slot) = self.slots.get(socket) else { return };
         if slot.flags & CLOSING != 0 {
@@ -98,11 +100,11 @@ impl Driver {
         slot.flags |= CLOSING;
         let (ring, flags) = (slot.ring as usize, slot.flags);
         let send = tag::tag(Kind::Send, slot.generation, socket.0);
-        // Each operation is cancelled by its tag, which the kernel finds by hash. Cancelling
-        // whatever uses the descriptor would have it look through every request of the ring:
-        // half a millisecond per close with 20,000 sockets (measured). No cancel meets a later
-        // operation of the same tag: it is queued before that one, in the same ring, and done when
-        // it is submitted.
+        // Each operation is cancelled by its tag, which the kernel finds by hash. To cancel
+        // everything that uses the descriptor, the kernel would search all requests of the ring,
+        // which takes half a millisecond per close with 20,000 sockets (measured). No cancel can
+        // hit a later operation with the same tag, because it is queued before that operation in
+        // the same ring and is executed when it is submitted.
         self.cancel_receive(socket);
         if flags & SENDING != 0 {
             let entry = opcode::AsyncCancel2::new(types::CancelBuilder::user_data(send))
@@ -114,11 +116,12 @@ impl Driver {
         self.close_descriptor(socket);
     }
 
-    /// Gives the table entry back, or leaves that to the completion of what is in flight and may
-    /// still have to look the entry up, when it would be another socket's: the kernel shuts down
-    /// on a thread of its own, and so does Linux 6.1 a hand-over whose target was busy. All else
-    /// (receive, send, close, cancel) has its socket from the moment of submission, in the order
-    /// of this ring's queue.
+    /// Frees the table entry, unless an operation in flight may still have to look it up; then that
+    /// operation's completion does it. Without this rule the operation could find another socket in
+    /// the entry. Two operations look their entry up late: shutdown, which the kernel executes on a
+    /// thread of its own, and on Linux 6.1 a hand-over whose target was busy. All others (receive,
+    /// send, close, cancel) hold their socket from the moment of submission, in the order of this
+    /// ring's queue.
     pub(super) fn close_descriptor(&mut self, socket: SocketId) {
         let Some(slot) = self.slots.get(socket) else { return };
         if slot.flags & (SHUTTING | HANDING) != 0 {
@@ -130,7 +133,8 @@ impl Driver {
         self.rings[slot.ring as usize].push(entry);
     }
 
-    /// Starts the wanted receive unless one is in flight or something speaks against it.
+    /// Starts the receive that the shard wants, unless one is in flight or the socket's state
+    /// forbids it.
     pub(super) fn arm(&mut self, socket: SocketId) {
         let Some(slot) = self.slots.get(socket) else { return };
         const AGAINST: u32 = RECEIVING | PAUSED | STARVED | ENDED | CLOSING | HANDING;
@@ -164,7 +168,8 @@ impl Driver {
         self.rings[slot.ring as usize].push(entry);
     }
 
-    /// The receive had just ended, or could not be cancelled; if it goes on, `received` retries.
+    /// Called when a cancel failed because the receive had just ended or could not be cancelled. If
+    /// the receive goes on, `received` tries again.
     pub(super) fn cancel_failed(&mut self, socket: SocketId, generation: u16) {
         if let Some(slot) = self.slots.get_current(socket, generation) {
             slot.flags &= !CANCELLING;
@@ -214,7 +219,7 @@ impl Driver {
         slot.flags &= !WANT_ONCE;
         let flags = slot.flags;
         if flags & CLOSING != 0 {
-            // It went on although it was to be cancelled.
+            // The receive went on although it should have been cancelled.
             self.cancel_receive(socket);
             return;
         }
@@ -230,7 +235,7 @@ impl Driver {
         handler(self, Event::Received { socket, bytes });
     }
 
-    /// A receive completed without bytes; `errno` 0 is the end of the stream.
+    /// Handles a receive that completed without bytes. An `errno` of 0 is the end of the stream.
     fn receive_ended(
         &mut self,
         ring: usize,
@@ -240,7 +245,8 @@ impl Driver {
     ) {
         let Some(slot) = self.slots.get(socket) else { return };
         match errno {
-            // Paused, closed, or interrupted: `arm` decides whether to go on.
+            // The receive was paused, closed or interrupted: `arm` decides whether to start another
+            // one.
             libc::ECANCELED | libc::EINTR | libc::EAGAIN => return,
             libc::ENOBUFS => {
                 self.counts.enobufs += 1;
@@ -260,7 +266,7 @@ impl Driver {
             return;
         }
         if flags & LINGER != 0 {
-            // A send in flight is waited for; its completion closes.
+            // If a send is in flight, its completion closes the socket.
             if flags & SENDING == 0 {
                 self.close(socket);
             }
@@ -272,7 +278,8 @@ impl Driver {
         }
     }
 
-    /// After buffers went back to the kernel: everyone who found none tries again.
+    /// Called when buffers have been returned to the kernel: every socket that found none tries
+    /// again.
     pub(super) fn feed_starved(&mut self) {
         if self.starved.is_empty() {
             return;
@@ -318,7 +325,8 @@ impl Driver {
         }
     }
 
-    /// The send side of an orderly close. A peer that has closed already only needs our close.
+    /// Shuts the sending side down for an orderly close. If the peer has closed already, closing is
+    /// enough.
     fn shut_down(&mut self, socket: SocketId) {
         let Some(slot) = self.slots.get(socket) else { return };
         if slot.flags & ENDED != 0 {
@@ -359,14 +367,14 @@ impl Driver {
         slot.flags &= !CLOSE_SENT;
         self.rings[ring].used -= 1;
         self.finish_if_done(socket, handler);
-        // Whoever waited for room in a table gets it now.
+        // Accepts and hand-overs that waited for room in a table can use the entry now.
         if self.listeners.want_room {
             self.top_up_accepts();
         }
         self.grant_permits();
     }
 
-    /// The last completion of a socket that is being closed frees its slot.
+    /// Frees the slot of a socket that is being closed once its last completion has come.
     pub(super) fn finish_if_done(
         &mut self,
         socket: SocketId,
@@ -375,14 +383,16 @@ impl Driver {
         let Some(slot) = self.slots.get(socket) else { return };
         if slot.flags & (CLOSING | IN_FLIGHT) == CLOSING {
             self.rings[slot.ring as usize].sockets -= 1;
-            // What was refused while it closed must not be told of the next socket with its id.
+            // Outcomes that are still queued for this socket must be reported now, and not later to
+            // the next socket that gets its id.
             self.tell_deferred(handler);
             self.slots.release(socket);
             handler(self, Event::Closed { socket });
         }
     }
 
-    /// Timers: orderly closes whose peer did not close, and accepting that rested long enough.
+    /// Handles what is due: orderly closes whose peer did not close in time, and accepting that was
+    /// paused.
     pub(super) fn expire(&mut self) {
         if self.lingering.is_empty() && self.listeners.retry_at.is_none() {
             return;
@@ -391,7 +401,8 @@ impl Driver {
         while let Some((deadline, socket, generation)) = self.lingering.front().copied() {
             match self.slots.get_current(socket, generation) {
                 Some(_) if deadline > now => break,
-                // A slot may have been through all generations since: only who lingers is ended.
+                // The generation may have wrapped around since, so only a socket that is in an
+                // orderly close is closed.
                 Some(slot) if slot.flags & LINGER != 0 => self.close(socket),
                 _ => {}
             }

@@ -1,8 +1,9 @@
-//! The 64-bit tag of every operation: 8 bits kind, 8 bits zero, 16 bits generation, 32 bits index.
+//! The 64-bit tag of every operation: 8 bits for the kind, 8 bits zero, 16 bits for the generation
+//! and 32 bits for the index.
 //!
-//! An arrival's tag is chosen by the sending shard: kind, then 56 bits of cookie.
+//! The tag of an arrival is chosen by the sending shard: 8 bits for the kind and 56 bits of cookie.
 
-/// What an operation was. The order is of no meaning; zero is never used.
+/// The kind of an operation. The order has no meaning, and zero is never used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -15,7 +16,7 @@ pub(super) enum Kind {
     HandOver,
     Arrival,
     Doorbell,
-    /// Completions nobody looks at: cancels of a send, failed or not.
+    /// Completions that are ignored: those of cancelling a send, whether it succeeded or not.
     Ignored,
 }
 

@@ -1,25 +1,28 @@
-//! Giving back what a crowd needed: rings that hold no socket any more, and the pages of buffers.
+//! Returns resources after a crowd has left: rings that hold no socket any more, and the pages of
+//! receive buffers.
 use super::driver::Driver;
 
-/// Calls in a row with next to nothing received before the buffers' pages go.
+/// The number of consecutive calls with almost no traffic after which the pages of the buffers are
+/// returned.
 const QUIET_CALLS: u32 = 5;
-/// Completions between two calls that are no traffic: doorbells, mostly.
+/// Up to this many completions between two calls do not count as traffic. They are mostly
+/// doorbells.
 const NEXT_TO_NOTHING: u64 = 16;
 
-/// What [`Driver::run_upkeep`] remembers of its last call.
+/// What [`Driver::run_upkeep`] remembers from its last call.
 #[derive(Default)]
 pub(super) struct RingUpkeep {
-    /// Rings at the end of the list that held nothing.
+    /// The number of rings at the end of the list that held nothing.
     spare: usize,
     quiet: u32,
     completions: u64,
 }
 
 impl Driver {
-    /// To be called every few seconds. Sends new sockets to the first rings, closes rings at the
-    /// end of the list that have been empty since the last call (each costs the process about
-    /// 300 KiB), and, when nothing much has been received for five calls, gives the pages of the
-    /// receive buffers back.
+    /// To be called every few seconds. Directs new sockets to the first rings and closes rings at
+    /// the end of the list that have been empty since the last call; each of them costs the process
+    /// about 300 KiB. After five calls with almost no traffic it returns the pages of the receive
+    /// buffers.
     pub fn run_upkeep(&mut self) {
         self.prefer_first_rings();
         self.close_spare_rings();
@@ -28,8 +31,8 @@ impl Driver {
             true => self.upkeep.quiet += 1,
             false => self.upkeep.quiet = 0,
         }
-        // Bytes get into a buffer only while this thread is in the kernel, so when no completion is
-        // unvisited now, all are empty.
+        // The kernel writes to buffers only while this thread is in the kernel, so all buffers are
+        // empty when no completion is unvisited now.
         if self.upkeep.quiet >= QUIET_CALLS && !self.anything_ready() {
             self.upkeep.quiet = 0;
             for ring in &mut self.rings {
@@ -39,13 +42,13 @@ impl Driver {
         }
     }
 
-    /// Accepts and arrivals use the first ring that has a fair amount of room, so that the others
-    /// empty as their clients leave.
+    /// Makes accepts and arrivals use the first ring that has enough room, so that the later rings
+    /// become empty as their clients leave.
     fn prefer_first_rings(&mut self) {
         let fair = |ring: &super::uring::Ring| ring.room() >= (ring.capacity / 4).max(1);
         let Some(first) = self.rings.iter().position(fair) else { return };
         self.accepting = self.accepting.min(first);
-        // Accepts that wait in later rings would still bring sockets there.
+        // Accepts that are in flight in later rings would still bring sockets there.
         for ring in self.accepting + 1..self.rings.len() {
             self.cancel_accepts(ring);
         }
@@ -66,10 +69,10 @@ impl Driver {
         }
     }
 
-    /// False when it is not, or not yet, free of everything.
+    /// False when the last ring is still in use, or not yet free of everything.
     fn close_last_ring(&mut self) -> bool {
         let last = self.rings.len() - 1;
-        // What is promised after this is in the hands of a sender: a socket may still come.
+        // Permits that remain after this are held by a sender: a socket may still arrive.
         let unused = self.port.withdraw(last);
         let ring = &mut self.rings[last];
         ring.promised -= unused;
@@ -80,7 +83,7 @@ impl Driver {
         let Some(mut ring) = self.rings.pop() else { return false };
         self.counts.enters += ring.enters;
         self.counts.overflows += ring.overflows;
-        // Every last completion has come: the kernel takes no buffer from it any more.
+        // All completions have come, so the kernel uses no buffer of this ring any more.
         ring.buffers.dissolve(&mut self.pool);
         true
     }

@@ -1,5 +1,6 @@
-//! One io_uring: queueing operations without ever losing one, entering the kernel, reading
-//! completions in batches, and the room in its direct descriptor table.
+//! One io_uring: queues operations without ever losing one, enters the kernel, reads completions in
+//! batches, and keeps account of the room in the direct descriptor table.
+#![allow(clippy::disallowed_types, reason = "the kernel writes the flags of the ring")]
 #![allow(unsafe_code)]
 use super::buffers::{BufferPool, BufferRing};
 use super::event::SocketRingConfig;
@@ -13,45 +14,47 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// A core that lets events gather wakes early when there are this many.
+/// While events gather, this many of them wake the core before the gathering time is over.
 const GATHERED: u32 = 32;
-/// Completions copied out at a time.
+/// The number of completions that are copied out at a time.
 pub(super) const BATCH: usize = 64;
-/// The buffer group of every ring.
+/// The buffer group id, the same in every ring.
 pub(super) const GROUP: u16 = 0;
-/// Registered descriptors of rings: the kernel allows a thread this many.
+/// How many ring descriptors the kernel lets one thread register.
 const REGISTERED_RINGS: usize = 16;
-/// Threads the kernel may start for shutdown(2), the one operation it does not do inline.
+/// The number of threads that the kernel may start for shutdown(2), the one operation that it does
+/// not execute inline.
 const KERNEL_WORKERS: u32 = 2;
 
 pub(super) struct Ring {
     io: IoUring,
     status: Status,
-    /// Operations that found the submission queue full while the kernel took none.
+    /// Operations that found the submission queue full at a time when the kernel accepted none.
     backlog: VecDeque<squeue::Entry>,
     /// The ring's descriptor, or its registered index.
     enter_fd: i32,
     enter_flags: u32,
     pub(super) buffers: BufferRing,
-    /// Descriptor table: its length, and what is in use or spoken for.
+    /// The length of the descriptor table, and how many of its entries are in use or reserved.
     pub(super) capacity: u32,
     pub(super) used: u32,
-    /// Sockets of this ring whose last completion has not come yet.
+    /// Sockets of this ring whose last completion is still to come.
     pub(super) sockets: u32,
     pub(super) accepts: u32,
     pub(super) promised: u32,
-    /// Completions that were there at the last harvest and were not taken.
+    /// Completions that the last harvest found and that have not been taken yet.
     harvested: usize,
     pub(super) enters: u64,
     pub(super) overflows: u64,
-    /// The kernel has lost completions: see `lost`.
+    /// The kernel has lost completions; see `lost`.
     pub(super) lost: bool,
-    /// Enters that failed for a reason that does not pass by itself.
+    /// The number of enters that failed for a reason that does not go away by itself.
     refusals: u64,
 }
 
 impl Ring {
-    /// Opens ring number `number` of a core; `signal` is written on completions while enabled.
+    /// Opens ring number `number` of a core. Completions write the eventfd `signal` while that is
+    /// enabled.
     pub(super) fn open(
         config: &SocketRingConfig,
         number: usize,
@@ -81,9 +84,11 @@ impl Ring {
         submitter
             .register_eventfd(signal)
             .map_err(|error| RingFailure::new("REGISTER_EVENTFD", &error))?;
-        // Without the limit a burst of orderly closes would start many threads. Not essential.
+        // Without this limit a burst of orderly closes would start many threads. The broker works
+        // without it too.
         let _ = submitter.register_iowq_max_workers(&mut [KERNEL_WORKERS, KERNEL_WORKERS]);
-        // Further rings start with less: there may be dozens, and they share one pool.
+        // Further rings start with fewer buffers, since there may be dozens of them and they share
+        // one pool.
         let posted = if number == 0 { config.buffers_posted } else { config.buffers_posted / 4 };
         let buffers = BufferRing::new(pool, config.buffer_count, posted.max(1))
             .map_err(|error| RingFailure::new("mmap of receive buffers", &error))?;
@@ -121,7 +126,8 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Saves the descriptor look-up of each enter. Only an optimisation: refusal is fine.
+    /// Registers the ring's descriptor with the kernel, which saves a look-up in each enter. It is
+    /// only an optimisation, so a refusal does not matter.
     fn register_itself(&mut self) {
         let mut update = RingFd { offset: u32::MAX, reserved: 0, data: self.io.as_raw_fd() as u64 };
         if update.apply(self.fd(), RingFd::REGISTER) {
@@ -134,12 +140,12 @@ impl Ring {
         self.io.as_raw_fd()
     }
 
-    /// Descriptors that may still be given to accepts or promised to other shards.
+    /// Table entries that may still be used for accepts or promised to other shards.
     pub(super) fn room(&self) -> u32 {
         self.capacity - self.used - self.accepts - self.promised
     }
 
-    /// Queues an operation; enters the kernel only when the queue is full.
+    /// Queues an operation. Enters the kernel only when the submission queue is full.
     pub(super) fn push(&mut self, entry: squeue::Entry) {
         if self.backlog.is_empty() && self.try_push(&entry) {
             return;
@@ -150,8 +156,8 @@ impl Ring {
         }
     }
 
-    /// Whatever the kernel refused stays queued and is tried again; what is not known to pass is
-    /// said now and then.
+    /// Notes a failed enter. Operations that the kernel refused stay queued and are tried again.
+    /// Errors that are not known to be temporary are logged from time to time.
     fn note(&mut self, error: &io::Error) {
         if is_temporary(error) {
             return;
@@ -189,7 +195,7 @@ impl Ring {
         !self.io.submission().is_empty() || !self.backlog.is_empty()
     }
 
-    /// Enters the kernel if there is anything to submit, run or flush.
+    /// Enters the kernel if there is anything to submit, to run or to flush.
     #[inline]
     pub(super) fn turn(&mut self) {
         if self.status.kernel_has_more() || self.has_queued() {
@@ -200,8 +206,8 @@ impl Ring {
         }
     }
 
-    /// Submits everything, runs the kernel's deferred work and waits for `want` completions, at
-    /// most `limit` long. A time-out is not an error.
+    /// Submits everything, runs the kernel's deferred work, and waits for `want` completions for at
+    /// most `limit`. A time-out is not an error.
     pub(super) fn enter(&mut self, want: u32, limit: Option<Duration>) -> io::Result<()> {
         loop {
             self.drain_backlog();
@@ -217,7 +223,8 @@ impl Ring {
         }
     }
 
-    /// Waits like [`Self::enter`] for one event, but lets others gather with it for `gather`.
+    /// Waits like [`Self::enter`] for one event, but lets further events gather for `gather` after
+    /// it.
     pub(super) fn enter_gathering(&mut self, limit: Duration, gather: Duration) -> io::Result<()> {
         self.drain_backlog();
         let want = if self.backlog.is_empty() { GATHERED } else { 0 };
@@ -263,7 +270,7 @@ impl Ring {
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             Some(libc::ETIME | libc::EINTR) => Ok(()),
-            // Said once per loss; the next pass sees to it.
+            // The kernel reports each loss once. The next pass handles it.
             Some(libc::EBADR) => {
                 self.lost = true;
                 Ok(())
@@ -272,15 +279,17 @@ impl Ring {
         }
     }
 
-    /// Notes how many completions there are: so many can be taken until the next harvest.
+    /// Notes how many completions are available now. Only these can be taken until the next
+    /// harvest.
     #[inline]
     pub(super) fn harvest(&mut self) -> usize {
         self.harvested = self.io.completion().len();
         self.harvested
     }
 
-    /// Copies out up to `limit` of the completions that were harvested and frees their places. An
-    /// operation that finds the submission queue full enters the kernel, which then posts more.
+    /// Copies up to `limit` of the harvested completions out of the queue and frees their entries.
+    /// The bound matters because an operation that finds the submission queue full enters the
+    /// kernel, which then posts more completions.
     pub(super) fn take<'a>(
         &mut self,
         batch: &'a mut [MaybeUninit<cqueue::Entry>; BATCH],
@@ -292,13 +301,14 @@ impl Ring {
         taken
     }
 
-    /// Whether completions write the eventfd: only while the core is about to sleep.
+    /// Switches whether completions write the eventfd, which is on only while the core is about to
+    /// sleep.
     pub(super) fn signal(&mut self, on: bool) {
         let completion = self.io.completion();
         if on { completion.enable_eventfd() } else { completion.disable_eventfd() }
     }
 
-    /// Closes whatever is in the descriptor table.
+    /// Closes everything that is in the descriptor table.
     pub(super) fn close_table(&mut self) -> io::Result<()> {
         const NONE: [RawFd; 1024] = [-1; 1024];
         let mut from = 0;
@@ -310,8 +320,8 @@ impl Ring {
         Ok(())
     }
 
-    /// New buffers for receives, and those that the kernel had go back to the pool, also those of
-    /// completions that were lost. Nothing is in flight that could take one.
+    /// Registers a new buffer ring and returns the buffers of the old one to the pool, including
+    /// those of completions that were lost. No operation may be in flight that could use one.
     pub(super) fn renew_buffers(
         &mut self,
         config: &SocketRingConfig,
@@ -331,7 +341,8 @@ impl Ring {
         unsafe { submitter.register_buf_ring_with_flags(start, capacity, GROUP, 0) }
     }
 
-    /// Cancels everything and waits for it. False when the kernel may still touch our memory.
+    /// Cancels all operations and waits for them to end. False when the kernel may still use our
+    /// memory.
     pub(super) fn cancel_everything(&mut self) -> bool {
         let _ = self.enter(0, None);
         let limit = types::Timespec::from(Duration::from_secs(1));
@@ -346,7 +357,8 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // The thread's registration holds the ring, and so every socket in its table, open.
+        // The registration with this thread keeps the ring open, and with it every socket in its
+        // table.
         if self.enter_flags & EnterFlags::REGISTERED_RING.bits() != 0 {
             RingFd { offset: self.enter_fd as u32, reserved: 0, data: 0 }
                 .apply(self.fd(), RingFd::UNREGISTER);
@@ -354,12 +366,12 @@ impl Drop for Ring {
     }
 }
 
-/// The flags that the kernel shows in the submission ring's memory. Mapped a second time, because
-/// one of them has to be cleared here.
+/// The flags word in the submission ring, which the kernel shares with us. It is mapped a second
+/// time here, because one of the flags has to be cleared by us.
 struct Status {
     page: NonNull<u8>,
     length: usize,
-    /// Of the flags word, in bytes.
+    /// The offset of the flags word in bytes.
     offset: usize,
 }
 
@@ -394,7 +406,8 @@ impl Status {
         unsafe { self.page.add(self.offset).cast().as_ref() }
     }
 
-    /// The kernel has deferred work to run or completions to flush: enter it.
+    /// True when the kernel has deferred work to run or completions to flush, and has to be
+    /// entered.
     #[inline]
     fn kernel_has_more(&self) -> bool {
         self.flags().load(Ordering::Acquire) & (Self::OVERFLOW | Self::TASKRUN) != 0
@@ -404,11 +417,12 @@ impl Status {
         self.flags().load(Ordering::Relaxed) & Self::OVERFLOW != 0
     }
 
-    /// Before entering. The kernel queues work first and sets TASKRUN after; if we are in the
-    /// kernel between the two, the work is done but the flag is set afterwards and stays, since
-    /// the kernel only clears it when it runs something. A core would never sleep again. Cleared
-    /// before the enter, the flag costs at most one needless enter, and no work is missed: what was
-    /// queued before is run by the enter, what is queued later sets the flag again.
+    /// Clears the TASKRUN flag; called before entering. The kernel first queues deferred work and
+    /// then sets the flag. If we are in the kernel between these two, the work is done but the flag
+    /// is set afterwards. It then stays set, because the kernel clears it only when it runs
+    /// something, and the core would never sleep again. Clearing it before the enter costs at most
+    /// one unneeded enter and misses no work: what was queued before is run by this enter, and what
+    /// is queued later sets the flag again.
     #[inline]
     fn clear_hint(&self) {
         if self.flags().load(Ordering::Relaxed) & Self::TASKRUN != 0 {
@@ -424,7 +438,7 @@ impl Drop for Status {
     }
 }
 
-/// The kernel's io_uring_rsrc_update, as used for a thread's registered rings.
+/// The kernel's struct io_uring_rsrc_update, as it is used for the registered rings of a thread.
 #[repr(C)]
 struct RingFd {
     offset: u32,
@@ -445,7 +459,8 @@ impl RingFd {
     }
 }
 
-/// The kernel will take the operation later: it is short of memory or has completions to flush.
+/// True when the kernel will accept the operation later, because it lacks memory now or has
+/// completions to flush.
 fn is_temporary(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::ENOMEM))
 }

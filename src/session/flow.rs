@@ -1,4 +1,5 @@
-//! What a session holds only while something is in flight. Given back when idle.
+//! The part of a session that exists only while something is in flight. It is freed when the
+//! session is idle.
 
 use super::{Inbound, Pending, Replays, Window};
 use crate::mutant::Mutant;
@@ -6,57 +7,61 @@ use crate::time::Instant;
 use crate::topic::FilterId;
 use hashbrown::HashMap;
 
-/// Topics remembered as overtaken while replays wait; then live messages win no more.
+/// The number of topics that are remembered as overtaken while replays wait. Beyond it, a client
+/// may get a retained message after a newer live one.
 const OVERTAKEN: usize = 4096;
 
 /// Windows, queues and replays of one session.
 #[derive(Default)]
 pub struct Flow {
-    /// Sent and unacknowledged.
+    /// Messages that were sent and are not acknowledged.
     pub window: Window,
-    /// Accepted and not yet sent.
+    /// Messages that were accepted and have not been sent.
     pub pending: Pending,
-    /// QoS 2 received and not yet released.
+    /// QoS 2 messages that were received and not yet released.
     pub inbound: Inbound,
-    /// Retained replays that subscriptions asked for, oldest first.
+    /// The replays of retained messages that subscriptions asked for, oldest first.
     pub replays: Replays,
-    /// In the shard's list of sessions whose replay may go on.
+    /// Whether the session is in the shard's list of sessions whose replay may continue.
     pub replay_listed: bool,
-    /// Hashes of topics on which a newer retained message went out live while replays wait, each
-    /// with the newest ticket given by then: for replays up to it, what is kept on the topic is
-    /// older than what the client has. One list for all of them, since they may be 100,000.
+    /// The hashes of topics on which a newer message to be retained was delivered live while
+    /// replays wait, each with the newest ticket that existed then. For replays up to that ticket,
+    /// the stored message of the topic is older than what the client already has. All replays share
+    /// one list, since there may be 100,000 of them.
     overtaken: HashMap<u64, u64, foldhash::fast::FixedState>,
-    /// The oldest replay when the list was last full and looked through for what nobody needs.
+    /// The oldest replay at the time when the list was last full and searched for entries that
+    /// nobody needs.
     overtaken_kept: u64,
     /// Since when the pending queue has been above its high-water mark while connected.
     pub crowded: Option<Instant>,
-    /// In the shard's list of flow states to give back when idle.
+    /// Whether it is in the shard's list of flow states that are freed when they are idle.
     pub listed: bool,
-    /// The pending queue is to be looked through for messages of share groups that were left.
+    /// The pending queue has to be searched for messages of share groups that the session has left.
     pub to_sift: bool,
-    /// That is under way.
+    /// That search is in progress.
     pub sifting: bool,
-    /// When unacknowledged messages are sent again (MQTT 3 with a retry interval).
+    /// When unacknowledged messages are sent again (only for MQTT 3 with a retry interval).
     pub retry: Option<Instant>,
 }
 
 impl Flow {
-    /// The connection has ended. Of what it asked for, keeps the newest replay of each filter that
-    /// is `owed` for the next one: it sends all that an older one still owes. So a session that
-    /// goes from connection to connection never holds more than it has filters.
+    /// To be called when the connection has ended. Keeps, of the replays that it asked for, the
+    /// newest one of each filter that is `owed` to the next connection, because that one sends
+    /// everything an older one would still have to send. A session that goes from connection to
+    /// connection therefore never holds more replays than it has filters.
     pub fn inherit_replays(&mut self, owed: impl Fn(FilterId) -> bool) {
         self.replays.inherit(owed);
     }
 
-    /// A newer message than the retained one went out live on the topic with this hash. `now` is
-    /// the newest ticket that was given.
+    /// Records that a newer message than the stored one was delivered live on the topic with this
+    /// hash. `now` is the newest ticket that exists.
     pub fn overtake(&mut self, hash: u64, now: u64) {
         if let Some(ticket) = self.overtaken.get_mut(&hash) {
             *ticket = now;
             return;
         }
         let oldest = self.replays.front().map_or(now, |replay| replay.ticket);
-        // Nothing more is found to be of no use before another replay is the oldest.
+        // Another search would find nothing before another replay is the oldest one.
         if self.overtaken.len() >= OVERTAKEN && self.overtaken_kept != oldest {
             self.overtaken_kept = oldest;
             self.overtaken.retain(|_, ticket| *ticket >= oldest);
@@ -66,7 +71,8 @@ impl Flow {
         }
     }
 
-    /// True when what is kept on the topic with that hash is stale for the replay with that ticket.
+    /// True when the stored message of the topic with that hash is stale for the replay with that
+    /// ticket.
     pub fn is_overtaken(&self, hash: u64, ticket: u64) -> bool {
         self.overtaken.get(&hash).is_some_and(|&newest| newest >= ticket)
     }
@@ -76,14 +82,14 @@ impl Flow {
         !self.overtaken.is_empty()
     }
 
-    /// Gives the list back when no replay needs it.
+    /// Frees the list when no replay needs it.
     pub fn forget_overtaken(&mut self) {
         if self.replays.is_empty() {
             (self.overtaken, self.overtaken_kept) = (HashMap::default(), 0);
         }
     }
 
-    /// True when it may be given back.
+    /// True when nothing is in flight or waiting, so that the state may be freed.
     pub fn is_idle(&self) -> bool {
         self.window.is_empty()
             && self.pending.is_empty()

@@ -1,27 +1,28 @@
-//! Identifiers of QoS 2 messages that were accepted and whose PUBREL has not come: the receiver's
-//! half of exactly once [MQTT-4.3.3-10].
+//! The identifiers of QoS 2 messages that were accepted and whose PUBREL has not arrived. This is
+//! the receiver's half of exactly-once delivery [MQTT-4.3.3-10].
 
 use crate::mutant::Mutant;
 use crate::packet::PacketId;
 
-/// The identifiers; at most twice the Receive Maximum that we announced, and in MQTT 3, which
-/// announces none, as many as there are.
+/// The identifiers. There are at most twice as many as the Receive Maximum that the broker
+/// announced; in MQTT 3, which has no such value, at most all 65,535.
 #[derive(Default)]
 pub struct Inbound {
-    /// From this connection.
+    /// Identifiers from the current connection.
     current: Ids,
-    /// From before it.
+    /// Identifiers from earlier connections.
     earlier: Ids,
 }
 
-/// More identifiers than this are kept as bits.
+/// Larger sets than this are stored as bits.
 const FEW: usize = 32;
 
-/// A set of packet identifiers; an operation costs the same however many are in it.
+/// A set of packet identifiers. An operation costs the same whatever its size.
 enum Ids {
-    /// Some.
+    /// A small set as a list.
     Few(Vec<PacketId>),
-    /// How many, and their bits by 64 identifiers: up to 22 KiB for all 65,535.
+    /// The size of a large set, and its bits in groups of 64 identifiers: up to 22 KiB for all
+    /// 65,535.
     Many(usize, hashbrown::HashMap<u16, u64, foldhash::fast::FixedState>),
 }
 
@@ -31,7 +32,7 @@ impl Default for Ids {
     }
 }
 
-/// Where an identifier's bit is.
+/// The group and the bit of an identifier.
 fn bit(id: PacketId) -> (u16, u64) {
     (id.get() / 64, 1 << (id.get() % 64))
 }
@@ -67,7 +68,7 @@ impl Ids {
         }
     }
 
-    /// Adds an identifier that is not in it.
+    /// Adds an identifier that is not in the set.
     fn insert(&mut self, id: PacketId) {
         match self {
             Ids::Few(few) if few.len() < FEW => few.push(id),
@@ -84,7 +85,7 @@ impl Ids {
         }
     }
 
-    /// Takes an identifier out; false when it is not in it.
+    /// Removes an identifier. False when it is not in the set.
     fn remove(&mut self, id: PacketId) -> bool {
         match self {
             Ids::Few(few) => match few.iter().position(|&known| known == id) {
@@ -112,7 +113,7 @@ impl Ids {
         }
     }
 
-    /// Takes all of the other's identifiers, of which none is in this one.
+    /// Adds all identifiers of `other`, none of which is in this set.
     fn append(&mut self, other: Ids) {
         match other {
             Ids::Few(few) => few.into_iter().for_each(|id| self.insert(id)),
@@ -127,25 +128,26 @@ impl Ids {
     }
 }
 
-/// What a QoS 2 PUBLISH's identifier means.
+/// What the identifier of a QoS 2 PUBLISH means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arrival {
     /// Not seen: route the message.
     New,
     /// Seen: acknowledge again, do not route again [MQTT-4.3.3-10].
     Duplicate,
-    /// The client has more unacknowledged than we allowed [MQTT-3.3.4-7].
+    /// The client has more unacknowledged messages than the broker allowed [MQTT-3.3.4-7].
     OverLimit,
 }
 
 impl Inbound {
-    /// A new connection: the client's quota is whole again, whatever it left open (section 4.9).
+    /// Starts a new connection: the client may use its whole quota again, whatever earlier
+    /// connections left open (section 4.9).
     pub fn begin_connection(&mut self) {
         self.earlier.append(std::mem::take(&mut self.current));
     }
 
-    /// What a PUBLISH with `id` is, when at most `limit` may be open on one connection, and as many
-    /// again from before it. Changes nothing.
+    /// What a PUBLISH with `id` means when at most `limit` identifiers may be open on one
+    /// connection, and as many again from earlier ones. Changes nothing.
     pub fn arrival(&self, id: PacketId, limit: u16) -> Arrival {
         let limit = usize::from(limit);
         let known = self.current.contains(id) || self.earlier.contains(id);
@@ -165,7 +167,7 @@ impl Inbound {
         }
     }
 
-    /// PUBREL came; false when the identifier is unknown.
+    /// Handles a PUBREL. False when the identifier is unknown.
     pub fn release(&mut self, id: PacketId) -> bool {
         if Mutant::InboundKept.is_on() {
             return self.current.contains(id) || self.earlier.contains(id);
@@ -173,7 +175,7 @@ impl Inbound {
         self.current.remove(id) || self.earlier.remove(id)
     }
 
-    /// Every open identifier.
+    /// All open identifiers.
     pub fn all(&self) -> Vec<PacketId> {
         let mut all = self.earlier.all();
         all.extend(self.current.all());
@@ -185,7 +187,7 @@ impl Inbound {
         self.len() == 0
     }
 
-    /// Open identifiers.
+    /// The number of open identifiers.
     pub fn len(&self) -> usize {
         self.current.len() + self.earlier.len()
     }

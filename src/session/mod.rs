@@ -1,8 +1,9 @@
-//! One client's state, which may outlive its connections: who it is, what it subscribed to, what
-//! is in flight and what waits.
+//! The state of one client, which may outlive its connections: who the client is, what it has
+//! subscribed to, what is in flight, and what is waiting.
 //!
-//! Owns [`Session`] and its parts. Lives on the ClientId's home shard and nowhere else. It does not
-//! know sockets, shards or routing: the shard moves bytes, this says what they mean.
+//! This module owns [`Session`] and its parts. A session lives on the home shard of its ClientId
+//! and nowhere else. It does not know sockets, shards or routing: the shard moves the bytes, and
+//! the session gives them their meaning.
 
 pub mod flow;
 pub mod inbound;
@@ -28,67 +29,70 @@ use crate::packet::{Qos, Version};
 use crate::time::Instant;
 use crate::topic::FilterId;
 
-/// Milliseconds between two rounds of taking expired messages out of one offline session's queue.
+/// The time in milliseconds between two removals of expired messages from the queue of one offline
+/// session.
 const EXPIRY_REST: u64 = 1000;
-/// Session Expiry Interval that means never [MQTT5 3.1.2.11.2].
+/// The Session Expiry Interval that means "never" [MQTT5 3.1.2.11.2].
 pub const NEVER: u32 = u32::MAX;
 
 /// A client's session.
 pub struct Session {
-    /// The client's name; unique on this shard and, by placement, in the broker.
+    /// The client's identifier. Unique on this shard and, through placement, in the broker.
     pub client_id: Box<str>,
-    /// The name's hash.
+    /// The hash of the identifier.
     pub key: ClientKey,
-    /// What it subscribed to (shared subscriptions are in `extras`).
+    /// Its subscriptions. Shared subscriptions are in `extras`.
     pub subscriptions: Subscriptions,
-    /// Windows and queues; `None` while nothing is in flight.
+    /// Its window and queues; `None` while nothing is in flight.
     pub flow: Option<Box<Flow>>,
     /// The Will Message of the current connection, or the one waiting for its delay.
     pub will: Option<Box<Will>>,
     /// What few clients have.
     pub extras: Option<Box<Extras>>,
-    /// While offline: when the session ends. The end of time while online or for [`NEVER`].
+    /// While the client is offline: when the session ends. `Instant::END` while it is online, and
+    /// for [`NEVER`].
     pub ends: Instant,
-    /// Deadline of the earliest wheel entry for it; 0 for none.
+    /// The deadline of the earliest entry that the timing wheel has for this session; 0 for none.
     pub armed: Instant,
-    /// The connection, while there is one.
+    /// The socket of the connection, while there is one.
     pub socket: Option<SocketId>,
-    /// Session Expiry Interval in seconds; 0 ends with the connection, [`NEVER`] never.
+    /// The Session Expiry Interval in seconds. With 0 the session ends with its connection, with
+    /// [`NEVER`] it never ends.
     pub expiry: u32,
     /// The client's Maximum Packet Size in bytes; `u32::MAX` when it set none.
     pub maximum_packet_size: u32,
-    /// Most QoS 1 and 2 messages unacknowledged towards the client.
+    /// The largest number of QoS 1 and 2 messages that may be unacknowledged by the client.
     pub window_limit: u16,
-    /// Protocol of the last connection.
+    /// The protocol version of the last connection.
     pub version: Version,
     /// Whether the client wants reason strings and user properties on failures [MQTT-3.1.2-29].
     pub problem_information: bool,
-    /// The last connection was that of a mosquitto bridge of version 3, whose subscriptions are No
-    /// Local and Retain As Published, which it has no other way to ask for.
+    /// The last connection was that of a mosquitto bridge that uses MQTT 3. Its subscriptions are
+    /// treated as No Local and Retain As Published, which it has no other way to request.
     pub bridge: bool,
 }
 
-// What a million clients multiply.
+// This size is multiplied by a million clients.
 const _: () = assert!(size_of::<Session>() <= 136);
 
 impl Session {
-    /// When an offline session has something to do next: its will's delay, its end, or messages
-    /// that expire.
+    /// When an offline session next has something to do: its will is due, the session ends, or
+    /// messages expire.
     pub fn next_due(&self) -> Option<Instant> {
         let due = self.will.as_ref().and_then(|will| will.due);
         let ends = (self.ends != Instant::END).then_some(self.ends);
         [ends, due, self.expiry_due()].into_iter().flatten().min()
     }
 
-    /// When expired messages are to be taken out of an offline session's queue. A little late, so
-    /// that messages that expire one after the other do not cost a timer each.
+    /// When expired messages are removed from the queue of an offline session. This is a little
+    /// late on purpose, so that messages which expire one after the other do not need a timer each.
     pub fn expiry_due(&self) -> Option<Instant> {
         let earliest = self.flow.as_ref()?.pending.next_expiry()?;
         Some(earliest.plus_millis(EXPIRY_REST)).filter(|_| !Mutant::ExpiredNotSwept.is_on())
     }
 
-    /// True when the session has ended and its last subscriptions are being taken out: nothing is
-    /// delivered to it.
+    /// True when the session has ended and its last subscriptions are being removed. Nothing is
+    /// delivered to it any more.
     #[inline]
     pub fn is_ending(&self) -> bool {
         self.socket.is_none() && self.expiry == 0
@@ -99,12 +103,12 @@ impl Session {
         self.expiry > 0
     }
 
-    /// The flow state, made when there is none.
+    /// The flow state, created if there is none.
     pub fn flow(&mut self) -> &mut Flow {
         self.flow.get_or_insert_with(Box::default)
     }
 
-    /// The rare parts, made when there are none.
+    /// The rarely needed parts, created if there are none.
     pub fn extras(&mut self) -> &mut Extras {
         self.extras.get_or_insert_with(Box::default)
     }
@@ -129,19 +133,19 @@ impl Session {
         self.shares().map_or(0, |shares| shares.list.len())
     }
 
-    /// What the client was let in with, if that is known.
+    /// What the client is allowed to do, if that is known.
     #[inline]
     pub fn grant(&self) -> Option<&Grant> {
         self.extras.as_ref()?.grant.as_deref()
     }
 
-    /// The prefix that the listener puts before this client's topics; empty for none.
+    /// The prefix that the listener adds to this client's topics; empty for none.
     pub fn mountpoint(&self) -> &str {
         self.extras.as_ref().map_or("", |extras| &extras.mountpoint)
     }
 
-    /// What the client calls that topic; `None` for one that is not below its mountpoint: `dev` and
-    /// `dev/` are not below `dev/`, though `dev/#` matches both.
+    /// The name by which the client knows a topic. `None` for a topic that is not below its
+    /// mountpoint: `dev` and `dev/` are not below `dev/`, although `dev/#` matches both.
     #[inline]
     pub fn unmounted<'a>(&self, topic: &'a str) -> Option<&'a str> {
         match &self.extras {
@@ -154,11 +158,11 @@ impl Session {
 /// What few clients have.
 #[derive(Default)]
 pub struct Extras {
-    /// Topic prefix from the listener, placeholders filled in; empty for none.
+    /// The topic prefix of the listener with its placeholders replaced; empty for none.
     pub mountpoint: Box<str>,
     /// Memberships in share groups; `None` while there are none.
     pub shares: Option<Box<Shares>>,
-    /// What the client of the last connection was let in with; `None` while everybody may do
+    /// What the client of the last connection is allowed to do; `None` when everybody may do
     /// everything.
     pub grant: Option<Box<Grant>>,
 }
@@ -172,11 +176,11 @@ pub struct Will {
     pub delay: u32,
     /// Its Message Expiry Interval, which starts when the will is published.
     pub message_expiry: Option<u32>,
-    /// Set when the connection has gone and the delay runs.
+    /// When the will is published. Set when the connection has ended and the delay starts.
     pub due: Option<Instant>,
 }
 
-/// A message on its way to one client: what to send, and how.
+/// A message on its way to one client: what is sent, and how.
 #[derive(Clone)]
 pub struct Queued {
     /// The message.
@@ -189,11 +193,11 @@ pub struct Queued {
     pub retain: bool,
     /// The share group that picked this client for it.
     pub share: Option<ShareName>,
-    /// Its number in the store, within the session; 0 while it is not stored.
+    /// Its number in the store, unique within the session; 0 while it is not stored.
     pub stored: u32,
 }
 
-// What each message that waits for a client, or for its acknowledgement, has besides the message.
+// The overhead of each message that waits for a client or for its acknowledgement.
 const _: () = assert!(size_of::<Queued>() <= 40);
 
 /// Zero, one or several Subscription Identifiers.
@@ -204,7 +208,7 @@ pub enum SubscriptionIds {
     None,
     /// One.
     One(u32),
-    /// Several: rare, and so not at the expense of the others' size.
+    /// Several. This is rare, so it must not enlarge the other cases.
     Many(Box<Box<[u32]>>),
 }
 
@@ -228,7 +232,7 @@ impl SubscriptionIds {
     }
 }
 
-/// One subscription: where it stands in the shard's index.
+/// One subscription, as its position in the shard's index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SubscriptionSlot {
     /// The filter.
@@ -237,7 +241,7 @@ pub struct SubscriptionSlot {
     pub position: u32,
 }
 
-/// Past this many subscriptions a client's are found by hash instead of by search.
+/// Beyond this many, the subscriptions of a client are found by hash instead of by linear search.
 const FEW: usize = 32;
 
 /// A client's subscriptions. One is held inline: most device clients have one.
@@ -283,7 +287,7 @@ impl Subscriptions {
         }
     }
 
-    /// Shows every place to `look`, in no order that means anything.
+    /// Calls `look` with every slot, in no particular order.
     pub fn each(&self, mut look: impl FnMut(SubscriptionSlot)) {
         match self {
             Subscriptions::None => {}
@@ -293,7 +297,7 @@ impl Subscriptions {
         }
     }
 
-    /// Adds or moves a place.
+    /// Adds a slot, or changes the position of an existing one.
     pub fn set(&mut self, place: SubscriptionSlot) {
         match self {
             Subscriptions::None => *self = Subscriptions::One(place),
@@ -317,7 +321,7 @@ impl Subscriptions {
         }
     }
 
-    /// Takes a place out.
+    /// Removes a slot and returns its position.
     pub fn remove(&mut self, filter: FilterId) -> Option<u32> {
         match self {
             Subscriptions::None => None,
@@ -345,7 +349,7 @@ impl Subscriptions {
         }
     }
 
-    /// Every place.
+    /// All slots.
     pub fn all(&self) -> Vec<SubscriptionSlot> {
         match self {
             Subscriptions::None => Vec::new(),
@@ -355,8 +359,8 @@ impl Subscriptions {
         }
     }
 
-    /// Some place, for taking all out one by one, in one step or over several: others may be moved
-    /// in between.
+    /// Any one slot. Used to remove all of them one by one, in one step or over several; others may
+    /// change their position in between.
     pub fn any(&self) -> Option<SubscriptionSlot> {
         match self {
             Subscriptions::None => None,

@@ -1,5 +1,5 @@
-//! The pending queue: messages accepted for a client and not yet sent, because it is offline or
-//! its window is full. Bounded in messages and bytes (`mqtt.pending`).
+//! The pending queue: messages that were accepted for a client and have not been sent, because the
+//! client is offline or its window is full. Bounded in messages and bytes (`mqtt.pending`).
 
 use super::Queued;
 use crate::config::OnFull;
@@ -9,55 +9,61 @@ use crate::time::Instant;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// Fixed cost charged per queued message, in bytes, so that empty payloads are not free.
+/// The fixed cost in bytes that is charged for each queued message, so that empty payloads are not
+/// free.
 const OVERHEAD: usize = 64;
-/// Gaps, and listed messages that are not there any more, that even a short queue may have.
+/// The number of gaps, and of listed messages that are gone, that even a short queue may have.
 const SPARE: usize = 32;
 
-/// Bounds and what happens at them.
+/// The bounds of the queue and the policy that applies when one is reached.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Most messages.
+    /// The largest number of messages.
     pub messages: usize,
-    /// Most bytes, each message with its topic, properties and 64 bytes of overhead.
+    /// The largest number of bytes. Each message counts with its topic, its properties, its payload
+    /// and 64 bytes of overhead.
     pub bytes: usize,
     /// The policy when full.
     pub on_full: OnFull,
 }
 
-/// What became of a pushed message.
+/// What happened to a pushed message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pushed {
-    /// It waits.
+    /// It is in the queue.
     Queued,
-    /// It waits; this many older ones were dropped for it, besides those of share groups.
+    /// It is in the queue, and this many older messages were dropped for it, not counting those of
+    /// share groups.
     DroppedOldest(u32),
     /// It was dropped.
     DroppedNew,
-    /// It was dropped and the client is to be disconnected.
+    /// It was dropped, and the client has to be disconnected.
     Disconnect,
 }
 
 /// The queue.
 #[derive(Default)]
 pub struct Pending {
-    /// What goes before the rest: messages that came back to a share group from another member.
+    /// Messages that go before all others: those that came back to a share group from another
+    /// member.
     first: Queue,
     rest: Queue,
-    /// So many of the oldest in `rest` are still to be looked at, see [`Self::sift`].
+    /// How many of the oldest messages in `rest` still have to be looked at by [`Self::sift`].
     unsifted: usize,
-    /// Messages of share groups that were dropped as the oldest: their groups may have them back.
+    /// Messages of share groups that were dropped as the oldest ones. Their groups may take them
+    /// back.
     evicted: Vec<Queued>,
-    /// Stored messages that were dropped, by number.
+    /// The numbers of stored messages that were dropped.
     gone: Vec<u32>,
 }
 
-/// Where a message goes in a queue.
+/// Where a message is inserted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum QueueEnd {
     /// At the end.
     End,
-    /// Before what was published later: it comes back to a share group.
+    /// At the front, before messages that were published later, for a message that came back to a
+    /// share group.
     Front,
 }
 
@@ -82,7 +88,7 @@ impl Pending {
         self.first.shares + self.rest.shares > 0
     }
 
-    /// Bytes charged.
+    /// The number of bytes charged.
     pub fn bytes(&self) -> usize {
         self.first.bytes + self.rest.bytes
     }
@@ -97,9 +103,10 @@ impl Pending {
         self.len() < bounds.messages.saturating_add(more) && self.bytes() + cost <= bounds.bytes
     }
 
-    /// Drops expired messages until `queued` fits within `bounds` or none is left, those first that
-    /// expired first; returns how many. To be called before [`Self::push`], whose policy is for
-    /// messages that are alive. Each costs the logarithm of how many expire.
+    /// Drops expired messages until `queued` fits within `bounds` or no expired message is left,
+    /// starting with those that expired first. Returns how many were dropped. To be called before
+    /// [`Self::push`], whose policy is meant for messages that are still valid. Each message costs
+    /// the logarithm of the number of messages that expire.
     pub fn expire_for(&mut self, queued: &Queued, bounds: &Bounds, now: Instant) -> u32 {
         let mut dropped = 0;
         if Mutant::ExpiredHoldPlaces.is_on() {
@@ -111,7 +118,7 @@ impl Pending {
         dropped
     }
 
-    /// Drops messages that have expired at `now`, at most `most`; returns how many.
+    /// Drops at most `most` messages that have expired at `now`, and returns how many.
     pub fn expire(&mut self, now: Instant, most: u32) -> u32 {
         let mut dropped = 0;
         while dropped < most && self.expire_one(now) {
@@ -134,12 +141,12 @@ impl Pending {
         }
     }
 
-    /// Numbers of stored messages that were dropped since the last call.
+    /// The numbers of stored messages that were dropped since the last call.
     pub fn take_gone(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.gone)
     }
 
-    /// Shows every message that waits.
+    /// Calls `look` with every waiting message.
     pub fn each(&self, look: impl FnMut(&Queued)) {
         let all = self.first.queue.iter().chain(&self.rest.queue);
         all.flatten().for_each(look);
@@ -155,13 +162,14 @@ impl Pending {
         self.push_to(QueueEnd::End, queued, bounds)
     }
 
-    /// Adds a message at that place, within `bounds`.
+    /// Adds a message at the given end, within `bounds`.
     pub fn push_to(&mut self, line: QueueEnd, queued: Queued, bounds: &Bounds) -> Pushed {
         let cost = cost_of(&queued);
         let mut dropped = 0;
         while !self.fits(cost, bounds) {
             match bounds.on_full {
-                // A message larger than the whole queue cannot be helped by dropping others.
+                // Dropping other messages makes no room for a message that is larger than the whole
+                // queue.
                 OnFull::DropOldest if cost <= bounds.bytes && !self.is_empty() => {
                     let old = self.pop();
                     self.note_gone(old.as_ref().map_or(0, |old| old.stored));
@@ -191,7 +199,7 @@ impl Pending {
         }
     }
 
-    /// Messages of share groups that the last [`Self::push`] took out to make room.
+    /// The messages of share groups that the last [`Self::push`] removed to make room.
     pub fn take_evicted(&mut self) -> Vec<Queued> {
         std::mem::take(&mut self.evicted)
     }
@@ -201,7 +209,7 @@ impl Pending {
         self.first.front().or_else(|| self.rest.front())
     }
 
-    /// Takes the next message.
+    /// Removes and returns the next message.
     pub fn pop(&mut self) -> Option<Queued> {
         if let Some(queued) = self.first.pop() {
             return Some(queued);
@@ -211,8 +219,8 @@ impl Pending {
         Some(queued)
     }
 
-    /// Begins to look at every message that waits now, by [`Self::sift`]. Costs a move of each when
-    /// some have come back to a share group, and else nothing.
+    /// Starts a pass over all messages that wait now; [`Self::sift`] performs it. Moves each
+    /// message if some have come back to a share group, and otherwise costs nothing.
     pub fn begin_sift(&mut self) {
         if !self.first.is_empty() {
             while let Some(queued) = self.rest.pop() {
@@ -223,8 +231,8 @@ impl Pending {
         self.unsifted = self.rest.len();
     }
 
-    /// Looks at `most` further messages, oldest first, and takes out those that `leaves` says; true
-    /// when all have been looked at. The others keep their order.
+    /// Looks at up to `most` further messages, oldest first, and removes those for which `leaves`
+    /// returns true. True when all have been looked at. The remaining messages keep their order.
     pub fn sift(
         &mut self,
         most: usize,
@@ -248,25 +256,25 @@ impl Pending {
     }
 }
 
-/// One line of messages. What has expired can be anywhere in it; taking that out leaves gaps.
+/// A queue of messages. Expired messages can be anywhere in it, and removing them leaves gaps.
 #[derive(Default)]
 struct Queue {
-    /// Never begins with a gap, and has at most about as many gaps as messages.
+    /// Never starts with a gap, and has at most about as many gaps as messages.
     queue: VecDeque<Option<Queued>>,
-    /// The number of the first place: places are numbered on as messages come.
+    /// The number of the first place. Places are numbered consecutively as messages arrive.
     first: u64,
     gaps: usize,
     bytes: usize,
     qos0: usize,
     shares: usize,
-    /// The messages that expire, each with the number of its place, earliest first; also some that
-    /// have been sent since. `None` when none was there.
+    /// The messages that expire, each with the number of its place, earliest first. Also contains
+    /// some that have been sent since. `None` when there has been none.
     expiring: Option<Box<Expiring>>,
 }
 
 type Expiring = BinaryHeap<Reverse<(Instant, u64)>>;
 
-// A gap costs no more than what was there, and what tells gaps from messages nothing.
+// A gap takes no more memory than a message, and distinguishing the two takes none.
 const _: () = assert!(size_of::<Option<Queued>>() == size_of::<Queued>());
 
 impl Queue {
@@ -305,7 +313,7 @@ impl Queue {
         self.queue.front()?.as_ref()
     }
 
-    /// Takes the oldest message.
+    /// Removes and returns the oldest message.
     fn pop(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()??;
         self.first += 1;
@@ -313,8 +321,8 @@ impl Queue {
         Some(queued)
     }
 
-    /// Drops the message that has been expired for longest, if there is one; its number in the
-    /// store.
+    /// Drops the message that has been expired for longest, if there is one, and returns its number
+    /// in the store.
     fn expire_one(&mut self, now: Instant) -> Option<u32> {
         while let Some(expiring) = &mut self.expiring {
             let Some(&Reverse((at, number))) = expiring.peek() else {
@@ -325,7 +333,8 @@ impl Queue {
                 break;
             }
             expiring.pop();
-            // One that was sent has a number before the first, or one of another message.
+            // A message that was sent has a number below the first, or one that belongs to another
+            // message.
             let place = number.checked_sub(self.first);
             let place = place.and_then(|at| self.queue.get_mut(at as usize));
             let Some(queued) = place.and_then(Option::take) else { continue };
@@ -336,7 +345,7 @@ impl Queue {
         None
     }
 
-    /// After a message has been taken out of its place.
+    /// Updates the counts after a message has been removed from its place.
     fn took(&mut self, queued: &Queued) {
         self.bytes -= cost_of(queued);
         self.qos0 -= usize::from(queued.qos == Qos::AtMostOnce);
@@ -359,7 +368,7 @@ impl Queue {
         }
     }
 
-    /// Makes the list of what expires anew. Done after as many changes as there are messages.
+    /// Rebuilds the list of messages that expire. Done after as many changes as there are messages.
     fn list_expiring(&mut self) {
         let numbered = (self.first..).zip(&self.queue);
         let expires = numbered.filter_map(|(number, queued)| {

@@ -1,47 +1,49 @@
-//! The retained replays that a session waits for. There may be 100,000 of them, one for each filter
-//! of a client that reads slowly: adding one, taking the oldest and taking out a filter's costs the
-//! same however many wait.
+//! The replays of retained messages that a session waits for. There may be 100,000 of them, one for
+//! each filter of a client that reads slowly. Adding one, taking the oldest one, and removing those
+//! of a filter cost the same whatever their number.
 
 use crate::ids::ShardId;
 use crate::topic::FilterId;
 use hashbrown::{HashMap, HashSet};
 use std::collections::VecDeque;
 
-/// A replay of retained messages to a new subscription, in slices, shard after shard.
+/// A replay of retained messages to a new subscription. It proceeds in slices, one shard after the
+/// other.
 pub struct Replay {
-    /// The subscription; a replay whose subscription has gone is given up.
+    /// The subscription. A replay is abandoned when its subscription is removed.
     pub filter: FilterId,
-    /// Tells it from every other replay: a slice for an earlier one may still be on its way.
+    /// Identifies the replay, because a slice for an earlier one may still be on its way.
     pub ticket: u64,
     /// The shard whose retained messages are being replayed now.
     pub shard: ShardId,
-    /// Where the next slice begins on that shard.
+    /// Where the next slice starts on that shard.
     pub cursor: Option<Box<str>>,
-    /// A slice was asked for and has not come.
+    /// A slice was requested and has not arrived.
     pub waiting: bool,
-    /// From an earlier connection: subscribing again begins it anew.
+    /// It was requested on an earlier connection. Subscribing again restarts it.
     pub inherited: bool,
 }
 
 struct QueuedReplay {
     replay: Replay,
-    /// It was taken out; it leaves when its turn comes.
+    /// It was removed. It leaves the queue when its turn comes.
     gone: bool,
-    /// Ticket of the replay of the same filter before it; 0 for none, or without an index.
+    /// The ticket of the previous replay of the same filter; 0 for none, or when there is no index.
     before: u64,
 }
 
-/// More replays than this are found by filter through an index instead of by search.
+/// If there are more replays than this, they are found through an index instead of by linear
+/// search.
 const FEW: usize = 16;
 
-/// Replays in the order in which they were asked for, which is that of their tickets.
+/// Replays in the order in which they were requested, which is the order of their tickets.
 #[derive(Default)]
 pub struct Replays {
     queue: VecDeque<QueuedReplay>,
     gone: usize,
-    /// Up to this ticket they are from earlier connections.
+    /// Replays up to this ticket are from earlier connections.
     inherited_to: u64,
-    /// Ticket of each filter's newest replay, once there are more than a few.
+    /// The ticket of each filter's newest replay, once there are more than a few.
     newest: Option<Box<HashMap<u32, u64, foldhash::fast::FixedState>>>,
 }
 
@@ -66,12 +68,12 @@ impl Replays {
         self.queue.front_mut().map(|place| &mut place.replay)
     }
 
-    /// Adds one whose ticket is newer than all others'. It begins anew what an earlier connection
-    /// has left of the filter's.
+    /// Adds a replay whose ticket is newer than all others. It restarts what an earlier connection
+    /// has left of the same filter's replay.
     pub fn push(&mut self, replay: Replay) {
         debug_assert!(self.queue.back().is_none_or(|last| last.replay.ticket < replay.ticket));
         let (filter, ticket) = (replay.filter, replay.ticket);
-        // There is one at most, and while it is there it is the filter's newest.
+        // There is at most one such replay, and while it exists it is the newest one of its filter.
         if let Some(at) = self.newest_of(filter)
             && self.queue[at].replay.inherited
         {
@@ -120,7 +122,7 @@ impl Replays {
         }
     }
 
-    /// Takes the oldest out.
+    /// Removes and returns the oldest one.
     pub fn pop(&mut self) -> Option<Replay> {
         let place = self.queue.pop_front()?;
         let Replay { filter, ticket, .. } = place.replay;
@@ -133,7 +135,7 @@ impl Replays {
         Some(place.replay)
     }
 
-    /// Takes out a filter's replays.
+    /// Removes the replays of a filter.
     pub fn remove(&mut self, filter: FilterId) {
         let Some(newest) = &mut self.newest else {
             for at in 0..self.queue.len() {
@@ -145,7 +147,8 @@ impl Replays {
         };
         let mut ticket = newest.remove(&filter.0).unwrap_or(0);
         while ticket != 0 {
-            // What has had its turn is not in the queue any more, and what came before neither.
+            // A replay that has had its turn is not in the queue any more, and neither are those
+            // before it.
             let found = self.queue.binary_search_by_key(&ticket, |place| place.replay.ticket);
             let Ok(at) = found else { break };
             if !self.queue[at].gone {
@@ -156,8 +159,8 @@ impl Replays {
         self.tidy();
     }
 
-    /// The connection has ended: of what it asked for, the newest replay of each filter that is
-    /// `owed` is kept. Looks only at that, not at what was kept before.
+    /// To be called when the connection has ended. Keeps, of the replays that it requested, the
+    /// newest one of each filter that is `owed`. Looks only at those, not at what was kept before.
     pub fn inherit(&mut self, owed: impl Fn(FilterId) -> bool) {
         let old = |place: &QueuedReplay| place.replay.ticket <= self.inherited_to;
         let first = self.queue.partition_point(old);
@@ -171,7 +174,7 @@ impl Replays {
             }
             let owed = owed(filter);
             if owed && seen.insert(filter.0) {
-                // Those before it are taken out next.
+                // The earlier ones are removed next.
                 place.before = 0;
             } else {
                 self.take_out(at);
@@ -186,7 +189,8 @@ impl Replays {
         self.tidy();
     }
 
-    /// The first place is never one that is gone, and at most half of them are.
+    /// Restores the invariants: the first entry is never a removed one, and at most half of all
+    /// are.
     fn tidy(&mut self) {
         while self.queue.front().is_some_and(|place| place.gone) {
             self.queue.pop_front();

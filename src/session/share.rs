@@ -1,13 +1,14 @@
-//! A client's memberships in share groups: the session's side of them. A group itself lives on the
-//! shard that its name hashes to.
+//! The memberships of a client in share groups, as the session sees them. The group itself lives on
+//! the shard that its name hashes to.
 
 use crate::ids::{ShardId, ShardSet};
 use crate::keyed::{Keyed, KeyedList};
 use std::hash::{Hash, Hasher};
 use triomphe::ThinArc;
 
-/// The name of a share group: its whole filter, `$share/group/filter`, mountpoint inside. One text
-/// for all that mention it: the membership, the group, and each message on its way to a member.
+/// The name of a share group, which is its whole filter `$share/group/filter` with the mountpoint
+/// inserted. One shared text serves everything that refers to it: the membership, the group, and
+/// each message on its way to a member.
 #[derive(Clone)]
 pub struct ShareName(ThinArc<(), u8>);
 
@@ -67,14 +68,17 @@ impl Keyed for Membership {
 pub struct Shares {
     /// The memberships.
     pub list: KeyedList<Membership>,
-    /// Home shards of the groups: all of them, and maybe of some that the session has left.
+    /// The home shards of the groups: all of them, and possibly those of groups that the session
+    /// has left.
     pub homes: ShardSet,
-    /// Some group was told that the session takes no more for now. They are told when it does.
+    /// Some group was told that the session accepts no more messages for now. All groups are told
+    /// when it does again.
     pub refused: bool,
 }
 
 impl Shares {
-    /// Adds a membership, or replaces the options of the one with that name; true when it is new.
+    /// Adds a membership, or replaces the options of the one with the same name. True when it is
+    /// new.
     pub fn set(&mut self, membership: Membership, home: ShardId) -> bool {
         self.homes.insert(home);
         match self.list.get_mut(&membership.name) {

@@ -1,17 +1,17 @@
-//! Many subscriptions of one client: found by filter, and taken out one by one from the end, each
-//! at a cost that does not depend on how many there are.
+//! The subscriptions of a client that has many of them. They are found by filter and removed one by
+//! one from the end, each at a cost that does not depend on their number.
 
 use super::SubscriptionSlot;
 use crate::topic::FilterId;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
 
-/// The slots of a client's subscriptions by filter. A hash map alone has no cheap "any one": it
-/// looks for it from its start.
+/// The slots of a client's subscriptions by filter. A hash map alone would not be enough: finding
+/// any one entry in it means searching from its start.
 #[derive(Default)]
 pub struct SubscriptionSlots {
     places: Vec<SubscriptionSlot>,
-    /// Where in `places` a filter's place is.
+    /// For each filter, the index of its slot in `places`.
     by_filter: HashTable<u32>,
 }
 
@@ -40,7 +40,7 @@ impl SubscriptionSlots {
         self.find(filter).map(|at| self.places[at].position)
     }
 
-    /// Adds or moves a place.
+    /// Adds a slot, or changes the position of an existing one.
     pub fn set(&mut self, place: SubscriptionSlot) {
         if let Some(at) = self.find(place.filter) {
             self.places[at] = place;
@@ -53,7 +53,7 @@ impl SubscriptionSlots {
         self.by_filter.insert_unique(hash(place.filter), at, rehash);
     }
 
-    /// Takes a place out; the last one takes its room.
+    /// Removes a slot and returns its position. The last slot takes its index.
     pub fn remove(&mut self, filter: FilterId) -> Option<u32> {
         let places = &self.places;
         let is_it = |&at: &u32| places[at as usize].filter == filter;
@@ -76,7 +76,7 @@ impl SubscriptionSlots {
         Some(removed.position)
     }
 
-    /// Every place, in no order that means anything.
+    /// All slots, in no particular order.
     pub fn all(&self) -> &[SubscriptionSlot] {
         &self.places
     }

@@ -1,21 +1,22 @@
-//! The outbound inflight window: QoS 1 and 2 messages sent and not yet acknowledged.
+//! The outbound inflight window: QoS 1 and 2 messages that were sent and are not acknowledged.
 //!
-//! Packet identifiers run 1, 2, … 65,535, 1, … so the window is a run of consecutive identifiers
-//! and an acknowledgement is found by subtraction. An identifier is reused only after everything
-//! from it to the front of the run is acknowledged [MQTT-2.2.1-3].
+//! Packet identifiers are assigned in the order 1, 2, … 65,535, 1, … so the window is a run of
+//! consecutive identifiers, and the message of an acknowledgement is found by subtraction. An
+//! identifier is reused only after everything from it to the front of the run is acknowledged
+//! [MQTT-2.2.1-3].
 
 use super::Queued;
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
 use std::collections::VecDeque;
 
-/// Packet identifiers there are: 1 to 65,535.
+/// The number of packet identifiers: 1 to 65,535.
 const IDENTIFIERS: u32 = 65_535;
-/// The run may be this many times the window's limit before a client that never acknowledges its
-/// oldest message stops getting new ones.
+/// The run may be this many times as long as the window's limit. A client that never acknowledges
+/// its oldest message gets no new messages beyond that.
 const SPAN: usize = 16;
 
-/// Where one message's handshake stands.
+/// The state of one message's handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaits {
     PubAck,
@@ -25,10 +26,10 @@ enum Awaits {
 }
 
 struct Sent {
-    /// Kept for redelivery when the session outlives the connection.
+    /// The message, kept for redelivery when the session outlives the connection.
     queued: Option<Queued>,
     awaits: Awaits,
-    /// To be sent again, and not yet sent again.
+    /// The message has to be sent again, and has not been yet.
     again: bool,
     /// Its number in the store; 0 for none.
     stored: u32,
@@ -60,11 +61,11 @@ pub enum Acknowledged {
     WrongKind,
 }
 
-/// What a session that has ended leaves of one message that it was sent.
+/// What remains of a message that was sent to a session which has ended.
 pub enum Unfinished {
     /// QoS 1, unacknowledged: another member of its share group may get it.
     Unacknowledged(Queued),
-    /// QoS 2: nobody else may get it [MQTT-4.8.2-5]; or it was not kept.
+    /// QoS 2: no other client may get it [MQTT-4.8.2-5]; or the message was not kept.
     Begun,
 }
 
@@ -74,11 +75,11 @@ pub struct Window {
     first: u16,
     open: u16,
     again: u16,
-    /// Nothing before this place of the run is to be sent again.
+    /// No message before this index of the run has to be sent again.
     again_from: usize,
-    /// Bytes of the messages that are kept.
+    /// The bytes of the messages that are kept.
     kept: usize,
-    /// Stored messages that are complete, by number.
+    /// The numbers of stored messages that are complete.
     gone: Vec<u32>,
 }
 
@@ -97,8 +98,8 @@ impl Default for Window {
 }
 
 impl Window {
-    /// True when another message may be sent under `limit`, the smaller of our own and the
-    /// client's Receive Maximum [MQTT-3.3.4-9]. What is to be sent again comes first.
+    /// True when another message may be sent. `limit` is the smaller of our own limit and the
+    /// client's Receive Maximum [MQTT-3.3.4-9]. Messages that have to be sent again come first.
     pub fn has_room(&self, limit: u16) -> bool {
         self.again == 0
             && (self.open < limit || Mutant::WindowTooWide.is_on() && self.open == limit)
@@ -116,7 +117,7 @@ impl Window {
         self.kept
     }
 
-    /// The same, added up anew. For checks.
+    /// The same, computed from scratch. For checks.
     pub fn count_kept(&self) -> usize {
         self.run.iter().map(Sent::bytes).sum()
     }
@@ -126,8 +127,9 @@ impl Window {
         self.open == 0
     }
 
-    /// Takes the next identifier for a message of `qos` 1 or 2. `queued` is kept for redelivery;
-    /// `None` when the session ends with its connection. The caller has asked [`Self::has_room`].
+    /// Assigns the next identifier to a message of QoS 1 or 2. `queued` is kept for redelivery, and
+    /// is `None` when the session ends with its connection. The caller must have checked
+    /// [`Self::has_room`].
     pub fn send(&mut self, qos: Qos, queued: Option<Queued>) -> PacketId {
         let awaits = if qos == Qos::AtLeastOnce { Awaits::PubAck } else { Awaits::PubRec };
         let id = self.id_at(self.run.len());
@@ -138,9 +140,9 @@ impl Window {
         id
     }
 
-    /// Puts back what a restart of the broker interrupted, in the order in which it was sent: each
-    /// message under the identifier that it has, or, with its number in the store alone, one whose
-    /// PUBREL is due.
+    /// Restores what a restart of the broker interrupted, in the order in which it was sent: each
+    /// message under its identifier, or only its number in the store for a message whose PUBREL is
+    /// due.
     pub fn restore(&mut self, sent: Vec<(PacketId, Result<Queued, u32>)>) {
         let Some((first, _)) = sent.first() else { return };
         self.first = first.get();
@@ -169,7 +171,7 @@ impl Window {
         }
     }
 
-    /// Numbers of stored messages that were completed or dropped since the last call.
+    /// The numbers of stored messages that were completed or dropped since the last call.
     pub fn take_gone(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.gone)
     }
@@ -179,22 +181,23 @@ impl Window {
         self.find(id).map_or(0, |at| self.run[at].stored)
     }
 
-    /// Shows the number of every stored message.
+    /// Calls `look` with the number of every stored message.
     pub fn each_stored(&self, look: impl FnMut(u32)) {
         self.run.iter().map(|sent| sent.stored).filter(|&stored| stored != 0).for_each(look);
     }
 
-    /// PUBACK came.
+    /// Handles a PUBACK.
     pub fn puback(&mut self, id: PacketId) -> Acknowledged {
         self.acknowledge(id, Awaits::PubAck, Awaits::Nothing)
     }
 
-    /// PUBREC came; with a reason code of failure the message is complete [MQTT-4.3.3-4].
+    /// Handles a PUBREC. With a reason code of failure the message is complete [MQTT-4.3.3-4].
     pub fn pubrec(&mut self, id: PacketId, accepted: bool) -> Acknowledged {
         if let Some(at) = self.find(id)
             && self.run[at].awaits == Awaits::PubComp
         {
-            // A PUBREC for a PUBREL already sent: a client that reconnected; send it again.
+            // The PUBREL for this PUBREC was sent before. The client has reconnected, so it is sent
+            // again.
             return Acknowledged::Release;
         }
         self.acknowledge(
@@ -204,14 +207,14 @@ impl Window {
         )
     }
 
-    /// PUBCOMP came.
+    /// Handles a PUBCOMP.
     pub fn pubcomp(&mut self, id: PacketId) -> Acknowledged {
         self.acknowledge(id, Awaits::PubComp, Awaits::Nothing)
     }
 
-    /// Marks every PUBLISH without an answer to be sent again, in the original order
-    /// [MQTT-4.6.0-1], by [`Self::next_again`]; returns the identifiers whose PUBREL is to be sent
-    /// again [MQTT-4.4.0-1]. Messages that were not kept are left as they are.
+    /// Marks every unanswered PUBLISH to be sent again by [`Self::next_again`], in the original
+    /// order [MQTT-4.6.0-1]. Returns the identifiers whose PUBREL has to be sent again
+    /// [MQTT-4.4.0-1]. Messages that were not kept stay as they are.
     pub fn repeat(&mut self) -> Vec<PacketId> {
         let mut releases = Vec::new();
         self.again_from = 0;
@@ -236,13 +239,13 @@ impl Window {
         self.again > 0
     }
 
-    /// Takes the next message to send again, with DUP set [MQTT-3.3.1-1], when `limit` allows one
+    /// Returns the next message to send again, with DUP set [MQTT-3.3.1-1], if `limit` allows one
     /// more on this connection [MQTT-3.3.4-9].
     pub fn next_again(&mut self, limit: u16) -> Option<(PacketId, Queued)> {
         if self.again == 0 || self.open - self.again >= limit {
             return None;
         }
-        // From where the last one was: sending all of a run again looks at each place once.
+        // Continues after the last one, so that sending a whole run again looks at each entry once.
         let from = self.again_from;
         let mut at = from + self.run.range(from..).position(|sent| sent.again)?;
         self.again_from = at;
@@ -256,8 +259,8 @@ impl Window {
         Some((id, sent.queued.clone()?))
     }
 
-    /// A message that cannot be sent again on this connection: with QoS 1 it is complete; with
-    /// QoS 2 the client may hold it and wait, so it is released: PUBREL.
+    /// Handles a message that cannot be sent again on this connection. With QoS 1 it is complete.
+    /// With QoS 2 the client may hold it and wait for its release, so PUBREL is sent.
     pub fn skip(&mut self, id: PacketId) -> Acknowledged {
         match self.find(id).map(|at| self.run[at].awaits) {
             Some(Awaits::PubAck) => self.puback(id),
@@ -266,9 +269,10 @@ impl Window {
         }
     }
 
-    /// Completes the messages that were not kept, and those of QoS 1 that `over` says have expired;
-    /// returns how many. QoS 2 does not expire once it was sent [MQTT-4.3.3-7]: the client may hold
-    /// it, and would take the next message of that identifier for a repetition.
+    /// Completes the messages that were not kept, and those of QoS 1 for which `over` says that
+    /// they have expired. Returns how many. QoS 2 messages do not expire once they were sent
+    /// [MQTT-4.3.3-7]: the client may hold the message, and would take the next message with that
+    /// identifier for a repetition.
     pub fn abandon(&mut self, mut over: impl FnMut(&Queued) -> bool) -> u32 {
         let mut abandoned = 0;
         for sent in &mut self.run {
@@ -290,12 +294,13 @@ impl Window {
         abandoned
     }
 
-    /// True when a message of a share group is in it. Looks at all of them.
+    /// True when it contains a message of a share group. Looks at all messages.
     pub fn has_shares(&self) -> bool {
         self.run.iter().any(|sent| sent.queued.as_ref().is_some_and(|q| q.share.is_some()))
     }
 
-    /// Takes the oldest message of a window whose session has ended. `None` when none is left.
+    /// Removes and returns the oldest message of a window whose session has ended. `None` when none
+    /// is left.
     pub fn dissolve(&mut self) -> Option<Unfinished> {
         loop {
             let sent = self.run.pop_front()?;

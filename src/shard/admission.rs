@@ -1,9 +1,10 @@
-//! Clients that prove who they are: between their CONNECT and their session.
+//! Authentication of clients, between their CONNECT and their session.
 //!
-//! The chain of methods is gone through on the home shard. What a method cannot say at once goes
-//! to a helper thread as a [`Question`]; meanwhile the client is in [`Stage::Proving`], holds its
-//! CONNECT and the [`Waiting`] here, is not read, and gives up after `mqtt.connect_timeout`. How
-//! many may wait is bounded: one more is told that the server is busy.
+//! The chain of methods is evaluated on the home shard. What a method cannot decide at once is sent
+//! to a helper thread as a [`Question`]. Meanwhile the client is in [`Stage::Proving`]: this module
+//! keeps its CONNECT and a [`Waiting`], nothing is read from it, and it is given up after
+//! `mqtt.connect_timeout`. The number of waiting clients is bounded; further ones are told that the
+//! server is busy.
 
 use super::close::Cause;
 use super::connection::{Input, Parting, Stage};

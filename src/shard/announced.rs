@@ -1,4 +1,5 @@
-//! What clients were told that they may send. Who came before a reload may go on as it was.
+//! The limits that clients were told when they connected. A client that connected before a reload
+//! may keep using the limits of that time.
 
 use super::settings::Settings;
 

@@ -1,9 +1,10 @@
-//! Clients on their way to this shard, their home: the socket comes over the kernel's rings, what
-//! the client has said by mail. Whichever is here first waits for the other.
+//! Clients on their way to this shard, which is their home. The socket arrives through the kernel's
+//! rings, and what the client has said arrives by mail. Whichever of the two is first waits for the
+//! other.
 //!
-//! The mail is written when the kernel has moved the socket, so both come within a step or two.
-//! Only when a kernel short of memory loses completions does one of them stay alone: for as long as
-//! a client may take to connect, not longer.
+//! The mail is written after the kernel has moved the socket, so both arrive within a step or two.
+//! One of them can only stay alone when the kernel lacks memory and loses completions. It is then
+//! kept for as long as a client may take to connect, and not longer.
 
 use super::upkeep::ROUND;
 use super::{Action, Shard};

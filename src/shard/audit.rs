@@ -1,5 +1,6 @@
-//! A look at everything a shard holds, for the simulation: counts, and what contradicts itself.
-//! Reads only; visits every session, so it is not for a running broker.
+//! An audit of everything that a shard holds, for the simulation: it counts, and finds
+//! contradictions. It only reads, and it visits every session, so it is not for a broker that
+//! serves clients.
 
 use super::Shard;
 use super::connection::{Holds, Stage};

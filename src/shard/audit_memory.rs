@@ -1,5 +1,5 @@
-//! What a shard holds, added up from what is there, and compared with what was counted as it came
-//! and went. For the simulation; see [`super::audit`].
+//! The memory that a shard holds, added up from what exists and compared with what was counted as
+//! it came and went. For the simulation; see [`super::audit`].
 
 use super::Shard;
 use super::connection::Stage;

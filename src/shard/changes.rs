@@ -1,5 +1,5 @@
-//! What changes of this shard's sessions, queues and retained messages, as records of its log: each
-//! kind of change has one method, which does nothing while there is no store.
+//! Changes of this shard's sessions, queues and retained messages, as records of its log. Each kind
+//! of change has one method, which does nothing while there is no store.
 
 use super::Shard;
 use super::storing::Known;

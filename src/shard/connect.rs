@@ -1,4 +1,4 @@
-//! CONNECT on the home shard: who may come in, takeover, resume, CONNACK.
+//! CONNECT on the home shard: admission, takeover, resumption of a session, and CONNACK.
 
 use super::close::Cause;
 use super::connection::{Aliases, Parting, Stage};

@@ -1,4 +1,5 @@
-//! One network stream as its shard sees it: what it is for, its half-read packet, its output.
+//! One network stream as its shard sees it: its purpose, the packet that is received in part, and
+//! its output.
 
 use super::output::Output;
 use super::refuse::Denial;

@@ -1,9 +1,9 @@
-//! The log's lines about clients: connected, disconnected, refused. Owns their rate limits, one for
-//! each kind and shard. A line past its limit costs one comparison and is counted; none allocates
-//! in the shard.
+//! Log lines about clients that connect, disconnect or are refused. This module owns their rate
+//! limits, one per kind and shard. A line beyond its limit costs one comparison and is counted.
+//! None of them allocates in the shard.
 //!
-//! What a client chose (ClientId, user name) is given as text and cut to [`SHOWN`] bytes: the log's
-//! formats quote and escape it.
+//! Values that a client has chosen (ClientId, user name) are logged as text and cut to [`SHOWN`]
+//! bytes. The log's formats quote and escape them.
 
 use super::Shard;
 use super::close::Cause;

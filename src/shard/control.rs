@@ -26,6 +26,9 @@ impl Shard {
             Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
             Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
             Control::Counters(counters) => self.work.sys.keep(from, *counters),
+            Control::Cost(topic, cost, reserve) => {
+                self.mail.outbox.to(from).ahead.reported(topic, cost, reserve, self.now);
+            }
             Control::Safe(count) => {
                 if let Some(storing) = &mut self.storing {
                     storing.safe_there(from, count);

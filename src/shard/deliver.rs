@@ -47,12 +47,12 @@ pub(super) struct Terms<'a> {
     /// A retained message for a new subscription: paced by its slices, never shed.
     pub replay: bool,
     /// A message of a share group.
-    pub share: Option<Shared<'a>>,
+    pub share: Option<FromGroup<'a>>,
 }
 
 /// The share group that a message comes from.
 #[derive(Clone, Copy)]
-pub(super) struct Shared<'a> {
+pub(super) struct FromGroup<'a> {
     pub name: &'a ShareName,
     /// Another member has had or refused it: it goes before what is newer.
     pub returned: bool,

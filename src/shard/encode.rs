@@ -7,6 +7,7 @@ use super::deliver::{Misfit, Outbound, is_slow, out_publish};
 use super::pace::Receivers;
 use super::spare::halve;
 use crate::ids::SocketId;
+use crate::limits::cost;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{self, AckKind, Encoded, OutPublish, PacketId, Qos, ReasonCode, Version};
@@ -113,6 +114,7 @@ impl Shard {
             version.is_v5() && alias(connection, &mut publish, &mut self.memory.tally.names);
         let shared = publish.payload.len() > COPY;
         if shared {
+            self.meter.charge(cost::sent(publish.payload.len()));
             self.delivery.store(message);
         }
         let output = self.outputs.of(connection, &mut self.meter, socket, self.now);

@@ -1,5 +1,5 @@
-//! Connections whose end is queued: what came up while they could not be ended, and crowds whose
-//! peers are gone.
+//! Connections whose end is queued: those that could not be ended when the reason arose, and crowds
+//! whose peers have disconnected.
 
 use super::Shard;
 use super::close::Cause;

@@ -1,4 +1,5 @@
-//! The entry shard's part: admit a connection, read its CONNECT, send it to its home.
+//! The part of the entry shard: it admits a connection, reads its CONNECT, and sends it to its home
+//! shard.
 
 use super::connection::{Connection, Input, Stage};
 use super::memory::Pressure;

@@ -1,6 +1,5 @@
-//! Enhanced authentication (MQTT 5.0 section 4.12): the packets of an exchange, before
-//! CONNACK; on a connection that is open see [`super::reauthenticate`]. What is in them is
-//! `access::scram`'s.
+//! Enhanced authentication (MQTT 5.0 section 4.12): the packets of an exchange before CONNACK; for
+//! an open connection see [`super::reauthenticate`]. Their content is handled by `access::scram`.
 
 use super::Shard;
 use super::admission::Waited;

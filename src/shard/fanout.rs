@@ -1,29 +1,30 @@
-//! Fan-outs that go on over several steps: one message for more subscribers than fit into a part
-//! of a step.
+//! Fan-outs that continue over several steps: one message with more subscribers than fit into a
+//! part of a step.
 //!
-//! A message is accepted at once, whoever gets it: its publisher is acknowledged, and what it
-//! published is delivered a slice per step. Whoever looks at one subscriber sees no difference from
-//! a delivery to all at once, because nothing overtakes a fan-out on its way to a subscriber:
-//! before anything newer is given to a session, the session is *caught up*, which means that every
-//! waiting fan-out that it is still to get is delivered to it, out of turn and in order.
+//! A message is accepted at once, whatever the number of its subscribers: the publisher gets its
+//! acknowledgement, and the message is delivered in slices, one per step. A single subscriber sees
+//! no difference from a delivery to all at once, because nothing overtakes a fan-out on its way to
+//! a subscriber. Before anything newer is given to a session, the session is *caught up*: every
+//! waiting fan-out that it still has to get is delivered to it, out of turn and in order.
 //!
-//! How it is known who is still to be served: each fan-out has, for each filter that matched, a
-//! *zone*, the first so many entries of the filter's list of subscribers. It is served from its
-//! end, and ends one entry earlier each time. Who subscribes later is added behind every zone and
-//! does not get the message. Who is served out of turn, or unsubscribes, changes places with the
-//! last entry of the zone first. Zones of a filter never shrink from the front, and a later
-//! fan-out's is never the smaller one: so one exchange per zone keeps all of them right, and a look
-//! at a filter's newest zone tells whether an entry is in any.
+//! How the remaining subscribers are known: for each filter that matched, a fan-out has a *zone*,
+//! which is a number of entries at the start of the filter's list of subscribers. The zone is
+//! served from its end, and becomes one entry shorter each time. A client that subscribes later is
+//! added behind every zone and does not get the message. A subscriber that is served out of turn,
+//! or unsubscribes, is first exchanged with the last entry of the zone. The zones of a filter never
+//! shrink from the front, and the zone of a later fan-out is never the smaller one. Therefore one
+//! exchange per zone keeps all of them correct, and a look at the filter's newest zone tells
+//! whether an entry is in any of them.
 //!
-//! The publisher waits until its fan-out is done ([`Holds::FANOUT`]), on whichever shard it is
-//! connected: a client that publishes to everybody gets no further than one message ahead of its
-//! subscribers, while messages of others pass by. At [`MOST`] waiting fan-outs, or [`MOST_BYTES`],
-//! the shard takes in no further messages until there is room.
+//! The publisher waits until its fan-out is complete ([`Holds::FANOUT`]), on whichever shard it is
+//! connected. A client that publishes to everybody is thus never more than one message ahead of its
+//! subscribers, while messages of other clients pass. At [`MOST`] waiting fan-outs, or
+//! [`MOST_BYTES`], the shard accepts no further messages until there is room.
 
 use super::Shard;
 use super::deliver::Terms;
 use super::route::GROUP;
-use crate::ids::{ClientKey, Publisher};
+use crate::ids::{ClientKey, Publisher, ShardId};
 use crate::limits::cost;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
@@ -46,7 +47,7 @@ struct Zone {
 }
 
 /// One message and who is still to get it.
-struct Fanout {
+pub(super) struct Fanout {
     /// Later ones have higher numbers, without gaps.
     number: u64,
     message: Message,
@@ -54,6 +55,8 @@ struct Fanout {
     filters: Vec<FilterId>,
     /// Its publisher was told to wait.
     held: bool,
+    /// Who is told what it has cost when it is done.
+    pub report: Option<(ShardId, Control)>,
 }
 
 /// The fan-outs of a shard that are under way, oldest first, and local publishers that wait.
@@ -71,6 +74,8 @@ pub(super) struct Fanouts {
     pub(super) holds: HashMap<ClientKey, u32, foldhash::fast::FixedState>,
     mine: Vec<(u8, u32)>,
     taken: Vec<(u64, FilterId)>,
+    /// What the fan-out costs that was begun last, if it goes on, until somebody takes that down.
+    pub owed: u32,
 }
 
 impl Fanouts {
@@ -91,6 +96,11 @@ impl Fanouts {
         self.waiting.len() >= MOST || self.bytes >= MOST_BYTES
     }
 
+    /// The one that was begun last.
+    pub fn newest(&mut self) -> Option<&mut Fanout> {
+        self.waiting.back_mut()
+    }
+
     /// Local publishers that wait.
     pub fn holding(&self) -> usize {
         self.holds.len()
@@ -106,7 +116,7 @@ impl Fanouts {
         });
         let filters = filters.collect();
         self.bytes += message.size();
-        self.waiting.push_back(Fanout { number, message, filters, held: false });
+        self.waiting.push_back(Fanout { number, message, filters, held: false, report: None });
     }
 
     /// Takes the last zone off the oldest fan-out. Nothing is older, so it is its filter's first.
@@ -179,6 +189,9 @@ impl Shard {
         if self.delivery.fanouts.len() == 1 && !self.run_fanouts(self.settings.budget.step) {
             return;
         }
+        let subscribers =
+            found.iter().map(|&filter| self.subscriptions.index.subscribers(filter).len());
+        self.delivery.fanouts.owed = cost::DELIVERY * subscribers.sum::<usize>() as u32;
         if let (Some(publisher), Some(last)) =
             (message.publisher, self.delivery.fanouts.waiting.back_mut())
         {
@@ -208,9 +221,14 @@ impl Shard {
             // Its publisher waits for the fan-out, and for none of so many readers.
             self.delivery.current.crowded.clear();
             if (done || Mutant::FanoutForgetsRest.is_on())
-                && self.delivery.fanouts.pop().is_some_and(|fanout| fanout.held)
+                && let Some(fanout) = self.delivery.fanouts.pop()
             {
-                self.let_publisher_go(view.publisher);
+                if fanout.held {
+                    self.let_publisher_go(view.publisher);
+                }
+                if let Some((sender, report)) = fanout.report {
+                    self.tell(sender, report);
+                }
             }
         }
         self.delivery.current = outer;

@@ -31,7 +31,7 @@ impl Shard {
         while left > 0
             && self.subscriptions.returns.len() > 0
             && !self.is_spent(limit)
-            && !self.mail.outbox.is_congested()
+            && !self.mail.outbox.is_filling()
         {
             left -= 1;
             self.meter.charge(cost::DELIVERY);
@@ -45,7 +45,7 @@ impl Shard {
                 left = left.saturating_sub(self.sift_some());
             }
         }
-        let more = self.subscriptions.returns.len() > 0 && !self.mail.outbox.is_congested();
+        let more = self.subscriptions.returns.len() > 0 && !self.mail.outbox.is_filling();
         more || self.subscriptions.groups.is_telling()
     }
 

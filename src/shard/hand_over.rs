@@ -1,12 +1,13 @@
-//! Clients between their entry shard and their home shard, seen from the entry shard.
+//! Clients on their way from their entry shard to their home shard, as the entry shard sees them.
 //!
-//! A client whose CONNECT is complete and whose home is another shard stays this shard's until the
-//! kernel has moved its socket there; only then does the home hear of it. When the socket cannot be
-//! moved (the home's rings have no room, it is too busy to make some, the kernel is short of
-//! something, or its mailbox is full), the client waits in the line of its home and is tried again,
-//! with a back-off per home, until it has waited for `mqtt.connect_timeout`. Then it is told that
-//! the server is busy. Who waits is read, so that a client that gives up is noticed: its CONNECT
-//! must not take over the session of a later one. What all of them hold in memory is bounded.
+//! A client whose CONNECT is complete and whose home is another shard belongs to this shard until
+//! the kernel has moved its socket; only then is the home shard told. If the socket cannot be moved
+//! (the home's rings have no room, it is too busy to make some, the kernel lacks a resource, or the
+//! home's mailbox is full), the client waits in a queue for its home and is tried again, with a
+//! back-off per home, until it has waited for `mqtt.connect_timeout`. Then it is told that the
+//! server is busy. Waiting clients are read, so that a client that disconnects is noticed: its
+//! CONNECT must not take over the session of a later one. The memory that all of them hold is
+//! bounded.
 
 use super::close::Cause;
 use super::connection::{Connection, Input, Parting, Stage};

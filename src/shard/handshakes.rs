@@ -1,10 +1,12 @@
-//! TLS handshakes of this shard: whose turn it is, how many are under way, who has to give way.
+//! The TLS handshakes of this shard: which of them may proceed, how many are in progress, and which
+//! of them has to give way.
 //!
-//! A step of a handshake takes up to some 200 µs, so it is never made where bytes are received: the
-//! connection gets in line, and a few of the line have their turn in each step of the shard, with a
-//! share of it that established clients cannot miss. Who is in its handshake is read once more only
-//! after its turn. What rustls holds for a handshake is bounded by their number; newcomers wait for
-//! a place, and a handshake that stands still while others wait loses its own, the oldest first.
+//! A step of a handshake takes up to some 200 µs, so it is never done where bytes are received.
+//! Instead the connection is put into a queue, and in each step of the shard some of the queue are
+//! served, with a share of the step that is small enough not to be noticed by established clients.
+//! A connection in its handshake is read again only after it was served. Bounding the number of
+//! handshakes bounds the memory that rustls uses for them. Newcomers wait for a place, and a
+//! handshake that makes no progress while others wait loses its place, the oldest first.
 
 use super::Shard;
 use super::close::Cause;

@@ -1,18 +1,21 @@
-//! What is read of a connection that is held: the answers that others wait for.
+//! What is read from a connection that is held back: the acknowledgements that others wait for.
 //!
-//! A publisher is parked until a subscriber has caught up, which takes that subscriber's PUBACKs.
-//! When the two are one client, or each publishes to the other, those lie behind the PUBLISH that
-//! is held: nobody would go on before [`super::pace::BUDGET`] is used up.
-//! So a client that is parked while its own queue is crowded is read on. Its PUBACK, PUBREC and
-//! PUBCOMP are acted on as they come, in their order; all else waits in its place:
-//! - PUBLISH, SUBSCRIBE, UNSUBSCRIBE, DISCONNECT: they mean what was said before them too;
-//! - PUBREL: it ends the exchange of an identifier that a repeated PUBLISH before it may name,
-//!   which would then be a new message [MQTT-4.3.3-10];
-//! - PINGREQ: clients take its answer to say that what they sent before was read. It cannot wait
-//!   for longer than those.
+//! A publisher is held back until a subscriber has caught up, which takes that subscriber's
+//! PUBACKs. If both are the same client, or each publishes to the other, these PUBACKs are behind
+//! the PUBLISH that is held back, and nobody could continue before [`super::pace::BUDGET`] is used
+//! up. Therefore a client that is held back while its own queue is crowded is still read. Its
+//! PUBACK, PUBREC and PUBCOMP are handled as they arrive, in their order. Everything else waits in
+//! its place:
+//! - PUBLISH, SUBSCRIBE, UNSUBSCRIBE and DISCONNECT, because they also refer to what was said
+//!   before them;
+//! - PUBREL, because it ends the exchange of an identifier that a repeated PUBLISH before it may
+//!   name, which would then be a new message [MQTT-4.3.3-10];
+//! - PINGREQ, because clients take its answer as a sign that what they sent before was read. It
+//!   cannot wait for longer than the others.
 //!
-//! At most [`HELD_INPUT`] and one receive are kept per connection. Whoever has more than that
-//! before its answers waits out its patience, and then its queue's policy decides.
+//! At most [`HELD_INPUT`] and one receive are kept per connection. A client that has sent more than
+//! that before its acknowledgements is waited for until the time for that is over, and then its
+//! queue's policy decides.
 
 use super::connection::{Scanned, Stage};
 use super::memory::Pressure;

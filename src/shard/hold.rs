@@ -1,9 +1,10 @@
-//! Connections that are held: back-pressure begins here. How they go on is said in [`super::park`].
+//! Connections that are held: backpressure begins here. How they go on is said in [`super::park`].
 
+use super::ahead::Shortage;
 use super::connection::{Holds, Stage};
-use super::park::{FRESH, SERVED};
+use super::park::{COSTLY, FRESH, SERVED, UNKNOWN, mail_line};
 use super::{Action, Shard};
-use crate::ids::{ClientKey, SocketId};
+use crate::ids::{ClientKey, ShardId, SocketId};
 use crate::mutant::Mutant;
 
 /// Milliseconds after which a connection's next turn comes before those of busier ones.
@@ -18,8 +19,13 @@ impl Shard {
         }
         connection.holds.set(hold);
         if hold == Holds::MAIL {
-            let line = self.parked.full.take().map_or(self.topology.shards, |shard| shard.0);
-            self.parked.mail.push(usize::from(line), socket);
+            let line = match self.parked.lacking.take() {
+                None => mail_line(ShardId(self.topology.shards), 0),
+                Some((shard, Shortage::Unknown)) => mail_line(shard, UNKNOWN),
+                Some((shard, Shortage::Costly)) => mail_line(shard, COSTLY),
+                Some((shard, Shortage::Room)) => mail_line(shard, self.freshness(socket)),
+            };
+            self.parked.mail.push(line, socket);
         } else if hold == Holds::MEMORY {
             self.parked.memory.push(0, socket);
             self.counters.parks_memory += 1;
@@ -53,12 +59,18 @@ impl Shard {
     /// turn comes before those of who have: so who asks for little waits for about a step, whoever
     /// else is busy.
     pub(super) fn put_off(&mut self, socket: SocketId) {
-        let Some(connection) = self.connections.get(socket.0) else { return };
-        let lately = connection.last_seen.plus_millis(LATELY) > self.now;
-        if !lately && !Mutant::FreshBehindServed.is_on() {
+        if self.freshness(socket) == FRESH && !Mutant::FreshBehindServed.is_on() {
             self.parked.work.push(FRESH, socket);
         }
         self.hold(socket, Holds::WORK);
+    }
+
+    /// [`FRESH`] when the connection has had no turn lately, else [`SERVED`].
+    fn freshness(&self, socket: SocketId) -> usize {
+        let connection = self.connections.get(socket.0);
+        let lately = connection.is_none_or(|c| c.last_seen.plus_millis(LATELY) > self.now);
+        let no_turn_yet = Some((socket, self.counters.messages_received()));
+        if lately && self.parked.fresh_turn != no_turn_yet { SERVED } else { FRESH }
     }
 
     /// Whether answers of a held connection are acted on.

@@ -1,5 +1,5 @@
-//! Until when clients were heard: what timers need to tell a silent client from one whose packets
-//! still lie in the kernel, unread.
+//! The time up to which all input of clients has been read. Timers need it to tell a silent client
+//! from one whose packets are still unread in the kernel.
 
 use crate::mutant::Mutant;
 use crate::time::{GRANULARITY_MILLIS, Instant};

@@ -1,10 +1,10 @@
-//! Connections with layers between the socket and MQTT: see [`crate::transport`]. Owns the layers
-//! of this shard's connections, and the rooms that their bytes are decoded in; decoding is in
-//! [`super::unwrap`].
+//! Connections with protocol layers between the socket and MQTT; see [`crate::transport`]. This
+//! module owns the layers of this shard's connections and the buffers in which their bytes are
+//! decoded; decoding is in [`super::unwrap`].
 //!
-//! What was received is decoded before anything is done with it, so all else in the shard sees MQTT
-//! only. What is sent is queued as MQTT, and gets its frames when the send is made. Bytes that the
-//! layers send themselves are the output's `wire`, and go before what is framed later.
+//! Received bytes are decoded before anything else is done with them, so the rest of the shard sees
+//! only MQTT. Output is queued as MQTT and is framed when the send is made. Bytes that the layers
+//! send themselves are in the output's `wire` and go before what is framed later.
 
 use super::close::Cause;
 use super::connection::Stage;

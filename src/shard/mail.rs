@@ -1,28 +1,33 @@
-//! Taking in mail, and what has to wait for it.
+//! Takes mail in, and holds back what has to wait for it.
 //!
-//! What was acknowledged to one client comes before whatever any client sends after that, on every
-//! shard. A shard acknowledges when its mail is in the mailboxes, so a packet that was sent after
-//! that is reported by the kernel after it. In each step the driver first has the kernel report
-//! what there is, then the mail is looked at, and what was there by then is taken in before those
-//! packets ([`super::step`]). Usually it all is, within the step. When there is more of it than a
-//! step's share of work, packets whose effect depends on it wait ([`Holds::BEHIND`]): PUBLISH,
-//! SUBSCRIBE, UNSUBSCRIBE; and so does control mail that asks for, or brings, what data mail may
-//! still change. Nothing else waits: acknowledgements and PINGREQ go on.
+//! What was acknowledged to one client must come before whatever any client sends after that, on
+//! every shard. A shard sends an acknowledgement only once its mail is in the mailboxes, so the
+//! kernel reports a packet that was sent after the acknowledgement later than that. In each step
+//! the driver first lets the kernel report what there is. Then the mailboxes are looked at, and
+//! what is in them by then is taken in before those packets ([`super::step`]). Usually all of it is
+//! taken in within the step. If it is more than a step's share of work, packets whose effect
+//! depends on it wait ([`Holds::BEHIND`]): PUBLISH, SUBSCRIBE and UNSUBSCRIBE. So does control mail
+//! that asks for, or brings, something that data mail may still change. Everything else proceeds,
+//! such as acknowledgements and PINGREQ.
 //!
-//! Who waits, waits for what had come by then, not for what comes meanwhile: the older waiters wait
-//! for one position in the mailboxes, all later ones for a second, which is taken when the first is
-//! reached. So however much mail keeps coming, nobody waits for more than two such rounds.
+//! A packet waits only for the mail that was there when it arrived, not for mail that arrives
+//! meanwhile. The older packets wait for one position in the mailboxes, and all later ones for a
+//! second position, which is noted when the first is reached. So nobody waits for more than two
+//! such rounds, however much mail keeps arriving.
 
 use super::Shard;
+use super::ahead;
 use super::connection::Holds;
 use super::outbox::Outbox;
 use crate::ids::{ShardId, SocketId};
-use crate::limits::{MAIL_MICROS, cost};
+use crate::limits::{Budget, MAIL_MICROS, cost};
 use crate::mesh::mail::{Control, Data, Stamped};
-use crate::mesh::mailbox::MailEnds;
+use crate::mesh::mailbox::{MailEnds, Progress};
 use crate::mesh::reading::{Position, Reading};
+use crate::message::{MailPurpose, Message, MessageRef, Reserve};
 use crate::mutant::Mutant;
 use crate::time::Instant;
+use crate::topic::TopicHash;
 use std::collections::VecDeque;
 
 /// How far the mail has been taken in, and who waits for it.
@@ -201,8 +206,8 @@ pub(super) struct Mail {
 
 impl Mail {
     /// Of the shard `id`, one of `shards`.
-    pub(super) fn new(id: ShardId, shards: usize) -> Self {
-        Mail { outbox: Outbox::new(id, shards), intake: Intake::new(shards) }
+    pub(super) fn new(id: ShardId, shards: usize, budget: &Budget) -> Self {
+        Mail { outbox: Outbox::new(id, shards, budget), intake: Intake::new(shards) }
     }
 }
 
@@ -266,21 +271,26 @@ impl Shard {
             };
             any = true;
             let from = open.from;
-            self.mail.intake.open = self.read_on(open, share);
+            let mut done = Progress::default();
+            self.mail.intake.open = self.read_on(open, share, &mut done);
+            ends.tell_progress(from, done);
             if self.mail.intake.open.is_none() {
                 self.mail.intake.reading.took(from);
             }
         }
         if let Some(open) = put_off {
             let from = open.from;
-            self.read_on(open, u32::MAX);
+            let mut done = Progress::default();
+            self.read_on(open, u32::MAX, &mut done);
+            ends.tell_progress(from, done);
             self.mail.intake.reading.took(from);
         }
         any
     }
 
-    /// Goes on with a mail; gives it back when the share of work is used up before its end.
-    fn read_on(&mut self, open: Open, share: u32) -> Option<Open> {
+    /// Goes on with a mail; gives it back when the share of work is used up before its end. Adds
+    /// what was done to `done`.
+    fn read_on(&mut self, open: Open, share: u32, done: &mut Progress) -> Option<Open> {
         let Open { from, data, mut at } = open;
         match data {
             Data::Batch(batch) => {
@@ -288,16 +298,13 @@ impl Shard {
                     if self.is_spent(share) || !self.takes_data() {
                         return Some(Open { from, data: Data::Batch(batch), at });
                     }
-                    self.meter.charge(cost::PACKET + cost::bytes(message.size()));
-                    self.handle_mailed_from(from, &message, purpose, None);
+                    self.take_message(from, &message, purpose, None, done);
                     at = next;
                 }
                 self.mail.outbox.recycle(batch);
             }
             Data::One(message, purpose) => {
-                self.meter.charge(cost::PACKET + cost::bytes(message.size()));
-                let view = message.view();
-                self.handle_mailed_from(from, &view, purpose, Some(&message));
+                self.take_message(from, &message.view(), purpose, Some(&message), done);
             }
         }
         None
@@ -369,6 +376,43 @@ impl Shard {
             intake.waiting[parity].control.push((from, control));
         } else {
             self.obey(from, control);
+        }
+    }
+
+    /// Takes in a message. When something is reserved for it, or it costs much, its sender is told
+    /// the cost ([`super::ahead`]).
+    #[inline]
+    fn take_message(
+        &mut self,
+        from: ShardId,
+        message: &MessageRef<'_>,
+        purpose: MailPurpose,
+        stored: Option<&Message>,
+        done: &mut Progress,
+    ) {
+        self.delivery.fanouts.owed = 0;
+        let before = self.meter.charged();
+        self.meter.charge(cost::PACKET + cost::bytes(message.size()));
+        self.handle_mailed_from(from, message, purpose, stored);
+        let cost = self.meter.charged().wrapping_sub(before);
+        let costly = ahead::costly(&self.settings.budget);
+        if purpose.reserve == Reserve::NONE {
+            done.messages += 1;
+            done.work += u64::from(cost.min(costly));
+        }
+        let owed = std::mem::take(&mut self.delivery.fanouts.owed);
+        if purpose.reserve != Reserve::NONE || cost + owed >= costly {
+            let topic = TopicHash::new(&self.topology.shared.seeds, message.topic).exact();
+            self.report_cost(from, Control::Cost(topic, cost + owed, purpose.reserve), owed > 0);
+        }
+    }
+
+    /// Tells the sender what a message has cost: at once, or when the rest of its fan-out is done.
+    #[inline(never)]
+    fn report_cost(&mut self, from: ShardId, report: Control, fans_out: bool) {
+        match self.delivery.fanouts.newest().filter(|_| fans_out) {
+            Some(fanout) => fanout.report = Some((from, report)),
+            None => self.tell(from, report),
         }
     }
 }

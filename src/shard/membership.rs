@@ -1,5 +1,6 @@
-//! Shared subscriptions [MQTT5 4.8.2]: what a member's own shard does. Sessions join and leave, the
-//! homes of their groups are told when they connect, disconnect or have room again.
+//! Shared subscriptions [MQTT5 4.8.2]: the part of a member's own shard. Sessions join and leave
+//! groups. The home shards of their groups are told when they connect, disconnect or have room
+//! again.
 
 use super::Shard;
 use crate::limits::cost;

@@ -1,16 +1,16 @@
-//! The shard's part in the broker's memory budget (`limits.memory`): what its clients make it hold,
-//! by kind, and what is refused or dropped when all shards together hold too much.
+//! The shard's part in the memory budget of the broker (`limits.memory`): how much its clients make
+//! it hold, by kind, and what is refused or dropped when all shards together hold too much.
 //!
-//! What is held is counted as it comes and goes: in plain fields of this shard where no other
-//! figure tells it already. After as much work as one client's turn, and once a second, the sum is
-//! told to the other shards as one change of one number ([`crate::mesh::Shared::memory`]). A shard
-//! looks at that number when a step begins and after each turn. So the sum may be above the limit
-//! by what each shard takes in during a turn, of which one message counts in full for every queue
-//! that it is put into, by a buffer of answers and 16 KiB of an unfinished packet for each client,
-//! and by what nothing refuses: see [`Pressure`].
+//! Memory is counted as it is taken and released, in plain fields of this shard where no other
+//! figure tells it already. After as much work as the turn of one client, and once a second, the
+//! change of the sum is made known to the other shards, in a single shared number
+//! ([`crate::mesh::Shared::memory`]). A shard reads that number at the start of a step and after
+//! each turn. The sum can therefore exceed the limit by what each shard takes in during a turn
+//! (where one message counts in full for every queue that it is put into), by a buffer of answers
+//! and 16 KiB of an unfinished packet per client, and by what nothing refuses: see [`Pressure`].
 //!
 //! Not counted, because it does not grow with what clients do: mailboxes, receive buffers, spare
-//! buffers, and what the allocator cannot use of its pages. `auto` leaves room for that.
+//! buffers, and what the allocator cannot use of its pages. `auto` leaves room for these.
 
 use super::Shard;
 use super::connection::{Connection, Input};

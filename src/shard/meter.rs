@@ -1,8 +1,8 @@
 //! What a step costs: work in units of about 100 ns, and time.
 //!
-//! Every kind of work charges what it costs, and ends when the charge has come to a limit. Charges
-//! are estimates, so the clock is read as well, now and then: work whose time is over is charged up
-//! to the limit. The meter decides nothing else; what is done with the time is the shard's matter.
+//! Every kind of work charges its cost and ends when the charges have reached a limit. Charges are
+//! estimates, so the clock is read from time to time as well: work whose time is over is charged up
+//! to the limit. The meter decides nothing else. How the time is used is up to the shard.
 
 use super::Clock;
 use crate::limits::Budget;
@@ -14,6 +14,8 @@ pub(super) struct Meter {
     begun: u64,
     /// What the step has cost so far, in units of about 100 ns ([`crate::limits::cost`]).
     work: u32,
+    /// How much of it nothing was done for: the time was over.
+    skipped: u32,
     /// When the work comes to this, the clock is read.
     look_at: u32,
     /// When the time is over for what is done now, in microseconds on the same clock; 0: its time
@@ -33,6 +35,7 @@ impl Meter {
         Meter {
             begun: micros,
             work: 0,
+            skipped: 0,
             look_at: 0,
             until: 0,
             least_until: 0,
@@ -48,7 +51,7 @@ impl Meter {
     /// A step begins at `micros`.
     pub(super) fn begin_step(&mut self, micros: u64) {
         self.begun = micros;
-        self.work = 0;
+        (self.work, self.skipped) = (0, 0);
         self.give_step();
     }
 
@@ -61,6 +64,13 @@ impl Meter {
     #[inline]
     pub(super) fn work(&self) -> u32 {
         self.work
+    }
+
+    /// What was charged, whatever the work has come to because the time was over. Between two of
+    /// these on one account lies what was done.
+    #[inline]
+    pub(super) fn charged(&self) -> u32 {
+        self.work.wrapping_sub(self.skipped)
     }
 
     /// Something was done that costs so many units of about 100 ns.
@@ -87,7 +97,9 @@ impl Meter {
         if now > self.until {
             // What has no limit goes on; the work stays a number that can be added to.
             let limit = if limit == u32::MAX { step } else { limit };
-            self.work = self.work.max(limit).max(step);
+            let work = self.work.max(limit).max(step);
+            self.skipped = self.skipped.wrapping_add(work - self.work);
+            self.work = work;
         }
     }
 

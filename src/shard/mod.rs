@@ -1,17 +1,19 @@
-//! One core's state and what it does with input: a pure state machine.
+//! The state of one core and what it does with input: a pure state machine.
 //!
-//! Owns every session whose ClientId is placed here, the connections that carry them, the
-//! subscriptions of those sessions, the share groups and the retained messages whose hash falls
-//! here. Bytes, mail and the time come in as arguments; [`Action`]s and mail go out through
-//! [`Shard::actions`] and [`Shard::outbox`]. It knows neither glommio nor io_uring nor a clock.
+//! A shard owns every session whose ClientId is placed here, the connections that carry them, the
+//! subscriptions of those sessions, and the share groups and retained messages whose hash belongs
+//! to this shard. Bytes, mail and the time come in as arguments. [`Action`]s and mail go out
+//! through [`Shard::actions`] and [`Shard::outbox`]. A shard knows neither glommio nor io_uring nor
+//! a clock.
 //!
-//! A step is: [`Shard::begin`], any number of inputs, [`Shard::finish`]; what comes before what in
-//! it says [`step`]. Nothing here waits: what
-//! cannot go on is parked with a reason ([`connection::Holds`]) and taken up by a later step.
+//! A step consists of [`Shard::begin`], any number of inputs, and [`Shard::finish`]; [`step`]
+//! defines their order. Nothing here waits: work that cannot proceed is held back with a reason
+//! ([`connection::Holds`]) and resumed by a later step.
 
 mod access_state;
 mod acknowledged;
 mod admission;
+mod ahead;
 mod announced;
 mod arrivals;
 mod audit;
@@ -134,7 +136,7 @@ pub enum Action {
     ReceiveOnce(SocketId),
     /// Read until told otherwise.
     ReceiveStream(SocketId),
-    /// Stop reading: back-pressure.
+    /// Stop reading: backpressure.
     Pause(SocketId),
     /// Go on reading.
     Resume(SocketId),
@@ -172,7 +174,7 @@ pub struct Shard {
     /// The message that is being delivered, and those that take several steps.
     delivery: Delivery,
     outputs: Outputs,
-    /// Connections that are held: back-pressure.
+    /// Connections that are held: backpressure.
     parked: Parked,
     mail: Mail,
     timers: Timers,
@@ -207,7 +209,7 @@ impl Shard {
             delivery: Delivery::default(),
             outputs: Outputs::default(),
             parked: Parked::default(),
-            mail: Mail::new(id, usize::from(shards)),
+            mail: Mail::new(id, usize::from(shards), &settings.budget),
             timers: Timers::new(now),
             work: Work::new(usize::from(shards)),
             meter: Meter::new(now.0 * 1000),

@@ -1,5 +1,5 @@
-//! From ClientIds to sessions, by hash. The table is in segments that grow and shrink one by one,
-//! so that no CONNECT waits for all of a million names to be moved.
+//! The table from ClientIds to sessions, by hash. It consists of segments that grow and shrink one
+//! by one, so that no CONNECT has to wait until all of a million names have been moved.
 
 use hashbrown::HashTable;
 

@@ -1,7 +1,9 @@
-//! Mail of one shard to the others, as it is written during a step.
+//! The mail from one shard to the others, as it is written during a step.
 
+use super::ahead::{Ahead, Shortage};
 use super::spare::{halve_queue, halve_spare};
 use crate::ids::{ShardId, ShardSet};
+use crate::limits::Budget;
 use crate::mesh::mail::{Control, Data};
 use crate::message::{Batch, MailPurpose, Message, MessageRef};
 use crate::mutant::Mutant;
@@ -18,7 +20,6 @@ const SPARE_MAX: usize = 2 * BATCH;
 const STAGED: usize = 4096;
 
 /// Mail to one shard.
-#[derive(Default)]
 pub struct PeerMail {
     batch: Batch,
     /// Data mails closed in this step or left from earlier ones.
@@ -27,6 +28,8 @@ pub struct PeerMail {
     pub control: VecDeque<Control>,
     /// Data mails that the mailbox still takes, as of the start of the step.
     pub room: usize,
+    /// What the shard has ahead of it of what was sent before.
+    pub ahead: Ahead,
 }
 
 /// Mail to all shards.
@@ -40,8 +43,15 @@ pub struct Outbox {
 
 impl Outbox {
     /// For shard `me` of `shards`.
-    pub fn new(me: ShardId, shards: usize) -> Self {
-        let boxes = (0..shards).map(|_| PeerMail::default()).collect();
+    pub fn new(me: ShardId, shards: usize, budget: &Budget) -> Self {
+        let mail = |_| PeerMail {
+            batch: Batch::default(),
+            data: VecDeque::new(),
+            control: VecDeque::new(),
+            room: 0,
+            ahead: Ahead::new(budget, shards.saturating_sub(1)),
+        };
+        let boxes = (0..shards).map(mail).collect();
         Outbox { me, boxes, spare: Vec::new(), least: 0 }
     }
 
@@ -50,19 +60,43 @@ impl Outbox {
         &mut self.boxes[shard.0 as usize]
     }
 
-    /// True when a message can be accepted for all of `shards`: each mailbox has room for what is
-    /// staged, this message, and one more batch.
-    pub fn has_room(&self, shards: ShardSet) -> bool {
-        self.first_full(shards).is_none()
-    }
-
-    /// The first of `shards` whose mailbox has no such room.
-    pub fn first_full(&self, shards: ShardSet) -> Option<ShardId> {
-        shards.iter().find(|shard| {
+    /// The first of `shards` that a message cannot be accepted for, and what it lacks. A mailbox
+    /// has to have room for what is staged, this message, and one more batch; its shard must not
+    /// have too much ahead of it. Those of `delivering` look for subscribers to the topic with the
+    /// hash `topic`; without one, how much a shard has ahead of it does not count.
+    #[inline]
+    pub fn first_full(
+        &self,
+        shards: ShardSet,
+        delivering: ShardSet,
+        topic: Option<u64>,
+    ) -> Option<(ShardId, Shortage)> {
+        shards.iter().filter(|&shard| shard != self.me).find_map(|shard| {
             let to = &self.boxes[shard.0 as usize];
             let room = to.data.len() + 2 < to.room || Mutant::RoomIgnored.is_on();
-            *shard != self.me && !room
+            let lacks = match topic {
+                _ if !room => Some(Shortage::Room),
+                None => None,
+                Some(_) => to.ahead.refuses(topic.filter(|_| delivering.contains(shard))),
+            };
+            lacks.map(|lacks| (shard, lacks))
         })
+    }
+
+    /// Whether those can go on who wait for that shard, as far as is known without their messages.
+    pub fn has_room(&self, shard: ShardId, lacked: Shortage) -> bool {
+        let to = &self.boxes[shard.0 as usize];
+        let room = to.data.len() + 2 < to.room || Mutant::RoomIgnored.is_on();
+        room && match lacked {
+            Shortage::Room => to.ahead.refuses(None).is_none(),
+            Shortage::Unknown | Shortage::Costly => to.ahead.takes_costly(),
+        }
+    }
+
+    /// True when there is so much control mail to some shard that work which goes on over several
+    /// steps and makes more of it waits: so it never makes other clients wait.
+    pub fn is_filling(&self) -> bool {
+        self.boxes.iter().any(|to| to.control.len() > STAGED / 4)
     }
 
     /// True when control mail to some shard has piled up, so that clients have to wait.
@@ -70,17 +104,23 @@ impl Outbox {
         self.boxes.iter().any(|to| to.control.len() > STAGED)
     }
 
-    /// Stages a message. The caller has asked [`Self::has_room`].
+    /// Stages a message, whose topic has the hash `topic`. The caller has asked
+    /// [`Self::first_full`].
     pub fn publish(
         &mut self,
         to: ShardId,
         message: &MessageRef<'_>,
-        purpose: MailPurpose,
+        topic: Option<u64>,
+        mut purpose: MailPurpose,
         stored: &mut Option<Message>,
         scratch: &mut Vec<u8>,
     ) {
         debug_assert!(to != self.me);
         let target = &mut self.boxes[to.0 as usize];
+        purpose.reserve = match topic {
+            None => target.ahead.send_anyway(),
+            Some(_) => target.ahead.send(topic.filter(|_| purpose.deliver)),
+        };
         if message.size() > COPY {
             if !Mutant::LargeOvertakesBatch.is_on() {
                 close(target, &mut self.spare, &mut self.least);

@@ -1,5 +1,5 @@
-//! What waits to be written to one connection, coalesced into one send at a time, and the pool
-//! that the buffers come from and go back to.
+//! The bytes that wait to be written to one connection, combined into one send at a time, and the
+//! pool that provides their buffers.
 
 use super::connection::{INPUT_MAX, Input};
 use super::spare::halve_spare;

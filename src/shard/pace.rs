@@ -1,20 +1,25 @@
-//! Which publisher waits for which subscriber: only for its main reader, and only while that reads.
+//! Decides which publisher waits for which subscriber: only for its main reader, and only while
+//! that one reads.
 //!
 //! - The *main reader* of a publisher is the one subscriber, or share group, that nearly all of its
-//!   recent messages went to and to nobody else: each such message counts one, each other message
-//!   counts against it twice. So whoever reads somebody's messages beside others never makes their
-//!   publisher wait, however slowly it reads and however many such readers there are.
-//! - A publisher waits while its main reader has more unsent or unacknowledged than the high-water
-//!   mark, and goes on when that is below the low-water mark, or after a second above it.
-//! - A wait in which the reader reads nothing, and acknowledges nothing, is in vain. The time for
-//!   that is a budget of [`BUDGET`], refilled at 3 % of time; a subscriber has one, which it keeps
-//!   when it connects again, and so has a publisher, for all its readers together. When either is
-//!   used up the publisher goes on, and the reader's queue and its policy decide.
+//!   recent messages went to and to nobody else: each such message counts one for it, and each
+//!   other message counts two against it. A client that reads somebody's messages beside others
+//!   therefore never makes their publisher wait, however slowly it reads and however many such
+//!   readers there are.
+//! - A publisher waits while its main reader has more unsent or unacknowledged data than the
+//!   high-water mark. It continues when that is below the low-water mark, or after it has been
+//!   above it for a second.
+//! - A wait in which the reader reads nothing and acknowledges nothing is in vain. The time for
+//!   such waits is a budget of [`BUDGET`], which is refilled at 3 % of time. A subscriber has one
+//!   budget, which it keeps when it reconnects, and so has a publisher, for all of its readers
+//!   together. When either is used up, the publisher continues, and the reader's queue and its
+//!   policy decide.
 //!
-//! The publisher's home shard decides, with what it knows of each message: the shards that it went
-//! to, and whether one of its own clients was the only receiver. When the only receiver is on
-//! another shard, that shard says so (`Park`) as long as it is crowded (`Unpark`). Both keep a
-//! [`Watched`] per publisher, which is forgotten when nothing has happened for [`MEMORY`].
+//! The home shard of the publisher decides. It knows for each message the shards that the message
+//! went to, and whether one of its own clients was the only receiver. When the only receiver is on
+//! another shard, that shard reports when the receiver has too much output (`Park`) and when it has
+//! not any more (`Unpark`). Both shards keep a [`Watched`] per publisher, which is forgotten when
+//! nothing has happened for [`MEMORY`].
 
 use super::Shard;
 use super::connection::Holds;

@@ -1,14 +1,17 @@
-//! Back-pressure: how connections that are held for a reason go on ([`super::hold`] holds them).
+//! Backpressure: how connections that are held back for a reason continue ([`super::hold`] holds
+//! them).
 //!
-//! Which publisher waits for which subscriber is in `pace`. A connection whose next packet needs a
-//! mailbox that is full waits in that mailbox's line: as many are tried again as it has room for,
-//! in turn, and none while it has none, so that thousands that wait cost the others nothing.
+//! Which publisher waits for which subscriber is decided in `pace`. A connection whose next packet
+//! needs a mailbox that is full waits in the queue of that mailbox. In each step only as many of
+//! them are tried again as the mailbox has room for, in turn, so that thousands of waiting
+//! connections cost the others nothing.
 
+use super::ahead::Shortage;
 use super::connection::{Holds, Parting, Stage};
 use super::pace::Pace;
 use super::turn_queues::TurnQueues;
 use super::{Action, Shard};
-use crate::ids::{ShardId, ShardSet, SocketId};
+use crate::ids::{ShardId, SocketId};
 use crate::limits::Budget;
 use crate::mutant::Mutant;
 use crate::time::Instant;
@@ -17,21 +20,29 @@ use std::collections::VecDeque;
 /// TurnQueues of [`Parked::work`].
 pub(super) const FRESH: usize = 0;
 pub(super) const SERVED: usize = 1;
+/// Lines of those whose messages cost another shard nobody knows how much, or much.
+pub(super) const UNKNOWN: usize = 2;
+pub(super) const COSTLY: usize = 3;
+/// Lines of each shard.
+const LINES: usize = 4;
 
 /// Who waits for what.
 #[derive(Default)]
 pub struct Parked {
     /// Publishers and the subscribers that they wait for.
     pub(super) pace: Pace,
-    /// Connections that wait for room in a mailbox: a line for each shard, and one more for those
-    /// that wait because control mail has piled up.
+    /// Connections that wait for room in a mailbox: four lines for each shard ([`mail_line`]), and
+    /// one more for those that wait because control mail has piled up.
     pub(super) mail: TurnQueues,
     /// Publishers that wait for memory; one line.
     pub(super) memory: TurnQueues,
     /// The line that is served first in the next step.
     first_line: usize,
-    /// The mailbox that the packet which is being handled found full.
-    pub(super) full: Option<ShardId>,
+    /// The shard that cannot take the packet which is being handled, and why.
+    pub(super) lacking: Option<(ShardId, Shortage)>,
+    /// The messages that there had been when the connection which has its turn left its line, if
+    /// that was one of [`FRESH`].
+    pub(super) fresh_turn: Option<(SocketId, u64)>,
     /// Connections that wait for their turn: those of [`FRESH`] have not had one for [`LATELY`].
     pub(super) work: TurnQueues,
     /// In the next step those of [`SERVED`] come first.
@@ -168,22 +179,45 @@ impl Shard {
         if self.parked.mail.is_empty() || self.mail.outbox.is_congested() {
             return;
         }
-        let lines = usize::from(self.topology.shards) + 1;
-        let first = (self.parked.first_line + 1) % lines;
+        let first = (self.parked.first_line + 1) % (usize::from(self.topology.shards) + 1);
         self.parked.first_line = first;
-        for line in (first..first + lines).map(|line| line % lines) {
-            // Who comes to wait again has had its turn.
-            for turn in 0..self.parked.mail.bound(line) {
-                let target = ShardSet::only(ShardId(line as u8));
-                let room = line + 1 == lines || self.mail.outbox.has_room(target);
-                // When the step has no room either, they wait for that with others.
-                if !room || turn > 0 && self.is_spent(self.settings.budget.step) {
-                    break;
-                }
-                let Some(socket) = self.parked.mail.pop(line) else { break };
-                if turn == 0 || !Mutant::MailWaitersForgotten.is_on() {
-                    self.release(socket, Holds::MAIL);
-                }
+        let lines = match self.parked.other_first {
+            true => [SERVED, FRESH, COSTLY, UNKNOWN],
+            false => [FRESH, SERVED, UNKNOWN, COSTLY],
+        };
+        for shard in (first..=usize::from(self.topology.shards)).chain(0..first) {
+            let shard = ShardId(shard as u8);
+            for line in lines {
+                self.retry_mail_line(shard, line);
+            }
+        }
+        self.parked.fresh_turn = None;
+    }
+
+    /// The same for one line of a shard.
+    fn retry_mail_line(&mut self, shard: ShardId, kind: usize) {
+        let line = mail_line(shard, kind);
+        let lacked = match kind {
+            UNKNOWN => Shortage::Unknown,
+            COSTLY => Shortage::Costly,
+            _ => Shortage::Room,
+        };
+        // Who comes to wait again has had its turn.
+        for turn in 0..self.parked.mail.bound(line) {
+            let room = shard.0 == self.topology.shards || self.mail.outbox.has_room(shard, lacked);
+            // When the step has no room either, they wait for that with others.
+            if !room || turn > 0 && self.is_spent(self.settings.budget.step) {
+                return;
+            }
+            let Some(socket) = self.parked.mail.pop(line) else { return };
+            if turn > 0 && Mutant::MailWaitersForgotten.is_on() {
+                continue;
+            }
+            let before = self.counters.messages_received();
+            self.parked.fresh_turn = (kind == FRESH).then_some((socket, before));
+            self.release(socket, Holds::MAIL);
+            if lacked != Shortage::Room && self.counters.messages_received() == before {
+                return; // what the first one lacks is not there for the others either
             }
         }
     }
@@ -204,4 +238,10 @@ impl Shard {
             }
         }
     }
+}
+
+/// The line of those who wait for room in that shard's mailbox; that after the last shard: for the
+/// control mail to become less.
+pub(super) fn mail_line(shard: ShardId, kind: usize) -> usize {
+    usize::from(shard.0) * LINES + kind
 }

@@ -1,5 +1,5 @@
 //! What clients may do with topics: one decision for a publish, a filter of SUBSCRIBE and a will,
-//! remembered in a cache of fixed size. What a reload takes away is in [`super::revoke`].
+//! remembered in a cache of fixed size. Changed rules are applied in [`super::revoke`].
 
 use super::Shard;
 use super::revoke::Revoking;

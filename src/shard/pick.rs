@@ -1,15 +1,15 @@
 //! A message of a share group and its members [MQTT5 4.8.2]: the group's home asks one member after
-//! the other, see [`super::groups`] for the choice; the member's shard takes the message, or gives
-//! it back with a reason.
+//! the other; [`super::groups`] makes the choice. The member's shard accepts the message, or refuses
+//! it with a reason.
 //!
-//! A message is lost by a group only when nobody in it can take it. A member that is gone, away,
-//! full or behind with reading gives the message back, and the next one is asked; when all have
-//! refused, one that is away and has room keeps it, and only then does `mqtt.pending.on_full` of
-//! the last one decide. What was sent to a member with QoS 1 or waits for it comes back when its
-//! session ends; see [`super::returns`].
+//! A group loses a message only when none of its members can take it. A member that has ended, is
+//! disconnected, is full or reads too slowly gives the message back, and the next member is asked.
+//! When all have refused, a disconnected member with room keeps it, and only if there is none does
+//! `mqtt.pending.on_full` of the last one decide. What was sent to a member with QoS 1 or waits for
+//! it comes back when its session ends; see [`super::returns`].
 
 use super::Shard;
-use super::deliver::{Outbound, Shared, Terms};
+use super::deliver::{FromGroup, Outbound, Terms};
 use super::groups::{Choice, Member, Wish};
 use super::link::Links;
 use super::pace::{Reader, Receivers};
@@ -208,7 +208,7 @@ impl Shard {
             retain: live_retain(member.options, message),
             subscription_ids: if member.subscription_id == 0 { &[] } else { &ids },
             replay: false,
-            share: Some(Shared { name, returned: pick.tries > 0 }),
+            share: Some(FromGroup { name, returned: pick.tries > 0 }),
         };
         if !pick.last_resort
             && let Err(why) = self.can_take(index, message, &terms)

@@ -206,7 +206,7 @@ impl Shard {
                 return Ok(Handled::Next);
             }
             Err(full) => {
-                self.parked.full = Some(full);
+                self.parked.lacking = Some(full);
                 return Ok(Handled::Hold(Holds::MAIL));
             }
         };

@@ -1,4 +1,4 @@
-//! What waits in a session's pending queue goes out as window and output allow.
+//! Sends what waits in a session's pending queue, as far as the window and the output allow.
 
 use super::Shard;
 use super::deliver::{Misfit, Outbound};

@@ -1,4 +1,5 @@
-//! Bytes of a connected client into packets, packets to whoever handles them.
+//! Turns the bytes of a connected client into packets, and passes each packet to the code that
+//! handles it.
 
 use super::Shard;
 use super::close::Cause;

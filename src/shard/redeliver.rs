@@ -1,5 +1,5 @@
-//! Sending again: what a reconnected client had not acknowledged, and, for MQTT 3 clients where
-//! `mqtt.retry_interval` says so, what has gone unacknowledged for that long.
+//! Redelivery: sends again what a reconnected client had not acknowledged, and, for MQTT 3 clients
+//! where `mqtt.retry_interval` is set, what has been unacknowledged for that long.
 
 use super::Shard;
 use super::deliver::Outbound;

@@ -1,8 +1,9 @@
-//! Who is turned away before there is a session, and how it is told.
+//! Clients that are refused before they have a session, and how they are told.
 //!
-//! A limit that is met at accept is answered like one that is met at CONNECT: a client can only be
-//! told in its own version of the protocol, so it is let in far enough to say that. A bounded
-//! number of such clients may take a short time for it; beyond that they are closed at once.
+//! A limit that is exceeded at accept is answered like one that is exceeded at CONNECT. A client
+//! can only be told in its own version of the protocol, so the connection is accepted for long
+//! enough to learn that version. A bounded number of such clients may take a short time for this;
+//! beyond that number, connections are closed at once.
 
 use super::close::{Cause, LONGEST_HEAD};
 use super::connection::{Connection, Stage};

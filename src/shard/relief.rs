@@ -1,15 +1,16 @@
-//! What a shard does so that a shortage of memory ends.
+//! What a shard does in order to end a shortage of memory.
 //!
-//! Publishers wait at first when memory is full: for at most [`PATIENCE`] after it became full on
-//! this shard, so that a burst costs them time and loses nothing. Only when it stays full for
-//! longer are their messages dropped or refused ([`super::memory::Pressure::Full`]).
+//! At first, publishers wait when memory is full: for at most [`PATIENCE`] after it became full on
+//! this shard, so that a burst costs time and loses nothing. Only if it stays full for longer,
+//! their messages are dropped or refused ([`super::memory::Pressure::Full`]).
 //!
-//! Meanwhile, from [`Pressure::High`] on, the shard ends the connections of clients that have
-//! unsent output and do not read: without that the output of a few such clients could fill the
-//! memory for as long as they like. All connections are looked at ten times a second, in slices.
-//! When memory is not short the same happens to who has read nothing for `mqtt.send_timeout`, with
-//! looks as far apart as a tenth of that: a client that has gone while its socket's buffers were
-//! full shows nothing else, because its last bytes are behind what is not read of it any more.
+//! Meanwhile, from [`Pressure::High`] on, the shard closes the connections of clients that have
+//! unsent output and read nothing. Otherwise the output of a few such clients could fill the memory
+//! for as long as they like. All connections are examined ten times a second, in slices. While
+//! memory is not short, the same happens to clients that have read nothing for `mqtt.send_timeout`,
+//! and they are examined at intervals of a tenth of that time. A client that disappeared while its
+//! socket's buffers were full shows no other sign, because its end of stream is behind input that
+//! is not read any more.
 
 use super::Shard;
 use super::close::Cause;

@@ -142,8 +142,8 @@ impl Shard {
             };
             self.meter.charge(cost::FILTER);
             match self.retained.messages.replay(&text, cursor.as_deref(), few, &mut visits, found) {
-                topic::Replay::Done => (cursor, done) = (None, true),
-                topic::Replay::More(next) => cursor = Some(next),
+                topic::Pass::Done => (cursor, done) = (None, true),
+                topic::Pass::More(next) => cursor = Some(next),
             }
         }
         self.meter.charge(cost::VISIT * (VISITS - visits) as u32);

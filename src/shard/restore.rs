@@ -1,4 +1,5 @@
-//! What was stored before a restart becomes this shard's sessions, queues and retained messages.
+//! Restores this shard's sessions, queues and retained messages from what was stored before a
+//! restart.
 
 use super::Shard;
 use super::changes::version;

@@ -1,5 +1,5 @@
-//! Retained messages: kept on the shard that the topic name hashes to. How new
-//! subscriptions get them is in [`super::replays`].
+//! Retained messages: stored on the shard that the topic name hashes to. New subscriptions get
+//! them through [`super::replays`].
 
 use super::Shard;
 use super::memory::{Pressure, retained};
@@ -126,7 +126,7 @@ impl Shard {
             self.uncount_retained(old);
             self.store_unretained(old.view().topic);
         }
-        if let topic::Replay::More(cursor) = next {
+        if let topic::Pass::More(cursor) = next {
             self.retained.sweep_from = Some(cursor);
         }
     }

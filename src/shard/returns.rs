@@ -1,13 +1,13 @@
-//! What sessions leave behind when they end, and messages on their way back to their share groups.
+//! What remains of sessions that have ended, and messages on their way back to their share groups.
 //!
-//! Section 4.8.2 of MQTT 5: when a session ends, what it was sent with QoS 1 and did not
-//! acknowledge goes to another member, and so does what only waited for it; what was sent with
-//! QoS 2 goes to nobody else [MQTT-4.8.2-5]. All of it in the order in which it was published,
-//! before what is newer. A session that is only disconnected keeps what it was given: it may be
-//! back at once, and has an order and identifiers of its own.
+//! Section 4.8.2 of MQTT 5: when a session ends, the messages that it was sent with QoS 1 and did
+//! not acknowledge go to another member, and so do those that were only waiting for it. What was
+//! sent with QoS 2 goes to no other member [MQTT-4.8.2-5]. The messages go in the order in which
+//! they were published, before newer ones. A session that is only disconnected keeps what it was
+//! given, since it may be back soon and has an order and identifiers of its own.
 //!
-//! A session may leave 65,535 messages in flight and as many waiting. They are worked off some per
-//! step, whether they go to a group or are dropped.
+//! A session may leave 65,535 messages in flight and as many waiting. A limited number of them is
+//! handled per step, whether they go to a group or are dropped.
 
 use super::Shard;
 use crate::ids::SessionRef;

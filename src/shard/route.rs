@@ -1,12 +1,13 @@
-//! From a publication to the shards and sessions that get it.
+//! Determines the shards and sessions that get a publication.
 
 use super::Shard;
+use super::ahead::Shortage;
 use super::deliver::Terms;
 use super::pace::{Reader, Receivers};
 use super::storing::Speaker;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::cost;
-use crate::message::{MailPurpose, Message, MessageRef};
+use crate::message::{MailPurpose, Message, MessageRef, Reserve};
 use crate::mutant::Mutant;
 use crate::packet::{Qos, SubscribeOptions};
 use crate::topic::{Subscriber, TopicHash};
@@ -72,18 +73,20 @@ impl Route {
 }
 
 impl Shard {
-    /// Where the message goes; else a mailbox on the way that is full now.
+    /// Where the message goes; else a shard on the way that cannot take it now, and why.
     pub(super) fn find_route(
         &self,
         hash: &TopicHash<'_>,
         message: &MessageRef<'_>,
-    ) -> Result<Route, ShardId> {
+    ) -> Result<Route, (ShardId, Shortage)> {
+        // While the broker stops nobody is left who would wait behind it.
+        let topic = (!self.work.stopping.draining).then(|| hash.exact());
         let retain_at = message.retain.then(|| self.topology.retained_home(hash));
         if self.topology.shards == 1 {
             return Ok(Route { interested: ShardSet::only(self.topology.id), retain_at });
         }
         let route = Route { interested: self.topology.shared.interest.shards(hash), retain_at };
-        match self.mail.outbox.first_full(route.all()) {
+        match self.mail.outbox.first_full(route.all(), route.interested, topic) {
             Some(full) => Err(full),
             None => Ok(route),
         }
@@ -107,6 +110,7 @@ impl Shard {
             let purpose = MailPurpose {
                 deliver: route.interested.contains(shard),
                 retain: route.retain_at == Some(shard),
+                reserve: Reserve::NONE,
             };
             if shard == self.topology.id {
                 if purpose.deliver {
@@ -122,14 +126,10 @@ impl Shard {
                 {
                     storing.sent(shard, message.qos > Qos::AtMostOnce);
                 }
+                let topic = (!self.work.stopping.draining).then(|| hash.exact());
                 let fan = &mut self.delivery.current;
-                self.mail.outbox.publish(
-                    shard,
-                    message,
-                    purpose,
-                    &mut fan.stored,
-                    self.delivery.scratch.bytes(),
-                );
+                let scratch = self.delivery.scratch.bytes();
+                self.mail.outbox.publish(shard, message, topic, purpose, &mut fan.stored, scratch);
             }
         }
         matched

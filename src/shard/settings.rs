@@ -1,4 +1,5 @@
-//! The configuration as the shard's hot paths want it: plain numbers, no units, no options.
+//! The configuration in the form that the shard's hot paths need: plain numbers without units, and
+//! nothing optional.
 
 use crate::access::Access;
 use crate::config::{Config, Get, SharedStrategy};

@@ -1,6 +1,7 @@
-//! Shared subscriptions [MQTT5 4.8.2]: the groups that this shard is home to, as members join and
-//! leave. A group stands in the index like a subscriber. Which member gets a message is in
-//! [`super::pick`] and [`super::groups`], the members' side in [`super::membership`].
+//! Shared subscriptions [MQTT5 4.8.2]: the groups whose home is this shard, as members join and
+//! leave. A group is an entry in the index like a subscriber. [`super::pick`] and
+//! [`super::groups`] choose the member that gets a message, and [`super::membership`] is the
+//! members' side.
 
 use super::Shard;
 use super::groups::Member;

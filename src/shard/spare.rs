@@ -1,5 +1,5 @@
-//! What a shard keeps for reuse, and how that becomes less when it is not used: every buffer that
-//! is used again and again would otherwise stay as large as the largest thing that ever was in it.
+//! The buffers that a shard keeps for reuse, and how they shrink when they are not used. Without
+//! that, every buffer would stay as large as the largest content that it ever had.
 
 use super::Shard;
 use std::collections::VecDeque;

@@ -1,12 +1,13 @@
-//! The order of things within a step: one for the cores' loops and for the simulation.
+//! The order of work within a step, the same for the cores' loops and for the simulation.
 //!
-//! 1. *Harvest*: the kernel reports what has come so far, which nobody looks at yet.
+//! 1. *Harvest*: the kernel reports what has arrived so far. Nothing of it is processed yet.
 //! 2. *Mail*: what is in the mailboxes by then is taken in. A packet that was sent after another
-//!    shard's acknowledgement is harvested after that shard's mail is here: see [`super::mail`].
-//! 3. *Input*: what was harvested is looked at. The first three are repeated while there is more,
-//!    and time: a harvest is the kernel's work, and may take longer than all of ours.
-//! 4. *Finish*: timers, what was put off, one send per connection with output.
-//! 5. *Carry*: mail goes into the mailboxes of the other shards.
+//!    shard's acknowledgement is harvested after that shard's mail has arrived here: see
+//!    [`super::mail`].
+//! 3. *Input*: what was harvested is processed. The first three are repeated while there is more to
+//!    do and time is left; a harvest is work of the kernel, and may take longer than all of ours.
+//! 4. *Finish*: timers, postponed work, and one send for each connection with output.
+//! 5. *Carry*: mail is put into the mailboxes of the other shards.
 //! 6. *Act*: the driver gets the sends, and with them every acknowledgement.
 
 use super::{Action, Shard};
@@ -143,7 +144,9 @@ impl Shard {
     fn see_room(&mut self, ends: &MailEnds<Stamped, Control>) {
         for peer in (0..self.topology.shards).map(ShardId).filter(|&peer| peer != self.topology.id)
         {
-            self.mail.outbox.to(peer).room = ends.data_room(peer);
+            let mail = self.mail.outbox.to(peer);
+            mail.room = ends.data_room(peer);
+            mail.ahead.see(ends.progress_of(peer), self.now);
         }
     }
 

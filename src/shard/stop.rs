@@ -1,5 +1,5 @@
-//! The end of a shard: no new clients, the wills, goodbye to every client. In slices, since each of
-//! these visits every connection.
+//! The shutdown of a shard: it accepts no new clients, sends the wills, and disconnects every
+//! client. Each of these visits every connection, so it is done in slices.
 
 use super::Shard;
 use super::close::Cause;

@@ -1,14 +1,15 @@
-//! What of this shard survives a restart: from changes of sessions, queues and retained messages to
-//! records of the log, and from who caused a change to who has to wait until it is durable.
+//! The part of this shard that survives a restart: changes of sessions, queues and retained
+//! messages become records of the log, and whoever has caused a change waits until it is durable.
 //!
-//! Everything here is `None` and costs a branch while `storage.path` is empty.
+//! Everything here is `None` and costs one branch while `storage.path` is empty.
 //!
 //! # What waits
-//! While something that a client's packet changed is not durable, nothing is sent to that client:
-//! its output is kept ([`Storing::withholds`]) and goes out, whole and in order, when the batches
-//! that it waits for are durable, here and on the shards that its messages went to. A shard that
-//! takes in messages of another one tells it how many of them are safe ([`Control::Safe`]): those
-//! that nothing had to be stored of at once, the others after the commit.
+//! While something that a client's packet has changed is not durable, nothing is sent to that
+//! client. Its output is kept ([`Storing::withholds`]) and goes out, complete and in order, when
+//! the batches that it waits for are durable, here and on the shards that its messages went to. A
+//! shard that takes in messages from another one tells it how many of them are safe
+//! ([`Control::Safe`]): at once for messages of which nothing had to be stored, and after the
+//! commit for the others.
 //!
 //! [`Control::Safe`]: crate::mesh::mail::Control::Safe
 

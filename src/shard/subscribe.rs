@@ -1,4 +1,4 @@
-//! SUBSCRIBE and UNSUBSCRIBE, and the places that subscriptions hold in the index.
+//! SUBSCRIBE and UNSUBSCRIBE, and the entries of subscriptions in the index.
 
 use super::Shard;
 use super::connection::Holds;

@@ -1,4 +1,4 @@
-//! `$SYS`: every shard tells shard 0 its figures, shard 0 publishes the sums as retained messages.
+//! `$SYS`: every shard sends its figures to shard 0, which publishes the sums as retained messages.
 
 use super::Shard;
 use super::timers::Timer;

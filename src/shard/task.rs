@@ -1,9 +1,10 @@
-//! Requests that go on over several steps: a SUBSCRIBE or UNSUBSCRIBE of many filters, the replays
-//! that it asked for, and the end of a session with many subscriptions.
+//! Requests that continue over several steps: a SUBSCRIBE or UNSUBSCRIBE of many filters, the
+//! replays that it asked for, and the end of a session with many subscriptions.
 //!
-//! Each has a cursor and gets a slice of a step in turn, so that one packet of a megabyte holds up
-//! nobody but its own client, which waits ([`Holds::TASK`]) until its answer is written. What takes
-//! no longer than a slice is done at once and never comes here.
+//! Each of them has a cursor and gets a slice of a step in turn, so that a single packet of a
+//! megabyte delays nobody but its own client. That client waits ([`Holds::TASK`]) until its answer
+//! is written. A request that takes no longer than a slice is completed at once and never comes
+//! here.
 
 use super::Shard;
 use super::connection::Holds;
@@ -81,7 +82,7 @@ impl Shard {
 
     /// Goes on with tasks in turn until the step's work comes to `limit`; true when some are left.
     pub(super) fn run_tasks(&mut self, limit: u32) -> bool {
-        while !self.is_spent(limit) {
+        while !self.is_spent(limit) && !self.mail.outbox.is_filling() {
             let Some(task) = self.work.tasks.queue.pop_front() else { break };
             let slice = limit.min(self.meter.work() + self.settings.budget.turn);
             let left = match task {
@@ -100,7 +101,7 @@ impl Shard {
                 self.work.tasks.queue.push_back(task);
             }
         }
-        !self.work.tasks.queue.is_empty()
+        !self.work.tasks.queue.is_empty() && !self.mail.outbox.is_filling()
     }
 
     fn go_on_subscribing(

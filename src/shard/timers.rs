@@ -1,6 +1,6 @@
-//! Timers: one wheel per shard, at most about one entry per connection and session. Entries are
-//! never cancelled; whoever's turn it is looks at its own deadline and arms the next one. What is
-//! due is done in [`super::due`].
+//! Timers. There is one wheel per shard, with about one entry per connection and session at most.
+//! Entries are never cancelled: when one fires, its owner looks at its own deadline and arms the
+//! next one. What is due is done in [`super::due`].
 
 use super::Shard;
 use super::input_progress::InputProgress;

@@ -1,4 +1,5 @@
-//! Connections that wait in lines, in turn: each once, and taken out at once when it closes.
+//! Queues of connections that wait for their turn. Each connection is in a queue once, and is
+//! removed at once when it closes.
 
 use crate::ids::SocketId;
 use hashbrown::HashMap;

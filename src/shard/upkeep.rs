@@ -1,5 +1,5 @@
-//! What a shard does for itself once a second: flow states that nobody uses and spare memory are
-//! given back, expired retained messages are forgotten, and lost connections are given up.
+//! What a shard does once a second for itself: it frees flow states that nobody uses and spare
+//! memory, removes expired retained messages, and gives up connections that were lost.
 
 use super::Shard;
 use super::timers::Timer;

@@ -1,9 +1,9 @@
-//! Wills [MQTT-3.1.2-8]: made at CONNECT, kept in the session, and sent from here only.
+//! Will messages [MQTT-3.1.2-8]: created at CONNECT, kept in the session, and sent from here only.
 //!
 //! A will is taken out of its session and put into the queue of [`Wills`] when the connection ends
 //! ([`Shard::leave_will`]), when its delay is over ([`Shard::delayed_will_due`]), when the session
 //! ends, or when the broker stops ([`Shard::run_last_wills`]). [`Shard::publish_wills`] routes the
-//! queue, as far as mailboxes have room.
+//! messages of the queue, as far as mailboxes have room.
 
 use super::Shard;
 use super::close::Cause;

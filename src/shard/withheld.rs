@@ -1,6 +1,7 @@
-//! Whose output waits for the store, and until when: a connection waits for a batch of this shard's
-//! log, for messages that are to be safe on other shards, and for fan-outs that are under way. Owns
-//! the order in which they wait, so that those who go on are found without a look at the others.
+//! The connections whose output waits for the store. A connection waits for a batch of this shard's
+//! log, for messages that have to be safe on other shards, and for fan-outs in progress. This
+//! module owns the order in which they wait, so that those that may continue are found without
+//! looking at the others.
 
 use crate::ids::{ShardId, SocketId};
 use hashbrown::HashMap;

@@ -1,9 +1,9 @@
-//! A slab of equal things in chunks: numbers stay valid until removed, growth never copies what is
-//! there, and a chunk's memory goes back when its last entry goes.
+//! An arena of entries of one type, in chunks. Numbers stay valid until their entry is removed,
+//! growth never copies entries, and a chunk's memory is freed with its last entry.
 //!
-//! Not [`crate::slab::Slab`]: nobody outside the index keeps a number past its entry, so there is
-//! no generation, which would cost bytes for each filter and node, and a wrong number is our own
-//! mistake, not a client that has gone.
+//! This is not [`crate::slab::Slab`]: nobody outside the index keeps a number longer than its entry
+//! exists, so there are no generations, which would cost bytes for each filter and node. A wrong
+//! number here is a mistake of our own, not a client that has gone.
 
 use crate::slab::trim;
 
@@ -39,7 +39,7 @@ pub(super) struct NodeArena<T> {
 }
 
 impl<T> NodeArena<T> {
-    /// An empty slab without memory.
+    /// An empty arena without memory.
     pub fn new() -> Self {
         NodeArena { chunks: Vec::new(), roomy: Vec::new(), len: 0 }
     }
@@ -49,9 +49,9 @@ impl<T> NodeArena<T> {
         self.len
     }
 
-    /// Puts an entry in and returns its number.
+    /// Adds an entry and returns its number.
     pub fn insert(&mut self, entry: T) -> u32 {
-        // What was dropped since is passed over.
+        // Chunks that were dropped since are skipped.
         while self.roomy.last().is_some_and(|&at| at as usize >= self.chunks.len()) {
             self.roomy.pop();
         }
@@ -91,7 +91,8 @@ impl<T> NodeArena<T> {
         at * CHUNK as u32 + slot as u32
     }
 
-    /// Takes an entry out. Panics when there is none of that number: our own mistake.
+    /// Removes and returns an entry. Panics when there is none with that number, which would be our
+    /// own mistake.
     pub fn remove(&mut self, id: u32) -> T {
         let (at, slot) = split(id);
         let chunk = &mut self.chunks[at];
@@ -123,7 +124,8 @@ impl<T> NodeArena<T> {
             self.chunks.pop();
         }
         let left = self.chunks.len();
-        // Rarely, for it looks at all: each chunk too many was dropped since the last time.
+        // This looks at the whole list, so it is done rarely: only once enough chunks have been
+        // dropped since the last time.
         if self.roomy.len() > left + 16 {
             self.roomy.retain(|&at| (at as usize) < left);
             trim(&mut self.roomy);
@@ -165,7 +167,7 @@ fn split(id: u32) -> (usize, usize) {
     (id as usize / CHUNK, id as usize % CHUNK)
 }
 
-/// What one entry takes in a slab, for size assertions.
+/// The size of one entry in an arena, for size assertions.
 pub(super) const fn slot_size<T>() -> usize {
     size_of::<Slot<T>>()
 }

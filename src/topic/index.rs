@@ -66,8 +66,8 @@ const _: () = assert!(size_of::<Subscriber>() == 12);
 const _: () = assert!(size_of::<Subscribers>() == 16);
 const _: () = assert!(arena::slot_size::<Node>() == 32);
 
-/// The hashed filters of one shape. Apart from others: a rare shape's few entries stay in cache,
-/// and whatever matches a name here is the one filter of this shape that does.
+/// The hashed filters of one shape. They have a table of their own, so that the few entries of a
+/// rare shape stay in the cache. In it, at most one filter matches a given name.
 struct UsedShape {
     shape: Shape,
     table: Table,
@@ -191,7 +191,7 @@ impl Index {
         Removed { moved, emptied }
     }
 
-    /// Forgets a filter that was interned and got no subscriber; nothing when it has some.
+    /// Removes a filter that was interned and has no subscribers. Does nothing when it has some.
     pub fn discard(&mut self, id: FilterId) {
         if self.subscribers(id).is_empty() {
             self.forget(id);
@@ -246,7 +246,7 @@ impl Index {
         self.text
     }
 
-    /// The same, added up anew. For checks.
+    /// The same, computed from scratch. For checks.
     pub fn count_text(&self) -> usize {
         self.nodes.iter().map(|node| node.text.len()).sum()
     }
@@ -284,12 +284,13 @@ impl Index {
         self.text -= self.nodes.remove(id.0).text.len();
     }
 
-    /// Where the key's shape is among those in use. Coarse keys' shapes never are.
+    /// The position of the key's shape among those in use. The shapes of coarse keys are never
+    /// among them.
     fn used(&self, key: &FilterKey) -> Option<usize> {
         self.shapes.iter().position(|used| key.shape == Some(used.shape))
     }
 
-    /// The table of a shape, made when it is new; `None` when there is no room for a new shape.
+    /// The table of a shape, created if it is new. `None` when there is no room for a new shape.
     fn table_for(shapes: &mut Vec<UsedShape>, shape: Shape) -> Option<&mut Table> {
         let at = shapes.iter().position(|used| used.shape == shape).unwrap_or(shapes.len());
         if at == MAX_SHAPES {
@@ -373,7 +374,7 @@ struct Table {
 
 impl Table {
     const SEGMENTS: usize = 256;
-    /// With this many entries a table goes from one segment to many, and stays so.
+    /// With this many entries a table changes from one segment to many, and stays so.
     const SPLIT: usize = 4096;
 
     fn new() -> Self {

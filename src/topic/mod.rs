@@ -2,11 +2,11 @@
 //!
 //! - `name`: what is a valid topic name, topic filter and shared subscription, and [`matches`], the
 //!   rules of MQTT 5.0 section 4.7 to the letter.
-//! - `hash`: [`TopicHash`], computed once per PUBLISH, and [`FilterKey`], what a filter is filed
-//!   under. Seeded per process, so that nobody outside can choose colliding names.
+//! - `hash`: [`TopicHash`], computed once per PUBLISH, and [`FilterKey`], the key of a filter in
+//!   all tables. Seeded per process, so that nobody outside can choose names that collide.
 //! - `index`: [`Index`], the subscriptions of one shard. `trie` is its fallback for filters that no
 //!   hashed shape describes.
-//! - `scan` and `slab`: what these are made of.
+//! - `scan` and `arena`: the building blocks of these.
 //! - `retained`: [`Retained`], the retained messages of one shard, in topic order.
 //!
 //! Everything here is pure and owned by one shard; what shards share is `crate::mesh::interest`.
@@ -27,4 +27,4 @@ pub(crate) use hash::COARSE_LEVELS;
 pub use hash::{FilterKey, Seeds, Shape, TopicHash};
 pub use index::{FilterId, Index, Removed, Subscriber};
 pub use name::{Share, is_servers_own, levels, matches, parse_share, valid_filter, valid_name};
-pub use retained::{Replay, Retained};
+pub use retained::{Pass, Retained};

@@ -4,7 +4,7 @@
 //! topic is followed at once by everything below it, and a filter's matches lie in few runs. A
 //! replay seeks from run to run, so it visits about what it delivers, also behind a `+`; and as a
 //! position is just a topic name, it resumes wherever topics have come and gone in the meantime.
-//! Nothing is truncated: bounded slices until [`Replay::Done`].
+//! Nothing is truncated: bounded slices until [`Pass::Done`].
 //!
 //! Memory per message, besides the name: its address and length and the handle, in nodes filled to
 //! between 55 % (names that arrive in order) and 70 %, so 34 to 46 bytes for an 8-byte handle. A
@@ -26,7 +26,7 @@ const NEAR: usize = 6;
 
 /// Whether a bounded pass over the retained messages has seen everything.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Replay {
+pub enum Pass {
     /// Everything has been visited.
     Done,
     /// Continue after this topic name, whether or not it is still retained by then.
@@ -44,7 +44,7 @@ impl<M> Retained<M> {
         Retained { messages: BTreeMap::new() }
     }
 
-    /// Puts a message in and returns the one it replaces.
+    /// Stores a message and returns the one it replaces.
     pub fn set(&mut self, topic: &str, message: M) -> Option<M> {
         if let Some(place) = self.messages.get_mut(by(&topic)) {
             return Some(std::mem::replace(place, message));
@@ -52,7 +52,7 @@ impl<M> Retained<M> {
         self.messages.insert(Name(topic.into()), message)
     }
 
-    /// Takes a message out.
+    /// Removes and returns a message.
     pub fn remove(&mut self, topic: &str) -> Option<M> {
         self.messages.remove(by(&topic))
     }
@@ -73,9 +73,9 @@ impl<M> Retained<M> {
     }
 
     /// Calls `found` with the messages whose names match a valid filter and come after `cursor`, in
-    /// order: at most `limit` of them, looking at no more than `visits` entries (at least one of
-    /// each), of which those that were not needed are left in it. Every message that stays from the
-    /// first call to the last is found exactly once.
+    /// order. Delivers at most `limit` messages and looks at no more than `visits` entries (at
+    /// least one of each), and leaves in `visits` how many of them were not needed. Every message
+    /// that exists from the first call to the last is found exactly once.
     pub fn replay(
         &self,
         filter: &str,
@@ -83,7 +83,7 @@ impl<M> Retained<M> {
         limit: usize,
         visits: &mut usize,
         found: &mut impl FnMut(&str, &M),
-    ) -> Replay {
+    ) -> Pass {
         let seeker = Seeker::new(filter);
         let start = match (cursor, seeker.prefix) {
             (Some(cursor), Some(prefix)) if order(cursor, prefix).is_lt() => Position::At(prefix),
@@ -113,14 +113,14 @@ impl<M> Retained<M> {
                     }
                     Verdict::Next => {}
                     Verdict::Skip => (skipping, skipped) = (true, 0),
-                    Verdict::Stop => return Replay::Done,
+                    Verdict::Stop => return Pass::Done,
                 }
             }
             if *visits == 0 || matched >= limit.max(1) {
-                return Replay::More(name.clone());
+                return Pass::More(name.clone());
             }
         }
-        Replay::Done
+        Pass::Done
     }
 
     /// Visits up to `limit` messages after `cursor` (at least one), in order, and removes those
@@ -130,7 +130,7 @@ impl<M> Retained<M> {
         cursor: Option<&str>,
         limit: usize,
         mut keep: impl FnMut(&str, &M) -> bool,
-    ) -> Replay {
+    ) -> Pass {
         let start = cursor.map_or(Position::First, Position::After);
         let mut refused = Vec::new();
         let mut last = None;
@@ -142,8 +142,8 @@ impl<M> Retained<M> {
             last = Some(name);
         }
         let outcome = match (entries.next(), last) {
-            (Some(_), Some(last)) => Replay::More(last.clone()),
-            _ => Replay::Done,
+            (Some(_), Some(last)) => Pass::More(last.clone()),
+            _ => Pass::Done,
         };
         for name in refused {
             self.messages.remove(by(&&*name));
@@ -201,7 +201,7 @@ impl<'a> Seeker<'a> {
         Seeker { levels: filter.split('/').collect(), prefix }
     }
 
-    /// Whether `name` matches, and where the next name that may match lies.
+    /// Whether `name` matches, and where the next name that may match is.
     fn judge(&self, name: &str, skip_to: &mut String) -> Verdict {
         skip_to.clear();
         // Filters that begin with a wildcard pass over `$` names, all at once [MQTT-4.7.2-1].
@@ -239,7 +239,8 @@ impl<'a> Seeker<'a> {
     }
 }
 
-/// Nothing else can match below the level that ends at `plus`: on to its next sibling.
+/// Nothing else can match below the level that ends at `plus`, so the search continues at its next
+/// sibling.
 fn past(name: &str, plus: Option<usize>, skip_to: &mut String) -> Verdict {
     let Some(end) = plus else { return Verdict::Stop };
     // U+0000 is in no topic name and sorts after `/` and before all else.

@@ -25,8 +25,8 @@ fn replay_all(
             });
         assert!(all.len() - before <= limit.max(1));
         match outcome {
-            Replay::Done => return all,
-            Replay::More(next) => {
+            Pass::Done => return all,
+            Pass::More(next) => {
                 assert!(cursor.is_none_or(|cursor| order(&cursor, &next).is_lt()));
                 cursor = Some(next);
             }
@@ -81,8 +81,8 @@ fn a_replay_visits_about_what_it_delivers() {
             calls += 1;
             let found = &mut |_: &str, _: &u32| matched += 1;
             match retained.replay(filter, cursor.as_deref(), usize::MAX, &mut 64, found) {
-                Replay::Done => return (matched, calls * 64),
-                Replay::More(next) => cursor = Some(next),
+                Pass::Done => return (matched, calls * 64),
+                Pass::More(next) => cursor = Some(next),
             }
         }
     };
@@ -110,14 +110,14 @@ fn a_sweep_removes_what_is_refused_slice_by_slice() {
             at % 3 == 0
         });
         match outcome {
-            Replay::Done => break,
-            Replay::More(next) => cursor = Some(next),
+            Pass::Done => break,
+            Pass::More(next) => cursor = Some(next),
         }
     }
     assert_eq!((seen, slices, retained.len()), (1000, 34, 334));
-    assert_eq!(retained.retain(None, usize::MAX, |_, _| false), Replay::Done);
+    assert_eq!(retained.retain(None, usize::MAX, |_, _| false), Pass::Done);
     assert!(retained.is_empty());
-    assert_eq!(retained.retain(None, 1, |_, _| true), Replay::Done);
+    assert_eq!(retained.retain(None, 1, |_, _| true), Pass::Done);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_hash_over_a_million_is_streamed_completely() {
     (0..1_000_000u32).for_each(|at| put(&mut retained, &format!("d/{}/{at}", at % 1000), at));
     let mut seen = HashSet::new();
     let mut cursor: Option<Box<str>> = None;
-    while let Replay::More(next) =
+    while let Pass::More(next) =
         retained.replay("#", cursor.as_deref(), 1000, &mut 1000, &mut |_, at| {
             assert!(seen.insert(*at));
         })
@@ -187,8 +187,8 @@ proptest! {
                     *found.entry(name.into()).or_default() += 1;
                 });
             match outcome {
-                Replay::Done => break,
-                Replay::More(next) => {
+                Pass::Done => break,
+                Pass::More(next) => {
                     // The cursor itself may go, too.
                     if !steady.contains(&*next) {
                         retained.remove(&next);

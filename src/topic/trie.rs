@@ -32,7 +32,7 @@ impl Node {
     }
 }
 
-/// Filters by their levels; each carries the number that the index gave it.
+/// Filters by their levels. Each has the number that the index gave it.
 pub(super) struct Trie {
     nodes: NodeArena<Node>,
     edges: HashTable<u32>,
@@ -54,12 +54,12 @@ impl Trie {
         self.filters == 0
     }
 
-    /// Levels of filters, shared ones once.
+    /// The number of nodes: the levels of all filters, where common prefixes count once.
     pub fn nodes(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Puts a filter in that is not there.
+    /// Adds a filter that is not in the trie.
     pub fn insert(&mut self, seeds: &Seeds, filter: &str, id: u32) {
         if self.nodes.len() == 0 {
             let root = self.nodes.insert(Node::new(NONE, ""));
@@ -87,7 +87,7 @@ impl Trie {
         Some(if open { node.open } else { node.filter }).filter(|&id| id != NONE)
     }
 
-    /// Takes a filter out that is there, and the branches that led only to it.
+    /// Removes a filter that is in the trie, and the branches that led only to it.
     pub fn remove(&mut self, seeds: &Seeds, filter: &str) {
         let (mut at, open) = self.walk(seeds, filter).expect("a filter's path stays with it");
         let node = self.nodes.get_mut(at);

@@ -7,8 +7,7 @@ use ringmq::ids::ShardId;
 use ringmq::limits::MAX_SHAPES;
 use ringmq::mesh::interest::Interest;
 use ringmq::topic::{
-    self, FilterKey, Index, Replay, Retained, Seeds, Subscriber, TopicHash, valid_filter,
-    valid_name,
+    self, FilterKey, Index, Pass, Retained, Seeds, Subscriber, TopicHash, valid_filter, valid_name,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -286,12 +285,12 @@ impl Model {
                 },
             );
             match outcome {
-                Replay::Done => {
+                Pass::Done => {
                     let matching = |name: &&String| naive_matches(filter, name);
                     assert!(found.iter().eq(self.kept.keys().filter(matching)), "{filter:?}");
                     return;
                 }
-                Replay::More(next) => cursor = Some(next),
+                Pass::More(next) => cursor = Some(next),
             }
         }
         panic!("the replay of {filter:?} does not end");

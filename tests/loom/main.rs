@@ -3,7 +3,7 @@
 //! The files under test are the broker's own, compiled here once more with loom's atomics in the
 //! place of `crate::atomic`: no `cfg` in them, no second build of everything else. Three stand-ins:
 //! `spsc` for rtrb and `memory` for seize, whose atomics cannot be exchanged, and `sleeper` for
-//! what the kernel does (eventfd, ring 0's poll of it) and for the order of calls in `ring::park`
+//! what the kernel does (eventfd, ring 0's poll of it) and for the order of calls in `ring::idle`
 //! and `broker::core`.
 //!
 //! A test that cannot fail proves nothing: `weakened` takes one part after another away and loom

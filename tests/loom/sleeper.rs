@@ -1,4 +1,4 @@
-//! One core as `broker::core` runs it and `ring::park` puts it to sleep, and the kernel beneath it.
+//! One core as `broker::core` runs it and `ring::idle` puts it to sleep, and the kernel beneath it.
 //!
 //! A doze here ends only when somebody wakes it; in the driver it ends after 2 ms at the latest,
 //! which would hide what is looked for.
@@ -42,7 +42,7 @@ struct Kernel {
     writes: u32,
 }
 
-/// A core's doorbell, as `ring::park::Doorbell`.
+/// A core's doorbell, as `ring::idle::Doorbell`.
 pub struct Bell<F> {
     pub flag: F,
     kernel: Mutex<Kernel>,

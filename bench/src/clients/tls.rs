@@ -45,7 +45,7 @@ impl Tls {
     /// For servers called `names`. Every connection makes a full handshake, as different devices
     /// do.
     pub fn new(trust: &Trust, names: &[&str], identity: Option<&Identity>) -> Result<Self, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|e| format!("TLS: {e}"))?;

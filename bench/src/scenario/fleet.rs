@@ -198,25 +198,32 @@ impl Fleet {
     }
 }
 
+impl Fleet {
+    /// Before anybody has come in.
+    fn new(devices: u32, settings: &Settings) -> Self {
+        Fleet {
+            salt: settings.salt.clone(),
+            version: settings.version,
+            devices,
+            nonce: std::process::id(),
+            heartbeats: None,
+            statuses: None,
+            ids: vec![0; (devices + BACKENDS) as usize],
+            said: vec![[0; 2]; devices as usize],
+            heard: vec![[0; 2]; devices as usize],
+            topic: Vec::new(),
+            payload: vec![b'.'; STATUS],
+            heartbeat_latency: Latency::new(),
+            answer_latency: Latency::new(),
+            lateness: Latency::new(),
+            counts: Counts::default(),
+        }
+    }
+}
+
 /// `devices` come in, with their backends, and live for `settings.hold` seconds.
 pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
-    let fleet = Fleet {
-        salt: settings.salt.clone(),
-        version: settings.version,
-        devices,
-        nonce: std::process::id(),
-        heartbeats: None,
-        statuses: None,
-        ids: vec![0; (devices + BACKENDS) as usize],
-        said: vec![[0; 2]; devices as usize],
-        heard: vec![[0; 2]; devices as usize],
-        topic: Vec::new(),
-        payload: vec![b'.'; STATUS],
-        heartbeat_latency: Latency::new(),
-        answer_latency: Latency::new(),
-        lateness: Latency::new(),
-        counts: Counts::default(),
-    };
+    let fleet = Fleet::new(devices, settings);
     let (mut crowd, mut net) =
         Crowd::new(devices + BACKENDS, settings.ping.unwrap_or(PING_EVERY), true, fleet, settings)?;
     crowd.join.at_rate(settings.rate.unwrap_or(0));

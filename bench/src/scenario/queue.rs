@@ -102,26 +102,46 @@ impl Talk for Queue {
     }
 }
 
+impl Queue {
+    /// Before anything was published; each client is to get `depth` messages.
+    fn new(clients: u32, depth: u64, settings: &Settings) -> Self {
+        Queue {
+            salt: settings.salt.clone(),
+            version: settings.version,
+            clients,
+            depth,
+            payload: settings.payload.max(HEADER),
+            filling: Filling::new(settings.version, clients, PUBLISHERS, 0),
+            streams: vec![Stream::default(); clients as usize],
+            order: Order::default(),
+            returns: Vec::new(),
+            first: Latency::new(),
+            all: Latency::new(),
+            received: 0,
+            strange: 0,
+        }
+    }
+
+    /// Ends the counts, and adds them and the times of arrival to a report.
+    fn report(&mut self, report: &mut Value) {
+        for stream in &self.streams {
+            stream.finish(self.depth, 0, &mut self.order);
+        }
+        report["first_message_ms"] = self.first.report();
+        report["latency_ms"] = self.all.report();
+        report["lost"] = self.order.lost.into();
+        report["reordered"] = self.order.reordered.into();
+        report["duplicated"] = self.order.duplicated.into();
+        report["strange"] = self.strange.into();
+    }
+}
+
 /// `clients` subscribe and leave, get messages while they are away, and return for them.
 pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     // So that all messages of a client come from one publisher, which defines their order.
     let clients = clients.next_multiple_of(PUBLISHERS);
     let depth = u64::from(settings.messages.unwrap_or(DEPTH));
-    let queue = Queue {
-        salt: settings.salt.clone(),
-        version: settings.version,
-        clients,
-        depth,
-        payload: settings.payload.max(HEADER),
-        filling: Filling::new(settings.version, clients, PUBLISHERS, 0),
-        streams: vec![Stream::default(); clients as usize],
-        order: Order::default(),
-        returns: Vec::new(),
-        first: Latency::new(),
-        all: Latency::new(),
-        received: 0,
-        strange: 0,
-    };
+    let queue = Queue::new(clients, depth, settings);
     let total = clients + PUBLISHERS;
     let (mut crowd, mut net) = Crowd::new(total, 0, settings.reset, queue, settings)?;
     crowd.join.session = Session::Lasting(mqtt::EXPIRY);
@@ -165,25 +185,16 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     let connack = crowd.join.connack.report();
     crowd.report(&mut report);
     clean(&mut crowd, &mut net)?;
-    let talk = &mut crowd.talk;
-    for stream in &talk.streams {
-        stream.finish(depth, 0, &mut talk.order);
-    }
     let all_back_s = (back - from.time) as f64 / 1e9;
     report["clients"] = clients.into();
     report["depth"] = depth.into();
     report["queueing"] = queued;
-    report["refused_acks"] = talk.filling.refused.into();
+    report["refused_acks"] = crowd.talk.filling.refused.into();
     report["connects_per_s"] = (f64::from(clients) / all_back_s).into();
     report["all_back_s"] = all_back_s.into();
     report["sessions_resumed"] = resumed.into();
     report["connack_ms"] = connack;
-    report["first_message_ms"] = talk.first.report();
-    report["latency_ms"] = talk.all.report();
-    report["lost"] = talk.order.lost.into();
-    report["reordered"] = talk.order.reordered.into();
-    report["duplicated"] = talk.order.duplicated.into();
-    report["strange"] = talk.strange.into();
+    crowd.talk.report(&mut report);
     let messages = (u64::from(clients) * depth) as f64;
     report["memory"] = json!({
         "empty_rss": empty.rss, "away_rss": away.rss, "rss": full.rss, "pss": full.pss,

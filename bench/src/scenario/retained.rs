@@ -115,29 +115,36 @@ impl Talk for Retained {
     }
 }
 
+impl Retained {
+    /// Before anything was published; `messages` are to be.
+    fn new(subscribers: u32, messages: u64, settings: &Settings) -> Self {
+        let words = messages.div_ceil(64) as usize;
+        let rate = settings.rate.unwrap_or(0);
+        Retained {
+            salt: settings.salt.clone(),
+            version: settings.version,
+            subscribers,
+            messages,
+            payload: settings.payload.max(HEADER),
+            filling: Filling::new(settings.version, subscribers, PUBLISHERS, rate),
+            emptying: false,
+            asked: 0,
+            heard: (0..subscribers).map(|_| Heard { seen: vec![0; words], count: 0 }).collect(),
+            each: Latency::new(),
+            first: Latency::new(),
+            all: Latency::new(),
+            received: 0,
+            duplicated: 0,
+            unflagged: 0,
+            strange: 0,
+        }
+    }
+}
+
 /// Publishes the messages, then lets `subscribers` ask for all of them at once.
 pub fn run(subscribers: u32, settings: &Settings) -> Result<Value, String> {
     let messages = u64::from(settings.messages.unwrap_or(MESSAGES));
-    let words = messages.div_ceil(64) as usize;
-    let rate = settings.rate.unwrap_or(0);
-    let retained = Retained {
-        salt: settings.salt.clone(),
-        version: settings.version,
-        subscribers,
-        messages,
-        payload: settings.payload.max(HEADER),
-        filling: Filling::new(settings.version, subscribers, PUBLISHERS, rate),
-        emptying: false,
-        asked: 0,
-        heard: (0..subscribers).map(|_| Heard { seen: vec![0; words], count: 0 }).collect(),
-        each: Latency::new(),
-        first: Latency::new(),
-        all: Latency::new(),
-        received: 0,
-        duplicated: 0,
-        unflagged: 0,
-        strange: 0,
-    };
+    let retained = Retained::new(subscribers, messages, settings);
     let (mut crowd, mut net) = Crowd::new(subscribers + PUBLISHERS, 0, true, retained, settings)?;
     crowd.phase("joining");
     crowd.come_in(&mut net)?;

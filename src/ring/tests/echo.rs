@@ -47,9 +47,9 @@ fn bytes_come_back_and_the_peer_is_known() {
     let echo = serve(&mut ring, 50);
     let mut addresses = clients.join().unwrap();
     addresses.sort();
-    let address_of = |peer: &Peer| match peer {
-        Peer::Tcp(address) => *address,
-        Peer::Unix => panic!("tcp"),
+    let address_of = |peer: &RemoteAddress| match peer {
+        RemoteAddress::Tcp(address) => *address,
+        RemoteAddress::Unix => panic!("tcp"),
     };
     let mut peers: Vec<_> = echo.peers.iter().map(address_of).collect();
     peers.sort();
@@ -75,7 +75,7 @@ fn a_unix_listener_accepts_and_stops_when_told() {
     });
     let echo = serve(&mut ring, 1);
     client.join().unwrap();
-    assert_eq!(echo.peers, [Peer::Unix]);
+    assert_eq!(echo.peers, [RemoteAddress::Unix]);
     ring.stop_listening(ListenerId(7));
     run(&mut ring, &mut (), |_, _, _| (), |_, ring| ring.counts().accepts_in_flight == 0);
     assert!(UnixStream::connect(&path).is_err(), "the listener is closed");

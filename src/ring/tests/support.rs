@@ -94,7 +94,7 @@ pub struct Echo {
     pub accepted: usize,
     pub closed: usize,
     pub received: usize,
-    pub peers: Vec<Peer>,
+    pub peers: Vec<RemoteAddress>,
 }
 
 impl Echo {

@@ -4,6 +4,8 @@
 //! listener trusts (authorities, CRLs, whether certificates are asked for): it opens nowhere else,
 //! and not after a reload that changed any of that. rustls does neither by itself. Keys are changed
 //! every so often, and the one before is still accepted, so a ticket lasts once to twice that time.
+#![allow(clippy::disallowed_types, reason = "each shard takes the tickets of the others")]
+#![allow(clippy::disallowed_methods, reason = "rustls asks for tickets without a time")]
 
 use aws_lc_rs::{aead, rand};
 use rustls::server::ProducesTickets;

@@ -1,0 +1,149 @@
+//! The interest table's map (`src/mesh/map.rs`, compiled from there) beside `scc::HashIndex`,
+//! both from a 64-bit key to a set of at most 64 shards:
+//!
+//! - `ringmq-maps bytes MAP COUNT`: bytes that the map takes per entry, and after all but a tenth
+//!   were removed, per entry that is left.
+//! - `ringmq-maps OPERATION MAP COUNT`: does `OPERATION` that many times on a map of 100,000
+//!   entries, for a tool that counts instructions: the difference of two runs of different COUNT
+//!   leaves out what is done once. `publish` is what a topic name costs with three wildcard shapes
+//!   in use: four look-ups under one guard, of which one finds something. `change` is a filter that
+//!   gets its first subscriber on a shard and loses it again.
+
+#[path = "../../../src/atomic.rs"]
+#[allow(unused_imports)]
+mod atomic;
+mod mesh;
+#[path = "../../../src/mutant.rs"]
+#[allow(dead_code)]
+mod mutant;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts what is allocated and not freed.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is left to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Keys are hashes already.
+#[derive(Default)]
+pub struct Same(u64);
+
+impl Hasher for Same {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are numbers")
+    }
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+type Build = BuildHasherDefault<Same>;
+
+/// What the interest table asks of its map.
+trait Interest {
+    /// The union of the sets of some keys.
+    fn get(&self, keys: [u64; 4]) -> u64;
+    fn add(&self, key: u64, bit: u64);
+    fn remove(&self, key: u64);
+}
+
+impl Interest for scc::HashIndex<u64, u64, Build> {
+    fn get(&self, keys: [u64; 4]) -> u64 {
+        let guard = scc::Guard::new();
+        keys.iter().filter_map(|key| self.peek(key, &guard)).fold(0, |all, set| all | set)
+    }
+    fn add(&self, key: u64, bit: u64) {
+        match self.entry_sync(key) {
+            scc::hash_index::Entry::Occupied(mut entry) => {
+                let set = *entry.get() | bit;
+                entry.update(set);
+            }
+            scc::hash_index::Entry::Vacant(entry) => drop(entry.insert_entry(bit)),
+        }
+    }
+    fn remove(&self, key: u64) {
+        self.remove_sync(&key);
+    }
+}
+
+/// Spread like hashes: the last step of SplitMix64.
+fn key(number: u64) -> u64 {
+    let mut key = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    key = (key ^ (key >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    key = (key ^ (key >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    key ^ (key >> 31)
+}
+
+/// Entries that the operations find.
+const ENTRIES: u64 = 100_000;
+
+fn bytes(map: impl Fn() -> Box<dyn Interest>, count: u64) {
+    let before = LIVE.load(Ordering::Relaxed);
+    let map = map();
+    (0..count).for_each(|number| map.add(key(number), 1));
+    let full = LIVE.load(Ordering::Relaxed) - before;
+    (count / 10..count).for_each(|number| map.remove(key(number)));
+    // What is retired is freed by later operations.
+    (0..count / 10).for_each(|number| map.add(key(number), 2));
+    let left = LIVE.load(Ordering::Relaxed) - before;
+    println!("{:.1} {:.1}", full as f64 / count as f64, left as f64 / (count / 10) as f64);
+}
+
+fn run(map: &dyn Interest, operation: &str, count: u64) {
+    (0..ENTRIES).for_each(|number| map.add(key(number), 1));
+    for round in 0..count {
+        let found = key(round * 7 % ENTRIES);
+        match operation {
+            "publish" => {
+                let keys = [found, !found, found.rotate_left(20), found.rotate_left(40)];
+                black_box(map.get(black_box(keys)));
+            }
+            "change" => {
+                map.add(!found, 1);
+                map.remove(!found);
+            }
+            _ => panic!("no operation {operation}"),
+        }
+    }
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [operation, name, count] = &words[..] else { panic!("OPERATION MAP COUNT") };
+    let make = |name: &str| -> Box<dyn Interest> {
+        match name {
+            "ours" => Box::new(mesh::Ours::new()),
+            "scc" => Box::new(scc::HashIndex::<u64, u64, Build>::default()),
+            _ => panic!("no map {name}"),
+        }
+    };
+    let count = count.parse().expect("a number");
+    match operation.as_str() {
+        "bytes" => bytes(|| make(name), count),
+        _ => run(&*make(name), operation, count),
+    }
+}

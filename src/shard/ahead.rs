@@ -1,0 +1,241 @@
+//! How much work another shard may have ahead of it in mail from here.
+//!
+//! Whatever a client sends is handled after the mail that was there before it ([`super::mail`]), so
+//! everybody waits for all the work that stands in a mailbox. What has no room there waits with its
+//! publisher instead, where those who send little go first ([`super::park`]). Two things bound it:
+//!
+//! - *Messages on their way*: as many as cost the receiver about as much as a step may, by what the
+//!   messages before them have cost on average ([`Progress`]).
+//! - *Costly messages*, which visit many filters or reach many subscribers: an average says nothing
+//!   about them. The receiver reports what each cost (`Control::Cost`), by topic. From then on the
+//!   sender reserves a part of a step's work for each message of a topic that is known to be costly
+//!   or is not known, until its cost is reported. Messages of topics that are known to be cheap go
+//!   as before, a few of each at a time. When some cheap topics become costly at about the same
+//!   time, subscriptions have changed: what was known of all is forgotten. With no costly message
+//!   for [`MEMORY`], topics are not looked at any more.
+
+use crate::limits::Budget;
+use crate::mesh::mailbox::Progress;
+use crate::message::Reserve;
+use crate::mutant::Mutant;
+use crate::time::Instant;
+use hashbrown::HashMap;
+
+/// Milliseconds that costly messages are reckoned with after the last one.
+const MEMORY: u64 = 600_000;
+/// Topics whose cost is remembered; with more, all are forgotten.
+const TOPICS: usize = 16_384;
+/// Messages of one topic that may be on their way when it has just turned out to be cheap: if it is
+/// not any more, so many are sent before that is known. Twice as many each time that was needed.
+const BURST: u32 = 16;
+const LONGEST_BURST: u32 = 1 << 16;
+/// So many topics that become costly within [`SURPRISED`] milliseconds make all topics unknown.
+const SURPRISES: u32 = 4;
+const SURPRISED: u64 = 1000;
+/// So many messages may be on their way in any case.
+const LEAST: u64 = 4;
+/// An average is kept in this fraction of a unit.
+const FINE: u64 = 16;
+
+/// Why a message has to wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shortage {
+    /// The mailbox is full, or holds as much work as it may.
+    Room,
+    /// As much is reserved as may be, and what a message of the topic costs is not known.
+    Unknown,
+    /// As much is reserved as may be, and messages of the topic cost much.
+    Costly,
+}
+
+/// What one other shard has ahead of it, as far as it came from here.
+#[derive(Debug)]
+pub struct Ahead {
+    /// Work that may be on its way, in the units of [`crate::limits::cost`].
+    most: u64,
+    /// A message that costs so much is reported.
+    costly: u32,
+    /// Messages sent for which nothing was reserved, ever.
+    sent: u64,
+    /// `sent` may come to this.
+    until: u64,
+    seen: Progress,
+    /// What a message costs on average, in parts ([`FINE`]) of a unit.
+    average: u64,
+    /// When topics are not looked at any more; `None`: they are not.
+    watches: Option<Instant>,
+    /// By the hash of their names.
+    topics: HashMap<u64, Topic, foldhash::fast::FixedState>,
+    /// Topics that were cheap and became costly, since then.
+    surprises: (u32, Instant),
+    /// What a message is taken to cost whose topic is not known.
+    unknown: u32,
+    /// What is reserved for messages on their way.
+    reserved: u64,
+}
+
+/// What is known of a topic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Topic {
+    /// What a message has cost.
+    cost: u32,
+    /// Messages since the receiver was known to have come to the one before them, and how many
+    /// these may be.
+    burst: u32,
+    most: u32,
+    /// `Ahead::sent` after the last of them.
+    last: u64,
+}
+
+/// A message is reported when it costs so much.
+pub fn costly(budget: &Budget) -> u32 {
+    (budget.step / 20).max(1)
+}
+
+impl Ahead {
+    /// Towards a shard that `senders` shards send to.
+    pub fn new(budget: &Budget, senders: usize) -> Self {
+        Ahead {
+            most: u64::from(budget.step) / senders.max(1) as u64,
+            costly: costly(budget),
+            sent: 0,
+            until: u64::MAX,
+            seen: Progress::default(),
+            average: 0,
+            watches: None,
+            topics: HashMap::default(),
+            surprises: (0, Instant(0)),
+            unknown: costly(budget) / 2,
+            reserved: 0,
+        }
+    }
+
+    /// The receiver has come so far, as of `now`.
+    #[inline]
+    pub fn see(&mut self, progress: Progress, now: Instant) {
+        let messages = progress.messages.wrapping_sub(self.seen.messages); // 0: none
+        let work = progress.work.wrapping_sub(self.seen.work) * FINE;
+        if let Some(cost) = work.checked_div(messages) {
+            self.average = (self.average * 3 + cost) / 4;
+            self.seen = progress;
+            let most = self.most * FINE / self.average.max(1);
+            self.until = self.seen.messages + most.max(LEAST);
+        }
+        if self.watches.is_some_and(|until| until <= now) {
+            self.watches = None;
+            self.topics = HashMap::default();
+        }
+    }
+
+    /// Whether a message may be sent now; `topic` is the hash of its name. For a message that no
+    /// subscription there is looked for, the topic does not matter: `None`.
+    #[inline]
+    pub fn refuses(&self, topic: Option<u64>) -> Option<Shortage> {
+        if self.sent >= self.until && !Mutant::MailAheadIgnored.is_on() {
+            return Some(Shortage::Room);
+        }
+        self.watches?;
+        let known = self.topics.get(&topic?);
+        let lacking = match known {
+            Some(known) if known.cost < self.costly => {
+                let late = known.burst >= known.most && self.seen.messages < known.last;
+                late.then_some(Shortage::Room)
+            }
+            Some(known) => self.lacks(known.cost).then_some(Shortage::Costly),
+            None => self.lacks(self.unknown).then_some(Shortage::Unknown),
+        };
+        lacking.filter(|_| !Mutant::CostlyMailUnbounded.is_on())
+    }
+
+    /// Whether some message whose cost is reported may be sent now, as far as is known without its
+    /// topic.
+    pub fn takes_costly(&self) -> bool {
+        self.refuses(None).is_none() && !self.lacks(self.costly / 2)
+    }
+
+    /// True when nothing can be reserved for a message that costs so much.
+    fn lacks(&self, cost: u32) -> bool {
+        self.reserved > 0 && self.reserved + Reserve::of(cost).units() > self.most
+    }
+
+    /// A message is sent. Returns what is reserved for it.
+    #[inline]
+    pub fn send(&mut self, topic: Option<u64>) -> Reserve {
+        let watched = topic.filter(|_| self.watches.is_some());
+        let Some(topic) = watched else {
+            debug_assert!(self.sent < self.until, "message {} of {}", self.sent, self.until);
+            self.sent += 1;
+            return Reserve::NONE;
+        };
+        let reserve = match self.topics.get_mut(&topic) {
+            Some(known) if known.cost < self.costly => {
+                debug_assert!(self.sent < self.until, "message {} of {}", self.sent, self.until);
+                self.sent += 1;
+                if self.seen.messages >= known.last {
+                    let needed = known.burst >= known.most && known.most < LONGEST_BURST;
+                    known.most <<= u32::from(needed);
+                    known.burst = 0;
+                }
+                known.burst += 1;
+                known.last = self.sent;
+                Reserve::NONE
+            }
+            Some(known) => Reserve::of(known.cost),
+            None => Reserve::of(self.unknown),
+        };
+        debug_assert!(
+            reserve == Reserve::NONE
+                || self.reserved == 0
+                || self.reserved + reserve.units() <= self.most,
+            "{} reserved, {reserve:?} more",
+            self.reserved
+        );
+        self.reserved += reserve.units();
+        reserve
+    }
+
+    /// A message is sent, however much the receiver has ahead of it. Nothing is reserved.
+    pub fn send_anyway(&mut self) -> Reserve {
+        self.sent += 1;
+        Reserve::NONE
+    }
+
+    /// A message of a topic, for which so much was reserved, has cost the receiver `cost`.
+    pub fn reported(&mut self, topic: u64, cost: u32, reserve: Reserve, now: Instant) {
+        if !Mutant::CostlyMailKept.is_on() {
+            self.reserved = self.reserved.saturating_sub(reserve.units());
+        }
+        if cost >= self.costly {
+            self.watches = Some(now.plus_millis(MEMORY));
+        }
+        if self.watches.is_none() {
+            return;
+        }
+        let known = self.topics.get(&topic).copied();
+        if known.is_some_and(|known| known.cost < self.costly) && cost >= self.costly {
+            if self.surprises.1.plus_millis(SURPRISED) <= now {
+                self.surprises = (0, now);
+            }
+            self.surprises.0 += 1;
+        }
+        if self.surprises.0 >= SURPRISES || self.topics.len() >= TOPICS {
+            self.topics.clear();
+            self.surprises.0 = 0;
+        }
+        // What has been costly may be so again: it is trusted by and by.
+        let lasting = known.map_or(0, |known| known.cost - known.cost.div_ceil(8));
+        let last = known.map_or(0, |known| known.last);
+        self.topics.insert(topic, Topic { cost: cost.max(lasting), burst: 0, most: BURST, last });
+        let unknown = self.unknown - self.unknown / 16;
+        self.unknown = unknown.max(cost).max(self.costly / 2);
+    }
+
+    /// What is reserved for messages on their way.
+    pub fn reserved(&self) -> u64 {
+        self.reserved
+    }
+}
+
+#[cfg(test)]
+#[path = "ahead_tests.rs"]
+mod tests;
