@@ -29,8 +29,11 @@ fn fault(what: &'static str) -> Fault {
     Fault { layer: Layer::Proxy, what }
 }
 
-/// Looks at the beginning of a connection. Returns how many bytes the header has, and the name in
-/// the client's certificate if the proxy has verified one; `None` while it is not whole.
+/// The length of a header in bytes, and the name in the client's certificate if the proxy has
+/// verified one.
+type Taken = (usize, Option<Box<str>>);
+
+/// Looks at the beginning of a connection for a header; `None` while it is not complete.
 ///
 /// # Errors
 /// When it is no header of these versions.
@@ -38,7 +41,7 @@ pub(super) fn take(
     head: &[u8],
     versions: Versions,
     exchange: &mut Exchange,
-) -> Result<Option<(usize, Option<Box<str>>)>, Fault> {
+) -> Result<Option<Taken>, Fault> {
     exchange.work += cost::PACKET;
     let (allow_v1, allow_v2) = (versions != Versions::V2, versions != Versions::V1);
     let begins = |with: &[u8]| head.iter().zip(with).all(|(one, other)| one == other);
