@@ -7,6 +7,7 @@ use super::template::Template;
 use crate::config::{self, BodyFormat, Get, HttpMethod, OnFailure};
 use crate::ids::Peer;
 use serde_json::{Map, Value};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What may stand in a template.
@@ -38,6 +39,8 @@ pub struct HttpService {
     pub retries: u32,
     /// Requests under way at a time.
     pub pool: usize,
+    /// Authorities of its certificate in PEM; `None`: those of the host.
+    pub ca: Option<Arc<str>>,
     on_failure: OnFailure,
 }
 
@@ -59,7 +62,7 @@ impl HttpService {
     ///
     /// # Errors
     /// A placeholder that there is not.
-    pub fn new(section: &config::Http) -> Result<HttpService, String> {
+    pub fn new(section: &config::Http, ca: Option<&str>) -> Result<HttpService, String> {
         let templates = |table: &config::Table| -> Vec<(Box<str>, Template)> {
             table.iter().map(|(name, text)| (name.clone(), Template::new(text))).collect()
         };
@@ -72,6 +75,7 @@ impl HttpService {
             timeout: section.timeout.get(),
             retries: section.retries.get(),
             pool: section.pool.get() as usize,
+            ca: ca.map(Into::into),
             on_failure: section.on_failure,
         };
         let all = service.headers.iter().chain(&service.body).map(|(_, template)| template);
@@ -168,7 +172,7 @@ impl HttpService {
 }
 
 /// EMQX's names for the same things.
-fn known(name: &str) -> &str {
+pub(super) fn known(name: &str) -> &str {
     match name {
         "clientid" => "client_id",
         "peerhost" => "peer_host",
@@ -177,7 +181,7 @@ fn known(name: &str) -> &str {
     }
 }
 
-fn value(proof: &Proof, name: &str) -> Option<String> {
+pub(super) fn value(proof: &Proof, name: &str) -> Option<String> {
     let identity = proof.identity.as_ref();
     match (known(name), proof.peer) {
         ("client_id", _) => Some(proof.client_id.to_string()),

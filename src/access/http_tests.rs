@@ -28,24 +28,24 @@ fn values_cannot_change_the_request() {
     let headers = table(&[("x-user", "${username}")]);
     let json = config::Http { body: body.clone(), headers, ..section() };
     let odd = Proof { username: Some("a\r\nx: y".into()), ..proof() };
-    let request = HttpService::new(&json).expect("it can be read").request(&odd);
+    let request = HttpService::new(&json, None).expect("it can be read").request(&odd);
     assert_eq!(request.url, "http://127.0.0.1:1/auth?c=a%20b%26c%2F..%2F%22");
     assert_eq!(request.headers[0], ("x-user".to_owned(), "a  x: y".to_owned()));
     let sent: Value = serde_json::from_slice(&request.body).expect("it is JSON");
     assert_eq!(sent, serde_json::json!({"user": "a\r\nx: y", "pass": "p\"w", "ip": "10.0.0.1"}));
     let get = config::Http { body, method: HttpMethod::Get, ..section() };
-    let request = HttpService::new(&get).expect("it can be read").request(&proof());
+    let request = HttpService::new(&get, None).expect("it can be read").request(&proof());
     assert!(request.url.ends_with("%22&user=ann&pass=p%22w&ip=10.0.0.1"), "{}", request.url);
     assert!(request.body.is_empty());
     let wrong = config::Http { body: table(&[("x", "${topic}")]), ..section() };
-    assert_eq!(HttpService::new(&wrong).expect_err("there is no topic"), "topic");
+    assert_eq!(HttpService::new(&wrong, None).expect_err("there is no topic"), "topic");
 }
 
 #[test]
 fn answers_mean_what_emqx_says() {
-    let deny = HttpService::new(&section()).expect("it can be read");
+    let deny = HttpService::new(&section(), None).expect("it can be read");
     let ignoring = config::Http { on_failure: OnFailure::Ignore, ..section() };
-    let ignoring = HttpService::new(&ignoring).expect("it can be read");
+    let ignoring = HttpService::new(&ignoring, None).expect("it can be read");
     for (status, body, expected) in [
         (204, "", "accepted"),
         (200, r#"{"result": "allow"}"#, "accepted"),

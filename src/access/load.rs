@@ -5,6 +5,7 @@ use super::acl_file;
 use super::chain::Method;
 use super::http::{self, HttpService};
 use super::jwt::Jwt;
+use super::lookup::Lookup;
 use super::password::PasswordFile;
 use super::rule::{RuleSet, Written};
 use super::scram::ScramFile;
@@ -83,24 +84,42 @@ impl Loader<'_> {
             return self.lines(&file.path, parsed).map(Method::PasswordFile);
         }
         if let Some(section) = &*method.http {
-            return match HttpService::new(section) {
+            let key = format!("{key}.http");
+            let ca = self.authorities(&key, &section.ca)?;
+            return match HttpService::new(section, ca.as_deref()) {
                 Ok(service) => Some(Method::Http(Arc::new(service))),
                 Err(name) => {
                     let there = http::PLACEHOLDERS.join(", ");
                     let what = format!("there is no placeholder ${{{name}}}; there are {there}");
-                    self.problems.push(format!("{key}.http: {what}"));
+                    self.problems.push(format!("{key}: {what}"));
                     None
                 }
             };
         }
+        if let Some(section) = &*method.redis {
+            let key = format!("{key}.redis");
+            let ca = self.authorities(&key, &section.ca)?;
+            let lookup = Lookup::redis(section, ca.as_deref());
+            return self.lookup(&format!("{key}.command"), lookup).map(Method::Redis);
+        }
+        if let Some(section) = &*method.postgres {
+            let key = format!("{key}.postgres");
+            let ca = self.authorities(&key, &section.ca)?;
+            let lookup = Lookup::postgres(section, ca.as_deref());
+            return self.lookup(&format!("{key}.query"), lookup).map(Method::Postgres);
+        }
         if let Some(section) = &*method.jwt {
-            let key = format!("{key}.jwt.public_key");
+            let key = format!("{key}.jwt");
             let path = &section.public_key;
-            let pem = if path.is_empty() { None } else { Some(self.text(&key, path)?) };
-            return match Jwt::new(section, pem.as_deref()) {
+            let pem = match &**path {
+                "" => None,
+                path => Some(self.text(&format!("{key}.public_key"), path)?),
+            };
+            let ca = self.authorities(&key, &section.ca)?;
+            return match Jwt::new(section, pem.as_deref(), ca.as_deref()) {
                 Ok(jwt) => Some(Method::Jwt(Box::new(jwt))),
                 Err(why) => {
-                    self.problems.push(format!("{key}: {path}: {why}"));
+                    self.problems.push(format!("{key}.public_key: {path}: {why}"));
                     None
                 }
             };
@@ -109,6 +128,21 @@ impl Loader<'_> {
         let text = self.text(&format!("{key}.scram.path"), &file.path)?;
         let parsed = ScramFile::parse(&text);
         self.lines(&file.path, parsed).map(Method::Scram)
+    }
+
+    /// The text of a file of authorities, if one is named; `None` when it cannot be read.
+    fn authorities(&mut self, key: &str, path: &str) -> Option<Option<String>> {
+        if path.is_empty() { Some(None) } else { self.text(&format!("{key}.ca"), path).map(Some) }
+    }
+
+    fn lookup(&mut self, key: &str, lookup: Result<Lookup, String>) -> Option<Arc<Lookup>> {
+        match lookup {
+            Ok(lookup) => Some(Arc::new(lookup)),
+            Err(why) => {
+                self.problems.push(format!("{key}: {why}"));
+                None
+            }
+        }
     }
 
     fn rules(&mut self, position: usize, source: &config::Authorization, set: &mut RuleSet) {

@@ -18,9 +18,12 @@ pub mod acl_file;
 pub mod cache;
 pub mod chain;
 pub mod claims;
+pub mod digest;
 pub mod http;
 pub mod jwt;
+pub mod keys;
 pub mod load;
+pub mod lookup;
 pub mod own;
 pub mod passwd;
 pub mod password;
@@ -34,7 +37,7 @@ use crate::config::{CertificateName, OnDeny};
 use crate::ids::{ListenerId, Peer};
 use crate::packet::ReasonCode;
 use crate::time::Instant;
-pub use chain::{Answered, Method, MethodKind, Proof, Verdict, Work};
+pub use chain::{Answered, Finding, Method, MethodKind, Proof, Verdict, Work};
 use rule::RuleSet;
 
 /// Why something is denied.

@@ -67,6 +67,8 @@ pub(super) enum CoreCommand {
     Ping(std::time::Instant),
     /// The answer to a question of the shard; there is no report.
     Answer(SocketId, u64, Verdict),
+    /// A key set was fetched, or could not be: to be counted.
+    KeySet(bool),
     /// Copy the figures out, for the admin server: there is no report.
     Figures(Question),
 }
@@ -332,6 +334,10 @@ impl Running {
                 }
                 CoreCommand::Answer(socket, ticket, verdict) => {
                     self.shard.answered(socket, ticket, verdict);
+                    continue;
+                }
+                CoreCommand::KeySet(fetched) => {
+                    self.shard.count_key_set(fetched);
                     continue;
                 }
                 CoreCommand::Figures(question) => {

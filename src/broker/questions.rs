@@ -6,7 +6,7 @@
 
 use super::core::{CoreCommand, time_of_day};
 use super::services;
-use crate::access::{Verdict, Work};
+use crate::access::{Finding, Verdict, Work};
 use crate::ids::ShardId;
 use crate::limits::ADMISSIONS;
 use crate::ring::Doorbell;
@@ -21,6 +21,14 @@ const MOST_THREADS: usize = 4;
 pub(super) struct Job {
     pub shard: ShardId,
     pub question: Box<Question>,
+    /// What a service has said of it.
+    pub finding: Finding,
+}
+
+/// What a shard is told.
+pub(super) enum Reply {
+    /// What a method says of a client.
+    Verdict(Verdict),
 }
 
 /// Where a core's questions go.
@@ -34,6 +42,8 @@ pub(super) struct Helpers {
 pub(super) struct Queue {
     hash: Receiver<Job>,
     services: Receiver<Job>,
+    /// Services hand on what is left to be worked out.
+    on: Sender<Job>,
 }
 
 /// What a core is told by.
@@ -47,7 +57,8 @@ pub(super) struct Home {
 pub(super) fn queue(shards: usize) -> (Helpers, Queue) {
     let (hash, to_hash) = bounded(shards * ADMISSIONS);
     let (services, to_ask) = bounded(shards * ADMISSIONS);
-    (Helpers { hash, services }, Queue { hash: to_hash, services: to_ask })
+    let on = hash.clone();
+    (Helpers { hash, services }, Queue { hash: to_hash, services: to_ask, on })
 }
 
 impl Helpers {
@@ -57,7 +68,7 @@ impl Helpers {
             Work::Hash => &self.hash,
             Work::Service => &self.services,
         };
-        let _ = queue.try_send(Job { shard, question });
+        let _ = queue.try_send(Job { shard, question, finding: Finding::Nothing });
     }
 }
 
@@ -72,12 +83,13 @@ impl Queue {
             let name = format!("ringmq-hash-{number}");
             std::thread::Builder::new().name(name).spawn(move || hash(&jobs, &homes))?;
         }
-        services::start(self.services, homes)
+        services::start(self.services, self.on, homes)
     }
 }
 
 /// Gives a verdict to the shard that asked.
-pub(super) fn reply(homes: &[Home], job: Job, verdict: Verdict) {
+pub(super) fn reply(homes: &[Home], job: Job, reply: Reply) {
+    let Reply::Verdict(verdict) = reply;
     if let Some(home) = homes.get(usize::from(job.shard.0)) {
         let answer = CoreCommand::Answer(job.question.socket, job.question.ticket, verdict);
         // A core that has ended needs no answers.
@@ -92,7 +104,8 @@ fn hash(jobs: &Receiver<Job>, homes: &[Home]) {
     while let Ok(job) = jobs.recv() {
         let question = &job.question;
         let now = time_of_day().as_secs();
-        let verdict = question.access.work_out(question.method, &question.proof, now);
-        reply(homes, job, verdict);
+        let (access, finding) = (&question.access, &job.finding);
+        let verdict = access.work_out(question.method, &question.proof, finding, now);
+        reply(homes, job, Reply::Verdict(verdict));
     }
 }

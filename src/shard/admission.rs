@@ -16,6 +16,7 @@ use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{Connect, ReasonCode};
+use crate::telemetry::Counters;
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::BTreeSet;
@@ -122,7 +123,63 @@ const BAD_CREDENTIALS: Refused =
 const NO_ANONYMOUS: Refused =
     Refused(ReasonCode::NotAuthorized, "anonymous clients are not allowed");
 
+/// The counters of a method: accepted, refused, unknown, failed.
+fn tallies(counters: &mut Counters, kind: MethodKind) -> [&mut u64; 4] {
+    match kind {
+        MethodKind::PasswordFile => [
+            &mut counters.password_accepted,
+            &mut counters.password_refused,
+            &mut counters.password_unknown,
+            &mut counters.password_failed,
+        ],
+        MethodKind::Jwt => [
+            &mut counters.jwt_accepted,
+            &mut counters.jwt_refused,
+            &mut counters.jwt_unknown,
+            &mut counters.jwt_failed,
+        ],
+        MethodKind::Http => [
+            &mut counters.http_accepted,
+            &mut counters.http_refused,
+            &mut counters.http_unknown,
+            &mut counters.http_failed,
+        ],
+        MethodKind::Scram => [
+            &mut counters.scram_accepted,
+            &mut counters.scram_refused,
+            &mut counters.scram_unknown,
+            &mut counters.scram_failed,
+        ],
+        MethodKind::Redis => [
+            &mut counters.redis_accepted,
+            &mut counters.redis_refused,
+            &mut counters.redis_unknown,
+            &mut counters.redis_failed,
+        ],
+        MethodKind::Postgres => [
+            &mut counters.postgres_accepted,
+            &mut counters.postgres_refused,
+            &mut counters.postgres_unknown,
+            &mut counters.postgres_failed,
+        ],
+        MethodKind::Certificate => [
+            &mut counters.certificate_accepted,
+            &mut counters.certificate_refused,
+            &mut counters.certificate_unknown,
+            &mut counters.certificate_failed,
+        ],
+    }
+}
+
 impl Shard {
+    /// A helper thread has fetched a key set, or could not.
+    pub fn count_key_set(&mut self, fetched: bool) {
+        match fetched {
+            true => self.counters.key_sets_fetched += 1,
+            false => self.counters.key_sets_failed += 1,
+        }
+    }
+
     /// Goes through the chain for a client whose CONNECT is the beginning of `bytes` and could be
     /// accepted.
     pub(super) fn prove(
@@ -193,39 +250,7 @@ impl Shard {
     /// What follows from a verdict; `None`: the next method is asked.
     fn heard(&mut self, access: &Access, method: usize, verdict: Verdict) -> Option<Outcome> {
         let kind = access.methods.get(method)?.kind();
-        let counters = &mut self.counters;
-        let [accepted, refused, unknown, failed] = match kind {
-            MethodKind::PasswordFile => [
-                &mut counters.password_accepted,
-                &mut counters.password_refused,
-                &mut counters.password_unknown,
-                &mut counters.password_failed,
-            ],
-            MethodKind::Jwt => [
-                &mut counters.jwt_accepted,
-                &mut counters.jwt_refused,
-                &mut counters.jwt_unknown,
-                &mut counters.jwt_failed,
-            ],
-            MethodKind::Http => [
-                &mut counters.http_accepted,
-                &mut counters.http_refused,
-                &mut counters.http_unknown,
-                &mut counters.http_failed,
-            ],
-            MethodKind::Scram => [
-                &mut counters.scram_accepted,
-                &mut counters.scram_refused,
-                &mut counters.scram_unknown,
-                &mut counters.scram_failed,
-            ],
-            MethodKind::Certificate => [
-                &mut counters.certificate_accepted,
-                &mut counters.certificate_refused,
-                &mut counters.certificate_unknown,
-                &mut counters.certificate_failed,
-            ],
-        };
+        let [accepted, refused, unknown, failed] = tallies(&mut self.counters, kind);
         match verdict {
             Verdict::Accept(with) => {
                 *accepted += 1;

@@ -129,12 +129,25 @@ counters! {
         certificate_refused method = "certificate", result = "refused";
         certificate_unknown method = "certificate", result = "unknown";
         certificate_failed method = "certificate", result = "failed";
+        redis_accepted method = "redis", result = "accepted";
+        redis_refused method = "redis", result = "refused";
+        redis_unknown method = "redis", result = "unknown";
+        redis_failed method = "redis", result = "failed";
+        postgres_accepted method = "postgres", result = "accepted";
+        postgres_refused method = "postgres", result = "refused";
+        postgres_unknown method = "postgres", result = "unknown";
+        postgres_failed method = "postgres", result = "failed";
     }
     "ringmq_authentications_waiting" Gauge "connections"
         "Clients whose password or token is being looked at." { proving; }
     "ringmq_authentications_expired_total" Counter "connections"
         "Connections ended because what their client was let in with was over." {
         admissions_expired;
+    }
+    "ringmq_key_set_fetches_total" Counter "fetches"
+        "Key sets of access.authentication's jwt that were fetched, and attempts that failed." {
+        key_sets_fetched result = "fetched";
+        key_sets_failed result = "failed";
     }
     "ringmq_authorizations_total" Counter "decisions"
         "Decisions of access.authorization about topics, and those that were remembered." {

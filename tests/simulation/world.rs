@@ -316,7 +316,12 @@ impl World {
         let unix = self.now / 1000;
         while let Some(at) = node.questions.iter().position(|(at, _)| *at <= self.now) {
             let (_, question) = node.questions.remove(at).unwrap();
-            let verdict = question.access.work_out(question.method, &question.proof, unix);
+            let verdict = question.access.work_out(
+                question.method,
+                &question.proof,
+                &ringmq::access::Finding::Nothing,
+                unix,
+            );
             node.shard.answered(question.socket, question.ticket, verdict);
         }
         node.step = Some(Step::new(StepBounds { completions: self.limit, mail: self.mail }));
