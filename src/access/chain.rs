@@ -44,6 +44,8 @@ pub struct Accepted {
     pub exchanged: Option<Box<(Mechanism, String)>>,
     /// What rules may ask for.
     pub attributes: Box<[(Box<str>, Box<str>)]>,
+    /// Tells what it showed from what would be right after a reload; 0: that is not looked at.
+    pub credential: u64,
 }
 
 /// What a method says of a client.
@@ -170,6 +172,18 @@ impl Access {
     /// Asks the method at `at`; `None` behind the last.
     pub fn begin(&self, at: usize, proof: &Proof) -> Option<Answered> {
         self.methods.get(at).map(|method| method.begin(proof))
+    }
+
+    /// Whether what a user showed to a password file is still right. True for who did not show
+    /// anything to one.
+    pub fn still_knows(&self, username: Option<&str>, credential: u64) -> bool {
+        let same = |method: &Method| match method {
+            Method::PasswordFile(file) => {
+                username.and_then(|name| file.credential(name)) == Some(credential)
+            }
+            _ => false,
+        };
+        credential == 0 || self.methods.iter().any(same)
     }
 
     /// The keys for enhanced authentication, and their place in the chain.

@@ -152,6 +152,7 @@ impl Jwt {
             lasts,
             rules: acl.map(claims::rules).transpose()?.map(Box::new),
             attributes: claims::attributes(claims.get("client_attrs")),
+            credential: 0,
         })
     }
 

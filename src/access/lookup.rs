@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_row_decides() {
         let lookup = Lookup::redis(&config::Redis::default(), None).expect("the default");
-        let hash = "ac63a624e7074776d677dd61a003b8c803eb11db004d0ec6ae032a5d7c9c5caf";
+        let hash = "bede90386d450cea8b77b822f8887065e4e5abf132c2f9dccfcc7fbd4cba5e35";
         let row = Row::of([
             ("password_hash", Some(hash.to_owned())),
             ("salt", Some("salt".to_owned())),

@@ -6,13 +6,14 @@
 
 use super::core::{CoreCommand, time_of_day};
 use super::services;
-use crate::access::{Finding, Verdict, Work};
+use crate::access::{Finding, Said, Verdict, Work};
 use crate::ids::ShardId;
-use crate::limits::ADMISSIONS;
+use crate::limits::{ADMISSIONS, PERMISSIONS};
 use crate::ring::Doorbell;
 use crate::shard::Question;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Most threads for hashing.
 const MOST_THREADS: usize = 4;
@@ -23,12 +24,16 @@ pub(super) struct Job {
     pub question: Box<Question>,
     /// What a service has said of it.
     pub finding: Finding,
+    /// Its place among the questions that the loop of services has.
+    pub place: Option<OwnedSemaphorePermit>,
 }
 
 /// What a shard is told.
 pub(super) enum Reply {
     /// What a method says of a client.
     Verdict(Verdict),
+    /// What a service says of each deed that it was asked about.
+    Said(Vec<Said>),
 }
 
 /// Where a core's questions go.
@@ -36,12 +41,14 @@ pub(super) enum Reply {
 pub(super) struct Helpers {
     hash: Sender<Job>,
     services: Sender<Job>,
+    deeds: Sender<Job>,
 }
 
 /// The other end, until the threads are started.
 pub(super) struct Queue {
     hash: Receiver<Job>,
     services: Receiver<Job>,
+    deeds: Receiver<Job>,
     /// Services hand on what is left to be worked out.
     on: Sender<Job>,
 }
@@ -57,8 +64,11 @@ pub(super) struct Home {
 pub(super) fn queue(shards: usize) -> (Helpers, Queue) {
     let (hash, to_hash) = bounded(shards * ADMISSIONS);
     let (services, to_ask) = bounded(shards * ADMISSIONS);
+    // Never full: a shard asks no more at a time, and each question is answered.
+    let (deeds, about_deeds) = bounded(shards * PERMISSIONS);
     let on = hash.clone();
-    (Helpers { hash, services }, Queue { hash: to_hash, services: to_ask, on })
+    let queue = Queue { hash: to_hash, services: to_ask, deeds: about_deeds, on };
+    (Helpers { hash, services, deeds }, queue)
 }
 
 impl Helpers {
@@ -66,9 +76,10 @@ impl Helpers {
     pub(super) fn ask(&self, shard: ShardId, question: Box<Question>) {
         let queue = match question.work {
             Work::Hash => &self.hash,
+            Work::Service if !question.deeds.is_empty() => &self.deeds,
             Work::Service => &self.services,
         };
-        let _ = queue.try_send(Job { shard, question, finding: Finding::Nothing });
+        let _ = queue.try_send(Job { shard, question, finding: Finding::Nothing, place: None });
     }
 }
 
@@ -83,15 +94,18 @@ impl Queue {
             let name = format!("ringmq-hash-{number}");
             std::thread::Builder::new().name(name).spawn(move || hash(&jobs, &homes))?;
         }
-        services::start(self.services, self.on, homes)
+        services::start([self.services, self.deeds], self.on, homes)
     }
 }
 
-/// Gives a verdict to the shard that asked.
+/// Gives an answer to the shard that asked.
 pub(super) fn reply(homes: &[Home], job: Job, reply: Reply) {
-    let Reply::Verdict(verdict) = reply;
     if let Some(home) = homes.get(usize::from(job.shard.0)) {
-        let answer = CoreCommand::Answer(job.question.socket, job.question.ticket, verdict);
+        let (socket, ticket) = (job.question.socket, job.question.ticket);
+        let answer = match reply {
+            Reply::Verdict(verdict) => CoreCommand::Answer(socket, ticket, verdict),
+            Reply::Said(said) => CoreCommand::Said(socket, ticket, said),
+        };
         // A core that has ended needs no answers.
         let _ = home.commands.send(answer);
         home.doorbell.ring();

@@ -58,6 +58,16 @@ choice! {
 }
 
 choice! {
+    /// What happens to connected users whose password a reload changes.
+    OnUserChanged {
+        /// Their connection ends.
+        Disconnect,
+        /// They stay until they leave.
+        Keep,
+    }
+}
+
+choice! {
     /// What applies when no rule says anything.
     NoMatch {
         /// Nothing is allowed that no rule allows.
@@ -193,6 +203,10 @@ section! {
         /// What an MQTT 3 client sees that publishes where it may not; an MQTT 5 client gets 0x87
         /// in the acknowledgement.
         on_deny: OnDeny = OnDeny::Ignore,
+        /// What happens to connected users of a password file whose password a reload changes, or
+        /// who are not in it any more. MQTT 5 clients get 0x87. Other methods: a token's and a
+        /// service's word holds as long as they said, users of databases until they leave.
+        on_user_changed: OnUserChanged = OnUserChanged::Disconnect,
         /// Decisions that are remembered.
         cache: AccessCache = AccessCache::default(),
     }
@@ -200,11 +214,12 @@ section! {
 
 section! {
     /// Decisions that are remembered.
-    #[schemars(extend("x-later" = ["ttl"]))]
     AccessCache {
         /// Decisions about topics that one core remembers, 32 bytes each; a power of two. auto:
         /// 16384. They are forgotten when the client connects again, and when rules change.
         entries: Or<Auto, Count<u32, Decisions, 64, { 1 << 24 }>> = Or::NONE,
+        /// What a service said is asked again after this time; 0: each time.
+        ttl: Time<0, { 24 * 3600 * SECOND }> = Time::of(60 * SECOND),
     }
 }
 
@@ -384,12 +399,16 @@ section! {
 
 section! {
     /// One source of rules; exactly one key.
-    #[schemars(extend("x-later" = ["http", "redis", "postgres"]))]
+    #[schemars(extend("x-later" = ["redis", "postgres"]))]
     Authorization {
         /// Mosquitto's acl_file.
         acl_file: Maybe<AclFile> = Maybe(None),
         /// Rules in YAML, here or in a file.
         rules: Maybe<Rules> = Maybe(None),
+        /// A service that is asked over HTTP, with the requests and answers that EMQX's users know.
+        /// Placeholders: those of authentication but ${password}, and ${action}, ${topic}, ${qos}
+        /// and ${retain}. Until it answers, the client's next packets wait.
+        http: Maybe<Http> = Maybe(None),
     }
 }
 

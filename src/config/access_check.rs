@@ -16,7 +16,11 @@ pub(super) fn check(config: &Config, report: &mut Findings<'_>) {
     }
     for (position, source) in config.access.authorization.iter().enumerate() {
         let key = format!("access.authorization.{position}");
-        let variants = [("acl_file", source.acl_file.is_some()), ("rules", source.rules.is_some())];
+        let variants = [
+            ("acl_file", source.acl_file.is_some()),
+            ("rules", source.rules.is_some()),
+            ("http", source.http.is_some()),
+        ];
         exactly_one(&key, &variants, report);
         authorization(&key, source, report);
     }
@@ -138,6 +142,9 @@ fn is_url(text: &str) -> bool {
 fn authorization(key: &str, source: &Authorization, report: &mut Findings<'_>) {
     if let Some(file) = &*source.acl_file {
         needs_path(&format!("{key}.acl_file"), &file.path, report);
+    }
+    if let Some(http) = &*source.http {
+        service(&format!("{key}.http"), http, report);
     }
     if let Some(rules) = &*source.rules
         && !rules.path.is_empty()

@@ -31,8 +31,10 @@ pub struct Question {
     pub ticket: u64,
     /// The rules in force when it was asked.
     pub access: Arc<Access>,
-    /// Position in the chain.
+    /// Position in the chain; of the source, where it is about deeds.
     pub method: usize,
+    /// What the client wants to do; none: who it is.
+    pub deeds: Vec<(Deed, Box<str>)>,
     /// What kind of thread it is for.
     pub work: Work,
     /// What the client shows.
@@ -297,7 +299,9 @@ impl Shard {
         bytes: &[u8],
     ) {
         let ticket = self.wait(socket, Arc::clone(&access), method, assigned, None, bytes);
-        let question = Question { socket, ticket, access, method, work, proof: proof.clone() };
+        let proof = proof.clone();
+        let deeds = Vec::new();
+        let question = Question { socket, ticket, access, method, deeds, work, proof };
         self.actions.push(Action::Ask(Box::new(question)));
         self.watch_proving(socket);
     }
@@ -462,6 +466,7 @@ impl Shard {
             mechanism: accepted.exchanged.map(|exchanged| exchanged.0),
             certificate: certificate.map_or_else(Box::default, |known| known.common_name.clone()),
             ends: accepted.lasts.map_or(Instant::END, |millis| self.now.plus_millis(millis)),
+            credential: accepted.credential,
             serial: self.admissions.serial(),
             peer,
             listener,
@@ -471,13 +476,14 @@ impl Shard {
     /// Whether the client may have the will that it asks for.
     pub(super) fn check_will(
         &mut self,
+        socket: SocketId,
         name: &str,
         connect: &Connect<'_>,
         grant: Option<&Grant>,
     ) -> Result<(), Refused> {
         let (Some(will), Some(grant)) = (&connect.will, grant) else { return Ok(()) };
         let deed = Deed::Publish { qos: will.qos as u8, retain: will.retain };
-        match self.decide_for(name, grant, deed, will.topic) {
+        match self.decide_for(socket, name, grant, deed, will.topic) {
             Decision::Deny(denied) if !Mutant::WillUnchecked.is_on() => {
                 Err(Refused(denied.reason, "the rules do not allow the will"))
             }

@@ -112,6 +112,7 @@ impl Shard {
             Stage::HandingOver | Stage::Entry => {}
             Stage::Proving => {
                 self.admissions.forget(socket);
+                self.forget_asking(socket);
                 self.counters.proving = self.admissions.len() as u64;
             }
             Stage::Refused(_) => self.refused_waiting -= 1,
@@ -215,6 +216,7 @@ impl Shard {
         }
         self.parked.forget(socket, connection.holds);
         self.admissions.forget(socket);
+        self.forget_asking(socket);
         if let Some(storing) = &mut self.storing {
             storing.forget_socket(socket);
         }

@@ -12,6 +12,7 @@
 mod admission;
 mod announced;
 mod arrivals;
+mod asking;
 mod audit;
 mod audit_memory;
 mod changes;
@@ -176,6 +177,7 @@ pub struct Shard {
     arrivals: Arrivals,
     admissions: Admissions,
     permissions: Permissions,
+    asking: asking::Asking,
     fanouts: fanout::Fanouts,
     tasks: task::Tasks,
     stopping: stop::Stopping,
@@ -241,6 +243,7 @@ impl Shard {
             arrivals: Arrivals::default(),
             admissions: Admissions::default(),
             permissions: Permissions::default(),
+            asking: asking::Asking::default(),
             fanouts: fanout::Fanouts::default(),
             tasks: task::Tasks::default(),
             stopping: stop::Stopping::default(),

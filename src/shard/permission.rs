@@ -3,9 +3,10 @@
 
 use super::Shard;
 use super::close::Cause;
-use crate::access::cache::Cache;
+use super::receive::Handled;
+use crate::access::cache::{Cache, NO_END};
 use crate::access::{self, Decision, Deed, Denied, Grant, NOT_ALLOWED, Who};
-use crate::config::OnDeny;
+use crate::config::{OnDeny, OnUserChanged};
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
@@ -60,24 +61,41 @@ impl Shard {
         if !(same && Mutant::DecisionsKept.is_on()) {
             self.permissions.cache = fresh;
         }
-        if restricts && !Mutant::ReloadNotApplied.is_on() {
+        self.ask_again();
+        let users = !self.settings.access.methods.is_empty();
+        if (restricts || users) && !Mutant::ReloadNotApplied.is_on() {
             self.permissions.revoking = Some(Revoking::at(0));
         }
     }
 
     /// Whether a client may publish a message, whose topic it calls `own`; `None` when it may. The
     /// broker's own rules have been asked.
+    ///
+    /// # Errors
+    /// A service is asked, and the packet is to be held.
     #[inline(never)]
     pub(super) fn refuses_publish(
         &mut self,
+        socket: SocketId,
         index: u32,
         own: &str,
         publish: &Publish<'_>,
-    ) -> Option<Denied> {
+    ) -> Result<Option<Denied>, Handled> {
         let deed = Deed::Publish { qos: publish.qos as u8, retain: publish.retain };
-        match self.decide_session(index, deed, own) {
-            Decision::Deny(denied) if !Mutant::DeniedPublished.is_on() => Some(denied),
-            _ => None,
+        let decided = self.known_decision(index, deed, own);
+        match decided {
+            Err(source) if Mutant::UnansweredPublished.is_on() => {
+                let _ = source;
+                Ok(None)
+            }
+            Err(source) => Err(self.ask_about(socket, index, source, vec![(deed, own.into())])),
+            Ok(decision) => {
+                self.asking.handled(socket);
+                match decision {
+                    Decision::Deny(denied) if !Mutant::DeniedPublished.is_on() => Ok(Some(denied)),
+                    _ => Ok(None),
+                }
+            }
         }
     }
 
@@ -111,6 +129,11 @@ impl Shard {
         }
         let inner = inner(filter);
         match self.decide_session(index, Deed::Subscribe { qos: qos as u8 }, inner) {
+            Decision::Later => {
+                // More filters than are asked about.
+                self.counters.subscriptions_denied += 1;
+                Err(ReasonCode::QuotaExceeded)
+            }
             Decision::Deny(denied) if !Mutant::DeniedSubscribed.is_on() => {
                 self.counters.subscriptions_denied += 1;
                 if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
@@ -123,37 +146,75 @@ impl Shard {
     }
 
     fn decide_session(&mut self, index: u32, deed: Deed, topic: &str) -> Decision {
-        let Some(session) = self.sessions.get(index) else { return Decision::Deny(NOT_ALLOWED) };
+        self.known_decision(index, deed, topic).unwrap_or(Decision::Later)
+    }
+
+    /// What is decided about a client's deed.
+    ///
+    /// # Errors
+    /// The position of the service that has to be asked.
+    pub(super) fn known_decision(
+        &mut self,
+        index: u32,
+        deed: Deed,
+        topic: &str,
+    ) -> Result<Decision, usize> {
+        let Some(session) = self.sessions.get(index) else {
+            return Ok(Decision::Deny(NOT_ALLOWED));
+        };
         let serial = session.grant().map_or(0, |grant| grant.serial);
         let hash = self.shared.seeds.secret(topic.as_bytes());
+        let second = (self.now.0 / 1000) as u32;
         if serial != 0
-            && let Some(allowed) = self.permissions.cache.find(serial, hash, deed)
+            && let Some(allowed) = self.permissions.cache.find(serial, hash, deed, second)
         {
             self.counters.decisions_remembered += 1;
-            return if allowed { Decision::Allow } else { Decision::Deny(NOT_ALLOWED) };
+            return Ok(if allowed { Decision::Allow } else { Decision::Deny(NOT_ALLOWED) });
         }
         // Who came while everybody might do everything is known by the ClientId only.
         let unnamed = Grant::named(None);
         let grant = session.grant().unwrap_or(&unnamed);
         let listener = self.listener_name(grant.listener);
         let who = Who { client_id: &session.client_id, grant, listener };
-        let (allowed, looked_at) = self.settings.access.judge(&who, deed, topic);
-        if serial != 0 {
-            self.permissions.cache.put(serial, hash, deed, allowed);
+        let said = |at| self.asking.said(session.socket?, at, deed, hash);
+        let access = &self.settings.access;
+        let (ruled, looked_at) = access.explain(&who, deed, topic, said);
+        // What depends on a service holds for a while only.
+        let until = match access.asks() {
+            true => second.saturating_add(access.cache_ttl),
+            false => NO_END,
+        };
+        let allowed = access.allows(grant, ruled);
+        if serial != 0
+            && let Ok(allowed) = allowed
+        {
+            self.permissions.cache.put(serial, hash, deed, allowed, until);
         }
-        self.ruled(allowed, looked_at)
+        match allowed {
+            Ok(allowed) => Ok(self.ruled(allowed, looked_at)),
+            Err(source) => {
+                self.meter.charge(cost::VISIT + looked_at / RULES_PER_UNIT);
+                Err(source)
+            }
+        }
     }
 
     /// The same for a client that has no session yet.
     pub(super) fn decide_for(
         &mut self,
+        socket: SocketId,
         client_id: &str,
         grant: &Grant,
         deed: Deed,
         topic: &str,
     ) -> Decision {
         let who = Who { client_id, grant, listener: self.listener_name(grant.listener) };
-        let (allowed, looked_at) = self.settings.access.judge(&who, deed, topic);
+        let hash = self.shared.seeds.secret(topic.as_bytes());
+        let said = |at| self.asking.said(socket, at, deed, hash);
+        let access = &self.settings.access;
+        let (ruled, looked_at) = access.explain(&who, deed, topic, said);
+        // It has been asked about before.
+        let allowed = access.allows(grant, ruled).unwrap_or(false);
         self.ruled(allowed, looked_at)
     }
 
@@ -186,10 +247,19 @@ impl Shard {
     fn revoke_some(&mut self, revoking: &mut Revoking) {
         let index = revoking.session;
         let session = self.sessions.get(index).filter(|session| !session.is_ending());
-        let Some(session) = session else {
+        if session.is_none() {
             *revoking = Revoking::at(index + 1);
             return;
-        };
+        }
+        if revoking.left.is_none() && self.revokes_user(index) {
+            *revoking = Revoking::at(index + 1);
+            return;
+        }
+        if !self.settings.restricts {
+            *revoking = Revoking::at(index + 1);
+            return;
+        }
+        let Some(session) = self.sessions.get(index) else { return };
         if revoking.left.is_none() {
             let shares = session.shares().into_iter().flat_map(|shares| shares.list.iter());
             revoking.shares = shares.map(|share| share.name.clone()).collect();
@@ -219,6 +289,24 @@ impl Shard {
         }
     }
 
+    /// Ends a connection whose user has another password by now, or is no user any more; true when
+    /// it did.
+    fn revokes_user(&mut self, index: u32) -> bool {
+        let access = &self.settings.access;
+        let Some(session) = self.sessions.get(index) else { return false };
+        let (Some(socket), Some(grant)) = (session.socket, session.grant()) else { return false };
+        let known = access.still_knows(grant.username.as_deref(), grant.credential);
+        if known || access.on_user_changed == OnUserChanged::Keep {
+            return false;
+        }
+        if Mutant::ChangedUserStays.is_on() {
+            return false;
+        }
+        self.counters.users_revoked += 1;
+        self.disconnect(socket, Cause::Expired);
+        true
+    }
+
     fn revoke_filter(&mut self, index: u32, place: Option<FilterId>, full: &str) {
         let Some(session) = self.sessions.get(index) else { return };
         let plain = inner(full);
@@ -228,7 +316,9 @@ impl Shard {
             Some(self.index.subscribers(filter).get(position as usize)?.options & 3)
         });
         let deed = Deed::Subscribe { qos: qos.unwrap_or(0) };
-        if self.decide_session(index, deed, &own) == Decision::Allow {
+        // What a service allowed stays until the client asks again: a reload is no reason to ask about
+        // all subscriptions at once.
+        if matches!(self.decide_session(index, deed, &own), Decision::Allow | Decision::Later) {
             return;
         }
         self.counters.subscriptions_revoked += 1;
@@ -257,7 +347,7 @@ impl Shard {
 }
 
 /// The filter that a subscription matches with: that of a share group is behind the group's name.
-fn inner(filter: &str) -> &str {
+pub(super) fn inner(filter: &str) -> &str {
     match topic::parse_share(filter) {
         Some(Ok(share)) => share.filter,
         _ => filter,

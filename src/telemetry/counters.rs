@@ -144,6 +144,10 @@ counters! {
         "Connections ended because what their client was let in with was over." {
         admissions_expired;
     }
+    "ringmq_users_revoked_total" Counter "connections"
+        "Connections ended because a reload changed their user's password, or took the user away." {
+        users_revoked;
+    }
     "ringmq_key_set_fetches_total" Counter "fetches"
         "Key sets of access.authentication's jwt that were fetched, and attempts that failed." {
         key_sets_fetched result = "fetched";
@@ -154,6 +158,17 @@ counters! {
         decisions_allowed result = "allowed";
         decisions_denied result = "denied";
         decisions_remembered result = "remembered";
+    }
+    "ringmq_authorization_answers_total" Counter "decisions"
+        "What services said of what clients wanted to do; unknown: the next source was asked." {
+        deeds_allowed result = "allowed";
+        deeds_denied result = "denied";
+        deeds_unknown result = "unknown";
+        deeds_failed result = "failed";
+    }
+    "ringmq_authorizations_waiting" Gauge "connections"
+        "Clients whose packets wait until a service has said whether they may." {
+        permissions_waiting;
     }
     "ringmq_subscriptions_denied_total" Counter "subscriptions"
         "Topic filters that the rules did not allow, by when: at SUBSCRIBE, or after a reload." {

@@ -3,6 +3,7 @@
 
 use super::Around;
 use crate::access::http::{HttpService, MAX_ANSWER, Request};
+use crate::access::{Said, Verdict};
 use crate::broker::core::time_of_day;
 use crate::broker::questions::Job;
 use http_body_util::{BodyExt, Full, Limited};
@@ -60,13 +61,48 @@ impl Http {
     pub(super) fn ask(&mut self, service: &Arc<HttpService>, job: Job, around: &Around) {
         let (client, bound) = self.of(service);
         let (service, around) = (Arc::clone(service), around.clone());
+        let Some(request) = service.request(&job.question.proof) else {
+            return around.verdict(job, Verdict::Refuse("its name would be a path"));
+        };
         tokio::task::spawn(async move {
-            let request = service.request(&job.question.proof);
             let verdict = match answer(&client, &bound, &service, request).await {
                 Ok((status, body)) => service.judge(status, &body, time_of_day().as_secs()),
                 Err(why) => service.failed(why),
             };
             around.verdict(job, verdict);
+        });
+    }
+}
+
+impl Http {
+    /// Asks what a client may do: about each deed at once.
+    pub(super) fn ask_about_deeds(
+        &mut self,
+        service: &Arc<HttpService>,
+        job: Job,
+        around: &Around,
+    ) {
+        let (client, bound) = self.of(service);
+        let (service, around) = (Arc::clone(service), around.clone());
+        tokio::task::spawn(async move {
+            let asked = job.question.deeds.iter().map(|(deed, topic)| {
+                let request = service.request_for(&job.question.proof, *deed, topic);
+                let (client, bound) = (client.clone(), Arc::clone(&bound));
+                let service = Arc::clone(&service);
+                tokio::task::spawn(async move {
+                    let Some(request) = request else { return Said::Deny };
+                    match answer(&client, &bound, &service, request).await {
+                        Ok((status, body)) => service.judge_deed(status, &body),
+                        Err(why) => service.silent(why),
+                    }
+                })
+            });
+            let asked: Vec<_> = asked.collect();
+            let mut said = Vec::with_capacity(asked.len());
+            for task in asked {
+                said.push(task.await.unwrap_or_else(|_| service.silent("it was not asked")));
+            }
+            around.said(job, said);
         });
     }
 }

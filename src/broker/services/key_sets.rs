@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Between the beginnings of two fetches of a set that there is.
+/// Between the beginnings of two fetches of a set that is old, and between two early ones.
 const PAUSE: Duration = Duration::from_secs(10);
 /// The same while there is none.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -33,6 +33,8 @@ struct State {
     set: Option<Arc<KeySet>>,
     fetched: Option<Instant>,
     attempted: Option<Instant>,
+    /// The last fetch that a token with an unknown key has caused.
+    early: Option<Instant>,
     under_way: bool,
     /// Who waits for the fetch that is under way. As many as shards let wait at all.
     waiting: Vec<Job>,
@@ -45,15 +47,29 @@ impl State {
             set: None,
             fetched: None,
             attempted: None,
+            early: None,
             under_way: false,
             waiting: Vec::new(),
         }
     }
 
-    /// Whether a fetch may begin now.
-    fn may_fetch(&self) -> bool {
-        let pause = if self.set.is_some() { PAUSE } else { FIRST_PAUSE };
-        !self.under_way && self.attempted.is_none_or(|at| at.elapsed() >= pause)
+    /// Whether a fetch is to begin now, for a token whose key is known or not.
+    fn should_fetch(&mut self, known: bool) -> bool {
+        let since = |at: Option<Instant>, pause| at.is_none_or(|at| at.elapsed() >= pause);
+        if self.under_way {
+            return false;
+        }
+        if self.set.is_none() {
+            return since(self.attempted, FIRST_PAUSE);
+        }
+        if self.is_older(1) && since(self.attempted, PAUSE) {
+            return true;
+        }
+        if known || !since(self.early, PAUSE) {
+            return false;
+        }
+        self.early = Some(Instant::now());
+        true
     }
 
     /// Whether the set is at least so many times its refresh interval old.
@@ -85,7 +101,7 @@ impl KeySets {
         let id = jwt.key_id(&job.question.proof);
         let known = |set: &Arc<KeySet>| id.as_deref().is_none_or(|id| set.knows(id));
         let known = state.set.as_ref().is_some_and(known);
-        if (!known || state.is_older(1)) && state.may_fetch() {
+        if state.should_fetch(known) {
             state.under_way = true;
             state.attempted = Some(Instant::now());
             let client = http.client(source.ca.as_ref());

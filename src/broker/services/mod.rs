@@ -12,7 +12,8 @@ mod stores;
 use super::core::CoreCommand;
 use super::questions::{Home, Job, Reply, reply};
 use crate::access::keys::KeySet;
-use crate::access::{Finding, Method, Verdict};
+use crate::access::{Finding, Method, Said, Verdict};
+use crate::limits::ADMISSIONS;
 use crossbeam_channel::{Receiver, Sender};
 use http::Http;
 use hyper_rustls::ConfigBuilderExt;
@@ -21,7 +22,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::sync::Arc;
 use stores::Stores;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// What the loop is told.
 enum Event {
@@ -44,6 +45,10 @@ struct Around {
 impl Around {
     fn verdict(&self, job: Job, verdict: Verdict) {
         reply(&self.homes, job, Reply::Verdict(verdict));
+    }
+
+    fn said(&self, job: Job, said: Vec<Said>) {
+        reply(&self.homes, job, Reply::Said(said));
     }
 
     /// The rest is arithmetic.
@@ -69,36 +74,43 @@ impl Around {
 /// # Errors
 /// When it cannot be started.
 pub(super) fn start(
-    jobs: Receiver<Job>,
+    jobs: [Receiver<Job>; 2],
     hash: Sender<Job>,
     homes: Vec<Home>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (events, receiver) = mpsc::unbounded_channel();
+    let most = homes.len() * ADMISSIONS;
     let around = Around { homes: Arc::new(homes), hash, events: events.clone() };
     // The loop below cannot wait for a channel of threads: what comes is passed on. As many can be
     // on their way as the shards may ask for.
-    std::thread::Builder::new().name("ringmq-ask".to_owned()).spawn(move || {
-        while let Ok(job) = jobs.recv() {
-            if events.send(Event::Job(job)).is_err() {
-                return;
+    for jobs in jobs {
+        let events = events.clone();
+        std::thread::Builder::new().name("ringmq-ask".to_owned()).spawn(move || {
+            while let Ok(job) = jobs.recv() {
+                if events.send(Event::Job(job)).is_err() {
+                    return;
+                }
             }
-        }
-        // It may have ended already.
-        let _ = events.send(Event::End);
-    })?;
+            // It may have ended already.
+            let _ = events.send(Event::End);
+        })?;
+    }
     std::thread::Builder::new()
         .name("ringmq-http".to_owned())
-        .spawn(move || runtime.block_on(serve(receiver, around)))?;
+        .spawn(move || runtime.block_on(serve(receiver, around, most)))?;
     Ok(())
 }
 
-async fn serve(mut events: mpsc::UnboundedReceiver<Event>, around: Around) {
+async fn serve(mut events: mpsc::UnboundedReceiver<Event>, around: Around, most: usize) {
+    // Shards bound who waits, not what is asked: a client that has gone leaves its question behind.
+    let places = Arc::new(Semaphore::new(most));
+
     let mut http = Http::default();
     let mut key_sets = KeySets::default();
     let mut stores = Stores::default();
     while let Some(event) = events.recv().await {
-        let job = match event {
+        let mut job = match event {
             Event::Job(job) => job,
             Event::Fetched(place, fetched) => {
                 key_sets.fetched(&place, fetched, &around);
@@ -107,6 +119,19 @@ async fn serve(mut events: mpsc::UnboundedReceiver<Event>, around: Around) {
             Event::End => return,
         };
         let access = Arc::clone(&job.question.access);
+        if !job.question.deeds.is_empty() {
+            match access.service(job.question.method) {
+                Some(service) => http.ask_about_deeds(service, job, &around),
+                None => around.said(job, Vec::new()),
+            }
+            continue;
+        }
+        job.place = Arc::clone(&places).try_acquire_owned().ok();
+        if job.place.is_none() {
+            let why = "too many clients prove who they are";
+            around.verdict(job, Verdict::Failed(why));
+            continue;
+        }
         match access.methods.get(job.question.method) {
             Some(Method::Http(service)) => http.ask(service, job, &around),
             Some(Method::Jwt(jwt)) => key_sets.ask(jwt, job, &mut http, &around),
