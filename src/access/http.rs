@@ -1,5 +1,5 @@
 //! A service that says over HTTP who a client is, with the requests and answers that EMQX's users
-//! have: what is sent, and what an answer means. Sending is the broker's (`broker/services.rs`).
+//! have: what is sent, and what an answer means. Sending is the broker's (`broker/services/http.rs`).
 
 use super::chain::{Accepted, Proof, Verdict};
 use super::claims;

@@ -5,9 +5,9 @@
 //! - *Authentication* is a chain of [`Method`]s. What a method decides at once is decided on the
 //!   shard; what takes long (hashing a password, checking a signature, asking a service) is
 //!   [`Work`] for a helper thread, whose [`Verdict`] comes later.
-//! - *Authorisation* is one [`rule::RuleSet`] of all sources in their order; its decisions about
-//!   topics are kept in a [`cache::Cache`] of the shard. A client's own rules (of its token, or of
-//!   the service that let it in) come first.
+//! - *Authorisation* asks [`Source`]s in their order: sets of rules, and services, whose answer is
+//!   [`Said`] later. Decisions about topics are kept in a [`cache::Cache`] of the shard. A client's
+//!   own rules (of its token, or of the service that let it in) come first.
 //!
 //! The broker's own rules about topics, which hold whatever is configured, are in [`own`].
 //!
