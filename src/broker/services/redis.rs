@@ -25,7 +25,11 @@ impl Link {
     }
 
     /// The columns of a user: `words` are the command.
-    pub(super) async fn ask(&mut self, words: &[String]) -> Result<Option<Row>, Fault> {
+    pub(super) async fn ask(
+        &mut self,
+        _users: &Lookup,
+        words: &[String],
+    ) -> Result<Option<Row>, Fault> {
         let mut command = redis::Cmd::new();
         for word in words {
             command.arg(word);

@@ -136,7 +136,7 @@ impl Link {
     async fn ask(&mut self, users: &Lookup, words: &[String]) -> Result<Option<Row>, Fault> {
         match self {
             #[cfg(feature = "redis")]
-            Link::Redis(link) => link.ask(words).await,
+            Link::Redis(link) => link.ask(users, words).await,
             #[cfg(feature = "postgres")]
             Link::Postgres(link) => link.ask(users, words).await,
             #[cfg(not(any(feature = "redis", feature = "postgres")))]
