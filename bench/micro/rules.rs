@@ -1,5 +1,5 @@
-//! Rules of access: what a decision costs that is remembered, and one that is not, by how many rules
-//! there are.
+//! Rules of access: what a decision costs that is remembered, and one that is not, by how many
+//! rules there are.
 
 use crate::timing::nanoseconds;
 use ringmq::access::cache::{Cache, NO_END};

@@ -1,5 +1,6 @@
 //! A service that says over HTTP who a client is, with the requests and answers that EMQX's users
-//! have: what is sent, and what an answer means. Sending is the broker's (`broker/services/http.rs`).
+//! have: what is sent, and what an answer means. Sending is the broker's
+//! (`broker/services/http.rs`).
 
 use super::chain::{Accepted, Proof, Verdict};
 use super::claims;
@@ -110,8 +111,8 @@ impl HttpService {
         wrong.map_or(Ok(service), Err)
     }
 
-    /// What is sent to ask who a client is; `None` when what the client is called would make another
-    /// path of the URL.
+    /// What is sent to ask who a client is; `None` when what the client is called would make
+    /// another path of the URL.
     pub fn request(&self, proof: &Proof) -> Option<Request> {
         self.filled(|name| value(proof, name))
     }
@@ -185,9 +186,9 @@ impl HttpService {
         }
     }
 
-    /// What an answer means for a deed. As in EMQX: 200 has a JSON object whose `result` is `allow`,
-    /// `deny` or `ignore`; 204 allows; any other 2xx, 3xx and 4xx is about somebody else. 5xx, and
-    /// 200 without a result, are no answer.
+    /// What an answer means for a deed. As in EMQX: 200 has a JSON object whose `result` is
+    /// `allow`, `deny` or `ignore`; 204 allows; any other 2xx, 3xx and 4xx is about somebody else.
+    /// 5xx, and 200 without a result, are no answer.
     pub fn judge_deed(&self, status: u16, body: &[u8]) -> Said {
         let result = |body: &[u8]| {
             let answer = serde_json::from_slice::<Value>(body).ok()?;

@@ -261,9 +261,9 @@ impl Access {
         }
     }
 
-    /// Who decides about a deed, and how many rules were looked at. `topic` is what the client calls
-    /// it, without mountpoint and without `$share/group/`; `said` has what the service at a position
-    /// has said, if it was asked.
+    /// Who decides about a deed, and how many rules were looked at. `topic` is what the client
+    /// calls it, without mountpoint and without `$share/group/`; `said` has what the service at a
+    /// position has said, if it was asked.
     pub fn explain<'s>(
         &'s self,
         who: &Who<'s>,

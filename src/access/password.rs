@@ -229,8 +229,8 @@ impl PasswordFile {
         self.users.contains_key(user)
     }
 
-    /// A number that changes with the user's hash; `None` for an unknown user. The same for the same
-    /// file as long as the program runs.
+    /// A number that changes with the user's hash; `None` for an unknown user. The same for the
+    /// same file as long as the program runs.
     pub fn credential(&self, user: &str) -> Option<u64> {
         use std::hash::BuildHasher;
         let hash = foldhash::quality::FixedState::default().hash_one(self.users.get(user)?);

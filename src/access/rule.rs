@@ -1,8 +1,8 @@
 //! Rules about topics, compiled: who, what, which topics. The first that matches decides.
 //!
 //! Rules about one user or one ClientId are filed under that name, so that looking for a client's
-//! rule visits those of everybody and its own; many of either are filed by topic. A subscription is allowed when a rule allows all
-//! that its filter matches and no earlier one denies any of it.
+//! rule visits those of everybody and its own; many of either are filed by topic. A subscription is
+//! allowed when a rule allows all that its filter matches and no earlier one denies any of it.
 
 use super::pattern::{Glob, TopicPattern};
 use super::topic_rules::TopicRules;

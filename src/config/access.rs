@@ -327,8 +327,8 @@ section! {
 section! {
     /// Users in a Redis server.
     Redis {
-        /// Its address, HOST:PORT, or an URL: redis://USER:PASSWORD@HOST:PORT/DATABASE; rediss:// is
-        /// TLS.
+        /// Its address, HOST:PORT, or an URL: redis://USER:PASSWORD@HOST:PORT/DATABASE; rediss://
+        /// is TLS.
         #[schemars(extend("x-secret" = true))]
         server: Text<0, PATH> = Text::of("127.0.0.1:6379"),
         /// HMGET, HGET or HGETALL with the fields password_hash (or password), salt and
@@ -354,8 +354,8 @@ section! {
         /// postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=disable, prefer or require.
         #[schemars(extend("x-secret" = true))]
         url: Text<0, PATH> = Text::of(""),
-        /// A query with the columns password_hash, salt and is_superuser. Its placeholders, those of
-        /// http, become parameters.
+        /// A query with the columns password_hash, salt and is_superuser. Its placeholders, those
+        /// of http, become parameters.
         query: Text<0, PATH> = Text::of(
             "SELECT password_hash, salt, is_superuser FROM mqtt_user \
              WHERE username = ${username} LIMIT 1"

@@ -316,8 +316,8 @@ impl Shard {
             Some(self.index.subscribers(filter).get(position as usize)?.options & 3)
         });
         let deed = Deed::Subscribe { qos: qos.unwrap_or(0) };
-        // What a service allowed stays until the client asks again: a reload is no reason to ask about
-        // all subscriptions at once.
+        // What a service allowed stays until the client asks again: a reload is no reason to ask
+        // about all subscriptions at once.
         if matches!(self.decide_session(index, deed, &own), Decision::Allow | Decision::Later) {
             return;
         }

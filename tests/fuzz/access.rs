@@ -1,6 +1,6 @@
-//! Target `access`: any bytes as a file of users or rules, a token, a key set, a service's answer, or
-//! another broker's configuration. No panic; rules that are filed by topic decide as a list does;
-//! what is converted can be read as far as its form goes.
+//! Target `access`: any bytes as a file of users or rules, a token, a key set, a service's answer,
+//! or another broker's configuration. No panic; rules that are filed by topic decide as a list
+//! does; what is converted can be read as far as its form goes.
 
 use crate::input::Input;
 use ringmq::access::chain::{Proof, Verdict};

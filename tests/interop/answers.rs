@@ -1,5 +1,5 @@
-//! Services that answer: keys of tokens (JWKS), and what clients may do, each up, down, slow, wrong,
-//! and changed while the broker runs.
+//! Services that answer: keys of tokens (JWKS), and what clients may do, each up, down, slow,
+//! wrong, and changed while the broker runs.
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,4 +1,5 @@
-//! flashmq.conf(5): a line is an option and its value; `listen { … }` and `bridge { … }` are blocks.
+//! flashmq.conf(5): a line is an option and its value; `listen { … }` and `bridge { … }` are
+//! blocks.
 
 use super::plan::{Plan, set};
 use serde_json::{Map, Value, json};

@@ -139,8 +139,8 @@ fn may_not(world: &mut World, settings: &Settings, watcher: &mut Peer) {
     part(world, [client, second]);
 }
 
-/// A service is asked what a client may do: its packets wait, nobody else's do, and what the service
-/// said is remembered.
+/// A service is asked what a client may do: its packets wait, nobody else's do, and what the
+/// service said is remembered.
 fn asked(world: &mut World, settings: &Settings, watcher: &mut Peer) {
     order(world, with(settings, from("[{http: {url: 'http://service/'}}]", "apple")));
     let mut client = guest(world, "e-asks");
