@@ -84,10 +84,7 @@ impl Shard {
         let deed = Deed::Publish { qos: publish.qos as u8, retain: publish.retain };
         let decided = self.known_decision(index, deed, own);
         match decided {
-            Err(source) if Mutant::UnansweredPublished.is_on() => {
-                let _ = source;
-                Ok(None)
-            }
+            Err(_) if Mutant::UnansweredPublished.is_on() => Ok(None),
             Err(source) => Err(self.ask_about(socket, index, source, vec![(deed, own.into())])),
             Ok(decision) => {
                 self.asking.handled(socket);

@@ -102,10 +102,10 @@ fn answer(text: &str) {
     let of = |purpose| HttpService::new(&config::Http::default(), None, purpose).expect("no names");
     for status in [200, 204, 302, 404, 500] {
         let verdict = of(Purpose::Authentication).judge(status, text.as_bytes(), 1_000);
-        if let Verdict::Accept(accepted) = verdict {
-            if let Some(rules) = accepted.rules {
-                same(&rules);
-            }
+        if let Verdict::Accept(accepted) = verdict
+            && let Some(rules) = accepted.rules
+        {
+            same(&rules);
         }
         _ = of(Purpose::Authorization).judge_deed(status, text.as_bytes());
     }
