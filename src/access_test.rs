@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::{Args, ValueEnum};
 use ringmq::access::load::{load, read_file};
-use ringmq::access::{Access, Decision, Deed, Grant, Who, own};
+use ringmq::access::{Access, Decision, Deed, Grant, Ruled, Who, own};
 use ringmq::config::Config;
 use ringmq::ids::Peer;
 use ringmq::topic;
@@ -103,12 +103,15 @@ fn judge(tested: &Tested, access: &Access, who: &Who<'_>) -> (bool, String) {
             (Deed::Subscribe { qos: tested.qos }, inner)
         }
     };
-    match access.explain(who, deed, inner).0 {
-        Some(ruling) => {
+    match access.explain(who, deed, inner, |_| None).0 {
+        Ruled::By(ruling, rules) => {
             let word = if ruling.allow { "allowed" } else { "denied" };
-            (ruling.allow, format!("{word} by {}\n", access.rules.place(ruling.written)))
+            (ruling.allow, format!("{word} by {}\n", rules.place(ruling.written)))
         }
-        None if access.default_for(who.grant) => {
+        Ruled::Ask(_) | Ruled::Service(_) => {
+            (false, "not known: no rule matches before a service is asked\n".to_owned())
+        }
+        Ruled::Nobody if access.default_for(who.grant) => {
             let why = if access.authorizes {
                 "no rule matches, and access.no_match is allow"
             } else {
@@ -116,6 +119,6 @@ fn judge(tested: &Tested, access: &Access, who: &Who<'_>) -> (bool, String) {
             };
             (true, format!("allowed: {why}\n"))
         }
-        None => (false, "denied: no rule matches\n".to_owned()),
+        Ruled::Nobody => (false, "denied: no rule matches\n".to_owned()),
     }
 }

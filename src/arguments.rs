@@ -124,6 +124,11 @@ pub enum Print {
     Schema,
     /// The values that apply, each with where it comes from, as a file.
     Show(Given),
+    /// Print our configuration for a mosquitto.conf or flashmq.conf.
+    Convert {
+        /// The other broker's file.
+        file: PathBuf,
+    },
 }
 
 /// What of a store is looked at.

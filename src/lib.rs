@@ -35,13 +35,13 @@
 //! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`, `shard/due.rs` (whose turn it is); `shard/input_progress.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
 //! | A listener or a socket option? | `broker/listen.rs` and `broker/opening.rs` (opened, by one at a time), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
 //! | What is below MQTT on a connection? | `transport/mod.rs` (layers: PROXY header, TLS, WebSocket), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (the layers of connections), `shard/unwrap.rs` (where bytes come through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |
-//! | Who is a client, and who says so? | `access/chain.rs` (methods), `shard/admission.rs` (a CONNECT that waits), `shard/exchange.rs` and `shard/reauthenticate.rs` (enhanced authentication), `broker/questions.rs` and `broker/services.rs` (hashing and HTTP, on threads of their own) |
-//! | Who may do what? | `access/mod.rs` (one `Decision`), `access/own.rs` (the broker's own rules), `access/rule.rs` (configured ones), `shard/permission.rs` (asked at PUBLISH, SUBSCRIBE and will; remembered), `shard/revoke.rs` (applied after a reload) |
+//! | Who is a client, and who says so? | `access/chain.rs` (methods), `shard/admission.rs` (a CONNECT that waits), `shard/exchange.rs` and `shard/reauthenticate.rs` (enhanced authentication), `broker/questions.rs` and `broker/services/mod.rs` (hashing; HTTP, key sets, Redis and PostgreSQL, on threads of their own) |
+//! | Who may do what? | `access/mod.rs` (one `Decision`), `access/own.rs` (the broker's own rules), `access/rule.rs` (configured ones), `access/topic_rules.rs` (many rules, by topic), `shard/permission.rs` (asked at PUBLISH, SUBSCRIBE and will; remembered), `shard/revoke.rs` (applied after a reload), `shard/asking.rs` (a packet that waits until a service has said whether it may) |
 //! | What survives a restart? | `shard/changes.rs` (each kind of change, as a record), `shard/storing.rs` (who waits until it is durable), `shard/restore.rs`; `storage/log.rs` (batches, segments, failures, reclaim), `storage/recovery.rs`, `storage/writer.rs` (the thread that owns the files) |
 //! | How does a core sleep and wake? | `ring/idle.rs`, `ring/flag.rs`, `ring/driver.rs` |
 //! | A bound, or what work costs? | `limits.rs`; `shard/meter.rs` (charged, and timed), `shard/step.rs` (the order of a step) |
 //! | A counter, a metric, `$SYS`? | `telemetry/counters.rs` (declared), `telemetry/prometheus.rs`, `telemetry/sys.rs` and `shard/sys.rs`; pages in `admin/pages.rs` |
-//! | A configuration key? | `config/mod.rs`, then `shard/settings.rs`; `shard/announced.rs` (what clients were told before a reload) |
+//! | A configuration key? | `config/mod.rs`, then `shard/settings.rs`; `config/convert/mod.rs` (other brokers' files); `shard/announced.rs` (what clients were told before a reload) |
 //! | Start, signals, reload, drain? | `broker/mod.rs`, `broker/control.rs`, `broker/signals.rs`; a shard's part in `shard/stop.rs` |
 //! | What a host lacks? | `doctor/mod.rs` |
 //!

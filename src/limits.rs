@@ -141,6 +141,13 @@ pub const HAND_OVER_QUEUE: usize = 1 << 17;
 /// Further ones are told that the server is busy. At some milliseconds each, about this many are
 /// finished within the time that clients wait.
 pub const ADMISSIONS: usize = 1024;
+/// Deeds of clients of one shard that services are asked about at a time; who finds no room waits
+/// until one is answered.
+pub const PERMISSIONS: usize = 1024;
+/// Filters of one SUBSCRIBE that a service is asked about; further ones are refused.
+pub const FILTERS_ASKED: usize = 256;
+/// Filters of one SUBSCRIBE that it is asked about at a time.
+pub const FILTERS_ASKED_AT_ONCE: usize = 16;
 /// The number of connections of one shard that exceeded a limit and whose CONNECT is awaited in
 /// order to be answered. Further ones are closed at once.
 pub const REFUSED_WAITING: usize = 1024;

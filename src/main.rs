@@ -1,7 +1,7 @@
 //! The `ringmq` program: arguments, configuration, broker, exit code; nothing else.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Some(Command::Config(Print::Reference)) => print(config::reference()),
         Some(Command::Config(Print::Schema)) => print(config::json_schema()),
         Some(Command::Config(Print::Show(given))) => show(given),
+        Some(Command::Config(Print::Convert { file })) => convert(&file),
         Some(Command::Doctor { given, connections, json }) => examine(given, connections, json),
         Some(Command::Ping { given, target }) => ping(given, target),
         Some(Command::Storage(Look::Check { given, path })) => look(given, path, inspect::check),
@@ -112,6 +113,28 @@ fn show(given: Given) -> ExitCode {
     match given.sources().effective() {
         Ok(text) => print(text),
         Err(problems) => refuse(&problems),
+    }
+}
+
+/// Prints our configuration for another broker's, and says what was left.
+fn convert(file: &Path) -> ExitCode {
+    let name = file.display().to_string();
+    let read = access::load::read_file(&name).map_err(|error| error.to_string());
+    let converted = read.and_then(|text| {
+        config::convert::convert(&name, &text).map_err(|what| format!("{name}: {what}"))
+    });
+    match converted {
+        Ok(converted) => {
+            if converted.left > 0 {
+                let left = converted.left;
+                complain(&format!("{left} lines were not carried over: see the comments"));
+            }
+            print(converted.yaml)
+        }
+        Err(what) => {
+            complain(&what);
+            ExitCode::from(MISUSED)
+        }
     }
 }
 

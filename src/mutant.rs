@@ -314,6 +314,10 @@ mutants! {
     ReloadNotApplied,
     /// A message that may not be published is published.
     DeniedPublished,
+    /// A message is published while a service is still asked whether it may be.
+    UnansweredPublished,
+    /// A user whose password a reload has changed stays connected.
+    ChangedUserStays,
     /// A subscription that is not allowed is made.
     DeniedSubscribed,
     // storage

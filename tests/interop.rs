@@ -3,10 +3,16 @@
 
 #[path = "interop/access.rs"]
 mod access;
+#[path = "interop/answers.rs"]
+mod answers;
 #[path = "interop/bridge.rs"]
 mod bridge;
 #[path = "interop/kubernetes.rs"]
 mod kubernetes;
+#[path = "interop/migration.rs"]
+mod migration;
+#[path = "interop/stores.rs"]
+mod stores;
 #[path = "support/mod.rs"]
 mod support;
 #[path = "interop/tls.rs"]

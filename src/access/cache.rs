@@ -11,9 +11,14 @@ struct Entry {
     grant: u64,
     /// Which topic.
     topic: u64,
+    /// The second from which on it does not hold any more.
+    until: u32,
     /// Which deed; the highest bit: it is allowed.
     deed: u8,
 }
+
+/// Until rules change.
+pub const NO_END: u32 = u32::MAX;
 
 const ALLOWED: u8 = 0x80;
 
@@ -47,20 +52,20 @@ impl Cache {
         self.entries.fill(Entry::default());
     }
 
-    /// What was decided.
+    /// What was decided, and holds at this second.
     #[inline]
-    pub fn find(&self, grant: u64, topic: u64, deed: Deed) -> Option<bool> {
+    pub fn find(&self, grant: u64, topic: u64, deed: Deed, now: u32) -> Option<bool> {
         let entry = self.entries.get(place(grant, topic, deed, self.entries.len()))?;
-        let same = entry.grant == grant && entry.topic == topic;
+        let same = entry.grant == grant && entry.topic == topic && entry.until > now;
         (same && entry.deed & !ALLOWED == code(deed)).then_some(entry.deed & ALLOWED != 0)
     }
 
-    /// Remembers a decision.
-    pub fn put(&mut self, grant: u64, topic: u64, deed: Deed, allowed: bool) {
+    /// Remembers a decision until a second.
+    pub fn put(&mut self, grant: u64, topic: u64, deed: Deed, allowed: bool, until: u32) {
         let at = place(grant, topic, deed, self.entries.len());
         if let Some(entry) = self.entries.get_mut(at) {
             let deed = code(deed) | if allowed { ALLOWED } else { 0 };
-            *entry = Entry { grant, topic, deed };
+            *entry = Entry { grant, topic, until, deed };
         }
     }
 }
@@ -97,17 +102,20 @@ mod tests {
                 0 => Deed::Subscribe { qos: (round % 3) as u8 },
                 n => Deed::Publish { qos: (round % 3) as u8, retain: n == 1 },
             };
-            if let Some(allowed) = cache.find(grant, topic, deed) {
+            if let Some(allowed) = cache.find(grant, topic, deed, 0) {
                 assert_eq!(model.get(&(grant, topic, code(deed))), Some(&allowed));
                 found += 1;
             }
             let allowed = round % 11 < 6;
-            cache.put(grant, topic, deed, allowed);
+            cache.put(grant, topic, deed, allowed, NO_END);
             model.insert((grant, topic, code(deed)), allowed);
-            assert_eq!(cache.find(grant, topic, deed), Some(allowed));
+            assert_eq!(cache.find(grant, topic, deed, 0), Some(allowed));
         }
         assert!(found > 100, "{found}");
+        let deed = Deed::Subscribe { qos: 0 };
+        cache.put(9, 9, deed, true, 5);
+        assert_eq!([4, 5].map(|now| cache.find(9, 9, deed, now)), [Some(true), None]);
         cache.clear();
-        assert_eq!(cache.find(1, 1, Deed::Subscribe { qos: 0 }), None);
+        assert_eq!(cache.find(1, 1, Deed::Subscribe { qos: 0 }, 0), None);
     }
 }

@@ -2,6 +2,8 @@
 
 use super::http::HttpService;
 use super::jwt::Jwt;
+use super::keys::KeySet;
+use super::lookup::{Lookup, Row};
 use super::password::PasswordFile;
 use super::rule::RuleSet;
 use super::scram::{Mechanism, ScramFile};
@@ -42,6 +44,8 @@ pub struct Accepted {
     pub exchanged: Option<Box<(Mechanism, String)>>,
     /// What rules may ask for.
     pub attributes: Box<[(Box<str>, Box<str>)]>,
+    /// Tells what it showed from what would be right after a reload; 0: that is not looked at.
+    pub credential: u64,
 }
 
 /// What a method says of a client.
@@ -66,6 +70,18 @@ pub enum Work {
     Service,
 }
 
+/// What a service has said, with which a thread for hashing goes on.
+#[derive(Clone, Debug, Default)]
+pub enum Finding {
+    /// No service was asked.
+    #[default]
+    Nothing,
+    /// The keys in force.
+    Keys(Arc<KeySet>),
+    /// A user's columns; `None`: there is no such user.
+    Row(Option<Row>),
+}
+
 /// Whether a method has an answer at once.
 #[derive(Clone, Debug)]
 pub enum Answered {
@@ -88,6 +104,10 @@ pub enum Method {
     Http(Arc<HttpService>),
     /// Enhanced authentication. In the chain it knows nobody.
     Scram(ScramFile),
+    /// Users in Redis.
+    Redis(Arc<Lookup>),
+    /// Users in PostgreSQL.
+    Postgres(Arc<Lookup>),
 }
 
 /// Kinds of methods, for figures.
@@ -103,6 +123,10 @@ pub enum MethodKind {
     Http,
     /// [`Method::Scram`].
     Scram,
+    /// [`Method::Redis`].
+    Redis,
+    /// [`Method::Postgres`].
+    Postgres,
 }
 
 impl Method {
@@ -114,6 +138,8 @@ impl Method {
             Method::Jwt(_) => MethodKind::Jwt,
             Method::Http(_) => MethodKind::Http,
             Method::Scram(_) => MethodKind::Scram,
+            Method::Redis(_) => MethodKind::Redis,
+            Method::Postgres(_) => MethodKind::Postgres,
         }
     }
 
@@ -122,7 +148,13 @@ impl Method {
             Method::PasswordFile(_) if proof.username.is_none() => Answered::Now(Verdict::Unknown),
             Method::PasswordFile(_) => Answered::Later(Work::Hash),
             Method::Jwt(jwt) if jwt.token(proof).is_none() => Answered::Now(Verdict::Unknown),
+            Method::Jwt(jwt) if jwt.source().is_some() => Answered::Later(Work::Service),
             Method::Jwt(_) => Answered::Later(Work::Hash),
+            // Who has no name is no user.
+            Method::Redis(_) | Method::Postgres(_) if proof.username.is_none() => {
+                Answered::Now(Verdict::Unknown)
+            }
+            Method::Redis(_) | Method::Postgres(_) => Answered::Later(Work::Service),
             Method::Http(_) => Answered::Later(Work::Service),
             Method::Scram(_) => Answered::Now(Verdict::Unknown),
             Method::Certificate(part) => {
@@ -142,12 +174,16 @@ impl Access {
         self.methods.get(at).map(|method| method.begin(proof))
     }
 
-    /// The service at `at`.
-    pub fn service(&self, at: usize) -> Option<&Arc<HttpService>> {
-        match self.methods.get(at) {
-            Some(Method::Http(service)) => Some(service),
-            _ => None,
-        }
+    /// Whether what a user showed to a password file is still right. True for who did not show
+    /// anything to one.
+    pub fn still_knows(&self, username: Option<&str>, credential: u64) -> bool {
+        let same = |method: &Method| match method {
+            Method::PasswordFile(file) => {
+                username.and_then(|name| file.credential(name)) == Some(credential)
+            }
+            _ => false,
+        };
+        credential == 0 || self.methods.iter().any(same)
     }
 
     /// The keys for enhanced authentication, and their place in the chain.
@@ -158,15 +194,21 @@ impl Access {
         })
     }
 
-    /// Works out what the method at `at` says; `now` in seconds since 1970. Takes up to some
-    /// hundred milliseconds: never on a shard's thread.
-    pub fn work_out(&self, at: usize, proof: &Proof, now: u64) -> Verdict {
-        match self.methods.get(at) {
-            Some(Method::PasswordFile(file)) => file.verify(proof),
-            Some(Method::Jwt(jwt)) => jwt.verify(proof, now),
+    /// Works out what the method at `at` says with what a service has found; `now` in seconds since
+    /// 1970. Takes up to some hundred milliseconds: never on a shard's thread.
+    pub fn work_out(&self, at: usize, proof: &Proof, finding: &Finding, now: u64) -> Verdict {
+        match (self.methods.get(at), finding) {
+            (Some(Method::PasswordFile(file)), _) => file.verify(proof),
+            (Some(Method::Jwt(jwt)), Finding::Keys(set)) => jwt.verify(proof, Some(set), now),
+            (Some(Method::Jwt(jwt)), _) => jwt.verify(proof, None, now),
+            (Some(Method::Redis(users) | Method::Postgres(users)), Finding::Row(row)) => {
+                users.judge(proof, row.as_ref())
+            }
             // Its thread asks it.
-            Some(Method::Http(_)) => Verdict::Failed("a service is not asked here"),
-            Some(Method::Certificate(_) | Method::Scram(_)) | None => Verdict::Unknown,
+            (Some(Method::Http(_) | Method::Redis(_) | Method::Postgres(_)), _) => {
+                Verdict::Failed("a service is not asked here")
+            }
+            (Some(Method::Certificate(_) | Method::Scram(_)) | None, _) => Verdict::Unknown,
         }
     }
 }

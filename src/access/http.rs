@@ -1,13 +1,28 @@
 //! A service that says over HTTP who a client is, with the requests and answers that EMQX's users
-//! have: what is sent, and what an answer means. Sending is the broker's (`broker/services.rs`).
+//! have: what is sent, and what an answer means. Sending is the broker's
+//! (`broker/services/http.rs`).
 
 use super::chain::{Accepted, Proof, Verdict};
 use super::claims;
 use super::template::Template;
+use super::{Deed, Said};
 use crate::config::{self, BodyFormat, Get, HttpMethod, OnFailure};
 use crate::ids::Peer;
 use serde_json::{Map, Value};
+use std::sync::Arc;
 use std::time::Duration;
+
+/// What is asked of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Who a client is.
+    Authentication,
+    /// What it may do.
+    Authorization,
+}
+
+/// What may stand in a template besides, where it is asked what a client may do.
+pub const DEED_PLACEHOLDERS: [&str; 4] = ["action", "topic", "qos", "retain"];
 
 /// What may stand in a template.
 pub const PLACEHOLDERS: [&str; 9] = [
@@ -38,6 +53,8 @@ pub struct HttpService {
     pub retries: u32,
     /// Requests under way at a time.
     pub pool: usize,
+    /// Authorities of its certificate in PEM; `None`: those of the host.
+    pub ca: Option<Arc<str>>,
     on_failure: OnFailure,
 }
 
@@ -59,7 +76,11 @@ impl HttpService {
     ///
     /// # Errors
     /// A placeholder that there is not.
-    pub fn new(section: &config::Http) -> Result<HttpService, String> {
+    pub fn new(
+        section: &config::Http,
+        ca: Option<&str>,
+        purpose: Purpose,
+    ) -> Result<HttpService, String> {
         let templates = |table: &config::Table| -> Vec<(Box<str>, Template)> {
             table.iter().map(|(name, text)| (name.clone(), Template::new(text))).collect()
         };
@@ -72,19 +93,55 @@ impl HttpService {
             timeout: section.timeout.get(),
             retries: section.retries.get(),
             pool: section.pool.get() as usize,
+            ca: ca.map(Into::into),
             on_failure: section.on_failure,
         };
         let all = service.headers.iter().chain(&service.body).map(|(_, template)| template);
         let mut names = all.chain([&service.url]).flat_map(Template::names);
-        let wrong = names.find(|name| !PLACEHOLDERS.contains(&known(name))).map(str::to_owned);
+        let known = |name: &str| match purpose {
+            Purpose::Authentication => PLACEHOLDERS.contains(&known(name)),
+            // Its password is not kept.
+            Purpose::Authorization => {
+                name != "password"
+                    && (PLACEHOLDERS.contains(&known(name)) || DEED_PLACEHOLDERS.contains(&name))
+            }
+        };
+        let wrong = names.find(|name| !known(name)).map(str::to_owned);
         drop(names);
         wrong.map_or(Ok(service), Err)
     }
 
-    /// What is sent for a client.
-    pub fn request(&self, proof: &Proof) -> Request {
-        let value = |name: &str| value(proof, name);
+    /// What is sent to ask who a client is; `None` when what the client is called would make
+    /// another path of the URL.
+    pub fn request(&self, proof: &Proof) -> Option<Request> {
+        self.filled(|name| value(proof, name))
+    }
+
+    /// What is sent to ask whether it may do that; `None` as in [`HttpService::request`].
+    pub fn request_for(&self, proof: &Proof, deed: Deed, topic: &str) -> Option<Request> {
+        let (action, qos, retain) = match deed {
+            Deed::Publish { qos, retain } => ("publish", qos, retain),
+            Deed::Subscribe { qos } => ("subscribe", qos, false),
+        };
+        self.filled(|name| match name {
+            "action" => Some(action.to_owned()),
+            "topic" => Some(topic.to_owned()),
+            "qos" => Some(qos.to_string()),
+            "retain" => Some(retain.to_string()),
+            "password" => None,
+            name => value(proof, name),
+        })
+    }
+
+    fn filled(&self, value: impl Fn(&str) -> Option<String>) -> Option<Request> {
+        let value = &value;
         let mut url = self.url.fill(|name| value(name).map(|text| encoded(&text)));
+        // `/user/${username}/check` of a client that calls itself `..`: servers take `%2E%2E` for
+        // the same.
+        let path = url.split(['?', '#']).next().unwrap_or_default();
+        if path.split('/').any(|part| part == "." || part == "..") {
+            return None;
+        }
         let headers = self.headers.iter();
         // A header's value is one line, whatever a client is called.
         let line = |text: String| text.replace(|letter: char| letter.is_control(), " ");
@@ -98,7 +155,7 @@ impl HttpService {
                 url.push(if url.contains('?') { '&' } else { '?' });
                 url.push_str(&form(&fields));
             }
-            return Request { method: "GET", url, headers, body: Vec::new() };
+            return Some(Request { method: "GET", url, headers, body: Vec::new() });
         }
         let (kind, body) = match self.format {
             BodyFormat::Json => {
@@ -111,7 +168,7 @@ impl HttpService {
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
             headers.push(("content-type".to_owned(), kind.to_owned()));
         }
-        Request { method: "POST", url, headers, body: body.into_bytes() }
+        Some(Request { method: "POST", url, headers, body: body.into_bytes() })
     }
 
     /// What an answer means; `now` in seconds since 1970. As in EMQX: 200 has a JSON object whose
@@ -126,6 +183,35 @@ impl HttpService {
             },
             500.. => self.failed("the service fails"),
             _ => Verdict::Unknown,
+        }
+    }
+
+    /// What an answer means for a deed. As in EMQX: 200 has a JSON object whose `result` is
+    /// `allow`, `deny` or `ignore`; 204 allows; any other 2xx, 3xx and 4xx is about somebody else.
+    /// 5xx, and 200 without a result, are no answer.
+    pub fn judge_deed(&self, status: u16, body: &[u8]) -> Said {
+        let result = |body: &[u8]| {
+            let answer = serde_json::from_slice::<Value>(body).ok()?;
+            Some(answer.get("result")?.as_str()?.to_owned())
+        };
+        match status {
+            204 => Said::Allow,
+            200 => match result(body).as_deref() {
+                Some("allow") => Said::Allow,
+                Some("deny") => Said::Deny,
+                Some("ignore") => Said::Nothing,
+                _ => self.silent("the service's answer has no result"),
+            },
+            500.. => self.silent("the service fails"),
+            _ => Said::Nothing,
+        }
+    }
+
+    /// There is no answer about a deed.
+    pub fn silent(&self, why: &'static str) -> Said {
+        match self.on_failure {
+            OnFailure::Deny => Said::Failed(why),
+            OnFailure::Ignore => Said::Nothing,
         }
     }
 
@@ -155,6 +241,7 @@ impl HttpService {
             lasts,
             rules,
             attributes: claims::attributes(answer.get("client_attrs")),
+            credential: 0,
         }))
     }
 
@@ -168,7 +255,7 @@ impl HttpService {
 }
 
 /// EMQX's names for the same things.
-fn known(name: &str) -> &str {
+pub(super) fn known(name: &str) -> &str {
     match name {
         "clientid" => "client_id",
         "peerhost" => "peer_host",
@@ -177,7 +264,7 @@ fn known(name: &str) -> &str {
     }
 }
 
-fn value(proof: &Proof, name: &str) -> Option<String> {
+pub(super) fn value(proof: &Proof, name: &str) -> Option<String> {
     let identity = proof.identity.as_ref();
     match (known(name), proof.peer) {
         ("client_id", _) => Some(proof.client_id.to_string()),

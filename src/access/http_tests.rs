@@ -28,24 +28,34 @@ fn values_cannot_change_the_request() {
     let headers = table(&[("x-user", "${username}")]);
     let json = config::Http { body: body.clone(), headers, ..section() };
     let odd = Proof { username: Some("a\r\nx: y".into()), ..proof() };
-    let request = HttpService::new(&json).expect("it can be read").request(&odd);
+    let request = HttpService::new(&json, None, Purpose::Authentication)
+        .expect("it can be read")
+        .request(&odd)
+        .expect("no path");
     assert_eq!(request.url, "http://127.0.0.1:1/auth?c=a%20b%26c%2F..%2F%22");
     assert_eq!(request.headers[0], ("x-user".to_owned(), "a  x: y".to_owned()));
     let sent: Value = serde_json::from_slice(&request.body).expect("it is JSON");
     assert_eq!(sent, serde_json::json!({"user": "a\r\nx: y", "pass": "p\"w", "ip": "10.0.0.1"}));
     let get = config::Http { body, method: HttpMethod::Get, ..section() };
-    let request = HttpService::new(&get).expect("it can be read").request(&proof());
+    let request = HttpService::new(&get, None, Purpose::Authentication)
+        .expect("it can be read")
+        .request(&proof())
+        .expect("no path");
     assert!(request.url.ends_with("%22&user=ann&pass=p%22w&ip=10.0.0.1"), "{}", request.url);
     assert!(request.body.is_empty());
     let wrong = config::Http { body: table(&[("x", "${topic}")]), ..section() };
-    assert_eq!(HttpService::new(&wrong).expect_err("there is no topic"), "topic");
+    assert_eq!(
+        HttpService::new(&wrong, None, Purpose::Authentication).expect_err("there is no topic"),
+        "topic"
+    );
 }
 
 #[test]
 fn answers_mean_what_emqx_says() {
-    let deny = HttpService::new(&section()).expect("it can be read");
+    let deny = HttpService::new(&section(), None, Purpose::Authentication).expect("it can be read");
     let ignoring = config::Http { on_failure: OnFailure::Ignore, ..section() };
-    let ignoring = HttpService::new(&ignoring).expect("it can be read");
+    let ignoring =
+        HttpService::new(&ignoring, None, Purpose::Authentication).expect("it can be read");
     for (status, body, expected) in [
         (204, "", "accepted"),
         (200, r#"{"result": "allow"}"#, "accepted"),
@@ -79,4 +89,37 @@ fn answers_mean_what_emqx_says() {
     assert_eq!((accepted.superuser, accepted.lasts), (true, Some(10_000)));
     assert_eq!(accepted.rules.map(|rules| rules.len()), Some(1));
     assert_eq!(accepted.attributes.len(), 1);
+}
+
+#[test]
+fn a_deed_is_asked_about_as_emqx_does() {
+    let fields = [("who", "${username}"), ("what", "${action} ${topic} ${qos} ${retain}")];
+    let body = fields.map(|(name, text)| (name.into(), text.into()));
+    let section = config::Http { body: config::Table(body.into()), ..section() };
+    let new = |section: &config::Http| HttpService::new(section, None, Purpose::Authorization);
+    let service = new(&section).expect("it can be read");
+    let deed = Deed::Publish { qos: 1, retain: true };
+    let request = service.request_for(&proof(), deed, "a/${username}").expect("no path");
+    let body = String::from_utf8_lossy(&request.body).into_owned();
+    assert!(body.contains("publish a/${username} 1 true"), "{body}");
+    for (status, body, said) in [
+        (200, r#"{"result": "allow"}"#, Said::Allow),
+        (200, r#"{"result": "deny"}"#, Said::Deny),
+        (200, r#"{"result": "ignore"}"#, Said::Nothing),
+        (204, "", Said::Allow),
+        (404, "", Said::Nothing),
+        (200, "{}", Said::Failed("the service's answer has no result")),
+        (200, "<html>", Said::Failed("the service's answer has no result")),
+        (503, "", Said::Failed("the service fails")),
+    ] {
+        assert_eq!(service.judge_deed(status, body.as_bytes()), said, "{status} {body}");
+    }
+    let path = config::Http { url: config::Text::of("http://h/${topic}/x"), ..section.clone() };
+    let path = new(&path).expect("it can be read");
+    assert!(path.request_for(&proof(), deed, "..").is_none(), "another path");
+    assert!(path.request_for(&proof(), deed, "../a").is_some(), "a `/` is encoded");
+    let ignoring = config::Http { on_failure: OnFailure::Ignore, ..section.clone() };
+    assert_eq!(new(&ignoring).expect("it can be read").judge_deed(503, b""), Said::Nothing);
+    let password = config::Http { url: config::Text::of("http://h/${password}"), ..section };
+    assert_eq!(new(&password).expect_err("it is not kept"), "password");
 }

@@ -1,18 +1,21 @@
-//! JSON Web Tokens (RFC 7519) as proof of who a client is. Owns which algorithms a key takes and
-//! what claims mean; signatures are checked by `jsonwebtoken` on aws-lc-rs.
+//! JSON Web Tokens (RFC 7519) as proof of who a client is. Owns what claims mean; signatures are
+//! checked by `jsonwebtoken` on aws-lc-rs, with the keys of `keys`.
 
 use super::chain::{Accepted, Proof, Verdict};
 use super::claims;
+use super::keys::{Key, KeySet, MOST_TRIED};
 use super::template::Template;
 use crate::config::{self, Get, TokenFrom};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Validation, decode, decode_header};
 use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Keys that tokens are checked with, and what they must say.
+#[derive(Debug)]
 pub struct Jwt {
     from: TokenFrom,
-    key: DecodingKey,
-    algorithms: &'static [Algorithm],
+    keys: Keys,
     audience: Box<str>,
     issuer: Box<str>,
     claims: Vec<(Box<str>, Template)>,
@@ -22,45 +25,53 @@ pub struct Jwt {
     leeway: u64,
 }
 
-impl std::fmt::Debug for Jwt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Jwt").field("algorithms", &self.algorithms).finish_non_exhaustive()
-    }
+/// Where keys are from.
+#[derive(Debug)]
+enum Keys {
+    /// The configuration.
+    Own(Box<Key>),
+    /// A service.
+    Of(Arc<KeySource>),
 }
 
-/// With a shared secret.
-const HMAC: [Algorithm; 3] = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
-const RSA: [Algorithm; 6] = [
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
-];
-const EC: [Algorithm; 2] = [Algorithm::ES256, Algorithm::ES384];
-const ED: [Algorithm; 1] = [Algorithm::EdDSA];
+/// A service that publishes its keys.
+#[derive(Debug)]
+pub struct KeySource {
+    /// Where.
+    pub url: Box<str>,
+    /// Authorities of its certificate in PEM; `None`: those of the host.
+    pub ca: Option<Arc<str>>,
+    /// The set is fetched again after this time.
+    pub refresh: Duration,
+    /// Longest time for a fetch.
+    pub timeout: Duration,
+}
 
 impl Jwt {
-    /// From its section. `pem`: the text of its public key, if it names one.
+    /// From its section. `pem`: the text of its public key, if it names one; `ca`: that of the
+    /// authorities of its key set's service.
     ///
     /// # Errors
     /// When the key cannot be read.
-    pub fn new(section: &config::Jwt, pem: Option<&str>) -> Result<Jwt, &'static str> {
-        let (key, algorithms): (DecodingKey, &'static [Algorithm]) = match pem {
-            None => (DecodingKey::from_secret(section.secret.as_bytes()), &HMAC),
-            // A key of one kind is no key of another: no token chooses how it is looked at.
-            Some(pem) => DecodingKey::from_rsa_pem(pem.as_bytes())
-                .map(|key| (key, &RSA[..]))
-                .or_else(|_| DecodingKey::from_ec_pem(pem.as_bytes()).map(|key| (key, &EC[..])))
-                .or_else(|_| DecodingKey::from_ed_pem(pem.as_bytes()).map(|key| (key, &ED[..])))
-                .map_err(|_| "this is no public key of RSA, EC or Ed25519 in PEM")?,
+    pub fn new(
+        section: &config::Jwt,
+        pem: Option<&str>,
+        ca: Option<&str>,
+    ) -> Result<Jwt, &'static str> {
+        let keys = match pem {
+            _ if !section.jwks.is_empty() => Keys::Of(Arc::new(KeySource {
+                url: (*section.jwks).into(),
+                ca: ca.map(Into::into),
+                refresh: section.refresh.get(),
+                timeout: section.timeout.get(),
+            })),
+            None => Keys::Own(Box::new(Key::secret(section.secret.as_bytes()))),
+            Some(pem) => Keys::Own(Box::new(Key::of_pem(pem.as_bytes())?)),
         };
         let claims = section.claims.iter();
         Ok(Jwt {
             from: section.from,
-            key,
-            algorithms,
+            keys,
             audience: (*section.audience).into(),
             issuer: (*section.issuer).into(),
             claims: claims.map(|(name, text)| (name.clone(), Template::new(text))).collect(),
@@ -68,6 +79,19 @@ impl Jwt {
             acl_claim: (*section.acl_claim).into(),
             leeway: section.leeway.get().as_secs(),
         })
+    }
+
+    /// The service that its keys are from.
+    pub fn source(&self) -> Option<&Arc<KeySource>> {
+        match &self.keys {
+            Keys::Own(_) => None,
+            Keys::Of(source) => Some(source),
+        }
+    }
+
+    /// The key that a client's token names.
+    pub fn key_id(&self, proof: &Proof) -> Option<String> {
+        decode_header(self.token(proof)?).ok()?.kid
     }
 
     /// The token that a client shows, if it looks like one.
@@ -81,27 +105,18 @@ impl Jwt {
 
     /// What the token says; `now` in seconds since 1970. A signature that another key may have made
     /// is left to the next method.
-    pub fn verify(&self, proof: &Proof, now: u64) -> Verdict {
+    pub fn verify(&self, proof: &Proof, set: Option<&KeySet>, now: u64) -> Verdict {
         let Some(token) = self.token(proof) else { return Verdict::Unknown };
-        let Some(claims) = self.signed(token) else { return Verdict::Unknown };
+        let keys = match (&self.keys, set) {
+            (Keys::Own(key), _) => std::slice::from_ref(&**key),
+            (Keys::Of(_), Some(set)) => set.keys(),
+            (Keys::Of(_), None) => return Verdict::Failed("there is no key set"),
+        };
+        let Some(claims) = signed(token, keys) else { return Verdict::Unknown };
         match self.accept(proof, &claims, now) {
             Ok(accepted) => Verdict::Accept(Box::new(accepted)),
             Err(why) => Verdict::Refuse(why),
         }
-    }
-
-    /// The claims, if the signature is right.
-    fn signed(&self, token: &str) -> Option<Value> {
-        let algorithm = decode_header(token).ok()?.alg;
-        if !self.algorithms.contains(&algorithm) {
-            return None;
-        }
-        let mut validation = Validation::new(algorithm);
-        // Claims are looked at below, with the time that is given.
-        (validation.validate_exp, validation.validate_nbf) = (false, false);
-        validation.validate_aud = false;
-        validation.required_spec_claims.clear();
-        decode::<Value>(token, &self.key, &validation).ok().map(|decoded| decoded.claims)
     }
 
     fn accept(&self, proof: &Proof, claims: &Value, now: u64) -> Result<Accepted, &'static str> {
@@ -137,6 +152,7 @@ impl Jwt {
             lasts,
             rules: acl.map(claims::rules).transpose()?.map(Box::new),
             attributes: claims::attributes(claims.get("client_attrs")),
+            credential: 0,
         })
     }
 
@@ -159,6 +175,19 @@ impl Jwt {
         }
         Ok(Some((until - now).saturating_mul(1000)))
     }
+}
+
+/// The claims, if the signature is of one of the keys.
+fn signed(token: &str, keys: &[Key]) -> Option<Value> {
+    let header = decode_header(token).ok()?;
+    let mut validation = Validation::new(header.alg);
+    // Claims are looked at by `accept`, with the time that is given.
+    (validation.validate_exp, validation.validate_nbf) = (false, false);
+    validation.validate_aud = false;
+    validation.required_spec_claims.clear();
+    let taken = keys.iter().filter(|key| key.takes(header.alg, header.kid.as_deref()));
+    let claims = |key: &Key| decode::<Value>(token, &key.decoding, &validation).ok();
+    taken.take(MOST_TRIED).find_map(claims).map(|decoded| decoded.claims)
 }
 
 /// Whether a claim is this text, or a list with it.

@@ -1,14 +1,15 @@
 //! [`Access`] from the configuration, with the files that it names.
 
-use super::Access;
 use super::acl_file;
 use super::chain::Method;
-use super::http::{self, HttpService};
+use super::http::{self, HttpService, Purpose};
 use super::jwt::Jwt;
+use super::lookup::Lookup;
 use super::password::PasswordFile;
 use super::rule::{RuleSet, Written};
 use super::scram::ScramFile;
 use super::yaml_rules::compile;
+use super::{Access, Source};
 use crate::config::{self, Config, Get, NoMatch};
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -47,10 +48,20 @@ pub fn load(config: &Config, read: ReadFile<'_>) -> Result<Access, Vec<String>> 
     for (position, method) in access.authentication.iter().enumerate() {
         methods.extend(loader.method(position, method));
     }
-    let mut rules = RuleSet::default();
+    let (mut sources, mut rules) = (Vec::new(), RuleSet::default());
     for (position, source) in access.authorization.iter().enumerate() {
+        if let Some(section) = &*source.http {
+            let key = format!("access.authorization.{position}.http");
+            let Some(service) = loader.service(&key, section, Purpose::Authorization) else {
+                continue;
+            };
+            push(&mut sources, std::mem::take(&mut rules));
+            sources.push(Source::Service(service));
+            continue;
+        }
         loader.rules(position, source, &mut rules);
     }
+    push(&mut sources, rules);
     if !loader.problems.is_empty() {
         return Err(loader.problems);
     }
@@ -58,12 +69,21 @@ pub fn load(config: &Config, read: ReadFile<'_>) -> Result<Access, Vec<String>> 
     let authorizes = !access.authorization.is_empty();
     Ok(Access {
         methods,
-        rules,
+        sources,
         authorizes,
         no_match_allows: access.no_match == NoMatch::Allow,
         on_deny: access.on_deny,
+        on_user_changed: access.on_user_changed,
         cache_entries: entries,
+        cache_ttl: access.cache.ttl.get().as_secs() as u32,
     })
+}
+
+fn push(sources: &mut Vec<Source>, mut rules: RuleSet) {
+    if !rules.is_empty() {
+        rules.file();
+        sources.push(Source::Rules(rules));
+    }
 }
 
 struct Loader<'a> {
@@ -83,24 +103,33 @@ impl Loader<'_> {
             return self.lines(&file.path, parsed).map(Method::PasswordFile);
         }
         if let Some(section) = &*method.http {
-            return match HttpService::new(section) {
-                Ok(service) => Some(Method::Http(Arc::new(service))),
-                Err(name) => {
-                    let there = http::PLACEHOLDERS.join(", ");
-                    let what = format!("there is no placeholder ${{{name}}}; there are {there}");
-                    self.problems.push(format!("{key}.http: {what}"));
-                    None
-                }
-            };
+            let service = self.service(&format!("{key}.http"), section, Purpose::Authentication);
+            return service.map(Method::Http);
+        }
+        if let Some(section) = &*method.redis {
+            let key = format!("{key}.redis");
+            let ca = self.authorities(&key, &section.ca)?;
+            let lookup = Lookup::redis(section, ca.as_deref());
+            return self.lookup(&format!("{key}.command"), lookup).map(Method::Redis);
+        }
+        if let Some(section) = &*method.postgres {
+            let key = format!("{key}.postgres");
+            let ca = self.authorities(&key, &section.ca)?;
+            let lookup = Lookup::postgres(section, ca.as_deref());
+            return self.lookup(&format!("{key}.query"), lookup).map(Method::Postgres);
         }
         if let Some(section) = &*method.jwt {
-            let key = format!("{key}.jwt.public_key");
+            let key = format!("{key}.jwt");
             let path = &section.public_key;
-            let pem = if path.is_empty() { None } else { Some(self.text(&key, path)?) };
-            return match Jwt::new(section, pem.as_deref()) {
+            let pem = match &**path {
+                "" => None,
+                path => Some(self.text(&format!("{key}.public_key"), path)?),
+            };
+            let ca = self.authorities(&key, &section.ca)?;
+            return match Jwt::new(section, pem.as_deref(), ca.as_deref()) {
                 Ok(jwt) => Some(Method::Jwt(Box::new(jwt))),
                 Err(why) => {
-                    self.problems.push(format!("{key}: {path}: {why}"));
+                    self.problems.push(format!("{key}.public_key: {path}: {why}"));
                     None
                 }
             };
@@ -109,6 +138,44 @@ impl Loader<'_> {
         let text = self.text(&format!("{key}.scram.path"), &file.path)?;
         let parsed = ScramFile::parse(&text);
         self.lines(&file.path, parsed).map(Method::Scram)
+    }
+
+    /// The text of a file of authorities, if one is named; `None` when it cannot be read.
+    fn authorities(&mut self, key: &str, path: &str) -> Option<Option<String>> {
+        if path.is_empty() { Some(None) } else { self.text(&format!("{key}.ca"), path).map(Some) }
+    }
+
+    fn service(
+        &mut self,
+        key: &str,
+        section: &config::Http,
+        purpose: Purpose,
+    ) -> Option<Arc<HttpService>> {
+        let ca = self.authorities(key, &section.ca)?;
+        match HttpService::new(section, ca.as_deref(), purpose) {
+            Ok(service) => Some(Arc::new(service)),
+            Err(name) => {
+                let mut there = http::PLACEHOLDERS.to_vec();
+                if purpose == Purpose::Authorization {
+                    there.retain(|name| *name != "password");
+                    there.extend(http::DEED_PLACEHOLDERS);
+                }
+                let there = there.join(", ");
+                let what = format!("there is no placeholder ${{{name}}}; there are {there}");
+                self.problems.push(format!("{key}: {what}"));
+                None
+            }
+        }
+    }
+
+    fn lookup(&mut self, key: &str, lookup: Result<Lookup, String>) -> Option<Arc<Lookup>> {
+        match lookup {
+            Ok(lookup) => Some(Arc::new(lookup)),
+            Err(why) => {
+                self.problems.push(format!("{key}: {why}"));
+                None
+            }
+        }
     }
 
     fn rules(&mut self, position: usize, source: &config::Authorization, set: &mut RuleSet) {

@@ -5,9 +5,9 @@
 //! - *Authentication* is a chain of [`Method`]s. What a method decides at once is decided on the
 //!   shard; what takes long (hashing a password, checking a signature, asking a service) is
 //!   [`Work`] for a helper thread, whose [`Verdict`] comes later.
-//! - *Authorisation* is one [`rule::RuleSet`] of all sources in their order; its decisions about
-//!   topics are kept in a [`cache::Cache`] of the shard. A client's own rules (of its token, or of
-//!   the service that let it in) come first.
+//! - *Authorisation* asks [`Source`]s in their order: sets of rules, and services, whose answer is
+//!   [`Said`] later. Decisions about topics are kept in a [`cache::Cache`] of the shard. A client's
+//!   own rules (of its token, or of the service that let it in) come first.
 //!
 //! The broker's own rules about topics, which hold whatever is configured, are in [`own`].
 //!
@@ -18,9 +18,12 @@ pub mod acl_file;
 pub mod cache;
 pub mod chain;
 pub mod claims;
+pub mod digest;
 pub mod http;
 pub mod jwt;
+pub mod keys;
 pub mod load;
+pub mod lookup;
 pub mod own;
 pub mod passwd;
 pub mod password;
@@ -28,14 +31,17 @@ pub mod pattern;
 pub mod rule;
 pub mod scram;
 pub mod template;
+pub mod topic_rules;
 pub mod yaml_rules;
 
-use crate::config::{CertificateName, OnDeny};
+use crate::config::{CertificateName, OnDeny, OnUserChanged};
 use crate::ids::{ListenerId, Peer};
 use crate::packet::ReasonCode;
 use crate::time::Instant;
-pub use chain::{Answered, Method, MethodKind, Proof, Verdict, Work};
+pub use chain::{Answered, Finding, Method, MethodKind, Proof, Verdict, Work};
+use http::HttpService;
 use rule::RuleSet;
+use std::sync::Arc;
 
 /// Why something is denied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +61,41 @@ pub enum Decision {
     Deny(Denied),
     /// It is not known yet: the answer comes.
     Later,
+}
+
+/// What a service says of a deed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Said {
+    /// It may.
+    Allow,
+    /// It may not.
+    Deny,
+    /// The next source of rules is asked.
+    Nothing,
+    /// It did not answer, and nobody else is to be asked: it may not; why.
+    Failed(&'static str),
+}
+
+/// A source of rules.
+#[derive(Debug)]
+pub enum Source {
+    /// Rules that are at hand; neighbouring sources are one.
+    Rules(RuleSet),
+    /// A service that is asked.
+    Service(Arc<HttpService>),
+}
+
+/// Who decides about a deed.
+#[derive(Clone, Copy, Debug)]
+pub enum Ruled<'a> {
+    /// A rule of this set.
+    By(rule::Ruling, &'a RuleSet),
+    /// A service, as it has said.
+    Service(bool),
+    /// A service that is to be asked: its position.
+    Ask(usize),
+    /// Nobody.
+    Nobody,
 }
 
 /// What a client wants to do with a topic.
@@ -125,6 +166,8 @@ pub struct Grant {
     pub mechanism: Option<scram::Mechanism>,
     /// When it has to prove itself again; the end of time for never.
     pub ends: Instant,
+    /// What it showed: [`Accepted::credential`](chain::Accepted::credential).
+    pub credential: u64,
     /// Tells it from every other grant of the shard.
     pub serial: u64,
     /// Where it came from.
@@ -144,6 +187,7 @@ impl Grant {
             certificate: Box::default(),
             mechanism: None,
             ends: Instant::END,
+            credential: 0,
             serial: 0,
             peer: Peer::Unix,
             listener: ListenerId(0),
@@ -166,16 +210,20 @@ impl Grant {
 pub struct Access {
     /// Asked in turn.
     pub methods: Vec<Method>,
-    /// The rules of all sources.
-    pub rules: RuleSet,
+    /// Asked in turn.
+    pub sources: Vec<Source>,
     /// There is a source of rules.
     pub authorizes: bool,
     /// What no rule is about is allowed.
     pub no_match_allows: bool,
     /// What an MQTT 3 client sees that may not publish.
     pub on_deny: OnDeny,
+    /// What happens to connected users whose password a reload changes.
+    pub on_user_changed: OnUserChanged,
     /// Decisions that one shard remembers.
     pub cache_entries: usize,
+    /// Seconds for which what a service said is remembered.
+    pub cache_ttl: u32,
 }
 
 impl Access {
@@ -183,11 +231,13 @@ impl Access {
     pub fn open() -> Access {
         Access {
             methods: Vec::new(),
-            rules: RuleSet::default(),
+            sources: Vec::new(),
             authorizes: false,
             no_match_allows: true,
             on_deny: OnDeny::Ignore,
+            on_user_changed: OnUserChanged::Disconnect,
             cache_entries: 0,
+            cache_ttl: 0,
         }
     }
 
@@ -198,22 +248,70 @@ impl Access {
         self.authorizes || self.methods.iter().any(brings)
     }
 
-    /// What the rules say of a deed, and how many of them were looked at. `topic` is what the
-    /// client calls it, without mountpoint and without `$share/group/`.
-    pub fn judge(&self, who: &Who<'_>, deed: Deed, topic: &str) -> (bool, u32) {
-        let (ruling, looked_at) = self.explain(who, deed, topic);
-        (ruling.map_or_else(|| self.default_for(who.grant), |ruling| ruling.allow), looked_at)
+    /// Whether a service is asked what clients may do.
+    pub fn asks(&self) -> bool {
+        self.sources.iter().any(|source| matches!(source, Source::Service(_)))
     }
 
-    /// The rule that decides; `None` when none does.
-    pub fn explain(&self, who: &Who<'_>, deed: Deed, topic: &str) -> (Option<rule::Ruling>, u32) {
-        let own = who.grant.rules.as_ref().map(|rules| rules.judge(who, deed, topic));
-        let (own, first) = own.unwrap_or((None, 0));
-        if own.is_some() || who.grant.superuser {
-            return (own, first);
+    /// The service at a position.
+    pub fn service(&self, at: usize) -> Option<&Arc<HttpService>> {
+        match self.sources.get(at) {
+            Some(Source::Service(service)) => Some(service),
+            _ => None,
         }
-        let (ruling, second) = self.rules.judge(who, deed, topic);
-        (ruling, first + second)
+    }
+
+    /// Who decides about a deed, and how many rules were looked at. `topic` is what the client
+    /// calls it, without mountpoint and without `$share/group/`; `said` has what the service at a
+    /// position has said, if it was asked.
+    pub fn explain<'s>(
+        &'s self,
+        who: &Who<'s>,
+        deed: Deed,
+        topic: &str,
+        said: impl Fn(usize) -> Option<Said>,
+    ) -> (Ruled<'s>, u32) {
+        let own = who.grant.rules.as_deref().map(|rules| (rules, rules.judge(who, deed, topic)));
+        let mut looked_at = own.as_ref().map_or(0, |(_, (_, looked_at))| *looked_at);
+        if let Some((rules, (Some(ruling), _))) = own {
+            return (Ruled::By(ruling, rules), looked_at);
+        }
+        if who.grant.superuser {
+            return (Ruled::Nobody, looked_at);
+        }
+        for (at, source) in self.sources.iter().enumerate() {
+            match source {
+                Source::Rules(rules) => {
+                    let (ruling, more) = rules.judge(who, deed, topic);
+                    looked_at += more;
+                    if let Some(ruling) = ruling {
+                        return (Ruled::By(ruling, rules), looked_at);
+                    }
+                }
+                Source::Service(_) => match said(at) {
+                    None => return (Ruled::Ask(at), looked_at),
+                    Some(Said::Nothing) => {}
+                    Some(Said::Allow) => return (Ruled::Service(true), looked_at),
+                    Some(Said::Deny | Said::Failed(_)) => {
+                        return (Ruled::Service(false), looked_at);
+                    }
+                },
+            }
+        }
+        (Ruled::Nobody, looked_at)
+    }
+
+    /// Whether it may; the position of the service that is to be asked when that is not known yet.
+    ///
+    /// # Errors
+    /// That position.
+    pub fn allows(&self, grant: &Grant, ruled: Ruled<'_>) -> Result<bool, usize> {
+        match ruled {
+            Ruled::By(ruling, _) => Ok(ruling.allow),
+            Ruled::Service(allow) => Ok(allow),
+            Ruled::Ask(at) => Err(at),
+            Ruled::Nobody => Ok(self.default_for(grant)),
+        }
     }
 
     /// What holds when no rule decides.

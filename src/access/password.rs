@@ -6,7 +6,7 @@
 //!
 //! Salts and hashes of the first two are in base64. All take long on purpose.
 
-use super::chain::{Proof, Verdict};
+use super::chain::{Accepted, Proof, Verdict};
 use argon2::password_hash::{PasswordHash, PasswordVerifier, SaltString};
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
 use aws_lc_rs::{constant_time, digest, pbkdf2, rand};
@@ -29,7 +29,7 @@ const SALT: usize = 12;
 pub const ITERATIONS: u32 = 10_000;
 
 /// One hash.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, std::hash::Hash, Debug)]
 pub enum Hash {
     /// `$6$`
     Sha512 {
@@ -229,12 +229,23 @@ impl PasswordFile {
         self.users.contains_key(user)
     }
 
+    /// A number that changes with the user's hash; `None` for an unknown user. The same for the
+    /// same file as long as the program runs.
+    pub fn credential(&self, user: &str) -> Option<u64> {
+        use std::hash::BuildHasher;
+        let hash = foldhash::quality::FixedState::default().hash_one(self.users.get(user)?);
+        Some(hash | 1) // 0 stands for none
+    }
+
     /// What the file says of a client. A client without a password has an empty one.
     pub fn verify(&self, proof: &Proof) -> Verdict {
         let Some(user) = &proof.username else { return Verdict::Unknown };
         let password = proof.password.as_deref().unwrap_or_default();
         match (self.users.get(user), &self.decoy) {
-            (Some(hash), _) if hash.is_of(password) => Verdict::Accept(Box::default()),
+            (Some(hash), _) if hash.is_of(password) => {
+                let credential = self.credential(user).unwrap_or(0);
+                Verdict::Accept(Box::new(Accepted { credential, ..Accepted::default() }))
+            }
             (Some(_), _) => Verdict::Refuse("wrong password"),
             (None, decoy) => {
                 if let Some(decoy) = decoy {

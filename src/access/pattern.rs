@@ -116,6 +116,17 @@ pub struct TopicPattern {
     literal: bool,
 }
 
+/// A level of a pattern, as far as it is known without a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step<'a> {
+    /// This text.
+    Text(&'a str),
+    /// One level, which the client or the topic says.
+    Any,
+    /// All levels from here on, and none.
+    Rest,
+}
+
 /// Why a text is no pattern.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NoPattern(pub String);
@@ -142,6 +153,15 @@ impl TopicPattern {
         };
         let levels: Result<Box<[Level]>, NoPattern> = text.split('/').map(level).collect();
         Ok(TopicPattern { levels: levels?, literal })
+    }
+
+    /// Its levels.
+    pub fn steps(&self) -> impl Iterator<Item = Step<'_>> {
+        self.levels.iter().map(|level| match level {
+            Level::Text(text) => Step::Text(text),
+            Level::Plus | Level::Pieces(_) => Step::Any,
+            Level::Hash => Step::Rest,
+        })
     }
 
     /// Bytes of memory, about.

@@ -1,10 +1,11 @@
 //! Rules about topics, compiled: who, what, which topics. The first that matches decides.
 //!
 //! Rules about one user or one ClientId are filed under that name, so that looking for a client's
-//! rule visits those of everybody and its own. A subscription is allowed when a rule allows all
-//! that its filter matches and no earlier one denies any of it.
+//! rule visits those of everybody and its own; many of either are filed by topic. A subscription is
+//! allowed when a rule allows all that its filter matches and no earlier one denies any of it.
 
 use super::pattern::{Glob, TopicPattern};
+use super::topic_rules::TopicRules;
 use super::{Deed, Who};
 use crate::ids::Peer;
 use crate::transport::network::Networks;
@@ -124,8 +125,52 @@ fn single(globs: &[Glob]) -> Option<&str> {
     }
 }
 
-fn slice(list: Option<&Vec<u32>>) -> &[u32] {
-    list.map_or(&[], Vec::as_slice)
+/// Rules about the same clients, in order.
+#[derive(Clone, Default, Debug)]
+struct Rules {
+    numbers: Vec<u32>,
+    /// Of many, which can be about a topic name.
+    topics: Option<Box<(TopicRules, Vec<u32>)>>,
+}
+
+/// From so many rules about the same clients on, they are found by topic.
+const MANY: usize = 16;
+
+impl Rules {
+    /// Files them by topic, if they are many.
+    fn file(&mut self, rules: &[Rule]) {
+        if self.numbers.len() < MANY {
+            return;
+        }
+        let (mut by_topic, mut any) = (TopicRules::default(), Vec::new());
+        for &number in &self.numbers {
+            let Some(rule) = rules.get(number as usize) else { continue };
+            if rule.topics.is_empty() {
+                any.push(number);
+            }
+            rule.topics.iter().for_each(|topic| by_topic.add(topic.steps(), number));
+        }
+        self.topics = Some(Box::new((by_topic, any)));
+    }
+
+    /// Adds those that can be about the topic, which has no wildcard, to `found`; how many places
+    /// were looked at.
+    fn find(&self, topic: &str, found: &mut Vec<u32>) -> u32 {
+        match &self.topics {
+            None => {
+                found.extend(&self.numbers);
+                0
+            }
+            Some(filed) => {
+                found.extend(&filed.1);
+                filed.0.find(topic, found)
+            }
+        }
+    }
+
+    fn size(&self) -> usize {
+        4 * self.numbers.len() + self.topics.as_ref().map_or(0, |filed| filed.0.size())
+    }
 }
 
 /// The rule that decides.
@@ -144,9 +189,9 @@ pub struct RuleSet {
     /// Names of the files they are from, or of the keys.
     sources: Vec<Box<str>>,
     /// Rules of one user, in order; of one ClientId; and of others.
-    by_user: HashMap<Box<str>, Vec<u32>, foldhash::fast::RandomState>,
-    by_client: HashMap<Box<str>, Vec<u32>, foldhash::fast::RandomState>,
-    others: Vec<u32>,
+    by_user: HashMap<Box<str>, Rules, foldhash::fast::RandomState>,
+    by_client: HashMap<Box<str>, Rules, foldhash::fast::RandomState>,
+    others: Rules,
 }
 
 impl RuleSet {
@@ -160,11 +205,21 @@ impl RuleSet {
     pub fn push(&mut self, rule: Rule) {
         let number = self.rules.len() as u32;
         match rule.key() {
-            Some((true, user)) => self.by_user.entry(user.into()).or_default().push(number),
-            Some((false, client)) => self.by_client.entry(client.into()).or_default().push(number),
-            None => self.others.push(number),
+            Some((true, user)) => self.by_user.entry(user.into()).or_default(),
+            Some((false, client)) => self.by_client.entry(client.into()).or_default(),
+            None => &mut self.others,
         }
+        .numbers
+        .push(number);
         self.rules.push(rule);
+    }
+
+    /// All rules are here: where many are about the same clients, they are filed by topic.
+    pub fn file(&mut self) {
+        let filed = self.by_user.values_mut().chain(self.by_client.values_mut());
+        for rules in filed.chain([&mut self.others]) {
+            rules.file(&self.rules);
+        }
     }
 
     /// How many rules there are.
@@ -180,7 +235,9 @@ impl RuleSet {
     /// Bytes of memory, about.
     pub fn size(&self) -> usize {
         let topics = self.rules.iter().flat_map(|rule| &rule.topics).map(TopicPattern::size);
-        self.rules.len() * (size_of::<Rule>() + 8) + topics.sum::<usize>()
+        let filed = self.by_user.values().chain(self.by_client.values()).chain([&self.others]);
+        let filed: usize = filed.map(Rules::size).sum();
+        self.rules.len() * size_of::<Rule>() + topics.sum::<usize>() + filed
     }
 
     /// Where a rule stands: file and line, or key.
@@ -196,13 +253,35 @@ impl RuleSet {
     pub fn judge(&self, who: &Who<'_>, deed: Deed, topic: &str) -> (Option<Ruling>, u32) {
         let of_user = who.grant.username.as_ref().and_then(|name| self.by_user.get(name));
         let of_client = self.by_client.get(who.client_id);
-        // Each list is in order; the lowest number of the three comes first.
-        let mut lists = [slice(of_user), slice(of_client), self.others.as_slice()];
+        let all = [of_user, of_client, Some(&self.others)].into_iter().flatten();
+        // What a filter with wildcards covers or overlaps is not found by its levels.
+        let is_name = !topic.contains(['+', '#']);
+        let filed = is_name && all.clone().any(|rules| rules.topics.is_some());
+        if !filed {
+            return self.first(all.map(|rules| rules.numbers.as_slice()), who, deed, topic);
+        }
+        let mut found = Vec::new();
+        let places: u32 = all.map(|rules| rules.find(topic, &mut found)).sum();
+        found.sort_unstable();
+        found.dedup();
+        let (ruling, looked_at) = self.first([found.as_slice()].into_iter(), who, deed, topic);
+        (ruling, places + looked_at)
+    }
+
+    /// The first of the rules in these lists, each of which is in order, that applies.
+    fn first<'a>(
+        &self,
+        lists: impl Iterator<Item = &'a [u32]>,
+        who: &Who<'_>,
+        deed: Deed,
+        topic: &str,
+    ) -> (Option<Ruling>, u32) {
+        let mut open: [&[u32]; 3] = [&[]; 3];
+        open.iter_mut().zip(lists).for_each(|(place, list)| *place = list);
         let mut looked_at = 0;
-        while let Some(next) = lists
-            .iter_mut()
-            .filter(|list| !list.is_empty())
-            .min_by_key(|list| list.first().copied())
+        // The lowest number of the three comes first.
+        while let Some(next) =
+            open.iter_mut().filter(|list| !list.is_empty()).min_by_key(|list| list.first().copied())
         {
             let Some((&number, rest)) = next.split_first() else { break };
             *next = rest;

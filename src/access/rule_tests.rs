@@ -135,3 +135,61 @@ proptest! {
         prop_assert_eq!(line(&compiled, name, SEND, topic), naive);
     }
 }
+
+fn level() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["a", "b", "", "+", "${username}", "x${client_id}", "$d"])
+}
+
+fn name() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["a", "b", "", "ann", "xc1", "$d"])
+}
+
+fn topic_filter() -> impl Strategy<Value = String> {
+    (prop::collection::vec(level(), 1..4), any::<bool>()).prop_map(|(levels, hash)| {
+        let end = if hash { "/#" } else { "" };
+        levels.join("/") + end
+    })
+}
+
+proptest! {
+    /// Filed by topic, many rules say what they say one after another.
+    #[test]
+    fn filed_rules_decide_as_a_list_does(
+        topics in prop::collection::vec((topic_filter(), any::<bool>(), 0..4u8), 20..60),
+        wanted in prop::collection::vec(name(), 1..4),
+        hears in any::<bool>(),
+    ) {
+        let rules = topics.iter().enumerate().filter_map(|(at, (topic, allow, who))| {
+            let who = match who {
+                0 => vec![user("ann")],
+                1 => vec![Condition::ClientId(vec![Glob::new("c1")])],
+                _ => vec![],
+            };
+            let topic = TopicPattern::new(topic, Notation::Braces).ok()?;
+            Some(Rule { topics: vec![topic], ..rule(*allow, who, "x", at as u32 + 1) })
+        });
+        let plain = set(rules.collect());
+        let mut filed = plain.clone();
+        filed.file();
+        let (deed, topic) = (if hears { HEAR } else { SEND }, wanted.join("/"));
+        let said = line(&filed, Some("ann"), deed, &topic);
+        prop_assert_eq!(said, line(&plain, Some("ann"), deed, &topic));
+    }
+}
+
+/// What the publish path pays for a decision that is not remembered.
+#[test]
+fn ten_thousand_rules_are_not_looked_at_one_by_one() {
+    let of = |count: u32| {
+        let rules =
+            (0..count).map(|n| rule(true, vec![], &format!("plant/{n}/+/${{username}}"), n));
+        let mut set = set(rules.collect());
+        set.file();
+        let grant = Grant::named(Some("ann"));
+        let who = Who { client_id: "c1", grant: &grant, listener: "main" };
+        let (ruling, looked_at) = set.judge(&who, SEND, &format!("plant/{}/x/ann", count - 1));
+        assert!(ruling.is_some());
+        looked_at
+    };
+    assert_eq!(of(10_000), of(20));
+}

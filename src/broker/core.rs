@@ -2,7 +2,7 @@
 
 use super::memory::Reclaim;
 use super::questions::Helpers;
-use crate::access::Verdict;
+use crate::access::{Said, Verdict};
 use crate::admin::Question;
 use crate::config::{self, Get};
 use crate::ids::Peer;
@@ -68,6 +68,10 @@ pub(super) enum CoreCommand {
     Ping(std::time::Instant),
     /// The answer to a question of the shard. There is no report for it.
     Answer(SocketId, u64, Verdict),
+    /// What a service says of what a client wants to do.
+    Said(SocketId, u64, Vec<Said>),
+    /// A key set was fetched, or could not be: to be counted.
+    KeySet(bool),
     /// Copy the figures for the admin server. There is no report for it.
     Figures(Question),
 }
@@ -331,6 +335,14 @@ impl Running {
                 }
                 CoreCommand::Answer(socket, ticket, verdict) => {
                     self.shard.answered(socket, ticket, verdict);
+                    continue;
+                }
+                CoreCommand::Said(socket, ticket, said) => {
+                    self.shard.permitted(socket, ticket, &said);
+                    continue;
+                }
+                CoreCommand::KeySet(fetched) => {
+                    self.shard.count_key_set(fetched);
                     continue;
                 }
                 CoreCommand::Figures(question) => {

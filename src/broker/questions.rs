@@ -6,13 +6,14 @@
 
 use super::core::{CoreCommand, time_of_day};
 use super::services;
-use crate::access::{Verdict, Work};
+use crate::access::{Finding, Said, Verdict, Work};
 use crate::ids::ShardId;
-use crate::limits::ADMISSIONS;
+use crate::limits::{ADMISSIONS, PERMISSIONS};
 use crate::ring::Doorbell;
 use crate::shard::Question;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Most threads for hashing.
 const MOST_THREADS: usize = 4;
@@ -21,6 +22,18 @@ const MOST_THREADS: usize = 4;
 pub(super) struct Job {
     pub shard: ShardId,
     pub question: Box<Question>,
+    /// What a service has said of it.
+    pub finding: Finding,
+    /// Its place among the questions that the loop of services has.
+    pub place: Option<OwnedSemaphorePermit>,
+}
+
+/// What a shard is told.
+pub(super) enum Reply {
+    /// What a method says of a client.
+    Verdict(Verdict),
+    /// What a service says of each deed that it was asked about.
+    Said(Vec<Said>),
 }
 
 /// Where a core's questions go.
@@ -28,12 +41,16 @@ pub(super) struct Job {
 pub(super) struct Helpers {
     hash: Sender<Job>,
     services: Sender<Job>,
+    deeds: Sender<Job>,
 }
 
 /// The other end, until the threads are started.
 pub(super) struct Queue {
     hash: Receiver<Job>,
     services: Receiver<Job>,
+    deeds: Receiver<Job>,
+    /// Services hand on what is left to be worked out.
+    on: Sender<Job>,
 }
 
 /// What a core is told by.
@@ -47,7 +64,11 @@ pub(super) struct Home {
 pub(super) fn queue(shards: usize) -> (Helpers, Queue) {
     let (hash, to_hash) = bounded(shards * ADMISSIONS);
     let (services, to_ask) = bounded(shards * ADMISSIONS);
-    (Helpers { hash, services }, Queue { hash: to_hash, services: to_ask })
+    // Never full: a shard asks no more at a time, and each question is answered.
+    let (deeds, about_deeds) = bounded(shards * PERMISSIONS);
+    let on = hash.clone();
+    let queue = Queue { hash: to_hash, services: to_ask, deeds: about_deeds, on };
+    (Helpers { hash, services, deeds }, queue)
 }
 
 impl Helpers {
@@ -55,9 +76,10 @@ impl Helpers {
     pub(super) fn ask(&self, shard: ShardId, question: Box<Question>) {
         let queue = match question.work {
             Work::Hash => &self.hash,
+            Work::Service if !question.deeds.is_empty() => &self.deeds,
             Work::Service => &self.services,
         };
-        let _ = queue.try_send(Job { shard, question });
+        let _ = queue.try_send(Job { shard, question, finding: Finding::Nothing, place: None });
     }
 }
 
@@ -72,14 +94,18 @@ impl Queue {
             let name = format!("ringmq-hash-{number}");
             std::thread::Builder::new().name(name).spawn(move || hash(&jobs, &homes))?;
         }
-        services::start(self.services, homes)
+        services::start([self.services, self.deeds], self.on, homes)
     }
 }
 
-/// Gives a verdict to the shard that asked.
-pub(super) fn reply(homes: &[Home], job: Job, verdict: Verdict) {
+/// Gives an answer to the shard that asked.
+pub(super) fn reply(homes: &[Home], job: Job, reply: Reply) {
     if let Some(home) = homes.get(usize::from(job.shard.0)) {
-        let answer = CoreCommand::Answer(job.question.socket, job.question.ticket, verdict);
+        let (socket, ticket) = (job.question.socket, job.question.ticket);
+        let answer = match reply {
+            Reply::Verdict(verdict) => CoreCommand::Answer(socket, ticket, verdict),
+            Reply::Said(said) => CoreCommand::Said(socket, ticket, said),
+        };
         // A core that has ended needs no answers.
         let _ = home.commands.send(answer);
         home.doorbell.ring();
@@ -92,7 +118,8 @@ fn hash(jobs: &Receiver<Job>, homes: &[Home]) {
     while let Ok(job) = jobs.recv() {
         let question = &job.question;
         let now = time_of_day().as_secs();
-        let verdict = question.access.work_out(question.method, &question.proof, now);
-        reply(homes, job, verdict);
+        let (access, finding) = (&question.access, &job.finding);
+        let verdict = access.work_out(question.method, &question.proof, finding, now);
+        reply(homes, job, Reply::Verdict(verdict));
     }
 }

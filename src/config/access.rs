@@ -58,6 +58,16 @@ choice! {
 }
 
 choice! {
+    /// What happens to connected users whose password a reload changes.
+    OnUserChanged {
+        /// Their connection ends.
+        Disconnect,
+        /// They stay until they leave.
+        Keep,
+    }
+}
+
+choice! {
     /// What applies when no rule says anything.
     NoMatch {
         /// Nothing is allowed that no rule allows.
@@ -120,6 +130,52 @@ choice! {
 }
 
 choice! {
+    /// How the hash of a password in a database is made.
+    HashName {
+        /// It is the password itself.
+        Plain,
+        /// MD5, in hexadecimal.
+        Md5,
+        /// SHA-1, in hexadecimal.
+        Sha,
+        /// SHA-256, in hexadecimal.
+        Sha256,
+        /// SHA-512, in hexadecimal.
+        Sha512,
+        /// bcrypt, with its own salt.
+        Bcrypt,
+        /// PBKDF2, in hexadecimal.
+        Pbkdf2,
+    }
+}
+
+choice! {
+    /// Where the salt stands in what is hashed.
+    SaltPosition {
+        /// Nowhere.
+        Disable,
+        /// Before the password.
+        Prefix,
+        /// Behind the password.
+        Suffix,
+    }
+}
+
+choice! {
+    /// The function of PBKDF2.
+    MacFunction {
+        /// SHA-1.
+        Sha,
+        /// SHA-256.
+        Sha256,
+        /// SHA-384.
+        Sha384,
+        /// SHA-512.
+        Sha512,
+    }
+}
+
+choice! {
     /// What a rule is about.
     Deeds {
         /// Publishing.
@@ -147,6 +203,10 @@ section! {
         /// What an MQTT 3 client sees that publishes where it may not; an MQTT 5 client gets 0x87
         /// in the acknowledgement.
         on_deny: OnDeny = OnDeny::Ignore,
+        /// What happens to connected users of a password file whose password a reload changes, or
+        /// who are not in it any more. MQTT 5 clients get 0x87. Other methods: a token's and a
+        /// service's word holds as long as they said, users of databases until they leave.
+        on_user_changed: OnUserChanged = OnUserChanged::Disconnect,
         /// Decisions that are remembered.
         cache: AccessCache = AccessCache::default(),
     }
@@ -154,17 +214,17 @@ section! {
 
 section! {
     /// Decisions that are remembered.
-    #[schemars(extend("x-later" = ["ttl"]))]
     AccessCache {
         /// Decisions about topics that one core remembers, 32 bytes each; a power of two. auto:
         /// 16384. They are forgotten when the client connects again, and when rules change.
         entries: Or<Auto, Count<u32, Decisions, 64, { 1 << 24 }>> = Or::NONE,
+        /// What a service said is asked again after this time; 0: each time.
+        ttl: Time<0, { 24 * 3600 * SECOND }> = Time::of(60 * SECOND),
     }
 }
 
 section! {
     /// One way to prove who one is; exactly one key.
-    #[schemars(extend("x-later" = ["redis", "postgres"]))]
     Authentication {
         /// Users and hashes of their passwords in a file, as mosquitto_passwd and `ringmq passwd`
         /// write it. Unknown users are left to the next element.
@@ -177,6 +237,12 @@ section! {
         http: Maybe<Http> = Maybe(None),
         /// MQTT 5 enhanced authentication with SCRAM-SHA-256 and SCRAM-SHA-512.
         scram: Maybe<Scram> = Maybe(None),
+        /// Users in a Redis server, with the fields that EMQX's users have. Unknown users are left
+        /// to the next element.
+        redis: Maybe<Redis> = Maybe(None),
+        /// Users in a PostgreSQL server, with the columns that EMQX's users have. Unknown users are
+        /// left to the next element.
+        postgres: Maybe<Postgres> = Maybe(None),
     }
 }
 
@@ -198,7 +264,6 @@ section! {
 
 section! {
     /// A JSON Web Token.
-    #[schemars(extend("x-later" = ["jwks", "refresh"]))]
     Jwt {
         /// Where in CONNECT it stands.
         from: TokenFrom = TokenFrom::Password,
@@ -207,6 +272,15 @@ section! {
         secret: Text<0, PATH> = Text::of(""),
         /// File of a public key in PEM: RS, PS, ES and EdDSA.
         public_key: Text<0, PATH> = Text::of(""),
+        /// URL of a key set (RFC 7517) with public keys: RS, PS, ES and EdDSA.
+        jwks: Text<0, PATH> = Text::of(""),
+        /// The key set is fetched again after this time; earlier, but at most every 10 s, when a
+        /// token names a key that is not in it. While it cannot be fetched, the old one stays.
+        refresh: Time<{ 10 * SECOND }, { 24 * 3600 * SECOND }> = Time::of(300 * SECOND),
+        /// Longest time for fetching the key set.
+        timeout: Time<{ SECOND / 100 }, { 60 * SECOND }> = Time::of(5 * SECOND),
+        /// File with the authorities of the key set's server in PEM; empty: those of the host.
+        ca: Text<0, PATH> = Text::of(""),
         /// Audience that the token must name; empty for any.
         audience: Text<0, 1024> = Text::of(""),
         /// Issuer that the token must name; empty for any.
@@ -243,8 +317,75 @@ section! {
         retries: Count<u32, Attempts, 0, 10> = Count::of(1),
         /// Requests under way at a time.
         pool: Count<u32, Requests, 1, 1024> = Count::of(64),
+        /// File with the authorities of the service's certificate in PEM; empty: those of the host.
+        ca: Text<0, PATH> = Text::of(""),
         /// What happens when there is no answer.
         on_failure: OnFailure = OnFailure::Deny,
+    }
+}
+
+section! {
+    /// Users in a Redis server.
+    Redis {
+        /// Its address, HOST:PORT, or an URL: redis://USER:PASSWORD@HOST:PORT/DATABASE; rediss://
+        /// is TLS.
+        #[schemars(extend("x-secret" = true))]
+        server: Text<0, PATH> = Text::of("127.0.0.1:6379"),
+        /// HMGET, HGET or HGETALL with the fields password_hash (or password), salt and
+        /// is_superuser; may use the placeholders of http.
+        command: Text<0, PATH> =
+            Text::of("HMGET mqtt_user:${username} password_hash salt is_superuser"),
+        /// How the hashes are made.
+        password_hash_algorithm: PasswordHash = PasswordHash::default(),
+        /// Longest time for an answer.
+        timeout: Time<{ SECOND / 100 }, { 60 * SECOND }> = Time::of(5 * SECOND),
+        /// Connections.
+        pool: Count<u32, Requests, 1, 64> = Count::of(8),
+        /// File with the authorities of the server's certificate in PEM; empty: those of the host.
+        ca: Text<0, PATH> = Text::of(""),
+        /// What happens when there is no answer.
+        on_failure: OnFailure = OnFailure::Deny,
+    }
+}
+
+section! {
+    /// Users in a PostgreSQL server.
+    Postgres {
+        /// postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=disable, prefer or require.
+        #[schemars(extend("x-secret" = true))]
+        url: Text<0, PATH> = Text::of(""),
+        /// A query with the columns password_hash, salt and is_superuser. Its placeholders, those
+        /// of http, become parameters.
+        query: Text<0, PATH> = Text::of(
+            "SELECT password_hash, salt, is_superuser FROM mqtt_user \
+             WHERE username = ${username} LIMIT 1"
+        ),
+        /// How the hashes are made.
+        password_hash_algorithm: PasswordHash = PasswordHash::default(),
+        /// Longest time for an answer.
+        timeout: Time<{ SECOND / 100 }, { 60 * SECOND }> = Time::of(5 * SECOND),
+        /// Connections.
+        pool: Count<u32, Requests, 1, 64> = Count::of(8),
+        /// File with the authorities of the server's certificate in PEM; empty: those of the host.
+        ca: Text<0, PATH> = Text::of(""),
+        /// What happens when there is no answer.
+        on_failure: OnFailure = OnFailure::Deny,
+    }
+}
+
+section! {
+    /// How the hashes of passwords in a database are made.
+    PasswordHash {
+        /// The algorithm.
+        name: HashName = HashName::Sha256,
+        /// Where the salt stands; not for bcrypt and pbkdf2.
+        salt_position: SaltPosition = SaltPosition::Prefix,
+        /// The function of pbkdf2.
+        mac_fun: MacFunction = MacFunction::Sha256,
+        /// Rounds of pbkdf2.
+        iterations: Count<u32, Attempts, 1, 10_000_000> = Count::of(4096),
+        /// Bytes of a pbkdf2 hash; 0: as many as its function gives.
+        dk_length: Count<u32, Attempts, 0, 1024> = Count::of(0),
     }
 }
 
@@ -258,12 +399,16 @@ section! {
 
 section! {
     /// One source of rules; exactly one key.
-    #[schemars(extend("x-later" = ["http", "redis", "postgres"]))]
+    #[schemars(extend("x-later" = ["redis", "postgres"]))]
     Authorization {
         /// Mosquitto's acl_file.
         acl_file: Maybe<AclFile> = Maybe(None),
         /// Rules in YAML, here or in a file.
         rules: Maybe<Rules> = Maybe(None),
+        /// A service that is asked over HTTP, with the requests and answers that EMQX's users know.
+        /// Placeholders: those of authentication but ${password}, and ${action}, ${topic}, ${qos}
+        /// and ${retain}. Until it answers, the client's next packets wait.
+        http: Maybe<Http> = Maybe(None),
     }
 }
 

@@ -16,19 +16,25 @@ pub(super) fn check(config: &Config, report: &mut Findings<'_>) {
     }
     for (position, source) in config.access.authorization.iter().enumerate() {
         let key = format!("access.authorization.{position}");
-        let variants = [("acl_file", source.acl_file.is_some()), ("rules", source.rules.is_some())];
+        let variants = [
+            ("acl_file", source.acl_file.is_some()),
+            ("rules", source.rules.is_some()),
+            ("http", source.http.is_some()),
+        ];
         exactly_one(&key, &variants, report);
         authorization(&key, source, report);
     }
 }
 
-fn variants_of(method: &Authentication) -> [Variant; 5] {
+fn variants_of(method: &Authentication) -> [Variant; 7] {
     [
         ("password_file", method.password_file.is_some()),
         ("certificate", method.certificate.is_some()),
         ("jwt", method.jwt.is_some()),
         ("http", method.http.is_some()),
         ("scram", method.scram.is_some()),
+        ("redis", method.redis.is_some()),
+        ("postgres", method.postgres.is_some()),
     ]
 }
 
@@ -66,21 +72,45 @@ fn authentication(key: &str, method: &Authentication, report: &mut Findings<'_>)
     if let Some(http) = &*method.http {
         service(&format!("{key}.http"), http, report);
     }
+    if method.redis.is_some() && !cfg!(feature = "redis") {
+        report.add(&format!("{key}.redis"), "this program was built without redis", BUILD);
+    }
+    if let Some(postgres) = &*method.postgres {
+        let key = format!("{key}.postgres");
+        if !cfg!(feature = "postgres") {
+            report.add(&key, "this program was built without postgres", BUILD);
+        }
+        if !postgres.url.starts_with("postgres://") && !postgres.url.starts_with("postgresql://") {
+            let fix = "write one such as postgres://mqtt:secret@db.example/mqtt";
+            report.add(&format!("{key}.url"), "this is no URL of a PostgreSQL server", fix);
+        }
+    }
 }
 
+const BUILD: &str = "build it with that feature, or remove the element";
+
 fn token(key: &str, jwt: &Jwt, report: &mut Findings<'_>) {
-    let keys = [&jwt.secret, &jwt.public_key];
+    if !jwt.jwks.is_empty() && !is_url(&jwt.jwks) {
+        report.add(&format!("{key}.jwks"), NO_URL, URL);
+    }
+    for name in ["refresh", "ca"] {
+        if jwt.jwks.is_empty() && report.is_written(&format!("{key}.{name}")) {
+            let fix = "write jwks, or leave it out";
+            report.add(&format!("{key}.{name}"), "there is no key set", fix);
+        }
+    }
+    let keys = [&jwt.secret, &jwt.public_key, &jwt.jwks];
     match keys.iter().filter(|key| !key.is_empty()).count() {
         1 => {}
         0 => report.add(
             key,
             "there is nothing to check tokens with",
-            "write one of: secret, public_key",
+            "write one of: secret, public_key, jwks",
         ),
         _ => report.add(
             key,
             "there are several keys to check tokens with",
-            "keep one of: secret, public_key; or make an element of each",
+            "keep one of: secret, public_key, jwks; or make an element of each",
         ),
     }
 }
@@ -112,6 +142,9 @@ fn is_url(text: &str) -> bool {
 fn authorization(key: &str, source: &Authorization, report: &mut Findings<'_>) {
     if let Some(file) = &*source.acl_file {
         needs_path(&format!("{key}.acl_file"), &file.path, report);
+    }
+    if let Some(http) = &*source.http {
+        service(&format!("{key}.http"), http, report);
     }
     if let Some(rules) = &*source.rules
         && !rules.path.is_empty()

@@ -20,6 +20,7 @@
 mod access;
 mod access_check;
 mod check;
+pub mod convert;
 mod document;
 mod host;
 mod notation;

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::check;
 use super::document::Document;
 use super::host::Bind;
 use super::problem::{Origin, Problem, Problems, Wrong};
@@ -17,6 +16,7 @@ use super::read::{self, elsewhere};
 use super::schema::{self, Key};
 use super::sections::Config;
 use super::text;
+use super::{check, convert};
 
 /// What every environment variable of ours begins with.
 const PREFIX: &str = "RINGMQ_";
@@ -172,7 +172,12 @@ impl Sources {
         let read =
             File::open(path).and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut bytes));
         let wrong = match read {
-            Ok(length) if length as u64 <= LONGEST_FILE => return Ok(Some((name, bytes))),
+            Ok(length) if length as u64 <= LONGEST_FILE => {
+                let foreign = std::str::from_utf8(&bytes).ok().and_then(convert::recognize);
+                let Some(broker) = foreign else { return Ok(Some((name, bytes))) };
+                let what = format!("this is a configuration of {broker}");
+                Wrong::new(what, format!("`ringmq config convert {name}` prints ours for it"))
+            }
             Ok(_) => {
                 let what = "the configuration file has more than 4 MiB";
                 Wrong::new(what, "check the path given with --config or RINGMQ_CONFIG_FILE")

@@ -1,6 +1,7 @@
 //! Who is being let in, and what of decisions is remembered: the shard's side of [`crate::access`].
 
 use super::admission::Admissions;
+use super::asking::Asking;
 use super::permission::Permissions;
 
 /// What a shard knows of its clients' rights.
@@ -8,4 +9,6 @@ use super::permission::Permissions;
 pub(super) struct AccessState {
     pub(super) admissions: Admissions,
     pub(super) permissions: Permissions,
+    /// Whose packets wait until a service has said whether they may.
+    pub(super) asking: Asking,
 }

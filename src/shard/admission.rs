@@ -17,6 +17,7 @@ use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{Connect, ReasonCode};
+use crate::telemetry::Counters;
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::BTreeSet;
@@ -31,8 +32,10 @@ pub struct Question {
     pub ticket: u64,
     /// The rules in force when it was asked.
     pub access: Arc<Access>,
-    /// Position in the chain.
+    /// Position in the chain; of the source, where it is about deeds.
     pub method: usize,
+    /// What the client wants to do; none: who it is.
+    pub deeds: Vec<(Deed, Box<str>)>,
     /// What kind of thread it is for.
     pub work: Work,
     /// What the client shows.
@@ -123,6 +126,54 @@ const BAD_CREDENTIALS: Refused =
 const NO_ANONYMOUS: Refused =
     Refused(ReasonCode::NotAuthorized, "anonymous clients are not allowed");
 
+/// The counters of a method: accepted, refused, unknown, failed.
+fn tallies(counters: &mut Counters, kind: MethodKind) -> [&mut u64; 4] {
+    match kind {
+        MethodKind::PasswordFile => [
+            &mut counters.password_accepted,
+            &mut counters.password_refused,
+            &mut counters.password_unknown,
+            &mut counters.password_failed,
+        ],
+        MethodKind::Jwt => [
+            &mut counters.jwt_accepted,
+            &mut counters.jwt_refused,
+            &mut counters.jwt_unknown,
+            &mut counters.jwt_failed,
+        ],
+        MethodKind::Http => [
+            &mut counters.http_accepted,
+            &mut counters.http_refused,
+            &mut counters.http_unknown,
+            &mut counters.http_failed,
+        ],
+        MethodKind::Scram => [
+            &mut counters.scram_accepted,
+            &mut counters.scram_refused,
+            &mut counters.scram_unknown,
+            &mut counters.scram_failed,
+        ],
+        MethodKind::Redis => [
+            &mut counters.redis_accepted,
+            &mut counters.redis_refused,
+            &mut counters.redis_unknown,
+            &mut counters.redis_failed,
+        ],
+        MethodKind::Postgres => [
+            &mut counters.postgres_accepted,
+            &mut counters.postgres_refused,
+            &mut counters.postgres_unknown,
+            &mut counters.postgres_failed,
+        ],
+        MethodKind::Certificate => [
+            &mut counters.certificate_accepted,
+            &mut counters.certificate_refused,
+            &mut counters.certificate_unknown,
+            &mut counters.certificate_failed,
+        ],
+    }
+}
+
 impl Shard {
     /// Goes through the chain for a client whose CONNECT is the beginning of `bytes` and could be
     /// accepted.
@@ -195,39 +246,7 @@ impl Shard {
     /// What follows from a verdict; `None`: the next method is asked.
     fn heard(&mut self, access: &Access, method: usize, verdict: Verdict) -> Option<Outcome> {
         let kind = access.methods.get(method)?.kind();
-        let counters = &mut self.counters;
-        let [accepted, refused, unknown, failed] = match kind {
-            MethodKind::PasswordFile => [
-                &mut counters.password_accepted,
-                &mut counters.password_refused,
-                &mut counters.password_unknown,
-                &mut counters.password_failed,
-            ],
-            MethodKind::Jwt => [
-                &mut counters.jwt_accepted,
-                &mut counters.jwt_refused,
-                &mut counters.jwt_unknown,
-                &mut counters.jwt_failed,
-            ],
-            MethodKind::Http => [
-                &mut counters.http_accepted,
-                &mut counters.http_refused,
-                &mut counters.http_unknown,
-                &mut counters.http_failed,
-            ],
-            MethodKind::Scram => [
-                &mut counters.scram_accepted,
-                &mut counters.scram_refused,
-                &mut counters.scram_unknown,
-                &mut counters.scram_failed,
-            ],
-            MethodKind::Certificate => [
-                &mut counters.certificate_accepted,
-                &mut counters.certificate_refused,
-                &mut counters.certificate_unknown,
-                &mut counters.certificate_failed,
-            ],
-        };
+        let [accepted, refused, unknown, failed] = tallies(&mut self.counters, kind);
         match verdict {
             Verdict::Accept(with) => {
                 *accepted += 1;
@@ -273,7 +292,9 @@ impl Shard {
         bytes: &[u8],
     ) {
         let ticket = self.wait(socket, Arc::clone(&access), method, assigned, None, bytes);
-        let question = Question { socket, ticket, access, method, work, proof: proof.clone() };
+        let proof = proof.clone();
+        let deeds = Vec::new();
+        let question = Question { socket, ticket, access, method, deeds, work, proof };
         self.outputs.actions.push(Action::Ask(Box::new(question)));
         self.watch_proving(socket);
     }
@@ -438,6 +459,7 @@ impl Shard {
             mechanism: accepted.exchanged.map(|exchanged| exchanged.0),
             certificate: certificate.map_or_else(Box::default, |known| known.common_name.clone()),
             ends: accepted.lasts.map_or(Instant::END, |millis| self.now.plus_millis(millis)),
+            credential: accepted.credential,
             serial: self.access.admissions.serial(),
             peer,
             listener,
@@ -447,13 +469,14 @@ impl Shard {
     /// Whether the client may have the will that it asks for.
     pub(super) fn check_will(
         &mut self,
+        socket: SocketId,
         name: &str,
         connect: &Connect<'_>,
         grant: Option<&Grant>,
     ) -> Result<(), Refused> {
         let (Some(will), Some(grant)) = (&connect.will, grant) else { return Ok(()) };
         let deed = Deed::Publish { qos: will.qos as u8, retain: will.retain };
-        match self.decide_for(name, grant, deed, will.topic) {
+        match self.decide_for(socket, name, grant, deed, will.topic) {
             Decision::Deny(denied) if !Mutant::WillUnchecked.is_on() => {
                 Err(Refused(denied.reason, "the rules do not allow the will"))
             }
@@ -485,6 +508,14 @@ impl Shard {
                 self.counters.admissions_expired += 1;
                 self.disconnect(socket, Cause::Expired);
             }
+        }
+    }
+
+    /// A helper thread has fetched a key set, or could not.
+    pub fn count_key_set(&mut self, fetched: bool) {
+        match fetched {
+            true => self.counters.key_sets_fetched += 1,
+            false => self.counters.key_sets_failed += 1,
         }
     }
 }

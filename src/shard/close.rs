@@ -112,6 +112,7 @@ impl Shard {
             Stage::HandingOver | Stage::Entry => {}
             Stage::Proving => {
                 self.access.admissions.forget(socket);
+                self.access.asking.handled(socket);
                 self.counters.proving = self.access.admissions.len() as u64;
             }
             Stage::Refused(_) => self.entrance.refused_waiting -= 1,
@@ -215,6 +216,7 @@ impl Shard {
         }
         self.parked.forget(socket, connection.holds);
         self.access.admissions.forget(socket);
+        self.access.asking.handled(socket);
         if let Some(storing) = &mut self.storing {
             storing.forget_socket(socket);
         }

@@ -47,6 +47,10 @@ impl Shard {
         match accepted {
             // Whether anonymous clients may come in was looked at with the packet.
             Ok(()) if self.settings.access.methods.is_empty() => {
+                let accepted = Accepted::default();
+                if self.asks_about_will(socket, known, &coming.connect, &accepted, bytes) {
+                    return;
+                }
                 self.enter(socket, known, &coming, Accepted::default());
             }
             Ok(()) => self.prove(socket, assigned, &coming.connect, bytes),
@@ -89,6 +93,12 @@ impl Shard {
         let Some(mut coming) = self.welcomes(socket, bytes) else { return };
         let username = accepted.username.take().or_else(|| self.verified_username(socket));
         coming.connect.username = username.as_deref().or(coming.connect.username);
+        if username.is_some() {
+            accepted.username = username.clone();
+        }
+        if self.asks_about_will(socket, assigned.as_deref(), &coming.connect, &accepted, bytes) {
+            return;
+        }
         self.enter(socket, assigned.as_deref(), &coming, accepted);
     }
 
@@ -106,7 +116,7 @@ impl Shard {
         let exchanged = accepted.exchanged.clone();
         let grant = self.grant_of(socket, connect, accepted);
         let mountpoint = self
-            .check_will(&name, connect, grant.as_deref())
+            .check_will(socket, &name, connect, grant.as_deref())
             .and_then(|()| mount(&listener.mountpoint, &name, connect));
         let mountpoint = match mountpoint {
             Ok(mountpoint) => mountpoint,

@@ -52,6 +52,8 @@ impl Holds {
     pub const TASK: Holds = Holds(64);
     /// Memory is full; it waits for a while before its messages are lost.
     pub const MEMORY: Holds = Holds(512);
+    /// A service is asked whether it may do what its next packet says.
+    pub const ACCESS: Holds = Holds(1024);
     /// What holds for steps, not for as long as somebody else likes: it is read on meanwhile.
     const BRIEF: u16 = Holds::WORK.0 | Holds::FANOUT.0 | Holds::TASK.0;
 
@@ -93,6 +95,7 @@ const _: () = {
         Holds::FANOUT,
         Holds::TASK,
         Holds::MEMORY,
+        Holds::ACCESS,
         one,
         other,
     ];

@@ -16,6 +16,7 @@ mod admission;
 mod ahead;
 mod announced;
 mod arrivals;
+mod asking;
 mod audit;
 mod audit_memory;
 mod changes;

@@ -2,9 +2,11 @@
 //! remembered in a cache of fixed size. Changed rules are applied in [`super::revoke`].
 
 use super::Shard;
+use super::receive::Handled;
 use super::revoke::Revoking;
-use crate::access::cache::Cache;
+use crate::access::cache::{Cache, NO_END};
 use crate::access::{self, Decision, Deed, Denied, Grant, NOT_ALLOWED, Who};
+use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{Publish, Qos, ReasonCode};
@@ -38,24 +40,38 @@ impl Shard {
         if !(same && Mutant::DecisionsKept.is_on()) {
             self.access.permissions.cache = fresh;
         }
-        if restricts && !Mutant::ReloadNotApplied.is_on() {
+        self.ask_again();
+        let users = !self.settings.access.methods.is_empty();
+        if (restricts || users) && !Mutant::ReloadNotApplied.is_on() {
             self.access.permissions.revoking = Some(Revoking::at(0));
         }
     }
 
     /// Whether a client may publish a message, whose topic it calls `own`; `None` when it may. The
     /// broker's own rules have been asked.
+    ///
+    /// # Errors
+    /// A service is asked, and the packet is to be held.
     #[inline(never)]
     pub(super) fn refuses_publish(
         &mut self,
+        socket: SocketId,
         index: u32,
         own: &str,
         publish: &Publish<'_>,
-    ) -> Option<Denied> {
+    ) -> Result<Option<Denied>, Handled> {
         let deed = Deed::Publish { qos: publish.qos as u8, retain: publish.retain };
-        match self.decide_session(index, deed, own) {
-            Decision::Deny(denied) if !Mutant::DeniedPublished.is_on() => Some(denied),
-            _ => None,
+        let decided = self.known_decision(index, deed, own);
+        match decided {
+            Err(_) if Mutant::UnansweredPublished.is_on() => Ok(None),
+            Err(source) => Err(self.ask_about(socket, index, source, vec![(deed, own.into())])),
+            Ok(decision) => {
+                self.access.asking.handled(socket);
+                match decision {
+                    Decision::Deny(denied) if !Mutant::DeniedPublished.is_on() => Ok(Some(denied)),
+                    _ => Ok(None),
+                }
+            }
         }
     }
 
@@ -71,6 +87,11 @@ impl Shard {
         }
         let inner = inner(filter);
         match self.decide_session(index, Deed::Subscribe { qos: qos as u8 }, inner) {
+            Decision::Later => {
+                // More filters than are asked about.
+                self.counters.subscriptions_denied += 1;
+                Err(ReasonCode::QuotaExceeded)
+            }
             Decision::Deny(denied) if !Mutant::DeniedSubscribed.is_on() => {
                 self.counters.subscriptions_denied += 1;
                 if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
@@ -83,37 +104,25 @@ impl Shard {
     }
 
     pub(super) fn decide_session(&mut self, index: u32, deed: Deed, topic: &str) -> Decision {
-        let Some(session) = self.sessions.get(index) else { return Decision::Deny(NOT_ALLOWED) };
-        let serial = session.grant().map_or(0, |grant| grant.serial);
-        let hash = self.topology.shared.seeds.secret(topic.as_bytes());
-        if serial != 0
-            && let Some(allowed) = self.access.permissions.cache.find(serial, hash, deed)
-        {
-            self.counters.decisions_remembered += 1;
-            return if allowed { Decision::Allow } else { Decision::Deny(NOT_ALLOWED) };
-        }
-        // Who came while everybody might do everything is known by the ClientId only.
-        let unnamed = Grant::named(None);
-        let grant = session.grant().unwrap_or(&unnamed);
-        let listener = self.listener_name(grant.listener);
-        let who = Who { client_id: &session.client_id, grant, listener };
-        let (allowed, looked_at) = self.settings.access.judge(&who, deed, topic);
-        if serial != 0 {
-            self.access.permissions.cache.put(serial, hash, deed, allowed);
-        }
-        self.ruled(allowed, looked_at)
+        self.known_decision(index, deed, topic).unwrap_or(Decision::Later)
     }
 
     /// The same for a client that has no session yet.
     pub(super) fn decide_for(
         &mut self,
+        socket: SocketId,
         client_id: &str,
         grant: &Grant,
         deed: Deed,
         topic: &str,
     ) -> Decision {
         let who = Who { client_id, grant, listener: self.listener_name(grant.listener) };
-        let (allowed, looked_at) = self.settings.access.judge(&who, deed, topic);
+        let hash = self.topology.shared.seeds.secret(topic.as_bytes());
+        let said = |at| self.access.asking.said(socket, at, deed, hash);
+        let access = &self.settings.access;
+        let (ruled, looked_at) = access.explain(&who, deed, topic, said);
+        // It has been asked about before.
+        let allowed = access.allows(grant, ruled).unwrap_or(false);
         self.ruled(allowed, looked_at)
     }
 
@@ -140,6 +149,56 @@ impl Shard {
                 Some(denied)
             }
             Decision::Allow | Decision::Later => None,
+        }
+    }
+
+    /// What is decided about a client's deed.
+    ///
+    /// # Errors
+    /// The position of the service that has to be asked.
+    pub(super) fn known_decision(
+        &mut self,
+        index: u32,
+        deed: Deed,
+        topic: &str,
+    ) -> Result<Decision, usize> {
+        let Some(session) = self.sessions.get(index) else {
+            return Ok(Decision::Deny(NOT_ALLOWED));
+        };
+        let serial = session.grant().map_or(0, |grant| grant.serial);
+        let hash = self.topology.shared.seeds.secret(topic.as_bytes());
+        let second = (self.now.0 / 1000) as u32;
+        if serial != 0
+            && let Some(allowed) = self.access.permissions.cache.find(serial, hash, deed, second)
+        {
+            self.counters.decisions_remembered += 1;
+            return Ok(if allowed { Decision::Allow } else { Decision::Deny(NOT_ALLOWED) });
+        }
+        // Who came while everybody might do everything is known by the ClientId only.
+        let unnamed = Grant::named(None);
+        let grant = session.grant().unwrap_or(&unnamed);
+        let listener = self.listener_name(grant.listener);
+        let who = Who { client_id: &session.client_id, grant, listener };
+        let said = |at| self.access.asking.said(session.socket?, at, deed, hash);
+        let access = &self.settings.access;
+        let (ruled, looked_at) = access.explain(&who, deed, topic, said);
+        // What depends on a service holds for a while only.
+        let until = match access.asks() {
+            true => second.saturating_add(access.cache_ttl),
+            false => NO_END,
+        };
+        let allowed = access.allows(grant, ruled);
+        if serial != 0
+            && let Ok(allowed) = allowed
+        {
+            self.access.permissions.cache.put(serial, hash, deed, allowed, until);
+        }
+        match allowed {
+            Ok(allowed) => Ok(self.ruled(allowed, looked_at)),
+            Err(source) => {
+                self.meter.charge(cost::VISIT + looked_at / RULES_PER_UNIT);
+                Err(source)
+            }
         }
     }
 }

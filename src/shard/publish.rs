@@ -166,8 +166,8 @@ impl Shard {
         if topic::levels(own) > self.settings.max_topic_levels {
             return Err(LEVELS);
         }
-        if self.is_refused(socket, index, version, publish, topic, own) {
-            return Ok(Handled::Next);
+        if let Some(handled) = self.is_refused(socket, index, version, publish, topic, own) {
+            return Ok(handled);
         }
         let short = self.memory.is_short(Pressure::Tight);
         let taken = match short {
@@ -224,7 +224,8 @@ impl Shard {
 
     /// Answers a message that is not taken, whoever may get it: its topic is nobody's to publish
     /// to, or not this client's, or its payload is not what it is said to be. `own` is the topic
-    /// without the mountpoint.
+    /// without the mountpoint. `None` when it is taken, as far as this goes; it is held when a
+    /// service is asked.
     #[inline]
     fn is_refused(
         &mut self,
@@ -234,29 +235,33 @@ impl Shard {
         publish: &Publish<'_>,
         topic: &str,
         own: &str,
-    ) -> bool {
+    ) -> Option<Handled> {
         if let Some(denied) = self.refuses_everybody(topic, own) {
             self.turn_down(socket, index, version, publish, denied.reason);
-            return true;
+            return Some(Handled::Next);
         }
-        if self.settings.restricts
-            && let Some(denied) = self.refuses_publish(index, own, publish)
-        {
-            if self.denied_publish(socket, index, version, own) {
-                self.count_received(publish);
-            } else {
-                self.turn_down(socket, index, version, publish, denied.reason);
+        if self.settings.restricts {
+            match self.refuses_publish(socket, index, own, publish) {
+                Ok(None) => {}
+                Err(held) => return Some(held),
+                Ok(Some(denied)) => {
+                    if self.denied_publish(socket, index, version, own) {
+                        self.count_received(publish);
+                    } else {
+                        self.turn_down(socket, index, version, publish, denied.reason);
+                    }
+                    return Some(Handled::Next);
+                }
             }
-            return true;
         }
         if !publish.has_promised_format() {
             // Section 3.3.2.3.2. Not the end of the connection: a client that comes back with the
             // same message would never get on.
             self.counters.dropped_payload_format += 1;
             self.turn_down(socket, index, version, publish, ReasonCode::PayloadFormatInvalid);
-            return true;
+            return Some(Handled::Next);
         }
-        false
+        None
     }
 
     /// What is taken of a message while memory is short; what is not is counted. When it is full,

@@ -2,9 +2,12 @@
 //! of each step.
 
 use super::Shard;
+use super::close::Cause;
 use super::permission::inner;
 use crate::access::{Decision, Deed};
+use crate::config::OnUserChanged;
 use crate::limits::cost;
+use crate::mutant::Mutant;
 use crate::session::ShareName;
 use crate::topic::FilterId;
 
@@ -47,10 +50,19 @@ impl Shard {
     fn revoke_some(&mut self, revoking: &mut Revoking) {
         let index = revoking.session;
         let session = self.sessions.get(index).filter(|session| !session.is_ending());
-        let Some(session) = session else {
+        if session.is_none() {
             *revoking = Revoking::at(index + 1);
             return;
-        };
+        }
+        if revoking.left.is_none() && self.revokes_user(index) {
+            *revoking = Revoking::at(index + 1);
+            return;
+        }
+        if !self.settings.restricts {
+            *revoking = Revoking::at(index + 1);
+            return;
+        }
+        let Some(session) = self.sessions.get(index) else { return };
         if revoking.left.is_none() {
             let shares = session.shares().into_iter().flat_map(|shares| shares.list.iter());
             revoking.shares = shares.map(|share| share.name.clone()).collect();
@@ -80,6 +92,24 @@ impl Shard {
         }
     }
 
+    /// Ends a connection whose user has another password by now, or is no user any more; true when
+    /// it did.
+    fn revokes_user(&mut self, index: u32) -> bool {
+        let access = &self.settings.access;
+        let Some(session) = self.sessions.get(index) else { return false };
+        let (Some(socket), Some(grant)) = (session.socket, session.grant()) else { return false };
+        let known = access.still_knows(grant.username.as_deref(), grant.credential);
+        if known || access.on_user_changed == OnUserChanged::Keep {
+            return false;
+        }
+        if Mutant::ChangedUserStays.is_on() {
+            return false;
+        }
+        self.counters.users_revoked += 1;
+        self.disconnect(socket, Cause::Expired);
+        true
+    }
+
     fn revoke_filter(&mut self, index: u32, place: Option<FilterId>, full: &str) {
         let Some(session) = self.sessions.get(index) else { return };
         let plain = inner(full);
@@ -89,7 +119,9 @@ impl Shard {
             Some(self.subscriptions.index.subscribers(filter).get(position as usize)?.options & 3)
         });
         let deed = Deed::Subscribe { qos: qos.unwrap_or(0) };
-        if self.decide_session(index, deed, &own) == Decision::Allow {
+        // What a service allowed stays until the client asks again: a reload is no reason to ask
+        // about all subscriptions at once.
+        if matches!(self.decide_session(index, deed, &own), Decision::Allow | Decision::Later) {
             return;
         }
         self.counters.subscriptions_revoked += 1;

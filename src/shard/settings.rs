@@ -97,6 +97,8 @@ pub struct Settings {
     pub access: Arc<Access>,
     /// [`Access::restricts`], where the publish path has it at hand.
     pub restricts: bool,
+    /// [`Access::asks`].
+    pub asks: bool,
     /// Clients that may prove themselves at a time; not configured.
     pub admissions: usize,
     /// How steps are divided; not configured.
@@ -111,7 +113,7 @@ impl Settings {
 
     /// With these rules.
     pub fn with_access(self, access: Arc<Access>) -> Self {
-        Settings { restricts: access.restricts(), access, ..self }
+        Settings { restricts: access.restricts(), asks: access.asks(), access, ..self }
     }
 
     /// Bytes unsent at which the publishers of a client that keeps reading are parked.
@@ -183,6 +185,7 @@ impl Settings {
             trusted_proxies: config.trusted_networks(),
             access: Arc::new(Access::open()),
             restricts: false,
+            asks: false,
             admissions: ADMISSIONS,
             budget: Budget::BROKER,
         }

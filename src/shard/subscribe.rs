@@ -69,6 +69,9 @@ impl Shard {
             check_filter(&wanted)?;
         }
         self.check_answer(index, version, subscribe.filters.len())?;
+        if let Some(held) = self.asks_about_filters(socket, index, subscribe) {
+            return Ok(held);
+        }
         // What was accepted before is delivered by the options that were in force then.
         self.catch_up(index);
         let session = self.session_ref(index);
@@ -157,6 +160,7 @@ impl Shard {
             user: UserProperties::default(),
         };
         self.answer(socket, |out| packet::encode_suback(out, version, &suback));
+        self.access.asking.handled(socket);
         self.ask_for_replays(index, joining.replays);
     }
 

@@ -129,6 +129,14 @@ counters! {
         certificate_refused method = "certificate", result = "refused";
         certificate_unknown method = "certificate", result = "unknown";
         certificate_failed method = "certificate", result = "failed";
+        redis_accepted method = "redis", result = "accepted";
+        redis_refused method = "redis", result = "refused";
+        redis_unknown method = "redis", result = "unknown";
+        redis_failed method = "redis", result = "failed";
+        postgres_accepted method = "postgres", result = "accepted";
+        postgres_refused method = "postgres", result = "refused";
+        postgres_unknown method = "postgres", result = "unknown";
+        postgres_failed method = "postgres", result = "failed";
     }
     "ringmq_authentications_waiting" Gauge "connections"
         "Clients whose password or token is being looked at." { proving; }
@@ -136,11 +144,31 @@ counters! {
         "Connections ended because what their client was let in with was over." {
         admissions_expired;
     }
+    "ringmq_users_revoked_total" Counter "connections"
+        "Connections ended because a reload changed their user's password, or took the user away." {
+        users_revoked;
+    }
+    "ringmq_key_set_fetches_total" Counter "fetches"
+        "Key sets of access.authentication's jwt that were fetched, and attempts that failed." {
+        key_sets_fetched result = "fetched";
+        key_sets_failed result = "failed";
+    }
     "ringmq_authorizations_total" Counter "decisions"
         "Decisions of access.authorization about topics, and those that were remembered." {
         decisions_allowed result = "allowed";
         decisions_denied result = "denied";
         decisions_remembered result = "remembered";
+    }
+    "ringmq_authorization_answers_total" Counter "decisions"
+        "What services said of what clients wanted to do; unknown: the next source was asked." {
+        deeds_allowed result = "allowed";
+        deeds_denied result = "denied";
+        deeds_unknown result = "unknown";
+        deeds_failed result = "failed";
+    }
+    "ringmq_authorizations_waiting" Gauge "connections"
+        "Clients whose packets wait until a service has said whether they may." {
+        permissions_waiting;
     }
     "ringmq_subscriptions_denied_total" Counter "subscriptions"
         "Topic filters that the rules did not allow, by when: at SUBSCRIBE, or after a reload." {

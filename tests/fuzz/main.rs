@@ -4,6 +4,7 @@
 //! bounded number of seeded mutations of it, so that every `cargo test` on any compiler does.
 #![allow(missing_docs, dead_code, clippy::unwrap_used, clippy::enum_variant_names)]
 
+pub mod access;
 pub mod config;
 pub mod decode;
 pub mod filters;

@@ -1,7 +1,7 @@
 //! The corpus as tests: each file, then mutations of it from a fixed seed until the time is up.
 
 use crate::rng::Rng;
-use crate::{config, decode, filters, layers, queues, session, tls};
+use crate::{access, config, decode, filters, layers, queues, session, tls};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -102,6 +102,11 @@ fn queues_survive_the_corpus_and_its_neighbours() {
 #[test]
 fn layers_survive_the_corpus_and_its_neighbours() {
     replay("layers", layers::run, 100_000);
+}
+
+#[test]
+fn access_survives_the_corpus_and_its_neighbours() {
+    replay("access", access::run, 20_000);
 }
 
 #[test]

@@ -15,16 +15,16 @@ use crate::support::broker::{program, run};
 use crate::support::{Broker, eventually, unique};
 
 /// A directory that is gone with the test.
-struct Directory(PathBuf);
+pub struct Directory(PathBuf);
 
 impl Directory {
-    fn new() -> Directory {
+    pub fn new() -> Directory {
         let path = std::env::temp_dir().join(unique("ringmq-access"));
         fs::create_dir_all(&path).expect("a temporary directory");
         Directory(path)
     }
 
-    fn file(&self, name: &str) -> String {
+    pub fn file(&self, name: &str) -> String {
         self.0.join(name).display().to_string()
     }
 }
@@ -36,7 +36,7 @@ impl Drop for Directory {
 }
 
 /// `mosquitto_pub` with these arguments: its exit code, and what it complained of.
-fn publish(broker: &Broker, arguments: &[&str]) -> (i32, String) {
+pub fn publish(broker: &Broker, arguments: &[&str]) -> (i32, String) {
     let address = broker.address();
     let mut command = Command::new("mosquitto_pub");
     command.args(["-h", &address.ip().to_string(), "-p", &address.port().to_string()]);
@@ -45,7 +45,7 @@ fn publish(broker: &Broker, arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
 }
 
-fn login<'a>(user: &'a str, password: &'a str, topic: &'a str) -> Vec<&'a str> {
+pub fn login<'a>(user: &'a str, password: &'a str, topic: &'a str) -> Vec<&'a str> {
     vec!["-V", "5", "-u", user, "-P", password, "-t", topic, "-m", "x", "-q", "1", "-d"]
 }
 
@@ -92,18 +92,18 @@ fn files_of_mosquitto_are_taken_as_they_are() {
 }
 
 /// A service: how it answers, and what it was asked.
-struct Service {
-    address: SocketAddr,
-    answer: Arc<Mutex<String>>,
-    asked: Arc<Mutex<Vec<String>>>,
-    connections: Arc<AtomicUsize>,
+pub struct Service {
+    pub address: SocketAddr,
+    pub answer: Arc<Mutex<String>>,
+    pub asked: Arc<Mutex<Vec<String>>>,
+    pub connections: Arc<AtomicUsize>,
 }
 
 /// Never answers.
-const HANG: &str = "hang";
+pub const HANG: &str = "hang";
 
 impl Service {
-    fn start() -> Service {
+    pub fn start() -> Service {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let service = Service {
             address: listener.local_addr().expect("it is bound"),
@@ -123,7 +123,7 @@ impl Service {
         service
     }
 
-    fn says(&self, status: &str, body: &str) {
+    pub fn says(&self, status: &str, body: &str) {
         let length = body.len();
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n");
         *self.answer.lock().expect("no panic with it") = head + body;

@@ -51,6 +51,7 @@ pub fn roomy() -> Settings {
         trusted_proxies: Default::default(),
         access: Arc::new(Access::open()),
         restricts: false,
+        asks: false,
         admissions: ADMISSIONS,
         budget: Budget::BROKER,
     }

@@ -65,6 +65,8 @@ pub struct Launch<'a> {
     pub files: Option<u64>,
     /// Variables of its environment.
     pub environment: Vec<(&'static str, String)>,
+    /// Its configuration, instead of one with a listener.
+    pub file: Option<PathBuf>,
 }
 
 impl<'a> Launch<'a> {
@@ -77,6 +79,7 @@ impl<'a> Launch<'a> {
             backlog: 4096,
             files: None,
             environment: Vec::new(),
+            file: None,
         }
     }
 
@@ -146,6 +149,12 @@ impl Broker {
     #[track_caller]
     pub fn start(settings: &[&str]) -> Broker {
         Broker::start_with(settings, shards())
+    }
+
+    /// A broker of the test's own with this configuration file.
+    #[track_caller]
+    pub fn of_file(file: &str) -> Broker {
+        Launch { file: Some(file.into()), ..Launch::new(&[]) }.start()
     }
 
     /// A broker of the test's own with this many shards.
@@ -413,6 +422,7 @@ fn ringmq_command(launch: &Launch<'_>, directory: &Path) -> Command {
         }
         command = shell;
     }
+    let file = launch.file.clone().unwrap_or(file);
     command.arg("--config").arg(file).args(["--set", &cores(launch.shards)]);
     for setting in launch.settings {
         command.args(["--set", setting]);

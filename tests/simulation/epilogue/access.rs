@@ -11,15 +11,19 @@ const USERS: &str = "ann:$6$AAAAAAAAAAAAAAAA$HASH\n";
 
 /// What `access:` says, as JSON, which is YAML too; `closed`: topics that nobody may use.
 fn rules(closed: &str) -> Arc<Access> {
-    let list = format!("[{{deny: all, topics: [{closed}]}}]");
+    from(&format!("[{{rules: {{list: [{{deny: all, topics: [{closed}]}}]}}}}]"), "apple")
+}
+
+/// With these sources of rules, and this password of ann's.
+fn from(sources: &str, password: &str) -> Arc<Access> {
     let chain = "[{password_file: {path: users}}, {jwt: {secret: s3cret}}]";
     let set = vec![
         format!("access.authentication={chain}"),
-        format!("access.authorization=[{{rules: {{list: {list}}}}}]"),
+        format!("access.authorization={sources}"),
         "access.no_match=allow".to_owned(),
     ];
     let config = Sources { set, ..Sources::default() }.load().unwrap();
-    let users = USERS.replace("HASH", &hash_of("apple"));
+    let users = USERS.replace("HASH", &hash_of(password));
     Arc::new(load::load(&config, &|_| Ok(users.clone())).unwrap())
 }
 
@@ -73,6 +77,9 @@ pub fn hold(world: &mut World, settings: &Settings) {
     order(world, with(settings, rules("none")));
     proofs(world);
     may_not(world, settings, &mut watcher);
+    asked(world, settings, &mut watcher);
+    changed_user(world, settings);
+    order(world, with(settings, rules("none")));
     expiry(world);
     late(world);
     too_many(world);
@@ -130,6 +137,78 @@ fn may_not(world: &mut World, settings: &Settings, watcher: &mut Peer) {
     let refusal = ReasonCode::NotAuthorized;
     refused(world, &Connect { will: Some(gone), ..hello("e-will", true, 0) }, refusal, "a will");
     part(world, [client, second]);
+}
+
+/// A service is asked what a client may do: its packets wait, nobody else's do, and what the
+/// service said is remembered.
+fn asked(world: &mut World, settings: &Settings, watcher: &mut Peer) {
+    order(world, with(settings, from("[{http: {url: 'http://service/'}}]", "apple")));
+    let mut client = guest(world, "e-asks");
+    let mut other = guest(world, "e-asks-too");
+    subscribe(world, watcher, Wish::new("e/x/asked/#", 0));
+    world.think = 500;
+    client.publish(world, "e/x/asked/yes", b"1", 1, 1);
+    client.publish(world, "e/x/asked/no", b"2", 1, 2);
+    client.raw(world, &[0xC0, 0]);
+    other.raw(world, &[0xC0, 0]);
+    assert_eq!(client.take(world), [], "before the service has said anything");
+    assert_eq!(other.take(world), [Got::Pong], "somebody else's packet");
+    wait(world, 600);
+    let ack = |id, reason| Got::Ack(AckKind::PubAck, id, reason);
+    assert_eq!(client.take(world), [ack(1, ReasonCode::Success)]);
+    assert_eq!(watcher.payloads(world), ["1"]);
+    wait(world, 600);
+    assert_eq!(client.take(world), [ack(2, ReasonCode::NotAuthorized), Got::Pong]);
+    client.publish(world, "e/x/asked/no", b"3", 1, 3);
+    assert_eq!(client.take(world), [ack(3, ReasonCode::NotAuthorized)], "what is remembered");
+    assert_eq!(watcher.payloads(world), Vec::<String>::new());
+    // Who waits asks again when the rules change.
+    client.publish(world, "e/x/asked/later", b"4", 1, 4);
+    order(world, with(settings, rules("e/x/asked/later")));
+    assert_eq!(client.take(world), [ack(4, ReasonCode::NotAuthorized)], "under other rules");
+    world.think = 0;
+    wait(world, 1000);
+    order(world, with(settings, from("[{http: {url: 'http://service/'}}]", "apple")));
+    client.subscribe(world, 8, "e/x/asked/no/+", 1);
+    assert_eq!(client.take(world), [Got::SubAck(8, vec![ReasonCode::NotAuthorized as u8])]);
+    client.subscribe(world, 9, "e/x/asked/may/+", 1);
+    assert_eq!(client.take(world), [Got::SubAck(9, vec![1])]);
+    let refusal = ReasonCode::NotAuthorized;
+    let gone = peer_will("e/x/asked/no");
+    let connect = Connect { will: Some(gone), ..hello("e-asked-will", true, 0) };
+    refused(world, &connect, refusal, "a will that the service does not allow");
+    let gone = peer_will("e/x/asked/will");
+    let connect = Connect { will: Some(gone), ..hello("e-asked-will", true, 0) };
+    let (peer, reason) = try_to(world, &connect);
+    assert_eq!(reason, ReasonCode::Success, "a will that it does");
+    // Gone while the service is asked: its answer is nobody's.
+    world.think = 500;
+    let mut left = guest(world, "e-asks-left");
+    left.publish(world, "e/x/asked/left", b"5", 1, 5);
+    left.end(world, End::Reset);
+    wait(world, 600);
+    world.think = 0;
+    world.settle();
+    part(world, [client, other, peer]);
+}
+
+/// A reload that changes a user's password ends the connection that came in with the old one.
+fn changed_user(world: &mut World, settings: &Settings) {
+    order(world, with(settings, rules("none")));
+    let (mut peer, _) = try_to(world, &login("e-changed", "ann", "apple"));
+    let mut bystander = guest(world, "e-unchanged");
+    order(world, with(settings, rules("none, e/none")));
+    peer.raw(world, &[0xC0, 0]);
+    assert_eq!(peer.take(world), [Got::Pong], "after a reload with the same password");
+    let none = "[{rules: {list: [{deny: all, topics: [none]}]}}]";
+    order(world, with(settings, from(none, "pear")));
+    let ended = [Got::Disconnect(ReasonCode::NotAuthorized)];
+    assert_eq!(peer.take(world), ended, "a user with another password");
+    bystander.raw(world, &[0xC0, 0]);
+    assert_eq!(bystander.take(world), [Got::Pong]);
+    peer.end(world, End::Fin);
+    world.settle();
+    part(world, [bystander]);
 }
 
 fn peer_will(topic: &str) -> packet::Will<'_> {

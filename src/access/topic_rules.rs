@@ -1,0 +1,87 @@
+//! Rules by topic: of many rules, those that can be about a topic name, found level by level. What
+//! is found is a little more than what matches; each is looked at before it decides.
+
+use super::pattern::Step;
+use hashbrown::HashMap;
+
+/// One level of the topics of rules.
+#[derive(Clone, Default, Debug)]
+struct Node {
+    children: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
+    /// Where a rule has `+` or a placeholder.
+    any: Option<u32>,
+    /// Rules whose topic ends here.
+    end: Vec<u32>,
+    /// Rules whose topic ends here with `#`.
+    rest: Vec<u32>,
+}
+
+/// Numbers of rules, by topic.
+#[derive(Clone, Debug)]
+pub struct TopicRules {
+    nodes: Vec<Node>,
+}
+
+impl Default for TopicRules {
+    fn default() -> Self {
+        TopicRules { nodes: vec![Node::default()] }
+    }
+}
+
+impl TopicRules {
+    /// Adds a rule for one of its topics.
+    pub fn add<'a>(&mut self, steps: impl Iterator<Item = Step<'a>>, rule: u32) {
+        let mut at = 0;
+        for step in steps {
+            let next = self.nodes.len() as u32;
+            let Some(node) = self.nodes.get_mut(at as usize) else { return };
+            at = match step {
+                Step::Text(text) => *node.children.entry(text.into()).or_insert(next),
+                Step::Any => *node.any.get_or_insert(next),
+                Step::Rest => {
+                    node.rest.push(rule);
+                    return;
+                }
+            };
+            if at == next {
+                self.nodes.push(Node::default());
+            }
+        }
+        if let Some(node) = self.nodes.get_mut(at as usize) {
+            node.end.push(rule);
+        }
+    }
+
+    /// Adds the rules that may match a topic name to `found`, and returns how many nodes were
+    /// looked at.
+    pub fn find(&self, topic: &str, found: &mut Vec<u32>) -> u32 {
+        // What is left of the topic at a node; `None` behind its last level.
+        let mut open = vec![(0, Some(topic))];
+        let mut looked_at = 0;
+        while let Some((at, left)) = open.pop() {
+            let Some(node) = self.nodes.get(at as usize) else { continue };
+            looked_at += 1;
+            found.extend(&node.rest);
+            let Some(left) = left else {
+                found.extend(&node.end);
+                continue;
+            };
+            let (level, rest) = match left.split_once('/') {
+                Some((level, rest)) => (level, Some(rest)),
+                None => (left, None),
+            };
+            let next = [node.children.get(level).copied(), node.any];
+            open.extend(next.into_iter().flatten().map(|next| (next, rest)));
+        }
+        looked_at
+    }
+
+    /// Bytes of memory, about.
+    pub fn size(&self) -> usize {
+        let of = |node: &Node| {
+            let rules = node.end.capacity() + node.rest.capacity();
+            node.children.allocation_size() + 4 * rules + size_of::<Node>()
+        };
+        self.nodes.iter().map(of).sum()
+    }
+}

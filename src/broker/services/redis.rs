@@ -1,0 +1,80 @@
+//! Users in Redis: one hash each.
+
+use super::stores::Fault;
+use crate::access::lookup::{Lookup, Row};
+use redis::aio::MultiplexedConnection;
+use redis::{Client, RedisError, TlsCertificates, Value};
+
+/// A connection.
+pub(super) struct Link(MultiplexedConnection);
+
+impl Link {
+    /// Connects.
+    pub(super) async fn open(users: &Lookup) -> Result<Link, Fault> {
+        let url = &*users.url;
+        let client = match &users.ca {
+            None => Client::open(url),
+            Some(ca) => {
+                let root_cert = Some(ca.as_bytes().to_vec());
+                Client::build_with_tls(url, TlsCertificates { client_tls: None, root_cert })
+            }
+        };
+        let broken = |error: RedisError| Fault::Broken(error.to_string());
+        let client = client.map_err(broken)?;
+        client.get_multiplexed_async_connection().await.map(Link).map_err(broken)
+    }
+
+    /// The columns of a user: `words` are the command.
+    pub(super) async fn ask(
+        &mut self,
+        _users: &Lookup,
+        words: &[String],
+    ) -> Result<Option<Row>, Fault> {
+        let mut command = redis::Cmd::new();
+        for word in words {
+            command.arg(word);
+        }
+        let answer: Result<Value, RedisError> = command.query_async(&mut self.0).await;
+        match answer {
+            Ok(value) => row(words, &value),
+            Err(error) if error.is_io_error() || error.is_unrecoverable_error() => {
+                Err(Fault::Broken(error.to_string()))
+            }
+            Err(error) => Err(Fault::Refused(error.to_string())),
+        }
+    }
+}
+
+fn row(words: &[String], value: &Value) -> Result<Option<Row>, Fault> {
+    let fields = words.get(2..).unwrap_or_default().iter().map(String::as_str);
+    let row = match value {
+        Value::Nil => return Ok(None),
+        // HGETALL has the names in its answer: behind one another, or as a map.
+        Value::Array(list) if fields.len() == 0 => {
+            let pairs = list.chunks(2).filter_map(|pair| match pair {
+                [name, value] => Some((text(name)?, text(value))),
+                _ => None,
+            });
+            let pairs: Vec<(String, Option<String>)> = pairs.collect();
+            Row::of(pairs.iter().map(|(name, value)| (name.as_str(), value.clone())))
+        }
+        Value::Map(pairs) => {
+            let pairs = pairs.iter().filter_map(|(name, value)| Some((text(name)?, text(value))));
+            let pairs: Vec<(String, Option<String>)> = pairs.collect();
+            Row::of(pairs.iter().map(|(name, value)| (name.as_str(), value.clone())))
+        }
+        Value::Array(list) => Row::of(fields.zip(list.iter().map(text))),
+        single => Row::of(fields.zip([text(single)])),
+    };
+    Ok(Some(row))
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        Value::SimpleString(text) => Some(text.clone()),
+        Value::Int(number) => Some(number.to_string()),
+        Value::Boolean(switch) => Some(switch.to_string()),
+        _ => None,
+    }
+}

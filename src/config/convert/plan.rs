@@ -1,0 +1,119 @@
+//! What a configuration becomes: keys with values, and lines that are left, in the end as YAML.
+
+use super::Foreign;
+use serde_json::{Map, Value, json};
+
+/// A line that has no key.
+struct Left {
+    line: usize,
+    text: String,
+    why: String,
+}
+
+/// A configuration on its way.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// The tree of keys.
+    pub keys: Map<String, Value>,
+    /// One for each listener.
+    pub listeners: Vec<Map<String, Value>>,
+    /// Sentences about the whole.
+    pub remarks: Vec<String>,
+    left: Vec<Left>,
+}
+
+impl Plan {
+    /// Sets a dotted key.
+    pub(super) fn set(&mut self, key: &str, value: Value) {
+        set(&mut self.keys, key, value);
+    }
+
+    /// A line is not carried over.
+    pub(super) fn leave(&mut self, line: usize, text: &str, why: impl Into<String>) {
+        self.left.push(Left { line, text: hidden(text), why: why.into() });
+    }
+
+    /// How many lines are not.
+    pub(super) fn left(&self) -> usize {
+        self.left.len()
+    }
+
+    /// The file.
+    pub(super) fn render(mut self, name: &str, from: Foreign) -> String {
+        let name = name.replace(char::is_control, " ");
+        let mut out = format!("# Converted from {name}, a configuration of {from}.\n");
+        for remark in &self.remarks {
+            comment(&mut out, remark);
+        }
+        if !self.left.is_empty() {
+            out.push_str("#\n# Lines that were not carried over:\n");
+        }
+        self.left.sort_by_key(|left| left.line);
+        for left in &self.left {
+            comment(&mut out, &format!("{}: {}", left.line, left.text));
+            comment(&mut out, &format!("    {}", left.why));
+        }
+        if !self.listeners.is_empty() {
+            let listeners = self.listeners.drain(..).map(Value::Object).collect();
+            self.keys.insert("listeners".to_owned(), Value::Array(listeners));
+        }
+        for (key, value) in &self.keys {
+            write(&mut out, key, value, 0);
+        }
+        out
+    }
+}
+
+/// Sets a dotted key in a tree.
+pub(super) fn set(tree: &mut Map<String, Value>, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => _ = tree.insert(key.to_owned(), value),
+        Some((first, rest)) => {
+            let below = tree.entry(first).or_insert_with(|| json!({}));
+            if let Some(below) = below.as_object_mut() {
+                set(below, rest, value);
+            }
+        }
+    }
+}
+
+/// A line without what must not stand in another file.
+fn hidden(text: &str) -> String {
+    let word = text.split_whitespace().next().unwrap_or_default();
+    let secret = word.contains("password") && !word.ends_with("_file") || word.contains("psk");
+    let shown: String = if secret { format!("{word} …") } else { text.to_owned() };
+    shown.replace(char::is_control, " ")
+}
+
+fn comment(out: &mut String, text: &str) {
+    out.push_str("# ");
+    out.push_str(text);
+    out.push('\n');
+}
+
+/// A key with its value; texts as JSON writes them, which YAML reads.
+fn write(out: &mut String, key: &str, value: &Value, depth: usize) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            out.push_str(&format!("{indent}{key}:\n"));
+            for (key, value) in map {
+                write(out, key, value, depth + 1);
+            }
+        }
+        Value::Array(list) if list.iter().any(Value::is_object) => {
+            out.push_str(&format!("{indent}{key}:\n"));
+            for item in list.iter().filter_map(Value::as_object) {
+                let mut inner = String::new();
+                for (key, value) in item {
+                    write(&mut inner, key, value, depth + 2);
+                }
+                // The first key stands behind the dash.
+                let at = 2 * depth + 2;
+                let rest = inner.get(at + 2..).unwrap_or_default();
+                out.push_str(&format!("{indent}  - {rest}"));
+            }
+        }
+        other => out.push_str(&format!("{indent}{key}: {other}\n")),
+    }
+}
