@@ -2,7 +2,6 @@
 //! remembered in a cache of fixed size. Changed rules are applied in [`super::revoke`].
 
 use super::Shard;
-use super::receive::Handled;
 use super::revoke::Revoking;
 use crate::access::cache::{Cache, NO_END};
 use crate::access::{self, Decision, Deed, Denied, Grant, NOT_ALLOWED, Who};
@@ -18,7 +17,7 @@ const RULES_PER_UNIT: u32 = 4;
 /// What the shard remembers of its decisions.
 #[derive(Default)]
 pub(super) struct Permissions {
-    cache: Cache,
+    pub(super) cache: Cache,
     /// While what a reload took away is looked for.
     pub(super) revoking: Option<Revoking>,
 }
@@ -31,50 +30,6 @@ impl Permissions {
 }
 
 impl Shard {
-    /// Other rules are in force: what was decided is forgotten, and live clients are looked at.
-    pub(super) fn change_rules(&mut self) {
-        let restricts = self.settings.restricts;
-        let entries = if restricts { self.settings.access.cache_entries } else { 0 };
-        let fresh = Cache::new(entries);
-        let same = self.access.permissions.cache.room() == fresh.room();
-        if !(same && Mutant::DecisionsKept.is_on()) {
-            self.access.permissions.cache = fresh;
-        }
-        self.ask_again();
-        let users = !self.settings.access.methods.is_empty();
-        if (restricts || users) && !Mutant::ReloadNotApplied.is_on() {
-            self.access.permissions.revoking = Some(Revoking::at(0));
-        }
-    }
-
-    /// Whether a client may publish a message, whose topic it calls `own`; `None` when it may. The
-    /// broker's own rules have been asked.
-    ///
-    /// # Errors
-    /// A service is asked, and the packet is to be held.
-    #[inline(never)]
-    pub(super) fn refuses_publish(
-        &mut self,
-        socket: SocketId,
-        index: u32,
-        own: &str,
-        publish: &Publish<'_>,
-    ) -> Result<Option<Denied>, Handled> {
-        let deed = Deed::Publish { qos: publish.qos as u8, retain: publish.retain };
-        let decided = self.known_decision(index, deed, own);
-        match decided {
-            Err(_) if Mutant::UnansweredPublished.is_on() => Ok(None),
-            Err(source) => Err(self.ask_about(socket, index, source, vec![(deed, own.into())])),
-            Ok(decision) => {
-                self.access.asking.handled(socket);
-                match decision {
-                    Decision::Deny(denied) if !Mutant::DeniedPublished.is_on() => Ok(Some(denied)),
-                    _ => Ok(None),
-                }
-            }
-        }
-    }
-
     /// Whether a client may subscribe; `filter` is what it asked for.
     pub(super) fn may_subscribe(
         &mut self,

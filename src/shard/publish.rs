@@ -264,6 +264,34 @@ impl Shard {
         None
     }
 
+    /// Whether a client may publish a message, whose topic it calls `own`; `None` when it may. The
+    /// broker's own rules have been asked.
+    ///
+    /// # Errors
+    /// A service is asked, and the packet is to be held.
+    #[inline(never)]
+    fn refuses_publish(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        own: &str,
+        publish: &Publish<'_>,
+    ) -> Result<Option<Denied>, Handled> {
+        let deed = Deed::Publish { qos: publish.qos as u8, retain: publish.retain };
+        let decided = self.known_decision(index, deed, own);
+        match decided {
+            Err(_) if Mutant::UnansweredPublished.is_on() => Ok(None),
+            Err(source) => Err(self.ask_about(socket, index, source, vec![(deed, own.into())])),
+            Ok(decision) => {
+                self.access.asking.handled(socket);
+                match decision {
+                    Decision::Deny(denied) if !Mutant::DeniedPublished.is_on() => Ok(Some(denied)),
+                    _ => Ok(None),
+                }
+            }
+        }
+    }
+
     /// What is taken of a message while memory is short; what is not is counted. When it is full,
     /// only what gives something back. Before that all but messages that are to be retained and
     /// whose publishers can be told; others go to the subscribers, and the one that is to be

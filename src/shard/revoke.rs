@@ -4,6 +4,7 @@
 use super::Shard;
 use super::close::Cause;
 use super::permission::inner;
+use crate::access::cache::Cache;
 use crate::access::{Decision, Deed};
 use crate::config::OnUserChanged;
 use crate::limits::cost;
@@ -31,6 +32,22 @@ impl Revoking {
 }
 
 impl Shard {
+    /// Other rules are in force: what was decided is forgotten, and live clients are looked at.
+    pub(super) fn change_rules(&mut self) {
+        let restricts = self.settings.restricts;
+        let entries = if restricts { self.settings.access.cache_entries } else { 0 };
+        let fresh = Cache::new(entries);
+        let same = self.access.permissions.cache.room() == fresh.room();
+        if !(same && Mutant::DecisionsKept.is_on()) {
+            self.access.permissions.cache = fresh;
+        }
+        self.ask_again();
+        let users = !self.settings.access.methods.is_empty();
+        if (restricts || users) && !Mutant::ReloadNotApplied.is_on() {
+            self.access.permissions.revoking = Some(Revoking::at(0));
+        }
+    }
+
     /// Takes away what a reload does not allow any more, until the step's work comes to `limit`;
     /// true when some clients have not been looked at.
     pub(super) fn run_revoking(&mut self, limit: u32) -> bool {
