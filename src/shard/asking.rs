@@ -18,36 +18,36 @@ use std::sync::Arc;
 
 /// What a service said.
 #[derive(Clone, Copy)]
-struct Answer {
+pub(super) struct Answer {
     /// Its position among the sources.
-    source: usize,
+    pub(super) source: usize,
     /// The topic's keyed hash.
-    topic: u64,
-    deed: Deed,
-    said: Said,
+    pub(super) topic: u64,
+    pub(super) deed: Deed,
+    pub(super) said: Said,
 }
 
 /// A client that asked, for as long as its packet is not handled.
 #[derive(Default)]
-struct Asker {
+pub(super) struct Asker {
     /// Tells its question from others; 0: it has its answers.
-    ticket: u64,
+    pub(super) ticket: u64,
     /// What it asks about: topics' hashes.
-    asked: Vec<(Deed, u64)>,
-    source: usize,
-    answers: Vec<Answer>,
+    pub(super) asked: Vec<(Deed, u64)>,
+    pub(super) source: usize,
+    pub(super) answers: Vec<Answer>,
     /// With what it is let in; it asks about its will.
-    coming: Option<Box<Accepted>>,
+    pub(super) coming: Option<Box<Accepted>>,
 }
 
 /// Who asks.
 #[derive(Default)]
 pub(super) struct Asking {
-    askers: HashMap<SocketId, Asker, foldhash::fast::FixedState>,
+    pub(super) askers: HashMap<SocketId, Asker, foldhash::fast::FixedState>,
     /// Who found no room.
-    line: VecDeque<SocketId>,
+    pub(super) line: VecDeque<SocketId>,
     /// Questions whose answer has not come, of connections that are gone too.
-    under_way: usize,
+    pub(super) under_way: usize,
 }
 
 impl Asking {
@@ -107,7 +107,7 @@ impl Shard {
         hold
     }
 
-    fn ask_service(
+    pub(super) fn ask_service(
         &mut self,
         socket: SocketId,
         source: usize,
@@ -129,59 +129,6 @@ impl Shard {
         let question = Question { socket, ticket, access, method, deeds, work, proof };
         self.outputs.actions.push(Action::Ask(Box::new(question)));
         ticket
-    }
-
-    /// A service's answers to a question about deeds.
-    pub fn permitted(&mut self, socket: SocketId, ticket: u64, said: &[Said]) {
-        self.access.asking.under_way = self.access.asking.under_way.saturating_sub(1);
-        self.counters.permissions_waiting = self.access.asking.under_way as u64;
-        while let Some(next) = self.access.asking.line.pop_front() {
-            // Some have gone, or were set free by a reload.
-            if self.connections.get(next.0).is_some_and(|c| c.holds.has(Holds::ACCESS)) {
-                self.free(next, Holds::ACCESS);
-                break;
-            }
-        }
-        for answer in said {
-            let counters = &mut self.counters;
-            *match answer {
-                Said::Allow => &mut counters.deeds_allowed,
-                Said::Deny => &mut counters.deeds_denied,
-                Said::Nothing => &mut counters.deeds_unknown,
-                Said::Failed(_) => &mut counters.deeds_failed,
-            } += 1;
-        }
-        let Some(asker) = self.access.asking.askers.get_mut(&socket) else { return };
-        if asker.ticket != ticket {
-            return; // it is another client's by now, or other rules are in force
-        }
-        asker.ticket = 0;
-        let source = asker.source;
-        for (at, (deed, topic)) in std::mem::take(&mut asker.asked).into_iter().enumerate() {
-            // A service that is not there any more has said nothing.
-            let said = said.get(at).copied().unwrap_or(Said::Failed("the service was not asked"));
-            asker.answers.push(Answer { source, topic, deed, said });
-        }
-        match asker.coming.take() {
-            None => self.free(socket, Holds::ACCESS),
-            Some(accepted) => self.come_in(socket, *accepted),
-        }
-    }
-
-    /// Other rules are in force: who waits for an answer to the old ones asks again.
-    pub(super) fn ask_again(&mut self) {
-        let waiting = std::mem::take(&mut self.access.asking.line);
-        let askers = std::mem::take(&mut self.access.asking.askers);
-        let (coming, held): (Vec<_>, Vec<_>) =
-            askers.into_iter().partition(|(_, asker)| asker.coming.is_some());
-        for socket in held.into_iter().map(|(socket, _)| socket).chain(waiting) {
-            self.free(socket, Holds::ACCESS);
-        }
-        for (socket, asker) in coming {
-            if let Some(accepted) = asker.coming {
-                self.come_in(socket, *accepted);
-            }
-        }
     }
 
     /// Asks about those filters of a SUBSCRIBE that a service decides about; `None`: all is known.
@@ -211,52 +158,5 @@ impl Shard {
         }
         let (source, deeds) = open?;
         Some(self.ask_about(socket, index, source, deeds))
-    }
-
-    /// Whether a client that could come in has to wait until a service has said whether it may have
-    /// its will: then it does.
-    pub(super) fn asks_about_will(
-        &mut self,
-        socket: SocketId,
-        assigned: Option<&str>,
-        connect: &Connect<'_>,
-        accepted: &Accepted,
-        bytes: &[u8],
-    ) -> bool {
-        let Some(will) = connect.will.as_ref().filter(|_| self.settings.asks) else { return false };
-        let Some(grant) = self.grant_of(socket, connect, accepted.clone()) else { return false };
-        let name: Box<str> = assigned.unwrap_or(connect.client_id).into();
-        let deed = Deed::Publish { qos: will.qos as u8, retain: will.retain };
-        let topic = self.topology.shared.seeds.secret(will.topic.as_bytes());
-        let who =
-            Who { client_id: &name, grant: &grant, listener: self.listener_name(grant.listener) };
-        let said = |at| self.access.asking.said(socket, at, deed, topic);
-        let access = Arc::clone(&self.settings.access);
-        let (ruled, _) = access.explain(&who, deed, will.topic, said);
-        let Err(source) = access.allows(&grant, ruled) else { return false };
-        if self.access.admissions.len() >= self.settings.admissions {
-            self.deny_connect(socket, connect, super::refuse::Denial::Proving);
-            return true;
-        }
-        let proof = Proof {
-            client_id: name,
-            username: grant.username.clone(),
-            password: None,
-            peer: grant.peer,
-            listener: self.listener_name(grant.listener).into(),
-            identity: self.layered.certificate(socket),
-        };
-        let coming = Some(Box::new(accepted.clone()));
-        let behind = access.methods.len();
-        self.wait(socket, access, behind, assigned.map(Into::into), None, bytes);
-        self.ask_service(socket, source, vec![(deed, will.topic.into())], proof, coming);
-        self.watch_proving(socket);
-        true
-    }
-
-    /// A client's will was asked about: it comes in, or is refused for it.
-    fn come_in(&mut self, socket: SocketId, accepted: Accepted) {
-        let Some((waited, bytes)) = self.end_wait(socket) else { return };
-        self.let_in(socket, waited.assigned, &bytes, accepted);
     }
 }

@@ -15,6 +15,7 @@ mod acknowledged;
 mod admission;
 mod ahead;
 mod announced;
+mod answered;
 mod arrivals;
 mod asking;
 mod audit;

@@ -8,7 +8,7 @@ use crate::access::{self, Decision, Deed, Denied, Grant, NOT_ALLOWED, Who};
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
-use crate::packet::{Publish, Qos, ReasonCode};
+use crate::packet::{Qos, ReasonCode};
 use crate::topic;
 
 /// Rules that are looked at for one unit of a step's cost, which is about 100 ns.

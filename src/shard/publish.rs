@@ -6,6 +6,7 @@ use super::close::Cause;
 use super::connection::Holds;
 use super::memory::Pressure;
 use super::receive::Handled;
+use crate::access::{Decision, Deed, Denied};
 use crate::config::OnDeny;
 use crate::ids::{ShardSet, SocketId};
 use crate::message::MessageRef;
