@@ -1,6 +1,6 @@
-//! A message of a share group and its members [MQTT5 4.8.2]: the group's home asks one member after
-//! the other; [`super::groups`] makes the choice. The member's shard accepts the message, or refuses
-//! it with a reason.
+//! A message of a share group and its members [MQTT5 4.8.2]: the group's home asks one member
+//! after the other; [`super::groups`] makes the choice. The member's shard accepts the message, or
+//! refuses it with a reason.
 //!
 //! A group loses a message only when none of its members can take it. A member that has ended, is
 //! disconnected, is full or reads too slowly gives the message back, and the next member is asked.
