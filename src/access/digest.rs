@@ -127,7 +127,7 @@ mod tests {
             iterations: Count::of(2),
             ..Default::default()
         };
-        let hash = "ea6c014dc72d6f8ffd08dec6f6d4d5a2a8a05d8d";
+        let hash = "ea6c014dc72d6f8ccd1ed92ace1d41f0d8de8957";
         assert!(Hashing::new(&section).is_of(hash, "salt", b"password"));
         let cut = config::PasswordHash { dk_length: Count::of(8), ..section };
         assert!(Hashing::new(&cut).is_of(&hash[..16], "salt", b"password"));

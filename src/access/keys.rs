@@ -68,8 +68,8 @@ impl Key {
         let of_kind: &[Algorithm] = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => &RSA,
             AlgorithmParameters::EllipticCurve(key) => match key.curve {
-                EllipticCurve::P256 => &EC[..1],
-                EllipticCurve::P384 => &EC[1..],
+                EllipticCurve::P256 => &[Algorithm::ES256],
+                EllipticCurve::P384 => &[Algorithm::ES384],
                 _ => return None,
             },
             AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => &ED,

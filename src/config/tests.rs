@@ -344,9 +344,14 @@ fn a_wrong_value_is_reported_with_its_place_and_what_to_write() {
         ("log: {level: [info]}\n", "f.yaml:1: log.level: this is a list; write one of: error, "),
         ("log:\n  level:\n    verbose\n", "f.yaml:3: log.level: `verbose` is not a choice; "),
         (
-            "listener 1883\nallow_anonymous true\n",
+            "listeners at 1883\n",
             "f.yaml:1: keys are expected here, not a plain value; write keys below it, such as \
              `cores: ...`",
+        ),
+        (
+            "listener 1883\nallow_anonymous true\n",
+            "f.yaml: this is a configuration of mosquitto; `ringmq config convert f.yaml` prints \
+             ours for it",
         ),
     ];
     for (text, expected) in cases {
