@@ -85,8 +85,8 @@
 //! - Payloads of large messages ([`message::Message`], reference-counted): not copied per shard.
 //!   And the names of share groups ([`session::ShareName`]), which go with their messages.
 //! - [`mesh::mailbox`]: SPSC rings, and two counters per pair of shards that the receiver writes and
-//!   the sender reads: what the messages sent so far have cost (`shard/ahead.rs`). `ring::idle` and `ring::port`: atomics to wake a core and to
-//!   find a ring with room for a socket.
+//!   the sender reads: what the messages sent so far have cost (`shard/ahead.rs`). `ring::idle` and
+//!   `ring::port`: atomics to wake a core and to find a ring with room for a socket.
 //! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates, memory);
 //!   never on the publish path, but for one number that a step looks at once and changes after as
 //!   much work as a client's turn ([`shard::memory`]).
