@@ -64,6 +64,9 @@ pub struct Budget {
     /// This many filters of one packet, or subscriptions of a session that ends, are handled at
     /// once.
     pub filters_at_once: usize,
+    /// What the mail on its way to one shard, from all others together, may cost there
+    /// (`shard/ahead.rs`).
+    pub ahead: u32,
 }
 
 impl Budget {
@@ -73,6 +76,7 @@ impl Budget {
         turn: STEP_WORK / 10,
         subscribers_at_once: 128,
         filters_at_once: 64,
+        ahead: STEP_WORK,
     };
 
     /// What each kind of work that continues over several steps may cost in a step whose budget is

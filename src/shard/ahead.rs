@@ -96,7 +96,7 @@ impl Ahead {
     /// Towards a shard that `senders` shards send to.
     pub fn new(budget: &Budget, senders: usize) -> Self {
         Ahead {
-            most: u64::from(budget.step) / senders.max(1) as u64,
+            most: u64::from(budget.ahead) / senders.max(1) as u64,
             costly: costly(budget),
             sent: 0,
             until: u64::MAX,

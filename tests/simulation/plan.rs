@@ -207,6 +207,7 @@ fn small_budget(rng: &mut Rng) -> Budget {
         turn: step / [3, 10][rng.below(2)],
         subscribers_at_once: [0, 1, 3, 128][rng.below(4)],
         filters_at_once: [0, 1, 64][rng.below(3)],
+        ahead: step,
     }
 }
 
@@ -233,6 +234,10 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
     let mut own = Rng::new(seed ^ 0x0b0d_9e70_11ab);
     if settings.budget == Budget::BROKER && !features.memory && own.chance(700) {
         settings.budget = small_budget(&mut own);
+    }
+    // In most runs mailboxes are as full as their rings let them be.
+    if Rng::new(seed ^ 0xa4ea_d000_11ab).chance(600) {
+        settings.budget.ahead = u32::MAX;
     }
     let faults = Faults {
         hand_over_fails: [0, 0, 0, 50, 50, 50, 50, 50, 600, 990][rng.below(10)],

@@ -67,7 +67,7 @@ fn settings(seed: u64) -> Settings {
     let pending = Pending { messages: 100_000, bytes: 1 << 30, ..roomy().pending };
     // In some runs two subscribers are many, and are served over several steps.
     let budget = match seed % 3 {
-        0 => Budget { step: 60, turn: 20, subscribers_at_once: 1, filters_at_once: 1 },
+        0 => Budget { step: 60, turn: 20, subscribers_at_once: 1, filters_at_once: 1, ahead: 60 },
         _ => roomy().budget,
     };
     Settings { pending, budget, session_expiry_max: 100_000, sys_interval: 0, ..roomy() }
