@@ -16,6 +16,9 @@ use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// What a service is asked about, each with its topic.
+type Deeds = Vec<(Deed, Box<str>)>;
+
 /// What a service said.
 #[derive(Clone, Copy)]
 pub(super) struct Answer {
@@ -85,7 +88,7 @@ impl Shard {
         socket: SocketId,
         index: u32,
         source: usize,
-        deeds: Vec<(Deed, Box<str>)>,
+        deeds: Deeds,
     ) -> Handled {
         let hold = Handled::Hold(Holds::ACCESS);
         if self.access.asking.under_way >= PERMISSIONS {
@@ -111,7 +114,7 @@ impl Shard {
         &mut self,
         socket: SocketId,
         source: usize,
-        deeds: Vec<(Deed, Box<str>)>,
+        deeds: Deeds,
         proof: Proof,
         coming: Option<Box<Accepted>>,
     ) -> u64 {
@@ -142,7 +145,7 @@ impl Shard {
             return None;
         }
         let most = Qos::from_u8(self.settings.max_qos).unwrap_or_default();
-        let mut open: Option<(usize, Vec<(Deed, Box<str>)>)> = None;
+        let mut open: Option<(usize, Deeds)> = None;
         for wanted in subscribe.filters.iter() {
             self.meter.charge(cost::FILTER);
             let deed = Deed::Subscribe { qos: wanted.options.qos.min(most) as u8 };
