@@ -145,8 +145,6 @@ mutants! {
     RetainedNotReplaced,
     /// A replay ends after its first slice.
     ReplayTruncated,
-    /// A slice for an earlier connection's replay counts for that of a later one.
-    ReplayTicketIgnored,
     /// A replay does not wait for data mail that was there before it.
     ReplayOvertakesMail,
     /// A replay brings a message that is older than one sent live meanwhile.

@@ -163,8 +163,7 @@ impl Shard {
         let Some(session) = self.sessions.get_of(index, reference.generation) else { return };
         let place = session.subscriptions.position(filter);
         let Some(flow) = &mut session.flow else { return };
-        let any = Mutant::ReplayTicketIgnored.is_on();
-        let asked = |replay: &&mut Replay| replay.waiting && (replay.ticket == ticket || any);
+        let asked = |replay: &&mut Replay| replay.waiting && replay.ticket == ticket;
         let Some(replay) = flow.replays.front_mut().filter(asked) else {
             return; // a slice for an earlier connection
         };
