@@ -87,7 +87,7 @@ fn hidden(text: &str) -> String {
 
 fn comment(out: &mut String, text: &str) {
     out.push_str("# ");
-    out.push_str(text);
+    text.chars().for_each(|c| push_printable(out, c));
     out.push('\n');
 }
 
@@ -114,6 +114,21 @@ fn write(out: &mut String, key: &str, value: &Value, depth: usize) {
                 out.push_str(&format!("{indent}  - {rest}"));
             }
         }
-        other => out.push_str(&format!("{indent}{key}: {other}\n")),
+        other => {
+            out.push_str(&format!("{indent}{key}: "));
+            other.to_string().chars().for_each(|c| push_printable(out, c));
+            out.push('\n');
+        }
+    }
+}
+
+/// A character of a text as JSON writes it; those that YAML takes only escaped, JSON also as they
+/// are.
+fn push_printable(out: &mut String, c: char) {
+    match c {
+        '\u{7f}'..='\u{9f}' | '\u{feff}' | '\u{fffe}'..='\u{ffff}' => {
+            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+        }
+        c => out.push(c),
     }
 }
