@@ -196,6 +196,11 @@ impl TopicPattern {
                 (Some(Level::Hash), _) => return true,
                 (None, None) => return true,
                 (None, Some(_)) | (Some(_), None) => return false,
+                // The parent that `#` matches as well is the empty name here, which no topic has
+                // [MQTT-4.7.3-1].
+                (Some(Level::Plus), Some("#")) if filter == "/#" => {
+                    return levels.next() == Some(&Level::Hash);
+                }
                 (Some(_), Some("#")) => return false,
                 (Some(Level::Plus), Some(_)) => {}
                 (Some(level), Some(part)) => {
