@@ -4,7 +4,7 @@ use super::Shard;
 use super::receive::Handled;
 use crate::ids::SocketId;
 use crate::packet::{Ack, AckKind, ReasonCode, Version, Violation};
-use crate::session::Acknowledged;
+use crate::session::{Acknowledged, Window};
 
 const WRONG_ACK: Violation = Violation {
     reason: ReasonCode::ProtocolError,
@@ -12,27 +12,40 @@ const WRONG_ACK: Violation = Violation {
 };
 
 impl Shard {
+    /// A PUBACK with a failure code completes the message just as well (section 3.4.2.1).
     pub(super) fn puback(&mut self, index: u32, ack: Ack<'_>) -> Result<Handled, Violation> {
-        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else {
-            return Ok(Handled::Next);
-        };
-        // A PUBACK with a failure code completes the message just as well (section 3.4.2.1).
-        let before = flow.window.kept();
-        let acknowledged = flow.window.puback(ack.id);
-        self.memory.tally.kept -= before - flow.window.kept();
+        self.acknowledges(index, |window| window.puback(ack.id))
+    }
+
+    pub(super) fn pubcomp(&mut self, index: u32, ack: Ack<'_>) -> Result<Handled, Violation> {
+        self.acknowledges(index, |window| window.pubcomp(ack.id))
+    }
+
+    /// An acknowledgement that ends a message, as the window says.
+    #[inline]
+    fn acknowledges(
+        &mut self,
+        index: u32,
+        tell: impl FnOnce(&mut Window) -> Acknowledged,
+    ) -> Result<Handled, Violation> {
+        let Some(acknowledged) = self.tell_window(index, tell) else { return Ok(Handled::Next) };
         self.store_all_gone(index);
         self.completed(index, acknowledged)
     }
 
-    pub(super) fn pubcomp(&mut self, index: u32, ack: Ack<'_>) -> Result<Handled, Violation> {
-        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else {
-            return Ok(Handled::Next);
-        };
+    /// Tells a session's window of an acknowledgement, and the memory of what it has let go; `None`
+    /// without a window.
+    #[inline]
+    fn tell_window(
+        &mut self,
+        index: u32,
+        tell: impl FnOnce(&mut Window) -> Acknowledged,
+    ) -> Option<Acknowledged> {
+        let flow = self.sessions.get_mut(index)?.flow.as_mut()?;
         let before = flow.window.kept();
-        let acknowledged = flow.window.pubcomp(ack.id);
+        let acknowledged = tell(&mut flow.window);
         self.memory.tally.kept -= before - flow.window.kept();
-        self.store_all_gone(index);
-        self.completed(index, acknowledged)
+        Some(acknowledged)
     }
 
     pub(super) fn pubrec(
@@ -43,16 +56,8 @@ impl Shard {
         ack: Ack<'_>,
     ) -> Result<Handled, Violation> {
         let accepted = (ack.reason as u8) < 0x80;
-        let acknowledged = self
-            .sessions
-            .get_mut(index)
-            .and_then(|session| session.flow.as_mut())
-            .map_or(Acknowledged::Unknown, |flow| {
-                let before = flow.window.kept();
-                let acknowledged = flow.window.pubrec(ack.id, accepted);
-                self.memory.tally.kept -= before - flow.window.kept();
-                acknowledged
-            });
+        let acknowledged = self.tell_window(index, |window| window.pubrec(ack.id, accepted));
+        let acknowledged = acknowledged.unwrap_or(Acknowledged::Unknown);
         if self.storing.is_some() {
             self.store_pubrec(index, ack.id, acknowledged);
         }

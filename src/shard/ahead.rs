@@ -162,35 +162,29 @@ impl Ahead {
     #[inline]
     pub fn send(&mut self, topic: Option<u64>) -> Reserve {
         let watched = topic.filter(|_| self.watches.is_some());
-        let Some(topic) = watched else {
-            debug_assert!(self.sent < self.until, "message {} of {}", self.sent, self.until);
-            self.sent += 1;
-            return Reserve::NONE;
-        };
-        let reserve = match self.topics.get_mut(&topic) {
-            Some(known) if known.cost < self.costly => {
-                debug_assert!(self.sent < self.until, "message {} of {}", self.sent, self.until);
-                self.sent += 1;
+        let reserve = match watched.map(|topic| self.topics.get_mut(&topic)) {
+            None => Reserve::NONE,
+            Some(Some(known)) if known.cost < self.costly => {
                 if self.seen.messages >= known.last {
                     let needed = known.burst >= known.most && known.most < LONGEST_BURST;
                     known.most <<= u32::from(needed);
                     known.burst = 0;
                 }
                 known.burst += 1;
-                known.last = self.sent;
+                known.last = self.sent + 1;
                 Reserve::NONE
             }
-            Some(known) => Reserve::of(known.cost),
-            None => Reserve::of(self.unknown),
+            Some(Some(known)) => Reserve::of(known.cost),
+            Some(None) => Reserve::of(self.unknown),
         };
-        debug_assert!(
-            reserve == Reserve::NONE
-                || self.reserved == 0
-                || self.reserved + reserve.units() <= self.most,
-            "{} reserved, {reserve:?} more",
-            self.reserved
-        );
-        self.reserved += reserve.units();
+        if reserve == Reserve::NONE {
+            debug_assert!(self.sent < self.until, "message {} of {}", self.sent, self.until);
+            self.sent += 1;
+        } else {
+            let together = self.reserved + reserve.units();
+            debug_assert!(self.reserved == 0 || together <= self.most, "{together} reserved");
+            self.reserved = together;
+        }
         reserve
     }
 

@@ -5,7 +5,7 @@ use super::Shard;
 use super::asking::Answer;
 use super::connection::Holds;
 use crate::access::chain::Accepted;
-use crate::access::{Deed, Proof, Said, Who};
+use crate::access::{Deed, Said, Who};
 use crate::ids::SocketId;
 use crate::packet::Connect;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ impl Shard {
     pub fn permitted(&mut self, socket: SocketId, ticket: u64, said: &[Said]) {
         self.access.asking.under_way = self.access.asking.under_way.saturating_sub(1);
         self.counters.permissions_waiting = self.access.asking.under_way as u64;
-        while let Some(next) = self.access.asking.line.pop_front() {
-            // Some have gone, or were set free by a reload.
+        while let Some(next) = self.access.asking.line.pop(0) {
+            // Some were set free by a reload.
             if self.connections.get(next.0).is_some_and(|c| c.holds.has(Holds::ACCESS)) {
                 self.free(next, Holds::ACCESS);
                 break;
@@ -50,10 +50,11 @@ impl Shard {
 
     /// Other rules are in force: who waits for an answer to the old ones asks again.
     pub(super) fn ask_again(&mut self) {
-        let waiting = std::mem::take(&mut self.access.asking.line);
+        let mut waiting = std::mem::take(&mut self.access.asking.line);
         let askers = std::mem::take(&mut self.access.asking.askers);
         let (coming, held): (Vec<_>, Vec<_>) =
             askers.into_iter().partition(|(_, asker)| asker.coming.is_some());
+        let waiting = std::iter::from_fn(|| waiting.pop(0));
         for socket in held.into_iter().map(|(socket, _)| socket).chain(waiting) {
             self.free(socket, Holds::ACCESS);
         }
@@ -89,14 +90,7 @@ impl Shard {
             self.deny_connect(socket, connect, super::refuse::Denial::Proving);
             return true;
         }
-        let proof = Proof {
-            client_id: name,
-            username: grant.username.clone(),
-            password: None,
-            peer: grant.peer,
-            listener: self.listener_name(grant.listener).into(),
-            identity: self.layered.certificate(socket),
-        };
+        let proof = self.proof_of(socket, name, &grant);
         let coming = Some(Box::new(accepted.clone()));
         let behind = access.methods.len();
         self.wait(socket, access, behind, assigned.map(Into::into), None, bytes);

@@ -6,6 +6,7 @@
 use super::connection::Holds;
 use super::permission::inner;
 use super::receive::Handled;
+use super::turn_queues::TurnQueues;
 use super::{Action, Question, Shard};
 use crate::access::chain::Accepted;
 use crate::access::{Deed, Grant, Proof, Said, Work};
@@ -13,7 +14,6 @@ use crate::ids::SocketId;
 use crate::limits::{FILTERS_ASKED, FILTERS_ASKED_AT_ONCE, PERMISSIONS, cost};
 use crate::packet::{Qos, Subscribe};
 use hashbrown::HashMap;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// What a service is asked about, each with its topic.
@@ -48,7 +48,7 @@ pub(super) struct Asker {
 pub(super) struct Asking {
     pub(super) askers: HashMap<SocketId, Asker, foldhash::fast::FixedState>,
     /// Who found no room.
-    pub(super) line: VecDeque<SocketId>,
+    pub(super) line: TurnQueues,
     /// Questions whose answer has not come, of connections that are gone too.
     pub(super) under_way: usize,
 }
@@ -67,11 +67,19 @@ impl Asking {
         answers.iter().find(same).map(|answer| answer.said)
     }
 
-    /// The packet is handled, or its connection is gone: its answers are not those of the next.
+    /// The packet is handled: its answers are not those of the next.
     #[inline]
     pub(super) fn handled(&mut self, socket: SocketId) {
         if !self.askers.is_empty() {
             self.askers.remove(&socket);
+        }
+    }
+
+    /// The connection is gone.
+    pub(super) fn forget(&mut self, socket: SocketId) {
+        self.handled(socket);
+        if !self.line.is_empty() {
+            self.line.remove(socket);
         }
     }
 
@@ -92,22 +100,27 @@ impl Shard {
     ) -> Handled {
         let hold = Handled::Hold(Holds::ACCESS);
         if self.access.asking.under_way >= PERMISSIONS {
-            self.access.asking.line.push_back(socket);
+            self.access.asking.line.push(0, socket);
             return hold;
         }
         let Some(session) = self.sessions.get(index) else { return hold };
         let unnamed = Grant::named(None);
         let grant = session.grant().unwrap_or(&unnamed);
-        let proof = Proof {
-            client_id: (*session.client_id).into(),
+        let proof = self.proof_of(socket, (*session.client_id).into(), grant);
+        self.ask_service(socket, source, deeds, proof, None);
+        hold
+    }
+
+    /// Who a client is that was let in with this grant, as a service is told: without its password.
+    pub(super) fn proof_of(&self, socket: SocketId, client_id: Box<str>, grant: &Grant) -> Proof {
+        Proof {
+            client_id,
             username: grant.username.clone(),
             password: None,
             peer: grant.peer,
             listener: self.listener_name(grant.listener).into(),
             identity: self.layered.certificate(socket),
-        };
-        self.ask_service(socket, source, deeds, proof, None);
-        hold
+        }
     }
 
     pub(super) fn ask_service(

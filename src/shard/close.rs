@@ -216,7 +216,7 @@ impl Shard {
         }
         self.parked.forget(socket, connection.holds);
         self.access.admissions.forget(socket);
-        self.access.asking.handled(socket);
+        self.access.asking.forget(socket);
         if let Some(storing) = &mut self.storing {
             storing.forget_socket(socket);
         }

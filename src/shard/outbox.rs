@@ -32,6 +32,14 @@ pub struct PeerMail {
     pub ahead: Ahead,
 }
 
+impl PeerMail {
+    /// Whether the mailbox has room for what is staged, one message, and one more batch.
+    #[inline]
+    fn has_room(&self) -> bool {
+        self.data.len() + 2 < self.room || Mutant::RoomIgnored.is_on()
+    }
+}
+
 /// Mail to all shards.
 pub struct Outbox {
     me: ShardId,
@@ -61,8 +69,7 @@ impl Outbox {
     }
 
     /// The first of `shards` that a message cannot be accepted for, and what it lacks. A mailbox
-    /// has to have room for what is staged, this message, and one more batch; its shard must not
-    /// have too much ahead of it. Those of `delivering` look for subscribers to the topic with the
+    /// has to have room, and its shard must not have too much ahead of it. Those of `delivering` look for subscribers to the topic with the
     /// hash `topic`; without one, how much a shard has ahead of it does not count.
     #[inline]
     pub fn first_full(
@@ -73,9 +80,8 @@ impl Outbox {
     ) -> Option<(ShardId, Shortage)> {
         shards.iter().filter(|&shard| shard != self.me).find_map(|shard| {
             let to = &self.boxes[shard.0 as usize];
-            let room = to.data.len() + 2 < to.room || Mutant::RoomIgnored.is_on();
             let lacks = match topic {
-                _ if !room => Some(Shortage::Room),
+                _ if !to.has_room() => Some(Shortage::Room),
                 None => None,
                 Some(_) => to.ahead.refuses(topic.filter(|_| delivering.contains(shard))),
             };
@@ -86,11 +92,11 @@ impl Outbox {
     /// Whether those can go on who wait for that shard, as far as is known without their messages.
     pub fn has_room(&self, shard: ShardId, lacked: Shortage) -> bool {
         let to = &self.boxes[shard.0 as usize];
-        let room = to.data.len() + 2 < to.room || Mutant::RoomIgnored.is_on();
-        room && match lacked {
-            Shortage::Room => to.ahead.refuses(None).is_none(),
-            Shortage::Unknown | Shortage::Costly => to.ahead.takes_costly(),
-        }
+        to.has_room()
+            && match lacked {
+                Shortage::Room => to.ahead.refuses(None).is_none(),
+                Shortage::Unknown | Shortage::Costly => to.ahead.takes_costly(),
+            }
     }
 
     /// True when there is so much control mail to some shard that work which goes on over several

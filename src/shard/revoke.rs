@@ -66,16 +66,9 @@ impl Shard {
     /// Ends those of the next subscriptions of a session that it may not have.
     fn revoke_some(&mut self, revoking: &mut Revoking) {
         let index = revoking.session;
-        let session = self.sessions.get(index).filter(|session| !session.is_ending());
-        if session.is_none() {
-            *revoking = Revoking::at(index + 1);
-            return;
-        }
-        if revoking.left.is_none() && self.revokes_user(index) {
-            *revoking = Revoking::at(index + 1);
-            return;
-        }
-        if !self.settings.restricts {
+        let lives = self.sessions.get(index).is_some_and(|session| !session.is_ending());
+        let gone = !lives || revoking.left.is_none() && self.revokes_user(index);
+        if gone || !self.settings.restricts {
             *revoking = Revoking::at(index + 1);
             return;
         }

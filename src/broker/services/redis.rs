@@ -51,22 +51,20 @@ fn row(words: &[String], value: &Value) -> Result<Option<Row>, Fault> {
         Value::Nil => return Ok(None),
         // HGETALL has the names in its answer: behind one another, or as a map.
         Value::Array(list) if fields.len() == 0 => {
-            let pairs = list.chunks(2).filter_map(|pair| match pair {
-                [name, value] => Some((text(name)?, text(value))),
-                _ => None,
-            });
-            let pairs: Vec<(String, Option<String>)> = pairs.collect();
-            Row::of(pairs.iter().map(|(name, value)| (name.as_str(), value.clone())))
+            named(list.chunks_exact(2).filter_map(|pair| Some((pair.first()?, pair.get(1)?))))
         }
-        Value::Map(pairs) => {
-            let pairs = pairs.iter().filter_map(|(name, value)| Some((text(name)?, text(value))));
-            let pairs: Vec<(String, Option<String>)> = pairs.collect();
-            Row::of(pairs.iter().map(|(name, value)| (name.as_str(), value.clone())))
-        }
+        Value::Map(pairs) => named(pairs.iter().map(|(name, value)| (name, value))),
         Value::Array(list) => Row::of(fields.zip(list.iter().map(text))),
         single => Row::of(fields.zip([text(single)])),
     };
     Ok(Some(row))
+}
+
+/// A row of columns with their names.
+fn named<'a>(pairs: impl Iterator<Item = (&'a Value, &'a Value)>) -> Row {
+    let pairs = pairs.filter_map(|(name, value)| Some((text(name)?, text(value))));
+    let pairs: Vec<(String, Option<String>)> = pairs.collect();
+    Row::of(pairs.iter().map(|(name, value)| (name.as_str(), value.clone())))
 }
 
 fn text(value: &Value) -> Option<String> {

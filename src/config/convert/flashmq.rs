@@ -1,7 +1,7 @@
 //! flashmq.conf(5): a line is an option and its value; `listen { … }` and `bridge { … }` are
 //! blocks.
 
-use super::plan::{Plan, set};
+use super::plan::{Plan, kind, set};
 use serde_json::{Map, Value, json};
 
 /// Whether a line begins a block.
@@ -238,13 +238,7 @@ fn listener(plan: &mut Plan, options: &Map<String, Value>) {
         (_, _, _, Some(address)) => format!("[{address}]:{port}"),
         (_, _, None, None) => format!("[::]:{port}"),
     };
-    let kind = match (text("unix_socket_path").is_some(), web, secure) {
-        (true, ..) => "unix",
-        (_, false, false) => "tcp",
-        (_, false, true) => "tls",
-        (_, true, false) => "ws",
-        (_, true, true) => "wss",
-    };
+    let kind = kind(text("unix_socket_path").is_some(), web, secure);
     let mut keys = Map::new();
     let number = plan.listeners.len() + 1;
     set(&mut keys, "name", json!(format!("listener-{number}")));

@@ -1,7 +1,7 @@
 //! mosquitto.conf(5): a line is an option and its value; those behind `listener` are about that
 //! listener, those behind `connection` about that bridge.
 
-use super::plan::{Plan, set};
+use super::plan::{Plan, kind, set};
 use serde_json::{Map, Value, json};
 
 /// What becomes of an option.
@@ -298,13 +298,7 @@ impl Listener {
     /// Into ours; what it has to say about its lines comes back.
     fn finish(mut self, number: usize, anonymous: bool) -> (Map<String, Value>, Option<usize>) {
         let secure = self.certificate;
-        let kind = match (self.bind.starts_with('/'), self.websockets, secure) {
-            (true, _, _) => "unix",
-            (_, false, false) => "tcp",
-            (_, false, true) => "tls",
-            (_, true, false) => "ws",
-            (_, true, true) => "wss",
-        };
+        let kind = kind(self.bind.starts_with('/'), self.websockets, secure);
         let mut keys = Map::new();
         keys.insert("name".to_owned(), json!(format!("listener-{number}")));
         keys.insert("type".to_owned(), json!(kind));

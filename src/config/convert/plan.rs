@@ -64,6 +64,17 @@ impl Plan {
     }
 }
 
+/// The type of a listener, by what it is said to be.
+pub(super) fn kind(unix: bool, web: bool, secure: bool) -> &'static str {
+    match (unix, web, secure) {
+        (true, ..) => "unix",
+        (_, false, false) => "tcp",
+        (_, false, true) => "tls",
+        (_, true, false) => "ws",
+        (_, true, true) => "wss",
+    }
+}
+
 /// Sets a dotted key in a tree.
 pub(super) fn set(tree: &mut Map<String, Value>, key: &str, value: Value) {
     match key.split_once('.') {
