@@ -69,8 +69,9 @@ impl Outbox {
     }
 
     /// The first of `shards` that a message cannot be accepted for, and what it lacks. A mailbox
-    /// has to have room, and its shard must not have too much ahead of it. Those of `delivering` look for subscribers to the topic with the
-    /// hash `topic`; without one, how much a shard has ahead of it does not count.
+    /// has to have room, and its shard must not have too much ahead of it. Those of `delivering`
+    /// look for subscribers to the topic with the hash `topic`; without one, how much a shard has
+    /// ahead of it does not count.
     #[inline]
     pub fn first_full(
         &self,
