@@ -26,9 +26,10 @@ ARG DISTROLESS=gcr.io/distroless/cc-debian12:nonroot
 
 FROM rust:${RUST_VERSION}-slim-${DEBIAN} AS build
 WORKDIR /build
-# C: mimalloc, and glommio's liburing, whose build script also wants to find a program `git`.
+# C: mimalloc, and glommio's liburing, whose build script also wants to find a program `git`; librdkafka,
+# which wants a C++ compiler besides.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc git libc6-dev make \
+    && apt-get install --yes --no-install-recommends gcc g++ git libc6-dev make \
     && rm -rf /var/lib/apt/lists/*
 COPY Cargo.toml Cargo.lock ./
 COPY bench bench

@@ -7,7 +7,12 @@ use clap_complete::Shell;
 use ringmq::config::Sources;
 
 use crate::access_test::Tested;
+use crate::admin_user::UserCommand;
+use crate::cluster_status::StatusWanted;
+use crate::explain::Explained;
 use crate::passwd::Passwd;
+use crate::trace::Traced;
+use crate::upgrade_command::Upgraded;
 
 /// What `ringmq --help` says at its end.
 const NOTES: &str = "\
@@ -19,7 +24,7 @@ doctor: 0 ready (for N clients), 1 not. ping: 0 the broker answers, 1 it does no
 allowed, 1 not.
 
 SIGTERM or SIGINT stops (twice: at once), SIGHUP reads the configuration again, SIGUSR1 writes a
-summary of the state to the log.";
+summary of the state to the log, SIGUSR2 hands the clients over to a new process (ringmq upgrade).";
 
 /// RingMQ: a thread-per-core MQTT broker on io_uring.
 ///
@@ -32,6 +37,9 @@ pub struct Arguments {
     /// Check the configuration, print every problem, and run nothing.
     #[arg(long)]
     pub test_config: bool,
+    /// Said by a broker that is upgraded: its clients come by standard input.
+    #[arg(long, hide = true)]
+    pub take_over: bool,
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -94,6 +102,20 @@ pub enum Command {
     /// Try the rules of access.authorization.
     #[command(subcommand)]
     Access(Accesses),
+    /// Manage who may use the admin server.
+    #[command(subcommand)]
+    Admin(Admins),
+    /// Hand the clients of a running broker over to a new process.
+    Upgrade(Upgraded),
+    /// Say where a message would go if it were published now, and why not elsewhere. Asks the admin
+    /// server of a running broker; nothing is published.
+    Explain(Explained),
+    /// Print every packet and decision of a client, user, address or topic, as JSON lines, while
+    /// they happen. Asks the admin server of a running broker.
+    Trace(Traced),
+    /// Look at the cluster that a running broker is a node of.
+    #[command(subcommand)]
+    Cluster(Clusters),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -104,6 +126,21 @@ pub enum Command {
         /// The command.
         command: Vec<String>,
     },
+}
+
+/// What is done with the cluster.
+#[derive(Subcommand, Debug, PartialEq, Eq)]
+pub enum Clusters {
+    /// Say how the broker sees the other nodes. Asks its admin server.
+    Status(StatusWanted),
+}
+
+/// What is managed of the admin server.
+#[derive(Subcommand, Debug, PartialEq, Eq)]
+pub enum Admins {
+    /// Users of the dashboard and the management API.
+    #[command(subcommand)]
+    User(UserCommand),
 }
 
 /// What is done with the rules.
@@ -134,10 +171,14 @@ pub enum Print {
 /// What of a store is looked at.
 #[derive(Subcommand, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// Read all of it and say whether it is whole; exit 0 or 1.
+    /// Read all of it and say whether it is whole; exit 0 or 1. Of a damaged one it names file,
+    /// place and sessions.
     Check {
         #[command(flatten)]
         given: Given,
+        /// Write a damaged store anew of what is whole, and keep the damaged logs beside it.
+        #[arg(long)]
+        repair: bool,
         /// The store, instead of storage.path.
         path: Option<PathBuf>,
     },
@@ -147,6 +188,32 @@ pub enum Look {
         given: Given,
         /// The store, instead of storage.path.
         path: Option<PathBuf>,
+    },
+    /// Write it anew without what is dead, while no broker uses it.
+    Compact {
+        #[command(flatten)]
+        given: Given,
+        /// The store, instead of storage.path.
+        path: Option<PathBuf>,
+    },
+    /// Print everything that is in it as one file, for `import`, while no broker uses it.
+    Export {
+        #[command(flatten)]
+        given: Given,
+        /// The store, instead of storage.path.
+        path: Option<PathBuf>,
+    },
+    /// Make a store of an export on standard input.
+    Import {
+        /// A directory that is no store yet.
+        path: PathBuf,
+    },
+    /// Copy it to a new directory; a broker may use it meanwhile.
+    Backup {
+        /// The store.
+        path: PathBuf,
+        /// The copy.
+        to: PathBuf,
     },
 }
 

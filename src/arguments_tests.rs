@@ -15,15 +15,20 @@ fn given(file: Option<&str>, set: &[&str]) -> Given {
 }
 
 fn run(given: Given) -> Arguments {
-    Arguments { given, test_config: false, command: None }
+    Arguments { given, test_config: false, take_over: false, command: None }
 }
 
 fn test(given: Given) -> Arguments {
-    Arguments { given, test_config: true, command: None }
+    Arguments { given, test_config: true, take_over: false, command: None }
 }
 
 fn command(command: Command) -> Arguments {
-    Arguments { given: Given::default(), test_config: false, command: Some(command) }
+    Arguments {
+        given: Given::default(),
+        test_config: false,
+        take_over: false,
+        command: Some(command),
+    }
 }
 
 fn doctor(connections: Option<u64>, json: bool) -> Arguments {

@@ -60,6 +60,11 @@ impl ShardSet {
         ShardSet(1 << shard.0)
     }
 
+    /// The shards with lower numbers than this, which is below 128.
+    pub fn below(end: u8) -> Self {
+        ShardSet((1 << end) - 1)
+    }
+
     /// True when no shard is in it.
     pub fn is_empty(self) -> bool {
         self.0 == 0

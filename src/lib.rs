@@ -3,9 +3,12 @@
 //! # Planes
 //! - **Data**: bytes of clients. [`ring`] moves them between sockets and the [`shard`], a pure
 //!   state machine that owns the sessions; [`mesh`] carries mail between shards.
+//! - **Bridges**: each has a thread of its own, which the shards feed and never wait for.
+//! - **Cluster**: one thread more, where this broker is a node of one: another node is one more
+//!   mailbox of a shard, and one more bit in the interest table.
 //! - **Control**: `broker` starts the cores, opens listeners, obeys signals, reloads, drains.
-//!   `admin` answers `/metrics`, `/healthz` and `/readyz` on a thread of its own: it asks each
-//!   shard for a copy of its figures, and never visits a client.
+//!   `admin` answers `/metrics`, `/healthz`, `/readyz` and the management API on a thread of its
+//!   own: it asks each shard for a copy of its figures, and for lists in bounded slices.
 //!   Helper threads hash passwords and ask services for the shards, which do not wait for them.
 //! - **Pure core**: everything but `ring`, `broker`, `admin` and `main`. It compiles without the
 //!   feature `runtime`, takes time and input as arguments, and knows no kernel: simulation, fuzzing
@@ -27,21 +30,28 @@
 //! | Who subscribes to what? | `shard/subscriptions.rs` (the owner), `shard/subscribe.rs`, `shard/places.rs` (entries of the index that move), `topic/index.rs` (one shard's subscribers), `mesh/interest.rs` (which shards have any) |
 //! | Share groups? | `shard/share.rs` (the groups at home here), `shard/pick.rs` and `shard/groups.rs` (a member is picked), `shard/membership.rs` (sessions join and leave), `shard/returns.rs` and `shard/given_back.rs` (what comes back) |
 //! | Retained messages? | `topic/retained.rs` and `shard/retain.rs` (kept), `shard/replays.rs` (replayed) |
-//! | A subscriber that is no client: a bridge, a stream of events? | `shard/link.rs` (filters, a bounded queue, its policy and counts) |
+//! | A subscriber that is no client? | `shard/link.rs` (filters, a bounded queue, its policy and counts), `link_record.rs` (a message as it is handed on) |
+//! | Bridges? | `bridge/mod.rs` (the way of a message), `bridge/start.rs` (threads), `bridge/buffer.rs`, `bridge/queue.rs` and `bridge/spool.rs` (what waits, in memory and on disk), `bridge/mqtt/session.rs` (what is said to another broker), `bridge/http/request.rs`, `bridge/kafka/mod.rs`, `bridge/template.rs` |
+//! | Several nodes? | `cluster/mod.rs`; `cluster/junction.rs` (where they meet the shards), `cluster/node.rs` (who is there), `cluster/peer.rs` and `cluster/lane.rs` (what goes to another node, without loss), `cluster/filters.rs` (who wants what), `cluster/nats.rs` and `cluster/serve.rs` (the thread) |
 //! | Windows, queues, repetition? | `session/window.rs`, `session/inbound.rs`, `session/pending.rs`; `shard/pump.rs`, `shard/redeliver.rs`, `shard/acknowledged.rs` |
 //! | How does a connection or a session end? | `shard/close.rs` (causes, last packets), `shard/endings.rs` (ends that are queued), `shard/offline.rs` (a session without a connection, its expiry) |
 //! | Where is a will sent? | `shard/wills.rs` (made, delayed, queued, routed) |
+//! | Who may use how much? | `overload/limits.rs` (whose limits), `shard/client_limits.rs` (rates and bounds of one client), `overload/sources.rs` and `shard/bans.rs` (addresses, bans); `broker/policy.rs` (ban file, reload) |
+//! | What is not done under overload? | `overload/level.rs` (signals to level), `overload/pace.rs` (accepts), `shard/overload.rs`; for memory `shard/memory.rs` and `shard/relief.rs` |
 //! | Where is backpressure? | `shard/hold.rs` (connections that are held) and `shard/park.rs` (how they go on), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
 //! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`, `shard/due.rs` (whose turn it is); `shard/input_progress.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
 //! | A listener or a socket option? | `broker/listen.rs` and `broker/opening.rs` (opened, by one at a time), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
 //! | What is below MQTT on a connection? | `transport/mod.rs` (layers: PROXY header, TLS, WebSocket), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (the layers of connections), `shard/unwrap.rs` (where bytes come through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |
 //! | Who is a client, and who says so? | `access/chain.rs` (methods), `shard/admission.rs` (a CONNECT that waits), `shard/exchange.rs` and `shard/reauthenticate.rs` (enhanced authentication), `broker/questions.rs` and `broker/services/mod.rs` (hashing; HTTP, key sets, Redis and PostgreSQL, on threads of their own) |
 //! | Who may do what? | `access/mod.rs` (one `Decision`), `access/own.rs` (the broker's own rules), `access/rule.rs` (configured ones), `access/topic_rules.rs` (many rules, by topic), `shard/permission.rs` (asked at PUBLISH, SUBSCRIBE and will; remembered), `shard/revoke.rs` (applied after a reload), `shard/asking.rs` (a packet that waits until a service has said whether it may) |
-//! | What survives a restart? | `shard/changes.rs` (each kind of change, as a record), `shard/storing.rs` (who waits until it is durable), `shard/restore.rs`; `storage/log.rs` (batches, segments, failures, reclaim), `storage/recovery.rs`, `storage/writer.rs` (the thread that owns the files) |
-//! | How does a core sleep and wake? | `ring/idle.rs`, `ring/flag.rs`, `ring/driver.rs` |
+//! | What survives a restart? | `shard/changes.rs` (each kind of change, as a record), `shard/storing.rs` (who waits until it is durable), `shard/restore.rs`; `shard/unstorable.rs` (while nothing can be stored); `shard/returning.rs` (what goes from one member of a share group to the next); `storage/log.rs` (batches, segments), `storage/failing.rs` (errors), `storage/unsynced.rs` (`durability: async`), `storage/cleaning.rs` (room), `storage/recovery.rs`, `storage/writer.rs` (the threads that own the files), `storage/rewrite.rs` (another number of shards, repair) |
+//! | How does a core sleep and wake? | `ring/idle.rs`, `ring/flag.rs`, `ring/driver.rs`; `ring/gathering.rs` (whether it lets events gather) |
 //! | A bound, or what work costs? | `limits.rs`; `shard/meter.rs` (charged, and timed), `shard/step.rs` (the order of a step) |
 //! | A counter, a metric, `$SYS`? | `telemetry/counters.rs` (declared), `telemetry/prometheus.rs`, `telemetry/sys.rs` and `shard/sys.rs`; pages in `admin/pages.rs` |
+//! | The management API, the dashboard, who may use them? | `admin/api/mod.rs` (routes), `admin/guard.rs` (users, roles, tokens), `shard/inquiry/mod.rs` (what a shard is asked, in slices), `shard/inquiry/explain.rs` (what would become of a message), `admin/history.rs`, `admin/dashboard/mod.rs`; `broker/admin_servers.rs` (opened, reloaded) |
+//! | Traces, the heaviest clients, events, alarms? | `shard/observe/mod.rs` (what a shard tells those who watch it), `admin/traces.rs` (lines fetched and kept), `telemetry/alarms.rs` (raised and cleared by the control thread) |
 //! | A configuration key? | `config/mod.rs`, then `shard/settings.rs`; `config/convert/mod.rs` (other brokers' files); `shard/announced.rs` (what clients were told before a reload) |
+//! | An upgrade without dropping a connection? | `upgrade/mod.rs` (the way), `upgrade/sides.rs` (who serves when), `upgrade/client.rs` (what of a client moves), `shard/suspend.rs`, `shard/pack.rs` and `shard/adopt.rs`, `ring/moving.rs` (sockets), `broker/upgrade/old.rs` and `broker/upgrade/new.rs` (the two processes), `broker/moving.rs` (a core's part) |
 //! | Start, signals, reload, drain? | `broker/mod.rs`, `broker/control.rs`, `broker/signals.rs`; a shard's part in `shard/stop.rs` |
 //! | What a host lacks? | `doctor/mod.rs` |
 //!
@@ -93,10 +103,20 @@
 //! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates, memory);
 //!   never on the publish path, but for one number that a step looks at once and changes after as
 //!   much work as a client's turn ([`shard::memory`]).
+//! - [`overload::SourceTable`]: connections and bans of addresses, behind 16 mutexes that are taken
+//!   when a connection comes or goes, and only if there is such a limit or ban.
+//! - [`overload::limits::UserGroup`]: connections and pace of the clients that an entry of
+//!   `limits.users` is for, counted when one of them comes or goes.
 //! - What of this is ours to get right (a sleeping core's flag, mailboxes, ports, shapes, the map)
 //!   takes its atomics from [`atomic`]; `tests/loom` runs it in every order.
 //! - `broker::log_writer`: lines on their way to the log, behind a mutex that is held for a copy
 //!   and never while writing: a shard that logs does not wait for who reads the log.
+//! - `bridge`: per bridge and core an SPSC ring of batches, with a flag that the core has more; a
+//!   bell that the bridge's thread sleeps by; figures that each have one writer; and the order to
+//!   end, behind a mutex that no core takes. With Kafka besides: what the client's threads report,
+//!   behind a mutex that the bridge's own threads take.
+//! - `cluster`: the mailboxes of the cluster's thread, which are like those of a shard; its bell;
+//!   figures behind a mutex that no core takes; and the order to end.
 //! - `transport::tls`: the keys for session tickets, behind a lock per listener that a handshake
 //!   takes for less than a microsecond: each shard takes the tickets of the others. And a place of
 //!   each thread where rustls leaves the traffic secrets of the handshake that is under way.
@@ -124,36 +144,45 @@
 //!   to 8,000 subscribers took 2 MiB. A shared segment would cost two allocations each.
 //! - **`mqtt.max_unhashed_subscriptions`** (512) bounds what one client can make a publish cost,
 //!   not `max_subscriptions` (100,000): filters found by hash cost a publish nothing more.
-//! - **`admin.bind` is off unless set**: it has no authentication yet.
+//! - **`admin.pages_bind`** is a key of its own for /metrics, /healthz and /readyz without
+//!   credential, since off loopback `admin.bind` needs users and TLS.
 //! - **Two rings per ordered pair of shards**, data and control: see invariant 4.
 //!
 //! # Absent on purpose
 //! No task, thread, timer, buffer or lock per client. No broadcast per publish. No retry towards
 //! MQTT 5 clients (the specification forbids it). In TLS no CBC suites, RSA key exchange,
-//! pre-shared keys, early data or versions below 1.2, and not the kernel's TLS. Bridges and
-//! clustering are later capabilities; their settings are refused, not ignored.
+//! pre-shared keys, early data or versions below 1.2, and not the kernel's TLS.
 #![cfg_attr(not(test), warn(clippy::disallowed_types, clippy::disallowed_methods))]
 pub mod access;
 #[cfg(feature = "runtime")]
-#[allow(clippy::disallowed_methods, reason = "a thread of its own, which has clients of its own")]
+#[allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a thread of its own, which shares with the control thread only"
+)]
 pub mod admin;
 pub mod atomic;
+pub mod bridge;
 #[cfg(feature = "runtime")]
 #[allow(
     clippy::disallowed_methods,
     reason = "starts the threads and reads the clock for the shards"
 )]
 pub mod broker;
+#[allow(clippy::disallowed_types, reason = "the shared state of the broker, by its handle")]
+pub mod cluster;
 pub mod config;
 #[allow(clippy::disallowed_methods, reason = "times what it judges; no shard runs beside it")]
 pub mod doctor;
 pub mod ids;
 pub mod keyed;
 pub mod limits;
+pub mod link_record;
 pub mod mesh;
 pub mod message;
 pub mod mutant;
 pub mod outgoing;
+pub mod overload;
 pub mod packet;
 #[cfg(feature = "runtime")]
 #[allow(clippy::disallowed_methods, reason = "waits for the kernel, with deadlines")]
@@ -166,3 +195,4 @@ pub mod telemetry;
 pub mod time;
 pub mod topic;
 pub mod transport;
+pub mod upgrade;

@@ -2,6 +2,13 @@
 
 /// Most shards one broker runs: the width of a [`crate::ids::ShardSet`].
 pub const MAX_SHARDS: usize = 128;
+/// Most other nodes of a cluster that one node knows. Each takes a bit of a
+/// [`crate::ids::ShardSet`], and the cluster itself one.
+pub const CLUSTER_PEERS: usize = 15;
+/// Most shards of a node of a cluster.
+pub const MAX_CLUSTERED_SHARDS: usize = MAX_SHARDS - CLUSTER_PEERS - 1;
+/// Most filters that a node tells others of one by one. A node with more wants everything.
+pub const CLUSTER_FILTERS: usize = 1 << 22;
 /// Largest Remaining Length a packet can declare, in bytes (MQTT 5.0 section 2.1.4).
 pub const MAX_REMAINING_LENGTH: u32 = 268_435_455;
 /// Most distinct wildcard shapes searched by hash; filters of further shapes go to the trie.
@@ -18,6 +25,8 @@ pub const MAX_TOPIC_LENGTH: usize = 65_535;
 /// Most listeners of one broker.
 pub const MAX_LISTENERS: usize = 256;
 
+/// Most entries of `limits.users`: each is looked at when a client connects.
+pub const MAX_USER_LIMITS: usize = 256;
 /// Most entries of `trusted_proxies`. All of them are compared for each connection through a proxy.
 pub const MAX_TRUSTED_PROXIES: usize = 256;
 /// Most origins that one listener allows.
@@ -25,6 +34,8 @@ pub const MAX_ORIGINS: usize = 256;
 
 /// The oldest kernel whose io_uring has everything the broker uses (DEFER_TASKRUN with SEND_FD).
 pub const MINIMUM_KERNEL: (u32, u32) = (6, 1);
+/// The oldest kernel on which a core can let events gather before it wakes (`runtime.coalesce`).
+pub const GATHERING_KERNEL: (u32, u32) = (6, 12);
 
 const _: () = assert!(MAX_LISTENERS <= u16::MAX as usize);
 /// Data mails per ordered pair of shards. A message waits behind all mails that are in the mailbox
@@ -174,6 +185,12 @@ pub const PROXY_HEAD: usize = 4 << 10;
 pub const UPGRADE_HEAD: usize = 8 << 10;
 /// The number of headers of such a request.
 pub const UPGRADE_HEADERS: usize = 64;
+/// First headers of connections (PROXY, HTTP) that a shard holds in part, and their bytes; past
+/// either the oldest goes.
+pub const UNFINISHED_HEADERS: usize = 4096;
+/// See [`UNFINISHED_HEADERS`].
+pub const UNFINISHED_HEADER_BYTES: usize = 4 << 20;
+const _: () = assert!(UNFINISHED_HEADER_BYTES > UPGRADE_HEAD + PROXY_HEAD);
 /// Bytes of the payload of a WebSocket frame: a packet of any size fits.
 pub const LARGEST_FRAME: u32 = MAX_REMAINING_LENGTH + 5;
 /// When this many bytes of pongs and other control frames are unsent, further pings of the client
@@ -188,5 +205,21 @@ pub const UNFINISHED_INPUT: usize = 64 << 10;
 /// the step or one of its own requests that continues in slices.
 pub const BRIEF_INPUT: usize = 16 << 10;
 
+/// Sessions, filters or messages that one question of an operator looks at within a step: about
+/// 100 microseconds.
+pub const INQUIRY_VISITS: usize = 1024;
+
+/// Lines of traces that wait on one shard until the admin thread takes them.
+pub const TRACE_LINES: usize = 4096;
+/// Bytes of these.
+pub const TRACE_BYTES: usize = 1 << 20;
+/// Events that wait to be published; more are dropped and counted.
+pub const EVENTS: usize = 1024;
+
 const _: () = assert!(MAX_SHARDS == u128::BITS as usize);
 const _: () = assert!(MAX_SHAPE_LEVELS <= u32::BITS as usize);
+
+/// Clients that are handed over to another process at a time. The kernel passes at most 253
+/// descriptors in one message.
+pub const MOVE_BATCH: usize = 128;
+const _: () = assert!(MOVE_BATCH <= 253);

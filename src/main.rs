@@ -1,7 +1,7 @@
 //! The `ringmq` program: arguments, configuration, broker, exit code; nothing else.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -10,14 +10,19 @@ use ringmq::access;
 use ringmq::broker;
 use ringmq::config::{self, Config, Problems, Sources};
 use ringmq::doctor::{self, Pong};
-use ringmq::storage::inspect;
-use ringmq::storage::store::{Store, Unusable};
 
-use arguments::{Accesses, Arguments, Command, Given, Look, Print};
+use arguments::{Accesses, Admins, Arguments, Clusters, Command, Given, Print};
 
 mod access_test;
+mod admin_user;
+mod api_client;
 mod arguments;
+mod cluster_status;
+mod explain;
 mod passwd;
+mod stores;
+mod trace;
+mod upgrade_command;
 
 // Without it where a sanitizer is to see the heap (scripts/sanitize).
 #[cfg(not(system_allocator))]
@@ -31,10 +36,10 @@ const MISUSED: u8 = 2;
 
 fn main() -> ExitCode {
     // Wrong arguments, --help and --version end here, with 2 or 0.
-    let Arguments { given, test_config, command } = Arguments::parse();
+    let Arguments { given, test_config, take_over, command } = Arguments::parse();
     match command {
         None if test_config => check(given),
-        None => run(given),
+        None => run(given, take_over),
         Some(Command::Config(Print::Default)) => print(config::default_file()),
         Some(Command::Config(Print::Reference)) => print(config::reference()),
         Some(Command::Config(Print::Schema)) => print(config::json_schema()),
@@ -42,10 +47,38 @@ fn main() -> ExitCode {
         Some(Command::Config(Print::Convert { file })) => convert(&file),
         Some(Command::Doctor { given, connections, json }) => examine(given, connections, json),
         Some(Command::Ping { given, target }) => ping(given, target),
-        Some(Command::Storage(Look::Check { given, path })) => look(given, path, inspect::check),
-        Some(Command::Storage(Look::Show { given, path })) => look(given, path, inspect::show),
+        Some(Command::Storage(work)) => stores::run(work),
         Some(Command::Passwd(wanted)) => match passwd::run(&wanted) {
             Ok(done) => print(done),
+            Err(failure) => {
+                complain(&failure);
+                ExitCode::from(FAILED)
+            }
+        },
+        Some(Command::Admin(Admins::User(command))) => change_users(&command),
+        Some(Command::Explain(wanted)) => match explain::run(&wanted) {
+            Ok(text) => print(text),
+            Err(failure) => {
+                complain(&failure);
+                ExitCode::from(FAILED)
+            }
+        },
+        Some(Command::Cluster(Clusters::Status(wanted))) => match cluster_status::run(&wanted) {
+            Ok(text) => print(text),
+            Err(failure) => {
+                complain(&failure);
+                ExitCode::from(FAILED)
+            }
+        },
+        Some(Command::Upgrade(wanted)) => match upgrade_command::run(&wanted) {
+            Ok(text) => print(text),
+            Err(failure) => {
+                complain(&failure);
+                ExitCode::from(FAILED)
+            }
+        },
+        Some(Command::Trace(wanted)) => match trace::run(&wanted) {
+            Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
                 complain(&failure);
                 ExitCode::from(FAILED)
@@ -54,6 +87,20 @@ fn main() -> ExitCode {
         Some(Command::Access(Accesses::Test(tested))) => test_access(tested),
         Some(Command::Completions { shell }) => print(arguments::completions(shell)),
         Some(Command::Man { command }) => manual(&command),
+    }
+}
+
+fn change_users(command: &admin_user::UserCommand) -> ExitCode {
+    let config = match load(command.given().given.clone()) {
+        Ok((_, config)) => config,
+        Err(code) => return code,
+    };
+    match admin_user::run(command, &config) {
+        Ok(done) => print(done),
+        Err(failure) => {
+            complain(&failure);
+            ExitCode::from(FAILED)
+        }
     }
 }
 
@@ -67,7 +114,17 @@ fn manual(command: &[String]) -> ExitCode {
     }
 }
 
-fn run(given: Given) -> ExitCode {
+fn run(given: Given, take_over: bool) -> ExitCode {
+    let way = match take_over {
+        false => broker::Way::Open,
+        true => match broker::Way::from_input() {
+            Ok(way) => way,
+            Err(failure) => {
+                complain(&failure);
+                return ExitCode::from(MISUSED);
+            }
+        },
+    };
     let (sources, config) = match load(given) {
         Ok(loaded) => loaded,
         Err(code) => return code,
@@ -75,7 +132,7 @@ fn run(given: Given) -> ExitCode {
     if let Some(code) = refuse_files(&config) {
         return code;
     }
-    match broker::run(config, sources) {
+    match broker::run(config, sources, way) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.is_logged() {
@@ -98,6 +155,10 @@ fn check(given: Given) -> ExitCode {
         Ok((sources, config)) => {
             if let Err(problems) = access::load::load(&config, &access::load::read_file) {
                 problems.iter().for_each(|problem| complain(problem));
+                return ExitCode::from(MISUSED);
+            }
+            if let Some(problem) = broker::ban_file_problem(&config) {
+                complain(&problem);
                 return ExitCode::from(MISUSED);
             }
             for remark in config.remarks().into_iter().chain(sources.remarks()) {
@@ -188,34 +249,6 @@ fn test_access(mut tested: access_test::Tested) -> ExitCode {
         Err(problems) => {
             problems.iter().for_each(|problem| complain(problem));
             ExitCode::from(MISUSED)
-        }
-    }
-}
-
-fn look(
-    given: Given,
-    path: Option<PathBuf>,
-    look: impl Fn(&Store, &mut dyn Write) -> Result<(), Unusable>,
-) -> ExitCode {
-    let path = match path {
-        Some(path) => path,
-        None => match load(given) {
-            Err(code) => return code,
-            Ok((_, config)) if config.storage.path.is_empty() => {
-                complain(&"storage.path is not set; write `ringmq storage check PATH`");
-                return ExitCode::from(MISUSED);
-            }
-            Ok((_, config)) => PathBuf::from(&*config.storage.path),
-        },
-    };
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    let looked = Store::existing(&path).and_then(|store| look(&store, &mut out));
-    match looked {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(unusable) => {
-            let _ = out.flush();
-            complain(&unusable);
-            ExitCode::from(FAILED)
         }
     }
 }

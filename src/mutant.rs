@@ -25,6 +25,21 @@ macro_rules! mutants {
 }
 
 mutants! {
+    // cluster
+    /// What was sent to another node and not acknowledged is not sent again.
+    ClusterResendSkipped,
+    /// A segment after a gap is taken as if it were the next one.
+    ClusterGapTaken,
+    /// A segment that comes again is taken again.
+    ClusterDoubleTaken,
+    /// A segment that is lacking is acknowledged.
+    ClusterAcknowledgedEarly,
+    /// A filter that changes after the snapshot is not told.
+    ClusterChangeUntold,
+    /// The window to a node that does not acknowledge grows without bound.
+    ClusterWindowUnbounded,
+    /// What came from one node is sent on to another.
+    ClusterSentOn,
     // session
     /// The inflight window takes one message more than Receive Maximum.
     WindowTooWide,
@@ -314,6 +329,8 @@ mutants! {
     DeniedPublished,
     /// A message is published while a service is still asked whether it may be.
     UnansweredPublished,
+    /// A service is not asked about the filters of a long SUBSCRIBE.
+    LongSubscribeUnasked,
     /// A user whose password a reload has changed stays connected.
     ChangedUserStays,
     /// A subscription that is not allowed is made.
@@ -347,6 +364,36 @@ mutants! {
     StorageEndForgotten,
     /// What a session subscribes to is not stored.
     StorageSubscriptionForgotten,
+    /// A file that a commit or a sync failed on is used again.
+    StorageBadReused,
+    /// A batch does not say how many before it are not synced yet.
+    StorageUnsyncedUntold,
+    /// With async, nothing is ever synced.
+    StorageNeverSynced,
+    /// What a failed sync may have lost is not written again.
+    StorageUnsyncedLost,
+    /// With async, a client is told before what it is told is written.
+    StorageWrittenEarly,
+    /// With degrade, publishers wait for a disk that fails.
+    StorageNeverDegraded,
+    /// What is acknowledged while degraded is not written when the disk works again.
+    StorageDegradedLost,
+    /// Messages are taken while the disk fails.
+    StorageDownTaken,
+    /// Wills are not stored.
+    StorageWillForgotten,
+    /// That a will was sent is not stored.
+    StorageWillKept,
+    /// Publishers that waited for storage never go on.
+    StorageWaitersForgotten,
+    /// With async, nothing says that the last batches of a log at rest are durable.
+    StorageMarkForgotten,
+    /// With degrade, messages are refused until the log has its next turn.
+    StorageDegradedLate,
+    /// A publisher does not wait for a fan-out that goes on in later steps.
+    StorageFanOutUnwaited,
+    /// What a share group takes back from a session that ended is stored no more.
+    StorageReturnForgotten,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,
@@ -358,6 +405,37 @@ mutants! {
     ReplayRepeatsCursor,
     /// Timers fire in the tick before their deadline.
     WheelEarly,
+    /// A client that does not keep up loses what is newest.
+    ShedsNewest,
+    // overload, limits and bans
+    /// A level of overload ends as soon as its signal is below what begins it.
+    OverloadHysteresisMissing,
+    /// Connections are accepted faster than the pace that was found.
+    OverloadPaceIgnored,
+    /// Accepts that were held do not go on.
+    OverloadAcceptsHeld,
+    /// New clients are taken in at a level that refuses them.
+    OverloadConnectTaken,
+    /// QoS 1 is dropped at the level that drops QoS 0.
+    OverloadShedsAcknowledged,
+    /// Subscriptions and retained messages are taken at the level that refuses them.
+    OverloadStores,
+    /// A client's rate is not looked at.
+    RateIgnored,
+    /// Who waits for its rate never goes on.
+    RateWaitersForgotten,
+    /// Limits stay in the table when their session has ended.
+    LimitsForgotten,
+    /// A connection that ends still counts for its user.
+    UserNotLeft,
+    /// A connection that ends still counts for its address.
+    AddressNotLeft,
+    /// Who is banned may connect.
+    BanIgnored,
+    /// A ban does not end.
+    BanForever,
+    /// What leads to a ban is counted without a window.
+    BanWindowForever,
     // transport
     /// The mask of a frame begins anew with each piece of its payload.
     MaskBeginsAnew,
@@ -367,6 +445,60 @@ mutants! {
     LayersLeftBehind,
     /// The memory of layers is not counted down when their connection ends.
     LayersLeaked,
+    /// Two records have one number under one key.
+    TlsSequenceKept,
+    /// A client's KeyUpdate does not change the key of what comes after it.
+    TlsUpdateIgnored,
+    /// The part of a record that has come is forgotten.
+    TlsPartForgotten,
+    /// A connection ends without close_notify.
+    TlsCloseUnsaid,
+    /// What comes glued to the end of a handshake is lost.
+    TlsRestLost,
+    /// A ticket is good whatever its listener trusts by now.
+    TicketForAll,
+    /// Live clients whose certificates are revoked go on.
+    RevokedKept,
+    /// Any number of handshakes may be under way.
+    HandshakesUnbounded,
+    /// A handshake that stands still keeps its place while others wait.
+    StillNotShed,
+    /// What layers have still to send is lost on the way to the home shard.
+    WireLeftBehind,
+    /// What comes behind a PROXY header in one piece is lost.
+    ProxyRestLost,
+    /// The bytes of a header that was not whole are not counted down when it is.
+    HeaderLeaked,
+    // inquiries
+    /// A slice of a list of clients leaves out the one that the next begins with.
+    InquirySliceSkips,
+    /// A client that is to be ended is only disconnected.
+    KickKeepsSession,
+    /// What is explained forgets No Local.
+    ExplainForgetsNoLocal,
+    // those who watch
+    /// A message that several clients get is traced for none of them.
+    TraceForgetsFanOut,
+    /// Events of one step come the newest first.
+    EventsReversed,
+    // links
+    /// A link gives its newest messages first.
+    LinkReorders,
+    /// What a full link loses is not counted.
+    LinkLossUncounted,
+    /// A link takes in any amount.
+    LinkUnbounded,
+    /// A link takes what its owner has published.
+    LinkTakesOwn,
+    // upgrade
+    /// A client that is handed over loses what was received of it and not processed.
+    UpgradeInputLost,
+    /// A client that is handed over loses what was not sent to it.
+    UpgradeOutputLost,
+    /// A client that is handed over loses its inflight window.
+    UpgradeWindowLost,
+    /// The part of a send that was withdrawn is lost.
+    UpgradeRestLost,
 }
 
 #[cfg(not(feature = "mutants"))]

@@ -65,7 +65,7 @@ pub fn run(wanted: &Passwd) -> Result<String, String> {
     let (new, known) = if wanted.delete {
         passwd::delete(text, user)
     } else {
-        let password = password(wanted)?;
+        let password = password(wanted.batch.as_deref())?;
         let iterations = NonZeroU32::new(wanted.iterations).unwrap_or(NonZeroU32::MIN);
         let hash = match wanted.hash {
             HashName::Sha512 => Hash::make(&password, Scheme::Sha512),
@@ -88,9 +88,13 @@ pub fn run(wanted: &Passwd) -> Result<String, String> {
     Ok(format!("{user} {done}; `kill -HUP` makes a running broker read the file\n"))
 }
 
-fn password(wanted: &Passwd) -> Result<Vec<u8>, String> {
-    if let Some(password) = &wanted.batch {
-        return Ok(password.clone().into_bytes());
+/// The password of the command line, of a terminal, or the first line of standard input.
+///
+/// # Errors
+/// It cannot be read, or is empty or too long.
+pub fn password(batch: Option<&str>) -> Result<Vec<u8>, String> {
+    if let Some(password) = batch {
+        return Ok(password.as_bytes().to_vec());
     }
     if !io::stdin().is_terminal() {
         let mut line = Vec::new();
@@ -122,7 +126,7 @@ fn checked(password: Vec<u8>) -> Result<Vec<u8>, String> {
 
 /// Writes a new file and puts it in place of the old one, whose owner and mode it gets: a broker
 /// that reads it meanwhile finds one of them whole.
-fn replace(file: &Path, text: &str) -> io::Result<()> {
+pub fn replace(file: &Path, text: &str) -> io::Result<()> {
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new-{}", std::process::id()));
     let new = file.with_file_name(name);

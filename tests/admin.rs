@@ -6,109 +6,12 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use support::broker::run;
-use support::{Broker, Client, Connect, Publish, V5, V311, eventually, patience, unique};
-
-/// A connection to the admin server.
-struct Http {
-    stream: TcpStream,
-    bytes: Vec<u8>,
-}
-
-struct Page {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: String,
-}
-
-impl Page {
-    fn header(&self, name: &str) -> Option<&str> {
-        let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.as_str())
-    }
-
-    /// The sum of a figure over all shards, for series that carry all of `labels`.
-    #[track_caller]
-    fn sum(&self, name: &str, labels: &[&str]) -> f64 {
-        let lines = self.body.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && labels.iter().all(|label| line.contains(label))
-        });
-        let values: Vec<f64> =
-            lines.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
-        assert!(!values.is_empty(), "no {name} {labels:?} in\n{}", self.body);
-        values.iter().sum()
-    }
-}
-
-impl Http {
-    #[track_caller]
-    fn open(address: SocketAddr) -> Http {
-        let stream = TcpStream::connect(address).expect("the admin server listens");
-        stream.set_read_timeout(Some(patience() + Duration::from_secs(10))).unwrap();
-        Http { stream, bytes: Vec::new() }
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        // That it hung up is seen when the answer is read.
-        let _ = self.stream.write_all(bytes);
-    }
-
-    /// True when there was something.
-    fn fill(&mut self) -> bool {
-        let mut chunk = [0; 65_536];
-        match self.stream.read(&mut chunk) {
-            Ok(count) => {
-                self.bytes.extend_from_slice(&chunk[..count]);
-                count > 0
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
-            Err(error) => panic!("no answer: {error}"),
-        }
-    }
-
-    /// The next answer; to HEAD it has no body, whatever its length.
-    #[track_caller]
-    fn answer(&mut self, body: bool) -> Page {
-        let head = loop {
-            if let Some(at) = self.bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-                break at + 4;
-            }
-            assert!(self.fill(), "closed without an answer");
-        };
-        let text = String::from_utf8(self.bytes.drain(..head).collect()).unwrap();
-        let mut lines = text.trim_end().lines();
-        let status = lines.next().unwrap();
-        assert!(status.starts_with("HTTP/1."), "{status}");
-        let status = status.split(' ').nth(1).unwrap().parse().unwrap();
-        let headers = lines.map(|line| {
-            let (name, value) = line.split_once(':').unwrap();
-            (name.to_owned(), value.trim().to_owned())
-        });
-        let mut page = Page { status, headers: headers.collect(), body: String::new() };
-        let length: usize = page.header("content-length").expect("a length").parse().unwrap();
-        while body && self.bytes.len() < length {
-            assert!(self.fill(), "closed within the body");
-        }
-        let length = if body { length } else { 0 };
-        page.body = String::from_utf8(self.bytes.drain(..length).collect()).unwrap();
-        page
-    }
-
-    #[track_caller]
-    fn get(&mut self, path: &str) -> Page {
-        self.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
-        self.answer(true)
-    }
-
-    #[track_caller]
-    fn expect_closed(&mut self) {
-        while self.fill() {}
-    }
-}
+use support::http::{Http, Page, admin};
+use support::{Broker, Client, Connect, Publish, V5, V311, eventually, unique};
 
 #[track_caller]
 fn get(broker: &Broker, path: &str) -> Page {
@@ -118,18 +21,6 @@ fn get(broker: &Broker, path: &str) -> Page {
 #[track_caller]
 fn metrics(broker: &Broker) -> Page {
     get(broker, "/metrics")
-}
-
-/// Where the admin server listens, from the last line of the log that says so.
-#[track_caller]
-fn admin(broker: &Broker) -> SocketAddr {
-    let log = broker.log();
-    let told = log.lines().rev().find_map(|line| {
-        let (_, rest) = line.split_once("admin=").or_else(|| line.split_once("moved bound="))?;
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
-        rest[..end.unwrap_or(rest.len())].parse().ok()
-    });
-    told.unwrap_or_else(|| panic!("no address of the admin server in\n{log}"))
 }
 
 fn start(settings: &[&str]) -> Broker {
@@ -146,7 +37,7 @@ fn pages_have_their_status_type_and_exact_length_on_one_connection() {
         ("/readyz", 200, text, "ready\n"),
         ("/readyz?verbose", 200, text, "ready\n"),
         ("http://other/readyz", 200, text, "ready\n"),
-        ("/", 404, text, "there are /metrics, /healthz and /readyz\n"),
+        ("/assets/", 404, text, "there are /metrics, /healthz and /readyz\n"),
         ("/metrics/", 404, text, "there are /metrics, /healthz and /readyz\n"),
         ("/metrics", 200, "text/plain; version=0.0.4; charset=utf-8", ""),
     ] {

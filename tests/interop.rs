@@ -7,16 +7,35 @@ mod access;
 mod answers;
 #[path = "interop/bridge.rs"]
 mod bridge;
+#[path = "interop/bridging.rs"]
+mod bridging;
+#[path = "interop/cluster.rs"]
+mod cluster;
+#[cfg(feature = "kafka")]
+#[path = "interop/kafka.rs"]
+mod kafka;
 #[path = "interop/kubernetes.rs"]
 mod kubernetes;
+#[path = "interop/limits.rs"]
+mod limits;
+#[path = "interop/management.rs"]
+mod management;
 #[path = "interop/migration.rs"]
 mod migration;
+#[path = "interop/prometheus.rs"]
+mod prometheus;
+#[path = "interop/proxy.rs"]
+mod proxy;
+#[path = "interop/slow.rs"]
+mod slow;
 #[path = "interop/stores.rs"]
 mod stores;
 #[path = "support/mod.rs"]
 mod support;
 #[path = "interop/tls.rs"]
 mod tls;
+#[path = "interop/webhook.rs"]
+mod webhook;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

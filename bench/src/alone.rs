@@ -2,7 +2,9 @@
 //! person and a file for later.
 
 use crate::arguments::Outcome;
-use crate::broker::{self, Broker, Candidate, Kind};
+use crate::broker::{self, Below, Broker, Candidate, Kind};
+use crate::certificates::Made;
+use crate::clients::tls;
 use crate::clock;
 use crate::machine;
 use crate::outcome::{self, Verdict};
@@ -22,6 +24,8 @@ pub struct Alone {
     pub settings: Box<Settings>,
     /// What to start; `None`: `settings.target` runs already.
     pub broker: Option<Candidate>,
+    /// What it is started with, if with TLS.
+    pub made: Option<Made>,
     /// Where a drawing goes, of scenarios that have a course.
     pub plot: Option<plot::Target>,
     /// Where the result goes, `bench/out/` unless it says so, and what makes it fail.
@@ -32,7 +36,7 @@ impl Alone {
     /// Runs it, prints the tables and writes the result file.
     pub fn run(mut self) -> Result<Verdict, String> {
         let machine = machine::describe();
-        let scratch = std::env::temp_dir().join(format!("ringmq-bench-{}", std::process::id()));
+        let scratch = scratch();
         let queues = match self.scenario.kind {
             scenario::Kind::Traffic(plan) => plan.qos > 0,
             scenario::Kind::Fleet { .. }
@@ -42,14 +46,19 @@ impl Alone {
         };
         self.open_admin()?;
         let broker = match &self.broker {
-            Some(candidate) => Some(candidate.start(queues, &scratch)?),
+            Some(candidate) => Some(candidate.start(queues, &scratch, self.below())?),
             None => None,
         };
         if let Some(broker) = &broker {
-            self.settings.target = broker.target;
+            self.settings.target = broker.layered.unwrap_or(broker.target);
+            self.settings.plain = Some(broker.target);
             self.settings.pid = Some(broker.pid);
             eprintln!("{}", broker.started_as);
         }
+        let bare = match (&self.made, &self.settings.tls) {
+            (Some(made), Some(tls)) => Some(tls::bare::handshake(made, tls)?),
+            _ => None,
+        };
         let started = clock::now();
         let result = scenario::run(self.scenario, &self.settings);
         let words = broker.as_ref().map(Broker::last_words).unwrap_or_default();
@@ -57,6 +66,9 @@ impl Alone {
         drop(broker);
         let _ = fs::remove_dir_all(&scratch);
         let mut report = result.map_err(|e| format!("{e}{words}"))?;
+        if let Some(bare) = bare {
+            report["bare_handshake_us"] = bare.into();
+        }
         let verdict = self.outcome.judge(&mut report);
         let file = json!({
             "machine": machine, "broker": command, "broker_log": words,
@@ -66,12 +78,21 @@ impl Alone {
         let written = [self.draw(&report)?, self.write(&machine, &file)?];
         if !self.outcome.to_output() {
             println!("{}{}", self.table(&report), summary::table(&report));
+            if let Some(bare) = bare {
+                println!("  bare rustls    {bare:.1} µs per handshake, the server's half");
+            }
         }
         if words.contains("ERROR") || words.contains("panicked") {
             println!("the broker{words}");
         }
         written.iter().flatten().for_each(|line| println!("{line}"));
         if stop::requested() { Err("interrupted".into()) } else { Ok(verdict) }
+    }
+
+    /// What carries MQTT.
+    fn below(&self) -> Option<Below<'_>> {
+        let below = Below { made: self.made.as_ref(), web: self.settings.web.is_some() };
+        (below.made.is_some() || below.web).then_some(below)
     }
 
     /// Where clients live is asked of the admin server of the broker that is started.
@@ -110,6 +131,11 @@ impl Alone {
         outcome::write(&path, file)?;
         Ok((!self.outcome.to_output()).then(|| format!("written to {}", path.display())))
     }
+}
+
+/// Where what a run needs is kept while it lasts.
+pub fn scratch() -> PathBuf {
+    std::env::temp_dir().join(format!("ringmq-bench-{}", std::process::id()))
 }
 
 /// Draws the course in `report`, a scenario's result.

@@ -3,6 +3,7 @@
 //! Every broker is a child that dies with us: by [`Broker::drop`], and by the kernel's
 //! parent-death signal should we be killed ourselves.
 
+use crate::certificates::Made;
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::process::Tree;
 use crate::stop;
@@ -45,20 +46,59 @@ pub struct Broker {
     pub pid: i32,
     /// Where it listens.
     pub target: SocketAddrV4,
+    /// Where it listens with layers below MQTT, if it does.
+    pub layered: Option<SocketAddrV4>,
     /// The command and configuration, for the report.
     pub started_as: String,
     child: Child,
     scratch: PathBuf,
 }
 
+/// What carries MQTT at a broker's second listener.
+#[derive(Clone, Copy)]
+pub struct Below<'a> {
+    /// TLS, with these certificates.
+    pub made: Option<&'a Made>,
+    /// WebSockets.
+    pub web: bool,
+}
+
+impl Below<'_> {
+    /// A listener of RingMQ.
+    fn ringmq(&self, port: u16) -> String {
+        let kind = match (self.made, self.web) {
+            (Some(_), true) => "wss",
+            (Some(_), false) => "tls",
+            (None, _) => "ws",
+        };
+        let tls = self.made.map(|made| format!(", tls: {}", made.ringmq())).unwrap_or_default();
+        format!("{{name: {kind}, type: {kind}, bind: 127.0.0.1:{port}{tls}}}")
+    }
+
+    /// A listener of Mosquitto.
+    fn mosquitto(&self, port: u16) -> String {
+        let tls = self.made.map(Made::mosquitto).unwrap_or_default();
+        let web = if self.web { "protocol websockets\n" } else { "" };
+        format!("listener {port} 127.0.0.1\n{web}{tls}")
+    }
+}
+
 impl Candidate {
     /// Starts it on a free port of 127.0.0.1 and waits until it accepts connections. `queues`
-    /// asks for a window of 100 and pending queues that do not overflow.
-    pub fn start(&self, queues: bool, scratch: &Path) -> Result<Broker, String> {
-        let port = free_port().map_err(|e| format!("no free port: {e}"))?;
+    /// asks for a window of 100 and pending queues that do not overflow; with `below` it listens on
+    /// another port, too.
+    pub fn start(
+        &self,
+        queues: bool,
+        scratch: &Path,
+        below: Option<Below<'_>>,
+    ) -> Result<Broker, String> {
+        let free = || free_port().map_err(|e| format!("no free port: {e}"));
+        let port = free()?;
+        let second = below.map(|below| free().map(|port| (port, below))).transpose()?;
         let scratch = scratch.join(format!("{}-{port}", self.name.replace('/', "_")));
         fs::create_dir_all(&scratch).map_err(|e| format!("{}: {e}", scratch.display()))?;
-        let (mut command, extra) = self.command(port, queues, &scratch)?;
+        let (mut command, extra) = self.command(port, second, queues, &scratch)?;
         let log = fs::File::create(scratch.join("log")).map_err(|e| format!("log file: {e}"))?;
         let errors = log.try_clone().map_err(|e| format!("log file: {e}"))?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
@@ -68,7 +108,8 @@ impl Candidate {
         let child = spawn(&mut command).map_err(|e| format!("{program} did not start: {e}"))?;
         let pid = child.id() as i32;
         let target = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-        let mut broker = Broker { pid, target, started_as, child, scratch };
+        let layered = second.map(|(port, _)| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+        let mut broker = Broker { pid, target, layered, started_as, child, scratch };
         broker.wait_ready()?;
         Ok(broker)
     }
@@ -76,6 +117,7 @@ impl Candidate {
     fn command(
         &self,
         port: u16,
+        second: Option<(u16, Below<'_>)>,
         queues: bool,
         scratch: &Path,
     ) -> Result<(Command, String), String> {
@@ -85,7 +127,13 @@ impl Candidate {
                 let mut set = |text: String| {
                     command.arg("--set").arg(text);
                 };
-                set(format!("listeners.0.bind=127.0.0.1:{port}"));
+                match second {
+                    None => set(format!("listeners.0.bind=127.0.0.1:{port}")),
+                    Some((second, below)) => set(format!(
+                        "listeners=[{{bind: 127.0.0.1:{port}}}, {}]",
+                        below.ringmq(second)
+                    )),
+                }
                 let cores: Vec<_> = cores.iter().map(usize::to_string).collect();
                 set(format!("cores=[{}]", cores.join(",")));
                 if queues {
@@ -97,7 +145,7 @@ impl Candidate {
                 Ok((command, String::new()))
             }
             Kind::Mosquitto { program } => {
-                let text = mosquitto_config(port, queues);
+                let text = mosquitto_config(port, second, queues);
                 let path = scratch.join("mosquitto.conf");
                 fs::write(&path, &text).map_err(|e| format!("{}: {e}", path.display()))?;
                 let mut command = Command::new(program);
@@ -121,11 +169,14 @@ impl Candidate {
 
 /// Debian's defaults without statistics messages and files. Nagle's algorithm stays on, as it is by
 /// default: it makes Mosquitto cheaper, so ratios err in its favour.
-fn mosquitto_config(port: u16, queues: bool) -> String {
+fn mosquitto_config(port: u16, second: Option<(u16, Below<'_>)>, queues: bool) -> String {
     let mut text = format!(
         "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nsys_interval 0\n\
          log_type error\nuser root\n"
     );
+    if let Some((port, below)) = second {
+        text.push_str(&below.mosquitto(port));
+    }
     if queues {
         text.push_str("max_inflight_messages 100\nmax_queued_messages 100000\n");
     }

@@ -25,6 +25,11 @@ pub fn own_cpu() -> u64 {
     read(libc::CLOCK_PROCESS_CPUTIME_ID).unwrap_or(0)
 }
 
+/// CPU time of this thread so far, in nanoseconds.
+pub fn cpu_of_thread() -> u64 {
+    read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0)
+}
+
 /// CPU time of all threads that `pid` has or had, in nanoseconds; `None` when it is gone.
 ///
 /// The scheduler's own sum, not the 10 ms ticks of `/proc/PID/stat`.

@@ -151,7 +151,7 @@ impl Comparison {
         commands: &mut Map<String, Value>,
     ) -> Result<Value, String> {
         let queues = matches!(case.scenario.kind, Kind::Traffic(plan) if plan.qos > 0);
-        let broker = candidate.start(queues, scratch)?;
+        let broker = candidate.start(queues, scratch, None)?;
         let key = if queues {
             format!("{} (window 100)", candidate.name)
         } else {

@@ -13,6 +13,7 @@
 mod alone;
 mod arguments;
 mod broker;
+mod certificates;
 mod clients;
 mod clock;
 mod compare;

@@ -20,6 +20,11 @@ impl Template {
         Template(parts)
     }
 
+    /// Each text in it, and the placeholder behind it.
+    pub fn parts(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.0.iter().map(|(before, name)| (&**before, name.as_deref()))
+    }
+
     /// The placeholders in it.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|(_, name)| name.as_deref())

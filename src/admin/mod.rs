@@ -1,19 +1,27 @@
-//! The admin server: `/metrics` for Prometheus, `/healthz`, `/readyz`. Control plane: one thread
-//! with a loop of its own, started only when `admin.bind` is set, so no data core carries it; a
-//! shard spends a copy of its figures per scrape and nothing per client.
+//! The admin server: `/metrics` for Prometheus, `/healthz`, `/readyz`; the management API
+//! ([`api`]); the dashboard. Control plane: one thread with a loop of its own, started only when
+//! `admin.bind` is set, so no data core carries it; a shard spends a copy of its figures per scrape
+//! and a bounded part of a step per slice of a list.
 //!
 //! Owns the listening socket and its connections. Every bound on what a peer may cost is here:
-//! connections, and the size, the number of headers and the time of a request. There is no
-//! authentication: whoever reaches the address can read, except where clients live
-//! (`/placement?client_id=…`), which only the host itself is told: who knows that could put many
-//! clients on one shard.
+//! connections, and the size, the number of headers and the time of a request. Who may call the API
+//! is in [`guard`]. The three pages are for everybody who reaches the address, unless `admin.open`
+//! leaves one out; where clients live (`/placement?client_id=…`) only the host itself is told: who
+//! knows that could put many clients on one shard.
 //!
-//! Knows nothing of cores and rings: the broker gives it a way to [`Ask`] each shard, and says how
-//! far it is ([`BrokerStage`]).
+//! Knows nothing of cores and rings: the broker gives it a way to [`Ask`] and [`api::Tell`] each
+//! shard, and says how far it is ([`BrokerStage`]).
 
+pub mod api;
+mod dashboard;
+mod figures;
+pub mod guard;
+mod history;
 mod page_source;
 mod pages;
 mod process;
+mod traces;
+pub mod users;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -26,15 +34,24 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use axum::Router;
+use axum::http::{HeaderMap, HeaderValue};
+use guard::{Guard, ROLES, Users};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, LocalSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
+use crate::config::OpenPage;
 use crate::ids::ShardId;
+use crate::telemetry::alarms::AlarmList;
 use crate::telemetry::prometheus::Snapshot;
+use crate::telemetry::{BridgeRow, ClusterRow};
 use page_source::PageSource;
 
 /// Connections at a time; for one more, the oldest that is not being answered goes.
@@ -55,6 +72,9 @@ const REST: Duration = Duration::from_millis(100);
 
 /// Puts a question to one shard and wakes it. Dropping the question says that the shard has ended.
 pub type Ask = Arc<dyn Fn(Question) + Send + Sync>;
+
+/// Says which shard a ClientId lives on.
+pub type Placement = Arc<dyn Fn(&str) -> u8 + Send + Sync>;
 
 /// A request for one shard's figures.
 #[derive(Debug)]
@@ -86,6 +106,19 @@ struct State {
     lost_lines: u64,
     /// Until when the certificates of listeners are valid, seconds since 1970.
     certificates: Vec<(String, u64)>,
+    alarms: Arc<AlarmList>,
+}
+
+impl State {
+    fn of(stage: BrokerStage) -> State {
+        State {
+            stage,
+            late: Vec::new(),
+            lost_lines: 0,
+            certificates: Vec::new(),
+            alarms: Arc::default(),
+        }
+    }
 }
 
 /// Resident memory of this process in bytes, if the system tells.
@@ -110,17 +143,71 @@ pub struct Sources {
     pub shards: Vec<Ask>,
     /// Filters in the interest table.
     pub interest: Box<dyn Fn() -> u64 + Send>,
+    /// The bridges.
+    pub bridges: Box<dyn Fn() -> Vec<BridgeRow> + Send>,
+    /// The cluster, if this is a node of one.
+    pub cluster: Box<dyn Fn() -> Option<ClusterRow> + Send + Sync>,
     /// `limits.memory` in bytes, if there is a bound.
     pub memory_limit: Box<dyn Fn() -> Option<u64> + Send>,
     /// The home shard of a ClientId.
-    pub placement: Box<dyn Fn(&str) -> u8 + Send>,
+    pub placement: Placement,
     /// When the process started.
     pub started: SystemTime,
+    /// What the management API works with; `None`: there are only the pages.
+    pub api: Option<api::Api>,
+}
+
+/// Where the server listens, and whom it serves.
+pub struct Door {
+    /// The address.
+    pub bind: SocketAddr,
+    /// The key of the configuration that says so.
+    pub key: &'static str,
+    /// Whom it serves.
+    pub terms: Terms,
+}
+
+/// Whom a server serves. It can be changed while it runs.
+#[derive(Clone)]
+pub struct Terms {
+    /// With TLS.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Who may use the API; `None`: only this host itself.
+    pub users: Option<Users>,
+    /// How long a token holds at most.
+    pub session: Duration,
+    /// The pages that need no credential.
+    pub open: Vec<OpenPage>,
+}
+
+impl Terms {
+    /// Everybody, with the three pages.
+    pub fn of_pages() -> Terms {
+        let (session, open) = (Duration::ZERO, OpenPage::ALL.to_vec());
+        Terms { tls: None, users: None, session, open }
+    }
+}
+
+/// Headers of every answer that has contents of the broker.
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// Adds the headers that keep browsers from doing more with an answer than showing it.
+fn secure_headers(headers: &mut HeaderMap) {
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
 }
 
 /// The address cannot be listened on.
 #[derive(Debug)]
 pub struct AdminFailure {
+    key: &'static str,
     bind: SocketAddr,
     error: io::Error,
 }
@@ -134,16 +221,16 @@ impl fmt::Display for AdminFailure {
             libc::EMFILE | libc::ENFILE => "raise the nofile limit",
             _ => "change it, or set it to off",
         };
-        write!(f, "admin.bind: cannot listen on {}: {}; {fix}", self.bind, self.error)
+        write!(f, "{}: cannot listen on {}: {}; {fix}", self.key, self.bind, self.error)
     }
 }
 
 impl std::error::Error for AdminFailure {}
 
 /// The running server. Dropping it closes its socket and connections and ends its thread.
-#[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
+    guard: Arc<Guard>,
     state: Option<watch::Sender<State>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -153,12 +240,9 @@ impl Admin {
     ///
     /// # Errors
     /// When the address is taken or not allowed, or no thread can be made.
-    pub fn start(
-        bind: SocketAddr,
-        stage: BrokerStage,
-        sources: Sources,
-    ) -> Result<Admin, AdminFailure> {
-        let failed = |error| AdminFailure { bind, error };
+    pub fn start(door: Door, stage: BrokerStage, sources: Sources) -> Result<Admin, AdminFailure> {
+        let (bind, key) = (door.bind, door.key);
+        let failed = |error| AdminFailure { key, bind, error };
         let listener = TcpListener::bind(bind).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
@@ -167,20 +251,27 @@ impl Admin {
             .enable_time()
             .build()
             .map_err(failed)?;
-        let state = State { stage, late: Vec::new(), lost_lines: 0, certificates: Vec::new() };
+        let state = State::of(stage);
         let (sender, receiver) = watch::channel(state);
+        let guard = Arc::new(Guard::new(door.terms));
+        let of_server = Arc::clone(&guard);
         let serving = move || {
             let local = LocalSet::new();
-            local.block_on(&runtime, serve(listener, sources, receiver));
+            local.block_on(&runtime, serve(listener, of_server, sources, receiver));
         };
         let thread =
             std::thread::Builder::new().name("admin".to_owned()).spawn(serving).map_err(failed)?;
-        Ok(Admin { address, state: Some(sender), thread: Some(thread) })
+        Ok(Admin { address, guard, state: Some(sender), thread: Some(thread) })
     }
 
     /// Where it really listens: the port is known even if the kernel chose it.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Serves others from now on; tokens end when the users have changed.
+    pub fn renew(&self, terms: Terms) {
+        self.guard.renew(terms);
     }
 
     /// Says how far the broker is.
@@ -205,6 +296,11 @@ impl Admin {
         }
     }
 
+    /// Says which alarms are raised, and which were.
+    pub fn alarms(&self, list: Arc<AlarmList>) {
+        self.change(|state| state.alarms = list);
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) {
         if let Some(sender) = &self.state {
             sender.send_modify(change);
@@ -224,15 +320,39 @@ impl Drop for Admin {
 }
 
 /// Until the broker drops its end of `state`.
-async fn serve(listener: TcpListener, sources: Sources, mut state: watch::Receiver<State>) {
+async fn serve(
+    listener: TcpListener,
+    guard: Arc<Guard>,
+    sources: Sources,
+    mut state: watch::Receiver<State>,
+) {
     match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => {
-            let page_source = Rc::new(PageSource::open(sources, state.clone()));
-            tokio::task::spawn_local(accept(listener, page_source));
+            let house = Rc::new(House::open(guard, sources, state.clone()));
+            tokio::task::spawn_local(accept(listener, house));
         }
         Err(error) => tracing::error!(%error, "the admin server cannot serve"),
     }
     while state.changed().await.is_ok() {}
+}
+
+/// What every connection needs.
+struct House {
+    page_source: PageSource,
+    guard: Arc<Guard>,
+    router: Option<Router>,
+}
+
+impl House {
+    fn open(guard: Arc<Guard>, mut sources: Sources, state: watch::Receiver<State>) -> House {
+        let api = sources.api.take();
+        let mut page_source = PageSource::open(sources, state);
+        if api.is_some() {
+            page_source = page_source.with_api(Arc::clone(&guard));
+        }
+        let router = api.map(|api| api::router(api, &page_source, Arc::clone(&guard)));
+        House { router, page_source, guard }
+    }
 }
 
 /// A connection: how to end it, and whether a request of it is being answered.
@@ -241,10 +361,10 @@ struct Open {
     answering: Rc<Cell<bool>>,
 }
 
-async fn accept(listener: tokio::net::TcpListener, page_source: Rc<PageSource>) {
+async fn accept(listener: tokio::net::TcpListener, house: Rc<House>) {
     let mut open: VecDeque<Open> = VecDeque::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(REST).await;
             continue;
         };
@@ -257,20 +377,36 @@ async fn accept(listener: tokio::net::TcpListener, page_source: Rc<PageSource>) 
             }
         }
         let answering = Rc::new(Cell::new(false));
-        let connection = converse(stream, Rc::clone(&page_source), Rc::clone(&answering));
+        let connection = begin(stream, peer, Rc::clone(&house), Rc::clone(&answering));
         let task = tokio::task::spawn_local(connection).abort_handle();
         open.push_back(Open { task, answering });
     }
 }
 
 /// One connection, to its end.
-async fn converse(stream: TcpStream, page_source: Rc<PageSource>, answering: Rc<Cell<bool>>) {
-    let local = stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
+async fn begin(stream: TcpStream, peer: SocketAddr, house: Rc<House>, answering: Rc<Cell<bool>>) {
+    let Some(tls) = house.guard.tls() else {
+        return converse(stream, peer, house, answering).await;
+    };
+    // How a peer fails is of no interest: its connection ends, and nothing else.
+    if let Ok(Ok(stream)) =
+        tokio::time::timeout(REQUEST_TIME, TlsAcceptor::from(tls).accept(stream)).await
+    {
+        converse(stream, peer, house, answering).await;
+    }
+}
+
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    peer: SocketAddr,
+    house: Rc<House>,
+    answering: Rc<Cell<bool>>,
+) {
     let service = service_fn(|request| {
-        let (page_source, answering) = (Rc::clone(&page_source), Rc::clone(&answering));
+        let (house, answering) = (Rc::clone(&house), Rc::clone(&answering));
         async move {
             answering.set(true);
-            let answer = pages::answer(&page_source, &request, local).await;
+            let answer = pages::answer(&house, request, guard::From { peer }).await;
             answering.set(false);
             Ok::<_, std::convert::Infallible>(answer)
         }
@@ -283,7 +419,6 @@ async fn converse(stream: TcpStream, page_source: Rc<PageSource>, answering: Rc<
             .max_buf_size(REQUEST_BYTES)
             .serve_connection(TokioIo::new(stream), service)
     );
-    // How a peer misbehaved is of no interest: its connection ends, and nothing else.
     if tokio::time::timeout(LIFE, connection.as_mut()).await.is_err() {
         connection.as_mut().graceful_shutdown();
         let _ = tokio::time::timeout(FAREWELL, connection).await;

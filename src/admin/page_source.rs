@@ -1,99 +1,64 @@
-//! What the pages are made from: the figures of each shard, asked for when somebody wants to know,
-//! and the last page, as long as it is true. A shard has at most one question open, and a new one
-//! at most every 10 ms, however many requests there are; who asks meanwhile shares the next answer.
+//! What the pages are made from: the figures of each shard ([`Figures`]), and the last page, as
+//! long as it is true.
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::watch;
 
-use super::{Ask, BrokerStage, Question, Sources, State, process};
+use super::figures::{Answer, Figures};
+use super::guard::Guard;
+use super::{BrokerStage, Placement, Sources, State, process};
 use crate::ids::ShardId;
 use crate::telemetry::prometheus::{Process, Snapshot, page};
-
-/// Least time between two questions to one shard: bounds what any number of requests can cost it.
-const GAP: Duration = Duration::from_millis(10);
-
-/// What a shard said when asked.
-#[derive(Clone, Debug)]
-pub(super) enum Answer {
-    /// Its figures.
-    Figures(Rc<Snapshot>),
-    /// It has ended.
-    Ended,
-    /// Nothing, in the time given.
-    Silence,
-}
-
-impl Answer {
-    fn figures(&self) -> Option<&Rc<Snapshot>> {
-        match self {
-            Answer::Figures(figures) => Some(figures),
-            Answer::Ended | Answer::Silence => None,
-        }
-    }
-}
-
-/// Who waits for one shard's answer: at most as many as there are connections.
-#[derive(Default)]
-struct Waiters {
-    waiting: RefCell<Vec<oneshot::Sender<Answer>>>,
-    bell: Notify,
-}
-
-impl Waiters {
-    /// Waits for the answer to a question that is still to be put.
-    fn join(&self) -> oneshot::Receiver<Answer> {
-        let (reply, answer) = oneshot::channel();
-        let mut waiting = self.waiting.borrow_mut();
-        // Those whose patience is over, because the shard is silent.
-        waiting.retain(|one| !one.is_closed());
-        waiting.push(reply);
-        self.bell.notify_one();
-        answer
-    }
-}
+use crate::telemetry::{BridgeRow, ClusterRow};
 
 /// A page, and what it was made from.
 struct Page {
-    from: Vec<Option<Rc<Snapshot>>>,
+    from: Vec<Option<Arc<Snapshot>>>,
     state: State,
     text: Bytes,
 }
 
 /// Where the pages get what they say.
 pub(super) struct PageSource {
-    lines: Vec<Rc<Waiters>>,
+    figures: Arc<Figures>,
     interest: Box<dyn Fn() -> u64 + Send>,
+    bridges: Box<dyn Fn() -> Vec<BridgeRow> + Send>,
+    cluster: Box<dyn Fn() -> Option<ClusterRow> + Send + Sync>,
     memory_limit: Box<dyn Fn() -> Option<u64> + Send>,
-    placement: Box<dyn Fn(&str) -> u8 + Send>,
+    placement: Placement,
     started: Duration,
     state: watch::Receiver<State>,
     last: RefCell<Option<Page>>,
+    /// Whose figures are shown besides, where there is an API.
+    guard: Option<Arc<Guard>>,
 }
 
 impl PageSource {
+    /// The same, with the figures of the API.
+    pub(super) fn with_api(self, guard: Arc<Guard>) -> PageSource {
+        PageSource { guard: Some(guard), ..self }
+    }
+
     /// Must be called within the server's loop: each shard gets a task that asks it.
     pub(super) fn open(sources: Sources, state: watch::Receiver<State>) -> PageSource {
-        let tend = |ask: Ask| {
-            let line = Rc::new(Waiters::default());
-            tokio::task::spawn_local(tend(ask, Rc::clone(&line)));
-            line
-        };
         let started = sources.started.duration_since(SystemTime::UNIX_EPOCH);
         PageSource {
-            lines: sources.shards.into_iter().map(tend).collect(),
+            figures: Arc::new(Figures::open(sources.shards)),
             interest: sources.interest,
+            bridges: sources.bridges,
+            cluster: sources.cluster,
             memory_limit: sources.memory_limit,
             placement: sources.placement,
             // A clock before 1970 is not worth a failure.
             started: started.unwrap_or_default(),
             state,
             last: RefCell::new(None),
+            guard: None,
         }
     }
 
@@ -113,18 +78,24 @@ impl PageSource {
         late.into_iter().map(|(shard, since)| (shard, since.elapsed())).collect()
     }
 
+    /// Where the figures come from, for others who ask.
+    pub(super) fn figures(&self) -> Arc<Figures> {
+        Arc::clone(&self.figures)
+    }
+
+    /// What the broker says of itself, for others who look.
+    pub(super) fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// What says where a client is at home, for others who ask.
+    pub(super) fn placement(&self) -> Placement {
+        Arc::clone(&self.placement)
+    }
+
     /// Asks every shard, after this call, and waits at most `patience` in all.
     pub(super) async fn ask(&self, patience: Duration) -> Vec<Answer> {
-        let until = Instant::now() + patience;
-        let asked: Vec<_> = self.lines.iter().map(|line| line.join()).collect();
-        let mut answers = Vec::with_capacity(asked.len());
-        for answer in asked {
-            answers.push(match timeout_at(until, answer).await {
-                Ok(answer) => answer.unwrap_or(Answer::Ended),
-                Err(_) => Answer::Silence,
-            });
-        }
-        answers
+        self.figures.ask(patience).await
     }
 
     /// The page of these answers. Requests that share answers share the page.
@@ -140,11 +111,15 @@ impl PageSource {
         }
         let process = Process {
             interest: (self.interest)(),
+            bridges: (self.bridges)(),
+            cluster: (self.cluster)(),
             memory_limit: (self.memory_limit)(),
             ready: state.stage == BrokerStage::Ready,
             late: self.late(),
             lost_lines: state.lost_lines,
+            api: self.guard.as_ref().map_or_else(Vec::new, |guard| guard.counts.shown()),
             certificates: state.certificates.clone(),
+            alarms: state.alarms.active.iter().map(|alarm| alarm.name).collect(),
             started: self.started,
             ..process::measure()
         };
@@ -156,31 +131,12 @@ impl PageSource {
 }
 
 /// The very same copies. Without any there is nothing to tell the pages apart by.
-fn same(one: &[Option<Rc<Snapshot>>], other: &[Option<Rc<Snapshot>>]) -> bool {
+fn same(one: &[Option<Arc<Snapshot>>], other: &[Option<Arc<Snapshot>>]) -> bool {
     one.iter().any(Option::is_some)
         && one.iter().zip(other).all(|pair| match pair {
-            (Some(one), Some(other)) => Rc::ptr_eq(one, other),
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
         })
-}
-
-/// Asks one shard whenever somebody waits.
-async fn tend(ask: Ask, line: Rc<Waiters>) {
-    loop {
-        line.bell.notified().await;
-        let crowd = line.waiting.take();
-        let (reply, answer) = oneshot::channel();
-        ask(Question { asked: std::time::Instant::now(), reply });
-        let answer = match answer.await {
-            Ok(snapshot) => Answer::Figures(Rc::new(snapshot)),
-            Err(_) => Answer::Ended,
-        };
-        for one in crowd {
-            // Its patience may be over.
-            let _ = one.send(answer.clone());
-        }
-        tokio::time::sleep(GAP).await;
-    }
 }
 
 #[cfg(test)]

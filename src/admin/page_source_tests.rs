@@ -1,12 +1,15 @@
 //! Asking shards: freshness, bounds and silence, with closures in the place of shards.
 
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
 use tokio::task::LocalSet;
 
 use super::*;
+use crate::admin::figures::GAP;
+use crate::admin::{Ask, Question};
 use crate::telemetry::Counters;
 
 /// A shard that never answers by itself: its questions can be taken from the other end.
@@ -27,22 +30,19 @@ fn quick_shard() -> Ask {
 
 fn within<F: Future<Output = ()>>(shards: Vec<Ask>, test: impl FnOnce(Rc<PageSource>) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let state = State {
-        stage: BrokerStage::Ready,
-        late: Vec::new(),
-        lost_lines: 0,
-        certificates: Vec::new(),
-    };
-    let (_state, state) = watch::channel(state);
+    let (_state, state) = watch::channel(State::of(BrokerStage::Ready));
     LocalSet::new().block_on(&runtime, async {
         let interest = Box::new(|| 5);
         let memory_limit = Box::new(|| Some(1 << 26));
         let sources = Sources {
             shards,
             interest,
+            bridges: Box::new(Vec::new),
+            cluster: Box::new(|| None),
             memory_limit,
-            placement: Box::new(|_| 0),
+            placement: Arc::new(|_| 0),
             started: SystemTime::now(),
+            api: None,
         };
         test(Rc::new(PageSource::open(sources, state))).await;
     });
@@ -95,7 +95,7 @@ fn a_silent_shard_has_one_question_open_however_often_it_is_asked() {
             assert!(matches!(answers[1], Answer::Silence));
             assert!(steps(&answers[0]).is_some(), "the other shard does answer");
         }
-        assert_eq!(page_source.lines[1].waiting.borrow().len(), 1, "those who left are forgotten");
+        assert_eq!(page_source.figures.waiting(1), 1, "those who left are forgotten");
         let question = questions.try_recv().unwrap();
         assert!(question.waited() >= 40 * GAP);
         assert!(questions.try_recv().is_err(), "a second question");

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::response::IntoResponse;
 use http_body_util::Full;
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
+use tower_service::Service;
 
-use super::BrokerStage;
-use super::page_source::{Answer, PageSource};
+use super::figures::Answer;
+use super::guard::From;
+use super::page_source::PageSource;
+use super::{BrokerStage, House, dashboard};
+use crate::config::OpenPage;
 use crate::telemetry::prometheus;
 
 /// How long a scrape waits for the shards.
@@ -18,13 +24,41 @@ const ALIVE: Duration = Duration::from_secs(2);
 
 type Page = Response<Full<Bytes>>;
 
-/// The answer to one request, which comes from this host or not (`local`). Its body, if any, is not
-/// looked at.
-pub(super) async fn answer<B>(page_source: &PageSource, request: &Request<B>, local: bool) -> Page {
+/// The answer to one request: of the API, the dashboard or a page.
+pub(super) async fn answer(
+    house: &House,
+    mut request: Request<Incoming>,
+    from: From,
+) -> Response<Body> {
     // RFC 9112, section 3.2: 400 to a request without Host.
     if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
-        return line(StatusCode::BAD_REQUEST, "a Host header is required");
+        return line(StatusCode::BAD_REQUEST, "a Host header is required").map(Body::new);
     }
+    let path = request.uri().path();
+    if let Some(router) = house.router.as_ref().filter(|_| path.starts_with("/api/")) {
+        request.extensions_mut().insert(from);
+        return match router.clone().call(request.map(Body::new)).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        };
+    }
+    if house.router.is_some()
+        && let Some(answer) = dashboard::answer(&request)
+    {
+        return answer;
+    }
+    if let Some(page) = OpenPage::of_path(path)
+        && !house.guard.opens(page)
+        && let Err(refusal) = house.guard.admit(request.headers(), from).await
+    {
+        return refusal.into_response();
+    }
+    let local = from.peer.ip().to_canonical().is_loopback();
+    self::page(&house.page_source, &request, local).await.map(Body::new)
+}
+
+/// A page. It comes from this host or not (`local`). A body of the request is not looked at.
+async fn page<B>(page_source: &PageSource, request: &Request<B>, local: bool) -> Page {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut page = line(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed");
         page.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -81,7 +115,9 @@ fn health(answers: &[Answer], stage: BrokerStage) -> Page {
 /// Whether new clients can be served: not while a shard cannot store what it should.
 fn readiness(answers: &[Answer]) -> Page {
     let is_down = |answer: &Answer| match answer {
-        Answer::Figures(figures) => figures.counters.storage_down > 0,
+        Answer::Figures(figures) => {
+            figures.counters.storage_down > 0 && figures.counters.storage_degraded == 0
+        }
         Answer::Ended | Answer::Silence => false,
     };
     let down = answers.iter().enumerate().filter(|(_, answer)| is_down(answer));

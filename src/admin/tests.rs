@@ -10,11 +10,16 @@ fn start(shards: Vec<Ask>, stage: BrokerStage) -> Admin {
     let sources = Sources {
         shards,
         interest: Box::new(|| 0),
+        bridges: Box::new(Vec::new),
+        cluster: Box::new(|| None),
         memory_limit: Box::new(|| None),
-        placement: Box::new(|name| name.len() as u8),
+        placement: Arc::new(|name| name.len() as u8),
         started: SystemTime::now(),
+        api: None,
     };
-    Admin::start("127.0.0.1:0".parse().unwrap(), stage, sources).unwrap()
+    let bind = "127.0.0.1:0".parse().unwrap();
+    let door = Door { bind, key: "admin.bind", terms: Terms::of_pages() };
+    Admin::start(door, stage, sources).unwrap()
 }
 
 fn quick() -> Ask {

@@ -4,20 +4,30 @@
 //! which is logged and shown; ending the process because of it is left to its supervisor. Only a
 //! shard that has really ended ends the broker.
 
-use super::core::{CoreCommand, CoreReport};
+#[path = "operator.rs"]
+mod operator;
+#[path = "upgrading.rs"]
+mod upgrading;
+
+use super::core::{CoreCommand, CoreReport, time_of_day};
 use super::log::LogControl;
 use super::notify::Notifier;
 use super::signals::{self, Signal};
 use super::summary::Figures;
+use super::upgrade::new::Predecessor;
+use super::upgrade::requests::Request;
 use super::watch::{BEAT, Round};
 use super::{Broker, Failure};
 use crate::admin::{self, BrokerStage};
-use crate::config::{Config, Get, Sources};
+use crate::config::{Config, Get, Listener, Sources};
 use crate::ids::ShardId;
-use crate::shard::Settings;
+use crate::overload::Policy;
+use crate::shard::{Settings, Shard};
+use crate::telemetry::alarms::{Alarm, Alarms, Readings};
 use crossbeam_channel::{Receiver, RecvError, select};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use upgrading::Upgrading;
 
 /// How often cores are asked to look at their mail while they drain.
 const NUDGE: Duration = Duration::from_millis(50);
@@ -39,6 +49,12 @@ pub(super) struct Control<'a> {
     again: bool,
     summary: Option<(Round, Instant)>,
     figures: Figures,
+    alarms: Alarms,
+    /// Listeners that an operator has closed for a while.
+    stopped: Vec<Listener>,
+    /// Upgrades that are asked for, and the one that is under way.
+    requests: Receiver<Request>,
+    upgrading: Option<Upgrading>,
     next_beat: Instant,
     fed: Instant,
 }
@@ -62,6 +78,8 @@ enum Why {
 enum Ending {
     Drain,
     Now,
+    /// Another process serves.
+    HandedOver,
 }
 
 impl<'a> Control<'a> {
@@ -85,6 +103,10 @@ impl<'a> Control<'a> {
             again: false,
             summary: None,
             figures: Figures::default(),
+            alarms: Alarms::default(),
+            stopped: Vec::new(),
+            requests: crossbeam_channel::never(),
+            upgrading: None,
             next_beat: now,
             fed: now,
         }
@@ -94,15 +116,24 @@ impl<'a> Control<'a> {
     ///
     /// # Errors
     /// When a listener of the start cannot listen, or a shard fails.
-    pub(super) fn run(mut self) -> Result<(), Failure> {
+    pub(super) fn run(mut self, predecessor: Option<Predecessor>) -> Result<(), Failure> {
         let mut bound = Vec::new();
-        for listener in &self.config.listeners {
-            bound.push(self.broker.open_listener(listener)?);
+        if let Some(predecessor) = predecessor {
+            bound = self.take_over(predecessor)?;
+        } else {
+            for listener in &self.config.listeners {
+                bound.push(self.broker.open_listener(listener)?);
+            }
         }
         self.task = Task::Opening(self.broker.watch.round(), bound, Why::Start);
+        self.listen_to_upgrades();
         match self.serve()? {
             Ending::Drain => self.drain(),
             Ending::Now => self.stop_now(),
+            Ending::HandedOver => {
+                self.leave();
+                Ok(())
+            }
         }
     }
 
@@ -110,15 +141,38 @@ impl<'a> Control<'a> {
     fn serve(&mut self) -> Result<Ending, Failure> {
         loop {
             self.go_on();
+            self.broker.look_at_host_memory();
             let wait = self.next_beat.saturating_duration_since(Instant::now());
+            let wait = wait.min(super::policy::LOOK);
             let wait = if self.summary.is_some() { wait.min(NUDGE) } else { wait };
             let (signals, reports) = (self.signals, self.broker.reports.clone());
+            let (orders, requests) = (self.broker.orders.clone(), self.requests.clone());
+            let outcomes = self.outcomes();
             select! {
+                recv(requests) -> request => {
+                    if let Ok(request) = request {
+                        self.begin_upgrade(request);
+                    }
+                }
+                recv(outcomes) -> outcome => {
+                    if let Some(ending) = self.end_upgrade(outcome.ok())? {
+                        return Ok(ending);
+                    }
+                }
+                recv(orders) -> ordered => {
+                    if let Ok((order, reply)) = ordered {
+                        self.obey(&order, reply);
+                    }
+                }
                 recv(signals) -> signal => match signal {
                     Ok(Signal::Stop) => return Ok(Ending::Drain),
                     Ok(Signal::StopNow) => return Ok(Ending::Now),
-                    Ok(Signal::Reload) => self.reload(),
+                    Ok(Signal::Reload) => {
+                        // What is wrong stands in the log.
+                        let _ = self.reload();
+                    }
                     Ok(Signal::Summary) => self.ask_for_summary(),
+                    Ok(Signal::Upgrade) => self.begin_upgrade(Request::default()),
                     Ok(Signal::Other(number)) => note(number),
                     // The thread that waits for signals has ended, so nobody could stop the broker
                     // any more.
@@ -198,10 +252,42 @@ impl<'a> Control<'a> {
         }
         self.broker.watch_certificates(now);
         self.show_certificates();
-        if let Some(admin) = &self.broker.admin {
-            admin.lost_lines(self.log.lost());
-        }
+        self.broker.admin.lost_lines(self.log.lost());
+        self.look_for_alarms();
         Ok(())
+    }
+
+    /// Raises and clears alarms: in the log, for the admin server, and below `$SYS`.
+    fn look_for_alarms(&mut self) {
+        let total = self.figures.total();
+        let limit = Some(self.broker.shared.memory_limit.used()).filter(|&limit| limit > 0);
+        let most = self.config.runtime.max_connections.get();
+        let readings = Readings {
+            memory: limit.map(|limit| (total.memory_held(), limit)),
+            late: self.broker.watch.late().map(|(id, _)| id).collect(),
+            certificates: self.broker.certificates(),
+            connections: most.map(|most| (total.connections_open, u64::from(most))),
+            lost_lines: self.log.lost(),
+            ..self.figures.readings()
+        };
+        let changed = self.alarms.look(&readings, time_of_day().as_millis() as u64);
+        for &Alarm { name, ref message, deactivate_at, .. } in &changed {
+            let text = match deactivate_at {
+                None => {
+                    tracing::warn!(alarm = name, "{message}");
+                    message.clone()
+                }
+                Some(_) => {
+                    tracing::info!(alarm = name, "the alarm is over");
+                    String::new()
+                }
+            };
+            let tell = Box::new(move |shard: &mut Shard| shard.tell_alarm(name, &text));
+            self.broker.hand(ShardId(0), CoreCommand::Inquire(tell));
+        }
+        if !changed.is_empty() {
+            self.broker.admin.alarms(self.alarms.list());
+        }
     }
 
     /// Finds threads that ended without a report: they have panicked (where a panic does not
@@ -217,9 +303,7 @@ impl<'a> Control<'a> {
 
     /// Tells the admin server when certificates expire.
     fn show_certificates(&self) {
-        if let Some(admin) = &self.broker.admin {
-            admin.certificates(self.broker.certificates());
-        }
+        self.broker.admin.certificates(&self.broker.certificates());
     }
 
     /// Tells the admin server and the service manager who is late.
@@ -233,9 +317,7 @@ impl<'a> Control<'a> {
             }
         };
         self.notifier.status(&status);
-        if let Some(admin) = &self.broker.admin {
-            admin.late(late);
-        }
+        self.broker.admin.late(&late);
     }
 
     /// Continues the work whose answers have arrived.
@@ -262,67 +344,73 @@ impl<'a> Control<'a> {
         if why == Why::Reload {
             bound.iter().for_each(|bound| tracing::info!(%bound, "listener opened"));
             tracing::info!("configuration reloaded");
+            self.broker.admin.enter(BrokerStage::Ready);
             self.notifier.ready("serving");
         } else {
-            if let Some(admin) = &self.broker.admin {
-                admin.enter(BrokerStage::Ready);
-                bound.push(format!("admin={}", admin.address()));
-            }
+            self.broker.admin.enter(BrokerStage::Ready);
+            bound.extend(self.broker.admin.addresses().map(|(name, at)| format!("{name}={at}")));
             let (shards, bound) = (self.broker.cores.len(), bound.join(","));
             tracing::info!(version = env!("CARGO_PKG_VERSION"), shards, %bound, "ready");
             self.notifier.ready(&format!("{shards} shards, {}", bound.replace(',', ", ")));
         }
         if std::mem::take(&mut self.again) {
-            self.reload();
+            let _ = self.reload();
         }
     }
 
     /// Reads the configuration again. The new settings are on their way when this returns; the
     /// listeners that are new are opened when those that are gone are closed, on every shard.
-    fn reload(&mut self) {
+    ///
+    /// # Errors
+    /// Every problem of it; nothing has changed.
+    fn reload(&mut self) -> Result<(), Vec<String>> {
         if !matches!(self.task, Task::Nothing) {
             self.again = true;
-            return;
+            return Ok(());
         }
+        self.not_while_upgrading()?;
         self.notifier.reloading();
-        let mut new = match self.sources.load() {
-            Ok(new) => new,
-            Err(problems) => {
-                for problem in &problems.0 {
-                    tracing::error!("{problem}");
-                }
-                tracing::error!(problems = problems.0.len(), "reload refused, nothing changed");
-                self.notifier.ready("serving");
-                return;
-            }
-        };
-        let access = match super::load(&new, &super::read_file) {
-            Ok(access) => Arc::new(access),
-            Err(problems) => {
-                for problem in &problems {
-                    tracing::error!("{problem}");
-                }
-                tracing::error!(problems = problems.len(), "reload refused, nothing changed");
-                self.notifier.ready("serving");
-                return;
-            }
-        };
+        let mut new = self.sources.load().map_err(|problems| self.refused(words(&problems.0)))?;
+        let access = super::load(&new, &super::read_file);
+        let access = Arc::new(access.map_err(|problems| self.refused(words(&problems)))?);
+        let policy = super::policy::of(&new, Some(&self.broker.policy));
+        let policy = policy.map_err(|problem| self.refused(words(&[problem])))?;
         for key in self.config.keys_that_need_a_restart(&new) {
             tracing::warn!(key, "changed in the configuration, but needs a restart");
         }
         self.log.set_level(new.log.level);
         let settings = Settings::new(&new).with_memory(&new, self.broker.memory);
-        let settings = Arc::new(settings.with_access(access));
+        let settings = settings.with_access(access);
+        let networks =
+            |policy: &Policy| (policy.limits.address.prefix_v4, policy.limits.address.prefix_v6);
+        if networks(&self.broker.policy) != networks(&policy) {
+            self.broker.shared.sources.forget_networks();
+        }
+        self.broker.policy = Arc::clone(&policy);
+        let settings = Arc::new(Settings { policy, ..settings });
         self.broker.shared.memory_limit.set(super::shown(settings.memory));
         self.broker.tell_all(|| CoreCommand::Reload(Arc::clone(&settings)));
-        if self.broker.admin_bind != new.admin.bind.get() {
-            self.broker.move_admin(new.admin.bind.get());
-            self.show_late();
-        }
+        self.broker.admin.reload(&new.admin);
+        let late: Vec<_> = self.broker.watch.late().collect();
+        self.broker.admin.late(&late);
+        self.broker.admin.alarms(self.alarms.list());
         self.broker.secure_again(&mut new.listeners);
         self.show_certificates();
+        // What an operator has closed is open again, as the configuration says.
+        self.stopped.clear();
         self.broker.close_listeners_besides(&new.listeners);
         self.task = Task::Closing(self.broker.watch.round(), Box::new(new));
+        Ok(())
+    }
+
+    /// The configuration cannot be read again, for these reasons.
+    fn refused(&self, problems: Vec<String>) -> Vec<String> {
+        for problem in &problems {
+            tracing::error!("{problem}");
+        }
+        tracing::error!(problems = problems.len(), "reload refused, nothing changed");
+        self.notifier.ready("serving");
+        problems
     }
 
     fn open_new_listeners(&mut self, config: &Config) {
@@ -363,9 +451,7 @@ impl<'a> Control<'a> {
         let grace = self.config.shutdown.grace.get();
         tracing::info!(grace_seconds = grace.as_secs(), "draining");
         self.notifier.stopping();
-        if let Some(admin) = &self.broker.admin {
-            admin.enter(BrokerStage::Draining);
-        }
+        self.broker.admin.enter(BrokerStage::Draining);
         let until = Instant::now() + grace;
         // Two rounds, because mail that the first one sends to other shards is taken in by the
         // second. A late shard can delay the others only for a part of the grace period.
@@ -385,6 +471,7 @@ impl<'a> Control<'a> {
             Waited::Done => self.broker.join(),
             Waited::TooLong | Waited::ToldToStop => return self.stop_now(),
         }
+        self.broker.stop_others(until);
         tracing::info!("stopped");
         Ok(())
     }
@@ -401,6 +488,7 @@ impl<'a> Control<'a> {
             }
         }
         self.broker.join();
+        self.broker.stop_others(Instant::now() + AT_ONCE);
         tracing::info!("stopped");
         Ok(())
     }
@@ -419,7 +507,7 @@ impl<'a> Control<'a> {
                     Ok(Signal::StopNow) => return Ok(Waited::ToldToStop),
                     Ok(Signal::Summary) => self.write_summary(),
                     Ok(Signal::Other(number)) => note(number),
-                    Ok(Signal::Stop | Signal::Reload) => {}
+                    Ok(Signal::Stop | Signal::Reload | Signal::Upgrade) => {}
                     // Not to be asked again and again.
                     Err(RecvError) => std::thread::sleep(NUDGE),
                 },
@@ -440,6 +528,10 @@ enum Waited {
     Done,
     TooLong,
     ToldToStop,
+}
+
+fn words(problems: &[impl ToString]) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
 }
 
 fn note(number: i32) {

@@ -1,13 +1,16 @@
 //! One core: an executor thread, its driver, its shard, and the loop between them.
 
+pub(super) use super::clock::{Clock, time_of_day};
 use super::memory::Reclaim;
+use super::moving::{MoveOrder, Moving};
 use super::questions::Helpers;
 use crate::access::{Said, Verdict};
 use crate::admin::Question;
-use crate::config::{self, Get};
+use crate::admin::api::Inquiry;
+use crate::bridge::feed::{Feeder, FeederPlan};
 use crate::ids::Peer;
 use crate::ids::{ListenerId, ShardId, SocketId};
-use crate::limits::MAIL_WORK;
+use crate::limits::{DATA_MAILBOX, MAIL_WORK};
 use crate::mesh::mail::{Control, Stamped};
 use crate::mesh::mailbox::MailEnds;
 use crate::mesh::{ListenerState, Shared};
@@ -15,20 +18,22 @@ use crate::ring::{
     Doorbell, Driver, Event, Receive, RemoteAddress, RingFailure, RingPort, SocketRingConfig,
 };
 use crate::shard::step::{Step, StepBounds, Surroundings};
-use crate::shard::{Action, Settings, Shard, Storing};
+use crate::shard::{Action, LoopSignals, Settings, Shard, Storing};
 use crate::storage::record::Secret;
 use crate::storage::store::Part;
-use crate::storage::writer::Writer;
+use crate::storage::writer::{Wake, Writer};
 use crate::telemetry::Histogram;
 use crate::telemetry::prometheus::Snapshot;
 use crate::time::Instant;
 use crate::transport::tls::{self, Server};
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
+use nix::time::{ClockId, clock_gettime};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+use tokio::sync::Notify;
 
 /// The number of completions visited per step, as many as there are receive buffers. Once the
 /// budget of a step is used up, received bytes are only stored, which costs next to nothing. With a
@@ -72,6 +77,10 @@ pub(super) enum CoreCommand {
     Said(SocketId, u64, Vec<Said>),
     /// A key set was fetched, or could not be: to be counted.
     KeySet(bool),
+    /// Do that for an operator. There is no report for it.
+    Inquire(Inquiry),
+    /// A part of an upgrade. There is no report for it.
+    Move(MoveOrder),
     /// Copy the figures for the admin server. There is no report for it.
     Figures(Question),
 }
@@ -111,6 +120,9 @@ pub(super) struct Plan {
     pub reports: Sender<CoreReport>,
     pub helpers: Helpers,
     pub stored: Option<Stored>,
+    pub feeders: Vec<FeederPlan>,
+    /// By which the cluster's thread is woken, if there is one.
+    pub cluster: Option<Arc<Notify>>,
 }
 
 /// What a shard with a store continues from.
@@ -119,25 +131,8 @@ pub(super) struct Stored {
     pub secret: Secret,
     /// Milliseconds since 1970 at the zero of the clock.
     pub wall: u64,
-}
-
-/// The time since the broker started; the same on every core.
-#[derive(Clone, Copy)]
-pub(super) struct Clock(std::time::Instant);
-
-impl Clock {
-    pub(super) fn start() -> Self {
-        Clock(std::time::Instant::now())
-    }
-
-    pub(super) fn nanos(&self) -> u64 {
-        self.0.elapsed().as_nanos() as u64
-    }
-}
-
-/// The time since 1970, as the host has it.
-pub(super) fn time_of_day() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    /// Syncs come apart from writes.
+    pub asynchronous: bool,
 }
 
 /// Starts the thread of one core.
@@ -174,11 +169,16 @@ fn set_up(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(Driver, Runnin
     let mut shard = Shard::new(plan.id, plan.shards, plan.settings, plan.shared, now);
     let clock = plan.clock;
     shard.set_clock(Box::new(move || clock.nanos() / 1000));
+    let passed = Duration::from_nanos(clock.nanos());
+    shard.set_wall(time_of_day().saturating_sub(passed).as_millis() as u64);
     let writer = match plan.stored {
         Some(stored) => Some(go_on_with(stored, &mut shard, plan.shards, driver.doorbell())?),
         None => None,
     };
+    let feeders = plan.feeders.into_iter().map(|feeder| feeder.open(&mut shard)).collect();
     let core = Running {
+        feeders,
+        cluster: plan.cluster,
         shards: plan.shards,
         shard,
         ends: plan.ends,
@@ -194,7 +194,10 @@ fn set_up(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(Driver, Runnin
         upkeep_due: false,
         steps: Histogram::default(),
         idle_nanos: 0,
+        longest: 0,
+        cpu_seen: 0,
         writer,
+        moving: Moving::default(),
     };
     Ok((driver, core))
 }
@@ -215,6 +218,9 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
         if core.phase == Phase::Ended {
             return Ok(());
         }
+        if core.moving.pack(&mut core.shard, &mut driver) {
+            continue;
+        }
         let busy = core.step(&mut driver);
         core.shard.counters.steps += 1;
         // Done after a step, when no completion is unvisited. If the core never rests, it is done
@@ -226,6 +232,10 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
         let ended = core.clock.nanos();
         if ended - began >= STALL {
             core.shard.was_stalled(Instant(ended / 1_000_000));
+        }
+        core.longest = core.longest.max(ended - began);
+        if core.shard.asks_for_signals(ended / 1000) {
+            core.tell_signals(&driver, ended / 1000);
         }
         let awaits_room = core.shard.awaits_room();
         if busy {
@@ -270,6 +280,9 @@ enum Phase {
 }
 
 struct Running {
+    /// What bridges take of this shard.
+    feeders: Vec<Feeder>,
+    cluster: Option<Arc<Notify>>,
     shards: u8,
     shard: Shard,
     ends: MailEnds<Stamped, Control>,
@@ -283,13 +296,19 @@ struct Running {
     /// The command to drain has not been answered yet.
     routing_wills: bool,
     reclaim: Reclaim,
+    /// Every two seconds, when it is asked whether it is alive: often enough for $SYS.
     upkeep_due: bool,
     /// How long those steps took that found something to do.
     steps: Histogram,
     /// Time spent waiting, spinning included.
     idle_nanos: u64,
+    /// The longest step since the shard last asked, nanoseconds.
+    longest: u64,
+    /// CPU time of this thread when the shard last asked, nanoseconds.
+    cpu_seen: u64,
     /// The thread that owns the files of this shard's log.
     writer: Option<Writer>,
+    moving: Moving,
 }
 
 impl Running {
@@ -309,13 +328,7 @@ impl Running {
                 }
                 CoreCommand::Reload(settings) => self.shard.reload(settings),
                 CoreCommand::Drain => {
-                    for listener in std::mem::take(&mut self.listening) {
-                        driver.stop_listening(listener);
-                    }
-                    self.shard.drain();
-                    self.phase = Phase::Draining;
-                    // Answered when every will has been routed, which may take several steps.
-                    self.routing_wills = true;
+                    self.drain(driver);
                     continue;
                 }
                 CoreCommand::Dismiss => {
@@ -326,7 +339,6 @@ impl Running {
                     self.phase = Phase::Ended;
                     return;
                 }
-                // Every two seconds: often enough for $SYS.
                 CoreCommand::Ping(asked) => {
                     let snapshot = Box::new(self.snapshot(driver, asked.elapsed()));
                     self.upkeep_due = true;
@@ -343,6 +355,14 @@ impl Running {
                 }
                 CoreCommand::KeySet(fetched) => {
                     self.shard.count_key_set(fetched);
+                    continue;
+                }
+                CoreCommand::Inquire(inquiry) => {
+                    inquiry(&mut self.shard);
+                    continue;
+                }
+                CoreCommand::Move(order) => {
+                    self.moving.obey(order, &mut self.shard, driver, self.ends.has_mail());
                     continue;
                 }
                 CoreCommand::Figures(question) => {
@@ -363,6 +383,17 @@ impl Running {
         }
     }
 
+    /// Nobody new; the wills are routed.
+    fn drain(&mut self, driver: &mut Driver) {
+        for listener in std::mem::take(&mut self.listening) {
+            driver.stop_listening(listener);
+        }
+        self.shard.drain();
+        self.phase = Phase::Draining;
+        // Answered when every will has been routed, which may take several steps.
+        self.routing_wills = true;
+    }
+
     /// The current figures. `lag` is how long the question waited for this answer.
     fn snapshot(&mut self, driver: &Driver, lag: Duration) -> Snapshot {
         self.measure(driver);
@@ -370,6 +401,25 @@ impl Running {
         let mailboxes = self.shards().map(|from| self.ends.data_waiting(from) as u64);
         let mailboxes = mailboxes.collect();
         Snapshot { counters: self.shard.counters, steps: self.steps, mailboxes, lag }
+    }
+
+    /// Tells the shard what is measured around it.
+    fn tell_signals(&mut self, driver: &Driver, micros: u64) {
+        let waiting: usize = self.shards().map(|from| self.ends.data_waiting(from)).sum();
+        let room = DATA_MAILBOX * usize::from(self.shards).saturating_sub(1).max(1);
+        let counts = driver.counts();
+        let free = u64::from(counts.buffers_free) + u64::from(counts.buffers_posted);
+        let all = u64::from(driver.buffers()).max(1);
+        let cpu = thread_cpu_nanos();
+        let ran = cpu.saturating_sub(std::mem::replace(&mut self.cpu_seen, cpu));
+        let longest = std::mem::take(&mut self.longest);
+        let signals = LoopSignals {
+            longest_step: longest / 1000,
+            longest_ran: longest.min(ran) / 1000,
+            buffers: all.saturating_sub(free) * 1000 / all,
+            mailboxes: waiting as u64 * 1000 / room as u64,
+        };
+        self.shard.assess(micros, &signals);
     }
 
     /// Updates the figures that are counted elsewhere: in the driver, the mailboxes and the loop.
@@ -382,6 +432,10 @@ impl Running {
         counters.parked_nanos = self.idle_nanos.saturating_sub(spun);
         counters.dozes = counts.dozes;
         counters.parks = counts.parks;
+        counters.dozes_gathering = counts.gathered;
+        counters.gathering_nanos = counts.gathering.as_nanos() as u64;
+        counters.gathering_probes = counts.gathering_probes;
+        counters.gathering_switches = counts.gathering_switches;
         counters.control_mail = control_mail;
         counters.rings = u64::from(counts.rings);
         counters.socket_slots_free = u64::from(counts.table_free);
@@ -402,9 +456,10 @@ impl Running {
             self.shard.storage_answered(answer);
         }
         let (peers, helpers) = (&self.peers, &self.helpers);
-        let id = self.shard.id();
-        let around = &mut Around { driver, peers, clock: self.clock, helpers, id };
+        let (id, cluster) = (self.shard.id(), self.cluster.as_deref());
+        let around = &mut Around { driver, peers, cluster, clock: self.clock, helpers, id };
         let busy = Step::new(bounds).run(&mut self.shard, &mut self.ends, around);
+        self.feeders.iter_mut().for_each(|feeder| feeder.carry(&mut self.shard));
         if let Some(writer) = &mut self.writer {
             // The ring has room for everything that a log can request at once.
             self.shard.storage_commands().for_each(|command| drop(writer.send(command)));
@@ -421,6 +476,7 @@ impl Running {
 struct Around<'a> {
     driver: &'a mut Driver,
     peers: &'a [(RingPort, Doorbell)],
+    cluster: Option<&'a Notify>,
     clock: Clock,
     helpers: &'a Helpers,
     id: ShardId,
@@ -457,6 +513,8 @@ impl Surroundings for Around<'_> {
     fn ring(&mut self, shard: ShardId) {
         if let Some((_, doorbell)) = self.peers.get(usize::from(shard.0)) {
             doorbell.ring();
+        } else if let Some(cluster) = self.cluster {
+            cluster.notify_one();
         }
     }
 }
@@ -468,15 +526,17 @@ fn go_on_with(
     shards: u8,
     doorbell: Doorbell,
 ) -> Result<Writer, String> {
-    let Stored { part, secret, wall } = stored;
+    let Stored { part, secret, wall, asynchronous } = stored;
     let Part { log, files, image, .. } = part;
-    shard.store_with(Storing::new(log, secret, shards, wall, image.last));
+    shard.store_with(Storing::new(log, secret, (shard.id(), shards), wall, image.last));
     shard.restore(image);
-    Writer::start(shard.id().0, files, Box::new(move || doorbell.ring()))
+    let bell = doorbell.clone();
+    let syncing = asynchronous.then(|| Box::new(move || bell.ring()) as Wake);
+    Writer::start(shard.id().0, files, Box::new(move || doorbell.ring()), syncing)
         .map_err(|error| format!("cannot start a thread for storage: {error}"))
 }
 
-fn take_event(shard: &mut Shard, event: Event<'_>) {
+pub(super) fn take_event(shard: &mut Shard, event: Event<'_>) {
     match event {
         Event::Received { socket, bytes } => shard.received(socket, bytes),
         Event::Sent { socket, outgoing, result } => shard.sent(socket, outgoing, result.is_ok()),
@@ -499,8 +559,16 @@ fn take_event(shard: &mut Shard, event: Event<'_>) {
         Event::HandedOver { socket, cookie, result } => {
             shard.handed_over(socket, cookie, result.is_ok());
         }
-        Event::Doorbell => {}
+        Event::Withdrawn { socket, outgoing, rest } => shard.withdrawn(socket, outgoing, rest),
+        // Reported where it is asked for: `moving`.
+        Event::Exported { .. } | Event::TakenOver { .. } | Event::Doorbell => {}
     }
+}
+
+/// CPU time that this thread has used, nanoseconds; 0 where the kernel does not tell.
+fn thread_cpu_nanos() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    time.map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }
 
 fn act(driver: &mut Driver, peers: &[(RingPort, Doorbell)], action: Action) {
@@ -512,6 +580,7 @@ fn act(driver: &mut Driver, peers: &[(RingPort, Doorbell)], action: Action) {
         Action::Resume(socket) => driver.resume(socket),
         Action::Finish(socket) => driver.shutdown_then_close(socket),
         Action::Close(socket) => driver.close(socket),
+        Action::HoldAccepts(held) => driver.hold_accepts(held),
         Action::HandOver(socket, home, cookie) => {
             // Peers are known before the first listener opens.
             let (port, _) = &peers[usize::from(home.0)];
@@ -519,19 +588,5 @@ fn act(driver: &mut Driver, peers: &[(RingPort, Doorbell)], action: Action) {
         }
         // Not the driver's.
         Action::Ask(_) => {}
-    }
-}
-
-/// The driver's part of the configuration.
-pub(super) fn ring_config(config: &config::Config, nofile: u64) -> SocketRingConfig {
-    let runtime = &config.runtime;
-    let auto = nofile.clamp(64, 1 << 20) as u32;
-    SocketRingConfig {
-        sockets_per_ring: runtime.sockets_per_ring.get().unwrap_or(auto).min(auto),
-        buffer_count: runtime.receive_buffers.count.get(),
-        buffer_size: runtime.receive_buffers.size.get(),
-        spin: runtime.spin.get(),
-        coalesce: runtime.coalesce.get(),
-        ..SocketRingConfig::default()
     }
 }

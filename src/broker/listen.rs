@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Group, User};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::opening::Opening;
 use crate::config::{Bind, Families, Get, Listener};
@@ -24,7 +24,8 @@ pub struct Listening {
     pub name: String,
     /// The address on which it listens. The port is known even if the kernel chose it.
     pub bound: Bind,
-    /// One socket per shard, in the order of shards. TCP sockets share the port (SO_REUSEPORT);
+    /// One socket per shard, in the order of shards; after an upgrade to fewer shards more, which
+    /// the shards take in turn. TCP sockets share the port (SO_REUSEPORT);
     /// those of a unix listener are duplicates of one socket.
     pub sockets: Vec<OwnedFd>,
     /// The file of a unix socket. Dropping it removes the file.
@@ -36,6 +37,13 @@ pub struct Listening {
 pub struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// Another process listens there: the file stays.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for SocketFile {
@@ -79,7 +87,8 @@ pub fn open(listener: &Listener, shards: usize) -> Result<Listening, ListenFailu
     let opened = match &listener.bind {
         Bind::Tcp(address) => {
             let families = listener.families();
-            open_tcp(*address, families, backlog, shards)
+            let buffer = listener.receive_buffer.get().map(|bytes| bytes as usize);
+            open_tcp(*address, families, (backlog, buffer), shards)
                 .map(|(sockets, bound)| (sockets, Bind::Tcp(bound), None))
         }
         Bind::Unix(path) => {
@@ -94,6 +103,45 @@ pub fn open(listener: &Listener, shards: usize) -> Result<Listening, ListenFailu
         fix: fix(&listener.bind, &error),
         error,
     })?;
+    Ok(Listening { name: listener.name.to_string(), bound, sockets, file })
+}
+
+/// The sockets of one listener that another process has opened, for `shards` shards.
+///
+/// # Errors
+/// When the kernel does not tell where they listen, or has no more descriptors.
+pub fn inherit(
+    listener: &Listener,
+    mut sockets: Vec<OwnedFd>,
+    shards: usize,
+) -> Result<Listening, ListenFailure> {
+    let failed = |error: io::Error| ListenFailure {
+        name: listener.name.to_string(),
+        bind: listener.bind.clone(),
+        fix: fix(&listener.bind, &error),
+        error,
+    };
+    let bound = match &listener.bind {
+        Bind::Unix(path) => Bind::Unix(path.clone()),
+        Bind::Tcp(address) => {
+            let first = sockets.first().map(|socket| SockRef::from(socket).local_addr());
+            let told = first.transpose().map_err(failed)?.and_then(|told| told.as_socket());
+            Bind::Tcp(told.unwrap_or(*address))
+        }
+    };
+    let file = match &listener.bind {
+        Bind::Unix(path) => {
+            let identity = identity(path).map_err(failed)?;
+            Some(SocketFile { path: path.clone(), identity })
+        }
+        Bind::Tcp(_) => None,
+    };
+    // Shards without a socket of their own accept on one that others accept on as well.
+    let given = sockets.len();
+    for shard in given..shards {
+        let shared = sockets[shard % given.max(1)].try_clone().map_err(failed)?;
+        sockets.push(shared);
+    }
     Ok(Listening { name: listener.name.to_string(), bound, sockets, file })
 }
 
@@ -124,7 +172,7 @@ fn fix(bind: &Bind, error: &io::Error) -> &'static str {
 fn open_tcp(
     address: SocketAddr,
     families: Families,
-    backlog: i32,
+    (backlog, receive_buffer): (i32, Option<usize>),
     shards: usize,
 ) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
     let mut bound = address;
@@ -143,6 +191,10 @@ fn open_tcp(
     let mut sockets = Vec::with_capacity(shards);
     for _ in 0..shards {
         let socket = tcp_socket(bound, families, Sharing::AmongShards)?;
+        // Before listening: the window that the kernel offers follows from it.
+        if let Some(bytes) = receive_buffer {
+            socket.set_recv_buffer_size(bytes)?;
+        }
         socket.listen(backlog)?;
         // The kernel may have chosen the port for the first; the others follow it.
         if let Some(chosen) = socket.local_addr()?.as_socket() {

@@ -12,44 +12,63 @@
 //! one client to another. No client's input and no setting reaches them. `broker` and `admin` have
 //! none besides a listener's number of shards (`listen`).
 
+mod admin_servers;
+mod clock;
+mod clustered;
 mod control;
 mod core;
 pub mod listen;
 pub mod log;
 mod log_writer;
 mod memory;
+mod moving;
 pub mod notify;
 mod opening;
+mod policy;
 mod questions;
+mod rings;
 pub mod secure;
 mod services;
 pub mod signals;
 mod store;
 mod summary;
+pub mod upgrade;
 mod watch;
 
+use self::admin_servers::AdminServers;
 use self::core::{Clock, Core, CoreCommand, CoreReport, Plan};
 use crate::access::Access;
 use crate::access::load::{load, read_file};
-use crate::admin::{self, Admin, AdminFailure, Ask, BrokerStage, Question};
+use crate::admin::api::Ordered;
+use crate::bridge::feed::FeederPlan;
+use crate::bridge::inward::Shards;
+use crate::bridge::start::Bridges;
+use crate::cluster::start::Cluster;
 use crate::config::{Bind, Config, Cores, Get, Listener, MemoryBudget, Sources};
 use crate::ids::{ListenerId, ShardId};
-use crate::limits::{CONTROL_MAILBOX, DATA_MAILBOX, MAX_SHARDS};
+use crate::limits::MAX_SHARDS;
 use crate::mesh::quota::{Quota, Rate};
-use crate::mesh::{ListenerState, Shared, mailbox};
+use crate::mesh::{ListenerState, Shared};
+use crate::overload::Policy;
 use crate::ring::{Doorbell, RingPort};
 use crate::shard::{Settings, home_of};
 use crate::storage::store::Store;
 use crate::topic::Seeds;
+use crate::upgrade::frame::Hello;
 use control::Control;
 use crossbeam_channel::Receiver;
-use listen::SocketFile;
+use listen::{Listening, SocketFile};
 use log::LogControl;
+use moving::MoveOrder;
 use notify::Notifier;
+use policy::HostMemory;
+pub use policy::ban_file_problem;
 use secure::Secured;
-use std::net::SocketAddr;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use upgrade::new::Predecessor;
 use watch::Watch;
 
 /// How long the cores may take to start. Later nothing has a time limit.
@@ -85,16 +104,45 @@ impl std::error::Error for Failure {}
 ///
 /// # Errors
 /// When it cannot start, or a core fails while running.
-pub fn run(config: Config, sources: Sources) -> Result<(), Failure> {
+pub fn run(config: Config, sources: Sources, way: Way) -> Result<(), Failure> {
     let log = log::start(&config.log).map_err(Failure::new)?;
     log.take_panics();
-    let outcome = serve(config, &sources, &log);
+    let outcome = serve(config, &sources, &log, way);
     log.end(outcome.as_ref().err().map(|failure| failure as &dyn std::fmt::Display));
     outcome.map_err(|failure| Failure { logged: true, ..failure })
 }
 
-fn serve(config: Config, sources: &Sources, log: &LogControl) -> Result<(), Failure> {
+/// How the broker comes to its clients.
+#[derive(Debug)]
+pub enum Way {
+    /// They connect.
+    Open,
+    /// A running broker hands them over: the socket to it.
+    TakeOver(OwnedFd),
+}
+
+impl Way {
+    /// From standard input, which is the socket to the running broker, and is /dev/null from then
+    /// on.
+    ///
+    /// # Errors
+    /// When it is no socket.
+    pub fn from_input() -> Result<Way, Failure> {
+        let no_socket = |error: std::io::Error| Failure::new(format!("standard input: {error}"));
+        let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(no_socket)?;
+        rustix::net::sockopt::socket_type(&input).map_err(|error| no_socket(error.into()))?;
+        let nothing = std::fs::File::open("/dev/null").map_err(no_socket)?;
+        rustix::stdio::dup2_stdin(nothing).map_err(|error| no_socket(error.into()))?;
+        Ok(Way::TakeOver(input))
+    }
+}
+
+fn serve(config: Config, sources: &Sources, log: &LogControl, way: Way) -> Result<(), Failure> {
     let started = SystemTime::now();
+    let predecessor = match way {
+        Way::Open => None,
+        Way::TakeOver(socket) => Some(Predecessor::greet(socket.into(), &config)?),
+    };
     // The allocator asks for huge pages, which would round each size class up to 2 MiB: measured
     // 600 bytes per idle client with them and 391 without. Not being allowed only costs memory.
     let _ = nix::sys::prctl::set_thp_disable(true);
@@ -115,10 +163,13 @@ fn serve(config: Config, sources: &Sources, log: &LogControl) -> Result<(), Fail
     for warning in host.warnings() {
         tracing::warn!("{warning}");
     }
-    let mut broker = Broker::start(&config, started, host.facts.memory_budget())?;
-    // First, so that /readyz can say that the broker is not ready.
-    broker.open_admin(config.admin.bind.get(), BrokerStage::Starting).map_err(Failure::new)?;
-    Control::new(broker, config, sources, &signals, log, &notifier).run()
+    let continued = predecessor.as_ref().map(|known| &known.hello);
+    let mut broker = Broker::start(&config, started, host.facts.memory_budget(), continued)?;
+    if predecessor.is_none() {
+        // First, so that /readyz can say that the broker is not ready.
+        broker.admin.open(&config.admin)?;
+    }
+    Control::new(broker, config, sources, &signals, log, &notifier).run(predecessor)
 }
 
 struct Broker {
@@ -131,12 +182,21 @@ struct Broker {
     open: Vec<Open>,
     next_listener: u16,
     shared: Arc<Shared>,
-    admin: Option<Admin>,
-    /// The address it was told, which a reload compares.
-    admin_bind: Option<SocketAddr>,
+    admin: AdminServers,
+    /// What operators order by the API.
+    orders: Receiver<Ordered>,
     started: SystemTime,
     /// What `limits.memory: auto` stands for.
     memory: Option<u64>,
+    /// Limits, overload and bans in force.
+    policy: Arc<Policy>,
+    host_memory: HostMemory,
+    homes: Vec<questions::Home>,
+    clock: Clock,
+    /// What placement is derived from.
+    secret: [u64; 2],
+    bridges: Bridges,
+    cluster: Option<Cluster>,
     /// Locked while this process runs.
     _store: Option<Store>,
 }
@@ -151,30 +211,37 @@ struct Open {
     id: ListenerId,
     config: Listener,
     secured: Option<Secured>,
-    _file: Option<SocketFile>,
+    state: Arc<ListenerState>,
+    file: Option<SocketFile>,
 }
 
 impl Broker {
-    fn start(config: &Config, started: SystemTime, memory: Option<u64>) -> Result<Broker, Failure> {
+    /// `continued`: the broker that this one takes over from.
+    fn start(
+        config: &Config,
+        started: SystemTime,
+        memory: Option<u64>,
+        continued: Option<&Hello>,
+    ) -> Result<Broker, Failure> {
         let cpus = cpus(&config.cores)?;
         let shards = cpus.len();
         // A soft limit below the hard one only makes rings smaller than they could be.
         let nofile = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-        let ring = core::ring_config(config, nofile);
+        let ring = rings::ring_config(config, nofile);
         let access = Arc::new(read_access(config).map_err(Failure::new)?);
-        let settings = Settings::new(config).with_memory(config, memory);
-        let settings = Arc::new(settings.with_access(access));
-        let clock = Clock::start();
+        let (clock, zero) = begin_clock(continued);
+        let (sender_of_orders, orders) = crossbeam_channel::unbounded();
+        let settings = Settings::new(config).with_memory(config, memory).with_access(access);
+        let policy = policy::of(config, None).map_err(Failure::new)?;
+        let settings = Arc::new(Settings { policy: Arc::clone(&policy), ..settings });
         let store = store::open(config, shards as u8)?;
-        let seeds = store.as_ref().map_or_else(Seeds::random, |s| Seeds::stored(s.placement()));
+        let secret = secret_of(continued, store.as_ref());
         let mut stored = store::read(store.as_ref(), config, shards as u8, clock)?;
-        let shared = Shared::new(seeds);
-        shared.memory_limit.set(shown(settings.memory));
-        if config.limits.budget() == MemoryBudget::Auto && memory.is_none() {
-            tracing::warn!("how much memory is free is unknown: limits.memory has no effect");
-        }
+        let (cluster, shared) = clustered::plan(config, shards, Seeds::stored(secret))?;
+        limit_memory(&shared, &settings, config, memory);
         let (sender, reports) = crossbeam_channel::unbounded();
-        let ends = mailbox::mailboxes(shards, DATA_MAILBOX, CONTROL_MAILBOX);
+        let (bridges, mut feeders) = plan_bridges(config, shards, zero, &shared);
+        let (ends, node_ends) = clustered::mailboxes(shards, cluster.is_some());
         let (helpers, queue) = questions::queue(shards);
         let mut cores = Vec::with_capacity(shards);
         for (number, (cpu, ends)) in cpus.into_iter().zip(ends).enumerate() {
@@ -190,6 +257,8 @@ impl Broker {
                 reports: sender.clone(),
                 helpers: helpers.clone(),
                 stored: stored.pop_front(),
+                feeders: feeders.pop_front().unwrap_or_default(),
+                cluster: cluster.as_ref().map(Cluster::bell),
             };
             cores.push(core::start(plan).map_err(|error| {
                 Failure::new(format!("cannot start a thread for shard {number}: {error}"))
@@ -203,20 +272,40 @@ impl Broker {
             watch: Watch::new(shards, Instant::now()),
             open: Vec::new(),
             next_listener: 0,
-            shared,
-            admin: None,
-            admin_bind: None,
+            shared: Arc::clone(&shared),
+            admin: AdminServers::new(shared, started, zero, sender_of_orders),
+            orders,
             started,
             memory,
+            policy,
+            host_memory: HostMemory::default(),
+            homes: Vec::new(),
+            clock,
+            secret,
+            bridges,
+            cluster,
             _store: store,
         };
-        broker.introduce()?;
-        let homes = broker.cores.iter().zip(&broker.doorbells).map(|(core, doorbell)| {
+        broker.connect(queue, node_ends).map(|()| broker)
+    }
+
+    /// Tells the cores, the admin servers, bridges, the cluster and helpers of each other.
+    fn connect(
+        &mut self,
+        queue: questions::Queue,
+        node_ends: Option<clustered::ClusterEnds>,
+    ) -> Result<(), Failure> {
+        self.introduce()?;
+        let homes = self.cores.iter().zip(&self.doorbells).map(|(core, doorbell)| {
             questions::Home { commands: core.commands.clone(), doorbell: doorbell.clone() }
         });
-        let started = queue.start(homes.collect());
-        started.map_err(|error| Failure::new(format!("cannot start a helper thread: {error}")))?;
-        Ok(broker)
+        let homes: Vec<_> = homes.collect();
+        self.admin.introduce(homes.clone());
+        self.homes.clone_from(&homes);
+        self.start_bridges(&homes)?;
+        self.start_cluster(node_ends, self.clock)?;
+        let started = queue.start(homes);
+        started.map_err(|error| Failure::new(format!("cannot start a helper thread: {error}")))
     }
 
     /// Waits for every core's driver, then tells each about all.
@@ -282,63 +371,21 @@ impl Broker {
         thread.is_none_or(|thread| thread.is_finished())
     }
 
-    /// Starts the admin server, if there is to be one.
-    fn open_admin(
-        &mut self,
-        bind: Option<SocketAddr>,
-        stage: BrokerStage,
-    ) -> Result<(), AdminFailure> {
-        let Some(bind) = bind else { return Ok(()) };
-        let shards = self.cores.iter().zip(&self.doorbells).map(|(core, doorbell)| {
-            let (commands, doorbell) = (core.commands.clone(), doorbell.clone());
-            Arc::new(move |question: Question| {
-                // A core that has ended drops the question, which says so.
-                let _ = commands.send(CoreCommand::Figures(question));
-                doorbell.ring();
-            }) as Ask
-        });
-        let (shared, limits) = (Arc::clone(&self.shared), Arc::clone(&self.shared));
-        let (seeds, count) = (shared.seeds.clone(), self.cores.len() as u8);
-        let sources = admin::Sources {
-            shards: shards.collect(),
-            interest: Box::new(move || shared.interest.len() as u64),
-            memory_limit: Box::new(move || Some(limits.memory_limit.used()).filter(|&l| l > 0)),
-            placement: Box::new(move |client_id| home_of(&seeds, client_id, count).0),
-            started: self.started,
-        };
-        self.admin = Some(Admin::start(bind, stage, sources)?);
-        self.admin_bind = Some(bind);
-        Ok(())
-    }
-
-    /// A new address for the admin server. When it cannot be had, the old one goes on.
-    fn move_admin(&mut self, wanted: Option<SocketAddr>) {
-        // Closed first: the new address may contain the old one (0.0.0.0).
-        let old = self.admin.take().map(|admin| admin.address());
-        self.admin_bind = None;
-        match self.open_admin(wanted, BrokerStage::Ready) {
-            Ok(()) => match &self.admin {
-                Some(admin) => tracing::info!(bound = %admin.address(), "admin server moved"),
-                None => tracing::info!("admin server closed"),
-            },
-            Err(failure) => {
-                tracing::error!("{failure}");
-                if let Err(failure) = self.open_admin(old, BrokerStage::Ready) {
-                    tracing::error!("{failure}");
-                }
-            }
-        }
-    }
-
     /// Opens one listener on every core; returns `name=address`. Its sockets listen at once, and
     /// each core takes its own when it answers.
     fn open_listener(&mut self, listener: &Listener) -> Result<String, Failure> {
+        let listening = listen::open(listener, self.cores.len()).map_err(Failure::new)?;
+        let id = self.enroll(listener)?;
+        Ok(self.listen(id, listener, listening))
+    }
+
+    /// Makes a listener known to every core. It does not listen yet.
+    fn enroll(&mut self, listener: &Listener) -> Result<ListenerId, Failure> {
         let secured = Secured::open(listener)
             .map_err(|unusable| Failure::new(format!("listener {}: {unusable}", listener.name)))?;
-        let listening = listen::open(listener, self.cores.len()).map_err(Failure::new)?;
         let id = ListenerId(self.next_listener);
         self.next_listener += 1;
-        let listener_state = Arc::new(ListenerState {
+        let state = Arc::new(ListenerState {
             name: listener.name.to_string(),
             allow_anonymous: listener.allows_anonymous(),
             mountpoint: listener.mountpoint.to_string(),
@@ -351,12 +398,26 @@ impl Broker {
         if let Some(secured) = &secured {
             self.tell_all(|| CoreCommand::Secure(id, secured.server.clone()));
         }
+        let enroll = || MoveOrder::Enroll(id, Arc::clone(&state));
+        self.send_all(|| CoreCommand::Move(enroll()));
+        self.open.push(Open { id, config: listener.clone(), secured, state, file: None });
+        Ok(id)
+    }
+
+    /// Gives the cores the sockets of a listener that they know; returns `name=address`.
+    fn listen(&mut self, id: ListenerId, listener: &Listener, listening: Listening) -> String {
+        let Some(open) = self.open.iter_mut().find(|open| open.id == id) else {
+            return String::new();
+        };
+        open.file = listening.file;
+        let state = Arc::clone(&open.state);
         let unix = matches!(listener.bind, Bind::Unix(_));
-        for (shard, socket) in self.shards().zip(listening.sockets) {
-            self.send(shard, CoreCommand::Listen(id, socket, unix, Arc::clone(&listener_state)));
+        let shards: Vec<ShardId> = self.shards().collect();
+        for (shard, socket) in shards.into_iter().cycle().zip(listening.sockets) {
+            self.send(shard, CoreCommand::Listen(id, socket, unix, Arc::clone(&state)));
         }
-        self.open.push(Open { id, config: listener.clone(), secured, _file: listening.file });
-        Ok(format!("{}={}", listener.name, listening.bound))
+        self.admin.opened(id, listener, &listening.bound.to_string(), &state);
+        format!("{}={}", listener.name, listening.bound)
     }
 
     /// Reads the files of secure listeners again, with the keys of `wanted` where a listener
@@ -416,14 +477,34 @@ impl Broker {
         self.open.iter().filter_map(secured).collect()
     }
 
+    /// Closes the listener of that name, and returns what it was opened with.
+    fn stop_listener(&mut self, name: &str) -> Option<Listener> {
+        let at = self.open.iter().position(|open| *open.config.name == *name)?;
+        let open = self.open.remove(at);
+        self.admin.stopped(open.id);
+        self.tell_all(|| CoreCommand::Unlisten(open.id));
+        Some(open.config)
+    }
+
     /// Closes the listeners that are not among these.
     fn close_listeners_besides(&mut self, wanted: &[Listener]) {
         let gone = |open: &mut Open| !wanted.contains(&open.config);
         let gone: Vec<Open> = self.open.extract_if(.., gone).collect();
         for open in gone {
             tracing::info!(listener = &*open.config.name, "listener closed");
+            self.admin.closed(open.id);
             self.tell_all(|| CoreCommand::Unlisten(open.id));
         }
+    }
+
+    /// Starts the threads of bridges.
+    fn start_bridges(&mut self, homes: &[questions::Home]) -> Result<(), Failure> {
+        let tell = homes.iter().map(admin_servers::tell).collect();
+        let (seeds, shards) = (self.shared.seeds.clone(), homes.len() as u8);
+        let home = move |topic: &str| usize::from(home_of(&seeds, topic, shards).0);
+        let shards = Shards { tell, home: Arc::new(home) };
+        self.admin.show_bridges(self.bridges.figures());
+        self.bridges.start(&shards).map_err(Failure::new)
     }
 
     /// Waits for the threads that are at their end. The others end with the process.
@@ -435,6 +516,41 @@ impl Broker {
             }
         }
     }
+}
+
+/// The clock of the cores, and the wall clock at its zero. `continued`: that of another process.
+fn begin_clock(continued: Option<&Hello>) -> (Clock, SystemTime) {
+    let clock = continued.map_or_else(Clock::start, |hello| Clock::continued(hello.zero));
+    (clock, SystemTime::now() - Duration::from_nanos(clock.nanos()))
+}
+
+/// What placement is derived from: a new secret, unless there is one.
+fn secret_of(continued: Option<&Hello>, store: Option<&Store>) -> [u64; 2] {
+    match (continued, store) {
+        (Some(hello), _) => [hello.secret.0, hello.secret.1],
+        (None, Some(store)) => store.placement(),
+        (None, None) => Seeds::random_secret(),
+    }
+}
+
+/// Makes the limit on memory known, and says so when there should be one and is none.
+fn limit_memory(shared: &Shared, settings: &Settings, config: &Config, memory: Option<u64>) {
+    shared.memory_limit.set(shown(settings.memory));
+    if config.limits.budget() == MemoryBudget::Auto && memory.is_none() {
+        tracing::warn!("how much memory is free is unknown: limits.memory has no effect");
+    }
+}
+
+/// The bridges, and what each core needs for them. `zero`: the wall clock at the zero of the
+/// shards' clock.
+fn plan_bridges(
+    config: &Config,
+    cores: usize,
+    zero: SystemTime,
+    shared: &Shared,
+) -> (Bridges, VecDeque<Vec<FeederPlan>>) {
+    let key = |name: &str| shared.seeds.place(name.as_bytes());
+    Bridges::plan(config, cores, zero, admin_servers::node_name(), key)
 }
 
 /// What `access:` and its files say.

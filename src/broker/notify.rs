@@ -71,6 +71,11 @@ impl Notifier {
         self.send(&format!("READY=1\nSTATUS={}", one_line(status)));
     }
 
+    /// That process is the main one from now on; this one ends.
+    pub fn main_process(&self, pid: u32) {
+        self.send(&format!("MAINPID={pid}"));
+    }
+
     /// The broker drains.
     pub fn stopping(&self) {
         self.send("STOPPING=1\nSTATUS=draining");

@@ -5,7 +5,8 @@
 use super::core::time_of_day;
 use crate::config::{Config, Get, Listener};
 use crate::transport::tls::{self, Server, TicketKeys, Unusable};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,16 +31,22 @@ pub(super) struct Secured {
     warned: Option<Instant>,
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     time_of_day().as_secs()
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let length = std::fs::metadata(path)?.len();
-    if length > LONGEST_FILE {
+/// The bytes of a file that has at most so many.
+pub(super) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is too long"));
     }
-    std::fs::read(path)
+    Ok(bytes)
+}
+
+fn read_named(path: &Path) -> io::Result<Vec<u8>> {
+    read(path, LONGEST_FILE)
 }
 
 fn stamp(path: &str) -> Stamp {
@@ -54,14 +61,16 @@ fn stamps(listener: &Listener) -> Vec<Stamp> {
     named.chain(sni).chain(&tls.crl.0).map(|path| stamp(path)).collect()
 }
 
-/// What is wrong with the files that a configuration names: a line for each listener.
+/// What is wrong with the files that a configuration names: a line for each listener, and one for
+/// the admin server.
 pub fn problems(config: &Config) -> Vec<String> {
     let secure = config.listeners.iter().enumerate().filter(|(_, one)| one.is_secure());
     let wrong = secure.filter_map(|(at, listener)| {
-        let unusable = Server::new(&listener.tls, &listener.name, None, &read, now()).err()?;
+        let unusable =
+            Server::new(&listener.tls, &listener.name, None, &read_named, now()).err()?;
         Some(format!("listeners.{at}.{unusable}"))
     });
-    wrong.collect()
+    wrong.chain(super::admin_servers::problem(config)).collect()
 }
 
 impl Secured {
@@ -71,7 +80,8 @@ impl Secured {
             return Ok(None);
         }
         let (tickets, stamps) = (tls::ticket_keys(&listener.tls), stamps(listener));
-        let server = Server::new(&listener.tls, &listener.name, tickets.clone(), &read, now())?;
+        let server =
+            Server::new(&listener.tls, &listener.name, tickets.clone(), &read_named, now())?;
         let secured = Secured {
             server: Arc::new(server),
             tickets,
@@ -99,7 +109,8 @@ impl Secured {
             (Some(known), Some(new)) if known.rotation() == new.rotation() => Some(known.clone()),
             (_, new) => new,
         };
-        let server = Server::new(&listener.tls, &listener.name, tickets.clone(), &read, now())?;
+        let server =
+            Server::new(&listener.tls, &listener.name, tickets.clone(), &read_named, now())?;
         (self.server, self.tickets, self.warned) = (Arc::new(server), tickets, None);
         self.remark(listener);
         Ok(())

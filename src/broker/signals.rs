@@ -23,14 +23,15 @@ pub enum Signal {
     Reload,
     /// Write the state to the log: SIGUSR1.
     Summary,
+    /// Hand the clients over to a new process of the same program: SIGUSR2.
+    Upgrade,
     /// One that has no meaning here, by number. Without us it would end the process.
     Other(i32),
 }
 
 /// Signals whose default is to end the process, and which have no meaning here; besides the
 /// real-time signals.
-const OTHERS: [(i32, &str); 9] = [
-    (SIGUSR2, "SIGUSR2"),
+const OTHERS: [(i32, &str); 8] = [
     (SIGALRM, "SIGALRM"),
     (SIGVTALRM, "SIGVTALRM"),
     (SIGPROF, "SIGPROF"),
@@ -76,7 +77,7 @@ pub fn start(
     mut deliver: impl FnMut(Signal) + Send + 'static,
 ) -> Result<SignalThread, SignalFailure> {
     let others = OTHERS.map(|(signal, _)| signal).into_iter();
-    let caught = [SIGTERM, SIGINT, SIGHUP, SIGUSR1]
+    let caught = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2]
         .into_iter()
         .chain(others)
         .chain(libc::SIGRTMIN()..=libc::SIGRTMAX());
@@ -118,6 +119,7 @@ fn meaning(signal: i32, stops: &mut u32) -> Option<Signal> {
     match signal {
         SIGHUP => return Some(Signal::Reload),
         SIGUSR1 => return Some(Signal::Summary),
+        SIGUSR2 => return Some(Signal::Upgrade),
         SIGTERM | SIGINT => {}
         other => return Some(Signal::Other(other)),
     }

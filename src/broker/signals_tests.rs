@@ -14,7 +14,7 @@ fn the_first_stop_drains_the_second_stops_and_the_third_kills() {
         (SIGTERM, Some(Signal::Stop)),
         (SIGHUP, Some(Signal::Reload)),
         (SIGUSR1, Some(Signal::Summary)),
-        (SIGUSR2, Some(Signal::Other(SIGUSR2))),
+        (SIGUSR2, Some(Signal::Upgrade)),
         (libc::SIGRTMAX(), Some(Signal::Other(libc::SIGRTMAX()))),
         (SIGINT, Some(Signal::StopNow)),
         (SIGTERM, None),

@@ -2,9 +2,12 @@
 
 use super::Failure;
 use super::core::{Clock, Stored, time_of_day};
-use crate::config::{Config, Get};
+use crate::config::{Config, Durability, Get, StorageFailure};
+use crate::shard::{home_of, retained_home};
 use crate::storage::log::Bounds;
+use crate::storage::rewrite::{Placed, rewrite};
 use crate::storage::store::{Store, Unusable};
+use crate::topic::{Seeds, TopicHash};
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::path::Path;
@@ -12,6 +15,8 @@ use std::time::Instant;
 
 /// Fewest bytes that a shard's log can do with: its segments in reserve and some to clean.
 const LEAST: u64 = 640 << 20;
+/// Bytes per shard that gather in memory while the disk fails, with `on_failure: degrade`.
+const DEGRADED: usize = 256 << 20;
 
 /// The store that the configuration names, if it names one.
 pub(super) fn open(config: &Config, shards: u8) -> Result<Option<Store>, Failure> {
@@ -34,7 +39,24 @@ pub(super) fn open(config: &Config, shards: u8) -> Result<Option<Store>, Failure
     }
     let random = std::hash::RandomState::new();
     let fresh = [random.hash_one(1), random.hash_one(2)];
-    Store::open(Path::new(path), shards, fresh).map(Some).map_err(Failure::new)
+    let mut store = Store::open(Path::new(path), shards, fresh).map_err(Failure::new)?;
+    if store.shards != shards {
+        let from = store.shards;
+        tracing::info!(from, to = shards, "storage is written anew for another number of shards");
+        re_home(&mut store, shards).map_err(Failure::new)?;
+    }
+    Ok(Some(store))
+}
+
+/// Gives everything in the store to the shard that it is at home on among so many.
+fn re_home(store: &mut Store, shards: u8) -> Result<(), Unusable> {
+    let seeds = Seeds::stored(store.placement());
+    let place = |placed: Placed<'_>, _| match placed {
+        Placed::Session(client_id) => home_of(&seeds, client_id, shards).0,
+        Placed::Topic(topic) => retained_home(&TopicHash::new(&seeds, topic), shards).0,
+    };
+    let images = store.images()?;
+    rewrite(store, &images, shards, &place, false)
 }
 
 /// What the store has for each shard.
@@ -49,6 +71,17 @@ pub(super) fn read(
         disk: config.storage.max_bytes.get().map_or(u64::MAX, |most| most / u64::from(shards)),
         gather: config.storage.gather.get().as_micros() as u64,
         ..Bounds::BROKER
+    };
+    let bounds = match config.storage.durability {
+        Durability::Sync => bounds,
+        Durability::Async => {
+            let interval = Some(config.storage.interval.get().as_micros() as u64);
+            Bounds { gather: 0, interval, ..bounds }
+        }
+    };
+    let bounds = match config.storage.on_failure {
+        StorageFailure::Refuse => bounds,
+        StorageFailure::Degrade => Bounds { degraded: DEGRADED, ..bounds },
     };
     let began = Instant::now();
     let parts: Vec<_> = std::thread::scope(|scope| {
@@ -74,7 +107,12 @@ pub(super) fn read(
         sessions += part.image.sessions.len();
         messages += part.image.messages.len();
         retained += part.image.retained.len();
-        stored.push_back(Stored { part, secret: store.secret(), wall });
+        stored.push_back(Stored {
+            part,
+            secret: store.secret(),
+            wall,
+            asynchronous: bounds.interval.is_some(),
+        });
     }
     let millis = began.elapsed().as_millis() as u64;
     tracing::info!(sessions, messages, retained, millis, "storage read");

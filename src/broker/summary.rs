@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::log::ASKED_FOR;
 use crate::ids::ShardId;
+use crate::limits::DATA_MAILBOX;
 use crate::telemetry::Counters;
+use crate::telemetry::alarms::Readings;
 use crate::telemetry::prometheus::Snapshot;
 
 /// Rates are told over at least so much time.
@@ -79,6 +81,32 @@ impl Figures {
             if old { Some((last.at, Totals::of(&last.snapshot.counters))) } else { last.before }
         });
         self.0[at] = Some(Known { at: now, snapshot, before });
+    }
+
+    /// What alarms are about, as far as shards have told it.
+    pub(super) fn readings(&self) -> Readings {
+        let mut readings = Readings::default();
+        for Known { snapshot, .. } in self.0.iter().flatten() {
+            let counters = &snapshot.counters;
+            readings.lag = readings.lag.max(snapshot.lag);
+            readings.overload = readings.overload.max(counters.overload_level);
+            let fullest = snapshot.mailboxes.iter().copied().max().unwrap_or(0);
+            readings.mailbox = (readings.mailbox.0.max(fullest), DATA_MAILBOX as u64);
+            // A shard that keeps in memory what should be stored still serves.
+            let down = counters.storage_down > 0 && counters.storage_degraded == 0;
+            readings.storage.0 += u64::from(down);
+            readings.storage.1 += u64::from(counters.storage_degraded > 0);
+            let age = Duration::from_nanos(counters.storage_age_nanos);
+            readings.storage_age = readings.storage_age.max(age);
+        }
+        readings
+    }
+
+    /// The sum of all shards' figures.
+    pub(super) fn total(&self) -> Counters {
+        let mut total = Counters::default();
+        self.0.iter().flatten().for_each(|known| total.add(&known.snapshot.counters));
+        total
     }
 
     /// Writes the summary: a line for the broker and one for each shard. `late` says of each shard

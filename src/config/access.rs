@@ -215,8 +215,9 @@ section! {
 section! {
     /// Decisions that are remembered.
     AccessCache {
-        /// Decisions about topics that one core remembers, 32 bytes each; a power of two. auto:
-        /// 16384. They are forgotten when the client connects again, and when rules change.
+        /// Decisions about topics that each core remembers of its own clients, 32 bytes each,
+        /// rounded up to a power of two: with four cores four times as many. auto: 16384. They are
+        /// forgotten when the client connects again, and when rules change.
         entries: Or<Auto, Count<u32, Decisions, 64, { 1 << 24 }>> = Or::NONE,
         /// What a service said is asked again after this time; 0: each time.
         ttl: Time<0, { 24 * 3600 * SECOND }> = Time::of(60 * SECOND),

@@ -134,7 +134,7 @@ fn service(key: &str, http: &Http, report: &mut Findings<'_>) {
 const NO_URL: &str = "this is no http or https URL";
 const URL: &str = "write one such as https://auth.example/mqtt";
 
-fn is_url(text: &str) -> bool {
+pub(super) fn is_url(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
 }

@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 
 use super::access::{AccessRule, Authorization};
 use super::access_check;
+use super::bridges_check;
+use super::cluster_check;
 use super::document::Document;
 use super::host::Bind;
 use super::pointer;
 use super::problem::{Problem, Wrong};
-use super::sections::{Config, Listener, ListenerType, ProxyProtocol, Tls};
+use super::sections::{Config, Listener, ListenerType, ProxyProtocol, ProxyUsername, Tls};
 use super::value::{Get, Or, Several, Text};
 use crate::transport::network::Networks;
 use crate::transport::proxy::Versions;
@@ -29,6 +31,8 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
         is_loopback(&listener.bind) && listener.proxy_protocol == ProxyProtocol::Off
     };
     access_check::check(config, &mut report);
+    bridges_check::check(config, &mut report);
+    cluster_check::check(config, &mut report);
     let loopback = config.access.authentication.is_empty() && config.listeners.iter().all(is_local);
     for (at, listener) in config.listeners.iter_mut().enumerate() {
         listener.allow_anonymous.0.get_or_insert(loopback);
@@ -58,6 +62,13 @@ impl Findings<'_> {
     fn has(&self, key: &str) -> bool {
         let mut parts = std::iter::successors(Some(key), |inner| Some(inner.rsplit_once('.')?.0));
         parts.any(|part| self.already.contains(part))
+    }
+
+    /// True when something below the key is wrong.
+    #[cfg(feature = "kafka")]
+    pub(super) fn found_below(&self, key: &str) -> bool {
+        let below = |found: &str| found.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+        self.already.iter().any(|found| below(found)) || self.problems.iter().any(|p| below(&p.key))
     }
 
     /// True when the key stands somewhere.
@@ -137,13 +148,39 @@ fn proxies(config: &Config, report: &mut Findings<'_>) {
 }
 
 fn admin(config: &Config, report: &mut Findings<'_>) {
-    let Some(address) = config.admin.bind.get() else { return };
-    let bind = Bind::Tcp(address);
-    let server = Listener { bind: bind.clone(), ..Listener::default() };
-    let same = |listener: &Listener| overlap(listener, &server);
-    if let Some(position) = report.first(&config.listeners, "bind", same) {
-        let what = format!("listeners.{position} is bound to {bind} too");
-        report.add("admin.bind", what, "give the admin server an address of its own");
+    let admin = &config.admin;
+    for (key, address) in [("admin.bind", &admin.bind), ("admin.pages_bind", &admin.pages_bind)] {
+        let Some(address) = address.get() else { continue };
+        let bind = Bind::Tcp(address);
+        let server = Listener { bind: bind.clone(), ..Listener::default() };
+        let same = |listener: &Listener| overlap(listener, &server);
+        if let Some(position) = report.first(&config.listeners, "bind", same) {
+            let what = format!("listeners.{position} is bound to {bind} too");
+            report.add(key, what, "give the admin server an address of its own");
+        }
+    }
+    if let (Some(one), Some(other)) = (admin.bind.get(), admin.pages_bind.get()) {
+        let [one, other] =
+            [one, other].map(|at| Listener { bind: Bind::Tcp(at), ..Listener::default() });
+        if overlap(&one, &other) {
+            let what = "it is admin.bind, which has these pages already";
+            report.add("admin.pages_bind", what, "give it an address of its own, or set it to off");
+        }
+    }
+    let tls = [&admin.tls.certificate, &admin.tls.private_key];
+    if let [false, true] | [true, false] = tls.map(|path| path.is_empty()) {
+        let what = "certificate and private_key come together";
+        report.add("admin.tls", what, "set both, or neither");
+    }
+    if let Some(address) = admin.bind.get().filter(|at| !is_loopback(&Bind::Tcp(*at)))
+        && (admin.users.is_empty() || tls[0].is_empty())
+    {
+        let what = format!(
+            "whoever reaches {address} could steer the broker: off loopback it needs users and tls"
+        );
+        let fix = "set admin.users and admin.tls; for /metrics, /healthz and /readyz alone use \
+                   admin.pages_bind in its place";
+        report.add("admin.bind", what, fix);
     }
 }
 
@@ -207,6 +244,11 @@ fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut
             let what = format!("a listener of type {} has no {field}", listener.kind.word());
             report.add(&key(field), what, fix);
         }
+    }
+    let second = matches!(listener.proxy_protocol, ProxyProtocol::V2 | ProxyProtocol::Any);
+    if listener.proxy_username != usual.proxy_username && !second {
+        let what = "only a PROXY header of version 2 tells of certificates";
+        report.add(&key("proxy_username"), what, "remove it, or set proxy_protocol: v2");
     }
     let is_any =
         matches!(&listener.bind, Bind::Tcp(bind) if bind.is_ipv6() && bind.ip().is_unspecified());
@@ -294,12 +336,13 @@ impl Config {
                     .to_owned(),
             );
         }
-        if let Some(address) = self.admin.bind.get().filter(|at| !is_loopback(&Bind::Tcp(*at))) {
+        if let Some(at) = self.admin.pages_bind.get().filter(|at| !is_loopback(&Bind::Tcp(*at))) {
             remarks.push(format!(
-                "admin.bind: whoever reaches {address} can read the figures, because the admin \
-                 server asks for no password; bind it to 127.0.0.1 unless the network is private"
+                "admin.pages_bind: whoever reaches {at} can read the figures, which need no \
+                 password; bind it to a private address"
             ));
         }
+        remarks.extend(bridges_check::remarks(self));
         let mqtt = &self.mqtt;
         if mqtt.pending.max_bytes.get() < u64::from(mqtt.max_packet_size.get()) {
             remarks.push(
@@ -314,7 +357,7 @@ impl Config {
 
 impl ListenerType {
     /// As it is written.
-    fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             ListenerType::Tcp => "tcp",
             ListenerType::Tls => "tls",
@@ -373,7 +416,8 @@ impl Listener {
             ProxyProtocol::V2 => Some(Versions::V2),
             ProxyProtocol::Any => Some(Versions::Any),
         };
-        Stack { proxy, tls: self.is_secure(), web: self.is_web().then(web) }
+        let proxy_username = self.proxy_username == ProxyUsername::Cn;
+        Stack { proxy, proxy_username, tls: self.is_secure(), web: self.is_web().then(web) }
     }
 
     /// Whether its connections are WebSockets.

@@ -57,8 +57,8 @@ fn rules_between_keys_are_reported_where_they_were_broken() {
             &["f.yaml:2: admin.bind: listeners.0 is bound to 127.0.0.1:1883 too; "],
         ),
         (
-            "listeners: [{bind: 127.0.0.1:1}]\nadmin: {bind: 0.0.0.0:1}\n",
-            &["f.yaml:2: admin.bind: listeners.0 is bound to 0.0.0.0:1 too; "],
+            "listeners: [{bind: 127.0.0.1:1}]\nadmin: {pages_bind: 0.0.0.0:1}\n",
+            &["f.yaml:2: admin.pages_bind: listeners.0 is bound to 0.0.0.0:1 too; "],
         ),
         (
             "mqtt:\n  session_expiry: {default: 2h, max: 1h}\n",
@@ -145,6 +145,10 @@ fn rules_between_keys_are_reported_where_they_were_broken() {
             &["f.yaml:1: listeners.0.proxy_protocol: nobody could connect, because trusted_"],
         ),
         (
+            "trusted_proxies: [10.0.0.1]\nlisteners: [{proxy_protocol: v1, proxy_username: cn}]",
+            &["f.yaml:2: listeners.0.proxy_username: only a PROXY header of version 2 tells of"],
+        ),
+        (
             "trusted_proxies: [10.0.0.0/33]",
             &["f.yaml:1: trusted_proxies: the prefix of `10.0.0.0/33` is none of that address"],
         ),
@@ -223,7 +227,7 @@ fn what_is_probably_not_meant_is_remarked() {
         ("mqtt: {max_packet_size: 2MiB}", 1),
         ("admin: {bind: 127.0.0.1:18083}", 0),
         ("admin: {bind: \"[::1]:0\"}", 0),
-        ("admin: {bind: 0.0.0.0:18083}", 1),
+        ("admin: {pages_bind: 0.0.0.0:18083}", 1),
     ];
     for (text, expected) in cases {
         let remarks = read(text).unwrap().remarks();

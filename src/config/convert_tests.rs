@@ -56,8 +56,13 @@ fn a_mosquitto_conf_becomes_our_configuration() {
         assert!(yaml.lines().any(|found| found == line), "{line}\n{yaml}");
     }
     assert!(!yaml.contains("hunter2"));
-    // pid_file, the four lines of the bridge, and the `/` that was added.
-    assert_eq!(converted.left, 6, "{yaml}");
+    // pid_file, the password of the bridge, and the `/` that was added.
+    assert_eq!(converted.left, 3, "{yaml}");
+    let bridge = config.bridges[0].mqtt.as_ref().unwrap();
+    assert_eq!(
+        (&*bridge.addresses[0], bridge.topics[0].local().as_str()),
+        ("broker.example:1883", "#")
+    );
     assert_eq!(config.mqtt.max_inflight.get(), 20);
     assert_eq!(config.mqtt.pending.max_messages.get(), u32::MAX);
     assert_eq!(&*config.storage.path, "/var/lib/mosquitto/");

@@ -19,7 +19,9 @@
 
 mod access;
 mod access_check;
+mod bridges_check;
 mod check;
+mod cluster_check;
 pub mod convert;
 mod document;
 mod host;
@@ -43,7 +45,7 @@ pub use access::*;
 pub use check::Families;
 pub use host::{Address, Bind, Cores, FileMode, Mountpoint, Proxy, TlsVersion, UrlPath, WebOrigin};
 pub use problem::{Origin, Problem, Problems};
-pub use quantity::{Count, Ratio, Seconds, ShortTime, Size, Time};
+pub use quantity::{Count, Ratio, Seconds, Share, ShortTime, Size, Time};
 pub use rules_file::rules_file;
 pub use sections::*;
 pub use sources::Sources;

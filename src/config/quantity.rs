@@ -298,3 +298,48 @@ impl<const MIN: u64, const MAX: u64> Scalar for Ratio<MIN, MAX> {
     }
 }
 scalar! { [const MIN: u64, const MAX: u64] Ratio Ratio<MIN, MAX> }
+
+/// A share of something, written in percent: `85%`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Share(f64);
+
+impl Share {
+    /// A share of 1% to 100%: another is a mistake in the broker itself.
+    pub fn of(share: f64) -> Self {
+        assert!((0.01..=1.0).contains(&share), "a default is within the bounds");
+        Share(share)
+    }
+}
+
+impl Get for Share {
+    type Plain = f64;
+
+    /// As a part of one.
+    fn get(&self) -> f64 {
+        self.0
+    }
+}
+
+impl Scalar for Share {
+    fn read(written: &Written<'_>) -> Result<Self, Wrong> {
+        let text = written.text();
+        let number = text.strip_suffix('%').map(str::trim).filter(|digits| {
+            !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        match number.and_then(|digits| digits.parse::<u32>().ok()) {
+            Some(percent @ 1..=100) => Ok(Share(f64::from(percent) / 100.0)),
+            Some(_) => Err(Wrong::value(format!("{text} is out of bounds"))),
+            None => Err(Wrong::value(format!("`{text}` is no share such as 85%"))),
+        }
+    }
+
+    fn written(&self) -> Value {
+        json!(format!("{}%", (self.0 * 100.0).round()))
+    }
+
+    fn schema() -> (Value, String) {
+        let accepts = "a share of 1% to 100%".to_owned();
+        (json!({"type": "string", "pattern": "^[0-9]+ *%$"}), accepts)
+    }
+}
+scalar! { [] Share Share }

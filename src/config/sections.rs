@@ -11,10 +11,10 @@ use serde::de::{Deserializer, IntoDeserializer, MapAccess};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::access::Access;
-use super::host::{Address, Bind, Cores, FileMode, Mountpoint, Proxy, UrlPath, WebOrigin};
+use super::host::{Bind, Cores, FileMode, Mountpoint, Proxy, UrlPath, WebOrigin};
 use super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::quantity::{Count, Ratio, Seconds, ShortTime, Size, Time, Unit};
-use super::value::{self, Get, List, Or, Section, Several, Text, Word};
+use super::value::{self, List, Or, Section, Several, Text, Word};
 use crate::limits;
 
 /// The most of anything that a 32-bit count can hold.
@@ -105,6 +105,16 @@ choice! {
         V2,
         /// With one of either version.
         Any,
+    }
+}
+
+choice! {
+    /// What of the client's certificate, as a proxy tells it, is its user name.
+    ProxyUsername {
+        /// Nothing.
+        Off,
+        /// The common name.
+        Cn,
     }
 }
 
@@ -200,14 +210,31 @@ macro_rules! section {
     };
 }
 
+#[path = "admin.rs"]
+mod admin;
+#[path = "limits.rs"]
+mod bounds;
+#[path = "bridges.rs"]
+mod bridges;
+#[path = "cluster.rs"]
+mod cluster;
+#[path = "kafka.rs"]
+mod kafka;
+#[path = "telemetry.rs"]
+mod telemetry;
 #[path = "tls.rs"]
 mod tls;
+pub use admin::*;
+pub use bounds::*;
+pub use bridges::*;
+pub use cluster::*;
+pub use kafka::*;
 pub(super) use section;
+pub use telemetry::*;
 pub use tls::*;
 
 section! {
     /// The whole configuration, checked.
-    #[schemars(extend("x-later" = ["overload", "bridges", "cluster"]))]
     Config {
         /// Cores that run a shard, one shard per entry: a list such as [0, 2, 4-7]; a core listed
         /// twice runs two shards. auto: the process's affinity and cgroup quota.
@@ -229,11 +256,23 @@ section! {
         access: Access = Access::default(),
         /// What clients may use.
         limits: Limits = Limits::default(),
+        /// What is not done any more when a core cannot keep up.
+        overload: Overload = Overload::default(),
+        /// Who may not connect.
+        bans: Bans = Bans::default(),
         /// What survives a restart.
         #[schemars(extend("x-restart" = true))]
         storage: Storage = Storage::default(),
+        /// Where messages go besides clients, and come from.
+        #[schemars(extend("x-restart" = true))]
+        bridges: List<Bridge, MAX_BRIDGES> = List(Vec::new()),
+        /// Several nodes that are one broker.
+        #[schemars(extend("x-restart" = true))]
+        cluster: Cluster = Cluster::default(),
         /// The $SYS topics.
         sys: Sys = Sys::default(),
+        /// What is told of clients besides metrics and the log.
+        telemetry: Telemetry = Telemetry::default(),
         /// The admin HTTP server: /metrics (Prometheus), /healthz and /readyz.
         admin: Admin = Admin::default(),
         /// Stopping.
@@ -249,10 +288,12 @@ section! {
         /// Look for work this long before parking a shard; 0 parks at once.
         #[schemars(extend("x-restart" = true))]
         spin: ShortTime<0, SECOND> = ShortTime::of(20),
-        /// A core that sleeps lets events gather this long before it wakes: less CPU under steady
-        /// light traffic for that much more latency (Linux 6.12). 0 wakes for each.
+        /// Whether a core that sleeps lets events gather before it wakes: less CPU under steady
+        /// light traffic for as much more latency (Linux 6.12). auto: 300us, while that saves
+        /// wake-ups and slows no client down that waits for answers; it is tried now and then. A
+        /// time: always. off, 0: never.
         #[schemars(extend("x-restart" = true))]
-        coalesce: ShortTime<0, { SECOND / 1000 }> = ShortTime::of(0),
+        coalesce: Or<Auto, Or<Off, ShortTime<0, { SECOND / 1000 }>>> = Or::of(Or::NONE),
         /// Sockets one io_uring holds; further rings are opened as needed. auto: the nofile limit,
         /// at most 1048576.
         #[schemars(extend("x-restart" = true))]
@@ -296,18 +337,32 @@ section! {
         owner: Or<Auto, Text<1, 64>> = Or::NONE,
         /// Group of a unix socket's file, by name or number. auto: the broker's.
         group: Or<Auto, Text<1, 64>> = Or::NONE,
-        /// Most connections of this listener; further ones are refused with 0x97 (MQTT 3: 3).
+        /// Most connections of this listener; further ones are refused with 0x97 (MQTT 3: 3), and
+        /// with TLS closed before their handshake.
         max_connections: Or<Unlimited, Count<u32, Connections, 1, MANY>> = Or::NONE,
-        /// Most new connections per second; further ones are refused with 0x9F (MQTT 3: 3).
+        /// Most new connections per second; further ones are refused with 0x9F (MQTT 3: 3), and
+        /// with TLS closed before their handshake.
         max_connect_rate: Or<Unlimited, Count<u32, ConnectsPerSecond, 1, MANY>> = Or::NONE,
+        /// Limits of each of its clients, in place of those of limits.client.
+        limits: ClientLimits = ClientLimits::default(),
         /// Connections the kernel holds until they are accepted, per core (net.core.somaxconn also
         /// limits it).
         backlog: Count<u32, Connections, 1, 65_535> = Count::of(4096),
+        /// What the kernel holds of what a client sends until it is read (SO_RCVBUF, which
+        /// net.core.rmem_max also limits). The more it is, the longer a flood waits there, and the
+        /// faster may one client far away send: about this much per round trip. auto: as tcp_rmem
+        /// has it, up to some megabytes. Not for unix sockets.
+        receive_buffer: Or<Auto, Size<u32, { 4 * KIB }, { 64 * MIB }>> =
+            Or::of(Size::of(128 * KIB)),
         /// PROXY protocol header at the start of a connection: it tells the client's address, which
         /// then stands in the log and counts for limits, and the name in its certificate. Only
         /// trusted_proxies may connect. The header has to come within mqtt.connect_timeout, and has
         /// at most 4 KiB.
         proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
+        /// Which part of the client's certificate, as the proxy tells it in a header of version 2,
+        /// is its user name, in place of what CONNECT says. A client that the proxy has verified no
+        /// certificate of keeps its own.
+        proxy_username: ProxyUsername = ProxyUsername::Off,
         /// Accept clients without user name. auto: only while access.authentication is empty and
         /// every listener is on loopback or a unix socket, and none has proxy_protocol.
         allow_anonymous: Or<Auto, bool> = Or::NONE,
@@ -457,86 +512,53 @@ section! {
     }
 }
 
-section! {
-    /// What clients may use.
-    #[schemars(extend("x-later" = ["client", "address", "users"]))]
-    Limits {
-        /// Bytes that all clients together may make the broker hold (ringmq_memory_bytes); or
-        /// unlimited. auto: three quarters of the memory that was free at the start, or of what the
-        /// control group had left. From 14 sixteenths on nothing more is stored: pending queues get
-        /// no longer (pending.on_full decides), QoS 0 goes only to clients that read, no message is
-        /// retained, unfinished CONNECTs are closed. From 15 on CONNECT gets 0x89 (MQTT 3: 3),
-        /// SUBSCRIBE 0x97. From 16 on PUBLISH gets 0x97 (MQTT 3 and QoS 0: dropped and counted).
-        /// What is in flight is never dropped for it. A step of each core may come on top.
-        memory: Or<Auto, Or<Unlimited, Size<u64, { 16 * MIB }, TIB>>> = Or::NONE,
-        /// Largest CONNECT packet, its will message included, at most mqtt.max_packet_size: what a
-        /// connection may make the broker hold before it is known who it is. The worst case in
-        /// memory is this for every connection, and nothing while memory is short (memory).
-        before_connect: Size<u32, 128, LARGEST_PACKET> = Size::of(64 * KIB),
-    }
-}
-
-/// How much clients may make the broker hold.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MemoryBudget {
-    /// A share of what the host had free at the start.
-    Auto,
-    /// No bound.
-    Unlimited,
-    /// So many bytes.
-    Bytes(u64),
-}
-
-impl MemoryBudget {
-    /// In bytes, `u64::MAX` for no bound. `auto`: what [`MemoryBudget::Auto`] stands for, if it is
-    /// known.
-    pub fn bytes(self, auto: Option<u64>) -> u64 {
-        match self {
-            MemoryBudget::Auto => auto.unwrap_or(u64::MAX),
-            MemoryBudget::Unlimited => u64::MAX,
-            MemoryBudget::Bytes(bytes) => bytes,
-        }
-    }
-}
-
-impl Limits {
-    /// What `memory` says.
-    pub fn budget(&self) -> MemoryBudget {
-        match self.memory.get() {
-            None => MemoryBudget::Auto,
-            Some(None) => MemoryBudget::Unlimited,
-            Some(Some(bytes)) => MemoryBudget::Bytes(bytes),
-        }
+choice! {
+    /// When what is stored is acknowledged.
+    Durability {
+        /// After the commit that holds it.
+        Sync,
+        /// When it is written, before it is synced.
+        Async,
     }
 }
 
 choice! {
-    /// When what is stored is acknowledged.
-    #[schemars(extend("x-later" = ["async"], "x-noun" = "durability"))]
-    Durability {
-        /// After the commit that holds it.
-        Sync,
+    /// What becomes of messages that would have to be stored while the disk is full or fails.
+    StorageFailure {
+        /// They are refused.
+        Refuse,
+        /// They are acknowledged from memory.
+        Degrade,
     }
 }
 
 section! {
     /// What survives a restart: sessions with an expiry, their subscriptions and messages of QoS 1
     /// and 2, and retained messages.
-    #[schemars(extend("x-later" = ["interval", "on_failure"]))]
     Storage {
         /// Directory of the store, made when it is not there. One broker uses it at a time, with as
         /// many shards as it was made for. Empty: nothing survives a restart.
         path: Text<0, 4096> = Text::of(""),
         /// sync: nothing is acknowledged to a client before what it says is on the disk, so that
-        /// neither kill -9 nor a power cut loses it.
+        /// neither kill -9 nor a power cut loses it. async: it is acknowledged when it is written,
+        /// and synced within interval: kill -9 loses nothing, a power cut or a crash of the kernel
+        /// at most what was acknowledged in the last interval and while the last sync took; damage
+        /// to what no sync had reached yet is taken for that, other damage is told.
         durability: Durability = Durability::Sync,
-        /// What is stored gathers at most this long before it is written and synced together.
-        /// Longer means fewer syncs and later acknowledgements.
+        /// With async: the longest that something may be written and not synced.
+        interval: Time<{ SECOND / 100 }, { 60 * SECOND }> = Time::of(SECOND / 10),
+        /// With sync: what is stored gathers at most this long before it is written and synced.
         gather: ShortTime<0, SECOND> = ShortTime::of(5000),
         /// Most bytes on the disk, at least 640 MiB per shard. auto: all but 64 MiB of what the
-        /// file system has. When they are used up, publishers of what would have to be stored
-        /// wait until something is acknowledged, ends or is cleared.
+        /// file system has. When they are used up, on_failure says what becomes of messages that
+        /// would have to be stored, until something is acknowledged, ends or is cleared.
         max_bytes: Or<Auto, Size<u64, { 640 * MIB }, { 1024 * TIB }>> = Or::NONE,
+        /// refuse: while the disk is full or fails, messages of QoS 1 and 2 are answered with 0x97
+        /// (MQTT 3: not at all, so that their publishers keep them), retained messages of QoS 0
+        /// wait, everything else goes on. degrade: while the disk fails or hangs, up to 256 MiB
+        /// per shard are acknowledged from memory and written when it works again; ending the
+        /// broker before that loses them. A full disk refuses all the same.
+        on_failure: StorageFailure = StorageFailure::Refuse,
     }
 }
 
@@ -545,15 +567,6 @@ section! {
     Sys {
         /// Time between updates; off publishes none.
         interval: Or<Off, Time<SECOND, DAY>> = Or::of(Time::of(10 * SECOND)),
-    }
-}
-
-section! {
-    /// The admin HTTP server.
-    Admin {
-        /// Address and port, usually 127.0.0.1:18083 (port 0 lets the kernel choose). It asks for
-        /// no password: keep it on loopback or a private network. off: none.
-        bind: Or<Off, Address> = Or::NONE,
     }
 }
 

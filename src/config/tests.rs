@@ -384,17 +384,10 @@ fn an_unknown_key_is_reported_with_the_nearest_known_one() {
 
 #[test]
 fn what_belongs_to_a_later_capability_is_refused_by_name() {
-    let cases: &[(&str, &str)] = &[
-        ("overload: {}", "overload: `overload` is not in this build; remove it"),
-        (
-            "storage: {durability: async}",
-            "storage.durability: durability async is not in this build; use sync, or remove it",
-        ),
-        (
-            "storage: {on_failure: degrade}",
-            "storage.on_failure: `on_failure` is not in this build; remove it",
-        ),
-    ];
+    let cases: &[(&str, &str)] = &[(
+        "cluster: {durable: true}",
+        "cluster.durable: sessions that survive the loss of a node",
+    )];
     for (text, expected) in cases {
         let found = problem(text);
         let expected = format!("f.yaml:1: {expected}");

@@ -143,6 +143,19 @@ impl Facts {
         self.memory_left().map(|left| left / 4 * 3)
     }
 
+    /// How much of the memory of the control group is in use, or of the host where the group has no
+    /// limit; the memory, and whether it is a control group's. Reads a few files only.
+    pub fn memory_in_use(root: &Path) -> Option<(u64, u64, bool)> {
+        let tree = Tree { root };
+        if let Some(memory) = cgroup::read(&tree).memory {
+            return Some((memory.limit - memory.left.min(memory.limit), memory.limit, true));
+        }
+        let meminfo = tree.text("proc/meminfo")?;
+        let kib = |name: &str| Some(number(field(&meminfo, name)?)? * 1024);
+        let (all, left) = (kib("MemTotal:")?, kib("MemAvailable:")?);
+        Some((all - left.min(all), all, false))
+    }
+
     /// How many CPUs' worth of time this process gets: its CPUs, less where a quota says so.
     pub fn cpu_time(&self) -> f64 {
         let cpus = self.cpus.len().max(1) as f64;

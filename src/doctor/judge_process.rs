@@ -1,6 +1,6 @@
 //! Judgement of what the kernel allows this process: io_uring, descriptors, locked memory, files.
 
-use crate::limits::MINIMUM_KERNEL;
+use crate::limits::{GATHERING_KERNEL, MINIMUM_KERNEL};
 
 use super::facts::{CAP_IPC_LOCK, CAP_SYS_ADMIN, Facts};
 use super::finding::{Finding, Fix, Severity};
@@ -43,7 +43,8 @@ const ENOSYS: i32 = 38;
 
 pub(super) fn kernel(facts: &Facts, _: &Need) -> Finding {
     let (major, minor) = MINIMUM_KERNEL;
-    let needed = format!("{major}.{minor} or newer");
+    let (gathering, of) = GATHERING_KERNEL;
+    let needed = format!("{major}.{minor} or newer; {gathering}.{of} for runtime.coalesce");
     match &facts.kernel {
         None => Finding::new("kernel", Severity::Warning, "version unreadable", needed),
         Some((release, version)) if *version < MINIMUM_KERNEL => {

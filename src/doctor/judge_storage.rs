@@ -18,11 +18,16 @@ const SEGMENTS: u64 = 5;
 /// File systems that do not keep what they are given, or that others may change.
 const UNFIT: [&str; 7] = ["tmpfs", "ramfs", "overlay", "nfs", "nfs4", "cifs", "9p"];
 
+/// Mount options with which the disk is not told to keep what is synced: a power cut loses it.
+const CARELESS: [&str; 2] = ["nobarrier", "barrier=0"];
+
 /// What is known of the place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// Type of the file system.
     pub kind: String,
+    /// An option that it is mounted with and should not be.
+    pub careless: Option<&'static str>,
     /// Bytes that are free.
     pub free: u64,
     /// Bytes that the store has already.
@@ -39,7 +44,10 @@ pub fn look(path: &Path) -> Disk {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let whole = there.canonicalize().unwrap_or_else(|_| there.to_owned());
     let sync = time_syncs(there).map_err(|error| error.to_string());
-    Disk { kind: kind_of(&mounts, &whole), free, used: size(path), sync }
+    let (kind, options) = mount_of(&mounts, &whole);
+    let careless =
+        CARELESS.into_iter().find(|&careless| options.split(',').any(|option| option == careless));
+    Disk { kind, careless, free, used: size(path), sync }
 }
 
 /// Bytes of the segments of a store.
@@ -52,14 +60,17 @@ fn size(path: &Path) -> u64 {
         .sum()
 }
 
-/// The type of the file system that `path` is on, by the longest mount point above it.
-fn kind_of(mounts: &str, path: &Path) -> String {
+/// The type of the file system that `path` is on, and its mount options, by the longest mount point
+/// above it.
+fn mount_of(mounts: &str, path: &Path) -> (String, String) {
     let fields = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
-        Some((PathBuf::from(fields.next()?), fields.next()?.to_owned()))
+        let (point, kind) = (PathBuf::from(fields.next()?), fields.next()?.to_owned());
+        Some((point, (kind, fields.next().unwrap_or_default().to_owned())))
     };
     let all = mounts.lines().filter_map(fields).filter(|(point, _)| path.starts_with(point));
-    all.max_by_key(|(point, _)| point.as_os_str().len()).map_or("unknown".to_owned(), |(_, k)| k)
+    all.max_by_key(|(point, _)| point.as_os_str().len())
+        .map_or(("unknown".to_owned(), String::new()), |(_, of)| of)
 }
 
 fn time_syncs(directory: &Path) -> io::Result<(Duration, Duration)> {
@@ -121,6 +132,11 @@ pub fn judge(disk: &Disk, shards: u64) -> Finding {
         return Finding::new("storage", Severity::Warning, found, "a disk of this host's own")
             .fixed_by(Fix::host("set storage.path to a directory on ext4 or xfs"));
     }
+    if let Some(option) = disk.careless {
+        let found = format!("{found}, mounted with {option}");
+        return Finding::new("storage", Severity::Warning, found, "syncs that reach the disk")
+            .fixed_by(Fix::host(format!("mount the file system without {option}")));
+    }
     if middle > SLOW {
         let needed = "less than 20 ms, or acknowledgements are late by that much";
         return Finding::new("storage", Severity::Warning, found, needed)
@@ -137,7 +153,7 @@ mod tests {
 
     fn disk() -> Disk {
         let sync = Ok((Duration::from_millis(2), Duration::from_millis(9)));
-        Disk { kind: "ext4".into(), free: 10 * GIB, used: 0, sync }
+        Disk { kind: "ext4".into(), careless: None, free: 10 * GIB, used: 0, sync }
     }
 
     #[test]
@@ -147,6 +163,8 @@ mod tests {
         assert_eq!(severity(&Disk { free: GIB / 2, ..disk() }), Severity::Blocker);
         assert_eq!(severity(&Disk { free: GIB / 2, used: GIB, ..disk() }), Severity::Fine);
         assert_eq!(severity(&Disk { kind: "tmpfs".into(), ..disk() }), Severity::Warning);
+        let careless = Disk { careless: Some("nobarrier"), ..disk() };
+        assert_eq!(severity(&careless), Severity::Warning);
         let slow = Ok((Duration::from_millis(30), Duration::from_millis(400)));
         assert_eq!(severity(&Disk { sync: slow, ..disk() }), Severity::Warning);
         let finding = judge(&Disk { sync: Err("Permission denied".into()), ..disk() }, 2);
@@ -157,9 +175,9 @@ mod tests {
     fn the_file_system_is_that_of_the_longest_mount_point() {
         let mounts = "/dev/vda / ext4 rw 0 0\ntmpfs /run tmpfs rw 0 0\nx /run/db xfs rw 0 0\n";
         for (path, kind) in [("/var/lib", "ext4"), ("/run/user", "tmpfs"), ("/run/db/a", "xfs")] {
-            assert_eq!(kind_of(mounts, Path::new(path)), kind);
+            assert_eq!(mount_of(mounts, Path::new(path)), (kind.to_owned(), "rw".to_owned()));
         }
-        assert_eq!(kind_of("", Path::new("/a")), "unknown");
+        assert_eq!(mount_of("", Path::new("/a")).0, "unknown");
     }
 
     #[test]

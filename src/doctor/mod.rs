@@ -9,6 +9,8 @@
 mod cgroup;
 mod facts;
 mod finding;
+#[cfg(feature = "runtime")]
+mod judge_listeners;
 mod judge_machine;
 mod judge_network;
 mod judge_process;
@@ -23,6 +25,8 @@ mod trial;
 mod worst;
 
 use crate::config::Config;
+#[cfg(feature = "runtime")]
+use std::os::unix::fs::MetadataExt;
 
 pub use cgroup::{Cgroup, MemoryLimit};
 pub use facts::{Conntrack, Facts, Sysctl};
@@ -44,6 +48,15 @@ pub fn examine(config: &Config, connections: Option<u64>) -> Report {
         let disk = judge_storage::look(std::path::Path::new(&*config.storage.path));
         report.findings.push(judge_storage::judge(&disk, report.need.shards));
     }
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    report.findings.extend(judge_listeners::judge(
+        config,
+        &judge_listeners::Files {
+            read: &|path| std::fs::read(path),
+            mode: &|path| Ok(std::fs::metadata(path)?.mode()),
+            now: since.unwrap_or_default().as_secs(),
+        },
+    ));
     report
 }
 

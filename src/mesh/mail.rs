@@ -69,6 +69,17 @@ pub enum Control {
     /// How many of the messages from the receiving shard are now durable at the sender, as far as
     /// they have to be.
     Safe(u64),
+    /// The message with that receipt of the receiving shard is durable at the sender, as far as it
+    /// has to be.
+    Kept(u64),
+    /// The message with that number, which the receiving shard gave back to its share group, is
+    /// durable elsewhere, or nobody is to have it.
+    GivenOn(u32),
+    /// For the cluster: the sender has its first subscriber of the filter (true), or has none any
+    /// more.
+    Want(Box<str>, bool),
+    /// The sender refuses what would have to be stored there, or does not any more.
+    Unstorable(bool),
 }
 
 /// Why a publisher does not have to wait for a subscriber any more.
@@ -124,6 +135,8 @@ pub struct Picked {
     pub subscription_id: u32,
     /// How the member has to take it.
     pub terms: PickTerms,
+    /// What the group's home is told by when the message is durable; 0 when it need not be.
+    pub receipt: u64,
     /// The message.
     pub message: Message,
 }
@@ -151,6 +164,10 @@ pub struct GivenBack {
     pub why: NotTaken,
     /// How many members have had the message or refused it, including this one.
     pub tries: u32,
+    /// As in [`Picked`].
+    pub receipt: u64,
+    /// Its number among those that are stored where it comes from; 0 if it is not.
+    pub stored: u32,
     /// The message.
     pub message: Message,
 }

@@ -45,6 +45,7 @@ pub struct MailEnds<D, C> {
     served_by: Vec<Arc<Served>>,
     /// How far this shard has got with what each one sent.
     served: Vec<Arc<Served>>,
+    data_capacity: usize,
 }
 
 /// Creates all mailboxes of `shards` shards and returns each shard's ends, in order of number.
@@ -55,12 +56,50 @@ pub fn mailboxes<D: Send, C: Send>(
     data: usize,
     control: usize,
 ) -> Vec<MailEnds<D, C>> {
+    connect(shards, data, |_, _| Some((data, control)))
+}
+
+/// The cluster's ends of the mailboxes of a node.
+pub struct NodeEnds<D, C> {
+    /// Those of the cluster itself, whose number is the number of shards.
+    pub cluster: MailEnds<D, C>,
+    /// Those of the places for other nodes, which have the numbers after that.
+    pub nodes: Vec<MailEnds<D, C>>,
+}
+
+/// The same for a node of a cluster, with `nodes` places for others. The shards and the cluster
+/// send each other mail of both kinds; a place for a node only receives data mail of the shards.
+pub fn clustered<D: Send, C: Send>(
+    shards: usize,
+    nodes: usize,
+    data: usize,
+    control: usize,
+) -> (Vec<MailEnds<D, C>>, NodeEnds<D, C>) {
+    let capacities = |source: usize, target: usize| match (source, target) {
+        _ if source > shards || target > shards && source == shards => None,
+        _ if target > shards => Some((data, 1)),
+        _ => Some((data, control)),
+    };
+    let mut ends = connect(shards + 1 + nodes, data, capacities);
+    let nodes = ends.split_off(shards + 1);
+    let cluster = ends.pop().expect("the one after the shards");
+    (ends, NodeEnds { cluster, nodes })
+}
+
+/// Connects so many. `capacities` gives those of a pair, by sender and receiver, or nothing when
+/// the one has nothing to say to the other.
+fn connect<D: Send, C: Send>(
+    shards: usize,
+    data: usize,
+    capacities: impl Fn(usize, usize) -> Option<(usize, usize)>,
+) -> Vec<MailEnds<D, C>> {
     let mut ends: Vec<MailEnds<D, C>> = (0..shards)
         .map(|_| MailEnds {
             to: (0..shards).map(|_| None).collect(),
             from: (0..shards).map(|_| None).collect(),
             served_by: (0..shards).map(|_| Arc::default()).collect(),
             served: Vec::new(),
+            data_capacity: data,
         })
         .collect();
     let served = |receiver| ends.iter().filter_map(move |end| end.served_by.get(receiver).cloned());
@@ -68,6 +107,7 @@ pub fn mailboxes<D: Send, C: Send>(
     ends.iter_mut().zip(served).for_each(|(end, served)| end.served = served);
     for source in 0..shards {
         for target in (0..shards).filter(|target| *target != source) {
+            let Some((data, control)) = capacities(source, target) else { continue };
             let (data_in, data_out) = RingBuffer::new(data);
             let (control_in, control_out) = RingBuffer::new(control);
             ends[source].to[target] = Some((data_in, control_in));
@@ -81,6 +121,11 @@ impl<D, C> MailEnds<D, C> {
     /// How many data items `target`'s mailbox accepts now; 0 for the shard itself.
     pub fn data_room(&self, target: ShardId) -> usize {
         self.to[target.0 as usize].as_ref().map_or(0, |(data, _)| data.slots())
+    }
+
+    /// How many data items a mailbox holds at most.
+    pub fn data_capacity(&self) -> usize {
+        self.data_capacity
     }
 
     /// How many control items `target`'s mailbox accepts now; 0 for the shard itself.

@@ -9,6 +9,7 @@ pub mod quota;
 pub mod reading;
 mod shapes;
 
+use crate::overload::SourceTable;
 use crate::topic::Seeds;
 use crate::transport::Stack;
 use interest::Interest;
@@ -31,14 +32,32 @@ pub struct Shared {
     pub memory: Quota,
     /// `limits.memory` in bytes, or 0 for no limit. Only for display.
     pub memory_limit: Quota,
+    /// How much of the memory of the host or the control group is in use, as a reading of
+    /// `overload::level`; the control thread measures it.
+    pub host_memory: Quota,
+    /// Pace of new connections of the whole broker.
+    pub connect_rate: Rate,
+    /// Connections and bans of addresses, bans of clients.
+    pub sources: SourceTable,
     /// Becomes 1 once any shard has accepted a message to be retained. Such a message may still be
     /// on its way to its home shard.
     pub retained_ever: Quota,
+    /// This is a node of a cluster: the shards have mailboxes for other nodes.
+    pub is_clustered: bool,
 }
 
 impl Shared {
     /// Creates the shared state of one broker.
     pub fn new(seeds: Seeds) -> Arc<Self> {
+        Shared::of(seeds, false)
+    }
+
+    /// Creates the shared state of one node of a cluster.
+    pub fn clustered(seeds: Seeds) -> Arc<Self> {
+        Shared::of(seeds, true)
+    }
+
+    fn of(seeds: Seeds, is_clustered: bool) -> Arc<Self> {
         Arc::new(Shared {
             interest: Interest::new(&seeds),
             seeds,
@@ -47,7 +66,11 @@ impl Shared {
             retained_bytes: Quota::default(),
             memory: Quota::default(),
             memory_limit: Quota::default(),
+            host_memory: Quota::default(),
+            connect_rate: Rate::default(),
+            sources: SourceTable::default(),
             retained_ever: Quota::default(),
+            is_clustered,
         })
     }
 }

@@ -461,6 +461,14 @@ impl<'a> PublishProperties<'a> {
         }
     }
 
+    /// Appends what a server forwards unaltered, from the fields rather than from `raw`.
+    ///
+    /// # Errors
+    /// A text that is too long for its length.
+    pub fn put_forwardable(&self, out: &mut Vec<u8>) -> Encoded {
+        PublishProperties { message_expiry: None, ..*self }.put(out)
+    }
+
     /// Appends the forwardable ones, and the expiry, from the fields rather than from `raw`.
     pub(super) fn put(&self, out: &mut Vec<u8>) -> Encoded {
         put_u8_property(out, PAYLOAD_FORMAT, self.payload_format);

@@ -98,6 +98,11 @@ impl BufferPool {
         self.free.len() as u32
     }
 
+    /// Buffers that have been created, wherever they are now.
+    pub(super) fn exist(&self) -> u32 {
+        self.exist
+    }
+
     /// Creates spare buffers when the pool has fewer than `wanted`, so that a new ring starts with
     /// some.
     fn reserve(&mut self, wanted: u32) {

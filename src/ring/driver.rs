@@ -5,10 +5,12 @@
 use super::buffers::BufferPool;
 use super::event::{Event, Outgoing, RingCounts, SocketRingConfig};
 use super::failure::RingFailure;
+use super::gathering::{Coalesce, Gathering};
 use super::glommio_wait::{Alarm, eventfd};
 use super::hand_over::HandOvers;
 use super::idle::{Doorbell, IdleHistory, SpinPayoff};
 use super::listen::Listeners;
+use super::moving::Moving;
 use super::port::RingPort;
 use super::send::Sends;
 use super::slots::Slots;
@@ -55,7 +57,11 @@ pub struct Driver {
     pub(super) alarm: Alarm,
     pub(super) idle_history: IdleHistory,
     pub(super) spin_payoff: SpinPayoff,
+    pub(super) gathering: Gathering,
+    /// The zero of the clock that `gathering` is told.
+    pub(super) opened: Instant,
     pub(super) upkeep: RingUpkeep,
+    pub(super) moving: Moving,
     first_ring: usize,
     /// Set after the kernel refused a ring: no further one is opened before this time.
     no_ring_before: Option<Instant>,
@@ -84,6 +90,7 @@ impl Driver {
         let first = Ring::open(&config, 0, &mut pool, doorbell.fd())?;
         let port = RingPort::new(config.max_rings);
         port.opened(0, first.fd());
+        let coalesce = if first.can_gather() { config.coalesce } else { Coalesce::Off };
         let mut driver = Driver {
             slots: Slots::new(),
             listeners: Listeners::new(),
@@ -101,7 +108,10 @@ impl Driver {
             alarm: Alarm::new(),
             idle_history: IdleHistory::new(),
             spin_payoff: SpinPayoff::new(),
+            gathering: Gathering::new(coalesce),
+            opened: Instant::now(),
             upkeep: RingUpkeep::default(),
+            moving: Moving::default(),
             first_ring: 0,
             no_ring_before: None,
             rings: vec![first],
@@ -159,6 +169,7 @@ impl Driver {
         if visited > 0 {
             self.idle_history.disturbed();
         }
+        self.gathering.handled(visited);
         self.counts.completions += visited as u64;
         visited
     }
@@ -190,6 +201,11 @@ impl Driver {
         }
     }
 
+    /// Receive buffers that there are, wherever they are.
+    pub fn buffers(&self) -> u32 {
+        self.pool.exist()
+    }
+
     /// The counters and gauges as they are now.
     pub fn counts(&self) -> RingCounts {
         let sum = |each: fn(&Ring) -> u64| self.rings.iter().map(each).sum::<u64>();
@@ -206,6 +222,9 @@ impl Driver {
             lingering: self.lingering.len() as u32,
             enters: self.counts.enters + sum(|ring| ring.enters),
             overflows: self.counts.overflows + sum(|ring| ring.overflows),
+            gathering: self.gathering.wait(),
+            gathering_probes: self.gathering.probes,
+            gathering_switches: self.gathering.switches,
             ..self.counts
         }
     }
@@ -279,6 +298,8 @@ impl Driver {
                 }
                 handler(self, Event::Doorbell);
             }
+            Some(Kind::Export) => self.exported(socket, generation, result, handler),
+            Some(Kind::TakeOver) => self.took_over(tag::index(tag), result, handler),
             Some(Kind::Ignored) | None => {}
         }
     }

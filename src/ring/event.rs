@@ -1,8 +1,10 @@
 //! The commands that the driver takes and the events that it reports. Plain values without
 //! behaviour.
+use super::gathering::Coalesce;
 use crate::ids::{ListenerId, SocketId};
 pub use crate::outgoing::{Outgoing, Segment};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// The largest cookie of a hand-over. The top byte of a completion's tag names the kind of
@@ -30,9 +32,9 @@ pub struct SocketRingConfig {
     /// How long one doze lasts on a core that sees few events. A core dozes three times before it
     /// parks in glommio, so this also bounds how late glommio's own timers may run.
     pub long_doze: Duration,
-    /// How long a dozing core lets events gather before it wakes up. Zero means that it wakes up
-    /// for each event. Needs Linux 6.12.
-    pub coalesce: Duration,
+    /// Whether a dozing core lets events gather before it wakes up. On a kernel older than Linux
+    /// 6.12, [`Coalesce::Auto`] never does, and [`Coalesce::For`] is an error.
+    pub coalesce: Coalesce,
     /// The number of accept operations that are kept in flight for each listener.
     pub accepts_in_flight: u32,
     /// Submission queue entries per ring (a power of two).
@@ -53,7 +55,7 @@ impl Default for SocketRingConfig {
             buffers_posted: 256,
             spin: Duration::from_micros(20),
             long_doze: Duration::from_millis(20),
-            coalesce: Duration::ZERO,
+            coalesce: Coalesce::Off,
             accepts_in_flight: 64,
             submissions: 1024,
             completions: 4096,
@@ -129,6 +131,29 @@ pub enum Event<'a> {
         socket: SocketId,
         /// The kernel's error number.
         errno: i32,
+    },
+    /// A send was withdrawn: the bytes in `rest` were not sent.
+    Withdrawn {
+        /// Which socket.
+        socket: SocketId,
+        /// What was to be sent, for reuse.
+        outgoing: Outgoing,
+        /// The end of it, which was not sent.
+        rest: Vec<u8>,
+    },
+    /// The socket has an ordinary descriptor, besides the direct one.
+    Exported {
+        /// Which socket.
+        socket: SocketId,
+        /// The descriptor, or the error number.
+        file: Result<OwnedFd, i32>,
+    },
+    /// A socket of another process is in the table. Nothing is read until `receive`.
+    TakenOver {
+        /// The socket's id here, or the error number.
+        socket: Result<SocketId, i32>,
+        /// Which of those that were passed to `take_over`.
+        cookie: u64,
     },
     /// The socket is closed, and its id may be used for a new one. This is the last event with this
     /// id.
@@ -208,6 +233,14 @@ pub struct RingCounts {
     pub dozes: u64,
     /// How often the core parked: a wait through glommio.
     pub parks: u64,
+    /// Dozes that let events gather.
+    pub gathered: u64,
+    /// How long events gather in the doze under way or the next one.
+    pub gathering: Duration,
+    /// Tries of the other mode, gathering or not, and how often that was the better one.
+    pub gathering_probes: u64,
+    /// See `gathering_probes`.
+    pub gathering_switches: u64,
     /// Time spent looking for work before sleeping.
     pub spun: Duration,
 }

@@ -111,7 +111,9 @@ impl RingFailure {
         RingFailure {
             operation: "io_uring_enter with a minimum wait",
             errno: 0,
-            advice: "runtime.coalesce needs Linux 6.12 or newer: set it to 0 or upgrade.".into(),
+            advice:
+                "runtime.coalesce needs Linux 6.12 or newer: set it to auto or off, or upgrade."
+                    .into(),
         }
     }
 }

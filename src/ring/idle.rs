@@ -144,7 +144,8 @@ impl Driver {
     pub async fn idle(&mut self, deadline: Option<Duration>, mut recheck: impl FnMut() -> bool) {
         let until = self.wake_time(deadline);
         if self.idle_history.dozes < DOZES {
-            if self.spin_payoff.try_spin() {
+            // A core that waits for company does not look for the first event.
+            if self.gathering.wait().is_zero() && self.spin_payoff.try_spin() {
                 let found = self.spin(until, &mut recheck);
                 self.spin_payoff.spun(found);
                 if found {
@@ -156,7 +157,9 @@ impl Driver {
                 let most = if frequent { DOZE } else { self.config.long_doze };
                 let Some(limit) = left(until, most) else { return };
                 let since = Instant::now();
-                let found = self.doze(limit, &mut recheck);
+                let time = since.saturating_duration_since(self.opened);
+                let gather = self.gathering.before_sleep(time.as_nanos() as u64);
+                let found = self.doze(limit, gather.min(limit), &mut recheck);
                 self.idle_history.sparse = since.elapsed() >= DOZE;
                 if found {
                     return;
@@ -171,7 +174,7 @@ impl Driver {
     /// Waits like [`Self::idle`], but for at most `limit`, which is some microseconds. For a caller
     /// that will soon retry something.
     pub fn nap(&mut self, limit: Duration, mut recheck: impl FnMut() -> bool) {
-        self.doze(limit, &mut recheck);
+        self.doze(limit, Duration::ZERO, &mut recheck);
     }
 
     fn wake_time(&self, deadline: Option<Duration>) -> Option<Instant> {
@@ -204,8 +207,14 @@ impl Driver {
         found
     }
 
-    /// Stage two: one wait in the kernel. True when there is something to do.
-    pub(super) fn doze(&mut self, limit: Duration, recheck: &mut impl FnMut() -> bool) -> bool {
+    /// Stage two: one wait in the kernel, in which events gather for `gather`. True when there is
+    /// something to do.
+    pub(super) fn doze(
+        &mut self,
+        limit: Duration,
+        gather: Duration,
+        recheck: &mut impl FnMut() -> bool,
+    ) -> bool {
         self.submit();
         self.doorbell.flag().fall_asleep();
         for ring in &mut self.rings[1..] {
@@ -223,10 +232,10 @@ impl Driver {
         if !self.has_work(recheck) {
             self.counts.dozes += 1;
             // The wait can fail when the kernel lacks memory. The caller's next pass handles that.
-            let gather = self.config.coalesce.min(limit);
             let _ = if gather.is_zero() {
                 self.rings[0].enter(1, Some(limit))
             } else {
+                self.counts.gathered += 1;
                 self.rings[0].enter_gathering(limit, gather)
             };
         }

@@ -39,6 +39,8 @@ pub(super) struct Listeners {
     /// Set when a listener has fewer accepts in flight than it should: more are started at this
     /// time.
     pub(super) retry_at: Option<Instant>,
+    /// True while no further accepts are started (overload).
+    held: bool,
     /// True when the reason is that no ring has room, so that the next close of a socket helps.
     pub(super) want_room: bool,
 }
@@ -50,6 +52,7 @@ impl Listeners {
             accepts: Vec::new(),
             free: Vec::new(),
             retry_at: None,
+            held: false,
             want_room: false,
         }
     }
@@ -72,11 +75,15 @@ impl Driver {
     /// The listening socket is closed once its last accept has been cancelled, which does not take
     /// long.
     pub fn stop_listening(&mut self, listener: ListenerId) {
-        let Some(index) = self.listeners.all.iter().position(|place| {
+        // A broker that has taken over from one with more shards has several of a listener.
+        while let Some(index) = self.listeners.all.iter().position(|place| {
             place.as_ref().is_some_and(|known| known.id == listener && !known.stopping)
-        }) else {
-            return;
-        };
+        }) {
+            self.stop_accepting(index);
+        }
+    }
+
+    fn stop_accepting(&mut self, index: usize) {
         let Some(stopped) = &mut self.listeners.all[index] else { return };
         stopped.stopping = true;
         if stopped.in_flight == 0 {
@@ -87,6 +94,15 @@ impl Driver {
         for ring in self.rings.iter_mut().filter(|ring| ring.accepts > 0) {
             ring.push(cancel.clone());
         }
+    }
+
+    /// Second descriptors of all listening sockets, for another process.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn listening(&self) -> std::io::Result<Vec<(ListenerId, OwnedFd)>> {
+        let open = self.listeners.all.iter().flatten().filter(|listener| !listener.stopping);
+        open.map(|listener| Ok((listener.id, listener.fd.try_clone()?))).collect()
     }
 
     /// Cancels the accepts in flight on `ring`. Others replace them, on the ring that accepts use
@@ -135,10 +151,20 @@ impl Driver {
         }
     }
 
+    /// Accepts no more for now, or goes on. Those in flight may be reported all the same; who
+    /// connects meanwhile waits in the kernel's backlog.
+    pub fn hold_accepts(&mut self, held: bool) {
+        self.listeners.held = held;
+        if !held {
+            self.top_up_accepts();
+        }
+    }
+
     fn wants_accept(&self, index: usize) -> bool {
-        self.listeners.all[index].as_ref().is_some_and(|listener| {
-            !listener.stopping && listener.in_flight < self.config.accepts_in_flight
-        })
+        !(self.listeners.held || self.moving.suspended)
+            && self.listeners.all[index].as_ref().is_some_and(|listener| {
+                !listener.stopping && listener.in_flight < self.config.accepts_in_flight
+            })
     }
 
     fn start_accept(&mut self, index: usize, ring: usize) {

@@ -15,11 +15,13 @@ mod driver;
 mod event;
 mod failure;
 mod flag;
+mod gathering;
 mod glommio_wait;
 mod hand_over;
 mod idle;
 mod listen;
 mod lost;
+mod moving;
 mod port;
 mod send;
 mod slots;
@@ -34,6 +36,7 @@ pub use event::{
 };
 pub use failure::{RingFailure, operations};
 pub use flag::SleepFlag;
+pub use gathering::Coalesce;
 pub use idle::Doorbell;
 pub use port::RingPort;
 

@@ -113,6 +113,25 @@ impl Sends {
         }
     }
 
+    /// Handles the completion of a send that is not to go on: gives back what was to be sent and a
+    /// copy of the part that was not. `None`, and nothing is done, when it is complete or failed.
+    pub(super) fn withdraw(&mut self, index: u32, result: i32) -> Option<(Outgoing, Vec<u8>)> {
+        let record = self.records[index as usize].as_mut().expect("a send completes once");
+        match result {
+            1.. if (result as usize) < record.left => record.advance(result as usize),
+            _ if result == -libc::ECANCELED || result == -libc::EINTR => {}
+            _ => return None,
+        }
+        let mut rest = Vec::with_capacity(record.left);
+        let mut skip = length(&record.outgoing) - record.left;
+        record.outgoing.pieces(|piece| {
+            let from = skip.min(piece.len());
+            skip -= from;
+            rest.extend_from_slice(&piece[from..]);
+        });
+        Some((self.finish(index), rest))
+    }
+
     fn finish(&mut self, index: u32) -> Outgoing {
         let mut record = self.records[index as usize].take().expect("a send completes once");
         self.free.push(index);

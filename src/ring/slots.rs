@@ -10,7 +10,8 @@ pub(super) const SENDING: u32 = 1 << 1;
 pub(super) const SHUTTING: u32 = 1 << 2;
 pub(super) const CLOSE_SENT: u32 = 1 << 3;
 pub(super) const HANDING: u32 = 1 << 4;
-pub(super) const IN_FLIGHT: u32 = RECEIVING | SENDING | SHUTTING | CLOSE_SENT | HANDING;
+pub(super) const EXPORTING: u32 = 1 << 5;
+pub(super) const IN_FLIGHT: u32 = RECEIVING | SENDING | SHUTTING | CLOSE_SENT | HANDING | EXPORTING;
 /// How the shard wants the socket to be read.
 pub(super) const WANT_ONCE: u32 = 1 << 8;
 pub(super) const WANT_STREAM: u32 = 1 << 9;
@@ -26,6 +27,8 @@ pub(super) const ENDED: u32 = 1 << 13;
 pub(super) const LINGER: u32 = 1 << 14;
 /// The direct descriptor is being closed; `Closed` follows.
 pub(super) const CLOSING: u32 = 1 << 15;
+/// The send in flight is being withdrawn.
+pub(super) const WITHDRAWING: u32 = 1 << 16;
 pub(super) const OPEN: u32 = 1 << 31;
 
 /// All state that the driver keeps per socket.

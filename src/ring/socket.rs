@@ -138,7 +138,7 @@ impl Driver {
     pub(super) fn arm(&mut self, socket: SocketId) {
         let Some(slot) = self.slots.get(socket) else { return };
         const AGAINST: u32 = RECEIVING | PAUSED | STARVED | ENDED | CLOSING | HANDING;
-        if slot.flags & WANT == 0 || slot.flags & AGAINST != 0 {
+        if slot.flags & WANT == 0 || slot.flags & AGAINST != 0 || self.moving.suspended {
             return;
         }
         slot.flags |= RECEIVING;
@@ -304,7 +304,11 @@ impl Driver {
         handler: &mut impl FnMut(&mut Driver, Event<'_>),
     ) {
         let Some(slot) = self.slots.get_current(socket, generation) else { return };
-        let give_up = slot.flags & CLOSING != 0;
+        let leaving = slot.flags & (CLOSING | WITHDRAWING);
+        if leaving == WITHDRAWING {
+            return self.withdrawn(socket, generation, result, handler);
+        }
+        let give_up = leaving != 0;
         match self.sends.completed(slot.record, slot.table, result, give_up) {
             Progress::More(entry) => {
                 self.counts.partial_sends += 1;

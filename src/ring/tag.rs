@@ -18,6 +18,8 @@ pub(super) enum Kind {
     Doorbell,
     /// Completions that are ignored: those of cancelling a send, whether it succeeded or not.
     Ignored,
+    Export,
+    TakeOver,
 }
 
 impl Kind {
@@ -33,6 +35,8 @@ impl Kind {
             8 => Kind::Arrival,
             9 => Kind::Doorbell,
             10 => Kind::Ignored,
+            11 => Kind::Export,
+            12 => Kind::TakeOver,
             _ => return None,
         })
     }

@@ -5,6 +5,7 @@
 use super::buffers::{BufferPool, BufferRing};
 use super::event::SocketRingConfig;
 use super::failure::{self, RingFailure};
+use super::gathering::Coalesce;
 use io_uring::{EnterFlags, IoUring, cqueue, squeue, types};
 use std::collections::VecDeque;
 use std::io;
@@ -72,7 +73,8 @@ impl Ring {
             .map_err(|error| RingFailure::new("io_uring_setup", &error))?;
         if number == 0 {
             failure::probe(&io)?;
-            if !config.coalesce.is_zero() && !io.params().is_feature_min_timeout() {
+            let gathers = matches!(config.coalesce, Coalesce::For(wait) if !wait.is_zero());
+            if gathers && !io.params().is_feature_min_timeout() {
                 return Err(RingFailure::without_minimum_wait());
             }
         }
@@ -138,6 +140,11 @@ impl Ring {
 
     pub(super) fn fd(&self) -> RawFd {
         self.io.as_raw_fd()
+    }
+
+    /// Whether the kernel lets events gather.
+    pub(super) fn can_gather(&self) -> bool {
+        self.io.params().is_feature_min_timeout()
     }
 
     /// Table entries that may still be used for accepts or promised to other shards.

@@ -182,6 +182,11 @@ impl Inbound {
         all
     }
 
+    /// The open identifiers of the current connection, and those of earlier ones.
+    pub fn by_connection(&self) -> [Vec<PacketId>; 2] {
+        [self.current.all(), self.earlier.all()]
+    }
+
     /// True when no identifier is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -70,6 +70,8 @@ pub struct Session {
     /// The last connection was that of a mosquitto bridge that uses MQTT 3. Its subscriptions are
     /// treated as No Local and Retain As Published, which it has no other way to request.
     pub bridge: bool,
+    /// When the last connection began.
+    pub connected: Since,
 }
 
 // This size is multiplied by a million clients.
@@ -152,6 +154,30 @@ impl Session {
             None => Some(topic),
             Some(extras) => topic.strip_prefix(&*extras.mountpoint).filter(|own| !own.is_empty()),
         }
+    }
+}
+
+/// When something began, in three bytes: to within four seconds, within two years of the broker's
+/// start. What began later than that, or not at all, has no time.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Since([u8; 3]);
+
+impl Since {
+    /// Milliseconds of one unit.
+    const UNIT: u64 = 4000;
+
+    /// At this time.
+    pub fn at(now: Instant) -> Since {
+        let units = (now.0 / Since::UNIT).saturating_add(1);
+        let [a, b, c, rest @ ..] = units.to_le_bytes();
+        if rest == [0; 5] { Since([a, b, c]) } else { Since::default() }
+    }
+
+    /// The time, rounded down.
+    pub fn instant(self) -> Option<Instant> {
+        let [a, b, c] = self.0;
+        let units = u64::from(u32::from_le_bytes([a, b, c, 0]));
+        units.checked_sub(1).map(|units| Instant(units * Since::UNIT))
     }
 }
 
@@ -294,6 +320,16 @@ impl Subscriptions {
             Subscriptions::One(place) => look(*place),
             Subscriptions::Few(few) => few.iter().for_each(|&place| look(place)),
             Subscriptions::Many(many) => many.all().iter().for_each(|&place| look(place)),
+        }
+    }
+
+    /// The slot at that position of the client's list, whose order changes when slots go.
+    pub fn nth(&self, at: usize) -> Option<SubscriptionSlot> {
+        match self {
+            Subscriptions::None => None,
+            Subscriptions::One(place) => Some(*place).filter(|_| at == 0),
+            Subscriptions::Few(few) => few.get(at).copied(),
+            Subscriptions::Many(many) => many.all().get(at).copied(),
         }
     }
 

@@ -152,6 +152,15 @@ impl Pending {
         all.flatten().for_each(look);
     }
 
+    /// Gives every message another number in the store: what `number` says of those of share
+    /// groups, and 0, which is none, to the others.
+    pub fn renumber(&mut self, number: &mut dyn FnMut(&Queued) -> u32) {
+        let all = self.first.queue.iter_mut().chain(&mut self.rest.queue);
+        for queued in all.flatten() {
+            queued.stored = if queued.share.is_some() { number(queued) } else { 0 };
+        }
+    }
+
     /// No message expires before this time; `None` when none expires.
     pub fn next_expiry(&self) -> Option<Instant> {
         [self.first.next_expiry(), self.rest.next_expiry()].into_iter().flatten().min()

@@ -19,10 +19,10 @@ const SPAN: usize = 16;
 /// The state of one message's handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaits {
+    Nothing,
     PubAck,
     PubRec,
     PubComp,
-    Nothing,
 }
 
 struct Sent {
@@ -140,6 +140,40 @@ impl Window {
         id
     }
 
+    /// The first identifier, and of it and each following one: what is awaited as a number, whether
+    /// it is to be sent again, and the message. For [`Self::of_places`].
+    pub fn places(&self) -> (u16, impl Iterator<Item = (u8, bool, Option<&Queued>)>) {
+        let place = |sent: &'_ Sent| (sent.awaits as u8, sent.again);
+        let places = self.run.iter().map(move |sent| {
+            let (awaits, again) = place(sent);
+            (awaits, again, sent.queued.as_ref())
+        });
+        (self.first, places)
+    }
+
+    /// The window with these places.
+    pub fn of_places(
+        first: u16,
+        places: impl Iterator<Item = (u8, bool, Option<Queued>)>,
+    ) -> Window {
+        let mut window = Window { first: first.max(1), ..Window::default() };
+        for (awaits, again, queued) in places {
+            let awaits = match awaits {
+                1 => Awaits::PubAck,
+                2 => Awaits::PubRec,
+                3 => Awaits::PubComp,
+                _ => Awaits::Nothing,
+            };
+            let again = again && queued.is_some();
+            window.open += u16::from(awaits != Awaits::Nothing);
+            window.again += u16::from(again);
+            window.kept += queued.as_ref().map_or(0, |queued| queued.message.size());
+            window.run.push_back(Sent { queued, awaits, again, stored: 0 });
+        }
+        window.trim();
+        window
+    }
+
     /// Restores what a restart of the broker interrupted, in the order in which it was sent: each
     /// message under its identifier, or only its number in the store for a message whose PUBREL is
     /// due.
@@ -184,6 +218,18 @@ impl Window {
     /// Calls `look` with the number of every stored message.
     pub fn each_stored(&self, look: impl FnMut(u32)) {
         self.run.iter().map(|sent| sent.stored).filter(|&stored| stored != 0).for_each(look);
+    }
+
+    /// Gives every stored message another number, 0 for none: what `number` says of those that
+    /// another member of their share group may get, and 0 for the others.
+    pub fn renumber(&mut self, number: &mut dyn FnMut(&Queued) -> u32) {
+        for sent in &mut self.run {
+            sent.stored = 0;
+            let Some(queued) = &mut sent.queued else { continue };
+            let moves = sent.awaits == Awaits::PubAck && queued.share.is_some();
+            queued.stored = if moves { number(queued) } else { 0 };
+            sent.stored = queued.stored;
+        }
     }
 
     /// Handles a PUBACK.

@@ -108,7 +108,7 @@ impl Admissions {
     }
 
     /// A number that no other grant of the shard has; not 0.
-    fn serial(&mut self) -> u64 {
+    pub(super) fn serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial
     }
@@ -415,7 +415,10 @@ impl Shard {
                 let told = Refused(ReasonCode::ServerUnavailable, "users cannot be looked up now");
                 self.refuse_because(socket, &connect, told, why);
             }
-            Outcome::Refused(told, why) => self.refuse_because(socket, &connect, told, why),
+            Outcome::Refused(told, why) => {
+                self.note_bad_credentials(socket);
+                self.refuse_because(socket, &connect, told, why);
+            }
         }
     }
 

@@ -127,6 +127,12 @@ impl Ahead {
         }
     }
 
+    /// True when the receiver has come to all that it was sent, and nothing is remembered that ends
+    /// with time: until something is sent there is nothing new to see.
+    pub fn is_done(&self) -> bool {
+        self.watches.is_none() && self.reserved == 0 && self.seen.messages == self.sent
+    }
+
     /// Whether a message may be sent now; `topic` is the hash of its name. For a message that no
     /// subscription there is looked for, the topic does not matter: `None`.
     #[inline]

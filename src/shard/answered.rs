@@ -18,7 +18,7 @@ impl Shard {
         while let Some(next) = self.access.asking.line.pop(0) {
             // Some were set free by a reload.
             if self.connections.get(next.0).is_some_and(|c| c.holds.has(Holds::ACCESS)) {
-                self.free(next, Holds::ACCESS);
+                self.go_on_asked(next);
                 break;
             }
         }
@@ -43,7 +43,7 @@ impl Shard {
             asker.answers.push(Answer { source, topic, deed, said });
         }
         match asker.coming.take() {
-            None => self.free(socket, Holds::ACCESS),
+            None => self.go_on_asked(socket),
             Some(accepted) => self.come_in(socket, *accepted),
         }
     }
@@ -56,7 +56,7 @@ impl Shard {
             askers.into_iter().partition(|(_, asker)| asker.coming.is_some());
         let waiting = std::iter::from_fn(|| waiting.pop(0));
         for socket in held.into_iter().map(|(socket, _)| socket).chain(waiting) {
-            self.free(socket, Holds::ACCESS);
+            self.go_on_asked(socket);
         }
         for (socket, asker) in coming {
             if let Some(accepted) = asker.coming {

@@ -80,7 +80,8 @@ impl Shard {
         let sockets = self.entrance.arrivals.sockets.extract_if(|_, (since, _)| over(*since));
         let sockets: Vec<_> = sockets.map(|(_, (_, socket))| socket).take(LOST).collect();
         let mail = self.entrance.arrivals.mail.extract_if(|_, (since, _)| over(*since));
-        let listeners: Vec<_> = mail.map(|(_, (_, lost))| lost.listener).take(LOST).collect();
+        let listeners: Vec<_> =
+            mail.map(|(_, (_, lost))| (lost.listener, lost.peer)).take(LOST).collect();
         self.meter.charge(cost::VISIT * (sockets.len() + listeners.len()) as u32);
         if !Mutant::LostHandOverUncounted.is_on() {
             self.counters.handovers_lost += (sockets.len() + listeners.len()) as u64;
@@ -88,9 +89,9 @@ impl Shard {
         for socket in sockets {
             self.outputs.actions.push(Action::Close(socket));
         }
-        for listener in listeners {
+        for (listener, peer) in listeners {
             self.counters.connections_closed += 1;
-            self.leave_listener(listener);
+            self.leave_listener(listener, peer);
         }
     }
 }

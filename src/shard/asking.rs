@@ -12,7 +12,8 @@ use crate::access::chain::Accepted;
 use crate::access::{Deed, Grant, Proof, Said, Work};
 use crate::ids::SocketId;
 use crate::limits::{FILTERS_ASKED, FILTERS_ASKED_AT_ONCE, PERMISSIONS, cost};
-use crate::packet::{Qos, Subscribe};
+use crate::mutant::Mutant;
+use crate::packet::{Qos, Subscribe, SubscribeFilter, SubscribeFiltersIter};
 use hashbrown::HashMap;
 use std::sync::Arc;
 
@@ -147,22 +148,61 @@ impl Shard {
         ticket
     }
 
-    /// Asks about those filters of a SUBSCRIBE that a service decides about; `None`: all is known.
+    /// Asks about those filters of a short SUBSCRIBE that a service decides about; `None`: all is
+    /// known.
     pub(super) fn asks_about_filters(
         &mut self,
         socket: SocketId,
         index: u32,
         subscribe: &Subscribe<'_>,
     ) -> Option<Handled> {
-        if !self.settings.asks || self.access.asking.answers(socket) >= FILTERS_ASKED {
+        if !self.settings.asks {
             return None;
         }
-        let most = Qos::from_u8(self.settings.max_qos).unwrap_or_default();
+        self.ask_about_some(socket, index, subscribe.filters.iter(), u32::MAX)
+    }
+
+    /// Whether a service has to be asked about the first of the filters that are left of a long
+    /// SUBSCRIBE: then it is, also about some behind it, and the connection waits.
+    pub(super) fn asks_for_task(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        left: &SubscribeFiltersIter<'_>,
+        limit: u32,
+    ) -> bool {
+        let Some(next) = left.clone().next() else { return false };
+        let (deed, filter) = (self.subscribing(&next), inner(next.filter));
+        if Mutant::LongSubscribeUnasked.is_on()
+            || self.known_decision(index, deed, filter).is_ok()
+            || self.ask_about_some(socket, index, left.clone(), limit).is_none()
+        {
+            return false;
+        }
+        self.hold(socket, Holds::ACCESS);
+        true
+    }
+
+    /// Asks about the first of these filters that a service decides about and of which it has said
+    /// nothing yet: as many as it is asked about at once, as far as they are found until the step's
+    /// work comes to `limit`. `None` when there is none, or it has been asked about the most.
+    fn ask_about_some(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        filters: SubscribeFiltersIter<'_>,
+        limit: u32,
+    ) -> Option<Handled> {
+        if self.access.asking.answers(socket) >= FILTERS_ASKED {
+            return None;
+        }
         let mut open: Option<(usize, Deeds)> = None;
-        for wanted in subscribe.filters.iter() {
+        for wanted in filters {
+            if open.is_some() && self.is_spent(limit) {
+                break;
+            }
             self.meter.charge(cost::FILTER);
-            let deed = Deed::Subscribe { qos: wanted.options.qos.min(most) as u8 };
-            let filter = inner(wanted.filter);
+            let (deed, filter) = (self.subscribing(&wanted), inner(wanted.filter));
             let Err(source) = self.known_decision(index, deed, filter) else { continue };
             let (first, deeds) = open.get_or_insert_with(|| (source, Vec::new()));
             if *first == source {
@@ -174,5 +214,18 @@ impl Shard {
         }
         let (source, deeds) = open?;
         Some(self.ask_about(socket, index, source, deeds))
+    }
+
+    /// What subscribing to a filter is, as rules have it.
+    fn subscribing(&self, wanted: &SubscribeFilter<'_>) -> Deed {
+        let most = Qos::from_u8(self.settings.max_qos).unwrap_or_default();
+        Deed::Subscribe { qos: wanted.options.qos.min(most) as u8 }
+    }
+
+    /// A connection that waited for a service goes on: its packet, or the task that its packet has
+    /// become.
+    pub(super) fn go_on_asked(&mut self, socket: SocketId) {
+        self.free(socket, Holds::ACCESS);
+        self.work.tasks.answered(socket);
     }
 }

@@ -213,6 +213,7 @@ impl Shard {
                 audit.problems.push(format!("connection {at} is paused and nothing holds it"));
             }
         }
+        audit.problems.extend(self.limiting_problems());
         if self.counters.connections_open != open {
             let counted = self.counters.connections_open;
             audit.problems.push(format!("connections_open is {counted}, open are {open}"));
@@ -286,8 +287,7 @@ impl Shard {
                 audit.problems.push(format!("{name} is {counted}, there are {found}"));
             }
         }
-        let links = self.subscriptions.links.places().count() as u64;
-        if places + audit.groups as u64 + links != audit.subscribers as u64 {
+        if places + audit.groups as u64 != audit.subscribers as u64 {
             let (index, groups) = (audit.subscribers, audit.groups);
             let text = format!("the index has {index}; sessions {places}, groups {groups}");
             audit.problems.push(text);
@@ -308,8 +308,7 @@ impl Shard {
                 }
             }
         }
-        let links = self.subscriptions.links.places();
-        for (group, (filter, position)) in self.subscriptions.groups.places().chain(links) {
+        for (group, (filter, position)) in self.subscriptions.groups.places() {
             let entry = self.subscriptions.index.subscribers(filter).get(position as usize);
             if entry.is_none_or(|e| e.target != group || e.options & GROUP == 0) {
                 audit.problems.push(format!("group {group} misses its place"));
@@ -320,7 +319,7 @@ impl Shard {
     }
 
     fn audit_interest(&self, filter: FilterId, audit: &mut Audit) {
-        if self.topology.shards == 1 {
+        if self.topology.is_alone() {
             return;
         }
         let text = self.subscriptions.index.filter(filter);

@@ -31,7 +31,7 @@ impl Shard {
             tally.inbound += flow.inbound.len();
         }
         tally.names += self.work.wills.bytes();
-        tally.layers = self.layered.count_heap();
+        tally.layers = self.layered.count_held().heap;
         for filter in ["#", "$SYS/#"] {
             let mut visits = usize::MAX;
             let found = &mut |topic: &str, message: &Message| {
@@ -47,6 +47,9 @@ impl Shard {
         let (counted, found) = (self.memory.tally, self.count_memory());
         if counted != found {
             problems.push(format!("memory: counted {counted:?}, there is {found:?}"));
+        }
+        if !self.headers_add_up() {
+            problems.push("unfinished headers are counted wrongly".to_owned());
         }
         let text = self.subscriptions.index.count_text();
         if self.subscriptions.index.text() != text {

@@ -7,8 +7,10 @@ use crate::ids::SocketId;
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos, Version};
-use crate::session::{Acknowledged, Queued};
-use crate::storage::record::{Phase, Record, StoredSession, inbound_key, subscription_key};
+use crate::session::{Acknowledged, Queued, Session};
+use crate::storage::record::{
+    Phase, Record, StoredSession, inbound_key, subscription_key, will_key,
+};
 use crate::topic;
 
 impl Shard {
@@ -48,6 +50,7 @@ impl Shard {
         let Some(storing) = &mut self.storing else { return };
         let Some(session) = self.sessions.get(index) else { return };
         let Some(number) = storing.number(index) else { return };
+        let slots = stored_slots(session);
         let (index_of, secret) = (&self.subscriptions.index, storing.secret);
         session.subscriptions.each(|place| {
             let filter = index_of.filter(place.filter);
@@ -56,17 +59,16 @@ impl Shard {
         for share in session.shares().iter().flat_map(|shares| shares.list.iter()) {
             storing.log.forget(subscription_key(number, share.name.as_str(), secret));
         }
-        let mut slots = Vec::new();
-        if let Some(flow) = &session.flow {
-            flow.window.each_stored(|slot| slots.push(slot));
-            flow.pending.each(|queued| slots.push(queued.stored));
-            for id in flow.inbound.all() {
-                storing.log.forget(inbound_key(number, id.get()));
-            }
+        for id in session.flow.iter().flat_map(|flow| flow.inbound.all()) {
+            storing.log.forget(inbound_key(number, id.get()));
         }
+        let socket = session.socket;
+        self.store_returns(index);
+        let Some(storing) = &mut self.storing else { return };
         slots.into_iter().for_each(|slot| storing.release(index, slot, false));
+        storing.log.forget(will_key(number));
         if !Mutant::StorageEndForgotten.is_on() {
-            storing.append_for(session.socket, &Record::End { session: number });
+            storing.append_for(socket, &Record::End { session: number });
         }
         storing.sessions.remove(&index);
     }
@@ -75,6 +77,34 @@ impl Shard {
     pub(super) fn wait_for_stored(&mut self, socket: SocketId) {
         if let Some(storing) = &mut self.storing {
             storing.wait_for_all(socket);
+        }
+    }
+
+    /// Stores the will of a session that is stored: one that a connection has, or whose delay runs.
+    pub(super) fn store_will(&mut self, index: u32) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(known) = self.sessions.get(index) else { return };
+        let Some(session) = storing.number(index) else { return };
+        let Some(will) = known.will.as_ref().filter(|_| !Mutant::StorageWillForgotten.is_on())
+        else {
+            return;
+        };
+        let record = Record::Will {
+            session,
+            delay: will.delay,
+            lifetime: will.message_expiry.unwrap_or(u32::MAX),
+            due: will.due.map_or(0, |due| storing.date(due)),
+            body: storing.stored(&will.message.view()),
+        };
+        storing.append_for(known.socket, &record);
+    }
+
+    /// The session has no will any more: it is sent, or deleted.
+    pub(super) fn store_no_will(&mut self, index: u32) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(session) = storing.number(index) else { return };
+        if storing.log.has(will_key(session)) && !Mutant::StorageWillKept.is_on() {
+            storing.append(&Record::NoWill { session });
         }
     }
 
@@ -192,6 +222,16 @@ impl Shard {
         };
         storing.append_for_speaker(&record);
     }
+}
+
+/// The numbers of all stored messages of a session.
+fn stored_slots(session: &Session) -> Vec<u32> {
+    let mut slots = Vec::new();
+    if let Some(flow) = &session.flow {
+        flow.window.each_stored(|slot| slots.push(slot));
+        flow.pending.each(|queued| slots.push(queued.stored));
+    }
+    slots
 }
 
 /// A protocol version as a protocol level.

@@ -2,10 +2,11 @@
 
 use super::connection::Stage;
 use super::{Action, Shard};
-use crate::ids::{ListenerId, SocketId};
+use crate::ids::{ListenerId, Peer, SocketId};
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
+use crate::transport::TurnedAway;
 
 /// Milliseconds a closing connection has to take its last packets.
 pub(super) const LAST_WORDS: u64 = 5000;
@@ -45,6 +46,10 @@ pub enum Cause {
     Unproven,
     /// What it was let in with is over.
     Expired,
+    /// An operator has it disconnected.
+    Administrative,
+    /// It sent more than its rate allows, and the policy says disconnect.
+    Rate,
     /// The broker stops.
     Draining,
 }
@@ -66,6 +71,10 @@ impl Cause {
             Cause::Expired => {
                 Some((ReasonCode::NotAuthorized, "what it was let in with has expired"))
             }
+            Cause::Administrative => {
+                Some((ReasonCode::AdministrativeAction, "disconnected by an operator"))
+            }
+            Cause::Rate => Some((ReasonCode::MessageRateTooHigh, "more messages than its rate")),
             Cause::Draining => Some((ReasonCode::ServerShuttingDown, "the server is stopping")),
             _ => None,
         }
@@ -103,10 +112,7 @@ impl Shard {
             // While the driver has it, its answer decides.
             Stage::HandingOver if !self.leave_line(socket) => return,
             Stage::Entry if cause == Cause::ConnectTimeout => {
-                let what = match self.layered.is_shaking(socket) {
-                    true => "the TLS handshake was not over in time",
-                    false => "no CONNECT in time",
-                };
+                let what = self.layered.overdue(socket).unwrap_or("no CONNECT in time");
                 self.log_refused(peer, listener, what);
             }
             Stage::HandingOver | Stage::Entry => {}
@@ -121,17 +127,22 @@ impl Shard {
                 self.counters.connections_open -= 1;
                 self.count_cause(cause);
                 self.log_disconnected(socket, index, cause);
+                self.observe_disconnected(index, cause);
                 self.say_farewell(socket, index, cause);
                 self.forget_end(socket, index);
+                self.leave_group_of_users(index);
                 self.detach(index, cause);
             }
         }
         if self.connections.get(socket.0).is_some_and(|connection| connection.layered) {
             self.handshake_over(socket, cause);
+            if cause == Cause::ConnectTimeout && !self.layered.is_shaking(socket) {
+                self.turn_away(socket, TurnedAway::Late);
+            }
         }
         self.counters.connections_closed += 1;
         if !matches!(stage, Stage::Refused(_)) {
-            self.leave_listener(listener);
+            self.leave_listener(listener, peer);
         }
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Closing;
@@ -217,6 +228,8 @@ impl Shard {
         self.parked.forget(socket, connection.holds);
         self.access.admissions.forget(socket);
         self.access.asking.forget(socket);
+        self.work.tasks.forget(socket);
+        self.sessions.limiting.forget_socket(socket);
         if let Some(storing) = &mut self.storing {
             storing.forget_socket(socket);
         }
@@ -226,7 +239,8 @@ impl Shard {
     }
 
     /// A connection that was admitted is gone from the broker.
-    pub(super) fn leave_listener(&mut self, listener: ListenerId) {
+    pub(super) fn leave_listener(&mut self, listener: ListenerId, peer: Peer) {
+        self.leave_source(peer);
         if let Some(listener_state) = self.entrance.listener(listener) {
             listener_state.connections.give(1);
         }

@@ -8,14 +8,14 @@ use super::{Action, Shard};
 use crate::access::chain::Accepted;
 use crate::access::scram::Mechanism;
 use crate::access::{Decision, Grant, own};
-use crate::ids::{ClientKey, SocketId};
+use crate::ids::SocketId;
 use crate::limits::{MAX_TOPIC_LENGTH, cost};
 use crate::mesh::ListenerState;
 use crate::mutant::Mutant;
 use crate::packet::{
     self, ConnAck, ConnAckProperties, Connect, Encoded, Framing, Qos, ReasonCode, Version,
 };
-use crate::session::{Session, Subscriptions};
+use crate::session::{Session, Since, Subscriptions};
 use crate::time::Instant;
 use std::sync::Arc;
 
@@ -41,6 +41,10 @@ impl Shard {
         let connect = &mut coming.connect;
         connect.username = username.as_deref().or(connect.username);
         let known = assigned.as_deref();
+        if self.is_banned(known.unwrap_or(connect.client_id), connect.username) {
+            self.deny_connect(socket, &coming.connect, Denial::Banned);
+            return;
+        }
         let accepted = self
             .check_connect(connect, known, &coming.listener, verified)
             .and_then(|()| self.check_connack(known.unwrap_or(connect.client_id), connect, known));
@@ -125,12 +129,21 @@ impl Shard {
                 return;
             }
         };
+        let limits = match self.limits_of(&name, connect, listener) {
+            Ok(limits) => limits,
+            Err(denial) => {
+                self.deny_connect(socket, connect, denial);
+                return;
+            }
+        };
         self.counters.connects += 1;
+        self.note_connect(&name);
         self.meter.charge(cost::SESSION);
         if let Some(grant) = &grant {
             self.note_end(socket, grant.ends);
         }
         let (index, present) = self.attach(socket, &name, connect, mountpoint, grant);
+        self.put_limits(index, limits);
         self.set_up_connection(socket, index, connect);
         let mut connack = self.delivery.scratch.take_bytes();
         let exchanged = exchanged.as_deref();
@@ -144,6 +157,7 @@ impl Shard {
         self.outputs.actions.push(Action::ReceiveStream(socket));
         self.resume_deliveries(index);
         self.log_connected(socket, &name, connect, present);
+        self.observe_connected(index, connect, present);
         if self.connections.get(socket.0).is_some_and(|connection| connection.layered) {
             self.settle_layers(socket);
         }
@@ -160,7 +174,8 @@ impl Shard {
     fn verified_username(&self, socket: SocketId) -> Option<Box<str>> {
         let connection = self.connections.get(socket.0).filter(|connection| connection.layered)?;
         debug_assert!(connection.stage != Stage::Closed);
-        self.layered.username(socket)
+        let listener_state = self.entrance.listener(connection.listener)?;
+        self.layered.username(socket, &listener_state.stack)
     }
 
     /// Whether the CONNACK of success can be sent to the client.
@@ -291,6 +306,7 @@ impl Shard {
             self.counters.sessions_persistent -= 1;
         }
         session.socket = Some(socket);
+        session.connected = Since::at(self.now);
         session.version = connect.version;
         session.expiry = expiry;
         session.problem_information = connect.properties.request_problem_information;
@@ -308,6 +324,8 @@ impl Shard {
         }
         self.memory.tally.names += named(session);
         self.store_session(index);
+        self.store_no_will(index);
+        self.store_will(index);
         if inherited.is_some() {
             // The old session is not to come back after the client was told that it is gone.
             self.wait_for_stored(socket);
@@ -338,7 +356,7 @@ impl Shard {
     }
 
     pub(super) fn new_session(&mut self, name: &str) -> u32 {
-        let key = self.client_key(name);
+        let key = self.topology.client_key(name);
         let index = self.sessions.insert(Session {
             client_id: name.into(),
             key,
@@ -355,6 +373,7 @@ impl Shard {
             version: Version::V311,
             problem_information: true,
             bridge: false,
+            connected: Since::default(),
         });
         self.counters.sessions += 1;
         self.memory.tally.names += name.len();
@@ -363,11 +382,7 @@ impl Shard {
 
     /// The session of a ClientId.
     pub(super) fn find_session(&self, name: &str) -> Option<u32> {
-        self.sessions.find(self.client_key(name), name)
-    }
-
-    fn client_key(&self, name: &str) -> ClientKey {
-        ClientKey::new(self.topology.shared.seeds.place(name.as_bytes()))
+        self.sessions.find(self.topology.client_key(name), name)
     }
 
     /// Session Expiry Interval in force, seconds [MQTT-3.2.2-21].
@@ -442,7 +457,7 @@ impl Shard {
                 .then_some(settings.receive_maximum),
             maximum_qos: Qos::from_u8(settings.max_qos),
             retain_available: (!settings.retain).then_some(false),
-            maximum_packet_size: Some(settings.max_packet_size),
+            maximum_packet_size: Some(self.packet_size_for(name)),
             assigned_client_id: assigned,
             topic_alias_maximum: (settings.max_topic_alias > 0).then_some(settings.max_topic_alias),
             wildcard_subscription_available: (!settings.wildcard_subscriptions).then_some(false),

@@ -54,6 +54,10 @@ impl Holds {
     pub const MEMORY: Holds = Holds(512);
     /// A service is asked whether it may do what its next packet says.
     pub const ACCESS: Holds = Holds(1024);
+    /// It has sent more than its rate allows.
+    pub const RATE: Holds = Holds(2048);
+    /// Its next packet has to be stored and cannot be now.
+    pub const STORAGE: Holds = Holds(4096);
     /// What holds for steps, not for as long as somebody else likes: it is read on meanwhile.
     const BRIEF: u16 = Holds::WORK.0 | Holds::FANOUT.0 | Holds::TASK.0;
 
@@ -96,6 +100,8 @@ const _: () = {
         Holds::TASK,
         Holds::MEMORY,
         Holds::ACCESS,
+        Holds::RATE,
+        Holds::STORAGE,
         one,
         other,
     ];

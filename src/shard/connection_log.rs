@@ -12,9 +12,9 @@ use crate::ids::{ListenerId, Peer, SocketId};
 use crate::packet::{Connect, Version};
 use crate::time::Instant;
 
-/// TurnQueues a second of one kind, for longer than a moment.
+/// Lines a second of one kind, for longer than a moment.
 const RATE: u64 = 10;
-/// TurnQueues of one kind that may come at once.
+/// Lines of one kind that may come at once.
 const BURST: u64 = 50;
 /// Milliseconds between two lines.
 const PACE: u64 = 1000 / RATE;
@@ -57,7 +57,7 @@ pub(super) struct ConnectionLog {
 struct Pace {
     /// Milliseconds on the shard's clock: when the lines so far would have been due at [`RATE`].
     until: u64,
-    /// TurnQueues left out since that was last told.
+    /// Lines left out since that was last told.
     left_out: u64,
 }
 
@@ -181,6 +181,9 @@ impl Shard {
         reason: &str,
         code: u8,
     ) {
+        if let Some(connection) = self.connections.get(socket.0) {
+            self.observe_refused(connection.peer, connect, reason, code);
+        }
         let how = self.connection_log(Kind::Refused);
         let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
             return;

@@ -34,6 +34,19 @@ impl Shard {
                     storing.safe_there(from, count);
                 }
             }
+            // For the cluster only.
+            Control::Want(..) => {}
+            Control::Unstorable(refuses) => self.refuses_there(from, refuses),
+            Control::GivenOn(slot) => {
+                if let Some(storing) = &mut self.storing {
+                    storing.given_on(slot);
+                }
+            }
+            Control::Kept(receipt) => {
+                if let Some(storing) = &mut self.storing {
+                    storing.close_receipt(receipt);
+                }
+            }
         }
     }
 

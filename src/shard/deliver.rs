@@ -1,6 +1,7 @@
 //! From a message to one client's output: QoS, windows, queues, encoding.
 
 use super::Shard;
+use super::drops::DropReason;
 use super::memory::Pressure;
 use super::output::Output;
 use crate::config::OnFull;
@@ -19,6 +20,10 @@ use crate::time::Instant;
 const OVERSHOOT: usize = 8;
 /// Milliseconds without a completed send after which a crowded client counts as slow.
 const STALLED: u64 = 300;
+/// The oldest messages are shed until so large a part of `outgoing_max_bytes` is free.
+const SHED_SHARE: usize = 8;
+/// Milliseconds until what can be shed is looked for again when there was not enough.
+const SHED_AGAIN: u64 = 50;
 /// Milliseconds above the high-water mark after which a client counts as slow.
 pub(super) const CROWDED: u64 = 1000;
 /// Bytes of a PUBLISH besides topic, properties, payload and Subscription Identifiers, at most.
@@ -33,6 +38,16 @@ pub(super) enum Misfit {
     TooLarge,
     /// It has no encoding in the client's version: longer than any packet can be.
     NotEncodable,
+}
+
+impl Misfit {
+    /// What is told of it.
+    pub(super) fn reason(self) -> DropReason {
+        match self {
+            Misfit::TooLarge => DropReason::PacketTooLarge,
+            Misfit::NotEncodable => DropReason::NotEncodable,
+        }
+    }
 }
 
 /// How one delivery differs from the publication.
@@ -84,7 +99,7 @@ impl Shard {
             return;
         }
         if session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0 {
-            self.count_offline();
+            self.drop_message(index, message.topic, DropReason::OfflineQos0);
             return;
         }
         if message.retain
@@ -124,11 +139,12 @@ impl Shard {
         terms: &Terms<'_>,
     ) {
         let Ok(message_expiry) = self.seconds_left(message) else {
-            self.counters.dropped_expired += 1;
+            self.drop_message(index, message.topic, DropReason::Expired);
             return;
         };
-        if !terms.replay && self.must_shed(socket) {
-            self.count_shed(socket, terms.share.is_some());
+        if !terms.replay && self.must_shed(socket) && !self.makes_room(socket, message, terms) {
+            let reason = self.shed_reason(socket, terms.share.is_some());
+            self.drop_message(index, message.topic, reason);
             return;
         }
         let outbound = Outbound {
@@ -140,7 +156,7 @@ impl Shard {
             message_expiry,
         };
         if let Err(misfit) = self.fits(index, message, &outbound) {
-            self.count_misfit(misfit);
+            self.drop_message(index, message.topic, misfit.reason());
             return;
         }
         self.send_publish(index, socket, message, &outbound);
@@ -156,29 +172,56 @@ impl Shard {
     #[inline(never)]
     fn is_too_much(&self, output: &Output) -> bool {
         let (unsent, max) = (output.unsent(), self.settings.outgoing_max_bytes);
-        if self.memory.is_short(Pressure::Tight) {
+        if self.sheds_to_slow() {
             let grows = Mutant::MemoryOutputGrows.is_on();
             return unsent > self.settings.low_water().min(max) && !grows;
         }
         unsent > max && (is_slow(output, self.now) || unsent > max.saturating_mul(OVERSHOOT))
     }
 
-    /// Counts a message of QoS 0 that is dropped because whoever would get it is not connected.
+    /// Makes room for a message in the output of a client that does not keep up, by shedding the
+    /// oldest of QoS 0; false when there is no room and the message itself is shed. So much goes at
+    /// once that not every message costs a look at all that waits.
     #[inline(never)]
-    pub(super) fn count_offline(&mut self) {
-        self.counters.dropped_offline_qos0 += u64::from(!Mutant::OfflineUncounted.is_on());
+    fn makes_room(
+        &mut self,
+        socket: SocketId,
+        message: &MessageRef<'_>,
+        terms: &Terms<'_>,
+    ) -> bool {
+        // Memory is short, or another member of a group may have room: nothing more is taken in.
+        if self.sheds_to_slow() || terms.share.is_some() || Mutant::ShedsNewest.is_on() {
+            return false;
+        }
+        let (now, max) = (self.now, self.settings.outgoing_max_bytes);
+        let Some(connection) = self.connections.get_mut(socket.0) else { return false };
+        // What comes later may be known by an alias only.
+        let aliased = connection.aliases.as_ref().is_some_and(|all| !all.outbound.is_empty());
+        let Some(output) = connection.output.as_mut().filter(|_| !aliased) else { return false };
+        if output.nothing_to_shed.is_some_and(|then| now.millis_since(then) < SHED_AGAIN) {
+            return false;
+        }
+        // What is being sent is gone; of what waits for that, the newest message at least is kept.
+        let excess = (output.queued + message.size()).saturating_sub(max);
+        let wanted = excess + max / SHED_SHARE;
+        let shed = output.shed_oldest(&mut self.outputs.pool, wanted);
+        let fits = shed.bytes >= excess || output.queued == 0;
+        output.nothing_to_shed = (!fits).then_some(now);
+        // Makes room for many messages: its topic is not a costly one for that.
+        self.meter.charge_shared(cost::VISIT * shed.messages as u32 + cost::bytes(shed.seen));
+        self.counters.dropped_outgoing_full += shed.messages;
+        fits
     }
 
-    /// Counts a message of QoS 0 that is shed.
+    /// Why a message of QoS 0 is shed.
     #[inline(never)]
-    fn count_shed(&mut self, socket: SocketId, of_share: bool) {
-        let slow = self.is_clogged(socket);
-        let counter = match (of_share, slow) {
-            (true, _) => &mut self.counters.dropped_share_full,
-            (false, false) => &mut self.counters.dropped_memory,
-            (false, true) => &mut self.counters.dropped_outgoing_full,
-        };
-        *counter += u64::from(!Mutant::ShedUncounted.is_on());
+    fn shed_reason(&self, socket: SocketId, of_share: bool) -> DropReason {
+        match (of_share, self.is_clogged(socket)) {
+            (true, _) => DropReason::ShareFull,
+            (false, false) if !self.memory.is_short(Pressure::Tight) => DropReason::Overload,
+            (false, false) => DropReason::Memory,
+            (false, true) => DropReason::OutgoingFull,
+        }
     }
 
     fn deliver_acknowledged(
@@ -204,7 +247,7 @@ impl Shard {
             return;
         }
         let Ok(message_expiry) = self.seconds_left(message) else {
-            self.counters.dropped_expired += 1;
+            self.drop_message(index, message.topic, DropReason::Expired);
             return;
         };
         let mut outbound = Outbound {
@@ -217,7 +260,7 @@ impl Shard {
             message_expiry,
         };
         if let Err(misfit) = self.fits(index, message, &outbound) {
-            self.count_misfit(misfit);
+            self.drop_message(index, message.topic, misfit.reason());
             return;
         }
         let mut queued = keep.then(|| Queued {
@@ -258,7 +301,7 @@ impl Shard {
         queued.stored = self.store_queued(index, &queued);
         let returned = terms.share.is_some_and(|share| share.returned);
         let line = if returned { QueueEnd::Front } else { QueueEnd::End };
-        let mut bounds = self.settings.pending;
+        let mut bounds = self.pending_bounds_of(index);
         if terms.replay {
             // A slice is asked for only when there is room, and is small; it is never dropped.
             (bounds.messages, bounds.bytes) = (usize::MAX, usize::MAX);
@@ -283,32 +326,24 @@ impl Shard {
         counters.pending_bytes += flow.pending.bytes() as u64;
         counters.pending_bytes -= bytes as u64;
         // A group's message comes here only when no member has room.
-        let dropped = match terms.share {
-            Some(_) => &mut counters.dropped_share_full,
-            None if for_memory => &mut counters.dropped_memory,
-            None => &mut counters.dropped_queue_full,
+        let reason = match terms.share {
+            Some(_) => DropReason::ShareFull,
+            None if for_memory => DropReason::Memory,
+            None => DropReason::QueueFull,
         };
-        let mut evicted = Vec::new();
-        match pushed {
-            Pushed::Queued => {}
-            Pushed::DroppedOldest(count) => {
-                *dropped += u64::from(count);
-                evicted = flow.pending.take_evicted();
-            }
-            Pushed::DroppedNew => *dropped += 1,
-            Pushed::Disconnect => {
-                *dropped += 1;
-                debug_assert!(bounds.on_full == OnFull::Disconnect);
-                if let Some(socket) = socket.filter(|_| !Mutant::FullQueueTolerated.is_on()) {
-                    self.work.endings.close_later(socket, super::close::Cause::QueueFull);
-                }
+        let evicted = flow.pending.take_evicted();
+        if pushed == Pushed::Disconnect {
+            debug_assert!(bounds.on_full == OnFull::Disconnect);
+            if let Some(socket) = socket.filter(|_| !Mutant::FullQueueTolerated.is_on()) {
+                self.work.endings.close_later(socket, super::close::Cause::QueueFull);
             }
         }
         if let Some(socket) = socket {
             self.note_crowded(index, socket, &bounds);
         }
-        self.store_all_gone(index);
+        self.drop_pushed(index, message.topic, reason, pushed);
         self.evict(index, evicted, terms.share.is_some());
+        self.store_all_gone(index);
         if socket.is_none()
             && let Some(due) = self.sessions.get(index).and_then(Session::expiry_due)
         {
@@ -393,14 +428,6 @@ impl Shard {
             return Err(Misfit::TooLarge);
         }
         Ok(())
-    }
-
-    /// Counts a message that is dropped because it does not fit.
-    pub(super) fn count_misfit(&mut self, misfit: Misfit) {
-        match misfit {
-            Misfit::TooLarge => self.counters.dropped_packet_too_large += 1,
-            Misfit::NotEncodable => self.counters.dropped_not_encodable += 1,
-        }
     }
 
     /// The gauges of a session that ends; what it had not delivered is counted as dropped.

@@ -12,6 +12,9 @@ use crate::time::{GRANULARITY_MILLIS, Instant};
 impl Shard {
     /// Runs due timers; true when more are due.
     pub(super) fn run_timers(&mut self) -> bool {
+        if self.work.stopping.suspended {
+            return false;
+        }
         self.timers.input_progress.input_ended(self.now);
         if self.access.admissions.deadline().is_some() {
             self.end_admissions();
@@ -84,11 +87,11 @@ impl Shard {
                 {
                     return self.arm_connection(socket, later);
                 }
-                if self.timers.input_progress.may_be_unheard(
-                    now,
-                    due,
-                    self.settings.connect_timeout,
-                ) {
+                let progress = &self.timers.input_progress;
+                // That its next record was not looked at is not its doing.
+                if progress.may_be_unheard(now, due, self.settings.connect_timeout)
+                    || self.layered.waits_for_turn(socket)
+                {
                     return self.arm_connection(socket, now.plus_millis(AGAIN));
                 }
                 self.counters.connect_timeouts += 1;

@@ -3,8 +3,10 @@
 
 use super::announced::AnnouncedLimits;
 use super::arrivals::Arrivals;
+use super::bans::Offenders;
 use super::connection_log::ConnectionLog;
 use super::hand_over::Departures;
+use super::overload::Overload;
 use crate::ids::ListenerId;
 use crate::mesh::ListenerState;
 use std::sync::Arc;
@@ -20,6 +22,10 @@ pub(super) struct Entrance {
     /// ClientIds that were assigned.
     assigned: u64,
     pub(super) log: ConnectionLog,
+    /// Who connects too often.
+    pub(super) offenders: Offenders,
+    /// How far clients are let in, and what else is not done under overload.
+    pub(super) overload: Overload,
 }
 
 impl Entrance {
@@ -33,7 +39,14 @@ impl Entrance {
             refused_waiting: 0,
             assigned: 0,
             log: ConnectionLog::default(),
+            offenders: Offenders::default(),
+            overload: Overload::default(),
         }
+    }
+
+    /// True before the first listener opens.
+    pub(super) fn is_shut(&self) -> bool {
+        self.listeners.is_empty()
     }
 
     /// A listener that is open.

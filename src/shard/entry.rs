@@ -21,7 +21,8 @@ impl Shard {
             self.refuse_no_proxy(socket, listener, peer);
             return;
         }
-        if let Err(denial) = self.take_entrance(listener) {
+        self.pace_accepts();
+        if let Err(denial) = self.take_entrance(listener, peer) {
             self.deny_entry(socket, listener, peer, denial);
             return;
         }
@@ -35,14 +36,32 @@ impl Shard {
         self.outputs.actions.push(Action::ReceiveOnce(socket));
     }
 
-    /// Counts one more connection, as far as listener and broker may have it.
-    fn take_entrance(&mut self, listener: ListenerId) -> Result<(), Denial> {
+    /// Counts one more connection, as far as anybody may have it.
+    fn take_entrance(&mut self, listener: ListenerId, peer: Peer) -> Result<(), Denial> {
         if self.work.stopping.draining {
             return Err(Denial::Draining);
         }
         if self.takes_nobody() {
             return Err(Denial::Memory);
         }
+        if self.refuses_connects() {
+            return Err(Denial::Overload);
+        }
+        let now = self.meter.begun();
+        let rate = self.settings.policy.limits.max_connect_rate;
+        if rate.is_some_and(|rate| !self.topology.shared.connect_rate.allow(now, rate)) {
+            return Err(Denial::BrokerRate);
+        }
+        self.take_source(peer)?;
+        let taken = self.take_place(listener);
+        if taken.is_err() {
+            self.leave_source(peer);
+        }
+        taken
+    }
+
+    /// The same as far as listener and broker may have it.
+    fn take_place(&mut self, listener: ListenerId) -> Result<(), Denial> {
         let listener_state = self.entrance.listener(listener);
         let Some(listener_state) = listener_state else { return Err(Denial::ListenerClosed) };
         let now = self.meter.begun();
@@ -155,6 +174,10 @@ impl Shard {
         }
         if self.takes_nobody() {
             self.deny_connect(socket, connect, Denial::Memory);
+            return;
+        }
+        if self.refuses_connects() {
+            self.deny_connect(socket, connect, Denial::Overload);
             return;
         }
         let (version, client_id) = (connect.version, connect.client_id);

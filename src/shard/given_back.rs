@@ -35,8 +35,10 @@ impl Shard {
         {
             left -= 1;
             self.meter.charge(cost::DELIVERY);
-            if let Some((name, message, tries)) = self.subscriptions.returns.again.pop_front() {
-                self.ask_on(&name, &message, tries);
+            if let Some((name, message, tries, receipt)) =
+                self.subscriptions.returns.again.pop_front()
+            {
+                self.ask_on(&name, &message, tries, receipt);
             } else if let Some(given) = self.subscriptions.returns.back.pop_front() {
                 self.give_back(given);
             } else if !self.subscriptions.returns.ended.is_empty() {
@@ -64,7 +66,7 @@ impl Shard {
             None => left.pending.pop(),
         };
         self.memory.tally.returning -= before - left.bytes();
-        let Some(Queued { message, share, .. }) = next else {
+        let Some(Queued { message, share, stored, .. }) = next else {
             self.subscriptions.returns.ended.pop_front();
             return;
         };
@@ -73,7 +75,8 @@ impl Shard {
             return;
         };
         let why = NotTaken::Ended;
-        let given = GivenBack { name, member: session, why, tries: 0, message };
+        let (member, tries, receipt) = (session, 0, 0);
+        let given = GivenBack { name, member, why, tries, receipt, stored, message };
         if Mutant::ShareReturnedTwice.is_on() {
             let (name, message) = (given.name.clone(), given.message.clone());
             self.give_back(GivenBack { name, message, ..given });
@@ -111,12 +114,11 @@ impl Shard {
         }
         let count = taken.len();
         if count > 0 {
+            self.store_taken(reference.index, &mut taken);
             self.store_all_gone(reference.index);
         }
         for queued in taken.drain(..) {
-            if let Some(name) = queued.share {
-                self.give_back_later(reference.index, name, queued.message);
-            }
+            self.give_back_later(reference.index, queued);
         }
         self.subscriptions.returns.taken = taken;
         count.max(MESSAGES / (LOOKS / MESSAGES))

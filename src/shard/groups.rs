@@ -257,9 +257,29 @@ impl Groups {
         self.groups.get(group).map(|group| group.name.clone())
     }
 
+    /// All numbers of groups are below this.
+    pub fn bound(&self) -> u32 {
+        self.groups.bound()
+    }
+
     /// Members of a group.
     pub fn len(&self, group: u32) -> usize {
         self.groups.get(group).map_or(0, |group| group.members.len())
+    }
+
+    /// Members of a group after the first `from`: the session, whether it is connected, and whether
+    /// it had no room when last asked.
+    pub fn members(
+        &self,
+        group: u32,
+        from: usize,
+    ) -> impl Iterator<Item = (SessionRef, bool, bool)> + '_ {
+        let members = self.groups.get(group).map_or(&[][..], |group| &group.members);
+        members.iter().skip(from).map(|(member, _)| {
+            let known = self.members.get(&member.session);
+            let (online, full) = known.map_or((false, false), |known| (known.online, known.full));
+            (member.session, online, full)
+        })
     }
 
     /// The group's entry in the index moved.

@@ -242,7 +242,10 @@ impl Shard {
         }
         let layers = layers.filter(|_| !Mutant::LayersLeftBehind.is_on());
         let wire = output.map_or_else(Vec::new, |output| {
-            let wire = output.wire().to_vec();
+            let mut wire = output.wire().to_vec();
+            if Mutant::WireLeftBehind.is_on() {
+                wire.clear();
+            }
             self.outputs.pool.put_output(output);
             wire
         });

@@ -12,6 +12,7 @@ use super::Shard;
 use super::close::Cause;
 use super::turn_queues::TurnQueues;
 use crate::ids::{ListenerId, SocketId};
+use crate::mutant::Mutant;
 use crate::time::Instant;
 use crate::transport::tls::{Kind, Server};
 use hashbrown::HashMap;
@@ -89,7 +90,8 @@ impl Handshakes {
         while let Some(&(number, socket)) = self.order.front() {
             match self.under_way.get(&socket) {
                 Some(&(known, since)) if known == number => {
-                    return (now.millis_since(since) >= STILL).then_some(socket);
+                    let long = now.millis_since(since) >= STILL;
+                    return (long && !Mutant::StillNotShed.is_on()).then_some(socket);
                 }
                 _ => _ = self.order.pop_front(),
             }
@@ -117,7 +119,7 @@ impl Shard {
         if let Some(place) = servers.get_mut(at) {
             *place = Some(server);
         }
-        if ends {
+        if ends && !Mutant::RevokedKept.is_on() {
             self.layered.look_at_certificates();
         }
     }

@@ -59,7 +59,7 @@ impl Shard {
     }
 
     fn take_answers(&mut self, socket: SocketId, index: u32) {
-        let max = self.announced_to(socket).max_packet_size;
+        let max = self.packet_size_of(index, self.announced_to(socket).max_packet_size);
         let Some(version) = self.sessions.get(index).map(|session| session.version) else { return };
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Some(mut input) = connection.take_input(&mut self.memory.tally.input) else { return };

@@ -20,15 +20,23 @@ impl Shard {
         connection.holds.set(hold);
         if hold == Holds::MAIL {
             let line = match self.parked.lacking.take() {
-                None => mail_line(ShardId(self.topology.shards), 0),
-                Some((shard, Shortage::Unknown)) => mail_line(shard, UNKNOWN),
-                Some((shard, Shortage::Costly)) => mail_line(shard, COSTLY),
-                Some((shard, Shortage::Room)) => mail_line(shard, self.freshness(socket)),
+                None => mail_line(ShardId(self.topology.receivers), 0),
+                Some((shard, lacking)) => {
+                    let kind = match lacking {
+                        Shortage::Room => 0,
+                        Shortage::Unknown => UNKNOWN,
+                        Shortage::Costly => COSTLY,
+                    };
+                    mail_line(shard, kind + self.freshness(socket))
+                }
             };
             self.parked.mail.push(line, socket);
         } else if hold == Holds::MEMORY {
             self.parked.memory.push(0, socket);
             self.counters.parks_memory += 1;
+        } else if hold == Holds::STORAGE {
+            self.parked.storage.push(0, socket);
+            self.counters.parks_storage += 1;
         } else if hold == Holds::WORK {
             self.parked.work.push(SERVED, socket);
         } else if hold == Holds::CROWDED && self.hear_later(socket) {

@@ -1,6 +1,7 @@
 //! The time up to which all input of clients has been read. Timers need it to tell a silent client
 //! from one whose packets are still unread in the kernel.
 
+use super::Shard;
 use crate::mutant::Mutant;
 use crate::time::{GRANULARITY_MILLIS, Instant};
 
@@ -70,6 +71,25 @@ impl InputProgress {
         deadline > self.heard_at
             && (now < judged || Mutant::UnheardForEver.is_on())
             && !Mutant::UnheardJudged.is_on()
+    }
+}
+
+impl Shard {
+    /// The step that just ended lasted until `until`, much longer than its work: the process was
+    /// stopped in it, say. What it took in may have come as late as that, and not at its beginning.
+    pub fn was_stalled(&mut self, until: Instant) {
+        self.timers.input_progress.was_stalled(self.now, until);
+    }
+
+    /// Whether the time of the last [`Shard::heard_everyone`] is so long ago that a timer could
+    /// miss it: finding out means a look at every ring.
+    pub fn asks_who_was_heard(&self) -> bool {
+        self.timers.input_progress.is_old(self.now)
+    }
+
+    /// In this step the driver has reported everything that clients had sent before it.
+    pub fn heard_everyone(&mut self) {
+        self.timers.input_progress.heard_everyone(self.now);
     }
 }
 

@@ -9,6 +9,7 @@
 use super::close::Cause;
 use super::connection::Stage;
 use super::handshakes::Handshakes;
+use super::headers::Headers;
 use super::output::OutputPool;
 use super::{Action, Shard};
 use crate::access;
@@ -18,7 +19,7 @@ use crate::mutant::Mutant;
 use crate::outgoing::{Outgoing, Segment};
 use crate::slab::Table;
 use crate::transport::tls::KeyCache;
-use crate::transport::{Ending, Exchange, Header, Layers};
+use crate::transport::{Ending, Exchange, Header, Layers, Stack, TurnedAway};
 use std::sync::Arc;
 
 /// A send in one piece is at most so long when it is put behind other bytes.
@@ -38,6 +39,23 @@ pub(super) struct Layered {
     /// Connections whose keys may not be used any more; ended in the next step.
     pub(super) worn: Vec<SocketId>,
     pub(super) handshakes: Handshakes,
+    /// Those whose first header is not whole.
+    pub(super) headers: Headers,
+}
+
+/// What the layers of connections hold.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Held {
+    /// Bytes of memory besides their places.
+    pub heap: usize,
+    /// Of them, of headers that are not whole.
+    pub header: usize,
+}
+
+impl Held {
+    pub(super) fn of(layers: &Layers) -> Held {
+        Held { heap: layers.heap(), header: layers.unfinished_header() }
+    }
 }
 
 impl Layered {
@@ -46,9 +64,18 @@ impl Layered {
         self.all.len()
     }
 
-    /// Bytes of memory of all layers besides their places, added up anew. For checks.
-    pub(super) fn count_heap(&self) -> usize {
-        (0..self.all.bound()).filter_map(|at| self.all.get(at)).map(Layers::heap).sum()
+    /// What all layers hold, added up anew. For checks.
+    pub(super) fn count_held(&self) -> Held {
+        let all = (0..self.all.bound()).filter_map(|at| self.all.get(at)).map(Held::of);
+        all.fold(Held::default(), |sum, one| Held {
+            heap: sum.heap + one.heap,
+            header: sum.header + one.header,
+        })
+    }
+
+    /// What has not come of the connection that should have before MQTT.
+    pub(super) fn overdue(&self, socket: SocketId) -> Option<&'static str> {
+        self.all.get(socket.0)?.overdue()
     }
 
     /// Gives back what large receives have left.
@@ -63,9 +90,22 @@ impl Layered {
         std::mem::take(&mut self.exchange)
     }
 
-    /// The user name that a client's certificate gives it.
-    pub(super) fn username(&self, socket: SocketId) -> Option<Box<str>> {
-        self.all.get(socket.0)?.peek()?.identity()?.username.clone()
+    /// The user name that a client's certificate gives it. That of a certificate that a proxy tells
+    /// of counts where `stack` has it so, and the client has shown none here.
+    pub(super) fn username(&self, socket: SocketId, stack: &Stack) -> Option<Box<str>> {
+        let layers = self.all.get(socket.0)?;
+        let shown = layers.peek().and_then(|records| records.identity()?.username.clone());
+        let told = || layers.common_name().map(Box::from);
+        shown.or_else(|| told().filter(|_| stack.proxy_username))
+    }
+
+    /// The common name in the client's certificate.
+    pub(super) fn common_name(&self, socket: SocketId) -> Option<&str> {
+        let layers = self.all.get(socket.0)?;
+        match layers.peek().and_then(|peeked| peeked.identity()) {
+            Some(certificate) => Some(&*certificate.names.common_name),
+            None => layers.common_name(),
+        }
     }
 
     /// Who the client is by its certificate, which TLS or a trusted proxy has verified.
@@ -89,6 +129,11 @@ impl Layered {
     /// True when rustls holds something for its handshake.
     pub(super) fn is_begun(&self, socket: SocketId) -> bool {
         self.all.get(socket.0).is_some_and(|layers| layers.is_shaking() && !layers.is_new())
+    }
+
+    /// True when the next record of a handshake that is under way is here.
+    pub(super) fn waits_for_turn(&self, socket: SocketId) -> bool {
+        self.all.get(socket.0).is_some_and(|layers| layers.can_shake() && !layers.is_new())
     }
 
     /// True when nothing of a handshake has come.
@@ -123,7 +168,7 @@ impl Shard {
     pub(super) fn put_layers(&mut self, socket: SocketId, layers: Layers) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.layered = true;
-        self.memory.tally.layers += layers.heap();
+        self.count_layers(socket, Held::default(), Held::of(&layers));
         self.layered.all.insert(socket.0, layers);
     }
 
@@ -131,9 +176,15 @@ impl Shard {
     pub(super) fn take_layers(&mut self, socket: SocketId) -> Option<Layers> {
         let layers = self.layered.all.remove(socket.0)?;
         if !Mutant::LayersLeaked.is_on() {
-            self.memory.tally.layers -= layers.heap();
+            self.count_layers(socket, Held::of(&layers), Held::default());
         }
         Some(layers)
+    }
+
+    /// What a connection's layers hold has changed.
+    pub(super) fn count_layers(&mut self, socket: SocketId, before: Held, after: Held) {
+        self.memory.tally.layers = self.memory.tally.layers + after.heap - before.heap;
+        self.count_header(socket, before.header, after.header);
     }
 
     /// Its CONNECT was accepted.
@@ -196,9 +247,11 @@ impl Shard {
             | Cause::NotAllowed
             | Cause::Unproven
             | Cause::Expired
-            | Cause::Unread => Ending::Policy,
+            | Cause::Rate
+            | Cause::Unread
+            | Cause::Administrative => Ending::Policy,
         };
-        self.change_layers(socket, |layers| layers.end(ending));
+        self.change_layers(socket, |layers, _| layers.end(ending));
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return false };
         let Some(connection) = self.connections.get_mut(socket.0) else { return false };
         let queued = connection.output.as_ref().is_some_and(|output| output.has_queued());
@@ -211,15 +264,27 @@ impl Shard {
 
     /// The peer sends nothing more, and does not wait for words that end the connection.
     pub(super) fn cut_layers(&mut self, socket: SocketId) {
-        self.change_layers(socket, Layers::cut);
+        self.change_layers(socket, |layers, _| layers.cut());
     }
 
     /// Changes layers, which may give memory back.
-    pub(super) fn change_layers(&mut self, socket: SocketId, change: impl FnOnce(&mut Layers)) {
+    pub(super) fn change_layers(
+        &mut self,
+        socket: SocketId,
+        change: impl FnOnce(&mut Layers, &mut KeyCache),
+    ) {
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return };
-        self.memory.tally.layers -= layers.heap();
-        change(layers);
-        self.memory.tally.layers += layers.heap();
+        let before = Held::of(layers);
+        change(layers, &mut self.layered.keys);
+        let after = Held::of(layers);
+        self.count_layers(socket, before, after);
+    }
+
+    /// What has come of a connection's beginning is not waited for any more.
+    pub(super) fn turn_away(&mut self, socket: SocketId, why: TurnedAway) {
+        let mut answer = Vec::new();
+        self.change_layers(socket, |layers, keys| layers.turn_away(why, keys, &mut answer));
+        self.send_wire(socket, &answer);
     }
 
     /// All is out of a connection that ends: its layers' last bytes are to be sent, if they have

@@ -1,46 +1,54 @@
-//! Links: subscribers of this shard that are no clients, such as a bridge or a stream of events.
+//! Links: subscribers that are no clients, such as bridges.
 //!
-//! A link has filters, and a queue of messages that its owner takes out when it likes: between
-//! steps, a few at a time. The queue is bounded in messages and bytes; what happens when it is full
-//! is the link's policy, and is counted. Messages come in the order in which they were accepted, as
-//! to any subscriber here, once for each of the link's filters that matches; with the properties
-//! and the topic that the publisher gave them, mountpoint included. Retained messages are not
-//! replayed to it, and an expired one is the owner's to drop.
+//! A link has filters, and each message that is accepted on this shard and matches one is copied
+//! into its queue, once for each filter: with the properties and the topic that the publisher gave
+//! it, mountpoint included, and with who published it. The owner of the link takes the queue out
+//! between steps, a batch at a time. The queue is bounded in bytes; what happens when it is full is
+//! the link's policy, and is counted. Retained messages are not replayed to a link, and an expired
+//! message is the owner's to drop.
 //!
-//! In the index each filter of a link is an entry like that of a share group: the publish path asks
-//! nothing more while there is no link. Other shards route to this one for it as for a client.
+//! Links stand beside the subscriptions and not among them: a message is taken on the shard that
+//! accepts it, where its publisher lives, so that it crosses to no other shard for a link, and
+//! whoever wants all messages has a link on every shard. The messages of one publisher to one topic
+//! are in the queue in the order in which they were accepted. Whether publishers wait for their
+//! readers ([`super::pace`]) does not depend on links. While there is none, a publish asks only
+//! that.
 
 use super::Shard;
-use super::route::GROUP;
+use crate::ids::ClientKey;
 use crate::limits::cost;
-use crate::message::{Message, MessageRef};
+use crate::link_record::{LinkBatch, LinkRecord};
+use crate::message::MessageRef;
+use crate::mutant::Mutant;
 use crate::slab::Slab;
-use crate::topic::{self, FilterId, Subscriber};
+use crate::topic::{self, FilterId, Index, Seeds, Subscriber, TopicHash};
 use std::collections::VecDeque;
-
-/// In the target of an entry of the index that stands for a group: it is a link's filter instead.
-/// Groups are fewer than that.
-const LINK: u32 = 1 << 31;
 
 /// Which link of its shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LinkId(u32);
 
-/// What a link's queue holds at most, and what happens to a message for which there is no room.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LinkBounds {
-    /// Messages; at least one.
-    pub messages: usize,
-    /// Bytes of topics, properties and payloads. One message may be larger when it is alone.
+/// What a link takes, and how much of it waits.
+#[derive(Clone, Debug)]
+pub struct LinkPlan {
+    /// Topic filters; a record says which of them it is for, by its position here.
+    pub filters: Vec<Box<str>>,
+    /// Bytes of records that wait. One record may be larger when it is alone.
     pub bytes: usize,
-    /// Which message is dropped.
+    /// Which message is dropped when there is no room.
     pub when_full: WhenFull,
+    /// Whether records name their publishers.
+    pub names: bool,
+    /// The publisher whose messages it does not take: its owner.
+    pub own: Option<ClientKey>,
+    /// Milliseconds since 1970 at the zero of the shard's clock.
+    pub zero: u64,
 }
 
 /// Which message a full link loses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WhenFull {
-    /// Those that have waited longest.
+    /// Those that have waited longest, a batch at a time.
     DropOldest,
     /// The one that comes.
     DropNew,
@@ -58,146 +66,156 @@ pub struct LinkCounts {
 }
 
 /// One link's messages.
-#[derive(Debug)]
 struct Link {
-    queue: VecDeque<Message>,
+    plan: LinkPlan,
+    queue: VecDeque<LinkBatch>,
     bytes: usize,
-    bounds: LinkBounds,
     counts: LinkCounts,
 }
 
 impl Link {
-    fn has_room(&self, size: usize) -> bool {
-        self.queue.len() < self.bounds.messages
-            && (self.queue.is_empty() || self.bytes + size <= self.bounds.bytes)
+    fn new(plan: LinkPlan) -> Link {
+        Link { plan, queue: VecDeque::new(), bytes: 0, counts: LinkCounts::default() }
     }
 
-    fn push(&mut self, message: Message) {
-        let size = message.size();
+    fn push(&mut self, record: &LinkRecord<'_>) {
+        let size = record.size();
         self.counts.matched += 1;
-        while !self.has_room(size) && self.bounds.when_full == WhenFull::DropOldest {
-            if self.pop().is_none() {
-                break;
-            }
-            self.counts.dropped += 1;
+        while !self.has_room(size) && self.plan.when_full == WhenFull::DropOldest {
+            let Some(oldest) = self.pop() else { break };
+            let lost = u64::from(oldest.count());
+            self.counts.dropped += if Mutant::LinkLossUncounted.is_on() { 0 } else { lost };
         }
-        if self.has_room(size) {
-            self.bytes += size;
-            self.queue.push_back(message);
-        } else {
-            self.counts.dropped += 1;
+        if !self.has_room(size) && !Mutant::LinkUnbounded.is_on() {
+            self.counts.dropped += u64::from(!Mutant::LinkLossUncounted.is_on());
+            return;
+        }
+        self.bytes += size;
+        // Batches are an eighth of the bound at most: so little is lost at once.
+        let eighth = self.plan.bytes / 8;
+        match self.queue.back_mut() {
+            Some(last) if last.has_room(size) && last.bytes().len() + size <= eighth => {
+                last.push(record);
+            }
+            _ => {
+                let mut batch = LinkBatch::default();
+                batch.push(record);
+                self.queue.push_back(batch);
+            }
         }
     }
 
-    fn pop(&mut self) -> Option<Message> {
-        let message = self.queue.pop_front()?;
-        self.bytes -= message.size();
-        Some(message)
+    fn has_room(&self, size: usize) -> bool {
+        self.queue.is_empty() || self.bytes + size <= self.plan.bytes
+    }
+
+    fn pop(&mut self) -> Option<LinkBatch> {
+        let batch = if Mutant::LinkReorders.is_on() {
+            self.queue.pop_back()?
+        } else {
+            self.queue.pop_front()?
+        };
+        self.bytes -= batch.bytes().len();
+        Some(batch)
     }
 }
 
-/// One filter of one link, and where it stands in the index.
+/// One filter of one link.
 struct LinkFilter {
     link: LinkId,
+    /// Its position in the link's plan.
+    number: u16,
     filter: FilterId,
-    position: u32,
 }
 
 /// All links of a shard.
-#[derive(Default)]
 pub(super) struct Links {
+    /// The filters, apart from those of clients.
+    index: Index,
     all: Slab<Link>,
     filters: Slab<LinkFilter>,
+    found: Vec<u32>,
 }
 
 impl Links {
-    /// Whether the target of an entry that stands for a group is a link's filter.
+    pub(super) fn new(seeds: &Seeds) -> Links {
+        Links {
+            index: Index::new(seeds),
+            all: Slab::default(),
+            filters: Slab::default(),
+            found: Vec::new(),
+        }
+    }
+
+    /// Whether there is any.
     #[inline]
-    pub(super) fn is_link(target: u32) -> bool {
-        target & LINK != 0
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.len() == 0
     }
 
-    /// Where the entry with that target stands.
-    pub(super) fn place(&self, target: u32) -> Option<(FilterId, u32)> {
-        self.filters.get(target & !LINK).map(|entry| (entry.filter, entry.position))
+    /// How many filters of links match.
+    pub(super) fn matching(&self, hash: &TopicHash<'_>) -> usize {
+        let mut matching = 0;
+        self.index.matching(hash, &mut |_, list: &[Subscriber]| matching += list.len());
+        matching
     }
 
-    /// The entry with that target has moved.
-    pub(super) fn moved(&mut self, target: u32, position: u32) {
-        if let Some(entry) = self.filters.get_mut(target & !LINK) {
-            entry.position = position;
+    /// Bytes of all that waits. For checks.
+    pub(super) fn bytes(&self) -> usize {
+        (0..self.all.bound()).filter_map(|at| self.all.get(at)).map(|link| link.bytes).sum()
+    }
+
+    /// Takes a filter out of the index.
+    fn remove_filter(&mut self, target: u32) {
+        let Some(entry) = self.filters.remove(target) else { return };
+        let list = self.index.subscribers(entry.filter);
+        if let Some(position) = list.iter().position(|subscriber| subscriber.target == target) {
+            self.index.remove(entry.filter, position as u32);
         }
-    }
-
-    /// A message has matched the entry with that target.
-    fn push(&mut self, target: u32, message: Message) {
-        let link = self.filters.get(target & !LINK).map(|entry| entry.link.0);
-        if let Some(link) = link.and_then(|link| self.all.get_mut(link)) {
-            link.push(message);
-        }
-    }
-
-    /// The filters of a link, by their places in the list of all.
-    fn of(&self, link: LinkId) -> impl Iterator<Item = u32> + '_ {
-        let owned = move |&at: &u32| self.filters.get(at).is_some_and(|entry| entry.link == link);
-        (0..self.filters.bound()).filter(owned)
-    }
-
-    /// Every target, and where its entry stands. For checks.
-    pub(super) fn places(&self) -> impl Iterator<Item = (u32, (FilterId, u32))> + '_ {
-        let place = |at: u32| Some((at | LINK, self.place(at)?));
-        (0..self.filters.bound()).filter_map(place)
     }
 }
 
 impl Shard {
-    /// A link with these filters, from now on: each shard routes to it before this returns. `None`
-    /// when one is no topic filter, or that of a share group. Not for the middle of a step.
-    pub fn open_link(&mut self, filters: &[&str], bounds: LinkBounds) -> Option<LinkId> {
+    /// A link from now on. `None` when one of its filters is no topic filter, or that of a share
+    /// group. Not for the middle of a step.
+    pub fn open_link(&mut self, plan: LinkPlan) -> Option<LinkId> {
         let plain =
-            |filter: &&str| topic::parse_share(filter).is_none() && topic::valid_filter(filter);
-        if !filters.iter().all(plain) {
+            |filter: &str| topic::parse_share(filter).is_none() && topic::valid_filter(filter);
+        if !plan.filters.iter().all(|filter| plain(filter))
+            || plan.filters.len() > usize::from(u16::MAX)
+        {
             return None;
         }
-        let link = Link {
-            queue: VecDeque::new(),
-            bytes: 0,
-            bounds: LinkBounds { messages: bounds.messages.max(1), ..bounds },
-            counts: LinkCounts::default(),
-        };
-        let link = LinkId(self.subscriptions.links.all.insert(link));
-        for text in filters {
-            let filter = self.subscriptions.index.intern_always(text);
-            let entry = LinkFilter { link, filter, position: 0 };
-            let target = self.subscriptions.links.filters.insert(entry) | LINK;
-            let subscriber = Subscriber { target, options: GROUP, subscription_id: 0 };
-            let position = self.subscriptions.index.add(filter, subscriber);
-            self.subscriptions.links.moved(target, position);
-            self.announce(filter);
+        let links = &mut self.subscriptions.links;
+        let filters = plan.filters.clone();
+        let link = LinkId(links.all.insert(Link::new(plan)));
+        for (number, text) in filters.iter().enumerate() {
+            let filter = links.index.intern_always(text);
+            let entry = LinkFilter { link, number: number as u16, filter };
+            let target = links.filters.insert(entry);
+            links.index.add(filter, Subscriber { target, options: 0, subscription_id: 0 });
         }
         Some(link)
     }
 
-    /// Ends a link: nothing more is routed to it, and what it holds is dropped. Its number may be
-    /// that of another one afterwards.
+    /// Ends a link: it takes nothing more, and what it holds is dropped. Its number may be that of
+    /// another one afterwards.
     pub fn close_link(&mut self, link: LinkId) {
-        let filters: Vec<u32> = self.subscriptions.links.of(link).collect();
-        for at in filters {
-            // Where it stands by now: a filter that it had twice may have moved the second one.
-            if let Some((filter, position)) = self.subscriptions.links.place(at) {
-                self.remove_place(filter, position);
+        let links = &mut self.subscriptions.links;
+        for at in 0..links.filters.bound() {
+            if links.filters.get(at).is_some_and(|entry| entry.link == link) {
+                links.remove_filter(at);
             }
-            self.subscriptions.links.filters.remove(at);
         }
-        self.subscriptions.links.all.remove(link.0);
+        links.all.remove(link.0);
     }
 
-    /// The oldest message that waits for a link's owner.
-    pub fn take_from_link(&mut self, link: LinkId) -> Option<Message> {
+    /// The oldest messages that wait for a link's owner.
+    pub fn take_from_link(&mut self, link: LinkId) -> Option<LinkBatch> {
         let link = self.subscriptions.links.all.get_mut(link.0)?;
-        let message = link.pop()?;
-        link.counts.taken += 1;
-        Some(message)
+        let batch = link.pop()?;
+        link.counts.taken += u64::from(batch.count());
+        Some(batch)
     }
 
     /// What has become of a link's messages.
@@ -205,11 +223,77 @@ impl Shard {
         self.subscriptions.links.all.get(link.0).map(|link| link.counts).unwrap_or_default()
     }
 
-    /// A message for the entry with that target, which is a link's.
-    pub(super) fn deliver_to_link(&mut self, target: u32, message: &MessageRef<'_>) {
-        self.meter.charge(cost::DELIVERY);
-        let message = self.delivery.store(message);
-        self.subscriptions.links.push(target, message);
+    /// Bytes that wait for a link's owner.
+    pub fn link_bytes(&self, link: LinkId) -> usize {
+        self.subscriptions.links.all.get(link.0).map_or(0, |link| link.bytes)
+    }
+
+    /// Copies a message that is accepted here to the links that want it; true when one does.
+    #[inline(never)]
+    pub(super) fn give_to_links(&mut self, hash: &TopicHash<'_>, message: &MessageRef<'_>) -> bool {
+        let links = &mut self.subscriptions.links;
+        let mut found = std::mem::take(&mut links.found);
+        found.clear();
+        let visits = links.index.matching(hash, &mut |_, list: &[Subscriber]| {
+            found.extend(list.iter().map(|subscriber| subscriber.target));
+        });
+        self.meter.charge(cost::VISIT * (visits + found.len()) as u32);
+        found.sort_unstable();
+        let mut taken = false;
+        for &at in &found {
+            taken |= self.give_to_link(at, message);
+        }
+        self.subscriptions.links.found = found;
+        taken
+    }
+
+    /// The same for one filter.
+    fn give_to_link(&mut self, at: u32, message: &MessageRef<'_>) -> bool {
+        let Some(&LinkFilter { link, number, .. }) = self.subscriptions.links.filters.get(at)
+        else {
+            return false;
+        };
+        let Some(plan) = self.subscriptions.links.all.get(link.0).map(|link| &link.plan) else {
+            return false;
+        };
+        let own = message.publisher.map(|publisher| publisher.client);
+        if own.is_some() && own == plan.own && !Mutant::LinkTakesOwn.is_on() {
+            return false;
+        }
+        let (zero, wants) = (plan.zero, plan.names);
+        self.meter.charge(cost::DELIVERY + cost::bytes(message.size()));
+        let here = message.publisher.filter(|p| wants && p.shard == self.topology.id);
+        let session = here.and_then(|publisher| self.sessions.of_client(publisher.client));
+        let (client_id, username, certificate) = match session {
+            None => ("", "", ""),
+            Some(session) => (
+                &*session.client_id,
+                session.grant().and_then(|grant| grant.username.as_deref()).unwrap_or_default(),
+                session.socket.and_then(|s| self.layered.common_name(s)).unwrap_or_default(),
+            ),
+        };
+        let record = LinkRecord {
+            topic: message.topic,
+            properties: message.properties,
+            payload: message.payload,
+            client_id,
+            username,
+            certificate,
+            filter: number,
+            accepted: zero + self.now.0,
+            expires: message.expires.map(|at| zero.saturating_add(at.0)),
+            qos: message.qos,
+            retain: message.retain,
+        };
+        if let Some(link) = self.subscriptions.links.all.get_mut(link.0) {
+            link.push(&record);
+        }
+        true
+    }
+
+    /// Bytes that wait in all links. For checks.
+    pub fn bytes_of_links(&self) -> usize {
+        self.subscriptions.links.bytes()
     }
 }
 
@@ -218,52 +302,63 @@ mod tests {
     use super::*;
     use crate::packet::Qos;
 
-    fn message(payload: &[u8]) -> Message {
-        let message = MessageRef {
+    fn record(payload: &[u8]) -> LinkRecord<'_> {
+        LinkRecord {
             topic: "t",
             properties: &[],
             payload,
+            client_id: "",
+            username: "",
+            certificate: "",
+            filter: 0,
+            accepted: 0,
+            expires: None,
             qos: Qos::AtMostOnce,
             retain: false,
-            expires: None,
-            publisher: None,
-        };
-        Message::new(&message, &mut Vec::new())
+        }
     }
 
-    fn link(messages: usize, bytes: usize, when_full: WhenFull) -> Link {
-        let bounds = LinkBounds { messages, bytes, when_full };
-        Link { queue: VecDeque::new(), bytes: 0, bounds, counts: LinkCounts::default() }
+    fn link(bytes: usize, when_full: WhenFull) -> Link {
+        let filters = vec!["t".into()];
+        Link::new(LinkPlan { filters, bytes, when_full, names: false, own: None, zero: 0 })
     }
 
-    fn fill(link: &mut Link, count: u8) -> Vec<u8> {
-        (0..count).for_each(|n| link.push(message(&[n; 9])));
-        std::iter::from_fn(|| link.pop()).map(|message| message.view().payload[0]).collect()
+    fn kept(link: &mut Link) -> Vec<u8> {
+        let mut kept = Vec::new();
+        while let Some(batch) = link.pop() {
+            let mut at = 0;
+            while let Some((record, next)) = batch.read(at) {
+                kept.push(record.payload[0]);
+                at = next;
+            }
+        }
+        kept
     }
 
     #[test]
     fn a_full_link_drops_by_its_policy_and_counts() {
-        let cases = [
-            (link(3, 1000, WhenFull::DropOldest), vec![7, 8, 9], 7),
-            (link(3, 1000, WhenFull::DropNew), vec![0, 1, 2], 7),
-            (link(100, 25, WhenFull::DropOldest), vec![8, 9], 8),
-            (link(100, 25, WhenFull::DropNew), vec![0, 1], 8),
-            (link(100, 5, WhenFull::DropOldest), vec![9], 9),
-        ];
-        for (mut link, kept, dropped) in cases {
-            assert_eq!(fill(&mut link, 10), kept);
-            let counts = LinkCounts { matched: 10, taken: 0, dropped };
-            assert_eq!((link.counts, link.bytes), (counts, 0));
+        let size = record(&[0; 5]).size();
+        for (mut link, expected) in [
+            (link(3 * size, WhenFull::DropOldest), vec![7, 8, 9]),
+            (link(3 * size, WhenFull::DropNew), vec![0, 1, 2]),
+            (link(size / 2, WhenFull::DropOldest), vec![9]),
+            (link(size / 2, WhenFull::DropNew), vec![0]),
+        ] {
+            (0..10).for_each(|n| link.push(&record(&[n; 5])));
+            assert!(link.bytes <= link.plan.bytes.max(size));
+            assert_eq!(kept(&mut link), expected);
+            let dropped = 10 - expected.len() as u64;
+            assert_eq!(link.counts, LinkCounts { matched: 10, taken: 0, dropped });
+            assert_eq!(link.bytes, 0);
         }
     }
 
     #[test]
-    fn a_message_that_is_larger_than_the_bound_is_taken_alone() {
-        let mut link = link(10, 5, WhenFull::DropNew);
-        link.push(message(&[1; 100]));
-        link.push(message(&[2]));
-        assert_eq!(link.pop().map(|message| message.size()), Some(101));
-        assert!(link.pop().is_none());
-        assert_eq!(link.counts.dropped, 1);
+    fn what_is_lost_at_once_is_an_eighth_of_the_bound() {
+        let size = record(&[0; 5]).size();
+        let mut link = link(80 * size, WhenFull::DropOldest);
+        (0..81).for_each(|n| link.push(&record(&[n; 5])));
+        assert_eq!((link.counts.dropped, link.bytes), (10, 71 * size));
+        assert_eq!(kept(&mut link), (10..81).collect::<Vec<u8>>());
     }
 }

@@ -19,6 +19,7 @@ use super::Shard;
 use super::ahead;
 use super::connection::Holds;
 use super::outbox::Outbox;
+use super::topology::Topology;
 use crate::ids::{ShardId, SocketId};
 use crate::limits::{Budget, MAIL_MICROS, cost};
 use crate::mesh::mail::{Control, Data, Stamped};
@@ -84,8 +85,8 @@ impl Waiting {
 }
 
 impl Intake {
-    pub(super) fn new(shards: usize) -> Self {
-        let reading = Reading::new(shards);
+    pub(super) fn new(senders: usize) -> Self {
+        let reading = Reading::new(senders);
         Intake {
             position: reading.noted(),
             reading,
@@ -96,7 +97,7 @@ impl Intake {
             older: 0,
             ready: VecDeque::new(),
             first_peer: 0,
-            control: vec![0; shards],
+            control: vec![0; senders],
             work: [0; 2],
             looked_at: Instant(0),
         }
@@ -205,9 +206,11 @@ pub(super) struct Mail {
 }
 
 impl Mail {
-    /// Of the shard `id`, one of `shards`.
-    pub(super) fn new(id: ShardId, shards: usize, budget: &Budget) -> Self {
-        Mail { outbox: Outbox::new(id, shards, budget), intake: Intake::new(shards) }
+    /// Of the shard with that place.
+    pub(super) fn new(topology: &Topology, budget: &Budget) -> Self {
+        let [receivers, senders] = [topology.receivers, topology.senders()].map(usize::from);
+        let outbox = Outbox::new(topology.id, receivers, senders.saturating_sub(1), budget);
+        Mail { outbox, intake: Intake::new(senders) }
     }
 }
 
@@ -216,7 +219,7 @@ impl Shard {
     /// has reported what clients have sent and before that is looked at. Has shares of work of its
     /// own: at most about `share` for data mail and as much for control mail.
     pub fn take_mail(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) -> bool {
-        if self.topology.shards == 1 || self.mail.intake.is_idle() && !ends.has_mail() {
+        if self.topology.is_alone() || self.mail.intake.is_idle() && !ends.has_mail() {
             return false;
         }
         if Mutant::ReplayOvertakesMail.is_on() {
@@ -348,11 +351,11 @@ impl Shard {
             self.meter.charge(cost::MAIL);
             self.obey(from, control);
         }
-        self.mail.intake.first_peer = (self.mail.intake.first_peer + 1) % self.topology.shards;
-        let (first, shards) =
-            (u16::from(self.mail.intake.first_peer), u16::from(self.topology.shards));
-        for step in 0..shards {
-            let peer = ShardId(((first + step) % shards) as u8);
+        self.mail.intake.first_peer = (self.mail.intake.first_peer + 1) % self.topology.senders();
+        let (first, senders) =
+            (u16::from(self.mail.intake.first_peer), u16::from(self.topology.senders()));
+        for step in 0..senders {
+            let peer = ShardId(((first + step) % senders) as u8);
             for _ in 0..self.mail.intake.control[usize::from(peer.0)] {
                 if self.is_spent(share) {
                     return true;

@@ -119,7 +119,7 @@ impl Shard {
     }
 
     fn tell_room_if_low(&mut self, index: u32) {
-        let (bounds, low) = (self.settings.pending, self.settings.low_water());
+        let (bounds, low) = (self.pending_bounds_of(index), self.settings.low_water());
         let Some(session) = self.sessions.get(index) else { return };
         let Some(socket) = session.socket else { return };
         let few = session.flow.as_ref().is_none_or(|flow| {

@@ -238,8 +238,8 @@ impl Shard {
     }
 
     /// Bytes held by kind, in the order of the metric's labels: input, output, pending, inflight,
-    /// retained, sessions, subscriptions, hand-over.
-    pub fn held(&self) -> [u64; 8] {
+    /// retained, sessions, subscriptions, hand-over, storage.
+    pub fn held(&self) -> [u64; 9] {
         let (tally, counters) = (&self.memory.tally, &self.counters);
         let clients = self.sessions.len() * SESSION
             + self.connections.len() * CONNECTION
@@ -258,6 +258,7 @@ impl Shard {
             (clients + tally.flows * FLOW + tally.names) as u64,
             filters as u64 + counters.subscriptions * SUBSCRIPTION as u64,
             self.entrance.departures.count().1 as u64,
+            self.storing.as_ref().map_or(0, |storing| storing.held()) as u64,
         ]
     }
 
@@ -353,6 +354,7 @@ impl Shard {
             &mut counters.memory_sessions,
             &mut counters.memory_subscriptions,
             &mut counters.memory_hand_over,
+            &mut counters.memory_storage,
         ]
         .into_iter()
         .zip(held)
@@ -386,12 +388,12 @@ impl Shard {
     /// Bounds of a session's queue while memory is short.
     pub(super) fn clipped(&self, index: u32) -> Option<Bounds> {
         let flow = self.sessions.get(index)?.flow.as_ref()?;
-        Some(self.queue_bounds(&flow.pending))
+        Some(self.queue_bounds(index, &flow.pending))
     }
 
     /// What a queue may hold: no more than it does while memory is short, whatever its bounds.
-    pub(super) fn queue_bounds(&self, pending: &Pending) -> Bounds {
-        let bounds = self.settings.pending;
+    pub(super) fn queue_bounds(&self, index: u32, pending: &Pending) -> Bounds {
+        let bounds = self.pending_bounds_of(index);
         if !self.memory.is_short(Pressure::Tight) || Mutant::MemoryQueuesGrow.is_on() {
             return bounds;
         }

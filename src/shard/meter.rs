@@ -66,8 +66,8 @@ impl Meter {
         self.work
     }
 
-    /// What was charged, whatever the work has come to because the time was over. Between two of
-    /// these on one account lies what was done.
+    /// What was charged, whatever the work has come to because the time was over, and without what
+    /// was shared. Between two of these on one account lies what was done for what came between.
     #[inline]
     pub(super) fn charged(&self) -> u32 {
         self.work.wrapping_sub(self.skipped)
@@ -77,6 +77,13 @@ impl Meter {
     #[inline]
     pub(super) fn charge(&mut self, units: u32) {
         self.work += units;
+    }
+
+    /// The same for what many messages pay for together and one of them happens to do: the step
+    /// has done it, but what that message costs is not said by it ([`Meter::charged`]).
+    pub(super) fn charge_shared(&mut self, units: u32) {
+        self.work += units;
+        self.skipped = self.skipped.wrapping_add(units);
     }
 
     /// True when so much was charged since the clock was read that it is to be read again: see

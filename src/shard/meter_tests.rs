@@ -91,6 +91,16 @@ fn an_account_of_its_own_costs_the_step_neither_work_nor_time() {
 }
 
 #[test]
+fn what_is_shared_is_work_of_the_step_and_not_of_what_was_done_meanwhile() {
+    let (mut meter, _) = started();
+    let before = meter.charged();
+    meter.charge(5);
+    meter.charge_shared(300);
+    assert_eq!(meter.work(), 305);
+    assert_eq!(meter.charged().wrapping_sub(before), 5);
+}
+
+#[test]
 fn without_a_clock_only_charges_count() {
     let mut meter = Meter::new(5);
     meter.begin_step(1_000_000);

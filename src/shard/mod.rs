@@ -13,6 +13,7 @@
 mod access_state;
 mod acknowledged;
 mod admission;
+mod adopt;
 mod ahead;
 mod announced;
 mod answered;
@@ -20,7 +21,9 @@ mod arrivals;
 mod asking;
 mod audit;
 mod audit_memory;
+mod bans;
 mod changes;
+mod client_limits;
 mod close;
 mod connect;
 pub mod connection;
@@ -28,6 +31,7 @@ mod connection_log;
 mod control;
 mod deliver;
 mod delivery;
+mod drops;
 mod due;
 mod encode;
 mod endings;
@@ -39,9 +43,11 @@ mod given_back;
 mod groups;
 mod hand_over;
 mod handshakes;
+mod headers;
 mod held;
 mod hold;
 mod input_progress;
+pub mod inquiry;
 mod layered;
 mod link;
 mod mail;
@@ -49,11 +55,14 @@ mod membership;
 pub mod memory;
 mod meter;
 mod names;
+mod observe;
 mod offline;
 mod outbox;
 pub mod output;
 mod outputs;
+mod overload;
 mod pace;
+mod pack;
 mod park;
 mod permission;
 mod pick;
@@ -62,6 +71,7 @@ mod places;
 mod publish;
 mod pump;
 mod reauthenticate;
+mod receipts;
 mod receive;
 mod redeliver;
 mod refuse;
@@ -69,6 +79,7 @@ mod relief;
 mod replays;
 mod restore;
 mod retain;
+mod returning;
 mod returns;
 mod revoke;
 mod route;
@@ -78,6 +89,7 @@ mod sent;
 mod sessions;
 mod settings;
 mod share;
+mod shed;
 mod spare;
 mod state;
 pub mod step;
@@ -85,12 +97,14 @@ mod stop;
 mod storing;
 mod subscribe;
 mod subscriptions;
+mod suspend;
 mod sys;
 mod task;
 mod timers;
 mod topology;
 mod turn_queues;
 mod unfinished;
+mod unstorable;
 mod unwrap;
 mod upkeep;
 mod wills;
@@ -99,12 +113,16 @@ mod work;
 
 pub use admission::Question;
 pub use audit::{Audit, Subscribed};
-pub use link::{LinkBounds, LinkCounts, LinkId, WhenFull};
+pub use link::{LinkCounts, LinkId, LinkPlan, WhenFull};
+pub use observe::{Detail, Heaviest, Measure, Subject, TRACES, TraceLine, TraceRule};
 pub use outbox::Outbox;
-pub use placement::home_of;
+pub use overload::LoopSignals;
+pub use pack::{PackCursor, Packed};
+pub use placement::{home_of, retained_home};
 pub use settings::Settings;
 pub use spare::Footprint;
 pub use storing::Storing;
+pub use suspend::Inventory;
 
 use crate::ids::{ListenerId, Peer, ShardId, SocketId};
 use crate::mesh::{ListenerState, Shared};
@@ -150,6 +168,8 @@ pub enum Action {
     Close(SocketId),
     /// Pass the socket to that shard's driver.
     HandOver(SocketId, ShardId, u64),
+    /// Accept no more for now, or go on accepting, on every listener.
+    HoldAccepts(bool),
     /// Have a helper thread find out; its answer comes by [`Shard::answered`].
     Ask(Box<Question>),
 }
@@ -199,6 +219,7 @@ impl Shard {
         shared: Arc<Shared>,
         now: Instant,
     ) -> Self {
+        let topology = Topology::new(id, shards, Arc::clone(&shared));
         let mut shard = Shard {
             now,
             entrance: Entrance::new(shards),
@@ -211,14 +232,14 @@ impl Shard {
             delivery: Delivery::default(),
             outputs: Outputs::default(),
             parked: Parked::default(),
-            mail: Mail::new(id, usize::from(shards), &settings.budget),
+            mail: Mail::new(&topology, &settings.budget),
             timers: Timers::new(now),
             work: Work::new(usize::from(shards)),
             meter: Meter::new(now.0 * 1000),
             memory: Memory::new(settings.memory),
             storing: None,
             counters: Counters::default(),
-            topology: Topology::new(id, shards, shared),
+            topology,
             settings,
         };
         shard.arm_upkeep();
@@ -230,6 +251,11 @@ impl Shard {
     /// Which shard this is.
     pub fn id(&self) -> ShardId {
         self.topology.id
+    }
+
+    /// When this step began.
+    pub fn now(&self) -> Instant {
+        self.now
     }
 
     /// Mail to the other shards, carried after each step.
@@ -320,23 +346,6 @@ impl Shard {
         }
     }
 
-    /// The step that just ended lasted until `until`, much longer than its work: the process was
-    /// stopped in it, say. What it took in may have come as late as that, and not at its beginning.
-    pub fn was_stalled(&mut self, until: Instant) {
-        self.timers.input_progress.was_stalled(self.now, until);
-    }
-
-    /// Whether the time of the last [`Shard::heard_everyone`] is so long ago that a timer could
-    /// miss it: finding out means a look at every ring.
-    pub fn asks_who_was_heard(&self) -> bool {
-        self.timers.input_progress.is_old(self.now)
-    }
-
-    /// In this step the driver has reported everything that clients had sent before it.
-    pub fn heard_everyone(&mut self) {
-        self.timers.input_progress.heard_everyone(self.now);
-    }
-
     /// The peer will send nothing more.
     pub fn end_of_stream(&mut self, socket: SocketId) {
         self.cut_layers(socket);
@@ -372,6 +381,7 @@ impl Shard {
     /// Ends a step: due timers, parked work, closes, and one send per connection with output.
     /// Returns true when there is more to do at once; see also [`Shard::awaits_room`].
     pub fn finish(&mut self) -> bool {
+        self.end_packets();
         let mut more = self.run_timers();
         if self.has_long_work() {
             more |= self.run_long_work();
@@ -382,6 +392,7 @@ impl Shard {
         }
         more |= self.end_stalled();
         self.run_storing();
+        self.watch_storage();
         self.flush();
         self.mail.outbox.close_batches();
         self.weigh();
@@ -403,6 +414,8 @@ impl Shard {
             || self.subscriptions.returns.has_gone()
             || self.subscriptions.groups.is_telling()
             || self.access.permissions.is_revoking()
+            || self.entrance.overload.is_pending()
+            || self.sessions.limiting.waiting() != 0
             || self.counters.handovers_waiting != 0
             || !self.entrance.departures.is_empty()
     }
@@ -412,7 +425,11 @@ impl Shard {
         let mut more = self.in_share(Shard::run_fanouts);
         more |= self.in_share(Shard::run_tasks);
         self.retry_parked();
+        self.retry_rates();
+        self.run_overload();
+        self.publish_level();
         more |= self.in_share(Shard::publish_wills);
+        more |= self.in_share(Shard::publish_events);
         more |= self.in_share(Shard::run_replays);
         more |= self.in_share(Shard::run_parting);
         more |= self.in_share(Shard::run_returns);
@@ -434,6 +451,7 @@ impl Shard {
     pub fn awaits_room(&self) -> bool {
         self.parked.mail_waiters() > 0
             || !self.work.wills.is_empty()
+            || self.work.observers.events() != 0
             || !self.mail.outbox.is_empty()
     }
 
@@ -446,6 +464,8 @@ impl Shard {
             self.relief_deadline(),
             self.layered.handshakes.deadline(),
             self.access.admissions.deadline(),
+            self.entrance.overload.deadline(),
+            self.sessions.limiting.deadline(),
             self.storage_due(),
         ];
         others.into_iter().chain([timers]).flatten().min()

@@ -65,6 +65,7 @@ impl Shard {
         debug_assert!(session.socket.is_none());
         self.meter.charge(cost::SESSION);
         self.store_end(index);
+        self.observe_end(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let key = session.key;
         let flow = session.flow.take();
@@ -75,6 +76,7 @@ impl Shard {
         }
         self.counters.sessions -= 1;
         self.subscriptions.joining.remove(&index);
+        self.forget_limits(index);
         self.end_subscriptions(index);
         if let Some(will) = will {
             self.send_will(*will);

@@ -4,9 +4,11 @@ use super::ahead::{Ahead, Shortage};
 use super::spare::{halve_queue, halve_spare};
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::Budget;
-use crate::mesh::mail::{Control, Data};
+use crate::mesh::mail::{Control, Data, Stamped};
+use crate::mesh::mailbox::{MailEnds, Progress};
 use crate::message::{Batch, MailPurpose, Message, MessageRef};
 use crate::mutant::Mutant;
+use crate::time::Instant;
 use std::collections::VecDeque;
 
 /// A batch is closed past this many bytes.
@@ -38,33 +40,131 @@ impl PeerMail {
     fn has_room(&self) -> bool {
         self.data.len() + 2 < self.room || Mutant::RoomIgnored.is_on()
     }
+
+    /// Mails staged: closed batches, large messages and control mail.
+    fn staged(&self) -> usize {
+        self.data.len() + self.control.len() + usize::from(!self.batch.is_empty())
+    }
 }
 
-/// Mail to all shards.
+/// Mail to all shards. A shard that nothing is sent to costs nothing in a step.
 pub struct Outbox {
     me: ShardId,
     boxes: Vec<PeerMail>,
+    /// The shards that mail is staged for.
+    staged: ShardSet,
+    /// Those whose mailbox may have changed since it was last looked at: they were sent something
+    /// and have not come to all of it.
+    watched: ShardSet,
     spare: Vec<Vec<u8>>,
     /// Fewest spare buffers there were since the last [`Outbox::shrink`].
     least: usize,
 }
 
 impl Outbox {
-    /// For shard `me` of `shards`.
-    pub fn new(me: ShardId, shards: usize, budget: &Budget) -> Self {
+    /// For shard `me`: mail to `receivers`, to each of which so many send, this one included.
+    pub fn new(me: ShardId, receivers: usize, senders: usize, budget: &Budget) -> Self {
         let mail = |_| PeerMail {
             batch: Batch::default(),
             data: VecDeque::new(),
             control: VecDeque::new(),
             room: 0,
-            ahead: Ahead::new(budget, shards.saturating_sub(1)),
+            ahead: Ahead::new(budget, senders),
         };
-        let boxes = (0..shards).map(mail).collect();
-        Outbox { me, boxes, spare: Vec::new(), least: 0 }
+        let boxes = (0..receivers).map(mail).collect();
+        // How much their mailboxes hold is not known yet.
+        let mut watched = ShardSet::EMPTY;
+        (0..receivers as u8)
+            .map(ShardId)
+            .filter(|&peer| peer != me)
+            .for_each(|p| watched.insert(p));
+        let staged = ShardSet::EMPTY;
+        Outbox { me, boxes, staged, watched, spare: Vec::new(), least: 0 }
+    }
+
+    /// The shards that mail is staged for.
+    pub fn shards_with_mail(&self) -> ShardSet {
+        self.staged
+    }
+
+    /// The shards whose mailbox may have changed.
+    pub fn watched(&self) -> ShardSet {
+        self.watched
+    }
+
+    /// A mailbox was looked at: it takes `room` more data mails of `capacity`, and its shard has
+    /// come so far.
+    pub fn see(
+        &mut self,
+        shard: ShardId,
+        (room, capacity): (usize, usize),
+        so_far: (Progress, Instant),
+    ) {
+        let to = &mut self.boxes[shard.0 as usize];
+        to.room = room;
+        to.ahead.see(so_far.0, so_far.1);
+        if room == capacity && to.ahead.is_done() {
+            self.watched.remove(shard);
+        }
+    }
+
+    /// What was staged for that shard has been put into its mailbox, as far as there was room.
+    fn carried(&mut self, shard: ShardId) {
+        if self.boxes[shard.0 as usize].staged() == 0 {
+            self.staged.remove(shard);
+        }
+    }
+
+    /// Puts what is staged for that shard into its mailbox, as far as there is room; how many mails
+    /// that were. `stamp`: the time in nanoseconds, of one clock for all shards.
+    pub fn carry(
+        &mut self,
+        shard: ShardId,
+        ends: &mut MailEnds<Stamped, Control>,
+        stamp: &mut impl FnMut() -> u64,
+    ) -> u64 {
+        let peer_mail = self.to(shard);
+        let mut sent = 0;
+        while let Some(data) = peer_mail.data.pop_front() {
+            // Read here and not earlier: after all that this mail can be a consequence of.
+            let at = stamp();
+            if let Err(back) = ends.push_data(shard, Stamped { at, data }) {
+                peer_mail.data.push_front(back.data);
+                break;
+            }
+            sent += 1;
+        }
+        // After the data mail, as it is looked at before: whoever sees a request also sees the
+        // messages that were accepted here before it was made.
+        while let Some(control) = peer_mail.control.pop_front() {
+            if let Err(back) = ends.push_control(shard, control) {
+                peer_mail.control.push_front(back);
+                break;
+            }
+            sent += 1;
+        }
+        if sent > 0 {
+            peer_mail.room = ends.data_room(shard);
+            self.carried(shard);
+        }
+        sent
+    }
+
+    /// Something is staged for that shard.
+    #[inline]
+    fn stage(&mut self, shard: ShardId) {
+        self.staged.insert(shard);
+        self.watched.insert(shard);
+    }
+
+    /// Of the shards that mail is staged for.
+    fn with_mail(&self) -> impl Iterator<Item = &PeerMail> {
+        self.staged.iter().map(|shard| &self.boxes[shard.0 as usize])
     }
 
     /// The mail to one shard, for whoever carries it to the mailbox.
     pub fn to(&mut self, shard: ShardId) -> &mut PeerMail {
+        self.watched.insert(shard);
         &mut self.boxes[shard.0 as usize]
     }
 
@@ -103,12 +203,12 @@ impl Outbox {
     /// True when there is so much control mail to some shard that work which goes on over several
     /// steps and makes more of it waits: so it never makes other clients wait.
     pub fn is_filling(&self) -> bool {
-        self.boxes.iter().any(|to| to.control.len() > STAGED / 4)
+        self.with_mail().any(|to| to.control.len() > STAGED / 4)
     }
 
     /// True when control mail to some shard has piled up, so that clients have to wait.
     pub fn is_congested(&self) -> bool {
-        self.boxes.iter().any(|to| to.control.len() > STAGED)
+        self.with_mail().any(|to| to.control.len() > STAGED)
     }
 
     /// Stages a message, whose topic has the hash `topic`. The caller has asked
@@ -123,6 +223,7 @@ impl Outbox {
         scratch: &mut Vec<u8>,
     ) {
         debug_assert!(to != self.me);
+        self.stage(to);
         let target = &mut self.boxes[to.0 as usize];
         purpose.reserve = match topic {
             None => target.ahead.send_anyway(),
@@ -144,12 +245,14 @@ impl Outbox {
 
     /// Stages control mail.
     pub fn tell(&mut self, to: ShardId, control: Control) {
+        self.stage(to);
         self.boxes[to.0 as usize].control.push_back(control);
     }
 
     /// Closes the batches of this step, so that they can be carried.
     pub fn close_batches(&mut self) {
-        for target in &mut self.boxes {
+        for shard in self.staged.iter() {
+            let target = &mut self.boxes[shard.0 as usize];
             close(target, &mut self.spare, &mut self.least);
         }
     }
@@ -173,17 +276,19 @@ impl Outbox {
 
     /// Mails staged: closed batches, large messages and control mail.
     pub fn staged(&self) -> usize {
-        self.boxes
-            .iter()
-            .map(|to| to.data.len() + to.control.len() + usize::from(!to.batch.is_empty()))
-            .sum()
+        debug_assert!(self.boxes.iter().map(PeerMail::staged).eq(self.every_staged()));
+        self.with_mail().map(PeerMail::staged).sum()
+    }
+
+    /// Of each shard what is staged, as far as the shards that mail is staged for are known.
+    fn every_staged(&self) -> impl Iterator<Item = usize> {
+        let known = |at: usize| self.staged.contains(ShardId(at as u8));
+        self.boxes.iter().enumerate().map(move |(at, to)| if known(at) { to.staged() } else { 0 })
     }
 
     /// True when nothing is staged.
     pub fn is_empty(&self) -> bool {
-        self.boxes
-            .iter()
-            .all(|to| to.data.is_empty() && to.control.is_empty() && to.batch.is_empty())
+        self.staged.is_empty()
     }
 }
 

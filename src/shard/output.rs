@@ -20,16 +20,18 @@ const SEGMENTS: usize = 32;
 /// Output of one connection.
 #[derive(Default)]
 pub struct Output {
-    sealed: VecDeque<Segment>,
-    tail: Vec<u8>,
+    pub(super) sealed: VecDeque<Segment>,
+    pub(super) tail: Vec<u8>,
     /// Bytes of the connection's layers, which go before all else; part of `queued`.
     wire: Vec<u8>,
-    queued: usize,
+    pub(super) queued: usize,
     in_flight: usize,
     /// When the last send completed or the first one began.
     pub progressed: Instant,
     /// Since when more than the high-water mark has been unsent.
     pub crowded: Option<Instant>,
+    /// Nothing was left to shed then: it is looked for again a little later.
+    pub(super) nothing_to_shed: Option<Instant>,
     /// In the shard's list of connections to flush.
     pub dirty: bool,
 }
@@ -38,6 +40,15 @@ impl Output {
     /// Bytes accepted and not yet written to the socket.
     pub fn unsent(&self) -> usize {
         self.queued + self.in_flight
+    }
+
+    /// The last `bytes` that were appended, when one append wrote them.
+    pub(super) fn last(&self, bytes: usize) -> Option<&[u8]> {
+        let last = match (self.tail.is_empty(), self.sealed.back()) {
+            (true, Some(Segment::Bytes(sealed))) => sealed,
+            _ => &self.tail,
+        };
+        last.get(last.len().checked_sub(bytes)?..)
     }
 
     /// True while the driver holds a send.
@@ -166,6 +177,7 @@ impl Output {
         pool.put(std::mem::take(&mut self.tail));
         pool.put(std::mem::take(&mut self.wire));
         (self.queued, self.in_flight, self.crowded, self.dirty) = (0, 0, None, false);
+        self.nothing_to_shed = None;
     }
 }
 
@@ -250,7 +262,7 @@ impl OutputPool {
         self.buffers.push(buffer);
     }
 
-    fn put_segment(&mut self, segment: Segment) {
+    pub(super) fn put_segment(&mut self, segment: Segment) {
         match segment {
             Segment::Bytes(bytes) => self.put(bytes),
             Segment::Shared(message, _) => self.unshare(&message),

@@ -17,25 +17,28 @@ use crate::mutant::Mutant;
 use crate::time::Instant;
 use std::collections::VecDeque;
 
-/// TurnQueues of [`Parked::work`].
+/// Queues of [`Parked::work`].
 pub(super) const FRESH: usize = 0;
 pub(super) const SERVED: usize = 1;
-/// Lines of those whose messages cost another shard nobody knows how much, or much.
+/// Lines of those whose messages cost another shard nobody knows how much, or much. Each is two:
+/// of those who have not had a turn lately ([`FRESH`]), and of the others ([`SERVED`]).
 pub(super) const UNKNOWN: usize = 2;
-pub(super) const COSTLY: usize = 3;
+pub(super) const COSTLY: usize = 4;
 /// Lines of each shard.
-const LINES: usize = 4;
+const LINES: usize = 6;
 
 /// Who waits for what.
 #[derive(Default)]
 pub struct Parked {
     /// Publishers and the subscribers that they wait for.
     pub(super) pace: Pace,
-    /// Connections that wait for room in a mailbox: four lines for each shard ([`mail_line`]), and
+    /// Connections that wait for room in a mailbox: six lines for each shard ([`mail_line`]), and
     /// one more for those that wait because control mail has piled up.
     pub(super) mail: TurnQueues,
     /// Publishers that wait for memory; one line.
     pub(super) memory: TurnQueues,
+    /// Publishers of what has to be stored and cannot be now; one line.
+    pub(super) storage: TurnQueues,
     /// The line that is served first in the next step.
     first_line: usize,
     /// The shard that cannot take the packet which is being handled, and why.
@@ -45,8 +48,9 @@ pub struct Parked {
     pub(super) fresh_turn: Option<(SocketId, u64)>,
     /// Connections that wait for their turn: those of [`FRESH`] have not had one for [`LATELY`].
     pub(super) work: TurnQueues,
-    /// In the next step those of [`SERVED`] come first.
-    other_first: bool,
+    /// Counts steps: in every other one those of [`SERVED`] come first, in every other two those of
+    /// [`COSTLY`]. So each line comes first in one of four.
+    turn: u8,
     /// Connections that nothing holds any more, to go on at the end of the step.
     pub(super) freed: VecDeque<SocketId>,
     /// Held connections whose answers are to be looked for at the end of the step.
@@ -57,7 +61,7 @@ impl Parked {
     /// Zero when nobody waits for anything.
     #[inline]
     pub(super) fn len(&self) -> usize {
-        let held = self.work.len() | self.mail.len() | self.memory.len();
+        let held = self.work.len() | self.mail.len() | self.memory.len() | self.storage.len();
         held | self.freed.len() | self.heard.len() | self.pace.len()
     }
 
@@ -74,9 +78,17 @@ impl Parked {
         if holds.has(Holds::MEMORY) {
             self.memory.remove(socket);
         }
+        if holds.has(Holds::STORAGE) {
+            self.storage.remove(socket);
+        }
         if holds.has(Holds::WORK) {
             self.work.remove(socket);
         }
+    }
+
+    /// [`FRESH`] and [`SERVED`], in this step's order.
+    fn by_freshness(&self) -> [usize; 2] {
+        if self.turn & 1 == 0 { [FRESH, SERVED] } else { [SERVED, FRESH] }
     }
 
     /// Connections that wait for room in a mailbox.
@@ -140,8 +152,8 @@ impl Shard {
     /// Begins a step with a share for either line, in turn the first: neither can starve the other.
     pub(super) fn resume_first(&mut self) {
         self.hear_noted();
-        self.parked.other_first = !self.parked.other_first;
-        for line in if self.parked.other_first { [SERVED, FRESH] } else { [FRESH, SERVED] } {
+        self.parked.turn = self.parked.turn.wrapping_add(1);
+        for line in self.parked.by_freshness() {
             if line == SERVED && Mutant::ServedStarve.is_on() {
                 continue;
             }
@@ -171,6 +183,7 @@ impl Shard {
         self.hear_noted();
         self.go_on_freed();
         self.retry_memory();
+        self.retry_storage();
         self.retry_mail();
     }
 
@@ -179,15 +192,15 @@ impl Shard {
         if self.parked.mail.is_empty() || self.mail.outbox.is_congested() {
             return;
         }
-        let first = (self.parked.first_line + 1) % (usize::from(self.topology.shards) + 1);
+        let first = (self.parked.first_line + 1) % (usize::from(self.topology.receivers) + 1);
         self.parked.first_line = first;
-        let lines = match self.parked.other_first {
-            true => [SERVED, FRESH, COSTLY, UNKNOWN],
-            false => [FRESH, SERVED, UNKNOWN, COSTLY],
-        };
-        for shard in (first..=usize::from(self.topology.shards)).chain(0..first) {
+        let fresh = self.parked.by_freshness();
+        let costs = if self.parked.turn & 2 == 0 { [UNKNOWN, COSTLY] } else { [COSTLY, UNKNOWN] };
+        let [first_reserved, then_reserved] = fresh.map(|fresh| costs.map(|cost| cost + fresh));
+        let lines = [fresh, first_reserved, then_reserved];
+        for shard in (first..=usize::from(self.topology.receivers)).chain(0..first) {
             let shard = ShardId(shard as u8);
-            for line in lines {
+            for line in lines.into_iter().flatten() {
                 self.retry_mail_line(shard, line);
             }
         }
@@ -198,13 +211,14 @@ impl Shard {
     fn retry_mail_line(&mut self, shard: ShardId, kind: usize) {
         let line = mail_line(shard, kind);
         let lacked = match kind {
-            UNKNOWN => Shortage::Unknown,
-            COSTLY => Shortage::Costly,
+            COSTLY.. => Shortage::Costly,
+            UNKNOWN.. => Shortage::Unknown,
             _ => Shortage::Room,
         };
         // Who comes to wait again has had its turn.
         for turn in 0..self.parked.mail.bound(line) {
-            let room = shard.0 == self.topology.shards || self.mail.outbox.has_room(shard, lacked);
+            let room =
+                shard.0 == self.topology.receivers || self.mail.outbox.has_room(shard, lacked);
             // When the step has no room either, they wait for that with others.
             if !room || turn > 0 && self.is_spent(self.settings.budget.step) {
                 return;
@@ -214,7 +228,7 @@ impl Shard {
                 continue;
             }
             let before = self.counters.messages_received();
-            self.parked.fresh_turn = (kind == FRESH).then_some((socket, before));
+            self.parked.fresh_turn = (kind % 2 == FRESH).then_some((socket, before));
             self.release(socket, Holds::MAIL);
             if lacked != Shortage::Room && self.counters.messages_received() == before {
                 return; // what the first one lacks is not there for the others either
@@ -238,10 +252,23 @@ impl Shard {
             }
         }
     }
+
+    /// Goes on with connections that have come down to their rate.
+    pub(super) fn retry_rates(&mut self) {
+        while let Some(&(at, socket)) = self.sessions.limiting.waiting.first() {
+            if at > self.now || self.is_spent(self.settings.budget.step) {
+                return;
+            }
+            self.sessions.limiting.stop_waiting(socket);
+            if !Mutant::RateWaitersForgotten.is_on() {
+                self.release(socket, Holds::RATE);
+            }
+        }
+    }
 }
 
-/// The line of those who wait for room in that shard's mailbox; that after the last shard: for the
-/// control mail to become less.
+/// The line of those who wait for room in that shard's mailbox; that after the last receiver: for
+/// the control mail to become less.
 pub(super) fn mail_line(shard: ShardId, kind: usize) -> usize {
     usize::from(shard.0) * LINES + kind
 }

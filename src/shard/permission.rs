@@ -51,6 +51,7 @@ impl Shard {
                 self.counters.subscriptions_denied += 1;
                 if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
                     self.log_denied(socket, index, "subscribe", filter);
+                    self.observe_denied(index, "subscribe", filter);
                 }
                 Err(denied.reason)
             }

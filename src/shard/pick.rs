@@ -10,8 +10,8 @@
 
 use super::Shard;
 use super::deliver::{FromGroup, Outbound, Terms};
+use super::drops::DropReason;
 use super::groups::{Choice, Member, Wish};
-use super::link::Links;
 use super::pace::{Reader, Receivers};
 use super::route::{SOLE, live_retain, packed_qos};
 use crate::config::SharedStrategy;
@@ -30,18 +30,15 @@ const TRIES: u32 = 32;
 const LARGE_TRIES: u32 = 16;
 
 impl Shard {
-    /// One message to one member of the group, or to the link that stands in its place.
+    /// One message to one member of the group.
     pub(super) fn deliver_to_group(&mut self, group: u32, message: &MessageRef<'_>) {
-        if Links::is_link(group) {
-            self.deliver_to_link(group, message);
-            return;
-        }
-        self.dispatch(group, message, 0);
+        self.dispatch(group, message, 0, 0);
     }
 
     /// Asks one member after the other, until one takes the message or it is on its way to one of
-    /// another shard. `tries`: members that have refused it already.
-    fn dispatch(&mut self, group: u32, message: &MessageRef<'_>, tries: u32) {
+    /// another shard. `tries`: members that have refused it already. `receipt`: what whoever waits
+    /// for it to be durable is told by; 0 while it has none.
+    fn dispatch(&mut self, group: u32, message: &MessageRef<'_>, tries: u32, receipt: u64) {
         let Some(name) = self.subscriptions.groups.name(group) else { return };
         let strategy = self.settings.shared_strategy;
         let key = match strategy {
@@ -55,16 +52,23 @@ impl Shard {
             self.meter.charge(cost::VISIT);
             let Some(choice) = self.subscriptions.groups.choose(group, wish) else {
                 // QoS 0, and nobody is connected.
-                self.count_offline();
+                self.count_drops(DropReason::OfflineQos0, 1);
+                self.close_receipt(receipt);
                 return;
             };
             let Choice { member, only, waits, last_resort } = choice;
             let terms = PickTerms { only, waits, last_resort, tries: wish.tries };
             if member.session.shard != self.topology.id {
-                self.send_picked(name, member, terms, message);
+                self.send_picked(name, member, terms, message, receipt);
                 return;
             }
-            let Err(why) = self.offer(member, &name, message, terms) else { return };
+            let before = self.storing.as_ref().map_or(0, |storing| storing.appends());
+            let Err(why) = self.offer(member, &name, message, terms) else {
+                if let Some(storing) = self.storing.as_mut().filter(|_| receipt != 0) {
+                    storing.keep_receipt(self.topology.id, receipt, before);
+                }
+                return;
+            };
             self.counters.share_refused += 1;
             wish.tries += self.refused(group, member.session, why);
             if why == NotTaken::Gone {
@@ -73,8 +77,26 @@ impl Shard {
                 break;
             }
         }
+        let receipt = self.receipt_for(message, receipt);
         let message = self.delivery.store(message);
-        self.subscriptions.returns.ask_later(name, message, wish.tries);
+        self.subscriptions.returns.ask_later(name, message, wish.tries, receipt);
+    }
+
+    /// The receipt of a message that goes on later or elsewhere: the one it has, or a new one if
+    /// somebody may have to wait for it.
+    fn receipt_for(&mut self, message: &MessageRef<'_>, receipt: u64) -> u64 {
+        match &mut self.storing {
+            Some(storing) if receipt == 0 && message.qos > Qos::AtMostOnce => {
+                storing.begin_receipt()
+            }
+            _ => receipt,
+        }
+    }
+
+    fn close_receipt(&mut self, receipt: u64) {
+        if let Some(storing) = self.storing.as_mut().filter(|_| receipt != 0) {
+            storing.close_receipt(receipt);
+        }
     }
 
     fn send_picked(
@@ -83,12 +105,14 @@ impl Shard {
         member: Member,
         terms: PickTerms,
         message: &MessageRef<'_>,
+        receipt: u64,
     ) {
+        let receipt = self.receipt_for(message, receipt);
         let message = self.delivery.store(message);
         let Member { session: member, options, subscription_id } = member;
         let sole = matches!(self.delivery.current.receivers, Receivers::Sole(_));
         let options = options | if sole { SOLE } else { 0 };
-        let picked = Picked { name, member, options, subscription_id, terms, message };
+        let picked = Picked { name, member, options, subscription_id, terms, receipt, message };
         self.tell(member.shard, Control::Deliver(Box::new(picked)));
     }
 
@@ -123,47 +147,55 @@ impl Shard {
         if lost {
             return;
         }
-        let GivenBack { name, member, why, mut tries, message } = given;
+        let receipt = self.receipt_of_returning(&given);
+        let GivenBack { name, member, why, mut tries, message, .. } = given;
         if why == NotTaken::Gone {
             self.leave_group(&name, member);
         }
         if let Some(group) = self.subscriptions.groups.find(&name) {
             tries += self.refused(group, member, why);
         }
-        self.ask_on(&name, &message, tries);
+        self.ask_on(&name, &message, tries, receipt);
     }
 
     /// Asks further members.
-    pub(super) fn ask_on(&mut self, name: &ShareName, message: &Message, tries: u32) {
+    pub(super) fn ask_on(&mut self, name: &ShareName, message: &Message, tries: u32, receipt: u64) {
         let Some(group) = self.subscriptions.groups.find(name) else {
             self.counters.dropped_share_empty += 1;
+            self.close_receipt(receipt);
             return;
         };
         let view = message.view();
         self.delivery.current.begin(Some(message));
         self.delivery.current.receivers = Receivers::Several;
-        self.dispatch(group, &view, tries);
+        self.dispatch(group, &view, tries, receipt);
         self.regard(view.publisher, self.topology.id);
     }
 
     /// The home of a group picked a session of this shard.
     pub(super) fn deliver_picked(&mut self, picked: Picked) {
-        let Picked { name, member: session, options, subscription_id, terms, message } = picked;
+        let Picked { name, member: session, options, subscription_id, terms, receipt, message } =
+            picked;
+        let home = self.topology.home(name.as_str());
+        let before = self.storing.as_ref().map_or(0, |storing| storing.appends());
         self.delivery.current.begin(Some(&message));
         let view = message.view();
         let member = Member { session, options, subscription_id };
         match self.offer(member, &name, &view, terms) {
             Ok(()) => {
+                if let Some(storing) = self.storing.as_mut().filter(|_| receipt != 0) {
+                    storing.keep_receipt(home, receipt, before);
+                }
                 let sole = options & SOLE != 0;
                 let group = self.topology.shared.seeds.place(name.as_str().as_bytes());
                 let sole = sole.then(|| Receivers::Sole(Reader::group(group)));
                 self.delivery.current.receivers = sole.unwrap_or(Receivers::Several);
-                let home = self.topology.home(name.as_str());
                 self.regard(view.publisher, home);
             }
             Err(why) => {
                 let tries = terms.tries;
-                self.give_back(GivenBack { name, member: session, why, tries, message });
+                let (member, stored) = (session, 0);
+                self.give_back(GivenBack { name, member, why, tries, receipt, stored, message });
             }
         }
     }
@@ -252,10 +284,10 @@ impl Shard {
         let flow = session.flow.as_deref();
         let size = message.size();
         let queue = || match flow {
-            Some(flow) => flow.pending.has_room(size, &self.queue_bounds(&flow.pending)),
+            Some(flow) => flow.pending.has_room(size, &self.queue_bounds(index, &flow.pending)),
             None => {
                 let none = Pending::default();
-                none.has_room(size, &self.queue_bounds(&none))
+                none.has_room(size, &self.queue_bounds(index, &none))
             }
         };
         let room = match (session.socket, qos) {

@@ -1,7 +1,7 @@
 //! Which shard owns a ClientId or a share group.
 
 use crate::ids::ShardId;
-use crate::topic::Seeds;
+use crate::topic::{Seeds, TopicHash};
 
 /// The home shard of a ClientId, or of a share group, among `shards`. Keyed by the secret of this
 /// start of the process: nobody can work out beforehand which ClientIds meet on one shard. Only
@@ -11,6 +11,11 @@ pub fn home_of(seeds: &Seeds, name: &str, shards: u8) -> ShardId {
         return ShardId(0);
     }
     ShardId((seeds.secret(name.as_bytes()) % u64::from(shards)) as u8)
+}
+
+/// The shard among `shards` that keeps a topic's retained message.
+pub fn retained_home(hash: &TopicHash<'_>, shards: u8) -> ShardId {
+    ShardId((hash.exact() % u64::from(shards)) as u8)
 }
 
 #[cfg(test)]

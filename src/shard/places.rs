@@ -5,6 +5,7 @@
 use super::Shard;
 use super::route::GROUP;
 use crate::limits::cost;
+use crate::mesh::mail::Control;
 use crate::mutant::Mutant;
 use crate::session::SubscriptionSlot;
 use crate::topic::{FilterId, Subscriber};
@@ -12,13 +13,22 @@ use crate::topic::{FilterId, Subscriber};
 impl Shard {
     /// After an addition: the other shards learn of a filter's first subscriber here.
     pub(super) fn announce(&mut self, filter: FilterId) {
-        if self.topology.shards > 1 && self.subscriptions.index.subscribers(filter).len() == 1 {
+        if !self.topology.is_alone() && self.subscriptions.index.subscribers(filter).len() == 1 {
             let text = self.subscriptions.index.filter(filter);
             self.topology.shared.interest.add(
                 self.topology.id,
                 self.subscriptions.index.key(filter),
                 text,
             );
+            self.tell_cluster(filter, true);
+        }
+    }
+
+    /// The cluster learns of a filter's first subscriber here, or of the end of its last.
+    fn tell_cluster(&mut self, filter: FilterId, wanted: bool) {
+        if let Some(cluster) = self.topology.cluster() {
+            let text = self.subscriptions.index.filter(filter).into();
+            self.tell(cluster, Control::Want(text, wanted));
         }
     }
 
@@ -26,13 +36,14 @@ impl Shard {
     pub(super) fn remove_place(&mut self, filter: FilterId, position: u32) {
         self.meter.charge(cost::FILTER);
         let last = self.subscriptions.index.subscribers(filter).len() == 1;
-        if self.topology.shards > 1 && last && !Mutant::InterestNotWithdrawn.is_on() {
+        if !self.topology.is_alone() && last && !Mutant::InterestNotWithdrawn.is_on() {
             let text = self.subscriptions.index.filter(filter);
             self.topology.shared.interest.remove(
                 self.topology.id,
                 self.subscriptions.index.key(filter),
                 text,
             );
+            self.tell_cluster(filter, false);
         }
         let position = self.leave_zones(filter, position);
         let Some(moved) = self.subscriptions.index.remove(filter, position).moved else { return };

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::announced::Announced;
+use super::client_limits::Metered;
 use super::close::Cause;
 use super::connection::Holds;
 use super::memory::Pressure;
@@ -63,12 +64,43 @@ impl Shard {
         version: Version,
         publish: &Publish<'_>,
     ) -> Result<Handled, Violation> {
+        if self.sessions.limiting.len() == 0 {
+            return self.publish_unmetered(socket, index, version, publish);
+        }
+        self.publish_metered(socket, index, version, publish)
+    }
+
+    /// The same where some clients have limits. One that is held for another reason is tried again,
+    /// and pays only when it has been handled.
+    #[inline(never)]
+    fn publish_metered(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        publish: &Publish<'_>,
+    ) -> Result<Handled, Violation> {
+        if let Some(metered) = self.meter_client(socket, index, version, publish) {
+            return self.exceeds(socket, index, version, publish, metered);
+        }
+        let handled = self.publish_unmetered(socket, index, version, publish)?;
+        if handled == Handled::Next {
+            self.charge_client(index, publish);
+        }
+        Ok(handled)
+    }
+
+    #[inline]
+    fn publish_unmetered(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        publish: &Publish<'_>,
+    ) -> Result<Handled, Violation> {
         let announced = self.announced_to(socket);
         check_publish(publish, &announced)?;
         if self.mail.outbox.is_congested() || self.delivery.fanouts.is_full() {
-            return Ok(Handled::Hold(Holds::MAIL));
-        }
-        if self.storing.is_some() && self.waits_for_storage(publish) {
             return Ok(Handled::Hold(Holds::MAIL));
         }
         if let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.id) {
@@ -108,6 +140,36 @@ impl Shard {
             .and_then(|mounted| self.publish_to(socket, index, version, publish, &name, mounted));
         self.delivery.scratch.keep_name(name);
         outcome
+    }
+
+    /// A message that is beyond its client's rate.
+    #[inline(never)]
+    fn exceeds(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        publish: &Publish<'_>,
+        metered: Metered,
+    ) -> Result<Handled, Violation> {
+        match metered {
+            Metered::Wait => return Ok(Handled::Hold(Holds::RATE)),
+            Metered::End => {
+                self.disconnect(socket, Cause::Rate);
+                return Ok(Handled::Next);
+            }
+            Metered::Drop => {}
+        }
+        if publish.properties.topic_alias.is_some() {
+            // It may set the alias for this connection [MQTT-3.3.2-12].
+            let mut name = self.delivery.scratch.take_name();
+            let resolved = self.resolve_topic(socket, index, publish, &mut name);
+            self.delivery.scratch.keep_name(name);
+            resolved?;
+        }
+        self.count_received(publish);
+        self.acknowledge(socket, index, version, publish, Metered::REASON);
+        Ok(Handled::Next)
     }
 
     /// Writes the topic name into `name`: mountpoint, alias resolved [MQTT-3.3.2-8 to 12]. Returns
@@ -164,17 +226,17 @@ impl Shard {
         mounted: usize,
     ) -> Result<Handled, Violation> {
         let own = topic.get(mounted..).unwrap_or(topic);
-        if topic::levels(own) > self.settings.max_topic_levels {
+        if topic::levels(own) > self.topic_levels_of(index) {
             return Err(LEVELS);
         }
-        if let Some(handled) = self.is_refused(socket, index, version, publish, topic, own) {
+        let refused = self.is_refused(socket, index, version, publish, topic, own);
+        let refused =
+            refused.or_else(|| self.is_unstorable(socket, index, version, publish, topic));
+        if let Some(handled) = refused {
             return Ok(handled);
         }
-        let short = self.memory.is_short(Pressure::Tight);
-        let taken = match short {
-            true => self.taken_when_short(version, publish),
-            false => Taken::Whole,
-        };
+        let short = self.sheds_to_slow();
+        let taken = if short { self.taken_when_short(version, publish) } else { Taken::Whole };
         if taken == Taken::Later {
             return Ok(Handled::Hold(Holds::MEMORY));
         }
@@ -215,9 +277,9 @@ impl Shard {
         let before = short.then(|| self.done_with_messages());
         let matched = self.follow(&route, &hash, &message, None);
         self.pace(message.publisher, route.interested());
-        let reason = if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
         let here = route.interested() == ShardSet::only(self.topology.id);
         let lost = before.filter(|_| here).and_then(|before| self.reason_since(&before));
+        let reason = if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
         let reason = lost.unwrap_or(reason);
         self.acknowledge(socket, index, version, publish, reason);
         Ok(Handled::Next)
@@ -300,17 +362,26 @@ impl Shard {
     #[inline(never)]
     fn taken_when_short(&mut self, version: Version, publish: &Publish<'_>) -> Taken {
         let clears = publish.retain && publish.payload.is_empty();
+        if !clears && self.sheds_published(publish.qos) {
+            self.counters.dropped_overload += 1;
+            return if publish.retain { Taken::ByTheStore } else { Taken::Nothing };
+        }
         let told = version.is_v5() && publish.qos > Qos::AtMostOnce;
         let full = self.memory.is_short(Pressure::Full) && !Mutant::MemoryPublishTaken.is_on();
         let retained = publish.retain && told && !Mutant::MemoryRetainedTaken.is_on();
+        let retained = retained && (self.memory.is_short(Pressure::Tight) || self.stores_nothing());
         if clears || !full && !retained {
             return Taken::Whole;
         }
         if full && self.waits_until_memory() {
             return Taken::Later;
         }
-        self.counters.dropped_memory += 1;
-        self.counters.memory_refused_message += 1;
+        if self.memory.is_short(Pressure::Tight) {
+            self.counters.dropped_memory += 1;
+            self.counters.memory_refused_message += 1;
+        } else {
+            self.counters.dropped_overload += 1;
+        }
         // Who is not told has published a value after which the old one is not true any more.
         if publish.retain && !told { Taken::ByTheStore } else { Taken::Nothing }
     }
@@ -329,7 +400,7 @@ impl Shard {
     }
 
     #[inline]
-    fn count_received(&mut self, publish: &Publish<'_>) {
+    pub(super) fn count_received(&mut self, publish: &Publish<'_>) {
         let counters = &mut self.counters;
         let (messages, bytes) = match publish.qos {
             Qos::AtMostOnce => {
@@ -347,7 +418,7 @@ impl Shard {
     }
 
     /// The message has been accepted wherever it goes (or refused): PUBACK or PUBREC.
-    fn acknowledge(
+    pub(super) fn acknowledge(
         &mut self,
         socket: SocketId,
         index: u32,
@@ -389,6 +460,7 @@ impl Shard {
     ) -> bool {
         self.counters.dropped_not_authorized += 1;
         self.log_denied(socket, index, "publish", own);
+        self.observe_denied(index, "publish", own);
         let ends = !version.is_v5() && self.settings.access.on_deny == OnDeny::Disconnect;
         if ends {
             self.disconnect(socket, Cause::NotAllowed);

@@ -1,10 +1,12 @@
 //! Sends what waits in a session's pending queue, as far as the window and the output allow.
 
 use super::Shard;
-use super::deliver::{Misfit, Outbound};
+use super::deliver::Outbound;
+use super::drops::DropReason;
 use crate::mesh::mail::Over;
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
+use crate::session::Queued;
 use crate::storage::record::Phase;
 
 /// Messages sent from a pending queue in one go.
@@ -32,8 +34,8 @@ impl Shard {
                 Pumped::Nothing => break,
             }
         }
+        let bounds = self.pending_bounds_of(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let bounds = self.settings.pending;
         let Some(flow) = &mut session.flow else { return };
         let low =
             flow.pending.len() <= bounds.messages / 4 && flow.pending.bytes() <= bounds.bytes / 4;
@@ -68,16 +70,14 @@ impl Shard {
             && !self.sessions.get(index).is_some_and(|session| session.is_member(name))
         {
             // It has left the group since [MQTT-3.10.4-2].
-            self.store_gone(index, slot);
-            self.give_back_later(index, name.clone(), queued.message);
-            return Pumped::Dropped;
+            return self.give_back_left(index, queued);
         }
         let message = queued.message.clone();
         let view = message.view();
         let left = view.seconds_left(self.now);
         let left = if Mutant::ExpiredSent.is_on() { left.or(Ok(Some(0))) } else { left };
         let Ok(message_expiry) = left else {
-            self.counters.dropped_expired += 1;
+            self.drop_message(index, view.topic, DropReason::Expired);
             self.store_gone(index, slot);
             return Pumped::Dropped;
         };
@@ -93,7 +93,11 @@ impl Shard {
         if let Err(misfit) = self.fits(index, &view, &outbound)
             && !Mutant::TooLargeFromQueue.is_on()
         {
-            return self.drop_misfit(index, slot, misfit);
+            let wrong = Mutant::WrongDropReason.is_on();
+            let reason = if wrong { DropReason::Expired } else { misfit.reason() };
+            self.drop_message(index, view.topic, reason);
+            self.store_gone(index, slot);
+            return Pumped::Dropped;
         }
         if queued.qos != Qos::AtMostOnce {
             let keep = keep || queued.share.is_some();
@@ -115,14 +119,13 @@ impl Shard {
         Pumped::Sent
     }
 
-    /// A message from the queue cannot be sent to the client.
-    fn drop_misfit(&mut self, index: u32, slot: u32, misfit: Misfit) -> Pumped {
-        if Mutant::WrongDropReason.is_on() {
-            self.counters.dropped_expired += 1;
-        } else {
-            self.count_misfit(misfit);
-        }
+    /// A message from the queue goes back to a group that the session has left.
+    fn give_back_left(&mut self, index: u32, queued: Queued) -> Pumped {
+        let (slot, mut taken) = (queued.stored, [queued]);
+        self.store_taken(index, &mut taken);
         self.store_gone(index, slot);
+        let [queued] = taken;
+        self.give_back_later(index, queued);
         Pumped::Dropped
     }
 }

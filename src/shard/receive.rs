@@ -130,7 +130,7 @@ impl Shard {
     fn process(&mut self, socket: SocketId, index: u32, bytes: &[u8]) -> usize {
         let Some(session) = self.sessions.get(index) else { return bytes.len() };
         let version = session.version;
-        let max = self.announced_to(socket).max_packet_size;
+        let max = self.packet_size_of(index, self.announced_to(socket).max_packet_size);
         let mut used = 0;
         let budget = self.settings.budget;
         let share = budget.step.min(self.meter.work().saturating_add(budget.turn));
@@ -167,7 +167,7 @@ impl Shard {
                 Ok(Framing::Complete { total, .. }) => {
                     self.meter.charge(cost::bytes(total));
                     packet::decode(version, &rest[..total])
-                        .and_then(|packet| self.handle(socket, index, version, packet))
+                        .and_then(|packet| self.handle(socket, index, version, packet, total))
                         .map(|flow| (flow, total))
                 }
                 Err(violation) => Err(violation),
@@ -175,9 +175,10 @@ impl Shard {
             match outcome {
                 Ok((Handled::Next, total)) => {
                     used += total;
-                    self.counters.packets_received += 1;
+                    self.count_packet(index, rest[0], total);
                 }
                 Ok((Handled::Hold(hold), _)) => {
+                    self.work.observers.withdraw();
                     self.hold(socket, hold);
                     break;
                 }
@@ -192,6 +193,14 @@ impl Shard {
                 used
             }
             _ => bytes.len(),
+        }
+    }
+
+    #[inline]
+    fn count_packet(&mut self, index: u32, first: u8, bytes: usize) {
+        self.counters.packets_received += 1;
+        if self.work.observers.heavy.received(first, bytes) {
+            self.weigh_client(index);
         }
     }
 
@@ -212,8 +221,12 @@ impl Shard {
         index: u32,
         version: Version,
         packet: Packet<'_>,
+        bytes: usize,
     ) -> Result<Handled, Violation> {
         self.begin_packet(socket);
+        if self.work.observers.is_tracing() {
+            self.trace_received(index, &packet, bytes);
+        }
         match packet {
             Packet::Publish(publish) => self.publish(socket, index, version, &publish),
             Packet::PubAck(ack) => self.puback(index, ack),

@@ -15,6 +15,8 @@ use crate::packet::{self, ConnAck, ConnAckProperties, Connect, ReasonCode, Versi
 
 /// Bytes of the shortest CONNACK.
 const SHORTEST_CONNACK: usize = 5;
+/// Bytes of a Server Reference besides its text.
+const REFERENCE_HEAD: usize = 3;
 
 /// Why no client may come in now, whoever it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,11 +39,25 @@ pub enum Denial {
     Proving,
     /// Whether it is who it says could not be found out in time.
     ProofLate,
+    /// This shard is overloaded.
+    Overload,
+    /// Faster than the broker may take them.
+    BrokerRate,
+    /// As many as one address may have.
+    AddressLimit,
+    /// Faster than one address may connect.
+    AddressRate,
+    /// As many as its entry of `limits.users` may have.
+    UserLimit,
+    /// Faster than the clients of its entry may connect.
+    UserRate,
+    /// It is banned.
+    Banned,
 }
 
 impl Denial {
     /// CONNACK's reason code (section 3.2.2.2), and a sentence for people.
-    fn answer(self) -> (ReasonCode, &'static str) {
+    pub(super) fn answer(self) -> (ReasonCode, &'static str) {
         match self {
             Denial::Draining => (ReasonCode::ServerUnavailable, "the server is stopping"),
             Denial::ListenerClosed => (ReasonCode::ServerUnavailable, "the listener is closed"),
@@ -58,6 +74,19 @@ impl Denial {
             Denial::ProofLate => {
                 (ReasonCode::ServerUnavailable, "users cannot be looked up in time")
             }
+            Denial::Overload => (ReasonCode::ServerBusy, "the server is overloaded"),
+            Denial::BrokerRate => {
+                (ReasonCode::ConnectionRateExceeded, "too many connect to the server at once")
+            }
+            Denial::AddressLimit => {
+                (ReasonCode::QuotaExceeded, "the address has its most connections")
+            }
+            Denial::AddressRate => {
+                (ReasonCode::ConnectionRateExceeded, "the address connects too often")
+            }
+            Denial::UserLimit => (ReasonCode::QuotaExceeded, "the user has its most connections"),
+            Denial::UserRate => (ReasonCode::ConnectionRateExceeded, "the user connects too often"),
+            Denial::Banned => (ReasonCode::Banned, "banned for now"),
         }
     }
 }
@@ -130,7 +159,12 @@ impl Shard {
         denial: Denial,
         maximum_packet_size: u32,
     ) {
-        let (reason, what) = denial.answer();
+        let (reason, what) = match denial {
+            Denial::Overload if self.sends_elsewhere(version) => {
+                (ReasonCode::UseAnotherServer, "the server is overloaded")
+            }
+            denial => denial.answer(),
+        };
         self.send_refusal(socket, version, reason, what, maximum_packet_size);
         self.disconnect(socket, Cause::Rejected);
     }
@@ -232,12 +266,27 @@ impl Shard {
         // Whether a client of an unknown version reads our properties is not known.
         let reads = reason != ReasonCode::UnsupportedProtocolVersion;
         let what = (fits && reads).then_some(what);
-        let properties = ConnAckProperties { reason_string: what, ..Default::default() };
+        // Section 3.2.2.3.16: with 0x9C and 0x9D.
+        let elsewhere = (reason == ReasonCode::UseAnotherServer)
+            .then(|| self.settings.policy.server_reference.clone());
+        let elsewhere = elsewhere.as_deref().filter(|elsewhere| {
+            elsewhere.len() + what.map_or(0, str::len) + LONGEST_HEAD + REFERENCE_HEAD <= room
+        });
+        let properties = ConnAckProperties {
+            reason_string: what,
+            server_reference: elsewhere,
+            ..Default::default()
+        };
         let connack = ConnAck { session_present: false, reason, properties };
         self.answer(socket, |out| packet::encode_connack(out, version, &connack));
     }
 
-    fn count_denial(&mut self, denial: Denial) {
+    /// Whether clients of that version are told of another server.
+    fn sends_elsewhere(&self, version: Version) -> bool {
+        version.is_v5() && !self.settings.policy.server_reference.is_empty()
+    }
+
+    pub(super) fn count_denial(&mut self, denial: Denial) {
         let counters = &mut self.counters;
         let counter = match denial {
             Denial::Draining => &mut counters.refused_draining,
@@ -249,6 +298,13 @@ impl Shard {
             Denial::Memory => &mut counters.refused_memory,
             Denial::Proving => &mut counters.refused_proving,
             Denial::ProofLate => &mut counters.refused_proof_late,
+            Denial::Overload => &mut counters.refused_overload,
+            Denial::BrokerRate => &mut counters.refused_broker_rate,
+            Denial::AddressLimit => &mut counters.refused_address_limit,
+            Denial::AddressRate => &mut counters.refused_address_rate,
+            Denial::UserLimit => &mut counters.refused_user_limit,
+            Denial::UserRate => &mut counters.refused_user_rate,
+            Denial::Banned => &mut counters.refused_banned,
         };
         *counter += 1;
     }

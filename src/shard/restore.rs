@@ -9,8 +9,8 @@ use crate::config::OnFull;
 use crate::message::{Message, MessageRef};
 use crate::packet::{PacketId, Qos};
 use crate::session::pending::Bounds;
-use crate::session::{NEVER, Queued, ShareName, SubscriptionIds};
-use crate::storage::image::{Body, Image, Stored};
+use crate::session::{NEVER, Queued, ShareName, SubscriptionIds, Will};
+use crate::storage::image::{Body, Image, LastWill, Stored};
 use crate::storage::record::Phase;
 use crate::time::Instant;
 use crate::topic::{self, Subscriber};
@@ -30,6 +30,7 @@ impl Shard {
         for (number, body) in &image.messages {
             messages.insert(*number, self.restore_message(body));
         }
+        self.restore_returning(image.returning, &messages);
         for (number, stored) in image.sessions {
             self.restore_session(number, stored, &messages);
         }
@@ -51,6 +52,11 @@ impl Shard {
 
     fn restore_retained(&mut self, body: &Body) {
         let message = self.restore_message(body);
+        self.put_retained(&body.topic, message);
+    }
+
+    /// Keeps a retained message that was kept before this process began.
+    pub(super) fn put_retained(&mut self, topic: &str, message: Message) {
         let size = message.size() as u64;
         // Past a limit that is lower now, too: what was accepted is not dropped.
         self.topology.shared.retained_messages.take(1, u64::MAX);
@@ -58,8 +64,8 @@ impl Shard {
         self.topology.shared.retained_ever.take(1, 1);
         self.counters.retained_messages += 1;
         self.counters.retained_bytes += size;
-        self.memory.tally.retained += retained(&body.topic, message.size());
-        self.retained.messages.set(&body.topic, message);
+        self.memory.tally.retained += retained(topic, message.size());
+        self.retained.messages.set(topic, message);
     }
 
     fn restore_session(&mut self, number: u64, stored: Stored, messages: &HashMap<u64, Message>) {
@@ -104,8 +110,29 @@ impl Shard {
             // From now on it is known when it ends.
             self.store_session(index);
         }
+        if let Some(will) = stored.will {
+            self.restore_will(index, &will);
+        }
         if let Some(due) = self.sessions.get(index).and_then(|session| session.next_due()) {
             self.arm_session(index, due);
+        }
+    }
+
+    /// The end of the broker was the end of a connection without a DISCONNECT [MQTT-3.1.2-8].
+    fn restore_will(&mut self, index: u32, stored: &LastWill) {
+        let message = self.restore_message(&stored.body);
+        let (now, message_expiry) = (self.now, Some(stored.lifetime).filter(|&s| s != u32::MAX));
+        let Some(storing) = &self.storing else { return };
+        let due = match stored.due {
+            0 => now.plus_seconds(stored.delay),
+            date => storing.instant(date),
+        };
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let delay = stored.delay;
+        self.memory.tally.names += message.size();
+        session.will = Some(Box::new(Will { message, delay, message_expiry, due: Some(due) }));
+        if stored.due == 0 {
+            self.store_will(index);
         }
     }
 

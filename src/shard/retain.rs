@@ -71,12 +71,15 @@ impl Shard {
             }
         }
         let size = kept.size() as u64;
-        if self.memory.is_short(Pressure::Tight)
+        let short = self.memory.is_short(Pressure::Tight) && !Mutant::MemoryRetainedTaken.is_on();
+        if (short || self.stores_nothing())
             && kept.size() > room
             && !topic::is_servers_own(message.topic)
-            && !Mutant::MemoryRetainedTaken.is_on()
         {
-            self.counters.dropped_memory += 1;
+            let counters = &mut self.counters;
+            let counter =
+                if short { &mut counters.dropped_memory } else { &mut counters.dropped_overload };
+            *counter += 1;
             return;
         }
         let fits = message.payload.len() <= settings.retained_max_payload

@@ -26,12 +26,14 @@ pub(super) struct Returns {
     /// Sessions whose queues may hold messages of groups that they have left.
     pub(super) sifting: VecDeque<SessionRef>,
     /// Messages whose group has asked so many members that it goes on in a later step.
-    pub(super) again: VecDeque<(ShareName, Message, u32)>,
+    pub(super) again: VecDeque<(ShareName, Message, u32, u64)>,
     /// Members that are found to be gone.
     pub(super) gone: Vec<(ShareName, SessionRef)>,
     /// Messages on their way back, to be sent at the end of the step.
     pub(super) back: VecDeque<GivenBack>,
     pub(super) taken: Vec<Queued>,
+    /// What was on its way back when the broker ended.
+    pub(super) restored: Vec<GivenBack>,
 }
 
 /// What one session left.
@@ -55,8 +57,14 @@ impl Returns {
     }
 
     /// The group asks further members in a later step.
-    pub(super) fn ask_later(&mut self, name: ShareName, message: Message, tries: u32) {
-        self.again.push_back((name, message, tries));
+    pub(super) fn ask_later(
+        &mut self,
+        name: ShareName,
+        message: Message,
+        tries: u32,
+        receipt: u64,
+    ) {
+        self.again.push_back((name, message, tries, receipt));
     }
 
     /// The session is to leave the group at the end of the step.
@@ -109,25 +117,24 @@ impl Shard {
 
     /// What a queue held for a group goes back to it, at the end of the step: the caller may be in
     /// the middle of another message.
-    pub(super) fn give_back_later(&mut self, index: u32, name: ShareName, message: Message) {
+    pub(super) fn give_back_later(&mut self, index: u32, queued: Queued) {
+        let Queued { message, share: Some(name), stored, .. } = queued else { return };
         let (member, why) = (self.session_ref(index), NotTaken::Ended);
-        self.subscriptions.returns.back.push_back(GivenBack {
-            name,
-            member,
-            why,
-            tries: 0,
-            message,
-        });
+        let (tries, receipt) = (0, 0);
+        let given = GivenBack { name, member, why, tries, receipt, stored, message };
+        self.subscriptions.returns.back.push_back(given);
     }
 
     /// Messages of groups were dropped from a queue as its oldest. Other members may take them,
     /// unless it was done `for_share`: then no member has room.
-    pub(super) fn evict(&mut self, index: u32, evicted: Vec<Queued>, for_share: bool) {
-        for Queued { message, share, .. } in evicted {
-            match share.filter(|_| !for_share) {
-                Some(name) => self.give_back_later(index, name, message),
-                None => self.counters.dropped_share_full += 1,
-            }
+    pub(super) fn evict(&mut self, index: u32, mut evicted: Vec<Queued>, for_share: bool) {
+        if for_share {
+            self.counters.dropped_share_full += evicted.len() as u64;
+            return;
+        }
+        self.store_taken(index, &mut evicted);
+        for queued in evicted {
+            self.give_back_later(index, queued);
         }
     }
 }

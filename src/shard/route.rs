@@ -17,7 +17,7 @@ pub(super) const GROUP: u8 = 0x80;
 /// In the options byte of a picked member: its group is the message's only receiver.
 pub(super) const SOLE: u8 = 0x40;
 pub(super) const NO_LOCAL: u8 = 0x04;
-const RETAIN_AS_PUBLISHED: u8 = 0x08;
+pub(super) const RETAIN_AS_PUBLISHED: u8 = 0x08;
 /// Where fan-outs are under way, a message is delivered in one go as long as its subscribers, times
 /// the fan-outs that each may first have to be caught up with, are at most so many times what is
 /// delivered in one go without them: 4,096 deliveries, about a millisecond and a half.
@@ -82,7 +82,7 @@ impl Shard {
         // While the broker stops nobody is left who would wait behind it.
         let topic = (!self.work.stopping.draining).then(|| hash.exact());
         let retain_at = message.retain.then(|| self.topology.retained_home(hash));
-        if self.topology.shards == 1 {
+        if self.topology.is_alone() {
             return Ok(Route { interested: ShardSet::only(self.topology.id), retain_at });
         }
         let route = Route { interested: self.topology.shared.interest.shards(hash), retain_at };
@@ -106,6 +106,9 @@ impl Shard {
             self.topology.shared.retained_ever.take(1, 1);
         }
         let mut matched = false;
+        if !self.subscriptions.links.is_empty() {
+            matched |= self.give_to_links(hash, message);
+        }
         for shard in route.all().iter() {
             let purpose = MailPurpose {
                 deliver: route.interested.contains(shard),

@@ -17,6 +17,9 @@ impl Shard {
         let added = output.append(&mut self.outputs.pool, encode);
         self.counters.packets_sent += 1;
         self.counters.bytes_sent += added as u64;
+        if self.work.observers.is_tracing() {
+            self.trace_written(socket, added);
+        }
     }
 
     /// Appends a packet that may have no encoding: an answer that is owed and cannot be given ends

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::connection::{Holds, Stage};
+use super::observe::Heavy;
 use crate::ids::SocketId;
 use crate::mesh::mail::Over;
 use crate::mutant::Mutant;
@@ -14,6 +15,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let stage = connection.stage;
         let Some(output) = &mut connection.output else { return };
+        let took = now.millis_since(output.progressed);
         output.sent(now);
         let unsent = output.unsent();
         if unsent > 0 && !output.dirty {
@@ -34,6 +36,9 @@ impl Shard {
             self.set_out(socket);
         }
         let Stage::Open(index) = stage else { return };
+        if Heavy::is_slow(took) {
+            self.weigh_slow(index, took);
+        }
         self.parked.pace.progressed(index, now);
         if caught_up {
             self.unpark_waiters(index, Over::CaughtUp);

@@ -1,5 +1,6 @@
 //! The sessions that this shard is home to: by their places, and by their ClientIds.
 
+use super::client_limits::ClientLimiting;
 use super::names::Names;
 use crate::ids::{ClientKey, SocketId};
 use crate::session::Session;
@@ -9,11 +10,13 @@ use crate::slab::Slab;
 pub(super) struct Sessions {
     all: Slab<Session>,
     names: Names,
+    /// Limits of single clients.
+    pub(super) limiting: ClientLimiting,
 }
 
 impl Sessions {
     pub(super) fn new() -> Self {
-        Sessions { all: Slab::default(), names: Names::new() }
+        Sessions { all: Slab::default(), names: Names::new(), limiting: ClientLimiting::default() }
     }
 
     /// How many there are, those that are ending included.
@@ -53,7 +56,7 @@ impl Sessions {
     pub(super) fn insert(&mut self, session: Session) -> u32 {
         let hash = session.key.0.get();
         let index = self.all.insert(session);
-        let Sessions { all, names } = self;
+        let Sessions { all, names, .. } = self;
         names.insert(hash, index, |other| hash_at(all, other));
         index
     }
@@ -75,16 +78,21 @@ impl Sessions {
         self.names.find(key.0.get(), |index| self.get(index).is_some_and(named))
     }
 
-    /// The connection of a client, if it has one here.
-    pub(super) fn socket_of(&self, client: ClientKey) -> Option<SocketId> {
+    /// The session of a client, if it has one here.
+    pub(super) fn of_client(&self, client: ClientKey) -> Option<&Session> {
         let known = |session: &Session| session.key == client;
         let found = self.names.find(client.0.get(), |index| self.get(index).is_some_and(known));
-        self.get(found?)?.socket
+        self.get(found?)
+    }
+
+    /// The connection of a client, if it has one here.
+    pub(super) fn socket_of(&self, client: ClientKey) -> Option<SocketId> {
+        self.of_client(client)?.socket
     }
 
     /// Gives back a part of the room for names that nobody needs.
     pub(super) fn shrink_names(&mut self) {
-        let Sessions { all, names } = self;
+        let Sessions { all, names, .. } = self;
         names.shrink(|index| hash_at(all, index));
     }
 }

@@ -4,6 +4,7 @@
 use crate::access::Access;
 use crate::config::{Config, Get, SharedStrategy};
 use crate::limits::{ADMISSIONS, Budget};
+use crate::overload::Policy;
 use crate::session::NEVER;
 use crate::session::pending::Bounds;
 use crate::transport::network::Networks;
@@ -79,11 +80,13 @@ pub struct Settings {
     pub retained_max_bytes: u64,
     /// Retained messages end after this many milliseconds; 0 for never.
     pub retained_expiry: u64,
+    /// The events that are told, a bit for each [`crate::config::EventKind`].
+    pub events: u8,
     /// Milliseconds between `$SYS` updates; 0 for none.
     pub sys_interval: u64,
     /// Most connections of the whole broker.
     pub max_connections: u64,
-    /// TurnQueues about clients that connect, disconnect or are refused are logged.
+    /// Lines about clients that connect, disconnect or are refused are logged.
     pub log_connections: bool,
     /// Largest CONNECT packet, bytes.
     pub before_connect: u32,
@@ -99,6 +102,8 @@ pub struct Settings {
     pub restricts: bool,
     /// [`Access::asks`].
     pub asks: bool,
+    /// Limits of clients and addresses, overload, bans.
+    pub policy: Arc<Policy>,
     /// Clients that may prove themselves at a time; not configured.
     pub admissions: usize,
     /// How steps are divided; not configured.
@@ -176,6 +181,7 @@ impl Settings {
             retained_max_payload: config.retained.max_payload.get() as usize,
             retained_max_bytes: config.retained.max_bytes.get().unwrap_or(u64::MAX),
             retained_expiry: millis(config.retained.expiry.get()),
+            events: config.telemetry.bits(),
             sys_interval: millis(config.sys.interval.get()),
             max_connections: config.runtime.max_connections.get().map_or(u64::MAX, u64::from),
             log_connections: config.log.connections,
@@ -186,6 +192,7 @@ impl Settings {
             access: Arc::new(Access::open()),
             restricts: false,
             asks: false,
+            policy: Arc::new(config.policy()),
             admissions: ADMISSIONS,
             budget: Budget::BROKER,
         }

@@ -84,6 +84,7 @@ impl Shard {
     /// True when the client of the session at `index` published the message, be it in an earlier
     /// session.
     pub(super) fn is_publisher(&self, index: u32, message: &MessageRef<'_>) -> bool {
-        message.publisher.is_some() && message.publisher == self.publisher(index)
+        let by = message.publisher.map(|publisher| publisher.client);
+        by.is_some() && by == self.sessions.get(index).map(|session| session.key)
     }
 }

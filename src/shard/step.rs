@@ -5,7 +5,9 @@
 //!    shard's acknowledgement is harvested after that shard's mail has arrived here: see
 //!    [`super::mail`].
 //! 3. *Input*: what was harvested is processed. The first three are repeated while there is more to
-//!    do and time is left; a harvest is work of the kernel, and may take longer than all of ours.
+//!    do and work and time are left; a harvest is work of the kernel, and may take longer than all
+//!    of ours. Once the work is used up, what a harvest finds could only be stored: it is better
+//!    left in the kernel, whose window then tells the sender to wait.
 //! 4. *Finish*: timers, postponed work, and one send for each connection with output.
 //! 5. *Carry*: mail is put into the mailboxes of the other shards.
 //! 6. *Act*: the driver gets the sends, and with them every acknowledgement.
@@ -101,7 +103,8 @@ impl Step {
                 let visited = around.visit(shard, left).min(left);
                 self.visited += visited;
                 if self.visited < self.bounds.completions {
-                    if visited > 0 && around.has_more() && !shard.meter.is_late() {
+                    let goes_on = shard.has_work_left() && !shard.meter.is_late();
+                    if visited > 0 && goes_on && around.has_more() {
                         self.next = 0;
                     } else if shard.asks_who_was_heard() && around.has_heard_everyone() {
                         shard.heard_everyone();
@@ -140,13 +143,16 @@ fn order() -> [Part; 6] {
 }
 
 impl Shard {
+    /// Whether what clients have sent could still be processed in this step.
+    fn has_work_left(&self) -> bool {
+        self.meter.work() < self.settings.budget.step
+    }
+
     /// How much the mailboxes of the others take by now.
     fn see_room(&mut self, ends: &MailEnds<Stamped, Control>) {
-        for peer in (0..self.topology.shards).map(ShardId).filter(|&peer| peer != self.topology.id)
-        {
-            let mail = self.mail.outbox.to(peer);
-            mail.room = ends.data_room(peer);
-            mail.ahead.see(ends.progress_of(peer), self.now);
+        for peer in self.mail.outbox.watched().iter() {
+            let room = (ends.data_room(peer), ends.data_capacity());
+            self.mail.outbox.see(peer, room, (ends.progress_of(peer), self.now));
         }
     }
 
@@ -158,31 +164,11 @@ impl Shard {
     ) -> bool {
         let mut any = false;
         let mut now = None;
-        for peer in (0..self.topology.shards).map(ShardId).filter(|&peer| peer != self.topology.id)
-        {
-            let peer_mail = self.mail.outbox.to(peer);
-            let mut sent = 0;
-            while let Some(data) = peer_mail.data.pop_front() {
-                // Read here and not earlier: after all that this mail can be a consequence of.
-                let at = *now.get_or_insert_with(|| around.stamp());
-                if let Err(back) = ends.push_data(peer, Stamped { at, data }) {
-                    peer_mail.data.push_front(back.data);
-                    break;
-                }
-                sent += 1;
-            }
-            // After the data mail, as it is looked at before: whoever sees a request also sees the
-            // messages that were accepted here before it was made.
-            while let Some(control) = peer_mail.control.pop_front() {
-                if let Err(back) = ends.push_control(peer, control) {
-                    peer_mail.control.push_front(back);
-                    break;
-                }
-                sent += 1;
-            }
+        for peer in self.mail.outbox.shards_with_mail().iter() {
+            let mut stamp = || *now.get_or_insert_with(|| around.stamp());
+            let sent = self.mail.outbox.carry(peer, ends, &mut stamp);
             if sent > 0 {
                 any = true;
-                peer_mail.room = ends.data_room(peer);
                 self.counters.mail_sent += sent;
                 self.counters.doorbells += 1;
                 around.ring(peer);
@@ -191,3 +177,7 @@ impl Shard {
         any
     }
 }
+
+#[cfg(test)]
+#[path = "step_tests.rs"]
+mod tests;

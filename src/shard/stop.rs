@@ -18,6 +18,8 @@ pub(super) struct Stopping {
     dismissed: bool,
     /// No new clients.
     pub(super) draining: bool,
+    /// No timer fires: the clients are on their way to another process, or from one.
+    pub(super) suspended: bool,
 }
 
 impl Shard {

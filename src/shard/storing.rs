@@ -14,12 +14,14 @@
 //! [`Control::Safe`]: crate::mesh::mail::Control::Safe
 
 use super::Shard;
+use super::receipts::Receipts;
+use super::returning::Returning;
+use super::unstorable::{Lateness, Standing};
 use super::withheld::{Progress, Withheld};
-use crate::ids::{ShardId, SocketId};
+use crate::ids::{ShardId, ShardSet, SocketId};
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::packet::{Publish, Qos};
 use crate::session::Queued;
 use crate::storage::log::{Figures, Log};
 use crate::storage::record::{Record, Secret, StoredMessage, slot_keys};
@@ -27,6 +29,11 @@ use crate::storage::{Answer, Command};
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
+
+/// Bytes of memory of a connection that waits, with its places in the queues.
+const WAITER: usize = 128;
+/// Bytes of memory of a receipt.
+const RECEIPT: usize = 32;
 
 type Numbers<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
@@ -70,41 +77,72 @@ struct Peer {
     noted: u64,
     /// The last batch that has something of those since.
     batch: u64,
-    /// So many are safe when that batch is durable.
-    marks: VecDeque<(u64, u64)>,
+    /// The last receipt that one of those since has.
+    receipt: u64,
+    /// What is safe, and when, in order.
+    marks: VecDeque<Mark>,
+}
+
+/// So many messages of another shard are safe when that batch is durable and that receipt closed.
+struct Mark {
+    count: u64,
+    batch: u64,
+    receipt: u64,
 }
 
 /// What a shard with a store has besides.
 pub struct Storing {
+    pub(super) own: ShardId,
     pub(super) log: Log,
     pub(super) secret: Secret,
     /// Milliseconds since 1970 at the zero of the shard's time.
     wall: u64,
     /// The time in microseconds.
-    micros: u64,
+    pub(super) micros: u64,
     pub(super) sessions: Numbers<u32, Known>,
     pub(super) last_session: u64,
     last_message: u64,
     /// The message of each stored reference, by session and number.
-    slots: Numbers<(u32, u32), u64>,
+    pub(super) slots: Numbers<(u32, u32), u64>,
     kept: Numbers<u64, Kept>,
     /// Numbers of messages by their address.
     numbers: Numbers<usize, u64>,
     pub(super) speaker: Speaker,
     /// Whose output waits.
     withheld: Withheld,
+    pub(super) receipts: Receipts,
+    /// Messages on their way back to their share groups.
+    pub(super) returning: Returning,
     peers: Vec<Peer>,
     /// The last batch that something was appended to.
     pub(super) appended: u64,
+    /// How many records were appended.
+    appends: u64,
     due: Option<u64>,
+    /// What was said last of how the log keeps up, and whether it refuses new values.
+    pub(super) lateness: Lateness,
+    pub(super) refuses: bool,
+    /// What publishers that wait were tried by last.
+    pub(super) standing: Option<Standing>,
+    /// Other shards that refuse them.
+    pub(super) refusing: ShardSet,
+    /// A fan-out was under way at the end of the last step, or began in this one.
+    fanned: bool,
 }
 
 impl Storing {
-    /// For a shard of `shards`, that goes on with `log`. `wall`: milliseconds since 1970 when its
-    /// time was zero. `last`: the largest numbers of a session and of a message that there ever
+    /// For shard `own` of `shards`, that goes on with `log`. `wall`: milliseconds since 1970 when
+    /// its time was zero. `last`: the largest numbers of a session and of a message that there ever
     /// were.
-    pub fn new(log: Log, secret: Secret, shards: u8, wall: u64, last: (u64, u64)) -> Storing {
+    pub fn new(
+        log: Log,
+        secret: Secret,
+        (own, shards): (ShardId, u8),
+        wall: u64,
+        last: (u64, u64),
+    ) -> Storing {
         Storing {
+            own,
             log,
             secret,
             wall,
@@ -117,9 +155,17 @@ impl Storing {
             numbers: Numbers::default(),
             speaker: Speaker::Nobody,
             withheld: Withheld::default(),
+            receipts: Receipts::default(),
+            returning: Returning::default(),
             peers: (0..shards).map(|_| Peer::default()).collect(),
             appended: 0,
+            appends: 0,
             due: None,
+            lateness: Lateness::None,
+            refuses: false,
+            standing: None,
+            refusing: ShardSet::default(),
+            fanned: false,
         }
     }
 
@@ -135,6 +181,7 @@ impl Storing {
 
     pub(super) fn append(&mut self, record: &Record<'_>) -> u64 {
         self.appended = self.log.append(record, self.micros);
+        self.appends += 1;
         self.appended
     }
 
@@ -196,10 +243,9 @@ impl Storing {
     fn keep(&mut self, message: &Message) -> u64 {
         let address = message.address();
         if let Some(number) = self.numbers.get(&address) {
-            if let Some(kept) = self.kept.get_mut(number) {
-                kept.sessions += 1;
-            }
-            return *number;
+            let number = *number;
+            self.hold_again(number);
+            return number;
         }
         self.last_message += 1;
         let number = self.last_message;
@@ -216,15 +262,31 @@ impl Storing {
         kept.sessions += 1;
     }
 
+    /// One more session waits for the stored message with that number.
+    pub(super) fn hold_again(&mut self, number: u64) {
+        if let Some(kept) = self.kept.get_mut(&number) {
+            kept.sessions += 1;
+        }
+    }
+
     /// A message does not wait for the session any more.
     pub(super) fn release(&mut self, index: u32, slot: u32, said: bool) {
+        let Some(session) = self.number(index) else {
+            // It was on its way back to its group should the session end, and is done with now.
+            self.given_on(slot);
+            return;
+        };
         let Some(message) = self.slots.remove(&(index, slot)) else { return };
-        let Some(session) = self.number(index) else { return };
         if said {
             self.append(&Record::Ack { session, slot });
         } else {
             slot_keys(session, slot).into_iter().for_each(|key| self.log.forget(key));
         }
+        self.let_go(message);
+    }
+
+    /// One session less waits for the stored message with that number.
+    pub(super) fn let_go(&mut self, message: u64) {
         let Some(kept) = self.kept.get_mut(&message) else { return };
         kept.sessions -= 1;
         if kept.sessions == 0
@@ -249,7 +311,25 @@ impl Storing {
     /// Whether the output of a connection has to wait.
     pub(super) fn withholds(&self, socket: SocketId) -> bool {
         let early = Mutant::StorageToldEarly.is_on();
-        self.withheld.holds(socket, &Reached(&self.log, &self.peers)) && !early
+        self.withheld.holds(socket, &self.reached()) && !early
+    }
+
+    fn reached(&self) -> Reached<'_> {
+        Reached { log: &self.log, peers: &self.peers, receipts: &self.receipts }
+    }
+
+    /// Bytes of memory, but for messages, which those that they wait for are charged with.
+    pub(super) fn held(&self) -> usize {
+        fn table<K, V>(map: &Numbers<K, V>) -> usize {
+            map.capacity() * (size_of::<(K, V)>() + 1)
+        }
+        table(&self.sessions)
+            + table(&self.slots)
+            + table(&self.kept)
+            + table(&self.numbers)
+            + self.withheld.len() * WAITER
+            + (self.receipts.len() + self.returning.len()) * RECEIPT
+            + self.log.memory()
     }
 
     /// That client waits for all that has been appended so far.
@@ -290,47 +370,109 @@ impl Storing {
 
     /// A fan-out of what the speaker sent goes on in later steps.
     pub(super) fn fans_out(&mut self) {
+        self.fanned = true;
         if let Speaker::Client(socket) = self.speaker {
             self.withheld.wait_for_fan_outs(socket);
         }
     }
 
+    /// A message of the speaker's goes to a member of another shard's: what it is told by.
+    pub(super) fn begin_receipt(&mut self) -> u64 {
+        let receipt = self.receipts.begin();
+        match self.speaker {
+            Speaker::Nobody => {}
+            Speaker::Client(socket) => self.withheld.wait_for_receipt(socket, receipt),
+            Speaker::Shard(shard) => {
+                if let Some(peer) = self.peers.get_mut(usize::from(shard.0)) {
+                    peer.receipt = receipt;
+                }
+            }
+        }
+        receipt
+    }
+
+    /// Nobody is to have the message with that receipt.
+    pub(super) fn close_receipt(&mut self, receipt: u64) {
+        self.receipts.close(receipt);
+        self.note_given_on(receipt);
+    }
+
+    /// How many records have been appended so far; for [`Self::keep_receipt`].
+    pub(super) fn appends(&self) -> u64 {
+        self.appends
+    }
+
+    /// A session of this shard has the message with that receipt of `home`; `before` it, so many
+    /// records had been appended.
+    pub(super) fn keep_receipt(&mut self, home: ShardId, receipt: u64, before: u64) {
+        let stored = self.appends != before;
+        self.receipts.keep(home, receipt, stored.then_some(self.appended));
+    }
+
+    /// Receipts whose messages are durable here: those of this shard are closed, those of others
+    /// returned.
+    fn close_durable(&mut self) -> Vec<(ShardId, u64)> {
+        let own = self.own;
+        let mut taken = self.receipts.take_durable(self.log.kept());
+        taken.retain(|&(home, receipt)| {
+            if home == own {
+                self.close_receipt(receipt);
+            }
+            home != own
+        });
+        taken
+    }
+
     /// What the other shards are to be told at the end of a step in which `fanning` fan-outs are
     /// under way: how many of their messages are safe.
     fn safe_here(&mut self, fanning: bool) -> Vec<(ShardId, u64)> {
-        let (durable, appended) = (self.log.durable(), self.appended);
+        let (durable, appended) = (self.log.kept(), self.appended);
+        let (closed, receipt) = (self.receipts.closed(), self.receipts.last());
         let mut told = Vec::new();
+        // What a fan-out brings in its last step counts, too, also if that was its first.
+        let fanned = std::mem::replace(&mut self.fanned, fanning) || fanning;
         for (at, peer) in self.peers.iter_mut().enumerate() {
+            if fanned {
+                // Whatever they bring comes no later than what is appended last.
+                (peer.batch, peer.receipt) = (appended, receipt);
+            }
             if peer.taken > peer.noted && !fanning {
                 peer.noted = peer.taken;
-                peer.marks.push_back((peer.taken, peer.batch));
-            } else if fanning {
-                // Whatever they bring comes no later than what is appended last.
-                peer.batch = appended;
+                let (count, batch, receipt) = (peer.taken, peer.batch, peer.receipt);
+                peer.marks.push_back(Mark { count, batch, receipt });
             }
             let mut count = None;
-            while let Some(mark) = peer.marks.pop_front_if(|&mut (_, batch)| batch <= durable) {
-                count = Some(mark.0);
+            let is_safe = |mark: &mut Mark| mark.batch <= durable && mark.receipt <= closed;
+            while let Some(mark) = peer.marks.pop_front_if(is_safe) {
+                count = Some(mark.count);
             }
             told.extend(count.map(|count| (ShardId(at as u8), count)));
         }
         if !fanning {
-            self.withheld.fan_outs_are_over(appended);
+            self.withheld.fan_outs_are_over(appended, receipt);
         }
         told
     }
 }
 
 /// How far a shard's log, and the other shards, have got.
-struct Reached<'a>(&'a Log, &'a [Peer]);
+struct Reached<'a> {
+    log: &'a Log,
+    peers: &'a [Peer],
+    receipts: &'a Receipts,
+}
 
 impl Progress for Reached<'_> {
     fn durable(&self) -> u64 {
-        self.0.durable()
+        self.log.kept()
+    }
+
+    fn closed(&self) -> u64 {
+        self.receipts.closed()
     }
 
     fn safe(&self, shard: ShardId) -> u64 {
-        self.1.get(usize::from(shard.0)).map_or(u64::MAX, |peer| peer.safe)
+        self.peers.get(usize::from(shard.0)).map_or(u64::MAX, |peer| peer.safe)
     }
 }
 
@@ -352,6 +494,16 @@ impl Shard {
         if let Some(trouble) = storing.log.take_trouble() {
             tracing::error!(shard = self.topology.id.0, "storage: {trouble}");
         }
+    }
+
+    /// Whether sessions of that ClientId are at home here.
+    pub fn is_home_of(&self, name: &str) -> bool {
+        self.topology.home(name) == self.topology.id
+    }
+
+    /// Whether changes do not become durable because the disk fails.
+    pub fn is_storage_down(&self) -> bool {
+        self.storing.as_ref().is_some_and(|storing| storing.log.is_down())
     }
 
     /// Whether everything that was stored is durable.
@@ -376,6 +528,13 @@ impl Shard {
         counters.storage_waiting = storing.withheld.len() as u64;
         counters.storage_down = u64::from(log.is_down());
         counters.storage_full = u64::from(log.is_full());
+        counters.storage_late = u64::from(storing.lateness >= Lateness::Half);
+        counters.storage_degraded = u64::from(log.is_degraded());
+    }
+
+    /// How long the oldest change waits for the disk, milliseconds.
+    pub(super) fn storage_age(&self) -> u64 {
+        self.storing.as_ref().map_or(0, |storing| storing.log.age(storing.micros) / 1000)
     }
 
     /// When the log wants its turn, if nothing happens before.
@@ -392,16 +551,30 @@ impl Shard {
         }
     }
 
+    /// What is done from now on in this step is done for nobody who would wait for it.
+    #[inline]
+    pub(super) fn end_packets(&mut self) {
+        if let Some(storing) = &mut self.storing {
+            storing.speaker = Speaker::Nobody;
+        }
+    }
+
     /// The end of a step: the log has its turn, and who waited for what is durable by now goes on.
     pub(super) fn run_storing(&mut self) {
         let Some(storing) = &mut self.storing else { return };
-        storing.speaker = Speaker::Nobody;
         storing.due = storing.log.turn(storing.micros);
-        let told = storing.safe_here(!self.delivery.fanouts.is_empty());
-        let released = storing.withheld.take_met(&Reached(&storing.log, &storing.peers));
+        let kept = storing.close_durable();
+        let fanning = !self.delivery.fanouts.is_empty();
+        let told = storing.safe_here(fanning && !Mutant::StorageFanOutUnwaited.is_on());
+        let Storing { withheld, log, peers, receipts, .. } = &mut **storing;
+        let released = withheld.take_met(&Reached { log, peers, receipts });
         for (shard, count) in told {
             self.mail.outbox.tell(shard, Control::Safe(count));
         }
+        for (shard, receipt) in kept {
+            self.mail.outbox.tell(shard, Control::Kept(receipt));
+        }
+        self.tell_given_on();
         for socket in released {
             let Some(connection) = self.connections.get_mut(socket.0) else { continue };
             let Some(output) = &mut connection.output else { continue };
@@ -409,15 +582,6 @@ impl Shard {
                 self.outputs.dirty.push(socket);
             }
         }
-    }
-
-    /// Whether a publisher has to wait because no new values can be stored now: the disk is full or
-    /// fails, or is behind. What may have to be stored is anything but QoS 0 without RETAIN; what
-    /// clears a retained message makes room.
-    pub(super) fn waits_for_storage(&self, publish: &Publish<'_>) -> bool {
-        let clears = publish.retain && publish.payload.is_empty();
-        let stored = !clears && (publish.qos > Qos::AtMostOnce || publish.retain);
-        stored && self.storing.as_ref().is_some_and(|storing| !storing.log.accepts(storing.micros))
     }
 
     /// A packet of that client is looked at.

@@ -69,7 +69,8 @@ impl Shard {
             check_filter(&wanted)?;
         }
         self.check_answer(index, version, subscribe.filters.len())?;
-        if let Some(held) = self.asks_about_filters(socket, index, subscribe) {
+        let many = subscribe.filters.len() > self.settings.budget.filters_at_once;
+        if !many && let Some(held) = self.asks_about_filters(socket, index, subscribe) {
             return Ok(held);
         }
         // What was accepted before is delivered by the options that were in force then.
@@ -77,7 +78,7 @@ impl Shard {
         let session = self.session_ref(index);
         let ticket = self.topology.ticket();
         let mut joining = Joining::new(session, ticket, subscribe.id);
-        if subscribe.filters.len() > self.settings.budget.filters_at_once {
+        if many {
             let filters = Rest::new(socket, version, subscribe.filters.raw());
             let subscription_id = subscribe.subscription_id;
             self.subscriptions.joining.insert(index, joining);
@@ -114,6 +115,10 @@ impl Shard {
             .and_then(|qos| self.grant(index, wanted, qos, subscription_id.unwrap_or(0), joining));
         if granted.is_err() && self.memory.is_short(Pressure::High) {
             self.counters.memory_refused_subscription += 1;
+        } else if granted.is_err() && self.stores_nothing() {
+            self.counters.overload_refused_subscription += 1;
+        } else if granted == Err(ReasonCode::QuotaExceeded) {
+            self.counters.subscriptions_over_limit += 1;
         }
         joining.codes.push(match granted {
             Ok(qos) => qos as u8,
@@ -188,7 +193,7 @@ impl Shard {
         if subscription_id.is_some() && !settings.subscription_identifiers {
             return Err(ReasonCode::SubscriptionIdentifiersNotSupported);
         }
-        if topic::levels(filter) > settings.max_topic_levels {
+        if topic::levels(filter) > self.topic_levels_of(index) {
             return Err(ReasonCode::TopicFilterInvalid);
         }
         let Some(session) = self.sessions.get(index) else {
@@ -198,11 +203,12 @@ impl Shard {
             return Err(denied.reason);
         }
         let shares = session.shared();
-        let full = session.subscriptions.len() + shares >= settings.max_subscriptions;
+        let full = session.subscriptions.len() + shares >= self.subscriptions_of(index);
         let unhashed = self.subscriptions.unhashed(index) + shares;
         let costly = unhashed >= settings.max_unhashed_subscriptions
             && self.subscriptions.index.is_unhashed(&mounted(session.mountpoint(), filter));
-        let short = self.memory.is_short(Pressure::High) && !Mutant::MemorySubscribeTaken.is_on();
+        let short = self.memory.is_short(Pressure::High) && !Mutant::MemorySubscribeTaken.is_on()
+            || self.stores_nothing();
         if (full || costly || short) && !self.is_subscribed(index, wanted.filter) {
             return Err(ReasonCode::QuotaExceeded);
         }
@@ -242,11 +248,13 @@ impl Shard {
                 joining.left += 1;
             }
             self.store_subscription(index, &full, options, subscription_id);
+            self.observe_subscription(index, &full, Some(granted as u8));
             return Ok(granted);
         }
         let subscriber = Subscriber { target: index, options, subscription_id };
         let (filter, new) = self.place_subscription(index, &full, subscriber)?;
         self.store_subscription(index, &full, options, subscription_id);
+        self.observe_subscription(index, &full, Some(granted as u8));
         let replay = match wanted.options.retain_handling {
             RetainHandling::Send => true, // [MQTT-3.3.1-9]
             RetainHandling::SendIfNew if Mutant::SendIfNewAlways.is_on() => true,
@@ -325,6 +333,7 @@ impl Shard {
         };
         if known {
             self.store_unsubscribed(index, &full);
+            self.observe_subscription(index, &full, None);
         }
         let code = if known { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
         code as u8

@@ -26,24 +26,20 @@ impl Subscriptions {
             index: Index::new(seeds),
             unhashed: HashMap::default(),
             groups: Groups::default(),
-            links: Links::default(),
+            links: Links::new(seeds),
             returns: Returns::default(),
             joining: HashMap::new(),
         }
     }
 
-    /// Where an entry that stands for a group, or for a filter of a link, is in the index.
+    /// Where an entry that stands for a group is in the index.
     pub(super) fn place(&self, target: u32) -> Option<(FilterId, u32)> {
-        if Links::is_link(target) { self.links.place(target) } else { self.groups.place(target) }
+        self.groups.place(target)
     }
 
     /// Such an entry has moved.
     pub(super) fn moved(&mut self, target: u32, position: u32) {
-        if Links::is_link(target) {
-            self.links.moved(target, position);
-        } else {
-            self.groups.moved(target, position);
-        }
+        self.groups.moved(target, position);
     }
 
     /// How many subscriptions of a session only the trie finds.

@@ -107,6 +107,31 @@ impl Shard {
             }
         }
     }
+
+    /// Publishes a change of the level of overload below `$SYS/broker/overload/`: the number of the
+    /// level, and its word.
+    pub(super) fn publish_level(&mut self) {
+        let untold = std::mem::take(&mut self.entrance.overload.untold);
+        if !untold || self.settings.sys_interval == 0 {
+            return;
+        }
+        let level = self.entrance.overload.level();
+        let topic = format!("$SYS/broker/overload/{}", self.topology.id.0);
+        let text = format!("{} {}", level as u8, level.word());
+        let message = MessageRef {
+            topic: &topic,
+            properties: &[],
+            payload: text.as_bytes(),
+            qos: Qos::AtMostOnce,
+            retain: true,
+            expires: None,
+            publisher: None,
+        };
+        if !self.try_publish(&message, None) {
+            let stored = Message::new(&message, self.delivery.scratch.bytes());
+            self.queue_will(stored);
+        }
+    }
 }
 
 #[cfg(test)]

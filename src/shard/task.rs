@@ -55,12 +55,28 @@ pub(super) struct Tasks {
     queue: VecDeque<Task>,
     /// By session: the task that its client waits for.
     awaited: HashMap<u32, u64, foldhash::fast::FixedState>,
+    /// Those that go on when a service has said what their clients may do.
+    asking: HashMap<SocketId, Task, foldhash::fast::FixedState>,
 }
 
 impl Tasks {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.queue.len()
+    }
+
+    /// The service that the connection's task waits for has answered.
+    pub(super) fn answered(&mut self, socket: SocketId) {
+        if let Some(task) = self.asking.remove(&socket) {
+            self.queue.push_back(task);
+        }
+    }
+
+    /// The connection is gone: its task does not wait any more.
+    pub(super) fn forget(&mut self, socket: SocketId) {
+        if !self.asking.is_empty() {
+            self.asking.remove(&socket);
+        }
     }
 
     /// The session's connection has ended: nobody waits.
@@ -115,10 +131,16 @@ impl Shard {
         let index = session.index;
         // Gone when the connection has ended: what was granted stays, as if the SUBACK were lost.
         let mut joining = self.take_joining(session, ticket)?;
+        let (socket, mut asks) = (filters.socket, false);
         let mut rest = SubscribeFilters::unchecked(filters.version, &filters.raw[filters.at..]);
         let before = rest.left();
         while !self.is_spent(limit) {
+            let from_here = rest.clone();
             let Some(wanted) = rest.next() else { break };
+            if self.settings.asks && self.asks_for_task(socket, index, &from_here, limit) {
+                (rest, asks) = (from_here, true);
+                break;
+            }
             self.subscribe_one(index, filters.version, subscription_id, &wanted, &mut joining);
         }
         let left = rest.left();
@@ -129,7 +151,12 @@ impl Shard {
             return None;
         }
         self.put_joining(index, joining);
-        Some(Task::Subscribe { session, ticket, subscription_id, filters })
+        let task = Task::Subscribe { session, ticket, subscription_id, filters };
+        if asks {
+            self.work.tasks.asking.insert(socket, task);
+            return None;
+        }
+        Some(task)
     }
 
     /// Every filter is done; the SUBACK may still wait for share groups elsewhere.

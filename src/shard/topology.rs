@@ -1,8 +1,9 @@
 //! Where this shard stands among the shards of the broker: which one it is, what is at home where,
 //! and the numbers that tell its requests to others apart.
 
-use super::placement::home_of;
-use crate::ids::ShardId;
+use super::placement::{self, home_of};
+use crate::ids::{ClientKey, ShardId};
+use crate::limits::CLUSTER_PEERS;
 use crate::mesh::Shared;
 use crate::topic::TopicHash;
 use std::sync::Arc;
@@ -12,6 +13,9 @@ pub(super) struct Topology {
     pub(super) id: ShardId,
     /// How many shards there are.
     pub(super) shards: u8,
+    /// How many receivers of mail there are: the shards, and on a node of a cluster the cluster and
+    /// the places for other nodes.
+    pub(super) receivers: u8,
     pub(super) shared: Arc<Shared>,
     /// The last ticket that was given out.
     pub(super) tickets: u64,
@@ -19,7 +23,24 @@ pub(super) struct Topology {
 
 impl Topology {
     pub(super) fn new(id: ShardId, shards: u8, shared: Arc<Shared>) -> Self {
-        Topology { id, shards, shared, tickets: 0 }
+        let others = if shared.is_clustered { 1 + CLUSTER_PEERS as u8 } else { 0 };
+        Topology { id, shards, receivers: shards + others, shared, tickets: 0 }
+    }
+
+    /// True when there is nobody to send mail to.
+    #[inline]
+    pub(super) fn is_alone(&self) -> bool {
+        self.receivers == 1
+    }
+
+    /// Whom mail can come from: the shards, and the cluster.
+    pub(super) fn senders(&self) -> u8 {
+        self.shards + u8::from(self.receivers > self.shards)
+    }
+
+    /// The receiver of what the cluster is told.
+    pub(super) fn cluster(&self) -> Option<ShardId> {
+        (self.receivers > self.shards).then_some(ShardId(self.shards))
     }
 
     /// The home shard of a ClientId or share group.
@@ -29,7 +50,12 @@ impl Topology {
 
     /// The shard that keeps a topic's retained message.
     pub(super) fn retained_home(&self, hash: &TopicHash<'_>) -> ShardId {
-        ShardId((hash.exact() % u64::from(self.shards)) as u8)
+        placement::retained_home(hash, self.shards)
+    }
+
+    /// The key of a ClientId.
+    pub(super) fn client_key(&self, name: &str) -> ClientKey {
+        ClientKey::new(self.shared.seeds.place(name.as_bytes()))
     }
 
     /// A number that no other request of this shard has: its answer carries it.

@@ -5,7 +5,7 @@ use crate::ids::SocketId;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// TurnQueues of connections; a connection stands in one at most.
+/// Queues of connections; a connection stands in one at most.
 #[derive(Default)]
 pub(super) struct TurnQueues {
     lines: Vec<VecDeque<(u64, SocketId)>>,

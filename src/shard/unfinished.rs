@@ -8,6 +8,7 @@ use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet;
+use crate::transport::TurnedAway;
 
 /// Connections looked at for that whenever one more begins to hold input.
 const LOOKED_AT: usize = 2;
@@ -71,9 +72,7 @@ impl Shard {
 
     /// There is no memory for such a part: the connection ends.
     fn shed_beginning(&mut self, socket: SocketId) {
-        let mut answer = Vec::new();
-        self.change_layers(socket, |layers| layers.turn_away(&mut answer));
-        self.send_wire(socket, &answer);
+        self.turn_away(socket, TurnedAway::Memory);
         self.deny_unread(socket, None, Denial::Memory);
     }
 }

@@ -4,12 +4,14 @@
 use super::close::Cause;
 use super::connection::Stage;
 use super::handshakes::{GOING_ON, NEW};
+use super::layered::Held;
 use super::{Action, Shard};
-use crate::ids::SocketId;
+use crate::ids::{Peer, SocketId};
 use crate::limits::cost;
+use crate::mutant::Mutant;
 use crate::transport::secure::Shaken;
 use crate::transport::tls::{Failure, KeyCache, Kind};
-use crate::transport::{Context, End, Exchange, Layer, Layers, Stack};
+use crate::transport::{Context, End, Exchange, Layer, Layers, Stack, TurnedAway};
 
 /// What came of a piece of a connection's bytes.
 type Decoded = Result<(), End>;
@@ -46,7 +48,7 @@ impl Shard {
         exchange.wire.clear();
         self.layered.exchange = exchange;
         match outcome {
-            Ok(()) => {}
+            Ok(()) => self.bound_headers(),
             Err(End::Ended) => self.part(socket, false),
             Err(End::Insecure(failure)) => self.end_insecure(socket, failure),
             Err(End::Fault(fault)) => {
@@ -82,14 +84,34 @@ impl Shard {
             peer: connection.peer,
         };
         exchange.waiting = connection.output.as_ref().map_or(0, |output| output.wire().len());
-        let before = layers.heap();
+        let before = Held::of(layers);
         let outcome = decode(layers, &context, &mut self.layered.keys, exchange);
-        self.memory.tally.layers = self.memory.tally.layers + layers.heap() - before;
+        let after = Held::of(layers);
         self.meter.charge(std::mem::take(&mut exchange.work));
-        if let Some(peer) = exchange.peer.take() {
-            connection.peer = peer;
+        let told = exchange.peer.take();
+        connection.peer = told.unwrap_or(connection.peer);
+        self.count_layers(socket, before, after);
+        if told.is_some_and(|peer| self.refuses_forwarded(socket, peer)) {
+            exchange.plain.clear();
+            return Err(End::Ended);
         }
         outcome
+    }
+
+    /// A header has grown: the oldest ones go until all keep their bound.
+    fn bound_headers(&mut self) {
+        while self.layered.headers.is_over() {
+            let Some(socket) = self.layered.headers.oldest() else { break };
+            self.meter.charge(cost::SESSION);
+            self.counters.headers_shed += 1;
+            if let Some(connection) = self.connections.get(socket.0) {
+                let (peer, listener) = (connection.peer, connection.listener);
+                let why = "its first header was not whole before many others came";
+                self.log_refused(peer, listener, why);
+            }
+            self.turn_away(socket, TurnedAway::Busy);
+            self.disconnect(socket, Cause::Rejected);
+        }
     }
 
     /// What came was no MQTT. Before CONNECT each receive is asked for.
@@ -156,7 +178,9 @@ impl Shard {
         if self.layered.handshakes.lines.bound(NEW) == 0 {
             return None;
         }
-        if self.layered.handshakes.under_way.len() >= self.most_handshakes() {
+        if self.layered.handshakes.under_way.len() >= self.most_handshakes()
+            && !Mutant::HandshakesUnbounded.is_on()
+        {
             let socket = self.layered.handshakes.stillest(self.now)?;
             let failure = Failure::new(Kind::Shed, "the handshake stood still while others waited");
             self.end_insecure(socket, failure);
@@ -213,5 +237,19 @@ impl Shard {
                 _ => "the client broke a rule of TLS",
             }),
         );
+    }
+
+    /// A proxy has told who its client is: true when that one may not connect, which it has been
+    /// told.
+    fn refuses_forwarded(&mut self, socket: SocketId, peer: Peer) -> bool {
+        let Err(denial) = self.take_source(peer) else { return false };
+        let Some(connection) = self.connections.get_mut(socket.0) else { return true };
+        let listener = connection.listener;
+        // It was not counted, so its end does not count it down.
+        connection.peer = Peer::Unix;
+        self.count_denial(denial);
+        self.log_refused(peer, listener, denial.answer().1);
+        self.disconnect(socket, Cause::Rejected);
+        true
     }
 }

@@ -90,8 +90,10 @@ impl Shard {
         self.sweep_retained();
         self.tell_memory();
         self.give_up_lost();
+        self.return_restored();
         self.tell_left_out();
         self.look_for_expired();
+        self.meter.charge(cost::VISIT * self.layered.keys.age() as u32);
         self.arm_upkeep();
     }
 

@@ -87,9 +87,10 @@ impl Shard {
     /// deleted.
     pub(super) fn leave_will(&mut self, index: u32, cause: Cause) {
         let now = self.now;
-        let Some(mut will) = self.take_will(index, |_, _| true) else { return };
+        let Some(mut will) = self.lift_will(index, |_, _| true) else { return };
         let Some(session) = self.sessions.get_mut(index) else { return };
         if cause.deletes_will() {
+            self.store_no_will(index);
             return;
         }
         if will.delay > 0 && session.expiry > 0 && !Mutant::WillDelayIgnored.is_on() {
@@ -97,12 +98,14 @@ impl Shard {
             will.due = Some(now.plus_seconds(will.delay));
             self.memory.tally.names += will.message.size();
             session.will = Some(will);
+            self.store_will(index);
             return;
         }
         if Mutant::WillTwice.is_on() {
             self.memory.tally.names += will.message.size();
             session.will = Some(will.clone());
         }
+        self.store_no_will(index);
         self.send_will(*will);
     }
 
@@ -115,8 +118,19 @@ impl Shard {
         }
     }
 
-    /// Takes the will out of a session if it has one that is `wanted`.
+    /// Takes the will out of a session, and of the store, if it has one that is `wanted`.
     pub(super) fn take_will(
+        &mut self,
+        index: u32,
+        wanted: impl FnOnce(&Session, &Will) -> bool,
+    ) -> Option<Box<Will>> {
+        let will = self.lift_will(index, wanted)?;
+        self.store_no_will(index);
+        Some(will)
+    }
+
+    /// The same, but for the store.
+    fn lift_will(
         &mut self,
         index: u32,
         wanted: impl FnOnce(&Session, &Will) -> bool,
@@ -152,6 +166,11 @@ impl Shard {
     /// Routes wills that are due, as far as mailboxes have room, until the step's work comes to
     /// `limit`; true when more can be at once.
     pub(super) fn publish_wills(&mut self, limit: u32) -> bool {
+        if self.entrance.is_shut() {
+            // Wills of sessions that were stored, due at the start: other shards may not have
+            // taken over their subscriptions yet. Listeners open when all have.
+            return false;
+        }
         while !self.is_spent(limit) {
             if self.delivery.fanouts.is_full() {
                 return false; // they are going on, and so are the wills then
@@ -172,7 +191,8 @@ impl Shard {
 
     /// While the broker stops: [MQTT-3.1.2-8] wants wills sent when the connection closes without
     /// DISCONNECT; those with a delay end with the process, as section 3.1.2.5 allows for a
-    /// server's shutdown. Goes on until the step's work comes to `limit`.
+    /// server's shutdown, or run on when it comes back if their sessions are stored. Goes on until
+    /// the step's work comes to `limit`.
     pub(super) fn run_last_wills(&mut self, limit: u32) {
         let Some(mut at) = self.work.wills.last.take() else { return };
         while at < self.connections.bound() {

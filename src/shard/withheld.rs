@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 struct Need {
     /// This batch is to be durable.
     batch: u64,
+    /// This receipt, and all before it, are to be closed: see [`super::receipts`].
+    receipt: u64,
     /// A fan-out of its message is under way: the batch is not known yet.
     fanning: bool,
     /// Messages that went to other shards: so many of those sent there are to be safe.
@@ -24,12 +26,17 @@ pub(super) trait Progress {
     fn durable(&self) -> u64;
     /// How many of the messages sent to that shard are safe there.
     fn safe(&self, shard: ShardId) -> u64;
+    /// All receipts up to this one are closed.
+    fn closed(&self) -> u64;
 }
 
 impl Need {
     fn is_met(&self, progress: &impl Progress) -> bool {
         let safe = |&(shard, count): &(ShardId, u64)| progress.safe(shard) >= count;
-        !self.fanning && self.batch <= progress.durable() && self.elsewhere.iter().all(safe)
+        !self.fanning
+            && self.batch <= progress.durable()
+            && self.receipt <= progress.closed()
+            && self.elsewhere.iter().all(safe)
     }
 }
 
@@ -40,6 +47,8 @@ pub(super) struct Withheld {
     needs: HashMap<u32, Need, foldhash::fast::FixedState>,
     /// By batch, the oldest first.
     batches: VecDeque<(u64, u32)>,
+    /// By receipt.
+    receipts: VecDeque<(u64, u32)>,
     /// By shard, and by how many of the messages sent there are to be safe.
     elsewhere: Vec<VecDeque<(u64, u32)>>,
     /// Those with a fan-out under way.
@@ -60,6 +69,14 @@ impl Withheld {
         let before = std::mem::replace(&mut need.batch, batch);
         if before != batch || self.needs.len() != known {
             self.batches.push_back((batch, socket.0));
+        }
+    }
+
+    /// It waits until that receipt is closed, which is none before those that others wait for.
+    pub(super) fn wait_for_receipt(&mut self, socket: SocketId, receipt: u64) {
+        let need = self.needs.entry(socket.0).or_default();
+        if std::mem::replace(&mut need.receipt, receipt) != receipt {
+            self.receipts.push_back((receipt, socket.0));
         }
     }
 
@@ -87,13 +104,15 @@ impl Withheld {
         }
     }
 
-    /// No fan-out is under way any more; what they brought is in batches up to `appended`.
-    pub(super) fn fan_outs_are_over(&mut self, appended: u64) {
+    /// No fan-out is under way any more; what they brought is in batches up to `appended`, and on
+    /// its way with receipts up to `receipt`.
+    pub(super) fn fan_outs_are_over(&mut self, appended: u64, receipt: u64) {
         for socket in self.fanning.drain(..) {
             let Some(need) = self.needs.get_mut(&socket) else { continue };
             if std::mem::replace(&mut need.fanning, false) {
-                need.batch = appended;
+                (need.batch, need.receipt) = (appended, receipt);
                 self.batches.push_back((appended, socket));
+                self.receipts.push_back((receipt, socket));
             }
         }
     }
@@ -122,6 +141,10 @@ impl Withheld {
         while let Some((_, socket)) = self.batches.pop_front_if(|next| next.0 <= durable) {
             look(socket);
         }
+        let closed = progress.closed();
+        while let Some((_, socket)) = self.receipts.pop_front_if(|next| next.0 <= closed) {
+            look(socket);
+        }
         for (at, queue) in self.elsewhere.iter_mut().enumerate() {
             let safe = progress.safe(ShardId(at as u8));
             while let Some((_, socket)) = queue.pop_front_if(|next| next.0 <= safe) {
@@ -136,7 +159,7 @@ impl Withheld {
 mod tests {
     use super::*;
 
-    struct At(u64, [u64; 2]);
+    struct At(u64, [u64; 2], u64);
 
     impl Progress for At {
         fn durable(&self) -> u64 {
@@ -145,6 +168,10 @@ mod tests {
 
         fn safe(&self, shard: ShardId) -> u64 {
             self.1[usize::from(shard.0)]
+        }
+
+        fn closed(&self) -> u64 {
+            self.2
         }
     }
 
@@ -162,13 +189,17 @@ mod tests {
         withheld.wait_for_fan_outs(SocketId(3));
         withheld.wait_for_batch(SocketId(1), 4); // it has said more
         withheld.wait_elsewhere(SocketId(4), other, 9);
-        assert_eq!(met(&mut withheld, &At(3, [0, 6])), [0; 0]);
-        assert!(withheld.holds(SocketId(2), &At(3, [0, 6])));
-        assert_eq!(met(&mut withheld, &At(3, [0, 7])), [2]);
-        assert_eq!(met(&mut withheld, &At(4, [0, 7])), [1]);
-        withheld.fan_outs_are_over(5);
-        assert_eq!(met(&mut withheld, &At(4, [0, 9])), [4]);
-        assert_eq!(met(&mut withheld, &At(5, [0, 9])), [3]);
+        assert_eq!(met(&mut withheld, &At(3, [0, 6], 0)), [0; 0]);
+        assert!(withheld.holds(SocketId(2), &At(3, [0, 6], 0)));
+        assert_eq!(met(&mut withheld, &At(3, [0, 7], 0)), [2]);
+        assert_eq!(met(&mut withheld, &At(4, [0, 7], 0)), [1]);
+        withheld.fan_outs_are_over(5, 2);
+        assert_eq!(met(&mut withheld, &At(4, [0, 9], 0)), [4]);
+        assert_eq!(met(&mut withheld, &At(5, [0, 9], 1)), [0; 0]);
+        assert_eq!(met(&mut withheld, &At(5, [0, 9], 2)), [3]);
+        withheld.wait_for_receipt(SocketId(6), 3);
+        assert_eq!(met(&mut withheld, &At(5, [0, 9], 2)), [0; 0]);
+        assert_eq!(met(&mut withheld, &At(5, [0, 9], 4)), [6]);
         assert_eq!(withheld.len(), 0);
         assert!(withheld.batches.is_empty() && withheld.elsewhere.iter().all(|q| q.is_empty()));
     }
@@ -178,9 +209,9 @@ mod tests {
         let mut withheld = Withheld::default();
         withheld.wait_for_batch(SocketId(1), 3);
         withheld.forget(SocketId(1));
-        assert!(!withheld.holds(SocketId(1), &At(0, [0, 0])));
+        assert!(!withheld.holds(SocketId(1), &At(0, [0, 0], 0)));
         withheld.wait_for_batch(SocketId(1), 5);
-        assert_eq!(met(&mut withheld, &At(3, [0, 0])), [0; 0]);
-        assert_eq!(met(&mut withheld, &At(5, [0, 0])), [1]);
+        assert_eq!(met(&mut withheld, &At(3, [0, 0], 0)), [0; 0]);
+        assert_eq!(met(&mut withheld, &At(5, [0, 0], 0)), [1]);
     }
 }

@@ -1,7 +1,8 @@
 //! What the shard does by itself, a share of each step: requests and ends that take several steps,
-//! wills, upkeep, `$SYS`, and how it stops.
+//! wills, upkeep, `$SYS`, how it stops, and what it tells those who watch it.
 
 use super::endings::Endings;
+use super::observe::Observers;
 use super::stop::Stopping;
 use super::sys::Sys;
 use super::task::Tasks;
@@ -16,6 +17,7 @@ pub(super) struct Work {
     pub(super) endings: Endings,
     pub(super) upkeep: Upkeep,
     pub(super) sys: Sys,
+    pub(super) observers: Observers,
 }
 
 impl Work {
@@ -28,6 +30,7 @@ impl Work {
             endings: Endings::default(),
             upkeep: Upkeep::default(),
             sys: Sys::new(shards),
+            observers: Observers::default(),
         }
     }
 
@@ -35,6 +38,11 @@ impl Work {
     #[inline]
     pub(super) fn len(&self) -> usize {
         let stops = usize::from(self.stopping.draining);
-        self.tasks.len() | self.wills.len() | self.endings.len() | self.upkeep.flows_due() | stops
+        self.tasks.len()
+            | self.wills.len()
+            | self.observers.events()
+            | self.endings.len()
+            | self.upkeep.flows_due()
+            | stops
     }
 }

@@ -6,7 +6,7 @@
 //! `<number>.free` for reuse, a few of them. After each change of names the directory is synced.
 
 use super::frame;
-use super::{Answer, Command};
+use super::{Answer, Command, Extent};
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -28,6 +28,8 @@ pub struct Files {
     open: BTreeMap<u32, File>,
     /// Segments that a commit to failed.
     failed: BTreeSet<u32>,
+    /// Segments with something that is not synced.
+    dirty: BTreeSet<u32>,
     spare: Vec<PathBuf>,
     frames: Vec<u8>,
 }
@@ -46,8 +48,8 @@ impl Files {
             }
         }
         let directory = directory.to_owned();
-        let (open, failed, frames) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
-        Ok(Files { directory, open, failed, spare, frames })
+        let (open, failed, dirty) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Ok(Files { directory, open, failed, dirty, spare, frames: Vec::new() })
     }
 
     fn path(&self, segment: u32) -> PathBuf {
@@ -94,6 +96,14 @@ impl Files {
         let mut bytes = vec![0; length.min(usize::try_from(left).unwrap_or(usize::MAX))];
         file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes)
+    }
+
+    /// Syncs a segment.
+    ///
+    /// # Errors
+    /// When it cannot be opened or synced.
+    pub fn sync(&mut self, segment: u32) -> io::Result<()> {
+        File::open(self.path(segment))?.sync_all()
     }
 
     /// Makes a segment ready to be written.
@@ -154,11 +164,21 @@ impl Files {
     /// Writes a batch and syncs.
     ///
     /// # Errors
-    /// When either fails; then the segment takes no other batch.
-    pub fn commit(&mut self, stamp: frame::Stamp, offset: u64, payload: &[u8]) -> io::Result<()> {
+    /// When one of that fails; then the segment takes no other batch.
+    pub fn commit(
+        &mut self,
+        stamp: frame::Stamp,
+        offset: u64,
+        payload: &[u8],
+        sync: Extent,
+    ) -> io::Result<()> {
         let segment = stamp.segment;
-        // Older ones are not written any more.
+        if sync == Extent::Everything {
+            self.sync_older(segment)?;
+        }
+        // Older ones are not written any more, nor synced: what they have and should is here again.
         self.open.retain(|&number, _| number >= segment);
+        self.dirty.retain(|&number| number >= segment);
         if self.failed.contains(&segment) {
             return Err(io::Error::other("an earlier commit to it failed"));
         }
@@ -167,26 +187,60 @@ impl Files {
         frame::write(stamp, payload, &mut frames);
         let written = self.file(segment).and_then(|file| {
             file.write_all_at(&frames, offset)?;
-            file.sync_data()
+            if sync == Extent::Nothing { Ok(()) } else { file.sync_data() }
         });
         frames.clear();
         frames.shrink_to(KEPT);
         self.frames = frames;
         if written.is_err() {
-            self.failed.insert(segment);
-            self.open.remove(&segment);
+            self.fail(segment);
+        } else if sync == Extent::Nothing {
+            self.dirty.insert(segment);
+        } else {
+            self.dirty.remove(&segment);
         }
         written
+    }
+
+    fn fail(&mut self, segment: u32) {
+        self.failed.insert(segment);
+        self.dirty.remove(&segment);
+        self.open.remove(&segment);
+    }
+
+    /// Syncs what is written to segments before that one.
+    fn sync_older(&mut self, segment: u32) -> io::Result<()> {
+        while let Some(older) = self.dirty.first().copied().filter(|&older| older < segment) {
+            let synced = self.file(older).and_then(|file| file.sync_data());
+            if synced.is_err() {
+                self.fail(older);
+            }
+            synced?;
+            self.dirty.remove(&older);
+        }
+        Ok(())
+    }
+
+    /// What has to be synced so that everything that is written is, in order. Each file is opened
+    /// for that: the kernel tells of an error once to whoever has a file open.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub fn unsynced(&mut self) -> io::Result<Vec<File>> {
+        let opened = self.dirty.iter().map(|&segment| File::open(self.path(segment))).collect();
+        self.dirty.clear();
+        opened
     }
 
     /// Removes a segment, or keeps its file for reuse; durably.
     ///
     /// # Errors
     /// When it may still be there.
-    pub fn drop_segment(&mut self, segment: u32) -> io::Result<()> {
+    pub fn drop_segment(&mut self, segment: u32, reuse: bool) -> io::Result<()> {
         let path = self.path(segment);
         self.open.remove(&segment);
-        if self.failed.remove(&segment) || self.spare.len() >= SPARE {
+        self.dirty.remove(&segment);
+        if self.failed.remove(&segment) || !reuse || self.spare.len() >= SPARE {
             std::fs::remove_file(&path)?;
         } else {
             let free = path.with_extension("free");
@@ -203,9 +257,10 @@ impl Files {
                 Ok(()) => Answer::SegmentReady { segment },
                 Err(error) => Answer::NoSegment { segment, why: error.to_string() },
             },
-            Command::Commit { stamp, offset, payload } => {
+            Command::Commit { stamp, offset, payload, sync } => {
                 let batch = stamp.batch;
-                match self.commit(stamp, offset, &payload) {
+                match self.commit(stamp, offset, &payload, sync) {
+                    Ok(()) if sync == Extent::Nothing => Answer::Written { batch, payload },
                     Ok(()) => Answer::Durable { batch, payload },
                     Err(error) => Answer::Failed { batch, payload, why: error.to_string() },
                 }
@@ -216,10 +271,20 @@ impl Files {
                     Err(error) => Answer::Unread { segment, why: error.to_string() },
                 }
             }
-            Command::Drop { segment } => {
-                let outcome = self.drop_segment(segment).map_err(|error| error.to_string());
+            Command::Sync { batch } => sync(batch, self.unsynced()),
+            Command::Drop { segment, reuse } => {
+                let outcome = self.drop_segment(segment, reuse).map_err(|error| error.to_string());
                 Answer::Dropped { segment, outcome }
             }
         }
+    }
+}
+
+/// Syncs those files; the answer to [`Command::Sync`].
+pub(super) fn sync(batch: u64, files: io::Result<Vec<File>>) -> Answer {
+    let synced = files.and_then(|files| files.iter().try_for_each(File::sync_data));
+    match synced {
+        Ok(()) => Answer::Synced { batch },
+        Err(error) => Answer::Unsynced { batch, why: error.to_string() },
     }
 }

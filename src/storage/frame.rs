@@ -15,7 +15,7 @@
 //! | 36–39, 40–43 | number of the frame within the batch, and how many there are |
 //! | 44–47, 48–51 | length and CRC32C of this frame's payload |
 //! | 52–55 | length of the batch's payload |
-//! | 56–59 | zero |
+//! | 56–59 | how many batches before this one were not durable yet when it was written |
 //! | 60–63 | CRC32C of the first 60 bytes |
 
 /// Frames begin at multiples of this many bytes: the block size of common disks.
@@ -52,6 +52,8 @@ pub struct Header {
     pub checksum: u32,
     /// Payload bytes of the batch.
     pub total: u32,
+    /// How many batches just before this one were not durable when it was written.
+    pub unsynced: u32,
 }
 
 /// Why there is no frame in some bytes.
@@ -83,8 +85,9 @@ impl Header {
         bytes[8..16].copy_from_slice(&self.log.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.batch.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.needed.to_le_bytes());
-        let words = [self.segment, self.frame, self.frames, self.length, self.checksum, self.total];
-        for (place, number) in bytes[32..56].chunks_exact_mut(4).zip(words) {
+        let lengths = [self.length, self.checksum, self.total, self.unsynced];
+        let words = [self.segment, self.frame, self.frames].into_iter().chain(lengths);
+        for (place, number) in bytes[32..60].chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&number.to_le_bytes());
         }
         let checksum = crc32c::crc32c(&bytes[..60]);
@@ -115,6 +118,7 @@ impl Header {
             length: word(bytes, 44),
             checksum: word(bytes, 48),
             total: word(bytes, 52),
+            unsynced: word(bytes, 56),
         };
         if header.is_sound() { Ok(header) } else { Err(NoFrame::Header) }
     }
@@ -128,6 +132,11 @@ impl Header {
             && self.frames as usize == total.div_ceil(FRAME_PAYLOAD)
             && self.frame < self.frames
             && self.length as usize == (total - before).min(FRAME_PAYLOAD)
+    }
+
+    /// The last batch that was durable when this one was written.
+    pub fn durable(&self) -> u64 {
+        self.batch.saturating_sub(1).saturating_sub(u64::from(self.unsynced))
     }
 
     /// Bytes that the frame takes.
@@ -154,6 +163,8 @@ pub struct Stamp {
     pub batch: u64,
     /// The oldest batch that is still needed.
     pub needed: u64,
+    /// How many batches just before this one are not durable yet.
+    pub unsynced: u32,
 }
 
 /// Writes the frames of a batch behind what is in `out`. The payload is not empty and has at most
@@ -172,6 +183,7 @@ pub fn write(stamp: Stamp, payload: &[u8], out: &mut Vec<u8>) {
             length: part.len() as u32,
             checksum: crc32c::crc32c(part),
             total: payload.len() as u32,
+            unsynced: stamp.unsynced,
         };
         let start = out.len();
         out.extend_from_slice(&header.encode());
@@ -222,7 +234,7 @@ pub fn read_batch(
 mod tests {
     use super::*;
 
-    const STAMP: Stamp = Stamp { log: 7, segment: 3, batch: 11, needed: 2 };
+    const STAMP: Stamp = Stamp { log: 7, segment: 3, batch: 11, needed: 2, unsynced: 0 };
 
     fn written(length: usize) -> (Vec<u8>, Vec<u8>) {
         let payload: Vec<u8> = (0..length).map(|at| (at * 31 / 8) as u8).collect();

@@ -9,6 +9,10 @@ use super::record::{
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
 
+/// The number under which messages wait that belong to no session: they are on their way from one
+/// member of a share group to the next.
+pub const RETURNING: u64 = 0;
+
 /// A message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Body {
@@ -122,6 +126,9 @@ pub struct Image {
     pub messages: BTreeMap<u64, Body>,
     /// Retained messages by topic.
     pub retained: HashMap<Box<str>, Body>,
+    /// Messages on their way from one member of a share group to the next. Known when
+    /// [`Image::finish`] was called.
+    pub returning: BTreeMap<u32, Waiting>,
     /// The largest number of a session, and of a message, that was ever seen.
     pub last: (u64, u64),
     /// Where messages and retained messages are.
@@ -167,9 +174,26 @@ impl Image {
         }
     }
 
+    /// Sessions that lack something, as after damage: number, ClientId if it is known, what. Comes
+    /// before [`Image::finish`].
+    pub fn incomplete(&self) -> Vec<(u64, Option<&str>, String)> {
+        let mut found = Vec::new();
+        for (&number, stored) in &self.sessions {
+            let missing = |waiting: &&Waiting| !self.messages.contains_key(&waiting.message);
+            let missing = stored.waiting.values().filter(missing).count();
+            let name = stored.head.as_ref().map(|head| &*head.client_id);
+            if name.is_none() && number != RETURNING && !stored.values.is_empty() {
+                found.push((number, name, "its own record is missing".to_owned()));
+            } else if missing > 0 {
+                found.push((number, name, format!("{missing} messages are missing")));
+            }
+        }
+        found
+    }
+
     /// Leaves out what nothing refers to. Returns every value that is alive, for the log's index.
     pub fn finish(&mut self) -> Vec<(Key, Value)> {
-        self.sessions.retain(|_, stored| stored.head.is_some());
+        self.sessions.retain(|&number, s| s.head.is_some() || number == RETURNING);
         let mut wanted = hashbrown::HashSet::new();
         for stored in self.sessions.values_mut() {
             let (messages, states) = (&self.messages, &stored.states);
@@ -178,6 +202,10 @@ impl Image {
                 waiting.sent = states.get(slot).copied();
                 messages.contains_key(&waiting.message)
             });
+        }
+        if let Some(returning) = self.sessions.remove(&RETURNING) {
+            self.returning = returning.waiting;
+            self.values.extend(returning.values);
         }
         self.messages.retain(|number, _| {
             let keep = wanted.contains(number);

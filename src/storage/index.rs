@@ -56,6 +56,11 @@ impl Index {
         self.values.len()
     }
 
+    /// Bytes of memory.
+    pub fn memory(&self) -> usize {
+        self.values.capacity() * (size_of::<(Key, Value)>() + 1)
+    }
+
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()

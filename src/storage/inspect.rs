@@ -1,5 +1,8 @@
-//! A store as people look at it: `ringmq storage check` and `show`. Reads, and changes nothing.
+//! A store as people look at it: `ringmq storage check` and `show`, which change nothing; and what
+//! they do to it while no broker uses it: `check --repair` and `compact`.
 
+use super::image::Image;
+use super::rewrite::{Placed, rewrite};
 use super::store::{Store, Unusable};
 use serde_json::json;
 use std::io::Write;
@@ -14,7 +17,8 @@ fn written(outcome: std::io::Result<()>) -> Result<(), Unusable> {
     }
 }
 
-/// Reads every shard's log and says what is in it.
+/// Reads every shard's log and says what is in it; of a damaged one, what is lost and which
+/// sessions lack something.
 ///
 /// # Errors
 /// When one cannot be read or is damaged; the others are read all the same.
@@ -42,7 +46,11 @@ pub fn check(store: &Store, out: &mut dyn Write) -> Result<(), Unusable> {
             Err(unusable) => {
                 let line = format!("shard {shard}: {unusable}");
                 wrong = wrong.or(Some(shard));
-                line
+                let told = tell_lost(store, shard, out).map(drop);
+                match told {
+                    Ok(()) => line,
+                    Err(more) => format!("{line}; {more}"),
+                }
             }
         };
         written(writeln!(out, "{line}"))?;
@@ -51,6 +59,63 @@ pub fn check(store: &Store, out: &mut dyn Write) -> Result<(), Unusable> {
         Some(shard) => Err(Unusable::new(format!("the log of shard {shard} cannot be used"))),
         None => written(out.flush()),
     }
+}
+
+/// Says what is lost of a shard's log; returns what is whole.
+fn tell_lost(store: &Store, shard: u8, out: &mut dyn Write) -> Result<Image, Unusable> {
+    let (mut image, lost) = store.salvage(shard)?;
+    for lost in &lost {
+        written(writeln!(out, "shard {shard}: {lost}"))?;
+    }
+    for (number, name, what) in image.incomplete() {
+        let name = name.map_or(String::new(), |name| format!(" of `{name}`"));
+        written(writeln!(out, "shard {shard}: session {number}{name}: {what}"))?;
+    }
+    image.finish();
+    Ok(image)
+}
+
+/// Where everything stays on its shard.
+fn as_it_is(_: Placed<'_>, source: u8) -> u8 {
+    source
+}
+
+/// Writes the store anew of what is whole of it, and says what is lost. The old logs stay under
+/// names that begin with `damaged-`. A store that is whole is left alone.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn repair(store: &mut Store, out: &mut dyn Write) -> Result<(), Unusable> {
+    let (mut images, mut damaged) = (Vec::new(), false);
+    for shard in 0..store.shards {
+        images.push(match store.read(shard) {
+            Ok((_, mut image, _)) => {
+                image.finish();
+                image
+            }
+            Err(unusable) => {
+                damaged = true;
+                written(writeln!(out, "shard {shard}: {unusable}"))?;
+                tell_lost(store, shard, out)?
+            }
+        });
+    }
+    if damaged {
+        let shards = store.shards;
+        rewrite(store, &images, shards, &as_it_is, true)?;
+        written(writeln!(out, "written anew; the damaged logs are in damaged-shard-*"))?;
+    }
+    check(store, out)
+}
+
+/// Writes the store anew without what is dead.
+///
+/// # Errors
+/// When it is damaged, or cannot be written.
+pub fn compact(store: &mut Store, out: &mut dyn Write) -> Result<(), Unusable> {
+    let (images, shards) = (store.images()?, store.shards);
+    rewrite(store, &images, shards, &as_it_is, false)?;
+    check(store, out)
 }
 
 /// Prints each session and retained message as a line of JSON, without payloads.

@@ -1,51 +1,25 @@
 //! A shard's log: records in, commands to the owner of the files out. A pure state machine.
 
+pub use super::bounds::Bounds;
+
+use super::cleaning::Cleaning;
+use super::failing::Health;
 use super::frame::{self, Stamp};
 use super::index::{Index, Position, Value};
-use super::record::{self, Effect, Key, Record, Secret};
-use super::{Answer, Command};
+use super::record::{Effect, Key, Record, Secret};
+use super::unsynced::Unsynced;
+use super::{Answer, Command, Extent};
 use crate::mutant::Mutant;
 use std::collections::VecDeque;
 
 /// Segments that are kept ready besides the next one, for what takes values out and for copying.
 pub const RESERVE: usize = 2;
-/// Cleaning waits while so many bytes wait for the next commit.
-const CLEANING_FILL: usize = 1 << 20;
 /// A batch of so many bytes is committed without further gathering.
-const ENOUGH: usize = 256 << 10;
+pub(super) const ENOUGH: usize = 256 << 10;
+/// A batch of so many bytes, or as many as a segment has room for, takes no more while it waits.
+const LARGE: usize = 16 << 20;
 /// Microseconds between tries while storage is down or the disk is full.
 const RETRY: u64 = 1_000_000;
-/// The most of them: each try takes a fresh segment.
-const LONGEST_RETRY: u64 = 30_000_000;
-
-/// How a log behaves.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// Bytes of a segment.
-    pub segment: u64,
-    /// Bytes that all segments may take together.
-    pub disk: u64,
-    /// Microseconds that a batch gathers at most before it is committed.
-    pub gather: u64,
-    /// Bytes that may wait to be durable before no new values are taken.
-    pub backlog: usize,
-    /// Microseconds that they may.
-    pub age: u64,
-    /// Bytes read at a time while cleaning; a batch that is longer is read whole.
-    pub slice: usize,
-}
-
-impl Bounds {
-    /// Those of the broker, apart from what is configured.
-    pub const BROKER: Bounds = Bounds {
-        segment: 64 << 20,
-        disk: u64::MAX,
-        gather: 5000,
-        backlog: 16 << 20,
-        age: 1_000_000,
-        slice: 1 << 20,
-    };
-}
 
 /// A segment with batches in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,30 +44,22 @@ pub struct Found {
 }
 
 /// A batch on its way.
-struct Flight {
-    stamp: Stamp,
+pub(super) struct Flight {
+    pub(super) stamp: Stamp,
     /// The records while they are here: to be written again.
-    payload: Option<Vec<u8>>,
-    since: u64,
-    bytes: usize,
+    pub(super) payload: Option<Vec<u8>>,
+    pub(super) since: u64,
+    pub(super) bytes: usize,
+    pub(super) sync: bool,
+    /// What it was written to failed meanwhile: it has to be written again.
+    pub(super) doomed: bool,
 }
 
-/// Whether batches become durable.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Health {
-    Up,
-    /// The last try failed, and the next has its own fresh segment.
-    Failed,
-    /// Two tries failed one after the other; the next one comes then.
-    Down(u64),
-}
-
-/// The oldest segment while what is alive of it is copied.
-struct Cleaning {
-    segment: Segment,
-    offset: u64,
-    length: usize,
-    reading: bool,
+/// A batch that is complete and waits for its turn.
+pub(super) struct Waiting {
+    pub(super) batch: u64,
+    pub(super) payload: Vec<u8>,
+    pub(super) since: u64,
 }
 
 /// Figures of a log.
@@ -113,38 +79,45 @@ pub struct Figures {
 
 /// The log.
 pub struct Log {
-    id: u64,
-    secret: Secret,
-    bounds: Bounds,
-    index: Index,
+    pub(super) id: u64,
+    pub(super) secret: Secret,
+    pub(super) bounds: Bounds,
+    pub(super) index: Index,
     /// Oldest first; the last one is written to, unless it is sealed.
-    segments: VecDeque<Segment>,
+    pub(super) segments: VecDeque<Segment>,
     /// The last segment takes no further batch.
-    sealed: bool,
+    pub(super) sealed: bool,
     ready: VecDeque<u32>,
     creating: bool,
     create_after: u64,
     last_segment: u32,
-    filling: Vec<u8>,
+    pub(super) filling: Vec<u8>,
     filling_since: u64,
-    spare: Vec<u8>,
-    in_flight: Option<Flight>,
+    pub(super) spare: Vec<u8>,
+    pub(super) in_flight: Option<Flight>,
+    /// Complete batches that come before the one that is being filled, in order. Each is synced.
+    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) unsynced: Unsynced,
     /// Number of the batch that is being filled.
-    next_batch: u64,
-    durable: u64,
-    health: Health,
-    cleaning: Option<Cleaning>,
+    pub(super) next_batch: u64,
+    pub(super) written: u64,
+    pub(super) durable: u64,
+    pub(super) health: Health,
+    pub(super) degraded: bool,
+    pub(super) cleaning: Option<Cleaning>,
     /// The oldest segment needs no more, once this batch is durable.
-    retiring: Option<u64>,
+    pub(super) retiring: Option<u64>,
     /// Segments that hold nothing good, to be dropped.
-    junk: Vec<u32>,
+    pub(super) junk: Vec<u32>,
+    /// Segments to which a commit failed.
+    pub(super) failed: Vec<u32>,
     /// Microseconds until the next try while storage is down.
-    patience: u64,
-    dropping: Option<u32>,
+    pub(super) patience: u64,
+    pub(super) dropping: Option<u32>,
     /// Cleaning met something that cannot be read: nothing is dropped any more.
-    stuck: bool,
-    trouble: Option<String>,
-    figures: Figures,
+    pub(super) stuck: bool,
+    pub(super) trouble: Option<String>,
+    pub(super) figures: Figures,
     /// What is to be done, in order.
     pub commands: Vec<Command>,
 }
@@ -169,12 +142,17 @@ impl Log {
             filling_since: 0,
             spare: Vec::new(),
             in_flight: None,
+            waiting: VecDeque::new(),
+            unsynced: Unsynced::after(found.last_batch),
             next_batch: found.last_batch + 1,
+            written: found.last_batch,
             durable: found.last_batch,
             health: Health::Up,
+            degraded: false,
             cleaning: None,
             retiring: None,
             junk: Vec::new(),
+            failed: Vec::new(),
             patience: RETRY,
             dropping: None,
             stuck: false,
@@ -192,6 +170,9 @@ impl Log {
     /// Appends a record at `now`, in microseconds; returns the batch it is in. It survives a power
     /// cut once [`Log::durable`] has come to that.
     pub fn append(&mut self, record: &Record<'_>, now: u64) -> u64 {
+        if self.filling.len() >= LARGE.min(self.bounds.segment as usize / 4) {
+            self.put_aside(now);
+        }
         if self.filling.is_empty() {
             self.filling_since = now;
         }
@@ -202,6 +183,9 @@ impl Log {
             Effect::Take(key) => self.forget(key),
             Effect::TakeBoth(keys) => keys.into_iter().for_each(|key| self.forget(key)),
             Effect::None => {}
+        }
+        if self.degraded && Mutant::StorageDegradedLost.is_on() {
+            self.filling.truncate(self.filling.len() - length as usize);
         }
         self.next_batch
     }
@@ -221,6 +205,22 @@ impl Log {
         self.durable
     }
 
+    /// The last batch that clients may be told of.
+    pub fn kept(&self) -> u64 {
+        match self.bounds.interval {
+            _ if self.degraded => self.next_batch,
+            Some(_) if Mutant::StorageWrittenEarly.is_on() => self.next_batch,
+            // Nobody is told of more while what was written is written again.
+            Some(_) => {
+                let flying = self.in_flight.as_ref().map(|flight| flight.stamp.batch);
+                let waiting = self.waiting.front().map(|waiting| waiting.batch);
+                let again = flying.into_iter().chain(waiting).min();
+                self.written.min(again.map_or(u64::MAX, |batch| batch - 1))
+            }
+            None => self.durable,
+        }
+    }
+
     /// The batch that what is appended now is in.
     pub fn filling(&self) -> u64 {
         self.next_batch
@@ -228,12 +228,9 @@ impl Log {
 
     /// Whether everything that was appended is durable.
     pub fn is_settled(&self) -> bool {
-        self.filling.is_empty() && self.in_flight.is_none()
-    }
-
-    /// True while batches do not become durable.
-    pub fn is_down(&self) -> bool {
-        matches!(self.health, Health::Down(_))
+        let on_its_way = self.in_flight.is_some() || !self.waiting.is_empty();
+        let written = self.filling.is_empty() && !on_its_way;
+        written && self.unsynced.is_at_rest() && !self.wants_mark()
     }
 
     /// True while no room is left for new values.
@@ -245,9 +242,21 @@ impl Log {
         self.ready.len() < RESERVE || self.ready.len() == RESERVE && room < enough
     }
 
+    /// True while the last try to make room for new values has failed, or may not be made.
+    pub fn has_no_room(&self, now: u64) -> bool {
+        let tried = now < self.create_after || !self.may_grow();
+        self.is_full() && !self.creating && tried
+    }
+
+    /// Whether one more segment is within what the log may take of the disk.
+    fn may_grow(&self) -> bool {
+        let count = (self.segments.len() + self.ready.len() + self.junk.len()) as u64;
+        (count + 1).saturating_mul(self.bounds.segment) <= self.bounds.disk
+    }
+
     /// Whether new values are taken. What takes values out always is.
     pub fn accepts(&self, now: u64) -> bool {
-        !self.is_down() && !self.is_full() && !self.is_behind(now)
+        self.degraded || !self.is_down() && !self.is_full() && !self.is_behind(now)
     }
 
     /// True when as much as may waits to be durable, or for as long.
@@ -255,15 +264,26 @@ impl Log {
         self.backlog() >= self.bounds.backlog || self.age(now) >= self.bounds.age
     }
 
-    /// Bytes that wait to be durable.
-    pub fn backlog(&self) -> usize {
-        self.filling.len() + self.in_flight.as_ref().map_or(0, |flight| flight.bytes)
+    /// True when half as much waits, or for half as long.
+    pub fn is_half_behind(&self, now: u64) -> bool {
+        self.backlog() >= self.bounds.backlog / 2 || self.age(now) >= self.bounds.age / 2
     }
 
-    /// Microseconds that the oldest of them has waited.
+    /// Bytes that wait to be durable.
+    pub fn backlog(&self) -> usize {
+        let waiting: usize = self.waiting.iter().map(|waiting| waiting.payload.len()).sum();
+        let flying = self.in_flight.as_ref().map_or(0, |flight| flight.bytes);
+        self.filling.len() + flying + waiting + self.unsynced.bytes()
+    }
+
+    /// Microseconds that the oldest of them has waited; what may be synced later waits from then.
     pub fn age(&self, now: u64) -> u64 {
-        let waiting = (!self.filling.is_empty()).then_some(self.filling_since);
-        let since = self.in_flight.as_ref().map(|flight| flight.since).or(waiting);
+        let filling = (!self.filling.is_empty()).then_some(self.filling_since);
+        let flying = self.in_flight.as_ref().map(|flight| flight.since);
+        let waiting = self.waiting.front().map(|waiting| waiting.since);
+        let interval = self.bounds.interval.unwrap_or(0);
+        let unsynced = self.unsynced.since().map(|since| since.saturating_add(interval));
+        let since = [filling, flying, waiting, unsynced].into_iter().flatten().min();
         since.map_or(0, |since| now.saturating_sub(since))
     }
 
@@ -275,6 +295,11 @@ impl Log {
     /// How many values are alive, and how many segments there are.
     pub fn counts(&self) -> (usize, usize) {
         (self.index.len(), self.segments.len() + self.ready.len())
+    }
+
+    /// Bytes of memory.
+    pub fn memory(&self) -> usize {
+        self.index.memory() + self.filling.capacity() + self.spare.capacity() + self.backlog()
     }
 
     /// Figures since the start.
@@ -292,8 +317,10 @@ impl Log {
     pub fn turn(&mut self, now: u64) -> Option<u64> {
         self.make_ready(now);
         self.commit(now);
+        self.sync(now);
         self.clean();
         self.drop_oldest();
+        self.judge(now);
         let gathered = (self.in_flight.is_none() && !self.filling.is_empty())
             .then(|| self.filling_since + self.bounds.gather);
         let retry = match self.health {
@@ -302,7 +329,13 @@ impl Log {
         };
         let create = self.wants_segment().then_some(self.create_after);
         // Later than now: what is due and was not done waits for an answer.
-        [gathered, retry, create].into_iter().flatten().filter(|&at| at > now).min()
+        let late = (self.bounds.degraded > 0 && !self.is_settled())
+            .then(|| now + self.bounds.age.saturating_sub(self.age(now)));
+        [gathered, retry, create, self.sync_due(), late]
+            .into_iter()
+            .flatten()
+            .filter(|&at| at > now)
+            .min()
     }
 
     fn wants_segment(&self) -> bool {
@@ -310,9 +343,7 @@ impl Log {
     }
 
     fn make_ready(&mut self, now: u64) {
-        let count = (self.segments.len() + self.ready.len() + self.junk.len()) as u64;
-        let fits = (count + 1).saturating_mul(self.bounds.segment) <= self.bounds.disk;
-        if self.wants_segment() && now >= self.create_after && fits {
+        if self.wants_segment() && now >= self.create_after && self.may_grow() {
             self.last_segment += 1;
             self.creating = true;
             let (segment, size) = (self.last_segment, self.bounds.segment);
@@ -326,21 +357,42 @@ impl Log {
         {
             return;
         }
-        if self.in_flight.is_none() {
-            let gathered = now.saturating_sub(self.filling_since) >= self.bounds.gather;
+        if self.in_flight.is_none()
+            && let Some(Waiting { batch, payload, since }) = self.waiting.pop_front()
+        {
+            self.take_off(batch, payload, since, true);
+        } else if self.in_flight.is_none() {
+            let mut gathered = now.saturating_sub(self.filling_since) >= self.bounds.gather;
+            if self.wants_mark() {
+                self.begin_mark(now);
+                gathered = true;
+            }
             if self.filling.is_empty() || !gathered && self.filling.len() < ENOUGH {
                 return;
             }
             let batch = self.next_batch;
             let payload = std::mem::replace(&mut self.filling, std::mem::take(&mut self.spare));
-            let needed = self.needed(batch);
-            let stamp = Stamp { log: self.id, segment: 0, batch, needed };
-            let (since, bytes) = (self.filling_since, payload.len());
-            self.in_flight = Some(Flight { stamp, payload: Some(payload), since, bytes });
+            self.take_off(batch, payload, self.filling_since, self.bounds.interval.is_none());
             self.next_batch += 1;
             self.filling_since = now;
         }
         self.launch();
+    }
+
+    fn take_off(&mut self, batch: u64, payload: Vec<u8>, since: u64, sync: bool) {
+        let needed = self.needed(batch);
+        let stamp = Stamp { log: self.id, segment: 0, batch, needed, unsynced: 0 };
+        let (bytes, payload) = (payload.len(), Some(payload));
+        self.in_flight = Some(Flight { stamp, payload, since, bytes, sync, doomed: false });
+    }
+
+    /// The batch that is being filled takes no more.
+    fn put_aside(&mut self, now: u64) {
+        let (batch, since) = (self.next_batch, self.filling_since);
+        let payload = std::mem::take(&mut self.filling);
+        self.waiting.push_back(Waiting { batch, payload, since });
+        self.next_batch += 1;
+        self.filling_since = now;
     }
 
     /// The oldest batch that recovery cannot do without.
@@ -355,28 +407,51 @@ impl Log {
     }
 
     /// Sends the batch that is to go to where there is room for it.
-    fn launch(&mut self) {
+    pub(super) fn launch(&mut self) {
         let Some(flight) = &mut self.in_flight else { return };
         if flight.payload.is_none() {
             return;
         }
         let size = frame::disk_size(flight.bytes) as u64;
         let fits = |last: &Segment| last.end + size <= self.bounds.segment;
-        if self.sealed || !self.segments.back().is_some_and(fits) {
+        let fresh = self.sealed || !self.segments.back().is_some_and(fits);
+        if (fresh || flight.sync) && self.unsynced.is_syncing() {
+            // It may fail: then comes what is not synced first, and the segment is synced no more.
+            return;
+        }
+        if fresh {
             let Some(number) = self.ready.pop_front() else { return };
             let first = flight.stamp.batch;
             self.segments.push_back(Segment { number, first, end: 0 });
             self.sealed = false;
+            // So that what a power cut tears is all in one segment.
+            flight.sync = true;
         }
         let Some(last) = self.segments.back_mut() else { return };
         let Some(payload) = flight.payload.take() else { return };
         flight.stamp.segment = last.number;
+        let before = flight.stamp.batch - 1;
+        if !Mutant::StorageUnsyncedUntold.is_on() {
+            flight.stamp.unsynced = before.saturating_sub(self.durable) as u32;
+        }
+        let sync = match (flight.sync, self.unsynced.is_empty()) {
+            (false, _) => Extent::Nothing,
+            (true, true) => Extent::Segment,
+            (true, false) => Extent::Everything,
+        };
         let (stamp, offset) = (flight.stamp, last.end);
-        self.commands.push(Command::Commit { stamp, offset, payload });
+        self.commands.push(Command::Commit { stamp, offset, payload, sync });
     }
 
     /// What became of a command.
     pub fn answered(&mut self, answer: Answer, now: u64) {
+        self.take_answer(answer, now);
+        if !Mutant::StorageDegradedLate.is_on() {
+            self.judge(now);
+        }
+    }
+
+    fn take_answer(&mut self, answer: Answer, now: u64) {
         match answer {
             Answer::SegmentReady { segment } => {
                 self.creating = false;
@@ -387,7 +462,10 @@ impl Log {
                 self.create_after = now + RETRY;
                 self.trouble(format!("segment {segment} cannot be made: {why}"));
             }
-            Answer::Durable { batch, payload } => self.is_durable(batch, payload),
+            Answer::Durable { batch, payload } => self.is_durable(batch, payload, now),
+            Answer::Written { batch, payload } => self.is_written(batch, payload, now),
+            Answer::Synced { batch } => self.is_synced(batch),
+            Answer::Unsynced { batch, why } => self.is_unsynced(batch, &why, now),
             Answer::Failed { batch, payload, why } => self.failed(batch, payload, &why, now),
             Answer::Slice { segment, offset, bytes } => self.cleaned(segment, offset, &bytes, now),
             Answer::Unread { segment, why } => {
@@ -412,183 +490,36 @@ impl Log {
         }
     }
 
-    fn trouble(&mut self, what: String) {
+    pub(super) fn trouble(&mut self, what: String) {
         self.figures.troubles += 1;
         self.trouble = Some(what);
     }
 
-    fn is_durable(&mut self, batch: u64, mut payload: Vec<u8>) {
+    fn is_durable(&mut self, batch: u64, mut payload: Vec<u8>, now: u64) {
         let Some(flight) = self.in_flight.take_if(|flight| flight.stamp.batch == batch) else {
             return;
         };
-        let size = frame::disk_size(flight.bytes) as u64;
-        if let Some(last) = self.segments.back_mut() {
-            last.end += size;
+        self.count_written(&flight);
+        self.unsynced.clear();
+        (self.durable, self.written) = (batch, self.written.max(batch));
+        if self.health != Health::Up {
+            // What had no room meanwhile may have it now.
+            self.create_after = now;
         }
-        self.figures.commits += 1;
-        self.figures.written += size;
-        self.durable = batch;
         (self.health, self.patience) = (Health::Up, RETRY);
         payload.clear();
         payload.shrink_to(ENOUGH);
         self.spare = payload;
     }
 
-    fn failed(&mut self, batch: u64, payload: Vec<u8>, why: &str, now: u64) {
-        let Some(flight) = self.in_flight.as_mut().filter(|f| f.stamp.batch == batch) else {
-            return;
-        };
-        flight.payload = Some(payload);
-        let segment = flight.stamp.segment;
-        self.figures.failures += 1;
-        if Mutant::StorageSyncsAgain.is_on() {
-            self.launch();
-            return;
-        }
-        self.sealed = true;
-        // A fresh segment that took nothing is of no use any more.
-        if let Some(last) = self.segments.pop_back_if(|last| last.first == batch) {
-            self.junk.push(last.number);
-        }
-        self.trouble = Some(format!("a commit to segment {segment} failed: {why}"));
-        if self.health == Health::Up {
-            self.health = Health::Failed;
-            self.launch();
-        } else {
-            self.health = Health::Down(now + self.patience);
-            self.patience = (self.patience * 2).min(LONGEST_RETRY);
-        }
+    /// The batch is in the last segment; returns where in it.
+    pub(super) fn count_written(&mut self, flight: &Flight) -> u64 {
+        let size = frame::disk_size(flight.bytes) as u64;
+        self.figures.commits += 1;
+        self.figures.written += size;
+        self.unsynced.tell((flight.stamp.batch - 1).saturating_sub(flight.stamp.unsynced.into()));
+        let Some(last) = self.segments.back_mut() else { return 0 };
+        last.end += size;
+        last.end - size
     }
-
-    fn clean(&mut self) {
-        let idle = self.retiring.is_none() && self.dropping.is_none() && !self.stuck;
-        if self.cleaning.is_none() && idle && self.health == Health::Up && self.is_worth_it() {
-            let Some(&segment) = self.segments.front() else { return };
-            let length = self.bounds.slice;
-            self.cleaning = Some(Cleaning { segment, offset: 0, length, reading: false });
-        }
-        let Some(cleaning) = self.cleaning.as_mut().filter(|cleaning| !cleaning.reading) else {
-            return;
-        };
-        if self.health != Health::Up || self.filling.len() >= CLEANING_FILL {
-            return;
-        }
-        let (segment, offset) = (cleaning.segment.number, cleaning.offset);
-        let left = cleaning.segment.end - offset;
-        let length = cleaning.length.min(usize::try_from(left).unwrap_or(usize::MAX));
-        cleaning.reading = true;
-        self.commands.push(Command::Clean { segment, offset, length });
-    }
-
-    /// Whether the oldest segment is to be cleaned.
-    fn is_worth_it(&self) -> bool {
-        if self.segments.len() < 2 {
-            return false;
-        }
-        let (live, _) = self.sizes();
-        // Room that a sealed segment does not use is as good as dead.
-        let taken = |segment: &Segment| segment.end.max(self.bounds.segment);
-        let used: u64 = self.segments.iter().map(taken).sum();
-        let dead = used.saturating_sub(live);
-        let much = used > 2 * live + 2 * self.bounds.segment;
-        much || self.is_full() && dead > self.bounds.segment
-    }
-
-    /// A part of the oldest segment: what is alive in it goes behind the newest.
-    fn cleaned(&mut self, segment: u32, offset: u64, bytes: &[u8], now: u64) {
-        let Some(mut cleaning) = self.cleaning.take_if(|cleaning| {
-            cleaning.reading && (cleaning.segment.number, cleaning.offset) == (segment, offset)
-        }) else {
-            return;
-        };
-        cleaning.reading = false;
-        let mut payload = std::mem::take(&mut self.spare);
-        let (mut at, mut damaged) = (0, false);
-        while at < bytes.len() {
-            match frame::read_batch(&bytes[at..], &mut payload) {
-                Ok((header, size)) if header.log == self.id && header.segment == segment => {
-                    damaged |= !self.copy_live(header.batch, &payload, now);
-                    at += size;
-                }
-                // More has to be read at once: a batch may be longer than what is read otherwise.
-                Err(_) if at == 0 && Mutant::StorageCleanerWedged.is_on() => break,
-                Err((_, frame::NoFrame::Short | frame::NoFrame::Header)) if at == 0 => {
-                    let whole = batch_size(bytes).filter(|&whole| whole > bytes.len());
-                    let left = cleaning.segment.end - offset;
-                    damaged = whole.is_none_or(|whole| whole as u64 > left);
-                    cleaning.length = whole.unwrap_or(self.bounds.slice);
-                    break;
-                }
-                Err(_) if at > 0 => break,
-                _ => {
-                    damaged = true;
-                    break;
-                }
-            }
-        }
-        payload.clear();
-        payload.shrink_to(ENOUGH);
-        self.spare = payload;
-        if damaged {
-            self.stuck = true;
-            self.trouble(format!("segment {segment} is damaged near byte {}", offset + at as u64));
-            return;
-        }
-        cleaning.offset += at as u64;
-        if at > 0 {
-            cleaning.length = self.bounds.slice;
-        }
-        if cleaning.offset < cleaning.segment.end {
-            self.cleaning = Some(cleaning);
-            return;
-        }
-        // The batch that says so must be durable first; there has to be one.
-        if self.filling.is_empty() {
-            self.append(&Record::Nothing, now);
-        }
-        self.retiring = Some(self.next_batch);
-    }
-
-    /// Copies what is alive of a batch; false when it has something that is no record.
-    fn copy_live(&mut self, batch: u64, payload: &[u8], now: u64) -> bool {
-        let mut at = 0;
-        while at < payload.len() {
-            let Ok((record, length)) = record::decode(&payload[at..]) else { return false };
-            let position = Position::new(batch, at);
-            if let Effect::Put(key) = record.effect(self.secret)
-                && self.index.get(key).is_some_and(|value| value.position == position)
-                && !Mutant::StorageLiveNotCopied.is_on()
-            {
-                self.append(&record, now);
-                self.figures.copied += length as u64;
-            } else if Mutant::StorageDeadCopied.is_on() {
-                self.append(&record, now);
-            }
-            at += length;
-        }
-        true
-    }
-
-    fn drop_oldest(&mut self) {
-        if self.dropping.is_some() {
-            return;
-        }
-        let early = Mutant::StorageDropsEarly.is_on();
-        if !self.stuck && self.retiring.is_some_and(|batch| self.durable >= batch || early) {
-            self.retiring = None;
-            let Some(first) = self.segments.front() else { return };
-            self.dropping = Some(first.number);
-        } else if let Some(&junk) = self.junk.first() {
-            self.dropping = Some(junk);
-        }
-        if let Some(segment) = self.dropping {
-            self.commands.push(Command::Drop { segment });
-        }
-    }
-}
-
-/// Bytes that the batch takes whose first header is at the start of `bytes`.
-fn batch_size(bytes: &[u8]) -> Option<usize> {
-    let header = frame::Header::read(bytes).ok()?;
-    Some(frame::disk_size(header.total as usize))
 }

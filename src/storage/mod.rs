@@ -7,7 +7,11 @@
 //!
 //! # The rules
 //! 1. One batch is on its way at a time, in one write and one sync; another one is filled
-//!    meanwhile. So only the newest batch can be torn by a crash, and it is dropped whole.
+//!    meanwhile. So only the newest batch can be torn by a crash, and it is dropped whole. With
+//!    `durability: async` syncs come apart from writes: then a power cut may tear any of the
+//!    batches that were written since the last sync, and the log is cut before the first of them.
+//!    Each batch says up to which one the log was durable when it was written, and a log at rest
+//!    ends with one that says it of all: so damage is known from what was torn.
 //! 2. A file is never synced again after an error: the batch, which is still in memory, is written
 //!    to a fresh segment. When that fails too, storage is down, and says so, until a later try
 //!    with another fresh segment succeeds.
@@ -21,6 +25,11 @@
 //!    values out and what makes room by copying still has somewhere to go.
 
 #[cfg(feature = "runtime")]
+pub mod backup;
+mod bounds;
+mod cleaning;
+mod failing;
+#[cfg(feature = "runtime")]
 pub mod files;
 pub mod frame;
 pub mod image;
@@ -30,10 +39,16 @@ pub mod inspect;
 pub mod key;
 mod kind;
 pub mod log;
+#[cfg(feature = "runtime")]
+pub mod portable;
 pub mod record;
 pub mod recovery;
 #[cfg(feature = "runtime")]
+pub mod rewrite;
+pub mod salvage;
+#[cfg(feature = "runtime")]
 pub mod store;
+mod unsynced;
 #[cfg(feature = "runtime")]
 pub mod writer;
 
@@ -48,8 +63,8 @@ pub enum Command {
         /// Its bytes.
         size: u64,
     },
-    /// Write a batch at `offset` of its segment and sync: [`Answer::Durable`] or
-    /// [`Answer::Failed`].
+    /// Write a batch at `offset` of its segment, and sync as `sync` says: [`Answer::Durable`], or
+    /// [`Answer::Written`] if nothing is synced, or [`Answer::Failed`].
     Commit {
         /// The batch and its segment.
         stamp: frame::Stamp,
@@ -57,6 +72,14 @@ pub enum Command {
         offset: u64,
         /// The records.
         payload: Vec<u8>,
+        /// What to sync.
+        sync: Extent,
+    },
+    /// Sync what was written, while further commands are carried out: [`Answer::Synced`] or
+    /// [`Answer::Unsynced`].
+    Sync {
+        /// The last batch that was written.
+        batch: u64,
     },
     /// Read so many bytes of a segment to be cleaned: [`Answer::Slice`] or [`Answer::Unread`].
     Clean {
@@ -71,10 +94,23 @@ pub enum Command {
     Drop {
         /// The segment.
         segment: u32,
+        /// Whether its file may be used again: nothing failed on it.
+        reuse: bool,
     },
 }
 
-/// What became of a [`Command`].
+/// What a commit syncs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// Nothing.
+    Nothing,
+    /// Its own segment.
+    Segment,
+    /// First what older segments have that is not synced, then its own segment.
+    Everything,
+}
+
+/// What became of a [`Command`]. In their order, but for those to [`Command::Sync`].
 #[derive(Debug)]
 pub enum Answer {
     /// The segment can be written.
@@ -95,6 +131,25 @@ pub enum Answer {
         batch: u64,
         /// Its buffer, for reuse.
         payload: Vec<u8>,
+    },
+    /// The batch survives the end of the process.
+    Written {
+        /// Which.
+        batch: u64,
+        /// The records, which are needed should the sync fail.
+        payload: Vec<u8>,
+    },
+    /// Everything up to that batch survives a power cut.
+    Synced {
+        /// Which.
+        batch: u64,
+    },
+    /// The sync failed; what of the files is on the disk is unknown.
+    Unsynced {
+        /// The batch of the command.
+        batch: u64,
+        /// Why.
+        why: String,
     },
     /// Writing or syncing failed; what is in that file from its offset on is unknown.
     Failed {

@@ -4,8 +4,8 @@
 //! the number that a later segment begins with: a batch that could not be written, or was torn by a
 //! crash, comes again at the beginning of the next segment, and what the older one has of it means
 //! nothing. Where the run of numbers ends without a later segment going on, that is a torn tail if
-//! nothing of a later batch follows, since only one batch is on its way at a time; else something
-//! is missing that was durable, and recovery stops.
+//! nothing follows that was written when the missing batch was durable, as each batch says of those
+//! before it; else something is missing that was durable, and recovery stops.
 
 use super::frame::{self, Header, NoFrame};
 use super::index::{Position, Value};
@@ -225,7 +225,7 @@ fn heads(log: u64, segments: &[(u32, u64)], read: &mut Read<'_>) -> Result<Vec<H
     Ok(heads)
 }
 
-fn is_of(header: &Header, log: u64, segment: u32) -> bool {
+pub(super) fn is_of(header: &Header, log: u64, segment: u32) -> bool {
     header.log == log && header.segment == segment && header.batch < BATCHES && header.batch > 0
 }
 
@@ -254,7 +254,7 @@ enum Behind {
     Nothing,
     /// Something of the batch that was on its way.
     Torn,
-    /// Something of a batch after that one.
+    /// Something that was written when that one was durable.
     Later,
 }
 
@@ -263,8 +263,10 @@ fn behind(log: u64, segment: u32, expected: u64, bytes: &[u8]) -> Behind {
     for block in bytes.chunks(frame::ALIGNMENT) {
         match Header::read(block) {
             Ok(header) if !is_of(&header, log, segment) => {}
-            Ok(header) if header.batch > expected => return Behind::Later,
-            Ok(header) if header.batch == expected => found = Behind::Torn,
+            Ok(header) if header.batch > expected && header.durable() >= expected => {
+                return Behind::Later;
+            }
+            Ok(header) if header.batch >= expected => found = Behind::Torn,
             Ok(_) | Err(_) => {}
         }
     }

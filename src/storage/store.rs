@@ -2,13 +2,15 @@
 //!
 //! `FORMAT` is a small text file: the version of the format, how many shards there are, and a
 //! secret that places ClientIds and topics and that no client may learn. `LOCK` is locked while a
-//! process uses the store. Each shard has a directory `shard-NNN`.
+//! process uses the store. Each shard has a directory `shard-NNN`, or `shard-NNN.G` in the G-th
+//! writing of the store: see [`super::rewrite`].
 
 use super::files::Files;
 use super::image::Image;
 use super::log::{Bounds, Log};
 use super::record::Secret;
 use super::recovery::{self, Recovered, Trouble};
+use super::salvage::{self, Lost};
 use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io::Write;
@@ -46,6 +48,8 @@ pub struct Store {
     path: PathBuf,
     /// How many shards it has.
     pub shards: u8,
+    /// How often it was written anew.
+    generation: u32,
     secret: [u64; 2],
     _lock: File,
 }
@@ -66,8 +70,8 @@ impl Store {
     /// Opens the store at `path`, or makes one for so many shards when nothing is there.
     ///
     /// # Errors
-    /// When the directory cannot be used, another process uses it, it was made for another number
-    /// of shards, or by a later version.
+    /// When the directory cannot be used, another process uses it, or it was made by a later
+    /// version.
     pub fn open(path: &Path, shards: u8, fresh: [u64; 2]) -> Result<Store, Unusable> {
         std::fs::create_dir_all(path).map_err(unusable(path, "cannot be made"))?;
         let lock = lock(path)?;
@@ -79,15 +83,10 @@ impl Store {
             }
             Err(error) => return Err(unusable(&format, "cannot be read")(error)),
         };
-        let (stored, secret) = parse(&text).map_err(unusable(&format, "is damaged"))?;
-        if stored != shards {
-            return Err(Unusable(format!(
-                "storage.path: {} was made for {stored} shards and there are {shards} now; run \
-                 with `cores` of {stored} entries",
-                path.display()
-            )));
-        }
-        Ok(Store { path: path.to_owned(), shards, secret, _lock: lock })
+        let format = parse(&text).map_err(unusable(&format, "is damaged"))?;
+        let store = Store::new(path, format, lock);
+        store.tidy_up().map_err(unusable(path, "cannot be changed"))?;
+        Ok(store)
     }
 
     /// Opens a store that is there, to look at it.
@@ -98,8 +97,66 @@ impl Store {
         let format = path.join("FORMAT");
         let text = std::fs::read_to_string(&format).map_err(unusable(&format, "cannot be read"))?;
         let lock = lock(path)?;
-        let (shards, secret) = parse(&text).map_err(unusable(&format, "is damaged"))?;
-        Ok(Store { path: path.to_owned(), shards, secret, _lock: lock })
+        let format = parse(&text).map_err(unusable(&format, "is damaged"))?;
+        Ok(Store::new(path, format, lock))
+    }
+
+    /// Whether there is a store at `path`.
+    pub fn is_at(path: &Path) -> bool {
+        path.join("FORMAT").exists()
+    }
+
+    fn new(path: &Path, format: Format, lock: File) -> Store {
+        let Format { shards, generation, secret } = format;
+        Store { path: path.to_owned(), shards, generation, secret, _lock: lock }
+    }
+
+    /// Removes logs of other writings than the current one: a crash came before the switch or
+    /// after it.
+    fn tidy_up(&self) -> std::io::Result<()> {
+        let current: Vec<PathBuf> = (0..self.shards).map(|shard| self.directory(shard)).collect();
+        for entry in std::fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with("shard-") && !current.contains(&path) {
+                std::fs::remove_dir_all(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for a shard's log of the next writing: its secret number, and its files.
+    pub(super) fn begin_anew(&self, shard: u8) -> Result<(u64, Files), Unusable> {
+        let next = self.generation + 1;
+        let directory = directory_of(&self.path, next, shard);
+        let make = || {
+            if directory.exists() {
+                std::fs::remove_dir_all(&directory)?;
+            }
+            std::fs::create_dir(&directory)?;
+            Files::open(&directory)
+        };
+        let files = make().map_err(unusable(&directory, "cannot be made"))?;
+        Ok((log_of(self.secret, next, shard), files))
+    }
+
+    /// From now on the logs of the next writing are the store's. The old ones are removed, or
+    /// `kept` under names that begin with `damaged-`.
+    pub(super) fn switch(&mut self, shards: u8, kept: bool) -> Result<(), Unusable> {
+        let old: Vec<PathBuf> = (0..self.shards).map(|shard| self.directory(shard)).collect();
+        let next = Format { shards, generation: self.generation + 1, secret: self.secret };
+        let cannot = || unusable(&self.path, "cannot be changed");
+        write_format(&self.path, &next).map_err(cannot())?;
+        for directory in old {
+            let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let outcome = match kept {
+                true => std::fs::rename(&directory, self.path.join(format!("damaged-{name}"))),
+                false => std::fs::remove_dir_all(&directory),
+            };
+            outcome.map_err(cannot())?;
+        }
+        (self.shards, self.generation) = (next.shards, next.generation);
+        Ok(())
     }
 
     /// The secret under which ClientIds and topics are placed.
@@ -113,12 +170,12 @@ impl Store {
     }
 
     fn log(&self, shard: u8) -> u64 {
-        self.secret[0] ^ self.secret[1].rotate_left(32) ^ u64::from(shard) << 56
+        log_of(self.secret, self.generation, shard)
     }
 
     /// The directory of a shard.
     pub fn directory(&self, shard: u8) -> PathBuf {
-        directory_of(&self.path, shard)
+        directory_of(&self.path, self.generation, shard)
     }
 
     /// Reads a shard's log. Nothing is changed.
@@ -147,6 +204,38 @@ impl Store {
         Ok((recovered, image, files))
     }
 
+    /// Reads what is whole of a shard's damaged log, and says what is lost. The image is not
+    /// finished.
+    ///
+    /// # Errors
+    /// When its directory cannot be read.
+    pub fn salvage(&self, shard: u8) -> Result<(Image, Vec<Lost>), Unusable> {
+        let directory = self.directory(shard);
+        let files = Files::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
+        let segments = files.segments().map_err(unusable(&directory, "cannot be read"))?;
+        let (mut files, mut image, secret) = (files, Image::default(), self.secret());
+        let mut read = |segment, offset, length| {
+            files.read(segment, offset, length).map_err(|error| error.to_string())
+        };
+        let lost = salvage::salvage(self.log(shard), &segments, &mut read, &mut |record, at| {
+            image.take(record, at, secret);
+        });
+        Ok((image, lost))
+    }
+
+    /// Reads what all shards hold.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn images(&self) -> Result<Vec<Image>, Unusable> {
+        let image = |shard| {
+            let (_, mut image, _) = self.read(shard)?;
+            image.finish();
+            Ok(image)
+        };
+        (0..self.shards).map(image).collect()
+    }
+
     /// Reads a shard's log and goes on with it.
     ///
     /// # Errors
@@ -154,8 +243,14 @@ impl Store {
     pub fn resume(&self, shard: u8, bounds: Bounds) -> Result<Part, Unusable> {
         let (recovered, mut image, mut files) = self.read(shard)?;
         let directory = self.directory(shard);
+        // A process that was killed may have written them and not synced; from now on they count
+        // as durable.
+        for segment in &recovered.found.segments {
+            let synced = files.sync(segment.number);
+            synced.map_err(unusable(&directory, "cannot be synced"))?;
+        }
         for segment in recovered.unused {
-            files.drop_segment(segment).map_err(unusable(&directory, "cannot be changed"))?;
+            files.drop_segment(segment, true).map_err(unusable(&directory, "cannot be changed"))?;
         }
         let mut log = Log::new(self.log(shard), self.secret(), bounds, recovered.found);
         image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
@@ -172,7 +267,8 @@ fn describe(directory: &Path, trouble: &Trouble) -> String {
     let file = directory.join(format!("{segment:010}.seg"));
     let advice = match trouble {
         Trouble::Damaged { .. } => {
-            "; nothing was changed: restore a copy of storage.path, or move it away to begin anew"
+            "; nothing was changed: restore a copy of storage.path, or keep what is whole with \
+             `ringmq storage check --repair`, which names the sessions that lack something"
         }
         Trouble::Unreadable { .. } | Trouble::Newer { .. } => "",
     };
@@ -198,26 +294,54 @@ fn lock(path: &Path) -> Result<File, Unusable> {
     }
 }
 
-fn directory_of(path: &Path, shard: u8) -> PathBuf {
-    path.join(format!("shard-{shard:03}"))
+fn directory_of(path: &Path, generation: u32, shard: u8) -> PathBuf {
+    match generation {
+        0 => path.join(format!("shard-{shard:03}")),
+        _ => path.join(format!("shard-{shard:03}.{generation}")),
+    }
 }
 
-fn text_of(shards: u8, secret: [u64; 2]) -> String {
-    let text = format!(
-        "ringmq-storage {VERSION}\nshards {shards}\nsecret {:016x}{:016x}\n",
-        secret[0], secret[1]
-    );
-    let checksum = crc32c::crc32c(text.as_bytes());
-    format!("{text}checksum {checksum:08x}\n")
+/// The secret number of a log.
+fn log_of(secret: [u64; 2], generation: u32, shard: u8) -> u64 {
+    let which = u64::from(shard) << 56 ^ u64::from(generation) << 24;
+    secret[0] ^ secret[1].rotate_left(32) ^ which
+}
+
+/// What `FORMAT` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Format {
+    shards: u8,
+    generation: u32,
+    secret: [u64; 2],
+}
+
+impl Format {
+    fn text(&self) -> String {
+        let Format { shards, generation, secret } = self;
+        let [one, other] = secret;
+        let text = format!(
+            "ringmq-storage {VERSION}\nshards {shards}\nwriting {generation}\n\
+             secret {one:016x}{other:016x}\n"
+        );
+        let checksum = crc32c::crc32c(text.as_bytes());
+        format!("{text}checksum {checksum:08x}\n")
+    }
 }
 
 fn begin(path: &Path, shards: u8, secret: [u64; 2]) -> std::io::Result<String> {
     // Before the file that says that they are there.
     for shard in 0..shards {
-        std::fs::create_dir_all(directory_of(path, shard))?;
+        std::fs::create_dir_all(directory_of(path, 0, shard))?;
     }
-    let text = text_of(shards, secret);
+    write_format(path, &Format { shards, generation: 0, secret })
+}
+
+/// Replaces `FORMAT`, durably and at once.
+fn write_format(path: &Path, format: &Format) -> std::io::Result<String> {
+    let text = format.text();
     let (fresh, format) = (path.join("FORMAT.new"), path.join("FORMAT"));
+    // The directories that it names have to be there first.
+    File::open(path)?.sync_all()?;
     let mut file = File::create(&fresh)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
@@ -226,7 +350,7 @@ fn begin(path: &Path, shards: u8, secret: [u64; 2]) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn parse(text: &str) -> Result<(u8, [u64; 2]), String> {
+fn parse(text: &str) -> Result<Format, String> {
     let mut words = text.split_ascii_whitespace();
     let mut value = |name: &str| match (words.next(), words.next()) {
         (Some(word), Some(value)) if word == name => Ok(value),
@@ -236,17 +360,19 @@ fn parse(text: &str) -> Result<(u8, [u64; 2]), String> {
     if version != VERSION {
         return Err(format!("it has version {version} of the format, this build knows {VERSION}"));
     }
-    let shards: u8 = value("shards")?.parse().map_err(|_| "no number of shards".to_owned())?;
+    let shards = value("shards")?.parse().map_err(|_| "no number of shards".to_owned())?;
+    let generation = value("writing")?.parse().map_err(|_| "no number of writings".to_owned())?;
     let secret = value("secret")?;
     let half = |range| secret.get(range).and_then(|half| u64::from_str_radix(half, 16).ok());
     let secret = match (half(0..16), half(16..32)) {
         (Some(one), Some(other)) => [one, other],
         _ => return Err("the secret is not 32 hexadecimal digits".to_owned()),
     };
-    if text != text_of(shards, secret) {
+    let format = Format { shards, generation, secret };
+    if text != format.text() {
         return Err("the checksum is wrong".to_owned());
     }
-    Ok((shards, secret))
+    Ok(format)
 }
 
 #[cfg(test)]

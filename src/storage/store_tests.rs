@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::storage::Answer;
-use crate::storage::record::{Record, StoredMessage};
+use crate::storage::record::{Phase, Record, StoredMessage, StoredSession};
+use crate::storage::rewrite::{Placed, rewrite};
 
 struct Scratch(PathBuf);
 
@@ -59,14 +60,12 @@ fn what_was_durable_is_there_when_the_store_is_opened_again() {
 }
 
 #[test]
-fn a_second_process_and_another_number_of_shards_are_refused() {
+fn a_second_process_is_refused() {
     let scratch = Scratch::new("second");
     let store = Store::open(&scratch.0, 2, [1, 2]).expect("usable");
     let second = Store::open(&scratch.0, 2, [1, 2]).err().expect("refused").to_string();
     assert!(second.contains("another process"), "{second}");
     drop(store);
-    let other = Store::open(&scratch.0, 3, [1, 2]).err().expect("refused").to_string();
-    assert!(other.contains("made for 2 shards"), "{other}");
     assert_eq!(Store::existing(&scratch.0).expect("usable").placement(), [1, 2]);
 }
 
@@ -115,4 +114,117 @@ fn damage_is_told_with_its_file_and_nothing_is_changed() {
     assert!(why.contains("0000000001.seg") && why.contains("byte 4096"), "{why}");
     assert!(why.contains("batch 2"), "{why}");
     assert_eq!(std::fs::read(&segment).expect("there"), bytes);
+}
+
+/// A session with a subscription and a message that waits for it, and a retained message.
+fn furnish(part: &mut Part, client_id: &str, topic: &str, number: u64) {
+    let log = &mut part.log;
+    let body = StoredMessage { topic, properties: b"", payload: b"p", expires: u64::MAX, flags: 1 };
+    log.append(
+        &Record::Session(StoredSession {
+            session: number,
+            client_id,
+            mountpoint: "",
+            expiry: 100,
+            ends: 7,
+            level: 5,
+            bridge: false,
+        }),
+        0,
+    );
+    let filter = "a/#";
+    log.append(&Record::Subscribed { session: number, filter, options: 1, subscription_id: 3 }, 0);
+    log.append(&Record::Put { message: number * 10, body }, 0);
+    for slot in [4, 5] {
+        log.append(
+            &Record::Fan {
+                session: number,
+                slot,
+                message: number * 10,
+                flags: 1,
+                ids: b"",
+                share: "",
+            },
+            0,
+        );
+    }
+    let sent = Record::State { session: number, slot: 4, packet: 9, phase: Phase::Released };
+    log.append(&sent, 0);
+    log.append(&Record::Inbound { session: number, packet: 8 }, 0);
+    log.append(&Record::Retain(body), 0);
+}
+
+#[test]
+fn a_store_is_written_anew_for_another_number_of_shards() {
+    let scratch = Scratch::new("anew");
+    let mut store = Store::open(&scratch.0, 2, [1, 2]).expect("usable");
+    for shard in 0..2 {
+        let mut part = store.resume(shard, BOUNDS).expect("whole");
+        for client in 0..3 {
+            let name = format!("c{shard}{client}");
+            furnish(&mut part, &name, &format!("a/{name}"), client + 1);
+        }
+        settle(&mut part);
+    }
+    // By the last digit.
+    let by_digit = |placed: Placed<'_>, _| {
+        let (Placed::Session(name) | Placed::Topic(name)) = placed;
+        name.as_bytes().last().expect("not empty") - b'0'
+    };
+    let images = store.images().expect("whole");
+    rewrite(&mut store, &images, 3, &by_digit, false).expect("written");
+    drop(store);
+    let store = Store::open(&scratch.0, 2, [9, 9]).expect("usable");
+    assert_eq!((store.shards, store.placement()), (3, [1, 2]));
+    for (shard, image) in store.images().expect("whole").iter().enumerate() {
+        let names: Vec<&str> =
+            image.sessions.values().map(|s| &*s.head.as_ref().expect("there").client_id).collect();
+        assert_eq!(names, [format!("c0{shard}"), format!("c1{shard}")]);
+        assert_eq!((image.messages.len(), image.retained.len()), (2, 2));
+        for stored in image.sessions.values() {
+            assert_eq!(stored.subscriptions["a/#"], (1, 3));
+            let sent: Vec<_> = stored.waiting.iter().map(|(&slot, w)| (slot, w.sent)).collect();
+            assert_eq!(sent, [(4, Some((9, Phase::Released))), (5, None)]);
+            let topics = stored.waiting.values().map(|w| &*image.messages[&w.message].topic);
+            let own = format!("a/{}", stored.head.as_ref().expect("there").client_id);
+            assert!(topics.eq([&*own; 2]));
+            assert_eq!(stored.inbound, [8]);
+        }
+    }
+    assert!(!scratch.0.join("shard-000").exists() && scratch.0.join("shard-002.1").exists());
+}
+
+#[test]
+fn what_an_interrupted_rewriting_left_is_removed() {
+    let scratch = Scratch::new("interrupted");
+    let store = Store::open(&scratch.0, 1, [1, 2]).expect("usable");
+    drop(store.begin_anew(0).expect("made"));
+    assert!(scratch.0.join("shard-000.1").exists());
+    drop(store);
+    let store = Store::open(&scratch.0, 1, [1, 2]).expect("usable");
+    assert!(!scratch.0.join("shard-000.1").exists());
+    assert!(store.resume(0, BOUNDS).is_ok());
+}
+
+#[test]
+fn with_async_what_is_written_is_there_and_synced_later() {
+    let scratch = Scratch::new("async");
+    let store = Store::open(&scratch.0, 1, [1, 2]).expect("usable");
+    let bounds = Bounds { interval: Some(50), ..BOUNDS };
+    let mut part = store.resume(0, bounds).expect("whole");
+    for now in 1..=30 {
+        put(&mut part, &format!("t/{now}"), b"payload");
+        part.log.turn(now);
+        for command in std::mem::take(&mut part.log.commands) {
+            let answer = part.files.obey(command);
+            part.log.answered(answer, now);
+        }
+    }
+    assert!(part.log.kept() > part.log.durable(), "it is told before it is synced");
+    let (recovered, image, _) = store.read(0).expect("whole");
+    assert_eq!(recovered.found.last_batch, part.log.kept());
+    assert!(image.retained.len() > 20);
+    settle(&mut part);
+    // All but the mark, which says so.
+    assert_eq!(part.log.kept(), part.log.durable() + 1);
 }

@@ -103,9 +103,17 @@ counters! {
         refused_listener_closed reason = "listener_closed";
         refused_memory reason = "memory";
         upgrades_refused reason = "upgrade";
+        headers_shed reason = "unfinished_header";
         refused_proxy reason = "proxy";
         refused_proving reason = "authentication_busy";
         refused_proof_late reason = "authentication_late";
+        refused_overload reason = "overload";
+        refused_broker_rate reason = "broker_connect_rate";
+        refused_address_limit reason = "address_limit";
+        refused_address_rate reason = "address_connect_rate";
+        refused_user_limit reason = "user_limit";
+        refused_user_rate reason = "user_connect_rate";
+        refused_banned reason = "banned";
     }
     "ringmq_authentications_total" Counter "clients"
         "What the methods of access.authentication said; unknown: the next one was asked." {
@@ -175,6 +183,10 @@ counters! {
         subscriptions_denied when = "subscribe";
         subscriptions_revoked when = "reload";
     }
+    "ringmq_subscriptions_over_limit_total" Counter "subscriptions"
+        "Subscriptions refused because the client has as many as it may (max_subscriptions)." {
+        subscriptions_over_limit;
+    }
     "ringmq_tls_handshakes_total" Counter "handshakes"
         "TLS handshakes that ended well, by version and whether an earlier session went on." {
         tls12_full kind = "1.2_full";
@@ -198,6 +210,8 @@ counters! {
         tls_failed_left reason = "left";
         tls_failed_internal reason = "internal";
     }
+    "ringmq_unfinished_headers" Gauge "connections"
+        "Connections whose PROXY header or HTTP request has come in part." { headers_unfinished; }
     "ringmq_tls_handshakes_under_way" Gauge "handshakes"
         "TLS handshakes that have begun and are not over." { tls_under_way; }
     "ringmq_tls_faults_total" Counter "connections"
@@ -235,6 +249,14 @@ counters! {
         "Sessions without a connection, kept for their client." { sessions_persistent; }
     "ringmq_sessions_expired_total" Counter "sessions"
         "Sessions that ended because their expiry interval passed." { sessions_expired; }
+    "ringmq_operator_actions_total" Counter "actions"
+        "What operators had done: clients disconnected, sessions ended, messages published." {
+        kicked action = "disconnect";
+        sessions_dropped action = "end_session";
+        messages_of_operators action = "publish";
+    }
+    "ringmq_messages_from_bridges_total" Counter "messages"
+        "Messages that bridges have brought." { messages_of_bridges; }
     "ringmq_subscriptions" Gauge "subscriptions"
         "Subscriptions, shared ones included." { subscriptions; }
     "ringmq_shared_subscriptions" Gauge "subscriptions"
@@ -290,7 +312,14 @@ counters! {
         dropped_share_empty reason = "share_empty";
         dropped_payload_format reason = "payload_format";
         dropped_memory reason = "memory";
+        dropped_overload reason = "overload";
+        dropped_rate reason = "rate";
+        dropped_storage reason = "storage";
     }
+    "ringmq_events_total" Counter "events"
+        "Events (telemetry.events) that were published." { events; }
+    "ringmq_events_dropped_total" Counter "events"
+        "Events for which there was no room." { events_dropped; }
     "ringmq_memory_bytes" Gauge "bytes"
         "Bytes that clients make the broker hold (limits.memory), by kind." {
         memory_input kind = "input";
@@ -301,6 +330,7 @@ counters! {
         memory_sessions kind = "sessions";
         memory_subscriptions kind = "subscriptions";
         memory_hand_over kind = "hand_over";
+        memory_storage kind = "storage";
     }
     "ringmq_memory_pressure" Gauge "level"
         "How short memory is: 0 not, 1 nothing more is stored, 2 no new clients, 3 no messages \
@@ -319,6 +349,48 @@ counters! {
         memory_refused_subscription what = "subscription";
         memory_refused_message what = "message";
     }
+    "ringmq_overload_level" Gauge "level"
+        "What the shard does not do any more: 0 all is done, 1 accepts are paced, 2 CONNECT is \
+         refused, 3 no QoS 0 to slow clients, 4 no QoS 0, 5 nothing more is stored." {
+        overload_level;
+    }
+    "ringmq_overload_changes_total" Counter "events"
+        "Changes of the level of overload." { overload_changes; }
+    "ringmq_overload_signal" Gauge "thousandths"
+        "What the level follows, in thousandths of what begins level 1." {
+        signal_lag signal = "lag";
+        signal_host_memory signal = "host_memory";
+        signal_memory signal = "memory";
+        signal_mail signal = "mailboxes";
+        signal_buffers signal = "buffers";
+        signal_admissions signal = "admissions";
+        signal_storage signal = "storage";
+    }
+    "ringmq_overload_lag_seconds" Gauge "nanoseconds"
+        "How long steps took that two in a row were at least." { overload_lag_nanos; }
+    "ringmq_overload_accept_pace" Gauge "connections per second"
+        "The pace at which the shard accepts; 0: any." { overload_pace; }
+    "ringmq_overload_accepts_held_total" Counter "events"
+        "Times that accepting had to wait for the pace." { accepts_held; }
+    "ringmq_overload_subscriptions_refused_total" Counter "subscriptions"
+        "Subscriptions refused because of overload." { overload_refused_subscription; }
+    "ringmq_clients_limited" Gauge "sessions"
+        "Sessions whose client has a limit of its own (limits)." { clients_limited; }
+    "ringmq_rate_disconnects_total" Counter "connections"
+        "Clients disconnected because they sent more than their rate (limits)." {
+        rate_disconnects;
+    }
+    "ringmq_addresses_uncounted_total" Counter "connections"
+        "Connections whose address had no limits because too many addresses are known." {
+        addresses_uncounted;
+    }
+    "ringmq_bans_total" Counter "bans"
+        "Bans that the broker made, by what was banned." {
+        bans_address kind = "address";
+        bans_client kind = "client_id";
+    }
+    "ringmq_bans_unwatched_total" Counter "events"
+        "Times that nobody was watched or banned because the table was full." { bans_unwatched; }
     "ringmq_log_lines_left_out_total" Counter "lines"
         "Log lines about clients that their rate limit left out (log.connections)." {
         log_left_out;
@@ -357,6 +429,10 @@ counters! {
         "Connections given up because the kernel lost their move to their home shard." {
         handovers_lost;
     }
+    "ringmq_clients_taken_over_total" Counter "clients"
+        "Clients that the process before this one has handed over: an upgrade." {
+        clients_taken_over;
+    }
     "ringmq_mail_sent_total" Counter "mails"
         "Mails put into other shards' mailboxes." { mail_sent; }
     "ringmq_mail_received_total" Counter "mails"
@@ -368,6 +444,8 @@ counters! {
         parks_publisher reason = "subscriber";
         parks_mailbox reason = "mailbox";
         parks_memory reason = "memory";
+        parks_rate reason = "rate";
+        parks_storage reason = "storage";
     }
     "ringmq_fanouts_total" Counter "messages"
         "Messages for more subscribers than are served at once; delivered over several steps." {
@@ -392,6 +470,16 @@ counters! {
         dozes stage = "doze";
         parks stage = "park";
     }
+    "ringmq_gathering_sleeps_total" Counter "sleeps"
+        "Dozes in which events were let gather (runtime.coalesce)." { dozes_gathering; }
+    "ringmq_gathering_seconds" Gauge "nanoseconds"
+        "How long events gather now before the shard wakes; 0 while it wakes for each." {
+        gathering_nanos;
+    }
+    "ringmq_gathering_probes_total" Counter "probes"
+        "Times that coalesce: auto tried the mode that had been worse." { gathering_probes; }
+    "ringmq_gathering_switches_total" Counter "switches"
+        "Times that coalesce: auto found that mode to be the better one." { gathering_switches; }
     "ringmq_control_mail" Gauge "mails"
         "Control mails that wait in this shard's mailboxes." { control_mail; }
     "ringmq_rings" Gauge "rings"
@@ -443,6 +531,14 @@ counters! {
         "Shards whose changes do not become durable because the disk fails." { storage_down; }
     "ringmq_storage_full" Gauge "shards"
         "Shards whose store has no room for new values." { storage_full; }
+    "ringmq_storage_late" Gauge "shards"
+        "Shards with half as much or more waiting to be durable as may, or for half as long." {
+        storage_late;
+    }
+    "ringmq_storage_degraded" Gauge "shards"
+        "Shards that acknowledge what is in memory only, because the disk fails or hangs." {
+        storage_degraded;
+    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,15 @@
 //! from them. One table of names, units and sentences feeds every form. Pure; owns no clock and no
 //! socket.
 
+pub mod alarms;
+mod bridges;
+mod cluster;
 mod counters;
 mod histogram;
 pub mod prometheus;
 pub mod sys;
 
+pub use bridges::BridgeRow;
+pub use cluster::{ClusterRow, NodeRow};
 pub use counters::{Counters, Descriptor, Kind};
 pub use histogram::Histogram;

@@ -4,7 +4,8 @@
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use super::{Counters, Histogram, Kind};
+use super::alarms::AlarmKind;
+use super::{BridgeRow, ClusterRow, Counters, Histogram, Kind};
 use crate::ids::ShardId;
 
 /// The media type of the text.
@@ -36,8 +37,16 @@ pub struct Process {
     pub late: Vec<(ShardId, Duration)>,
     /// Lines that the log has lost because nobody read it.
     pub lost_lines: u64,
+    /// What the management API has done, by outcome; none where there is no API.
+    pub api: Vec<(&'static str, u64)>,
+    /// Bridges.
+    pub bridges: Vec<BridgeRow>,
+    /// The cluster, if this is a node of one.
+    pub cluster: Option<ClusterRow>,
     /// Until when the certificates of listeners are valid, seconds since 1970.
     pub certificates: Vec<(String, u64)>,
+    /// The alarms that are raised.
+    pub alarms: Vec<&'static str>,
     /// Resident memory in bytes, if the system tells.
     pub resident_bytes: Option<u64>,
     /// Virtual memory in bytes, if the system tells.
@@ -64,6 +73,10 @@ pub fn page(version: &str, process: &Process, shards: &[Option<&Snapshot>]) -> S
     text.family("ringmq_shard_up", "gauge", "1 when the shard answered this scrape.");
     for (shard, figures) in shards.iter().enumerate() {
         text.sample("ringmq_shard_up", &[("shard", &shard)], u8::from(figures.is_some()));
+    }
+    text.bridges(&process.bridges);
+    if let Some(cluster) = &process.cluster {
+        text.cluster(cluster);
     }
     text.late(process, shards.len());
     text.counters(shards);
@@ -117,6 +130,21 @@ impl Text {
         }
         let help = "Log lines that were lost because nobody read the log.";
         self.single("ringmq_log_lines_lost_total", "counter", help, process.lost_lines);
+        if !process.api.is_empty() {
+            let name = "ringmq_admin_requests_total";
+            let help = "Requests of the management API that were let in, changes among them, \
+                        failed proofs of who calls, and attempts refused after such failures.";
+            self.family(name, "counter", help);
+            for (outcome, count) in &process.api {
+                self.sample(name, &[("outcome", outcome)], count);
+            }
+        }
+        let name = "ringmq_alarm_active";
+        self.family(name, "gauge", "1 while the alarm is raised: /api/v1/alarms says why.");
+        for kind in AlarmKind::ALL {
+            let active = u8::from(process.alarms.contains(&kind.name()));
+            self.sample(name, &[("alarm", &kind.name())], active);
+        }
         if !process.certificates.is_empty() {
             let name = "ringmq_tls_certificate_expiry_seconds";
             let help = "When a listener's certificate, or one of its chain, expires: seconds since \
@@ -142,6 +170,102 @@ impl Text {
         ] {
             if let Some(value) = value {
                 self.single(name, "gauge", help, value);
+            }
+        }
+    }
+
+    fn bridges(&mut self, bridges: &[BridgeRow]) {
+        if bridges.is_empty() {
+            return;
+        }
+        let name = "ringmq_bridge_up";
+        self.family(name, "gauge", "1 while the bridge is connected to its other end.");
+        for row in bridges {
+            let labels: Labels<'_> = &[("bridge", &row.name), ("type", &row.kind)];
+            self.sample(name, labels, u8::from(row.state == "up"));
+        }
+        type Figure = fn(&BridgeRow) -> u64;
+        let figures: [(&str, &str, &str, Figure); 8] = [
+            ("waiting_messages", "gauge", "Messages that wait, or are under way.", |r| r.waiting),
+            ("waiting_bytes", "gauge", "Bytes of messages that wait.", |r| r.waiting_bytes),
+            ("matched_total", "counter", "Messages that matched its filters.", |r| r.matched),
+            ("delivered_total", "counter", "Messages that have arrived.", |r| r.delivered),
+            ("brought_total", "counter", "Messages brought and accepted here.", |r| r.brought),
+            ("connects_total", "counter", "Connections that were made.", |r| r.connects),
+            ("retries_total", "counter", "Messages that were tried again.", |r| r.retries),
+            ("damaged_total", "counter", "Broken batches on disk, left out.", |r| r.damaged),
+        ];
+        for (name, kind, help, figure) in figures {
+            let name = format!("ringmq_bridge_{name}");
+            self.family(&name, kind, help);
+            for row in bridges {
+                self.sample(&name, &[("bridge", &row.name)], figure(row));
+            }
+        }
+        let name = "ringmq_bridge_failures_total";
+        let help = "Attempts to connect that failed, and connections that broke.";
+        self.family(name, "counter", help);
+        for row in bridges {
+            self.sample(name, &[("bridge", &row.name)], row.failures);
+        }
+        let name = "ringmq_bridge_dropped_total";
+        self.family(name, "counter", "Messages that the bridge has dropped.");
+        for row in bridges {
+            for (reason, count) in &row.dropped {
+                self.sample(name, &[("bridge", &row.name), ("reason", reason)], count);
+            }
+        }
+    }
+
+    fn cluster(&mut self, row: &ClusterRow) {
+        let name = "ringmq_cluster_info";
+        self.family(name, "gauge", "The cluster and this node of it; the value is always 1.");
+        self.sample(name, &[("cluster", &row.name), ("node", &row.node)], 1);
+        let figures: [(&str, &str, &str, u64); 9] = [
+            (
+                "degraded",
+                "gauge",
+                "1 while this node reaches no NATS server, or another node is down.",
+                u64::from(!row.connected || row.nodes.iter().any(|node| !node.up)),
+            ),
+            ("filters", "gauge", "Filters that other nodes are told of.", row.filters),
+            ("frames_received_total", "counter", "Frames of the cluster.", row.frames.0),
+            ("frames_sent_total", "counter", "Frames to the cluster.", row.frames.1),
+            ("bytes_received_total", "counter", "Bytes of frames of the cluster.", row.bytes.0),
+            ("bytes_sent_total", "counter", "Bytes of frames to the cluster.", row.bytes.1),
+            ("messages_sent_total", "counter", "Messages sent, once for each node.", row.sent),
+            ("messages_received_total", "counter", "Messages of other nodes.", row.received),
+            ("resends_total", "counter", "Times that something was sent again.", row.resends),
+        ];
+        for (name, kind, help, value) in figures {
+            self.single(&format!("ringmq_cluster_{name}"), kind, help, value);
+        }
+        let name = "ringmq_cluster_disagreements_total";
+        let help = "Times that another node's filters were not what it said.";
+        self.single(name, "counter", help, row.disagreements);
+        for (name, help, counts) in [
+            ("dropped", "Messages for other nodes that were dropped.", &row.dropped),
+            ("refused", "Frames that were not taken.", &row.refused),
+        ] {
+            let name = format!("ringmq_cluster_{name}_total");
+            self.family(&name, "counter", help);
+            for (reason, count) in counts {
+                self.sample(&name, &[("reason", reason)], count);
+            }
+        }
+        type Figure = fn(&super::NodeRow) -> u64;
+        let figures: [(&str, &str, Figure); 5] = [
+            ("up", "1 while the other node is heard.", |node| u64::from(node.up)),
+            ("settled", "1 while both know the other's filters.", |node| u64::from(node.settled)),
+            ("filters", "Filters that the other node has told of.", |node| node.filters),
+            ("window_bytes", "Bytes that it has not acknowledged.", |node| node.window),
+            ("waiting_bytes", "Bytes of its messages that wait here.", |node| node.waiting),
+        ];
+        for (name, help, figure) in figures {
+            let name = format!("ringmq_cluster_node_{name}");
+            self.family(&name, "gauge", help);
+            for node in &row.nodes {
+                self.sample(&name, &[("node", &node.name)], figure(node));
             }
         }
     }

@@ -174,7 +174,7 @@ pub fn topics(
     list.0
 }
 
-fn shard_figures(shard: &Counters) -> [(&'static str, u64); 18] {
+fn shard_figures(shard: &Counters) -> [(&'static str, u64); 19] {
     [
         ("connections", shard.connections_open),
         ("sessions", shard.sessions),
@@ -190,6 +190,7 @@ fn shard_figures(shard: &Counters) -> [(&'static str, u64); 18] {
         ("parks/subscriber", shard.parks_publisher),
         ("parks/mailbox", shard.parks_mailbox),
         ("parks/memory", shard.parks_memory),
+        ("parks/storage", shard.parks_storage),
         ("buffers/exhausted", shard.buffer_exhaustions),
         ("connections/refused", shard.connections_refused()),
         ("handovers/failed", shard.handover_failures),

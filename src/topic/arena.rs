@@ -141,6 +141,40 @@ impl<T> NodeArena<T> {
         })
     }
 
+    /// The first entry from number `from` on, and how many numbers were looked at: at most `most`
+    /// and one chunk. `None` when there is none up to the end; the number of a free place when the
+    /// search ends early.
+    pub fn next_used(&self, from: u32, most: usize) -> Option<(u32, usize)> {
+        let (first, start) = split(from);
+        let mut looked = 0;
+        for (at, chunk) in self.chunks.iter().enumerate().skip(first) {
+            let begin = if at == first { start } else { 0 };
+            if looked >= most {
+                return Some(((at * CHUNK + begin) as u32, looked));
+            }
+            if chunk.used == 0 {
+                looked += 1;
+                continue;
+            }
+            for (slot, entry) in chunk.slots.iter().enumerate().skip(begin) {
+                looked += 1;
+                if matches!(entry, Slot::Used(_)) {
+                    return Some(((at * CHUNK + slot) as u32, looked));
+                }
+            }
+        }
+        None
+    }
+
+    /// The entry of that number, if there is one.
+    pub fn find(&self, id: u32) -> Option<&T> {
+        let (at, slot) = split(id);
+        match self.chunks.get(at)?.slots.get(slot)? {
+            Slot::Used(entry) => Some(entry),
+            Slot::Free(_) => None,
+        }
+    }
+
     /// The entry of that number. Panics when there is none: our own mistake.
     #[inline]
     pub fn get(&self, id: u32) -> &T {

@@ -39,8 +39,13 @@ pub struct Seeds {
 impl Seeds {
     /// New seeds from the operating system's randomness.
     pub fn random() -> Self {
+        Self::stored(Self::random_secret())
+    }
+
+    /// A new secret for [`Self::stored`].
+    pub fn random_secret() -> [u64; 2] {
         let source = std::hash::RandomState::new();
-        Self::from_source(|number| source.hash_one(number))
+        [source.hash_one(1), source.hash_one(2)]
     }
 
     /// Seeds from a secret that is stored: the same after a restart.

@@ -236,6 +236,18 @@ impl Index {
         self.trie.matching(&self.seeds, name, &mut |id| report(id, self.nodes.get(id)))
     }
 
+    /// The first filter from number `from` on, and how many places were looked at, about `most` at
+    /// most. The number is of no filter when the search ended early; `None` at the end.
+    pub fn next_filter(&self, from: u32, most: usize) -> Option<(FilterId, usize)> {
+        self.nodes.next_used(from, most).map(|(id, looked)| (FilterId(id), looked))
+    }
+
+    /// A filter and how many subscribers it has, if there is one of that number.
+    pub fn listed(&self, id: FilterId) -> Option<(&str, usize)> {
+        let node = self.nodes.find(id.0)?;
+        Some((&node.text, node.subscribers.as_slice().len()))
+    }
+
     /// How many distinct filters there are.
     pub fn filters(&self) -> usize {
         self.nodes.len()

@@ -15,6 +15,7 @@
 //! [`Layers::settle`] keeps the few bytes that an open connection needs.
 
 pub mod forwarded;
+mod moved;
 pub mod network;
 pub mod proxy;
 pub mod secure;
@@ -24,6 +25,7 @@ mod websocket;
 
 use crate::ids::Peer;
 use crate::limits::UPGRADE_HEAD;
+use crate::mutant::Mutant;
 use network::Networks;
 use secure::{SecureWeb, Securing, Shaken};
 use std::borrow::Cow;
@@ -36,6 +38,8 @@ pub use websocket::Header;
 pub struct Stack {
     /// A PROXY header comes first.
     pub proxy: Option<proxy::Versions>,
+    /// The name in the client's certificate, as the PROXY header has it, is its user name.
+    pub proxy_username: bool,
     /// TLS is beneath the rest.
     pub tls: bool,
     /// MQTT is carried in WebSocket frames.
@@ -44,7 +48,7 @@ pub struct Stack {
 
 impl Stack {
     /// Of connections without any layer.
-    pub const PLAIN: Stack = Stack { proxy: None, tls: false, web: None };
+    pub const PLAIN: Stack = Stack { proxy: None, proxy_username: false, tls: false, web: None };
 
     /// The layers of a new connection; `None` when it has none.
     pub fn begin(&self) -> Option<Layers> {
@@ -128,6 +132,17 @@ pub enum Layer {
     Upgrade,
     /// WebSocket frames.
     WebSocket,
+}
+
+/// Why the rest of a beginning is not waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TurnedAway {
+    /// The broker is short of memory.
+    Memory,
+    /// Too many others are not whole either.
+    Busy,
+    /// It has had its time.
+    Late,
 }
 
 /// How the broker ends a connection, for the layers that have words for it.
@@ -298,14 +313,39 @@ impl Layers {
         }
     }
 
-    /// The broker has no memory for a beginning that is not whole: what is held of it goes, and the
-    /// peer is told, if its protocol has a way.
-    pub fn turn_away(&mut self, wire: &mut Vec<u8>) {
+    /// Bytes of the first header, of the PROXY protocol or HTTP, while it is not whole.
+    pub fn unfinished_header(&self) -> usize {
+        match &self.0 {
+            State::Opening(opening) => opening.head.len(),
+            _ => 0,
+        }
+    }
+
+    /// What has not come that should have before MQTT; `None` when all has.
+    pub fn overdue(&self) -> Option<&'static str> {
+        let State::Opening(opening) = &self.0 else { return None };
+        match opening.awaits {
+            Awaits::Proxy => Some("the PROXY header was not whole in time"),
+            Awaits::Handshake => Some("the TLS handshake was not over in time"),
+            Awaits::Upgrade => Some("the HTTP request was not whole in time"),
+            Awaits::Nothing | Awaits::End => None,
+        }
+    }
+
+    /// A beginning that is not whole is not waited for any more: what is held of it goes, and the
+    /// peer is told, if its protocol has a way. Who has begun nothing may be a browser that
+    /// connects ahead of need: an answer would be taken for one to its next request.
+    pub fn turn_away(&mut self, why: TurnedAway, keys: &mut tls::KeyCache, wire: &mut Vec<u8>) {
         let State::Opening(opening) = &mut self.0 else { return };
         let awaited = std::mem::replace(&mut opening.awaits, Awaits::End);
-        // What goes to `wire` is not sealed any more: who has TLS is not told.
-        if awaited == Awaits::Upgrade && opening.tls.is_none() {
-            upgrade::turn_away(wire);
+        if awaited == Awaits::Upgrade && !opening.head.is_empty() {
+            let mut said = Vec::new();
+            upgrade::turn_away(why, &mut said);
+            match opening.tls.as_mut().and_then(Securing::layer) {
+                // When nothing can be sealed any more, the client is not told.
+                Some(records) => _ = records.seal(keys, &said, wire),
+                None => wire.append(&mut said),
+            }
         }
         if let Some(Securing::Handshake(_)) = opening.tls {
             opening.tls = None;
@@ -411,7 +451,7 @@ impl Opening {
                     return Err(End::Fault(fault));
                 }
             }
-            if rest.is_empty() {
+            if rest.is_empty() || Mutant::ProxyRestLost.is_on() {
                 self.begin_tls();
                 return Ok(());
             }

@@ -72,6 +72,11 @@ impl fmt::Display for Network {
 }
 
 impl Network {
+    /// True for every address of the family.
+    pub fn is_everybody(&self) -> bool {
+        self.prefix == 0
+    }
+
     /// True when the address is one of them.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

@@ -25,7 +25,16 @@ const LONGEST_LINE: usize = 107;
 /// Bytes of a header of version 2 up to its length, which is the last two of them.
 const FIXED: usize = 16;
 
-fn fault(what: &'static str) -> Fault {
+/// The command in the low half of its byte: the proxy speaks for itself.
+const LOCAL: u8 = 0;
+/// Bytes of what is behind the addresses, up to its value: what it is, and a length of two.
+const TLV: usize = 3;
+/// A checksum of the whole header, for which its own bytes are 0.
+const CRC32C: u8 = 0x03;
+/// What the proxy knows of the client's TLS.
+const SSL: u8 = 0x20;
+
+const fn fault(what: &'static str) -> Fault {
     Fault { layer: Layer::Proxy, what }
 }
 
@@ -75,8 +84,62 @@ pub(super) fn take(
         }
         exchange.peer = Some(Peer::from(address.source));
     }
+    let binary = head[0] != b'P';
+    // What a proxy says of a connection of its own, such as a health check, is not to be looked at.
+    if binary && head[FIXED - 4] & 0x0F == LOCAL {
+        return Ok(Some((used, None)));
+    }
+    if binary {
+        check_tlvs(&head[..used])?;
+    }
     let name = header.ssl().filter(is_verified).and_then(|ssl| ssl.cn().map(Box::from));
     Ok(Some((used, name)))
+}
+
+/// What is behind the addresses of a whole header of version 2.
+///
+/// # Errors
+/// When a length is wrong, or the checksum (section 2.2.3 of the protocol).
+fn check_tlvs(header: &[u8]) -> Result<(), Fault> {
+    const LENGTHS: Fault = fault("a PROXY header with wrong lengths");
+    let addresses = match header[FIXED - 3] >> 4 {
+        0 => 0,
+        1 => 2 * (4 + 2),
+        2 => 2 * (16 + 2),
+        _ => 2 * 108,
+    };
+    let mut at = FIXED + addresses;
+    let mut checksum = None;
+    while at < header.len() {
+        let &[kind, high, low] = header.get(at..at + TLV).ok_or(LENGTHS)? else {
+            return Err(LENGTHS);
+        };
+        let end = at + TLV + usize::from(u16::from_be_bytes([high, low]));
+        let value = header.get(at + TLV..end).ok_or(LENGTHS)?;
+        match (kind, checksum) {
+            (CRC32C, None) if value.len() == 4 => checksum = Some((at + TLV, value)),
+            (CRC32C, _) => return Err(fault("a PROXY header with no or several checksums")),
+            (SSL, _) => check_ssl(value).ok_or(LENGTHS)?,
+            _ => {}
+        }
+        at = end;
+    }
+    let Some((at, said)) = checksum else { return Ok(()) };
+    let (before, after) = (&header[..at], &header[at + 4..]);
+    let found = crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]);
+    if crc32c::crc32c_append(found, after).to_be_bytes() != said {
+        return Err(fault("a PROXY header whose checksum is wrong"));
+    }
+    Ok(())
+}
+
+/// What is said of TLS: flags, the verdict, then parts with lengths. `None` when one is wrong.
+fn check_ssl(value: &[u8]) -> Option<()> {
+    let mut rest = value.get(5..)?;
+    while let [_, high, low, parts @ ..] = rest {
+        rest = parts.get(usize::from(u16::from_be_bytes([*high, *low]))..)?;
+    }
+    rest.is_empty().then_some(())
 }
 
 /// True when a header of version 1 has a line end before its own.

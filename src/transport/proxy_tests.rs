@@ -85,6 +85,78 @@ fn the_name_of_a_certificate_counts_when_the_proxy_has_verified_it() {
     }
 }
 
+/// A header with a checksum at its end, which is right.
+fn checked(tlvs: &[Tlv<'_>]) -> Vec<u8> {
+    let all = [tlvs, &[Tlv::Crc32c(0)]].concat();
+    let mut bytes = second("203.0.113.7:51000", "192.0.2.1:1883", &all);
+    let sum = crc32c::crc32c(&bytes).to_be_bytes();
+    let at = bytes.len() - 4;
+    bytes[at..].copy_from_slice(&sum);
+    bytes
+}
+
+#[test]
+fn a_checksum_holds_for_every_byte_of_the_header() {
+    // By a CRC of the bitwise kind, from the polynomial of RFC 3720, not by the library.
+    let slow = |bytes: &[u8]| {
+        let step = |sum: u32, _| if sum & 1 == 1 { sum >> 1 ^ 0x82F6_3B78 } else { sum >> 1 };
+        !bytes.iter().fold(!0, |sum, &byte| (0..8).fold(sum ^ u32::from(byte), step))
+    };
+    assert_eq!(slow(b"123456789"), 0xE306_9283);
+    let right = checked(&[Tlv::Authority("mqtt.example".into()), Tlv::Noop(5)]);
+    let zeroed = [&right[..right.len() - 4], &[0; 4]].concat();
+    assert_eq!(right[right.len() - 4..], slow(&zeroed).to_be_bytes());
+    let whole = Ok(Some((right.len(), None, Some(Peer::from(address("203.0.113.7:51000"))))));
+    assert_eq!(take_in_pieces(&right, Versions::V2, right.len()), whole);
+    for at in 0..right.len() {
+        for bit in 0..8 {
+            let mut wrong = right.clone();
+            wrong[at] ^= 1 << bit;
+            let found = take_in_pieces(&wrong, Versions::V2, wrong.len());
+            // That it is a connection of the proxy's own, or that there is no checksum at all.
+            let unseen = (at, bit) == (FIXED - 4, 0) || at == right.len() - 4 - TLV;
+            assert!(unseen || !matches!(found, Ok(Some(_))), "byte {at}, bit {bit}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn wrong_lengths_behind_the_addresses_are_refused() {
+    let ssl = |parts: &[u8]| [&[1, 0, 0, 0, 0], parts].concat();
+    let mut twice = checked(&[Tlv::Crc32c(0)]);
+    let end = twice.len();
+    twice[end - 4..].fill(0);
+    for (tail, what) in [
+        (vec![0x02], "lengths"),
+        (vec![0x02, 0], "lengths"),
+        (vec![0x02, 0, 2, b'a'], "lengths"),
+        (vec![0x02, 0xff, 0xff, b'a'], "lengths"),
+        (vec![0x03, 0, 3, 1, 2, 3], "checksum"),
+        (vec![0x03, 0, 4, 1, 2, 3, 4], "checksum"),
+        ([&[0x20, 0, 4][..], &[0; 4]].concat(), "lengths"),
+        ([&[0x20, 0, 7][..], &ssl(&[0x22, 0])].concat(), "lengths"),
+        ([&[0x20, 0, 9][..], &ssl(&[0x22, 0, 2, b'x'])].concat(), "lengths"),
+    ] {
+        let mut bytes = second("203.0.113.7:1", "192.0.2.1:2", &[]);
+        bytes[FIXED - 1] += u8::try_from(tail.len()).expect("short");
+        bytes.extend(&tail);
+        let found = take_in_pieces(&bytes, Versions::V2, bytes.len());
+        assert!(found.as_ref().is_err_and(|said| said.contains(what)), "{tail:x?}: {found:?}");
+    }
+    let found = take_in_pieces(&twice, Versions::V2, end);
+    assert_eq!(found, Err("a PROXY header with no or several checksums"));
+}
+
+#[test]
+fn a_name_that_a_proxy_tells_of_a_connection_of_its_own_does_not_count() {
+    let mut ssl = SslInfo::new(true, true, false, 0);
+    ssl.append_tlv(Tlv::SslCn("dev-7".into()));
+    let mut bytes = second("203.0.113.7:1", "192.0.2.1:2", &[Tlv::Ssl(ssl)]);
+    bytes[FIXED - 4] = 0x20;
+    let found = take_in_pieces(&bytes, Versions::V2, bytes.len());
+    assert_eq!(found, Ok(Some((bytes.len(), None, None))));
+}
+
 #[test]
 fn what_is_no_header_of_the_listeners_versions_is_refused_at_its_first_wrong_byte() {
     let mut datagram = second("203.0.113.7:1", "192.0.2.1:2", &[]);

@@ -5,6 +5,7 @@ use super::tls::{Advanced, Handshake, KeyCache, Opened, RecordLayer, Sealed, Ser
 use super::websocket::Frames;
 use super::{Context, End, Exchange, Layers, State};
 use crate::limits::cost;
+use crate::mutant::Mutant;
 use std::sync::Arc;
 
 /// TLS of a connection whose CONNECT has not been accepted.
@@ -147,7 +148,9 @@ impl Layers {
                 opening.secured(context.stack);
                 let done = Shaken::Done { tls13: established.tls13, resumed: established.resumed };
                 exchange.shaken = Some(done);
-                self.open(context, keys, &established.rest, exchange)?;
+                if !Mutant::TlsRestLost.is_on() {
+                    self.open(context, keys, &established.rest, exchange)?;
+                }
                 Ok(done)
             }
             Err(failure) => Err(End::Insecure(failure)),

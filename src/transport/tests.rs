@@ -18,8 +18,8 @@ fn peer(text: &str) -> Peer {
 fn stack(proxy: bool, web: bool) -> Stack {
     Stack {
         proxy: proxy.then_some(proxy::Versions::Any),
-        tls: false,
         web: web.then(|| Web { path: "/mqtt".into(), origins: None }),
+        ..Stack::default()
     }
 }
 
@@ -95,5 +95,32 @@ fn a_beginning_that_is_refused_is_the_end_and_has_no_close_of_its_own() {
         let before = exchange.wire.len();
         assert_eq!(layers.open(&context, &mut KeyCache::default(), REQUEST, &mut exchange), Ok(()));
         assert_eq!((exchange.wire.len(), exchange.plain.len()), (before, 0));
+    }
+}
+
+#[test]
+fn who_has_begun_a_request_is_told_why_it_is_not_waited_for() {
+    for (why, status) in [
+        (TurnedAway::Late, "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n"),
+        (TurnedAway::Busy, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"),
+        (TurnedAway::Memory, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"),
+    ] {
+        for begun in ["", "GET /mqtt HTTP/1.1\r\n"] {
+            let (stack, keys) = (stack(false, true), &mut tls::KeyCache::default());
+            let context =
+                Context { stack: &stack, trusted: &Networks::default(), peer: peer("10.0.0.1:9") };
+            let mut layers = stack.begin().expect("a layer");
+            let mut exchange = Exchange::default();
+            layers.open(&context, keys, begun.as_bytes(), &mut exchange).expect("it is not over");
+            assert_eq!(layers.unfinished_header(), begun.len());
+            assert_eq!(layers.overdue(), Some("the HTTP request was not whole in time"));
+            let mut wire = Vec::new();
+            layers.turn_away(why, keys, &mut wire);
+            layers.turn_away(why, keys, &mut wire);
+            let told = String::from_utf8(wire).expect("HTTP is text");
+            assert_eq!(told.starts_with(status), !begun.is_empty(), "{told}");
+            assert_eq!(told.matches("HTTP/1.1").count(), usize::from(!begun.is_empty()), "once");
+            assert_eq!((layers.unfinished_header(), layers.overdue()), (0, None));
+        }
     }
 }

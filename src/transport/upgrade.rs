@@ -3,7 +3,7 @@
 //! ends.
 
 use super::network::Networks;
-use super::{Exchange, Fault, Layer, forwarded};
+use super::{Exchange, Fault, Layer, TurnedAway, forwarded};
 use crate::ids::Peer;
 use crate::limits::{UPGRADE_HEAD, UPGRADE_HEADERS, cost};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -101,9 +101,16 @@ pub(super) fn take(
 const TOO_LARGE: Refusal =
     refusal("431 Request Header Fields Too Large", "the HTTP request's head is too large");
 
-/// The answer to a request that is not waited for.
-pub(super) fn turn_away(wire: &mut Vec<u8>) {
-    answer(wire, &refusal("503 Service Unavailable", "the server is short of memory"), false);
+/// The answer to a request that is not waited for any more.
+pub(super) fn turn_away(why: TurnedAway, wire: &mut Vec<u8>) {
+    let refusal = match why {
+        TurnedAway::Memory => refusal("503 Service Unavailable", "the server is short of memory"),
+        TurnedAway::Busy => {
+            refusal("503 Service Unavailable", "too many requests wait for their ends")
+        }
+        TurnedAway::Late => refusal("408 Request Timeout", "the request was not whole in time"),
+    };
+    answer(wire, &refusal, false);
 }
 
 /// Where the head's last line ends, the empty one. It is looked for in what is new, and the three

@@ -8,6 +8,7 @@
 use super::{End, Ending, Exchange, Fault, Layer};
 use crate::limits::{LARGEST_FRAME, LATE_PONGS, cost};
 use crate::mutant::Mutant;
+use crate::upgrade::code::{Body, Bytes, Code};
 use std::io::Cursor;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
@@ -88,6 +89,43 @@ impl Cut {
 impl Default for Frames {
     fn default() -> Frames {
         Frames::Between(Message::Whole)
+    }
+}
+
+/// How [`Frames`] are written for another process; those that are at their end are not.
+impl Frames {
+    pub(super) fn moved(&self, out: &mut Vec<u8>) -> Option<()> {
+        match self {
+            Frames::Between(message) => (0u8, *message == Message::Open).put(out),
+            Frames::Within { message, left, mask } => {
+                (1u8, *message == Message::Open).put(out);
+                (*left, u32::from_le_bytes(*mask)).put(out);
+            }
+            Frames::Cut(message, cut) => {
+                (2u8, *message == Message::Open).put(out);
+                Bytes(cut.have().to_vec()).put(out);
+            }
+            Frames::Ending(_) | Frames::Over => return None,
+        }
+        Some(())
+    }
+
+    pub(super) fn of_moved(from: &mut Body<'_>) -> Option<Frames> {
+        let (kind, open) = <(u8, bool)>::get(from)?;
+        let message = if open { Message::Open } else { Message::Whole };
+        Some(match kind {
+            0 => Frames::Between(message),
+            1 => {
+                let (left, mask) = <(u32, u32)>::get(from)?;
+                Frames::Within { message, left, mask: mask.to_le_bytes() }
+            }
+            2 => {
+                let bytes = Bytes::get(from)?.0;
+                (bytes.len() <= LONGEST_HEADER + LONGEST_CONTROL).then_some(())?;
+                Frames::Cut(message, Cut::of(&bytes))
+            }
+            _ => return None,
+        })
     }
 }
 

@@ -16,6 +16,7 @@ mod flow;
 mod hostile;
 mod idle;
 mod keep_alive;
+mod listeners;
 mod malformed;
 mod order;
 mod pending;

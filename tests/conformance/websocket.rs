@@ -201,6 +201,51 @@ fn stalled_and_slow_beginnings_disturb_nobody_and_end_in_time() {
 }
 
 #[test]
+fn a_request_that_is_not_whole_in_time_gets_408_and_one_that_never_began_nothing() {
+    let broker = Broker::start(&["listeners.0.type=ws", "mqtt.connect_timeout=1s"]);
+    let (mut begun, mut silent) = (Raw::open(&broker), Raw::open(&broker));
+    begun.send(b"GET /mqtt HTTP/1.1\r\nHost: h\r\n");
+    let answer = String::from_utf8(begun.read_to_end()).expect("HTTP is text");
+    assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
+    assert!(silent.read_to_end().is_empty());
+    let said = "the HTTP request was not whole in time";
+    eventually("the log says why", || broker.log().matches(said).count() == 2);
+}
+
+#[test]
+fn of_too_many_unfinished_requests_the_oldest_is_shed_and_a_new_one_granted() {
+    let settings = ["listeners.0.type=ws", "admin.bind=127.0.0.1:0"];
+    let broker = Broker::start_with(&settings, 1);
+    let mut healthy = Connect::new(V5, unique("healthy")).open_at(&broker, true);
+    // Each holds nearly the 8 KiB that one may have: 600 of them more than the 4 MiB of all.
+    let head = format!("GET /mqtt HTTP/1.1\r\nX: {}", "y".repeat(8000));
+    let mut all: Vec<Raw> = Vec::new();
+    for _ in 0..600 {
+        let mut raw = Raw::open(&broker);
+        raw.send(head.as_bytes());
+        all.push(raw);
+        healthy.ping();
+    }
+    let answer = String::from_utf8(all[0].read_to_end()).expect("HTTP is text");
+    assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
+    let said = "its first header was not whole before many others came";
+    assert!(broker.log().contains(said), "{}", broker.log());
+    let (mut shed, mut held) = (0.0, 0.0);
+    eventually("all were read", || {
+        shed = broker.metric("ringmq_connections_refused_total", "\"unfinished_header\"");
+        held = broker.metric("ringmq_unfinished_headers", "");
+        shed + held == 600.0
+    });
+    assert!((60.0..=100.0).contains(&shed), "{shed}");
+    // The last has its turn still.
+    let mut last = all.pop().expect("600");
+    last.send(format!("\r\n{}", REQUEST.split_once("\r\n").expect("lines").1).as_bytes());
+    let answer = last.until(|bytes| bytes.ends_with(b"\r\n\r\n"));
+    assert!(answer.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&answer));
+    healthy.ping();
+}
+
+#[test]
 fn the_client_behind_a_proxy_is_known_by_its_own_address() {
     let settings = ["listeners.0.proxy_protocol=any", "trusted_proxies=[127.0.0.1]"];
     let broker = Broker::start(&[&settings[..], &["listeners.0.type=tcp"]].concat());

@@ -28,7 +28,7 @@ pub fn run(data: &[u8]) {
         path: "/mqtt".into(),
         origins: (flags & 8 != 0).then(|| Box::from(["https://a.example".into()])),
     });
-    let stack = Stack { proxy, tls: false, web };
+    let stack = Stack { proxy, web, ..Stack::default() };
     // Whole beginnings, so that what is behind them is reached.
     let mut bytes = Vec::new();
     match (flags >> 4 & 3, proxy.is_some()) {

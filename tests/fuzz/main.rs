@@ -5,14 +5,18 @@
 #![allow(missing_docs, dead_code, clippy::unwrap_used, clippy::enum_variant_names)]
 
 pub mod access;
+pub mod bridges;
+pub mod cluster;
 pub mod config;
 pub mod decode;
 pub mod filters;
+pub mod frames;
 mod input;
 pub mod layers;
 pub mod queues;
 pub mod session;
 mod speech;
+pub mod storage;
 pub mod tls;
 mod witness;
 
@@ -21,6 +25,8 @@ mod witness;
 mod net;
 #[path = "../simulation/rng.rs"]
 mod rng;
+#[path = "../simulation/secure/mod.rs"]
+mod secure;
 #[path = "../simulation/settings.rs"]
 mod settings;
 #[path = "../simulation/web.rs"]

@@ -1,7 +1,10 @@
 //! The corpus as tests: each file, then mutations of it from a fixed seed until the time is up.
 
 use crate::rng::Rng;
-use crate::{access, config, decode, filters, layers, queues, session, tls};
+use crate::{
+    access, bridges, cluster, config, decode, filters, frames, layers, queues, session, storage,
+    tls,
+};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -75,6 +78,11 @@ fn replay(target: &str, run: fn(&[u8]), most: usize) {
 }
 
 #[test]
+fn nodes_survive_the_corpus_and_its_neighbours() {
+    replay("cluster", cluster::run, 20_000);
+}
+
+#[test]
 fn decode_survives_the_corpus_and_its_neighbours() {
     replay("decode", decode::run, 100_000);
 }
@@ -100,6 +108,11 @@ fn queues_survive_the_corpus_and_its_neighbours() {
 }
 
 #[test]
+fn frames_survive_the_corpus_and_its_neighbours() {
+    replay("frames", frames::run, 50_000);
+}
+
+#[test]
 fn layers_survive_the_corpus_and_its_neighbours() {
     replay("layers", layers::run, 100_000);
 }
@@ -107,6 +120,16 @@ fn layers_survive_the_corpus_and_its_neighbours() {
 #[test]
 fn access_survives_the_corpus_and_its_neighbours() {
     replay("access", access::run, 20_000);
+}
+
+#[test]
+fn bridges_survive_the_corpus_and_its_neighbours() {
+    replay("bridges", bridges::run, 20_000);
+}
+
+#[test]
+fn storage_survives_the_corpus_and_its_neighbours() {
+    replay("storage", storage::run, 20_000);
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub struct Ground {
     pub broker: Broker,
     pub shards: usize,
     admin: SocketAddr,
+    web: Option<SocketAddr>,
 }
 
 /// How long steps took: for each bound in microseconds, how many were not longer; and all.
@@ -39,7 +40,14 @@ impl Ground {
             rest[..end.unwrap_or(rest.len())].parse().ok()
         });
         let admin = told.unwrap_or_else(|| panic!("no address of the admin server in\n{log}"));
-        Ground { broker, shards, admin }
+        // Now: in a long run the log does not keep its first lines.
+        let web = log.contains("web=").then(|| broker.bound("web"));
+        Ground { broker, shards, admin, web }
+    }
+
+    /// Its listener for WebSockets, if it has one.
+    pub fn web(&self) -> Option<SocketAddr> {
+        self.web
     }
 
     /// The metrics page; nothing when the broker does not answer in a while.

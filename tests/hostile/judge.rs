@@ -112,6 +112,7 @@ fn once(
     let began = Instant::now();
     let arena = Arena {
         address: ground.broker.address(),
+        web: ground.web(),
         full: is_strict(),
         until: began + attack.lasts,
         landed: AtomicU64::new(0),

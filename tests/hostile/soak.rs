@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::attacks::{ALL, Arena};
+use crate::attacks::{ALL, Arena, WEB};
 use crate::bystander::{Times, beside, stand_back};
 use crate::dice::Dice;
 use crate::ground::Ground;
@@ -43,7 +43,7 @@ fn counted(ground: &Ground) -> String {
 /// `HOSTILE_MINUTES` (10) of them against `HOSTILE_SHARDS` (2) shards.
 pub fn run() {
     let lasts = Duration::from_secs(60 * number("HOSTILE_MINUTES", 10));
-    let settings = ["mqtt.max_subscriptions=100000"];
+    let settings = [&["mqtt.max_subscriptions=100000"][..], WEB].concat();
     let ground = Ground::start(number("HOSTILE_SHARDS", 2) as usize, &settings);
     let (outcome, troubles) = beside(&ground, |watch| {
         let stop = AtomicBool::new(false);
@@ -78,6 +78,7 @@ pub fn run() {
                     while Instant::now() < until && ground.broker.alive() {
                         let arena = Arena {
                             address: ground.broker.address(),
+                            web: ground.web(),
                             full: dice.chance(20),
                             until: until.min(Instant::now() + attack.lasts),
                             landed: AtomicU64::new(0),

@@ -41,7 +41,7 @@ if monitor:
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["path"] == "/metrics" and endpoint["port"] in ports, "it finds the port"
     values = {variable["name"]: variable.get("value") for variable in container["env"]}
-    assert values["RINGMQ_ADMIN__BIND"] == f"$(POD_IP):{ports[endpoint['port']]}", values
+    assert values["RINGMQ_ADMIN__PAGES_BIND"] == f"$(POD_IP):{ports[endpoint['port']]}", values
 
 for name in ["startupProbe", "livenessProbe", "readinessProbe"]:
     probe = container[name]

@@ -13,7 +13,7 @@ use rcgen::{
 use crate::support::{Broker, patience, unique};
 
 /// A directory with an authority's certificates.
-struct Files {
+pub struct Files {
     directory: PathBuf,
     authority: CertifiedIssuer<'static, KeyPair>,
 }
@@ -33,7 +33,7 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
 }
 
 impl Files {
-    fn new() -> Files {
+    pub fn new() -> Files {
         let directory = std::env::temp_dir().join(unique("ringmq-tls"));
         std::fs::create_dir_all(&directory).expect("a temporary directory");
         let files = Files { directory, authority: authority("Test CA") };
@@ -43,11 +43,11 @@ impl Files {
         files
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.directory.join(name).display().to_string()
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         std::fs::write(self.directory.join(name), text).expect("it can be written");
     }
 
@@ -162,12 +162,12 @@ impl Files {
 }
 
 #[track_caller]
-fn succeeds(command: &mut Command) -> String {
+pub fn succeeds(command: &mut Command) -> String {
     super::output(command)
 }
 
 #[track_caller]
-fn wait_for_line(broker: &Broker, text: &str) {
+pub fn wait_for_line(broker: &Broker, text: &str) {
     let end = Instant::now() + patience();
     while !broker.log().contains(text) {
         assert!(Instant::now() < end, "no line with `{text}`:\n{}", broker.log());
@@ -393,4 +393,23 @@ fn paho_over_tls() {
     let (ca, certificate, key) =
         (files.path("ca.crt"), files.path("good.crt"), files.path("good.key"));
     println!("{}", super::python("paho_tls.py", &[&port, &ca, &certificate, &key]));
+}
+
+#[test]
+fn paho_over_websockets_with_and_without_tls() {
+    let files = Files::new();
+    let tls = format!(
+        "tls: {{certificate: '{}', private_key: '{}'}}",
+        files.path("server.crt"),
+        files.path("server.key")
+    );
+    let listeners = format!(
+        "listeners=[{{name: web, type: ws, bind: '127.0.0.1:0'}}, \
+         {{name: both, type: wss, bind: '127.0.0.1:0', {tls}}}]"
+    );
+    let broker = Broker::start(&[&listeners]);
+    for (name, transport) in [("web", "ws"), ("both", "wss")] {
+        let port = broker.bound(name).port().to_string();
+        println!("{}", super::python("paho_web.py", &[transport, &port, &files.path("ca.crt")]));
+    }
 }

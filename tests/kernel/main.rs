@@ -9,6 +9,7 @@
 mod support;
 
 mod crash;
+mod disk;
 mod exhausted;
 mod half_open;
 mod late;
@@ -21,7 +22,9 @@ mod service_manager;
 mod starved;
 mod stopped;
 mod storage;
+mod store_tools;
 mod unread;
+mod upgrade;
 
 use std::time::Duration;
 

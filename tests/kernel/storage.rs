@@ -11,17 +11,17 @@ use std::time::Duration;
 use crate::lasting;
 use crate::line::Line;
 use crate::probe::figure;
-use crate::support::broker::{Launch, run};
+use crate::support::broker::{Launch, run, shards};
 use crate::support::*;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const WINDOW: u64 = 16;
 
 /// A directory that is gone with the test.
-struct Place(std::path::PathBuf);
+pub struct Place(pub std::path::PathBuf);
 
 impl Place {
-    fn new() -> Place {
+    pub fn new() -> Place {
         Place(std::env::temp_dir().join(unique("ringmq-storage")))
     }
 
@@ -109,7 +109,7 @@ impl Received {
 }
 
 /// A session that is there to stay; whether it was there before.
-fn come_back(at: SocketAddr, id: &str) -> io::Result<(Line, bool)> {
+pub fn come_back(at: SocketAddr, id: &str) -> io::Result<(Line, bool)> {
     let mut line = Line::begin(at, &Connect::durable(V5, id))?;
     match line.next(PATIENCE)? {
         Some(Packet::ConnAck(connack)) => Ok((line, connack.session_present)),
@@ -117,7 +117,7 @@ fn come_back(at: SocketAddr, id: &str) -> io::Result<(Line, bool)> {
     }
 }
 
-fn subscribe(line: &mut Line, filter: &str, qos: u8) {
+pub fn subscribe(line: &mut Line, filter: &str, qos: u8) {
     let mut subscribe = Subscribe::to(filter, qos);
     subscribe.id = 1;
     line.send(&subscribe.encode(V5)).expect("it takes it");
@@ -127,10 +127,21 @@ fn subscribe(line: &mut Line, filter: &str, qos: u8) {
 
 #[test]
 fn a_broker_with_a_store_that_is_killed_loses_nothing_it_acknowledged() {
+    survives_kills(&[], |_| shards(), lasting(10, 200).as_secs());
+}
+
+#[test]
+fn with_async_and_another_number_of_shards_at_each_start_neither() {
+    let shards = |round| [2, 1, 3][round as usize % 3];
+    survives_kills(&["storage.durability=async"], shards, lasting(4, 100).as_secs());
+}
+
+fn survives_kills(settings: &[&str], shards: impl Fn(u64) -> usize, rounds: u64) {
     let _alone = machine();
     let place = Place::new();
     let path = place.setting();
-    let settings = [&*path, "mqtt.pending.max_messages=1000000", "mqtt.pending.max_bytes=1GiB"];
+    let queue = ["mqtt.pending.max_messages=1000000", "mqtt.pending.max_bytes=1GiB"];
+    let settings: Vec<&str> = settings.iter().copied().chain([&*path]).chain(queue).collect();
     let mut broker = Some(Broker::start(&settings));
     let at = broker.as_ref().expect("just started").address();
     // Two stay away, one comes and goes with the broker.
@@ -142,7 +153,6 @@ fn a_broker_with_a_store_that_is_killed_loses_nothing_it_acknowledged() {
     let (stop, sent) = (AtomicBool::new(false), Sent::default());
     let mut received: [Received; 3] = Default::default();
     let [away, steady, other] = &mut received;
-    let rounds = lasting(10, 200).as_secs();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
@@ -171,7 +181,8 @@ fn a_broker_with_a_store_that_is_killed_loses_nothing_it_acknowledged() {
                 let killed = broker.take().expect("one runs");
                 killed.signal("-9");
                 assert_eq!(killed.wait(PATIENCE), None, "ended by the signal");
-                broker = Some(Launch { bind: at, ..Launch::new(&settings) }.start());
+                let shards = shards(round);
+                broker = Some(Launch { bind: at, shards, ..Launch::new(&settings) }.start());
             }
         });
         let outcome = std::panic::catch_unwind(test);

@@ -6,6 +6,8 @@ use crate::plan::WATCHERS;
 use crate::random::{LARGEST, Sim};
 use ringmq::limits::{Budget, MAX_TOPIC_LENGTH, cost};
 use ringmq::packet::Version;
+use ringmq::shard::Subscribed;
+use ringmq::shard::inquiry::{ClientQuery, Slice, SubscriptionRow};
 use ringmq::topic::TopicHash;
 use std::collections::BTreeMap;
 
@@ -35,7 +37,7 @@ const COMPLETION: u32 = cost::SESSION + cost::SEND;
 /// several steps, and on top of these the largest item of a kind that is done in one go. In all a
 /// multiple of the budget, and a constant; never a multiple of what a client has sent.
 fn most_work(budget: &Budget) -> u32 {
-    let shares = 2 * budget.step + 5 * budget.share();
+    let shares = 2 * budget.step + 6 * budget.share();
     let subscribers = budget.subscribers_at_once as u32 * (cost::DELIVERY + cost::SEND);
     let filters = budget.filters_at_once as u32 * cost::FILTER;
     // One at the end of what clients ask for, and one of a kind that goes on over several steps.
@@ -51,7 +53,9 @@ impl Sim {
         }
         let node = &self.world.nodes[node];
         // Each completion of a step may be a connection that begins or ends.
-        let completions = (self.world.limit as u32 + 1) * COMPLETION;
+        // With two events each: the end of the connection and of the session.
+        let events = if self.settings.events == 0 { 0 } else { 2 * cost::PACKET };
+        let completions = (self.world.limit as u32 + 1) * (COMPLETION + events);
         let mut most = most_work(&self.settings.budget) + completions;
         if self.replays_crowded || node.replayed {
             most += SLICE;
@@ -91,7 +95,8 @@ impl Sim {
         shards * STEP_BYTES + clients * (CLIENT_BYTES + LARGEST as u64)
     }
 
-    pub fn check_quiet(&self) {
+    pub fn check_quiet(&mut self) {
+        self.check_lists();
         assert_eq!(self.world.problems(), Vec::<String>::new());
         let retained = self.world.nodes.iter().flat_map(|node| node.shard.retained_topics());
         let longest = retained.map(|topic| topic.len()).max().unwrap_or(0);
@@ -130,6 +135,44 @@ impl Sim {
         if !self.features.hostile {
             let waiting = (total.inflight, total.pending_messages, total.pending_bytes);
             assert_eq!(waiting, (0, 0, 0), "in flight, pending");
+        }
+    }
+
+    /// What operators are told is what there is, in slices of any size.
+    fn check_lists(&mut self) {
+        for node in &mut self.world.nodes {
+            let shard = &mut node.shard;
+            let audit = shard.audit();
+            let mut held = shard.subscribed();
+            held.sort_unstable();
+            let mut kept = shard.retained_topics();
+            kept.retain(|topic| !topic.starts_with('$'));
+            kept.sort_unstable();
+            for most in [1, 7, 1000] {
+                let all = ClientQuery::default();
+                let clients = in_slices(|from| shard.clients(from, &all, most));
+                assert_eq!(clients.len(), audit.sessions, "clients in slices of {most}");
+                let rows = in_slices(|from| shard.client_subscriptions(from, most, |_| true));
+                let mut listed: Vec<Subscribed> = rows.into_iter().map(subscribed).collect();
+                listed.sort_unstable();
+                assert_eq!(listed, held, "subscriptions in slices of {most}");
+                let filters = in_slices(|from| shard.topics(from, most, |_| true));
+                let entries: usize = filters.iter().map(|row| row.subscribers).sum();
+                assert_eq!(entries, audit.subscribers, "topics in slices of {most}");
+                let groups = in_slices(|from| shard.share_groups(from, most));
+                let members: usize = groups.iter().map(|group| group.members).sum();
+                assert_eq!((groups.len(), members), (audit.groups, audit.members));
+                let rows = in_slices(|from: Box<str>| {
+                    let from = Some(&*from).filter(|from| !from.is_empty());
+                    shard.retained(from, "#", most)
+                });
+                let mut listed: Vec<String> =
+                    rows.iter().map(|row| row.message.view().topic.to_owned()).collect();
+                listed.sort_unstable();
+                // Those that have expired wait for their sweep.
+                listed.iter().for_each(|topic| assert!(kept.contains(topic), "{topic}"));
+                assert!(audit.retained >= listed.len());
+            }
         }
     }
 
@@ -428,4 +471,23 @@ impl Sim {
         assert_eq!(shared.retained_messages.used(), total.retained_messages);
         assert_eq!(shared.retained_bytes.used(), total.retained_bytes);
     }
+}
+
+/// A whole list, slice by slice.
+fn in_slices<T, C: Default>(mut ask: impl FnMut(C) -> Slice<T, C>) -> Vec<T> {
+    let (mut rows, mut from) = (Vec::new(), C::default());
+    for _ in 0..100_000 {
+        let slice = ask(from);
+        rows.extend(slice.rows);
+        match slice.next {
+            Some(next) => from = next,
+            None => return rows,
+        }
+    }
+    panic!("a list without an end")
+}
+
+fn subscribed(row: SubscriptionRow) -> Subscribed {
+    let SubscriptionRow { client_id, filter, qos, .. } = row;
+    Subscribed { client_id: client_id.into(), filter: filter.into(), qos }
 }

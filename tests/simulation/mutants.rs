@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const TABLE: &str = include_str!("mutants.tsv");
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/simulation/mutants.tsv");
 /// Nobody needs more seeds than this, or the checks are too weak.
-const MOST: u64 = 200;
+const MOST: u64 = 240;
 /// A process that takes longer hangs where the simulation does not see it.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -103,6 +103,15 @@ fn in_this_process() {
         println!("\nSEED\t{seed}");
         let run = || {
             crate::storage::simulate_all(seed);
+            crate::secure_dialogues::simulate(seed);
+            // What others break shows elsewhere, and sooner.
+            let concerns = |kind| name.starts_with(kind) || name.is_empty() && seed <= 20;
+            if concerns("Cluster") {
+                crate::cluster::simulate(seed);
+            }
+            if concerns("Upgrade") {
+                crate::upgrade::simulate(seed);
+            }
             random::simulate(seed, false);
         };
         if catch_unwind(AssertUnwindSafe(run)).is_err() {

@@ -2,6 +2,7 @@
 //! one does to sockets: completions in a queue, partial sends, late cancels, hand-overs that fail.
 
 use crate::rng::Rng;
+use crate::secure::Secure;
 use crate::web::Web;
 use ringmq::ids::Peer;
 use ringmq::ids::{ListenerId, ShardId, SocketId};
@@ -46,6 +47,12 @@ pub struct Conn {
     partial: Vec<u8>,
     /// Carries what is said, if the bare stream does not.
     pub web: Option<Box<Web>>,
+    /// Carries all that.
+    pub secure: Option<Box<Secure>>,
+    /// A proxy tells of the client before anything else.
+    pub header: VecDeque<u8>,
+    /// Bytes of it that the shard was not given yet.
+    pub header_left: usize,
 }
 
 impl Conn {
@@ -63,52 +70,80 @@ impl Conn {
             told: 0,
             partial: Vec::new(),
             web: None,
+            secure: None,
+            header: VecDeque::new(),
+            header_left: 0,
         }
     }
 
     /// True when the client has said something that was not read.
     pub fn is_sent_more(&self) -> bool {
-        match &self.web {
-            Some(web) => web.has_more(self.up.len(), self.client == End::Fin),
+        let ended = self.client == End::Fin;
+        let plain = match &self.web {
+            Some(web) => web.has_more(self.up.len(), ended),
             None => !self.up.is_empty(),
-        }
+        };
+        !self.header.is_empty()
+            || match &self.secure {
+                Some(secure) => secure.has_more(plain, ended && !plain),
+                None => plain,
+            }
     }
 
     /// Takes at most so many bytes out of what is sent, more than none if there are any; `part`
     /// says how many of those that could be.
     fn take_up(&mut self, most: usize, part: impl FnOnce(usize) -> usize) -> Vec<u8> {
-        match &mut self.web {
-            Some(web) => {
-                web.fill(&mut self.up, self.client == End::Fin);
-                let count = part(web.up.len().min(most));
-                web.up.drain(..count).collect()
-            }
-            None => {
-                let count = part(self.up.len().min(most));
-                self.up.drain(..count).collect()
-            }
+        let ended = self.client == End::Fin;
+        let mut source = &mut self.up;
+        if let Some(web) = &mut self.web {
+            web.fill(source, ended);
+            source = &mut web.up;
         }
+        if let Some(secure) = &mut self.secure {
+            secure.fill(source, ended);
+            source = &mut secure.up;
+        }
+        let count = part((self.header.len() + source.len()).min(most));
+        let first = count.min(self.header.len());
+        self.header.drain(..first).chain(source.drain(..count - first)).collect()
     }
 
     /// What was not read is lost.
-    fn clear_up(&mut self) {
+    pub fn clear_up(&mut self) {
         self.up.clear();
+        self.header.clear();
         if let Some(web) = &mut self.web {
             web.up.clear();
         }
+        if let Some(secure) = &mut self.secure {
+            secure.clear_up();
+        }
     }
 
-    /// The client is sent these bytes.
-    fn give_down(&mut self, bytes: &[u8]) {
-        let plain = self.web.as_mut().map(|web| web.hear(bytes));
+    /// The client is sent these bytes; returns what there is to be said of them in a trace.
+    fn give_down(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut trace = bytes.to_vec();
+        let opened = self.secure.as_mut().map(|secure| secure.hear(bytes));
+        if let Some(opened) = &opened {
+            trace = bytes.len().to_le_bytes().to_vec();
+            trace.extend(opened);
+        }
+        let bytes = opened.as_deref().unwrap_or(bytes);
+        let plain = self.web.as_mut().filter(|_| !bytes.is_empty()).map(|web| web.hear(bytes));
         let bytes = plain.as_deref().unwrap_or(bytes);
         self.down.extend(bytes);
         self.told += bytes.len();
+        trace
     }
 
     /// The shard was given these bytes; how many of MQTT they are, and whether a packet ends in
     /// them.
     pub fn completes(&mut self, bytes: &[u8]) -> (usize, bool) {
+        let told = self.header_left.min(bytes.len());
+        self.header_left -= told;
+        let bytes = &bytes[told..];
+        let opened = self.secure.as_mut().map(|secure| secure.see(bytes.len()));
+        let bytes = opened.as_deref().unwrap_or(bytes);
         let plain = self.web.as_mut().map(|web| web.see(bytes));
         let bytes = plain.as_deref().unwrap_or(bytes);
         self.partial.extend(bytes);
@@ -161,6 +196,8 @@ struct Slot {
     shut: bool,
     send: Option<(Outgoing, Vec<u8>, usize)>,
     handing: Option<(ShardId, u64)>,
+    /// It is at its home; what had been read before is still reported here.
+    moved: bool,
 }
 
 /// What goes wrong, per mille.
@@ -187,6 +224,10 @@ pub struct Driver {
     /// So many of the queue are handed out before the next harvest.
     harvested: usize,
     pub accepts: VecDeque<(ConnId, ListenerId)>,
+    /// Nothing is read and nobody accepted: an upgrade.
+    pub suspended: bool,
+    /// The shard wants no more accepts for now.
+    pub accepts_held: bool,
     /// Hand-overs that succeed: to whom, which connection, which cookie.
     pub departures: Vec<(ShardId, ConnId, u64)>,
     pub faults: Faults,
@@ -202,6 +243,8 @@ impl Driver {
             queue: VecDeque::new(),
             harvested: 0,
             accepts: VecDeque::new(),
+            suspended: false,
+            accepts_held: false,
             departures: Vec::new(),
             faults,
             trace: 0xcbf2_9ce4_8422_2325,
@@ -254,10 +297,40 @@ impl Driver {
         }
     }
 
+    /// Whether a suspended driver has nothing to report, but for sends that are not read.
+    pub fn rests(&self) -> bool {
+        self.queue.is_empty()
+            && self.departures.is_empty()
+            && self.slots.iter().all(|slot| !slot.open || slot.handing.is_none())
+    }
+
+    /// Takes back what is being sent, with the part of each that was not.
+    pub fn withdraw(&mut self) -> Vec<(SocketId, Outgoing, Vec<u8>)> {
+        let mut all = Vec::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if slot.open
+                && !slot.closing
+                && slot.linger.is_none()
+                && let Some((outgoing, bytes, at)) = slot.send.take()
+            {
+                all.push((SocketId(index as u32), outgoing, bytes[at..].to_vec()));
+            }
+        }
+        all
+    }
+
+    /// The socket of a connection that another process had.
+    pub fn adopt(&mut self, conn: ConnId) -> SocketId {
+        SocketId(self.new_slot(conn))
+    }
+
     /// True when a pass would find something.
     pub fn is_ready(&self, conns: &[Conn], now: Instant) -> bool {
+        if self.suspended {
+            return !self.queue.is_empty();
+        }
         !self.queue.is_empty()
-            || !self.accepts.is_empty()
+            || !self.accepts.is_empty() && !self.accepts_held
             || self.slots.iter().any(|slot| slot.open && slot.is_ready(&conns[slot.conn], now))
     }
 
@@ -279,7 +352,7 @@ impl Driver {
 
     /// What is possible now for one socket.
     pub fn poll_slot(&mut self, index: u32, conns: &mut [Conn], now: Instant, rng: &mut Rng) {
-        let faults = self.faults;
+        let (faults, suspended) = (self.faults, self.suspended);
         let slot = &mut self.slots[index as usize];
         let conn = &mut conns[slot.conn];
         if let Some((home, cookie)) = slot.handing.take() {
@@ -287,7 +360,7 @@ impl Driver {
                 self.push(index, Event::HandedOver(cookie, false));
             } else {
                 self.departures.push((home, slot.conn, cookie));
-                slot.closing = true;
+                (slot.closing, slot.moved) = (true, true);
                 self.push(index, Event::HandedOver(cookie, true));
                 self.push(index, Event::Closed);
             }
@@ -300,8 +373,7 @@ impl Driver {
                 let room = conn.down_limit.saturating_sub(conn.down.len());
                 let most = (bytes.len() - *at).min(room);
                 let part = if rng.chance(faults.split) { rng.range(0, most) } else { most };
-                conn.give_down(&bytes[*at..*at + part]);
-                for &byte in &bytes[*at..*at + part] {
+                for byte in conn.give_down(&bytes[*at..*at + part]) {
                     self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
                 }
                 *at += part;
@@ -330,6 +402,11 @@ impl Driver {
             conn.clear_up();
             if slot.send.is_none() && !slot.shut {
                 slot.shut = true;
+                if conn.client == End::Open
+                    && let Some(secure) = &conn.secure
+                {
+                    secure.check_end();
+                }
                 conn.end(End::Fin, now);
             }
             if deadline <= now || slot.shut && conn.client != End::Open {
@@ -337,7 +414,7 @@ impl Driver {
             }
             return;
         }
-        if slot.want == Want::Nothing || slot.paused || slot.ended {
+        if slot.want == Want::Nothing || slot.paused || slot.ended || suspended {
             return;
         }
         if conn.client == End::Reset {
@@ -410,6 +487,9 @@ impl Driver {
             let Some((index, generation, event)) =
                 harvested.then(|| self.queue.pop_front()).flatten()
             else {
+                if self.accepts_held || self.suspended {
+                    return None;
+                }
                 let (conn, listener) = self.accepts.pop_front()?;
                 return Some((SocketId(self.new_slot(conn)), Event::Accepted(listener)));
             };
@@ -420,7 +500,7 @@ impl Driver {
             }
             match event {
                 Event::Received(_) | Event::EndOfStream | Event::Failed
-                    if slot.closing || slot.linger.is_some() =>
+                    if slot.closing && !slot.moved || slot.linger.is_some() =>
                 {
                     continue;
                 }
@@ -468,6 +548,7 @@ impl Driver {
                 slot.want = Want::Nothing;
                 slot.handing = Some((home, cookie));
             }
+            Action::HoldAccepts(held) => self.accepts_held = held,
             Action::Ask(_) => panic!("a question is for a helper thread"),
         }
     }
@@ -520,6 +601,7 @@ impl Slot {
             shut: false,
             send: None,
             handing: None,
+            moved: false,
         }
     }
 

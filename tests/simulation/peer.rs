@@ -201,6 +201,21 @@ impl Peer {
         self.subscribe_as(world, number, filter, qos, None);
     }
 
+    /// One packet of many filters.
+    pub fn subscribe_all(&mut self, world: &mut World, number: u16, filters: &[String], qos: u8) {
+        let options = SubscribeOptions { qos: Qos::from_u8(qos).unwrap(), ..Default::default() };
+        self.write(world, |out, version| {
+            let mut raw = Vec::new();
+            for filter in filters {
+                SubscribeFilter { filter, options }.write(version, &mut raw).unwrap();
+            }
+            let filters = SubscribeFilters::parse(version, &raw).unwrap();
+            let user = UserProperties::default();
+            let subscribe = Subscribe { id: id(number), subscription_id: None, user, filters };
+            packet::encode_subscribe(out, version, &subscribe).unwrap();
+        });
+    }
+
     pub fn subscribe_as(
         &mut self,
         world: &mut World,

@@ -4,13 +4,16 @@ use crate::client::Client;
 use crate::net::Faults;
 use crate::rng::Rng;
 use crate::settings::roomy;
-use crate::world::{Plan, listener_state, web_entrance};
+use crate::world::{Plan, layered_entrance, listener_state, web};
 use ringmq::config::{OnFull, SharedStrategy};
 use ringmq::limits::{Budget, MAIL_WORK};
 use ringmq::mesh::ListenerState;
 use ringmq::packet::{MAX_PACKET_SIZE, Version};
 use ringmq::session::pending::Bounds;
 use ringmq::shard::Settings;
+use ringmq::transport::Stack;
+use ringmq::transport::network::{Network, Networks};
+use ringmq::transport::proxy::Versions;
 
 /// The first clients only watch: they never fail and never leave before the end.
 pub const WATCHERS: usize = 3;
@@ -67,8 +70,8 @@ pub struct Features {
     pub nameless: bool,
     /// Memory is short now and then.
     pub memory: bool,
-    /// Per mille of the clients' connections that are WebSockets, at the last listener.
-    pub web: usize,
+    /// Per mille of the clients' connections that have layers below MQTT, at the last listener.
+    pub layered: usize,
 }
 
 const STRATEGIES: [SharedStrategy; 5] = [
@@ -113,7 +116,7 @@ pub fn features(rng: &mut Rng, shards: usize) -> Features {
         extreme: false,
         nameless: true,
         memory: false,
-        web: 0,
+        layered: 0,
     }
 }
 
@@ -169,6 +172,14 @@ pub fn vary(settings: &mut Settings, rng: &mut Rng) {
     settings.topic_alias_outbound = [0, 3, 100][rng.below(3)];
     settings.shared_strategy = STRATEGIES[rng.below(5)];
     settings.reason_strings = rng.chance(500);
+    tell_events(settings);
+}
+
+/// Whether events are told, which takes no draw. Where a full queue disconnects, a client
+/// that watches events would be disconnected by those about itself, for ever.
+fn tell_events(settings: &mut Settings) {
+    let told = settings.queue_qos0 && settings.pending.on_full != OnFull::Disconnect;
+    settings.events = if told { u8::MAX } else { 0 };
 }
 
 pub fn settings(rng: &mut Rng, features: &Features) -> Settings {
@@ -178,6 +189,7 @@ pub fn settings(rng: &mut Rng, features: &Features) -> Settings {
         let on_full = [OnFull::DropOldest, OnFull::DropNew, OnFull::Disconnect][rng.below(3)];
         let (messages, bytes) = (rng.range(4, 200), rng.range(1000, 100_000));
         settings.pending = Bounds { messages, bytes, on_full };
+        tell_events(&mut settings);
     }
     settings.receive_maximum = 16;
     settings.retry_interval = if rng.chance(200) { 1000 } else { 0 };
@@ -209,6 +221,18 @@ fn small_budget(rng: &mut Rng) -> Budget {
         filters_at_once: [0, 1, 64][rng.below(3)],
         ahead: step,
     }
+}
+
+/// WebSockets, TLS, a proxy, or some of them.
+fn stack(rng: &mut Rng) -> Stack {
+    let tls = rng.chance(500);
+    let proxy = match rng.below(5) {
+        0 => Some(Versions::V1),
+        1 => Some(Versions::V2),
+        _ => None,
+    };
+    let web = (proxy.is_none() && !tls || rng.chance(400)).then(web);
+    Stack { proxy, tls, web, ..Stack::default() }
 }
 
 pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
@@ -252,8 +276,12 @@ pub fn plan(seed: u64, rng: &mut Rng) -> (Plan, Features, Faults) {
     let mut own = Rng::new(seed ^ 0x3eb_50c_4e7);
     // The rate of one listener would be that of two.
     if own.chance(500) && listener_states[0].max_connect_rate.is_none() {
-        features.web = [100, 500, 1000][own.below(3)];
-        listener_states.push(web_entrance(features.mountpoint));
+        features.layered = [100, 500, 1000][own.below(3)];
+        let stack = stack(&mut Rng::new(seed ^ 0x0715_0915));
+        if stack.proxy.is_some() {
+            settings.trusted_proxies = Networks(vec![Network::around("127.0.0.1").unwrap()]);
+        }
+        listener_states.push(layered_entrance(features.mountpoint, stack));
     }
     // They come in before anybody else, and stay.
     features.bystanders &=

@@ -70,9 +70,9 @@ pub fn simulate(seed: u64, verbose: bool) -> Outcome {
     }
     let settings = plan.settings.clone();
     let mut world = World::new(plan);
-    if features.web > 0 {
+    if features.layered > 0 {
         let last = world.listener_states.len() as u16 - 1;
-        world.web = Some((last, features.web, Rng::new(seed)));
+        world.layered = Some((last, features.layered, Rng::new(seed)));
     }
     world.limit = features.limit;
     world.mail = features.mail;
@@ -382,7 +382,7 @@ impl Sim {
             };
             self.step(pick);
         }
-        panic!("the shards never come to rest");
+        self.world.never_rests();
     }
 
     fn calm_down(&mut self) {

@@ -42,6 +42,7 @@ pub fn roomy() -> Settings {
         retained_max_payload: 1 << 20,
         retained_max_bytes: u64::MAX,
         retained_expiry: 0,
+        events: 0,
         sys_interval: 0,
         max_connections: u64::MAX,
         log_connections: true,
@@ -52,6 +53,7 @@ pub fn roomy() -> Settings {
         access: Arc::new(Access::open()),
         restricts: false,
         asks: false,
+        policy: Default::default(),
         admissions: ADMISSIONS,
         budget: Budget::BROKER,
     }

@@ -3,6 +3,7 @@
 //! to be what RFC 6455 wants of a server, and unframed. A codec of its own, not the broker's.
 
 use crate::rng::Rng;
+use std::collections::VecDeque;
 
 const REQUEST: &str = "GET /mqtt HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -17,13 +18,15 @@ const PING: u8 = 9;
 pub struct Web {
     rng: Rng,
     /// Framed, and not read by the broker yet.
-    pub up: Vec<u8>,
+    pub up: VecDeque<u8>,
     /// Come, and not whole yet.
     down: Vec<u8>,
     /// As the broker reads it.
     seen: Vec<u8>,
     upgraded: bool,
     seen_upgrade: bool,
+    /// Bytes of the payload of the frame that goes on that were given already.
+    seen_ahead: usize,
     /// It says nothing before its request was answered, as it should.
     patient: bool,
     /// The message that it has begun goes on.
@@ -34,6 +37,8 @@ pub struct Web {
     heard_close: bool,
     /// The broker has no memory for it, and says so.
     pub refused: bool,
+    /// Its request was not whole in time, says the broker.
+    pub late: bool,
     pings: u8,
     pongs: u8,
 }
@@ -42,17 +47,19 @@ impl Web {
     pub fn new(seed: u64) -> Web {
         let mut rng = Rng::new(seed);
         Web {
-            up: REQUEST.as_bytes().to_vec(),
+            up: REQUEST.bytes().collect(),
             down: Vec::new(),
             seen: Vec::new(),
             upgraded: false,
             seen_upgrade: false,
+            seen_ahead: 0,
             patient: rng.chance(700),
             open: false,
             polite: rng.chance(500),
             said_close: false,
             heard_close: false,
             refused: false,
+            late: false,
             pings: 0,
             pongs: 0,
             rng,
@@ -66,7 +73,7 @@ impl Web {
     }
 
     /// Frames some of what waits.
-    pub fn fill(&mut self, plain: &mut std::collections::VecDeque<u8>, ended: bool) {
+    pub fn fill(&mut self, plain: &mut VecDeque<u8>, ended: bool) {
         if !self.up.is_empty() || !self.has_more(plain.len(), ended) {
             return;
         }
@@ -89,15 +96,15 @@ impl Web {
 
     fn push(&mut self, first: u8, payload: &[u8]) {
         let mask = (self.rng.next() as u32).to_be_bytes();
-        self.up.push(first);
+        self.up.push_back(first);
         match payload.len() {
-            short @ ..=125 => self.up.push(0x80 | short as u8),
+            short @ ..=125 => self.up.push_back(0x80 | short as u8),
             middle @ ..=65_535 => {
-                self.up.push(0x80 | 126);
+                self.up.push_back(0x80 | 126);
                 self.up.extend((middle as u16).to_be_bytes());
             }
             long => {
-                self.up.push(0x80 | 127);
+                self.up.push_back(0x80 | 127);
                 self.up.extend((long as u64).to_be_bytes());
             }
         }
@@ -116,10 +123,17 @@ impl Web {
             self.seen_upgrade = true;
             self.seen.drain(..REQUEST.len());
         }
-        while let Some((first, payload)) = frame(&mut self.seen) {
+        // What has come of a frame is MQTT already: a packet may end in the middle of it.
+        while let Some((first, payload, end)) = begun(&self.seen) {
             if first & 0x0f <= BINARY {
-                plain.extend(payload);
+                plain.extend(payload.iter().skip(self.seen_ahead));
             }
+            self.seen_ahead = payload.len();
+            if end > self.seen.len() {
+                break;
+            }
+            self.seen.drain(..end);
+            self.seen_ahead = 0;
         }
         plain
     }
@@ -127,7 +141,7 @@ impl Web {
     /// The MQTT in what has come.
     pub fn hear(&mut self, bytes: &[u8]) -> Vec<u8> {
         assert!(!self.heard_close, "something comes behind a Close");
-        if self.refused {
+        if self.refused || self.late {
             return Vec::new();
         }
         self.down.extend(bytes);
@@ -138,6 +152,10 @@ impl Web {
             let head = String::from_utf8(self.down.drain(..end + 4).collect()).unwrap();
             if head.starts_with("HTTP/1.1 503 ") {
                 self.refused = true;
+                return plain;
+            }
+            if head.starts_with("HTTP/1.1 408 ") {
+                self.late = true;
                 return plain;
             }
             assert!(head.starts_with("HTTP/1.1 101 ") && head.contains(ACCEPT), "{head}");
@@ -166,8 +184,9 @@ impl Web {
     }
 }
 
-/// Takes the first frame out, once it is whole: its first byte, and its payload without mask.
-fn frame(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
+/// The first frame, once its head is whole: its first byte, its payload without mask as far as it
+/// has come, and where it ends.
+fn begun(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
     let (first, second) = (*bytes.first()?, *bytes.get(1)?);
     let (mut at, length) = match second & 0x7f {
         126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()))),
@@ -179,8 +198,17 @@ fn frame(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
         mask = bytes.get(at..at + 4)?.try_into().unwrap();
         at += 4;
     }
-    let payload = bytes.get(at..at + length)?;
-    let payload = payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
-    bytes.drain(..at + length);
+    let payload = bytes.get(at..)?.iter().take(length);
+    let payload = payload.zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+    Some((first, payload, at + length))
+}
+
+/// Takes the first frame out, once it is whole: its first byte, and its payload without mask.
+fn frame(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
+    let (first, payload, end) = begun(bytes)?;
+    if end > bytes.len() {
+        return None;
+    }
+    bytes.drain(..end);
     Some((first, payload))
 }

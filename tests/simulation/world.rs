@@ -2,22 +2,26 @@
 
 use crate::net::{Conn, ConnId, Driver, Event, Faults, tell};
 use crate::rng::Rng;
+use crate::secure::{self, Secure};
 use crate::web;
 use ringmq::ids::{ListenerId, ShardId};
-use ringmq::limits::MAIL_WORK;
+use ringmq::limits::{CLUSTER_PEERS, MAIL_WORK};
 use ringmq::mesh::mail::{Control, Stamped};
-use ringmq::mesh::mailbox::{MailEnds, mailboxes};
+use ringmq::mesh::mailbox::{MailEnds, NodeEnds, clustered, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{ListenerState, Shared};
 use ringmq::message::Message;
 use ringmq::shard::step::{Step, StepBounds, Surroundings};
-use ringmq::shard::{Action, Question, Settings, Shard};
+use ringmq::shard::{Action, LoopSignals, Question, Settings, Shard};
 use ringmq::telemetry::{Counters, Kind};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
+use ringmq::transport::tls::{Server, TicketKeys};
 use ringmq::transport::{Stack, Web};
+use rustls::ClientConfig;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub struct Node {
     pub shard: Shard,
@@ -40,6 +44,8 @@ pub struct Node {
     /// The last step sent retained messages; all that were sent before it.
     pub replayed: bool,
     replayed_before: u64,
+    /// What the loop around the shard measures.
+    pub signals: LoopSignals,
     /// What helper threads are to find out, each with when they will have.
     questions: VecDeque<(u64, Question)>,
 }
@@ -48,6 +54,8 @@ pub struct Node {
 #[derive(Clone)]
 pub enum Order {
     Reload(Arc<Settings>),
+    /// The first listener's TLS.
+    Secure(Arc<Server>),
     Drain,
     Dismiss,
 }
@@ -63,6 +71,9 @@ pub struct Plan {
     pub listener_states: Vec<ListenerState>,
 }
 
+/// Certificates of clients are asked for and not required.
+pub const TLS: &str = "client_ca: ca.crt, client_certificate: optional";
+
 pub struct World {
     pub rng: Rng,
     pub now: u64,
@@ -77,8 +88,12 @@ pub struct World {
     pub mail: u32,
     /// Steps of all shards so far.
     pub steps: u64,
-    /// A listener for WebSockets, how many clients in a thousand use it, and what they choose by.
-    pub web: Option<(u16, usize, Rng)>,
+    /// A listener with layers, how many clients in a thousand use it, and what they choose by.
+    pub layered: Option<(u16, usize, Rng)>,
+    /// What clients of listeners with TLS begin with, in turn.
+    pub tls: Vec<Arc<ClientConfig>>,
+    /// Of those listeners.
+    pub tickets: Arc<TicketKeys>,
     /// Milliseconds that a helper thread takes for an answer.
     pub think: u64,
     micros: u64,
@@ -103,22 +118,57 @@ pub fn listener_state(mountpoint: &str) -> ListenerState {
     }
 }
 
-/// The same, where MQTT is carried by WebSockets.
-pub fn web_entrance(mountpoint: &str) -> ListenerState {
-    let web = Web { path: "/mqtt".into(), origins: None };
-    ListenerState {
-        stack: Stack { proxy: None, tls: false, web: Some(web) },
-        ..listener_state(mountpoint)
+/// The same, with layers below MQTT.
+pub fn layered_entrance(mountpoint: &str, stack: Stack) -> ListenerState {
+    ListenerState { stack, ..listener_state(mountpoint) }
+}
+
+/// WebSockets for everybody.
+pub fn web() -> Web {
+    Web { path: "/mqtt".into(), origins: None }
+}
+
+impl Node {
+    /// Whether a suspended shard has finished what was under way.
+    pub fn rests(&self) -> bool {
+        self.step.is_none()
+            && self.questions.is_empty()
+            && self.shard.under_way().is_none()
+            && !self.ends.has_mail()
+            && self.driver.rests()
     }
 }
 
 impl World {
+    /// The clocks of another process go on here.
+    pub fn take_time_of(&mut self, other: &World) {
+        self.rng = other.rng.clone();
+        (self.now, self.micros) = (other.now, other.micros);
+        (self.stamp, self.steps) = (other.stamp, other.steps);
+    }
+
     pub fn new(plan: Plan) -> World {
         let shared = Shared::new(Seeds::fixed(plan.seed));
+        let ends = mailboxes(plan.shards, plan.data, plan.control);
+        World::of(plan, shared, ends)
+    }
+
+    /// A node of a cluster, and the cluster's ends of its mailboxes.
+    pub fn clustered(plan: Plan) -> (World, NodeEnds<Stamped, Control>) {
+        let shared = Shared::clustered(Seeds::fixed(plan.seed));
+        let (ends, node) = clustered(plan.shards, CLUSTER_PEERS, plan.data, plan.control);
+        (World::of(plan, shared, ends), node)
+    }
+
+    fn of(plan: Plan, shared: Arc<Shared>, ends: Vec<MailEnds<Stamped, Control>>) -> World {
         let settings = Arc::new(plan.settings);
         let now = 1000;
         let listener_states: Vec<_> = plan.listener_states.into_iter().map(Arc::new).collect();
-        let nodes = mailboxes(plan.shards, plan.data, plan.control)
+        let secure = listener_states.iter().any(|state| state.stack.tls);
+        let tickets = TicketKeys::new(Duration::from_secs(3600));
+        let server = secure.then(|| secure::server(TLS, Some(tickets.clone())));
+        let certified = 0..if secure { secure::CLIENTS } else { 0 };
+        let nodes = ends
             .into_iter()
             .enumerate()
             .map(|(id, ends)| {
@@ -131,6 +181,9 @@ impl World {
                 );
                 for (at, listener_state) in listener_states.iter().enumerate() {
                     shard.open_listener(ListenerId(at as u16), Arc::clone(listener_state));
+                    if let Some(server) = server.as_ref().filter(|_| listener_state.stack.tls) {
+                        shard.secure(ListenerId(at as u16), Arc::clone(server));
+                    }
                 }
                 Node {
                     shard,
@@ -146,6 +199,7 @@ impl World {
                     mail_work: 0,
                     replayed: false,
                     replayed_before: 0,
+                    signals: LoopSignals::default(),
                     questions: VecDeque::new(),
                 }
             })
@@ -160,7 +214,9 @@ impl World {
             hash: 0xcbf2_9ce4_8422_2325,
             limit: 64,
             mail: MAIL_WORK,
-            web: None,
+            layered: None,
+            tls: certified.map(|number| secure::client(Some(number))).collect(),
+            tickets,
             stamp: 0,
             steps: 0,
             think: 0,
@@ -180,7 +236,7 @@ impl World {
 
     /// The listener that the next client connects to.
     pub fn some_listener(&mut self) -> u16 {
-        let Some((listener, share, rng)) = &mut self.web else { return 0 };
+        let Some((listener, share, rng)) = &mut self.layered else { return 0 };
         if rng.chance(*share) { *listener } else { 0 }
     }
 
@@ -188,8 +244,18 @@ impl World {
     pub fn connect_to(&mut self, listener: u16, shard: usize, up: usize, down: usize) -> ConnId {
         self.conns.push(Conn::new(up, down, self.now));
         let conn = self.conns.len() - 1;
-        if self.listener_states[usize::from(listener)].stack.web.is_some() {
-            self.conns[conn].web = Some(Box::new(web::Web::new(conn as u64 + 1)));
+        let (stack, number) = (&self.listener_states[usize::from(listener)].stack, conn as u64 + 1);
+        let state = &mut self.conns[conn];
+        if stack.web.is_some() {
+            state.web = Some(Box::new(web::Web::new(number)));
+        }
+        if stack.tls {
+            let config = &self.tls[conn % self.tls.len()];
+            state.secure = Some(Box::new(Secure::new(config, number)));
+        }
+        if let Some(versions) = stack.proxy {
+            state.header = secure::header(versions).into();
+            state.header_left = state.header.len();
         }
         let driver = &mut self.nodes[shard].driver;
         driver.accepts.push_back((conn, ListenerId(listener)));
@@ -277,7 +343,7 @@ impl World {
     }
 
     /// Whatever is left of a step that is under way.
-    fn finish(&mut self, at: usize) {
+    pub fn finish(&mut self, at: usize) {
         self.go_on(at, |_| false);
     }
 
@@ -305,6 +371,7 @@ impl World {
         while let Some(order) = node.orders.pop_front() {
             match order {
                 Order::Reload(settings) => node.shard.reload(settings),
+                Order::Secure(server) => node.shard.secure(ListenerId(0), server),
                 Order::Drain => {
                     node.listening = false;
                     node.driver.stop_listening(&mut self.conns, now);
@@ -356,7 +423,10 @@ impl World {
         let rung = around.rung;
         self.nodes[at].questions.extend(asked);
         for peer in rung {
-            self.nodes[usize::from(peer.0)].awake = true;
+            // The cluster is looked at in each round of its test.
+            if let Some(node) = self.nodes.get_mut(usize::from(peer.0)) {
+                node.awake = true;
+            }
         }
         for (home, conn, cookie) in std::mem::take(&mut self.nodes[at].driver.departures) {
             self.nodes[usize::from(home.0)].driver.arrive(conn, cookie);
@@ -372,6 +442,9 @@ impl World {
             let letters = node.shard.outbox().to(ShardId(peer as u8));
             assert!(letters.data.is_empty(), "data mail for {peer} without room for it");
         }
+        if node.shard.asks_for_signals(self.micros) {
+            node.shard.assess(self.micros, &node.signals);
+        }
         node.work = node.shard.work();
         node.mail_work = node.shard.mail_work();
         node.most_work = node.most_work.max(node.work);
@@ -386,9 +459,23 @@ impl World {
         self.note(u64::from(busy));
     }
 
+    /// The next time by which mail is ordered.
+    pub fn stamp(&mut self) -> u64 {
+        self.stamp += 1;
+        self.stamp
+    }
+
     /// A shard has something to look at that is no mail and no client's.
     pub fn wake(&mut self, at: usize) {
         self.nodes[at].awake = true;
+    }
+
+    /// An operator's question to a shard that is between two steps, asked at the begin of one.
+    pub fn inquire<T>(&mut self, at: usize, question: impl FnOnce(&mut Shard) -> T) -> T {
+        let node = &mut self.nodes[at];
+        node.shard.begin(Instant(self.now), self.micros);
+        node.awake = true;
+        question(&mut node.shard)
     }
 
     /// Some shard that is awake.
@@ -407,8 +494,22 @@ impl World {
             };
             self.step(pick);
         }
+        self.never_rests();
+    }
+
+    pub fn never_rests(&self) {
         let audits: Vec<_> = self.nodes.iter().map(|node| node.shard.audit()).collect();
-        panic!("the shards never come to rest: {audits:?}");
+        let now = Instant(self.now);
+        let reasons = self.nodes.iter().map(|node| {
+            let due = node.shard.deadline().is_some_and(|deadline| deadline <= now);
+            let ready = node.driver.is_ready(&self.conns, now);
+            [node.awake, node.step.is_some(), node.ends.has_mail(), ready, due]
+        });
+        let reasons: Vec<_> = reasons.collect();
+        panic!(
+            "the shards never come to rest (awake, in a step, mail, sockets, deadline): \
+            {reasons:?}, {audits:?}"
+        );
     }
 
     /// Nobody may fall asleep on mail or on work that only another event would bring up.
@@ -504,7 +605,9 @@ impl World {
             let gauges = node.shard.counters.iter().filter(|(descriptor, _)| {
                 // Those of memory are told now and then; what is held by now is looked at below.
                 let other = descriptor.field.contains("retained")
-                    || descriptor.field.starts_with("memory_");
+                    || descriptor.field.starts_with("memory_")
+                    || descriptor.field.starts_with("signal_")
+                    || descriptor.field.starts_with("overload_");
                 descriptor.kind == Kind::Gauge && !other
             });
             let held: u64 = node.shard.held().iter().sum::<u64>() - node.shard.held()[4];
@@ -575,7 +678,10 @@ impl Surroundings for Around<'_> {
                         conn.taken_at = self.now.0;
                     }
                 }
-                note_bytes(self.hash, bytes);
+                match &conn.secure {
+                    None => note_bytes(self.hash, bytes),
+                    Some(_) => note(self.hash, bytes.len() as u64),
+                }
             }
             tell(shard, socket, event);
         }

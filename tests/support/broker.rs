@@ -95,6 +95,8 @@ pub struct Broker {
     log: Arc<Log>,
     /// Dropped, also when this process is killed, it ends the broker.
     leash: Option<Leash>,
+    /// The process that has taken its clients over.
+    successor: Option<(u32, Leash)>,
     directory: PathBuf,
 }
 
@@ -119,6 +121,11 @@ impl Leash {
             .expect("sh runs");
         let input = shell.stdin.take().expect("its input is a pipe");
         Leash { shell, _input: input }
+    }
+
+    fn release(mut self) {
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
     }
 }
 
@@ -188,8 +195,8 @@ impl Broker {
             }
         });
         let unspecified = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut broker =
-            Broker { address: unspecified, child: Mutex::new(child), log, leash, directory };
+        let (child, successor) = (Mutex::new(child), None);
+        let mut broker = Broker { address: unspecified, child, log, leash, successor, directory };
         broker.address = broker.wait_until_ready(known);
         if let Some(identity) = identity {
             broker.address = identity.tunnel(broker.address);
@@ -227,7 +234,43 @@ impl Broker {
         self.address
     }
 
+    /// Where the listener of that name is bound, or `admin`, as `ready` tells it.
+    #[track_caller]
+    pub fn bound(&self, name: &str) -> SocketAddr {
+        let log = self.log();
+        let ready = log.lines().find(|line| line.contains(" ready")).expect("it is ready");
+        let (_, told) = ready.split_once(&format!("{name}=")).unwrap_or_else(|| panic!("{ready}"));
+        let end = told.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
+        told[..end.unwrap_or(told.len())].parse().expect("an address")
+    }
+
+    /// The sum of a metric over all shards (`admin.bind=127.0.0.1:0`): of a line that begins with
+    /// that name, and has these labels.
+    #[track_caller]
+    pub fn metric(&self, name: &str, labels: &str) -> f64 {
+        self.find_metric(name, labels).unwrap_or_else(|page| panic!("no {name} in\n{page}"))
+    }
+
+    /// The same; the page when there is none.
+    #[track_caller]
+    pub fn find_metric(&self, name: &str, labels: &str) -> Result<f64, String> {
+        let mut stream = TcpStream::connect(self.bound("admin")).expect("it listens");
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("it reads");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).expect("it answers");
+        let lines = page.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']))
+                && line.contains(labels)
+        });
+        let values: Vec<f64> =
+            lines.filter_map(|line| line.rsplit_once(' ')?.1.parse().ok()).collect();
+        if values.is_empty() { Err(page) } else { Ok(values.iter().sum()) }
+    }
+
     pub fn pid(&self) -> u32 {
+        if let Some((pid, _)) = self.successor {
+            return pid;
+        }
         self.child.lock().expect("no test panics with it").id()
     }
 
@@ -270,8 +313,39 @@ impl Broker {
         assert!(status.expect("kill runs").success(), "the broker is gone:\n{}", self.log());
     }
 
+    /// Asks it to hand its clients over to a new process; what is answered.
+    ///
+    /// # Errors
+    /// Why it was not upgraded.
+    pub fn ask_to_upgrade(&self, arguments: &[&str]) -> Result<String, String> {
+        let pid = self.pid().to_string();
+        let exit = run(&[&["upgrade", "--pid", &pid], arguments].concat());
+        let said = |text: &str| text.trim().trim_start_matches("ringmq: ").to_owned();
+        if exit.code == Some(0) { Ok(said(&exit.stdout)) } else { Err(said(&exit.stderr)) }
+    }
+
+    /// Goes on with the process that has taken the clients over, as `report` tells.
+    #[track_caller]
+    pub fn follow(&mut self, report: &str) {
+        let pid = report.split(' ').nth(1).and_then(|pid| pid.parse().ok());
+        let pid = pid.unwrap_or_else(|| panic!("no process in: {report}"));
+        if self.successor.is_none() {
+            let child = self.child.get_mut().expect("no test panics with it");
+            let status = child.wait().expect("its status can be read");
+            assert!(status.success(), "the old process ended with {status}:\n{}", self.log.text());
+        }
+        let before = self.successor.replace((pid, Leash::on(pid, &self.directory)));
+        before.into_iter().for_each(|(_, leash)| leash.release());
+        if let Some(leash) = self.leash.take() {
+            leash.release();
+        }
+    }
+
     /// True while the process runs.
     pub fn alive(&self) -> bool {
+        if let Some((pid, _)) = self.successor {
+            return Path::new(&format!("/proc/{pid}")).exists();
+        }
         let mut child = self.child.lock().expect("no test panics with it");
         child.try_wait().expect("its status can be read").is_none()
     }
@@ -307,9 +381,12 @@ impl Drop for Broker {
         // It may have ended already; nobody else waits for it, so the pid is still its own.
         let _ = child.kill();
         let _ = child.wait();
-        if let Some(mut leash) = self.leash.take() {
-            let _ = leash.shell.kill();
-            let _ = leash.shell.wait();
+        if let Some((pid, leash)) = self.successor.take() {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            leash.release();
+        }
+        if let Some(leash) = self.leash.take() {
+            leash.release();
         }
         let _ = fs::remove_dir_all(&self.directory);
     }

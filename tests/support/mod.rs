@@ -7,6 +7,7 @@
 
 pub mod broker;
 pub mod client;
+pub mod http;
 pub mod incoming;
 pub mod packet;
 pub mod tunnel;

@@ -11,6 +11,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 /// Files for a TLS listener, and whom its clients trust.
+#[derive(Clone)]
 pub struct Identity {
     roots: RootCertStore,
 }

@@ -290,7 +290,7 @@ fn run(grammar: &Command, below: &ArgMatches, asked: Run) -> Result<Job, Wrong> 
     let scenario =
         asked.scenario.ok_or("a scenario file, or --scenario NAME with --target, is missing")?;
     used_by(grammar, below, scenario)?;
-    let settings = Box::new(asked.options.settings()?);
+    let settings = Box::new(asked.options.settings(None)?);
     Ok(Job::Run { scenario, settings, outcome: asked.options.outcome })
 }
 
@@ -301,7 +301,8 @@ fn alone(grammar: &Command, below: &ArgMatches, scenario: &'static Scenario) -> 
     let broker = match asked.broker.as_deref() {
         _ if options.target.is_some() => None,
         _ if options.tls.is_some() => {
-            return Err("--tls needs --target: brokers are started here without it".into());
+            let instead = "for a broker that is started here there is --made-tls";
+            return Err(format!("--tls needs --target; {instead}").into());
         }
         Some("mosquitto") => {
             let kind = Kind::Mosquitto { program: broker::mosquitto()? };
@@ -310,8 +311,21 @@ fn alone(grammar: &Command, below: &ArgMatches, scenario: &'static Scenario) -> 
         Some(other) => Some(values::candidate(other)?),
         None => Some(alone::ringmq(asked.ringmq, options.shards, asked.set)?),
     };
-    let settings = Box::new(options.settings()?);
-    Ok(Job::Alone(Alone { scenario, settings, broker, plot: asked.plot, outcome: options.outcome }))
+    let made = options.make_certificates(&alone::scratch())?;
+    if (made.is_some() || options.ws)
+        && matches!(&broker, Some(Candidate { kind: Kind::Shell { .. }, .. }))
+    {
+        return Err("--made-tls and --ws: only RingMQ and mosquitto are started with them".into());
+    }
+    let settings = Box::new(options.settings(made.as_ref())?);
+    Ok(Job::Alone(Alone {
+        scenario,
+        settings,
+        broker,
+        made,
+        plot: asked.plot,
+        outcome: options.outcome,
+    }))
 }
 
 fn used_by(grammar: &Command, below: &ArgMatches, scenario: &Scenario) -> Result<(), Wrong> {

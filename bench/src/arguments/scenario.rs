@@ -2,7 +2,8 @@
 //! is refused there.
 
 use super::values;
-use crate::clients::tls::{Tls, Trust};
+use crate::certificates;
+use crate::clients::tls::{self, Identity, Trust};
 use crate::exporter::Exporter;
 use crate::mqtt::Version;
 use crate::plot;
@@ -12,7 +13,7 @@ use crate::threshold::Threshold;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How a scenario is run.
@@ -88,18 +89,68 @@ pub struct Options {
     #[arg(long, value_parser = clap::value_parser!(u32).range(..=1000), default_value = "5",
         value_name = "N")]
     probe_rate: u32,
+    /// QoS of the pairs: 0 or 1
+    #[arg(long, value_parser = clap::value_parser!(u8).range(..=1), default_value = "0",
+        value_name = "N")]
+    probe_qos: u8,
     /// Rounds
     #[arg(long, value_parser = values::positive, value_name = "N")]
     repeat: Option<u32>,
     /// Bare bytes to an echo server instead of MQTT
     #[arg(long)]
     raw: bool,
-    /// Trust these certificates and speak TLS (--target only; without probes)
-    #[arg(long, value_name = "CA.pem")]
+    /// Trust these certificates and speak TLS (with --target)
+    #[arg(long, visible_alias = "cacertfile", value_name = "CA.pem")]
     pub tls: Option<PathBuf>,
     /// What the server's certificate is for
     #[arg(long, default_value = "localhost", value_name = "NAME", requires = "tls")]
     tls_name: String,
+    /// Certificate of the clients (PEM); of several, by commas or repeated, each client has the
+    /// next
+    #[arg(
+        long,
+        visible_alias = "certfile",
+        value_name = "FILE",
+        value_delimiter = ',',
+        requires = "tls",
+        requires = "key"
+    )]
+    cert: Vec<PathBuf>,
+    /// Its private key, or their keys in the same order
+    #[arg(
+        long,
+        visible_alias = "keyfile",
+        value_name = "FILE",
+        value_delimiter = ',',
+        requires = "cert"
+    )]
+    key: Vec<PathBuf>,
+    /// Carry MQTT in WebSockets, with TLS below where there is some
+    #[arg(long)]
+    pub ws: bool,
+    /// At this path
+    #[arg(long, value_name = "PATH", default_value = "/mqtt", requires = "ws")]
+    ws_path: String,
+    /// Start the broker with TLS and certificates made for the run, of so many clients, which it
+    /// requires; 0: the clients have none
+    #[arg(long, value_name = "CLIENTS", conflicts_with = "target",
+        value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub made_tls: Option<u32>,
+    /// Certificates of each such client, up to the authority's
+    #[arg(long, value_name = "N", default_value = "1", requires = "made_tls",
+        value_parser = clap::value_parser!(u8).range(1..=8))]
+    chain: u8,
+    /// Version of TLS: 1.2 or 1.3 [default: both]
+    #[arg(
+        long,
+        visible_alias = "ssl-version",
+        value_name = "VERSION",
+        hide_possible_values = true
+    )]
+    tls_version: Option<tls::Versions>,
+    /// Clients go on from earlier sessions (tickets) instead of making full handshakes
+    #[arg(long)]
+    resume: bool,
     #[command(flatten)]
     pub outcome: Outcome,
     /// Serve the figures of the run to Prometheus at /metrics
@@ -161,7 +212,7 @@ fn users(option: &str) -> Option<fn(&Kind) -> bool> {
         "speed" => |k| matches!(k, Fleet { .. }),
         "reset" => |k| matches!(k, Storm { .. } | Queue { .. }),
         "messages" => |k| matches!(k, Queue { .. } | Retained { .. }),
-        "probes" | "probe_rate" => |k| matches!(k, Million { .. } | Storm { .. }),
+        "probes" | "probe_rate" | "probe_qos" => |k| matches!(k, Million { .. } | Storm { .. }),
         "raw" => |k| matches!(k, Echo { .. }),
         "plot" => Kind::has_course,
         "prometheus" => |k| !matches!(k, Idle { .. } | Echo { .. }),
@@ -189,16 +240,31 @@ pub fn unused<'a>(
 }
 
 impl Options {
-    /// Everything that a run needs to know, for a broker that runs at `target`.
-    pub fn settings(&self) -> Result<Settings, String> {
-        let tls = match &self.tls {
-            Some(authorities) => {
-                let trust = Trust::Authorities(authorities.clone());
-                let tls = Tls::new(&trust, &[&self.tls_name], None);
-                Some(Arc::new(tls.map_err(|why| format!("--tls: {why}"))?))
+    /// Certificates for a broker that is started with TLS, in files below `scratch`.
+    pub fn make_certificates(&self, scratch: &Path) -> Result<Option<certificates::Made>, String> {
+        let Some(clients) = self.made_tls else { return Ok(None) };
+        certificates::make(&scratch.join("tls"), clients, self.chain).map(Some)
+    }
+
+    fn tls(&self, made: Option<&certificates::Made>) -> Result<Option<tls::Settings>, String> {
+        let (authority, identities) = match (&self.tls, made) {
+            (Some(authority), _) => (authority, Identity::pairs(&self.cert, &self.key)?),
+            (None, Some(made)) => (&made.authority, made.clients.clone()),
+            (None, None) if self.resume || self.tls_version.is_some() => {
+                return Err("it needs --tls or --made-tls".into());
             }
-            None => None,
+            (None, None) => return Ok(None),
         };
+        let trust = Trust::Authorities(authority.clone());
+        let versions = self.tls_version.unwrap_or_default();
+        let asked = tls::Asked { trust, identities, versions, resume: self.resume };
+        tls::Settings::new(&asked, &[&self.tls_name]).map(Some)
+    }
+
+    /// Everything that a run needs to know, for a broker that runs at `target` or is started with
+    /// the certificates `made`.
+    pub fn settings(&self, made: Option<&certificates::Made>) -> Result<Settings, String> {
+        let tls = self.tls(made).map_err(|why| format!("--tls: {why}"))?.map(Arc::new);
         let exporter = match self.prometheus {
             Some(address) => Some(Exporter::start(address)?),
             None => None,
@@ -225,7 +291,9 @@ impl Options {
             hold: self.hold,
             messages: self.messages,
             tls,
-            probes: Plan { pairs: self.probes, rate: self.probe_rate },
+            web: self.ws.then(|| self.ws_path.as_str().into()),
+            plain: None,
+            probes: Plan { pairs: self.probes, rate: self.probe_rate, qos: self.probe_qos },
             repeat: self.repeat,
             raw: self.raw,
             exporter,

@@ -12,6 +12,7 @@ pub mod join;
 mod ring;
 pub mod socket;
 pub mod tls;
+mod web;
 
 pub use buffers::{Buffers, GROUP};
 
@@ -20,9 +21,11 @@ use crate::mqtt::Malformed;
 use io_uring::{cqueue, opcode, squeue, types};
 use ring::{Bell, Ring, Sizes};
 use socket::{Options, Port, Raw};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use tls::Layer;
+use tls::{KeyCache, Layer};
+use web::{Framed, Web};
 
 /// Few clients talk much; of many, each ring has its share of the buffers.
 const FEW: Sizes =
@@ -44,7 +47,9 @@ pub trait Handler {
     /// what follows it.
     fn received(&mut self, net: &mut Net, client: u32, bytes: &[u8]) -> Result<usize, Malformed>;
     /// Everything queued has been taken by the kernel.
-    fn drained(&mut self, _net: &mut Net, _client: u32) {}
+    fn drained(&mut self, net: &mut Net, client: u32) {
+        let _ = (net, client);
+    }
     /// The connection is gone. `errno` is 0 when the peer closed it and `EPROTO` when it sent
     /// something malformed.
     fn closed(&mut self, net: &mut Net, client: u32, errno: i32);
@@ -81,7 +86,17 @@ pub struct Net {
     shift: u32,
     clients: Vec<Client>,
     /// One for each client, or none at all without TLS.
-    layers: Vec<Option<Box<Layer>>>,
+    layers: Vec<Layer>,
+    /// The same of WebSockets.
+    webs: Vec<Web>,
+    /// What WebSockets have to say to a client's broker, before anything else.
+    pongs: HashMap<u32, Vec<u8>>,
+    /// Of the clients that were heard or spoke last.
+    keys: KeyCache,
+    /// What TLS itself has to say to a client's broker, before anything else.
+    wire: HashMap<u32, Vec<u8>>,
+    /// Where what comes is decrypted.
+    plain: Vec<u8>,
     dirty: Vec<u32>,
     spare: Vec<Vec<u8>>,
     batch: Vec<(u64, i32, u32)>,
@@ -111,7 +126,11 @@ impl Net {
         all.resize_with(clients as usize, Client::default);
         let mut layers = Vec::new();
         if options.tls.is_some() {
-            layers.resize_with(clients as usize, || None);
+            layers.resize_with(clients as usize, Layer::default);
+        }
+        let mut webs = Vec::new();
+        if options.web.is_some() {
+            webs.resize_with(clients as usize, Web::default);
         }
         Ok(Self {
             rings,
@@ -120,6 +139,11 @@ impl Net {
             shift,
             clients: all,
             layers,
+            webs,
+            pongs: HashMap::new(),
+            keys: KeyCache::default(),
+            wire: HashMap::new(),
+            plain: Vec::new(),
             dirty: Vec::new(),
             spare: Vec::new(),
             batch: Vec::new(),
@@ -258,10 +282,38 @@ impl Net {
         state.sent = 0;
         self.keep(drained);
         let state = &mut self.clients[client as usize];
-        if let Some(Some(layer)) = self.layers.get_mut(client as usize) {
-            layer.seal(&mut state.sending);
+        if let Some(path) = &self.options.web
+            && let Some(web) = self.webs.get_mut(client as usize)
+        {
+            let mut framed = self.pongs.remove(&client).or_else(|| self.spare.pop());
+            let framed = framed.get_or_insert_default();
+            let outcome = web.seal(path, &state.sending, framed);
+            let plain = std::mem::replace(&mut state.sending, std::mem::take(framed));
+            match outcome {
+                Framed::Waits => state.out = plain,
+                Framed::All => self.keep(plain),
+            }
         }
-        if state.open && !state.sending.is_empty() {
+        let state = &mut self.clients[client as usize];
+        if let Some(layer) = self.layers.get_mut(client as usize)
+            && layer.is_present()
+        {
+            let mut wire = self.wire.remove(&client).or_else(|| self.spare.pop());
+            let wire = wire.get_or_insert_default();
+            // A failure has been told, and what the broker is not sent it will miss.
+            let _ = layer.seal(&mut self.keys, &state.sending, wire);
+            let plain = std::mem::replace(&mut state.sending, std::mem::take(wire));
+            self.keep(plain);
+        }
+        let state = &mut self.clients[client as usize];
+        if state.sending.is_empty() {
+            // An idle client holds no buffer.
+            let unused = std::mem::take(&mut state.sending);
+            self.keep(unused);
+            return;
+        }
+        let state = &mut self.clients[client as usize];
+        if state.open {
             state.in_flight = true;
             self.submit_send(client);
         }
@@ -321,13 +373,16 @@ impl Net {
             return;
         }
         if let Some(tls) = &self.options.tls {
-            match Layer::new(tls, client as usize % self.targets.len()) {
-                Ok(layer) => self.layers[client as usize] = Some(Box::new(layer)),
+            match Layer::new(tls, client, client as usize % self.targets.len()) {
+                Ok(layer) => self.layers[client as usize] = layer,
                 Err(Malformed) => {
                     self.end(handler, client, libc::EPROTO);
                     return;
                 }
             }
+        }
+        if let Some(web) = self.webs.get_mut(client as usize) {
+            *web = Web::Silent;
         }
         self.arm(client);
         handler.connected(self, client);
@@ -364,14 +419,43 @@ impl Net {
         client: u32,
         bytes: &[u8],
     ) -> Result<(), Malformed> {
-        let Some(Some(layer)) = self.layers.get_mut(client as usize) else {
-            return self.digest(handler, client, bytes);
-        };
-        let plain = layer.open(bytes)?;
-        if layer.wants_to_say() {
+        let layer = self.layers.get_mut(client as usize).filter(|layer| layer.is_present());
+        let Some(layer) = layer else { return self.unframe(handler, client, bytes) };
+        let (mut plain, mut wire) = (std::mem::take(&mut self.plain), Vec::new());
+        layer.open(&mut self.keys, bytes, &mut plain, &mut wire)?;
+        if layer.wants_to_say() || !wire.is_empty() {
+            if !wire.is_empty() {
+                self.wire.entry(client).or_default().append(&mut wire);
+            }
             self.out(client);
         }
-        if plain.is_empty() { Ok(()) } else { self.digest(handler, client, &plain) }
+        let digested =
+            if plain.is_empty() { Ok(()) } else { self.unframe(handler, client, &plain) };
+        plain.clear();
+        self.plain = plain;
+        digested
+    }
+
+    /// Takes frames off, where there are any.
+    fn unframe(
+        &mut self,
+        handler: &mut impl Handler,
+        client: u32,
+        bytes: &[u8],
+    ) -> Result<(), Malformed> {
+        let web = self.webs.get_mut(client as usize).filter(|web| web.is_present());
+        let Some(web) = web else { return self.digest(handler, client, bytes) };
+        let (mut plain, mut answers) = (self.spare.pop().unwrap_or_default(), Vec::new());
+        let granted = web.open(bytes, &mut plain, &mut answers)?;
+        if granted || !answers.is_empty() {
+            if !answers.is_empty() {
+                self.pongs.entry(client).or_default().append(&mut answers);
+            }
+            self.out(client);
+        }
+        let digested = if plain.is_empty() { Ok(()) } else { self.digest(handler, client, &plain) };
+        self.keep(plain);
+        digested
     }
 
     fn digest(
@@ -438,7 +522,12 @@ impl Net {
         state.partial = Vec::new();
         let in_flight = state.in_flight;
         if let Some(layer) = self.layers.get_mut(client as usize) {
-            *layer = None;
+            *layer = Layer::Absent;
+            self.wire.remove(&client);
+        }
+        if let Some(web) = self.webs.get_mut(client as usize) {
+            *web = Web::Absent;
+            self.pongs.remove(&client);
         }
         let requests = [RECEIVE << 32 | u64::from(client), SEND << 32 | u64::from(client)];
         let requests = &requests[..1 + usize::from(in_flight)];

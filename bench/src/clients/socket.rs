@@ -1,7 +1,7 @@
 //! Sockets before they become direct descriptors: options and source addresses.
 #![allow(unsafe_code)]
 
-use super::tls::Tls;
+use super::tls;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -15,7 +15,9 @@ pub struct Options {
     /// Ends connections by a reset, which leaves nothing behind in the kernel.
     pub reset: bool,
     /// Below MQTT.
-    pub tls: Option<Arc<Tls>>,
+    pub tls: Option<Arc<tls::Settings>>,
+    /// MQTT is carried by WebSockets at this path.
+    pub web: Option<Arc<str>>,
     /// Addresses of this host from which clients connect, in turn; none: the system's choice, and
     /// many on the loopback network.
     pub sources: Vec<IpAddr>,

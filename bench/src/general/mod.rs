@@ -115,6 +115,7 @@ pub fn run(plan: Plan) -> Result<Verdict, String> {
     let options = Options {
         send_buffer: if fast { SEND_BUFFER } else { 0 },
         tls: plan.tls.clone(),
+        web: plan.web.clone(),
         sources: plan.sources.clone(),
         ports: plan.ports,
         ..Options::default()

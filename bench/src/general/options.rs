@@ -8,7 +8,7 @@ use super::topics;
 use crate::arguments::{Outcome, values};
 use crate::clients::join::Made;
 use crate::clients::socket;
-use crate::clients::tls::{Identity, Tls, Trust};
+use crate::clients::tls::{self, Identity, Trust};
 use crate::exporter::Exporter;
 use crate::mqtt::{Session, Version};
 use crate::pattern::{Pattern, Variable};
@@ -114,12 +114,25 @@ pub struct Base {
     /// Certificates (PEM) that must have signed the broker's
     #[arg(long, value_name = "FILE", requires = "ssl")]
     cacertfile: Option<PathBuf>,
-    /// Certificate of the clients (PEM)
-    #[arg(long, value_name = "FILE", requires = "keyfile")]
-    certfile: Option<PathBuf>,
-    /// Its private key
-    #[arg(long, value_name = "FILE", requires = "certfile")]
-    keyfile: Option<PathBuf>,
+    /// Certificate of the clients (PEM); of several, by commas or repeated, each client has the
+    /// next
+    #[arg(long, value_name = "FILE", requires = "keyfile", value_delimiter = ',')]
+    certfile: Vec<PathBuf>,
+    /// Its private key, or their keys in the same order
+    #[arg(long, value_name = "FILE", requires = "certfile", value_delimiter = ',')]
+    keyfile: Vec<PathBuf>,
+    /// Version of TLS: 1.2 or 1.3 [default: both]
+    #[arg(long, value_name = "VERSION", requires = "ssl", hide_possible_values = true)]
+    ssl_version: Option<tls::Versions>,
+    /// Clients go on from earlier sessions (tickets) instead of making full handshakes
+    #[arg(long, requires = "ssl")]
+    resume: bool,
+    /// Carry MQTT in WebSockets
+    #[arg(long)]
+    ws: bool,
+    /// At this path
+    #[arg(long, value_name = "PATH", default_value = "/mqtt", requires = "ws")]
+    ws_path: String,
     /// What the broker's certificate is for [default: the host]
     #[arg(long, value_name = "NAME", requires = "ssl")]
     tls_name: Option<String>,
@@ -357,6 +370,7 @@ impl Base {
             role,
             hosts: self.host.join(", "),
             tls: self.tls()?,
+            web: self.ws.then(|| self.ws_path.as_str().into()),
             ports: many.then(ports),
             targets,
             sources,
@@ -426,19 +440,21 @@ impl Base {
         Ok(sources)
     }
 
-    fn tls(&self) -> Result<Option<Arc<Tls>>, String> {
+    fn tls(&self) -> Result<Option<Arc<tls::Settings>>, String> {
         if !self.ssl {
-            let alone = self.certfile.is_some();
+            let alone = !self.certfile.is_empty();
             return if alone { Err("--certfile needs --ssl".into()) } else { Ok(None) };
         }
         let trust = self.cacertfile.clone().map_or(Trust::Anyone, Trust::Authorities);
-        let pair = self.certfile.clone().zip(self.keyfile.clone());
-        let identity = pair.map(|(certificate, key)| Identity { certificate, key });
+        let identities = Identity::pairs(&self.certfile, &self.keyfile)
+            .map_err(|why| format!("--certfile: {why}"))?;
         let names: Vec<&str> = match &self.tls_name {
             Some(name) => vec![name],
             None => self.host.iter().map(|host| name_of(host)).collect(),
         };
-        let tls = Tls::new(&trust, &names, identity.as_ref());
+        let versions = self.ssl_version.unwrap_or_default();
+        let asked = tls::Asked { trust, identities, versions, resume: self.resume };
+        let tls = tls::Settings::new(&asked, &names);
         Ok(Some(Arc::new(tls.map_err(|why| format!("--ssl: {why}"))?)))
     }
 }

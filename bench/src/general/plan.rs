@@ -3,7 +3,7 @@
 use super::payload::{Body, Header};
 use crate::arguments::Outcome;
 use crate::clients::join::Made;
-use crate::clients::tls::Tls;
+use crate::clients::tls;
 use crate::exporter::Exporter;
 use crate::mqtt::{Session, Version};
 use crate::pattern::Pattern;
@@ -93,7 +93,9 @@ pub struct Plan {
     /// Ports that clients are given, when they are too many for the kernel to search.
     pub ports: Option<(u16, u16)>,
     /// Below MQTT.
-    pub tls: Option<Arc<Tls>>,
+    pub tls: Option<Arc<tls::Settings>>,
+    /// MQTT is carried by WebSockets at this path.
+    pub web: Option<Arc<str>>,
     /// Spoken by all clients.
     pub version: Version,
     /// Clients.

@@ -29,6 +29,8 @@ pub struct Plan {
     pub pairs: u32,
     /// Messages per second of each.
     pub rate: u32,
+    /// QoS 0 or 1.
+    pub qos: u8,
 }
 
 /// What the thread tells.

@@ -30,12 +30,15 @@ struct Subscriber {
 struct Publisher {
     socket: TcpStream,
     topic: Vec<u8>,
+    /// Of the last message, with QoS 1.
+    id: u16,
     open: bool,
 }
 
 /// Connected pairs.
 pub struct Pairs {
     version: Version,
+    qos: u8,
     every: u64,
     subscribers: Vec<Subscriber>,
     publishers: Vec<Publisher>,
@@ -52,6 +55,7 @@ impl Pairs {
         let name = |what: &str, n: u32| format!("{salt}-probe-{what}{n}");
         let mut pairs = Self {
             version,
+            qos: plan.qos,
             every: SECOND / u64::from(plan.pairs * plan.rate).max(1),
             subscribers: Vec::new(),
             publishers: Vec::new(),
@@ -60,13 +64,18 @@ impl Pairs {
             let topic = format!("{salt}/probe/{n}");
             let fail = |e: io::Error| format!("probe {n} could not come in: {e}");
             let mut socket = handshake(target, version, &name("s", n)).map_err(fail)?;
-            subscribe(&mut socket, version, &topic).map_err(fail)?;
+            subscribe(&mut socket, version, &topic, plan.qos).map_err(fail)?;
             stamp_arrivals(&socket).map_err(fail)?;
             socket.set_nonblocking(true).map_err(fail)?;
             pairs.subscribers.push(Subscriber { socket, partial: Vec::new(), open: true });
             let socket = handshake(target, version, &name("p", n)).map_err(fail)?;
             socket.set_nonblocking(true).map_err(fail)?;
-            pairs.publishers.push(Publisher { socket, topic: topic.into_bytes(), open: true });
+            pairs.publishers.push(Publisher {
+                socket,
+                topic: topic.into_bytes(),
+                id: 0,
+                open: true,
+            });
         }
         Ok(pairs)
     }
@@ -94,9 +103,9 @@ fn handshake(target: SocketAddrV4, version: Version, id: &str) -> io::Result<Tcp
     Ok(socket)
 }
 
-fn subscribe(socket: &mut TcpStream, version: Version, topic: &str) -> io::Result<()> {
+fn subscribe(socket: &mut TcpStream, version: Version, topic: &str, qos: u8) -> io::Result<()> {
     let mut out = Vec::new();
-    mqtt::put_subscribe(&mut out, version, 1, &[(topic.to_string(), 0)]);
+    mqtt::put_subscribe(&mut out, version, 1, &[(topic.to_string(), qos)]);
     socket.write_all(&out)?;
     answer(socket, |packet| {
         packet.first == first::SUBACK && mqtt::ack_of(version, packet) == Ok((1, false))
@@ -230,7 +239,11 @@ impl Thread {
         payload[24..].copy_from_slice(&MARK.to_le_bytes());
         payload[8..16].copy_from_slice(&clock::now().to_le_bytes());
         let mut out = Vec::with_capacity(128);
-        mqtt::put_publish(&mut out, self.pairs.version, 0, &publisher.topic, 0, &payload);
+        let qos = self.pairs.qos;
+        // Identifiers of QoS 1 are used again long after their acknowledgement; never 0.
+        publisher.id = publisher.id % 60_000 + 1;
+        let (version, id) = (self.pairs.version, publisher.id);
+        mqtt::put_publish(&mut out, version, qos, &publisher.topic, id, &payload);
         // A probe that cannot even be written counts as sent, and so as lost.
         let _ = self.events.send(Event::Sent { phase });
         if !publisher.open {
@@ -247,13 +260,15 @@ impl Thread {
         }
     }
 
-    /// Publishers are told nothing with QoS 0, but may be thrown out.
+    /// Publishers are told nothing with QoS 0, and PUBACK with QoS 1; they may be thrown out.
     fn look_at_publisher(&mut self, pair: usize) {
         let publisher = &mut self.pairs.publishers[pair];
         let mut bytes = [0; 256];
         match publisher.socket.read(&mut bytes) {
             Ok(length) if length > 0 => {
-                let _ = self.events.send(Event::Strange);
+                if self.pairs.qos == 0 {
+                    let _ = self.events.send(Event::Strange);
+                }
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             _ => {
@@ -291,7 +306,13 @@ impl Thread {
                 }
             };
             let event = match probe(self.pairs.version, &packet) {
-                Some((due, sent, phase)) => {
+                Some((id, due, sent, phase)) => {
+                    if id > 0 {
+                        let mut out = Vec::with_capacity(4);
+                        mqtt::put_ack(&mut out, first::PUBACK, id);
+                        // Lost only with the connection, which the next read tells.
+                        let _ = subscriber.socket.write(&out);
+                    }
                     probes += 1;
                     // Bytes that were read with later ones carry the later arrival; without a
                     // stamp nothing is taken off the broker's part.
@@ -308,8 +329,8 @@ impl Thread {
     }
 }
 
-/// Due, sent and phase of a probe.
-fn probe(version: Version, packet: &mqtt::Packet<'_>) -> Option<(u64, u64, usize)> {
+/// Identifier (0 with QoS 0), due, sent and phase of a probe.
+fn probe(version: Version, packet: &mqtt::Packet<'_>) -> Option<(u16, u64, u64, usize)> {
     if packet.first & 0xf0 != first::PUBLISH {
         return None;
     }
@@ -320,7 +341,7 @@ fn probe(version: Version, packet: &mqtt::Packet<'_>) -> Option<(u64, u64, usize
         bytes.copy_from_slice(&payload[at..at + 8]);
         u64::from_le_bytes(bytes)
     };
-    (word(24) == MARK).then(|| (word(0), word(8), word(16) as usize))
+    (word(24) == MARK).then(|| (publish.id, word(0), word(8), word(16) as usize))
 }
 
 /// Reads bytes, and when the kernel got the last of them, on the monotonic clock.
@@ -392,7 +413,7 @@ mod tests {
         let mut out = Vec::new();
         mqtt::put_publish(&mut out, Version::V5, 0, b"t", 0, &payload);
         let packet = mqtt::split(&out).unwrap().unwrap();
-        assert_eq!(probe(Version::V5, &packet), Some((5, 6, 2)));
+        assert_eq!(probe(Version::V5, &packet), Some((0, 5, 6, 2)));
         out.truncate(out.len() - 1);
         out.push(9);
         assert_eq!(probe(Version::V5, &mqtt::split(&out).unwrap().unwrap()), None);

@@ -173,6 +173,8 @@ pub struct Crowd<T> {
     /// When the next turn should begin at the latest.
     planned: u64,
     fatal: bool,
+    /// The broker may turn away as many as it likes: they come back until they are in.
+    pub patient: bool,
 }
 
 impl<T: Talk> Crowd<T> {
@@ -187,7 +189,12 @@ impl<T: Talk> Crowd<T> {
     ) -> Result<(Self, Net), String> {
         let own_before = process::own_resident();
         let monitor = Monitor::new(settings.pid, settings.exporter.clone());
-        let options = Options { reset, tls: settings.tls.clone(), ..Options::default() };
+        let options = Options {
+            reset,
+            tls: settings.tls.clone(),
+            web: settings.web.clone(),
+            ..Options::default()
+        };
         let net = Net::new(&settings.targets(), total, options)?;
         let names = Names::Numbered(settings.salt.clone());
         let mut join = Join::new(settings.version, names, total, settings.joining);
@@ -208,6 +215,7 @@ impl<T: Talk> Crowd<T> {
             last_packet: 0,
             planned: u64::MAX,
             fatal: false,
+            patient: false,
         };
         Ok((crowd, net))
     }
@@ -215,9 +223,13 @@ impl<T: Talk> Crowd<T> {
     /// Lets steady pairs talk beside the crowd from now on, unless the plan has none.
     pub fn probe(&mut self, plan: probe::Plan, settings: &Settings) -> Result<(), String> {
         // The probes' sockets are their own, and plain.
-        if plan.pairs > 0 && plan.rate > 0 && settings.tls.is_none() {
+        let plain = settings.plain.or(settings.tls.is_none().then_some(settings.target));
+        if plan.pairs > 0
+            && plan.rate > 0
+            && let Some(target) = plain
+        {
             let (version, salt) = (settings.version, &settings.salt);
-            self.probes = Some(Probes::start(plan, settings.target, version, salt, "alone")?);
+            self.probes = Some(Probes::start(plan, target, version, salt, "alone")?);
         }
         Ok(())
     }
@@ -393,7 +405,7 @@ impl<T: Talk> Handler for Crowd<T> {
             self.counts.disconnects += 1;
         } else {
             self.counts.turned_away += 1;
-            self.fatal |= self.counts.turned_away > MOST_REFUSALS;
+            self.fatal |= self.counts.turned_away > MOST_REFUSALS && !self.patient;
             self.join.return_of(client);
         }
     }

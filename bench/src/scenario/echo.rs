@@ -64,7 +64,7 @@ pub fn run(clients: u32, depth: u32, settings: &Settings) -> Result<Value, Strin
     let mut net = Net::new(
         &settings.targets(),
         clients,
-        Options { tls: settings.tls.clone(), ..Options::default() },
+        Options { tls: settings.tls.clone(), web: settings.web.clone(), ..Options::default() },
     )?;
     echo.join(&mut net, clients)?;
     let tree = settings.pid.map(Tree::of);

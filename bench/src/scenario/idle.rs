@@ -41,7 +41,7 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     let mut net = Net::new(
         &settings.targets(),
         clients,
-        Options { tls: settings.tls.clone(), ..Options::default() },
+        Options { tls: settings.tls.clone(), web: settings.web.clone(), ..Options::default() },
     )?;
     let own_before = process::own_resident();
     let tree = settings.pid.map(Tree::of);

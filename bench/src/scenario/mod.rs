@@ -16,7 +16,7 @@ pub mod traffic;
 pub use run::Snapshot;
 
 use crate::clients::join::Names;
-use crate::clients::tls::Tls;
+use crate::clients::tls;
 use crate::exporter::Exporter;
 use crate::mqtt::Version;
 use crate::plot::grouped;
@@ -310,7 +310,11 @@ pub struct Settings {
     /// Messages per client (queue) or in all (retained), instead of the scenario's.
     pub messages: Option<u32>,
     /// Below MQTT.
-    pub tls: Option<Arc<Tls>>,
+    pub tls: Option<Arc<tls::Settings>>,
+    /// MQTT is carried by WebSockets at this path.
+    pub web: Option<Arc<str>>,
+    /// A listener of the same broker with neither, where `target` has it: for probes.
+    pub plain: Option<SocketAddrV4>,
     /// Steady pairs beside million, conn-tcp and storm.
     pub probes: probe::Plan,
     /// Rounds of a scenario that compares within itself.

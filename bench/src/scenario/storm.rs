@@ -3,6 +3,7 @@
 
 use super::crowd::{Crowd, Quiet};
 use super::{Settings, Snapshot};
+use crate::clients::Net;
 use crate::clock::{self, SECOND};
 use crate::probe;
 use crate::report::Figure;
@@ -15,10 +16,7 @@ const ALONE: u64 = 3 * SECOND;
 
 /// `clients` come in, stay `settings.hold` seconds, drop by reset or by close, and return.
 pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
-    let talk = Quiet::new(&settings.salt, true);
-    let ping = settings.ping.unwrap_or(PING_EVERY);
-    let (mut crowd, mut net) = Crowd::new(clients, ping, settings.reset, talk, settings)?;
-    crowd.join.at_rate(settings.rate.unwrap_or(0));
+    let (mut crowd, mut net) = crowd_of(clients, settings)?;
     let snapshot = |crowd: &Crowd<Quiet>| {
         let ready = u64::from(crowd.join.ready);
         Snapshot::take(crowd.monitor.tree(), ready, ready)
@@ -85,6 +83,16 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     report["host"] = host;
     report["series"] = crowd.monitor.report();
     Ok(report)
+}
+
+fn crowd_of(clients: u32, settings: &Settings) -> Result<(Crowd<Quiet>, Net), String> {
+    let talk = Quiet::new(&settings.salt, true);
+    let ping = settings.ping.unwrap_or(PING_EVERY);
+    let (mut crowd, net) = Crowd::new(clients, ping, settings.reset, talk, settings)?;
+    crowd.join.at_rate(settings.rate.unwrap_or(0));
+    // An overloaded broker may refuse: what counts is when all are back.
+    crowd.patient = true;
+    Ok((crowd, net))
 }
 
 /// The result for a person.

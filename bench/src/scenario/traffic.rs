@@ -81,8 +81,12 @@ struct Traffic {
 pub fn run(plan: Plan, names: Names, settings: &Settings) -> Result<Value, String> {
     let mut traffic = Traffic::new(plan, names, settings);
     let clients = plan.publishers + plan.subscribers;
-    let options =
-        Options { send_buffer: SEND_BUFFER, tls: settings.tls.clone(), ..Options::default() };
+    let options = Options {
+        send_buffer: SEND_BUFFER,
+        tls: settings.tls.clone(),
+        web: settings.web.clone(),
+        ..Options::default()
+    };
     let mut net = Net::new(&settings.targets(), clients, options)?;
     let empty = traffic.monitor.memory();
     traffic.monitor.phase("joining");

@@ -85,7 +85,11 @@ pub(super) fn read(text: &str) -> Plan {
         if is_block(line) {
             block = Some((line.starts_with("listen"), Map::new()));
             if !line.starts_with("listen") {
-                plan.leave(number, line, "bridges are not there yet");
+                plan.leave(
+                    number,
+                    line,
+                    "write it as a bridge by hand: bridges.N.mqtt in `ringmq config reference`",
+                );
             }
             continue;
         }
@@ -99,7 +103,9 @@ pub(super) fn read(text: &str) -> Plan {
         let value = value.trim();
         let read = match &mut block {
             Some((true, options)) => inside(options, option, value),
-            Some((false, _)) => Err("bridges are not there yet"),
+            Some((false, _)) => {
+                Err("write it as a bridge by hand: bridges.N.mqtt in `ringmq config reference`")
+            }
             None if option == "allow_anonymous" => switch(value).map(|allowed| anonymous = allowed),
             None => outside(&mut plan, option, value),
         };

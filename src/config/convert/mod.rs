@@ -4,6 +4,7 @@
 
 mod flashmq;
 mod mosquitto;
+mod mosquitto_bridge;
 mod plan;
 
 use std::fmt;

@@ -1,6 +1,7 @@
 //! mosquitto.conf(5): a line is an option and its value; those behind `listener` are about that
 //! listener, those behind `connection` about that bridge.
 
+use super::mosquitto_bridge::Connection;
 use super::plan::{Plan, kind, set};
 use serde_json::{Map, Value, json};
 
@@ -59,7 +60,6 @@ enum Own {
 const NO_ROOM: &str = "the service manager's, or not needed";
 const PLUGIN: &str =
     "plugins are not run; see access.authentication for http, jwt, redis, postgres";
-const BRIDGE: &str = "bridges are not there yet; mosquitto can bridge to RingMQ";
 const LOG: &str = "the log goes to standard error; the service manager keeps it";
 
 /// What becomes of each option.
@@ -207,6 +207,7 @@ pub(super) fn read(text: &str) -> Plan {
         max_qos: None,
     };
     let mut bridge = false;
+    let mut bridges: Vec<Connection> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let (line, number) = (line.trim(), number + 1);
         if line.is_empty() || line.starts_with('#') {
@@ -215,13 +216,22 @@ pub(super) fn read(text: &str) -> Plan {
         let (option, value) = line.split_once([' ', '\t']).unwrap_or((line, ""));
         let value = value.trim();
         bridge = (bridge || option == "connection") && option != "listener";
-        if bridge {
-            reading.plan.leave(number, line, BRIDGE);
+        if option == "connection" {
+            bridges.push(Connection::new(value));
+        } else if let Some(connection) = bridges.last_mut().filter(|_| bridge) {
+            if let Err(why) = connection.line(option, value) {
+                reading.plan.leave(number, line, why);
+            }
         } else if let Err(why) = reading.line(option, value, number) {
             reading.plan.leave(number, line, why);
         }
     }
-    reading.finish()
+    let mut plan = reading.finish();
+    if !bridges.is_empty() {
+        let bridges = bridges.into_iter().map(Connection::finish).collect();
+        plan.set("bridges", Value::Array(bridges));
+    }
+    plan
 }
 
 impl Listener {

@@ -275,7 +275,7 @@ fn churn(total: usize, batch: usize) {
     while echo.closed < total {
         ring.pass(1024, &mut |ring, event| by_us(&mut echo, ring, event));
         assert!(start.elapsed() < Duration::from_secs(120), "{:?}", ring.counts());
-        ring.doze(Duration::from_millis(2), &mut || false);
+        ring.doze(Duration::from_millis(2), Duration::ZERO, &mut || false);
     }
     clients.join().unwrap();
     run(&mut ring, &mut (), |_, _, _| (), |_, ring| at_rest(ring) == before);

@@ -71,7 +71,7 @@ pub fn run<T>(
         }
         assert!(start.elapsed() < Duration::from_secs(30), "{:?}", ring.counts());
         if visited == 0 {
-            ring.doze(Duration::from_millis(2), &mut || false);
+            ring.doze(Duration::from_millis(2), Duration::ZERO, &mut || false);
         }
     }
 }

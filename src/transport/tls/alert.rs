@@ -1,5 +1,6 @@
 //! Alerts (RFC 8446 section 6), and why a connection is refused or ended.
 
+use rustls::Error;
 use std::borrow::Cow;
 
 /// An alert's description. Those that the record layer sends or knows.
@@ -31,6 +32,18 @@ impl Alert {
     pub const USER_CANCELED: Alert = Alert(90);
     /// No second handshake on a connection (TLS 1.2).
     pub const NO_RENEGOTIATION: Alert = Alert(100);
+
+    /// What a client is told of an error that rustls has not told it.
+    pub fn for_error(error: &Error) -> Alert {
+        match error {
+            Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+                Alert::UNEXPECTED_MESSAGE
+            }
+            Error::InvalidMessage(_) => Alert::DECODE_ERROR,
+            Error::PeerMisbehaved(_) => Alert::ILLEGAL_PARAMETER,
+            _ => Alert::INTERNAL_ERROR,
+        }
+    }
 }
 
 /// Of a warning.

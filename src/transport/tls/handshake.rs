@@ -6,15 +6,15 @@
 //! record has come, a connection has nothing of rustls's.
 
 use super::alert::{Alert, FATAL, Failure, Kind};
+use super::established::Role;
 use super::identity::PeerCertificate;
-use super::key_log::{self, Secret};
-use super::keys::{KeyCache, expand_key};
+use super::key_log;
+use super::keys::KeyCache;
 use super::records::{HEADER, PLAIN, content};
 use super::server::Server;
-use super::suite::{LONGEST_KEY, NONCE, Suite};
 use super::{Tls, refused};
 use rustls::server::{Acceptor, ServerConnection};
-use rustls::{ConnectionTrafficSecrets, HandshakeKind, ProtocolVersion};
+use rustls::{HandshakeKind, ProtocolVersion};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use zeroize::Zeroize;
@@ -206,8 +206,14 @@ impl Handshake {
             Ok(None) => return Ok(()),
             Ok(Some(accepted)) => accepted,
             Err((error, mut alert)) => {
+                let before = out.len();
                 // A Vec takes everything.
                 let _ = alert.write_all(out);
+                if out.len() == before {
+                    // Of a first message that is no ClientHello rustls says nothing here.
+                    let alert = Alert::for_error(&error);
+                    out.extend_from_slice(&[content::ALERT, 3, 3, 0, 2, FATAL, alert.0]);
+                }
                 return Err(refused(&error));
             }
         };
@@ -254,7 +260,14 @@ impl Agreeing {
         let (result, heard) = key_log::listen(|| self.connection.process_new_packets());
         self.secrets.client = heard.client.or(self.secrets.client.take());
         self.secrets.server = heard.server.or(self.secrets.server.take());
+        let before = out.len();
         self.say(out);
+        if result.is_err() && out.len() == before {
+            // Of a message that is too long rustls says nothing, and lets nobody else choose an
+            // alert: that the connection ends can be said.
+            self.connection.send_close_notify();
+            self.say(out);
+        }
         result.map(|_| ()).map_err(|error| refused(&error))
     }
 
@@ -280,90 +293,16 @@ impl Agreeing {
         let extracted = connection
             .dangerous_extract_secrets()
             .map_err(|_| internal("rustls has not given out the secrets"))?;
-        let suite = Suite::of(version, &extracted.rx.1).ok_or_else(|| internal("a new suite"))?;
-        let (receive, send) = (extracted.rx, extracted.tx);
-        let mut tls = match version {
-            ProtocolVersion::TLSv1_3 => {
-                let agreed = |secret: Option<Secret>, keys: &ConnectionTrafficSecrets| {
-                    secret.filter(|secret| lead_to(suite, secret.bytes(), keys))
-                };
-                let client = agreed(secrets.client, &receive.1);
-                let server = agreed(secrets.server, &send.1);
-                let (client, server) = client
-                    .zip(server)
-                    .ok_or_else(|| internal("the secrets differ from the keys"))?;
-                Tls::established(
-                    suite,
-                    (client.bytes(), receive.0),
-                    (server.bytes(), send.0),
-                    identity,
-                )
-            }
-            _ => {
-                let (client, server) = (Bytes::of(&receive.1), Bytes::of(&send.1));
-                let (client, server) = (client.bytes(), server.bytes());
-                Tls::established(suite, (client, receive.0), (server, send.0), identity)
-            }
-        }
-        .ok_or_else(|| internal("no room for the secrets"))?;
+        let mut tls = Tls::take_over(version, extracted, secrets, Role::Server, identity)
+            .map_err(internal)?;
         // rustls checks neither when a session is resumed.
         if let Err((alert, failure)) = verdict {
             tls.layer().fail(cache, alert, out);
             return Err(failure);
         }
-        let tls13 = suite.is_tls13();
+        let tls13 = version == ProtocolVersion::TLSv1_3;
         Ok(Established { tls, rest, tls13, resumed })
     }
-}
-
-/// Key and initialization vector of TLS 1.2 in a row.
-struct Bytes([u8; LONGEST_KEY + NONCE], usize);
-
-impl Bytes {
-    fn of(secrets: &ConnectionTrafficSecrets) -> Bytes {
-        let (key, iv) = parts(secrets);
-        let mut bytes = Bytes([0; LONGEST_KEY + NONCE], key.len() + iv.len());
-        for (to, from) in bytes.0.iter_mut().zip(key.iter().chain(iv)) {
-            *to = *from;
-        }
-        bytes
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.0.get(..self.1).unwrap_or_default()
-    }
-}
-
-impl Drop for Bytes {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
-fn parts(secrets: &ConnectionTrafficSecrets) -> (&[u8], &[u8]) {
-    match secrets {
-        ConnectionTrafficSecrets::Aes128Gcm { key, iv }
-        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
-        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key.as_ref(), iv.as_ref()),
-        _ => (&[], &[]),
-    }
-}
-
-/// Whether a traffic secret leads to the keys that rustls used: both were learnt apart.
-fn lead_to(suite: Suite, secret: &[u8], keys: &ConnectionTrafficSecrets) -> bool {
-    let (mut key, mut iv) = ([0; LONGEST_KEY], [0; NONCE]);
-    let (expected_key, expected_iv) = parts(keys);
-    let same = secret.len() == suite.secret()
-        && expected_key.len() == suite.aead().key_len()
-        && key.get_mut(..expected_key.len()).is_some_and(|key| {
-            let equal = aws_lc_rs::constant_time::verify_slices_are_equal;
-            expand_key(suite, secret, key, &mut iv).is_some()
-                && equal(key, expected_key).is_ok()
-                && equal(&iv, expected_iv).is_ok()
-        });
-    key.zeroize();
-    iv.zeroize();
-    same
 }
 
 /// What came in place of a first record.

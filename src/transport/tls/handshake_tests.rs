@@ -1,7 +1,8 @@
 //! Handshakes with rustls as client: suites, versions, certificates good and bad, tickets, splits.
 
+use super::alert::Alert;
 use super::testing::{Authority, Certified, Files, Pair, client_config, usual};
-use super::{Kind, Opened, Server, provider, ticket_keys};
+use super::{Handshake, KeyCache, Kind, Opened, Server, provider, ticket_keys};
 use crate::config::Tls as Section;
 use crate::config::UsernameFrom;
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
@@ -46,6 +47,53 @@ fn every_suite_carries_data_both_ways() {
         count += 1;
     }
     assert_eq!(count, 6);
+}
+
+#[test]
+fn a_first_message_that_is_no_client_hello_gets_an_alert() {
+    let (_, files) = usual();
+    let server = files.server("").unwrap();
+    // ClientKeyExchange, a type that nobody knows, and a ClientHello that ends within its version.
+    for (message, alert) in [
+        (&[16, 0, 0, 1, 0][..], Alert::UNEXPECTED_MESSAGE),
+        (&[0xb7, 0, 0, 1, 0], Alert::UNEXPECTED_MESSAGE),
+        (&[1, 0, 0, 1, 3], Alert::DECODE_ERROR),
+    ] {
+        let mut handshake = Handshake::default();
+        handshake.add(&[&[22, 3, 1, 0, message.len() as u8], message].concat());
+        let mut out = Vec::new();
+        let failure = handshake.advance(&server, &mut KeyCache::default(), &mut out);
+        assert_eq!(failure.err().map(|failure| failure.kind), Some(Kind::Protocol));
+        assert_eq!(out, [21, 3, 3, 0, 2, 2, alert.0], "{message:x?}");
+    }
+}
+
+#[test]
+fn a_message_that_is_too_long_ends_the_connection_with_a_word() {
+    let (authority, files) = usual();
+    let server = files.server(MUTUAL).unwrap();
+    let mut client = authority.client("meter-7", |_| {});
+    let more = authority.pem().repeat(300);
+    client.chain.push_str(&more);
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let suite = |suite: &&SupportedCipherSuite| suite.version() == version;
+        let suite = provider().cipher_suites.iter().find(suite).copied();
+        let config = Arc::new(client_config(&authority, Some(&client), suite));
+        let mut pair = Pair::new(&config, &server);
+        let hello = pair.client_says();
+        let answer = pair.server_takes(&hello).unwrap();
+        pair.client_takes(&answer).unwrap();
+        let certificate = pair.client_says();
+        assert!(certificate.len() > 100_000, "{}", certificate.len());
+        let (failure, said) = pair.server_takes(&certificate).unwrap_err();
+        assert_eq!(failure.kind, Kind::Protocol, "{}", failure.what);
+        assert!(!said.is_empty(), "the client is told");
+        let heard = pair.client_takes(&said);
+        assert!(
+            heard.is_ok() || matches!(heard, Err(rustls::Error::AlertReceived(_))),
+            "{heard:?}"
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,11 @@ use crate::access::Identity;
 use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
 use std::fmt::Write;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Name};
+use x509_parser::nom::Parser;
+use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
+use x509_parser::prelude::{
+    FromDer, GeneralName, SubjectAlternativeName, X509CertificateParser, X509Name,
+};
 
 /// What is kept of a client's certificate until its CONNECT has been answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,17 +29,21 @@ pub struct PeerCertificate {
 impl PeerCertificate {
     /// Of a certificate in DER. `None` when it cannot be read.
     pub fn of(certificate: &CertificateDer<'_>) -> Option<PeerCertificate> {
-        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        // webpki has looked at the extensions; of these only one is read here.
+        let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+        let (_, certificate) = parser.parse(certificate).ok()?;
         let subject = certificate.subject();
         let common_name = subject.iter_common_name().last().and_then(|name| name.as_str().ok());
-        let names = certificate.subject_alternative_name().ok().flatten();
-        let alternative_name = names.and_then(|names| {
-            names.value.general_names.iter().find_map(|name| match *name {
-                GeneralName::DNSName(text)
-                | GeneralName::RFC822Name(text)
-                | GeneralName::URI(text) => Some(text),
-                _ => None,
-            })
+        let names = certificate.extensions().iter();
+        let mut names = names.filter(|extension| extension.oid == OID_X509_EXT_SUBJECT_ALT_NAME);
+        let names =
+            names.next_back().map(|extension| SubjectAlternativeName::from_der(extension.value));
+        let names = names.and_then(Result::ok).map(|(_, names)| names.general_names);
+        let alternative_name = names.unwrap_or_default().into_iter().find_map(|name| match name {
+            GeneralName::DNSName(text) | GeneralName::RFC822Name(text) | GeneralName::URI(text) => {
+                Some(text)
+            }
+            _ => None,
         });
         let not_after = certificate.validity().not_after.timestamp();
         let serial = certificate.raw_serial();

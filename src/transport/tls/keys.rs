@@ -4,7 +4,8 @@
 //! or goes, which costs several times what the record itself costs; so the shard keeps the keys
 //! that it made last. What is kept is found by the secret itself: a key cannot be taken for that
 //! of another connection or of another generation, and nothing has to be told to a client when its
-//! key goes.
+//! key goes. A key that nobody has used for some seconds goes too: what is held for clients that
+//! are idle is their secrets.
 
 use super::suite::{LONGEST_KEY, NONCE, Suite};
 use aws_lc_rs::{aead, hkdf};
@@ -132,6 +133,9 @@ pub fn update(suite: Suite, secret: &mut [u8]) -> Option<()> {
 const WAYS: usize = 4;
 /// Sets of one shard. A key takes about 700 bytes: 1.4 MiB when all places are taken.
 const SETS: usize = 512;
+/// Sets that [`KeyCache::age`] looks at: all, once a second, or the answers to the pings of a large
+/// fleet would keep the cache full without being of use to anybody.
+const AGED: usize = SETS;
 
 struct Place {
     suite: Suite,
@@ -150,12 +154,18 @@ struct Set {
     places: [Option<Box<Place>>; WAYS],
     /// Which place is taken next.
     next: u8,
+    /// Which places were used since the set was last looked at, a bit each.
+    used: u8,
 }
+
+const _: () = assert!(WAYS <= u8::BITS as usize);
 
 /// The keys that a shard used last, at most [`WAYS`] times [`SETS`].
 #[derive(Default)]
 pub struct KeyCache {
     sets: Vec<Set>,
+    /// The set that is looked at next for keys that are not used.
+    aged: usize,
     /// Keys that had to be made.
     pub derived: u64,
 }
@@ -174,7 +184,9 @@ impl KeyCache {
     pub fn get(&mut self, suite: Suite, secret: &[u8]) -> Option<&Key> {
         let set = self.set(secret);
         if let Some(at) = set.find(suite, secret) {
-            return self.set(secret).places[at].as_ref().map(|place| &place.key);
+            let set = self.set(secret);
+            set.used |= 1 << at;
+            return set.places[at].as_ref().map(|place| &place.key);
         }
         let key = Key::derive(suite, secret)?;
         self.derived += 1;
@@ -185,6 +197,7 @@ impl KeyCache {
         let set = self.set(secret);
         let at = usize::from(set.next) % WAYS;
         set.next = set.next.wrapping_add(1);
+        set.used |= 1 << at;
         Some(&set.places[at].insert(place).key)
     }
 
@@ -198,14 +211,79 @@ impl KeyCache {
             set.places[at] = None;
         }
     }
+
+    /// Looks at some of the keys, and wipes those that were not used since they were last looked
+    /// at. Returns how many that were.
+    pub fn age(&mut self) -> usize {
+        let from = self.aged.min(self.sets.len());
+        let sets = self.sets.iter_mut().skip(from).take(AGED);
+        let wiped = sets.map(Set::wipe_unused).sum();
+        self.aged = if from + AGED < self.sets.len() { from + AGED } else { 0 };
+        wiped
+    }
+
+    /// How many keys are held.
+    pub fn held(&self) -> usize {
+        self.sets.iter().map(|set| set.places.iter().flatten().count()).sum()
+    }
 }
 
 impl Set {
+    fn wipe_unused(&mut self) -> usize {
+        let used = std::mem::take(&mut self.used);
+        let mut wiped = 0;
+        for (at, place) in self.places.iter_mut().enumerate() {
+            if place.is_some() && used & 1 << at == 0 {
+                *place = None;
+                wiped += 1;
+            }
+        }
+        wiped
+    }
+
     fn find(&self, suite: Suite, secret: &[u8]) -> Option<usize> {
         self.places.iter().position(|place| {
             place.as_ref().is_some_and(|place| {
                 place.suite == suite && place.secret.get(..secret.len()) == Some(secret)
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls of [`KeyCache::age`] after which a key has gone that was not used meanwhile.
+    const AGES: usize = 2 * SETS / AGED;
+
+    fn suite() -> Suite {
+        Suite::Tls13Aes128
+    }
+
+    #[test]
+    fn keys_that_are_not_used_go_and_used_ones_stay() {
+        let mut cache = KeyCache::default();
+        let secret = |number: u16| {
+            let mut secret = vec![0; suite().secret()];
+            secret[..2].copy_from_slice(&number.to_le_bytes());
+            secret
+        };
+        for number in 0..1000 {
+            assert!(cache.get(suite(), &secret(number)).is_some());
+        }
+        assert_eq!((cache.held(), cache.derived), (1000, 1000));
+        let mut wiped = 0;
+        for _ in 0..AGES {
+            assert!(cache.get(suite(), &secret(7)).is_some());
+            wiped += cache.age();
+        }
+        assert_eq!((cache.held(), wiped, cache.derived), (1, 999, 1000));
+        for _ in 0..AGES {
+            cache.age();
+        }
+        assert_eq!(cache.held(), 0);
+        assert!(cache.get(suite(), &secret(7)).is_some());
+        assert_eq!(cache.derived, 1001, "it is made anew");
     }
 }

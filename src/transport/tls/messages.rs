@@ -3,10 +3,15 @@
 
 use super::alert::{Alert, FATAL, Failure, Kind, WARNING};
 use super::keys::KeyCache;
+use super::mutant::Mutant;
 use super::records::{Event, KEY_UPDATE, NOT_NOW, Records, Refused, broken, refuse};
 
 /// KeyUpdates without data between them; one more ends the connection.
 const UPDATES: u8 = 32;
+/// Answers to KeyUpdates before any data is sent; later ones wait for data, before which they must
+/// come (RFC 8446 section 4.6.3), and are one then. A peer that asks and does not read would have
+/// them pile up.
+const ANSWERS: u8 = 16;
 /// Warnings in all; one more ends the connection.
 const WARNINGS: u8 = 4;
 /// First byte of a ClientHello message.
@@ -55,7 +60,11 @@ impl<const N: usize> Records<N> {
         let expected = KEY_UPDATE.get(begun..).unwrap_or_default();
         let (head, rest) = said.split_at(said.len().min(expected.len()));
         if !expected.starts_with(head) {
-            return refuse(Alert::UNEXPECTED_MESSAGE, NOT_NOW);
+            let is_update = begun > 0 || head.first() == KEY_UPDATE.first();
+            return match is_update {
+                true => refuse(Alert::DECODE_ERROR, "a KeyUpdate of another length than one byte"),
+                false => refuse(Alert::UNEXPECTED_MESSAGE, NOT_NOW),
+            };
         }
         let wanted = match *rest {
             [] => {
@@ -73,9 +82,16 @@ impl<const N: usize> Records<N> {
             return refuse(Alert::UNEXPECTED_MESSAGE, "too many KeyUpdates without data");
         }
         if wanted && !self.tally.said_close {
-            self.update_send(cache, out).ok_or_else(broken)?;
+            if self.tally.answers < ANSWERS {
+                self.tally.answers += 1;
+                self.update_send(cache, out).ok_or_else(broken)?;
+            } else {
+                self.tally.owes_update = true;
+            }
         }
-        self.receive.update(self.suite, cache).ok_or_else(broken)?;
+        if !Mutant::TlsUpdateIgnored.is_on() {
+            self.receive.update(self.suite, cache).ok_or_else(broken)?;
+        }
         Ok(Event::None)
     }
 

@@ -14,11 +14,13 @@
 //! four.
 
 mod alert;
+mod established;
 mod handshake;
 mod identity;
 mod key_log;
 mod keys;
 mod messages;
+mod moved;
 mod records;
 mod server;
 mod sni;
@@ -27,56 +29,19 @@ mod ticket;
 mod verify;
 
 pub use alert::{Alert, Failure, Kind};
+pub use established::{Role, Tls};
 pub use handshake::{Advanced, Established, Handshake};
 pub use identity::PeerCertificate;
+pub use key_log::Heard;
 pub use keys::KeyCache;
 pub use records::{Opened, RecordLayer, Records, Sealed};
-pub use server::{Reader, Server, Unusable, ticket_keys};
+pub use server::{Reader, Server, Unusable, certified, ticket_keys};
 pub use ticket::TicketKeys;
 
+use crate::mutant;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{CertificateError, CipherSuite, Error};
 use std::sync::Arc;
-use suite::Suite;
-
-/// What goes on where a handshake is over, by the room that its secrets need.
-pub enum Tls {
-    /// With a hash of 32 bytes, or AES-128 in TLS 1.2.
-    Short(Box<Records<32>>),
-    /// With longer secrets.
-    Long(Box<Records<48>>),
-}
-
-impl Tls {
-    /// The record layer.
-    pub fn layer(&mut self) -> &mut dyn RecordLayer {
-        match self {
-            Tls::Short(records) => &mut **records,
-            Tls::Long(records) => &mut **records,
-        }
-    }
-
-    /// The same, only to look at.
-    pub fn peek(&self) -> &dyn RecordLayer {
-        match self {
-            Tls::Short(records) => &**records,
-            Tls::Long(records) => &**records,
-        }
-    }
-
-    /// Of a handshake that is over: secrets and sequence numbers of both directions.
-    fn established(
-        suite: Suite,
-        receive: (&[u8], u64),
-        send: (&[u8], u64),
-        identity: Option<Box<PeerCertificate>>,
-    ) -> Option<Tls> {
-        Some(match suite.secret() {
-            0..=32 => Tls::Short(Box::new(Records::new(suite, receive, send, identity)?)),
-            _ => Tls::Long(Box::new(Records::new(suite, receive, send, identity)?)),
-        })
-    }
-}
 
 /// What the handshakes are made with: aws-lc-rs, the suites with AES-128 first. Deriving keys with
 /// SHA-384 costs three times as much, and AES-256 more memory per client.

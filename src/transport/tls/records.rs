@@ -11,6 +11,7 @@
 use super::alert::{Alert, FATAL, Failure, Kind, WARNING};
 use super::identity::PeerCertificate;
 use super::keys::{self, KeyCache};
+use super::mutant::Mutant;
 use super::suite::{EXPLICIT, NONCE, Suite, TAG};
 use zeroize::Zeroize;
 
@@ -43,7 +44,7 @@ pub mod content {
 /// be copied: no two records have the same number under the same secret.
 pub(super) struct Direction<const N: usize> {
     secret: [u8; N],
-    sequence: u64,
+    pub(super) sequence: u64,
 }
 
 impl<const N: usize> Drop for Direction<N> {
@@ -59,7 +60,7 @@ impl<const N: usize> Direction<N> {
         Some(Direction { secret: kept, sequence })
     }
 
-    fn secret(&self, suite: Suite) -> &[u8] {
+    pub(super) fn secret(&self, suite: Suite) -> &[u8] {
         self.secret.get(..suite.secret()).unwrap_or_default()
     }
 
@@ -83,29 +84,33 @@ pub(super) struct Tally {
     pub(super) warnings: u8,
     /// Bytes of a KeyUpdate that have come in records of their own; at most all but the last.
     pub(super) begun: u8,
+    /// KeyUpdates that it asked for and was sent since data was.
+    pub(super) answers: u8,
+    /// It has asked for one more, which goes before the next data.
+    pub(super) owes_update: bool,
     /// It has tried to renegotiate.
     pub(super) renegotiated: bool,
     /// We have said that we send nothing more.
     pub(super) said_close: bool,
     /// The peer does not wait for that.
-    cut: bool,
+    pub(super) cut: bool,
 }
 
 /// The part of a record that has come so far.
-struct Partial(Vec<u8>);
+pub(super) struct Partial(pub(super) Vec<u8>);
 
 /// A connection's record layer; `N` is room for its secrets.
 pub struct Records<const N: usize> {
     pub(super) receive: Direction<N>,
     pub(super) send: Direction<N>,
     /// The part of a record that has come so far.
-    partial: Option<Box<Partial>>,
+    pub(super) partial: Option<Box<Partial>>,
     /// Who the client is, until its CONNECT asks.
     identity: Option<Box<PeerCertificate>>,
     /// Names the client's certificate among those that are revoked; 0 for none.
-    certificate: u64,
+    pub(super) certificate: u64,
     /// Until when it is valid, seconds since 1970; 0 for ever.
-    not_after: u32,
+    pub(super) not_after: u32,
     pub(super) suite: Suite,
     pub(super) tally: Tally,
 }
@@ -226,6 +231,14 @@ impl<const N: usize> RecordLayer for Records<N> {
             if self.tally.said_close {
                 return Sealed::Exhausted;
             }
+            self.tally.answers = 0;
+            if self.tally.owes_update {
+                self.tally.owes_update = false;
+                if self.update_send(cache, out).is_none() {
+                    self.tally.said_close = true;
+                    return Sealed::Exhausted;
+                }
+            }
             // One is left: for the KeyUpdate, or to say that this is the end.
             if self.send.sequence >= self.suite.limit() - 1 {
                 let updated = self.suite.is_tls13() && self.update_send(cache, out).is_some();
@@ -244,7 +257,9 @@ impl<const N: usize> RecordLayer for Records<N> {
 
     fn close(&mut self, cache: &mut KeyCache, out: &mut Vec<u8>) {
         if !self.tally.said_close {
-            self.say(cache, WARNING, Alert::CLOSE_NOTIFY, out);
+            if !Mutant::TlsCloseUnsaid.is_on() {
+                self.say(cache, WARNING, Alert::CLOSE_NOTIFY, out);
+            }
             self.tally.said_close = true;
         }
     }
@@ -329,7 +344,8 @@ impl<const N: usize> Records<N> {
                 self.open_record(cache, record, plain, out)
             }
             None => {
-                self.partial = Some(Box::new(Partial(bytes.to_vec())));
+                let kept = if Mutant::TlsPartForgotten.is_on() { &[] } else { *bytes };
+                self.partial = Some(Box::new(Partial(kept.to_vec())));
                 *bytes = &[];
                 Ok(Event::None)
             }
@@ -508,7 +524,9 @@ impl<const N: usize> Records<N> {
             return None;
         }
         // Counted first: whatever happens, this number is not used again.
-        self.send.sequence = sequence.checked_add(1)?;
+        if !Mutant::TlsSequenceKept.is_on() {
+            self.send.sequence = sequence.checked_add(1)?;
+        }
         let key = cache.get(suite, self.send.secret(suite))?;
         let nonce = key.nonce(sequence);
         let inner: &[u8] = if suite.is_tls13() { &[kind] } else { &[] };

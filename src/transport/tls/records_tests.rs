@@ -34,7 +34,7 @@ impl Rogue {
     fn new(suite: Suite) -> Rogue {
         let secret: Vec<u8> = (0..suite.secret() as u8).collect();
         let other: Vec<u8> = secret.iter().map(|byte| byte ^ 0x55).collect();
-        let tls = Tls::established(suite, (&secret, 0), (&other, 0), None).unwrap();
+        let tls = Tls::new(suite, (&secret, 0), (&other, 0), None).unwrap();
         let cache = KeyCache::default();
         Rogue { suite, secret, sequence: 0, tls, cache, plain: Vec::new(), out: Vec::new() }
     }
@@ -163,6 +163,27 @@ fn empty_records_warnings_and_key_updates_are_bounded() {
     assert!(rogue.refused(content::HANDSHAKE, &[24, 0, 0, 1, 0]).contains("KeyUpdates"));
 }
 
+#[test]
+fn answers_to_key_updates_do_not_pile_up_before_a_peer_that_does_not_read() {
+    let mut rogue = Rogue::new(Suite::Tls13Aes128);
+    let mut answers = 0;
+    for _ in 0..1000 {
+        assert_eq!(rogue.says(content::HANDSHAKE, &[24, 0, 0, 1, 1]), Opened::All);
+        answers += usize::from(!rogue.out.is_empty());
+        rogue.update();
+        assert_eq!(rogue.says(content::DATA, b"x"), Opened::All);
+    }
+    assert_eq!(answers, 16);
+    let mut lengths = Vec::new();
+    for _ in 0..2 {
+        let mut out = Vec::new();
+        assert_eq!(rogue.tls.layer().seal(&mut rogue.cache, b"data", &mut out), Sealed::All);
+        lengths.push(out.len());
+    }
+    let update = HEADER + super::records::KEY_UPDATE.len() + 1 + 1 + 16;
+    assert_eq!(lengths[0], lengths[1] + update, "the rest in one, before the next data");
+}
+
 impl Rogue {
     fn update(&mut self) {
         super::keys::update(self.suite, &mut self.secret).unwrap();
@@ -185,6 +206,8 @@ fn a_key_update_may_come_in_pieces_but_nothing_between_or_behind() {
     for said in [&[24, 0, 0, 1, 2][..], &[24, 0, 0, 1, 0, 24], &[24, 0, 0, 2], &[4, 0], &[]] {
         assert!(fails(&Rogue::new(suite).says(content::HANDSHAKE, said)), "{said:?}");
     }
+    let empty = Rogue::new(suite).refused(content::HANDSHAKE, &[24, 0, 0, 0]);
+    assert!(empty.contains("another length"), "{empty}");
 }
 
 #[test]
@@ -243,7 +266,7 @@ fn keys_are_worn_out_after_2_to_the_24_records() {
     let near = super::suite::GCM_RECORDS - 3;
     for suite in SUITES {
         let secret: Vec<u8> = (0..suite.secret() as u8).collect();
-        let mut tls = Tls::established(suite, (&secret, 0), (&secret, near), None).unwrap();
+        let mut tls = Tls::new(suite, (&secret, 0), (&secret, near), None).unwrap();
         let (mut cache, mut out) = (KeyCache::default(), Vec::new());
         let outcomes: Vec<_> =
             (0..5).map(|_| tls.layer().seal(&mut cache, b"data", &mut out)).collect();
@@ -360,7 +383,7 @@ proptest! {
         let mut rogue = Rogue::new(suite);
         let mut theirs: Vec<u8> = rogue.secret.iter().map(|byte| byte ^ 0x55).collect();
         rogue.tls =
-            Tls::established(suite, (&rogue.secret, 0), (&theirs, start), None).unwrap();
+            Tls::new(suite, (&rogue.secret, 0), (&theirs, start), None).unwrap();
         let mut sent = Vec::new();
         for act in acts {
             match act {

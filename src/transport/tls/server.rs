@@ -236,6 +236,21 @@ struct Files<'a> {
     now: u64,
 }
 
+/// A certificate chain with its private key, from files of the section `tls` that has nothing else:
+/// valid at `now` (seconds since 1970).
+///
+/// # Errors
+/// A file cannot be read, is not what it should be, or they do not belong together.
+pub fn certified(
+    certificate: &str,
+    private_key: &str,
+    read: Reader<'_>,
+    now: u64,
+) -> Result<Arc<CertifiedKey>, Unusable> {
+    let files = Files { read, now };
+    Ok(files.certified("certificate", certificate, "private_key", private_key)?.0)
+}
+
 fn unusable(key: &str, what: String, fix: &'static str) -> Unusable {
     Unusable { key: key.into(), what, fix }
 }

@@ -15,6 +15,9 @@ use x509_parser::public_key::PublicKey;
 /// The shortest RSA key of a client, bits.
 const RSA: usize = 2048;
 
+/// rsaEncryption (RFC 8017 appendix C): every certificate of an RSA key has these bytes.
+const RSA_ENCRYPTION: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
+
 /// Around webpki's verifier.
 #[derive(Debug)]
 pub struct Verifier(Arc<dyn ClientCertVerifier>);
@@ -58,7 +61,9 @@ impl ClientCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.0.verify_client_cert(end_entity, intermediates, now)?;
-        if let Ok((_, certificate)) = X509Certificate::from_der(end_entity)
+        // Others are not parsed once more: most devices have ECDSA keys.
+        if end_entity.windows(RSA_ENCRYPTION.len()).any(|bytes| *bytes == RSA_ENCRYPTION)
+            && let Ok((_, certificate)) = X509Certificate::from_der(end_entity)
             && let Ok(PublicKey::RSA(key)) = certificate.public_key().parsed()
             && key.key_size() < RSA
         {

@@ -8,7 +8,7 @@ use crate::peer::Peer;
 use crate::support::*;
 
 /// Runs the same in so many threads, each with dice of its own; the first thing wrong counts.
-fn each(
+pub(super) fn each(
     arena: &Arena,
     dice: &mut Dice,
     threads: usize,

@@ -5,6 +5,7 @@ mod publishing;
 mod reading;
 mod sharing;
 mod subscribing;
+mod web;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,8 @@ use crate::dice::Dice;
 /// Where an attack takes place.
 pub struct Arena {
     pub address: SocketAddr,
+    /// Of its listener for WebSockets, for attacks that want one.
+    pub web: Option<SocketAddr>,
     /// As large as the issue's, not as large as every run has time for.
     pub full: bool,
     pub until: Instant,
@@ -71,6 +74,9 @@ pub struct Attack {
 const DEFAULT: &[&str] = &[];
 /// As many filters as a packet can carry.
 const ROOMY: &[&str] = &["mqtt.max_subscriptions=unlimited"];
+/// A second listener, for WebSockets.
+pub const WEB: &[&str] =
+    &["listeners.1.name=web", "listeners.1.type=ws", "listeners.1.bind=127.0.0.1:0"];
 /// A ring is full after a few connections, the next one is opened.
 const RINGS: &[&str] = &["runtime.sockets_per_ring=64"];
 
@@ -102,7 +108,7 @@ impl Attack {
     }
 }
 
-pub const ALL: [Attack; 24] = [
+pub const ALL: [Attack; 29] = [
     attack("wildcards_times_levels", "messages", 600, 96, subscribing::wildcards_times_levels),
     attack("shared_filters", "filters", 600, 96, subscribing::shared_filters).with(ROOMY),
     attack("plain_filters", "filters", 600, 96, subscribing::plain_filters).with(ROOMY),
@@ -128,6 +134,11 @@ pub const ALL: [Attack; 24] = [
     attack("takeovers", "connections", 600, 64, connecting::takeovers),
     attack("mass_reset", "connections", 600, 128, connecting::mass_reset).broadcasting(),
     attack("dying_members", "messages", 600, 64, sharing::dying_members),
+    attack("web_garbage", "connections", 500, 64, web::garbage).with(WEB),
+    attack("web_unfinished", "connections", 600, 96, web::unfinished).with(WEB),
+    attack("web_huge_frames", "connections", 500, 64, web::huge_frames).with(WEB),
+    attack("web_fragments", "frames", 500, 96, web::fragments).with(WEB),
+    attack("web_pings", "pings", 500, 96, web::pings).with(WEB),
 ];
 
 /// What cannot go on without the peer that was cut off.

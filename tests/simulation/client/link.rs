@@ -225,8 +225,7 @@ impl Client {
         let Some(conn) = self.conn else { return };
         world.conns[conn].client = how;
         if how == End::Reset {
-            world.conns[conn].up.clear();
-            world.conns[conn].web.iter_mut().for_each(|web| web.up.clear());
+            world.conns[conn].clear_up();
         }
         self.lost(world, run, false, true);
         self.wait_until = world.now + run.rng.below(3000) as u64;
@@ -299,9 +298,25 @@ impl Client {
             false => self.began_at + REFUSED_MILLIS - 100,
         };
         let soon = wire.ended_at.is_some_and(|at| at < due);
-        let refused = run.memory && wire.web.as_ref().is_some_and(|web| web.refused);
+        let web = wire.web.as_deref();
+        // Who has sent a part of a PROXY header or a handshake cannot be told why it goes, and
+        // nobody makes a handshake only to be told that there are too many.
+        let secure = wire.secure.is_some() && wire.taken == 0;
+        let refused = run.memory && (web.is_some_and(|web| web.refused) || wire.header_left > 0)
+            || secure && (run.memory || run.limited.0);
         let unanswered = self.stage == Stage::Connecting && wire.told == 0 && soon && !refused;
-        assert!(!unanswered, "{}: closed without CONNACK", self.name);
+        assert!(
+            !unanswered,
+            "{}: closed without CONNACK {:?} ms after it began, heard after {}; {} of {} bytes",
+            self.name,
+            wire.ended_at.map(|at| at - self.began_at),
+            wire.taken_at.saturating_sub(self.began_at),
+            wire.taken,
+            self.hello
+        );
+        let early = wire.ended_at.is_some_and(|at| at < self.began_at + REFUSED_MILLIS - 100);
+        let late = web.is_some_and(|web| web.late);
+        assert!(!(late && early), "{}: its HTTP request was said to be late", self.name);
     }
 
     /// The broker has closed the connection, and everything before that has been read.

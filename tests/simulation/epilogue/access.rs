@@ -173,6 +173,7 @@ fn asked(world: &mut World, settings: &Settings, watcher: &mut Peer) {
     assert_eq!(client.take(world), [Got::SubAck(8, vec![ReasonCode::NotAuthorized as u8])]);
     client.subscribe(world, 9, "e/x/asked/may/+", 1);
     assert_eq!(client.take(world), [Got::SubAck(9, vec![1])]);
+    long_subscribe(world);
     let refusal = ReasonCode::NotAuthorized;
     let gone = peer_will("e/x/asked/no");
     let connect = Connect { will: Some(gone), ..hello("e-asked-will", true, 0) };
@@ -190,6 +191,34 @@ fn asked(world: &mut World, settings: &Settings, watcher: &mut Peer) {
     world.think = 0;
     world.settle();
     part(world, [client, other, peer]);
+}
+
+/// A SUBSCRIBE of many filters asks on its way, goes on when it has been told, and ends with its
+/// connection.
+fn long_subscribe(world: &mut World) {
+    let name = |n| match n % 8 {
+        3 => format!("e/x/asked/no/{n}"),
+        _ => format!("e/x/asked/may/{n}"),
+    };
+    let filters: Vec<String> = (0..100).map(name).collect();
+    let code = |filter: &String| match filter.contains("/no/") {
+        true => ReasonCode::NotAuthorized as u8,
+        false => 1,
+    };
+    let expected: Vec<u8> = filters.iter().map(code).collect();
+    world.think = 100;
+    let mut long = guest(world, "e-asks-long");
+    let mut left = guest(world, "e-asks-long-left");
+    long.subscribe_all(world, 10, &filters, 1);
+    left.subscribe_all(world, 10, &filters, 1);
+    assert_eq!(long.take(world), [], "before the service has said anything");
+    wait(world, 150);
+    left.end(world, End::Reset);
+    wait(world, 900);
+    assert_eq!(long.take(world), [Got::SubAck(10, expected)], "a long SUBSCRIBE");
+    world.think = 0;
+    world.settle();
+    part(world, [long]);
 }
 
 /// A reload that changes a user's password ends the connection that came in with the old one.

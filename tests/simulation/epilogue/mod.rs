@@ -7,7 +7,11 @@ mod connecting;
 mod delivery;
 mod fairness;
 mod fanouts;
+mod inquiries;
+mod links;
 mod memory;
+mod observing;
+mod overload;
 mod queues;
 mod sessions;
 mod shards;
@@ -57,6 +61,9 @@ pub fn hold(world: &mut World, settings: &Settings) {
     fanouts::in_order(world, settings);
     access::hold(world, settings);
     memory::hold(world, settings);
+    inquiries::hold(world, settings);
+    links::hold(world);
+    overload::hold(world, settings);
     reload(world, settings.clone());
     if world.nodes.len() > 1 {
         connecting::unreachable_home(world, settings);
@@ -77,7 +84,13 @@ pub fn hold(world: &mut World, settings: &Settings) {
     if world.nodes.len() > 2 {
         shards::suback_of_its_own(world);
     }
+    observing::hold(world, settings);
     assert_eq!(world.problems(), Vec::<String>::new());
+}
+
+/// The number of the shard that a client is at home on.
+fn home(world: &World, name: &str) -> usize {
+    usize::from(home_of(&world.shared.seeds, name, world.nodes.len() as u8).0)
 }
 
 /// A connection to some shard, CONNACK taken.

@@ -4,10 +4,13 @@
 //! room runs out.
 
 use crate::rng::Rng;
-use ringmq::storage::{Answer, Command, frame};
+use ringmq::storage::{Answer, Command, Extent, frame};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SECTOR: usize = 512;
+
+/// A sync that is under way: its batch, and sectors by segment and number.
+type Syncing = (u64, Vec<(u32, usize, Vec<u8>)>);
 
 /// One segment's file.
 #[derive(Clone, Default)]
@@ -18,6 +21,8 @@ struct File {
     cache: BTreeMap<usize, Vec<u8>>,
     /// A commit to it failed: it may take no other.
     failed: bool,
+    /// It was written and not synced.
+    unsynced: bool,
 }
 
 impl File {
@@ -66,6 +71,8 @@ pub struct Disk {
     pub fails_at: Option<(usize, usize)>,
     /// Operations so far.
     pub operations: usize,
+    /// A sync that goes on beside other operations: its batch, and what it is to bring out.
+    syncing: Option<Syncing>,
     rng: Rng,
 }
 
@@ -73,7 +80,15 @@ impl Disk {
     pub fn new(seed: u64) -> Disk {
         let rng = Rng::new(seed ^ 0xd15c);
         let files = BTreeMap::new();
-        Disk { files, spare: Vec::new(), room: usize::MAX, fails_at: None, operations: 0, rng }
+        Disk {
+            files,
+            spare: Vec::new(),
+            room: usize::MAX,
+            fails_at: None,
+            operations: 0,
+            syncing: None,
+            rng,
+        }
     }
 
     /// Whether this operation is one that fails.
@@ -96,10 +111,54 @@ impl Disk {
         }
     }
 
-    /// Carries a command out.
-    pub fn obey(&mut self, command: Command) -> Answer {
+    /// Whether a sync of that segment is under way. It may fail, and the segment must not be synced
+    /// once more then.
+    fn is_syncing(&self, segment: u32) -> bool {
+        let syncing = self.syncing.iter().flat_map(|(_, sectors)| sectors);
+        syncing.into_iter().any(|&(covered, ..)| covered == segment)
+    }
+
+    /// Carries a command out. A sync is only begun.
+    pub fn obey(&mut self, command: Command) -> Option<Answer> {
+        if let Command::Sync { batch } = command {
+            assert!(self.syncing.is_none(), "two syncs at a time");
+            let mut sectors = Vec::new();
+            for (&segment, file) in self.files.iter().filter(|(_, file)| file.unsynced) {
+                assert!(!file.failed, "segment {segment} is synced after an error");
+                let cached = file.cache.iter();
+                sectors.extend(cached.map(|(&sector, bytes)| (segment, sector, bytes.clone())));
+            }
+            self.syncing = Some((batch, sectors));
+            return None;
+        }
+        Some(self.obey_at_once(command))
+    }
+
+    /// The sync that was begun is over, if there is one.
+    pub fn finish_sync(&mut self) -> Option<Answer> {
+        let (batch, sectors) = self.syncing.take()?;
+        let fails = self.fails();
+        let share = if fails { self.rng.below(1001) } else { 1000 };
+        for (segment, sector, bytes) in sectors {
+            let Some(file) = self.files.get_mut(&segment) else { continue };
+            if file.cache.remove(&sector).is_some() && self.rng.chance(share) {
+                file.settle(sector, &bytes);
+            }
+        }
+        if fails {
+            for file in self.files.values_mut().filter(|file| file.unsynced) {
+                (file.failed, file.unsynced) = (true, false);
+            }
+            return Some(Answer::Unsynced { batch, why: "an error".into() });
+        }
+        self.files.values_mut().for_each(|file| file.unsynced &= !file.cache.is_empty());
+        Some(Answer::Synced { batch })
+    }
+
+    fn obey_at_once(&mut self, command: Command) -> Answer {
         let fails = self.fails();
         match command {
+            Command::Sync { .. } => unreachable!("begun above"),
             Command::Create { segment, .. } => {
                 if fails || self.files.len() >= self.room {
                     return Answer::NoSegment { segment, why: "no room".into() };
@@ -109,20 +168,40 @@ impl Disk {
                 assert!(self.files.insert(segment, file).is_none(), "segment {segment} is there");
                 Answer::SegmentReady { segment }
             }
-            Command::Commit { stamp, offset, payload } => {
+            Command::Commit { stamp, offset, payload, sync } => {
+                let beside = sync != Extent::Nothing && self.is_syncing(stamp.segment);
+                assert!(!beside, "segment {} is synced beside another sync", stamp.segment);
                 let mut frames = Vec::new();
                 frame::write(stamp, &payload, &mut frames);
+                for (older, file) in self.files.range_mut(..stamp.segment) {
+                    // Older ones are not written any more: this is the last chance to sync them.
+                    if std::mem::take(&mut file.unsynced) && sync == Extent::Everything {
+                        assert!(!file.failed, "segment {older} is synced after an error");
+                        file.sync(1000, &mut self.rng);
+                    }
+                }
                 let file = self.files.get_mut(&stamp.segment).expect("it was made");
-                assert!(!file.failed, "segment {} is synced after an error", stamp.segment);
+                // A write that was on its way when a sync failed is of no use and does no harm; it
+                // leaves the file unsynced, and whatever syncs it then is found.
+                assert!(
+                    !file.failed || sync == Extent::Nothing,
+                    "segment {} is synced after an error",
+                    stamp.segment
+                );
                 file.write(offset as usize, &frames);
                 let batch = stamp.batch;
                 if fails {
-                    file.failed = true;
+                    (file.failed, file.unsynced) = (true, false);
                     let share = self.rng.below(1001);
                     file.sync(share, &mut self.rng);
                     return Answer::Failed { batch, payload, why: "an error".into() };
                 }
+                if sync == Extent::Nothing {
+                    file.unsynced = true;
+                    return Answer::Written { batch, payload };
+                }
                 file.sync(1000, &mut self.rng);
+                file.unsynced = false;
                 Answer::Durable { batch, payload }
             }
             Command::Clean { segment, offset, length } => {
@@ -132,9 +211,11 @@ impl Disk {
                 let bytes = self.files[&segment].read(offset as usize, length);
                 Answer::Slice { segment, offset, bytes }
             }
-            Command::Drop { segment } => {
-                let file = self.files.remove(&segment).expect("it was made");
-                if !file.failed {
+            Command::Drop { segment, reuse } => {
+                let mut file = self.files.remove(&segment).expect("it was made");
+                assert!(!reuse || !file.failed, "segment {segment} failed and is used again");
+                if reuse {
+                    file.unsynced = false;
                     self.spare.push(file);
                 }
                 Answer::Dropped { segment, outcome: Ok(()) }
@@ -145,7 +226,7 @@ impl Disk {
     /// The power fails while `half_done` is under way.
     pub fn cut(&mut self, half_done: Option<Command>) {
         match half_done {
-            Some(Command::Commit { stamp, offset, payload }) => {
+            Some(Command::Commit { stamp, offset, payload, .. }) => {
                 let mut frames = Vec::new();
                 frame::write(stamp, &payload, &mut frames);
                 let file = self.files.get_mut(&stamp.segment).expect("it was made");
@@ -156,14 +237,26 @@ impl Disk {
                     self.obey(command);
                 }
             }
-            Some(Command::Clean { .. }) | None => {}
+            Some(Command::Clean { .. } | Command::Sync { .. }) | None => {}
         }
         let share = self.rng.below(1001);
         for file in self.files.values_mut() {
             file.sync(share, &mut self.rng);
-            file.failed = false;
+            (file.failed, file.unsynced) = (false, false);
         }
-        self.fails_at = None;
+        (self.fails_at, self.syncing) = (None, None);
+    }
+
+    /// The process is killed, maybe after `half_done`, and the next one begins: what was written
+    /// is there, and is synced first.
+    pub fn kill(&mut self, half_done: Option<Command>) {
+        (self.fails_at, self.syncing) = (None, None);
+        half_done.map(|command| self.obey(command));
+        self.syncing = None;
+        for file in self.files.values_mut() {
+            file.sync(1000, &mut self.rng);
+            (file.failed, file.unsynced) = (false, false);
+        }
     }
 
     /// Numbers and lengths of the segments.
@@ -189,6 +282,7 @@ impl Disk {
     /// Flips a bit.
     pub fn flip(&mut self, segment: u32, bit: usize) {
         let file = self.files.get_mut(&segment).expect("it is there");
+        file.sync(1000, &mut self.rng);
         file.platter[bit / 8] ^= 1 << (bit % 8);
     }
 }

@@ -1,0 +1,242 @@
+//! Shards without kernel: this plays driver, mailboxes and clock.
+
+use crate::packets::{hello, identifier, subscribe};
+use ringmq::access;
+use ringmq::config::{Config, Or, Sources};
+use ringmq::ids::{ListenerId, Peer, ShardId, SocketId};
+use ringmq::limits::MAIL_WORK;
+use ringmq::mesh::mail::{Control, Stamped};
+use ringmq::mesh::mailbox::{MailEnds, mailboxes};
+use ringmq::mesh::quota::{Quota, Rate};
+use ringmq::mesh::{ListenerState, Shared};
+use ringmq::outgoing::Outgoing;
+use ringmq::packet::Qos;
+use ringmq::shard::step::{Step, StepBounds, Surroundings};
+use ringmq::shard::{Action, Settings, Shard};
+use ringmq::time::Instant;
+use ringmq::topic::Seeds;
+use std::sync::Arc;
+
+/// What is added to a socket's number on its way to another shard.
+pub const MOVED: u32 = 100_000;
+const LISTENER: ListenerId = ListenerId(0);
+
+/// A shard, and what its driver knows.
+pub struct Node {
+    pub shard: Shard,
+    ends: MailEnds<Stamped, Control>,
+    /// What the driver has completed since the last step.
+    done: Done,
+    /// Packet identifiers of the QoS 1 and 2 messages among what was sent.
+    pub ids: Vec<u16>,
+    written: usize,
+    /// Sockets of clients that belong to another shard.
+    pub strangers: Vec<(SocketId, ShardId, u64)>,
+}
+
+/// Completions of a driver.
+#[derive(Default)]
+struct Done {
+    sent: Vec<(SocketId, Outgoing)>,
+    closed: Vec<SocketId>,
+    handed_over: Vec<(SocketId, u64)>,
+    arrived: Vec<(SocketId, u64)>,
+}
+
+pub struct World {
+    pub nodes: Vec<Node>,
+    stamp: u64,
+    /// Milliseconds.
+    now: u64,
+}
+
+/// What is around a shard in one step: the completions of its driver, and what it asks for.
+struct Around<'a> {
+    input: &'a [(SocketId, &'a [u8])],
+    visited: bool,
+    done: &'a mut Done,
+    ids: &'a mut Vec<u16>,
+    written: &'a mut usize,
+    strangers: &'a mut Vec<(SocketId, ShardId, u64)>,
+    stamp: &'a mut u64,
+}
+
+impl Surroundings for Around<'_> {
+    fn harvest(&mut self) {}
+
+    fn visit(&mut self, shard: &mut Shard, _limit: usize) -> usize {
+        if std::mem::replace(&mut self.visited, true) {
+            return 0;
+        }
+        let Done { sent, closed, handed_over, arrived } = &mut *self.done;
+        let mut visited = sent.len() + closed.len() + self.input.len();
+        visited += handed_over.len() + arrived.len();
+        for (socket, outgoing) in sent.drain(..) {
+            shard.sent(socket, outgoing, true);
+        }
+        for (socket, cookie) in handed_over.drain(..) {
+            shard.handed_over(socket, cookie, true);
+            shard.closed(socket);
+        }
+        for socket in closed.drain(..) {
+            shard.closed(socket);
+        }
+        for (socket, cookie) in arrived.drain(..) {
+            shard.arrived(socket, cookie);
+        }
+        for &(socket, bytes) in self.input {
+            shard.received(socket, bytes);
+        }
+        visited
+    }
+
+    fn has_more(&mut self) -> bool {
+        false
+    }
+
+    fn has_heard_everyone(&mut self) -> bool {
+        true
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Send(socket, outgoing) => {
+                if let Outgoing::One(bytes) = &outgoing {
+                    *self.written += bytes.len();
+                    self.ids.extend(identifier(bytes));
+                }
+                self.done.sent.push((socket, outgoing));
+            }
+            Action::Close(socket) | Action::Finish(socket) => self.done.closed.push(socket),
+            Action::HandOver(socket, home, cookie) => self.strangers.push((socket, home, cookie)),
+            _ => {}
+        }
+    }
+
+    fn stamp(&mut self) -> u64 {
+        *self.stamp += 1;
+        *self.stamp
+    }
+
+    fn ring(&mut self, _shard: ShardId) {}
+}
+
+impl World {
+    /// So many shards with the built-in settings, but without `$SYS`, which publishes by itself.
+    pub fn new(shards: u8) -> World {
+        World::configured(shards, "", "")
+    }
+
+    /// The same with a configuration, whose only file has that text.
+    pub fn configured(shards: u8, yaml: &str, file: &str) -> World {
+        let sources = Sources::default();
+        let mut config: Config = sources.load_from("count", yaml.as_bytes()).expect("it is valid");
+        config.sys.interval = Or::NONE;
+        let rules = access::load::load(&config, &|_| Ok(file.to_owned())).expect("it is valid");
+        let settings = Arc::new(Settings::new(&config).with_access(Arc::new(rules)));
+        let shared = Shared::new(Seeds::fixed(1));
+        let listener_state = Arc::new(ListenerState {
+            name: "count".into(),
+            allow_anonymous: true,
+            mountpoint: String::new(),
+            max_connections: u64::MAX,
+            max_connect_rate: None,
+            stack: Default::default(),
+            connections: Quota::default(),
+            rate: Rate::default(),
+        });
+        let nodes = mailboxes(usize::from(shards), 256, 1024).into_iter().enumerate();
+        let nodes = nodes.map(|(id, ends)| {
+            let id = ShardId(id as u8);
+            let (settings, shared) = (Arc::clone(&settings), Arc::clone(&shared));
+            let mut shard = Shard::new(id, shards, settings, shared, Instant(1));
+            shard.open_listener(LISTENER, Arc::clone(&listener_state));
+            let (done, ids, strangers) = (Done::default(), Vec::new(), Vec::new());
+            Node { shard, ends, done, ids, written: 0, strangers }
+        });
+        World { nodes: nodes.collect(), stamp: 0, now: 1 }
+    }
+
+    /// One step of one shard, with that input.
+    pub fn step(&mut self, at: usize, input: &[(SocketId, &[u8])]) {
+        let Node { shard, ends, done, ids, written, strangers } = &mut self.nodes[at];
+        shard.begin(Instant(self.now), self.now * 1000);
+        let (visited, stamp) = (false, &mut self.stamp);
+        let mut around = Around { input, visited, done, ids, written, strangers, stamp };
+        Step::new(StepBounds { completions: 512, mail: MAIL_WORK }).run(shard, ends, &mut around);
+    }
+
+    /// Lets time go on. It stands still otherwise: what a shard does once a second is no part of
+    /// most operations.
+    pub fn pass_millis(&mut self, millis: u64) {
+        self.now += millis;
+    }
+
+    /// Every shard takes in what the others have told it.
+    pub fn settle(&mut self) {
+        for _ in 0..20 {
+            (0..self.nodes.len()).for_each(|at| self.step(at, &[]));
+        }
+    }
+
+    /// Bytes sent so far.
+    pub fn written(&self) -> usize {
+        self.nodes.iter().map(|node| node.written).sum()
+    }
+
+    /// Whether the last step of that shard closed nothing and has nothing to report.
+    pub fn has_closed(&self, at: usize) -> bool {
+        !self.nodes[at].done.closed.is_empty()
+    }
+
+    /// Accepts a connection, whose first bytes are these.
+    pub fn enter(&mut self, at: usize, socket: SocketId, connect: &[u8]) {
+        self.nodes[at].shard.accepted(socket, LISTENER, Peer::Unix);
+        self.step(at, &[(socket, connect)]);
+    }
+
+    /// The drivers move the sockets of clients that entered at the wrong shard: there they have a
+    /// number that is [`MOVED`] higher.
+    pub fn hand_over(&mut self, at: usize) {
+        for (socket, home, cookie) in std::mem::take(&mut self.nodes[at].strangers) {
+            self.nodes[at].done.handed_over.push((socket, cookie));
+            let moved = SocketId(socket.0 + MOVED);
+            self.nodes[usize::from(home.0)].done.arrived.push((moved, cookie));
+        }
+    }
+
+    /// A CONNECT of a client whose home is the shard `home` of two or more, tried at the shard 0.
+    pub fn named(&mut self, home: usize, name: &str) -> Vec<u8> {
+        let probe = SocketId(3 * MOVED);
+        for attempt in 0..1000 {
+            let connect = hello(&format!("{name}-{attempt}"), 0);
+            self.enter(0, probe, &connect);
+            let at = self.nodes[0].strangers.pop().map_or(0, |(_, home, _)| usize::from(home.0));
+            self.nodes[0].shard.closed(probe);
+            self.step(0, &[]);
+            self.step(0, &[]);
+            if at == home {
+                return connect;
+            }
+        }
+        panic!("no name for a client of shard {home}");
+    }
+
+    /// Connects a client that is at home at that shard.
+    pub fn client(&mut self, at: usize, socket: SocketId, name: &str) {
+        let connect = match self.nodes.len() {
+            1 => hello(name, 0),
+            _ => self.named(at, name),
+        };
+        self.enter(at, socket, &connect);
+        self.step(at, &[]);
+        assert!(self.nodes[at].strangers.is_empty(), "it is at home elsewhere");
+    }
+
+    /// Connects one that subscribes.
+    pub fn subscriber(&mut self, at: usize, socket: SocketId, filter: &str, qos: Qos) {
+        self.client(at, socket, &format!("subscriber-{}", socket.0));
+        self.step(at, &[(socket, &subscribe(1, filter, qos))]);
+        self.settle();
+    }
+}

@@ -1,0 +1,64 @@
+//! `/bridges`: where messages go besides clients, and come from.
+
+use super::State;
+use crate::telemetry::BridgeRow;
+use axum::Json;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// A bridge.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Bridge {
+    /// Its name.
+    name: String,
+    /// What is at its other end: mqtt.
+    r#type: &'static str,
+    /// idle, connecting, up or waiting.
+    status: &'static str,
+    /// Messages that wait, or are under way.
+    waiting: u64,
+    /// Bytes of them.
+    waiting_bytes: u64,
+    /// Messages that matched one of its filters.
+    matched: u64,
+    /// Messages that have arrived at the other end.
+    delivered: u64,
+    /// Messages that were brought from the other end and accepted.
+    brought: u64,
+    /// Connections that were made.
+    connects: u64,
+    /// Attempts that failed, and connections that ended otherwise than in order.
+    failures: u64,
+    /// Messages that were tried again.
+    retries: u64,
+    /// Batches on disk that were broken, and left out.
+    damaged: u64,
+    /// Messages that were dropped, by reason.
+    dropped: BTreeMap<&'static str, u64>,
+}
+
+fn shown(row: BridgeRow) -> Bridge {
+    Bridge {
+        name: row.name,
+        r#type: row.kind,
+        status: row.state,
+        waiting: row.waiting,
+        waiting_bytes: row.waiting_bytes,
+        matched: row.matched,
+        delivered: row.delivered,
+        brought: row.brought,
+        connects: row.connects,
+        failures: row.failures,
+        retries: row.retries,
+        damaged: row.damaged,
+        dropped: row.dropped.into_iter().collect(),
+    }
+}
+
+/// The bridges, in the order of the configuration.
+#[utoipa::path(get, path = "/bridges", tag = "broker",
+    responses((status = 200, body = Vec<Bridge>)))]
+pub(super) async fn list(axum::extract::State(desk): State) -> Json<Vec<Bridge>> {
+    Json((desk.api.bridges)().into_iter().map(shown).collect())
+}

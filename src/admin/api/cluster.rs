@@ -1,0 +1,85 @@
+//! `/cluster`: the other nodes, as this one sees them.
+
+use super::State;
+use super::problem::Problem;
+use crate::telemetry::ClusterRow;
+use axum::Json;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// A cluster, as one of its nodes sees it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Cluster {
+    /// Its name.
+    cluster: String,
+    /// The node that answers.
+    node: String,
+    /// The connection to a NATS server stands, and carries frames.
+    connected: bool,
+    /// Filters that the other nodes are told of.
+    filters: u64,
+    /// Messages sent to other nodes, once for each.
+    messages_sent: u64,
+    /// Messages of other nodes that were taken in.
+    messages_received: u64,
+    /// Messages for other nodes that were dropped, by reason.
+    dropped: BTreeMap<&'static str, u64>,
+    /// The other nodes.
+    nodes: Vec<OtherNode>,
+}
+
+/// Another node.
+#[derive(Serialize, ToSchema)]
+pub(super) struct OtherNode {
+    /// Its name.
+    node: String,
+    /// It is heard.
+    up: bool,
+    /// Each of the two knows the filters of the other.
+    settled: bool,
+    /// Milliseconds since it was heard.
+    silent_millis: u64,
+    /// Filters that it has told of.
+    filters: u64,
+    /// Bytes of messages that it has not acknowledged.
+    window_bytes: u64,
+    /// Bytes of its messages that wait for a shard here.
+    waiting_bytes: u64,
+    /// Messages sent to it.
+    messages_sent: u64,
+    /// Messages received of it.
+    messages_received: u64,
+}
+
+fn shown(row: ClusterRow) -> Cluster {
+    let node = |node: crate::telemetry::NodeRow| OtherNode {
+        node: node.name,
+        up: node.up,
+        settled: node.settled,
+        silent_millis: node.silent,
+        filters: node.filters,
+        window_bytes: node.window,
+        waiting_bytes: node.waiting,
+        messages_sent: node.messages.0,
+        messages_received: node.messages.1,
+    };
+    Cluster {
+        cluster: row.name,
+        node: row.node,
+        connected: row.connected,
+        filters: row.filters,
+        messages_sent: row.sent,
+        messages_received: row.received,
+        dropped: row.dropped.into_iter().collect(),
+        nodes: row.nodes.into_iter().map(node).collect(),
+    }
+}
+
+/// The cluster that this broker is a node of; 404 when it is alone.
+#[utoipa::path(get, path = "/cluster", tag = "nodes",
+    responses((status = 200, body = Cluster), (status = 404, body = super::problem::Details)))]
+pub(super) async fn status(axum::extract::State(desk): State) -> Result<Json<Cluster>, Problem> {
+    let row = (desk.api.cluster)();
+    row.map(|row| Json(shown(row))).ok_or_else(|| Problem::unknown("this broker is alone"))
+}

@@ -1,0 +1,392 @@
+//! The management API below `/api/v1`: what operators ask of a running broker and have it do.
+//!
+//! Names of paths, parameters and fields follow EMQX's version 5 where the thing is the same, so
+//! that a script needs another prefix only. The OpenAPI document comes from the handlers
+//! (`/api/v1/openapi.json`); a route cannot be without its description.
+//!
+//! A handler runs on the admin thread. What shards know it asks them in slices
+//! ([`crate::shard::inquiry`]): each is a bounded part of one step, at most [`AT_ONCE`] requests do
+//! so at a time, and a request that takes longer than [`REQUEST_TIME`] ends with 503.
+//!
+//! Who may call what is in [`super::guard`]: a handler is registered for the least role that may
+//! use it ([`router`]).
+
+mod banned;
+mod bridges;
+mod broker;
+mod clients;
+mod cluster;
+mod document;
+mod explain;
+mod groups;
+mod messages;
+mod monitor;
+mod page;
+mod problem;
+mod retained;
+mod subscriptions;
+mod top;
+mod trace;
+mod when;
+
+use super::figures::Figures;
+use super::guard::{self, Guard};
+use super::history::History;
+use super::page_source::PageSource;
+use super::traces::Traces;
+use super::{Placement, ROLES};
+use crate::admin::guard::Role;
+use crate::shard::Shard;
+use crate::shard::inquiry::Slice;
+use crate::telemetry::{BridgeRow, ClusterRow};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use page::{Position, Wanted};
+use problem::Problem;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::timeout;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// Bytes of a request's body.
+pub const BODY: usize = 4 << 20;
+/// How long a request may take in all.
+const REQUEST_TIME: Duration = Duration::from_secs(30);
+/// A shard that does not answer in this time is late.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Most rows of a slice: building them takes a shard about 100 microseconds.
+const SLICE: usize = 128;
+/// Requests that ask shards at a time; further ones wait for their turn.
+const AT_ONCE: usize = 4;
+
+/// What a shard is to do for an operator, within a step.
+pub type Inquiry = Box<dyn FnOnce(&mut Shard) + Send>;
+/// Hands an inquiry to one shard and wakes it. A shard that has ended drops it.
+pub type Tell = Arc<dyn Fn(Inquiry) + Send + Sync>;
+
+/// What the control thread is to do for an operator. It answers with a sentence for a failure.
+#[derive(Debug)]
+pub enum Order {
+    /// Look at the host, as `ringmq doctor --json` does.
+    Doctor,
+    /// Read the configuration again, as SIGHUP does.
+    Reload,
+    /// Log at this level until the next reload.
+    Level(crate::config::Level),
+    /// Close the listener of that name, and forget nobody.
+    StopListener(String),
+    /// Open it again.
+    StartListener(String),
+    /// Close all listeners: nobody new is let in, and `/readyz` says so.
+    Drain,
+    /// Open those that are closed.
+    Resume,
+    /// The configuration that is in force, as YAML with the origin of each value; or what is wrong
+    /// with it.
+    Show,
+}
+
+/// Where the outcome of an order goes.
+pub type Reply = oneshot::Sender<Result<String, Vec<String>>>;
+/// An order, and where its outcome goes.
+pub type Ordered = (Order, Reply);
+
+/// What the API works with.
+pub struct Api {
+    /// Each shard, in order.
+    pub tell: Vec<Tell>,
+    /// The wall clock at the zero of the shards' clock.
+    pub zero: SystemTime,
+    /// The name of this node.
+    pub node: String,
+    /// What the control thread does.
+    pub order: Box<dyn Fn(Ordered) + Send + Sync>,
+    /// The bridges.
+    pub bridges: Box<dyn Fn() -> Vec<BridgeRow> + Send + Sync>,
+    /// The cluster, if this is a node of one.
+    pub cluster: Box<dyn Fn() -> Option<ClusterRow> + Send + Sync>,
+    /// The listeners that are open: name, type, address.
+    pub listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send + Sync>,
+}
+
+/// A listener, open or stopped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListenerRow {
+    /// Its name.
+    pub name: String,
+    /// tcp, tls, ws, wss or unix.
+    pub kind: String,
+    /// Where it listens.
+    pub bind: String,
+    /// It accepts connections.
+    pub running: bool,
+    /// Connections now.
+    pub connections: u64,
+    /// Most connections; `None` for no bound.
+    pub max_connections: Option<u64>,
+}
+
+/// What every handler has at hand.
+pub(super) struct Desk {
+    api: Api,
+    figures: Arc<Figures>,
+    placement: Placement,
+    turns: Semaphore,
+    history: History,
+    traces: Arc<Traces>,
+    broker: watch::Receiver<super::State>,
+    /// Who may call.
+    pub(super) guard: Arc<Guard>,
+}
+
+type State = axum::extract::State<Arc<Desk>>;
+type Answer<T> = Result<Json<T>, Problem>;
+
+impl Desk {
+    fn shards(&self) -> usize {
+        self.api.tell.len()
+    }
+
+    fn home(&self, client_id: &str) -> usize {
+        usize::from((self.placement)(client_id))
+    }
+
+    /// Has a shard do something within a step.
+    async fn ask<T: Send + 'static>(
+        &self,
+        shard: usize,
+        question: impl FnOnce(&mut Shard) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let _turn = self.turns.acquire().await.map_err(|_| Problem::late(shard))?;
+        let (reply, answer) = oneshot::channel();
+        let tell = self.api.tell.get(shard).ok_or_else(|| Problem::late(shard))?;
+        tell(Box::new(move |shard| {
+            // Who asked may have gone.
+            let _ = reply.send(question(shard));
+        }));
+        match timeout(PATIENCE, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) | Err(_) => Err(Problem::late(shard)),
+        }
+    }
+
+    /// A page of a list that goes over all shards. `question` asks one shard for a slice from a
+    /// position on, of at most so many rows.
+    async fn collect<T, C>(
+        &self,
+        wanted: &Wanted<C>,
+        question: impl Fn(&mut Shard, &C, usize) -> Slice<T, C> + Clone + Send + 'static,
+    ) -> Result<(Vec<T>, Option<Position<C>>), Problem>
+    where
+        T: Send + 'static,
+        C: Clone + Default + Send + 'static,
+    {
+        let (mut rows, mut skip) = (Vec::new(), wanted.skip);
+        let mut at = wanted.from.at.clone();
+        for shard in wanted.from.shard..self.shards() {
+            loop {
+                let most = (wanted.limit - rows.len() + skip).min(SLICE);
+                let (question, from) = (question.clone(), at.clone());
+                let slice = self.ask(shard, move |shard| question(shard, &from, most)).await?;
+                let passed = skip.min(slice.rows.len());
+                skip -= passed;
+                rows.extend(slice.rows.into_iter().skip(passed));
+                let Some(next) = slice.next else { break };
+                if rows.len() >= wanted.limit {
+                    return Ok((rows, Some(Position { shard, at: next })));
+                }
+                at = next;
+            }
+            at = C::default();
+            if rows.len() >= wanted.limit {
+                let more = shard + 1 < self.shards();
+                return Ok((rows, more.then_some(Position { shard: shard + 1, at })));
+            }
+        }
+        Ok((rows, None))
+    }
+
+    /// Has the control thread do something.
+    async fn order(&self, order: Order) -> Result<String, Problem> {
+        let (reply, answer) = oneshot::channel();
+        (self.api.order)((order, reply));
+        match timeout(REQUEST_TIME / 2, answer).await {
+            Ok(Ok(Ok(done))) => Ok(done),
+            Ok(Ok(Err(problems))) => Err(Problem::refused(problems)),
+            Ok(Err(_)) | Err(_) => Err(Problem::busy("the control thread does not answer")),
+        }
+    }
+}
+
+fn viewers() -> OpenApiRouter<Arc<Desk>> {
+    OpenApiRouter::new()
+        .routes(routes!(broker::nodes))
+        .routes(routes!(broker::node))
+        .routes(routes!(broker::stats))
+        .routes(routes!(broker::metrics))
+        .routes(routes!(broker::listeners))
+        .routes(routes!(bridges::list))
+        .routes(routes!(cluster::status))
+        .routes(routes!(monitor::samples))
+        .routes(routes!(monitor::doctor))
+        .routes(routes!(monitor::alarms))
+        .routes(routes!(banned::list))
+        .routes(routes!(clients::list))
+        .routes(routes!(clients::one))
+        .routes(routes!(subscriptions::of_client))
+        .routes(routes!(subscriptions::list))
+        .routes(routes!(subscriptions::topics))
+        .routes(routes!(groups::list))
+        .routes(routes!(groups::members))
+        .routes(routes!(retained::list))
+        .routes(routes!(retained::one))
+        .routes(routes!(explain::explain))
+        .routes(routes!(top::top))
+        .routes(routes!(top::slow))
+        .routes(routes!(guard::whoami))
+        .routes(routes!(guard::logout))
+}
+
+fn operators() -> OpenApiRouter<Arc<Desk>> {
+    OpenApiRouter::new()
+        .routes(routes!(clients::kick))
+        .routes(routes!(clients::disconnect))
+        .routes(routes!(clients::kick_many))
+        .routes(routes!(banned::add))
+        .routes(routes!(banned::lift))
+        .routes(routes!(retained::clear))
+        .routes(routes!(messages::publish))
+        .routes(routes!(messages::publish_many))
+        .routes(routes!(trace::list, trace::begin, trace::remove_all))
+        .routes(routes!(broker::stop_listener))
+        .routes(routes!(broker::start_listener))
+        .routes(routes!(broker::drain))
+        .routes(routes!(broker::resume))
+        .routes(routes!(trace::stop))
+        .routes(routes!(trace::remove))
+        .routes(routes!(trace::log))
+        .routes(routes!(trace::download))
+        .routes(routes!(trace::follow))
+}
+
+fn administrators() -> OpenApiRouter<Arc<Desk>> {
+    OpenApiRouter::new()
+        .routes(routes!(broker::config))
+        .routes(routes!(broker::validate))
+        .routes(routes!(broker::reload))
+        .routes(routes!(broker::level))
+}
+
+/// All routes, each behind the guard, and the document that describes them. Must be called within
+/// the server's loop.
+pub(super) fn router(api: Api, source: &PageSource, guard: Arc<Guard>) -> Router {
+    let (history, figures) = (History::default(), source.figures());
+    tokio::task::spawn_local(history.clone().watch(Arc::clone(&figures)));
+    let traces = Arc::new(Traces::default());
+    tokio::task::spawn_local(Arc::clone(&traces).tend(api.tell.clone(), api.zero));
+    let broker = source.state();
+    let (turns, placement) = (Semaphore::new(AT_ONCE), source.placement());
+    let desk = Arc::new(Desk { api, figures, placement, turns, history, traces, broker, guard });
+    let for_role = |routes: OpenApiRouter<Arc<Desk>>, least: Role| {
+        let door = (Arc::clone(&desk), least);
+        routes.route_layer(middleware::from_fn_with_state(door, guard::pass))
+    };
+    let [viewer, operator, admin] = ROLES;
+    let version_1 = OpenApiRouter::new()
+        .merge(for_role(viewers(), viewer))
+        .merge(for_role(operators(), operator))
+        .merge(for_role(administrators(), admin))
+        .routes(routes!(guard::login));
+    let (router, document) =
+        OpenApiRouter::with_openapi(document::head()).nest("/api/v1", version_1).split_for_parts();
+    let document = Arc::new(document::completed(document));
+    router
+        .route("/api/v1/openapi.json", get(move || async move { Json(&*document).into_response() }))
+        .fallback(|| async { Problem::unknown("there is no such path; see /api/v1/openapi.json") })
+        .method_not_allowed_fallback(|| async { Problem::method() })
+        .layer(DefaultBodyLimit::max(BODY))
+        .layer(middleware::from_fn(bounded))
+        .with_state(desk)
+}
+
+/// Ends requests that take too long, and adds the headers that every answer has.
+async fn bounded(request: Request, next: middleware::Next) -> Response {
+    let length = request.headers().get("content-length").and_then(|value| value.to_str().ok());
+    let announced = length.and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
+    let mut answer = if announced > BODY {
+        Problem::of_body(StatusCode::PAYLOAD_TOO_LARGE, "").into_response()
+    } else {
+        match timeout(REQUEST_TIME, next.run(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Problem::busy("the request took too long").into_response(),
+        }
+    };
+    let headers = answer.headers_mut();
+    headers.insert("cache-control", super::NO_STORE);
+    super::secure_headers(headers);
+    answer
+}
+
+/// The query of a request, every parameter known.
+struct Query<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match axum::extract::Query::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Query(query)) => Ok(Query(query)),
+            Err(rejection) => Err(Problem::bad(plain(&rejection.body_text()))),
+        }
+    }
+}
+
+/// The words behind the framework's own.
+fn plain(text: &str) -> &str {
+    let behind = |head: &str| text.strip_prefix(head);
+    let plain = behind("Failed to deserialize query string: ")
+        .or_else(|| behind("Failed to deserialize the JSON body into the target type: "))
+        .or_else(|| behind("Failed to parse the request body as JSON: "));
+    plain.unwrap_or(text)
+}
+
+/// A part of the path, percent-decoded.
+struct Path<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match axum::extract::Path::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(path)) => Ok(Path(path)),
+            Err(rejection) => Err(Problem::bad(rejection.body_text())),
+        }
+    }
+}
+
+/// The body of a request, as JSON.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Body(body)),
+            Err(rejection) => {
+                let (status, text) = (rejection.status(), rejection.body_text());
+                Err(Problem::of_body(status, plain(&text)))
+            }
+        }
+    }
+}
+
+pub(super) use problem::Problem as Refusal;

@@ -1,0 +1,135 @@
+//! What went wrong with a request: problem details after RFC 9457, with the `code` and `message`
+//! that EMQX's scripts look for.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A request that was not carried out.
+#[derive(Debug)]
+pub(in crate::admin) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    problems: Vec<String>,
+    wait: Option<u64>,
+}
+
+/// Problem details (RFC 9457).
+#[derive(Serialize, ToSchema)]
+pub(super) struct Details {
+    /// Always about:blank: the status says what kind of problem it is.
+    r#type: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// The status.
+    status: u16,
+    /// What is wrong with this request, with the name of the parameter.
+    detail: String,
+    /// A word for programs.
+    code: &'static str,
+    /// The same as `detail`.
+    message: String,
+    /// Each problem, if there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
+        Problem { status, code, detail: detail.into(), problems: Vec::new(), wait: None }
+    }
+
+    /// A parameter is wrong.
+    pub(in crate::admin) fn bad(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", detail)
+    }
+
+    /// The body is wrong, or too large.
+    pub(super) fn of_body(status: StatusCode, detail: &str) -> Problem {
+        match status {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Problem::new(status, "BODY_TOO_LARGE", "the body is larger than 4 MiB")
+            }
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                Problem::new(status, "NOT_JSON", "the body must be application/json")
+            }
+            _ => Problem::bad(format!("body: {detail}")),
+        }
+    }
+
+    /// There is nothing of that name.
+    pub(super) fn unknown(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", detail)
+    }
+
+    /// There is another one.
+    pub(super) fn conflict(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::CONFLICT, "ALREADY_EXISTS", detail)
+    }
+
+    /// The path does not have that method.
+    pub(super) fn method() -> Problem {
+        let detail = "the path does not have this method; see /api/v1/openapi.json";
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail)
+    }
+
+    /// A shard does not answer.
+    pub(super) fn late(shard: usize) -> Problem {
+        Problem::busy(&format!("shard {shard} does not answer"))
+    }
+
+    /// Not now.
+    pub(in crate::admin) fn busy(detail: &str) -> Problem {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", detail);
+        Problem { wait: Some(1), ..problem }
+    }
+
+    /// The broker does not do it, for these reasons.
+    pub(super) fn refused(problems: Vec<String>) -> Problem {
+        let detail = problems.first().cloned().unwrap_or_default();
+        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "REFUSED", detail);
+        Problem { problems, ..problem }
+    }
+
+    /// Who asks has not said who it is, or not truly.
+    pub(in crate::admin) fn unproven(detail: &str) -> Problem {
+        Problem::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", detail)
+    }
+
+    /// Who asks may not.
+    pub(in crate::admin) fn forbidden(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::FORBIDDEN, "FORBIDDEN", detail)
+    }
+
+    /// Too many attempts; to be tried again after so many seconds.
+    pub(in crate::admin) fn too_many(wait: u64) -> Problem {
+        let detail = "too many failed logins";
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_REQUESTS", detail);
+        Problem { wait: Some(wait), ..problem }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Problem { status, code, detail, problems, wait } = self;
+        let title = status.canonical_reason().unwrap_or_default();
+        let message = detail.clone();
+        let (r#type, number) = ("about:blank", status.as_u16());
+        let details = Details { r#type, title, status: number, detail, code, message, problems };
+        let mut answer = (status, Json(details)).into_response();
+        let headers = answer.headers_mut();
+        let kind = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, kind);
+        if status == StatusCode::UNAUTHORIZED {
+            // Not `Basic`, which has browsers ask with a window of their own.
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(wait) = wait {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait));
+        }
+        answer
+    }
+}

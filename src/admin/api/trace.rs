@@ -1,0 +1,375 @@
+//! `/trace`: every packet and decision of one client, user, address or topic, live or to read
+//! later.
+
+use super::problem::{Details, Problem};
+use super::{Answer, Body, Desk, Path, Query, State};
+use crate::admin::traces::{NotBegun, Trace, Traces, Wanted};
+use crate::shard::Subject;
+use crate::topic;
+use axum::Json;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::response::sse::{Event, Sse};
+use futures_lite::stream::{Stream, unfold};
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use utoipa::{IntoParams, ToSchema};
+
+/// How long a trace lasts unless something else is asked for, seconds.
+const USUAL: u64 = 600;
+/// The longest trace, seconds.
+const LONGEST: u64 = 24 * 3600;
+/// Bytes of one answer with lines.
+const MOST: usize = 1 << 20;
+/// Bytes of a name.
+const NAME: usize = 64;
+
+/// What a trace follows.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    /// A client.
+    Clientid,
+    /// Clients with a user name.
+    Username,
+    /// Clients at an address.
+    IpAddress,
+    /// Messages with a topic.
+    Topic,
+}
+
+/// Whether payloads are in it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Payload {
+    /// No.
+    #[default]
+    Hidden,
+    /// Their first KiB.
+    Text,
+}
+
+/// A trace that is wanted.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    /// Its name: letters, digits, - and _.
+    name: String,
+    /// What it follows; the field of the same name says which.
+    r#type: Kind,
+    /// Exactly this ClientId.
+    #[serde(default)]
+    clientid: Option<String>,
+    /// Exactly this user name.
+    #[serde(default)]
+    username: Option<String>,
+    /// This address.
+    #[serde(default)]
+    ip_address: Option<String>,
+    /// A topic filter, mountpoints included.
+    #[serde(default)]
+    topic: Option<String>,
+    /// Whether payloads are in it.
+    #[serde(default)]
+    payload_encode: Payload,
+    /// How long it lasts.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 86400, default = 600)]
+    seconds: Option<u64>,
+}
+
+/// A trace.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Shown {
+    /// Its name.
+    name: String,
+    /// What it follows.
+    r#type: Kind,
+    /// Which.
+    of: String,
+    /// Whether payloads are in it.
+    payload_encode: Payload,
+    /// running or stopped.
+    status: &'static str,
+    /// When it began.
+    start_at: Option<String>,
+    /// When it ends by itself.
+    end_at: Option<String>,
+    /// Lines so far; the newest 4 MiB are kept.
+    lines: u64,
+    /// Their bytes: the position where the next line begins.
+    log_size: u64,
+    /// Lines of all traces at the time that there was no room for.
+    lost: u64,
+}
+
+impl Asked {
+    fn subject(&self) -> Result<Subject, Problem> {
+        let given = [&self.clientid, &self.username, &self.ip_address, &self.topic];
+        let (name, value) = match self.r#type {
+            Kind::Clientid => ("clientid", &self.clientid),
+            Kind::Username => ("username", &self.username),
+            Kind::IpAddress => ("ip_address", &self.ip_address),
+            Kind::Topic => ("topic", &self.topic),
+        };
+        let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else {
+            return Err(Problem::bad(format!("{name}: it must be given, as type says")));
+        };
+        if given.into_iter().flatten().count() > 1 {
+            return Err(Problem::bad(format!("type: only {name} can be given")));
+        }
+        match self.r#type {
+            Kind::Clientid => Ok(Subject::Client(value.into())),
+            Kind::Username => Ok(Subject::User(value.into())),
+            Kind::Topic if topic::valid_filter(value) => Ok(Subject::Topic(value.into())),
+            Kind::Topic => Err(Problem::bad("topic: it is no topic filter")),
+            Kind::IpAddress => value
+                .parse::<IpAddr>()
+                .map(Subject::Address)
+                .map_err(|_| Problem::bad(format!("ip_address: `{value}` is no address"))),
+        }
+    }
+}
+
+fn time(at: SystemTime) -> Option<String> {
+    OffsetDateTime::from(at).replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
+}
+
+fn shown(trace: &Trace) -> Shown {
+    let (kind, of) = match &trace.rule.subject {
+        Subject::Client(name) => (Kind::Clientid, name.to_string()),
+        Subject::User(name) => (Kind::Username, name.to_string()),
+        Subject::Address(address) => (Kind::IpAddress, address.to_string()),
+        Subject::Topic(filter) => (Kind::Topic, filter.to_string()),
+    };
+    Shown {
+        name: trace.name.clone(),
+        r#type: kind,
+        of,
+        payload_encode: if trace.rule.payload { Payload::Text } else { Payload::Hidden },
+        status: if trace.running { "running" } else { "stopped" },
+        start_at: time(trace.began),
+        end_at: time(trace.ends),
+        lines: trace.count,
+        log_size: trace.position(),
+        lost: trace.lost,
+    }
+}
+
+fn unknown(name: &str) -> Problem {
+    Problem::unknown(format!("there is no trace `{name}`"))
+}
+
+fn one(traces: &Traces, name: &str) -> Result<Shown, Problem> {
+    let all = traces.all();
+    all.iter().find(|trace| trace.name == name).map(shown).ok_or_else(|| unknown(name))
+}
+
+/// Has every shard trace what is wanted now.
+async fn apply(desk: &Desk) -> Result<(), Problem> {
+    for shard in 0..desk.shards() {
+        let rules = desk.traces.rules();
+        desk.ask(shard, move |shard| shard.trace(rules)).await?;
+    }
+    Ok(())
+}
+
+/// The traces.
+#[utoipa::path(get, path = "/trace", tag = "trace", responses((status = 200, body = Vec<Shown>)))]
+pub(super) async fn list(axum::extract::State(desk): State) -> Json<Vec<Shown>> {
+    Json(desk.traces.all().iter().map(shown).collect())
+}
+
+/// Begins a trace. It has every packet from the answer on.
+#[utoipa::path(post, path = "/trace", tag = "trace", request_body = Asked,
+    responses((status = 200, body = Shown), (status = 400, body = Details),
+        (status = 409, body = Details, description = "There is one with that name")))]
+pub(super) async fn begin(
+    axum::extract::State(desk): State,
+    Body(asked): Body<Asked>,
+) -> Answer<Shown> {
+    let fine = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+    if asked.name.is_empty() || asked.name.len() > NAME || !asked.name.chars().all(fine) {
+        let what = format!("name: 1 to {NAME} letters, digits, - and _");
+        return Err(Problem::bad(what));
+    }
+    let seconds = asked.seconds.unwrap_or(USUAL);
+    if seconds == 0 || seconds > LONGEST {
+        return Err(Problem::bad(format!("seconds: it must be 1 to {LONGEST}")));
+    }
+    let (subject, name) = (asked.subject()?, asked.name);
+    let (payload, lasts) = (asked.payload_encode == Payload::Text, Duration::from_secs(seconds));
+    match desk.traces.begin(Wanted { name: name.clone(), subject, payload, lasts }) {
+        Ok(()) => {}
+        Err(NotBegun::Known) => {
+            return Err(Problem::conflict(format!("there is a trace `{name}`")));
+        }
+        Err(NotBegun::TooMany) => return Err(Problem::busy("there are 8 traces; remove one")),
+    }
+    apply(&desk).await?;
+    Ok(Json(one(&desk.traces, &name)?))
+}
+
+/// Ends a trace. It can be read until it is removed.
+#[utoipa::path(put, path = "/trace/{name}/stop", tag = "trace",
+    params(("name" = String, Path, description = "Its name")),
+    responses((status = 200, body = Shown), (status = 404, body = Details)))]
+pub(super) async fn stop(
+    axum::extract::State(desk): State,
+    Path(name): Path<String>,
+) -> Answer<Shown> {
+    // What was traced until now belongs to it.
+    desk.traces.fetch(&desk.api.tell, desk.api.zero).await;
+    desk.traces.stop(|trace| trace.name == name);
+    apply(&desk).await?;
+    Ok(Json(one(&desk.traces, &name)?))
+}
+
+/// Ends and removes a trace.
+#[utoipa::path(delete, path = "/trace/{name}", tag = "trace",
+    params(("name" = String, Path, description = "Its name")),
+    responses((status = 204, description = "Done"), (status = 404, body = Details)))]
+pub(super) async fn remove(
+    axum::extract::State(desk): State,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    if !desk.traces.remove(|trace| trace.name == name) {
+        return Err(unknown(&name));
+    }
+    apply(&desk).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ends and removes all traces.
+#[utoipa::path(delete, path = "/trace", tag = "trace",
+    responses((status = 204, description = "Done")))]
+pub(super) async fn remove_all(axum::extract::State(desk): State) -> Result<StatusCode, Problem> {
+    desk.traces.remove(|_| true);
+    apply(&desk).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Which lines.
+#[derive(Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Part {
+    /// Where the last answer ended (`meta.position`).
+    position: u64,
+    /// Most bytes; at least one line comes if there is one.
+    #[param(minimum = 1, maximum = 1048576, default = 1048576)]
+    bytes: Option<usize>,
+}
+
+/// Lines of a trace.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Lines {
+    /// Whole lines, a JSON object each.
+    items: String,
+    /// Where they are.
+    meta: Place,
+}
+
+/// Where lines are.
+#[derive(Serialize, ToSchema)]
+struct Place {
+    /// Where the next line begins.
+    position: u64,
+    /// The bytes here.
+    bytes: usize,
+    /// No more lines will come.
+    ended: bool,
+}
+
+/// Lines of a trace, from a position on.
+#[utoipa::path(get, path = "/trace/{name}/log", tag = "trace",
+    params(("name" = String, Path, description = "Its name"), Part),
+    responses((status = 200, body = Lines), (status = 400, body = Details),
+        (status = 404, body = Details)))]
+pub(super) async fn log(
+    axum::extract::State(desk): State,
+    Path(name): Path<String>,
+    Query(part): Query<Part>,
+) -> Answer<Lines> {
+    let most = part.bytes.unwrap_or(MOST);
+    if most == 0 || most > MOST {
+        return Err(Problem::bad(format!("bytes: it must be 1 to {MOST}")));
+    }
+    let all = desk.traces.all();
+    let trace = all.iter().find(|trace| trace.name == name).ok_or_else(|| unknown(&name))?;
+    let (items, position) = trace.read(part.position, most);
+    let ended = !trace.running && position == trace.position();
+    let meta = Place { position, bytes: items.len(), ended };
+    Ok(Json(Lines { items, meta }))
+}
+
+/// All lines of a trace that are kept, a JSON object each.
+#[utoipa::path(get, path = "/trace/{name}/download", tag = "trace",
+    params(("name" = String, Path, description = "Its name")),
+    responses((status = 200, body = String, content_type = "application/x-ndjson"),
+        (status = 404, body = Details)))]
+pub(super) async fn download(
+    axum::extract::State(desk): State,
+    Path(name): Path<String>,
+) -> Result<impl IntoResponse, Problem> {
+    let all = desk.traces.all();
+    let trace = all.iter().find(|trace| trace.name == name).ok_or_else(|| unknown(&name))?;
+    let (text, _) = trace.read(0, usize::MAX);
+    let file = format!("attachment; filename=\"{name}.ndjson\"");
+    let kind = "application/x-ndjson".to_owned();
+    Ok(([(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, file)], text))
+}
+
+/// The lines of a trace as they come: server-sent events, each with the position behind it as its
+/// id, from `Last-Event-ID` on. It ends with the trace, and after five minutes: go on with the id.
+#[utoipa::path(get, path = "/trace/{name}/events", tag = "trace",
+    params(("name" = String, Path, description = "Its name")),
+    responses((status = 200, body = String, content_type = "text/event-stream"),
+        (status = 404, body = Details)))]
+pub(super) async fn follow(
+    axum::extract::State(desk): State,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    one(&desk.traces, &name)?;
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let follower = Follower { desk, name, at: last.unwrap_or(0) };
+    Ok(Sse::new(unfold(follower, |mut follower| async move {
+        let event = follower.next().await?;
+        Some((Ok(event), follower))
+    })))
+}
+
+struct Follower {
+    desk: Arc<Desk>,
+    name: String,
+    at: u64,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            let news = self.desk.traces.news();
+            let (line, ended) = {
+                let all = self.desk.traces.all();
+                let trace = all.iter().find(|trace| trace.name == self.name)?;
+                let (line, next) = trace.read(self.at, 1);
+                self.at = next;
+                (line, !trace.running)
+            };
+            if !line.is_empty() {
+                return Some(Event::default().id(self.at.to_string()).data(line.trim_end()));
+            }
+            if ended {
+                return None;
+            }
+            // Lines may have come since they were looked for.
+            let _ = tokio::time::timeout(Duration::from_millis(200), news).await;
+        }
+    }
+}

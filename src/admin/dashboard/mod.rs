@@ -1,0 +1,67 @@
+//! The dashboard: files in the binary, for a browser.
+
+use axum::body::Body;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response};
+
+/// What a browser may load and connect to: this server, and listeners of this broker.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+     img-src 'self' data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'";
+
+/// A file.
+struct File {
+    path: &'static str,
+    kind: &'static str,
+    text: &'static str,
+}
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+const FILES: &[File] = &[
+    File { path: "/", kind: "text/html; charset=utf-8", text: include_str!("index.html") },
+    File { path: "/assets/icon.svg", kind: "image/svg+xml", text: include_str!("icon.svg") },
+    File {
+        path: "/assets/style.css",
+        kind: "text/css; charset=utf-8",
+        text: include_str!("style.css"),
+    },
+    File { path: "/assets/app.js", kind: SCRIPT, text: include_str!("app.js") },
+    File { path: "/assets/api.js", kind: SCRIPT, text: include_str!("api.js") },
+    File { path: "/assets/ui.js", kind: SCRIPT, text: include_str!("ui.js") },
+    File { path: "/assets/mqtt.js", kind: SCRIPT, text: include_str!("mqtt.js") },
+    File { path: "/assets/overview.js", kind: SCRIPT, text: include_str!("overview.js") },
+    File { path: "/assets/clients.js", kind: SCRIPT, text: include_str!("clients.js") },
+    File { path: "/assets/lists.js", kind: SCRIPT, text: include_str!("lists.js") },
+    File { path: "/assets/tools.js", kind: SCRIPT, text: include_str!("tools.js") },
+    File { path: "/assets/watch.js", kind: SCRIPT, text: include_str!("watch.js") },
+];
+
+/// All files together are smaller than this, bytes.
+const LARGEST: usize = 300_000;
+
+const _: () = {
+    let (mut at, mut sum) = (0, 0);
+    while at < FILES.len() {
+        sum += FILES[at].text.len();
+        at += 1;
+    }
+    assert!(sum < LARGEST);
+};
+
+/// The file that is asked for, if it is one of the dashboard's.
+pub(super) fn answer<B>(request: &Request<B>) -> Option<Response<Body>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return None;
+    }
+    let path = request.uri().path();
+    let file = FILES.iter().find(|file| file.path == path)?;
+    let mut answer = Response::new(Body::from(file.text));
+    let headers = answer.headers_mut();
+    super::secure_headers(headers);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.kind));
+    headers.insert("content-security-policy", HeaderValue::from_static(POLICY));
+    // Another version of the broker has other files.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Some(answer)
+}

@@ -1,0 +1,444 @@
+//! Who calls the management API, and what it may do.
+//!
+//! With a file of users (`admin.users`) a request carries a name and password (Basic) or a token
+//! (Bearer) that `POST /login` gave; there are no cookies, so that no foreign page can act for a
+//! user. Without one, only this host itself may call, by a name of its own: a foreign name in
+//! `Host` or `Origin` is that of a page elsewhere that a browser here shows.
+//!
+//! Owns tokens, verified passwords and failed attempts, all bounded. Passwords are hashed on
+//! threads of the runtime, never two at a time for one server.
+
+use super::Terms;
+use super::api::{Body, Desk, Refusal};
+pub use super::users::{ROLES, Role, Users};
+use crate::access::password::Hash;
+use crate::config::OpenPage;
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand;
+use axum::Json;
+use axum::extract::{Extension, OriginalUri, Request};
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio_rustls::rustls::ServerConfig;
+use utoipa::ToSchema;
+
+/// Tokens at a time; for one more, the one that ends first goes.
+const TOKENS: usize = 1024;
+/// A password that was verified is not hashed again for so long.
+const VERIFIED: Duration = Duration::from_secs(60);
+/// Failed attempts of one address or one user within [`WINDOW`]; then it waits.
+const FAILURES: u32 = 5;
+/// How long failed attempts count.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Addresses and users whose failures are remembered; the oldest is forgotten.
+const REMEMBERED: usize = 1024;
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct From {
+    /// The peer.
+    pub peer: SocketAddr,
+}
+
+impl From {
+    fn is_local(&self) -> bool {
+        self.peer.ip().to_canonical().is_loopback()
+    }
+}
+
+/// Who calls.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// The user; `local` where there are no users.
+    pub name: Box<str>,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// What callers have shown, and not shown.
+#[derive(Default)]
+struct Known {
+    users: Option<Arc<Users>>,
+    /// How long a token holds at most.
+    session: Duration,
+    /// Pages that need no credential.
+    open: Vec<OpenPage>,
+    tls: Option<Arc<ServerConfig>>,
+    tokens: HashMap<[u8; 32], (Caller, Instant)>,
+    verified: HashMap<[u8; 32], (Caller, Instant)>,
+    failures: HashMap<Box<str>, (u32, Instant)>,
+}
+
+/// Figures of the guard.
+#[derive(Default, Debug)]
+pub struct GuardCounts {
+    /// Requests of the API that were let in.
+    pub requests: AtomicU64,
+    /// Changes that were made.
+    pub changes: AtomicU64,
+    /// Attempts to prove who one is that failed.
+    pub failed: AtomicU64,
+    /// Attempts that were not looked at: too many had failed.
+    pub limited: AtomicU64,
+}
+
+impl GuardCounts {
+    /// By the outcome's name in the metrics.
+    pub(super) fn shown(&self) -> Vec<(&'static str, u64)> {
+        let all = [
+            ("let_in", &self.requests),
+            ("change", &self.changes),
+            ("unproven", &self.failed),
+            ("limited", &self.limited),
+        ];
+        all.into_iter().map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed))).collect()
+    }
+}
+
+/// Lets callers in.
+pub struct Guard {
+    known: Mutex<Known>,
+    hashing: Semaphore,
+    /// What it has counted.
+    pub counts: GuardCounts,
+}
+
+impl Guard {
+    /// On these terms.
+    pub fn new(terms: Terms) -> Guard {
+        let guard = Guard {
+            known: Mutex::default(),
+            hashing: Semaphore::new(1),
+            counts: GuardCounts::default(),
+        };
+        guard.renew(terms);
+        guard
+    }
+
+    /// On other terms from now on. Tokens and verified passwords end: they may be those of users
+    /// who are gone.
+    pub fn renew(&self, terms: Terms) {
+        let Terms { tls, users, session, open } = terms;
+        let mut known = self.known();
+        let failures = std::mem::take(&mut known.failures);
+        let users = users.map(Arc::new);
+        *known = Known { users, session, open, tls, failures, ..Known::default() };
+    }
+
+    /// What connections are secured with.
+    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.known().tls.clone()
+    }
+
+    /// Whether everybody may see a page.
+    pub(super) fn opens(&self, page: OpenPage) -> bool {
+        let known = self.known();
+        known.users.is_none() || known.open.contains(&page)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Nothing panics while it is held; and what is there is whole either way.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether callers have to say who they are.
+    pub fn asks(&self) -> bool {
+        self.known().users.is_some()
+    }
+
+    /// Who sends a request.
+    ///
+    /// # Errors
+    /// It does not say who it is, or not truly; too many such attempts; or it is not of this host.
+    pub(super) async fn admit(&self, headers: &HeaderMap, from: From) -> Result<Caller, Refusal> {
+        if !self.asks() {
+            return local(headers, from);
+        }
+        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Some((scheme, rest)) = value.and_then(|value| value.split_once(' ')) else {
+            return Err(Refusal::unproven("say who you are: Authorization: Bearer or Basic"));
+        };
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return self.by_token(rest.trim());
+        }
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return Err(Refusal::unproven("only Bearer and Basic are known"));
+        }
+        let key = hashed(rest.trim());
+        let now = Instant::now();
+        let verified = self.known().verified.get(&key).filter(|(_, until)| *until > now).cloned();
+        if let Some((caller, _)) = verified {
+            return Ok(caller);
+        }
+        let text = BASE64_STANDARD.decode(rest.trim()).ok().and_then(|b| String::from_utf8(b).ok());
+        let Some((name, password)) = text.as_deref().and_then(|text| text.split_once(':')) else {
+            return Err(Refusal::unproven("the Basic credentials are not base64 of name:password"));
+        };
+        let caller = self.verify(name, password, from).await?;
+        let mut known = self.known();
+        known.verified.retain(|_, (_, until)| *until > now);
+        if known.verified.len() < TOKENS {
+            known.verified.insert(key, (caller.clone(), now + VERIFIED));
+        }
+        Ok(caller)
+    }
+
+    fn by_token(&self, token: &str) -> Result<Caller, Refusal> {
+        let found = self.known().tokens.get(&hashed(token)).cloned();
+        match found {
+            Some((caller, until)) if until > Instant::now() => Ok(caller),
+            _ => {
+                self.counts.failed.fetch_add(1, Ordering::Relaxed);
+                Err(Refusal::unproven("the token is not known, or its time is over"))
+            }
+        }
+    }
+
+    /// Whether that is the password of that user.
+    async fn verify(&self, name: &str, password: &str, from: From) -> Result<Caller, Refusal> {
+        let keys = [format!("address {}", from.peer.ip()), format!("user {name}")];
+        self.check_failures(&keys)?;
+        // At most as many wait as there are connections.
+        let _turn = self.hashing.acquire().await;
+        // Again: others of the same address may have failed meanwhile.
+        self.check_failures(&keys)?;
+        let users = self.known().users.clone();
+        let found = users.as_ref().and_then(|users| users.get(name)).cloned();
+        let (role, hash) = match found {
+            Some((role, hash)) => (Some(role), Some(hash)),
+            // As long as for a user who is there, so that nobody learns who is.
+            None => (None, users.and_then(|users| users.any_hash())),
+        };
+        let password = password.as_bytes().to_vec();
+        let is_theirs = move || hash.is_some_and(|hash: Hash| hash.is_of(&password));
+        let right = tokio::task::spawn_blocking(is_theirs).await.unwrap_or(false);
+        match role.filter(|_| right) {
+            Some(role) => Ok(Caller { name: name.into(), role }),
+            None => {
+                self.note_failure(keys);
+                tracing::warn!(user = name, peer = %from.peer, "admin login failed");
+                Err(Refusal::unproven("the name or the password is wrong"))
+            }
+        }
+    }
+
+    fn check_failures(&self, keys: &[String; 2]) -> Result<(), Refusal> {
+        let (known, now) = (self.known(), Instant::now());
+        let wait = keys.iter().filter_map(|key| {
+            let (count, until) = known.failures.get(&**key)?;
+            (*count >= FAILURES).then(|| until.saturating_duration_since(now))
+        });
+        match wait.max().filter(|wait| !wait.is_zero()) {
+            None => Ok(()),
+            Some(wait) => {
+                self.counts.limited.fetch_add(1, Ordering::Relaxed);
+                Err(Refusal::too_many(wait.as_secs() + 1))
+            }
+        }
+    }
+
+    fn note_failure(&self, keys: [String; 2]) {
+        self.counts.failed.fetch_add(1, Ordering::Relaxed);
+        let (mut known, now) = (self.known(), Instant::now());
+        known.failures.retain(|_, (_, until)| *until > now);
+        for key in keys {
+            if known.failures.len() >= REMEMBERED {
+                let first = known.failures.iter().min_by_key(|(_, (_, until))| *until);
+                if let Some(first) = first.map(|(key, _)| key.clone()) {
+                    known.failures.remove(&first);
+                }
+            }
+            let (count, until) = known.failures.entry(key.into()).or_insert((0, now));
+            (*count, *until) = (*count + 1, now + WINDOW);
+        }
+    }
+
+    fn give_token(&self, caller: &Caller, holds: Duration) -> Result<String, Refusal> {
+        let mut bytes = [0; 32];
+        if rand::fill(&mut bytes).is_err() {
+            return Err(Refusal::busy("the system gives no random bytes"));
+        }
+        let token = BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let (mut known, now) = (self.known(), Instant::now());
+        known.tokens.retain(|_, (_, until)| *until > now);
+        if known.tokens.len() >= TOKENS {
+            let first = known.tokens.iter().min_by_key(|(_, (_, until))| *until);
+            if let Some(first) = first.map(|(key, _)| *key) {
+                known.tokens.remove(&first);
+            }
+        }
+        known.tokens.insert(hashed(&token), (caller.clone(), now + holds));
+        Ok(token)
+    }
+}
+
+fn hashed(text: &str) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    out
+}
+
+/// Without users: a program on this host, or a page that this server itself has shown.
+fn local(headers: &HeaderMap, from: From) -> Result<Caller, Refusal> {
+    if !from.is_local() {
+        return Err(Refusal::forbidden("only for this host itself: set admin.users and admin.tls"));
+    }
+    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !is_own_name(host) {
+        return Err(Refusal::forbidden(format!("Host: `{host}` is no name of this host")));
+    }
+    let origin = headers.get(header::ORIGIN).and_then(|value| value.to_str().ok());
+    if origin.is_some_and(|origin| origin.split_once("://").is_none_or(|(_, at)| at != host)) {
+        return Err(Refusal::forbidden("Origin: pages of other servers may not call"));
+    }
+    Ok(Caller { name: "local".into(), role: Role::Admin })
+}
+
+/// Whether `host`, perhaps with a port, can only mean the host that it is said on.
+fn is_own_name(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost")
+        || bare.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+}
+
+/// Lets a request on to a handler that at least `least` may use, and writes changes to the log.
+pub(super) async fn pass(
+    axum::extract::State((desk, least)): axum::extract::State<(Arc<Desk>, Role)>,
+    Extension(from): Extension<From>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let caller = match desk.guard.admit(request.headers(), from).await {
+        Ok(caller) => caller,
+        Err(refusal) => return refusal.into_response(),
+    };
+    if caller.role < least {
+        let what = format!("{} is {}; this needs the role {least}", caller.name, caller.role);
+        return Refusal::forbidden(what).into_response();
+    }
+    desk.guard.counts.requests.fetch_add(1, Ordering::Relaxed);
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let whole = request.extensions().get::<OriginalUri>().map(|uri| uri.0.path().to_owned());
+    let (method, path) = (request.method().clone(), whole.unwrap_or_default());
+    request.extensions_mut().insert(caller.clone());
+    let answer = next.run(request).await;
+    if changes {
+        desk.guard.counts.changes.fetch_add(1, Ordering::Relaxed);
+        let (user, role, status) = (&*caller.name, caller.role, answer.status().as_u16());
+        tracing::info!(user, %role, peer = %from.peer, %method, %path, status, "operator action");
+    }
+    answer
+}
+
+/// Who wants a token.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Login {
+    /// The user.
+    username: String,
+    /// The password.
+    password: String,
+    /// A lesser role than the user's, for a program that needs no more.
+    #[serde(default)]
+    role: Option<Role>,
+    /// Seconds that the token holds, at most `admin.session`.
+    #[serde(default)]
+    lifetime: Option<u64>,
+}
+
+/// A token.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Token {
+    /// For `Authorization: Bearer`.
+    token: String,
+    /// What it allows.
+    role: Role,
+    /// Seconds that it holds.
+    expires_in: u64,
+    /// The version of the broker.
+    version: &'static str,
+}
+
+/// Gives a token for a name and a password.
+#[utoipa::path(post, path = "/login", tag = "login", request_body = Login,
+    responses((status = 200, body = Token), (status = 401, description = "Wrong"),
+        (status = 429, description = "Too many failed attempts: see Retry-After")))]
+pub(super) async fn login(
+    axum::extract::State(desk): axum::extract::State<Arc<Desk>>,
+    Extension(from): Extension<From>,
+    Body(wanted): Body<Login>,
+) -> Result<Json<Token>, Refusal> {
+    let guard = &desk.guard;
+    if !guard.asks() {
+        return Err(Refusal::bad("there are no users: admin.users is not set"));
+    }
+    let caller = guard.verify(&wanted.username, &wanted.password, from).await?;
+    let role = wanted.role.unwrap_or(caller.role);
+    if role > caller.role {
+        return Err(Refusal::forbidden(format!("{} is {} only", caller.name, caller.role)));
+    }
+    let most = guard.known().session.as_secs().max(1);
+    let expires_in = wanted.lifetime.unwrap_or(most).clamp(1, most);
+    let token = guard.give_token(&Caller { role, ..caller }, Duration::from_secs(expires_in))?;
+    tracing::info!(user = wanted.username, %role, peer = %from.peer, "operator logged in");
+    Ok(Json(Token { token, role, expires_in, version: env!("CARGO_PKG_VERSION") }))
+}
+
+/// Who calls.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Whoami {
+    /// The user; `local` where there are no users.
+    username: String,
+    /// What it may do.
+    role: Role,
+}
+
+/// Says who calls.
+#[utoipa::path(get, path = "/whoami", tag = "login", responses((status = 200, body = Whoami)))]
+pub(super) async fn whoami(Extension(caller): Extension<Caller>) -> Json<Whoami> {
+    Json(Whoami { username: caller.name.into(), role: caller.role })
+}
+
+/// Ends the token of this request.
+#[utoipa::path(post, path = "/logout", tag = "login",
+    responses((status = 204, description = "Done")))]
+pub(super) async fn logout(
+    axum::extract::State(desk): axum::extract::State<Arc<Desk>>,
+    headers: HeaderMap,
+) -> axum::http::StatusCode {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if let Some(("Bearer" | "bearer", token)) = value.and_then(|value| value.split_once(' ')) {
+        desk.guard.known().tokens.remove(&hashed(token.trim()));
+    }
+    axum::http::StatusCode::NO_CONTENT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_mean_this_host_are_its_own() {
+        for own in ["localhost", "localhost:18083", "127.0.0.1:1", "[::1]:18083", "127.9.9.9"] {
+            assert!(is_own_name(own), "{own}");
+        }
+        for foreign in ["", "evil.example", "localhost.evil.example", "10.0.0.1:80", "127.0.0.1.x"]
+        {
+            assert!(!is_own_name(foreign), "{foreign}");
+        }
+    }
+}

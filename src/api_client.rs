@@ -1,0 +1,168 @@
+//! Asks the management API of a running broker.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use clap::Args;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::{Method, Request, Uri};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(35);
+/// Bytes of an answer.
+const LONGEST: usize = 64 << 20;
+
+/// Where the broker is, and who asks. A password is taken from RINGMQ_ADMIN_PASSWORD, a token from
+/// RINGMQ_ADMIN_TOKEN: not from the command line, which others see.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub struct ApiAddress {
+    /// Its admin server.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:18083")]
+    pub api: String,
+    /// The user; its password is in RINGMQ_ADMIN_PASSWORD.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Certificates of the authorities that the server's must lead to, PEM, instead of the host's.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+}
+
+impl ApiAddress {
+    fn credential(&self) -> Result<Option<String>, String> {
+        if let Some(user) = &self.user {
+            let password = std::env::var("RINGMQ_ADMIN_PASSWORD")
+                .map_err(|_| "set RINGMQ_ADMIN_PASSWORD to the user's password".to_owned())?;
+            let both = BASE64_STANDARD.encode(format!("{user}:{password}"));
+            return Ok(Some(format!("Basic {both}")));
+        }
+        Ok(std::env::var("RINGMQ_ADMIN_TOKEN").ok().map(|token| format!("Bearer {token}")))
+    }
+
+    fn tls(&self) -> Result<ClientConfig, String> {
+        let builder = ClientConfig::builder();
+        let Some(path) = &self.ca else {
+            let native = builder.with_native_roots();
+            let native = native.map_err(|error| format!("the host's authorities: {error}"))?;
+            return Ok(native.with_no_client_auth());
+        };
+        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let mut roots = RootCertStore::empty();
+        let read = CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))?;
+        for certificate in read {
+            let certificate = certificate.map_err(|error| failed(&error))?;
+            roots.add(certificate).map_err(|error| failed(&error))?;
+        }
+        Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    }
+}
+
+/// An answer as it is shown: as it came, or in the words of `told`.
+///
+/// # Errors
+/// It is no JSON.
+pub fn shown(answer: &str, json: bool, told: fn(&Value) -> String) -> Result<String, String> {
+    if json {
+        return Ok(format!("{answer}\n"));
+    }
+    parsed(answer).map(|answer| told(&answer))
+}
+
+/// An answer's JSON.
+///
+/// # Errors
+/// It is none.
+pub fn parsed(answer: &str) -> Result<Value, String> {
+    serde_json::from_str(answer).map_err(|error| format!("the answer is no JSON: {error}"))
+}
+
+/// As a value of a query (RFC 3986, section 2.1).
+fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
+/// The answer to a GET.
+///
+/// # Errors
+/// Why there is none, in a sentence.
+pub fn get(address: &ApiAddress, path: &str, query: &[(&str, &str)]) -> Result<String, String> {
+    let query: Vec<String> =
+        query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+    ask(address, Method::GET, &format!("{path}?{}", query.join("&")), None)
+}
+
+/// The answer to a request, with a body of JSON if there is one.
+///
+/// # Errors
+/// Why there is none, in a sentence.
+pub fn ask(
+    address: &ApiAddress,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<String, String> {
+    let url = format!("{}{path}", address.api.trim_end_matches('/'));
+    let url: Uri = url.parse().map_err(|error| format!("--api {}: {error}", address.api))?;
+    let mut request = Request::builder().method(method).uri(url);
+    if let Some(credential) = address.credential()? {
+        request = request.header(AUTHORIZATION, credential);
+    }
+    if body.is_some() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    let body = Full::new(Bytes::from(body.map(Value::to_string).unwrap_or_default()));
+    let request = request.body(body).map_err(|error| error.to_string())?;
+    let connector = HttpsConnectorBuilder::new().with_tls_config(address.tls()?);
+    let connector = connector.https_or_http().enable_http1().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let asked = async {
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        let answer = client.request(request).await.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            format!("{} does not answer: {}", address.api, cause.unwrap_or_default())
+        })?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), LONGEST).collect().await;
+        let body = body.map_err(|error| format!("the answer broke off: {error}"))?.to_bytes();
+        Ok::<_, String>((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    let asked = async { tokio::time::timeout(PATIENCE, asked).await };
+    let (status, body) =
+        runtime.block_on(asked).map_err(|_| format!("{} takes too long", address.api))??;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let problem: Value = serde_json::from_str(&body).unwrap_or_default();
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    Err(format!("{}: {status}: {detail}", address.api))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_a_query_are_encoded() {
+        assert_eq!(encoded("a/b +#ä-_.~"), "a%2Fb%20%2B%23%C3%A4-_.~");
+    }
+}

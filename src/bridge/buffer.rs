@@ -1,0 +1,223 @@
+//! What waits for the other end of a bridge: in memory ([`Queue`]), on disk ([`Spool`]), or first
+//! the one and then the other. Of the bridge's own thread.
+//!
+//! With a disk there is one rule: once something waits on disk, everything that is older is there
+//! too, and everything that comes goes behind it. So the order holds, and what is in memory is only
+//! a part of it that has been read ahead.
+#![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
+
+use super::queue::Queue;
+use super::spool::Spool;
+use crate::link_record::{LinkBatch, LinkRecord};
+use crate::shard::WhenFull;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Most bytes that are read ahead of a disk.
+const AHEAD: usize = 4 << 20;
+/// Most bytes in memory before what waits goes to disk.
+const MEMORY: u64 = 32 << 20;
+/// How often it is written down how far the other end has got.
+const SAVED: Duration = Duration::from_millis(200);
+/// How often a disk that fails is complained of.
+const COMPLAINT: Duration = Duration::from_secs(10);
+
+/// Where messages wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place<'a> {
+    /// In memory.
+    Memory,
+    /// On disk, in segments of so many bytes.
+    Disk(&'a Path, u64),
+    /// In memory while they are few, then on disk.
+    Both(&'a Path, u64),
+}
+
+/// The disk, if there is one.
+struct Disk {
+    spool: Spool,
+    /// Everything goes there, however little waits.
+    always: bool,
+    saved: Instant,
+    complained: Option<Instant>,
+}
+
+/// A bridge's buffer.
+pub struct Buffer {
+    queue: Queue,
+    disk: Option<Disk>,
+    most: u64,
+    when_full: WhenFull,
+    dropped: u64,
+}
+
+impl Buffer {
+    /// A buffer of at most so many bytes, with what is on disk.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn open(most: u64, when_full: WhenFull, place: Place<'_>) -> io::Result<Buffer> {
+        let memory = usize::try_from(most).unwrap_or(usize::MAX);
+        let ahead = usize::try_from(most.min(MEMORY)).unwrap_or(AHEAD);
+        let (disk, always, memory) = match place {
+            Place::Memory => (None, false, memory),
+            Place::Disk(path, segment) => (Some(Spool::open(path, segment)?), true, AHEAD),
+            Place::Both(path, segment) => (Some(Spool::open(path, segment)?), false, ahead),
+        };
+        let saved = Instant::now();
+        let disk = disk.map(|spool| Disk { spool, always, saved, complained: None });
+        let queue = Queue::new(memory, if disk.is_some() { WhenFull::DropNew } else { when_full });
+        let mut buffer = Buffer { queue, disk, most, when_full, dropped: 0 };
+        buffer.read_ahead();
+        Ok(buffer)
+    }
+
+    /// A buffer in memory.
+    pub fn in_memory(most: usize, when_full: WhenFull) -> Buffer {
+        let queue = Queue::new(most, when_full);
+        Buffer { queue, disk: None, most: most as u64, when_full, dropped: 0 }
+    }
+
+    /// Takes a batch in, or drops by the policy.
+    pub fn push(&mut self, batch: LinkBatch) {
+        let size = batch.bytes().len();
+        let Some(disk) = &mut self.disk else {
+            self.queue.push(batch);
+            return;
+        };
+        if disk.spool.is_empty() && !disk.always && self.queue.has_room(size) {
+            self.queue.push(batch);
+            return;
+        }
+        while disk.spool.bytes() + size as u64 > self.most && !disk.spool.is_empty() {
+            let oldest = match self.when_full {
+                WhenFull::DropOldest => disk.spool.drop_oldest(),
+                WhenFull::DropNew => None,
+            };
+            let Some(count) = oldest else {
+                self.dropped += u64::from(batch.count());
+                return;
+            };
+            self.dropped += u64::from(count);
+        }
+        if let Err(error) = self.write(&batch) {
+            self.dropped += u64::from(batch.count());
+            self.complain(&error);
+        }
+    }
+
+    /// Writes a batch to disk, what is older first, and keeps it when it comes next.
+    fn write(&mut self, batch: &LinkBatch) -> io::Result<()> {
+        let Some(disk) = &mut self.disk else { return Ok(()) };
+        self.queue.store_all(|older| disk.spool.append_kept(older))?;
+        let next = disk.spool.is_all_read();
+        disk.spool.append(batch)?;
+        if next && self.queue.has_room(batch.bytes().len()) {
+            disk.spool.keep_last();
+            self.queue.push_stored(batch.clone(), 0);
+        }
+        Ok(())
+    }
+
+    fn complain(&mut self, error: &io::Error) {
+        let Some(disk) = &mut self.disk else { return };
+        if disk.complained.is_none_or(|then| then.elapsed() > COMPLAINT) {
+            disk.complained = Some(Instant::now());
+            tracing::error!(%error, "a bridge's buffer cannot be written: messages are dropped");
+        }
+    }
+
+    fn read_ahead(&mut self) {
+        let Some(disk) = &mut self.disk else { return };
+        while self.queue.bytes() < AHEAD / 2 && !disk.spool.is_all_read() {
+            let Some((batch, done)) = disk.spool.read() else { break };
+            self.queue.push_stored(batch, done);
+        }
+    }
+
+    /// The next message that is not done, and its number.
+    pub fn read(&mut self) -> Option<(u64, LinkRecord<'_>)> {
+        if !self.queue.has_unread() {
+            self.read_ahead();
+        }
+        self.queue.read()
+    }
+
+    /// Whether [`Buffer::read`] would find a message.
+    pub fn has_unread(&self) -> bool {
+        let waits = |disk: &Disk| !disk.spool.is_all_read();
+        self.queue.has_unread() || self.disk.as_ref().is_some_and(waits)
+    }
+
+    /// The message of that number, which was read, is done.
+    pub fn done(&mut self, number: u64) {
+        self.queue.done(number);
+        let Some(disk) = &mut self.disk else { return };
+        disk.spool.release(self.queue.take_stored());
+        if disk.saved.elapsed() >= SAVED {
+            self.save();
+        }
+    }
+
+    fn save(&mut self) {
+        let done = self.queue.done_of_first();
+        let Some(disk) = &mut self.disk else { return };
+        disk.saved = Instant::now();
+        if let Err(error) = disk.spool.save_position(done) {
+            self.complain(&error);
+        }
+    }
+
+    /// What was read and is not done is read again, in order.
+    pub fn rewind(&mut self) {
+        self.queue.rewind();
+    }
+
+    /// Messages that are not done.
+    pub fn len(&self) -> usize {
+        let unread = self.disk.as_ref().map_or(0, |disk| disk.spool.unread());
+        self.queue.len() + unread as usize
+    }
+
+    /// True when nothing waits and nothing is under way.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.disk.as_ref().is_none_or(|disk| disk.spool.is_empty())
+    }
+
+    /// Bytes that wait, in memory or on disk.
+    pub fn bytes(&self) -> usize {
+        let disk = self.disk.as_ref().map_or(0, |disk| disk.spool.bytes());
+        self.queue.bytes().max(usize::try_from(disk).unwrap_or(usize::MAX))
+    }
+
+    /// Messages that were dropped because there was no room.
+    pub fn dropped(&self) -> u64 {
+        self.dropped + self.queue.dropped()
+    }
+
+    /// Batches on disk that were broken.
+    pub fn damaged(&self) -> u64 {
+        self.disk.as_ref().map_or(0, |disk| disk.spool.damaged())
+    }
+
+    /// Whether what waits is there after a restart.
+    pub fn survives(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// The bridge ends: what is in memory goes to disk, if there is one.
+    pub fn close(&mut self) {
+        let Some(disk) = &mut self.disk else { return };
+        let stored = self.queue.store_all(|batch| disk.spool.append_kept(batch));
+        self.save();
+        let Some(disk) = &mut self.disk else { return };
+        if let Err(error) = stored.and_then(|()| disk.spool.sync()) {
+            tracing::error!(%error, "a bridge's buffer cannot be written at the end");
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "buffer_tests.rs"]
+mod tests;

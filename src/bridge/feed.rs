@@ -1,0 +1,117 @@
+//! From a core to a bridge's thread: a bounded ring of batches, and a bell that the thread sleeps
+//! by. The core never waits: what does not fit into the ring stays in the shard's link.
+#![allow(
+    clippy::disallowed_types,
+    reason = "one flag: the core has more than the ring takes; and the thread's bell"
+)]
+
+use super::buffer::Buffer;
+use super::figures::FeedFigures;
+use super::inward::Tell;
+use crate::link_record::LinkBatch;
+use crate::shard::{LinkCounts, LinkId, LinkPlan, Shard};
+use rtrb::{Consumer, Producer, RingBuffer};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Notify;
+
+/// Batches that a ring holds: with those of 64 KiB 4 MiB.
+const RING: usize = 64;
+
+/// The core's end, before the core runs.
+pub struct FeederPlan {
+    /// The link to open.
+    pub link: LinkPlan,
+    feeder: Feeder,
+}
+
+/// The core's end.
+pub struct Feeder {
+    link: Option<LinkId>,
+    ring: Producer<LinkBatch>,
+    bell: Arc<Notify>,
+    starved: Arc<AtomicBool>,
+    figures: Arc<FeedFigures>,
+    told: LinkCounts,
+}
+
+/// The thread's end of the ring of one core.
+pub struct Feed {
+    ring: Consumer<LinkBatch>,
+    starved: Arc<AtomicBool>,
+    tell: Option<Tell>,
+}
+
+/// A ring for a core.
+pub fn feed(link: LinkPlan, bell: &Arc<Notify>, figures: &Arc<FeedFigures>) -> (FeederPlan, Feed) {
+    let (to, from) = RingBuffer::new(RING);
+    let starved = Arc::new(AtomicBool::new(false));
+    let feeder = Feeder {
+        link: None,
+        ring: to,
+        bell: Arc::clone(bell),
+        starved: Arc::clone(&starved),
+        figures: Arc::clone(figures),
+        told: LinkCounts::default(),
+    };
+    (FeederPlan { link, feeder }, Feed { ring: from, starved, tell: None })
+}
+
+impl FeederPlan {
+    /// Opens the link, whose filters have been checked.
+    pub fn open(self, shard: &mut Shard) -> Feeder {
+        Feeder { link: shard.open_link(self.link), ..self.feeder }
+    }
+}
+
+impl Feeder {
+    /// Puts what waits in the link into the ring, as far as there is room.
+    pub fn carry(&mut self, shard: &mut Shard) {
+        let Some(link) = self.link else { return };
+        let mut carried = false;
+        while shard.link_bytes(link) > 0 {
+            if self.ring.is_full() {
+                // Told before the ring is looked at again: the thread that takes the next batch
+                // sees it, or there is room by now.
+                self.starved.store(true, Ordering::SeqCst);
+                if self.ring.is_full() {
+                    break;
+                }
+            }
+            let Some(batch) = shard.take_from_link(link) else { break };
+            // There is room: nobody else puts anything in.
+            let _ = self.ring.push(batch);
+            carried = true;
+        }
+        if carried {
+            self.bell.notify_one();
+        }
+        let counts = shard.link_counts(link);
+        if counts != self.told {
+            self.told = counts;
+            self.figures.matched.set(counts.matched);
+            self.figures.dropped.set(counts.dropped);
+            self.figures.bytes.set(shard.link_bytes(link) as u64);
+        }
+    }
+}
+
+impl Feed {
+    /// How the core is woken.
+    pub fn wake_by(&mut self, tell: Tell) {
+        self.tell = Some(tell);
+    }
+
+    /// Takes everything out.
+    pub fn drain(&mut self, buffer: &mut Buffer) {
+        while let Ok(batch) = self.ring.pop() {
+            buffer.push(batch);
+            if self.starved.swap(false, Ordering::SeqCst)
+                && let Some(tell) = &self.tell
+            {
+                // Its next step carries on.
+                tell(Box::new(|_| {}));
+            }
+        }
+    }
+}

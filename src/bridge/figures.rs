@@ -1,0 +1,207 @@
+//! What a bridge counts: written by its thread and by the cores that feed it, read by whoever shows
+//! it. Each figure has one writer.
+#![allow(clippy::disallowed_types, reason = "figures that are read while they are written")]
+
+use crate::telemetry::BridgeRow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// What a bridge is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum BridgeState {
+    /// It has no connection and wants none.
+    Idle,
+    /// It is connecting.
+    Connecting,
+    /// It is connected.
+    Up,
+    /// It waits before the next attempt.
+    Waiting,
+}
+
+impl BridgeState {
+    /// All of them.
+    pub const ALL: [BridgeState; 4] =
+        [BridgeState::Idle, BridgeState::Connecting, BridgeState::Up, BridgeState::Waiting];
+
+    /// As it is shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            BridgeState::Idle => "idle",
+            BridgeState::Connecting => "connecting",
+            BridgeState::Up => "up",
+            BridgeState::Waiting => "waiting",
+        }
+    }
+}
+
+/// Why a bridge has dropped a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lost {
+    /// There was no room.
+    Full,
+    /// Its time was over.
+    Expired,
+    /// It had come over this broker before, or over too many.
+    Loop,
+    /// It was larger than the other end takes.
+    TooLarge,
+    /// The other end did not want it.
+    Rejected,
+    /// It was for no entry of the bridge, or against a rule here.
+    Unwanted,
+}
+
+impl Lost {
+    /// All of them.
+    pub const ALL: [Lost; 6] =
+        [Lost::Full, Lost::Expired, Lost::Loop, Lost::TooLarge, Lost::Rejected, Lost::Unwanted];
+
+    /// As it is shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            Lost::Full => "full",
+            Lost::Expired => "expired",
+            Lost::Loop => "loop",
+            Lost::TooLarge => "too_large",
+            Lost::Rejected => "rejected",
+            Lost::Unwanted => "unwanted",
+        }
+    }
+}
+
+/// One figure.
+#[derive(Default, Debug)]
+pub struct Figure(AtomicU64);
+
+impl Figure {
+    /// Its value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Sets it; for its writer only.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Adds to it; for its writer only.
+    pub fn add(&self, more: u64) {
+        self.set(self.get() + more);
+    }
+}
+
+/// What one core counts of a bridge.
+#[derive(Default, Debug)]
+pub struct FeedFigures {
+    /// Messages that matched, once for each filter.
+    pub matched: Figure,
+    /// Messages that found no room in the link.
+    pub dropped: Figure,
+    /// Bytes that wait in the link.
+    pub bytes: Figure,
+}
+
+/// The figures of a bridge.
+#[derive(Debug)]
+pub struct Figures {
+    /// Its name.
+    pub name: String,
+    /// What is at its other end: the key of the configuration.
+    pub kind: &'static str,
+    state: AtomicU8,
+    /// Messages that wait, or are under way.
+    pub waiting: Figure,
+    /// Bytes of them.
+    pub waiting_bytes: Figure,
+    /// Messages that have arrived at the other end.
+    pub delivered: Figure,
+    /// Messages that were brought and accepted here.
+    pub brought: Figure,
+    /// Connections that were made.
+    pub connects: Figure,
+    /// Attempts that failed, and connections that ended otherwise than in order.
+    pub failures: Figure,
+    /// Messages that were tried again.
+    pub retries: Figure,
+    lost: [Figure; Lost::ALL.len()],
+    /// Messages that found no room in the bridge's queue.
+    pub queue_dropped: Figure,
+    /// Batches on disk that were broken.
+    pub damaged: Figure,
+    /// Of each core.
+    pub feeds: Vec<Arc<FeedFigures>>,
+}
+
+impl Figures {
+    /// All zero, for so many cores.
+    pub fn new(name: &str, kind: &'static str, cores: usize) -> Arc<Figures> {
+        Arc::new(Figures {
+            name: name.to_owned(),
+            kind,
+            state: AtomicU8::new(0),
+            waiting: Figure::default(),
+            waiting_bytes: Figure::default(),
+            delivered: Figure::default(),
+            brought: Figure::default(),
+            connects: Figure::default(),
+            failures: Figure::default(),
+            retries: Figure::default(),
+            lost: Default::default(),
+            queue_dropped: Figure::default(),
+            damaged: Figure::default(),
+            feeds: (0..cores).map(|_| Arc::default()).collect(),
+        })
+    }
+
+    /// What the bridge is doing.
+    pub fn state(&self) -> BridgeState {
+        let state = usize::from(self.state.load(Ordering::Relaxed));
+        BridgeState::ALL.get(state).copied().unwrap_or(BridgeState::Idle)
+    }
+
+    /// A copy, to be shown.
+    pub fn row(&self) -> BridgeRow {
+        let sum = |of: fn(&FeedFigures) -> &Figure| -> u64 {
+            self.feeds.iter().map(|feed| of(feed).get()).sum()
+        };
+        BridgeRow {
+            name: self.name.clone(),
+            kind: self.kind,
+            state: self.state().word(),
+            waiting: self.waiting.get(),
+            waiting_bytes: self.waiting_bytes.get() + sum(|feed| &feed.bytes),
+            matched: sum(|feed| &feed.matched),
+            delivered: self.delivered.get(),
+            brought: self.brought.get(),
+            connects: self.connects.get(),
+            failures: self.failures.get(),
+            retries: self.retries.get(),
+            damaged: self.damaged.get(),
+            dropped: Lost::ALL.map(|why| (why.word(), self.lost(why))).to_vec(),
+        }
+    }
+
+    /// Says what the bridge is doing.
+    pub fn set_state(&self, state: BridgeState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// A message was dropped by the bridge's thread, for another reason than room.
+    pub fn lose(&self, why: Lost) {
+        if let Some(figure) = self.lost.get(why as usize) {
+            figure.add(1);
+        }
+    }
+
+    /// Messages that were dropped for that reason.
+    pub fn lost(&self, why: Lost) -> u64 {
+        let own = self.lost.get(why as usize).map_or(0, Figure::get);
+        let full = || {
+            let links: u64 = self.feeds.iter().map(|feed| feed.dropped.get()).sum();
+            links + self.queue_dropped.get()
+        };
+        own + if why == Lost::Full { full() } else { 0 }
+    }
+}

@@ -1,0 +1,295 @@
+//! Requests from messages, and what an answer means. Pure.
+
+use crate::bridge::template::{MessageTemplate, Values};
+use crate::config::{Get, HttpBridge, OnMissing, WebhookFormat, WebhookMethod};
+use crate::link_record::LinkRecord;
+use aws_lc_rs::hmac;
+use serde_json::{Map, Value};
+use std::hash::BuildHasher;
+use std::time::Duration;
+
+/// The fields of a body that no field is given for.
+const USUAL: [(&str, &str); 7] = [
+    ("topic", "${topic}"),
+    ("payload", "${payload}"),
+    ("qos", "${qos}"),
+    ("retain", "${retain}"),
+    ("timestamp", "${timestamp}"),
+    ("client_id", "${client_id}"),
+    ("username", "${username}"),
+];
+
+/// How requests are made.
+pub struct RequestPlan {
+    method: &'static str,
+    url: MessageTemplate,
+    headers: Vec<(String, MessageTemplate)>,
+    /// `None`: the payload itself.
+    body: Option<Vec<(String, MessageTemplate)>>,
+    many: bool,
+    missing: OnMissing,
+    key: Option<hmac::Key>,
+    /// Tells the requests of this start from those of another.
+    instance: String,
+    lanes: usize,
+    seed: foldhash::fast::FixedState,
+}
+
+/// A message, ready to be sent.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Item {
+    /// Its number in the buffer.
+    pub number: u64,
+    /// Where it goes.
+    pub url: String,
+    /// Headers.
+    pub headers: Vec<(String, String)>,
+    /// The body, or an element of it.
+    body: Vec<u8>,
+}
+
+impl Item {
+    /// Whether both may be in one request.
+    pub fn goes_with(&self, other: &Item) -> bool {
+        self.url == other.url && self.headers == other.headers
+    }
+
+    /// Bytes of its body.
+    pub fn size(&self) -> usize {
+        self.body.len()
+    }
+}
+
+/// A request.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Request {
+    /// The method.
+    pub method: &'static str,
+    /// Where.
+    pub url: String,
+    /// Headers.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// What is done after an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The messages have arrived.
+    Done,
+    /// The request is made again, not before that pause.
+    Again(Duration),
+    /// The messages are not wanted.
+    Drop,
+}
+
+/// The verdict on a status, with what Retry-After says in seconds.
+pub fn judge(status: u16, retry_after: Option<u64>) -> Verdict {
+    match status {
+        200..300 => Verdict::Done,
+        408 | 429 | 500.. => {
+            Verdict::Again(Duration::from_secs(retry_after.unwrap_or(0).min(3600)))
+        }
+        _ => Verdict::Drop,
+    }
+}
+
+impl RequestPlan {
+    /// From the configuration.
+    ///
+    /// # Errors
+    /// What is wrong with a template; checked with the configuration.
+    pub fn new(http: &HttpBridge, instance: &str) -> Result<RequestPlan, String> {
+        let table = |name: &str, text: &str| -> Result<(String, MessageTemplate), String> {
+            Ok((name.to_owned(), MessageTemplate::new(text)?))
+        };
+        let headers: Result<Vec<_>, String> =
+            http.headers.iter().map(|(name, text)| table(name, text)).collect();
+        let fields: Result<Vec<_>, String> = if http.body.is_empty() {
+            USUAL.iter().map(|(name, text)| table(name, text)).collect()
+        } else {
+            http.body.iter().map(|(name, text)| table(name, text)).collect()
+        };
+        let signed = !http.secret.is_empty();
+        Ok(RequestPlan {
+            method: if http.method == WebhookMethod::Put { "PUT" } else { "POST" },
+            url: MessageTemplate::new(&http.url)?,
+            headers: headers?,
+            body: Some(fields?).filter(|_| http.format == WebhookFormat::Json),
+            many: http.batch.get() > 1,
+            missing: http.on_missing,
+            key: signed.then(|| hmac::Key::new(hmac::HMAC_SHA256, http.secret.as_bytes())),
+            instance: instance.to_owned(),
+            lanes: http.lanes.get() as usize,
+            seed: foldhash::fast::FixedState::default(),
+        })
+    }
+
+    /// The lane of a message: all of a client are in one; without a client all of a topic.
+    pub fn lane(&self, record: &LinkRecord<'_>) -> usize {
+        let name = if record.client_id.is_empty() { record.topic } else { record.client_id };
+        (self.seed.hash_one(name) % self.lanes as u64) as usize
+    }
+
+    /// What a message becomes; `None` when it lacks a value, and is dropped for it.
+    pub fn item(&self, number: u64, record: LinkRecord<'_>) -> Option<Item> {
+        let values = Values::new(record);
+        let (mut url, mut whole) = (Vec::new(), true);
+        whole &= self.url.fill_url(&values, &mut url);
+        let headers = self.headers.iter().map(|(name, template)| {
+            let mut value = Vec::new();
+            whole &= template.fill(&values, &mut value);
+            // A header has no line ends.
+            let value: Vec<u8> =
+                value.into_iter().map(|byte| if byte < b' ' { b' ' } else { byte }).collect();
+            (name.clone(), String::from_utf8_lossy(&value).into_owned())
+        });
+        let headers = headers.collect();
+        let body = match &self.body {
+            None => values.record().payload.to_vec(),
+            Some(fields) => {
+                let mut object = Map::new();
+                for (name, template) in fields {
+                    let value = template.json(&values);
+                    whole &= value.is_some() || self.usual(name);
+                    object.insert(name.clone(), value.unwrap_or(Value::Null));
+                }
+                Value::Object(object).to_string().into_bytes()
+            }
+        };
+        if !whole && self.missing == OnMissing::Drop {
+            return None;
+        }
+        let url = String::from_utf8_lossy(&url).into_owned();
+        Some(Item { number, url, headers, body })
+    }
+
+    /// A client need not have a user name, nor a message of the broker's a client.
+    fn usual(&self, name: &str) -> bool {
+        matches!(name, "username" | "client_id")
+    }
+
+    /// The request for messages that go together.
+    pub fn request(&self, items: &[Item]) -> Option<Request> {
+        let (first, last) = (items.first()?, items.last()?);
+        let mut body = Vec::new();
+        if self.many {
+            body.push(b'[');
+        }
+        for (at, item) in items.iter().enumerate() {
+            if at > 0 {
+                body.push(b',');
+            }
+            body.extend_from_slice(&item.body);
+        }
+        if self.many {
+            body.push(b']');
+        }
+        let mut headers = first.headers.clone();
+        let has = |name: &str| first.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        if !has("content-type") {
+            let kind =
+                if self.body.is_some() { "application/json" } else { "application/octet-stream" };
+            headers.push(("content-type".to_owned(), kind.to_owned()));
+        }
+        if !has("idempotency-key") {
+            let key = format!("{}-{}-{}", self.instance, first.number, last.number);
+            headers.push(("idempotency-key".to_owned(), key));
+        }
+        if let Some(key) = &self.key {
+            let tag = hmac::sign(key, &body);
+            let digits: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            headers.push(("x-ringmq-signature".to_owned(), format!("sha256={digits}")));
+        }
+        Some(Request { method: self.method, url: first.url.clone(), headers, body })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+    use crate::packet::Qos;
+
+    fn plan(more: &str) -> RequestPlan {
+        let text = format!(
+            "bridges: [{{name: b, http: {{url: 'http://h/${{topic.1}}', filters: '#'{more}}}}}]"
+        );
+        let config = Sources::default().load_from("t.yaml", text.as_bytes()).unwrap();
+        RequestPlan::new(config.bridges[0].http.as_ref().unwrap(), "i").unwrap()
+    }
+
+    fn record(payload: &[u8]) -> LinkRecord<'_> {
+        LinkRecord {
+            topic: "a b/c",
+            properties: &[],
+            payload,
+            client_id: "c1",
+            username: "",
+            certificate: "",
+            filter: 0,
+            accepted: 5,
+            expires: None,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+        }
+    }
+
+    #[test]
+    fn a_message_becomes_an_object_and_several_an_array() {
+        let plan = plan(", batch: 2, headers: {x-a: '${client_id}'}");
+        let items = [plan.item(7, record(b"{\"t\":1}")), plan.item(8, record(b"x"))];
+        let items: Vec<Item> = items.into_iter().flatten().collect();
+        assert!(items[0].goes_with(&items[1]));
+        let request = plan.request(&items).unwrap();
+        assert_eq!((request.method, request.url.as_str()), ("POST", "http://h/a%20b"));
+        let body = str::from_utf8(&request.body).unwrap();
+        assert_eq!(
+            body,
+            "[{\"topic\":\"a b/c\",\"payload\":{\"t\":1},\"qos\":1,\"retain\":false,\
+             \"timestamp\":5,\"client_id\":\"c1\",\"username\":null},\
+             {\"topic\":\"a b/c\",\"payload\":\"x\",\"qos\":1,\"retain\":false,\
+             \"timestamp\":5,\"client_id\":\"c1\",\"username\":null}]"
+        );
+        let header = |name: &str| request.headers.iter().find(|h| h.0 == name).unwrap().1.as_str();
+        assert_eq!(header("x-a"), "c1");
+        assert_eq!(header("idempotency-key"), "i-7-8");
+        assert_eq!(header("content-type"), "application/json");
+    }
+
+    #[test]
+    fn a_body_is_signed() {
+        let plan = plan(", format: payload, secret: Jefe");
+        let item = plan.item(1, record(b"what do ya want for nothing?")).unwrap();
+        let request = plan.request(&[item]).unwrap();
+        // RFC 4231, test case 2.
+        let expected =
+            "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843".to_owned();
+        assert!(request.headers.contains(&("x-ringmq-signature".to_owned(), expected)));
+    }
+
+    #[test]
+    fn a_message_that_lacks_a_value_is_dropped_if_that_is_the_policy() {
+        let drops = plan(", on_missing: drop, body: {v: '${payload.v}'}");
+        assert!(drops.item(1, record(b"{}")).is_none());
+        assert!(drops.item(1, record(b"{\"v\":1}")).is_some());
+        let empty = plan(", body: {v: '${payload.v}'}");
+        assert_eq!(empty.item(1, record(b"{}")).unwrap().body, b"{\"v\":null}");
+    }
+
+    #[test]
+    fn answers_are_judged() {
+        for (status, after, expected) in [
+            (200, None, Verdict::Done),
+            (204, None, Verdict::Done),
+            (301, None, Verdict::Drop),
+            (400, None, Verdict::Drop),
+            (408, None, Verdict::Again(Duration::ZERO)),
+            (429, Some(7), Verdict::Again(Duration::from_secs(7))),
+            (503, Some(1 << 40), Verdict::Again(Duration::from_secs(3600))),
+        ] {
+            assert_eq!(judge(status, after), expected, "{status}");
+        }
+    }
+}

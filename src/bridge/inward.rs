@@ -1,0 +1,219 @@
+//! What a bridge brings: to the shards, in order by topic, a few messages at a time, and each time
+//! when the last ones have been accepted. A shard that cannot take a message now is asked again.
+#![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
+
+use super::mqtt::session::{INSTANCE_TOPIC, Incoming};
+use crate::ids::ClientKey;
+use crate::message::MessageRef;
+use crate::shard::Shard;
+use crate::shard::inquiry::PublishOutcome;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Has a shard do something, and wakes its core. Nobody answers when the core has ended.
+pub type Tell = Arc<dyn Fn(Box<dyn FnOnce(&mut Shard) + Send>) + Send + Sync>;
+
+/// The shards, as bridges see them.
+#[derive(Clone)]
+pub struct Shards {
+    /// Each of them.
+    pub tell: Vec<Tell>,
+    /// The one that a topic's messages are published by.
+    pub home: Arc<dyn Fn(&str) -> usize + Send + Sync>,
+}
+
+/// Messages that a shard is given at once.
+const AT_ONCE: usize = 32;
+/// A shard that cannot take a message is asked again after this.
+const REST: Duration = Duration::from_millis(5);
+
+/// What a shard answers.
+enum Answer {
+    Messages {
+        shard: usize,
+        /// Tickets of messages that are settled, and whether they were taken.
+        settled: Vec<(u64, Settled)>,
+        /// What it cannot take now.
+        rest: VecDeque<Incoming>,
+    },
+    /// Whether the bridge's state could be published.
+    State(bool),
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Settled {
+    /// It is published.
+    Accepted,
+    /// It is against a rule of this broker.
+    Denied(&'static str),
+}
+
+#[derive(Default)]
+struct Lane {
+    waiting: VecDeque<Incoming>,
+    asked: bool,
+    again: Option<Instant>,
+}
+
+/// The bridge's state, on its way to a shard.
+struct Telling {
+    topic: Arc<str>,
+    wanted: Option<&'static [u8]>,
+    asked: Option<&'static [u8]>,
+    again: Option<Instant>,
+}
+
+/// Messages on their way to the shards.
+pub struct Inward {
+    shards: Shards,
+    own: ClientKey,
+    lanes: Vec<Lane>,
+    answers: mpsc::UnboundedReceiver<Answer>,
+    answer: mpsc::UnboundedSender<Answer>,
+    under_way: usize,
+    telling: Telling,
+}
+
+impl Inward {
+    /// Nothing is under way. `own`: the bridge's key as a publisher; `topic`: where its state is
+    /// published here.
+    pub fn new(shards: Shards, own: ClientKey, topic: &str) -> Inward {
+        let (answer, answers) = mpsc::unbounded_channel();
+        let lanes = shards.tell.iter().map(|_| Lane::default()).collect();
+        let telling = Telling { topic: topic.into(), wanted: None, asked: None, again: None };
+        Inward { shards, own, lanes, answers, answer, under_way: 0, telling }
+    }
+
+    /// Messages that are not settled.
+    pub fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Takes a message in.
+    pub fn push(&mut self, message: Incoming) {
+        let at = (self.shards.home)(&message.topic);
+        if let Some(lane) = self.lanes.get_mut(at) {
+            self.under_way += 1;
+            lane.waiting.push_back(message);
+        }
+    }
+
+    /// Hands messages to shards that have answered for the last ones.
+    pub fn hand_out(&mut self, now: Instant) {
+        self.tell_state(now);
+        for shard in 0..self.lanes.len() {
+            let Some(lane) = self.lanes.get_mut(shard) else { continue };
+            if lane.asked || lane.waiting.is_empty() || lane.again.is_some_and(|at| at > now) {
+                continue;
+            }
+            let some = lane.waiting.len().min(AT_ONCE);
+            let mut messages: VecDeque<Incoming> = lane.waiting.drain(..some).collect();
+            (lane.asked, lane.again) = (true, None);
+            let (own, answer) = (self.own, self.answer.clone());
+            let ask = move |core: &mut Shard| {
+                let mut settled = Vec::with_capacity(messages.len());
+                while let Some(message) = messages.front() {
+                    let outcome = match publish(core, message, own) {
+                        PublishOutcome::Accepted { .. } => Settled::Accepted,
+                        PublishOutcome::Denied(what) => Settled::Denied(what),
+                        PublishOutcome::Busy | PublishOutcome::ShortOfMemory => break,
+                    };
+                    settled.push((message.ticket, outcome));
+                    messages.pop_front();
+                }
+                // The bridge may have ended.
+                let _ = answer.send(Answer::Messages { shard, settled, rest: messages });
+            };
+            if let Some(tell) = self.shards.tell.get(shard) {
+                tell(Box::new(ask));
+            }
+        }
+    }
+
+    /// Takes answers in; `Ready` when there was one.
+    pub fn poll_settled(
+        &mut self,
+        context: &mut Context<'_>,
+        settled: &mut Vec<(u64, Settled)>,
+    ) -> Poll<()> {
+        match self.answers.poll_recv(context) {
+            Poll::Ready(Some(Answer::State(told))) => {
+                let asked = self.telling.asked.take();
+                if !told {
+                    self.telling.again = Some(Instant::now() + REST);
+                } else if self.telling.wanted == asked {
+                    self.telling.wanted = None;
+                }
+                Poll::Ready(())
+            }
+            Poll::Ready(Some(Answer::Messages { shard, settled: some, rest })) => {
+                self.under_way -= some.len();
+                settled.extend(some);
+                if let Some(lane) = self.lanes.get_mut(shard) {
+                    lane.asked = false;
+                    for message in rest.into_iter().rev() {
+                        lane.waiting.push_front(message);
+                        lane.again = Some(Instant::now() + REST);
+                    }
+                }
+                Poll::Ready(())
+            }
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// When a shard is to be asked again.
+    pub fn deadline(&self) -> Option<Instant> {
+        let lanes = self.lanes.iter().filter_map(|lane| lane.again);
+        lanes.chain(self.telling.again).min()
+    }
+
+    /// Publishes this broker's name on the paths of messages, retained, for bridges of others.
+    pub fn publish_instance(&self, instance: &str) {
+        let instance = instance.to_owned();
+        if let Some(tell) = self.shards.tell.first() {
+            // One that finds a mailbox full is made up for by the next connection.
+            tell(Box::new(move |shard| {
+                shard.publish_state(INSTANCE_TOPIC, instance.as_bytes());
+            }));
+        }
+    }
+
+    /// Publishes the bridge's state here: below `$SYS/`, retained.
+    pub fn publish_state(&mut self, payload: &'static [u8]) {
+        self.telling.wanted = Some(payload);
+        self.tell_state(Instant::now());
+    }
+
+    fn tell_state(&mut self, now: Instant) {
+        let telling = &mut self.telling;
+        let Some(payload) = telling.wanted.filter(|_| telling.asked.is_none()) else { return };
+        if telling.again.is_some_and(|at| at > now) {
+            return;
+        }
+        (telling.asked, telling.again) = (Some(payload), None);
+        let (topic, answer) = (Arc::clone(&telling.topic), self.answer.clone());
+        if let Some(tell) = self.shards.tell.first() {
+            tell(Box::new(move |shard| {
+                let _ = answer.send(Answer::State(shard.publish_state(&topic, payload)));
+            }));
+        }
+    }
+}
+
+fn publish(shard: &mut Shard, message: &Incoming, own: ClientKey) -> PublishOutcome {
+    let view = MessageRef {
+        topic: &message.topic,
+        properties: &message.properties,
+        payload: &message.payload,
+        qos: message.qos,
+        retain: message.retain,
+        expires: None,
+        publisher: None,
+    };
+    shard.publish_as_bridge(&view, message.expiry, own)
+}

@@ -1,0 +1,153 @@
+//! What a bridge brings from Kafka, on the bridge's thread: records go to the shards, and are
+//! committed when all before them in their partition have been accepted.
+#![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
+
+use super::client::{Desk, Reports};
+use super::consumer::{Source, Wanted};
+use super::inbound::{InboundPlan, NoMessage, Positions};
+use super::properties::Properties;
+use crate::bridge::figures::{Figures, Lost};
+use crate::bridge::inward::{Inward, Settled};
+use crate::bridge::orders::wait_for_end;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// Messages that are not settled here, past which nothing is taken.
+const UNSETTLED: usize = 1024;
+/// How long leaving a group may take.
+const LEAVING: Duration = Duration::from_secs(3);
+/// Records that are taken before other things are looked at again.
+const TURN: usize = 256;
+
+/// Which records are brought, and how.
+pub struct BringPlan {
+    /// What they become.
+    pub plan: Arc<InboundPlan>,
+    /// What the client is told.
+    pub properties: Properties,
+    /// Which partitions.
+    pub wanted: Wanted,
+    /// The pause before another client is started.
+    pub pause: Duration,
+}
+
+/// Records that are brought.
+pub struct Bringing {
+    plan: BringPlan,
+    source: Option<Source>,
+    again: Instant,
+    positions: Positions,
+    tickets: u64,
+    reports: Reports,
+}
+
+impl Bringing {
+    /// Nothing has been brought.
+    pub fn new(plan: BringPlan) -> Bringing {
+        Bringing {
+            plan,
+            source: None,
+            again: Instant::now(),
+            positions: Positions::default(),
+            tickets: 0,
+            reports: Reports::default(),
+        }
+    }
+
+    /// Starts a client when it is time.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn start(&mut self, bell: &Arc<Notify>, name: &str) -> Result<(), String> {
+        if self.source.is_some() || self.again > Instant::now() {
+            return Ok(());
+        }
+        let desk = Desk::new(bell, name);
+        let plan = &self.plan;
+        match Source::start(&plan.properties, &plan.wanted, &plan.plan, desk) {
+            Ok(source) => self.source = Some(source),
+            Err(why) => {
+                self.again = Instant::now() + self.plan.pause;
+                return Err(why);
+            }
+        }
+        Ok(())
+    }
+
+    /// When a client is to be started.
+    pub fn deadline(&self) -> Option<Instant> {
+        Some(self.again).filter(|_| self.source.is_none())
+    }
+
+    /// What the client has to say of its connection, and of errors. One that cannot go on is ended.
+    pub fn reports(&mut self) -> Option<&Reports> {
+        let source = self.source.as_ref()?;
+        source.desk.take(&mut self.reports);
+        if self.reports.fatal
+            && let Some(source) = self.source.take()
+        {
+            source.close();
+            self.again = Instant::now() + self.plan.pause;
+        }
+        Some(&self.reports)
+    }
+
+    /// Takes records, as far as the shards keep up; true when there may be more.
+    pub fn take(&mut self, inward: &mut Inward, figures: &Figures) -> bool {
+        let mut any = false;
+        for _ in 0..TURN {
+            if inward.under_way() >= UNSETTLED {
+                return false;
+            }
+            let Some(arrival) = self.source.as_ref().and_then(Source::next) else { return any };
+            any = true;
+            self.tickets += 1;
+            let ticket = self.tickets;
+            self.positions.take(&arrival.topic, arrival.partition, arrival.offset, ticket);
+            match arrival.message {
+                Ok(mut message) => {
+                    message.ticket = ticket;
+                    inward.push(message);
+                }
+                Err(why) => {
+                    figures.lose(match why {
+                        NoMessage::Topic => Lost::Unwanted,
+                        NoMessage::TooLarge => Lost::TooLarge,
+                    });
+                    self.settled(ticket);
+                }
+            }
+        }
+        true
+    }
+
+    /// What shards have said of messages that were brought.
+    pub fn settle(&mut self, settled: &[(u64, Settled)], figures: &Figures) {
+        for &(ticket, outcome) in settled {
+            match outcome {
+                Settled::Accepted => figures.brought.add(1),
+                Settled::Denied(why) => {
+                    figures.lose(Lost::Unwanted);
+                    tracing::debug!(bridge = &*figures.name, why, "message not taken");
+                }
+            }
+            self.settled(ticket);
+        }
+    }
+
+    fn settled(&mut self, ticket: u64) {
+        if let Some((topic, partition, offset)) = self.positions.settle(ticket)
+            && let Some(source) = &self.source
+        {
+            source.accepted(&topic, partition, offset);
+        }
+    }
+
+    /// What has been accepted is committed. Waits a while until the group knows that this member
+    /// leaves: the others would wait for it otherwise, and so would its next start.
+    pub fn close(&mut self) {
+        let Some(source) = self.source.take() else { return };
+        wait_for_end(&source.close(), Instant::now() + LEAVING);
+    }
+}

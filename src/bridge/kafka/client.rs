@@ -1,0 +1,260 @@
+//! The Kafka client: librdkafka, which has threads of its own, and one more that takes its reports
+//! and leaves them for the bridge's thread.
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "reports of the client's threads, shared with the bridge's thread, and with no core"
+)]
+
+use super::properties::Properties;
+use super::record::Record;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// How long the thread waits for reports before it looks whether it is still wanted.
+const POLL: Duration = Duration::from_millis(100);
+/// How long what is under way may take to be given up when a client ends.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// What has become of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It has arrived.
+    Arrived,
+    /// It is larger than the client or the cluster takes.
+    TooLarge,
+    /// The cluster does not want it, now and later: its topic does not exist, or may not be written
+    /// to, or its content is against a rule there.
+    Refused(RDKafkaErrorCode),
+    /// The client has given up on it: it is to be sent again.
+    GivenUp(RDKafkaErrorCode),
+    /// The client ends.
+    Ended,
+}
+
+/// The verdict of an error.
+pub fn judge(error: &KafkaError) -> Verdict {
+    use RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+    match code {
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
+            Verdict::TooLarge
+        }
+        Code::UnknownTopic
+        | Code::UnknownTopicOrPartition
+        | Code::UnknownPartition
+        | Code::InvalidTopic
+        | Code::TopicAuthorizationFailed
+        | Code::InvalidRecord
+        | Code::InvalidTimestamp
+        | Code::PolicyViolation => Verdict::Refused(code),
+        Code::PurgeQueue | Code::PurgeInflight => Verdict::Ended,
+        code => Verdict::GivenUp(code),
+    }
+}
+
+/// What the client has to say.
+#[derive(Default)]
+pub struct Reports {
+    /// What has become of records, by the numbers of their messages.
+    pub records: Vec<(usize, Verdict)>,
+    /// Whether there is a connection, when that has been found out.
+    pub connected: Option<bool>,
+    /// The last error.
+    pub error: Option<String>,
+    /// The client cannot go on.
+    pub fatal: bool,
+    /// The client has ended: it says nothing more.
+    pub ended: bool,
+}
+
+/// Where the reports are left, and who is woken.
+pub struct Desk {
+    reports: Mutex<Reports>,
+    bell: Arc<Notify>,
+    bridge: String,
+}
+
+impl Desk {
+    /// An empty one, whose reader sleeps by that bell.
+    pub fn new(bell: &Arc<Notify>, bridge: &str) -> Arc<Desk> {
+        let reports = Mutex::new(Reports::default());
+        Arc::new(Desk { reports, bell: Arc::clone(bell), bridge: bridge.to_owned() })
+    }
+
+    fn reports(&self) -> MutexGuard<'_, Reports> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes them all. `old` is used again.
+    pub fn take(&self, old: &mut Reports) {
+        old.records.clear();
+        let records = std::mem::take(&mut old.records);
+        *old = std::mem::replace(&mut *self.reports(), Reports { records, ..Reports::default() });
+    }
+
+    /// The reader is woken.
+    pub fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    /// The name of a thread for it.
+    pub fn thread_name(&self, of: &str) -> String {
+        format!("{of}-{}", self.bridge)
+    }
+
+    /// A consumer has failed.
+    pub fn failed(&self, error: &KafkaError) {
+        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        self.note(|reports| {
+            reports.error = Some(error.to_string());
+            reports.fatal |= fatal;
+        });
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Reports)) {
+        change(&mut self.reports());
+        self.bell.notify_one();
+    }
+}
+
+/// What librdkafka tells; its reader is told by the desk.
+pub struct Context {
+    /// Where it leaves its reports.
+    pub desk: Arc<Desk>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        let bridge = &*self.desk.bridge;
+        tracing::debug!(bridge, ?level, facility, text, "kafka client");
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        // A document of a few thousand bytes, in which brokers have a state and topics have none.
+        let up = memchr_of(statistics, br#""state":"UP""#);
+        self.desk.note(|reports| reports.connected = Some(up));
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let gone = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
+        self.desk.note(|reports| {
+            reports.error = Some(reason.to_owned());
+            if gone {
+                reports.connected = Some(false);
+            }
+        });
+    }
+}
+
+/// Whether `bytes` contain `wanted`.
+fn memchr_of(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let verdict = match result {
+            Ok(_) => Verdict::Arrived,
+            Err((error, _)) => judge(error),
+        };
+        let mut reports = self.desk.reports();
+        reports.records.push((number, verdict));
+        // The reader takes all that are there when it comes.
+        let first = reports.records.len() == 1;
+        drop(reports);
+        if first {
+            self.desk.bell.notify_one();
+        }
+    }
+}
+
+/// The configuration of a client.
+pub fn configured(properties: &Properties) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (name, value) in properties {
+        config.set(name, value);
+    }
+    let debugs = tracing::enabled!(tracing::Level::DEBUG);
+    let level = if debugs { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Warning };
+    config.set_log_level(level);
+    config
+}
+
+/// What is wrong with properties, if anything.
+///
+/// # Errors
+/// Which one the library does not take, and why.
+pub fn check(properties: &Properties) -> Result<(), (String, String)> {
+    match configured(properties).create_native_config() {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientConfig(_, what, name, _)) => Err((name, what)),
+        Err(error) => Err((String::new(), error.to_string())),
+    }
+}
+
+/// A client that sends.
+pub struct Sender {
+    producer: Arc<BaseProducer<Context>>,
+    /// Where its reports are.
+    pub desk: Arc<Desk>,
+}
+
+impl Sender {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// Why the library has none.
+    pub fn start(properties: &Properties, desk: Arc<Desk>) -> Result<Sender, String> {
+        let context = Context { desk: Arc::clone(&desk) };
+        let producer = configured(properties).create_with_context(context);
+        let producer: BaseProducer<Context> = producer.map_err(|error| error.to_string())?;
+        let producer = Arc::new(producer);
+        let (polled, told) = (Arc::clone(&producer), Arc::clone(&desk));
+        let thread = std::thread::Builder::new().name(desk.thread_name("kafka"));
+        let thread = thread.spawn(move || poll(&polled, &told));
+        thread.map_err(|error| error.to_string())?;
+        Ok(Sender { producer, desk })
+    }
+
+    /// Hands it a record, of the message of that number.
+    ///
+    /// # Errors
+    /// What has become of it.
+    pub fn send(&self, number: usize, record: &Record, value: &[u8]) -> Result<(), Verdict> {
+        let mut sent = BaseRecord::with_opaque_to(&record.topic, number).payload(value);
+        sent.timestamp = record.timestamp;
+        if !record.key.is_empty() {
+            sent = sent.key(&record.key[..]);
+        }
+        if !record.headers.is_empty() {
+            let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            let headers = record.headers.iter().fold(headers, |headers, (name, value)| {
+                headers.insert(Header { key: name, value: Some(&value[..]) })
+            });
+            sent = sent.headers(headers);
+        }
+        self.producer.send(sent).map_err(|(error, _)| judge(&error))
+    }
+}
+
+/// Takes the reports of a client until its sender has gone; then what is under way is given up.
+fn poll(producer: &Arc<BaseProducer<Context>>, desk: &Desk) {
+    while Arc::strong_count(producer) > 1 {
+        producer.poll(POLL);
+    }
+    producer.purge(PurgeConfig::default().queue().inflight());
+    let until = Instant::now() + ENDING;
+    while producer.in_flight_count() > 0 && Instant::now() < until {
+        producer.poll(Duration::from_millis(5));
+    }
+    desk.note(|reports| reports.ended = true);
+}

@@ -1,0 +1,154 @@
+//! Records that are brought from Kafka: librdkafka's consumer, on a thread of its own that hands
+//! messages to the bridge's thread, and waits while that has enough.
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "threads of the bridge, which share a queue with each other and with no core"
+)]
+
+use super::client::{Context, Desk, configured};
+use super::inbound::{Brought, InboundPlan, NoMessage};
+use super::properties::Properties;
+use crate::bridge::mqtt::session::Incoming;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long the thread waits for records before it looks whether it is still wanted.
+const POLL: Duration = Duration::from_millis(100);
+/// Messages between the two threads.
+const AHEAD: usize = 256;
+
+impl ConsumerContext for Context {}
+
+/// A record on its way to the bridge's thread.
+pub struct Arrival {
+    /// Where it is from.
+    pub topic: String,
+    /// The same.
+    pub partition: i32,
+    /// The same.
+    pub offset: i64,
+    /// What it becomes.
+    pub message: Result<Incoming, NoMessage>,
+}
+
+/// Which partitions are read.
+pub enum Wanted {
+    /// Those that the group gives.
+    Group(Vec<String>),
+    /// These.
+    Partitions(Vec<(String, i32)>),
+}
+
+/// A consumer, as the bridge's thread has it.
+pub struct Source {
+    consumer: Arc<BaseConsumer<Context>>,
+    arrivals: Receiver<Arrival>,
+    thread: JoinHandle<()>,
+    /// Where its reports are.
+    pub desk: Arc<Desk>,
+}
+
+impl Source {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// Why the library has none.
+    pub fn start(
+        properties: &Properties,
+        wanted: &Wanted,
+        plan: &Arc<InboundPlan>,
+        desk: Arc<Desk>,
+    ) -> Result<Source, String> {
+        let context = Context { desk: Arc::clone(&desk) };
+        let consumer = configured(properties).create_with_context(context);
+        let consumer: BaseConsumer<Context> = consumer.map_err(|error| error.to_string())?;
+        match wanted {
+            Wanted::Group(topics) => {
+                let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+                consumer.subscribe(&topics).map_err(|error| error.to_string())?;
+            }
+            Wanted::Partitions(partitions) => {
+                let mut list = TopicPartitionList::new();
+                for (topic, partition) in partitions {
+                    let added = list.add_partition_offset(topic, *partition, Offset::Stored);
+                    added.map_err(|error| error.to_string())?;
+                }
+                consumer.assign(&list).map_err(|error| error.to_string())?;
+            }
+        }
+        let consumer = Arc::new(consumer);
+        let (to, arrivals) = sync_channel(AHEAD);
+        let weak = Arc::downgrade(&consumer);
+        let (plan, told) = (Arc::clone(plan), Arc::clone(&desk));
+        let thread = std::thread::Builder::new().name(desk.thread_name("kafka-in"));
+        let thread = thread.spawn(move || consume(&weak, &plan, &to, &told));
+        let thread = thread.map_err(|error| error.to_string())?;
+        Ok(Source { consumer, arrivals, thread, desk })
+    }
+
+    /// The next record.
+    pub fn next(&self) -> Option<Arrival> {
+        self.arrivals.try_recv().ok()
+    }
+
+    /// All records of that partition up to that offset have been accepted.
+    pub fn accepted(&self, topic: &str, partition: i32, offset: i64) {
+        // One that another consumer has by now is theirs.
+        let _ = self.consumer.store_offset(topic, partition, offset);
+    }
+
+    /// What has been accepted is committed; the thread leaves the group and ends.
+    pub fn close(self) -> JoinHandle<()> {
+        let Source { consumer, arrivals, thread, .. } = self;
+        drop(arrivals);
+        // Without anything to commit this is an error.
+        let _ = consumer.commit_consumer_state(CommitMode::Sync);
+        thread
+    }
+}
+
+fn consume(
+    consumer: &Weak<BaseConsumer<Context>>,
+    plan: &InboundPlan,
+    to: &SyncSender<Arrival>,
+    desk: &Desk,
+) {
+    // The last one to hold it closes it, which takes its time: this thread, mostly.
+    while let Some(consumer) = consumer.upgrade() {
+        match consumer.poll(POLL) {
+            None => {}
+            Some(Err(error)) => desk.failed(&error),
+            Some(Ok(record)) => {
+                // The bridge's thread has ended.
+                if to.send(arrival(plan, &record)).is_err() {
+                    return;
+                }
+                desk.ring();
+            }
+        }
+    }
+}
+
+fn arrival(plan: &InboundPlan, record: &BorrowedMessage<'_>) -> Arrival {
+    let brought = Brought {
+        topic: record.topic(),
+        key: record.key().unwrap_or_default(),
+        value: record.payload().unwrap_or_default(),
+        timestamp: record.timestamp().to_millis().unwrap_or_default().max(0) as u64,
+    };
+    let headers = record.headers();
+    let headers = headers.into_iter().flat_map(|headers| headers.iter());
+    let headers = headers.map(|header| (header.key, header.value.unwrap_or_default()));
+    Arrival {
+        topic: record.topic().to_owned(),
+        partition: record.partition(),
+        offset: record.offset(),
+        message: plan.message(&brought, headers, 0),
+    }
+}

@@ -1,0 +1,37 @@
+//! Bridges: where messages go besides clients, and come from.
+//!
+//! A bridge has a link on every shard ([`crate::shard::LinkPlan`]), which copies the messages that
+//! match its filters into batches. After each step a core puts them into a bounded ring
+//! ([`feed`]); the bridge's own thread takes them out into its buffer ([`buffer`]: in memory,
+//! [`queue`], and on disk, [`spool`]), where they wait while the other end is slow or gone. A shard
+//! never waits for a bridge: what finds no room is dropped by the bridge's policy, and counted
+//! ([`figures`]).
+//!
+//! What a bridge brings is published by the shard that the topic's hash names, a few messages at a
+//! time, each time when the last ones have been accepted ([`inward`]).
+
+#[cfg(feature = "runtime")]
+pub mod buffer;
+#[cfg(feature = "runtime")]
+pub mod feed;
+#[cfg(feature = "runtime")]
+pub mod figures;
+pub mod http;
+#[cfg(feature = "runtime")]
+pub mod intake;
+#[cfg(feature = "runtime")]
+pub mod inward;
+pub mod kafka;
+pub mod mqtt;
+#[cfg(feature = "runtime")]
+pub mod orders;
+pub mod queue;
+#[cfg(feature = "runtime")]
+pub mod spool;
+#[cfg(feature = "runtime")]
+pub mod start;
+pub mod template;
+#[cfg(all(test, feature = "runtime"))]
+mod testing;
+#[cfg(feature = "runtime")]
+pub mod tls;

@@ -1,0 +1,520 @@
+//! What a bridge says to another MQTT broker, and what it makes of the answers. Pure: packets and
+//! messages in, bytes and [`Event`]s out.
+//!
+//! A session outlives connections. What has been sent with QoS 1 or 2 and is not acknowledged keeps
+//! its packet identifier: if the other broker still has the session, it is sent again with it, as a
+//! repetition; if not, it is sent as something new. Either way the bridge rewinds its queue when a
+//! connection begins, and hands the same messages, with the same numbers, to
+//! [`RemoteSession::publish`] again.
+//!
+//! Messages that come in are acknowledged by [`RemoteSession::accepted`], when the shards have
+//! taken them, in the order in which they came [MQTT-4.6.0-2].
+
+pub use super::exchange::{Event, Fate, Incoming, RemotePlan, Trouble};
+use crate::limits::MAX_REMAINING_LENGTH;
+use crate::link_record::LinkRecord;
+use crate::packet::{
+    self, Ack, AckKind, ConnAck, Connect, ConnectProperties, OutPublish, Packet, PacketId, Publish,
+    PublishProperties, Qos, ReasonCode, SubAck, Subscribe, SubscribeFilter, SubscribeFilters,
+    SubscribeOptions, UserProperties, Violation, Will,
+};
+use std::collections::{HashMap, HashSet, VecDeque};
+
+/// The user property that names the brokers that a message has come over.
+const PATH: &str = "bridge-path";
+/// Where a broker with bridges says its name on paths, retained.
+pub const INSTANCE_TOPIC: &str = "$SYS/broker/instance";
+/// Longest name of another broker, bytes.
+const INSTANCE: usize = 64;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Closed,
+    Connecting,
+    Subscribing,
+    Ready,
+}
+
+/// Something that waits for its acknowledgement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Sent {
+    id: PacketId,
+    /// The message's number; `None` for the bridge's own state.
+    number: Option<u64>,
+    qos: Qos,
+    /// PUBREC has come.
+    received: bool,
+}
+
+/// A message that has come and is not acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Owed {
+    ticket: u64,
+    id: PacketId,
+    qos: Qos,
+    accepted: bool,
+}
+
+/// The session with the other broker.
+#[derive(Debug)]
+pub struct RemoteSession {
+    plan: RemotePlan,
+    /// What is to be written to the connection.
+    pub out: Vec<u8>,
+    stage: Stage,
+    /// What the connection of a version 3 says: that it is a bridge.
+    private: bool,
+    last_id: u16,
+    sent: VecDeque<Sent>,
+    /// What the last connection had sent, by its number, until it is sent again.
+    resumed: HashMap<u64, Sent>,
+    owed: VecDeque<Owed>,
+    /// QoS 2 messages that have come and are not released.
+    held: HashSet<PacketId>,
+    tickets: u64,
+    /// What the other broker takes.
+    window: u16,
+    largest: u32,
+    max_qos: Qos,
+    retain: bool,
+    /// The other broker's name on paths; empty while it is not known.
+    remote: String,
+    // Room for one message's.
+    name: String,
+    properties: Vec<u8>,
+}
+
+impl RemoteSession {
+    /// A session that has not begun.
+    pub fn new(plan: RemotePlan) -> RemoteSession {
+        RemoteSession {
+            plan,
+            out: Vec::new(),
+            stage: Stage::Closed,
+            private: false,
+            last_id: 0,
+            sent: VecDeque::new(),
+            resumed: HashMap::new(),
+            owed: VecDeque::new(),
+            held: HashSet::new(),
+            tickets: 0,
+            window: 0,
+            largest: u32::MAX,
+            max_qos: Qos::ExactlyOnce,
+            retain: true,
+            remote: String::new(),
+            name: String::new(),
+            properties: Vec::new(),
+        }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &RemotePlan {
+        &self.plan
+    }
+
+    /// A connection has been made: writes CONNECT. `private`: a version 3 says that it is a bridge.
+    pub fn connect(&mut self, private: bool) {
+        self.out.clear();
+        self.stage = Stage::Connecting;
+        self.private = private && !self.plan.version.is_v5();
+        for sent in self.sent.drain(..) {
+            if let Some(number) = sent.number {
+                self.resumed.insert(number, sent);
+            }
+        }
+        // What was to be acknowledged on the last connection comes again.
+        self.owed.clear();
+        let plan = &self.plan;
+        let will = plan.state_topic.as_deref().map(|topic| Will {
+            topic,
+            payload: b"0",
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            delay: 0,
+            properties: PublishProperties::default(),
+        });
+        let given = |text: &'_ str| !text.is_empty();
+        let connect = Connect {
+            version: plan.version,
+            clean_start: plan.clean_start,
+            keep_alive: plan.keep_alive,
+            client_id: &plan.client_id,
+            username: Some(plan.username.as_str()).filter(|name| given(name)),
+            password: Some(plan.password.as_bytes()).filter(|_| given(&plan.password)),
+            will,
+            bridge: self.private,
+            properties: ConnectProperties {
+                session_expiry: (!plan.clean_start).then_some(plan.session_expiry),
+                receive_maximum: Some(plan.receive_maximum),
+                maximum_packet_size: Some(plan.max_packet_size),
+                ..ConnectProperties::default()
+            },
+        };
+        // Its texts are bounded by the configuration.
+        let encoded = packet::encode_connect(&mut self.out, &connect);
+        debug_assert!(encoded.is_ok());
+    }
+
+    /// Whether messages may be sent.
+    pub fn is_ready(&self) -> bool {
+        self.stage == Stage::Ready
+    }
+
+    /// Whether another message of QoS 1 or 2 may be sent.
+    pub fn has_room(&self) -> bool {
+        self.sent.len() < usize::from(self.window)
+    }
+
+    /// Nothing that was sent or received waits for an acknowledgement.
+    pub fn is_idle(&self) -> bool {
+        self.sent.is_empty() && self.owed.is_empty() && self.resumed.is_empty()
+    }
+
+    /// Messages that came and are not acknowledged.
+    pub fn owes(&self) -> usize {
+        self.owed.len()
+    }
+
+    /// The bridge says that it ends in order: its state, and DISCONNECT.
+    pub fn disconnect(&mut self) {
+        if self.stage == Stage::Ready {
+            self.publish_state(b"0");
+        }
+        let goodbye = packet::Disconnect::new(ReasonCode::Success);
+        let _ = packet::encode_disconnect(&mut self.out, self.plan.version, &goodbye);
+        self.stage = Stage::Closed;
+    }
+
+    /// Nothing was sent for a while.
+    pub fn ping(&mut self) {
+        packet::encode_pingreq(&mut self.out);
+    }
+
+    fn next_id(&mut self) -> PacketId {
+        loop {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            let Some(id) = PacketId::new(self.last_id) else { continue };
+            let taken = |sent: &Sent| sent.id == id;
+            if !self.sent.iter().any(taken) && !self.resumed.values().any(taken) {
+                return id;
+            }
+        }
+    }
+
+    fn publish_state(&mut self, payload: &[u8]) {
+        let Some(topic) = self.plan.state_topic.clone() else { return };
+        let id = self.next_id();
+        let publish = OutPublish {
+            dup: false,
+            qos: self.max_qos.min(Qos::AtLeastOnce),
+            retain: self.retain,
+            topic: &topic,
+            id: Some(id).filter(|_| self.max_qos > Qos::AtMostOnce),
+            message_expiry: None,
+            topic_alias: None,
+            subscription_ids: &[],
+            forwarded: &[],
+            payload,
+        };
+        let encoded = packet::encode_publish(&mut self.out, self.plan.version, &publish);
+        if encoded.is_ok() && publish.id.is_some() {
+            self.sent.push_back(Sent { id, number: None, qos: publish.qos, received: false });
+        }
+    }
+
+    /// Sends the message of that number, for which there is room. `now` is in milliseconds since
+    /// 1970.
+    pub fn publish(&mut self, number: u64, record: &LinkRecord<'_>, now: u64) -> Fate {
+        let again = self.resumed.remove(&number);
+        let mut name = std::mem::take(&mut self.name);
+        let fate = match self.plan.topics.remote_name(record.filter, record.topic, &mut name) {
+            None => Fate::Elsewhere,
+            Some(qos) => self.publish_as(number, record, now, again, (&name, qos)),
+        };
+        self.name = name;
+        fate
+    }
+
+    fn publish_as(
+        &mut self,
+        number: u64,
+        record: &LinkRecord<'_>,
+        now: u64,
+        again: Option<Sent>,
+        (topic, qos): (&str, Qos),
+    ) -> Fate {
+        let version = self.plan.version;
+        let qos = again.map_or(record.qos.min(qos).min(self.max_qos), |sent| sent.qos);
+        if let Some(sent) = again.filter(|sent| sent.received) {
+            self.acknowledge(AckKind::PubRel, sent.id);
+            self.sent.push_back(sent);
+            return Fate::Sent(qos);
+        }
+        if again.is_none() && record.expires.is_some_and(|at| at <= now) {
+            return Fate::Expired;
+        }
+        self.properties.clear();
+        self.properties.extend_from_slice(record.properties);
+        if !self.may_go_on(record.properties, &self.remote) {
+            return Fate::Loop;
+        }
+        if version.is_v5() {
+            // A name of bounded length.
+            let _ = packet::append_user_property(&mut self.properties, PATH, &self.plan.instance);
+        }
+        let id = match again {
+            Some(sent) => sent.id,
+            None if qos > Qos::AtMostOnce => self.next_id(),
+            None => PacketId::new(1).unwrap_or_else(|| self.next_id()),
+        };
+        let left = record.expires.map(|at| at.saturating_sub(now).div_ceil(1000).max(1));
+        let publish = OutPublish {
+            dup: again.is_some(),
+            qos,
+            retain: record.retain && self.retain,
+            topic,
+            id: Some(id).filter(|_| qos > Qos::AtMostOnce),
+            message_expiry: left.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX)),
+            topic_alias: None,
+            subscription_ids: &[],
+            forwarded: &self.properties,
+            payload: record.payload,
+        };
+        let size = packet::publish_size(version, &publish);
+        let fits = size.is_ok_and(|size| size <= (self.largest as usize).min(MAX_WHOLE));
+        if !fits || packet::encode_publish(&mut self.out, version, &publish).is_err() {
+            return Fate::TooLarge;
+        }
+        if qos > Qos::AtMostOnce {
+            self.sent.push_back(Sent { id, number: Some(number), qos, received: false });
+        }
+        Fate::Sent(qos)
+    }
+
+    /// Whether a message with these properties may go on: it has not come over this broker, nor
+    /// over the one that it would go to, nor over too many.
+    fn may_go_on(&self, properties: &[u8], next: &str) -> bool {
+        if properties.is_empty() {
+            return true;
+        }
+        let Ok(properties) = PublishProperties::parse(properties) else { return false };
+        let mut path = properties.user.iter().filter(|(name, _)| *name == PATH);
+        let mut hops = 0;
+        path.all(|(_, instance)| {
+            hops += 1;
+            let known = instance == self.plan.instance || instance == next && !next.is_empty();
+            !known && hops < u32::from(self.plan.max_hops)
+        })
+    }
+
+    /// With the other broker on the path.
+    fn stamped(&self, mut properties: Vec<u8>) -> Vec<u8> {
+        // A name of bounded length.
+        let _ = packet::append_user_property(&mut properties, PATH, &self.remote);
+        properties
+    }
+
+    fn acknowledge(&mut self, kind: AckKind, id: PacketId) {
+        let ack = Ack::new(id, ReasonCode::Success);
+        // Without texts it always fits.
+        let _ = packet::encode_ack(&mut self.out, self.plan.version, kind, &ack);
+    }
+
+    /// Takes a packet of the other broker.
+    ///
+    /// # Errors
+    /// Why the connection has to end.
+    pub fn take(&mut self, packet: &Packet<'_>, events: &mut Vec<Event>) -> Result<(), Trouble> {
+        match (packet, self.stage) {
+            (Packet::ConnAck(connack), Stage::Connecting) => self.connected(connack, events),
+            (_, Stage::Connecting | Stage::Closed) => Err(violation("A packet before CONNACK")),
+            (Packet::SubAck(suback), Stage::Subscribing) => self.subscribed(suback, events),
+            (Packet::Publish(publish), _) => self.incoming(publish, events),
+            (Packet::PubAck(ack), _) => {
+                self.answered(ack, Qos::AtLeastOnce, events);
+                Ok(())
+            }
+            (Packet::PubRec(ack), _) => {
+                self.received(ack, events);
+                Ok(())
+            }
+            (Packet::PubComp(ack), _) => {
+                self.answered(ack, Qos::ExactlyOnce, events);
+                Ok(())
+            }
+            (Packet::PubRel(ack), _) => {
+                self.held.remove(&ack.id);
+                self.acknowledge(AckKind::PubComp, ack.id);
+                Ok(())
+            }
+            (Packet::PingResp, _) => Ok(()),
+            (Packet::Disconnect(goodbye), _) => Err(Trouble::Disconnected(goodbye.reason)),
+            _ => Err(violation("A packet that a server does not send")),
+        }
+    }
+
+    fn connected(&mut self, connack: &ConnAck<'_>, events: &mut Vec<Event>) -> Result<(), Trouble> {
+        if connack.reason != ReasonCode::Success {
+            return Err(Trouble::Refused(connack.reason));
+        }
+        let told = &connack.properties;
+        self.window = told.receive_maximum.unwrap_or(u16::MAX).min(self.plan.max_inflight);
+        self.largest = told.maximum_packet_size.unwrap_or(u32::MAX);
+        self.max_qos = told.maximum_qos.unwrap_or(Qos::ExactlyOnce);
+        self.retain = told.retain_available.unwrap_or(true);
+        if let Some(seconds) = told.server_keep_alive.filter(|&seconds| seconds > 0) {
+            self.plan.keep_alive = self.plan.keep_alive.min(seconds);
+        }
+        self.remote.clear();
+        if !connack.session_present {
+            self.resumed.clear();
+            self.held.clear();
+        }
+        events.push(Event::Connected);
+        self.publish_state(b"1");
+        self.subscribe(events);
+        Ok(())
+    }
+
+    fn subscribe(&mut self, events: &mut Vec<Event>) {
+        let (version, id) = (self.plan.version, self.next_id());
+        let mut raw = Vec::new();
+        for (filter, qos) in self.plan.topics.inward() {
+            let options = SubscribeOptions {
+                qos,
+                no_local: true,
+                retain_as_published: true,
+                ..SubscribeOptions::default()
+            };
+            // Its length is bounded by the configuration.
+            let _ = SubscribeFilter { filter, options }.write(version, &mut raw);
+        }
+        if version.is_v5() {
+            let options = SubscribeOptions::default();
+            let _ = SubscribeFilter { filter: INSTANCE_TOPIC, options }.write(version, &mut raw);
+        }
+        let filters = SubscribeFilters::parse(version, &raw);
+        let Some(filters) = filters.ok().filter(|_| !raw.is_empty()) else {
+            self.stage = Stage::Ready;
+            events.push(Event::Ready);
+            return;
+        };
+        let user = UserProperties::default();
+        let subscribe = Subscribe { id, subscription_id: None, user, filters };
+        let _ = packet::encode_subscribe(&mut self.out, version, &subscribe);
+        self.stage = Stage::Subscribing;
+    }
+
+    fn subscribed(&mut self, suback: &SubAck<'_>, events: &mut Vec<Event>) -> Result<(), Trouble> {
+        // Behind them is what the other broker may well keep to itself.
+        let own = self.plan.topics.inward().count();
+        if let Some(&code) = suback.codes.iter().take(own).find(|&&code| code >= 0x80) {
+            let reason = ReasonCode::from_u8(code).unwrap_or(ReasonCode::UnspecifiedError);
+            return Err(Trouble::NotSubscribed(reason));
+        }
+        self.stage = Stage::Ready;
+        events.push(Event::Ready);
+        Ok(())
+    }
+
+    fn incoming(&mut self, publish: &Publish<'_>, events: &mut Vec<Event>) -> Result<(), Trouble> {
+        if publish.properties.topic_alias.is_some() {
+            return Err(violation("A topic alias, for which nobody has asked"));
+        }
+        if self.owed.len() >= usize::from(self.plan.receive_maximum) && self.plan.version.is_v5() {
+            return Err(violation("More messages than Receive Maximum"));
+        }
+        if publish.topic == INSTANCE_TOPIC && publish.id.is_none() {
+            let name = str::from_utf8(publish.payload).ok();
+            self.remote = name.filter(|name| name.len() <= INSTANCE).unwrap_or_default().to_owned();
+            return Ok(());
+        }
+        self.tickets += 1;
+        let ticket = self.tickets;
+        if let Some(id) = publish.id {
+            let known = publish.qos == Qos::ExactlyOnce && !self.held.insert(id);
+            if known && !self.owed.iter().any(|owed| owed.id == id) {
+                self.acknowledge(AckKind::PubRec, id);
+            }
+            if known {
+                return Ok(());
+            }
+            self.owed.push_back(Owed { ticket, id, qos: publish.qos, accepted: false });
+        }
+        let mut properties = Vec::new();
+        publish.properties.write_forwardable(&mut properties);
+        let found = self.plan.topics.local_name(publish.topic);
+        let stamped = !self.remote.is_empty() && self.plan.version.is_v5();
+        let event = match found {
+            _ if !self.may_go_on(&properties, "") => Event::Loop,
+            None => Event::Stray,
+            Some(_) if !publish.has_promised_format() => Event::Stray,
+            Some((topic, qos)) => Event::Incoming(Incoming {
+                topic,
+                properties: if stamped { self.stamped(properties) } else { properties },
+                payload: publish.payload.to_vec(),
+                qos: publish.qos.min(qos),
+                retain: publish.retain,
+                expiry: publish.properties.message_expiry,
+                ticket,
+            }),
+        };
+        let taken = matches!(event, Event::Incoming(_));
+        events.push(event);
+        if !taken {
+            self.accepted(ticket);
+        }
+        Ok(())
+    }
+
+    /// The message of that ticket has been taken: it is acknowledged when all before it are.
+    pub fn accepted(&mut self, ticket: u64) {
+        if let Ok(at) = self.owed.binary_search_by_key(&ticket, |owed| owed.ticket)
+            && let Some(owed) = self.owed.get_mut(at)
+        {
+            owed.accepted = true;
+        }
+        while let Some(owed) = self.owed.pop_front_if(|owed| owed.accepted) {
+            let exactly = owed.qos == Qos::ExactlyOnce;
+            self.acknowledge(if exactly { AckKind::PubRec } else { AckKind::PubAck }, owed.id);
+        }
+    }
+
+    fn answered(&mut self, ack: &Ack<'_>, qos: Qos, events: &mut Vec<Event>) {
+        let known = |sent: &Sent| sent.id == ack.id && sent.qos == qos;
+        let Some(at) = self.sent.iter().position(known) else { return };
+        let Some(Sent { number: Some(number), .. }) = self.sent.remove(at) else { return };
+        let refused = (ack.reason as u8) >= 0x80 && qos == Qos::AtLeastOnce;
+        events.push(match refused {
+            true => Event::Rejected(number, ack.reason),
+            false => Event::Delivered(number),
+        });
+    }
+
+    fn received(&mut self, ack: &Ack<'_>, events: &mut Vec<Event>) {
+        let known = |sent: &Sent| sent.id == ack.id && sent.qos == Qos::ExactlyOnce;
+        let found = self.sent.iter().position(known);
+        if (ack.reason as u8) >= 0x80 {
+            let sent = found.and_then(|at| self.sent.remove(at));
+            let number = sent.and_then(|sent| sent.number);
+            events.extend(number.map(|number| Event::Rejected(number, ack.reason)));
+            return;
+        }
+        if let Some(sent) = found.and_then(|at| self.sent.get_mut(at)) {
+            sent.received = true;
+        }
+        self.acknowledge(AckKind::PubRel, ack.id);
+    }
+}
+
+/// Bytes of the largest packet there is.
+const MAX_WHOLE: usize = MAX_REMAINING_LENGTH as usize + 5;
+
+fn violation(what: &'static str) -> Trouble {
+    Trouble::Violation(Violation { reason: ReasonCode::ProtocolError, what })
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

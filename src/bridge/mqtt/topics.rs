@@ -1,0 +1,117 @@
+//! Which topics go over a bridge to another MQTT broker, and under which names: Mosquitto's
+//! `topic` lines. Pure.
+
+use crate::config::{BridgeTopic, Get};
+use crate::packet::Qos;
+use crate::topic;
+
+/// One entry.
+#[derive(Debug)]
+struct Entry {
+    local: String,
+    remote: String,
+    local_prefix: String,
+    remote_prefix: String,
+    qos: Qos,
+    out: bool,
+    inward: bool,
+}
+
+/// All entries of a bridge, in the order of the configuration.
+#[derive(Debug)]
+pub struct Topics(Vec<Entry>);
+
+impl Topics {
+    /// From the configuration, which has been checked.
+    pub fn new(entries: &[BridgeTopic]) -> Topics {
+        let entry = |entry: &BridgeTopic| Entry {
+            local: entry.local(),
+            remote: entry.remote(),
+            local_prefix: entry.local_prefix.to_string(),
+            remote_prefix: entry.remote_prefix.to_string(),
+            qos: Qos::from_u8(entry.qos.get()).unwrap_or_default(),
+            out: entry.goes_out(),
+            inward: entry.comes_in(),
+        };
+        Topics(entries.iter().map(entry).collect())
+    }
+
+    /// The filters here of what goes out.
+    pub fn outward(&self) -> Vec<Box<str>> {
+        self.0.iter().filter(|entry| entry.out).map(|entry| entry.local.as_str().into()).collect()
+    }
+
+    /// The filters at the other broker of what comes in, with their QoS.
+    pub fn inward(&self) -> impl Iterator<Item = (&str, Qos)> {
+        self.0.iter().filter(|entry| entry.inward).map(|entry| (entry.remote.as_str(), entry.qos))
+    }
+
+    /// The name at the other broker of a message that has matched the outward filter of that
+    /// number, and its QoS there at most. `None` when an earlier filter matches it too: the message
+    /// has gone by that one.
+    pub fn remote_name(&self, filter: u16, name: &str, out: &mut String) -> Option<Qos> {
+        let mut outward = self.0.iter().filter(|entry| entry.out);
+        let earlier = outward.by_ref().take(usize::from(filter));
+        if { earlier }.any(|entry| topic::matches(&entry.local, name)) {
+            return None;
+        }
+        let entry = outward.next()?;
+        out.clear();
+        out.push_str(&entry.remote_prefix);
+        out.push_str(name.strip_prefix(&entry.local_prefix)?);
+        Some(entry.qos)
+    }
+
+    /// The name here of a message that has come from the other broker, and its QoS here at most.
+    /// `None` when no entry is for it.
+    pub fn local_name(&self, name: &str) -> Option<(String, Qos)> {
+        let mut inward = self.0.iter().filter(|entry| entry.inward);
+        let entry = inward.find(|entry| topic::matches(&entry.remote, name))?;
+        let own = name.strip_prefix(&entry.remote_prefix)?;
+        Some((format!("{}{own}", entry.local_prefix), entry.qos))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Sources};
+
+    fn topics(lines: &str) -> Topics {
+        let text =
+            format!("bridges: [{{name: b, mqtt: {{addresses: [\"h:1883\"], topics: [{lines}]}}}}]");
+        let config: Config = Sources::default().load_from("t.yaml", text.as_bytes()).unwrap();
+        Topics::new(&config.bridges[0].mqtt.as_ref().unwrap().topics)
+    }
+
+    fn out(topics: &Topics, filter: u16, name: &str) -> Option<(String, Qos)> {
+        let mut remote = String::new();
+        let qos = topics.remote_name(filter, name, &mut remote)?;
+        Some((remote, qos))
+    }
+
+    #[test]
+    fn names_are_changed_as_mosquitto_does() {
+        let topics = topics(
+            "{filter: 'a/#', direction: both, qos: 1, local_prefix: l/, remote_prefix: r/}, \
+             {filter: '', local_prefix: one, remote_prefix: two, direction: in}, \
+             {filter: '+/x', direction: out}",
+        );
+        assert_eq!(topics.outward(), ["l/a/#".into(), Box::from("+/x")]);
+        let inward: Vec<_> = topics.inward().collect();
+        assert_eq!(inward, [("r/a/#", Qos::AtLeastOnce), ("two", Qos::AtMostOnce)]);
+        let both = |name: &str| Some((name.to_owned(), Qos::AtLeastOnce));
+        assert_eq!(out(&topics, 0, "l/a/b"), both("r/a/b"));
+        assert_eq!(out(&topics, 1, "c/x"), Some(("c/x".to_owned(), Qos::AtMostOnce)));
+        assert_eq!(topics.local_name("r/a"), both("l/a"));
+        assert_eq!(topics.local_name("two"), Some(("one".to_owned(), Qos::AtMostOnce)));
+        assert_eq!(topics.local_name("three"), None);
+    }
+
+    #[test]
+    fn a_message_of_several_entries_goes_once() {
+        let topics = topics("{filter: 'a/#', remote_prefix: x/}, {filter: 'a/+', qos: 2}");
+        assert_eq!(out(&topics, 0, "a/b"), Some(("x/a/b".to_owned(), Qos::AtMostOnce)));
+        assert_eq!(out(&topics, 1, "a/b"), None);
+    }
+}

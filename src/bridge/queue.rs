@@ -1,0 +1,267 @@
+//! What waits for the other end of a bridge, in memory: batches of records in the order in which
+//! links gave them, bounded in bytes. Pure.
+//!
+//! Messages are read in order ([`Queue::read`]), each with a number, and leave when they are done
+//! ([`Queue::done`]): delivered, or dropped for a reason. What was read and is not done is read
+//! again after [`Queue::rewind`]. A batch leaves as a whole, when all of its messages are done and
+//! all before it: so the bound counts whole batches.
+
+use crate::link_record::{LinkBatch, LinkRecord};
+use crate::shard::WhenFull;
+use std::collections::VecDeque;
+
+/// A batch, and the number of its first message.
+#[derive(Debug)]
+struct Held {
+    first: u64,
+    batch: LinkBatch,
+    /// It is on disk as well.
+    stored: bool,
+}
+
+impl Held {
+    fn end(&self) -> u64 {
+        self.first + u64::from(self.batch.count())
+    }
+
+    /// Where the message of that number begins in the batch.
+    fn position(&self, number: u64) -> usize {
+        let mut at = 0;
+        for _ in self.first..number {
+            let Some((_, next)) = self.batch.read(at) else { break };
+            at = next;
+        }
+        at
+    }
+}
+
+/// The next message to be read.
+#[derive(Clone, Copy, Default, Debug)]
+struct Cursor {
+    /// Which batch.
+    held: usize,
+    /// Where in it the last message that was read begins.
+    before: usize,
+    /// Where in it the next one begins.
+    at: usize,
+    number: u64,
+}
+
+/// A queue of messages.
+#[derive(Debug)]
+pub struct Queue {
+    batches: VecDeque<Held>,
+    bytes: usize,
+    most: usize,
+    when_full: WhenFull,
+    /// Of the message that comes next.
+    next: u64,
+    cursor: Cursor,
+    /// Messages that were read, in order, and whether they are done.
+    sent: VecDeque<(u64, bool)>,
+    /// Messages that were done before the queue was rewound to one before them.
+    settled: VecDeque<u64>,
+    /// Messages below this are done.
+    finished: u64,
+    dropped: u64,
+    stored_gone: usize,
+    /// Messages that are not done.
+    waiting: u64,
+}
+
+impl Queue {
+    /// An empty queue of at most so many bytes; one batch may be larger when it is alone.
+    pub fn new(most: usize, when_full: WhenFull) -> Queue {
+        Queue {
+            batches: VecDeque::new(),
+            bytes: 0,
+            most,
+            when_full,
+            next: 0,
+            cursor: Cursor::default(),
+            sent: VecDeque::new(),
+            settled: VecDeque::new(),
+            finished: 0,
+            dropped: 0,
+            stored_gone: 0,
+            waiting: 0,
+        }
+    }
+
+    /// Bytes of all batches.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Messages that are not done.
+    pub fn len(&self) -> usize {
+        self.waiting as usize
+    }
+
+    /// True when nothing waits and nothing is under way.
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Messages that were dropped because there was no room.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Whether a batch of so many bytes finds room.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.batches.is_empty() || self.bytes + bytes <= self.most
+    }
+
+    /// Takes a batch in, or drops by the policy.
+    pub fn push(&mut self, batch: LinkBatch) {
+        let size = batch.bytes().len();
+        while !self.has_room(size) && self.when_full == WhenFull::DropOldest {
+            // What is under way is not dropped: it may have arrived.
+            let unread = self.cursor.held + usize::from(self.cursor.at > 0);
+            let Some(oldest) = self.batches.remove(unread) else { break };
+            self.bytes -= oldest.batch.bytes().len();
+            let gone = oldest.first..oldest.end();
+            let settled = self.settled.iter().filter(|number| gone.contains(number)).count();
+            let lost = u64::from(oldest.batch.count()) - settled as u64;
+            self.dropped += lost;
+            self.waiting -= lost;
+        }
+        if !self.has_room(size) {
+            self.dropped += u64::from(batch.count());
+            return;
+        }
+        self.bytes += size;
+        let first = self.next;
+        self.next += u64::from(batch.count());
+        self.waiting += u64::from(batch.count());
+        self.batches.push_back(Held { first, batch, stored: false });
+    }
+
+    /// Takes in a batch that is on disk as well, whatever room there is; the first `done` of its
+    /// messages are done.
+    pub fn push_stored(&mut self, batch: LinkBatch, done: u32) {
+        self.bytes += batch.bytes().len();
+        let first = self.next;
+        self.next += u64::from(batch.count());
+        let done = done.min(batch.count());
+        self.settled.extend(first..first + u64::from(done));
+        self.waiting += u64::from(batch.count() - done);
+        self.batches.push_back(Held { first, batch, stored: true });
+    }
+
+    /// Has every batch that is not on disk put there, in order.
+    ///
+    /// # Errors
+    /// The first one of `store`.
+    pub fn store_all<E>(
+        &mut self,
+        mut store: impl FnMut(&LinkBatch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for held in self.batches.iter_mut().filter(|held| !held.stored) {
+            store(&held.batch)?;
+            held.stored = true;
+        }
+        Ok(())
+    }
+
+    /// How many batches that are on disk have left since this was last asked.
+    pub fn take_stored(&mut self) -> usize {
+        std::mem::take(&mut self.stored_gone)
+    }
+
+    /// Messages of the oldest batch that are done.
+    pub fn done_of_first(&self) -> u32 {
+        self.batches.front().map_or(0, |held| self.finished.saturating_sub(held.first) as u32)
+    }
+
+    /// The next message that is not done, and its number.
+    pub fn read(&mut self) -> Option<(u64, LinkRecord<'_>)> {
+        loop {
+            let number = self.advance()?;
+            while self.settled.front().is_some_and(|&settled| settled < number) {
+                self.settled.pop_front();
+            }
+            if self.settled.front() == Some(&number) {
+                self.settled.pop_front();
+                self.sent.push_back((number, true));
+                self.settle();
+                continue;
+            }
+            self.sent.push_back((number, false));
+            let held = self.batches.get(self.cursor.held)?;
+            return held.batch.read(self.cursor.before).map(|(record, _)| (number, record));
+        }
+    }
+
+    /// Goes one message on.
+    fn advance(&mut self) -> Option<u64> {
+        while let Some(held) = self.batches.get(self.cursor.held)
+            && self.cursor.at >= held.batch.bytes().len()
+        {
+            self.cursor = Cursor { held: self.cursor.held + 1, ..Cursor::default() };
+        }
+        let held = self.batches.get(self.cursor.held)?;
+        let at = self.cursor.at;
+        let (_, next) = held.batch.read(at)?;
+        let number = if at == 0 { held.first } else { self.cursor.number };
+        self.cursor = Cursor { before: at, at: next, number: number + 1, ..self.cursor };
+        Some(number)
+    }
+
+    /// Whether [`Queue::read`] would find a message.
+    pub fn has_unread(&self) -> bool {
+        let held = self.batches.get(self.cursor.held);
+        let rest = held.is_some_and(|held| self.cursor.at < held.batch.bytes().len());
+        rest || self.batches.len() > self.cursor.held + 1
+    }
+
+    /// The message of that number, which was read, is done.
+    pub fn done(&mut self, number: u64) {
+        let Ok(at) = self.sent.binary_search_by_key(&number, |&(number, _)| number) else { return };
+        if let Some(sent) = self.sent.get_mut(at).filter(|sent| !sent.1) {
+            sent.1 = true;
+            self.waiting -= 1;
+        }
+        self.settle();
+    }
+
+    /// Batches leave of which everything is done.
+    fn settle(&mut self) {
+        while let Some(&(number, true)) = self.sent.front() {
+            self.sent.pop_front();
+            self.finished = number + 1;
+        }
+        while self.batches.front().is_some_and(|held| held.end() <= self.finished)
+            && self.pop_front()
+        {}
+    }
+
+    fn pop_front(&mut self) -> bool {
+        let Some(front) = self.batches.pop_front() else { return false };
+        self.bytes -= front.batch.bytes().len();
+        self.stored_gone += usize::from(front.stored);
+        if self.cursor.held == 0 {
+            self.cursor = Cursor::default();
+        } else {
+            self.cursor.held -= 1;
+        }
+        true
+    }
+
+    /// What was read and is not done is read again, in order.
+    pub fn rewind(&mut self) {
+        let done = self.sent.drain(..).filter(|&(_, done)| done).map(|(number, _)| number);
+        let mut settled: VecDeque<u64> = done.collect();
+        settled.append(&mut self.settled);
+        self.settled = settled;
+        self.cursor = Cursor::default();
+        let Some(front) = self.batches.front() else { return };
+        let number = self.finished.max(front.first);
+        self.cursor = Cursor { at: front.position(number), number, ..Cursor::default() };
+    }
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

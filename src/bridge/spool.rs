@@ -1,0 +1,331 @@
+//! What waits for the other end of a bridge on disk: batches in segments, in the form of the
+//! store's log ([`frame`]), written and read by the bridge's own thread. Segments go when nothing
+//! in them is waiting any more.
+//!
+//! What is written survives the process; a power cut may take what the system had not written yet.
+//! How far the other end has got is written to a file besides, a few times a second: after a crash
+//! what it had got since then is sent again. A batch that is broken is counted and left out, and
+//! those after it are read.
+
+use crate::link_record::LinkBatch;
+use crate::storage::Extent;
+use crate::storage::files::Files;
+use crate::storage::frame::{self, Stamp};
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// The file that says how far the other end has got.
+const POSITION: &str = "position";
+
+/// A batch on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Entry {
+    batch: u64,
+    segment: u32,
+    offset: u64,
+    size: usize,
+    count: u32,
+}
+
+/// The batches on disk, oldest first.
+pub struct Spool {
+    files: Files,
+    position: File,
+    /// What the position file says.
+    saved: (u64, u32),
+    log: u64,
+    segment_size: u64,
+    entries: VecDeque<Entry>,
+    /// Of those, how many have been read and are not done.
+    loaded: usize,
+    /// Messages of the others.
+    unread: u64,
+    bytes: u64,
+    /// Entries of each segment.
+    segments: BTreeMap<u32, usize>,
+    current: Option<(u32, u64)>,
+    last_segment: u32,
+    next_batch: u64,
+    /// Messages of the first batch that were done when the process ended.
+    skip: u32,
+    damaged: u64,
+}
+
+impl Spool {
+    /// What is in that directory, which is made when it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be read or made.
+    pub fn open(directory: &Path, segment_size: u64) -> io::Result<Spool> {
+        std::fs::create_dir_all(directory)?;
+        let mut files = Files::open(directory)?;
+        let mut options = OpenOptions::new();
+        let path = directory.join(POSITION);
+        let position = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        let saved = read_position(&position);
+        let name = directory.file_name().unwrap_or_default();
+        let log = u64::from(crc32c::crc32c(name.as_encoded_bytes())) | 1 << 40;
+        let segments = files.segments()?;
+        let mut spool = Spool {
+            files: Files::open(directory)?,
+            position,
+            saved,
+            log,
+            segment_size,
+            entries: VecDeque::new(),
+            loaded: 0,
+            unread: 0,
+            bytes: 0,
+            segments: BTreeMap::new(),
+            current: None,
+            last_segment: segments.last().map_or(0, |&(number, _)| number),
+            next_batch: saved.0.max(1),
+            skip: 0,
+            damaged: 0,
+        };
+        for (number, length) in segments {
+            let bytes = files.read(number, 0, usize::try_from(length).unwrap_or(usize::MAX))?;
+            spool.recover(number, &bytes);
+            if !spool.segments.contains_key(&number) {
+                spool.files.drop_segment(number, false)?;
+            }
+        }
+        if spool.entries.front().is_some_and(|front| front.batch == saved.0) {
+            spool.skip = saved.1;
+        }
+        Ok(spool)
+    }
+
+    /// Finds the batches of a segment.
+    fn recover(&mut self, segment: u32, bytes: &[u8]) {
+        let (mut offset, mut payload, mut broken) = (0, Vec::new(), false);
+        let mut last = None;
+        while let Some(rest) = bytes.get(offset..).filter(|rest| !rest.is_empty()) {
+            let found = frame::read_batch(rest, &mut payload).ok();
+            let own = |header: &frame::Header| {
+                header.log == self.log
+                    && header.segment == segment
+                    && header.batch >= self.next_batch
+            };
+            let Some((header, size)) = found.filter(|(header, _)| own(header)) else {
+                // What is left of an earlier use of the file is no damage, nor is what was never
+                // written: only what stands before a good batch.
+                let own = frame::Header::read(rest).is_ok_and(|header| own(&header));
+                broken |= own;
+                offset += frame::ALIGNMENT;
+                continue;
+            };
+            // Those of one segment have consecutive numbers.
+            let gap = last.is_some_and(|last| header.batch > last + 1);
+            self.damaged += u64::from(broken || gap);
+            (broken, last) = (false, Some(header.batch));
+            self.next_batch = header.batch + 1;
+            match LinkBatch::from_bytes(std::mem::take(&mut payload)) {
+                Some(batch) => self.add(header.batch, segment, offset as u64, size, batch.count()),
+                None => self.damaged += 1,
+            }
+            offset += size;
+        }
+        self.damaged += u64::from(broken);
+    }
+
+    fn add(&mut self, batch: u64, segment: u32, offset: u64, size: usize, count: u32) {
+        self.entries.push_back(Entry { batch, segment, offset, size, count });
+        self.bytes += size as u64;
+        self.unread += u64::from(count);
+        *self.segments.entry(segment).or_default() += 1;
+    }
+
+    /// True when nothing is on disk that is not done.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes on disk that wait.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Messages on disk that have not been read.
+    pub fn unread(&self) -> u64 {
+        self.unread
+    }
+
+    /// Whether everything on disk has been read.
+    pub fn is_all_read(&self) -> bool {
+        self.loaded == self.entries.len()
+    }
+
+    /// Batches that were broken.
+    pub fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
+    /// Writes a batch behind the others.
+    ///
+    /// # Errors
+    /// When it cannot be written: it is not there then.
+    pub fn append(&mut self, batch: &LinkBatch) -> io::Result<()> {
+        let size = frame::disk_size(batch.bytes().len());
+        let fits = |&(_, offset): &(u32, u64)| offset + size as u64 <= self.segment_size;
+        let (segment, offset) = match self.current.filter(fits) {
+            Some(current) => current,
+            None => {
+                let segment = self.last_segment + 1;
+                self.files.create(segment, self.segment_size.max(size as u64))?;
+                self.last_segment = segment;
+                let older = self.current.replace((segment, 0));
+                if let Some((older, _)) = older {
+                    self.free(older)?;
+                }
+                (segment, 0)
+            }
+        };
+        let (log, number) = (self.log, self.next_batch);
+        let needed = self.entries.front().map_or(number, |front| front.batch);
+        let stamp = Stamp { log, segment, batch: number, needed, unsynced: 0 };
+        if let Err(error) = self.files.commit(stamp, offset, batch.bytes(), Extent::Nothing) {
+            // The next one goes to another segment.
+            self.current = None;
+            return Err(error);
+        }
+        self.current = Some((segment, offset + size as u64));
+        self.next_batch += 1;
+        self.add(number, segment, offset, size, batch.count());
+        Ok(())
+    }
+
+    /// The same for a batch that its caller has: it counts as read.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn append_kept(&mut self, batch: &LinkBatch) -> io::Result<()> {
+        self.append(batch)?;
+        self.keep_last();
+        Ok(())
+    }
+
+    /// The batch that was appended last counts as read: its caller has it.
+    pub fn keep_last(&mut self) {
+        let last = self.entries.len();
+        for entry in self.entries.iter().skip(std::mem::replace(&mut self.loaded, last)) {
+            self.unread -= u64::from(entry.count);
+        }
+    }
+
+    /// Reads the next batch, and how many of its first messages were done before. `None` at the
+    /// end. What is broken is counted and left out.
+    pub fn read(&mut self) -> Option<(LinkBatch, u32)> {
+        while let Some(&entry) = self.entries.get(self.loaded) {
+            let bytes = self.files.read(entry.segment, entry.offset, entry.size);
+            let mut payload = Vec::new();
+            let batch = bytes
+                .ok()
+                .and_then(|bytes| frame::read_batch(&bytes, &mut payload).ok().map(|(h, _)| h))
+                .filter(|header| header.batch == entry.batch && header.log == self.log)
+                .and_then(|_| LinkBatch::from_bytes(payload));
+            if let Some(batch) = batch {
+                let first = self.loaded == 0;
+                self.loaded += 1;
+                self.unread -= u64::from(entry.count);
+                let skip = if first { std::mem::take(&mut self.skip) } else { 0 };
+                return Some((batch, skip.min(entry.count)));
+            }
+            self.damaged += 1;
+            self.remove(self.loaded);
+        }
+        None
+    }
+
+    /// Drops the oldest batch that has not been read; how many messages it had.
+    pub fn drop_oldest(&mut self) -> Option<u32> {
+        let entry = self.remove(self.loaded)?;
+        Some(entry.count)
+    }
+
+    /// So many of the oldest batches, which have been read, are done.
+    pub fn release(&mut self, batches: usize) {
+        for _ in 0..batches.min(self.loaded) {
+            self.remove(0);
+            self.loaded -= 1;
+        }
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Entry> {
+        let entry = self.entries.remove(at)?;
+        self.bytes -= entry.size as u64;
+        self.unread -= if at < self.loaded { 0 } else { u64::from(entry.count) };
+        if let Some(left) = self.segments.get_mut(&entry.segment) {
+            *left -= 1;
+        }
+        // A file that cannot be removed is removed at the next start.
+        let _ = self.free(entry.segment);
+        Some(entry)
+    }
+
+    /// Removes a segment if nothing in it waits and nothing more comes into it.
+    fn free(&mut self, segment: u32) -> io::Result<()> {
+        let used = self.segments.get(&segment).is_some_and(|&left| left > 0);
+        if used || self.current.is_some_and(|(current, _)| current == segment) {
+            return Ok(());
+        }
+        self.segments.remove(&segment);
+        self.files.drop_segment(segment, true)
+    }
+
+    /// Writes down how far the other end has got: `done` messages of the oldest batch. Nothing is
+    /// written when that is known.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save_position(&mut self, done: u32) -> io::Result<()> {
+        let front = self.entries.front().map_or(self.next_batch, |front| front.batch);
+        let position = (front, if self.entries.is_empty() { 0 } else { done });
+        if position == self.saved {
+            return Ok(());
+        }
+        self.position.write_all_at(&written_position(position), 0)?;
+        self.saved = position;
+        Ok(())
+    }
+
+    /// Makes everything that was written durable.
+    ///
+    /// # Errors
+    /// When the system cannot.
+    pub fn sync(&mut self) -> io::Result<()> {
+        for file in self.files.unsynced()? {
+            file.sync_data()?;
+        }
+        self.position.sync_data()
+    }
+}
+
+/// A position as it is written, with its checksum.
+fn written_position((batch, done): (u64, u32)) -> Vec<u8> {
+    let mut bytes = batch.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&done.to_le_bytes());
+    let checksum = crc32c::crc32c(&bytes);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// Batch and messages of it; the very beginning when there is none, or it is broken.
+fn read_position(file: &File) -> (u64, u32) {
+    let mut bytes = [0; 16];
+    if file.read_exact_at(&mut bytes, 0).is_err() {
+        return (0, 0);
+    }
+    let [b0, b1, b2, b3, b4, b5, b6, b7, d0, d1, d2, d3, checksum @ ..] = bytes;
+    let batch = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
+    let done = u32::from_le_bytes([d0, d1, d2, d3]);
+    let position = written_position((batch, done));
+    if position.last_chunk::<4>() != Some(&checksum) { (0, 0) } else { (batch, done) }
+}
+
+#[cfg(test)]
+#[path = "spool_tests.rs"]
+mod tests;

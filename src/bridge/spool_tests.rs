@@ -1,0 +1,94 @@
+use super::*;
+use crate::bridge::testing::{Scratch, batch, numbers};
+use proptest::prelude::*;
+
+const SEGMENT: u64 = 64 * 1024;
+
+fn filled(directory: &Path, batches: u64) {
+    let mut spool = Spool::open(directory, SEGMENT).unwrap();
+    for at in 0..batches {
+        spool.append(&batch(at * 10..at * 10 + 10)).unwrap();
+    }
+}
+
+fn all(spool: &mut Spool) -> Vec<u64> {
+    std::iter::from_fn(|| spool.read()).flat_map(|(batch, _)| numbers(&batch)).collect()
+}
+
+fn segments(directory: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|e| e == "seg")).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn batches_survive_and_segments_go_when_they_are_done() {
+    let scratch = Scratch::new();
+    filled(&scratch.0, 40);
+    assert!(segments(&scratch.0).len() > 1, "several segments");
+    let mut spool = Spool::open(&scratch.0, SEGMENT).unwrap();
+    assert_eq!(all(&mut spool), (0..400).collect::<Vec<u64>>());
+    spool.append(&batch(400..410)).unwrap();
+    spool.release(30);
+    spool.save_position(0).unwrap();
+    drop(spool);
+    let mut spool = Spool::open(&scratch.0, SEGMENT).unwrap();
+    assert_eq!(all(&mut spool), (300..410).collect::<Vec<u64>>());
+    spool.release(11);
+    assert!(spool.is_empty() && spool.bytes() == 0);
+    spool.save_position(0).unwrap();
+    drop(spool);
+    let mut spool = Spool::open(&scratch.0, SEGMENT).unwrap();
+    assert_eq!((all(&mut spool), spool.damaged()), (Vec::new(), 0));
+}
+
+#[test]
+fn a_position_within_a_batch_is_kept() {
+    let scratch = Scratch::new();
+    filled(&scratch.0, 2);
+    let mut spool = Spool::open(&scratch.0, SEGMENT).unwrap();
+    all(&mut spool);
+    spool.release(1);
+    spool.save_position(4).unwrap();
+    drop(spool);
+    let mut spool = Spool::open(&scratch.0, SEGMENT).unwrap();
+    let (batch, done) = spool.read().unwrap();
+    assert_eq!((numbers(&batch)[0], done), (10, 4));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Whatever happens to the bytes, what is read is what was written, in order, and what is
+    /// missing between two batches of a segment is counted.
+    #[test]
+    fn damage_loses_batches_and_nothing_else(
+        flips in prop::collection::vec((0usize..4, 0usize..70_000, 0u8..8), 0..4),
+        cut in prop::option::of(0u64..70_000),
+    ) {
+        let scratch = Scratch::new();
+        filled(&scratch.0, 30);
+        let files = segments(&scratch.0);
+        for (file, at, bit) in &flips {
+            let path = &files[file % files.len()];
+            let mut bytes = std::fs::read(path).unwrap();
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            std::fs::write(path, bytes).unwrap();
+        }
+        if let Some(cut) = cut {
+            let last = OpenOptions::new().write(true).open(files.last().unwrap()).unwrap();
+            last.set_len(cut % SEGMENT).unwrap();
+        }
+        let mut spool = Spool::open(&scratch.0, SEGMENT).unwrap();
+        let found = all(&mut spool);
+        prop_assert!(found.is_sorted_by(|one, other| one < other));
+        prop_assert!(found.chunks(10).all(|ten| ten.len() == 10 && ten[0] % 10 == 0));
+        if cut.is_none() {
+            prop_assert!(found.len() >= 300 - 10 * flips.len(), "{}", found.len());
+        }
+        spool.append(&batch(1000..1010)).unwrap();
+        prop_assert_eq!(all(&mut spool).len(), 10);
+    }
+}

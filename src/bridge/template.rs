@@ -1,0 +1,387 @@
+//! Texts with placeholders that a message is filled into: topics, keys, headers and bodies of what
+//! a bridge sends. The notation is that of `access` ([`Template`]); what may stand in it is here:
+//!
+//! | placeholder | what |
+//! |---|---|
+//! | `${client_id}` `${username}` `${cert_cn}` | who published: ClientId, user name, common name of the certificate |
+//! | `${topic}` `${topic.2}` | the topic name; its second level, counted from 1 |
+//! | `${payload}` `${payload.a.b}` | the payload; what its JSON has at `a`, then `b` (a number counts an array's elements from 0) |
+//! | `${qos}` `${retain}` `${timestamp}` | 0 to 2; true or false; milliseconds since 1970 when it was accepted |
+//! | `${user_property.x}` | the first user property of that name |
+//!
+//! Templates are compiled at the start; an unknown placeholder is an error of the configuration.
+//! A value that a message does not have is filled in as nothing, and the caller is told. Filling in
+//! takes time in proportion to the template, and to the payload where its JSON is read.
+
+use crate::access::template::Template;
+use crate::link_record::LinkRecord;
+use crate::packet::PublishProperties;
+use serde_json::Value;
+use std::cell::OnceCell;
+
+/// Most bytes of a template.
+pub const MAX_TEMPLATE: usize = 4096;
+
+/// A value of a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Source {
+    ClientId,
+    Username,
+    Certificate,
+    Topic,
+    Level(usize),
+    Payload,
+    Field(Vec<Box<str>>),
+    Qos,
+    Retain,
+    Timestamp,
+    UserProperty(Box<str>),
+}
+
+impl Source {
+    fn read(name: &str) -> Option<Source> {
+        Some(match name {
+            "client_id" => Source::ClientId,
+            "username" => Source::Username,
+            "cert_cn" => Source::Certificate,
+            "topic" => Source::Topic,
+            "payload" => Source::Payload,
+            "qos" => Source::Qos,
+            "retain" => Source::Retain,
+            "timestamp" => Source::Timestamp,
+            _ => match name.split_once('.')? {
+                ("topic", level) => Source::Level(level.parse().ok().filter(|&level| level > 0)?),
+                ("payload", path) => {
+                    let steps: Vec<Box<str>> = path.split('.').map(Box::from).collect();
+                    Source::Field(steps).filter_empty()?
+                }
+                ("user_property", name) if !name.is_empty() => Source::UserProperty(name.into()),
+                _ => return None,
+            },
+        })
+    }
+
+    fn read_of_record(name: &str) -> Option<Source> {
+        if name == "key" {
+            return Some(Source::ClientId);
+        }
+        match name.split_once('.') {
+            Some(("header", name)) if !name.is_empty() => Some(Source::UserProperty(name.into())),
+            Some(("user_property", _)) => None,
+            _ => Source::read(name).filter(|source| {
+                !source.is_name() && !matches!(source, Source::Qos | Source::Retain)
+            }),
+        }
+    }
+
+    fn filter_empty(self) -> Option<Source> {
+        match &self {
+            Source::Field(steps) if steps.iter().any(|step| step.is_empty()) => None,
+            _ => Some(self),
+        }
+    }
+
+    /// Whether it is of who published the message.
+    fn is_name(&self) -> bool {
+        matches!(self, Source::ClientId | Source::Username | Source::Certificate)
+    }
+}
+
+/// A compiled template.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MessageTemplate {
+    /// Each text, and what follows it.
+    parts: Vec<(Box<str>, Option<Source>)>,
+}
+
+/// What a message is filled in from; its JSON is read once, when it is needed.
+pub struct Values<'a> {
+    record: LinkRecord<'a>,
+    json: OnceCell<Option<Value>>,
+}
+
+impl<'a> Values<'a> {
+    /// Those of that message.
+    pub fn new(record: LinkRecord<'a>) -> Values<'a> {
+        Values { record, json: OnceCell::new() }
+    }
+
+    /// The message.
+    pub fn record(&self) -> &LinkRecord<'a> {
+        &self.record
+    }
+
+    fn field(&self, path: &[Box<str>]) -> Option<&Value> {
+        let json = self.json.get_or_init(|| serde_json::from_slice(self.record.payload).ok());
+        path.iter().try_fold(json.as_ref()?, |value, step| match value {
+            Value::Object(fields) => fields.get(&**step),
+            Value::Array(elements) => elements.get(step.parse::<usize>().ok()?),
+            _ => None,
+        })
+    }
+
+    /// Gives the value to `take`, as bytes; false when the message has none.
+    fn with(&self, source: &Source, take: &mut dyn FnMut(&[u8])) -> bool {
+        let record = &self.record;
+        let mut named = |name: &str| {
+            take(name.as_bytes());
+            !name.is_empty()
+        };
+        match source {
+            Source::ClientId => named(record.client_id),
+            Source::Username => named(record.username),
+            Source::Certificate => named(record.certificate),
+            Source::Topic => named(record.topic),
+            Source::Level(level) => {
+                let level = record.topic.split('/').nth(level - 1);
+                level.inspect(|level| take(level.as_bytes())).is_some()
+            }
+            Source::Payload => {
+                take(record.payload);
+                true
+            }
+            Source::Field(path) => match self.field(path) {
+                None | Some(Value::Null) => false,
+                Some(Value::String(text)) => {
+                    take(text.as_bytes());
+                    true
+                }
+                Some(other) => {
+                    take(other.to_string().as_bytes());
+                    true
+                }
+            },
+            Source::Qos => named(&(record.qos as u8).to_string()),
+            Source::Retain => named(if record.retain { "true" } else { "false" }),
+            Source::Timestamp => named(&record.accepted.to_string()),
+            Source::UserProperty(name) => {
+                let properties = PublishProperties::parse(record.properties).unwrap_or_default();
+                let mut found = properties.user.iter().filter(|(known, _)| *known == &**name);
+                let value = found.next().map(|(_, value)| value);
+                value.inspect(|value| take(value.as_bytes())).is_some()
+            }
+        }
+    }
+}
+
+impl MessageTemplate {
+    /// Reads its notation.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(text: &str) -> Result<MessageTemplate, String> {
+        MessageTemplate::compile(text, Source::read)
+    }
+
+    /// The same for records of Kafka: `${key}`, `${header.x}`, `${topic}`, `${payload}` and its
+    /// fields, `${timestamp}`. Filled in from a record whose ClientId is the key and whose user
+    /// properties are the headers.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_record(text: &str) -> Result<MessageTemplate, String> {
+        MessageTemplate::compile(text, Source::read_of_record)
+    }
+
+    fn compile(
+        text: &str,
+        read: impl Fn(&str) -> Option<Source>,
+    ) -> Result<MessageTemplate, String> {
+        if text.len() > MAX_TEMPLATE {
+            return Err(format!("a template has at most {MAX_TEMPLATE} bytes"));
+        }
+        let mut parts = Vec::new();
+        for (before, name) in Template::new(text).parts() {
+            if before.contains("${") {
+                return Err("a placeholder is not closed with }".to_owned());
+            }
+            let source = match name {
+                None => None,
+                Some(name) => {
+                    Some(read(name).ok_or_else(|| format!("there is no placeholder ${{{name}}}"))?)
+                }
+            };
+            parts.push((before.into(), source));
+        }
+        Ok(MessageTemplate { parts })
+    }
+
+    /// Whether it asks who published a message.
+    pub fn asks_for_names(&self) -> bool {
+        self.parts.iter().flat_map(|(_, source)| source).any(Source::is_name)
+    }
+
+    /// Appends the text for a message; false when a value was missing.
+    pub fn fill(&self, values: &Values<'_>, out: &mut Vec<u8>) -> bool {
+        self.fill_with(values, out, |value, out| out.extend_from_slice(value))
+    }
+
+    /// The same for a place in a URL: what is filled in is percent-encoded.
+    pub fn fill_url(&self, values: &Values<'_>, out: &mut Vec<u8>) -> bool {
+        self.fill_with(values, out, |value, out| {
+            for &byte in value {
+                match byte {
+                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                        out.push(byte);
+                    }
+                    _ => {
+                        out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+                    }
+                }
+            }
+        })
+    }
+
+    fn fill_with(
+        &self,
+        values: &Values<'_>,
+        out: &mut Vec<u8>,
+        append: impl Fn(&[u8], &mut Vec<u8>),
+    ) -> bool {
+        let mut whole = true;
+        for (before, source) in &self.parts {
+            out.extend_from_slice(before.as_bytes());
+            if let Some(source) = source {
+                whole &= values.with(source, &mut |value| append(value, out));
+            }
+        }
+        whole
+    }
+
+    /// The value in a JSON document: of a template that is one placeholder, what the message has
+    /// there, a number as a number, JSON as JSON; of any other the text. `None` when a value was
+    /// missing.
+    pub fn json(&self, values: &Values<'_>) -> Option<Value> {
+        if let [(before, Some(source)), (after, None)] = &self.parts[..]
+            && before.is_empty()
+            && after.is_empty()
+        {
+            match source {
+                Source::Field(path) => return values.field(path).cloned(),
+                Source::Qos => return Some((values.record.qos as u8).into()),
+                Source::Retain => return Some(values.record.retain.into()),
+                Source::Timestamp => return Some(values.record.accepted.into()),
+                Source::Payload => {
+                    let payload = values.record.payload;
+                    if let Ok(value) = serde_json::from_slice(payload) {
+                        return Some(value);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut text = Vec::new();
+        let whole = self.fill(values, &mut text);
+        whole.then(|| Value::String(String::from_utf8_lossy(&text).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::{self, Qos};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn record<'a>(payload: &'a [u8], properties: &'a [u8]) -> LinkRecord<'a> {
+        LinkRecord {
+            topic: "plant/7/temp",
+            properties,
+            payload,
+            client_id: "meter 7",
+            username: "",
+            certificate: "cn",
+            filter: 0,
+            accepted: 1234,
+            expires: None,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+        }
+    }
+
+    fn filled(template: &str, payload: &str) -> (String, bool) {
+        let mut properties = Vec::new();
+        packet::append_user_property(&mut properties, "unit", "°C").unwrap();
+        let values = Values::new(record(payload.as_bytes(), &properties));
+        let mut out = Vec::new();
+        let whole = MessageTemplate::new(template).unwrap().fill(&values, &mut out);
+        (String::from_utf8(out).unwrap(), whole)
+    }
+
+    #[test]
+    fn values_are_filled_in() {
+        let payload = r#"{"t": 21.5, "a": [1, {"b": "x"}], "n": null}"#;
+        for (template, expected, whole) in [
+            ("${client_id}@${topic.2}", "meter 7@7", true),
+            ("${topic.1}${topic.3}", "planttemp", true),
+            ("${topic.4}", "", false),
+            ("${payload.t} ${payload.a.1.b}", "21.5 x", true),
+            ("${payload.a}", r#"[1,{"b":"x"}]"#, true),
+            ("<${payload.n}>", "<>", false),
+            ("<${payload.zz.y}>", "<>", false),
+            ("${qos} ${retain} ${timestamp}", "1 false 1234", true),
+            ("${user_property.unit}${user_property.none}", "°C", false),
+            ("${username}", "", false),
+            ("${cert_cn}", "cn", true),
+            ("plain } $ {", "plain } $ {", true),
+        ] {
+            assert_eq!(filled(template, payload), (expected.to_owned(), whole), "{template}");
+        }
+        assert_eq!(filled("${payload.t}", "no json"), (String::new(), false));
+        assert_eq!(filled("${payload}", "no json"), ("no json".to_owned(), true));
+    }
+
+    #[test]
+    fn what_is_no_template_is_refused() {
+        for text in [
+            "${",
+            "a${topic",
+            "${nothing}",
+            "${topic.0}",
+            "${payload.}",
+            "${user_property.}",
+            "${}",
+        ] {
+            assert!(MessageTemplate::new(text).is_err(), "{text}");
+        }
+        assert!(MessageTemplate::new("${username}").unwrap().asks_for_names());
+        assert!(!MessageTemplate::new("${topic}").unwrap().asks_for_names());
+    }
+
+    #[test]
+    fn urls_are_escaped_and_json_keeps_its_types() {
+        let values = Values::new(record(br#"{"t": 21.5}"#, &[]));
+        let mut out = Vec::new();
+        MessageTemplate::new("http://h/${client_id}?t=${topic}")
+            .unwrap()
+            .fill_url(&values, &mut out);
+        assert_eq!(out, b"http://h/meter%207?t=plant%2F7%2Ftemp");
+        for (template, expected) in [
+            ("${payload.t}", Some(json!(21.5))),
+            ("${payload}", Some(json!({"t": 21.5}))),
+            ("${qos}", Some(json!(1))),
+            ("t ${payload.t}", Some(json!("t 21.5"))),
+            ("${payload.no}", None),
+        ] {
+            assert_eq!(
+                MessageTemplate::new(template).unwrap().json(&values),
+                expected,
+                "{template}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_template_or_is_refused(text in ".{0,60}", payload in ".{0,60}") {
+            if let Ok(template) = MessageTemplate::new(&text) {
+                let values = Values::new(record(payload.as_bytes(), &[]));
+                let mut out = Vec::new();
+                template.fill(&values, &mut out);
+                let placeholders = template.parts.len() > 1;
+                prop_assert!(placeholders || !text.contains("${"), "{:?}", text);
+                let _ = template.json(&values);
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! A core's part in an upgrade: its clients are packed for another process, or taken in from one.
+//! While a core packs it does nothing else but obey.
+
+use super::core::take_event;
+use crate::ids::{ListenerId, ShardId, SocketId};
+use crate::limits::MOVE_BATCH;
+use crate::mesh::ListenerState;
+use crate::message::Message;
+use crate::ring::{Driver, Event};
+use crate::shard::{Inventory, PackCursor, Packed, Shard};
+use crate::upgrade::Frame;
+use crate::upgrade::client::Client;
+use crate::upgrade::frame::Totals;
+use crossbeam_channel::{Sender, TrySendError};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bytes of clients without a socket that make a parcel.
+const PARCEL: usize = 256 * 1024;
+/// How long a core that cannot give its parcel away waits before it tries again.
+const NAP: Duration = Duration::from_micros(100);
+/// How long the kernel may take to withdraw sends, export sockets or take them in: it does so while
+/// it is told.
+const KERNEL: Duration = Duration::from_secs(5);
+
+/// What a core is told.
+pub(super) enum MoveOrder {
+    /// Say what there is.
+    Inventory(Sender<(ShardId, Inventory)>),
+    /// Read nothing, accept nobody, let no timer fire.
+    Suspend,
+    /// Say whether all has come to rest.
+    AskRest(Sender<Rest>),
+    /// Give second descriptors of the listening sockets.
+    Listening(Sender<std::io::Result<Vec<(ListenerId, OwnedFd)>>>),
+    /// Pack everything; the channel is closed behind the last parcel.
+    Pack(Sender<Parcel>),
+    /// Serve again.
+    GoOn,
+    /// Connections of that listener may be taken in.
+    Enroll(ListenerId, Arc<ListenerState>),
+    /// Take these clients in, each with the listener of its connection here.
+    TakeIn(Box<Arrived>),
+    /// Serve those that were taken in.
+    Serve,
+}
+
+/// How far a suspended core has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Rest {
+    /// Whose answer it is.
+    pub shard: ShardId,
+    /// What is still under way.
+    pub under_way: Option<&'static str>,
+    /// Mails it has put into and taken from mailboxes, ever.
+    pub mails: [u64; 2],
+}
+
+/// Some clients, packed: frames, and the sockets that belong to them, in the order of the frames.
+#[derive(Default)]
+pub(super) struct Parcel {
+    pub files: Vec<OwnedFd>,
+    pub frames: Vec<u8>,
+    pub totals: Totals,
+    /// It could not be packed, and why.
+    pub failed: Option<String>,
+}
+
+/// Clients that came from another process.
+pub(super) struct Arrived {
+    pub clients: Vec<(Client, Option<(OwnedFd, ListenerId)>)>,
+    pub retained: Vec<Message>,
+    /// Told how many clients were taken in, or why they could not be.
+    pub taken: Sender<Result<Totals, String>>,
+}
+
+/// What a core knows of an upgrade.
+#[derive(Default)]
+pub(super) struct Moving {
+    packing: Option<Packing>,
+}
+
+struct Packing {
+    to: Sender<Parcel>,
+    cursor: PackCursor,
+    /// A parcel that found no room yet.
+    ready: Option<Parcel>,
+    /// The last one is ready or gone.
+    done: bool,
+}
+
+impl Moving {
+    /// Does what it is told. `mail`: there is some in its mailboxes.
+    pub(super) fn obey(
+        &mut self,
+        order: MoveOrder,
+        shard: &mut Shard,
+        driver: &mut Driver,
+        mail: bool,
+    ) {
+        // Who asked may have gone: the upgrade is over for it.
+        match order {
+            MoveOrder::Inventory(to) => drop(to.send((shard.id(), shard.inventory()))),
+            MoveOrder::Suspend => {
+                shard.suspend();
+                driver.suspend();
+            }
+            MoveOrder::AskRest(to) => {
+                let mail = mail.then_some("mail between shards");
+                let driver = (!driver.rests()).then_some("reads that are being cancelled");
+                let under_way = mail.or(driver).or_else(|| shard.under_way());
+                let mails = [shard.counters.mail_sent, shard.counters.mail_received];
+                let _ = to.send(Rest { shard: shard.id(), under_way, mails });
+            }
+            MoveOrder::Listening(to) => drop(to.send(driver.listening())),
+            MoveOrder::Pack(to) => {
+                driver.withdraw_sends();
+                let cursor = PackCursor::default();
+                self.packing = Some(Packing { to, cursor, ready: None, done: false });
+            }
+            MoveOrder::GoOn => {
+                self.packing = None;
+                shard.go_on_after_suspension();
+                driver.go_on();
+            }
+            MoveOrder::Enroll(listener, state) => shard.open_listener(listener, state),
+            MoveOrder::TakeIn(arrived) => {
+                let Arrived { clients, retained, taken } = *arrived;
+                let _ = taken.send(take_in(clients, retained, shard, driver));
+            }
+            MoveOrder::Serve => {
+                driver.go_on();
+                shard.serve_adopted();
+            }
+        }
+    }
+
+    /// Packs a parcel while that is asked for; true then.
+    pub(super) fn pack(&mut self, shard: &mut Shard, driver: &mut Driver) -> bool {
+        let Some(packing) = &mut self.packing else { return false };
+        if packing.ready.is_none() && !packing.done {
+            let parcel = pack(&mut packing.cursor, shard, driver);
+            packing.ready = Some(parcel.unwrap_or_else(|| {
+                packing.done = true;
+                Parcel::default()
+            }));
+        }
+        let Some(parcel) = packing.ready.take() else {
+            // All is packed; what becomes of it is told.
+            driver.nap(NAP, || false);
+            return true;
+        };
+        let failed = parcel.failed.is_some();
+        match packing.to.try_send(parcel) {
+            Ok(()) => {
+                packing.done |= failed;
+                if packing.done {
+                    // The receiver sees the end of it.
+                    packing.to = crossbeam_channel::bounded(0).0;
+                }
+            }
+            Err(TrySendError::Full(parcel)) => {
+                packing.ready = Some(parcel);
+                driver.nap(NAP, || false);
+            }
+            Err(TrySendError::Disconnected(_)) => packing.done = true,
+        }
+        true
+    }
+}
+
+/// The next parcel; `None` when all was packed.
+fn pack(cursor: &mut PackCursor, shard: &mut Shard, driver: &mut Driver) -> Option<Parcel> {
+    let until = Instant::now() + KERNEL;
+    while driver.is_withdrawing() {
+        driver.pass(MOVE_BATCH, &mut |_, event| take_event(shard, event));
+        if Instant::now() > until {
+            let failed = Some("sends that cannot be withdrawn".to_owned());
+            return Some(Parcel { failed, ..Parcel::default() });
+        }
+    }
+    let mut parcel = Parcel::default();
+    let mut sockets = Vec::new();
+    let mut all = true;
+    while let Some(packed) = shard.pack_next(cursor) {
+        let totals = &mut parcel.totals;
+        let frame = match packed {
+            Packed::Online(socket, client) => {
+                sockets.push(socket);
+                totals.connections += 1;
+                totals.sessions += u64::from(client.session.is_some());
+                Frame::Client(client)
+            }
+            Packed::Offline(client) => {
+                totals.sessions += 1;
+                Frame::Client(client)
+            }
+            Packed::Retained(messages) => {
+                totals.retained += messages.len() as u64;
+                Frame::Retained(messages)
+            }
+        };
+        if frame.encode(&mut parcel.frames).is_err() {
+            parcel.failed = Some("a client has more waiting than can be moved".to_owned());
+            return Some(parcel);
+        }
+        if sockets.len() == MOVE_BATCH || parcel.frames.len() > PARCEL {
+            all = false;
+            break;
+        }
+    }
+    if all && parcel.frames.is_empty() {
+        return None;
+    }
+    match export(&sockets, shard, driver) {
+        Ok(files) => parcel.files = files,
+        Err(failed) => parcel.failed = Some(failed),
+    }
+    Some(parcel)
+}
+
+/// Ordinary descriptors of the sockets, in their order.
+fn export(
+    sockets: &[SocketId],
+    shard: &mut Shard,
+    driver: &mut Driver,
+) -> Result<Vec<OwnedFd>, String> {
+    sockets.iter().for_each(|&socket| driver.export(socket));
+    let mut files: Vec<(SocketId, Result<OwnedFd, i32>)> = Vec::with_capacity(sockets.len());
+    let until = Instant::now() + KERNEL;
+    while files.len() < sockets.len() {
+        driver.pass(MOVE_BATCH, &mut |_, event| match event {
+            Event::Exported { socket, file } => files.push((socket, file)),
+            event => take_event(shard, event),
+        });
+        if Instant::now() > until {
+            return Err("the kernel does not export sockets".to_owned());
+        }
+    }
+    // The kernel completes them in their order, but does not promise it.
+    files.sort_by_key(|(socket, _)| *socket);
+    let failed = |errno| {
+        let error = std::io::Error::from_raw_os_error(errno);
+        format!("a socket cannot be given a descriptor ({error}); Linux 6.8 or newer is needed")
+    };
+    files.into_iter().map(|(_, file)| file.map_err(failed)).collect()
+}
+
+/// Puts sockets into the rings, and clients into the shard.
+fn take_in(
+    clients: Vec<(Client, Option<(OwnedFd, ListenerId)>)>,
+    retained: Vec<Message>,
+    shard: &mut Shard,
+    driver: &mut Driver,
+) -> Result<Totals, String> {
+    let mut totals = Totals::default();
+    let mut files = Vec::new();
+    let mut waiting = Vec::with_capacity(clients.len());
+    for (client, connection) in clients {
+        let listener = connection.map(|(file, listener)| {
+            files.push(file);
+            listener
+        });
+        waiting.push((client, listener));
+    }
+    let mut sockets = take_sockets(files, shard, driver)?.into_iter();
+    for (client, listener) in waiting {
+        let connection = listener.and_then(|listener| Some((sockets.next()?, listener)));
+        totals.sessions += u64::from(client.session.is_some());
+        totals.connections += u64::from(connection.is_some());
+        shard.adopt(client, connection)?;
+    }
+    totals.retained = retained.len() as u64;
+    retained.into_iter().for_each(|message| shard.adopt_retained(message));
+    Ok(totals)
+}
+
+fn take_sockets(
+    files: Vec<OwnedFd>,
+    shard: &mut Shard,
+    driver: &mut Driver,
+) -> Result<Vec<SocketId>, String> {
+    let count = files.len();
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    driver.take_over(files, 0).map_err(|count| format!("no ring has room for {count} sockets"))?;
+    let mut sockets: Vec<Option<SocketId>> = vec![None; count];
+    let (mut answered, mut failed) = (0, None);
+    let until = Instant::now() + KERNEL;
+    while answered < count {
+        driver.pass(MOVE_BATCH, &mut |_, event| match event {
+            Event::TakenOver { socket, cookie } => {
+                answered += 1;
+                match (socket, sockets.get_mut(cookie as usize)) {
+                    (Ok(socket), Some(place)) => *place = Some(socket),
+                    (Err(errno), _) => failed = Some(errno),
+                    (Ok(_), None) => {}
+                }
+            }
+            event => take_event(shard, event),
+        });
+        if Instant::now() > until {
+            return Err("the kernel does not take sockets in".to_owned());
+        }
+    }
+    if let Some(errno) = failed {
+        let error = std::io::Error::from_raw_os_error(errno);
+        return Err(format!("a ring cannot take a socket: {error}"));
+    }
+    Ok(sockets.into_iter().flatten().collect())
+}

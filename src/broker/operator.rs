@@ -1,0 +1,73 @@
+//! What an operator has the control thread do, by the management API.
+
+use super::{Control, words};
+use crate::admin::BrokerStage;
+use crate::admin::api::{Order, Reply};
+use crate::doctor;
+
+type Done = Result<String, Vec<String>>;
+
+impl Control<'_> {
+    /// Does what an operator orders.
+    pub(super) fn obey(&mut self, order: &Order, reply: Reply) {
+        let done = match order {
+            Order::Reload => self.reload().map(|()| String::new()),
+            Order::Level(level) => {
+                self.log.set_level(*level);
+                Ok(String::new())
+            }
+            Order::Show => self.sources.effective().map_err(|problems| words(&problems.0)),
+            Order::StopListener(name) => self.stop_listener(name),
+            Order::StartListener(name) => self.start_listener(name),
+            Order::Drain => {
+                let all = self.broker.open.iter().map(|open| open.config.name.to_string());
+                let all: Vec<String> = all.collect();
+                self.broker.admin.enter(BrokerStage::Draining);
+                all.iter().try_fold(String::new(), |_, name| self.stop_listener(name))
+            }
+            Order::Resume => {
+                let all: Vec<String> =
+                    self.stopped.iter().map(|listener| listener.name.to_string()).collect();
+                let done = all.iter().try_fold(String::new(), |_, name| self.start_listener(name));
+                self.broker.admin.enter(BrokerStage::Ready);
+                done
+            }
+            Order::Doctor => {
+                // It may try the disk: not on this thread.
+                let config = self.config.clone();
+                let look = move || drop(reply.send(Ok(doctor::examine(&config, None).json())));
+                let started = std::thread::Builder::new().name("doctor".to_owned()).spawn(look);
+                if let Err(error) = started {
+                    tracing::warn!(%error, "no thread for the doctor");
+                }
+                return;
+            }
+        };
+        // Who ordered may have gone.
+        let _ = reply.send(done);
+    }
+
+    /// Closes a listener until it is started or the configuration is read again. Who is connected
+    /// stays.
+    fn stop_listener(&mut self, name: &str) -> Done {
+        let Some(config) = self.broker.stop_listener(name) else {
+            return Err(vec![format!("no listener `{name}` is open")]);
+        };
+        tracing::warn!(listener = name, "listener stopped by an operator");
+        self.stopped.push(config);
+        Ok(String::new())
+    }
+
+    /// Opens a listener that was stopped.
+    fn start_listener(&mut self, name: &str) -> Done {
+        let Some(at) = self.stopped.iter().position(|listener| *listener.name == *name) else {
+            return Err(vec![format!("no listener `{name}` is stopped")]);
+        };
+        let config = self.stopped[at].clone();
+        let bound =
+            self.broker.open_listener(&config).map_err(|failure| vec![failure.to_string()])?;
+        tracing::info!(%bound, "listener started by an operator");
+        self.stopped.remove(at);
+        Ok(String::new())
+    }
+}

@@ -1,0 +1,340 @@
+//! The new process's side of an upgrade, while it starts: it takes clients in from the broker that
+//! has started it.
+
+use super::super::core::CoreCommand;
+use super::super::listen::{self, Listening};
+use super::super::moving::{Arrived, MoveOrder, Rest};
+use super::super::{Broker, Failure};
+use super::channel::{Channel, Heard};
+use super::requests::is_ours;
+use super::{LOOK, tell, unmovable};
+use crate::config::{Config, Listener};
+use crate::ids::{ListenerId, ShardId};
+use crate::shard::{home_of, retained_home};
+use crate::topic::TopicHash;
+use crate::upgrade::Frame;
+use crate::upgrade::frame::{Hello, Totals};
+use crate::upgrade::sides::{New, NewInput, NewOrder};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// How long the running broker may be silent, whatever it does.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long a core may take to take clients in.
+const CORE: Duration = Duration::from_secs(20);
+/// No listener has this number.
+const CLOSED: ListenerId = ListenerId(u16::MAX);
+/// How long the old process may take to end.
+const END: Duration = Duration::from_secs(5);
+
+/// The way to the running broker.
+pub(in super::super) struct Predecessor {
+    channel: Channel,
+    side: New,
+    pub hello: Hello,
+}
+
+/// What has come, and where it goes.
+struct Taking {
+    channel: Channel,
+    side: New,
+    /// Listeners of the old process, by its numbers: which one it is here.
+    listeners: Vec<(ListenerId, ListenerId)>,
+    enrolled: Vec<Enrolled>,
+    batches: Vec<Arrived>,
+    taken: crossbeam_channel::Receiver<Result<Totals, String>>,
+    sender: crossbeam_channel::Sender<Result<Totals, String>>,
+    /// Batches that the cores have not answered for.
+    asked: usize,
+    totals: Totals,
+}
+
+/// A listener that is known to the shards and does not listen yet.
+struct Enrolled {
+    id: ListenerId,
+    listener: Listener,
+    sockets: Vec<OwnedFd>,
+}
+
+impl Predecessor {
+    /// Hears who the running broker is.
+    ///
+    /// # Errors
+    /// When it cannot be understood, or speaks another version.
+    pub(in super::super) fn greet(
+        socket: UnixStream,
+        config: &Config,
+    ) -> Result<Predecessor, Failure> {
+        if !is_ours(&socket).map_err(Failure::new)? {
+            return Err(Failure::new("the process that hands over is another user's"));
+        }
+        let mut channel = Channel::new(socket).map_err(Failure::new)?;
+        let mut side = New::default();
+        let heard = channel.hear(SILENCE);
+        let Heard::Frame(frame) = heard else {
+            return Err(Failure::new("--take-over is said by a broker that is upgraded, only"));
+        };
+        match side.handle(NewInput::Heard(&frame)) {
+            Some(NewOrder::Start) => {}
+            Some(NewOrder::GiveUp(why)) => {
+                let _ = channel.say(&Frame::Refused(why.as_str().into()));
+                return Err(Failure::new(why));
+            }
+            _ => return Err(Failure::new("the running broker does not keep to the protocol")),
+        }
+        if let Some(key) = unmovable(config) {
+            let why = format!("{key} cannot be begun with by an upgrade yet");
+            let _ = channel.say(&Frame::Refused(why.as_str().into()));
+            return Err(Failure::new(why));
+        }
+        match frame {
+            Frame::Hello(hello) => Ok(Predecessor { channel, side, hello }),
+            _ => Err(Failure::new("the running broker does not say who it is")),
+        }
+    }
+
+    /// Takes everything in; returns what to listen with, and how to wait for the old process's end.
+    ///
+    /// # Errors
+    /// When it cannot be; the running broker has been told why, and goes on.
+    pub(in super::super) fn take_over(
+        self,
+        broker: &mut Broker,
+        config: &Config,
+    ) -> Result<TakenOver, Failure> {
+        let (sender, taken) = crossbeam_channel::unbounded();
+        let (listeners, enrolled) = (Vec::new(), Vec::new());
+        let batches = broker.homes.iter().map(|_| fresh(&sender)).collect();
+        let (channel, side) = (self.channel, self.side);
+        let totals = Totals::default();
+        let mut taking =
+            Taking { channel, side, listeners, enrolled, batches, taken, sender, asked: 0, totals };
+        match taking.run(broker, config) {
+            Ok(()) => Ok(TakenOver { channel: taking.channel, enrolled: taking.enrolled }),
+            Err(why) => {
+                let _ = taking.channel.say(&Frame::Refused(why.as_str().into()));
+                Err(Failure::new(why))
+            }
+        }
+    }
+}
+
+/// What of the new configuration cannot be begun by an upgrade.
+fn fresh(taken: &crossbeam_channel::Sender<Result<Totals, String>>) -> Arrived {
+    Arrived { clients: Vec::new(), retained: Vec::new(), taken: taken.clone() }
+}
+
+impl Taking {
+    fn run(&mut self, broker: &mut Broker, config: &Config) -> Result<(), String> {
+        broker.tell_move(|| MoveOrder::Suspend);
+        for listener in &config.listeners {
+            let id = broker.enroll(listener).map_err(|failure| failure.to_string())?;
+            let listener = listener.clone();
+            self.enrolled.push(Enrolled { id, listener, sockets: Vec::new() });
+        }
+        let mut order = self.side.handle(NewInput::Started(broker.homes.len() as u8));
+        loop {
+            match order {
+                Some(NewOrder::SayReady(shards)) => self.channel.say(&Frame::Ready(shards))?,
+                Some(NewOrder::Settle) => {
+                    let input = match self.settle(broker) {
+                        Ok(totals) => NewInput::Holds(totals),
+                        Err(why) => NewInput::Failed(why),
+                    };
+                    order = self.side.handle(input);
+                    continue;
+                }
+                Some(NewOrder::SayPrepared(totals)) => {
+                    self.channel.say(&Frame::Prepared(totals))?;
+                }
+                Some(NewOrder::SayCommittedAndServe) => {
+                    self.channel.say(&Frame::Committed)?;
+                    broker.tell_move(|| MoveOrder::Serve);
+                    return Ok(());
+                }
+                Some(NewOrder::GiveUp(why)) => return Err(why),
+                Some(NewOrder::Start | NewOrder::Take) | None => {}
+            }
+            let heard = self.channel.hear(SILENCE);
+            let input = match &heard {
+                Heard::Frame(frame) => NewInput::Heard(frame),
+                Heard::Late => NewInput::Failed("the running broker is silent".to_owned()),
+                Heard::Ended => NewInput::Ended,
+                Heard::Failed(why) => NewInput::Failed(why.clone()),
+            };
+            order = self.side.handle(input);
+            if let (Some(NewOrder::Take), Heard::Frame(frame)) = (&order, heard)
+                && let Err(why) = self.take(frame, broker)
+            {
+                order = self.side.handle(NewInput::Failed(why));
+            }
+        }
+    }
+
+    fn take(&mut self, frame: Frame, broker: &Broker) -> Result<(), String> {
+        let shards = broker.homes.len() as u8;
+        let seeds = &broker.shared.seeds;
+        match frame {
+            Frame::Listener(told) => {
+                let files = (0..told.sockets).map_while(|_| self.channel.take_file());
+                let files: Vec<OwnedFd> = files.collect();
+                if files.len() != usize::from(told.sockets) {
+                    return Err("a listening socket is missing".to_owned());
+                }
+                let same = |known: &&mut Enrolled| *known.listener.name == *told.name;
+                let Some(known) = self.enrolled.iter_mut().find(same) else {
+                    let name = &told.name;
+                    return Err(format!(
+                        "listener {name} is not in the new configuration: its clients would be \
+                         lost"
+                    ));
+                };
+                self.listeners.push((told.id, known.id));
+                if known.listener.bind.to_string() == *told.bind {
+                    known.sockets = files;
+                }
+            }
+            Frame::Files(0) => self.hand_on(broker)?,
+            Frame::Files(_) => {} // those are taken with the clients that follow
+            Frame::Client(mut client) => {
+                if let Some(grant) = client.session.as_mut().and_then(|s| s.grant.as_mut()) {
+                    // Of a session without a connection it may be closed by now.
+                    grant.listener = self.listener(grant.listener).unwrap_or(CLOSED);
+                }
+                let connection = match &client.connection {
+                    None => None,
+                    Some(connection) => {
+                        let file = self.channel.take_file().ok_or("a socket is missing")?;
+                        let listener = self.listener(connection.listener)?;
+                        Some((file, listener))
+                    }
+                };
+                let home = match &client.session {
+                    Some(session) => home_of(seeds, &session.client_id, shards),
+                    None => ShardId((self.totals.connections % u64::from(shards)) as u8),
+                };
+                if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
+                    batch.clients.push((*client, connection));
+                }
+            }
+            Frame::Retained(messages) => {
+                for message in messages {
+                    let hash = TopicHash::new(seeds, message.view().topic);
+                    let home = usize::from(retained_home(&hash, shards).0);
+                    if let Some(batch) = self.batches.get_mut(home) {
+                        batch.retained.push(message);
+                    }
+                }
+            }
+            _ => return Err("the running broker does not keep to the protocol".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn listener(&self, old: ListenerId) -> Result<ListenerId, String> {
+        let known = self.listeners.iter().find(|(id, _)| *id == old).map(|(_, here)| *here);
+        known.ok_or_else(|| {
+            "a client came by a listener that is closed by now: it cannot be handed over".to_owned()
+        })
+    }
+
+    /// Gives each core its clients of this parcel, and takes the answers that have come.
+    fn hand_on(&mut self, broker: &Broker) -> Result<(), String> {
+        for (home, batch) in broker.homes.iter().zip(&mut self.batches) {
+            if batch.clients.is_empty() && batch.retained.is_empty() {
+                continue;
+            }
+            let arrived = std::mem::replace(batch, fresh(&self.sender));
+            tell(home, MoveOrder::TakeIn(Box::new(arrived)));
+            self.asked += 1;
+        }
+        // The sockets of this parcel are in the rings before more are asked for.
+        let before = self.totals.sessions;
+        self.wait()?;
+        let taken = (self.totals.sessions - before) as u32;
+        self.channel.say(&Frame::Taken(taken))
+    }
+
+    /// Waits for the cores' answers.
+    fn wait(&mut self) -> Result<(), String> {
+        while self.asked > 0 {
+            let answer = self.taken.recv_timeout(CORE);
+            let more = answer.map_err(|_| "a shard does not take its clients in".to_owned())??;
+            self.asked -= 1;
+            self.totals.sessions += more.sessions;
+            self.totals.connections += more.connections;
+            self.totals.retained += more.retained;
+        }
+        Ok(())
+    }
+
+    /// Waits until the shards have told each other of the members of share groups.
+    fn settle(&mut self, broker: &Broker) -> Result<Totals, String> {
+        self.hand_on(broker)?;
+        let until = Instant::now() + CORE;
+        let mut before: Option<Vec<Rest>> = None;
+        loop {
+            let (sender, answers) = crossbeam_channel::bounded(broker.homes.len());
+            broker.homes.iter().for_each(|home| tell(home, MoveOrder::AskRest(sender.clone())));
+            drop(sender);
+            let mut all: Vec<Rest> = answers.iter().collect();
+            all.sort_by_key(|rest| rest.shard);
+            let rests = all.iter().all(|rest| rest.under_way.is_none());
+            if rests && all.len() == broker.homes.len() && before.as_ref() == Some(&all) {
+                return Ok(self.totals);
+            }
+            if Instant::now() > until {
+                return Err("the shards do not come to rest".to_owned());
+            }
+            before = rests.then_some(all);
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// All clients are here and served; the listeners do not listen yet.
+pub(in super::super) struct TakenOver {
+    channel: Channel,
+    enrolled: Vec<Enrolled>,
+}
+
+impl TakenOver {
+    /// Listens: with the sockets that came, or with new ones where there are none. Returns names
+    /// and addresses.
+    pub(in super::super) fn listen(&mut self, broker: &mut Broker) -> Vec<String> {
+        let mut bound = Vec::new();
+        for Enrolled { id, listener, sockets } in self.enrolled.drain(..) {
+            let listening: Result<Listening, _> = match sockets.is_empty() {
+                true => listen::open(&listener, broker.homes.len()),
+                false => listen::inherit(&listener, sockets, broker.homes.len()),
+            };
+            match listening {
+                Ok(listening) => bound.push(broker.listen(id, &listener, listening)),
+                // The clients are served all the same; the operator sees what is missing.
+                Err(failure) => tracing::error!("{failure}"),
+            }
+        }
+        bound
+    }
+
+    /// Waits until the old process has ended, whose admin addresses are free then.
+    pub(in super::super) fn wait_for_end(mut self) {
+        let until = Instant::now() + END;
+        while Instant::now() < until {
+            if !matches!(self.channel.hear(END), Heard::Frame(_)) {
+                return;
+            }
+        }
+    }
+}
+
+impl Broker {
+    /// Tells every core.
+    fn tell_move(&self, order: impl Fn() -> MoveOrder) {
+        self.homes.iter().for_each(|home| {
+            let _ = home.commands.send(CoreCommand::Move(order()));
+            home.doorbell.ring();
+        });
+    }
+}

@@ -1,0 +1,321 @@
+//! The running broker's side of an upgrade, on a thread of its own: it starts the new process,
+//! talks to it, and has the cores rest, pack and go on.
+
+use super::super::moving::{MoveOrder, Parcel, Rest};
+use super::super::questions::Home;
+use super::channel::{Channel, Heard};
+use super::{LOOK, tell};
+use crate::ids::ListenerId;
+use crate::shard::Inventory;
+use crate::upgrade::Frame;
+use crate::upgrade::frame::{Hello, Listener, Totals};
+use crate::upgrade::sides::{Old, OldInput, OldOrder};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Parcels that wait between the cores and the socket.
+const PARCELS: usize = 4;
+/// Parcels that the new process has not taken in yet, at most: each holds descriptors.
+const AHEAD: usize = 8;
+/// How long sending all clients may take: they are silent meanwhile.
+const LONGEST: Duration = Duration::from_secs(60);
+/// How long cores may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// What an upgrade needs.
+pub(in super::super) struct Job {
+    pub homes: Vec<Home>,
+    /// Listeners by their numbers: name and configured address.
+    pub listeners: Vec<(ListenerId, String, String)>,
+    pub hello: Hello,
+    pub binary: PathBuf,
+    pub arguments: Vec<OsString>,
+    /// Only find out whether it could be.
+    pub dry_run: bool,
+}
+
+/// How it ended.
+pub(in super::super) enum Outcome {
+    /// The new process serves; its number, and what to say.
+    Gone(u32, String),
+    /// This one serves on, and why.
+    Stays(String),
+    /// It was only to be found out; what to say.
+    Possible(String),
+    /// This one has to end, and why.
+    Lost(String),
+}
+
+struct Upgrade {
+    job: Job,
+    channel: Channel,
+    child: Child,
+    suspended: Option<Instant>,
+}
+
+/// Carries it out.
+pub(in super::super) fn run(job: Job) -> Outcome {
+    let there: Vec<Inventory> =
+        ask(&job.homes, MoveOrder::Inventory).into_iter().map(|(_, found)| found).collect();
+    if let Some(why) = obstacle(&there) {
+        return Outcome::Stays(why);
+    }
+    match Upgrade::begin(job) {
+        Ok(upgrade) => upgrade.go(),
+        Err(why) => Outcome::Stays(why),
+    }
+}
+
+/// The answers of all cores to an order that carries where to send them.
+fn ask<T>(homes: &[Home], order: impl Fn(crossbeam_channel::Sender<T>) -> MoveOrder) -> Vec<T> {
+    let (sender, answers) = crossbeam_channel::bounded(homes.len());
+    homes.iter().for_each(|home| tell(home, order(sender.clone())));
+    drop(sender);
+    let until = Instant::now() + ANSWER;
+    let mut all = Vec::new();
+    while let Ok(answer) = answers.recv_deadline(until) {
+        all.push(answer);
+    }
+    all
+}
+
+impl Upgrade {
+    fn begin(job: Job) -> Result<Upgrade, String> {
+        let failed = |error: std::io::Error| format!("cannot start {:?}: {error}", job.binary);
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let mut channel = Channel::new(ours).map_err(failed)?;
+        let child = Command::new(&job.binary)
+            .args(&job.arguments)
+            .arg("--take-over")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            // The watchdog is meant for whoever is the main process.
+            .env_remove("WATCHDOG_PID")
+            .spawn()
+            .map_err(failed)?;
+        let hello = Frame::Hello(Hello { build: job.hello.build.clone(), ..job.hello });
+        let _ = channel.say(&hello); // its end is seen below
+        Ok(Upgrade { job, channel, child, suspended: None })
+    }
+
+    fn go(mut self) -> Outcome {
+        let mut old = Old::default();
+        let mut until = Instant::now() + old.patience().unwrap_or_default();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let heard = self.channel.hear(left);
+            let input = match &heard {
+                Heard::Frame(frame @ Frame::Ready(_)) if self.job.dry_run => {
+                    let _ = frame;
+                    self.kill();
+                    return Outcome::Possible(self.report());
+                }
+                Heard::Frame(frame) => OldInput::Heard(frame),
+                Heard::Late => OldInput::Late,
+                Heard::Ended => OldInput::Ended,
+                Heard::Failed(why) => OldInput::Failed(why.clone()),
+            };
+            let mut orders = old.handle(input);
+            while !orders.is_empty() {
+                let mut next = None;
+                for order in std::mem::take(&mut orders) {
+                    match self.obey(order) {
+                        Step::Done => {}
+                        Step::Input(input) => next = Some(input),
+                        Step::Over(outcome) => return outcome,
+                    }
+                }
+                orders = next.map_or_else(Vec::new, |input| old.handle(input));
+            }
+            until = Instant::now() + old.patience().unwrap_or_default();
+        }
+    }
+
+    fn obey(&mut self, order: OldOrder) -> Step {
+        let said = |said: Result<(), String>| match said {
+            Ok(()) => Step::Done,
+            Err(why) => Step::Input(OldInput::Failed(why)),
+        };
+        match order {
+            OldOrder::Suspend => {
+                self.suspended = Some(Instant::now());
+                self.tell_all(|| MoveOrder::Suspend);
+                Step::Input(self.wait_for_rest())
+            }
+            OldOrder::Send => Step::Input(match self.send() {
+                Ok(totals) => OldInput::Sent(totals),
+                Err(why) => OldInput::Failed(why),
+            }),
+            OldOrder::SayAll(totals) => said(self.channel.say(&Frame::All(totals))),
+            OldOrder::SayCommit => said(self.channel.say(&Frame::Commit)),
+            OldOrder::Kill => {
+                self.kill();
+                Step::Done
+            }
+            OldOrder::GoOn(why) => {
+                if self.suspended.is_some() {
+                    self.tell_all(|| MoveOrder::GoOn);
+                }
+                Step::Over(Outcome::Stays(why))
+            }
+            OldOrder::End => {
+                let paused = self.suspended.map_or(0, |since| since.elapsed().as_millis());
+                let pid = self.child.id();
+                let report = format!("process {pid} serves; clients waited for {paused} ms");
+                Step::Over(Outcome::Gone(pid, report))
+            }
+            OldOrder::EndLost => Step::Over(Outcome::Lost(
+                "the new process did not answer in time, and may have served before it was \
+                 killed: its clients connect again"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    fn tell_all(&self, order: impl Fn() -> MoveOrder) {
+        self.job.homes.iter().for_each(|home| tell(home, order()));
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits until nothing is under way on any shard and no mail between two of them: twice in a
+    /// row all rest, and as many mails as were ever sent were received.
+    fn wait_for_rest(&self) -> OldInput<'static> {
+        let until = Instant::now() + Old::default().patience().unwrap_or_default().min(REST);
+        let mut before: Option<Vec<Rest>> = None;
+        loop {
+            let mut all = ask(&self.job.homes, MoveOrder::AskRest);
+            if all.len() < self.job.homes.len() {
+                return OldInput::Failed("a shard does not answer".to_owned());
+            }
+            all.sort_by_key(|rest| rest.shard);
+            let busy = all.iter().find_map(|rest| Some((rest.shard, rest.under_way?)));
+            let mails = |which: usize| all.iter().map(|rest| rest.mails[which]).sum::<u64>();
+            if busy.is_none() && mails(0) == mails(1) && before.as_ref() == Some(&all) {
+                return OldInput::Quiet;
+            }
+            if Instant::now() > until {
+                let what = busy.map_or("mail between shards", |(_, what)| what);
+                return OldInput::Failed(format!("the shards do not come to rest: {what}"));
+            }
+            before = busy.is_none().then_some(all);
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Sends listening sockets, clients and retained messages.
+    fn send(&mut self) -> Result<Totals, String> {
+        self.send_listeners()?;
+        let (sender, parcels) = crossbeam_channel::bounded(PARCELS);
+        self.tell_all(|| MoveOrder::Pack(sender.clone()));
+        drop(sender);
+        let mut totals = Totals::default();
+        let mut ahead = 0;
+        let until = Instant::now() + LONGEST;
+        while let Some(parcel) = next(&parcels)? {
+            if let Some(why) = parcel.failed {
+                return Err(why);
+            }
+            if Instant::now() > until {
+                return Err("the clients are too many to move in a minute".to_owned());
+            }
+            if !parcel.files.is_empty() {
+                let count = parcel.files.len() as u16;
+                self.channel.say_with(&Frame::Files(count), &parcel.files)?;
+            }
+            self.channel.write(&parcel.frames)?;
+            drop(parcel.frames);
+            // It says how many clients it has after each parcel: of sockets on their way between
+            // processes there is a bound.
+            self.channel.say(&Frame::Files(0))?;
+            ahead += 1;
+            while ahead > AHEAD {
+                match self.channel.hear(ANSWER) {
+                    Heard::Frame(Frame::Taken(_)) => ahead -= 1,
+                    Heard::Frame(Frame::Refused(why)) => return Err(format!("it refuses: {why}")),
+                    Heard::Frame(_) => return Err("it does not keep to the protocol".to_owned()),
+                    Heard::Late => return Err("it does not take the clients in".to_owned()),
+                    Heard::Ended => return Err("the new process has ended".to_owned()),
+                    Heard::Failed(why) => return Err(why),
+                }
+            }
+            totals.sessions += parcel.totals.sessions;
+            totals.connections += parcel.totals.connections;
+            totals.retained += parcel.totals.retained;
+        }
+        Ok(totals)
+    }
+
+    fn send_listeners(&mut self) -> Result<(), String> {
+        let mut all: Vec<(ListenerId, OwnedFd)> = Vec::new();
+        for sockets in ask(&self.job.homes, MoveOrder::Listening) {
+            all.extend(sockets.map_err(|error| format!("no descriptor for a listener: {error}"))?);
+        }
+        for (id, name, bind) in &self.job.listeners {
+            let sockets = all.extract_if(.., |(of, _)| of == id).map(|(_, socket)| socket);
+            let sockets: Vec<OwnedFd> = sockets.collect();
+            let listener = Frame::Listener(Listener {
+                id: *id,
+                name: name.as_str().into(),
+                bind: bind.as_str().into(),
+                sockets: sockets.len() as u16,
+            });
+            self.channel.say_with(&listener, &sockets)?;
+        }
+        Ok(())
+    }
+
+    /// What would move.
+    fn report(&self) -> String {
+        let all = ask(&self.job.homes, MoveOrder::Inventory);
+        let sum = |of: fn(&Inventory) -> u64| all.iter().map(|(_, found)| of(found)).sum::<u64>();
+        let (connections, sessions) = (sum(|i| i.connections), sum(|i| i.sessions));
+        let (left, retained) = (sum(|i| i.left), sum(|i| i.retained));
+        // About 15 microseconds for each client on the machines this was measured on.
+        let millis = 5 + connections.max(sessions) * 15 / 1000;
+        let stays = match left {
+            0 => "nothing would be lost".to_owned(),
+            left => format!("{left} connections that are not let in yet would be lost"),
+        };
+        format!(
+            "{connections} connections, {sessions} sessions and {retained} retained messages \
+             would move; clients would wait for about {millis} ms; {stays}"
+        )
+    }
+}
+
+/// How long shards may take to finish what is under way.
+const REST: Duration = Duration::from_secs(2);
+
+enum Step {
+    Done,
+    Input(OldInput<'static>),
+    Over(Outcome),
+}
+
+/// The next parcel; `None` when the cores have sent all.
+fn next(parcels: &Receiver<Parcel>) -> Result<Option<Parcel>, String> {
+    match parcels.recv_timeout(ANSWER) {
+        Ok(parcel) => Ok(Some(parcel)),
+        Err(RecvTimeoutError::Disconnected) => Ok(None),
+        Err(RecvTimeoutError::Timeout) => Err("a shard does not pack its clients".to_owned()),
+    }
+}
+
+/// What cannot move, of this inventory; `None` when all can.
+fn obstacle(all: &[Inventory]) -> Option<String> {
+    let ruled = all.iter().map(|found| found.ruled).sum::<u64>();
+    (ruled > 0).then(|| {
+        format!(
+            "{ruled} clients have rules of their own (from a token or a service), which cannot be \
+             handed over yet"
+        )
+    })
+}

@@ -1,0 +1,170 @@
+//! Upgrades as the control thread sees them: who asks for one, what stands against it, and how it
+//! ended. The work is done by a thread of its own; the broker serves, or rests, meanwhile.
+
+use super::{Control, Ending, Task};
+use crate::broker::Failure;
+use crate::broker::upgrade::new::Predecessor;
+use crate::broker::upgrade::old::{self, Job, Outcome};
+use crate::broker::upgrade::requests::{self, Request};
+use crate::broker::upgrade::unmovable;
+use crate::upgrade::frame::Hello;
+use crate::upgrade::{OLDEST, VERSION};
+use crossbeam_channel::{Receiver, never};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long the admin addresses of an old process may stay in use.
+const ADMIN: Duration = Duration::from_secs(5);
+
+/// The upgrade that is under way.
+pub(super) struct Upgrading {
+    outcome: Receiver<Outcome>,
+    request: Request,
+}
+
+impl Control<'_> {
+    /// Takes clients over; returns the listeners' names and addresses.
+    pub(super) fn take_over(&mut self, from: Predecessor) -> Result<Vec<String>, Failure> {
+        let mut taken = from.take_over(&mut self.broker, &self.config)?;
+        let bound = taken.listen(&mut self.broker);
+        taken.wait_for_end();
+        let until = Instant::now() + ADMIN;
+        while let Err(failure) = self.broker.admin.open(&self.config.admin) {
+            if Instant::now() > until {
+                // The clients are served all the same.
+                tracing::error!("{failure}");
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(bound)
+    }
+
+    pub(super) fn listen_to_upgrades(&mut self) {
+        let (sender, requests) = crossbeam_channel::unbounded();
+        requests::start(sender);
+        self.requests = requests;
+    }
+
+    /// Where the outcome of the upgrade that is under way comes from.
+    pub(super) fn outcomes(&self) -> Receiver<Outcome> {
+        self.upgrading.as_ref().map_or_else(never, |upgrading| upgrading.outcome.clone())
+    }
+
+    /// Nothing else may change what is being handed over.
+    pub(super) fn not_while_upgrading(&self) -> Result<(), Vec<String>> {
+        match &self.upgrading {
+            Some(_) => Err(self.refused(vec!["an upgrade is under way".to_owned()])),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins an upgrade, or says why not.
+    pub(super) fn begin_upgrade(&mut self, mut request: Request) {
+        let job = match self.job(&request) {
+            Ok(job) => job,
+            Err(why) => {
+                tracing::error!("no upgrade: {why}");
+                request.answer(Err(&why));
+                return;
+            }
+        };
+        let binary = job.binary.display().to_string();
+        tracing::info!(binary, dry_run = job.dry_run, "upgrade begins");
+        let (sender, outcome) = crossbeam_channel::bounded(1);
+        let work = move || drop(sender.send(old::run(job)));
+        match std::thread::Builder::new().name("upgrade".to_owned()).spawn(work) {
+            Ok(_) => self.upgrading = Some(Upgrading { outcome, request }),
+            Err(error) => request.answer(Err(&format!("no thread for it: {error}"))),
+        }
+    }
+
+    fn job(&self, request: &Request) -> Result<Job, String> {
+        if self.upgrading.is_some() {
+            return Err("another upgrade is under way".to_owned());
+        }
+        if !matches!(self.task, Task::Nothing) {
+            return Err("a start or reload is under way; try again".to_owned());
+        }
+        if std::process::id() == 1 {
+            return Err("this is process 1, with which its container would end; start the broker \
+                        below an init process"
+                .to_owned());
+        }
+        if let Some(key) = unmovable(&self.config) {
+            return Err(format!("a broker with {key} cannot be upgraded in place yet"));
+        }
+        let binary = match &request.binary {
+            Some(binary) => binary.clone(),
+            None => own_binary()?,
+        };
+        let arguments = std::env::args_os().skip(1).filter(|word| word != "--take-over");
+        let broker = &self.broker;
+        let listener = |open: &super::super::Open| {
+            (open.id, open.config.name.to_string(), open.config.bind.to_string())
+        };
+        Ok(Job {
+            homes: broker.homes.clone(),
+            listeners: broker.open.iter().map(listener).collect(),
+            hello: Hello {
+                version: VERSION,
+                oldest: OLDEST,
+                build: env!("CARGO_PKG_VERSION").into(),
+                zero: broker.clock.zero(),
+                secret: (broker.secret[0], broker.secret[1]),
+            },
+            binary,
+            arguments: arguments.collect(),
+            dry_run: request.dry_run,
+        })
+    }
+
+    /// An upgrade has ended; how this process ends, if it does.
+    pub(super) fn end_upgrade(
+        &mut self,
+        outcome: Option<Outcome>,
+    ) -> Result<Option<Ending>, Failure> {
+        let Some(Upgrading { mut request, .. }) = self.upgrading.take() else { return Ok(None) };
+        match outcome.unwrap_or_else(|| Outcome::Lost("its thread has ended".to_owned())) {
+            Outcome::Gone(pid, report) => {
+                self.notifier.main_process(pid);
+                tracing::info!(pid, "upgraded: {report}");
+                request.answer(Ok(&report));
+                Ok(Some(Ending::HandedOver))
+            }
+            Outcome::Possible(report) => {
+                tracing::info!("an upgrade is possible: {report}");
+                request.answer(Ok(&report));
+                Ok(None)
+            }
+            Outcome::Stays(why) => {
+                tracing::error!("no upgrade, this process serves on: {why}");
+                request.answer(Err(&why));
+                Ok(None)
+            }
+            Outcome::Lost(why) => {
+                request.answer(Err(&why));
+                Err(Failure::new(why))
+            }
+        }
+    }
+
+    /// Leaves everything to the new process.
+    pub(super) fn leave(&mut self) {
+        for open in &mut self.broker.open {
+            if let Some(file) = open.file.take() {
+                file.leave();
+            }
+        }
+    }
+}
+
+/// The file that this process was started from, or the one that has replaced it.
+fn own_binary() -> Result<PathBuf, String> {
+    let path = std::env::current_exe().map_err(|error| format!("which program? {error}"))?;
+    let text = path.to_string_lossy();
+    Ok(match text.strip_suffix(" (deleted)") {
+        Some(replaced) => PathBuf::from(replaced),
+        None => path,
+    })
+}

@@ -1,0 +1,298 @@
+//! The filters that clients want: those of this node ([`LocalFilters`]), how far another node has
+//! been told of them ([`Telling`]), and those that another node has told of ([`RemoteFilters`]).
+//!
+//! This node numbers its filters. Another node is told of them in the order of their numbers, and
+//! afterwards of each that changes. What it has been told is checked by a digest: the sum of a hash
+//! of each filter with its number, which changes with each filter and does not depend on their
+//! order.
+
+use super::frame::Told;
+use super::record::Record;
+use crate::limits::CLUSTER_FILTERS;
+use crate::mutant::Mutant;
+use hashbrown::HashTable;
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+
+/// Changes that wait to be told to one node; with more of them it is told everything again.
+const CHANGES: usize = 1 << 16;
+/// What stands for the filters beyond the most that are told one by one.
+const EVERYTHING: &str = "#";
+
+/// What a filter adds to a digest.
+fn share(number: u32, filter: &str) -> u64 {
+    let sum = u64::from(crc32c::crc32c(filter.as_bytes()));
+    let mixed = (sum | u64::from(number) << 32).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    // The finalizer of splitmix64.
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+struct LocalFilter {
+    text: Box<str>,
+    /// Shards that have subscribers.
+    shards: u32,
+}
+
+/// The filters of this node's clients.
+pub struct LocalFilters {
+    all: Vec<Option<LocalFilter>>,
+    free: Vec<u32>,
+    numbers: HashTable<u32>,
+    hasher: foldhash::fast::RandomState,
+    digest: u64,
+    /// Those that found no number.
+    beyond: u64,
+    most: usize,
+}
+
+impl Default for LocalFilters {
+    fn default() -> Self {
+        LocalFilters::with_most(CLUSTER_FILTERS)
+    }
+}
+
+impl LocalFilters {
+    /// At most so many have numbers; if there are more, the others want everything.
+    pub fn with_most(most: usize) -> Self {
+        LocalFilters {
+            all: Vec::new(),
+            free: Vec::new(),
+            numbers: HashTable::new(),
+            hasher: foldhash::fast::RandomState::default(),
+            digest: 0,
+            beyond: 0,
+            most,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn find(&self, filter: &str) -> Option<u32> {
+        let same = |number: &u32| self.text(*number) == Some(filter);
+        self.numbers.find(self.hasher.hash_one(filter), same).copied()
+    }
+
+    /// The filter with that number.
+    pub fn text(&self, number: u32) -> Option<&str> {
+        self.all.get(number as usize)?.as_ref().map(|filter| &*filter.text)
+    }
+
+    /// A shard has its first subscriber of the filter; the number that has changed, if one has.
+    pub fn add(&mut self, filter: &str) -> Option<u32> {
+        if let Some(number) = self.find(filter) {
+            let known = self.all.get_mut(number as usize)?.as_mut()?;
+            known.shards += 1;
+            return None;
+        }
+        // The last place is kept for what stands for all others.
+        if self.len() + 1 >= self.most && filter != EVERYTHING {
+            self.beyond += 1;
+            return if self.beyond == 1 { self.add(EVERYTHING) } else { None };
+        }
+        let number = self.free.pop().unwrap_or(self.all.len() as u32);
+        let entry = Some(LocalFilter { text: filter.into(), shards: 1 });
+        match self.all.get_mut(number as usize) {
+            Some(place) => *place = entry,
+            None => self.all.push(entry),
+        }
+        let (all, hasher) = (&self.all, &self.hasher);
+        let rehash = |number: &u32| {
+            let text = all.get(*number as usize).and_then(|place| place.as_ref());
+            hasher.hash_one(text.map_or("", |filter| &*filter.text))
+        };
+        self.numbers.insert_unique(hasher.hash_one(filter), number, rehash);
+        self.digest = self.digest.wrapping_add(share(number, filter));
+        Some(number)
+    }
+
+    /// A shard has no subscriber of the filter any more; the number that has changed, if one has.
+    pub fn remove(&mut self, filter: &str) -> Option<u32> {
+        let Some(number) = self.find(filter) else {
+            let last = self.beyond == 1;
+            self.beyond = self.beyond.saturating_sub(1);
+            return if last { self.remove(EVERYTHING) } else { None };
+        };
+        let known = self.all.get_mut(number as usize)?;
+        let shards = known.as_mut().map_or(0, |known| {
+            known.shards -= 1;
+            known.shards
+        });
+        if shards > 0 {
+            return None;
+        }
+        let hash = self.hasher.hash_one(filter);
+        if let Ok(entry) = self.numbers.find_entry(hash, |&other| other == number) {
+            entry.remove();
+        }
+        if let Some(place) = self.all.get_mut(number as usize) {
+            *place = None;
+        }
+        self.free.push(number);
+        if self.numbers.is_empty() {
+            (self.all, self.free) = (Vec::new(), Vec::new());
+        }
+        self.digest = self.digest.wrapping_sub(share(number, filter));
+        Some(number)
+    }
+
+    /// Numbers are below this.
+    pub fn end(&self) -> u32 {
+        self.all.len() as u32
+    }
+}
+
+/// How far another node has been told.
+#[derive(Default)]
+pub struct Telling {
+    /// The numbers below this have been told.
+    next: u32,
+    /// The end of the snapshot has been told.
+    ended: bool,
+    /// Which snapshot this is.
+    snapshot: u32,
+    /// Numbers below `next` of which it has to be told again.
+    changes: VecDeque<u32>,
+}
+
+impl Telling {
+    /// Everything is told again, as the snapshot of that number.
+    pub fn begin(&mut self, snapshot: u32) {
+        *self = Telling { snapshot, ..Telling::default() };
+    }
+
+    /// Which snapshot this is.
+    pub fn snapshot(&self) -> u32 {
+        self.snapshot
+    }
+
+    /// What is said of that number has changed.
+    pub fn changed(&mut self, number: u32) {
+        if number >= self.next && !self.ended || Mutant::ClusterChangeUntold.is_on() {
+            return;
+        }
+        if self.changes.len() >= CHANGES {
+            self.begin(self.snapshot);
+            return;
+        }
+        self.changes.push_back(number);
+    }
+
+    /// The next thing to tell.
+    pub fn next<'a>(&mut self, filters: &'a LocalFilters) -> Option<Record<'a>> {
+        let said = |number: u32| match filters.text(number) {
+            Some(text) => Record::Filter(number, text),
+            None => Record::NoFilter(number),
+        };
+        if let Some(number) = self.changes.pop_front() {
+            return Some(said(number));
+        }
+        if self.ended {
+            return None;
+        }
+        if self.next < filters.end() {
+            self.next += 1;
+            return Some(said(self.next - 1));
+        }
+        self.ended = true;
+        Some(Record::AllFilters(self.next, self.snapshot))
+    }
+
+    /// True when all has been told.
+    pub fn is_done(&self) -> bool {
+        self.ended && self.changes.is_empty()
+    }
+
+    /// What all filters add up to, once all have been told; `at`: the segment that comes next.
+    pub fn told(&self, filters: &LocalFilters, at: u64) -> Option<Told> {
+        let (count, digest) = (filters.len() as u32, filters.digest);
+        self.is_done().then_some(Told { at, filters: count, digest })
+    }
+}
+
+/// The filters that another node has told of.
+#[derive(Default)]
+pub struct RemoteFilters {
+    all: Vec<Option<Box<str>>>,
+    filters: u32,
+    digest: u64,
+}
+
+impl RemoteFilters {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.filters as usize
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.filters == 0
+    }
+
+    /// Places that [`RemoteFilters::sweep`] has to look at.
+    pub fn places(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Takes in what is said of a number, which is below [`CLUSTER_FILTERS`]. `change` is told the
+    /// filter that is not wanted any more (false) and that which is from now on (true).
+    pub fn set(&mut self, number: u32, filter: Option<&str>, change: &mut dyn FnMut(&str, bool)) {
+        let at = number as usize;
+        if self.all.get(at).is_some_and(|known| known.as_deref() == filter) {
+            return;
+        }
+        if at >= self.all.len() {
+            if filter.is_none() {
+                return;
+            }
+            self.all.resize_with(at + 1, || None);
+        }
+        // First what is wanted from now on: a shard may be looking.
+        if let Some(filter) = filter {
+            change(filter, true);
+            self.filters += 1;
+            self.digest = self.digest.wrapping_add(share(number, filter));
+        }
+        let Some(place) = self.all.get_mut(at) else { return };
+        if let Some(gone) = std::mem::replace(place, filter.map(Box::from)) {
+            self.filters -= 1;
+            self.digest = self.digest.wrapping_sub(share(number, &gone));
+            change(&gone, false);
+        }
+    }
+
+    /// There are none from that number on. Looks at `most` places; true when that was all.
+    pub fn sweep(&mut self, end: u32, most: usize, change: &mut dyn FnMut(&str, bool)) -> bool {
+        for _ in 0..most {
+            if self.all.len() <= end as usize {
+                break;
+            }
+            let number = self.all.len() as u32 - 1;
+            self.set(number, None, change);
+            self.all.pop();
+        }
+        let done = self.all.len() <= end as usize;
+        if done && self.all.is_empty() {
+            self.all = Vec::new();
+        }
+        done
+    }
+
+    /// Whether they are those.
+    pub fn agrees(&self, told: &Told) -> bool {
+        (self.filters, self.digest) == (told.filters, told.digest)
+    }
+}
+
+#[cfg(test)]
+#[path = "filters_tests.rs"]
+mod tests;

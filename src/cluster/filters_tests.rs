@@ -1,0 +1,117 @@
+//! Tests of what two nodes know of each other's filters: against sets of texts.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// Applies what is told; the filters that are wanted, and how often.
+fn apply(
+    telling: &mut Telling,
+    local: &LocalFilters,
+    remote: &mut RemoteFilters,
+    wanted: &mut BTreeMap<String, i32>,
+    most: usize,
+) -> bool {
+    let change = &mut |filter: &str, on: bool| {
+        let count = wanted.entry(filter.to_owned()).or_default();
+        *count += if on { 1 } else { -1 };
+        if *count == 0 {
+            wanted.remove(filter);
+        }
+    };
+    for _ in 0..most {
+        match telling.next(local) {
+            Some(Record::Filter(number, filter)) => remote.set(number, Some(filter), change),
+            Some(Record::NoFilter(number)) => remote.set(number, None, change),
+            Some(Record::AllFilters(end, _)) => while !remote.sweep(end, 3, change) {},
+            Some(Record::Message(_)) => unreachable!(),
+            None => return true,
+        }
+    }
+    false
+}
+
+#[test]
+fn a_filter_is_there_from_its_first_shard_to_its_last() {
+    let mut local = LocalFilters::default();
+    assert_eq!(local.add("a"), Some(0));
+    assert_eq!(local.add("a"), None);
+    assert_eq!(local.add("b"), Some(1));
+    assert_eq!((local.remove("a"), local.remove("a")), (None, Some(0)));
+    assert_eq!((local.text(0), local.text(1), local.len()), (None, Some("b"), 1));
+    assert_eq!(local.add("c"), Some(0));
+    assert_eq!(local.remove("never added"), None);
+    assert_eq!((local.remove("b"), local.remove("c")), (Some(1), Some(0)));
+    assert!(local.is_empty() && local.digest == 0 && local.end() == 0);
+}
+
+#[test]
+fn beyond_the_most_one_filter_stands_for_all_others() {
+    let mut local = LocalFilters::with_most(3);
+    let all = ["a", "b", "c", "d"];
+    let numbers: Vec<_> = all.iter().map(|filter| local.add(filter)).collect();
+    assert_eq!(numbers, [Some(0), Some(1), Some(2), None]);
+    assert_eq!((local.text(2), local.len()), (Some("#"), 3));
+    assert_eq!(local.remove("c"), None);
+    assert_eq!(local.remove("d"), Some(2));
+    assert_eq!(local.len(), 2);
+}
+
+#[test]
+fn a_node_with_too_many_changes_is_told_everything_again() {
+    let (mut local, mut telling) = (LocalFilters::default(), Telling::default());
+    let (mut remote, mut wanted) = (RemoteFilters::default(), BTreeMap::new());
+    assert!(apply(&mut telling, &local, &mut remote, &mut wanted, 10));
+    for _ in 0..CHANGES {
+        telling.changed(local.add("a").unwrap());
+        telling.changed(local.remove("a").unwrap());
+    }
+    telling.changed(local.add("b").unwrap());
+    assert!(telling.changes.len() <= CHANGES && !telling.is_done());
+    assert!(apply(&mut telling, &local, &mut remote, &mut wanted, 10));
+    assert_eq!(wanted.into_iter().collect::<Vec<_>>(), [("b".to_owned(), 1)]);
+    assert!(remote.agrees(&telling.told(&local, 0).unwrap()));
+}
+
+proptest! {
+    /// Filters come and go, at any place of a snapshot, which may begin anew at any time.
+    #[test]
+    fn what_is_told_is_what_is_there(
+        steps in prop::collection::vec((0..14usize, 0..5usize), 1..200),
+    ) {
+        let (mut local, mut telling) = (LocalFilters::with_most(9), Telling::default());
+        let (mut remote, mut wanted) = (RemoteFilters::default(), BTreeMap::new());
+        let mut counts = [0u32; 12];
+        for (choice, told) in steps {
+            let filter = format!("t/{choice}");
+            match (choice, told % 2) {
+                (12, _) => telling.begin(telling.snapshot() + 1),
+                (13, _) => {
+                    let change = &mut |filter: &str, _: bool| {
+                        wanted.remove(filter);
+                    };
+                    while !remote.sweep(0, 2, change) {}
+                    telling.begin(telling.snapshot() + 1);
+                }
+                (_, 0) => {
+                    counts[choice] += 1;
+                    local.add(&filter).into_iter().for_each(|number| telling.changed(number));
+                }
+                _ if counts[choice] > 0 => {
+                    counts[choice] -= 1;
+                    local.remove(&filter).into_iter().for_each(|number| telling.changed(number));
+                }
+                _ => {}
+            }
+            apply(&mut telling, &local, &mut remote, &mut wanted, told);
+        }
+        prop_assert!(apply(&mut telling, &local, &mut remote, &mut wanted, 1000));
+        let told = telling.told(&local, 7).unwrap();
+        prop_assert!(remote.agrees(&told));
+        prop_assert!(wanted.values().all(|&count| count == 1));
+        for (choice, &count) in counts.iter().enumerate() {
+            let known = wanted.contains_key(&format!("t/{choice}"));
+            prop_assert!(known == (count > 0) || wanted.contains_key("#"), "{choice}");
+        }
+    }
+}

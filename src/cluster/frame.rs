@@ -1,0 +1,336 @@
+//! Frames: what one node sends to another, or to all, through the engine.
+//!
+//! A frame is a header and, in a frame of data, one segment of a lane ([`super::lane`]). All
+//! numbers are little-endian. A frame that is cut short, longer than it says, of another version,
+//! or from a node without a usable name is refused, with the reason; nothing is reserved on its
+//! word.
+
+use super::lane::{Acknowledgement, Lane, SEGMENT};
+
+/// The format of frames that this node speaks.
+pub const VERSION: u8 = 1;
+/// The first bytes of each frame.
+const MAGIC: [u8; 2] = *b"RQ";
+/// Longest name of a node in bytes.
+pub const LONGEST_NAME: usize = 64;
+/// Largest frame in bytes: what a node sends has at most this.
+pub const LARGEST: usize = SEGMENT + 256;
+
+const HELLO: u8 = 0;
+const STATE: u8 = 1;
+const DATA: u8 = 2;
+const GOODBYE: u8 = 3;
+
+/// Why a frame was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// It is no frame of this protocol.
+    Foreign,
+    /// It is of a version that this node does not speak.
+    Version,
+    /// It ends before, or after, where it says.
+    Length,
+    /// The name of its sender cannot be one.
+    Name,
+    /// It is of an unknown kind, or for an unknown lane.
+    Kind,
+}
+
+impl Refused {
+    /// As it is shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            Refused::Foreign => "foreign",
+            Refused::Version => "version",
+            Refused::Length => "length",
+            Refused::Name => "name",
+            Refused::Kind => "kind",
+        }
+    }
+}
+
+/// Who sends a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sender<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Tells the runs of one node apart; a later run has a larger one.
+    pub incarnation: u64,
+    /// Its clock in milliseconds, from an origin of its own.
+    pub clock: u64,
+}
+
+/// What a node tells one other node in each frame to it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct State {
+    /// The incarnation of the node that the frame is for.
+    pub to: u64,
+    /// The number of the sender's stream to it.
+    pub stream: u32,
+    /// The number of the stream that the acknowledgements are for; 0: none is known.
+    pub back: u32,
+    /// By lane.
+    pub acknowledged: [Acknowledgement; Lane::ALL.len()],
+    /// The snapshot of filters that the sender wants from the other.
+    pub snapshot: u32,
+    /// What the sender's filters add up to, if all of them have been told.
+    pub told: Option<Told>,
+}
+
+/// All filters of a node, as they were told by a place of its control lane.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Told {
+    /// The segment after the last one that tells of them.
+    pub at: u64,
+    /// How many there are.
+    pub filters: u32,
+    /// What they add up to.
+    pub digest: u64,
+}
+
+/// What a frame says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Said<'a> {
+    /// The sender is there; for everybody.
+    Hello,
+    /// The sender ends; for everybody.
+    Goodbye,
+    /// Nothing more than the state.
+    State(State),
+    /// A segment.
+    Data(State, Lane, u64, &'a [u8]),
+}
+
+/// A frame, borrowed from its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frame<'a> {
+    /// Whose it is.
+    pub sender: Sender<'a>,
+    /// What it says.
+    pub said: Said<'a>,
+}
+
+/// True for what may be the name of a node: a token of a subject, and a label.
+pub fn is_name(name: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
+    !name.is_empty() && name.len() <= LONGEST_NAME && name.bytes().all(plain)
+}
+
+impl<'a> Frame<'a> {
+    /// Its bytes.
+    pub fn write(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(192 + self.segment().len());
+        let kind = match self.said {
+            Said::Hello => HELLO,
+            Said::Goodbye => GOODBYE,
+            Said::State(_) => STATE,
+            Said::Data(..) => DATA,
+        };
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&[VERSION, kind]);
+        out.extend_from_slice(&self.sender.incarnation.to_le_bytes());
+        out.extend_from_slice(&self.sender.clock.to_le_bytes());
+        out.push(self.sender.name.len() as u8);
+        out.extend_from_slice(self.sender.name.as_bytes());
+        match self.said {
+            Said::Hello | Said::Goodbye => {}
+            Said::State(state) => state.write(&mut out),
+            Said::Data(state, lane, number, segment) => {
+                state.write(&mut out);
+                out.push(lane as u8);
+                out.extend_from_slice(&number.to_le_bytes());
+                out.extend_from_slice(segment);
+            }
+        }
+        out
+    }
+
+    fn segment(&self) -> &'a [u8] {
+        if let Said::Data(.., segment) = self.said { segment } else { &[] }
+    }
+
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// Why it is none, or none for this version.
+    pub fn read(bytes: &'a [u8]) -> Result<Frame<'a>, Refused> {
+        let mut rest = Bytes(bytes);
+        let [m, n, version, kind] = rest.take::<4>().map_err(|_| Refused::Foreign)?;
+        if [m, n] != MAGIC {
+            return Err(Refused::Foreign);
+        }
+        if version != VERSION {
+            return Err(Refused::Version);
+        }
+        if bytes.len() > LARGEST {
+            return Err(Refused::Length);
+        }
+        let (incarnation, clock) = (rest.long()?, rest.long()?);
+        let [length] = rest.take::<1>()?;
+        let name = rest.slice(usize::from(length))?;
+        let name = str::from_utf8(name).map_err(|_| Refused::Name)?;
+        if !is_name(name) {
+            return Err(Refused::Name);
+        }
+        let said = match kind {
+            HELLO => Said::Hello,
+            GOODBYE => Said::Goodbye,
+            STATE => Said::State(State::read(&mut rest)?),
+            DATA => {
+                let state = State::read(&mut rest)?;
+                let [lane] = rest.take::<1>()?;
+                let lane = Lane::ALL.get(usize::from(lane)).copied().ok_or(Refused::Kind)?;
+                let number = rest.long()?;
+                let segment = std::mem::take(&mut rest.0);
+                if segment.is_empty() || segment.len() > SEGMENT {
+                    return Err(Refused::Length);
+                }
+                Said::Data(state, lane, number, segment)
+            }
+            _ => return Err(Refused::Kind),
+        };
+        if !rest.0.is_empty() {
+            return Err(Refused::Length);
+        }
+        Ok(Frame { sender: Sender { name, incarnation, clock }, said })
+    }
+}
+
+impl State {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to.to_le_bytes());
+        out.extend_from_slice(&self.stream.to_le_bytes());
+        out.extend_from_slice(&self.back.to_le_bytes());
+        for one in &self.acknowledged {
+            out.extend_from_slice(&one.next.to_le_bytes());
+            out.extend_from_slice(&one.until.to_le_bytes());
+            out.push(u8::from(one.gap));
+        }
+        out.extend_from_slice(&self.snapshot.to_le_bytes());
+        out.push(u8::from(self.told.is_some()));
+        let told = self.told.unwrap_or_default();
+        out.extend_from_slice(&told.at.to_le_bytes());
+        out.extend_from_slice(&told.filters.to_le_bytes());
+        out.extend_from_slice(&told.digest.to_le_bytes());
+    }
+
+    fn read(rest: &mut Bytes<'_>) -> Result<State, Refused> {
+        let to = rest.long()?;
+        let (stream, back) = (rest.word()?, rest.word()?);
+        let mut acknowledged = [Acknowledgement::default(); Lane::ALL.len()];
+        for one in &mut acknowledged {
+            let (next, until) = (rest.long()?, rest.long()?);
+            let [gap] = rest.take::<1>()?;
+            *one = Acknowledgement { next, until, gap: gap != 0 };
+        }
+        let snapshot = rest.word()?;
+        let [is_told] = rest.take::<1>()?;
+        let told = Told { at: rest.long()?, filters: rest.word()?, digest: rest.long()? };
+        let told = Some(told).filter(|_| is_told != 0);
+        Ok(State { to, stream, back, acknowledged, snapshot, told })
+    }
+}
+
+/// Bytes that are read from the front.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn slice(&mut self, length: usize) -> Result<&'a [u8], Refused> {
+        let (slice, rest) = self.0.split_at_checked(length).ok_or(Refused::Length)?;
+        self.0 = rest;
+        Ok(slice)
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Refused> {
+        let (array, rest) = self.0.split_first_chunk::<N>().ok_or(Refused::Length)?;
+        self.0 = rest;
+        Ok(*array)
+    }
+
+    fn word(&mut self) -> Result<u32, Refused> {
+        Ok(u32::from_le_bytes(self.take::<4>()?))
+    }
+
+    fn long(&mut self) -> Result<u64, Refused> {
+        Ok(u64::from_le_bytes(self.take::<8>()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample(segment: &[u8]) -> Frame<'_> {
+        let acknowledged = [
+            Acknowledgement { next: 7, until: 9, gap: true },
+            Acknowledgement { next: 1, until: u64::MAX, gap: false },
+        ];
+        let told = Some(Told { at: 4, filters: 5, digest: 6 });
+        let state = State { to: 3, stream: 1, back: 2, acknowledged, snapshot: 8, told };
+        let sender = Sender { name: "node-1", incarnation: 1 << 60, clock: 99 };
+        Frame { sender, said: Said::Data(state, Lane::Messages, 17, segment) }
+    }
+
+    #[test]
+    fn frames_come_back_as_they_were_written() {
+        let data = sample(&[1; SEGMENT]);
+        let Said::Data(state, ..) = data.said else { unreachable!() };
+        for said in
+            [data.said, Said::Hello, Said::Goodbye, Said::State(State { told: None, ..state })]
+        {
+            let frame = Frame { said, ..data };
+            let bytes = frame.write();
+            assert!(bytes.len() <= LARGEST);
+            assert_eq!(Frame::read(&bytes), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused_with_the_reason() {
+        let whole = sample(b"abc").write();
+        for cut in 0..whole.len() - 3 {
+            assert!(Frame::read(&whole[..cut]).is_err(), "{cut}");
+        }
+        let changed = |at: usize, byte: u8| {
+            let mut bytes = whole.clone();
+            bytes[at] = byte;
+            Frame::read(&bytes).unwrap_err()
+        };
+        assert_eq!(changed(0, b'X'), Refused::Foreign);
+        assert_eq!(changed(2, 2), Refused::Version);
+        assert_eq!(changed(3, 9), Refused::Kind);
+        assert_eq!(changed(21, b'.'), Refused::Name);
+        assert_eq!(changed(21, 0xff), Refused::Name);
+        let hello = Frame { said: Said::Hello, ..sample(b"") }.write();
+        assert_eq!(Frame::read(&[&hello[..], b"x"].concat()), Err(Refused::Length));
+        let long = vec![0; SEGMENT + 1];
+        assert_eq!(Frame::read(&sample(&long).write()), Err(Refused::Length));
+        assert_eq!(Frame::read(&sample(b"").write()), Err(Refused::Length));
+    }
+
+    #[test]
+    fn names_are_tokens_of_subjects() {
+        for name in ["a", "node-1_X", &"x".repeat(64)] {
+            assert!(is_name(name));
+        }
+        for name in ["", "a.b", "a b", "*", ">", "ä", &"x".repeat(65)] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Frame::read(&bytes);
+            // The same with a head that is taken for one.
+            if let Some(head) = bytes.first_chunk_mut::<4>() {
+                *head = [b'R', b'Q', VERSION, head[3] % 4];
+            }
+            if let Ok(frame) = Frame::read(&bytes) {
+                let written = frame.write();
+                prop_assert_eq!(Frame::read(&written), Ok(frame));
+            }
+        }
+    }
+}

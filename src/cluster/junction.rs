@@ -1,0 +1,263 @@
+//! Where the cluster meets the shards: their mail for other nodes goes into windows, what other
+//! nodes send goes into their mailboxes, and the filters of other nodes into the interest table.
+//!
+//! To the shards, whose numbers are `0..shards`, the cluster is one more shard with the number
+//! `shards`: it sends them publications, and they tell it of their filters by control mail. Each
+//! place for another node is one more receiver with a number of its own after that
+//! ([`crate::mesh::mailbox::clustered`]): a mailbox that is full, because the node is slow, makes
+//! those wait who publish to that node, and nobody else.
+//!
+//! What comes from another node is put into the mailboxes of the shards that want it and into no
+//! other node's: the interest table is masked. Links of bridges do not see it, since the node where
+//! it was published has given it to its own.
+
+use super::node::{Engine, Node};
+use super::peer::Broker;
+use crate::ids::{ShardId, ShardSet};
+use crate::limits::{Budget, CLUSTER_PEERS};
+use crate::mesh::Shared;
+use crate::mesh::mail::{Control, Data, Stamped};
+use crate::mesh::mailbox::{MailEnds, NodeEnds, Progress};
+use crate::mesh::reading::Reading;
+use crate::message::{MailPurpose, Message, MessageRef, Reserve};
+use crate::mutant::Mutant;
+use crate::shard::Outbox;
+use crate::time::Instant;
+use crate::topic::{FilterKey, TopicHash};
+use std::sync::Arc;
+
+/// Mails of one shard for one node that are taken out at once.
+const MAILS: usize = 64;
+/// Control mails of one shard that are taken out at once.
+const CONTROL: usize = 4096;
+/// What taking a message out costs, in the units of [`crate::limits::cost`]: roughly.
+const MESSAGE: u64 = 2;
+
+/// Mail of which the part before `at` is in the window.
+struct Open {
+    from: ShardId,
+    data: Data,
+    at: usize,
+}
+
+/// The mailboxes of one place for another node.
+struct Door {
+    ends: MailEnds<Stamped, Control>,
+    reading: Reading,
+    open: Option<Open>,
+}
+
+/// The cluster's end of all mailboxes.
+pub struct Junction {
+    node: Node,
+    shared: Arc<Shared>,
+    shards: u8,
+    ends: MailEnds<Stamped, Control>,
+    doors: Vec<Door>,
+    outbox: Outbox,
+    scratch: Vec<u8>,
+}
+
+/// What is around: the clock by which mail is ordered, and the shards' doorbells.
+pub trait Around {
+    /// The time in nanoseconds: one clock for all shards, which each reading finds later.
+    fn stamp(&mut self) -> u64;
+    /// That shard has mail.
+    fn ring(&mut self, shard: ShardId);
+}
+
+impl Junction {
+    /// Joins a node to the shards, which are `shards`.
+    pub fn new(
+        node: Node,
+        shared: Arc<Shared>,
+        shards: u8,
+        ends: NodeEnds<Stamped, Control>,
+    ) -> Junction {
+        let NodeEnds { cluster, nodes } = ends;
+        let door = |ends| Door { ends, reading: Reading::new(usize::from(shards)), open: None };
+        let outbox = Outbox::new(ShardId(shards), usize::from(shards), 1, &Budget::BROKER);
+        Junction {
+            node,
+            shared,
+            shards,
+            ends: cluster,
+            doors: nodes.into_iter().map(door).collect(),
+            outbox,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// A frame has come.
+    pub fn received(&mut self, frame: &[u8], now: Instant) {
+        self.node.received(frame, now);
+    }
+
+    /// When something is due though nothing comes.
+    pub fn deadline(&self, now: Instant) -> Instant {
+        self.node.deadline(now)
+    }
+
+    /// One pass over all that there is to do. True when there may be more at once.
+    pub fn step(
+        &mut self,
+        now: Instant,
+        engine: &mut impl Engine,
+        around: &mut impl Around,
+    ) -> bool {
+        for shard in self.outbox.watched().iter() {
+            let room = (self.ends.data_room(shard), self.ends.data_capacity());
+            self.outbox.see(shard, room, (self.ends.progress_of(shard), now));
+        }
+        let mut more = self.take_control(now);
+        for number in 0..self.doors.len() {
+            more |= self.take_data(number, now);
+        }
+        let broker = &mut Inward {
+            shared: &self.shared,
+            shards: self.shards,
+            outbox: &mut self.outbox,
+            scratch: &mut self.scratch,
+            refused: false,
+        };
+        more |= self.node.run(now, broker, engine);
+        let waits = broker.refused;
+        self.outbox.close_batches();
+        self.carry(around);
+        more && !waits
+    }
+
+    /// True while something waits for room in a shard's mailbox; nobody rings when there is room.
+    pub fn awaits_room(&self) -> bool {
+        !self.outbox.is_empty() || self.node.has_waiting()
+    }
+
+    /// What shards say of their filters, and of what messages have cost them.
+    fn take_control(&mut self, now: Instant) -> bool {
+        let mut more = false;
+        for shard in (0..self.shards).map(ShardId) {
+            for _ in 0..CONTROL {
+                match self.ends.pop_control(shard) {
+                    Some(Control::Want(filter, wanted)) => self.node.want(&filter, wanted),
+                    Some(Control::Cost(topic, cost, reserve)) => {
+                        self.outbox.to(shard).ahead.reported(topic, cost, reserve, now);
+                    }
+                    Some(_) => debug_assert!(false, "no mail for the cluster"),
+                    None => break,
+                }
+            }
+            more |= self.ends.control_waiting(shard) > 0;
+        }
+        more
+    }
+
+    /// Puts mail for one node into its window, as far as there is room. True when there is more
+    /// that has room.
+    fn take_data(&mut self, number: usize, now: Instant) -> bool {
+        let Some(Door { ends, reading, open }) = self.doors.get_mut(number) else { return false };
+        if open.is_none() && !ends.has_mail() {
+            return false;
+        }
+        reading.note(ends, open.as_ref().map(|open| open.from));
+        for _ in 0..MAILS {
+            let begun = open.take().or_else(|| {
+                let from = reading.next(ends, |mail| mail.at)?;
+                let Stamped { data, .. } = ends.pop_data(from)?;
+                Some(Open { from, data, at: 0 })
+            });
+            let Some(mut begun) = begun else { return false };
+            let (done, messages) = send_mail(&mut self.node, number as u8, &mut begun, now);
+            ends.tell_progress(begun.from, Progress { messages, work: messages * MESSAGE });
+            if !done {
+                *open = Some(begun);
+                return false;
+            }
+            reading.took(begun.from);
+        }
+        true
+    }
+
+    /// Puts staged mail into the shards' mailboxes, as far as they have room.
+    fn carry(&mut self, around: &mut impl Around) {
+        for shard in self.outbox.shards_with_mail().iter() {
+            if self.outbox.carry(shard, &mut self.ends, &mut || around.stamp()) > 0 {
+                around.ring(shard);
+            }
+        }
+    }
+}
+
+/// Goes on with a mail. Returns whether that was all, and how many messages were taken out.
+fn send_mail(node: &mut Node, number: u8, open: &mut Open, now: Instant) -> (bool, u64) {
+    let mut messages = 0;
+    match &open.data {
+        Data::Batch(batch) => {
+            while let Some((message, _, next)) = batch.read(open.at) {
+                if !node.send(number, &message, now) {
+                    return (false, messages);
+                }
+                messages += 1;
+                open.at = next;
+            }
+        }
+        Data::One(message, _) => {
+            if !node.send(number, &message.view(), now) {
+                return (false, 0);
+            }
+            messages = 1;
+        }
+    }
+    (true, messages)
+}
+
+/// What other nodes bring, on its way to the shards.
+struct Inward<'a> {
+    shared: &'a Shared,
+    shards: u8,
+    outbox: &'a mut Outbox,
+    scratch: &'a mut Vec<u8>,
+    /// A message found no room.
+    refused: bool,
+}
+
+impl Broker for Inward<'_> {
+    fn want(&mut self, node: u8, filter: &str, wanted: bool) {
+        let place = place_of(self.shards, node);
+        let key = FilterKey::new(&self.shared.seeds, filter);
+        if wanted {
+            self.shared.interest.add(place, key, filter);
+        } else {
+            self.shared.interest.remove(place, key, filter);
+        }
+    }
+
+    fn publish(&mut self, message: &MessageRef<'_>) -> bool {
+        let hash = TopicHash::new(&self.shared.seeds, message.topic);
+        let mut wanted = self.shared.interest.shards(&hash);
+        if !Mutant::ClusterSentOn.is_on() {
+            wanted.0 &= ShardSet::below(self.shards).0;
+        }
+        let topic = Some(hash.exact());
+        if self.outbox.first_full(wanted, wanted, topic).is_some() {
+            self.refused = true;
+            return false;
+        }
+        let mut stored: Option<Message> = None;
+        for shard in wanted.iter() {
+            let purpose = MailPurpose { deliver: true, retain: false, reserve: Reserve::NONE };
+            self.outbox.publish(shard, message, topic, purpose, &mut stored, self.scratch);
+        }
+        true
+    }
+}
+
+/// The number among all receivers of mail that a place for another node has.
+pub fn place_of(shards: u8, node: u8) -> ShardId {
+    debug_assert!(usize::from(node) < CLUSTER_PEERS);
+    ShardId(shards + 1 + node)
+}

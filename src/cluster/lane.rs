@@ -1,0 +1,351 @@
+//! Lanes: streams of records from one node to another, in order and without loss, over an engine
+//! that loses, doubles and reorders.
+//!
+//! There are two lanes from each node to each other one: [`Lane::Control`] for what nodes tell each
+//! other, and [`Lane::Messages`] for publications, so that the former never waits behind the
+//! latter. The sender ([`Window`]) cuts a lane's records into segments of at most [`SEGMENT`]
+//! bytes, numbered from 1, and keeps each until the receiver has acknowledged it. The receiver
+//! ([`Arrivals`]) takes segments in the order of their numbers only: after a gap the sender begins
+//! again at the first one that is missing. A record may be longer than a segment.
+
+use crate::mutant::Mutant;
+use crate::time::Instant;
+use std::collections::VecDeque;
+
+/// Bytes of a segment at most: then what an engine costs per frame is shared by about a hundred
+/// messages.
+pub const SEGMENT: usize = 16 * 1024;
+/// Bytes of records at the receiver that wait to be taken, past which it asks for no more.
+pub const RECEIVED: usize = 4 << 20;
+/// Bytes of a record at most: a message of the largest packet, with its topic.
+pub const LARGEST_RECORD: usize = crate::limits::MAX_REMAINING_LENGTH as usize + (128 << 10);
+/// Bytes before a record: its length.
+pub const LENGTH: usize = 4;
+/// Milliseconds without an acknowledgement after which what was sent is sent again; twice as long
+/// each further time, up to the longest.
+const RESEND: u64 = 250;
+const LONGEST_RESEND: u64 = 2000;
+/// Milliseconds between beginnings after gaps: what was under way meanwhile reports the same gap.
+const AFTER_GAP: u64 = 50;
+
+/// Which stream of records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Lane {
+    /// What nodes tell each other.
+    Control,
+    /// Publications.
+    Messages,
+}
+
+impl Lane {
+    /// All of them, by number.
+    pub const ALL: [Lane; 2] = [Lane::Control, Lane::Messages];
+}
+
+/// How far the receiver of a lane has got.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Acknowledgement {
+    /// The next segment that it lacks.
+    pub next: u64,
+    /// It takes segments below this.
+    pub until: u64,
+    /// It has had later ones.
+    pub gap: bool,
+}
+
+/// A segment that is not acknowledged.
+struct Segment {
+    bytes: Vec<u8>,
+    /// Records that end in it.
+    records: u32,
+}
+
+/// The sending end of a lane.
+pub struct Window {
+    /// What is not yet a segment, and how many records end in it.
+    open: Segment,
+    kept: VecDeque<Segment>,
+    /// The number of the first segment in `kept`.
+    first: u64,
+    /// How many of `kept` have been sent.
+    sent: usize,
+    bytes: usize,
+    /// The receiver takes segments below this.
+    until: u64,
+    resend_at: Option<Instant>,
+    patience: u64,
+    began_again: Instant,
+    /// Times that something was sent again.
+    resends: u64,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Window {
+            open: Segment { bytes: Vec::new(), records: 0 },
+            kept: VecDeque::new(),
+            first: 1,
+            sent: 0,
+            bytes: 0,
+            until: 1 + (RECEIVED / SEGMENT) as u64,
+            resend_at: None,
+            patience: RESEND,
+            began_again: Instant(0),
+            resends: 0,
+        }
+    }
+}
+
+impl Window {
+    /// Bytes that are not acknowledged.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// True when all was acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// True when the receiver has never acknowledged a segment: it can begin anew with the first.
+    pub fn is_whole(&self) -> bool {
+        self.first == 1
+    }
+
+    /// Records that are not acknowledged.
+    pub fn records(&self) -> u64 {
+        self.kept.iter().chain([&self.open]).map(|segment| u64::from(segment.records)).sum()
+    }
+
+    /// Times that something was sent again.
+    pub fn resends(&self) -> u64 {
+        self.resends
+    }
+
+    /// Appends a record; `write` appends its bytes.
+    pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let begin = self.open.bytes.len();
+        self.open.bytes.extend_from_slice(&[0; LENGTH]);
+        write(&mut self.open.bytes);
+        let length = self.open.bytes.len() - begin - LENGTH;
+        debug_assert!(length <= LARGEST_RECORD, "a record of {length} bytes");
+        if let Some(place) = self.open.bytes.get_mut(begin..begin + LENGTH) {
+            place.copy_from_slice(&(length as u32).to_le_bytes());
+        }
+        self.bytes += LENGTH + length;
+        self.open.records += 1;
+        if self.open.bytes.len() >= SEGMENT {
+            self.cut();
+        }
+    }
+
+    /// Makes segments of what is open: full ones, and the rest stays open.
+    fn cut(&mut self) {
+        let rest = self.open.bytes.len() % SEGMENT;
+        let full = self.open.bytes.len() - rest;
+        let tail = self.open.bytes.split_off(full);
+        // The last record ends in the tail, if there is one; the others in the first segment,
+        // since this is done as soon as there is one.
+        let in_tail = u32::from(!tail.is_empty());
+        let mut records = self.open.records - in_tail;
+        for bytes in self.open.bytes.chunks(SEGMENT) {
+            let records = std::mem::take(&mut records);
+            self.kept.push_back(Segment { bytes: bytes.to_vec(), records });
+        }
+        self.open = Segment { bytes: tail, records: in_tail };
+    }
+
+    /// Closes what is open, and returns the number of the segment that comes after it.
+    pub fn close(&mut self) -> u64 {
+        if !self.open.bytes.is_empty() {
+            let empty = Segment { bytes: Vec::with_capacity(SEGMENT), records: 0 };
+            self.kept.push_back(std::mem::replace(&mut self.open, empty));
+        }
+        self.first + self.kept.len() as u64
+    }
+
+    /// The next segment to send and its number, if the receiver takes one.
+    pub fn next(&mut self, now: Instant) -> Option<(u64, &[u8])> {
+        if self.sent == self.kept.len() {
+            self.close();
+        }
+        let number = self.first + self.sent as u64;
+        let segment = self.kept.get(self.sent)?;
+        if number >= self.until {
+            return None;
+        }
+        self.sent += 1;
+        self.resend_at.get_or_insert(now.plus_millis(self.patience));
+        Some((number, &segment.bytes))
+    }
+
+    /// What [`Window::next`] has returned last.
+    pub fn last_sent(&self) -> Option<(u64, &[u8])> {
+        let at = self.sent.checked_sub(1)?;
+        Some((self.first + at as u64, &self.kept.get(at)?.bytes))
+    }
+
+    /// The receiver has got so far.
+    pub fn acknowledged(&mut self, by: Acknowledgement, now: Instant) {
+        let end = self.first + self.kept.len() as u64;
+        if by.next < self.first || by.next > end {
+            return; // older than what is known, or about what was never sent
+        }
+        let done = (by.next - self.first) as usize;
+        for segment in self.kept.drain(..done) {
+            self.bytes -= segment.bytes.len();
+        }
+        self.first = by.next;
+        self.sent = self.sent.saturating_sub(done);
+        // Never so far that the end of numbers is near.
+        self.until = self.until.max(by.until.min(by.next + (LARGEST_RECORD / SEGMENT) as u64 * 2));
+        if done > 0 {
+            self.patience = RESEND;
+            self.resend_at = (self.sent > 0).then(|| now.plus_millis(RESEND));
+        }
+        if by.gap && self.sent > 0 && now.millis_since(self.began_again) >= AFTER_GAP {
+            self.begin_again(now);
+        }
+    }
+
+    /// Sends again what was not acknowledged in time.
+    pub fn tick(&mut self, now: Instant) {
+        if self.resend_at.is_some_and(|at| at <= now) {
+            self.patience = (self.patience * 2).min(LONGEST_RESEND);
+            self.begin_again(now);
+        }
+    }
+
+    /// What was sent may be lost: it is sent again.
+    pub fn begin_again(&mut self, now: Instant) {
+        self.resend_at = None;
+        self.began_again = now;
+        if self.sent > 0 && !Mutant::ClusterResendSkipped.is_on() {
+            self.sent = 0;
+            self.resends += 1;
+        }
+    }
+
+    /// When something is to be done without an acknowledgement.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.resend_at
+    }
+}
+
+/// A record, or the stream, is not what a node of this version sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Malformed;
+
+/// The receiving end of a lane.
+pub struct Arrivals {
+    /// The number of the next segment.
+    next: u64,
+    bytes: Vec<u8>,
+    /// What is before this has been taken.
+    at: usize,
+    gap: bool,
+    /// The sender does not know yet how far this has got.
+    due: bool,
+    /// What it was told last.
+    told: u64,
+}
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        Arrivals { next: 1, bytes: Vec::new(), at: 0, gap: false, due: false, told: 0 }
+    }
+}
+
+impl Arrivals {
+    /// A segment has come.
+    pub fn take(&mut self, number: u64, segment: &[u8]) {
+        self.due = true;
+        let early = Mutant::ClusterGapTaken.is_on() && number > self.next;
+        if number != self.next && !early {
+            let doubled = Mutant::ClusterDoubleTaken.is_on() && number + 1 == self.next;
+            self.gap |= number > self.next;
+            if doubled {
+                self.bytes.extend_from_slice(segment);
+            }
+            return;
+        }
+        if self.bytes.len() - self.at >= self.bound() {
+            return; // the sender was told to wait, and will send it again
+        }
+        if self.at > self.bytes.len() / 2 {
+            self.bytes.drain(..self.at);
+            self.at = 0;
+        }
+        self.bytes.extend_from_slice(segment);
+        self.next = number + 1;
+        self.gap = false;
+    }
+
+    /// Bytes that may wait here.
+    fn bound(&self) -> usize {
+        RECEIVED + self.length().unwrap_or(0).min(LARGEST_RECORD)
+    }
+
+    /// Bytes that wait here.
+    pub fn waiting(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    /// The length of the record at the front.
+    fn length(&self) -> Option<usize> {
+        let head = self.bytes.get(self.at..)?.first_chunk::<LENGTH>()?;
+        Some(u32::from_le_bytes(*head) as usize)
+    }
+
+    /// The record at the front, if all of it is there.
+    ///
+    /// # Errors
+    /// It is longer than any.
+    pub fn record(&self) -> Result<Option<&[u8]>, Malformed> {
+        let Some(length) = self.length() else { return Ok(None) };
+        if length > LARGEST_RECORD {
+            return Err(Malformed);
+        }
+        let begin = self.at + LENGTH;
+        Ok(self.bytes.get(begin..begin + length))
+    }
+
+    /// The record at the front has been taken.
+    pub fn taken(&mut self) {
+        let Some(length) = self.length() else { return };
+        self.at = (self.at + LENGTH + length).min(self.bytes.len());
+        if self.at == self.bytes.len() {
+            self.bytes.clear();
+            self.bytes.shrink_to(2 * SEGMENT);
+            self.at = 0;
+        }
+    }
+
+    /// The next segment, when all records before it have been taken.
+    pub fn all_taken(&self) -> Option<u64> {
+        (self.at == self.bytes.len()).then_some(self.next)
+    }
+
+    fn until(&self) -> u64 {
+        let room = self.bound().saturating_sub(self.waiting());
+        self.next + (room / SEGMENT) as u64
+    }
+
+    /// Whether the sender is to be told how far this has got.
+    pub fn is_due(&self) -> bool {
+        self.due || self.until() >= self.told + (RECEIVED / SEGMENT / 4) as u64
+    }
+
+    /// What the sender is told now.
+    pub fn acknowledgement(&mut self) -> Acknowledgement {
+        self.due = false;
+        self.told = self.until();
+        let early = u64::from(Mutant::ClusterAcknowledgedEarly.is_on() && self.gap);
+        Acknowledgement { next: self.next + early, until: self.told, gap: self.gap }
+    }
+}
+
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod tests;

@@ -1,0 +1,160 @@
+//! Tests of lanes: any records over any engine.
+
+use super::*;
+use proptest::prelude::*;
+
+fn record(length: usize, fill: u8) -> Vec<u8> {
+    vec![fill; length]
+}
+
+/// Takes everything out.
+fn drain(arrivals: &mut Arrivals) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    while let Some(record) = arrivals.record().unwrap() {
+        records.push(record.to_vec());
+        arrivals.taken();
+    }
+    records
+}
+
+#[test]
+fn records_longer_than_a_segment_come_as_they_were() {
+    let (mut window, mut arrivals) = (Window::default(), Arrivals::default());
+    let lengths = [0, 1, SEGMENT - 4, SEGMENT, 5 * SEGMENT + 3, 7, 3 * SEGMENT - 4];
+    let mut came = Vec::new();
+    for (at, &length) in lengths.iter().enumerate() {
+        window.push(|out| out.extend(record(length, at as u8)));
+    }
+    assert_eq!(window.records(), lengths.len() as u64);
+    let mut now = Instant(0);
+    while !window.is_empty() {
+        now = now.plus_millis(1);
+        while let Some((number, segment)) = window.next(now) {
+            assert!(segment.len() <= SEGMENT);
+            arrivals.take(number, segment);
+        }
+        came.extend(drain(&mut arrivals));
+        window.acknowledged(arrivals.acknowledgement(), now);
+    }
+    let expected: Vec<_> =
+        lengths.iter().enumerate().map(|(at, &length)| record(length, at as u8)).collect();
+    assert_eq!(came, expected);
+    assert_eq!((window.records(), window.bytes(), window.resends()), (0, 0, 0));
+}
+
+#[test]
+fn a_receiver_that_is_behind_is_sent_no_more_than_it_takes() {
+    let (mut window, mut arrivals) = (Window::default(), Arrivals::default());
+    for _ in 0..3 * RECEIVED / 1000 {
+        window.push(|out| out.extend(record(1000, 1)));
+    }
+    let mut sent = 0;
+    while let Some((number, segment)) = window.next(Instant(0)) {
+        sent += segment.len();
+        arrivals.take(number, segment);
+    }
+    assert!(sent <= RECEIVED && sent > RECEIVED - 2 * SEGMENT, "{sent} bytes");
+    window.acknowledged(arrivals.acknowledgement(), Instant(1));
+    assert!(window.next(Instant(1)).is_none() && !arrivals.is_due());
+    let taken = drain(&mut arrivals).len();
+    assert!(arrivals.is_due(), "there is room again");
+    window.acknowledged(arrivals.acknowledgement(), Instant(2));
+    assert!(window.next(Instant(2)).is_some() && taken > 1000);
+}
+
+#[test]
+fn one_record_may_be_longer_than_what_may_wait() {
+    let (mut window, mut arrivals) = (Window::default(), Arrivals::default());
+    window.push(|out| out.extend(record(3 * RECEIVED, 9)));
+    let mut now = Instant(0);
+    while arrivals.record().unwrap().is_none() {
+        now = now.plus_millis(1);
+        let mut any = false;
+        while let Some((number, segment)) = window.next(now) {
+            arrivals.take(number, segment);
+            any = true;
+        }
+        assert!(any, "nothing is sent, and the record is not there");
+        window.acknowledged(arrivals.acknowledgement(), now);
+    }
+    assert_eq!(drain(&mut arrivals), [record(3 * RECEIVED, 9)]);
+}
+
+#[test]
+fn what_is_not_acknowledged_is_sent_again_later_each_time() {
+    let mut window = Window::default();
+    window.push(|out| out.push(1));
+    let mut sent = Vec::new();
+    for now in 0..6000 {
+        window.tick(Instant(now));
+        while window.next(Instant(now)).is_some() {
+            sent.push(now);
+        }
+    }
+    assert_eq!(sent, [0, 250, 750, 1750, 3750, 5750]);
+}
+
+#[test]
+fn hostile_acknowledgements_and_lengths_do_no_harm() {
+    let mut window = Window::default();
+    window.push(|out| out.push(1));
+    assert!(window.next(Instant(0)).is_some());
+    for next in [0, 3, u64::MAX] {
+        window.acknowledged(Acknowledgement { next, until: u64::MAX, gap: true }, Instant(1));
+        assert_eq!(window.records(), 1);
+    }
+    let mut arrivals = Arrivals::default();
+    arrivals.take(1, &[0xff; 8]);
+    assert_eq!(arrivals.record(), Err(Malformed));
+    arrivals.take(u64::MAX, b"x");
+    assert!(arrivals.acknowledgement().gap);
+}
+
+proptest! {
+    /// Segments are lost, doubled and swapped; records come once and in order.
+    #[test]
+    fn whatever_the_engine_does_records_come_once_and_in_order(
+        lengths in prop::collection::vec(0..3 * SEGMENT, 1..20),
+        fates in prop::collection::vec(0..8u8, 1..60),
+    ) {
+        let (mut window, mut arrivals) = (Window::default(), Arrivals::default());
+        for (at, &length) in lengths.iter().enumerate() {
+            window.push(|out| out.extend(record(length, at as u8)));
+        }
+        let mut fates = fates.into_iter().cycle();
+        let (mut came, mut now, mut kept) = (Vec::new(), Instant(0), None);
+        for _ in 0..4000 {
+            now = now.plus_millis(20);
+            window.tick(now);
+            while let Some((number, segment)) = window.next(now) {
+                let segment = segment.to_vec();
+                match fates.next().unwrap() {
+                    0 => {}
+                    1 => {
+                        arrivals.take(number, &segment);
+                        arrivals.take(number, &segment);
+                    }
+                    2 => kept = Some((number, segment)),
+                    _ => {
+                        arrivals.take(number, &segment);
+                        if let Some((number, segment)) = kept.take() {
+                            arrivals.take(number, &segment);
+                        }
+                    }
+                }
+            }
+            came.extend(drain(&mut arrivals));
+            // A fate that repeats itself must not keep a whole run from its end.
+            if fates.next() != Some(0) || now.0 % 3 == 0 {
+                window.acknowledged(arrivals.acknowledgement(), now);
+            }
+            if window.is_empty() {
+                break;
+            }
+        }
+        prop_assume!(window.is_empty());
+        let expected: Vec<_> =
+            lengths.iter().enumerate().map(|(at, &length)| record(length, at as u8)).collect();
+        prop_assert_eq!(came, expected);
+    }
+}

@@ -1,0 +1,161 @@
+//! NATS as the engine: two subjects per node, one of its own and one that all nodes share. No
+//! filter of a client becomes a subject.
+//!
+//! The client library connects again by itself, to the next server of its list. What is sent while
+//! no connection stands is dropped here, not queued: the lanes send it again ([`super::lane`]), and
+//! a queue would bring it twice. The same happens to what finds the library's queue full.
+#![allow(clippy::disallowed_types, reason = "TLS settings, by the library's own handle")]
+
+use super::node::{Engine, To};
+use crate::bridge::tls;
+use crate::config::{BridgeTls, Cluster, Text};
+use async_nats::connection::State;
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subject, Subscriber};
+use futures_lite::future::poll_once;
+use std::path::Path;
+use std::time::Duration;
+
+/// Between pings of a server: one that hangs is left after two without an answer, before the others
+/// take this node for dead ([`super::node`]).
+const PING: Duration = Duration::from_millis(500);
+/// Longest time for a connection.
+const CONNECT: Duration = Duration::from_secs(2);
+/// Frames that wait for the library: all that windows may hold.
+const QUEUE: usize = 8192;
+/// Longest time between attempts to connect.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The subjects of a cluster.
+struct Subjects {
+    all: Subject,
+    node: String,
+}
+
+/// The connection to the servers.
+pub struct Nats {
+    client: Client,
+    subjects: Subjects,
+    /// Frames for after the step.
+    frames: Vec<(Subject, Vec<u8>)>,
+    /// Frames that could not be sent.
+    pub unsent: u64,
+    /// Bytes that were sent.
+    pub bytes: u64,
+}
+
+impl Engine for Nats {
+    fn send(&mut self, to: To<'_>, frame: Vec<u8>) {
+        let subject = match to {
+            To::All => self.subjects.all.clone(),
+            To::Node(name) => Subject::from(format!("{}{name}", self.subjects.node)),
+        };
+        self.frames.push((subject, frame));
+    }
+}
+
+impl Nats {
+    /// Begins to connect, and to listen to the subjects of the node `name`.
+    ///
+    /// # Errors
+    /// A file or an address that cannot be used.
+    pub async fn connect(config: &Cluster, name: &str) -> Result<(Nats, [Subscriber; 2]), String> {
+        let mut servers = Vec::new();
+        for server in config.nats.servers.iter() {
+            let parsed = server.parse::<ServerAddr>();
+            servers.push(parsed.map_err(|error| format!("nats: {server}: {error}"))?);
+        }
+        let options = options(config, name).await?;
+        let client = options.connect(servers).await.map_err(|error| format!("nats: {error}"))?;
+        let cluster = &*config.name;
+        let subjects = Subjects {
+            all: Subject::from(format!("ringmq.{cluster}.all")),
+            node: format!("ringmq.{cluster}.node."),
+        };
+        let mut subscribers = Vec::with_capacity(2);
+        for subject in [subjects.all.clone(), Subject::from(format!("{}{name}", subjects.node))] {
+            let subscriber = client.subscribe(subject).await;
+            subscribers.push(subscriber.map_err(|error| format!("nats: {error}"))?);
+        }
+        let subscribers: [Subscriber; 2] =
+            subscribers.try_into().map_err(|_| "nats: two subjects were asked for".to_owned())?;
+        Ok((Nats { client, subjects, frames: Vec::new(), unsent: 0, bytes: 0 }, subscribers))
+    }
+
+    /// Whether a connection stands.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Hands the frames of a step to the library.
+    pub async fn flush(&mut self) {
+        let connected = self.is_connected();
+        for (subject, frame) in self.frames.drain(..) {
+            let bytes = frame.len() as u64;
+            let sent = connected
+                && matches!(
+                    poll_once(self.client.publish(subject, frame.into())).await,
+                    Some(Ok(()))
+                );
+            if sent {
+                self.bytes += bytes;
+            } else {
+                self.unsent += 1;
+            }
+        }
+    }
+
+    /// Waits until all that was sent is on its way, or no longer than that.
+    pub async fn finish(&self, patience: Duration) {
+        // It goes, or the process does.
+        let _ = tokio::time::timeout(patience, self.client.flush()).await;
+    }
+}
+
+async fn options(config: &Cluster, name: &str) -> Result<ConnectOptions, String> {
+    let nats = &config.nats;
+    let mut options = ConnectOptions::new();
+    if !nats.credentials.is_empty() {
+        let loaded = options.credentials_file(Path::new(&*nats.credentials)).await;
+        options = loaded.map_err(|error| format!("nats.credentials: {error}"))?;
+    } else if !nats.nkey.is_empty() {
+        let path = &*nats.nkey;
+        let seed = std::fs::read_to_string(path);
+        let seed = seed.map_err(|error| format!("nats.nkey: {path}: {error}"))?;
+        options = options.nkey(seed.trim().to_owned());
+    }
+    if let Some(given) = &*nats.tls {
+        let given = BridgeTls {
+            ca: given.ca.clone(),
+            certificate: given.certificate.clone(),
+            private_key: given.private_key.clone(),
+            server_name: Text::of(""),
+        };
+        let client = tls::client_config(&given)?;
+        options = options.require_tls(true).tls_client_config((*client).clone());
+    }
+    let node = name.to_owned();
+    Ok(options
+        .name(format!("ringmq {node}"))
+        .ping_interval(PING)
+        .connection_timeout(CONNECT)
+        .retry_on_initial_connect()
+        .client_capacity(QUEUE)
+        .subscription_capacity(QUEUE)
+        .reconnect_delay_callback(|attempts| {
+            let doubled = Duration::from_millis(10 << attempts.min(10));
+            if attempts <= 1 { Duration::ZERO } else { doubled.min(RETRY) }
+        })
+        .event_callback(|event| async move { tell(&event) }))
+}
+
+/// What happens to the connection, for the log.
+fn tell(event: &Event) {
+    match event {
+        Event::Connected => tracing::info!("cluster: connected to a NATS server"),
+        Event::Disconnected => tracing::warn!("cluster: the connection to NATS is lost"),
+        // Each attempt that fails; that there is no connection has been said.
+        Event::ClientError(error) => tracing::debug!(%error, "cluster: NATS"),
+        Event::SlowConsumer(_) => tracing::debug!("cluster: frames were dropped on arrival"),
+        event => tracing::warn!(%event, "cluster: NATS"),
+    }
+}

@@ -1,0 +1,459 @@
+//! This node among the others: who is there, what goes to whom, and what is done while it does not.
+//!
+//! Every node says [`Said::Hello`] to all, twice a second, and hears its own as well: a node that
+//! does not hear itself is *cut off* from the engine. Another node that has not been heard for
+//! [`SILENT`] milliseconds is down: its filters are swept, and what its window holds waits for it
+//! until it is given up. While this node is cut off, nobody is down: windows fill, and what has no
+//! room then is dropped or waits with its publisher, by the policy, until the node gives all others
+//! up and is a broker by itself.
+
+use super::filters::LocalFilters;
+use super::frame::{Frame, Refused, Said, Sender};
+use super::peer::{Broker, Peer, PeerCounts, Presence};
+use crate::limits::CLUSTER_PEERS;
+use crate::message::MessageRef;
+use crate::mutant::Mutant;
+use crate::packet::Qos;
+use crate::time::Instant;
+
+/// Milliseconds between hellos.
+const HELLO: u64 = 500;
+/// A node that has not heard itself for so long is cut off.
+const CUT_OFF: u64 = 1500;
+/// A node that has not been heard for so long is down.
+const SILENT: u64 = 2500;
+/// Milliseconds for which nobody counts as silent after this node was cut off itself.
+const GRACE: u64 = 10_000;
+/// Bytes of what is told of filters that are on their way to one node.
+const TELLING: usize = 1 << 20;
+
+/// Whom a frame is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum To<'a> {
+    /// Every node, this one included.
+    All,
+    /// The node of that name.
+    Node(&'a str),
+}
+
+/// What carries frames between nodes. It may lose, double and reorder them.
+pub trait Engine {
+    /// Sends a frame.
+    fn send(&mut self, to: To<'_>, frame: Vec<u8>);
+}
+
+/// What happens to messages of QoS 1 and 2 for a node that cannot be reached, once its window is
+/// full. Those of QoS 0 are dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhenCutOff {
+    /// Their publishers wait.
+    Park,
+    /// They are dropped.
+    Drop,
+}
+
+/// What a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct NodePlan {
+    /// Its name.
+    pub name: String,
+    /// Tells its runs apart; larger than that of any earlier one.
+    pub incarnation: u64,
+    /// Bytes of messages for one node that may be unacknowledged.
+    pub window: usize,
+    /// Milliseconds after which a node that cannot be reached is given up.
+    pub give_up: u64,
+    /// What happens to messages that have no room meanwhile.
+    pub when_cut_off: WhenCutOff,
+}
+
+/// Why a message was not sent to another node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unsent {
+    /// The window was full while the node could not be reached.
+    Full,
+    /// The node is down.
+    Down,
+    /// Its time was over.
+    Expired,
+}
+
+impl Unsent {
+    /// All of them.
+    pub const ALL: [Unsent; 3] = [Unsent::Full, Unsent::Down, Unsent::Expired];
+
+    /// As it is shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            Unsent::Full => "window_full",
+            Unsent::Down => "node_down",
+            Unsent::Expired => "expired",
+        }
+    }
+}
+
+/// What a node counts.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct NodeCounts {
+    /// Messages that were not sent, by reason.
+    pub unsent: [u64; Unsent::ALL.len()],
+    /// What has become of records, of nodes that are gone included.
+    pub peers: PeerCounts,
+    /// Frames that were refused.
+    pub refused: u64,
+    /// Frames of runs of nodes that are over.
+    pub stale: u64,
+    /// Frames of another node that has this one's name.
+    pub doubles: u64,
+    /// Frames of nodes beyond the most.
+    pub beyond: u64,
+    /// Frames that came, and that were sent.
+    pub frames_received: u64,
+    /// Those that were sent.
+    pub frames_sent: u64,
+}
+
+/// Another node, as it is shown.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// It is heard.
+    pub up: bool,
+    /// It is up, and knows all filters of this node, which knows all of its.
+    pub settled: bool,
+    /// Its filters.
+    pub filters: usize,
+    /// Bytes of messages that it has not acknowledged.
+    pub window: usize,
+    /// Bytes of its messages that wait for this broker.
+    pub waiting: usize,
+    /// Times that something was sent again.
+    pub resends: u64,
+    /// Milliseconds since it was heard.
+    pub silent: u64,
+    /// What has become of records.
+    pub counts: PeerCounts,
+}
+
+/// This node.
+pub struct Node {
+    plan: NodePlan,
+    /// The others, by number.
+    peers: Vec<Option<Peer>>,
+    filters: LocalFilters,
+    /// The number of the last stream.
+    streams: u32,
+    next_hello: Instant,
+    /// When it heard itself last.
+    echoed: Instant,
+    /// Since when it does not.
+    cut_off: Option<Instant>,
+    counts: NodeCounts,
+    warned: bool,
+}
+
+impl Node {
+    /// A node that knows nobody.
+    pub fn new(plan: NodePlan, now: Instant) -> Node {
+        Node {
+            plan,
+            peers: (0..CLUSTER_PEERS).map(|_| None).collect(),
+            filters: LocalFilters::default(),
+            streams: 0,
+            next_hello: now,
+            echoed: now,
+            cut_off: None,
+            counts: NodeCounts::default(),
+            warned: false,
+        }
+    }
+
+    /// A shard of this node has its first subscriber of the filter (true), or has none any more.
+    pub fn want(&mut self, filter: &str, wanted: bool) {
+        if filter.starts_with("$SYS/") {
+            return; // what a broker says of itself
+        }
+        let number = if wanted { self.filters.add(filter) } else { self.filters.remove(filter) };
+        let Some(number) = number else { return };
+        self.peers.iter_mut().flatten().for_each(|peer| peer.changed(number));
+    }
+
+    /// Whether this node is cut off from the engine.
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off.is_some()
+    }
+
+    /// Whether all that was sent to nodes that are there has been acknowledged.
+    pub fn is_empty(&self) -> bool {
+        let up = |peer: &&Peer| peer.presence == Presence::Up;
+        self.peers.iter().flatten().filter(up).all(|peer| peer.window() == 0)
+    }
+
+    /// Filters of this node.
+    pub fn filters(&self) -> usize {
+        self.filters.len()
+    }
+
+    fn knows(&self, name: &str) -> bool {
+        self.peers.iter().flatten().any(|peer| *peer.name == *name)
+    }
+
+    /// Whether messages of another node wait for this broker.
+    pub fn has_waiting(&self) -> bool {
+        self.peers.iter().flatten().any(|peer| !peer.is_drained())
+    }
+
+    /// What is counted, and how each other node stands.
+    pub fn status(&self, now: Instant) -> (NodeCounts, Vec<PeerStatus>) {
+        let mut counts = self.counts;
+        let mut rows = Vec::new();
+        for peer in self.peers.iter().flatten() {
+            add(&mut counts.peers, &PeerCounts { resends: peer.resends(), ..peer.counts });
+            rows.push(PeerStatus {
+                name: peer.name.to_string(),
+                incarnation: peer.incarnation,
+                up: peer.presence == Presence::Up,
+                settled: peer.is_settled(),
+                filters: peer.filters(),
+                window: peer.window(),
+                waiting: peer.waiting(),
+                resends: peer.resends(),
+                silent: now.millis_since(peer.heard),
+                counts: peer.counts,
+            });
+        }
+        (counts, rows)
+    }
+
+    /// A message for the node with that number, whose expiry is by this node's clock. False when it
+    /// has to wait; otherwise it is sent, or dropped and counted.
+    pub fn send(&mut self, number: u8, message: &MessageRef<'_>, now: Instant) -> bool {
+        let Some(peer) = self.peers.get_mut(usize::from(number)).and_then(Option::as_mut) else {
+            return self.unsent(Unsent::Down);
+        };
+        if message.expires.is_some_and(|at| at <= now) {
+            return self.unsent(Unsent::Expired);
+        }
+        if peer.presence != Presence::Up {
+            return self.unsent(Unsent::Down);
+        }
+        if peer.window() < self.plan.window || Mutant::ClusterWindowUnbounded.is_on() {
+            peer.send(message);
+            return true;
+        }
+        if self.cut_off.is_none() && now.millis_since(peer.heard) < CUT_OFF {
+            return false; // it is slow
+        }
+        match (message.qos, self.plan.when_cut_off) {
+            (Qos::AtMostOnce, _) | (_, WhenCutOff::Drop) => self.unsent(Unsent::Full),
+            (_, WhenCutOff::Park) => false,
+        }
+    }
+
+    fn unsent(&mut self, why: Unsent) -> bool {
+        if let Some(count) = self.counts.unsent.get_mut(why as usize) {
+            *count += 1;
+        }
+        true
+    }
+
+    /// A frame has come.
+    pub fn received(&mut self, bytes: &[u8], now: Instant) {
+        self.counts.frames_received += 1;
+        let frame = match Frame::read(bytes) {
+            Ok(frame) => frame,
+            Err(why) => return self.refused(why, bytes.len()),
+        };
+        if frame.sender.name == self.plan.name {
+            return self.hear_itself(&frame, now);
+        }
+        if frame.said == Said::Goodbye && !self.knows(frame.sender.name) {
+            return;
+        }
+        let mut frame = frame;
+        if let Said::State(state) | Said::Data(state, ..) = frame.said
+            && state.to != self.plan.incarnation
+        {
+            // What was said to an earlier run of this node only shows that the other is there.
+            self.counts.stale += 1;
+            frame.said = Said::Hello;
+        }
+        let Some(at) = self.number_of(&frame.sender, now) else { return };
+        let streams = &mut self.streams;
+        let mut next_stream = || {
+            *streams += 1;
+            *streams
+        };
+        let Some(peer) = self.peers.get_mut(at).and_then(Option::as_mut) else { return };
+        let incarnation = frame.sender.incarnation;
+        if incarnation != peer.incarnation {
+            let older = incarnation < peer.incarnation && peer.presence == Presence::Up;
+            if older || !peer.is_drained() {
+                self.counts.stale += u64::from(older);
+                return;
+            }
+            tracing::info!(node = &*peer.name, incarnation, "cluster: a node has started anew");
+            peer.restarted(incarnation, next_stream());
+        }
+        if frame.said == Said::Goodbye {
+            if peer.presence == Presence::Up {
+                tracing::info!(node = &*peer.name, "cluster: a node has ended");
+                peer.silent(now);
+            }
+            return;
+        }
+        let back = matches!(peer.presence, Presence::Down(_));
+        peer.take(&frame, now, &mut next_stream);
+        if back {
+            tracing::info!(node = &*peer.name, "cluster: a node is back");
+            peer.begin_again(now);
+        }
+    }
+
+    fn refused(&mut self, why: Refused, bytes: usize) {
+        self.counts.refused += 1;
+        tracing::debug!(reason = why.word(), bytes, "cluster: a frame was refused");
+    }
+
+    /// A frame of this node's name: its own, or that of another one that should not be there.
+    fn hear_itself(&mut self, frame: &Frame<'_>, now: Instant) {
+        if frame.sender.incarnation != self.plan.incarnation {
+            self.counts.doubles += 1;
+            // One that has just ended may still be on its way; then it is one warning.
+            if self.counts.doubles.is_power_of_two() {
+                let name = &*self.plan.name;
+                tracing::warn!(node = name, "cluster: another node has this node's name");
+            }
+            return;
+        }
+        self.echoed = now;
+        if let Some(since) = self.cut_off.take() {
+            let millis = now.millis_since(since);
+            tracing::info!(millis, "cluster: the engine carries frames again");
+            for peer in self.peers.iter_mut().flatten() {
+                // Nobody could be heard meanwhile, and others may take longer to come back.
+                peer.heard = now.plus_millis(GRACE);
+                peer.begin_again(now);
+            }
+        }
+    }
+
+    /// Tells the others that this node ends.
+    pub fn say_goodbye(&self, now: Instant, engine: &mut impl Engine) {
+        let NodePlan { name, incarnation, .. } = &self.plan;
+        let sender = Sender { name, incarnation: *incarnation, clock: now.0 };
+        engine.send(To::All, Frame { sender, said: Said::Goodbye }.write());
+    }
+
+    /// The number of a node, which it gets now if it is new. `None` when there is none left.
+    fn number_of(&mut self, sender: &Sender<'_>, now: Instant) -> Option<usize> {
+        let known = |peer: &Option<Peer>| peer.as_ref().is_some_and(|p| *p.name == *sender.name);
+        if let Some(at) = self.peers.iter().position(known) {
+            return Some(at);
+        }
+        let free = self.peers.iter_mut().enumerate().find(|(_, place)| place.is_none());
+        let Some((at, place)) = free else {
+            self.counts.beyond += 1;
+            if !std::mem::replace(&mut self.warned, true) {
+                let most = CLUSTER_PEERS + 1;
+                tracing::error!(node = sender.name, most, "cluster: there are too many nodes");
+            }
+            return None;
+        };
+        self.streams += 1;
+        tracing::info!(node = sender.name, "cluster: a node has joined");
+        *place = Some(Peer::new(sender, self.streams, now));
+        Some(at)
+    }
+
+    /// Does what is due: hellos, filters told and taken in, messages taken in, frames sent. True
+    /// when there is more to do at once.
+    pub fn run(
+        &mut self,
+        now: Instant,
+        broker: &mut impl Broker,
+        engine: &mut impl Engine,
+    ) -> bool {
+        self.look_for_silence(now);
+        let greets = now >= self.next_hello;
+        let own =
+            Sender { name: &self.plan.name, incarnation: self.plan.incarnation, clock: now.0 };
+        if greets {
+            self.next_hello = now.plus_millis(HELLO);
+            engine.send(To::All, Frame { sender: own, said: Said::Hello }.write());
+            self.counts.frames_sent += 1;
+        }
+        let mut more = false;
+        let sent = &mut self.counts.frames_sent;
+        for (number, place) in self.peers.iter_mut().enumerate() {
+            let Some(peer) = place else { continue };
+            if let Ok(goes_on) = peer.take_in(number as u8, broker) {
+                more |= goes_on;
+            } else {
+                self.streams += 1;
+                peer.refuse(self.streams);
+                tracing::error!(node = &*peer.name, "cluster: a node said what none may say");
+            }
+            if let Presence::Down(since) = peer.presence {
+                let swept = peer.sweep(number as u8, broker) && peer.is_drained();
+                more |= !swept;
+                if swept && now.millis_since(since) >= self.plan.give_up {
+                    let lost = peer.give_up();
+                    tracing::warn!(node = &*peer.name, lost, "cluster: a node is given up");
+                    let counts = PeerCounts { resends: peer.resends(), ..peer.counts };
+                    add(&mut self.counts.peers, &counts);
+                    *place = None;
+                }
+                continue;
+            }
+            more |= peer.tell(&self.filters, TELLING);
+            if self.cut_off.is_some() {
+                continue;
+            }
+            let send = &mut |to: &str, frame: Vec<u8>| {
+                *sent += 1;
+                engine.send(To::Node(to), frame);
+            };
+            peer.emit(&own, &self.filters, now, send);
+            if greets {
+                peer.emit_state(&own, &self.filters, send);
+            }
+        }
+        more
+    }
+
+    fn look_for_silence(&mut self, now: Instant) {
+        if self.cut_off.is_none() && now.millis_since(self.echoed) >= CUT_OFF {
+            tracing::warn!("cluster: the engine does not carry frames");
+            self.cut_off = Some(now);
+        }
+        let gives_up = self.cut_off.is_none_or(|s| now.millis_since(s) >= self.plan.give_up);
+        for peer in self.peers.iter_mut().flatten() {
+            let silent = now.millis_since(peer.heard) >= SILENT;
+            if peer.presence == Presence::Up && silent && gives_up {
+                tracing::warn!(node = &*peer.name, "cluster: a node is down");
+                peer.silent(now);
+            }
+        }
+    }
+
+    /// When something is due though nothing comes.
+    pub fn deadline(&self, now: Instant) -> Instant {
+        let resends = self.peers.iter().flatten().filter_map(Peer::deadline);
+        let resends = resends.filter(|_| self.cut_off.is_none());
+        // What a node that is down has to be looked at for is no more urgent than a hello.
+        resends.chain([self.next_hello]).min().unwrap_or(now)
+    }
+}
+
+fn add(to: &mut PeerCounts, more: &PeerCounts) {
+    to.sent += more.sent;
+    to.received += more.received;
+    to.lost += more.lost;
+    to.resends += more.resends;
+    to.disagreements += more.disagreements;
+    to.malformed += more.malformed;
+}

@@ -1,0 +1,374 @@
+//! One other node, as this one sees it: whether it is there, the lanes to it and from it, and the
+//! filters of its clients.
+//!
+//! A stream is what two nodes have said to each other since they know each other: both lanes, each
+//! with its numbers. It has a number of its sender's own. When one of the two has lost it (it was
+//! started anew, or has given the other up), it begins with a new number; the other one then begins
+//! anew as well, unless nothing of its own has been acknowledged and so everything can be sent
+//! again. What is lost by that is counted.
+
+use super::clock::Offset;
+use super::filters::{LocalFilters, RemoteFilters, Telling};
+use super::frame::{Frame, Said, Sender, State};
+use super::lane::{Arrivals, Lane, Malformed, Window};
+use super::record::Record;
+use crate::message::MessageRef;
+use crate::time::Instant;
+
+/// Records of one node that are taken in at once, before others have their turn.
+const RECORDS: usize = 256;
+/// Filters of a node that is gone that are taken out at once.
+const SWEPT: usize = 1024;
+
+/// What a node needs of its broker.
+pub trait Broker {
+    /// The node with that number wants the filter from now on (true), or does not any more.
+    fn want(&mut self, node: u8, filter: &str, wanted: bool);
+    /// Takes in a publication of another node; false when there is no room now.
+    fn publish(&mut self, message: &MessageRef<'_>) -> bool;
+}
+
+/// Whether a node is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    /// It is heard.
+    Up,
+    /// It has not been heard for a while; since then.
+    Down(Instant),
+}
+
+/// What has become of records.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct PeerCounts {
+    /// Messages sent to it: put into the window.
+    pub sent: u64,
+    /// Messages of it that were taken in.
+    pub received: u64,
+    /// Messages that were in the window when it was given up.
+    pub lost: u64,
+    /// Times that something was sent again, in windows that are gone.
+    pub resends: u64,
+    /// Times that its filters were not what it said.
+    pub disagreements: u64,
+    /// Streams that said what no node may say.
+    pub malformed: u64,
+}
+
+/// Another node.
+pub struct Peer {
+    /// Its name.
+    pub name: Box<str>,
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// Whether it is there.
+    pub presence: Presence,
+    /// When it was last heard.
+    pub heard: Instant,
+    /// What has become of records.
+    pub counts: PeerCounts,
+    /// The number of the stream to it, and of that from it (0: none yet).
+    stream: u32,
+    back: u32,
+    windows: [Window; 2],
+    arrivals: [Arrivals; 2],
+    telling: Telling,
+    filters: RemoteFilters,
+    /// Which snapshot is wanted of it, and whether it has come.
+    snapshot: u32,
+    is_whole: bool,
+    offset: Offset,
+    /// The state is to be sent, whether or not something else is.
+    state_due: bool,
+}
+
+impl Peer {
+    /// A node that was not known; `stream` is this node's next.
+    pub fn new(sender: &Sender<'_>, stream: u32, now: Instant) -> Peer {
+        Peer {
+            name: sender.name.into(),
+            incarnation: sender.incarnation,
+            presence: Presence::Up,
+            heard: now,
+            counts: PeerCounts::default(),
+            stream,
+            back: 0,
+            windows: Default::default(),
+            arrivals: Default::default(),
+            telling: Telling::default(),
+            filters: RemoteFilters::default(),
+            snapshot: 0,
+            is_whole: false,
+            offset: Offset::default(),
+            state_due: true,
+        }
+    }
+
+    /// Filters of its clients.
+    pub fn filters(&self) -> usize {
+        self.filters.len()
+    }
+
+    /// True when its filters are known, and it has been told ours.
+    pub fn is_settled(&self) -> bool {
+        self.presence == Presence::Up
+            && self.is_whole
+            && self.telling.is_done()
+            && self.windows.iter().all(Window::is_empty)
+    }
+
+    /// Bytes of messages that it has not acknowledged.
+    pub fn window(&self) -> usize {
+        self.windows[Lane::Messages as usize].bytes()
+    }
+
+    /// Bytes of its messages that wait for this broker.
+    pub fn waiting(&self) -> usize {
+        self.arrivals[Lane::Messages as usize].waiting()
+    }
+
+    /// Times that something was sent again.
+    pub fn resends(&self) -> u64 {
+        self.counts.resends + self.windows.iter().map(Window::resends).sum::<u64>()
+    }
+
+    /// Whether all that it has said has been taken in, as far as it is complete.
+    pub fn is_drained(&self) -> bool {
+        self.arrivals.iter().all(|lane| !matches!(lane.record(), Ok(Some(_))))
+    }
+
+    /// It was started anew. `stream` is this node's next.
+    pub fn restarted(&mut self, incarnation: u64, stream: u32) {
+        self.incarnation = incarnation;
+        self.back = 0;
+        self.arrivals = Default::default();
+        self.offset = Offset::default();
+        self.want_snapshot();
+        self.begin_stream(stream);
+    }
+
+    /// What was sent to it and not acknowledged is lost: a new stream begins.
+    fn begin_stream(&mut self, stream: u32) {
+        self.counts.resends = self.resends();
+        self.counts.lost += self.windows[Lane::Messages as usize].records();
+        self.windows = Default::default();
+        self.stream = stream;
+        self.telling.begin(self.telling.snapshot());
+        self.state_due = true;
+    }
+
+    fn want_snapshot(&mut self) {
+        self.snapshot = self.snapshot.wrapping_add(1);
+        self.is_whole = false;
+        self.state_due = true;
+    }
+
+    /// What a frame of this incarnation of it says. `next_stream` gives this node's next one.
+    pub fn take(&mut self, frame: &Frame<'_>, now: Instant, next_stream: &mut dyn FnMut() -> u32) {
+        self.heard = self.heard.max(now);
+        self.presence = Presence::Up;
+        self.offset.see(frame.sender.clock, now);
+        let state = match frame.said {
+            Said::Hello | Said::Goodbye => return,
+            Said::State(state) | Said::Data(state, ..) => state,
+        };
+        if state.stream < self.back || state.stream == 0 {
+            return; // of a stream that is over
+        }
+        if state.stream > self.back {
+            if !self.is_drained() {
+                return; // what it has said before is taken in first; it will say this again
+            }
+            self.back = state.stream;
+            self.arrivals = Default::default();
+            self.want_snapshot();
+            let gone = state.back != self.stream;
+            if gone && !self.windows.iter().all(Window::is_whole) {
+                self.begin_stream(next_stream());
+            }
+        }
+        if state.back == self.stream {
+            for (window, &by) in self.windows.iter_mut().zip(&state.acknowledged) {
+                window.acknowledged(by, now);
+            }
+            if state.snapshot != self.telling.snapshot() {
+                self.telling.begin(state.snapshot);
+            }
+        }
+        if let Said::Data(_, lane, number, segment) = frame.said {
+            self.arrivals[lane as usize].take(number, segment);
+        }
+        self.compare(&state);
+    }
+
+    /// Compares its filters with what it says that they add up to.
+    fn compare(&mut self, state: &State) {
+        let Some(told) = state.told.filter(|_| self.is_whole) else { return };
+        let here = self.arrivals[Lane::Control as usize].all_taken();
+        if here == Some(told.at) && !self.filters.agrees(&told) {
+            self.counts.disagreements += 1;
+            self.want_snapshot();
+        }
+    }
+
+    /// It has not been heard for a while: its filters are swept.
+    pub fn silent(&mut self, now: Instant) {
+        self.presence = Presence::Down(now);
+        self.want_snapshot();
+    }
+
+    /// Takes its filters out, some at a time; true when there is none left.
+    pub fn sweep(&mut self, node: u8, broker: &mut impl Broker) -> bool {
+        let change = &mut |filter: &str, wanted: bool| broker.want(node, filter, wanted);
+        self.filters.sweep(0, SWEPT, change)
+    }
+
+    /// It is given up.
+    pub fn give_up(&mut self) -> u64 {
+        let lost = self.windows[Lane::Messages as usize].records();
+        self.counts.lost += lost;
+        self.windows = Default::default();
+        lost
+    }
+
+    /// What is said of a filter of this node has changed.
+    pub fn changed(&mut self, number: u32) {
+        self.telling.changed(number);
+    }
+
+    /// Puts a message into the window.
+    pub fn send(&mut self, message: &MessageRef<'_>) {
+        self.counts.sent += 1;
+        let record = Record::Message(*message);
+        self.windows[Lane::Messages as usize].push(|out| record.write(out));
+    }
+
+    /// Puts what is to be told of filters into the window, up to `most` bytes; true when some was.
+    pub fn tell(&mut self, filters: &LocalFilters, most: usize) -> bool {
+        let window = &mut self.windows[Lane::Control as usize];
+        let mut any = false;
+        while window.bytes() < most
+            && let Some(record) = self.telling.next(filters)
+        {
+            window.push(|out| record.write(out));
+            any = true;
+        }
+        any
+    }
+
+    /// Takes records in, some at a time. True when there are more that could be taken.
+    ///
+    /// # Errors
+    /// It said what no node may say; its stream is over.
+    pub fn take_in(&mut self, node: u8, broker: &mut impl Broker) -> Result<bool, Malformed> {
+        let control = self.take_lane(Lane::Control, node, broker)?;
+        let messages = self.take_lane(Lane::Messages, node, broker)?;
+        Ok(control || messages)
+    }
+
+    fn take_lane(
+        &mut self,
+        lane: Lane,
+        node: u8,
+        broker: &mut impl Broker,
+    ) -> Result<bool, Malformed> {
+        for _ in 0..RECORDS {
+            let arrivals = &mut self.arrivals[lane as usize];
+            let Some(bytes) = arrivals.record()? else { return Ok(false) };
+            let change = &mut |filter: &str, wanted: bool| broker.want(node, filter, wanted);
+            match (Record::read(bytes)?, lane) {
+                (Record::Message(message), Lane::Messages) => {
+                    let expires = message.expires.map(|at| self.offset.ours(at));
+                    if !broker.publish(&MessageRef { expires, ..message }) {
+                        return Ok(false);
+                    }
+                    self.counts.received += 1;
+                }
+                (Record::Filter(number, filter), Lane::Control) => {
+                    self.filters.set(number, Some(filter), change);
+                }
+                (Record::NoFilter(number), Lane::Control) => {
+                    self.filters.set(number, None, change);
+                }
+                (Record::AllFilters(end, snapshot), Lane::Control) => {
+                    if !self.filters.sweep(end, SWEPT, change) {
+                        return Ok(true);
+                    }
+                    self.is_whole |= snapshot == self.snapshot;
+                }
+                _ => return Err(Malformed),
+            }
+            arrivals.taken();
+        }
+        Ok(true)
+    }
+
+    /// It has said what no node may say: its stream is over, and it has to begin another.
+    /// `stream` is this node's next.
+    pub fn refuse(&mut self, stream: u32) {
+        self.counts.malformed += 1;
+        self.arrivals = Default::default();
+        self.back = 0;
+        self.want_snapshot();
+        self.begin_stream(stream);
+    }
+
+    /// What it is told of this node in each frame.
+    fn state(&mut self, filters: &LocalFilters) -> State {
+        let control = &mut self.windows[Lane::Control as usize];
+        let told = self.telling.told(filters, control.close());
+        self.state_due = false;
+        let [one, two] = &mut self.arrivals;
+        State {
+            to: self.incarnation,
+            stream: self.stream,
+            back: self.back,
+            acknowledged: [one.acknowledgement(), two.acknowledgement()],
+            snapshot: self.snapshot,
+            told,
+        }
+    }
+
+    /// Sends what there is to send, as frames.
+    pub fn emit(
+        &mut self,
+        own: &Sender<'_>,
+        filters: &LocalFilters,
+        now: Instant,
+        send: &mut dyn FnMut(&str, Vec<u8>),
+    ) {
+        for lane in Lane::ALL {
+            self.windows[lane as usize].tick(now);
+            while self.windows[lane as usize].next(now).is_some() {
+                let state = self.state(filters);
+                let window = &self.windows[lane as usize];
+                let Some((number, segment)) = window.last_sent() else { break };
+                let said = Said::Data(state, lane, number, segment);
+                send(&self.name, Frame { sender: *own, said }.write());
+            }
+        }
+        if self.state_due || self.arrivals.iter().any(Arrivals::is_due) {
+            self.emit_state(own, filters, send);
+        }
+    }
+
+    /// Sends the state.
+    pub fn emit_state(
+        &mut self,
+        own: &Sender<'_>,
+        filters: &LocalFilters,
+        send: &mut dyn FnMut(&str, Vec<u8>),
+    ) {
+        let said = Said::State(self.state(filters));
+        send(&self.name, Frame { sender: *own, said }.write());
+    }
+
+    /// What was sent may be lost.
+    pub fn begin_again(&mut self, now: Instant) {
+        self.windows.iter_mut().for_each(|window| window.begin_again(now));
+    }
+
+    /// When something is to be sent again.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.windows.iter().filter_map(Window::deadline).min()
+    }
+}

@@ -1,0 +1,220 @@
+//! The cluster's thread: one loop that takes frames of the engine and mail of the shards, and does
+//! what is due. It never waits for a shard, and no shard waits for it.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "on the cluster's own thread, which shares with the control thread only"
+)]
+
+use super::junction::{Around, Junction};
+use super::nats::Nats;
+use super::node::Unsent;
+use crate::bridge::orders::Orders;
+use crate::config::{self, Get};
+use crate::ids::ShardId;
+use crate::telemetry::{ClusterRow, NodeRow};
+use crate::time::Instant;
+use async_nats::Subscriber;
+use futures_lite::Stream;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Frames of one subject that are taken before other things have their turn.
+const FRAMES: usize = 256;
+/// How long it waits for room in a shard's mailbox before it looks again.
+const REST: Duration = Duration::from_micros(200);
+/// How often figures are shown.
+const SHOW: u64 = 500;
+/// How long what was sent may take to leave, at the end.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// The time in nanoseconds, the same clock as that of the cores.
+pub type Clock = Box<dyn Fn() -> u64 + Send>;
+/// Wakes a core.
+pub type Bell = Box<dyn Fn() + Send>;
+
+/// What is shown of the cluster: written by its thread, read by whoever shows it.
+#[derive(Default)]
+pub struct View(Mutex<ClusterRow>);
+
+impl View {
+    /// A copy.
+    pub fn row(&self) -> ClusterRow {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn show(&self, row: ClusterRow) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = row;
+    }
+}
+
+/// What the cluster's thread has.
+pub struct Service {
+    /// The node and its mailboxes.
+    pub junction: Junction,
+    /// The cluster's keys.
+    pub config: config::Cluster,
+    /// This node's name.
+    pub name: String,
+    /// The clock of the cores.
+    pub clock: Clock,
+    /// The cores' doorbells.
+    pub bells: Vec<Bell>,
+    /// By which this thread is woken.
+    pub bell: Arc<Notify>,
+    /// Whether it is to end.
+    pub orders: Arc<Orders>,
+    /// What is shown.
+    pub view: Arc<View>,
+}
+
+struct Shards<'a> {
+    clock: &'a Clock,
+    bells: &'a [Bell],
+}
+
+impl Around for Shards<'_> {
+    fn stamp(&mut self) -> u64 {
+        (self.clock)()
+    }
+
+    fn ring(&mut self, shard: ShardId) {
+        if let Some(bell) = self.bells.get(usize::from(shard.0)) {
+            bell();
+        }
+    }
+}
+
+impl Service {
+    /// Runs until it is told to end.
+    pub async fn run(mut self, mut nats: Nats, mut subscribers: [Subscriber; 2]) {
+        let mut received = 0;
+        let mut show_at = Instant(0);
+        loop {
+            let now = self.now();
+            let around = &mut Shards { clock: &self.clock, bells: &self.bells };
+            let more = self.junction.step(now, &mut nats, around);
+            nats.flush().await;
+            if now >= show_at {
+                show_at = now.plus_millis(SHOW);
+                self.show(&nats, received, now);
+            }
+            if self.orders.is_ending() && (self.junction.node().is_empty() || self.orders.is_late())
+            {
+                self.show(&nats, received, now);
+                self.junction.node().say_goodbye(now, &mut nats);
+                nats.flush().await;
+                nats.finish(FAREWELL).await;
+                return;
+            }
+            let patience = if more {
+                Duration::ZERO
+            } else if self.junction.awaits_room() {
+                REST
+            } else {
+                let due = self.junction.deadline(now).min(show_at);
+                Duration::from_millis(due.millis_since(self.now()).max(1))
+            };
+            received += self.wait(&mut subscribers, patience).await;
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant((self.clock)() / 1_000_000)
+    }
+
+    /// Takes frames, and waits for some, or for the shards, at most so long. Returns the bytes.
+    async fn wait(&mut self, subscribers: &mut [Subscriber; 2], patience: Duration) -> u64 {
+        let bell = Arc::clone(&self.bell);
+        let mut notified = pin!(bell.notified());
+        let mut sleep = pin!(tokio::time::sleep(patience));
+        let mut bytes = 0;
+        std::future::poll_fn(|context| {
+            let now = self.now();
+            let taken = take_frames(&mut self.junction, subscribers, now, context);
+            bytes += taken.unwrap_or(0);
+            let rung = notified.as_mut().poll(context).is_ready();
+            let over = sleep.as_mut().poll(context).is_ready();
+            if taken.is_some() || rung || over { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        if patience.is_zero() {
+            // The library's own task has to have its turn.
+            tokio::task::yield_now().await;
+        }
+        bytes
+    }
+
+    fn show(&self, nats: &Nats, received: u64, now: Instant) {
+        let node = self.junction.node();
+        let (counts, peers) = node.status(now);
+        let unsent = |why: Unsent| counts.unsent.get(why as usize).copied().unwrap_or(0);
+        let mut dropped: Vec<_> = Unsent::ALL.map(|why| (why.word(), unsent(why))).to_vec();
+        dropped.push(("given_up", counts.peers.lost));
+        let nodes = peers.into_iter().map(|peer| NodeRow {
+            name: peer.name,
+            incarnation: peer.incarnation,
+            up: peer.up,
+            settled: peer.settled,
+            filters: peer.filters as u64,
+            window: peer.window as u64,
+            waiting: peer.waiting as u64,
+            silent: peer.silent,
+            messages: (peer.counts.sent, peer.counts.received),
+        });
+        self.view.show(ClusterRow {
+            name: self.config.name.to_string(),
+            node: self.name.clone(),
+            connected: nats.is_connected() && !node.is_cut_off(),
+            filters: node.filters() as u64,
+            frames: (counts.frames_received, counts.frames_sent.saturating_sub(nats.unsent)),
+            bytes: (received, nats.bytes),
+            sent: counts.peers.sent,
+            received: counts.peers.received,
+            resends: counts.peers.resends,
+            dropped,
+            refused: vec![
+                ("malformed", counts.refused + counts.peers.malformed),
+                ("stale", counts.stale),
+                ("same_name", counts.doubles),
+                ("too_many_nodes", counts.beyond),
+            ],
+            disagreements: counts.peers.disagreements,
+            nodes: nodes.collect(),
+        });
+    }
+}
+
+/// Takes what has come; the bytes, or `None` when nothing has.
+fn take_frames(
+    junction: &mut Junction,
+    subscribers: &mut [Subscriber; 2],
+    now: Instant,
+    context: &mut Context<'_>,
+) -> Option<u64> {
+    let mut bytes = None;
+    for subscriber in subscribers {
+        for _ in 0..FRAMES {
+            let Poll::Ready(Some(message)) = Pin::new(&mut *subscriber).poll_next(context) else {
+                break;
+            };
+            junction.received(&message.payload, now);
+            *bytes.get_or_insert(0) += message.payload.len() as u64;
+        }
+    }
+    bytes
+}
+
+/// The time since 1970 in microseconds, by which incarnations are told apart.
+pub fn incarnation() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_micros() as u64
+}
+
+/// Milliseconds after which another node is given up.
+pub fn give_up(config: &config::Cluster) -> u64 {
+    config.give_up_after.get().as_millis() as u64
+}

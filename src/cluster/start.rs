@@ -1,0 +1,153 @@
+//! The cluster at the start and the end of the broker.
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a thread of its own, which shares an order with the control thread"
+)]
+
+use super::frame::{LONGEST_NAME, is_name};
+use super::junction::Junction;
+use super::nats::Nats;
+use super::node::{Node, NodePlan, WhenCutOff};
+use super::serve::{Bell, Clock, Service, View, give_up, incarnation};
+use crate::bridge::orders::{Orders, wait_for_end};
+use crate::config::{self, Config, Get, OnPartition};
+use crate::limits::MAX_CLUSTERED_SHARDS;
+use crate::mesh::Shared;
+use crate::mesh::mail::{Control, Stamped};
+use crate::mesh::mailbox::NodeEnds;
+use crate::time;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// How long its thread may take to start.
+const START: Duration = Duration::from_secs(10);
+
+/// The cluster that this broker is a node of.
+pub struct Cluster {
+    config: config::Cluster,
+    name: String,
+    bell: Arc<Notify>,
+    view: Arc<View>,
+    orders: Arc<Orders>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Cluster {
+    /// What the configuration says; `None` when this broker is alone. `host`: the host's name.
+    ///
+    /// # Errors
+    /// Why this cannot be a node.
+    pub fn plan(config: &Config, shards: usize, host: &str) -> Result<Option<Cluster>, String> {
+        let cluster = &config.cluster;
+        if cluster.name.is_empty() {
+            return Ok(None);
+        }
+        if shards > MAX_CLUSTERED_SHARDS {
+            return Err(format!(
+                "cluster: {shards} shards are too many for a node of a cluster; set cores to at \
+                 most {MAX_CLUSTERED_SHARDS} of them"
+            ));
+        }
+        let name = cluster.node.0.as_ref().map_or_else(|| name_of(host), |name| name.to_string());
+        if !is_name(&name) {
+            return Err(format!("cluster.node: the host's name `{host}` cannot be used; set one"));
+        }
+        Ok(Some(Cluster {
+            config: cluster.clone(),
+            name,
+            bell: Arc::default(),
+            view: Arc::default(),
+            orders: Arc::default(),
+            thread: None,
+        }))
+    }
+
+    /// By which the cluster's thread is woken.
+    pub fn bell(&self) -> Arc<Notify> {
+        Arc::clone(&self.bell)
+    }
+
+    /// What is shown of it.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
+    }
+
+    /// Starts its thread.
+    ///
+    /// # Errors
+    /// Why it cannot be started.
+    pub fn start(
+        &mut self,
+        shared: Arc<Shared>,
+        ends: NodeEnds<Stamped, Control>,
+        clock: Clock,
+        bells: Vec<Bell>,
+    ) -> Result<(), String> {
+        let config = &self.config;
+        let plan = NodePlan {
+            name: self.name.clone(),
+            incarnation: incarnation(),
+            window: config.window.get() as usize,
+            give_up: give_up(config),
+            when_cut_off: match config.on_partition {
+                OnPartition::Park => WhenCutOff::Park,
+                OnPartition::Drop => WhenCutOff::Drop,
+            },
+        };
+        let node = Node::new(plan, time::Instant(clock() / 1_000_000));
+        let service = Service {
+            junction: Junction::new(node, shared, bells.len() as u8, ends),
+            config: config.clone(),
+            name: self.name.clone(),
+            clock,
+            bells,
+            bell: self.bell(),
+            orders: Arc::clone(&self.orders),
+            view: self.view(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| format!("cluster: {error}"))?;
+        let (started, starts) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new().name("cluster".to_owned());
+        let thread = thread.spawn(move || {
+            runtime.block_on(async {
+                let connecting = Nats::connect(&service.config, &service.name).await;
+                let (outcome, connecting) = match connecting {
+                    Ok(connecting) => (Ok(()), Some(connecting)),
+                    Err(why) => (Err(why), None),
+                };
+                // Whoever starts this waits for it.
+                let _ = started.send(outcome);
+                if let Some((nats, subscribers)) = connecting {
+                    service.run(nats, subscribers).await;
+                }
+            });
+        });
+        self.thread = Some(thread.map_err(|error| format!("cluster: {error}"))?);
+        // It does not wait for a server, only for files that it needs.
+        match starts.recv_timeout(START) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(format!("cluster.{why}")),
+            Err(_) => Err("cluster: its thread does not start".to_owned()),
+        }
+    }
+
+    /// The cores have ended: what is in windows is sent, at most until then, and the thread ends.
+    pub fn stop(&mut self, until: Instant) {
+        self.orders.end(until);
+        self.bell.notify_one();
+        if let Some(thread) = self.thread.take() {
+            wait_for_end(&thread, until);
+        }
+    }
+}
+
+/// The host's name without its domain, as the name of a node.
+fn name_of(host: &str) -> String {
+    let first = host.split('.').next().unwrap_or_default();
+    let plain = first.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' });
+    plain.take(LONGEST_NAME).collect()
+}

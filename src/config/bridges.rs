@@ -1,0 +1,314 @@
+//! The keys of `bridges`: as `sections`, of which this is a part: declarations, no behaviour.
+//!
+//! Each bridge has exactly one key that says what is at its other end; `bridges_check` says so when
+//! it has none or several.
+
+use super::super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
+use super::super::quantity::{Count, Size, Time, Unit};
+use super::super::texts::{Table, Texts};
+use super::super::value::{self, List, Maybe, Or, Section, Text};
+use super::{Auto, FilePath, KafkaBridge, MANY, Messages, QosLevel, Unlimited};
+use schemars::JsonSchema;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, IntoDeserializer, MapAccess};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// Most bridges.
+pub const MAX_BRIDGES: usize = 64;
+/// Most topics or routes of one bridge.
+pub const MAX_ROUTES: usize = 256;
+
+markers! { Unit: WaitingMessages "waiting messages" }
+
+choice! {
+    /// What happens to a message for which a bridge's buffer has no room.
+    OnBufferFull {
+        /// The oldest that wait are dropped for it.
+        DropOldest,
+        /// It is dropped.
+        DropNew,
+    }
+}
+
+choice! {
+    /// Where messages wait for the other end of a bridge.
+    BufferMode {
+        /// In memory: a restart loses them.
+        Memory,
+        /// On disk: they survive the process, however it ends. What a core has not handed over yet
+        /// is lost with it.
+        Disk,
+        /// In memory while they are few, at most 32 MiB, then on disk; at the end of the process on
+        /// disk. When it is killed, what was in memory is lost.
+        Hybrid,
+    }
+}
+
+choice! {
+    /// Which way messages of a topic go.
+    Direction {
+        /// From the other broker to this one.
+        In,
+        /// From this broker to the other one.
+        Out,
+        /// Both ways.
+        Both,
+    }
+}
+
+choice! {
+    /// When a bridge connects.
+    BridgeStart {
+        /// At the start, and again whenever the connection has ended.
+        Automatic,
+        /// When enough messages wait for it; it disconnects when there was nothing to do for a
+        /// while.
+        Lazy,
+        /// At the start, and not again once a connection has ended.
+        Once,
+    }
+}
+
+choice! {
+    /// The version of MQTT that a bridge speaks.
+    BridgeVersion {
+        /// MQTT 5.0.
+        V5,
+        /// MQTT 3.1.1.
+        V311,
+    }
+}
+
+section! {
+    /// One bridge; exactly one of the keys mqtt, http and kafka.
+    Bridge {
+        /// Its name: in the log, in metrics, and in $SYS/broker/connection/NAME/state.
+        name: Text<0, 64> = Text::of(""),
+        /// Another MQTT broker.
+        mqtt: Maybe<MqttBridge> = Maybe(None),
+        /// An HTTP service.
+        http: Maybe<HttpBridge> = Maybe(None),
+        /// A Kafka cluster, in a program that was built with kafka.
+        kafka: Maybe<KafkaBridge> = Maybe(None),
+        /// What waits for the other end.
+        buffer: Buffer = Buffer::default(),
+    }
+}
+
+section! {
+    /// What waits for the other end of a bridge: it may be slow, or gone for a while.
+    Buffer {
+        /// Where they wait.
+        mode: BufferMode = BufferMode::Memory,
+        /// Directory of what waits on disk, of this bridge alone. Empty: bridges/NAME below
+        /// storage.path.
+        path: FilePath = Text::of(""),
+        /// Bytes of a file of messages on disk.
+        segment: Size<u64, { 256 * KIB }, { 1024 * MIB }> = Size::of(10 * MIB),
+        /// Most bytes of messages that wait; on disk, with what aligns them.
+        max_bytes: Size<u64, { 64 * KIB }, TIB> = Size::of(256 * MIB),
+        /// What happens to a message for which there is no room. Each is counted.
+        on_full: OnBufferFull = OnBufferFull::DropOldest,
+    }
+}
+
+section! {
+    /// A bridge to another MQTT broker, as Mosquitto's users know it.
+    MqttBridge {
+        /// HOST:PORT of the other broker, or a list: the next one is tried when one cannot be
+        /// reached.
+        addresses: Texts = Texts::default(),
+        /// After a connection has ended the next address is tried first. Otherwise the first one:
+        /// the others are for when it is away.
+        round_robin: bool = false,
+        /// Which messages go over the bridge, and which way.
+        topics: List<BridgeTopic, MAX_ROUTES> = List(Vec::new()),
+        /// When it connects.
+        start: BridgeStart = BridgeStart::Automatic,
+        /// For start: lazy.
+        lazy: LazyStart = LazyStart::default(),
+        /// MQTT version. With v311 the other broker is told by a bit of the CONNECT packet that
+        /// this is a bridge (try_private).
+        protocol_version: BridgeVersion = BridgeVersion::V5,
+        /// With protocol_version v311: say in CONNECT that this is a bridge, as Mosquitto does. A
+        /// broker that does not know the bit refuses it; the next attempt is made without.
+        try_private: bool = true,
+        /// ClientId at the other broker. auto: the host's name and the bridge's, with a dot.
+        client_id: Or<Auto, Text<1, 65_535>> = Or::NONE,
+        /// User name at the other broker; empty for none.
+        username: Text<0, 65_535> = Text::of(""),
+        /// Password at the other broker.
+        #[schemars(extend("x-secret" = true))]
+        password: Text<0, 65_535> = Text::of(""),
+        /// The other broker forgets the session when the connection ends: what it would have sent
+        /// meanwhile is lost.
+        clean_start: bool = false,
+        /// With protocol_version v5: how long the other broker keeps the session after a
+        /// connection.
+        session_expiry: Time<0, { 365 * DAY }> = Time::of(DAY),
+        /// The other broker, or this end, is taken for gone after one and a half of this without a
+        /// packet.
+        keep_alive: Time<{ 5 * SECOND }, { 18 * HOUR }> = Time::of(60 * SECOND),
+        /// Longest time for the connection with its TLS handshake, and for each answer to CONNECT
+        /// and SUBSCRIBE.
+        timeout: Time<SECOND, { 120 * SECOND }> = Time::of(10 * SECOND),
+        /// The pause before the next attempt.
+        retry: BridgeRetry = BridgeRetry::default(),
+        /// QoS 1 and 2 messages that are sent and not yet acknowledged.
+        max_inflight: Count<u16, Messages, 1, 65_535> = Count::of(100),
+        /// Messages brought from the other broker that are acknowledged only when they have been
+        /// accepted here; it sends no more meanwhile (v5).
+        receive_maximum: Count<u16, Messages, 1, 65_535> = Count::of(256),
+        /// Publish 1 or 0, retained, to $SYS/broker/connection/CLIENT_ID/state at the other broker:
+        /// whether the bridge is connected.
+        notifications: bool = true,
+        /// The topic of that message; empty for the usual one.
+        notification_topic: Text<0, 1024> = Text::of(""),
+        /// Most brokers that a message may have come over: each bridge with v5 adds its
+        /// instance to the user property bridge-path, and a message that has this broker's in it,
+        /// or so many, is dropped and counted.
+        max_hops: Count<u8, Hops, 1, 32> = Count::of(8),
+        /// TLS to the other broker.
+        tls: Maybe<BridgeTls> = Maybe(None),
+    }
+}
+
+markers! { Unit: Hops "brokers" }
+
+choice! {
+    /// How messages are sent to an HTTP service.
+    WebhookMethod {
+        /// POST.
+        Post,
+        /// PUT.
+        Put,
+    }
+}
+
+choice! {
+    /// What the body of a request is.
+    WebhookFormat {
+        /// A JSON object; with a batch above 1 an array of them.
+        Json,
+        /// The payload as it is; for a batch of 1.
+        Payload,
+    }
+}
+
+choice! {
+    /// What happens to a message that lacks a value for a placeholder.
+    OnMissing {
+        /// Nothing stands in its place; in JSON null.
+        Empty,
+        /// The message is dropped and counted.
+        Drop,
+    }
+}
+
+markers! { Unit: Lanes "lanes" WebhookTries "tries" }
+
+section! {
+    /// Requests to an HTTP service. Messages of one client are sent in order, one request after the
+    /// other. A request that cannot be made, or is answered with 408, 429 or 5xx, is made again;
+    /// with another 4xx or 3xx its messages are dropped and counted.
+    HttpBridge {
+        /// Where; an http or https URL. Placeholders in its path and query are percent-encoded:
+        /// ${client_id} ${username} ${cert_cn} ${topic} ${topic.2} (its second level) ${payload}
+        /// ${payload.a.b} (from its JSON) ${qos} ${retain} ${timestamp} (milliseconds since 1970)
+        /// ${user_property.NAME}.
+        url: Text<0, 4096> = Text::of(""),
+        /// The method.
+        method: WebhookMethod = WebhookMethod::Post,
+        /// Topic filters of the messages that are sent.
+        filters: Texts = Texts::default(),
+        /// Headers; their values may use the placeholders.
+        headers: Table = Table::default(),
+        /// What the body is.
+        format: WebhookFormat = WebhookFormat::Json,
+        /// Fields of the JSON object; their values may use the placeholders. A value that is one
+        /// placeholder alone keeps its type. Empty: topic, payload, qos, retain, timestamp,
+        /// client_id and username.
+        body: Table = Table::default(),
+        /// What happens to a message that lacks a value.
+        on_missing: OnMissing = OnMissing::Empty,
+        /// Most messages of one request; above 1 the body is an array. Only messages with the same
+        /// URL and headers are in one.
+        batch: Count<u32, Messages, 1, 10_000> = Count::of(1),
+        /// Requests that are under way at a time. A client's messages are all in one lane.
+        lanes: Count<u32, Lanes, 1, 256> = Count::of(8),
+        /// Longest time for an answer.
+        timeout: Time<{ SECOND / 10 }, { 120 * SECOND }> = Time::of(5 * SECOND),
+        /// The pause before a request is made again, unless Retry-After says more.
+        retry: WebhookRetry = WebhookRetry::default(),
+        /// A request is given up after so many tries; its messages are dropped and counted.
+        tries: Or<Unlimited, Count<u32, WebhookTries, 1, MANY>> = Or::NONE,
+        /// Key of a signature: the header X-RingMQ-Signature is sha256= and the HMAC of the body in
+        /// hexadecimal. Empty: there is none.
+        #[schemars(extend("x-secret" = true))]
+        secret: Text<0, 1024> = Text::of(""),
+        /// TLS to the service.
+        tls: Maybe<BridgeTls> = Maybe(None),
+    }
+}
+
+section! {
+    /// The pause before a request is made again: twice as long after each try.
+    WebhookRetry {
+        /// Shortest.
+        min: Time<{ SECOND / 100 }, HOUR> = Time::of(SECOND / 2),
+        /// Longest.
+        max: Time<{ SECOND / 100 }, DAY> = Time::of(30 * SECOND),
+    }
+}
+
+section! {
+    /// Messages of a topic, and which way they go. A message that several entries match goes over
+    /// the bridge once, by the first.
+    BridgeTopic {
+        /// Topic filter, to which the prefixes are added. Empty: the prefixes are the topic.
+        filter: Text<0, 65_535> = Text::of(""),
+        /// Which way.
+        direction: Direction = Direction::Out,
+        /// Highest QoS at which they go.
+        qos: Count<u8, QosLevel, 0, 2> = Count::of(0),
+        /// What stands before the filter here, and is not there.
+        local_prefix: Text<0, 65_535> = Text::of(""),
+        /// What stands before the filter at the other broker, and is not here.
+        remote_prefix: Text<0, 65_535> = Text::of(""),
+    }
+}
+
+section! {
+    /// For a bridge with start: lazy.
+    LazyStart {
+        /// It connects when so many messages wait.
+        threshold: Count<u32, WaitingMessages, 1, MANY> = Count::of(10),
+        /// It disconnects when it had nothing to do for so long.
+        idle: Time<SECOND, DAY> = Time::of(60 * SECOND),
+    }
+}
+
+section! {
+    /// The pause before the next attempt to connect: a random time, up to twice as long after each
+    /// failure.
+    BridgeRetry {
+        /// Shortest.
+        min: Time<{ SECOND / 10 }, HOUR> = Time::of(5 * SECOND),
+        /// Longest.
+        max: Time<{ SECOND / 10 }, DAY> = Time::of(30 * SECOND),
+    }
+}
+
+section! {
+    /// TLS to the other end of a bridge, versions 1.2 and 1.3.
+    BridgeTls {
+        /// File with the authorities of its certificate in PEM; empty: those of the host.
+        ca: FilePath = Text::of(""),
+        /// Certificate chain to show it, PEM; empty for none.
+        certificate: FilePath = Text::of(""),
+        /// Private key of that, PEM, not encrypted.
+        private_key: FilePath = Text::of(""),
+        /// The name that its certificate must have; empty: the host of its address.
+        server_name: Text<0, 253> = Text::of(""),
+    }
+}

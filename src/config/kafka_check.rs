@@ -1,0 +1,150 @@
+//! Rules between the keys of `bridges.N.kafka`, and what this program can do of them. Owns nothing.
+
+use super::{Findings, check_filter, check_template, is_address};
+use crate::bridge::kafka::properties::{self, NotYours};
+use crate::bridge::kafka::record::is_topic;
+use crate::bridge::template::MessageTemplate;
+use crate::config::sections::{KafkaBridge, KafkaMechanism, KafkaRoute};
+use crate::config::value::Get;
+
+/// Checks a bridge to a Kafka cluster.
+pub(super) fn check(key: &str, kafka: &KafkaBridge, report: &mut Findings<'_>) {
+    if !cfg!(feature = "kafka") {
+        report.add(key, "this program was built without kafka", BUILD);
+        return;
+    }
+    if kafka.servers.is_empty() {
+        let fix = "write one such as kafka.example:9092";
+        report.add(&format!("{key}.servers"), "there is no address", fix);
+    }
+    for (at, server) in kafka.servers.iter().enumerate() {
+        if !is_address(server) {
+            let what = format!("`{server}` is no address with a port");
+            let fix = "write one such as kafka.example:9092";
+            report.add(&format!("{key}.servers.{at}"), what, fix);
+        }
+    }
+    if kafka.routes.is_empty() && kafka.topics.is_empty() {
+        let fix = "add an element such as {filter: \"#\", topic: telemetry}, or topics";
+        report.add(&format!("{key}.routes"), "nothing would go over the bridge", fix);
+    }
+    for (at, route) in kafka.routes.iter().enumerate() {
+        check_route(&format!("{key}.routes.{at}"), route, report);
+    }
+    check_topics(key, kafka, report);
+    if kafka.acks.get().is_some() && kafka.idempotence {
+        let name = format!("{key}.idempotence");
+        if report.is_written(&name) {
+            let what = "a record that not all replicas have can be lost, or be there twice";
+            report.add(&name, what, "set acks: all, or leave it out");
+        }
+    }
+    if kafka.retry.max.get() < kafka.retry.min.get() {
+        let fix = "raise it, or lower min";
+        report.add(&format!("{key}.retry.max"), "it is shorter than min", fix);
+    }
+    check_security(key, kafka, report);
+    check_properties(key, kafka, report);
+}
+
+const BUILD: &str = "build it with that feature, or remove the key";
+
+fn check_route(key: &str, route: &KafkaRoute, report: &mut Findings<'_>) {
+    check_filter(&format!("{key}.filter"), &route.filter, report);
+    if route.topic.is_empty() {
+        let fix = "write one such as telemetry";
+        report.add(&format!("{key}.topic"), "there is no Kafka topic", fix);
+    } else if !route.topic.contains("${") && !is_topic(&route.topic) {
+        let what = format!("`{}` is no Kafka topic", &*route.topic);
+        let fix = "write at most 249 letters, digits, . _ and -";
+        report.add(&format!("{key}.topic"), what, fix);
+    }
+    check_template(&format!("{key}.topic"), &route.topic, report);
+    check_template(&format!("{key}.key"), &route.key, report);
+    for (name, text) in route.headers.iter() {
+        check_template(&format!("{key}.headers.{name}"), text, report);
+    }
+}
+
+fn check_topics(key: &str, kafka: &KafkaBridge, report: &mut Findings<'_>) {
+    for (at, topic) in kafka.topics.iter().enumerate() {
+        let key = format!("{key}.topics.{at}");
+        if !is_topic(&topic.topic) {
+            let what = format!("`{}` is no Kafka topic", &*topic.topic);
+            let fix = "write at most 249 letters, digits, . _ and -";
+            report.add(&format!("{key}.topic"), what, fix);
+        }
+        if kafka.topics.iter().take(at).any(|other| other.topic == topic.topic) {
+            let fix = "keep one of them";
+            report.add(&format!("{key}.topic"), "another element has it", fix);
+        }
+        if topic.to.is_empty() {
+            let fix = "write one such as \"commands/${key}\"";
+            report.add(&format!("{key}.to"), "there is no topic", fix);
+        } else if let Err(what) = MessageTemplate::of_record(&topic.to) {
+            let fix = "see bridges.N.kafka.topics.N.to in `ringmq config reference`";
+            report.add(&format!("{key}.to"), what, fix);
+        }
+        if topic.partitions.is_empty() != kafka.topics.iter().all(|t| t.partitions.is_empty()) {
+            let what = "other topics have partitions";
+            report.add(&key, what, "write them here too, or make a bridge of it");
+        }
+    }
+    if !kafka.topics.is_empty() && kafka.group.is_empty() {
+        let what = "nobody would remember which records have been accepted";
+        report.add(&format!("{key}.group"), what, "write a name of your own");
+    }
+}
+
+fn check_security(key: &str, kafka: &KafkaBridge, report: &mut Findings<'_>) {
+    let secure = cfg!(feature = "kafka-tls");
+    if kafka.tls.is_some() && !secure {
+        report.add(&format!("{key}.tls"), "this program was built without kafka-tls", BUILD);
+    }
+    if let Some(tls) = &*kafka.tls
+        && tls.certificate.is_empty() != tls.private_key.is_empty()
+    {
+        let what = "certificate and private_key come together";
+        report.add(&format!("{key}.tls"), what, "set both, or neither");
+    }
+    if let Some(sasl) = &*kafka.sasl {
+        if sasl.mechanism != KafkaMechanism::Plain && !secure {
+            let what = "this program was built without kafka-tls";
+            report.add(&format!("{key}.sasl.mechanism"), what, BUILD);
+        }
+        if sasl.username.is_empty() {
+            let fix = "set it, or remove sasl";
+            report.add(&format!("{key}.sasl.username"), "there is no user name", fix);
+        }
+    }
+}
+
+fn check_properties(key: &str, kafka: &KafkaBridge, report: &mut Findings<'_>) {
+    for (name, _) in kafka.properties.iter() {
+        let key_of_property = format!("{key}.properties.{name}");
+        match properties::of_others(name) {
+            Some(NotYours::Key(own)) => {
+                let fix = format!("write {key}.{own}");
+                report.add(&key_of_property, "it has a key of its own", fix);
+            }
+            Some(NotYours::Kept) => {
+                let what = "what the bridge promises depends on it";
+                report.add(&key_of_property, what, "remove it");
+            }
+            None => {}
+        }
+    }
+    #[cfg(feature = "kafka")]
+    if !report.found_below(key)
+        && let Err((name, what)) =
+            crate::bridge::kafka::client::check(&properties::of_producer(kafka))
+    {
+        let given = kafka.properties.iter().any(|(own, _)| **own == *name);
+        let key = match (given, &*name) {
+            (true, _) => format!("{key}.properties.{name}"),
+            (false, "compression.codec") => format!("{key}.compression"),
+            (false, _) => key.to_owned(),
+        };
+        report.add(&key, what, "see librdkafka's CONFIGURATION.md");
+    }
+}

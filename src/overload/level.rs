@@ -1,0 +1,387 @@
+//! From what is measured on one shard to its level of overload.
+//!
+//! Each signal has a value in thousandths of what begins level 1, and a scale of what begins the
+//! levels above. The level rises at once to what the highest signal asks for. It falls by one when
+//! for [`CALM`] milliseconds no signal has asked for more than `recover` of what began it. So
+//! between a rise and the fall after it there is a second at least, and a value that moves around a
+//! threshold changes nothing.
+
+use crate::mutant::Mutant;
+
+/// Milliseconds between two assessments.
+pub const LOOK: u64 = 100;
+/// Milliseconds for which every signal has to be low before the level falls by one.
+pub const CALM: u64 = 1000;
+/// A signal that is just high enough for level 1.
+pub const FULL: u64 = 1000;
+
+/// What is not done any more; each level includes those below it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+#[repr(u8)]
+pub enum OverloadLevel {
+    /// Everything is done.
+    #[default]
+    None,
+    /// New connections are accepted at the pace that the shard bears ([`super::pace`]).
+    Accepts,
+    /// CONNECT is refused with 0x89 (MQTT 3: 3), or 0x9C and a server reference; before TLS where
+    /// there is any.
+    Connects,
+    /// QoS 0 goes only to clients that read.
+    Slow,
+    /// QoS 0 messages of clients are dropped.
+    Qos0,
+    /// No new subscriptions and no new retained messages: 0x97.
+    Stored,
+}
+
+impl OverloadLevel {
+    /// All levels, the lowest first.
+    pub const ALL: [OverloadLevel; 6] = [
+        OverloadLevel::None,
+        OverloadLevel::Accepts,
+        OverloadLevel::Connects,
+        OverloadLevel::Slow,
+        OverloadLevel::Qos0,
+        OverloadLevel::Stored,
+    ];
+
+    /// In a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            OverloadLevel::None => "none",
+            OverloadLevel::Accepts => "accepts",
+            OverloadLevel::Connects => "connects",
+            OverloadLevel::Slow => "slow",
+            OverloadLevel::Qos0 => "qos0",
+            OverloadLevel::Stored => "stored",
+        }
+    }
+
+    fn below(self) -> OverloadLevel {
+        OverloadLevel::ALL[(self as usize).saturating_sub(1)]
+    }
+
+    fn of(number: usize) -> OverloadLevel {
+        OverloadLevel::ALL[number.min(OverloadLevel::ALL.len() - 1)]
+    }
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Signal {
+    /// How long the shard's thread runs in a step.
+    Lag,
+    /// Memory of the control group, or of the host.
+    HostMemory,
+    /// `limits.memory`.
+    Memory,
+    /// How full the mailboxes are.
+    Mail,
+    /// Receive buffers in use.
+    Buffers,
+    /// TLS handshakes and authentications that wait.
+    Admissions,
+    /// How long the oldest change waits for the disk.
+    Storage,
+}
+
+impl Signal {
+    /// All of them, in the order of [`Readings`].
+    pub const ALL: [Signal; 7] = [
+        Signal::Lag,
+        Signal::HostMemory,
+        Signal::Memory,
+        Signal::Mail,
+        Signal::Buffers,
+        Signal::Admissions,
+        Signal::Storage,
+    ];
+
+    /// In a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Signal::Lag => "lag",
+            Signal::HostMemory => "host_memory",
+            Signal::Memory => "memory",
+            Signal::Mail => "mailboxes",
+            Signal::Buffers => "buffers",
+            Signal::Admissions => "admissions",
+            Signal::Storage => "storage",
+        }
+    }
+
+    /// What begins each level from 1 on, in thousandths of what begins the first. A signal that
+    /// says nothing about messages ends before the levels that shed them.
+    fn scale(self) -> &'static [u64] {
+        match self {
+            // Half a second and more from level 2 on, as it is by default.
+            Signal::Lag => &[1000, 10_000, 20_000, 40_000, 80_000],
+            Signal::HostMemory => &[1000, 2000, 3000, 4000, 5000],
+            Signal::Memory => &[1000, 2000, 3000],
+            // A disk that stands still for ten seconds acknowledges nobody.
+            Signal::Storage => &[1000, 5000],
+            Signal::Mail | Signal::Buffers | Signal::Admissions => &[1000],
+        }
+    }
+
+    /// The level that `value` asks for, when what begins each is `share` thousandths of its scale.
+    fn level(self, value: u64, share: u64) -> OverloadLevel {
+        let reached = |&&begins: &&u64| value.saturating_mul(1000) >= begins * share;
+        OverloadLevel::of(self.scale().iter().take_while(reached).count())
+    }
+}
+
+/// One value per signal, in thousandths of what begins level 1.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Readings(pub [u64; Signal::ALL.len()]);
+
+impl Readings {
+    /// Sets one.
+    pub fn set(&mut self, signal: Signal, value: u64) {
+        self.0[signal as usize] = value;
+    }
+
+    /// One of them.
+    pub fn get(&self, signal: Signal) -> u64 {
+        self.0[signal as usize]
+    }
+}
+
+/// What `overload:` says.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Thresholds {
+    /// Whether anything is done.
+    pub enabled: bool,
+    /// Steps that take so many microseconds begin level 1; 2, 4, 8 and 16 times as long the others.
+    pub lag: u64,
+    /// Thousandths of the control group's memory that begin level 1.
+    pub memory: u64,
+    /// Thousandths of the host's memory that do where the group has no limit.
+    pub host_memory: u64,
+    /// A level ends at so many thousandths of what began it.
+    pub recover: u64,
+    /// Fewer connections per second than this to one shard are no crowd, and are not paced; not
+    /// configured.
+    pub crowd: u64,
+    /// The pace is never slower, connections per second of one shard: where steps are long because
+    /// another process has the CPU, clients come in all the same; not configured.
+    pub slowest: u64,
+}
+
+impl Default for Thresholds {
+    /// Nothing is done.
+    fn default() -> Self {
+        Thresholds {
+            enabled: false,
+            lag: 50_000,
+            memory: 850,
+            host_memory: 950,
+            recover: 800,
+            crowd: 2000,
+            slowest: 1000,
+        }
+    }
+}
+
+impl Thresholds {
+    /// How long two steps one after the other took at least, as a reading.
+    pub fn lag_reading(&self, micros: u64) -> u64 {
+        micros.saturating_mul(FULL) / self.lag.max(1)
+    }
+
+    /// Memory in use, in thousandths of what there is, as a reading. The levels above the first
+    /// begin at fifths of what is left.
+    pub fn memory_reading(&self, used: u64) -> u64 {
+        let step = (1000u64.saturating_sub(self.memory) / 5).max(1);
+        match used.checked_sub(self.memory) {
+            Some(above) => FULL + above * FULL / step,
+            None => used * FULL / self.memory.max(1),
+        }
+    }
+}
+
+/// A change of the level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LevelChange {
+    /// What it was.
+    pub from: OverloadLevel,
+    /// What it is.
+    pub to: OverloadLevel,
+    /// The signal that asks for most.
+    pub signal: Signal,
+    /// Its value, in thousandths of what begins level 1.
+    pub value: u64,
+}
+
+/// The level of one shard.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Assessor {
+    level: OverloadLevel,
+    /// Since when, in milliseconds, no signal has asked for the present level.
+    calm_since: Option<u64>,
+}
+
+impl Assessor {
+    /// The level now.
+    #[inline]
+    pub fn level(&self) -> OverloadLevel {
+        self.level
+    }
+
+    /// Takes in what was measured at `now` milliseconds; a change, if there is one.
+    pub fn assess(
+        &mut self,
+        now: u64,
+        readings: &Readings,
+        by: &Thresholds,
+    ) -> Option<LevelChange> {
+        let from = self.level;
+        if !by.enabled {
+            *self = Assessor::default();
+        } else {
+            self.follow(now, readings, by);
+        }
+        let (signal, value) = highest(readings);
+        (from != self.level).then_some(LevelChange { from, to: self.level, signal, value })
+    }
+
+    fn follow(&mut self, now: u64, readings: &Readings, by: &Thresholds) {
+        let asked = |share: u64| {
+            let each = Signal::ALL.iter().map(|&s| s.level(readings.get(s), share));
+            each.max().unwrap_or_default()
+        };
+        let wanted = asked(1000);
+        if wanted > self.level {
+            self.level = wanted;
+            self.calm_since = None;
+            return;
+        }
+        let recover = if Mutant::OverloadHysteresisMissing.is_on() { 1000 } else { by.recover };
+        if self.level == OverloadLevel::None || asked(recover) >= self.level {
+            self.calm_since = None;
+            return;
+        }
+        let since = *self.calm_since.get_or_insert(now);
+        let calm = if Mutant::OverloadHysteresisMissing.is_on() { 0 } else { CALM };
+        if now.saturating_sub(since) >= calm {
+            self.level = self.level.below();
+            self.calm_since = None;
+        }
+    }
+}
+
+/// The signal that asks for the highest level, and of those the one with the highest value.
+fn highest(readings: &Readings) -> (Signal, u64) {
+    let each = Signal::ALL.into_iter().map(|signal| (signal, readings.get(signal)));
+    let rank = |&(signal, value): &(Signal, u64)| (signal.level(value, 1000), value);
+    each.max_by_key(rank).unwrap_or((Signal::Lag, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ON: Thresholds = Thresholds {
+        enabled: true,
+        lag: 50_000,
+        memory: 850,
+        host_memory: 950,
+        recover: 800,
+        crowd: 2000,
+        slowest: 1000,
+    };
+
+    fn lag(micros: u64) -> Readings {
+        let mut readings = Readings::default();
+        readings.set(Signal::Lag, ON.lag_reading(micros));
+        readings
+    }
+
+    #[test]
+    fn the_lag_begins_each_level() {
+        for (millis, level) in
+            [(49, 0), (50, 1), (499, 1), (500, 2), (1000, 3), (2000, 4), (4000, 5)]
+        {
+            let mut assessor = Assessor::default();
+            assessor.assess(0, &lag(millis * 1000), &ON);
+            assert_eq!(assessor.level() as usize, level, "{millis} ms");
+        }
+    }
+
+    #[test]
+    fn memory_rises_in_fifths_of_what_is_left() {
+        for (used, level) in [(849, 0), (850, 1), (879, 1), (880, 2), (910, 3), (940, 4), (970, 5)]
+        {
+            let mut readings = Readings::default();
+            readings.set(Signal::HostMemory, ON.memory_reading(used));
+            let mut assessor = Assessor::default();
+            assessor.assess(0, &readings, &ON);
+            assert_eq!(assessor.level() as usize, level, "{used} thousandths");
+        }
+    }
+
+    #[test]
+    fn signals_about_connections_never_shed_messages() {
+        for signal in [Signal::Mail, Signal::Buffers, Signal::Admissions, Signal::Storage] {
+            let mut readings = Readings::default();
+            readings.set(signal, u64::MAX);
+            let mut assessor = Assessor::default();
+            assessor.assess(0, &readings, &ON);
+            assert!(assessor.level() <= OverloadLevel::Connects, "{signal:?}");
+        }
+    }
+
+    #[test]
+    fn it_falls_one_by_one_after_a_calm_second_each() {
+        let mut assessor = Assessor::default();
+        let change = assessor.assess(0, &lag(1_000_000), &ON).expect("it rises");
+        assert_eq!(
+            (change.to, change.signal, change.value),
+            (OverloadLevel::Slow, Signal::Lag, 20_000)
+        );
+        let mut falls = Vec::new();
+        for now in (100..5000).step_by(100) {
+            if let Some(change) = assessor.assess(now, &lag(0), &ON) {
+                falls.push((now, change.to));
+            }
+        }
+        let expected = [
+            (1100, OverloadLevel::Connects),
+            (2200, OverloadLevel::Accepts),
+            (3300, OverloadLevel::None),
+        ];
+        assert_eq!(falls, expected);
+    }
+
+    #[test]
+    fn switched_off_it_is_none() {
+        let mut assessor = Assessor::default();
+        assessor.assess(0, &lag(1_000_000), &ON);
+        let change = assessor.assess(100, &lag(1_000_000), &Thresholds::default());
+        assert_eq!(change.map(|change| change.to), Some(OverloadLevel::None));
+    }
+
+    proptest! {
+        #[test]
+        fn no_fall_within_a_second_of_a_rise(
+            values in prop::collection::vec(0u64..100_000, 1..200),
+        ) {
+            let mut assessor = Assessor::default();
+            let mut rose = None;
+            for (at, value) in values.into_iter().enumerate() {
+                let now = at as u64 * LOOK;
+                let mut readings = Readings::default();
+                readings.set(Signal::Lag, value);
+                let Some(change) = assessor.assess(now, &readings, &ON) else { continue };
+                if change.to > change.from {
+                    rose = Some(now);
+                } else {
+                    prop_assert_eq!(change.to as u8, change.from as u8 - 1);
+                    prop_assert!(rose.is_none_or(|rose| now >= rose + CALM));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! How many new connections per second a shard accepts while it is busy.
+//!
+//! Without a limit until steps get long while clients connect. Then it is a part of what was
+//! accepted last, and moves as congestion windows do: down by a quarter for each tenth of a second
+//! with long steps, up by a tenth for each without in which it was used up. After some seconds in
+//! which nobody had to wait there is no limit any more.
+
+use super::bucket::Bucket;
+use super::level::Thresholds;
+use crate::mutant::Mutant;
+
+/// The part of `overload.lag` that a crowd may make steps take: others are served meanwhile.
+const TARGET: u64 = 4;
+/// The bucket's clock runs so much faster: its burst is a tenth of a second's worth.
+const FASTER: u64 = 10;
+/// Looks without anybody who waited after which there is no limit any more.
+const IDLE: u32 = 50;
+
+/// The pace of one shard.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Pace {
+    /// Connections per second; 0 while there is no limit.
+    rate: u64,
+    bucket: Bucket,
+    /// Connections accepted since the last look.
+    accepted: u64,
+    /// Somebody had to wait since then.
+    waited: bool,
+    /// Looks without that.
+    idle: u32,
+}
+
+impl Pace {
+    /// Connections per second, if there is a limit.
+    pub fn rate(&self) -> Option<u64> {
+        (self.rate > 0).then_some(self.rate)
+    }
+
+    /// One was accepted at `now` nanoseconds.
+    #[inline]
+    pub fn accepted(&mut self, now: u64) {
+        self.accepted += 1;
+        if self.rate > 0 {
+            self.bucket.charge(now * FASTER, FASTER, self.rate);
+        }
+    }
+
+    /// Whether one more may be accepted now.
+    ///
+    /// # Errors
+    /// When not: after how many nanoseconds.
+    #[inline]
+    pub fn ready(&mut self, now: u64) -> Result<(), u64> {
+        if self.rate == 0 || Mutant::OverloadPaceIgnored.is_on() {
+            return Ok(());
+        }
+        let ready = self.bucket.ready(now * FASTER);
+        self.waited |= ready.is_err();
+        ready.map_err(|wait| (wait / FASTER).max(1))
+    }
+
+    /// Every tenth of a second: steps took `lag` microseconds, `elapsed` milliseconds have passed.
+    /// `pressed`: the shard is overloaded, for whatever reason.
+    pub fn look(&mut self, lag: u64, by: &Thresholds, elapsed: u64, pressed: bool) {
+        let recent = self.accepted.saturating_mul(1000) / elapsed.max(1);
+        self.accepted = 0;
+        let waited = std::mem::take(&mut self.waited);
+        let slower = lag > by.lag / TARGET || pressed;
+        self.idle = if waited { 0 } else { self.idle + 1 };
+        if self.rate == 0 {
+            if slower && recent >= by.crowd {
+                self.rate = (recent * 3 / 4).max(by.slowest);
+                self.idle = 0;
+            }
+        } else if slower {
+            self.rate = (self.rate * 3 / 4).max(by.slowest);
+        } else if waited {
+            self.rate += (self.rate / 10).max(10);
+        } else if self.idle >= IDLE {
+            *self = Pace::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BY: Thresholds = Thresholds {
+        enabled: true,
+        lag: 50_000,
+        memory: 850,
+        host_memory: 950,
+        recover: 800,
+        crowd: 2000,
+        slowest: 1000,
+    };
+
+    /// Accepts as many as it lets within a second in which steps take `lag`; how many.
+    fn second(pace: &mut Pace, from: u64, crowd: u64, lag: impl Fn(u64) -> u64) -> u64 {
+        let mut taken = 0;
+        for tenth in 0..10 {
+            let mut now = from + tenth * 100_000_000;
+            let mut here = 0;
+            for _ in 0..crowd / 10 {
+                match pace.ready(now) {
+                    Ok(()) => {
+                        pace.accepted(now);
+                        here += 1;
+                    }
+                    Err(_) => now += 100_000_000 / (crowd / 10),
+                }
+            }
+            taken += here;
+            pace.look(lag(here), &BY, 100, false);
+        }
+        taken
+    }
+
+    #[test]
+    fn a_calm_shard_has_no_limit() {
+        let mut pace = Pace::default();
+        assert_eq!(second(&mut pace, 0, 10_000, |_| 2000), 10_000);
+        assert_eq!(pace.rate(), None);
+        assert_eq!(second(&mut pace, 1_000_000_000, 100, |_| 60_000), 100, "no crowd is to blame");
+    }
+
+    #[test]
+    fn it_finds_the_pace_that_the_shard_bears() {
+        let mut pace = Pace::default();
+        // A tenth of a second with more than 500 of them has long steps.
+        let mut taken = Vec::new();
+        for at in 0..40 {
+            let lag = |here| if here > 500 { 20_000 } else { 4000 };
+            taken.push(second(&mut pace, at * 1_000_000_000, 20_000, lag));
+        }
+        let late = &taken[10..];
+        let mean = late.iter().sum::<u64>() / late.len() as u64;
+        assert!((3500..=6000).contains(&mean), "{taken:?}");
+    }
+
+    #[test]
+    fn it_ends_when_nobody_waits_any_more() {
+        let mut pace = Pace::default();
+        second(&mut pace, 0, 20_000, |_| 60_000);
+        assert!(pace.rate().is_some_and(|rate| rate >= BY.slowest));
+        for at in 1..8 {
+            second(&mut pace, at * 1_000_000_000, 10, |_| 1000);
+        }
+        assert_eq!(pace.rate(), None);
+    }
+}

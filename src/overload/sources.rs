@@ -1,0 +1,322 @@
+//! What all shards know of addresses: how many connections come from each and how fast, who showed
+//! wrong credentials, who is banned. Shared, because an address's connections are on all shards.
+//!
+//! A 16th of the table is behind one mutex, which is held for some table look-ups. It is taken when
+//! a connection comes or goes, and only if there is a limit for addresses or somebody is banned;
+//! never for a message.
+#![allow(clippy::disallowed_types, reason = "an address's connections are on all shards")]
+
+use super::bans::{Counted, Trigger, Watched};
+use super::bucket::Bucket;
+use super::limits::AddressLimits;
+use crate::mutant::Mutant;
+use hashbrown::HashMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Parts of the table.
+const PARTS: usize = 16;
+/// Networks that one part holds. Past it a network that is not known has no limits.
+pub const NETWORKS: usize = 65_536;
+/// Bans that one part holds. Past it nobody more is banned.
+pub const BANS: usize = 8192;
+
+/// Addresses that count as one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SourceNetwork(u128);
+
+impl SourceNetwork {
+    /// The network of an address.
+    pub fn of(address: IpAddr, limits: &AddressLimits) -> SourceNetwork {
+        let kept = |bits: u128, width: u32, prefix: u8| {
+            let off = width.saturating_sub(u32::from(prefix));
+            bits.checked_shr(off).and_then(|bits| bits.checked_shl(off)).unwrap_or(0)
+        };
+        SourceNetwork(match address {
+            IpAddr::V4(v4) => {
+                // As IPv6 has it, so that the two families cannot be mistaken for each other.
+                kept(v4.to_bits().into(), 32, limits.prefix_v4) | 0xffff << 32
+            }
+            IpAddr::V6(v6) => kept(v6.to_bits(), 128, limits.prefix_v6),
+        })
+    }
+}
+
+impl SourceNetwork {
+    /// Its first address.
+    pub fn address(self) -> IpAddr {
+        std::net::Ipv6Addr::from_bits(self.0).to_canonical()
+    }
+}
+
+/// Who is banned.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Banned {
+    /// A network.
+    Address(SourceNetwork),
+    /// A ClientId.
+    Client(Box<str>),
+}
+
+impl Banned {
+    /// For logs: the kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Banned::Address(_) => "address",
+            Banned::Client(_) => "client_id",
+        }
+    }
+}
+
+/// Why one more connection from an address is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TooMany {
+    /// It has as many as it may.
+    Connections,
+    /// They come too fast.
+    Rate,
+}
+
+#[derive(Default)]
+struct SourceUse {
+    connections: u32,
+    rate: Bucket,
+}
+
+#[derive(Default)]
+struct SourcePart {
+    networks: HashMap<SourceNetwork, SourceUse, foldhash::fast::FixedState>,
+    wrong: Watched<SourceNetwork>,
+    bans: HashMap<Banned, u64, foldhash::fast::FixedState>,
+    /// Nothing is looked for that is not used any more before then, in nanoseconds.
+    swept: u64,
+}
+
+/// What is known of addresses, and who is banned for a while.
+#[derive(Default)]
+pub struct SourceTable {
+    parts: [Mutex<SourcePart>; PARTS],
+    known: AtomicU64,
+    bans: AtomicU64,
+}
+
+impl SourceTable {
+    fn part(&self, source: SourceNetwork) -> &Mutex<SourcePart> {
+        let folded = source.0 ^ source.0 >> 64;
+        let mixed = (folded as u64 ^ folded as u64 >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        &self.parts[(mixed >> 60) as usize % PARTS]
+    }
+
+    fn with<T>(&self, part: &Mutex<SourcePart>, look: impl FnOnce(&mut SourcePart) -> T) -> T {
+        // Nothing in here panics with the lock held; if it did, the tables would be usable still.
+        let mut part = part.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (known, bans) = (part.networks.len() as u64, part.bans.len() as u64);
+        let outcome = look(&mut part);
+        let shift = |sum: &AtomicU64, before: u64, after: usize| {
+            sum.fetch_add((after as u64).wrapping_sub(before), Relaxed);
+        };
+        shift(&self.known, known, part.networks.len());
+        shift(&self.bans, bans, part.bans.len());
+        outcome
+    }
+
+    /// Networks that are known.
+    pub fn known(&self) -> u64 {
+        self.known.load(Relaxed)
+    }
+
+    /// Bans that have not been seen to be over.
+    pub fn bans(&self) -> u64 {
+        self.bans.load(Relaxed)
+    }
+
+    /// One more connection comes from there, at `now` nanoseconds. `Ok(false)`: it was let in
+    /// without being counted, because too many networks are known.
+    ///
+    /// # Errors
+    /// When it is one too many.
+    pub fn enter(
+        &self,
+        source: SourceNetwork,
+        now: u64,
+        by: &AddressLimits,
+    ) -> Result<bool, TooMany> {
+        self.with(self.part(source), |part| {
+            if part.networks.len() >= NETWORKS && !part.networks.contains_key(&source) {
+                if part.swept <= now {
+                    part.networks
+                        .retain(|_, known| known.connections > 0 || !known.rate.is_full(now));
+                    part.swept = now + 1_000_000_000;
+                }
+                if part.networks.len() >= NETWORKS {
+                    return Ok(false);
+                }
+            }
+            let known = part.networks.entry(source).or_default();
+            if by.connections.is_some_and(|most| known.connections >= most) {
+                return Err(TooMany::Connections);
+            }
+            if let Some(rate) = by.connects_per_second {
+                known.rate.take(now, 1, rate.into()).map_err(|_| TooMany::Rate)?;
+            }
+            known.connections += 1;
+            Ok(true)
+        })
+    }
+
+    /// A connection from there is gone.
+    pub fn leave(&self, source: SourceNetwork, now: u64) {
+        if self.known() == 0 || Mutant::AddressNotLeft.is_on() {
+            return;
+        }
+        self.with(self.part(source), |part| {
+            let Some(known) = part.networks.get_mut(&source) else { return };
+            known.connections = known.connections.saturating_sub(1);
+            if known.connections == 0 && known.rate.is_full(now) {
+                part.networks.remove(&source);
+            }
+        });
+    }
+
+    /// Networks are other ones from now on: connections that are there are not counted any more.
+    pub fn forget_networks(&self) {
+        self.parts.iter().for_each(|part| self.with(part, |part| part.networks.clear()));
+    }
+
+    /// Connections from there. For checks.
+    pub fn connections(&self, source: SourceNetwork) -> u32 {
+        self.with(self.part(source), |part| part.networks.get(&source).map_or(0, |k| k.connections))
+    }
+
+    /// Wrong credentials were shown from there at `now` milliseconds.
+    pub fn wrong(&self, source: SourceNetwork, now: u64, trigger: &Trigger) -> Counted {
+        self.with(self.part(source), |part| part.wrong.count(source, now, trigger))
+    }
+
+    /// Bans somebody until then, in milliseconds; false when there is no room.
+    pub fn ban(&self, who: Banned, now: u64, until: u64) -> bool {
+        self.with(self.part_of(&who), |part| {
+            if part.bans.len() >= BANS {
+                part.bans.retain(|_, until| *until > now);
+            }
+            let room = part.bans.len() < BANS || part.bans.contains_key(&who);
+            if room {
+                part.bans.insert(who, until);
+            }
+            room
+        })
+    }
+
+    /// Whether somebody is banned at `now` milliseconds. A ban that is over is forgotten.
+    pub fn is_banned(&self, who: &Banned, now: u64) -> bool {
+        if self.bans() == 0 || Mutant::BanIgnored.is_on() {
+            return false;
+        }
+        self.with(self.part_of(who), |part| {
+            let Some(&until) = part.bans.get(who) else { return false };
+            let over = until <= now && !Mutant::BanForever.is_on();
+            if over {
+                part.bans.remove(who);
+            }
+            !over
+        })
+    }
+
+    /// Ends a ban; false when there is none at `now` milliseconds.
+    pub fn lift(&self, who: &Banned, now: u64) -> bool {
+        let part = self.part_of(who);
+        self.bans() > 0 && self.with(part, |part| part.bans.remove(who).is_some_and(|at| at > now))
+    }
+
+    /// The bans of one part of the table that are not over at `now` milliseconds, with when each
+    /// is; `None` past the last part.
+    pub fn listed(&self, part: usize, now: u64) -> Option<Vec<(Banned, u64)>> {
+        let part = self.parts.get(part)?;
+        let live = |(who, &until): (&Banned, &u64)| (until > now).then(|| (who.clone(), until));
+        Some(self.with(part, |part| part.bans.iter().filter_map(live).collect()))
+    }
+
+    fn part_of(&self, who: &Banned) -> &Mutex<SourcePart> {
+        match who {
+            Banned::Address(source) => self.part(*source),
+            Banned::Client(name) => {
+                let sum = |sum: u128, byte| (sum ^ u128::from(byte)).wrapping_mul(0x100_0000_01b3);
+                self.part(SourceNetwork(name.bytes().fold(0xcbf2_9ce4_8422_2325, sum)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> SourceNetwork {
+        SourceNetwork::of(text.parse().expect("an address"), &AddressLimits::default())
+    }
+
+    const TWO: AddressLimits = AddressLimits {
+        connections: Some(2),
+        connects_per_second: Some(3),
+        prefix_v4: 32,
+        prefix_v6: 64,
+    };
+
+    #[test]
+    fn addresses_of_a_network_are_one_source() {
+        assert_eq!(source("2001:db8::1"), source("2001:db8::2"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+        let wide = AddressLimits { prefix_v4: 24, prefix_v6: 0, ..TWO };
+        let of = |text: &str| SourceNetwork::of(text.parse().expect("an address"), &wide);
+        assert_eq!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_eq!(of("2001:db8::1"), of("::2"));
+        assert_ne!(of("0.0.0.0"), of("::"));
+    }
+
+    #[test]
+    fn an_address_has_so_many_connections_and_no_more_per_second() {
+        let sources = SourceTable::default();
+        let (here, there) = (source("192.0.2.1"), source("192.0.2.2"));
+        assert_eq!(sources.enter(here, 0, &TWO), Ok(true));
+        assert_eq!(sources.enter(here, 0, &TWO), Ok(true));
+        assert_eq!(sources.enter(here, 0, &TWO), Err(TooMany::Connections));
+        assert_eq!(sources.enter(there, 0, &TWO), Ok(true));
+        sources.leave(here, 0);
+        assert_eq!(sources.enter(here, 0, &TWO), Ok(true));
+        sources.leave(here, 0);
+        assert_eq!(sources.enter(here, 0, &TWO), Err(TooMany::Rate));
+        for source in [here, there, there] {
+            sources.leave(source, 9_000_000_000);
+        }
+        assert_eq!(sources.known(), 0, "nothing is kept of who is gone");
+        sources.leave(here, 0);
+    }
+
+    #[test]
+    fn a_ban_ends_with_its_time() {
+        let sources = SourceTable::default();
+        let who = Banned::Client("c".into());
+        assert!(sources.ban(who.clone(), 0, 1000));
+        assert!(sources.is_banned(&who, 999));
+        assert!(!sources.is_banned(&Banned::Client("d".into()), 999));
+        assert!(!sources.is_banned(&who, 1000));
+        assert_eq!(sources.bans(), 0);
+    }
+
+    #[test]
+    fn the_tables_are_bounded() {
+        let sources = SourceTable::default();
+        let one = |number: u32| SourceNetwork(u128::from(number));
+        let mut counted = 0;
+        for number in 0..(PARTS * NETWORKS + 100_000) as u32 {
+            counted += usize::from(sources.enter(one(number), 0, &TWO) == Ok(true));
+        }
+        assert!(counted <= PARTS * NETWORKS);
+        let room = (0..(PARTS * BANS + 10_000) as u32)
+            .filter(|&n| sources.ban(Banned::Address(one(n)), 0, 10));
+        assert!(room.count() <= PARTS * BANS);
+        assert!(sources.ban(Banned::Address(one(u32::MAX)), 10, 20), "old ones make room");
+    }
+}

@@ -1,0 +1,214 @@
+//! Sockets that leave for another process, and such that come from one.
+//!
+//! Before sockets leave, the driver is suspended: it reads none and accepts nobody. Sends that the
+//! peers do not read are then withdrawn. A socket is exported as an ordinary descriptor and stays
+//! in its table, so nothing has to be undone when the other process fails.
+#![allow(unsafe_code)]
+use super::driver::Driver;
+use super::event::Event;
+use super::slots::{CLOSING, EXPORTING, LINGER, RECEIVING, SENDING, SHUTTING, WITHDRAWING};
+use super::tag::{self, Kind};
+use crate::ids::SocketId;
+use io_uring::{opcode, squeue, types};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Lets the kernel choose the entries of the table.
+const ANY_ENTRY: i32 = -1;
+
+/// Sockets that are being put into a table. The kernel reads the descriptors and replaces each by
+/// the number of its entry.
+pub(super) struct TakeOver {
+    ring: usize,
+    numbers: Box<[i32]>,
+    /// Closed when the table has them.
+    _files: Vec<OwnedFd>,
+    /// The cookie of the first; the others follow.
+    cookie: u64,
+}
+
+/// What the driver knows of sockets that move between processes.
+#[derive(Default)]
+pub(super) struct Moving {
+    /// Nothing is read and nobody accepted.
+    pub(super) suspended: bool,
+    /// Sends that are being withdrawn.
+    withdrawing: u32,
+    incoming: Vec<Option<TakeOver>>,
+}
+
+impl Driver {
+    /// Stops reading every socket and accepting on every listener, until [`Self::go_on`]. What the
+    /// kernel has taken out of the sockets by then is still reported. Not while a suspended driver
+    /// is suspended again.
+    pub fn suspend(&mut self) {
+        self.moving.suspended = true;
+        for ring in 0..self.rings.len() {
+            self.cancel_accepts(ring);
+            for socket in self.slots.of_ring(ring) {
+                self.cancel_receive(socket);
+            }
+        }
+    }
+
+    /// Whether a suspended driver has come to rest: what the kernel still has to report is only of
+    /// sends. Looks at every socket.
+    pub fn rests(&mut self) -> bool {
+        const BUSY: u32 = RECEIVING | SHUTTING | EXPORTING;
+        let accepts = self.rings.iter().any(|ring| ring.accepts > 0);
+        if accepts || self.hand_overs.in_flight() > 0 || !self.deferred.is_empty() {
+            return false;
+        }
+        for ring in 0..self.rings.len() {
+            for socket in self.slots.of_ring(ring) {
+                let flags = self.slots.get(socket).map_or(0, |slot| slot.flags);
+                if flags & (CLOSING | LINGER) == 0 && flags & BUSY != 0 {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes back what is being sent and is not sent yet: each such socket gets an
+    /// [`Event::Withdrawn`], or an [`Event::Sent`] if all was sent by then.
+    pub fn withdraw_sends(&mut self) {
+        for ring in 0..self.rings.len() {
+            for socket in self.slots.of_ring(ring) {
+                let Some(slot) = self.slots.get(socket) else { continue };
+                if slot.flags & (SENDING | CLOSING | LINGER) != SENDING {
+                    continue;
+                }
+                slot.flags |= WITHDRAWING;
+                self.moving.withdrawing += 1;
+                let send = tag::tag(Kind::Send, slot.generation, socket.0);
+                let entry = opcode::AsyncCancel2::new(types::CancelBuilder::user_data(send))
+                    .build()
+                    .flags(squeue::Flags::SKIP_SUCCESS)
+                    .user_data(tag::tag(Kind::Ignored, 0, 0));
+                self.rings[ring].push(entry);
+            }
+        }
+    }
+
+    /// Whether some send is still being withdrawn.
+    pub fn is_withdrawing(&self) -> bool {
+        self.moving.withdrawing > 0
+    }
+
+    /// A send that was to be withdrawn has completed with `result`.
+    #[cold]
+    pub(super) fn withdrawn(
+        &mut self,
+        socket: SocketId,
+        generation: u16,
+        result: i32,
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
+    ) {
+        let Some(slot) = self.slots.get(socket) else { return };
+        slot.flags &= !WITHDRAWING;
+        self.moving.withdrawing -= 1;
+        let Some((outgoing, rest)) = self.sends.withdraw(slot.record, result) else {
+            // It had ended before.
+            return self.sent(socket, generation, result, handler);
+        };
+        slot.flags &= !SENDING;
+        handler(self, Event::Withdrawn { socket, outgoing, rest });
+        self.finish_if_done(socket, handler);
+    }
+
+    /// Reads and accepts again.
+    pub fn go_on(&mut self) {
+        self.moving.suspended = false;
+        for ring in 0..self.rings.len() {
+            for socket in self.slots.of_ring(ring) {
+                self.arm(socket);
+            }
+        }
+        self.top_up_accepts();
+    }
+
+    /// Makes an ordinary descriptor of the socket, which stays open here: [`Event::Exported`].
+    /// Needs Linux 6.8.
+    pub fn export(&mut self, socket: SocketId) {
+        let Some(slot) = self.slots.get(socket) else { return };
+        if slot.flags & CLOSING != 0 {
+            return;
+        }
+        slot.flags |= EXPORTING;
+        let entry = opcode::FixedFdInstall::new(types::Fixed(slot.table), 0)
+            .build()
+            .user_data(tag::tag(Kind::Export, slot.generation, socket.0));
+        self.rings[slot.ring as usize].push(entry);
+    }
+
+    pub(super) fn exported(
+        &mut self,
+        socket: SocketId,
+        generation: u16,
+        result: i32,
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
+    ) {
+        // SAFETY: the kernel has just made this descriptor, for us alone.
+        let file = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) });
+        let Some(slot) = self.slots.get_current(socket, generation) else { return };
+        slot.flags &= !EXPORTING;
+        if slot.flags & CLOSING != 0 {
+            self.close_descriptor(socket);
+        }
+        handler(self, Event::Exported { socket, file: file.ok_or(-result) });
+        self.finish_if_done(socket, handler);
+    }
+
+    /// Takes sockets over that another process has sent: each is reported as [`Event::TakenOver`],
+    /// the first with `cookie`, the following ones with the numbers after it.
+    ///
+    /// # Errors
+    /// When no ring has room for all of them; their number.
+    pub fn take_over(&mut self, files: Vec<OwnedFd>, cookie: u64) -> Result<(), usize> {
+        let count = files.len();
+        let Some(ring) = self
+            .roomiest_ring(count as u32)
+            .filter(|&ring| self.rings[ring].room() >= count as u32)
+        else {
+            return Err(count);
+        };
+        self.rings[ring].used += count as u32;
+        let mut numbers: Box<[i32]> = files.iter().map(|file| file.as_raw_fd()).collect();
+        let entry = opcode::FilesUpdate::new(numbers.as_mut_ptr(), count as u32).offset(ANY_ENTRY);
+        let coming = TakeOver { ring, numbers, _files: files, cookie };
+        let free = self.moving.incoming.iter().position(Option::is_none);
+        let record = free.unwrap_or(self.moving.incoming.len());
+        match self.moving.incoming.get_mut(record) {
+            Some(place) => *place = Some(coming),
+            None => self.moving.incoming.push(Some(coming)),
+        }
+        let entry = entry.build().user_data(tag::tag(Kind::TakeOver, 0, record as u32));
+        self.rings[ring].push(entry);
+        Ok(())
+    }
+
+    pub(super) fn took_over(
+        &mut self,
+        record: u32,
+        result: i32,
+        handler: &mut impl FnMut(&mut Driver, Event<'_>),
+    ) {
+        let place = self.moving.incoming.get_mut(record as usize);
+        let Some(TakeOver { ring, numbers, cookie, _files }) = place.and_then(Option::take) else {
+            return;
+        };
+        let taken = usize::try_from(result).unwrap_or(0).min(numbers.len());
+        self.rings[ring].used -= (numbers.len() - taken) as u32;
+        for (at, &number) in numbers.iter().enumerate() {
+            let cookie = cookie + at as u64;
+            if at >= taken {
+                let errno = if result < 0 { -result } else { libc::ENFILE };
+                handler(self, Event::TakenOver { socket: Err(errno), cookie });
+                continue;
+            }
+            self.rings[ring].sockets += 1;
+            let socket = self.slots.open(ring, number as u32);
+            handler(self, Event::TakenOver { socket: Ok(socket), cookie });
+        }
+    }
+}

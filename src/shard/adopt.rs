@@ -1,0 +1,238 @@
+//! Clients that another process of this broker has handed over, put in their places. Nothing is
+//! said to them and nothing read before [`Shard::serve_adopted`].
+
+use super::Shard;
+use super::changes::version;
+use super::connection::{Aliases, Connection, Input, Stage};
+use super::memory::named;
+use super::route::GROUP;
+use super::timers::Timer;
+use crate::access::Grant;
+use crate::access::scram::Mechanism;
+use crate::config::OnFull;
+use crate::ids::{ListenerId, SocketId};
+use crate::message::Message;
+use crate::packet::PacketId;
+use crate::session::pending::Bounds;
+use crate::session::{Since, Will, Window};
+use crate::time::Instant;
+use crate::topic::{self, Subscriber};
+use crate::transport::Layers;
+use crate::upgrade::client::{self, Client};
+
+/// A queue was within its bounds before.
+const ANY: Bounds = Bounds { messages: usize::MAX, bytes: usize::MAX, on_full: OnFull::DropNew };
+
+impl Shard {
+    /// Takes a client in, whose home is here. `listener` is where its connection came in, as it is
+    /// numbered here.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub fn adopt(
+        &mut self,
+        client: Client,
+        connection: Option<(SocketId, ListenerId)>,
+    ) -> Result<(), String> {
+        let Client { session, connection: carried } = client;
+        self.counters.clients_taken_over += 1;
+        let socket = connection.map(|(socket, _)| socket);
+        let index = match session {
+            Some(session) => Some(self.adopt_session(session, socket)?),
+            None => None,
+        };
+        if let (Some((socket, listener)), Some(carried)) = (connection, carried) {
+            self.adopt_connection(socket, listener, carried, index)?;
+            if let Some(index) = index {
+                self.adopt_limits(index, listener);
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt_session(
+        &mut self,
+        carried: client::Session,
+        socket: Option<SocketId>,
+    ) -> Result<u32, String> {
+        if self.find_session(&carried.client_id).is_some() {
+            return Err(format!("there are two sessions of {}", carried.client_id));
+        }
+        let index = self.new_session(&carried.client_id);
+        let Some(session) = self.sessions.get_mut(index) else { return Ok(index) };
+        self.memory.tally.names -= named(session);
+        session.version = version(carried.level);
+        session.problem_information = carried.problem_information;
+        session.bridge = carried.bridge;
+        session.expiry = carried.expiry;
+        session.ends = if socket.is_some() { Instant::END } else { carried.ends };
+        session.maximum_packet_size = carried.maximum_packet_size;
+        session.window_limit = carried.window_limit;
+        session.connected = carried.connected.map_or_else(Since::default, Since::at);
+        session.socket = socket;
+        session.will = carried.will.map(|will| {
+            let client::Will { message, delay, message_expiry, due } = will;
+            Box::new(Will { message, delay, message_expiry, due })
+        });
+        if !carried.mountpoint.is_empty() {
+            session.extras().mountpoint = carried.mountpoint;
+        }
+        if let Some(grant) = carried.grant {
+            let serial = self.access.admissions.serial();
+            session.extras().grant = Some(Box::new(granted(grant, serial)));
+        }
+        self.memory.tally.names += named(session);
+        let ends = session.grant().map(|grant| grant.ends);
+        if let (Some(socket), Some(ends)) = (socket, ends) {
+            self.note_end(socket, ends);
+        }
+        self.counters.sessions_persistent += u64::from(socket.is_none());
+        for client::Subscription { filter, options, id } in carried.subscriptions {
+            let options = options & !GROUP;
+            if let Some(Ok(_)) = topic::parse_share(&filter) {
+                let ticket = self.topology.ticket();
+                self.join(index, &filter, options, id, ticket);
+                continue;
+            }
+            let subscriber = Subscriber { target: index, options, subscription_id: id };
+            self.place_subscription(index, &filter, subscriber)
+                .map_err(|_| format!("the subscription {filter} has no room"))?;
+        }
+        self.tell_presence(index, socket.is_some());
+        if let Some(flow) = carried.flow {
+            self.adopt_flow(index, flow);
+        }
+        if socket.is_none()
+            && let Some(due) = self.sessions.get(index).and_then(|session| session.next_due())
+        {
+            self.arm_session(index, due);
+        }
+        Ok(index)
+    }
+
+    fn adopt_flow(&mut self, index: u32, carried: client::Flow) {
+        self.use_flow(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let flow = session.flow();
+        let sent = carried.sent.into_iter().map(|sent| (sent.awaits, sent.again, sent.queued));
+        flow.window = Window::of_places(carried.first, sent);
+        self.counters.inflight += u64::from(flow.window.open());
+        self.memory.tally.kept += flow.window.kept();
+        for queued in carried.pending {
+            let before = flow.pending.bytes();
+            flow.pending.push(queued, &ANY);
+            self.counters.pending_messages += 1;
+            self.counters.pending_bytes += (flow.pending.bytes() - before) as u64;
+        }
+        for id in carried.inbound_earlier.into_iter().filter_map(PacketId::new) {
+            flow.inbound.insert(id);
+        }
+        flow.inbound.begin_connection();
+        for id in carried.inbound.into_iter().filter_map(PacketId::new) {
+            flow.inbound.insert(id);
+        }
+        self.memory.tally.inbound += flow.inbound.len();
+        flow.retry = carried.retry;
+        if let Some(at) = carried.retry {
+            self.timers.arm(at, Timer::Retry(index));
+        }
+    }
+
+    fn adopt_connection(
+        &mut self,
+        socket: SocketId,
+        listener: ListenerId,
+        carried: client::Connection,
+        index: Option<u32>,
+    ) -> Result<(), String> {
+        let layers = carried.layers.as_ref().map(Layers::of_moved);
+        if matches!(layers, Some(None)) {
+            return Err("the TLS or WebSocket state of a client is not understood".to_owned());
+        }
+        let peer = carried.peer;
+        // It was let in: whatever the limits are now, it is counted and stays.
+        let _ = self.take_source(peer);
+        if let Some(listener_state) = self.entrance.listener(listener) {
+            listener_state.connections.take(1, u64::MAX);
+        }
+        self.topology.shared.connections.take(1, u64::MAX);
+        let reloads = self.entrance.announced.reloads();
+        let mut connection = Connection::new(listener, peer, self.now, reloads);
+        connection.last_seen = carried.last_seen.min(self.now);
+        connection.patience = carried.patience;
+        if let Some(index) = index {
+            connection.stage = Stage::Open(index);
+            self.counters.connections_open += 1;
+        }
+        if !carried.input.0.is_empty() {
+            let input = Input::of(&carried.input.0);
+            connection.keep_input(input, &mut self.memory.tally.input);
+        }
+        if !carried.output.0.is_empty() || !carried.wire.0.is_empty() {
+            let mut output = self.outputs.pool.take_output();
+            output.progressed = self.now;
+            output.append_wire(&mut self.outputs.pool, &carried.wire.0);
+            let bytes = carried.output.0;
+            output.append(&mut self.outputs.pool, |out| out.extend_from_slice(&bytes));
+            connection.output = Some(output);
+        }
+        let limit = carried.alias_limit;
+        if limit > 0 || !carried.aliases_in.is_empty() {
+            let mut aliases = Aliases::within(limit);
+            let held = &mut self.memory.tally.names;
+            for (at, name) in carried.aliases_in.iter().enumerate() {
+                if let Some(name) = name {
+                    aliases.set_inbound(at, name, held);
+                }
+            }
+            for (name, alias) in carried.aliases_out {
+                if aliases.grow_outbound(name.len(), held) {
+                    aliases.outbound.insert(name, alias);
+                }
+            }
+            connection.aliases = Some(Box::new(aliases));
+        }
+        let due = match index {
+            Some(_) if connection.patience == 0 => None,
+            Some(_) => Some(connection.last_seen.plus_millis(u64::from(connection.patience))),
+            None => Some(self.now.plus_millis(self.settings.connect_timeout)),
+        };
+        self.connections.insert(socket.0, connection);
+        if let Some(Some(layers)) = layers {
+            self.put_layers(socket, layers);
+        }
+        if let Some(due) = due {
+            self.arm_connection(socket, due);
+        }
+        Ok(())
+    }
+
+    /// Takes a retained message in, whose topic is at home here.
+    pub fn adopt_retained(&mut self, message: Message) {
+        let topic: Box<str> = message.view().topic.into();
+        if self.retained.messages.get(&topic).is_some() {
+            return;
+        }
+        self.put_retained(&topic, message);
+    }
+}
+
+fn granted(carried: client::Grant, serial: u64) -> Grant {
+    Grant {
+        username: carried.username,
+        superuser: carried.superuser,
+        rules: None,
+        attributes: carried.attributes.into(),
+        certificate: carried.certificate,
+        mechanism: match carried.mechanism {
+            1 => Some(Mechanism::Sha256),
+            2 => Some(Mechanism::Sha512),
+            _ => None,
+        },
+        ends: carried.ends,
+        credential: carried.credential,
+        serial,
+        peer: carried.peer,
+        listener: carried.listener,
+    }
+}

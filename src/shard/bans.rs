@@ -1,0 +1,134 @@
+//! Who may not connect, and how many connections one address has. Owns which ClientIds of this
+//! shard connect too often; what is about addresses is common to all shards
+//! ([`crate::overload::sources`]).
+
+use super::Shard;
+use super::refuse::Denial;
+use crate::ids::{ClientKey, Peer, SocketId};
+use crate::overload::bans::{Counted, Watched};
+use crate::overload::sources::{Banned, SourceNetwork, TooMany};
+use crate::time::Instant;
+
+/// Milliseconds between two lines of the log about new bans.
+const TOLD: u64 = 1000;
+
+/// ClientIds that are watched.
+#[derive(Default)]
+pub(super) struct Offenders {
+    connects: Watched<ClientKey>,
+    /// When a ban was last logged, and how many were not since.
+    logged: Instant,
+    left_out: u64,
+}
+
+impl Shard {
+    /// The network that limits and bans of addresses count a peer to; `None` for those that have
+    /// none: trusted proxies and unix sockets.
+    fn source_of(&self, peer: Peer) -> Option<SourceNetwork> {
+        let Peer::Tcp(address, _) = peer else { return None };
+        let trusted = self.settings.trusted_proxies.contains(address);
+        (!trusted).then(|| SourceNetwork::of(address, &self.settings.policy.limits.address))
+    }
+
+    /// Counts one more connection from an address, as far as it may have one.
+    pub(super) fn take_source(&mut self, peer: Peer) -> Result<(), Denial> {
+        let policy = &self.settings.policy;
+        let limited = policy.limits.address.any();
+        if !limited && policy.banned.is_empty() && self.topology.shared.sources.bans() == 0 {
+            return Ok(());
+        }
+        let Some(source) = self.source_of(peer) else { return Ok(()) };
+        let Peer::Tcp(address, _) = peer else { return Ok(()) };
+        let banned = policy.banned.has_address(address);
+        if banned || self.topology.shared.sources.is_banned(&Banned::Address(source), self.now.0) {
+            return Err(Denial::Banned);
+        }
+        if !limited {
+            return Ok(());
+        }
+        let now = self.meter.begun() * 1000;
+        match self.topology.shared.sources.enter(source, now, &policy.limits.address) {
+            Ok(counted) => {
+                self.counters.addresses_uncounted += u64::from(!counted);
+                Ok(())
+            }
+            Err(TooMany::Connections) => Err(Denial::AddressLimit),
+            Err(TooMany::Rate) => Err(Denial::AddressRate),
+        }
+    }
+
+    /// A connection from an address is gone.
+    pub(super) fn leave_source(&self, peer: Peer) {
+        if self.topology.shared.sources.known() > 0
+            && let Some(source) = self.source_of(peer)
+        {
+            self.topology.shared.sources.leave(source, self.meter.begun() * 1000);
+        }
+    }
+
+    /// Whether the client may not connect by its name or its user's.
+    pub(super) fn is_banned(&self, client_id: &str, username: Option<&str>) -> bool {
+        let banned = &self.settings.policy.banned;
+        if !banned.is_empty()
+            && (banned.has_client(client_id) || username.is_some_and(|name| banned.has_user(name)))
+        {
+            return true;
+        }
+        self.topology.shared.sources.bans() > 0
+            && self.topology.shared.sources.is_banned(&Banned::Client(client_id.into()), self.now.0)
+    }
+
+    /// A client has come in: once more than it may within its window, and it is banned.
+    pub(super) fn note_connect(&mut self, client_id: &str) {
+        let trigger = self.settings.policy.bans.flapping;
+        if trigger.count == 0 {
+            return;
+        }
+        let key = self.topology.client_key(client_id);
+        let counted = self.entrance.offenders.connects.count(key, self.now.0, &trigger);
+        self.follow_count(counted, Banned::Client(client_id.into()), client_id, "flapping");
+    }
+
+    /// A client has shown wrong credentials.
+    pub(super) fn note_bad_credentials(&mut self, socket: SocketId) {
+        let trigger = self.settings.policy.bans.bad_credentials;
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        let peer = connection.peer;
+        if trigger.count == 0 {
+            return;
+        }
+        let Some(source) = self.source_of(peer) else { return };
+        let counted = self.topology.shared.sources.wrong(source, self.now.0, &trigger);
+        let name = peer.to_string();
+        self.follow_count(counted, Banned::Address(source), &name, "bad credentials");
+    }
+
+    fn follow_count(&mut self, counted: Counted, who: Banned, name: &str, why: &'static str) {
+        let until = match counted {
+            Counted::Fine => return,
+            Counted::Unwatched => {
+                self.counters.bans_unwatched += 1;
+                return;
+            }
+            Counted::Ban(until) => until,
+        };
+        let kind = who.kind();
+        match who {
+            Banned::Address(_) => self.counters.bans_address += 1,
+            Banned::Client(_) => self.counters.bans_client += 1,
+        }
+        if !self.topology.shared.sources.ban(who, self.now.0, until) {
+            self.counters.bans_unwatched += 1;
+            return;
+        }
+        let offenders = &mut self.entrance.offenders;
+        if offenders.logged.plus_millis(TOLD) > self.now && offenders.logged != Instant(0) {
+            offenders.left_out += 1;
+            return;
+        }
+        offenders.logged = self.now;
+        let others = std::mem::take(&mut offenders.left_out);
+        let seconds = until.saturating_sub(self.now.0) / 1000;
+        tracing::warn!(kind, name, why, seconds, others, "banned (bans)");
+    }
+}

@@ -1,0 +1,58 @@
+//! Bans for a while: those that the broker made, and the operator's. Those of the ban file are
+//! not among them.
+
+use crate::limits::cost;
+use crate::overload::sources::{Banned, SourceNetwork};
+use crate::shard::Shard;
+use crate::time::Instant;
+use std::net::IpAddr;
+
+/// Who is banned.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum BanTarget {
+    /// An address, or the network that counts as one (`limits.address`).
+    Address(IpAddr),
+    /// A ClientId.
+    Client(Box<str>),
+}
+
+impl Shard {
+    fn banned(&self, who: &BanTarget) -> Banned {
+        match who {
+            BanTarget::Address(address) => {
+                let limits = &self.settings.policy.limits.address;
+                Banned::Address(SourceNetwork::of(address.to_canonical(), limits))
+            }
+            BanTarget::Client(name) => Banned::Client(name.clone()),
+        }
+    }
+
+    /// Bans somebody for so many seconds, on all shards; who is connected stays. False when there
+    /// are too many bans.
+    pub fn ban(&mut self, who: &BanTarget, seconds: u32) -> bool {
+        self.meter.charge(cost::FILTER);
+        let until = self.now.plus_seconds(seconds).0;
+        self.topology.shared.sources.ban(self.banned(who), self.now.0, until)
+    }
+
+    /// Ends a ban; false when there is none.
+    pub fn lift_ban(&mut self, who: &BanTarget) -> bool {
+        self.meter.charge(cost::FILTER);
+        self.topology.shared.sources.lift(&self.banned(who), self.now.0)
+    }
+
+    /// All bans that are not over, with when each is, in one of `0..PARTS` parts; `None` past the
+    /// last.
+    pub fn bans(&mut self, part: usize) -> Option<Vec<(BanTarget, Instant)>> {
+        let listed = self.topology.shared.sources.listed(part, self.now.0)?;
+        self.meter.charge(cost::VISIT * listed.len() as u32);
+        let shown = |(who, until)| {
+            let who = match who {
+                Banned::Address(source) => BanTarget::Address(source.address()),
+                Banned::Client(name) => BanTarget::Client(name),
+            };
+            (who, Instant(until))
+        };
+        Some(listed.into_iter().map(shown).collect())
+    }
+}

@@ -1,0 +1,60 @@
+//! What operators ask a shard, and what they have it do: pages of its clients, subscriptions,
+//! topics and retained messages; one client and its end; a message of the operator's own.
+//!
+//! Each function here is one question. It runs within a step, looks at a bounded number of things
+//! ([`INQUIRY_VISITS`]) and charges the step for them; whoever wants more asks again with
+//! [`Slice::next`]. Between two questions sessions and filters come and go: a list that is read
+//! page by page contains what was there from the first page to the last, and perhaps some of the
+//! rest.
+
+mod bans;
+mod clients;
+mod explain;
+mod topics;
+
+pub use bans::BanTarget;
+pub use clients::{ClientDetails, ClientQuery, SubscriptionCursor, SubscriptionRow};
+pub use explain::{Addressee, ExplainCursor, Fate, Hypothesis, Ruling};
+pub use topics::{GroupMember, GroupRow, PublishOutcome, RetainedRow, TopicRow};
+
+use crate::limits::INQUIRY_VISITS;
+
+/// A part of a list: what was found, and where to go on; `None` at the end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Slice<T, C> {
+    /// What was found.
+    pub rows: Vec<T>,
+    /// Where the next slice begins.
+    pub next: Option<C>,
+}
+
+impl<T, C> Slice<T, C> {
+    fn new() -> Self {
+        Slice { rows: Vec::new(), next: None }
+    }
+}
+
+/// How much one slice may look at.
+struct Patience {
+    visits: usize,
+    rows: usize,
+}
+
+impl Patience {
+    /// For at most `rows` rows.
+    fn for_rows(rows: usize) -> Self {
+        Patience { visits: INQUIRY_VISITS, rows: rows.clamp(1, INQUIRY_VISITS) }
+    }
+
+    /// Whether another thing may be looked at, when so many rows have been found.
+    fn lasts(&mut self, found: usize) -> bool {
+        let lasts = found < self.rows && self.visits > 0;
+        self.visits = self.visits.saturating_sub(1);
+        lasts
+    }
+
+    /// How much has been looked at.
+    fn used(&self) -> u32 {
+        (INQUIRY_VISITS - self.visits) as u32
+    }
+}

@@ -1,0 +1,289 @@
+//! Filters that somebody subscribes to, share groups, retained messages, and messages of the
+//! operator's own.
+
+use super::{Patience, Slice};
+use crate::access::{Decision, own};
+use crate::ids::{ClientKey, Publisher, SessionRef};
+use crate::limits::cost;
+use crate::message::{Message, MessageRef};
+use crate::packet::Qos;
+use crate::session::ShareName;
+use crate::shard::Shard;
+use crate::shard::memory::Pressure;
+use crate::shard::storing::Speaker;
+use crate::topic::{self, Pass, TopicHash};
+
+/// A filter that clients of one shard subscribe to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicRow {
+    /// The filter, mountpoint included.
+    pub filter: Box<str>,
+    /// Sessions that have it, and share groups at home here with it.
+    pub subscribers: usize,
+}
+
+/// A retained message.
+#[derive(Clone, Debug)]
+pub struct RetainedRow {
+    /// All of it.
+    pub message: Message,
+    /// Seconds until it expires; `None` for never.
+    pub seconds_left: Option<u32>,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PublishOutcome {
+    /// Every shard on its way has accepted it; whether some subscription matches.
+    Accepted {
+        /// As far as the interest table tells.
+        matched: bool,
+    },
+    /// Nobody may publish there.
+    Denied(&'static str),
+    /// A mailbox is full at the moment.
+    Busy,
+    /// The broker is short of memory.
+    ShortOfMemory,
+}
+
+/// A share group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupRow {
+    /// `$share/group/filter`, mountpoint included.
+    pub name: Box<str>,
+    /// How many members it has.
+    pub members: usize,
+    /// This shard.
+    pub shard: u8,
+}
+
+/// A member of a share group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupMember {
+    /// Its session, which may be on another shard.
+    pub session: SessionRef,
+    /// As far as the group knows.
+    pub connected: bool,
+    /// It had no room when it was last asked.
+    pub full: bool,
+}
+
+impl Shard {
+    /// Filters with subscribers on this shard that `wanted` accepts, at most `most`.
+    pub fn topics(
+        &mut self,
+        from: u32,
+        most: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Slice<TopicRow, u32> {
+        let mut patience = Patience::for_rows(most);
+        let mut slice = Slice::new();
+        let index = &self.subscriptions.index;
+        let mut at = from;
+        while let Some((id, passed)) = index.next_filter(at, patience.visits) {
+            patience.visits = patience.visits.saturating_sub(passed);
+            at = id.0;
+            let Some((filter, subscribers)) = index.listed(id) else {
+                slice.next = Some(at);
+                break;
+            };
+            if !patience.lasts(slice.rows.len()) {
+                slice.next = Some(at);
+                break;
+            }
+            if wanted(filter) {
+                slice.rows.push(TopicRow { filter: filter.into(), subscribers });
+            }
+            at += 1;
+        }
+        self.meter.charge(cost::VISIT * patience.used());
+        self.meter.charge(cost::FILTER * slice.rows.len() as u32);
+        slice
+    }
+
+    /// Share groups that are at home here, at most `most`, from the place `from`.
+    pub fn share_groups(&mut self, from: u32, most: usize) -> Slice<GroupRow, u32> {
+        let mut patience = Patience::for_rows(most);
+        let mut slice = Slice::new();
+        let groups = &self.subscriptions.groups;
+        for at in from..groups.bound() {
+            if !patience.lasts(slice.rows.len()) {
+                slice.next = Some(at);
+                break;
+            }
+            let Some(name) = groups.name(at) else { continue };
+            let (members, shard) = (groups.len(at), self.topology.id.0);
+            slice.rows.push(GroupRow { name: name.as_str().into(), members, shard });
+        }
+        self.meter.charge(cost::VISIT * patience.used());
+        slice
+    }
+
+    /// Members of a share group that is at home here, at most `most`, after the first `from`;
+    /// `None` when it is not here. `name` is the whole filter, `$share/group/filter`.
+    pub fn group_members(
+        &mut self,
+        name: &str,
+        from: u32,
+        most: usize,
+    ) -> Option<Slice<GroupMember, u32>> {
+        let group = self.subscriptions.groups.find(&ShareName::new(name))?;
+        let most = Patience::for_rows(most).rows;
+        let all = self.subscriptions.groups.len(group);
+        let mut slice = Slice::new();
+        for member in self.subscriptions.groups.members(group, from as usize).take(most) {
+            let (session, connected, full) = member;
+            slice.rows.push(GroupMember { session, connected, full });
+        }
+        let listed = from as usize + slice.rows.len();
+        slice.next = (listed < all && !slice.rows.is_empty()).then_some(listed as u32);
+        self.meter.charge(cost::FILTER * slice.rows.len() as u32);
+        Some(slice)
+    }
+
+    /// The ClientId of a session of this shard.
+    pub fn name_of(&mut self, session: SessionRef) -> Option<Box<str>> {
+        self.meter.charge(cost::VISIT);
+        self.session_of(session).map(|session| session.client_id.clone())
+    }
+
+    /// Retained messages that are kept here and match a valid filter, in the order of topics, at
+    /// most `most`, after the topic `cursor`. Expired ones are left out.
+    pub fn retained(
+        &mut self,
+        cursor: Option<&str>,
+        filter: &str,
+        most: usize,
+    ) -> Slice<RetainedRow, Box<str>> {
+        let patience = Patience::for_rows(most);
+        let now = self.now;
+        let mut slice = Slice::new();
+        let (mut visits, rows) = (patience.visits, &mut slice.rows);
+        let pass = self.retained.messages.replay(
+            filter,
+            cursor,
+            patience.rows,
+            &mut visits,
+            &mut |_, message: &Message| {
+                if let Ok(seconds_left) = message.view().seconds_left(now) {
+                    rows.push(RetainedRow { message: message.clone(), seconds_left });
+                }
+            },
+        );
+        if let Pass::More(cursor) = pass {
+            slice.next = Some(cursor);
+        }
+        self.meter.charge(cost::VISIT * patience.visits.saturating_sub(visits) as u32);
+        self.meter.charge(cost::DELIVERY * slice.rows.len() as u32);
+        slice
+    }
+
+    /// The retained message of a topic, if it is kept here.
+    pub fn retained_message(&mut self, topic: &str) -> Option<RetainedRow> {
+        self.meter.charge(cost::FILTER);
+        let message = self.retained.messages.get(topic)?.clone();
+        let seconds_left = message.view().seconds_left(self.now).ok()?;
+        Some(RetainedRow { message, seconds_left })
+    }
+
+    /// Clears the retained message of a topic that is kept here. Nobody is told.
+    pub fn clear_retained(&mut self, topic: &str) -> bool {
+        self.meter.charge(cost::FILTER);
+        if self.retained.messages.get(topic).is_none() {
+            return false;
+        }
+        self.keep_retained(&MessageRef {
+            topic,
+            properties: &[],
+            payload: &[],
+            qos: Qos::AtMostOnce,
+            retain: true,
+            expires: None,
+            publisher: None,
+        });
+        true
+    }
+
+    /// Publishes a message of the operator's. Its topic is a valid name; `expires_after` is in
+    /// seconds. No rule of access is asked: who may do this is the admin server's affair.
+    pub fn publish_as_operator(
+        &mut self,
+        message: &MessageRef<'_>,
+        expires_after: Option<u32>,
+    ) -> PublishOutcome {
+        let message = MessageRef { publisher: None, ..*message };
+        let outcome = self.publish_for_owner(&message, expires_after);
+        let accepted = matches!(outcome, PublishOutcome::Accepted { .. });
+        self.counters.messages_of_operators += u64::from(accepted);
+        outcome
+    }
+
+    /// Publishes a message that a bridge has brought, whose key is `own`: its link does not take
+    /// the message. Otherwise as [`Shard::publish_as_operator`].
+    pub fn publish_as_bridge(
+        &mut self,
+        message: &MessageRef<'_>,
+        expires_after: Option<u32>,
+        own: ClientKey,
+    ) -> PublishOutcome {
+        let publisher = Some(Publisher { client: own, shard: self.topology.id });
+        let message = MessageRef { publisher, ..*message };
+        let outcome = self.publish_for_owner(&message, expires_after);
+        let accepted = matches!(outcome, PublishOutcome::Accepted { .. });
+        self.counters.messages_of_bridges += u64::from(accepted);
+        outcome
+    }
+
+    /// Publishes a message of the broker's own about one of its bridges, below `$SYS/`; false when
+    /// a mailbox is full now and nothing was done.
+    pub fn publish_state(&mut self, topic: &str, payload: &[u8]) -> bool {
+        let message = MessageRef {
+            topic,
+            properties: &[],
+            payload,
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            expires: None,
+            publisher: None,
+        };
+        if let Some(storing) = &mut self.storing {
+            storing.speaker = Speaker::Nobody;
+        }
+        self.try_publish(&message, None)
+    }
+
+    fn publish_for_owner(
+        &mut self,
+        message: &MessageRef<'_>,
+        expires_after: Option<u32>,
+    ) -> PublishOutcome {
+        self.meter.charge(cost::PACKET + cost::bytes(message.size()));
+        let own = own::publish(message.topic, message.topic);
+        if let Decision::Deny(denied) = own {
+            return PublishOutcome::Denied(denied.what);
+        }
+        if topic::levels(message.topic) > self.settings.max_topic_levels {
+            return PublishOutcome::Denied("the topic has more levels than mqtt.max_topic_levels");
+        }
+        if message.payload.len() > self.settings.max_packet_size as usize {
+            return PublishOutcome::Denied("the payload is larger than mqtt.max_packet_size");
+        }
+        if self.memory.is_short(Pressure::Tight) {
+            return PublishOutcome::ShortOfMemory;
+        }
+        if self.mail.outbox.is_congested() || self.delivery.fanouts.is_full() {
+            return PublishOutcome::Busy;
+        }
+        if let Some(storing) = &mut self.storing {
+            storing.speaker = Speaker::Nobody;
+        }
+        let expires = self.expires(expires_after);
+        let message = MessageRef { expires, ..*message };
+        let hash = TopicHash::new(&self.topology.shared.seeds, message.topic);
+        let Ok(route) = self.find_route(&hash, &message) else { return PublishOutcome::Busy };
+        let matched = self.follow(&route, &hash, &message, None);
+        self.delivery.current.crowded.clear();
+        PublishOutcome::Accepted { matched }
+    }
+}

@@ -1,0 +1,93 @@
+//! Events: what becomes of clients, as messages below `$SYS/broker/events/`, of the kinds that
+//! `telemetry.events` names. They wait in a queue with a bound, because what they tell of may
+//! happen in the middle of another message, and are routed as wills are.
+
+use crate::config::EventKind;
+use crate::limits::{EVENTS, cost};
+use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
+use crate::packet::Qos;
+use crate::shard::Shard;
+use serde::Serialize;
+
+/// What an event says, as far as it applies: JSON.
+#[derive(Clone, Copy, Default, Serialize)]
+pub(super) struct Event<'a> {
+    pub clientid: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proto_ver: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keepalive: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clean_start: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_present: Option<bool>,
+    /// A topic filter, or the topic of a message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qos: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+    /// Milliseconds since 1970.
+    pub timestamp: u64,
+}
+
+impl Shard {
+    /// Whether such events are told.
+    #[inline]
+    pub(super) fn tells(&self, kind: EventKind) -> bool {
+        self.settings.events & 1 << kind as u8 != 0
+    }
+
+    /// Tells an event, as soon as there is room for it in a step.
+    #[cold]
+    pub(super) fn tell_event(&mut self, kind: EventKind, event: &Event<'_>) {
+        if self.work.observers.events.len() >= EVENTS {
+            self.counters.events_dropped += 1;
+            return;
+        }
+        let event = Event { timestamp: self.work.observers.wall + self.now.0, ..*event };
+        let Ok(payload) = serde_json::to_vec(&event) else { return };
+        let topic = format!("$SYS/broker/events/{}", kind.topic());
+        self.queue_event(&topic, &payload, false);
+        self.counters.events += 1;
+    }
+
+    /// Tells the state of an alarm below `$SYS/broker/alarms/`, retained; an empty text for none.
+    pub fn tell_alarm(&mut self, name: &str, text: &str) {
+        if self.settings.sys_interval == 0 || self.work.observers.events.len() >= EVENTS {
+            return;
+        }
+        let topic = format!("$SYS/broker/alarms/{name}");
+        self.queue_event(&topic, text.as_bytes(), true);
+    }
+
+    fn queue_event(&mut self, topic: &str, payload: &[u8], retain: bool) {
+        let message = MessageRef {
+            topic,
+            properties: &[],
+            payload,
+            qos: Qos::AtMostOnce,
+            retain,
+            expires: None,
+            publisher: None,
+        };
+        self.meter.charge(cost::PACKET + cost::bytes(payload.len()));
+        let stored = Message::new(&message, self.delivery.scratch.bytes());
+        self.memory.tally.names += stored.size();
+        if Mutant::EventsReversed.is_on() {
+            self.work.observers.events.push_front(stored);
+        } else {
+            self.work.observers.events.push_back(stored);
+        }
+    }
+}

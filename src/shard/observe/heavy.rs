@@ -1,0 +1,332 @@
+//! Which clients weigh most: bytes and messages in each direction, messages dropped, time that
+//! their sends took. Space-saving sketches (Metwally, Agrawal, El Abbadi, 2005) of fixed size:
+//! whoever has more than 1/128 of the whole is in them, with an upper bound of its error.
+//!
+//! Traffic is sampled: about every 64th message and every 64 KiB are looked at, at random distances
+//! so that no pattern of clients escapes, and weighed accordingly. Slow sends are counted each, and
+//! drops while they are few: the first 4,096 of a window, then about every 16th. What is told is of
+//! the last one to two minutes.
+
+use crate::time::Instant;
+
+/// Clients that one sketch follows.
+const PLACES: usize = 128;
+/// Messages between two samples, on average.
+const MESSAGES: i64 = 64;
+/// Bytes between two samples, on average.
+const BYTES: i64 = 64 * 1024;
+/// Drops in a window that are counted each.
+const FEW_DROPS: u64 = 4096;
+/// Drops between two samples from then on, on average.
+const DROPS: i64 = 16;
+/// Milliseconds after which the sketches begin anew; the ones before are kept beside them.
+const WINDOW: u64 = 60_000;
+/// A send that takes less is not slow, milliseconds.
+const SLOW: u64 = 10;
+
+/// By what clients are compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Measure {
+    /// Bytes of packets from a client.
+    BytesReceived,
+    /// Bytes of PUBLISH packets to it.
+    BytesSent,
+    /// PUBLISH packets from it.
+    MessagesReceived,
+    /// PUBLISH packets to it.
+    MessagesSent,
+    /// Messages for it that were dropped.
+    Drops,
+    /// Milliseconds that its host took to accept what was sent, of sends that took 10 or more.
+    SlowSends,
+}
+
+impl Measure {
+    /// All of them.
+    pub const ALL: [Measure; 6] = [
+        Measure::BytesReceived,
+        Measure::BytesSent,
+        Measure::MessagesReceived,
+        Measure::MessagesSent,
+        Measure::Drops,
+        Measure::SlowSends,
+    ];
+}
+
+/// A place on a sketch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Weighed {
+    /// Index and generation of the session.
+    pub session: (u32, u32),
+    pub weight: u64,
+    /// At most so much of the weight is another's.
+    pub error: u64,
+}
+
+struct Sketch(Vec<Weighed>);
+
+impl Default for Sketch {
+    /// With all its memory: traffic allocates none.
+    fn default() -> Self {
+        Sketch(Vec::with_capacity(PLACES))
+    }
+}
+
+impl Sketch {
+    /// Costs one look at each place.
+    fn add(&mut self, session: (u32, u32), weight: u64) {
+        if let Some(known) = self.0.iter_mut().find(|one| one.session == session) {
+            known.weight += weight;
+        } else if self.0.len() < PLACES {
+            self.0.push(Weighed { session, weight, error: 0 });
+        } else if let Some(least) = self.0.iter_mut().min_by_key(|one| one.weight) {
+            let error = least.weight;
+            *least = Weighed { session, weight: error + weight, error };
+        }
+    }
+}
+
+/// Counts down to the next sample.
+struct Countdown {
+    /// Not above zero when a sample is due.
+    left: i64,
+    each: i64,
+}
+
+impl Countdown {
+    const fn new(each: i64) -> Self {
+        Countdown { left: each, each }
+    }
+
+    /// True when a sample is due.
+    #[inline]
+    fn passes(&mut self, amount: usize) -> bool {
+        self.left -= amount as i64;
+        self.left <= 0
+    }
+
+    /// What the samples that are due weigh: several, where one amount is larger than the distance.
+    /// The next distance is half to one and a half of the usual one.
+    fn take(&mut self, random: u64) -> u64 {
+        if self.left > 0 {
+            return 0;
+        }
+        let due = 1 - self.left / self.each;
+        self.left = self.each / 2 + random as i64 % self.each;
+        (due * self.each) as u64
+    }
+}
+
+/// The sketches of one shard.
+pub(in crate::shard) struct Heavy {
+    now: [Sketch; Measure::ALL.len()],
+    before: [Sketch; Measure::ALL.len()],
+    begun: Instant,
+    /// How long those before were filled, milliseconds.
+    length: u64,
+    received: [Countdown; 2],
+    sent: [Countdown; 2],
+    dropped: Countdown,
+    /// Drops since this window began.
+    drops: u64,
+    random: u64,
+}
+
+impl Default for Heavy {
+    fn default() -> Self {
+        let countdowns = || [Countdown::new(MESSAGES), Countdown::new(BYTES)];
+        Heavy {
+            now: Default::default(),
+            before: Default::default(),
+            begun: Instant(0),
+            length: 0,
+            received: countdowns(),
+            sent: countdowns(),
+            dropped: Countdown::new(DROPS),
+            drops: 0,
+            random: 0x9E37_79B9_7F4A_7C15,
+        }
+    }
+}
+
+impl Heavy {
+    /// A packet of so many bytes came, which begins with `first`; true when the client is to be
+    /// weighed: [`Heavy::weigh`].
+    #[inline]
+    pub(in crate::shard) fn received(&mut self, first: u8, bytes: usize) -> bool {
+        let [messages, all] = &mut self.received;
+        messages.passes(usize::from(first >> 4 == 3)) | all.passes(bytes)
+    }
+
+    /// A PUBLISH of so many bytes went; true when the client is to be weighed.
+    #[inline]
+    pub(super) fn sent(&mut self, bytes: usize) -> bool {
+        let [messages, all] = &mut self.sent;
+        messages.passes(1) | all.passes(bytes)
+    }
+
+    /// Messages for a client were dropped; how much it is to be weighed for that
+    /// ([`Heavy::add`]), if it is.
+    #[inline]
+    pub(super) fn dropped(&mut self, count: u64) -> Option<u64> {
+        self.drops += count;
+        if self.drops <= FEW_DROPS {
+            return Some(count);
+        }
+        if !self.dropped.passes(count as usize) {
+            return None;
+        }
+        let random = self.random();
+        Some(self.dropped.take(random))
+    }
+
+    /// Weighs the client whose packet a countdown ended at.
+    #[cold]
+    pub(super) fn weigh(&mut self, session: (u32, u32), now: Instant) {
+        let random = self.random();
+        let Heavy { received: [packets_in, bytes_in], sent: [packets_out, bytes_out], .. } = self;
+        let weights = [
+            (Measure::MessagesReceived, packets_in),
+            (Measure::BytesReceived, bytes_in),
+            (Measure::MessagesSent, packets_out),
+            (Measure::BytesSent, bytes_out),
+        ]
+        .map(|(measure, countdown)| (measure, countdown.take(random)));
+        for (measure, weight) in weights.into_iter().filter(|(_, weight)| *weight > 0) {
+            self.add(measure, session, weight, now);
+        }
+    }
+
+    /// Xorshift: the same for everybody, which is enough against patterns that are no attack.
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random >> 1
+    }
+
+    /// A send took so many milliseconds; true when that is slow.
+    #[inline]
+    pub(in crate::shard) fn is_slow(millis: u64) -> bool {
+        millis >= SLOW
+    }
+
+    pub(super) fn add(&mut self, measure: Measure, session: (u32, u32), weight: u64, now: Instant) {
+        self.turn(now);
+        self.now[measure as usize].add(session, weight);
+    }
+
+    /// Begins new sketches when it is time.
+    fn turn(&mut self, now: Instant) {
+        let passed = now.millis_since(self.begun);
+        if passed < WINDOW {
+            return;
+        }
+        std::mem::swap(&mut self.before, &mut self.now);
+        self.now.iter_mut().for_each(|sketch| sketch.0.clear());
+        self.length = passed;
+        if passed >= 2 * WINDOW {
+            // Nothing was weighed for a minute.
+            self.before.iter_mut().for_each(|sketch| sketch.0.clear());
+            self.length = WINDOW;
+        }
+        (self.begun, self.drops) = (now, 0);
+    }
+
+    /// The heaviest by a measure, and of how many milliseconds that is.
+    pub(super) fn heaviest(&mut self, measure: Measure, now: Instant) -> (Vec<Weighed>, u64) {
+        self.turn(now);
+        let mut all = Sketch(self.before[measure as usize].0.clone());
+        for one in &self.now[measure as usize].0 {
+            match all.0.iter_mut().find(|known| known.session == one.session) {
+                Some(known) => {
+                    known.weight += one.weight;
+                    known.error += one.error;
+                }
+                None => all.0.push(*one),
+            }
+        }
+        all.0.sort_unstable_by_key(|one| (std::cmp::Reverse(one.weight), one.session));
+        (all.0, self.length + now.millis_since(self.begun))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_more_than_its_share_is_found_among_many() {
+        let mut heavy = Heavy::default();
+        // 10,000 clients with one message each for every 500 of client 7.
+        for round in 0..200_000_u32 {
+            let session = if round % 20 == 0 { (7, 1) } else { (1000 + round % 10_000, 1) };
+            if heavy.received(0x30, 1) {
+                heavy.weigh(session, Instant(5));
+            }
+        }
+        let (rows, _) = heavy.heaviest(Measure::MessagesReceived, Instant(5));
+        assert_eq!(rows[0].session, (7, 1));
+        let (weight, error) = (rows[0].weight, rows[0].error);
+        assert!((8_000..13_000).contains(&(weight - error)), "{weight} {error}");
+        assert_eq!(rows.len(), PLACES);
+    }
+
+    #[test]
+    fn a_regular_pattern_does_not_hide_anybody() {
+        let mut heavy = Heavy::default();
+        // 64 clients in turn: a sample at each 64th message would see one of them only.
+        for round in 0..640_000_u32 {
+            if heavy.received(0x30, 1) {
+                heavy.weigh((round % 64, 0), Instant(5));
+            }
+        }
+        let (rows, _) = heavy.heaviest(Measure::MessagesReceived, Instant(5));
+        assert_eq!(rows.len(), 64);
+        assert!(rows.iter().all(|row| (5_000..16_000).contains(&row.weight)), "{rows:?}");
+    }
+
+    #[test]
+    fn bytes_are_weighed_by_bytes_and_not_by_messages() {
+        let mut heavy = Heavy::default();
+        for round in 0..400_000_u32 {
+            let (session, bytes) = if round % 100 == 0 { (1, 90_000) } else { (2, 100) };
+            if heavy.sent(bytes) {
+                heavy.weigh((session, 0), Instant(5));
+            }
+        }
+        let (rows, _) = heavy.heaviest(Measure::BytesSent, Instant(5));
+        assert_eq!(rows[0].session, (1, 0));
+        let (rows, _) = heavy.heaviest(Measure::MessagesSent, Instant(5));
+        assert_eq!(rows[0].session, (2, 0));
+    }
+
+    #[test]
+    fn few_drops_are_exact_and_many_are_sampled() {
+        let mut heavy = Heavy::default();
+        let mut weighed = 0;
+        for _ in 0..FEW_DROPS {
+            assert_eq!(heavy.dropped(1), Some(1));
+        }
+        let samples = (0..160_000).filter_map(|_| heavy.dropped(1)).inspect(|one| weighed += one);
+        let samples = samples.count();
+        assert!((8_000..12_000).contains(&samples), "{samples}");
+        assert!((128_000..192_000).contains(&weighed), "{weighed}");
+    }
+
+    #[test]
+    fn an_error_is_an_upper_bound_and_what_is_old_goes() {
+        let mut heavy = Heavy::default();
+        for client in 0..PLACES as u32 {
+            heavy.add(Measure::Drops, (client, 0), 10, Instant(0));
+        }
+        heavy.add(Measure::Drops, (9999, 0), 1, Instant(0));
+        let (rows, millis) = heavy.heaviest(Measure::Drops, Instant(1000));
+        assert_eq!((rows.len(), millis), (PLACES, 1000));
+        assert_eq!((rows[0].session, rows[0].weight, rows[0].error), ((9999, 0), 11, 10));
+        let (rows, millis) = heavy.heaviest(Measure::Drops, Instant(WINDOW + 1));
+        assert_eq!((rows.len(), millis), (PLACES, WINDOW + 1), "kept for another minute");
+        let (rows, _) = heavy.heaviest(Measure::Drops, Instant(2 * WINDOW + 2));
+        assert!(rows.is_empty());
+    }
+}

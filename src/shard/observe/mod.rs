@@ -1,0 +1,409 @@
+//! What a shard tells those who watch it: traces of single clients and topics ([`trace`]), events
+//! below `$SYS/broker/events/` ([`events`]), and which clients weigh most ([`heavy`]). This module
+//! owns what they need, and is where the rest of the shard reports what happens. Nothing here
+//! decides anything about a message or a client.
+
+mod events;
+mod heavy;
+mod routing;
+mod trace;
+
+pub use heavy::Measure;
+pub use trace::{Detail, Subject, TRACES, TraceLine, TraceRule};
+
+use super::Shard;
+use super::changes::level;
+use super::close::Cause;
+use super::connection::Stage;
+use super::deliver::Outbound;
+use super::drops::DropReason;
+use crate::config::EventKind;
+use crate::ids::{Peer, SocketId};
+use crate::limits::cost;
+use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
+use crate::packet::{self, Connect, Packet, Publish};
+use crate::topic;
+use events::Event;
+pub(super) use heavy::Heavy;
+use std::collections::VecDeque;
+use trace::{Actor, Traces};
+
+/// What those who watch a shard need.
+#[derive(Default)]
+pub(super) struct Observers {
+    /// `None` while nothing is traced.
+    traces: Option<Box<Traces>>,
+    pub(super) heavy: Heavy,
+    events: VecDeque<Message>,
+    /// Milliseconds since 1970 at the zero of the shard's clock.
+    wall: u64,
+}
+
+impl Observers {
+    /// True while something is traced.
+    #[inline]
+    pub(super) fn is_tracing(&self) -> bool {
+        self.traces.is_some()
+    }
+
+    /// A PUBLISH of so many bytes has been written; true when [`Shard::observe_sent`] is to look at
+    /// it.
+    #[inline]
+    pub(super) fn looks_at_sent(&mut self, bytes: usize) -> bool {
+        self.heavy.sent(bytes) | self.is_tracing()
+    }
+
+    /// The packet that was traced last was not handled: it will be tried again.
+    #[inline]
+    pub(super) fn withdraw(&mut self) {
+        if let Some(traces) = &mut self.traces {
+            traces.withdraw();
+        }
+    }
+
+    /// Events that wait to be routed.
+    #[inline]
+    pub(super) fn events(&self) -> usize {
+        self.events.len()
+    }
+}
+
+/// Whether a message is an event itself.
+fn is_event(topic: &str) -> bool {
+    topic::is_servers_own(topic)
+}
+
+/// ClientId, user name, address and listener.
+type Presented = (Box<str>, Option<Box<str>>, Option<Box<str>>, Box<str>);
+
+/// The clients that weigh most by a measure.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Heaviest {
+    /// ClientId, weight, and how much of it may be another's; the heaviest first.
+    pub rows: Vec<(Box<str>, u64, u64)>,
+    /// Of how many milliseconds.
+    pub millis: u64,
+}
+
+impl Shard {
+    /// The wall clock at the zero of the shard's clock, in milliseconds since 1970.
+    pub fn set_wall(&mut self, millis: u64) {
+        self.work.observers.wall = millis;
+    }
+
+    /// Traces these from now on, and nothing else.
+    pub fn trace(&mut self, rules: Vec<TraceRule>) {
+        self.meter.charge(cost::FILTER);
+        match (&mut self.work.observers.traces, rules.is_empty()) {
+            (traces, true) => *traces = None,
+            (Some(traces), false) => traces.change(rules),
+            (traces, false) => *traces = Some(Box::new(Traces::of(rules))),
+        }
+    }
+
+    /// The lines of all traces since the last time, and how many were lost.
+    pub fn take_traced(&mut self) -> (VecDeque<TraceLine>, u64) {
+        self.meter.charge(cost::FILTER);
+        self.work.observers.traces.as_mut().map_or_else(Default::default, |traces| traces.take())
+    }
+
+    /// The clients of this shard that weigh most by a measure, of the last one to two minutes.
+    /// Who has gone is left out.
+    pub fn heaviest(&mut self, measure: Measure) -> Heaviest {
+        let (weighed, millis) = self.work.observers.heavy.heaviest(measure, self.now);
+        self.meter.charge(cost::VISIT * weighed.len() as u32);
+        let named = weighed.into_iter().filter_map(|one| {
+            let session = self.sessions.get_of(one.session.0, one.session.1)?;
+            Some((session.client_id.clone(), one.weight, one.error))
+        });
+        Heaviest { rows: named.collect(), millis }
+    }
+
+    fn micros(&self) -> u64 {
+        self.meter.time().unwrap_or_else(|| self.meter.begun())
+    }
+
+    /// Index and generation of a session.
+    fn weighed_as(&self, index: u32) -> (u32, u32) {
+        let session = self.session_ref(index);
+        (session.index, session.generation)
+    }
+
+    /// A countdown has ended at a packet of this client.
+    #[cold]
+    pub(super) fn weigh_client(&mut self, index: u32) {
+        let session = self.weighed_as(index);
+        self.work.observers.heavy.weigh(session, self.now);
+    }
+
+    /// A send to this client was slow.
+    #[cold]
+    pub(super) fn weigh_slow(&mut self, index: u32, millis: u64) {
+        let session = self.weighed_as(index);
+        self.work.observers.heavy.add(Measure::SlowSends, session, millis, self.now);
+    }
+
+    /// Has `with` write to the traces that follow a client, or `topic`; nothing is done when none
+    /// does.
+    fn traced(
+        &mut self,
+        index: u32,
+        topic: Option<&str>,
+        with: impl FnOnce(&mut Traces, u8, u64, &Actor<'_>),
+    ) {
+        let micros = self.micros();
+        let Some(traces) = &mut self.work.observers.traces else { return };
+        let Some(session) = self.sessions.get(index) else { return };
+        let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
+        let actor = Actor {
+            client_id: &session.client_id,
+            username: session.grant().and_then(|grant| grant.username.as_deref()),
+            peer: connection.map(|connection| connection.peer),
+        };
+        let following = traces.following(&actor, topic);
+        self.meter.charge(cost::VISIT);
+        if following != 0 {
+            with(traces, following, micros, &actor);
+        }
+    }
+
+    /// A packet has come and is about to be handled. Called while something is traced.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn trace_received(&mut self, index: u32, packet: &Packet<'_>, bytes: usize) {
+        if let Some(traces) = &mut self.work.observers.traces {
+            traces.begin();
+        }
+        let Packet::Publish(publish) = packet else {
+            let what = |traces: &mut Traces, following, micros, actor: &Actor<'_>| {
+                traces.add(following, micros, "received", actor, Detail::packet(packet, bytes));
+            };
+            return self.traced(index, None, what);
+        };
+        let topic = self.full_topic(index, publish);
+        self.traced(index, Some(&topic), |traces, following, micros, actor| {
+            let of = trace::Published { topic: &topic, ..publish.into() };
+            let what = Traces::published(&of, bytes);
+            traces.packet(following, micros, "received", actor, what, publish.payload);
+        });
+    }
+
+    /// The topic of a PUBLISH as the broker knows it.
+    fn full_topic(&self, index: u32, publish: &Publish<'_>) -> String {
+        let Some(session) = self.sessions.get(index) else { return publish.topic.to_owned() };
+        let known = || {
+            let connection = self.connections.get(session.socket?.0)?;
+            let at = usize::from(publish.properties.topic_alias?.checked_sub(1)?);
+            connection.aliases.as_ref()?.inbound.get(at)?.as_deref()
+        };
+        let own = if publish.topic.is_empty() { known().unwrap_or("") } else { publish.topic };
+        format!("{}{own}", session.mountpoint())
+    }
+
+    /// A packet other than PUBLISH has been written: the last `bytes` of the connection's output.
+    /// Called while something is traced.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn trace_written(&mut self, socket: SocketId, bytes: usize) {
+        let Some(connection) = self.connections.get(socket.0) else { return };
+        let Stage::Open(index) = connection.stage else { return };
+        let Some(version) = self.sessions.get(index).map(|session| session.version) else { return };
+        let last = connection.output.as_ref().and_then(|output| output.last(bytes));
+        let what = match last.map(|bytes| packet::decode(version, bytes)) {
+            Some(Ok(packet)) => Detail::packet(&packet, bytes),
+            // Longer than one buffer, or what we should not have sent.
+            Some(Err(_)) | None => Detail { bytes: Some(bytes), ..Detail::default() },
+        };
+        self.traced(index, None, |traces, following, micros, actor| {
+            traces.add(following, micros, "sent", actor, what);
+        });
+    }
+
+    /// A PUBLISH has been written, and a countdown has ended at it, or something is traced.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn observe_sent(
+        &mut self,
+        index: u32,
+        message: &MessageRef<'_>,
+        outbound: &Outbound<'_>,
+        bytes: usize,
+    ) {
+        self.weigh_client(index);
+        if Mutant::TraceForgetsFanOut.is_on() && self.delivery.current.many {
+            return;
+        }
+        let of = trace::Published {
+            dup: outbound.dup,
+            qos: outbound.qos,
+            retain: outbound.retain,
+            id: outbound.id,
+            topic: message.topic,
+            payload: message.payload,
+        };
+        self.traced(index, Some(message.topic), |traces, following, micros, actor| {
+            let what = Traces::published(&of, bytes);
+            traces.packet(following, micros, "sent", actor, what, message.payload);
+        });
+    }
+
+    /// Traces what was decided about a client.
+    fn trace_decision(
+        &mut self,
+        index: u32,
+        event: &'static str,
+        topic: Option<&str>,
+        what: Detail,
+    ) {
+        let what = Detail { topic: topic.map(Into::into), ..what };
+        self.traced(index, topic, |traces, following, micros, actor| {
+            traces.add(following, micros, event, actor, what);
+        });
+    }
+
+    /// Messages for this client are dropped: one with this topic, or the oldest of its queue. An
+    /// event about an event would make others: none is told when that is what `came`.
+    pub(super) fn observe_drops(
+        &mut self,
+        index: u32,
+        topic: Option<&str>,
+        reason: DropReason,
+        count: u64,
+        came: &str,
+    ) {
+        if let Some(weight) = self.work.observers.heavy.dropped(count) {
+            let session = self.weighed_as(index);
+            self.work.observers.heavy.add(Measure::Drops, session, weight, self.now);
+        }
+        let why = reason.word();
+        if self.work.observers.is_tracing() {
+            let what = Detail { reason: Some(why.into()), ..Detail::default() };
+            self.trace_decision(index, "dropped", topic, what);
+        }
+        if !is_event(came) && self.tells(EventKind::Dropped) {
+            let Some(client_id) = self.sessions.get(index).map(|s| s.client_id.clone()) else {
+                return;
+            };
+            let event =
+                Event { clientid: &client_id, topic, reason: Some(why), ..Event::default() };
+            self.tell_event(EventKind::Dropped, &event);
+        }
+    }
+
+    /// A client has connected, or its session goes on.
+    pub(super) fn observe_connected(&mut self, index: u32, connect: &Connect<'_>, present: bool) {
+        if self.work.observers.is_tracing() {
+            let what = Detail { session_present: present, ..Detail::default() };
+            self.trace_decision(index, "connected", None, what);
+        }
+        if !self.tells(EventKind::Connected) {
+            return;
+        }
+        let Some((name, user, peer, listener)) = self.presented(index) else { return };
+        let event = Event {
+            clientid: &name,
+            username: user.as_deref(),
+            peer: peer.as_deref(),
+            listener: Some(&listener),
+            proto_ver: Some(level(connect.version)),
+            keepalive: Some(connect.keep_alive),
+            clean_start: Some(connect.clean_start),
+            session_present: Some(present),
+            ..Event::default()
+        };
+        self.tell_event(EventKind::Connected, &event);
+    }
+
+    /// ClientId, user name, address and listener of a connected client.
+    fn presented(&self, index: u32) -> Option<Presented> {
+        let session = self.sessions.get(index)?;
+        let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
+        let listener = connection.map_or("", |c| self.listener_name(c.listener));
+        let user = session.grant().and_then(|grant| grant.username.clone());
+        let peer = connection.map(|connection| connection.peer.to_string().into());
+        Some((session.client_id.clone(), user, peer, listener.into()))
+    }
+
+    /// A client that was connected is parted with. To be called while its session is known.
+    pub(super) fn observe_disconnected(&mut self, index: u32, cause: Cause) {
+        let (reason, code) = cause.words();
+        if self.work.observers.is_tracing() {
+            let codes = code.into_iter().collect();
+            let what = Detail { reason: Some(reason.into()), codes, ..Detail::default() };
+            self.trace_decision(index, "disconnected", None, what);
+        }
+        if !self.tells(EventKind::Disconnected) {
+            return;
+        }
+        let Some((name, user, peer, listener)) = self.presented(index) else { return };
+        let event = Event {
+            clientid: &name,
+            username: user.as_deref(),
+            peer: peer.as_deref(),
+            listener: Some(&listener),
+            reason: Some(reason),
+            code,
+            ..Event::default()
+        };
+        self.tell_event(EventKind::Disconnected, &event);
+    }
+
+    /// A CONNECT is refused: nothing but a trace tells of it.
+    #[cold]
+    pub(super) fn observe_refused(
+        &mut self,
+        peer: Peer,
+        connect: &Connect<'_>,
+        reason: &str,
+        code: u8,
+    ) {
+        let micros = self.micros();
+        let Some(traces) = &mut self.work.observers.traces else { return };
+        let (client_id, username) = (connect.client_id, connect.username);
+        let actor = Actor { client_id, username, peer: Some(peer) };
+        let following = traces.following(&actor, None);
+        if following != 0 {
+            let reason = Some(reason.into());
+            let what = Detail { reason, codes: vec![code], ..Detail::default() };
+            traces.add(following, micros, "refused", &actor, what);
+        }
+    }
+
+    /// A client may not do that with a topic or filter.
+    #[cold]
+    pub(super) fn observe_denied(&mut self, index: u32, what: &'static str, topic: &str) {
+        let detail = Detail { reason: Some(what.into()), ..Detail::default() };
+        self.trace_decision(index, "denied", Some(topic), detail);
+    }
+
+    /// A subscription was granted or changed; `None`: it was taken out by its client.
+    pub(super) fn observe_subscription(&mut self, index: u32, filter: &str, qos: Option<u8>) {
+        let kind = qos.map_or(EventKind::Unsubscribed, |_| EventKind::Subscribed);
+        if self.work.observers.is_tracing() {
+            let event = if qos.is_some() { "subscribed" } else { "unsubscribed" };
+            self.trace_decision(index, event, Some(filter), Detail { qos, ..Detail::default() });
+        }
+        if !self.tells(kind) {
+            return;
+        }
+        let Some((name, user, ..)) = self.presented(index) else { return };
+        let (topic, username) = (Some(filter), user.as_deref());
+        let event = Event { clientid: &name, username, topic, qos, ..Event::default() };
+        self.tell_event(kind, &event);
+    }
+
+    /// A session ends. To be called while it is known.
+    pub(super) fn observe_end(&mut self, index: u32) {
+        if self.work.observers.is_tracing() {
+            self.trace_decision(index, "session ended", None, Detail::default());
+        }
+        if self.tells(EventKind::SessionEnded) {
+            let Some(name) = self.sessions.get(index).map(|s| s.client_id.clone()) else { return };
+            self.tell_event(
+                EventKind::SessionEnded,
+                &Event { clientid: &name, ..Event::default() },
+            );
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Clients as they are handed over to another process: everything that belongs to one, copied. The
+//! shard keeps all of it, and goes on with it when the other process fails.
+
+use super::Shard;
+use super::changes::level;
+use super::connection::{Connection, Stage};
+use super::route::GROUP;
+use crate::access::Grant;
+use crate::access::scram::Mechanism;
+use crate::ids::SocketId;
+use crate::message::Message;
+use crate::mutant::Mutant;
+use crate::outgoing::Segment;
+use crate::session::{Flow, Session};
+use crate::topic;
+use crate::upgrade::client::{self, Client, Subscription};
+use crate::upgrade::code::Bytes;
+
+/// How far the packing of a shard has come.
+#[derive(Clone, Default, Debug)]
+pub struct PackCursor {
+    connection: u32,
+    session: u32,
+    retained: Option<Box<str>>,
+    done: bool,
+}
+
+/// What is packed next.
+pub enum Packed {
+    /// A client with that socket.
+    Online(SocketId, Box<Client>),
+    /// A session without a connection.
+    Offline(Box<Client>),
+    /// Some retained messages.
+    Retained(Vec<Message>),
+}
+
+/// Retained messages that are packed at a time.
+const RETAINED: usize = 64;
+
+impl Shard {
+    /// The next piece; `None` when all was packed. The shard is suspended and has no send in
+    /// flight.
+    pub fn pack_next(&self, cursor: &mut PackCursor) -> Option<Packed> {
+        while cursor.connection < self.connections.bound() {
+            let socket = SocketId(cursor.connection);
+            cursor.connection += 1;
+            if let Some(client) = self.pack_connection(socket) {
+                return Some(Packed::Online(socket, Box::new(client)));
+            }
+        }
+        while cursor.session < self.sessions.bound() {
+            let index = cursor.session;
+            cursor.session += 1;
+            let Some(session) = self.sessions.get(index) else { continue };
+            if session.socket.is_none() && !session.is_ending() {
+                let session = Some(self.pack_session(session));
+                return Some(Packed::Offline(Box::new(Client { session, connection: None })));
+            }
+        }
+        if cursor.done {
+            return None;
+        }
+        let mut messages = Vec::new();
+        let found = &mut |_: &str, message: &Message| messages.push(message.clone());
+        let visits = &mut { usize::MAX };
+        let from = cursor.retained.as_deref();
+        match self.retained.messages.replay("#", from, RETAINED, visits, found) {
+            topic::Pass::More(next) => cursor.retained = Some(next),
+            topic::Pass::Done => cursor.done = true,
+        }
+        // What the broker itself retains below $SYS is not a client's and is made anew.
+        messages.retain(|message| !topic::is_servers_own(message.view().topic));
+        Some(Packed::Retained(messages))
+    }
+
+    fn pack_connection(&self, socket: SocketId) -> Option<Client> {
+        let connection = self.connections.get(socket.0)?;
+        let session = match connection.stage {
+            Stage::Open(index) => Some(self.pack_session(self.sessions.get(index)?)),
+            Stage::Entry if !connection.layered => None,
+            _ => return None,
+        };
+        let mut packed = packed_connection(connection);
+        if connection.layered {
+            packed.layers = Some(self.layered.all.get(socket.0)?.moved()?);
+        }
+        Some(Client { session, connection: Some(packed) })
+    }
+
+    fn pack_session(&self, session: &Session) -> client::Session {
+        let mut subscriptions = Vec::with_capacity(session.subscriptions.len() + session.shared());
+        session.subscriptions.each(|place| {
+            let entries = self.subscriptions.index.subscribers(place.filter);
+            let Some(entry) = entries.get(place.position as usize) else { return };
+            let filter = self.subscriptions.index.filter(place.filter).into();
+            let options = entry.options & !GROUP;
+            subscriptions.push(Subscription { filter, options, id: entry.subscription_id });
+        });
+        for share in session.shares().iter().flat_map(|shares| shares.list.iter()) {
+            let (options, id) = (share.options, share.subscription_id);
+            subscriptions.push(Subscription { filter: share.name.as_str().into(), options, id });
+        }
+        client::Session {
+            client_id: session.client_id.clone(),
+            mountpoint: session.mountpoint().into(),
+            level: level(session.version),
+            problem_information: session.problem_information,
+            bridge: session.bridge,
+            expiry: session.expiry,
+            ends: session.ends,
+            maximum_packet_size: session.maximum_packet_size,
+            window_limit: session.window_limit,
+            connected: session.connected.instant(),
+            subscriptions,
+            will: session.will.as_ref().map(|will| client::Will {
+                message: will.message.clone(),
+                delay: will.delay,
+                message_expiry: will.message_expiry,
+                due: will.due,
+            }),
+            grant: session.grant().map(packed_grant),
+            flow: session.flow.as_deref().map(packed_flow),
+        }
+    }
+}
+
+fn packed_connection(connection: &Connection) -> client::Connection {
+    let mut output = Vec::new();
+    let mut wire = Vec::new();
+    let kept = connection.output.as_ref().filter(|_| !Mutant::UpgradeOutputLost.is_on());
+    if let Some(waiting) = kept {
+        wire.extend_from_slice(waiting.wire());
+        for segment in &waiting.sealed {
+            match segment {
+                Segment::Bytes(bytes) => output.extend_from_slice(bytes),
+                Segment::Shared(message, range) => {
+                    let bytes: &[u8] = message.as_ref();
+                    output.extend_from_slice(bytes.get(range.clone()).unwrap_or_default());
+                }
+            }
+        }
+        output.extend_from_slice(&waiting.tail);
+    }
+    let aliases = connection.aliases.as_ref();
+    let input = connection.input.as_ref().filter(|_| !Mutant::UpgradeInputLost.is_on());
+    client::Connection {
+        listener: connection.listener,
+        peer: connection.peer,
+        last_seen: connection.last_seen,
+        patience: connection.patience,
+        input: Bytes(input.map_or_else(Vec::new, |input| input.rest().to_vec())),
+        output: Bytes(output),
+        wire: Bytes(wire),
+        layers: None,
+        aliases_in: aliases.map_or_else(Vec::new, |aliases| aliases.inbound.clone()),
+        aliases_out: aliases.map_or_else(Vec::new, |aliases| {
+            aliases.outbound.iter().map(|(name, &alias)| (name.clone(), alias)).collect()
+        }),
+        alias_limit: aliases.map_or(0, |aliases| aliases.outbound_limit),
+    }
+}
+
+fn packed_grant(grant: &Grant) -> client::Grant {
+    client::Grant {
+        username: grant.username.clone(),
+        superuser: grant.superuser,
+        attributes: grant.attributes.to_vec(),
+        certificate: grant.certificate.clone(),
+        mechanism: match grant.mechanism {
+            None => 0,
+            Some(Mechanism::Sha256) => 1,
+            Some(Mechanism::Sha512) => 2,
+        },
+        ends: grant.ends,
+        credential: grant.credential,
+        peer: grant.peer,
+        listener: grant.listener,
+    }
+}
+
+fn packed_flow(flow: &Flow) -> client::Flow {
+    let mut pending = Vec::with_capacity(flow.pending.len());
+    flow.pending.each(|queued| pending.push(queued.clone()));
+    let (first, places) = flow.window.places();
+    let sent = places.map(|(awaits, again, queued)| client::Sent {
+        awaits,
+        again,
+        queued: queued.cloned(),
+    });
+    let [current, earlier] = flow.inbound.by_connection();
+    let numbers = |ids: Vec<crate::packet::PacketId>| ids.iter().map(|id| id.get()).collect();
+    client::Flow {
+        first,
+        sent: sent.filter(|_| !Mutant::UpgradeWindowLost.is_on()).collect(),
+        pending,
+        inbound: numbers(current),
+        inbound_earlier: numbers(earlier),
+        retry: flow.retry,
+    }
+}

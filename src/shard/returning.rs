@@ -1,0 +1,165 @@
+//! Stored messages on their way back to their share groups: the session that had them has ended or
+//! has left the group, and the next member's shard has not stored them yet.
+//!
+//! Until it has, each stays stored on the shard that gives it back, under a number of its own. The
+//! group's home gives it a receipt ([`super::receipts`]), and when that is closed it says so
+//! ([`Control::GivenOn`]). What a restart finds here goes to its group again. A power cut between
+//! the two commits lets such a message come to two members, and never to none.
+//!
+//! [`Control::GivenOn`]: crate::mesh::mail::Control::GivenOn
+
+use super::Shard;
+use super::storing::Storing;
+use crate::ids::{SessionRef, ShardId};
+use crate::mesh::mail::{Control, GivenBack, NotTaken};
+use crate::message::Message;
+use crate::mutant::Mutant;
+use crate::session::{Queued, ShareName};
+use crate::storage::image::{RETURNING, Waiting};
+use crate::storage::record::Record;
+use hashbrown::HashMap;
+use std::collections::BTreeMap;
+
+/// Those of one shard, on either side.
+#[derive(Default)]
+pub(super) struct Returning {
+    last: u32,
+    /// The stored message of each number that this shard has given.
+    messages: BTreeMap<u32, u64>,
+    /// Receipts of this shard for messages of others, and their numbers there.
+    receipts: BTreeMap<u64, (ShardId, u32)>,
+    /// Those of others that are stored elsewhere by now.
+    given_on: Vec<(ShardId, u32)>,
+}
+
+impl Returning {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len() + self.receipts.len()
+    }
+}
+
+impl Storing {
+    /// A message that is stored for the session goes back to its group; returns its number on the
+    /// way, or 0 if it is not stored.
+    pub(super) fn keep_returning(&mut self, index: u32, queued: &Queued) -> u32 {
+        let Some(&message) = self.slots.get(&(index, queued.stored)) else { return 0 };
+        let Some(share) = queued.share.as_ref().map(ShareName::as_str) else { return 0 };
+        if Mutant::StorageReturnForgotten.is_on() {
+            return 0;
+        }
+        let known = &self.returning.messages;
+        let mut slot = self.returning.last.checked_add(1).unwrap_or(1);
+        while known.contains_key(&slot) {
+            slot = slot.checked_add(1).unwrap_or(1);
+        }
+        let flags = queued.qos as u8 | u8::from(queued.retain) << 2;
+        self.append(&Record::Fan { session: RETURNING, slot, message, flags, ids: &[], share });
+        self.hold_again(message);
+        self.returning.last = slot;
+        self.returning.messages.insert(slot, message);
+        slot
+    }
+
+    /// A message that was on its way back when the broker ended.
+    fn adopt_returning(&mut self, slot: u32, number: u64, message: Message) {
+        self.returning.last = self.returning.last.max(slot);
+        self.returning.messages.insert(slot, number);
+        self.hold(number, message);
+    }
+
+    /// It is stored elsewhere, or nobody is to have it.
+    pub(super) fn given_on(&mut self, slot: u32) {
+        let Some(message) = self.returning.messages.remove(&slot) else { return };
+        self.append(&Record::Ack { session: RETURNING, slot });
+        self.let_go(message);
+    }
+
+    /// The receipt of a message that comes back from another shard, or from this one.
+    pub(super) fn receipt_for_returning(&mut self, from: ShardId, slot: u32) -> u64 {
+        let receipt = self.receipts.begin();
+        self.returning.receipts.insert(receipt, (from, slot));
+        receipt
+    }
+
+    /// That receipt is closed.
+    pub(super) fn note_given_on(&mut self, receipt: u64) {
+        let known = self.returning.receipts.remove(&receipt);
+        self.returning.given_on.extend(known);
+    }
+
+    /// What other shards are to be told of theirs.
+    pub(super) fn take_given_on(&mut self) -> Vec<(ShardId, u32)> {
+        let mut taken = std::mem::take(&mut self.returning.given_on);
+        taken.retain(|&(shard, slot)| {
+            if shard == self.own {
+                self.given_on(slot);
+            }
+            shard != self.own
+        });
+        taken
+    }
+}
+
+impl Shard {
+    /// The messages of a session that ends or is stored no more: those of groups are on their way
+    /// back from now on, as far as another member may have them.
+    pub(super) fn store_returns(&mut self, index: u32) {
+        let Some(storing) = &mut self.storing else { return };
+        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
+        flow.window.renumber(&mut |queued| storing.keep_returning(index, queued));
+        flow.pending.renumber(&mut |queued| storing.keep_returning(index, queued));
+    }
+
+    /// Messages of groups that the session has left, or that had to make room.
+    pub(super) fn store_taken(&mut self, index: u32, taken: &mut [Queued]) {
+        let Some(storing) = &mut self.storing else { return };
+        for queued in taken {
+            queued.stored = storing.keep_returning(index, queued);
+        }
+    }
+
+    /// Puts back what was on its way when the broker ended. Its group gets it when the members have
+    /// had time to join.
+    pub(super) fn restore_returning(
+        &mut self,
+        waiting: BTreeMap<u32, Waiting>,
+        messages: &HashMap<u64, Message>,
+    ) {
+        let member = SessionRef { shard: self.topology.id, index: u32::MAX, generation: u32::MAX };
+        for (slot, Waiting { message: number, share, .. }) in waiting {
+            let Some(message) = messages.get(&number).cloned() else { continue };
+            let Some(storing) = &mut self.storing else { return };
+            storing.adopt_returning(slot, number, message.clone());
+            let (name, why) = (ShareName::new(&share), NotTaken::Ended);
+            let given =
+                GivenBack { name, member, why, tries: 0, receipt: 0, stored: slot, message };
+            self.subscriptions.returns.restored.push(given);
+        }
+    }
+
+    /// What a restart has found goes to its groups.
+    pub(super) fn return_restored(&mut self) {
+        let restored = std::mem::take(&mut self.subscriptions.returns.restored);
+        self.subscriptions.returns.back.extend(restored);
+    }
+
+    /// The receipt of a message that comes back: the one that it has, or a new one if it is stored
+    /// where it comes from.
+    pub(super) fn receipt_of_returning(&mut self, given: &GivenBack) -> u64 {
+        match &mut self.storing {
+            Some(storing) if given.receipt == 0 && given.stored != 0 => {
+                storing.receipt_for_returning(given.member.shard, given.stored)
+            }
+            _ => given.receipt,
+        }
+    }
+
+    /// Tells where messages came from that they are stored elsewhere by now.
+    pub(super) fn tell_given_on(&mut self) {
+        let Some(storing) = &mut self.storing else { return };
+        for (shard, slot) in storing.take_given_on() {
+            self.mail.outbox.tell(shard, Control::GivenOn(slot));
+        }
+    }
+}

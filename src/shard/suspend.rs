@@ -1,0 +1,146 @@
+//! A shard that rests for an upgrade: what is under way is finished, and nothing new begins. No
+//! timer fires; the driver reads nothing meanwhile. See [`crate::upgrade`].
+
+use super::connection::Stage;
+use super::{Action, Shard};
+use crate::ids::SocketId;
+use crate::mutant::Mutant;
+use crate::outgoing::{Outgoing, Segment};
+
+/// What a shard has, for an upgrade.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Inventory {
+    /// Sessions, online and offline.
+    pub sessions: u64,
+    /// Connections that can move.
+    pub connections: u64,
+    /// Clients with rules of their own, which cannot be written down.
+    pub ruled: u64,
+    /// Connections that end with this process: refused, closing, or in the middle of a handshake.
+    pub left: u64,
+    /// Retained messages of clients.
+    pub retained: u64,
+}
+
+impl Shard {
+    /// Timers rest from now on.
+    pub fn suspend(&mut self) {
+        self.work.stopping.suspended = true;
+    }
+
+    /// Timers run again. The time since [`Shard::suspend`] was nobody's silence.
+    pub fn go_on_after_suspension(&mut self) {
+        self.work.stopping.suspended = false;
+        self.was_stalled(self.now);
+    }
+
+    /// What is still under way, of a suspended shard; `None` when nothing is.
+    pub fn under_way(&self) -> Option<&'static str> {
+        let shares = self.subscriptions.groups.is_telling() || self.subscriptions.returns.len() > 0;
+        let mail = !self.mail.outbox.is_empty() || self.mail.intake.waiting() > 0;
+        let fanouts = !self.delivery.fanouts.is_empty() || self.delivery.fanouts.holding() > 0;
+        let arriving = self.entrance.arrivals.len() > 0 || !self.entrance.departures.is_empty();
+        let reasons = [
+            (mail || self.mail.intake.has_more(), "mail between shards"),
+            (fanouts, "messages for many subscribers"),
+            (self.work.tasks.len() > 0, "large SUBSCRIBE or UNSUBSCRIBE packets"),
+            (!self.subscriptions.joining.is_empty(), "SUBACKs that wait for share groups"),
+            (shares, "messages that return to share groups"),
+            (!self.work.wills.is_empty(), "wills"),
+            (self.work.endings.len() > 0, "connections that end"),
+            (arriving, "clients on their way to their home shard"),
+            (self.access.admissions.len() > 0, "clients that prove who they are"),
+            (self.parked.has_work() || self.parked.has_put_off(), "packets of held clients"),
+            (!self.outputs.actions.is_empty(), "orders to the driver"),
+        ];
+        reasons
+            .iter()
+            .find_map(|&(holds, what)| holds.then_some(what))
+            .or_else(|| self.is_replaying().then_some("retained messages for new subscriptions"))
+    }
+
+    /// Whether some session is still being sent retained messages. Looks at every session.
+    fn is_replaying(&self) -> bool {
+        let sessions = (0..self.sessions.bound()).filter_map(|index| self.sessions.get(index));
+        sessions.filter_map(|session| session.flow.as_ref()).any(|flow| !flow.replays.is_empty())
+    }
+
+    /// What is here. Looks at every connection and session.
+    pub fn inventory(&self) -> Inventory {
+        let mut found = Inventory::default();
+        for at in 0..self.connections.bound() {
+            let Some(connection) = self.connections.get(at) else { continue };
+            match connection.stage {
+                Stage::Open(index) => {
+                    let moves =
+                        || self.layered.all.get(at).is_some_and(|all| all.moved().is_some());
+                    if connection.layered && !moves() {
+                        found.left += 1;
+                        continue;
+                    }
+                    found.connections += 1;
+                    let grant = self.sessions.get(index).and_then(|session| session.grant());
+                    let ruled = grant.is_some_and(|grant| grant.rules.is_some());
+                    found.ruled += u64::from(ruled);
+                }
+                Stage::Entry if !connection.layered => found.connections += 1,
+                _ => found.left += 1,
+            }
+        }
+        let sessions = (0..self.sessions.bound()).filter_map(|index| self.sessions.get(index));
+        found.sessions = sessions.filter(|session| !session.is_ending()).count() as u64;
+        // Those of the broker itself, below $SYS, do not match.
+        let (all, found_one) = (usize::MAX, &mut |_: &str, _: &_| found.retained += 1);
+        self.retained.messages.replay("#", None, all, &mut { all }, found_one);
+        found
+    }
+
+    /// A send was taken back: `rest` was not sent, and goes before all else when sending goes on.
+    pub fn withdrawn(&mut self, socket: SocketId, outgoing: Outgoing, rest: Vec<u8>) {
+        self.outputs.pool.recycle(outgoing);
+        let Some(connection) = self.connections.get_mut(socket.0) else { return };
+        let layered = connection.layered;
+        let Some(output) = &mut connection.output else { return };
+        output.sent(self.now);
+        let rest = if Mutant::UpgradeRestLost.is_on() { Vec::new() } else { rest };
+        if layered {
+            // It is framed already.
+            let later = output.take_wire();
+            output.append_wire(&mut self.outputs.pool, &rest);
+            output.append_wire(&mut self.outputs.pool, &later);
+            self.outputs.pool.put(later);
+        } else {
+            let mut buffer = self.outputs.pool.take();
+            self.outputs.pool.extend(&mut buffer, |buffer| buffer.extend_from_slice(&rest));
+            output.queued += rest.len();
+            output.sealed.push_front(Segment::Bytes(buffer));
+        }
+        if !std::mem::replace(&mut output.dirty, true) {
+            self.outputs.dirty.push(socket);
+        }
+    }
+
+    /// Begins to serve the clients that were adopted: they are read and sent to from now on.
+    pub fn serve_adopted(&mut self) {
+        self.work.stopping.suspended = false;
+        for at in 0..self.connections.bound() {
+            let socket = SocketId(at);
+            let Some(connection) = self.connections.get_mut(at) else { continue };
+            let Stage::Open(index) = connection.stage else {
+                self.outputs.actions.push(Action::ReceiveOnce(socket));
+                continue;
+            };
+            if let Some(output) = &mut connection.output
+                && !std::mem::replace(&mut output.dirty, true)
+            {
+                self.outputs.dirty.push(socket);
+            }
+            let has_input = connection.input.is_some();
+            self.outputs.actions.push(Action::ReceiveStream(socket));
+            if has_input {
+                self.parked.freed.push_back(socket);
+            }
+            self.pump(index);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Storage that is behind, full or failing: what clients can tell of it. Publishers of messages
+//! that would have to be stored wait or are refused; everybody else goes on.
+
+use super::Shard;
+use super::connection::Holds;
+use super::receive::Handled;
+use super::route::GROUP;
+use super::storing::Storing;
+use crate::ids::{ShardId, ShardSet, SocketId};
+use crate::limits::cost;
+use crate::mesh::mail::Control;
+use crate::mutant::Mutant;
+use crate::packet::{Publish, Qos, ReasonCode, Version};
+use crate::storage::log::Log;
+use crate::topic::{Subscriber, TopicHash};
+
+/// Subscribers of a filter that are looked at; when none of so many is stored, others may be.
+const LOOKS: usize = 256;
+
+/// How well a log keeps up.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Lateness {
+    #[default]
+    None,
+    /// Half of what may wait to be durable does, or for half as long.
+    Half,
+    /// As much as may: publishers of what would have to be stored wait.
+    Behind,
+    /// They do not wait, and are told of what is in memory only.
+    Degraded,
+}
+
+impl Lateness {
+    fn of(log: &Log, now: u64) -> Lateness {
+        match () {
+            () if log.is_degraded() => Lateness::Degraded,
+            () if log.is_behind(now) => Lateness::Behind,
+            () if log.is_half_behind(now) => Lateness::Half,
+            () => Lateness::None,
+        }
+    }
+}
+
+/// What decides whether publishers of what has to be stored wait, or are refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Standing {
+    /// Neither.
+    fine: bool,
+    /// Values are refused here.
+    refuses: bool,
+    /// And on these shards.
+    refusing: ShardSet,
+}
+
+impl Standing {
+    fn of(storing: &Storing) -> Standing {
+        let (log, now) = (&storing.log, storing.micros);
+        let refusing = storing.refusing;
+        let fine = log.accepts(now) && refusing.is_empty();
+        Standing { fine, refuses: log.refuses(now), refusing }
+    }
+}
+
+/// Whether the message may have to be stored: anything but QoS 0 without RETAIN. What clears a
+/// retained message makes room.
+fn may_be_stored(publish: &Publish<'_>) -> bool {
+    let clears = publish.retain && publish.payload.is_empty();
+    !clears && (publish.qos > Qos::AtMostOnce || publish.retain)
+}
+
+impl Shard {
+    /// Holds or refuses a message that would have to be stored and cannot be now; `None` when it
+    /// can, or need not be stored.
+    #[inline]
+    pub(super) fn is_unstorable(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        publish: &Publish<'_>,
+        topic: &str,
+    ) -> Option<Handled> {
+        let fine = Standing::of(self.storing.as_ref()?).fine;
+        if fine || !may_be_stored(publish) || Mutant::StorageDownTaken.is_on() {
+            return None;
+        }
+        self.hold_or_refuse(socket, index, version, publish, topic)
+    }
+
+    #[inline(never)]
+    fn hold_or_refuse(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        version: Version,
+        publish: &Publish<'_>,
+        topic: &str,
+    ) -> Option<Handled> {
+        let storing = self.storing.as_ref()?;
+        let hash = TopicHash::new(&self.topology.shared.seeds, topic);
+        let (refusing, others) = (storing.refusing, !self.topology.is_alone());
+        let interested = match others {
+            true => self.topology.shared.interest.shards(&hash),
+            false => ShardSet::only(self.topology.id),
+        };
+        let retained = publish.retain.then(|| self.topology.retained_home(&hash));
+        let goes_to = |shard| interested.contains(shard) || retained == Some(shard);
+        let late = !storing.log.accepts(storing.micros);
+        let here = late
+            && (retained == Some(self.topology.id)
+                || interested.contains(self.topology.id) && self.is_stored_for_someone(&hash));
+        let storing = self.storing.as_ref()?;
+        let refused = here && storing.log.refuses(storing.micros) || refusing.iter().any(goes_to);
+        if !here && !refused {
+            return None;
+        }
+        if !refused || publish.qos == Qos::AtMostOnce {
+            return Some(Handled::Hold(Holds::STORAGE));
+        }
+        self.count_received(publish);
+        self.counters.dropped_storage += 1;
+        if version.is_v5() {
+            self.acknowledge(socket, index, version, publish, ReasonCode::QuotaExceeded);
+        }
+        // Who cannot be told of a refusal keeps the message, and sends it again.
+        Some(Handled::Next)
+    }
+
+    /// Goes on with publishers of what has to be stored, once after each change of what they wait
+    /// for.
+    pub(super) fn retry_storage(&mut self) {
+        let Some(storing) = self.storing.as_mut().filter(|_| !self.parked.storage.is_empty())
+        else {
+            return;
+        };
+        let standing = Standing::of(storing);
+        let unchanged = storing.standing.replace(standing) == Some(standing);
+        if unchanged && !standing.fine {
+            return;
+        }
+        // Who comes to wait again has had its turn.
+        for turn in 0..self.parked.storage.bound(0) {
+            if turn > 0 && self.is_spent(self.settings.budget.step) {
+                // The others have theirs in the next step.
+                if let Some(storing) = &mut self.storing {
+                    storing.standing = None;
+                }
+                return;
+            }
+            let Some(socket) = self.parked.storage.pop(0) else { return };
+            if !Mutant::StorageWaitersForgotten.is_on() {
+                self.release(socket, Holds::STORAGE);
+            }
+        }
+    }
+
+    /// Whether a session of this shard that is stored may get the message.
+    fn is_stored_for_someone(&mut self, hash: &TopicHash<'_>) -> bool {
+        let Some(storing) = &self.storing else { return false };
+        let (mut found, mut looks) = (false, 0);
+        let stored = |subscriber: &Subscriber| {
+            subscriber.options & GROUP != 0 || storing.number(subscriber.target).is_some()
+        };
+        let visits = self.subscriptions.index.matching(hash, &mut |_, list: &[Subscriber]| {
+            looks += list.len().min(LOOKS);
+            found |= list.len() > LOOKS || list.iter().any(stored);
+        });
+        self.meter.charge(cost::VISIT * (visits + looks) as u32);
+        found
+    }
+
+    /// Says what has changed with storage: in the log, and to the other shards, whose publishers
+    /// send messages here.
+    pub(super) fn watch_storage(&mut self) {
+        let Some(storing) = &mut self.storing else { return };
+        let (log, now) = (&storing.log, storing.micros);
+        let (lateness, refuses) = (Lateness::of(log, now), log.refuses(now));
+        let before = std::mem::replace(&mut storing.lateness, lateness);
+        if lateness != before {
+            let (bytes, millis) = (log.backlog(), log.age(now) / 1000);
+            let shard = self.topology.id.0;
+            match lateness {
+                Lateness::None => tracing::info!(shard, "storage keeps up again"),
+                Lateness::Half if before > lateness => {}
+                Lateness::Half => tracing::warn!(shard, bytes, millis, "storage is late"),
+                Lateness::Behind => tracing::error!(
+                    shard,
+                    bytes,
+                    millis,
+                    "storage is behind: publishers of what has to be stored wait"
+                ),
+                Lateness::Degraded => tracing::error!(
+                    shard,
+                    bytes,
+                    millis,
+                    "storage is degraded: messages are acknowledged that are in memory only"
+                ),
+            }
+        }
+        if std::mem::replace(&mut storing.refuses, refuses) != refuses {
+            let own = self.topology.id;
+            for shard in (0..self.topology.shards).map(ShardId).filter(|&shard| shard != own) {
+                self.mail.outbox.tell(shard, Control::Unstorable(refuses));
+            }
+        }
+    }
+
+    /// Another shard refuses what would have to be stored there, or does not any more.
+    pub(super) fn refuses_there(&mut self, shard: ShardId, refuses: bool) {
+        let Some(storing) = &mut self.storing else { return };
+        if refuses {
+            storing.refusing.insert(shard);
+        } else {
+            storing.refusing.remove(shard);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! A store written anew: for another number of shards, without what is dead, or of what is left of
+//! a damaged one. The new logs lie beside the old ones until `FORMAT` names them, which is one
+//! rename: a crash at any moment leaves the old store or the new one.
+
+use super::Answer;
+use super::files::Files;
+use super::image::{Body, Image, LastWill, RETURNING, Stored, Waiting};
+use super::log::{Bounds, Found, Log};
+use super::record::{Record, Secret, StoredMessage, StoredSession};
+use super::store::{Store, Unusable};
+use std::collections::HashMap;
+
+/// Bytes that gather before they are written.
+const GATHER: usize = 4 << 20;
+
+/// What is to have a shard.
+#[derive(Clone, Copy, Debug)]
+pub enum Placed<'a> {
+    /// A session, by its ClientId.
+    Session(&'a str),
+    /// A retained message, by its topic.
+    Topic(&'a str),
+}
+
+/// The shard of the new store for something that the old one had in that shard.
+pub type Place<'a> = dyn Fn(Placed<'_>, u8) -> u8 + 'a;
+
+impl Body {
+    /// As it is stored.
+    pub fn stored(&self) -> StoredMessage<'_> {
+        StoredMessage {
+            topic: &self.topic,
+            properties: &self.properties,
+            payload: &self.payload,
+            expires: self.expires,
+            flags: self.flags,
+        }
+    }
+}
+
+impl Stored {
+    /// The records of the session under that number, but for messages that wait for it.
+    pub fn records(&self, session: u64, say: &mut dyn FnMut(&Record<'_>)) {
+        let Some(head) = &self.head else { return };
+        say(&Record::Session(StoredSession {
+            session,
+            client_id: &head.client_id,
+            mountpoint: &head.mountpoint,
+            expiry: head.expiry,
+            ends: head.ends,
+            level: head.level,
+            bridge: head.bridge,
+        }));
+        for (filter, &(options, subscription_id)) in &self.subscriptions {
+            say(&Record::Subscribed { session, filter, options, subscription_id });
+        }
+        for &packet in &self.inbound {
+            say(&Record::Inbound { session, packet });
+        }
+        if let Some(LastWill { delay, lifetime, due, body }) = &self.will {
+            let (delay, lifetime, due) = (*delay, *lifetime, *due);
+            say(&Record::Will { session, delay, lifetime, due, body: body.stored() });
+        }
+    }
+}
+
+impl Waiting {
+    /// The records of a message with that number that waits for that session.
+    pub fn records(&self, session: u64, slot: u32, message: u64, say: &mut dyn FnMut(&Record<'_>)) {
+        let ids: Vec<u8> = self.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let (flags, ids, share) = (self.flags, &*ids, &*self.share);
+        say(&Record::Fan { session, slot, message, flags, ids, share });
+        if let Some((packet, phase)) = self.sent {
+            say(&Record::State { session, slot, packet, phase });
+        }
+    }
+}
+
+/// A log of the new store.
+struct Target {
+    log: Log,
+    files: Files,
+    now: u64,
+    last_session: u64,
+    /// The number of the last message that is on its way between members of a share group.
+    last_returning: u32,
+    /// Numbers of messages, by the old shard and their number there.
+    messages: HashMap<(u8, u64), u64>,
+}
+
+impl Target {
+    fn new(id: u64, secret: Secret, files: Files) -> Target {
+        let bounds = Bounds { gather: 0, ..Bounds::BROKER };
+        let log = Log::new(id, secret, bounds, Found::default());
+        let messages = HashMap::new();
+        Target { log, files, now: 1, last_session: 0, last_returning: 0, messages }
+    }
+
+    fn append(&mut self, record: &Record<'_>) {
+        self.log.append(record, self.now);
+    }
+
+    /// Writes what has gathered, if it is enough.
+    fn write(&mut self, least: usize) -> Result<(), Unusable> {
+        if self.log.backlog() < least {
+            return Ok(());
+        }
+        while !self.log.is_settled() {
+            self.now += 1;
+            self.log.turn(self.now);
+            for command in std::mem::take(&mut self.log.commands) {
+                let answer = self.files.obey(command);
+                if let Answer::Failed { why, .. } | Answer::NoSegment { why, .. } = &answer {
+                    return Err(Unusable::new(format!("the store cannot be written anew: {why}")));
+                }
+                self.log.answered(answer, self.now);
+            }
+        }
+        Ok(())
+    }
+
+    fn session(&mut self, source: u8, stored: &Stored, image: &Image) -> Result<(), Unusable> {
+        self.last_session += 1;
+        let session = self.last_session;
+        stored.records(session, &mut |record| {
+            self.log.append(record, self.now);
+        });
+        for (&slot, waiting) in &stored.waiting {
+            self.waiting(session, slot, source, waiting, image)?;
+        }
+        self.write(GATHER)
+    }
+
+    /// A message that waits for a session, and its body when that is not there yet.
+    fn waiting(
+        &mut self,
+        session: u64,
+        slot: u32,
+        source: u8,
+        waiting: &Waiting,
+        image: &Image,
+    ) -> Result<(), Unusable> {
+        let Some(body) = image.messages.get(&waiting.message) else { return Ok(()) };
+        let next = self.messages.len() as u64 + 1;
+        let message = *self.messages.entry((source, waiting.message)).or_insert(next);
+        if message == next {
+            self.append(&Record::Put { message, body: body.stored() });
+        }
+        waiting.records(session, slot, message, &mut |record| {
+            self.log.append(record, self.now);
+        });
+        self.write(GATHER)
+    }
+}
+
+/// Writes what `images` hold, one of each shard until now, as the store's `shards` logs, and makes
+/// them the store. `kept`: the old logs stay there under other names.
+///
+/// # Errors
+/// When something cannot be written; then the store is as it was.
+pub fn rewrite(
+    store: &mut Store,
+    images: &[Image],
+    shards: u8,
+    place: &Place<'_>,
+    kept: bool,
+) -> Result<(), Unusable> {
+    let mut targets = Vec::new();
+    for shard in 0..shards {
+        let (id, files) = store.begin_anew(shard)?;
+        targets.push(Target::new(id, store.secret(), files));
+    }
+    for (source, image) in images.iter().enumerate() {
+        let source = source as u8;
+        for (topic, body) in &image.retained {
+            let Some(target) = targets.get_mut(usize::from(place(Placed::Topic(topic), source)))
+            else {
+                continue;
+            };
+            target.append(&Record::Retain(body.stored()));
+            target.write(GATHER)?;
+        }
+        for stored in image.sessions.values() {
+            let Some(head) = &stored.head else { continue };
+            let shard = place(Placed::Session(&head.client_id), source);
+            let Some(target) = targets.get_mut(usize::from(shard)) else { continue };
+            target.session(source, stored, image)?;
+        }
+        // Whichever shard has them gives them to their groups.
+        let at = usize::from(source) % targets.len().max(1);
+        let Some(target) = targets.get_mut(at) else { continue };
+        for waiting in image.returning.values() {
+            target.last_returning += 1;
+            target.waiting(RETURNING, target.last_returning, source, waiting, image)?;
+        }
+    }
+    for target in &mut targets {
+        target.write(1)?;
+    }
+    drop(targets);
+    store.switch(shards, kept)
+}

@@ -1,0 +1,155 @@
+//! What is left of a damaged log: every batch that checks, in order, whatever is missing between
+//! them. What the missing ones said is gone: messages may come again that were acknowledged, and
+//! sessions may lack what was stored there.
+
+use super::frame;
+use super::index::{Position, Value};
+use super::record::{self, Record};
+use super::recovery::{self, Read};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A part of a log that is of no use.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Lost {
+    /// These bytes of a segment are no batch.
+    Bytes {
+        /// The segment.
+        segment: u32,
+        /// From where.
+        from: u64,
+        /// To where.
+        to: u64,
+    },
+    /// A batch holds something that is no record; what comes before it is used.
+    Record {
+        /// The segment.
+        segment: u32,
+        /// The batch.
+        batch: u64,
+    },
+    /// Batches that are nowhere.
+    Batches {
+        /// The first.
+        from: u64,
+        /// The last.
+        to: u64,
+    },
+    /// A segment cannot be read, or not to its end.
+    Segment {
+        /// Which.
+        segment: u32,
+        /// Why.
+        why: String,
+    },
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lost::Bytes { segment, from, to } => {
+                write!(f, "segment {segment}: bytes {from} to {to} are no batch")
+            }
+            Lost::Record { segment, batch } => {
+                write!(f, "segment {segment}: batch {batch} holds something that is no record")
+            }
+            Lost::Batches { from, to } => write!(f, "batches {from} to {to} are missing"),
+            Lost::Segment { segment, why } => write!(f, "segment {segment} cannot be read: {why}"),
+        }
+    }
+}
+
+/// Where a batch is.
+struct Place {
+    segment: u32,
+    offset: u64,
+    size: usize,
+}
+
+/// Shows each record of the log with that secret number that is whole, in order, to `take`.
+/// Segments are given by number in ascending order, with their lengths. Returns what is lost. Holds
+/// one segment in memory at a time.
+pub fn salvage(
+    log: u64,
+    segments: &[(u32, u64)],
+    read: &mut Read<'_>,
+    take: &mut dyn FnMut(&Record<'_>, Value),
+) -> Vec<Lost> {
+    let (mut lost, mut found) = (Vec::new(), BTreeMap::new());
+    // A batch that a later segment has, or that comes after the one that a later segment begins
+    // with, is void in an older one: it was written again.
+    let mut limit = u64::MAX;
+    for &(segment, length) in segments.iter().rev() {
+        match read(segment, 0, usize::try_from(length).unwrap_or(usize::MAX)) {
+            Ok(bytes) => limit = scan(log, segment, &bytes, limit, &mut found, &mut lost),
+            Err(why) => lost.push(Lost::Segment { segment, why }),
+        }
+    }
+    let mut payload = Vec::new();
+    let mut expected = None;
+    for (&batch, place) in &found {
+        if let Some(from) = expected.filter(|&from| from < batch) {
+            lost.push(Lost::Batches { from, to: batch - 1 });
+        }
+        expected = Some(batch + 1);
+        let bytes = read(place.segment, place.offset, place.size).unwrap_or_default();
+        let whole = frame::read_batch(&bytes, &mut payload).is_ok();
+        if !whole || !show(batch, &payload, take) {
+            lost.push(Lost::Record { segment: place.segment, batch });
+        }
+    }
+    lost
+}
+
+/// Finds the batches of a segment that come before `limit`; returns the limit for older ones.
+fn scan(
+    log: u64,
+    segment: u32,
+    bytes: &[u8],
+    limit: u64,
+    found: &mut BTreeMap<u64, Place>,
+    lost: &mut Vec<Lost>,
+) -> u64 {
+    let (mut at, mut payload) = (0, Vec::new());
+    // Where what is no batch began, and whether there was anything but zeros in it.
+    let mut gap: Option<(usize, bool)> = None;
+    while at < bytes.len() {
+        let rest = bytes.get(at..).unwrap_or(&[]);
+        match frame::read_batch(rest, &mut payload) {
+            Ok((header, size)) if recovery::is_of(&header, log, segment) => {
+                if header.batch < limit {
+                    let place = Place { segment, offset: at as u64, size };
+                    found.entry(header.batch).or_insert(place);
+                }
+                note(segment, gap.take(), at, lost);
+                at += size;
+            }
+            _ => {
+                let block = rest.get(..frame::ALIGNMENT).unwrap_or(rest);
+                let (from, any) = gap.unwrap_or((at, false));
+                gap = Some((from, any || block.iter().any(|&byte| byte != 0)));
+                at += frame::ALIGNMENT;
+            }
+        }
+    }
+    let head = frame::Header::read(bytes).ok();
+    let head = head.filter(|head| recovery::is_of(head, log, segment) && head.frame == 0);
+    head.map_or(limit, |head| limit.min(head.batch))
+}
+
+fn note(segment: u32, gap: Option<(usize, bool)>, to: usize, lost: &mut Vec<Lost>) {
+    // What lies behind the last batch means nothing: a torn one, or an older use of the file.
+    if let Some((from, true)) = gap {
+        lost.push(Lost::Bytes { segment, from: from as u64, to: to as u64 });
+    }
+}
+
+fn show(batch: u64, payload: &[u8], take: &mut dyn FnMut(&Record<'_>, Value)) -> bool {
+    let mut at = 0;
+    while let Some(rest) = payload.get(at..).filter(|rest| !rest.is_empty()) {
+        let Ok((record, length)) = record::decode(rest) else { return false };
+        take(&record, Value { position: Position::new(batch, at), length: length as u32 });
+        at += length;
+    }
+    true
+}

@@ -1,0 +1,342 @@
+//! Alarms: what an operator has to look at, raised once and cleared once. Pure: the control thread
+//! gives the readings every two seconds, and tells what changes.
+//!
+//! Each alarm has a value at which it is raised and another at which it is cleared, so that a
+//! reading that wavers between the two does not ring. Those that follow load are raised only after
+//! two readings in a row.
+
+use crate::ids::ShardId;
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Alarms that are over and still listed.
+const PAST: usize = 100;
+/// Seconds that a certificate is valid at least without an alarm: 14 days.
+const CERTIFICATE: u64 = 14 * 24 * 3600;
+
+/// What an alarm is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum AlarmKind {
+    /// What clients make the broker hold comes near `limits.memory`: from 85 %, until below 75 %.
+    Memory,
+    /// A shard takes long to answer: from 250 ms, until below 100 ms.
+    LoopLag,
+    /// A shard does not answer.
+    ShardLate,
+    /// The mail to a shard comes near its bound: from three quarters, until below a half.
+    Mailbox,
+    /// A shard refuses or sheds load: any overload level above 1, until 0.
+    Overload,
+    /// A shard cannot store.
+    StorageDown,
+    /// A shard keeps in memory only what should be stored.
+    StorageDegraded,
+    /// What is to be durable waits: from half a second, until below 100 ms.
+    StorageSlow,
+    /// A listener's certificate expires within 14 days.
+    Certificate,
+    /// Connections come near `runtime.max_connections`: from 90 %, until below 80 %.
+    Connections,
+    /// The log has lost lines since the last look.
+    LogLost,
+}
+
+impl AlarmKind {
+    /// All of them.
+    pub const ALL: [AlarmKind; 11] = [
+        AlarmKind::Memory,
+        AlarmKind::LoopLag,
+        AlarmKind::ShardLate,
+        AlarmKind::Mailbox,
+        AlarmKind::Overload,
+        AlarmKind::StorageDown,
+        AlarmKind::StorageDegraded,
+        AlarmKind::StorageSlow,
+        AlarmKind::Certificate,
+        AlarmKind::Connections,
+        AlarmKind::LogLost,
+    ];
+
+    /// Its name in the API, in metrics and below `$SYS/broker/alarms/`.
+    pub fn name(self) -> &'static str {
+        match self {
+            AlarmKind::Memory => "memory_high",
+            AlarmKind::LoopLag => "loop_lag",
+            AlarmKind::ShardLate => "shard_late",
+            AlarmKind::Mailbox => "mailbox_full",
+            AlarmKind::Overload => "overload",
+            AlarmKind::StorageDown => "storage_down",
+            AlarmKind::StorageDegraded => "storage_degraded",
+            AlarmKind::StorageSlow => "storage_slow",
+            AlarmKind::Certificate => "certificate_expiring",
+            AlarmKind::Connections => "connections_high",
+            AlarmKind::LogLost => "log_lost",
+        }
+    }
+
+    /// Readings in a row that raise it.
+    fn needs(self) -> u8 {
+        match self {
+            AlarmKind::LoopLag | AlarmKind::Mailbox | AlarmKind::StorageSlow => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// What was read.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct Readings {
+    /// Bytes that clients make the broker hold, and the bound.
+    pub memory: Option<(u64, u64)>,
+    /// The longest time that a shard took to answer.
+    pub lag: Duration,
+    /// Shards that do not answer.
+    pub late: Vec<ShardId>,
+    /// The fullest mailbox, and its bound.
+    pub mailbox: (u64, u64),
+    /// The highest level of overload.
+    pub overload: u64,
+    /// Shards that cannot store, and those that keep it in memory.
+    pub storage: (u64, u64),
+    /// The longest that something has waited to be durable.
+    pub storage_age: Duration,
+    /// Listeners, and until when their certificates are valid, seconds since 1970.
+    pub certificates: Vec<(String, u64)>,
+    /// Connections, and the bound.
+    pub connections: Option<(u64, u64)>,
+    /// Lines that the log has lost in all.
+    pub lost_lines: u64,
+}
+
+/// What a reading says about one alarm.
+enum Says {
+    Raise(String),
+    Nothing,
+    Clear,
+}
+
+/// Raised from `high` on, cleared below `low`, in parts of a hundred.
+fn share(part: (u64, u64), high: u64, low: u64, what: &str) -> Says {
+    let (used, bound) = part;
+    let percent = used.saturating_mul(100) / bound.max(1);
+    match percent {
+        percent if percent >= high => Says::Raise(format!("{percent} % of {what} ({used})")),
+        percent if percent < low => Says::Clear,
+        _ => Says::Nothing,
+    }
+}
+
+fn time(reading: Duration, high: u64, low: u64, what: &str) -> Says {
+    let millis = reading.as_millis() as u64;
+    match millis {
+        millis if millis >= high => Says::Raise(format!("{what} {millis} ms")),
+        millis if millis < low => Says::Clear,
+        _ => Says::Nothing,
+    }
+}
+
+fn whether(raised: bool, what: impl FnOnce() -> String) -> Says {
+    if raised { Says::Raise(what()) } else { Says::Clear }
+}
+
+impl Readings {
+    fn of(&self, kind: AlarmKind, now: u64, lost_before: u64) -> Says {
+        match kind {
+            AlarmKind::Memory => match self.memory {
+                Some(memory) => share(memory, 85, 75, "limits.memory"),
+                None => Says::Clear,
+            },
+            AlarmKind::LoopLag => time(self.lag, 250, 100, "a shard takes to answer"),
+            AlarmKind::ShardLate => whether(!self.late.is_empty(), || {
+                let numbers: Vec<_> = self.late.iter().map(|id| id.0.to_string()).collect();
+                format!("no answer from shard {}", numbers.join(", "))
+            }),
+            AlarmKind::Mailbox => share(self.mailbox, 75, 50, "a mailbox"),
+            AlarmKind::Overload => match self.overload {
+                0 => Says::Clear,
+                1 => Says::Nothing,
+                level => Says::Raise(format!("overload level {level}")),
+            },
+            AlarmKind::StorageDown => whether(self.storage.0 > 0, || {
+                format!("{} shards cannot store; see the log", self.storage.0)
+            }),
+            AlarmKind::StorageDegraded => whether(self.storage.1 > 0, || {
+                format!("{} shards keep in memory what should be stored", self.storage.1)
+            }),
+            AlarmKind::StorageSlow => {
+                time(self.storage_age, 500, 100, "what is to be stored waits")
+            }
+            AlarmKind::Certificate => {
+                let first = self.certificates.iter().min_by_key(|(_, until)| *until);
+                let soon = first.filter(|(_, until)| *until < now.saturating_add(CERTIFICATE));
+                match soon {
+                    Some((listener, until)) => {
+                        let days = until.saturating_sub(now) / (24 * 3600);
+                        Says::Raise(format!("{listener}: the certificate expires in {days} days"))
+                    }
+                    None => Says::Clear,
+                }
+            }
+            AlarmKind::Connections => match self.connections {
+                Some(connections) => share(connections, 90, 80, "runtime.max_connections"),
+                None => Says::Clear,
+            },
+            AlarmKind::LogLost => {
+                let lost = self.lost_lines.saturating_sub(lost_before);
+                whether(lost > 0, || format!("{lost} lines lost; nobody reads the log fast enough"))
+            }
+        }
+    }
+}
+
+/// An alarm.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Alarm {
+    /// Its name.
+    pub name: &'static str,
+    /// What was read when it was raised.
+    pub message: String,
+    /// When it was raised, milliseconds since 1970.
+    pub activate_at: u64,
+    /// When it was cleared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deactivate_at: Option<u64>,
+}
+
+/// The alarms that are raised, and the last ones that were.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct AlarmList {
+    /// Raised now, the oldest first.
+    pub active: Vec<Alarm>,
+    /// Over, the newest first; at most 100.
+    pub past: VecDeque<Alarm>,
+}
+
+/// Raises and clears.
+#[derive(Default)]
+pub struct Alarms {
+    list: AlarmList,
+    /// Readings in a row that would raise it.
+    in_a_row: [u8; AlarmKind::ALL.len()],
+    lost_lines: u64,
+}
+
+impl Alarms {
+    /// The alarms.
+    pub fn list(&self) -> &AlarmList {
+        &self.list
+    }
+
+    /// Goes by new readings at `now`, milliseconds since 1970. Returns the alarms that were raised
+    /// or, with a time of it, cleared.
+    pub fn look(&mut self, readings: &Readings, now: u64) -> Vec<Alarm> {
+        let mut changed = Vec::new();
+        for kind in AlarmKind::ALL {
+            let says = readings.of(kind, now / 1000, self.lost_lines);
+            let at = self.list.active.iter().position(|alarm| alarm.name == kind.name());
+            let row = &mut self.in_a_row[kind as usize];
+            match (says, at) {
+                (Says::Raise(message), None) => {
+                    *row += 1;
+                    if *row >= kind.needs() {
+                        *row = 0;
+                        let (name, deactivate_at) = (kind.name(), None);
+                        let alarm = Alarm { name, message, activate_at: now, deactivate_at };
+                        self.list.active.push(alarm.clone());
+                        changed.push(alarm);
+                    }
+                }
+                (Says::Clear, Some(at)) => {
+                    let mut alarm = self.list.active.remove(at);
+                    alarm.deactivate_at = Some(now);
+                    self.list.past.push_front(alarm.clone());
+                    self.list.past.truncate(PAST);
+                    changed.push(alarm);
+                }
+                (Says::Raise(_), Some(_)) => {}
+                (Says::Nothing | Says::Clear, _) => *row = 0,
+            }
+        }
+        self.lost_lines = readings.lost_lines;
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(changed: &[Alarm]) -> Vec<(&'static str, bool)> {
+        changed.iter().map(|alarm| (alarm.name, alarm.deactivate_at.is_none())).collect()
+    }
+
+    #[test]
+    fn an_alarm_is_raised_once_and_cleared_once_however_the_reading_wavers() {
+        let mut alarms = Alarms::default();
+        let mut seen = Vec::new();
+        for (second, used) in [50, 84, 85, 80, 90, 76, 84, 74, 84, 86].into_iter().enumerate() {
+            let readings = Readings { memory: Some((used, 100)), ..Readings::default() };
+            let changed = alarms.look(&readings, second as u64 * 1000);
+            seen.extend(names(&changed).into_iter().map(|(name, raised)| (second, name, raised)));
+        }
+        let name = "memory_high";
+        assert_eq!(seen, [(2, name, true), (7, name, false), (9, name, true)]);
+        let list = alarms.list();
+        assert_eq!((list.active[0].activate_at, list.past[0].deactivate_at), (9000, Some(7000)));
+    }
+
+    #[test]
+    fn one_slow_answer_is_no_alarm() {
+        let mut alarms = Alarms::default();
+        let mut look = |millis| {
+            let lag = Duration::from_millis(millis);
+            names(&alarms.look(&Readings { lag, ..Readings::default() }, 1))
+        };
+        assert_eq!(look(400), []);
+        assert_eq!(look(200), []);
+        assert_eq!(look(400), []);
+        assert_eq!(look(300), [("loop_lag", true)]);
+        assert_eq!(look(150), []);
+        assert_eq!(look(99), [("loop_lag", false)]);
+    }
+
+    #[test]
+    fn every_alarm_can_be_raised_and_cleared() {
+        let now = 1_000_000_000;
+        let bad = Readings {
+            memory: Some((99, 100)),
+            lag: Duration::from_secs(1),
+            late: vec![ShardId(1)],
+            mailbox: (31, 32),
+            overload: 3,
+            storage: (1, 1),
+            storage_age: Duration::from_secs(2),
+            certificates: vec![("b".into(), u64::MAX), ("a".into(), now / 1000 + 60)],
+            connections: Some((95, 100)),
+            lost_lines: 7,
+        };
+        let mut alarms = Alarms::default();
+        let mut raised = names(&alarms.look(&bad, now));
+        raised.extend(names(&alarms.look(&bad, now)));
+        assert_eq!(raised.len(), AlarmKind::ALL.len() + 1, "{raised:?}");
+        assert!(raised.contains(&("log_lost", false)), "no further lines were lost");
+        let good = Readings { lost_lines: 7, ..Readings::default() };
+        assert_eq!(alarms.look(&good, now).len(), AlarmKind::ALL.len() - 1);
+        assert!(alarms.list().active.is_empty());
+        let mut all: Vec<_> = AlarmKind::ALL.map(AlarmKind::name).to_vec();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), AlarmKind::ALL.len());
+    }
+
+    #[test]
+    fn past_alarms_are_bounded() {
+        let mut alarms = Alarms::default();
+        for round in 0..2 * PAST as u64 {
+            let late = if round % 2 == 0 { vec![ShardId(0)] } else { Vec::new() };
+            alarms.look(&Readings { late, ..Readings::default() }, round);
+        }
+        assert_eq!(alarms.list().past.len(), PAST);
+    }
+}

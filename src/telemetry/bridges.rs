@@ -1,0 +1,32 @@
+//! What is shown of a bridge: a copy of its figures.
+
+/// A bridge, as it is shown.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct BridgeRow {
+    /// Its name.
+    pub name: String,
+    /// What is at its other end: mqtt.
+    pub kind: &'static str,
+    /// idle, connecting, up or waiting.
+    pub state: &'static str,
+    /// Messages that wait, or are under way.
+    pub waiting: u64,
+    /// Bytes of messages that wait, those in the shards' links included.
+    pub waiting_bytes: u64,
+    /// Messages that matched a filter of the bridge.
+    pub matched: u64,
+    /// Messages that have arrived at the other end.
+    pub delivered: u64,
+    /// Messages that were brought from the other end and accepted.
+    pub brought: u64,
+    /// Connections that were made.
+    pub connects: u64,
+    /// Attempts that failed, and connections that ended otherwise than in order.
+    pub failures: u64,
+    /// Messages that were tried again.
+    pub retries: u64,
+    /// Batches on disk that were broken, and left out.
+    pub damaged: u64,
+    /// Messages that were dropped, by reason.
+    pub dropped: Vec<(&'static str, u64)>,
+}

@@ -1,0 +1,55 @@
+//! What is shown of a cluster: a copy of one node's figures.
+
+/// A cluster, as one of its nodes sees it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ClusterRow {
+    /// Its name.
+    pub name: String,
+    /// This node's name.
+    pub node: String,
+    /// The connection to a NATS server stands, and carries frames.
+    pub connected: bool,
+    /// Filters that this node tells the others of.
+    pub filters: u64,
+    /// Frames received and sent.
+    pub frames: (u64, u64),
+    /// Bytes of them.
+    pub bytes: (u64, u64),
+    /// Messages sent to other nodes, once for each.
+    pub sent: u64,
+    /// Messages of other nodes that were taken in.
+    pub received: u64,
+    /// Times that something was sent again.
+    pub resends: u64,
+    /// Messages that were not sent, or were lost, by reason.
+    pub dropped: Vec<(&'static str, u64)>,
+    /// Frames that were not taken, by reason.
+    pub refused: Vec<(&'static str, u64)>,
+    /// Times that another node's filters were not what it said, and were told again.
+    pub disagreements: u64,
+    /// The other nodes.
+    pub nodes: Vec<NodeRow>,
+}
+
+/// Another node of the cluster.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct NodeRow {
+    /// Its name.
+    pub name: String,
+    /// Tells its runs apart.
+    pub incarnation: u64,
+    /// It is heard.
+    pub up: bool,
+    /// Each of the two knows the filters of the other.
+    pub settled: bool,
+    /// Filters that it has told of.
+    pub filters: u64,
+    /// Bytes of messages that it has not acknowledged.
+    pub window: u64,
+    /// Bytes of its messages that wait for a shard here.
+    pub waiting: u64,
+    /// Milliseconds since it was heard.
+    pub silent: u64,
+    /// Messages sent to it, and received of it.
+    pub messages: (u64, u64),
+}

@@ -1,0 +1,113 @@
+//! The record layer of a connection that goes on in another process: its secrets, its sequence
+//! numbers, and what was counted. No record is sealed here afterwards: the same number under the
+//! same secret would give its key away.
+
+use super::established::Tls;
+use super::records::{Direction, Partial, Records, Tally};
+use super::suite::Suite;
+use crate::upgrade::code::{Body, Bytes, Code, Secret, record};
+
+record! {
+    /// See [`Records`].
+    pub struct MovedTls {
+        /// Its place in [`SUITES`].
+        pub suite: u8,
+        /// Secret and sequence number.
+        pub receive: (Secret, u64),
+        /// The same.
+        pub send: (Secret, u64),
+        /// An unfinished record.
+        pub partial: Option<Bytes>,
+        /// See [`Records`].
+        pub certificate: u64,
+        /// See [`Records`].
+        pub not_after: u32,
+        /// See [`Tally`], as all that follow.
+        pub empty: u8,
+        pub updates: u8,
+        pub warnings: u8,
+        pub begun: u8,
+        pub answers: u8,
+        pub owes_update: bool,
+        pub renegotiated: bool,
+        pub said_close: bool,
+    }
+}
+
+const SUITES: [Suite; 6] = [
+    Suite::Tls13Aes128,
+    Suite::Tls13Aes256,
+    Suite::Tls13ChaCha20,
+    Suite::Tls12Aes128,
+    Suite::Tls12Aes256,
+    Suite::Tls12ChaCha20,
+];
+
+impl Tls {
+    /// Writes what [`Tls::get`] reads.
+    pub fn put_records<const N: usize>(records: &Records<N>, out: &mut Vec<u8>) {
+        moved(records).put(out);
+    }
+}
+
+fn moved<const N: usize>(records: &Records<N>) -> MovedTls {
+    let Records { receive, send, suite, tally, .. } = records;
+    let direction = |of: &Direction<N>| (Secret(of.secret(*suite).to_vec()), of.sequence);
+    MovedTls {
+        suite: SUITES.iter().position(|known| known == suite).unwrap_or_default() as u8,
+        receive: direction(receive),
+        send: direction(send),
+        partial: records.partial.as_ref().map(|partial| Bytes(partial.0.clone())),
+        certificate: records.certificate,
+        not_after: records.not_after,
+        empty: tally.empty,
+        updates: tally.updates,
+        warnings: tally.warnings,
+        begun: tally.begun,
+        answers: tally.answers,
+        owes_update: tally.owes_update,
+        renegotiated: tally.renegotiated,
+        said_close: tally.said_close,
+    }
+}
+
+fn restore<const N: usize>(records: &mut Records<N>, moved: MovedTls) {
+    records.partial = moved.partial.map(|partial| Box::new(Partial(partial.0)));
+    records.certificate = moved.certificate;
+    records.not_after = moved.not_after;
+    records.tally = Tally {
+        empty: moved.empty,
+        updates: moved.updates,
+        warnings: moved.warnings,
+        begun: moved.begun,
+        answers: moved.answers,
+        owes_update: moved.owes_update,
+        renegotiated: moved.renegotiated,
+        said_close: moved.said_close,
+        ..Tally::default()
+    };
+}
+
+impl Code for Tls {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Tls::Short(records) => Tls::put_records(records, out),
+            Tls::Long(records) => Tls::put_records(records, out),
+        }
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        let moved = MovedTls::get(from)?;
+        let suite = *SUITES.get(usize::from(moved.suite))?;
+        let fits = |secret: &Secret| secret.0.len() == suite.secret();
+        (fits(&moved.receive.0) && fits(&moved.send.0)).then_some(())?;
+        let (receive, send) = (&moved.receive, &moved.send);
+        let (receive, send) = ((&*receive.0.0, receive.1), (&*send.0.0, send.1));
+        let mut tls = Tls::new(suite, receive, send, None)?;
+        match &mut tls {
+            Tls::Short(records) => restore(records, moved),
+            Tls::Long(records) => restore(records, moved),
+        }
+        Some(tls)
+    }
+}

@@ -1,0 +1,302 @@
+//! How values are written between two processes of one broker: numbers little-endian, texts and
+//! lists with four bytes of length in front. Reading is fallible and never takes more memory than
+//! what is there to be read calls for.
+
+use crate::ids::{ClientKey, ListenerId, Peer, Publisher, ShardId};
+use crate::message::{Message, MessageRef};
+use crate::packet::Qos;
+use crate::session::{Queued, ShareName, SubscriptionIds};
+use crate::time::Instant;
+use std::net::IpAddr;
+use zeroize::Zeroize;
+
+/// What can be written and read.
+pub trait Code: Sized {
+    /// Appends it.
+    fn put(&self, out: &mut Vec<u8>);
+    /// Reads it; `None` when the bytes are none.
+    fn get(from: &mut Body<'_>) -> Option<Self>;
+}
+
+/// Bytes that are read from their start.
+pub struct Body<'a>(&'a [u8]);
+
+impl<'a> Body<'a> {
+    /// Of these bytes.
+    pub fn new(bytes: &'a [u8]) -> Body<'a> {
+        Body(bytes)
+    }
+
+    /// True when all was read.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn slice(&mut self) -> Option<&'a [u8]> {
+        let length = u32::get(self)? as usize;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.slice()?).ok()
+    }
+}
+
+macro_rules! numbers {
+    ($($number:ty),*) => {$(
+        impl Code for $number {
+            fn put(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+
+            fn get(from: &mut Body<'_>) -> Option<Self> {
+                let (head, rest) = from.0.split_first_chunk()?;
+                from.0 = rest;
+                Some(<$number>::from_le_bytes(*head))
+            }
+        }
+    )*};
+}
+
+numbers!(u8, u16, u32, u64);
+
+impl Code for bool {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        u8::get(from).filter(|&byte| byte < 2).map(|byte| byte == 1)
+    }
+}
+
+fn put_slice(bytes: &[u8], out: &mut Vec<u8>) {
+    // Nothing that is handed over has 4 GiB: a frame has less.
+    (bytes.len() as u32).put(out);
+    out.extend_from_slice(bytes);
+}
+
+impl Code for Box<str> {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_slice(self.as_bytes(), out);
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        from.text().map(Into::into)
+    }
+}
+
+/// Bytes, in one piece.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Bytes(pub Vec<u8>);
+
+impl Code for Bytes {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_slice(&self.0, out);
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        from.slice().map(|bytes| Bytes(bytes.to_vec()))
+    }
+}
+
+/// Bytes with secrets in them, wiped when they go.
+#[derive(PartialEq, Eq, Default)]
+pub struct Secret(pub Vec<u8>);
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl Code for Secret {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_slice(&self.0, out);
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        from.slice().map(|bytes| Secret(bytes.to_vec()))
+    }
+}
+
+impl<T: Code> Code for Option<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.is_some().put(out);
+        if let Some(value) = self {
+            value.put(out);
+        }
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        match bool::get(from)? {
+            true => T::get(from).map(Some),
+            false => Some(None),
+        }
+    }
+}
+
+impl<T: Code> Code for Vec<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.len() as u32).put(out);
+        self.iter().for_each(|value| value.put(out));
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        // No room is made for more than there can be: each value has a byte at least.
+        let length = u32::get(from)? as usize;
+        (length <= from.0.len()).then_some(())?;
+        let mut list = Vec::new();
+        for _ in 0..length {
+            list.push(T::get(from)?);
+        }
+        Some(list)
+    }
+}
+
+impl<A: Code, B: Code> Code for (A, B) {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+        self.1.put(out);
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        Some((A::get(from)?, B::get(from)?))
+    }
+}
+
+/// A moment of the clock that both processes go by.
+impl Code for Instant {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        u64::get(from).map(Instant)
+    }
+}
+
+impl Code for ListenerId {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        u16::get(from).map(ListenerId)
+    }
+}
+
+impl Code for Peer {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Peer::Unix => 0u8.put(out),
+            Peer::Tcp(IpAddr::V4(ip), port) => {
+                4u8.put(out);
+                ip.to_bits().put(out);
+                port.put(out);
+            }
+            Peer::Tcp(IpAddr::V6(ip), port) => {
+                6u8.put(out);
+                let bits = ip.to_bits();
+                ((bits >> 64) as u64, bits as u64).put(out);
+                port.put(out);
+            }
+        }
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        let ip = match u8::get(from)? {
+            0 => return Some(Peer::Unix),
+            4 => IpAddr::V4(u32::get(from)?.into()),
+            6 => {
+                let (high, low) = <(u64, u64)>::get(from)?;
+                IpAddr::V6((u128::from(high) << 64 | u128::from(low)).into())
+            }
+            _ => return None,
+        };
+        Some(Peer::Tcp(ip, u16::get(from)?))
+    }
+}
+
+impl Code for Qos {
+    fn put(&self, out: &mut Vec<u8>) {
+        (*self as u8).put(out);
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        Qos::from_u8(u8::get(from)?)
+    }
+}
+
+impl Code for Message {
+    fn put(&self, out: &mut Vec<u8>) {
+        let view = self.view();
+        put_slice(view.topic.as_bytes(), out);
+        put_slice(view.properties, out);
+        put_slice(view.payload, out);
+        view.qos.put(out);
+        view.retain.put(out);
+        view.expires.put(out);
+        view.publisher.map(|by| by.client.0.get()).put(out);
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        let (topic, properties, payload) = (from.text()?, from.slice()?, from.slice()?);
+        let (qos, retain, expires) = (Qos::get(from)?, bool::get(from)?, Option::get(from)?);
+        // The number of shards may be another one: where the publisher is at home is asked when it
+        // matters, which it does not for a message that is kept.
+        let publisher = Option::<u64>::get(from)?;
+        let publisher =
+            publisher.map(|key| Publisher { client: ClientKey::new(key), shard: ShardId(0) });
+        let message = MessageRef { topic, properties, payload, qos, retain, expires, publisher };
+        Some(Message::new(&message, &mut Vec::new()))
+    }
+}
+
+impl Code for Queued {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.message.put(out);
+        self.subscription_ids.as_slice().to_vec().put(out);
+        self.qos.put(out);
+        self.retain.put(out);
+        put_slice(self.share.as_ref().map_or("", |share| share.as_str()).as_bytes(), out);
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        let message = Message::get(from)?;
+        let subscription_ids = SubscriptionIds::from_slice(&Vec::<u32>::get(from)?);
+        let (qos, retain, share) = (Qos::get(from)?, bool::get(from)?, from.text()?);
+        let share = (!share.is_empty()).then(|| ShareName::new(share));
+        Some(Queued { message, subscription_ids, qos, retain, share, stored: 0 })
+    }
+}
+
+/// Declares a record and how it is written: its fields in turn.
+macro_rules! record {
+    (
+        $(#[$about:meta])*
+        pub struct $name:ident { $($(#[$says:meta])* pub $field:ident: $kind:ty,)* }
+    ) => {
+        $(#[$about])*
+        pub struct $name {
+            $($(#[$says])* pub $field: $kind,)*
+        }
+
+        impl Code for $name {
+            fn put(&self, out: &mut Vec<u8>) {
+                $(self.$field.put(out);)*
+            }
+
+            fn get(from: &mut Body<'_>) -> Option<Self> {
+                Some($name { $($field: <$kind>::get(from)?,)* })
+            }
+        }
+    };
+}
+pub(crate) use record;

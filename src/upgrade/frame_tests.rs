@@ -1,0 +1,149 @@
+use super::*;
+use crate::ids::{ListenerId, Peer};
+use crate::message::MessageRef;
+use crate::packet::Qos;
+use crate::session::{Queued, ShareName, SubscriptionIds};
+use crate::time::Instant;
+use crate::upgrade::client::{Connection, Flow, Grant, Sent, Session, Subscription, Will};
+use crate::upgrade::code::{Bytes, Secret};
+use proptest::prelude::*;
+
+fn message(topic: &str, payload: &[u8]) -> Message {
+    let message = MessageRef {
+        topic,
+        properties: b"\x01\x01",
+        payload,
+        qos: Qos::ExactlyOnce,
+        retain: true,
+        expires: Some(Instant(77)),
+        publisher: None,
+    };
+    Message::new(&message, &mut Vec::new())
+}
+
+fn queued(text: &str) -> Queued {
+    Queued {
+        message: message(text, b"payload"),
+        subscription_ids: SubscriptionIds::from_slice(&[1, 2, 3]),
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        share: Some(ShareName::new("$share/g/a/+")),
+        stored: 0,
+    }
+}
+
+/// A client with something in every field.
+fn client(text: &str, bytes: &[u8]) -> Client {
+    let flow = Flow {
+        first: 9,
+        sent: vec![
+            Sent { awaits: 2, again: true, queued: Some(queued(text)) },
+            Sent { awaits: 0, again: false, queued: None },
+        ],
+        pending: vec![queued("a/b")],
+        inbound: vec![1, 7],
+        inbound_earlier: vec![3],
+        retry: Some(Instant(5)),
+    };
+    let session = Session {
+        client_id: text.into(),
+        mountpoint: "m/".into(),
+        level: 5,
+        problem_information: true,
+        bridge: false,
+        expiry: 60,
+        ends: Instant::END,
+        maximum_packet_size: u32::MAX,
+        window_limit: 10,
+        connected: Some(Instant(4000)),
+        subscriptions: vec![Subscription { filter: "a/#".into(), options: 1, id: 4 }],
+        will: Some(Will {
+            message: message("will", bytes),
+            delay: 3,
+            message_expiry: Some(9),
+            due: None,
+        }),
+        grant: Some(Grant {
+            username: Some("u".into()),
+            superuser: true,
+            attributes: vec![("a".into(), text.into())],
+            certificate: "cn".into(),
+            mechanism: 1,
+            ends: Instant(9),
+            credential: 7,
+            peer: Peer::Unix,
+            listener: ListenerId(0),
+        }),
+        flow: Some(flow),
+    };
+    let connection = Connection {
+        listener: ListenerId(1),
+        peer: Peer::Tcp("2001:db8::1".parse().unwrap(), 1883),
+        last_seen: Instant(123),
+        patience: 90_000,
+        input: Bytes(bytes.to_vec()),
+        output: Bytes(bytes.to_vec()),
+        wire: Bytes::default(),
+        layers: Some(Secret(bytes.to_vec())),
+        aliases_in: vec![None, Some("t".into())],
+        aliases_out: vec![("u".into(), 1)],
+        alias_limit: 2,
+    };
+    Client { session: Some(session), connection: Some(connection) }
+}
+
+fn encoded(frame: &Frame) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes).expect("it is not too long");
+    bytes
+}
+
+proptest! {
+    #[test]
+    fn what_is_read_is_written_the_same_again(
+        text in "[a-z/é]{0,30}", bytes in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let frames = [
+            Frame::Client(Box::new(client(&text, &bytes))),
+            Frame::Retained(vec![message("r", &bytes), message(&text, b"")]),
+            Frame::Refused(text.as_str().into()),
+            Frame::Files(3),
+            Frame::All(Totals { sessions: 1, connections: 2, retained: 3 }),
+            Frame::Commit,
+        ];
+        for frame in frames {
+            let mut written = encoded(&frame);
+            let length = written.len();
+            written.extend_from_slice(&bytes);
+            let (read, used) = Frame::read(&written).expect("a frame").expect("a whole one");
+            prop_assert_eq!(used, length);
+            prop_assert_eq!(&encoded(&read)[..], &written[..length]);
+            // A part of it is none.
+            let part = &written[..length - 1];
+            prop_assert!(Frame::read(part).is_ok_and(|read| read.is_none()));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        if let Ok(Some((frame, used))) = Frame::read(&bytes) {
+            prop_assert!(used <= bytes.len());
+            prop_assert_eq!(&encoded(&frame)[..], &bytes[..used]);
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_does_no_harm(at in 0usize..600, to in any::<u8>()) {
+        let mut bytes = encoded(&Frame::Client(Box::new(client("device", b"abc"))));
+        let at = at % bytes.len();
+        bytes[at] = to;
+        let _ = Frame::read(&bytes);
+    }
+}
+
+#[test]
+fn a_frame_that_says_it_is_too_long_is_refused_at_once() {
+    let mut head = (LONGEST as u32 + 1).to_le_bytes().to_vec();
+    head.push(6);
+    assert!(Frame::read(&head).is_err());
+}

@@ -1,0 +1,204 @@
+use super::*;
+use crate::upgrade::frame::Hello;
+use proptest::prelude::*;
+use std::collections::VecDeque;
+
+const MOVED: Totals = Totals { sessions: 3, connections: 2, retained: 1 };
+
+/// Both processes with what is on its way between them, and what is true of each.
+struct Pair {
+    old: Old,
+    new: New,
+    to_new: VecDeque<Frame>,
+    to_old: VecDeque<Frame>,
+    /// What each does by itself comes later, in its own time.
+    old_will: VecDeque<OldInput<'static>>,
+    new_will: VecDeque<NewInput<'static>>,
+    old_lives: bool,
+    new_lives: bool,
+    /// Old reads sockets and timers.
+    old_serves: bool,
+    new_serves: bool,
+    /// What old has decided.
+    decided: Option<OldOrder>,
+}
+
+fn hello() -> Frame {
+    Frame::Hello(Hello {
+        version: VERSION,
+        oldest: OLDEST,
+        build: "test".into(),
+        zero: 0,
+        secret: (1, 2),
+    })
+}
+
+impl Pair {
+    fn new() -> Pair {
+        Pair {
+            old: Old::default(),
+            new: New::default(),
+            to_new: VecDeque::from([hello()]),
+            to_old: VecDeque::new(),
+            old_will: VecDeque::new(),
+            new_will: VecDeque::new(),
+            old_lives: true,
+            new_lives: true,
+            old_serves: true,
+            new_serves: false,
+            decided: None,
+        }
+    }
+
+    fn old(&mut self, input: OldInput<'_>) {
+        for order in self.old.handle(input) {
+            match order {
+                OldOrder::Suspend => {
+                    self.old_serves = false;
+                    self.old_will.push_back(OldInput::Quiet);
+                }
+                OldOrder::Send => self.old_will.push_back(OldInput::Sent(MOVED)),
+                OldOrder::SayAll(totals) => self.to_new.push_back(Frame::All(totals)),
+                OldOrder::SayCommit => self.to_new.push_back(Frame::Commit),
+                OldOrder::Kill => self.new_lives = false,
+                OldOrder::GoOn(_) => {
+                    self.old_serves = true;
+                    self.decided = Some(order);
+                }
+                OldOrder::End | OldOrder::EndLost => {
+                    self.old_lives = false;
+                    self.decided = Some(order);
+                }
+            }
+        }
+    }
+
+    fn new_side(&mut self, input: NewInput<'_>) {
+        match self.new.handle(input) {
+            Some(NewOrder::Start) => self.new_will.push_back(NewInput::Started(2)),
+            Some(NewOrder::SayReady(shards)) => self.to_old.push_back(Frame::Ready(shards)),
+            Some(NewOrder::Settle) => self.new_will.push_back(NewInput::Holds(MOVED)),
+            Some(NewOrder::SayPrepared(totals)) => self.to_old.push_back(Frame::Prepared(totals)),
+            Some(NewOrder::SayCommittedAndServe) => {
+                self.to_old.push_back(Frame::Committed);
+                self.new_serves = true;
+            }
+            Some(NewOrder::GiveUp(_)) => self.new_lives = false,
+            Some(NewOrder::Take) | None => {}
+        }
+    }
+
+    /// One thing happens, chosen by `what`.
+    fn step(&mut self, what: u8) {
+        match what {
+            0 if self.old_lives => {
+                if let Some(frame) = self.to_old.pop_front() {
+                    self.old(OldInput::Heard(&frame));
+                } else if !self.new_lives {
+                    self.old(OldInput::Ended);
+                }
+            }
+            1 if self.new_lives => {
+                if let Some(frame) = self.to_new.pop_front() {
+                    self.new_side(NewInput::Heard(&frame));
+                } else if !self.old_lives {
+                    self.new_side(NewInput::Ended);
+                }
+            }
+            2 if self.old_lives => {
+                if let Some(input) = self.old_will.pop_front() {
+                    self.old(input);
+                }
+            }
+            3 if self.new_lives => {
+                if let Some(input) = self.new_will.pop_front() {
+                    self.new_side(input);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn check(&self) {
+        let old = self.old_lives && self.old_serves;
+        let new = self.new_lives && self.new_serves;
+        assert!(!(old && new), "both serve");
+        let decided_to_go_on = matches!(self.decided, Some(OldOrder::GoOn(_)));
+        assert!(!(decided_to_go_on && self.new_serves), "old goes on with what new has served");
+    }
+
+    /// Everything that can happen happens.
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            (0..4).for_each(|what| self.step(what));
+            self.check();
+        }
+    }
+}
+
+#[test]
+fn new_serves_when_nobody_dies() {
+    let mut pair = Pair::new();
+    pair.settle();
+    assert_eq!(pair.decided, Some(OldOrder::End));
+    assert!(pair.new_serves && pair.new_lives && !pair.old_lives);
+}
+
+#[test]
+fn another_version_is_refused_before_anything_moves() {
+    for (version, oldest) in [(VERSION + 1, VERSION + 1), (OLDEST - 1, OLDEST - 1)] {
+        let Frame::Hello(hello) = hello() else { unreachable!() };
+        let other = Frame::Hello(Hello { version, oldest, ..hello });
+        let order = New::default().handle(NewInput::Heard(&other));
+        assert!(matches!(order, Some(NewOrder::GiveUp(why)) if why.contains("versions")));
+    }
+    let mut old = Old::default();
+    let orders = old.handle(OldInput::Heard(&Frame::Refused("too new".into())));
+    assert_eq!(orders, [OldOrder::Kill, OldOrder::GoOn("it refuses: too new".to_owned())]);
+}
+
+#[test]
+fn too_few_clients_are_not_committed() {
+    let mut old = Old::default();
+    old.handle(OldInput::Heard(&Frame::Ready(1)));
+    old.handle(OldInput::Quiet);
+    old.handle(OldInput::Sent(MOVED));
+    let fewer = Totals { connections: 1, ..MOVED };
+    let orders = old.handle(OldInput::Heard(&Frame::Prepared(fewer)));
+    assert!(matches!(orders.as_slice(), [OldOrder::Kill, OldOrder::GoOn(_)]));
+}
+
+proptest! {
+    /// Steps in any order, and either side dies, or old loses patience, after any of them.
+    #[test]
+    fn never_both_serve_and_old_goes_on_unless_new_has_said_that_it_serves(
+        steps in proptest::collection::vec(0u8..4, 0..40),
+        fate in 0u8..4,
+    ) {
+        let mut pair = Pair::new();
+        for step in steps {
+            pair.step(step);
+            pair.check();
+        }
+        match fate {
+            0 => pair.new_lives = false,
+            1 => pair.old_lives = false,
+            2 if pair.old_lives => pair.old(OldInput::Late),
+            _ => {}
+        }
+        pair.check();
+        let committed = pair.new_serves;
+        pair.settle();
+        if pair.old_lives {
+            prop_assert!(pair.old_serves, "old lives and rests");
+            prop_assert!(matches!(pair.decided, Some(OldOrder::GoOn(_))), "{:?}", pair.decided);
+        } else if pair.decided == Some(OldOrder::End) {
+            prop_assert!(pair.new_serves);
+        } else if pair.decided.is_none() {
+            // It was killed: new serves only if it had been told to.
+            prop_assert!(fate == 1 && pair.new_lives == pair.new_serves);
+        } else {
+            prop_assert!(committed || fate == 2, "lost although new had not served");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Target `cluster`: any bytes as frames of other nodes, and well-formed frames that say anything.
+//! No panic; a filter is taken back only if it was told; what waits is bounded; nothing that no
+//! node may say comes through.
+
+use crate::input::Input;
+use ringmq::cluster::frame::{Frame, Said, Sender, State, Told};
+use ringmq::cluster::lane::{Acknowledgement, Lane, RECEIVED};
+use ringmq::cluster::node::{Engine, Node, NodePlan, To, WhenCutOff};
+use ringmq::cluster::peer::Broker;
+use ringmq::message::MessageRef;
+use ringmq::packet::Qos;
+use ringmq::time::Instant;
+use ringmq::topic;
+use std::collections::BTreeMap;
+
+/// What the broker is told.
+#[derive(Default)]
+struct Wanted {
+    filters: BTreeMap<(u8, String), u32>,
+    room: bool,
+}
+
+impl Broker for Wanted {
+    fn want(&mut self, node: u8, filter: &str, wanted: bool) {
+        assert!(topic::valid_filter(filter));
+        let count = self.filters.entry((node, filter.to_owned())).or_default();
+        *count = if wanted { *count + 1 } else { count.checked_sub(1).expect("it was told") };
+    }
+
+    fn publish(&mut self, message: &MessageRef<'_>) -> bool {
+        assert!(topic::valid_name(message.topic));
+        self.room
+    }
+}
+
+/// Carries frames to nobody, and looks at them.
+struct Nobody;
+
+impl Engine for Nobody {
+    fn send(&mut self, _: To<'_>, frame: Vec<u8>) {
+        Frame::read(&frame).expect("a node's own frame");
+    }
+}
+
+pub fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    let plan = NodePlan {
+        name: "me".to_owned(),
+        incarnation: 1,
+        window: 4096,
+        give_up: 5000,
+        when_cut_off: if input.flag() { WhenCutOff::Park } else { WhenCutOff::Drop },
+    };
+    let mut node = Node::new(plan, Instant(0));
+    let (mut broker, mut now) = (Wanted { room: true, ..Wanted::default() }, Instant(0));
+    let mut told = [0u32; 3];
+    while !input.is_empty() {
+        match input.below(6) {
+            0 => {
+                let length = usize::from(input.byte());
+                node.received(input.bytes(length), now);
+            }
+            1 | 2 => node.received(&frame(&mut input), now),
+            3 => now = now.plus_millis(u64::from(input.byte()) * 40),
+            4 => {
+                // Shards take back what they have told, and nothing else.
+                let (number, more) = (input.below(3), input.flag());
+                if more || told[number] > 0 {
+                    told[number] = if more { told[number] + 1 } else { told[number] - 1 };
+                    node.want(&format!("t/{number}"), more);
+                }
+            }
+            _ => {
+                broker.room = input.flag();
+                let number = input.below(3) as u8;
+                let message = MessageRef {
+                    topic: "t/1",
+                    properties: &[],
+                    payload: &[7; 600],
+                    qos: if input.flag() { Qos::AtLeastOnce } else { Qos::AtMostOnce },
+                    retain: false,
+                    expires: Some(now.plus_millis(9)),
+                    publisher: None,
+                };
+                node.send(number, &message, now);
+            }
+        }
+        for _ in 0..8 {
+            if !node.run(now, &mut broker, &mut Nobody) {
+                break;
+            }
+        }
+        for peer in node.status(now).1 {
+            assert!(peer.window <= 4096 + 1024, "a window of {}", peer.window);
+            assert!(peer.waiting <= 2 * RECEIVED, "{} bytes wait", peer.waiting);
+        }
+    }
+}
+
+/// A frame of one of two nodes, in which anything may stand.
+fn frame(input: &mut Input<'_>) -> Vec<u8> {
+    let name = input.pick(&["a", "b", "me"]);
+    let sender =
+        Sender { name, incarnation: 1 + input.below(3) as u64, clock: u64::from(input.byte()) };
+    let kind = input.below(4);
+    let mut acknowledged = || {
+        let (next, until) = (u64::from(input.byte()), u64::from(input.byte()));
+        Acknowledgement { next, until, gap: until & 1 == 1 }
+    };
+    let acknowledged = [acknowledged(), acknowledged()];
+    let told = Told {
+        at: u64::from(input.byte()),
+        filters: u32::from(input.byte()),
+        digest: u64::from(input.byte()),
+    };
+    let state = State {
+        to: 1,
+        stream: u32::from(input.byte()),
+        back: u32::from(input.byte()),
+        acknowledged,
+        snapshot: u32::from(input.byte()),
+        told: Some(told).filter(|told| told.at > 0),
+    };
+    let said = match kind {
+        0 => Said::Hello,
+        1 => Said::State(state),
+        2 => Said::Goodbye,
+        _ => {
+            let lane = if input.flag() { Lane::Control } else { Lane::Messages };
+            let number = u64::from(input.byte());
+            let length = 1 + usize::from(input.byte());
+            let segment = input.bytes(length);
+            if segment.is_empty() { Said::Hello } else { Said::Data(state, lane, number, segment) }
+        }
+    };
+    Frame { sender, said }.write()
+}

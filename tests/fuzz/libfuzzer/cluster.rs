@@ -1,0 +1,4 @@
+//! Target `cluster` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ringmq_fuzz::cluster::run(data));

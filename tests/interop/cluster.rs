@@ -1,0 +1,243 @@
+//! Nodes of a cluster with a real NATS server: clients of one are served by another, while the
+//! server is killed, hangs or is away, and when a node dies.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Broker, Client, Connect, Publish, Subscribe, V5, eventually, unique};
+
+/// A NATS server that can be killed and started again on its port.
+struct Server {
+    child: Option<Child>,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start() -> Server {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = free.local_addr().expect("it has an address");
+        drop(free);
+        let mut server = Server { child: None, address };
+        server.run();
+        server
+    }
+
+    fn run(&mut self) {
+        let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/nats-server");
+        let program = if installed.exists() { installed } else { PathBuf::from("nats-server") };
+        let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        let child = Command::new(program)
+            .args(["-a", &host, "-p", &port])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nats-server is installed: run scripts/test");
+        self.child = Some(child);
+        eventually("the NATS server listens", || TcpStream::connect(self.address).is_ok());
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().expect("kill runs").success());
+    }
+
+    fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Nodes of one cluster, in a directory of their own.
+struct Nodes {
+    server: Server,
+    nodes: Vec<Broker>,
+    directory: PathBuf,
+}
+
+impl Nodes {
+    fn start(count: usize, more: &str) -> Nodes {
+        let server = Server::start();
+        let directory = std::env::temp_dir().join(unique("ringmq-nodes"));
+        fs::create_dir(&directory).expect("a directory");
+        let cluster = unique("fleet");
+        let node = |number: usize| {
+            let file = directory.join(format!("{number}.yaml"));
+            let text = format!(
+                "listeners: [{{bind: '127.0.0.1:0'}}]\nadmin: {{bind: '127.0.0.1:0'}}\n\
+                 mqtt: {{pending: {{max_messages: 100000, max_bytes: 64MiB}}}}\n\
+                 cluster: {{name: {cluster}, node: node-{number}{more}, \
+                 nats: {{servers: ['nats://{}']}}}}\n",
+                server.address
+            );
+            fs::write(&file, text).expect("its file");
+            Broker::of_file(file.to_str().expect("a plain path"))
+        };
+        let nodes: Vec<Broker> = (0..count).map(node).collect();
+        let nodes = Nodes { server, nodes, directory };
+        for at in 0..count {
+            eventually("the nodes know each other", || nodes.settled(at) == count - 1);
+        }
+        nodes
+    }
+
+    /// How many others a node knows, and is known by.
+    fn settled(&self, at: usize) -> usize {
+        let others = (0..self.nodes.len()).filter(|&other| other != at);
+        let settled = |other: &usize| self.of_node(at, "settled", *other) == 1.0;
+        others.filter(settled).count()
+    }
+
+    /// A figure that node `at` has of another node.
+    fn of_node(&self, at: usize, name: &str, other: usize) -> f64 {
+        let label = format!("node=\"node-{other}\"");
+        // One that is not known has none.
+        self.nodes[at].find_metric(&format!("ringmq_cluster_node_{name}"), &label).unwrap_or(-1.0)
+    }
+
+    fn figure(&self, at: usize, name: &str) -> f64 {
+        self.nodes[at].metric(&format!("ringmq_cluster_{name}"), "")
+    }
+
+    /// A client of node `at` with a subscription that the others know of.
+    fn subscriber(&self, at: usize, filter: &str, qos: u8) -> Client {
+        let others = || (0..self.nodes.len()).filter(|&other| other != at);
+        let known: Vec<f64> = others().map(|other| self.of_node(other, "filters", at)).collect();
+        let (mut client, _) = Connect::new(V5, unique("reader")).open_with(&self.nodes[at]);
+        client.subscribe(Subscribe::to(filter, qos));
+        for (other, before) in others().zip(known) {
+            let more = before.max(0.0) + 1.0;
+            eventually("the filter is known", || self.of_node(other, "filters", at) >= more);
+        }
+        client
+    }
+
+    fn address(&self, at: usize) -> [String; 4] {
+        let address = self.nodes[at].address();
+        ["-h".into(), address.ip().to_string(), "-p".into(), address.port().to_string()]
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Publishes the numbers from `first` on, each when the one before it was acknowledged, until
+/// `over` says so; returns the number after the last.
+fn publish_until(client: &mut Client, first: u32, mut over: impl FnMut() -> bool) -> u32 {
+    let mut number = first;
+    while !over() {
+        client.publish(&Publish::new("m", 1, number.to_string()));
+        number += 1;
+    }
+    number
+}
+
+/// The numbers up to the one before `end`, which come in order, each once.
+fn expect_all(client: &mut Client, end: u32) {
+    for number in 0..end {
+        client.expect(&number.to_string());
+    }
+}
+
+#[test]
+fn mosquitto_clients_of_two_nodes_reach_each_other() {
+    let nodes = Nodes::start(2, "");
+    let reader = Command::new("mosquitto_sub")
+        .args(nodes.address(1))
+        .args(["-V", "5", "-t", "fleet/+/state", "-q", "1", "-C", "3", "-W", "20", "-v"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("mosquitto_sub is installed: run scripts/test");
+    eventually("the filter is known", || nodes.of_node(0, "filters", 1) == 1.0);
+    let sent = nodes.figure(0, "messages_sent_total");
+    for (topic, text) in [
+        ("fleet/1/state", "on"),
+        ("fleet/1/other", "-"),
+        ("fleet/2/state", "off"),
+        ("fleet//state", "x"),
+    ] {
+        let status = Command::new("mosquitto_pub")
+            .args(nodes.address(0))
+            .args(["-V", "5", "-t", topic, "-m", text, "-q", "1"])
+            .status();
+        assert!(status.expect("mosquitto_pub is installed").success());
+    }
+    let output = reader.wait_with_output().expect("it ends");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(text, "fleet/1/state on\nfleet/2/state off\nfleet//state x\n");
+    eventually("it is counted", || nodes.figure(0, "messages_sent_total") == sent + 3.0);
+    eventually("the filter is gone", || nodes.of_node(0, "filters", 1) == 0.0);
+}
+
+/// What is acknowledged arrives, once and in order, whatever happens to the server.
+#[test]
+fn a_server_that_dies_or_hangs_loses_nothing() {
+    let mut nodes = Nodes::start(3, "");
+    let mut readers = [nodes.subscriber(1, "m", 1), nodes.subscriber(2, "#", 1)];
+    let (mut writer, _) = Connect::new(V5, unique("writer")).open_with(&nodes.nodes[0]);
+    let some = |count: u32| {
+        let mut left = count;
+        move || {
+            left -= 1;
+            left == 0
+        }
+    };
+    let mut number = publish_until(&mut writer, 0, some(200));
+    nodes.server.kill();
+    number = publish_until(&mut writer, number, some(200));
+    nodes.server.run();
+    number = publish_until(&mut writer, number, some(200));
+    nodes.server.signal("-STOP");
+    let hangs = Instant::now();
+    number = publish_until(&mut writer, number, || hangs.elapsed() > Duration::from_millis(2500));
+    nodes.server.signal("-CONT");
+    number = publish_until(&mut writer, number, some(200));
+    readers.iter_mut().for_each(|reader| expect_all(reader, number));
+    readers.iter_mut().for_each(Client::expect_nothing);
+    let dropped: f64 = ["window_full", "node_down", "expired", "given_up"]
+        .iter()
+        .map(|reason| {
+            let label = format!("reason=\"{reason}\"");
+            nodes.nodes[0].metric("ringmq_cluster_dropped_total", &label)
+        })
+        .sum();
+    assert_eq!(dropped, 0.0);
+}
+
+/// Nothing is sent to a node that is gone three seconds after its death.
+#[test]
+fn a_node_that_dies_is_swept_and_comes_back() {
+    let mut nodes = Nodes::start(2, "");
+    let reader = nodes.subscriber(1, "m", 1);
+    let (mut writer, _) = Connect::new(V5, unique("writer")).open_with(&nodes.nodes[0]);
+    nodes.nodes[1].signal("-KILL");
+    let died = Instant::now();
+    eventually("the node is down", || nodes.of_node(0, "up", 1) == 0.0);
+    // It is shown twice a second.
+    assert!(died.elapsed() < Duration::from_millis(3600), "{:?}", died.elapsed());
+    assert_eq!(nodes.figure(0, "degraded"), 1.0);
+    eventually("its filters are gone", || nodes.of_node(0, "filters", 1) == 0.0);
+    drop(reader);
+    assert_eq!(writer.publish_code(&Publish::new("m", 1, "x")), 0x10, "no matching subscribers");
+    let file = nodes.directory.join("1.yaml");
+    nodes.nodes[1] = Broker::of_file(file.to_str().expect("a plain path"));
+    let mut reader = nodes.subscriber(1, "m", 1);
+    writer.publish(&Publish::new("m", 1, "again"));
+    reader.expect("again");
+    eventually("all is well", || nodes.figure(0, "degraded") == 0.0);
+}

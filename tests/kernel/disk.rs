@@ -1,0 +1,229 @@
+//! Disks that fail, hang and fill up below a store: a library before the C library makes calls fail
+//! on the log's files. What was acknowledged holds, what cannot be stored is refused or waits,
+//! and everybody else goes on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::line::Line;
+use crate::storage::{Place, come_back, subscribe};
+use crate::support::broker::Launch;
+use crate::support::*;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long nothing is taken for no answer.
+const QUIET: Duration = Duration::from_millis(400);
+const REFUSED: u8 = 0x97;
+
+/// A broker of one shard on a disk that fails as it is told.
+struct Bed {
+    place: Place,
+    faults: PathBuf,
+    library: PathBuf,
+    broker: Broker,
+}
+
+impl Bed {
+    fn new(settings: &[&str]) -> Bed {
+        let place = Place::new();
+        fs::create_dir_all(&place.0).expect("a scratch directory");
+        let (faults, library) = (place.0.join("faults"), place.0.join("faults.so"));
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel/disk_faults.c");
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(&library)
+            .args([source, "-ldl"])
+            .status();
+        assert!(built.expect("a C compiler, which linking needs, too").success());
+        fs::write(&faults, "").expect("writable");
+        let broker = start(&place, &faults, &library, settings);
+        Bed { place, faults, library, broker }
+    }
+
+    fn say(&self, what: &str) {
+        // At once: the broker reads it at any moment.
+        let fresh = self.faults.with_extension("new");
+        fs::write(&fresh, what).expect("writable");
+        fs::rename(&fresh, &self.faults).expect("it can be replaced");
+    }
+
+    fn kill_and_start(&mut self, settings: &[&str]) {
+        self.broker.signal("-9");
+        self.broker.wait(PATIENCE);
+        self.say("");
+        self.broker = start(&self.place, &self.faults, &self.library, settings);
+    }
+
+    /// A session that stays away, subscribed to `stored/#`.
+    fn away(&self) {
+        let (mut line, _) = come_back(self.broker.address(), "away").expect("it accepts");
+        subscribe(&mut line, "stored/#", 1);
+    }
+
+    fn publisher(&self) -> Publisher {
+        let connect = Connect::new(V5, unique("p"));
+        let line = Line::open(self.broker.address(), &connect, PATIENCE).expect("it accepts");
+        Publisher { line, id: 0 }
+    }
+
+    /// What waits for the session, in order.
+    fn waiting(&self) -> Vec<String> {
+        let (mut line, present) = come_back(self.broker.address(), "away").expect("it accepts");
+        assert!(present, "the session is gone");
+        let mut payloads = Vec::new();
+        while let Some(packet) = line.next(QUIET).expect("it stays") {
+            if let Packet::Publish(publish) = packet {
+                payloads.push(publish.text().to_owned());
+                line.acknowledge(&publish).expect("it takes it");
+            }
+        }
+        payloads
+    }
+}
+
+fn start(place: &Place, faults: &Path, library: &Path, settings: &[&str]) -> Broker {
+    let path = format!("storage.path={}", place.0.join("store").display());
+    let settings: Vec<&str> = settings.iter().copied().chain([&*path]).collect();
+    let environment = vec![
+        ("LD_PRELOAD", library.display().to_string()),
+        ("DISK_FAULTS", faults.display().to_string()),
+    ];
+    Launch { environment, shards: 1, ..Launch::new(&settings) }.start()
+}
+
+struct Publisher {
+    line: Line,
+    id: u16,
+}
+
+impl Publisher {
+    fn send(&mut self, topic: &str, payload: &str) {
+        self.id += 1;
+        let publish = Publish::new(topic, 1, payload).id(self.id);
+        self.line.send(&publish.encode(V5)).expect("it takes it");
+    }
+
+    /// The reason in the next PUBACK, if one comes in time.
+    fn answer(&mut self, patience: Duration) -> Option<u8> {
+        match self.line.next(patience).expect("it stays") {
+            Some(Packet::Ack(ack)) => Some(ack.reason),
+            Some(other) => panic!("instead of a PUBACK: {other:?}"),
+            None => None,
+        }
+    }
+
+    fn publish(&mut self, topic: &str, payload: &str) -> Option<u8> {
+        self.send(topic, payload);
+        self.answer(PATIENCE)
+    }
+}
+
+#[test]
+fn while_syncs_or_writes_fail_messages_are_refused_and_nothing_acknowledged_is_lost() {
+    for fault in ["sync EIO", "write ENOSPC"] {
+        let mut bed = Bed::new(&[]);
+        bed.away();
+        let mut early = bed.publisher();
+        assert_eq!(early.publish("stored/a", "before"), Some(0));
+        let mut reader = Client::connect(&bed.broker, V5, "reader");
+        reader.granted("live/#", 1);
+        bed.say(fault);
+        early.send("stored/a", "during");
+        assert_eq!(early.answer(QUIET), None, "{fault}: acknowledged, and not stored");
+        let mut late = bed.publisher();
+        assert_eq!(late.publish("stored/a", "refused"), Some(REFUSED), "{fault}");
+        // What need not be stored is not concerned.
+        assert_eq!(late.publish("live/a", "alive"), Some(0), "{fault}");
+        reader.expect("alive");
+        bed.say("");
+        assert_eq!(early.answer(PATIENCE), Some(0), "{fault}: it works again");
+        eventually("it is taken again", || late.publish("stored/a", "after") == Some(0));
+        bed.kill_and_start(&[]);
+        let waiting = bed.waiting();
+        let known = ["before", "during", "after"];
+        assert_eq!(waiting, known, "{fault}");
+    }
+}
+
+#[test]
+fn while_a_sync_hangs_only_publishers_of_what_is_stored_wait() {
+    let bed = Bed::new(&[]);
+    bed.away();
+    let mut reader = Client::connect(&bed.broker, V5, "reader");
+    reader.granted("live/#", 1);
+    let (mut one, mut two) = (bed.publisher(), bed.publisher());
+    assert_eq!(one.publish("stored/a", "1"), Some(0));
+    bed.say("sync hang");
+    one.send("stored/a", "2");
+    std::thread::sleep(Duration::from_millis(1200));
+    two.send("stored/a", "3");
+    assert_eq!(two.answer(QUIET), None);
+    let mut live = bed.publisher();
+    for round in 0..20 {
+        let began = Instant::now();
+        assert_eq!(live.publish("live/a", &round.to_string()), Some(0));
+        reader.expect(&round.to_string());
+        assert!(began.elapsed() < Duration::from_secs(1), "live traffic waits for the disk");
+    }
+    bed.say("");
+    assert_eq!((one.answer(PATIENCE), two.answer(PATIENCE)), (Some(0), Some(0)));
+    assert_eq!(bed.waiting(), ["1", "2", "3"]);
+}
+
+#[test]
+fn a_store_that_is_degraded_acknowledges_and_writes_when_the_disk_works_again() {
+    let settings = ["storage.on_failure=degrade"];
+    let mut bed = Bed::new(&settings);
+    bed.away();
+    let mut publisher = bed.publisher();
+    assert_eq!(publisher.publish("stored/a", "1"), Some(0));
+    bed.say("sync EIO");
+    // The first waits until the failure is known.
+    for number in 2..10 {
+        assert_eq!(publisher.publish("stored/a", &number.to_string()), Some(0));
+    }
+    eventually("it says so", || bed.broker.log().contains("degraded"));
+    bed.say("");
+    eventually("it is written", || bed.broker.log().contains("keeps up again"));
+    bed.kill_and_start(&settings);
+    let expected: Vec<String> = (1..10).map(|number| number.to_string()).collect();
+    assert_eq!(bed.waiting(), expected);
+}
+
+#[test]
+fn with_async_a_failed_sync_loses_nothing_either() {
+    let settings =
+        ["storage.durability=async", "storage.interval=10ms", "storage.on_failure=degrade"];
+    let mut bed = Bed::new(&settings);
+    bed.away();
+    let mut publisher = bed.publisher();
+    let mut expected = Vec::new();
+    for number in 0..40 {
+        // The sync that is under way fails, the next ones go to another file.
+        bed.say(if number % 10 == 5 { "sync EIO" } else { "" });
+        assert_eq!(publisher.publish("stored/a", &number.to_string()), Some(0));
+        expected.push(number.to_string());
+        std::thread::sleep(Duration::from_millis(15));
+    }
+    bed.say("");
+    assert_eq!(publisher.publish("stored/a", "last"), Some(0));
+    expected.push("last".to_owned());
+    eventually("it is written", || bed.broker.log().contains("keeps up again"));
+    bed.kill_and_start(&settings);
+    assert_eq!(bed.waiting(), expected);
+}
+
+#[test]
+fn segments_that_cannot_be_made_are_a_full_disk() {
+    let bed = Bed::new(&[]);
+    bed.away();
+    let mut publisher = bed.publisher();
+    assert_eq!(publisher.publish("stored/a", "1"), Some(0));
+    bed.say("make ENOSPC");
+    // The reserve goes on taking what ends sessions and acknowledges.
+    assert_eq!(bed.waiting(), ["1"]);
+    bed.say("");
+    assert_eq!(publisher.publish("stored/a", "2"), Some(0));
+}

@@ -1,0 +1,25 @@
+//! Nodes of a cluster over an engine that loses, doubles, delays and reorders frames, changes some
+//! and is divided at times: nodes alone ([`nodes`]), and whole brokers ([`whole`]).
+
+mod engine;
+mod nodes;
+mod whole;
+
+/// One run of each kind.
+pub fn simulate(seed: u64) {
+    nodes::simulate(seed);
+    // A hundred times as much work as the nodes alone.
+    if seed % 40 == 1 {
+        whole::simulate(seed);
+    }
+}
+
+#[test]
+fn nodes_lose_nothing_and_know_each_others_filters() {
+    (1..=20).for_each(simulate);
+}
+
+#[test]
+fn brokers_that_are_nodes_deliver_each_message_once() {
+    (2..=3).for_each(whole::simulate);
+}

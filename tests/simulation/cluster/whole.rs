@@ -1,0 +1,253 @@
+//! Whole brokers of two shards each that are nodes of one cluster: clients publish at each and
+//! subscribe at others.
+
+use super::engine::{Faults, Network, Wire};
+use crate::net;
+use crate::peer::{Got, Peer, hello};
+use crate::rng::Rng;
+use crate::scripted::fine;
+use crate::settings::roomy;
+use crate::world::{Plan, World, listener_state};
+use ringmq::cluster::junction::{Around, Junction};
+use ringmq::cluster::node::{Node, NodePlan, WhenCutOff};
+use ringmq::ids::ShardId;
+use ringmq::packet::AckKind;
+use ringmq::time::Instant;
+use std::collections::BTreeSet;
+
+const SHARDS: usize = 2;
+const NODES: usize = 3;
+const GIVE_UP: u64 = 4000;
+
+struct Bells<'a>(&'a mut World);
+
+impl Around for Bells<'_> {
+    fn stamp(&mut self) -> u64 {
+        self.0.stamp()
+    }
+
+    fn ring(&mut self, shard: ShardId) {
+        self.0.wake(usize::from(shard.0));
+    }
+}
+
+struct Broker {
+    world: World,
+    junction: Junction,
+}
+
+struct Cluster {
+    brokers: Vec<Broker>,
+    network: Network,
+    now: u64,
+    /// Nodes that do nothing any more.
+    dead: BTreeSet<usize>,
+}
+
+impl Cluster {
+    fn new(seed: u64, faults: Faults, window: usize) -> Cluster {
+        let names: Vec<String> = (0..NODES).map(|at| format!("node-{at}")).collect();
+        let broker = |(at, name): (usize, &String)| {
+            let (world, ends) = World::clustered(Plan {
+                seed: seed * 16 + at as u64,
+                shards: SHARDS,
+                data: 8,
+                control: 8,
+                settings: roomy(),
+                faults: net::Faults { receive: 65_536, ..net::Faults::default() },
+                listener_states: vec![listener_state("")],
+            });
+            let plan = NodePlan {
+                name: name.clone(),
+                incarnation: 1,
+                window,
+                give_up: GIVE_UP,
+                when_cut_off: WhenCutOff::Park,
+            };
+            let node = Node::new(plan, Instant(world.now));
+            let shared = std::sync::Arc::clone(&world.shared);
+            Broker { junction: Junction::new(node, shared, SHARDS as u8, ends), world }
+        };
+        let brokers: Vec<Broker> = names.iter().enumerate().map(broker).collect();
+        let network = Network::new(seed, names, faults);
+        Cluster { now: brokers[0].world.now, brokers, network, dead: BTreeSet::new() }
+    }
+
+    /// Lets everybody act for so long.
+    fn go(&mut self, millis: u64) {
+        let until = self.now + millis;
+        while self.now < until {
+            for (at, frame) in self.network.arrived(self.now) {
+                if !self.dead.contains(&at) {
+                    self.brokers[at].junction.received(&frame, Instant(self.now));
+                }
+            }
+            for at in 0..NODES {
+                if !self.dead.contains(&at) {
+                    self.turn(at);
+                }
+            }
+            self.now += 1;
+            self.brokers.iter_mut().for_each(|broker| broker.world.advance(1));
+        }
+    }
+
+    fn turn(&mut self, at: usize) {
+        let Broker { world, junction } = &mut self.brokers[at];
+        for _ in 0..2 {
+            // Shards that wait for a window look again and again.
+            for _ in 0..12 {
+                let Some(pick) = world.pick_awake() else { break };
+                world.step(pick);
+            }
+            let wire = &mut Wire { network: &mut self.network, from: at, now: self.now };
+            junction.step(Instant(self.now), wire, &mut Bells(world));
+        }
+    }
+
+    /// A client of that node.
+    fn client(&mut self, at: usize, name: &str) -> Peer {
+        let shard = at % SHARDS;
+        let mut peer = Peer::silent(&mut self.brokers[at].world, shard, 1 << 20);
+        peer.begin(&mut self.brokers[at].world, &hello(name, true, 0));
+        self.go(20);
+        let got = peer.hear(&mut self.brokers[at].world);
+        assert!(matches!(got[..], [Got::ConnAck { .. }]), "{got:?}");
+        peer
+    }
+
+    /// The numbers that a client was sent, each of which it acknowledges.
+    fn numbers(&mut self, at: usize, peer: &mut Peer) -> Vec<u64> {
+        let world = &mut self.brokers[at].world;
+        let mut numbers = Vec::new();
+        for got in peer.hear(world) {
+            let Got::Publish { payload, id, qos, .. } = got else { continue };
+            numbers.push(u64::from_le_bytes(payload[..8].try_into().unwrap()));
+            if qos > 0 {
+                peer.ack(world, AckKind::PubAck, id);
+            }
+        }
+        numbers
+    }
+}
+
+pub fn simulate(seed: u64) {
+    messages_cross_once(seed);
+    if seed % 3 == 1 {
+        a_full_window_makes_publishers_wait(seed);
+        a_node_that_dies_is_swept(seed);
+    }
+}
+
+/// Every subscriber at every node gets each message once, in order, whatever frames suffer.
+fn messages_cross_once(seed: u64) {
+    let mut rng = Rng::new(seed ^ 0xb20);
+    let faults = Faults {
+        lost: rng.below(120),
+        doubled: rng.below(120),
+        delayed: rng.below(300),
+        delay: rng.range(1, 30),
+        changed: 0,
+    };
+    let mut cluster = Cluster::new(seed, faults, 1 << 20);
+    let mut peers: Vec<Peer> =
+        (0..NODES).map(|at| cluster.client(at, &format!("client-{at}"))).collect();
+    for (at, peer) in peers.iter_mut().enumerate() {
+        // The third wants what two filters match, at both QoS.
+        let filters = [&["m/+"][..], &["m/a", "m/b"], &["#", "m/#"]][at];
+        for (number, filter) in filters.iter().enumerate() {
+            let world = &mut cluster.brokers[at].world;
+            peer.subscribe(world, number as u16 + 1, filter, 1);
+        }
+    }
+    cluster.go(2000);
+    let count = 60;
+    let mut came = vec![Vec::new(); NODES];
+    for number in 0..count {
+        let at = rng.below(NODES);
+        let topic = if rng.chance(500) { "m/a" } else { "m/b" };
+        let mut payload = vec![0; 8 + if rng.chance(100) { 20_000 } else { rng.below(200) }];
+        payload[..8].copy_from_slice(&((number as u64) << 8 | at as u64).to_le_bytes());
+        let qos = u8::from(rng.chance(700));
+        let world = &mut cluster.brokers[at].world;
+        peers[at].publish(world, topic, &payload, qos, number as u16 + 1);
+        cluster.go(rng.below(20) as u64);
+        for at in 0..NODES {
+            let numbers = cluster.numbers(at, &mut peers[at]);
+            came[at].extend(numbers);
+        }
+    }
+    cluster.network.faults = Faults::default();
+    cluster.go(3000);
+    for at in 0..NODES {
+        let numbers = cluster.numbers(at, &mut peers[at]);
+        came[at].extend(numbers);
+        for from in 0..NODES as u64 {
+            let of: Vec<u64> = came[at].iter().copied().filter(|n| n & 0xff == from).collect();
+            assert!(of.is_sorted_by(|a, b| a < b), "of node {from} at node {at}: {of:?}");
+        }
+        assert_eq!(came[at].len(), count, "messages at node {at}");
+    }
+    // Nobody wants anything any more: nothing crosses.
+    for (at, peer) in peers.iter_mut().enumerate() {
+        peer.end(&mut cluster.brokers[at].world, net::End::Fin);
+    }
+    cluster.go(1000);
+    for broker in &mut cluster.brokers {
+        broker.world.settle();
+        fine(&broker.world);
+        assert!(broker.world.shared.interest.is_empty(), "interest keys are left");
+    }
+}
+
+/// PUBACK is not sent before the window has the message; when it has room again, it is.
+fn a_full_window_makes_publishers_wait(seed: u64) {
+    let mut cluster = Cluster::new(seed, Faults::default(), 64 << 10);
+    let mut reader = cluster.client(1, "reader");
+    reader.subscribe(&mut cluster.brokers[1].world, 1, "m", 1);
+    let mut writer = cluster.client(0, "writer");
+    cluster.go(2000);
+    reader.hear(&mut cluster.brokers[1].world);
+    cluster.network.hangs = true;
+    let count: u16 = 400;
+    for number in 1..=count {
+        let mut payload = vec![0; 4000];
+        payload[..8].copy_from_slice(&u64::from(number).to_le_bytes());
+        writer.publish(&mut cluster.brokers[0].world, "m", &payload, 1, number);
+    }
+    cluster.go(3000);
+    let world = &mut cluster.brokers[0].world;
+    let acknowledged = writer.hear(world).len();
+    assert!((10..count.into()).contains(&acknowledged), "{acknowledged} acknowledged");
+    let window = cluster.brokers[0].junction.node().status(Instant(cluster.now)).1[0].window;
+    assert!((60 << 10..90 << 10).contains(&window), "a window of {window} bytes");
+    cluster.network.hangs = false;
+    let mut came = Vec::new();
+    for _ in 0..60 {
+        cluster.go(100);
+        came.extend(cluster.numbers(1, &mut reader));
+    }
+    assert_eq!(came, (1..=u64::from(count)).collect::<Vec<_>>());
+    let acknowledged = acknowledged + writer.hear(&mut cluster.brokers[0].world).len();
+    assert_eq!(acknowledged, usize::from(count));
+}
+
+/// What a node wanted that is gone is wanted no more within three seconds, and its messages are
+/// counted.
+fn a_node_that_dies_is_swept(seed: u64) {
+    let mut cluster = Cluster::new(seed, Faults::default(), 1 << 20);
+    let mut reader = cluster.client(2, "reader");
+    let filters: Vec<String> = (0..300).map(|n| format!("m/{n}/#")).collect();
+    reader.subscribe_all(&mut cluster.brokers[2].world, 1, &filters, 1);
+    let mut writer = cluster.client(0, "writer");
+    cluster.go(2000);
+    assert_eq!(cluster.brokers[0].world.shared.interest.len(), filters.len());
+    cluster.dead.insert(2);
+    writer.publish(&mut cluster.brokers[0].world, "m/7/x", b"lost", 1, 1);
+    cluster.go(3000);
+    assert_eq!(cluster.brokers[0].world.shared.interest.len(), 0);
+    assert_eq!(writer.hear(&mut cluster.brokers[0].world).len(), 1, "PUBACK");
+    cluster.go(GIVE_UP + 1000);
+    let (counts, peers) = cluster.brokers[0].junction.node().status(Instant(cluster.now));
+    assert_eq!((counts.peers.lost, peers.len()), (1, 1));
+}

@@ -1,0 +1,148 @@
+//! Links: what clients publish on any shard is taken there once, in order, named and counted, and
+//! within its bound; nobody is held up.
+
+use super::*;
+use ringmq::ids::ClientKey;
+use ringmq::link_record::LinkBatch;
+use ringmq::message::MessageRef;
+use ringmq::shard::inquiry::PublishOutcome;
+use ringmq::shard::{LinkCounts, LinkId, LinkPlan, WhenFull};
+
+const MESSAGES: usize = 60;
+
+pub fn hold(world: &mut World) {
+    in_order(world);
+    for when_full in [WhenFull::DropOldest, WhenFull::DropNew] {
+        full(world, when_full);
+    }
+    not_its_own(world);
+}
+
+fn open(world: &mut World, bytes: usize, when_full: WhenFull) -> Vec<LinkId> {
+    let plan = LinkPlan {
+        filters: vec!["l/#".into(), "l/+/odd".into()],
+        bytes,
+        when_full,
+        names: true,
+        own: Some(ClientKey::new(77)),
+        zero: 1000,
+    };
+    let all = 0..world.nodes.len();
+    all.map(|shard| world.inquire(shard, |s| s.open_link(plan.clone())).unwrap()).collect()
+}
+
+fn close(world: &mut World, links: &[LinkId]) {
+    for (shard, &link) in links.iter().enumerate() {
+        world.inquire(shard, |s| s.close_link(link));
+    }
+}
+
+/// Everything that waits on that shard: topic, payload, ClientId, filter.
+fn take(world: &mut World, shard: usize, link: LinkId) -> Vec<(String, String, String, u16)> {
+    let mut all = Vec::new();
+    let mut batches: Vec<LinkBatch> = Vec::new();
+    world.inquire(shard, |s| batches.extend(std::iter::from_fn(|| s.take_from_link(link))));
+    for batch in batches {
+        let mut at = 0;
+        while let Some((record, next)) = batch.read(at) {
+            let payload = String::from_utf8(record.payload.to_vec()).unwrap();
+            all.push((record.topic.into(), payload, record.client_id.into(), record.filter));
+            at = next;
+        }
+    }
+    all
+}
+
+/// On each shard a client publishes, and on the next one somebody subscribes besides.
+fn in_order(world: &mut World) {
+    let links = open(world, 1 << 20, WhenFull::DropNew);
+    let shards = world.nodes.len();
+    let name = on(world, (shards - 1) as u8, |n| format!("l-reader-{n}"));
+    let mut reader = guest(world, &name);
+    subscribe(world, &mut reader, Wish::new("l/#", 0));
+    let mut read = 0;
+    for shard in 0..shards {
+        let name = on(world, shard as u8, |n| format!("l-client-{n}"));
+        let mut client = guest(world, &name);
+        for number in 0..MESSAGES {
+            let topic = if number % 2 == 0 { "l/a/even" } else { "l/a/odd" };
+            let said = Said { qos: 1, ..Said::default() };
+            publish(world, &mut client, topic, number.to_string().as_bytes(), said);
+            read += payloads(&reader.read_all(world)).len();
+        }
+        for (at, &link) in links.iter().enumerate() {
+            let taken = take(world, at, link);
+            if at != shard {
+                assert_eq!(taken, [], "shard {at} takes what shard {shard} accepts");
+                continue;
+            }
+            let mut expected = Vec::new();
+            for number in 0..MESSAGES {
+                let topic = if number % 2 == 0 { "l/a/even" } else { "l/a/odd" };
+                expected.push((topic.to_owned(), number.to_string(), name.clone(), 0));
+                if number % 2 == 1 {
+                    expected.push((topic.to_owned(), number.to_string(), name.clone(), 1));
+                }
+            }
+            assert_eq!(taken, expected, "what a link takes");
+            let matched = (MESSAGES + MESSAGES / 2) as u64;
+            let counts = world.inquire(at, |s| s.link_counts(link));
+            assert_eq!(counts, LinkCounts { matched, taken: matched, dropped: 0 });
+        }
+        part(world, [client]);
+    }
+    assert_eq!(read, MESSAGES * shards, "subscribers beside it");
+    close(world, &links);
+    part(world, [reader]);
+}
+
+/// A link that nobody reads stays within its bound, and says what it lost.
+fn full(world: &mut World, when_full: WhenFull) {
+    const BOUND: usize = 2000;
+    let links = open(world, BOUND, when_full);
+    let mut client = guest(world, "l-busy");
+    let shard = usize::from(home_of(&world.shared.seeds, "l-busy", world.nodes.len() as u8).0);
+    let link = links[shard];
+    for number in 0..MESSAGES {
+        publish(world, &mut client, "l/x", number.to_string().as_bytes(), Said::default());
+        let bytes = world.inquire(shard, |s| s.link_bytes(link));
+        assert!(bytes <= BOUND, "a link of {BOUND} bytes holds {bytes}");
+    }
+    let numbers: Vec<usize> =
+        take(world, shard, link).iter().map(|(_, payload, ..)| payload.parse().unwrap()).collect();
+    let counts = world.inquire(shard, |s| s.link_counts(link));
+    assert_eq!(counts.matched, MESSAGES as u64);
+    assert_eq!(counts.dropped, (MESSAGES - numbers.len()) as u64, "what a full link has lost");
+    assert!(!numbers.is_empty() && numbers.len() < MESSAGES);
+    let first = if when_full == WhenFull::DropNew { 0 } else { MESSAGES - numbers.len() };
+    assert!(numbers.iter().copied().eq(first..first + numbers.len()), "a full link: {numbers:?}");
+    close(world, &links);
+    part(world, [client]);
+}
+
+/// What a bridge brings goes to everybody but its own link.
+fn not_its_own(world: &mut World) {
+    let links = open(world, 1 << 20, WhenFull::DropNew);
+    let mut reader = guest(world, "l-reader");
+    subscribe(world, &mut reader, Wish::new("l/#", 0));
+    for (own, mine) in [(77, true), (78, false)] {
+        let message = MessageRef {
+            topic: "l/in",
+            properties: &[],
+            payload: b"brought",
+            qos: Qos::AtMostOnce,
+            retain: false,
+            expires: None,
+            publisher: None,
+        };
+        let own = ClientKey::new(own);
+        let outcome = world.inquire(0, |s| s.publish_as_bridge(&message, None, own));
+        assert_eq!(outcome, PublishOutcome::Accepted { matched: true });
+        world.settle();
+        assert_eq!(payloads(&reader.read_all(world)), [b"brought"]);
+        let taken = take(world, 0, links[0]).len();
+        assert_eq!(taken, usize::from(!mine), "what the link's own bridge has brought");
+    }
+    close(world, &links);
+    part(world, [reader]);
+}
