@@ -8,6 +8,7 @@ use super::template::Template;
 use super::{Deed, Said};
 use crate::config::{self, BodyFormat, Get, HttpMethod, OnFailure};
 use crate::ids::Peer;
+use bytes::Bytes;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +69,7 @@ pub struct Request {
     /// Names and values.
     pub headers: Vec<(String, String)>,
     /// Empty for GET.
-    pub body: Vec<u8>,
+    pub body: Bytes,
 }
 
 impl HttpService {
@@ -155,7 +156,7 @@ impl HttpService {
                 url.push(if url.contains('?') { '&' } else { '?' });
                 url.push_str(&form(&fields));
             }
-            return Some(Request { method: "GET", url, headers, body: Vec::new() });
+            return Some(Request { method: "GET", url, headers, body: Bytes::new() });
         }
         let (kind, body) = match self.format {
             BodyFormat::Json => {
@@ -168,7 +169,7 @@ impl HttpService {
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
             headers.push(("content-type".to_owned(), kind.to_owned()));
         }
-        Some(Request { method: "POST", url, headers, body: body.into_bytes() })
+        Some(Request { method: "POST", url, headers, body: body.into() })
     }
 
     /// What an answer means; `now` in seconds since 1970. As in EMQX: 200 has a JSON object whose

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Bytes;
 use tokio::sync::watch;
 
 use super::figures::{Answer, Figures};

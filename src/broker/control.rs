@@ -271,6 +271,10 @@ impl<'a> Control<'a> {
             ..self.figures.readings()
         };
         let changed = self.alarms.look(&readings, time_of_day().as_millis() as u64);
+        // First: whoever reads of an alarm below `$SYS` finds it in the API.
+        if !changed.is_empty() {
+            self.broker.admin.alarms(self.alarms.list());
+        }
         for &Alarm { name, ref message, deactivate_at, .. } in &changed {
             let text = match deactivate_at {
                 None => {
@@ -284,9 +288,6 @@ impl<'a> Control<'a> {
             };
             let tell = Box::new(move |shard: &mut Shard| shard.tell_alarm(name, &text));
             self.broker.hand(ShardId(0), CoreCommand::Inquire(tell));
-        }
-        if !changed.is_empty() {
-            self.broker.admin.alarms(self.alarms.list());
         }
     }
 

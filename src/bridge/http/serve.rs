@@ -5,8 +5,8 @@
 use super::request::{Item, RequestPlan, Verdict, judge};
 use crate::bridge::figures::{BridgeState, Lost};
 use crate::bridge::intake::{Intake, wall_millis};
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;

@@ -6,8 +6,8 @@ use crate::access::http::{HttpService, MAX_ANSWER, Request};
 use crate::access::{Said, Verdict};
 use crate::broker::core::time_of_day;
 use crate::broker::questions::Job;
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -166,7 +166,7 @@ pub(super) async fn once(
     for (name, value) in &request.headers {
         builder = builder.header(name, value);
     }
-    let body = Full::new(Bytes::from(request.body.clone()));
+    let body = Full::new(request.body.clone());
     let wanted = builder.body(body).map_err(|_| "the request cannot be written")?;
     let answer = client.request(wanted).await.map_err(|_| "the service cannot be reached")?;
     let status = answer.status().as_u16();

@@ -10,6 +10,7 @@ use crate::access::keys::KeySet;
 use crate::access::{Finding, Verdict};
 use crate::broker::core::CoreCommand;
 use crate::broker::questions::Job;
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -153,7 +154,7 @@ async fn fetch(client: &HttpClient, source: &KeySource) -> Result<KeySet, &'stat
         method: "GET",
         url: source.url.to_string(),
         headers: vec![("accept".to_owned(), "application/json".to_owned())],
-        body: Vec::new(),
+        body: Bytes::new(),
     };
     let answer = tokio::time::timeout(source.timeout, once(client, &request)).await;
     match answer.unwrap_or(Err("the service does not answer in time"))? {
