@@ -161,6 +161,7 @@ pub mod access;
     reason = "a thread of its own, which shares with the control thread only"
 )]
 pub mod admin;
+mod arena;
 pub mod atomic;
 pub mod bridge;
 #[cfg(feature = "runtime")]

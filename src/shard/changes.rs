@@ -2,7 +2,6 @@
 //! of change has one method, which does nothing while there is no store.
 
 use super::Shard;
-use super::storing::Known;
 use crate::ids::SocketId;
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
@@ -23,12 +22,7 @@ impl Shard {
             self.store_end(index);
             return;
         }
-        let fresh = !storing.sessions.contains_key(&index);
-        if fresh {
-            storing.last_session += 1;
-        }
-        let number = storing.last_session;
-        let number = storing.sessions.entry(index).or_insert(Known { number, slot: 0 }).number;
+        let number = storing.number(index).unwrap_or_else(|| storing.begin_session(index));
         let ends = match session.socket {
             Some(_) => 0,
             None => storing.date(session.ends),
@@ -70,7 +64,7 @@ impl Shard {
         if !Mutant::StorageEndForgotten.is_on() {
             storing.append_for(socket, &Record::End { session: number });
         }
-        storing.sessions.remove(&index);
+        storing.sessions.remove(index);
     }
 
     /// Nothing is said to that client before all that is stored so far is durable.

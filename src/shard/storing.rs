@@ -23,12 +23,14 @@ use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::session::Queued;
+use crate::slab::Table;
 use crate::storage::log::{Figures, Log};
 use crate::storage::record::{Record, Secret, StoredMessage, slot_keys};
 use crate::storage::{Answer, Command};
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 
 /// Bytes of memory of a connection that waits, with its places in the queues.
 const WAITER: usize = 128;
@@ -41,10 +43,13 @@ type Numbers<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
     /// Its number in the store.
-    pub(super) number: u64,
+    number: NonZeroU64,
     /// The number of the last message that waited for it.
-    pub(super) slot: u32,
+    slot: u32,
 }
+
+// What each stored session costs.
+const _: () = assert!(size_of::<Option<Known>>() == 16);
 
 /// A message that is stored, and how many sessions wait for it.
 struct Kept {
@@ -99,8 +104,8 @@ pub struct Storing {
     wall: u64,
     /// The time in microseconds.
     pub(super) micros: u64,
-    pub(super) sessions: Numbers<u32, Known>,
-    pub(super) last_session: u64,
+    pub(super) sessions: Table<Known>,
+    last_session: u64,
     last_message: u64,
     /// The message of each stored reference, by session and number.
     pub(super) slots: Numbers<(u32, u32), u64>,
@@ -147,7 +152,7 @@ impl Storing {
             secret,
             wall,
             micros: 0,
-            sessions: Numbers::default(),
+            sessions: Table::default(),
             last_session: last.0,
             last_message: last.1,
             slots: Numbers::default(),
@@ -208,7 +213,15 @@ impl Storing {
     }
 
     pub(super) fn number(&self, index: u32) -> Option<u64> {
-        self.sessions.get(&index).map(|known| known.number)
+        self.sessions.get(index).map(|known| known.number.get())
+    }
+
+    /// The number of a session at that place that has none yet.
+    pub(super) fn begin_session(&mut self, index: u32) -> u64 {
+        let number = NonZeroU64::MIN.saturating_add(self.last_session);
+        self.last_session = number.get();
+        self.sessions.insert(index, Known { number, slot: 0 });
+        self.last_session
     }
 
     pub(super) fn stored<'a>(&self, message: &MessageRef<'a>) -> StoredMessage<'a> {
@@ -223,9 +236,9 @@ impl Storing {
 
     /// Stores that `queued` waits for the session; returns its number.
     pub(super) fn fan(&mut self, index: u32, queued: &Queued) -> u32 {
-        let Some(known) = self.sessions.get_mut(&index) else { return 0 };
+        let Some(known) = self.sessions.get_mut(index) else { return 0 };
         known.slot = known.slot.checked_add(1).unwrap_or(1);
-        let Known { number: session, slot } = *known;
+        let (session, slot) = (known.number.get(), known.slot);
         let message = self.keep(&queued.message);
         let mut ids = Vec::new();
         for id in queued.subscription_ids.as_slice() {
@@ -299,7 +312,9 @@ impl Storing {
 
     /// A stored session is at that place now.
     pub(super) fn adopt(&mut self, index: u32, number: u64, slot: u32) {
-        self.sessions.insert(index, Known { number, slot });
+        if let Some(number) = NonZeroU64::new(number) {
+            self.sessions.insert(index, Known { number, slot });
+        }
     }
 
     /// A stored message waits for it.
@@ -323,7 +338,7 @@ impl Storing {
         fn table<K, V>(map: &Numbers<K, V>) -> usize {
             map.capacity() * (size_of::<(K, V)>() + 1)
         }
-        table(&self.sessions)
+        self.sessions.bound() as usize * size_of::<Option<Known>>()
             + table(&self.slots)
             + table(&self.kept)
             + table(&self.numbers)

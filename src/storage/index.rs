@@ -1,11 +1,21 @@
 //! Which stored values are alive, and where each is. What is alive of a segment shows when it is
 //! read: a record is alive when the index has its position.
+//!
+//! Memory: a session's own record and one of its subscriptions share an entry of 44 bytes, every
+//! other value has one of 28; and each entry takes 6 to 12 bytes in a table of numbers. Entries lie
+//! in chunks and tables consist of segments, so growth never moves more than a 256th of them.
 
-use super::record::Key;
-use hashbrown::HashMap;
+use super::key::Key;
+use super::kind::{SESSION, SUBSCRIBED};
+use crate::arena::{self, NodeArena};
+use hashbrown::HashTable;
+use std::hash::{BuildHasher, Hash};
+use std::num::NonZeroU32;
 
 /// Bits of a [`Position`] that say where in a batch.
 const OFFSET_BITS: u32 = 28;
+/// Segments of a table; a power of two.
+const SEGMENTS: usize = 256;
 
 /// Where a record is: its batch, and the byte of the batch's payload that it begins at. Not where
 /// in which file: a batch that cannot be written where it was meant to go is written elsewhere.
@@ -21,6 +31,11 @@ impl Position {
     /// The batch.
     pub fn batch(self) -> u64 {
         self.0 >> OFFSET_BITS
+    }
+
+    /// The byte of the batch's payload.
+    pub fn offset(self) -> usize {
+        (self.0 & ((1 << OFFSET_BITS) - 1)) as usize
     }
 }
 
@@ -38,12 +53,171 @@ pub struct Value {
 /// The values that are alive.
 #[derive(Default)]
 pub struct Index {
-    values: HashMap<Key, Value, foldhash::fast::RandomState>,
+    hasher: foldhash::fast::RandomState,
+    /// Sessions' own records, each with the first subscription.
+    pairs: Entries<Pair>,
+    /// All other values.
+    singles: Entries<Single>,
+    len: usize,
     live: u64,
 }
 
-// What each stored value costs in memory, besides what a hash table leaves empty.
-const _: () = assert!(size_of::<(Key, Value)>() <= 32);
+/// A [`Value`] in less space.
+#[derive(Clone, Copy)]
+struct Place {
+    position: [u32; 2],
+    /// No record has 0 bytes.
+    length: NonZeroU32,
+}
+
+impl Place {
+    fn of(value: Value) -> Place {
+        let Position(position) = value.position;
+        let length = NonZeroU32::new(value.length).unwrap_or(NonZeroU32::MIN);
+        Place { position: halves(position), length }
+    }
+
+    fn value(self) -> Value {
+        Value { position: Position(whole(self.position)), length: self.length.get() }
+    }
+}
+
+fn halves(number: u64) -> [u32; 2] {
+    [number as u32, (number >> 32) as u32]
+}
+
+fn whole([low, high]: [u32; 2]) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+struct Single {
+    key: [[u32; 2]; 2],
+    place: Place,
+}
+
+struct Pair {
+    session: [u32; 2],
+    /// What tells the subscription apart from others of the session.
+    filter: [u16; 5],
+    always: Always,
+    own: Option<Place>,
+    subscription: Option<Place>,
+}
+
+/// Says nothing; what it never is tells an entry from a free place.
+#[derive(Clone, Copy)]
+#[repr(u16)]
+enum Always {
+    One = 1,
+}
+
+// What each stored value costs, besides what tables leave empty.
+const _: () = assert!(arena::slot_size::<Single>() == 28);
+const _: () = assert!(arena::slot_size::<Pair>() == 44);
+
+/// Something that is found by its key.
+trait Keyed {
+    type Key: Copy + PartialEq + Hash;
+    fn key(&self) -> Self::Key;
+}
+
+impl Keyed for Single {
+    type Key = Key;
+
+    fn key(&self) -> Key {
+        Key(whole(self.key[0]), whole(self.key[1]))
+    }
+}
+
+impl Keyed for Pair {
+    type Key = u64;
+
+    fn key(&self) -> u64 {
+        whole(self.session)
+    }
+}
+
+/// Entries of one kind.
+struct Entries<E> {
+    entries: NodeArena<E>,
+    /// Their numbers, by the hash of their key.
+    segments: Vec<HashTable<u32>>,
+}
+
+impl<E> Default for Entries<E> {
+    fn default() -> Self {
+        let segments = (0..SEGMENTS).map(|_| HashTable::new()).collect();
+        Entries { entries: NodeArena::new(), segments }
+    }
+}
+
+type Hasher = foldhash::fast::RandomState;
+
+impl<E: Keyed> Entries<E> {
+    /// By bits that hashbrown uses neither for the bucket (the lowest) nor for its tag (the highest
+    /// seven).
+    fn at(hash: u64) -> usize {
+        (hash >> 40) as usize % SEGMENTS
+    }
+
+    fn find(&self, hasher: &Hasher, key: E::Key) -> Option<u32> {
+        let hash = hasher.hash_one(key);
+        let segment = self.segments.get(Self::at(hash))?;
+        segment.find(hash, |&id| self.entries.get(id).key() == key).copied()
+    }
+
+    /// Adds an entry whose key has none, and returns its number.
+    fn insert(&mut self, hasher: &Hasher, entry: E) -> u32 {
+        let hash = hasher.hash_one(entry.key());
+        let id = self.entries.insert(entry);
+        let Entries { entries, segments } = self;
+        if let Some(segment) = segments.get_mut(Self::at(hash)) {
+            segment.insert_unique(hash, id, |&id| hasher.hash_one(entries.get(id).key()));
+        }
+        id
+    }
+
+    fn remove(&mut self, hasher: &Hasher, key: E::Key) -> Option<E> {
+        let hash = hasher.hash_one(key);
+        let Entries { entries, segments } = self;
+        let segment = segments.get_mut(Self::at(hash))?;
+        let found = segment.find_entry(hash, |&id| entries.get(id).key() == key).ok()?;
+        let (id, _) = found.remove();
+        if segment.len() < segment.capacity() / 8 {
+            let rehash = |&id: &u32| hasher.hash_one(entries.get(id).key());
+            segment.shrink_to(segment.len() * 2, rehash);
+        }
+        Some(entries.remove(id))
+    }
+
+    fn memory(&self) -> usize {
+        let tables: usize = self.segments.iter().map(HashTable::capacity).sum();
+        // A table keeps an eighth of its places empty, and has a byte for each.
+        self.entries.len() * arena::slot_size::<E>() + tables * 8 / 7 * (size_of::<u32>() + 1)
+    }
+}
+
+/// Where a key is looked for.
+enum Where {
+    /// It is a session's own record.
+    Own(u64),
+    /// It is a subscription of that session.
+    Subscription(u64, [u16; 5]),
+    /// It is something else.
+    Single,
+}
+
+fn where_is(key: Key) -> Where {
+    let Key(_, low) = key;
+    match key.kind() {
+        SESSION => Where::Own(key.session()),
+        SUBSCRIBED => {
+            let part = |at: u32| (low >> (16 * at)) as u16;
+            Where::Subscription(key.session(), [key.high(), part(0), part(1), part(2), part(3)])
+        }
+        _ => Where::Single,
+    }
+}
 
 impl Index {
     /// Bytes of all records that are alive.
@@ -53,39 +227,175 @@ impl Index {
 
     /// How many values there are.
     pub fn len(&self) -> usize {
-        self.values.len()
+        self.len
     }
 
     /// Bytes of memory.
     pub fn memory(&self) -> usize {
-        self.values.capacity() * (size_of::<(Key, Value)>() + 1)
+        self.pairs.memory() + self.singles.memory()
     }
 
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.len == 0
     }
 
     /// The newest value of a key.
     pub fn get(&self, key: Key) -> Option<Value> {
-        self.values.get(&key).copied()
+        let pair =
+            |session| self.pairs.find(&self.hasher, session).map(|id| self.pairs.entries.get(id));
+        let found = match where_is(key) {
+            Where::Own(session) => return pair(session)?.own.map(Place::value),
+            Where::Subscription(session, filter) => pair(session)
+                .filter(|pair| pair.filter == filter)
+                .and_then(|pair| pair.subscription),
+            Where::Single => None,
+        };
+        found.map(Place::value).or_else(|| self.single(key))
+    }
+
+    fn single(&self, key: Key) -> Option<Value> {
+        let id = self.singles.find(&self.hasher, key)?;
+        Some(self.singles.entries.get(id).place.value())
     }
 
     /// A newer value.
     pub fn put(&mut self, key: Key, value: Value) {
+        let place = Place::of(value);
+        let old = match where_is(key) {
+            Where::Own(session) => self.pair(session).own.replace(place),
+            Where::Subscription(session, filter) => {
+                let known = self.singles.find(&self.hasher, key).is_some();
+                let pair = self.pair(session);
+                if !known && (pair.subscription.is_none() || pair.filter == filter) {
+                    pair.filter = filter;
+                    pair.subscription.replace(place)
+                } else {
+                    self.put_single(key, place)
+                }
+            }
+            Where::Single => self.put_single(key, place),
+        };
         self.live += u64::from(value.length);
-        if let Some(old) = self.values.insert(key, value) {
-            self.live -= u64::from(old.length);
+        match old {
+            Some(old) => self.live -= u64::from(old.length.get()),
+            None => self.len += 1,
         }
+    }
+
+    fn put_single(&mut self, key: Key, place: Place) -> Option<Place> {
+        if let Some(id) = self.singles.find(&self.hasher, key) {
+            let single = self.singles.entries.get_mut(id);
+            return Some(std::mem::replace(&mut single.place, place));
+        }
+        let Key(high, low) = key;
+        self.singles.insert(&self.hasher, Single { key: [halves(high), halves(low)], place });
+        None
+    }
+
+    /// The entry of that session, which is made if there is none.
+    fn pair(&mut self, session: u64) -> &mut Pair {
+        let id = match self.pairs.find(&self.hasher, session) {
+            Some(id) => id,
+            None => {
+                let (session, always) = (halves(session), Always::One);
+                let (filter, own, subscription) = ([0; 5], None, None);
+                let pair = Pair { session, filter, always, own, subscription };
+                self.pairs.insert(&self.hasher, pair)
+            }
+        };
+        self.pairs.entries.get_mut(id)
     }
 
     /// No value any more; true when there was one.
     pub fn take(&mut self, key: Key) -> bool {
-        let Some(old) = self.values.remove(&key) else { return false };
-        self.live -= u64::from(old.length);
-        if self.values.len() < self.values.capacity() / 8 {
-            self.values.shrink_to(self.values.len() * 2);
-        }
+        let taken = match where_is(key) {
+            Where::Own(session) => self.take_of_pair(session, |pair| pair.own.take()),
+            Where::Subscription(session, filter) => {
+                let taken = self.take_of_pair(session, |pair| {
+                    pair.subscription.take_if(|_| pair.filter == filter)
+                });
+                taken.or_else(|| self.take_single(key))
+            }
+            Where::Single => self.take_single(key),
+        };
+        let Some(taken) = taken else { return false };
+        self.live -= u64::from(taken.length.get());
+        self.len -= 1;
         true
+    }
+
+    fn take_single(&mut self, key: Key) -> Option<Place> {
+        self.singles.remove(&self.hasher, key).map(|single| single.place)
+    }
+
+    fn take_of_pair(
+        &mut self,
+        session: u64,
+        take: impl FnOnce(&mut Pair) -> Option<Place>,
+    ) -> Option<Place> {
+        let id = self.pairs.find(&self.hasher, session)?;
+        let pair = self.pairs.entries.get_mut(id);
+        let taken = take(pair)?;
+        if pair.own.is_none() && pair.subscription.is_none() {
+            self.pairs.remove(&self.hasher, session);
+        }
+        Some(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::key::{Secret, inbound_key, message_key, session_key, subscription_key};
+    use super::*;
+    use std::collections::BTreeMap;
+
+    proptest::proptest! {
+        #[test]
+        fn it_knows_what_a_map_knows(
+            steps in proptest::collection::vec((0u8..8, 0u64..6, 0u8..4, 1u32..100), 0..400)
+        ) {
+            let (mut index, mut model) = (Index::default(), BTreeMap::new());
+            for (at, (step, session, which, length)) in steps.into_iter().enumerate() {
+                let filter = ["a", "b/#", "c"].get(usize::from(which));
+                let key = match (step % 4, filter) {
+                    (0, _) => session_key(session),
+                    (1, Some(filter)) => subscription_key(session, filter, Secret([1, 2])),
+                    (2, _) => inbound_key(session, u16::from(which) + 1),
+                    _ => message_key(session),
+                };
+                let value = Value { position: Position::new(at as u64 + 1, at), length };
+                if step < 5 {
+                    index.put(key, value);
+                    model.insert(key, value);
+                } else {
+                    proptest::prop_assert_eq!(index.take(key), model.remove(&key).is_some());
+                }
+                proptest::prop_assert_eq!(index.get(key), model.get(&key).copied());
+                proptest::prop_assert_eq!(index.len(), model.len());
+                let live: u64 = model.values().map(|value| u64::from(value.length)).sum();
+                proptest::prop_assert_eq!(index.live(), live);
+            }
+            for (&key, &value) in &model {
+                proptest::prop_assert_eq!(index.get(key), Some(value));
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_with_one_subscription_takes_about_50_bytes_and_gives_them_back() {
+        let secret = Secret([1, 2]);
+        let value = |at| Value { position: Position::new(at, 7), length: 40 };
+        let mut index = Index::default();
+        for session in 1..=50_000 {
+            index.put(session_key(session), value(session));
+            index.put(subscription_key(session, "a/b", secret), value(session));
+        }
+        assert!(index.memory() <= 50_000 * 60, "{} bytes", index.memory());
+        for session in 1..=50_000 {
+            assert!(index.take(subscription_key(session, "a/b", secret)));
+            assert!(index.take(session_key(session)));
+        }
+        assert!(index.is_empty() && index.memory() < 64 << 10, "{} bytes", index.memory());
     }
 }

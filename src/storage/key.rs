@@ -8,6 +8,22 @@ use super::kind::{FAN, INBOUND, PUT, RETAIN, SESSION, STATE, SUBSCRIBED, WILL};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Key(pub u64, pub u64);
 
+impl Key {
+    pub(super) fn kind(self) -> u8 {
+        (self.0 >> 60) as u8
+    }
+
+    /// The session that it belongs to, if it is of a kind that belongs to one.
+    pub(super) fn session(self) -> u64 {
+        self.0 >> 16 & SESSIONS
+    }
+
+    /// The first part of what tells it apart.
+    pub(super) fn high(self) -> u16 {
+        self.0 as u16
+    }
+}
+
 /// A secret that keys are hashed under; one for each store.
 #[derive(Clone, Copy, Debug)]
 pub struct Secret(pub [u64; 2]);
@@ -22,10 +38,13 @@ impl Secret {
     }
 }
 
-/// Kind in the highest byte: a session's number has 44 bits, what is left of the first word is the
-/// first part of what tells apart.
+/// The largest number of a session that keys can name.
+const SESSIONS: u64 = (1 << 44) - 1;
+
+/// Kind in the highest four bits: a session's number has 44 bits, what is left of the first word is
+/// the first part of what tells apart.
 pub(super) fn key(kind: u8, session: u64, high: u64, low: u64) -> Key {
-    Key(u64::from(kind) << 60 | (session & ((1 << 44) - 1)) << 16 | high & 0xffff, low)
+    Key(u64::from(kind) << 60 | (session & SESSIONS) << 16 | high & 0xffff, low)
 }
 
 pub(super) fn text_key(kind: u8, session: u64, text: &str, secret: Secret) -> Key {

@@ -17,10 +17,10 @@
 
 use hashbrown::HashTable;
 
-use super::arena::{self, NodeArena};
 use super::hash::{FilterKey, Seeds, Shape, TopicHash};
 use super::name::levels as topic_levels;
 use super::trie::Trie;
+use crate::arena::{self, NodeArena};
 use crate::limits::{MAX_SHAPES, TRIE_NODES};
 use crate::mutant::Mutant;
 

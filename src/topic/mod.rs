@@ -6,13 +6,12 @@
 //!   all tables. Seeded per process, so that nobody outside can choose names that collide.
 //! - `index`: [`Index`], the subscriptions of one shard. `trie` is its fallback for filters that no
 //!   hashed shape describes.
-//! - `scan` and `arena`: the building blocks of these.
+//! - `scan`: a building block of these.
 //! - `retained`: [`Retained`], the retained messages of one shard, in topic order.
 //!
 //! Everything here is pure and owned by one shard; what shards share is `crate::mesh::interest`.
 //! Not here: what a subscriber is (a session, a share group), quality of service, access control.
 
-mod arena;
 mod hash;
 mod index;
 mod name;

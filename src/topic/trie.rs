@@ -7,8 +7,8 @@
 
 use hashbrown::HashTable;
 
-use super::arena::NodeArena;
 use super::hash::Seeds;
+use crate::arena::NodeArena;
 
 /// No node, no filter.
 const NONE: u32 = u32::MAX;

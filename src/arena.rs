@@ -31,7 +31,7 @@ impl<T> Chunk<T> {
 }
 
 /// Numbered entries. The number of a removed entry is used again.
-pub(super) struct NodeArena<T> {
+pub(crate) struct NodeArena<T> {
     chunks: Vec<Chunk<T>>,
     /// Chunks with a free slot, each once.
     roomy: Vec<u32>,
@@ -202,7 +202,7 @@ fn split(id: u32) -> (usize, usize) {
 }
 
 /// The size of one entry in an arena, for size assertions.
-pub(super) const fn slot_size<T>() -> usize {
+pub(crate) const fn slot_size<T>() -> usize {
     size_of::<Slot<T>>()
 }
 
