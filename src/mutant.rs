@@ -394,6 +394,14 @@ mutants! {
     StorageFanOutUnwaited,
     /// What a share group takes back from a session that ended is stored no more.
     StorageReturnForgotten,
+    /// What comes to a queue with a tail on disk goes before that.
+    StorageAwayOvertaken,
+    /// A message on disk that several sessions wait for is gone with the first.
+    StorageAwayForgotten,
+    /// What is read for a client is not compared with what was stored.
+    StorageReadUnchecked,
+    /// A read for a client that has failed is not tried again.
+    StorageReadGivenUp,
     // mesh, topic, time
     /// A shard that loses interest in a filter takes the other shards' bits with it.
     InterestClearsOthers,

@@ -451,7 +451,9 @@ section! {
         /// not among the first 48 in use on the shard. Only these make a publish dearer. SUBACK as
         /// for max_subscriptions, also when the broker has no room for more of them.
         max_unhashed_subscriptions: Count<u32, Subscriptions, 0, MANY> = Count::of(512),
-        /// Messages that wait for one client: offline, or its inflight window is full.
+        /// Messages that wait for one client: offline, or its inflight window is full. With
+        /// storage.path all but the first 16 of a session that is kept wait on disk and take about
+        /// 100 bytes of memory each.
         pending: Pending = Pending::default(),
         /// Unsent bytes to one slow client before QoS 0 messages to it are dropped; eight times as
         /// much to one that keeps reading. The worst case in memory is that for every connection.

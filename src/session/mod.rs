@@ -5,6 +5,7 @@
 //! and nowhere else. It does not know sockets, shards or routing: the shard moves the bytes, and
 //! the session gives them their meaning.
 
+pub mod away;
 pub mod flow;
 pub mod inbound;
 pub mod pending;
@@ -13,6 +14,7 @@ pub mod share;
 mod subscription_slots;
 pub mod window;
 
+pub use away::AwayMessage;
 pub use flow::Flow;
 pub use inbound::Inbound;
 pub use pending::{Pending, Pushed};

@@ -1,7 +1,13 @@
 //! The pending queue: messages that were accepted for a client and have not been sent, because the
 //! client is offline or its window is full. Bounded in messages and bytes (`mqtt.pending`).
+//!
+//! With a store, only the head of a long queue is in memory; the tail is [`Away`]. What comes to a
+//! queue with a tail goes to its end, but for what is not stored (QoS 0) and what a share group
+//! sent: order is owed between messages of one QoS and of subscriptions that are not shared
+//! [MQTT-4.6.0-6].
 
 use super::Queued;
+use super::away::{Away, AwayMessage};
 use crate::config::OnFull;
 use crate::mutant::Mutant;
 use crate::packet::Qos;
@@ -53,8 +59,19 @@ pub struct Pending {
     /// Messages of share groups that were dropped as the oldest ones. Their groups may take them
     /// back.
     evicted: Vec<Queued>,
-    /// The numbers of stored messages that were dropped.
-    gone: Vec<u32>,
+    /// Stored messages that were dropped.
+    gone: Vec<Gone>,
+    /// What comes after all others and is only in the store; `None` while that is nothing.
+    away: Option<Box<Away>>,
+}
+
+/// A stored message that was dropped from a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gone {
+    /// Its number in the store within the session.
+    pub slot: u32,
+    /// The number of the message, if it was away; 0 otherwise.
+    pub number: u64,
 }
 
 /// Where a message is inserted.
@@ -70,12 +87,22 @@ pub enum QueueEnd {
 impl Pending {
     /// Messages waiting.
     pub fn len(&self) -> usize {
-        self.first.len() + self.rest.len()
+        self.here() + self.away().0
     }
 
     /// True when none waits.
     pub fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.rest.is_empty()
+        self.first.is_empty() && self.rest.is_empty() && self.away.is_none()
+    }
+
+    /// Messages waiting in memory.
+    pub fn here(&self) -> usize {
+        self.first.len() + self.rest.len()
+    }
+
+    /// Messages waiting in the store only, and the bytes charged for them.
+    pub fn away(&self) -> (usize, usize) {
+        self.away.as_ref().map_or((0, 0), |away| (away.len(), away.bytes()))
     }
 
     /// True when a message of QoS 0 waits: the next one of QoS 0 must not overtake it.
@@ -90,7 +117,7 @@ impl Pending {
 
     /// The number of bytes charged.
     pub fn bytes(&self) -> usize {
-        self.first.bytes + self.rest.bytes
+        self.first.bytes + self.rest.bytes + self.away().1
     }
 
     /// True when a message of `size` bytes fits without another being dropped for it.
@@ -128,25 +155,30 @@ impl Pending {
     }
 
     fn expire_one(&mut self, now: Instant) -> bool {
-        let Some(stored) = self.first.expire_one(now).or_else(|| self.rest.expire_one(now)) else {
+        if let Some(stored) = self.first.expire_one(now).or_else(|| self.rest.expire_one(now)) {
+            self.note_gone(stored);
+            return true;
+        }
+        let Some((slot, number)) = self.away.as_mut().and_then(|away| away.expire_one(now)) else {
             return false;
         };
-        self.note_gone(stored);
+        self.gone.push(Gone { slot, number });
+        self.forget_empty_away();
         true
     }
 
-    fn note_gone(&mut self, stored: u32) {
-        if stored != 0 {
-            self.gone.push(stored);
+    fn note_gone(&mut self, slot: u32) {
+        if slot != 0 {
+            self.gone.push(Gone { slot, number: 0 });
         }
     }
 
-    /// The numbers of stored messages that were dropped since the last call.
-    pub fn take_gone(&mut self) -> Vec<u32> {
+    /// The stored messages that were dropped since the last call.
+    pub fn take_gone(&mut self) -> Vec<Gone> {
         std::mem::take(&mut self.gone)
     }
 
-    /// Calls `look` with every waiting message.
+    /// Calls `look` with every message that waits in memory.
     pub fn each(&self, look: impl FnMut(&Queued)) {
         let all = self.first.queue.iter().chain(&self.rest.queue);
         all.flatten().for_each(look);
@@ -163,7 +195,77 @@ impl Pending {
 
     /// No message expires before this time; `None` when none expires.
     pub fn next_expiry(&self) -> Option<Instant> {
-        [self.first.next_expiry(), self.rest.next_expiry()].into_iter().flatten().min()
+        let away = self.away.as_ref().and_then(|away| away.next_expiry());
+        [self.first.next_expiry(), self.rest.next_expiry(), away].into_iter().flatten().min()
+    }
+
+    /// Whether a message of these kinds is to wait in the store only, when so many messages and
+    /// bytes may wait in memory. `stored` is its number in the store.
+    pub fn goes_away(
+        &self,
+        (qos, shared, stored): (Qos, bool, u32),
+        size: usize,
+        (messages, bytes): (usize, usize),
+    ) -> bool {
+        let may = stored != 0 && !shared && qos != Qos::AtMostOnce;
+        let behind = self.away.is_some() && !Mutant::StorageAwayOvertaken.is_on();
+        let here = self.first.bytes + self.rest.bytes + size + OVERHEAD;
+        may && (behind || self.here() >= messages || here > bytes)
+    }
+
+    /// Adds a message that is in the store only, within `bounds`.
+    pub fn push_away(
+        &mut self,
+        message: AwayMessage,
+        expires: Option<Instant>,
+        bounds: &Bounds,
+    ) -> Pushed {
+        let pushed = self.make_room(cost(message.size as usize), bounds);
+        if matches!(pushed, Pushed::Queued | Pushed::DroppedOldest(_)) {
+            self.away.get_or_insert_default().push(message, expires);
+        } else {
+            self.gone.push(Gone { slot: message.slot, number: message.number });
+        }
+        pushed
+    }
+
+    /// The tail.
+    pub fn tail(&mut self) -> Option<&mut Away> {
+        self.away.as_deref_mut()
+    }
+
+    /// Takes the tail out.
+    pub fn take_tail(&mut self) -> Option<Box<Away>> {
+        self.away.take()
+    }
+
+    /// A message has come back from the store: true when it is the first that is away, and is in
+    /// memory now.
+    pub fn come_back(&mut self, queued: Queued) -> bool {
+        let Some(away) = &mut self.away else { return false };
+        if away.front().is_none_or(|front| front.slot != queued.stored) {
+            return false;
+        }
+        away.pop();
+        self.forget_empty_away();
+        self.rest.push(queued);
+        true
+    }
+
+    /// Drops the first message that is away, which cannot be read.
+    pub fn drop_away(&mut self) {
+        self.pop_away();
+    }
+
+    fn pop_away(&mut self) -> bool {
+        let Some(gone) = self.away.as_mut().and_then(|away| away.pop()) else { return false };
+        self.gone.push(Gone { slot: gone.slot, number: gone.number });
+        self.forget_empty_away();
+        true
+    }
+
+    fn forget_empty_away(&mut self) {
+        self.away.take_if(|away| away.is_empty());
     }
 
     /// Adds a message at the end, within `bounds`.
@@ -173,7 +275,20 @@ impl Pending {
 
     /// Adds a message at the given end, within `bounds`.
     pub fn push_to(&mut self, line: QueueEnd, queued: Queued, bounds: &Bounds) -> Pushed {
-        let cost = cost_of(&queued);
+        let pushed = self.make_room(cost_of(&queued), bounds);
+        if !matches!(pushed, Pushed::Queued | Pushed::DroppedOldest(_)) {
+            self.note_gone(queued.stored);
+            return pushed;
+        }
+        match line {
+            QueueEnd::End => self.rest.push(queued),
+            QueueEnd::Front => self.first.push(queued),
+        }
+        pushed
+    }
+
+    /// Makes room for a message of that cost by the policy, and says what becomes of it.
+    fn make_room(&mut self, cost: usize, bounds: &Bounds) -> Pushed {
         let mut dropped = 0;
         while !self.fits(cost, bounds) {
             match bounds.on_full {
@@ -181,25 +296,17 @@ impl Pending {
                 // queue.
                 OnFull::DropOldest if cost <= bounds.bytes && !self.is_empty() => {
                     let old = self.pop();
+                    let away = old.is_none() && self.pop_away();
                     self.note_gone(old.as_ref().map_or(0, |old| old.stored));
                     match old {
                         Some(old) if old.share.is_some() => self.evicted.push(old),
+                        None if !away => return Pushed::DroppedNew,
                         _ => dropped += u32::from(!Mutant::PendingDropUncounted.is_on()),
                     }
                 }
-                OnFull::DropOldest | OnFull::DropNew => {
-                    self.note_gone(queued.stored);
-                    return Pushed::DroppedNew;
-                }
-                OnFull::Disconnect => {
-                    self.note_gone(queued.stored);
-                    return Pushed::Disconnect;
-                }
+                OnFull::DropOldest | OnFull::DropNew => return Pushed::DroppedNew,
+                OnFull::Disconnect => return Pushed::Disconnect,
             }
-        }
-        match line {
-            QueueEnd::End => self.rest.push(queued),
-            QueueEnd::Front => self.first.push(queued),
         }
         if dropped == 0 && self.evicted.is_empty() {
             Pushed::Queued
@@ -213,12 +320,12 @@ impl Pending {
         std::mem::take(&mut self.evicted)
     }
 
-    /// The next message.
+    /// The next message in memory.
     pub fn front(&self) -> Option<&Queued> {
         self.first.front().or_else(|| self.rest.front())
     }
 
-    /// Removes and returns the next message.
+    /// Removes and returns the next message in memory.
     pub fn pop(&mut self) -> Option<Queued> {
         if let Some(queued) = self.first.pop() {
             return Some(queued);
@@ -228,8 +335,9 @@ impl Pending {
         Some(queued)
     }
 
-    /// Starts a pass over all messages that wait now; [`Self::sift`] performs it. Moves each
-    /// message if some have come back to a share group, and otherwise costs nothing.
+    /// Starts a pass over all messages that wait in memory now, as all of share groups do;
+    /// [`Self::sift`] performs it. Moves each message if some have come back to a share group, and
+    /// otherwise costs nothing.
     pub fn begin_sift(&mut self) {
         if !self.first.is_empty() {
             while let Some(queued) = self.rest.pop() {
@@ -389,7 +497,12 @@ impl Queue {
 }
 
 fn cost_of(queued: &Queued) -> usize {
-    queued.message.size() + OVERHEAD
+    cost(queued.message.size())
+}
+
+/// What is charged for a message of `size` bytes.
+pub(super) fn cost(size: usize) -> usize {
+    size + OVERHEAD
 }
 
 #[cfg(test)]

@@ -247,7 +247,7 @@ impl Shard {
 
     /// The figures are those of what there is.
     fn audit_sums(&self, audit: &mut Audit) {
-        let (mut inflight, mut pending, mut bytes) = (0, 0, 0);
+        let (mut inflight, mut pending, mut bytes, mut away) = (0, 0, 0, (0, 0));
         let (mut offline, mut places, mut shares) = (0, 0, 0);
         for index in 0..self.sessions.bound() {
             let Some(session) = self.sessions.get(index) else { continue };
@@ -259,8 +259,10 @@ impl Shard {
                 inflight += u64::from(flow.window.open());
                 pending += flow.pending.len() as u64;
                 bytes += flow.pending.bytes() as u64;
+                let (messages, charged) = flow.pending.away();
+                away = (away.0 + messages as u64, away.1 + charged as u64);
                 if session.socket.is_some()
-                    && !flow.pending.is_empty()
+                    && flow.pending.here() > 0
                     && flow.window.is_empty()
                     && session.socket.is_some_and(|socket| {
                         self.connections.get(socket.0).is_some_and(|c| c.output.is_none())
@@ -279,6 +281,8 @@ impl Shard {
             ("inflight", counters.inflight, inflight),
             ("pending_messages", counters.pending_messages, pending),
             ("pending_bytes", counters.pending_bytes, bytes),
+            ("pending_away_messages", counters.pending_away_messages, away.0),
+            ("pending_away_bytes", counters.pending_away_bytes, away.1),
             ("subscriptions", counters.subscriptions, places + shares),
             ("shared_subscriptions", counters.shared_subscriptions, shares),
             ("retained_messages", counters.retained_messages, self.retained.messages.len() as u64),

@@ -6,6 +6,7 @@ use crate::ids::SocketId;
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos, Version};
+use crate::session::pending::Gone;
 use crate::session::{Acknowledged, Queued, Session};
 use crate::storage::record::{
     Phase, Record, StoredSession, inbound_key, subscription_key, will_key,
@@ -18,7 +19,9 @@ impl Shard {
     pub(super) fn store_session(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
         let Some(session) = self.sessions.get(index) else { return };
-        if !session.is_persistent() {
+        // What it has away is needed until it ends, and nowhere but in the store.
+        let away = session.flow.as_ref().is_some_and(|flow| flow.pending.away().0 > 0);
+        if !session.is_persistent() && !away {
             self.store_end(index);
             return;
         }
@@ -65,6 +68,7 @@ impl Shard {
             storing.append_for(socket, &Record::End { session: number });
         }
         storing.sessions.remove(index);
+        self.leave_tail(index, number);
     }
 
     /// Nothing is said to that client before all that is stored so far is durable.
@@ -200,7 +204,13 @@ impl Shard {
     pub(super) fn store_all_gone(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
         let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
-        for slot in flow.pending.take_gone().into_iter().chain(flow.window.take_gone()) {
+        for Gone { slot, number } in flow.pending.take_gone() {
+            match number {
+                0 => storing.release(index, slot, true),
+                number => storing.release_away(index, slot, number),
+            }
+        }
+        for slot in flow.window.take_gone() {
             storing.release(index, slot, true);
         }
     }
@@ -218,7 +228,7 @@ impl Shard {
     }
 }
 
-/// The numbers of all stored messages of a session.
+/// The numbers of all stored messages of a session but those that are away.
 fn stored_slots(session: &Session) -> Vec<u32> {
     let mut slots = Vec::new();
     if let Some(flow) = &session.flow {

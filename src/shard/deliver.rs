@@ -312,11 +312,18 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let socket = session.socket;
         let flow = session.flow();
+        let before = flow.pending.away();
         let (messages, bytes) = (flow.pending.len(), flow.pending.bytes());
         // The policy is for messages that are alive.
         let expired = flow.pending.expire_for(&queued, &bounds, now);
         let for_memory = short && flow.pending.has_room(queued.message.size(), &bounds);
-        let pushed = flow.pending.push_to(line, queued, &clipped);
+        let away = self.send_away(index, &queued);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let flow = session.flow();
+        let pushed = match away {
+            Some(away) => flow.pending.push_away(away, queued.message.expires(), &clipped),
+            None => flow.pending.push_to(line, queued, &clipped),
+        };
         let taken = matches!(pushed, Pushed::Queued | Pushed::DroppedOldest(_));
         self.memory.budgeting.queued += u64::from(taken);
         let counters = &mut self.counters;
@@ -344,6 +351,9 @@ impl Shard {
         self.drop_pushed(index, message.topic, reason, pushed);
         self.evict(index, evicted, terms.share.is_some());
         self.store_all_gone(index);
+        if self.storing.is_some() {
+            self.note_away(index, before);
+        }
         if socket.is_none()
             && let Some(due) = self.sessions.get(index).and_then(Session::expiry_due)
         {

@@ -19,6 +19,7 @@ pub(super) enum DropReason {
     ShareFull,
     Memory,
     Overload,
+    Unreadable,
 }
 
 impl DropReason {
@@ -33,6 +34,7 @@ impl DropReason {
             DropReason::ShareFull => "share_full",
             DropReason::Memory => "memory",
             DropReason::Overload => "overload",
+            DropReason::Unreadable => "unreadable",
         }
     }
 
@@ -47,6 +49,7 @@ impl DropReason {
             DropReason::ShareFull => &mut counters.dropped_share_full,
             DropReason::Memory => &mut counters.dropped_memory,
             DropReason::Overload => &mut counters.dropped_overload,
+            DropReason::Unreadable => &mut counters.dropped_unreadable,
         }
     }
 
@@ -119,6 +122,7 @@ mod tests {
             ShareFull,
             Memory,
             Overload,
+            Unreadable,
         ];
         for reason in all {
             let mut counters = Counters::default();

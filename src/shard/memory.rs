@@ -19,6 +19,7 @@ use crate::ids::SocketId;
 use crate::limits::{BRIEF_INPUT, UNFINISHED_INPUT};
 use crate::mutant::Mutant;
 use crate::packet::ReasonCode;
+use crate::session::away::AWAY;
 use crate::session::pending::Bounds;
 use crate::session::{Flow, Pending, Session};
 use crate::time::Instant;
@@ -252,7 +253,9 @@ impl Shard {
         [
             tally.input as u64,
             self.outputs.pool.held() as u64,
-            counters.pending_bytes + tally.returning as u64,
+            counters.pending_bytes - counters.pending_away_bytes
+                + counters.pending_away_messages * AWAY as u64
+                + tally.returning as u64,
             inflight as u64 + counters.inflight * SENT as u64,
             tally.retained as u64,
             (clients + tally.flows * FLOW + tally.names) as u64,

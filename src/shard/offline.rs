@@ -115,13 +115,14 @@ impl Shard {
             return;
         }
         let Some(flow) = &mut session.flow else { return };
-        let before = flow.pending.bytes();
+        let (before, away) = (flow.pending.bytes(), flow.pending.away());
         let dropped = flow.pending.expire(now, most);
         self.meter.charge(cost::DELIVERY * dropped);
         self.counters.pending_messages -= u64::from(dropped);
         self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
         self.counters.dropped_expired += u64::from(dropped);
         self.store_all_gone(index);
+        self.note_away(index, away);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let Some(flow) = &mut session.flow else { return };
         if flow.is_idle()

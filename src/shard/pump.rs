@@ -34,6 +34,7 @@ impl Shard {
                 Pumped::Nothing => break,
             }
         }
+        self.want_back(index);
         let bounds = self.pending_bounds_of(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let Some(flow) = &mut session.flow else { return };

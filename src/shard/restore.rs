@@ -4,17 +4,18 @@
 use super::Shard;
 use super::changes::version;
 use super::memory::{named, retained};
+use super::restored::Messages;
 use super::route::GROUP;
 use crate::config::OnFull;
-use crate::message::{Message, MessageRef};
+use crate::message::Message;
 use crate::packet::{PacketId, Qos};
 use crate::session::pending::Bounds;
-use crate::session::{NEVER, Queued, ShareName, SubscriptionIds, Will};
-use crate::storage::image::{Body, Image, LastWill, Stored};
+use crate::session::{AwayMessage, NEVER, Queued, ShareName, SubscriptionIds, Will};
+use crate::storage::image::{Body, Brief, Image, LastWill, Stored, Waiting};
 use crate::storage::record::Phase;
 use crate::time::Instant;
 use crate::topic::{self, Subscriber};
-use hashbrown::HashMap;
+use std::collections::BTreeMap;
 
 /// A queue that is put back was within its bounds before.
 const ANY: Bounds = Bounds { messages: usize::MAX, bytes: usize::MAX, on_full: OnFull::DropNew };
@@ -26,28 +27,14 @@ impl Shard {
         for body in image.retained.values() {
             self.restore_retained(body);
         }
-        let mut messages = HashMap::new();
-        for (number, body) in &image.messages {
-            messages.insert(*number, self.restore_message(body));
-        }
+        let messages = Messages { bodies: image.messages, briefs: image.briefs };
         self.restore_returning(image.returning, &messages);
         for (number, stored) in image.sessions {
             self.restore_session(number, stored, &messages);
         }
-    }
-
-    fn restore_message(&mut self, body: &Body) -> Message {
-        let expires = self.storing.as_ref().map(|storing| storing.instant(body.expires));
-        let message = MessageRef {
-            topic: &body.topic,
-            properties: &body.properties,
-            payload: &body.payload,
-            qos: Qos::from_u8(body.flags & 3).unwrap_or_default(),
-            retain: body.flags & 4 != 0,
-            expires: expires.filter(|&at| at != Instant::END),
-            publisher: None,
-        };
-        Message::new(&message, self.delivery.scratch.bytes())
+        if let Some(storing) = &mut self.storing {
+            storing.bodies.adopted();
+        }
     }
 
     fn restore_retained(&mut self, body: &Body) {
@@ -68,7 +55,7 @@ impl Shard {
         self.retained.messages.set(topic, message);
     }
 
-    fn restore_session(&mut self, number: u64, stored: Stored, messages: &HashMap<u64, Message>) {
+    fn restore_session(&mut self, number: u64, stored: Stored, messages: &Messages) {
         let Some(head) = stored.head else { return };
         let index = self.new_session(&head.client_id);
         let now = self.now;
@@ -106,6 +93,12 @@ impl Shard {
             }
         }
         self.restore_flow(index, stored.waiting, &stored.inbound, messages);
+        if head.expiry == 0 {
+            // It was kept for what it had away, and has ended with its connection.
+            self.counters.sessions_persistent -= 1;
+            self.end_session(index);
+            return;
+        }
         if had_connection {
             // From now on it is known when it ends.
             self.store_session(index);
@@ -136,12 +129,53 @@ impl Shard {
         }
     }
 
+    /// A message stays where it is, beyond the head of its session's queue; false when it belongs
+    /// into memory.
+    fn restore_away(
+        &mut self,
+        index: u32,
+        slot: u32,
+        waiting: &Waiting,
+        messages: &Messages,
+    ) -> bool {
+        let whole = messages.bodies.get(&waiting.message);
+        let brief = || messages.briefs.get(&waiting.message).copied();
+        let brief = whole.map(|body| Brief::of(waiting.message, &body.stored())).or_else(brief);
+        let Some(Brief { size, checksum, expires }) = brief else { return false };
+        let Some(storing) = &mut self.storing else { return false };
+        let Some(session) = self.sessions.get_mut(index) else { return false };
+        let pending = &mut session.flow().pending;
+        let qos = Qos::from_u8(waiting.flags & 3).unwrap_or_default();
+        let kinds = (qos, !waiting.share.is_empty(), slot);
+        let head = if whole.is_some() { storing.log.head() } else { (0, 0) };
+        if !pending.goes_away(kinds, size as usize, head) {
+            return false;
+        }
+        storing.bodies.adopt_away(waiting.message);
+        let message = AwayMessage {
+            slot,
+            number: waiting.message,
+            size,
+            checksum,
+            qos,
+            retain: waiting.flags & 4 != 0,
+            subscription_ids: SubscriptionIds::from_slice(&waiting.ids),
+        };
+        let (before, bytes) = (pending.away(), pending.bytes());
+        let expires = Some(storing.instant(expires)).filter(|&at| at != Instant::END);
+        pending.push_away(message, expires, &ANY);
+        self.counters.pending_messages += 1;
+        self.counters.pending_bytes += (pending.bytes() - bytes) as u64;
+        self.note_away(index, before);
+        true
+    }
+
     fn restore_flow(
         &mut self,
         index: u32,
-        waiting: std::collections::BTreeMap<u32, crate::storage::image::Waiting>,
+        waiting: BTreeMap<u32, Waiting>,
         inbound: &[u16],
-        messages: &HashMap<u64, Message>,
+        messages: &Messages,
     ) {
         if waiting.is_empty() && inbound.is_empty() {
             return;
@@ -149,19 +183,23 @@ impl Shard {
         self.use_flow(index);
         let mut sent = Vec::new();
         for (slot, waiting) in waiting {
-            let Some(message) = messages.get(&waiting.message) else { continue };
+            let sent_as = waiting.sent.and_then(|(id, phase)| Some((PacketId::new(id)?, phase)));
+            if sent_as.is_none() && self.restore_away(index, slot, &waiting, messages) {
+                continue;
+            }
+            let Some(message) = self.restore_handle(waiting.message, messages) else { continue };
             if let Some(storing) = &mut self.storing {
-                storing.adopt_slot(index, slot, waiting.message, message.clone());
+                storing.bodies.set_slot(index, slot, waiting.message);
             }
             let queued = Queued {
-                message: message.clone(),
+                message,
                 subscription_ids: SubscriptionIds::from_slice(&waiting.ids),
                 qos: Qos::from_u8(waiting.flags & 3).unwrap_or_default(),
                 retain: waiting.flags & 4 != 0,
                 share: (!waiting.share.is_empty()).then(|| ShareName::new(&waiting.share)),
                 stored: slot,
             };
-            match waiting.sent.and_then(|(id, phase)| Some((PacketId::new(id)?, phase))) {
+            match sent_as {
                 Some((id, Phase::Released)) => sent.push((id, Err(slot))),
                 Some((id, Phase::Sent)) => sent.push((id, Ok(queued))),
                 None => {

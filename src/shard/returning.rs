@@ -9,15 +9,14 @@
 //! [`Control::GivenOn`]: crate::mesh::mail::Control::GivenOn
 
 use super::Shard;
+use super::restored::Messages;
 use super::storing::Storing;
 use crate::ids::{SessionRef, ShardId};
 use crate::mesh::mail::{Control, GivenBack, NotTaken};
-use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::session::{Queued, ShareName};
 use crate::storage::image::{RETURNING, Waiting};
 use crate::storage::record::Record;
-use hashbrown::HashMap;
 use std::collections::BTreeMap;
 
 /// Those of one shard, on either side.
@@ -43,7 +42,7 @@ impl Storing {
     /// A message that is stored for the session goes back to its group; returns its number on the
     /// way, or 0 if it is not stored.
     pub(super) fn keep_returning(&mut self, index: u32, queued: &Queued) -> u32 {
-        let Some(&message) = self.slots.get(&(index, queued.stored)) else { return 0 };
+        let Some(message) = self.bodies.of_slot(index, queued.stored) else { return 0 };
         let Some(share) = queued.share.as_ref().map(ShareName::as_str) else { return 0 };
         if Mutant::StorageReturnForgotten.is_on() {
             return 0;
@@ -55,17 +54,16 @@ impl Storing {
         }
         let flags = queued.qos as u8 | u8::from(queued.retain) << 2;
         self.append(&Record::Fan { session: RETURNING, slot, message, flags, ids: &[], share });
-        self.hold_again(message);
+        self.bodies.hold_again(message);
         self.returning.last = slot;
         self.returning.messages.insert(slot, message);
         slot
     }
 
     /// A message that was on its way back when the broker ended.
-    fn adopt_returning(&mut self, slot: u32, number: u64, message: Message) {
+    fn adopt_returning(&mut self, slot: u32, number: u64) {
         self.returning.last = self.returning.last.max(slot);
         self.returning.messages.insert(slot, number);
-        self.hold(number, message);
     }
 
     /// It is stored elsewhere, or nobody is to have it.
@@ -124,13 +122,13 @@ impl Shard {
     pub(super) fn restore_returning(
         &mut self,
         waiting: BTreeMap<u32, Waiting>,
-        messages: &HashMap<u64, Message>,
+        messages: &Messages,
     ) {
         let member = SessionRef { shard: self.topology.id, index: u32::MAX, generation: u32::MAX };
         for (slot, Waiting { message: number, share, .. }) in waiting {
-            let Some(message) = messages.get(&number).cloned() else { continue };
+            let Some(message) = self.restore_handle(number, messages) else { continue };
             let Some(storing) = &mut self.storing else { return };
-            storing.adopt_returning(slot, number, message.clone());
+            storing.adopt_returning(slot, number);
             let (name, why) = (ShareName::new(&share), NotTaken::Ended);
             let given =
                 GivenBack { name, member, why, tries: 0, receipt: 0, stored: slot, message };

@@ -14,6 +14,8 @@
 //! [`Control::Safe`]: crate::mesh::mail::Control::Safe
 
 use super::Shard;
+use super::away::Reading;
+use super::bodies::Bodies;
 use super::receipts::Receipts;
 use super::returning::Returning;
 use super::unstorable::{Lateness, Standing};
@@ -28,7 +30,6 @@ use crate::storage::log::{Figures, Log};
 use crate::storage::record::{Record, Secret, StoredMessage, slot_keys};
 use crate::storage::{Answer, Command};
 use crate::time::Instant;
-use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
 
@@ -36,8 +37,6 @@ use std::num::NonZeroU64;
 const WAITER: usize = 128;
 /// Bytes of memory of a receipt.
 const RECEIPT: usize = 32;
-
-type Numbers<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
 /// A session that is stored.
 #[derive(Clone, Copy, Debug)]
@@ -50,13 +49,6 @@ pub(super) struct Known {
 
 // What each stored session costs.
 const _: () = assert!(size_of::<Option<Known>>() == 16);
-
-/// A message that is stored, and how many sessions wait for it.
-struct Kept {
-    /// Held, so that its address is no other message's.
-    message: Message,
-    sessions: u32,
-}
 
 /// Who causes what is stored now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,11 +99,9 @@ pub struct Storing {
     pub(super) sessions: Table<Known>,
     last_session: u64,
     last_message: u64,
-    /// The message of each stored reference, by session and number.
-    pub(super) slots: Numbers<(u32, u32), u64>,
-    kept: Numbers<u64, Kept>,
-    /// Numbers of messages by their address.
-    numbers: Numbers<usize, u64>,
+    pub(super) bodies: Bodies,
+    /// Bodies on their way back from the disk, and what sessions that ended had there.
+    pub(super) reading: Reading,
     pub(super) speaker: Speaker,
     /// Whose output waits.
     withheld: Withheld,
@@ -155,9 +145,8 @@ impl Storing {
             sessions: Table::default(),
             last_session: last.0,
             last_message: last.1,
-            slots: Numbers::default(),
-            kept: Numbers::default(),
-            numbers: Numbers::default(),
+            bodies: Bodies::default(),
+            reading: Reading::default(),
             speaker: Speaker::Nobody,
             withheld: Withheld::default(),
             receipts: Receipts::default(),
@@ -248,38 +237,22 @@ impl Storing {
         let flags = queued.qos as u8 | u8::from(queued.retain) << 2;
         let ids = &ids;
         self.append_for_speaker(&Record::Fan { session, slot, message, flags, ids, share });
-        self.slots.insert((index, slot), message);
+        self.bodies.set_slot(index, slot, message);
         slot
     }
 
     /// The number of a message, which is stored when it is not yet.
     fn keep(&mut self, message: &Message) -> u64 {
-        let address = message.address();
-        if let Some(number) = self.numbers.get(&address) {
-            let number = *number;
-            self.hold_again(number);
+        if let Some(number) = self.bodies.number(message) {
+            self.bodies.hold_again(number);
             return number;
         }
         self.last_message += 1;
         let number = self.last_message;
         let body = self.stored(&message.view());
         self.append_for_speaker(&Record::Put { message: number, body });
-        self.hold(number, message.clone());
+        self.bodies.hold(number, message.clone(), self.log.last_checksum());
         number
-    }
-
-    /// A session waits for a message that is stored under that number.
-    pub(super) fn hold(&mut self, number: u64, message: Message) {
-        self.numbers.insert(message.address(), number);
-        let kept = self.kept.entry(number).or_insert(Kept { message, sessions: 0 });
-        kept.sessions += 1;
-    }
-
-    /// One more session waits for the stored message with that number.
-    pub(super) fn hold_again(&mut self, number: u64) {
-        if let Some(kept) = self.kept.get_mut(&number) {
-            kept.sessions += 1;
-        }
     }
 
     /// A message does not wait for the session any more.
@@ -289,7 +262,7 @@ impl Storing {
             self.given_on(slot);
             return;
         };
-        let Some(message) = self.slots.remove(&(index, slot)) else { return };
+        let Some(message) = self.bodies.take_slot(index, slot) else { return };
         if said {
             self.append(&Record::Ack { session, slot });
         } else {
@@ -298,14 +271,9 @@ impl Storing {
         self.let_go(message);
     }
 
-    /// One session less waits for the stored message with that number.
+    /// A session that has a handle of the stored message with that number waits for it no more.
     pub(super) fn let_go(&mut self, message: u64) {
-        let Some(kept) = self.kept.get_mut(&message) else { return };
-        kept.sessions -= 1;
-        if kept.sessions == 0
-            && let Some(kept) = self.kept.remove(&message)
-        {
-            self.numbers.remove(&kept.message.address());
+        if self.bodies.let_go(message) {
             self.log.forget(crate::storage::record::message_key(message));
         }
     }
@@ -315,12 +283,6 @@ impl Storing {
         if let Some(number) = NonZeroU64::new(number) {
             self.sessions.insert(index, Known { number, slot });
         }
-    }
-
-    /// A stored message waits for it.
-    pub(super) fn adopt_slot(&mut self, index: u32, slot: u32, number: u64, message: Message) {
-        self.slots.insert((index, slot), number);
-        self.hold(number, message);
     }
 
     /// Whether the output of a connection has to wait.
@@ -335,13 +297,9 @@ impl Storing {
 
     /// Bytes of memory, but for messages, which those that they wait for are charged with.
     pub(super) fn held(&self) -> usize {
-        fn table<K, V>(map: &Numbers<K, V>) -> usize {
-            map.capacity() * (size_of::<(K, V)>() + 1)
-        }
         self.sessions.bound() as usize * size_of::<Option<Known>>()
-            + table(&self.slots)
-            + table(&self.kept)
-            + table(&self.numbers)
+            + self.bodies.held()
+            + self.reading.held()
             + self.withheld.len() * WAITER
             + (self.receipts.len() + self.returning.len()) * RECEIPT
             + self.log.memory()
@@ -505,7 +463,10 @@ impl Shard {
     /// What became of one of those.
     pub fn storage_answered(&mut self, answer: Answer) {
         let Some(storing) = &mut self.storing else { return };
-        storing.log.answered(answer, storing.micros);
+        match answer {
+            Answer::Bytes { spans } => storing.reading.arrive(spans),
+            answer => storing.log.answered(answer, storing.micros),
+        }
         if let Some(trouble) = storing.log.take_trouble() {
             tracing::error!(shard = self.topology.id.0, "storage: {trouble}");
         }
@@ -577,7 +538,8 @@ impl Shard {
     /// The end of a step: the log has its turn, and who waited for what is durable by now goes on.
     pub(super) fn run_storing(&mut self) {
         let Some(storing) = &mut self.storing else { return };
-        storing.due = storing.log.turn(storing.micros);
+        let turn = storing.log.turn(storing.micros);
+        storing.due = [turn, storing.reading.due()].into_iter().flatten().min();
         let kept = storing.close_durable();
         let fanning = !self.delivery.fanouts.is_empty();
         let told = storing.safe_here(fanning && !Mutant::StorageFanOutUnwaited.is_on());

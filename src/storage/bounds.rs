@@ -21,6 +21,8 @@ pub struct Bounds {
     pub degraded: usize,
     /// Bytes read at a time while cleaning; a batch that is longer is read whole.
     pub slice: usize,
+    /// Messages and bytes of a session's queue that are in memory; the others are on disk only.
+    pub head: (usize, usize),
 }
 
 impl Bounds {
@@ -34,5 +36,6 @@ impl Bounds {
         interval: None,
         degraded: 0,
         slice: 1 << 20,
+        head: (16, 16 << 10),
     };
 }

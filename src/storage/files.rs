@@ -6,6 +6,7 @@
 //! `<number>.free` for reuse, a few of them. After each change of names the directory is synced.
 
 use super::frame;
+use super::places::Span;
 use super::{Answer, Command, Extent};
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,11 @@ const SPARE: usize = 3;
 const KEPT: usize = 1 << 20;
 /// Bytes that stay free on the file system whatever is configured.
 const FREE: u64 = 64 << 20;
+
+/// Bytes between two spans that are read with them rather than by another call.
+const GAP: usize = 16 << 10;
+/// Bytes that are read by one call, if one span has not more.
+const READ: usize = 1 << 20;
 
 /// The files of one log.
 pub struct Files {
@@ -96,6 +102,26 @@ impl Files {
         let mut bytes = vec![0; length.min(usize::try_from(left).unwrap_or(usize::MAX))];
         file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes)
+    }
+
+    /// Reads spans; those that lie close to each other at once.
+    fn read_spans(&mut self, spans: &[Span]) -> Vec<Result<Vec<u8>, String>> {
+        let mut read = Vec::with_capacity(spans.len());
+        let mut left = spans;
+        while let Some(first) = left.first() {
+            let (count, length) = together(left);
+            let (group, rest) = left.split_at(count);
+            left = rest;
+            let bytes = self.read(first.segment, first.offset, length);
+            let bytes = bytes.map_err(|error| error.to_string());
+            read.extend(group.iter().map(|span| {
+                let bytes = bytes.as_ref().map_err(String::clone)?;
+                let at = (span.offset - first.offset) as usize;
+                let part = bytes.get(at..at + span.length);
+                part.map(<[u8]>::to_vec).ok_or_else(|| "the file is too short".to_owned())
+            }));
+        }
+        read
     }
 
     /// Syncs a segment.
@@ -271,6 +297,7 @@ impl Files {
                     Err(error) => Answer::Unread { segment, why: error.to_string() },
                 }
             }
+            Command::Read { spans } => Answer::Bytes { spans: self.read_spans(&spans) },
             Command::Sync { batch } => sync(batch, self.unsynced()),
             Command::Drop { segment, reuse } => {
                 let outcome = self.drop_segment(segment, reuse).map_err(|error| error.to_string());
@@ -278,6 +305,22 @@ impl Files {
             }
         }
     }
+}
+
+/// How many of the first spans are read at once, and the bytes that they take together.
+fn together(spans: &[Span]) -> (usize, usize) {
+    let Some(first) = spans.first() else { return (0, 0) };
+    let (mut count, mut length) = (1, first.length);
+    for span in spans.iter().skip(1) {
+        let Some(from) = span.offset.checked_sub(first.offset) else { break };
+        let end = (from as usize).saturating_add(span.length);
+        let near = from as usize <= length + GAP && end <= READ;
+        if span.segment != first.segment || !near {
+            break;
+        }
+        (count, length) = (count + 1, length.max(end));
+    }
+    (count, length)
 }
 
 /// Syncs those files; the answer to [`Command::Sync`].

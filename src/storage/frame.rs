@@ -152,6 +152,24 @@ pub fn disk_size(payload: usize) -> usize {
     full * (HEADER + FRAME_PAYLOAD) + last
 }
 
+/// Where in a written batch its payload's bytes from `offset` on are, `length` of them: the first
+/// byte, and how many bytes from there, headers of frames included.
+pub fn span(offset: usize, length: usize) -> (usize, usize) {
+    let place = |offset: usize| (offset / FRAME_PAYLOAD + 1) * HEADER + offset;
+    let first = place(offset);
+    (first, place(offset + length.max(1) - 1) + 1 - first)
+}
+
+/// Takes the headers of frames out of the bytes of a [`span`] that begins at `offset` of the
+/// payload.
+pub fn unframe(offset: usize, bytes: &mut Vec<u8>) {
+    let mut end = FRAME_PAYLOAD - offset % FRAME_PAYLOAD;
+    while end < bytes.len() {
+        bytes.drain(end..(end + HEADER).min(bytes.len()));
+        end += FRAME_PAYLOAD;
+    }
+}
+
 /// Which batch it is, and where it goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp {
@@ -253,6 +271,25 @@ mod tests {
             let (header, size) = read_batch(&out, &mut read).expect("whole");
             assert_eq!((header.batch, header.segment, header.needed), (11, 3, 2));
             assert_eq!((size, read == payload), (out.len(), true));
+        }
+    }
+
+    #[test]
+    fn any_part_of_a_payload_is_found_in_what_was_written() {
+        let (payload, out) = written(2 * FRAME_PAYLOAD + 500);
+        for (offset, length) in [
+            (0, 1),
+            (10, 300),
+            (FRAME_PAYLOAD - 1, 1),
+            (FRAME_PAYLOAD - 1, 2),
+            (FRAME_PAYLOAD, 5),
+            (FRAME_PAYLOAD - 7, FRAME_PAYLOAD + 20),
+            (0, payload.len()),
+        ] {
+            let (first, count) = span(offset, length);
+            let mut bytes = out[first..first + count].to_vec();
+            unframe(offset, &mut bytes);
+            assert!(bytes == payload[offset..offset + length], "{length} bytes from {offset}");
         }
     }
 

@@ -7,7 +7,7 @@ use super::record::{
     self, Effect, Key, Phase, Record, Secret, StoredMessage, StoredSession, message_key,
 };
 use hashbrown::HashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The number under which messages wait that belong to no session: they are on their way from one
 /// member of a share group to the next.
@@ -37,6 +37,38 @@ impl Body {
             expires: stored.expires,
             flags: stored.flags,
         }
+    }
+
+    /// As it is stored.
+    pub fn stored(&self) -> StoredMessage<'_> {
+        StoredMessage {
+            topic: &self.topic,
+            properties: &self.properties,
+            payload: &self.payload,
+            expires: self.expires,
+            flags: self.flags,
+        }
+    }
+}
+
+/// What is kept of a message whose body is left where it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Brief {
+    /// Bytes of topic, properties and payload.
+    pub size: u32,
+    /// CRC32C of its record.
+    pub checksum: u32,
+    /// When it expires, in milliseconds since 1970; the largest number for never.
+    pub expires: u64,
+}
+
+impl Brief {
+    /// Of the message with that number.
+    pub fn of(message: u64, body: &StoredMessage<'_>) -> Brief {
+        let mut bytes = Vec::new();
+        Record::Put { message, body: *body }.encode(&mut bytes);
+        let size = body.topic.len() + body.properties.len() + body.payload.len();
+        Brief { size: size as u32, checksum: crc32c::crc32c(&bytes), expires: body.expires }
     }
 }
 
@@ -124,6 +156,10 @@ pub struct Image {
     pub sessions: BTreeMap<u64, Stored>,
     /// Messages by number.
     pub messages: BTreeMap<u64, Body>,
+    /// Messages whose bodies there was no room for.
+    pub briefs: BTreeMap<u64, Brief>,
+    /// How many bytes of bodies there is room for; `None` for all.
+    room: Option<usize>,
     /// Retained messages by topic.
     pub retained: HashMap<Box<str>, Body>,
     /// Messages on their way from one member of a share group to the next. Known when
@@ -136,6 +172,11 @@ pub struct Image {
 }
 
 impl Image {
+    /// An empty one with room for so many bytes of messages' bodies; `None` for all.
+    pub fn within(room: Option<usize>) -> Image {
+        Image { room, ..Image::default() }
+    }
+
     /// The next record, and where it is.
     pub fn take(&mut self, record: &Record<'_>, value: Value, secret: Secret) {
         let values = match record.session() {
@@ -158,7 +199,7 @@ impl Image {
         match *record {
             Record::Put { message, ref body } => {
                 self.last.1 = self.last.1.max(message);
-                self.messages.insert(message, Body::of(body));
+                self.take_message(message, body);
             }
             Record::Retain(ref body) => {
                 self.retained.insert(body.topic.into(), Body::of(body));
@@ -171,6 +212,40 @@ impl Image {
                     stored.take(record);
                 }
             }
+        }
+    }
+
+    fn take_message(&mut self, message: u64, body: &StoredMessage<'_>) {
+        if let Some(room) = &mut self.room {
+            let size = body.topic.len() + body.properties.len() + body.payload.len();
+            if *room < size {
+                // A copy may come after the message.
+                self.messages.remove(&message);
+                self.briefs.insert(message, Brief::of(message, body));
+                return;
+            }
+            *room -= size;
+        }
+        self.briefs.remove(&message);
+        self.messages.insert(message, Body::of(body));
+    }
+
+    /// Messages whose bodies are needed at once and were left where they are: those that were sent,
+    /// and those of share groups. Comes after [`Image::finish`].
+    pub fn wanted(&self) -> Vec<u64> {
+        let needed = |waiting: &&Waiting| waiting.sent.is_some() || !waiting.share.is_empty();
+        let waiting = self.sessions.values().flat_map(|stored| stored.waiting.values());
+        let all = waiting.filter(needed).chain(self.returning.values());
+        let numbers = all.map(|waiting| waiting.message);
+        let wanted: BTreeSet<u64> =
+            numbers.filter(|number| self.briefs.contains_key(number)).collect();
+        wanted.into_iter().collect()
+    }
+
+    /// The body of such a message.
+    pub fn fill(&mut self, message: u64, body: &StoredMessage<'_>) {
+        if self.briefs.remove(&message).is_some() {
+            self.messages.insert(message, Body::of(body));
         }
     }
 
@@ -196,24 +271,26 @@ impl Image {
         self.sessions.retain(|&number, s| s.head.is_some() || number == RETURNING);
         let mut wanted = hashbrown::HashSet::new();
         for stored in self.sessions.values_mut() {
-            let (messages, states) = (&self.messages, &stored.states);
+            let (messages, briefs, states) = (&self.messages, &self.briefs, &stored.states);
             stored.waiting.retain(|slot, waiting| {
                 wanted.insert(waiting.message);
                 waiting.sent = states.get(slot).copied();
-                messages.contains_key(&waiting.message)
+                messages.contains_key(&waiting.message) || briefs.contains_key(&waiting.message)
             });
         }
         if let Some(returning) = self.sessions.remove(&RETURNING) {
             self.returning = returning.waiting;
             self.values.extend(returning.values);
         }
-        self.messages.retain(|number, _| {
+        let mut keep = |number: &u64| {
             let keep = wanted.contains(number);
             if !keep {
                 self.values.remove(&message_key(*number));
             }
             keep
-        });
+        };
+        self.messages.retain(|number, _| keep(number));
+        self.briefs.retain(|number, _| keep(number));
         let own = std::mem::take(&mut self.values);
         let theirs =
             self.sessions.values_mut().flat_map(|stored| std::mem::take(&mut stored.values));

@@ -6,6 +6,7 @@ use super::cleaning::Cleaning;
 use super::failing::Health;
 use super::frame::{self, Stamp};
 use super::index::{Index, Position, Value};
+use super::places::Places;
 use super::record::{Effect, Key, Record, Secret};
 use super::unsynced::Unsynced;
 use super::{Answer, Command, Extent};
@@ -41,6 +42,8 @@ pub struct Found {
     pub last_batch: u64,
     /// The largest segment number that any file has or had.
     pub last_segment: u32,
+    /// Where in its segment each batch begins, in multiples of [`frame::ALIGNMENT`].
+    pub blocks: Vec<u32>,
 }
 
 /// A batch on its way.
@@ -90,8 +93,13 @@ pub struct Log {
     ready: VecDeque<u32>,
     creating: bool,
     create_after: u64,
+    /// The last try to make a segment has failed.
+    short: bool,
     last_segment: u32,
+    pub(super) places: Places,
     pub(super) filling: Vec<u8>,
+    /// Where in it the last record begins.
+    pub(super) last: usize,
     filling_since: u64,
     pub(super) spare: Vec<u8>,
     pub(super) in_flight: Option<Flight>,
@@ -126,6 +134,7 @@ impl Log {
     /// A log with that secret number, that goes on from what was found. Values found alive are told
     /// by [`Log::adopt`].
     pub fn new(id: u64, secret: Secret, bounds: Bounds, found: Found) -> Log {
+        let first = found.segments.first().map_or(1, |segment| segment.first);
         Log {
             id,
             secret,
@@ -137,8 +146,11 @@ impl Log {
             ready: VecDeque::new(),
             creating: false,
             create_after: 0,
+            short: false,
             last_segment: found.last_segment,
+            places: Places::new(first, found.blocks),
             filling: Vec::new(),
+            last: 0,
             filling_since: 0,
             spare: Vec::new(),
             in_flight: None,
@@ -176,7 +188,8 @@ impl Log {
         if self.filling.is_empty() {
             self.filling_since = now;
         }
-        let position = Position::new(self.next_batch, self.filling.len());
+        self.last = self.filling.len();
+        let position = Position::new(self.next_batch, self.last);
         let length = record.encode(&mut self.filling) as u32;
         match record.effect(self.secret) {
             Effect::Put(key) => self.index.put(key, Value { position, length }),
@@ -299,7 +312,11 @@ impl Log {
 
     /// Bytes of memory.
     pub fn memory(&self) -> usize {
-        self.index.memory() + self.filling.capacity() + self.spare.capacity() + self.backlog()
+        self.index.memory()
+            + self.places.memory()
+            + self.filling.capacity()
+            + self.spare.capacity()
+            + self.backlog()
     }
 
     /// Figures since the start.
@@ -454,13 +471,19 @@ impl Log {
     fn take_answer(&mut self, answer: Answer, now: u64) {
         match answer {
             Answer::SegmentReady { segment } => {
-                self.creating = false;
+                (self.creating, self.short) = (false, false);
                 self.ready.push_back(segment);
             }
             Answer::NoSegment { segment, why } => {
                 self.creating = false;
                 self.create_after = now + RETRY;
-                self.trouble(format!("segment {segment} cannot be made: {why}"));
+                self.figures.troubles += 1;
+                // Tried every second, and told once.
+                if !std::mem::replace(&mut self.short, true) {
+                    self.trouble = Some(format!(
+                        "segment {segment} cannot be made, and is tried again every second: {why}"
+                    ));
+                }
             }
             Answer::Durable { batch, payload } => self.is_durable(batch, payload, now),
             Answer::Written { batch, payload } => self.is_written(batch, payload, now),
@@ -473,10 +496,14 @@ impl Log {
                 self.stuck = true;
                 self.trouble(format!("segment {segment} cannot be read: {why}"));
             }
+            // The shard has them.
+            Answer::Bytes { .. } => {}
             Answer::Dropped { segment, outcome } => {
                 self.dropping = None;
                 if self.segments.front().is_some_and(|first| first.number == segment) {
                     self.segments.pop_front();
+                    let first = self.segments.front().map_or(self.next_batch, |first| first.first);
+                    self.places.drop_before(first);
                 }
                 let junk = self.junk.iter().position(|&junk| junk == segment);
                 junk.map(|at| self.junk.remove(at));
@@ -488,6 +515,16 @@ impl Log {
                 }
             }
         }
+    }
+
+    /// What clients are to be sent cannot be read.
+    pub fn cannot_read(&mut self, why: &str) {
+        self.trouble(format!("messages cannot be read back: {why}"));
+    }
+
+    /// How many messages and bytes of a queue are kept in memory.
+    pub fn head(&self) -> (usize, usize) {
+        self.bounds.head
     }
 
     pub(super) fn trouble(&mut self, what: String) {
@@ -520,6 +557,8 @@ impl Log {
         self.unsynced.tell((flight.stamp.batch - 1).saturating_sub(flight.stamp.unsynced.into()));
         let Some(last) = self.segments.back_mut() else { return 0 };
         last.end += size;
-        last.end - size
+        let offset = last.end - size;
+        self.places.add(flight.stamp.batch, offset);
+        offset
     }
 }

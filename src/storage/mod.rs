@@ -39,6 +39,7 @@ pub mod inspect;
 pub mod key;
 mod kind;
 pub mod log;
+pub mod places;
 #[cfg(feature = "runtime")]
 pub mod portable;
 pub mod record;
@@ -51,6 +52,8 @@ pub mod store;
 mod unsynced;
 #[cfg(feature = "runtime")]
 pub mod writer;
+
+use places::Span;
 
 /// What the log wants from whoever owns the files. Each is answered once, in order.
 #[derive(Debug)]
@@ -89,6 +92,11 @@ pub enum Command {
         offset: u64,
         /// How many, at most.
         length: usize,
+    },
+    /// Read records back that clients are to be sent: [`Answer::Bytes`].
+    Read {
+        /// Where they are, headers of frames in between included.
+        spans: Vec<Span>,
     },
     /// Remove a segment, or keep its file for reuse, durably: [`Answer::Dropped`].
     Drop {
@@ -175,6 +183,11 @@ pub enum Answer {
         segment: u32,
         /// Why.
         why: String,
+    },
+    /// What records were to be read back for; each as it was asked for.
+    Bytes {
+        /// The bytes of each span, or why it cannot be read.
+        spans: Vec<Result<Vec<u8>, String>>,
     },
     /// The segment is gone; `Err` when it may not be.
     Dropped {

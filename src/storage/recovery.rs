@@ -8,9 +8,11 @@
 //! before it; else something is missing that was durable, and recovery stops.
 
 use super::frame::{self, Header, NoFrame};
+use super::image::Image;
 use super::index::{Position, Value};
-use super::log::{Found, Segment};
-use super::record::{self, NoRecord, Record};
+use super::log::{Found, Log, Segment};
+use super::places::Lies;
+use super::record::{self, NoRecord, Record, message_key};
 use crate::mutant::Mutant;
 use std::fmt;
 
@@ -140,6 +142,7 @@ pub fn recover(
                 what: Damage::Record(why),
             })?;
             needed = header.needed;
+            recovered.found.blocks.push((offset / frame::ALIGNMENT) as u32);
             offset += size;
             expected = Some(next + 1);
         }
@@ -177,6 +180,25 @@ pub fn recover(
         return Err(Trouble::Damaged { segment: end.0, offset: end.1, what });
     }
     Ok(recovered)
+}
+
+/// Reads the bodies that are needed at once and were left where they are.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), Trouble> {
+    for number in image.wanted() {
+        let Lies::There(span, offset) = log.lies(message_key(number)) else { continue };
+        let mut bytes = read(span.segment, span.offset, span.length)
+            .map_err(|why| Trouble::Unreadable { segment: span.segment, why })?;
+        frame::unframe(offset, &mut bytes);
+        if let Ok((Record::Put { message, body }, _)) = record::decode(&bytes)
+            && message == number
+        {
+            image.fill(number, &body);
+        }
+    }
+    Ok(())
 }
 
 impl Recovered {

@@ -4,9 +4,9 @@
 
 use super::Answer;
 use super::files::Files;
-use super::image::{Body, Image, LastWill, RETURNING, Stored, Waiting};
+use super::image::{Image, LastWill, RETURNING, Stored, Waiting};
 use super::log::{Bounds, Found, Log};
-use super::record::{Record, Secret, StoredMessage, StoredSession};
+use super::record::{Record, Secret, StoredSession};
 use super::store::{Store, Unusable};
 use std::collections::HashMap;
 
@@ -24,19 +24,6 @@ pub enum Placed<'a> {
 
 /// The shard of the new store for something that the old one had in that shard.
 pub type Place<'a> = dyn Fn(Placed<'_>, u8) -> u8 + 'a;
-
-impl Body {
-    /// As it is stored.
-    pub fn stored(&self) -> StoredMessage<'_> {
-        StoredMessage {
-            topic: &self.topic,
-            properties: &self.properties,
-            payload: &self.payload,
-            expires: self.expires,
-            flags: self.flags,
-        }
-    }
-}
 
 impl Stored {
     /// The records of the session under that number, but for messages that wait for it.

@@ -16,6 +16,8 @@ use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+/// Bytes of messages' bodies that a shard has in memory while it reads its log at the start.
+const BODIES: usize = 128 << 20;
 /// The version of the format that this build writes, and the only one so far.
 const VERSION: u32 = 1;
 
@@ -183,6 +185,15 @@ impl Store {
     /// # Errors
     /// When it cannot be read, or is damaged: which file, where, and what.
     pub fn read(&self, shard: u8) -> Result<(Recovered, Image, Files), Unusable> {
+        self.read_within(shard, None)
+    }
+
+    /// The same, with so many bytes of messages' bodies in memory; `None` for all.
+    fn read_within(
+        &self,
+        shard: u8,
+        room: Option<usize>,
+    ) -> Result<(Recovered, Image, Files), Unusable> {
         let directory = self.directory(shard);
         if !directory.is_dir() {
             return Err(Unusable(format!(
@@ -192,7 +203,7 @@ impl Store {
         }
         let mut files = Files::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
         let segments = files.segments().map_err(unusable(&directory, "cannot be read"))?;
-        let (mut image, secret) = (Image::default(), self.secret());
+        let (mut image, secret) = (Image::within(room), self.secret());
         let mut read = |segment, offset, length| {
             files.read(segment, offset, length).map_err(|error| error.to_string())
         };
@@ -241,7 +252,7 @@ impl Store {
     /// # Errors
     /// As [`Store::read`], and when what is of no use any more cannot be removed.
     pub fn resume(&self, shard: u8, bounds: Bounds) -> Result<Part, Unusable> {
-        let (recovered, mut image, mut files) = self.read(shard)?;
+        let (recovered, mut image, mut files) = self.read_within(shard, Some(BODIES))?;
         let directory = self.directory(shard);
         // A process that was killed may have written them and not synced; from now on they count
         // as durable.
@@ -254,6 +265,11 @@ impl Store {
         }
         let mut log = Log::new(self.log(shard), self.secret(), bounds, recovered.found);
         image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
+        let mut read = |segment, offset, length| {
+            files.read(segment, offset, length).map_err(|error| error.to_string())
+        };
+        recovery::fill(&log, &mut image, &mut read)
+            .map_err(|trouble| Unusable(describe(&directory, &trouble)))?;
         Ok(Part { log, files, image, torn: recovered.torn })
     }
 }

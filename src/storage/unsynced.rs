@@ -181,6 +181,7 @@ impl Log {
         self.unsynced.clear();
         let Some(first) = batches.front() else { return };
         let (batch, segment, offset) = (first.batch, first.segment, first.offset);
+        self.places.cut(batch);
         while let Some(last) = self.segments.pop_back_if(|last| last.first >= batch) {
             self.failed.push(last.number);
             self.junk.push(last.number);

@@ -12,8 +12,8 @@ use std::fs::File;
 use std::io;
 use std::thread::{JoinHandle, Thread};
 
-/// A log has one commit, one sync, one segment to make, one to read and one to drop under way at
-/// most.
+/// A log has one commit, one sync, one segment to make, one to clean, one to drop and one read for
+/// clients under way at most.
 const ROOM: usize = 16;
 
 /// What wakes the shard.

@@ -315,6 +315,7 @@ counters! {
         dropped_overload reason = "overload";
         dropped_rate reason = "rate";
         dropped_storage reason = "storage";
+        dropped_unreadable reason = "unreadable";
     }
     "ringmq_events_total" Counter "events"
         "Events (telemetry.events) that were published." { events; }
@@ -416,6 +417,10 @@ counters! {
         "Messages that wait for a client." { pending_messages; }
     "ringmq_pending_bytes" Gauge "bytes"
         "Bytes of messages that wait for a client." { pending_bytes; }
+    "ringmq_pending_on_disk_messages" Gauge "messages"
+        "Messages that wait for a client and are in the store only." { pending_away_messages; }
+    "ringmq_pending_on_disk_bytes" Gauge "bytes"
+        "Bytes of these." { pending_away_bytes; }
     "ringmq_handovers_total" Counter "connections"
         "Connections moved between entry shard and home shard." {
         handovers_out direction = "out";

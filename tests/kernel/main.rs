@@ -15,6 +15,7 @@ mod half_open;
 mod late;
 mod line;
 mod log;
+mod long_queue;
 mod mailbox;
 mod probe;
 mod reset;

@@ -25,7 +25,7 @@ impl Place {
         Place(std::env::temp_dir().join(unique("ringmq-storage")))
     }
 
-    fn setting(&self) -> String {
+    pub fn setting(&self) -> String {
         format!("storage.path={}", self.0.display())
     }
 }

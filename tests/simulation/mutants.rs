@@ -1,5 +1,6 @@
 //! The simulation put to the test: for each deliberate mistake of `ringmq::mutant`, random runs
-//! from seed 1 until one of them notices, and the seed that does without a mistake, which must pass.
+//! from seed 1 until one of them notices, and the seed that does without a mistake, which must
+//! pass.
 //! `mutants.tsv` says how many seeds each may take; a mutant that lives longer is a hole in the
 //! simulation's checks. It also says which seed has caught each: that one is tried first, which
 //! spares those before it. A process makes one mistake for all its threads, so each has its own.

@@ -91,7 +91,9 @@ fn world(seed: u64, shards: usize) -> World {
 }
 
 fn read(disk: &Disk, log: u64) -> (Recovered, Image) {
-    let mut image = Image::default();
+    // On one of two shards bodies are left where they are.
+    let room = (log % 2 == 1).then_some(2000);
+    let mut image = Image::within(room);
     let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
     let recovered = recovery::recover(log, &disk.segments(), &mut read, &mut |record, value| {
         image.take(record, value, SECRET);
@@ -137,6 +139,9 @@ impl House {
             store.disk.keep_only(&wanted);
             let mut log = Log::new(log, SECRET, self.bounds, recovered.found);
             image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
+            let disk = &store.disk;
+            let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
+            recovery::fill(&log, &mut image, &mut read).expect("a disk that works");
             let shard = &mut self.world.nodes[at].shard;
             shard.store_with(Storing::new(
                 log,
@@ -300,7 +305,9 @@ impl House {
                 Got::SubAck(..) => staying.subscribed = true,
                 Got::Publish { payload, qos, id, dup, .. } => {
                     let text = String::from_utf8(payload).unwrap();
-                    let number = text.split(' ').next().unwrap().parse().unwrap();
+                    let (number, rest) = text.split_once(' ').unwrap_or((&text, ""));
+                    assert!(rest.bytes().all(|byte| byte == b'x'), "not as it was sent: {text}");
+                    let number = number.parse().unwrap();
                     let known = staying.received.contains(&number);
                     if qos == 2 {
                         let again = !staying.open.insert(id);

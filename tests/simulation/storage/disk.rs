@@ -73,6 +73,8 @@ pub struct Disk {
     pub operations: usize,
     /// A sync that goes on beside other operations: its batch, and what it is to bring out.
     syncing: Option<Syncing>,
+    /// The last read for a client was not what was stored.
+    misread: bool,
     rng: Rng,
 }
 
@@ -87,6 +89,7 @@ impl Disk {
             fails_at: None,
             operations: 0,
             syncing: None,
+            misread: false,
             rng,
         }
     }
@@ -211,6 +214,23 @@ impl Disk {
                 let bytes = self.files[&segment].read(offset as usize, length);
                 Answer::Slice { segment, offset, bytes }
             }
+            Command::Read { spans } => {
+                let broken = !self.misread && self.rng.chance(40);
+                self.misread = broken;
+                let mut read: Vec<_> = spans
+                    .iter()
+                    .map(|span| {
+                        let bytes =
+                            self.files[&span.segment].read(span.offset as usize, span.length);
+                        if fails { Err("an error".to_owned()) } else { Ok(bytes) }
+                    })
+                    .collect();
+                if broken && let Some(Ok(bytes)) = read.first_mut() {
+                    let at = self.rng.below(bytes.len());
+                    bytes[at] ^= 4;
+                }
+                Answer::Bytes { spans: read }
+            }
             Command::Drop { segment, reuse } => {
                 let mut file = self.files.remove(&segment).expect("it was made");
                 assert!(!reuse || !file.failed, "segment {segment} failed and is used again");
@@ -237,7 +257,7 @@ impl Disk {
                     self.obey(command);
                 }
             }
-            Some(Command::Clean { .. } | Command::Sync { .. }) | None => {}
+            Some(Command::Clean { .. } | Command::Read { .. } | Command::Sync { .. }) | None => {}
         }
         let share = self.rng.below(1001);
         for file in self.files.values_mut() {

@@ -5,6 +5,7 @@
 mod broker;
 mod crashes;
 mod disk;
+mod long_queues;
 
 use crate::rng::Rng;
 use disk::Disk;
@@ -28,6 +29,7 @@ const BOUNDS: Bounds = Bounds {
     interval: None,
     degraded: 0,
     slice: 16 << 10,
+    head: (3, 600),
 };
 
 /// Bounds of a run: in some of them syncs come apart from writes.
@@ -208,6 +210,7 @@ pub fn simulate_all(seed: u64) {
     broker::simulate_degraded(seed);
     crashes::simulate_fan_out(seed);
     crashes::simulate_returns(seed);
+    long_queues::simulate_long_queues(seed);
 }
 
 /// A random run; returns how many batches it came to.

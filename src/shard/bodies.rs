@@ -1,0 +1,278 @@
+//! The bodies of this shard's stored messages: which of them are in memory, and how many sessions
+//! wait for each.
+//!
+//! A session either has a handle of the message (it is at the head of the session's queue, or in
+//! flight), or it has its number only: then the message is *away* and is read back from the store
+//! before it is sent ([`super::away`]). A body is in memory while some session has a handle of it,
+//! and a little longer: a fan-out may reach further sessions, which must find its number. Those
+//! that no session has a handle of are bounded by [`RECENT`] and [`RECENT_BYTES`].
+
+use crate::message::Message;
+use crate::mutant::Mutant;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+/// Messages in memory that no session has a handle of.
+const RECENT: usize = 256;
+/// Bytes of them.
+const RECENT_BYTES: usize = 1 << 20;
+
+type Numbers<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+
+/// A stored message whose body is in memory.
+struct Kept {
+    /// Held, so that its address is no other message's.
+    message: Message,
+    /// How many sessions wait for it, and how many of them have a handle.
+    sessions: u32,
+    here: u32,
+    /// CRC32C of its record.
+    checksum: u32,
+}
+
+/// The bodies.
+#[derive(Default)]
+pub(super) struct Bodies {
+    /// The message of each stored reference with a handle, by session and number.
+    slots: Numbers<(u32, u32), u64>,
+    kept: Numbers<u64, Kept>,
+    /// Numbers of messages by their address.
+    numbers: Numbers<usize, u64>,
+    /// How many sessions wait for a message that is not in memory, if it is more than one.
+    shared: Numbers<u64, u32>,
+    /// Messages that were left without a handle, the oldest first, and their bytes. Some have one
+    /// again, or are gone.
+    recent: VecDeque<(u64, usize)>,
+    recent_bytes: usize,
+}
+
+impl Bodies {
+    /// The number of a message that is in memory.
+    pub(super) fn number(&self, message: &Message) -> Option<u64> {
+        self.numbers.get(&message.address()).copied()
+    }
+
+    /// The number of the message that a session has under that number of its own.
+    pub(super) fn of_slot(&self, index: u32, slot: u32) -> Option<u64> {
+        self.slots.get(&(index, slot)).copied()
+    }
+
+    /// A session has a handle of the message from now on.
+    pub(super) fn set_slot(&mut self, index: u32, slot: u32, number: u64) {
+        self.slots.insert((index, slot), number);
+    }
+
+    /// It has it no more.
+    pub(super) fn take_slot(&mut self, index: u32, slot: u32) -> Option<u64> {
+        self.slots.remove(&(index, slot))
+    }
+
+    /// One more handle of a message; its body and checksum, should it not be in memory.
+    pub(super) fn hold(&mut self, number: u64, message: Message, checksum: u32) {
+        let Bodies { kept, numbers, shared, .. } = self;
+        let kept = kept.entry(number).or_insert_with(|| {
+            numbers.insert(message.address(), number);
+            let sessions = shared.remove(&number).unwrap_or(0);
+            Kept { message, sessions, here: 0, checksum }
+        });
+        kept.sessions += 1;
+        kept.here += 1;
+    }
+
+    /// One more handle of a message that is in memory.
+    pub(super) fn hold_again(&mut self, number: u64) {
+        if let Some(kept) = self.kept.get_mut(&number) {
+            kept.sessions += 1;
+            kept.here += 1;
+        }
+    }
+
+    /// A session that had a handle waits for it no more. True when nobody does.
+    #[must_use]
+    pub(super) fn let_go(&mut self, number: u64) -> bool {
+        let Some(kept) = self.kept.get_mut(&number) else { return false };
+        kept.sessions -= 1;
+        kept.here -= 1;
+        self.look_at(number)
+    }
+
+    /// A session keeps the number only; returns the checksum of the message.
+    pub(super) fn send_away(&mut self, number: u64) -> u32 {
+        let Some(kept) = self.kept.get_mut(&number) else { return 0 };
+        let checksum = kept.checksum;
+        kept.here -= 1;
+        self.look_at(number);
+        checksum
+    }
+
+    /// A session waits for a message that is not in memory, as a restart has found it.
+    pub(super) fn adopt_away(&mut self, number: u64) {
+        match self.kept.get_mut(&number) {
+            Some(kept) => kept.sessions += 1,
+            None => *self.shared.entry(number).or_insert(0) += 1,
+        }
+    }
+
+    /// After a restart: a number alone is that of one session.
+    pub(super) fn adopted(&mut self) {
+        self.shared.retain(|_, sessions| *sessions > 1);
+        self.shared.shrink_to_fit();
+    }
+
+    /// The message, if it is in memory.
+    pub(super) fn get(&self, number: u64) -> Option<&Message> {
+        self.kept.get(&number).map(|kept| &kept.message)
+    }
+
+    /// A session that had the number only has a handle from now on: of the message that is in
+    /// memory already, or of this one.
+    pub(super) fn come_back(&mut self, number: u64, message: Message, checksum: u32) -> Message {
+        let Bodies { kept, numbers, shared, .. } = self;
+        let kept = kept.entry(number).or_insert_with(|| {
+            numbers.insert(message.address(), number);
+            let sessions = shared.remove(&number).unwrap_or(1);
+            Kept { message, sessions, here: 0, checksum }
+        });
+        kept.here += 1;
+        kept.message.clone()
+    }
+
+    /// A session that has the number only waits for it no more. True when nobody does.
+    #[must_use]
+    pub(super) fn let_go_away(&mut self, number: u64) -> bool {
+        if let Some(kept) = self.kept.get_mut(&number) {
+            kept.sessions -= 1;
+            return self.look_at(number);
+        }
+        let Some(sessions) = self.shared.get_mut(&number) else { return true };
+        *sessions -= 1;
+        if *sessions == 1 {
+            self.shared.remove(&number);
+        }
+        Mutant::StorageAwayForgotten.is_on()
+    }
+
+    /// What becomes of a body that a session has let go. True when nobody waits for the message.
+    fn look_at(&mut self, number: u64) -> bool {
+        let Some(kept) = self.kept.get(&number) else { return false };
+        if kept.sessions == 0 {
+            self.forget(number);
+            return true;
+        }
+        if kept.here == 0 {
+            let size = kept.message.size();
+            self.recent.push_back((number, size));
+            self.recent_bytes += size;
+            self.trim();
+        }
+        false
+    }
+
+    fn forget(&mut self, number: u64) -> Option<Kept> {
+        let kept = self.kept.remove(&number)?;
+        self.numbers.remove(&kept.message.address());
+        Some(kept)
+    }
+
+    /// Lets go of the bodies that have been without a handle for longest. One that somebody else
+    /// still delivers stays, as the newest.
+    fn trim(&mut self) {
+        let mut delivered = false;
+        while self.recent.len() > RECENT || self.recent_bytes > RECENT_BYTES {
+            let Some((number, size)) = self.recent.pop_front() else { return };
+            self.recent_bytes -= size;
+            let Some(kept) = self.kept.get(&number).filter(|kept| kept.here == 0) else { continue };
+            if kept.message.handles() > 1 && !std::mem::replace(&mut delivered, true) {
+                self.recent.push_back((number, size));
+                self.recent_bytes += size;
+                continue;
+            }
+            if let Some(kept) = self.forget(number)
+                && kept.sessions > 1
+            {
+                self.shared.insert(number, kept.sessions);
+            }
+        }
+    }
+
+    /// Bytes of memory, but for messages that sessions have handles of.
+    pub(super) fn held(&self) -> usize {
+        fn table<K, V>(map: &Numbers<K, V>) -> usize {
+            map.capacity() * (size_of::<(K, V)>() + 1)
+        }
+        table(&self.slots)
+            + table(&self.kept)
+            + table(&self.numbers)
+            + table(&self.shared)
+            + self.recent_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::MessageRef;
+    use crate::packet::Qos;
+
+    fn message(size: usize) -> Message {
+        let payload = vec![0; size];
+        let message = MessageRef {
+            topic: "t",
+            properties: &[],
+            payload: &payload,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            expires: None,
+            publisher: None,
+        };
+        Message::new(&message, &mut Vec::new())
+    }
+
+    #[test]
+    fn bodies_without_a_handle_are_bounded_and_sessions_are_still_counted() {
+        let mut bodies = Bodies::default();
+        for number in 1..=2000u64 {
+            let message = message(100);
+            bodies.hold(number, message, number as u32);
+            bodies.hold_again(number);
+            assert_eq!(bodies.send_away(number), number as u32);
+            assert!(bodies.get(number).is_some(), "one session has a handle");
+            assert_eq!(bodies.send_away(number), number as u32);
+        }
+        assert!(bodies.kept.len() <= RECENT && bodies.numbers.len() <= RECENT);
+        assert!(bodies.get(1).is_none() && bodies.get(2000).is_some());
+        for number in 1..=2000 {
+            assert!(!bodies.let_go_away(number), "{number}: another session waits");
+            assert!(bodies.let_go_away(number), "{number}: nobody waits");
+        }
+        assert_eq!((bodies.kept.len(), bodies.shared.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_message_that_comes_back_is_counted_as_before() {
+        let mut bodies = Bodies::default();
+        bodies.hold(1, message(2 << 20), 7);
+        bodies.hold_again(1);
+        bodies.send_away(1);
+        bodies.send_away(1);
+        assert!(bodies.get(1).is_none(), "it is larger than what is kept without a handle");
+        let back = bodies.come_back(1, message(10), 7);
+        assert_eq!(bodies.number(&back), Some(1));
+        assert!(!bodies.let_go(1));
+        assert!(bodies.let_go_away(1));
+        assert!(bodies.numbers.is_empty());
+    }
+
+    #[test]
+    fn what_is_still_delivered_keeps_its_number() {
+        let mut bodies = Bodies::default();
+        let first = message(1);
+        bodies.hold(1, first.clone(), 0);
+        bodies.send_away(1);
+        for number in 2..1000 {
+            bodies.hold(number, message(1), 0);
+            bodies.send_away(number);
+        }
+        assert_eq!(bodies.number(&first), Some(1));
+    }
+}

@@ -1,0 +1,205 @@
+//! Messages that wait in the store only come back: sessions whose clients take theirs stand in a
+//! line, and what the first of them are to have next is asked for in one command at the end of a
+//! step.
+
+use super::Shard;
+use super::away::{
+    Asked, BYTES, Bytes, Fared, RECORDS, RETRY, Source, TRIES, WINDOW, WINDOW_BYTES,
+};
+use super::drops::DropReason;
+use crate::ids::SessionRef;
+use crate::limits::cost;
+use crate::message::Message;
+use crate::mutant::Mutant;
+use crate::session::{AwayMessage, Queued};
+use crate::storage::{Command, frame};
+
+impl Shard {
+    /// The end of a step: what was read comes to its sessions, what clients are to have next is
+    /// asked for, and what is away of ended sessions goes. True when there is more to do at once.
+    pub(super) fn run_reading(&mut self) -> bool {
+        let Some(storing) = &mut self.storing else { return false };
+        let departed = storing.depart_some();
+        self.meter.charge(departed as u32 * cost::VISIT);
+        let now = storing.micros;
+        while let Some((_, session)) = storing.reading.failed.pop_front_if(|(due, _)| *due <= now) {
+            storing.reading.line.push_back(session);
+        }
+        let more = !storing.reading.departing.is_empty();
+        if let Some(spans) = storing.reading.arrived.take() {
+            storing.reading.under_way = false;
+            self.bring_bodies(spans);
+        }
+        // What is in memory is brought at once, and then there may be more of that.
+        if self.ask_for_bodies() {
+            self.bring_bodies(Vec::new());
+            return true;
+        }
+        more
+    }
+
+    /// Asks for what the first sessions in line are to have. True when that is all in memory.
+    fn ask_for_bodies(&mut self) -> bool {
+        let Some(storing) = &mut self.storing else { return false };
+        if storing.reading.under_way {
+            return false;
+        }
+        let (mut spans, mut bytes) = (Vec::new(), 0);
+        for _ in 0..storing.reading.line.len() {
+            if bytes >= BYTES || storing.reading.asked.len() >= RECORDS {
+                break;
+            }
+            let Some(reference) = storing.reading.line.pop_front() else { break };
+            let session = self.sessions.get_of(reference.index, reference.generation);
+            let Some(tail) = session.and_then(|s| s.flow.as_mut()?.pending.tail()) else {
+                continue;
+            };
+            let before = bytes;
+            for message in tail.iter().take(WINDOW) {
+                let size = message.size as usize + 1;
+                if bytes > before && bytes - before + size > WINDOW_BYTES {
+                    break;
+                }
+                let Some((from, span)) = storing.look_for(&message) else { break };
+                bytes += size;
+                spans.extend(span);
+                storing.reading.asked.push(Asked { session: reference, message, from });
+            }
+            if bytes == before {
+                // It has its turn when what is on its way to the disk has come there.
+                storing.reading.line.push_back(reference);
+            }
+        }
+        self.meter.charge(storing.reading.asked.len() as u32 * cost::VISIT);
+        if spans.is_empty() {
+            return !storing.reading.asked.is_empty();
+        }
+        storing.reading.under_way = true;
+        storing.log.commands.push(Command::Read { spans });
+        false
+    }
+
+    /// What was asked for comes to its sessions, in order.
+    fn bring_bodies(&mut self, spans: Vec<Bytes>) {
+        let Some(storing) = &mut self.storing else { return };
+        let asked = std::mem::take(&mut storing.reading.asked);
+        let (mut spans, mut last) = (spans.into_iter(), None::<(SessionRef, Fared)>);
+        for Asked { session, message, from } in asked {
+            if let Some((other, fared)) = last.filter(|&(other, _)| other != session) {
+                self.go_on_with(other, fared);
+                last = None;
+            }
+            let bytes = match from {
+                Source::Disk(_) => spans.next(),
+                Source::Here(_) | Source::Damaged => None,
+            };
+            let (_, fared) = last.get_or_insert((session, Fared::Well));
+            if *fared == Fared::Well {
+                *fared = self.bring_body(session, &message, from, bytes);
+            }
+        }
+        if let Some((session, fared)) = last {
+            self.go_on_with(session, fared);
+        }
+    }
+
+    fn bring_body(
+        &mut self,
+        session: SessionRef,
+        message: &AwayMessage,
+        from: Source,
+        bytes: Option<Bytes>,
+    ) -> Fared {
+        let Some(storing) = &mut self.storing else { return Fared::Badly };
+        let body = match (from, bytes) {
+            (Source::Here(body), _) => Some(body),
+            (Source::Disk(offset), Some(Ok(mut bytes))) => {
+                frame::unframe(offset, &mut bytes);
+                storing.decode(message, &bytes)
+            }
+            (Source::Disk(_), Some(Err(why))) => {
+                storing.log.cannot_read(&why);
+                return Fared::Badly;
+            }
+            (Source::Damaged | Source::Disk(_), _) => None,
+        };
+        self.meter.charge(cost::DELIVERY);
+        match body {
+            Some(body) => {
+                self.come_back(session, message, body);
+                Fared::Well
+            }
+            None => self.is_damaged(session, message),
+        }
+    }
+
+    /// A message is in memory again, unless it was dropped meanwhile.
+    fn come_back(&mut self, session: SessionRef, message: &AwayMessage, body: Message) {
+        let Some(storing) = &mut self.storing else { return };
+        let known = self.sessions.get_of(session.index, session.generation);
+        let Some(flow) = known.and_then(|session| session.flow.as_mut()) else { return };
+        let pending = &mut flow.pending;
+        if pending.tail().and_then(|tail| tail.front()).is_none_or(|front| front != *message) {
+            return;
+        }
+        let before = pending.away();
+        let AwayMessage { slot, number, checksum, qos, retain, ref subscription_ids, .. } =
+            *message;
+        storing.bodies.set_slot(session.index, slot, number);
+        let queued = Queued {
+            message: storing.bodies.come_back(number, body, checksum),
+            subscription_ids: subscription_ids.clone(),
+            qos,
+            retain,
+            share: None,
+            stored: slot,
+        };
+        pending.come_back(queued);
+        self.note_away(session.index, before);
+    }
+
+    /// What was read is not what was stored: it is read again, and given up at last.
+    fn is_damaged(&mut self, session: SessionRef, message: &AwayMessage) -> Fared {
+        let index = session.index;
+        let known = self.sessions.get_of(index, session.generation);
+        let Some(known) = known else { return Fared::Badly };
+        let Some(flow) = &mut known.flow else { return Fared::Badly };
+        let before = (flow.pending.away(), flow.pending.bytes());
+        let Some(tail) = flow.pending.tail() else { return Fared::Badly };
+        if tail.front().is_none_or(|front| front != *message) {
+            return Fared::Well;
+        }
+        tail.failures += 1;
+        if tail.failures < TRIES {
+            return Fared::Damaged;
+        }
+        let (client_id, shard) = (&*known.client_id, self.topology.id.0);
+        tracing::error!(client_id, shard, "a stored message is damaged on the disk and is lost");
+        flow.pending.drop_away();
+        self.counters.pending_messages -= 1;
+        self.counters.pending_bytes -= (before.1 - flow.pending.bytes()) as u64;
+        self.note_away(index, before.0);
+        self.count_drops(DropReason::Unreadable, 1);
+        self.store_all_gone(index);
+        Fared::Well
+    }
+
+    /// A session has what it could be brought.
+    fn go_on_with(&mut self, session: SessionRef, fared: Fared) {
+        let Some(storing) = &mut self.storing else { return };
+        let known = self.sessions.get_of(session.index, session.generation);
+        let Some(flow) = known.and_then(|session| session.flow.as_mut()) else { return };
+        if let Some(tail) = flow.pending.tail() {
+            tail.listed = fared != Fared::Well;
+            match fared {
+                Fared::Well => {}
+                Fared::Damaged | Fared::Badly if Mutant::StorageReadGivenUp.is_on() => {}
+                Fared::Damaged => storing.reading.line.push_back(session),
+                Fared::Badly => {
+                    storing.reading.failed.push_back((storing.micros + RETRY, session));
+                }
+            }
+        }
+        self.pump(session.index);
+    }
+}

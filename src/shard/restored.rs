@@ -1,0 +1,38 @@
+//! Stored messages, while sessions and what waits for them are restored.
+
+use super::Shard;
+use super::away::routed;
+use crate::message::Message;
+use crate::storage::image::{Body, Brief};
+use std::collections::BTreeMap;
+
+/// The messages, by number.
+pub(super) struct Messages {
+    /// Those whose bodies are in memory.
+    pub(super) bodies: BTreeMap<u64, Body>,
+    /// The others.
+    pub(super) briefs: BTreeMap<u64, Brief>,
+}
+
+impl Shard {
+    /// One more handle of the message with that number.
+    pub(super) fn restore_handle(&mut self, number: u64, messages: &Messages) -> Option<Message> {
+        let body = messages.bodies.get(&number)?;
+        let storing = self.storing.as_mut()?;
+        if let Some(message) = storing.bodies.get(number).cloned() {
+            storing.bodies.hold_again(number);
+            return Some(message);
+        }
+        let checksum = Brief::of(number, &body.stored()).checksum;
+        let message = self.restore_message(body);
+        self.storing.as_mut()?.bodies.hold(number, message.clone(), checksum);
+        Some(message)
+    }
+
+    /// The message with that body.
+    pub(super) fn restore_message(&mut self, body: &Body) -> Message {
+        let stored = body.stored();
+        let expires = self.storing.as_ref().and_then(|storing| storing.expiry_of(&stored));
+        Message::new(&routed(&stored, expires), self.delivery.scratch.bytes())
+    }
+}

@@ -1,0 +1,118 @@
+//! Where a log's records are by now: in memory, on their way to the disk, or in which bytes of
+//! which segment.
+
+use super::frame;
+use super::index::Value;
+use super::log::Log;
+use super::record::Key;
+use std::collections::VecDeque;
+
+/// Where in its segment each batch begins, in multiples of [`frame::ALIGNMENT`]; in the order of
+/// batches, without a gap.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    first: u64,
+    blocks: VecDeque<u32>,
+}
+
+impl Places {
+    /// Those that recovery found, of which `first` is the first batch.
+    pub(super) fn new(first: u64, blocks: Vec<u32>) -> Places {
+        Places { first, blocks: blocks.into() }
+    }
+
+    /// The next batch is written at that byte.
+    pub(super) fn add(&mut self, batch: u64, offset: u64) {
+        if self.blocks.is_empty() {
+            self.first = batch;
+        }
+        debug_assert!(batch == self.first + self.blocks.len() as u64, "batches have no gaps");
+        self.blocks.push_back(u32::try_from(offset / frame::ALIGNMENT as u64).unwrap_or(u32::MAX));
+    }
+
+    /// Batches from that one on are not where they were written.
+    pub(super) fn cut(&mut self, batch: u64) {
+        let left = batch.saturating_sub(self.first);
+        self.blocks.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+    }
+
+    /// Those before that one are dropped.
+    pub(super) fn drop_before(&mut self, batch: u64) {
+        let gone = batch.saturating_sub(self.first).min(self.blocks.len() as u64);
+        self.blocks.drain(..gone as usize);
+        self.first += gone;
+    }
+
+    fn get(&self, batch: u64) -> Option<u64> {
+        let at = usize::try_from(batch.checked_sub(self.first)?).ok()?;
+        Some(u64::from(*self.blocks.get(at)?) * frame::ALIGNMENT as u64)
+    }
+
+    /// Bytes of memory.
+    pub(super) fn memory(&self) -> usize {
+        self.blocks.capacity() * size_of::<u32>()
+    }
+}
+
+/// Bytes of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// The segment.
+    pub segment: u32,
+    /// The first byte.
+    pub offset: u64,
+    /// How many.
+    pub length: usize,
+}
+
+/// Where a record is.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Lies<'a> {
+    /// Nowhere: there is no such value.
+    Nowhere,
+    /// In memory: its bytes.
+    Here(&'a [u8]),
+    /// On its way to the disk: known when that is over.
+    OnItsWay,
+    /// On the disk: there, from that byte of its batch's payload on.
+    There(Span, usize),
+}
+
+impl Log {
+    /// Where the newest value of a key is by now. What is asked for in the order of commands is
+    /// still there: a segment is dropped by a later one.
+    pub fn lies(&self, key: Key) -> Lies<'_> {
+        match self.index.get(key) {
+            Some(value) => self.lies_at(value).unwrap_or(Lies::Nowhere),
+            None => Lies::Nowhere,
+        }
+    }
+
+    fn lies_at(&self, value: Value) -> Option<Lies<'_>> {
+        let (batch, offset) = (value.position.batch(), value.position.offset());
+        let length = value.length as usize;
+        if batch == self.next_batch {
+            return self.filling.get(offset..offset + length).map(Lies::Here);
+        }
+        if let Some(waiting) = self.waiting.iter().find(|waiting| waiting.batch == batch) {
+            return waiting.payload.get(offset..offset + length).map(Lies::Here);
+        }
+        if let Some(flight) = self.in_flight.as_ref().filter(|flight| flight.stamp.batch == batch) {
+            return match &flight.payload {
+                Some(payload) => payload.get(offset..offset + length).map(Lies::Here),
+                None => Some(Lies::OnItsWay),
+            };
+        }
+        let block = self.places.get(batch)?;
+        let after = self.segments.partition_point(|segment| segment.first <= batch);
+        let segment = self.segments.get(after.checked_sub(1)?)?.number;
+        let (first, count) = frame::span(offset, length);
+        let span = Span { segment, offset: block + first as u64, length: count };
+        Some(Lies::There(span, offset))
+    }
+
+    /// CRC32C of the record that was appended last.
+    pub fn last_checksum(&self) -> u32 {
+        crc32c::crc32c(self.filling.get(self.last..).unwrap_or(&[]))
+    }
+}
