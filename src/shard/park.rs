@@ -184,11 +184,23 @@ impl Shard {
         self.go_on_freed();
         self.retry_memory();
         self.retry_storage();
-        self.retry_mail();
+        self.retry_mail(self.settings.budget.step);
     }
 
-    /// Goes on with those that wait for room in a mailbox, as long as there is some.
-    fn retry_mail(&mut self) {
+    /// Goes on with those that wait for room in a mailbox, when other shards have said how far they
+    /// are and before what has just been received is looked at: who came later does not take the
+    /// room. They have a share of the step.
+    #[inline]
+    pub(super) fn retry_mail_first(&mut self) {
+        if !self.parked.mail.is_empty() {
+            let Budget { step, .. } = self.settings.budget;
+            self.retry_mail(step.min(self.meter.work() + self.settings.budget.share()));
+        }
+    }
+
+    /// Goes on with those that wait for room in a mailbox, as long as there is some, until the
+    /// step's work comes to `limit`.
+    fn retry_mail(&mut self, limit: u32) {
         if self.parked.mail.is_empty() || self.mail.outbox.is_congested() {
             return;
         }
@@ -201,14 +213,14 @@ impl Shard {
         for shard in (first..=usize::from(self.topology.receivers)).chain(0..first) {
             let shard = ShardId(shard as u8);
             for line in lines.into_iter().flatten() {
-                self.retry_mail_line(shard, line);
+                self.retry_mail_line(shard, line, limit);
             }
         }
         self.parked.fresh_turn = None;
     }
 
     /// The same for one line of a shard.
-    fn retry_mail_line(&mut self, shard: ShardId, kind: usize) {
+    fn retry_mail_line(&mut self, shard: ShardId, kind: usize, limit: u32) {
         let line = mail_line(shard, kind);
         let lacked = match kind {
             COSTLY.. => Shortage::Costly,
@@ -219,8 +231,8 @@ impl Shard {
         for turn in 0..self.parked.mail.bound(line) {
             let room =
                 shard.0 == self.topology.receivers || self.mail.outbox.has_room(shard, lacked);
-            // When the step has no room either, they wait for that with others.
-            if !room || turn > 0 && self.is_spent(self.settings.budget.step) {
+            // They keep their places: the next step begins with them.
+            if !room || self.is_spent(limit) {
                 return;
             }
             let Some(socket) = self.parked.mail.pop(line) else { return };

@@ -97,7 +97,10 @@ impl Step {
                 shard.see_room(ends);
                 around.harvest();
             }
-            Part::Mail => self.busy |= shard.take_mail(ends, self.bounds.mail),
+            Part::Mail => {
+                self.busy |= shard.take_mail(ends, self.bounds.mail);
+                shard.retry_mail_first();
+            }
             Part::Input => {
                 let left = self.bounds.completions - self.visited;
                 let visited = around.visit(shard, left).min(left);
