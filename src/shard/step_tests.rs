@@ -4,11 +4,13 @@ use super::*;
 use crate::config::Config;
 use crate::ids::{ListenerId, Peer, SocketId};
 use crate::limits::STEP_WORK;
+use crate::mesh::mail::Data;
 use crate::mesh::mailbox::mailboxes;
 use crate::mesh::quota::{Quota, Rate};
 use crate::mesh::{ListenerState, Shared};
 use crate::packet::{self, Connect, OutPublish, Qos, Version};
 use crate::shard::Settings;
+use crate::shard::placement::home_of;
 use crate::time::Instant;
 use crate::topic::Seeds;
 use std::sync::Arc;
@@ -49,9 +51,9 @@ impl Surroundings for Flood {
     fn ring(&mut self, _shard: ShardId) {}
 }
 
-fn shard() -> Shard {
+fn shard_of(number: u8, shards: u8, shared: &Arc<Shared>) -> Shard {
     let settings = Arc::new(Settings::new(&Config::default()));
-    let mut shard = Shard::new(ShardId(0), 1, settings, Shared::new(Seeds::fixed(1)), Instant(1));
+    let mut shard = Shard::new(ShardId(number), shards, settings, Arc::clone(shared), Instant(1));
     let listener_state = ListenerState {
         name: "test".into(),
         allow_anonymous: true,
@@ -63,16 +65,15 @@ fn shard() -> Shard {
         rate: Rate::default(),
     };
     shard.open_listener(ListenerId(0), Arc::new(listener_state));
-    shard.accepted(SocketId(0), ListenerId(0), Peer::Unix);
     shard
 }
 
-fn connect() -> Vec<u8> {
+fn connect(client_id: &str) -> Vec<u8> {
     let connect = Connect {
         version: Version::V311,
         clean_start: true,
         keep_alive: 0,
-        client_id: "flood",
+        client_id,
         username: None,
         password: None,
         will: None,
@@ -84,7 +85,7 @@ fn connect() -> Vec<u8> {
     bytes
 }
 
-fn publish() -> Vec<u8> {
+fn publish(payload: &[u8]) -> Vec<u8> {
     let publish = OutPublish {
         dup: false,
         qos: Qos::AtMostOnce,
@@ -95,19 +96,20 @@ fn publish() -> Vec<u8> {
         topic_alias: None,
         subscription_ids: &[],
         forwarded: &[],
-        payload: &[7; 100],
+        payload,
     };
     let mut bytes = Vec::new();
     packet::encode_publish(&mut bytes, Version::V311, &publish).expect("it is small");
-    bytes.repeat(19)
+    bytes
 }
 
 #[test]
 fn what_a_step_cannot_process_is_left_in_the_kernel() {
-    let mut shard = shard();
+    let mut shard = shard_of(0, 1, &Shared::new(Seeds::fixed(1)));
     let mut ends = mailboxes(1, 1, 1).pop().expect("of one shard");
-    shard.received(SocketId(0), &connect());
-    let mut flood = Flood { bytes: publish(), harvests: 0 };
+    shard.accepted(SocketId(0), ListenerId(0), Peer::Unix);
+    shard.received(SocketId(0), &connect("flood"));
+    let mut flood = Flood { bytes: publish(&[7; 100]).repeat(19), harvests: 0 };
     let bounds = StepBounds { completions: MOST, mail: STEP_WORK };
     for _ in 0..3 {
         shard.begin(Instant(1), 1000);
@@ -117,5 +119,85 @@ fn what_a_step_cannot_process_is_left_in_the_kernel() {
         let processed = shard.counters.messages_received() - before;
         assert!(shard.work() >= STEP_WORK, "the step's work is used up");
         assert!(processed > 1000 && taken <= processed + 100, "{processed} of {taken}");
+    }
+}
+
+/// What clients have sent, all of it found by the first harvest.
+struct Sent(Vec<(SocketId, Vec<u8>)>);
+
+impl Surroundings for Sent {
+    fn harvest(&mut self) {}
+
+    fn visit(&mut self, shard: &mut Shard, _limit: usize) -> usize {
+        let sent = std::mem::take(&mut self.0);
+        sent.iter().for_each(|(socket, bytes)| shard.received(*socket, bytes));
+        sent.len()
+    }
+
+    fn has_more(&mut self) -> bool {
+        false
+    }
+
+    fn has_heard_everyone(&mut self) -> bool {
+        false
+    }
+
+    fn act(&mut self, _action: Action) {}
+
+    fn stamp(&mut self) -> u64 {
+        1
+    }
+
+    fn ring(&mut self, _shard: ShardId) {}
+}
+
+/// Otherwise a crowd that sends on and on would take what room there is each time.
+#[test]
+fn who_waits_for_a_mailbox_goes_before_newcomers() {
+    let shared = Shared::new(Seeds::fixed(1));
+    let mut shards = [0, 1].map(|number| shard_of(number, 2, &shared));
+    let mut ends = mailboxes(2, 4, 64);
+    let step = |shard: &mut Shard, sent: Vec<(u32, Vec<u8>)>, ends: &mut MailEnds<_, _>| {
+        let sent = sent.into_iter().map(|(socket, bytes)| (SocketId(socket), bytes)).collect();
+        shard.begin(Instant(1), 1000);
+        let bounds = StepBounds { completions: MOST, mail: STEP_WORK };
+        Step::new(bounds).run(shard, ends, &mut Sent(sent));
+    };
+    let (first, second) = shards.split_at_mut(1);
+    let (first, second) = (&mut first[0], &mut second[0]);
+    let name = |home: u8, from: u32| {
+        let mut names = (from..).map(|number| format!("client-{number}"));
+        names.find(|name| home_of(&shared.seeds, name, 2) == ShardId(home)).expect("endless")
+    };
+    second.accepted(SocketId(0), ListenerId(0), Peer::Unix);
+    let subscribe = b"\x82\x08\x00\x01\x00\x03a/#\x00".to_vec();
+    step(second, vec![(0, connect(&name(1, 0))), (0, subscribe)], &mut ends[1]);
+    for (socket, from) in [(0, 0), (1, 1000)] {
+        first.accepted(SocketId(socket), ListenerId(0), Peer::Unix);
+        step(first, vec![(socket, connect(&name(0, from)))], &mut ends[0]);
+    }
+    // Each is a mail of its own; the mailbox takes four of them.
+    let large = |which: u8| publish(&[which; 10_000]);
+    let read = |end: &mut MailEnds<Stamped, Control>| {
+        let mails = std::iter::from_fn(|| end.pop_data(ShardId(0)));
+        let payload = |mail: Stamped| match mail.data {
+            Data::One(message, _) => message.view().payload[0],
+            Data::Batch(_) => panic!("a large message is none of a batch"),
+        };
+        mails.map(payload).collect::<Vec<u8>>()
+    };
+    let many = (0..8).flat_map(large).collect();
+    step(first, vec![(0, many)], &mut ends[0]);
+    let mut seen = read(&mut ends[1]);
+    assert!(!seen.is_empty() && seen.len() < 8, "{seen:?}");
+    let waiting = 8 - seen.len();
+    for newcomer in 100..100 + waiting as u8 {
+        step(first, vec![(1, large(newcomer))], &mut ends[0]);
+        seen.extend(read(&mut ends[1]));
+    }
+    let position = |which: u8| seen.iter().position(|&known| known == which);
+    for earlier in 0..8 {
+        let at = position(earlier).expect("everything has come");
+        assert!(position(100).is_none_or(|newcomer| at < newcomer), "{seen:?}");
     }
 }

@@ -27,6 +27,20 @@ impl TurnQueues {
 
     /// At the end of that line, unless it stands in one.
     pub fn push(&mut self, line: usize, socket: SocketId) {
+        self.insert(line, socket, VecDeque::push_back);
+    }
+
+    /// At the beginning of that line, unless it stands in one.
+    pub fn push_first(&mut self, line: usize, socket: SocketId) {
+        self.insert(line, socket, VecDeque::push_front);
+    }
+
+    fn insert(
+        &mut self,
+        line: usize,
+        socket: SocketId,
+        put: fn(&mut VecDeque<(u64, SocketId)>, (u64, SocketId)),
+    ) {
         if self.places.contains_key(&socket) {
             return;
         }
@@ -36,7 +50,7 @@ impl TurnQueues {
         self.next += 1;
         self.places.insert(socket, (line as u32, self.next));
         let line = &mut self.lines[line];
-        line.push_back((self.next, socket));
+        put(line, (self.next, socket));
         // What has closed leaves when its turn comes, or when most of a line is such.
         if line.len() > 64 && line.len() > 2 * self.places.len() {
             line.retain(|&(number, socket)| {
@@ -83,8 +97,9 @@ mod tests {
         lines.remove(SocketId(2));
         lines.push(0, SocketId(2)); // another connection of that number, behind the others
         assert_eq!((lines.len(), lines.bound(0)), (5, 4));
+        lines.push_first(0, SocketId(7));
         let order: Vec<u32> = std::iter::from_fn(|| lines.pop(0)).map(|socket| socket.0).collect();
-        assert_eq!(order, [0, 4, 2]);
+        assert_eq!(order, [7, 0, 4, 2]);
         assert_eq!(lines.pop(1), Some(SocketId(1)));
         lines.push(1, SocketId(1));
         let order: Vec<u32> = std::iter::from_fn(|| lines.pop(1)).map(|socket| socket.0).collect();
