@@ -10,12 +10,11 @@ use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::{Method, Request, Uri};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use ringmq::client_tls::{Authorities, client_config};
+use rustls::ClientConfig;
 use serde_json::Value;
 
 /// How long an answer may take.
@@ -50,20 +49,8 @@ impl ApiAddress {
     }
 
     fn tls(&self) -> Result<ClientConfig, String> {
-        let builder = ClientConfig::builder();
-        let Some(path) = &self.ca else {
-            let native = builder.with_native_roots();
-            let native = native.map_err(|error| format!("the host's authorities: {error}"))?;
-            return Ok(native.with_no_client_auth());
-        };
-        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let mut roots = RootCertStore::empty();
-        let read = CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))?;
-        for certificate in read {
-            let certificate = certificate.map_err(|error| failed(&error))?;
-            roots.add(certificate).map_err(|error| failed(&error))?;
-        }
-        Ok(builder.with_root_certificates(roots).with_no_client_auth())
+        let authorities = self.ca.as_deref().map_or(Authorities::Host, Authorities::File);
+        client_config(authorities, None).map_err(|error| format!("--{error}"))
     }
 }
 

@@ -41,7 +41,7 @@
 //! | Where is backpressure? | `shard/hold.rs` (connections that are held) and `shard/park.rs` (how they go on), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
 //! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`, `shard/due.rs` (whose turn it is); `shard/input_progress.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |
 //! | A listener or a socket option? | `broker/listen.rs` and `broker/opening.rs` (opened, by one at a time), `ring/listen.rs` (accepted), `ring/socket.rs` (read, written, closed) |
-//! | What is below MQTT on a connection? | `transport/mod.rs` (layers: PROXY header, TLS, WebSocket), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (the layers of connections), `shard/unwrap.rs` (where bytes come through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched) |
+//! | What is below MQTT on a connection? | `transport/mod.rs` (layers: PROXY header, TLS, WebSocket), `transport/tls/mod.rs` (TLS: rustls for the handshake, records of our own), `shard/layered.rs` (the layers of connections), `shard/unwrap.rs` (where bytes come through them), `shard/handshakes.rs` (whose handshake has its turn), `broker/secure.rs` (certificates read, reloaded, watched); TLS where the broker is the client: `client_tls.rs` |
 //! | Who is a client, and who says so? | `access/chain.rs` (methods), `shard/admission.rs` (a CONNECT that waits), `shard/exchange.rs` and `shard/reauthenticate.rs` (enhanced authentication), `broker/questions.rs` and `broker/services/mod.rs` (hashing; HTTP, key sets, Redis and PostgreSQL, on threads of their own) |
 //! | Who may do what? | `access/mod.rs` (one `Decision`), `access/own.rs` (the broker's own rules), `access/rule.rs` (configured ones), `access/topic_rules.rs` (many rules, by topic), `shard/permission.rs` (asked at PUBLISH, SUBSCRIBE and will; remembered), `shard/revoke.rs` (applied after a reload), `shard/asking.rs` (a packet that waits until a service has said whether it may) |
 //! | What survives a restart? | `shard/changes.rs` (each kind of change, as a record), `shard/storing.rs` (who waits until it is durable), `shard/restore.rs`; `shard/unstorable.rs` (while nothing can be stored); `shard/returning.rs` (what goes from one member of a share group to the next); `shard/away.rs`, `shard/reading.rs` and `shard/bodies.rs` (what of long queues is on disk only); `storage/log.rs` (batches, segments), `storage/places.rs` (where a record is), `storage/failing.rs` (errors), `storage/unsynced.rs` (`durability: async`), `storage/cleaning.rs` (room), `storage/recovery.rs`, `storage/writer.rs` (the threads that own the files), `storage/rewrite.rs` (another number of shards, repair) |
@@ -170,6 +170,8 @@ pub mod bridge;
     reason = "starts the threads and reads the clock for the shards"
 )]
 pub mod broker;
+#[cfg(feature = "runtime")]
+pub mod client_tls;
 #[allow(clippy::disallowed_types, reason = "the shared state of the broker, by its handle")]
 pub mod cluster;
 pub mod config;

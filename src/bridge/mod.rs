@@ -33,5 +33,3 @@ pub mod start;
 pub mod template;
 #[cfg(all(test, feature = "runtime"))]
 mod testing;
-#[cfg(feature = "runtime")]
-pub mod tls;

@@ -17,7 +17,7 @@ use super::mqtt::serve::{Connecting, MqttBridge};
 use super::mqtt::session::{RemotePlan, RemoteSession};
 use super::mqtt::topics::Topics;
 use super::orders::{Orders, wait_for_end};
-use super::tls;
+use crate::client_tls::{Authorities, OwnCertificate, client_config, without_authorities};
 use crate::config::{
     self, BridgeStart, BridgeTls, BridgeVersion, BufferMode, Config, Get, OnBufferFull,
 };
@@ -173,10 +173,10 @@ impl Bridges {
 
     fn service(&self, http: &config::HttpBridge, intake: Intake) -> Result<HttpService, String> {
         let tls = match &*http.tls {
-            Some(tls) => tls::client_config(tls)?,
-            None if http.url.starts_with("https:") => tls::client_config(&BridgeTls::default())?,
+            Some(tls) => secured(tls)?,
+            None if http.url.starts_with("https:") => secured(&BridgeTls::default())?,
             // Not used.
-            None => tls::without_authorities(),
+            None => without_authorities(),
         };
         Ok(HttpService {
             intake,
@@ -186,7 +186,7 @@ impl Bridges {
             timeout: http.timeout.get(),
             retry: (http.retry.min.get(), http.retry.max.get()),
             tries: http.tries.get(),
-            tls,
+            tls: Arc::new(tls),
         })
     }
 
@@ -286,6 +286,12 @@ fn when_full(bridge: &config::Bridge) -> WhenFull {
     }
 }
 
+/// What TLS is spoken with.
+fn secured(tls: &BridgeTls) -> Result<rustls::ClientConfig, String> {
+    let own = OwnCertificate::at(&tls.certificate, &tls.private_key);
+    client_config(Authorities::at(&tls.ca), own).map_err(|error| format!("tls.{error}"))
+}
+
 fn connecting(mqtt: &config::MqttBridge) -> Result<Connecting, String> {
     let address = |text: &str| {
         let (host, port) = text.rsplit_once(':').unwrap_or((text, "1883"));
@@ -296,7 +302,7 @@ fn connecting(mqtt: &config::MqttBridge) -> Result<Connecting, String> {
         None => None,
         Some(tls) => {
             let name = Some(tls.server_name.to_string()).filter(|name| !name.is_empty());
-            Some((tls::client_config(tls)?, name))
+            Some((Arc::new(secured(tls)?), name))
         }
     };
     let lazy = (mqtt.lazy.threshold.get() as usize, mqtt.lazy.idle.get());

@@ -7,8 +7,8 @@
 #![allow(clippy::disallowed_types, reason = "TLS settings, by the library's own handle")]
 
 use super::node::{Engine, To};
-use crate::bridge::tls;
-use crate::config::{BridgeTls, Cluster, Text};
+use crate::client_tls::{Authorities, OwnCertificate, client_config};
+use crate::config::Cluster;
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subject, Subscriber};
 use futures_lite::future::poll_once;
@@ -124,14 +124,10 @@ async fn options(config: &Cluster, name: &str) -> Result<ConnectOptions, String>
         options = options.nkey(seed.trim().to_owned());
     }
     if let Some(given) = &*nats.tls {
-        let given = BridgeTls {
-            ca: given.ca.clone(),
-            certificate: given.certificate.clone(),
-            private_key: given.private_key.clone(),
-            server_name: Text::of(""),
-        };
-        let client = tls::client_config(&given)?;
-        options = options.require_tls(true).tls_client_config((*client).clone());
+        let own = OwnCertificate::at(&given.certificate, &given.private_key);
+        let client = client_config(Authorities::at(&given.ca), own);
+        let client = client.map_err(|error| format!("nats.tls.{error}"))?;
+        options = options.require_tls(true).tls_client_config(client);
     }
     let node = name.to_owned();
     Ok(options

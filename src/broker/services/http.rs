@@ -6,6 +6,7 @@ use crate::access::http::{HttpService, MAX_ANSWER, Request};
 use crate::access::{Said, Verdict};
 use crate::broker::core::time_of_day;
 use crate::broker::questions::Job;
+use crate::client_tls::without_authorities;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -110,10 +111,8 @@ impl Http {
 fn new_client(ca: Option<&str>) -> HttpClient {
     // Without authorities every https service fails, each with its reason; http goes on.
     let config = super::tls(ca).unwrap_or_else(|error| {
-        tracing::warn!(error, "https services cannot be asked");
-        rustls::ClientConfig::builder()
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth()
+        tracing::warn!(%error, "https services cannot be asked");
+        without_authorities()
     });
     let connector = HttpsConnectorBuilder::new().with_tls_config(config);
     let connector = connector.https_or_http().enable_http1().build();

@@ -13,13 +13,11 @@ use super::core::CoreCommand;
 use super::questions::{Home, Job, Reply, reply};
 use crate::access::keys::KeySet;
 use crate::access::{Finding, Method, Said, Verdict};
+use crate::client_tls::{Authorities, client_config};
 use crate::limits::ADMISSIONS;
 use crossbeam_channel::{Receiver, Sender};
 use http::Http;
-use hyper_rustls::ConfigBuilderExt;
 use key_sets::KeySets;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use std::sync::Arc;
 use stores::Stores;
 use tokio::sync::{Semaphore, mpsc};
@@ -143,20 +141,6 @@ async fn serve(mut events: mpsc::UnboundedReceiver<Event>, around: Around, most:
 }
 
 /// How TLS to a service is spoken: with these authorities, or the host's.
-fn tls(ca: Option<&str>) -> Result<rustls::ClientConfig, &'static str> {
-    let builder = rustls::ClientConfig::builder();
-    let Some(ca) = ca else {
-        let builder = builder.with_native_roots();
-        let builder = builder.map_err(|_| "the host has no certificate authorities")?;
-        return Ok(builder.with_no_client_auth());
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-        let certificate = certificate.map_err(|_| "the file of authorities is no PEM")?;
-        roots.add(certificate).map_err(|_| "a certificate of an authority cannot be read")?;
-    }
-    if roots.is_empty() {
-        return Err("the file of authorities has no certificate");
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+fn tls(ca: Option<&str>) -> Result<rustls::ClientConfig, String> {
+    client_config(ca.map_or(Authorities::Host, Authorities::Pem), None)
 }

@@ -15,8 +15,7 @@ impl Link {
     pub(super) async fn open(users: &Lookup) -> Result<Link, Fault> {
         let broken = |error: Error| Fault::Broken(text_of(&error));
         let config: Config = users.url.parse().map_err(broken)?;
-        let tls = super::tls(users.ca.as_deref());
-        let tls = tls.map_err(|why| Fault::Broken(why.to_owned()))?;
+        let tls = super::tls(users.ca.as_deref()).map_err(Fault::Broken)?;
         let (client, connection) =
             config.connect(MakeRustlsConnect::new(tls)).await.map_err(broken)?;
         tokio::task::spawn(async move {
