@@ -1,5 +1,6 @@
-//! Steady QoS 0 publishing allocates nothing, and a crowd that has left leaves nothing behind: the
-//! shard is driven as its core drives it, with a global allocator that counts.
+//! Steady QoS 0 publishing allocates nothing, a crowd that has left leaves nothing behind, and idle
+//! clients over TLS and WebSocket take few bytes more than plain ones: the shard is driven as its
+//! core drives it, with a global allocator that counts.
 
 use ringmq::config::{Config, Or};
 use ringmq::ids::Peer;
@@ -11,15 +12,20 @@ use ringmq::packet::{self, Connect, OutPublish, PacketId, Qos, Subscribe, Versio
 use ringmq::shard::{Action, Settings, Shard};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
+use ringmq::transport::Stack;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
+
+#[path = "allocations/idle.rs"]
+mod idle;
 
 struct Counting;
 
 thread_local! {
     // Of this thread: each test has its own.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    // Bytes, rounded up as the broker's allocator does.
     static LIVE: Cell<i64> = const { Cell::new(0) };
 }
 
@@ -29,23 +35,34 @@ fn count(allocations: u64, bytes: i64) {
     let _ = LIVE.try_with(|live| live.set(live.get() + bytes));
 }
 
+/// The bytes that mimalloc takes for so many: multiples of 16, and beyond 128 four sizes per
+/// doubling.
+fn rounded(size: usize) -> i64 {
+    let step = match size {
+        0..=8 => 8,
+        9..=128 => 16,
+        _ => 1 << ((size - 1).ilog2() - 2),
+    };
+    size.next_multiple_of(step) as i64
+}
+
 // SAFETY: every call is the system allocator's own.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(1, layout.size() as i64);
+        count(1, rounded(layout.size()));
         // SAFETY: as asked of us.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(0, -(layout.size() as i64));
+        count(0, -rounded(layout.size()));
         // SAFETY: as asked of us.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(1, size as i64 - layout.size() as i64);
+        count(1, rounded(size) - rounded(layout.size()));
         // SAFETY: as asked of us.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -77,6 +94,11 @@ fn step(shard: &mut Shard) -> usize {
 
 /// A shard on its own, with one listener.
 fn shard() -> Shard {
+    shard_with(Stack::default())
+}
+
+/// The same; the listener's connections consist of that.
+fn shard_with(stack: Stack) -> Shard {
     // `$SYS` would publish by itself now and then.
     let mut config = Config::default();
     config.sys.interval = Or::NONE;
@@ -91,7 +113,7 @@ fn shard() -> Shard {
             mountpoint: String::new(),
             max_connections: u64::MAX,
             max_connect_rate: None,
-            stack: Default::default(),
+            stack,
             connections: Quota::default(),
             rate: Rate::default(),
         }),
@@ -100,6 +122,11 @@ fn shard() -> Shard {
 }
 
 fn connect(shard: &mut Shard, socket: SocketId, name: &str, keep_alive: u16) {
+    shard.accepted(socket, ListenerId(0), Peer::Unix);
+    shard.received(socket, &connect_packet(name, keep_alive));
+}
+
+fn connect_packet(name: &str, keep_alive: u16) -> Vec<u8> {
     let connect = Connect {
         version: Version::V5,
         clean_start: true,
@@ -113,8 +140,7 @@ fn connect(shard: &mut Shard, socket: SocketId, name: &str, keep_alive: u16) {
     };
     let mut bytes = Vec::new();
     packet::encode_connect(&mut bytes, &connect).unwrap();
-    shard.accepted(socket, ListenerId(0), Peer::Unix);
-    shard.received(socket, &bytes);
+    bytes
 }
 
 fn subscribe(shard: &mut Shard, socket: SocketId, filter: &str) {
@@ -189,11 +215,17 @@ fn steady_qos_0_publishing_allocates_nothing() {
 
 /// Plays driver and clock until the shard has nothing more to do at once.
 fn settle(shard: &mut Shard, now: u64) {
+    settle_with(shard, now, |_| {});
+}
+
+/// The same; `see` is shown what the driver is told to do.
+fn settle_with(shard: &mut Shard, now: u64, mut see: impl FnMut(&Action)) {
     for _ in 0..100_000 {
         shard.begin(Instant(now), now * 1000);
         let mut more = shard.finish();
         for action in std::mem::take(shard.actions()) {
             more = true;
+            see(&action);
             match action {
                 Action::Send(socket, outgoing) => shard.sent(socket, outgoing, true),
                 Action::Close(socket) | Action::Finish(socket) => shard.closed(socket),

@@ -256,7 +256,7 @@ impl Shard {
     pub(super) fn common_name(&self, socket: SocketId) -> Option<&str> {
         let layers = self.layered.all.get(socket.0)?;
         let told = layers.common_name();
-        told.or_else(|| layers.peek()?.identity()?.names.name(CertificateName::Cn))
+        told.or_else(|| layers.identity()?.names.name(CertificateName::Cn))
     }
 }
 

@@ -94,7 +94,7 @@ impl Layered {
     /// of counts where `stack` has it so, and the client has shown none here.
     pub(super) fn username(&self, socket: SocketId, stack: &Stack) -> Option<Box<str>> {
         let layers = self.all.get(socket.0)?;
-        let shown = layers.peek().and_then(|records| records.identity()?.username.clone());
+        let shown = layers.identity().and_then(|identity| identity.username.clone());
         let told = || layers.common_name().map(Box::from);
         shown.or_else(|| told().filter(|_| stack.proxy_username))
     }
@@ -102,7 +102,7 @@ impl Layered {
     /// The common name in the client's certificate.
     pub(super) fn common_name(&self, socket: SocketId) -> Option<&str> {
         let layers = self.all.get(socket.0)?;
-        match layers.peek().and_then(|peeked| peeked.identity()) {
+        match layers.identity() {
             Some(certificate) => Some(&*certificate.names.common_name),
             None => layers.common_name(),
         }
@@ -111,7 +111,7 @@ impl Layered {
     /// Who the client is by its certificate, which TLS or a trusted proxy has verified.
     pub(super) fn certificate(&self, socket: SocketId) -> Option<Arc<access::Identity>> {
         let layers = self.all.get(socket.0)?;
-        let identity = match layers.peek().and_then(|peeked| peeked.identity()) {
+        let identity = match layers.identity() {
             Some(certificate) => certificate.names.clone(),
             None => access::Identity {
                 common_name: layers.common_name()?.into(),

@@ -57,8 +57,14 @@ impl Stack {
             (None, awaits) => awaits,
             (Some(_), _) => Awaits::Proxy,
         };
-        let mut opening =
-            Opening { awaits, head: Vec::new(), tls: None, frames: None, common_name: None };
+        let mut opening = Opening {
+            awaits,
+            head: Vec::new(),
+            tls: None,
+            frames: None,
+            identity: None,
+            common_name: None,
+        };
         opening.begin_tls();
         Some(Layers(State::Opening(Box::new(opening))))
     }
@@ -185,6 +191,8 @@ struct Opening {
     tls: Option<Securing>,
     /// The frames, once the upgrade was granted.
     frames: Option<Frames>,
+    /// Who the client is by its certificate.
+    identity: Option<Box<tls::PeerCertificate>>,
     /// The common name in a certificate that a trusted proxy has verified.
     common_name: Option<Box<str>>,
 }
@@ -281,16 +289,23 @@ impl Layers {
     /// connection is a plain one from now on.
     pub fn settle(self) -> Option<Layers> {
         let State::Opening(opening) = self.0 else { return Some(self) };
-        let mut tls = match opening.tls {
+        let tls = match opening.tls {
             Some(Securing::Done(tls)) => tls,
             _ => return opening.frames.map(|frames| Layers(State::WebSocket(frames))),
         };
-        tls.layer().drop_identity();
         Some(Layers(match (tls, opening.frames) {
             (tls, Some(frames)) => State::SecureWeb(Box::new(SecureWeb { tls, frames })),
             (tls::Tls::Short(records), None) => State::Short(records),
             (tls::Tls::Long(records), None) => State::Long(records),
         }))
+    }
+
+    /// Who the client is by the certificate that it has shown; known until [`Layers::settle`].
+    pub fn identity(&self) -> Option<&tls::PeerCertificate> {
+        match &self.0 {
+            State::Opening(opening) => opening.identity.as_deref(),
+            _ => None,
+        }
     }
 
     /// The common name in a client's certificate that a trusted proxy has verified; known until
@@ -368,7 +383,8 @@ impl Layers {
                 let frames = opening.frames.as_ref().map_or(0, Frames::heap);
                 let tls = opening.tls.as_ref().map_or(0, Securing::heap);
                 let name = opening.common_name.as_ref().map_or(0, |name| name.len());
-                size_of::<Opening>() + opening.head.capacity() + frames + tls + name
+                let identity = opening.identity.as_ref().map_or(0, |identity| identity.heap());
+                size_of::<Opening>() + opening.head.capacity() + frames + tls + identity + name
             }
             State::WebSocket(frames) => frames.heap(),
             State::Short(records) => tls::RecordLayer::heap(&**records),

@@ -145,6 +145,7 @@ impl Layers {
             Ok(Advanced::Again) => Ok(Shaken::Again),
             Ok(Advanced::Done(established)) => {
                 opening.tls = Some(Securing::Done(established.tls));
+                opening.identity = established.identity;
                 opening.secured(context.stack);
                 let done = Shaken::Done { tls13: established.tls13, resumed: established.resumed };
                 exchange.shaken = Some(done);

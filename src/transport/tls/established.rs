@@ -1,10 +1,9 @@
 //! What goes on where a handshake is over: rustls gives its secrets out, and a record layer takes
 //! them over. The load generator compiles this file, too, for the client's end.
 
-use super::identity::PeerCertificate;
 use super::key_log::{Heard, Secret};
 use super::keys::expand_key;
-use super::records::{RecordLayer, Records};
+use super::records::{CertificateMark, RecordLayer, Records};
 use super::suite::{LONGEST_KEY, NONCE, Suite};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion};
 use zeroize::Zeroize;
@@ -45,7 +44,7 @@ impl Tls {
         extracted: ExtractedSecrets,
         heard: Heard,
         role: Role,
-        identity: Option<Box<PeerCertificate>>,
+        certificate: CertificateMark,
     ) -> Result<Tls, &'static str> {
         let suite = Suite::of(version, &extracted.rx.1).ok_or("a new suite")?;
         let (receive, send) = (extracted.rx, extracted.tx);
@@ -59,10 +58,10 @@ impl Tls {
                 Role::Client => (heard.server, heard.client),
             };
             let (theirs, ours) = (agreed(theirs, &receive.1)?, agreed(ours, &send.1)?);
-            Tls::new(suite, (theirs.bytes(), receive.0), (ours.bytes(), send.0), identity)
+            Tls::new(suite, (theirs.bytes(), receive.0), (ours.bytes(), send.0), certificate)
         } else {
             let (theirs, ours) = (Bytes::of(&receive.1), Bytes::of(&send.1));
-            Tls::new(suite, (theirs.bytes(), receive.0), (ours.bytes(), send.0), identity)
+            Tls::new(suite, (theirs.bytes(), receive.0), (ours.bytes(), send.0), certificate)
         };
         tls.ok_or("no room for the secrets")
     }
@@ -72,11 +71,11 @@ impl Tls {
         suite: Suite,
         receive: (&[u8], u64),
         send: (&[u8], u64),
-        identity: Option<Box<PeerCertificate>>,
+        certificate: CertificateMark,
     ) -> Option<Tls> {
         Some(match suite.secret() {
-            0..=32 => Tls::Short(Box::new(Records::new(suite, receive, send, identity)?)),
-            _ => Tls::Long(Box::new(Records::new(suite, receive, send, identity)?)),
+            0..=32 => Tls::Short(Box::new(Records::new(suite, receive, send, certificate)?)),
+            _ => Tls::Long(Box::new(Records::new(suite, receive, send, certificate)?)),
         })
     }
 }

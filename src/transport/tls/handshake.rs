@@ -63,6 +63,8 @@ pub enum Advanced {
 pub struct Established {
     /// What goes on.
     pub tls: Tls,
+    /// Who the client is by its certificate, if it has shown one.
+    pub identity: Option<Box<PeerCertificate>>,
     /// What came after it, still sealed.
     pub rest: Vec<u8>,
     /// True for TLS 1.3.
@@ -293,7 +295,8 @@ impl Agreeing {
         let extracted = connection
             .dangerous_extract_secrets()
             .map_err(|_| internal("rustls has not given out the secrets"))?;
-        let mut tls = Tls::take_over(version, extracted, secrets, Role::Server, identity)
+        let certificate = identity.as_ref().map_or_else(Default::default, |one| one.mark());
+        let mut tls = Tls::take_over(version, extracted, secrets, Role::Server, certificate)
             .map_err(internal)?;
         // rustls checks neither when a session is resumed.
         if let Err((alert, failure)) = verdict {
@@ -301,7 +304,7 @@ impl Agreeing {
             return Err(failure);
         }
         let tls13 = version == ProtocolVersion::TLSv1_3;
-        Ok(Established { tls, rest, tls13, resumed })
+        Ok(Established { tls, identity, rest, tls13, resumed })
     }
 }
 

@@ -135,7 +135,7 @@ fn the_clients_certificate_says_who_it_is() {
     let mut pair = Pair::new(&config, &server);
     pair.shake().unwrap();
     pair.talk();
-    let identity = pair.tls.as_ref().unwrap().peek().identity().unwrap();
+    let identity = pair.identity.as_ref().unwrap();
     let username = |from: UsernameFrom| identity.names.name(from.part()?).map(str::to_owned);
     assert_eq!(username(UsernameFrom::Off), None);
     assert_eq!(username(UsernameFrom::Cn).as_deref(), Some("meter-7"));
@@ -152,7 +152,7 @@ fn certificates_are_optional_where_the_listener_says_so() {
     let none = Arc::new(client_config(&authority, None, None));
     let mut pair = Pair::new(&none, &server);
     pair.shake().unwrap();
-    assert!(pair.tls.unwrap().peek().identity().is_none());
+    assert!(pair.tls.is_some() && pair.identity.is_none());
     let stranger = Authority::new("Other CA").client("x", |_| {});
     let wrong = Arc::new(client_config(&authority, Some(&stranger), None));
     assert_eq!(Pair::new(&wrong, &server).shake().unwrap_err().kind, Kind::UnknownAuthority);

@@ -1,5 +1,6 @@
 //! Who a client is by its certificate. Taken when the handshake is over, in place of the chain.
 
+use super::records::CertificateMark;
 use crate::access::Identity;
 use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
@@ -67,6 +68,11 @@ impl PeerCertificate {
         let names = common_name.len() + alternative_name.len() + subject.len();
         let username = self.username.as_ref().map_or(0, |name| name.len());
         size_of::<PeerCertificate>() + names + username + self.serial.len()
+    }
+
+    /// What is kept of it after CONNECT.
+    pub fn mark(&self) -> CertificateMark {
+        CertificateMark { fingerprint: self.fingerprint, not_after: self.not_after }
     }
 
     /// Whether its time was over at `now`, seconds since 1970.

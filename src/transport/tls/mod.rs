@@ -2,7 +2,7 @@
 //!
 //! rustls makes the handshake (`handshake`); then its secrets are taken out, it goes, and a record
 //! layer of ours goes on (`records`) with two secrets, two sequence numbers and a few flags:
-//! at most 128 bytes for an idle client with AES-128 or ChaCha20, 160 with AES-256, where
+//! at most 112 bytes for an idle client with AES-128 or ChaCha20, 144 with AES-256, where
 //! rustls's own connection keeps 9 KB and OpenSSL's 25 to 59. Expanded keys are made when they are
 //! needed, and a few of them kept per shard (`keys`).
 //!
@@ -34,7 +34,7 @@ pub use handshake::{Advanced, Established, Handshake};
 pub use identity::PeerCertificate;
 pub use key_log::Heard;
 pub use keys::KeyCache;
-pub use records::{Opened, RecordLayer, Records, Sealed};
+pub use records::{CertificateMark, Opened, RecordLayer, Records, Sealed};
 pub use server::{Reader, Server, Unusable, certified, ticket_keys};
 pub use ticket::TicketKeys;
 

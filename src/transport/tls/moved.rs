@@ -3,7 +3,7 @@
 //! same secret would give its key away.
 
 use super::established::Tls;
-use super::records::{Direction, Partial, Records, Tally};
+use super::records::{CertificateMark, Direction, Partial, Records, Tally};
 use super::suite::Suite;
 use crate::upgrade::code::{Body, Bytes, Code, Secret, record};
 
@@ -73,8 +73,6 @@ fn moved<const N: usize>(records: &Records<N>) -> MovedTls {
 
 fn restore<const N: usize>(records: &mut Records<N>, moved: MovedTls) {
     records.partial = moved.partial.map(|partial| Box::new(Partial(partial.0)));
-    records.certificate = moved.certificate;
-    records.not_after = moved.not_after;
     records.tally = Tally {
         empty: moved.empty,
         updates: moved.updates,
@@ -103,7 +101,9 @@ impl Code for Tls {
         (fits(&moved.receive.0) && fits(&moved.send.0)).then_some(())?;
         let (receive, send) = (&moved.receive, &moved.send);
         let (receive, send) = ((&*receive.0.0, receive.1), (&*send.0.0, send.1));
-        let mut tls = Tls::new(suite, receive, send, None)?;
+        let certificate =
+            CertificateMark { fingerprint: moved.certificate, not_after: moved.not_after };
+        let mut tls = Tls::new(suite, receive, send, certificate)?;
         match &mut tls {
             Tls::Short(records) => restore(records, moved),
             Tls::Long(records) => restore(records, moved),

@@ -9,7 +9,6 @@
 //! a row, 32 KeyUpdates without data between them, 4 warnings, one attempt to renegotiate.
 
 use super::alert::{Alert, FATAL, Failure, Kind, WARNING};
-use super::identity::PeerCertificate;
 use super::keys::{self, KeyCache};
 use super::mutant::Mutant;
 use super::suite::{EXPLICIT, NONCE, Suite, TAG};
@@ -99,14 +98,22 @@ pub(super) struct Tally {
 /// The part of a record that has come so far.
 pub(super) struct Partial(pub(super) Vec<u8>);
 
+/// What is known of a client's certificate for as long as the client is connected, so that a live
+/// client can be ended when it is revoked or has expired.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct CertificateMark {
+    /// Names it among those that are revoked; 0 for none.
+    pub fingerprint: u64,
+    /// Last second of its validity, since 1970; 0 for ever.
+    pub not_after: u32,
+}
+
 /// A connection's record layer; `N` is room for its secrets.
 pub struct Records<const N: usize> {
     pub(super) receive: Direction<N>,
     pub(super) send: Direction<N>,
     /// The part of a record that has come so far.
     pub(super) partial: Option<Box<Partial>>,
-    /// Who the client is, until its CONNECT asks.
-    identity: Option<Box<PeerCertificate>>,
     /// Names the client's certificate among those that are revoked; 0 for none.
     pub(super) certificate: u64,
     /// Until when it is valid, seconds since 1970; 0 for ever.
@@ -116,7 +123,7 @@ pub struct Records<const N: usize> {
 }
 
 // What a million clients multiply: a size class of the allocator each.
-const _: () = assert!(size_of::<Records<32>>() <= 128);
+const _: () = assert!(size_of::<Records<32>>() <= 112);
 const _: () = assert!(size_of::<Records<48>>() <= 160);
 
 /// What became of what was received.
@@ -185,13 +192,8 @@ pub trait RecordLayer {
     fn owes_close(&self) -> bool;
     /// The connection is over, or goes elsewhere: its keys are not kept here.
     fn forget(&self, cache: &mut KeyCache);
-    /// Who the client is, until [`RecordLayer::drop_identity`].
-    fn identity(&self) -> Option<&PeerCertificate>;
-    /// Who the client is was asked.
-    fn drop_identity(&mut self);
-    /// The client's certificate as [`PeerCertificate::fingerprint`] and
-    /// [`PeerCertificate::not_after`] name it.
-    fn certificate(&self) -> (u64, u32);
+    /// The client's certificate.
+    fn certificate(&self) -> CertificateMark;
     /// Bytes of memory.
     fn heap(&self) -> usize;
     /// True for TLS 1.3.
@@ -284,22 +286,14 @@ impl<const N: usize> RecordLayer for Records<N> {
         cache.remove(self.suite, self.send.secret(self.suite));
     }
 
-    fn identity(&self) -> Option<&PeerCertificate> {
-        self.identity.as_deref()
-    }
-
-    fn drop_identity(&mut self) {
-        self.identity = None;
-    }
-
-    fn certificate(&self) -> (u64, u32) {
-        (self.certificate, self.not_after)
+    fn certificate(&self) -> CertificateMark {
+        CertificateMark { fingerprint: self.certificate, not_after: self.not_after }
     }
 
     fn heap(&self) -> usize {
         let partial =
             self.partial.as_ref().map_or(0, |partial| size_of::<Partial>() + partial.0.capacity());
-        size_of::<Self>() + partial + self.identity.as_ref().map_or(0, |one| one.heap())
+        size_of::<Self>() + partial
     }
 
     fn is_tls13(&self) -> bool {
@@ -314,16 +308,14 @@ impl<const N: usize> Records<N> {
         suite: Suite,
         receive: (&[u8], u64),
         send: (&[u8], u64),
-        identity: Option<Box<PeerCertificate>>,
+        certificate: CertificateMark,
     ) -> Option<Self> {
-        let not_after = identity.as_ref().map_or(0, |identity| identity.not_after);
         Some(Records {
             receive: Direction::new(receive.0, receive.1)?,
             send: Direction::new(send.0, send.1)?,
             partial: None,
-            certificate: identity.as_ref().map_or(0, |identity| identity.fingerprint),
-            not_after,
-            identity,
+            certificate: certificate.fingerprint,
+            not_after: certificate.not_after,
             suite,
             tally: Tally::default(),
         })

@@ -34,7 +34,7 @@ impl Rogue {
     fn new(suite: Suite) -> Rogue {
         let secret: Vec<u8> = (0..suite.secret() as u8).collect();
         let other: Vec<u8> = secret.iter().map(|byte| byte ^ 0x55).collect();
-        let tls = Tls::new(suite, (&secret, 0), (&other, 0), None).unwrap();
+        let tls = Tls::new(suite, (&secret, 0), (&other, 0), Default::default()).unwrap();
         let cache = KeyCache::default();
         Rogue { suite, secret, sequence: 0, tls, cache, plain: Vec::new(), out: Vec::new() }
     }
@@ -266,7 +266,7 @@ fn keys_are_worn_out_after_2_to_the_24_records() {
     let near = super::suite::GCM_RECORDS - 3;
     for suite in SUITES {
         let secret: Vec<u8> = (0..suite.secret() as u8).collect();
-        let mut tls = Tls::new(suite, (&secret, 0), (&secret, near), None).unwrap();
+        let mut tls = Tls::new(suite, (&secret, 0), (&secret, near), Default::default()).unwrap();
         let (mut cache, mut out) = (KeyCache::default(), Vec::new());
         let outcomes: Vec<_> =
             (0..5).map(|_| tls.layer().seal(&mut cache, b"data", &mut out)).collect();
@@ -383,7 +383,7 @@ proptest! {
         let mut rogue = Rogue::new(suite);
         let mut theirs: Vec<u8> = rogue.secret.iter().map(|byte| byte ^ 0x55).collect();
         rogue.tls =
-            Tls::new(suite, (&rogue.secret, 0), (&theirs, start), None).unwrap();
+            Tls::new(suite, (&rogue.secret, 0), (&theirs, start), Default::default()).unwrap();
         let mut sent = Vec::new();
         for act in acts {
             match act {

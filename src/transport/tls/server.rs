@@ -7,6 +7,7 @@
 use super::alert::{Alert, Failure};
 use super::identity::{PeerCertificate, distinguished_name, fingerprint};
 use super::key_log;
+use super::records::CertificateMark;
 use super::sni::Certificates;
 use super::ticket::{TicketKeys, Ticketer};
 use super::verify::Verifier;
@@ -174,16 +175,16 @@ impl Server {
         Ok(())
     }
 
-    /// Why a live client with this certificate is to be ended, if it is. See
-    /// [`super::RecordLayer::certificate`].
-    pub fn is_over(&self, (certificate, not_after): (u64, u32), now: u64) -> Option<&'static str> {
-        if !self.verifies || !self.ends_revoked || certificate == 0 {
+    /// Why a live client with this certificate is to be ended, if it is.
+    pub fn is_over(&self, certificate: CertificateMark, now: u64) -> Option<&'static str> {
+        let CertificateMark { fingerprint, not_after } = certificate;
+        if !self.verifies || !self.ends_revoked || fingerprint == 0 {
             return None;
         }
         if not_after != 0 && u64::from(not_after) < now {
             return Some("the certificate has expired");
         }
-        self.revoked.contains(&certificate).then_some("the certificate was revoked")
+        self.revoked.contains(&fingerprint).then_some("the certificate was revoked")
     }
 }
 

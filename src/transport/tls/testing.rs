@@ -1,6 +1,9 @@
 //! Authorities, certificates and clients for the tests: rustls in the client's role, in memory.
 
-use super::{Advanced, Failure, Handshake, KeyCache, Opened, Server, Tls, provider, ticket_keys};
+use super::{
+    Advanced, Failure, Handshake, KeyCache, Opened, PeerCertificate, Server, Tls, provider,
+    ticket_keys,
+};
 use crate::config::{Config, Sources};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
@@ -168,6 +171,7 @@ pub struct Pair {
     pub server: Arc<Server>,
     pub handshake: Option<Handshake>,
     pub tls: Option<Tls>,
+    pub identity: Option<Box<PeerCertificate>>,
     pub resumed: bool,
     pub cache: KeyCache,
     /// What the server has understood.
@@ -187,6 +191,7 @@ impl Pair {
             server: server.clone(),
             handshake: Some(Handshake::default()),
             tls: None,
+            identity: None,
             resumed: false,
             cache: KeyCache::default(),
             heard: Vec::new(),
@@ -217,6 +222,7 @@ impl Pair {
                 Ok(Advanced::Again) => {}
                 Ok(Advanced::Done(established)) => {
                     self.tls = Some(established.tls);
+                    self.identity = established.identity;
                     self.resumed = established.resumed;
                     self.handshake = None;
                     self.open(&established.rest, &mut out);

@@ -120,7 +120,7 @@ impl Layer {
         let Shaking { connection, heard, input, .. } = *shaking;
         let version = connection.protocol_version().unwrap_or(ProtocolVersion::TLSv1_3);
         let secrets = connection.dangerous_extract_secrets().map_err(|error| complain(&error))?;
-        let tls = Tls::take_over(version, secrets, heard, Role::Client, None);
+        let tls = Tls::take_over(version, secrets, heard, Role::Client, Default::default());
         *self = Layer::Settled(tls.map_err(|what| complain(&what))?);
         Ok(input)
     }

@@ -40,17 +40,3 @@ mod mutant {
         }
     }
 }
-
-/// A server's certificate is checked and forgotten: no client here has one of these.
-mod identity {
-    pub struct PeerCertificate {
-        pub fingerprint: u64,
-        pub not_after: u32,
-    }
-
-    impl PeerCertificate {
-        pub fn heap(&self) -> usize {
-            size_of::<Self>()
-        }
-    }
-}
