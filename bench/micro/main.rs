@@ -8,6 +8,7 @@ mod codec;
 mod echo;
 mod interest;
 mod matching;
+mod records;
 mod retained;
 mod rules;
 mod timing;
@@ -17,13 +18,14 @@ mod timing;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Name, function, what it measures.
-const MEASUREMENTS: [(&str, fn(), &str); 7] = [
+const MEASUREMENTS: [(&str, fn(), &str); 8] = [
     ("codec", codec::run, "a PUBLISH and a PUBACK framed, decoded and encoded: ns"),
     ("matching", matching::run, "a topic against up to a million filters: ns"),
     ("retained", retained::run, "a million retained messages set and replayed: ns, bytes each"),
     ("exact", interest::exact, "a million filters without wildcard, indexed and shared: ns, bytes"),
     ("wildcard", interest::wildcard, "the same with a wildcard: ns, bytes each"),
     ("rules", rules::run, "a topic against 10 to 10,000 rules of access: ns"),
+    ("records", records::run, "records of TLS beside the bare AEAD, a handshake: ns, us"),
     ("echo", echo::run, "20 bytes there and back, io_uring driver against epoll: CPU time"),
 ];
 

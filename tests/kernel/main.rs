@@ -12,6 +12,7 @@ mod crash;
 mod disk;
 mod exhausted;
 mod half_open;
+mod handshakes;
 mod late;
 mod line;
 mod log;

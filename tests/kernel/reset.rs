@@ -9,7 +9,7 @@ use crate::probe::{Sys, beside, figure, memory, ticks};
 use crate::support::*;
 
 /// As many as asked for, or as the limit of descriptors allows.
-fn most_connections(wanted: usize) -> usize {
+pub fn most_connections(wanted: usize) -> usize {
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024) as usize;
     let most = wanted.min(limit.saturating_sub(300));
     if most < wanted {
