@@ -225,7 +225,9 @@ pub fn sealing(count: usize) {
     let end = |receive, send| {
         let extracted = ExtractedSecrets { rx: (0, secrets(receive)), tx: (0, secrets(send)) };
         let version = ProtocolVersion::TLSv1_2;
-        Tls::take_over(version, extracted, Heard::default(), Role::Server, Default::default()).expect("it fits")
+        let (certificate, cache) = (Default::default(), &mut KeyCache::default());
+        Tls::take_over(version, extracted, Heard::default(), Role::Server, certificate, cache)
+            .expect("it fits")
     };
     let (mut here, mut there) = (end(1, 2), end(2, 1));
     let (mut ours, mut theirs) = (KeyCache::default(), KeyCache::default());

@@ -2,7 +2,7 @@
 //! them over. The load generator compiles this file, too, for the client's end.
 
 use super::key_log::{Heard, Secret};
-use super::keys::expand_key;
+use super::keys::KeyCache;
 use super::records::{CertificateMark, RecordLayer, Records};
 use super::suite::{LONGEST_KEY, NONCE, Suite};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion};
@@ -35,7 +35,7 @@ impl Tls {
 
     /// Takes over from rustls, whose handshake is over: its secrets become a record layer's. In
     /// TLS 1.3 they are those that its key log has `heard`, and must lead to the keys that it gave
-    /// out.
+    /// out: both were learnt apart. The keys, which are needed at once, are in `cache` then.
     ///
     /// # Errors
     /// What does not fit.
@@ -45,12 +45,14 @@ impl Tls {
         heard: Heard,
         role: Role,
         certificate: CertificateMark,
+        cache: &mut KeyCache,
     ) -> Result<Tls, &'static str> {
         let suite = Suite::of(version, &extracted.rx.1).ok_or("a new suite")?;
         let (receive, send) = (extracted.rx, extracted.tx);
         let tls = if suite.is_tls13() {
-            let agreed = |secret: Option<Secret>, keys: &ConnectionTrafficSecrets| {
-                let secret = secret.filter(|secret| lead_to(suite, secret.bytes(), keys));
+            let mut agreed = |secret: Option<Secret>, keys: &ConnectionTrafficSecrets| {
+                let same = |secret: &Secret| cache.admit(suite, secret.bytes(), parts(keys));
+                let secret = secret.filter(same);
                 secret.ok_or("the secrets differ from the keys")
             };
             let (theirs, ours) = match role {
@@ -120,21 +122,4 @@ fn parts(secrets: &ConnectionTrafficSecrets) -> (&[u8], &[u8]) {
         | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key.as_ref(), iv.as_ref()),
         _ => (&[], &[]),
     }
-}
-
-/// Whether a traffic secret leads to the keys that rustls used: both were learnt apart.
-fn lead_to(suite: Suite, secret: &[u8], keys: &ConnectionTrafficSecrets) -> bool {
-    let (mut key, mut iv) = ([0; LONGEST_KEY], [0; NONCE]);
-    let (expected_key, expected_iv) = parts(keys);
-    let same = secret.len() == suite.secret()
-        && expected_key.len() == suite.aead().key_len()
-        && key.get_mut(..expected_key.len()).is_some_and(|key| {
-            let equal = aws_lc_rs::constant_time::verify_slices_are_equal;
-            expand_key(suite, secret, key, &mut iv).is_some()
-                && equal(key, expected_key).is_ok()
-                && equal(&iv, expected_iv).is_ok()
-        });
-    key.zeroize();
-    iv.zeroize();
-    same
 }

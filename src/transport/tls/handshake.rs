@@ -296,7 +296,7 @@ impl Agreeing {
             .dangerous_extract_secrets()
             .map_err(|_| internal("rustls has not given out the secrets"))?;
         let certificate = identity.as_ref().map_or_else(Default::default, |one| one.mark());
-        let mut tls = Tls::take_over(version, extracted, secrets, Role::Server, certificate)
+        let mut tls = Tls::take_over(version, extracted, secrets, Role::Server, certificate, cache)
             .map_err(internal)?;
         // rustls checks neither when a session is resumed.
         if let Err((alert, failure)) = verdict {

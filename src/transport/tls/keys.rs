@@ -8,6 +8,7 @@
 //! are idle is their secrets.
 
 use super::suite::{LONGEST_KEY, NONCE, Suite};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::{aead, hkdf};
 use zeroize::Zeroize;
 
@@ -29,8 +30,8 @@ impl Drop for Key {
 
 impl Key {
     /// Makes the key of `secret`, whose length is [`Suite::secret`]. `None` when the library
-    /// cannot.
-    pub fn derive(suite: Suite, secret: &[u8]) -> Option<Key> {
+    /// cannot, or the key and its initialization vector are others than `expected`.
+    fn derive(suite: Suite, secret: &[u8], expected: Option<(&[u8], &[u8])>) -> Option<Key> {
         let (mut key, mut iv) = ([0; LONGEST_KEY], [0; NONCE]);
         let length = suite.aead().key_len();
         let made = key.get_mut(..length).and_then(|key| {
@@ -41,6 +42,10 @@ impl Key {
                     key.copy_from_slice(from);
                     iv = rest.first_chunk().copied()?;
                 }
+            }
+            if let Some((expected_key, expected_iv)) = expected {
+                verify_slices_are_equal(key, expected_key).ok()?;
+                verify_slices_are_equal(&iv, expected_iv).ok()?;
             }
             let aead = aead::UnboundKey::new(suite.aead(), key).ok()?;
             Some(Key { aead: aead::LessSafeKey::new(aead), iv })
@@ -117,7 +122,7 @@ fn expand_label(prk: &hkdf::Prk, label: &[u8], out: &mut [u8]) -> Option<()> {
 }
 
 /// Key and initialization vector of a traffic secret (RFC 8446 section 7.3).
-pub fn expand_key(suite: Suite, secret: &[u8], key: &mut [u8], iv: &mut [u8; NONCE]) -> Option<()> {
+fn expand_key(suite: Suite, secret: &[u8], key: &mut [u8], iv: &mut [u8; NONCE]) -> Option<()> {
     let prk = hkdf::Prk::new_less_safe(suite.hkdf(), secret);
     expand_label(&prk, b"key", key)?;
     expand_label(&prk, b"iv", iv)
@@ -188,7 +193,21 @@ impl KeyCache {
             set.used |= 1 << at;
             return set.places[at].as_ref().map(|place| &place.key);
         }
-        let key = Key::derive(suite, secret)?;
+        self.make(suite, secret, None)
+    }
+
+    /// Whether `secret` leads to this key and initialization vector. It is here then.
+    pub fn admit(&mut self, suite: Suite, secret: &[u8], expected: (&[u8], &[u8])) -> bool {
+        secret.len() == suite.secret() && self.make(suite, secret, Some(expected)).is_some()
+    }
+
+    fn make(
+        &mut self,
+        suite: Suite,
+        secret: &[u8],
+        expected: Option<(&[u8], &[u8])>,
+    ) -> Option<&Key> {
+        let key = Key::derive(suite, secret, expected)?;
         self.derived += 1;
         let mut kept = [0; LONGEST_SECRET];
         kept.get_mut(..secret.len())?.copy_from_slice(secret);

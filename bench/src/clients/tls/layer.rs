@@ -68,7 +68,7 @@ impl Layer {
                 while shaking.connection.wants_write() {
                     let _ = shaking.connection.write_tls(wire);
                 }
-                let rest = self.settle()?;
+                let rest = self.settle(keys)?;
                 self.open_records(keys, &rest, &mut Vec::new(), wire)?;
             }
         }
@@ -85,7 +85,7 @@ impl Layer {
     ) -> Result<(), Malformed> {
         if let Layer::Shaking(shaking) = self {
             shaking.open(bytes, plain)?;
-            let rest = self.settle()?;
+            let rest = self.settle(keys)?;
             return self.open_records(keys, &rest, plain, wire);
         }
         self.open_records(keys, bytes, plain, wire)
@@ -111,7 +111,7 @@ impl Layer {
     }
 
     /// Takes over from rustls, if its part is over; returns what it has not looked at.
-    fn settle(&mut self) -> Result<Vec<u8>, Malformed> {
+    fn settle(&mut self, keys: &mut KeyCache) -> Result<Vec<u8>, Malformed> {
         let Layer::Shaking(shaking) = self else { return Ok(Vec::new()) };
         if !shaking.is_over() {
             return Ok(Vec::new());
@@ -120,7 +120,7 @@ impl Layer {
         let Shaking { connection, heard, input, .. } = *shaking;
         let version = connection.protocol_version().unwrap_or(ProtocolVersion::TLSv1_3);
         let secrets = connection.dangerous_extract_secrets().map_err(|error| complain(&error))?;
-        let tls = Tls::take_over(version, secrets, heard, Role::Client, Default::default());
+        let tls = Tls::take_over(version, secrets, heard, Role::Client, Default::default(), keys);
         *self = Layer::Settled(tls.map_err(|what| complain(&what))?);
         Ok(input)
     }
