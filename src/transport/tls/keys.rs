@@ -31,7 +31,7 @@ impl Drop for Key {
 impl Key {
     /// Makes the key of `secret`, whose length is [`Suite::secret`]. `None` when the library
     /// cannot, or the key and its initialization vector are others than `expected`.
-    fn derive(suite: Suite, secret: &[u8], expected: Option<(&[u8], &[u8])>) -> Option<Key> {
+    pub fn derive(suite: Suite, secret: &[u8], expected: Option<(&[u8], &[u8])>) -> Option<Key> {
         let (mut key, mut iv) = ([0; LONGEST_KEY], [0; NONCE]);
         let length = suite.aead().key_len();
         let made = key.get_mut(..length).and_then(|key| {
@@ -304,5 +304,24 @@ mod tests {
         assert_eq!(cache.held(), 0);
         assert!(cache.get(suite(), &secret(7)).is_some());
         assert_eq!(cache.derived, 1001, "it is made anew");
+    }
+
+    #[test]
+    fn a_key_is_admitted_only_as_it_is_expected() {
+        let mut cache = KeyCache::default();
+        let (secret, mut key, mut iv) = ([9; 32], [0; 16], [0; NONCE]);
+        expand_key(suite(), &secret, &mut key, &mut iv).unwrap();
+        let (mut other_key, mut other_iv) = (key, iv);
+        other_key[15] ^= 1;
+        other_iv[0] ^= 1;
+        assert!(!cache.admit(suite(), &secret, (&other_key, &iv)));
+        assert!(!cache.admit(suite(), &secret, (&key, &other_iv)));
+        assert!(!cache.admit(suite(), &secret, (&key[..15], &iv)));
+        assert!(!cache.admit(suite(), &[8; 32], (&key, &iv)));
+        assert!(!cache.admit(suite(), &secret[..31], (&key, &iv)));
+        assert_eq!((cache.held(), cache.derived), (0, 0));
+        assert!(cache.admit(suite(), &secret, (&key, &iv)));
+        assert!(cache.get(suite(), &secret).is_some());
+        assert_eq!((cache.held(), cache.derived), (1, 1), "it is not made a second time");
     }
 }

@@ -40,7 +40,7 @@ impl Rogue {
     }
 
     fn record(&mut self, kind: u8, said: &[u8], padding: usize) -> Vec<u8> {
-        let key = Key::derive(self.suite, &self.secret).unwrap();
+        let key = Key::derive(self.suite, &self.secret, None).unwrap();
         let nonce = key.nonce(self.sequence);
         let (mut plain, mut header, mut explicit) = (said.to_vec(), vec![kind, 3, 3], Vec::new());
         if self.suite.is_tls13() {
@@ -408,7 +408,7 @@ proptest! {
             let length = HEADER + usize::from(u16::from_be_bytes([high, low]));
             let (record, behind) = rest.split_at(length);
             rest = behind;
-            let key = Key::derive(suite, &theirs).unwrap();
+            let key = Key::derive(suite, &theirs, None).unwrap();
             let (explicit, body) = record[HEADER..].split_at(suite.explicit());
             prop_assert_eq!(explicit, &key.nonce(sequence)[12 - explicit.len()..]);
             let (sealed, tag) = body.split_at(body.len() - 16);
