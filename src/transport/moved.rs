@@ -7,10 +7,14 @@ use super::websocket::Frames;
 use super::{Layers, State};
 use crate::upgrade::code::{Body, Code, Secret};
 
+/// Bytes that are written of a connection besides what its layers hold: lengths and flags.
+const ROOM: usize = 128;
+
 impl Layers {
     /// What goes on, as bytes with secrets in them; `None` when it cannot move.
     pub fn moved(&self) -> Option<Secret> {
-        let mut out = Vec::new();
+        // Room for all of it: growing would leave secrets behind in what was too small.
+        let mut out = Vec::with_capacity(ROOM + self.heap());
         match &self.0 {
             State::Opening(_) => return None,
             State::WebSocket(frames) => {
@@ -33,6 +37,7 @@ impl Layers {
                 both.frames.moved(&mut out)?;
             }
         }
+        debug_assert!(out.len() <= ROOM + self.heap(), "it did not grow");
         Some(Secret(out))
     }
 
