@@ -127,7 +127,7 @@ fn ten_thousand_handshakes_that_stand_still_disturb_nobody_and_take_bounded_memo
     let grown = most.0.saturating_sub(before);
     figure("stalled handshakes", &format!("{grown} KiB more, {} under way at once", most.1));
     assert!(trips.count() > 0);
-    let shards = shards() as u64;
+    let shards = broker::shards() as u64;
     assert!(most.1 > 0 && most.1 <= 1000 * shards, "{} under way", most.1);
     // Of a handshake that is under way up to 16 KiB, of one that waits its hello; and of what
     // was allocated meanwhile. Without a bound it would be ten times that.
