@@ -82,6 +82,13 @@ fn told(answer: &Value) -> String {
     if answer["more"] == Value::Bool(true) {
         out += "  and more\n";
     }
+    let drops = answer["client_drops"]["by_reason"].as_object();
+    let drops = drops.into_iter().flatten().map(|(reason, count)| format!("{count} {reason}"));
+    let drops: Vec<String> = drops.collect();
+    if !drops.is_empty() {
+        let seconds = &answer["client_drops"]["seconds"];
+        out += &format!("  dropped for it in {seconds} s: {}\n", drops.join(", "));
+    }
     out
 }
 
@@ -100,10 +107,12 @@ mod tests {
                 {"share_group": "$share/g/a/b", "members": 3, "shard": 0, "filters": ["a/b"],
                  "fate": "one_member"},
             ],
+            "client_drops": {"by_reason": {"expired": 2, "queue_full": 30}, "seconds": 60},
         });
         let wanted = "a/b: 2 subscribers\n  the publisher may publish: acl:3\n  s, away, shard 1, \
                       by a/# and a/b: dropped at QoS 0 (offline_qos0)\n  $share/g/a/b (3 members), \
-                      shard 0, by a/b: one_member\n";
+                      shard 0, by a/b: one_member\n  dropped for it in 60 s: 2 expired, \
+                      30 queue_full\n";
         assert_eq!(told(&answer), wanted);
     }
 }

@@ -213,6 +213,10 @@ pub const INQUIRY_VISITS: usize = 1024;
 pub const TRACE_LINES: usize = 4096;
 /// Bytes of these.
 pub const TRACE_BYTES: usize = 1 << 20;
+/// Spans that wait on one shard until they are fetched: about 2 MiB.
+pub const SPANS: usize = 8192;
+/// Clients of a shard for which drops are counted one by one: about 1 MiB.
+pub const DROPS_FOLLOWED: usize = 16_384;
 /// Events that wait to be published; more are dropped and counted.
 pub const EVENTS: usize = 1024;
 

@@ -489,6 +489,14 @@ mutants! {
     TraceForgetsFanOut,
     /// Events of one step come the newest first.
     EventsReversed,
+    /// A trace that begins here is not told to who gets the message.
+    TraceNotPassedOn,
+    /// A sampled message that is dropped leaves no span.
+    SpansForgetDrops,
+    /// A sampled message that is held begins anew when it is tried again.
+    SpanForgetsWait,
+    /// What is dropped is counted for no client.
+    DropsOfNobody,
     // links
     /// A link gives its newest messages first.
     LinkReorders,

@@ -116,6 +116,8 @@ fn shard_with(stack: Stack) -> Shard {
             stack,
             connections: Quota::default(),
             rate: Rate::default(),
+            accepted: Default::default(),
+            refused: Default::default(),
         }),
     );
     shard

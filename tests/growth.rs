@@ -66,6 +66,8 @@ impl Rig {
                 stack: Default::default(),
                 connections: Quota::default(),
                 rate: Rate::default(),
+                accepted: Default::default(),
+                refused: Default::default(),
             };
             shard.open_listener(ListenerId(0), Arc::new(listener_state));
             shard

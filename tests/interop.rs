@@ -22,6 +22,8 @@ mod limits;
 mod management;
 #[path = "interop/migration.rs"]
 mod migration;
+#[path = "interop/otlp.rs"]
+mod otlp;
 #[path = "interop/prometheus.rs"]
 mod prometheus;
 #[path = "interop/proxy.rs"]

@@ -13,10 +13,12 @@
 //! shard, and says how far it is ([`BrokerStage`]).
 
 pub mod api;
+mod asking;
 mod dashboard;
 mod figures;
 pub mod guard;
 mod history;
+pub mod otlp;
 mod page_source;
 mod pages;
 mod process;
@@ -51,7 +53,7 @@ use crate::config::OpenPage;
 use crate::ids::ShardId;
 use crate::telemetry::alarms::AlarmList;
 use crate::telemetry::prometheus::Snapshot;
-use crate::telemetry::{BridgeRow, ClusterRow};
+use crate::telemetry::{BridgeRow, ClusterRow, ListenerRow, SpanRow};
 use page_source::PageSource;
 
 /// Connections at a time; for one more, the oldest that is not being answered goes.
@@ -147,6 +149,10 @@ pub struct Sources {
     pub bridges: Box<dyn Fn() -> Vec<BridgeRow> + Send>,
     /// The cluster, if this is a node of one.
     pub cluster: Box<dyn Fn() -> Option<ClusterRow> + Send + Sync>,
+    /// The exporter of spans, if there is one.
+    pub spans: Box<dyn Fn() -> Option<SpanRow> + Send>,
+    /// The listeners.
+    pub listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send>,
     /// `limits.memory` in bytes, if there is a bound.
     pub memory_limit: Box<dyn Fn() -> Option<u64> + Send>,
     /// The home shard of a ClientId.

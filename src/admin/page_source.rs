@@ -13,13 +13,14 @@ use super::figures::{Answer, Figures};
 use super::guard::Guard;
 use super::{BrokerStage, Placement, Sources, State, process};
 use crate::ids::ShardId;
-use crate::telemetry::prometheus::{Process, Snapshot, page};
-use crate::telemetry::{BridgeRow, ClusterRow};
+use crate::telemetry::prometheus::{Format, Process, Snapshot, page};
+use crate::telemetry::{BridgeRow, ClusterRow, ListenerRow, SpanRow};
 
 /// A page, and what it was made from.
 struct Page {
     from: Vec<Option<Arc<Snapshot>>>,
     state: State,
+    format: Format,
     text: Bytes,
 }
 
@@ -29,6 +30,8 @@ pub(super) struct PageSource {
     interest: Box<dyn Fn() -> u64 + Send>,
     bridges: Box<dyn Fn() -> Vec<BridgeRow> + Send>,
     cluster: Box<dyn Fn() -> Option<ClusterRow> + Send + Sync>,
+    spans: Box<dyn Fn() -> Option<SpanRow> + Send>,
+    listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send>,
     memory_limit: Box<dyn Fn() -> Option<u64> + Send>,
     placement: Placement,
     started: Duration,
@@ -52,6 +55,8 @@ impl PageSource {
             interest: sources.interest,
             bridges: sources.bridges,
             cluster: sources.cluster,
+            spans: sources.spans,
+            listeners: sources.listeners,
             memory_limit: sources.memory_limit,
             placement: sources.placement,
             // A clock before 1970 is not worth a failure.
@@ -99,12 +104,13 @@ impl PageSource {
     }
 
     /// The page of these answers. Requests that share answers share the page.
-    pub(super) fn page(&self, answers: &[Answer]) -> Full<Bytes> {
+    pub(super) fn page(&self, answers: &[Answer], format: Format) -> Full<Bytes> {
         let from: Vec<_> = answers.iter().map(|answer| answer.figures().cloned()).collect();
         let state = self.state.borrow().clone();
         let mut last = self.last.borrow_mut();
         if let Some(page) = &*last
             && page.state == state
+            && page.format == format
             && same(&page.from, &from)
         {
             return Full::new(page.text.clone());
@@ -113,6 +119,8 @@ impl PageSource {
             interest: (self.interest)(),
             bridges: (self.bridges)(),
             cluster: (self.cluster)(),
+            spans: (self.spans)(),
+            listeners: (self.listeners)(),
             memory_limit: (self.memory_limit)(),
             ready: state.stage == BrokerStage::Ready,
             late: self.late(),
@@ -124,8 +132,8 @@ impl PageSource {
             ..process::measure()
         };
         let figures: Vec<Option<&Snapshot>> = from.iter().map(Option::as_deref).collect();
-        let text = Bytes::from(page(env!("CARGO_PKG_VERSION"), &process, &figures));
-        *last = Some(Page { from, state, text: text.clone() });
+        let text = Bytes::from(page(format, env!("CARGO_PKG_VERSION"), &process, &figures));
+        *last = Some(Page { from, state, format, text: text.clone() });
         Full::new(text)
     }
 }

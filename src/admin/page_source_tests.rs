@@ -39,6 +39,8 @@ fn within<F: Future<Output = ()>>(shards: Vec<Ask>, test: impl FnOnce(Rc<PageSou
             interest,
             bridges: Box::new(Vec::new),
             cluster: Box::new(|| None),
+            spans: Box::new(|| None),
+            listeners: Box::new(Vec::new),
             memory_limit,
             placement: Arc::new(|_| 0),
             started: SystemTime::now(),
@@ -70,7 +72,7 @@ fn requests_made_together_share_one_question_and_one_page() {
                 let page_source = Rc::clone(&page_source);
                 tokio::task::spawn_local(async move {
                     let answers = page_source.ask(Duration::from_secs(5)).await;
-                    let _ = page_source.page(&answers);
+                    let _ = page_source.page(&answers, Format::Text);
                     steps(&answers[0])
                 })
             })

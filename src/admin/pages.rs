@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HOST, HeaderValue, VARY};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tower_service::Service;
 
@@ -16,7 +16,7 @@ use super::guard::From;
 use super::page_source::PageSource;
 use super::{BrokerStage, House, dashboard};
 use crate::config::OpenPage;
-use crate::telemetry::prometheus;
+use crate::telemetry::prometheus::Format;
 
 /// How long a scrape waits for the shards.
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(1);
@@ -68,7 +68,13 @@ async fn page<B>(page_source: &PageSource, request: &Request<B>, local: bool) ->
     match request.uri().path() {
         "/metrics" => {
             let answers = page_source.ask(SCRAPE_PATIENCE).await;
-            respond(StatusCode::OK, prometheus::CONTENT_TYPE, page_source.page(&answers))
+            let accept = request.headers().get_all(ACCEPT).iter();
+            let accept: Vec<&str> = accept.filter_map(|value| value.to_str().ok()).collect();
+            let format = Format::accepted(&accept.join(","));
+            let body = page_source.page(&answers, format);
+            let mut page = respond(StatusCode::OK, format.content_type(), body);
+            page.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+            page
         }
         // Who is known to be late need not be asked.
         "/healthz" if !page_source.late().is_empty() => late(page_source),

@@ -12,6 +12,8 @@ fn start(shards: Vec<Ask>, stage: BrokerStage) -> Admin {
         interest: Box::new(|| 0),
         bridges: Box::new(Vec::new),
         cluster: Box::new(|| None),
+        spans: Box::new(|| None),
+        listeners: Box::new(Vec::new),
         memory_limit: Box::new(|| None),
         placement: Arc::new(|name| name.len() as u8),
         started: SystemTime::now(),

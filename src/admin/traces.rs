@@ -5,6 +5,7 @@
 //! a shard keeps at most 4,096 lines or 1 MiB between two fetches. What is lost is counted.
 
 use super::api::Tell;
+use super::asking;
 use crate::shard::{Shard, Subject, TRACES, TraceLine, TraceRule};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -12,15 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::{Notify, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
 /// Bytes of lines that a trace keeps.
 const KEPT: usize = 4 << 20;
 /// Between two fetches.
 const EACH: Duration = Duration::from_millis(100);
-/// A shard that does not answer in this time is asked again next time.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A trace.
 pub(super) struct Trace {
@@ -186,18 +185,11 @@ impl Traces {
 
     /// Fetches what has come since the last time.
     pub(super) async fn fetch(&self, shards: &[Tell], zero: SystemTime) {
-        let ask = |tell: &Tell| {
-            let (reply, answer) = oneshot::channel();
-            tell(Box::new(move |shard: &mut Shard| {
-                // Who asked may have gone.
-                let _ = reply.send(shard.take_traced());
-            }));
-            answer
-        };
-        let asked: Vec<_> = shards.iter().map(ask).collect();
         let (mut lines, mut lost) = (Vec::new(), 0);
-        for (shard, answer) in asked.into_iter().enumerate() {
-            if let Ok(Ok((more, gone))) = timeout(PATIENCE, answer).await {
+        // A shard that is late is asked again next time.
+        let answers = asking::ask_all(shards, Shard::take_traced).await;
+        for (shard, answer) in answers.into_iter().enumerate() {
+            if let Some((more, gone)) = answer {
                 lines.extend(more.into_iter().map(|line| (line.micros, shard, line)));
                 lost += gone;
             }

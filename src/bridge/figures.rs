@@ -110,6 +110,8 @@ pub struct Figures {
     pub name: String,
     /// What is at its other end: the key of the configuration.
     pub kind: &'static str,
+    /// Most bytes that may wait.
+    limit: u64,
     state: AtomicU8,
     /// Messages that wait, or are under way.
     pub waiting: Figure,
@@ -135,11 +137,12 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// All zero, for so many cores.
-    pub fn new(name: &str, kind: &'static str, cores: usize) -> Arc<Figures> {
+    /// All zero, for so many cores; at most `limit` bytes may wait.
+    pub fn new(name: &str, kind: &'static str, cores: usize, limit: u64) -> Arc<Figures> {
         Arc::new(Figures {
             name: name.to_owned(),
             kind,
+            limit,
             state: AtomicU8::new(0),
             waiting: Figure::default(),
             waiting_bytes: Figure::default(),
@@ -172,6 +175,7 @@ impl Figures {
             state: self.state().word(),
             waiting: self.waiting.get(),
             waiting_bytes: self.waiting_bytes.get() + sum(|feed| &feed.bytes),
+            waiting_limit: self.limit,
             matched: sum(|feed| &feed.matched),
             delivered: self.delivered.get(),
             brought: self.brought.get(),

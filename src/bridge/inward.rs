@@ -13,8 +13,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// Has a shard do something, and wakes its core. Nobody answers when the core has ended.
-pub type Tell = Arc<dyn Fn(Box<dyn FnOnce(&mut Shard) + Send>) + Send + Sync>;
+/// What a shard is to do for somebody outside, within a step.
+pub type Inquiry = Box<dyn FnOnce(&mut Shard) + Send>;
+/// Has a shard do something, and wakes its core. A core that has ended drops the inquiry.
+pub type Tell = Arc<dyn Fn(Inquiry) + Send + Sync>;
 
 /// The shards, as bridges see them.
 #[derive(Clone)]

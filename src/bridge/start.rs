@@ -83,7 +83,7 @@ impl Bridges {
             // ClientIds have no such character: it is nobody else's key.
             let own = ClientKey::new(key(&format!("\0bridge/{}", &*bridge.name)));
             let Some((kind, filters)) = kind_and_filters(bridge) else { continue };
-            let figures = Figures::new(&bridge.name, kind, cores);
+            let figures = Figures::new(&bridge.name, kind, cores, bridge.buffer.max_bytes.get());
             let bell = Arc::new(Notify::new());
             let link = LinkPlan {
                 filters,

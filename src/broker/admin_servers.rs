@@ -9,6 +9,7 @@ use super::core::CoreCommand;
 use super::questions::Home;
 use super::secure;
 use crate::admin::api::{Api, Inquiry, ListenerRow, Ordered, Tell};
+use crate::admin::otlp::{self, Exporter, SpanFigures};
 use crate::admin::users::{LONGEST_FILE, Users};
 use crate::admin::{Admin, Ask, BrokerStage, Door, Question, Sources, Terms};
 use crate::bridge::figures::Figures;
@@ -18,7 +19,7 @@ use crate::ids::{ListenerId, ShardId};
 use crate::mesh::{ListenerState, Shared};
 use crate::shard::home_of;
 use crate::telemetry::alarms::AlarmList;
-use crate::telemetry::{BridgeRow, ClusterRow};
+use crate::telemetry::{BridgeRow, ClusterRow, SpanRow};
 use crate::transport::tls::{certified, provider};
 use crossbeam_channel::Sender;
 use rustls::ServerConfig;
@@ -61,6 +62,8 @@ impl Listening {
         self.change(|all| {
             let shown = |(_, row, state): &Listed| ListenerRow {
                 connections: state.connections.used(),
+                accepted: state.accepted.get(),
+                refused: state.refused.get(),
                 ..row.clone()
             };
             rows.extend(all.iter().map(shown));
@@ -82,6 +85,16 @@ pub(super) struct AdminServers {
     listening: Listening,
     main: Slot,
     pages: Slot,
+    spans: Spans,
+}
+
+/// The exporter of spans, and what it was started with.
+#[derive(Default)]
+struct Spans {
+    wanted: config::Otlp,
+    exporter: Option<Exporter>,
+    /// Its figures, for the pages of servers that were opened before it.
+    shown: Arc<Mutex<Option<Arc<SpanFigures>>>>,
 }
 
 /// A server, or the lack of one.
@@ -111,6 +124,7 @@ impl AdminServers {
             listening: Listening::default(),
             main: Slot::default(),
             pages: Slot::default(),
+            spans: Spans::default(),
         }
     }
 
@@ -140,11 +154,28 @@ impl AdminServers {
     }
 
     /// Opens what is to be open at the start.
-    pub(super) fn open(&mut self, config: &config::Admin) -> Result<(), Failure> {
+    pub(super) fn open(&mut self, config: &Config) -> Result<(), Failure> {
+        self.export_spans(&config.telemetry.otlp).map_err(Failure::new)?;
+        let config = &config.admin;
         let terms = terms(config).map_err(Failure::new)?;
         self.main = self.opened_at(config.bind.get(), Some(terms))?;
         self.pages = self.opened_at(config.pages_bind.get(), None)?;
         Ok(())
+    }
+
+    /// Sends spans as the configuration says from now on.
+    fn export_spans(&mut self, wanted: &config::Otlp) -> Result<(), String> {
+        let tell = self.cores.iter().map(tell).collect();
+        let exporter = Exporter::start(wanted, tell, node_name(), self.zero)?;
+        let figures = exporter.as_ref().map(Exporter::figures);
+        *self.spans.shown.lock().unwrap_or_else(PoisonError::into_inner) = figures;
+        (self.spans.exporter, self.spans.wanted) = (exporter, wanted.clone());
+        Ok(())
+    }
+
+    /// What waits to be sent is sent, for at most a second.
+    pub(super) fn flush_spans(&mut self) {
+        self.spans.exporter = None;
     }
 
     fn opened_at(&self, bind: Option<SocketAddr>, terms: Option<Terms>) -> Result<Slot, Failure> {
@@ -169,17 +200,27 @@ impl AdminServers {
 
     fn sources(&self, api: Option<Api>) -> Sources {
         let (shared, limits) = (Arc::clone(&self.shared), Arc::clone(&self.shared));
+        let listening = self.listening.clone();
         let (seeds, count) = (shared.seeds.clone(), self.cores.len() as u8);
         Sources {
             shards: self.cores.iter().map(ask).collect(),
             interest: Box::new(move || shared.interest.len() as u64),
             bridges: self.rows_of_bridges(),
             cluster: self.row_of_cluster(),
+            spans: self.row_of_spans(),
+            listeners: Box::new(move || listening.rows()),
             memory_limit: Box::new(move || Some(limits.memory_limit.used()).filter(|&l| l > 0)),
             placement: Arc::new(move |client_id| home_of(&seeds, client_id, count).0),
             started: self.started,
             api,
         }
+    }
+
+    fn row_of_spans(&self) -> Box<dyn Fn() -> Option<SpanRow> + Send> {
+        let shown = Arc::clone(&self.spans.shown);
+        Box::new(move || {
+            shown.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|f| f.row())
+        })
     }
 
     fn api(&self) -> Api {
@@ -205,7 +246,13 @@ impl AdminServers {
 
     /// New settings: servers move where their addresses have changed, users and certificates are
     /// read again. What cannot be had leaves the old in force.
-    pub(super) fn reload(&mut self, wanted: &config::Admin) {
+    pub(super) fn reload(&mut self, wanted: &Config) {
+        if self.spans.wanted != wanted.telemetry.otlp
+            && let Err(what) = self.export_spans(&wanted.telemetry.otlp)
+        {
+            tracing::error!("{what}; spans go where they went before");
+        }
+        let wanted = &wanted.admin;
         let terms = match terms(wanted) {
             Ok(terms) => terms,
             Err(what) => {
@@ -293,6 +340,8 @@ impl AdminServers {
             running: true,
             connections: 0,
             max_connections: listener.max_connections.get().map(u64::from),
+            accepted: 0,
+            refused: 0,
         };
         self.listening.change(|all| {
             // It may have been stopped.
@@ -365,5 +414,5 @@ fn tls(tls: &config::AdminTls) -> Result<ServerConfig, String> {
 
 /// What is wrong with the files that the admin server is to use, if anything is.
 pub(super) fn problem(config: &Config) -> Option<String> {
-    terms(&config.admin).err()
+    terms(&config.admin).err().or_else(|| otlp::problem(&config.telemetry.otlp))
 }

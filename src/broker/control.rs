@@ -10,7 +10,7 @@ mod operator;
 mod upgrading;
 
 use super::core::{CoreCommand, CoreReport, time_of_day};
-use super::log::LogControl;
+use super::log::{Levels, LogControl};
 use super::notify::Notifier;
 use super::signals::{self, Signal};
 use super::summary::Figures;
@@ -50,6 +50,8 @@ pub(super) struct Control<'a> {
     summary: Option<(Round, Instant)>,
     figures: Figures,
     alarms: Alarms,
+    /// What is logged.
+    levels: Levels,
     /// Listeners that an operator has closed for a while.
     stopped: Vec<Listener>,
     /// Upgrades that are asked for, and the one that is under way.
@@ -93,6 +95,7 @@ impl<'a> Control<'a> {
     ) -> Control<'a> {
         let now = Instant::now();
         Control {
+            levels: Levels::of(config.log.level),
             broker,
             config,
             sources,
@@ -268,6 +271,7 @@ impl<'a> Control<'a> {
             certificates: self.broker.certificates(),
             connections: most.map(|most| (total.connections_open, u64::from(most))),
             lost_lines: self.log.lost(),
+            bridges: self.broker.bridges.figures().iter().map(|known| known.row()).collect(),
             ..self.figures.readings()
         };
         let changed = self.alarms.look(&readings, time_of_day().as_millis() as u64);
@@ -379,7 +383,7 @@ impl<'a> Control<'a> {
         for key in self.config.keys_that_need_a_restart(&new) {
             tracing::warn!(key, "changed in the configuration, but needs a restart");
         }
-        self.log.set_level(new.log.level);
+        self.set_levels(Levels::of(new.log.level));
         let settings = Settings::new(&new).with_memory(&new, self.broker.memory);
         let settings = settings.with_access(access);
         let networks =
@@ -391,7 +395,7 @@ impl<'a> Control<'a> {
         let settings = Arc::new(Settings { policy, ..settings });
         self.broker.shared.memory_limit.set(super::shown(settings.memory));
         self.broker.tell_all(|| CoreCommand::Reload(Arc::clone(&settings)));
-        self.broker.admin.reload(&new.admin);
+        self.broker.admin.reload(&new);
         let late: Vec<_> = self.broker.watch.late().collect();
         self.broker.admin.late(&late);
         self.broker.admin.alarms(self.alarms.list());
@@ -466,6 +470,7 @@ impl<'a> Control<'a> {
                 return self.stop_now();
             }
         }
+        self.broker.admin.flush_spans();
         self.broker.send_all(|| CoreCommand::Dismiss);
         let ended = |control: &Self| control.broker.running == 0;
         match self.wait(until, ended)? {

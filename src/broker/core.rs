@@ -22,8 +22,8 @@ use crate::shard::{Action, LoopSignals, Settings, Shard, Storing};
 use crate::storage::record::Secret;
 use crate::storage::store::Part;
 use crate::storage::writer::{Wake, Writer};
-use crate::telemetry::Histogram;
 use crate::telemetry::prometheus::Snapshot;
+use crate::telemetry::{Exemplars, Histogram};
 use crate::time::Instant;
 use crate::transport::tls::{self, Server};
 use crossbeam_channel::{Receiver, Sender};
@@ -193,6 +193,7 @@ fn set_up(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(Driver, Runnin
         reclaim: Reclaim::default(),
         upkeep_due: false,
         steps: Histogram::default(),
+        exemplars: Exemplars::default(),
         idle_nanos: 0,
         longest: 0,
         cpu_seen: 0,
@@ -241,6 +242,9 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
         if busy {
             core.shard.counters.step_busy_nanos += ended - began;
             core.steps.record(ended - began);
+            if let Some(trace) = core.shard.take_sampled() {
+                core.exemplars.add(trace, ended - began, time_of_day());
+            }
         } else if awaits_room {
             // Mail that the shard cannot take in now is no reason to stay awake.
             let takes_mail = !core.shard.outbox().is_congested();
@@ -300,6 +304,8 @@ struct Running {
     upkeep_due: bool,
     /// How long those steps took that found something to do.
     steps: Histogram,
+    /// Sampled messages that were handled in them.
+    exemplars: Exemplars,
     /// Time spent waiting, spinning included.
     idle_nanos: u64,
     /// The longest step since the shard last asked, nanoseconds.
@@ -400,7 +406,8 @@ impl Running {
         self.shard.measure_storage();
         let mailboxes = self.shards().map(|from| self.ends.data_waiting(from) as u64);
         let mailboxes = mailboxes.collect();
-        Snapshot { counters: self.shard.counters, steps: self.steps, mailboxes, lag }
+        let exemplars = self.exemplars.clone();
+        Snapshot { counters: self.shard.counters, steps: self.steps, exemplars, mailboxes, lag }
     }
 
     /// Tells the shard what is measured around it.

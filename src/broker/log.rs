@@ -2,6 +2,7 @@
 //! while running. Owns the process's `tracing` subscriber; decides nothing about what is logged,
 //! and lets nothing that is logged look like anything but a part of its own line.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -26,18 +27,94 @@ pub(super) const ASKED_FOR: &str = "ringmq::summary";
 /// How long the end of the process waits until the log is written.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// Modules with a level of their own at a time.
+const MODULES: usize = 32;
+/// Libraries whose lines can be asked for; of others there are only warnings and errors.
+const LIBRARIES: [&str; 7] =
+    ["async_nats", "glommio", "hyper", "hyper_util", "rdkafka", "rustls", "tokio_postgres"];
+/// The modules of the broker.
+const OWN: [&str; 20] = [
+    "access",
+    "admin",
+    "bridge",
+    "broker",
+    "cluster",
+    "config",
+    "doctor",
+    "mesh",
+    "overload",
+    "packet",
+    "ring",
+    "session",
+    "shard",
+    "storage",
+    "summary",
+    "telemetry",
+    "time",
+    "topic",
+    "transport",
+    "upgrade",
+];
+
+/// What is logged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Levels {
+    /// Lines of the broker from this level on.
+    pub level: Level,
+    /// Modules with a level of their own, as `ringmq::shard`, or libraries.
+    pub modules: BTreeMap<String, Level>,
+}
+
+impl Levels {
+    /// The same for all modules.
+    pub fn of(level: Level) -> Levels {
+        Levels { level, modules: BTreeMap::new() }
+    }
+
+    /// With these levels for modules and no others: `shard`, `ringmq::shard::publish`, `rustls`.
+    ///
+    /// # Errors
+    /// Which name is none of a module, or that there are too many.
+    pub fn with_modules(self, modules: &[(String, Level)]) -> Result<Levels, String> {
+        if modules.len() > MODULES {
+            return Err(format!("modules: there are more than {MODULES}"));
+        }
+        let whole = |(name, level): &(String, Level)| {
+            let own = name.strip_prefix("ringmq::").unwrap_or(name);
+            let first = own.split("::").next().unwrap_or_default();
+            let is_path = |text: &str| {
+                text.split("::").all(|part| {
+                    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+                    !part.is_empty() && part.bytes().all(plain)
+                })
+            };
+            match (is_path(own), OWN.contains(&first), LIBRARIES.contains(&first)) {
+                (true, true, _) => Ok((format!("ringmq::{own}"), *level)),
+                (true, false, true) if own == name => Ok((name.clone(), *level)),
+                _ => Err(format!(
+                    "modules: there is no `{name}`; they are {}; libraries: {}",
+                    OWN.join(", "),
+                    LIBRARIES.join(", ")
+                )),
+            }
+        };
+        let modules = modules.iter().map(whole).collect::<Result<_, _>>()?;
+        Ok(Levels { modules, ..self })
+    }
+}
+
 /// The running log.
 #[derive(Clone, Debug)]
 pub struct LogControl {
-    level: reload::Handle<Targets, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     writer: LogWriter,
 }
 
 impl LogControl {
-    /// Logs from now on what `level` lets through. The format cannot change without a restart.
-    pub fn set_level(&self, level: Level) {
+    /// Logs from now on what `levels` let through. The format cannot change without a restart.
+    pub fn set_levels(&self, levels: &Levels) {
         // It fails only when the subscriber is gone, and then nothing is logged anyway.
-        let _ = self.level.reload(targets(level));
+        let _ = self.filter.reload(targets(levels));
     }
 
     /// Lines that were lost because nobody read the log.
@@ -111,9 +188,9 @@ pub fn start(log: &Log) -> Result<LogControl, LogFailure> {
     };
     let tell = |lost| tracing::error!(lost, "log lines were lost, because nobody read the log");
     let writer = LogWriter::start(out, tell).map_err(LogFailure::NoThread)?;
-    let (subscriber, level) = subscriber(log, writer.clone(), colours);
+    let (subscriber, filter) = subscriber(log, writer.clone(), colours);
     subscriber.try_init().map_err(|_| LogFailure::AlreadyStarted)?;
-    Ok(LogControl { level, writer })
+    Ok(LogControl { filter, writer })
 }
 
 fn subscriber<W>(
@@ -124,7 +201,7 @@ fn subscriber<W>(
 where
     W: io::Write + Clone + Send + Sync + 'static,
 {
-    let (filter, handle) = reload::Layer::new(targets(log.level));
+    let (filter, handle) = reload::Layer::new(targets(&Levels::of(log.level)));
     let lines = tracing_subscriber::fmt::layer();
     let lines = match log.format {
         Format::Text => {
@@ -134,7 +211,8 @@ where
         }
         Format::Json => {
             let writer = move || Json(writer.clone());
-            let lines = lines.json().flatten_event(true).with_current_span(false);
+            // Of spans there is one kind: the sampled message that a line is about.
+            let lines = lines.json().flatten_event(true).with_span_list(false);
             lines.with_writer(writer).boxed()
         }
     };
@@ -143,18 +221,24 @@ where
 
 /// Our own lines at `level`. Those of libraries only when they matter: glommio at `debug` would
 /// drown ours.
-fn targets(level: Level) -> Targets {
-    let level = match level {
+fn targets(levels: &Levels) -> Targets {
+    let level = filter(levels.level);
+    let modules = levels.modules.iter().map(|(module, level)| (module, filter(*level)));
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("ringmq", level)
+        .with_targets(modules)
+        .with_target(ASKED_FOR, level.max(LevelFilter::INFO))
+}
+
+fn filter(level: Level) -> LevelFilter {
+    match level {
         Level::Error => LevelFilter::ERROR,
         Level::Warn => LevelFilter::WARN,
         Level::Info => LevelFilter::INFO,
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
-    };
-    Targets::new()
-        .with_default(level.min(LevelFilter::WARN))
-        .with_target("ringmq", level)
-        .with_target(ASKED_FOR, level.max(LevelFilter::INFO))
+    }
 }
 
 /// One field of a text line. The message comes without its name; text in other fields is quoted.

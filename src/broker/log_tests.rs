@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use super::{ASKED_FOR, subscriber, targets};
+use super::{ASKED_FOR, Levels, OWN, subscriber, targets};
 use crate::config::{Format, Level, Log};
 
 #[derive(Clone, Default)]
@@ -135,11 +135,72 @@ fn the_level_can_change_while_running_and_libraries_stay_quiet() {
             lines.take().lines().count()
         };
         assert_eq!(write(), 1);
-        control.reload(targets(Level::Debug)).unwrap();
+        control.reload(targets(&Levels::of(Level::Debug))).unwrap();
         assert_eq!(write(), 2);
-        control.reload(targets(Level::Error)).unwrap();
+        control.reload(targets(&Levels::of(Level::Error))).unwrap();
         assert_eq!(write(), 0);
         tracing::info!(target: ASKED_FOR, "a summary");
         assert_eq!(lines.take().lines().count(), 1, "an operator has asked for it");
     });
+}
+
+#[test]
+fn a_module_has_a_level_of_its_own_and_unknown_ones_are_refused() {
+    let lines = Lines::default();
+    let (subscriber, filter) = subscriber(&log(Level::Info, Format::Text), lines.clone(), false);
+    let one = |name: &str, level| vec![(name.to_owned(), level)];
+    tracing::subscriber::with_default(subscriber, || {
+        let set = |modules: &[(String, Level)]| {
+            let levels = Levels::of(Level::Warn).with_modules(modules).unwrap();
+            filter.reload(targets(&levels)).unwrap();
+            tracing::debug!(target: "ringmq::shard::publish", "deep");
+            tracing::info!(target: "ringmq::broker", "other");
+            tracing::debug!(target: "rustls::server", "library");
+            tracing::warn!(target: "ringmq::broker", "warning");
+            lines.take().lines().map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect()
+        };
+        let said: Vec<String> = set(&one("shard", Level::Debug));
+        assert_eq!(said, ["deep", "warning"]);
+        let said: Vec<String> = set(&one("ringmq::broker", Level::Error));
+        assert_eq!(said, [""; 0]);
+        let said: Vec<String> = set(&one("rustls", Level::Debug));
+        assert_eq!(said, ["library", "warning"]);
+        let said: Vec<String> = set(&[]);
+        assert_eq!(said, ["warning"]);
+    });
+    for wrong in ["shrad", "ringmq", "ringmq::", "shard::", "shard x", "ringmq::rustls", "serde"] {
+        let refused = Levels::of(Level::Info).with_modules(&one(wrong, Level::Info));
+        assert!(refused.is_err_and(|why| why.contains(wrong)), "{wrong}");
+    }
+    let many: Vec<_> = (0..33).map(|n| (format!("shard::m{n}"), Level::Info)).collect();
+    assert!(Levels::of(Level::Info).with_modules(&many).is_err());
+}
+
+#[test]
+fn the_modules_that_can_be_named_are_those_of_the_broker() {
+    for name in OWN.iter().filter(|name| **name != "summary") {
+        let path = format!("{}/src/{name}", env!("CARGO_MANIFEST_DIR"));
+        let is_there = std::path::Path::new(&path).is_dir()
+            || std::path::Path::new(&format!("{path}.rs")).is_file();
+        assert!(is_there, "{path}");
+    }
+}
+
+#[test]
+fn lines_about_a_sampled_message_carry_its_trace() {
+    for format in [Format::Text, Format::Json] {
+        let lines = Lines::default();
+        let (subscriber, _) = subscriber(&log(Level::Warn, format), lines.clone(), false);
+        tracing::subscriber::with_default(subscriber, || {
+            let logged = tracing::error_span!(target: "ringmq::shard", "message", trace_id = %"ab");
+            let _entered = logged.entered();
+            tracing::warn!(target: "ringmq::shard", "denied");
+        });
+        let text = lines.take();
+        let wanted = match format {
+            Format::Text => "message{trace_id=ab}: ringmq::shard: denied\n",
+            Format::Json => "\"span\":{\"trace_id\":\"ab\",\"name\":\"message\"}",
+        };
+        assert!(text.contains(wanted), "{text}");
+    }
 }

@@ -167,7 +167,7 @@ fn serve(config: Config, sources: &Sources, log: &LogControl, way: Way) -> Resul
     let mut broker = Broker::start(&config, started, host.facts.memory_budget(), continued)?;
     if predecessor.is_none() {
         // First, so that /readyz can say that the broker is not ready.
-        broker.admin.open(&config.admin)?;
+        broker.admin.open(&config)?;
     }
     Control::new(broker, config, sources, &signals, log, &notifier).run(predecessor)
 }
@@ -394,6 +394,8 @@ impl Broker {
             stack: listener.stack(),
             connections: Quota::default(),
             rate: Rate::default(),
+            accepted: Default::default(),
+            refused: Default::default(),
         });
         if let Some(secured) = &secured {
             self.tell_all(|| CoreCommand::Secure(id, secured.server.clone()));

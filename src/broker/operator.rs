@@ -3,6 +3,8 @@
 use super::{Control, words};
 use crate::admin::BrokerStage;
 use crate::admin::api::{Order, Reply};
+use crate::broker::log::Levels;
+use crate::config::Level;
 use crate::doctor;
 
 type Done = Result<String, Vec<String>>;
@@ -12,10 +14,8 @@ impl Control<'_> {
     pub(super) fn obey(&mut self, order: &Order, reply: Reply) {
         let done = match order {
             Order::Reload => self.reload().map(|()| String::new()),
-            Order::Level(level) => {
-                self.log.set_level(*level);
-                Ok(String::new())
-            }
+            Order::SetLevels(level, modules) => self.change_levels(*level, modules.as_deref()),
+            Order::Levels => Ok(self.shown_levels()),
             Order::Show => self.sources.effective().map_err(|problems| words(&problems.0)),
             Order::StopListener(name) => self.stop_listener(name),
             Order::StartListener(name) => self.start_listener(name),
@@ -45,6 +45,30 @@ impl Control<'_> {
         };
         // Who ordered may have gone.
         let _ = reply.send(done);
+    }
+
+    /// Logs from now on what these levels let through.
+    pub(super) fn set_levels(&mut self, levels: Levels) {
+        self.log.set_levels(&levels);
+        self.levels = levels;
+    }
+
+    /// What is not said stays as it is.
+    fn change_levels(&mut self, level: Option<Level>, modules: Option<&[(String, Level)]>) -> Done {
+        let mut levels =
+            Levels { level: level.unwrap_or(self.levels.level), ..self.levels.clone() };
+        if let Some(modules) = modules {
+            levels = levels.with_modules(modules).map_err(|what| vec![what])?;
+        }
+        let (level, modules) = (levels.level, &levels.modules);
+        tracing::warn!(?level, ?modules, "what is logged was changed by an operator");
+        self.set_levels(levels);
+        Ok(self.shown_levels())
+    }
+
+    fn shown_levels(&self) -> String {
+        let Levels { level, modules } = &self.levels;
+        serde_json::json!({"level": level, "modules": modules}).to_string()
     }
 
     /// Closes a listener until it is started or the configuration is read again. Who is connected

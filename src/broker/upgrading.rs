@@ -29,7 +29,7 @@ impl Control<'_> {
         let bound = taken.listen(&mut self.broker);
         taken.wait_for_end();
         let until = Instant::now() + ADMIN;
-        while let Err(failure) = self.broker.admin.open(&self.config.admin) {
+        while let Err(failure) = self.broker.admin.open(&self.config) {
             if Instant::now() > until {
                 // The clients are served all the same.
                 tracing::error!("{failure}");

@@ -33,6 +33,7 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
     access_check::check(config, &mut report);
     bridges_check::check(config, &mut report);
     cluster_check::check(config, &mut report);
+    telemetry(config, &mut report);
     let loopback = config.access.authentication.is_empty() && config.listeners.iter().all(is_local);
     for (at, listener) in config.listeners.iter_mut().enumerate() {
         listener.allow_anonymous.0.get_or_insert(loopback);
@@ -41,6 +42,24 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
         if listener.kind == ListenerType::Wss && !written {
             listener.tls.alpn = Several(vec![Text::of("http/1.1")]);
         }
+    }
+}
+
+/// Where spans go.
+fn telemetry(config: &Config, report: &mut Findings<'_>) {
+    let otlp = &config.telemetry.otlp;
+    if let Some(endpoint) = &otlp.endpoint.0
+        && !access_check::is_url(endpoint)
+    {
+        let fix = "write one such as http://127.0.0.1:4318";
+        report.add("telemetry.otlp.endpoint", "this is no http or https URL", fix);
+    }
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    if let Some((name, _)) = otlp.headers.iter().find(|(name, _)| !is_name(name)) {
+        let what = format!("`{name}` is no name of a header");
+        report.add("telemetry.otlp.headers", what, "use letters, digits, - and _");
     }
 }
 

@@ -1,8 +1,11 @@
 //! The keys of what is told besides metrics and the log: the section `telemetry`. As `sections`, of
 //! which this is a part: declarations, no behaviour.
 
-use super::super::value::{self, Or, Section, Several};
-use super::Off;
+use super::super::notation::SECOND;
+use super::super::quantity::{Ratio, Time};
+use super::super::texts::Table;
+use super::super::value::{self, Get, Or, Section, Several, Text};
+use super::{FilePath, Off};
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
@@ -58,6 +61,41 @@ section! {
         /// 1,024 wait on a core; further ones are dropped and counted
         /// (ringmq_events_dropped_total).
         events: Or<Off, Several<EventKind, 6>> = Or::NONE,
+        /// Traces of single messages, for OpenTelemetry.
+        otlp: Otlp = Otlp::default(),
+    }
+}
+
+section! {
+    /// What becomes of sampled messages, as spans of OpenTelemetry: received, routed, delivered to
+    /// each subscriber or dropped. They are sent by OTLP over HTTP.
+    Otlp {
+        /// An http or https URL, such as http://127.0.0.1:4318: /v1/traces is added where it has no
+        /// path. off: nothing is recorded.
+        endpoint: Or<Off, Text<1, 4096>> = Or::NONE,
+        /// The share of messages that are sampled: 0.001 is one of a thousand. The broker begins a
+        /// trace for each, and adds the user property traceparent to the message, so that
+        /// subscribers of MQTT 5 can go on with the trace. Retained messages are not sampled so. A
+        /// message that comes with that property, and whose publisher records its trace, is always
+        /// sampled, also with 0, and its properties are left as they are.
+        sample: Ratio<0, 1> = Ratio::of(0.001),
+        /// Headers of the requests, such as the key of a service.
+        #[schemars(extend("x-secret" = true))]
+        headers: Table = Table::default(),
+        /// The resource's service.name.
+        service_name: Text<1, 256> = Text::of("ringmq"),
+        /// Longest time for an answer.
+        timeout: Time<{ SECOND / 10 }, { 120 * SECOND }> = Time::of(10 * SECOND),
+        /// File with the authorities of the receiver's certificate in PEM; empty: those of the
+        /// host.
+        ca: FilePath = Text::of(""),
+    }
+}
+
+impl Otlp {
+    /// The share of messages that are sampled; `None` when nothing is recorded.
+    pub fn share(&self) -> Option<f64> {
+        self.endpoint.0.as_ref().map(|_| self.sample.get())
     }
 }
 

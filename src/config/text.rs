@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::schema::{self, Key, Shape};
 use super::sections::Config;
@@ -140,7 +140,8 @@ impl Layout<'_> {
                     }
                 }
                 _ => {
-                    let hidden = key.is_secret() && *value != "";
+                    let empty = *value == "" || *value == json!({});
+                    let hidden = key.is_secret() && !empty;
                     let written = if hidden { HIDDEN.to_owned() } else { scalar(value) };
                     let _ = match behind {
                         Some(behind) => writeln!(self.out, " {written}  # {behind}"),

@@ -13,7 +13,7 @@ use crate::overload::SourceTable;
 use crate::topic::Seeds;
 use crate::transport::Stack;
 use interest::Interest;
-use quota::{Quota, Rate};
+use quota::{Quota, Rate, Total};
 use std::sync::Arc;
 
 /// Everything that shards share, apart from the payloads of messages. Listed in `lib.rs`.
@@ -94,6 +94,10 @@ pub struct ListenerState {
     pub connections: Quota,
     /// The rate of new connections.
     pub rate: Rate,
+    /// Connections that came.
+    pub accepted: Total,
+    /// Of these, those that were refused, at accept or at CONNECT.
+    pub refused: Total,
 }
 
 #[cfg(test)]

@@ -43,6 +43,22 @@ impl Quota {
     }
 }
 
+/// How often something happened. It only grows.
+#[derive(Default, Debug)]
+pub struct Total(AtomicU64);
+
+impl Total {
+    /// Once more.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// So often.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
 /// A rate limit without a queue (the generic cell rate algorithm): at most `per_second`, with
 /// bursts of up to one second's worth.
 #[derive(Default, Debug)]

@@ -218,6 +218,11 @@ impl<'a> UserProperties<'a> {
         Ok(user)
     }
 
+    /// A view of those in a block of any properties that was checked before.
+    pub fn within(raw: &'a [u8]) -> Self {
+        UserProperties { raw }
+    }
+
     /// Checks the User Property at the cursor, within the block `raw`, and takes the block in view.
     #[inline]
     pub(super) fn note(&mut self, cursor: &mut Cursor<'a>, raw: &'a [u8]) -> Result<(), Violation> {

@@ -123,6 +123,8 @@ mod tests {
             stack: Default::default(),
             connections: Quota::default(),
             rate: Rate::default(),
+            accepted: Default::default(),
+            refused: Default::default(),
         });
         shard.open_listener(ListenerId(0), Arc::clone(&listener_state));
         // Counted where it was accepted.

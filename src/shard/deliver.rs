@@ -95,11 +95,11 @@ impl Shard {
         if session.unmounted(message.topic).is_none() {
             // No topic of this client's, whatever its filter matches. A group asks such a member
             // only when no other has room.
-            self.counters.dropped_share_full += u64::from(terms.share.is_some());
+            self.count_drops(DropReason::ShareFull, u64::from(terms.share.is_some()));
             return;
         }
         if session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0 {
-            self.drop_message(index, message.topic, DropReason::OfflineQos0);
+            self.drop_message(index, message, DropReason::OfflineQos0);
             return;
         }
         if message.retain
@@ -139,12 +139,15 @@ impl Shard {
         terms: &Terms<'_>,
     ) {
         let Ok(message_expiry) = self.seconds_left(message) else {
-            self.drop_message(index, message.topic, DropReason::Expired);
+            self.drop_message(index, message, DropReason::Expired);
             return;
         };
-        if !terms.replay && self.must_shed(socket) && !self.makes_room(socket, message, terms) {
+        if !terms.replay
+            && self.must_shed(socket)
+            && !self.makes_room(index, socket, message, terms)
+        {
             let reason = self.shed_reason(socket, terms.share.is_some());
-            self.drop_message(index, message.topic, reason);
+            self.drop_message(index, message, reason);
             return;
         }
         let outbound = Outbound {
@@ -156,7 +159,7 @@ impl Shard {
             message_expiry,
         };
         if let Err(misfit) = self.fits(index, message, &outbound) {
-            self.drop_message(index, message.topic, misfit.reason());
+            self.drop_message(index, message, misfit.reason());
             return;
         }
         self.send_publish(index, socket, message, &outbound);
@@ -185,6 +188,7 @@ impl Shard {
     #[inline(never)]
     fn makes_room(
         &mut self,
+        index: u32,
         socket: SocketId,
         message: &MessageRef<'_>,
         terms: &Terms<'_>,
@@ -209,7 +213,7 @@ impl Shard {
         output.nothing_to_shed = (!fits).then_some(now);
         // Makes room for many messages: its topic is not a costly one for that.
         self.meter.charge_shared(cost::VISIT * shed.messages as u32 + cost::bytes(shed.seen));
-        self.counters.dropped_outgoing_full += shed.messages;
+        self.lose(index, DropReason::OutgoingFull, shed.messages);
         fits
     }
 
@@ -247,7 +251,7 @@ impl Shard {
             return;
         }
         let Ok(message_expiry) = self.seconds_left(message) else {
-            self.drop_message(index, message.topic, DropReason::Expired);
+            self.drop_message(index, message, DropReason::Expired);
             return;
         };
         let mut outbound = Outbound {
@@ -260,7 +264,7 @@ impl Shard {
             message_expiry,
         };
         if let Err(misfit) = self.fits(index, message, &outbound) {
-            self.drop_message(index, message.topic, misfit.reason());
+            self.drop_message(index, message, misfit.reason());
             return;
         }
         let mut queued = keep.then(|| Queued {
@@ -327,7 +331,6 @@ impl Shard {
         let taken = matches!(pushed, Pushed::Queued | Pushed::DroppedOldest(_));
         self.memory.budgeting.queued += u64::from(taken);
         let counters = &mut self.counters;
-        counters.dropped_expired += u64::from(expired);
         counters.pending_messages += flow.pending.len() as u64;
         counters.pending_messages -= messages as u64;
         counters.pending_bytes += flow.pending.bytes() as u64;
@@ -348,7 +351,8 @@ impl Shard {
         if let Some(socket) = socket {
             self.note_crowded(index, socket, &bounds);
         }
-        self.drop_pushed(index, message.topic, reason, pushed);
+        self.lose_expired(index, expired);
+        self.drop_pushed(index, message, reason, pushed);
         self.evict(index, evicted, terms.share.is_some());
         self.store_all_gone(index);
         if self.storing.is_some() {

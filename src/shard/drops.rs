@@ -2,57 +2,50 @@
 //! ([`super::observe`]).
 
 use super::Shard;
+use crate::limits::DROPS_FOLLOWED;
+use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::session::Pushed;
 use crate::telemetry::Counters;
+use crate::time::Instant;
+use hashbrown::HashMap;
 
-/// Why a message is not delivered to a client. The words are those of
-/// `ringmq_messages_dropped_total`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum DropReason {
-    QueueFull,
-    OutgoingFull,
-    Expired,
-    PacketTooLarge,
-    NotEncodable,
-    OfflineQos0,
-    ShareFull,
-    Memory,
-    Overload,
-    Unreadable,
+/// Declares the reasons: each once, with its word and its counter.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident $word:literal $counter:ident)*) => {
+        /// Why a message is not delivered to a client. The words are those of
+        /// `ringmq_messages_dropped_total`.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub(super) enum DropReason { $($(#[$doc])* $reason,)* }
+
+        impl DropReason {
+            pub(super) const ALL: &[DropReason] = &[$(DropReason::$reason,)*];
+
+            pub(super) fn word(self) -> &'static str {
+                match self { $(DropReason::$reason => $word,)* }
+            }
+
+            fn counter(self, counters: &mut Counters) -> &mut u64 {
+                match self { $(DropReason::$reason => &mut counters.$counter,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    QueueFull "queue_full" dropped_queue_full
+    OutgoingFull "outgoing_full" dropped_outgoing_full
+    Expired "expired" dropped_expired
+    PacketTooLarge "packet_too_large" dropped_packet_too_large
+    NotEncodable "not_encodable" dropped_not_encodable
+    OfflineQos0 "offline_qos0" dropped_offline_qos0
+    ShareFull "share_full" dropped_share_full
+    Memory "memory" dropped_memory
+    Overload "overload" dropped_overload
+    Unreadable "unreadable" dropped_unreadable
 }
 
 impl DropReason {
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            DropReason::QueueFull => "queue_full",
-            DropReason::OutgoingFull => "outgoing_full",
-            DropReason::Expired => "expired",
-            DropReason::PacketTooLarge => "packet_too_large",
-            DropReason::NotEncodable => "not_encodable",
-            DropReason::OfflineQos0 => "offline_qos0",
-            DropReason::ShareFull => "share_full",
-            DropReason::Memory => "memory",
-            DropReason::Overload => "overload",
-            DropReason::Unreadable => "unreadable",
-        }
-    }
-
-    fn counter(self, counters: &mut Counters) -> &mut u64 {
-        match self {
-            DropReason::QueueFull => &mut counters.dropped_queue_full,
-            DropReason::OutgoingFull => &mut counters.dropped_outgoing_full,
-            DropReason::Expired => &mut counters.dropped_expired,
-            DropReason::PacketTooLarge => &mut counters.dropped_packet_too_large,
-            DropReason::NotEncodable => &mut counters.dropped_not_encodable,
-            DropReason::OfflineQos0 => &mut counters.dropped_offline_qos0,
-            DropReason::ShareFull => &mut counters.dropped_share_full,
-            DropReason::Memory => &mut counters.dropped_memory,
-            DropReason::Overload => &mut counters.dropped_overload,
-            DropReason::Unreadable => &mut counters.dropped_unreadable,
-        }
-    }
-
     fn is_forgotten(self) -> bool {
         match self {
             DropReason::OfflineQos0 => Mutant::OfflineUncounted.is_on(),
@@ -62,16 +55,122 @@ impl DropReason {
     }
 }
 
+/// What was dropped for a client since it is followed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientDrops {
+    /// For how many milliseconds it has been followed.
+    pub millis: u64,
+    /// How many messages, by reason: those of `ringmq_messages_dropped_total`, without zeros.
+    pub counts: Vec<(&'static str, u64)>,
+}
+
+/// What is known of one client.
+struct Followed {
+    /// Index and generation of its session.
+    session: (u32, u32),
+    since: Instant,
+    counts: [u32; DropReason::ALL.len()],
+}
+
+/// What was dropped for whom. Clients for which nothing was dropped have no place here; for
+/// [`DROPS_FOLLOWED`] others there is one, and the next takes that of the one who has been here
+/// longest.
+#[derive(Default)]
+pub(super) struct DropsByClient {
+    all: Vec<Followed>,
+    /// Places, by the index of the session.
+    places: HashMap<u32, u32>,
+    next: usize,
+}
+
+impl DropsByClient {
+    fn add(&mut self, session: (u32, u32), reason: DropReason, count: u64, now: Instant) {
+        let place = match self.places.get(&session.0) {
+            Some(&place) => place as usize,
+            None => self.make_place(session, now),
+        };
+        let Some(followed) = self.all.get_mut(place) else { return };
+        if followed.session != session {
+            // Another session had that index.
+            *followed = Followed { session, since: now, counts: Default::default() };
+        }
+        if let Some(counted) = followed.counts.get_mut(reason as usize) {
+            *counted = counted.saturating_add(count.min(u64::from(u32::MAX)) as u32);
+        }
+    }
+
+    fn make_place(&mut self, session: (u32, u32), now: Instant) -> usize {
+        let new = Followed { session, since: now, counts: Default::default() };
+        let place = if self.all.len() < DROPS_FOLLOWED {
+            self.all.push(new);
+            self.all.len() - 1
+        } else {
+            let place = self.next;
+            self.next = (place + 1) % DROPS_FOLLOWED;
+            if let Some(oldest) = self.all.get_mut(place) {
+                self.places.remove(&oldest.session.0);
+                *oldest = new;
+            }
+            place
+        };
+        self.places.insert(session.0, place as u32);
+        place
+    }
+
+    /// What was dropped for a session so far.
+    pub(super) fn told(&self, session: (u32, u32), now: Instant) -> ClientDrops {
+        let Some(followed) = self.of(session) else {
+            return ClientDrops { millis: 0, counts: Vec::new() };
+        };
+        let counts = DropReason::ALL.iter().zip(followed.counts);
+        let counts = counts.filter(|(_, count)| *count > 0);
+        let counts = counts.map(|(reason, count)| (reason.word(), u64::from(count))).collect();
+        ClientDrops { millis: now.millis_since(followed.since), counts }
+    }
+
+    fn of(&self, session: (u32, u32)) -> Option<&Followed> {
+        let place = *self.places.get(&session.0)?;
+        self.all.get(place as usize).filter(|followed| followed.session == session)
+    }
+}
+
 impl Shard {
     /// A message for this client is dropped.
     #[cold]
     #[inline(never)]
-    pub(super) fn drop_message(&mut self, index: u32, topic: &str, reason: DropReason) {
-        self.count_drops(reason, 1);
-        self.observe_drops(index, Some(topic), reason, 1, topic);
+    pub(super) fn drop_message(
+        &mut self,
+        index: u32,
+        message: &MessageRef<'_>,
+        reason: DropReason,
+    ) {
+        self.lose(index, reason, 1);
+        self.observe_drop(index, message, reason);
     }
 
-    /// Messages are dropped of which nothing else is known here.
+    /// Messages for this client are dropped of which nothing else is known here.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn lose(&mut self, index: u32, reason: DropReason, count: u64) {
+        if count == 0 {
+            return;
+        }
+        self.count_drops(reason, count);
+        if self.sessions.get(index).is_some() && !Mutant::DropsOfNobody.is_on() {
+            let session = (index, self.sessions.generation(index));
+            self.work.observers.drops.add(session, reason, count, self.now);
+        }
+    }
+
+    /// So many messages for this client have expired; usually none.
+    #[inline]
+    pub(super) fn lose_expired(&mut self, index: u32, expired: u32) {
+        if expired > 0 {
+            self.lose(index, DropReason::Expired, expired.into());
+        }
+    }
+
+    /// Messages are dropped of which nothing else is known here, for no client in particular.
     #[cold]
     #[inline(never)]
     pub(super) fn count_drops(&mut self, reason: DropReason, count: u64) {
@@ -80,27 +179,29 @@ impl Shard {
         }
     }
 
-    /// A message with this topic came to a client's queue, which may have dropped it, or its oldest
-    /// ones to make room.
+    /// A message came to a client's queue, which may have dropped it, or its oldest ones to make
+    /// room.
     #[inline]
     pub(super) fn drop_pushed(
         &mut self,
         index: u32,
-        topic: &str,
+        message: &MessageRef<'_>,
         reason: DropReason,
         pushed: Pushed,
     ) {
         match pushed {
             Pushed::Queued => {}
-            Pushed::DroppedOldest(count) => self.drop_oldest(index, topic, reason, count.into()),
-            Pushed::DroppedNew | Pushed::Disconnect => self.drop_message(index, topic, reason),
+            Pushed::DroppedOldest(count) => {
+                self.drop_oldest(index, message.topic, reason, count.into());
+            }
+            Pushed::DroppedNew | Pushed::Disconnect => self.drop_message(index, message, reason),
         }
     }
 
     #[cold]
     #[inline(never)]
     fn drop_oldest(&mut self, index: u32, topic: &str, reason: DropReason, count: u64) {
-        self.count_drops(reason, count);
+        self.lose(index, reason, count);
         self.observe_drops(index, None, reason, count, topic);
     }
 }
@@ -111,20 +212,7 @@ mod tests {
 
     #[test]
     fn each_reason_counts_under_its_word() {
-        use DropReason::*;
-        let all = [
-            QueueFull,
-            OutgoingFull,
-            Expired,
-            PacketTooLarge,
-            NotEncodable,
-            OfflineQos0,
-            ShareFull,
-            Memory,
-            Overload,
-            Unreadable,
-        ];
-        for reason in all {
+        for reason in DropReason::ALL {
             let mut counters = Counters::default();
             *reason.counter(&mut counters) += 1;
             let mut counted = counters.iter().filter(|(_, value)| *value > 0);
@@ -133,5 +221,25 @@ mod tests {
             assert_eq!(figure.labels, [("reason", reason.word())], "{reason:?}");
             assert!(counted.next().is_none());
         }
+    }
+
+    #[test]
+    fn drops_are_counted_for_each_client_and_the_oldest_makes_room() {
+        let mut drops = DropsByClient::default();
+        let of = |drops: &DropsByClient, session| {
+            drops.of(session).map(|followed| (followed.since, followed.counts.iter().sum::<u32>()))
+        };
+        drops.add((7, 1), DropReason::Expired, 2, Instant(5));
+        drops.add((7, 1), DropReason::QueueFull, u64::MAX, Instant(6));
+        assert_eq!(drops.of((7, 1)).unwrap().counts[DropReason::QueueFull as usize], u32::MAX);
+        assert_eq!(of(&drops, (7, 2)), None);
+        drops.add((7, 2), DropReason::Expired, 1, Instant(9));
+        assert_eq!((of(&drops, (7, 1)), of(&drops, (7, 2))), (None, Some((Instant(9), 1))));
+        for other in 0..DROPS_FOLLOWED as u32 {
+            drops.add((100 + other, 0), DropReason::Memory, 1, Instant(10));
+        }
+        assert_eq!(of(&drops, (7, 2)), None, "the oldest");
+        assert_eq!(of(&drops, (100, 0)), Some((Instant(10), 1)));
+        assert_eq!((drops.all.len(), drops.places.len()), (DROPS_FOLLOWED, DROPS_FOLLOWED));
     }
 }

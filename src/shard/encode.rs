@@ -145,7 +145,7 @@ impl Shard {
             // `fits` has been asked; were it wrong, the message would be dropped like any other.
             match outbound.id {
                 Some(id) => self.skip(index, socket, id, Misfit::NotEncodable),
-                None => self.drop_message(index, message.topic, Misfit::NotEncodable.reason()),
+                None => self.drop_message(index, message, Misfit::NotEncodable.reason()),
             }
             return;
         }
@@ -186,7 +186,7 @@ impl Shard {
     /// A redelivery that the client's new Maximum Packet Size forbids counts as completed
     /// [MQTT-3.1.2-25].
     pub(super) fn skip(&mut self, index: u32, socket: SocketId, id: PacketId, misfit: Misfit) {
-        self.count_drops(misfit.reason(), 1);
+        self.lose(index, misfit.reason(), 1);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let version = session.version;
         let Some(flow) = &mut session.flow else { return };

@@ -17,6 +17,9 @@ const CONNECT: u8 = 0x10;
 impl Shard {
     pub(super) fn admit(&mut self, socket: SocketId, listener: ListenerId, peer: Peer) {
         self.counters.connections_accepted += 1;
+        if let Some(state) = self.entrance.listener(listener) {
+            state.accepted.add();
+        }
         if self.is_no_proxy(listener, peer) {
             self.refuse_no_proxy(socket, listener, peer);
             return;

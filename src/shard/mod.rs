@@ -117,8 +117,11 @@ mod work;
 
 pub use admission::Question;
 pub use audit::{Audit, Subscribed};
+pub use drops::ClientDrops;
 pub use link::{LinkCounts, LinkId, LinkPlan, WhenFull};
-pub use observe::{Detail, Heaviest, Measure, Subject, TRACES, TraceLine, TraceRule};
+pub use observe::{
+    Detail, Heaviest, Measure, Span, SpanKind, Subject, TRACES, TraceLine, TraceRule,
+};
 pub use outbox::Outbox;
 pub use overload::LoopSignals;
 pub use pack::{PackCursor, Packed};
@@ -249,6 +252,7 @@ impl Shard {
         shard.arm_upkeep();
         shard.arm_sys();
         shard.change_rules();
+        shard.record_spans(shard.settings.spans);
         shard
     }
 
@@ -314,6 +318,7 @@ impl Shard {
         if rules_change {
             self.change_rules();
         }
+        self.record_spans(self.settings.spans);
         self.set_memory_limit();
         self.arm_sys();
     }

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::close::Cause;
+use super::drops::DropReason;
 use crate::limits::cost;
 use crate::mesh::mail::Over;
 use crate::mutant::Mutant;
@@ -120,7 +121,7 @@ impl Shard {
         self.meter.charge(cost::DELIVERY * dropped);
         self.counters.pending_messages -= u64::from(dropped);
         self.counters.pending_bytes -= (before - flow.pending.bytes()) as u64;
-        self.counters.dropped_expired += u64::from(dropped);
+        self.lose(index, DropReason::Expired, dropped.into());
         self.store_all_gone(index);
         self.note_away(index, away);
         let Some(session) = self.sessions.get_mut(index) else { return };

@@ -70,10 +70,10 @@ impl Shard {
         self.publish_metered(socket, index, version, publish)
     }
 
-    /// The same where some clients have limits. One that is held for another reason is tried again,
-    /// and pays only when it has been handled.
+    /// The same where some clients have limits, or the message is sampled. One that is held for
+    /// another reason is tried again, and pays only when it has been handled.
     #[inline(never)]
-    fn publish_metered(
+    pub(super) fn publish_metered(
         &mut self,
         socket: SocketId,
         index: u32,
@@ -395,6 +395,7 @@ impl Shard {
         publish: &Publish<'_>,
         reason: ReasonCode,
     ) {
+        self.work.observers.refuse_sampled(reason);
         self.count_received(publish);
         self.acknowledge(socket, index, version, publish, reason);
     }

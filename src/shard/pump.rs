@@ -78,7 +78,7 @@ impl Shard {
         let left = view.seconds_left(self.now);
         let left = if Mutant::ExpiredSent.is_on() { left.or(Ok(Some(0))) } else { left };
         let Ok(message_expiry) = left else {
-            self.drop_message(index, view.topic, DropReason::Expired);
+            self.drop_message(index, &view, DropReason::Expired);
             self.store_gone(index, slot);
             return Pumped::Dropped;
         };
@@ -96,7 +96,7 @@ impl Shard {
         {
             let wrong = Mutant::WrongDropReason.is_on();
             let reason = if wrong { DropReason::Expired } else { misfit.reason() };
-            self.drop_message(index, view.topic, reason);
+            self.drop_message(index, &view, reason);
             self.store_gone(index, slot);
             return Pumped::Dropped;
         }

@@ -179,7 +179,7 @@ impl Shard {
         self.counters.pending_messages -= 1;
         self.counters.pending_bytes -= (before.1 - flow.pending.bytes()) as u64;
         self.note_away(index, before.0);
-        self.count_drops(DropReason::Unreadable, 1);
+        self.lose(index, DropReason::Unreadable, 1);
         self.store_all_gone(index);
         Fared::Well
     }

@@ -5,12 +5,16 @@ use super::Shard;
 use super::close::Cause;
 use super::connection::{Holds, Stage};
 use super::memory::Pressure;
+use super::observe::Current;
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{
-    self, Ack, AckKind, Disconnect, Framing, Packet, ReasonCode, Version, Violation,
+    self, Ack, AckKind, Disconnect, Framing, Packet, Publish, Qos, ReasonCode, Version, Violation,
+    append_user_property,
 };
+use crate::session::inbound::Arrival;
+use crate::telemetry::trace_context::TRACEPARENT;
 
 /// What a packet did to its connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -224,8 +228,10 @@ impl Shard {
         bytes: usize,
     ) -> Result<Handled, Violation> {
         self.begin_packet(socket);
-        if self.work.observers.is_tracing() {
-            self.trace_received(index, &packet, bytes);
+        if self.work.observers.is_watching()
+            && let Some(outcome) = self.watch_received((socket, index, version), &packet, bytes)
+        {
+            return outcome;
         }
         match packet {
             Packet::Publish(publish) => self.publish(socket, index, version, &publish),
@@ -291,5 +297,71 @@ impl Shard {
         }
         self.disconnect(socket, Cause::Client(disconnect.reason));
         Ok(Handled::Next)
+    }
+}
+
+/// Packets while somebody watches: a PUBLISH that is sampled is handled within its trace.
+impl Shard {
+    /// A packet has come, and something is traced or recorded. `None`: it is still to be handled.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn watch_received(
+        &mut self,
+        (socket, index, version): (SocketId, u32, Version),
+        packet: &Packet<'_>,
+        bytes: usize,
+    ) -> Option<Result<Handled, Violation>> {
+        if self.work.observers.is_tracing() {
+            self.trace_received(index, packet, bytes);
+        }
+        let Packet::Publish(publish) = packet else { return None };
+        if self.work.observers.spans.is_none() {
+            return None;
+        }
+        let current = self.sample(index, publish)?;
+        self.publish_sampled((socket, index, version), publish, &current)
+    }
+
+    fn publish_sampled(
+        &mut self,
+        (socket, index, version): (SocketId, u32, Version),
+        publish: &Publish<'_>,
+        current: &Current,
+    ) -> Option<Result<Handled, Violation>> {
+        self.meter.charge(cost::VISIT * 4);
+        let mut block = publish.properties.raw.to_vec();
+        let mut publish = *publish;
+        if current.begun_here && !Mutant::TraceNotPassedOn.is_on() {
+            append_user_property(&mut block, TRACEPARENT, &current.context.written()).ok()?;
+            publish.properties.raw = &block;
+        }
+        // Of the highest level: it is no line itself, but belongs to lines of every level.
+        let logged = tracing::error_span!("message", trace_id = %current.context.trace);
+        let _entered = logged.entered();
+        let again = self.is_repeated(index, &publish);
+        self.begin_sampled(current);
+        let routing = self.micros();
+        // Not `publish`, which is built into its only caller.
+        let outcome = self.publish_metered(socket, index, version, &publish);
+        let refused = self.end_sampled().and_then(|current| current.error);
+        if let Ok(Handled::Hold(_)) = outcome {
+            self.hold_sampled(index, current.began);
+            return Some(outcome);
+        }
+        let violation = outcome.as_ref().err().map(|violation| violation.what);
+        let done = Current { error: refused.or(violation), ..*current };
+        self.record_publish(index, &publish, &done, (!again).then_some(routing));
+        Some(outcome)
+    }
+
+    /// A message of QoS 2 that was taken before [MQTT-4.3.3-10].
+    fn is_repeated(&self, index: u32, publish: &Publish<'_>) -> bool {
+        let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
+        match (publish.qos, publish.id, flow) {
+            (Qos::ExactlyOnce, Some(id), Some(flow)) => {
+                flow.inbound.arrival(id, u16::MAX) == Arrival::Duplicate
+            }
+            _ => false,
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::Shard;
 use super::deliver::Outbound;
+use super::drops::DropReason;
 use crate::mutant::Mutant;
 use crate::packet::{AckKind, ReasonCode};
 
@@ -34,8 +35,8 @@ impl Shard {
             flow.window.abandon(|queued| queued.message.view().seconds_left(now).is_err());
         self.memory.tally.kept -= before - flow.window.kept();
         self.counters.inflight -= u64::from(expired);
-        self.counters.dropped_expired += u64::from(expired);
         let releases = flow.window.repeat();
+        self.lose(index, DropReason::Expired, expired.into());
         self.store_all_gone(index);
         for id in releases {
             self.write_ack(socket, version, AckKind::PubRel, id, ReasonCode::Success);

@@ -103,7 +103,7 @@ impl Shard {
         peer: Peer,
         denial: Denial,
     ) {
-        self.count_denial(denial);
+        self.count_denial(listener, denial);
         self.log_refused(peer, listener, denial.answer().1);
         // Nobody makes a handshake only to be told.
         let secure = self.layered.handshakes.server(listener).is_some();
@@ -132,7 +132,7 @@ impl Shard {
         let Some(connection) = self.connections.get(socket.0) else { return };
         if !matches!(connection.stage, Stage::Refused(_)) {
             let (peer, listener) = (connection.peer, connection.listener);
-            self.count_denial(denial);
+            self.count_denial(listener, denial);
             self.log_refused(peer, listener, denial.answer().1);
         }
         let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
@@ -143,7 +143,7 @@ impl Shard {
     pub(super) fn deny_unread(&mut self, socket: SocketId, version: Option<Version>, why: Denial) {
         let Some(connection) = self.connections.get(socket.0) else { return };
         let (peer, listener) = (connection.peer, connection.listener);
-        self.count_denial(why);
+        self.count_denial(listener, why);
         self.log_refused(peer, listener, why.answer().1);
         match version {
             Some(version) => self.answer_denial(socket, version, why, SHORTEST_CONNACK as u32),
@@ -172,6 +172,7 @@ impl Shard {
     /// A CONNECT that this shard, its home, does not accept.
     pub(super) fn refuse(&mut self, socket: SocketId, connect: &Connect<'_>, refused: Refused) {
         self.counters.refused_connect += 1;
+        self.count_refused_at(socket);
         let Refused(reason, what) = refused;
         self.log_refused_client(socket, connect, what, reason as u8);
         let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
@@ -188,6 +189,7 @@ impl Shard {
         why: &str,
     ) {
         self.counters.refused_connect += 1;
+        self.count_refused_at(socket);
         let Refused(reason, what) = told;
         self.log_refused_client(socket, connect, why, reason as u8);
         let max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
@@ -208,6 +210,7 @@ impl Shard {
         self.counters.violations += 1;
         let Some(connection) = self.connections.get(socket.0) else { return };
         let (peer, listener) = (connection.peer, connection.listener);
+        self.count_refused(listener);
         self.log_refused(peer, listener, what);
         let answer = match version {
             Some(Version::V5) => true,
@@ -237,6 +240,7 @@ impl Shard {
             (_, version) => {
                 let (peer, listener) = (connection.peer, connection.listener);
                 self.counters.refused_too_large += 1;
+                self.count_refused(listener);
                 self.log_refused(peer, listener, what);
                 if let Some(version) = version {
                     let reason = ReasonCode::PacketTooLarge;
@@ -286,7 +290,21 @@ impl Shard {
         version.is_v5() && !self.settings.policy.server_reference.is_empty()
     }
 
-    pub(super) fn count_denial(&mut self, denial: Denial) {
+    /// A connection of that listener is refused.
+    pub(super) fn count_refused(&self, listener: ListenerId) {
+        if let Some(state) = self.entrance.listener(listener) {
+            state.refused.add();
+        }
+    }
+
+    fn count_refused_at(&self, socket: SocketId) {
+        if let Some(connection) = self.connections.get(socket.0) {
+            self.count_refused(connection.listener);
+        }
+    }
+
+    pub(super) fn count_denial(&mut self, listener: ListenerId, denial: Denial) {
+        self.count_refused(listener);
         let counters = &mut self.counters;
         let counter = match denial {
             Denial::Draining => &mut counters.refused_draining,

@@ -10,6 +10,7 @@
 //! handled per step, whether they go to a group or are dropped.
 
 use super::Shard;
+use super::drops::DropReason;
 use crate::ids::SessionRef;
 use crate::mesh::mail::{GivenBack, NotTaken};
 use crate::message::Message;
@@ -129,7 +130,7 @@ impl Shard {
     /// unless it was done `for_share`: then no member has room.
     pub(super) fn evict(&mut self, index: u32, mut evicted: Vec<Queued>, for_share: bool) {
         if for_share {
-            self.counters.dropped_share_full += evicted.len() as u64;
+            self.lose(index, DropReason::ShareFull, evicted.len() as u64);
             return;
         }
         self.store_taken(index, &mut evicted);

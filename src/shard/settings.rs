@@ -82,6 +82,9 @@ pub struct Settings {
     pub retained_expiry: u64,
     /// The events that are told, a bit for each [`crate::config::EventKind`].
     pub events: u8,
+    /// The share of messages of which spans are recorded, besides those that carry a context;
+    /// `None` records none.
+    pub spans: Option<f64>,
     /// Milliseconds between `$SYS` updates; 0 for none.
     pub sys_interval: u64,
     /// Most connections of the whole broker.
@@ -182,6 +185,7 @@ impl Settings {
             retained_max_bytes: config.retained.max_bytes.get().unwrap_or(u64::MAX),
             retained_expiry: millis(config.retained.expiry.get()),
             events: config.telemetry.bits(),
+            spans: config.telemetry.otlp.share(),
             sys_interval: millis(config.sys.interval.get()),
             max_connections: config.runtime.max_connections.get().map_or(u64::MAX, u64::from),
             log_connections: config.log.connections,

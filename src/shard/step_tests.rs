@@ -63,6 +63,8 @@ fn shard_of(number: u8, shards: u8, shared: &Arc<Shared>) -> Shard {
         stack: Default::default(),
         connections: Quota::default(),
         rate: Rate::default(),
+        accepted: Default::default(),
+        refused: Default::default(),
     };
     shard.open_listener(ListenerId(0), Arc::new(listener_state));
     shard

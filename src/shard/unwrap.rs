@@ -247,7 +247,7 @@ impl Shard {
         let listener = connection.listener;
         // It was not counted, so its end does not count it down.
         connection.peer = Peer::Unix;
-        self.count_denial(denial);
+        self.count_denial(listener, denial);
         self.log_refused(peer, listener, denial.answer().1);
         self.disconnect(socket, Cause::Rejected);
         true

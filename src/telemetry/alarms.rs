@@ -5,6 +5,7 @@
 //! reading that wavers between the two does not ring. Those that follow load are raised only after
 //! two readings in a row.
 
+use super::BridgeRow;
 use crate::ids::ShardId;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -40,11 +41,15 @@ pub enum AlarmKind {
     Connections,
     /// The log has lost lines since the last look.
     LogLost,
+    /// A bridge that wants a connection has had none for some seconds.
+    BridgeDown,
+    /// What waits for the other end of a bridge comes near its bound: from 75 %, until below 50 %.
+    BridgeQueue,
 }
 
 impl AlarmKind {
     /// All of them.
-    pub const ALL: [AlarmKind; 11] = [
+    pub const ALL: [AlarmKind; 13] = [
         AlarmKind::Memory,
         AlarmKind::LoopLag,
         AlarmKind::ShardLate,
@@ -56,6 +61,8 @@ impl AlarmKind {
         AlarmKind::Certificate,
         AlarmKind::Connections,
         AlarmKind::LogLost,
+        AlarmKind::BridgeDown,
+        AlarmKind::BridgeQueue,
     ];
 
     /// Its name in the API, in metrics and below `$SYS/broker/alarms/`.
@@ -72,6 +79,8 @@ impl AlarmKind {
             AlarmKind::Certificate => "certificate_expiring",
             AlarmKind::Connections => "connections_high",
             AlarmKind::LogLost => "log_lost",
+            AlarmKind::BridgeDown => "bridge_down",
+            AlarmKind::BridgeQueue => "bridge_queue",
         }
     }
 
@@ -79,6 +88,8 @@ impl AlarmKind {
     fn needs(self) -> u8 {
         match self {
             AlarmKind::LoopLag | AlarmKind::Mailbox | AlarmKind::StorageSlow => 2,
+            // It may be connecting.
+            AlarmKind::BridgeDown => 3,
             _ => 1,
         }
     }
@@ -107,6 +118,8 @@ pub struct Readings {
     pub connections: Option<(u64, u64)>,
     /// Lines that the log has lost in all.
     pub lost_lines: u64,
+    /// The bridges.
+    pub bridges: Vec<BridgeRow>,
 }
 
 /// What a reading says about one alarm.
@@ -185,6 +198,22 @@ impl Readings {
             AlarmKind::LogLost => {
                 let lost = self.lost_lines.saturating_sub(lost_before);
                 whether(lost > 0, || format!("{lost} lines lost; nobody reads the log fast enough"))
+            }
+            AlarmKind::BridgeDown => {
+                let down = |row: &&BridgeRow| matches!(row.state, "connecting" | "waiting");
+                let names: Vec<&str> =
+                    self.bridges.iter().filter(down).map(|row| &*row.name).collect();
+                whether(!names.is_empty(), || format!("not connected: {}", names.join(", ")))
+            }
+            AlarmKind::BridgeQueue => {
+                let filled = |row: &BridgeRow| row.waiting_bytes * 100 / row.waiting_limit.max(1);
+                match self.bridges.iter().max_by_key(|row| filled(row)) {
+                    Some(row) => {
+                        let what = format!("the buffer of bridge {}", row.name);
+                        share((row.waiting_bytes, row.waiting_limit), 75, 50, &what)
+                    }
+                    None => Says::Clear,
+                }
             }
         }
     }
@@ -315,10 +344,27 @@ mod tests {
             certificates: vec![("b".into(), u64::MAX), ("a".into(), now / 1000 + 60)],
             connections: Some((95, 100)),
             lost_lines: 7,
+            bridges: vec![
+                BridgeRow { name: "off".into(), state: "idle", ..BridgeRow::default() },
+                BridgeRow {
+                    name: "b".into(),
+                    state: "waiting",
+                    waiting_bytes: 80,
+                    waiting_limit: 100,
+                    ..BridgeRow::default()
+                },
+            ],
         };
         let mut alarms = Alarms::default();
         let mut raised = names(&alarms.look(&bad, now));
         raised.extend(names(&alarms.look(&bad, now)));
+        raised.extend(names(&alarms.look(&bad, now)));
+        let told = |name: &str| {
+            let list = alarms.list();
+            list.active.iter().find(|alarm| alarm.name == name).map(|alarm| alarm.message.clone())
+        };
+        assert_eq!(told("bridge_down").as_deref(), Some("not connected: b"));
+        assert_eq!(told("bridge_queue").as_deref(), Some("80 % of the buffer of bridge b (80)"));
         assert_eq!(raised.len(), AlarmKind::ALL.len() + 1, "{raised:?}");
         assert!(raised.contains(&("log_lost", false)), "no further lines were lost");
         let good = Readings { lost_lines: 7, ..Readings::default() };

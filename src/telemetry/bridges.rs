@@ -1,4 +1,4 @@
-//! What is shown of a bridge: a copy of its figures.
+//! What is shown of a bridge, a listener and the exporter of spans: copies of their figures.
 
 /// A bridge, as it is shown.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -13,6 +13,8 @@ pub struct BridgeRow {
     pub waiting: u64,
     /// Bytes of messages that wait, those in the shards' links included.
     pub waiting_bytes: u64,
+    /// Most bytes that may wait.
+    pub waiting_limit: u64,
     /// Messages that matched a filter of the bridge.
     pub matched: u64,
     /// Messages that have arrived at the other end.
@@ -29,4 +31,36 @@ pub struct BridgeRow {
     pub damaged: u64,
     /// Messages that were dropped, by reason.
     pub dropped: Vec<(&'static str, u64)>,
+}
+
+/// What is shown of the exporter of spans.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct SpanRow {
+    /// The receiver has taken the last request.
+    pub up: bool,
+    /// Spans that were sent.
+    pub exported: u64,
+    /// Spans that were not, by reason.
+    pub dropped: Vec<(&'static str, u64)>,
+}
+
+/// A listener, open or stopped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListenerRow {
+    /// Its name.
+    pub name: String,
+    /// tcp, tls, ws, wss or unix.
+    pub kind: String,
+    /// Where it listens.
+    pub bind: String,
+    /// It accepts connections.
+    pub running: bool,
+    /// Connections now.
+    pub connections: u64,
+    /// Most connections; `None` for no bound.
+    pub max_connections: Option<u64>,
+    /// Connections that came.
+    pub accepted: u64,
+    /// Of these, those that were refused.
+    pub refused: u64,
 }

@@ -1,10 +1,51 @@
 //! A histogram of durations: one `u64` per bucket, bounds that double. Owned by one shard;
 //! recording is an integer division by a constant, a count of leading zeros and two additions.
 
+use super::trace_context::TraceId;
+use std::time::Duration;
+
 /// Buckets with a bound; one more holds what is longer.
 const BOUNDED: usize = 21;
 /// Nanoseconds per unit of the bounds: they are 1, 2, 4, ... microseconds, up to 1.048576 s.
 const MICRO: u64 = 1000;
+
+/// A sampled message, and how long the step took that it was handled in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exemplar {
+    /// Its trace.
+    pub trace: TraceId,
+    /// How long, nanoseconds.
+    pub nanos: u64,
+    /// When, milliseconds since 1970.
+    pub at: u64,
+}
+
+/// The newest exemplar of each bucket of a histogram.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Exemplars(Vec<Option<Exemplar>>);
+
+impl Exemplars {
+    /// One more, at a time since 1970.
+    pub fn add(&mut self, trace: TraceId, nanos: u64, at: Duration) {
+        self.0.resize(BOUNDED + 1, None);
+        if let Some(place) = self.0.get_mut(bucket_of(nanos)) {
+            *place = Some(Exemplar { trace, nanos, at: at.as_millis() as u64 });
+        }
+    }
+
+    /// That of a bucket; that of what is longer than every bound comes last.
+    pub fn of(&self, bucket: usize) -> Option<&Exemplar> {
+        self.0.get(bucket)?.as_ref()
+    }
+}
+
+/// Bounds are inclusive, as Prometheus has them: 2000 ns still count as "2 µs or less".
+#[inline]
+fn bucket_of(nanos: u64) -> usize {
+    let above = nanos.saturating_sub(1) / MICRO;
+    let bucket = (u64::BITS - above.leading_zeros()) as usize;
+    bucket.min(BOUNDED)
+}
 
 /// How often something took how long.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -17,10 +58,7 @@ impl Histogram {
     /// Counts one duration, in nanoseconds.
     #[inline]
     pub fn record(&mut self, nanos: u64) {
-        // Bounds are inclusive, as Prometheus has them: 2000 ns still count as "2 µs or less".
-        let above = nanos.saturating_sub(1) / MICRO;
-        let bucket = (u64::BITS - above.leading_zeros()) as usize;
-        self.buckets[bucket.min(BOUNDED)] += 1;
+        self.buckets[bucket_of(nanos)] += 1;
         self.nanos = self.nanos.wrapping_add(nanos);
     }
 

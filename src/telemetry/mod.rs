@@ -10,8 +10,9 @@ mod counters;
 mod histogram;
 pub mod prometheus;
 pub mod sys;
+pub mod trace_context;
 
-pub use bridges::BridgeRow;
+pub use bridges::{BridgeRow, ListenerRow, SpanRow};
 pub use cluster::{ClusterRow, NodeRow};
 pub use counters::{Counters, Descriptor, Kind};
-pub use histogram::Histogram;
+pub use histogram::{Exemplar, Exemplars, Histogram};

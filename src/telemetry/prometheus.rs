@@ -5,11 +5,55 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use super::alarms::AlarmKind;
-use super::{BridgeRow, ClusterRow, Counters, Histogram, Kind};
+use super::{
+    BridgeRow, ClusterRow, Counters, Exemplar, Exemplars, Histogram, Kind, ListenerRow, SpanRow,
+};
 use crate::ids::ShardId;
 
-/// The media type of the text.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// How a page is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// Prometheus's text format 0.0.4.
+    Text,
+    /// OpenMetrics 1.0.0, with exemplars.
+    OpenMetrics,
+}
+
+impl Format {
+    /// Its media type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// The one that an Accept header wants more; the text format when it does not say
+    /// (RFC 9110, section 12.5.1).
+    pub fn accepted(accept: &str) -> Format {
+        let (mut open, mut text) = (0.0, 0.0);
+        for range in accept.split(',') {
+            let mut parts = range.split(';').map(str::trim);
+            let kind = parts.next().unwrap_or_default();
+            let (mut quality, mut known) = (1.0, true);
+            for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+                match name {
+                    "q" => quality = value.parse().unwrap_or(0.0),
+                    "version" if kind.ends_with("openmetrics-text") => {
+                        known = matches!(value, "1.0.0" | "0.0.1");
+                    }
+                    _ => {}
+                }
+            }
+            match kind {
+                "application/openmetrics-text" if known => open = f64::max(open, quality),
+                "text/plain" | "text/*" | "*/*" => text = f64::max(text, quality),
+                _ => {}
+            }
+        }
+        if open > 0.0 && open >= text { Format::OpenMetrics } else { Format::Text }
+    }
+}
 
 /// One shard's figures, copied out by the shard.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -18,6 +62,8 @@ pub struct Snapshot {
     pub counters: Counters,
     /// How long steps took.
     pub steps: Histogram,
+    /// Sampled messages that were handled in them.
+    pub exemplars: Exemplars,
     /// Data mails that wait in the mailbox from each shard, by number; its own entry is 0.
     pub mailboxes: Vec<u64>,
     /// How long the request for this copy waited for the shard's loop.
@@ -43,6 +89,10 @@ pub struct Process {
     pub bridges: Vec<BridgeRow>,
     /// The cluster, if this is a node of one.
     pub cluster: Option<ClusterRow>,
+    /// The exporter of spans, if there is one.
+    pub spans: Option<SpanRow>,
+    /// The listeners.
+    pub listeners: Vec<ListenerRow>,
     /// Until when the certificates of listeners are valid, seconds since 1970.
     pub certificates: Vec<(String, u64)>,
     /// The alarms that are raised.
@@ -63,10 +113,15 @@ pub struct Process {
 
 /// The whole page. A shard that did not answer is `None`: it has no figures but
 /// `ringmq_shard_up 0`.
-pub fn page(version: &str, process: &Process, shards: &[Option<&Snapshot>]) -> String {
+pub fn page(
+    format: Format,
+    version: &str,
+    process: &Process,
+    shards: &[Option<&Snapshot>],
+) -> String {
     // A guess that is rarely exceeded: lines of about 60 bytes.
     let lines = Counters::DESCRIPTORS.len() + 30 + shards.len();
-    let mut text = Text(String::with_capacity(64 * lines * (1 + shards.len())));
+    let mut text = Text(String::with_capacity(64 * lines * (1 + shards.len())), format);
     text.family("ringmq_build_info", "gauge", "The version that runs; the value is always 1.");
     text.sample("ringmq_build_info", &[("version", &version)], 1);
     text.whole(process);
@@ -74,24 +129,34 @@ pub fn page(version: &str, process: &Process, shards: &[Option<&Snapshot>]) -> S
     for (shard, figures) in shards.iter().enumerate() {
         text.sample("ringmq_shard_up", &[("shard", &shard)], u8::from(figures.is_some()));
     }
+    text.listeners(&process.listeners);
     text.bridges(&process.bridges);
     if let Some(cluster) = &process.cluster {
         text.cluster(cluster);
+    }
+    if let Some(row) = &process.spans {
+        text.spans(row);
     }
     text.late(process, shards.len());
     text.counters(shards);
     text.steps(shards);
     text.loop_lag(shards);
     text.mailboxes(shards);
+    if format == Format::OpenMetrics {
+        text.0.push_str("# EOF\n");
+    }
     text.0
 }
 
-struct Text(String);
+struct Text(String, Format);
 
 type Labels<'a> = &'a [(&'a str, &'a dyn Display)];
 
 impl Text {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // In OpenMetrics `_total` belongs to the sample, not to the family.
+        let stem = name.strip_suffix("_total").filter(|_| kind == "counter");
+        let name = stem.filter(|_| self.1 == Format::OpenMetrics).unwrap_or(name);
         self.0.push_str("# HELP ");
         self.0.push_str(name);
         self.0.push(' ');
@@ -101,6 +166,12 @@ impl Text {
     }
 
     fn sample(&mut self, name: &str, labels: Labels<'_>, value: impl Display) {
+        self.series(name, labels, value);
+        self.0.push('\n');
+    }
+
+    /// A sample without the end of its line.
+    fn series(&mut self, name: &str, labels: Labels<'_>, value: impl Display) {
         self.0.push_str(name);
         for (at, (label, content)) in labels.iter().enumerate() {
             self.0.push(if at == 0 { '{' } else { ',' });
@@ -110,7 +181,17 @@ impl Text {
             self.0.push('"');
         }
         let end = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.0, "{end} {value}");
+        let _ = write!(self.0, "{end} {value}");
+    }
+
+    /// A sample of a bucket, with its exemplar where the format has them.
+    fn bucket(&mut self, name: &str, labels: Labels<'_>, count: u64, exemplar: Option<&Exemplar>) {
+        self.series(name, labels, count);
+        if let Some(exemplar) = exemplar.filter(|_| self.1 == Format::OpenMetrics) {
+            let (took, at) = (exemplar.nanos as f64 / 1e9, exemplar.at as f64 / 1e3);
+            let _ = write!(self.0, " # {{trace_id=\"{}\"}} {took} {at}", exemplar.trace);
+        }
+        self.0.push('\n');
     }
 
     fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
@@ -174,6 +255,32 @@ impl Text {
         }
     }
 
+    fn listeners(&mut self, listeners: &[ListenerRow]) {
+        if listeners.is_empty() {
+            return;
+        }
+        type Figure = fn(&ListenerRow) -> u64;
+        let figures: [(&str, &str, &str, Figure); 4] = [
+            ("open", "gauge", "1 while the listener accepts.", |row| u64::from(row.running)),
+            ("connections", "gauge", "Connections of the listener.", |row| row.connections),
+            ("accepted_total", "counter", "Connections that came.", |row| row.accepted),
+            (
+                "refused_total",
+                "counter",
+                "Of these, those that were refused, at accept or at CONNECT.",
+                |row| row.refused,
+            ),
+        ];
+        for (name, kind, help, figure) in figures {
+            let name = format!("ringmq_listener_{name}");
+            self.family(&name, kind, help);
+            for row in listeners {
+                let labels: Labels<'_> = &[("listener", &row.name), ("type", &row.kind)];
+                self.sample(&name, labels, figure(row));
+            }
+        }
+    }
+
     fn bridges(&mut self, bridges: &[BridgeRow]) {
         if bridges.is_empty() {
             return;
@@ -214,6 +321,20 @@ impl Text {
             for (reason, count) in &row.dropped {
                 self.sample(name, &[("bridge", &row.name), ("reason", reason)], count);
             }
+        }
+    }
+
+    fn spans(&mut self, row: &SpanRow) {
+        let help = "1 while the receiver of spans (telemetry.otlp) takes them.";
+        self.single("ringmq_otlp_up", "gauge", help, u8::from(row.up));
+        let help = "Spans that the receiver has taken.";
+        self.single("ringmq_otlp_spans_exported_total", "counter", help, row.exported);
+        let name = "ringmq_otlp_spans_dropped_total";
+        let help = "Spans that were not sent: no room on their shard or before the receiver, \
+                    refused by it, or it was not reached.";
+        self.family(name, "counter", help);
+        for (reason, count) in &row.dropped {
+            self.sample(name, &[("reason", reason)], count);
         }
     }
 
@@ -315,12 +436,15 @@ impl Text {
         self.family("ringmq_step_seconds", "histogram", help);
         for (shard, snapshot) in known(shards) {
             let steps = &snapshot.steps;
-            for (bound, count) in steps.cumulative() {
+            let (name, exemplars) = ("ringmq_step_seconds_bucket", &snapshot.exemplars);
+            let mut bounded = 0;
+            for (bucket, (bound, count)) in steps.cumulative().enumerate() {
                 let labels: Labels<'_> = &[("shard", &shard), ("le", &bound)];
-                self.sample("ringmq_step_seconds_bucket", labels, count);
+                self.bucket(name, labels, count, exemplars.of(bucket));
+                bounded = bucket + 1;
             }
             let labels: Labels<'_> = &[("shard", &shard), ("le", &"+Inf")];
-            self.sample("ringmq_step_seconds_bucket", labels, steps.count());
+            self.bucket(name, labels, steps.count(), exemplars.of(bounded));
             let seconds = steps.nanos() as f64 / 1e9;
             self.sample("ringmq_step_seconds_sum", &[("shard", &shard)], seconds);
             self.sample("ringmq_step_seconds_count", &[("shard", &shard)], steps.count());

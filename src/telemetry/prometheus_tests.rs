@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::*;
+use crate::telemetry::trace_context::TraceId;
 
 type Series = HashMap<(String, Vec<(String, String)>), f64>;
 
@@ -59,13 +60,23 @@ fn snapshot() -> Snapshot {
         spun_nanos: 1,
         ..Counters::default()
     };
-    Snapshot { counters, steps, mailboxes: vec![3, 0, 5], lag: Duration::from_micros(250) }
+    let mut exemplars = Exemplars::default();
+    let trace = TraceId(0xABC);
+    exemplars.add(trace, 1_500, Duration::from_millis(1_700_000_000_250));
+    exemplars.add(trace, 2_000_000_000, Duration::from_millis(1));
+    let mailboxes = vec![3, 0, 5];
+    Snapshot { counters, steps, exemplars, mailboxes, lag: Duration::from_micros(250) }
 }
 
 #[test]
 fn every_figure_of_every_shard_that_answered_is_on_the_page_with_its_labels() {
     let one = snapshot();
-    let text = page("1.2.3", &Process::default(), &[None, Some(&one), Some(&Snapshot::default())]);
+    let text = page(
+        Format::Text,
+        "1.2.3",
+        &Process::default(),
+        &[None, Some(&one), Some(&Snapshot::default())],
+    );
     let series = parse(&text);
     let is = |name: &str, labels: &[(&str, &str)], expected: f64| {
         assert_eq!(value(&series, name, labels), Some(expected), "{name} {labels:?}");
@@ -94,7 +105,7 @@ fn every_figure_of_every_shard_that_answered_is_on_the_page_with_its_labels() {
 #[test]
 fn the_step_histogram_has_rising_buckets_and_an_exact_count_and_sum() {
     let one = snapshot();
-    let text = page("1", &Process::default(), &[Some(&one)]);
+    let text = page(Format::Text, "1", &Process::default(), &[Some(&one)]);
     let series = parse(&text);
     let bucket =
         |le: &str| value(&series, "ringmq_step_seconds_bucket", &[("shard", "0"), ("le", le)]);
@@ -118,7 +129,7 @@ fn what_the_system_does_not_tell_is_left_out() {
         started: Duration::from_millis(1_700_000_000_500),
         ..Process::default()
     };
-    let series = parse(&page("1", &told, &[]));
+    let series = parse(&page(Format::Text, "1", &told, &[]));
     assert_eq!(value(&series, "ringmq_ready", &[]), Some(1.0));
     assert_eq!(value(&series, "ringmq_interest_filters", &[]), Some(9.0));
     assert_eq!(value(&series, "process_resident_memory_bytes", &[]), Some(4096.0));
@@ -129,10 +140,66 @@ fn what_the_system_does_not_tell_is_left_out() {
 
 #[test]
 fn help_and_label_values_are_escaped() {
-    let mut text = Text(String::new());
+    let mut text = Text(String::new(), Format::Text);
     text.family("ringmq_x", "gauge", "a \\ b\nc \"d\"");
     text.sample("ringmq_x", &[("name", &"a\\b\n\"c\"é")], 1);
     let expected = "# HELP ringmq_x a \\\\ b\\nc \"d\"\n# TYPE ringmq_x gauge\n\
                     ringmq_x{name=\"a\\\\b\\n\\\"c\\\"é\"} 1\n";
     assert_eq!(text.0, expected);
+}
+
+#[test]
+fn openmetrics_has_exemplars_its_own_names_of_families_and_an_end() {
+    let one = snapshot();
+    let text = page(Format::OpenMetrics, "1", &Process::default(), &[Some(&one)]);
+    let id = "00000000000000000000000000000abc";
+    for line in [
+        "# TYPE ringmq_messages_received counter\n",
+        "\nringmq_messages_received_total{shard=\"0\",qos=\"1\"} 11\n",
+        "# TYPE ringmq_connections gauge\n",
+        &format!(
+            "\nringmq_step_seconds_bucket{{shard=\"0\",le=\"0.000002\"}} 2 # \
+             {{trace_id=\"{id}\"}} 0.0000015 1700000000.25\n"
+        ),
+        &format!(
+            "\nringmq_step_seconds_bucket{{shard=\"0\",le=\"+Inf\"}} 4 # \
+             {{trace_id=\"{id}\"}} 2 0.001\n"
+        ),
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    assert!(text.ends_with("\n# EOF\n"));
+    let mut families: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    assert!(families.iter().all(|family| !family.ends_with("_total counter")), "{families:?}");
+    for line in text.lines().filter(|line| line.ends_with(" counter")) {
+        let name = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '));
+        if let Some((name, _)) = name {
+            assert!(text.contains(&format!("\n{name}_total")), "{name}: a counter without _total");
+        }
+    }
+    families.sort_unstable();
+    let names: Vec<&str> = families.iter().map(|f| f.split_once(' ').unwrap().0).collect();
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a name of two families");
+}
+
+#[test]
+fn the_format_is_what_the_accept_header_wants_more() {
+    let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+                      application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;\
+                      q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
+    for (accept, wanted) in [
+        ("", Format::Text),
+        ("*/*", Format::Text),
+        ("text/html, text/plain", Format::Text),
+        ("application/openmetrics-text", Format::OpenMetrics),
+        ("application/openmetrics-text; version=1.0.0", Format::OpenMetrics),
+        ("application/openmetrics-text;version=2.0.0, text/plain;q=0.1", Format::Text),
+        ("application/openmetrics-text;q=0.2, text/plain;q=0.8", Format::Text),
+        ("application/openmetrics-text;q=0, text/plain", Format::Text),
+        ("application/openmetrics-text;q=what", Format::Text),
+        (prometheus, Format::OpenMetrics),
+    ] {
+        assert_eq!(Format::accepted(accept), wanted, "{accept}");
+    }
 }

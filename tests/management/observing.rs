@@ -6,6 +6,7 @@ use crate::support::{Client, Connect, Publish, V5, V311, eventually, patience, u
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::process::Stdio;
 
 /// All lines of a trace, once one of them is `last`.
@@ -340,4 +341,103 @@ fn listeners_are_stopped_and_started_and_a_drained_node_says_so() {
     eventually("it is ready", || ready(&mut api) == 200);
     assert_eq!(api.get("/listeners").as_array().unwrap().len(), 1);
     assert_eq!(listener(&mut api)["running"], json!(true));
+}
+
+#[test]
+fn single_modules_are_logged_at_a_level_of_their_own() {
+    // At `info` it says that it is ready.
+    let broker = start(&[]);
+    let mut api = Api::of(&broker);
+    assert_eq!(api.get("/log"), json!({"level": "info", "modules": {}}));
+    let plain = json!({"level": "warn", "modules": {}});
+    assert_eq!(api.ask("PUT", "/log", &json!({"level": "warn"})), (200, plain.clone()));
+    let connect = |name: &str| Client::connect(&broker, V5, name).disconnect();
+    connect("unseen");
+    let wanted = json!({"modules": {"shard": "info", "rustls": "error"}});
+    let shown = json!({"level": "warn", "modules": {"ringmq::shard": "info", "rustls": "error"}});
+    assert_eq!(api.ask("PUT", "/log", &wanted), (200, shown.clone()));
+    connect("seen");
+    eventually("a client is logged", || broker.log().contains("client_id=\"seen\""));
+    assert_eq!(api.get("/log"), shown);
+    let (status, problem) = api.ask("PUT", "/log", &json!({"modules": {"shrad": "info"}}));
+    assert_eq!(status, 422, "{problem}");
+    assert!(problem.to_string().contains("there is no `shrad`"), "{problem}");
+    assert_eq!(api.ask("PUT", "/log", &json!({"modules": {"shard": "loud"}})).0, 400);
+    assert_eq!(api.get("/log"), shown, "what was refused has changed nothing");
+    assert_eq!(api.ask("PUT", "/log", &json!({"modules": {}})), (200, plain));
+    assert!(!broker.log().contains("client_id=\"unseen\""), "{}", broker.log());
+}
+
+#[test]
+fn a_listener_counts_who_came_and_who_was_refused() {
+    let broker = start(&["listeners.0.max_connections=1"]);
+    let mut api = Api::of(&broker);
+    let name = api.get("/listeners")[0]["name"].as_str().unwrap().to_owned();
+    let label = format!("listener=\"{name}\"");
+    let figure = |name: &str| broker.metric(&format!("ringmq_listener_{name}"), &label);
+    let one = Client::connect(&broker, V5, "one");
+    Connect::new(V5, "two").refused(&broker, 0x97);
+    let listener = &api.get("/listeners")[0];
+    assert_eq!((&listener["accepted"], &listener["refused"]), (&json!(2), &json!(1)));
+    let shown = ["open", "connections", "accepted_total", "refused_total"].map(figure);
+    assert_eq!(shown, [1.0, 1.0, 2.0, 1.0]);
+    one.disconnect();
+    eventually("it is gone", || figure("connections") == 0.0);
+}
+
+#[test]
+fn a_bridge_without_its_other_end_is_an_alarm() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let broker = start(&[
+        "bridges.0.name=uplink",
+        &format!("bridges.0.mqtt.addresses={closed}"),
+        "bridges.0.mqtt.topics.0.filter=up/#",
+        "bridges.0.buffer.max_bytes=64KiB",
+    ]);
+    let mut api = Api::of(&broker);
+    let active = |name: &str| broker.metric("ringmq_alarm_active", &format!("alarm=\"{name}\""));
+    eventually("the bridge is down", || active("bridge_down") == 1.0);
+    let alarms = api.get("/alarms");
+    assert_eq!(alarms[0]["message"], json!("not connected: uplink"), "{alarms}");
+    assert_eq!(active("bridge_queue"), 0.0);
+    let mut publisher = Client::connect(&broker, V311, "publisher");
+    for number in 0..60 {
+        publisher.publish(&Publish::new(format!("up/{number}"), 1, "x".repeat(1000)));
+    }
+    eventually("its buffer is nearly full", || active("bridge_queue") == 1.0);
+    let bridge = &api.get("/bridges")[0];
+    assert_eq!(bridge["waiting_limit"], json!(65_536), "{bridge}");
+}
+
+#[test]
+fn explain_says_what_was_dropped_for_a_client_so_far() {
+    let broker = start(&["mqtt.pending.max_messages=2", "mqtt.pending.on_full=drop_new"]);
+    let mut api = Api::of(&broker);
+    let name = unique("away");
+    let mut away = Connect::durable(V5, &name).open(&broker);
+    away.granted("d/one", 1);
+    away.granted("d/zero", 0);
+    away.disconnect();
+    eventually("it is away", || api.get(&format!("/clients/{name}"))["connected"] == json!(false));
+    let drops = |api: &mut Api| {
+        api.get(&format!("/explain?topic=d/one&client={name}"))["client_drops"]["by_reason"].clone()
+    };
+    assert_eq!(drops(&mut api), json!({}));
+    let mut publisher = Client::connect(&broker, V5, &unique("p"));
+    for number in 0..5 {
+        publisher.publish(&Publish::new("d/one", 1, format!("{number}")));
+    }
+    publisher.publish(&Publish::new("d/zero", 0, "x"));
+    publisher.ping();
+    let wanted = json!({"offline_qos0": 1, "queue_full": 3});
+    eventually("they are counted", || drops(&mut api) == wanted);
+    assert_eq!(api.get("/explain?topic=d/one")["client_drops"], Value::Null, "nobody was named");
+    assert_eq!(api.get("/explain?topic=d/one&client=nobody")["client_drops"], Value::Null);
+    let admin = admin(&broker).to_string();
+    let told = Command::new(env!("CARGO_BIN_EXE_ringmq"))
+        .args(["explain", "d/one", "--client", &name, "--api", &format!("http://{admin}")])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(told.contains("dropped for it in") && told.contains("3 queue_full"), "{told}");
 }

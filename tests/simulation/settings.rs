@@ -43,6 +43,7 @@ pub fn roomy() -> Settings {
         retained_max_bytes: u64::MAX,
         retained_expiry: 0,
         events: 0,
+        spans: None,
         sys_interval: 0,
         max_connections: u64::MAX,
         log_connections: true,

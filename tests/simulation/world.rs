@@ -115,6 +115,8 @@ pub fn listener_state(mountpoint: &str) -> ListenerState {
         stack: Default::default(),
         connections: Quota::default(),
         rate: Rate::default(),
+        accepted: Default::default(),
+        refused: Default::default(),
     }
 }
 

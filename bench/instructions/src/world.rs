@@ -144,6 +144,8 @@ impl World {
             stack: Default::default(),
             connections: Quota::default(),
             rate: Rate::default(),
+            accepted: Default::default(),
+            refused: Default::default(),
         });
         let nodes = mailboxes(usize::from(shards), 256, 1024).into_iter().enumerate();
         let nodes = nodes.map(|(id, ends)| {

@@ -20,6 +20,8 @@ pub(super) struct Bridge {
     waiting: u64,
     /// Bytes of them.
     waiting_bytes: u64,
+    /// Most bytes that may wait.
+    waiting_limit: u64,
     /// Messages that matched one of its filters.
     matched: u64,
     /// Messages that have arrived at the other end.
@@ -45,6 +47,7 @@ fn shown(row: BridgeRow) -> Bridge {
         status: row.state,
         waiting: row.waiting,
         waiting_bytes: row.waiting_bytes,
+        waiting_limit: row.waiting_limit,
         matched: row.matched,
         delivered: row.delivered,
         brought: row.brought,

@@ -2,7 +2,7 @@
 
 use super::problem::{Details, Problem};
 use super::{Answer, Body, Desk, Order, Path, State, when};
-use crate::admin::process;
+use crate::admin::{asking, process};
 use crate::config::{Level, Sources};
 use crate::telemetry::Counters;
 use crate::time::Instant;
@@ -11,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// A broker.
@@ -59,6 +60,10 @@ pub(super) struct Listener {
     current_connections: u64,
     /// Most connections; null for no bound.
     max_connections: Option<u64>,
+    /// Connections that came.
+    accepted: u64,
+    /// Of these, those that were refused, at accept or at CONNECT.
+    refused: u64,
 }
 
 /// Figures by name.
@@ -69,7 +74,7 @@ pub(super) struct Figures(Map<String, Value>);
 impl Desk {
     /// The sum over all shards that answer, and whether all did.
     pub(super) async fn sum(&self) -> (Counters, bool) {
-        let answers = self.figures.ask(super::PATIENCE).await;
+        let answers = self.figures.ask(asking::PATIENCE).await;
         let mut sum = Counters::default();
         let figures = answers.iter().filter_map(|answer| answer.figures());
         figures.for_each(|figures| sum.add(&figures.counters));
@@ -174,6 +179,8 @@ pub(super) async fn listeners(axum::extract::State(desk): State) -> Json<Vec<Lis
         running: row.running,
         current_connections: row.connections,
         max_connections: row.max_connections,
+        accepted: row.accepted,
+        refused: row.refused,
     };
     Json((desk.api.listeners)().into_iter().map(shown).collect())
 }
@@ -275,22 +282,51 @@ pub(super) async fn reload(axum::extract::State(desk): State) -> Result<StatusCo
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// How much is logged.
+/// What is logged. What is left out stays as it is.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct LogLevel {
+pub(super) struct WantedLevels {
     /// error, warn, info, debug or trace.
-    #[schema(value_type = String)]
-    level: Level,
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    level: Option<Level>,
+    /// Modules with a level of their own, and no others: `shard`, `ringmq::shard::publish`, or a
+    /// library such as `rustls`.
+    #[serde(default)]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    modules: Option<BTreeMap<String, Level>>,
 }
 
-/// Logs at this level until the next reload.
-#[utoipa::path(put, path = "/log", tag = "configs", request_body = LogLevel,
-    responses((status = 204, description = "Done"), (status = 400, body = Details)))]
-pub(super) async fn level(
+/// What is logged.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub(super) struct ShownLevels {
+    /// error, warn, info, debug or trace.
+    level: String,
+    /// Modules with a level of their own.
+    modules: BTreeMap<String, String>,
+}
+
+async fn answered(desk: &Desk, order: Order) -> Answer<ShownLevels> {
+    let text = desk.order(order).await?;
+    let levels = serde_json::from_str(&text);
+    levels.map(Json).map_err(|_| Problem::busy("the levels cannot be shown"))
+}
+
+/// What is logged now.
+#[utoipa::path(get, path = "/log", tag = "configs",
+    responses((status = 200, body = ShownLevels)))]
+pub(super) async fn levels(axum::extract::State(desk): State) -> Answer<ShownLevels> {
+    answered(&desk, Order::Levels).await
+}
+
+/// Logs at these levels until the next reload.
+#[utoipa::path(put, path = "/log", tag = "configs", request_body = WantedLevels,
+    responses((status = 200, body = ShownLevels), (status = 400, body = Details),
+        (status = 422, body = Details, description = "There is no such module")))]
+pub(super) async fn set_levels(
     axum::extract::State(desk): State,
-    Body(wanted): Body<LogLevel>,
-) -> Result<StatusCode, Problem> {
-    desk.order(Order::Level(wanted.level)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Body(wanted): Body<WantedLevels>,
+) -> Answer<ShownLevels> {
+    let modules = wanted.modules.map(|modules| modules.into_iter().collect());
+    answered(&desk, Order::SetLevels(wanted.level, modules)).await
 }

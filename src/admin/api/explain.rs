@@ -8,6 +8,7 @@ use crate::shard::inquiry::{Addressee, ExplainCursor, Fate, Hypothesis, Ruling};
 use crate::topic;
 use axum::Json;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
@@ -52,8 +53,21 @@ pub(super) struct Explanation {
     subscribers: Vec<Subscriber>,
     /// There are more than are named here.
     more: bool,
+    /// What has been dropped for the client that was named; null when none was, or when it is
+    /// unknown.
+    client_drops: Option<Drops>,
     /// In a few words.
     summary: String,
+}
+
+/// What has been dropped for a client.
+#[derive(Serialize, ToSchema)]
+struct Drops {
+    /// How many messages, by reason: those of `ringmq_messages_dropped_total`.
+    by_reason: BTreeMap<&'static str, u64>,
+    /// For how many seconds it has been counted: since the first drop, or since the broker has
+    /// last made room for other clients' drops.
+    seconds: u64,
 }
 
 /// What the rules say.
@@ -157,6 +171,16 @@ impl Desk {
         Ok(Some(Judged { allowed, by }))
     }
 
+    async fn drops(&self, client: Option<&str>) -> Result<Option<Drops>, Problem> {
+        let Some(client) = client.map(str::to_owned) else { return Ok(None) };
+        let home = self.home(&client);
+        let known = self.ask(home, move |shard: &mut Shard| shard.dropped_for(&client)).await?;
+        Ok(known.map(|known| Drops {
+            by_reason: known.counts.into_iter().collect(),
+            seconds: known.millis / 1000,
+        }))
+    }
+
     async fn subscribers(
         &self,
         what: &Arc<Hypothesis>,
@@ -248,6 +272,7 @@ pub(super) async fn explain(
         true => (Vec::new(), false),
         false => desk.subscribers(&what, asked.client.as_deref()).await?,
     };
-    let summary = summary(judged.as_ref(), &subscribers, &asked);
-    Ok(Json(Explanation { topic: whole, publisher: judged, subscribers, more, summary }))
+    let client_drops = desk.drops(asked.client.as_deref()).await?;
+    let (summary, publisher) = (summary(judged.as_ref(), &subscribers, &asked), judged);
+    Ok(Json(Explanation { topic: whole, publisher, subscribers, more, client_drops, summary }))
 }

@@ -29,6 +29,7 @@ mod top;
 mod trace;
 mod when;
 
+use super::asking;
 use super::figures::Figures;
 use super::guard::{self, Guard};
 use super::history::History;
@@ -36,8 +37,11 @@ use super::page_source::PageSource;
 use super::traces::Traces;
 use super::{Placement, ROLES};
 use crate::admin::guard::Role;
+pub use crate::bridge::inward::{Inquiry, Tell};
+use crate::config::Level;
 use crate::shard::Shard;
 use crate::shard::inquiry::Slice;
+pub use crate::telemetry::ListenerRow;
 use crate::telemetry::{BridgeRow, ClusterRow};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
 use axum::http::StatusCode;
@@ -60,17 +64,10 @@ use utoipa_axum::routes;
 pub const BODY: usize = 4 << 20;
 /// How long a request may take in all.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
-/// A shard that does not answer in this time is late.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Most rows of a slice: building them takes a shard about 100 microseconds.
 const SLICE: usize = 128;
 /// Requests that ask shards at a time; further ones wait for their turn.
 const AT_ONCE: usize = 4;
-
-/// What a shard is to do for an operator, within a step.
-pub type Inquiry = Box<dyn FnOnce(&mut Shard) + Send>;
-/// Hands an inquiry to one shard and wakes it. A shard that has ended drops it.
-pub type Tell = Arc<dyn Fn(Inquiry) + Send + Sync>;
 
 /// What the control thread is to do for an operator. It answers with a sentence for a failure.
 #[derive(Debug)]
@@ -79,8 +76,11 @@ pub enum Order {
     Doctor,
     /// Read the configuration again, as SIGHUP does.
     Reload,
-    /// Log at this level until the next reload.
-    Level(crate::config::Level),
+    /// Log at this level, and these modules at their own, until the next reload; what is not said
+    /// stays.
+    SetLevels(Option<Level>, Option<Vec<(String, Level)>>),
+    /// What is logged, as JSON.
+    Levels,
     /// Close the listener of that name, and forget nobody.
     StopListener(String),
     /// Open it again.
@@ -117,23 +117,6 @@ pub struct Api {
     pub listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send + Sync>,
 }
 
-/// A listener, open or stopped.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ListenerRow {
-    /// Its name.
-    pub name: String,
-    /// tcp, tls, ws, wss or unix.
-    pub kind: String,
-    /// Where it listens.
-    pub bind: String,
-    /// It accepts connections.
-    pub running: bool,
-    /// Connections now.
-    pub connections: u64,
-    /// Most connections; `None` for no bound.
-    pub max_connections: Option<u64>,
-}
-
 /// What every handler has at hand.
 pub(super) struct Desk {
     api: Api,
@@ -166,16 +149,8 @@ impl Desk {
         question: impl FnOnce(&mut Shard) -> T + Send + 'static,
     ) -> Result<T, Problem> {
         let _turn = self.turns.acquire().await.map_err(|_| Problem::late(shard))?;
-        let (reply, answer) = oneshot::channel();
         let tell = self.api.tell.get(shard).ok_or_else(|| Problem::late(shard))?;
-        tell(Box::new(move |shard| {
-            // Who asked may have gone.
-            let _ = reply.send(question(shard));
-        }));
-        match timeout(PATIENCE, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) | Err(_) => Err(Problem::late(shard)),
-        }
+        asking::ask(tell, question).await.ok_or_else(|| Problem::late(shard))
     }
 
     /// A page of a list that goes over all shards. `question` asks one shard for a slice from a
@@ -282,7 +257,7 @@ fn administrators() -> OpenApiRouter<Arc<Desk>> {
         .routes(routes!(broker::config))
         .routes(routes!(broker::validate))
         .routes(routes!(broker::reload))
-        .routes(routes!(broker::level))
+        .routes(routes!(broker::levels, broker::set_levels))
 }
 
 /// All routes, each behind the guard, and the document that describes them. Must be called within

@@ -26,7 +26,8 @@ export async function explain({ main }) {
           { name: "QoS", kind: "n", show: (row) => row.qos ?? "–" },
           { name: "What happens", show: (row) => el("span", { class: row.fate === "dropped" || row.fate === "disconnected" ? "bad" : "" },
             row.fate.replaceAll("_", " "), row.reason ? ` (${row.reason})` : "") },
-        ], answer.subscribers), answer.more ? el("p", { class: "quiet" }, "There are more.") : null);
+        ], answer.subscribers), answer.more ? el("p", { class: "quiet" }, "There are more.") : null,
+        answer.client_drops ? dropped(answer.client_drops) : null);
     } catch (failure) { fill(out, el("p", { class: "bad", role: "alert" }, failure.message)); }
   };
   fill(main, el("h1", {}, "Explain"),
@@ -34,6 +35,14 @@ export async function explain({ main }) {
     el("form", { class: "row", onsubmit: ask }, field("Topic", topic), field("Publisher (ClientId)", publisher),
       field("For client", client), field("QoS", qos), field("Payload bytes", size),
       el("label", { class: "check" }, retain, "retain"), el("button", { class: "main" }, "Explain")), out);
+}
+
+function dropped({ by_reason, seconds }) {
+  const rows = Object.entries(by_reason);
+  if (rows.length === 0) return el("p", { class: "quiet" }, "Nothing has been dropped for this client.");
+  return table(`Dropped for this client in ${seconds} s`, [
+    { name: "Reason", show: ([reason]) => reason }, { name: "Messages", kind: "n", show: ([, count]) => count.toLocaleString("en") },
+  ], rows);
 }
 
 function address(listeners) {
@@ -115,13 +124,20 @@ export async function config({ main, may }) {
     return;
   }
   const text = await call("/configs");
+  const module = el("input", { placeholder: "all modules", size: 14, "aria-label": "Module" });
   const trial = el("textarea", { rows: 8, cols: 70, placeholder: "mqtt: {max_qos: 1}", "aria-label": "A configuration to check" });
   const out = el("pre", { role: "status" });
   fill(main, el("h1", {}, "Configuration"),
     el("p", {}, el("button", { class: "main", onclick: async () => {
       try { await call("/configs/reload", { method: "POST" }); toast("Read again"); } catch (failure) { toast(failure.message); }
-    } }, "Reload"), " ", ...["error", "warn", "info", "debug"].map((level) => el("button", { onclick: async () => {
-      await call("/log", { method: "PUT", body: { level } }).then(() => toast(`Logs at ${level}`), (failure) => toast(failure.message));
+    } }, "Reload"), " ", module, " ", ...["error", "warn", "info", "debug"].map((level) => el("button", { onclick: async () => {
+      try {
+        const name = module.value.trim();
+        const known = name ? (await call("/log")).modules : {};
+        const logged = await call("/log", { method: "PUT", body: name ? { modules: { ...known, [name]: level } } : { level, modules: {} } });
+        const others = Object.entries(logged.modules).map(([name, level]) => `, ${name} at ${level}`);
+        toast(`Logs at ${logged.level}${others.join("")}`);
+      } catch (failure) { toast(failure.message); }
     } }, `Log ${level}`))),
     el("section", { class: "card" }, el("pre", {}, text)),
     el("h2", {}, "Check a configuration"), trial,

@@ -14,6 +14,7 @@ use crate::packet::{PacketId, Qos};
 use crate::session::Session;
 use crate::shard::Shard;
 use crate::shard::deliver::{Misfit, Outbound};
+use crate::shard::drops::ClientDrops;
 use crate::shard::memory::Pressure;
 use crate::shard::route::{GROUP, NO_LOCAL, packed_qos};
 use crate::topic::{FilterId, Subscriber, TopicHash};
@@ -147,6 +148,14 @@ impl Shard {
     /// The key and home by which `client_id`, which is at home here, would publish.
     pub fn publisher_of(&self, client_id: &str) -> Option<Publisher> {
         self.publisher(self.find_session(client_id)?)
+    }
+
+    /// What was dropped for a client that is at home here; `None` when it has no session.
+    pub fn dropped_for(&mut self, client_id: &str) -> Option<ClientDrops> {
+        self.meter.charge(cost::SESSION);
+        let index = self.find_session(client_id)?;
+        let session = (index, self.sessions.generation(index));
+        Some(self.work.observers.drops.told(session, self.now))
     }
 
     /// Who on this shard would get a message, and what would become of it, at most `most`.

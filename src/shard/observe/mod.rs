@@ -6,9 +6,11 @@
 mod events;
 mod heavy;
 mod routing;
+mod spans;
 mod trace;
 
 pub use heavy::Measure;
+pub use spans::{Span, SpanKind};
 pub use trace::{Detail, Subject, TRACES, TraceLine, TraceRule};
 
 use super::Shard;
@@ -16,16 +18,18 @@ use super::changes::level;
 use super::close::Cause;
 use super::connection::Stage;
 use super::deliver::Outbound;
-use super::drops::DropReason;
+use super::drops::{DropReason, DropsByClient};
 use crate::config::EventKind;
 use crate::ids::{Peer, SocketId};
 use crate::limits::cost;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::packet::{self, Connect, Packet, Publish};
+use crate::packet::{self, Connect, Packet, Publish, ReasonCode};
 use crate::topic;
 use events::Event;
 pub(super) use heavy::Heavy;
+pub(super) use spans::Current;
+use spans::Spans;
 use std::collections::VecDeque;
 use trace::{Actor, Traces};
 
@@ -34,7 +38,12 @@ use trace::{Actor, Traces};
 pub(super) struct Observers {
     /// `None` while nothing is traced.
     traces: Option<Box<Traces>>,
+    /// `None` while no spans are recorded.
+    pub(super) spans: Option<Box<Spans>>,
+    /// Traces or spans are wanted.
+    watching: bool,
     pub(super) heavy: Heavy,
+    pub(super) drops: DropsByClient,
     events: VecDeque<Message>,
     /// Milliseconds since 1970 at the zero of the shard's clock.
     wall: u64,
@@ -47,11 +56,29 @@ impl Observers {
         self.traces.is_some()
     }
 
+    /// True while something is traced, or spans are recorded.
+    #[inline]
+    pub(super) fn is_watching(&self) -> bool {
+        self.watching
+    }
+
+    /// The publish that is being handled is not taken.
+    pub(super) fn refuse_sampled(&mut self, reason: ReasonCode) {
+        if let Some(spans) = &mut self.spans {
+            spans.refuse(reason);
+        }
+    }
+
+    /// Others watch, or fewer.
+    fn look_again(&mut self) {
+        self.watching = self.traces.is_some() || self.spans.is_some();
+    }
+
     /// A PUBLISH of so many bytes has been written; true when [`Shard::observe_sent`] is to look at
     /// it.
     #[inline]
     pub(super) fn looks_at_sent(&mut self, bytes: usize) -> bool {
-        self.heavy.sent(bytes) | self.is_tracing()
+        self.heavy.sent(bytes) | self.is_watching()
     }
 
     /// The packet that was traced last was not handled: it will be tried again.
@@ -100,6 +127,7 @@ impl Shard {
             (Some(traces), false) => traces.change(rules),
             (traces, false) => *traces = Some(Box::new(Traces::of(rules))),
         }
+        self.work.observers.look_again();
     }
 
     /// The lines of all traces since the last time, and how many were lost.
@@ -120,7 +148,7 @@ impl Shard {
         Heaviest { rows: named.collect(), millis }
     }
 
-    fn micros(&self) -> u64 {
+    pub(super) fn micros(&self) -> u64 {
         self.meter.time().unwrap_or_else(|| self.meter.begun())
     }
 
@@ -190,7 +218,7 @@ impl Shard {
     }
 
     /// The topic of a PUBLISH as the broker knows it.
-    fn full_topic(&self, index: u32, publish: &Publish<'_>) -> String {
+    pub(super) fn full_topic(&self, index: u32, publish: &Publish<'_>) -> String {
         let Some(session) = self.sessions.get(index) else { return publish.topic.to_owned() };
         let known = || {
             let connection = self.connections.get(session.socket?.0)?;
@@ -231,6 +259,9 @@ impl Shard {
         bytes: usize,
     ) {
         self.weigh_client(index);
+        if self.work.observers.spans.is_some() {
+            self.record_delivery(index, message, Some(outbound), None);
+        }
         if Mutant::TraceForgetsFanOut.is_on() && self.delivery.current.many {
             return;
         }
@@ -260,6 +291,19 @@ impl Shard {
         self.traced(index, topic, |traces, following, micros, actor| {
             traces.add(following, micros, event, actor, what);
         });
+    }
+
+    /// A message for this client is dropped.
+    pub(super) fn observe_drop(
+        &mut self,
+        index: u32,
+        message: &MessageRef<'_>,
+        reason: DropReason,
+    ) {
+        if self.work.observers.spans.is_some() {
+            self.record_delivery(index, message, None, Some(reason));
+        }
+        self.observe_drops(index, Some(message.topic), reason, 1, message.topic);
     }
 
     /// Messages for this client are dropped: one with this topic, or the oldest of its queue. An
@@ -300,19 +344,22 @@ impl Shard {
         if !self.tells(EventKind::Connected) {
             return;
         }
-        let Some((name, user, peer, listener)) = self.presented(index) else { return };
-        let event = Event {
-            clientid: &name,
-            username: user.as_deref(),
-            peer: peer.as_deref(),
-            listener: Some(&listener),
+        let what = Event {
             proto_ver: Some(level(connect.version)),
             keepalive: Some(connect.keep_alive),
             clean_start: Some(connect.clean_start),
             session_present: Some(present),
             ..Event::default()
         };
-        self.tell_event(EventKind::Connected, &event);
+        self.tell_of_connection(EventKind::Connected, index, &what);
+    }
+
+    /// Tells an event of a connected client, with who it is.
+    fn tell_of_connection(&mut self, kind: EventKind, index: u32, what: &Event<'_>) {
+        let Some((name, user, peer, listener)) = self.presented(index) else { return };
+        let (username, peer) = (user.as_deref(), peer.as_deref());
+        let event = Event { clientid: &name, username, peer, listener: Some(&listener), ..*what };
+        self.tell_event(kind, &event);
     }
 
     /// ClientId, user name, address and listener of a connected client.
@@ -336,17 +383,8 @@ impl Shard {
         if !self.tells(EventKind::Disconnected) {
             return;
         }
-        let Some((name, user, peer, listener)) = self.presented(index) else { return };
-        let event = Event {
-            clientid: &name,
-            username: user.as_deref(),
-            peer: peer.as_deref(),
-            listener: Some(&listener),
-            reason: Some(reason),
-            code,
-            ..Event::default()
-        };
-        self.tell_event(EventKind::Disconnected, &event);
+        let what = Event { reason: Some(reason), code, ..Event::default() };
+        self.tell_of_connection(EventKind::Disconnected, index, &what);
     }
 
     /// A CONNECT is refused: nothing but a trace tells of it.
@@ -373,6 +411,7 @@ impl Shard {
     /// A client may not do that with a topic or filter.
     #[cold]
     pub(super) fn observe_denied(&mut self, index: u32, what: &'static str, topic: &str) {
+        self.work.observers.refuse_sampled(ReasonCode::NotAuthorized);
         let detail = Detail { reason: Some(what.into()), ..Detail::default() };
         self.trace_decision(index, "denied", Some(topic), detail);
     }

@@ -16,6 +16,7 @@ mod queues;
 mod sessions;
 mod shards;
 mod shares;
+mod spanning;
 
 use crate::net::End;
 use crate::peer::{Got, Peer, hello, id};
@@ -85,6 +86,7 @@ pub fn hold(world: &mut World, settings: &Settings) {
         shards::suback_of_its_own(world);
     }
     observing::hold(world, settings);
+    spanning::hold(world, settings);
     assert_eq!(world.problems(), Vec::<String>::new());
 }
 

@@ -30,7 +30,7 @@ pub fn hold(world: &mut World, settings: &Settings) {
     measure(world, 0);
 }
 
-fn with(world: &mut World, settings: &Settings, policy: Policy) {
+pub(super) fn with(world: &mut World, settings: &Settings, policy: Policy) {
     reload(world, Settings { policy: Arc::new(policy), ..settings.clone() });
     world.settle();
 }
@@ -215,7 +215,7 @@ fn pace(world: &mut World, settings: &Settings) {
     with(world, settings, Policy::default());
 }
 
-fn limited(set: LimitSet) -> Policy {
+pub(super) fn limited(set: LimitSet) -> Policy {
     let mut policy = Policy::default();
     policy.limits.client = set;
     policy

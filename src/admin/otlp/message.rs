@@ -1,0 +1,211 @@
+//! Spans as the OpenTelemetry protocol has them: the messages of `trace/v1`, as far as they are
+//! used, in protocol buffers. prost encodes them; the numbers are those of the protocol.
+
+use crate::shard::{Span, SpanKind};
+use prost::Message;
+use std::time::Duration;
+
+/// `SpanKind` of the protocol.
+const INTERNAL: i32 = 1;
+const SERVER: i32 = 2;
+const PRODUCER: i32 = 4;
+/// `StatusCode`: an error.
+const ERROR: i32 = 2;
+/// Of a span's flags: the trace is recorded; it is known whether the parent is another process's;
+/// it is.
+const RECORDED: u32 = 1;
+const KNOWN: u32 = 0x100;
+const REMOTE: u32 = 0x200;
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Request {
+    #[prost(message, repeated, tag = "1")]
+    resource_spans: Vec<ResourceSpans>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ResourceSpans {
+    #[prost(message, optional, tag = "1")]
+    resource: Option<Resource>,
+    #[prost(message, repeated, tag = "2")]
+    scope_spans: Vec<ScopeSpans>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Resource {
+    #[prost(message, repeated, tag = "1")]
+    attributes: Vec<KeyValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ScopeSpans {
+    #[prost(message, optional, tag = "1")]
+    scope: Option<Scope>,
+    #[prost(message, repeated, tag = "2")]
+    spans: Vec<SpanMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Scope {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    version: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SpanMessage {
+    #[prost(bytes = "vec", tag = "1")]
+    trace_id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    span_id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    parent_span_id: Vec<u8>,
+    #[prost(string, tag = "5")]
+    name: String,
+    #[prost(int32, tag = "6")]
+    kind: i32,
+    #[prost(fixed64, tag = "7")]
+    start_time_unix_nano: u64,
+    #[prost(fixed64, tag = "8")]
+    end_time_unix_nano: u64,
+    #[prost(message, repeated, tag = "9")]
+    attributes: Vec<KeyValue>,
+    #[prost(message, optional, tag = "15")]
+    status: Option<Status>,
+    #[prost(fixed32, tag = "16")]
+    flags: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Status {
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(int32, tag = "3")]
+    code: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct KeyValue {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(message, optional, tag = "2")]
+    value: Option<AnyValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct AnyValue {
+    #[prost(oneof = "Value", tags = "1, 3")]
+    value: Option<Value>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Value {
+    #[prost(string, tag = "1")]
+    Text(String),
+    #[prost(int64, tag = "3")]
+    Number(i64),
+}
+
+/// What a receiver answers.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Response {
+    #[prost(message, optional, tag = "1")]
+    pub partial_success: Option<PartialSuccess>,
+}
+
+/// What of a request it has not taken.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PartialSuccess {
+    #[prost(int64, tag = "1")]
+    pub rejected_spans: i64,
+    #[prost(string, tag = "2")]
+    pub error_message: String,
+}
+
+fn text(key: &str, text: &str) -> KeyValue {
+    value(key, Value::Text(text.to_owned()))
+}
+
+fn number(key: &str, number: u64) -> KeyValue {
+    value(key, Value::Number(i64::try_from(number).unwrap_or(i64::MAX)))
+}
+
+fn value(key: &str, value: Value) -> KeyValue {
+    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }) }
+}
+
+/// Who sends the spans.
+#[derive(Clone, Debug)]
+pub(super) struct Sender {
+    /// `service.name`.
+    pub service: String,
+    /// `host.name`.
+    pub host: String,
+    /// The wall clock at the zero of the shards' clock, since 1970.
+    pub zero: Duration,
+}
+
+impl Sender {
+    /// A request with these spans, encoded.
+    pub(super) fn request<'a>(&self, spans: impl Iterator<Item = &'a Span>) -> Vec<u8> {
+        let version = env!("CARGO_PKG_VERSION");
+        let resource = Resource {
+            attributes: vec![
+                text("service.name", &self.service),
+                text("service.version", version),
+                text("host.name", &self.host),
+            ],
+        };
+        let spans = spans.map(|span| self.message(span)).collect();
+        let scope = Scope { name: "ringmq".to_owned(), version: version.to_owned() };
+        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
+        let spans = ResourceSpans { resource: Some(resource), scope_spans };
+        Request { resource_spans: vec![spans] }.encode_to_vec()
+    }
+
+    fn message(&self, span: &Span) -> SpanMessage {
+        let nanos = |micros: u64| (self.zero + Duration::from_micros(micros)).as_nanos() as u64;
+        let (name, kind, remote) = match span.kind {
+            // Its parent, if it has one, is a span of the publisher.
+            SpanKind::Receive => ("receive", SERVER, REMOTE),
+            SpanKind::Route => ("route", INTERNAL, 0),
+            SpanKind::Deliver => ("deliver", PRODUCER, 0),
+        };
+        let parent = span.parent.map_or_else(Vec::new, |id| id.0.to_be_bytes().to_vec());
+        let error = |why: &str| Status { message: why.to_owned(), code: ERROR };
+        SpanMessage {
+            trace_id: span.trace.0.to_be_bytes().to_vec(),
+            span_id: span.id.0.to_be_bytes().to_vec(),
+            flags: RECORDED | if parent.is_empty() { 0 } else { KNOWN | remote },
+            parent_span_id: parent,
+            name: name.to_owned(),
+            kind,
+            start_time_unix_nano: nanos(span.began),
+            end_time_unix_nano: nanos(span.ended),
+            attributes: attributes(span),
+            status: span.error.map(error),
+        }
+    }
+}
+
+/// By OpenTelemetry's conventions for messaging, where they have a name for it.
+fn attributes(span: &Span) -> Vec<KeyValue> {
+    let mut all = vec![
+        text("messaging.system", "mqtt"),
+        text("messaging.destination.name", &span.topic),
+        number("messaging.message.body.size", span.payload as u64),
+        number("mqtt.qos", span.qos.into()),
+    ];
+    if span.kind != SpanKind::Route {
+        all.push(text("messaging.client.id", &span.client_id));
+    }
+    if let Some(peer) = &span.peer {
+        all.push(text("network.peer.address", peer));
+    }
+    let shards: Vec<String> = span.shards.iter().map(|shard| shard.0.to_string()).collect();
+    if span.kind != SpanKind::Receive {
+        all.push(text("ringmq.shards", &shards.join(",")));
+    }
+    all
+}

@@ -1,0 +1,421 @@
+//! Spans on their way to a receiver of the OpenTelemetry protocol: fetched from the shards, and
+//! sent by HTTP, on a thread of its own that no core waits for. It runs while `telemetry.otlp` has
+//! an endpoint, whether or not there is an admin server.
+//!
+//! Bounds: at most [`QUEUE`] spans wait here, and `limits::SPANS` on each shard between two
+//! fetches; one request at a time has at most [`BATCH`] of them; one that fails is made again at
+//! most [`TRIES`] times, while others wait. What is not sent is counted by reason.
+
+mod message;
+
+use super::api::Tell;
+use super::asking;
+use crate::bridge::figures::Figure;
+use crate::bridge::tls;
+use crate::config::{self, BridgeTls, Get};
+use crate::shard::{Shard, Span};
+use crate::telemetry::SpanRow;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use message::Sender;
+use prost::Message;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::{sleep, timeout};
+
+/// Spans that wait to be sent.
+const QUEUE: usize = 16_384;
+/// Spans of one request.
+const BATCH: usize = 1024;
+/// Between two fetches.
+const EACH: Duration = Duration::from_millis(200);
+/// Times that a request is made.
+const TRIES: u32 = 6;
+/// Pauses between two tries.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How often a receiver that fails is complained of.
+const COMPLAINT: Duration = Duration::from_secs(30);
+/// Bytes of an answer that are read.
+const ANSWER: usize = 64 << 10;
+/// Connections without a request are kept this long.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long the end waits for what is left to be sent.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// What the exporter counts.
+#[derive(Default, Debug)]
+pub struct SpanFigures {
+    exported: Figure,
+    shard_full: Figure,
+    queue_full: Figure,
+    refused: Figure,
+    unreachable: Figure,
+    up: Figure,
+}
+
+impl SpanFigures {
+    /// A copy, to be shown.
+    pub fn row(&self) -> SpanRow {
+        SpanRow {
+            up: self.up.get() != 0,
+            exported: self.exported.get(),
+            dropped: vec![
+                ("shard_full", self.shard_full.get()),
+                ("queue_full", self.queue_full.get()),
+                ("refused", self.refused.get()),
+                ("unreachable", self.unreachable.get()),
+            ],
+        }
+    }
+}
+
+/// Where spans go, and how.
+struct Target {
+    url: Uri,
+    headers: HeaderMap,
+    timeout: Duration,
+    client: HttpClient,
+    sender: Sender,
+}
+
+/// The running exporter. Dropping it sends what is left, for at most a second, and ends its thread.
+pub struct Exporter {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    figures: Arc<SpanFigures>,
+}
+
+impl Exporter {
+    /// Sends spans of these shards as the configuration says; `None` when it says nothing. `zero`:
+    /// the wall clock at the zero of the shards' clock.
+    ///
+    /// # Errors
+    /// What of the configuration cannot be used, and why.
+    pub fn start(
+        config: &config::Otlp,
+        shards: Vec<Tell>,
+        host: String,
+        zero: SystemTime,
+    ) -> Result<Option<Exporter>, String> {
+        let Some(endpoint) = config.endpoint.0.as_ref() else { return Ok(None) };
+        let failed = |what: &dyn std::fmt::Display| format!("telemetry.otlp: {what}");
+        let zero = zero.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let sender = Sender { service: config.service_name.to_string(), host, zero };
+        let tls = match endpoint.starts_with("https:") {
+            true => {
+                let wanted = BridgeTls { ca: config.ca.clone(), ..BridgeTls::default() };
+                tls::client_config(&wanted).map_err(|why| failed(&why))?
+            }
+            false => tls::without_authorities(),
+        };
+        let (url, headers) = (url(endpoint)?, headers(config)?);
+        let timeout = config.timeout.get();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| failed(&error))?;
+        let figures = Arc::new(SpanFigures::default());
+        let (stop, stopped) = oneshot::channel();
+        let counted = Arc::clone(&figures);
+        let work = move || {
+            let connector = HttpsConnectorBuilder::new().with_tls_config((*tls).clone());
+            let connector = connector.https_or_http().enable_http1().build();
+            let client = Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE)
+                .build(connector);
+            let target = Target { url, headers, timeout, client, sender };
+            LocalSet::new().block_on(&runtime, run(target, shards, counted, stopped));
+        };
+        let thread = std::thread::Builder::new().name("otlp".to_owned()).spawn(work);
+        let thread = Some(thread.map_err(|error| failed(&error))?);
+        Ok(Some(Exporter { stop: Some(stop), thread, figures }))
+    }
+
+    /// What it counts.
+    pub fn figures(&self) -> Arc<SpanFigures> {
+        Arc::clone(&self.figures)
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been told already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The endpoint with a path.
+fn url(endpoint: &str) -> Result<Uri, String> {
+    let behind = endpoint.split_once("://").map_or("", |(_, rest)| rest);
+    let bare = behind.split_once('/').is_none_or(|(_, path)| path.is_empty());
+    let whole = match bare {
+        true => format!("{}/v1/traces", endpoint.trim_end_matches('/')),
+        false => endpoint.to_owned(),
+    };
+    whole.parse().map_err(|error| format!("telemetry.otlp.endpoint: {error}"))
+}
+
+fn headers(config: &config::Otlp) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    for (name, value) in config.headers.iter() {
+        let wrong = |what| format!("telemetry.otlp.headers.{name}: {what}");
+        let known: HeaderName = name.parse().map_err(|_| wrong("this is no name of a header"))?;
+        let mut value =
+            HeaderValue::from_str(value).map_err(|_| wrong("this is no value of a header"))?;
+        value.set_sensitive(true);
+        headers.insert(known, value);
+    }
+    Ok(headers)
+}
+
+/// Spans that wait to be sent.
+struct Waiting {
+    spans: RefCell<VecDeque<Span>>,
+    /// Some are under way.
+    sending: Cell<bool>,
+    news: Notify,
+    figures: Arc<SpanFigures>,
+}
+
+impl Waiting {
+    fn new(figures: Arc<SpanFigures>) -> Waiting {
+        let (spans, sending) = (RefCell::default(), Cell::new(false));
+        Waiting { spans, sending, news: Notify::new(), figures }
+    }
+
+    fn is_done(&self) -> bool {
+        self.spans.borrow().is_empty() && !self.sending.get()
+    }
+
+    fn take_in(&self, spans: Vec<Span>) {
+        let mut waiting = self.spans.borrow_mut();
+        let room = QUEUE.saturating_sub(waiting.len());
+        let lost = spans.len().saturating_sub(room);
+        self.figures.queue_full.add(lost as u64);
+        waiting.extend(spans.into_iter().take(room));
+        if !waiting.is_empty() {
+            self.news.notify_one();
+        }
+    }
+
+    fn next_batch(&self) -> Vec<Span> {
+        let mut waiting = self.spans.borrow_mut();
+        let some = waiting.len().min(BATCH);
+        waiting.drain(..some).collect()
+    }
+}
+
+async fn run(
+    target: Target,
+    shards: Vec<Tell>,
+    figures: Arc<SpanFigures>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let waiting = Rc::new(Waiting::new(figures));
+    let target = Rc::new(target);
+    let fetching = tokio::task::spawn_local(fetch_all(Rc::clone(&waiting), shards.clone()));
+    let sending = tokio::task::spawn_local(send_all(Rc::clone(&waiting), Rc::clone(&target)));
+    // The end of the channel says so, too.
+    let _ = stopped.await;
+    fetching.abort();
+    let last = async {
+        fetch(&waiting, &shards).await;
+        while !waiting.is_done() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let _ = timeout(FAREWELL, last).await;
+    sending.abort();
+}
+
+async fn fetch_all(waiting: Rc<Waiting>, shards: Vec<Tell>) {
+    loop {
+        sleep(EACH).await;
+        fetch(&waiting, &shards).await;
+    }
+}
+
+/// Fetches what shards have recorded since the last time.
+async fn fetch(waiting: &Waiting, shards: &[Tell]) {
+    for answer in asking::ask_all(shards, Shard::take_spans).await {
+        let Some((spans, lost)) = answer else { continue };
+        waiting.figures.shard_full.add(lost);
+        waiting.take_in(spans);
+    }
+}
+
+async fn send_all(waiting: Rc<Waiting>, target: Rc<Target>) {
+    let mut complained: Option<Instant> = None;
+    loop {
+        let batch = waiting.next_batch();
+        waiting.sending.set(!batch.is_empty());
+        if batch.is_empty() {
+            waiting.news.notified().await;
+            continue;
+        }
+        let body = Bytes::from(target.sender.request(batch.iter()));
+        let outcome = deliver(&target, &waiting.figures, body).await;
+        let (count, figures) = (batch.len() as u64, &waiting.figures);
+        let why = match outcome {
+            Ok((0, _)) => {
+                figures.exported.add(count);
+                continue;
+            }
+            Ok((rejected, why)) => {
+                let rejected = rejected.min(count);
+                figures.exported.add(count - rejected);
+                figures.refused.add(rejected);
+                why
+            }
+            Err(Failed::Refused(why)) => {
+                figures.refused.add(count);
+                why
+            }
+            Err(Failed::Unreachable(why)) => {
+                figures.unreachable.add(count);
+                why
+            }
+        };
+        if complained.is_none_or(|then| then.elapsed() >= COMPLAINT) {
+            complained = Some(Instant::now());
+            let endpoint = &target.url;
+            tracing::warn!(%endpoint, spans = count, why, "spans were not taken (telemetry.otlp)");
+        }
+    }
+}
+
+/// Why spans were not sent.
+enum Failed {
+    /// The receiver does not want them.
+    Refused(String),
+    /// It was not reached, or cannot take them now.
+    Unreachable(String),
+}
+
+/// Makes a request until it is answered for good; how many spans of it were not taken, and why.
+async fn deliver(
+    target: &Target,
+    figures: &SpanFigures,
+    body: Bytes,
+) -> Result<(u64, String), Failed> {
+    let mut pause = PAUSES.0;
+    for again in (0..TRIES).rev() {
+        let tried = timeout(target.timeout, once(target, body.clone())).await;
+        let tried = tried.unwrap_or_else(|_| Err((None, "it does not answer in time".to_owned())));
+        let (after, why) = match tried {
+            Ok((status, answer)) if status.is_success() => {
+                figures.up.set(1);
+                let answer = message::Response::decode(answer).unwrap_or_default();
+                let partial = answer.partial_success.unwrap_or_default();
+                let rejected = u64::try_from(partial.rejected_spans).unwrap_or(0);
+                return Ok((rejected, partial.error_message));
+            }
+            Ok((status, _)) => {
+                figures.up.set(0);
+                return Err(Failed::Refused(status.to_string()));
+            }
+            Err(failed) => failed,
+        };
+        figures.up.set(0);
+        if again == 0 {
+            return Err(Failed::Unreachable(why));
+        }
+        sleep(after.unwrap_or(pause).min(PAUSES.1)).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+    Err(Failed::Unreachable("it was not tried".to_owned()))
+}
+
+/// A request and its answer; an error when it is to be made again, and after which time if the
+/// receiver says so.
+async fn once(
+    target: &Target,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), (Option<Duration>, String)> {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = target.url.clone();
+    *request.headers_mut() = target.headers.clone();
+    let answer = target.client.request(request).await;
+    let answer = answer.map_err(|error| (None, format!("it cannot be reached: {error}")))?;
+    let status = answer.status();
+    if matches!(status.as_u16(), 429 | 502 | 503 | 504) {
+        let after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok());
+        let after = after.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+        return Err((after, status.to_string()));
+    }
+    let body = Limited::new(answer.into_body(), ANSWER).collect().await;
+    let body = body.map_err(|_| (None, "its answer breaks off or is too large".to_owned()))?;
+    Ok((status, body.to_bytes()))
+}
+
+/// What of the configuration cannot be used, if anything.
+pub fn problem(config: &config::Otlp) -> Option<String> {
+    let endpoint = config.endpoint.0.as_ref()?;
+    url(endpoint).err().or_else(|| headers(config).err())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_without_a_path_is_given_the_protocols() {
+        for (endpoint, whole) in [
+            ("http://h:4318", "http://h:4318/v1/traces"),
+            ("http://h:4318/", "http://h:4318/v1/traces"),
+            ("https://h/otlp/v1/traces", "https://h/otlp/v1/traces"),
+            ("https://h/x", "https://h/x"),
+        ] {
+            assert_eq!(url(endpoint).unwrap().to_string(), whole);
+        }
+        assert!(url("http://a b").is_err());
+    }
+
+    #[test]
+    fn spans_beyond_the_bound_are_counted() {
+        let figures = Arc::new(SpanFigures::default());
+        let waiting = Waiting::new(Arc::clone(&figures));
+        let span = Span {
+            trace: Default::default(),
+            id: Default::default(),
+            parent: None,
+            kind: crate::shard::SpanKind::Route,
+            began: 0,
+            ended: 0,
+            topic: "t".into(),
+            client_id: "".into(),
+            peer: None,
+            qos: 0,
+            payload: 0,
+            shards: crate::ids::ShardSet::EMPTY,
+            error: None,
+        };
+        waiting.take_in(vec![span.clone(); QUEUE - 1]);
+        waiting.take_in(vec![span; 5]);
+        assert_eq!(waiting.spans.borrow().len(), QUEUE);
+        assert_eq!(figures.row().dropped[1], ("queue_full", 4));
+        assert_eq!(waiting.next_batch().len(), BATCH);
+        assert_eq!(waiting.spans.borrow().len(), QUEUE - BATCH);
+    }
+}
