@@ -11,8 +11,8 @@ mod message;
 use super::api::Tell;
 use super::asking;
 use crate::bridge::figures::Figure;
-use crate::bridge::tls;
-use crate::config::{self, BridgeTls, Get};
+use crate::client_tls::{Authorities, client_config, without_authorities};
+use crate::config::{self, Get};
 use crate::shard::{Shard, Span};
 use crate::telemetry::SpanRow;
 use http_body_util::{BodyExt, Full, Limited};
@@ -116,11 +116,8 @@ impl Exporter {
         let zero = zero.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let sender = Sender { service: config.service_name.to_string(), host, zero };
         let tls = match endpoint.starts_with("https:") {
-            true => {
-                let wanted = BridgeTls { ca: config.ca.clone(), ..BridgeTls::default() };
-                tls::client_config(&wanted).map_err(|why| failed(&why))?
-            }
-            false => tls::without_authorities(),
+            true => client_config(Authorities::at(&config.ca), None).map_err(|why| failed(&why))?,
+            false => without_authorities(),
         };
         let (url, headers) = (url(endpoint)?, headers(config)?);
         let timeout = config.timeout.get();
@@ -133,7 +130,7 @@ impl Exporter {
         let (stop, stopped) = oneshot::channel();
         let counted = Arc::clone(&figures);
         let work = move || {
-            let connector = HttpsConnectorBuilder::new().with_tls_config((*tls).clone());
+            let connector = HttpsConnectorBuilder::new().with_tls_config(tls);
             let connector = connector.https_or_http().enable_http1().build();
             let client = Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
