@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use clap::{Args, ValueEnum};
 use ringmq::access::load::{load, read_file};
-use ringmq::access::{Access, Decision, Deed, Grant, Ruled, Who, own};
+use ringmq::access::{Access, Decision, Deed, Grant, Identity, Proof, Ruled, Said, Who, own};
+use ringmq::broker::ask_once;
 use ringmq::config::Config;
 use ringmq::ids::Peer;
 use ringmq::topic;
@@ -103,22 +104,62 @@ fn judge(tested: &Tested, access: &Access, who: &Who<'_>) -> (bool, String) {
             (Deed::Subscribe { qos: tested.qos }, inner)
         }
     };
-    match access.explain(who, deed, inner, |_| None).0 {
-        Ruled::By(ruling, rules) => {
-            let word = if ruling.allow { "allowed" } else { "denied" };
-            (ruling.allow, format!("{word} by {}\n", rules.place(ruling.written)))
-        }
-        Ruled::Ask(_) | Ruled::Service(_) => {
-            (false, "not known: no rule matches before a service is asked\n".to_owned())
-        }
-        Ruled::Nobody if access.default_for(who.grant) => {
-            let why = if access.authorizes {
-                "no rule matches, and access.no_match is allow"
-            } else {
-                "access.authorization has no rules"
-            };
-            (true, format!("allowed: {why}\n"))
-        }
-        Ruled::Nobody => (false, "denied: no rule matches\n".to_owned()),
+    if access.at_delivery && tested.deed == Wish::Subscribe && inner.contains(['+', '#']) {
+        let why = "access.read_check is delivery: name a topic to see what would be delivered";
+        return (true, format!("allowed: {why}\n"));
     }
+    let mut asked: Vec<(usize, Said, Option<u32>)> = Vec::new();
+    loop {
+        let said = |at| asked.iter().find(|(known, ..)| *known == at).map(|(_, said, _)| *said);
+        match access.explain(who, deed, inner, said).0 {
+            Ruled::By(ruling, rules) => {
+                return told(ruling.allow, &rules.place(ruling.written));
+            }
+            Ruled::Ask(at) => {
+                let (said, rule) = ask(access, at, who, deed, inner);
+                asked.push((at, said, rule));
+            }
+            Ruled::Service(allow) => {
+                // The last one asked decides.
+                let (at, said, rule) = asked.last().copied().unwrap_or((0, Said::Nothing, None));
+                let key = access.service(at).map_or("?", |service| &service.key);
+                return match (said, rule) {
+                    (Said::Failed(why), _) => (false, format!("denied: {key}: {why}\n")),
+                    (_, Some(rule)) => told(allow, &format!("rule {rule} of {key}")),
+                    (_, None) => told(allow, key),
+                };
+            }
+            Ruled::Nobody if access.default_for(who.grant) => {
+                let why = if access.authorizes {
+                    "no rule matches, and access.no_match is allow"
+                } else {
+                    "access.authorization has no rules"
+                };
+                return (true, format!("allowed: {why}\n"));
+            }
+            Ruled::Nobody => return (false, "denied: no rule matches\n".to_owned()),
+        }
+    }
+}
+
+fn told(allow: bool, by: &str) -> (bool, String) {
+    let word = if allow { "allowed" } else { "denied" };
+    (allow, format!("{word} by {by}\n"))
+}
+
+/// Asks the service at a position, as the broker would.
+fn ask(access: &Access, at: usize, who: &Who<'_>, deed: Deed, topic: &str) -> (Said, Option<u32>) {
+    let grant = who.grant;
+    let identity = Identity { common_name: grant.certificate.clone(), ..Identity::default() };
+    let proof = Proof {
+        client_id: who.client_id.into(),
+        username: grant.username.clone(),
+        password: None,
+        peer: grant.peer,
+        listener: who.listener.into(),
+        identity: (!grant.certificate.is_empty()).then(|| identity.into()),
+        attributes: grant.attributes.clone(),
+    };
+    let asked = ask_once(access, at, &proof, (deed, topic.into()));
+    asked.unwrap_or((Said::Failed("it cannot be asked from here"), None))
 }

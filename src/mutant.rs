@@ -335,6 +335,12 @@ mutants! {
     ChangedUserStays,
     /// A subscription that is not allowed is made.
     DeniedSubscribed,
+    /// What a client may not read is delivered to it.
+    DeniedDelivered,
+    /// Logins are remembered across a reload.
+    LoginsKept,
+    /// Who has shown a right password lately is let in with any.
+    LoginOfAnyPassword,
     // storage
     /// A segment that took no commit takes the same one again.
     StorageSyncsAgain,

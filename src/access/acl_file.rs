@@ -5,8 +5,8 @@
 //! comes before the other lines of its kind, wherever it stands.
 //!
 //! Unlike mosquitto, which lets everybody subscribe to everything and then leaves out what a client
-//! may not read, a subscription is decided when it is made: `topic read a/#` allows `a/#` and what
-//! is below it, but not `#`.
+//! may not read, a subscription is decided when it is made, unless `access.read_check` says
+//! otherwise: `topic read a/#` allows `a/#` and what is below it, but not `#`.
 
 use super::pattern::{Glob, Notation, TopicPattern};
 use super::rule::{ANY_QOS, Condition, Rule, Written};

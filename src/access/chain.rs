@@ -10,7 +10,10 @@ use super::scram::{Mechanism, ScramFile};
 use super::{Access, Identity};
 use crate::config::CertificateName;
 use crate::ids::Peer;
+use crate::mutant::Mutant;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a client shows in its CONNECT.
 #[derive(Clone, Debug)]
@@ -27,6 +30,8 @@ pub struct Proof {
     pub listener: Arc<str>,
     /// Its certificate.
     pub identity: Option<Arc<Identity>>,
+    /// What authentication has said of it; none before.
+    pub attributes: Box<[(Box<str>, Box<str>)]>,
 }
 
 /// What a client is let in with.
@@ -129,7 +134,55 @@ pub enum MethodKind {
     Postgres,
 }
 
+impl Accepted {
+    /// Bytes of memory besides its own, about.
+    pub fn size(&self) -> usize {
+        let texts = self.attributes.iter().map(|(name, text)| name.len() + text.len());
+        texts.sum::<usize>() + self.rules.as_ref().map_or(0, |rules| rules.size())
+    }
+}
+
 impl Method {
+    /// For how long a login is remembered; zero: not at all.
+    pub fn remember(&self) -> Duration {
+        match self {
+            Method::PasswordFile(file) => file.remember(),
+            Method::Http(service) => service.remember,
+            Method::Redis(users) | Method::Postgres(users) => users.remember,
+            Method::Certificate(_) | Method::Jwt(_) | Method::Scram(_) => Duration::ZERO,
+        }
+    }
+
+    /// All that a login depends on, which is the method at `at`, in one text.
+    pub fn shown(&self, at: usize, proof: &Proof) -> Vec<u8> {
+        let mut all = vec![at as u8];
+        let mut add = |text: Option<&[u8]>| {
+            let length = text.map_or(u32::MAX, |text| text.len() as u32);
+            all.extend(length.to_le_bytes());
+            all.extend(text.unwrap_or_default());
+        };
+        add(proof.username.as_ref().map(|name| name.as_bytes()));
+        if !Mutant::LoginOfAnyPassword.is_on() {
+            add(proof.password.as_deref());
+        }
+        if matches!(self, Method::PasswordFile(_)) {
+            return all;
+        }
+        add(Some(proof.client_id.as_bytes()));
+        add(Some(proof.listener.as_bytes()));
+        match proof.peer {
+            Peer::Tcp(IpAddr::V4(ip), _) => add(Some(&ip.octets())),
+            Peer::Tcp(IpAddr::V6(ip), _) => add(Some(&ip.octets())),
+            Peer::Unix => add(None),
+        }
+        if let Some(identity) = &proof.identity {
+            add(Some(identity.common_name.as_bytes()));
+            add(Some(identity.alternative_name.as_bytes()));
+            add(Some(identity.subject.as_bytes()));
+        }
+        all
+    }
+
     /// Its kind.
     pub fn kind(&self) -> MethodKind {
         match self {

@@ -57,7 +57,11 @@ fn allowing(written: Written) -> Rule {
     }
 }
 
-fn rule(item: &Value, written: Written) -> Result<Rule, &'static str> {
+/// One rule, with the keys that EMQX's have, also where all values are texts.
+///
+/// # Errors
+/// What cannot be read.
+pub(super) fn rule(item: &Value, written: Written) -> Result<Rule, &'static str> {
     let word = |name: &str| item.get(name).and_then(Value::as_str);
     let allow = match word("permission") {
         Some("allow") => true,
@@ -76,24 +80,33 @@ fn rule(item: &Value, written: Written) -> Result<Rule, &'static str> {
         return Err("a rule of the acl has no topic");
     }
     let retain = match item.get("retain") {
-        None => None,
-        Some(Value::Bool(retain)) => Some(*retain),
-        Some(Value::String(word)) if word == "all" => None,
-        Some(_) => return Err("a rule of the acl has an unknown retain"),
+        None | Some(Value::Null) => None,
+        Some(retain) => flag(retain).ok_or("a rule of the acl has an unknown retain")?,
     };
     let qos = match item.get("qos") {
-        None => ANY_QOS,
+        None | Some(Value::Null) => ANY_QOS,
         Some(qos) => levels(qos).ok_or("a rule of the acl has an unknown qos")?,
     };
     Ok(Rule { allow, publish, subscribe, retain, qos, topics, ..allowing(written) })
 }
 
-/// Bits of the QoS levels in a number or a list of numbers.
+/// The RETAIN flag that a rule is about; `Some(None)`: any.
+fn flag(value: &Value) -> Option<Option<bool>> {
+    match text(value)?.as_str() {
+        "all" => Some(None),
+        "true" | "1" => Some(Some(true)),
+        "false" | "0" => Some(Some(false)),
+        _ => None,
+    }
+}
+
+/// Bits of the QoS levels in a number, a text such as `0,1`, or a list of either.
 fn levels(value: &Value) -> Option<u8> {
-    let bit = |value: &Value| value.as_u64().filter(|qos| *qos <= 2).map(|qos| 1u8 << qos);
+    let bit = |value: &str| value.parse::<u8>().ok().filter(|qos| *qos <= 2).map(|qos| 1 << qos);
+    let bits = |text: &str| text.split(',').try_fold(0, |all, one| Some(all | bit(one.trim())?));
     match value {
-        Value::Array(list) => list.iter().try_fold(0, |all, one| Some(all | bit(one)?)),
-        one => bit(one),
+        Value::Array(list) => list.iter().try_fold(0, |all, one| Some(all | bits(&text(one)?)?)),
+        one => bits(&text(one)?),
     }
 }
 

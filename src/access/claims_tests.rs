@@ -43,7 +43,7 @@ fn what_cannot_be_read_is_refused_and_not_left_out() {
         json!([{"permission": "deny", "topic": []}]),
         json!([{"permission": "allow", "topic": "t", "qos": 3}]),
         json!([{"permission": "allow", "topic": "t", "action": "fly"}]),
-        json!([{"permission": "allow", "topic": "t", "retain": 1}]),
+        json!([{"permission": "allow", "topic": "t", "retain": 7}]),
         json!({"pub": ["t"], "publish": ["u"]}),
         json!({"pub": [7]}),
         json!(vec![json!({"permission": "allow", "topic": "t"}); 1001]),

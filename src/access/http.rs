@@ -22,11 +22,42 @@ pub enum Purpose {
     Authorization,
 }
 
+impl Purpose {
+    /// Whether there is such a placeholder. Its password is not kept of a client that is in; what
+    /// authentication has found out of it is not known before.
+    pub(super) fn knows(self, name: &str) -> bool {
+        let of_client = PLACEHOLDERS.contains(&known(name));
+        match self {
+            Purpose::Authentication => of_client,
+            Purpose::Authorization => {
+                let of_deed = DEED_PLACEHOLDERS.contains(&name) || attribute_of(name).is_some();
+                name != "password" && (of_client || of_deed)
+            }
+        }
+    }
+
+    /// That there is none of this name, and which there are.
+    pub(super) fn unknown(self, name: &str) -> String {
+        let mut there = PLACEHOLDERS.to_vec();
+        if self == Purpose::Authorization {
+            there.retain(|name| *name != "password");
+            there.extend(DEED_PLACEHOLDERS);
+            there.push("client_attrs.NAME");
+        }
+        format!("there is no placeholder ${{{name}}}; there are {}", there.join(", "))
+    }
+}
+
+/// The attribute that a placeholder stands for.
+fn attribute_of(name: &str) -> Option<&str> {
+    name.strip_prefix("client_attrs.").or_else(|| name.strip_prefix("attribute."))
+}
+
 /// What may stand in a template besides, where it is asked what a client may do.
-pub const DEED_PLACEHOLDERS: [&str; 4] = ["action", "topic", "qos", "retain"];
+const DEED_PLACEHOLDERS: [&str; 4] = ["action", "topic", "qos", "retain"];
 
 /// What may stand in a template.
-pub const PLACEHOLDERS: [&str; 9] = [
+const PLACEHOLDERS: [&str; 9] = [
     "client_id",
     "username",
     "password",
@@ -57,6 +88,8 @@ pub struct HttpService {
     /// Authorities of its certificate in PEM; `None`: those of the host.
     pub ca: Option<Arc<str>>,
     on_failure: OnFailure,
+    /// For how long a login is remembered.
+    pub remember: Duration,
 }
 
 /// A request as it is sent.
@@ -76,7 +109,7 @@ impl HttpService {
     /// From its section.
     ///
     /// # Errors
-    /// A placeholder that there is not.
+    /// That there is no such placeholder.
     pub fn new(
         section: &config::Http,
         ca: Option<&str>,
@@ -96,18 +129,11 @@ impl HttpService {
             pool: section.pool.get() as usize,
             ca: ca.map(Into::into),
             on_failure: section.on_failure,
+            remember: section.remember.get(),
         };
         let all = service.headers.iter().chain(&service.body).map(|(_, template)| template);
         let mut names = all.chain([&service.url]).flat_map(Template::names);
-        let known = |name: &str| match purpose {
-            Purpose::Authentication => PLACEHOLDERS.contains(&known(name)),
-            // Its password is not kept.
-            Purpose::Authorization => {
-                name != "password"
-                    && (PLACEHOLDERS.contains(&known(name)) || DEED_PLACEHOLDERS.contains(&name))
-            }
-        };
-        let wrong = names.find(|name| !known(name)).map(str::to_owned);
+        let wrong = names.find(|name| !purpose.knows(name)).map(|name| purpose.unknown(name));
         drop(names);
         wrong.map_or(Ok(service), Err)
     }
@@ -120,18 +146,7 @@ impl HttpService {
 
     /// What is sent to ask whether it may do that; `None` as in [`HttpService::request`].
     pub fn request_for(&self, proof: &Proof, deed: Deed, topic: &str) -> Option<Request> {
-        let (action, qos, retain) = match deed {
-            Deed::Publish { qos, retain } => ("publish", qos, retain),
-            Deed::Subscribe { qos } => ("subscribe", qos, false),
-        };
-        self.filled(|name| match name {
-            "action" => Some(action.to_owned()),
-            "topic" => Some(topic.to_owned()),
-            "qos" => Some(qos.to_string()),
-            "retain" => Some(retain.to_string()),
-            "password" => None,
-            name => value(proof, name),
-        })
+        self.filled(|name| value_of_deed(proof, deed, topic, name))
     }
 
     fn filled(&self, value: impl Fn(&str) -> Option<String>) -> Option<Request> {
@@ -256,7 +271,7 @@ impl HttpService {
 }
 
 /// EMQX's names for the same things.
-pub(super) fn known(name: &str) -> &str {
+fn known(name: &str) -> &str {
     match name {
         "clientid" => "client_id",
         "peerhost" => "peer_host",
@@ -279,7 +294,27 @@ pub(super) fn value(proof: &Proof, name: &str) -> Option<String> {
         ("cert_common_name", _) => Some(identity?.common_name.to_string()),
         ("cert_subject", _) => Some(identity?.subject.to_string()),
         ("cert_alternative_name", _) => Some(identity?.alternative_name.to_string()),
-        _ => None,
+        (name, _) => {
+            let wanted = attribute_of(name)?;
+            let named = |(known, _): &&(Box<str>, Box<str>)| **known == *wanted;
+            proof.attributes.iter().find(named).map(|(_, text)| text.to_string())
+        }
+    }
+}
+
+/// The same where a client wants to do that with the topic.
+pub(super) fn value_of_deed(proof: &Proof, deed: Deed, topic: &str, name: &str) -> Option<String> {
+    let (action, qos, retain) = match deed {
+        Deed::Publish { qos, retain } => ("publish", qos, retain),
+        Deed::Subscribe { qos } => ("subscribe", qos, false),
+    };
+    match name {
+        "action" => Some(action.to_owned()),
+        "topic" => Some(topic.to_owned()),
+        "qos" => Some(qos.to_string()),
+        "retain" => Some(retain.to_string()),
+        "password" => None,
+        name => value(proof, name),
     }
 }
 

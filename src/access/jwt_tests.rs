@@ -16,6 +16,7 @@ fn proof(token: &str) -> Proof {
         peer: Peer::Unix,
         listener: "main".into(),
         identity: None,
+        attributes: Box::default(),
     }
 }
 

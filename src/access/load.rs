@@ -2,15 +2,16 @@
 
 use super::acl_file;
 use super::chain::Method;
-use super::http::{self, HttpService, Purpose};
+use super::http::{HttpService, Purpose};
 use super::jwt::Jwt;
 use super::lookup::Lookup;
 use super::password::PasswordFile;
 use super::rule::{RuleSet, Written};
 use super::scram::ScramFile;
+use super::stored_rules::StoredRules;
 use super::yaml_rules::compile;
-use super::{Access, Source};
-use crate::config::{self, Config, Get, NoMatch};
+use super::{Access, RuleService, RuleServiceKind, Source};
+use crate::config::{self, Config, Get, NoMatch, ReadCheck};
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ use std::sync::Arc;
 const MAX_FILE: u64 = 64 << 20;
 /// Decisions that a shard remembers unless it is told otherwise.
 const CACHE: u32 = 16_384;
+/// Logins that it does.
+const LOGINS: u32 = 65_536;
 /// Most problems of one file that are told.
 const MAX_TOLD: usize = 50;
 
@@ -50,13 +53,11 @@ pub fn load(config: &Config, read: ReadFile<'_>) -> Result<Access, Vec<String>> 
     }
     let (mut sources, mut rules) = (Vec::new(), RuleSet::default());
     for (position, source) in access.authorization.iter().enumerate() {
-        if let Some(section) = &*source.http {
-            let key = format!("access.authorization.{position}.http");
-            let Some(service) = loader.service(&key, section, Purpose::Authorization) else {
-                continue;
-            };
-            push(&mut sources, std::mem::take(&mut rules));
-            sources.push(Source::Service(service));
+        if source.asks() {
+            if let Some(service) = loader.rule_service(position, source) {
+                push(&mut sources, std::mem::take(&mut rules));
+                sources.push(Source::Service(service));
+            }
             continue;
         }
         loader.rules(position, source, &mut rules);
@@ -73,9 +74,11 @@ pub fn load(config: &Config, read: ReadFile<'_>) -> Result<Access, Vec<String>> 
         authorizes,
         no_match_allows: access.no_match == NoMatch::Allow,
         on_deny: access.on_deny,
+        at_delivery: access.read_check == ReadCheck::Delivery,
         on_user_changed: access.on_user_changed,
         cache_entries: entries,
         cache_ttl: access.cache.ttl.get().as_secs() as u32,
+        cache_logins: access.cache.logins.get().unwrap_or(LOGINS) as usize,
     })
 }
 
@@ -100,7 +103,8 @@ impl Loader<'_> {
         if let Some(file) = &*method.password_file {
             let text = self.text(&format!("{key}.password_file.path"), &file.path)?;
             let parsed = PasswordFile::parse(&text);
-            return self.lines(&file.path, parsed).map(Method::PasswordFile);
+            let parsed = self.lines(&file.path, parsed);
+            return parsed.map(|it| Method::PasswordFile(it.remembering(file.remember.get())));
         }
         if let Some(section) = &*method.http {
             let service = self.service(&format!("{key}.http"), section, Purpose::Authentication);
@@ -154,21 +158,42 @@ impl Loader<'_> {
         let ca = self.authorities(key, &section.ca)?;
         match HttpService::new(section, ca.as_deref(), purpose) {
             Ok(service) => Some(Arc::new(service)),
-            Err(name) => {
-                let mut there = http::PLACEHOLDERS.to_vec();
-                if purpose == Purpose::Authorization {
-                    there.retain(|name| *name != "password");
-                    there.extend(http::DEED_PLACEHOLDERS);
-                }
-                let there = there.join(", ");
-                let what = format!("there is no placeholder ${{{name}}}; there are {there}");
-                self.problems.push(format!("{key}: {what}"));
+            Err(why) => {
+                self.problems.push(format!("{key}: {why}"));
                 None
             }
         }
     }
 
-    fn lookup(&mut self, key: &str, lookup: Result<Lookup, String>) -> Option<Arc<Lookup>> {
+    /// A source of rules that is asked.
+    fn rule_service(
+        &mut self,
+        position: usize,
+        source: &config::Authorization,
+    ) -> Option<RuleService> {
+        let key = format!("access.authorization.{position}");
+        let (key, kind) = if let Some(section) = &*source.redis {
+            let key = format!("{key}.redis");
+            let ca = self.authorities(&key, &section.ca)?;
+            let rules = StoredRules::redis(section, ca.as_deref());
+            let rules = self.lookup(&format!("{key}.command"), rules)?;
+            (key, RuleServiceKind::Stored(rules))
+        } else if let Some(section) = &*source.postgres {
+            let key = format!("{key}.postgres");
+            let ca = self.authorities(&key, &section.ca)?;
+            let rules = StoredRules::postgres(section, ca.as_deref());
+            let rules = self.lookup(&format!("{key}.query"), rules)?;
+            (key, RuleServiceKind::Stored(rules))
+        } else {
+            let key = format!("{key}.http");
+            let section = source.http.as_ref()?; // one of them is there
+            let service = self.service(&key, section, Purpose::Authorization)?;
+            (key, RuleServiceKind::Http(service))
+        };
+        Some(RuleService { key: key.into(), kind })
+    }
+
+    fn lookup<T>(&mut self, key: &str, lookup: Result<T, String>) -> Option<Arc<T>> {
         match lookup {
             Ok(lookup) => Some(Arc::new(lookup)),
             Err(why) => {

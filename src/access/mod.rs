@@ -18,11 +18,13 @@ pub mod acl_file;
 pub mod cache;
 pub mod chain;
 pub mod claims;
+pub mod database;
 pub mod digest;
 pub mod http;
 pub mod jwt;
 pub mod keys;
 pub mod load;
+pub mod logins;
 pub mod lookup;
 pub mod own;
 pub mod passwd;
@@ -30,6 +32,7 @@ pub mod password;
 pub mod pattern;
 pub mod rule;
 pub mod scram;
+pub mod stored_rules;
 pub mod template;
 pub mod topic_rules;
 pub mod yaml_rules;
@@ -42,6 +45,7 @@ pub use chain::{Answered, Finding, Method, MethodKind, Proof, Verdict, Work};
 use http::HttpService;
 use rule::RuleSet;
 use std::sync::Arc;
+use stored_rules::StoredRules;
 
 /// Why something is denied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +86,25 @@ pub enum Source {
     /// Rules that are at hand; neighbouring sources are one.
     Rules(RuleSet),
     /// A service that is asked.
-    Service(Arc<HttpService>),
+    Service(RuleService),
+}
+
+/// A service that says what clients may do.
+#[derive(Debug)]
+pub struct RuleService {
+    /// The key of its element in the configuration.
+    pub key: Box<str>,
+    /// How it is asked.
+    pub kind: RuleServiceKind,
+}
+
+/// How a service of rules is asked.
+#[derive(Debug)]
+pub enum RuleServiceKind {
+    /// Over HTTP, about each deed.
+    Http(Arc<HttpService>),
+    /// A database is asked for the rules of a client.
+    Stored(Arc<StoredRules>),
 }
 
 /// Who decides about a deed.
@@ -218,12 +240,16 @@ pub struct Access {
     pub no_match_allows: bool,
     /// What an MQTT 3 client sees that may not publish.
     pub on_deny: OnDeny,
+    /// What clients may read is decided at each delivery.
+    pub at_delivery: bool,
     /// What happens to connected users whose password a reload changes.
     pub on_user_changed: OnUserChanged,
     /// Decisions that one shard remembers.
     pub cache_entries: usize,
     /// Seconds for which what a service said is remembered.
     pub cache_ttl: u32,
+    /// Logins that one shard remembers.
+    pub cache_logins: usize,
 }
 
 impl Access {
@@ -235,9 +261,11 @@ impl Access {
             authorizes: false,
             no_match_allows: true,
             on_deny: OnDeny::Ignore,
+            at_delivery: false,
             on_user_changed: OnUserChanged::Disconnect,
             cache_entries: 0,
             cache_ttl: 0,
+            cache_logins: 0,
         }
     }
 
@@ -254,7 +282,7 @@ impl Access {
     }
 
     /// The service at a position.
-    pub fn service(&self, at: usize) -> Option<&Arc<HttpService>> {
+    pub fn service(&self, at: usize) -> Option<&RuleService> {
         match self.sources.get(at) {
             Some(Source::Service(service)) => Some(service),
             _ => None,

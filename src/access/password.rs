@@ -14,6 +14,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hashbrown::HashMap;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 /// Most iterations of PBKDF2 that a file may ask for: about ten seconds.
 const MOST_ITERATIONS: u32 = 10_000_000;
@@ -179,6 +180,8 @@ pub struct PasswordFile {
     users: HashMap<Box<str>, Hash, foldhash::fast::RandomState>,
     /// What a password of an unknown user is compared with, so that it takes as long.
     decoy: Option<Hash>,
+    /// For how long a login is remembered.
+    remember: Duration,
 }
 
 impl PasswordFile {
@@ -212,6 +215,16 @@ impl PasswordFile {
         }
         file.decoy = file.users.values().next().cloned();
         if bad.is_empty() { Ok(file) } else { Err(bad) }
+    }
+
+    /// Whose logins are remembered for so long.
+    pub fn remembering(self, remember: Duration) -> PasswordFile {
+        PasswordFile { remember, ..self }
+    }
+
+    /// For how long that is.
+    pub fn remember(&self) -> Duration {
+        self.remember
     }
 
     /// How many users there are.

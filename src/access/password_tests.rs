@@ -22,6 +22,7 @@ fn verdict(file: &PasswordFile, user: Option<&str>, password: Option<&str>) -> V
         peer: Peer::Unix,
         listener: "main".into(),
         identity: None,
+        attributes: Box::default(),
     })
 }
 

@@ -64,6 +64,7 @@ use notify::Notifier;
 use policy::HostMemory;
 pub use policy::ban_file_problem;
 use secure::Secured;
+pub use services::ask_once;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

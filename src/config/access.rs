@@ -68,6 +68,16 @@ choice! {
 }
 
 choice! {
+    /// When it is decided what a client may read.
+    ReadCheck {
+        /// When it subscribes: a filter is refused unless all that it matches is allowed.
+        Subscribe,
+        /// When a message is delivered, as mosquitto does: any filter may be subscribed to.
+        Delivery,
+    }
+}
+
+choice! {
     /// What applies when no rule says anything.
     NoMatch {
         /// Nothing is allowed that no rule allows.
@@ -203,6 +213,10 @@ section! {
         /// What an MQTT 3 client sees that publishes where it may not; an MQTT 5 client gets 0x87
         /// in the acknowledgement.
         on_deny: OnDeny = OnDeny::Ignore,
+        /// When it is decided what a client may read. At delivery, rules about subscribing are
+        /// asked about the topic of each message, and what they do not allow is left out and
+        /// counted; that needs rules that are at hand, not services.
+        read_check: ReadCheck = ReadCheck::Subscribe,
         /// What happens to connected users of a password file whose password a reload changes, or
         /// who are not in it any more. MQTT 5 clients get 0x87. Other methods: a token's and a
         /// service's word holds as long as they said, users of databases until they leave.
@@ -221,6 +235,9 @@ section! {
         entries: Or<Auto, Count<u32, Decisions, 64, { 1 << 24 }>> = Or::NONE,
         /// What a service said is asked again after this time; 0: each time.
         ttl: Time<0, { 24 * 3600 * SECOND }> = Time::of(60 * SECOND),
+        /// Logins that each core remembers of its own clients (`remember` of a method), about 200
+        /// bytes each, rounded up to a power of two. auto: 65536. A reload forgets them.
+        logins: Or<Auto, Count<u32, Decisions, 0, { 1 << 24 }>> = Or::NONE,
     }
 }
 
@@ -252,6 +269,9 @@ section! {
     PasswordFile {
         /// Lines `user:hash`: $6$ (SHA-512), $7$ (PBKDF2) or $argon2id$. Read again on reload.
         path: Text<0, PATH> = Text::of(""),
+        /// A right password is not hashed again for so long, or until a reload: a crowd that
+        /// connects again is let in at once. 0: it is hashed each time.
+        remember: Time<0, { 24 * 3600 * SECOND }> = Time::of(600 * SECOND),
     }
 }
 
@@ -322,6 +342,9 @@ section! {
         ca: Text<0, PATH> = Text::of(""),
         /// What happens when there is no answer.
         on_failure: OnFailure = OnFailure::Deny,
+        /// Authentication: a client that was let in is not asked about again for so long, while all
+        /// but its port is the same, or until a reload; 0: each time.
+        remember: Time<0, { 24 * 3600 * SECOND }> = Time::of(0),
     }
 }
 
@@ -338,6 +361,9 @@ section! {
             Text::of("HMGET mqtt_user:${username} password_hash salt is_superuser"),
         /// How the hashes are made.
         password_hash_algorithm: PasswordHash = PasswordHash::default(),
+        /// A client that was let in is not looked up again for so long, or until a reload; 0: each
+        /// time.
+        remember: Time<0, { 24 * 3600 * SECOND }> = Time::of(0),
         /// Longest time for an answer.
         timeout: Time<{ SECOND / 100 }, { 60 * SECOND }> = Time::of(5 * SECOND),
         /// Connections.
@@ -363,6 +389,9 @@ section! {
         ),
         /// How the hashes are made.
         password_hash_algorithm: PasswordHash = PasswordHash::default(),
+        /// A client that was let in is not looked up again for so long, or until a reload; 0: each
+        /// time.
+        remember: Time<0, { 24 * 3600 * SECOND }> = Time::of(0),
         /// Longest time for an answer.
         timeout: Time<{ SECOND / 100 }, { 60 * SECOND }> = Time::of(5 * SECOND),
         /// Connections.
@@ -400,16 +429,72 @@ section! {
 
 section! {
     /// One source of rules; exactly one key.
-    #[schemars(extend("x-later" = ["redis", "postgres"]))]
     Authorization {
         /// Mosquitto's acl_file.
         acl_file: Maybe<AclFile> = Maybe(None),
         /// Rules in YAML, here or in a file.
         rules: Maybe<Rules> = Maybe(None),
         /// A service that is asked over HTTP, with the requests and answers that EMQX's users know.
-        /// Placeholders: those of authentication but ${password}, and ${action}, ${topic}, ${qos}
-        /// and ${retain}. Until it answers, the client's next packets wait.
+        /// Placeholders: those of authentication but ${password}, and ${action}, ${topic}, ${qos},
+        /// ${retain} and ${client_attrs.NAME}. Until it answers, the client's next packets wait.
         http: Maybe<Http> = Maybe(None),
+        /// Rules in a Redis server, as EMQX's users have them: a hash for each client. Until it
+        /// answers, the client's next packets wait.
+        redis: Maybe<RedisRules> = Maybe(None),
+        /// Rules in a PostgreSQL server, as EMQX's users have them: a row for each. Until it
+        /// answers, the client's next packets wait.
+        postgres: Maybe<PostgresRules> = Maybe(None),
+    }
+}
+
+impl Authorization {
+    /// Whether it is asked what clients may do; otherwise its rules are at hand.
+    pub fn asks(&self) -> bool {
+        self.http.is_some() || self.redis.is_some() || self.postgres.is_some()
+    }
+}
+
+section! {
+    /// Rules in a Redis server.
+    RedisRules {
+        /// Its address, HOST:PORT, or an URL: redis://USER:PASSWORD@HOST:PORT/DATABASE; rediss://
+        /// is TLS.
+        #[schemars(extend("x-secret" = true))]
+        server: Text<0, PATH> = Text::of("127.0.0.1:6379"),
+        /// HGETALL (or HMGET) of a hash whose fields are topic filters, and their values publish,
+        /// subscribe or all, or a JSON object with action, and qos, retain and permission if need
+        /// be; may use the placeholders of http. Rules that deny come first.
+        command: Text<0, PATH> = Text::of("HGETALL mqtt_acl:${username}"),
+        /// Longest time for an answer.
+        timeout: Time<{ SECOND / 100 }, { 60 * SECOND }> = Time::of(5 * SECOND),
+        /// Connections.
+        pool: Count<u32, Requests, 1, 64> = Count::of(8),
+        /// File with the authorities of the server's certificate in PEM; empty: those of the host.
+        ca: Text<0, PATH> = Text::of(""),
+        /// What happens when there is no answer, or a rule cannot be read.
+        on_failure: OnFailure = OnFailure::Deny,
+    }
+}
+
+section! {
+    /// Rules in a PostgreSQL server.
+    PostgresRules {
+        /// postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=disable, prefer or require.
+        #[schemars(extend("x-secret" = true))]
+        url: Text<0, PATH> = Text::of(""),
+        /// A query with the columns permission, action and topic, and qos and retain if need be: at
+        /// most 1,000 rows, the first that matches decides. Its placeholders, those of http, become
+        /// parameters.
+        query: Text<0, PATH> =
+            Text::of("SELECT permission, action, topic FROM mqtt_acl WHERE username = ${username}"),
+        /// Longest time for an answer.
+        timeout: Time<{ SECOND / 100 }, { 60 * SECOND }> = Time::of(5 * SECOND),
+        /// Connections.
+        pool: Count<u32, Requests, 1, 64> = Count::of(8),
+        /// File with the authorities of the server's certificate in PEM; empty: those of the host.
+        ca: Text<0, PATH> = Text::of(""),
+        /// What happens when there is no answer, or a rule cannot be read.
+        on_failure: OnFailure = OnFailure::Deny,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rules between the keys of `access:`. Owns nothing.
 
-use super::access::{Authentication, Authorization, Http, HttpMethod, Jwt};
+use super::access::{Authentication, Authorization, Http, HttpMethod, Jwt, ReadCheck};
 use super::check::Findings;
 use super::sections::Config;
 
@@ -20,9 +20,15 @@ pub(super) fn check(config: &Config, report: &mut Findings<'_>) {
             ("acl_file", source.acl_file.is_some()),
             ("rules", source.rules.is_some()),
             ("http", source.http.is_some()),
+            ("redis", source.redis.is_some()),
+            ("postgres", source.postgres.is_some()),
         ];
         exactly_one(&key, &variants, report);
         authorization(&key, source, report);
+        if source.asks() && config.access.read_check == ReadCheck::Delivery {
+            let fix = "write subscribe, or keep the rules in acl_file or rules";
+            report.add("access.read_check", "a service cannot be asked at each delivery", fix);
+        }
     }
 }
 
@@ -72,18 +78,22 @@ fn authentication(key: &str, method: &Authentication, report: &mut Findings<'_>)
     if let Some(http) = &*method.http {
         service(&format!("{key}.http"), http, report);
     }
-    if method.redis.is_some() && !cfg!(feature = "redis") {
+    databases(key, method.redis.is_some(), method.postgres.as_ref().map(|it| &*it.url), report);
+}
+
+/// The programs that there are may lack them, and an URL is needed.
+fn databases(key: &str, redis: bool, postgres: Option<&str>, report: &mut Findings<'_>) {
+    if redis && !cfg!(feature = "redis") {
         report.add(&format!("{key}.redis"), "this program was built without redis", BUILD);
     }
-    if let Some(postgres) = &*method.postgres {
-        let key = format!("{key}.postgres");
-        if !cfg!(feature = "postgres") {
-            report.add(&key, "this program was built without postgres", BUILD);
-        }
-        if !postgres.url.starts_with("postgres://") && !postgres.url.starts_with("postgresql://") {
-            let fix = "write one such as postgres://mqtt:secret@db.example/mqtt";
-            report.add(&format!("{key}.url"), "this is no URL of a PostgreSQL server", fix);
-        }
+    let Some(url) = postgres else { return };
+    let key = format!("{key}.postgres");
+    if !cfg!(feature = "postgres") {
+        report.add(&key, "this program was built without postgres", BUILD);
+    }
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        let fix = "write one such as postgres://mqtt:secret@db.example/mqtt";
+        report.add(&format!("{key}.url"), "this is no URL of a PostgreSQL server", fix);
     }
 }
 
@@ -145,7 +155,12 @@ fn authorization(key: &str, source: &Authorization, report: &mut Findings<'_>) {
     }
     if let Some(http) = &*source.http {
         service(&format!("{key}.http"), http, report);
+        if report.is_written(&format!("{key}.http.remember")) {
+            let fix = "use access.cache.ttl for what services say of topics";
+            report.add(&format!("{key}.http.remember"), "it is about authentication", fix);
+        }
     }
+    databases(key, source.redis.is_some(), source.postgres.as_ref().map(|it| &*it.url), report);
     if let Some(rules) = &*source.rules
         && !rules.path.is_empty()
         && !rules.list.is_empty()

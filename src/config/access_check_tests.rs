@@ -56,8 +56,12 @@ fn an_element_is_of_one_kind_and_has_what_it_needs() {
         ),
         ("authorization=[{http: {}}]", "authorization.0.http.url: this is no http or https URL"),
         (
-            "authorization=[{redis: {}}]",
-            "authorization.0.redis: `redis` is not in this build; remove it",
+            "authorization=[{postgres: {}}]",
+            "authorization.0.postgres.url: this is no URL of a PostgreSQL server; write one",
+        ),
+        (
+            "authorization=[{http: {url: 'http://a', remember: 1m}}]",
+            "authorization.0.http.remember: it is about authentication; use access.cache.ttl",
         ),
         ("authorization=[{acl_file: {}}]", "authorization.0.acl_file.path: the file is not named"),
         (
@@ -80,6 +84,17 @@ fn an_element_is_of_one_kind_and_has_what_it_needs() {
     ] {
         let told = problems(&format!("access.{set}")).join("\n");
         assert!(told.contains(&format!("access.{expected}")), "{set}\n{told}");
+    }
+}
+
+#[test]
+fn what_is_read_is_not_asked_of_a_service_at_each_delivery() {
+    let at_delivery = "access.read_check=delivery";
+    assert!(load(&[at_delivery, "access.authorization=[{acl_file: {path: a}}]"]).is_ok());
+    for source in ["http: {url: 'http://a'}", "redis: {}", "postgres: {url: 'postgres://a'}"] {
+        let source = format!("access.authorization=[{{{source}}}]");
+        let told = load(&[at_delivery, &source]).expect_err(&source).join("\n");
+        assert!(told.contains("access.read_check: a service cannot be asked"), "{told}");
     }
 }
 

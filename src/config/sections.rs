@@ -565,14 +565,6 @@ section! {
 }
 
 section! {
-    /// The $SYS topics.
-    Sys {
-        /// Time between updates; off publishes none.
-        interval: Or<Off, Time<SECOND, DAY>> = Or::of(Time::of(10 * SECOND)),
-    }
-}
-
-section! {
     /// Stopping.
     Shutdown {
         /// Time to drain after SIGTERM; then connections are closed.

@@ -1,7 +1,7 @@
-//! The keys of what is told besides metrics and the log: the section `telemetry`. As `sections`, of
-//! which this is a part: declarations, no behaviour.
+//! The keys of what is told besides metrics and the log: the sections `sys` and `telemetry`. As
+//! `sections`, of which this is a part: declarations, no behaviour.
 
-use super::super::notation::SECOND;
+use super::super::notation::{DAY, SECOND};
 use super::super::quantity::{Ratio, Time};
 use super::super::texts::Table;
 use super::super::value::{self, Get, Or, Section, Several, Text};
@@ -50,6 +50,27 @@ impl EventKind {
             EventKind::SessionEnded => "session/ended",
             EventKind::Dropped => "message/dropped",
         }
+    }
+}
+
+choice! {
+    /// Who may subscribe to $SYS topics where no rule says anything.
+    SysVisible {
+        /// Clients on loopback or a unix socket, and superusers.
+        Local,
+        /// Everybody.
+        All,
+    }
+}
+
+section! {
+    /// The $SYS topics.
+    Sys {
+        /// Time between updates; off publishes none.
+        interval: Or<Off, Time<SECOND, DAY>> = Or::of(Time::of(10 * SECOND)),
+        /// Who may subscribe to them where no rule says anything: they tell of other clients. With
+        /// access.authorization its rules decide, or those of a token or a service.
+        visible: SysVisible = SysVisible::Local,
     }
 }
 

@@ -10,6 +10,8 @@ mod cgroup;
 mod facts;
 mod finding;
 #[cfg(feature = "runtime")]
+mod judge_access;
+#[cfg(feature = "runtime")]
 mod judge_listeners;
 mod judge_machine;
 mod judge_network;
@@ -49,6 +51,7 @@ pub fn examine(config: &Config, connections: Option<u64>) -> Report {
         report.findings.push(judge_storage::judge(&disk, report.need.shards));
     }
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    report.findings.extend(judge_access::judge(config));
     report.findings.extend(judge_listeners::judge(
         config,
         &judge_listeners::Files {

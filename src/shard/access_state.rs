@@ -3,6 +3,7 @@
 use super::admission::Admissions;
 use super::asking::Asking;
 use super::permission::Permissions;
+use crate::access::logins::Logins;
 
 /// What a shard knows of its clients' rights.
 #[derive(Default)]
@@ -11,4 +12,6 @@ pub(super) struct AccessState {
     pub(super) permissions: Permissions,
     /// Whose packets wait until a service has said whether they may.
     pub(super) asking: Asking,
+    /// Who was let in lately.
+    pub(super) logins: Logins,
 }

@@ -209,6 +209,7 @@ impl Shard {
             peer: connection.map_or(crate::ids::Peer::Unix, |c| c.peer),
             listener: listener.into(),
             identity: self.layered.certificate(socket),
+            attributes: Box::default(),
         }
     }
 
@@ -235,6 +236,9 @@ impl Shard {
                     method += 1;
                 }
                 Answered::Later(work) => {
+                    if let Some(accepted) = self.remembered(&access, method, proof) {
+                        break Outcome::Accepted(accepted);
+                    }
                     self.wait_for(socket, access, method, assigned, work, proof, bytes);
                     return;
                 }
@@ -308,6 +312,9 @@ impl Shard {
         }
         let Some((waited, bytes)) = self.end_wait(socket) else { return };
         let Waited { access, method, assigned, .. } = waited;
+        if let Verdict::Accept(accepted) = &verdict {
+            self.remember(socket, &access, method, assigned.as_deref(), &bytes, accepted);
+        }
         match self.heard(&access, method, verdict) {
             Some(outcome) => self.decide(socket, assigned, &bytes, outcome),
             None => {
@@ -319,6 +326,50 @@ impl Shard {
                 self.go_through(socket, access, method + 1, assigned, &proof, &bytes);
             }
         }
+    }
+
+    /// What a client is let in with who has shown the same lately.
+    fn remembered(
+        &mut self,
+        access: &Arc<Access>,
+        at: usize,
+        proof: &Proof,
+    ) -> Option<Box<Accepted>> {
+        let method = access.methods.get(at).filter(|method| !method.remember().is_zero())?;
+        if !Arc::ptr_eq(access, &self.settings.access) {
+            return None;
+        }
+        let key = self.topology.shared.seeds.secret(&method.shown(at, proof));
+        let accepted = self.access.logins.find(key, self.now)?;
+        *match method.kind() {
+            MethodKind::PasswordFile => &mut self.counters.password_remembered,
+            MethodKind::Http => &mut self.counters.http_remembered,
+            MethodKind::Redis => &mut self.counters.redis_remembered,
+            MethodKind::Postgres => &mut self.counters.postgres_remembered,
+            MethodKind::Certificate | MethodKind::Jwt | MethodKind::Scram => return None,
+        } += 1;
+        Some(accepted)
+    }
+
+    /// Remembers that a client was let in, unless other rules are in force by now.
+    fn remember(
+        &mut self,
+        socket: SocketId,
+        access: &Arc<Access>,
+        at: usize,
+        assigned: Option<&str>,
+        bytes: &[u8],
+        accepted: &Accepted,
+    ) {
+        let millis = access.methods.get(at).map_or(0, |m| m.remember().as_millis() as u64);
+        if millis == 0 || !Arc::ptr_eq(access, &self.settings.access) {
+            return;
+        }
+        let Some((connect, _)) = super::connect::first_packet(bytes) else { return };
+        let proof = self.proof(socket, assigned, &connect);
+        let Some(method) = access.methods.get(at) else { return };
+        let key = self.topology.shared.seeds.secret(&method.shown(at, &proof));
+        self.access.logins.put(key, accepted, self.now, millis);
     }
 
     /// Keeps a client and what it has sent, which begins with its CONNECT. Returns its ticket.

@@ -121,6 +121,7 @@ impl Shard {
             peer: grant.peer,
             listener: self.listener_name(grant.listener).into(),
             identity: self.layered.certificate(socket),
+            attributes: grant.attributes.clone(),
         }
     }
 

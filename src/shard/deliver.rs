@@ -92,12 +92,11 @@ impl Shard {
             return;
         }
         let qos = message.qos.min(terms.qos);
-        if session.unmounted(message.topic).is_none() {
-            // No topic of this client's, whatever its filter matches. A group asks such a member
-            // only when no other has room.
-            self.count_drops(DropReason::ShareFull, u64::from(terms.share.is_some()));
+        // Who has no extras has neither mountpoint nor grant.
+        if session.extras.is_some() && !self.may_be_sent(index, message, terms.share.is_some()) {
             return;
         }
+        let Some(session) = self.sessions.get_mut(index) else { return };
         if session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0 {
             self.drop_message(index, message, DropReason::OfflineQos0);
             return;

@@ -43,6 +43,7 @@ reasons! {
     Memory "memory" dropped_memory
     Overload "overload" dropped_overload
     Unreadable "unreadable" dropped_unreadable
+    ReadDenied "read_denied" dropped_read_denied
 }
 
 impl DropReason {

@@ -2,13 +2,16 @@
 //! remembered in a cache of fixed size. Changed rules are applied in [`super::revoke`].
 
 use super::Shard;
+use super::drops::DropReason;
 use super::revoke::Revoking;
 use crate::access::cache::{Cache, NO_END};
 use crate::access::{self, Decision, Deed, Denied, Grant, NOT_ALLOWED, Who};
-use crate::ids::SocketId;
+use crate::ids::{Peer, SocketId};
 use crate::limits::cost;
+use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{Qos, ReasonCode};
+use crate::session::Session;
 use crate::topic;
 
 /// Rules that are looked at for one unit of a step's cost, which is about 100 ns.
@@ -37,11 +40,15 @@ impl Shard {
         filter: &str,
         qos: Qos,
     ) -> Result<(), ReasonCode> {
-        if !self.settings.restricts {
-            return Ok(());
-        }
         let inner = inner(filter);
-        match self.decide_session(index, Deed::Subscribe { qos: qos as u8 }, inner) {
+        let decision = if !self.may_see_sys(index, inner) {
+            Decision::Deny(NOT_ALLOWED)
+        } else if !self.settings.restricts || self.settings.access.at_delivery {
+            return Ok(());
+        } else {
+            self.decide_session(index, Deed::Subscribe { qos: qos as u8 }, inner)
+        };
+        match decision {
             Decision::Later => {
                 // More filters than are asked about.
                 self.counters.subscriptions_denied += 1;
@@ -57,6 +64,64 @@ impl Shard {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a message may be sent to a client that has a mountpoint, or a grant. A share group
+    /// asks a member to which it may not only when no other has room.
+    #[inline(never)]
+    pub(super) fn may_be_sent(
+        &mut self,
+        index: u32,
+        message: &MessageRef<'_>,
+        of_share: bool,
+    ) -> bool {
+        let Some(session) = self.sessions.get(index) else { return false };
+        let Some(own) = session.unmounted(message.topic) else {
+            // No topic of this client's, whatever its filter matches.
+            self.count_drops(DropReason::ShareFull, u64::from(of_share));
+            return false;
+        };
+        if !self.settings.access.at_delivery || Mutant::DeniedDelivered.is_on() {
+            return true;
+        }
+        let deed = Deed::Subscribe { qos: message.qos as u8 };
+        if self.decide_session(index, deed, own) == Decision::Allow {
+            return true;
+        }
+        self.drop_message(index, message, DropReason::ReadDenied);
+        false
+    }
+
+    /// Whether a client may subscribe to what the server says of itself, as far as rules do not
+    /// decide it.
+    fn may_see_sys(&self, index: u32, filter: &str) -> bool {
+        let Some(session) = self.sessions.get(index) else { return false };
+        if !topic::is_servers_own(filter) || !session.mountpoint().is_empty() {
+            return true;
+        }
+        let decided = |grant: &Grant| grant.superuser || grant.rules.is_some();
+        if self.settings.sys_for_all
+            || self.settings.access.authorizes
+            || session.grant().is_some_and(decided)
+        {
+            return true;
+        }
+        let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
+        connection.is_some_and(|connection| match connection.peer {
+            Peer::Tcp(ip, _) => ip.is_loopback(),
+            Peer::Unix => true,
+        })
+    }
+
+    /// The same, where nothing is remembered or counted: whether it could be.
+    pub(super) fn could_be_sent(&self, session: &Session, topic: &str) -> bool {
+        let Some(own) = session.unmounted(topic) else { return false };
+        let access = &self.settings.access;
+        let Some(grant) = session.grant().filter(|_| access.at_delivery) else { return true };
+        let listener = self.listener_name(grant.listener);
+        let who = Who { client_id: &session.client_id, grant, listener };
+        let (ruled, _) = access.explain(&who, Deed::Subscribe { qos: 0 }, own, |_| None);
+        access.allows(grant, ruled).unwrap_or(false)
     }
 
     pub(super) fn decide_session(&mut self, index: u32, deed: Deed, topic: &str) -> Decision {

@@ -277,7 +277,7 @@ impl Shard {
         terms: &Terms<'_>,
     ) -> Result<(), NotTaken> {
         let Some(session) = self.sessions.get(index) else { return Err(NotTaken::Gone) };
-        if session.unmounted(message.topic).is_none() {
+        if session.extras.is_some() && !self.could_be_sent(session, message.topic) {
             return Err(NotTaken::TooLarge);
         }
         let qos = message.qos.min(terms.qos);

@@ -5,7 +5,8 @@ use super::Shard;
 use super::close::Cause;
 use super::permission::inner;
 use crate::access::cache::Cache;
-use crate::access::{Decision, Deed};
+use crate::access::logins::Logins;
+use crate::access::{Decision, Deed, Grant};
 use crate::config::OnUserChanged;
 use crate::limits::cost;
 use crate::mutant::Mutant;
@@ -41,6 +42,9 @@ impl Shard {
         if !(same && Mutant::DecisionsKept.is_on()) {
             self.access.permissions.cache = fresh;
         }
+        if !Mutant::LoginsKept.is_on() {
+            self.access.logins = Logins::new(self.settings.access.cache_logins);
+        }
         self.ask_again();
         let users = !self.settings.access.methods.is_empty();
         if (restricts || users) && !Mutant::ReloadNotApplied.is_on() {
@@ -68,7 +72,10 @@ impl Shard {
         let index = revoking.session;
         let lives = self.sessions.get(index).is_some_and(|session| !session.is_ending());
         let gone = !lives || revoking.left.is_none() && self.revokes_user(index);
-        if gone || !self.settings.restricts {
+        if !gone && self.settings.restricts && self.settings.access.at_delivery {
+            self.know_for_delivery(index);
+        }
+        if gone || !self.settings.restricts || self.settings.access.at_delivery {
             *revoking = Revoking::at(index + 1);
             return;
         }
@@ -99,6 +106,18 @@ impl Shard {
         }
         if revoking.shares.is_empty() {
             *revoking = Revoking::at(index + 1);
+        }
+    }
+
+    /// A client that came while everybody might do everything is known from now on, so that what it
+    /// is sent is looked at.
+    fn know_for_delivery(&mut self, index: u32) {
+        if self.sessions.get(index).is_some_and(|session| session.grant().is_none()) {
+            let grant = Grant { serial: self.access.admissions.serial(), ..Grant::named(None) };
+            if let Some(session) = self.sessions.get_mut(index) {
+                self.memory.tally.names += grant.size();
+                session.extras().grant = Some(Box::new(grant));
+            }
         }
     }
 

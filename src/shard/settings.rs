@@ -2,7 +2,7 @@
 //! nothing optional.
 
 use crate::access::Access;
-use crate::config::{Config, Get, SharedStrategy};
+use crate::config::{Config, Get, SharedStrategy, SysVisible};
 use crate::limits::{ADMISSIONS, Budget};
 use crate::overload::Policy;
 use crate::session::NEVER;
@@ -87,6 +87,8 @@ pub struct Settings {
     pub spans: Option<f64>,
     /// Milliseconds between `$SYS` updates; 0 for none.
     pub sys_interval: u64,
+    /// Everybody may subscribe to `$SYS` topics where no rule says anything.
+    pub sys_for_all: bool,
     /// Most connections of the whole broker.
     pub max_connections: u64,
     /// Lines about clients that connect, disconnect or are refused are logged.
@@ -187,6 +189,7 @@ impl Settings {
             events: config.telemetry.bits(),
             spans: config.telemetry.otlp.share(),
             sys_interval: millis(config.sys.interval.get()),
+            sys_for_all: config.sys.visible == SysVisible::All,
             max_connections: config.runtime.max_connections.get().map_or(u64::MAX, u64::from),
             log_connections: config.log.connections,
             before_connect: config.limits.before_connect.get(),

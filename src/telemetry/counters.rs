@@ -116,11 +116,13 @@ counters! {
         refused_banned reason = "banned";
     }
     "ringmq_authentications_total" Counter "clients"
-        "What the methods of access.authentication said; unknown: the next one was asked." {
+        "What the methods of access.authentication said; unknown: the next one was asked; \
+         remembered: the client had shown the same lately." {
         password_accepted method = "password_file", result = "accepted";
         password_refused method = "password_file", result = "refused";
         password_unknown method = "password_file", result = "unknown";
         password_failed method = "password_file", result = "failed";
+        password_remembered method = "password_file", result = "remembered";
         jwt_accepted method = "jwt", result = "accepted";
         jwt_refused method = "jwt", result = "refused";
         jwt_unknown method = "jwt", result = "unknown";
@@ -129,6 +131,7 @@ counters! {
         http_refused method = "http", result = "refused";
         http_unknown method = "http", result = "unknown";
         http_failed method = "http", result = "failed";
+        http_remembered method = "http", result = "remembered";
         scram_accepted method = "scram", result = "accepted";
         scram_refused method = "scram", result = "refused";
         scram_unknown method = "scram", result = "unknown";
@@ -141,10 +144,12 @@ counters! {
         redis_refused method = "redis", result = "refused";
         redis_unknown method = "redis", result = "unknown";
         redis_failed method = "redis", result = "failed";
+        redis_remembered method = "redis", result = "remembered";
         postgres_accepted method = "postgres", result = "accepted";
         postgres_refused method = "postgres", result = "refused";
         postgres_unknown method = "postgres", result = "unknown";
         postgres_failed method = "postgres", result = "failed";
+        postgres_remembered method = "postgres", result = "remembered";
     }
     "ringmq_authentications_waiting" Gauge "connections"
         "Clients whose password or token is being looked at." { proving; }
@@ -313,6 +318,7 @@ counters! {
         dropped_payload_format reason = "payload_format";
         dropped_memory reason = "memory";
         dropped_overload reason = "overload";
+        dropped_read_denied reason = "read_denied";
         dropped_rate reason = "rate";
         dropped_storage reason = "storage";
         dropped_unreadable reason = "unreadable";

@@ -4,12 +4,14 @@
 
 use crate::input::Input;
 use ringmq::access::chain::{Proof, Verdict};
+use ringmq::access::database::Columns;
 use ringmq::access::http::{HttpService, Purpose};
 use ringmq::access::jwt::Jwt;
 use ringmq::access::keys::KeySet;
 use ringmq::access::password::PasswordFile;
 use ringmq::access::rule::RuleSet;
 use ringmq::access::scram::ScramFile;
+use ringmq::access::stored_rules::{MOST_RULES, StoredRules};
 use ringmq::access::{Deed, Grant, Who, acl_file, claims};
 use ringmq::config::{self, Sources, convert};
 use ringmq::ids::Peer;
@@ -73,6 +75,7 @@ fn proof(text: &str) -> Proof {
         peer: Peer::Unix,
         listener: "main".into(),
         identity: None,
+        attributes: Box::default(),
     }
 }
 
@@ -109,8 +112,28 @@ fn answer(text: &str) {
         }
         _ = of(Purpose::Authorization).judge_deed(status, text.as_bytes());
     }
+    stored(text);
     if let Ok(value) = serde_json::from_str(text) {
         _ = claims::rules(&value).map(|rules| same(&rules));
+    }
+}
+
+/// A database's answer: each line is a topic and what may be done with it, or a row of columns.
+fn stored(text: &str) {
+    let pair = |line: &str| {
+        let (name, value) = line.split_once('=')?;
+        Some((name.to_owned(), (value != "null").then(|| value.to_owned())))
+    };
+    let hash: Columns = text.lines().filter_map(pair).collect();
+    let row = |line: &str| line.split(';').filter_map(pair).collect::<Columns>();
+    let rows: Vec<Columns> = text.lines().map(row).collect();
+    let section = config::RedisRules::default();
+    let redis = StoredRules::redis(&section, None).expect("the default");
+    let section = config::PostgresRules::default();
+    let postgres = StoredRules::postgres(&section, None).expect("the default");
+    for set in [redis.rules(vec![hash]), postgres.rules(rows)].into_iter().flatten() {
+        assert!(set.len() <= MOST_RULES);
+        same(&set);
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::output;
 use crate::support::broker::{program, run};
-use crate::support::{Broker, eventually, unique};
+use crate::support::{Broker, Client, Connect, Publish, Subscribe, V5, eventually, unique};
 
 /// A directory that is gone with the test.
 pub struct Directory(PathBuf);
@@ -231,7 +231,6 @@ fn a_flood_of_wrong_passwords_disturbs_nobody() {
     output(program().args(["passwd", "-b", "apple", "-I", "20000", &users, "ann"]));
     let chain = format!("access.authentication=[{{password_file: {{path: {users}}}}}]");
     let broker = Broker::start(&[&chain]);
-    use crate::support::{Client, Connect, Publish, V5};
     let connect =
         |name: &str, password| Connect::new(V5, unique(name)).login(Some("ann"), Some(password));
     let mut steady = connect("steady", "apple").open(&broker);
@@ -257,4 +256,28 @@ fn a_flood_of_wrong_passwords_disturbs_nobody() {
         // Refused, told to come back, or not looked at in time.
         assert!([0x86, 0x88, 0x89].contains(&code), "{code:x}");
     }
+}
+
+/// They tell of other clients. Where no rule says anything, only clients of this host get them.
+#[test]
+fn what_the_server_says_of_itself_is_for_clients_of_its_host() {
+    let open = "listeners.0.allow_anonymous=true";
+    let settings = ["listeners.0.proxy_protocol=v1", "trusted_proxies=[127.0.0.1]", open];
+    let behind = |more: &[&str]| Broker::start(&[&settings[..], more].concat());
+    let from = |broker: &Broker, address: &str, filter: &str| {
+        let mut client = Client::raw(broker, V5);
+        client.send(format!("PROXY TCP4 {address} 192.0.2.1 51000 1883\r\n").as_bytes());
+        client.send(&Connect::new(V5, unique("sys")).encode());
+        assert_eq!(client.connack().code, 0);
+        client.subscribe(Subscribe::to(filter, 0))[0]
+    };
+    let broker = behind(&[]);
+    for filter in ["$SYS/#", "$SYS/broker/uptime", "$share/g/$SYS/broker/events/+/+"] {
+        assert_eq!(from(&broker, "203.0.113.7", filter), 0x87, "{filter}");
+        assert_eq!(from(&broker, "127.0.0.7", filter), 0, "{filter}");
+    }
+    assert_eq!(from(&broker, "203.0.113.7", "#"), 0, "a wildcard never matches them");
+    assert_eq!(from(&behind(&["sys.visible=all"]), "203.0.113.7", "$SYS/#"), 0);
+    let rules = "access.authorization=[{rules: {list: [{allow: subscribe, topics: ['$SYS/#']}]}}]";
+    assert_eq!(from(&behind(&[rules]), "203.0.113.7", "$SYS/#"), 0);
 }

@@ -131,6 +131,12 @@ fn a_rate_parks_drops_or_disconnects() {
     let dropped = labelled(&broker, "ringmq_messages_dropped_total{", "reason=\"rate\"");
     assert!(dropped >= 5, "{dropped}");
 
+    // MQTT 3 has no such answer: the client is not read for a while.
+    let mut old = Connect::new(V311, unique("old")).open(&broker);
+    let began = Instant::now();
+    (0..25).for_each(|_| old.publish(&Publish::new("t", 1, "x")));
+    assert!(began.elapsed() >= Duration::from_millis(1300), "{:?}", began.elapsed());
+
     let settings = ["limits.client.bytes_per_second=1KiB", "limits.client.on_exceed=disconnect"];
     let broker = start(&settings);
     let mut client = v5("end").open(&broker);
@@ -197,15 +203,43 @@ fn a_queue_is_as_long_as_its_client_may_have_it() {
 
 #[test]
 fn retained_messages_are_limited_for_all() {
-    let broker = start(&["retained.max_messages=1", "sys.interval=off"]);
-    let mut client = v5("r").open(&broker);
-    for topic in ["a", "b"] {
-        client.publish(&Publish { retain: true, ..Publish::new(topic, 1, "x") });
+    for limit in ["retained.max_messages=1", "retained.max_bytes=400"] {
+        let broker = start(&[limit, "sys.interval=off"]);
+        let mut client = v5("r").open(&broker);
+        client.granted("#", 1);
+        // The second one is delivered, and not kept.
+        for topic in ["a", "b"] {
+            let message = Publish::new(topic, 1, "x".repeat(200));
+            client.publish(&Publish { retain: true, ..message });
+            assert_eq!(client.message().topic, topic, "{limit}");
+        }
+        let dropped = "reason=\"retained_limit\"";
+        eventually("it is counted", || {
+            labelled(&broker, "ringmq_messages_dropped_total{", dropped) == 1
+        });
+        let mut late = v5("late").open(&broker);
+        late.granted("#", 1);
+        assert_eq!(late.message().topic, "a", "{limit}");
+        late.ping();
+        assert!(late.stashed().is_none(), "{limit}");
     }
-    client.ping();
-    eventually("the second one is dropped", || {
-        labelled(&broker, "ringmq_messages_dropped_total{", "reason=\"retained_limit\"") == 1
+}
+
+/// A client that is connected and does not acknowledge: its queue is as long as it may be, and the
+/// oldest messages go.
+#[test]
+fn what_waits_for_a_client_that_does_not_acknowledge_is_bounded() {
+    let broker = start(&["mqtt.pending={max_messages: 5}", "mqtt.max_inflight=2"]);
+    let topic = unique("q");
+    let mut sub = v5("silent").open(&broker);
+    sub.granted(&topic, 1);
+    let mut publisher = v5("p").open(&broker);
+    (0..20).for_each(|n| publisher.publish(&Publish::new(&topic, 1, n.to_string())));
+    eventually("it is counted", || {
+        labelled(&broker, "ringmq_messages_dropped_total{", "reason=\"queue_full\"") == 13
     });
+    let got: Vec<String> = (0..7).map(|_| sub.message().text()).collect();
+    assert_eq!(got, ["0", "1", "15", "16", "17", "18", "19"]);
 }
 
 #[test]
@@ -214,9 +248,12 @@ fn who_connects_too_often_is_banned_for_a_while() {
     let connect = v5("flapper");
     (0..3).for_each(|_| connect.open(&broker).disconnect());
     connect.refused(&broker, BANNED);
+    let old = Connect::new(V311, unique("old-flapper"));
+    (0..3).for_each(|_| old.open(&broker).disconnect());
+    old.refused(&broker, 5);
     v5("other").open(&broker).ping();
-    assert_eq!(refusals(&broker, "banned"), 1);
-    assert_eq!(figure(&broker, "ringmq_bans_total{"), 1);
+    assert_eq!(refusals(&broker, "banned"), 2);
+    assert_eq!(figure(&broker, "ringmq_bans_total{"), 2);
     assert!(broker.log().contains("banned (bans)"), "{}", broker.log());
     eventually("the ban is over", || {
         let mut client = Client::raw(&broker, V5);

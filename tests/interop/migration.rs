@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::access::{Directory, Service, login, publish};
 use crate::output;
 use crate::support::broker::run;
-use crate::support::{Broker, unique};
+use crate::support::{Broker, Connect, Publish, V5, unique};
 
 /// The n-th block of code below a heading of the README.
 fn block(heading: &str, number: usize) -> String {
@@ -23,7 +23,9 @@ fn coming_from_mosquitto() {
     let directory = Directory::new();
     let (users, rules) = (directory.file("passwd"), directory.file("acl"));
     output(Command::new("mosquitto_passwd").args(["-c", "-b", &users, "ann", "apple"]));
-    fs::write(&rules, "user ann\ntopic plant/#\n").expect("a file");
+    output(Command::new("mosquitto_passwd").args(["-b", &users, "bob", "pear"]));
+    let lines = "user ann\ntopic plant/#\n\nuser bob\ntopic shed/#\n";
+    fs::write(&rules, lines).expect("a file");
     // What the README shows, with the files of this test.
     let shown = block("### From mosquitto", 0);
     let theirs = shown.replace("/etc/mosquitto/passwd", &users);
@@ -50,6 +52,15 @@ fn coming_from_mosquitto() {
     assert!(publish(&broker, &login("ann", "apple", "else")).1.contains("RC:135"));
     assert_ne!(publish(&broker, &login("ann", "pear", "plant/1")).0, 0);
     assert_ne!(publish(&broker, &["-t", "plant/1", "-m", "x"]).0, 0, "nobody is anonymous");
+    // Everybody may subscribe to everything, and gets what the rules allow.
+    let login = |user, password| {
+        Connect::new(V5, unique(user)).login(Some(user), Some(password)).open(&broker)
+    };
+    let (mut ann, mut bob) = (login("ann", "apple"), login("bob", "pear"));
+    ann.granted("#", 1);
+    bob.publish(&Publish::new("shed/1", 1, "hers it is not"));
+    ann.publish(&Publish::new("plant/1", 1, "hers"));
+    ann.expect("hers");
 }
 
 #[test]
@@ -67,4 +78,9 @@ fn coming_from_emqx() {
     let (code, text) = publish(&broker, &login("ann", "apple", "dev/ann/state"));
     assert!(code == 0 && text.contains("RC:16"), "{text}");
     assert!(publish(&broker, &login("ann", "apple", "dev/bob/state")).1.contains("RC:135"));
+    // The elements that may stand there besides.
+    let more = directory.file(&unique("more"));
+    fs::write(&more, block("### From EMQX", 1)).expect("a file");
+    let checked = run(&["--test-config", "-c", &more]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
 }

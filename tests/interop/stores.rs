@@ -1,5 +1,5 @@
-//! Users who are in Redis and in PostgreSQL, as EMQX's users have them: Debian's servers, which are
-//! stopped, started, slow and wrong while the broker runs.
+//! Users and rules that are in Redis and in PostgreSQL, as EMQX's users have them: Debian's
+//! servers, which are stopped, started, slow and wrong while the broker runs.
 
 use std::fs;
 use std::net::TcpListener;
@@ -8,8 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::access::{Directory, login, publish};
+use crate::limits::{labelled, start};
 use crate::output;
-use crate::support::{Broker, eventually};
+use crate::support::broker::run;
+use crate::support::{Broker, Client, Connect, Publish, Subscribe, V5, eventually, unique};
 
 fn free_port() -> u16 {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
@@ -184,4 +186,196 @@ fn users_in_postgres() {
     assert_eq!(outcome(&broker, "ann", "secret"), "unavailable");
     let _server = postgres(&directory, port);
     eventually("its users are known again", || outcome(&broker, "ann", "secret") == "let in");
+}
+
+/// A client of this user, without a password.
+fn client(broker: &Broker, user: &str) -> Client {
+    Connect::new(V5, unique("c")).login(Some(user), None).open(broker)
+}
+
+/// What becomes of a message of QoS 1 of a client that has just come.
+fn sends(broker: &Broker, user: &str, topic: &str) -> &'static str {
+    let code = client(broker, user).publish_code(&Publish::new(topic, 1, "x"));
+    if code == 0x87 { "denied" } else { "allowed" }
+}
+
+/// The SUBACK code.
+fn asks(broker: &Broker, user: &str, filter: &str) -> u8 {
+    client(broker, user).subscribe(Subscribe::to(filter, 1))[0]
+}
+
+/// What `ringmq access test` says, asking the database itself.
+fn told(rules: &str, deed: &str, topic: &str) -> String {
+    let set = ["access", "test", "--set", rules, "--client", "c1", "--user", "ann", deed, topic];
+    run(&set).stdout.trim_end().to_owned()
+}
+
+fn failed(broker: &Broker) -> u64 {
+    labelled(broker, "ringmq_authorization_answers_total{", "result=\"failed\"")
+}
+
+#[test]
+fn rules_in_redis() {
+    let (directory, port) = (Directory::new(), free_port());
+    let mut server = Some(redis(port, &directory));
+    let set = |words: &[&str]| _ = cli(port, words);
+    let json = r#"{"action": "publish", "qos": [1], "retain": false}"#;
+    let ann = ["HSET", "mqtt_acl:ann", "dev/${username}/#", "publish", "read/#", "subscribe"];
+    let filled = || {
+        set(&ann);
+        set(&["HSET", "mqtt_acl:ann", "json", json]);
+    };
+    filled();
+    let of = |more: &str| {
+        let redis = format!("{{redis: {{server: '127.0.0.1:{port}', timeout: 500ms{more}}}}}");
+        format!(
+            "access.authorization=[{redis}, {{rules: {{list: [{{allow: all, topics: [n]}}]}}}}]"
+        )
+    };
+    let rules = of("");
+    let broker = start(&[&rules, "access.cache.ttl=0"]);
+    for (user, topic, expected) in [
+        ("ann", "dev/ann/1", "allowed"),
+        ("ann", "dev/bob/1", "denied"),
+        ("ann", "read/1", "denied"),
+        ("ann", "json", "allowed"),
+        ("bob", "dev/bob/1", "denied"),
+        ("bob", "n", "allowed"),
+    ] {
+        assert_eq!(sends(&broker, user, topic), expected, "{user} {topic}");
+    }
+    assert_eq!((asks(&broker, "ann", "read/+"), asks(&broker, "ann", "dev/ann/#")), (1, 0x87));
+    // A will is a message.
+    let will = |topic: &str| {
+        let connect = Connect::new(V5, unique("w")).login(Some("ann"), None);
+        let connect = connect.will(Publish::new(topic, 1, "gone"));
+        let mut client = Client::raw(&broker, V5);
+        client.send(&connect.encode());
+        client.connack().code
+    };
+    assert_eq!((will("dev/ann/w"), will("dev/bob/w")), (0, 0x87));
+    let by = told(&rules, "subscribe", "read/1");
+    let rule = by.starts_with("allowed by rule ");
+    assert!(rule && by.ends_with(" of access.authorization.0.redis"), "{by}");
+    assert_eq!(told(&rules, "publish", "read/1"), "denied: no rule matches");
+    // Changed while running.
+    set(&["HSET", "mqtt_acl:bob", "dev/bob/#", "all"]);
+    assert_eq!(sends(&broker, "bob", "dev/bob/1"), "allowed");
+    // What cannot be read, and what is no hash at all, allows nothing, not even what is behind.
+    set(&["HSET", "mqtt_acl:odd", "a", "3"]);
+    set(&["SET", "mqtt_acl:text", "x"]);
+    assert_eq!((sends(&broker, "odd", "n"), sends(&broker, "text", "n")), ("denied", "denied"));
+    assert_eq!(failed(&broker), 2);
+    let reasons = ["neither an action nor a JSON object", "WRONGTYPE"];
+    eventually("the log says why", || reasons.iter().any(|why| broker.log().contains(why)));
+    // Slow; down; and there again.
+    set(&["CLIENT", "PAUSE", "1500", "ALL"]);
+    assert_eq!(sends(&broker, "ann", "dev/ann/1"), "denied");
+    eventually("it goes on", || sends(&broker, "ann", "dev/ann/1") == "allowed");
+    drop(server.take());
+    assert_eq!(sends(&broker, "ann", "dev/ann/1"), "denied");
+    assert_eq!(told(&rules, "publish", "n").split(": ").next(), Some("denied"));
+    let lenient = start(&[&of(", on_failure: ignore")]);
+    assert_eq!(sends(&lenient, "ann", "n"), "allowed", "the next source is asked");
+    let _server = redis(port, &directory);
+    filled();
+    eventually("its rules hold again", || sends(&broker, "ann", "dev/ann/1") == "allowed");
+}
+
+/// How often Redis was asked for a hash.
+fn asked(port: u16) -> u64 {
+    let stats = cli(port, &["INFO", "commandstats"]);
+    let calls = stats.split_once("cmdstat_hgetall:calls=");
+    calls.map_or(0, |(_, rest)| rest.split(',').next().and_then(|n| n.parse().ok()).unwrap_or(0))
+}
+
+#[test]
+fn what_a_database_said_is_remembered_for_each_client_and_topic() {
+    let (directory, port) = (Directory::new(), free_port());
+    let _server = redis(port, &directory);
+    cli(port, &["HSET", "mqtt_acl:ann", "a/#", "all"]);
+    let rules = format!("access.authorization=[{{redis: {{server: '127.0.0.1:{port}'}}}}]");
+    let broker = start(&[&rules, "access.cache.ttl=1h"]);
+    let mut ann = client(&broker, "ann");
+    (0..50).for_each(|_| ann.publish(&Publish::new("a/1", 1, "x")));
+    assert_eq!(asked(port), 1);
+    ann.publish(&Publish::new("a/2", 1, "x"));
+    assert_eq!(asked(port), 2);
+    // The filters of one SUBSCRIBE are asked about together.
+    let filters: Vec<String> = (0..16).map(|n| format!("a/f/{n}")).collect();
+    let first = Subscribe::to(&filters[0], 0);
+    let subscribe = filters[1..].iter().fold(first, |all, filter| all.and(filter, 0));
+    assert_eq!(ann.subscribe(subscribe), vec![0; 16]);
+    assert_eq!(asked(port), 3);
+    let remembered = labelled(&broker, "ringmq_authorizations_total{", "result=\"remembered\"");
+    assert!(remembered >= 49, "{remembered}");
+}
+
+#[test]
+fn rules_in_postgres() {
+    let (directory, port) = (Directory::new(), free_port());
+    let mut server = Some(postgres(&directory, port));
+    let sql = |text: &str| psql(port, text).expect("it is SQL");
+    // As EMQX's manual has it, with columns of types that are no texts.
+    sql("CREATE TYPE action AS ENUM ('publish', 'subscribe', 'all')");
+    sql("CREATE TYPE permission AS ENUM ('allow', 'deny')");
+    sql("CREATE TABLE mqtt_acl (id serial PRIMARY KEY, ipaddress inet, username varchar(255), \
+         action action, permission permission, topic varchar(255), qos integer[], \
+         retain smallint)");
+    let rule = |user: &str, action: &str, permission: &str, topic: &str, more: &str| {
+        sql(&format!(
+            "INSERT INTO mqtt_acl (ipaddress, username, action, permission, topic, qos, retain) \
+             VALUES ('127.0.0.1', '{user}', '{action}', '{permission}', '{topic}', {more})"
+        ))
+    };
+    rule("ann", "all", "deny", "dev/${username}/secret", "NULL, NULL");
+    rule("ann", "publish", "allow", "dev/${username}/#", "NULL, NULL");
+    rule("ann", "subscribe", "allow", "eq read/+", "NULL, NULL");
+    rule("ann", "publish", "allow", "levels", "'{1,2}', 0");
+    rule("ann", "publish", "allow", "kept", "NULL, 1");
+    let url = format!("postgres://mqtt:pw@127.0.0.1:{port}/postgres");
+    let query = "SELECT permission, action, topic, qos, retain FROM mqtt_acl WHERE username = \
+                 ${username} AND ipaddress = ${peerhost} ORDER BY id";
+    let of = |query: &str, more: &str| {
+        let postgres = format!("url: '{url}', query: '{query}', timeout: 500ms{more}");
+        let next = "{rules: {list: [{allow: all, topics: [n]}]}}";
+        format!("access.authorization=[{{postgres: {{{postgres}}}}}, {next}]")
+    };
+    let rules = of(query, "");
+    let broker = start(&[&rules, "access.cache.ttl=0"]);
+    for (user, topic, expected) in [
+        ("ann", "dev/ann/1", "allowed"),
+        ("ann", "dev/ann/secret", "denied"),
+        ("ann", "dev/bob/1", "denied"),
+        ("ann", "levels", "allowed"),
+        ("ann", "kept", "denied"),
+        ("bob", "dev/bob/1", "denied"),
+        ("x' OR 'a'='a", "dev/ann/1", "denied"),
+        ("bob", "n", "allowed"),
+    ] {
+        assert_eq!(sends(&broker, user, topic), expected, "{user} {topic}");
+    }
+    assert_eq!((asks(&broker, "ann", "read/+"), asks(&broker, "ann", "read/a")), (1, 0x87));
+    let here = ["access", "test", "--set", &rules, "--address", "127.0.0.1", "--client", "c1"];
+    let test = run(&[&here[..], &["--user", "ann", "publish", "dev/ann/1"]].concat());
+    assert_eq!(test.stdout, "allowed by rule 2 of access.authorization.0.postgres\n");
+    // Changed while running; wrong in two ways; slow.
+    sql("UPDATE mqtt_acl SET topic = 'else' WHERE topic LIKE '%secret'");
+    assert_eq!(sends(&broker, "ann", "dev/ann/secret"), "allowed");
+    let wrong = start(&[&of("SELECT permission, action, topic FROM nowhere", "")]);
+    assert_eq!(sends(&wrong, "ann", "n"), "denied");
+    eventually("the log says why", || wrong.log().contains("nowhere"));
+    let wrong = start(&[&of("SELECT permission, topic FROM mqtt_acl", "")]);
+    assert_eq!((sends(&wrong, "ann", "n"), failed(&wrong)), ("denied", 1));
+    eventually("the log says why", || wrong.log().contains("a rule has no action"));
+    let slow = start(&[&of("SELECT permission, action, topic, pg_sleep(3) FROM mqtt_acl", "")]);
+    assert_eq!(sends(&slow, "ann", "n"), "denied");
+    drop((wrong, slow));
+    // Down, and there again.
+    drop(server.take());
+    assert_eq!(sends(&broker, "ann", "dev/ann/1"), "denied");
+    let lenient = start(&[&of(query, ", on_failure: ignore")]);
+    assert_eq!(sends(&lenient, "ann", "n"), "allowed", "the next source is asked");
+    let _server = postgres(&directory, port);
+    eventually("its rules hold again", || sends(&broker, "ann", "dev/ann/1") == "allowed");
 }

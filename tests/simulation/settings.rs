@@ -45,6 +45,8 @@ pub fn roomy() -> Settings {
         events: 0,
         spans: None,
         sys_interval: 0,
+        // Some clients come from other addresses, behind PROXY headers.
+        sys_for_all: true,
         max_connections: u64::MAX,
         log_connections: true,
         before_connect: 64 * 1024,

@@ -2,8 +2,9 @@
 //! each service.
 
 use super::Around;
+use crate::access::chain::Proof;
 use crate::access::http::{HttpService, MAX_ANSWER, Request};
-use crate::access::{Said, Verdict};
+use crate::access::{Deed, Said, Verdict};
 use crate::broker::core::time_of_day;
 use crate::broker::questions::Job;
 use crate::client_tls::without_authorities;
@@ -90,13 +91,7 @@ impl Http {
                 let request = service.request_for(&job.question.proof, *deed, topic);
                 let (client, bound) = (client.clone(), Arc::clone(&bound));
                 let service = Arc::clone(&service);
-                tokio::task::spawn(async move {
-                    let Some(request) = request else { return Said::Deny };
-                    match answer(&client, &bound, &service, request).await {
-                        Ok((status, body)) => service.judge_deed(status, &body),
-                        Err(why) => service.silent(why),
-                    }
-                })
+                tokio::task::spawn(async move { said(&client, &bound, &service, request).await })
             });
             let asked: Vec<_> = asked.collect();
             let mut said = Vec::with_capacity(asked.len());
@@ -105,6 +100,33 @@ impl Http {
             }
             around.said(job, said);
         });
+    }
+}
+
+impl Http {
+    /// What the service says of one deed.
+    pub(super) async fn ask_once(
+        &mut self,
+        service: &Arc<HttpService>,
+        proof: &Proof,
+        (deed, topic): (Deed, Box<str>),
+    ) -> Said {
+        let (client, bound) = self.of(service);
+        said(&client, &bound, service, service.request_for(proof, deed, &topic)).await
+    }
+}
+
+/// What a service says of a deed.
+async fn said(
+    client: &HttpClient,
+    bound: &Semaphore,
+    service: &HttpService,
+    request: Option<Request>,
+) -> Said {
+    let Some(request) = request else { return Said::Deny };
+    match answer(client, bound, service, request).await {
+        Ok((status, body)) => service.judge_deed(status, &body),
+        Err(why) => service.silent(why),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The thread that asks services for the shards: HTTP, key sets, Redis, PostgreSQL. One event loop,
+//! The thread that asks services for the shards: HTTP, key sets, Redis and PostgreSQL (users and
+//! rules). One event loop,
 //! which owns connections and key sets; every wait has a bound, and every question an answer.
 
 mod http;
@@ -11,8 +12,10 @@ mod stores;
 
 use super::core::CoreCommand;
 use super::questions::{Home, Job, Reply, reply};
+use crate::access::chain::Proof;
 use crate::access::keys::KeySet;
-use crate::access::{Finding, Method, Said, Verdict};
+use crate::access::stored_rules::Judged;
+use crate::access::{Access, Deed, Finding, Method, RuleServiceKind, Said, Verdict};
 use crate::client_tls::{Authorities, client_config};
 use crate::limits::ADMISSIONS;
 use crossbeam_channel::{Receiver, Sender};
@@ -118,8 +121,11 @@ async fn serve(mut events: mpsc::UnboundedReceiver<Event>, around: Around, most:
         };
         let access = Arc::clone(&job.question.access);
         if !job.question.deeds.is_empty() {
-            match access.service(job.question.method) {
-                Some(service) => http.ask_about_deeds(service, job, &around),
+            match access.service(job.question.method).map(|service| &service.kind) {
+                Some(RuleServiceKind::Http(service)) => {
+                    http.ask_about_deeds(service, job, &around);
+                }
+                Some(RuleServiceKind::Stored(rules)) => stores.ask(&rules.database, job, &around),
                 None => around.said(job, Vec::new()),
             }
             continue;
@@ -133,11 +139,36 @@ async fn serve(mut events: mpsc::UnboundedReceiver<Event>, around: Around, most:
         match access.methods.get(job.question.method) {
             Some(Method::Http(service)) => http.ask(service, job, &around),
             Some(Method::Jwt(jwt)) => key_sets.ask(jwt, job, &mut http, &around),
-            Some(Method::Redis(users) | Method::Postgres(users)) => stores.ask(users, job, &around),
+            Some(Method::Redis(users) | Method::Postgres(users)) => {
+                stores.ask(&users.database, job, &around);
+            }
             // Not asked of a service.
             _ => around.verdict(job, Verdict::Unknown),
         }
     }
+}
+
+/// What the service of rules at a position says of one deed, and by which of its rules; asked at
+/// once, over a connection of its own: for the command line.
+///
+/// # Errors
+/// When there is no such service, or the host cannot ask.
+pub fn ask_once(
+    access: &Access,
+    at: usize,
+    proof: &Proof,
+    deed: (Deed, Box<str>),
+) -> std::io::Result<Judged> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let service = access.service(at).ok_or(std::io::ErrorKind::NotFound)?;
+    Ok(runtime.block_on(async {
+        match &service.kind {
+            RuleServiceKind::Http(service) => {
+                (Http::default().ask_once(service, proof, deed).await, None)
+            }
+            RuleServiceKind::Stored(rules) => stores::ask_once(rules, proof, &deed).await,
+        }
+    }))
 }
 
 /// How TLS to a service is spoken: with these authorities, or the host's.

@@ -1,7 +1,7 @@
-//! Users in Redis: one hash each.
+//! Users and rules in Redis: one hash each.
 
 use super::stores::Fault;
-use crate::access::lookup::{Lookup, Row};
+use crate::access::database::{Columns, Database};
 use redis::aio::MultiplexedConnection;
 use redis::{Client, RedisError, TlsCertificates, Value};
 
@@ -10,9 +10,9 @@ pub(super) struct Link(MultiplexedConnection);
 
 impl Link {
     /// Connects.
-    pub(super) async fn open(users: &Lookup) -> Result<Link, Fault> {
-        let url = &*users.url;
-        let client = match &users.ca {
+    pub(super) async fn open(database: &Database) -> Result<Link, Fault> {
+        let url = &*database.url;
+        let client = match &database.ca {
             None => Client::open(url),
             Some(ca) => {
                 let root_cert = Some(ca.as_bytes().to_vec());
@@ -24,19 +24,15 @@ impl Link {
         client.get_multiplexed_async_connection().await.map(Link).map_err(broken)
     }
 
-    /// The columns of a user: `words` are the command.
-    pub(super) async fn ask(
-        &mut self,
-        _users: &Lookup,
-        words: &[String],
-    ) -> Result<Option<Row>, Fault> {
+    /// The fields of a hash: `words` are the command. One row, or none where there is no value.
+    pub(super) async fn ask(&mut self, words: &[String]) -> Result<Vec<Columns>, Fault> {
         let mut command = redis::Cmd::new();
         for word in words {
             command.arg(word);
         }
         let answer: Result<Value, RedisError> = command.query_async(&mut self.0).await;
         match answer {
-            Ok(value) => row(words, &value),
+            Ok(value) => Ok(row(words, &value).into_iter().collect()),
             Err(error) if error.is_io_error() || error.is_unrecoverable_error() => {
                 Err(Fault::Broken(error.to_string()))
             }
@@ -45,26 +41,23 @@ impl Link {
     }
 }
 
-fn row(words: &[String], value: &Value) -> Result<Option<Row>, Fault> {
-    let fields = words.get(2..).unwrap_or_default().iter().map(String::as_str);
-    let row = match value {
-        Value::Nil => return Ok(None),
+fn row(words: &[String], value: &Value) -> Option<Columns> {
+    let fields = words.get(2..).unwrap_or_default().iter().cloned();
+    match value {
+        Value::Nil => None,
         // HGETALL has the names in its answer: behind one another, or as a map.
         Value::Array(list) if fields.len() == 0 => {
-            named(list.chunks_exact(2).filter_map(|pair| Some((pair.first()?, pair.get(1)?))))
+            Some(named(list.chunks_exact(2).filter_map(|pair| Some((pair.first()?, pair.get(1)?)))))
         }
-        Value::Map(pairs) => named(pairs.iter().map(|(name, value)| (name, value))),
-        Value::Array(list) => Row::of(fields.zip(list.iter().map(text))),
-        single => Row::of(fields.zip([text(single)])),
-    };
-    Ok(Some(row))
+        Value::Map(pairs) => Some(named(pairs.iter().map(|(name, value)| (name, value)))),
+        Value::Array(list) => Some(fields.zip(list.iter().map(text)).collect()),
+        single => Some(fields.zip([text(single)]).collect()),
+    }
 }
 
-/// A row of columns with their names.
-fn named<'a>(pairs: impl Iterator<Item = (&'a Value, &'a Value)>) -> Row {
-    let pairs = pairs.filter_map(|(name, value)| Some((text(name)?, text(value))));
-    let pairs: Vec<(String, Option<String>)> = pairs.collect();
-    Row::of(pairs.iter().map(|(name, value)| (name.as_str(), value.clone())))
+/// Columns with their names.
+fn named<'a>(pairs: impl Iterator<Item = (&'a Value, &'a Value)>) -> Columns {
+    pairs.filter_map(|(name, value)| Some((text(name)?, text(value)))).collect()
 }
 
 fn text(value: &Value) -> Option<String> {

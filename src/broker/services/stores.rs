@@ -1,10 +1,14 @@
-//! Stores of users: Redis and PostgreSQL. Each has a few connections; a question waits in the line
-//! of the connection that has the shortest one, and not longer than the store's time.
+//! Databases of users and of rules: Redis and PostgreSQL. Each has a few connections; a question
+//! waits in the line of the connection that has the shortest one, and not longer than the
+//! database's time.
 
 use super::Around;
-use crate::access::Finding;
 use crate::access::chain::Proof;
-use crate::access::lookup::{Ask, Lookup, Row};
+use crate::access::database::{Ask, Columns, Database};
+use crate::access::lookup::Row;
+use crate::access::rule::RuleSet;
+use crate::access::stored_rules::{Judged, MOST_RULES, StoredRules};
+use crate::access::{Deed, Finding, RuleService, RuleServiceKind, Said};
 use crate::broker::questions::Job;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,38 +17,38 @@ use tokio::sync::mpsc;
 
 /// Questions that wait for one connection.
 const LINE: usize = 1024;
-/// Between two lines in the log about a store that cannot be reached, for each connection.
+/// Between two lines in the log about a database that cannot be asked, for each connection.
 const TELL: Duration = Duration::from_secs(10);
 
 /// Why there is no answer.
 pub(super) enum Fault {
     /// The connection is of no use any more.
     Broken(String),
-    /// The store says that it cannot; the connection stays.
+    /// The database says that it cannot; the connection stays.
     #[cfg_attr(not(any(feature = "redis", feature = "postgres")), expect(dead_code))]
     Refused(String),
 }
 
-/// Stores that were asked.
+/// Databases that were asked.
 #[derive(Default)]
 pub(super) struct Stores(HashMap<usize, Store>);
 
 struct Store {
-    users: Arc<Lookup>,
+    database: Arc<Database>,
     lines: Vec<mpsc::Sender<(Job, Instant)>>,
 }
 
 impl Stores {
-    /// Asks for a client's columns.
-    pub(super) fn ask(&mut self, users: &Arc<Lookup>, job: Job, around: &Around) {
+    /// Asks for a client's columns, or its rules.
+    pub(super) fn ask(&mut self, database: &Arc<Database>, job: Job, around: &Around) {
         // A reload makes new ones; connections of the old ones end when their lines are empty.
-        self.0.retain(|_, store| Arc::strong_count(&store.users) > 1 + store.lines.len());
-        let store = self.0.entry(Arc::as_ptr(users) as usize).or_insert_with(|| Store {
-            users: Arc::clone(users),
-            lines: (0..users.pool)
+        self.0.retain(|_, store| Arc::strong_count(&store.database) > 1 + store.lines.len());
+        let store = self.0.entry(Arc::as_ptr(database) as usize).or_insert_with(|| Store {
+            database: Arc::clone(database),
+            lines: (0..database.pool)
                 .map(|_| {
                     let (line, jobs) = mpsc::channel(LINE);
-                    tokio::task::spawn(work(Arc::clone(users), jobs, around.clone()));
+                    tokio::task::spawn(work(Arc::clone(database), jobs, around.clone()));
                     line
                 })
                 .collect(),
@@ -56,62 +60,150 @@ impl Stores {
         };
         if let Some(full) = full {
             let (job, _) = full.into_inner();
-            around.verdict(job, users.failed("too many clients wait for the users' store"));
+            no_answer(database, job, "too many clients wait for the database", around);
         }
     }
 }
 
-/// Asks over one connection, which is made anew when it breaks.
-async fn work(users: Arc<Lookup>, mut jobs: mpsc::Receiver<(Job, Instant)>, around: Around) {
-    let mut link: Option<Link> = None;
-    let mut told: Option<Instant> = None;
+/// The question is answered by what is said of a failure.
+fn no_answer(database: &Database, job: Job, why: &'static str, around: &Around) {
+    if job.question.deeds.is_empty() {
+        around.verdict(job, database.failed(why));
+    } else {
+        let said = vec![database.silent(why); job.question.deeds.len()];
+        around.said(job, said);
+    }
+}
+
+/// A connection, which is made anew when it breaks.
+struct Wire {
+    database: Arc<Database>,
+    link: Option<Link>,
+    /// When a failure was last told.
+    told: Option<Instant>,
+}
+
+/// Answers questions one after the other.
+async fn work(database: Arc<Database>, mut jobs: mpsc::Receiver<(Job, Instant)>, around: Around) {
+    let mut wire = Wire { database, link: None, told: None };
     while let Some((job, since)) = jobs.recv().await {
-        let left = users.timeout.saturating_sub(since.elapsed());
-        let answer = ask(&mut link, &users, &job.question.proof);
-        let why = match tokio::time::timeout(left, answer).await {
-            Ok(Ok(row)) => {
-                around.hand_on(job, Finding::Row(row));
-                continue;
+        let until = since + wire.database.timeout;
+        if job.question.deeds.is_empty() {
+            let words = wire.database.filled(&job.question.proof);
+            match wire.ask(&words, 1, until).await {
+                Ok(rows) => {
+                    let row = rows.into_iter().next().map(Row::of);
+                    around.hand_on(job, Finding::Row(row));
+                }
+                Err(why) => no_answer(&wire.database, job, why, &around),
             }
-            Ok(Err(fault)) => {
-                let (Fault::Broken(error) | Fault::Refused(error)) = &fault;
-                if told.is_none_or(|at| at.elapsed() > TELL) {
-                    told = Some(Instant::now());
-                    tracing::warn!(error, "users cannot be looked up");
-                }
-                match fault {
-                    Fault::Broken(_) => "the users' store cannot be reached",
-                    Fault::Refused(_) => "the users' store refuses to answer",
-                }
+            continue;
+        }
+        let access = Arc::clone(&job.question.access);
+        let service = access.service(job.question.method);
+        let Some(RuleService { kind: RuleServiceKind::Stored(rules), .. }) = service else {
+            no_answer(&wire.database, job, "the rules are not in a database", &around);
+            continue;
+        };
+        match wire.judge(rules, &job.question.proof, &job.question.deeds, until).await {
+            Ok(judged) => around.said(job, judged.into_iter().map(|(said, _)| said).collect()),
+            Err(why) => no_answer(&wire.database, job, why, &around),
+        }
+    }
+}
+
+/// What a database's rules say of one deed, asked over a connection of its own.
+pub(super) async fn ask_once(
+    rules: &StoredRules,
+    proof: &Proof,
+    deed: &(Deed, Box<str>),
+) -> Judged {
+    let database = Arc::clone(&rules.database);
+    let until = Instant::now() + database.timeout;
+    let mut wire = Wire { database, link: None, told: None };
+    match wire.judge(rules, proof, std::slice::from_ref(deed), until).await {
+        Ok(judged) => judged.into_iter().next().unwrap_or((Said::Nothing, None)),
+        Err(why) => (wire.database.silent(why), None),
+    }
+}
+
+impl Wire {
+    /// What a client's rules say of each deed. They are asked for again only where the question
+    /// names the deed.
+    async fn judge(
+        &mut self,
+        rules: &StoredRules,
+        proof: &Proof,
+        deeds: &[(Deed, Box<str>)],
+        until: Instant,
+    ) -> Result<Vec<Judged>, &'static str> {
+        let mut last: Option<(Vec<String>, RuleSet)> = None;
+        let mut judged = Vec::with_capacity(deeds.len());
+        for (deed, topic) in deeds {
+            let words = self.database.filled_for(proof, *deed, topic);
+            if last.as_ref().is_none_or(|(asked, _)| *asked != words) {
+                let rows = self.ask(&words, MOST_RULES + 1, until).await?;
+                let set = rules.rules(rows).inspect_err(|why| self.tell(why))?;
+                last = Some((words, set));
+            }
+            let Some((_, set)) = &last else { continue }; // it has just been put there
+            judged.push(StoredRules::judge(set, proof, *deed, topic));
+        }
+        Ok(judged)
+    }
+
+    /// At most so many rows.
+    async fn ask(
+        &mut self,
+        words: &[String],
+        most: usize,
+        until: Instant,
+    ) -> Result<Vec<Columns>, &'static str> {
+        let left = until.saturating_duration_since(Instant::now());
+        match tokio::time::timeout(left, self.attempt(words, most)).await {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(Fault::Broken(error))) => {
+                self.tell(&error);
+                Err("the database cannot be reached")
+            }
+            Ok(Err(Fault::Refused(error))) => {
+                self.tell(&error);
+                Err("the database refuses to answer")
             }
             Err(_) => {
                 // Its answer, should it come, would be taken for the next one's.
-                link = None;
-                "the users' store does not answer in time"
+                self.link = None;
+                Err("the database does not answer in time")
             }
-        };
-        around.verdict(job, users.failed(why));
-    }
-}
-
-/// Asks, over a new connection when the old one turns out to be broken.
-async fn ask(link: &mut Option<Link>, users: &Lookup, proof: &Proof) -> Result<Option<Row>, Fault> {
-    let words = users.filled(proof);
-    if let Some(old) = link {
-        match old.ask(users, &words).await {
-            Err(Fault::Broken(_)) => *link = None,
-            answered => return answered,
         }
     }
-    let fresh = link.insert(Link::open(users).await?);
-    let answer = fresh.ask(users, &words).await;
-    if let Err(Fault::Broken(_)) = &answer {
-        *link = None;
+
+    /// Asks, over a new connection when the old one turns out to be broken.
+    async fn attempt(&mut self, words: &[String], most: usize) -> Result<Vec<Columns>, Fault> {
+        let Wire { database, link, .. } = self;
+        if let Some(old) = link {
+            match old.ask(database, words, most).await {
+                Err(Fault::Broken(_)) => *link = None,
+                answered => return answered,
+            }
+        }
+        let fresh = link.insert(Link::open(database).await?);
+        let answer = fresh.ask(database, words, most).await;
+        if let Err(Fault::Broken(_)) = &answer {
+            *link = None;
+        }
+        answer
     }
-    answer
+
+    fn tell(&mut self, error: &str) {
+        if self.told.is_none_or(|at| at.elapsed() > TELL) {
+            self.told = Some(Instant::now());
+            tracing::warn!(error, "a database of users or rules cannot be asked");
+        }
+    }
 }
 
-/// A connection to a store.
+/// A connection to a database.
 enum Link {
     #[cfg(feature = "redis")]
     Redis(super::redis::Link),
@@ -120,12 +212,12 @@ enum Link {
 }
 
 impl Link {
-    async fn open(users: &Lookup) -> Result<Link, Fault> {
-        match &users.ask {
+    async fn open(database: &Database) -> Result<Link, Fault> {
+        match &database.ask {
             #[cfg(feature = "redis")]
-            Ask::Redis(_) => super::redis::Link::open(users).await.map(Link::Redis),
+            Ask::Redis(_) => super::redis::Link::open(database).await.map(Link::Redis),
             #[cfg(feature = "postgres")]
-            Ask::Postgres(..) => super::postgres::Link::open(users).await.map(Link::Postgres),
+            Ask::Postgres(..) => super::postgres::Link::open(database).await.map(Link::Postgres),
             // The configuration was refused.
             #[allow(unreachable_patterns)]
             _ => Err(Fault::Broken("this program was built without it".to_owned())),
@@ -133,12 +225,17 @@ impl Link {
     }
 
     #[cfg_attr(not(any(feature = "redis", feature = "postgres")), expect(unused_variables))]
-    async fn ask(&mut self, users: &Lookup, words: &[String]) -> Result<Option<Row>, Fault> {
+    async fn ask(
+        &mut self,
+        database: &Database,
+        words: &[String],
+        most: usize,
+    ) -> Result<Vec<Columns>, Fault> {
         match self {
             #[cfg(feature = "redis")]
-            Link::Redis(link) => link.ask(users, words).await,
+            Link::Redis(link) => link.ask(words).await,
             #[cfg(feature = "postgres")]
-            Link::Postgres(link) => link.ask(users, words).await,
+            Link::Postgres(link) => link.ask(database, words, most).await,
             #[cfg(not(any(feature = "redis", feature = "postgres")))]
             _ => Err(Fault::Broken("this program was built without it".to_owned())),
         }

@@ -150,6 +150,7 @@ fn outside(plan: &mut Plan, option: &str, value: &str) -> Result<(), &'static st
         }
         "mosquitto_acl_file" => {
             plan.set("access.authorization", json!([{"acl_file": {"path": value}}]));
+            plan.set("access.read_check", json!("delivery"));
         }
         "storage_dir" => plan.set("storage.path", json!(value)),
         "expire_sessions_after_seconds" => {

@@ -454,6 +454,7 @@ impl Reading {
         }
         if let Some(path) = &self.acl_file {
             self.plan.set("access.authorization", json!([{"acl_file": {"path": path}}]));
+            self.plan.set("access.read_check", json!("delivery"));
         }
         if self.persistence {
             let text =

@@ -14,7 +14,7 @@ use crate::packet::{PacketId, Qos};
 use crate::session::Session;
 use crate::shard::Shard;
 use crate::shard::deliver::{Misfit, Outbound};
-use crate::shard::drops::ClientDrops;
+use crate::shard::drops::{ClientDrops, DropReason};
 use crate::shard::memory::Pressure;
 use crate::shard::route::{GROUP, NO_LOCAL, packed_qos};
 use crate::topic::{FilterId, Subscriber, TopicHash};
@@ -245,6 +245,9 @@ impl Shard {
     fn fate(&self, index: u32, session: &Session, what: &Hypothesis, qos: Qos) -> Fate {
         if session.unmounted(&what.topic).is_none() {
             return Fate::Dropped("outside_mountpoint");
+        }
+        if !self.could_be_sent(session, &what.topic) {
+            return Fate::Dropped(DropReason::ReadDenied.word());
         }
         let Some(socket) = session.socket else {
             return match qos {

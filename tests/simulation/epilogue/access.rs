@@ -16,7 +16,14 @@ fn rules(closed: &str) -> Arc<Access> {
 
 /// With these sources of rules, and this password of ann's.
 fn from(sources: &str, password: &str) -> Arc<Access> {
-    let chain = "[{password_file: {path: users}}, {jwt: {secret: s3cret}}]";
+    chained(sources, password, "0")
+}
+
+/// With logins that are remembered for so long.
+fn chained(sources: &str, password: &str, remember: &str) -> Arc<Access> {
+    let chain = format!(
+        "[{{password_file: {{path: users, remember: {remember}}}}}, {{jwt: {{secret: s3cret}}}}]"
+    );
     let set = vec![
         format!("access.authentication={chain}"),
         format!("access.authorization={sources}"),
@@ -79,6 +86,8 @@ pub fn hold(world: &mut World, settings: &Settings) {
     may_not(world, settings, &mut watcher);
     asked(world, settings, &mut watcher);
     changed_user(world, settings);
+    read_at_delivery(world, settings);
+    remembered(world, settings);
     order(world, with(settings, rules("none")));
     expiry(world);
     late(world);
@@ -238,6 +247,78 @@ fn changed_user(world: &mut World, settings: &Settings) {
     peer.end(world, End::Fin);
     world.settle();
     part(world, [bystander]);
+}
+
+/// Where reading is checked at delivery, any filter may be subscribed to, and what the rules do not
+/// allow is left out: live, and retained.
+fn read_at_delivery(world: &mut World, settings: &Settings) {
+    let mut early = guest(world, "e-early");
+    subscribe(world, &mut early, Wish::new("e/r/#", 1));
+    let rules = "[{rules: {list: [{deny: subscribe, topics: [e/r/secret/#]}]}}]";
+    let set = vec![
+        format!("access.authorization={rules}"),
+        "access.no_match=allow".to_owned(),
+        "access.read_check=delivery".to_owned(),
+    ];
+    let config = Sources { set, ..Sources::default() }.load().unwrap();
+    let access = load::load(&config, &|_| Ok(String::new())).unwrap();
+    order(world, with(settings, Arc::new(access)));
+    let mut reader = guest(world, "e-reader");
+    let mut writer = guest(world, "e-writer");
+    subscribe(world, &mut reader, Wish::new("e/r/#", 1));
+    let denied = world.counters().dropped_read_denied;
+    for (topic, qos) in [("e/r/secret/1", 0), ("e/r/open", 1), ("e/r/secret/2", 1)] {
+        publish(world, &mut writer, topic, b"r", Said { qos, ..Said::default() });
+    }
+    assert_eq!(reader.payloads(world), ["r"], "what a client may not read");
+    assert_eq!(early.payloads(world), ["r"], "who came before the rules");
+    // Random clients may have subscribed as well.
+    assert!(world.counters().dropped_read_denied - denied >= 4);
+    if !settings.retain {
+        part(world, [early, reader, writer]);
+        return;
+    }
+    let kept = || Said { qos: 1, retain: true, ..Said::default() };
+    publish(world, &mut writer, "e/r/secret/kept", b"k", kept());
+    let mut late = guest(world, "e-late-reader");
+    subscribe(world, &mut late, Wish::new("e/r/secret/+", 1));
+    assert_eq!(late.payloads(world), Vec::<String>::new(), "retained");
+    publish(world, &mut writer, "e/r/secret/kept", b"", kept());
+    part(world, [early, reader, writer, late]);
+}
+
+/// Who has shown a right password lately is not kept waiting for another hash; who shows another
+/// is, and so is everybody after a reload.
+fn remembered(world: &mut World, settings: &Settings) {
+    let none = "[{rules: {list: [{deny: all, topics: [none]}]}}]";
+    order(world, with(settings, chained(none, "apple", "10s")));
+    let name = on(world, 0, |n| format!("e-remembered-{n}"));
+    let (peer, _) = try_to(world, &login(&name, "ann", "apple"));
+    part(world, [peer]);
+    world.think = 1000;
+    let (peer, reason) = try_to(world, &login(&name, "ann", "apple"));
+    assert_eq!(reason, ReasonCode::Success, "a login that is remembered");
+    part(world, [peer]);
+    let mut peer = Peer::connect(world, 0, &login(&name, "ann", "pear"));
+    assert_eq!(peer.take(world), [], "another password is remembered");
+    wait(world, 1500);
+    assert_eq!(answer(world, &mut peer), ReasonCode::BadUserNameOrPassword);
+    peer.end(world, End::Fin);
+    world.settle();
+    wait(world, 9000);
+    let mut peer = Peer::connect(world, 0, &login(&name, "ann", "apple"));
+    assert_eq!(peer.take(world), [], "a login from long ago");
+    wait(world, 1500);
+    assert_eq!(answer(world, &mut peer), ReasonCode::Success);
+    part(world, [peer]);
+    order(world, with(settings, chained(none, "pear", "10s")));
+    let mut peer = Peer::connect(world, 0, &login(&name, "ann", "apple"));
+    assert_eq!(peer.take(world), [], "a login from before a reload");
+    wait(world, 1500);
+    assert_eq!(answer(world, &mut peer), ReasonCode::BadUserNameOrPassword);
+    peer.end(world, End::Fin);
+    world.think = 0;
+    world.settle();
 }
 
 fn peer_will(topic: &str) -> packet::Will<'_> {

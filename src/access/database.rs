@@ -1,0 +1,255 @@
+//! A database that is asked about clients: a Redis or a PostgreSQL server. Which command or query
+//! it is asked with, and what stands in it for a client; asking is the broker's
+//! (`broker/services`). What its answers mean is in [`super::lookup`] for users and in
+//! [`super::stored_rules`] for rules.
+
+use super::chain::{Proof, Verdict};
+use super::http::{self, Purpose};
+use super::template::Template;
+use super::{Deed, Said};
+use crate::config::{self, Get, OnFailure};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// A Redis command: its words.
+    Redis(Vec<Template>),
+    /// An SQL query whose parameters are these.
+    Postgres(Box<str>, Vec<Template>),
+}
+
+/// A database, and what it is asked.
+#[derive(Debug)]
+pub struct Database {
+    /// Where it is: an URL.
+    pub url: Box<str>,
+    /// Authorities of its certificate in PEM; `None`: those of the host.
+    pub ca: Option<Arc<str>>,
+    /// What it is asked.
+    pub ask: Ask,
+    /// Longest time for an answer, waiting for a connection included.
+    pub timeout: Duration,
+    /// Connections.
+    pub pool: usize,
+    /// What happens when there is no answer.
+    pub on_failure: OnFailure,
+}
+
+/// One row of an answer, or a Redis hash: names and texts; `None` stands for null.
+pub type Columns = Vec<(String, Option<String>)>;
+
+impl Database {
+    /// A Redis server of users.
+    ///
+    /// # Errors
+    /// What its command has that cannot be obeyed.
+    pub fn redis_users(section: &config::Redis, ca: Option<&str>) -> Result<Database, String> {
+        let purpose = Purpose::Authentication;
+        let words = command(&section.command, &["HMGET", "HGET", "HGETALL"], purpose)?;
+        Ok(Database {
+            url: redis_url(&section.server),
+            ca: ca.map(Into::into),
+            ask: Ask::Redis(words),
+            timeout: section.timeout.get(),
+            pool: section.pool.get() as usize,
+            on_failure: section.on_failure,
+        })
+    }
+
+    /// A Redis server of rules.
+    ///
+    /// # Errors
+    /// What its command has that cannot be obeyed.
+    pub fn redis_rules(section: &config::RedisRules, ca: Option<&str>) -> Result<Database, String> {
+        let words = command(&section.command, &["HGETALL", "HMGET"], Purpose::Authorization)?;
+        Ok(Database {
+            url: redis_url(&section.server),
+            ca: ca.map(Into::into),
+            ask: Ask::Redis(words),
+            timeout: section.timeout.get(),
+            pool: section.pool.get() as usize,
+            on_failure: section.on_failure,
+        })
+    }
+
+    /// A PostgreSQL server of users.
+    ///
+    /// # Errors
+    /// What its query has that cannot be obeyed.
+    pub fn postgres_users(
+        section: &config::Postgres,
+        ca: Option<&str>,
+    ) -> Result<Database, String> {
+        Ok(Database {
+            url: (*section.url).into(),
+            ca: ca.map(Into::into),
+            ask: query(&section.query, Purpose::Authentication)?,
+            timeout: section.timeout.get(),
+            pool: section.pool.get() as usize,
+            on_failure: section.on_failure,
+        })
+    }
+
+    /// A PostgreSQL server of rules.
+    ///
+    /// # Errors
+    /// What its query has that cannot be obeyed.
+    pub fn postgres_rules(
+        section: &config::PostgresRules,
+        ca: Option<&str>,
+    ) -> Result<Database, String> {
+        Ok(Database {
+            url: (*section.url).into(),
+            ca: ca.map(Into::into),
+            ask: query(&section.query, Purpose::Authorization)?,
+            timeout: section.timeout.get(),
+            pool: section.pool.get() as usize,
+            on_failure: section.on_failure,
+        })
+    }
+
+    /// The words of the command, or the query's parameters, for a client.
+    pub fn filled(&self, proof: &Proof) -> Vec<String> {
+        self.fill(|name| http::value(proof, name))
+    }
+
+    /// The same for what a client wants to do.
+    pub fn filled_for(&self, proof: &Proof, deed: Deed, topic: &str) -> Vec<String> {
+        self.fill(|name| http::value_of_deed(proof, deed, topic, name))
+    }
+
+    fn fill(&self, value: impl Fn(&str) -> Option<String>) -> Vec<String> {
+        let (Ask::Redis(templates) | Ask::Postgres(_, templates)) = &self.ask;
+        templates.iter().map(|template| template.fill(&value)).collect()
+    }
+
+    /// There is no answer about who a client is.
+    pub fn failed(&self, why: &'static str) -> Verdict {
+        match self.on_failure {
+            OnFailure::Deny => Verdict::Failed(why),
+            OnFailure::Ignore => Verdict::Unknown,
+        }
+    }
+
+    /// There is no answer about what it may do.
+    pub fn silent(&self, why: &'static str) -> Said {
+        match self.on_failure {
+            OnFailure::Deny => Said::Failed(why),
+            OnFailure::Ignore => Said::Nothing,
+        }
+    }
+}
+
+fn redis_url(server: &str) -> Box<str> {
+    if server.contains("://") { server.into() } else { format!("redis://{server}").into() }
+}
+
+/// The words of a Redis command, which is one of `known`: those only read one hash.
+fn command(text: &str, known: &[&str], purpose: Purpose) -> Result<Vec<Template>, String> {
+    let name = text.split_whitespace().next().unwrap_or_default();
+    if !known.iter().any(|known| name.eq_ignore_ascii_case(known)) {
+        return Err(format!("`{name}` is none of {}", known.join(", ")));
+    }
+    if text.split_whitespace().nth(1).is_none() {
+        return Err("the command names no key".to_owned());
+    }
+    let words: Vec<Template> = text.split_whitespace().map(Template::new).collect();
+    check(words.iter().flat_map(Template::names), purpose)?;
+    Ok(words)
+}
+
+fn query(text: &str, purpose: Purpose) -> Result<Ask, String> {
+    let (query, parameters) = parameters(text);
+    check(parameters.iter().flat_map(Template::names), purpose)?;
+    Ok(Ask::Postgres(query.into(), parameters))
+}
+
+fn check<'a>(names: impl Iterator<Item = &'a str>, purpose: Purpose) -> Result<(), String> {
+    let mut names = names;
+    match names.find(|name| !purpose.knows(name)) {
+        None => Ok(()),
+        Some(name) => Err(purpose.unknown(name)),
+    }
+}
+
+/// A query with `$1`, `$2`… in place of its placeholders, and these: what a client sends never
+/// becomes a part of the query. Quotes around a placeholder go with it.
+fn parameters(text: &str) -> (String, Vec<Template>) {
+    let (mut query, mut parameters) = (String::new(), Vec::new());
+    let mut rest = text;
+    while let Some((before, (name, after))) =
+        rest.split_once("${").and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
+    {
+        let quote = ['\'', '"'].into_iter().find(|&q| before.ends_with(q) && after.starts_with(q));
+        let (before, after) = match quote {
+            Some(quote) => (before.strip_suffix(quote), after.strip_prefix(quote)),
+            None => (Some(before), Some(after)),
+        };
+        query.push_str(before.unwrap_or_default());
+        parameters.push(Template::new(&format!("${{{name}}}")));
+        query.push_str(&format!("${}", parameters.len()));
+        rest = after.unwrap_or_default();
+    }
+    query.push_str(rest);
+    (query, parameters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Text;
+    use crate::ids::Peer;
+
+    fn proof(user: &str) -> Proof {
+        Proof {
+            client_id: "c1".into(),
+            username: Some(user.into()),
+            password: Some((*b"pw").into()),
+            peer: Peer::Unix,
+            listener: "main".into(),
+            identity: None,
+            attributes: [("site".into(), "7".into())].into(),
+        }
+    }
+
+    #[test]
+    fn what_a_client_sends_stays_one_word() {
+        let section = config::Redis { server: Text::of("h:1"), ..Default::default() };
+        let database = Database::redis_users(&section, None).expect("the default");
+        assert_eq!(&*database.url, "redis://h:1");
+        let words = database.filled(&proof("a b\r\nDEL x"));
+        let rest = ["password_hash", "salt", "is_superuser"];
+        assert_eq!(words[..2], ["HMGET", "mqtt_user:a b\r\nDEL x"]);
+        assert_eq!(words[2..], rest);
+        for wrong in ["DEL ${username}", "", "HGETALL", "HMGET ${user} password"] {
+            let section = config::Redis { command: Text::of(wrong), ..section.clone() };
+            assert!(Database::redis_users(&section, None).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rules_are_asked_for_by_client_attribute_and_deed() {
+        let command = Text::of("HGETALL acl:${client_attrs.site}:${action}:${topic}:${password}");
+        let section = config::RedisRules { command, ..Default::default() };
+        let wrong = Database::redis_rules(&section, None).expect_err("there is no password");
+        assert!(wrong.contains("${password}"), "{wrong}");
+        let command = Text::of("HGETALL acl:${client_attrs.site}:${action}:${topic}:${qos}");
+        let section = config::RedisRules { command, ..section };
+        let database = Database::redis_rules(&section, None).expect("it can be filled");
+        let words = database.filled_for(&proof("ann"), Deed::Subscribe { qos: 1 }, "a/+");
+        assert_eq!(words, ["HGETALL", "acl:7:subscribe:a/+:1"]);
+    }
+
+    #[test]
+    fn placeholders_of_a_query_are_parameters() {
+        let (query, templates) = parameters(
+            "SELECT a FROM u WHERE n = '${username}' AND c = ${clientid} AND p = \"${peerhost}\"",
+        );
+        assert_eq!(query, "SELECT a FROM u WHERE n = $1 AND c = $2 AND p = $3");
+        assert_eq!(templates.len(), 3);
+        let section = config::Postgres { query: Text::of("x ${user}"), ..Default::default() };
+        assert!(Database::postgres_users(&section, None).is_err());
+    }
+}
