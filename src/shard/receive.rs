@@ -315,9 +315,7 @@ impl Shard {
             self.trace_received(index, packet, bytes);
         }
         let Packet::Publish(publish) = packet else { return None };
-        if self.work.observers.spans.is_none() {
-            return None;
-        }
+        self.work.observers.spans.as_ref()?;
         let current = self.sample(index, publish)?;
         self.publish_sampled((socket, index, version), publish, &current)
     }

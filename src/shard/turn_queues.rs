@@ -5,10 +5,13 @@ use crate::ids::SocketId;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
+/// The number of a place, and who stands there.
+type Entry = (u64, SocketId);
+
 /// Queues of connections; a connection stands in one at most.
 #[derive(Default)]
 pub(super) struct TurnQueues {
-    lines: Vec<VecDeque<(u64, SocketId)>>,
+    lines: Vec<VecDeque<Entry>>,
     /// In which line and at which place a connection stands; what a line says besides is over.
     places: HashMap<SocketId, (u32, u64)>,
     next: u64,
@@ -35,12 +38,7 @@ impl TurnQueues {
         self.insert(line, socket, VecDeque::push_front);
     }
 
-    fn insert(
-        &mut self,
-        line: usize,
-        socket: SocketId,
-        put: fn(&mut VecDeque<(u64, SocketId)>, (u64, SocketId)),
-    ) {
+    fn insert(&mut self, line: usize, socket: SocketId, put: fn(&mut VecDeque<Entry>, Entry)) {
         if self.places.contains_key(&socket) {
             return;
         }

@@ -75,6 +75,18 @@ fn each_combination_comes_to_the_same_however_it_is_cut() {
 }
 
 #[test]
+fn what_a_proxy_has_told_holds_when_the_request_tells_nothing() {
+    let trusted = Networks(vec!["10.0.0.0/8".parse().expect("a network")]);
+    let request = String::from_utf8(REQUEST.to_vec()).expect("it is text");
+    let request = request.replace("X-Forwarded-For: 192.0.2.9\r\n", "");
+    let bytes = ["PROXY TCP4 192.0.2.7 10.0.0.1 51000 8083\r\n", &request].concat();
+    for size in [1, 40, bytes.len()] {
+        let (_, exchange, outcome) = open(&stack(true, true), &trusted, bytes.as_bytes(), size);
+        assert_eq!((outcome, exchange.peer), (Ok(()), Some(peer("192.0.2.7:51000"))), "{size}");
+    }
+}
+
+#[test]
 fn an_address_that_nobody_trusted_has_told_changes_nothing() {
     let (_, exchange, outcome) = open(&stack(false, true), &Networks::default(), REQUEST, 999);
     assert_eq!((outcome, exchange.peer), (Ok(()), None));

@@ -90,7 +90,11 @@ pub(super) fn take(
         Ok((key, subprotocol)) => {
             let named = Named(request.headers);
             let lines = named.all("x-forwarded-for").map(|header| header.value);
-            exchange.peer = Some(forwarded::client(peer, trusted, lines)).filter(|&p| p != peer);
+            let client = forwarded::client(peer, trusted, lines);
+            // Otherwise what a PROXY header has just told holds.
+            if client != peer {
+                exchange.peer = Some(client);
+            }
             grant(&mut exchange.wire, key, subprotocol);
             Ok(Some(end))
         }

@@ -163,9 +163,10 @@ fn both_ways(more: &str) {
     }
     let kept = format!("{topic}/kept");
     publisher.publish(&Publish::new(&kept, 1, "300").retain());
+    let mut all = numbers(&mut here, 300);
     distant.publish(&Publish::new(format!("{topic}/b"), 1, "301"));
     // An echo would come before the last.
-    let mut all = numbers(&mut here, 301);
+    all.extend(numbers(&mut here, 301));
     all.sort_unstable();
     let expected = (0..20).chain(100..120).chain(300..302);
     assert!(all.iter().copied().eq(expected), "{more}: here {all:?}");

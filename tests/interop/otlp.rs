@@ -59,13 +59,12 @@ impl Receiver {
 /// mosquitto_sub for one message; told what its user properties were.
 fn subscriber(broker: &Broker, id: &str, topic: &str) -> Child {
     let (host, port) = (broker.address().ip().to_string(), broker.address().port().to_string());
-    let child = Command::new("mosquitto_sub")
+    Command::new("mosquitto_sub")
         .args(["-h", &host, "-p", &port, "-i", id, "-t", topic, "-q", "1", "-V", "5"])
         .args(["-C", "1", "-F", "%P"])
         .stdout(Stdio::piped())
         .spawn()
-        .expect("mosquitto_sub: run scripts/test, which installs it");
-    child
+        .expect("mosquitto_sub: run scripts/test, which installs it")
 }
 
 fn publish(broker: &Broker, arguments: &[&str]) {
@@ -83,7 +82,7 @@ fn subscribed(broker: &Broker, ids: &[&str]) {
     let mut http = Http::open(admin(broker));
     for id in ids {
         eventually("it is subscribed", || {
-            let page = http.get(&format!("/api/v1/clients/{id}/subscriptions"));
+            let page = http.request("GET", &format!("/api/v1/clients/{id}/subscriptions"), "", "");
             page.status == 200 && page.body.contains("topic")
         });
     }
@@ -119,7 +118,9 @@ fn a_clients_trace_goes_on_through_the_broker_and_unaltered_to_its_subscribers()
     away.disconnect();
     let mut http = Http::open(admin(&broker));
     eventually("it is away", || {
-        http.get(&format!("/api/v1/clients/{away_id}")).body.contains("\"connected\":false")
+        http.request("GET", &format!("/api/v1/clients/{away_id}"), "", "")
+            .body
+            .contains("\"connected\":false")
     });
     subscribed(&broker, &[&one_id, &other_id]);
     let property = ["-D", "publish", "user-property", "traceparent", CONTEXT];
