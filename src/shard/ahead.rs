@@ -11,9 +11,8 @@
 //!   sender reserves a part of a step's work for each message of a topic that is known to be costly
 //!   or is not known, until its cost is reported. Messages of topics that are known to be cheap go
 //!   as before, a few of each at a time. When some cheap topics become costly at about the same
-//!   time, subscriptions have changed: what was known of all is *stale*. Something is reserved for
-//!   the next message of each topic that was cheap, by what such messages have cost lately, until
-//!   it is known again. With no costly message for [`MEMORY`], topics are not looked at any more.
+//!   time, subscriptions have changed: what was known of all is forgotten. With no costly message
+//!   for [`MEMORY`], topics are not looked at any more.
 
 use crate::limits::Budget;
 use crate::mesh::mailbox::Progress;
@@ -30,7 +29,7 @@ const TOPICS: usize = 16_384;
 /// not any more, so many are sent before that is known. Twice as many each time that was needed.
 const BURST: u32 = 16;
 const LONGEST_BURST: u32 = 1 << 16;
-/// When so many topics become costly within [`SURPRISED`] milliseconds, what is known is stale.
+/// So many topics that become costly within [`SURPRISED`] milliseconds make all topics unknown.
 const SURPRISES: u32 = 4;
 const SURPRISED: u64 = 1000;
 /// So many messages may be on their way in any case.
@@ -45,9 +44,6 @@ pub enum Shortage {
     Room,
     /// As much is reserved as may be, and what a message of the topic costs is not known.
     Unknown,
-    /// As much is reserved as may be, and messages of the topic were cheap before subscriptions
-    /// changed.
-    Stale,
     /// As much is reserved as may be, and messages of the topic cost much.
     Costly,
 }
@@ -74,8 +70,6 @@ pub struct Ahead {
     surprises: (u32, Instant),
     /// What a message is taken to cost whose topic is not known.
     unknown: u32,
-    /// The same where what is known of the topic is stale.
-    stale: u32,
     /// What is reserved for messages on their way.
     reserved: u64,
 }
@@ -85,8 +79,6 @@ pub struct Ahead {
 struct Topic {
     /// What a message has cost.
     cost: u32,
-    /// It was cheap; many subscriptions have changed since.
-    stale: bool,
     /// Messages since the receiver was known to have come to the one before them, and how many
     /// these may be.
     burst: u32,
@@ -114,7 +106,6 @@ impl Ahead {
             topics: HashMap::default(),
             surprises: (0, Instant(0)),
             unknown: costly(budget) / 2,
-            stale: costly(budget) / 2,
             reserved: 0,
         }
     }
@@ -152,7 +143,6 @@ impl Ahead {
         self.watches?;
         let known = self.topics.get(&topic?);
         let lacking = match known {
-            Some(known) if known.stale => self.lacks(self.stale).then_some(Shortage::Stale),
             Some(known) if known.cost < self.costly => {
                 let late = known.burst >= known.most && self.seen.messages < known.last;
                 late.then_some(Shortage::Room)
@@ -163,15 +153,10 @@ impl Ahead {
         lacking.filter(|_| !Mutant::CostlyMailUnbounded.is_on())
     }
 
-    /// Whether a message that `lacked` this may be sent now, as far as is known without its topic.
-    pub fn has_room(&self, lacked: Shortage) -> bool {
-        let least = match lacked {
-            Shortage::Room => 0,
-            Shortage::Unknown => self.unknown,
-            Shortage::Stale => self.stale,
-            Shortage::Costly => self.costly / 2,
-        };
-        self.refuses(None).is_none() && (least == 0 || !self.lacks(least))
+    /// Whether some message whose cost is reported may be sent now, as far as is known without its
+    /// topic.
+    pub fn takes_costly(&self) -> bool {
+        self.refuses(None).is_none() && !self.lacks(self.costly / 2)
     }
 
     /// True when nothing can be reserved for a message that costs so much.
@@ -185,7 +170,6 @@ impl Ahead {
         let watched = topic.filter(|_| self.watches.is_some());
         let reserve = match watched.map(|topic| self.topics.get_mut(&topic)) {
             None => Reserve::NONE,
-            Some(Some(known)) if known.stale => Reserve::of(self.stale),
             Some(Some(known)) if known.cost < self.costly => {
                 if self.seen.messages >= known.last {
                     let needed = known.burst >= known.most && known.most < LONGEST_BURST;
@@ -228,40 +212,22 @@ impl Ahead {
             return;
         }
         let known = self.topics.get(&topic).copied();
-        let least = self.costly / 2;
-        let lately = |before: u32| (before - before / 16).max(cost).max(least);
-        match known {
-            None => self.unknown = lately(self.unknown),
-            Some(known) if known.stale => self.stale = lately(self.stale),
-            Some(_) => {}
-        }
-        let was_cheap = known.is_some_and(|known| !known.stale && known.cost < self.costly);
-        if was_cheap && cost >= self.costly {
+        if known.is_some_and(|known| known.cost < self.costly) && cost >= self.costly {
             if self.surprises.1.plus_millis(SURPRISED) <= now {
                 self.surprises = (0, now);
             }
             self.surprises.0 += 1;
         }
-        if self.topics.len() >= TOPICS {
+        if self.surprises.0 >= SURPRISES || self.topics.len() >= TOPICS {
             self.topics.clear();
-        }
-        if self.surprises.0 >= SURPRISES {
             self.surprises.0 = 0;
-            // Some of them cost much now; a few at a time show which.
-            self.stale = self.stale.max(2 * self.costly);
-            let costly = self.costly;
-            self.topics.retain(|_, topic| {
-                topic.stale = true;
-                topic.cost < costly
-            });
         }
         // What has been costly may be so again: it is trusted by and by.
         let lasting = known.map_or(0, |known| known.cost - known.cost.div_ceil(8));
         let last = known.map_or(0, |known| known.last);
-        self.topics.insert(
-            topic,
-            Topic { cost: cost.max(lasting), stale: false, burst: 0, most: BURST, last },
-        );
+        self.topics.insert(topic, Topic { cost: cost.max(lasting), burst: 0, most: BURST, last });
+        let unknown = self.unknown - self.unknown / 16;
+        self.unknown = unknown.max(cost).max(self.costly / 2);
     }
 
     /// What is reserved for messages on their way.

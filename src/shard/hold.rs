@@ -2,7 +2,7 @@
 
 use super::ahead::Shortage;
 use super::connection::{Holds, Stage};
-use super::park::{COSTLY, FRESH, SERVED, STALE, UNKNOWN, freshness_of, mail_line};
+use super::park::{COSTLY, FRESH, SERVED, UNKNOWN, mail_line};
 use super::{Action, Shard};
 use crate::ids::{ClientKey, ShardId, SocketId};
 use crate::mutant::Mutant;
@@ -25,13 +25,12 @@ impl Shard {
                     let kind = match lacking {
                         Shortage::Room => 0,
                         Shortage::Unknown => UNKNOWN,
-                        Shortage::Stale => STALE,
                         Shortage::Costly => COSTLY,
                     };
                     mail_line(shard, kind + self.freshness(socket))
                 }
             };
-            self.parked.wait_for_mail(line, socket, self.counters.messages_received());
+            self.parked.mail.push(line, socket);
         } else if hold == Holds::MEMORY {
             self.parked.memory.push(0, socket);
             self.counters.parks_memory += 1;
@@ -78,8 +77,8 @@ impl Shard {
     fn freshness(&self, socket: SocketId) -> usize {
         let connection = self.connections.get(socket.0);
         let lately = connection.is_none_or(|c| c.last_seen.plus_millis(LATELY) > self.now);
-        let left = self.parked.line_left(socket, self.counters.messages_received());
-        if lately && left.map(freshness_of) != Some(FRESH) { SERVED } else { FRESH }
+        let no_turn_yet = Some((socket, self.counters.messages_received()));
+        if lately && self.parked.fresh_turn != no_turn_yet { SERVED } else { FRESH }
     }
 
     /// Whether answers of a held connection are acted on.

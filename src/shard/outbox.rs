@@ -193,7 +193,11 @@ impl Outbox {
     /// Whether those can go on who wait for that shard, as far as is known without their messages.
     pub fn has_room(&self, shard: ShardId, lacked: Shortage) -> bool {
         let to = &self.boxes[shard.0 as usize];
-        to.has_room() && to.ahead.has_room(lacked)
+        to.has_room()
+            && match lacked {
+                Shortage::Room => to.ahead.refuses(None).is_none(),
+                Shortage::Unknown | Shortage::Costly => to.ahead.takes_costly(),
+            }
     }
 
     /// True when there is so much control mail to some shard that work which goes on over several

@@ -20,29 +20,19 @@ use std::collections::VecDeque;
 /// Queues of [`Parked::work`].
 pub(super) const FRESH: usize = 0;
 pub(super) const SERVED: usize = 1;
-/// Lines of those who lack what [`Shortage`] says. Each is two: of those who have not had a turn
-/// lately ([`FRESH`]), and of the others ([`SERVED`]).
+/// Lines of those whose messages cost another shard nobody knows how much, or much. Each is two:
+/// of those who have not had a turn lately ([`FRESH`]), and of the others ([`SERVED`]).
 pub(super) const UNKNOWN: usize = 2;
-pub(super) const STALE: usize = 4;
-pub(super) const COSTLY: usize = 6;
+pub(super) const COSTLY: usize = 4;
 /// Lines of each shard.
-const LINES: usize = 8;
-
-/// A turn of a connection that has waited for room in a mailbox.
-#[derive(Clone, Copy)]
-pub(super) struct MailTurn {
-    socket: SocketId,
-    line: usize,
-    /// The messages that had been received before.
-    before: u64,
-}
+const LINES: usize = 6;
 
 /// Who waits for what.
 #[derive(Default)]
 pub struct Parked {
     /// Publishers and the subscribers that they wait for.
     pub(super) pace: Pace,
-    /// Connections that wait for room in a mailbox: eight lines for each shard ([`mail_line`]), and
+    /// Connections that wait for room in a mailbox: six lines for each shard ([`mail_line`]), and
     /// one more for those that wait because control mail has piled up.
     pub(super) mail: TurnQueues,
     /// Publishers that wait for memory; one line.
@@ -53,12 +43,13 @@ pub struct Parked {
     first_line: usize,
     /// The shard that cannot take the packet which is being handled, and why.
     pub(super) lacking: Option<(ShardId, Shortage)>,
-    /// The connection that has its turn in a line of `mail`.
-    pub(super) mail_turn: Option<MailTurn>,
+    /// The messages that there had been when the connection which has its turn left its line, if
+    /// that was one of [`FRESH`].
+    pub(super) fresh_turn: Option<(SocketId, u64)>,
     /// Connections that wait for their turn: those of [`FRESH`] have not had one for [`LATELY`].
     pub(super) work: TurnQueues,
-    /// Counts steps: in every other one those of [`SERVED`] come first, and the lines of
-    /// [`UNKNOWN`], [`STALE`] and [`COSTLY`] come first for two steps each.
+    /// Counts steps: in every other one those of [`SERVED`] come first, in every other two those of
+    /// [`COSTLY`]. So each line comes first in one of four.
     turn: u8,
     /// Connections that nothing holds any more, to go on at the end of the step.
     pub(super) freed: VecDeque<SocketId>,
@@ -216,17 +207,16 @@ impl Shard {
         let first = (self.parked.first_line + 1) % (usize::from(self.topology.receivers) + 1);
         self.parked.first_line = first;
         let fresh = self.parked.by_freshness();
-        let mut costs = [UNKNOWN, STALE, COSTLY];
-        costs.rotate_left(usize::from(self.parked.turn / 2 % 3));
-        let reserved = fresh.map(|fresh| costs.map(|cost| cost + fresh));
-        let lines = fresh.iter().chain(reserved.as_flattened());
+        let costs = if self.parked.turn & 2 == 0 { [UNKNOWN, COSTLY] } else { [COSTLY, UNKNOWN] };
+        let [first_reserved, then_reserved] = fresh.map(|fresh| costs.map(|cost| cost + fresh));
+        let lines = [fresh, first_reserved, then_reserved];
         for shard in (first..=usize::from(self.topology.receivers)).chain(0..first) {
             let shard = ShardId(shard as u8);
-            for &line in lines.clone() {
+            for line in lines.into_iter().flatten() {
                 self.retry_mail_line(shard, line, limit);
             }
         }
-        self.parked.mail_turn = None;
+        self.parked.fresh_turn = None;
     }
 
     /// The same for one line of a shard.
@@ -234,7 +224,6 @@ impl Shard {
         let line = mail_line(shard, kind);
         let lacked = match kind {
             COSTLY.. => Shortage::Costly,
-            STALE.. => Shortage::Stale,
             UNKNOWN.. => Shortage::Unknown,
             _ => Shortage::Room,
         };
@@ -251,7 +240,7 @@ impl Shard {
                 continue;
             }
             let before = self.counters.messages_received();
-            self.parked.mail_turn = Some(MailTurn { socket, line, before });
+            self.parked.fresh_turn = (kind % 2 == FRESH).then_some((socket, before));
             self.release(socket, Holds::MAIL);
             if lacked != Shortage::Room && self.counters.messages_received() == before {
                 return; // what the first one lacks is not there for the others either
@@ -294,27 +283,4 @@ impl Shard {
 /// the control mail to become less.
 pub(super) fn mail_line(shard: ShardId, kind: usize) -> usize {
     usize::from(shard.0) * LINES + kind
-}
-
-impl Parked {
-    /// The line that a connection has just left to try again, if nothing has come of it by now.
-    pub(super) fn line_left(&self, socket: SocketId, received: u64) -> Option<usize> {
-        let turn = self.mail_turn.filter(|turn| turn.socket == socket && turn.before == received);
-        turn.map(|turn| turn.line)
-    }
-
-    /// Waits for room in a mailbox. Who has left a line to try again, and would have to wait there
-    /// again, has its place back where it is not its topic alone that has to wait.
-    pub(super) fn wait_for_mail(&mut self, line: usize, socket: SocketId, received: u64) {
-        if line % LINES >= UNKNOWN && self.line_left(socket, received) == Some(line) {
-            self.mail.push_first(line, socket);
-        } else {
-            self.mail.push(line, socket);
-        }
-    }
-}
-
-/// [`FRESH`] or [`SERVED`], of a line of [`Parked::mail`].
-pub(super) fn freshness_of(line: usize) -> usize {
-    line % 2
 }

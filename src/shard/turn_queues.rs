@@ -5,13 +5,10 @@ use crate::ids::SocketId;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// The number of a place, and who stands there.
-type Entry = (u64, SocketId);
-
 /// Queues of connections; a connection stands in one at most.
 #[derive(Default)]
 pub(super) struct TurnQueues {
-    lines: Vec<VecDeque<Entry>>,
+    lines: Vec<VecDeque<(u64, SocketId)>>,
     /// In which line and at which place a connection stands; what a line says besides is over.
     places: HashMap<SocketId, (u32, u64)>,
     next: u64,
@@ -30,15 +27,6 @@ impl TurnQueues {
 
     /// At the end of that line, unless it stands in one.
     pub fn push(&mut self, line: usize, socket: SocketId) {
-        self.insert(line, socket, VecDeque::push_back);
-    }
-
-    /// At the beginning of that line, unless it stands in one.
-    pub fn push_first(&mut self, line: usize, socket: SocketId) {
-        self.insert(line, socket, VecDeque::push_front);
-    }
-
-    fn insert(&mut self, line: usize, socket: SocketId, put: fn(&mut VecDeque<Entry>, Entry)) {
         if self.places.contains_key(&socket) {
             return;
         }
@@ -48,7 +36,7 @@ impl TurnQueues {
         self.next += 1;
         self.places.insert(socket, (line as u32, self.next));
         let line = &mut self.lines[line];
-        put(line, (self.next, socket));
+        line.push_back((self.next, socket));
         // What has closed leaves when its turn comes, or when most of a line is such.
         if line.len() > 64 && line.len() > 2 * self.places.len() {
             line.retain(|&(number, socket)| {
@@ -95,9 +83,8 @@ mod tests {
         lines.remove(SocketId(2));
         lines.push(0, SocketId(2)); // another connection of that number, behind the others
         assert_eq!((lines.len(), lines.bound(0)), (5, 4));
-        lines.push_first(0, SocketId(7));
         let order: Vec<u32> = std::iter::from_fn(|| lines.pop(0)).map(|socket| socket.0).collect();
-        assert_eq!(order, [7, 0, 4, 2]);
+        assert_eq!(order, [0, 4, 2]);
         assert_eq!(lines.pop(1), Some(SocketId(1)));
         lines.push(1, SocketId(1));
         let order: Vec<u32> = std::iter::from_fn(|| lines.pop(1)).map(|socket| socket.0).collect();
