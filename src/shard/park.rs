@@ -39,7 +39,8 @@ pub struct Parked {
     pub(super) memory: TurnQueues,
     /// Publishers of what has to be stored and cannot be now; one line.
     pub(super) storage: TurnQueues,
-    /// The line that is served first in the next step.
+    /// The shard whose lines of `mail` are served first in this step; after the last receiver:
+    /// that of control mail.
     first_line: usize,
     /// The shard that cannot take the packet which is being handled, and why.
     pub(super) lacking: Option<(ShardId, Shortage)>,
@@ -153,6 +154,8 @@ impl Shard {
     pub(super) fn resume_first(&mut self) {
         self.hear_noted();
         self.parked.turn = self.parked.turn.wrapping_add(1);
+        let next = self.parked.first_line + 1;
+        self.parked.first_line = next % (usize::from(self.topology.receivers) + 1);
         for line in self.parked.by_freshness() {
             if line == SERVED && Mutant::ServedStarve.is_on() {
                 continue;
@@ -204,8 +207,7 @@ impl Shard {
         if self.parked.mail.is_empty() || self.mail.outbox.is_congested() {
             return;
         }
-        let first = (self.parked.first_line + 1) % (usize::from(self.topology.receivers) + 1);
-        self.parked.first_line = first;
+        let first = self.parked.first_line;
         let fresh = self.parked.by_freshness();
         let costs = if self.parked.turn & 2 == 0 { [UNKNOWN, COSTLY] } else { [COSTLY, UNKNOWN] };
         let [first_reserved, then_reserved] = fresh.map(|fresh| costs.map(|cost| cost + fresh));
@@ -231,7 +233,7 @@ impl Shard {
         for turn in 0..self.parked.mail.bound(line) {
             let room =
                 shard.0 == self.topology.receivers || self.mail.outbox.has_room(shard, lacked);
-            // They keep their places: the next step begins with them.
+            // They keep their places: in the next step they come before what is received then.
             if !room || self.is_spent(limit) {
                 return;
             }

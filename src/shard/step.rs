@@ -3,7 +3,8 @@
 //! 1. *Harvest*: the kernel reports what has arrived so far. Nothing of it is processed yet.
 //! 2. *Mail*: what is in the mailboxes by then is taken in. A packet that was sent after another
 //!    shard's acknowledgement is harvested after that shard's mail has arrived here: see
-//!    [`super::mail`].
+//!    [`super::mail`]. Then connections that wait for room in a mailbox go on, before those whose
+//!    packets have just come: see [`super::park`].
 //! 3. *Input*: what was harvested is processed. The first three are repeated while there is more to
 //!    do and work and time are left; a harvest is work of the kernel, and may take longer than all
 //!    of ours. Once the work is used up, what a harvest finds could only be stored: it is better
