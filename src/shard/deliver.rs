@@ -87,26 +87,26 @@ impl Shard {
     /// The same for a session that nothing older is on its way to.
     pub(super) fn deliver_now(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>) {
         self.meter.charge(cost::DELIVERY);
-        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(session) = self.sessions.get(index) else { return };
         if session.is_ending() {
             return;
         }
         let qos = message.qos.min(terms.qos);
+        let is_lost =
+            session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0;
+        let is_newer = message.retain
+            && !terms.replay
+            && session.flow.as_ref().is_some_and(|flow| !flow.replays.is_empty())
+            && !Mutant::ReplayStale.is_on();
         // Who has no extras has neither mountpoint nor grant.
         if session.extras.is_some() && !self.may_be_sent(index, message, terms.share.is_some()) {
             return;
         }
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        if session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0 {
+        if is_lost {
             self.drop_message(index, message, DropReason::OfflineQos0);
             return;
         }
-        if message.retain
-            && !terms.replay
-            && let Some(flow) = &mut session.flow
-            && !flow.replays.is_empty()
-            && !Mutant::ReplayStale.is_on()
-        {
+        if is_newer {
             self.overtake(index, message.topic);
         }
         let Some(session) = self.sessions.get(index) else { return };
