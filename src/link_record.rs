@@ -17,7 +17,7 @@ pub const BATCH: usize = 64 * 1024;
 const NEVER: u64 = u64::MAX;
 
 /// A message of a link, borrowed from its batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct LinkRecord<'a> {
     /// Topic name, mountpoint included.
     pub topic: &'a str,

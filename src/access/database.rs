@@ -48,14 +48,8 @@ impl Database {
     pub fn redis_users(section: &config::Redis, ca: Option<&str>) -> Result<Database, String> {
         let purpose = Purpose::Authentication;
         let words = command(&section.command, &["HMGET", "HGET", "HGETALL"], purpose)?;
-        Ok(Database {
-            url: redis_url(&section.server),
-            ca: ca.map(Into::into),
-            ask: Ask::Redis(words),
-            timeout: section.timeout.get(),
-            pool: section.pool.get() as usize,
-            on_failure: section.on_failure,
-        })
+        let how = (section.timeout.get(), section.pool.get(), section.on_failure);
+        Ok(Database::new(redis_url(&section.server), ca, Ask::Redis(words), how))
     }
 
     /// A Redis server of rules.
@@ -64,14 +58,8 @@ impl Database {
     /// What its command has that cannot be obeyed.
     pub fn redis_rules(section: &config::RedisRules, ca: Option<&str>) -> Result<Database, String> {
         let words = command(&section.command, &["HGETALL", "HMGET"], Purpose::Authorization)?;
-        Ok(Database {
-            url: redis_url(&section.server),
-            ca: ca.map(Into::into),
-            ask: Ask::Redis(words),
-            timeout: section.timeout.get(),
-            pool: section.pool.get() as usize,
-            on_failure: section.on_failure,
-        })
+        let how = (section.timeout.get(), section.pool.get(), section.on_failure);
+        Ok(Database::new(redis_url(&section.server), ca, Ask::Redis(words), how))
     }
 
     /// A PostgreSQL server of users.
@@ -82,14 +70,9 @@ impl Database {
         section: &config::Postgres,
         ca: Option<&str>,
     ) -> Result<Database, String> {
-        Ok(Database {
-            url: (*section.url).into(),
-            ca: ca.map(Into::into),
-            ask: query(&section.query, Purpose::Authentication)?,
-            timeout: section.timeout.get(),
-            pool: section.pool.get() as usize,
-            on_failure: section.on_failure,
-        })
+        let ask = query(&section.query, Purpose::Authentication)?;
+        let how = (section.timeout.get(), section.pool.get(), section.on_failure);
+        Ok(Database::new((*section.url).into(), ca, ask, how))
     }
 
     /// A PostgreSQL server of rules.
@@ -100,14 +83,18 @@ impl Database {
         section: &config::PostgresRules,
         ca: Option<&str>,
     ) -> Result<Database, String> {
-        Ok(Database {
-            url: (*section.url).into(),
-            ca: ca.map(Into::into),
-            ask: query(&section.query, Purpose::Authorization)?,
-            timeout: section.timeout.get(),
-            pool: section.pool.get() as usize,
-            on_failure: section.on_failure,
-        })
+        let ask = query(&section.query, Purpose::Authorization)?;
+        let how = (section.timeout.get(), section.pool.get(), section.on_failure);
+        Ok(Database::new((*section.url).into(), ca, ask, how))
+    }
+
+    fn new(
+        url: Box<str>,
+        ca: Option<&str>,
+        ask: Ask,
+        (timeout, pool, on_failure): (Duration, u32, OnFailure),
+    ) -> Database {
+        Database { url, ca: ca.map(Into::into), ask, timeout, pool: pool as usize, on_failure }
     }
 
     /// The words of the command, or the query's parameters, for a client.

@@ -1,36 +1,11 @@
 use super::*;
-use crate::packet::Qos;
+use crate::bridge::testing::{self, batch};
 use proptest::prelude::*;
-
-/// A batch whose messages have these numbers as payloads.
-fn batch(numbers: std::ops::Range<u64>) -> LinkBatch {
-    let mut batch = LinkBatch::default();
-    for number in numbers {
-        batch.push(&LinkRecord {
-            topic: "t",
-            properties: &[],
-            payload: &number.to_le_bytes(),
-            client_id: "",
-            username: "",
-            certificate: "",
-            filter: 0,
-            accepted: 0,
-            expires: None,
-            qos: Qos::AtLeastOnce,
-            retain: false,
-        });
-    }
-    batch
-}
-
-fn payload(record: &LinkRecord<'_>) -> u64 {
-    u64::from_le_bytes(record.payload.try_into().unwrap())
-}
 
 fn read_all(queue: &mut Queue) -> Vec<(u64, u64)> {
     let mut all = Vec::new();
     while let Some((number, record)) = queue.read() {
-        let payload = payload(&record);
+        let payload = testing::number(&record);
         all.push((number, payload));
     }
     all
@@ -107,7 +82,7 @@ proptest! {
                 }
                 2 | 3 => {
                     if let Some((number, record)) = queue.read() {
-                        let payload = payload(&record);
+                        let payload = testing::number(&record);
                         prop_assert!(under_way.iter().all(|&(_, before)| before < payload));
                         under_way.push((number, payload));
                     }
@@ -128,7 +103,7 @@ proptest! {
         }
         queue.rewind();
         while let Some((number, record)) = queue.read() {
-            gone.push(payload(&record));
+            gone.push(testing::number(&record));
             queue.done(number);
         }
         prop_assert!(queue.is_empty());

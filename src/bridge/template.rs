@@ -289,13 +289,10 @@ mod tests {
             properties,
             payload,
             client_id: "meter 7",
-            username: "",
             certificate: "cn",
-            filter: 0,
             accepted: 1234,
-            expires: None,
             qos: Qos::AtLeastOnce,
-            retain: false,
+            ..LinkRecord::default()
         }
     }
 

@@ -11,16 +11,9 @@ pub(crate) fn batch(numbers: std::ops::Range<u64>) -> LinkBatch {
     for number in numbers {
         batch.push(&LinkRecord {
             topic: "t",
-            properties: &[],
             payload: &number.to_le_bytes(),
-            client_id: "",
-            username: "",
-            certificate: "",
-            filter: 0,
-            accepted: 0,
-            expires: None,
             qos: Qos::AtLeastOnce,
-            retain: false,
+            ..LinkRecord::default()
         });
     }
     batch

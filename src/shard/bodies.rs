@@ -69,14 +69,20 @@ impl Bodies {
 
     /// One more handle of a message; its body and checksum, should it not be in memory.
     pub(super) fn hold(&mut self, number: u64, message: Message, checksum: u32) {
-        let Bodies { kept, numbers, shared, .. } = self;
-        let kept = kept.entry(number).or_insert_with(|| {
-            numbers.insert(message.address(), number);
-            let sessions = shared.remove(&number).unwrap_or(0);
-            Kept { message, sessions, here: 0, checksum }
-        });
+        let kept = self.keep(number, message, checksum, 0);
         kept.sessions += 1;
         kept.here += 1;
+    }
+
+    /// What is kept of a message; should it not be in memory, this body and checksum. `alone`: the
+    /// sessions that wait for it when a count of them is not kept.
+    fn keep(&mut self, number: u64, message: Message, checksum: u32, alone: u32) -> &mut Kept {
+        let Bodies { kept, numbers, shared, .. } = self;
+        kept.entry(number).or_insert_with(|| {
+            numbers.insert(message.address(), number);
+            let sessions = shared.remove(&number).unwrap_or(alone);
+            Kept { message, sessions, here: 0, checksum }
+        })
     }
 
     /// One more handle of a message that is in memory.
@@ -127,12 +133,7 @@ impl Bodies {
     /// A session that had the number only has a handle from now on: of the message that is in
     /// memory already, or of this one.
     pub(super) fn come_back(&mut self, number: u64, message: Message, checksum: u32) -> Message {
-        let Bodies { kept, numbers, shared, .. } = self;
-        let kept = kept.entry(number).or_insert_with(|| {
-            numbers.insert(message.address(), number);
-            let sessions = shared.remove(&number).unwrap_or(1);
-            Kept { message, sessions, here: 0, checksum }
-        });
+        let kept = self.keep(number, message, checksum, 1);
         kept.here += 1;
         kept.message.clone()
     }

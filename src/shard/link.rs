@@ -300,22 +300,9 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::Qos;
 
     fn record(payload: &[u8]) -> LinkRecord<'_> {
-        LinkRecord {
-            topic: "t",
-            properties: &[],
-            payload,
-            client_id: "",
-            username: "",
-            certificate: "",
-            filter: 0,
-            accepted: 0,
-            expires: None,
-            qos: Qos::AtMostOnce,
-            retain: false,
-        }
+        LinkRecord { topic: "t", payload, ..LinkRecord::default() }
     }
 
     fn link(bytes: usize, when_full: WhenFull) -> Link {

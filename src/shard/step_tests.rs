@@ -18,24 +18,31 @@ use std::sync::Arc;
 /// Completions that a step visits at most.
 const MOST: usize = 4096;
 
-/// A client that sends without end: each harvest finds one more buffer of it.
-struct Flood {
-    bytes: Vec<u8>,
+/// What clients have sent: `visit` hands it to the shard, and says how many buffers that were.
+struct Clients<V> {
+    visit: V,
+    /// They have sent more, each time.
+    endless: bool,
     harvests: usize,
 }
 
-impl Surroundings for Flood {
+impl<V: FnMut(&mut Shard) -> usize> Clients<V> {
+    fn new(endless: bool, visit: V) -> Clients<V> {
+        Clients { visit, endless, harvests: 0 }
+    }
+}
+
+impl<V: FnMut(&mut Shard) -> usize> Surroundings for Clients<V> {
     fn harvest(&mut self) {
         self.harvests += 1;
     }
 
     fn visit(&mut self, shard: &mut Shard, _limit: usize) -> usize {
-        shard.received(SocketId(0), &self.bytes);
-        1
+        (self.visit)(shard)
     }
 
     fn has_more(&mut self) -> bool {
-        true
+        self.endless
     }
 
     fn has_heard_everyone(&mut self) -> bool {
@@ -111,7 +118,12 @@ fn what_a_step_cannot_process_is_left_in_the_kernel() {
     let mut ends = mailboxes(1, 1, 1).pop().expect("of one shard");
     shard.accepted(SocketId(0), ListenerId(0), Peer::Unix);
     shard.received(SocketId(0), &connect("flood"));
-    let mut flood = Flood { bytes: publish(&[7; 100]).repeat(19), harvests: 0 };
+    // Each harvest finds one more buffer of it.
+    let bytes = publish(&[7; 100]).repeat(19);
+    let mut flood = Clients::new(true, |shard: &mut Shard| {
+        shard.received(SocketId(0), &bytes);
+        1
+    });
     let bounds = StepBounds { completions: MOST, mail: STEP_WORK };
     for _ in 0..3 {
         shard.begin(Instant(1), 1000);
@@ -124,35 +136,6 @@ fn what_a_step_cannot_process_is_left_in_the_kernel() {
     }
 }
 
-/// What clients have sent, all of it found by the first harvest.
-struct Sent(Vec<(SocketId, Vec<u8>)>);
-
-impl Surroundings for Sent {
-    fn harvest(&mut self) {}
-
-    fn visit(&mut self, shard: &mut Shard, _limit: usize) -> usize {
-        let sent = std::mem::take(&mut self.0);
-        sent.iter().for_each(|(socket, bytes)| shard.received(*socket, bytes));
-        sent.len()
-    }
-
-    fn has_more(&mut self) -> bool {
-        false
-    }
-
-    fn has_heard_everyone(&mut self) -> bool {
-        false
-    }
-
-    fn act(&mut self, _action: Action) {}
-
-    fn stamp(&mut self) -> u64 {
-        1
-    }
-
-    fn ring(&mut self, _shard: ShardId) {}
-}
-
 /// Otherwise a crowd that sends on and on would take what room there is each time.
 #[test]
 fn who_waits_for_a_mailbox_goes_before_newcomers() {
@@ -160,10 +143,14 @@ fn who_waits_for_a_mailbox_goes_before_newcomers() {
     let mut shards = [0, 1].map(|number| shard_of(number, 2, &shared));
     let mut ends = mailboxes(2, 4, 64);
     let step = |shard: &mut Shard, sent: Vec<(u32, Vec<u8>)>, ends: &mut MailEnds<_, _>| {
-        let sent = sent.into_iter().map(|(socket, bytes)| (SocketId(socket), bytes)).collect();
+        // All of it is found by the first harvest.
+        let mut clients = Clients::new(false, |shard: &mut Shard| {
+            sent.iter().for_each(|(socket, bytes)| shard.received(SocketId(*socket), bytes));
+            sent.len()
+        });
         shard.begin(Instant(1), 1000);
         let bounds = StepBounds { completions: MOST, mail: STEP_WORK };
-        Step::new(bounds).run(shard, ends, &mut Sent(sent));
+        Step::new(bounds).run(shard, ends, &mut clients);
     };
     let (first, second) = shards.split_at_mut(1);
     let (first, second) = (&mut first[0], &mut second[0]);

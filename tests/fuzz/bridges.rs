@@ -28,12 +28,9 @@ fn record<'a>(payload: &'a [u8], properties: &'a [u8]) -> LinkRecord<'a> {
         payload,
         client_id: "c",
         username: "u",
-        certificate: "",
-        filter: 0,
         accepted: 1,
-        expires: None,
         qos: Qos::AtLeastOnce,
-        retain: false,
+        ..LinkRecord::default()
     }
 }
 

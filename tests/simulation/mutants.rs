@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// mutant, most seeds, seeds needed, what it breaks, the check that caught it.
+/// mutant, most seeds, the seed that caught it, what it breaks, the check that caught it.
 const TABLE: &str = include_str!("mutants.tsv");
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/simulation/mutants.tsv");
 /// Nobody needs more seeds than this, or the checks are too weak.

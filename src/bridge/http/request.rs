@@ -223,16 +223,11 @@ mod tests {
     fn record(payload: &[u8]) -> LinkRecord<'_> {
         LinkRecord {
             topic: "a b/c",
-            properties: &[],
             payload,
             client_id: "c1",
-            username: "",
-            certificate: "",
-            filter: 0,
             accepted: 5,
-            expires: None,
             qos: Qos::AtLeastOnce,
-            retain: false,
+            ..LinkRecord::default()
         }
     }
 

@@ -18,13 +18,9 @@ fn message(payload: &[u8]) -> LinkRecord<'_> {
         properties: PROPERTIES,
         payload,
         client_id: "c1",
-        username: "",
-        certificate: "",
-        filter: 0,
         accepted: 5,
-        expires: None,
         qos: Qos::AtLeastOnce,
-        retain: false,
+        ..LinkRecord::default()
     }
 }
 

@@ -90,19 +90,7 @@ fn said(session: &mut RemoteSession) -> Vec<Said> {
 }
 
 fn record(topic: &str, qos: Qos) -> LinkRecord<'_> {
-    LinkRecord {
-        topic,
-        properties: &[],
-        payload: b"x",
-        client_id: "",
-        username: "",
-        certificate: "",
-        filter: 0,
-        accepted: 0,
-        expires: None,
-        qos,
-        retain: false,
-    }
+    LinkRecord { topic, payload: b"x", qos, ..LinkRecord::default() }
 }
 
 fn ack(kind: fn(Ack<'static>) -> Packet<'static>, id: u16) -> Packet<'static> {

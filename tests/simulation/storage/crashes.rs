@@ -11,6 +11,15 @@ use std::collections::BTreeSet;
 /// Subscribers of a fan-out: with one for each step, they take longer than a commit.
 const MANY: usize = 150;
 
+/// A client subscribes to `far/#` and goes; its session stays.
+pub(super) fn leave_session(house: &mut House, name: &str) {
+    let mut peer = Peer::connect(&mut house.world, 0, &hello(name, false, 5000));
+    peer.subscribe(&mut house.world, 1, "far/#", 1);
+    house.settle();
+    peer.end(&mut house.world, End::Fin);
+    house.settle();
+}
+
 /// A message for many sessions that are away, delivered over many steps: acknowledged, all have it.
 pub fn simulate_fan_out(seed: u64) {
     // Seeds of small steps.
@@ -18,11 +27,7 @@ pub fn simulate_fan_out(seed: u64) {
     let mut house = House::new(3 * seed, bounds);
     let names: Vec<String> = (0..MANY).map(|number| format!("far-{number}")).collect();
     for name in &names {
-        let mut peer = Peer::connect(&mut house.world, 0, &hello(name, false, 5000));
-        peer.subscribe(&mut house.world, 1, "far/#", 1);
-        house.settle();
-        peer.end(&mut house.world, End::Fin);
-        house.settle();
+        leave_session(&mut house, name);
     }
     let mut publisher = Peer::connect(&mut house.world, 0, &hello("publisher", true, 0));
     publisher.publish(&mut house.world, "far/x", b"all", 1, 1);

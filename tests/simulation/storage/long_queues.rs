@@ -2,6 +2,7 @@
 //! messages, the power fails or does not, one comes back and the other begins anew.
 
 use super::broker::{GATHER, House};
+use super::crashes::leave_session;
 use crate::net::End;
 use crate::peer::{Got, Peer, hello};
 use ringmq::packet::AckKind;
@@ -14,11 +15,7 @@ const LEFT: u64 = 4;
 pub fn simulate_long_queues(seed: u64) {
     let mut house = House::new(seed, GATHER);
     for name in ["back", "anew"] {
-        let mut peer = Peer::connect(&mut house.world, 0, &hello(name, false, 5000));
-        peer.subscribe(&mut house.world, 1, "far/#", 1);
-        house.settle();
-        peer.end(&mut house.world, End::Fin);
-        house.settle();
+        leave_session(&mut house, name);
     }
     let mut publisher = Peer::connect(&mut house.world, 0, &hello("publisher", true, 0));
     for number in 0..MESSAGES {
