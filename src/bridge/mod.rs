@@ -31,5 +31,9 @@ pub mod spool;
 #[cfg(feature = "runtime")]
 pub mod start;
 pub mod template;
-#[cfg(all(test, feature = "runtime"))]
+#[cfg(test)]
+#[cfg_attr(
+    not(feature = "runtime"),
+    expect(dead_code, reason = "without it there are no buffers on disk, and no tests of them")
+)]
 mod testing;
