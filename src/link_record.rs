@@ -9,6 +9,14 @@
 
 use crate::packet::Qos;
 
+/// The user property that names the brokers that a message has come over. In CONNECT it names the
+/// broker whose bridge connects, and asks for the other's name in CONNACK.
+pub const PATH: &str = "bridge-path";
+/// A broker's name on paths.
+pub fn path_name(instance: u64) -> String {
+    format!("{instance:016x}")
+}
+
 /// Bytes of a record before its texts.
 pub const HEADER: usize = 44;
 /// A batch that has so many bytes gets no further record.

@@ -2,7 +2,7 @@
 //! when the last ones have been accepted. A shard that cannot take a message now is asked again.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
-use super::mqtt::session::{INSTANCE_TOPIC, Incoming};
+use super::mqtt::session::Incoming;
 use crate::ids::ClientKey;
 use crate::message::MessageRef;
 use crate::shard::Shard;
@@ -172,17 +172,6 @@ impl Inward {
     pub fn deadline(&self) -> Option<Instant> {
         let lanes = self.lanes.iter().filter_map(|lane| lane.again);
         lanes.chain(self.telling.again).min()
-    }
-
-    /// Publishes this broker's name on the paths of messages, retained, for bridges of others.
-    pub fn publish_instance(&self, instance: &str) {
-        let instance = instance.to_owned();
-        if let Some(tell) = self.shards.tell.first() {
-            // One that finds a mailbox full is made up for by the next connection.
-            tell(Box::new(move |shard| {
-                shard.publish_state(INSTANCE_TOPIC, instance.as_bytes());
-            }));
-        }
     }
 
     /// Publishes the bridge's state here: below `$SYS/`, retained.

@@ -25,7 +25,6 @@ use crate::ids::ClientKey;
 use crate::packet::Version;
 use crate::shard::{LinkPlan, WhenFull};
 use std::collections::VecDeque;
-use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -68,12 +67,13 @@ pub struct Bridges {
 
 impl Bridges {
     /// The bridges of the configuration, and what each core needs for them. `zero`: the
-    /// wall clock at the zero of the shards' clock. `key`: that of a publisher's name.
+    /// wall clock at the zero of the shards' clock. `host`, `instance`: this broker's name in
+    /// ClientIds and on paths. `key`: that of a publisher's name.
     pub fn plan(
         config: &Config,
         cores: usize,
         zero: SystemTime,
-        host: String,
+        (host, instance): (String, String),
         key: impl Fn(&str) -> u64,
     ) -> (Bridges, VecDeque<Vec<FeederPlan>>) {
         let mut feeders: VecDeque<Vec<FeederPlan>> = (0..cores).map(|_| Vec::new()).collect();
@@ -102,13 +102,12 @@ impl Bridges {
             planned.push(Planned { config: bridge.clone(), own, feeds, figures, bell });
         }
         let figures = planned.iter().map(|planned| Arc::clone(&planned.figures)).collect();
-        let random = std::hash::RandomState::new().hash_one("instance");
         let bridges = Bridges {
             planned,
             running: Vec::new(),
             figures,
             host,
-            instance: format!("{random:016x}"),
+            instance,
             max_packet_size: config.mqtt.max_packet_size.get(),
             storage: Path::new(&*config.storage.path).to_owned(),
         };

@@ -12,6 +12,7 @@ use crate::mesh::mail::{Control, Stamped};
 use crate::mesh::mailbox::{self, MailEnds, NodeEnds};
 use crate::ring::Doorbell;
 use crate::topic::Seeds;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,6 +28,7 @@ pub(super) fn plan(
     let cluster = Cluster::plan(config, shards, &admin_servers::node_name());
     let cluster = cluster.map_err(Failure::new)?;
     let shared = if cluster.is_some() { Shared::clustered(seeds) } else { Shared::new(seeds) };
+    shared.instance.set(RandomState::new().hash_one("instance") | 1);
     Ok((cluster, shared))
 }
 

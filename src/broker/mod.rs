@@ -47,6 +47,7 @@ use crate::cluster::start::Cluster;
 use crate::config::{Bind, Config, Cores, Get, Listener, MemoryBudget, Sources};
 use crate::ids::{ListenerId, ShardId};
 use crate::limits::MAX_SHARDS;
+use crate::link_record::path_name;
 use crate::mesh::quota::{Quota, Rate};
 use crate::mesh::{ListenerState, Shared};
 use crate::overload::Policy;
@@ -553,7 +554,8 @@ fn plan_bridges(
     shared: &Shared,
 ) -> (Bridges, VecDeque<Vec<FeederPlan>>) {
     let key = |name: &str| shared.seeds.place(name.as_bytes());
-    Bridges::plan(config, cores, zero, admin_servers::node_name(), key)
+    let names = (admin_servers::node_name(), path_name(shared.instance.used()));
+    Bridges::plan(config, cores, zero, names, key)
 }
 
 /// What `access:` and its files say.

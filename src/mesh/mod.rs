@@ -42,6 +42,9 @@ pub struct Shared {
     /// Becomes 1 once any shard has accepted a message to be retained. Such a message may still be
     /// on its way to its home shard.
     pub retained_ever: Quota,
+    /// This broker's name on the paths of messages that go over bridges, another one after each
+    /// start; 0 when it has none.
+    pub instance: Quota,
     /// This is a node of a cluster: the shards have mailboxes for other nodes.
     pub is_clustered: bool,
 }
@@ -70,6 +73,7 @@ impl Shared {
             connect_rate: Rate::default(),
             sources: SourceTable::default(),
             retained_ever: Quota::default(),
+            instance: Quota::default(),
             is_clustered,
         })
     }

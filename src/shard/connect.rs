@@ -10,10 +10,12 @@ use crate::access::scram::Mechanism;
 use crate::access::{Decision, Grant, own};
 use crate::ids::SocketId;
 use crate::limits::{MAX_TOPIC_LENGTH, cost};
+use crate::link_record::{PATH, path_name};
 use crate::mesh::ListenerState;
 use crate::mutant::Mutant;
 use crate::packet::{
-    self, ConnAck, ConnAckProperties, Connect, Encoded, Framing, Qos, ReasonCode, Version,
+    self, ConnAck, ConnAckProperties, Connect, Encoded, Framing, Qos, ReasonCode, UserProperties,
+    Version,
 };
 use crate::session::{Session, Since, Subscriptions};
 use crate::time::Instant;
@@ -450,7 +452,9 @@ impl Shard {
         let response = (connect.properties.request_response_information
             && !settings.response_information.is_empty())
         .then(|| format!("{}{name}/", settings.response_information));
+        let own_name = self.name_for_bridges(connect);
         let mut properties = ConnAckProperties {
+            user: UserProperties::within(&own_name),
             // What the client cannot do without: these change what it may send.
             session_expiry: (expiry != asked_expiry).then_some(expiry),
             receive_maximum: (settings.receive_maximum < u16::MAX)
@@ -479,6 +483,17 @@ impl Shard {
         // MQTT 3.1 has no Session Present flag.
         let connack = ConnAck { session_present: present && version != Version::V31, ..connack };
         packet::encode_connack(out, version, &connack)
+    }
+
+    /// This broker's name on the paths of messages, as a User Property, when the bridge of another
+    /// broker asks for it; otherwise nothing.
+    fn name_for_bridges(&self, connect: &Connect<'_>) -> Vec<u8> {
+        let (mut name, instance) = (Vec::new(), self.topology.shared.instance.used());
+        if instance != 0 && connect.properties.user.iter().any(|(name, _)| name == PATH) {
+            // Its length is bounded.
+            let _ = packet::append_user_property(&mut name, PATH, &path_name(instance));
+        }
+        name
     }
 
     /// Another connection claims the ClientId [MQTT-3.1.4-3].

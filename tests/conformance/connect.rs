@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::packet::properties;
+use crate::support::packet::{properties, user};
 use crate::support::reason::*;
 use crate::support::*;
 
@@ -316,6 +316,24 @@ fn connack_tells_the_limits() {
     for id in [18, 19, 21, 22, 26, 28] {
         assert_eq!(answer.property(id), None);
     }
+}
+
+#[test]
+fn a_bridge_that_says_its_name_is_told_the_brokers_own() {
+    let name = |id: &str, connect: Connect| {
+        let (_client, answer) = connect.open_with(Broker::plain());
+        match answer.property(38) {
+            None => None,
+            Some(Property::User(key, value)) if key == "bridge-path" => Some(value.clone()),
+            other => panic!("{id}: {other:?}"),
+        }
+    };
+    let asking = |from: &str| Connect::new(V5, unique("bridge")).with(user("bridge-path", from));
+    let told = name("a bridge", asking("elsewhere")).expect("a name");
+    assert_eq!(told.len(), 16);
+    assert_eq!(name("another", asking("")), Some(told), "it is the same for all");
+    assert_eq!(name("a client", Connect::new(V5, unique("c"))), None);
+    assert_eq!(name("others", Connect::new(V5, unique("c")).with(user("path", "x"))), None);
 }
 
 #[test]

@@ -429,6 +429,11 @@ impl Client {
         assert!(self.stash.is_empty(), "expected nothing: {:?}", self.stash);
     }
 
+    /// Something has arrived that no test has looked at.
+    pub fn has_unread(&self) -> bool {
+        !self.stash.is_empty()
+    }
+
     /// Nothing arrives for this long. Only for what no barrier can show.
     #[track_caller]
     pub fn expect_silence(&mut self, patience: Duration) {

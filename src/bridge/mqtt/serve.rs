@@ -108,7 +108,6 @@ impl MqttBridge {
 
     async fn connect_again_and_again(&mut self) {
         let (mut at, mut failures) = (0, 0);
-        self.inward.publish_instance(&self.session.plan().instance);
         self.inward.publish_state(b"0");
         loop {
             if !self.is_wanted().await {
@@ -365,7 +364,6 @@ impl MqttBridge {
                 connection.was_ready = true;
                 self.intake.figures.set_state(BridgeState::Up);
                 self.intake.figures.connects.add(1);
-                self.inward.publish_instance(&self.session.plan().instance);
                 self.inward.publish_state(b"1");
                 tracing::info!(bridge = name, "bridge connected");
             }

@@ -12,7 +12,7 @@
 
 pub use super::exchange::{Event, Fate, Incoming, RemotePlan, Trouble};
 use crate::limits::MAX_REMAINING_LENGTH;
-use crate::link_record::LinkRecord;
+use crate::link_record::{LinkRecord, PATH};
 use crate::packet::{
     self, Ack, AckKind, ConnAck, Connect, ConnectProperties, OutPublish, Packet, PacketId, Publish,
     PublishProperties, Qos, ReasonCode, SubAck, Subscribe, SubscribeFilter, SubscribeFilters,
@@ -20,10 +20,6 @@ use crate::packet::{
 };
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// The user property that names the brokers that a message has come over.
-const PATH: &str = "bridge-path";
-/// Where a broker with bridges says its name on paths, retained.
-pub const INSTANCE_TOPIC: &str = "$SYS/broker/instance";
 /// Longest name of another broker, bytes.
 const INSTANCE: usize = 64;
 
@@ -135,6 +131,9 @@ impl RemoteSession {
             properties: PublishProperties::default(),
         });
         let given = |text: &'_ str| !text.is_empty();
+        // Another RingMQ answers with its own. The name's length is bounded.
+        let mut name = Vec::new();
+        let _ = packet::append_user_property(&mut name, PATH, &plan.instance);
         let connect = Connect {
             version: plan.version,
             clean_start: plan.clean_start,
@@ -148,6 +147,7 @@ impl RemoteSession {
                 session_expiry: (!plan.clean_start).then_some(plan.session_expiry),
                 receive_maximum: Some(plan.receive_maximum),
                 maximum_packet_size: Some(plan.max_packet_size),
+                user: UserProperties::within(&name),
                 ..ConnectProperties::default()
             },
         };
@@ -366,7 +366,8 @@ impl RemoteSession {
         if let Some(seconds) = told.server_keep_alive.filter(|&seconds| seconds > 0) {
             self.plan.keep_alive = self.plan.keep_alive.min(seconds);
         }
-        self.remote.clear();
+        let name = told.user.iter().find(|(name, _)| *name == PATH).map(|(_, value)| value);
+        self.remote = name.filter(|name| name.len() <= INSTANCE).unwrap_or_default().to_owned();
         if !connack.session_present {
             self.resumed.clear();
             self.held.clear();
@@ -390,10 +391,6 @@ impl RemoteSession {
             // Its length is bounded by the configuration.
             let _ = SubscribeFilter { filter, options }.write(version, &mut raw);
         }
-        if version.is_v5() {
-            let options = SubscribeOptions::default();
-            let _ = SubscribeFilter { filter: INSTANCE_TOPIC, options }.write(version, &mut raw);
-        }
         let filters = SubscribeFilters::parse(version, &raw);
         let Some(filters) = filters.ok().filter(|_| !raw.is_empty()) else {
             self.stage = Stage::Ready;
@@ -407,9 +404,7 @@ impl RemoteSession {
     }
 
     fn subscribed(&mut self, suback: &SubAck<'_>, events: &mut Vec<Event>) -> Result<(), Trouble> {
-        // Behind them is what the other broker may well keep to itself.
-        let own = self.plan.topics.inward().count();
-        if let Some(&code) = suback.codes.iter().take(own).find(|&&code| code >= 0x80) {
+        if let Some(&code) = suback.codes.iter().find(|&&code| code >= 0x80) {
             let reason = ReasonCode::from_u8(code).unwrap_or(ReasonCode::UnspecifiedError);
             return Err(Trouble::NotSubscribed(reason));
         }
@@ -424,11 +419,6 @@ impl RemoteSession {
         }
         if self.owed.len() >= usize::from(self.plan.receive_maximum) && self.plan.version.is_v5() {
             return Err(violation("More messages than Receive Maximum"));
-        }
-        if publish.topic == INSTANCE_TOPIC && publish.id.is_none() {
-            let name = str::from_utf8(publish.payload).ok();
-            self.remote = name.filter(|name| name.len() <= INSTANCE).unwrap_or_default().to_owned();
-            return Ok(());
         }
         self.tickets += 1;
         let ticket = self.tickets;

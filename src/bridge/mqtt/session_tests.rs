@@ -44,8 +44,7 @@ fn ready(session: &mut RemoteSession, session_present: bool) -> Vec<Event> {
         _ => None,
     });
     let (user, reason_string) = (UserProperties::default(), None);
-    let codes = &[1, 0x87][..1 + usize::from(session.plan.version.is_v5())];
-    let suback = SubAck { id: id.unwrap(), codes, reason_string, user };
+    let suback = SubAck { id: id.unwrap(), codes: &[1], reason_string, user };
     session.take(&Packet::SubAck(suback), &mut events).unwrap();
     assert!(session.is_ready());
     events
@@ -54,7 +53,7 @@ fn ready(session: &mut RemoteSession, session_present: bool) -> Vec<Event> {
 /// What the session has written, as far as tests look.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Said {
-    Connect { bridge: bool },
+    Connect { bridge: bool, name: String },
     Subscribe(u16),
     Publish { topic: String, id: u16, dup: bool, qos: u8, path: Vec<String> },
     Ack(AckKind, u16),
@@ -70,7 +69,10 @@ fn said(session: &mut RemoteSession) -> Vec<Said> {
         let (one, after) = rest.split_at(total);
         rest = after;
         all.push(match packet::decode(version, one).unwrap() {
-            Packet::Connect(connect) => Said::Connect { bridge: connect.bridge },
+            Packet::Connect(connect) => Said::Connect {
+                bridge: connect.bridge,
+                name: connect.properties.user.iter().map(|(_, value)| value).collect(),
+            },
             Packet::Subscribe(subscribe) => Said::Subscribe(subscribe.id.get()),
             Packet::Publish(publish) => Said::Publish {
                 topic: publish.topic.to_owned(),
@@ -212,21 +214,26 @@ fn a_message_that_has_come_over_this_broker_goes_no_further() {
 #[test]
 fn the_other_broker_is_on_the_path() {
     let mut session = RemoteSession::new(plan(Version::V5));
-    ready(&mut session, false);
+    session.connect(false);
+    let [Said::Connect { name, .. }] = &said(&mut session)[..] else { panic!("no CONNECT") };
+    assert_eq!(name, "here");
+    let mut own_name = Vec::new();
+    packet::append_user_property(&mut own_name, PATH, "there").unwrap();
+    let Packet::ConnAck(mut connack) = connack(false) else { unreachable!() };
+    connack.properties.user = UserProperties::within(&own_name);
     let mut events = Vec::new();
-    let packet = |topic: &'static str, payload: &'static [u8]| {
-        Packet::Publish(Publish {
-            dup: false,
-            qos: Qos::AtMostOnce,
-            retain: true,
-            topic,
-            id: None,
-            properties: PublishProperties::default(),
-            payload,
-        })
-    };
-    session.take(&packet(INSTANCE_TOPIC, b"there"), &mut events).unwrap();
-    session.take(&packet("in/x", b""), &mut events).unwrap();
+    session.take(&Packet::ConnAck(connack), &mut events).unwrap();
+    let packet = Packet::Publish(Publish {
+        dup: false,
+        qos: Qos::AtMostOnce,
+        retain: true,
+        topic: "in/x",
+        id: None,
+        properties: PublishProperties::default(),
+        payload: b"",
+    });
+    events.clear();
+    session.take(&packet, &mut events).unwrap();
     let [Event::Incoming(message)] = &events[..] else { panic!("{events:?}") };
     let properties = PublishProperties::parse(&message.properties).unwrap();
     assert!(properties.user.iter().eq([(PATH, "there")]));
@@ -238,9 +245,10 @@ fn the_other_broker_is_on_the_path() {
 fn a_version_3_bridge_says_so_and_what_is_too_large_or_too_old_is_not_sent() {
     let mut session = RemoteSession::new(plan(Version::V311));
     session.connect(true);
-    assert_eq!(said(&mut session), [Said::Connect { bridge: true }]);
+    let connect = |bridge| [Said::Connect { bridge, name: String::new() }];
+    assert_eq!(said(&mut session), connect(true));
     session.connect(false);
-    assert_eq!(said(&mut session), [Said::Connect { bridge: false }]);
+    assert_eq!(said(&mut session), connect(false));
     let mut session = RemoteSession::new(plan(Version::V5));
     session.connect(true);
     let properties = packet::ConnAckProperties {
