@@ -486,6 +486,8 @@ mutants! {
     // inquiries
     /// A slice of a list of clients leaves out the one that the next begins with.
     InquirySliceSkips,
+    /// What a bridge brings does not wait for mail that was there before it.
+    SubmissionOvertakesMail,
     /// A client that is to be ended is only disconnected.
     KickKeepsSession,
     /// What is explained forgets No Local.

@@ -1,7 +1,7 @@
 //! How shards are asked: a question is done within a step of the shard, and its answer comes back.
 //! Whoever asks waits for at most [`PATIENCE`]; a shard that is late, or has ended, gives none.
 
-use super::api::Tell;
+use super::api::{Submit, Tell};
 use crate::shard::Shard;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -35,6 +35,21 @@ pub(super) async fn ask<T: Send + 'static>(
     question: impl FnOnce(&mut Shard) -> T + Send + 'static,
 ) -> Option<T> {
     wait(put(tell, question)).await
+}
+
+/// Has a shard publish something, in its turn. The answer comes when it is in the mailboxes of the
+/// other shards.
+pub(super) async fn submit<T: Send + 'static>(
+    submit: &Submit,
+    publish: impl FnOnce(&mut Shard) -> T + Send + 'static,
+) -> Option<T> {
+    let (reply, answer) = oneshot::channel();
+    submit(Box::new(move |shard: &mut Shard| {
+        let outcome = publish(shard);
+        // Who asked may have gone.
+        Box::new(move || drop(reply.send(outcome)))
+    }));
+    wait(answer).await
 }
 
 /// Has every shard do something, all at once.

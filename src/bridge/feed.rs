@@ -7,7 +7,7 @@
 
 use super::buffer::Buffer;
 use super::figures::FeedFigures;
-use super::inward::Tell;
+use super::inward::Submit;
 use crate::link_record::LinkBatch;
 use crate::shard::{LinkCounts, LinkId, LinkPlan, Shard};
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -39,7 +39,7 @@ pub struct Feeder {
 pub struct Feed {
     ring: Consumer<LinkBatch>,
     starved: Arc<AtomicBool>,
-    tell: Option<Tell>,
+    shard: Option<Submit>,
 }
 
 /// A ring for a core.
@@ -54,7 +54,7 @@ pub fn feed(link: LinkPlan, bell: &Arc<Notify>, figures: &Arc<FeedFigures>) -> (
         figures: Arc::clone(figures),
         told: LinkCounts::default(),
     };
-    (FeederPlan { link, feeder }, Feed { ring: from, starved, tell: None })
+    (FeederPlan { link, feeder }, Feed { ring: from, starved, shard: None })
 }
 
 impl FeederPlan {
@@ -98,8 +98,8 @@ impl Feeder {
 
 impl Feed {
     /// How the core is woken.
-    pub fn wake_by(&mut self, tell: Tell) {
-        self.tell = Some(tell);
+    pub fn wake_by(&mut self, shard: Submit) {
+        self.shard = Some(shard);
     }
 
     /// Takes everything out.
@@ -107,10 +107,10 @@ impl Feed {
         while let Ok(batch) = self.ring.pop() {
             buffer.push(batch);
             if self.starved.swap(false, Ordering::SeqCst)
-                && let Some(tell) = &self.tell
+                && let Some(submit) = &self.shard
             {
                 // Its next step carries on.
-                tell(Box::new(|_| {}));
+                submit(Box::new(|_| Box::new(|| {})));
             }
         }
     }

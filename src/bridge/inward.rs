@@ -6,23 +6,22 @@ use super::mqtt::session::Incoming;
 use crate::ids::ClientKey;
 use crate::message::MessageRef;
 use crate::shard::Shard;
-use crate::shard::inquiry::PublishOutcome;
+use crate::shard::inquiry::{PublishOutcome, Submission, Told};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// What a shard is to do for somebody outside, within a step.
-pub type Inquiry = Box<dyn FnOnce(&mut Shard) + Send>;
-/// Has a shard do something, and wakes its core. A core that has ended drops the inquiry.
-pub type Tell = Arc<dyn Fn(Inquiry) + Send + Sync>;
+/// Has a shard publish something in its turn, and wakes its core. A core that has ended drops the
+/// submission.
+pub type Submit = Arc<dyn Fn(Submission) + Send + Sync>;
 
 /// The shards, as bridges see them.
 #[derive(Clone)]
 pub struct Shards {
     /// Each of them.
-    pub tell: Vec<Tell>,
+    pub submit: Vec<Submit>,
     /// The one that a topic's messages are published by.
     pub home: Arc<dyn Fn(&str) -> usize + Send + Sync>,
 }
@@ -85,7 +84,7 @@ impl Inward {
     /// published here.
     pub fn new(shards: Shards, own: ClientKey, topic: &str) -> Inward {
         let (answer, answers) = mpsc::unbounded_channel();
-        let lanes = shards.tell.iter().map(|_| Lane::default()).collect();
+        let lanes = shards.submit.iter().map(|_| Lane::default()).collect();
         let telling = Telling { topic: topic.into(), wanted: None, asked: None, again: None };
         Inward { shards, own, lanes, answers, answer, under_way: 0, telling }
     }
@@ -116,7 +115,7 @@ impl Inward {
             let mut messages: VecDeque<Incoming> = lane.waiting.drain(..some).collect();
             (lane.asked, lane.again) = (true, None);
             let (own, answer) = (self.own, self.answer.clone());
-            let ask = move |core: &mut Shard| {
+            let publish_all = move |core: &mut Shard| -> Told {
                 let mut settled = Vec::with_capacity(messages.len());
                 while let Some(message) = messages.front() {
                     let outcome = match publish(core, message, own) {
@@ -127,11 +126,12 @@ impl Inward {
                     settled.push((message.ticket, outcome));
                     messages.pop_front();
                 }
+                let told = Answer::Messages { shard, settled, rest: messages };
                 // The bridge may have ended.
-                let _ = answer.send(Answer::Messages { shard, settled, rest: messages });
+                Box::new(move || drop(answer.send(told)))
             };
-            if let Some(tell) = self.shards.tell.get(shard) {
-                tell(Box::new(ask));
+            if let Some(submit) = self.shards.submit.get(shard) {
+                submit(Box::new(publish_all));
             }
         }
     }
@@ -188,9 +188,10 @@ impl Inward {
         }
         (telling.asked, telling.again) = (Some(payload), None);
         let (topic, answer) = (Arc::clone(&telling.topic), self.answer.clone());
-        if let Some(tell) = self.shards.tell.first() {
-            tell(Box::new(move |shard| {
-                let _ = answer.send(Answer::State(shard.publish_state(&topic, payload)));
+        if let Some(submit) = self.shards.submit.first() {
+            submit(Box::new(move |shard| {
+                let told = Answer::State(shard.publish_state(&topic, payload));
+                Box::new(move || drop(answer.send(told)))
             }));
         }
     }

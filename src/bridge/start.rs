@@ -134,8 +134,8 @@ impl Bridges {
 
     fn start_one(&self, planned: Planned, shards: &Shards) -> Result<Running, String> {
         let Planned { config, own, mut feeds, figures, bell } = planned;
-        for (feed, tell) in feeds.iter_mut().zip(&shards.tell) {
-            feed.wake_by(Arc::clone(tell));
+        for (feed, submit) in feeds.iter_mut().zip(&shards.submit) {
+            feed.wake_by(Arc::clone(submit));
         }
         let orders = Arc::new(Orders::default());
         let (bell_of_thread, orders_of_thread) = (Arc::clone(&bell), Arc::clone(&orders));

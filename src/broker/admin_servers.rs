@@ -8,7 +8,7 @@ use super::Failure;
 use super::core::CoreCommand;
 use super::questions::Home;
 use super::secure;
-use crate::admin::api::{Api, Inquiry, ListenerRow, Ordered, Tell};
+use crate::admin::api::{Api, Inquiry, ListenerRow, Ordered, Submit, Tell};
 use crate::admin::otlp::{self, Exporter, SpanFigures};
 use crate::admin::users::{LONGEST_FILE, Users};
 use crate::admin::{Admin, Ask, BrokerStage, Door, Question, Sources, Terms};
@@ -18,6 +18,7 @@ use crate::config::{self, Config, Get, Listener};
 use crate::ids::{ListenerId, ShardId};
 use crate::mesh::{ListenerState, Shared};
 use crate::shard::home_of;
+use crate::shard::inquiry::Submission;
 use crate::telemetry::alarms::AlarmList;
 use crate::telemetry::{BridgeRow, ClusterRow, SpanRow};
 use crate::transport::tls::{certified, provider};
@@ -42,6 +43,14 @@ pub(super) fn tell(home: &Home) -> Tell {
     let Home { commands, doorbell } = home.clone();
     Arc::new(move |inquiry: Inquiry| {
         let _ = commands.send(CoreCommand::Inquire(inquiry));
+        doorbell.ring();
+    })
+}
+
+pub(super) fn submit(home: &Home) -> Submit {
+    let Home { commands, doorbell } = home.clone();
+    Arc::new(move |submission: Submission| {
+        let _ = commands.send(CoreCommand::Submit(submission));
         doorbell.ring();
     })
 }
@@ -227,6 +236,7 @@ impl AdminServers {
         let (orders, listening) = (self.orders.clone(), self.listening.clone());
         Api {
             tell: self.cores.iter().map(tell).collect(),
+            submit: self.cores.iter().map(submit).collect(),
             zero: self.zero,
             node: node_name(),
             // Whoever ordered learns from the dropped answer that nobody takes orders any more.

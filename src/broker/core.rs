@@ -1,6 +1,7 @@
 //! One core: an executor thread, its driver, its shard, and the loop between them.
 
 pub(super) use super::clock::{Clock, time_of_day};
+use super::around::Around;
 use super::memory::Reclaim;
 use super::moving::{MoveOrder, Moving};
 use super::questions::Helpers;
@@ -8,17 +9,15 @@ use crate::access::{Said, Verdict};
 use crate::admin::Question;
 use crate::admin::api::Inquiry;
 use crate::bridge::feed::{Feeder, FeederPlan};
-use crate::ids::Peer;
 use crate::ids::{ListenerId, ShardId, SocketId};
 use crate::limits::{DATA_MAILBOX, MAIL_WORK};
 use crate::mesh::mail::{Control, Stamped};
 use crate::mesh::mailbox::MailEnds;
 use crate::mesh::{ListenerState, Shared};
-use crate::ring::{
-    Doorbell, Driver, Event, Receive, RemoteAddress, RingFailure, RingPort, SocketRingConfig,
-};
-use crate::shard::step::{Step, StepBounds, Surroundings};
-use crate::shard::{Action, LoopSignals, Settings, Shard, Storing};
+use crate::ring::{Doorbell, Driver, RingFailure, RingPort, SocketRingConfig};
+use crate::shard::inquiry::{Submission, Submissions};
+use crate::shard::step::{Step, StepBounds};
+use crate::shard::{LoopSignals, Settings, Shard, Storing};
 use crate::storage::record::Secret;
 use crate::storage::store::Part;
 use crate::storage::writer::{Wake, Writer};
@@ -39,7 +38,7 @@ use tokio::sync::Notify;
 /// budget of a step is used up, received bytes are only stored, which costs next to nothing. With a
 /// lower bound, the packet of a modest client would wait behind everything that busy clients have
 /// sent.
-const COMPLETIONS: usize = 4096;
+pub(super) const COMPLETIONS: usize = 4096;
 /// Bytes of glommio's own file buffers per core: the smallest amount that works.
 const IO_MEMORY: usize = 64 << 10;
 /// How often a busy core lets glommio's other tasks run.
@@ -79,6 +78,8 @@ pub(super) enum CoreCommand {
     KeySet(bool),
     /// Do that for an operator. There is no report for it.
     Inquire(Inquiry),
+    /// Publish that for somebody outside, in its turn. There is no report for it.
+    Submit(Submission),
     /// A part of an upgrade. There is no report for it.
     Move(MoveOrder),
     /// Copy the figures for the admin server. There is no report for it.
@@ -199,6 +200,7 @@ fn set_up(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(Driver, Runnin
         cpu_seen: 0,
         writer,
         moving: Moving::default(),
+        submissions: Submissions::default(),
     };
     Ok((driver, core))
 }
@@ -315,6 +317,7 @@ struct Running {
     /// The thread that owns the files of this shard's log.
     writer: Option<Writer>,
     moving: Moving,
+    submissions: Submissions,
 }
 
 impl Running {
@@ -365,6 +368,10 @@ impl Running {
                 }
                 CoreCommand::Inquire(inquiry) => {
                     inquiry(&mut self.shard);
+                    continue;
+                }
+                CoreCommand::Submit(submission) => {
+                    self.submissions.push(submission);
                     continue;
                 }
                 CoreCommand::Move(order) => {
@@ -464,8 +471,10 @@ impl Running {
         }
         let (peers, helpers) = (&self.peers, &self.helpers);
         let (id, cluster) = (self.shard.id(), self.cluster.as_deref());
-        let around = &mut Around { driver, peers, cluster, clock: self.clock, helpers, id };
+        let (clock, submissions) = (self.clock, &mut self.submissions);
+        let around = &mut Around { driver, peers, cluster, clock, helpers, id, submissions };
         let busy = Step::new(bounds).run(&mut self.shard, &mut self.ends, around);
+        self.submissions.tell();
         self.feeders.iter_mut().for_each(|feeder| feeder.carry(&mut self.shard));
         if let Some(writer) = &mut self.writer {
             // The ring has room for everything that a log can request at once.
@@ -476,53 +485,6 @@ impl Running {
 
     fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         (0..self.shards).map(ShardId)
-    }
-}
-
-/// What is around the shard of a core.
-struct Around<'a> {
-    driver: &'a mut Driver,
-    peers: &'a [(RingPort, Doorbell)],
-    cluster: Option<&'a Notify>,
-    clock: Clock,
-    helpers: &'a Helpers,
-    id: ShardId,
-}
-
-impl Surroundings for Around<'_> {
-    fn harvest(&mut self) {
-        self.driver.harvest(COMPLETIONS);
-    }
-
-    fn visit(&mut self, shard: &mut Shard, limit: usize) -> usize {
-        self.driver.visit(limit, &mut |_, event| take_event(shard, event))
-    }
-
-    fn has_more(&mut self) -> bool {
-        self.driver.anything_ready()
-    }
-
-    fn has_heard_everyone(&mut self) -> bool {
-        self.driver.has_heard_everyone()
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Ask(question) => self.helpers.ask(self.id, question),
-            action => act(self.driver, self.peers, action),
-        }
-    }
-
-    fn stamp(&mut self) -> u64 {
-        self.clock.nanos()
-    }
-
-    fn ring(&mut self, shard: ShardId) {
-        if let Some((_, doorbell)) = self.peers.get(usize::from(shard.0)) {
-            doorbell.ring();
-        } else if let Some(cluster) = self.cluster {
-            cluster.notify_one();
-        }
     }
 }
 
@@ -543,57 +505,8 @@ fn go_on_with(
         .map_err(|error| format!("cannot start a thread for storage: {error}"))
 }
 
-pub(super) fn take_event(shard: &mut Shard, event: Event<'_>) {
-    match event {
-        Event::Received { socket, bytes } => shard.received(socket, bytes),
-        Event::Sent { socket, outgoing, result } => shard.sent(socket, outgoing, result.is_ok()),
-        Event::Accepted { socket, listener, peer } => {
-            let peer = match peer {
-                RemoteAddress::Tcp(address) => Peer::from(address),
-                RemoteAddress::Unix => Peer::Unix,
-            };
-            shard.accepted(socket, listener, peer);
-        }
-        Event::AcceptFailed { listener, errno } => {
-            shard.counters.accept_errors += 1;
-            let error = std::io::Error::from_raw_os_error(errno);
-            tracing::debug!(listener = listener.0, %error, "accept failed");
-        }
-        Event::EndOfStream { socket } => shard.end_of_stream(socket),
-        Event::Failed { socket, errno } => shard.failed(socket, errno),
-        Event::Closed { socket } => shard.closed(socket),
-        Event::Arrived { socket, cookie } => shard.arrived(socket, cookie),
-        Event::HandedOver { socket, cookie, result } => {
-            shard.handed_over(socket, cookie, result.is_ok());
-        }
-        Event::Withdrawn { socket, outgoing, rest } => shard.withdrawn(socket, outgoing, rest),
-        // Reported where it is asked for: `moving`.
-        Event::Exported { .. } | Event::TakenOver { .. } | Event::Doorbell => {}
-    }
-}
-
 /// CPU time that this thread has used, nanoseconds; 0 where the kernel does not tell.
 fn thread_cpu_nanos() -> u64 {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
     time.map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
-}
-
-fn act(driver: &mut Driver, peers: &[(RingPort, Doorbell)], action: Action) {
-    match action {
-        Action::Send(socket, outgoing) => driver.send(socket, outgoing),
-        Action::ReceiveOnce(socket) => driver.receive(socket, Receive::Once),
-        Action::ReceiveStream(socket) => driver.receive(socket, Receive::Stream),
-        Action::Pause(socket) => driver.pause(socket),
-        Action::Resume(socket) => driver.resume(socket),
-        Action::Finish(socket) => driver.shutdown_then_close(socket),
-        Action::Close(socket) => driver.close(socket),
-        Action::HoldAccepts(held) => driver.hold_accepts(held),
-        Action::HandOver(socket, home, cookie) => {
-            // Peers are known before the first listener opens.
-            let (port, _) = &peers[usize::from(home.0)];
-            driver.hand_over(socket, port, cookie);
-        }
-        // Not the driver's.
-        Action::Ask(_) => {}
-    }
 }

@@ -13,6 +13,7 @@
 //! none besides a listener's number of shards (`listen`).
 
 mod admin_servers;
+mod around;
 mod clock;
 mod clustered;
 mod control;
@@ -503,10 +504,10 @@ impl Broker {
 
     /// Starts the threads of bridges.
     fn start_bridges(&mut self, homes: &[questions::Home]) -> Result<(), Failure> {
-        let tell = homes.iter().map(admin_servers::tell).collect();
+        let submit = homes.iter().map(admin_servers::submit).collect();
         let (seeds, shards) = (self.shared.seeds.clone(), homes.len() as u8);
         let home = move |topic: &str| usize::from(home_of(&seeds, topic, shards).0);
-        let shards = Shards { tell, home: Arc::new(home) };
+        let shards = Shards { submit, home: Arc::new(home) };
         self.admin.show_bridges(self.bridges.figures());
         self.bridges.start(&shards).map_err(Failure::new)
     }

@@ -1,7 +1,7 @@
 //! A core's part in an upgrade: its clients are packed for another process, or taken in from one.
 //! While a core packs it does nothing else but obey.
 
-use super::core::take_event;
+use super::around::take_event;
 use crate::ids::{ListenerId, ShardId, SocketId};
 use crate::limits::MOVE_BATCH;
 use crate::mesh::ListenerState;

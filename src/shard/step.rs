@@ -4,7 +4,8 @@
 //! 2. *Mail*: what is in the mailboxes by then is taken in. A packet that was sent after another
 //!    shard's acknowledgement is harvested after that shard's mail has arrived here: see
 //!    [`super::mail`]. Then connections that wait for room in a mailbox go on, before those whose
-//!    packets have just come: see [`super::park`].
+//!    packets have just come: see [`super::park`]. So does what bridges and the API have the shard
+//!    publish: see [`super::inquiry::Submissions`].
 //! 3. *Input*: what was harvested is processed. The first three are repeated while there is more to
 //!    do and work and time are left; a harvest is work of the kernel, and may take longer than all
 //!    of ours. Once the work is used up, what a harvest finds could only be stored: it is better
@@ -26,6 +27,8 @@ pub trait Surroundings {
     fn harvest(&mut self);
     /// Hands at most about `limit` of what was harvested to the shard; returns how much.
     fn visit(&mut self, shard: &mut Shard, limit: usize) -> usize;
+    /// Has the shard publish what it was given from outside; true when it did something.
+    fn submit(&mut self, shard: &mut Shard) -> bool;
     /// Whether another harvest would find something.
     fn has_more(&mut self) -> bool;
     /// After a step that visited all it harvested: whether that was all that clients had sent.
@@ -97,10 +100,14 @@ impl Step {
             Part::Harvest => {
                 shard.see_room(ends);
                 around.harvest();
+                if Mutant::SubmissionOvertakesMail.is_on() {
+                    around.submit(shard);
+                }
             }
             Part::Mail => {
                 self.busy |= shard.take_mail(ends, self.bounds.mail);
                 shard.retry_mail_first();
+                self.busy |= around.submit(shard);
             }
             Part::Input => {
                 let left = self.bounds.completions - self.visited;
@@ -148,7 +155,7 @@ fn order() -> [Part; 6] {
 
 impl Shard {
     /// Whether what clients have sent could still be processed in this step.
-    fn has_work_left(&self) -> bool {
+    pub(super) fn has_work_left(&self) -> bool {
         self.meter.work() < self.settings.budget.step
     }
 

@@ -33,6 +33,10 @@ impl<V: FnMut(&mut Shard) -> usize> Clients<V> {
 }
 
 impl<V: FnMut(&mut Shard) -> usize> Surroundings for Clients<V> {
+    fn submit(&mut self, _shard: &mut Shard) -> bool {
+        false
+    }
+
     fn harvest(&mut self) {
         self.harvests += 1;
     }

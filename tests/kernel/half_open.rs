@@ -32,7 +32,8 @@ fn connections_that_never_finish_their_connect_are_closed_in_time() {
         let closed = start.elapsed();
         figure("600 half-open connections", &format!("all closed {closed:?} after the first"));
         assert!(closed > Duration::from_millis(1900), "closed too early");
-        assert!(closed < opened + Duration::from_secs(6), "closed too late");
+        // The simulation knows the exact moment; this machine may be busy.
+        assert!(closed < opened + Duration::from_secs(20), "closed too late: {closed:?}");
     });
     let sum = |sys: &mut Sys| (0..broker::shards()).map(|n| connections(sys, n)).sum::<u64>();
     eventually("only the reader's connection is left", || sum(&mut sys) == 1);

@@ -11,6 +11,7 @@ use ringmq::mesh::mailbox::{MailEnds, NodeEnds, clustered, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{ListenerState, Shared};
 use ringmq::message::Message;
+use ringmq::shard::inquiry::{Submission, Submissions, Told};
 use ringmq::shard::step::{Step, StepBounds, Surroundings};
 use ringmq::shard::{Action, LoopSignals, Question, Settings, Shard};
 use ringmq::telemetry::{Counters, Kind};
@@ -48,6 +49,9 @@ pub struct Node {
     pub signals: LoopSignals,
     /// What helper threads are to find out, each with when they will have.
     questions: VecDeque<(u64, Question)>,
+    /// What is to be published from outside, before and after the shard has seen it.
+    submitted: Vec<Submission>,
+    submissions: Submissions,
 }
 
 /// What the control thread tells a core.
@@ -203,6 +207,8 @@ impl World {
                     replayed_before: 0,
                     signals: LoopSignals::default(),
                     questions: VecDeque::new(),
+                    submitted: Vec::new(),
+                    submissions: Submissions::default(),
                 }
             })
             .collect();
@@ -382,6 +388,7 @@ impl World {
                 Order::Dismiss => node.shard.dismiss(),
             }
         }
+        node.submitted.drain(..).for_each(|given| node.submissions.push(given));
         let unix = self.now / 1000;
         while let Some(at) = node.questions.iter().position(|(at, _)| *at <= self.now) {
             let (_, question) = node.questions.remove(at).unwrap();
@@ -418,6 +425,7 @@ impl World {
             now: Instant(self.now),
             rung: Vec::new(),
             asked: Vec::new(),
+            submissions: &mut node.submissions,
         };
         let over = step.advance(&mut node.shard, &mut node.ends, &mut around);
         let ready = self.now + self.think;
@@ -439,6 +447,7 @@ impl World {
     fn end(&mut self, at: usize, step: &Step) {
         let shards = self.nodes.len();
         let node = &mut self.nodes[at];
+        node.submissions.tell();
         // Whoever has no room parks the publisher before the message is accepted.
         for peer in (0..shards).filter(|&peer| peer != at) {
             let letters = node.shard.outbox().to(ShardId(peer as u8));
@@ -478,6 +487,12 @@ impl World {
         node.shard.begin(Instant(self.now), self.micros);
         node.awake = true;
         question(&mut node.shard)
+    }
+
+    /// A shard is given something to publish, of which it knows from its next step on.
+    pub fn submit(&mut self, at: usize, publish: impl FnOnce(&mut Shard) -> Told + Send + 'static) {
+        self.nodes[at].submitted.push(Box::new(publish));
+        self.nodes[at].awake = true;
     }
 
     /// Some shard that is awake.
@@ -658,6 +673,7 @@ struct Around<'a> {
     now: Instant,
     rung: Vec<ShardId>,
     asked: Vec<Question>,
+    submissions: &'a mut Submissions,
 }
 
 impl Surroundings for Around<'_> {
@@ -688,6 +704,10 @@ impl Surroundings for Around<'_> {
             tell(shard, socket, event);
         }
         visited
+    }
+
+    fn submit(&mut self, shard: &mut Shard) -> bool {
+        self.submissions.run(shard)
     }
 
     fn has_more(&mut self) -> bool {

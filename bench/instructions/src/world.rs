@@ -62,6 +62,10 @@ struct Around<'a> {
 }
 
 impl Surroundings for Around<'_> {
+    fn submit(&mut self, _shard: &mut Shard) -> bool {
+        false
+    }
+
     fn harvest(&mut self) {}
 
     fn visit(&mut self, shard: &mut Shard, _limit: usize) -> usize {

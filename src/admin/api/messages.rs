@@ -156,7 +156,7 @@ impl Desk {
         let message = Arc::new(message);
         for _ in 0..TRIES {
             let message = Arc::clone(&message);
-            let ask = move |shard: &mut crate::shard::Shard| {
+            let publish = move |shard: &mut crate::shard::Shard| {
                 let view = MessageRef {
                     topic: &message.topic,
                     properties: &message.properties,
@@ -168,7 +168,7 @@ impl Desk {
                 };
                 shard.publish_as_operator(&view, message.expiry)
             };
-            match self.ask(home, ask).await? {
+            match self.submit(home, publish).await? {
                 PublishOutcome::Accepted { matched } => {
                     let (reason_code, message) = if matched {
                         (0, "accepted")

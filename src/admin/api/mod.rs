@@ -37,7 +37,13 @@ use super::page_source::PageSource;
 use super::traces::Traces;
 use super::{Placement, ROLES};
 use crate::admin::guard::Role;
-pub use crate::bridge::inward::{Inquiry, Tell};
+pub use crate::bridge::inward::Submit;
+
+/// What a shard is to do for somebody outside, within a step.
+pub type Inquiry = Box<dyn FnOnce(&mut Shard) + Send>;
+/// Has a shard do something, and wakes its core. A core that has ended drops the inquiry.
+pub type Tell = Arc<dyn Fn(Inquiry) + Send + Sync>;
+
 use crate::config::Level;
 use crate::shard::Shard;
 use crate::shard::inquiry::Slice;
@@ -103,6 +109,8 @@ pub type Ordered = (Order, Reply);
 pub struct Api {
     /// Each shard, in order.
     pub tell: Vec<Tell>,
+    /// The same, for what is to be published.
+    pub submit: Vec<Submit>,
     /// The wall clock at the zero of the shards' clock.
     pub zero: SystemTime,
     /// The name of this node.
@@ -151,6 +159,17 @@ impl Desk {
         let _turn = self.turns.acquire().await.map_err(|_| Problem::late(shard))?;
         let tell = self.api.tell.get(shard).ok_or_else(|| Problem::late(shard))?;
         asking::ask(tell, question).await.ok_or_else(|| Problem::late(shard))
+    }
+
+    /// Has a shard publish something.
+    async fn submit<T: Send + 'static>(
+        &self,
+        shard: usize,
+        publish: impl FnOnce(&mut Shard) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let _turn = self.turns.acquire().await.map_err(|_| Problem::late(shard))?;
+        let submit = self.api.submit.get(shard).ok_or_else(|| Problem::late(shard))?;
+        asking::submit(submit, publish).await.ok_or_else(|| Problem::late(shard))
     }
 
     /// A page of a list that goes over all shards. `question` asks one shard for a slice from a

@@ -10,11 +10,13 @@
 mod bans;
 mod clients;
 mod explain;
+mod submissions;
 mod topics;
 
 pub use bans::BanTarget;
 pub use clients::{ClientDetails, ClientQuery, SubscriptionCursor, SubscriptionRow};
 pub use explain::{Addressee, ExplainCursor, Fate, Hypothesis, Ruling};
+pub use submissions::{Submission, Submissions, Told};
 pub use topics::{GroupMember, GroupRow, PublishOutcome, RetainedRow, TopicRow};
 
 use crate::limits::INQUIRY_VISITS;

@@ -17,6 +17,7 @@ mod sessions;
 mod shards;
 mod shares;
 mod spanning;
+mod submissions;
 
 use crate::net::End;
 use crate::peer::{Got, Peer, hello, id};
@@ -81,6 +82,7 @@ pub fn hold(world: &mut World, settings: &Settings) {
         shards::crowd(world, settings);
         fanouts::before_a_replay(world, settings);
         fairness::mail(world);
+        submissions::after_what_was_acknowledged(world);
     }
     if world.nodes.len() > 2 {
         shards::suback_of_its_own(world);
