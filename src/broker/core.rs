@@ -1,7 +1,7 @@
 //! One core: an executor thread, its driver, its shard, and the loop between them.
 
-pub(super) use super::clock::{Clock, time_of_day};
 use super::around::Around;
+pub(super) use super::clock::{Clock, time_of_day};
 use super::memory::Reclaim;
 use super::moving::{MoveOrder, Moving};
 use super::questions::Helpers;

@@ -40,7 +40,10 @@ pub fn after_what_was_acknowledged(world: &mut World) {
         let got = payloads(&reader.read_all(world));
         assert_eq!(*outcome.lock().unwrap(), Some(PublishOutcome::Accepted { matched: true }));
         let place = got.iter().position(|payload| payload == b"after");
-        assert!(place >= Some(acknowledged), "{acknowledged} were acknowledged before it: {place:?}");
+        assert!(
+            place >= Some(acknowledged),
+            "{acknowledged} were acknowledged before it: {place:?}"
+        );
         assert_eq!(got.len(), 1 + usize::from(count), "lost, or more than once");
         publisher.take(world);
     }
