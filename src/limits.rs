@@ -36,6 +36,8 @@ pub const MAX_ORIGINS: usize = 256;
 pub const MINIMUM_KERNEL: (u32, u32) = (6, 1);
 /// The oldest kernel on which a core can let events gather before it wakes (`runtime.coalesce`).
 pub const GATHERING_KERNEL: (u32, u32) = (6, 12);
+/// The oldest kernel by which sockets leave for another process: an upgrade in place.
+pub const UPGRADE_KERNEL: (u32, u32) = (6, 8);
 
 const _: () = assert!(MAX_LISTENERS <= u16::MAX as usize);
 /// Data mails per ordered pair of shards. A message waits behind all mails that are in the mailbox

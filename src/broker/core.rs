@@ -5,6 +5,7 @@ pub(super) use super::clock::{Clock, time_of_day};
 use super::memory::Reclaim;
 use super::moving::{MoveOrder, Moving};
 use super::questions::Helpers;
+use super::store::{Stored, go_on_with};
 use crate::access::{Said, Verdict};
 use crate::admin::Question;
 use crate::admin::api::Inquiry;
@@ -17,10 +18,8 @@ use crate::mesh::{ListenerState, Shared};
 use crate::ring::{Doorbell, Driver, RingFailure, RingPort, SocketRingConfig};
 use crate::shard::inquiry::{Submission, Submissions};
 use crate::shard::step::{Step, StepBounds};
-use crate::shard::{LoopSignals, Settings, Shard, Storing};
-use crate::storage::record::Secret;
-use crate::storage::store::Part;
-use crate::storage::writer::{Wake, Writer};
+use crate::shard::{LoopSignals, Settings, Shard};
+use crate::storage::writer::Writer;
 use crate::telemetry::prometheus::Snapshot;
 use crate::telemetry::{Exemplars, Histogram};
 use crate::time::Instant;
@@ -82,6 +81,8 @@ pub(super) enum CoreCommand {
     Submit(Submission),
     /// A part of an upgrade. There is no report for it.
     Move(MoveOrder),
+    /// Go on with the files of a store that is handed over, and answer. There is no report for it.
+    Store(Box<Stored>, Sender<Result<(), String>>),
     /// Copy the figures for the admin server. There is no report for it.
     Figures(Question),
 }
@@ -124,16 +125,6 @@ pub(super) struct Plan {
     pub feeders: Vec<FeederPlan>,
     /// By which the cluster's thread is woken, if there is one.
     pub cluster: Option<Arc<Notify>>,
-}
-
-/// What a shard with a store continues from.
-pub(super) struct Stored {
-    pub part: Part,
-    pub secret: Secret,
-    /// Milliseconds since 1970 at the zero of the clock.
-    pub wall: u64,
-    /// Syncs come apart from writes.
-    pub asynchronous: bool,
 }
 
 /// Starts the thread of one core.
@@ -378,6 +369,10 @@ impl Running {
                     self.moving.obey(order, &mut self.shard, driver, self.ends.has_mail());
                     continue;
                 }
+                CoreCommand::Store(stored, taken) => {
+                    let _ = taken.send(self.take_store(*stored, driver.doorbell()));
+                    continue;
+                }
                 CoreCommand::Figures(question) => {
                     let snapshot = self.snapshot(driver, question.waited());
                     question.answer(snapshot);
@@ -394,6 +389,11 @@ impl Running {
         if self.phase == Phase::Dismissed && drained {
             self.phase = Phase::Ended;
         }
+    }
+
+    fn take_store(&mut self, stored: Stored, bell: Doorbell) -> Result<(), String> {
+        self.writer = Some(go_on_with(stored, &mut self.shard, self.shards, bell)?);
+        Ok(())
     }
 
     /// Nobody new; the wills are routed.
@@ -486,23 +486,6 @@ impl Running {
     fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         (0..self.shards).map(ShardId)
     }
-}
-
-/// Gives the shard what was stored, and its log's files to a thread.
-fn go_on_with(
-    stored: Stored,
-    shard: &mut Shard,
-    shards: u8,
-    doorbell: Doorbell,
-) -> Result<Writer, String> {
-    let Stored { part, secret, wall, asynchronous } = stored;
-    let Part { log, files, image, .. } = part;
-    shard.store_with(Storing::new(log, secret, (shard.id(), shards), wall, image.last));
-    shard.restore(image);
-    let bell = doorbell.clone();
-    let syncing = asynchronous.then(|| Box::new(move || bell.ring()) as Wake);
-    Writer::start(shard.id().0, files, Box::new(move || doorbell.ring()), syncing)
-        .map_err(|error| format!("cannot start a thread for storage: {error}"))
 }
 
 /// CPU time that this thread has used, nanoseconds; 0 where the kernel does not tell.

@@ -71,6 +71,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use store::Beside;
 use upgrade::new::Predecessor;
 use watch::Watch;
 
@@ -201,7 +202,7 @@ struct Broker {
     bridges: Bridges,
     cluster: Option<Cluster>,
     /// Locked while this process runs.
-    _store: Option<Store>,
+    store: Option<Store>,
 }
 
 /// The limit on memory as those who show it want it: 0 for none.
@@ -237,9 +238,14 @@ impl Broker {
         let settings = Settings::new(config).with_memory(config, memory).with_access(access);
         let policy = policy::of(config, None).map_err(Failure::new)?;
         let settings = Arc::new(Settings { policy: Arc::clone(&policy), ..settings });
-        let store = store::open(config, shards as u8)?;
+        // What is handed over comes later.
+        let store = match continued {
+            None => store::open(config, shards as u8)?,
+            Some(_) => None,
+        };
         let secret = secret_of(continued, store.as_ref());
-        let mut stored = store::read(store.as_ref(), config, shards as u8, clock)?;
+        let alone = Beside::Nobody;
+        let mut stored = store::read(store.as_ref(), config, shards as u8, clock, alone)?;
         let (cluster, shared) = clustered::plan(config, shards, Seeds::stored(secret))?;
         limit_memory(&shared, &settings, config, memory);
         let (sender, reports) = crossbeam_channel::unbounded();
@@ -287,7 +293,7 @@ impl Broker {
             secret,
             bridges,
             cluster,
-            _store: store,
+            store,
         };
         broker.connect(queue, node_ends).map(|()| broker)
     }

@@ -10,11 +10,12 @@ use crate::ring::{Driver, Event};
 use crate::shard::{Inventory, PackCursor, Packed, Shard};
 use crate::upgrade::Frame;
 use crate::upgrade::client::Client;
-use crate::upgrade::frame::Totals;
+use crate::upgrade::frame::{Ban, Totals};
 use crossbeam_channel::{Sender, TrySendError};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use zeroize::Zeroize;
 
 /// Bytes of clients without a socket that make a parcel.
 const PARCEL: usize = 256 * 1024;
@@ -42,6 +43,8 @@ pub(super) enum MoveOrder {
     Enroll(ListenerId, Arc<ListenerState>),
     /// Take these clients in, each with the listener of its connection here.
     TakeIn(Box<Arrived>),
+    /// Say whether every session of the store has come.
+    CheckStored(Sender<Result<(), String>>),
     /// Serve those that were taken in.
     Serve,
 }
@@ -58,6 +61,7 @@ pub(super) struct Rest {
 }
 
 /// Some clients, packed: frames, and the sockets that belong to them, in the order of the frames.
+/// The frames have secrets of TLS in them: they are wiped.
 #[derive(Default)]
 pub(super) struct Parcel {
     pub files: Vec<OwnedFd>,
@@ -67,10 +71,18 @@ pub(super) struct Parcel {
     pub failed: Option<String>,
 }
 
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        self.frames.zeroize();
+    }
+}
+
 /// Clients that came from another process.
 pub(super) struct Arrived {
     pub clients: Vec<(Client, Option<(OwnedFd, ListenerId)>)>,
     pub retained: Vec<Message>,
+    /// Who may not connect for a while; common to all shards.
+    pub bans: Vec<Ban>,
     /// Told how many clients were taken in, or why they could not be.
     pub taken: Sender<Result<Totals, String>>,
 }
@@ -126,9 +138,11 @@ impl Moving {
             }
             MoveOrder::Enroll(listener, state) => shard.open_listener(listener, state),
             MoveOrder::TakeIn(arrived) => {
-                let Arrived { clients, retained, taken } = *arrived;
+                let Arrived { clients, retained, bans, taken } = *arrived;
+                shard.adopt_bans(bans);
                 let _ = taken.send(take_in(clients, retained, shard, driver));
             }
+            MoveOrder::CheckStored(to) => drop(to.send(shard.check_stored())),
             MoveOrder::Serve => {
                 driver.go_on();
                 shard.serve_adopted();
@@ -172,12 +186,13 @@ impl Moving {
 
 /// The next parcel; `None` when all was packed.
 fn pack(cursor: &mut PackCursor, shard: &mut Shard, driver: &mut Driver) -> Option<Parcel> {
+    let totals = Totals::default();
     let until = Instant::now() + KERNEL;
     while driver.is_withdrawing() {
         driver.pass(MOVE_BATCH, &mut |_, event| take_event(shard, event));
         if Instant::now() > until {
             let failed = Some("sends that cannot be withdrawn".to_owned());
-            return Some(Parcel { failed, ..Parcel::default() });
+            return Some(Parcel { files: Vec::new(), frames: Vec::new(), totals, failed });
         }
     }
     let mut parcel = Parcel::default();
@@ -200,6 +215,7 @@ fn pack(cursor: &mut PackCursor, shard: &mut Shard, driver: &mut Driver) -> Opti
                 totals.retained += messages.len() as u64;
                 Frame::Retained(messages)
             }
+            Packed::Bans(bans) => Frame::Bans(bans),
         };
         if frame.encode(&mut parcel.frames).is_err() {
             parcel.failed = Some("a client has more waiting than can be moved".to_owned());

@@ -1,15 +1,19 @@
 //! The store at the start: opened, and read back by all shards at once.
 
 use super::Failure;
-use super::core::{Clock, Stored, time_of_day};
+use super::core::{Clock, time_of_day};
 use crate::config::{Config, Durability, Get, StorageFailure};
-use crate::shard::{home_of, retained_home};
+use crate::ring::Doorbell;
+use crate::shard::{Shard, Storing, home_of, retained_home};
 use crate::storage::log::Bounds;
+use crate::storage::record::Secret;
 use crate::storage::rewrite::{Placed, rewrite};
-use crate::storage::store::{Store, Unusable};
+use crate::storage::store::{Part, Store, Unusable};
+use crate::storage::writer::{Wake, Writer};
 use crate::topic::{Seeds, TopicHash};
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 
@@ -17,6 +21,27 @@ use std::time::Instant;
 const LEAST: u64 = 640 << 20;
 /// Bytes per shard that gather in memory while the disk fails, with `on_failure: degrade`.
 const DEGRADED: usize = 256 << 20;
+
+/// Who else has the files of the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Beside {
+    /// Nobody.
+    Nobody,
+    /// The process that hands its clients over, and may yet go on with them.
+    Predecessor,
+}
+
+/// What a shard with a store continues from.
+pub(super) struct Stored {
+    pub part: Part,
+    pub secret: Secret,
+    /// Milliseconds since 1970 at the zero of the clock.
+    pub wall: u64,
+    /// Syncs come apart from writes.
+    pub asynchronous: bool,
+    /// Whether sessions are restored from it or handed over besides.
+    pub beside: Beside,
+}
 
 /// The store that the configuration names, if it names one.
 pub(super) fn open(config: &Config, shards: u8) -> Result<Option<Store>, Failure> {
@@ -59,12 +84,31 @@ fn re_home(store: &mut Store, shards: u8) -> Result<(), Unusable> {
     rewrite(store, &images, shards, &place, false)
 }
 
+/// The store of the process that hands it over, if it is the one that the configuration names, with
+/// as many shards.
+///
+/// # Errors
+/// Why it cannot be taken over.
+pub(super) fn take_over(config: &Config, shards: u8, lock: OwnedFd) -> Result<Store, String> {
+    let path = Path::new(&*config.storage.path);
+    let store = Store::handed_over(path, lock.into()).map_err(|unusable| unusable.to_string())?;
+    if store.shards != shards {
+        let known = store.shards;
+        return Err(format!(
+            "the store has {known} shards: with storage.path an upgrade keeps the number of cores, \
+             here {shards}"
+        ));
+    }
+    Ok(store)
+}
+
 /// What the store has for each shard.
 pub(super) fn read(
     store: Option<&Store>,
     config: &Config,
     shards: u8,
     clock: Clock,
+    beside: Beside,
 ) -> Result<VecDeque<Stored>, Failure> {
     let Some(store) = store else { return Ok(VecDeque::new()) };
     let bounds = Bounds {
@@ -84,9 +128,12 @@ pub(super) fn read(
         StorageFailure::Degrade => Bounds { degraded: DEGRADED, ..bounds },
     };
     let began = Instant::now();
+    let resume = |shard| match beside {
+        Beside::Nobody => store.resume(shard, bounds),
+        Beside::Predecessor => store.resume_beside(shard, bounds),
+    };
     let parts: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..shards).map(|shard| scope.spawn(move || store.resume(shard, bounds))).collect();
+        let threads: Vec<_> = (0..shards).map(|shard| scope.spawn(move || resume(shard))).collect();
         threads.into_iter().map(|thread| thread.join()).collect()
     });
     let wall = time_of_day().as_millis() as u64 - clock.nanos() / 1_000_000;
@@ -112,9 +159,33 @@ pub(super) fn read(
             secret: store.secret(),
             wall,
             asynchronous: bounds.interval.is_some(),
+            beside,
         });
     }
     let millis = began.elapsed().as_millis() as u64;
     tracing::info!(sessions, messages, retained, millis, "storage read");
     Ok(stored)
+}
+
+/// Gives the shard what was stored, and its log's files to a thread.
+pub(super) fn go_on_with(
+    stored: Stored,
+    shard: &mut Shard,
+    shards: u8,
+    doorbell: Doorbell,
+) -> Result<Writer, String> {
+    let Stored { part, secret, wall, asynchronous, beside } = stored;
+    let Part { log, files, image, .. } = part;
+    let storing = Storing::new(log, secret, (shard.id(), shards), wall, image.last);
+    match beside {
+        Beside::Nobody => {
+            shard.store_with(storing);
+            shard.restore(image);
+        }
+        Beside::Predecessor => shard.store_with(storing.expecting(image.sessions.len() as u64)),
+    }
+    let bell = doorbell.clone();
+    let syncing = asynchronous.then(|| Box::new(move || bell.ring()) as Wake);
+    Writer::start(shard.id().0, files, Box::new(move || doorbell.ring()), syncing)
+        .map_err(|error| format!("cannot start a thread for storage: {error}"))
 }

@@ -6,9 +6,8 @@ use crate::broker::Failure;
 use crate::broker::upgrade::new::Predecessor;
 use crate::broker::upgrade::old::{self, Job, Outcome};
 use crate::broker::upgrade::requests::{self, Request};
-use crate::broker::upgrade::unmovable;
-use crate::upgrade::frame::Hello;
-use crate::upgrade::{OLDEST, VERSION};
+use crate::upgrade::frame::{Hello, StoreIs};
+use crate::upgrade::{OLDEST, VERSION, unmovable};
 use crossbeam_channel::{Receiver, never};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -100,6 +99,14 @@ impl Control<'_> {
         };
         let arguments = std::env::args_os().skip(1).filter(|word| word != "--take-over");
         let broker = &self.broker;
+        let lock = match &broker.store {
+            None => None,
+            Some(store) => Some(store.share_lock().map_err(|error| format!("the lock: {error}"))?),
+        };
+        let store = broker.store.as_ref().map(|store| StoreIs {
+            path: store.path().to_string_lossy().into(),
+            shards: store.shards,
+        });
         let listener = |open: &super::super::Open| {
             (open.id, open.config.name.to_string(), open.config.bind.to_string())
         };
@@ -112,7 +119,9 @@ impl Control<'_> {
                 build: env!("CARGO_PKG_VERSION").into(),
                 zero: broker.clock.zero(),
                 secret: (broker.secret[0], broker.secret[1]),
+                store,
             },
+            lock: lock.map(Into::into),
             binary,
             arguments: arguments.collect(),
             dry_run: request.dry_run,

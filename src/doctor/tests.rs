@@ -379,6 +379,16 @@ fn an_old_kernel_is_named() {
 }
 
 #[test]
+fn whether_an_upgrade_in_place_is_possible_is_said() {
+    let host = Host::good();
+    says(&host.judge(None), "upgrade", Severity::Fine, &["in place"]);
+    let node = host.judge_with("cluster.name=plant", None, RingTrial::Works);
+    says(&node, "upgrade", Severity::Note, &["cluster.name"]);
+    host.put("proc/sys/kernel/osrelease", "6.6.0\n");
+    says(&host.judge(None), "upgrade", Severity::Note, &["6.6.0", "6.8"]);
+}
+
+#[test]
 fn every_other_limit_has_its_line() {
     let cases: [(&str, &str, &str, Severity, &str); 9] = [
         ("proc/sys/net/core/somaxconn", "128", "somaxconn", Severity::Warning, "somaxconn=65535"),

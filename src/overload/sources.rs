@@ -44,6 +44,12 @@ impl SourceNetwork {
 }
 
 impl SourceNetwork {
+    /// That address alone.
+    pub fn whole(address: IpAddr) -> SourceNetwork {
+        let limits = AddressLimits { prefix_v4: 32, prefix_v6: 128, ..AddressLimits::default() };
+        SourceNetwork::of(address, &limits)
+    }
+
     /// Its first address.
     pub fn address(self) -> IpAddr {
         std::net::Ipv6Addr::from_bits(self.0).to_canonical()

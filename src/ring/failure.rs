@@ -105,6 +105,20 @@ pub fn operations() -> Result<Vec<(&'static str, bool)>, RingFailure> {
     Ok(NEEDED.iter().map(|(name, code)| (*name, probe.is_supported(*code))).collect())
 }
 
+/// Whether sockets can leave for another process, which needs [`crate::limits::UPGRADE_KERNEL`].
+/// Opens a ring to find out.
+///
+/// # Errors
+/// As [`operations`].
+pub fn can_export() -> Result<bool, RingFailure> {
+    let ring = IoUring::new(2).map_err(|error| RingFailure::new("io_uring_setup", &error))?;
+    let mut probe = Probe::new();
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(|error| RingFailure::new("REGISTER_PROBE", &error))?;
+    Ok(probe.is_supported(opcode::FixedFdInstall::CODE))
+}
+
 impl RingFailure {
     /// The failure for `runtime.coalesce` on a kernel without the minimum wait of Linux 6.12.
     pub(super) fn without_minimum_wait() -> RingFailure {

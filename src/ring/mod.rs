@@ -34,7 +34,7 @@ pub use driver::Driver;
 pub use event::{
     Event, MAX_COOKIE, Outgoing, Receive, RemoteAddress, RingCounts, Segment, SocketRingConfig,
 };
-pub use failure::{RingFailure, operations};
+pub use failure::{RingFailure, can_export, operations};
 pub use flag::SleepFlag;
 pub use gathering::Coalesce;
 pub use idle::Doorbell;

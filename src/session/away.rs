@@ -155,6 +155,17 @@ impl Away {
         places.filter(|entry| entry.slot != 0).map(|entry| self.message(entry))
     }
 
+    /// The messages, in order, and when each expires.
+    pub fn expiring(&self) -> impl Iterator<Item = (AwayMessage, Option<Instant>)> {
+        let known: HashMap<u64, Instant, foldhash::fast::FixedState> =
+            self.expiring.iter().map(|&Reverse((at, place))| (place, at)).collect();
+        let places = self.first..self.first + self.places as u64;
+        let entries = places.filter_map(|at| Some((at, self.entry(at)?)));
+        entries
+            .filter(|(_, entry)| entry.slot != 0)
+            .map(move |(at, entry)| (self.message(entry), known.get(&at).copied()))
+    }
+
     /// The first message.
     pub fn front(&self) -> Option<AwayMessage> {
         self.entry(self.first).map(|entry| self.message(entry))

@@ -229,6 +229,12 @@ impl Pending {
         pushed
     }
 
+    /// The messages that are in the store only, in order, and when each expires.
+    pub fn each_away(&self, mut look: impl FnMut(AwayMessage, Option<Instant>)) {
+        let away = self.away.iter().flat_map(|away| away.expiring());
+        away.for_each(|(message, expires)| look(message, expires));
+    }
+
     /// The tail.
     pub fn tail(&mut self) -> Option<&mut Away> {
         self.away.as_deref_mut()

@@ -141,12 +141,12 @@ impl Window {
     }
 
     /// The first identifier, and of it and each following one: what is awaited as a number, whether
-    /// it is to be sent again, and the message. For [`Self::of_places`].
-    pub fn places(&self) -> (u16, impl Iterator<Item = (u8, bool, Option<&Queued>)>) {
-        let place = |sent: &'_ Sent| (sent.awaits as u8, sent.again);
+    /// it is to be sent again, the message, and its number in the store. For [`Self::of_places`].
+    pub fn places(&self) -> (u16, impl Iterator<Item = (u8, bool, Option<&Queued>, u32)>) {
+        let place = |sent: &'_ Sent| (sent.awaits as u8, sent.again, sent.stored);
         let places = self.run.iter().map(move |sent| {
-            let (awaits, again) = place(sent);
-            (awaits, again, sent.queued.as_ref())
+            let (awaits, again, stored) = place(sent);
+            (awaits, again, sent.queued.as_ref(), stored)
         });
         (self.first, places)
     }
@@ -154,10 +154,10 @@ impl Window {
     /// The window with these places.
     pub fn of_places(
         first: u16,
-        places: impl Iterator<Item = (u8, bool, Option<Queued>)>,
+        places: impl Iterator<Item = (u8, bool, Option<Queued>, u32)>,
     ) -> Window {
         let mut window = Window { first: first.max(1), ..Window::default() };
-        for (awaits, again, queued) in places {
+        for (awaits, again, queued, stored) in places {
             let awaits = match awaits {
                 1 => Awaits::PubAck,
                 2 => Awaits::PubRec,
@@ -168,7 +168,7 @@ impl Window {
             window.open += u16::from(awaits != Awaits::Nothing);
             window.again += u16::from(again);
             window.kept += queued.as_ref().map_or(0, |queued| queued.message.size());
-            window.run.push_back(Sent { queued, awaits, again, stored: 0 });
+            window.run.push_back(Sent { queued, awaits, again, stored });
         }
         window.trim();
         window

@@ -12,6 +12,7 @@ use crate::access::scram::Mechanism;
 use crate::config::OnFull;
 use crate::ids::{ListenerId, SocketId};
 use crate::message::Message;
+use crate::mutant::Mutant;
 use crate::packet::PacketId;
 use crate::session::pending::Bounds;
 use crate::session::{Since, Will, Window};
@@ -70,7 +71,8 @@ impl Shard {
         session.window_limit = carried.window_limit;
         session.connected = carried.connected.map_or_else(Since::default, Since::at);
         session.socket = socket;
-        session.will = carried.will.map(|will| {
+        let will = carried.will.filter(|_| !Mutant::UpgradeWillLost.is_on());
+        session.will = will.map(|will| {
             let client::Will { message, delay, message_expiry, due } = will;
             Box::new(Will { message, delay, message_expiry, due })
         });
@@ -88,8 +90,12 @@ impl Shard {
         }
         self.counters.sessions_persistent += u64::from(socket.is_none());
         for client::Subscription { filter, options, id } in carried.subscriptions {
-            let options = options & !GROUP;
+            let lost = Mutant::UpgradeOptionsLost.is_on();
+            let (options, id) = if lost { (options & 3, 0) } else { (options & !GROUP, id) };
             if let Some(Ok(_)) = topic::parse_share(&filter) {
+                if Mutant::UpgradeShareLost.is_on() {
+                    continue;
+                }
                 let ticket = self.topology.ticket();
                 self.join(index, &filter, options, id, ticket);
                 continue;
@@ -99,26 +105,41 @@ impl Shard {
                 .map_err(|_| format!("the subscription {filter} has no room"))?;
         }
         self.tell_presence(index, socket.is_some());
+        if let Some(stored) = carried.stored {
+            self.adopt_stored(index, stored)?;
+        }
         if let Some(flow) = carried.flow {
-            self.adopt_flow(index, flow);
+            self.adopt_flow(index, flow)?;
         }
         if socket.is_none()
             && let Some(due) = self.sessions.get(index).and_then(|session| session.next_due())
+            && !Mutant::UpgradeExpiryLost.is_on()
         {
             self.arm_session(index, due);
         }
         Ok(index)
     }
 
-    fn adopt_flow(&mut self, index: u32, carried: client::Flow) {
+    fn adopt_flow(&mut self, index: u32, carried: client::Flow) -> Result<(), String> {
         self.use_flow(index);
-        let Some(session) = self.sessions.get_mut(index) else { return };
+        let mut places = Vec::with_capacity(carried.sent.len());
+        for client::Sent { awaits, again, queued, kept, body } in carried.sent {
+            if let (Some(body), Some(kept)) = (&body, kept) {
+                self.adopt_kept(index, body, kept)?;
+            }
+            let queued = queued.map(|queued| self.adopt_queued(index, queued, kept)).transpose()?;
+            places.push((awaits, again, queued, kept.map_or(0, |kept| kept.slot)));
+        }
+        let mut pending = Vec::with_capacity(carried.pending.len());
+        for client::Waiting { queued, kept } in carried.pending {
+            pending.push(self.adopt_queued(index, queued, kept)?);
+        }
+        let Some(session) = self.sessions.get_mut(index) else { return Ok(()) };
         let flow = session.flow();
-        let sent = carried.sent.into_iter().map(|sent| (sent.awaits, sent.again, sent.queued));
-        flow.window = Window::of_places(carried.first, sent);
+        flow.window = Window::of_places(carried.first, places.into_iter());
         self.counters.inflight += u64::from(flow.window.open());
         self.memory.tally.kept += flow.window.kept();
-        for queued in carried.pending {
+        for queued in pending {
             let before = flow.pending.bytes();
             flow.pending.push(queued, &ANY);
             self.counters.pending_messages += 1;
@@ -136,6 +157,7 @@ impl Shard {
         if let Some(at) = carried.retry {
             self.timers.arm(at, Timer::Retry(index));
         }
+        self.adopt_away(index, carried.away)
     }
 
     fn adopt_connection(
@@ -177,7 +199,8 @@ impl Shard {
             connection.output = Some(output);
         }
         let limit = carried.alias_limit;
-        if limit > 0 || !carried.aliases_in.is_empty() {
+        let lost = Mutant::UpgradeAliasLost.is_on();
+        if (limit > 0 || !carried.aliases_in.is_empty()) && !lost {
             let mut aliases = Aliases::within(limit);
             let held = &mut self.memory.tally.names;
             for (at, name) in carried.aliases_in.iter().enumerate() {
@@ -194,6 +217,7 @@ impl Shard {
         }
         let due = match index {
             Some(_) if connection.patience == 0 => None,
+            Some(_) if Mutant::UpgradeKeepAliveLost.is_on() => None,
             Some(_) => Some(connection.last_seen.plus_millis(u64::from(connection.patience))),
             None => Some(self.now.plus_millis(self.settings.connect_timeout)),
         };

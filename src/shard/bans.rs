@@ -8,6 +8,7 @@ use crate::ids::{ClientKey, Peer, SocketId};
 use crate::overload::bans::{Counted, Watched};
 use crate::overload::sources::{Banned, SourceNetwork, TooMany};
 use crate::time::Instant;
+use crate::upgrade::frame::Ban;
 
 /// Milliseconds between two lines of the log about new bans.
 const TOLD: u64 = 1000;
@@ -101,6 +102,29 @@ impl Shard {
         let counted = self.topology.shared.sources.wrong(source, self.now.0, &trigger);
         let name = peer.to_string();
         self.follow_count(counted, Banned::Address(source), &name, "bad credentials");
+    }
+
+    /// The bans in one part of the table of all shards; `None` past the last part.
+    pub(super) fn packed_bans(&self, part: usize) -> Option<Vec<Ban>> {
+        let listed = self.topology.shared.sources.listed(part, self.now.0)?;
+        let ban = |(who, until)| Ban { who, until: Instant(until) };
+        Some(listed.into_iter().map(ban).collect())
+    }
+
+    /// Takes bans over from another process. Addresses are of the networks that are configured
+    /// now.
+    pub fn adopt_bans(&mut self, bans: Vec<Ban>) {
+        for Ban { who, until } in bans {
+            let who = match who {
+                Banned::Address(source) => {
+                    let limits = &self.settings.policy.limits.address;
+                    Banned::Address(SourceNetwork::of(source.address(), limits))
+                }
+                Banned::Client(name) => Banned::Client(name),
+            };
+            let room = self.topology.shared.sources.ban(who, self.now.0, until.0);
+            self.counters.bans_unwatched += u64::from(!room);
+        }
     }
 
     fn follow_count(&mut self, counted: Counted, who: Banned, name: &str, why: &'static str) {

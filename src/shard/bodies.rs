@@ -130,6 +130,11 @@ impl Bodies {
         self.kept.get(&number).map(|kept| &kept.message)
     }
 
+    /// CRC32C of the record of a message that is in memory.
+    pub(super) fn checksum(&self, number: u64) -> Option<u32> {
+        self.kept.get(&number).map(|kept| kept.checksum)
+    }
+
     /// A session that had the number only has a handle from now on: of the message that is in
     /// memory already, or of this one.
     pub(super) fn come_back(&mut self, number: u64, message: Message, checksum: u32) -> Message {

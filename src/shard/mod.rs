@@ -50,6 +50,7 @@ mod held;
 mod hold;
 mod input_progress;
 pub mod inquiry;
+mod kept;
 mod layered;
 mod link;
 mod mail;

@@ -7,7 +7,7 @@ use super::connection::{Connection, Stage};
 use super::route::GROUP;
 use crate::access::Grant;
 use crate::access::scram::Mechanism;
-use crate::ids::SocketId;
+use crate::ids::{ShardId, SocketId};
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::outgoing::Segment;
@@ -15,10 +15,13 @@ use crate::session::{Flow, Session};
 use crate::topic;
 use crate::upgrade::client::{self, Client, Subscription};
 use crate::upgrade::code::Bytes;
+use crate::upgrade::frame::Ban;
 
 /// How far the packing of a shard has come.
 #[derive(Clone, Default, Debug)]
 pub struct PackCursor {
+    /// The parts of the table of bans that were packed.
+    bans: usize,
     connection: u32,
     session: u32,
     retained: Option<Box<str>>,
@@ -33,6 +36,8 @@ pub enum Packed {
     Offline(Box<Client>),
     /// Some retained messages.
     Retained(Vec<Message>),
+    /// Who is banned for a while: the first shard tells for all.
+    Bans(Vec<Ban>),
 }
 
 /// Retained messages that are packed at a time.
@@ -42,6 +47,13 @@ impl Shard {
     /// The next piece; `None` when all was packed. The shard is suspended and has no send in
     /// flight.
     pub fn pack_next(&self, cursor: &mut PackCursor) -> Option<Packed> {
+        while self.topology.id == ShardId(0) {
+            let Some(bans) = self.packed_bans(cursor.bans) else { break };
+            cursor.bans += 1;
+            if !bans.is_empty() && !Mutant::UpgradeBansLost.is_on() {
+                return Some(Packed::Bans(bans));
+            }
+        }
         while cursor.connection < self.connections.bound() {
             let socket = SocketId(cursor.connection);
             cursor.connection += 1;
@@ -53,8 +65,9 @@ impl Shard {
             let index = cursor.session;
             cursor.session += 1;
             let Some(session) = self.sessions.get(index) else { continue };
-            if session.socket.is_none() && !session.is_ending() {
-                let session = Some(self.pack_session(session));
+            let stays = session.is_ending() || Mutant::UpgradeOfflineLost.is_on();
+            if session.socket.is_none() && !stays {
+                let session = Some(self.pack_session(index, session));
                 return Some(Packed::Offline(Box::new(Client { session, connection: None })));
             }
         }
@@ -71,13 +84,16 @@ impl Shard {
         }
         // What the broker itself retains below $SYS is not a client's and is made anew.
         messages.retain(|message| !topic::is_servers_own(message.view().topic));
+        if Mutant::UpgradeRetainedLost.is_on() {
+            messages.clear();
+        }
         Some(Packed::Retained(messages))
     }
 
     fn pack_connection(&self, socket: SocketId) -> Option<Client> {
         let connection = self.connections.get(socket.0)?;
         let session = match connection.stage {
-            Stage::Open(index) => Some(self.pack_session(self.sessions.get(index)?)),
+            Stage::Open(index) => Some(self.pack_session(index, self.sessions.get(index)?)),
             Stage::Entry if !connection.layered => None,
             _ => return None,
         };
@@ -88,7 +104,7 @@ impl Shard {
         Some(Client { session, connection: Some(packed) })
     }
 
-    fn pack_session(&self, session: &Session) -> client::Session {
+    fn pack_session(&self, index: u32, session: &Session) -> client::Session {
         let mut subscriptions = Vec::with_capacity(session.subscriptions.len() + session.shared());
         session.subscriptions.each(|place| {
             let entries = self.subscriptions.index.subscribers(place.filter);
@@ -120,7 +136,39 @@ impl Shard {
                 due: will.due,
             }),
             grant: session.grant().map(packed_grant),
-            flow: session.flow.as_deref().map(packed_flow),
+            flow: session.flow.as_deref().map(|flow| self.pack_flow(index, flow)),
+            stored: self.storing.as_ref().and_then(|storing| storing.packed_session(index)),
+        }
+    }
+
+    fn pack_flow(&self, index: u32, flow: &Flow) -> client::Flow {
+        let mut pending = Vec::with_capacity(flow.pending.here());
+        flow.pending.each(|queued| {
+            let kept = self.packed_kept(index, queued.stored);
+            pending.push(client::Waiting { queued: queued.clone(), kept });
+        });
+        if Mutant::UpgradePendingLost.is_on() {
+            pending.clear();
+        }
+        let (first, places) = flow.window.places();
+        let sent = places.map(|(awaits, again, queued, stored)| {
+            let kept = self.packed_kept(index, stored);
+            let body = kept.filter(|_| queued.is_none()).and_then(|kept| {
+                let storing = self.storing.as_ref()?;
+                storing.bodies.get(kept.number).cloned()
+            });
+            client::Sent { awaits, again, queued: queued.cloned(), kept, body }
+        });
+        let [current, earlier] = flow.inbound.by_connection();
+        let numbers = |ids: Vec<crate::packet::PacketId>| ids.iter().map(|id| id.get()).collect();
+        client::Flow {
+            first,
+            sent: sent.filter(|_| !Mutant::UpgradeWindowLost.is_on()).collect(),
+            pending,
+            away: self.packed_away(flow),
+            inbound: if Mutant::UpgradeInboundLost.is_on() { Vec::new() } else { numbers(current) },
+            inbound_earlier: numbers(earlier),
+            retry: flow.retry,
         }
     }
 }
@@ -176,26 +224,5 @@ fn packed_grant(grant: &Grant) -> client::Grant {
         credential: grant.credential,
         peer: grant.peer,
         listener: grant.listener,
-    }
-}
-
-fn packed_flow(flow: &Flow) -> client::Flow {
-    let mut pending = Vec::with_capacity(flow.pending.len());
-    flow.pending.each(|queued| pending.push(queued.clone()));
-    let (first, places) = flow.window.places();
-    let sent = places.map(|(awaits, again, queued)| client::Sent {
-        awaits,
-        again,
-        queued: queued.cloned(),
-    });
-    let [current, earlier] = flow.inbound.by_connection();
-    let numbers = |ids: Vec<crate::packet::PacketId>| ids.iter().map(|id| id.get()).collect();
-    client::Flow {
-        first,
-        sent: sent.filter(|_| !Mutant::UpgradeWindowLost.is_on()).collect(),
-        pending,
-        inbound: numbers(current),
-        inbound_earlier: numbers(earlier),
-        retry: flow.retry,
     }
 }

@@ -42,9 +42,9 @@ const RECEIPT: usize = 32;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
     /// Its number in the store.
-    number: NonZeroU64,
+    pub(super) number: NonZeroU64,
     /// The number of the last message that waited for it.
-    slot: u32,
+    pub(super) slot: u32,
 }
 
 // What each stored session costs.
@@ -104,7 +104,7 @@ pub struct Storing {
     pub(super) reading: Reading,
     pub(super) speaker: Speaker,
     /// Whose output waits.
-    withheld: Withheld,
+    pub(super) withheld: Withheld,
     pub(super) receipts: Receipts,
     /// Messages on their way back to their share groups.
     pub(super) returning: Returning,
@@ -123,6 +123,8 @@ pub struct Storing {
     pub(super) refusing: ShardSet,
     /// A fan-out was under way at the end of the last step, or began in this one.
     fanned: bool,
+    /// Sessions that the log has, of those that are being handed over, and that have come.
+    pub(super) expected: [u64; 2],
 }
 
 impl Storing {
@@ -160,6 +162,7 @@ impl Storing {
             standing: None,
             refusing: ShardSet::default(),
             fanned: false,
+            expected: [0; 2],
         }
     }
 

@@ -26,11 +26,17 @@ impl Shard {
     /// Timers rest from now on.
     pub fn suspend(&mut self) {
         self.work.stopping.suspended = true;
+        if let Some(storing) = &mut self.storing {
+            storing.log.hold();
+        }
     }
 
     /// Timers run again. The time since [`Shard::suspend`] was nobody's silence.
     pub fn go_on_after_suspension(&mut self) {
         self.work.stopping.suspended = false;
+        if let Some(storing) = &mut self.storing {
+            storing.log.go_on();
+        }
         self.was_stalled(self.now);
     }
 
@@ -56,6 +62,7 @@ impl Shard {
         reasons
             .iter()
             .find_map(|&(holds, what)| holds.then_some(what))
+            .or_else(|| self.storing.as_ref()?.under_way())
             .or_else(|| self.is_replaying().then_some("retained messages for new subscriptions"))
     }
 
@@ -123,6 +130,7 @@ impl Shard {
     /// Begins to serve the clients that were adopted: they are read and sent to from now on.
     pub fn serve_adopted(&mut self) {
         self.work.stopping.suspended = false;
+        self.serve_stored();
         for at in 0..self.connections.bound() {
             let socket = SocketId(at);
             let Some(connection) = self.connections.get_mut(at) else { continue };
@@ -141,6 +149,7 @@ impl Shard {
                 self.parked.freed.push_back(socket);
             }
             self.pump(index);
+            self.want_back(index);
         }
     }
 }

@@ -20,6 +20,13 @@ pub(super) struct Cleaning {
     reading: bool,
 }
 
+impl Cleaning {
+    /// True while it waits for what it has asked for.
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading
+    }
+}
+
 impl Log {
     pub(super) fn clean(&mut self) {
         let idle = self.retiring.is_none() && self.dropping.is_none() && !self.stuck;

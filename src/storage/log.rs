@@ -91,7 +91,7 @@ pub struct Log {
     /// The last segment takes no further batch.
     pub(super) sealed: bool,
     ready: VecDeque<u32>,
-    creating: bool,
+    pub(super) creating: bool,
     create_after: u64,
     /// The last try to make a segment has failed.
     short: bool,
@@ -124,6 +124,8 @@ pub struct Log {
     pub(super) dropping: Option<u32>,
     /// Cleaning met something that cannot be read: nothing is dropped any more.
     pub(super) stuck: bool,
+    /// See [`Log::hold`].
+    pub(super) held: bool,
     pub(super) trouble: Option<String>,
     pub(super) figures: Figures,
     /// What is to be done, in order.
@@ -168,6 +170,7 @@ impl Log {
             patience: RETRY,
             dropping: None,
             stuck: false,
+            held: false,
             trouble: None,
             figures: Figures::default(),
             commands: Vec::new(),
@@ -332,11 +335,7 @@ impl Log {
     /// Does what is due at `now`; what it wants is in [`Log::commands`]. Returns when to call it
     /// again at the latest, if it has not been told an answer by then.
     pub fn turn(&mut self, now: u64) -> Option<u64> {
-        self.make_ready(now);
-        self.commit(now);
-        self.sync(now);
-        self.clean();
-        self.drop_oldest();
+        self.keep_house(now);
         self.judge(now);
         let gathered = (self.in_flight.is_none() && !self.filling.is_empty())
             .then(|| self.filling_since + self.bounds.gather);
@@ -344,7 +343,7 @@ impl Log {
             Health::Down(at) => Some(at),
             Health::Up | Health::Failed => None,
         };
-        let create = self.wants_segment().then_some(self.create_after);
+        let create = (self.wants_segment() && !self.held).then_some(self.create_after);
         // Later than now: what is due and was not done waits for an answer.
         let late = (self.bounds.degraded > 0 && !self.is_settled())
             .then(|| now + self.bounds.age.saturating_sub(self.age(now)));
@@ -359,7 +358,7 @@ impl Log {
         self.ready.len() <= RESERVE && !self.creating
     }
 
-    fn make_ready(&mut self, now: u64) {
+    pub(super) fn make_ready(&mut self, now: u64) {
         if self.wants_segment() && now >= self.create_after && self.may_grow() {
             self.last_segment += 1;
             self.creating = true;
@@ -368,7 +367,7 @@ impl Log {
         }
     }
 
-    fn commit(&mut self, now: u64) {
+    pub(super) fn commit(&mut self, now: u64) {
         if let Health::Down(at) = self.health
             && now < at
         {

@@ -32,6 +32,7 @@ mod failing;
 #[cfg(feature = "runtime")]
 pub mod files;
 pub mod frame;
+mod holding;
 pub mod image;
 pub mod index;
 #[cfg(feature = "runtime")]

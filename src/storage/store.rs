@@ -14,6 +14,7 @@ use super::salvage::{self, Lost};
 use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes of messages' bodies that a shard has in memory while it reads its log at the start.
@@ -53,7 +54,7 @@ pub struct Store {
     /// How often it was written anew.
     generation: u32,
     secret: [u64; 2],
-    _lock: File,
+    lock: File,
 }
 
 /// A shard's part of a store, read back.
@@ -91,6 +92,44 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens the store of the process that has locked it and hands over that lock.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn handed_over(path: &Path, lock: File) -> Result<Store, Unusable> {
+        let format = path.join("FORMAT");
+        let text = std::fs::read_to_string(&format).map_err(unusable(&format, "cannot be read"))?;
+        let format = parse(&text).map_err(unusable(&format, "is damaged"))?;
+        let is_it = |named: std::fs::Metadata| -> std::io::Result<bool> {
+            let locked = lock.metadata()?;
+            Ok((named.dev(), named.ino()) == (locked.dev(), locked.ino()))
+        };
+        let name = path.join("LOCK");
+        let same = std::fs::metadata(&name).and_then(is_it);
+        match same.map_err(unusable(&name, "cannot be looked at"))? {
+            true => Ok(Store::new(path, format, lock)),
+            false => Err(Unusable(format!(
+                "storage.path: {} is another store than that of the running broker; an upgrade \
+                 keeps the store",
+                path.display()
+            ))),
+        }
+    }
+
+    /// One more descriptor of its lock, for the process that takes it over. The lock is held for as
+    /// long as either process has one.
+    ///
+    /// # Errors
+    /// When there is none left.
+    pub fn share_lock(&self) -> std::io::Result<File> {
+        self.lock.try_clone()
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Opens a store that is there, to look at it.
     ///
     /// # Errors
@@ -110,7 +149,7 @@ impl Store {
 
     fn new(path: &Path, format: Format, lock: File) -> Store {
         let Format { shards, generation, secret } = format;
-        Store { path: path.to_owned(), shards, generation, secret, _lock: lock }
+        Store { path: path.to_owned(), shards, generation, secret, lock }
     }
 
     /// Removes logs of other writings than the current one: a crash came before the switch or
@@ -271,6 +310,26 @@ impl Store {
         recovery::fill(&log, &mut image, &mut read)
             .map_err(|trouble| Unusable(describe(&directory, &trouble)))?;
         Ok(Part { log, files, image, torn: recovered.torn })
+    }
+}
+
+impl Store {
+    /// Reads a shard's log that another process of the broker has written and rests with. It may
+    /// yet go on with it: nothing is changed before [`Log::go_on`]. No bodies of messages are read:
+    /// they are handed over.
+    ///
+    /// # Errors
+    /// As [`Store::read`], and when it does not end with a whole batch.
+    pub fn resume_beside(&self, shard: u8, bounds: Bounds) -> Result<Part, Unusable> {
+        let (recovered, mut image, files) = self.read_within(shard, Some(0))?;
+        if recovered.torn.is_some() {
+            return Err(Unusable(format!("the log of shard {shard} is still being written")));
+        }
+        let mut log = Log::new(self.log(shard), self.secret(), bounds, recovered.found);
+        image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
+        log.leave(recovered.unused);
+        log.hold();
+        Ok(Part { log, files, image, torn: None })
     }
 }
 

@@ -4,6 +4,7 @@
 use super::code::{Body, Bytes, Code, Secret, record};
 use crate::ids::{ListenerId, Peer};
 use crate::message::Message;
+use crate::packet::Qos;
 use crate::session::Queued;
 use crate::time::Instant;
 
@@ -48,6 +49,32 @@ record! {
         pub grant: Option<Grant>,
         /// What is in flight and waits.
         pub flow: Option<Flow>,
+        /// What it is in the store, if it is stored.
+        pub stored: Option<StoredAs>,
+    }
+}
+
+record! {
+    /// A session that is in the store, whose files are taken over.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct StoredAs {
+        /// Its number.
+        pub number: u64,
+        /// The number of the last message that waited for it.
+        pub slot: u32,
+    }
+}
+
+record! {
+    /// A message that waits for a session in the store.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Kept {
+        /// Its number within the session.
+        pub slot: u32,
+        /// The number of the message.
+        pub number: u64,
+        /// CRC32C of the message's record.
+        pub checksum: u32,
     }
 }
 
@@ -109,13 +136,43 @@ record! {
         /// What was sent under it and the following ones.
         pub sent: Vec<Sent>,
         /// Messages that wait, in their order.
-        pub pending: Vec<Queued>,
+        pub pending: Vec<Waiting>,
+        /// Those that wait behind them, and whose bodies are in the store only.
+        pub away: Vec<Away>,
         /// Identifiers of QoS 2 messages from this connection that await PUBREL.
         pub inbound: Vec<u16>,
         /// The same of earlier connections.
         pub inbound_earlier: Vec<u16>,
         /// When what is unacknowledged is sent again.
         pub retry: Option<Instant>,
+    }
+}
+
+record! {
+    /// A message that waits.
+    pub struct Waiting {
+        /// The message.
+        pub queued: Queued,
+        /// What it is in the store.
+        pub kept: Option<Kept>,
+    }
+}
+
+record! {
+    /// A message that waits in the store.
+    pub struct Away {
+        /// What it is there.
+        pub kept: Kept,
+        /// Bytes of topic, properties and payload.
+        pub size: u32,
+        /// QoS of the delivery.
+        pub qos: Qos,
+        /// RETAIN flag of the delivery.
+        pub retain: bool,
+        /// Subscription Identifiers.
+        pub subscription_ids: Vec<u32>,
+        /// When it expires.
+        pub expires: Option<Instant>,
     }
 }
 
@@ -128,6 +185,10 @@ record! {
         pub again: bool,
         /// The message, if it was kept.
         pub queued: Option<Queued>,
+        /// What it is in the store.
+        pub kept: Option<Kept>,
+        /// The stored message, where it is not kept for the session any more.
+        pub body: Option<Message>,
     }
 }
 

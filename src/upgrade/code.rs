@@ -4,6 +4,7 @@
 
 use crate::ids::{ClientKey, ListenerId, Peer, Publisher, ShardId};
 use crate::message::{Message, MessageRef};
+use crate::overload::sources::{Banned, SourceNetwork};
 use crate::packet::Qos;
 use crate::session::{Queued, ShareName, SubscriptionIds};
 use crate::time::Instant;
@@ -12,10 +13,23 @@ use zeroize::Zeroize;
 
 /// What can be written and read.
 pub trait Code: Sized {
+    /// How many bytes [`Code::put`] appends.
+    fn length(&self) -> usize;
     /// Appends it.
     fn put(&self, out: &mut Vec<u8>);
     /// Reads it; `None` when the bytes are none.
     fn get(from: &mut Body<'_>) -> Option<Self>;
+}
+
+/// Makes room for so many more bytes. What has been written may hold secrets, so a buffer that is
+/// too small is wiped before it goes; growing it in any other way would leave them behind.
+pub fn make_room(out: &mut Vec<u8>, more: usize) {
+    if out.capacity() - out.len() >= more {
+        return;
+    }
+    let mut larger = Vec::with_capacity((out.len() + more).max(2 * out.capacity()));
+    larger.extend_from_slice(out);
+    std::mem::replace(out, larger).zeroize();
 }
 
 /// Bytes that are read from their start.
@@ -51,6 +65,10 @@ impl<'a> Body<'a> {
 macro_rules! numbers {
     ($($number:ty),*) => {$(
         impl Code for $number {
+            fn length(&self) -> usize {
+                size_of::<$number>()
+            }
+
             fn put(&self, out: &mut Vec<u8>) {
                 out.extend_from_slice(&self.to_le_bytes());
             }
@@ -67,6 +85,10 @@ macro_rules! numbers {
 numbers!(u8, u16, u32, u64);
 
 impl Code for bool {
+    fn length(&self) -> usize {
+        1
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         out.push(u8::from(*self));
     }
@@ -76,6 +98,10 @@ impl Code for bool {
     }
 }
 
+fn slice_length(bytes: &[u8]) -> usize {
+    size_of::<u32>() + bytes.len()
+}
+
 fn put_slice(bytes: &[u8], out: &mut Vec<u8>) {
     // Nothing that is handed over has 4 GiB: a frame has less.
     (bytes.len() as u32).put(out);
@@ -83,6 +109,10 @@ fn put_slice(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 impl Code for Box<str> {
+    fn length(&self) -> usize {
+        slice_length(self.as_bytes())
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         put_slice(self.as_bytes(), out);
     }
@@ -97,6 +127,10 @@ impl Code for Box<str> {
 pub struct Bytes(pub Vec<u8>);
 
 impl Code for Bytes {
+    fn length(&self) -> usize {
+        slice_length(&self.0)
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         put_slice(&self.0, out);
     }
@@ -117,6 +151,10 @@ impl Drop for Secret {
 }
 
 impl Code for Secret {
+    fn length(&self) -> usize {
+        slice_length(&self.0)
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         put_slice(&self.0, out);
     }
@@ -127,6 +165,10 @@ impl Code for Secret {
 }
 
 impl<T: Code> Code for Option<T> {
+    fn length(&self) -> usize {
+        1 + self.as_ref().map_or(0, T::length)
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         self.is_some().put(out);
         if let Some(value) = self {
@@ -143,6 +185,10 @@ impl<T: Code> Code for Option<T> {
 }
 
 impl<T: Code> Code for Vec<T> {
+    fn length(&self) -> usize {
+        size_of::<u32>() + self.iter().map(T::length).sum::<usize>()
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         (self.len() as u32).put(out);
         self.iter().for_each(|value| value.put(out));
@@ -161,6 +207,10 @@ impl<T: Code> Code for Vec<T> {
 }
 
 impl<A: Code, B: Code> Code for (A, B) {
+    fn length(&self) -> usize {
+        self.0.length() + self.1.length()
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         self.0.put(out);
         self.1.put(out);
@@ -173,6 +223,10 @@ impl<A: Code, B: Code> Code for (A, B) {
 
 /// A moment of the clock that both processes go by.
 impl Code for Instant {
+    fn length(&self) -> usize {
+        self.0.length()
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         self.0.put(out);
     }
@@ -183,6 +237,10 @@ impl Code for Instant {
 }
 
 impl Code for ListenerId {
+    fn length(&self) -> usize {
+        self.0.length()
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         self.0.put(out);
     }
@@ -193,6 +251,14 @@ impl Code for ListenerId {
 }
 
 impl Code for Peer {
+    fn length(&self) -> usize {
+        match self {
+            Peer::Unix => 1,
+            Peer::Tcp(IpAddr::V4(_), _) => 7,
+            Peer::Tcp(IpAddr::V6(_), _) => 19,
+        }
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         match self {
             Peer::Unix => 0u8.put(out),
@@ -224,7 +290,45 @@ impl Code for Peer {
     }
 }
 
+/// The address is that of a network's first host: how long its prefix is, new's configuration says.
+impl Code for Banned {
+    fn length(&self) -> usize {
+        match self {
+            Banned::Address(source) => 1 + Peer::Tcp(source.address(), 0).length(),
+            Banned::Client(name) => 1 + name.length(),
+        }
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Banned::Address(source) => {
+                0u8.put(out);
+                Peer::Tcp(source.address(), 0).put(out);
+            }
+            Banned::Client(name) => {
+                1u8.put(out);
+                name.put(out);
+            }
+        }
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        match u8::get(from)? {
+            0 => match Peer::get(from)? {
+                Peer::Tcp(address, 0) => Some(Banned::Address(SourceNetwork::whole(address))),
+                Peer::Tcp(..) | Peer::Unix => None,
+            },
+            1 => Code::get(from).map(Banned::Client),
+            _ => None,
+        }
+    }
+}
+
 impl Code for Qos {
+    fn length(&self) -> usize {
+        1
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         (*self as u8).put(out);
     }
@@ -235,6 +339,17 @@ impl Code for Qos {
 }
 
 impl Code for Message {
+    fn length(&self) -> usize {
+        let view = self.view();
+        let texts = [view.topic.as_bytes(), view.properties, view.payload];
+        let publisher = view.publisher.map(|by| by.client.0.get());
+        texts.map(slice_length).iter().sum::<usize>()
+            + view.qos.length()
+            + view.retain.length()
+            + view.expires.length()
+            + publisher.length()
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         let view = self.view();
         put_slice(view.topic.as_bytes(), out);
@@ -260,6 +375,16 @@ impl Code for Message {
 }
 
 impl Code for Queued {
+    fn length(&self) -> usize {
+        let share = self.share.as_ref().map_or("", |share| share.as_str());
+        self.message.length()
+            + slice_length(&[])
+            + size_of_val(self.subscription_ids.as_slice())
+            + self.qos.length()
+            + self.retain.length()
+            + slice_length(share.as_bytes())
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         self.message.put(out);
         self.subscription_ids.as_slice().to_vec().put(out);
@@ -289,6 +414,10 @@ macro_rules! record {
         }
 
         impl Code for $name {
+            fn length(&self) -> usize {
+                0 $(+ self.$field.length())*
+            }
+
             fn put(&self, out: &mut Vec<u8>) {
                 $(self.$field.put(out);)*
             }

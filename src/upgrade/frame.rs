@@ -1,10 +1,13 @@
 //! Frames between the two processes: four bytes of length, one that says the kind, and a body.
-//! Descriptors travel beside [`Frame::Files`] and [`Frame::Listener`] and are taken in their order.
+//! Descriptors travel beside [`Frame::Files`], [`Frame::Listener`] and [`Frame::Store`] and are
+//! taken in their order.
 
 use super::client::Client;
-use super::code::{Body, Code, record};
+use super::code::{Body, Code, make_room, record};
 use crate::ids::ListenerId;
 use crate::message::Message;
+use crate::overload::sources::Banned;
+use crate::time::Instant;
 
 /// Bytes before the body.
 pub const HEAD: usize = 5;
@@ -12,7 +15,19 @@ pub const HEAD: usize = 5;
 pub const LONGEST: usize = 256 << 20;
 
 record! {
+    /// The store that is handed over.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    pub struct StoreIs {
+        /// Where it is.
+        pub path: Box<str>,
+        /// How many shards it has.
+        pub shards: u8,
+    }
+}
+
+record! {
     /// What old says first.
+    #[derive(Clone)]
     pub struct Hello {
         /// The version of the protocol that it speaks.
         pub version: u16,
@@ -24,6 +39,8 @@ record! {
         pub zero: u64,
         /// The secret of placement: the same names are at home together.
         pub secret: (u64, u64),
+        /// Its store, if it has one.
+        pub store: Option<StoreIs>,
     }
 }
 
@@ -55,6 +72,17 @@ record! {
     }
 }
 
+record! {
+    /// Somebody who may not connect for a while.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    pub struct Ban {
+        /// Who.
+        pub who: Banned,
+        /// When it is over.
+        pub until: Instant,
+    }
+}
+
 /// What the two processes say.
 pub enum Frame {
     /// Old: who it is.
@@ -65,12 +93,16 @@ pub enum Frame {
     Ready(u8),
     /// Old: a listener.
     Listener(Listener),
+    /// Old: all that is in its store is durable; the store's lock comes with this.
+    Store,
     /// Old: so many sockets come with this, for the clients that follow.
     Files(u16),
     /// Old: a client.
     Client(Box<Client>),
     /// Old: retained messages.
     Retained(Vec<Message>),
+    /// Old: who is banned.
+    Bans(Vec<Ban>),
     /// New: it has so many more clients.
     Taken(u32),
     /// Old: that was all.
@@ -102,16 +134,40 @@ impl Frame {
             Frame::Prepared(_) => 10,
             Frame::Commit => 11,
             Frame::Committed => 12,
+            Frame::Bans(_) => 13,
+            Frame::Store => 14,
         }
     }
 
-    /// Appends the frame.
+    /// Bytes of its body.
+    fn length(&self) -> usize {
+        match self {
+            Frame::Hello(hello) => hello.length(),
+            Frame::Refused(why) => why.length(),
+            Frame::Ready(shards) => shards.length(),
+            Frame::Listener(listener) => listener.length(),
+            Frame::Files(count) => count.length(),
+            Frame::Client(client) => client.length(),
+            Frame::Retained(messages) => messages.length(),
+            Frame::Bans(bans) => bans.length(),
+            Frame::Taken(count) => count.length(),
+            Frame::All(totals) | Frame::Prepared(totals) => totals.length(),
+            Frame::Commit | Frame::Committed | Frame::Store => 0,
+        }
+    }
+
+    /// Appends the frame. What `out` has held is wiped if it has to be moved.
     ///
     /// # Errors
     /// When its body is longer than [`LONGEST`]; nothing is appended then.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), NoFrame> {
-        let start = out.len();
-        out.extend_from_slice(&[0; HEAD]);
+        let length = self.length();
+        if length > LONGEST {
+            return Err(NoFrame);
+        }
+        make_room(out, HEAD + length);
+        let [a, b, c, d] = (length as u32).to_le_bytes();
+        out.extend_from_slice(&[a, b, c, d, self.kind()]);
         match self {
             Frame::Hello(hello) => hello.put(out),
             Frame::Refused(why) => why.put(out),
@@ -120,19 +176,10 @@ impl Frame {
             Frame::Files(count) => count.put(out),
             Frame::Client(client) => client.put(out),
             Frame::Retained(messages) => messages.put(out),
+            Frame::Bans(bans) => bans.put(out),
             Frame::Taken(count) => count.put(out),
             Frame::All(totals) | Frame::Prepared(totals) => totals.put(out),
-            Frame::Commit | Frame::Committed => {}
-        }
-        let length = out.len() - start - HEAD;
-        if length > LONGEST {
-            out.truncate(start);
-            return Err(NoFrame);
-        }
-        let [a, b, c, d] = (length as u32).to_le_bytes();
-        let head = [a, b, c, d, self.kind()];
-        if let Some(place) = out.get_mut(start..start + HEAD) {
-            place.copy_from_slice(&head);
+            Frame::Commit | Frame::Committed | Frame::Store => {}
         }
         Ok(())
     }
@@ -155,6 +202,8 @@ impl Frame {
             10 => Frame::Prepared(Totals::get(from)?),
             11 => Frame::Commit,
             12 => Frame::Committed,
+            13 => Frame::Bans(Vec::get(from)?),
+            14 => Frame::Store,
             _ => return None,
         };
         Some(frame).filter(|_| body.is_empty())

@@ -1,10 +1,12 @@
 use super::*;
 use crate::ids::{ListenerId, Peer};
 use crate::message::MessageRef;
+use crate::overload::sources::SourceNetwork;
 use crate::packet::Qos;
 use crate::session::{Queued, ShareName, SubscriptionIds};
-use crate::time::Instant;
-use crate::upgrade::client::{Connection, Flow, Grant, Sent, Session, Subscription, Will};
+use crate::upgrade::client::{
+    Away, Connection, Flow, Grant, Kept, Sent, Session, StoredAs, Subscription, Waiting, Will,
+};
 use crate::upgrade::code::{Bytes, Secret};
 use proptest::prelude::*;
 
@@ -32,15 +34,32 @@ fn queued(text: &str) -> Queued {
     }
 }
 
+const KEPT: Kept = Kept { slot: 3, number: 1 << 40, checksum: 77 };
+
 /// A client with something in every field.
 fn client(text: &str, bytes: &[u8]) -> Client {
     let flow = Flow {
         first: 9,
         sent: vec![
-            Sent { awaits: 2, again: true, queued: Some(queued(text)) },
-            Sent { awaits: 0, again: false, queued: None },
+            Sent { awaits: 2, again: true, queued: Some(queued(text)), kept: None, body: None },
+            Sent { awaits: 0, again: false, queued: None, kept: None, body: None },
+            Sent {
+                awaits: 3,
+                again: false,
+                queued: None,
+                kept: Some(KEPT),
+                body: Some(message("t", bytes)),
+            },
         ],
-        pending: vec![queued("a/b")],
+        pending: vec![Waiting { queued: queued("a/b"), kept: Some(KEPT) }],
+        away: vec![Away {
+            kept: KEPT,
+            size: 9,
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            subscription_ids: vec![4, 5],
+            expires: Some(Instant(6)),
+        }],
         inbound: vec![1, 7],
         inbound_earlier: vec![3],
         retry: Some(Instant(5)),
@@ -75,6 +94,7 @@ fn client(text: &str, bytes: &[u8]) -> Client {
             listener: ListenerId(0),
         }),
         flow: Some(flow),
+        stored: Some(StoredAs { number: 8, slot: 3 }),
     };
     let connection = Connection {
         listener: ListenerId(1),
@@ -92,9 +112,12 @@ fn client(text: &str, bytes: &[u8]) -> Client {
     Client { session: Some(session), connection: Some(connection) }
 }
 
+/// Into a buffer with no room to spare: one that grew while it was written would leave a part of
+/// what was in it behind.
 fn encoded(frame: &Frame) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes).expect("it is not too long");
+    assert_eq!(bytes.len(), bytes.capacity(), "it has the length that it said");
     bytes
 }
 
@@ -108,6 +131,13 @@ proptest! {
             Frame::Retained(vec![message("r", &bytes), message(&text, b"")]),
             Frame::Refused(text.as_str().into()),
             Frame::Files(3),
+            Frame::Bans(vec![
+                Ban { who: Banned::Client(text.as_str().into()), until: Instant(8) },
+                Ban {
+                    who: Banned::Address(SourceNetwork::whole("192.0.2.7".parse().unwrap())),
+                    until: Instant(9),
+                },
+            ]),
             Frame::All(Totals { sessions: 1, connections: 2, retained: 3 }),
             Frame::Commit,
         ];
@@ -139,6 +169,17 @@ proptest! {
         bytes[at] = to;
         let _ = Frame::read(&bytes);
     }
+}
+
+#[test]
+fn a_buffer_that_grows_keeps_what_was_written() {
+    let mut bytes = Vec::with_capacity(4);
+    bytes.extend_from_slice(b"abc");
+    make_room(&mut bytes, 1);
+    assert_eq!(bytes.capacity(), 4, "there was room");
+    make_room(&mut bytes, 2);
+    assert!(bytes.capacity() >= 5);
+    assert_eq!(bytes, b"abc");
 }
 
 #[test]

@@ -3,29 +3,36 @@
 //! # The way
 //! 1. The running broker (*old*) starts the new binary with one end of a socket pair and says
 //!    [`Frame::Hello`]: the version of this protocol, its clock and its secret of placement. The
-//!    new process (*new*) starts its cores with that clock and secret, opens nothing, and says
-//!    [`Frame::Ready`]; or it says why it refuses, and nothing has moved.
+//! new process (*new*) starts its cores with that clock and secret, opens nothing, and says
+//! [`Frame::Ready`]; or it says why it refuses, and nothing has moved.
 //! 2. Old suspends its shards: no socket is read any more (each receive is cancelled and its last
 //!    bytes are processed), nobody is accepted, no timer fires. Mail, fan-outs and requests that
-//!    are under way are finished. If that takes too long, old goes on serving.
+//!    are under way are finished. If that takes too long, old goes on serving. With a store,
+//!    everything is made durable, and nothing is changed on the disk any more.
 //! 3. Old takes back the sends that its clients do not read, and sends its listening sockets, its
 //!    clients and its retained messages. A client's socket travels by SCM_RIGHTS, and
 //!    [`client::Client`] says what belongs to it: its session, what was received and not processed,
 //!    what was not sent. New puts the sockets into its rings and the clients into its shards, each
-//!    at its new home, and asks nothing of the sockets yet.
+//!    at its new home, and asks nothing of the sockets yet. The store's lock travels the same way:
+//!    both processes have it. New reads where in the files each value is, and changes nothing
+//!    there; a stored session goes on under its number ([`client::StoredAs`]), and every session of
+//!    the store has to come.
 //! 4. When new has everything, and the numbers agree, it says [`Frame::Prepared`]; old says
 //!    [`Frame::Commit`]; new says [`Frame::Committed`] and serves. Old ends when it has read that.
 //!
 //! Nothing of old is changed before that, so in every other case it goes on serving with what it
 //! has: [`sides`] is the whole of who serves when. New serves only after it has said
 //! [`Frame::Committed`], and old goes on only after new is dead and has not said it. So nothing is
-//! ever served by both, and nothing by nobody unless both processes are killed.
+//! ever served by both. When old is killed in the middle, new serves what it has; the sockets that
+//! it has not are closed with old. With a store it serves only if it has every session of it, or it
+//! ends, and a start restores them.
 //!
 //! # What this version does not do yet
 //! Both sides do not serve at the same time: clients are silent from step 2 to 4, about as long as
 //! their number takes to move. What cannot move is refused by name before anything does: a broker
-//! with a store or bridges, and clients that are being sent retained messages for longer than the
-//! pause lasts. Counters begin at zero in the new process.
+//! with bridges or as a node of a cluster, and clients that are being sent retained messages for
+//! longer than the pause lasts. Counters begin at zero in the new process, and so does the count of
+//! what leads to a ban; bans themselves go over.
 //!
 //! This module is pure: it knows no socket and no process. `broker::upgrade` carries it out.
 
@@ -36,7 +43,19 @@ pub mod sides;
 
 pub use frame::Frame;
 
+use crate::config::Config;
+
 /// The version of the protocol that this build speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The oldest version that it can take clients over from.
-pub const OLDEST: u16 = 1;
+pub const OLDEST: u16 = 2;
+
+/// The key of what cannot be handed over, or be begun with by the new broker, yet. Two nodes of one
+/// name would be in a cluster at the same time.
+pub fn unmovable(config: &Config) -> Option<&'static str> {
+    let keys = [
+        ("bridges", !config.bridges.is_empty()),
+        ("cluster.name", !config.cluster.name.is_empty()),
+    ];
+    keys.into_iter().find_map(|(key, is_set)| is_set.then_some(key))
+}

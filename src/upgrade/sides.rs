@@ -5,6 +5,10 @@
 //! Only what becomes of a new process that said [`Frame::Committed`] after old had given up waiting
 //! and killed it is lost: old cannot know what new has done for clients meanwhile, so it does not
 //! go on with what it has, and ends ([`OldOrder::EndLost`]).
+//!
+//! When old is dead, nobody else serves: new serves what it has been sent by then. Old is dead when
+//! its end is closed, if new is its child: while it lives, it kills its child before it closes its
+//! end. A program in between would be killed in place of new, so then new gives up.
 
 use super::frame::{Frame, Totals};
 use super::{OLDEST, VERSION};
@@ -183,6 +187,8 @@ pub enum NewOrder {
     SayPrepared(Totals),
     /// Say that it serves, and then serve.
     SayCommittedAndServe,
+    /// Serve: old is dead.
+    Serve,
     /// Say why not, if anybody listens, and end.
     GiveUp(String),
 }
@@ -194,21 +200,32 @@ enum NewStage {
     Taking,
     Settling,
     Prepared,
+    /// Settling, and old is dead.
+    Alone,
     Over,
 }
 
 /// The new process.
 pub struct New {
     stage: NewStage,
+    /// Something of a client's has come.
+    took: bool,
+    /// Old is its parent.
+    is_child: bool,
 }
 
 impl Default for New {
     fn default() -> New {
-        New { stage: NewStage::Greeting }
+        New { stage: NewStage::Greeting, took: false, is_child: false }
     }
 }
 
 impl New {
+    /// Old is this process's parent.
+    pub fn is_child(&mut self) {
+        self.is_child = true;
+    }
+
     /// What to do now.
     pub fn handle(&mut self, input: NewInput<'_>) -> Option<NewOrder> {
         use {NewInput as I, NewStage as S};
@@ -229,9 +246,22 @@ impl New {
             (
                 S::Taking,
                 I::Heard(
-                    Frame::Listener(_) | Frame::Files(_) | Frame::Client(_) | Frame::Retained(_),
+                    frame @ (Frame::Listener(_)
+                    | Frame::Files(_)
+                    | Frame::Client(_)
+                    | Frame::Retained(_)
+                    | Frame::Bans(_)
+                    | Frame::Store),
                 ),
-            ) => NewOrder::Take,
+            ) => {
+                self.took |= !matches!(frame, Frame::Listener(_) | Frame::Store);
+                NewOrder::Take
+            }
+            (S::Taking, I::Ended) if self.took && self.is_child => {
+                self.go(S::Alone, NewOrder::Settle)
+            }
+            (S::Prepared, I::Ended) if self.is_child => self.go(S::Over, NewOrder::Serve),
+            (S::Alone, I::Holds(_)) => self.go(S::Over, NewOrder::Serve),
             (S::Settling, I::Holds(totals)) => self.go(S::Prepared, NewOrder::SayPrepared(totals)),
             (S::Prepared, I::Heard(Frame::Commit)) => {
                 self.go(S::Over, NewOrder::SayCommittedAndServe)

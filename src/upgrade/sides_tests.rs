@@ -19,6 +19,8 @@ struct Pair {
     /// Old reads sockets and timers.
     old_serves: bool,
     new_serves: bool,
+    /// New has been sent everything.
+    has_all: bool,
     /// What old has decided.
     decided: Option<OldOrder>,
 }
@@ -30,14 +32,17 @@ fn hello() -> Frame {
         build: "test".into(),
         zero: 0,
         secret: (1, 2),
+        store: None,
     })
 }
 
 impl Pair {
     fn new() -> Pair {
+        let mut new = New::default();
+        new.is_child();
         Pair {
             old: Old::default(),
-            new: New::default(),
+            new,
             to_new: VecDeque::from([hello()]),
             to_old: VecDeque::new(),
             old_will: VecDeque::new(),
@@ -46,6 +51,7 @@ impl Pair {
             new_lives: true,
             old_serves: true,
             new_serves: false,
+            has_all: false,
             decided: None,
         }
     }
@@ -57,7 +63,10 @@ impl Pair {
                     self.old_serves = false;
                     self.old_will.push_back(OldInput::Quiet);
                 }
-                OldOrder::Send => self.old_will.push_back(OldInput::Sent(MOVED)),
+                OldOrder::Send => {
+                    self.to_new.push_back(Frame::Retained(Vec::new()));
+                    self.old_will.push_back(OldInput::Sent(MOVED));
+                }
                 OldOrder::SayAll(totals) => self.to_new.push_back(Frame::All(totals)),
                 OldOrder::SayCommit => self.to_new.push_back(Frame::Commit),
                 OldOrder::Kill => self.new_lives = false,
@@ -78,7 +87,14 @@ impl Pair {
             Some(NewOrder::Start) => self.new_will.push_back(NewInput::Started(2)),
             Some(NewOrder::SayReady(shards)) => self.to_old.push_back(Frame::Ready(shards)),
             Some(NewOrder::Settle) => self.new_will.push_back(NewInput::Holds(MOVED)),
-            Some(NewOrder::SayPrepared(totals)) => self.to_old.push_back(Frame::Prepared(totals)),
+            Some(NewOrder::SayPrepared(totals)) => {
+                self.has_all = true;
+                self.to_old.push_back(Frame::Prepared(totals));
+            }
+            Some(NewOrder::Serve) => {
+                assert!(!self.old_lives, "old lives");
+                self.new_serves = true;
+            }
             Some(NewOrder::SayCommittedAndServe) => {
                 self.to_old.push_back(Frame::Committed);
                 self.new_serves = true;
@@ -168,6 +184,20 @@ fn too_few_clients_are_not_committed() {
     assert!(matches!(orders.as_slice(), [OldOrder::Kill, OldOrder::GoOn(_)]));
 }
 
+#[test]
+fn a_process_that_old_does_not_kill_itself_never_serves_because_old_says_nothing_more() {
+    let (mut child, mut other) = (New::default(), New::default());
+    child.is_child();
+    for new in [&mut child, &mut other] {
+        new.handle(NewInput::Heard(&hello()));
+        new.handle(NewInput::Started(1));
+        new.handle(NewInput::Heard(&Frame::Retained(Vec::new())));
+    }
+    assert_eq!(child.handle(NewInput::Ended), Some(NewOrder::Settle));
+    assert_eq!(child.handle(NewInput::Holds(MOVED)), Some(NewOrder::Serve));
+    assert!(matches!(other.handle(NewInput::Ended), Some(NewOrder::GiveUp(_))));
+}
+
 proptest! {
     /// Steps in any order, and either side dies, or old loses patience, after any of them.
     #[test]
@@ -195,8 +225,9 @@ proptest! {
         } else if pair.decided == Some(OldOrder::End) {
             prop_assert!(pair.new_serves);
         } else if pair.decided.is_none() {
-            // It was killed: new serves only if it had been told to.
+            // It was killed: new serves what it has, if it has anything.
             prop_assert!(fate == 1 && pair.new_lives == pair.new_serves);
+            prop_assert!(pair.new_serves || !pair.has_all, "new has everything and ends");
         } else {
             prop_assert!(committed || fate == 2, "lost although new had not served");
         }

@@ -27,6 +27,7 @@ mod storage;
 mod store_tools;
 mod unread;
 mod upgrade;
+mod upgrade_kills;
 
 use std::time::Duration;
 

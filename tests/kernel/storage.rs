@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::lasting;
@@ -127,22 +127,38 @@ pub fn subscribe(line: &mut Line, filter: &str, qos: u8) {
 
 #[test]
 fn a_broker_with_a_store_that_is_killed_loses_nothing_it_acknowledged() {
-    survives_kills(&[], |_| shards(), lasting(10, 200).as_secs());
+    survives(&[], |_| shards(), Ends::Killed, lasting(10, 200).as_secs());
 }
 
 #[test]
 fn with_async_and_another_number_of_shards_at_each_start_neither() {
     let shards = |round| [2, 1, 3][round as usize % 3];
-    survives_kills(&["storage.durability=async"], shards, lasting(4, 100).as_secs());
+    survives(&["storage.durability=async"], shards, Ends::Killed, lasting(4, 100).as_secs());
 }
 
-fn survives_kills(settings: &[&str], shards: impl Fn(u64) -> usize, rounds: u64) {
+#[test]
+fn a_store_is_taken_over_by_an_upgrade_and_what_is_acknowledged_then_survives_a_kill() {
+    survives(&[], |_| 2, Ends::UpgradedAndKilled, lasting(3, 60).as_secs());
+    let settings = ["storage.durability=async"];
+    survives(&settings, |_| 2, Ends::UpgradedAndKilled, lasting(2, 60).as_secs());
+}
+
+/// What becomes of each broker.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    Killed,
+    /// It is upgraded twice before, without dropping a connection.
+    UpgradedAndKilled,
+}
+
+fn survives(settings: &[&str], shards: impl Fn(u64) -> usize, ends: Ends, rounds: u64) {
     let _alone = machine();
     let place = Place::new();
     let path = place.setting();
     let queue = ["mqtt.pending.max_messages=1000000", "mqtt.pending.max_bytes=1GiB"];
     let settings: Vec<&str> = settings.iter().copied().chain([&*path]).chain(queue).collect();
-    let mut broker = Some(Broker::start(&settings));
+    let first = Launch { shards: shards(rounds), ..Launch::new(&settings) };
+    let mut broker = Some(first.start());
     let at = broker.as_ref().expect("just started").address();
     // Two stay away, one comes and goes with the broker.
     for (topic, name) in ["away", "steady", "other"].into_iter().enumerate() {
@@ -151,6 +167,7 @@ fn survives_kills(settings: &[&str], shards: impl Fn(u64) -> usize, rounds: u64)
         subscribe(&mut line, &format!("stored/{topic}"), 1);
     }
     let (stop, sent) = (AtomicBool::new(false), Sent::default());
+    let returns = AtomicU64::new(0);
     let mut received: [Received; 3] = Default::default();
     let [away, steady, other] = &mut received;
     std::thread::scope(|scope| {
@@ -164,6 +181,7 @@ fn survives_kills(settings: &[&str], shards: impl Fn(u64) -> usize, rounds: u64)
             while !stop.load(Ordering::Relaxed) {
                 if let Ok((mut line, present)) = come_back(at, "steady") {
                     assert!(present, "the session is gone");
+                    returns.fetch_add(1, Ordering::Relaxed);
                     let mut open = true;
                     while open && !stop.load(Ordering::Relaxed) {
                         open = steady.read(&mut line, Duration::from_millis(50)).is_ok();
@@ -178,9 +196,17 @@ fn survives_kills(settings: &[&str], shards: impl Fn(u64) -> usize, rounds: u64)
                 eventually("messages are acknowledged", || sent.acknowledged() > before + 20);
                 // At another moment of the commits each time.
                 std::thread::sleep(Duration::from_micros(round * 1777 % 20_000));
-                let killed = broker.take().expect("one runs");
+                let mut killed = broker.take().expect("one runs");
+                if ends == Ends::UpgradedAndKilled {
+                    for _ in 0..2 {
+                        let report = killed.ask_to_upgrade(&[]).expect("it is upgraded");
+                        killed.follow(&report);
+                        let before = sent.acknowledged();
+                        eventually("new acknowledges", || sent.acknowledged() > before + 20);
+                    }
+                }
                 killed.signal("-9");
-                assert_eq!(killed.wait(PATIENCE), None, "ended by the signal");
+                killed.wait_for_kill(PATIENCE);
                 let shards = shards(round);
                 broker = Some(Launch { bind: at, shards, ..Launch::new(&settings) }.start());
             }
@@ -200,6 +226,8 @@ fn survives_kills(settings: &[&str], shards: impl Fn(u64) -> usize, rounds: u64)
     for (topic, (name, received)) in ["away", "steady", "other"].iter().zip(&received).enumerate() {
         received.check(name, topic as u64, acknowledged);
     }
+    let returns = returns.into_inner();
+    assert!(returns <= rounds + 1, "an upgrade has dropped a connection: {returns} returns");
     figure("store", &format!("{acknowledged} messages acknowledged over {rounds} kills"));
 }
 

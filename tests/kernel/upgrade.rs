@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::probe::figure;
+use crate::storage::Place;
 use crate::support::broker::Launch;
 use crate::support::*;
 
 /// Publishes in order at that QoS and reads everything back, until told to stop; how many messages
 /// went there, and the longest wait for one.
-fn load(broker: &Broker, qos: u8, stop: &AtomicBool) -> (usize, Duration) {
+pub fn load(broker: &Broker, qos: u8, stop: &AtomicBool) -> (usize, Duration) {
     let topic = unique("load");
     let mut sub = Client::connect(broker, V5, &unique("s"));
     sub.granted(&topic, qos);
@@ -33,7 +34,7 @@ fn load(broker: &Broker, qos: u8, stop: &AtomicBool) -> (usize, Duration) {
 }
 
 /// A program that does this in place of the new broker; `$RINGMQ` is the real one.
-fn program(name: &str, does: &str) -> PathBuf {
+pub fn program(name: &str, does: &str) -> PathBuf {
     let path = std::env::temp_dir().join(unique(name));
     let real = env!("CARGO_BIN_EXE_ringmq");
     fs::write(&path, format!("#!/bin/sh\nRINGMQ='{real}'\n{does}\n")).expect("it can be written");
@@ -179,11 +180,22 @@ fn a_new_process_that_fails_at_any_point_leaves_the_old_one_serving() {
 
 #[test]
 fn what_cannot_move_is_refused_by_name() {
-    let directory = std::env::temp_dir().join(unique("store"));
-    let path = format!("storage.path={}", directory.display());
-    let broker = Launch::new(&[&path]).start();
-    let why = broker.ask_to_upgrade(&[]).expect_err("it has a store");
-    assert!(why.contains("storage.path"), "{why}");
+    let place = Place::new();
+    let path = place.setting();
+    let broker = Launch { shards: 2, ..Launch::new(&[&path]) }.start();
+    let mut client = Connect::durable(V5, "stays").open(&broker);
+    for (setting, says) in [
+        ("storage.path=/nowhere", "/nowhere"),
+        ("storage.path=", "storage.path"),
+        ("cores=[0]", "number of shards"),
+    ] {
+        let other = program("other-store", &format!("exec \"$RINGMQ\" \"$@\" --set {setting}"));
+        let asked = broker.ask_to_upgrade(&["--binary", &other.display().to_string()]);
+        let why = asked.expect_err("the store is another one");
+        assert!(why.contains(says), "{setting}: {why}");
+        client.ping();
+        let _ = fs::remove_file(other);
+    }
     // No server has to answer for a node to run.
     let lonely = ["cluster.name=plant", "cluster.nats.servers=[\"nats://127.0.0.1:1\"]"];
     let broker = Launch::new(&lonely).start();
@@ -192,5 +204,4 @@ fn what_cannot_move_is_refused_by_name() {
     let broker = Broker::start(&[]);
     let why = broker.ask_to_upgrade(&["--binary", "/nowhere/ringmq"]).expect_err("no program");
     assert!(why.contains("/nowhere/ringmq"), "{why}");
-    let _ = fs::remove_dir_all(directory);
 }

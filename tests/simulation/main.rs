@@ -43,6 +43,7 @@ mod settings;
 mod share_groups;
 mod storage;
 mod upgrade;
+mod upgrade_kinds;
 mod web;
 mod wills;
 mod world;

@@ -124,6 +124,10 @@ fn in_this_process() {
             }
             if concerns("Upgrade") {
                 crate::upgrade::simulate(seed);
+                crate::upgrade_kinds::simulate(seed);
+            }
+            if concerns("Upgrade") || concerns("StorageHeld") {
+                crate::storage::simulate_upgrades(seed);
             }
             random::simulate(seed, false);
         };

@@ -7,11 +7,12 @@ use crate::peer::{Got, Peer, hello};
 use crate::rng::Rng;
 use crate::scripted::fine;
 use crate::settings::roomy;
-use crate::world::{Node, Plan, World, listener_state};
+use crate::world::{Node, Plan, World, layered_entrance};
 use ringmq::ids::ListenerId;
 use ringmq::packet::AckKind;
 use ringmq::shard::{PackCursor, Packed, Settings, home_of, retained_home};
 use ringmq::topic::TopicHash;
+use ringmq::transport::Stack;
 use ringmq::upgrade::Frame;
 
 /// What is handed over, through the bytes of the protocol.
@@ -24,8 +25,9 @@ fn through_bytes(frame: &Frame) -> Frame {
 }
 
 impl World {
-    /// Suspends all shards and lets them finish what is under way; false when they do not.
-    fn rest(&mut self) -> bool {
+    /// Suspends all shards and lets them finish what is under way, while `beside` goes on; false
+    /// when they do not.
+    fn rest(&mut self, beside: &mut impl FnMut(&mut World)) -> bool {
         for at in 0..self.nodes.len() {
             self.finish(at);
             self.nodes[at].shard.suspend();
@@ -36,6 +38,7 @@ impl World {
                 self.step(at);
                 self.finish(at);
             }
+            beside(self);
             if self.nodes.iter().all(Node::rests) {
                 return true;
             }
@@ -51,25 +54,30 @@ impl World {
         (0..self.nodes.len()).for_each(|at| self.wake(at));
     }
 
-    /// Hands everything over to as many new shards; `fails`: and then the new process dies.
-    /// False when this one goes on.
-    fn upgrade(&mut self, seed: u64, shards: usize, settings: Settings, fails: bool) -> bool {
-        if !self.rest() {
+    /// Hands everything over to a new process of that plan; `fails`: and then it dies. False when
+    /// this one goes on.
+    pub fn upgrade(&mut self, plan: Plan, fails: bool) -> bool {
+        self.upgrade_beside(plan, fails, &mut |_| {}, |_| {})
+    }
+
+    /// The same, where `beside` has to go on for the shards to come to rest, and new begins with
+    /// what `prepare` gives it.
+    pub fn upgrade_beside(
+        &mut self,
+        plan: Plan,
+        fails: bool,
+        beside: &mut impl FnMut(&mut World),
+        prepare: impl FnOnce(&mut World),
+    ) -> bool {
+        if !self.rest(beside) {
             self.go_on_resting();
             return false;
         }
-        let plan = Plan {
-            seed,
-            shards,
-            data: 8,
-            control: 8,
-            settings,
-            faults: self.nodes[0].driver.faults,
-            listener_states: vec![listener_state("")],
-        };
+        let shards = plan.shards;
         let mut new = World::new(plan);
         new.take_time_of(self);
-        new.rest();
+        new.rest(&mut |_| {});
+        prepare(&mut new);
         for node in &mut self.nodes {
             for (socket, outgoing, rest) in node.driver.withdraw() {
                 node.shard.withdrawn(socket, outgoing, rest);
@@ -87,8 +95,13 @@ impl World {
         }
         // The members of share groups are told of.
         std::mem::swap(&mut self.conns, &mut new.conns);
-        assert!(new.rest(), "the new shards come to rest");
+        assert!(new.rest(&mut |_| {}), "the new shards come to rest");
         std::mem::swap(&mut self.conns, &mut new.conns);
+        for node in self.nodes.iter_mut().chain(&mut new.nodes) {
+            assert_eq!(node.shard.check_stored(), Ok(()));
+            let changed = node.shard.storage_commands().count();
+            assert_eq!(changed, 0, "the disk is changed while two have it");
+        }
         if fails {
             self.go_on_resting();
             return false;
@@ -105,6 +118,7 @@ impl World {
         self.nodes = new.nodes;
         self.shared = new.shared;
         self.listener_states = new.listener_states;
+        self.tickets = new.tickets;
         (0..self.nodes.len()).for_each(|at| self.wake(at));
         true
     }
@@ -115,6 +129,7 @@ impl World {
         let frame = match packed {
             Packed::Online(_, client) | Packed::Offline(client) => Frame::Client(client),
             Packed::Retained(messages) => Frame::Retained(messages),
+            Packed::Bans(bans) => Frame::Bans(bans),
         };
         match through_bytes(&frame) {
             Frame::Client(client) => {
@@ -131,9 +146,16 @@ impl World {
                     self.nodes[usize::from(home.0)].shard.adopt_retained(message);
                 }
             }
+            Frame::Bans(bans) => self.nodes[0].shard.adopt_bans(bans),
             _ => panic!("another frame"),
         }
     }
+}
+
+/// A process with so many shards, whose clients come through those layers.
+pub fn plan(seed: u64, shards: usize, settings: Settings, faults: Faults, stack: Stack) -> Plan {
+    let listener_states = vec![layered_entrance("", stack)];
+    Plan { seed, shards, data: 8, control: 8, settings, faults, listener_states }
 }
 
 /// One publisher of a topic at each QoS, and who reads it.
@@ -197,15 +219,8 @@ pub fn simulate(seed: u64) -> (usize, usize) {
     let mut rng = Rng::new(seed);
     let shards = rng.range(1, 4);
     let faults = Faults { receive: 64, late: 200, split: 300, torn: 200, ..Faults::default() };
-    let mut world = World::new(Plan {
-        seed,
-        shards,
-        data: 8,
-        control: 8,
-        settings: patient(),
-        faults,
-        listener_states: vec![listener_state("")],
-    });
+    let plan = |shards| plan(seed, shards, patient(), faults, Stack::default());
+    let mut world = World::new(plan(shards));
     let mut pairs: Vec<Pair> =
         (0..6).map(|number| Pair::new(&mut world, number, (number % 3) as u8)).collect();
     for _ in 0..400 {
@@ -227,7 +242,7 @@ pub fn simulate(seed: u64) -> (usize, usize) {
             }
             _ if rng.chance(300) => {
                 let (shards, fails) = (rng.range(1, 4), rng.chance(300));
-                match world.upgrade(seed, shards, patient(), fails) {
+                match world.upgrade(plan(shards), fails) {
                     true => done += 1,
                     false => failed += 1,
                 }

@@ -129,6 +129,12 @@ impl Leash {
     }
 }
 
+/// Whether a process is gone, or nobody has asked yet how it ended.
+pub fn is_dead(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
+}
+
 impl Broker {
     /// The broker with these settings that all tests in this process share.
     #[track_caller]
@@ -348,6 +354,21 @@ impl Broker {
         }
         let mut child = self.child.lock().expect("no test panics with it");
         child.try_wait().expect("its status can be read").is_none()
+    }
+
+    /// Waits until it has been ended by a signal. A process that has taken over is not a child of
+    /// this one.
+    #[track_caller]
+    pub fn wait_for_kill(&self, patience: Duration) {
+        let Some((pid, _)) = self.successor else {
+            assert_eq!(self.wait(patience), None, "ended by the signal");
+            return;
+        };
+        let end = Instant::now() + patience;
+        while !is_dead(pid) {
+            assert!(Instant::now() < end, "process {pid} does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits for its end and returns the exit code.

@@ -1,6 +1,7 @@
 //! The socket pair between the two processes of an upgrade: frames, and descriptors beside them.
 
 use crate::upgrade::Frame;
+use crate::upgrade::code::make_room;
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -12,6 +13,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+use zeroize::Zeroize;
 
 /// Descriptors in one message at most, as the kernel has it.
 const FILES: usize = 253;
@@ -20,7 +22,7 @@ const CHUNK: usize = 64 * 1024;
 /// Longest wait for the other process to read what is said.
 const WRITE: Duration = Duration::from_secs(10);
 
-/// One end.
+/// One end. What has gone through it has secrets of TLS in it, and is wiped behind.
 pub(super) struct Channel {
     socket: UnixStream,
     received: Vec<u8>,
@@ -53,7 +55,9 @@ impl Channel {
     pub(super) fn say(&mut self, frame: &Frame) -> Result<(), String> {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes).map_err(|_| "a frame is too long".to_owned())?;
-        self.write(&bytes)
+        let said = self.write(&bytes);
+        bytes.zeroize();
+        said
     }
 
     /// Frames that are written already.
@@ -91,8 +95,7 @@ impl Channel {
                 Ok(Some((frame, length))) => {
                     self.used += length;
                     if self.used > CHUNK {
-                        self.received.drain(..self.used);
-                        self.used = 0;
+                        self.drop_used();
                     }
                     return Heard::Frame(frame);
                 }
@@ -135,12 +138,31 @@ impl Channel {
             return Err(failed(&what));
         }
         self.ended |= count == 0;
-        self.received.extend_from_slice(chunk.get(..count).unwrap_or_default());
+        make_room(&mut self.received, count);
+        let got = chunk.get_mut(..count).unwrap_or_default();
+        self.received.extend_from_slice(got);
+        got.zeroize();
         Ok(())
+    }
+
+    /// Frames that were taken make room. The rest moves to the front, and what lies behind it then
+    /// is wiped.
+    fn drop_used(&mut self) {
+        let rest = self.received.len() - self.used;
+        self.received.copy_within(self.used.., 0);
+        self.received.get_mut(rest..).unwrap_or_default().zeroize();
+        self.received.truncate(rest);
+        self.used = 0;
     }
 
     /// The next of the descriptors that have come.
     pub(super) fn take_file(&mut self) -> Option<OwnedFd> {
         self.files.pop_front()
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.received.zeroize();
     }
 }

@@ -4,17 +4,22 @@
 use super::super::core::CoreCommand;
 use super::super::listen::{self, Listening};
 use super::super::moving::{Arrived, MoveOrder, Rest};
+use super::super::store::{self, Beside};
 use super::super::{Broker, Failure};
 use super::channel::{Channel, Heard};
-use super::requests::is_ours;
-use super::{LOOK, tell, unmovable};
+use super::requests::{is_ours, is_parent};
+use super::{LOOK, tell};
 use crate::config::{Config, Listener};
 use crate::ids::{ListenerId, ShardId};
+use crate::message::Message;
 use crate::shard::{home_of, retained_home};
 use crate::topic::TopicHash;
-use crate::upgrade::Frame;
-use crate::upgrade::frame::{Hello, Totals};
+use crate::upgrade::client::Client;
+use crate::upgrade::frame::{Ban, Hello, Totals};
 use crate::upgrade::sides::{New, NewInput, NewOrder};
+use crate::upgrade::{Frame, unmovable};
+use crossbeam_channel::Receiver;
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -23,6 +28,8 @@ use std::time::{Duration, Instant};
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long a core may take to take clients in.
 const CORE: Duration = Duration::from_secs(20);
+/// Parcels that are being taken in, besides the one that is read.
+const PARCELS: usize = 4;
 /// No listener has this number.
 const CLOSED: ListenerId = ListenerId(u16::MAX);
 /// How long the old process may take to end.
@@ -42,12 +49,25 @@ struct Taking {
     /// Listeners of the old process, by its numbers: which one it is here.
     listeners: Vec<(ListenerId, ListenerId)>,
     enrolled: Vec<Enrolled>,
-    batches: Vec<Arrived>,
-    taken: crossbeam_channel::Receiver<Result<Totals, String>>,
-    sender: crossbeam_channel::Sender<Result<Totals, String>>,
-    /// Batches that the cores have not answered for.
-    asked: usize,
+    batches: Vec<Batch>,
+    /// Parcels that the cores are taking in, in order: the next ones are read meanwhile.
+    under_way: VecDeque<Parcel>,
     totals: Totals,
+}
+
+/// What of a parcel is for one core.
+#[derive(Default)]
+struct Batch {
+    clients: Vec<(Client, Option<(OwnedFd, ListenerId)>)>,
+    retained: Vec<Message>,
+    bans: Vec<Ban>,
+}
+
+/// A parcel that cores are taking in.
+struct Parcel {
+    answers: Receiver<Result<Totals, String>>,
+    /// How many have not answered.
+    asked: usize,
 }
 
 /// A listener that is known to the shards and does not listen yet.
@@ -69,8 +89,11 @@ impl Predecessor {
         if !is_ours(&socket).map_err(Failure::new)? {
             return Err(Failure::new("the process that hands over is another user's"));
         }
-        let mut channel = Channel::new(socket).map_err(Failure::new)?;
         let mut side = New::default();
+        if is_parent(&socket) {
+            side.is_child();
+        }
+        let mut channel = Channel::new(socket).map_err(Failure::new)?;
         let heard = channel.hear(SILENCE);
         let Heard::Frame(frame) = heard else {
             return Err(Failure::new("--take-over is said by a broker that is upgraded, only"));
@@ -85,6 +108,12 @@ impl Predecessor {
         }
         if let Some(key) = unmovable(config) {
             let why = format!("{key} cannot be begun with by an upgrade yet");
+            let _ = channel.say(&Frame::Refused(why.as_str().into()));
+            return Err(Failure::new(why));
+        }
+        if let Frame::Hello(hello) = &frame
+            && let Some(why) = other_store(hello, config)
+        {
             let _ = channel.say(&Frame::Refused(why.as_str().into()));
             return Err(Failure::new(why));
         }
@@ -103,14 +132,22 @@ impl Predecessor {
         broker: &mut Broker,
         config: &Config,
     ) -> Result<TakenOver, Failure> {
-        let (sender, taken) = crossbeam_channel::unbounded();
         let (listeners, enrolled) = (Vec::new(), Vec::new());
-        let batches = broker.homes.iter().map(|_| fresh(&sender)).collect();
+        let batches = broker.homes.iter().map(|_| Batch::default()).collect();
         let (channel, side) = (self.channel, self.side);
+        let shards = broker.homes.len();
+        let store = self.hello.store.filter(|store| usize::from(store.shards) != shards);
+        let other = store.map(|store| {
+            format!(
+                "with storage.path an upgrade keeps the number of shards: it is {} and would be \
+                 {shards}",
+                store.shards
+            )
+        });
         let totals = Totals::default();
-        let mut taking =
-            Taking { channel, side, listeners, enrolled, batches, taken, sender, asked: 0, totals };
-        match taking.run(broker, config) {
+        let under_way = VecDeque::new();
+        let mut taking = Taking { channel, side, listeners, enrolled, batches, under_way, totals };
+        match other.map_or_else(|| taking.run(broker, config), Err) {
             Ok(()) => Ok(TakenOver { channel: taking.channel, enrolled: taking.enrolled }),
             Err(why) => {
                 let _ = taking.channel.say(&Frame::Refused(why.as_str().into()));
@@ -120,9 +157,25 @@ impl Predecessor {
     }
 }
 
-/// What of the new configuration cannot be begun by an upgrade.
-fn fresh(taken: &crossbeam_channel::Sender<Result<Totals, String>>) -> Arrived {
-    Arrived { clients: Vec::new(), retained: Vec::new(), taken: taken.clone() }
+/// Why the new configuration cannot go on with the store of the running broker, or without one.
+fn other_store(hello: &Hello, config: &Config) -> Option<String> {
+    let own = &*config.storage.path;
+    let known = hello.store.as_ref().map_or("", |store| &*store.path);
+    let real = |path: &str| std::fs::canonicalize(path).ok();
+    let same = own == known || !own.is_empty() && !known.is_empty() && real(own) == real(known);
+    (!same).then(|| {
+        format!(
+            "an upgrade keeps the store: storage.path is {known:?} in the running broker and \
+             {own:?} in the new configuration"
+        )
+    })
+}
+
+impl Batch {
+    /// True when there is nothing to take in.
+    fn is_empty(&self) -> bool {
+        self.clients.is_empty() && self.retained.is_empty() && self.bans.is_empty()
+    }
 }
 
 impl Taking {
@@ -146,7 +199,17 @@ impl Taking {
                     continue;
                 }
                 Some(NewOrder::SayPrepared(totals)) => {
-                    self.channel.say(&Frame::Prepared(totals))?;
+                    // Should old be dead, that is heard next.
+                    let _ = self.channel.say(&Frame::Prepared(totals));
+                }
+                Some(NewOrder::Serve) => {
+                    tracing::warn!(
+                        connections = self.totals.connections,
+                        sessions = self.totals.sessions,
+                        "the old process died in the middle: this one serves what it has"
+                    );
+                    broker.tell_move(|| MoveOrder::Serve);
+                    return Ok(());
                 }
                 Some(NewOrder::SayCommittedAndServe) => {
                     self.channel.say(&Frame::Committed)?;
@@ -165,14 +228,14 @@ impl Taking {
             };
             order = self.side.handle(input);
             if let (Some(NewOrder::Take), Heard::Frame(frame)) = (&order, heard)
-                && let Err(why) = self.take(frame, broker)
+                && let Err(why) = self.take(frame, broker, config)
             {
                 order = self.side.handle(NewInput::Failed(why));
             }
         }
     }
 
-    fn take(&mut self, frame: Frame, broker: &Broker) -> Result<(), String> {
+    fn take(&mut self, frame: Frame, broker: &mut Broker, config: &Config) -> Result<(), String> {
         let shards = broker.homes.len() as u8;
         let seeds = &broker.shared.seeds;
         match frame {
@@ -194,6 +257,10 @@ impl Taking {
                 if known.listener.bind.to_string() == *told.bind {
                     known.sockets = files;
                 }
+            }
+            Frame::Store => {
+                let lock = self.channel.take_file().ok_or("the lock of the store is missing")?;
+                broker.take_store(config, lock)?;
             }
             Frame::Files(0) => self.hand_on(broker)?,
             Frame::Files(_) => {} // those are taken with the clients that follow
@@ -227,6 +294,11 @@ impl Taking {
                     }
                 }
             }
+            Frame::Bans(bans) => {
+                if let Some(batch) = self.batches.first_mut() {
+                    batch.bans.extend(bans);
+                }
+            }
             _ => return Err("the running broker does not keep to the protocol".to_owned()),
         }
         Ok(())
@@ -239,39 +311,50 @@ impl Taking {
         })
     }
 
-    /// Gives each core its clients of this parcel, and takes the answers that have come.
+    /// Gives each core its clients of this parcel. While the cores take them in, the next parcels
+    /// are read: [`PARCELS`] at most, since of sockets that no ring has yet there is a bound.
     fn hand_on(&mut self, broker: &Broker) -> Result<(), String> {
+        let (taken, answers) = crossbeam_channel::bounded(broker.homes.len());
+        let mut asked = 0;
         for (home, batch) in broker.homes.iter().zip(&mut self.batches) {
-            if batch.clients.is_empty() && batch.retained.is_empty() {
+            if batch.is_empty() {
                 continue;
             }
-            let arrived = std::mem::replace(batch, fresh(&self.sender));
+            let Batch { clients, retained, bans } = std::mem::take(batch);
+            let arrived = Arrived { clients, retained, bans, taken: taken.clone() };
             tell(home, MoveOrder::TakeIn(Box::new(arrived)));
-            self.asked += 1;
+            asked += 1;
         }
-        // The sockets of this parcel are in the rings before more are asked for.
-        let before = self.totals.sessions;
-        self.wait()?;
-        let taken = (self.totals.sessions - before) as u32;
-        self.channel.say(&Frame::Taken(taken))
+        self.under_way.push_back(Parcel { answers, asked });
+        while self.under_way.len() > PARCELS {
+            self.wait()?;
+        }
+        Ok(())
     }
 
-    /// Waits for the cores' answers.
+    /// Waits until the oldest parcel is taken in, and says so.
     fn wait(&mut self) -> Result<(), String> {
-        while self.asked > 0 {
-            let answer = self.taken.recv_timeout(CORE);
+        let Some(Parcel { answers, asked }) = self.under_way.pop_front() else { return Ok(()) };
+        let mut sessions = 0;
+        for _ in 0..asked {
+            let answer = answers.recv_timeout(CORE);
             let more = answer.map_err(|_| "a shard does not take its clients in".to_owned())??;
-            self.asked -= 1;
+            sessions += more.sessions;
             self.totals.sessions += more.sessions;
             self.totals.connections += more.connections;
             self.totals.retained += more.retained;
         }
+        // Should old be dead, that is heard in time.
+        let _ = self.channel.say(&Frame::Taken(sessions as u32));
         Ok(())
     }
 
     /// Waits until the shards have told each other of the members of share groups.
     fn settle(&mut self, broker: &Broker) -> Result<Totals, String> {
         self.hand_on(broker)?;
+        while !self.under_way.is_empty() {
+            self.wait()?;
+        }
         let until = Instant::now() + CORE;
         let mut before: Option<Vec<Rest>> = None;
         loop {
@@ -282,6 +365,11 @@ impl Taking {
             all.sort_by_key(|rest| rest.shard);
             let rests = all.iter().all(|rest| rest.under_way.is_none());
             if rests && all.len() == broker.homes.len() && before.as_ref() == Some(&all) {
+                let (sender, answers) = crossbeam_channel::bounded(broker.homes.len());
+                let check = || MoveOrder::CheckStored(sender.clone());
+                broker.homes.iter().for_each(|home| tell(home, check()));
+                drop(sender);
+                answers.iter().collect::<Result<(), String>>()?;
                 return Ok(self.totals);
             }
             if Instant::now() > until {
@@ -330,6 +418,27 @@ impl TakenOver {
 }
 
 impl Broker {
+    /// Goes on with the store of the old process. It is read, and not changed before
+    /// [`MoveOrder::Serve`].
+    fn take_store(&mut self, config: &Config, lock: OwnedFd) -> Result<(), String> {
+        let shards = self.homes.len() as u8;
+        let store = store::take_over(config, shards, lock)?;
+        let beside = Beside::Predecessor;
+        let stored = store::read(Some(&store), config, shards, self.clock, beside)
+            .map_err(|failure| failure.to_string())?;
+        self.store = Some(store);
+        let (sender, answers) = crossbeam_channel::bounded(self.homes.len());
+        for (home, stored) in self.homes.iter().zip(stored) {
+            let _ = home.commands.send(CoreCommand::Store(Box::new(stored), sender.clone()));
+            home.doorbell.ring();
+        }
+        for _ in 0..shards {
+            let answer = answers.recv_timeout(CORE);
+            answer.map_err(|_| "a shard does not take its store".to_owned())??;
+        }
+        Ok(())
+    }
+
     /// Tells every core.
     fn tell_move(&self, order: impl Fn() -> MoveOrder) {
         self.homes.iter().for_each(|home| {

@@ -6,6 +6,8 @@ use super::super::questions::Home;
 use super::channel::{Channel, Heard};
 use super::{LOOK, tell};
 use crate::ids::ListenerId;
+use crate::limits::UPGRADE_KERNEL;
+use crate::ring;
 use crate::shard::Inventory;
 use crate::upgrade::Frame;
 use crate::upgrade::frame::{Hello, Listener, Totals};
@@ -33,6 +35,8 @@ pub(in super::super) struct Job {
     /// Listeners by their numbers: name and configured address.
     pub listeners: Vec<(ListenerId, String, String)>,
     pub hello: Hello,
+    /// That of the store, if there is one.
+    pub lock: Option<OwnedFd>,
     pub binary: PathBuf,
     pub arguments: Vec<OsString>,
     /// Only find out whether it could be.
@@ -60,6 +64,17 @@ struct Upgrade {
 
 /// Carries it out.
 pub(in super::super) fn run(job: Job) -> Outcome {
+    match ring::can_export() {
+        Ok(true) => {}
+        Ok(false) => {
+            let (major, minor) = UPGRADE_KERNEL;
+            return Outcome::Stays(format!(
+                "this kernel cannot give a socket of a ring away: Linux {major}.{minor} or newer \
+                 is needed"
+            ));
+        }
+        Err(failure) => return Outcome::Stays(failure.to_string()),
+    }
     let there: Vec<Inventory> =
         ask(&job.homes, MoveOrder::Inventory).into_iter().map(|(_, found)| found).collect();
     if let Some(why) = obstacle(&there) {
@@ -97,8 +112,7 @@ impl Upgrade {
             .env_remove("WATCHDOG_PID")
             .spawn()
             .map_err(failed)?;
-        let hello = Frame::Hello(Hello { build: job.hello.build.clone(), ..job.hello });
-        let _ = channel.say(&hello); // its end is seen below
+        let _ = channel.say(&Frame::Hello(job.hello.clone())); // its end is seen below
         Ok(Upgrade { job, channel, child, suspended: None })
     }
 
@@ -213,14 +227,17 @@ impl Upgrade {
     /// Sends listening sockets, clients and retained messages.
     fn send(&mut self) -> Result<Totals, String> {
         self.send_listeners()?;
+        if let Some(lock) = self.job.lock.take() {
+            self.channel.say_with(&Frame::Store, &[lock])?;
+        }
         let (sender, parcels) = crossbeam_channel::bounded(PARCELS);
         self.tell_all(|| MoveOrder::Pack(sender.clone()));
         drop(sender);
         let mut totals = Totals::default();
         let mut ahead = 0;
         let until = Instant::now() + LONGEST;
-        while let Some(parcel) = next(&parcels)? {
-            if let Some(why) = parcel.failed {
+        while let Some(mut parcel) = next(&parcels)? {
+            if let Some(why) = parcel.failed.take() {
                 return Err(why);
             }
             if Instant::now() > until {
@@ -231,7 +248,6 @@ impl Upgrade {
                 self.channel.say_with(&Frame::Files(count), &parcel.files)?;
             }
             self.channel.write(&parcel.frames)?;
-            drop(parcel.frames);
             // It says how many clients it has after each parcel: of sockets on their way between
             // processes there is a bound.
             self.channel.say(&Frame::Files(0))?;

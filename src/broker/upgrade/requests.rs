@@ -87,6 +87,12 @@ pub fn is_ours(socket: &UnixStream) -> std::io::Result<bool> {
     Ok(theirs == rustix::process::geteuid() || theirs.is_root())
 }
 
+/// True when the other end was made by this process's parent, which lives.
+pub(super) fn is_parent(socket: &UnixStream) -> bool {
+    let theirs = rustix::net::sockopt::socket_peercred(socket).ok().map(|known| known.pid);
+    theirs.is_some() && theirs == rustix::process::getppid()
+}
+
 fn read(asker: UnixStream) -> std::io::Result<Request> {
     asker.set_read_timeout(Some(PATIENCE))?;
     asker.set_write_timeout(Some(PATIENCE))?;

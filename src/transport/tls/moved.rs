@@ -5,6 +5,7 @@
 use super::established::Tls;
 use super::records::{CertificateMark, Direction, Partial, Records, Tally};
 use super::suite::Suite;
+use crate::mutant::Mutant;
 use crate::upgrade::code::{Body, Bytes, Code, Secret, record};
 
 record! {
@@ -52,7 +53,10 @@ impl Tls {
 
 fn moved<const N: usize>(records: &Records<N>) -> MovedTls {
     let Records { receive, send, suite, tally, .. } = records;
-    let direction = |of: &Direction<N>| (Secret(of.secret(*suite).to_vec()), of.sequence);
+    let direction = |of: &Direction<N>| {
+        let sequence = if Mutant::UpgradeSequenceLost.is_on() { 0 } else { of.sequence };
+        (Secret(of.secret(*suite).to_vec()), sequence)
+    };
     MovedTls {
         suite: SUITES.iter().position(|known| known == suite).unwrap_or_default() as u8,
         receive: direction(receive),
@@ -86,15 +90,17 @@ fn restore<const N: usize>(records: &mut Records<N>, moved: MovedTls) {
     };
 }
 
-impl Code for Tls {
-    fn put(&self, out: &mut Vec<u8>) {
+impl Tls {
+    /// Writes what [`Tls::get`] reads.
+    pub fn put(&self, out: &mut Vec<u8>) {
         match self {
             Tls::Short(records) => Tls::put_records(records, out),
             Tls::Long(records) => Tls::put_records(records, out),
         }
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    /// Goes on with what was written; `None` when the bytes are none of that.
+    pub fn get(from: &mut Body<'_>) -> Option<Tls> {
         let moved = MovedTls::get(from)?;
         let suite = *SUITES.get(usize::from(moved.suite))?;
         let fits = |secret: &Secret| secret.0.len() == suite.secret();

@@ -13,7 +13,7 @@ use crate::world::{Plan, World, listener_state};
 use ringmq::limits::Budget;
 use ringmq::packet::AckKind;
 use ringmq::session::pending::Bounds as Pending;
-use ringmq::shard::{Settings, Storing};
+use ringmq::shard::{Settings, Shard, Storing};
 use ringmq::storage::image::Image;
 use ringmq::storage::log::{Bounds, Log};
 use ringmq::storage::recovery::{self, Recovered};
@@ -22,24 +22,49 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Clients that are there to stay: at QoS 1, at QoS 2, with a filter for all, and as the member of
 /// a share group, which may be at home on another shard.
-const STAYING: [(&str, &str, u8); 4] =
+pub(super) const STAYING: [(&str, &str, u8); 4] =
     [("one", "m/1/#", 1), ("two", "m/2/#", 2), ("all", "m/+/x", 2), ("shared", SHARED, 1)];
 const SHARED: &str = "$share/g/m/3/x";
 pub(super) const GATHER: Bounds = Bounds { gather: 2000, segment: 256 << 10, ..BOUNDS };
-const ASYNC: Bounds = Bounds { gather: 0, interval: Some(20_000), ..GATHER };
+pub(super) const ASYNC: Bounds = Bounds { gather: 0, interval: Some(20_000), ..GATHER };
 const DEGRADE: Bounds = Bounds { degraded: 64 << 20, ..GATHER };
 
 /// A shard's disk and what is on its way to it.
 pub(super) struct Store {
-    disk: Disk,
+    pub(super) disk: Disk,
     commands: VecDeque<Command>,
     answers: VecDeque<Answer>,
 }
 
+impl Store {
+    /// The disk goes on with about `share` of a thousand parts of what it may do for that shard;
+    /// true when it has answered.
+    pub(super) fn go_on(&mut self, shard: &mut Shard, rng: &mut Rng, share: usize) -> bool {
+        self.commands.extend(shard.storage_commands());
+        if rng.chance(share)
+            && let Some(command) = self.commands.pop_front()
+        {
+            self.answers.extend(self.disk.obey(command));
+        }
+        if rng.chance(200) {
+            self.answers.extend(self.disk.finish_sync());
+        }
+        let answer = if rng.chance(share) { self.answers.pop_front() } else { None };
+        let answered = answer.is_some();
+        answer.into_iter().for_each(|answer| shard.storage_answered(answer));
+        answered
+    }
+
+    /// Nobody waits for an answer any more.
+    pub(super) fn forget(&mut self) {
+        assert!(self.commands.is_empty() && self.answers.is_empty(), "it was at rest");
+    }
+}
+
 /// What a client that stays knows.
 #[derive(Default)]
-struct Staying {
-    peer: Option<Peer>,
+pub(super) struct Staying {
+    pub(super) peer: Option<Peer>,
     /// It was told that its subscription is there.
     subscribed: bool,
     /// Numbers, at their first delivery.
@@ -51,12 +76,12 @@ struct Staying {
 }
 
 pub(super) struct House {
-    seed: u64,
-    bounds: Bounds,
+    pub(super) seed: u64,
+    pub(super) bounds: Bounds,
     pub(super) world: World,
     pub(super) stores: Vec<Store>,
     pub(super) rng: Rng,
-    staying: Vec<Staying>,
+    pub(super) staying: Vec<Staying>,
     publisher: Option<Peer>,
     /// By packet identifier: number, topic, QoS.
     waiting: BTreeMap<u16, (u64, u8, u8)>,
@@ -68,7 +93,7 @@ pub(super) struct House {
     retaining: BTreeMap<u16, u64>,
 }
 
-fn settings(seed: u64) -> Settings {
+pub(super) fn settings(seed: u64) -> Settings {
     let pending = Pending { messages: 100_000, bytes: 1 << 30, ..roomy().pending };
     // In some runs two subscribers are many, and are served over several steps.
     let budget = match seed % 3 {
@@ -90,7 +115,7 @@ fn world(seed: u64, shards: usize) -> World {
     })
 }
 
-fn read(disk: &Disk, log: u64) -> (Recovered, Image) {
+pub(super) fn read(disk: &Disk, log: u64) -> (Recovered, Image) {
     // On one of two shards bodies are left where they are.
     let room = (log % 2 == 1).then_some(2000);
     let mut image = Image::within(room);
@@ -159,7 +184,7 @@ impl House {
     }
 
     /// Brokers and disks go on for a little.
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         self.world.settle();
         self.disks(600);
         let millis = self.rng.range(0, 2) as u64;
@@ -185,20 +210,7 @@ impl House {
     /// Disks go on, each with about `share` of a thousand parts of what they may do.
     pub(super) fn disks(&mut self, share: usize) {
         for (at, store) in self.stores.iter_mut().enumerate() {
-            let shard = &mut self.world.nodes[at].shard;
-            store.commands.extend(shard.storage_commands());
-            if self.rng.chance(share)
-                && let Some(command) = store.commands.pop_front()
-            {
-                store.answers.extend(store.disk.obey(command));
-            }
-            if self.rng.chance(200) {
-                store.answers.extend(store.disk.finish_sync());
-            }
-            if self.rng.chance(share)
-                && let Some(answer) = store.answers.pop_front()
-            {
-                shard.storage_answered(answer);
+            if store.go_on(&mut self.world.nodes[at].shard, &mut self.rng, share) {
                 self.world.wake(at);
             }
         }
@@ -226,7 +238,7 @@ impl House {
         self.waiting.is_empty() && self.retaining.is_empty()
     }
 
-    fn join(&mut self, at: usize) {
+    pub(super) fn join(&mut self, at: usize) {
         let (name, filter, qos) = STAYING[at];
         let entry = self.rng.below(self.stores.len());
         let mut peer = Peer::connect(&mut self.world, entry, &hello(name, false, 5000));
@@ -237,7 +249,7 @@ impl House {
         staying.peer = Some(peer);
     }
 
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let House { world, rng, .. } = self;
         if self.publisher.as_ref().is_none_or(|peer| peer.is_closed(world)) {
             let entry = rng.below(self.stores.len());
@@ -266,7 +278,7 @@ impl House {
     }
 
     /// Everybody looks at what has come.
-    fn listen(&mut self) {
+    pub(super) fn listen(&mut self) {
         if let Some(peer) = &mut self.publisher {
             for got in peer.hear(&mut self.world) {
                 let Got::Ack(kind, id, reason) = got else { continue };
@@ -379,7 +391,7 @@ impl House {
         self.settle();
     }
 
-    fn check(&mut self) {
+    pub(super) fn check(&mut self) {
         for at in 0..STAYING.len() {
             self.join(at);
         }

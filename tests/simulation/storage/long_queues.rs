@@ -12,7 +12,25 @@ const MESSAGES: u64 = 150;
 /// Nobody waits for anything any more, and a client is connected: its session and its subscription.
 const LEFT: u64 = 4;
 
+/// What comes in between.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Between {
+    /// In every second run, that the power fails.
+    Crash,
+    /// Other processes that take over: before anybody is back, and in the middle of it.
+    Upgrades,
+}
+
 pub fn simulate_long_queues(seed: u64) {
+    run(seed, Between::Crash);
+}
+
+/// The same, and the broker is upgraded meanwhile.
+pub fn simulate_upgraded(seed: u64) {
+    run(seed, Between::Upgrades);
+}
+
+fn run(seed: u64, mut between: Between) {
     let mut house = House::new(seed, GATHER);
     for name in ["back", "anew"] {
         leave_session(&mut house, name);
@@ -30,8 +48,10 @@ pub fn simulate_long_queues(seed: u64) {
     let acks = acks.iter().filter(|got| matches!(got, Got::Ack(AckKind::PubAck, ..))).count();
     assert_eq!(acks as u64, MESSAGES);
     publisher.end(&mut house.world, End::Fin);
-    if seed.is_multiple_of(2) {
-        house.crash();
+    match between {
+        Between::Crash if seed.is_multiple_of(2) => house.crash(),
+        Between::Crash => {}
+        Between::Upgrades => assert!(house.upgrade(false)),
     }
     let away = sum(&house, |counters| counters.pending_away_messages);
     assert!(away >= 2 * (MESSAGES - 6), "{away} messages are on disk only");
@@ -52,6 +72,10 @@ pub fn simulate_long_queues(seed: u64) {
             assert!(rest.bytes().all(|byte| byte == b'x'), "not as it was sent: {text}");
             received += 1;
             back.ack(&mut house.world, AckKind::PubAck, id);
+        }
+        if between == Between::Upgrades && received >= 40 {
+            between = Between::Crash;
+            house.upgrade(seed.is_multiple_of(3));
         }
         if received == MESSAGES {
             break;
@@ -80,4 +104,5 @@ fn sum(house: &House, figure: impl Fn(&ringmq::telemetry::Counters) -> u64) -> u
 fn what_waits_on_disk_comes_in_order_and_goes_with_its_session() {
     let seeds = crate::runner::number("SIM_STORAGE_SEEDS").unwrap_or(40);
     (1..=seeds).for_each(simulate_long_queues);
+    (1..=seeds).for_each(simulate_upgraded);
 }

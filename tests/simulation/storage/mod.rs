@@ -6,6 +6,7 @@ mod broker;
 mod crashes;
 mod disk;
 mod long_queues;
+mod upgrades;
 
 use crate::rng::Rng;
 use disk::Disk;
@@ -211,6 +212,12 @@ pub fn simulate_all(seed: u64) {
     crashes::simulate_fan_out(seed);
     crashes::simulate_returns(seed);
     long_queues::simulate_long_queues(seed);
+}
+
+/// Those in which another process takes the store over.
+pub fn simulate_upgrades(seed: u64) {
+    upgrades::simulate(seed);
+    long_queues::simulate_upgraded(seed);
 }
 
 /// A random run; returns how many batches it came to.

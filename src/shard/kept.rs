@@ -1,0 +1,167 @@
+//! What clients that are handed over are in the store. The store's files are taken over as they
+//! are, so a session goes on under its number, and what waits for it under its own; nothing is
+//! stored anew. The bodies of messages come with the clients, but for those that are in the store
+//! only.
+
+use super::Shard;
+use super::storing::Storing;
+use crate::config::OnFull;
+use crate::message::Message;
+use crate::mutant::Mutant;
+use crate::session::pending::Bounds;
+use crate::session::{AwayMessage, Flow, Queued, SubscriptionIds};
+use crate::storage::record::{message_key, session_key};
+use crate::upgrade::client::{Away, Kept, StoredAs};
+
+/// A queue was within its bounds before.
+const ANY: Bounds = Bounds { messages: usize::MAX, bytes: usize::MAX, on_full: OnFull::DropNew };
+
+impl Storing {
+    /// For a shard that takes clients over: `sessions` are in the log and will come.
+    pub fn expecting(mut self, sessions: u64) -> Storing {
+        self.expected = [sessions, 0];
+        self
+    }
+
+    /// What is still to be written or awaited before its files can be handed over; `None` when
+    /// nothing is.
+    pub(super) fn under_way(&self) -> Option<&'static str> {
+        let reading = &self.reading;
+        let reads = reading.under_way || reading.arrived.is_some() || !reading.asked.is_empty();
+        let waits = self.withheld.len() > 0 || self.receipts.len() > 0;
+        let reasons = [
+            (!self.log.rests() || waits, "changes that are being stored"),
+            (reads || !reading.line.is_empty(), "messages that are read back from the store"),
+            (!reading.departing.is_empty(), "queues of sessions that have ended"),
+            (self.returning.len() > 0, "messages that return to share groups"),
+        ];
+        reasons.iter().find_map(|&(holds, what)| holds.then_some(what))
+    }
+
+    pub(super) fn packed_session(&self, index: u32) -> Option<StoredAs> {
+        let known = self.sessions.get(index)?;
+        Some(StoredAs { number: known.number.get(), slot: known.slot })
+    }
+
+    pub(super) fn packed(&self, index: u32, slot: u32) -> Option<Kept> {
+        let number = self.bodies.of_slot(index, slot)?;
+        Some(Kept { slot, number, checksum: self.bodies.checksum(number)? })
+    }
+}
+
+impl Shard {
+    /// What that message is in the store.
+    pub(super) fn packed_kept(&self, index: u32, slot: u32) -> Option<Kept> {
+        self.storing.as_ref().filter(|_| slot != 0)?.packed(index, slot)
+    }
+
+    /// What waits in the store only.
+    pub(super) fn packed_away(&self, flow: &Flow) -> Vec<Away> {
+        let mut all = Vec::new();
+        flow.pending.each_away(|message, expires| {
+            let AwayMessage { slot, number, size, checksum, qos, retain, subscription_ids } =
+                message;
+            let subscription_ids = subscription_ids.as_slice().to_vec();
+            let kept = Kept { slot, number, checksum };
+            all.push(Away { kept, size, qos, retain, subscription_ids, expires });
+        });
+        if Mutant::UpgradeAwayLost.is_on() {
+            all.clear();
+        }
+        all
+    }
+
+    /// A session that is handed over goes on in the store.
+    pub(super) fn adopt_stored(&mut self, index: u32, stored: StoredAs) -> Result<(), String> {
+        let storing = self.storing.as_mut().ok_or_else(no_store)?;
+        if !storing.log.has(session_key(stored.number)) {
+            return Err(format!("session {} is not in the store", stored.number));
+        }
+        storing.expected[1] += 1;
+        if !Mutant::UpgradeStoredLost.is_on() {
+            storing.adopt(index, stored.number, stored.slot);
+        }
+        Ok(())
+    }
+
+    /// A stored message that waits for that session: all that wait for it have the same one.
+    pub(super) fn adopt_kept(
+        &mut self,
+        index: u32,
+        message: &Message,
+        kept: Kept,
+    ) -> Result<Message, String> {
+        let storing = self.storing.as_mut().ok_or_else(no_store)?;
+        if !storing.log.has(message_key(kept.number)) {
+            return Err(format!("message {} is not in the store", kept.number));
+        }
+        storing.bodies.set_slot(index, kept.slot, kept.number);
+        if let Some(known) = storing.bodies.get(kept.number).cloned() {
+            storing.bodies.hold_again(kept.number);
+            return Ok(known);
+        }
+        storing.bodies.hold(kept.number, message.clone(), kept.checksum);
+        Ok(message.clone())
+    }
+
+    /// The same for a message with its delivery.
+    pub(super) fn adopt_queued(
+        &mut self,
+        index: u32,
+        mut queued: Queued,
+        kept: Option<Kept>,
+    ) -> Result<Queued, String> {
+        if let Some(kept) = kept {
+            queued.message = self.adopt_kept(index, &queued.message, kept)?;
+            queued.stored = if Mutant::UpgradeSlotLost.is_on() { 0 } else { kept.slot };
+        }
+        Ok(queued)
+    }
+
+    /// What waits in the store only.
+    pub(super) fn adopt_away(&mut self, index: u32, all: Vec<Away>) -> Result<(), String> {
+        for Away { kept, size, qos, retain, subscription_ids, expires } in all {
+            let storing = self.storing.as_mut().ok_or_else(no_store)?;
+            if !storing.log.has(message_key(kept.number)) {
+                return Err(format!("message {} is not in the store", kept.number));
+            }
+            storing.bodies.adopt_away(kept.number);
+            let Some(session) = self.sessions.get_mut(index) else { return Ok(()) };
+            let pending = &mut session.flow().pending;
+            let (before, bytes) = (pending.away(), pending.bytes());
+            let Kept { slot, number, checksum } = kept;
+            let subscription_ids = SubscriptionIds::from_slice(&subscription_ids);
+            let message =
+                AwayMessage { slot, number, size, checksum, qos, retain, subscription_ids };
+            pending.push_away(message, expires, &ANY);
+            self.counters.pending_messages += 1;
+            self.counters.pending_bytes += (pending.bytes() - bytes) as u64;
+            self.note_away(index, before);
+        }
+        Ok(())
+    }
+
+    /// Whether every session of the store has come.
+    ///
+    /// # Errors
+    /// When some have not: they would be lost.
+    pub fn check_stored(&self) -> Result<(), String> {
+        match self.storing.as_ref().map(|storing| storing.expected) {
+            Some([there, came]) if there != came => {
+                Err(format!("the store has {there} sessions, and {came} were handed over"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The store is this process's from now on.
+    pub(super) fn serve_stored(&mut self) {
+        let Some(storing) = &mut self.storing else { return };
+        storing.bodies.adopted();
+        storing.log.go_on();
+    }
+}
+
+fn no_store() -> String {
+    "a session is stored, and the new configuration has no storage.path".to_owned()
+}

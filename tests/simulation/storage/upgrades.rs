@@ -1,0 +1,100 @@
+//! Brokers with stores that are replaced by another process, which takes the files over, in the
+//! middle of everything; or the other process fails, and the old one goes on with them. What
+//! clients were told holds, through power cuts afterwards as well.
+
+use super::SECRET;
+use super::broker::{ASYNC, GATHER, House, STAYING, read, settings};
+use crate::net::{End, Faults};
+use crate::upgrade::plan;
+use crate::world::World;
+use ringmq::shard::Storing;
+use ringmq::storage::log::Log;
+use ringmq::transport::Stack;
+
+impl House {
+    /// True when another process serves now.
+    pub(super) fn upgrade(&mut self, fails: bool) -> bool {
+        let shards = self.stores.len();
+        let faults = Faults { receive: 4096, ..Faults::default() };
+        let plan = plan(self.seed, shards, settings(self.seed), faults, Stack::default());
+        // No store is written but by the one who serves.
+        let House { world, stores, rng, bounds, .. } = self;
+        let stores = std::cell::RefCell::new(stores);
+        let beside = &mut |world: &mut World| {
+            for (at, store) in stores.borrow_mut().iter_mut().enumerate() {
+                store.go_on(&mut world.nodes[at].shard, rng, 900);
+                world.wake(at);
+            }
+        };
+        let prepare = |new: &mut World| {
+            for (at, store) in stores.borrow().iter().enumerate() {
+                let log = 0xb0 + at as u64;
+                let (recovered, mut image) = read(&store.disk, log);
+                assert!(recovered.torn.is_none(), "everything is written");
+                let mut log = Log::new(log, SECRET, *bounds, recovered.found);
+                image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
+                log.leave(recovered.unused);
+                log.hold();
+                let shard = &mut new.nodes[at].shard;
+                let sessions = image.sessions.len() as u64;
+                let own = (shard.id(), shards as u8);
+                let storing = Storing::new(log, SECRET, own, 1_000_000, image.last);
+                shard.store_with(storing.expecting(sessions));
+            }
+        };
+        let done = world.upgrade_beside(plan, fails, beside, prepare);
+        if done {
+            // The answers were for old.
+            self.stores.iter_mut().for_each(|store| store.forget());
+        }
+        done
+    }
+}
+
+/// A random run; how many upgrades there were, and how many that failed.
+pub fn simulate(seed: u64) -> (usize, usize) {
+    let (mut done, mut failed) = (0, 0);
+    let mut house = House::new(seed, if seed % 4 == 1 { ASYNC } else { GATHER });
+    for at in 0..STAYING.len() {
+        house.join(at);
+    }
+    house.settle();
+    for _ in 0..house.rng.range(2, 4) {
+        for _ in 0..house.rng.range(40, 120) {
+            let at = house.rng.below(STAYING.len());
+            if house.staying[at].peer.is_none() && house.rng.chance(60) {
+                house.join(at);
+            } else if house.rng.chance(60)
+                && let Some(mut peer) = house.staying[at].peer.take()
+            {
+                peer.end(&mut house.world, End::Fin);
+            }
+            if house.rng.chance(800) {
+                house.publish();
+            }
+            house.turn();
+            if house.rng.chance(700) {
+                house.listen();
+            }
+            if house.rng.chance(40) {
+                let fails = house.rng.chance(300);
+                match house.upgrade(fails) {
+                    true => done += 1,
+                    false => failed += 1,
+                }
+            }
+        }
+        house.crash();
+    }
+    house.check();
+    (done, failed)
+}
+
+#[test]
+fn a_store_is_taken_over_and_nothing_that_clients_were_told_is_lost() {
+    let seeds = crate::runner::number("SIM_STORAGE_SEEDS").unwrap_or(60);
+    let runs = (1..=seeds).map(simulate);
+    let (done, failed) = runs.fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+    println!("{done} upgrades, {failed} that failed");
+    assert!(done as u64 > 3 * seeds && failed as u64 > seeds, "{done} and {failed}");
+}
