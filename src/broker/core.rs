@@ -381,6 +381,11 @@ impl Running {
             }
             let _ = self.reports.send(CoreReport::Done(self.shard.id()));
         }
+        self.look_at_end();
+    }
+
+    /// Answers what was ordered for the end of this core, when that is done.
+    fn look_at_end(&mut self) {
         if self.routing_wills && self.shard.has_routed_wills() {
             self.routing_wills = false;
             let _ = self.reports.send(CoreReport::Done(self.shard.id()));

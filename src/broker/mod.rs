@@ -71,7 +71,6 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use store::Beside;
 use upgrade::new::Predecessor;
 use watch::Watch;
 
@@ -238,14 +237,8 @@ impl Broker {
         let settings = Settings::new(config).with_memory(config, memory).with_access(access);
         let policy = policy::of(config, None).map_err(Failure::new)?;
         let settings = Arc::new(Settings { policy: Arc::clone(&policy), ..settings });
-        // What is handed over comes later.
-        let store = match continued {
-            None => store::open(config, shards as u8)?,
-            Some(_) => None,
-        };
+        let (store, mut stored) = store::begin(config, shards as u8, clock, continued)?;
         let secret = secret_of(continued, store.as_ref());
-        let alone = Beside::Nobody;
-        let mut stored = store::read(store.as_ref(), config, shards as u8, clock, alone)?;
         let (cluster, shared) = clustered::plan(config, shards, Seeds::stored(secret))?;
         limit_memory(&shared, &settings, config, memory);
         let (sender, reports) = crossbeam_channel::unbounded();

@@ -11,6 +11,7 @@ use crate::storage::rewrite::{Placed, rewrite};
 use crate::storage::store::{Part, Store, Unusable};
 use crate::storage::writer::{Wake, Writer};
 use crate::topic::{Seeds, TopicHash};
+use crate::upgrade::frame::Hello;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::os::fd::OwnedFd;
@@ -43,8 +44,24 @@ pub(super) struct Stored {
     pub beside: Beside,
 }
 
+/// The store at the start, and what it has for each shard. Nothing of a store that is handed over:
+/// that comes later ([`take_over`]).
+pub(super) fn begin(
+    config: &Config,
+    shards: u8,
+    clock: Clock,
+    continued: Option<&Hello>,
+) -> Result<(Option<Store>, VecDeque<Stored>), Failure> {
+    if continued.is_some() {
+        return Ok((None, VecDeque::new()));
+    }
+    let store = open(config, shards)?;
+    let stored = read(store.as_ref(), config, shards, clock, Beside::Nobody)?;
+    Ok((store, stored))
+}
+
 /// The store that the configuration names, if it names one.
-pub(super) fn open(config: &Config, shards: u8) -> Result<Option<Store>, Failure> {
+fn open(config: &Config, shards: u8) -> Result<Option<Store>, Failure> {
     let path = &*config.storage.path;
     if path.is_empty() {
         if config.mqtt.session_expiry.max.get().is_none_or(|most| !most.is_zero()) {

@@ -3,8 +3,8 @@
 //! # The way
 //! 1. The running broker (*old*) starts the new binary with one end of a socket pair and says
 //!    [`Frame::Hello`]: the version of this protocol, its clock and its secret of placement. The
-//! new process (*new*) starts its cores with that clock and secret, opens nothing, and says
-//! [`Frame::Ready`]; or it says why it refuses, and nothing has moved.
+//!    new process (*new*) starts its cores with that clock and secret, opens nothing, and says
+//!    [`Frame::Ready`]; or it says why it refuses, and nothing has moved.
 //! 2. Old suspends its shards: no socket is read any more (each receive is cancelled and its last
 //!    bytes are processed), nobody is accepted, no timer fires. Mail, fan-outs and requests that
 //!    are under way are finished. If that takes too long, old goes on serving. With a store,
