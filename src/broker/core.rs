@@ -81,8 +81,6 @@ pub(super) enum CoreCommand {
     Submit(Submission),
     /// A part of an upgrade. There is no report for it.
     Move(MoveOrder),
-    /// Go on with the files of a store that is handed over, and answer. There is no report for it.
-    Store(Box<Stored>, Sender<Result<(), String>>),
     /// Copy the figures for the admin server. There is no report for it.
     Figures(Question),
 }
@@ -366,11 +364,7 @@ impl Running {
                     continue;
                 }
                 CoreCommand::Move(order) => {
-                    self.moving.obey(order, &mut self.shard, driver, self.ends.has_mail());
-                    continue;
-                }
-                CoreCommand::Store(stored, taken) => {
-                    let _ = taken.send(self.take_store(*stored, driver.doorbell()));
+                    self.move_clients(order, driver);
                     continue;
                 }
                 CoreCommand::Figures(question) => {
@@ -396,9 +390,16 @@ impl Running {
         }
     }
 
-    fn take_store(&mut self, stored: Stored, bell: Doorbell) -> Result<(), String> {
-        self.writer = Some(go_on_with(stored, &mut self.shard, self.shards, bell)?);
-        Ok(())
+    /// Does its part in an upgrade.
+    fn move_clients(&mut self, order: MoveOrder, driver: &mut Driver) {
+        let MoveOrder::Store(stored, taken) = order else {
+            self.moving.obey(order, &mut self.shard, driver, self.ends.has_mail());
+            return;
+        };
+        let bell = driver.doorbell();
+        let writer = go_on_with(*stored, &mut self.shard, self.shards, bell);
+        // Who asked may have gone.
+        let _ = taken.send(writer.map(|writer| self.writer = Some(writer)));
     }
 
     /// Nobody new; the wills are routed.

@@ -2,6 +2,7 @@
 //! While a core packs it does nothing else but obey.
 
 use super::around::take_event;
+use super::store::Stored;
 use crate::ids::{ListenerId, ShardId, SocketId};
 use crate::limits::MOVE_BATCH;
 use crate::mesh::ListenerState;
@@ -41,6 +42,8 @@ pub(super) enum MoveOrder {
     GoOn,
     /// Connections of that listener may be taken in.
     Enroll(ListenerId, Arc<ListenerState>),
+    /// Go on with the files of a store that is handed over, and answer.
+    Store(Box<Stored>, Sender<Result<(), String>>),
     /// Take these clients in, each with the listener of its connection here.
     TakeIn(Box<Arrived>),
     /// Say whether every session of the store has come.
@@ -142,6 +145,8 @@ impl Moving {
                 shard.adopt_bans(bans);
                 let _ = taken.send(take_in(clients, retained, shard, driver));
             }
+            // The core does that itself.
+            MoveOrder::Store(..) => {}
             MoveOrder::CheckStored(to) => drop(to.send(shard.check_stored())),
             MoveOrder::Serve => {
                 driver.go_on();

@@ -429,8 +429,7 @@ impl Broker {
         self.store = Some(store);
         let (sender, answers) = crossbeam_channel::bounded(self.homes.len());
         for (home, stored) in self.homes.iter().zip(stored) {
-            let _ = home.commands.send(CoreCommand::Store(Box::new(stored), sender.clone()));
-            home.doorbell.ring();
+            tell(home, MoveOrder::Store(Box::new(stored), sender.clone()));
         }
         for _ in 0..shards {
             let answer = answers.recv_timeout(CORE);

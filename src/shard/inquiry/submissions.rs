@@ -1,9 +1,9 @@
 //! What somebody outside the shards has one of them publish: bridges and the API.
 //!
-//! It comes after what was acknowledged before it, as a client's PUBLISH does ([`crate::shard::step`]): an
-//! acknowledgement is sent only once its mail is in the mailboxes, so a submission that is given
-//! later waits for the mail that is there at the next look. And its own outcome is told only after
-//! its mail has been put into the mailboxes.
+//! It comes after what was acknowledged before it, as a client's PUBLISH does
+//! ([`crate::shard::step`]): an acknowledgement is sent only once its mail is in the mailboxes, so
+//! a submission that is given later waits for the mail that is there at the next look. And its own
+//! outcome is told only after its mail has been put into the mailboxes.
 
 use crate::mesh::reading::Position;
 use crate::mutant::Mutant;
