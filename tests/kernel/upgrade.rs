@@ -186,7 +186,7 @@ fn what_cannot_move_is_refused_by_name() {
     let mut client = Connect::durable(V5, "stays").open(&broker);
     for (setting, says) in [
         ("storage.path=/nowhere", "/nowhere"),
-        ("storage.path=", "storage.path"),
+        ("'storage.path=\"\"'", "storage.path"),
         ("cores=[0]", "number of shards"),
     ] {
         let other = program("other-store", &format!("exec \"$RINGMQ\" \"$@\" --set {setting}"));

@@ -129,10 +129,13 @@ impl Leash {
     }
 }
 
-/// Whether a process is gone, or nobody has asked yet how it ended.
+/// Whether a process is gone with all its threads, and with them what it had open; nobody may have
+/// asked yet how it ended.
 pub fn is_dead(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |tasks| tasks.count());
+    let ended = stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X']));
+    ended && threads <= 1
 }
 
 impl Broker {
@@ -341,7 +344,14 @@ impl Broker {
             assert!(status.success(), "the old process ended with {status}:\n{}", self.log.text());
         }
         let before = self.successor.replace((pid, Leash::on(pid, &self.directory)));
-        before.into_iter().for_each(|(_, leash)| leash.release());
+        if let Some((before, leash)) = before {
+            leash.release();
+            let end = Instant::now() + START;
+            while !is_dead(before) {
+                assert!(Instant::now() < end, "process {before} does not end:\n{}", self.log());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         if let Some(leash) = self.leash.take() {
             leash.release();
         }
