@@ -215,6 +215,7 @@ pub fn simulate_all(seed: u64) {
 }
 
 /// Those in which another process takes the store over.
+#[cfg(feature = "mutants")]
 pub fn simulate_upgrades(seed: u64) {
     upgrades::simulate(seed);
     long_queues::simulate_upgraded(seed);
