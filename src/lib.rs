@@ -32,7 +32,7 @@
 //! | Retained messages? | `topic/retained.rs` and `shard/retain.rs` (kept), `shard/replays.rs` (replayed) |
 //! | A subscriber that is no client? | `shard/link.rs` (filters, a bounded queue, its policy and counts), `link_record.rs` (a message as it is handed on) |
 //! | Bridges? | `bridge/mod.rs` (the way of a message), `bridge/start.rs` (threads), `bridge/buffer.rs`, `bridge/queue.rs` and `bridge/spool.rs` (what waits, in memory and on disk), `bridge/mqtt/session.rs` (what is said to another broker), `bridge/http/request.rs`, `bridge/kafka/mod.rs`, `bridge/template.rs` |
-//! | Several nodes? | `cluster/mod.rs`; `cluster/junction.rs` (where they meet the shards), `cluster/node.rs` (who is there), `cluster/peer.rs` and `cluster/lane.rs` (what goes to another node, without loss), `cluster/filters.rs` (who wants what), `cluster/nats.rs` and `cluster/serve.rs` (the thread) |
+//! | Several nodes? | `cluster/mod.rs`; `cluster/junction.rs` (where they meet the shards), `cluster/node.rs` (who is there), `cluster/peer.rs` and `cluster/lane.rs` (what goes to another node, without loss), `cluster/filters.rs` (who wants what), `cluster/claims/mod.rs` (who has a ClientId, and how its session goes there; a shard's part in `shard/claims.rs` and `shard/moved.rs`), `cluster/nats.rs` and `cluster/serve.rs` (the thread) |
 //! | Windows, queues, repetition? | `session/window.rs`, `session/inbound.rs`, `session/pending.rs`; `shard/pump.rs`, `shard/redeliver.rs`, `shard/acknowledged.rs` |
 //! | How does a connection or a session end? | `shard/close.rs` (causes, last packets), `shard/endings.rs` (ends that are queued), `shard/offline.rs` (a session without a connection, its expiry) |
 //! | Where is a will sent? | `shard/wills.rs` (made, delayed, queued, routed) |

@@ -3,14 +3,14 @@
 //! Exists for the feature `mutants`, which only `tests/simulation` asks for. Without it
 //! [`Mutant::is_on`] is a constant, and nothing of this reaches a binary. With it one number for
 //! the whole process says which mistake is made: all threads of a simulation make the same one.
-//! What each must be caught by, and how soon, stands in `tests/simulation/mutants.tsv`.
+//! What catches each, and how soon, stands in `tests/simulation/mutants.tsv`.
 #![allow(clippy::disallowed_types, reason = "one mistake for all threads of a simulation")]
 
 macro_rules! mutants {
     ($(#[doc = $what:literal] $name:ident,)*) => {
         /// A mistake that the pure core can be told to make.
         #[derive(Clone, Copy, PartialEq, Eq)]
-        #[repr(u8)]
+        #[repr(u16)]
         pub enum Mutant {
             $(#[doc = $what] $name,)*
         }
@@ -25,7 +25,6 @@ macro_rules! mutants {
 }
 
 mutants! {
-    // cluster
     /// What was sent to another node and not acknowledged is not sent again.
     ClusterResendSkipped,
     /// A segment after a gap is taken as if it were the next one.
@@ -40,6 +39,14 @@ mutants! {
     ClusterWindowUnbounded,
     /// What came from one node is sent on to another.
     ClusterSentOn,
+    /// A ClientId is not claimed from the other nodes.
+    ClusterClaimUntold,
+    /// A session is sent on before all nodes know of its new place.
+    ClusterFenceSkipped,
+    /// The holder of a session keeps it though it has arrived elsewhere.
+    ClusterSessionKept,
+    /// The queue of a session is sent twice.
+    ClusterSessionTwice,
     // session
     /// The inflight window takes one message more than Receive Maximum.
     WindowTooWide,
@@ -573,21 +580,21 @@ const _: () = assert!(!Mutant::WheelEarly.is_on());
 #[cfg(feature = "mutants")]
 mod active {
     use super::Mutant;
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::sync::atomic::{AtomicU16, Ordering};
 
     /// The mutant's number and one; 0 for none.
-    static ACTIVE: AtomicU8 = AtomicU8::new(0);
+    static ACTIVE: AtomicU16 = AtomicU16::new(0);
 
     impl Mutant {
         /// Whether this mistake is being made.
         #[inline]
         pub fn is_on(self) -> bool {
-            ACTIVE.load(Ordering::Relaxed) == self as u8 + 1
+            ACTIVE.load(Ordering::Relaxed) == self as u16 + 1
         }
 
         /// Makes the whole process make this mistake, or none, from now on.
         pub fn activate(mutant: Option<Mutant>) {
-            ACTIVE.store(mutant.map_or(0, |mutant| mutant as u8 + 1), Ordering::SeqCst);
+            ACTIVE.store(mutant.map_or(0, |mutant| mutant as u16 + 1), Ordering::SeqCst);
         }
     }
 }

@@ -24,7 +24,7 @@ fn apply(
             Some(Record::Filter(number, filter)) => remote.set(number, Some(filter), change),
             Some(Record::NoFilter(number)) => remote.set(number, None, change),
             Some(Record::AllFilters(end, _)) => while !remote.sweep(end, 3, change) {},
-            Some(Record::Message(_)) => unreachable!(),
+            Some(_) => unreachable!(),
             None => return true,
         }
     }

@@ -8,7 +8,7 @@
 use super::lane::{Acknowledgement, Lane, SEGMENT};
 
 /// The format of frames that this node speaks.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// The first bytes of each frame.
 const MAGIC: [u8; 2] = *b"RQ";
 /// Longest name of a node in bytes.
@@ -265,6 +265,7 @@ mod tests {
         let acknowledged = [
             Acknowledgement { next: 7, until: 9, gap: true },
             Acknowledgement { next: 1, until: u64::MAX, gap: false },
+            Acknowledgement { next: 2, until: 3, gap: false },
         ];
         let told = Some(Told { at: 4, filters: 5, digest: 6 });
         let state = State { to: 3, stream: 1, back: 2, acknowledged, snapshot: 8, told };
@@ -298,7 +299,7 @@ mod tests {
             Frame::read(&bytes).unwrap_err()
         };
         assert_eq!(changed(0, b'X'), Refused::Foreign);
-        assert_eq!(changed(2, 2), Refused::Version);
+        assert_eq!(changed(2, 1), Refused::Version);
         assert_eq!(changed(3, 9), Refused::Kind);
         assert_eq!(changed(21, b'.'), Refused::Name);
         assert_eq!(changed(21, 0xff), Refused::Name);

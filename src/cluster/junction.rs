@@ -11,6 +11,7 @@
 //! other node's: the interest table is masked. Links of bridges do not see it, since the node where
 //! it was published has given it to its own.
 
+use super::claims::Whom;
 use super::node::{Engine, Node};
 use super::peer::Broker;
 use crate::ids::{ShardId, ShardSet};
@@ -18,12 +19,14 @@ use crate::limits::{Budget, CLUSTER_PEERS};
 use crate::mesh::Shared;
 use crate::mesh::mail::{Control, Data, Stamped};
 use crate::mesh::mailbox::{MailEnds, NodeEnds, Progress};
-use crate::mesh::reading::Reading;
+use crate::mesh::moves::ToShard;
+use crate::mesh::reading::{Position, Reading};
 use crate::message::{MailPurpose, Message, MessageRef, Reserve};
 use crate::mutant::Mutant;
-use crate::shard::Outbox;
+use crate::shard::{Outbox, home_of};
 use crate::time::Instant;
 use crate::topic::{FilterKey, TopicHash};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Mails of one shard for one node that are taken out at once.
@@ -45,6 +48,8 @@ struct Door {
     ends: MailEnds<Stamped, Control>,
     reading: Reading,
     open: Option<Open>,
+    /// What goes behind the mail before a position.
+    behind: VecDeque<(Position, Vec<u8>)>,
 }
 
 /// The cluster's end of all mailboxes.
@@ -75,7 +80,12 @@ impl Junction {
         ends: NodeEnds<Stamped, Control>,
     ) -> Junction {
         let NodeEnds { cluster, nodes } = ends;
-        let door = |ends| Door { ends, reading: Reading::new(usize::from(shards)), open: None };
+        let door = |ends| Door {
+            ends,
+            reading: Reading::new(usize::from(shards)),
+            open: None,
+            behind: VecDeque::new(),
+        };
         let outbox = Outbox::new(ShardId(shards), usize::from(shards), 1, &Budget::BROKER);
         Junction {
             node,
@@ -115,8 +125,10 @@ impl Junction {
             self.outbox.see(shard, room, (self.ends.progress_of(shard), now));
         }
         let mut more = self.take_control(now);
+        self.note_fences();
         for number in 0..self.doors.len() {
             more |= self.take_data(number, now);
+            self.send_fences(number);
         }
         let broker = &mut Inward {
             shared: &self.shared,
@@ -147,6 +159,7 @@ impl Junction {
                     Some(Control::Cost(topic, cost, reserve)) => {
                         self.outbox.to(shard).ahead.reported(topic, cost, reserve, now);
                     }
+                    Some(Control::ToCluster(told)) => self.node.told(shard, *told, now),
                     Some(_) => debug_assert!(false, "no mail for the cluster"),
                     None => break,
                 }
@@ -159,7 +172,9 @@ impl Junction {
     /// Puts mail for one node into its window, as far as there is room. True when there is more
     /// that has room.
     fn take_data(&mut self, number: usize, now: Instant) -> bool {
-        let Some(Door { ends, reading, open }) = self.doors.get_mut(number) else { return false };
+        let Some(Door { ends, reading, open, .. }) = self.doors.get_mut(number) else {
+            return false;
+        };
         if open.is_none() && !ends.has_mail() {
             return false;
         }
@@ -180,6 +195,24 @@ impl Junction {
             reading.took(begun.from);
         }
         true
+    }
+
+    /// All shards have written down what they routed before a fence: it goes behind that.
+    fn note_fences(&mut self) {
+        for (number, record) in self.node.behind_messages() {
+            let Some(door) = self.doors.get_mut(usize::from(number)) else { continue };
+            door.reading.note(&door.ends, door.open.as_ref().map(|open| open.from));
+            door.behind.push_back((door.reading.noted(), record));
+        }
+    }
+
+    /// Sends the fences to a node whose turn has come.
+    fn send_fences(&mut self, number: usize) {
+        let Some(Door { reading, behind, .. }) = self.doors.get_mut(number) else { return };
+        while let Some((_, record)) = behind.pop_front_if(|(position, _)| reading.is_past(position))
+        {
+            self.node.send_behind(number as u8, &record);
+        }
     }
 
     /// Puts staged mail into the shards' mailboxes, as far as they have room.
@@ -253,6 +286,20 @@ impl Broker for Inward<'_> {
             self.outbox.publish(shard, message, topic, purpose, &mut stored, self.scratch);
         }
         true
+    }
+
+    fn tell(&mut self, whom: Whom, what: ToShard) {
+        let whom = match whom {
+            Whom::Shard(shard) => shard,
+            Whom::Home(name) => home_of(&self.shared.seeds, &name, self.shards),
+            Whom::Everyone => {
+                for shard in (0..self.shards).map(ShardId) {
+                    self.outbox.tell(shard, Control::ToShard(Box::new(ToShard::Fence)));
+                }
+                return;
+            }
+        };
+        self.outbox.tell(whom, Control::ToShard(Box::new(what)));
     }
 }
 

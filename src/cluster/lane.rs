@@ -1,12 +1,13 @@
 //! Lanes: streams of records from one node to another, in order and without loss, over an engine
 //! that loses, doubles and reorders.
 //!
-//! There are two lanes from each node to each other one: [`Lane::Control`] for what nodes tell each
-//! other, and [`Lane::Messages`] for publications, so that the former never waits behind the
-//! latter. The sender ([`Window`]) cuts a lane's records into segments of at most [`SEGMENT`]
-//! bytes, numbered from 1, and keeps each until the receiver has acknowledged it. The receiver
-//! ([`Arrivals`]) takes segments in the order of their numbers only: after a gap the sender begins
-//! again at the first one that is missing. A record may be longer than a segment.
+//! There are three lanes from each node to each other one: [`Lane::Control`] for what nodes tell
+//! each other, [`Lane::Messages`] for publications, and [`Lane::Sessions`] for sessions that move,
+//! so that the first never waits behind the others. The sender ([`Window`]) cuts a lane's records
+//! into segments of at most [`SEGMENT`] bytes, numbered from 1, and keeps each until the receiver
+//! has acknowledged it. The receiver ([`Arrivals`]) takes segments in the order of their numbers
+//! only: after a gap the sender begins again at the first one that is missing. A record may be
+//! longer than a segment.
 
 use crate::mutant::Mutant;
 use crate::time::Instant;
@@ -36,11 +37,13 @@ pub enum Lane {
     Control,
     /// Publications.
     Messages,
+    /// Sessions that move.
+    Sessions,
 }
 
 impl Lane {
     /// All of them, by number.
-    pub const ALL: [Lane; 2] = [Lane::Control, Lane::Messages];
+    pub const ALL: [Lane; 3] = [Lane::Control, Lane::Messages, Lane::Sessions];
 }
 
 /// How far the receiver of a lane has got.

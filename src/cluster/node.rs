@@ -7,10 +7,14 @@
 //! room then is dropped or waits with its publisher, by the policy, until the node gives all others
 //! up and is a broker by itself.
 
+use super::claims::{ClaimCounts, Claims, Nodes};
 use super::filters::LocalFilters;
 use super::frame::{Frame, Refused, Said, Sender};
+use super::lane::Lane;
 use super::peer::{Broker, Peer, PeerCounts, Presence};
+use crate::ids::ShardId;
 use crate::limits::CLUSTER_PEERS;
+use crate::mesh::moves::ToCluster;
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::Qos;
@@ -57,8 +61,11 @@ pub enum WhenCutOff {
 pub struct NodePlan {
     /// Its name.
     pub name: String,
-    /// Tells its runs apart; larger than that of any earlier one.
+    /// Tells its runs apart; larger than that of any earlier one. Microseconds of a clock that
+    /// other nodes have too, more or less.
     pub incarnation: u64,
+    /// How many shards it has.
+    pub shards: u8,
     /// Bytes of messages for one node that may be unacknowledged.
     pub window: usize,
     /// Milliseconds after which a node that cannot be reached is given up.
@@ -144,6 +151,7 @@ pub struct Node {
     /// The others, by number.
     peers: Vec<Option<Peer>>,
     filters: LocalFilters,
+    claims: Claims,
     /// The number of the last stream.
     streams: u32,
     next_hello: Instant,
@@ -158,8 +166,10 @@ pub struct Node {
 impl Node {
     /// A node that knows nobody.
     pub fn new(plan: NodePlan, now: Instant) -> Node {
+        let claims = Claims::new(&plan.name, plan.shards, plan.incarnation, now);
         Node {
             plan,
+            claims,
             peers: (0..CLUSTER_PEERS).map(|_| None).collect(),
             filters: LocalFilters::default(),
             streams: 0,
@@ -179,6 +189,29 @@ impl Node {
         let number = if wanted { self.filters.add(filter) } else { self.filters.remove(filter) };
         let Some(number) = number else { return };
         self.peers.iter_mut().flatten().for_each(|peer| peer.changed(number));
+    }
+
+    /// A shard says something about ClientIds or sessions.
+    pub fn told(&mut self, shard: ShardId, told: ToCluster, now: Instant) {
+        self.claims.told(shard, told, self.cut_off.is_none(), now);
+    }
+
+    /// Records for other nodes, by number, that go behind the messages that shards have written
+    /// down by now.
+    pub fn behind_messages(&mut self) -> Vec<(u8, Vec<u8>)> {
+        std::mem::take(&mut self.claims.behind_messages)
+    }
+
+    /// Sends such a record.
+    pub fn send_behind(&mut self, number: u8, record: &[u8]) {
+        if let Some(peer) = self.peers.get_mut(usize::from(number)).and_then(Option::as_mut) {
+            peer.push(Lane::Messages, record);
+        }
+    }
+
+    /// What is counted of claims, and how many sessions are coming or leaving.
+    pub fn claims(&self) -> (ClaimCounts, usize) {
+        (self.claims.counts, self.claims.moving())
     }
 
     /// Whether this node is cut off from the engine.
@@ -288,6 +321,7 @@ impl Node {
             *streams
         };
         let Some(peer) = self.peers.get_mut(at).and_then(Option::as_mut) else { return };
+        let streams_before = peer.streams();
         let incarnation = frame.sender.incarnation;
         if incarnation != peer.incarnation {
             let older = incarnation < peer.incarnation && peer.presence == Presence::Up;
@@ -307,6 +341,9 @@ impl Node {
         }
         let back = matches!(peer.presence, Presence::Down(_));
         peer.take(&frame, now, &mut next_stream);
+        if peer.streams() != streams_before && streams_before.1 != 0 {
+            self.claims.forget(at as u8, now);
+        }
         if back {
             tracing::info!(node = &*peer.name, "cluster: a node is back");
             peer.begin_again(now);
@@ -366,6 +403,7 @@ impl Node {
         self.streams += 1;
         tracing::info!(node = sender.name, "cluster: a node has joined");
         *place = Some(Peer::new(sender, self.streams, now));
+        self.claims.joined(at as u8, sender.name);
         Some(at)
     }
 
@@ -378,6 +416,8 @@ impl Node {
         engine: &mut impl Engine,
     ) -> bool {
         self.look_for_silence(now);
+        let mut more = self.take_in(now, broker);
+        self.run_claims(now, broker);
         let greets = now >= self.next_hello;
         let own =
             Sender { name: &self.plan.name, incarnation: self.plan.incarnation, clock: now.0 };
@@ -386,17 +426,9 @@ impl Node {
             engine.send(To::All, Frame { sender: own, said: Said::Hello }.write());
             self.counts.frames_sent += 1;
         }
-        let mut more = false;
         let sent = &mut self.counts.frames_sent;
         for (number, place) in self.peers.iter_mut().enumerate() {
             let Some(peer) = place else { continue };
-            if let Ok(goes_on) = peer.take_in(number as u8, broker) {
-                more |= goes_on;
-            } else {
-                self.streams += 1;
-                peer.refuse(self.streams);
-                tracing::error!(node = &*peer.name, "cluster: a node said what none may say");
-            }
             if let Presence::Down(since) = peer.presence {
                 let swept = peer.sweep(number as u8, broker) && peer.is_drained();
                 more |= !swept;
@@ -405,11 +437,15 @@ impl Node {
                     tracing::warn!(node = &*peer.name, lost, "cluster: a node is given up");
                     let counts = PeerCounts { resends: peer.resends(), ..peer.counts };
                     add(&mut self.counts.peers, &counts);
+                    self.claims.forget(number as u8, now);
                     *place = None;
                 }
                 continue;
             }
             more |= peer.tell(&self.filters, TELLING);
+            if peer.knows_filters() {
+                self.claims.take_behind_filters(number as u8, |r| peer.push(Lane::Control, r));
+            }
             if self.cut_off.is_some() {
                 continue;
             }
@@ -440,12 +476,51 @@ impl Node {
         }
     }
 
+    /// Takes in what others have said, some of each.
+    fn take_in(&mut self, now: Instant, broker: &mut impl Broker) -> bool {
+        let mut more = false;
+        for (number, place) in self.peers.iter_mut().enumerate() {
+            let Some(peer) = place else { continue };
+            if let Ok(goes_on) = peer.take_in(number as u8, broker, &mut self.claims, now) {
+                more |= goes_on;
+            } else {
+                self.streams += 1;
+                peer.refuse(self.streams);
+                self.claims.forget(number as u8, now);
+                tracing::error!(node = &*peer.name, "cluster: a node said what none may say");
+            }
+        }
+        more
+    }
+
+    /// Goes on with claims, and hands out what they have to say.
+    fn run_claims(&mut self, now: Instant, broker: &mut impl Broker) {
+        let up = |(at, peer): (usize, &Option<Peer>)| match peer {
+            Some(peer) if peer.presence == Presence::Up => 1 << at,
+            _ => 0,
+        };
+        let up: Nodes = self.peers.iter().enumerate().map(up).sum();
+        self.claims.see(up, now);
+        let peers = &mut self.peers;
+        let window = |node: u8| {
+            let peer = peers.get(usize::from(node)).and_then(Option::as_ref);
+            peer.map_or(0, Peer::sessions)
+        };
+        self.claims.run(now, window);
+        for (node, lane, record) in self.claims.records.drain(..) {
+            if let Some(peer) = peers.get_mut(usize::from(node)).and_then(Option::as_mut) {
+                peer.push(lane, &record);
+            }
+        }
+        self.claims.mail.drain(..).for_each(|(whom, what)| broker.tell(whom, what));
+    }
+
     /// When something is due though nothing comes.
     pub fn deadline(&self, now: Instant) -> Instant {
         let resends = self.peers.iter().flatten().filter_map(Peer::deadline);
         let resends = resends.filter(|_| self.cut_off.is_none());
         // What a node that is down has to be looked at for is no more urgent than a hello.
-        resends.chain([self.next_hello]).min().unwrap_or(now)
+        resends.chain([self.next_hello]).chain(self.claims.deadline()).min().unwrap_or(now)
     }
 }
 

@@ -1,5 +1,5 @@
 //! One other node, as this one sees it: whether it is there, the lanes to it and from it, and the
-//! filters of its clients.
+//! filters of its clients. What it says of ClientIds and sessions goes to [`super::claims`].
 //!
 //! A stream is what two nodes have said to each other since they know each other: both lanes, each
 //! with its numbers. It has a number of its sender's own. When one of the two has lost it (it was
@@ -7,11 +7,13 @@
 //! anew as well, unless nothing of its own has been acknowledged and so everything can be sent
 //! again. What is lost by that is counted.
 
+use super::claims::{Claims, Whom};
 use super::clock::Offset;
 use super::filters::{LocalFilters, RemoteFilters, Telling};
 use super::frame::{Frame, Said, Sender, State};
 use super::lane::{Arrivals, Lane, Malformed, Window};
 use super::record::Record;
+use crate::mesh::moves::ToShard;
 use crate::message::MessageRef;
 use crate::time::Instant;
 
@@ -26,6 +28,8 @@ pub trait Broker {
     fn want(&mut self, node: u8, filter: &str, wanted: bool);
     /// Takes in a publication of another node; false when there is no room now.
     fn publish(&mut self, message: &MessageRef<'_>) -> bool;
+    /// Tells shards about ClientIds and sessions, behind all that was published.
+    fn tell(&mut self, whom: Whom, what: ToShard);
 }
 
 /// Whether a node is there.
@@ -69,8 +73,8 @@ pub struct Peer {
     /// The number of the stream to it, and of that from it (0: none yet).
     stream: u32,
     back: u32,
-    windows: [Window; 2],
-    arrivals: [Arrivals; 2],
+    windows: [Window; Lane::ALL.len()],
+    arrivals: [Arrivals; Lane::ALL.len()],
     telling: Telling,
     filters: RemoteFilters,
     /// Which snapshot is wanted of it, and whether it has come.
@@ -101,6 +105,11 @@ impl Peer {
             offset: Offset::default(),
             state_due: true,
         }
+    }
+
+    /// The numbers of the streams to it and from it.
+    pub fn streams(&self) -> (u32, u32) {
+        (self.stream, self.back)
     }
 
     /// Filters of its clients.
@@ -242,6 +251,21 @@ impl Peer {
         self.windows[Lane::Messages as usize].push(|out| record.write(out));
     }
 
+    /// Puts a record into the window of a lane.
+    pub fn push(&mut self, lane: Lane, record: &[u8]) {
+        self.windows[lane as usize].push(|out| out.extend_from_slice(record));
+    }
+
+    /// Bytes of sessions that it has not acknowledged.
+    pub fn sessions(&self) -> usize {
+        self.windows[Lane::Sessions as usize].bytes()
+    }
+
+    /// Whether it has been told of all filters, as far as they are in the window.
+    pub fn knows_filters(&self) -> bool {
+        self.telling.is_done()
+    }
+
     /// Puts what is to be told of filters into the window, up to `most` bytes; true when some was.
     pub fn tell(&mut self, filters: &LocalFilters, most: usize) -> bool {
         let window = &mut self.windows[Lane::Control as usize];
@@ -259,10 +283,18 @@ impl Peer {
     ///
     /// # Errors
     /// It said what no node may say; its stream is over.
-    pub fn take_in(&mut self, node: u8, broker: &mut impl Broker) -> Result<bool, Malformed> {
-        let control = self.take_lane(Lane::Control, node, broker)?;
-        let messages = self.take_lane(Lane::Messages, node, broker)?;
-        Ok(control || messages)
+    pub fn take_in(
+        &mut self,
+        node: u8,
+        broker: &mut impl Broker,
+        claims: &mut Claims,
+        now: Instant,
+    ) -> Result<bool, Malformed> {
+        let mut more = false;
+        for lane in Lane::ALL {
+            more |= self.take_lane(lane, node, broker, claims, now)?;
+        }
+        Ok(more)
     }
 
     fn take_lane(
@@ -270,6 +302,8 @@ impl Peer {
         lane: Lane,
         node: u8,
         broker: &mut impl Broker,
+        claims: &mut Claims,
+        now: Instant,
     ) -> Result<bool, Malformed> {
         for _ in 0..RECORDS {
             let arrivals = &mut self.arrivals[lane as usize];
@@ -295,6 +329,7 @@ impl Peer {
                     }
                     self.is_whole |= snapshot == self.snapshot;
                 }
+                (record, lane) if record.lane() == lane => claims.heard(node, &record, now),
                 _ => return Err(Malformed),
             }
             arrivals.taken();
@@ -317,12 +352,11 @@ impl Peer {
         let control = &mut self.windows[Lane::Control as usize];
         let told = self.telling.told(filters, control.close());
         self.state_due = false;
-        let [one, two] = &mut self.arrivals;
         State {
             to: self.incarnation,
             stream: self.stream,
             back: self.back,
-            acknowledged: [one.acknowledgement(), two.acknowledgement()],
+            acknowledged: self.arrivals.each_mut().map(Arrivals::acknowledgement),
             snapshot: self.snapshot,
             told,
         }

@@ -4,8 +4,10 @@
 //! number alone; what is said of a number replaces what was said of it before, so that telling
 //! everything again makes no gap. Times are those of the sender's clock ([`super::clock`]).
 
-use super::lane::Malformed;
+use super::frame::is_name;
+use super::lane::{Lane, Malformed};
 use crate::limits::{CLUSTER_FILTERS, MAX_TOPIC_LEVELS};
+use crate::mesh::moves::Wanted;
 use crate::message::MessageRef;
 use crate::packet::{PublishProperties, Qos};
 use crate::time::Instant;
@@ -15,6 +17,13 @@ const MESSAGE: u8 = 1;
 const FILTER: u8 = 2;
 const NO_FILTER: u8 = 3;
 const ALL_FILTERS: u8 = 4;
+const CLAIM: u8 = 5;
+const ANSWER: u8 = 6;
+const SESSION: u8 = 7;
+const PART: u8 = 8;
+const FENCE: u8 = 9;
+const FENCED: u8 = 10;
+const SETTLED: u8 = 11;
 
 const RETAIN: u8 = 4;
 const EXPIRES: u8 = 8;
@@ -32,7 +41,38 @@ pub enum Record<'a> {
     /// All filters below that number have been told, and there are none from it on: the end of that
     /// snapshot.
     AllFilters(u32, u32),
+    /// A client has connected to the sender: the claim's number and stamp, and the ClientId.
+    Claim(u64, u64, Wanted, &'a str),
+    /// What the sender says to the claim of that number.
+    Answer(u64, Verdict),
+    /// Subscriptions of the session that was claimed.
+    Session(u64, &'a [u8]),
+    /// A part of its windows and queue; true: the last.
+    Part(u64, bool, &'a [u8]),
+    /// The subscriptions that came with the sender's claim are among the filters that it has told.
+    /// The node of that name, which has the session, is to hear when the receiver sends what they
+    /// match to the sender.
+    Fence(u64, &'a str),
+    /// The sender's messages from here on go to the node of that name too, as far as the session of
+    /// its claim wants them.
+    Fenced(u64, &'a str),
+    /// The sender has the session, or does not want it.
+    Settled(u64),
 }
+
+/// What a node says to the claim of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// There is no session here that could come.
+    Nothing,
+    /// There is a newer claim here.
+    Newer,
+    /// There is a session, or will be, which comes; or [`Verdict::Nothing`] does.
+    Holds,
+}
+
+const WANTED: [Wanted; 3] = [Wanted::Moved, Wanted::Ended, Wanted::Left];
+const VERDICTS: [Verdict; 3] = [Verdict::Nothing, Verdict::Newer, Verdict::Holds];
 
 impl<'a> Record<'a> {
     /// Appends it.
@@ -53,6 +93,58 @@ impl<'a> Record<'a> {
                 out.extend_from_slice(&end.to_le_bytes());
                 out.extend_from_slice(&snapshot.to_le_bytes());
             }
+            _ => self.write_claiming(out),
+        }
+    }
+
+    /// The same for what is about ClientIds and their sessions.
+    fn write_claiming(&self, out: &mut Vec<u8>) {
+        let mut begin = |kind: u8, claim: u64| {
+            out.push(kind);
+            out.extend_from_slice(&claim.to_le_bytes());
+        };
+        match *self {
+            Record::Claim(claim, stamp, wanted, name) => {
+                begin(CLAIM, claim);
+                out.extend_from_slice(&stamp.to_le_bytes());
+                out.push(wanted as u8);
+                out.extend_from_slice(name.as_bytes());
+            }
+            Record::Answer(claim, verdict) => {
+                begin(ANSWER, claim);
+                out.push(verdict as u8);
+            }
+            Record::Session(claim, bytes) => {
+                begin(SESSION, claim);
+                out.extend_from_slice(bytes);
+            }
+            Record::Part(claim, last, bytes) => {
+                begin(PART, claim);
+                out.push(u8::from(last));
+                out.extend_from_slice(bytes);
+            }
+            Record::Fence(claim, holder) => {
+                begin(FENCE, claim);
+                out.extend_from_slice(holder.as_bytes());
+            }
+            Record::Fenced(claim, claimant) => {
+                begin(FENCED, claim);
+                out.extend_from_slice(claimant.as_bytes());
+            }
+            Record::Settled(claim) => begin(SETTLED, claim),
+            Record::Message(_)
+            | Record::Filter(..)
+            | Record::NoFilter(_)
+            | Record::AllFilters(..) => {}
+        }
+    }
+
+    /// The lane that it goes by.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Record::Message(_) | Record::Fenced(..) => Lane::Messages,
+            Record::Session(..) | Record::Part(..) => Lane::Sessions,
+            _ => Lane::Control,
         }
     }
 
@@ -87,8 +179,37 @@ impl<'a> Record<'a> {
                     _ => Err(Malformed),
                 }
             }
+            CLAIM..=SETTLED => read_claiming(kind, body),
             _ => Err(Malformed),
         }
+    }
+}
+
+fn read_claiming(kind: u8, body: &[u8]) -> Result<Record<'_>, Malformed> {
+    let (claim, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
+    let claim = u64::from_le_bytes(*claim);
+    let text = |bytes| str::from_utf8(bytes).map_err(|_| Malformed);
+    let node = |bytes| text(bytes).and_then(|name| is_name(name).then_some(name).ok_or(Malformed));
+    match (kind, body) {
+        (CLAIM, body) => {
+            let (stamp, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
+            let (&wanted, name) = body.split_first().ok_or(Malformed)?;
+            let wanted = *WANTED.get(usize::from(wanted)).ok_or(Malformed)?;
+            if name.is_empty() || name.len() > usize::from(u16::MAX) {
+                return Err(Malformed);
+            }
+            Ok(Record::Claim(claim, u64::from_le_bytes(*stamp), wanted, text(name)?))
+        }
+        (ANSWER, &[verdict]) => {
+            let verdict = VERDICTS.get(usize::from(verdict)).ok_or(Malformed)?;
+            Ok(Record::Answer(claim, *verdict))
+        }
+        (SESSION, bytes) => Ok(Record::Session(claim, bytes)),
+        (PART, [last @ (0 | 1), bytes @ ..]) => Ok(Record::Part(claim, *last == 1, bytes)),
+        (FENCE, holder) => Ok(Record::Fence(claim, node(holder)?)),
+        (FENCED, claimant) => Ok(Record::Fenced(claim, node(claimant)?)),
+        (SETTLED, []) => Ok(Record::Settled(claim)),
+        _ => Err(Malformed),
     }
 }
 
@@ -189,6 +310,13 @@ mod tests {
             Record::Filter(7, "a/+/#"),
             Record::NoFilter(0),
             Record::AllFilters(CLUSTER_FILTERS as u32, 3),
+            Record::Claim(1 << 60, 9, Wanted::Left, "client"),
+            Record::Answer(3, Verdict::Holds),
+            Record::Session(3, b"session"),
+            Record::Part(3, true, b""),
+            Record::Fence(u64::MAX, "node-1"),
+            Record::Fenced(4, "node-2"),
+            Record::Settled(5),
         ] {
             let bytes = written(record);
             let read = Record::read(&bytes).unwrap();
@@ -214,6 +342,9 @@ mod tests {
             Record::Filter(CLUSTER_FILTERS as u32, "a"),
             Record::NoFilter(u32::MAX),
             Record::AllFilters(CLUSTER_FILTERS as u32 + 1, 0),
+            Record::Claim(1, 1, Wanted::Moved, ""),
+            Record::Fence(1, "no.name"),
+            Record::Fenced(1, ""),
         ] {
             assert!(Record::read(&written(record)).is_err(), "{record:?}");
         }
@@ -225,7 +356,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(
-            kind in 0..6u8,
+            kind in 0..13u8,
             bytes in prop::collection::vec(any::<u8>(), 0..80),
         ) {
             let bytes = [&[kind], &bytes[..]].concat();

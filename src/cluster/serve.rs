@@ -151,6 +151,7 @@ impl Service {
     fn show(&self, nats: &Nats, received: u64, now: Instant) {
         let node = self.junction.node();
         let (counts, peers) = node.status(now);
+        let (claims, moving) = node.claims();
         let unsent = |why: Unsent| counts.unsent.get(why as usize).copied().unwrap_or(0);
         let mut dropped: Vec<_> = Unsent::ALL.map(|why| (why.word(), unsent(why))).to_vec();
         dropped.push(("given_up", counts.peers.lost));
@@ -183,6 +184,10 @@ impl Service {
                 ("too_many_nodes", counts.beyond),
             ],
             disagreements: counts.peers.disagreements,
+            claims: claims.claims,
+            claims_failed: vec![("unanswered", claims.unanswered), ("lost", claims.lost)],
+            sessions: vec![("came", claims.came), ("went", claims.went), ("failed", claims.failed)],
+            moving: moving as u64,
             nodes: nodes.collect(),
         });
     }

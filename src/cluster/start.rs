@@ -90,6 +90,7 @@ impl Cluster {
         let plan = NodePlan {
             name: self.name.clone(),
             incarnation: incarnation(),
+            shards: bells.len() as u8,
             window: config.window.get() as usize,
             give_up: give_up(config),
             when_cut_off: match config.on_partition {

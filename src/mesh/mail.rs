@@ -3,6 +3,7 @@
 //! [`Control`] mail in never makes it send data. Control mail can therefore always be taken in, and
 //! full mailboxes cannot wait for each other in a circle.
 
+use super::moves::{ToCluster, ToShard};
 use crate::ids::{ClientKey, ListenerId, Peer, SessionRef, ShardId};
 use crate::message::{Batch, MailPurpose, Message, Reserve};
 use crate::session::ShareName;
@@ -78,6 +79,10 @@ pub enum Control {
     /// For the cluster: the sender has its first subscriber of the filter (true), or has none any
     /// more.
     Want(Box<str>, bool),
+    /// For the cluster: about ClientIds and their sessions.
+    ToCluster(Box<ToCluster>),
+    /// From the cluster: the same.
+    ToShard(Box<ToShard>),
     /// The sender refuses what would have to be stored there, or does not any more.
     Unstorable(bool),
 }

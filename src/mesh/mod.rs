@@ -5,6 +5,7 @@ pub mod interest;
 pub mod mail;
 pub mod mailbox;
 mod map;
+pub mod moves;
 pub mod quota;
 pub mod reading;
 mod shapes;

@@ -88,6 +88,11 @@ impl Admissions {
         self.ends.first().map(|(at, _)| *at)
     }
 
+    /// Whether that connection waits, with that ticket.
+    pub(super) fn is_waiting(&self, socket: SocketId, ticket: u64) -> bool {
+        self.waiting.get(&socket).is_some_and(|waiting| waiting.ticket == ticket)
+    }
+
     /// A connected client begins to prove itself again.
     pub(super) fn begin_again(&mut self, socket: SocketId, exchange: Box<Exchange>) {
         self.again.insert(socket, exchange);

@@ -51,7 +51,7 @@ impl Shard {
         Ok(())
     }
 
-    fn adopt_session(
+    pub(super) fn adopt_session(
         &mut self,
         carried: client::Session,
         socket: Option<SocketId>,
@@ -120,7 +120,7 @@ impl Shard {
         Ok(index)
     }
 
-    fn adopt_flow(&mut self, index: u32, carried: client::Flow) -> Result<(), String> {
+    pub(super) fn adopt_flow(&mut self, index: u32, carried: client::Flow) -> Result<(), String> {
         self.use_flow(index);
         let mut places = Vec::with_capacity(carried.sent.len());
         for client::Sent { awaits, again, queued, kept, body } in carried.sent {

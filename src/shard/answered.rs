@@ -3,10 +3,12 @@
 
 use super::Shard;
 use super::asking::Answer;
+use super::close::Cause;
 use super::connection::Holds;
 use crate::access::chain::Accepted;
 use crate::access::{Deed, Said, Who};
 use crate::ids::SocketId;
+use crate::mesh::moves::{ToCluster, Wanted, claim_number};
 use crate::packet::Connect;
 use std::sync::Arc;
 
@@ -97,6 +99,51 @@ impl Shard {
         self.ask_service(socket, source, vec![(deed, will.topic.into())], proof, coming);
         self.watch_proving(socket);
         true
+    }
+
+    /// Claims the ClientId of a client that may come in from the other nodes. Its CONNECT is the
+    /// beginning of `bytes`. It waits, or is refused.
+    pub(super) fn claim(
+        &mut self,
+        socket: SocketId,
+        assigned: Option<&str>,
+        connect: &Connect<'_>,
+        accepted: Accepted,
+        bytes: &[u8],
+    ) {
+        let most = self.settings.admissions;
+        if self.access.admissions.len() >= most || self.work.claims.is_full(most) {
+            self.deny_connect(socket, connect, super::refuse::Denial::Proving);
+            return;
+        }
+        let name: Box<str> = assigned.unwrap_or(connect.client_id).into();
+        let access = Arc::clone(&self.settings.access);
+        let behind = access.methods.len();
+        let ticket = self.wait(socket, access, behind, assigned.map(Into::into), None, bytes);
+        self.watch_proving(socket);
+        let wanted = self.wants_session(&name, connect);
+        let number = claim_number(self.topology.id, ticket);
+        match self.work.claims.begin(number, &name, (socket, ticket, Box::new(accepted))) {
+            None => self.answer_cluster(ToCluster::Claim(number, name, wanted)),
+            // Of two connections with one ClientId here the later one counts [MQTT-3.1.4-3].
+            Some(Some((earlier, wait, _))) if self.access.admissions.is_waiting(earlier, wait) => {
+                self.disconnect(earlier, Cause::TakenOver);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// What the client wants of a session at another node.
+    fn wants_session(&self, name: &str, connect: &Connect<'_>) -> Wanted {
+        if connect.clean_start {
+            return Wanted::Ended;
+        }
+        if self.storing.is_some() {
+            return Wanted::Left; // what comes from another node is not written down
+        }
+        let here = self.find_session(name).map(|index| self.session_ref(index));
+        let stays = here.is_some_and(|session| self.work.claims.move_of(session).is_none());
+        if stays { Wanted::Ended } else { Wanted::Moved }
     }
 
     /// A client's will was asked about: it comes in, or is refused for it.

@@ -57,7 +57,11 @@ impl Shard {
                 if self.asks_about_will(socket, known, &coming.connect, &accepted, bytes) {
                     return;
                 }
-                self.enter(socket, known, &coming, Accepted::default());
+                if self.has_to_claim() {
+                    self.claim(socket, known, &coming.connect, accepted, bytes);
+                    return;
+                }
+                self.enter(socket, known, &coming, accepted);
             }
             Ok(()) => self.prove(socket, assigned, &coming.connect, bytes),
             Err(refused) => self.refuse(socket, &coming.connect, refused),
@@ -102,7 +106,13 @@ impl Shard {
         if username.is_some() {
             accepted.username = username.clone();
         }
-        if self.asks_about_will(socket, assigned.as_deref(), &coming.connect, &accepted, bytes) {
+        let known = assigned.as_deref();
+        let granted = self.work.claims.is_granted(socket);
+        if !granted && self.asks_about_will(socket, known, &coming.connect, &accepted, bytes) {
+            return;
+        }
+        if !granted && self.has_to_claim() {
+            self.claim(socket, known, &coming.connect, accepted, bytes);
             return;
         }
         self.enter(socket, assigned.as_deref(), &coming, accepted);
@@ -337,7 +347,7 @@ impl Shard {
     }
 
     /// The session of that name, without a connection and still within its time.
-    fn resumable(&mut self, name: &str) -> Option<u32> {
+    pub(super) fn resumable(&mut self, name: &str) -> Option<u32> {
         let mut known = self.find_session(name);
         if let Some(index) = known
             && self.sessions.get(index).is_some_and(|session| session.socket.is_some())

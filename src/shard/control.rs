@@ -35,7 +35,8 @@ impl Shard {
                 }
             }
             // For the cluster only.
-            Control::Want(..) => {}
+            Control::Want(..) | Control::ToCluster(_) => {}
+            Control::ToShard(what) => self.obey_cluster(*what),
             Control::Unstorable(refuses) => self.refuses_there(from, refuses),
             Control::GivenOn(slot) => {
                 if let Some(storing) = &mut self.storing {

@@ -24,6 +24,7 @@ use crate::ids::{ShardId, SocketId};
 use crate::limits::{Budget, MAIL_MICROS, cost};
 use crate::mesh::mail::{Control, Data, Stamped};
 use crate::mesh::mailbox::{MailEnds, Progress};
+use crate::mesh::moves::ToShard;
 use crate::mesh::reading::{Position, Reading};
 use crate::message::{MailPurpose, Message, MessageRef, Reserve};
 use crate::mutant::Mutant;
@@ -195,6 +196,8 @@ fn waits_for_data(control: &Control) -> bool {
         }
         // In line with those: what a member says of itself keeps its order.
         Control::GiveBack(_) => true,
+        // What was published before it belongs to the session.
+        Control::ToShard(what) => matches!(**what, ToShard::Pack(_)),
         _ => false,
     }
 }

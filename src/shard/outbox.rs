@@ -286,6 +286,11 @@ impl Outbox {
         self.boxes.iter().enumerate().map(move |(at, to)| if known(at) { to.staged() } else { 0 })
     }
 
+    /// True when some data mail is staged.
+    pub fn has_data(&self) -> bool {
+        self.with_mail().any(|to| !to.data.is_empty() || !to.batch.is_empty())
+    }
+
     /// True when nothing is staged.
     pub fn is_empty(&self) -> bool {
         self.staged.is_empty()

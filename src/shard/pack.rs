@@ -105,6 +105,15 @@ impl Shard {
     }
 
     fn pack_session(&self, index: u32, session: &Session) -> client::Session {
+        client::Session {
+            flow: session.flow.as_deref().map(|flow| self.pack_flow(index, flow)),
+            stored: self.storing.as_ref().and_then(|storing| storing.packed_session(index)),
+            ..self.pack_quiet(session)
+        }
+    }
+
+    /// A session but for what is in flight and waits, and where it is stored.
+    pub(super) fn pack_quiet(&self, session: &Session) -> client::Session {
         let mut subscriptions = Vec::with_capacity(session.subscriptions.len() + session.shared());
         session.subscriptions.each(|place| {
             let entries = self.subscriptions.index.subscribers(place.filter);
@@ -136,12 +145,13 @@ impl Shard {
                 due: will.due,
             }),
             grant: session.grant().map(packed_grant),
-            flow: session.flow.as_deref().map(|flow| self.pack_flow(index, flow)),
-            stored: self.storing.as_ref().and_then(|storing| storing.packed_session(index)),
+            flow: None,
+            stored: None,
         }
     }
 
-    fn pack_flow(&self, index: u32, flow: &Flow) -> client::Flow {
+    /// What is in flight to a session, and waits for it.
+    pub(super) fn pack_flow(&self, index: u32, flow: &Flow) -> client::Flow {
         let mut pending = Vec::with_capacity(flow.pending.here());
         flow.pending.each(|queued| {
             let kept = self.packed_kept(index, queued.stored);

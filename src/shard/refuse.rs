@@ -53,6 +53,8 @@ pub enum Denial {
     UserRate,
     /// It is banned.
     Banned,
+    /// A client of another node has connected with the same ClientId meanwhile.
+    ClaimedElsewhere,
 }
 
 impl Denial {
@@ -87,6 +89,9 @@ impl Denial {
             Denial::UserLimit => (ReasonCode::QuotaExceeded, "the user has its most connections"),
             Denial::UserRate => (ReasonCode::ConnectionRateExceeded, "the user connects too often"),
             Denial::Banned => (ReasonCode::Banned, "banned for now"),
+            Denial::ClaimedElsewhere => {
+                (ReasonCode::ServerBusy, "another connection uses this ClientId")
+            }
         }
     }
 }
@@ -323,6 +328,7 @@ impl Shard {
             Denial::UserLimit => &mut counters.refused_user_limit,
             Denial::UserRate => &mut counters.refused_user_rate,
             Denial::Banned => &mut counters.refused_banned,
+            Denial::ClaimedElsewhere => &mut counters.refused_claimed,
         };
         *counter += 1;
     }

@@ -6,6 +6,7 @@ use super::announced::Announced;
 use crate::ids::{Publisher, SessionRef, ShardId, SocketId};
 use crate::limits::cost;
 use crate::mesh::mail::Control;
+use crate::mesh::moves::ToCluster;
 use crate::message::{MessageRef, expiry};
 use crate::mutant::Mutant;
 use crate::session::Session;
@@ -65,6 +66,19 @@ impl Shard {
         debug_assert!(to != self.topology.id, "mail is for others");
         self.meter.charge(cost::MAIL);
         self.mail.outbox.tell(to, control);
+    }
+
+    /// Whether there are other nodes, which may have the ClientId of a client that comes in.
+    #[inline]
+    pub(super) fn has_to_claim(&self) -> bool {
+        self.topology.cluster().is_some()
+    }
+
+    /// Tells the cluster about ClientIds and sessions.
+    pub(super) fn answer_cluster(&mut self, what: ToCluster) {
+        if let Some(cluster) = self.topology.cluster() {
+            self.tell(cluster, Control::ToCluster(Box::new(what)));
+        }
     }
 
     /// Whether data mail can be taken in: it may cause control mail, which somebody may be behind

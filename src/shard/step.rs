@@ -185,7 +185,7 @@ impl Shard {
                 around.ring(peer);
             }
         }
-        any
+        any | self.answer_fences()
     }
 }
 

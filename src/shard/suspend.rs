@@ -56,6 +56,7 @@ impl Shard {
             (self.work.endings.len() > 0, "connections that end"),
             (arriving, "clients on their way to their home shard"),
             (self.access.admissions.len() > 0, "clients that prove who they are"),
+            (self.work.claims.len() > 0, "sessions that come from other nodes, or go there"),
             (self.parked.has_work() || self.parked.has_put_off(), "packets of held clients"),
             (!self.outputs.actions.is_empty(), "orders to the driver"),
         ];

@@ -1,6 +1,7 @@
 //! What the shard does by itself, a share of each step: requests and ends that take several steps,
 //! wills, upkeep, `$SYS`, how it stops, and what it tells those who watch it.
 
+use super::claims::Claims;
 use super::endings::Endings;
 use super::observe::Observers;
 use super::stop::Stopping;
@@ -18,6 +19,7 @@ pub(super) struct Work {
     pub(super) upkeep: Upkeep,
     pub(super) sys: Sys,
     pub(super) observers: Observers,
+    pub(super) claims: Claims,
 }
 
 impl Work {
@@ -31,6 +33,7 @@ impl Work {
             upkeep: Upkeep::default(),
             sys: Sys::new(shards),
             observers: Observers::default(),
+            claims: Claims::default(),
         }
     }
 

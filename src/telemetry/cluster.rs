@@ -27,6 +27,14 @@ pub struct ClusterRow {
     pub refused: Vec<(&'static str, u64)>,
     /// Times that another node's filters were not what it said, and were told again.
     pub disagreements: u64,
+    /// ClientIds that clients of this node claimed from the others.
+    pub claims: u64,
+    /// Claims that went wrong, by how: some node did not answer in time, or a newer one won.
+    pub claims_failed: Vec<(&'static str, u64)>,
+    /// Sessions that came from other nodes, went there, and did not arrive.
+    pub sessions: Vec<(&'static str, u64)>,
+    /// Sessions on their way now.
+    pub moving: u64,
     /// The other nodes.
     pub nodes: Vec<NodeRow>,
 }

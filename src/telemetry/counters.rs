@@ -114,6 +114,7 @@ counters! {
         refused_user_limit reason = "user_limit";
         refused_user_rate reason = "user_connect_rate";
         refused_banned reason = "banned";
+        refused_claimed reason = "claimed_elsewhere";
     }
     "ringmq_authentications_total" Counter "clients"
         "What the methods of access.authentication said; unknown: the next one was asked; \

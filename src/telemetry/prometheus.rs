@@ -342,7 +342,7 @@ impl Text {
         let name = "ringmq_cluster_info";
         self.family(name, "gauge", "The cluster and this node of it; the value is always 1.");
         self.sample(name, &[("cluster", &row.name), ("node", &row.node)], 1);
-        let figures: [(&str, &str, &str, u64); 9] = [
+        let figures: [(&str, &str, &str, u64); 11] = [
             (
                 "degraded",
                 "gauge",
@@ -357,6 +357,8 @@ impl Text {
             ("messages_sent_total", "counter", "Messages sent, once for each node.", row.sent),
             ("messages_received_total", "counter", "Messages of other nodes.", row.received),
             ("resends_total", "counter", "Times that something was sent again.", row.resends),
+            ("claims_total", "counter", "ClientIds claimed from the other nodes.", row.claims),
+            ("sessions_moving", "gauge", "Sessions on their way from node to node.", row.moving),
         ];
         for (name, kind, help, value) in figures {
             self.single(&format!("ringmq_cluster_{name}"), kind, help, value);
@@ -367,6 +369,8 @@ impl Text {
         for (name, help, counts) in [
             ("dropped", "Messages for other nodes that were dropped.", &row.dropped),
             ("refused", "Frames that were not taken.", &row.refused),
+            ("claims_failed", "Claims not answered in time, or lost.", &row.claims_failed),
+            ("sessions_moved", "Sessions that came, went, or did not arrive.", &row.sessions),
         ] {
             let name = format!("ringmq_cluster_{name}_total");
             self.family(&name, "counter", help);

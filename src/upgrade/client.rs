@@ -130,6 +130,7 @@ record! {
 
 record! {
     /// What is in flight and waits.
+    #[derive(Default)]
     pub struct Flow {
         /// The first packet identifier of the window; not 0.
         pub first: u16,

@@ -3,10 +3,13 @@
 //! node may say comes through.
 
 use crate::input::Input;
+use ringmq::cluster::claims::Whom;
 use ringmq::cluster::frame::{Frame, Said, Sender, State, Told};
 use ringmq::cluster::lane::{Acknowledgement, Lane, RECEIVED};
 use ringmq::cluster::node::{Engine, Node, NodePlan, To, WhenCutOff};
 use ringmq::cluster::peer::Broker;
+use ringmq::ids::ShardId;
+use ringmq::mesh::moves::{Move, ToCluster, ToShard, Wanted as Claimed};
 use ringmq::message::MessageRef;
 use ringmq::packet::Qos;
 use ringmq::time::Instant;
@@ -18,6 +21,7 @@ use std::collections::BTreeMap;
 struct Wanted {
     filters: BTreeMap<(u8, String), u32>,
     room: bool,
+    mail: Vec<(Whom, ToShard)>,
 }
 
 impl Broker for Wanted {
@@ -30,6 +34,10 @@ impl Broker for Wanted {
     fn publish(&mut self, message: &MessageRef<'_>) -> bool {
         assert!(topic::valid_name(message.topic));
         self.room
+    }
+
+    fn tell(&mut self, whom: Whom, what: ToShard) {
+        self.mail.push((whom, what));
     }
 }
 
@@ -47,6 +55,7 @@ pub fn run(data: &[u8]) {
     let plan = NodePlan {
         name: "me".to_owned(),
         incarnation: 1,
+        shards: 2,
         window: 4096,
         give_up: 5000,
         when_cut_off: if input.flag() { WhenCutOff::Park } else { WhenCutOff::Drop },
@@ -55,10 +64,17 @@ pub fn run(data: &[u8]) {
     let (mut broker, mut now) = (Wanted { room: true, ..Wanted::default() }, Instant(0));
     let mut told = [0u32; 3];
     while !input.is_empty() {
-        match input.below(6) {
+        match input.below(8) {
             0 => {
                 let length = usize::from(input.byte());
                 node.received(input.bytes(length), now);
+            }
+            6 => said_by_a_shard(&mut node, &mut input, now),
+            7 => {
+                // Shards answer, some of what they are asked.
+                for (_, what) in std::mem::take(&mut broker.mail) {
+                    answer(&mut node, &mut input, what, now);
+                }
             }
             1 | 2 => node.received(&frame(&mut input), now),
             3 => now = now.plus_millis(u64::from(input.byte()) * 40),
@@ -97,6 +113,35 @@ pub fn run(data: &[u8]) {
     }
 }
 
+/// Something that a shard may say at any time.
+fn said_by_a_shard(node: &mut Node, input: &mut Input<'_>, now: Instant) {
+    let claim = input.below(4) as u64;
+    let to = Move { node: input.below(3) as u8, claim };
+    let told = match input.below(4) {
+        0 => ToCluster::Placed(claim),
+        1 => ToCluster::Fenced,
+        2 => ToCluster::Settled(claim),
+        _ => ToCluster::Surrendered(to, input.flag().then(|| vec![1; 40])),
+    };
+    node.told(ShardId(0), told, now);
+    let claim = u64::from(input.byte());
+    node.told(ShardId(0), ToCluster::Claim(claim, "client".into(), Claimed::Moved), now);
+}
+
+fn answer(node: &mut Node, input: &mut Input<'_>, what: ToShard, now: Instant) {
+    let told = match what {
+        ToShard::Surrender(to, ..) => {
+            ToCluster::Surrendered(to, input.flag().then(|| vec![2; 100]))
+        }
+        ToShard::Pack(to) => ToCluster::Packed(to, vec![vec![3; 50]; input.below(3)]),
+        ToShard::Adopt(claim, _) => ToCluster::Placed(claim),
+        ToShard::Continue(claim, _, true) => ToCluster::Settled(claim),
+        ToShard::Fence => ToCluster::Fenced,
+        _ => return,
+    };
+    node.told(ShardId(1), told, now);
+}
+
 /// A frame of one of two nodes, in which anything may stand.
 fn frame(input: &mut Input<'_>) -> Vec<u8> {
     let name = input.pick(&["a", "b", "me"]);
@@ -107,7 +152,7 @@ fn frame(input: &mut Input<'_>) -> Vec<u8> {
         let (next, until) = (u64::from(input.byte()), u64::from(input.byte()));
         Acknowledgement { next, until, gap: until & 1 == 1 }
     };
-    let acknowledged = [acknowledged(), acknowledged()];
+    let acknowledged = [acknowledged(), acknowledged(), acknowledged()];
     let told = Told {
         at: u64::from(input.byte()),
         filters: u32::from(input.byte()),
@@ -126,7 +171,7 @@ fn frame(input: &mut Input<'_>) -> Vec<u8> {
         1 => Said::State(state),
         2 => Said::Goodbye,
         _ => {
-            let lane = if input.flag() { Lane::Control } else { Lane::Messages };
+            let lane = input.pick(&Lane::ALL);
             let number = u64::from(input.byte());
             let length = 1 + usize::from(input.byte());
             let segment = input.bytes(length);

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Broker, Client, Connect, Publish, Subscribe, V5, eventually, unique};
+use crate::support::{
+    Broker, Client, Connect, Packet, Property, Publish, Subscribe, V5, V311, eventually, reason,
+    unique,
+};
 
 /// A NATS server that can be killed and started again on its port.
 struct Server {
@@ -240,4 +243,80 @@ fn a_node_that_dies_is_swept_and_comes_back() {
     writer.publish(&Publish::new("m", 1, "again"));
     reader.expect("again");
     eventually("all is well", || nodes.figure(0, "degraded") == 0.0);
+}
+
+/// A session that lasts, which its client goes on with.
+fn session(name: &str) -> Connect {
+    Connect::new(V5, name).clean(false).with(Property::SessionExpiry(600))
+}
+
+/// A client comes back at another node while it is still connected to the first, which has 100
+/// messages for it: the old connection is told, and all messages come, in order.
+#[test]
+fn a_client_and_its_queue_go_to_another_node() {
+    let nodes = Nodes::start(3, "");
+    let name = unique("traveller");
+    let (mut old, connack) = session(&name).open_with(&nodes.nodes[1]);
+    assert!(!connack.session_present);
+    old.subscribe(Subscribe::to("m", 1));
+    eventually("the filter is known", || nodes.of_node(0, "filters", 1) == 1.0);
+    let (mut writer, _) = Connect::new(V5, unique("writer")).open_with(&nodes.nodes[0]);
+    // It acknowledges none of them: 32 are in its window, the others wait.
+    (0..100).for_each(|number| writer.publish(&Publish::new("m", 1, number.to_string())));
+    eventually("they have come", || nodes.nodes[1].metric("ringmq_pending_messages", "") >= 68.0);
+    let (mut new, connack) = session(&name).open_with(&nodes.nodes[2]);
+    assert!(connack.session_present, "its session is there");
+    let code = old.wait_for("DISCONNECT", |packet| match packet {
+        Packet::Disconnect { reason, .. } => Some(*reason),
+        _ => None,
+    });
+    assert_eq!(code, reason::TAKEN_OVER);
+    expect_all(&mut new, 100);
+    new.expect_nothing();
+    eventually("the first node has nothing left", || {
+        nodes.nodes[1].metric("ringmq_sessions", "") == 0.0
+    });
+    eventually("nor its filter", || nodes.of_node(0, "filters", 1) == 0.0);
+    writer.publish(&Publish::new("m", 1, "more"));
+    new.expect("more");
+    // Without a connection, and with one of MQTT 3.1.1, the same.
+    drop(new);
+    writer.publish(&Publish::new("m", 1, "later"));
+    let connect = Connect { version: V311, ..session(&name) };
+    let connect = Connect { properties: Vec::new(), ..connect };
+    let (mut third, connack) = connect.open_with(&nodes.nodes[0]);
+    assert!(connack.session_present);
+    third.expect("later");
+    eventually("it is counted", || {
+        let went = |at: usize| {
+            nodes.nodes[at].metric("ringmq_cluster_sessions_moved_total", "reason=\"went\"")
+        };
+        went(1) == 1.0 && went(2) == 1.0
+    });
+    // One that begins anew ends what there is elsewhere.
+    let (_fresh, connack) = Connect::new(V5, &name).open_with(&nodes.nodes[1]);
+    assert!(!connack.session_present);
+    third.expect_closed();
+    eventually("nobody has a session of it", || {
+        nodes.nodes[0].metric("ringmq_sessions", "") == 1.0
+    });
+}
+
+/// While no server carries frames, clients come in at once; a client that came in twice is at one
+/// node again when there is one.
+#[test]
+fn a_client_that_is_connected_twice_is_so_until_the_nodes_hear_each_other() {
+    let mut nodes = Nodes::start(2, "");
+    let name = unique("twice");
+    let (mut old, _) = session(&name).open_with(&nodes.nodes[0]);
+    nodes.server.kill();
+    eventually("it is noticed", || (0..2).all(|at| nodes.figure(at, "degraded") == 1.0));
+    let (mut new, connack) = session(&name).open_with(&nodes.nodes[1]);
+    assert!(!connack.session_present, "nobody could be asked");
+    old.ping();
+    new.ping();
+    nodes.server.run();
+    old.expect_taken_over();
+    new.ping();
+    eventually("one has it", || nodes.nodes[0].metric("ringmq_sessions", "") == 0.0);
 }

@@ -25,6 +25,14 @@ pub(super) struct Cluster {
     messages_received: u64,
     /// Messages for other nodes that were dropped, by reason.
     dropped: BTreeMap<&'static str, u64>,
+    /// ClientIds that clients of this node claimed from the others.
+    claims: u64,
+    /// Claims that some node did not answer in time, or that were lost to a newer one.
+    claims_failed: BTreeMap<&'static str, u64>,
+    /// Sessions that came from other nodes, went there, and did not arrive.
+    sessions_moved: BTreeMap<&'static str, u64>,
+    /// Sessions on their way now.
+    sessions_moving: u64,
     /// The other nodes.
     nodes: Vec<OtherNode>,
 }
@@ -72,6 +80,10 @@ fn shown(row: ClusterRow) -> Cluster {
         messages_sent: row.sent,
         messages_received: row.received,
         dropped: row.dropped.into_iter().collect(),
+        claims: row.claims,
+        claims_failed: row.claims_failed.into_iter().collect(),
+        sessions_moved: row.sessions.into_iter().collect(),
+        sessions_moving: row.moving,
         nodes: row.nodes.into_iter().map(node).collect(),
     }
 }

@@ -1,8 +1,10 @@
 //! Nodes of a cluster over an engine that loses, doubles, delays and reorders frames, changes some
-//! and is divided at times: nodes alone ([`nodes`]), and whole brokers ([`whole`]).
+//! and is divided at times: nodes alone ([`nodes`]), whole brokers ([`whole`]), and sessions that
+//! go from one to another ([`takeovers`]).
 
 mod engine;
 mod nodes;
+mod takeovers;
 mod whole;
 
 /// One run of each kind.
@@ -11,6 +13,9 @@ pub fn simulate(seed: u64) {
     // A hundred times as much work as the nodes alone.
     if seed % 40 == 1 {
         whole::simulate(seed);
+    }
+    if seed % 20 == 7 {
+        takeovers::simulate(seed);
     }
 }
 
@@ -22,4 +27,9 @@ fn nodes_lose_nothing_and_know_each_others_filters() {
 #[test]
 fn brokers_that_are_nodes_deliver_each_message_once() {
     (2..=3).for_each(whole::simulate);
+}
+
+#[test]
+fn sessions_follow_their_clients_to_other_nodes() {
+    (1..=6).for_each(takeovers::simulate);
 }

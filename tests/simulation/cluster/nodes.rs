@@ -2,8 +2,10 @@
 
 use super::engine::{Faults, Network, Wire};
 use crate::rng::Rng;
+use ringmq::cluster::claims::Whom;
 use ringmq::cluster::node::{Node, NodePlan, Unsent, WhenCutOff};
 use ringmq::cluster::peer::Broker;
+use ringmq::mesh::moves::ToShard;
 use ringmq::message::MessageRef;
 use ringmq::packet::Qos;
 use ringmq::time::Instant;
@@ -52,6 +54,8 @@ impl Broker for Told {
         self.came.push((publisher, number));
         true
     }
+
+    fn tell(&mut self, _: Whom, _: ToShard) {}
 }
 
 struct Site {
@@ -105,6 +109,7 @@ fn site(name: &str, incarnation: u64, now: u64) -> Site {
     let plan = NodePlan {
         name: name.to_owned(),
         incarnation,
+        shards: 1,
         window: WINDOW,
         give_up: GIVE_UP,
         when_cut_off: WhenCutOff::Park,

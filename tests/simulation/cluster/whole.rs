@@ -11,12 +11,12 @@ use crate::world::{Plan, World, listener_state};
 use ringmq::cluster::junction::{Around, Junction};
 use ringmq::cluster::node::{Node, NodePlan, WhenCutOff};
 use ringmq::ids::ShardId;
-use ringmq::packet::AckKind;
+use ringmq::packet::{AckKind, Connect};
 use ringmq::time::Instant;
 use std::collections::BTreeSet;
 
 const SHARDS: usize = 2;
-const NODES: usize = 3;
+pub const NODES: usize = 3;
 const GIVE_UP: u64 = 4000;
 
 struct Bells<'a>(&'a mut World);
@@ -31,21 +31,27 @@ impl Around for Bells<'_> {
     }
 }
 
-struct Broker {
-    world: World,
-    junction: Junction,
+pub struct Broker {
+    pub world: World,
+    pub junction: Junction,
 }
 
-struct Cluster {
-    brokers: Vec<Broker>,
-    network: Network,
+/// A client, and the node that it is connected to.
+pub struct Guest {
+    pub at: usize,
+    pub peer: Peer,
+}
+
+pub struct Cluster {
+    pub brokers: Vec<Broker>,
+    pub network: Network,
     now: u64,
     /// Nodes that do nothing any more.
     dead: BTreeSet<usize>,
 }
 
 impl Cluster {
-    fn new(seed: u64, faults: Faults, window: usize) -> Cluster {
+    pub fn new(seed: u64, faults: Faults, window: usize) -> Cluster {
         let names: Vec<String> = (0..NODES).map(|at| format!("node-{at}")).collect();
         let broker = |(at, name): (usize, &String)| {
             let (world, ends) = World::clustered(Plan {
@@ -60,6 +66,7 @@ impl Cluster {
             let plan = NodePlan {
                 name: name.clone(),
                 incarnation: 1,
+                shards: SHARDS as u8,
                 window,
                 give_up: GIVE_UP,
                 when_cut_off: WhenCutOff::Park,
@@ -74,7 +81,7 @@ impl Cluster {
     }
 
     /// Lets everybody act for so long.
-    fn go(&mut self, millis: u64) {
+    pub fn go(&mut self, millis: u64) {
         let until = self.now + millis;
         while self.now < until {
             for (at, frame) in self.network.arrived(self.now) {
@@ -106,18 +113,30 @@ impl Cluster {
     }
 
     /// A client of that node.
-    fn client(&mut self, at: usize, name: &str) -> Peer {
-        let shard = at % SHARDS;
-        let mut peer = Peer::silent(&mut self.brokers[at].world, shard, 1 << 20);
-        peer.begin(&mut self.brokers[at].world, &hello(name, true, 0));
-        self.go(20);
-        let got = peer.hear(&mut self.brokers[at].world);
+    pub fn client(&mut self, at: usize, name: &str) -> Guest {
+        self.greet(at, &hello(name, true, 0))
+    }
+
+    /// A client that connects to that node, and has its CONNACK.
+    pub fn greet(&mut self, at: usize, connect: &Connect<'_>) -> Guest {
+        let mut guest = self.begin(at, connect);
+        // As long as claims may take, and a little more.
+        self.go(200);
+        let got = guest.peer.hear(&mut self.brokers[at].world);
         assert!(matches!(got[..], [Got::ConnAck { .. }]), "{got:?}");
-        peer
+        guest
+    }
+
+    /// A client that has sent its CONNECT to that node.
+    pub fn begin(&mut self, at: usize, connect: &Connect<'_>) -> Guest {
+        let world = &mut self.brokers[at].world;
+        let mut peer = Peer::silent(world, at % SHARDS, 1 << 20);
+        peer.begin(world, connect);
+        Guest { at, peer }
     }
 
     /// The numbers that a client was sent, each of which it acknowledges.
-    fn numbers(&mut self, at: usize, peer: &mut Peer) -> Vec<u64> {
+    pub fn numbers(&mut self, at: usize, peer: &mut Peer) -> Vec<u64> {
         let world = &mut self.brokers[at].world;
         let mut numbers = Vec::new();
         for got in peer.hear(world) {
@@ -151,7 +170,7 @@ fn messages_cross_once(seed: u64) {
     };
     let mut cluster = Cluster::new(seed, faults, 1 << 20);
     let mut peers: Vec<Peer> =
-        (0..NODES).map(|at| cluster.client(at, &format!("client-{at}"))).collect();
+        (0..NODES).map(|at| cluster.client(at, &format!("client-{at}")).peer).collect();
     for (at, peer) in peers.iter_mut().enumerate() {
         // The third wants what two filters match, at both QoS.
         let filters = [&["m/+"][..], &["m/a", "m/b"], &["#", "m/#"]][at];
@@ -203,9 +222,9 @@ fn messages_cross_once(seed: u64) {
 /// PUBACK is not sent before the window has the message; when it has room again, it is.
 fn a_full_window_makes_publishers_wait(seed: u64) {
     let mut cluster = Cluster::new(seed, Faults::default(), 64 << 10);
-    let mut reader = cluster.client(1, "reader");
+    let mut reader = cluster.client(1, "reader").peer;
     reader.subscribe(&mut cluster.brokers[1].world, 1, "m", 1);
-    let mut writer = cluster.client(0, "writer");
+    let mut writer = cluster.client(0, "writer").peer;
     cluster.go(2000);
     reader.hear(&mut cluster.brokers[1].world);
     cluster.network.hangs = true;
@@ -236,10 +255,10 @@ fn a_full_window_makes_publishers_wait(seed: u64) {
 /// counted.
 fn a_node_that_dies_is_swept(seed: u64) {
     let mut cluster = Cluster::new(seed, Faults::default(), 1 << 20);
-    let mut reader = cluster.client(2, "reader");
+    let mut reader = cluster.client(2, "reader").peer;
     let filters: Vec<String> = (0..300).map(|n| format!("m/{n}/#")).collect();
     reader.subscribe_all(&mut cluster.brokers[2].world, 1, &filters, 1);
-    let mut writer = cluster.client(0, "writer");
+    let mut writer = cluster.client(0, "writer").peer;
     cluster.go(2000);
     assert_eq!(cluster.brokers[0].world.shared.interest.len(), filters.len());
     cluster.dead.insert(2);

@@ -1,0 +1,131 @@
+//! What a node does that has what another one claims, and what all nodes do for the two: fences.
+
+use super::fences::Job;
+use super::{Claims, FENCES, Leaving, Nodes, SELF, Whom, written};
+use crate::cluster::record::{Record, Verdict};
+use crate::ids::ShardId;
+use crate::mesh::moves::{Move, ToShard, Wanted};
+use crate::mutant::Mutant;
+use crate::time::Instant;
+
+impl Claims {
+    pub(super) fn claimed(&mut self, to: Move, stamp: u64, wanted: Wanted, name: &str) {
+        self.stamp = self.stamp.max(stamp);
+        let theirs = self.name_of(to.node);
+        let is_newer = |ours: u64| (stamp, theirs) > (ours, &*self.name);
+        if let Some(&claim) = self.names.get(name)
+            && let Some(open) = self.open.get(&claim)
+        {
+            if !is_newer(open.stamp) {
+                self.say(to.node, &Record::Answer(to.claim, Verdict::Newer));
+                return;
+            }
+            let earlier = open.next;
+            self.lose(claim);
+            let (next, other) = match earlier {
+                Some(earlier) if earlier.1 > stamp => (earlier, Some(to)),
+                Some(earlier) => ((to, stamp, wanted), Some(earlier.0)),
+                None => ((to, stamp, wanted), None),
+            };
+            if let Some(open) = self.open.get_mut(&claim) {
+                open.next = Some(next);
+            }
+            if let Some(other) = other {
+                self.say(other.node, &Record::Answer(other.claim, Verdict::Nothing));
+            }
+            if next.0 == to {
+                self.say(to.node, &Record::Answer(to.claim, Verdict::Holds));
+            }
+            return;
+        }
+        if let Some(&ours) = self.unanswered.get(name) {
+            if !is_newer(ours) {
+                self.say(to.node, &Record::Answer(to.claim, Verdict::Newer));
+                return;
+            }
+            self.unanswered.remove(name);
+        }
+        self.waiting.push_back((to, name.into(), wanted));
+    }
+
+    pub(super) fn surrendered(
+        &mut self,
+        shard: ShardId,
+        to: Move,
+        session: Option<Vec<u8>>,
+        now: Instant,
+    ) {
+        self.asked = self.asked.saturating_sub(1);
+        let Some(bytes) = session else {
+            self.say(to.node, &Record::Answer(to.claim, Verdict::Nothing));
+            return;
+        };
+        self.leaving.insert(to, Leaving { shard, fences: self.up | SELF, asked: false });
+        self.fences_due.push_back((now.plus_millis(FENCES), to));
+        self.say(to.node, &Record::Answer(to.claim, Verdict::Holds));
+        self.say(to.node, &Record::Session(to.claim, &bytes));
+        if Mutant::ClusterFenceSkipped.is_on() {
+            self.fenced(to, Nodes::MAX);
+        }
+    }
+
+    /// What those nodes send to the session from now on goes to its new place too.
+    pub(super) fn fenced(&mut self, to: Move, nodes: Nodes) {
+        let Some(leaving) = self.leaving.get_mut(&to) else { return };
+        leaving.fences &= !nodes;
+        if leaving.fences == 0 && !std::mem::replace(&mut leaving.asked, true) {
+            self.to_pack.push_back(to);
+        }
+    }
+
+    pub(super) fn packed(&mut self, to: Move, parts: Vec<Vec<u8>>) {
+        self.packing = self.packing.saturating_sub(1);
+        if parts.is_empty() && self.leaving.remove(&to).is_some() {
+            // The client has come back here.
+            self.say(to.node, &Record::Answer(to.claim, Verdict::Nothing));
+        }
+        if !self.leaving.contains_key(&to) {
+            return;
+        }
+        let count = parts.len();
+        for (at, bytes) in parts.iter().enumerate() {
+            self.say(to.node, &Record::Part(to.claim, at + 1 == count, bytes));
+        }
+    }
+
+    pub(super) fn settled_there(&mut self, to: Move) {
+        if let Some(leaving) = self.leaving.remove(&to) {
+            self.counts.went += 1;
+            if !Mutant::ClusterSessionKept.is_on() {
+                self.mail.push((Whom::Shard(leaving.shard), ToShard::Done(to)));
+            }
+        }
+    }
+
+    pub(super) fn fence(&mut self, job: Job) {
+        self.fences.ask(job);
+        self.begin_round();
+    }
+
+    /// Has the shards write down what they have routed.
+    fn begin_round(&mut self) {
+        if self.fences.begins() {
+            self.mail.push((Whom::Everyone, ToShard::Fence));
+        }
+    }
+
+    pub(super) fn shard_fenced(&mut self) {
+        for Job { claimant, claim, holder } in self.fences.answered() {
+            match (claimant, holder) {
+                (Some(node), None) => self.fenced(Move { node, claim }, SELF),
+                (_, Some(holder)) => {
+                    let claimant = claimant.map_or(&*self.name, |node| self.name_of(node));
+                    let record = written(&Record::Fenced(claim, claimant));
+                    self.behind_messages.push((holder, record));
+                }
+                (None, None) => {}
+            }
+        }
+        self.begin_round();
+    }
+}

@@ -1,0 +1,151 @@
+use super::*;
+use crate::cluster::lane::Malformed;
+
+const SHARD: ShardId = ShardId(0);
+
+/// Node `name`, which knows `others`.
+fn node(name: &str, others: &[&str]) -> Claims {
+    let mut claims = Claims::new(name, 1, 1_000_000, Instant(0));
+    for (number, other) in others.iter().enumerate() {
+        claims.joined(number as u8, other);
+    }
+    claims.see((1 << others.len()) - 1, Instant(0));
+    claims
+}
+
+fn connect(claims: &mut Claims, claim: u64, now: u64) {
+    let told = ToCluster::Claim(claim, "client".into(), Wanted::Moved);
+    claims.told(SHARD, told, true, Instant(now));
+}
+
+fn run(claims: &mut Claims, now: u64) -> Vec<String> {
+    claims.run(Instant(now), |_| 0);
+    claims.mail.drain(..).map(|(_, what)| format!("{what:?}")).collect()
+}
+
+/// What is said to a node, in words.
+fn said(claims: &mut Claims, to: u8) -> Vec<String> {
+    let of = claims.records.extract_if(.., |(node, ..)| *node == to);
+    let read = |bytes: &[u8]| -> Result<String, Malformed> {
+        Ok(match Record::read(bytes)? {
+            Record::Claim(claim, ..) => format!("claim {claim}"),
+            record => format!("{record:?}"),
+        })
+    };
+    of.map(|(.., bytes)| read(&bytes).unwrap()).collect()
+}
+
+#[test]
+fn a_client_comes_in_when_every_node_has_answered() {
+    let mut alone = node("a", &[]);
+    connect(&mut alone, 1, 5);
+    assert_eq!(run(&mut alone, 5), ["Claimed(1, Ours)"]);
+    let mut claims = node("a", &["b", "c"]);
+    connect(&mut claims, 1, 5);
+    assert_eq!(
+        (said(&mut claims, 0), said(&mut claims, 1)),
+        (vec!["claim 1".into()], vec!["claim 1".into()])
+    );
+    claims.heard(0, &Record::Answer(1, Verdict::Nothing), Instant(6));
+    assert!(run(&mut claims, 6).is_empty());
+    claims.heard(1, &Record::Answer(1, Verdict::Nothing), Instant(7));
+    assert_eq!(run(&mut claims, 7), ["Claimed(1, Ours)"]);
+    assert_eq!((claims.counts.unanswered, claims.moving()), (0, 0));
+}
+
+#[test]
+fn it_does_not_wait_for_a_node_that_does_not_answer_or_is_gone() {
+    let mut claims = node("a", &["b", "c"]);
+    connect(&mut claims, 1, 0);
+    claims.heard(0, &Record::Answer(1, Verdict::Nothing), Instant(1));
+    assert_eq!(claims.deadline(), Some(Instant(PATIENCE)));
+    assert!(run(&mut claims, PATIENCE - 1).is_empty());
+    assert_eq!(run(&mut claims, PATIENCE), ["Claimed(1, Ours)"]);
+    assert_eq!(claims.counts.unanswered, 1);
+    connect(&mut claims, 2, 1000);
+    claims.see(1, Instant(1001));
+    claims.heard(0, &Record::Answer(2, Verdict::Nothing), Instant(1001));
+    assert_eq!(run(&mut claims, 1001), ["Claimed(2, Ours)"]);
+}
+
+#[test]
+fn an_older_claim_that_comes_late_takes_nothing() {
+    let mut claims = node("a", &["b"]);
+    connect(&mut claims, 1, 1000);
+    run(&mut claims, 1000 + PATIENCE);
+    said(&mut claims, 0);
+    // What `b` had said before that was lost for a while.
+    claims.heard(0, &Record::Claim(9, 1_000_500, Wanted::Moved, "client"), Instant(3000));
+    assert!(run(&mut claims, 3000).is_empty());
+    assert_eq!(said(&mut claims, 0), ["Answer(9, Newer)"]);
+    claims.heard(0, &Record::Claim(10, 9_000_000, Wanted::Moved, "client"), Instant(3000));
+    assert_eq!(run(&mut claims, 3000).len(), 1);
+}
+
+#[test]
+fn of_two_claims_the_newer_one_wins_and_of_equal_ones_the_greater_name() {
+    for (stamp, wins) in [(2_000_000, false), (1_999_999, false), (2_000_001, true)] {
+        let mut claims = node("b", &["a"]);
+        connect(&mut claims, 1, 1000);
+        said(&mut claims, 0);
+        claims.heard(0, &Record::Claim(7, stamp, Wanted::Moved, "client"), Instant(1001));
+        let answer = if wins { "Answer(7, Holds)" } else { "Answer(7, Newer)" };
+        assert_eq!(said(&mut claims, 0), [answer], "{stamp}");
+        let mail = run(&mut claims, 1001);
+        assert_eq!(mail.is_empty(), !wins, "{mail:?}");
+        claims.heard(0, &Record::Answer(1, Verdict::Nothing), Instant(1002));
+        let mail = run(&mut claims, 1002);
+        assert_eq!(mail[0], "Claimed(1, Ours)");
+        // Whatever is here by then goes to the winner.
+        assert_eq!(mail.len(), if wins { 2 } else { 1 }, "{mail:?}");
+    }
+}
+
+#[test]
+fn a_session_goes_when_every_node_knows_its_new_place() {
+    let mut holder = node("a", &["b", "c"]);
+    let to = Move { node: 0, claim: 7 };
+    holder.heard(0, &Record::Claim(7, 9, Wanted::Moved, "client"), Instant(1));
+    assert_eq!(run(&mut holder, 1), [format!("Surrender({to:?}, \"client\", Moved)")]);
+    holder.told(SHARD, ToCluster::Surrendered(to, Some(vec![1])), true, Instant(1));
+    assert_eq!(said(&mut holder, 0), ["Answer(7, Holds)", "Session(7, [1])"]);
+    holder.heard(0, &Record::Fence(7, "a"), Instant(2));
+    assert_eq!(run(&mut holder, 2), ["Fence"]);
+    holder.told(SHARD, ToCluster::Fenced, true, Instant(2));
+    holder.heard(0, &Record::Fenced(7, "b"), Instant(2));
+    assert!(run(&mut holder, 2).is_empty());
+    holder.heard(1, &Record::Fenced(7, "b"), Instant(3));
+    assert_eq!(run(&mut holder, 3), [format!("Pack({to:?})")]);
+    holder.told(SHARD, ToCluster::Packed(to, vec![vec![2], vec![3]]), true, Instant(3));
+    assert_eq!(said(&mut holder, 0), ["Part(7, false, [2])", "Part(7, true, [3])"]);
+    assert_eq!(holder.moving(), 1);
+    holder.heard(0, &Record::Settled(7), Instant(4));
+    assert_eq!(run(&mut holder, 4), [format!("Done({to:?})")]);
+    assert_eq!((holder.moving(), holder.counts.went), (0, 1));
+}
+
+#[test]
+fn a_session_stays_when_the_other_node_is_lost_and_does_not_wait_for_ever() {
+    let mut holder = node("a", &["b", "c"]);
+    let to = Move { node: 0, claim: 7 };
+    for round in 0..2 {
+        holder.told(SHARD, ToCluster::Surrendered(to, Some(vec![1])), true, Instant(1));
+        if round == 0 {
+            assert_eq!(run(&mut holder, FENCES), Vec::<String>::new());
+            assert_eq!(run(&mut holder, FENCES + 1), [format!("Pack({to:?})")]);
+        }
+        holder.forget(0, Instant(9));
+        assert_eq!(run(&mut holder, 9), [format!("Keep({to:?})")]);
+        assert_eq!(holder.moving(), 0);
+    }
+    let mut claimant = node("b", &["a"]);
+    connect(&mut claimant, 7, 0);
+    claimant.heard(0, &Record::Session(7, b"x"), Instant(1));
+    assert_eq!(run(&mut claimant, 1), ["Adopt(7, [120])"]);
+    claimant.forget(0, Instant(2));
+    assert_eq!(run(&mut claimant, 2), ["Claimed(7, SessionLost)"]);
+    // It comes too late.
+    claimant.heard(0, &Record::Part(7, true, b"x"), Instant(3));
+    assert_eq!(said(&mut claimant, 0), ["claim 7", "Settled(7)"]);
+    assert_eq!(claimant.counts.failed, 1);
+}

@@ -1,0 +1,79 @@
+//! What the shards of a node and its cluster tell each other about ClientIds and sessions: control
+//! mail. The protocol is in `cluster::claims`, a shard's part in `shard::claims`.
+
+use crate::ids::ShardId;
+
+/// A session on its way to another node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Move {
+    /// The number of that node, here.
+    pub node: u8,
+    /// The number of that node's claim, there.
+    pub claim: u64,
+}
+
+/// The number of a claim: of the shard that makes it, with a ticket of its own.
+pub fn claim_number(shard: ShardId, ticket: u64) -> u64 {
+    ticket << 8 | u64::from(shard.0)
+}
+
+/// What the holder of a ClientId is to do with its session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// The client goes on with it: the session moves.
+    Moved,
+    /// The client begins anew: the session ends.
+    Ended,
+    /// The claiming node takes no session: it stays, without its connection.
+    Left,
+}
+
+/// How a claim ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The ClientId is this node's, and what there was of a session has come.
+    Ours,
+    /// Another node's claim is newer. What is on its way here still comes.
+    Lost,
+    /// The session was on its way and does not come any more.
+    SessionLost,
+}
+
+/// What a shard tells the cluster.
+#[derive(Debug)]
+pub enum ToCluster {
+    /// A client of that ClientId wants to come in.
+    Claim(u64, Box<str>, Wanted),
+    /// The answer to [`ToShard::Surrender`]: the session's subscriptions, if it is to move.
+    Surrendered(Move, Option<Vec<u8>>),
+    /// The subscriptions that came with that claim are in place.
+    Placed(u64),
+    /// All data mail that was written before [`ToShard::Fence`] came is in the mailboxes.
+    Fenced,
+    /// The answer to [`ToShard::Pack`]: windows and queue, in parts.
+    Packed(Move, Vec<Vec<u8>>),
+    /// The session that came with that claim is complete here, or is not taken.
+    Settled(u64),
+}
+
+/// What the cluster tells a shard.
+#[derive(Debug)]
+pub enum ToShard {
+    /// A claim is over.
+    Claimed(u64, Outcome),
+    /// Another node claims the ClientId.
+    Surrender(Move, Box<str>, Wanted),
+    /// Subscriptions of the session that was claimed.
+    Adopt(u64, Vec<u8>),
+    /// A part of its windows and queue; true: the last.
+    Continue(u64, Vec<u8>, bool),
+    /// Say when all data mail is in the mailboxes.
+    Fence,
+    /// What was published before every node knew of the new place has come: the rest of the session
+    /// is to go.
+    Pack(Move),
+    /// The other node has the session: it ends here.
+    Done(Move),
+    /// The other node is gone: the session stays.
+    Keep(Move),
+}

@@ -1,0 +1,179 @@
+//! Sessions that go from one node of a cluster to another, as bytes: the time at the sender, and a
+//! [`Client`] as in an upgrade ([`super::pack`], [`super::adopt`]), without what belongs to its
+//! node: its connection, its will, and what it was let in with. Its moments are moved to the
+//! receiver's clock, as if it had been under way for no time.
+
+use super::Shard;
+use crate::message::{Message, MessageRef};
+use crate::session::Queued;
+use crate::time::Instant;
+use crate::topic;
+use crate::upgrade::client::{self, Client};
+use crate::upgrade::code::Code;
+
+/// Bytes of messages after which a part of a queue ends.
+const PART: usize = 256 * 1024;
+
+impl Shard {
+    /// A session's subscriptions.
+    pub(super) fn pack_subscriptions(&self, index: u32) -> Vec<u8> {
+        let Some(session) = self.sessions.get(index) else { return Vec::new() };
+        let packed = self.pack_quiet(session);
+        self.written(client::Session { will: None, grant: None, ..packed })
+    }
+
+    /// Its window and its queue, in parts.
+    pub(super) fn pack_parts(&self, index: u32) -> Vec<Vec<u8>> {
+        let Some(session) = self.sessions.get(index) else { return Vec::new() };
+        let mut rest = match &session.flow {
+            Some(flow) => self.pack_flow(index, flow),
+            None => client::Flow { first: 1, ..client::Flow::default() },
+        };
+        // The client's connection is over.
+        rest.inbound_earlier.append(&mut rest.inbound);
+        rest.retry = None;
+        let queue = std::mem::take(&mut rest.pending);
+        let mut parts = Vec::new();
+        let mut bytes = 0;
+        for waiting in queue {
+            bytes += waiting.queued.message.size();
+            rest.pending.push(waiting);
+            if bytes >= PART {
+                let next = client::Flow { first: 1, ..client::Flow::default() };
+                let flow = Some(std::mem::replace(&mut rest, next));
+                parts.push(self.written(client::Session { flow, ..bare(&session.client_id) }));
+                bytes = 0;
+            }
+        }
+        parts.push(self.written(client::Session { flow: Some(rest), ..bare(&session.client_id) }));
+        parts
+    }
+
+    fn written(&self, session: client::Session) -> Vec<u8> {
+        let mut bytes = self.now.0.to_le_bytes().to_vec();
+        Client { session: Some(session), connection: None }.put(&mut bytes);
+        bytes
+    }
+
+    /// Puts the subscriptions of a session of that ClientId in place.
+    pub(super) fn place_moved(&mut self, name: &str, bytes: &[u8]) -> Option<u32> {
+        let mut session = self.read_moved(bytes)?;
+        let valid = |filter: &str| match topic::parse_share(filter) {
+            Some(share) => share.is_ok(),
+            None => topic::valid_filter(filter),
+        };
+        let sound = *session.client_id == *name
+            && session.expiry > 0
+            && session.subscriptions.iter().all(|one| valid(&one.filter));
+        (session.will, session.grant, session.flow) = (None, None, None);
+        if !sound {
+            return None;
+        }
+        let placed = self.adopt_session(session, None);
+        if placed.is_err()
+            && let Some(index) = self.find_session(name)
+        {
+            self.end_moved(index);
+        }
+        placed.ok()
+    }
+
+    /// Reads a part of windows and queue.
+    pub(super) fn read_flow(&self, bytes: &[u8]) -> Option<client::Flow> {
+        self.read_moved(bytes)?.flow
+    }
+
+    fn read_moved(&self, bytes: &[u8]) -> Option<client::Session> {
+        let (then, bytes) = bytes.split_first_chunk::<8>()?;
+        let then = u64::from_le_bytes(*then);
+        let mut session = Client::decode(bytes)?.session?;
+        let ours = |at: Instant| match at {
+            Instant::END => at,
+            at => {
+                let at = i128::from(at.0) - i128::from(then) + i128::from(self.now.0);
+                Instant(at.clamp(0, LATEST) as u64)
+            }
+        };
+        session.ends = ours(session.ends);
+        (session.connected, session.stored) = (None, None);
+        let mut sound = true;
+        if let Some(flow) = &mut session.flow {
+            // Nothing of it is stored here.
+            flow.away = Default::default();
+            for sent in &mut flow.sent {
+                (sent.kept, sent.body) = (None, None);
+            }
+            flow.pending.iter_mut().for_each(|waiting| waiting.kept = None);
+            let sent = flow.sent.iter_mut().filter_map(|sent| sent.queued.as_mut());
+            for queued in sent.chain(flow.pending.iter_mut().map(|waiting| &mut waiting.queued)) {
+                sound &= topic::valid_name(queued.message.view().topic);
+                queued.message = moved(queued, &ours);
+            }
+        }
+        sound.then_some(session)
+    }
+
+    /// Puts what has come before what the session has collected here meanwhile.
+    pub(super) fn put_flow_before(&mut self, index: u32, mut flow: client::Flow) {
+        if let Some(here) = self.take_flow(index) {
+            flow.pending.extend(here.pending);
+        }
+        let is_empty = flow.sent.is_empty() && flow.pending.is_empty();
+        if is_empty && flow.inbound_earlier.is_empty() {
+            return;
+        }
+        // Only what is stored can fail to be taken in.
+        let _ = self.adopt_flow(index, flow);
+        if let Some(due) = self.sessions.get(index).and_then(|session| session.next_due()) {
+            self.arm_session(index, due);
+        }
+    }
+
+    /// Takes windows and queue out of a session.
+    pub(super) fn take_flow(&mut self, index: u32) -> Option<client::Flow> {
+        let flow = self.sessions.get_mut(index)?.flow.take()?;
+        let gone = self.counters.dropped_session_gone;
+        self.forget_flow(&flow);
+        self.counters.dropped_session_gone = gone;
+        Some(self.pack_flow(index, &flow))
+    }
+
+    /// Ends a session without a connection that is at another node by now: its will is not sent.
+    pub(super) fn end_moved(&mut self, index: u32) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        session.will = None;
+        self.counters.sessions_persistent -= 1;
+        self.end_session(index);
+    }
+}
+
+/// No moment is later, but for the end of time.
+const LATEST: i128 = i64::MAX as i128;
+
+/// A session of which only the windows and the queue are meant.
+fn bare(client_id: &str) -> client::Session {
+    client::Session {
+        client_id: client_id.into(),
+        mountpoint: Box::default(),
+        level: 5,
+        problem_information: false,
+        bridge: false,
+        expiry: 0,
+        ends: Instant::END,
+        maximum_packet_size: 0,
+        window_limit: 0,
+        connected: None,
+        subscriptions: Vec::new(),
+        will: None,
+        grant: None,
+        flow: None,
+        stored: None,
+    }
+}
+
+/// A message with its expiry on another clock. Its publisher is none of this node's.
+fn moved(queued: &Queued, ours: &impl Fn(Instant) -> Instant) -> Message {
+    let message = queued.message.view();
+    let (expires, publisher) = (message.expires.map(ours), None);
+    Message::new(&MessageRef { expires, publisher, ..message }, &mut Vec::new())
+}

@@ -1,0 +1,200 @@
+//! Clients that come back at another node: their sessions follow them, whatever frames suffer.
+
+use super::engine::Faults;
+use super::whole::{Cluster, NODES};
+use crate::net;
+use crate::peer::{Got, Peer, hello};
+use crate::rng::Rng;
+use crate::scripted::fine;
+use ringmq::packet::{AckKind, ReasonCode};
+use std::collections::BTreeSet;
+
+/// Seconds of a session.
+const EXPIRY: u32 = 100;
+
+pub fn simulate(seed: u64) {
+    a_queue_follows_its_client(seed);
+    match seed % 3 {
+        0 => of_two_at_once_one_stays(seed),
+        1 => nothing_under_way_is_lost(seed),
+        _ => {}
+    }
+}
+
+fn faults(rng: &mut Rng) -> Faults {
+    Faults {
+        lost: rng.below(120),
+        doubled: rng.below(120),
+        delayed: rng.below(300),
+        delay: rng.range(1, 30),
+        changed: 0,
+    }
+}
+
+/// Sessions at all nodes.
+fn sessions(cluster: &Cluster) -> u64 {
+    cluster.brokers.iter().map(|broker| broker.world.counters().sessions).sum()
+}
+
+/// Everybody has what is to have come, and nothing is left under way.
+fn check_rest(cluster: &mut Cluster, expected: u64) {
+    cluster.network.faults = Faults::default();
+    cluster.go(10_000);
+    assert_eq!(sessions(cluster), expected, "sessions at all nodes");
+    for broker in &mut cluster.brokers {
+        let (_, moving) = broker.junction.node().claims();
+        assert_eq!(moving, 0, "sessions that move for ever");
+        broker.world.settle();
+        fine(&broker.world);
+    }
+}
+
+/// A client that was connected, or had been, has its session at the node where it comes back: each
+/// message once and in order. The old connection is told, and the old node has nothing left.
+fn a_queue_follows_its_client(seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x7a3e);
+    let mut cluster = Cluster::new(seed, Faults::default(), 1 << 20);
+    let (from, to) = (rng.below(NODES), rng.below(NODES));
+    let online = rng.chance(500);
+    let mut writer = cluster.client(rng.below(NODES), "writer");
+    let at = writer.at;
+    let mut old = cluster.greet(from, &hello("reader", true, EXPIRY));
+    old.peer.subscribe(&mut cluster.brokers[from].world, 1, "m/+", 1);
+    cluster.go(2000);
+    old.peer.hear(&mut cluster.brokers[from].world);
+    if !online {
+        old.peer.end(&mut cluster.brokers[from].world, net::End::Fin);
+        cluster.go(100);
+    }
+    cluster.network.faults = faults(&mut rng);
+    let count = 60;
+    for number in 0..count {
+        let size = 8 + if rng.chance(200) { 20_000 } else { rng.below(200) };
+        let mut payload = vec![0; size];
+        payload[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        let world = &mut cluster.brokers[at].world;
+        writer.peer.publish(world, "m/a", &payload, 1, number as u16 + 1);
+    }
+    cluster.go(5000);
+    assert_eq!(writer.peer.hear(&mut cluster.brokers[at].world).len(), count, "PUBACKs");
+    let mut new = cluster.begin(to, &hello("reader", false, EXPIRY));
+    cluster.go(8000);
+    let got = new.peer.hear(&mut cluster.brokers[to].world);
+    let connack = Got::ConnAck { present: true, reason: ReasonCode::Success };
+    assert_eq!(got.first(), Some(&connack), "from node {from} to node {to}");
+    let mut numbers = Vec::new();
+    for packet in &got {
+        note(&mut cluster, &mut new, packet, &mut numbers);
+    }
+    for _ in 0..20 {
+        cluster.go(200);
+        numbers.extend(cluster.numbers(to, &mut new.peer));
+    }
+    assert_eq!(numbers, (0..count as u64).collect::<Vec<_>>(), "what came");
+    if online {
+        let world = &mut cluster.brokers[from].world;
+        let last = old.peer.hear(world).pop();
+        assert_eq!(last, Some(Got::Disconnect(ReasonCode::SessionTakenOver)));
+        assert!(old.peer.is_closed(world));
+    }
+    check_rest(&mut cluster, 2);
+    // One that begins anew has nothing, and leaves nothing elsewhere.
+    let at = rng.below(NODES);
+    let mut newer = cluster.begin(at, &hello("reader", true, 0));
+    cluster.go(1000);
+    let got = newer.peer.hear(&mut cluster.brokers[at].world);
+    assert_eq!(got, [Got::ConnAck { present: false, reason: ReasonCode::Success }]);
+    check_rest(&mut cluster, 2);
+}
+
+fn note(cluster: &mut Cluster, guest: &mut super::whole::Guest, got: &Got, to: &mut Vec<u64>) {
+    if let Got::Publish { payload, id, .. } = got {
+        to.push(u64::from_le_bytes(payload[..8].try_into().unwrap()));
+        guest.peer.ack(&mut cluster.brokers[guest.at].world, AckKind::PubAck, *id);
+    }
+}
+
+/// A client goes from node to node while messages for it are published at all of them: each comes,
+/// and for the first time in order.
+fn nothing_under_way_is_lost(seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x10e5);
+    let mut cluster = Cluster::new(seed, Faults::default(), 1 << 20);
+    let mut writers: Vec<_> =
+        (0..NODES).map(|at| cluster.client(at, &format!("writer-{at}"))).collect();
+    let mut reader = cluster.greet(0, &hello("reader", true, EXPIRY));
+    reader.peer.subscribe(&mut cluster.brokers[0].world, 1, "m/+", 1);
+    cluster.go(2000);
+    cluster.network.faults = faults(&mut rng);
+    let mut came: Vec<u64> = Vec::new();
+    let mut published = vec![0u64; NODES];
+    for _ in 0..5 {
+        let at = rng.below(NODES);
+        let next = cluster.begin(at, &hello("reader", false, EXPIRY));
+        let mut old = std::mem::replace(&mut reader, next);
+        for _ in 0..rng.range(20, 60) {
+            for from in 0..NODES {
+                if rng.chance(400) {
+                    publish(&mut cluster, &mut writers[from].peer, from, &mut published[from]);
+                }
+            }
+            cluster.go(rng.range(1, 4) as u64);
+            for guest in [&mut old, &mut reader] {
+                let (at, peer) = (guest.at, &mut guest.peer);
+                came.extend(cluster.numbers(at, peer));
+            }
+        }
+        cluster.go(600);
+        came.extend(cluster.numbers(old.at, &mut old.peer));
+        old.peer.end(&mut cluster.brokers[old.at].world, net::End::Fin);
+    }
+    cluster.network.faults = Faults::default();
+    for _ in 0..100 {
+        cluster.go(100);
+        let at = reader.at;
+        came.extend(cluster.numbers(at, &mut reader.peer));
+    }
+    let mut seen = BTreeSet::new();
+    came.retain(|&number| seen.insert(number));
+    for from in 0..NODES as u64 {
+        let of: Vec<u64> = came.iter().filter(|n| *n & 0xff == from).map(|n| n >> 8).collect();
+        let all: Vec<u64> = (0..published[from as usize]).collect();
+        assert_eq!(of, all, "of node {from}");
+    }
+    check_rest(&mut cluster, NODES as u64 + 1);
+}
+
+fn publish(cluster: &mut Cluster, writer: &mut Peer, from: usize, published: &mut u64) {
+    let mut payload = vec![0; 40];
+    payload[..8].copy_from_slice(&(*published << 8 | from as u64).to_le_bytes());
+    *published += 1;
+    let world = &mut cluster.brokers[from].world;
+    writer.publish(world, "m/a", &payload, 1, (*published % 60_000) as u16 + 1);
+}
+
+/// Two clients with one ClientId connect at two nodes in the same moment: one of them stays.
+fn of_two_at_once_one_stays(seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x2222);
+    let mut cluster = Cluster::new(seed, Faults::default(), 1 << 20);
+    cluster.go(2000);
+    // Within the time that CONNACK waits; what is lost may come later than that.
+    let mild = Faults { doubled: 100, delayed: 400, delay: 30, ..Faults::default() };
+    cluster.network.faults = mild;
+    for round in 0..4 {
+        let first = rng.below(NODES);
+        let second = (first + 1 + rng.below(NODES - 1)) % NODES;
+        let clean = rng.chance(300);
+        let mut guests = vec![cluster.begin(first, &hello("client", clean, EXPIRY))];
+        if rng.chance(500) {
+            cluster.go(rng.below(40) as u64);
+        }
+        guests.push(cluster.begin(second, &hello("client", clean, EXPIRY)));
+        cluster.go(3000);
+        let mut open = 0;
+        for guest in &mut guests {
+            let world = &mut cluster.brokers[guest.at].world;
+            open += usize::from(!guest.peer.is_closed(world));
+        }
+        assert_eq!(open, 1, "connections of one ClientId in round {round}");
+    }
+    check_rest(&mut cluster, 1);
+}
