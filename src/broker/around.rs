@@ -18,7 +18,8 @@ pub(super) struct Around<'a> {
     pub(super) clock: Clock,
     pub(super) helpers: &'a Helpers,
     pub(super) id: ShardId,
-    pub(super) submissions: &'a mut Submissions,
+    /// None while they wait.
+    pub(super) submissions: Option<&'a mut Submissions>,
 }
 
 impl Surroundings for Around<'_> {
@@ -31,7 +32,7 @@ impl Surroundings for Around<'_> {
     }
 
     fn submit(&mut self, shard: &mut Shard) -> bool {
-        self.submissions.run(shard)
+        self.submissions.as_mut().is_some_and(|submissions| submissions.run(shard))
     }
 
     fn has_more(&mut self) -> bool {

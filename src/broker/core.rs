@@ -477,7 +477,8 @@ impl Running {
         }
         let (peers, helpers) = (&self.peers, &self.helpers);
         let (id, cluster) = (self.shard.id(), self.cluster.as_deref());
-        let (clock, submissions) = (self.clock, &mut self.submissions);
+        let clock = self.clock;
+        let submissions = (!self.moving.suspended).then_some(&mut self.submissions);
         let around = &mut Around { driver, peers, cluster, clock, helpers, id, submissions };
         let busy = Step::new(bounds).run(&mut self.shard, &mut self.ends, around);
         self.submissions.tell();

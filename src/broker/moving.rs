@@ -94,6 +94,8 @@ pub(super) struct Arrived {
 #[derive(Default)]
 pub(super) struct Moving {
     packing: Option<Packing>,
+    /// Clients are not listened to, and what bridges and the API want to publish waits.
+    pub(super) suspended: bool,
 }
 
 struct Packing {
@@ -118,6 +120,7 @@ impl Moving {
         match order {
             MoveOrder::Inventory(to) => drop(to.send((shard.id(), shard.inventory()))),
             MoveOrder::Suspend => {
+                self.suspended = true;
                 shard.suspend();
                 driver.suspend();
             }
@@ -135,7 +138,7 @@ impl Moving {
                 self.packing = Some(Packing { to, cursor, ready: None, done: false });
             }
             MoveOrder::GoOn => {
-                self.packing = None;
+                (self.packing, self.suspended) = (None, false);
                 shard.go_on_after_suspension();
                 driver.go_on();
             }

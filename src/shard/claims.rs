@@ -109,8 +109,14 @@ impl Shard {
 
     /// Answers fences: all data mail of this step and of earlier ones is in the mailboxes. True
     /// when one was answered.
+    #[inline]
     pub(super) fn answer_fences(&mut self) -> bool {
-        if self.work.claims.fences == 0 || self.mail.outbox.has_data() {
+        self.work.claims.fences > 0 && self.answer_fences_now()
+    }
+
+    #[cold]
+    fn answer_fences_now(&mut self) -> bool {
+        if self.mail.outbox.has_data() {
             return false;
         }
         for _ in 0..std::mem::take(&mut self.work.claims.fences) {

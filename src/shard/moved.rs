@@ -94,8 +94,8 @@ impl Shard {
                 Instant(at.clamp(0, LATEST) as u64)
             }
         };
-        session.ends = ours(session.ends);
         (session.connected, session.stored) = (None, None);
+        session.ends = ours(session.ends);
         let mut sound = true;
         if let Some(flow) = &mut session.flow {
             // Nothing of it is stored here.
