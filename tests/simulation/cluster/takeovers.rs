@@ -126,7 +126,7 @@ fn nothing_under_way_is_lost(seed: u64) {
     cluster.go(2000);
     cluster.network.faults = faults(&mut rng);
     let mut came: Vec<u64> = Vec::new();
-    let mut published = vec![0u64; NODES];
+    let mut published = [0u64; NODES];
     for _ in 0..5 {
         let at = rng.below(NODES);
         let next = cluster.begin(at, &hello("reader", false, EXPIRY));
