@@ -203,8 +203,9 @@ fn a_broker_that_was_started_ends_with_the_second_signal() {
         std::thread::sleep(Duration::from_millis(20));
     };
     std::thread::sleep(Duration::from_millis(500));
+    // Two of a kind could be one by the time they are delivered.
     generator.signal("TERM");
-    generator.signal("TERM");
+    generator.signal("INT");
     let (code, _, _) = generator.ended();
     assert_eq!(code, Some(130));
     while std::path::Path::new("/proc").join(&broker).exists() && !ground::is_dead(&broker) {
