@@ -50,7 +50,7 @@ const NAP: Duration = Duration::from_micros(50);
 
 /// What the control thread tells a core.
 pub(super) enum CoreCommand {
-    /// The other cores, by shard number.
+    /// The other cores, by shard number. Answered when what was stored is put back.
     Peers(Vec<(RingPort, Doorbell)>),
     /// Accept on this socket too.
     Listen(ListenerId, OwnedFd, bool, Arc<ListenerState>),

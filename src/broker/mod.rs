@@ -310,7 +310,8 @@ impl Broker {
         started.map_err(|error| Failure::new(format!("cannot start a helper thread: {error}")))
     }
 
-    /// Waits for every core's driver, then tells each about all.
+    /// Waits for every core's driver, tells each about all, and waits until each has put back what
+    /// was stored: a message that one of them took in before would miss the subscribers of another.
     fn introduce(&mut self) -> Result<(), Failure> {
         let mut peers: Vec<Option<(RingPort, Doorbell)>> = vec![None; self.cores.len()];
         let until = Instant::now() + START;
@@ -333,6 +334,21 @@ impl Broker {
         let peers: Vec<(RingPort, Doorbell)> = peers.into_iter().flatten().collect();
         self.doorbells = peers.iter().map(|(_, doorbell)| doorbell.clone()).collect();
         self.tell_all(|| CoreCommand::Peers(peers.clone()));
+        let round = self.watch.round();
+        while !self.watch.is_done(&round) {
+            match self.reports.recv() {
+                Ok(CoreReport::Done(id) | CoreReport::Alive(id, _)) => {
+                    self.watch.answered(id, Instant::now());
+                }
+                Ok(CoreReport::Failed(id, why)) => {
+                    return Err(Failure::new(format!("shard {} cannot start: {why}", id.0)));
+                }
+                Ok(CoreReport::Up(..)) => {}
+                Ok(CoreReport::Ended(_)) | Err(_) => {
+                    return Err(Failure::new("a shard ended at the start"));
+                }
+            }
+        }
         Ok(())
     }
 

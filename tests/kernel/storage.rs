@@ -63,6 +63,7 @@ impl Sent {
                 Some(Packet::Ack(ack)) => {
                     let mut acknowledged = self.acknowledged.lock().expect("nobody panics");
                     assert_eq!(ack.id, (*acknowledged % 60_000 + 1) as u16, "the order of PUBACK");
+                    assert_eq!(ack.reason, 0, "there is a subscriber, and it is accepted");
                     *acknowledged += 1;
                 }
                 Some(other) => panic!("instead of a PUBACK: {other:?}"),
@@ -229,6 +230,68 @@ fn survives(settings: &[&str], shards: impl Fn(u64) -> usize, ends: Ends, rounds
     let returns = returns.into_inner();
     assert!(returns <= rounds + 1, "an upgrade has dropped a connection: {returns} returns");
     figure("store", &format!("{acknowledged} messages acknowledged over {rounds} kills"));
+}
+
+/// One shard has much to put back and the other nothing: it does not serve before.
+#[test]
+fn nothing_is_published_before_all_subscriptions_are_back() {
+    const FILTERS: usize = 60_000;
+    let _alone = machine();
+    let place = Place::new();
+    let path = place.setting();
+    let settings = [&*path, "mqtt.max_subscriptions=unlimited"];
+    let first = Launch { shards: 2, ..Launch::new(&settings) }.start();
+    let at = first.address();
+    let (mut line, _) = come_back(at, "many").expect("it accepts");
+    let mut made = 0;
+    while made < FILTERS {
+        let mut subscribe = Subscribe { id: 1, ..Subscribe::default() };
+        for number in made..made + 1000 {
+            subscribe = subscribe.and(format!("many/{number}"), 1);
+        }
+        made += 1000;
+        line.send(&subscribe.encode(V5)).expect("it takes it");
+        let answer = line.next(lasting(30, 60)).expect("it answers");
+        assert!(matches!(answer, Some(Packet::SubAck { .. })), "{answer:?}");
+    }
+    first.signal("-9");
+    first.wait_for_kill(PATIENCE);
+    let starts = Mutex::new(());
+    let held = starts.lock().expect("nobody panics");
+    std::thread::scope(|scope| {
+        // Some of them are at home on the shard that is ready at once.
+        let early = (0..8).map(|number| {
+            let starts = &starts;
+            scope.spawn(move || {
+                let connect = Connect::new(V5, format!("early-{number}"));
+                drop(starts.lock());
+                let mut line = persist(|| Line::open(at, &connect, PATIENCE));
+                let topic = format!("many/{}", FILTERS - 1);
+                let publish = Publish::new(&topic, 1, "x").id(1).encode(V5);
+                line.send(&publish).expect("it takes it");
+                line.next(lasting(30, 60)).expect("it answers")
+            })
+        });
+        let early: Vec<_> = early.collect();
+        drop(held);
+        let again = Launch { bind: at, shards: 2, ..Launch::new(&settings) }.start();
+        for answer in early.into_iter().map(|thread| thread.join().expect("it is answered")) {
+            let Some(Packet::Ack(ack)) = answer else { panic!("{answer:?}:\n{}", again.log()) };
+            assert_eq!(ack.reason, 0, "0x10 says that nobody has subscribed:\n{}", again.log());
+        }
+    });
+}
+
+/// Tries until it is let in.
+fn persist(mut open: impl FnMut() -> io::Result<Line>) -> Line {
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        match open() {
+            Ok(line) => return line,
+            Err(error) => assert!(std::time::Instant::now() < end, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
