@@ -22,7 +22,8 @@ use crate::transport::Layers;
 use crate::upgrade::client::{self, Client};
 
 /// A queue was within its bounds before.
-const ANY: Bounds = Bounds { messages: usize::MAX, bytes: usize::MAX, on_full: OnFull::DropNew };
+pub(super) const ANY: Bounds =
+    Bounds { messages: usize::MAX, bytes: usize::MAX, on_full: OnFull::DropNew };
 
 impl Shard {
     /// Takes a client in, whose home is here. `listener` is where its connection came in, as it is

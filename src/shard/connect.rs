@@ -53,15 +53,7 @@ impl Shard {
         match accepted {
             // Whether anonymous clients may come in was looked at with the packet.
             Ok(()) if self.settings.access.methods.is_empty() => {
-                let accepted = Accepted::default();
-                if self.asks_about_will(socket, known, &coming.connect, &accepted, bytes) {
-                    return;
-                }
-                if self.has_to_claim() {
-                    self.claim(socket, known, &coming.connect, accepted, bytes);
-                    return;
-                }
-                self.enter(socket, known, &coming, accepted);
+                self.come_nearer(socket, known, &coming, Accepted::default(), bytes);
             }
             Ok(()) => self.prove(socket, assigned, &coming.connect, bytes),
             Err(refused) => self.refuse(socket, &coming.connect, refused),
@@ -106,16 +98,30 @@ impl Shard {
         if username.is_some() {
             accepted.username = username.clone();
         }
-        let known = assigned.as_deref();
-        let granted = self.work.claims.is_granted(socket);
-        if !granted && self.asks_about_will(socket, known, &coming.connect, &accepted, bytes) {
-            return;
+        self.come_nearer(socket, assigned.as_deref(), &coming, accepted, bytes);
+    }
+
+    /// Goes on with a client that is who it says: a service may have to be asked about its will,
+    /// and other nodes for its ClientId, before it enters.
+    fn come_nearer(
+        &mut self,
+        socket: SocketId,
+        assigned: Option<&str>,
+        coming: &Coming<'_>,
+        accepted: Accepted,
+        bytes: &[u8],
+    ) {
+        let connect = &coming.connect;
+        if !self.work.claims.is_granted(socket) {
+            if self.asks_about_will(socket, assigned, connect, &accepted, bytes) {
+                return;
+            }
+            if self.has_to_claim() {
+                self.claim(socket, assigned, connect, accepted, bytes);
+                return;
+            }
         }
-        if !granted && self.has_to_claim() {
-            self.claim(socket, known, &coming.connect, accepted, bytes);
-            return;
-        }
-        self.enter(socket, assigned.as_deref(), &coming, accepted);
+        self.enter(socket, assigned, coming, accepted);
     }
 
     /// Goes on with a client that is who it says, whose user name stands in its CONNECT by now:

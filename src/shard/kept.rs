@@ -4,17 +4,13 @@
 //! only.
 
 use super::Shard;
+use super::adopt::ANY;
 use super::storing::Storing;
-use crate::config::OnFull;
 use crate::message::Message;
 use crate::mutant::Mutant;
-use crate::session::pending::Bounds;
 use crate::session::{AwayMessage, Flow, Queued, SubscriptionIds};
 use crate::storage::record::{message_key, session_key};
 use crate::upgrade::client::{Away, Kept, StoredAs};
-
-/// A queue was within its bounds before.
-const ANY: Bounds = Bounds { messages: usize::MAX, bytes: usize::MAX, on_full: OnFull::DropNew };
 
 impl Storing {
     /// For a shard that takes clients over: `sessions` are in the log and will come.

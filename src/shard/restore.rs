@@ -2,23 +2,19 @@
 //! restart.
 
 use super::Shard;
+use super::adopt::ANY;
 use super::changes::version;
 use super::memory::{named, retained};
 use super::restored::Messages;
 use super::route::GROUP;
-use crate::config::OnFull;
 use crate::message::Message;
 use crate::packet::{PacketId, Qos};
-use crate::session::pending::Bounds;
 use crate::session::{AwayMessage, NEVER, Queued, ShareName, SubscriptionIds, Will};
 use crate::storage::image::{Body, Brief, Image, LastWill, Stored, Waiting};
 use crate::storage::record::Phase;
 use crate::time::Instant;
 use crate::topic::{self, Subscriber};
 use std::collections::BTreeMap;
-
-/// A queue that is put back was within its bounds before.
-const ANY: Bounds = Bounds { messages: usize::MAX, bytes: usize::MAX, on_full: OnFull::DropNew };
 
 impl Shard {
     /// Takes over what was stored. Comes after [`Shard::store_with`] and before anything else.

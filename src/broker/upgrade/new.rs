@@ -1,14 +1,13 @@
 //! The new process's side of an upgrade, while it starts: it takes clients in from the broker that
 //! has started it.
 
-use super::super::core::CoreCommand;
 use super::super::listen::{self, Listening};
 use super::super::moving::{Arrived, MoveOrder, Rest};
 use super::super::store::{self, Beside};
 use super::super::{Broker, Failure};
 use super::channel::{Channel, Heard};
 use super::requests::{is_ours, is_parent};
-use super::{LOOK, tell};
+use super::{LOOK, ask, tell};
 use crate::config::{Config, Listener};
 use crate::ids::{ListenerId, ShardId};
 use crate::message::Message;
@@ -358,18 +357,15 @@ impl Taking {
         let until = Instant::now() + CORE;
         let mut before: Option<Vec<Rest>> = None;
         loop {
-            let (sender, answers) = crossbeam_channel::bounded(broker.homes.len());
-            broker.homes.iter().for_each(|home| tell(home, MoveOrder::AskRest(sender.clone())));
-            drop(sender);
-            let mut all: Vec<Rest> = answers.iter().collect();
+            let mut all = ask(&broker.homes, MoveOrder::AskRest);
             all.sort_by_key(|rest| rest.shard);
             let rests = all.iter().all(|rest| rest.under_way.is_none());
             if rests && all.len() == broker.homes.len() && before.as_ref() == Some(&all) {
-                let (sender, answers) = crossbeam_channel::bounded(broker.homes.len());
-                let check = || MoveOrder::CheckStored(sender.clone());
-                broker.homes.iter().for_each(|home| tell(home, check()));
-                drop(sender);
-                answers.iter().collect::<Result<(), String>>()?;
+                let checked = ask(&broker.homes, MoveOrder::CheckStored);
+                if checked.len() < broker.homes.len() {
+                    return Err("a shard does not say whether its store is whole".to_owned());
+                }
+                checked.into_iter().collect::<Result<(), String>>()?;
                 return Ok(self.totals);
             }
             if Instant::now() > until {
@@ -440,9 +436,6 @@ impl Broker {
 
     /// Tells every core.
     fn tell_move(&self, order: impl Fn() -> MoveOrder) {
-        self.homes.iter().for_each(|home| {
-            let _ = home.commands.send(CoreCommand::Move(order()));
-            home.doorbell.ring();
-        });
+        self.homes.iter().for_each(|home| tell(home, order()));
     }
 }

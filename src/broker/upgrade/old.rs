@@ -4,7 +4,7 @@
 use super::super::moving::{MoveOrder, Parcel, Rest};
 use super::super::questions::Home;
 use super::channel::{Channel, Heard};
-use super::{LOOK, tell};
+use super::{ANSWER, LOOK, ask, tell};
 use crate::ids::ListenerId;
 use crate::limits::UPGRADE_KERNEL;
 use crate::ring;
@@ -26,8 +26,6 @@ const PARCELS: usize = 4;
 const AHEAD: usize = 8;
 /// How long sending all clients may take: they are silent meanwhile.
 const LONGEST: Duration = Duration::from_secs(60);
-/// How long cores may take to answer.
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// What an upgrade needs.
 pub(in super::super) struct Job {
@@ -84,19 +82,6 @@ pub(in super::super) fn run(job: Job) -> Outcome {
         Ok(upgrade) => upgrade.go(),
         Err(why) => Outcome::Stays(why),
     }
-}
-
-/// The answers of all cores to an order that carries where to send them.
-fn ask<T>(homes: &[Home], order: impl Fn(crossbeam_channel::Sender<T>) -> MoveOrder) -> Vec<T> {
-    let (sender, answers) = crossbeam_channel::bounded(homes.len());
-    homes.iter().for_each(|home| tell(home, order(sender.clone())));
-    drop(sender);
-    let until = Instant::now() + ANSWER;
-    let mut all = Vec::new();
-    while let Ok(answer) = answers.recv_deadline(until) {
-        all.push(answer);
-    }
-    all
 }
 
 impl Upgrade {
