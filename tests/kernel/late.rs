@@ -14,6 +14,11 @@ use crate::support::broker::Launch;
 use crate::support::reason::SHUTTING_DOWN;
 use crate::support::*;
 
+/// How often a thread is looked at until it is found asleep.
+const TRIES: usize = 1000;
+/// What a core sleeps in, as `/proc` writes it.
+const IO_URING_ENTER: &str = "426 ";
+
 /// A thread that is held until this is dropped, by the thread that holds it.
 struct Held(libc::pid_t);
 
@@ -27,6 +32,22 @@ impl Held {
         };
         let path = paths.iter().find(named).unwrap_or_else(|| panic!("no thread {name}"));
         let thread: libc::pid_t = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        for _ in 0..TRIES {
+            let held = Held::stop(thread);
+            // In the middle of something it may hold a lock that is not the broker's: the
+            // allocator's, for one. A debugger's user would not blame the broker for that.
+            let call = fs::read_to_string(path.join("syscall")).unwrap_or_default();
+            if call.starts_with(IO_URING_ENTER) {
+                return held;
+            }
+            drop(held);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("{name} does not rest");
+    }
+
+    #[track_caller]
+    fn stop(thread: libc::pid_t) -> Held {
         let none = std::ptr::null_mut::<libc::c_void>();
         // SAFETY: no pointer is read or written for these requests; the thread is our child's.
         let stopped = unsafe {
