@@ -9,6 +9,7 @@ use super::frame;
 use super::places::Span;
 use super::{Answer, Command, Extent};
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{Whence, lseek};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -66,7 +67,8 @@ impl Files {
         File::open(&self.directory)?.sync_all()
     }
 
-    /// Numbers and lengths of the segments, in ascending order.
+    /// Numbers of the segments in ascending order, and how many bytes of each there are to read:
+    /// what was allocated and never written behind those is left out.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -77,7 +79,7 @@ impl Files {
             let name = entry.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(".seg")?.parse().ok());
             if let Some(number) = number {
-                segments.push((number, entry.metadata()?.len()));
+                segments.push((number, written_end(&File::open(entry.path())?)?));
             }
         }
         segments.sort_unstable();
@@ -303,6 +305,24 @@ impl Files {
                 let outcome = self.drop_segment(segment, reuse).map_err(|error| error.to_string());
                 Answer::Dropped { segment, outcome }
             }
+        }
+    }
+}
+
+/// Where the last written part of a file ends. A file system that does not know which parts are
+/// says that all are.
+fn written_end(file: &File) -> io::Result<u64> {
+    let (mut from, mut end) = (0, 0);
+    loop {
+        let begin = match lseek(file.as_raw_fd(), from, Whence::SeekData) {
+            Ok(begin) => begin,
+            Err(nix::Error::ENXIO) => return Ok(end),
+            Err(_) => return Ok(file.metadata()?.len()),
+        };
+        from = lseek(file.as_raw_fd(), begin, Whence::SeekHole)?;
+        end = u64::try_from(from).unwrap_or(end);
+        if from <= begin {
+            return Ok(file.metadata()?.len());
         }
     }
 }

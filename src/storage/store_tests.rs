@@ -60,6 +60,21 @@ fn what_was_durable_is_there_when_the_store_is_opened_again() {
 }
 
 #[test]
+fn what_was_never_written_is_not_read() {
+    let scratch = Scratch::new("unwritten");
+    let store = Store::open(&scratch.0, 1, [1, 2]).expect("usable");
+    let mut part = store.resume(0, BOUNDS).expect("whole");
+    put(&mut part, "topic", &[1; 300_000]);
+    settle(&mut part);
+    let segments = part.files.segments().expect("readable");
+    assert!(segments.len() > 1, "some are in reserve: {segments:?}");
+    let written: Vec<u64> = segments.into_iter().map(|(_, bytes)| bytes).collect();
+    let (first, reserve) = written.split_first().expect("one");
+    assert!((300_000..600_000).contains(first), "of a segment of 1 MiB: {written:?}");
+    assert!(reserve.iter().all(|&bytes| bytes == 0), "{written:?}");
+}
+
+#[test]
 fn a_second_process_is_refused() {
     let scratch = Scratch::new("second");
     let store = Store::open(&scratch.0, 2, [1, 2]).expect("usable");
