@@ -147,6 +147,11 @@ impl Shard {
                 return;
             }
         };
+        if self.is_unstorable_session(&name, self.granted_expiry(connect)) {
+            let what = "the session cannot be stored now: storage fails or has no room";
+            self.refuse(socket, connect, Refused(ReasonCode::ServerUnavailable, what));
+            return;
+        }
         let limits = match self.limits_of(&name, connect, listener) {
             Ok(limits) => limits,
             Err(denial) => {

@@ -87,6 +87,17 @@ impl Shard {
         self.hold_or_refuse(socket, index, version, publish, topic)
     }
 
+    /// Whether a session that is to last, or has lasted, cannot be stored for as long as the disk
+    /// fails or has no room: its CONNACK would wait for that.
+    pub(super) fn is_unstorable_session(&self, name: &str, expiry: u32) -> bool {
+        let Some(storing) = &self.storing else { return false };
+        if !storing.log.takes_nothing(storing.micros) || Mutant::StorageDownTaken.is_on() {
+            return false;
+        }
+        let known = || self.find_session(name).and_then(|index| storing.number(index));
+        expiry > 0 || known().is_some()
+    }
+
     #[inline(never)]
     fn hold_or_refuse(
         &mut self,

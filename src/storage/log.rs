@@ -275,6 +275,14 @@ impl Log {
         self.degraded || !self.is_down() && !self.is_full() && !self.is_behind(now)
     }
 
+    /// Whether not even what takes values out can be written, and not only later.
+    pub fn takes_nothing(&self, now: u64) -> bool {
+        let next = frame::disk_size(self.backlog() + frame::ALIGNMENT) as u64;
+        let fits = |last: &Segment| last.end + next <= self.bounds.segment;
+        let writable = !self.sealed && self.segments.back().is_some_and(fits);
+        self.refuses(now) && (self.is_down() || self.ready.is_empty() && !writable)
+    }
+
     /// True when as much as may waits to be durable, or for as long.
     pub fn is_behind(&self, now: u64) -> bool {
         self.backlog() >= self.bounds.backlog || self.age(now) >= self.bounds.age

@@ -147,6 +147,40 @@ fn while_syncs_or_writes_fail_messages_are_refused_and_nothing_acknowledged_is_l
     }
 }
 
+/// How a client that is away for an hour at most, or leaves nothing behind, is let in.
+fn comes_in(bed: &Bed, version: Version, id: &str, stays: bool) -> u8 {
+    let connect = if stays { Connect::durable(version, id) } else { Connect::new(version, id) };
+    let mut line = Line::begin(bed.broker.address(), &connect).expect("it listens");
+    match line.next(PATIENCE).expect("it is answered") {
+        Some(Packet::ConnAck(connack)) => connack.code,
+        other => panic!("instead of a CONNACK: {other:?}"),
+    }
+}
+
+#[test]
+fn while_storage_is_down_sessions_that_last_are_refused_and_others_come_in() {
+    let bed = Bed::new(&[]);
+    bed.away();
+    let mut publisher = bed.publisher();
+    bed.say("write EIO");
+    publisher.send("stored/a", "during");
+    eventually("it says so", || {
+        let mut late = bed.publisher();
+        late.send("stored/a", "x");
+        late.answer(QUIET) == Some(REFUSED)
+    });
+    for (version, unavailable) in [(V5, 0x88), (V311, 3)] {
+        for id in ["away", "new"] {
+            assert_eq!(comes_in(&bed, version, id, true), unavailable, "{id}");
+        }
+        assert_eq!(comes_in(&bed, version, "passing", false), 0);
+    }
+    bed.say("");
+    eventually("it works again", || comes_in(&bed, V5, "new", true) == 0);
+    assert_eq!(publisher.answer(PATIENCE), Some(0));
+    assert_eq!(bed.waiting().first().map(String::as_str), Some("during"));
+}
+
 #[test]
 fn while_a_sync_hangs_only_publishers_of_what_is_stored_wait() {
     let bed = Bed::new(&[]);
