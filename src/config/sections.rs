@@ -558,9 +558,9 @@ section! {
         /// refuse: while the disk is full or fails, messages of QoS 1 and 2 are answered with 0x97
         /// (MQTT 3: not at all, so that their publishers keep them), retained messages of QoS 0
         /// wait, and who connects with a session that is to last is told 0x88 (MQTT 3: 3) while
-        /// not even that can be written; everything else goes on. degrade: while the disk fails or hangs, up to 256 MiB
-        /// per shard are acknowledged from memory and written when it works again; ending the
-        /// broker before that loses them. A full disk refuses all the same.
+        /// not even that can be written; everything else goes on. degrade: while the disk fails or
+        /// hangs, up to 256 MiB per shard are acknowledged from memory and written when it works
+        /// again; ending the broker before that loses them. A full disk refuses all the same.
         on_failure: StorageFailure = StorageFailure::Refuse,
     }
 }
