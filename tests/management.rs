@@ -203,13 +203,21 @@ fn bans_are_made_listed_and_lifted() {
     assert_eq!(api.status("DELETE", &format!("/banned/clientid/{id}")), 204);
     assert_eq!(api.status("DELETE", &format!("/banned/clientid/{id}")), 404);
     Client::connect(&broker, V5, &id).disconnect();
+    let user = json!({"as": "username", "who": "mallory"});
+    assert_eq!(api.ask("POST", "/banned", &user).0, 200);
+    assert_eq!(api.get("/banned")["data"][0]["as"], json!("username"));
+    Connect::new(V5, &id).login(Some("mallory"), None).refused(&broker, 0x8A);
+    Connect::new(V5, "mallory").open(&broker).disconnect();
+    assert_eq!(api.status("DELETE", "/banned/username/mallory"), 204);
+    Connect::new(V5, &id).login(Some("mallory"), None).open(&broker).disconnect();
     let other = json!({"as": "peerhost", "who": "192.0.2.7"});
     assert_eq!(api.ask("POST", "/banned", &other).0, 200);
     assert_eq!(api.get("/banned")["data"][0]["who"], json!("192.0.2.7"));
     assert_eq!(api.status("DELETE", "/banned/peerhost/192.0.2.7"), 204);
     for (ban, named) in [
         (json!({"as": "peerhost", "who": "x"}), "who"),
-        (json!({"as": "username", "who": "x"}), "as"),
+        (json!({"as": "certificate", "who": "x"}), "as"),
+        (json!({"as": "username", "who": ""}), "who"),
         (json!({"as": "clientid", "who": "x", "seconds": 0}), "seconds"),
     ] {
         let (status, problem) = api.ask("POST", "/banned", &ban);

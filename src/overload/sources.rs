@@ -63,6 +63,8 @@ pub enum Banned {
     Address(SourceNetwork),
     /// A ClientId.
     Client(Box<str>),
+    /// A user name.
+    User(Box<str>),
 }
 
 impl Banned {
@@ -71,6 +73,7 @@ impl Banned {
         match self {
             Banned::Address(_) => "address",
             Banned::Client(_) => "client_id",
+            Banned::User(_) => "username",
         }
     }
 }
@@ -246,7 +249,7 @@ impl SourceTable {
     fn part_of(&self, who: &Banned) -> &Mutex<SourcePart> {
         match who {
             Banned::Address(source) => self.part(*source),
-            Banned::Client(name) => {
+            Banned::Client(name) | Banned::User(name) => {
                 let sum = |sum: u128, byte| (sum ^ u128::from(byte)).wrapping_mul(0x100_0000_01b3);
                 self.part(SourceNetwork(name.bytes().fold(0xcbf2_9ce4_8422_2325, sum)))
             }

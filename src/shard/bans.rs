@@ -75,8 +75,11 @@ impl Shard {
         {
             return true;
         }
-        self.topology.shared.sources.bans() > 0
-            && self.topology.shared.sources.is_banned(&Banned::Client(client_id.into()), self.now.0)
+        let sources = &self.topology.shared.sources;
+        let is_banned = |who: &Banned| sources.is_banned(who, self.now.0);
+        sources.bans() > 0
+            && (is_banned(&Banned::Client(client_id.into()))
+                || username.is_some_and(|name| is_banned(&Banned::User(name.into()))))
     }
 
     /// A client has come in: once more than it may within its window, and it is banned.
@@ -120,7 +123,7 @@ impl Shard {
                     let limits = &self.settings.policy.limits.address;
                     Banned::Address(SourceNetwork::of(source.address(), limits))
                 }
-                Banned::Client(name) => Banned::Client(name),
+                named @ (Banned::Client(_) | Banned::User(_)) => named,
             };
             let room = self.topology.shared.sources.ban(who, self.now.0, until.0);
             self.counters.bans_unwatched += u64::from(!room);
@@ -139,7 +142,8 @@ impl Shard {
         let kind = who.kind();
         match who {
             Banned::Address(_) => self.counters.bans_address += 1,
-            Banned::Client(_) => self.counters.bans_client += 1,
+            // The broker itself bans no user names: anybody can fail to know a password.
+            Banned::Client(_) | Banned::User(_) => self.counters.bans_client += 1,
         }
         if !self.topology.shared.sources.ban(who, self.now.0, until) {
             self.counters.bans_unwatched += 1;

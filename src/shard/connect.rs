@@ -97,6 +97,12 @@ impl Shard {
         coming.connect.username = username.as_deref().or(coming.connect.username);
         if username.is_some() {
             accepted.username = username.clone();
+            // A service or a token has named the user.
+            let client_id = assigned.as_deref().unwrap_or(coming.connect.client_id);
+            if self.is_banned(client_id, username.as_deref()) {
+                self.deny_connect(socket, &coming.connect, Denial::Banned);
+                return;
+            }
         }
         self.come_nearer(socket, assigned.as_deref(), &coming, accepted, bytes);
     }

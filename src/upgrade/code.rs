@@ -295,7 +295,7 @@ impl Code for Banned {
     fn length(&self) -> usize {
         match self {
             Banned::Address(source) => 1 + Peer::Tcp(source.address(), 0).length(),
-            Banned::Client(name) => 1 + name.length(),
+            Banned::Client(name) | Banned::User(name) => 1 + name.length(),
         }
     }
 
@@ -309,6 +309,10 @@ impl Code for Banned {
                 1u8.put(out);
                 name.put(out);
             }
+            Banned::User(name) => {
+                2u8.put(out);
+                name.put(out);
+            }
         }
     }
 
@@ -319,6 +323,7 @@ impl Code for Banned {
                 Peer::Tcp(..) | Peer::Unix => None,
             },
             1 => Code::get(from).map(Banned::Client),
+            2 => Code::get(from).map(Banned::User),
             _ => None,
         }
     }

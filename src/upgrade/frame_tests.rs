@@ -133,6 +133,7 @@ proptest! {
             Frame::Files(3),
             Frame::Bans(vec![
                 Ban { who: Banned::Client(text.as_str().into()), until: Instant(8) },
+                Ban { who: Banned::User(text.as_str().into()), until: Instant(9) },
                 Ban {
                     who: Banned::Address(SourceNetwork::whole("192.0.2.7".parse().unwrap())),
                     until: Instant(9),

@@ -20,6 +20,8 @@ const LONGEST: u32 = 10 * 365 * 24 * 3600;
 enum Kind {
     /// A ClientId.
     Clientid,
+    /// A user name.
+    Username,
     /// An address.
     Peerhost,
 }
@@ -29,7 +31,7 @@ enum Kind {
 pub(super) struct Ban {
     /// What `who` is.
     r#as: Kind,
-    /// The ClientId; or the first address of the network that counts as one.
+    /// The ClientId or user name; or the first address of the network that counts as one.
     who: String,
     /// When it is over.
     until: Option<String>,
@@ -51,8 +53,9 @@ pub(super) struct Wanted {
 
 fn target(kind: Kind, who: &str) -> Result<BanTarget, Problem> {
     match kind {
-        Kind::Clientid if who.is_empty() => Err(Problem::bad("who: it is empty")),
+        Kind::Clientid | Kind::Username if who.is_empty() => Err(Problem::bad("who: it is empty")),
         Kind::Clientid => Ok(BanTarget::Client(who.into())),
+        Kind::Username => Ok(BanTarget::User(who.into())),
         Kind::Peerhost => who
             .parse()
             .map(BanTarget::Address)
@@ -67,6 +70,7 @@ fn shown(desk: &Desk, who: BanTarget, until: crate::time::Instant) -> Ban {
             Ban { r#as: Kind::Peerhost, who: address.to_string(), until }
         }
         BanTarget::Client(name) => Ban { r#as: Kind::Clientid, who: name.into(), until },
+        BanTarget::User(name) => Ban { r#as: Kind::Username, who: name.into(), until },
     }
 }
 
@@ -91,7 +95,7 @@ pub(super) async fn list(
     Ok(Json(wanted.page_of(all)))
 }
 
-/// Bans a ClientId or an address. Who is connected stays.
+/// Bans a ClientId, a user name or an address. Who is connected stays.
 #[utoipa::path(post, path = "/banned", tag = "banned", request_body = Wanted,
     responses((status = 200, body = Ban), (status = 400, body = Details)))]
 pub(super) async fn add(
@@ -113,8 +117,8 @@ pub(super) async fn add(
 
 /// Ends a ban.
 #[utoipa::path(delete, path = "/banned/{as}/{who}", tag = "banned",
-    params(("as" = String, Path, description = "clientid or peerhost"),
-        ("who" = String, Path, description = "The ClientId or address, percent-encoded")),
+    params(("as" = String, Path, description = "clientid, username or peerhost"),
+        ("who" = String, Path, description = "The ClientId, user name or address, percent-encoded")),
     responses((status = 204, description = "Done"), (status = 404, body = Details)))]
 pub(super) async fn lift(
     axum::extract::State(desk): State,
@@ -122,8 +126,9 @@ pub(super) async fn lift(
 ) -> Result<StatusCode, Problem> {
     let kind = match kind.as_str() {
         "clientid" => Kind::Clientid,
+        "username" => Kind::Username,
         "peerhost" => Kind::Peerhost,
-        _ => return Err(Problem::bad(format!("as: `{kind}` is neither clientid nor peerhost"))),
+        _ => return Err(Problem::bad(format!("as: `{kind}`, not clientid, username or peerhost"))),
     };
     let who = target(kind, &name)?;
     match desk.ask(0, move |shard| shard.lift_ban(&who)).await? {

@@ -14,6 +14,8 @@ pub enum BanTarget {
     Address(IpAddr),
     /// A ClientId.
     Client(Box<str>),
+    /// A user name.
+    User(Box<str>),
 }
 
 impl Shard {
@@ -24,6 +26,7 @@ impl Shard {
                 Banned::Address(SourceNetwork::of(address.to_canonical(), limits))
             }
             BanTarget::Client(name) => Banned::Client(name.clone()),
+            BanTarget::User(name) => Banned::User(name.clone()),
         }
     }
 
@@ -50,6 +53,7 @@ impl Shard {
             let who = match who {
                 Banned::Address(source) => BanTarget::Address(source.address()),
                 Banned::Client(name) => BanTarget::Client(name),
+                Banned::User(name) => BanTarget::User(name),
             };
             (who, Instant(until))
         };
