@@ -18,6 +18,7 @@ mod clock;
 mod clustered;
 mod control;
 mod core;
+mod introduction;
 pub mod listen;
 pub mod log;
 mod log_writer;
@@ -52,7 +53,7 @@ use crate::link_record::path_name;
 use crate::mesh::quota::{Quota, Rate};
 use crate::mesh::{ListenerState, Shared};
 use crate::overload::Policy;
-use crate::ring::{Doorbell, RingPort};
+use crate::ring::Doorbell;
 use crate::shard::{Settings, home_of};
 use crate::storage::store::Store;
 use crate::topic::Seeds;
@@ -73,9 +74,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use upgrade::new::Predecessor;
 use watch::Watch;
-
-/// How long the cores may take to start. Later nothing has a time limit.
-const START: Duration = Duration::from_secs(60);
 
 /// The broker cannot start or go on: what, and what to do, in one or two sentences.
 #[derive(Debug)]
@@ -308,48 +306,6 @@ impl Broker {
         self.start_cluster(node_ends, self.clock)?;
         let started = queue.start(homes);
         started.map_err(|error| Failure::new(format!("cannot start a helper thread: {error}")))
-    }
-
-    /// Waits for every core's driver, tells each about all, and waits until each has put back what
-    /// was stored: a message that one of them took in before would miss the subscribers of another.
-    fn introduce(&mut self) -> Result<(), Failure> {
-        let mut peers: Vec<Option<(RingPort, Doorbell)>> = vec![None; self.cores.len()];
-        let until = Instant::now() + START;
-        while peers.iter().any(Option::is_none) {
-            match self.reports.recv_deadline(until) {
-                Ok(CoreReport::Up(id, port, doorbell)) => {
-                    peers[usize::from(id.0)] = Some((port, doorbell));
-                }
-                Ok(CoreReport::Failed(id, why)) => {
-                    return Err(Failure::new(format!("shard {} cannot start: {why}", id.0)));
-                }
-                // Nothing has been asked of anybody yet.
-                Ok(CoreReport::Done(_) | CoreReport::Alive(..) | CoreReport::Ended(_)) => {}
-                Err(_) => {
-                    let seconds = START.as_secs();
-                    return Err(Failure::new(format!("a shard did not start in {seconds} s")));
-                }
-            }
-        }
-        let peers: Vec<(RingPort, Doorbell)> = peers.into_iter().flatten().collect();
-        self.doorbells = peers.iter().map(|(_, doorbell)| doorbell.clone()).collect();
-        self.tell_all(|| CoreCommand::Peers(peers.clone()));
-        let round = self.watch.round();
-        while !self.watch.is_done(&round) {
-            match self.reports.recv() {
-                Ok(CoreReport::Done(id) | CoreReport::Alive(id, _)) => {
-                    self.watch.answered(id, Instant::now());
-                }
-                Ok(CoreReport::Failed(id, why)) => {
-                    return Err(Failure::new(format!("shard {} cannot start: {why}", id.0)));
-                }
-                Ok(CoreReport::Up(..)) => {}
-                Ok(CoreReport::Ended(_)) | Err(_) => {
-                    return Err(Failure::new("a shard ended at the start"));
-                }
-            }
-        }
-        Ok(())
     }
 
     fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {

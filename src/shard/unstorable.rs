@@ -89,13 +89,13 @@ impl Shard {
 
     /// Whether a session that is to last, or has lasted, cannot be stored for as long as the disk
     /// fails or has no room: its CONNACK would wait for that.
-    pub(super) fn is_unstorable_session(&self, name: &str, expiry: u32) -> bool {
+    /// `known`: the session that its ClientId has.
+    pub(super) fn is_unstorable_session(&self, known: Option<u32>, expiry: u32) -> bool {
         let Some(storing) = &self.storing else { return false };
         if !storing.log.takes_nothing(storing.micros) || Mutant::StorageDownTaken.is_on() {
             return false;
         }
-        let known = || self.find_session(name).and_then(|index| storing.number(index));
-        expiry > 0 || known().is_some()
+        expiry > 0 || known.is_some_and(|index| storing.number(index).is_some())
     }
 
     #[inline(never)]

@@ -118,7 +118,7 @@ pub(super) async fn add(
 /// Ends a ban.
 #[utoipa::path(delete, path = "/banned/{as}/{who}", tag = "banned",
     params(("as" = String, Path, description = "clientid, username or peerhost"),
-        ("who" = String, Path, description = "The ClientId, user name or address, percent-encoded")),
+        ("who" = String, Path, description = "ClientId, user name or address, percent-encoded")),
     responses((status = 204, description = "Done"), (status = 404, body = Details)))]
 pub(super) async fn lift(
     axum::extract::State(desk): State,
@@ -128,7 +128,10 @@ pub(super) async fn lift(
         "clientid" => Kind::Clientid,
         "username" => Kind::Username,
         "peerhost" => Kind::Peerhost,
-        _ => return Err(Problem::bad(format!("as: `{kind}`, not clientid, username or peerhost"))),
+        _ => {
+            let what = format!("as: `{kind}` is not clientid, username or peerhost");
+            return Err(Problem::bad(what));
+        }
     };
     let who = target(kind, &name)?;
     match desk.ask(0, move |shard| shard.lift_ban(&who)).await? {
