@@ -6,13 +6,17 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, Header, Headers, Message, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DefaultProducerContext, Producer, ProducerContext,
+};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -367,16 +371,53 @@ fn what_kafka_refuses_has_a_policy() {
     in_order(&reader, &clients, 10);
 }
 
-/// Records of the partitions that a group gives become messages, each once.
+/// The lines that a mock cluster writes about its groups.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl ClientContext for Lines {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, text: &str) {
+        self.0.lock().expect("lines").push(text.to_owned());
+    }
+}
+
+impl ProducerContext for Lines {
+    type DeliveryOpaque = ();
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// Where a group goes on in a topic, all partitions together.
+fn committed(servers: &str, group: &str, topic: &str, partitions: i32) -> i64 {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", servers).set("group.id", group);
+    let consumer: BaseConsumer = config.create().expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_range(topic, 0, partitions - 1);
+    let known = consumer.committed_offsets(list, patience()).expect("offsets");
+    known
+        .elements()
+        .iter()
+        .filter_map(|partition| partition.offset().to_raw())
+        .filter(|&n| n > 0)
+        .sum()
+}
+
+/// Records of the partitions that a group gives become messages, each once. Who stops has committed
+/// what it published, and leaves the group, so that nobody waits for its session to end.
 #[test]
 fn kafka_records_become_messages() {
-    let topic = unique("t");
-    let cluster = cluster(1, &topic, 3);
+    let (topic, group, lines) = (unique("t"), unique("g"), Lines::default());
+    let mut config = ClientConfig::new();
+    config.set("test.mock.num.brokers", "1").set("debug", "mock");
+    config.set_log_level(RDKafkaLogLevel::Debug);
+    let told = config.create_with_context(lines.clone());
+    let told: BaseProducer<Lines> = told.expect("a client");
+    let cluster = told.client().mock_cluster().expect("its cluster");
+    cluster.create_topic(&topic, 3, 1).expect("a topic");
     let kafka = format!(
-        "group: {}, from: earliest, topics: [{{topic: {topic}, to: 'k/${{key}}', qos: 1}}]",
-        unique("g")
+        "group: {group}, from: earliest, topics: [{{topic: {topic}, to: 'k/${{key}}', qos: 1}}]"
     );
-    let near = Near::with(&servers_of(&cluster), &kafka, "");
+    let near = Near::with(&format!("'{}'", cluster.bootstrap_servers()), &kafka, "");
     let mut client = Client::subscriber(&near.broker, V5, &unique("s"), "k/#", 1);
     let producer = producer(&cluster.bootstrap_servers());
     let mut sent = 0;
@@ -407,6 +448,13 @@ fn kafka_records_become_messages() {
         let first = key.strip_prefix("k/d").and_then(|n| n.parse().ok()).expect("a key");
         assert!(numbers.iter().copied().eq((first..40).step_by(4)), "{key}: {numbers:?}");
     }
+    near.broker.signal("-TERM");
+    assert_eq!(near.broker.wait(patience()), Some(0));
+    eventually("it has left", || {
+        told.poll(Duration::from_millis(10));
+        lines.0.lock().expect("lines").iter().any(|line| line.contains("is leaving group"))
+    });
+    assert_eq!(committed(&cluster.bootstrap_servers(), &group, &topic, 3), 40);
 }
 
 /// mosquitto_pub to the broker, the broker to tansu, tansu to a consumer: keys, headers, times,

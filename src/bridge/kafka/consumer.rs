@@ -13,8 +13,8 @@ use crate::bridge::mqtt::session::Incoming;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -84,10 +84,10 @@ impl Source {
         }
         let consumer = Arc::new(consumer);
         let (to, arrivals) = sync_channel(AHEAD);
-        let weak = Arc::downgrade(&consumer);
+        let polled = Arc::clone(&consumer);
         let (plan, told) = (Arc::clone(plan), Arc::clone(&desk));
         let thread = std::thread::Builder::new().name(desk.thread_name("kafka-in"));
-        let thread = thread.spawn(move || consume(&weak, &plan, &to, &told));
+        let thread = thread.spawn(move || consume(&polled, &plan, &to, &told));
         let thread = thread.map_err(|error| error.to_string())?;
         Ok(Source { consumer, arrivals, thread, desk })
     }
@@ -103,36 +103,39 @@ impl Source {
         let _ = self.consumer.store_offset(topic, partition, offset);
     }
 
-    /// What has been accepted is committed; the thread leaves the group and ends.
+    /// The thread commits what has been accepted, leaves the group and ends.
     pub fn close(self) -> JoinHandle<()> {
-        let Source { consumer, arrivals, thread, .. } = self;
-        drop(arrivals);
-        // Without anything to commit this is an error.
-        let _ = consumer.commit_consumer_state(CommitMode::Sync);
-        thread
+        // It may be waiting for room there.
+        drop(self.arrivals);
+        self.thread
     }
 }
 
+/// Hands records over until the bridge's thread has let go of the consumer. Everything that waits
+/// for the cluster at the end is done here: the commit, and leaving the group when the last handle
+/// goes, which is the one of this thread.
 fn consume(
-    consumer: &Weak<BaseConsumer<Context>>,
+    consumer: &Arc<BaseConsumer<Context>>,
     plan: &InboundPlan,
     to: &SyncSender<Arrival>,
     desk: &Desk,
 ) {
-    // The last one to hold it closes it, which takes its time: this thread, mostly.
-    while let Some(consumer) = consumer.upgrade() {
+    while Arc::strong_count(consumer) > 1 {
         match consumer.poll(POLL) {
             None => {}
             Some(Err(error)) => desk.failed(&error),
             Some(Ok(record)) => {
-                // The bridge's thread has ended.
                 if to.send(arrival(plan, &record)).is_err() {
-                    return;
+                    // The consumer is let go of at the same time.
+                    std::thread::yield_now();
+                    continue;
                 }
                 desk.ring();
             }
         }
     }
+    // Without anything to commit this is an error.
+    let _ = consumer.commit_consumer_state(CommitMode::Sync);
 }
 
 fn arrival(plan: &InboundPlan, record: &BorrowedMessage<'_>) -> Arrival {
