@@ -8,10 +8,11 @@
 
 use super::queue::Queue;
 use super::spool::Spool;
+use crate::config::Bridge;
 use crate::link_record::{LinkBatch, LinkRecord};
 use crate::shard::WhenFull;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Most bytes that are read ahead of a disk.
@@ -34,6 +35,14 @@ pub enum Place<'a> {
     Both(&'a Path, u64),
 }
 
+/// Where what waits for that bridge is on disk; `storage`: `storage.path`.
+pub fn directory(bridge: &Bridge, storage: &Path) -> PathBuf {
+    match &*bridge.buffer.path {
+        "" => storage.join("bridges").join(&*bridge.name),
+        path => Path::new(path).to_owned(),
+    }
+}
+
 /// The disk, if there is one.
 struct Disk {
     spool: Spool,
@@ -50,6 +59,8 @@ pub struct Buffer {
     most: u64,
     when_full: WhenFull,
     dropped: u64,
+    /// The last attempt to write failed.
+    failing: bool,
 }
 
 impl Buffer {
@@ -68,7 +79,7 @@ impl Buffer {
         let saved = Instant::now();
         let disk = disk.map(|spool| Disk { spool, always, saved, complained: None });
         let queue = Queue::new(memory, if disk.is_some() { WhenFull::DropNew } else { when_full });
-        let mut buffer = Buffer { queue, disk, most, when_full, dropped: 0 };
+        let mut buffer = Buffer { queue, disk, most, when_full, dropped: 0, failing: false };
         buffer.read_ahead();
         Ok(buffer)
     }
@@ -76,35 +87,72 @@ impl Buffer {
     /// A buffer in memory.
     pub fn in_memory(most: usize, when_full: WhenFull) -> Buffer {
         let queue = Queue::new(most, when_full);
-        Buffer { queue, disk: None, most: most as u64, when_full, dropped: 0 }
+        Buffer { queue, disk: None, most: most as u64, when_full, dropped: 0, failing: false }
     }
 
-    /// Takes a batch in, or drops by the policy.
-    pub fn push(&mut self, batch: LinkBatch) {
+    /// The end of the broker: where nothing is dropped, what comes now is taken whatever room there
+    /// is. It is what the cores still had.
+    pub fn unbind(&mut self) {
+        if self.when_full == WhenFull::Pause {
+            self.most = u64::MAX;
+            if self.disk.is_none() {
+                self.queue.unbind();
+            }
+        }
+    }
+
+    /// Whether a batch of so many bytes finds room, or something is dropped for it.
+    fn takes(&self, size: usize) -> bool {
+        if self.when_full != WhenFull::Pause {
+            return true;
+        }
+        let in_memory = self.queue.has_room(size);
+        let Some(disk) = &self.disk else { return in_memory };
+        let room = disk.spool.bytes().saturating_add(size as u64) <= self.most;
+        disk.spool.is_empty() || room
+    }
+
+    /// Whether what comes waits because the disk cannot be written.
+    pub fn is_failing(&self) -> bool {
+        self.failing && self.when_full == WhenFull::Pause
+    }
+
+    /// Takes a batch in, or drops by the policy. Where that is to drop nothing, a batch that finds
+    /// no room, or cannot be written, comes back.
+    pub fn push(&mut self, batch: LinkBatch) -> Option<LinkBatch> {
         let size = batch.bytes().len();
+        if !self.takes(size) {
+            return Some(batch);
+        }
         let Some(disk) = &mut self.disk else {
             self.queue.push(batch);
-            return;
+            return None;
         };
         if disk.spool.is_empty() && !disk.always && self.queue.has_room(size) {
             self.queue.push(batch);
-            return;
+            return None;
         }
         while disk.spool.bytes() + size as u64 > self.most && !disk.spool.is_empty() {
             let oldest = match self.when_full {
                 WhenFull::DropOldest => disk.spool.drop_oldest(),
-                WhenFull::DropNew => None,
+                WhenFull::DropNew | WhenFull::Pause => None,
             };
             let Some(count) = oldest else {
                 self.dropped += u64::from(batch.count());
-                return;
+                return None;
             };
             self.dropped += u64::from(count);
         }
-        if let Err(error) = self.write(&batch) {
-            self.dropped += u64::from(batch.count());
+        let written = self.write(&batch);
+        self.failing = written.is_err();
+        if let Err(error) = written {
             self.complain(&error);
+            if self.when_full == WhenFull::Pause {
+                return Some(batch);
+            }
+            self.dropped += u64::from(batch.count());
         }
+        None
     }
 
     /// Writes a batch to disk, what is older first, and keeps it when it comes next.
@@ -124,7 +172,11 @@ impl Buffer {
         let Some(disk) = &mut self.disk else { return };
         if disk.complained.is_none_or(|then| then.elapsed() > COMPLAINT) {
             disk.complained = Some(Instant::now());
-            tracing::error!(%error, "a bridge's buffer cannot be written: messages are dropped");
+            let what = match self.when_full {
+                WhenFull::Pause => "publishers wait",
+                WhenFull::DropOldest | WhenFull::DropNew => "messages are dropped",
+            };
+            tracing::error!(%error, "a bridge's buffer cannot be written: {what}");
         }
     }
 

@@ -70,6 +70,51 @@ fn a_full_disk_buffer_drops_by_its_policy() {
     }
 }
 
+#[test]
+fn what_finds_no_room_comes_back_where_publishers_wait() {
+    for on_disk in [false, true] {
+        let scratch = Scratch::new();
+        let place = if on_disk { Place::Disk(&scratch.0, SEGMENT) } else { Place::Memory };
+        let bound = if on_disk { 10 * 4096 } else { 10 * batch(0..10).bytes().len() as u64 };
+        let mut buffer = Buffer::open(bound, WhenFull::Pause, place).unwrap();
+        let (mut next, mut read) = (0, Vec::new());
+        let mut push = |buffer: &mut Buffer| {
+            let back = buffer.push(batch(next..next + 10));
+            next += if back.is_none() { 10 } else { 0 };
+            back.is_some()
+        };
+        let mut refused = 0;
+        for _ in 0..5 {
+            refused += (0..20).filter(|_| push(&mut buffer)).count();
+            assert!(buffer.bytes() as u64 <= bound);
+            for _ in 0..37 {
+                let Some((at, record)) = buffer.read() else { break };
+                read.push(number(&record));
+                buffer.done(at);
+            }
+        }
+        assert!(refused > 50 && !buffer.is_failing(), "{refused} came back");
+        // The end of the broker: what the cores still have is taken.
+        buffer.unbind();
+        assert!((0..20).all(|_| !push(&mut buffer)));
+        read.extend(read_all(&mut buffer));
+        assert_eq!(read, (0..next).collect::<Vec<u64>>());
+        assert_eq!(buffer.dropped(), 0);
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_loses_nothing_where_publishers_wait() {
+    let scratch = Scratch::new();
+    let place = Place::Disk(&scratch.0, SEGMENT);
+    let mut buffer = Buffer::open(1 << 20, WhenFull::Pause, place).unwrap();
+    std::fs::remove_dir_all(&scratch.0).unwrap();
+    assert!(buffer.push(batch(0..10)).is_some() && buffer.is_failing());
+    std::fs::create_dir_all(&scratch.0).unwrap();
+    assert!(buffer.push(batch(0..10)).is_none() && !buffer.is_failing());
+    assert_eq!((read_all(&mut buffer), buffer.dropped()), ((0..10).collect(), 0));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     /// Killed at any moment, each message that was taken in comes at least once, in order.

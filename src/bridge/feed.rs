@@ -2,7 +2,9 @@
 //! by. The core never waits: what does not fit into the ring stays in the shard's link.
 #![allow(
     clippy::disallowed_types,
-    reason = "one flag: the core has more than the ring takes; and the thread's bell"
+    clippy::disallowed_methods,
+    reason = "one flag: the core has more than the ring takes; the thread's bell; and a queue for \
+              what a core has when it ends"
 )]
 
 use super::buffer::Buffer;
@@ -13,6 +15,7 @@ use crate::shard::{LinkCounts, LinkId, LinkPlan, Shard};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use tokio::sync::Notify;
 
 /// Batches that a ring holds: with those of 64 KiB 4 MiB.
@@ -33,11 +36,16 @@ pub struct Feeder {
     starved: Arc<AtomicBool>,
     figures: Arc<FeedFigures>,
     told: LinkCounts,
+    last: mpsc::Sender<LinkBatch>,
 }
 
 /// The thread's end of the ring of one core.
 pub struct Feed {
     ring: Consumer<LinkBatch>,
+    /// A batch that came back from the buffer.
+    held: Option<LinkBatch>,
+    /// What the core had in its link when it ended.
+    last: mpsc::Receiver<LinkBatch>,
     starved: Arc<AtomicBool>,
     shard: Option<Submit>,
 }
@@ -46,6 +54,7 @@ pub struct Feed {
 pub fn feed(link: LinkPlan, bell: &Arc<Notify>, figures: &Arc<FeedFigures>) -> (FeederPlan, Feed) {
     let (to, from) = RingBuffer::new(RING);
     let starved = Arc::new(AtomicBool::new(false));
+    let (tell_last, last) = mpsc::channel();
     let feeder = Feeder {
         link: None,
         ring: to,
@@ -53,8 +62,10 @@ pub fn feed(link: LinkPlan, bell: &Arc<Notify>, figures: &Arc<FeedFigures>) -> (
         starved: Arc::clone(&starved),
         figures: Arc::clone(figures),
         told: LinkCounts::default(),
+        last: tell_last,
     };
-    (FeederPlan { link, feeder }, Feed { ring: from, starved, shard: None })
+    let feed = Feed { ring: from, held: None, last, starved, shard: None };
+    (FeederPlan { link, feeder }, feed)
 }
 
 impl FeederPlan {
@@ -96,16 +107,33 @@ impl Feeder {
     }
 }
 
+impl Feeder {
+    /// The core ends: what is in the link goes to the bridge's thread, beside a ring that is full.
+    /// It is not more than a link holds.
+    pub fn finish(mut self, shard: &mut Shard) {
+        self.carry(shard);
+        let Some(link) = self.link else { return };
+        while let Some(batch) = shard.take_from_link(link) {
+            // The bridge's thread may have ended.
+            let _ = self.last.send(batch);
+        }
+        self.figures.bytes.set(0);
+    }
+}
+
 impl Feed {
     /// How the core is woken.
     pub fn wake_by(&mut self, shard: Submit) {
         self.shard = Some(shard);
     }
 
-    /// Takes everything out.
-    pub fn drain(&mut self, buffer: &mut Buffer) {
-        while let Ok(batch) = self.ring.pop() {
-            buffer.push(batch);
+    /// Takes everything out; false when the buffer has no room for all of it.
+    pub fn drain(&mut self, buffer: &mut Buffer) -> bool {
+        self.held = self.held.take().and_then(|batch| buffer.push(batch));
+        while self.held.is_none()
+            && let Ok(batch) = self.ring.pop()
+        {
+            self.held = buffer.push(batch);
             if self.starved.swap(false, Ordering::SeqCst)
                 && let Some(submit) = &self.shard
             {
@@ -113,5 +141,11 @@ impl Feed {
                 submit(Box::new(|_| Box::new(|| {})));
             }
         }
+        while self.held.is_none()
+            && let Ok(batch) = self.last.try_recv()
+        {
+            self.held = buffer.push(batch);
+        }
+        self.held.is_none()
     }
 }

@@ -132,6 +132,8 @@ pub struct Figures {
     pub queue_dropped: Figure,
     /// Batches on disk that were broken.
     pub damaged: Figure,
+    /// 1 while there is no room and publishers wait.
+    pub full: Figure,
     /// Of each core.
     pub feeds: Vec<Arc<FeedFigures>>,
 }
@@ -154,6 +156,7 @@ impl Figures {
             lost: Default::default(),
             queue_dropped: Figure::default(),
             damaged: Figure::default(),
+            full: Figure::default(),
             feeds: (0..cores).map(|_| Arc::default()).collect(),
         })
     }
@@ -183,6 +186,7 @@ impl Figures {
             failures: self.failures.get(),
             retries: self.retries.get(),
             damaged: self.damaged.get(),
+            full: self.full.get() > 0,
             dropped: Lost::ALL.map(|why| (why.word(), self.lost(why))).to_vec(),
         }
     }

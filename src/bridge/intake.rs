@@ -1,11 +1,12 @@
 //! What every bridge's thread has: the cores' rings, what waits, figures, and the order to end.
+#![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
 use super::buffer::Buffer;
 use super::feed::Feed;
 use super::figures::{Figures, Lost};
 use super::orders::Orders;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 /// The near side of a bridge.
@@ -20,26 +21,72 @@ pub struct Intake {
     pub bell: Arc<Notify>,
     /// Whether it is to end.
     pub orders: Arc<Orders>,
+    /// What is done when there is no room.
+    pub waiting: Waiting,
 }
 
+/// A buffer without room, whose publishers wait.
+#[derive(Default)]
+pub struct Waiting {
+    /// The bytes that were in it when something last found no room.
+    full: Option<usize>,
+    /// The core whose messages are taken first.
+    first: usize,
+    /// When a disk that could not be written is tried again.
+    again: Option<Instant>,
+}
+
+/// A disk that cannot be written is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// The time since 1970 in milliseconds, in which messages that wait say when they expire.
-#[allow(clippy::disallowed_methods, reason = "on bridges' own threads, never on a core's")]
 pub fn wall_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as u64
 }
 
 impl Intake {
-    /// Takes in what the cores have.
+    /// Takes in what the cores have, as far as there is room, in turn first from each.
     pub fn take(&mut self) {
-        for feed in &mut self.feeds {
-            feed.drain(&mut self.buffer);
+        if self.orders.is_ending() {
+            self.buffer.unbind();
         }
+        let mut all = true;
+        let first = self.waiting.first.min(self.feeds.len());
+        let (late, early) = self.feeds.split_at_mut(first);
+        for feed in early.iter_mut().chain(late) {
+            all &= feed.drain(&mut self.buffer);
+        }
+        self.waiting.full = None;
+        if !all {
+            self.waiting.first = (first + 1) % self.feeds.len().max(1);
+            self.waiting.full = Some(self.buffer.bytes());
+            self.try_disk_again();
+        }
+        self.figures.full.set(u64::from(!all));
         self.show();
     }
 
-    /// Shows what waits.
-    pub fn show(&self) {
+    /// A buffer whose disk cannot be written is looked at again after a while.
+    fn try_disk_again(&mut self) {
+        let now = Instant::now();
+        if self.buffer.is_failing() && self.waiting.again.is_none_or(|at| at <= now) {
+            self.waiting.again = Some(now + RETRY);
+            let bell = Arc::clone(&self.bell);
+            tokio::spawn(async move {
+                tokio::time::sleep(RETRY).await;
+                bell.notify_one();
+            });
+        }
+    }
+
+    /// Shows what waits; takes in more soon when there is room again. Comes before the thread
+    /// sleeps.
+    pub fn show(&mut self) {
+        if self.waiting.full.is_some_and(|bytes| self.buffer.bytes() < bytes) {
+            self.waiting.full = None;
+            self.bell.notify_one();
+        }
         self.figures.waiting_bytes.set(self.buffer.bytes() as u64);
         self.figures.waiting.set(self.buffer.len() as u64);
         self.figures.queue_dropped.set(self.buffer.dropped());

@@ -110,10 +110,16 @@ impl Queue {
 
     /// Whether a batch of so many bytes finds room.
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.batches.is_empty() || self.bytes + bytes <= self.most
+        self.batches.is_empty() || bytes <= self.most.saturating_sub(self.bytes)
     }
 
-    /// Takes a batch in, or drops by the policy.
+    /// From now on nothing lacks room.
+    pub fn unbind(&mut self) {
+        self.most = usize::MAX;
+    }
+
+    /// Takes a batch in, or drops by the policy. Where nothing is dropped the caller has asked
+    /// [`Queue::has_room`].
     pub fn push(&mut self, batch: LinkBatch) {
         let size = batch.bytes().len();
         while !self.has_room(size) && self.when_full == WhenFull::DropOldest {
@@ -127,7 +133,7 @@ impl Queue {
             self.dropped += lost;
             self.waiting -= lost;
         }
-        if !self.has_room(size) {
+        if !self.has_room(size) && self.when_full != WhenFull::Pause {
             self.dropped += u64::from(batch.count());
             return;
         }

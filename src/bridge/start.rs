@@ -6,12 +6,12 @@
     reason = "threads of their own, which share one order with the control thread"
 )]
 
-use super::buffer::{Buffer, Place};
+use super::buffer::{Buffer, Place, directory};
 use super::feed::{Feed, FeederPlan, feed};
 use super::figures::Figures;
 use super::http::request::RequestPlan;
 use super::http::serve::HttpService;
-use super::intake::Intake;
+use super::intake::{Intake, Waiting};
 use super::inward::{Inward, Shards};
 use super::mqtt::serve::{Connecting, MqttBridge};
 use super::mqtt::session::{RemotePlan, RemoteSession};
@@ -145,6 +145,7 @@ impl Bridges {
             figures,
             bell: bell_of_thread,
             orders: orders_of_thread,
+            waiting: Waiting::default(),
         };
         let name = &config.name;
         let work: Work = if let Some(mqtt) = &*config.mqtt {
@@ -191,10 +192,7 @@ impl Bridges {
 
     fn buffer(&self, config: &config::Bridge) -> Result<Buffer, String> {
         let buffer = &config.buffer;
-        let directory = match &*buffer.path {
-            "" => self.storage.join("bridges").join(&*config.name),
-            path => Path::new(path).to_owned(),
-        };
+        let directory = directory(config, &self.storage);
         let segment = buffer.segment.get();
         let place = match buffer.mode {
             BufferMode::Memory => Place::Memory,
@@ -282,6 +280,7 @@ fn when_full(bridge: &config::Bridge) -> WhenFull {
     match bridge.buffer.on_full {
         OnBufferFull::DropOldest => WhenFull::DropOldest,
         OnBufferFull::DropNew => WhenFull::DropNew,
+        OnBufferFull::Pause => WhenFull::Pause,
     }
 }
 

@@ -208,6 +208,9 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
         core.shard.begin(Instant(began / 1_000_000), began / 1000);
         core.obey(&mut driver);
         if core.phase == Phase::Ended {
+            for feeder in std::mem::take(&mut core.feeders) {
+                feeder.finish(&mut core.shard);
+            }
             return Ok(());
         }
         if core.moving.pack(&mut core.shard, &mut driver) {

@@ -27,6 +27,10 @@ choice! {
         DropOldest,
         /// It is dropped.
         DropNew,
+        /// None is dropped: publishers of what the bridge takes wait until there is room, be it for
+        /// as long as the other end is away. Messages that have nobody who could wait (wills, and
+        /// what the broker publishes itself) have some room of their own, and are dropped without.
+        Pause,
     }
 }
 

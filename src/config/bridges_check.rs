@@ -3,8 +3,8 @@
 use super::access_check::is_url;
 use super::check::Findings;
 use super::sections::{
-    Bridge, BridgeTls, BridgeTopic, BridgeVersion, BufferMode, Config, Direction, HttpBridge,
-    MqttBridge, WebhookFormat,
+    Bridge, BridgeStart, BridgeTls, BridgeTopic, BridgeVersion, BufferMode, Config, Direction,
+    HttpBridge, MqttBridge, OnBufferFull, WebhookFormat,
 };
 use super::value::Get;
 use crate::bridge::template::MessageTemplate;
@@ -82,6 +82,12 @@ fn name(key: &str, bridge: &Bridge, before: &[Bridge], report: &mut Findings<'_>
 /// What waits on disk needs a directory of its own.
 fn buffer(key: &str, bridge: &Bridge, config: &Config, report: &mut Findings<'_>) {
     let buffer = &bridge.buffer;
+    let once = bridge.mqtt.as_ref().is_some_and(|mqtt| mqtt.start == BridgeStart::Once);
+    if once && buffer.on_full == OnBufferFull::Pause {
+        let what = "with start: once, publishers would wait for ever when the connection has ended";
+        let fix = "set drop_new, or start: automatic";
+        report.add(&format!("{key}.buffer.on_full"), what, fix);
+    }
     if buffer.mode == BufferMode::Memory {
         for name in ["path", "segment"] {
             let key = format!("{key}.buffer.{name}");

@@ -15,6 +15,10 @@ const MQTT: &str = "addresses: ['h:1'], topics: [{filter: a}]";
 fn what_is_wrong_with_a_bridge_is_said_with_its_line_and_key() {
     for (bridge, expected) in [
         ("- {name: a}", "f.yaml:2: bridges.0: it does not say what is at its other end; write"),
+        (
+            "- {name: a, mqtt: {MQTT, start: once}, buffer: {on_full: pause}}",
+            "f.yaml:2: bridges.0.buffer.on_full: with start: once, publishers would wait for ever",
+        ),
         ("- {mqtt: {MQTT}}", "f.yaml:2: bridges.0.name: the bridge has no name that can stand"),
         ("- {name: a/b, mqtt: {MQTT}}", "f.yaml:2: bridges.0.name: the bridge has no name"),
         (

@@ -52,12 +52,14 @@ pub fn look(path: &Path) -> Disk {
 
 /// Bytes of the segments of a store.
 fn size(path: &Path) -> u64 {
-    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries(path)
-        .flat_map(|shard| entries(&shard.path()).collect::<Vec<_>>())
-        .filter_map(|file| file.metadata().ok())
-        .map(|metadata| metadata.len())
-        .sum()
+    let shards = std::fs::read_dir(path).into_iter().flatten().flatten();
+    shards.map(|shard| bytes_in(&shard.path())).sum()
+}
+
+/// Bytes of the files in a directory.
+pub fn bytes_in(path: &Path) -> u64 {
+    let files = std::fs::read_dir(path).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
 /// The type of the file system that `path` is on, and its mount options, by the longest mount point

@@ -12,6 +12,8 @@ mod finding;
 #[cfg(feature = "runtime")]
 mod judge_access;
 #[cfg(feature = "runtime")]
+mod judge_bridges;
+#[cfg(feature = "runtime")]
 mod judge_listeners;
 mod judge_machine;
 mod judge_network;
@@ -50,6 +52,10 @@ pub fn examine(config: &Config, connections: Option<u64>) -> Report {
         let disk = judge_storage::look(std::path::Path::new(&*config.storage.path));
         report.findings.push(judge_storage::judge(&disk, report.need.shards));
     }
+    let left = report.facts.memory_left();
+    report.findings.extend(judge_bridges::judge(config, left, &|path| {
+        (judge_storage::look(path), judge_storage::bytes_in(path))
+    }));
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     report.findings.extend(judge_access::judge(config));
     report.findings.extend(judge_listeners::judge(

@@ -48,6 +48,10 @@ impl Shard {
         if counted != found {
             problems.push(format!("memory: counted {counted:?}, there is {found:?}"));
         }
+        let links = &self.subscriptions.links;
+        if links.held() != links.bytes() {
+            problems.push(format!("memory: {} of links, there is {}", links.held(), links.bytes()));
+        }
         if !self.headers_add_up() {
             problems.push("unfinished headers are counted wrongly".to_owned());
         }

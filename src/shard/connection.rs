@@ -58,6 +58,8 @@ impl Holds {
     pub const RATE: Holds = Holds(2048);
     /// Its next packet has to be stored and cannot be now.
     pub const STORAGE: Holds = Holds(4096);
+    /// A bridge has no room for its next message.
+    pub const LINK: Holds = Holds(8192);
     /// What holds for steps, not for as long as somebody else likes: it is read on meanwhile.
     const BRIEF: u16 = Holds::WORK.0 | Holds::FANOUT.0 | Holds::TASK.0;
 
@@ -102,6 +104,7 @@ const _: () = {
         Holds::ACCESS,
         Holds::RATE,
         Holds::STORAGE,
+        Holds::LINK,
         one,
         other,
     ];

@@ -70,6 +70,8 @@ pub(super) struct Fanouts {
     caught: HashMap<u32, u64, foldhash::fast::FixedState>,
     newest: u64,
     bytes: usize,
+    /// No further message may be taken in.
+    full: bool,
     /// Fan-outs under way, here or on other shards, of each local publisher.
     pub(super) holds: HashMap<ClientKey, u32, foldhash::fast::FixedState>,
     mine: Vec<(u8, u32)>,
@@ -93,7 +95,12 @@ impl Fanouts {
     /// True when no further message may be taken in.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.waiting.len() >= MOST || self.bytes >= MOST_BYTES
+        self.full
+    }
+
+    /// Looks whether there are as many as may be: asked for at each message.
+    fn count(&mut self) {
+        self.full = self.waiting.len() >= MOST || self.bytes >= MOST_BYTES;
     }
 
     /// The one that was begun last.
@@ -117,6 +124,7 @@ impl Fanouts {
         let filters = filters.collect();
         self.bytes += message.size();
         self.waiting.push_back(Fanout { number, message, filters, held: false, report: None });
+        self.count();
     }
 
     /// Takes the last zone off the oldest fan-out. Nothing is older, so it is its filter's first.
@@ -135,6 +143,7 @@ impl Fanouts {
     fn pop(&mut self) -> Option<Fanout> {
         let fanout = self.waiting.pop_front()?;
         self.bytes -= fanout.message.size();
+        self.count();
         if self.waiting.is_empty() {
             // A broadcast to a million leaves nothing behind.
             (self.zones, self.caught) = Default::default();

@@ -2,6 +2,7 @@
 
 use super::ahead::Shortage;
 use super::connection::{Holds, Stage};
+use super::link::LinkId;
 use super::park::{COSTLY, FRESH, SERVED, UNKNOWN, mail_line};
 use super::{Action, Shard};
 use crate::ids::{ClientKey, ShardId, SocketId};
@@ -37,6 +38,10 @@ impl Shard {
         } else if hold == Holds::STORAGE {
             self.parked.storage.push(0, socket);
             self.counters.parks_storage += 1;
+        } else if hold == Holds::LINK {
+            if let Some(LinkId(number)) = self.parked.full_link.take() {
+                self.parked.links.push(number as usize, socket);
+            }
         } else if hold == Holds::WORK {
             self.parked.work.push(SERVED, socket);
         } else if hold == Holds::CROWDED && self.hear_later(socket) {
@@ -48,6 +53,7 @@ impl Shard {
             self.outputs.actions.push(Action::Pause(socket));
             // Only here: while a mailbox stays full, each step tries again and holds again.
             self.counters.parks_mailbox += u64::from(hold == Holds::MAIL);
+            self.counters.parks_bridge += u64::from(hold == Holds::LINK);
         }
         true
     }

@@ -12,7 +12,8 @@
 //! whoever wants all messages has a link on every shard. The messages of one publisher to one topic
 //! are in the queue in the order in which they were accepted. Whether publishers wait for their
 //! readers ([`super::pace`]) does not depend on links. While there is none, a publish asks only
-//! that.
+//! that. Publishers of what a link has no room for wait where that is its policy
+//! ([`super::park`]).
 
 use super::Shard;
 use crate::ids::ClientKey;
@@ -26,16 +27,17 @@ use std::collections::VecDeque;
 
 /// Which link of its shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LinkId(u32);
+pub struct LinkId(pub(super) u32);
 
 /// What a link takes, and how much of it waits.
 #[derive(Clone, Debug)]
 pub struct LinkPlan {
     /// Topic filters; a record says which of them it is for, by its position here.
     pub filters: Vec<Box<str>>,
-    /// Bytes of records that wait. One record may be larger when it is alone.
+    /// Bytes of records that wait. One record may be larger when it is alone, and with
+    /// [`WhenFull::Pause`] the copies of the last message may go beyond the bound.
     pub bytes: usize,
-    /// Which message is dropped when there is no room.
+    /// Which message is dropped when there is no room, or who waits.
     pub when_full: WhenFull,
     /// Whether records name their publishers.
     pub names: bool,
@@ -45,13 +47,16 @@ pub struct LinkPlan {
     pub zero: u64,
 }
 
-/// Which message a full link loses.
+/// Which message a full link loses, if any.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WhenFull {
     /// Those that have waited longest, a batch at a time.
     DropOldest,
     /// The one that comes.
     DropNew,
+    /// None of a publisher: it waits. The last eighth of the bound is for those that have nobody
+    /// who could wait, such as wills; one of these that finds no room is dropped.
+    Pause,
 }
 
 /// What has become of a link's messages; each ends in one of the last two, or waits.
@@ -71,22 +76,35 @@ struct Link {
     queue: VecDeque<LinkBatch>,
     bytes: usize,
     counts: LinkCounts,
+    /// [`Link::holds_up`] said so when it was last looked at.
+    full: bool,
+    /// The bytes that there were then.
+    weighed: usize,
 }
 
 impl Link {
     fn new(plan: LinkPlan) -> Link {
-        Link { plan, queue: VecDeque::new(), bytes: 0, counts: LinkCounts::default() }
+        let (queue, counts) = (VecDeque::new(), LinkCounts::default());
+        Link { plan, queue, bytes: 0, counts, full: false, weighed: 0 }
     }
 
-    fn push(&mut self, record: &LinkRecord<'_>) {
+    /// Whether publishers wait for it.
+    fn holds_up(&self) -> bool {
+        let bound = self.plan.bytes - self.plan.bytes / 8;
+        self.plan.when_full == WhenFull::Pause && self.bytes >= bound
+    }
+
+    /// `asked`: its publisher would have waited for room.
+    fn push(&mut self, record: &LinkRecord<'_>, asked: bool) {
         let size = record.size();
         self.counts.matched += 1;
+        let asked = asked && self.plan.when_full == WhenFull::Pause;
         while !self.has_room(size) && self.plan.when_full == WhenFull::DropOldest {
             let Some(oldest) = self.pop() else { break };
             let lost = u64::from(oldest.count());
             self.counts.dropped += if Mutant::LinkLossUncounted.is_on() { 0 } else { lost };
         }
-        if !self.has_room(size) && !Mutant::LinkUnbounded.is_on() {
+        if !self.has_room(size) && !asked && !Mutant::LinkUnbounded.is_on() {
             self.counts.dropped += u64::from(!Mutant::LinkLossUncounted.is_on());
             return;
         }
@@ -135,6 +153,12 @@ pub(super) struct Links {
     all: Slab<Link>,
     filters: Slab<LinkFilter>,
     found: Vec<u32>,
+    /// Links that publishers wait for.
+    full: usize,
+    /// Bytes of all that waits.
+    held: usize,
+    /// Whether what is routed at the moment has a publisher who would have waited.
+    pub(super) asked: bool,
 }
 
 impl Links {
@@ -144,6 +168,57 @@ impl Links {
             all: Slab::default(),
             filters: Slab::default(),
             found: Vec::new(),
+            full: 0,
+            held: 0,
+            asked: true,
+        }
+    }
+
+    /// Whether publishers may have to wait for one.
+    #[inline]
+    pub(super) fn any_full(&self) -> bool {
+        self.full != 0
+    }
+
+    /// Whether publishers wait for this one.
+    pub(super) fn is_full(&self, link: LinkId) -> bool {
+        self.all.get(link.0).is_some_and(|link| link.full)
+    }
+
+    /// The first full link that wants a message of that publisher, and how many places were looked
+    /// at.
+    pub(super) fn first_full(
+        &mut self,
+        hash: &TopicHash<'_>,
+        publisher: Option<ClientKey>,
+    ) -> (Option<LinkId>, usize) {
+        let mut found = std::mem::take(&mut self.found);
+        found.clear();
+        let visits = self.index.matching(hash, &mut |_, list: &[Subscriber]| {
+            found.extend(list.iter().map(|subscriber| subscriber.target));
+        });
+        let full = found.iter().find_map(|&at| {
+            let link = self.filters.get(at)?.link;
+            let found = self.all.get(link.0).filter(|found| found.full)?;
+            (publisher.is_none() || found.plan.own != publisher).then_some(link)
+        });
+        let visits = visits + found.len();
+        self.found = found;
+        (full, visits)
+    }
+
+    /// Bytes of all that waits.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Looks at a link whose bytes have changed: what all hold, and whether publishers wait for it.
+    fn weigh(&mut self, link: LinkId) {
+        let Some(link) = self.all.get_mut(link.0) else { return };
+        self.held = self.held + link.bytes - std::mem::replace(&mut link.weighed, link.bytes);
+        let full = link.holds_up();
+        if full != std::mem::replace(&mut link.full, full) {
+            self.full = if full { self.full + 1 } else { self.full - 1 };
         }
     }
 
@@ -160,7 +235,7 @@ impl Links {
         matching
     }
 
-    /// Bytes of all that waits. For checks.
+    /// Bytes of all that waits, counted anew. For checks.
     pub(super) fn bytes(&self) -> usize {
         (0..self.all.bound()).filter_map(|at| self.all.get(at)).map(|link| link.bytes).sum()
     }
@@ -207,14 +282,19 @@ impl Shard {
                 links.remove_filter(at);
             }
         }
-        links.all.remove(link.0);
+        if let Some(gone) = links.all.remove(link.0) {
+            links.held -= gone.weighed;
+            links.full -= usize::from(gone.full);
+        }
     }
 
     /// The oldest messages that wait for a link's owner.
     pub fn take_from_link(&mut self, link: LinkId) -> Option<LinkBatch> {
-        let link = self.subscriptions.links.all.get_mut(link.0)?;
-        let batch = link.pop()?;
-        link.counts.taken += u64::from(batch.count());
+        let links = &mut self.subscriptions.links;
+        let found = links.all.get_mut(link.0)?;
+        let batch = found.pop()?;
+        found.counts.taken += u64::from(batch.count());
+        links.weigh(link);
         Some(batch)
     }
 
@@ -226,6 +306,19 @@ impl Shard {
     /// Bytes that wait for a link's owner.
     pub fn link_bytes(&self, link: LinkId) -> usize {
         self.subscriptions.links.all.get(link.0).map_or(0, |link| link.bytes)
+    }
+
+    /// The link that has no room for a message now, if there is one.
+    #[inline(never)]
+    pub(super) fn full_link(
+        &mut self,
+        hash: &TopicHash<'_>,
+        message: &MessageRef<'_>,
+    ) -> Option<LinkId> {
+        let publisher = message.publisher.map(|publisher| publisher.client);
+        let (full, visits) = self.subscriptions.links.first_full(hash, publisher);
+        self.meter.charge(cost::VISIT * visits as u32);
+        full
     }
 
     /// Copies a message that is accepted here to the links that want it; true when one does.
@@ -285,15 +378,12 @@ impl Shard {
             qos: message.qos,
             retain: message.retain,
         };
-        if let Some(link) = self.subscriptions.links.all.get_mut(link.0) {
-            link.push(&record);
+        let links = &mut self.subscriptions.links;
+        if let Some(link) = links.all.get_mut(link.0) {
+            link.push(&record, links.asked);
         }
+        links.weigh(link);
         true
-    }
-
-    /// Bytes that wait in all links. For checks.
-    pub fn bytes_of_links(&self) -> usize {
-        self.subscriptions.links.bytes()
     }
 }
 
@@ -331,7 +421,7 @@ mod tests {
             (link(size / 2, WhenFull::DropOldest), vec![9]),
             (link(size / 2, WhenFull::DropNew), vec![0]),
         ] {
-            (0..10).for_each(|n| link.push(&record(&[n; 5])));
+            (0..10).for_each(|n| link.push(&record(&[n; 5]), true));
             assert!(link.bytes <= link.plan.bytes.max(size));
             assert_eq!(kept(&mut link), expected);
             let dropped = 10 - expected.len() as u64;
@@ -344,8 +434,29 @@ mod tests {
     fn what_is_lost_at_once_is_an_eighth_of_the_bound() {
         let size = record(&[0; 5]).size();
         let mut link = link(80 * size, WhenFull::DropOldest);
-        (0..81).for_each(|n| link.push(&record(&[n; 5])));
+        (0..81).for_each(|n| link.push(&record(&[n; 5]), true));
         assert_eq!((link.counts.dropped, link.bytes), (10, 71 * size));
         assert_eq!(kept(&mut link), (10..81).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn a_full_link_of_publishers_that_wait_loses_only_what_nobody_waits_with() {
+        let size = record(&[0; 5]).size();
+        let mut link = link(16 * size, WhenFull::Pause);
+        let mut taken = 0;
+        while !link.holds_up() {
+            link.push(&record(&[taken; 5]), true);
+            taken += 1;
+        }
+        assert_eq!(taken, 14);
+        (0..3).for_each(|_| link.push(&record(&[90; 5]), false));
+        assert_eq!((link.counts.dropped, link.bytes), (1, 16 * size));
+        // A second copy of the last message that was let in.
+        link.push(&record(&[91; 5]), true);
+        assert_eq!(link.counts.dropped, 1);
+        let mut expected: Vec<u8> = (0..14).collect();
+        expected.extend([90, 90, 91]);
+        assert_eq!(kept(&mut link), expected);
+        assert!(!link.holds_up());
     }
 }

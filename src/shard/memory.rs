@@ -10,7 +10,8 @@
 //! and 16 KiB of an unfinished packet per client, and by what nothing refuses: see [`Pressure`].
 //!
 //! Not counted, because it does not grow with what clients do: mailboxes, receive buffers, spare
-//! buffers, and what the allocator cannot use of its pages. `auto` leaves room for these.
+//! buffers, and what the allocator cannot use of its pages; and what bridges' threads hold, which
+//! has bounds of its own (`buffer.max_bytes`). `auto` leaves room for the former.
 
 use super::Shard;
 use super::connection::{Connection, Input};
@@ -239,8 +240,8 @@ impl Shard {
     }
 
     /// Bytes held by kind, in the order of the metric's labels: input, output, pending, inflight,
-    /// retained, sessions, subscriptions, hand-over, storage.
-    pub fn held(&self) -> [u64; 9] {
+    /// retained, sessions, subscriptions, hand-over, storage, bridges.
+    pub fn held(&self) -> [u64; 10] {
         let (tally, counters) = (&self.memory.tally, &self.counters);
         let clients = self.sessions.len() * SESSION
             + self.connections.len() * CONNECTION
@@ -262,6 +263,7 @@ impl Shard {
             filters as u64 + counters.subscriptions * SUBSCRIPTION as u64,
             self.entrance.departures.count().1 as u64,
             self.storing.as_ref().map_or(0, |storing| storing.held()) as u64,
+            self.subscriptions.links.held() as u64,
         ]
     }
 
@@ -358,6 +360,7 @@ impl Shard {
             &mut counters.memory_subscriptions,
             &mut counters.memory_hand_over,
             &mut counters.memory_storage,
+            &mut counters.memory_bridges,
         ]
         .into_iter()
         .zip(held)

@@ -458,11 +458,12 @@ impl Shard {
         more | self.parked.has_put_off()
     }
 
-    /// True when something waits for room in a mailbox. Nobody rings when there is room again: it
-    /// is tried again in a later step, soon, but not at once: another shard is behind with work
-    /// for longer than that.
+    /// True when something waits for room in a mailbox, or has room in a link now. Nobody rings
+    /// when there is room again: it is tried again in a later step, soon, but not at once: another
+    /// shard is behind with work for longer than that.
     pub fn awaits_room(&self) -> bool {
         self.parked.mail_waiters() > 0
+            || self.link_waiters_have_room()
             || !self.work.wills.is_empty()
             || self.work.observers.events() != 0
             || !self.mail.outbox.is_empty()

@@ -4,10 +4,13 @@
 //! Which publisher waits for which subscriber is decided in `pace`. A connection whose next packet
 //! needs a mailbox that is full waits in the queue of that mailbox. In each step only as many of
 //! them are tried again as the mailbox has room for, in turn, so that thousands of waiting
-//! connections cost the others nothing.
+//! connections cost the others nothing. The same holds for links of bridges whose publishers wait
+//! while they are full, each with a line of its own. What has no publisher that could wait (wills,
+//! `$SYS`, events) does not come here: it has the last eighth of a link's bound for itself.
 
 use super::ahead::Shortage;
 use super::connection::{Holds, Parting, Stage};
+use super::link::LinkId;
 use super::pace::Pace;
 use super::turn_queues::TurnQueues;
 use super::{Action, Shard};
@@ -39,6 +42,10 @@ pub struct Parked {
     pub(super) memory: TurnQueues,
     /// Publishers of what has to be stored and cannot be now; one line.
     pub(super) storage: TurnQueues,
+    /// Publishers that wait for room in a link, by its number.
+    pub(super) links: TurnQueues,
+    /// The link that has no room for the packet which is being handled.
+    pub(super) full_link: Option<LinkId>,
     /// The shard whose lines of `mail` are served first in this step; after the last receiver:
     /// that of control mail.
     first_line: usize,
@@ -63,7 +70,7 @@ impl Parked {
     #[inline]
     pub(super) fn len(&self) -> usize {
         let held = self.work.len() | self.mail.len() | self.memory.len() | self.storage.len();
-        held | self.freed.len() | self.heard.len() | self.pace.len()
+        held | self.links.len() | self.freed.len() | self.heard.len() | self.pace.len()
     }
 
     /// When something has to be looked at.
@@ -81,6 +88,9 @@ impl Parked {
         }
         if holds.has(Holds::STORAGE) {
             self.storage.remove(socket);
+        }
+        if holds.has(Holds::LINK) {
+            self.links.remove(socket);
         }
         if holds.has(Holds::WORK) {
             self.work.remove(socket);
@@ -187,18 +197,26 @@ impl Shard {
         self.go_on_freed();
         self.retry_memory();
         self.retry_storage();
+        self.retry_links(self.settings.budget.step);
         self.retry_mail(self.settings.budget.step);
     }
 
-    /// Goes on with those that wait for room in a mailbox, when other shards have said how far they
-    /// are and before what has just been received is looked at: who came later does not take the
-    /// room. They have a share of the step.
+    /// Goes on with those that wait for room in a link or a mailbox, when other shards have said
+    /// how far they are and before what has just been received is looked at: who came later does
+    /// not take the room. Each kind has a share of the step.
     #[inline]
-    pub(super) fn retry_mail_first(&mut self) {
-        if !self.parked.mail.is_empty() {
-            let Budget { step, .. } = self.settings.budget;
-            self.retry_mail(step.min(self.meter.work() + self.settings.budget.share()));
+    pub(super) fn retry_first(&mut self) {
+        if self.parked.mail.len() | self.parked.links.len() != 0 {
+            self.retry_waiters_first();
         }
+    }
+
+    #[inline(never)]
+    fn retry_waiters_first(&mut self) {
+        let Budget { step, .. } = self.settings.budget;
+        let share = |shard: &Shard| step.min(shard.meter.work() + shard.settings.budget.share());
+        self.retry_links(share(self));
+        self.retry_mail(share(self));
     }
 
     /// Goes on with those that wait for room in a mailbox, as long as there is some, until the
@@ -248,6 +266,31 @@ impl Shard {
                 return; // what the first one lacks is not there for the others either
             }
         }
+    }
+
+    /// Goes on with publishers that wait for links, as long as there is room, until the step's work
+    /// comes to `limit`.
+    pub(super) fn retry_links(&mut self, limit: u32) {
+        for line in 0..self.parked.links.lines() {
+            let link = LinkId(line as u32);
+            // Who comes to wait again has had its turn.
+            for _ in 0..self.parked.links.bound(line) {
+                if self.subscriptions.links.is_full(link) || self.is_spent(limit) {
+                    break;
+                }
+                let Some(socket) = self.parked.links.pop(line) else { break };
+                self.release(socket, Holds::LINK);
+            }
+        }
+    }
+
+    /// Whether publishers that wait for a link could go on.
+    pub(super) fn link_waiters_have_room(&self) -> bool {
+        !self.parked.links.is_empty()
+            && (0..self.parked.links.lines()).any(|line| {
+                let room = !self.subscriptions.links.is_full(LinkId(line as u32));
+                room && self.parked.links.bound(line) > 0
+            })
     }
 
     /// Goes on with publishers that wait for memory, if there is some, or no more patience.

@@ -7,6 +7,7 @@ use super::close::Cause;
 use super::connection::Holds;
 use super::memory::Pressure;
 use super::receive::Handled;
+use super::route::Route;
 use crate::access::{Decision, Deed, Denied};
 use crate::config::OnDeny;
 use crate::ids::{ShardSet, SocketId};
@@ -261,17 +262,14 @@ impl Shard {
             publisher: self.publisher(index),
         };
         let hash = TopicHash::new(&self.topology.shared.seeds, topic);
-        let route = match self.find_route(&hash, &message) {
+        let route = match self.find_way(&hash, &message) {
             Ok(route) if taken == Taken::ByTheStore => route.without_subscribers(),
             Ok(route) => route,
-            Err(_) if Mutant::DroppedOnFullMailbox.is_on() => {
+            Err(Holds::MAIL) if Mutant::DroppedOnFullMailbox.is_on() => {
                 self.acknowledge(socket, index, version, publish, ReasonCode::Success);
                 return Ok(Handled::Next);
             }
-            Err(full) => {
-                self.parked.lacking = Some(full);
-                return Ok(Handled::Hold(Holds::MAIL));
-            }
+            Err(hold) => return Ok(Handled::Hold(hold)),
         };
         self.count_received(publish);
         let before = short.then(|| self.done_with_messages());
@@ -283,6 +281,21 @@ impl Shard {
         let reason = lost.unwrap_or(reason);
         self.acknowledge(socket, index, version, publish, reason);
         Ok(Handled::Next)
+    }
+
+    /// Where the message goes; else what its publisher waits for.
+    #[inline]
+    fn find_way(&mut self, hash: &TopicHash<'_>, message: &MessageRef<'_>) -> Result<Route, Holds> {
+        if self.subscriptions.links.any_full()
+            && let Some(full) = self.full_link(hash, message)
+        {
+            self.parked.full_link = Some(full);
+            return Err(Holds::LINK);
+        }
+        self.find_route(hash, message).map_err(|full| {
+            self.parked.lacking = Some(full);
+            Holds::MAIL
+        })
     }
 
     /// Answers a message that is not taken, whoever may get it: its topic is nobody's to publish

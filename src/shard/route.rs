@@ -147,7 +147,9 @@ impl Shard {
     ) -> bool {
         let hash = TopicHash::new(&self.topology.shared.seeds, message.topic);
         let Ok(route) = self.find_route(&hash, message) else { return false };
+        self.subscriptions.links.asked = false;
         self.follow(&route, &hash, message, stored);
+        self.subscriptions.links.asked = true;
         self.delivery.current.crowded.clear();
         true
     }

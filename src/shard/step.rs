@@ -106,7 +106,7 @@ impl Step {
             }
             Part::Mail => {
                 self.busy |= shard.take_mail(ends, self.bounds.mail);
-                shard.retry_mail_first();
+                shard.retry_first();
                 self.busy |= around.submit(shard);
             }
             Part::Input => {

@@ -58,6 +58,11 @@ impl TurnQueues {
         None
     }
 
+    /// How many lines there are.
+    pub fn lines(&self) -> usize {
+        self.lines.len()
+    }
+
     /// At most so many stand in that line.
     pub fn bound(&self, line: usize) -> usize {
         self.lines.get(line).map_or(0, VecDeque::len)

@@ -206,6 +206,10 @@ impl Readings {
                 whether(!names.is_empty(), || format!("not connected: {}", names.join(", ")))
             }
             AlarmKind::BridgeQueue => {
+                if let Some(row) = self.bridges.iter().find(|row| row.full) {
+                    let why = "is full, and publishers of what it takes wait";
+                    return Says::Raise(format!("the buffer of bridge {} {why}", row.name));
+                }
                 let filled = |row: &BridgeRow| row.waiting_bytes * 100 / row.waiting_limit.max(1);
                 match self.bridges.iter().max_by_key(|row| filled(row)) {
                     Some(row) => {

@@ -29,6 +29,8 @@ pub struct BridgeRow {
     pub retries: u64,
     /// Batches on disk that were broken, and left out.
     pub damaged: u64,
+    /// There is no room for more, and publishers of what it takes wait.
+    pub full: bool,
     /// Messages that were dropped, by reason.
     pub dropped: Vec<(&'static str, u64)>,
 }

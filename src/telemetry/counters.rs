@@ -339,6 +339,7 @@ counters! {
         memory_subscriptions kind = "subscriptions";
         memory_hand_over kind = "hand_over";
         memory_storage kind = "storage";
+        memory_bridges kind = "bridges";
     }
     "ringmq_memory_pressure" Gauge "level"
         "How short memory is: 0 not, 1 nothing more is stored, 2 no new clients, 3 no messages \
@@ -458,6 +459,7 @@ counters! {
         parks_memory reason = "memory";
         parks_rate reason = "rate";
         parks_storage reason = "storage";
+        parks_bridge reason = "bridge";
     }
     "ringmq_fanouts_total" Counter "messages"
         "Messages for more subscribers than are served at once; delivered over several steps." {

@@ -174,7 +174,7 @@ pub fn topics(
     list.0
 }
 
-fn shard_figures(shard: &Counters) -> [(&'static str, u64); 19] {
+fn shard_figures(shard: &Counters) -> [(&'static str, u64); 20] {
     [
         ("connections", shard.connections_open),
         ("sessions", shard.sessions),
@@ -191,6 +191,7 @@ fn shard_figures(shard: &Counters) -> [(&'static str, u64); 19] {
         ("parks/mailbox", shard.parks_mailbox),
         ("parks/memory", shard.parks_memory),
         ("parks/storage", shard.parks_storage),
+        ("parks/bridge", shard.parks_bridge),
         ("buffers/exhausted", shard.buffer_exhaustions),
         ("connections/refused", shard.connections_refused()),
         ("handovers/failed", shard.handover_failures),

@@ -1,13 +1,17 @@
 //! Bridges of the broker's own, with a real mosquitto at the other end: both ways, in each version,
 //! and while the other end is restarted, hung or gone.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::support::{Broker, Client, Connect, Publish, V311, eventually, unique};
+use crate::support::{
+    Broker, Client, Connect, Next, Packet, Publish, V311, eventually, patience, unique,
+};
 
 /// A mosquitto that can be stopped and started again on its port.
 struct Far {
@@ -265,6 +269,78 @@ fn a_hung_other_end_holds_nobody_up() {
     });
 }
 
+/// Publishes numbers on a thread of its own, one after the other has been acknowledged; gives how
+/// many were, at the end or when the connection is closed.
+fn flood(mut client: Client, numbers: std::ops::Range<usize>) -> JoinHandle<usize> {
+    std::thread::spawn(move || {
+        for number in numbers.clone() {
+            client.send_publish(&Publish::new("q/x", 1, format!("{number:0>8000}")));
+            match client.read(2 * patience()) {
+                Next::Packet(Packet::Ack(_)) => {}
+                Next::Closed => return number,
+                other => panic!("{other:?}"),
+            }
+        }
+        numbers.end
+    })
+}
+
+/// Publishers of what a full bridge takes wait, and nobody else; nothing that was acknowledged is
+/// lost, be it that the broker is stopped meanwhile.
+#[test]
+fn a_full_bridge_has_its_publishers_wait() {
+    let far = Far::start();
+    let directory = std::env::temp_dir().join(unique("ringmq-spool"));
+    let bridges = format!(
+        "  - name: uplink\n    mqtt: {{addresses: ['{}'], topics: [{{filter: 'q/#', qos: 1}}], \
+         client_id: {}, retry: {{min: 100ms, max: 300ms}}}}\n    buffer: {{mode: disk, path: \
+         '{}', segment: 256KiB, max_bytes: 512KiB, on_full: pause}}\nshutdown: {{grace: 1s}}\n",
+        far.address,
+        unique("bridge"),
+        directory.display()
+    );
+    let mut near = Near::start(&bridges);
+    let mut reader = far.connect(&Connect::durable(V311, unique("durable")));
+    reader.granted("q/#", 1);
+    // More than the buffer, and what is on its way there, can hold: some 6 MB.
+    let mut said = 0;
+    for stopped in [false, true] {
+        eventually("the bridge is up", || near.is_up());
+        far.signal("-STOP");
+        let publisher = Client::connect(&near.broker, V311, &unique("p"));
+        let publisher = flood(publisher, said..said + 1500);
+        eventually("it waits", || {
+            near.broker.metric("ringmq_publisher_parks_total", "reason=\"bridge\"") > 0.0
+                && near.broker.metric("ringmq_bridge_full", "") > 0.0
+        });
+        let mut other = Client::connect(&near.broker, V311, &unique("o"));
+        let mut there = Client::subscriber(&near.broker, V311, &unique("s"), "other", 1);
+        for number in 0..20 {
+            other.publish(&Publish::new("other", 1, number.to_string()));
+            there.expect(&number.to_string());
+        }
+        if stopped {
+            near.broker.signal("-TERM");
+            near.broker.wait(patience());
+        }
+        far.signal("-CONT");
+        let first = said;
+        said = publisher.join().expect("it publishes");
+        assert!(said > first + 60 && stopped == (said < first + 1500), "{said} from {first}");
+        if stopped {
+            near = Near::start(&bridges);
+        }
+        let mut got = numbers(&mut reader, said - 1);
+        // Some are there twice: the other end had got them, and could not say so.
+        let mut seen = HashSet::new();
+        got.retain(|&number| seen.insert(number));
+        assert!(got.iter().copied().eq(first..said), "{stopped}: {first}..{said}, {got:?}");
+        assert_eq!(near.broker.metric("ringmq_bridge_dropped_total", "reason=\"full\""), 0.0);
+        eventually("there is room", || near.broker.metric("ringmq_bridge_full", "") == 0.0);
+    }
+    let _ = fs::remove_dir_all(directory);
+}
+
 /// Three brokers in a ring, either way round: a message comes to each once.
 #[test]
 fn a_message_goes_round_a_ring_of_brokers_once() {
@@ -351,4 +427,64 @@ fn what_waits_on_disk_survives_the_process() {
         drop(near);
         let _ = fs::remove_dir_all(directory);
     }
+}
+
+/// A lazy bridge connects when enough waits, stays while messages come, be they of QoS 1, and goes
+/// when there was nothing to do for a while.
+#[test]
+fn a_lazy_bridge_comes_and_goes() {
+    const IDLE: Duration = Duration::from_secs(2);
+    let far = Far::start();
+    let more = ", start: lazy, lazy: {threshold: 5, idle: 2s}";
+    let near = Near::uplink(far.address, "{filter: 'q/#', qos: 1}", more);
+    let connects = || near.broker.metric("ringmq_bridge_connects_total", "");
+    let mut reader = far.client("reader");
+    reader.granted("q/#", 1);
+    let mut publisher = Client::connect(&near.broker, V311, &unique("p"));
+    let mut number = 0;
+    let mut publish = |reader: &mut Client, read: bool| {
+        publisher.publish(&Publish::new("q/x", 1, number.to_string()));
+        if read {
+            reader.expect(&number.to_string());
+        }
+        number += 1;
+    };
+    (0..4).for_each(|_| publish(&mut reader, false));
+    eventually("they wait", || near.broker.metric("ringmq_bridge_waiting_messages", "") == 4.0);
+    assert_eq!((connects(), near.is_up()), (0.0, false));
+    publish(&mut reader, false);
+    for number in 0..5 {
+        reader.expect(&number.to_string());
+    }
+    // For longer than it would wait without any.
+    let (began, mut longest) = (Instant::now(), Duration::ZERO);
+    while began.elapsed() < IDLE + IDLE / 4 {
+        let before = Instant::now();
+        publish(&mut reader, true);
+        std::thread::sleep(Duration::from_millis(20));
+        longest = longest.max(before.elapsed());
+    }
+    assert!(connects() == 1.0 || longest > IDLE / 2, "it went, with gaps of {longest:?}");
+    eventually("it goes", || !near.is_up());
+    let before = connects();
+    (0..4).for_each(|_| publish(&mut reader, false));
+    assert_eq!(connects(), before);
+    publish(&mut reader, false);
+    (0..5).for_each(|_| drop(reader.message()));
+    assert_eq!(connects(), before + 1.0);
+}
+
+/// A bridge that starts once is not back when its connection has ended.
+#[test]
+fn a_bridge_that_starts_once_ends_with_its_connection() {
+    let mut far = Far::start();
+    let near = Near::uplink(far.address, "{filter: 'q/#', qos: 1}", ", start: once");
+    eventually("the bridge is up", || near.is_up());
+    far.stop();
+    eventually("it is down", || !near.is_up());
+    far.run();
+    // Much longer than another attempt would take.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(near.broker.metric("ringmq_bridge_connects_total", ""), 1.0);
+    assert!(!near.is_up());
 }

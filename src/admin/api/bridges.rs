@@ -36,6 +36,8 @@ pub(super) struct Bridge {
     retries: u64,
     /// Batches on disk that were broken, and left out.
     damaged: u64,
+    /// There is no room for more, and publishers of what it takes wait (on_full: pause).
+    full: bool,
     /// Messages that were dropped, by reason.
     dropped: BTreeMap<&'static str, u64>,
 }
@@ -55,6 +57,7 @@ fn shown(row: BridgeRow) -> Bridge {
         failures: row.failures,
         retries: row.retries,
         damaged: row.damaged,
+        full: row.full,
         dropped: row.dropped.into_iter().collect(),
     }
 }

@@ -281,6 +281,10 @@ impl Shard {
         let expires = self.expires(expires_after);
         let message = MessageRef { expires, ..*message };
         let hash = TopicHash::new(&self.topology.shared.seeds, message.topic);
+        let any_full = self.subscriptions.links.any_full();
+        if any_full && self.full_link(&hash, &message).is_some() {
+            return PublishOutcome::Busy;
+        }
         let Ok(route) = self.find_route(&hash, &message) else { return PublishOutcome::Busy };
         let matched = self.follow(&route, &hash, &message, None);
         self.delivery.current.crowded.clear();

@@ -1,0 +1,99 @@
+//! Judgement of bridges' buffers: whether what may wait finds room, on disk and in memory.
+
+use super::finding::{Finding, Fix, Severity};
+use super::judge_storage::Disk;
+use super::report::bytes;
+use crate::bridge::buffer::directory;
+use crate::config::{Bridge, BufferMode, Config, Get};
+use std::path::Path;
+
+const CHECK: &str = "bridges";
+
+/// Judges all buffers; `left`: bytes of memory that are free; `look`: what is known of a directory.
+pub fn judge(
+    config: &Config,
+    left: Option<u64>,
+    look: &dyn Fn(&Path) -> (Disk, u64),
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let (mut in_memory, mut number) = (0_u64, 0);
+    for bridge in config.bridges.iter() {
+        let most = bridge.buffer.max_bytes.get();
+        if bridge.buffer.mode == BufferMode::Memory {
+            (in_memory, number) = (in_memory.saturating_add(most), number + 1);
+            continue;
+        }
+        let directory = directory(bridge, Path::new(&*config.storage.path));
+        let (disk, used) = look(&directory);
+        // A segment goes when nothing in it waits any more.
+        let wanted = most.saturating_add(bridge.buffer.segment.get());
+        findings.push(on_disk(bridge, &directory, &disk, wanted.saturating_sub(used)));
+    }
+    if number > 0 {
+        findings.push(of_memory(in_memory, number, left));
+    }
+    findings
+}
+
+fn on_disk(bridge: &Bridge, directory: &Path, disk: &Disk, wanted: u64) -> Finding {
+    let (name, place) = (&*bridge.name, directory.display());
+    if let Err(why) = &disk.sync {
+        let needed = format!("a directory for bridge {name} that the broker may write to");
+        return Finding::new(CHECK, Severity::Blocker, format!("{place}: {why}"), needed)
+            .fixed_by(Fix::host(format!("give the broker's user {place}")));
+    }
+    let found = format!("{place}: {}, {} free", disk.kind, bytes(disk.free));
+    let needed = format!("{} free for what waits for bridge {name}", bytes(wanted));
+    if disk.free >= wanted {
+        return Finding::new(CHECK, Severity::Fine, found, needed);
+    }
+    Finding::new(CHECK, Severity::Warning, found, needed)
+        .fixed_by(Fix::configuration("make room, or lower buffer.max_bytes of the bridge"))
+}
+
+fn of_memory(wanted: u64, number: u32, left: Option<u64>) -> Finding {
+    let all = bytes(wanted);
+    let needed = format!("{all} when {number} buffers in memory are full, beside limits.memory");
+    let Some(left) = left else {
+        return Finding::new(CHECK, Severity::Note, "free memory is unreadable", needed);
+    };
+    let found = format!("{} of memory free", bytes(left));
+    // `limits.memory: auto` takes three quarters.
+    if wanted <= left / 4 {
+        return Finding::new(CHECK, Severity::Fine, found, needed);
+    }
+    Finding::new(CHECK, Severity::Warning, found, needed)
+        .fixed_by(Fix::configuration("lower buffer.max_bytes, or set buffer.mode: hybrid"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+    use std::time::Duration;
+
+    const MIB: u64 = 1 << 20;
+
+    fn severities(left: u64, free: u64, used: u64) -> Vec<Severity> {
+        let text = "bridges:\n\
+            - {name: a, mqtt: {addresses: ['h:1'], topics: [{filter: a}]}}\n\
+            - {name: b, mqtt: {addresses: ['h:1'], topics: [{filter: a}]}, \
+               buffer: {mode: disk, max_bytes: 100MiB, path: /var/b}}\n";
+        let loaded = Sources::default().load_from("f.yaml", text.as_bytes());
+        let config = loaded.unwrap_or_else(|problems| panic!("{problems:?}"));
+        let look = |path: &Path| {
+            assert_eq!(path, Path::new("/var/b"));
+            let sync = Ok((Duration::ZERO, Duration::ZERO));
+            (Disk { kind: "ext4".into(), careless: None, free, used: 0, sync }, used)
+        };
+        judge(&config, Some(left), &look).iter().map(|finding| finding.severity).collect()
+    }
+
+    #[test]
+    fn buffers_need_room_where_they_are() {
+        use Severity::{Fine, Warning};
+        assert_eq!(severities(1024 * MIB, 110 * MIB, 0), [Fine, Fine]);
+        assert_eq!(severities(1023 * MIB, 109 * MIB, 0), [Warning, Warning]);
+        assert_eq!(severities(1024 * MIB, 10 * MIB, 100 * MIB), [Fine, Fine]);
+    }
+}
