@@ -44,7 +44,7 @@ mod mailbox;
 #[path = "../../src/mesh/map.rs"]
 #[allow(dead_code)]
 mod map;
-#[path = "../../src/mutant.rs"]
+#[path = "../../src/mutant/mod.rs"]
 #[allow(dead_code)]
 mod mutant;
 #[path = "../../src/ring/port.rs"]

@@ -13,7 +13,7 @@
 #[allow(unused_imports)]
 mod atomic;
 mod mesh;
-#[path = "../../../src/mutant.rs"]
+#[path = "../../../src/mutant/mod.rs"]
 #[allow(dead_code)]
 mod mutant;
 

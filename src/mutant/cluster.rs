@@ -1,0 +1,30 @@
+//! Mistakes of nodes of a cluster.
+
+macro_rules! cluster {
+    ([$($rest:ident)*] $($before:tt)*) => {
+        mutants! { [$($rest)*] $($before)*
+        /// What was sent to another node and not acknowledged is not sent again.
+        ClusterResendSkipped,
+        /// A segment after a gap is taken as if it were the next one.
+        ClusterGapTaken,
+        /// A segment that comes again is taken again.
+        ClusterDoubleTaken,
+        /// A segment that is lacking is acknowledged.
+        ClusterAcknowledgedEarly,
+        /// A filter that changes after the snapshot is not told.
+        ClusterChangeUntold,
+        /// The window to a node that does not acknowledge grows without bound.
+        ClusterWindowUnbounded,
+        /// What came from one node is sent on to another.
+        ClusterSentOn,
+        /// A ClientId is not claimed from the other nodes.
+        ClusterClaimUntold,
+        /// A session is sent on before all nodes know of its new place.
+        ClusterFenceSkipped,
+        /// The holder of a session keeps it though it has arrived elsewhere.
+        ClusterSessionKept,
+        /// The queue of a session is sent twice.
+        ClusterSessionTwice,
+        }
+    };
+}

@@ -1,0 +1,39 @@
+//! Mistakes with those who ask and watch.
+
+macro_rules! observers {
+    ([$($rest:ident)*] $($before:tt)*) => {
+        mutants! { [$($rest)*] $($before)*
+        // inquiries
+        /// A slice of a list of clients leaves out the one that the next begins with.
+        InquirySliceSkips,
+        /// What a bridge brings does not wait for mail that was there before it.
+        SubmissionOvertakesMail,
+        /// A client that is to be ended is only disconnected.
+        KickKeepsSession,
+        /// What is explained forgets No Local.
+        ExplainForgetsNoLocal,
+        // those who watch
+        /// A message that several clients get is traced for none of them.
+        TraceForgetsFanOut,
+        /// Events of one step come the newest first.
+        EventsReversed,
+        /// A trace that begins here is not told to who gets the message.
+        TraceNotPassedOn,
+        /// A sampled message that is dropped leaves no span.
+        SpansForgetDrops,
+        /// A sampled message that is held begins anew when it is tried again.
+        SpanForgetsWait,
+        /// What is dropped is counted for no client.
+        DropsOfNobody,
+        // links
+        /// A link gives its newest messages first.
+        LinkReorders,
+        /// What a full link loses is not counted.
+        LinkLossUncounted,
+        /// A link takes in any amount.
+        LinkUnbounded,
+        /// A link takes what its owner has published.
+        LinkTakesOwn,
+        }
+    };
+}

@@ -1,0 +1,48 @@
+//! Mistakes with what goes to another process.
+
+macro_rules! upgrade {
+    ([$($rest:ident)*] $($before:tt)*) => {
+        mutants! { [$($rest)*] $($before)*
+        /// A client that is handed over loses what was received of it and not processed.
+        UpgradeInputLost,
+        /// A client that is handed over loses what was not sent to it.
+        UpgradeOutputLost,
+        /// A client that is handed over loses its inflight window.
+        UpgradeWindowLost,
+        /// The part of a send that was withdrawn is lost.
+        UpgradeRestLost,
+        /// Bans are not handed over.
+        UpgradeBansLost,
+        /// A client that is handed over loses its will.
+        UpgradeWillLost,
+        /// Nobody looks any more whether a client that is handed over is alive.
+        UpgradeKeepAliveLost,
+        /// A client that is handed over is in its share groups no more.
+        UpgradeShareLost,
+        /// Subscriptions that are handed over lose their options and identifiers.
+        UpgradeOptionsLost,
+        /// Retained messages are not handed over.
+        UpgradeRetainedLost,
+        /// Sessions without a connection are not handed over.
+        UpgradeOfflineLost,
+        /// A session without a connection that is handed over does not expire.
+        UpgradeExpiryLost,
+        /// Which QoS 2 messages a client has sent and not released is not handed over.
+        UpgradeInboundLost,
+        /// Messages that wait for a client are not handed over.
+        UpgradePendingLost,
+        /// Topic aliases are not handed over.
+        UpgradeAliasLost,
+        /// Records of TLS are numbered anew after a hand-over.
+        UpgradeSequenceLost,
+        /// A stored session that is handed over is not known to be stored.
+        UpgradeStoredLost,
+        /// Stored messages that are handed over are not known to be stored.
+        UpgradeSlotLost,
+        /// Messages that are in the store only are not handed over.
+        UpgradeAwayLost,
+        /// A store is changed by the process that takes it over before that serves.
+        StorageHeldChanges,
+        }
+    };
+}
