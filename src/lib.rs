@@ -29,7 +29,7 @@
 //! | What happens to a PUBLISH? | `shard/receive.rs`, `shard/publish.rs`, `shard/route.rs`, `shard/deliver.rs`, `shard/encode.rs`, `shard/output.rs`, `shard/outputs.rs` (to the driver); on another shard `shard/mail.rs` in place of the first two; over several steps `shard/fanout.rs` |
 //! | Who subscribes to what? | `shard/subscriptions.rs` (the owner), `shard/subscribe.rs`, `shard/places.rs` (entries of the index that move), `topic/index.rs` (one shard's subscribers), `mesh/interest.rs` (which shards have any) |
 //! | Share groups? | `shard/share.rs` (the groups at home here), `shard/pick.rs` and `shard/groups.rs` (a member is picked), `shard/membership.rs` (sessions join and leave), `shard/returns.rs` and `shard/given_back.rs` (what comes back) |
-//! | Retained messages? | `topic/retained.rs` and `shard/retain.rs` (kept), `shard/replays.rs` (replayed) |
+//! | Retained messages? | `topic/retained.rs` and `shard/retain.rs` (kept), `shard/replays.rs` (replayed); the same at all nodes of a cluster: `shard/stamps.rs` (which is newer), `cluster/node/retelling.rs` (who is told) |
 //! | A subscriber that is no client? | `shard/link.rs` (filters, a bounded queue, its policy and counts), `link_record.rs` (a message as it is handed on) |
 //! | Bridges? | `bridge/mod.rs` (the way of a message), `bridge/start.rs` (threads), `bridge/buffer.rs`, `bridge/queue.rs` and `bridge/spool.rs` (what waits, in memory and on disk), `bridge/mqtt/session.rs` (what is said to another broker), `bridge/http/request.rs`, `bridge/kafka/mod.rs`, `bridge/template.rs` |
 //! | Several nodes? | `cluster/mod.rs`; `cluster/junction.rs` (where they meet the shards), `cluster/node.rs` (who is there), `cluster/peer.rs` and `cluster/lane.rs` (what goes to another node, without loss), `cluster/filters.rs` (who wants what), `cluster/claims/mod.rs` (who has a ClientId, and how its session goes there; a shard's part in `shard/claims.rs` and `shard/moved.rs`), `cluster/nats.rs` and `cluster/serve.rs` (the thread) |
@@ -103,7 +103,8 @@
 //!   socket.
 //! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates, memory);
 //!   never on the publish path, but for one number that a step looks at once and changes after as
-//!   much work as a client's turn ([`shard::memory`]).
+//!   much work as a client's turn ([`shard::memory`]), and for the stamp of a message that is to be
+//!   retained on a node of a cluster (`shard/stamps.rs`).
 //! - [`overload::SourceTable`]: connections and bans of addresses, behind 16 mutexes that are taken
 //!   when a connection comes or goes, and only if there is such a limit or ban.
 //! - [`overload::limits::UserGroup`]: connections and pace of the clients that an entry of

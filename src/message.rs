@@ -186,9 +186,41 @@ pub struct MailPurpose {
     /// Deliver it to the subscriptions of that shard.
     pub deliver: bool,
     /// Store (or clear) it as the retained message of its topic, whose home is that shard.
-    pub retain: bool,
+    pub retain: Retain,
     /// What its sender has reserved for its cost, which is to be reported.
     pub reserve: Reserve,
+}
+
+/// Whether a message is kept as the retained message of its topic, and on a node of a cluster its
+/// stamp: of two of a topic the one with the newer stamp is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Retain(u64);
+
+impl Retain {
+    /// It is not.
+    pub const NONE: Retain = Retain(0);
+    /// It is, whatever was kept before.
+    pub const PLAIN: Retain = Retain(1);
+    /// The oldest stamp.
+    pub const OLDEST: u64 = 2;
+    /// The newest stamp: in microseconds since 1970 the year 4253.
+    pub const NEWEST: u64 = 1 << 56;
+
+    /// It is, unless there was one with a newer stamp.
+    pub fn stamped(stamp: u64) -> Self {
+        Retain(stamp.clamp(Retain::OLDEST, Retain::NEWEST))
+    }
+
+    /// The stamp.
+    pub fn stamp(self) -> Option<u64> {
+        (self.0 >= Retain::OLDEST).then_some(self.0)
+    }
+
+    /// Whether it is kept.
+    #[inline]
+    pub fn is_kept(self) -> bool {
+        self.0 != 0
+    }
 }
 
 /// Work that is reserved for a message, in the units of [`crate::limits::cost`]: a power of two;
@@ -261,14 +293,20 @@ impl Batch {
         record[24..28].copy_from_slice(&head.topic.to_le_bytes());
         record[28] = head.shard.0;
         record[29] = head.qos as u8;
-        record[30] =
-            u8::from(head.retain) | u8::from(purpose.deliver) << 1 | u8::from(purpose.retain) << 2;
+        let stamp = purpose.retain.stamp();
+        record[30] = u8::from(head.retain)
+            | u8::from(purpose.deliver) << 1
+            | u8::from(purpose.retain.is_kept()) << 2
+            | u8::from(stamp.is_some()) << 3;
         record[31] = purpose.reserve.0;
         self.bytes.reserve(RECORD + head.len());
         self.bytes.extend_from_slice(&record);
         self.bytes.extend_from_slice(message.topic.as_bytes());
         self.bytes.extend_from_slice(message.properties);
         self.bytes.extend_from_slice(message.payload);
+        if let Some(stamp) = stamp {
+            self.bytes.extend_from_slice(&stamp.to_le_bytes());
+        }
         self.count += 1;
     }
 
@@ -276,9 +314,15 @@ impl Batch {
     /// further one at the position that the previous call returned. `None` at the end.
     pub fn read(&self, at: usize) -> Option<(MessageRef<'_>, MailPurpose, usize)> {
         let (record, tail) = self.bytes.get(at..)?.split_first_chunk::<RECORD>()?;
-        let (head, purpose) = parse_record(record);
+        let (head, mut purpose) = parse_record(record);
         let body = tail.get(..head.len())?;
-        Some((head.view(body), purpose, at + RECORD + body.len()))
+        let mut next = at + RECORD + body.len();
+        if record[30] & 8 != 0 {
+            let stamp = self.bytes.get(next..)?.first_chunk::<8>()?;
+            purpose.retain = Retain::stamped(u64::from_le_bytes(*stamp));
+            next += 8;
+        }
+        Some((head.view(body), purpose, next))
     }
 }
 
@@ -301,8 +345,10 @@ fn parse_record(record: &[u8; RECORD]) -> (Head, MailPurpose) {
         },
         retain: record[30] & 1 != 0,
     };
-    let reserve = Reserve(record[31]);
-    (head, MailPurpose { deliver: record[30] & 2 != 0, retain: record[30] & 4 != 0, reserve })
+    let retain = Retain(u64::from(record[30] >> 2 & 1));
+    let purpose =
+        MailPurpose { deliver: record[30] & 2 != 0, retain, reserve: Reserve(record[31]) };
+    (head, purpose)
 }
 
 #[cfg(test)]
@@ -337,15 +383,21 @@ mod tests {
         assert_eq!(format!("{:?}", stored.view()), format!("{:?}", sample()));
         assert_eq!(&stored.bytes()[stored.payload_range()], b"hello");
         let mut batch = Batch::default();
-        let purpose = MailPurpose { deliver: true, retain: false, reserve: Reserve::of(700) };
+        let purpose =
+            MailPurpose { deliver: true, retain: Retain::NONE, reserve: Reserve::of(700) };
         batch.push(&sample(), purpose);
         let plain = MessageRef { publisher: None, expires: None, payload: b"", ..sample() };
-        batch.push(&plain, MailPurpose { deliver: false, retain: true, reserve: Reserve::NONE });
+        let kept = |retain| MailPurpose { deliver: false, retain, reserve: Reserve::NONE };
+        batch.push(&plain, kept(Retain::stamped(1 << 50)));
+        batch.push(&plain, kept(Retain::PLAIN));
         let (first, to_first, next) = batch.read(0).unwrap();
         assert_eq!(format!("{:?}", (first, to_first)), format!("{:?}", (sample(), purpose)));
-        let (second, to_second, end) = batch.read(next).unwrap();
+        let (second, to_second, next) = batch.read(next).unwrap();
         assert_eq!(format!("{second:?}"), format!("{plain:?}"));
-        assert!(to_second.retain && !to_second.deliver);
+        assert_eq!(to_second, kept(Retain::stamped(1 << 50)));
+        let (third, to_third, end) = batch.read(next).unwrap();
+        assert_eq!(format!("{third:?}"), format!("{plain:?}"));
+        assert_eq!(to_third, kept(Retain::PLAIN));
         assert_eq!(end, batch.len());
         assert!(batch.read(end).is_none());
     }

@@ -10,6 +10,7 @@ use super::frame::Told;
 use super::record::Record;
 use crate::limits::CLUSTER_FILTERS;
 use crate::mutant::Mutant;
+use crate::topic::spread;
 use hashbrown::HashTable;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -22,11 +23,7 @@ const EVERYTHING: &str = "#";
 /// What a filter adds to a digest.
 fn share(number: u32, filter: &str) -> u64 {
     let sum = u64::from(crc32c::crc32c(filter.as_bytes()));
-    let mixed = (sum | u64::from(number) << 32).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    // The finalizer of splitmix64.
-    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+    spread(sum | u64::from(number) << 32)
 }
 
 struct LocalFilter {

@@ -8,7 +8,7 @@
 use super::lane::{Acknowledgement, Lane, SEGMENT};
 
 /// The format of frames that this node speaks.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// The first bytes of each frame.
 const MAGIC: [u8; 2] = *b"RQ";
 /// Longest name of a node in bytes.
@@ -75,6 +75,8 @@ pub struct State {
     pub snapshot: u32,
     /// What the sender's filters add up to, if all of them have been told.
     pub told: Option<Told>,
+    /// What the sender's retained messages add up to.
+    pub retained: u64,
 }
 
 /// All filters of a node, as they were told by a place of its control lane.
@@ -212,6 +214,7 @@ impl State {
         out.extend_from_slice(&told.at.to_le_bytes());
         out.extend_from_slice(&told.filters.to_le_bytes());
         out.extend_from_slice(&told.digest.to_le_bytes());
+        out.extend_from_slice(&self.retained.to_le_bytes());
     }
 
     fn read(rest: &mut Bytes<'_>) -> Result<State, Refused> {
@@ -227,7 +230,8 @@ impl State {
         let [is_told] = rest.take::<1>()?;
         let told = Told { at: rest.long()?, filters: rest.word()?, digest: rest.long()? };
         let told = Some(told).filter(|_| is_told != 0);
-        Ok(State { to, stream, back, acknowledged, snapshot, told })
+        let retained = rest.long()?;
+        Ok(State { to, stream, back, acknowledged, snapshot, told, retained })
     }
 }
 
@@ -268,7 +272,8 @@ mod tests {
             Acknowledgement { next: 2, until: 3, gap: false },
         ];
         let told = Some(Told { at: 4, filters: 5, digest: 6 });
-        let state = State { to: 3, stream: 1, back: 2, acknowledged, snapshot: 8, told };
+        let state =
+            State { to: 3, stream: 1, back: 2, acknowledged, snapshot: 8, told, retained: 11 };
         let sender = Sender { name: "node-1", incarnation: 1 << 60, clock: 99 };
         Frame { sender, said: Said::Data(state, Lane::Messages, 17, segment) }
     }

@@ -21,9 +21,9 @@ use crate::mesh::mail::{Control, Data, Stamped};
 use crate::mesh::mailbox::{MailEnds, NodeEnds, Progress};
 use crate::mesh::moves::ToShard;
 use crate::mesh::reading::{Position, Reading};
-use crate::message::{MailPurpose, Message, MessageRef, Reserve};
+use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use crate::mutant::Mutant;
-use crate::shard::{Outbox, home_of};
+use crate::shard::{Outbox, home_of, retained_home};
 use crate::time::Instant;
 use crate::topic::{FilterKey, TopicHash};
 use std::collections::VecDeque;
@@ -86,6 +86,7 @@ impl Junction {
             open: None,
             behind: VecDeque::new(),
         };
+        shared.stamp_origin.set(node.stamp_origin());
         let outbox = Outbox::new(ShardId(shards), usize::from(shards), 1, &Budget::BROKER);
         Junction {
             node,
@@ -124,6 +125,8 @@ impl Junction {
             let room = (self.ends.data_room(shard), self.ends.data_capacity());
             self.outbox.see(shard, room, (self.ends.progress_of(shard), now));
         }
+        self.shared.nodes.set(u64::from(self.node.present()));
+        self.node.see_retained(self.shared.retained_digest.used(), now);
         let mut more = self.take_control(now);
         self.note_fences();
         for number in 0..self.doors.len() {
@@ -230,16 +233,16 @@ fn send_mail(node: &mut Node, number: u8, open: &mut Open, now: Instant) -> (boo
     let mut messages = 0;
     match &open.data {
         Data::Batch(batch) => {
-            while let Some((message, _, next)) = batch.read(open.at) {
-                if !node.send(number, &message, now) {
+            while let Some((message, purpose, next)) = batch.read(open.at) {
+                if !node.send(number, &message, purpose, now) {
                     return (false, messages);
                 }
                 messages += 1;
                 open.at = next;
             }
         }
-        Data::One(message, _) => {
-            if !node.send(number, &message.view(), now) {
+        Data::One(message, purpose) => {
+            if !node.send(number, &message.view(), *purpose, now) {
                 return (false, 0);
             }
             messages = 1;
@@ -269,20 +272,36 @@ impl Broker for Inward<'_> {
         }
     }
 
-    fn publish(&mut self, message: &MessageRef<'_>) -> bool {
+    fn publish(&mut self, message: &MessageRef<'_>, purpose: MailPurpose) -> bool {
         let hash = TopicHash::new(&self.shared.seeds, message.topic);
-        let mut wanted = self.shared.interest.shards(&hash);
+        let mut wanted = ShardSet::EMPTY;
+        if purpose.deliver {
+            wanted = self.shared.interest.shards(&hash);
+        }
         if !Mutant::ClusterSentOn.is_on() {
             wanted.0 &= ShardSet::below(self.shards).0;
         }
         let topic = Some(hash.exact());
-        if self.outbox.first_full(wanted, wanted, topic).is_some() {
+        let (mut all, mut home) = (wanted, None);
+        if let Some(stamp) = purpose.retain.stamp() {
+            let kept_by = retained_home(&hash, self.shards);
+            all.insert(kept_by);
+            home = Some(kept_by);
+            // Before it can be seen: what answers it has a newer stamp.
+            self.shared.stamps.raise(stamp);
+        }
+        if self.outbox.first_full(all, wanted, topic).is_some() {
             self.refused = true;
             return false;
         }
+        if home.is_some() && self.shared.retained_ever.used() == 0 {
+            self.shared.retained_ever.take(1, 1);
+        }
         let mut stored: Option<Message> = None;
-        for shard in wanted.iter() {
-            let purpose = MailPurpose { deliver: true, retain: false, reserve: Reserve::NONE };
+        for shard in all.iter() {
+            let retain = if home == Some(shard) { purpose.retain } else { Retain::NONE };
+            let deliver = wanted.contains(shard);
+            let purpose = MailPurpose { deliver, retain, reserve: Reserve::NONE };
             self.outbox.publish(shard, message, topic, purpose, &mut stored, self.scratch);
         }
         true

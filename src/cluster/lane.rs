@@ -2,12 +2,12 @@
 //! that loses, doubles and reorders.
 //!
 //! There are three lanes from each node to each other one: [`Lane::Control`] for what nodes tell
-//! each other, [`Lane::Messages`] for publications, and [`Lane::Sessions`] for sessions that move,
-//! so that the first never waits behind the others. The sender ([`Window`]) cuts a lane's records
-//! into segments of at most [`SEGMENT`] bytes, numbered from 1, and keeps each until the receiver
-//! has acknowledged it. The receiver ([`Arrivals`]) takes segments in the order of their numbers
-//! only: after a gap the sender begins again at the first one that is missing. A record may be
-//! longer than a segment.
+//! each other, [`Lane::Messages`] for publications, and [`Lane::Bulk`] for sessions that move and
+//! retained messages that a node lacks, so that the first never waits behind the others. The
+//! sender ([`Window`]) cuts a lane's records into segments of at most [`SEGMENT`] bytes, numbered
+//! from 1, and keeps each until the receiver has acknowledged it. The receiver ([`Arrivals`]) takes
+//! segments in the order of their numbers only: after a gap the sender begins again at the first
+//! one that is missing. A record may be longer than a segment.
 
 use crate::mutant::Mutant;
 use crate::time::Instant;
@@ -37,13 +37,13 @@ pub enum Lane {
     Control,
     /// Publications.
     Messages,
-    /// Sessions that move.
-    Sessions,
+    /// Sessions that move, and retained messages that a node lacks.
+    Bulk,
 }
 
 impl Lane {
     /// All of them, by number.
-    pub const ALL: [Lane; 3] = [Lane::Control, Lane::Messages, Lane::Sessions];
+    pub const ALL: [Lane; 3] = [Lane::Control, Lane::Messages, Lane::Bulk];
 }
 
 /// How far the receiver of a lane has got.

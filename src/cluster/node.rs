@@ -7,6 +7,8 @@
 //! room then is dropped or waits with its publisher, by the policy, until the node gives all others
 //! up and is a broker by itself.
 
+mod retelling;
+
 use super::claims::{ClaimCounts, Claims, Nodes};
 use super::filters::LocalFilters;
 use super::frame::{Frame, Refused, Said, Sender};
@@ -15,10 +17,11 @@ use super::peer::{Broker, Peer, PeerCounts, Presence};
 use crate::ids::ShardId;
 use crate::limits::CLUSTER_PEERS;
 use crate::mesh::moves::ToCluster;
-use crate::message::MessageRef;
+use crate::message::{MailPurpose, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
+use retelling::{Retelling, Since};
 
 /// Milliseconds between hellos.
 const HELLO: u64 = 500;
@@ -114,6 +117,10 @@ pub struct NodeCounts {
     pub doubles: u64,
     /// Frames of nodes beyond the most.
     pub beyond: u64,
+    /// Retained messages that other nodes were told of, besides those that were just published.
+    pub retold: u64,
+    /// Times that another node's retained messages were not those of this one.
+    pub retained_differ: u64,
     /// Frames that came, and that were sent.
     pub frames_received: u64,
     /// Those that were sent.
@@ -129,7 +136,8 @@ pub struct PeerStatus {
     pub incarnation: u64,
     /// It is heard.
     pub up: bool,
-    /// It is up, and knows all filters of this node, which knows all of its.
+    /// It is up, and knows all filters of this node, which knows all of its; and it has been told
+    /// of all retained messages.
     pub settled: bool,
     /// Its filters.
     pub filters: usize,
@@ -151,6 +159,10 @@ pub struct Node {
     /// The others, by number.
     peers: Vec<Option<Peer>>,
     filters: LocalFilters,
+    /// How far each of the others has been told of the retained messages.
+    retellings: Vec<Retelling>,
+    /// What those add up to.
+    retained: Since,
     claims: Claims,
     /// The number of the last stream.
     streams: u32,
@@ -172,6 +184,8 @@ impl Node {
             claims,
             peers: (0..CLUSTER_PEERS).map(|_| None).collect(),
             filters: LocalFilters::default(),
+            retellings: (0..CLUSTER_PEERS).map(|_| Retelling::default()).collect(),
+            retained: Since::default(),
             streams: 0,
             next_hello: now,
             echoed: now,
@@ -193,7 +207,32 @@ impl Node {
 
     /// A shard says something about ClientIds or sessions.
     pub fn told(&mut self, shard: ShardId, told: ToCluster, now: Instant) {
+        if let ToCluster::Retold(told) = told {
+            if let Some(retelling) = self.retellings.get_mut(usize::from(told.node)) {
+                retelling.retold(shard, self.plan.shards, *told);
+            }
+            return;
+        }
         self.claims.told(shard, told, self.cut_off.is_none(), now);
+    }
+
+    /// What the retained messages of this node add up to now.
+    pub fn see_retained(&mut self, digest: u64, now: Instant) {
+        self.retained.see(digest, now);
+    }
+
+    /// The time that stamps of retained messages have when the shards' clock is at 0.
+    pub fn stamp_origin(&self) -> u64 {
+        self.claims.origin()
+    }
+
+    /// Which other nodes are there, as bits by their numbers.
+    pub fn present(&self) -> Nodes {
+        let up = |(at, peer): (usize, &Option<Peer>)| match peer {
+            Some(peer) if peer.presence == Presence::Up => 1 << at,
+            _ => 0,
+        };
+        self.peers.iter().enumerate().map(up).sum()
     }
 
     /// Records for other nodes, by number, that go behind the messages that shards have written
@@ -243,13 +282,14 @@ impl Node {
     pub fn status(&self, now: Instant) -> (NodeCounts, Vec<PeerStatus>) {
         let mut counts = self.counts;
         let mut rows = Vec::new();
-        for peer in self.peers.iter().flatten() {
+        for (peer, retelling) in self.peers.iter().zip(&self.retellings) {
+            let Some(peer) = peer else { continue };
             add(&mut counts.peers, &PeerCounts { resends: peer.resends(), ..peer.counts });
             rows.push(PeerStatus {
                 name: peer.name.to_string(),
                 incarnation: peer.incarnation,
                 up: peer.presence == Presence::Up,
-                settled: peer.is_settled(),
+                settled: peer.is_settled() && retelling.is_done(),
                 filters: peer.filters(),
                 window: peer.window(),
                 waiting: peer.waiting(),
@@ -263,25 +303,37 @@ impl Node {
 
     /// A message for the node with that number, whose expiry is by this node's clock. False when it
     /// has to wait; otherwise it is sent, or dropped and counted.
-    pub fn send(&mut self, number: u8, message: &MessageRef<'_>, now: Instant) -> bool {
+    pub fn send(
+        &mut self,
+        number: u8,
+        message: &MessageRef<'_>,
+        purpose: MailPurpose,
+        now: Instant,
+    ) -> bool {
         let Some(peer) = self.peers.get_mut(usize::from(number)).and_then(Option::as_mut) else {
             return self.unsent(Unsent::Down);
         };
         if message.expires.is_some_and(|at| at <= now) {
             return self.unsent(Unsent::Expired);
         }
-        if peer.presence != Presence::Up {
-            return self.unsent(Unsent::Down);
-        }
-        if peer.window() < self.plan.window || Mutant::ClusterWindowUnbounded.is_on() {
-            peer.send(message);
+        let is_up = peer.presence == Presence::Up;
+        if is_up && (peer.window() < self.plan.window || Mutant::ClusterWindowUnbounded.is_on()) {
+            peer.send(message, purpose);
             return true;
+        }
+        let kept = purpose.retain.is_kept();
+        if !is_up {
+            peer.lacks_retained |= kept;
+            return self.unsent(Unsent::Down);
         }
         if self.cut_off.is_none() && now.millis_since(peer.heard) < CUT_OFF {
             return false; // it is slow
         }
         match (message.qos, self.plan.when_cut_off) {
-            (Qos::AtMostOnce, _) | (_, WhenCutOff::Drop) => self.unsent(Unsent::Full),
+            (Qos::AtMostOnce, _) | (_, WhenCutOff::Drop) => {
+                peer.lacks_retained |= kept;
+                self.unsent(Unsent::Full)
+            }
             (_, WhenCutOff::Park) => false,
         }
     }
@@ -347,6 +399,7 @@ impl Node {
         if back {
             tracing::info!(node = &*peer.name, "cluster: a node is back");
             peer.begin_again(now);
+            peer.lacks_retained = true;
         }
     }
 
@@ -426,8 +479,8 @@ impl Node {
             engine.send(To::All, Frame { sender: own, said: Said::Hello }.write());
             self.counts.frames_sent += 1;
         }
-        let sent = &mut self.counts.frames_sent;
-        for (number, place) in self.peers.iter_mut().enumerate() {
+        let places = self.peers.iter_mut().zip(&mut self.retellings).enumerate();
+        for (number, (place, retelling)) in places {
             let Some(peer) = place else { continue };
             if let Presence::Down(since) = peer.presence {
                 let swept = peer.sweep(number as u8, broker) && peer.is_drained();
@@ -439,9 +492,15 @@ impl Node {
                     add(&mut self.counts.peers, &counts);
                     self.claims.forget(number as u8, now);
                     *place = None;
+                    retelling.forget();
                 }
                 continue;
             }
+            self.counts.retold += retelling.run(number as u8, peer, &mut self.claims, broker);
+            if greets && retelling.compare(self.retained, peer.retained, now) {
+                self.counts.retained_differ += 1;
+            }
+            peer.retained_here = self.retained.value();
             more |= peer.tell(&self.filters, TELLING);
             if peer.knows_filters() {
                 self.claims.take_behind_filters(number as u8, |r| peer.push(Lane::Control, r));
@@ -450,7 +509,7 @@ impl Node {
                 continue;
             }
             let send = &mut |to: &str, frame: Vec<u8>| {
-                *sent += 1;
+                self.counts.frames_sent += 1;
                 engine.send(To::Node(to), frame);
             };
             peer.emit(&own, &self.filters, now, send);
@@ -458,7 +517,7 @@ impl Node {
                 peer.emit_state(&own, &self.filters, send);
             }
         }
-        more
+        more || !self.claims.mail.is_empty()
     }
 
     fn look_for_silence(&mut self, now: Instant) {
@@ -495,16 +554,11 @@ impl Node {
 
     /// Goes on with claims, and hands out what they have to say.
     fn run_claims(&mut self, now: Instant, broker: &mut impl Broker) {
-        let up = |(at, peer): (usize, &Option<Peer>)| match peer {
-            Some(peer) if peer.presence == Presence::Up => 1 << at,
-            _ => 0,
-        };
-        let up: Nodes = self.peers.iter().enumerate().map(up).sum();
-        self.claims.see(up, now);
+        self.claims.see(self.present(), now);
         let peers = &mut self.peers;
         let window = |node: u8| {
             let peer = peers.get(usize::from(node)).and_then(Option::as_ref);
-            peer.map_or(0, Peer::sessions)
+            peer.map_or(0, Peer::bulk)
         };
         self.claims.run(now, window);
         for (node, lane, record) in self.claims.records.drain(..) {
@@ -513,6 +567,11 @@ impl Node {
             }
         }
         self.claims.mail.drain(..).for_each(|(whom, what)| broker.tell(whom, what));
+        for node in self.claims.retellings.drain(..) {
+            if let Some(retelling) = self.retellings.get_mut(usize::from(node)) {
+                retelling.fenced();
+            }
+        }
     }
 
     /// When something is due though nothing comes.

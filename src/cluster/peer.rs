@@ -14,7 +14,7 @@ use super::frame::{Frame, Said, Sender, State};
 use super::lane::{Arrivals, Lane, Malformed, Window};
 use super::record::Record;
 use crate::mesh::moves::ToShard;
-use crate::message::MessageRef;
+use crate::message::{MailPurpose, MessageRef, Reserve, Retain};
 use crate::time::Instant;
 
 /// Records of one node that are taken in at once, before others have their turn.
@@ -26,8 +26,9 @@ const SWEPT: usize = 1024;
 pub trait Broker {
     /// The node with that number wants the filter from now on (true), or does not any more.
     fn want(&mut self, node: u8, filter: &str, wanted: bool);
-    /// Takes in a publication of another node; false when there is no room now.
-    fn publish(&mut self, message: &MessageRef<'_>) -> bool;
+    /// Takes in a publication, or a retained message, of another node; false when there is no room
+    /// now.
+    fn publish(&mut self, message: &MessageRef<'_>, purpose: MailPurpose) -> bool;
     /// Tells shards about ClientIds and sessions, behind all that was published.
     fn tell(&mut self, whom: Whom, what: ToShard);
 }
@@ -83,6 +84,12 @@ pub struct Peer {
     offset: Offset,
     /// The state is to be sent, whether or not something else is.
     state_due: bool,
+    /// It may lack some of this node's retained messages.
+    pub lacks_retained: bool,
+    /// What its retained messages add up to, as far as it has said.
+    pub retained: Option<u64>,
+    /// What it is told that those of this node add up to.
+    pub retained_here: u64,
 }
 
 impl Peer {
@@ -104,6 +111,9 @@ impl Peer {
             is_whole: false,
             offset: Offset::default(),
             state_due: true,
+            lacks_retained: true,
+            retained: None,
+            retained_here: 0,
         }
     }
 
@@ -162,12 +172,14 @@ impl Peer {
         self.windows = Default::default();
         self.stream = stream;
         self.telling.begin(self.telling.snapshot());
+        self.lacks_retained = true;
         self.state_due = true;
     }
 
     fn want_snapshot(&mut self) {
         self.snapshot = self.snapshot.wrapping_add(1);
         self.is_whole = false;
+        self.retained = None;
         self.state_due = true;
     }
 
@@ -201,7 +213,9 @@ impl Peer {
             }
             if state.snapshot != self.telling.snapshot() {
                 self.telling.begin(state.snapshot);
+                self.lacks_retained = true;
             }
+            self.retained = Some(state.retained);
         }
         if let Said::Data(_, lane, number, segment) = frame.said {
             self.arrivals[lane as usize].take(number, segment);
@@ -245,10 +259,18 @@ impl Peer {
     }
 
     /// Puts a message into the window.
-    pub fn send(&mut self, message: &MessageRef<'_>) {
+    pub fn send(&mut self, message: &MessageRef<'_>, purpose: MailPurpose) {
         self.counts.sent += 1;
-        let record = Record::Message(*message);
-        self.windows[Lane::Messages as usize].push(|out| record.write(out));
+        self.push_record(&match purpose.retain.stamp() {
+            None => Record::Message(*message),
+            Some(stamp) if purpose.deliver => Record::Stamped(stamp, *message),
+            Some(stamp) => Record::Retained(stamp, *message),
+        });
+    }
+
+    /// Puts a record into the window of its lane.
+    pub fn push_record(&mut self, record: &Record<'_>) {
+        self.windows[record.lane() as usize].push(|out| record.write(out));
     }
 
     /// Puts a record into the window of a lane.
@@ -256,9 +278,9 @@ impl Peer {
         self.windows[lane as usize].push(|out| out.extend_from_slice(record));
     }
 
-    /// Bytes of sessions that it has not acknowledged.
-    pub fn sessions(&self) -> usize {
-        self.windows[Lane::Sessions as usize].bytes()
+    /// Bytes of sessions and retained messages that it has not acknowledged.
+    pub fn bulk(&self) -> usize {
+        self.windows[Lane::Bulk as usize].bytes()
     }
 
     /// Whether it has been told of all filters, as far as they are in the window.
@@ -311,11 +333,21 @@ impl Peer {
             let change = &mut |filter: &str, wanted: bool| broker.want(node, filter, wanted);
             match (Record::read(bytes)?, lane) {
                 (Record::Message(message), Lane::Messages) => {
-                    let expires = message.expires.map(|at| self.offset.ours(at));
-                    if !broker.publish(&MessageRef { expires, ..message }) {
+                    if !publish(broker, &self.offset, &message, true, Retain::NONE) {
                         return Ok(false);
                     }
                     self.counts.received += 1;
+                }
+                (Record::Stamped(stamp, message), Lane::Messages) => {
+                    if !publish(broker, &self.offset, &message, true, Retain::stamped(stamp)) {
+                        return Ok(false);
+                    }
+                    self.counts.received += 1;
+                }
+                (Record::Retained(stamp, message), Lane::Bulk) => {
+                    if !publish(broker, &self.offset, &message, false, Retain::stamped(stamp)) {
+                        return Ok(false);
+                    }
                 }
                 (Record::Filter(number, filter), Lane::Control) => {
                     self.filters.set(number, Some(filter), change);
@@ -359,6 +391,7 @@ impl Peer {
             acknowledged: self.arrivals.each_mut().map(Arrivals::acknowledgement),
             snapshot: self.snapshot,
             told,
+            retained: self.retained_here,
         }
     }
 
@@ -405,4 +438,17 @@ impl Peer {
     pub fn deadline(&self) -> Option<Instant> {
         self.windows.iter().filter_map(Window::deadline).min()
     }
+}
+
+/// Hands on what came, with its expiry by this node's clock.
+fn publish(
+    broker: &mut impl Broker,
+    offset: &Offset,
+    message: &MessageRef<'_>,
+    deliver: bool,
+    retain: Retain,
+) -> bool {
+    let expires = message.expires.map(|at| offset.ours(at));
+    let purpose = MailPurpose { deliver, retain, reserve: Reserve::NONE };
+    broker.publish(&MessageRef { expires, ..*message }, purpose)
 }

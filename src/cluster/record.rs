@@ -8,7 +8,7 @@ use super::frame::is_name;
 use super::lane::{Lane, Malformed};
 use crate::limits::{CLUSTER_FILTERS, MAX_TOPIC_LEVELS};
 use crate::mesh::moves::Wanted;
-use crate::message::MessageRef;
+use crate::message::{MessageRef, Retain};
 use crate::packet::{PublishProperties, Qos};
 use crate::time::Instant;
 use crate::topic;
@@ -24,6 +24,8 @@ const PART: u8 = 8;
 const FENCE: u8 = 9;
 const FENCED: u8 = 10;
 const SETTLED: u8 = 11;
+const STAMPED: u8 = 12;
+const RETAINED: u8 = 13;
 
 const RETAIN: u8 = 4;
 const EXPIRES: u8 = 8;
@@ -34,6 +36,11 @@ const UNKNOWN: u8 = !(3 | RETAIN | EXPIRES);
 pub enum Record<'a> {
     /// A publication, for the subscribers at the receiver. Its expiry is by the sender's clock.
     Message(MessageRef<'a>),
+    /// A publication that all nodes are to retain, unless they have a newer one: its stamp.
+    Stamped(u64, MessageRef<'a>),
+    /// A retained message of the sender's, not for subscribers that are there; without a payload:
+    /// its topic was cleared.
+    Retained(u64, MessageRef<'a>),
     /// Some client of the sender wants this; the number is the filter's.
     Filter(u32, &'a str),
     /// Nobody wants what was told with that number.
@@ -78,7 +85,16 @@ impl<'a> Record<'a> {
     /// Appends it.
     pub fn write(&self, out: &mut Vec<u8>) {
         match *self {
-            Record::Message(message) => write_message(&message, out),
+            Record::Message(message) => {
+                out.push(MESSAGE);
+                write_message(&message, out);
+            }
+            Record::Stamped(stamp, message) | Record::Retained(stamp, message) => {
+                let live = matches!(self, Record::Stamped(..));
+                out.push(if live { STAMPED } else { RETAINED });
+                out.extend_from_slice(&stamp.to_le_bytes());
+                write_message(&message, out);
+            }
             Record::Filter(number, filter) => {
                 out.push(FILTER);
                 out.extend_from_slice(&number.to_le_bytes());
@@ -133,6 +149,8 @@ impl<'a> Record<'a> {
             }
             Record::Settled(claim) => begin(SETTLED, claim),
             Record::Message(_)
+            | Record::Stamped(..)
+            | Record::Retained(..)
             | Record::Filter(..)
             | Record::NoFilter(_)
             | Record::AllFilters(..) => {}
@@ -142,8 +160,8 @@ impl<'a> Record<'a> {
     /// The lane that it goes by.
     pub fn lane(&self) -> Lane {
         match self {
-            Record::Message(_) | Record::Fenced(..) => Lane::Messages,
-            Record::Session(..) | Record::Part(..) => Lane::Sessions,
+            Record::Message(_) | Record::Stamped(..) | Record::Fenced(..) => Lane::Messages,
+            Record::Session(..) | Record::Part(..) | Record::Retained(..) => Lane::Bulk,
             _ => Lane::Control,
         }
     }
@@ -180,6 +198,8 @@ impl<'a> Record<'a> {
                 }
             }
             CLAIM..=SETTLED => read_claiming(kind, body),
+            STAMPED => read_stamped(body).map(|(stamp, message)| Record::Stamped(stamp, message)),
+            RETAINED => read_stamped(body).map(|(stamp, message)| Record::Retained(stamp, message)),
             _ => Err(Malformed),
         }
     }
@@ -226,7 +246,7 @@ fn write_message(message: &MessageRef<'_>, out: &mut Vec<u8>) {
     let flags = message.qos as u8
         | if message.retain { RETAIN } else { 0 }
         | if message.expires.is_some() { EXPIRES } else { 0 };
-    out.extend_from_slice(&[MESSAGE, flags]);
+    out.push(flags);
     if let Some(at) = message.expires {
         out.extend_from_slice(&at.0.to_le_bytes());
     }
@@ -235,6 +255,13 @@ fn write_message(message: &MessageRef<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(message.topic.as_bytes());
     out.extend_from_slice(message.properties);
     out.extend_from_slice(message.payload);
+}
+
+fn read_stamped(body: &[u8]) -> Result<(u64, MessageRef<'_>), Malformed> {
+    let (stamp, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
+    let (stamp, message) = (u64::from_le_bytes(*stamp), read_message(body)?);
+    let sound = (Retain::OLDEST..=Retain::NEWEST).contains(&stamp) && message.retain;
+    if sound { Ok((stamp, message)) } else { Err(Malformed) }
 }
 
 fn read_message(body: &[u8]) -> Result<MessageRef<'_>, Malformed> {
@@ -307,6 +334,8 @@ mod tests {
         for record in [
             Record::Message(message()),
             Record::Message(MessageRef { expires: None, payload: b"", ..message() }),
+            Record::Stamped(Retain::NEWEST, message()),
+            Record::Retained(Retain::OLDEST, MessageRef { payload: b"", ..message() }),
             Record::Filter(7, "a/+/#"),
             Record::NoFilter(0),
             Record::AllFilters(CLUSTER_FILTERS as u32, 3),
@@ -335,6 +364,9 @@ mod tests {
             // A Topic Alias is between a client and its broker; the second is cut short.
             Record::Message(MessageRef { properties: &[35, 0, 1], ..message() }),
             Record::Message(MessageRef { properties: &[1], ..message() }),
+            Record::Stamped(Retain::NEWEST + 1, message()),
+            Record::Stamped(7, MessageRef { retain: false, ..message() }),
+            Record::Retained(1, message()),
             Record::Filter(1, "a/#/b"),
             Record::Filter(1, "$SYS/#"),
             Record::Filter(1, "$share/g/a"),
@@ -356,7 +388,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(
-            kind in 0..13u8,
+            kind in 0..15u8,
             bytes in prop::collection::vec(any::<u8>(), 0..80),
         ) {
             let bytes = [&[kind], &bytes[..]].concat();

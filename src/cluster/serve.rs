@@ -184,6 +184,8 @@ impl Service {
                 ("too_many_nodes", counts.beyond),
             ],
             disagreements: counts.peers.disagreements,
+            retold: counts.retold,
+            retained_differ: counts.retained_differ,
             claims: claims.claims,
             claims_failed: vec![("unanswered", claims.unanswered), ("lost", claims.lost)],
             sessions: vec![("came", claims.came), ("went", claims.went), ("failed", claims.failed)],

@@ -46,6 +46,15 @@ pub struct Shared {
     /// This broker's name on the paths of messages that go over bridges, another one after each
     /// start; 0 when it has none.
     pub instance: Quota,
+    /// Which other nodes of the cluster are there, as bits by their numbers.
+    pub nodes: Quota,
+    /// The newest stamp of a retained message that this node has seen, of any node's.
+    pub stamps: Quota,
+    /// The time in microseconds that stamps had when the clock of the shards was at 0.
+    pub stamp_origin: Quota,
+    /// What all retained messages of this node add up to, but those that expire: the sums of
+    /// nodes that have the same are the same.
+    pub retained_digest: Quota,
     /// This is a node of a cluster: the shards have mailboxes for other nodes.
     pub is_clustered: bool,
 }
@@ -75,6 +84,10 @@ impl Shared {
             sources: SourceTable::default(),
             retained_ever: Quota::default(),
             instance: Quota::default(),
+            nodes: Quota::default(),
+            stamps: Quota::default(),
+            stamp_origin: Quota::default(),
+            retained_digest: Quota::default(),
             is_clustered,
         })
     }

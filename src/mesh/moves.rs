@@ -1,7 +1,9 @@
-//! What the shards of a node and its cluster tell each other about ClientIds and sessions: control
-//! mail. The protocol is in `cluster::claims`, a shard's part in `shard::claims`.
+//! What the shards of a node and its cluster tell each other: control mail. About ClientIds and
+//! sessions the protocol is in `cluster::claims`, a shard's part in `shard::claims`; about retained
+//! messages in `cluster::node::retelling` and in `shard::stamps`.
 
 use crate::ids::ShardId;
+use crate::message::Message;
 
 /// A session on its way to another node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -39,6 +41,39 @@ pub enum Outcome {
     SessionLost,
 }
 
+/// Where to go on with what a shard keeps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Whence {
+    /// With the retained message after that of this topic, or the first.
+    Kept(Option<Box<str>>),
+    /// With the topic that was cleared after this one, or the first.
+    Cleared(Option<Box<str>>),
+}
+
+/// A node is told of all retained messages: some more are wanted.
+#[derive(Debug)]
+pub struct Retell {
+    /// Its number.
+    pub node: u8,
+    /// Tells the times apart that it is told of all; the answer repeats it.
+    pub ticket: u32,
+    /// Where to go on.
+    pub whence: Whence,
+}
+
+/// The answer to [`Retell`].
+#[derive(Debug)]
+pub struct Retold {
+    /// As in [`Retell`].
+    pub node: u8,
+    /// As in [`Retell`].
+    pub ticket: u32,
+    /// Retained messages and their stamps; without a payload: the topic was cleared.
+    pub messages: Vec<(u64, Message)>,
+    /// Where to go on; `None` when that was all.
+    pub next: Option<Whence>,
+}
+
 /// What a shard tells the cluster.
 #[derive(Debug)]
 pub enum ToCluster {
@@ -54,6 +89,8 @@ pub enum ToCluster {
     Packed(Move, Vec<Vec<u8>>),
     /// The session that came with that claim is complete here, or is not taken.
     Settled(u64),
+    /// Retained messages.
+    Retold(Box<Retold>),
 }
 
 /// What the cluster tells a shard.
@@ -76,4 +113,6 @@ pub enum ToShard {
     Done(Move),
     /// The other node is gone: the session stays.
     Keep(Move),
+    /// Some retained messages are wanted, behind all that came before this.
+    Retell(Retell),
 }

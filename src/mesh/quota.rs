@@ -31,6 +31,18 @@ impl Quota {
         self.0.fetch_add(after.wrapping_sub(before), Relaxed);
     }
 
+    /// Raises the value to `least`, or by 1 if it is that or more already, and returns it: nobody
+    /// gets the same twice.
+    pub fn above(&self, least: u64) -> u64 {
+        let next = |value: u64| value.saturating_add(1).max(least);
+        next(self.0.update(Relaxed, Relaxed, next))
+    }
+
+    /// Raises the value to `least`.
+    pub fn raise(&self, least: u64) {
+        self.0.fetch_max(least, Relaxed);
+    }
+
     /// Sets the amount to `value`.
     pub fn set(&self, value: u64) {
         self.0.store(value, Relaxed);

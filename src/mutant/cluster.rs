@@ -25,6 +25,16 @@ macro_rules! cluster {
         ClusterSessionKept,
         /// The queue of a session is sent twice.
         ClusterSessionTwice,
+        /// A message to be retained goes only to the nodes that want it.
+        ClusterRetainedUntold,
+        /// An older retained message of another node takes the place of a newer one.
+        ClusterStampIgnored,
+        /// That a topic was cleared is not known to the node that clears it.
+        ClusterClearForgotten,
+        /// A node that joins or comes back is not told of retained messages.
+        ClusterRetellingSkipped,
+        /// What the retained messages of two nodes add up to is not compared.
+        ClusterRetainedUncompared,
         }
     };
 }

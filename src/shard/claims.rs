@@ -44,6 +44,8 @@ pub(super) struct Claims {
     all: HashMap<u64, Claim>,
     names: HashMap<Box<str>, u64>,
     leaving: HashMap<Move, Leaving>,
+    /// Where those sessions are on their way to.
+    moves: HashMap<SessionRef, Move>,
     /// Whose claim is over and is being let in.
     granted: Option<SocketId>,
     /// Fences that are owed to the cluster.
@@ -87,8 +89,18 @@ impl Claims {
 
     /// Where that session is on its way to.
     pub(super) fn move_of(&self, session: SessionRef) -> Option<Move> {
-        let same = |(_, leaving): &(&Move, &Leaving)| leaving.session == session;
-        self.leaving.iter().find(same).map(|(to, _)| *to)
+        self.moves.get(&session).copied()
+    }
+
+    fn begin_leaving(&mut self, to: Move, session: SessionRef) {
+        self.moves.insert(session, to);
+        self.leaving.insert(to, Leaving { session, sent: None });
+    }
+
+    fn take_leaving(&mut self, to: Move) -> Option<Leaving> {
+        let leaving = self.leaving.remove(&to)?;
+        self.moves.remove(&leaving.session);
+        Some(leaving)
     }
 }
 
@@ -104,6 +116,7 @@ impl Shard {
             ToShard::Pack(to) => self.pack_leaving(to),
             ToShard::Done(to) => self.end_leaving(to),
             ToShard::Keep(to) => self.keep_leaving(to),
+            ToShard::Retell(asked) => self.retell(asked),
         }
     }
 
@@ -191,7 +204,7 @@ impl Shard {
             }
             Wanted::Moved if self.storing.is_some() => None,
             Wanted::Moved => {
-                self.work.claims.leaving.insert(to, Leaving { session, sent: None });
+                self.work.claims.begin_leaving(to, session);
                 self.meter.charge(cost::SESSION);
                 Some(self.pack_subscriptions(index))
             }
@@ -227,7 +240,7 @@ impl Shard {
     /// what share groups sent: that goes back to them.
     fn end_leaving(&mut self, to: Move) {
         let index = self.leaving(to);
-        self.work.claims.leaving.remove(&to);
+        self.work.claims.take_leaving(to);
         if let Some(index) = index {
             let gone = self.counters.dropped_session_gone;
             self.end_moved(index);
@@ -237,7 +250,7 @@ impl Shard {
 
     /// It stays.
     fn keep_leaving(&mut self, to: Move) {
-        let Some(Leaving { session, sent }) = self.work.claims.leaving.remove(&to) else { return };
+        let Some(Leaving { session, sent }) = self.work.claims.take_leaving(to) else { return };
         if let Some(sent) = sent
             && self.session_of(session).is_some()
         {

@@ -196,8 +196,8 @@ fn waits_for_data(control: &Control) -> bool {
         }
         // In line with those: what a member says of itself keeps its order.
         Control::GiveBack(_) => true,
-        // What was published before it belongs to the session.
-        Control::ToShard(what) => matches!(**what, ToShard::Pack(_)),
+        // What was published before it belongs to the session, or is to be told.
+        Control::ToShard(what) => matches!(**what, ToShard::Pack(_) | ToShard::Retell(_)),
         _ => false,
     }
 }

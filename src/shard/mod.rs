@@ -98,6 +98,7 @@ mod settings;
 mod share;
 mod shed;
 mod spare;
+mod stamps;
 mod state;
 pub mod step;
 mod stop;

@@ -48,6 +48,7 @@ impl Shard {
         self.counters.retained_messages += 1;
         self.counters.retained_bytes += size;
         self.memory.tally.retained += retained(topic, message.size());
+        self.note_oldest(&message);
         self.retained.messages.set(topic, message);
     }
 

@@ -4,6 +4,7 @@
 use super::Shard;
 use super::memory::{Pressure, retained};
 use super::spare::halve_queue;
+use super::stamps::Stamps;
 use crate::ids::SessionRef;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
@@ -21,12 +22,19 @@ pub(super) struct RetainedMessages {
     pub(super) replays: VecDeque<SessionRef>,
     /// Where the sweep of expired messages goes on; `None`: at the first topic.
     sweep_from: Option<Box<str>>,
+    /// On a node of a cluster: which messages are newer than those of other nodes.
+    pub(super) stamps: Stamps,
 }
 
 impl RetainedMessages {
     pub(super) fn new() -> Self {
         let messages = Retained::new();
-        RetainedMessages { messages, replays: VecDeque::new(), sweep_from: None }
+        RetainedMessages {
+            messages,
+            replays: VecDeque::new(),
+            sweep_from: None,
+            stamps: Stamps::default(),
+        }
     }
 
     /// Gives half of the spare room of the list of replays back.
@@ -101,17 +109,20 @@ impl Shard {
         self.retained.messages.set(message.topic, stored);
     }
 
-    fn uncount_retained(&mut self, old: &Message) {
+    /// Returns its stamp, if it had one.
+    fn uncount_retained(&mut self, old: &Message) -> Option<u64> {
         let size = old.size() as u64;
         self.counters.retained_messages -= 1;
         self.counters.retained_bytes -= size;
         self.memory.tally.retained -= retained(old.view().topic, old.size());
         self.topology.shared.retained_messages.give(1);
         self.topology.shared.retained_bytes.give(size);
+        self.retained.stamps.forget_kept(&self.topology, old)
     }
 
     /// Forgets some expired retained messages, going round through all of them over time.
     pub(super) fn sweep_retained(&mut self) {
+        self.retained.stamps.sweep(self.now);
         if self.retained.messages.is_empty() {
             return;
         }
@@ -126,7 +137,10 @@ impl Shard {
             keep
         });
         for old in &expired {
-            self.uncount_retained(old);
+            let stamp = self.uncount_retained(old);
+            if let Some(stamp) = stamp {
+                self.retained.stamps.note_cleared(old.view().topic, stamp, self.now);
+            }
             self.store_unretained(old.view().topic);
         }
         if let topic::Pass::More(cursor) = next {

@@ -7,7 +7,7 @@ use super::pace::{Reader, Receivers};
 use super::storing::Speaker;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::cost;
-use crate::message::{MailPurpose, Message, MessageRef, Reserve};
+use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use crate::mutant::Mutant;
 use crate::packet::{Qos, SubscribeOptions};
 use crate::topic::{Subscriber, TopicHash};
@@ -43,7 +43,7 @@ pub(super) fn live_retain(options: u8, message: &MessageRef<'_>) -> bool {
 
 /// Whether another shard says when a message is safe: one that may have to be stored there.
 fn counts(message: &MessageRef<'_>, purpose: MailPurpose) -> bool {
-    message.qos > Qos::AtMostOnce || purpose.retain
+    message.qos > Qos::AtMostOnce || purpose.retain.is_kept()
 }
 
 /// Where a publication goes.
@@ -63,7 +63,13 @@ impl Route {
         Route { interested: ShardSet::default(), ..self }
     }
 
-    fn all(&self) -> ShardSet {
+    /// Where its retained message is kept at this node.
+    pub(super) fn retain_at(&self) -> Option<ShardId> {
+        self.retain_at
+    }
+
+    /// Wherever it goes.
+    pub(super) fn all(&self) -> ShardSet {
         let mut all = self.interested;
         if let Some(home) = self.retain_at {
             all.insert(home);
@@ -85,7 +91,10 @@ impl Shard {
         if self.topology.is_alone() {
             return Ok(Route { interested: ShardSet::only(self.topology.id), retain_at });
         }
-        let route = Route { interested: self.topology.shared.interest.shards(hash), retain_at };
+        let mut route = Route { interested: self.topology.shared.interest.shards(hash), retain_at };
+        if retain_at.is_some() {
+            self.add_nodes(&mut route.interested, message.topic);
+        }
         match self.mail.outbox.first_full(route.all(), route.interested, topic) {
             Some(full) => Err(full),
             None => Ok(route),
@@ -109,33 +118,50 @@ impl Shard {
         if !self.subscriptions.links.is_empty() {
             matched |= self.give_to_links(hash, message);
         }
+        if route.retain_at.is_some()
+            && let Some(stamped) = self.follow_stamped(route, hash, message)
+        {
+            return matched | stamped;
+        }
         for shard in route.all().iter() {
+            let kept = route.retain_at == Some(shard);
             let purpose = MailPurpose {
                 deliver: route.interested.contains(shard),
-                retain: route.retain_at == Some(shard),
+                retain: if kept { Retain::PLAIN } else { Retain::NONE },
                 reserve: Reserve::NONE,
             };
-            if shard == self.topology.id {
-                if purpose.deliver {
-                    matched |= self.deliver_here(hash, message);
-                }
-                if purpose.retain {
-                    self.keep_retained(message);
-                }
-            } else {
-                matched |= purpose.deliver;
-                if let Some(storing) = &mut self.storing
-                    && counts(message, purpose)
-                {
-                    storing.sent(shard, message.qos > Qos::AtMostOnce);
-                }
-                let topic = (!self.work.stopping.draining).then(|| hash.exact());
-                let fan = &mut self.delivery.current;
-                let scratch = self.delivery.scratch.bytes();
-                self.mail.outbox.publish(shard, message, topic, purpose, &mut fan.stored, scratch);
-            }
+            matched |= self.hand_to(shard, purpose, hash, message);
         }
         matched
+    }
+
+    /// Delivers and keeps a message here, or accepts it for another shard or node. True when some
+    /// subscription matches.
+    #[inline(always)]
+    pub(super) fn hand_to(
+        &mut self,
+        shard: ShardId,
+        purpose: MailPurpose,
+        hash: &TopicHash<'_>,
+        message: &MessageRef<'_>,
+    ) -> bool {
+        if shard == self.topology.id {
+            let matched = purpose.deliver && self.deliver_here(hash, message);
+            if purpose.retain.is_kept() {
+                self.keep_stamped(message, purpose.retain);
+            }
+            return matched;
+        }
+        if let Some(storing) = &mut self.storing
+            && counts(message, purpose)
+        {
+            storing.sent(shard, message.qos > Qos::AtMostOnce);
+        }
+        let topic = (!self.work.stopping.draining).then(|| hash.exact());
+        let fan = &mut self.delivery.current;
+        let scratch = self.delivery.scratch.bytes();
+        self.mail.outbox.publish(shard, message, topic, purpose, &mut fan.stored, scratch);
+        purpose.deliver
     }
 
     /// Routes a message that no connection is waiting on (a will, `$SYS`); false when a mailbox is
@@ -184,8 +210,8 @@ impl Shard {
             self.deliver_here(&hash, message);
             self.regard(message.publisher, self.topology.id);
         }
-        if purpose.retain {
-            self.keep_retained(message);
+        if purpose.retain.is_kept() {
+            self.keep_stamped(message, purpose.retain);
         }
     }
 

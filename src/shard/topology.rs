@@ -2,7 +2,7 @@
 //! and the numbers that tell its requests to others apart.
 
 use super::placement::{self, home_of};
-use crate::ids::{ClientKey, ShardId};
+use crate::ids::{ClientKey, ShardId, ShardSet};
 use crate::limits::CLUSTER_PEERS;
 use crate::mesh::Shared;
 use crate::topic::TopicHash;
@@ -41,6 +41,11 @@ impl Topology {
     /// The receiver of what the cluster is told.
     pub(super) fn cluster(&self) -> Option<ShardId> {
         (self.receivers > self.shards).then_some(ShardId(self.shards))
+    }
+
+    /// The places of the other nodes that are there.
+    pub(super) fn nodes(&self) -> ShardSet {
+        ShardSet(u128::from(self.shared.nodes.used()) << (self.shards + 1))
     }
 
     /// The home shard of a ClientId or share group.

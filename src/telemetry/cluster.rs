@@ -27,6 +27,10 @@ pub struct ClusterRow {
     pub refused: Vec<(&'static str, u64)>,
     /// Times that another node's filters were not what it said, and were told again.
     pub disagreements: u64,
+    /// Retained messages that other nodes were told of because they might lack them.
+    pub retold: u64,
+    /// Times that another node's retained messages were not those of this one.
+    pub retained_differ: u64,
     /// ClientIds that clients of this node claimed from the others.
     pub claims: u64,
     /// Claims that went wrong, by how: some node did not answer in time, or a newer one won.
@@ -48,7 +52,7 @@ pub struct NodeRow {
     pub incarnation: u64,
     /// It is heard.
     pub up: bool,
-    /// Each of the two knows the filters of the other.
+    /// Each of the two knows the filters of the other, and it was told of all retained messages.
     pub settled: bool,
     /// Filters that it has told of.
     pub filters: u64,

@@ -417,6 +417,8 @@ counters! {
         "Times that retained messages were looked through for a new subscription." {
         retained_slices;
     }
+    "ringmq_retained_superseded_total" Counter "messages"
+        "Retained messages of which another node had a newer one." { retained_superseded; }
     "ringmq_retained_replayed_total" Counter "messages"
         "Retained messages sent because of a new subscription." { messages_retained_replayed; }
     "ringmq_inflight_messages" Gauge "messages"

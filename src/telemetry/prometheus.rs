@@ -343,7 +343,7 @@ impl Text {
         let name = "ringmq_cluster_info";
         self.family(name, "gauge", "The cluster and this node of it; the value is always 1.");
         self.sample(name, &[("cluster", &row.name), ("node", &row.node)], 1);
-        let figures: [(&str, &str, &str, u64); 11] = [
+        let figures: [(&str, &str, &str, u64); 13] = [
             (
                 "degraded",
                 "gauge",
@@ -358,6 +358,18 @@ impl Text {
             ("messages_sent_total", "counter", "Messages sent, once for each node.", row.sent),
             ("messages_received_total", "counter", "Messages of other nodes.", row.received),
             ("resends_total", "counter", "Times that something was sent again.", row.resends),
+            (
+                "retained_told_total",
+                "counter",
+                "Retained messages that other nodes were told of, in case they lacked them.",
+                row.retold,
+            ),
+            (
+                "retained_differ_total",
+                "counter",
+                "Times that another node's retained messages were not those of this one.",
+                row.retained_differ,
+            ),
             ("claims_total", "counter", "ClientIds claimed from the other nodes.", row.claims),
             ("sessions_moving", "gauge", "Sessions on their way from node to node.", row.moving),
         ];
@@ -382,7 +394,7 @@ impl Text {
         type Figure = fn(&super::NodeRow) -> u64;
         let figures: [(&str, &str, Figure); 5] = [
             ("up", "1 while the other node is heard.", |node| u64::from(node.up)),
-            ("settled", "1 while both know the other's filters.", |node| u64::from(node.settled)),
+            ("settled", "1 while all of each has been told.", |node| u64::from(node.settled)),
             ("filters", "Filters that the other node has told of.", |node| node.filters),
             ("window_bytes", "Bytes that it has not acknowledged.", |node| node.window),
             ("waiting_bytes", "Bytes of its messages that wait here.", |node| node.waiting),

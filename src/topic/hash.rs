@@ -331,6 +331,15 @@ impl FilterKey {
     }
 }
 
+/// Numbers that are near each other, far from each other: the finalizer of splitmix64, the same on
+/// every broker.
+pub fn spread(number: u64) -> u64 {
+    let mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 #[cfg(test)]
 #[path = "hash_tests.rs"]
 mod tests;

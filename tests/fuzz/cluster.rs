@@ -9,8 +9,8 @@ use ringmq::cluster::lane::{Acknowledgement, Lane, RECEIVED};
 use ringmq::cluster::node::{Engine, Node, NodePlan, To, WhenCutOff};
 use ringmq::cluster::peer::Broker;
 use ringmq::ids::ShardId;
-use ringmq::mesh::moves::{Move, ToCluster, ToShard, Wanted as Claimed};
-use ringmq::message::MessageRef;
+use ringmq::mesh::moves::{Move, Retold, ToCluster, ToShard, Wanted as Claimed, Whence};
+use ringmq::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use ringmq::packet::Qos;
 use ringmq::time::Instant;
 use ringmq::topic;
@@ -31,8 +31,9 @@ impl Broker for Wanted {
         *count = if wanted { *count + 1 } else { count.checked_sub(1).expect("it was told") };
     }
 
-    fn publish(&mut self, message: &MessageRef<'_>) -> bool {
+    fn publish(&mut self, message: &MessageRef<'_>, purpose: MailPurpose) -> bool {
         assert!(topic::valid_name(message.topic));
+        assert!(purpose.deliver || message.retain);
         self.room
     }
 
@@ -94,11 +95,13 @@ pub fn run(data: &[u8]) {
                     properties: &[],
                     payload: &[7; 600],
                     qos: if input.flag() { Qos::AtLeastOnce } else { Qos::AtMostOnce },
-                    retain: false,
+                    retain: true,
                     expires: Some(now.plus_millis(9)),
                     publisher: None,
                 };
-                node.send(number, &message, now);
+                let retain = if input.flag() { Retain::NONE } else { Retain::stamped(now.0) };
+                let purpose = MailPurpose { deliver: true, retain, reserve: Reserve::NONE };
+                node.send(number, &message, purpose, now);
             }
         }
         for _ in 0..8 {
@@ -137,6 +140,24 @@ fn answer(node: &mut Node, input: &mut Input<'_>, what: ToShard, now: Instant) {
         ToShard::Adopt(claim, _) => ToCluster::Placed(claim),
         ToShard::Continue(claim, _, true) => ToCluster::Settled(claim),
         ToShard::Fence => ToCluster::Fenced,
+        ToShard::Retell(asked) => {
+            let message = MessageRef {
+                topic: "t/1",
+                properties: &[],
+                payload: &[7; 600],
+                qos: Qos::AtLeastOnce,
+                retain: true,
+                expires: None,
+                publisher: None,
+            };
+            let message = Message::new(&message, &mut Vec::new());
+            ToCluster::Retold(Box::new(Retold {
+                node: asked.node,
+                ticket: asked.ticket - input.below(2) as u32,
+                messages: vec![(Retain::OLDEST, message); input.below(3)],
+                next: input.flag().then_some(Whence::Cleared(None)),
+            }))
+        }
         _ => return,
     };
     node.told(ShardId(1), told, now);
@@ -165,6 +186,7 @@ fn frame(input: &mut Input<'_>) -> Vec<u8> {
         acknowledged,
         snapshot: u32::from(input.byte()),
         told: Some(told).filter(|told| told.at > 0),
+        retained: u64::from(input.byte()),
     };
     let said = match kind {
         0 => Said::Hello,

@@ -320,3 +320,59 @@ fn a_client_that_is_connected_twice_is_so_until_the_nodes_hear_each_other() {
     new.ping();
     eventually("one has it", || nodes.nodes[0].metric("ringmq_sessions", "") == 0.0);
 }
+
+/// The retained message that a new subscriber at a node is sent.
+fn retained(nodes: &Nodes, at: usize, topic: &str) -> Option<String> {
+    let (mut reader, _) = Connect::new(V5, unique("late")).open_with(&nodes.nodes[at]);
+    reader.subscribe(Subscribe::to(topic, 1));
+    // It may come from another core.
+    (0..3).for_each(|_| reader.ping());
+    let message = reader.stashed()?;
+    assert!(message.retain, "{message:?}");
+    Some(message.text())
+}
+
+/// What is retained at one node is sent to new subscribers at every node, also at one that was
+/// started later; what is published while no server runs, at both, is the same at both afterwards.
+#[test]
+fn retained_messages_are_at_every_node() {
+    let mut nodes = Nodes::start(2, "");
+    for (topic, text) in [("site/1", "old"), ("site/2", "two"), ("site/1", "one")] {
+        let status = Command::new("mosquitto_pub")
+            .args(nodes.address(0))
+            .args(["-V", "5", "-r", "-q", "1", "-t", topic, "-m", text])
+            .status();
+        assert!(status.expect("mosquitto_pub is installed").success());
+    }
+    eventually("it is there", || retained(&nodes, 1, "site/1").as_deref() == Some("one"));
+    let reader = Command::new("mosquitto_sub")
+        .args(nodes.address(1))
+        .args(["-V", "5", "-t", "site/+", "-q", "1", "-C", "2", "-W", "20", "-F", "%t %p %r"])
+        .output();
+    let output = reader.expect("mosquitto_sub is installed: run scripts/test").stdout;
+    let mut lines: Vec<_> = std::str::from_utf8(&output).expect("text").lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["site/1 one 1", "site/2 two 1"]);
+    nodes.nodes[1].signal("-KILL");
+    eventually("the node is down", || nodes.of_node(0, "up", 1) == 0.0);
+    let (mut writer, _) = Connect::new(V5, unique("writer")).open_with(&nodes.nodes[0]);
+    writer.publish(&Publish { retain: true, ..Publish::new("site/2", 1, "") });
+    writer.publish(&Publish { retain: true, ..Publish::new("site/3", 1, "three") });
+    let file = nodes.directory.join("1.yaml");
+    nodes.nodes[1] = Broker::of_file(file.to_str().expect("a plain path"));
+    eventually("the node is told", || retained(&nodes, 1, "site/3").as_deref() == Some("three"));
+    assert_eq!(retained(&nodes, 1, "site/1").as_deref(), Some("one"));
+    assert_eq!(retained(&nodes, 1, "site/2"), None);
+    nodes.server.kill();
+    eventually("it is noticed", || (0..2).all(|at| nodes.figure(at, "degraded") == 1.0));
+    writer.publish(&Publish { retain: true, ..Publish::new("site/1", 1, "earlier") });
+    writer.publish(&Publish { retain: true, ..Publish::new("site/3", 1, "") });
+    let (mut other, _) = Connect::new(V5, unique("writer")).open_with(&nodes.nodes[1]);
+    other.publish(&Publish { retain: true, ..Publish::new("site/1", 1, "later") });
+    nodes.server.run();
+    for at in 0..2 {
+        let kept = |topic: &str| retained(&nodes, at, topic);
+        eventually("the later one is there", || kept("site/1").as_deref() == Some("later"));
+        eventually("it is cleared", || kept("site/3").is_none());
+    }
+}

@@ -25,6 +25,10 @@ pub(super) struct Cluster {
     messages_received: u64,
     /// Messages for other nodes that were dropped, by reason.
     dropped: BTreeMap<&'static str, u64>,
+    /// Retained messages that other nodes were told of because they might lack them.
+    retained_told: u64,
+    /// Times that another node's retained messages were not those of this one.
+    retained_differ: u64,
     /// ClientIds that clients of this node claimed from the others.
     claims: u64,
     /// Claims that some node did not answer in time, or that were lost to a newer one.
@@ -44,7 +48,7 @@ pub(super) struct OtherNode {
     node: String,
     /// It is heard.
     up: bool,
-    /// Each of the two knows the filters of the other.
+    /// Each of the two knows the filters of the other, and it was told of all retained messages.
     settled: bool,
     /// Milliseconds since it was heard.
     silent_millis: u64,
@@ -80,6 +84,8 @@ fn shown(row: ClusterRow) -> Cluster {
         messages_sent: row.sent,
         messages_received: row.received,
         dropped: row.dropped.into_iter().collect(),
+        retained_told: row.retold,
+        retained_differ: row.retained_differ,
         claims: row.claims,
         claims_failed: row.claims_failed.into_iter().collect(),
         sessions_moved: row.sessions.into_iter().collect(),

@@ -2,7 +2,8 @@
 //! knows now. The shards look at the interest table and write down what they route for another node
 //! in the same step, so each has only to say when all that it wrote before is in the mailboxes.
 
-/// A fence that somebody has asked for: of whom, and who is to hear of it.
+/// A fence that somebody has asked for: of whom, and who is to hear of it. Without either it is
+/// this node's own, before it tells the node with that number of its retained messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Job {
     /// Whose claim; `None`: this node's.
@@ -11,6 +12,13 @@ pub struct Job {
     pub claim: u64,
     /// Who is to hear of it; `None`: this node.
     pub holder: Option<u8>,
+}
+
+impl Job {
+    /// Before that node is told of all retained messages.
+    pub fn before_retelling(node: u8) -> Job {
+        Job { claimant: None, claim: u64::from(node), holder: None }
+    }
 }
 
 /// The fences of a node: one round through its shards at a time, for all who asked before it began.

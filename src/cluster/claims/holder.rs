@@ -102,7 +102,8 @@ impl Claims {
         }
     }
 
-    pub(super) fn fence(&mut self, job: Job) {
+    /// Asks for a fence.
+    pub fn fence(&mut self, job: Job) {
         self.fences.ask(job);
         self.begin_round();
     }
@@ -123,7 +124,7 @@ impl Claims {
                     let record = written(&Record::Fenced(claim, claimant));
                     self.behind_messages.push((holder, record));
                 }
-                (None, None) => {}
+                (None, None) => self.retellings.push(claim as u8),
             }
         }
         self.begin_round();

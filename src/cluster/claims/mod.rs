@@ -35,7 +35,8 @@ use crate::ids::ShardId;
 use crate::mesh::moves::{Move, Outcome, ToCluster, ToShard, Wanted};
 use crate::mutant::Mutant;
 use crate::time::Instant;
-use fences::{Fences, Job};
+use fences::Fences;
+pub use fences::Job;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Milliseconds that CONNACK waits for the answers of other nodes.
@@ -139,6 +140,9 @@ pub struct Claims {
     behind_filters: Vec<(u8, Vec<u8>)>,
     /// Records for other nodes that go behind the messages that the shards have written down.
     pub behind_messages: Vec<(u8, Vec<u8>)>,
+    /// Nodes that may be told of retained messages: what the shards had written down before is in
+    /// the mailboxes.
+    pub retellings: Vec<u8>,
     /// Mail for the shards.
     pub mail: Vec<(Whom, ToShard)>,
     /// What is counted.
@@ -180,6 +184,7 @@ impl Claims {
             records: Vec::new(),
             behind_filters: Vec::new(),
             behind_messages: Vec::new(),
+            retellings: Vec::new(),
             mail: Vec::new(),
             counts: ClaimCounts::default(),
         }
@@ -256,6 +261,12 @@ impl Claims {
         }
     }
 
+    /// The time in microseconds, by a clock that other nodes have too, more or less, when the clock
+    /// of the shards was at 0.
+    pub fn origin(&self) -> u64 {
+        self.origin
+    }
+
     fn next_stamp(&mut self, now: Instant) -> u64 {
         let clock = self.origin.wrapping_add(now.0.wrapping_mul(1000));
         self.stamp = clock.max(self.stamp.saturating_add(1));
@@ -273,6 +284,7 @@ impl Claims {
             ToCluster::Fenced => self.shard_fenced(),
             ToCluster::Packed(to, parts) => self.packed(to, parts),
             ToCluster::Settled(claim) => self.settled_here(claim),
+            ToCluster::Retold(_) => {}
         }
     }
 

@@ -10,6 +10,7 @@ use crate::packet::Qos;
 use crate::session::ShareName;
 use crate::shard::Shard;
 use crate::shard::memory::Pressure;
+use crate::shard::stamps::nothing;
 use crate::shard::storing::Speaker;
 use crate::topic::{self, Pass, TopicHash};
 
@@ -193,15 +194,7 @@ impl Shard {
         if self.retained.messages.get(topic).is_none() {
             return false;
         }
-        self.keep_retained(&MessageRef {
-            topic,
-            properties: &[],
-            payload: &[],
-            qos: Qos::AtMostOnce,
-            retain: true,
-            expires: None,
-            publisher: None,
-        });
+        self.clear_at_nodes(&nothing(topic));
         true
     }
 

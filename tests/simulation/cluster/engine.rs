@@ -13,7 +13,7 @@ pub struct Faults {
     pub delayed: usize,
     /// Longest delay in milliseconds.
     pub delay: usize,
-    /// Filters that are told with another text, at most so many.
+    /// Filters and topics of retained messages that are told with another text, at most so many.
     pub changed: usize,
 }
 
@@ -74,18 +74,26 @@ impl Network {
         }
     }
 
-    /// Changes the text of a filter, now and then: no node does, and it has to be found out.
+    /// Changes the text of a filter or of a topic, now and then: no node does, and it has to be
+    /// found out.
     fn change(&mut self, frame: Vec<u8>) -> Vec<u8> {
         let Ok(read) = Frame::read(&frame) else { return frame };
-        let Said::Data(state, Lane::Control, number, segment) = read.said else { return frame };
-        let Some(at) = segment.windows(2).position(|pair| pair == b"t/") else { return frame };
+        let Said::Data(state, lane, number, segment) = read.said else { return frame };
+        let text: &[u8] = match lane {
+            Lane::Control => b"t/",
+            Lane::Messages => b"retained/of/",
+            Lane::Bulk => return frame,
+        };
+        let Some(at) = segment.windows(text.len()).position(|part| part == text) else {
+            return frame;
+        };
         if self.faults.changed == 0 || !self.rng.chance(500) {
             return frame;
         }
         self.faults.changed -= 1;
         let mut segment = segment.to_vec();
-        segment[at + 2] ^= 1;
-        Frame { said: Said::Data(state, Lane::Control, number, &segment), ..read }.write()
+        segment[at + text.len()] ^= 1;
+        Frame { said: Said::Data(state, lane, number, &segment), ..read }.write()
     }
 
     /// When the next frame arrives.

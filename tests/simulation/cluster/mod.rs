@@ -1,11 +1,17 @@
 //! Nodes of a cluster over an engine that loses, doubles, delays and reorders frames, changes some
-//! and is divided at times: nodes alone ([`nodes`]), whole brokers ([`whole`]), and sessions that
-//! go from one to another ([`takeovers`]).
+//! and is divided at times: nodes alone ([`nodes`]), whole brokers ([`whole`]), sessions that go
+//! from one to another ([`takeovers`]), and retained messages ([`retained`]).
 
 mod engine;
 mod nodes;
+mod retained;
 mod takeovers;
 mod whole;
+
+#[test]
+fn retained_messages_are_the_same_at_all_nodes() {
+    (1..=6).for_each(retained::simulate);
+}
 
 /// One run of each kind.
 pub fn simulate(seed: u64) {
@@ -16,6 +22,9 @@ pub fn simulate(seed: u64) {
     }
     if seed % 20 == 7 {
         takeovers::simulate(seed);
+    }
+    if seed % 20 == 11 {
+        retained::simulate(seed / 20);
     }
 }
 

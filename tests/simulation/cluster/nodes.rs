@@ -5,8 +5,9 @@ use crate::rng::Rng;
 use ringmq::cluster::claims::Whom;
 use ringmq::cluster::node::{Node, NodePlan, Unsent, WhenCutOff};
 use ringmq::cluster::peer::Broker;
-use ringmq::mesh::moves::ToShard;
-use ringmq::message::MessageRef;
+use ringmq::ids::ShardId;
+use ringmq::mesh::moves::{Retell, Retold, ToCluster, ToShard};
+use ringmq::message::{MailPurpose, MessageRef, Reserve, Retain};
 use ringmq::packet::Qos;
 use ringmq::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,6 +18,10 @@ const WINDOW: usize = 64 * 1024;
 const GIVE_UP: u64 = 10_000;
 /// Payload bytes at most.
 const PAYLOAD: usize = 40_000;
+
+/// What a publication is sent for.
+const LIVE: MailPurpose =
+    MailPurpose { deliver: true, retain: Retain::NONE, reserve: Reserve::NONE };
 
 /// What a node's broker knows.
 #[derive(Default)]
@@ -29,6 +34,8 @@ struct Told {
     came: Vec<(u64, u64)>,
     /// How many messages it takes now.
     room: usize,
+    /// What its only shard was asked.
+    asked: Vec<ToShard>,
 }
 
 impl Broker for Told {
@@ -41,7 +48,7 @@ impl Broker for Told {
         }
     }
 
-    fn publish(&mut self, message: &MessageRef<'_>) -> bool {
+    fn publish(&mut self, message: &MessageRef<'_>, _: MailPurpose) -> bool {
         if self.room == 0 {
             return false;
         }
@@ -55,7 +62,9 @@ impl Broker for Told {
         true
     }
 
-    fn tell(&mut self, _: Whom, _: ToShard) {}
+    fn tell(&mut self, _: Whom, what: ToShard) {
+        self.asked.push(what);
+    }
 }
 
 struct Site {
@@ -103,6 +112,19 @@ pub fn simulate(seed: u64) {
     run.go(800);
     run.heal();
     run.check(seed.is_multiple_of(3), seed % 5 == 1);
+}
+
+/// The answer of a shard that has no clients and keeps nothing.
+fn answer(node: &mut Node, asked: ToShard, now: Instant) {
+    let told = match asked {
+        ToShard::Fence => ToCluster::Fenced,
+        ToShard::Retell(Retell { node, ticket, .. }) => {
+            let nothing = Retold { node, ticket, messages: Vec::new(), next: None };
+            ToCluster::Retold(Box::new(nothing))
+        }
+        _ => return,
+    };
+    node.told(ShardId(0), told, now);
 }
 
 fn site(name: &str, incarnation: u64, now: u64) -> Site {
@@ -197,7 +219,7 @@ impl Run {
                 expires: None,
                 publisher: None,
             };
-            if full.contains(&node) || !site.node.send(node, &message, now) {
+            if full.contains(&node) || !site.node.send(node, &message, LIVE, now) {
                 full.insert(node);
                 rest.push_back((node, number, length));
             }
@@ -205,7 +227,11 @@ impl Run {
         site.waiting = rest;
         for _ in 0..20 {
             let wire = &mut Wire { network: &mut self.network, from: at, now: self.now };
-            if !site.node.run(now, &mut site.told, wire) {
+            let more = site.node.run(now, &mut site.told, wire);
+            for asked in std::mem::take(&mut site.told.asked) {
+                answer(&mut site.node, asked, now);
+            }
+            if !more {
                 break;
             }
         }

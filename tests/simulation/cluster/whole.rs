@@ -46,8 +46,8 @@ pub struct Cluster {
     pub brokers: Vec<Broker>,
     pub network: Network,
     now: u64,
-    /// Nodes that do nothing any more.
-    dead: BTreeSet<usize>,
+    /// Nodes that do nothing: any more, or yet.
+    pub dead: BTreeSet<usize>,
 }
 
 impl Cluster {

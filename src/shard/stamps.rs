@@ -1,0 +1,283 @@
+//! Retained messages on a node of a cluster: which of two of a topic is the newer one, at this node
+//! and at all others. What is kept is in [`super::retain`]; how a node that lacks some is told of
+//! them is in `cluster::node::retelling`.
+//!
+//! A message that is to be retained gets a *stamp* where it is published, before it is
+//! acknowledged: the time, or one more than the newest stamp that this node has seen, if that is
+//! later. It goes to every node with it, and the home shard of its topic keeps it there unless it
+//! has had a newer one. So all nodes end with the same message, in whatever order they hear of
+//! several. Who was told that a message is accepted, and publishes another one after that, wins at
+//! the same node; at another node if that has heard of the first, or its clock is not behind.
+//!
+//! That a topic was cleared is kept with its stamp: a node that comes back with an older message is
+//! told. It is kept for [`FORGET`], and for at most [`CLEARED`] bytes of topics per shard, of which
+//! the oldest go first.
+
+use super::Shard;
+use super::route::Route;
+use super::topology::Topology;
+use crate::ids::ShardSet;
+use crate::limits::cost;
+use crate::mesh::moves::{Retell, Retold, ToCluster, Whence};
+use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
+use crate::mutant::Mutant;
+use crate::packet::Qos;
+use crate::time::Instant;
+use crate::topic::{self, TopicHash};
+use hashbrown::HashMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+
+/// Bytes of what is kept of cleared topics.
+const CLEARED: usize = 8 << 20;
+/// Bytes of a cleared topic, besides its name, which is there twice.
+const PLACE: usize = 128;
+/// Milliseconds for which it is known that a topic was cleared.
+const FORGET: u64 = 24 * 3600 * 1000;
+/// Messages of one slice for a node that is told of all.
+const SLICE: usize = 64;
+
+/// The stamps of what is kept here, and of what was cleared.
+#[derive(Default)]
+pub(super) struct Stamps {
+    /// By the hash of the topic. What was read from a store has none: it is the oldest.
+    kept: HashMap<u64, u64>,
+    cleared: BTreeMap<Box<str>, u64>,
+    /// The same in the order of time, and what is not in `cleared` any more.
+    order: VecDeque<(Instant, u64, Box<str>)>,
+    bytes: usize,
+}
+
+impl Stamps {
+    /// A message is kept no more; its stamp, on a node of a cluster.
+    pub(super) fn forget_kept(&mut self, topology: &Topology, old: &Message) -> Option<u64> {
+        let view = old.view();
+        if !crosses(topology, view.topic) {
+            return None;
+        }
+        let hash = topology.shared.seeds.place(view.topic.as_bytes());
+        let stamp = self.kept.remove(&hash).unwrap_or(Retain::OLDEST);
+        if view.expires.is_none() {
+            topology.shared.retained_digest.shift(share(view.topic, stamp), 0);
+        }
+        Some(stamp)
+    }
+
+    /// A topic has no message any more: an older one of another node does not come in its place.
+    pub(super) fn note_cleared(&mut self, topic: &str, stamp: u64, now: Instant) {
+        if Mutant::ClusterClearForgotten.is_on() {
+            return;
+        }
+        self.cleared.insert(topic.into(), stamp);
+        self.order.push_back((now, stamp, topic.into()));
+        self.bytes += 2 * topic.len() + PLACE;
+        while self.bytes > CLEARED && self.forget_oldest() {}
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        let Some((_, stamp, topic)) = self.order.pop_front() else { return false };
+        self.bytes -= 2 * topic.len() + PLACE;
+        if self.cleared.get(&topic) == Some(&stamp) {
+            self.cleared.remove(&topic);
+        }
+        true
+    }
+
+    /// Forgets topics that were cleared long ago, some at a time.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let is_old = |(at, ..): &(Instant, u64, Box<str>)| now.millis_since(*at) >= FORGET;
+        for _ in 0..SLICE {
+            if !self.order.front().is_some_and(is_old) {
+                return;
+            }
+            self.forget_oldest();
+        }
+    }
+}
+
+/// What a kept message adds to the digest of all that are kept: nodes with the same messages have
+/// the same sum, however many shards they have.
+fn share(topic: &str, stamp: u64) -> u64 {
+    let sum = u64::from(crc32c::crc32c(topic.as_bytes()));
+    topic::spread(sum << 32 ^ stamp)
+}
+
+/// Of two messages with the same stamp, which is rare, all nodes keep the same one.
+fn tie(message: &MessageRef<'_>) -> u64 {
+    if message.payload.is_empty() {
+        return 0;
+    }
+    let sum = crc32c::crc32c_append(crc32c::crc32c(message.properties), message.payload);
+    1 + u64::from(sum)
+}
+
+/// Whether a topic's retained message is the same at all nodes: what a broker says of itself is
+/// not.
+fn crosses(topology: &Topology, topic: &str) -> bool {
+    topology.cluster().is_some() && !topic.starts_with("$SYS/")
+}
+
+impl Shard {
+    fn next_stamp(&self) -> Retain {
+        let shared = &self.topology.shared;
+        let time = shared.stamp_origin.used().wrapping_add(self.now.0.wrapping_mul(1000));
+        Retain::stamped(shared.stamps.above(time))
+    }
+
+    /// A message to be retained goes to all nodes, besides where it is wanted.
+    #[inline(never)]
+    pub(super) fn add_nodes(&self, interested: &mut ShardSet, topic: &str) {
+        if crosses(&self.topology, topic) && !Mutant::ClusterRetainedUntold.is_on() {
+            interested.0 |= self.topology.nodes().0;
+        }
+    }
+
+    /// The rest of [`Shard::follow`] for a message to be retained by all nodes; `None` when it is
+    /// for this one alone.
+    #[inline(never)]
+    pub(super) fn follow_stamped(
+        &mut self,
+        route: &Route,
+        hash: &TopicHash<'_>,
+        message: &MessageRef<'_>,
+    ) -> Option<bool> {
+        if !crosses(&self.topology, message.topic) {
+            return None;
+        }
+        let stamp = self.next_stamp();
+        let (all, home) = (route.all(), route.retain_at());
+        let mut nodes = self.topology.nodes();
+        if Mutant::ClusterRetainedUntold.is_on() {
+            nodes = ShardSet::EMPTY;
+        }
+        let wanted = self.topology.shared.interest.shards(hash);
+        let mut matched = false;
+        for shard in ShardSet(all.0 | nodes.0).iter() {
+            let kept = home == Some(shard) || nodes.contains(shard);
+            let purpose = MailPurpose {
+                deliver: route.interested().contains(shard),
+                retain: if kept { stamp } else { Retain::NONE },
+                reserve: Reserve::NONE,
+            };
+            let accepted = self.hand_to(shard, purpose, hash, message);
+            matched |= accepted && wanted.contains(shard);
+        }
+        Some(matched)
+    }
+
+    /// Keeps a message, or clears its topic, unless there was a newer one.
+    pub(super) fn keep_stamped(&mut self, message: &MessageRef<'_>, retain: Retain) {
+        let Some(stamp) = retain.stamp() else { return self.keep_retained(message) };
+        let hash = self.topology.shared.seeds.place(message.topic.as_bytes());
+        if !self.is_newest(hash, message, stamp) && !Mutant::ClusterStampIgnored.is_on() {
+            self.counters.retained_superseded += 1;
+            return;
+        }
+        self.keep_retained(message);
+        self.retained.stamps.cleared.remove(message.topic);
+        match self.retained.messages.get(message.topic) {
+            Some(kept) => {
+                let lasts = kept.expires().is_none();
+                self.retained.stamps.kept.insert(hash, stamp);
+                self.tell_digest(0, if lasts { share(message.topic, stamp) } else { 0 });
+            }
+            None => self.retained.stamps.note_cleared(message.topic, stamp, self.now),
+        }
+    }
+
+    fn is_newest(&self, hash: u64, message: &MessageRef<'_>, stamp: u64) -> bool {
+        let stamps = &self.retained.stamps;
+        let (known, other) = match self.retained.messages.get(message.topic) {
+            Some(kept) => {
+                let known = stamps.kept.get(&hash).copied().unwrap_or(Retain::OLDEST);
+                (known, if known == stamp { tie(&kept.view()) } else { 0 })
+            }
+            None => match stamps.cleared.get(message.topic) {
+                Some(&known) => (known, 0),
+                None => return true,
+            },
+        };
+        (stamp, if known == stamp { tie(message) } else { 0 }) > (known, other)
+    }
+
+    fn tell_digest(&self, before: u64, after: u64) {
+        self.topology.shared.retained_digest.shift(before, after);
+    }
+
+    /// A message that was read from the store is kept.
+    pub(super) fn note_oldest(&mut self, message: &Message) {
+        let view = message.view();
+        if crosses(&self.topology, view.topic) && view.expires.is_none() {
+            self.tell_digest(0, share(view.topic, Retain::OLDEST));
+        }
+    }
+
+    /// An operator clears a topic whose message is kept here: at all nodes.
+    pub(super) fn clear_at_nodes(&mut self, message: &MessageRef<'_>) {
+        if !crosses(&self.topology, message.topic) {
+            return self.keep_retained(message);
+        }
+        let retain = self.next_stamp();
+        self.keep_stamped(message, retain);
+        for node in self.topology.nodes().iter() {
+            let purpose = MailPurpose { deliver: false, retain, reserve: Reserve::NONE };
+            let scratch = self.delivery.scratch.bytes();
+            self.mail.outbox.publish(node, message, None, purpose, &mut None, scratch);
+        }
+    }
+
+    /// The next of the messages that are kept here, and of the topics that were cleared, for a node
+    /// that is told of all.
+    pub(super) fn retell(&mut self, asked: Retell) {
+        let Retell { node, ticket, whence } = asked;
+        let mut retold = Retold { node, ticket, messages: Vec::new(), next: None };
+        match whence {
+            Whence::Kept(after) => self.retell_kept(after.as_deref(), &mut retold),
+            Whence::Cleared(after) => self.retell_cleared(after.as_deref(), &mut retold),
+        }
+        self.meter.charge(retold.messages.len() as u32 * cost::MAIL);
+        self.answer_cluster(ToCluster::Retold(Box::new(retold)));
+    }
+
+    fn retell_kept(&mut self, after: Option<&str>, retold: &mut Retold) {
+        let (stamps, seeds) = (&self.retained.stamps.kept, &self.topology.shared.seeds);
+        let messages = &mut retold.messages;
+        let pass = self.retained.messages.retain(after, SLICE, |topic, message| {
+            if !topic.starts_with("$SYS/") {
+                let stamp = stamps.get(&seeds.place(topic.as_bytes())).copied();
+                messages.push((stamp.unwrap_or(Retain::OLDEST), message.clone()));
+            }
+            true
+        });
+        retold.next = Some(match pass {
+            topic::Pass::More(after) => Whence::Kept(Some(after)),
+            topic::Pass::Done => Whence::Cleared(None),
+        });
+    }
+
+    fn retell_cleared(&mut self, after: Option<&str>, retold: &mut Retold) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let scratch = self.delivery.scratch.bytes();
+        let some = self.retained.stamps.cleared.range::<str, _>((from, Bound::Unbounded));
+        for (topic, &stamp) in some.take(SLICE) {
+            retold.messages.push((stamp, Message::new(&nothing(topic), scratch)));
+        }
+        if retold.messages.len() == SLICE {
+            let last = retold.messages.last();
+            retold.next = last.map(|(_, last)| Whence::Cleared(Some(last.view().topic.into())));
+        }
+    }
+}
+
+/// What clears a topic [MQTT-3.3.1-6].
+pub(super) fn nothing(topic: &str) -> MessageRef<'_> {
+    MessageRef {
+        topic,
+        properties: &[],
+        payload: &[],
+        qos: Qos::AtMostOnce,
+        retain: true,
+        expires: None,
+        publisher: None,
+    }
+}
