@@ -7,12 +7,15 @@
 //! more mailbox and one more bit in the interest table ([`junction`]); what comes from it is put
 //! into the shards' mailboxes as their own mail is, and goes to no further node.
 //!
+//! SUBACK waits until the others know the filters ([`announced`]).
+//!
 //! A ClientId is at one node: CONNECT claims it from all others, and its session comes along
 //! ([`claims`]).
 //!
 //! What the engine loses, doubles or reorders is put right by [`lane`]. [`node`] knows who is
 //! there. All of this is pure: frames, mail and the time come in as arguments.
 
+pub mod announced;
 pub mod claims;
 pub mod clock;
 pub mod filters;

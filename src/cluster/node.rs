@@ -8,12 +8,15 @@
 //! up and is a broker by itself.
 
 mod retelling;
+mod status;
 
+use super::announced::Announced;
 use super::claims::{ClaimCounts, Claims, Nodes};
 use super::filters::LocalFilters;
 use super::frame::{Frame, Refused, Said, Sender};
 use super::lane::Lane;
 use super::peer::{Broker, Peer, PeerCounts, Presence};
+use super::record::Record;
 use crate::ids::ShardId;
 use crate::limits::CLUSTER_PEERS;
 use crate::mesh::moves::ToCluster;
@@ -22,6 +25,8 @@ use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
 use retelling::{Retelling, Since};
+use status::add;
+pub use status::{NodeCounts, PeerStatus, Unsent};
 
 /// Milliseconds between hellos.
 const HELLO: u64 = 500;
@@ -77,82 +82,6 @@ pub struct NodePlan {
     pub when_cut_off: WhenCutOff,
 }
 
-/// Why a message was not sent to another node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unsent {
-    /// The window was full while the node could not be reached.
-    Full,
-    /// The node is down.
-    Down,
-    /// Its time was over.
-    Expired,
-}
-
-impl Unsent {
-    /// All of them.
-    pub const ALL: [Unsent; 3] = [Unsent::Full, Unsent::Down, Unsent::Expired];
-
-    /// As it is shown.
-    pub fn word(self) -> &'static str {
-        match self {
-            Unsent::Full => "window_full",
-            Unsent::Down => "node_down",
-            Unsent::Expired => "expired",
-        }
-    }
-}
-
-/// What a node counts.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct NodeCounts {
-    /// Messages that were not sent, by reason.
-    pub unsent: [u64; Unsent::ALL.len()],
-    /// What has become of records, of nodes that are gone included.
-    pub peers: PeerCounts,
-    /// Frames that were refused.
-    pub refused: u64,
-    /// Frames of runs of nodes that are over.
-    pub stale: u64,
-    /// Frames of another node that has this one's name.
-    pub doubles: u64,
-    /// Frames of nodes beyond the most.
-    pub beyond: u64,
-    /// Retained messages that other nodes were told of, besides those that were just published.
-    pub retold: u64,
-    /// Times that another node's retained messages were not those of this one.
-    pub retained_differ: u64,
-    /// Frames that came, and that were sent.
-    pub frames_received: u64,
-    /// Those that were sent.
-    pub frames_sent: u64,
-}
-
-/// Another node, as it is shown.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PeerStatus {
-    /// Its name.
-    pub name: String,
-    /// Its incarnation.
-    pub incarnation: u64,
-    /// It is heard.
-    pub up: bool,
-    /// It is up, and knows all filters of this node, which knows all of its; and it has been told
-    /// of all retained messages.
-    pub settled: bool,
-    /// Its filters.
-    pub filters: usize,
-    /// Bytes of messages that it has not acknowledged.
-    pub window: usize,
-    /// Bytes of its messages that wait for this broker.
-    pub waiting: usize,
-    /// Times that something was sent again.
-    pub resends: u64,
-    /// Milliseconds since it was heard.
-    pub silent: u64,
-    /// What has become of records.
-    pub counts: PeerCounts,
-}
-
 /// This node.
 pub struct Node {
     plan: NodePlan,
@@ -163,6 +92,7 @@ pub struct Node {
     retellings: Vec<Retelling>,
     /// What those add up to.
     retained: Since,
+    announced: Announced,
     claims: Claims,
     /// The number of the last stream.
     streams: u32,
@@ -186,6 +116,7 @@ impl Node {
             filters: LocalFilters::default(),
             retellings: (0..CLUSTER_PEERS).map(|_| Retelling::default()).collect(),
             retained: Since::default(),
+            announced: Announced::default(),
             streams: 0,
             next_hello: now,
             echoed: now,
@@ -207,13 +138,15 @@ impl Node {
 
     /// A shard says something about ClientIds or sessions.
     pub fn told(&mut self, shard: ShardId, told: ToCluster, now: Instant) {
-        if let ToCluster::Retold(told) = told {
-            if let Some(retelling) = self.retellings.get_mut(usize::from(told.node)) {
-                retelling.retold(shard, self.plan.shards, *told);
+        match told {
+            ToCluster::Retold(told) => {
+                if let Some(retelling) = self.retellings.get_mut(usize::from(told.node)) {
+                    retelling.retold(shard, self.plan.shards, *told);
+                }
             }
-            return;
+            ToCluster::Ask(session, ticket) => self.announced.ask(shard, session, ticket),
+            told => self.claims.told(shard, told, self.cut_off.is_none(), now),
         }
-        self.claims.told(shard, told, self.cut_off.is_none(), now);
     }
 
     /// What the retained messages of this node add up to now.
@@ -276,29 +209,6 @@ impl Node {
     /// Whether messages of another node wait for this broker.
     pub fn has_waiting(&self) -> bool {
         self.peers.iter().flatten().any(|peer| !peer.is_drained())
-    }
-
-    /// What is counted, and how each other node stands.
-    pub fn status(&self, now: Instant) -> (NodeCounts, Vec<PeerStatus>) {
-        let mut counts = self.counts;
-        let mut rows = Vec::new();
-        for (peer, retelling) in self.peers.iter().zip(&self.retellings) {
-            let Some(peer) = peer else { continue };
-            add(&mut counts.peers, &PeerCounts { resends: peer.resends(), ..peer.counts });
-            rows.push(PeerStatus {
-                name: peer.name.to_string(),
-                incarnation: peer.incarnation,
-                up: peer.presence == Presence::Up,
-                settled: peer.is_settled() && retelling.is_done(),
-                filters: peer.filters(),
-                window: peer.window(),
-                waiting: peer.waiting(),
-                resends: peer.resends(),
-                silent: now.millis_since(peer.heard),
-                counts: peer.counts,
-            });
-        }
-        (counts, rows)
     }
 
     /// A message for the node with that number, whose expiry is by this node's clock. False when it
@@ -555,6 +465,7 @@ impl Node {
     /// Goes on with claims, and hands out what they have to say.
     fn run_claims(&mut self, now: Instant, broker: &mut impl Broker) {
         self.claims.see(self.present(), now);
+        self.run_announced(now);
         let peers = &mut self.peers;
         let window = |node: u8| {
             let peer = peers.get(usize::from(node)).and_then(Option::as_ref);
@@ -574,20 +485,30 @@ impl Node {
         }
     }
 
+    /// Asks the other nodes whether they know filters, and hands out what they have answered.
+    fn run_announced(&mut self, now: Instant) {
+        let up = self.present();
+        if let Some(number) = self.announced.begin(up, self.cut_off.is_none(), now) {
+            for node in (0..CLUSTER_PEERS as u8).filter(|node| up & 1 << node != 0) {
+                self.claims.say_behind_filters(node, &Record::Ask(number));
+            }
+        }
+        for (node, number) in self.claims.known.drain(..) {
+            self.announced.known(node, number);
+        }
+        self.announced.run(up, now, &mut self.claims.mail);
+    }
+
     /// When something is due though nothing comes.
     pub fn deadline(&self, now: Instant) -> Instant {
         let resends = self.peers.iter().flatten().filter_map(Peer::deadline);
         let resends = resends.filter(|_| self.cut_off.is_none());
         // What a node that is down has to be looked at for is no more urgent than a hello.
-        resends.chain([self.next_hello]).chain(self.claims.deadline()).min().unwrap_or(now)
+        resends
+            .chain([self.next_hello])
+            .chain(self.claims.deadline())
+            .chain(self.announced.deadline())
+            .min()
+            .unwrap_or(now)
     }
-}
-
-fn add(to: &mut PeerCounts, more: &PeerCounts) {
-    to.sent += more.sent;
-    to.received += more.received;
-    to.lost += more.lost;
-    to.resends += more.resends;
-    to.disagreements += more.disagreements;
-    to.malformed += more.malformed;
 }

@@ -111,7 +111,7 @@ impl Peer {
             is_whole: false,
             offset: Offset::default(),
             state_due: true,
-            lacks_retained: true,
+            lacks_retained: false,
             retained: None,
             retained_here: 0,
         }

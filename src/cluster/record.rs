@@ -26,6 +26,8 @@ const FENCED: u8 = 10;
 const SETTLED: u8 = 11;
 const STAMPED: u8 = 12;
 const RETAINED: u8 = 13;
+const ASK: u8 = 14;
+const KNOWN: u8 = 15;
 
 const RETAIN: u8 = 4;
 const EXPIRES: u8 = 8;
@@ -65,6 +67,10 @@ pub enum Record<'a> {
     Fenced(u64, &'a str),
     /// The sender has the session, or does not want it.
     Settled(u64),
+    /// Say when what was told before this is known.
+    Ask(u64),
+    /// What was told before the question of that number is known.
+    Known(u64),
 }
 
 /// What a node says to the claim of another.
@@ -148,6 +154,8 @@ impl<'a> Record<'a> {
                 out.extend_from_slice(claimant.as_bytes());
             }
             Record::Settled(claim) => begin(SETTLED, claim),
+            Record::Ask(number) => begin(ASK, number),
+            Record::Known(number) => begin(KNOWN, number),
             Record::Message(_)
             | Record::Stamped(..)
             | Record::Retained(..)
@@ -197,7 +205,7 @@ impl<'a> Record<'a> {
                     _ => Err(Malformed),
                 }
             }
-            CLAIM..=SETTLED => read_claiming(kind, body),
+            CLAIM..=SETTLED | ASK | KNOWN => read_claiming(kind, body),
             STAMPED => read_stamped(body).map(|(stamp, message)| Record::Stamped(stamp, message)),
             RETAINED => read_stamped(body).map(|(stamp, message)| Record::Retained(stamp, message)),
             _ => Err(Malformed),
@@ -229,6 +237,8 @@ fn read_claiming(kind: u8, body: &[u8]) -> Result<Record<'_>, Malformed> {
         (FENCE, holder) => Ok(Record::Fence(claim, node(holder)?)),
         (FENCED, claimant) => Ok(Record::Fenced(claim, node(claimant)?)),
         (SETTLED, []) => Ok(Record::Settled(claim)),
+        (ASK, []) => Ok(Record::Ask(claim)),
+        (KNOWN, []) => Ok(Record::Known(claim)),
         _ => Err(Malformed),
     }
 }
@@ -346,6 +356,8 @@ mod tests {
             Record::Fence(u64::MAX, "node-1"),
             Record::Fenced(4, "node-2"),
             Record::Settled(5),
+            Record::Ask(6),
+            Record::Known(7),
         ] {
             let bytes = written(record);
             let read = Record::read(&bytes).unwrap();
@@ -388,7 +400,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(
-            kind in 0..15u8,
+            kind in 0..17u8,
             bytes in prop::collection::vec(any::<u8>(), 0..80),
         ) {
             let bytes = [&[kind], &bytes[..]].concat();

@@ -184,6 +184,7 @@ impl Service {
                 ("too_many_nodes", counts.beyond),
             ],
             disagreements: counts.peers.disagreements,
+            unanswered: counts.unanswered,
             retold: counts.retold,
             retained_differ: counts.retained_differ,
             claims: claims.claims,

@@ -1,8 +1,8 @@
 //! What the shards of a node and its cluster tell each other: control mail. About ClientIds and
 //! sessions the protocol is in `cluster::claims`, a shard's part in `shard::claims`; about retained
-//! messages in `cluster::node::retelling` and in `shard::stamps`.
+//! messages in `cluster::node::retelling` and `shard::stamps`; on filters in `cluster::announced`.
 
-use crate::ids::ShardId;
+use crate::ids::{SessionRef, ShardId};
 use crate::message::Message;
 
 /// A session on its way to another node.
@@ -91,6 +91,8 @@ pub enum ToCluster {
     Settled(u64),
     /// Retained messages.
     Retold(Box<Retold>),
+    /// The SUBSCRIBE with that ticket is done here: say when the other nodes know its filters.
+    Ask(SessionRef, u64),
 }
 
 /// What the cluster tells a shard.
@@ -115,4 +117,6 @@ pub enum ToShard {
     Keep(Move),
     /// Some retained messages are wanted, behind all that came before this.
     Retell(Retell),
+    /// The answer to [`ToCluster::Ask`].
+    Known(SessionRef, u64),
 }

@@ -25,6 +25,8 @@ macro_rules! cluster {
         ClusterSessionKept,
         /// The queue of a session is sent twice.
         ClusterSessionTwice,
+        /// SUBACK before the other nodes know the filter.
+        ClusterSubAckEarly,
         /// A message to be retained goes only to the nodes that want it.
         ClusterRetainedUntold,
         /// An older retained message of another node takes the place of a newer one.

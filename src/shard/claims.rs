@@ -117,6 +117,7 @@ impl Shard {
             ToShard::Done(to) => self.end_leaving(to),
             ToShard::Keep(to) => self.keep_leaving(to),
             ToShard::Retell(asked) => self.retell(asked),
+            ToShard::Known(session, ticket) => self.group_joined(session, ticket),
         }
     }
 

@@ -51,8 +51,8 @@ impl Shard {
         }
     }
 
-    /// A home shard routes for the session now.
-    fn group_joined(&mut self, session: SessionRef, ticket: u64) {
+    /// A home shard routes for the session now, or the other nodes do.
+    pub(super) fn group_joined(&mut self, session: SessionRef, ticket: u64) {
         let index = session.index;
         let done = match self.subscriptions.joining.get_mut(&index) {
             Some(joining)
@@ -67,10 +67,14 @@ impl Shard {
         if !done {
             return;
         }
-        let Some(joining) = self.subscriptions.joining.remove(&index) else { return };
+        let Some(mut joining) = self.subscriptions.joining.remove(&index) else { return };
         let Some(known) = self.session_of(session) else { return };
         let (socket, version) = (known.socket, known.version);
         if let Some(socket) = socket {
+            if !self.is_announced(&mut joining) {
+                self.put_joining(index, joining);
+                return;
+            }
             self.finish_subscribe(socket, index, version, joining);
             self.release(socket, Holds::JOINING);
         }

@@ -9,6 +9,7 @@ use super::task::{Rest, Task};
 use crate::access::{self, Decision};
 use crate::ids::{SessionRef, SocketId};
 use crate::limits::cost;
+use crate::mesh::moves::ToCluster;
 use crate::mutant::Mutant;
 use crate::packet::{
     self, PacketId, Qos, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter,
@@ -27,11 +28,14 @@ const NO_ROOM: Violation = Violation {
     what: "the Maximum Packet Size has no room for the answer",
 };
 
-/// A SUBACK that waits until the home shards of its share groups route for the client.
+/// A SUBACK that waits until the home shards of its share groups route for the client, and then
+/// until the other nodes of a cluster do.
 pub(super) struct Joining {
     pub(super) session: SessionRef,
     pub(super) ticket: u64,
     pub(super) left: u32,
+    /// On a node of a cluster: the others were asked whether they know the filters.
+    asked: bool,
     id: PacketId,
     codes: Vec<u8>,
     replays: Vec<FilterId>,
@@ -40,7 +44,8 @@ pub(super) struct Joining {
 impl Joining {
     fn new(session: SessionRef, ticket: u64, id: PacketId) -> Self {
         // One is for the packet itself: until all its filters are done.
-        Joining { session, ticket, left: 1, id, codes: Vec::new(), replays: Vec::new() }
+        let (codes, replays) = (Vec::new(), Vec::new());
+        Joining { session, ticket, left: 1, asked: false, id, codes, replays }
     }
 
     /// One of what the SUBACK waits for is done.
@@ -90,7 +95,7 @@ impl Shard {
             self.subscribe_one(index, version, subscribe.subscription_id, &wanted, &mut joining);
         }
         joining.done_one();
-        if joining.is_complete() {
+        if joining.is_complete() && self.is_announced(&mut joining) {
             self.finish_subscribe(socket, index, version, joining);
         } else {
             self.subscriptions.joining.insert(index, joining);
@@ -135,6 +140,16 @@ impl Shard {
             return None;
         }
         Some(joining)
+    }
+
+    /// True when the other nodes know the filters, or there is none. Otherwise they are asked.
+    pub(super) fn is_announced(&mut self, joining: &mut Joining) -> bool {
+        if joining.asked || self.topology.nodes().is_empty() || Mutant::ClusterSubAckEarly.is_on() {
+            return true;
+        }
+        (joining.asked, joining.left) = (true, 1);
+        self.answer_cluster(ToCluster::Ask(joining.session, joining.ticket));
+        false
     }
 
     pub(super) fn put_joining(&mut self, index: u32, joining: Joining) {

@@ -168,7 +168,7 @@ impl Shard {
         mut joining: Joining,
     ) {
         joining.done_one();
-        if joining.is_complete() {
+        if joining.is_complete() && self.is_announced(&mut joining) {
             self.finish_subscribe(socket, session.index, version, joining);
         } else {
             self.put_joining(session.index, joining);

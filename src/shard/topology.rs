@@ -45,7 +45,10 @@ impl Topology {
 
     /// The places of the other nodes that are there.
     pub(super) fn nodes(&self) -> ShardSet {
-        ShardSet(u128::from(self.shared.nodes.used()) << (self.shards + 1))
+        match self.cluster() {
+            Some(cluster) => ShardSet(u128::from(self.shared.nodes.used()) << (cluster.0 + 1)),
+            None => ShardSet::EMPTY,
+        }
     }
 
     /// The home shard of a ClientId or share group.

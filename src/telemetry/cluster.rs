@@ -27,6 +27,8 @@ pub struct ClusterRow {
     pub refused: Vec<(&'static str, u64)>,
     /// Times that another node's filters were not what it said, and were told again.
     pub disagreements: u64,
+    /// SUBACKs that went out though some node had not said that it knows the filters.
+    pub unanswered: u64,
     /// Retained messages that other nodes were told of because they might lack them.
     pub retold: u64,
     /// Times that another node's retained messages were not those of this one.

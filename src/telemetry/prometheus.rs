@@ -343,7 +343,7 @@ impl Text {
         let name = "ringmq_cluster_info";
         self.family(name, "gauge", "The cluster and this node of it; the value is always 1.");
         self.sample(name, &[("cluster", &row.name), ("node", &row.node)], 1);
-        let figures: [(&str, &str, &str, u64); 13] = [
+        let figures: [(&str, &str, &str, u64); 14] = [
             (
                 "degraded",
                 "gauge",
@@ -358,6 +358,12 @@ impl Text {
             ("messages_sent_total", "counter", "Messages sent, once for each node.", row.sent),
             ("messages_received_total", "counter", "Messages of other nodes.", row.received),
             ("resends_total", "counter", "Times that something was sent again.", row.resends),
+            (
+                "subacks_unanswered_total",
+                "counter",
+                "SUBACKs sent though some node had not said that it knows the filters.",
+                row.unanswered,
+            ),
             (
                 "retained_told_total",
                 "counter",

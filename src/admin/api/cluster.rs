@@ -25,6 +25,8 @@ pub(super) struct Cluster {
     messages_received: u64,
     /// Messages for other nodes that were dropped, by reason.
     dropped: BTreeMap<&'static str, u64>,
+    /// SUBACKs that went out though some node had not said that it knows the filters.
+    subacks_unanswered: u64,
     /// Retained messages that other nodes were told of because they might lack them.
     retained_told: u64,
     /// Times that another node's retained messages were not those of this one.
@@ -84,6 +86,7 @@ fn shown(row: ClusterRow) -> Cluster {
         messages_sent: row.sent,
         messages_received: row.received,
         dropped: row.dropped.into_iter().collect(),
+        subacks_unanswered: row.unanswered,
         retained_told: row.retold,
         retained_differ: row.retained_differ,
         claims: row.claims,

@@ -140,6 +140,8 @@ pub struct Claims {
     behind_filters: Vec<(u8, Vec<u8>)>,
     /// Records for other nodes that go behind the messages that the shards have written down.
     pub behind_messages: Vec<(u8, Vec<u8>)>,
+    /// Nodes that know the filters they had been told before they were asked with that number.
+    pub known: Vec<(u8, u64)>,
     /// Nodes that may be told of retained messages: what the shards had written down before is in
     /// the mailboxes.
     pub retellings: Vec<u8>,
@@ -184,6 +186,7 @@ impl Claims {
             records: Vec::new(),
             behind_filters: Vec::new(),
             behind_messages: Vec::new(),
+            known: Vec::new(),
             retellings: Vec::new(),
             mail: Vec::new(),
             counts: ClaimCounts::default(),
@@ -284,7 +287,7 @@ impl Claims {
             ToCluster::Fenced => self.shard_fenced(),
             ToCluster::Packed(to, parts) => self.packed(to, parts),
             ToCluster::Settled(claim) => self.settled_here(claim),
-            ToCluster::Retold(_) => {}
+            ToCluster::Retold(_) | ToCluster::Ask(..) => {}
         }
     }
 
@@ -452,6 +455,8 @@ impl Claims {
             Record::Session(claim, bytes) => self.session(node, claim, bytes, now),
             Record::Part(claim, last, bytes) => self.part(node, claim, bytes, last),
             Record::Settled(claim) => self.settled_there(Move { node, claim }),
+            Record::Ask(number) => self.say(node, &Record::Known(number)),
+            Record::Known(number) => self.known.push((node, number)),
             Record::Fence(claim, holder) => {
                 let here = *holder == *self.name;
                 let number = self.number_of(holder);
@@ -467,6 +472,11 @@ impl Claims {
             }
             _ => {}
         }
+    }
+
+    /// A record for a node, behind the filters that it is to be told.
+    pub fn say_behind_filters(&mut self, node: u8, record: &Record<'_>) {
+        self.behind_filters.push((node, written(record)));
     }
 
     /// Hands out what goes behind the filters that a node has been told.

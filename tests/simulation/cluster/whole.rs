@@ -152,6 +152,7 @@ impl Cluster {
 
 pub fn simulate(seed: u64) {
     messages_cross_once(seed);
+    what_is_published_after_suback_comes(seed);
     if seed % 3 == 1 {
         a_full_window_makes_publishers_wait(seed);
         a_node_that_dies_is_swept(seed);
@@ -217,6 +218,46 @@ fn messages_cross_once(seed: u64) {
         fine(&broker.world);
         assert!(broker.world.shared.interest.is_empty(), "interest keys are left");
     }
+}
+
+/// A message that is published anywhere after SUBACK comes, however long frames are under way; and
+/// a node that does not answer makes nobody wait for ever.
+fn what_is_published_after_suback_comes(seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x5ac);
+    let slow = Faults { delayed: 1000, delay: 25, ..Faults::default() };
+    let mut cluster = Cluster::new(seed, slow, 1 << 20);
+    let mut writers: Vec<Guest> =
+        (0..NODES).map(|at| cluster.client(at, &format!("writer-{at}"))).collect();
+    let mut readers: Vec<Guest> =
+        (0..NODES).map(|at| cluster.client(at, &format!("reader-{at}"))).collect();
+    cluster.go(2000);
+    for number in 1..30u16 {
+        let (at, from) = (rng.below(NODES), rng.below(NODES));
+        let topic = format!("m/{number}");
+        let reader = &mut readers[at].peer;
+        let filters = vec![topic.clone(); if rng.chance(300) { 200 } else { 1 }];
+        reader.subscribe_all(&mut cluster.brokers[at].world, number, &filters, 1);
+        for round in 0.. {
+            cluster.go(1);
+            if !reader.hear(&mut cluster.brokers[at].world).is_empty() {
+                break;
+            }
+            assert!(round < 1000, "no SUBACK");
+        }
+        let world = &mut cluster.brokers[from].world;
+        writers[from].peer.publish(world, &topic, &[0; 8], 1, number);
+        cluster.go(200);
+        assert_eq!(cluster.numbers(at, reader), [0], "from node {from} to node {at}");
+    }
+    let unanswered = |broker: &Broker| broker.junction.node().status(Instant(0)).0.unanswered;
+    assert_eq!(cluster.brokers.iter().map(unanswered).sum::<u64>(), 0);
+    cluster.dead.insert(2);
+    readers[0].peer.subscribe(&mut cluster.brokers[0].world, 100, "n", 1);
+    cluster.go(300);
+    assert!(readers[0].peer.hear(&mut cluster.brokers[0].world).is_empty(), "an early SUBACK");
+    cluster.go(200);
+    assert_eq!(readers[0].peer.hear(&mut cluster.brokers[0].world).len(), 1);
+    assert_eq!(unanswered(&cluster.brokers[0]), 1);
 }
 
 /// PUBACK is not sent before the window has the message; when it has room again, it is.
