@@ -28,11 +28,14 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 /// Bytes that wait in one shard's link at most: what comes while the thread writes to a disk.
 const LINK: u64 = 8 << 20;
+
+/// How long putting away what was not sent may take besides: it is written to a disk.
+const PUT_AWAY: Duration = Duration::from_secs(3);
 
 /// What a bridge's thread does.
 type Work = Box<dyn FnOnce(tokio::runtime::Runtime) + Send>;
@@ -234,15 +237,18 @@ impl Bridges {
         }
     }
 
-    /// The cores have ended: bridges send what waits, at most until then, and end.
+    /// The cores have ended: bridges send what waits, at most until then, put the rest away, and
+    /// end.
     pub fn stop(&mut self, until: Instant) {
         for running in &self.running {
             running.orders.end(until);
             running.bell.notify_one();
         }
+        // The cores may have left nothing of the time.
+        let end = until.max(Instant::now()) + PUT_AWAY;
         for running in self.running.drain(..) {
             // One that does not come back ends with the process.
-            wait_for_end(&running.thread, until);
+            wait_for_end(&running.thread, end);
         }
     }
 }

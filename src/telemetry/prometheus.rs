@@ -397,6 +397,11 @@ impl Text {
                 self.sample(&name, &[("reason", reason)], count);
             }
         }
+        self.nodes(&row.nodes);
+    }
+
+    /// The other nodes of a cluster.
+    fn nodes(&mut self, nodes: &[super::NodeRow]) {
         type Figure = fn(&super::NodeRow) -> u64;
         let figures: [(&str, &str, Figure); 5] = [
             ("up", "1 while the other node is heard.", |node| u64::from(node.up)),
@@ -408,7 +413,7 @@ impl Text {
         for (name, help, figure) in figures {
             let name = format!("ringmq_cluster_node_{name}");
             self.family(&name, "gauge", help);
-            for node in &row.nodes {
+            for node in nodes {
                 self.sample(&name, &[("node", &node.name)], figure(node));
             }
         }
