@@ -310,6 +310,8 @@ fn a_bridge_of_mqtt_3_gets_no_echo_and_keeps_retain() {
         let (topic, id) = (unique("bridge"), unique("b"));
         let mut c = bridge(Broker::plain(), v, &id);
         c.granted(&format!("{topic}/#"), 1);
+        // What is retained while the shards are still asked for retained messages may come twice.
+        c.expect_silence(Duration::from_millis(300));
         c.publish(&Publish::new(format!("{topic}/own"), 1, "own").retain());
         let mut other = Client::connect(Broker::plain(), V311, &unique("o"));
         other.publish(&Publish::new(format!("{topic}/kept"), 1, "kept").retain());
