@@ -153,7 +153,9 @@ impl Shard {
                 return;
             }
         };
-        if self.is_unstorable_session(self.find_session(&name), self.granted_expiry(connect)) {
+        if self.storing.is_some()
+            && self.is_unstorable_session(self.find_session(&name), self.granted_expiry(connect))
+        {
             let what = "the session cannot be stored now: storage fails or has no room";
             self.refuse(socket, connect, Refused(ReasonCode::ServerUnavailable, what));
             return;

@@ -111,33 +111,37 @@ impl Shard {
         stored: Option<&Message>,
     ) -> bool {
         self.delivery.current.begin(stored);
-        if route.retain_at.is_some() && self.topology.shared.retained_ever.used() == 0 {
-            self.topology.shared.retained_ever.take(1, 1);
-        }
         let mut matched = false;
         if !self.subscriptions.links.is_empty() {
             matched |= self.give_to_links(hash, message);
         }
-        if route.retain_at.is_some()
-            && let Some(stamped) = self.follow_stamped(route, hash, message)
-        {
-            return matched | stamped;
+        if route.retain_at.is_some() {
+            if self.topology.shared.retained_ever.used() == 0 {
+                self.topology.shared.retained_ever.take(1, 1);
+            }
+            if let Some(stamped) = self.follow_stamped(route, hash, message) {
+                return matched | stamped;
+            }
         }
         for shard in route.all().iter() {
+            let deliver = route.interested.contains(shard);
             let kept = route.retain_at == Some(shard);
-            let purpose = MailPurpose {
-                deliver: route.interested.contains(shard),
-                retain: if kept { Retain::PLAIN } else { Retain::NONE },
-                reserve: Reserve::NONE,
-            };
-            matched |= self.hand_to(shard, purpose, hash, message);
+            if shard == self.topology.id {
+                matched |= deliver && self.deliver_here(hash, message);
+                if kept {
+                    self.keep_retained(message);
+                }
+                continue;
+            }
+            let retain = if kept { Retain::PLAIN } else { Retain::NONE };
+            let purpose = MailPurpose { deliver, retain, reserve: Reserve::NONE };
+            matched |= self.accept_for(shard, purpose, hash, message);
         }
         matched
     }
 
     /// Delivers and keeps a message here, or accepts it for another shard or node. True when some
     /// subscription matches.
-    #[inline(always)]
     pub(super) fn hand_to(
         &mut self,
         shard: ShardId,
@@ -152,6 +156,18 @@ impl Shard {
             }
             return matched;
         }
+        self.accept_for(shard, purpose, hash, message)
+    }
+
+    /// Accepts a message for another shard or node; true when it is to be delivered there.
+    #[inline]
+    fn accept_for(
+        &mut self,
+        shard: ShardId,
+        purpose: MailPurpose,
+        hash: &TopicHash<'_>,
+        message: &MessageRef<'_>,
+    ) -> bool {
         if let Some(storing) = &mut self.storing
             && counts(message, purpose)
         {
