@@ -105,9 +105,7 @@ impl Feeder {
             self.figures.bytes.set(shard.link_bytes(link) as u64);
         }
     }
-}
 
-impl Feeder {
     /// The core ends: what is in the link goes to the bridge's thread, beside a ring that is full.
     /// It is not more than a link holds.
     pub fn finish(mut self, shard: &mut Shard) {

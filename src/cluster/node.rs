@@ -464,8 +464,9 @@ impl Node {
 
     /// Goes on with claims, and hands out what they have to say.
     fn run_claims(&mut self, now: Instant, broker: &mut impl Broker) {
-        self.claims.see(self.present(), now);
-        self.run_announced(now);
+        let up = self.present();
+        self.claims.see(up, now);
+        self.run_announced(up, now);
         let peers = &mut self.peers;
         let window = |node: u8| {
             let peer = peers.get(usize::from(node)).and_then(Option::as_ref);
@@ -486,8 +487,7 @@ impl Node {
     }
 
     /// Asks the other nodes whether they know filters, and hands out what they have answered.
-    fn run_announced(&mut self, now: Instant) {
-        let up = self.present();
+    fn run_announced(&mut self, up: Nodes, now: Instant) {
         if let Some(number) = self.announced.begin(up, self.cut_off.is_none(), now) {
             for node in (0..CLUSTER_PEERS as u8).filter(|node| up & 1 << node != 0) {
                 self.claims.say_behind_filters(node, &Record::Ask(number));

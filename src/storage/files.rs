@@ -312,16 +312,15 @@ impl Files {
 /// Where the last written part of a file ends. A file system that does not know which parts are
 /// says that all are.
 fn written_end(file: &File) -> io::Result<u64> {
-    let (mut from, mut end) = (0, 0);
+    let mut end = 0;
     loop {
-        let begin = match lseek(file.as_raw_fd(), from, Whence::SeekData) {
+        let begin = match lseek(file.as_raw_fd(), end, Whence::SeekData) {
             Ok(begin) => begin,
-            Err(nix::Error::ENXIO) => return Ok(end),
+            Err(nix::Error::ENXIO) => return Ok(end.unsigned_abs()),
             Err(_) => return Ok(file.metadata()?.len()),
         };
-        from = lseek(file.as_raw_fd(), begin, Whence::SeekHole)?;
-        end = u64::try_from(from).unwrap_or(end);
-        if from <= begin {
+        end = lseek(file.as_raw_fd(), begin, Whence::SeekHole)?;
+        if end <= begin {
             return Ok(file.metadata()?.len());
         }
     }
