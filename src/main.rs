@@ -35,6 +35,8 @@ const FAILED: u8 = 1;
 const MISUSED: u8 = 2;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "mutants")]
+    make_mistake();
     // Wrong arguments, --help and --version end here, with 2 or 0.
     let Arguments { given, test_config, take_over, command } = Arguments::parse();
     match command {
@@ -276,6 +278,17 @@ fn print(text: impl AsRef<[u8]>) -> ExitCode {
             ExitCode::from(FAILED)
         }
         _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Makes the mistake that the variable `MISTAKE` names: `scripts/mutants`.
+#[cfg(feature = "mutants")]
+fn make_mistake() {
+    use ringmq::mutant::Mutant;
+    let Ok(name) = std::env::var("MISTAKE") else { return };
+    match Mutant::ALL.iter().find(|row| row.1 == name) {
+        Some(row) => Mutant::activate(Some(row.0)),
+        None => complain(&format!("MISTAKE={name}: there is none of that name")),
     }
 }
 

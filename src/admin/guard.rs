@@ -9,7 +9,7 @@
 //! threads of the runtime, never two at a time for one server.
 
 use super::Terms;
-use super::api::{Body, Desk, Refusal};
+use super::api::{Body, Context, Refusal};
 pub use super::users::{ROLES, Role, Users};
 use crate::access::password::Hash;
 use crate::config::OpenPage;
@@ -317,12 +317,12 @@ fn is_own_name(host: &str) -> bool {
 
 /// Lets a request on to a handler that at least `least` may use, and writes changes to the log.
 pub(super) async fn pass(
-    axum::extract::State((desk, least)): axum::extract::State<(Arc<Desk>, Role)>,
+    axum::extract::State((context, least)): axum::extract::State<(Arc<Context>, Role)>,
     Extension(from): Extension<From>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let caller = match desk.guard.admit(request.headers(), from).await {
+    let caller = match context.guard.admit(request.headers(), from).await {
         Ok(caller) => caller,
         Err(refusal) => return refusal.into_response(),
     };
@@ -330,14 +330,14 @@ pub(super) async fn pass(
         let what = format!("{} is {}; this needs the role {least}", caller.name, caller.role);
         return Refusal::forbidden(what).into_response();
     }
-    desk.guard.counts.requests.fetch_add(1, Ordering::Relaxed);
+    context.guard.counts.requests.fetch_add(1, Ordering::Relaxed);
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
     let whole = request.extensions().get::<OriginalUri>().map(|uri| uri.0.path().to_owned());
     let (method, path) = (request.method().clone(), whole.unwrap_or_default());
     request.extensions_mut().insert(caller.clone());
     let answer = next.run(request).await;
     if changes {
-        desk.guard.counts.changes.fetch_add(1, Ordering::Relaxed);
+        context.guard.counts.changes.fetch_add(1, Ordering::Relaxed);
         let (user, role, status) = (&*caller.name, caller.role, answer.status().as_u16());
         tracing::info!(user, %role, peer = %from.peer, %method, %path, status, "operator action");
     }
@@ -378,11 +378,11 @@ pub(super) struct Token {
     responses((status = 200, body = Token), (status = 401, description = "Wrong"),
         (status = 429, description = "Too many failed attempts: see Retry-After")))]
 pub(super) async fn login(
-    axum::extract::State(desk): axum::extract::State<Arc<Desk>>,
+    axum::extract::State(context): axum::extract::State<Arc<Context>>,
     Extension(from): Extension<From>,
     Body(wanted): Body<Login>,
 ) -> Result<Json<Token>, Refusal> {
-    let guard = &desk.guard;
+    let guard = &context.guard;
     if !guard.asks() {
         return Err(Refusal::bad("there are no users: admin.users is not set"));
     }
@@ -417,12 +417,12 @@ pub(super) async fn whoami(Extension(caller): Extension<Caller>) -> Json<Whoami>
 #[utoipa::path(post, path = "/logout", tag = "login",
     responses((status = 204, description = "Done")))]
 pub(super) async fn logout(
-    axum::extract::State(desk): axum::extract::State<Arc<Desk>>,
+    axum::extract::State(context): axum::extract::State<Arc<Context>>,
     headers: HeaderMap,
 ) -> axum::http::StatusCode {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if let Some(("Bearer" | "bearer", token)) = value.and_then(|value| value.split_once(' ')) {
-        desk.guard.known().tokens.remove(&hashed(token.trim()));
+        context.guard.known().tokens.remove(&hashed(token.trim()));
     }
     axum::http::StatusCode::NO_CONTENT
 }

@@ -23,7 +23,7 @@ use crate::mesh::moves::ToShard;
 use crate::mesh::reading::{Position, Reading};
 use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use crate::mutant::Mutant;
-use crate::shard::{Outbox, home_of, retained_home};
+use crate::shard::{Outbox, Turn, home_of, retained_home};
 use crate::time::Instant;
 use crate::topic::{FilterKey, TopicHash};
 use std::collections::VecDeque;
@@ -290,7 +290,7 @@ impl Broker for Inward<'_> {
             // Before it can be seen: what answers it has a newer stamp.
             self.shared.stamps.raise(stamp);
         }
-        if self.outbox.first_full(all, wanted, topic).is_some() {
+        if self.outbox.first_full(all, wanted, (topic, Turn::OfNobody)).is_some() {
             self.refused = true;
             return false;
         }

@@ -9,10 +9,11 @@
 //! - *Costly messages*, which visit many filters or reach many subscribers: an average says nothing
 //!   about them. The receiver reports what each cost (`Control::Cost`), by topic. From then on the
 //!   sender reserves a part of a step's work for each message of a topic that is known to be costly
-//!   or is not known, until its cost is reported. Messages of topics that are known to be cheap go
-//!   as before, a few of each at a time. When some cheap topics become costly at about the same
-//!   time, subscriptions have changed: what was known of all is forgotten. With no costly message
-//!   for [`MEMORY`], topics are not looked at any more.
+//!   or is not known, until its cost is reported. Publishers that wait for such a part do so in
+//!   lines that have turns ([`super::park`]), and who comes meanwhile stands behind them. Messages
+//!   of topics that are known to be cheap go as before, a few of each at a time. When some cheap
+//!   topics become costly at about the same time, subscriptions have changed: what was known of all
+//!   is forgotten. With no costly message for [`MEMORY`], topics are not looked at any more.
 
 use crate::limits::Budget;
 use crate::mesh::mailbox::Progress;
@@ -72,6 +73,8 @@ pub struct Ahead {
     unknown: u32,
     /// What is reserved for messages on their way.
     reserved: u64,
+    /// Publishers wait for a part of the reserve, in lines: who comes now waits behind them.
+    pub(super) queued: bool,
 }
 
 /// What is known of a topic.
@@ -107,6 +110,7 @@ impl Ahead {
             surprises: (0, Instant(0)),
             unknown: costly(budget) / 2,
             reserved: 0,
+            queued: false,
         }
     }
 
@@ -134,21 +138,23 @@ impl Ahead {
     }
 
     /// Whether a message may be sent now; `topic` is the hash of its name. For a message that no
-    /// subscription there is looked for, the topic does not matter: `None`.
+    /// subscription there is looked for, the topic does not matter: `None`. `comes`: its publisher
+    /// has not waited in line for its turn, and gets no part of the reserve before those who do.
     #[inline]
-    pub fn refuses(&self, topic: Option<u64>) -> Option<Shortage> {
+    pub fn refuses(&self, topic: Option<u64>, comes: bool) -> Option<Shortage> {
         if self.sent >= self.until && !Mutant::MailAheadIgnored.is_on() {
             return Some(Shortage::Room);
         }
         self.watches?;
         let known = self.topics.get(&topic?);
+        let barges = comes && self.queued;
         let lacking = match known {
             Some(known) if known.cost < self.costly => {
                 let late = known.burst >= known.most && self.seen.messages < known.last;
                 late.then_some(Shortage::Room)
             }
-            Some(known) => self.lacks(known.cost).then_some(Shortage::Costly),
-            None => self.lacks(self.unknown).then_some(Shortage::Unknown),
+            Some(known) => (barges || self.lacks(known.cost)).then_some(Shortage::Costly),
+            None => (barges || self.lacks(self.unknown)).then_some(Shortage::Unknown),
         };
         lacking.filter(|_| !Mutant::CostlyMailUnbounded.is_on())
     }
@@ -156,7 +162,7 @@ impl Ahead {
     /// Whether some message whose cost is reported may be sent now, as far as is known without its
     /// topic.
     pub fn takes_costly(&self) -> bool {
-        self.refuses(None).is_none() && !self.lacks(self.costly / 2)
+        self.refuses(None, false).is_none() && !self.lacks(self.costly / 2)
     }
 
     /// True when nothing can be reserved for a message that costs so much.

@@ -17,7 +17,7 @@ fn ahead() -> Ahead {
 /// Sends until that is refused; how many were sent, and why no more.
 fn fill(ahead: &mut Ahead, topic: u64) -> (u64, Shortage) {
     for sent in 0..1_000_000 {
-        if let Some(lacks) = ahead.refuses(Some(topic)) {
+        if let Some(lacks) = ahead.refuses(Some(topic), true) {
             return (sent, lacks);
         }
         ahead.send(Some(topic));
@@ -57,7 +57,7 @@ fn what_costly_messages_cost_together_stays_within_a_step_s_work() {
     assert_eq!(ahead.reserved(), 0);
     assert_eq!(fill(&mut ahead, 1), (1, Shortage::Costly));
     // No subscriptions are looked for: that is not what costs.
-    assert_eq!(ahead.refuses(None), None);
+    assert_eq!(ahead.refuses(None, true), None);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn topics_that_are_not_known_are_sent_a_few_at_a_time_until_they_are() {
         ahead.reported(topic, 5, reserve, NOW);
     }
     for topic in 200..400 {
-        if ahead.refuses(Some(topic)).is_none() {
+        if ahead.refuses(Some(topic), true).is_none() {
             ahead.send(Some(topic));
         }
     }

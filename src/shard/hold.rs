@@ -3,7 +3,7 @@
 use super::ahead::Shortage;
 use super::connection::{Holds, Stage};
 use super::link::LinkId;
-use super::park::{COSTLY, FRESH, SERVED, UNKNOWN, mail_line};
+use super::park::{COSTLY, FRESH, MailTurn, SERVED, UNKNOWN, mail_line};
 use super::{Action, Shard};
 use crate::ids::{ClientKey, ShardId, SocketId};
 use crate::mutant::Mutant;
@@ -28,10 +28,17 @@ impl Shard {
                         Shortage::Unknown => UNKNOWN,
                         Shortage::Costly => COSTLY,
                     };
+                    if kind != 0 {
+                        self.mail.outbox.queue_for(shard, true);
+                    }
                     mail_line(shard, kind + self.freshness(socket))
                 }
             };
-            self.parked.mail.push(line, socket);
+            if self.keeps_place(socket, line) {
+                self.parked.mail.push_front(line, socket);
+            } else {
+                self.parked.mail.push(line, socket);
+            }
         } else if hold == Holds::MEMORY {
             self.parked.memory.push(0, socket);
             self.counters.parks_memory += 1;
@@ -83,8 +90,23 @@ impl Shard {
     fn freshness(&self, socket: SocketId) -> usize {
         let connection = self.connections.get(socket.0);
         let lately = connection.is_none_or(|c| c.last_seen.plus_millis(LATELY) > self.now);
-        let no_turn_yet = Some((socket, self.counters.messages_received()));
-        if lately && self.parked.fresh_turn != no_turn_yet { SERVED } else { FRESH }
+        let unused = |turn: &MailTurn| turn.socket == socket && self.is_unused(turn);
+        let was_fresh =
+            self.parked.mail_turn.as_ref().is_some_and(|turn| turn.fresh && unused(turn));
+        if lately && !was_fresh { SERVED } else { FRESH }
+    }
+
+    /// Whether a connection that waits again does so where it stood: its turn has come and there
+    /// was less than its message needs.
+    fn keeps_place(&self, socket: SocketId, line: usize) -> bool {
+        self.parked.mail_turn.as_ref().is_some_and(|turn| {
+            turn.socket == socket && turn.reserves == Some(line) && self.is_unused(turn)
+        })
+    }
+
+    /// Whether the connection whose turn it is has had nothing of it yet.
+    pub(super) fn is_unused(&self, turn: &MailTurn) -> bool {
+        turn.before == self.counters.messages_received()
     }
 
     /// Whether answers of a held connection are acted on.

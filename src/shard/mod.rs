@@ -126,7 +126,7 @@ pub use link::{LinkCounts, LinkId, LinkPlan, WhenFull};
 pub use observe::{
     Detail, Heaviest, Measure, Span, SpanKind, Subject, TRACES, TraceLine, TraceRule,
 };
-pub use outbox::Outbox;
+pub use outbox::{Outbox, Turn};
 pub use overload::LoopSignals;
 pub use pack::{PackCursor, Packed};
 pub use placement::{home_of, retained_home};

@@ -21,6 +21,18 @@ const SPARE_MAX: usize = 2 * BATCH;
 /// Staged control mails to one shard past which clients of this shard wait.
 const STAGED: usize = 4096;
 
+/// Whose turn it is to get a part of what may be reserved at a shard, for a message that is looked
+/// at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// Its publisher waits in no line, and nobody waits for it: a will, what the API publishes.
+    OfNobody,
+    /// Its publisher waits in a line, or would.
+    NotYet,
+    /// Its publisher is the first of those who wait for that shard.
+    With(ShardId),
+}
+
 /// Mail to one shard.
 pub struct PeerMail {
     batch: Batch,
@@ -177,14 +189,17 @@ impl Outbox {
         &self,
         shards: ShardSet,
         delivering: ShardSet,
-        topic: Option<u64>,
+        (topic, turn): (Option<u64>, Turn),
     ) -> Option<(ShardId, Shortage)> {
         shards.iter().filter(|&shard| shard != self.me).find_map(|shard| {
             let to = &self.boxes[shard.0 as usize];
             let lacks = match topic {
                 _ if !to.has_room() => Some(Shortage::Room),
                 None => None,
-                Some(_) => to.ahead.refuses(topic.filter(|_| delivering.contains(shard))),
+                Some(_) => {
+                    let comes = turn != Turn::OfNobody && turn != Turn::With(shard);
+                    to.ahead.refuses(topic.filter(|_| delivering.contains(shard)), comes)
+                }
             };
             lacks.map(|lacks| (shard, lacks))
         })
@@ -195,9 +210,21 @@ impl Outbox {
         let to = &self.boxes[shard.0 as usize];
         to.has_room()
             && match lacked {
-                Shortage::Room => to.ahead.refuses(None).is_none(),
+                Shortage::Room => to.ahead.refuses(None, false).is_none(),
                 Shortage::Unknown | Shortage::Costly => to.ahead.takes_costly(),
             }
+    }
+
+    /// Whether publishers wait for a part of what may be reserved at that shard.
+    pub fn queue_for(&mut self, shard: ShardId, queued: bool) {
+        if let Some(to) = self.boxes.get_mut(shard.0 as usize) {
+            to.ahead.queued = queued;
+        }
+    }
+
+    /// What is reserved at that shard.
+    pub fn reserved(&self, shard: ShardId) -> u64 {
+        self.boxes.get(shard.0 as usize).map_or(0, |to| to.ahead.reserved())
     }
 
     /// True when there is so much control mail to some shard that work which goes on over several

@@ -4,13 +4,18 @@
 //! Which publisher waits for which subscriber is decided in `pace`. A connection whose next packet
 //! needs a mailbox that is full waits in the queue of that mailbox. In each step only as many of
 //! them are tried again as the mailbox has room for, in turn, so that thousands of waiting
-//! connections cost the others nothing. The same holds for links of bridges whose publishers wait
-//! while they are full, each with a line of its own. What has no publisher that could wait (wills,
-//! `$SYS`, events) does not come here: it has the last eighth of a link's bound for itself.
+//! connections cost the others nothing. Those whose messages cost the other shard much, or nobody
+//! knows how much ([`super::ahead`]), stand in lines of their own: each line has a share of what
+//! may be under way, and its first one keeps its place until there is enough for its message.
+//!
+//! The publishers that wait for a link of a bridge while it is full have a line for each link. What
+//! has no publisher that could wait (wills, `$SYS`, events) does not come here: it has the last
+//! eighth of a link's bound for itself.
 
 use super::ahead::Shortage;
 use super::connection::{Holds, Parting, Stage};
 use super::link::LinkId;
+use super::outbox::Turn;
 use super::pace::Pace;
 use super::turn_queues::TurnQueues;
 use super::{Action, Shard};
@@ -29,6 +34,35 @@ pub(super) const UNKNOWN: usize = 2;
 pub(super) const COSTLY: usize = 4;
 /// Lines of each shard.
 const LINES: usize = 6;
+/// Whose turns follow each other among those who wait for a part of what may be reserved.
+const ROUND: [usize; 6] = [
+    UNKNOWN + FRESH,
+    COSTLY + FRESH,
+    UNKNOWN + FRESH,
+    UNKNOWN + SERVED,
+    UNKNOWN + FRESH,
+    COSTLY + SERVED,
+];
+
+/// A connection's turn among those who wait for a mailbox.
+pub(super) struct MailTurn {
+    pub(super) socket: SocketId,
+    /// It comes from a line of [`FRESH`].
+    pub(super) fresh: bool,
+    /// The line, if it is one of those who wait for a part of what may be reserved.
+    pub(super) reserves: Option<usize>,
+    /// The messages that there had been when its turn began.
+    pub(super) before: u64,
+}
+
+/// Whose turn it is to reserve something at a shard.
+#[derive(Clone, Copy, Default)]
+struct Round {
+    /// The line, in [`ROUND`].
+    at: usize,
+    /// What it has had since its turn began.
+    had: u64,
+}
 
 /// Who waits for what.
 #[derive(Default)]
@@ -51,13 +85,13 @@ pub struct Parked {
     first_line: usize,
     /// The shard that cannot take the packet which is being handled, and why.
     pub(super) lacking: Option<(ShardId, Shortage)>,
-    /// The messages that there had been when the connection which has its turn left its line, if
-    /// that was one of [`FRESH`].
-    pub(super) fresh_turn: Option<(SocketId, u64)>,
+    /// Whose turn it is among those who wait for a mailbox.
+    pub(super) mail_turn: Option<MailTurn>,
+    /// Of each shard.
+    rounds: Vec<Round>,
     /// Connections that wait for their turn: those of [`FRESH`] have not had one for [`LATELY`].
     pub(super) work: TurnQueues,
-    /// Counts steps: in every other one those of [`SERVED`] come first, in every other two those of
-    /// [`COSTLY`]. So each line comes first in one of four.
+    /// Counts steps: in every other one those of [`SERVED`] come first.
     turn: u8,
     /// Connections that nothing holds any more, to go on at the end of the step.
     pub(super) freed: VecDeque<SocketId>,
@@ -100,6 +134,15 @@ impl Parked {
     /// [`FRESH`] and [`SERVED`], in this step's order.
     fn by_freshness(&self) -> [usize; 2] {
         if self.turn & 1 == 0 { [FRESH, SERVED] } else { [SERVED, FRESH] }
+    }
+
+    /// Whose turn it is to reserve something at that shard.
+    fn round(&mut self, shard: ShardId) -> &mut Round {
+        let at = usize::from(shard.0);
+        if self.rounds.len() <= at {
+            self.rounds.resize_with(at + 1, Round::default);
+        }
+        &mut self.rounds[at]
     }
 
     /// Connections that wait for room in a mailbox.
@@ -227,30 +270,22 @@ impl Shard {
         }
         let first = self.parked.first_line;
         let fresh = self.parked.by_freshness();
-        let costs = if self.parked.turn & 2 == 0 { [UNKNOWN, COSTLY] } else { [COSTLY, UNKNOWN] };
-        let [first_reserved, then_reserved] = fresh.map(|fresh| costs.map(|cost| cost + fresh));
-        let lines = [fresh, first_reserved, then_reserved];
         for shard in (first..=usize::from(self.topology.receivers)).chain(0..first) {
             let shard = ShardId(shard as u8);
-            for line in lines.into_iter().flatten() {
+            for line in fresh {
                 self.retry_mail_line(shard, line, limit);
             }
+            self.retry_reserving(shard, limit);
         }
-        self.parked.fresh_turn = None;
     }
 
-    /// The same for one line of a shard.
+    /// The same for one line of those who wait for room at a shard.
     fn retry_mail_line(&mut self, shard: ShardId, kind: usize, limit: u32) {
         let line = mail_line(shard, kind);
-        let lacked = match kind {
-            COSTLY.. => Shortage::Costly,
-            UNKNOWN.. => Shortage::Unknown,
-            _ => Shortage::Room,
-        };
         // Who comes to wait again has had its turn.
         for turn in 0..self.parked.mail.bound(line) {
-            let room =
-                shard.0 == self.topology.receivers || self.mail.outbox.has_room(shard, lacked);
+            let room = shard.0 == self.topology.receivers
+                || self.mail.outbox.has_room(shard, Shortage::Room);
             // They keep their places: in the next step they come before what is received then.
             if !room || self.is_spent(limit) {
                 return;
@@ -259,12 +294,62 @@ impl Shard {
             if turn > 0 && Mutant::MailWaitersForgotten.is_on() {
                 continue;
             }
-            let before = self.counters.messages_received();
-            self.parked.fresh_turn = (kind % 2 == FRESH).then_some((socket, before));
-            self.release(socket, Holds::MAIL);
-            if lacked != Shortage::Room && self.counters.messages_received() == before {
-                return; // what the first one lacks is not there for the others either
+            self.take_mail_turn(socket, kind == FRESH, None);
+        }
+    }
+
+    /// Goes on with those who wait for a part of what may be reserved at a shard. Each line has its
+    /// turn until it has had half of all that; who is first in it keeps its place until there is
+    /// enough for its message, and nobody else gets anything meanwhile: so who needs much waits no
+    /// longer than who needs little.
+    fn retry_reserving(&mut self, shard: ShardId, limit: u32) {
+        let enough = u64::from(self.settings.budget.ahead) / 2;
+        let mut passed = 0;
+        while passed <= ROUND.len() {
+            let round = *self.parked.round(shard);
+            let kind = ROUND[round.at];
+            let line = mail_line(shard, kind);
+            if round.had >= enough || self.parked.mail.bound(line) == 0 {
+                *self.parked.round(shard) = Round { at: (round.at + 1) % ROUND.len(), had: 0 };
+                passed += 1;
+                continue;
             }
+            if !self.mail.outbox.has_room(shard, Shortage::Costly) || self.is_spent(limit) {
+                return;
+            }
+            let Some(socket) = self.parked.mail.pop(line) else { continue };
+            let before = self.mail.outbox.reserved(shard);
+            let received = self.counters.messages_received();
+            self.take_mail_turn(socket, kind % 2 == FRESH, Some(line));
+            if self.parked.mail.is_at(socket, line) && self.counters.messages_received() == received
+            {
+                return; // there is less than it needs
+            }
+            let taken = self.mail.outbox.reserved(shard).saturating_sub(before);
+            self.parked.round(shard).had += taken.max(1);
+            passed = 0;
+        }
+        self.mail.outbox.queue_for(shard, false);
+    }
+
+    /// A connection goes on whose turn it is among those who wait for a mailbox.
+    fn take_mail_turn(&mut self, socket: SocketId, fresh: bool, reserves: Option<usize>) {
+        let before = self.counters.messages_received();
+        self.parked.mail_turn = Some(MailTurn { socket, fresh, reserves, before });
+        self.release(socket, Holds::MAIL);
+        self.parked.mail_turn = None;
+    }
+
+    /// Whose turn it is, for the message of a client that is looked at.
+    #[inline]
+    pub(super) fn turn(&self) -> Turn {
+        match &self.parked.mail_turn {
+            Some(MailTurn { reserves: Some(line), before, .. })
+                if *before == self.counters.messages_received() =>
+            {
+                Turn::With(ShardId((line / LINES) as u8))
+            }
+            _ => Turn::NotYet,
         }
     }
 

@@ -292,7 +292,7 @@ impl Shard {
             self.parked.full_link = Some(full);
             return Err(Holds::LINK);
         }
-        self.find_route(hash, message).map_err(|full| {
+        self.find_route(hash, message, self.turn()).map_err(|full| {
             self.parked.lacking = Some(full);
             Holds::MAIL
         })

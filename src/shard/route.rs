@@ -3,6 +3,7 @@
 use super::Shard;
 use super::ahead::Shortage;
 use super::deliver::Terms;
+use super::outbox::Turn;
 use super::pace::{Reader, Receivers};
 use super::storing::Speaker;
 use crate::ids::{ShardId, ShardSet};
@@ -84,6 +85,7 @@ impl Shard {
         &self,
         hash: &TopicHash<'_>,
         message: &MessageRef<'_>,
+        turn: Turn,
     ) -> Result<Route, (ShardId, Shortage)> {
         // While the broker stops nobody is left who would wait behind it.
         let topic = (!self.work.stopping.draining).then(|| hash.exact());
@@ -95,7 +97,7 @@ impl Shard {
         if retain_at.is_some() {
             self.add_nodes(&mut route.interested, message.topic);
         }
-        match self.mail.outbox.first_full(route.all(), route.interested, topic) {
+        match self.mail.outbox.first_full(route.all(), route.interested, (topic, turn)) {
             Some(full) => Err(full),
             None => Ok(route),
         }
@@ -188,7 +190,7 @@ impl Shard {
         stored: Option<&Message>,
     ) -> bool {
         let hash = TopicHash::new(&self.topology.shared.seeds, message.topic);
-        let Ok(route) = self.find_route(&hash, message) else { return false };
+        let Ok(route) = self.find_route(&hash, message, Turn::OfNobody) else { return false };
         self.subscriptions.links.asked = false;
         self.follow(&route, &hash, message, stored);
         self.subscriptions.links.asked = true;

@@ -8,11 +8,12 @@ use crate::mesh::mail::Data;
 use crate::mesh::mailbox::mailboxes;
 use crate::mesh::quota::{Quota, Rate};
 use crate::mesh::{ListenerState, Shared};
+use crate::message::Reserve;
 use crate::packet::{self, Connect, OutPublish, Qos, Version};
 use crate::shard::Settings;
 use crate::shard::placement::home_of;
 use crate::time::Instant;
-use crate::topic::Seeds;
+use crate::topic::{Seeds, TopicHash};
 use std::sync::Arc;
 
 /// Completions that a step visits at most.
@@ -99,11 +100,15 @@ fn connect(client_id: &str) -> Vec<u8> {
 }
 
 fn publish(payload: &[u8]) -> Vec<u8> {
+    publish_to("a/b", payload)
+}
+
+fn publish_to(topic: &str, payload: &[u8]) -> Vec<u8> {
     let publish = OutPublish {
         dup: false,
         qos: Qos::AtMostOnce,
         retain: false,
-        topic: "a/b",
+        topic,
         id: None,
         message_expiry: None,
         topic_alias: None,
@@ -140,52 +145,112 @@ fn what_a_step_cannot_process_is_left_in_the_kernel() {
     }
 }
 
-/// Otherwise a crowd that sends on and on would take what room there is each time.
-#[test]
-fn who_waits_for_a_mailbox_goes_before_newcomers() {
-    let shared = Shared::new(Seeds::fixed(1));
-    let mut shards = [0, 1].map(|number| shard_of(number, 2, &shared));
-    let mut ends = mailboxes(2, 4, 64);
-    let step = |shard: &mut Shard, sent: Vec<(u32, Vec<u8>)>, ends: &mut MailEnds<_, _>| {
-        // All of it is found by the first harvest.
+/// Two shards, and what is between them. Clients of the first one, as many as wanted, publish what
+/// a client of the second one subscribes to, `a/#`.
+struct Two {
+    shared: Arc<Shared>,
+    shards: [Shard; 2],
+    ends: Vec<MailEnds<Stamped, Control>>,
+}
+
+impl Two {
+    fn with(publishers: u32) -> Two {
+        let shared = Shared::new(Seeds::fixed(1));
+        let shards = [0, 1].map(|number| shard_of(number, 2, &shared));
+        let mut two = Two { shared, shards, ends: mailboxes(2, 4, 64) };
+        two.connect(1, 0);
+        two.step(1, &[(0, b"\x82\x08\x00\x01\x00\x03a/#\x00".to_vec())]);
+        (0..publishers).for_each(|socket| two.connect(0, socket));
+        two
+    }
+
+    fn connect(&mut self, home: u8, socket: u32) {
+        let mut names = (1000 * socket..).map(|number| format!("client-{number}"));
+        let at_home = |name: &String| home_of(&self.shared.seeds, name, 2) == ShardId(home);
+        let name = names.find(at_home).expect("endless");
+        let shard = &mut self.shards[usize::from(home)];
+        shard.accepted(SocketId(socket), ListenerId(0), Peer::Unix);
+        self.step(usize::from(home), &[(socket, connect(&name))]);
+    }
+
+    /// A step of a shard, whose first harvest finds all that was sent, by sockets.
+    fn step(&mut self, shard: usize, sent: &[(u32, Vec<u8>)]) {
         let mut clients = Clients::new(false, |shard: &mut Shard| {
             sent.iter().for_each(|(socket, bytes)| shard.received(SocketId(*socket), bytes));
             sent.len()
         });
-        shard.begin(Instant(1), 1000);
+        self.shards[shard].begin(Instant(1), 1000);
         let bounds = StepBounds { completions: MOST, mail: STEP_WORK };
-        Step::new(bounds).run(shard, ends, &mut clients);
-    };
-    let (first, second) = shards.split_at_mut(1);
-    let (first, second) = (&mut first[0], &mut second[0]);
-    let name = |home: u8, from: u32| {
-        let mut names = (from..).map(|number| format!("client-{number}"));
-        names.find(|name| home_of(&shared.seeds, name, 2) == ShardId(home)).expect("endless")
-    };
-    second.accepted(SocketId(0), ListenerId(0), Peer::Unix);
-    let subscribe = b"\x82\x08\x00\x01\x00\x03a/#\x00".to_vec();
-    step(second, vec![(0, connect(&name(1, 0))), (0, subscribe)], &mut ends[1]);
-    for (socket, from) in [(0, 0), (1, 1000)] {
-        first.accepted(SocketId(socket), ListenerId(0), Peer::Unix);
-        step(first, vec![(socket, connect(&name(0, from)))], &mut ends[0]);
+        Step::new(bounds).run(&mut self.shards[shard], &mut self.ends[shard], &mut clients);
     }
+
+    /// The first bytes of the messages that are in the mailbox of the second shard, taken out.
+    fn mailed(&mut self) -> Vec<u8> {
+        let mut seen = Vec::new();
+        while let Some(mail) = self.ends[1].pop_data(ShardId(0)) {
+            match mail.data {
+                Data::One(message, _) => seen.push(message.view().payload[0]),
+                Data::Batch(batch) => {
+                    let mut at = 0;
+                    while let Some((message, _, next)) = batch.read(at) {
+                        seen.push(message.payload[0]);
+                        at = next;
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    /// A message to that topic has cost the second shard so much, for which `reserve` was reserved.
+    fn report(&mut self, topic: &str, cost: u32, reserve: Reserve) {
+        let topic = TopicHash::new(&self.shared.seeds, topic).exact();
+        let outbox = &mut self.shards[0].mail.outbox;
+        outbox.to(ShardId(1)).ahead.reported(topic, cost, reserve, Instant(1));
+    }
+}
+
+/// Otherwise a crowd that sends on and on would take what room there is each time.
+#[test]
+fn who_waits_for_a_mailbox_goes_before_newcomers() {
+    let mut two = Two::with(2);
     // Each is a mail of its own; the mailbox takes four of them.
     let large = |which: u8| publish(&[which; 10_000]);
-    let read = |end: &mut MailEnds<Stamped, Control>| {
-        let mails = std::iter::from_fn(|| end.pop_data(ShardId(0)));
-        let payload = |mail: Stamped| match mail.data {
-            Data::One(message, _) => message.view().payload[0],
-            Data::Batch(_) => panic!("a large message is none of a batch"),
-        };
-        mails.map(payload).collect::<Vec<u8>>()
-    };
-    let three = (0..3).flat_map(large).collect();
-    step(first, vec![(0, three)], &mut ends[0]);
-    let mut seen = read(&mut ends[1]);
+    two.step(0, &[(0, (0..3).flat_map(large).collect())]);
+    let mut seen = two.mailed();
     assert_eq!(seen, [0, 1], "the third waits");
     for newcomer in [3, 4] {
-        step(first, vec![(1, large(newcomer))], &mut ends[0]);
-        seen.extend(read(&mut ends[1]));
+        two.step(0, &[(1, large(newcomer))]);
+        seen.extend(two.mailed());
     }
     assert_eq!(seen, [0, 1, 2, 3, 4]);
+}
+
+/// Otherwise who needs much would wait as long as others come who need little, and who has tried in
+/// vain behind those who have come since.
+#[test]
+fn who_waits_to_have_something_reserved_keeps_its_place() {
+    let mut two = Two::with(8);
+    let much = STEP_WORK * 3 / 4; // two of these are too much
+    let little = super::super::ahead::costly(&two.shards[0].settings.budget);
+    two.report("a/much", much, Reserve::NONE);
+    two.report("a/little", little, Reserve::NONE);
+    // What is not known is taken to need much. What needs little would have room.
+    let sent = ["a/much", "a/x", "a/y", "a/little", "a/z", "a/much", "a/much"];
+    let cost = |topic: &str| if topic == "a/little" { little } else { much };
+    let (mut order, mut unreported) = (String::new(), Vec::new());
+    for round in 0..11 {
+        if round > 4 {
+            for topic in unreported.drain(..) {
+                two.report(topic, cost(topic), Reserve::of(cost(topic)));
+            }
+        }
+        let packet = sent.get(round).map(|topic| publish_to(topic, &[b'0' + round as u8]));
+        let packet: Vec<_> = packet.into_iter().map(|packet| (round as u32, packet)).collect();
+        two.step(0, &packet);
+        let mailed = two.mailed();
+        unreported.extend(mailed.iter().map(|which| sent[usize::from(which - b'0')]));
+        order += &format!("{}.", String::from_utf8_lossy(&mailed));
+    }
+    assert_eq!(order, "0.....13.2.5.4.6..");
 }

@@ -45,6 +45,23 @@ impl TurnQueues {
         }
     }
 
+    /// At the front of that line, where it has just stood.
+    pub fn push_front(&mut self, line: usize, socket: SocketId) {
+        if self.places.contains_key(&socket) {
+            return;
+        }
+        self.next += 1;
+        self.places.insert(socket, (line as u32, self.next));
+        if let Some(line) = self.lines.get_mut(line) {
+            line.push_front((self.next, socket));
+        }
+    }
+
+    /// Whether it stands in that line.
+    pub fn is_at(&self, socket: SocketId, line: usize) -> bool {
+        self.places.get(&socket).is_some_and(|place| place.0 as usize == line)
+    }
+
     /// The first of that line.
     pub fn pop(&mut self, line: usize) -> Option<SocketId> {
         let queue = self.lines.get_mut(line)?;

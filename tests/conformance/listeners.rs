@@ -6,8 +6,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
+use crate::support::broker::program;
 use crate::support::tunnel::Identity;
 use crate::support::web::Web;
 use crate::support::{Broker, Connect, Publish, V5, eventually, patience, unique};
@@ -183,7 +184,7 @@ fn of_two_brokers_that_start_at_the_same_moment_on_one_port_one_is_refused() {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
         let bind = format!("listeners.0.bind={}", free.expect("a free port"));
         let start = || {
-            Command::new(env!("CARGO_BIN_EXE_ringmq"))
+            program()
                 .args(["--set", &bind, "--set", "cores=[0]"])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())

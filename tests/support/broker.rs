@@ -2,7 +2,8 @@
 //!
 //! `RINGMQ_TEST_SHARDS` chooses the number of shards (default 2). `RINGMQ_TEST_BROKER=mosquitto`
 //! runs the tests against Mosquitto instead, to check the tests themselves; what it cannot be
-//! configured to do fails there. `RINGMQ_TEST_TRANSPORT` is tls, ws or wss.
+//! configured to do fails there. `RINGMQ_TEST_TRANSPORT` is tls, ws or wss. `RINGMQ_TEST_PROGRAM`
+//! is another build of RingMQ to be tested.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
@@ -458,7 +459,8 @@ pub fn cores(shards: usize) -> String {
 
 /// The broker's program without the variables of the tests, which it would take for settings.
 pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringmq"));
+    let built = || env!("CARGO_BIN_EXE_ringmq").into();
+    let mut command = Command::new(std::env::var_os("RINGMQ_TEST_PROGRAM").unwrap_or_else(built));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("RINGMQ_") {
             command.env_remove(name);

@@ -2,7 +2,7 @@
 
 use super::page::{Page, Paging};
 use super::problem::{Details, Problem};
-use super::{Answer, Body, Desk, Path, Query, State, when};
+use super::{Answer, Body, Context, Path, Query, State, when};
 use crate::shard::inquiry::BanTarget;
 use axum::Json;
 use axum::http::StatusCode;
@@ -63,8 +63,8 @@ fn target(kind: Kind, who: &str) -> Result<BanTarget, Problem> {
     }
 }
 
-fn shown(desk: &Desk, who: BanTarget, until: crate::time::Instant) -> Ban {
-    let until = when::shown(desk.api.zero, until);
+fn shown(context: &Context, who: BanTarget, until: crate::time::Instant) -> Ban {
+    let until = when::shown(context.api.zero, until);
     match who {
         BanTarget::Address(address) => {
             Ban { r#as: Kind::Peerhost, who: address.to_string(), until }
@@ -79,19 +79,19 @@ fn shown(desk: &Desk, who: BanTarget, until: crate::time::Instant) -> Ban {
 #[utoipa::path(get, path = "/banned", tag = "banned", params(Paging),
     responses((status = 200, body = Page<Ban>), (status = 400, body = Details)))]
 pub(super) async fn list(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Query(paging): Query<Paging>,
 ) -> Answer<Page<Ban>> {
     let wanted = paging.checked::<u32>()?;
     let mut all = Vec::new();
     for part in 0.. {
-        match desk.ask(0, move |shard| shard.bans(part)).await? {
+        match context.ask(0, move |shard| shard.bans(part)).await? {
             Some(more) => all.extend(more),
             None => break,
         }
     }
     all.sort_unstable();
-    let all = all.into_iter().map(|(who, until)| shown(&desk, who, until)).collect();
+    let all = all.into_iter().map(|(who, until)| shown(&context, who, until)).collect();
     Ok(Json(wanted.page_of(all)))
 }
 
@@ -99,7 +99,7 @@ pub(super) async fn list(
 #[utoipa::path(post, path = "/banned", tag = "banned", request_body = Wanted,
     responses((status = 200, body = Ban), (status = 400, body = Details)))]
 pub(super) async fn add(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Body(wanted): Body<Wanted>,
 ) -> Answer<Ban> {
     let who = target(wanted.r#as, &wanted.who)?;
@@ -108,11 +108,12 @@ pub(super) async fn add(
         return Err(Problem::bad(format!("seconds: it must be 1 to {LONGEST}")));
     }
     let asked = who.clone();
-    let (added, now) = desk.ask(0, move |shard| (shard.ban(&asked, seconds), shard.now())).await?;
+    let (added, now) =
+        context.ask(0, move |shard| (shard.ban(&asked, seconds), shard.now())).await?;
     if !added {
         return Err(Problem::busy("there are too many bans"));
     }
-    Ok(Json(shown(&desk, who, now.plus_seconds(seconds))))
+    Ok(Json(shown(&context, who, now.plus_seconds(seconds))))
 }
 
 /// Ends a ban.
@@ -121,7 +122,7 @@ pub(super) async fn add(
         ("who" = String, Path, description = "ClientId, user name or address, percent-encoded")),
     responses((status = 204, description = "Done"), (status = 404, body = Details)))]
 pub(super) async fn lift(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path((kind, name)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let kind = match kind.as_str() {
@@ -134,7 +135,7 @@ pub(super) async fn lift(
         }
     };
     let who = target(kind, &name)?;
-    match desk.ask(0, move |shard| shard.lift_ban(&who)).await? {
+    match context.ask(0, move |shard| shard.lift_ban(&who)).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::unknown(format!("`{name}` is not banned"))),
     }

@@ -65,6 +65,6 @@ fn shown(row: BridgeRow) -> Bridge {
 /// The bridges, in the order of the configuration.
 #[utoipa::path(get, path = "/bridges", tag = "broker",
     responses((status = 200, body = Vec<Bridge>)))]
-pub(super) async fn list(axum::extract::State(desk): State) -> Json<Vec<Bridge>> {
-    Json((desk.api.bridges)().into_iter().map(shown).collect())
+pub(super) async fn list(axum::extract::State(context): State) -> Json<Vec<Bridge>> {
+    Json((context.api.bridges)().into_iter().map(shown).collect())
 }

@@ -1,7 +1,7 @@
 //! `/nodes`, `/stats`, `/metrics`, `/listeners`, `/configs`: the broker itself.
 
 use super::problem::{Details, Problem};
-use super::{Answer, Body, Desk, Order, Path, State, when};
+use super::{Answer, Body, Context, Order, Path, State, when};
 use crate::admin::{asking, process};
 use crate::config::{Level, Sources};
 use crate::telemetry::Counters;
@@ -71,7 +71,7 @@ pub(super) struct Listener {
 #[schema(value_type = Object)]
 pub(super) struct Figures(Map<String, Value>);
 
-impl Desk {
+impl Context {
     /// The sum over all shards that answer, and whether all did.
     pub(super) async fn sum(&self) -> (Counters, bool) {
         let answers = self.figures.ask(asking::PATIENCE).await;
@@ -104,8 +104,8 @@ impl Desk {
 
 /// The brokers.
 #[utoipa::path(get, path = "/nodes", tag = "nodes", responses((status = 200, body = Vec<Node>)))]
-pub(super) async fn nodes(axum::extract::State(desk): State) -> Json<Vec<Node>> {
-    Json(vec![desk.node().await])
+pub(super) async fn nodes(axum::extract::State(context): State) -> Json<Vec<Node>> {
+    Json(vec![context.node().await])
 }
 
 /// One broker.
@@ -113,22 +113,22 @@ pub(super) async fn nodes(axum::extract::State(desk): State) -> Json<Vec<Node>> 
     params(("node" = String, Path, description = "Its name")),
     responses((status = 200, body = Node), (status = 404, body = Details)))]
 pub(super) async fn node(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(name): Path<String>,
 ) -> Answer<Node> {
-    if name != desk.api.node {
+    if name != context.api.node {
         return Err(Problem::unknown(format!("there is no node `{name}`")));
     }
-    Ok(Json(desk.node().await))
+    Ok(Json(context.node().await))
 }
 
 /// How much there is of everything, as EMQX names it.
 #[utoipa::path(get, path = "/stats", tag = "nodes",
     responses((status = 200, body = Vec<Figures>)))]
-pub(super) async fn stats(axum::extract::State(desk): State) -> Json<Vec<Figures>> {
-    let (sum, _) = desk.sum().await;
+pub(super) async fn stats(axum::extract::State(context): State) -> Json<Vec<Figures>> {
+    let (sum, _) = context.sum().await;
     let figures = json!({
-        "node": desk.api.node,
+        "node": context.api.node,
         "connections.count": sum.sessions,
         "live_connections.count": sum.connections_open,
         "sessions.count": sum.sessions,
@@ -147,10 +147,10 @@ pub(super) async fn stats(axum::extract::State(desk): State) -> Json<Vec<Figures
 /// Every figure of a shard, added up over all shards: the names and labels of `/metrics`.
 #[utoipa::path(get, path = "/metrics", tag = "nodes",
     responses((status = 200, body = Vec<Figures>)))]
-pub(super) async fn metrics(axum::extract::State(desk): State) -> Json<Vec<Figures>> {
-    let (sum, _) = desk.sum().await;
+pub(super) async fn metrics(axum::extract::State(context): State) -> Json<Vec<Figures>> {
+    let (sum, _) = context.sum().await;
     let mut figures = Map::new();
-    figures.insert("node".to_owned(), desk.api.node.clone().into());
+    figures.insert("node".to_owned(), context.api.node.clone().into());
     for (figure, value) in Counters::DESCRIPTORS.iter().zip(sum.values()) {
         let labels: Vec<String> =
             figure.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -170,7 +170,7 @@ pub(super) async fn metrics(axum::extract::State(desk): State) -> Json<Vec<Figur
 /// The listeners.
 #[utoipa::path(get, path = "/listeners", tag = "listeners",
     responses((status = 200, body = Vec<Listener>)))]
-pub(super) async fn listeners(axum::extract::State(desk): State) -> Json<Vec<Listener>> {
+pub(super) async fn listeners(axum::extract::State(context): State) -> Json<Vec<Listener>> {
     let shown = |row: super::ListenerRow| Listener {
         id: format!("{}:{}", row.kind, row.name),
         name: row.name,
@@ -182,12 +182,12 @@ pub(super) async fn listeners(axum::extract::State(desk): State) -> Json<Vec<Lis
         accepted: row.accepted,
         refused: row.refused,
     };
-    Json((desk.api.listeners)().into_iter().map(shown).collect())
+    Json((context.api.listeners)().into_iter().map(shown).collect())
 }
 
 /// The name in a listener's id, which is `type:name`.
-fn listener_name(desk: &Desk, id: &str) -> Result<String, Problem> {
-    let all = (desk.api.listeners)();
+fn listener_name(context: &Context, id: &str) -> Result<String, Problem> {
+    let all = (context.api.listeners)();
     let known =
         all.into_iter().find(|row| id == row.name || *id == format!("{}:{}", row.kind, row.name));
     known
@@ -202,10 +202,10 @@ fn listener_name(desk: &Desk, id: &str) -> Result<String, Problem> {
     responses((status = 204, description = "Closed"), (status = 404, body = Details),
         (status = 422, body = Details, description = "It is not open")))]
 pub(super) async fn stop_listener(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    desk.order(Order::StopListener(listener_name(&desk, &id)?)).await?;
+    context.order(Order::StopListener(listener_name(&context, &id)?)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -215,10 +215,10 @@ pub(super) async fn stop_listener(
     responses((status = 204, description = "Open"), (status = 404, body = Details),
         (status = 422, body = Details, description = "It is not stopped, or cannot be opened")))]
 pub(super) async fn start_listener(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    desk.order(Order::StartListener(listener_name(&desk, &id)?)).await?;
+    context.order(Order::StartListener(listener_name(&context, &id)?)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -226,8 +226,8 @@ pub(super) async fn start_listener(
 /// configuration is read again. Who is connected stays.
 #[utoipa::path(post, path = "/drain", tag = "nodes",
     responses((status = 204, description = "All listeners are closed")))]
-pub(super) async fn drain(axum::extract::State(desk): State) -> Result<StatusCode, Problem> {
-    desk.order(Order::Drain).await?;
+pub(super) async fn drain(axum::extract::State(context): State) -> Result<StatusCode, Problem> {
+    context.order(Order::Drain).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -235,8 +235,8 @@ pub(super) async fn drain(axum::extract::State(desk): State) -> Result<StatusCod
 #[utoipa::path(post, path = "/resume", tag = "nodes",
     responses((status = 204, description = "Open again"),
         (status = 422, body = Details, description = "A listener cannot be opened")))]
-pub(super) async fn resume(axum::extract::State(desk): State) -> Result<StatusCode, Problem> {
-    desk.order(Order::Resume).await?;
+pub(super) async fn resume(axum::extract::State(context): State) -> Result<StatusCode, Problem> {
+    context.order(Order::Resume).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -245,9 +245,9 @@ pub(super) async fn resume(axum::extract::State(desk): State) -> Result<StatusCo
 #[utoipa::path(get, path = "/configs", tag = "configs",
     responses((status = 200, body = String, content_type = "text/plain")))]
 pub(super) async fn config(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
 ) -> Result<impl IntoResponse, Problem> {
-    let text = desk.order(Order::Show).await?;
+    let text = context.order(Order::Show).await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
 }
 
@@ -277,8 +277,8 @@ pub(super) async fn validate(text: String) -> Json<Verdict> {
 #[utoipa::path(post, path = "/configs/reload", tag = "configs",
     responses((status = 204, description = "Read; the new settings are on their way"),
         (status = 422, body = Details, description = "Nothing has changed")))]
-pub(super) async fn reload(axum::extract::State(desk): State) -> Result<StatusCode, Problem> {
-    desk.order(Order::Reload).await?;
+pub(super) async fn reload(axum::extract::State(context): State) -> Result<StatusCode, Problem> {
+    context.order(Order::Reload).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -306,8 +306,8 @@ pub(super) struct ShownLevels {
     modules: BTreeMap<String, String>,
 }
 
-async fn answered(desk: &Desk, order: Order) -> Answer<ShownLevels> {
-    let text = desk.order(order).await?;
+async fn answered(context: &Context, order: Order) -> Answer<ShownLevels> {
+    let text = context.order(order).await?;
     let levels = serde_json::from_str(&text);
     levels.map(Json).map_err(|_| Problem::busy("the levels cannot be shown"))
 }
@@ -315,8 +315,8 @@ async fn answered(desk: &Desk, order: Order) -> Answer<ShownLevels> {
 /// What is logged now.
 #[utoipa::path(get, path = "/log", tag = "configs",
     responses((status = 200, body = ShownLevels)))]
-pub(super) async fn levels(axum::extract::State(desk): State) -> Answer<ShownLevels> {
-    answered(&desk, Order::Levels).await
+pub(super) async fn levels(axum::extract::State(context): State) -> Answer<ShownLevels> {
+    answered(&context, Order::Levels).await
 }
 
 /// Logs at these levels until the next reload.
@@ -324,9 +324,9 @@ pub(super) async fn levels(axum::extract::State(desk): State) -> Answer<ShownLev
     responses((status = 200, body = ShownLevels), (status = 400, body = Details),
         (status = 422, body = Details, description = "There is no such module")))]
 pub(super) async fn set_levels(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Body(wanted): Body<WantedLevels>,
 ) -> Answer<ShownLevels> {
     let modules = wanted.modules.map(|modules| modules.into_iter().collect());
-    answered(&desk, Order::SetLevels(wanted.level, modules)).await
+    answered(&context, Order::SetLevels(wanted.level, modules)).await
 }

@@ -2,7 +2,7 @@
 
 use super::page::{Page, paged};
 use super::problem::{Details, Problem};
-use super::{Answer, Body, Desk, Path, Query, State, when};
+use super::{Answer, Body, Context, Path, Query, State, when};
 use crate::ids::Peer;
 use crate::packet::Version;
 use crate::shard::Shard;
@@ -141,9 +141,9 @@ impl Filter {
             && self.proto_ver.is_none()
     }
 
-    fn query(self, desk: &Desk) -> Result<ClientQuery, Problem> {
+    fn query(self, context: &Context) -> Result<ClientQuery, Problem> {
         let time = |name: &str, text: Option<String>| {
-            let read = text.map(|text| when::read(desk.api.zero, &text)).transpose();
+            let read = text.map(|text| when::read(context.api.zero, &text)).transpose();
             read.map_err(|what| Problem::bad(format!("{name}: {what}")))
         };
         let version = match self.proto_ver {
@@ -169,17 +169,17 @@ impl Filter {
     }
 }
 
-fn shown(desk: &Desk, of: ClientDetails) -> Client {
+fn shown(context: &Context, of: ClientDetails) -> Client {
     let (address, port) = match of.peer {
         Some(Peer::Tcp(address, port)) => (Some(address.to_string()), Some(port)),
         Some(Peer::Unix) | None => (None, None),
     };
-    let time = |at| when::shown(desk.api.zero, at);
+    let time = |at| when::shown(context.api.zero, at);
     Client {
         clientid: of.client_id.into(),
         username: of.username.map(Into::into),
         cn: of.common_name.map(Into::into),
-        node: desk.api.node.clone(),
+        node: context.api.node.clone(),
         shard: of.shard,
         connected: of.connected,
         connected_at: of.since.and_then(time),
@@ -216,24 +216,24 @@ fn shown(desk: &Desk, of: ClientDetails) -> Client {
 #[utoipa::path(get, path = "/clients", tag = "clients", params(Filter),
     responses((status = 200, body = Page<Client>), (status = 400, body = Details)))]
 pub(super) async fn list(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Query(filter): Query<Filter>,
 ) -> Answer<Page<Client>> {
     let wanted = filter.paging().checked::<u32>()?;
     if let Some(client_id) = filter.clientid.clone() {
-        let query = filter.query(&desk)?;
-        let home = desk.home(&client_id);
+        let query = filter.query(&context)?;
+        let home = context.home(&client_id);
         let ask = move |shard: &mut Shard| shard.client_that_fits(&client_id, &query);
-        let found = desk.ask(home, ask).await?;
-        let all = found.into_iter().map(|one| shown(&desk, one)).collect();
+        let found = context.ask(home, ask).await?;
+        let all = found.into_iter().map(|one| shown(&context, one)).collect();
         return Ok(Json(wanted.page_of(all)));
     }
     let open = filter.is_open();
-    let query = Arc::new(filter.query(&desk)?);
+    let query = Arc::new(filter.query(&context)?);
     let ask = move |shard: &mut Shard, from: &u32, most| shard.clients(*from, &query, most);
-    let (rows, next) = desk.collect(&wanted, ask).await?;
-    let count = if open { Some(desk.sum().await.0.sessions) } else { None };
-    let data = rows.into_iter().map(|one| shown(&desk, one)).collect();
+    let (rows, next) = context.collect(&wanted, ask).await?;
+    let count = if open { Some(context.sum().await.0.sessions) } else { None };
+    let data = rows.into_iter().map(|one| shown(&context, one)).collect();
     Ok(Json(wanted.page(data, count, next)))
 }
 
@@ -246,17 +246,17 @@ fn unknown(client_id: &str) -> Problem {
     params(("clientid" = String, Path, description = "Its ClientId")),
     responses((status = 200, body = Client), (status = 404, body = Details)))]
 pub(super) async fn one(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(client_id): Path<String>,
 ) -> Answer<Client> {
     let name = client_id.clone();
-    let found = desk.ask(desk.home(&client_id), move |shard| shard.client(&name)).await?;
-    found.map(|one| Json(shown(&desk, one))).ok_or_else(|| unknown(&client_id))
+    let found = context.ask(context.home(&client_id), move |shard| shard.client(&name)).await?;
+    found.map(|one| Json(shown(&context, one))).ok_or_else(|| unknown(&client_id))
 }
 
-async fn end(desk: &Desk, client_id: &str, and_session: bool) -> Result<bool, Problem> {
+async fn end(context: &Context, client_id: &str, and_session: bool) -> Result<bool, Problem> {
     let name = client_id.to_owned();
-    desk.ask(desk.home(client_id), move |shard| shard.kick(&name, and_session)).await
+    context.ask(context.home(client_id), move |shard| shard.kick(&name, and_session)).await
 }
 
 /// Disconnects a client (reason 0x98) and ends its session.
@@ -264,10 +264,10 @@ async fn end(desk: &Desk, client_id: &str, and_session: bool) -> Result<bool, Pr
     params(("clientid" = String, Path, description = "Its ClientId")),
     responses((status = 204, description = "Done"), (status = 404, body = Details)))]
 pub(super) async fn kick(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(client_id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    match end(&desk, &client_id, true).await? {
+    match end(&context, &client_id, true).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(unknown(&client_id)),
     }
@@ -278,10 +278,10 @@ pub(super) async fn kick(
     params(("clientid" = String, Path, description = "Its ClientId")),
     responses((status = 204, description = "Done"), (status = 404, body = Details)))]
 pub(super) async fn disconnect(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(client_id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    match end(&desk, &client_id, false).await? {
+    match end(&context, &client_id, false).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::unknown(format!("`{client_id}` is not connected"))),
     }
@@ -292,14 +292,14 @@ pub(super) async fn disconnect(
     request_body(content = Vec<String>, description = "ClientIds, at most 1,000"),
     responses((status = 204, description = "Done"), (status = 400, body = Details)))]
 pub(super) async fn kick_many(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Body(client_ids): Body<Vec<String>>,
 ) -> Result<StatusCode, Problem> {
     if client_ids.len() > MANY {
         return Err(Problem::bad(format!("body: more than {MANY} ClientIds")));
     }
     for client_id in &client_ids {
-        end(&desk, client_id, true).await?;
+        end(&context, client_id, true).await?;
     }
     Ok(StatusCode::NO_CONTENT)
 }

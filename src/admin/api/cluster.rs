@@ -100,7 +100,7 @@ fn shown(row: ClusterRow) -> Cluster {
 /// The cluster that this broker is a node of; 404 when it is alone.
 #[utoipa::path(get, path = "/cluster", tag = "nodes",
     responses((status = 200, body = Cluster), (status = 404, body = super::problem::Details)))]
-pub(super) async fn status(axum::extract::State(desk): State) -> Result<Json<Cluster>, Problem> {
-    let row = (desk.api.cluster)();
+pub(super) async fn status(axum::extract::State(context): State) -> Result<Json<Cluster>, Problem> {
+    let row = (context.api.cluster)();
     row.map(|row| Json(shown(row))).ok_or_else(|| Problem::unknown("this broker is alone"))
 }

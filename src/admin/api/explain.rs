@@ -1,7 +1,7 @@
 //! `/explain`: where a message would go if it were published now, and why not elsewhere.
 
 use super::problem::{Details, Problem};
-use super::{Answer, Desk, Query, State};
+use super::{Answer, Context, Query, State};
 use crate::packet::Qos;
 use crate::shard::Shard;
 use crate::shard::inquiry::{Addressee, ExplainCursor, Fate, Hypothesis, Ruling};
@@ -155,7 +155,7 @@ fn shown(shard: usize, addressee: Addressee) -> Subscriber {
     }
 }
 
-impl Desk {
+impl Context {
     async fn judge(&self, asked: &Asked, qos: Qos) -> Result<Option<Judged>, Problem> {
         let Some(client_id) = asked.publisher.clone() else { return Ok(None) };
         let (topic, retain, name) = (asked.topic.clone(), asked.retain, client_id.clone());
@@ -237,7 +237,7 @@ fn summary(judged: Option<&Judged>, subscribers: &[Subscriber], asked: &Asked) -
 #[utoipa::path(get, path = "/explain", tag = "explain", params(Asked),
     responses((status = 200, body = Explanation), (status = 400, body = Details)))]
 pub(super) async fn explain(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Query(asked): Query<Asked>,
 ) -> Answer<Explanation> {
     if !topic::valid_name(&asked.topic) {
@@ -248,15 +248,15 @@ pub(super) async fn explain(
     if asked.payload_size > PAYLOAD {
         return Err(Problem::bad(format!("payload_size: it must be at most {PAYLOAD}")));
     }
-    let judged = desk.judge(&asked, qos).await?;
+    let judged = context.judge(&asked, qos).await?;
     let (mut whole, mut publisher) = (asked.topic.clone(), None);
     if let Some(client_id) = asked.publisher.clone() {
-        let home = desk.home(&client_id);
+        let home = context.home(&client_id);
         let ask = move |shard: &mut Shard| {
             let mountpoint = shard.client(&client_id).map(|client| client.mountpoint);
             (mountpoint.unwrap_or_default(), shard.publisher_of(&client_id))
         };
-        let (mountpoint, known) = desk.ask(home, ask).await?;
+        let (mountpoint, known) = context.ask(home, ask).await?;
         whole.insert_str(0, &mountpoint);
         publisher = known;
     }
@@ -270,9 +270,9 @@ pub(super) async fn explain(
     let denied = judged.as_ref().is_some_and(|judged| judged.allowed == Some(false));
     let (subscribers, more) = match denied {
         true => (Vec::new(), false),
-        false => desk.subscribers(&what, asked.client.as_deref()).await?,
+        false => context.subscribers(&what, asked.client.as_deref()).await?,
     };
-    let client_drops = desk.drops(asked.client.as_deref()).await?;
+    let client_drops = context.drops(asked.client.as_deref()).await?;
     let (summary, publisher) = (summary(judged.as_ref(), &subscribers, &asked), judged);
     Ok(Json(Explanation { topic: whole, publisher, subscribers, more, client_drops, summary }))
 }

@@ -38,12 +38,12 @@ pub(super) struct Member {
 #[utoipa::path(get, path = "/share_groups", tag = "subscriptions", params(Paging),
     responses((status = 200, body = Page<ShareGroup>), (status = 400, body = Details)))]
 pub(super) async fn list(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Query(paging): Query<Paging>,
 ) -> Answer<Page<ShareGroup>> {
     let wanted = paging.checked::<u32>()?;
     let ask = move |shard: &mut Shard, from: &u32, most| shard.share_groups(*from, most);
-    let (rows, next) = desk.collect(&wanted, ask).await?;
+    let (rows, next) = context.collect(&wanted, ask).await?;
     let shown = |row: GroupRow| ShareGroup {
         topic: row.name.into(),
         members: row.members,
@@ -57,15 +57,15 @@ pub(super) async fn list(
     params(("topic" = String, Path, description = "`$share/group/filter`, percent-encoded")),
     responses((status = 200, body = Vec<Member>), (status = 404, body = Details)))]
 pub(super) async fn members(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(name): Path<String>,
 ) -> Answer<Vec<Member>> {
-    let home = desk.home(&name);
+    let home = context.home(&name);
     let (mut all, mut from) = (Vec::<GroupMember>::new(), 0);
     loop {
         let group = name.clone();
         let ask = move |shard: &mut Shard| shard.group_members(&group, from, super::SLICE);
-        let Some(slice) = desk.ask(home, ask).await? else {
+        let Some(slice) = context.ask(home, ask).await? else {
             return Err(Problem::unknown(format!("there is no share group `{name}`")));
         };
         all.extend(slice.rows);
@@ -76,7 +76,7 @@ pub(super) async fn members(
     }
     let mut members = Vec::with_capacity(all.len());
     for part in all.chunks(super::SLICE) {
-        for shard in 0..desk.shards() {
+        for shard in 0..context.shards() {
             let here: Vec<GroupMember> =
                 part.iter().copied().filter(|m| usize::from(m.session.shard.0) == shard).collect();
             if here.is_empty() {
@@ -90,7 +90,7 @@ pub(super) async fn members(
                 connected: member.connected,
                 full: member.full,
             };
-            members.extend(desk.ask(shard, ask).await?.into_iter().map(shown));
+            members.extend(context.ask(shard, ask).await?.into_iter().map(shown));
         }
     }
     Ok(Json(members))

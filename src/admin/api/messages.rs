@@ -1,7 +1,7 @@
 //! `/publish`: messages of the operator's own.
 
 use super::problem::{Details, Problem};
-use super::{Body, Desk, State};
+use super::{Body, Context, State};
 use crate::message::MessageRef;
 use crate::packet::{PublishProperties, Qos, UserProperties, append_user_property};
 use crate::shard::inquiry::PublishOutcome;
@@ -149,7 +149,7 @@ impl Message {
     }
 }
 
-impl Desk {
+impl Context {
     async fn publish(&self, message: Ready) -> Result<Published, Problem> {
         // By the topic: the messages of one topic keep their order.
         let home = self.home(&message.topic);
@@ -199,10 +199,10 @@ fn status(published: &Published) -> StatusCode {
         (status = 202, body = Published, description = "Accepted; nobody subscribes"),
         (status = 400, body = Details)))]
 pub(super) async fn publish(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Body(message): Body<Message>,
 ) -> Result<(StatusCode, Json<Published>), Problem> {
-    let published = desk.publish(message.ready()?).await?;
+    let published = context.publish(message.ready()?).await?;
     Ok((status(&published), Json(published)))
 }
 
@@ -213,7 +213,7 @@ pub(super) async fn publish(
         (status = 202, body = Vec<Published>, description = "Accepted; some have no subscriber"),
         (status = 400, body = Details)))]
 pub(super) async fn publish_many(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Body(messages): Body<Vec<Message>>,
 ) -> Result<(StatusCode, Json<Vec<Published>>), Problem> {
     if messages.len() > MANY {
@@ -222,7 +222,7 @@ pub(super) async fn publish_many(
     let ready: Result<Vec<Ready>, Problem> = messages.into_iter().map(Message::ready).collect();
     let mut published = Vec::new();
     for message in ready? {
-        published.push(desk.publish(message).await?);
+        published.push(context.publish(message).await?);
     }
     let all = published.iter().all(|one| one.matched);
     Ok((if all { StatusCode::OK } else { StatusCode::ACCEPTED }, Json(published)))

@@ -126,7 +126,7 @@ pub struct Api {
 }
 
 /// What every handler has at hand.
-pub(super) struct Desk {
+pub(super) struct Context {
     api: Api,
     figures: Arc<Figures>,
     placement: Placement,
@@ -138,10 +138,10 @@ pub(super) struct Desk {
     pub(super) guard: Arc<Guard>,
 }
 
-type State = axum::extract::State<Arc<Desk>>;
+type State = axum::extract::State<Arc<Context>>;
 type Answer<T> = Result<Json<T>, Problem>;
 
-impl Desk {
+impl Context {
     fn shards(&self) -> usize {
         self.api.tell.len()
     }
@@ -220,7 +220,7 @@ impl Desk {
     }
 }
 
-fn viewers() -> OpenApiRouter<Arc<Desk>> {
+fn viewers() -> OpenApiRouter<Arc<Context>> {
     OpenApiRouter::new()
         .routes(routes!(broker::nodes))
         .routes(routes!(broker::node))
@@ -249,7 +249,7 @@ fn viewers() -> OpenApiRouter<Arc<Desk>> {
         .routes(routes!(guard::logout))
 }
 
-fn operators() -> OpenApiRouter<Arc<Desk>> {
+fn operators() -> OpenApiRouter<Arc<Context>> {
     OpenApiRouter::new()
         .routes(routes!(clients::kick))
         .routes(routes!(clients::disconnect))
@@ -271,7 +271,7 @@ fn operators() -> OpenApiRouter<Arc<Desk>> {
         .routes(routes!(trace::follow))
 }
 
-fn administrators() -> OpenApiRouter<Arc<Desk>> {
+fn administrators() -> OpenApiRouter<Arc<Context>> {
     OpenApiRouter::new()
         .routes(routes!(broker::config))
         .routes(routes!(broker::validate))
@@ -288,9 +288,10 @@ pub(super) fn router(api: Api, source: &PageSource, guard: Arc<Guard>) -> Router
     tokio::task::spawn_local(Arc::clone(&traces).tend(api.tell.clone(), api.zero));
     let broker = source.state();
     let (turns, placement) = (Semaphore::new(AT_ONCE), source.placement());
-    let desk = Arc::new(Desk { api, figures, placement, turns, history, traces, broker, guard });
-    let for_role = |routes: OpenApiRouter<Arc<Desk>>, least: Role| {
-        let door = (Arc::clone(&desk), least);
+    let context =
+        Arc::new(Context { api, figures, placement, turns, history, traces, broker, guard });
+    let for_role = |routes: OpenApiRouter<Arc<Context>>, least: Role| {
+        let door = (Arc::clone(&context), least);
         routes.route_layer(middleware::from_fn_with_state(door, guard::pass))
     };
     let [viewer, operator, admin] = ROLES;
@@ -308,7 +309,7 @@ pub(super) fn router(api: Api, source: &PageSource, guard: Arc<Guard>) -> Router
         .method_not_allowed_fallback(|| async { Problem::method() })
         .layer(DefaultBodyLimit::max(BODY))
         .layer(middleware::from_fn(bounded))
-        .with_state(desk)
+        .with_state(context)
 }
 
 /// Ends requests that take too long, and adds the headers that every answer has.

@@ -22,10 +22,10 @@ pub(super) struct Since {
 #[utoipa::path(get, path = "/monitor", tag = "nodes", params(Since),
     responses((status = 200, body = Vec<Sample>), (status = 400, body = Details)))]
 pub(super) async fn samples(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Query(wanted): Query<Since>,
 ) -> Json<Vec<Sample>> {
-    Json(desk.history.since(wanted.since))
+    Json(context.history.since(wanted.since))
 }
 
 /// Which alarms.
@@ -58,13 +58,13 @@ pub(super) struct ShownAlarm {
 #[utoipa::path(get, path = "/alarms", tag = "alarms", params(WhichAlarms),
     responses((status = 200, body = Vec<ShownAlarm>), (status = 400, body = Details)))]
 pub(super) async fn alarms(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Query(which): Query<WhichAlarms>,
 ) -> Json<Vec<ShownAlarm>> {
-    let list = desk.broker.borrow().alarms.clone();
+    let list = context.broker.borrow().alarms.clone();
     let shown = |alarm: &Alarm| ShownAlarm {
         name: alarm.name,
-        node: desk.api.node.clone(),
+        node: context.api.node.clone(),
         message: alarm.message.clone(),
         activate_at: alarm.activate_at,
         deactivate_at: alarm.deactivate_at,
@@ -78,8 +78,8 @@ pub(super) async fn alarms(
 /// What `ringmq doctor` says of this host and the configuration in force.
 #[utoipa::path(get, path = "/doctor", tag = "nodes",
     responses((status = 200, body = Object), (status = 503, body = Details)))]
-pub(super) async fn doctor(axum::extract::State(desk): State) -> Answer<Value> {
-    let text = desk.order(Order::Doctor).await?;
+pub(super) async fn doctor(axum::extract::State(context): State) -> Answer<Value> {
+    let text = context.order(Order::Doctor).await?;
     let report = serde_json::from_str(&text);
     report.map(Json).map_err(|_| Problem::busy("doctor's report cannot be read"))
 }

@@ -2,7 +2,7 @@
 
 use super::page::{Page, paged};
 use super::problem::{Details, Problem};
-use super::{Answer, Desk, Path, Query, State};
+use super::{Answer, Context, Path, Query, State};
 use crate::packet::PublishProperties;
 use crate::shard::Shard;
 use crate::shard::inquiry::{RetainedRow, Slice};
@@ -70,14 +70,14 @@ paged! {
     }
 }
 
-fn listed(desk: &Desk, row: &RetainedRow) -> Listed {
+fn listed(context: &Context, row: &RetainedRow) -> Listed {
     let view = row.message.view();
     Listed {
         topic: view.topic.to_owned(),
         qos: view.qos as u8,
         payload_bytes: view.payload.len(),
         expires_in: row.seconds_left,
-        node: desk.api.node.clone(),
+        node: context.api.node.clone(),
     }
 }
 
@@ -85,7 +85,7 @@ fn listed(desk: &Desk, row: &RetainedRow) -> Listed {
 #[utoipa::path(get, path = "/mqtt/retainer/messages", tag = "retainer", params(Filter),
     responses((status = 200, body = Page<Listed>), (status = 400, body = Details)))]
 pub(super) async fn list(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Query(filter): Query<Filter>,
 ) -> Answer<Page<Listed>> {
     let wanted = filter.paging().checked::<String>()?;
@@ -99,9 +99,9 @@ pub(super) async fn list(
         let Slice { rows, next } = shard.retained(cursor, &filter, most);
         Slice { rows, next: next.map(String::from) }
     };
-    let (rows, next) = desk.collect(&wanted, ask).await?;
-    let count = if open { Some(desk.sum().await.0.retained_messages) } else { None };
-    let data = rows.iter().map(|row| listed(&desk, row)).collect();
+    let (rows, next) = context.collect(&wanted, ask).await?;
+    let count = if open { Some(context.sum().await.0.retained_messages) } else { None };
+    let data = rows.iter().map(|row| listed(&context, row)).collect();
     Ok(Json(wanted.page(data, count, next)))
 }
 
@@ -114,19 +114,19 @@ fn unknown(topic: &str) -> Problem {
     params(("topic" = String, Path, description = "The topic name, percent-encoded")),
     responses((status = 200, body = Retained), (status = 404, body = Details)))]
 pub(super) async fn one(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(name): Path<String>,
 ) -> Answer<Retained> {
-    for shard in 0..desk.shards() {
+    for shard in 0..context.shards() {
         let topic = name.clone();
-        let found = desk.ask(shard, move |shard| shard.retained_message(&topic)).await?;
+        let found = context.ask(shard, move |shard| shard.retained_message(&topic)).await?;
         let Some(row) = found else { continue };
         let view = row.message.view();
         let properties = PublishProperties::parse(view.properties).unwrap_or_default();
         let text = |text: Option<&str>| text.map(str::to_owned);
         let user = properties.user.iter();
         return Ok(Json(Retained {
-            listed: listed(&desk, &row),
+            listed: listed(&context, &row),
             payload: BASE64_STANDARD.encode(view.payload),
             properties: Shown {
                 payload_format_indicator: properties.payload_format,
@@ -145,12 +145,12 @@ pub(super) async fn one(
     params(("topic" = String, Path, description = "The topic name, percent-encoded")),
     responses((status = 204, description = "Done"), (status = 404, body = Details)))]
 pub(super) async fn clear(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    for shard in 0..desk.shards() {
+    for shard in 0..context.shards() {
         let topic = name.clone();
-        if desk.ask(shard, move |shard| shard.clear_retained(&topic)).await? {
+        if context.ask(shard, move |shard| shard.clear_retained(&topic)).await? {
             return Ok(StatusCode::NO_CONTENT);
         }
     }

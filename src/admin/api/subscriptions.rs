@@ -2,7 +2,7 @@
 
 use super::page::{Page, paged};
 use super::problem::{Details, Problem};
-use super::{Answer, Desk, Path, Query, State};
+use super::{Answer, Context, Path, Query, State};
 use crate::shard::Shard;
 use crate::shard::inquiry::{Slice, SubscriptionCursor, SubscriptionRow, TopicRow};
 use crate::topic;
@@ -63,7 +63,7 @@ impl Filter {
     }
 }
 
-fn shown(desk: &Desk, row: SubscriptionRow) -> Subscription {
+fn shown(context: &Context, row: SubscriptionRow) -> Subscription {
     Subscription {
         clientid: row.client_id.into(),
         topic: row.filter.into(),
@@ -71,7 +71,7 @@ fn shown(desk: &Desk, row: SubscriptionRow) -> Subscription {
         nl: row.no_local.into(),
         rap: row.retain_as_published.into(),
         subid: Some(row.subscription_id).filter(|&id| id != 0),
-        node: desk.api.node.clone(),
+        node: context.api.node.clone(),
     }
 }
 
@@ -79,7 +79,7 @@ fn shown(desk: &Desk, row: SubscriptionRow) -> Subscription {
 #[utoipa::path(get, path = "/subscriptions", tag = "subscriptions", params(Filter),
     responses((status = 200, body = Page<Subscription>), (status = 400, body = Details)))]
 pub(super) async fn list(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Query(filter): Query<Filter>,
 ) -> Answer<Page<Subscription>> {
     if filter.match_topic.as_deref().is_some_and(|name| !topic::valid_name(name)) {
@@ -90,9 +90,9 @@ pub(super) async fn list(
     }
     if let Some(client_id) = &filter.clientid {
         let wanted = filter.paging().checked::<u32>()?;
-        let rows = all_of(&desk, client_id).await?.unwrap_or_default();
+        let rows = all_of(&context, client_id).await?.unwrap_or_default();
         let fitting = rows.into_iter().filter(|row| filter.fits(row));
-        let all = fitting.map(|row| shown(&desk, row)).collect();
+        let all = fitting.map(|row| shown(&context, row)).collect();
         return Ok(Json(wanted.page_of(all)));
     }
     let wanted = filter.paging().checked::<SubscriptionCursor>()?;
@@ -100,18 +100,21 @@ pub(super) async fn list(
     let ask = move |shard: &mut Shard, from: &SubscriptionCursor, most| {
         shard.client_subscriptions(*from, most, |row| filter.fits(row))
     };
-    let (rows, next) = desk.collect(&wanted, ask).await?;
-    let data = rows.into_iter().map(|row| shown(&desk, row)).collect();
+    let (rows, next) = context.collect(&wanted, ask).await?;
+    let data = rows.into_iter().map(|row| shown(&context, row)).collect();
     Ok(Json(wanted.page(data, None, next)))
 }
 
 /// All subscriptions of a client, up to a bound; `None` when there is no such client.
-async fn all_of(desk: &Desk, client_id: &str) -> Result<Option<Vec<SubscriptionRow>>, Problem> {
-    let (home, mut rows, mut from) = (desk.home(client_id), Vec::new(), 0);
+async fn all_of(
+    context: &Context,
+    client_id: &str,
+) -> Result<Option<Vec<SubscriptionRow>>, Problem> {
+    let (home, mut rows, mut from) = (context.home(client_id), Vec::new(), 0);
     loop {
         let name = client_id.to_owned();
         let ask = move |shard: &mut Shard| shard.subscriptions_of_client(&name, from, super::SLICE);
-        let Some(Slice { rows: more, next }) = desk.ask(home, ask).await? else {
+        let Some(Slice { rows: more, next }) = context.ask(home, ask).await? else {
             return Ok(None);
         };
         rows.extend(more);
@@ -127,11 +130,11 @@ async fn all_of(desk: &Desk, client_id: &str) -> Result<Option<Vec<SubscriptionR
     params(("clientid" = String, Path, description = "Its ClientId")),
     responses((status = 200, body = Vec<Subscription>), (status = 404, body = Details)))]
 pub(super) async fn of_client(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(client_id): Path<String>,
 ) -> Answer<Vec<Subscription>> {
-    match all_of(&desk, &client_id).await? {
-        Some(rows) => Ok(Json(rows.into_iter().map(|row| shown(&desk, row)).collect())),
+    match all_of(&context, &client_id).await? {
+        Some(rows) => Ok(Json(rows.into_iter().map(|row| shown(&context, row)).collect())),
         None => Err(Problem::unknown(format!("there is no client `{client_id}`"))),
     }
 }
@@ -165,7 +168,7 @@ paged! {
 #[utoipa::path(get, path = "/topics", tag = "subscriptions", params(TopicFilter),
     responses((status = 200, body = Page<Topic>), (status = 400, body = Details)))]
 pub(super) async fn topics(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Query(filter): Query<TopicFilter>,
 ) -> Answer<Page<Topic>> {
     let wanted = filter.paging().checked::<u32>()?;
@@ -183,10 +186,10 @@ pub(super) async fn topics(
         let number = usize::from(shard.id().0);
         Slice { rows: rows.into_iter().map(|row| (number, row)).collect(), next }
     };
-    let (rows, next): (Vec<(usize, TopicRow)>, _) = desk.collect(&wanted, ask).await?;
+    let (rows, next): (Vec<(usize, TopicRow)>, _) = context.collect(&wanted, ask).await?;
     let shown = |(shard, row): (usize, TopicRow)| Topic {
         topic: row.filter.into(),
-        node: desk.api.node.clone(),
+        node: context.api.node.clone(),
         shard,
         subscribers: row.subscribers,
     };

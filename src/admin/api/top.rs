@@ -1,7 +1,7 @@
 //! `/top` and `/slow_subscriptions`: which clients weigh most.
 
 use super::problem::{Details, Problem};
-use super::{Answer, Desk, Query, State};
+use super::{Answer, Context, Query, State};
 use crate::shard::Measure;
 use axum::Json;
 use serde::{Deserialize, Serialize};
@@ -68,10 +68,10 @@ pub(super) struct Top {
     seconds: f64,
 }
 
-async fn heaviest(desk: &Desk, measure: Measure, limit: usize) -> Result<Top, Problem> {
+async fn heaviest(context: &Context, measure: Measure, limit: usize) -> Result<Top, Problem> {
     let (mut data, mut longest) = (Vec::new(), 0.0_f64);
-    for shard in 0..desk.shards() {
-        let found = desk.ask(shard, move |shard| shard.heaviest(measure)).await?;
+    for shard in 0..context.shards() {
+        let found = context.ask(shard, move |shard| shard.heaviest(measure)).await?;
         let seconds = (found.millis as f64 / 1000.0).max(1.0);
         longest = longest.max(seconds);
         data.extend(found.rows.into_iter().map(|(clientid, total, error)| Heavy {
@@ -92,7 +92,7 @@ async fn heaviest(desk: &Desk, measure: Measure, limit: usize) -> Result<Top, Pr
 #[utoipa::path(get, path = "/top", tag = "clients", params(Wanted),
     responses((status = 200, body = Top), (status = 400, body = Details)))]
 pub(super) async fn top(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Query(wanted): Query<Wanted>,
 ) -> Answer<Top> {
     let limit = wanted.limit.unwrap_or(USUAL);
@@ -107,12 +107,12 @@ pub(super) async fn top(
         By::Drops => Measure::Drops,
         By::SlowSends => Measure::SlowSends,
     };
-    heaviest(&desk, measure, limit).await.map(Json)
+    heaviest(&context, measure, limit).await.map(Json)
 }
 
 /// The clients that were slowest to take what was sent to them: `/top?by=slow_sends`.
 #[utoipa::path(get, path = "/slow_subscriptions", tag = "clients",
     responses((status = 200, body = Top), (status = 503, body = Details)))]
-pub(super) async fn slow(axum::extract::State(desk): State) -> Answer<Top> {
-    heaviest(&desk, Measure::SlowSends, MOST).await.map(Json)
+pub(super) async fn slow(axum::extract::State(context): State) -> Answer<Top> {
+    heaviest(&context, Measure::SlowSends, MOST).await.map(Json)
 }

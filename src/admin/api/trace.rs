@@ -2,7 +2,7 @@
 //! later.
 
 use super::problem::{Details, Problem};
-use super::{Answer, Body, Desk, Path, Query, State};
+use super::{Answer, Body, Context, Path, Query, State};
 use crate::admin::traces::{NotBegun, Trace, Traces, Wanted};
 use crate::shard::Subject;
 use crate::topic;
@@ -171,18 +171,18 @@ fn one(traces: &Traces, name: &str) -> Result<Shown, Problem> {
 }
 
 /// Has every shard trace what is wanted now.
-async fn apply(desk: &Desk) -> Result<(), Problem> {
-    for shard in 0..desk.shards() {
-        let rules = desk.traces.rules();
-        desk.ask(shard, move |shard| shard.trace(rules)).await?;
+async fn apply(context: &Context) -> Result<(), Problem> {
+    for shard in 0..context.shards() {
+        let rules = context.traces.rules();
+        context.ask(shard, move |shard| shard.trace(rules)).await?;
     }
     Ok(())
 }
 
 /// The traces.
 #[utoipa::path(get, path = "/trace", tag = "trace", responses((status = 200, body = Vec<Shown>)))]
-pub(super) async fn list(axum::extract::State(desk): State) -> Json<Vec<Shown>> {
-    Json(desk.traces.all().iter().map(shown).collect())
+pub(super) async fn list(axum::extract::State(context): State) -> Json<Vec<Shown>> {
+    Json(context.traces.all().iter().map(shown).collect())
 }
 
 /// Begins a trace. It has every packet from the answer on.
@@ -190,7 +190,7 @@ pub(super) async fn list(axum::extract::State(desk): State) -> Json<Vec<Shown>> 
     responses((status = 200, body = Shown), (status = 400, body = Details),
         (status = 409, body = Details, description = "There is one with that name")))]
 pub(super) async fn begin(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Body(asked): Body<Asked>,
 ) -> Answer<Shown> {
     let fine = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
@@ -204,15 +204,15 @@ pub(super) async fn begin(
     }
     let (subject, name) = (asked.subject()?, asked.name);
     let (payload, lasts) = (asked.payload_encode == Payload::Text, Duration::from_secs(seconds));
-    match desk.traces.begin(Wanted { name: name.clone(), subject, payload, lasts }) {
+    match context.traces.begin(Wanted { name: name.clone(), subject, payload, lasts }) {
         Ok(()) => {}
         Err(NotBegun::Known) => {
             return Err(Problem::conflict(format!("there is a trace `{name}`")));
         }
         Err(NotBegun::TooMany) => return Err(Problem::busy("there are 8 traces; remove one")),
     }
-    apply(&desk).await?;
-    Ok(Json(one(&desk.traces, &name)?))
+    apply(&context).await?;
+    Ok(Json(one(&context.traces, &name)?))
 }
 
 /// Ends a trace. It can be read until it is removed.
@@ -220,14 +220,14 @@ pub(super) async fn begin(
     params(("name" = String, Path, description = "Its name")),
     responses((status = 200, body = Shown), (status = 404, body = Details)))]
 pub(super) async fn stop(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(name): Path<String>,
 ) -> Answer<Shown> {
     // What was traced until now belongs to it.
-    desk.traces.fetch(&desk.api.tell, desk.api.zero).await;
-    desk.traces.stop(|trace| trace.name == name);
-    apply(&desk).await?;
-    Ok(Json(one(&desk.traces, &name)?))
+    context.traces.fetch(&context.api.tell, context.api.zero).await;
+    context.traces.stop(|trace| trace.name == name);
+    apply(&context).await?;
+    Ok(Json(one(&context.traces, &name)?))
 }
 
 /// Ends and removes a trace.
@@ -235,22 +235,24 @@ pub(super) async fn stop(
     params(("name" = String, Path, description = "Its name")),
     responses((status = 204, description = "Done"), (status = 404, body = Details)))]
 pub(super) async fn remove(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    if !desk.traces.remove(|trace| trace.name == name) {
+    if !context.traces.remove(|trace| trace.name == name) {
         return Err(unknown(&name));
     }
-    apply(&desk).await?;
+    apply(&context).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Ends and removes all traces.
 #[utoipa::path(delete, path = "/trace", tag = "trace",
     responses((status = 204, description = "Done")))]
-pub(super) async fn remove_all(axum::extract::State(desk): State) -> Result<StatusCode, Problem> {
-    desk.traces.remove(|_| true);
-    apply(&desk).await?;
+pub(super) async fn remove_all(
+    axum::extract::State(context): State,
+) -> Result<StatusCode, Problem> {
+    context.traces.remove(|_| true);
+    apply(&context).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -292,7 +294,7 @@ struct Place {
     responses((status = 200, body = Lines), (status = 400, body = Details),
         (status = 404, body = Details)))]
 pub(super) async fn log(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(name): Path<String>,
     Query(part): Query<Part>,
 ) -> Answer<Lines> {
@@ -300,7 +302,7 @@ pub(super) async fn log(
     if most == 0 || most > MOST {
         return Err(Problem::bad(format!("bytes: it must be 1 to {MOST}")));
     }
-    let all = desk.traces.all();
+    let all = context.traces.all();
     let trace = all.iter().find(|trace| trace.name == name).ok_or_else(|| unknown(&name))?;
     let (items, position) = trace.read(part.position, most);
     let ended = !trace.running && position == trace.position();
@@ -314,10 +316,10 @@ pub(super) async fn log(
     responses((status = 200, body = String, content_type = "application/x-ndjson"),
         (status = 404, body = Details)))]
 pub(super) async fn download(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(name): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
-    let all = desk.traces.all();
+    let all = context.traces.all();
     let trace = all.iter().find(|trace| trace.name == name).ok_or_else(|| unknown(&name))?;
     let (text, _) = trace.read(0, usize::MAX);
     let file = format!("attachment; filename=\"{name}.ndjson\"");
@@ -332,13 +334,13 @@ pub(super) async fn download(
     responses((status = 200, body = String, content_type = "text/event-stream"),
         (status = 404, body = Details)))]
 pub(super) async fn follow(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    one(&desk.traces, &name)?;
+    one(&context.traces, &name)?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    let follower = Follower { desk, name, at: last.unwrap_or(0) };
+    let follower = Follower { context, name, at: last.unwrap_or(0) };
     Ok(Sse::new(unfold(follower, |mut follower| async move {
         let event = follower.next().await?;
         Some((Ok(event), follower))
@@ -346,7 +348,7 @@ pub(super) async fn follow(
 }
 
 struct Follower {
-    desk: Arc<Desk>,
+    context: Arc<Context>,
     name: String,
     at: u64,
 }
@@ -354,9 +356,9 @@ struct Follower {
 impl Follower {
     async fn next(&mut self) -> Option<Event> {
         loop {
-            let news = self.desk.traces.news();
+            let news = self.context.traces.news();
             let (line, ended) = {
-                let all = self.desk.traces.all();
+                let all = self.context.traces.all();
                 let trace = all.iter().find(|trace| trace.name == self.name)?;
                 let (line, next) = trace.read(self.at, 1);
                 self.at = next;

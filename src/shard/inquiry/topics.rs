@@ -8,10 +8,10 @@ use crate::limits::cost;
 use crate::message::{Message, MessageRef};
 use crate::packet::Qos;
 use crate::session::ShareName;
-use crate::shard::Shard;
 use crate::shard::memory::Pressure;
 use crate::shard::stamps::nothing;
 use crate::shard::storing::Speaker;
+use crate::shard::{Shard, Turn};
 use crate::topic::{self, Pass, TopicHash};
 
 /// A filter that clients of one shard subscribe to.
@@ -278,7 +278,9 @@ impl Shard {
         if any_full && self.full_link(&hash, &message).is_some() {
             return PublishOutcome::Busy;
         }
-        let Ok(route) = self.find_route(&hash, &message) else { return PublishOutcome::Busy };
+        let Ok(route) = self.find_route(&hash, &message, Turn::OfNobody) else {
+            return PublishOutcome::Busy;
+        };
         let matched = self.follow(&route, &hash, &message, None);
         self.delivery.current.crowded.clear();
         PublishOutcome::Accepted { matched }
