@@ -16,6 +16,7 @@ use super::guard::From;
 use super::page_source::PageSource;
 use super::{BrokerStage, House, dashboard};
 use crate::config::OpenPage;
+use crate::telemetry::Counters;
 use crate::telemetry::prometheus::Format;
 
 /// How long a scrape waits for the shards.
@@ -121,19 +122,27 @@ fn health(answers: &[Answer], stage: BrokerStage) -> Page {
 
 /// Whether new clients can be served: not while a shard cannot store what it should.
 fn readiness(answers: &[Answer]) -> Page {
-    let is_down = |answer: &Answer| match answer {
-        Answer::Figures(figures) => {
-            figures.counters.storage_down > 0 && figures.counters.storage_degraded == 0
-        }
-        Answer::Ended | Answer::Silence => false,
+    let which = |wanted: fn(&Counters) -> bool| -> String {
+        let wanted = |answer: &Answer| match answer {
+            Answer::Figures(figures) => {
+                figures.counters.storage_degraded == 0 && wanted(&figures.counters)
+            }
+            Answer::Ended | Answer::Silence => false,
+        };
+        let matching = answers.iter().enumerate().filter(|(_, answer)| wanted(answer));
+        matching.map(|(shard, _)| shard.to_string()).collect::<Vec<_>>().join(", ")
     };
-    let down = answers.iter().enumerate().filter(|(_, answer)| is_down(answer));
-    let numbers: Vec<String> = down.map(|(shard, _)| shard.to_string()).collect();
-    if numbers.is_empty() {
-        return line(StatusCode::OK, "ready");
+    let down = which(|counters| counters.storage_down > 0);
+    let full = which(|counters| counters.storage_full > 0);
+    if !down.is_empty() {
+        let text = format!("storage is down on shard {down}: see the log");
+        line(StatusCode::SERVICE_UNAVAILABLE, &text)
+    } else if !full.is_empty() {
+        let text = format!("no room for what is to be stored on shard {full}: see the log");
+        line(StatusCode::SERVICE_UNAVAILABLE, &text)
+    } else {
+        line(StatusCode::OK, "ready")
     }
-    let text = format!("storage is down on shard {}: see the log", numbers.join(", "));
-    line(StatusCode::SERVICE_UNAVAILABLE, &text)
 }
 
 /// The number of the shard that a ClientId lives on.

@@ -506,7 +506,7 @@ impl Shard {
         counters.storage_age_nanos = log.age(storing.micros) * 1000;
         counters.storage_waiting = storing.withheld.len() as u64;
         counters.storage_down = u64::from(log.is_down());
-        counters.storage_full = u64::from(log.is_full());
+        counters.storage_full = u64::from(log.has_no_room(storing.micros));
         counters.storage_late = u64::from(storing.lateness >= Lateness::Half);
         counters.storage_degraded = u64::from(log.is_degraded());
     }

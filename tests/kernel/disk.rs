@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::line::Line;
 use crate::storage::{Place, come_back, subscribe};
 use crate::support::broker::Launch;
+use crate::support::http::{Http, admin};
 use crate::support::*;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -249,15 +250,31 @@ fn with_async_a_failed_sync_loses_nothing_either() {
     assert_eq!(bed.waiting(), expected);
 }
 
+/// What `/readyz` says.
+fn ready(bed: &Bed) -> (u16, String) {
+    let page = Http::open(admin(&bed.broker)).get("/readyz");
+    (page.status, page.body)
+}
+
 #[test]
 fn segments_that_cannot_be_made_are_a_full_disk() {
-    let bed = Bed::new(&[]);
+    let bed = Bed::new(&["admin.bind=127.0.0.1:0", "mqtt.pending.max_bytes=1GiB"]);
     bed.away();
     let mut publisher = bed.publisher();
     assert_eq!(publisher.publish("stored/a", "1"), Some(0));
+    assert_eq!(ready(&bed), (200, "ready\n".into()));
     bed.say("make ENOSPC");
+    let large = "2".repeat(1_000_000);
+    let mut taken = 0;
+    while publisher.publish("stored/a", &large) == Some(0) {
+        taken += 1;
+        assert!(taken < 400, "more than the segments that there were have room for");
+    }
+    eventually("it says that there is no room", || ready(&bed).0 == 503);
+    assert!(ready(&bed).1.starts_with("no room for what is to be stored on shard 0"));
     // The reserve goes on taking what ends sessions and acknowledges.
-    assert_eq!(bed.waiting(), ["1"]);
+    assert_eq!(bed.waiting().len(), 1 + taken);
     bed.say("");
-    assert_eq!(publisher.publish("stored/a", "2"), Some(0));
+    eventually("there is room again", || ready(&bed).0 == 200);
+    assert_eq!(publisher.publish("stored/a", "3"), Some(0));
 }
