@@ -34,6 +34,12 @@ macro_rules! observers {
         LinkUnbounded,
         /// A link takes what its owner has published.
         LinkTakesOwn,
+        /// Publishers do not wait for a full link whose policy is that they do.
+        LinkPauseSkipped,
+        /// Of the publishers that wait for a link only the first goes on.
+        LinkWaitersForgotten,
+        /// A publisher waits for any full link, wanted or not.
+        LinkOthersWait,
         }
     };
 }

@@ -199,11 +199,14 @@ impl Links {
         });
         let full = found.iter().find_map(|&at| {
             let link = self.filters.get(at)?.link;
-            let found = self.all.get(link.0).filter(|found| found.full)?;
+            let waits = |found: &&Link| found.full && !Mutant::LinkPauseSkipped.is_on();
+            let found = self.all.get(link.0).filter(waits)?;
             (publisher.is_none() || found.plan.own != publisher).then_some(link)
         });
         let visits = visits + found.len();
         self.found = found;
+        let any = || (0..self.all.bound()).map(LinkId).find(|&link| self.is_full(link));
+        let full = if Mutant::LinkOthersWait.is_on() { full.or_else(any) } else { full };
         (full, visits)
     }
 

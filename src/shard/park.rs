@@ -359,12 +359,14 @@ impl Shard {
         for line in 0..self.parked.links.lines() {
             let link = LinkId(line as u32);
             // Who comes to wait again has had its turn.
-            for _ in 0..self.parked.links.bound(line) {
+            for turn in 0..self.parked.links.bound(line) {
                 if self.subscriptions.links.is_full(link) || self.is_spent(limit) {
                     break;
                 }
                 let Some(socket) = self.parked.links.pop(line) else { break };
-                self.release(socket, Holds::LINK);
+                if turn == 0 || !Mutant::LinkWaitersForgotten.is_on() {
+                    self.release(socket, Holds::LINK);
+                }
             }
         }
     }

@@ -90,7 +90,7 @@ struct Pausing {
 
 /// Publishers that wait for a link are in order and lose nothing, whatever its bridge takes and
 /// when; the link stays within its bound; and whoever has nothing to do with it goes on.
-fn simulate(seed: u64) {
+pub fn simulate(seed: u64) {
     let mut run = Pausing::new(seed);
     let (mut reader, mut other) = (run.connect("reader"), run.connect("other"));
     reader.subscribe(&mut run.world, 1, "m/free", 0);
@@ -189,9 +189,19 @@ impl Pausing {
             let mortal = Connect { will: Some(will("l/will", 0)), ..hello(&name, true, 0) };
             let shard = self.rng.below(self.links.len());
             let mut peer = Peer::connect(&mut self.world, shard, &mortal);
+            let before = self.bytes();
             peer.end(&mut self.world, End::Reset);
             self.world.settle();
+            for (before, after) in before.into_iter().zip(self.bytes()) {
+                assert!(after == before || after <= BOUND, "a will beyond the bound: {after}");
+            }
         }
+    }
+
+    /// What the links hold.
+    fn bytes(&mut self) -> Vec<usize> {
+        let links = self.links.clone().into_iter().enumerate();
+        links.map(|(shard, link)| self.world.inquire(shard, |s| s.link_bytes(link))).collect()
     }
 
     /// The bridge takes some batches, at most so many.

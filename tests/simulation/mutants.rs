@@ -123,6 +123,9 @@ fn in_this_process() {
             if concerns("Cluster") {
                 crate::cluster::simulate(seed);
             }
+            if concerns("Link") {
+                crate::links::simulate(seed);
+            }
             if concerns("Upgrade") {
                 crate::upgrade::simulate(seed);
                 crate::upgrade_kinds::simulate(seed);
