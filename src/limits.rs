@@ -5,6 +5,9 @@ pub const MAX_SHARDS: usize = 128;
 /// Most other nodes of a cluster that one node knows. Each takes a bit of a
 /// [`crate::ids::ShardSet`], and the cluster itself one.
 pub const CLUSTER_PEERS: usize = 15;
+/// Most times that a message of a share group goes from one node to another: every other one can be
+/// asked, and say no.
+pub const CLUSTER_HOPS: u8 = 2 * CLUSTER_PEERS as u8 + 2;
 /// Most shards of a node of a cluster.
 pub const MAX_CLUSTERED_SHARDS: usize = MAX_SHARDS - CLUSTER_PEERS - 1;
 /// Most filters that a node tells others of one by one. A node with more wants everything.

@@ -1,5 +1,6 @@
 //! The filters that clients want: those of this node ([`LocalFilters`]), how far another node has
-//! been told of them ([`Telling`]), and those that another node has told of ([`RemoteFilters`]).
+//! been told of them ([`Telling`]), and those that another node has told of ([`RemoteFilters`]). A
+//! share group that has members is told as a filter, with `$share/GROUP/` before it.
 //!
 //! This node numbers its filters. Another node is told of them in the order of their numbers, and
 //! afterwards of each that changes. What it has been told is checked by a digest: the sum of a hash
@@ -19,6 +20,11 @@ use std::hash::BuildHasher;
 const CHANGES: usize = 1 << 16;
 /// What stands for the filters beyond the most that are told one by one.
 const EVERYTHING: &str = "#";
+
+/// Whether it is the name of a share group, which has members.
+pub fn is_group(filter: &str) -> bool {
+    filter.starts_with("$share/")
+}
 
 /// What a filter adds to a digest.
 fn share(number: u32, filter: &str) -> u64 {
@@ -41,6 +47,8 @@ pub struct LocalFilters {
     digest: u64,
     /// Those that found no number.
     beyond: u64,
+    /// Share groups that found none.
+    groups_beyond: u64,
     most: usize,
 }
 
@@ -60,6 +68,7 @@ impl LocalFilters {
             hasher: foldhash::fast::RandomState::default(),
             digest: 0,
             beyond: 0,
+            groups_beyond: 0,
             most,
         }
     }
@@ -72,6 +81,11 @@ impl LocalFilters {
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Share groups that other nodes are not told of, as there are too many filters.
+    pub fn groups_beyond(&self) -> u64 {
+        self.groups_beyond
     }
 
     fn find(&self, filter: &str) -> Option<u32> {
@@ -93,6 +107,11 @@ impl LocalFilters {
         }
         // The last place is kept for what stands for all others.
         if self.len() + 1 >= self.most && filter != EVERYTHING {
+            if is_group(filter) {
+                // Nothing stands for a share group: the other nodes do not know of it.
+                self.groups_beyond += 1;
+                return None;
+            }
             self.beyond += 1;
             return if self.beyond == 1 { self.add(EVERYTHING) } else { None };
         }
@@ -115,6 +134,10 @@ impl LocalFilters {
     /// A shard has no subscriber of the filter any more; the number that has changed, if one has.
     pub fn remove(&mut self, filter: &str) -> Option<u32> {
         let Some(number) = self.find(filter) else {
+            if is_group(filter) {
+                self.groups_beyond = self.groups_beyond.saturating_sub(1);
+                return None;
+            }
             let last = self.beyond == 1;
             self.beyond = self.beyond.saturating_sub(1);
             return if last { self.remove(EVERYTHING) } else { None };

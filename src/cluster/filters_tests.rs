@@ -58,6 +58,18 @@ fn beyond_the_most_one_filter_stands_for_all_others() {
 }
 
 #[test]
+fn a_share_group_beyond_the_most_is_not_told_and_nothing_stands_for_it() {
+    let mut local = LocalFilters::with_most(3);
+    let all = ["a", "$share/g/a", "$share/g/b", "$share/h/b"];
+    let numbers: Vec<_> = all.iter().map(|filter| local.add(filter)).collect();
+    assert_eq!(numbers, [Some(0), Some(1), None, None]);
+    assert_eq!((local.len(), local.groups_beyond()), (2, 2));
+    assert_eq!(local.remove("$share/g/a"), Some(1));
+    assert_eq!((local.remove("$share/g/b"), local.remove("$share/h/b")), (None, None));
+    assert_eq!((local.len(), local.groups_beyond()), (1, 0));
+}
+
+#[test]
 fn a_node_with_too_many_changes_is_told_everything_again() {
     let (mut local, mut telling) = (LocalFilters::default(), Telling::default());
     let (mut remote, mut wanted) = (RemoteFilters::default(), BTreeMap::new());

@@ -12,17 +12,20 @@
 //! it was published has given it to its own.
 
 use super::claims::Whom;
-use super::node::{Engine, Node};
+use super::filters::is_group;
+use super::node::{Engine, Node, PassedTo};
 use super::peer::Broker;
+use super::record::PassedRef;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{Budget, CLUSTER_PEERS};
 use crate::mesh::Shared;
-use crate::mesh::mail::{Control, Data, Stamped};
+use crate::mesh::mail::{Control, Data, Passed, Stamped};
 use crate::mesh::mailbox::{MailEnds, NodeEnds, Progress};
 use crate::mesh::moves::ToShard;
 use crate::mesh::reading::{Position, Reading};
 use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use crate::mutant::Mutant;
+use crate::session::ShareName;
 use crate::shard::{Outbox, Turn, home_of, retained_home};
 use crate::time::Instant;
 use crate::topic::{FilterKey, TopicHash};
@@ -189,13 +192,19 @@ impl Junction {
                 Some(Open { from, data, at: 0 })
             });
             let Some(mut begun) = begun else { return false };
-            let (done, messages) = send_mail(&mut self.node, number as u8, &mut begun, now);
+            let (sent, messages) = send_mail(&mut self.node, number as u8, &mut begun, now);
             ends.tell_progress(begun.from, Progress { messages, work: messages * MESSAGE });
-            if !done {
+            if sent == PassedTo::Waits {
                 *open = Some(begun);
                 return false;
             }
             reading.took(begun.from);
+            if sent == PassedTo::Nobody
+                && let Data::Passed(passed) = begun.data
+            {
+                let home = home_of(&self.shared.seeds, passed.name.as_str(), self.shards);
+                self.outbox.tell(home, Control::ToShard(Box::new(ToShard::Unpassed(passed))));
+            }
         }
         true
     }
@@ -228,14 +237,14 @@ impl Junction {
     }
 }
 
-/// Goes on with a mail. Returns whether that was all, and how many messages were taken out.
-fn send_mail(node: &mut Node, number: u8, open: &mut Open, now: Instant) -> (bool, u64) {
+/// Goes on with a mail. Returns whether all of it has gone, and how many messages were taken out.
+fn send_mail(node: &mut Node, number: u8, open: &mut Open, now: Instant) -> (PassedTo, u64) {
     let mut messages = 0;
     match &open.data {
         Data::Batch(batch) => {
             while let Some((message, purpose, next)) = batch.read(open.at) {
                 if !node.send(number, &message, purpose, now) {
-                    return (false, messages);
+                    return (PassedTo::Waits, messages);
                 }
                 messages += 1;
                 open.at = next;
@@ -243,12 +252,16 @@ fn send_mail(node: &mut Node, number: u8, open: &mut Open, now: Instant) -> (boo
         }
         Data::One(message, purpose) => {
             if !node.send(number, &message.view(), *purpose, now) {
-                return (false, 0);
+                return (PassedTo::Waits, 0);
             }
             messages = 1;
         }
+        Data::Passed(passed) => {
+            let sent = node.pass(passed, now);
+            return (sent, u64::from(sent != PassedTo::Waits));
+        }
     }
-    (true, messages)
+    (PassedTo::Node, messages)
 }
 
 /// What other nodes bring, on its way to the shards.
@@ -262,7 +275,18 @@ struct Inward<'a> {
 }
 
 impl Broker for Inward<'_> {
+    fn is_congested(&mut self) -> bool {
+        self.refused |= self.outbox.is_congested();
+        self.outbox.is_congested()
+    }
+
     fn want(&mut self, node: u8, filter: &str, wanted: bool) {
+        if is_group(filter) {
+            let home = home_of(&self.shared.seeds, filter, self.shards);
+            let group = ToShard::Group(node, filter.into(), wanted);
+            self.outbox.tell(home, Control::ToShard(Box::new(group)));
+            return;
+        }
         let place = place_of(self.shards, node);
         let key = FilterKey::new(&self.shared.seeds, filter);
         if wanted {
@@ -304,6 +328,19 @@ impl Broker for Inward<'_> {
             let purpose = MailPurpose { deliver, retain, reserve: Reserve::NONE };
             self.outbox.publish(shard, message, topic, purpose, &mut stored, self.scratch);
         }
+        true
+    }
+
+    fn pass(&mut self, node: u8, passed: &PassedRef<'_>) -> bool {
+        let PassedRef { asks, hops, name, message } = passed;
+        let home = home_of(&self.shared.seeds, name, self.shards);
+        let nobody = (None, Turn::OfNobody);
+        if self.outbox.first_full(ShardSet::only(home), ShardSet::EMPTY, nobody).is_some() {
+            self.refused = true;
+            return false;
+        }
+        let (name, message) = (ShareName::new(name), Message::new(message, self.scratch));
+        self.outbox.pass(home, Passed { name, node, asks: *asks, hops: *hops, message });
         true
     }
 

@@ -62,6 +62,8 @@ struct Segment {
     bytes: Vec<u8>,
     /// Records that end in it.
     records: u32,
+    /// So many bytes at its front belong to a record of the segments before.
+    rest: usize,
 }
 
 /// The sending end of a lane.
@@ -86,7 +88,7 @@ pub struct Window {
 impl Default for Window {
     fn default() -> Self {
         Window {
-            open: Segment { bytes: Vec::new(), records: 0 },
+            open: Segment { bytes: Vec::new(), records: 0, rest: 0 },
             kept: VecDeque::new(),
             first: 1,
             sent: 0,
@@ -121,6 +123,23 @@ impl Window {
         self.kept.iter().chain([&self.open]).map(|segment| u64::from(segment.records)).sum()
     }
 
+    /// Hands out the records of which nothing has been acknowledged, in order.
+    pub fn unacknowledged(&self, take: &mut dyn FnMut(&[u8])) {
+        let mut bytes = Vec::with_capacity(self.bytes);
+        for segment in self.kept.iter().chain([&self.open]) {
+            let begin = if bytes.is_empty() { segment.rest.min(segment.bytes.len()) } else { 0 };
+            bytes.extend(segment.bytes.get(begin..).unwrap_or_default());
+        }
+        let mut rest = &bytes[..];
+        while let Some((length, tail)) = rest.split_first_chunk::<LENGTH>()
+            && let Some((record, tail)) =
+                tail.split_at_checked(u32::from_le_bytes(*length) as usize)
+        {
+            take(record);
+            rest = tail;
+        }
+    }
+
     /// Times that something was sent again.
     pub fn resends(&self) -> u64 {
         self.resends
@@ -152,17 +171,20 @@ impl Window {
         // since this is done as soon as there is one.
         let in_tail = u32::from(!tail.is_empty());
         let mut records = self.open.records - in_tail;
+        let mut rest = self.open.rest;
         for bytes in self.open.bytes.chunks(SEGMENT) {
             let records = std::mem::take(&mut records);
-            self.kept.push_back(Segment { bytes: bytes.to_vec(), records });
+            self.kept.push_back(Segment { bytes: bytes.to_vec(), records, rest });
+            // Only the last record is longer than what is left of the first segment.
+            rest = SEGMENT;
         }
-        self.open = Segment { bytes: tail, records: in_tail };
+        self.open = Segment { rest: tail.len(), bytes: tail, records: in_tail };
     }
 
     /// Closes what is open, and returns the number of the segment that comes after it.
     pub fn close(&mut self) -> u64 {
         if !self.open.bytes.is_empty() {
-            let empty = Segment { bytes: Vec::with_capacity(SEGMENT), records: 0 };
+            let empty = Segment { bytes: Vec::with_capacity(SEGMENT), records: 0, rest: 0 };
             self.kept.push_back(std::mem::replace(&mut self.open, empty));
         }
         self.first + self.kept.len() as u64

@@ -43,6 +43,30 @@ fn records_longer_than_a_segment_come_as_they_were() {
 }
 
 #[test]
+fn records_that_are_not_acknowledged_are_handed_out_whole() {
+    let lengths = [0, 1, SEGMENT - 4, SEGMENT, 5 * SEGMENT + 3, 7, 3 * SEGMENT - 4, 100, 5];
+    let begins = |at: usize| lengths[..at].iter().map(|length| LENGTH + length).sum::<usize>();
+    for acknowledged in 0.. {
+        let mut window = Window::default();
+        for (at, &length) in lengths.iter().enumerate() {
+            window.push(|out| out.extend(record(length, at as u8)));
+        }
+        let end = if acknowledged > 0 { window.close() } else { u64::MAX };
+        let next = 1 + acknowledged as u64;
+        if next > end {
+            break;
+        }
+        let by = Acknowledgement { next, until: u64::MAX, gap: false };
+        window.acknowledged(by, Instant(0));
+        let mut left = Vec::new();
+        window.unacknowledged(&mut |record| left.push(record.to_vec()));
+        let whole = |at: &usize| begins(*at) >= acknowledged * SEGMENT;
+        let expected = (0..lengths.len()).filter(whole).map(|at| record(lengths[at], at as u8));
+        assert_eq!(left, expected.collect::<Vec<_>>(), "{acknowledged} segments acknowledged");
+    }
+}
+
+#[test]
 fn a_receiver_that_is_behind_is_sent_no_more_than_it_takes() {
     let (mut window, mut arrivals) = (Window::default(), Arrivals::default());
     for _ in 0..3 * RECEIVED / 1000 {

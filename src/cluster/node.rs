@@ -16,17 +16,20 @@ use super::filters::LocalFilters;
 use super::frame::{Frame, Refused, Said, Sender};
 use super::lane::Lane;
 use super::peer::{Broker, Peer, PeerCounts, Presence};
-use super::record::Record;
+use super::record::{PassedRef, Record};
 use crate::ids::ShardId;
 use crate::limits::CLUSTER_PEERS;
+use crate::mesh::mail::{Passed, PassedFor};
 use crate::mesh::moves::ToCluster;
 use crate::message::{MailPurpose, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
+use crate::topic;
 use retelling::{Retelling, Since};
 use status::add;
 pub use status::{NodeCounts, PeerStatus, Unsent};
+use std::collections::VecDeque;
 
 /// Milliseconds between hellos.
 const HELLO: u64 = 500;
@@ -38,6 +41,20 @@ const SILENT: u64 = 2500;
 const GRACE: u64 = 10_000;
 /// Bytes of what is told of filters that are on their way to one node.
 const TELLING: usize = 1 << 20;
+
+/// Messages of share groups that are handed back at once.
+const UNPASSED: usize = 256;
+
+/// What has become of a message of a share group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PassedTo {
+    /// It goes to the node, or its time is over.
+    Node,
+    /// It has to wait.
+    Waits,
+    /// The node is not there: somebody else is to have it.
+    Nobody,
+}
 
 /// Whom a frame is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +111,9 @@ pub struct Node {
     retained: Since,
     announced: Announced,
     claims: Claims,
+    /// Messages of share groups that the node with that number has not acknowledged, and is not
+    /// sent any more.
+    unpassed: VecDeque<(u8, Vec<u8>)>,
     /// The number of the last stream.
     streams: u32,
     next_hello: Instant,
@@ -117,6 +137,7 @@ impl Node {
             retellings: (0..CLUSTER_PEERS).map(|_| Retelling::default()).collect(),
             retained: Since::default(),
             announced: Announced::default(),
+            unpassed: VecDeque::new(),
             streams: 0,
             next_hello: now,
             echoed: now,
@@ -128,7 +149,8 @@ impl Node {
 
     /// A shard of this node has its first subscriber of the filter (true), or has none any more.
     pub fn want(&mut self, filter: &str, wanted: bool) {
-        if filter.starts_with("$SYS/") {
+        let topics = topic::parse_share(filter).and_then(Result::ok).map(|share| share.filter);
+        if topics.unwrap_or(filter).starts_with("$SYS/") {
             return; // what a broker says of itself
         }
         let number = if wanted { self.filters.add(filter) } else { self.filters.remove(filter) };
@@ -208,7 +230,7 @@ impl Node {
 
     /// Whether messages of another node wait for this broker.
     pub fn has_waiting(&self) -> bool {
-        self.peers.iter().flatten().any(|peer| !peer.is_drained())
+        !self.unpassed.is_empty() || self.peers.iter().flatten().any(|peer| !peer.is_drained())
     }
 
     /// A message for the node with that number, whose expiry is by this node's clock. False when it
@@ -246,6 +268,42 @@ impl Node {
             }
             (_, WhenCutOff::Park) => false,
         }
+    }
+
+    /// A message of a share group for the node with that number.
+    pub fn pass(&mut self, passed: &Passed, now: Instant) -> PassedTo {
+        let peer = self.peers.get_mut(usize::from(passed.node)).and_then(Option::as_mut);
+        let Some(peer) = peer.filter(|peer| peer.presence == Presence::Up) else {
+            return PassedTo::Nobody;
+        };
+        let message = passed.message.view();
+        if message.expires.is_some_and(|at| at <= now) {
+            self.unsent(Unsent::Expired);
+            return PassedTo::Node;
+        }
+        if peer.window() < self.plan.window {
+            peer.pass(passed);
+            return PassedTo::Node;
+        }
+        let slow = self.cut_off.is_none() && now.millis_since(peer.heard) < CUT_OFF;
+        let drops = message.qos == Qos::AtMostOnce || self.plan.when_cut_off == WhenCutOff::Drop;
+        if slow || !drops { PassedTo::Waits } else { PassedTo::Nobody }
+    }
+
+    /// Hands back messages of share groups that a node was sent and has lost, some at a time. True
+    /// when there are more.
+    fn return_unpassed(&mut self, broker: &mut impl Broker) -> bool {
+        for _ in 0..UNPASSED {
+            let Some((node, bytes)) = self.unpassed.front() else { return false };
+            if let Ok(Record::Passed(passed)) = Record::read(bytes)
+                && !broker.pass(*node, &PassedRef { asks: PassedFor::Back, ..passed })
+            {
+                return false;
+            }
+            self.unpassed.pop_front();
+            self.counts.unpassed += 1;
+        }
+        !self.unpassed.is_empty()
     }
 
     fn unsent(&mut self, why: Unsent) -> bool {
@@ -380,6 +438,8 @@ impl Node {
     ) -> bool {
         self.look_for_silence(now);
         let mut more = self.take_in(now, broker);
+        self.collect_unpassed();
+        more |= self.return_unpassed(broker);
         self.run_claims(now, broker);
         let greets = now >= self.next_hello;
         let own =
@@ -400,6 +460,8 @@ impl Node {
                     tracing::warn!(node = &*peer.name, lost, "cluster: a node is given up");
                     let counts = PeerCounts { resends: peer.resends(), ..peer.counts };
                     add(&mut self.counts.peers, &counts);
+                    let unpassed = peer.take_unpassed().into_iter();
+                    self.unpassed.extend(unpassed.map(|record| (number as u8, record)));
                     self.claims.forget(number as u8, now);
                     *place = None;
                     retelling.forget();
@@ -428,6 +490,13 @@ impl Node {
             }
         }
         more || !self.claims.mail.is_empty()
+    }
+
+    fn collect_unpassed(&mut self) {
+        for (number, peer) in self.peers.iter_mut().enumerate() {
+            let unpassed = peer.as_mut().map(Peer::take_unpassed).unwrap_or_default();
+            self.unpassed.extend(unpassed.into_iter().map(|record| (number as u8, record)));
+        }
     }
 
     fn look_for_silence(&mut self, now: Instant) {

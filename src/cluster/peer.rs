@@ -9,12 +9,15 @@
 
 use super::claims::{Claims, Whom};
 use super::clock::Offset;
-use super::filters::{LocalFilters, RemoteFilters, Telling};
+use super::filters::{LocalFilters, RemoteFilters, Telling, is_group};
 use super::frame::{Frame, Said, Sender, State};
 use super::lane::{Arrivals, Lane, Malformed, Window};
-use super::record::Record;
+use super::record::{PassedRef, Record};
+use crate::mesh::mail::Passed;
 use crate::mesh::moves::ToShard;
 use crate::message::{MailPurpose, MessageRef, Reserve, Retain};
+use crate::mutant::Mutant;
+use crate::packet::Qos;
 use crate::time::Instant;
 
 /// Records of one node that are taken in at once, before others have their turn.
@@ -29,6 +32,13 @@ pub trait Broker {
     /// Takes in a publication, or a retained message, of another node; false when there is no room
     /// now.
     fn publish(&mut self, message: &MessageRef<'_>, purpose: MailPurpose) -> bool;
+    /// Whether there is so much to be told to the shards that no more filters are taken in now.
+    fn is_congested(&mut self) -> bool {
+        false
+    }
+    /// Takes in a message of a share group that has come from the node with that number, or comes
+    /// back; false when there is no room now.
+    fn pass(&mut self, node: u8, passed: &PassedRef<'_>) -> bool;
     /// Tells shards about ClientIds and sessions, behind all that was published.
     fn tell(&mut self, whom: Whom, what: ToShard);
 }
@@ -90,6 +100,10 @@ pub struct Peer {
     pub retained: Option<u64>,
     /// What it is told that those of this node add up to.
     pub retained_here: u64,
+    /// It has told of share groups since it last asked whether its filters are known.
+    groups_told: bool,
+    /// Messages of share groups that it has not acknowledged and is not sent any more.
+    unpassed: Vec<Vec<u8>>,
 }
 
 impl Peer {
@@ -114,6 +128,8 @@ impl Peer {
             lacks_retained: false,
             retained: None,
             retained_here: 0,
+            groups_told: false,
+            unpassed: Vec::new(),
         }
     }
 
@@ -168,7 +184,7 @@ impl Peer {
     /// What was sent to it and not acknowledged is lost: a new stream begins.
     fn begin_stream(&mut self, stream: u32) {
         self.counts.resends = self.resends();
-        self.counts.lost += self.windows[Lane::Messages as usize].records();
+        self.lose_messages();
         self.windows = Default::default();
         self.stream = stream;
         self.telling.begin(self.telling.snapshot());
@@ -241,16 +257,41 @@ impl Peer {
 
     /// Takes its filters out, some at a time; true when there is none left.
     pub fn sweep(&mut self, node: u8, broker: &mut impl Broker) -> bool {
+        if broker.is_congested() {
+            return false;
+        }
         let change = &mut |filter: &str, wanted: bool| broker.want(node, filter, wanted);
         self.filters.sweep(0, SWEPT, change)
     }
 
     /// It is given up.
     pub fn give_up(&mut self) -> u64 {
-        let lost = self.windows[Lane::Messages as usize].records();
-        self.counts.lost += lost;
+        let lost = self.lose_messages();
         self.windows = Default::default();
         lost
+    }
+
+    /// What it has not acknowledged is lost, but for messages of share groups that another member
+    /// may have: with QoS 1, since they may have arrived. How many are lost.
+    fn lose_messages(&mut self) -> u64 {
+        let window = &self.windows[Lane::Messages as usize];
+        let (all, kept) = (window.records(), self.unpassed.len());
+        window.unacknowledged(&mut |bytes| {
+            if let Ok(Record::Passed(passed)) = Record::read(bytes)
+                && passed.message.qos == Qos::AtLeastOnce
+                && !Mutant::ClusterGroupUnsentLost.is_on()
+            {
+                self.unpassed.push(bytes.to_vec());
+            }
+        });
+        let lost = all - (self.unpassed.len() - kept) as u64;
+        self.counts.lost += lost;
+        lost
+    }
+
+    /// Messages of share groups that are to go to another member.
+    pub fn take_unpassed(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.unpassed)
     }
 
     /// What is said of a filter of this node has changed.
@@ -266,6 +307,14 @@ impl Peer {
             Some(stamp) if purpose.deliver => Record::Stamped(stamp, *message),
             Some(stamp) => Record::Retained(stamp, *message),
         });
+    }
+
+    /// Puts a message of a share group into the window.
+    pub fn pass(&mut self, passed: &Passed) {
+        let Passed { name, asks, hops, message, .. } = passed;
+        let (name, message) = (name.as_str(), message.view());
+        self.counts.sent += 1;
+        self.push_record(&Record::Passed(PassedRef { asks: *asks, hops: *hops, name, message }));
     }
 
     /// Puts a record into the window of its lane.
@@ -330,6 +379,9 @@ impl Peer {
         for _ in 0..RECORDS {
             let arrivals = &mut self.arrivals[lane as usize];
             let Some(bytes) = arrivals.record()? else { return Ok(false) };
+            if lane == Lane::Control && broker.is_congested() {
+                return Ok(false);
+            }
             let change = &mut |filter: &str, wanted: bool| broker.want(node, filter, wanted);
             match (Record::read(bytes)?, lane) {
                 (Record::Message(message), Lane::Messages) => {
@@ -344,12 +396,21 @@ impl Peer {
                     }
                     self.counts.received += 1;
                 }
+                (Record::Passed(passed), Lane::Messages) => {
+                    let expires = passed.message.expires.map(|at| self.offset.ours(at));
+                    let message = MessageRef { expires, ..passed.message };
+                    if !broker.pass(node, &PassedRef { message, ..passed }) {
+                        return Ok(false);
+                    }
+                    self.counts.received += 1;
+                }
                 (Record::Retained(stamp, message), Lane::Bulk) => {
                     if !publish(broker, &self.offset, &message, false, Retain::stamped(stamp)) {
                         return Ok(false);
                     }
                 }
                 (Record::Filter(number, filter), Lane::Control) => {
+                    self.groups_told |= is_group(filter);
                     self.filters.set(number, Some(filter), change);
                 }
                 (Record::NoFilter(number), Lane::Control) => {
@@ -360,6 +421,9 @@ impl Peer {
                         return Ok(true);
                     }
                     self.is_whole |= snapshot == self.snapshot;
+                }
+                (Record::Ask(number), Lane::Control) => {
+                    claims.asked(node, number, std::mem::take(&mut self.groups_told));
                 }
                 (record, lane) if record.lane() == lane => claims.heard(node, &record, now),
                 _ => return Err(Malformed),

@@ -6,7 +6,8 @@
 
 use super::frame::is_name;
 use super::lane::{Lane, Malformed};
-use crate::limits::{CLUSTER_FILTERS, MAX_TOPIC_LEVELS};
+use crate::limits::{CLUSTER_FILTERS, CLUSTER_HOPS, MAX_TOPIC_LEVELS};
+use crate::mesh::mail::PassedFor;
 use crate::mesh::moves::Wanted;
 use crate::message::{MessageRef, Retain};
 use crate::packet::{PublishProperties, Qos};
@@ -28,6 +29,7 @@ const STAMPED: u8 = 12;
 const RETAINED: u8 = 13;
 const ASK: u8 = 14;
 const KNOWN: u8 = 15;
+const PASSED: u8 = 16;
 
 const RETAIN: u8 = 4;
 const EXPIRES: u8 = 8;
@@ -43,7 +45,10 @@ pub enum Record<'a> {
     /// A retained message of the sender's, not for subscribers that are there; without a payload:
     /// its topic was cleared.
     Retained(u64, MessageRef<'a>),
-    /// Some client of the sender wants this; the number is the filter's.
+    /// A publication for one share group.
+    Passed(PassedRef<'a>),
+    /// Some client of the sender wants this; the number is the filter's. With `$share/GROUP/`
+    /// before it: that share group has members there.
     Filter(u32, &'a str),
     /// Nobody wants what was told with that number.
     NoFilter(u32),
@@ -73,6 +78,19 @@ pub enum Record<'a> {
     Known(u64),
 }
 
+/// A message of a share group, as [`crate::mesh::mail::Passed`] tells of it.
+#[derive(Clone, Copy, Debug)]
+pub struct PassedRef<'a> {
+    /// What the receiver is to do with it.
+    pub asks: PassedFor,
+    /// How often it has gone from one node to another.
+    pub hops: u8,
+    /// The group: its whole filter.
+    pub name: &'a str,
+    /// The message.
+    pub message: MessageRef<'a>,
+}
+
 /// What a node says to the claim of another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -99,6 +117,12 @@ impl<'a> Record<'a> {
                 let live = matches!(self, Record::Stamped(..));
                 out.push(if live { STAMPED } else { RETAINED });
                 out.extend_from_slice(&stamp.to_le_bytes());
+                write_message(&message, out);
+            }
+            Record::Passed(PassedRef { asks, hops, name, message }) => {
+                out.extend_from_slice(&[PASSED, asks as u8, hops]);
+                out.extend_from_slice(&(name.len() as u32).to_le_bytes());
+                out.extend_from_slice(name.as_bytes());
                 write_message(&message, out);
             }
             Record::Filter(number, filter) => {
@@ -159,6 +183,7 @@ impl<'a> Record<'a> {
             Record::Message(_)
             | Record::Stamped(..)
             | Record::Retained(..)
+            | Record::Passed(_)
             | Record::Filter(..)
             | Record::NoFilter(_)
             | Record::AllFilters(..) => {}
@@ -168,7 +193,9 @@ impl<'a> Record<'a> {
     /// The lane that it goes by.
     pub fn lane(&self) -> Lane {
         match self {
-            Record::Message(_) | Record::Stamped(..) | Record::Fenced(..) => Lane::Messages,
+            Record::Message(_) | Record::Stamped(..) | Record::Passed(_) | Record::Fenced(..) => {
+                Lane::Messages
+            }
             Record::Session(..) | Record::Part(..) | Record::Retained(..) => Lane::Bulk,
             _ => Lane::Control,
         }
@@ -185,11 +212,11 @@ impl<'a> Record<'a> {
             FILTER => {
                 let (number, text) = number(body)?;
                 let text = str::from_utf8(text).map_err(|_| Malformed)?;
-                let shared = topic::parse_share(text).is_some();
-                let ours = topic::valid_filter(text) && !shared && !text.starts_with("$SYS/");
-                if !ours || topic::levels(text) > MAX_TOPIC_LEVELS {
-                    return Err(Malformed);
-                }
+                let filter = match topic::parse_share(text) {
+                    Some(share) => share.map_err(|()| Malformed)?.filter,
+                    None => text,
+                };
+                check_filter(filter)?;
                 Ok(Record::Filter(below(number)?, text))
             }
             NO_FILTER => match number(body)? {
@@ -208,6 +235,7 @@ impl<'a> Record<'a> {
             CLAIM..=SETTLED | ASK | KNOWN => read_claiming(kind, body),
             STAMPED => read_stamped(body).map(|(stamp, message)| Record::Stamped(stamp, message)),
             RETAINED => read_stamped(body).map(|(stamp, message)| Record::Retained(stamp, message)),
+            PASSED => read_passed(body).map(Record::Passed),
             _ => Err(Malformed),
         }
     }
@@ -241,6 +269,25 @@ fn read_claiming(kind: u8, body: &[u8]) -> Result<Record<'_>, Malformed> {
         (KNOWN, []) => Ok(Record::Known(claim)),
         _ => Err(Malformed),
     }
+}
+
+fn check_filter(filter: &str) -> Result<(), Malformed> {
+    let ours = topic::valid_filter(filter) && !filter.starts_with("$SYS/");
+    if ours && topic::levels(filter) <= MAX_TOPIC_LEVELS { Ok(()) } else { Err(Malformed) }
+}
+
+fn read_passed(body: &[u8]) -> Result<PassedRef<'_>, Malformed> {
+    let (&[asks, hops], body) = body.split_first_chunk::<2>().ok_or(Malformed)?;
+    let asks = *PassedFor::ALL.get(usize::from(asks)).ok_or(Malformed)?;
+    let (length, body) = number(body)?;
+    let (name, body) = body.split_at_checked(length as usize).ok_or(Malformed)?;
+    let name = str::from_utf8(name).map_err(|_| Malformed)?;
+    let share = topic::parse_share(name).ok_or(Malformed)?.map_err(|()| Malformed)?;
+    check_filter(share.filter)?;
+    if hops > CLUSTER_HOPS + 1 {
+        return Err(Malformed);
+    }
+    Ok(PassedRef { asks, hops, name, message: read_message(body)? })
 }
 
 fn number(bytes: &[u8]) -> Result<(u32, &[u8]), Malformed> {
@@ -333,6 +380,11 @@ mod tests {
         }
     }
 
+    fn passed() -> PassedRef<'static> {
+        let (asks, hops) = (PassedFor::Any, CLUSTER_HOPS + 1);
+        PassedRef { asks, hops, name: "$share/g/a/#", message: message() }
+    }
+
     fn written(record: Record<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
         record.write(&mut bytes);
@@ -346,7 +398,10 @@ mod tests {
             Record::Message(MessageRef { expires: None, payload: b"", ..message() }),
             Record::Stamped(Retain::NEWEST, message()),
             Record::Retained(Retain::OLDEST, MessageRef { payload: b"", ..message() }),
+            Record::Passed(passed()),
+            Record::Passed(PassedRef { asks: PassedFor::Back, hops: 0, ..passed() }),
             Record::Filter(7, "a/+/#"),
+            Record::Filter(8, "$share/g/a/+"),
             Record::NoFilter(0),
             Record::AllFilters(CLUSTER_FILTERS as u32, 3),
             Record::Claim(1 << 60, 9, Wanted::Left, "client"),
@@ -381,7 +436,16 @@ mod tests {
             Record::Retained(1, message()),
             Record::Filter(1, "a/#/b"),
             Record::Filter(1, "$SYS/#"),
-            Record::Filter(1, "$share/g/a"),
+            Record::Filter(1, "$share/g/$SYS/#"),
+            Record::Filter(1, "$share/g"),
+            Record::Filter(1, "$share//a"),
+            Record::Passed(PassedRef { name: "a/#", ..passed() }),
+            Record::Passed(PassedRef { name: "$share/g+/a", ..passed() }),
+            Record::Passed(PassedRef { hops: CLUSTER_HOPS + 2, ..passed() }),
+            Record::Passed(PassedRef {
+                message: MessageRef { topic: "a/#", ..message() },
+                ..passed()
+            }),
             Record::Filter(1, &deep),
             Record::Filter(CLUSTER_FILTERS as u32, "a"),
             Record::NoFilter(u32::MAX),
@@ -400,7 +464,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(
-            kind in 0..17u8,
+            kind in 0..18u8,
             bytes in prop::collection::vec(any::<u8>(), 0..80),
         ) {
             let bytes = [&[kind], &bytes[..]].concat();

@@ -187,6 +187,8 @@ impl Service {
             unanswered: counts.unanswered,
             retold: counts.retold,
             retained_differ: counts.retained_differ,
+            groups_untold: counts.groups_untold,
+            unpassed: counts.unpassed,
             claims: claims.claims,
             claims_failed: vec![("unanswered", claims.unanswered), ("lost", claims.lost)],
             sessions: vec![("came", claims.came), ("went", claims.went), ("failed", claims.failed)],

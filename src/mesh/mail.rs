@@ -28,6 +28,50 @@ pub enum Data {
     Batch(Batch),
     /// A large message, shared.
     One(Message, MailPurpose),
+    /// A message for one share group, from another node or for it.
+    Passed(Box<Passed>),
+}
+
+/// A message of a share group between two nodes.
+#[derive(Debug)]
+pub struct Passed {
+    /// The group.
+    pub name: ShareName,
+    /// The other node, by its number here.
+    pub node: u8,
+    /// What the receiver is to do with it.
+    pub asks: PassedFor,
+    /// How often it has gone from one node to another.
+    pub hops: u8,
+    /// The message.
+    pub message: Message,
+}
+
+/// What the receiver of a [`Passed`] message is to do with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum PassedFor {
+    /// Give it to a member that is connected and has room; if there is none, it comes back.
+    Ready,
+    /// Give it to any member, whose policy decides: nobody else can take it as far as is known. It
+    /// comes back only when there is no member.
+    Any,
+    /// Pick somebody else: no member there could take it.
+    Back,
+}
+
+impl PassedFor {
+    /// All of them, by number.
+    pub const ALL: [PassedFor; 3] = [PassedFor::Ready, PassedFor::Any, PassedFor::Back];
+}
+
+/// The way of a message of a share group through the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Trip {
+    /// How often it has gone from one node to another.
+    pub hops: u8,
+    /// The node that asks this one to give it to a member, and whether it asks for any member.
+    pub from: Option<(u8, bool)>,
 }
 
 /// Everything else.
@@ -157,6 +201,8 @@ pub struct PickTerms {
     pub last_resort: bool,
     /// How many members have had the message or refused it before.
     pub tries: u32,
+    /// Its way here from another node.
+    pub trip: Trip,
 }
 
 /// A message that comes back to its share group.
@@ -169,6 +215,8 @@ pub struct GivenBack {
     pub why: NotTaken,
     /// How many members have had the message or refused it, including this one.
     pub tries: u32,
+    /// Its way to this node, unless a member has had it.
+    pub trip: Trip,
     /// As in [`Picked`].
     pub receipt: u64,
     /// Its number among those that are stored where it comes from; 0 if it is not.

@@ -2,6 +2,7 @@
 //! sessions the protocol is in `cluster::claims`, a shard's part in `shard::claims`; about retained
 //! messages in `cluster::node::retelling` and `shard::stamps`; on filters in `cluster::announced`.
 
+use super::mail::Passed;
 use crate::ids::{SessionRef, ShardId};
 use crate::message::Message;
 
@@ -119,4 +120,9 @@ pub enum ToShard {
     Retell(Retell),
     /// The answer to [`ToCluster::Ask`].
     Known(SessionRef, u64),
+    /// The node with that number has members of the share group from now on (true), or none any
+    /// more.
+    Group(u8, Box<str>, bool),
+    /// A message of a share group has not reached its node, and is to go elsewhere.
+    Unpassed(Box<Passed>),
 }

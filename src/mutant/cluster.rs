@@ -37,6 +37,14 @@ macro_rules! cluster {
         ClusterRetellingSkipped,
         /// What the retained messages of two nodes add up to is not compared.
         ClusterRetainedUncompared,
+        /// What one node sends another for its sessions goes to its share groups, too.
+        ClusterGroupTwice,
+        /// A message of a share group that a node cannot give to a member is not given back.
+        ClusterGroupBackLost,
+        /// That a share group has no members at a node any more is not told.
+        ClusterGroupKept,
+        /// A message of a share group that has not reached a node before that is gone is lost.
+        ClusterGroupUnsentLost,
         }
     };
 }

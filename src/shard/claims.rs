@@ -117,7 +117,9 @@ impl Shard {
             ToShard::Done(to) => self.end_leaving(to),
             ToShard::Keep(to) => self.keep_leaving(to),
             ToShard::Retell(asked) => self.retell(asked),
-            ToShard::Known(session, ticket) => self.group_joined(session, ticket),
+            ToShard::Known(session, ticket) => self.suback_awaits_less(session, ticket),
+            ToShard::Group(node, name, wanted) => self.set_group_node(node, &name, wanted),
+            ToShard::Unpassed(passed) => self.take_passed(*passed),
         }
     }
 

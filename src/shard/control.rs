@@ -12,7 +12,7 @@ impl Shard {
         match control {
             Control::Connect(arriving) => self.told_of(arriving),
             Control::Join(join) => self.join_group(*join),
-            Control::Joined(session, ticket) => self.group_joined(session, ticket),
+            Control::Joined(session, ticket) => self.suback_awaits_less(session, ticket),
             Control::Leave(name, member) => self.leave_group(&name, member),
             Control::Presence(member, online) => {
                 self.subscriptions.groups.set_online(member, online)
@@ -51,8 +51,9 @@ impl Shard {
         }
     }
 
-    /// A home shard routes for the session now, or the other nodes do.
-    pub(super) fn group_joined(&mut self, session: SessionRef, ticket: u64) {
+    /// One of what a SUBACK waits for is done: a home shard routes for the session now, or the
+    /// other nodes do.
+    pub(super) fn suback_awaits_less(&mut self, session: SessionRef, ticket: u64) {
         let index = session.index;
         let done = match self.subscriptions.joining.get_mut(&index) {
             Some(joining)

@@ -14,6 +14,8 @@ pub(super) struct Delivery {
     /// Those that go on over several steps.
     pub(super) fanouts: Fanouts,
     pub(super) scratch: Scratch,
+    /// What is being delivered came from another node, for sessions: its share groups have had it.
+    pub(super) only_sessions: bool,
 }
 
 impl Delivery {

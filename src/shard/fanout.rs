@@ -24,7 +24,7 @@
 use super::Shard;
 use super::deliver::Terms;
 use super::route::GROUP;
-use crate::ids::{ClientKey, Publisher, ShardId};
+use crate::ids::{ClientKey, ShardId};
 use crate::limits::cost;
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
@@ -55,6 +55,8 @@ pub(super) struct Fanout {
     filters: Vec<FilterId>,
     /// Its publisher was told to wait.
     held: bool,
+    /// Share groups do not get it.
+    only_sessions: bool,
     /// Who is told what it has cost when it is done.
     pub report: Option<(ShardId, Control)>,
 }
@@ -114,7 +116,12 @@ impl Fanouts {
     }
 
     /// Adds one for the first so many entries of each filter's list.
-    fn push(&mut self, message: Message, zones: impl Iterator<Item = (FilterId, u32)>) {
+    fn push(
+        &mut self,
+        message: Message,
+        only_sessions: bool,
+        zones: impl Iterator<Item = (FilterId, u32)>,
+    ) {
         self.newest += 1;
         let number = self.newest;
         let filters = zones.map(|(filter, left)| {
@@ -123,7 +130,8 @@ impl Fanouts {
         });
         let filters = filters.collect();
         self.bytes += message.size();
-        self.waiting.push_back(Fanout { number, message, filters, held: false, report: None });
+        let (held, report) = (false, None);
+        self.waiting.push_back(Fanout { number, message, filters, held, only_sessions, report });
         self.count();
     }
 
@@ -151,10 +159,14 @@ impl Fanouts {
         Some(fanout)
     }
 
-    fn message(&self, number: u64) -> Option<Message> {
+    fn get(&self, number: u64) -> Option<&Fanout> {
         let first = self.waiting.front()?.number;
         let at = usize::try_from(number.checked_sub(first)?).ok()?;
-        self.waiting.get(at).map(|fanout| fanout.message.clone())
+        self.waiting.get(at)
+    }
+
+    fn message(&self, number: u64) -> Option<Message> {
+        self.get(number).map(|fanout| fanout.message.clone())
     }
 
     /// True when the entry at `position` of the filter's list is in some zone.
@@ -193,7 +205,8 @@ impl Shard {
         let stored = self.delivery.store(message);
         let index = &self.subscriptions.index;
         let whole = |&filter: &FilterId| (filter, index.subscribers(filter).len() as u32);
-        self.delivery.fanouts.push(stored, found.iter().map(whole));
+        let only_sessions = self.delivery.only_sessions;
+        self.delivery.fanouts.push(stored, only_sessions, found.iter().map(whole));
         self.counters.fanouts += 1;
         if self.delivery.fanouts.len() == 1 && !self.run_fanouts(self.settings.budget.step) {
             return;
@@ -205,11 +218,7 @@ impl Shard {
             (message.publisher, self.delivery.fanouts.waiting.back_mut())
         {
             last.held = true;
-            if publisher.shard == self.topology.id {
-                self.hold_publisher(publisher.client);
-            } else {
-                self.tell(publisher.shard, Control::HoldPublisher(publisher.client));
-            }
+            self.make_publisher_wait(publisher);
         }
     }
 
@@ -220,8 +229,10 @@ impl Shard {
             return false;
         }
         let outer = std::mem::take(&mut self.delivery.current);
+        let only_sessions = self.delivery.only_sessions;
         while !self.is_spent(limit) {
             let Some(front) = self.delivery.fanouts.waiting.front() else { break };
+            self.delivery.only_sessions = front.only_sessions;
             let message = front.message.clone();
             let view = message.view();
             self.delivery.current.begin(Some(&message));
@@ -240,6 +251,7 @@ impl Shard {
                 }
             }
         }
+        self.delivery.only_sessions = only_sessions;
         self.delivery.current = outer;
         self.counters.fanouts_under_way = self.delivery.fanouts.len() as u64;
         !self.delivery.fanouts.is_empty()
@@ -355,6 +367,7 @@ impl Shard {
         }
         let numbers: Vec<u64> = self.delivery.fanouts.with(filter, position).collect();
         let outer = std::mem::take(&mut self.delivery.current);
+        let only_sessions = self.delivery.only_sessions;
         for number in numbers {
             // Its place changes as it is taken out of one zone after the other.
             let Some((filter, position)) = self.subscriptions.place(group) else { break };
@@ -362,11 +375,14 @@ impl Shard {
                 continue;
             }
             self.meter.charge(cost::VISIT);
-            let Some(message) = self.delivery.fanouts.message(number) else { continue };
+            let Some(fanout) = self.delivery.fanouts.get(number) else { continue };
+            self.delivery.only_sessions = fanout.only_sessions;
+            let message = fanout.message.clone();
             self.delivery.current.begin(Some(&message));
             self.deliver_to_group(group, &message.view());
             self.delivery.current.crowded.clear();
         }
+        self.delivery.only_sessions = only_sessions;
         self.delivery.current = outer;
     }
 
@@ -404,15 +420,6 @@ impl Shard {
             && let Some(entry) = self.shorten_zone(fanout, filter, position)
         {
             mine.push((entry.options, entry.subscription_id));
-        }
-    }
-
-    /// A fan-out is done that its publisher waited for.
-    fn let_publisher_go(&mut self, publisher: Option<Publisher>) {
-        match publisher {
-            None => {}
-            Some(own) if own.shard == self.topology.id => self.release_publisher(own.client),
-            Some(other) => self.tell(other.shard, Control::ReleasePublisher(other.client)),
         }
     }
 

@@ -2,8 +2,9 @@
 //! session has left the group. What is to go back is listed by [`super::returns`].
 
 use super::Shard;
+use super::returns::Again;
 use crate::limits::cost;
-use crate::mesh::mail::{GivenBack, NotTaken};
+use crate::mesh::mail::{GivenBack, NotTaken, Passed, PassedFor, Trip};
 use crate::mutant::Mutant;
 use crate::session::window::Unfinished;
 use crate::session::{Queued, Session};
@@ -27,18 +28,17 @@ impl Shard {
         if self.subscriptions.groups.is_telling() {
             self.meter.charge(self.subscriptions.groups.tell_on(TOLD) as u32 * cost::VISIT);
         }
+        let mut more = self.run_passing(limit);
         let mut left = MESSAGES;
         while left > 0
-            && self.subscriptions.returns.len() > 0
+            && self.subscriptions.returns.to_do() > 0
             && !self.is_spent(limit)
             && !self.mail.outbox.is_filling()
         {
             left -= 1;
             self.meter.charge(cost::DELIVERY);
-            if let Some((name, message, tries, receipt)) =
-                self.subscriptions.returns.again.pop_front()
-            {
-                self.ask_on(&name, &message, tries, receipt);
+            if let Some(again) = self.subscriptions.returns.again.pop_front() {
+                self.ask_on(&again);
             } else if let Some(given) = self.subscriptions.returns.back.pop_front() {
                 self.give_back(given);
             } else if !self.subscriptions.returns.ended.is_empty() {
@@ -47,8 +47,40 @@ impl Shard {
                 left = left.saturating_sub(self.sift_some());
             }
         }
-        let more = self.subscriptions.returns.len() > 0 && !self.mail.outbox.is_filling();
+        more |= self.subscriptions.returns.to_do() > 0 && !self.mail.outbox.is_filling();
         more || self.subscriptions.groups.is_telling()
+    }
+
+    /// Goes on with messages that wait for other nodes. True when more can be done at once.
+    fn run_passing(&mut self, limit: u32) -> bool {
+        while !self.is_spent(limit) {
+            let Some((passed, is_there)) = self.next_passing() else { return false };
+            self.meter.charge(cost::MAIL);
+            self.let_publisher_go(passed.message.view().publisher);
+            if is_there {
+                self.mail.outbox.pass(self.topology.place_of(passed.node), passed);
+            } else {
+                self.take_passed(Passed { asks: PassedFor::Back, ..passed });
+            }
+        }
+        self.subscriptions.returns.passing.len() > 0
+    }
+
+    /// A message of a group whose home here is this shard has come from another node, or has come
+    /// back.
+    pub(super) fn take_passed(&mut self, passed: Passed) {
+        let Passed { name, node, asks, hops, message } = passed;
+        let mut trip = Trip { hops, from: Some((node, asks == PassedFor::Any)) };
+        if asks == PassedFor::Back {
+            trip.from = None;
+            self.counters.share_passed_again += 1;
+            if let Some(group) = self.subscriptions.groups.find(&name) {
+                self.subscriptions.groups.set_node_busy(group, node, self.now);
+            }
+        } else {
+            self.counters.share_passed_here += 1;
+        }
+        self.ask_on(&Again { name, message, tries: 0, trip, receipt: 0 });
     }
 
     /// Gives back, or drops, the next message of the first session that has ended.
@@ -75,8 +107,8 @@ impl Shard {
             return;
         };
         let why = NotTaken::Ended;
-        let (member, tries, receipt) = (session, 0, 0);
-        let given = GivenBack { name, member, why, tries, receipt, stored, message };
+        let (member, tries, trip, receipt) = (session, 0, Trip::default(), 0);
+        let given = GivenBack { name, member, why, tries, trip, receipt, stored, message };
         if Mutant::ShareReturnedTwice.is_on() {
             let (name, message) = (given.name.clone(), given.message.clone());
             self.give_back(GivenBack { name, message, ..given });

@@ -6,6 +6,8 @@
 //! leaving, choosing and what is told of a member cost the same however many members a group has
 //! and however many groups a member is in.
 
+mod nodes;
+
 use crate::config::SharedStrategy;
 use crate::ids::SessionRef;
 use crate::keyed::{Keyed, KeyedList};
@@ -14,6 +16,7 @@ use crate::session::ShareName;
 use crate::slab::{Slab, trim};
 use crate::topic::FilterId;
 use hashbrown::HashMap;
+use nodes::Nodes;
 use std::collections::VecDeque;
 
 /// A change of a member that is in no more groups than this is applied to all of them at once.
@@ -50,6 +53,8 @@ pub struct Choice {
     pub member: Member,
     /// No other member can take more: the publisher is held up if this one is behind.
     pub only: bool,
+    /// It is connected and had room when last asked.
+    pub ready: bool,
     /// It is not connected: the message waits for it.
     pub waits: bool,
     /// Nobody has room as far as is known: this member's policy decides.
@@ -74,6 +79,8 @@ pub struct Wish {
 pub struct Groups {
     groups: Slab<Group>,
     by_name: HashMap<ShareName, u32>,
+    /// How many groups have a filter.
+    by_filter: HashMap<FilterId, u32>,
     members: HashMap<SessionRef, Known>,
     /// Members of which not all groups know yet what they were told last.
     untold: VecDeque<SessionRef>,
@@ -94,6 +101,8 @@ struct Group {
     turn: u32,
     /// The member that a sticky group stays with.
     sticky: Option<SessionRef>,
+    /// What is known of the other nodes of a cluster.
+    nodes: Nodes,
 }
 
 /// One member's state and groups.
@@ -300,9 +309,37 @@ impl Groups {
             ends: [0; 5],
             turn: 0,
             sticky: None,
+            nodes: Nodes::default(),
         });
         self.by_name.insert(name, group);
+        *self.by_filter.entry(filter).or_default() += 1;
         group
+    }
+
+    /// How many groups have that filter.
+    pub fn with_filter(&self, filter: FilterId) -> usize {
+        self.by_filter.get(&filter).map_or(0, |&count| count as usize)
+    }
+
+    /// A group goes with its last member, here or at another node.
+    fn remove_unused(&mut self, group: u32) -> Option<(FilterId, u32)> {
+        let of = self.groups.get(group)?;
+        if !of.members.is_empty() || !of.nodes.is_empty() {
+            return None;
+        }
+        let gone = self.groups.remove(group)?;
+        self.by_name.remove(&gone.name);
+        if self.by_name.capacity() > 4096 && self.by_name.len() < self.by_name.capacity() / 8 {
+            self.by_name.shrink_to(2 * self.by_name.len());
+        }
+        let filter = gone.place.0;
+        if let Some(count) = self.by_filter.get_mut(&filter) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_filter.remove(&filter);
+            }
+        }
+        Some(gone.place)
     }
 
     /// Makes the session a member, or replaces its options. A session that was not known is
@@ -343,15 +380,7 @@ impl Groups {
         {
             other.number = belongs.number;
         }
-        if !of.members.is_empty() {
-            return None;
-        }
-        let gone = self.groups.remove(group)?;
-        self.by_name.remove(&gone.name);
-        if self.by_name.capacity() > 4096 && self.by_name.len() < self.by_name.capacity() / 8 {
-            self.by_name.shrink_to(2 * self.by_name.len());
-        }
-        Some(gone.place)
+        self.remove_unused(group)
     }
 
     /// The session connected, has room again, or disconnected.
@@ -481,10 +510,12 @@ impl Groups {
             of.sticky = Some(member.session);
         }
         let waits = from == busy && !last_resort && ready == 0;
+        let is_ready = to == ready && !last_resort;
         // With nobody else to ask, its own queue and policy decide at once: a message that came
         // back for another pick would be behind later ones.
-        let last_resort = last_resort || of.members.len() == 1;
-        Some(Choice { member, only: ready < 2, waits, last_resort })
+        let last_resort =
+            last_resort || of.members.len() == 1 && (of.nodes.is_empty() || !is_ready);
+        Some(Choice { member, only: ready < 2, ready: is_ready, waits, last_resort })
     }
 
     fn random(&mut self) -> u32 {

@@ -5,7 +5,8 @@ use super::connection::{Holds, Stage};
 use super::link::LinkId;
 use super::park::{COSTLY, FRESH, MailTurn, SERVED, UNKNOWN, mail_line};
 use super::{Action, Shard};
-use crate::ids::{ClientKey, ShardId, SocketId};
+use crate::ids::{ClientKey, Publisher, ShardId, SocketId};
+use crate::mesh::mail::Control;
 use crate::mutant::Mutant;
 
 /// Milliseconds after which a connection's next turn comes before those of busier ones.
@@ -160,6 +161,24 @@ impl Shard {
         *self.delivery.fanouts.holds.entry(publisher).or_default() += 1;
         if let Some(socket) = self.sessions.socket_of(publisher) {
             self.hold(socket, Holds::FANOUT);
+        }
+    }
+
+    /// A publisher waits until something is done with its message.
+    pub(super) fn make_publisher_wait(&mut self, publisher: Publisher) {
+        if publisher.shard == self.topology.id {
+            self.hold_publisher(publisher.client);
+        } else {
+            self.tell(publisher.shard, Control::HoldPublisher(publisher.client));
+        }
+    }
+
+    /// What its publisher waited for is done.
+    pub(super) fn let_publisher_go(&mut self, publisher: Option<Publisher>) {
+        match publisher {
+            None => {}
+            Some(own) if own.shard == self.topology.id => self.release_publisher(own.client),
+            Some(other) => self.tell(other.shard, Control::ReleasePublisher(other.client)),
         }
     }
 

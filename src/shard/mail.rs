@@ -278,7 +278,9 @@ impl Shard {
             any = true;
             let from = open.from;
             let mut done = Progress::default();
+            self.delivery.only_sessions = self.topology.cluster() == Some(from);
             self.mail.intake.open = self.read_on(open, share, &mut done);
+            self.delivery.only_sessions = false;
             ends.tell_progress(from, done);
             if self.mail.intake.open.is_none() {
                 self.mail.intake.reading.took(from);
@@ -311,6 +313,11 @@ impl Shard {
             }
             Data::One(message, purpose) => {
                 self.take_message(from, &message.view(), purpose, Some(&message), done);
+            }
+            Data::Passed(passed) => {
+                self.meter.charge(cost::PACKET + cost::bytes(passed.message.size()));
+                self.take_passed(*passed);
+                done.messages += 1;
             }
         }
         None

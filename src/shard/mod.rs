@@ -69,6 +69,7 @@ mod overload;
 mod pace;
 mod pack;
 mod park;
+mod passing;
 mod permission;
 mod pick;
 mod placement;
@@ -464,6 +465,7 @@ impl Shard {
     /// shard is behind with work for longer than that.
     pub fn awaits_room(&self) -> bool {
         self.parked.mail_waiters() > 0
+            || self.subscriptions.returns.passing.len() > 0
             || self.link_waiters_have_room()
             || !self.work.wills.is_empty()
             || self.work.observers.events() != 0

@@ -4,7 +4,7 @@ use super::ahead::{Ahead, Shortage};
 use super::spare::{halve_queue, halve_spare};
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::Budget;
-use crate::mesh::mail::{Control, Data, Stamped};
+use crate::mesh::mail::{Control, Data, Passed, Stamped};
 use crate::mesh::mailbox::{MailEnds, Progress};
 use crate::message::{Batch, MailPurpose, Message, MessageRef};
 use crate::mutant::Mutant;
@@ -268,6 +268,16 @@ impl Outbox {
         if target.batch.len() > BATCH {
             close(target, &mut self.spare, &mut self.least);
         }
+    }
+
+    /// Stages a message of a share group for another node, or from one. The caller has asked
+    /// [`Self::first_full`].
+    pub fn pass(&mut self, to: ShardId, passed: Passed) {
+        self.stage(to);
+        let target = &mut self.boxes[to.0 as usize];
+        close(target, &mut self.spare, &mut self.least);
+        target.ahead.send_anyway();
+        target.data.push_back(Data::Passed(Box::new(passed)));
     }
 
     /// Stages control mail.

@@ -6,19 +6,20 @@
 //! disconnected, is full or reads too slowly gives the message back, and the next member is asked.
 //! When all have refused, a disconnected member with room keeps it, and only if there is none does
 //! `mqtt.pending.on_full` of the last one decide. What was sent to a member with QoS 1 or waits for
-//! it comes back when its session ends; see [`super::returns`].
+//! it comes back when its session ends; see [`super::returns`]. On a node of a cluster, other nodes
+//! are asked before a member here that is not ready ([`super::passing`]).
 
 use super::Shard;
 use super::deliver::{FromGroup, Outbound, Terms};
-use super::drops::DropReason;
 use super::groups::{Choice, Member, Wish};
 use super::pace::{Reader, Receivers};
+use super::returns::Again;
 use super::route::{SOLE, live_retain, packed_qos};
 use crate::config::SharedStrategy;
 use crate::ids::SessionRef;
 use crate::limits::cost;
-use crate::mesh::mail::{Control, GivenBack, NotTaken, PickTerms, Picked};
-use crate::message::{Message, MessageRef};
+use crate::mesh::mail::{Control, GivenBack, NotTaken, PickTerms, Picked, Trip};
+use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
 use crate::session::{Pending, Session, ShareName};
@@ -30,15 +31,25 @@ const TRIES: u32 = 32;
 const LARGE_TRIES: u32 = 16;
 
 impl Shard {
-    /// One message to one member of the group.
+    /// One message to one member of the group, unless it came from another node, which has given it
+    /// to the group already.
     pub(super) fn deliver_to_group(&mut self, group: u32, message: &MessageRef<'_>) {
-        self.dispatch(group, message, 0, 0);
+        if !self.delivery.only_sessions || Mutant::ClusterGroupTwice.is_on() {
+            self.dispatch(group, message, 0, Trip::default(), 0);
+        }
     }
 
     /// Asks one member after the other, until one takes the message or it is on its way to one of
-    /// another shard. `tries`: members that have refused it already. `receipt`: what whoever waits
-    /// for it to be durable is told by; 0 while it has none.
-    fn dispatch(&mut self, group: u32, message: &MessageRef<'_>, tries: u32, receipt: u64) {
+    /// another shard or at another node. `tries`: members that have refused it already. `receipt`:
+    /// what whoever waits for it to be durable is told by; 0 while it has none.
+    fn dispatch(
+        &mut self,
+        group: u32,
+        message: &MessageRef<'_>,
+        tries: u32,
+        trip: Trip,
+        receipt: u64,
+    ) {
         let Some(name) = self.subscriptions.groups.name(group) else { return };
         let strategy = self.settings.shared_strategy;
         let key = match strategy {
@@ -50,14 +61,20 @@ impl Shard {
         let mut wish = Wish { strategy, key, may_wait, tries };
         for _ in 0..TRIES {
             self.meter.charge(cost::VISIT);
-            let Some(choice) = self.subscriptions.groups.choose(group, wish) else {
-                // QoS 0, and nobody is connected.
-                self.count_drops(DropReason::OfflineQos0, 1);
+            let choice = self.subscriptions.groups.choose(group, wish);
+            if !choice.is_some_and(|choice| choice.ready)
+                && self.passes_on(group, &name, message, (trip, choice.is_some()))
+            {
+                self.close_receipt(receipt);
+                return;
+            }
+            let Some(choice) = choice else {
+                self.count_untaken(group, 1);
                 self.close_receipt(receipt);
                 return;
             };
-            let Choice { member, only, waits, last_resort } = choice;
-            let terms = PickTerms { only, waits, last_resort, tries: wish.tries };
+            let Choice { member, only, waits, last_resort, .. } = choice;
+            let terms = PickTerms { only, waits, last_resort, tries: wish.tries, trip };
             if member.session.shard != self.topology.id {
                 self.send_picked(name, member, terms, message, receipt);
                 return;
@@ -79,7 +96,8 @@ impl Shard {
         }
         let receipt = self.receipt_for(message, receipt);
         let message = self.delivery.store(message);
-        self.subscriptions.returns.ask_later(name, message, wish.tries, receipt);
+        let again = Again { name, message, tries: wish.tries, trip, receipt };
+        self.subscriptions.returns.ask_later(again);
     }
 
     /// The receipt of a message that goes on later or elsewhere: the one it has, or a new one if
@@ -148,27 +166,30 @@ impl Shard {
             return;
         }
         let receipt = self.receipt_of_returning(&given);
-        let GivenBack { name, member, why, mut tries, message, .. } = given;
+        let GivenBack { name, member, why, mut tries, trip, message, .. } = given;
         if why == NotTaken::Gone {
             self.leave_group(&name, member);
         }
         if let Some(group) = self.subscriptions.groups.find(&name) {
             tries += self.refused(group, member, why);
         }
-        self.ask_on(&name, &message, tries, receipt);
+        self.ask_on(&Again { name, message, tries, trip, receipt });
     }
 
     /// Asks further members.
-    pub(super) fn ask_on(&mut self, name: &ShareName, message: &Message, tries: u32, receipt: u64) {
-        let Some(group) = self.subscriptions.groups.find(name) else {
-            self.counters.dropped_share_empty += 1;
-            self.close_receipt(receipt);
-            return;
-        };
+    pub(super) fn ask_on(&mut self, again: &Again) {
+        let Again { name, message, tries, trip, receipt } = again;
         let view = message.view();
         self.delivery.current.begin(Some(message));
+        let Some(group) = self.subscriptions.groups.find(name) else {
+            if !self.gives_back_to_node(name, &view, *trip) {
+                self.counters.dropped_share_empty += 1;
+            }
+            self.close_receipt(*receipt);
+            return;
+        };
         self.delivery.current.receivers = Receivers::Several;
-        self.dispatch(group, &view, tries, receipt);
+        self.dispatch(group, &view, *tries, *trip, *receipt);
         self.regard(view.publisher, self.topology.id);
     }
 
@@ -193,9 +214,10 @@ impl Shard {
                 self.regard(view.publisher, home);
             }
             Err(why) => {
-                let tries = terms.tries;
+                let PickTerms { tries, trip, .. } = terms;
                 let (member, stored) = (session, 0);
-                self.give_back(GivenBack { name, member, why, tries, receipt, stored, message });
+                let given = GivenBack { name, member, why, tries, trip, receipt, stored, message };
+                self.give_back(given);
             }
         }
     }

@@ -20,8 +20,22 @@ impl Shard {
                 self.subscriptions.index.key(filter),
                 text,
             );
+        }
+    }
+
+    /// The same for a session's: the cluster learns of the first of those. Of groups it is told by
+    /// their names.
+    pub(super) fn announce_session(&mut self, filter: FilterId) {
+        self.announce(filter);
+        if self.topology.cluster().is_some() && self.sessions_with(filter) == 1 {
             self.tell_cluster(filter, true);
         }
+    }
+
+    /// Subscriptions of sessions with that filter: those that are none of groups.
+    fn sessions_with(&self, filter: FilterId) -> usize {
+        let all = self.subscriptions.index.subscribers(filter).len();
+        all - self.subscriptions.groups.with_filter(filter)
     }
 
     /// The cluster learns of a filter's first subscriber here, or of the end of its last.
@@ -29,6 +43,16 @@ impl Shard {
         if let Some(cluster) = self.topology.cluster() {
             let text = self.subscriptions.index.filter(filter).into();
             self.tell(cluster, Control::Want(text, wanted));
+        }
+    }
+
+    /// The cluster learns of the end of a filter's last session, if it is that which is at
+    /// `position`.
+    fn withdraw_session(&mut self, filter: FilterId, position: u32) {
+        let entry = self.subscriptions.index.subscribers(filter).get(position as usize);
+        if entry.is_some_and(|entry| entry.options & GROUP == 0) && self.sessions_with(filter) == 1
+        {
+            self.tell_cluster(filter, false);
         }
     }
 
@@ -43,7 +67,9 @@ impl Shard {
                 self.subscriptions.index.key(filter),
                 text,
             );
-            self.tell_cluster(filter, false);
+        }
+        if self.topology.cluster().is_some() {
+            self.withdraw_session(filter, position);
         }
         let position = self.leave_zones(filter, position);
         let Some(moved) = self.subscriptions.index.remove(filter, position).moved else { return };

@@ -12,7 +12,7 @@ use super::Shard;
 use super::restored::Messages;
 use super::storing::Storing;
 use crate::ids::{SessionRef, ShardId};
-use crate::mesh::mail::{Control, GivenBack, NotTaken};
+use crate::mesh::mail::{Control, GivenBack, NotTaken, Trip};
 use crate::mutant::Mutant;
 use crate::session::{Queued, ShareName};
 use crate::storage::image::{RETURNING, Waiting};
@@ -130,8 +130,8 @@ impl Shard {
             let Some(storing) = &mut self.storing else { return };
             storing.adopt_returning(slot, number);
             let (name, why) = (ShareName::new(&share), NotTaken::Ended);
-            let given =
-                GivenBack { name, member, why, tries: 0, receipt: 0, stored: slot, message };
+            let (tries, trip, receipt, stored) = (0, Trip::default(), 0, slot);
+            let given = GivenBack { name, member, why, tries, trip, receipt, stored, message };
             self.subscriptions.returns.restored.push(given);
         }
     }

@@ -11,8 +11,9 @@
 
 use super::Shard;
 use super::drops::DropReason;
+use super::passing::Passing;
 use crate::ids::SessionRef;
-use crate::mesh::mail::{GivenBack, NotTaken};
+use crate::mesh::mail::{GivenBack, NotTaken, Trip};
 use crate::message::Message;
 use crate::session::{Flow, Pending, Queued, ShareName, Window};
 use std::collections::VecDeque;
@@ -27,7 +28,9 @@ pub(super) struct Returns {
     /// Sessions whose queues may hold messages of groups that they have left.
     pub(super) sifting: VecDeque<SessionRef>,
     /// Messages whose group has asked so many members that it goes on in a later step.
-    pub(super) again: VecDeque<(ShareName, Message, u32, u64)>,
+    pub(super) again: VecDeque<Again>,
+    /// Messages for other nodes, whose mailboxes are full.
+    pub(super) passing: Passing,
     /// Members that are found to be gone.
     pub(super) gone: Vec<(ShareName, SessionRef)>,
     /// Messages on their way back, to be sent at the end of the step.
@@ -35,6 +38,16 @@ pub(super) struct Returns {
     pub(super) taken: Vec<Queued>,
     /// What was on its way back when the broker ended.
     pub(super) restored: Vec<GivenBack>,
+}
+
+/// A message whose group goes on asking.
+pub(super) struct Again {
+    pub(super) name: ShareName,
+    pub(super) message: Message,
+    /// Members that have refused it.
+    pub(super) tries: u32,
+    pub(super) trip: Trip,
+    pub(super) receipt: u64,
 }
 
 /// What one session left.
@@ -54,18 +67,12 @@ impl Left {
 impl Returns {
     /// Bytes of what ended sessions have left. For checks.
     pub(super) fn bytes(&self) -> usize {
-        self.ended.iter().map(Left::bytes).sum()
+        self.ended.iter().map(Left::bytes).sum::<usize>() + self.passing.bytes()
     }
 
     /// The group asks further members in a later step.
-    pub(super) fn ask_later(
-        &mut self,
-        name: ShareName,
-        message: Message,
-        tries: u32,
-        receipt: u64,
-    ) {
-        self.again.push_back((name, message, tries, receipt));
+    pub(super) fn ask_later(&mut self, again: Again) {
+        self.again.push_back(again);
     }
 
     /// The session is to leave the group at the end of the step.
@@ -79,8 +86,13 @@ impl Returns {
         !self.gone.is_empty()
     }
 
-    /// Sessions and messages that are to be worked off.
+    /// Sessions and messages that are to be worked off, or wait for other nodes.
     pub(super) fn len(&self) -> usize {
+        self.to_do() + self.passing.len()
+    }
+
+    /// Those that can be worked off.
+    pub(super) fn to_do(&self) -> usize {
         self.ended.len() + self.sifting.len() + self.again.len() + self.back.len()
     }
 }
@@ -121,8 +133,8 @@ impl Shard {
     pub(super) fn give_back_later(&mut self, index: u32, queued: Queued) {
         let Queued { message, share: Some(name), stored, .. } = queued else { return };
         let (member, why) = (self.session_ref(index), NotTaken::Ended);
-        let (tries, receipt) = (0, 0);
-        let given = GivenBack { name, member, why, tries, receipt, stored, message };
+        let (tries, trip, receipt) = (0, Trip::default(), 0);
+        let given = GivenBack { name, member, why, tries, trip, receipt, stored, message };
         self.subscriptions.returns.back.push_back(given);
     }
 

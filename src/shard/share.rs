@@ -1,7 +1,8 @@
 //! Shared subscriptions [MQTT5 4.8.2]: the groups whose home is this shard, as members join and
 //! leave. A group is an entry in the index like a subscriber. [`super::pick`] and
 //! [`super::groups`] choose the member that gets a message, and [`super::membership`] is the
-//! members' side.
+//! members' side. On a node of a cluster a group is here, too, while another node has members of
+//! it ([`super::passing`]).
 
 use super::Shard;
 use super::groups::Member;
@@ -26,29 +27,68 @@ impl Shard {
         self.meter.charge(cost::FILTER);
         let Join { name, member, options, subscription_id, .. } = join;
         let member = Member { session: member, options, subscription_id };
-        if let Some(group) = self.subscriptions.groups.find(&name) {
-            self.subscriptions.groups.join(group, member);
-            return;
+        let Some(group) = self.group_of(&name) else { return };
+        let first = self.subscriptions.groups.len(group) == 0;
+        self.subscriptions.groups.join(group, member);
+        if first {
+            self.tell_cluster_of_group(&name, true);
         }
-        let Some(Ok(share)) = topic::parse_share(name.as_str()) else { return };
+    }
+
+    /// The group of that name, which is made if there is none.
+    fn group_of(&mut self, name: &ShareName) -> Option<u32> {
+        if let Some(group) = self.subscriptions.groups.find(name) {
+            return Some(group);
+        }
+        let share = topic::parse_share(name.as_str())?.ok()?;
         let id = self.subscriptions.index.intern_always(share.filter);
         let group = self.subscriptions.groups.create(name.clone(), id);
-        self.subscriptions.groups.join(group, member);
         let subscriber = Subscriber { target: group, options: GROUP, subscription_id: 0 };
         let position = self.subscriptions.index.add(id, subscriber);
         self.subscriptions.groups.moved(group, position);
         if !Mutant::InterestNotAnnounced.is_on() {
             self.announce(id);
         }
+        Some(group)
     }
 
-    /// A member leaves, or is found to be gone; an empty group goes. Costs the same however large
-    /// the group is.
+    /// A member leaves, or is found to be gone; a group that nobody is in any more goes. Costs the
+    /// same however large the group is.
     pub(super) fn leave_group(&mut self, name: &ShareName, member: SessionRef) {
         self.meter.charge(cost::FILTER);
         let Some(group) = self.subscriptions.groups.find(name) else { return };
-        if let Some((id, position)) = self.subscriptions.groups.leave(group, member) {
+        let before = self.subscriptions.groups.len(group);
+        let gone = self.subscriptions.groups.leave(group, member);
+        if before > 0
+            && self.subscriptions.groups.len(group) == 0
+            && !Mutant::ClusterGroupKept.is_on()
+        {
+            self.tell_cluster_of_group(name, false);
+        }
+        if let Some((id, position)) = gone {
             self.remove_place(id, position);
+        }
+    }
+
+    /// Another node has members of that group, whose home here is this shard, or none any more.
+    pub(super) fn set_group_node(&mut self, node: u8, name: &str, wanted: bool) {
+        self.meter.charge(cost::FILTER);
+        let name = ShareName::new(name);
+        let group = match wanted {
+            true => self.group_of(&name),
+            false => self.subscriptions.groups.find(&name),
+        };
+        let Some(group) = group else { return };
+        if let Some((id, position)) = self.subscriptions.groups.set_node(group, node, wanted) {
+            self.remove_place(id, position);
+        }
+    }
+
+    /// The cluster learns of the first member that a group has at this node, or of the end of its
+    /// last.
+    fn tell_cluster_of_group(&mut self, name: &ShareName, wanted: bool) {
+        if let Some(cluster) = self.topology.cluster() {
+            self.tell(cluster, Control::Want(name.as_str().into(), wanted));
         }
     }
 }

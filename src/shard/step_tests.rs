@@ -190,6 +190,7 @@ impl Two {
         while let Some(mail) = self.ends[1].pop_data(ShardId(0)) {
             match mail.data {
                 Data::One(message, _) => seen.push(message.view().payload[0]),
+                Data::Passed(_) => panic!("nobody is in a share group"),
                 Data::Batch(batch) => {
                     let mut at = 0;
                     while let Some((message, _, next)) = batch.read(at) {

@@ -303,7 +303,7 @@ impl Shard {
         if self.subscriptions.index.is_in_trie(id) {
             self.subscriptions.add_unhashed(index);
         }
-        self.announce(id);
+        self.announce_session(id);
         Ok((id, true))
     }
 

@@ -51,6 +51,11 @@ impl Topology {
         }
     }
 
+    /// The receiver of what goes to the node with that number.
+    pub(super) fn place_of(&self, node: u8) -> ShardId {
+        ShardId(self.shards + 1 + node)
+    }
+
     /// The home shard of a ClientId or share group.
     pub(super) fn home(&self, name: &str) -> ShardId {
         home_of(&self.shared.seeds, name, self.shards)

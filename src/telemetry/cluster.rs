@@ -33,6 +33,11 @@ pub struct ClusterRow {
     pub retold: u64,
     /// Times that another node's retained messages were not those of this one.
     pub retained_differ: u64,
+    /// Share groups that other nodes are not told of, as this one has too many filters.
+    pub groups_untold: u64,
+    /// Messages of share groups that a node which was lost had not acknowledged, and that went to
+    /// another member.
+    pub unpassed: u64,
     /// ClientIds that clients of this node claimed from the others.
     pub claims: u64,
     /// Claims that went wrong, by how: some node did not answer in time, or a newer one won.

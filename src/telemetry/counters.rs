@@ -316,6 +316,7 @@ counters! {
         dropped_retained_limit reason = "retained_limit";
         dropped_share_full reason = "share_full";
         dropped_share_empty reason = "share_empty";
+        dropped_share_unreachable reason = "share_unreachable";
         dropped_payload_format reason = "payload_format";
         dropped_memory reason = "memory";
         dropped_overload reason = "overload";
@@ -408,6 +409,13 @@ counters! {
         "Messages that came back to their share group for another member, by why." {
         share_refused reason = "refused";
         share_ended reason = "ended";
+    }
+    "ringmq_share_passed_total" Counter "messages"
+        "Messages of share groups between nodes: sent for a member there, or given back." {
+        share_passed way = "sent";
+        share_passed_here way = "received";
+        share_passed_back way = "given_back";
+        share_passed_again way = "came_back";
     }
     "ringmq_violations_total" Counter "violations"
         "Rules of the protocol broken by clients." { violations; }

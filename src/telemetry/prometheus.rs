@@ -343,7 +343,7 @@ impl Text {
         let name = "ringmq_cluster_info";
         self.family(name, "gauge", "The cluster and this node of it; the value is always 1.");
         self.sample(name, &[("cluster", &row.name), ("node", &row.node)], 1);
-        let figures: [(&str, &str, &str, u64); 14] = [
+        let figures: [(&str, &str, &str, u64); 16] = [
             (
                 "degraded",
                 "gauge",
@@ -376,12 +376,30 @@ impl Text {
                 "Times that another node's retained messages were not those of this one.",
                 row.retained_differ,
             ),
+            (
+                "share_groups_untold",
+                "gauge",
+                "Share groups that the other nodes are not told of: there are too many filters.",
+                row.groups_untold,
+            ),
+            (
+                "share_returned_total",
+                "counter",
+                "Messages of share groups that a lost node had not acknowledged, for others.",
+                row.unpassed,
+            ),
             ("claims_total", "counter", "ClientIds claimed from the other nodes.", row.claims),
             ("sessions_moving", "gauge", "Sessions on their way from node to node.", row.moving),
         ];
         for (name, kind, help, value) in figures {
             self.single(&format!("ringmq_cluster_{name}"), kind, help, value);
         }
+        self.cluster_reasons(row);
+        self.nodes(&row.nodes);
+    }
+
+    /// What has several reasons.
+    fn cluster_reasons(&mut self, row: &ClusterRow) {
         let name = "ringmq_cluster_disagreements_total";
         let help = "Times that another node's filters were not what it said.";
         self.single(name, "counter", help, row.disagreements);
@@ -397,7 +415,6 @@ impl Text {
                 self.sample(&name, &[("reason", reason)], count);
             }
         }
-        self.nodes(&row.nodes);
     }
 
     /// The other nodes of a cluster.

@@ -8,10 +8,14 @@ use ringmq::cluster::frame::{Frame, Said, Sender, State, Told};
 use ringmq::cluster::lane::{Acknowledgement, Lane, RECEIVED};
 use ringmq::cluster::node::{Engine, Node, NodePlan, To, WhenCutOff};
 use ringmq::cluster::peer::Broker;
+use ringmq::cluster::record::PassedRef;
 use ringmq::ids::ShardId;
+use ringmq::limits::CLUSTER_HOPS;
+use ringmq::mesh::mail::{Passed, PassedFor};
 use ringmq::mesh::moves::{Move, Retold, ToCluster, ToShard, Wanted as Claimed, Whence};
 use ringmq::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use ringmq::packet::Qos;
+use ringmq::session::ShareName;
 use ringmq::time::Instant;
 use ringmq::topic;
 use std::collections::BTreeMap;
@@ -26,7 +30,8 @@ struct Wanted {
 
 impl Broker for Wanted {
     fn want(&mut self, node: u8, filter: &str, wanted: bool) {
-        assert!(topic::valid_filter(filter));
+        let share = topic::parse_share(filter).map(|share| share.expect("a share group"));
+        assert!(topic::valid_filter(share.map_or(filter, |share| share.filter)));
         let count = self.filters.entry((node, filter.to_owned())).or_default();
         *count = if wanted { *count + 1 } else { count.checked_sub(1).expect("it was told") };
     }
@@ -34,6 +39,12 @@ impl Broker for Wanted {
     fn publish(&mut self, message: &MessageRef<'_>, purpose: MailPurpose) -> bool {
         assert!(topic::valid_name(message.topic));
         assert!(purpose.deliver || message.retain);
+        self.room
+    }
+
+    fn pass(&mut self, _: u8, passed: &PassedRef<'_>) -> bool {
+        assert!(matches!(topic::parse_share(passed.name), Some(Ok(_))));
+        assert!(topic::valid_name(passed.message.topic) && passed.hops <= CLUSTER_HOPS + 1);
         self.room
     }
 
@@ -84,7 +95,7 @@ pub fn run(data: &[u8]) {
                 let (number, more) = (input.below(3), input.flag());
                 if more || told[number] > 0 {
                     told[number] = if more { told[number] + 1 } else { told[number] - 1 };
-                    node.want(&format!("t/{number}"), more);
+                    node.want(["t/0", "t/1", "$share/g/t/+"][number], more);
                 }
             }
             _ => {
@@ -102,6 +113,13 @@ pub fn run(data: &[u8]) {
                 let retain = if input.flag() { Retain::NONE } else { Retain::stamped(now.0) };
                 let purpose = MailPurpose { deliver: true, retain, reserve: Reserve::NONE };
                 node.send(number, &message, purpose, now);
+                if input.flag() {
+                    let name = ShareName::new("$share/g/t/+");
+                    let message = Message::new(&message, &mut Vec::new());
+                    let asks = PassedFor::ALL[input.below(3)];
+                    let passed = Passed { name, node: number, asks, hops: 1, message };
+                    node.pass(&passed, now);
+                }
             }
         }
         for _ in 0..8 {

@@ -2,9 +2,11 @@
 //! server is killed, hangs or is away, and when a node dies.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::{
@@ -245,6 +247,95 @@ fn a_node_that_dies_is_swept_and_comes_back() {
     eventually("all is well", || nodes.figure(0, "degraded") == 0.0);
 }
 
+/// A member of a share group: mosquitto_sub, and the lines that it has written.
+struct Member {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Member {
+    fn start(nodes: &Nodes, at: usize) -> Member {
+        let mut child = Command::new("mosquitto_sub")
+            .args(nodes.address(at))
+            .args(["-V", "5", "-q", "1", "-t", "$share/workers/job/+", "-F", "%p"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("mosquitto_sub is installed: run scripts/test");
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let to = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                to.lock().expect("nobody panics with it").push(line);
+            }
+        });
+        Member { child, lines }
+    }
+
+    fn had(&self) -> Vec<String> {
+        self.lines.lock().expect("nobody panics with it").clone()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Each message goes to one member of a share group in the whole cluster; what a member leaves goes
+/// to one at another node.
+#[test]
+fn a_share_group_is_one_group_at_all_nodes() {
+    let nodes = Nodes::start(3, "");
+    let members = [Member::start(&nodes, 1), Member::start(&nodes, 2)];
+    eventually("the group is known", || {
+        nodes.of_node(0, "filters", 1) == 1.0 && nodes.of_node(0, "filters", 2) == 1.0
+    });
+    let mut plain = nodes.subscriber(2, "job/#", 1);
+    let (mut writer, _) = Connect::new(V5, unique("writer")).open_with(&nodes.nodes[0]);
+    let count = 300;
+    for number in 0..count {
+        writer.publish(&Publish::new("job/a", 1, number.to_string()));
+    }
+    let all = || members.iter().flat_map(Member::had).collect::<Vec<_>>();
+    eventually("all has come", || all().len() >= count);
+    expect_all(&mut plain, count as u32);
+    let mut numbers: Vec<usize> = all().iter().map(|line| line.parse().expect("one")).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..count).collect::<Vec<_>>(), "each at one member");
+    assert!(members.iter().all(|member| member.had().len() >= count / 4), "both have a part");
+    // Where it is published there is a member: that one gets it.
+    let (mut local, _) = Connect::new(V5, unique("writer")).open_with(&nodes.nodes[1]);
+    local.publish(&Publish::new("job/b", 1, "local"));
+    eventually("it has come", || members[0].had().last().is_some_and(|line| line == "local"));
+    // A client that acknowledges nothing, and ends: its messages go to the other members.
+    drop(members);
+    eventually("they have left", || {
+        nodes.of_node(0, "filters", 1) == 0.0 && nodes.of_node(1, "filters", 2) == 1.0
+    });
+    let (mut silent, _) = Connect::new(V5, unique("silent")).open_with(&nodes.nodes[1]);
+    silent.subscribe(Subscribe::to("$share/workers/job/+", 1));
+    for number in 0..100 {
+        writer.publish(&Publish::new("job/c", 1, format!("left {number}")));
+    }
+    let pending = || nodes.nodes[1].metric("ringmq_pending_messages", "");
+    eventually("they have come", || pending() >= 68.0);
+    let last = Member::start(&nodes, 2);
+    eventually("the group is known", || nodes.of_node(1, "filters", 2) == 2.0);
+    drop(silent);
+    eventually("all has come", || last.had().len() >= 100);
+    let expected: Vec<String> = (0..100).map(|number| format!("left {number}")).collect();
+    assert_eq!(last.had(), expected);
+    drop(last);
+    eventually("nobody is in the group", || {
+        writer.publish_code(&Publish::new("job/c", 1, "x")) == 0x00
+            && nodes.of_node(0, "filters", 1) == 0.0
+            && nodes.of_node(0, "filters", 2) == 1.0
+    });
+}
+
 /// A session that lasts, which its client goes on with.
 fn session(name: &str) -> Connect {
     Connect::new(V5, name).clean(false).with(Property::SessionExpiry(600))
@@ -279,6 +370,8 @@ fn a_client_and_its_queue_go_to_another_node() {
     eventually("nor its filter", || nodes.of_node(0, "filters", 1) == 0.0);
     writer.publish(&Publish::new("m", 1, "more"));
     new.expect("more");
+    // Its acknowledgement has come, too.
+    new.ping();
     // Without a connection, and with one of MQTT 3.1.1, the same.
     drop(new);
     writer.publish(&Publish::new("m", 1, "later"));

@@ -31,6 +31,9 @@ pub(super) struct Cluster {
     retained_told: u64,
     /// Times that another node's retained messages were not those of this one.
     retained_differ: u64,
+    /// Messages of share groups that a node which was lost had not acknowledged, and that went to
+    /// another member.
+    share_returned: u64,
     /// ClientIds that clients of this node claimed from the others.
     claims: u64,
     /// Claims that some node did not answer in time, or that were lost to a newer one.
@@ -89,6 +92,7 @@ fn shown(row: ClusterRow) -> Cluster {
         subacks_unanswered: row.unanswered,
         retained_told: row.retold,
         retained_differ: row.retained_differ,
+        share_returned: row.unpassed,
         claims: row.claims,
         claims_failed: row.claims_failed.into_iter().collect(),
         sessions_moved: row.sessions.into_iter().collect(),

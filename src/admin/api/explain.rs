@@ -88,7 +88,7 @@ struct Subscriber {
     /// The share group, of which one member gets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     share_group: Option<String>,
-    /// Members of the group.
+    /// Members of the group at this node: 0 when only other nodes of the cluster have some.
     #[serde(skip_serializing_if = "Option::is_none")]
     members: Option<usize>,
     /// The shard.

@@ -17,7 +17,7 @@ const MOST: usize = 100_000;
 pub(super) struct ShareGroup {
     /// `$share/group/filter`, mountpoint included.
     topic: String,
-    /// Its members.
+    /// Its members at this node: 0 when only other nodes of the cluster have some.
     members: usize,
     /// The shard that it is at home on, which picks the member for a message.
     shard: u8,

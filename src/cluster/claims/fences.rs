@@ -2,23 +2,22 @@
 //! knows now. The shards look at the interest table and write down what they route for another node
 //! in the same step, so each has only to say when all that it wrote before is in the mailboxes.
 
-/// A fence that somebody has asked for: of whom, and who is to hear of it. Without either it is
-/// this node's own, before it tells the node with that number of its retained messages.
+/// What a fence was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Job {
-    /// Whose claim; `None`: this node's.
-    pub claimant: Option<u8>,
-    /// Its number.
-    pub claim: u64,
-    /// Who is to hear of it; `None`: this node.
-    pub holder: Option<u8>,
-}
-
-impl Job {
-    /// Before that node is told of all retained messages.
-    pub fn before_retelling(node: u8) -> Job {
-        Job { claimant: None, claim: u64::from(node), holder: None }
-    }
+pub enum Job {
+    /// A session moves.
+    Session {
+        /// Whose claim; `None`: this node's.
+        claimant: Option<u8>,
+        /// Its number.
+        claim: u64,
+        /// Who is to hear of it; `None`: this node.
+        holder: Option<u8>,
+    },
+    /// That node is told of all retained messages.
+    Retelling(u8),
+    /// That node has asked with that number, and the shards have to know of its share groups.
+    Known(u8, u64),
 }
 
 /// The fences of a node: one round through its shards at a time, for all who asked before it began.
@@ -64,7 +63,7 @@ mod tests {
 
     #[test]
     fn who_asks_during_a_round_waits_for_the_next() {
-        let job = |claim| Job { claimant: Some(1), claim, holder: None };
+        let job = |claim| Job::Session { claimant: Some(1), claim, holder: None };
         let mut fences = Fences::new(2);
         assert!(!fences.begins());
         fences.ask(job(1));

@@ -1,7 +1,7 @@
 //! What a node does that has what another one claims, and what all nodes do for the two: fences.
 
 use super::fences::Job;
-use super::{Claims, FENCES, Leaving, Nodes, SELF, Whom, written};
+use super::{Claims, FENCES, Leaving, Nodes, SELF, Whom, bit, written};
 use crate::cluster::record::{Record, Verdict};
 use crate::ids::ShardId;
 use crate::mesh::moves::{Move, ToShard, Wanted};
@@ -102,6 +102,19 @@ impl Claims {
         }
     }
 
+    /// A node asks to hear when what it has told of is known. `groups`: there were share groups in
+    /// it, of which the shards have only been told.
+    pub fn asked(&mut self, node: u8, number: u64, groups: bool) {
+        if groups {
+            self.groups_unknown |= bit(node);
+        }
+        if self.groups_unknown & bit(node) == 0 {
+            self.say(node, &Record::Known(number));
+        } else {
+            self.fence(Job::Known(node, number));
+        }
+    }
+
     /// Asks for a fence.
     pub fn fence(&mut self, job: Job) {
         self.fences.ask(job);
@@ -116,15 +129,23 @@ impl Claims {
     }
 
     pub(super) fn shard_fenced(&mut self) {
-        for Job { claimant, claim, holder } in self.fences.answered() {
-            match (claimant, holder) {
-                (Some(node), None) => self.fenced(Move { node, claim }, SELF),
-                (_, Some(holder)) => {
+        for job in self.fences.answered() {
+            match job {
+                Job::Session { claimant, claim, holder: Some(holder) } => {
                     let claimant = claimant.map_or(&*self.name, |node| self.name_of(node));
                     let record = written(&Record::Fenced(claim, claimant));
                     self.behind_messages.push((holder, record));
                 }
-                (None, None) => self.retellings.push(claim as u8),
+                Job::Session { claimant, claim, holder: None } => {
+                    if let Some(node) = claimant {
+                        self.fenced(Move { node, claim }, SELF);
+                    }
+                }
+                Job::Retelling(node) => self.retellings.push(node),
+                Job::Known(node, number) => {
+                    self.groups_unknown &= !bit(node);
+                    self.say(node, &Record::Known(number));
+                }
             }
         }
         self.begin_round();

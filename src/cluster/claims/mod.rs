@@ -131,6 +131,8 @@ pub struct Claims {
     to_pack: VecDeque<Move>,
     packing: usize,
     fences: Fences,
+    /// Nodes of whose share groups the shards may not know yet.
+    groups_unknown: Nodes,
     answers_due: VecDeque<(Instant, u64)>,
     fences_due: VecDeque<(Instant, Move)>,
     promises_due: VecDeque<(Instant, u64)>,
@@ -180,6 +182,7 @@ impl Claims {
             to_pack: VecDeque::new(),
             packing: 0,
             fences: Fences::new(shards),
+            groups_unknown: 0,
             answers_due: VecDeque::new(),
             fences_due: VecDeque::new(),
             promises_due: VecDeque::new(),
@@ -418,7 +421,7 @@ impl Claims {
         for node in (0..31).filter(|&node| self.up & bit(node) != 0) {
             self.behind_filters.push((node, fence.clone()));
         }
-        self.fence(Job { claimant: None, claim, holder: Some(holder) });
+        self.fence(Job::Session { claimant: None, claim, holder: Some(holder) });
     }
 
     fn part(&mut self, node: u8, claim: u64, bytes: &[u8], last: bool) {
@@ -455,14 +458,13 @@ impl Claims {
             Record::Session(claim, bytes) => self.session(node, claim, bytes, now),
             Record::Part(claim, last, bytes) => self.part(node, claim, bytes, last),
             Record::Settled(claim) => self.settled_there(Move { node, claim }),
-            Record::Ask(number) => self.say(node, &Record::Known(number)),
             Record::Known(number) => self.known.push((node, number)),
             Record::Fence(claim, holder) => {
                 let here = *holder == *self.name;
                 let number = self.number_of(holder);
                 if here || number.is_some() {
                     let holder = number.filter(|_| !here);
-                    self.fence(Job { claimant: Some(node), claim, holder });
+                    self.fence(Job::Session { claimant: Some(node), claim, holder });
                 }
             }
             Record::Fenced(claim, claimant) => {

@@ -149,3 +149,21 @@ fn a_session_stays_when_the_other_node_is_lost_and_does_not_wait_for_ever() {
     assert_eq!(said(&mut claimant, 0), ["claim 7", "Settled(7)"]);
     assert_eq!(claimant.counts.failed, 1);
 }
+
+#[test]
+fn a_node_that_has_told_of_share_groups_is_answered_when_the_shards_know_them() {
+    let mut claims = node("a", &["b", "c"]);
+    claims.asked(0, 1, false);
+    assert_eq!(said(&mut claims, 0), ["Known(1)"]);
+    claims.asked(0, 2, true);
+    // The next one may be about the same group.
+    claims.asked(0, 3, false);
+    claims.asked(1, 9, false);
+    assert_eq!(said(&mut claims, 1), ["Known(9)"]);
+    assert!(said(&mut claims, 0).is_empty());
+    assert_eq!(run(&mut claims, 1), ["Fence"]);
+    claims.told(SHARD, ToCluster::Fenced, true, Instant(2));
+    assert_eq!(said(&mut claims, 0), ["Known(2)"]);
+    claims.told(SHARD, ToCluster::Fenced, true, Instant(3));
+    assert_eq!(said(&mut claims, 0), ["Known(3)"]);
+}

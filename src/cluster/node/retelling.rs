@@ -124,7 +124,7 @@ impl Retelling {
             Stage::Idle if self.due && !Mutant::ClusterRetellingSkipped.is_on() => {
                 self.due = false;
                 self.ticket += 1;
-                claims.fence(Job::before_retelling(node));
+                claims.fence(Job::Retelling(node));
                 self.stage = Stage::Fence;
             }
             Stage::Next(shard, whence) => {

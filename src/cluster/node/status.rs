@@ -50,6 +50,11 @@ pub struct NodeCounts {
     pub retold: u64,
     /// Times that another node's retained messages were not those of this one.
     pub retained_differ: u64,
+    /// Share groups with members here that other nodes are not told of: there are too many filters.
+    pub groups_untold: u64,
+    /// Messages of share groups that another node was sent and has lost, and that went to another
+    /// member.
+    pub unpassed: u64,
     /// Frames that came, and that were sent.
     pub frames_received: u64,
     /// Those that were sent.
@@ -85,7 +90,11 @@ pub struct PeerStatus {
 impl Node {
     /// What is counted, and how each other node stands.
     pub fn status(&self, now: Instant) -> (NodeCounts, Vec<PeerStatus>) {
-        let mut counts = NodeCounts { unanswered: self.announced.unanswered, ..self.counts };
+        let mut counts = NodeCounts {
+            unanswered: self.announced.unanswered,
+            groups_untold: self.filters.groups_beyond(),
+            ..self.counts
+        };
         let mut rows = Vec::new();
         for (peer, retelling) in self.peers.iter().zip(&self.retellings) {
             let Some(peer) = peer else { continue };

@@ -1,8 +1,10 @@
 //! Nodes of a cluster over an engine that loses, doubles, delays and reorders frames, changes some
 //! and is divided at times: nodes alone ([`nodes`]), whole brokers ([`whole`]), sessions that go
-//! from one to another ([`takeovers`]), and retained messages ([`retained`]).
+//! from one to another ([`takeovers`]), retained messages ([`retained`]), and share groups
+//! ([`groups`]).
 
 mod engine;
+mod groups;
 mod nodes;
 mod retained;
 mod takeovers;
@@ -26,6 +28,9 @@ pub fn simulate(seed: u64) {
     if seed % 20 == 11 {
         retained::simulate(seed / 20);
     }
+    if seed % 20 == 13 {
+        groups::simulate(seed / 20);
+    }
 }
 
 #[test]
@@ -36,6 +41,11 @@ fn nodes_lose_nothing_and_know_each_others_filters() {
 #[test]
 fn brokers_that_are_nodes_deliver_each_message_once() {
     (2..=3).for_each(whole::simulate);
+}
+
+#[test]
+fn share_groups_get_each_message_once_in_the_whole_cluster() {
+    (0..10).for_each(groups::simulate);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::rng::Rng;
 use ringmq::cluster::claims::Whom;
 use ringmq::cluster::node::{Node, NodePlan, Unsent, WhenCutOff};
 use ringmq::cluster::peer::Broker;
+use ringmq::cluster::record::PassedRef;
 use ringmq::ids::ShardId;
 use ringmq::mesh::moves::{Retell, Retold, ToCluster, ToShard};
 use ringmq::message::{MailPurpose, MessageRef, Reserve, Retain};
@@ -60,6 +61,10 @@ impl Broker for Told {
         assert!(last.is_none_or(|last| last < number), "{number} came after {last:?}");
         self.came.push((publisher, number));
         true
+    }
+
+    fn pass(&mut self, _: u8, _: &PassedRef<'_>) -> bool {
+        unreachable!("nobody is in a share group");
     }
 
     fn tell(&mut self, _: Whom, what: ToShard) {

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 
 const SHARDS: usize = 2;
 pub const NODES: usize = 3;
-const GIVE_UP: u64 = 4000;
+pub const GIVE_UP: u64 = 4000;
 
 struct Bells<'a>(&'a mut World);
 
@@ -78,6 +78,10 @@ impl Cluster {
         let brokers: Vec<Broker> = names.iter().enumerate().map(broker).collect();
         let network = Network::new(seed, names, faults);
         Cluster { now: brokers[0].world.now, brokers, network, dead: BTreeSet::new() }
+    }
+
+    pub fn now(&self) -> Instant {
+        Instant(self.now)
     }
 
     /// Lets everybody act for so long.
