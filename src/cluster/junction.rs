@@ -19,14 +19,14 @@ use super::record::PassedRef;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{Budget, CLUSTER_PEERS};
 use crate::mesh::Shared;
-use crate::mesh::mail::{Control, Data, Passed, Stamped};
+use crate::mesh::mail::{Control, CostReport, Data, Passed, Stamped};
 use crate::mesh::mailbox::{MailEnds, NodeEnds, Progress};
 use crate::mesh::moves::ToShard;
 use crate::mesh::reading::{Position, Reading};
 use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use crate::mutant::Mutant;
 use crate::session::ShareName;
-use crate::shard::{Outbox, Turn, home_of, retained_home};
+use crate::shard::{Outbox, Topic, Turn, home_of, retained_home};
 use crate::time::Instant;
 use crate::topic::{FilterKey, TopicHash};
 use std::collections::VecDeque;
@@ -162,8 +162,9 @@ impl Junction {
             for _ in 0..CONTROL {
                 match self.ends.pop_control(shard) {
                     Some(Control::Want(filter, wanted)) => self.node.want(&filter, wanted),
-                    Some(Control::Cost(topic, cost, reserve)) => {
-                        self.outbox.to(shard).ahead.reported(topic, cost, reserve, now);
+                    Some(Control::Cost(report)) => {
+                        let CostReport { cost, reserve, .. } = report;
+                        self.outbox.to(shard).ahead.reported(&report, cost, reserve, now);
                     }
                     Some(Control::ToCluster(told)) => self.node.told(shard, *told, now),
                     Some(_) => debug_assert!(false, "no mail for the cluster"),
@@ -305,7 +306,7 @@ impl Broker for Inward<'_> {
         if !Mutant::ClusterSentOn.is_on() {
             wanted.0 &= ShardSet::below(self.shards).0;
         }
-        let topic = Some(hash.exact());
+        let topic = Some(Topic { hash: &hash, interest: &self.shared.interest });
         let (mut all, mut home) = (wanted, None);
         if let Some(stamp) = purpose.retain.stamp() {
             let kept_by = retained_home(&hash, self.shards);

@@ -150,12 +150,33 @@ impl Interest {
     /// The shards that may have a matching subscription: all shards that have one, and rarely
     /// another.
     pub fn shards(&self, topic: &TopicHash<'_>) -> ShardSet {
+        let mut set = 0;
+        self.each_entry(topic, |_, shards, _| set |= shards);
+        ShardSet(set)
+    }
+
+    /// Which filters of that shard match, as one number: topics of the same number have the same
+    /// subscribers there. `None` when that is not known, for a coarse filter stands for more than
+    /// the shard has.
+    pub fn matched(&self, topic: &TopicHash<'_>, shard: ShardId) -> Option<u64> {
+        let mut sum = Some(0u64);
+        self.each_entry(topic, |key, shards, coarse| {
+            if ShardSet(shards).contains(shard) {
+                sum = sum.filter(|_| !coarse).map(|sum| sum.wrapping_add(key));
+            }
+        });
+        sum
+    }
+
+    /// Hands out each key that a filter which matches the topic is registered under, with the
+    /// shards that have it, and whether it is a coarse one.
+    #[inline]
+    fn each_entry(&self, topic: &TopicHash<'_>, mut take: impl FnMut(u64, u128, bool)) {
         let guard = self.map.enter();
-        let look = |key: u64| self.map.get(key, &guard);
-        let mut set = look(topic.exact());
+        take(topic.exact(), self.map.get(topic.exact(), &guard), false);
         for shape in self.shapes.iter() {
             if let Some(key) = topic.shape_key(shape) {
-                set |= look(key);
+                take(key, self.map.get(key, &guard), false);
             }
         }
         let mut coarse = self.coarse.load(Ordering::Acquire);
@@ -163,10 +184,9 @@ impl Interest {
             let levels = coarse.trailing_zeros() / COARSE_BITS;
             coarse &= !(COARSE_MASK << (levels * COARSE_BITS));
             if let Some(key) = topic.shape_key(Shape::coarse(levels as usize)) {
-                set |= look(key);
+                take(key, self.map.get(key, &guard), true);
             }
         }
-        ShardSet(set)
     }
 
     /// How many distinct keys are registered.

@@ -75,6 +75,30 @@ fn a_shard_is_named_from_its_first_filter_to_its_last() {
 }
 
 #[test]
+fn topics_that_match_the_same_filters_of_a_shard_are_told_by_one_number() {
+    let interest = Interest::new(&seeds());
+    let matched = |topic: &str, shard| {
+        interest.matched(&TopicHash::new(&interest.seeds, topic), ShardId(shard))
+    };
+    add(&interest, 1, "a/+/t");
+    add(&interest, 1, "#");
+    add(&interest, 1, "a/3/t");
+    add(&interest, 2, "a/2/t");
+    let one = matched("a/1/t", 1);
+    assert!(one.is_some() && one == matched("a/2/t", 1), "what another shard has is not looked at");
+    assert_ne!(one, matched("a/3/t", 1));
+    assert_ne!(one, matched("b", 1));
+    assert_eq!(matched("b", 1), matched("c/d", 1));
+    // A coarse filter stands for any number of others.
+    let deep = "a".to_owned() + &"/+".repeat(40);
+    add(&interest, 1, &deep);
+    assert_eq!((matched("a/1/t", 1), matched("b", 1).is_some()), (None, true));
+    assert!(matched("a/2/t", 2).is_some());
+    remove(&interest, 1, &deep);
+    assert_eq!(matched("a/1/t", 1), one);
+}
+
+#[test]
 fn filters_that_share_a_key_by_chance_keep_each_others_bit() {
     let interest = Interest::new(&seeds());
     for filter in ["a/b", "a/+"] {

@@ -108,9 +108,8 @@ pub enum Control {
     ReleasePublisher(ClientKey),
     /// The sender's counters, for `$SYS`.
     Counters(Box<Counters>),
-    /// A message of the topic with this hash has cost the sender so much, in the units of
-    /// [`crate::limits::cost`]; so much was reserved for it.
-    Cost(u64, u32, Reserve),
+    /// What a message from the receiving shard has cost the sender.
+    Cost(CostReport),
     /// How many of the messages from the receiving shard are now durable at the sender, as far as
     /// they have to be.
     Safe(u64),
@@ -129,6 +128,19 @@ pub enum Control {
     ToShard(Box<ToShard>),
     /// The sender refuses what would have to be stored there, or does not any more.
     Unstorable(bool),
+}
+
+/// What a message has cost the shard that it was sent to.
+#[derive(Clone, Copy, Debug)]
+pub struct CostReport {
+    /// The hash of its topic's name.
+    pub topic: u64,
+    /// The filters there that match it ([`super::interest::Interest::matched`]).
+    pub matched: Option<u64>,
+    /// In the units of [`crate::limits::cost`].
+    pub cost: u32,
+    /// What was reserved for it.
+    pub reserve: Reserve,
 }
 
 /// Why a publisher does not have to wait for a subscriber any more.

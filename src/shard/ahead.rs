@@ -7,30 +7,36 @@
 //! - *Messages on their way*: as many as cost the receiver about as much as a step may, by what the
 //!   messages before them have cost on average ([`Progress`]).
 //! - *Costly messages*, which visit many filters or reach many subscribers: an average says nothing
-//!   about them. The receiver reports what each cost (`Control::Cost`), by topic. From then on the
-//!   sender reserves a part of a step's work for each message of a topic that is known to be costly
-//!   or is not known, until its cost is reported. Publishers that wait for such a part do so in
-//!   lines that have turns ([`super::park`]), and who comes meanwhile stands behind them. Messages
-//!   of topics that are known to be cheap go as before, a few of each at a time. When some cheap
-//!   topics become costly at about the same time, subscriptions have changed: what was known of all
-//!   is forgotten. With no costly message for [`MEMORY`], topics are not looked at any more.
+//!   about them. The receiver reports what each cost (`Control::Cost`), by topic, and by the
+//!   filters that matched it ([`Subject`]): a fleet's topics are too many to be known one by one.
+//!   From then on the sender reserves a part of a step's work for each message whose subject is
+//!   known to be costly or is not known, until its cost is reported. Publishers that wait for such
+//!   a part do so in lines that have turns ([`super::park`]), and who comes meanwhile stands behind
+//!   them. Messages whose subject is known to be cheap go as before, a few of each at a time. When
+//!   some cheap subjects become costly at about the same time, subscriptions have changed: what was
+//!   known of all is forgotten. With no costly message for [`MEMORY`], subjects are not looked at
+//!   any more.
 
+use crate::ids::ShardId;
 use crate::limits::Budget;
+use crate::mesh::interest::Interest;
+use crate::mesh::mail::CostReport;
 use crate::mesh::mailbox::Progress;
 use crate::message::Reserve;
 use crate::mutant::Mutant;
 use crate::time::Instant;
+use crate::topic::TopicHash;
 use hashbrown::HashMap;
 
 /// Milliseconds that costly messages are reckoned with after the last one.
 const MEMORY: u64 = 600_000;
-/// Topics whose cost is remembered; with more, all are forgotten.
-const TOPICS: usize = 16_384;
-/// Messages of one topic that may be on their way when it has just turned out to be cheap: if it is
+/// Subjects whose cost is remembered; with more, all are forgotten.
+const SUBJECTS: usize = 16_384;
+/// Messages of one subject that may be on their way when it has just turned out to be cheap: if it is
 /// not any more, so many are sent before that is known. Twice as many each time that was needed.
 const BURST: u32 = 16;
 const LONGEST_BURST: u32 = 1 << 16;
-/// So many topics that become costly within [`SURPRISED`] milliseconds make all topics unknown.
+/// So many that become costly within [`SURPRISED`] milliseconds make all subjects unknown.
 const SURPRISES: u32 = 4;
 const SURPRISED: u64 = 1000;
 /// So many messages may be on their way in any case.
@@ -38,14 +44,67 @@ const LEAST: u64 = 4;
 /// An average is kept in this fraction of a unit.
 const FINE: u64 = 16;
 
+/// What is known of what a message costs a shard.
+pub trait Subject {
+    /// The hash of its topic's name.
+    fn topic(&self) -> u64;
+    /// The filters there that match it, as one number ([`Interest::matched`]).
+    fn matched(&self) -> Option<u64>;
+}
+
+/// A topic, and who is interested in it.
+#[derive(Clone, Copy)]
+pub struct Topic<'a> {
+    /// Its name.
+    pub hash: &'a TopicHash<'a>,
+    /// Which filters the shards have.
+    pub interest: &'a Interest,
+}
+
+impl<'a> Topic<'a> {
+    /// As that shard has subscribers for it.
+    #[inline]
+    pub fn at(self, shard: ShardId) -> TopicAt<'a> {
+        TopicAt { topic: self, shard }
+    }
+}
+
+/// A topic, as one shard has subscribers for it.
+#[derive(Clone, Copy)]
+pub struct TopicAt<'a> {
+    topic: Topic<'a>,
+    shard: ShardId,
+}
+
+impl Subject for TopicAt<'_> {
+    #[inline]
+    fn topic(&self) -> u64 {
+        self.topic.hash.exact()
+    }
+
+    fn matched(&self) -> Option<u64> {
+        self.topic.interest.matched(self.topic.hash, self.shard)
+    }
+}
+
+impl Subject for CostReport {
+    fn topic(&self) -> u64 {
+        self.topic
+    }
+
+    fn matched(&self) -> Option<u64> {
+        self.matched
+    }
+}
+
 /// Why a message has to wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shortage {
     /// The mailbox is full, or holds as much work as it may.
     Room,
-    /// As much is reserved as may be, and what a message of the topic costs is not known.
+    /// As much is reserved as may be, and what the message costs is not known.
     Unknown,
-    /// As much is reserved as may be, and messages of the topic cost much.
+    /// As much is reserved as may be, and such messages cost much.
     Costly,
 }
 
@@ -63,13 +122,13 @@ pub struct Ahead {
     seen: Progress,
     /// What a message costs on average, in parts ([`FINE`]) of a unit.
     average: u64,
-    /// When topics are not looked at any more; `None`: they are not.
+    /// When subjects are not looked at any more; `None`: they are not.
     watches: Option<Instant>,
-    /// By the hash of their names.
-    topics: HashMap<u64, Topic, foldhash::fast::FixedState>,
-    /// Topics that were cheap and became costly, since then.
+    /// By the hash of a topic's name, and by the number of the filters that matched.
+    known: HashMap<u64, Known, foldhash::fast::FixedState>,
+    /// Subjects that were cheap and became costly, since then.
     surprises: (u32, Instant),
-    /// What a message is taken to cost whose topic is not known.
+    /// What a message is taken to cost whose subject is not known.
     unknown: u32,
     /// What is reserved for messages on their way.
     reserved: u64,
@@ -77,9 +136,9 @@ pub struct Ahead {
     pub(super) queued: bool,
 }
 
-/// What is known of a topic.
+/// What is known of a subject.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Topic {
+struct Known {
     /// What a message has cost.
     cost: u32,
     /// Messages since the receiver was known to have come to the one before them, and how many
@@ -106,7 +165,7 @@ impl Ahead {
             seen: Progress::default(),
             average: 0,
             watches: None,
-            topics: HashMap::default(),
+            known: HashMap::default(),
             surprises: (0, Instant(0)),
             unknown: costly(budget) / 2,
             reserved: 0,
@@ -127,7 +186,7 @@ impl Ahead {
         }
         if self.watches.is_some_and(|until| until <= now) {
             self.watches = None;
-            self.topics = HashMap::default();
+            self.known = HashMap::default();
         }
     }
 
@@ -137,18 +196,21 @@ impl Ahead {
         self.watches.is_none() && self.reserved == 0 && self.seen.messages == self.sent
     }
 
-    /// Whether a message may be sent now; `topic` is the hash of its name. For a message that no
-    /// subscription there is looked for, the topic does not matter: `None`. `comes`: its publisher
-    /// has not waited in line for its turn, and gets no part of the reserve before those who do.
+    /// Whether a message may be sent now. For a message that no subscription there is looked for,
+    /// what it is about does not matter: `None`. `comes`: its publisher has not waited in line for
+    /// its turn, and gets no part of the reserve before those who do.
     #[inline]
-    pub fn refuses(&self, topic: Option<u64>, comes: bool) -> Option<Shortage> {
+    pub fn refuses(&self, subject: Option<impl Subject>, comes: bool) -> Option<Shortage> {
         if self.sent >= self.until && !Mutant::MailAheadIgnored.is_on() {
             return Some(Shortage::Room);
         }
         self.watches?;
-        let known = self.topics.get(&topic?);
+        self.refuses_watched(&subject?, comes)
+    }
+
+    fn refuses_watched(&self, subject: &impl Subject, comes: bool) -> Option<Shortage> {
         let barges = comes && self.queued;
-        let lacking = match known {
+        let lacking = match self.find(subject).map(|(_, known)| known) {
             Some(known) if known.cost < self.costly => {
                 let late = known.burst >= known.most && self.seen.messages < known.last;
                 late.then_some(Shortage::Room)
@@ -159,10 +221,16 @@ impl Ahead {
         lacking.filter(|_| !Mutant::CostlyMailUnbounded.is_on())
     }
 
-    /// Whether some message whose cost is reported may be sent now, as far as is known without its
-    /// topic.
+    /// What is known of a subject, and under which number.
+    fn find(&self, subject: &impl Subject) -> Option<(u64, Known)> {
+        let known = |number: u64| self.known.get(&number).map(|&known| (number, known));
+        known(subject.topic()).or_else(|| known(subject.matched()?))
+    }
+
+    /// Whether some message whose cost is reported may be sent now, as far as is known without
+    /// its subject.
     pub fn takes_costly(&self) -> bool {
-        self.refuses(None, false).is_none() && !self.lacks(self.costly / 2)
+        self.refuses(None::<TopicAt<'_>>, false).is_none() && !self.lacks(self.costly / 2)
     }
 
     /// True when nothing can be reserved for a message that costs so much.
@@ -172,22 +240,10 @@ impl Ahead {
 
     /// A message is sent. Returns what is reserved for it.
     #[inline]
-    pub fn send(&mut self, topic: Option<u64>) -> Reserve {
-        let watched = topic.filter(|_| self.watches.is_some());
-        let reserve = match watched.map(|topic| self.topics.get_mut(&topic)) {
+    pub fn send(&mut self, subject: Option<impl Subject>) -> Reserve {
+        let reserve = match subject.filter(|_| self.watches.is_some()) {
             None => Reserve::NONE,
-            Some(Some(known)) if known.cost < self.costly => {
-                if self.seen.messages >= known.last {
-                    let needed = known.burst >= known.most && known.most < LONGEST_BURST;
-                    known.most <<= u32::from(needed);
-                    known.burst = 0;
-                }
-                known.burst += 1;
-                known.last = self.sent + 1;
-                Reserve::NONE
-            }
-            Some(Some(known)) => Reserve::of(known.cost),
-            Some(None) => Reserve::of(self.unknown),
+            Some(subject) => self.reserve(&subject),
         };
         if reserve == Reserve::NONE {
             debug_assert!(self.sent < self.until, "message {} of {}", self.sent, self.until);
@@ -200,14 +256,33 @@ impl Ahead {
         reserve
     }
 
+    /// What is to be reserved for a message; takes down that one more of its subject is sent.
+    fn reserve(&mut self, subject: &impl Subject) -> Reserve {
+        let found = self.find(subject).map(|(number, _)| number);
+        let Some(known) = found.and_then(|number| self.known.get_mut(&number)) else {
+            return Reserve::of(self.unknown);
+        };
+        if known.cost >= self.costly {
+            return Reserve::of(known.cost);
+        }
+        if self.seen.messages >= known.last {
+            let needed = known.burst >= known.most && known.most < LONGEST_BURST;
+            known.most <<= u32::from(needed);
+            known.burst = 0;
+        }
+        known.burst += 1;
+        known.last = self.sent + 1;
+        Reserve::NONE
+    }
+
     /// A message is sent, however much the receiver has ahead of it. Nothing is reserved.
     pub fn send_anyway(&mut self) -> Reserve {
         self.sent += 1;
         Reserve::NONE
     }
 
-    /// A message of a topic, for which so much was reserved, has cost the receiver `cost`.
-    pub fn reported(&mut self, topic: u64, cost: u32, reserve: Reserve, now: Instant) {
+    /// A message, for which so much was reserved, has cost the receiver `cost`.
+    pub fn reported(&mut self, subject: &impl Subject, cost: u32, reserve: Reserve, now: Instant) {
         if !Mutant::CostlyMailKept.is_on() {
             self.reserved = self.reserved.saturating_sub(reserve.units());
         }
@@ -217,21 +292,27 @@ impl Ahead {
         if self.watches.is_none() {
             return;
         }
-        let known = self.topics.get(&topic).copied();
+        let known = self.find(subject).map(|(_, known)| known);
         if known.is_some_and(|known| known.cost < self.costly) && cost >= self.costly {
             if self.surprises.1.plus_millis(SURPRISED) <= now {
                 self.surprises = (0, now);
             }
             self.surprises.0 += 1;
         }
-        if self.surprises.0 >= SURPRISES || self.topics.len() >= TOPICS {
-            self.topics.clear();
+        if self.surprises.0 >= SURPRISES || self.known.len() + 2 > SUBJECTS {
+            self.known.clear();
             self.surprises.0 = 0;
         }
         // What has been costly may be so again: it is trusted by and by.
-        let lasting = known.map_or(0, |known| known.cost - known.cost.div_ceil(8));
-        let last = known.map_or(0, |known| known.last);
-        self.topics.insert(topic, Topic { cost: cost.max(lasting), burst: 0, most: BURST, last });
+        let topic = subject.topic();
+        let matched = subject.matched().filter(|&matched| matched != topic);
+        for number in matched.into_iter().chain([topic]) {
+            let known = self.known.get(&number).copied();
+            let lasting = known.map_or(0, |known| known.cost - known.cost.div_ceil(8));
+            let last = known.map_or(0, |known| known.last);
+            let known = Known { cost: cost.max(lasting), burst: 0, most: BURST, last };
+            self.known.insert(number, known);
+        }
         let unknown = self.unknown - self.unknown / 16;
         self.unknown = unknown.max(cost).max(self.costly / 2);
     }

@@ -3,7 +3,7 @@
 use super::Shard;
 use super::connection::Holds;
 use crate::ids::{SessionRef, ShardId};
-use crate::mesh::mail::Control;
+use crate::mesh::mail::{Control, CostReport};
 use crate::mutant::Mutant;
 
 impl Shard {
@@ -26,8 +26,9 @@ impl Shard {
             Control::HoldPublisher(publisher) => self.hold_publisher(publisher),
             Control::ReleasePublisher(publisher) => self.release_publisher(publisher),
             Control::Counters(counters) => self.work.sys.keep(from, *counters),
-            Control::Cost(topic, cost, reserve) => {
-                self.mail.outbox.to(from).ahead.reported(topic, cost, reserve, self.now);
+            Control::Cost(report) => {
+                let CostReport { cost, reserve, .. } = report;
+                self.mail.outbox.to(from).ahead.reported(&report, cost, reserve, self.now);
             }
             Control::Safe(count) => {
                 if let Some(storing) = &mut self.storing {

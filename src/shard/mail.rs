@@ -22,7 +22,7 @@ use super::outbox::Outbox;
 use super::topology::Topology;
 use crate::ids::{ShardId, SocketId};
 use crate::limits::{Budget, MAIL_MICROS, cost};
-use crate::mesh::mail::{Control, Data, Stamped};
+use crate::mesh::mail::{Control, CostReport, Data, Stamped};
 use crate::mesh::mailbox::{MailEnds, Progress};
 use crate::mesh::moves::ToShard;
 use crate::mesh::reading::{Position, Reading};
@@ -415,8 +415,12 @@ impl Shard {
         }
         let owed = std::mem::take(&mut self.delivery.fanouts.owed);
         if purpose.reserve != Reserve::NONE || cost + owed >= costly {
-            let topic = TopicHash::new(&self.topology.shared.seeds, message.topic).exact();
-            self.report_cost(from, Control::Cost(topic, cost + owed, purpose.reserve), owed > 0);
+            let shared = &self.topology.shared;
+            let hash = TopicHash::new(&shared.seeds, message.topic);
+            let matched = shared.interest.matched(&hash, self.topology.id);
+            let (topic, cost, reserve) = (hash.exact(), cost + owed, purpose.reserve);
+            let report = Control::Cost(CostReport { topic, matched, cost, reserve });
+            self.report_cost(from, report, owed > 0);
         }
     }
 

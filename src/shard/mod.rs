@@ -121,6 +121,7 @@ mod withheld;
 mod work;
 
 pub use admission::Question;
+pub use ahead::Topic;
 pub use audit::{Audit, Subscribed};
 pub use drops::ClientDrops;
 pub use link::{LinkCounts, LinkId, LinkPlan, WhenFull};

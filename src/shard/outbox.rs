@@ -1,6 +1,6 @@
 //! The mail from one shard to the others, as it is written during a step.
 
-use super::ahead::{Ahead, Shortage};
+use super::ahead::{Ahead, Shortage, Topic, TopicAt};
 use super::spare::{halve_queue, halve_spare};
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::Budget;
@@ -182,23 +182,24 @@ impl Outbox {
 
     /// The first of `shards` that a message cannot be accepted for, and what it lacks. A mailbox
     /// has to have room, and its shard must not have too much ahead of it. Those of `delivering`
-    /// look for subscribers to the topic with the hash `topic`; without one, how much a shard has
+    /// look for subscribers to `topic`; without one, how much a shard has
     /// ahead of it does not count.
     #[inline]
     pub fn first_full(
         &self,
         shards: ShardSet,
         delivering: ShardSet,
-        (topic, turn): (Option<u64>, Turn),
+        (topic, turn): (Option<Topic<'_>>, Turn),
     ) -> Option<(ShardId, Shortage)> {
         shards.iter().filter(|&shard| shard != self.me).find_map(|shard| {
             let to = &self.boxes[shard.0 as usize];
             let lacks = match topic {
                 _ if !to.has_room() => Some(Shortage::Room),
                 None => None,
-                Some(_) => {
+                Some(topic) => {
                     let comes = turn != Turn::OfNobody && turn != Turn::With(shard);
-                    to.ahead.refuses(topic.filter(|_| delivering.contains(shard)), comes)
+                    let delivers = delivering.contains(shard);
+                    to.ahead.refuses(delivers.then(|| topic.at(shard)), comes)
                 }
             };
             lacks.map(|lacks| (shard, lacks))
@@ -210,7 +211,7 @@ impl Outbox {
         let to = &self.boxes[shard.0 as usize];
         to.has_room()
             && match lacked {
-                Shortage::Room => to.ahead.refuses(None, false).is_none(),
+                Shortage::Room => to.ahead.refuses(None::<TopicAt<'_>>, false).is_none(),
                 Shortage::Unknown | Shortage::Costly => to.ahead.takes_costly(),
             }
     }
@@ -238,13 +239,12 @@ impl Outbox {
         self.with_mail().any(|to| to.control.len() > STAGED)
     }
 
-    /// Stages a message, whose topic has the hash `topic`. The caller has asked
-    /// [`Self::first_full`].
+    /// Stages a message of that topic. The caller has asked [`Self::first_full`].
     pub fn publish(
         &mut self,
         to: ShardId,
         message: &MessageRef<'_>,
-        topic: Option<u64>,
+        topic: Option<Topic<'_>>,
         mut purpose: MailPurpose,
         stored: &mut Option<Message>,
         scratch: &mut Vec<u8>,
@@ -254,7 +254,7 @@ impl Outbox {
         let target = &mut self.boxes[to.0 as usize];
         purpose.reserve = match topic {
             None => target.ahead.send_anyway(),
-            Some(_) => target.ahead.send(topic.filter(|_| purpose.deliver)),
+            Some(topic) => target.ahead.send(purpose.deliver.then(|| topic.at(to))),
         };
         if message.size() > COPY {
             if !Mutant::LargeOvertakesBatch.is_on() {

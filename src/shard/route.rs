@@ -1,7 +1,7 @@
 //! Determines the shards and sessions that get a publication.
 
 use super::Shard;
-use super::ahead::Shortage;
+use super::ahead::{Shortage, Topic};
 use super::deliver::Terms;
 use super::outbox::Turn;
 use super::pace::{Reader, Receivers};
@@ -88,7 +88,8 @@ impl Shard {
         turn: Turn,
     ) -> Result<Route, (ShardId, Shortage)> {
         // While the broker stops nobody is left who would wait behind it.
-        let topic = (!self.work.stopping.draining).then(|| hash.exact());
+        let interest = &self.topology.shared.interest;
+        let topic = (!self.work.stopping.draining).then_some(Topic { hash, interest });
         let retain_at = message.retain.then(|| self.topology.retained_home(hash));
         if self.topology.is_alone() {
             return Ok(Route { interested: ShardSet::only(self.topology.id), retain_at });
@@ -175,7 +176,8 @@ impl Shard {
         {
             storing.sent(shard, message.qos > Qos::AtMostOnce);
         }
-        let topic = (!self.work.stopping.draining).then(|| hash.exact());
+        let interest = &self.topology.shared.interest;
+        let topic = (!self.work.stopping.draining).then_some(Topic { hash, interest });
         let fan = &mut self.delivery.current;
         let scratch = self.delivery.scratch.bytes();
         self.mail.outbox.publish(shard, message, topic, purpose, &mut fan.stored, scratch);

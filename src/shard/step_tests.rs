@@ -4,7 +4,7 @@ use super::*;
 use crate::config::Config;
 use crate::ids::{ListenerId, Peer, SocketId};
 use crate::limits::STEP_WORK;
-use crate::mesh::mail::Data;
+use crate::mesh::mail::{CostReport, Data};
 use crate::mesh::mailbox::mailboxes;
 use crate::mesh::quota::{Quota, Rate};
 use crate::mesh::{ListenerState, Shared};
@@ -205,9 +205,10 @@ impl Two {
 
     /// A message to that topic has cost the second shard so much, for which `reserve` was reserved.
     fn report(&mut self, topic: &str, cost: u32, reserve: Reserve) {
-        let topic = TopicHash::new(&self.shared.seeds, topic).exact();
+        let hash = TopicHash::new(&self.shared.seeds, topic);
+        let report = CostReport { topic: hash.exact(), matched: None, cost, reserve };
         let outbox = &mut self.shards[0].mail.outbox;
-        outbox.to(ShardId(1)).ahead.reported(topic, cost, reserve, Instant(1));
+        outbox.to(ShardId(1)).ahead.reported(&report, cost, reserve, Instant(1));
     }
 }
 
