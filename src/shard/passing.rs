@@ -18,6 +18,7 @@
 //! (`cluster::node`).
 
 use super::Shard;
+use super::ahead::Topic;
 use super::drops::DropReason;
 use super::outbox::Turn;
 use crate::ids::ShardSet;
@@ -29,7 +30,7 @@ use crate::session::ShareName;
 use std::collections::VecDeque;
 
 /// Whether there is room for one is asked without its topic: nothing of its cost is reserved.
-const NOBODY: (Option<u64>, Turn) = (None, Turn::OfNobody);
+const NOBODY: (Option<Topic<'static>>, Turn) = (None, Turn::OfNobody);
 /// Messages that wait for full mailboxes, and their bytes, at most.
 const MOST: usize = 4096;
 const MOST_BYTES: usize = 8 << 20;
