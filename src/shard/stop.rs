@@ -39,7 +39,7 @@ impl Stopping {
     pub(super) fn turns_away(&self) -> Option<Denial> {
         match (self.draining, self.leaving) {
             (true, _) => Some(Denial::Draining),
-            (_, true) if !Mutant::LeavingTakesClients.is_on() => Some(Denial::Leaving),
+            (_, true) if !Mutant::ClusterLeavingTakesClients.is_on() => Some(Denial::Leaving),
             _ => None,
         }
     }
@@ -66,7 +66,7 @@ impl Shard {
             self.work.stopping.refer_from = at + 1;
             let is_client = |connection: &Connection| matches!(connection.stage, Stage::Open(_));
             if self.connections.get(at).is_some_and(is_client) {
-                if !Mutant::ReferredAtOnce.is_on() {
+                if !Mutant::ClusterReferredAtOnce.is_on() {
                     self.work.stopping.to_refer -= 1;
                 }
                 self.counters.clients_referred += 1;
