@@ -13,6 +13,9 @@ impl Control<'_> {
     /// Does what an operator orders.
     pub(super) fn obey(&mut self, order: &Order, reply: Reply) {
         let done = match order {
+            Order::Resume | Order::StartListener(_) if self.leaving.is_some() => {
+                self.not_while_leaving().map(|()| String::new())
+            }
             Order::Reload => self.reload().map(|()| String::new()),
             Order::SetLevels(level, modules) => self.change_levels(*level, modules.as_deref()),
             Order::Levels => Ok(self.shown_levels()),
@@ -22,9 +25,6 @@ impl Control<'_> {
             Order::Drain => self.close_listeners(),
             Order::LeaveCluster { per_second, patience } => {
                 self.begin_leaving(*per_second, *patience)
-            }
-            Order::Resume | Order::StartListener(_) if self.leaving.is_some() => {
-                self.not_while_leaving().map(|()| String::new())
             }
             Order::Resume => {
                 let all: Vec<String> =
