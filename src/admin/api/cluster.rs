@@ -151,7 +151,7 @@ pub(super) struct Leaves {
         (status = 400, body = Details),
         (status = 422, body = Details, description = "It cannot leave")))]
 pub(super) async fn leave(
-    axum::extract::State(desk): State,
+    axum::extract::State(context): State,
     Body(wanted): Body<WantedLeave>,
 ) -> Result<(StatusCode, Json<Leaves>), Problem> {
     let WantedLeave { per_second, patience } = wanted;
@@ -159,7 +159,7 @@ pub(super) async fn leave(
         return Err(Problem::bad("body: per_second is at least 1, patience at most 86400"));
     }
     let patience = Duration::from_secs(patience.into());
-    let answer = desk.order(Order::LeaveCluster { per_second, patience }).await?;
+    let answer = context.order(Order::LeaveCluster { per_second, patience }).await?;
     let leaves = serde_json::from_str(&answer);
     let leaves = leaves.map_err(|_| Problem::busy("the control thread says something else"))?;
     Ok((StatusCode::ACCEPTED, Json(leaves)))
