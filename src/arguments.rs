@@ -8,6 +8,7 @@ use ringmq::config::Sources;
 
 use crate::access_test::Tested;
 use crate::admin_user::UserCommand;
+use crate::cluster_leave::LeaveWanted;
 use crate::cluster_status::StatusWanted;
 use crate::explain::Explained;
 use crate::passwd::Passwd;
@@ -113,7 +114,7 @@ pub enum Command {
     /// Print every packet and decision of a client, user, address or topic, as JSON lines, while
     /// they happen. Asks the admin server of a running broker.
     Trace(Traced),
-    /// Look at the cluster that a running broker is a node of.
+    /// Look at the cluster that a running broker is a node of, or leave it.
     #[command(subcommand)]
     Cluster(Clusters),
     /// Print completions for a shell.
@@ -133,6 +134,9 @@ pub enum Command {
 pub enum Clusters {
     /// Say how the broker sees the other nodes. Asks its admin server.
     Status(StatusWanted),
+    /// Have the broker leave its cluster, and stop: clients are sent to other nodes, and their
+    /// sessions follow them. Asks its admin server.
+    Leave(LeaveWanted),
 }
 
 /// What is managed of the admin server.

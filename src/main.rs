@@ -17,6 +17,7 @@ mod access_test;
 mod admin_user;
 mod api_client;
 mod arguments;
+mod cluster_leave;
 mod cluster_status;
 mod explain;
 mod passwd;
@@ -66,6 +67,13 @@ fn main() -> ExitCode {
             }
         },
         Some(Command::Cluster(Clusters::Status(wanted))) => match cluster_status::run(&wanted) {
+            Ok(text) => print(text),
+            Err(failure) => {
+                complain(&failure);
+                ExitCode::from(FAILED)
+            }
+        },
+        Some(Command::Cluster(Clusters::Leave(wanted))) => match cluster_leave::run(&wanted) {
             Ok(text) => print(text),
             Err(failure) => {
                 complain(&failure);

@@ -4,6 +4,8 @@
 //! which is logged and shown; ending the process because of it is left to its supervisor. Only a
 //! shard that has really ended ends the broker.
 
+#[path = "leaving.rs"]
+mod leaving;
 #[path = "operator.rs"]
 mod operator;
 #[path = "upgrading.rs"]
@@ -25,6 +27,7 @@ use crate::overload::Policy;
 use crate::shard::{Settings, Shard};
 use crate::telemetry::alarms::{Alarm, Alarms, Readings};
 use crossbeam_channel::{Receiver, RecvError, select};
+use leaving::Leaving;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use upgrading::Upgrading;
@@ -57,6 +60,8 @@ pub(super) struct Control<'a> {
     /// Upgrades that are asked for, and the one that is under way.
     requests: Receiver<Request>,
     upgrading: Option<Upgrading>,
+    /// This node leaves its cluster.
+    leaving: Option<Leaving>,
     next_beat: Instant,
     fed: Instant,
 }
@@ -110,6 +115,7 @@ impl<'a> Control<'a> {
             stopped: Vec::new(),
             requests: crossbeam_channel::never(),
             upgrading: None,
+            leaving: None,
             next_beat: now,
             fed: now,
         }
@@ -144,9 +150,12 @@ impl<'a> Control<'a> {
     fn serve(&mut self) -> Result<Ending, Failure> {
         loop {
             self.go_on();
+            if self.go_on_leaving() {
+                return Ok(Ending::Drain);
+            }
             self.broker.look_at_host_memory();
             let wait = self.next_beat.saturating_duration_since(Instant::now());
-            let wait = wait.min(super::policy::LOOK);
+            let wait = wait.min(super::policy::LOOK).min(self.rest_of_leaving());
             let wait = if self.summary.is_some() { wait.min(NUDGE) } else { wait };
             let (signals, reports) = (self.signals, self.broker.reports.clone());
             let (orders, requests) = (self.broker.orders.clone(), self.requests.clone());
@@ -374,6 +383,7 @@ impl<'a> Control<'a> {
             return Ok(());
         }
         self.not_while_upgrading()?;
+        self.not_while_leaving()?;
         self.notifier.reloading();
         let mut new = self.sources.load().map_err(|problems| self.refused(words(&problems.0)))?;
         let access = super::load(&new, &super::read_file);

@@ -62,6 +62,8 @@ pub(super) enum CoreCommand {
     Reload(Arc<Settings>),
     /// Stop accepting, route the wills.
     Drain,
+    /// Let nobody new in, and refer so many clients to other nodes. There is no report for it.
+    Refer(u32),
     /// Say goodbye to every client, then end.
     Dismiss,
     /// End now.
@@ -332,10 +334,11 @@ impl Running {
                     self.drain(driver);
                     continue;
                 }
-                CoreCommand::Dismiss => {
-                    self.shard.dismiss();
-                    self.phase = Phase::Dismissed;
+                CoreCommand::Refer(clients) => {
+                    self.shard.refer(clients);
+                    continue;
                 }
+                CoreCommand::Dismiss => self.dismiss(),
                 CoreCommand::Stop => {
                     self.phase = Phase::Ended;
                     return;
@@ -403,6 +406,12 @@ impl Running {
         let writer = go_on_with(*stored, &mut self.shard, self.shards, bell);
         // Who asked may have gone.
         let _ = taken.send(writer.map(|writer| self.writer = Some(writer)));
+    }
+
+    /// Everybody is told to go, and this core ends.
+    fn dismiss(&mut self) {
+        self.shard.dismiss();
+        self.phase = Phase::Dismissed;
     }
 
     /// Nobody new; the wills are routed.

@@ -13,17 +13,18 @@ impl Control<'_> {
     /// Does what an operator orders.
     pub(super) fn obey(&mut self, order: &Order, reply: Reply) {
         let done = match order {
+            Order::Resume | Order::StartListener(_) if self.leaving.is_some() => {
+                self.not_while_leaving().map(|()| String::new())
+            }
             Order::Reload => self.reload().map(|()| String::new()),
             Order::SetLevels(level, modules) => self.change_levels(*level, modules.as_deref()),
             Order::Levels => Ok(self.shown_levels()),
             Order::Show => self.sources.effective().map_err(|problems| words(&problems.0)),
             Order::StopListener(name) => self.stop_listener(name),
             Order::StartListener(name) => self.start_listener(name),
-            Order::Drain => {
-                let all = self.broker.open.iter().map(|open| open.config.name.to_string());
-                let all: Vec<String> = all.collect();
-                self.broker.admin.enter(BrokerStage::Draining);
-                all.iter().try_fold(String::new(), |_, name| self.stop_listener(name))
+            Order::Drain => self.close_listeners(),
+            Order::LeaveCluster { per_second, patience } => {
+                self.begin_leaving(*per_second, *patience)
             }
             Order::Resume => {
                 let all: Vec<String> =
@@ -73,7 +74,7 @@ impl Control<'_> {
 
     /// Closes a listener until it is started or the configuration is read again. Who is connected
     /// stays.
-    fn stop_listener(&mut self, name: &str) -> Done {
+    pub(super) fn stop_listener(&mut self, name: &str) -> Done {
         let Some(config) = self.broker.stop_listener(name) else {
             return Err(vec![format!("no listener `{name}` is open")]);
         };

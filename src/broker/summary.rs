@@ -102,6 +102,12 @@ impl Figures {
         readings
     }
 
+    /// Sessions of all shards, if each has told of them since.
+    pub(super) fn sessions_since(&self, since: Instant) -> Option<u64> {
+        let fresh = self.0.iter().flatten().all(|known| known.at > since);
+        fresh.then(|| self.total().sessions)
+    }
+
     /// The sum of all shards' figures.
     pub(super) fn total(&self) -> Counters {
         let mut total = Counters::default();

@@ -37,6 +37,10 @@ macro_rules! cluster {
         ClusterRetellingSkipped,
         /// What the retained messages of two nodes add up to is not compared.
         ClusterRetainedUncompared,
+        /// A node that leaves its cluster lets new clients in.
+        ClusterLeavingTakesClients,
+        /// A node that leaves its cluster refers all clients to others at once.
+        ClusterReferredAtOnce,
         /// What one node sends another for its sessions goes to its share groups, too.
         ClusterGroupTwice,
         /// A message of a share group that a node cannot give to a member is not given back.

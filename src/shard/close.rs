@@ -12,6 +12,8 @@ use crate::transport::TurnedAway;
 pub(super) const LAST_WORDS: u64 = 5000;
 /// Bytes of a CONNACK or DISCONNECT besides the text of its reason string, at most.
 pub(super) const LONGEST_HEAD: usize = 12;
+/// Bytes of a Server Reference besides its text.
+pub(super) const REFERENCE_HEAD: usize = 3;
 
 /// Why a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +54,8 @@ pub enum Cause {
     Rate,
     /// The broker stops.
     Draining,
+    /// This node leaves its cluster, and the client is to go to another one.
+    Referred,
 }
 
 impl Cause {
@@ -76,6 +80,9 @@ impl Cause {
             }
             Cause::Rate => Some((ReasonCode::MessageRateTooHigh, "more messages than its rate")),
             Cause::Draining => Some((ReasonCode::ServerShuttingDown, "the server is stopping")),
+            Cause::Referred => {
+                Some((ReasonCode::UseAnotherServer, "the server leaves its cluster"))
+            }
             _ => None,
         }
     }
@@ -204,11 +211,18 @@ impl Shard {
         let (version, informed) = (session.version, session.problem_information);
         let max = session.maximum_packet_size as usize;
         if let (Version::V5, Some((reason, what))) = (version, cause.farewell()) {
-            // [MQTT-3.14.2-3]: no reason string that makes the packet too large.
-            let fits = what.len() + LONGEST_HEAD <= max;
+            // Section 3.14.2.2.5: with 0x9C. No property that makes the packet too large
+            // [MQTT-3.14.2-3].
+            let elsewhere = (reason == ReasonCode::UseAnotherServer)
+                .then(|| self.settings.policy.server_reference.clone())
+                .filter(|at| !at.is_empty() && at.len() + REFERENCE_HEAD + LONGEST_HEAD <= max);
+            let taken = elsewhere.as_deref().map_or(0, |at| at.len() + REFERENCE_HEAD);
+            let fits = what.len() + taken + LONGEST_HEAD <= max;
             let what = (informed && fits && self.settings.reason_strings).then_some(what);
+            let server_reference = elsewhere.as_deref();
             self.answer(socket, |out| {
-                let packet = Disconnect { reason_string: what, ..Disconnect::new(reason) };
+                let packet =
+                    Disconnect { reason_string: what, server_reference, ..Disconnect::new(reason) };
                 packet::encode_disconnect(out, version, &packet)
             });
         }

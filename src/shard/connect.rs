@@ -77,8 +77,8 @@ impl Shard {
             self.deny_connect(socket, &connect, Denial::ListenerClosed);
             return None;
         };
-        if self.work.stopping.draining {
-            self.deny_connect(socket, &connect, Denial::Draining);
+        if let Some(why) = self.work.stopping.turns_away() {
+            self.deny_connect(socket, &connect, why);
             return None;
         }
         Some(Coming { connect, rest, listener })

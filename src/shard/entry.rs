@@ -41,8 +41,8 @@ impl Shard {
 
     /// Counts one more connection, as far as anybody may have it.
     fn take_entrance(&mut self, listener: ListenerId, peer: Peer) -> Result<(), Denial> {
-        if self.work.stopping.draining {
-            return Err(Denial::Draining);
+        if let Some(why) = self.work.stopping.turns_away() {
+            return Err(why);
         }
         if self.takes_nobody() {
             return Err(Denial::Memory);
@@ -171,8 +171,8 @@ impl Shard {
             self.deny_connect(socket, connect, denial);
             return;
         }
-        if self.work.stopping.draining {
-            self.deny_connect(socket, connect, Denial::Draining);
+        if let Some(why) = self.work.stopping.turns_away() {
+            self.deny_connect(socket, connect, why);
             return;
         }
         if self.takes_nobody() {

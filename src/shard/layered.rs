@@ -236,7 +236,7 @@ impl Shard {
     pub(super) fn end_layers(&mut self, socket: SocketId, cause: Cause) -> bool {
         let ending = match cause {
             Cause::Client(_) | Cause::EndOfStream | Cause::Broken => Ending::Normal,
-            Cause::Draining => Ending::GoingAway,
+            Cause::Draining | Cause::Referred => Ending::GoingAway,
             Cause::Violation(_) | Cause::Transport(_) => Ending::ProtocolError,
             Cause::TakenOver
             | Cause::KeepAlive

@@ -5,7 +5,7 @@
 //! enough to learn that version. A bounded number of such clients may take a short time for this;
 //! beyond that number, connections are closed at once.
 
-use super::close::{Cause, LONGEST_HEAD};
+use super::close::{Cause, LONGEST_HEAD, REFERENCE_HEAD};
 use super::connection::{Connection, Stage};
 use super::{Action, Shard};
 use crate::ids::{ListenerId, Peer, SocketId};
@@ -15,8 +15,6 @@ use crate::packet::{self, ConnAck, ConnAckProperties, Connect, ReasonCode, Versi
 
 /// Bytes of the shortest CONNACK.
 const SHORTEST_CONNACK: usize = 5;
-/// Bytes of a Server Reference besides its text.
-const REFERENCE_HEAD: usize = 3;
 
 /// Why no client may come in now, whoever it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +51,8 @@ pub enum Denial {
     UserRate,
     /// It is banned.
     Banned,
+    /// This node leaves its cluster.
+    Leaving,
     /// A client of another node has connected with the same ClientId meanwhile.
     ClaimedElsewhere,
 }
@@ -62,6 +62,7 @@ impl Denial {
     pub(super) fn answer(self) -> (ReasonCode, &'static str) {
         match self {
             Denial::Draining => (ReasonCode::ServerUnavailable, "the server is stopping"),
+            Denial::Leaving => (ReasonCode::ServerUnavailable, "the server leaves its cluster"),
             Denial::ListenerClosed => (ReasonCode::ServerUnavailable, "the listener is closed"),
             Denial::ListenerLimit => {
                 (ReasonCode::QuotaExceeded, "the listener has its most connections")
@@ -167,6 +168,9 @@ impl Shard {
         let (reason, what) = match denial {
             Denial::Overload if self.sends_elsewhere(version) => {
                 (ReasonCode::UseAnotherServer, "the server is overloaded")
+            }
+            Denial::Leaving if version.is_v5() => {
+                (ReasonCode::UseAnotherServer, "the server leaves its cluster")
             }
             denial => denial.answer(),
         };
@@ -277,7 +281,8 @@ impl Shard {
         let what = (fits && reads).then_some(what);
         // Section 3.2.2.3.16: with 0x9C and 0x9D.
         let elsewhere = (reason == ReasonCode::UseAnotherServer)
-            .then(|| self.settings.policy.server_reference.clone());
+            .then(|| self.settings.policy.server_reference.clone())
+            .filter(|elsewhere| !elsewhere.is_empty());
         let elsewhere = elsewhere.as_deref().filter(|elsewhere| {
             elsewhere.len() + what.map_or(0, str::len) + LONGEST_HEAD + REFERENCE_HEAD <= room
         });
@@ -313,6 +318,7 @@ impl Shard {
         let counters = &mut self.counters;
         let counter = match denial {
             Denial::Draining => &mut counters.refused_draining,
+            Denial::Leaving => &mut counters.refused_leaving,
             Denial::ListenerClosed => &mut counters.refused_listener_closed,
             Denial::ListenerLimit => &mut counters.refused_listener_limit,
             Denial::BrokerLimit => &mut counters.refused_broker_limit,

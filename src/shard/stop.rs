@@ -1,11 +1,17 @@
 //! The shutdown of a shard: it accepts no new clients, sends the wills, and disconnects every
 //! client. Each of these visits every connection, so it is done in slices.
+//!
+//! A node that leaves its cluster refers its clients to others before, so many at a time as it is
+//! told: they go to other nodes, and their sessions follow them ([`super::claims`]).
 
 use super::Shard;
 use super::close::Cause;
+use super::connection::{Connection, Stage};
+use super::refuse::Denial;
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mesh::reading::Position;
+use crate::mutant::Mutant;
 
 /// How far the shard has come; the wills are [`super::wills::Wills`]' matter.
 #[derive(Default)]
@@ -18,11 +24,59 @@ pub(super) struct Stopping {
     dismissed: bool,
     /// No new clients.
     pub(super) draining: bool,
+    /// The same, as this node leaves its cluster.
+    leaving: bool,
+    /// So many clients are to be referred to other nodes now, from that connection on.
+    pub(super) to_refer: u32,
+    refer_from: u32,
     /// No timer fires: the clients are on their way to another process, or from one.
     pub(super) suspended: bool,
 }
 
+impl Stopping {
+    /// Why nobody new is let in, if that is so.
+    #[inline]
+    pub(super) fn turns_away(&self) -> Option<Denial> {
+        match (self.draining, self.leaving) {
+            (true, _) => Some(Denial::Draining),
+            (_, true) if !Mutant::ClusterLeavingTakesClients.is_on() => Some(Denial::Leaving),
+            _ => None,
+        }
+    }
+}
+
 impl Shard {
+    /// This node leaves its cluster: nobody new is let in, and so many clients are referred to
+    /// other nodes. What was ordered before and is not done yet is not added to that.
+    pub fn refer(&mut self, clients: u32) {
+        self.work.stopping.leaving = true;
+        self.work.stopping.to_refer = clients;
+    }
+
+    /// Refers clients to other nodes, until the step's work comes to `limit`; true when there are
+    /// more.
+    fn run_referring(&mut self, limit: u32) -> bool {
+        let bound = self.connections.bound();
+        for _ in 0..bound {
+            if self.is_spent(limit) || self.work.stopping.to_refer == 0 {
+                return self.work.stopping.to_refer > 0;
+            }
+            self.meter.charge(cost::VISIT);
+            let at = self.work.stopping.refer_from % bound;
+            self.work.stopping.refer_from = at + 1;
+            let is_client = |connection: &Connection| matches!(connection.stage, Stage::Open(_));
+            if self.connections.get(at).is_some_and(is_client) {
+                if !Mutant::ClusterReferredAtOnce.is_on() {
+                    self.work.stopping.to_refer -= 1;
+                }
+                self.counters.clients_referred += 1;
+                self.disconnect(SocketId(at), Cause::Referred);
+            }
+        }
+        self.work.stopping.to_refer = 0;
+        false
+    }
+
     /// Stops: no new clients; wills are routed while their receivers are still connected. Over
     /// when [`Shard::has_routed_wills`] says so; then comes [`Shard::dismiss`].
     pub fn drain(&mut self) {
@@ -54,6 +108,9 @@ impl Shard {
 
     /// Goes on with stopping until the step's work comes to `limit`; true when there is more.
     pub(super) fn run_stopping(&mut self, limit: u32) -> bool {
+        if self.work.stopping.to_refer > 0 && self.run_referring(limit) {
+            return true;
+        }
         if !self.work.stopping.draining {
             return false;
         }

@@ -40,7 +40,7 @@ impl Work {
     /// Zero when nothing is to be done. One look at all of it costs a step a tenth of asking each.
     #[inline]
     pub(super) fn len(&self) -> usize {
-        let stops = usize::from(self.stopping.draining);
+        let stops = usize::from(self.stopping.draining) | self.stopping.to_refer as usize;
         self.tasks.len()
             | self.wills.len()
             | self.observers.events()

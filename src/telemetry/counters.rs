@@ -115,6 +115,7 @@ counters! {
         refused_user_rate reason = "user_connect_rate";
         refused_banned reason = "banned";
         refused_claimed reason = "claimed_elsewhere";
+        refused_leaving reason = "leaving";
     }
     "ringmq_authentications_total" Counter "clients"
         "What the methods of access.authentication said; unknown: the next one was asked; \
@@ -405,6 +406,8 @@ counters! {
         "Log lines about clients that their rate limit left out (log.connections)." {
         log_left_out;
     }
+    "ringmq_clients_referred_total" Counter "connections"
+        "Connections that were ended because this node leaves its cluster." { clients_referred; }
     "ringmq_share_returned_total" Counter "messages"
         "Messages that came back to their share group for another member, by why." {
         share_refused reason = "refused";

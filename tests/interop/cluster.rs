@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::support::broker::program;
 use crate::support::{
     Broker, Client, Connect, Packet, Property, Publish, Subscribe, V5, V311, eventually, reason,
     unique,
@@ -73,6 +74,7 @@ struct Nodes {
 }
 
 impl Nodes {
+    /// So many, with further lines of their configuration.
     fn start(count: usize, more: &str) -> Nodes {
         let server = Server::start();
         let directory = std::env::temp_dir().join(unique("ringmq-nodes"));
@@ -83,8 +85,8 @@ impl Nodes {
             let text = format!(
                 "listeners: [{{bind: '127.0.0.1:0'}}]\nadmin: {{bind: '127.0.0.1:0'}}\n\
                  mqtt: {{pending: {{max_messages: 100000, max_bytes: 64MiB}}}}\n\
-                 cluster: {{name: {cluster}, node: node-{number}{more}, \
-                 nats: {{servers: ['nats://{}']}}}}\n",
+                 cluster: {{name: {cluster}, node: node-{number}, \
+                 nats: {{servers: ['nats://{}']}}}}\n{more}",
                 server.address
             );
             fs::write(&file, text).expect("its file");
@@ -393,6 +395,54 @@ fn a_client_and_its_queue_go_to_another_node() {
     eventually("nobody has a session of it", || {
         nodes.nodes[0].metric("ringmq_sessions", "") == 1.0
     });
+}
+
+/// A node leaves: its clients are told where to go, what waits for them goes along, the process
+/// ends in order, and the other node knows at once.
+#[test]
+fn a_node_leaves_and_its_clients_go_on_elsewhere() {
+    let nodes = Nodes::start(2, "overload: {server_reference: 'other.example:1883'}\n");
+    let (new, old) = (unique("new"), unique("old"));
+    let connect_old = || {
+        let connect = Connect { version: V311, ..session(&old) };
+        Connect { properties: Vec::new(), ..connect }
+    };
+    let mut clients =
+        [session(&new).open_with(&nodes.nodes[0]).0, connect_old().open_with(&nodes.nodes[0]).0];
+    clients.iter_mut().for_each(|client| client.subscribe(Subscribe::to("m", 1)));
+    eventually("the filter is known", || nodes.of_node(1, "filters", 0) == 1.0);
+    let (mut writer, _) = Connect::new(V5, unique("writer")).open_with(&nodes.nodes[1]);
+    // They acknowledge none of them.
+    (0..60).for_each(|number| writer.publish(&Publish::new("m", 1, number.to_string())));
+    let pending = || nodes.nodes[0].metric("ringmq_pending_messages", "");
+    eventually("they have come", || pending() >= 2.0 * 28.0);
+    let api = format!("http://{}", nodes.nodes[0].bound("admin"));
+    let left = program().args(["cluster", "leave", "--api", &api]).output().expect("it runs");
+    assert!(left.status.success(), "{left:?}");
+    let [mut first, mut second] = clients;
+    let told = first.wait_for("DISCONNECT", |packet| match packet {
+        Packet::Disconnect { reason, properties } => Some((*reason, properties.clone())),
+        _ => None,
+    });
+    assert_eq!(told.0, 0x9c, "{told:?}");
+    assert!(told.1.contains(&Property::ServerReference("other.example:1883".into())), "{told:?}");
+    second.expect_closed_after_anything();
+    let again = program().args(["cluster", "leave", "--api", &api]).output().expect("it runs");
+    assert!(!again.status.success(), "it leaves already");
+    writer.publish(&Publish::new("m", 1, "60"));
+    let (mut first, connack) = session(&new).open_with(&nodes.nodes[1]);
+    assert!(connack.session_present, "its session came along");
+    let (mut second, connack) = connect_old().open_with(&nodes.nodes[1]);
+    assert!(connack.session_present, "its session came along");
+    expect_all(&mut first, 61);
+    expect_all(&mut second, 61);
+    assert_eq!(nodes.nodes[0].wait(Duration::from_secs(60)), Some(0), "it ends");
+    let ended = Instant::now();
+    eventually("the other node knows", || nodes.of_node(1, "up", 0) == 0.0);
+    assert!(ended.elapsed() < Duration::from_millis(2000), "{:?}", ended.elapsed());
+    writer.publish(&Publish::new("m", 1, "last"));
+    first.expect("last");
+    second.expect("last");
 }
 
 /// While no server carries frames, clients come in at once; a client that came in twice is at one

@@ -1,12 +1,20 @@
 //! `/cluster`: the other nodes, as this one sees them.
 
-use super::State;
-use super::problem::Problem;
+use super::problem::{Details, Problem};
+use super::{Body, Order, State};
 use crate::telemetry::ClusterRow;
 use axum::Json;
-use serde::Serialize;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use utoipa::ToSchema;
+
+/// Clients a second that are sent away, unless something else is said.
+const PER_SECOND: u32 = 1000;
+/// Seconds for which sessions may stay after that, and the most.
+const PATIENCE: u32 = 60;
+const LONGEST: u32 = 86_400;
 
 /// A cluster, as one of its nodes sees it.
 #[derive(Serialize, ToSchema)]
@@ -107,4 +115,52 @@ fn shown(row: ClusterRow) -> Cluster {
 pub(super) async fn status(axum::extract::State(context): State) -> Result<Json<Cluster>, Problem> {
     let row = (context.api.cluster)();
     row.map(|row| Json(shown(row))).ok_or_else(|| Problem::unknown("this broker is alone"))
+}
+
+/// How a node leaves its cluster.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct WantedLeave {
+    /// Clients a second that are sent to other nodes.
+    #[schema(minimum = 1)]
+    per_second: u32,
+    /// Seconds that sessions may take to be claimed by other nodes after the last client was sent
+    /// away.
+    #[schema(maximum = 86400)]
+    patience: u32,
+}
+
+impl Default for WantedLeave {
+    fn default() -> Self {
+        WantedLeave { per_second: PER_SECOND, patience: PATIENCE }
+    }
+}
+
+/// A node that leaves.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub(super) struct Leaves {
+    /// Clients that it has.
+    clients: u64,
+}
+
+/// Has this node leave its cluster, and stop: nobody new is let in, clients are sent to other nodes
+/// (MQTT 5: with 0x9C, and the server reference of `overload.server_reference`), and their sessions
+/// go to the nodes where they connect.
+#[utoipa::path(post, path = "/cluster/leave", tag = "nodes", request_body = WantedLeave,
+    responses((status = 202, body = Leaves, description = "It has begun"),
+        (status = 400, body = Details),
+        (status = 422, body = Details, description = "It cannot leave")))]
+pub(super) async fn leave(
+    axum::extract::State(context): State,
+    Body(wanted): Body<WantedLeave>,
+) -> Result<(StatusCode, Json<Leaves>), Problem> {
+    let WantedLeave { per_second, patience } = wanted;
+    if per_second == 0 || patience > LONGEST {
+        return Err(Problem::bad("body: per_second is at least 1, patience at most 86400"));
+    }
+    let patience = Duration::from_secs(patience.into());
+    let answer = context.order(Order::LeaveCluster { per_second, patience }).await?;
+    let leaves = serde_json::from_str(&answer);
+    let leaves = leaves.map_err(|_| Problem::busy("the control thread says something else"))?;
+    Ok((StatusCode::ACCEPTED, Json(leaves)))
 }

@@ -95,6 +95,14 @@ pub enum Order {
     Drain,
     /// Open those that are closed.
     Resume,
+    /// Leave the cluster: send the clients to other nodes, so many a second, and stop when their
+    /// sessions are there, or so long after the last one.
+    LeaveCluster {
+        /// Clients of the whole node.
+        per_second: u32,
+        /// How long sessions may take to be claimed.
+        patience: Duration,
+    },
     /// The configuration that is in force, as YAML with the origin of each value; or what is wrong
     /// with it.
     Show,
@@ -277,6 +285,7 @@ fn administrators() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(broker::validate))
         .routes(routes!(broker::reload))
         .routes(routes!(broker::levels, broker::set_levels))
+        .routes(routes!(cluster::leave))
 }
 
 /// All routes, each behind the guard, and the document that describes them. Must be called within

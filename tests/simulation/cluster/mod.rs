@@ -25,6 +25,9 @@ pub fn simulate(seed: u64) {
     if seed % 20 == 7 {
         takeovers::simulate(seed);
     }
+    if seed % 20 == 17 {
+        takeovers::a_node_that_leaves_loses_nothing(seed);
+    }
     if seed % 20 == 11 {
         retained::simulate(seed / 20);
     }
@@ -46,6 +49,11 @@ fn brokers_that_are_nodes_deliver_each_message_once() {
 #[test]
 fn share_groups_get_each_message_once_in_the_whole_cluster() {
     (0..10).for_each(groups::simulate);
+}
+
+#[test]
+fn a_node_leaves_and_its_sessions_go_to_others() {
+    (1..=4).for_each(takeovers::a_node_that_leaves_loses_nothing);
 }
 
 #[test]

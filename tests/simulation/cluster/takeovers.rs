@@ -201,3 +201,75 @@ fn of_two_at_once_one_stays(seed: u64) {
     }
     check_rest(&mut cluster, 1);
 }
+
+/// A node leaves: its clients are referred to others some at a time, nobody new is let in, and what
+/// was published for their sessions meanwhile comes where they connect.
+pub fn a_node_that_leaves_loses_nothing(seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x1ea7e);
+    let mut cluster = Cluster::new(seed, Faults::default(), 1 << 20);
+    let leaves = rng.below(NODES);
+    let mut writer = cluster.client((leaves + 1) % NODES, "writer");
+    let names: Vec<String> = (0..12).map(|number| format!("reader-{number}")).collect();
+    let mut readers: Vec<_> =
+        names.iter().map(|name| cluster.begin(leaves, &hello(name, true, EXPIRY))).collect();
+    cluster.go(300);
+    for reader in &mut readers {
+        reader.peer.hear(&mut cluster.brokers[leaves].world);
+        reader.peer.subscribe(&mut cluster.brokers[leaves].world, 1, "m/+", 1);
+    }
+    cluster.go(1000);
+    let mut had: Vec<Vec<u64>> = vec![Vec::new(); names.len()];
+    let mut number = 0;
+    let mut publish = |cluster: &mut Cluster| {
+        let world = &mut cluster.brokers[writer.at].world;
+        let payload = &u64::from(number).to_le_bytes();
+        writer.peer.publish(world, "m/a", payload, 1, number as u16 + 1);
+        number += 1;
+    };
+    let mut rounds = 0;
+    while cluster.brokers[leaves].world.counters().connections_open > 0 {
+        let before = cluster.brokers[leaves].world.counters().connections_open;
+        for node in &mut cluster.brokers[leaves].world.nodes {
+            node.shard.refer(1);
+        }
+        (0..2).for_each(|shard| cluster.brokers[leaves].world.wake(shard));
+        publish(&mut cluster);
+        cluster.go(rng.range(5, 60) as u64);
+        let gone = before - cluster.brokers[leaves].world.counters().connections_open;
+        assert!(gone <= 2, "{gone} clients were referred at once");
+        for ((reader, had), name) in readers.iter_mut().zip(&mut had).zip(&names) {
+            let world = &mut cluster.brokers[reader.at].world;
+            let got = reader.peer.hear(world);
+            let last = got.last().cloned();
+            for packet in &got {
+                note(&mut cluster, reader, packet, had);
+            }
+            if last == Some(Got::Disconnect(ReasonCode::UseAnotherServer)) {
+                let to = (leaves + rng.range(1, NODES - 1)) % NODES;
+                *reader = cluster.begin(to, &hello(name, false, EXPIRY));
+            }
+        }
+        rounds += 1;
+        assert!(rounds < 100, "clients stay");
+    }
+    // Nobody new.
+    let mut late = cluster.begin(leaves, &hello("late", true, 0));
+    cluster.go(300);
+    let got = late.peer.hear(&mut cluster.brokers[leaves].world);
+    let refused = Got::ConnAck { present: false, reason: ReasonCode::UseAnotherServer };
+    assert_eq!(got, [refused]);
+    publish(&mut cluster);
+    for _ in 0..20 {
+        cluster.go(200);
+        for (reader, had) in readers.iter_mut().zip(&mut had) {
+            let got = reader.peer.hear(&mut cluster.brokers[reader.at].world);
+            got.iter().for_each(|packet| note(&mut cluster, reader, packet, had));
+        }
+    }
+    let all: BTreeSet<u64> = (0..u64::from(number)).collect();
+    for (had, name) in had.into_iter().zip(&names) {
+        assert_eq!(had.into_iter().collect::<BTreeSet<_>>(), all, "of {name}");
+    }
+    assert_eq!(cluster.brokers[leaves].world.counters().sessions, 0, "sessions that stay");
+    check_rest(&mut cluster, names.len() as u64 + 1);
+}
