@@ -353,7 +353,7 @@ impl Shard {
     }
 
     /// A message of QoS 2 that was taken before [MQTT-4.3.3-10].
-    fn is_repeated(&self, index: u32, publish: &Publish<'_>) -> bool {
+    pub(super) fn is_repeated(&self, index: u32, publish: &Publish<'_>) -> bool {
         let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
         match (publish.qos, publish.id, flow) {
             (Qos::ExactlyOnce, Some(id), Some(flow)) => {
