@@ -30,6 +30,7 @@ use crate::limits::cost;
 use crate::link_record::LinkOutcome;
 use crate::mutant::Mutant;
 use crate::packet::{AckKind, PacketId, Publish, Qos, ReasonCode, Version, Violation};
+use crate::session::inbound::Arrival;
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -372,6 +373,17 @@ impl Shard {
             self.hold(socket, Holds::ANSWERS);
         }
         true
+    }
+
+    /// A message of QoS 2 that was taken before [MQTT-4.3.3-10].
+    pub(super) fn is_repeated(&self, index: u32, publish: &Publish<'_>) -> bool {
+        let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
+        match (publish.qos, publish.id, flow) {
+            (Qos::ExactlyOnce, Some(id), Some(flow)) => {
+                flow.inbound.arrival(id, u16::MAX) == Arrival::Duplicate
+            }
+            _ => false,
+        }
     }
 
     /// A QoS 2 message has come again: false when it is answered at once.
