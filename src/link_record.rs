@@ -4,9 +4,11 @@
 //!
 //! A record is a header of [`HEADER`] bytes, little-endian, then the topic name, the MQTT 5
 //! properties to forward, the payload, and who published it: ClientId, user name, common name of
-//! its certificate, as far as the link asked for them. Times are milliseconds since 1970, because
+//! its certificate, as far as the link asked for them; then what its publisher waits by, if it
+//! does. Times are milliseconds since 1970, because
 //! records outlive the process.
 
+use crate::ids::ShardId;
 use crate::packet::Qos;
 
 /// The user property that names the brokers that a message has come over. In CONNECT it names the
@@ -23,6 +25,29 @@ pub const HEADER: usize = 44;
 pub const BATCH: usize = 64 * 1024;
 /// In the place of a time: never.
 const NEVER: u64 = u64::MAX;
+
+/// Bytes of a waiter's number.
+const NUMBER: usize = 8;
+
+/// A publisher that waits until the other end has its message, as its shard knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waiter {
+    /// The shard that took the message.
+    pub shard: ShardId,
+    /// Its number there. No other process of this broker gives the same.
+    pub number: u64,
+}
+
+/// What has become of a message that a publisher waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkOutcome {
+    /// The other end has it, or had it before.
+    Delivered,
+    /// It found no room, or its bridge has ended.
+    Dropped,
+    /// The other end does not take it, or its time was over.
+    Refused,
+}
 
 /// A message of a link, borrowed from its batch.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -49,6 +74,8 @@ pub struct LinkRecord<'a> {
     pub qos: Qos,
     /// The RETAIN flag of the publication.
     pub retain: bool,
+    /// Who waits for it.
+    pub waiter: Option<Waiter>,
 }
 
 impl<'a> LinkRecord<'a> {
@@ -61,6 +88,7 @@ impl<'a> LinkRecord<'a> {
             + self.client_id.len()
             + self.username.len()
             + self.certificate.len()
+            + if self.waiter.is_some() { NUMBER } else { 0 }
     }
 
     /// Appends it. A name that is longer than any MQTT text is left out.
@@ -79,12 +107,16 @@ impl<'a> LinkRecord<'a> {
         out.extend_from_slice(&self.filter.to_le_bytes());
         out.extend_from_slice(&self.accepted.to_le_bytes());
         out.extend_from_slice(&self.expires.unwrap_or(NEVER).to_le_bytes());
-        out.extend_from_slice(&[self.qos as u8, u8::from(self.retain), 0, 0]);
+        let shard = self.waiter.map_or(0, |waiter| waiter.shard.0);
+        out.extend_from_slice(&[self.qos as u8, u8::from(self.retain), shard, 0]);
         out.extend_from_slice(self.topic.as_bytes());
         out.extend_from_slice(self.properties);
         out.extend_from_slice(self.payload);
         for text in [client_id, username, certificate] {
             out.extend_from_slice(text.as_bytes());
+        }
+        if let Some(waiter) = self.waiter {
+            out.extend_from_slice(&waiter.number.to_le_bytes());
         }
     }
 
@@ -96,7 +128,7 @@ impl<'a> LinkRecord<'a> {
         let short = |at: usize| two(at).map_or(0, |two| usize::from(u16::from_le_bytes(*two)));
         let word = |at: usize| u32::from(short(at) as u16) | u32::from(short(at + 2) as u16) << 16;
         let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-        let [.., qos, retain, _, _] = *head;
+        let [.., qos, retain, shard, _] = *head;
         let body = bytes.get(HEADER..word(0) as usize)?;
         let rest = bytes.get(word(0) as usize..)?;
         let (topic, body) = body.split_at_checked(word(4) as usize)?;
@@ -105,9 +137,13 @@ impl<'a> LinkRecord<'a> {
         let (client_id, body) = body.split_at_checked(short(16))?;
         let (username, body) = body.split_at_checked(short(18))?;
         let (certificate, body) = body.split_at_checked(short(20))?;
-        if !body.is_empty() {
-            return None;
-        }
+        let waiter = match body.split_first_chunk::<NUMBER>() {
+            None if body.is_empty() => None,
+            Some((number, [])) => {
+                Some(Waiter { shard: ShardId(shard), number: u64::from_le_bytes(*number) })
+            }
+            _ => return None,
+        };
         let record = LinkRecord {
             topic: str::from_utf8(topic).ok()?,
             properties,
@@ -120,6 +156,7 @@ impl<'a> LinkRecord<'a> {
             expires: Some(long(32)).filter(|&at| at != NEVER),
             qos: Qos::from_u8(qos)?,
             retain: retain != 0,
+            waiter,
         };
         Some((record, rest))
     }
@@ -152,6 +189,16 @@ impl LinkBatch {
     /// Whether a record of that size belongs in here rather than into the next batch.
     pub fn has_room(&self, size: usize) -> bool {
         self.bytes.is_empty() || self.bytes.len() + size <= BATCH
+    }
+
+    /// The publishers that wait for its messages.
+    pub fn waiters(&self) -> Vec<Waiter> {
+        let (mut waiters, mut at) = (Vec::new(), 0);
+        while let Some((record, next)) = self.read(at) {
+            waiters.extend(record.waiter);
+            at = next;
+        }
+        waiters
     }
 
     /// Records in it.
@@ -190,6 +237,7 @@ mod tests {
             expires: Some(1_700_000_060_000),
             qos: Qos::AtLeastOnce,
             retain: true,
+            waiter: None,
         }
     }
 
@@ -197,8 +245,11 @@ mod tests {
     fn records_come_back_as_they_were_written() {
         let plain = LinkRecord { client_id: "", username: "", expires: None, ..sample() };
         let mut batch = LinkBatch::default();
+        let waiter = Some(Waiter { shard: ShardId(3), number: 1 << 57 });
+        let plain = LinkRecord { waiter, ..plain };
         batch.push(&sample());
         batch.push(&plain);
+        assert_eq!(batch.waiters(), [waiter.unwrap()]);
         let (first, next) = batch.read(0).unwrap();
         let (second, end) = batch.read(next).unwrap();
         assert_eq!((first, second, next), (sample(), plain, sample().size()));

@@ -9,7 +9,7 @@
 use super::queue::Queue;
 use super::spool::Spool;
 use crate::config::Bridge;
-use crate::link_record::{LinkBatch, LinkRecord};
+use crate::link_record::{LinkBatch, LinkRecord, Waiter};
 use crate::shard::WhenFull;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -61,6 +61,8 @@ pub struct Buffer {
     dropped: u64,
     /// The last attempt to write failed.
     failing: bool,
+    /// Publishers that wait for what was dropped.
+    lost: Vec<Waiter>,
 }
 
 impl Buffer {
@@ -79,7 +81,8 @@ impl Buffer {
         let saved = Instant::now();
         let disk = disk.map(|spool| Disk { spool, always, saved, complained: None });
         let queue = Queue::new(memory, if disk.is_some() { WhenFull::DropNew } else { when_full });
-        let mut buffer = Buffer { queue, disk, most, when_full, dropped: 0, failing: false };
+        let (dropped, failing, lost) = (0, false, Vec::new());
+        let mut buffer = Buffer { queue, disk, most, when_full, dropped, failing, lost };
         buffer.read_ahead();
         Ok(buffer)
     }
@@ -87,7 +90,8 @@ impl Buffer {
     /// A buffer in memory.
     pub fn in_memory(most: usize, when_full: WhenFull) -> Buffer {
         let queue = Queue::new(most, when_full);
-        Buffer { queue, disk: None, most: most as u64, when_full, dropped: 0, failing: false }
+        let (dropped, failing, lost) = (0, false, Vec::new());
+        Buffer { queue, disk: None, most: most as u64, when_full, dropped, failing, lost }
     }
 
     /// The end of the broker: where nothing is dropped, what comes now is taken whatever room there
@@ -139,6 +143,7 @@ impl Buffer {
             };
             let Some(count) = oldest else {
                 self.dropped += u64::from(batch.count());
+                self.lost.extend(batch.waiters());
                 return None;
             };
             self.dropped += u64::from(count);
@@ -151,6 +156,7 @@ impl Buffer {
                 return Some(batch);
             }
             self.dropped += u64::from(batch.count());
+            self.lost.extend(batch.waiters());
         }
         None
     }
@@ -202,14 +208,26 @@ impl Buffer {
         self.queue.has_unread() || self.disk.as_ref().is_some_and(waits)
     }
 
-    /// The message of that number, which was read, is done.
-    pub fn done(&mut self, number: u64) {
-        self.queue.done(number);
-        let Some(disk) = &mut self.disk else { return };
-        disk.spool.release(self.queue.take_stored());
-        if disk.saved.elapsed() >= SAVED {
-            self.save();
+    /// The message of that number, which was read, is done; who waits for it.
+    pub fn done(&mut self, number: u64) -> Option<Waiter> {
+        let waiter = self.queue.done(number);
+        if let Some(disk) = &mut self.disk {
+            disk.spool.release(self.queue.take_stored());
+            if disk.saved.elapsed() >= SAVED {
+                self.save();
+            }
         }
+        waiter
+    }
+
+    /// Publishers that wait for what was dropped since this was last asked.
+    pub fn take_lost(&mut self) -> Vec<Waiter> {
+        let mut lost = std::mem::take(&mut self.lost);
+        lost.append(&mut self.queue.take_lost());
+        if let Some(disk) = &mut self.disk {
+            lost.append(&mut disk.spool.take_lost());
+        }
+        lost
     }
 
     fn save(&mut self) {

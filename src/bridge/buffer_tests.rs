@@ -1,5 +1,5 @@
 use super::*;
-use crate::bridge::testing::{Scratch, batch, number};
+use crate::bridge::testing::{Scratch, batch, number, waited};
 use proptest::prelude::*;
 
 const SEGMENT: u64 = 64 * 1024;
@@ -33,6 +33,42 @@ fn what_does_not_fit_into_memory_goes_to_disk_and_comes_back_in_order() {
     let mut buffer = Buffer::open(1 << 20, WhenFull::DropNew, place).unwrap();
     assert_eq!(read_all(&mut buffer), [600]);
     assert_eq!(buffer.dropped() + buffer.damaged(), 0);
+}
+
+/// Whoever waits for a message is told of it once: when it is done, or when it is dropped.
+#[test]
+fn everybody_who_waits_is_known_once() {
+    for when_full in [WhenFull::DropOldest, WhenFull::DropNew] {
+        let scratch = Scratch::new();
+        let place = Place::Both(&scratch.0, SEGMENT);
+        let on_disk = || {
+            let mut buffer = Buffer::open(1 << 16, when_full, place).unwrap();
+            buffer.queue = Queue::new(2000, WhenFull::DropNew);
+            buffer
+        };
+        for mut buffer in [Buffer::in_memory(2000, when_full), on_disk()] {
+            let mut known = Vec::new();
+            for at in 0..40 {
+                assert!(buffer.push(waited(at * 10..at * 10 + 10)).is_none());
+                if at == 5 {
+                    let (first, record) = buffer.read().unwrap();
+                    assert_eq!(record.waiter.map(|waiter| waiter.number), Some(0));
+                    known.extend(buffer.done(first));
+                    assert_eq!(buffer.done(first), None, "it is done");
+                }
+            }
+            let lost = buffer.take_lost();
+            assert_eq!(lost.len() as u64, buffer.dropped());
+            assert!(!lost.is_empty() && buffer.take_lost().is_empty());
+            known.extend(lost);
+            while let Some((at, _)) = buffer.read() {
+                known.extend(buffer.done(at));
+            }
+            let mut numbers: Vec<u64> = known.iter().map(|waiter| waiter.number).collect();
+            numbers.sort_unstable();
+            assert!(numbers.iter().copied().eq(0..400), "{when_full:?}: {numbers:?}");
+        }
+    }
 }
 
 #[test]

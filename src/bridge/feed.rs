@@ -10,7 +10,7 @@
 use super::buffer::Buffer;
 use super::figures::FeedFigures;
 use super::inward::Submit;
-use crate::link_record::LinkBatch;
+use crate::link_record::{LinkBatch, LinkOutcome};
 use crate::shard::{LinkCounts, LinkId, LinkPlan, Shard};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::sync::Arc;
@@ -20,6 +20,9 @@ use tokio::sync::Notify;
 
 /// Batches that a ring holds: with those of 64 KiB 4 MiB.
 const RING: usize = 64;
+
+/// Outcomes that a core is told at once.
+const OUTCOMES: usize = 256;
 
 /// The core's end, before the core runs.
 pub struct FeederPlan {
@@ -48,6 +51,8 @@ pub struct Feed {
     last: mpsc::Receiver<LinkBatch>,
     starved: Arc<AtomicBool>,
     shard: Option<Submit>,
+    /// What became of messages that publishers wait for.
+    outcomes: Vec<(u64, LinkOutcome)>,
 }
 
 /// A ring for a core.
@@ -64,7 +69,8 @@ pub fn feed(link: LinkPlan, bell: &Arc<Notify>, figures: &Arc<FeedFigures>) -> (
         told: LinkCounts::default(),
         last: tell_last,
     };
-    let feed = Feed { ring: from, held: None, last, starved, shard: None };
+    let outcomes = Vec::new();
+    let feed = Feed { ring: from, held: None, last, starved, shard: None, outcomes };
     (FeederPlan { link, feeder }, feed)
 }
 
@@ -123,6 +129,26 @@ impl Feed {
     /// How the core is woken.
     pub fn wake_by(&mut self, shard: Submit) {
         self.shard = Some(shard);
+    }
+
+    /// What became of a message that a publisher of that core waits for.
+    pub fn note_outcome(&mut self, number: u64, outcome: LinkOutcome) {
+        self.outcomes.push((number, outcome));
+        if self.outcomes.len() >= OUTCOMES {
+            self.tell_outcomes();
+        }
+    }
+
+    /// Tells the core what has been noted.
+    pub fn tell_outcomes(&mut self) {
+        let Some(submit) = self.shard.as_ref().filter(|_| !self.outcomes.is_empty()) else {
+            return;
+        };
+        let outcomes = std::mem::take(&mut self.outcomes);
+        submit(Box::new(move |shard| {
+            shard.confirm(&outcomes);
+            Box::new(|| {})
+        }));
     }
 
     /// Takes everything out; false when the buffer has no room for all of it.

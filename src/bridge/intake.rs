@@ -5,6 +5,7 @@ use super::buffer::Buffer;
 use super::feed::Feed;
 use super::figures::{Figures, Lost};
 use super::orders::Orders;
+use crate::link_record::{LinkOutcome, Waiter};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
@@ -91,18 +92,39 @@ impl Intake {
         self.figures.waiting.set(self.buffer.len() as u64);
         self.figures.queue_dropped.set(self.buffer.dropped());
         self.figures.damaged.set(self.buffer.damaged());
+        for waiter in self.buffer.take_lost() {
+            self.tell(Some(waiter), LinkOutcome::Dropped);
+        }
+        self.feeds.iter_mut().for_each(Feed::tell_outcomes);
+    }
+
+    /// Has the publisher that waits for a message told what became of it, before the thread sleeps.
+    fn tell(&mut self, waiter: Option<Waiter>, outcome: LinkOutcome) {
+        // There may have been more shards when it was written to the disk.
+        let waits = waiter.and_then(|w| Some((self.feeds.get_mut(usize::from(w.shard.0))?, w)));
+        if let Some((feed, waiter)) = waits {
+            feed.note_outcome(waiter.number, outcome);
+        }
     }
 
     /// The message of that number has arrived.
     pub fn delivered(&mut self, number: u64) {
         self.figures.delivered.add(1);
-        self.buffer.done(number);
+        self.pass_over(number);
+    }
+
+    /// The message of that number is not for the other end, which needs no more of it.
+    pub fn pass_over(&mut self, number: u64) {
+        let waiter = self.buffer.done(number);
+        self.tell(waiter, LinkOutcome::Delivered);
     }
 
     /// The message of that number is dropped.
     pub fn lose(&mut self, number: u64, why: Lost) {
         self.figures.lose(why);
-        self.buffer.done(number);
+        let waiter = self.buffer.done(number);
+        let there = why == Lost::Loop;
+        self.tell(waiter, if there { LinkOutcome::Delivered } else { LinkOutcome::Refused });
     }
 
     /// The bridge ends: what waits is put away, where there is a place for it.

@@ -6,7 +6,7 @@
 //! again after [`Queue::rewind`]. A batch leaves as a whole, when all of its messages are done and
 //! all before it: so the bound counts whole batches.
 
-use crate::link_record::{LinkBatch, LinkRecord};
+use crate::link_record::{LinkBatch, LinkRecord, Waiter};
 use crate::shard::WhenFull;
 use std::collections::VecDeque;
 
@@ -35,6 +35,14 @@ impl Held {
     }
 }
 
+/// A message that was read.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    number: u64,
+    done: bool,
+    waiter: Option<Waiter>,
+}
+
 /// The next message to be read.
 #[derive(Clone, Copy, Default, Debug)]
 struct Cursor {
@@ -57,8 +65,8 @@ pub struct Queue {
     /// Of the message that comes next.
     next: u64,
     cursor: Cursor,
-    /// Messages that were read, in order, and whether they are done.
-    sent: VecDeque<(u64, bool)>,
+    /// Messages that were read, in order.
+    sent: VecDeque<Sent>,
     /// Messages that were done before the queue was rewound to one before them.
     settled: VecDeque<u64>,
     /// Messages below this are done.
@@ -67,6 +75,8 @@ pub struct Queue {
     stored_gone: usize,
     /// Messages that are not done.
     waiting: u64,
+    /// Publishers that wait for what was dropped.
+    lost: Vec<Waiter>,
 }
 
 impl Queue {
@@ -85,6 +95,7 @@ impl Queue {
             dropped: 0,
             stored_gone: 0,
             waiting: 0,
+            lost: Vec::new(),
         }
     }
 
@@ -132,9 +143,11 @@ impl Queue {
             let lost = u64::from(oldest.batch.count()) - settled as u64;
             self.dropped += lost;
             self.waiting -= lost;
+            self.lost.extend(oldest.batch.waiters());
         }
         if !self.has_room(size) && self.when_full != WhenFull::Pause {
             self.dropped += u64::from(batch.count());
+            self.lost.extend(batch.waiters());
             return;
         }
         self.bytes += size;
@@ -176,6 +189,11 @@ impl Queue {
         std::mem::take(&mut self.stored_gone)
     }
 
+    /// Publishers that wait for what was dropped since this was last asked.
+    pub fn take_lost(&mut self) -> Vec<Waiter> {
+        std::mem::take(&mut self.lost)
+    }
+
     /// Messages of the oldest batch that are done.
     pub fn done_of_first(&self) -> u32 {
         self.batches.front().map_or(0, |held| self.finished.saturating_sub(held.first) as u32)
@@ -190,13 +208,14 @@ impl Queue {
             }
             if self.settled.front() == Some(&number) {
                 self.settled.pop_front();
-                self.sent.push_back((number, true));
+                self.sent.push_back(Sent { number, done: true, waiter: None });
                 self.settle();
                 continue;
             }
-            self.sent.push_back((number, false));
             let held = self.batches.get(self.cursor.held)?;
-            return held.batch.read(self.cursor.before).map(|(record, _)| (number, record));
+            let (record, _) = held.batch.read(self.cursor.before)?;
+            self.sent.push_back(Sent { number, done: false, waiter: record.waiter });
+            return Some((number, record));
         }
     }
 
@@ -222,19 +241,22 @@ impl Queue {
         rest || self.batches.len() > self.cursor.held + 1
     }
 
-    /// The message of that number, which was read, is done.
-    pub fn done(&mut self, number: u64) {
-        let Ok(at) = self.sent.binary_search_by_key(&number, |&(number, _)| number) else { return };
-        if let Some(sent) = self.sent.get_mut(at).filter(|sent| !sent.1) {
-            sent.1 = true;
+    /// The message of that number, which was read, is done; who waits for it.
+    pub fn done(&mut self, number: u64) -> Option<Waiter> {
+        let at = self.sent.binary_search_by_key(&number, |sent| sent.number).ok()?;
+        let mut waiter = None;
+        if let Some(sent) = self.sent.get_mut(at).filter(|sent| !sent.done) {
+            sent.done = true;
+            waiter = sent.waiter;
             self.waiting -= 1;
         }
         self.settle();
+        waiter
     }
 
     /// Batches leave of which everything is done.
     fn settle(&mut self) {
-        while let Some(&(number, true)) = self.sent.front() {
+        while let Some(&Sent { number, done: true, .. }) = self.sent.front() {
             self.sent.pop_front();
             self.finished = number + 1;
         }
@@ -257,7 +279,7 @@ impl Queue {
 
     /// What was read and is not done is read again, in order.
     pub fn rewind(&mut self) {
-        let done = self.sent.drain(..).filter(|&(_, done)| done).map(|(number, _)| number);
+        let done = self.sent.drain(..).filter(|sent| sent.done).map(|sent| sent.number);
         let mut settled: VecDeque<u64> = done.collect();
         settled.append(&mut self.settled);
         self.settled = settled;

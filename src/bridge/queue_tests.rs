@@ -41,7 +41,7 @@ fn what_is_not_done_is_read_again() {
     queue.done(2);
     queue.rewind();
     assert_eq!(read_all(&mut queue), [(1, 1), (3, 3), (4, 4)]);
-    [1, 3, 4].into_iter().for_each(|number| queue.done(number));
+    [1, 3, 4].into_iter().for_each(|number| _ = queue.done(number));
     assert!(queue.is_empty());
     queue.rewind();
     assert!(queue.read().is_none());

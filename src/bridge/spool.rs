@@ -7,7 +7,7 @@
 //! what it had got since then is sent again. A batch that is broken is counted and left out, and
 //! those after it are read.
 
-use crate::link_record::LinkBatch;
+use crate::link_record::{LinkBatch, Waiter};
 use crate::storage::Extent;
 use crate::storage::files::Files;
 use crate::storage::frame::{self, Stamp};
@@ -21,13 +21,15 @@ use std::path::Path;
 const POSITION: &str = "position";
 
 /// A batch on disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 struct Entry {
     batch: u64,
     segment: u32,
     offset: u64,
     size: usize,
     count: u32,
+    /// Publishers that wait for its messages, until it is read.
+    waiters: Vec<Waiter>,
 }
 
 /// The batches on disk, oldest first.
@@ -52,6 +54,8 @@ pub struct Spool {
     /// Messages of the first batch that were done when the process ended.
     skip: u32,
     damaged: u64,
+    /// Publishers that wait for what was dropped, or is broken.
+    lost: Vec<Waiter>,
 }
 
 impl Spool {
@@ -85,6 +89,7 @@ impl Spool {
             next_batch: saved.0.max(1),
             skip: 0,
             damaged: 0,
+            lost: Vec::new(),
         };
         for (number, length) in segments {
             let bytes = files.read(number, 0, usize::try_from(length).unwrap_or(usize::MAX))?;
@@ -124,7 +129,12 @@ impl Spool {
             (broken, last) = (false, Some(header.batch));
             self.next_batch = header.batch + 1;
             match LinkBatch::from_bytes(std::mem::take(&mut payload)) {
-                Some(batch) => self.add(header.batch, segment, offset as u64, size, batch.count()),
+                Some(batch) => {
+                    let (number, offset, count) = (header.batch, offset as u64, batch.count());
+                    // Those who waited were clients of an earlier process.
+                    let waiters = Vec::new();
+                    self.add(Entry { batch: number, segment, offset, size, count, waiters });
+                }
                 None => self.damaged += 1,
             }
             offset += size;
@@ -132,11 +142,11 @@ impl Spool {
         self.damaged += u64::from(broken);
     }
 
-    fn add(&mut self, batch: u64, segment: u32, offset: u64, size: usize, count: u32) {
-        self.entries.push_back(Entry { batch, segment, offset, size, count });
-        self.bytes += size as u64;
-        self.unread += u64::from(count);
-        *self.segments.entry(segment).or_default() += 1;
+    fn add(&mut self, entry: Entry) {
+        self.bytes += entry.size as u64;
+        self.unread += u64::from(entry.count);
+        *self.segments.entry(entry.segment).or_default() += 1;
+        self.entries.push_back(entry);
     }
 
     /// True when nothing is on disk that is not done.
@@ -194,7 +204,8 @@ impl Spool {
         }
         self.current = Some((segment, offset + size as u64));
         self.next_batch += 1;
-        self.add(number, segment, offset, size, batch.count());
+        let (count, waiters) = (batch.count(), batch.waiters());
+        self.add(Entry { batch: number, segment, offset, size, count, waiters });
         Ok(())
     }
 
@@ -211,15 +222,16 @@ impl Spool {
     /// The batch that was appended last counts as read: its caller has it.
     pub fn keep_last(&mut self) {
         let last = self.entries.len();
-        for entry in self.entries.iter().skip(std::mem::replace(&mut self.loaded, last)) {
+        for entry in self.entries.iter_mut().skip(std::mem::replace(&mut self.loaded, last)) {
             self.unread -= u64::from(entry.count);
+            entry.waiters = Vec::new();
         }
     }
 
     /// Reads the next batch, and how many of its first messages were done before. `None` at the
     /// end. What is broken is counted and left out.
     pub fn read(&mut self) -> Option<(LinkBatch, u32)> {
-        while let Some(&entry) = self.entries.get(self.loaded) {
+        while let Some(entry) = self.entries.get_mut(self.loaded) {
             let bytes = self.files.read(entry.segment, entry.offset, entry.size);
             let mut payload = Vec::new();
             let batch = bytes
@@ -231,6 +243,7 @@ impl Spool {
                 let first = self.loaded == 0;
                 self.loaded += 1;
                 self.unread -= u64::from(entry.count);
+                entry.waiters = Vec::new();
                 let skip = if first { std::mem::take(&mut self.skip) } else { 0 };
                 return Some((batch, skip.min(entry.count)));
             }
@@ -254,8 +267,14 @@ impl Spool {
         }
     }
 
+    /// Publishers that wait for what was dropped, or is broken, since this was last asked.
+    pub fn take_lost(&mut self) -> Vec<Waiter> {
+        std::mem::take(&mut self.lost)
+    }
+
     fn remove(&mut self, at: usize) -> Option<Entry> {
-        let entry = self.entries.remove(at)?;
+        let mut entry = self.entries.remove(at)?;
+        self.lost.append(&mut entry.waiters);
         self.bytes -= entry.size as u64;
         self.unread -= if at < self.loaded { 0 } else { u64::from(entry.count) };
         if let Some(left) = self.segments.get_mut(&entry.segment) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::bridge::testing::{Scratch, batch, numbers};
+use crate::bridge::testing::{Scratch, batch, numbers, waited};
 use proptest::prelude::*;
 
 const SEGMENT: u64 = 64 * 1024;
@@ -91,4 +91,19 @@ proptest! {
         spool.append(&batch(1000..1010)).unwrap();
         prop_assert_eq!(all(&mut spool).len(), 10);
     }
+}
+
+#[test]
+fn who_waits_for_a_batch_that_is_broken_on_disk_is_known() {
+    let scratch = Scratch::new();
+    let mut spool = Spool::open(&scratch.0, SEGMENT).unwrap();
+    (0..3).for_each(|at| spool.append(&waited(at * 10..at * 10 + 10)).unwrap());
+    let offset = spool.entries[1].offset;
+    let file = OpenOptions::new().write(true).open(&segments(&scratch.0)[0]).unwrap();
+    file.write_all_at(&[0xff; 64], offset).unwrap();
+    let read = all(&mut spool);
+    assert!(read.iter().copied().eq((0..10).chain(20..30)), "{read:?}");
+    let lost: Vec<u64> = spool.take_lost().iter().map(|waiter| waiter.number).collect();
+    assert!(lost.iter().copied().eq(10..20), "{lost:?}");
+    assert_eq!(spool.damaged(), 1);
 }

@@ -19,11 +19,12 @@ use super::mqtt::topics::Topics;
 use super::orders::{Orders, wait_for_end};
 use crate::client_tls::{Authorities, OwnCertificate, client_config, without_authorities};
 use crate::config::{
-    self, BridgeStart, BridgeTls, BridgeVersion, BufferMode, Config, Get, OnBufferFull,
+    self, BridgePuback, BridgeStart, BridgeTls, BridgeVersion, BufferMode, Config, Get,
+    OnBufferFull,
 };
 use crate::ids::ClientKey;
 use crate::packet::Version;
-use crate::shard::{LinkPlan, WhenFull};
+use crate::shard::{Answering, LinkPlan, WhenFull};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -95,6 +96,7 @@ impl Bridges {
                 names: kind != "mqtt",
                 own: Some(own),
                 zero,
+                answering: answering(bridge),
             };
             let mut feeds = Vec::with_capacity(cores);
             for (feeders, figures) in feeders.iter_mut().zip(&figures.feeds) {
@@ -287,6 +289,16 @@ fn when_full(bridge: &config::Bridge) -> WhenFull {
         OnBufferFull::DropOldest => WhenFull::DropOldest,
         OnBufferFull::DropNew => WhenFull::DropNew,
         OnBufferFull::Pause => WhenFull::Pause,
+    }
+}
+
+fn answering(bridge: &config::Bridge) -> Answering {
+    match bridge.puback {
+        BridgePuback::Accepted => Answering::Accepted,
+        BridgePuback::Delivered => {
+            let patience = bridge.puback_timeout.get();
+            Answering::Delivered(patience.map(|patience| patience.as_millis() as u64))
+        }
     }
 }
 

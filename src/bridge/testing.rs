@@ -1,6 +1,7 @@
 //! For tests of bridges: batches of numbered messages, and directories that go with the test.
 
-use crate::link_record::{LinkBatch, LinkRecord};
+use crate::ids::ShardId;
+use crate::link_record::{LinkBatch, LinkRecord, Waiter};
 use crate::packet::Qos;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,6 +18,20 @@ pub(crate) fn batch(numbers: std::ops::Range<u64>) -> LinkBatch {
         });
     }
     batch
+}
+
+/// The same, whose publishers wait for them by these numbers.
+pub(crate) fn waited(numbers: std::ops::Range<u64>) -> LinkBatch {
+    let mut waited = LinkBatch::default();
+    for number in numbers {
+        waited.push(&LinkRecord {
+            topic: "t",
+            payload: &number.to_le_bytes(),
+            waiter: Some(Waiter { shard: ShardId(0), number }),
+            ..LinkRecord::default()
+        });
+    }
+    waited
 }
 
 /// The number that is the payload.

@@ -7,7 +7,7 @@ use super::super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::super::quantity::{Count, Size, Time, Unit};
 use super::super::texts::{Table, Texts};
 use super::super::value::{self, List, Maybe, Or, Section, Text};
-use super::{Auto, FilePath, KafkaBridge, MANY, Messages, QosLevel, Unlimited};
+use super::{Auto, FilePath, KafkaBridge, MANY, Messages, Never, QosLevel, Unlimited};
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
@@ -31,6 +31,25 @@ choice! {
         /// as long as the other end is away. Messages that have nobody who could wait (wills, and
         /// what the broker publishes itself) have some room of their own, and are dropped without.
         Pause,
+    }
+}
+
+choice! {
+    /// When the publisher of a message of QoS 1 or 2 that a bridge takes gets its PUBACK or PUBREC.
+    BridgePuback {
+        /// When this broker has accepted it.
+        Accepted,
+        /// When the other end has confirmed it: a broker by PUBACK or PUBCOMP (a topic with qos: 0
+        /// counts as confirmed when it is written to the connection), a service by an answer with
+        /// 2xx, Kafka as acks says. What the client publishes afterwards is answered behind it; its
+        /// other packets, and what it subscribes to, do not wait. A message that is dropped for
+        /// want of room, or because the bridge is removed, is answered with 0x97, one that the
+        /// other end refuses or that expires with 0x83. To MQTT 3, which has no reason codes: the
+        /// connection ends for the first, so that the client sends it again [MQTT-3.3.5-2], and
+        /// the second is acknowledged. A client that comes back and sends a message again that is
+        /// still under way waits for the same acknowledgement. A client with 1024 messages without
+        /// an answer is read no further. QoS 0, wills and what a bridge brings do not wait.
+        Delivered,
     }
 }
 
@@ -94,6 +113,13 @@ section! {
         http: Maybe<HttpBridge> = Maybe(None),
         /// A Kafka cluster, in a program that was built with kafka.
         kafka: Maybe<KafkaBridge> = Maybe(None),
+        /// When publishers of what it takes get their PUBACK or PUBREC. When several bridges take a
+        /// message, all of them that say delivered have to confirm it.
+        puback: BridgePuback = BridgePuback::Accepted,
+        /// For puback: delivered. How long a publisher waits at most: then a client of MQTT 5 is
+        /// answered with 0x80, though the message still waits for the other end. One of MQTT 3,
+        /// which cannot be told, waits on.
+        puback_timeout: Or<Never, Time<SECOND, DAY>> = Or::NONE,
         /// What waits for the other end.
         buffer: Buffer = Buffer::default(),
     }

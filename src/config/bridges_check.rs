@@ -3,8 +3,8 @@
 use super::access_check::is_url;
 use super::check::Findings;
 use super::sections::{
-    Bridge, BridgeStart, BridgeTls, BridgeTopic, BridgeVersion, BufferMode, Config, Direction,
-    HttpBridge, MqttBridge, OnBufferFull, WebhookFormat,
+    Bridge, BridgePuback, BridgeStart, BridgeTls, BridgeTopic, BridgeVersion, BufferMode, Config,
+    Direction, HttpBridge, MqttBridge, OnBufferFull, WebhookFormat,
 };
 use super::value::Get;
 use crate::bridge::template::MessageTemplate;
@@ -37,6 +37,7 @@ pub(super) fn check(config: &Config, report: &mut Findings<'_>) {
             kafka_check::check(&format!("{key}.kafka"), kafka, report);
         }
         buffer(&key, bridge, config, report);
+        puback(&key, bridge, report);
         if let Some(mqtt) = &*bridge.mqtt {
             check_mqtt(&format!("{key}.mqtt"), mqtt, report);
         }
@@ -52,6 +53,15 @@ pub(super) fn remarks(config: &Config) -> Vec<String> {
             remarks.push(format!(
                 "bridges.{at}.kafka.sasl: what proves the user goes over a network without \
                  encryption; set bridges.{at}.kafka.tls"
+            ));
+        }
+        let waits = bridge.puback == BridgePuback::Delivered;
+        let unsure =
+            |mqtt: &MqttBridge| mqtt.topics.iter().any(|t| t.goes_out() && t.qos.get() == 0);
+        if waits && bridge.mqtt.as_ref().is_some_and(unsure) {
+            remarks.push(format!(
+                "bridges.{at}.puback: topics with qos: 0 count as delivered when they are written \
+                 to the connection; set their qos: 1"
             ));
         }
         let open = bridge.mqtt.as_ref().is_some_and(|m| m.tls.is_none() && !m.password.is_empty());
@@ -101,6 +111,27 @@ fn buffer(key: &str, bridge: &Bridge, config: &Config, report: &mut Findings<'_>
     } else if buffer.max_bytes.get() < 2 * buffer.segment.get() {
         let what = "it is less than two segments";
         report.add(&format!("{key}.buffer.max_bytes"), what, "raise it, or lower segment");
+    }
+}
+
+/// Publishers that wait for the other end need one that is asked.
+fn puback(key: &str, bridge: &Bridge, report: &mut Findings<'_>) {
+    if bridge.puback == BridgePuback::Accepted {
+        let key = format!("{key}.puback_timeout");
+        if report.is_written(&key) {
+            report.add(&key, "nobody waits for the other end", "set puback: delivered");
+        }
+        return;
+    }
+    let Some(mqtt) = bridge.mqtt.as_ref() else { return };
+    let key = format!("{key}.puback");
+    if mqtt.start == BridgeStart::Once {
+        let what = "with start: once, publishers would wait for ever when the connection has ended";
+        report.add(&key, what, "set accepted, or start: automatic");
+    }
+    if mqtt.start == BridgeStart::Lazy && mqtt.lazy.threshold.get() > 1 {
+        let what = "publishers would wait until others' messages have the bridge connect";
+        report.add(&key, what, "set lazy.threshold: 1, or start: automatic");
     }
 }
 

@@ -19,6 +19,18 @@ fn what_is_wrong_with_a_bridge_is_said_with_its_line_and_key() {
             "- {name: a, mqtt: {MQTT, start: once}, buffer: {on_full: pause}}",
             "f.yaml:2: bridges.0.buffer.on_full: with start: once, publishers would wait for ever",
         ),
+        (
+            "- {name: a, mqtt: {MQTT, start: once}, puback: delivered}",
+            "f.yaml:2: bridges.0.puback: with start: once, publishers would wait for ever",
+        ),
+        (
+            "- {name: a, mqtt: {MQTT, start: lazy}, puback: delivered}",
+            "f.yaml:2: bridges.0.puback: publishers would wait until others' messages have",
+        ),
+        (
+            "- {name: a, mqtt: {MQTT}, puback_timeout: 5s}",
+            "f.yaml:2: bridges.0.puback_timeout: nobody waits for the other end; set puback",
+        ),
         ("- {mqtt: {MQTT}}", "f.yaml:2: bridges.0.name: the bridge has no name that can stand"),
         ("- {name: a/b, mqtt: {MQTT}}", "f.yaml:2: bridges.0.name: the bridge has no name"),
         (

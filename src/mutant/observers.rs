@@ -40,6 +40,18 @@ macro_rules! observers {
         LinkWaitersForgotten,
         /// A publisher waits for any full link, wanted or not.
         LinkOthersWait,
+        /// Wills go into a link that has no room for them.
+        LinkWillUnbounded,
+        /// A publisher is acknowledged before the other end of a bridge has its message.
+        LinkAnswersEarly,
+        /// Some publishers are not told that the other end of a bridge has their message.
+        LinkAnswerForgotten,
+        /// A publisher's answers come in the order in which its messages are delivered.
+        LinkAnswersOvertake,
+        /// Who waits for a message that a link loses is not told.
+        LinkLossUnanswered,
+        /// A publication that is sent again while its answer waits is taken again.
+        LinkAnswersTwice,
         }
     };
 }

@@ -52,6 +52,8 @@ pub enum Cause {
     Administrative,
     /// It sent more than its rate allows, and the policy says disconnect.
     Rate,
+    /// A message of it was lost that it waits for, and it cannot be told otherwise.
+    Undelivered,
     /// The broker stops.
     Draining,
     /// This node leaves its cluster, and the client is to go to another one.
@@ -97,6 +99,7 @@ impl Cause {
             Cause::ConnectTimeout => "no CONNECT in time",
             Cause::Unread => "the client reads nothing (mqtt.send_timeout)",
             Cause::Transport(what) => what,
+            Cause::Undelivered => "a bridge had no room for its message (puback: delivered)",
             _ => "ended by the server",
         };
         self.farewell().map_or((word, None), |(code, what)| (what, Some(code as u8)))

@@ -60,6 +60,8 @@ impl Holds {
     pub const STORAGE: Holds = Holds(4096);
     /// A bridge has no room for its next message.
     pub const LINK: Holds = Holds(8192);
+    /// So many of its publications wait for the other end of a bridge that no more are taken.
+    pub const ANSWERS: Holds = Holds(16384);
     /// What holds for steps, not for as long as somebody else likes: it is read on meanwhile.
     const BRIEF: u16 = Holds::WORK.0 | Holds::FANOUT.0 | Holds::TASK.0;
 
@@ -105,6 +107,7 @@ const _: () = {
         Holds::RATE,
         Holds::STORAGE,
         Holds::LINK,
+        Holds::ANSWERS,
         one,
         other,
     ];

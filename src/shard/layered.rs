@@ -249,7 +249,8 @@ impl Shard {
             | Cause::Expired
             | Cause::Rate
             | Cause::Unread
-            | Cause::Administrative => Ending::Policy,
+            | Cause::Administrative
+            | Cause::Undelivered => Ending::Policy,
         };
         self.change_layers(socket, |layers, _| layers.end(ending));
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return false };

@@ -16,12 +16,15 @@
 //! ([`super::park`]).
 
 use super::Shard;
-use crate::ids::ClientKey;
+use super::unanswered::{Patience, Unanswered};
+use crate::ids::{ClientKey, ShardId};
 use crate::limits::cost;
-use crate::link_record::{LinkBatch, LinkRecord};
+use crate::link_record::{LinkBatch, LinkRecord, Waiter};
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
+use crate::packet::Qos;
 use crate::slab::Slab;
+use crate::time::Instant;
 use crate::topic::{self, FilterId, Index, Seeds, Subscriber, TopicHash};
 use std::collections::VecDeque;
 
@@ -45,6 +48,18 @@ pub struct LinkPlan {
     pub own: Option<ClientKey>,
     /// Milliseconds since 1970 at the zero of the shard's clock.
     pub zero: u64,
+    /// When publishers get their PUBACK or PUBREC.
+    pub answering: Answering,
+}
+
+/// When the publisher of a message of QoS 1 or 2 that a link takes is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answering {
+    /// When it is accepted.
+    Accepted,
+    /// When the owner of the link says what became of it ([`Shard::confirm`]), or, with MQTT 5,
+    /// after so many milliseconds.
+    Delivered(Option<u64>),
 }
 
 /// Which message a full link loses, if any.
@@ -80,12 +95,15 @@ struct Link {
     full: bool,
     /// The bytes that there were then.
     weighed: usize,
+    /// What publishers do not wait for after a while.
+    patience: Patience,
 }
 
 impl Link {
     fn new(plan: LinkPlan) -> Link {
         let (queue, counts) = (VecDeque::new(), LinkCounts::default());
-        Link { plan, queue, bytes: 0, counts, full: false, weighed: 0 }
+        let patience = Patience::default();
+        Link { plan, queue, bytes: 0, counts, full: false, weighed: 0, patience }
     }
 
     /// Whether publishers wait for it.
@@ -94,18 +112,24 @@ impl Link {
         self.plan.when_full == WhenFull::Pause && self.bytes >= bound
     }
 
-    /// `asked`: its publisher would have waited for room.
-    fn push(&mut self, record: &LinkRecord<'_>, asked: bool) {
+    /// `asked`: its publisher would have waited for room. `lost` is told who waits for what is
+    /// dropped.
+    fn push(&mut self, record: &LinkRecord<'_>, asked: bool, lost: &mut impl FnMut(Waiter)) {
         let size = record.size();
         self.counts.matched += 1;
+        let asked = asked || Mutant::LinkWillUnbounded.is_on();
         let asked = asked && self.plan.when_full == WhenFull::Pause;
         while !self.has_room(size) && self.plan.when_full == WhenFull::DropOldest {
             let Some(oldest) = self.pop() else { break };
-            let lost = u64::from(oldest.count());
-            self.counts.dropped += if Mutant::LinkLossUncounted.is_on() { 0 } else { lost };
+            let count = u64::from(oldest.count());
+            self.counts.dropped += if Mutant::LinkLossUncounted.is_on() { 0 } else { count };
+            if self.plan.answering != Answering::Accepted {
+                oldest.waiters().into_iter().for_each(&mut *lost);
+            }
         }
         if !self.has_room(size) && !asked && !Mutant::LinkUnbounded.is_on() {
             self.counts.dropped += u64::from(!Mutant::LinkLossUncounted.is_on());
+            record.waiter.into_iter().for_each(lost);
             return;
         }
         self.bytes += size;
@@ -159,6 +183,8 @@ pub(super) struct Links {
     held: usize,
     /// Whether what is routed at the moment has a publisher who would have waited.
     pub(super) asked: bool,
+    /// Publications that are answered when the other end of a bridge has them.
+    pub(super) unanswered: Unanswered,
 }
 
 impl Links {
@@ -171,6 +197,7 @@ impl Links {
             full: 0,
             held: 0,
             asked: true,
+            unanswered: Unanswered::default(),
         }
     }
 
@@ -208,6 +235,22 @@ impl Links {
         let any = || (0..self.all.bound()).map(LinkId).find(|&link| self.is_full(link));
         let full = if Mutant::LinkOthersWait.is_on() { full.or_else(any) } else { full };
         (full, visits)
+    }
+
+    /// The number of the next copy that a publisher is not to wait for any longer.
+    pub(super) fn next_late(&mut self, now: Instant) -> Option<u64> {
+        (0..self.all.bound()).find_map(|at| self.all.get_mut(at)?.patience.next(now))
+    }
+
+    /// What the publisher of a message waits by that is about to be pushed into that link.
+    fn waiter(&mut self, link: LinkId, shard: ShardId, now: Instant) -> Option<Waiter> {
+        let found = self.all.get_mut(link.0)?;
+        let Answering::Delivered(patience) = found.plan.answering else { return None };
+        let number = self.unanswered.number(link);
+        if let Some(millis) = patience {
+            found.patience.push(now.plus_millis(millis), number, &self.unanswered);
+        }
+        Some(Waiter { shard, number })
     }
 
     /// Bytes of all that waits.
@@ -266,6 +309,9 @@ impl Shard {
         }
         let links = &mut self.subscriptions.links;
         let filters = plan.filters.clone();
+        if plan.answering != Answering::Accepted {
+            links.unanswered.link_opened(plan.zero);
+        }
         let link = LinkId(links.all.insert(Link::new(plan)));
         for (number, text) in filters.iter().enumerate() {
             let filter = links.index.intern_always(text);
@@ -276,7 +322,8 @@ impl Shard {
         Some(link)
     }
 
-    /// Ends a link: it takes nothing more, and what it holds is dropped. Its number may be that of
+    /// Ends a link: it takes nothing more, what it holds is dropped, and who waits for what it took
+    /// is told at the end of the next step. Its number may be that of
     /// another one afterwards.
     pub fn close_link(&mut self, link: LinkId) {
         let links = &mut self.subscriptions.links;
@@ -288,6 +335,9 @@ impl Shard {
         if let Some(gone) = links.all.remove(link.0) {
             links.held -= gone.weighed;
             links.full -= usize::from(gone.full);
+            if gone.plan.answering != Answering::Accepted {
+                links.unanswered.link_closed(link);
+            }
         }
     }
 
@@ -357,6 +407,12 @@ impl Shard {
             return false;
         }
         let (zero, wants) = (plan.zero, plan.names);
+        let waits = message.qos > Qos::AtMostOnce && self.subscriptions.links.asked;
+        let waits = waits && !self.subscriptions.links.unanswered.for_owner;
+        let waits = waits && plan.answering != Answering::Accepted;
+        let client = message.publisher.filter(|p| waits && p.shard == self.topology.id);
+        let links = &mut self.subscriptions.links;
+        let waiter = client.and_then(|client| links.waiter(link, client.shard, self.now));
         self.meter.charge(cost::DELIVERY + cost::bytes(message.size()));
         let here = message.publisher.filter(|p| wants && p.shard == self.topology.id);
         let session = here.and_then(|publisher| self.sessions.of_client(publisher.client));
@@ -380,10 +436,12 @@ impl Shard {
             expires: message.expires.map(|at| zero.saturating_add(at.0)),
             qos: message.qos,
             retain: message.retain,
+            waiter,
         };
         let links = &mut self.subscriptions.links;
         if let Some(link) = links.all.get_mut(link.0) {
-            link.push(&record, links.asked);
+            let lost = &mut |waiter: Waiter| links.unanswered.lose(waiter.number);
+            link.push(&record, links.asked, lost);
         }
         links.weigh(link);
         true
@@ -400,7 +458,9 @@ mod tests {
 
     fn link(bytes: usize, when_full: WhenFull) -> Link {
         let filters = vec!["t".into()];
-        Link::new(LinkPlan { filters, bytes, when_full, names: false, own: None, zero: 0 })
+        let answering = Answering::Accepted;
+        let (names, own, zero) = (false, None, 0);
+        Link::new(LinkPlan { filters, bytes, when_full, names, own, zero, answering })
     }
 
     fn kept(link: &mut Link) -> Vec<u8> {
@@ -424,7 +484,7 @@ mod tests {
             (link(size / 2, WhenFull::DropOldest), vec![9]),
             (link(size / 2, WhenFull::DropNew), vec![0]),
         ] {
-            (0..10).for_each(|n| link.push(&record(&[n; 5]), true));
+            (0..10).for_each(|n| link.push(&record(&[n; 5]), true, &mut |_| ()));
             assert!(link.bytes <= link.plan.bytes.max(size));
             assert_eq!(kept(&mut link), expected);
             let dropped = 10 - expected.len() as u64;
@@ -437,7 +497,7 @@ mod tests {
     fn what_is_lost_at_once_is_an_eighth_of_the_bound() {
         let size = record(&[0; 5]).size();
         let mut link = link(80 * size, WhenFull::DropOldest);
-        (0..81).for_each(|n| link.push(&record(&[n; 5]), true));
+        (0..81).for_each(|n| link.push(&record(&[n; 5]), true, &mut |_| ()));
         assert_eq!((link.counts.dropped, link.bytes), (10, 71 * size));
         assert_eq!(kept(&mut link), (10..81).collect::<Vec<u8>>());
     }
@@ -448,14 +508,14 @@ mod tests {
         let mut link = link(16 * size, WhenFull::Pause);
         let mut taken = 0;
         while !link.holds_up() {
-            link.push(&record(&[taken; 5]), true);
+            link.push(&record(&[taken; 5]), true, &mut |_| ());
             taken += 1;
         }
         assert_eq!(taken, 14);
-        (0..3).for_each(|_| link.push(&record(&[90; 5]), false));
+        (0..3).for_each(|_| link.push(&record(&[90; 5]), false, &mut |_| ()));
         assert_eq!((link.counts.dropped, link.bytes), (1, 16 * size));
         // A second copy of the last message that was let in.
-        link.push(&record(&[91; 5]), true);
+        link.push(&record(&[91; 5]), true, &mut |_| ());
         assert_eq!(link.counts.dropped, 1);
         let mut expected: Vec<u8> = (0..14).collect();
         expected.extend([90, 90, 91]);

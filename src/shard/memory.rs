@@ -263,7 +263,7 @@ impl Shard {
             filters as u64 + counters.subscriptions * SUBSCRIPTION as u64,
             self.entrance.departures.count().1 as u64,
             self.storing.as_ref().map_or(0, |storing| storing.held()) as u64,
-            self.subscriptions.links.held() as u64,
+            (self.subscriptions.links.held() + self.subscriptions.links.unanswered.held()) as u64,
         ]
     }
 

@@ -112,6 +112,7 @@ mod task;
 mod timers;
 mod topology;
 mod turn_queues;
+mod unanswered;
 mod unfinished;
 mod unstorable;
 mod unwrap;
@@ -124,7 +125,7 @@ pub use admission::Question;
 pub use ahead::Topic;
 pub use audit::{Audit, Subscribed};
 pub use drops::ClientDrops;
-pub use link::{LinkCounts, LinkId, LinkPlan, WhenFull};
+pub use link::{Answering, LinkCounts, LinkId, LinkPlan, WhenFull};
 pub use observe::{
     Detail, Heaviest, Measure, Span, SpanKind, Subject, TRACES, TraceLine, TraceRule,
 };
@@ -398,6 +399,7 @@ impl Shard {
     pub fn finish(&mut self) -> bool {
         self.end_packets();
         let mut more = self.run_timers();
+        more |= self.answer_lost();
         if self.has_long_work() {
             more |= self.run_long_work();
         }

@@ -5,6 +5,7 @@
 
 use super::Shard;
 use crate::message::{Message, MessageRef};
+use crate::packet::PacketId;
 use crate::session::Queued;
 use crate::time::Instant;
 use crate::topic;
@@ -29,6 +30,13 @@ impl Shard {
             Some(flow) => self.pack_flow(index, flow),
             None => client::Flow { first: 1, ..client::Flow::default() },
         };
+        // What was not answered is taken there when the client sends it again.
+        let waits = |&id: &u16| {
+            let unanswered = &self.subscriptions.links.unanswered;
+            PacketId::new(id).is_some_and(|id| unanswered.is_waiting(index, id))
+        };
+        rest.inbound.retain(|id| !waits(id));
+        rest.inbound_earlier.retain(|id| !waits(id));
         // The client's connection is over.
         rest.inbound_earlier.append(&mut rest.inbound);
         rest.retry = None;

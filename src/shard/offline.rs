@@ -20,6 +20,7 @@ impl Shard {
         let now = self.now;
         self.subscriptions.joining.remove(&index);
         self.work.tasks.connection_ended(index);
+        self.subscriptions.links.unanswered.connection_ended(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.socket = None;
         let Session { flow, subscriptions, .. } = session;
@@ -77,6 +78,7 @@ impl Shard {
         }
         self.counters.sessions -= 1;
         self.subscriptions.joining.remove(&index);
+        self.subscriptions.links.unanswered.session_ended(index);
         self.forget_limits(index);
         self.end_subscriptions(index);
         if let Some(will) = will {

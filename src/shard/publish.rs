@@ -116,19 +116,18 @@ impl Shard {
             match arrival {
                 Arrival::New => {}
                 Arrival::Duplicate => {
-                    if publish.properties.topic_alias.is_some() {
-                        // It may set the alias for this connection [MQTT-3.3.2-12].
-                        let mut name = self.delivery.scratch.take_name();
-                        let resolved = self.resolve_topic(socket, index, publish, &mut name);
-                        self.delivery.scratch.keep_name(name);
-                        resolved?;
+                    self.come_again(socket, index, publish)?;
+                    if self.answers_again(socket, index, version, publish) {
+                        return Ok(Handled::Next);
                     }
-                    self.count_received(publish);
                     self.write_ack(socket, version, AckKind::PubRec, id, ReasonCode::Success);
                     return Ok(Handled::Next);
                 }
                 Arrival::OverLimit => return Err(RECEIVE_MAXIMUM),
             }
+        }
+        if publish.dup && publish.qos == Qos::AtLeastOnce && self.waits_again(index, publish) {
+            return self.come_again(socket, index, publish);
         }
         let mounted = self.sessions.get(index).is_some_and(|s| !s.mountpoint().is_empty());
         if publish.properties.topic_alias.is_none() && !mounted {
@@ -141,6 +140,25 @@ impl Shard {
             .and_then(|mounted| self.publish_to(socket, index, version, publish, &name, mounted));
         self.delivery.scratch.keep_name(name);
         outcome
+    }
+
+    /// A message that was taken before: not again.
+    #[inline(never)]
+    fn come_again(
+        &mut self,
+        socket: SocketId,
+        index: u32,
+        publish: &Publish<'_>,
+    ) -> Result<Handled, Violation> {
+        if publish.properties.topic_alias.is_some() {
+            // It may set the alias for this connection [MQTT-3.3.2-12].
+            let mut name = self.delivery.scratch.take_name();
+            let resolved = self.resolve_topic(socket, index, publish, &mut name);
+            self.delivery.scratch.keep_name(name);
+            resolved?;
+        }
+        self.count_received(publish);
+        Ok(Handled::Next)
     }
 
     /// A message that is beyond its client's rate.
@@ -441,6 +459,11 @@ impl Shard {
         reason: ReasonCode,
     ) {
         let Some(id): Option<PacketId> = publish.id else { return };
+        if self.subscriptions.links.unanswered.is_used()
+            && self.answer_later(socket, index, version, publish, reason)
+        {
+            return;
+        }
         match publish.qos {
             Qos::AtMostOnce => {}
             Qos::AtLeastOnce

@@ -10,10 +10,9 @@ use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{
-    self, Ack, AckKind, Disconnect, Framing, Packet, Publish, Qos, ReasonCode, Version, Violation,
+    self, Ack, AckKind, Disconnect, Framing, Packet, Publish, ReasonCode, Version, Violation,
     append_user_property,
 };
-use crate::session::inbound::Arrival;
 use crate::telemetry::trace_context::TRACEPARENT;
 
 /// What a packet did to its connection.
@@ -350,16 +349,5 @@ impl Shard {
         let done = Current { error: refused.or(violation), ..*current };
         self.record_publish(index, &publish, &done, (!again).then_some(routing));
         Some(outcome)
-    }
-
-    /// A message of QoS 2 that was taken before [MQTT-4.3.3-10].
-    fn is_repeated(&self, index: u32, publish: &Publish<'_>) -> bool {
-        let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
-        match (publish.qos, publish.id, flow) {
-            (Qos::ExactlyOnce, Some(id), Some(flow)) => {
-                flow.inbound.arrival(id, u16::MAX) == Arrival::Duplicate
-            }
-            _ => false,
-        }
     }
 }

@@ -17,6 +17,7 @@ impl Shard {
             self.memory.tally.inbound -= before - flow.inbound.len();
             self.use_flow(index);
         }
+        self.hold_unanswered(index);
         self.send_again(index);
         self.pump(index);
     }

@@ -474,6 +474,16 @@ counters! {
         parks_storage reason = "storage";
         parks_bridge reason = "bridge";
     }
+    "ringmq_bridge_acks_waiting" Gauge "messages"
+        "Publications whose PUBACK or PUBREC waits for the other end of a bridge." {
+        bridge_acks_waiting;
+    }
+    "ringmq_bridge_acks_failed_total" Counter "messages"
+        "Publications that waited for the other end of a bridge and were answered otherwise." {
+        bridge_acks_dropped reason = "dropped";
+        bridge_acks_refused reason = "refused";
+        bridge_acks_late reason = "timeout";
+    }
     "ringmq_fanouts_total" Counter "messages"
         "Messages for more subscribers than are served at once; delivered over several steps." {
         fanouts;

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Broker, Client, Connect, Next, Packet, Publish, V311, eventually, patience, unique,
+    AckKind, Broker, Client, Connect, Next, Packet, Publish, V5, V311, eventually, patience, unique,
 };
 
 /// A mosquitto that can be stopped and started again on its port.
@@ -339,6 +339,43 @@ fn a_full_bridge_has_its_publishers_wait() {
         eventually("there is room", || near.broker.metric("ringmq_bridge_full", "") == 0.0);
     }
     let _ = fs::remove_dir_all(directory);
+}
+
+/// Publishers wait for the other broker (`puback: delivered`), over a connection of their own, and
+/// with MQTT 5 as long as they may.
+#[test]
+fn publishers_wait_until_the_other_broker_has_their_messages() {
+    let far = Far::start();
+    let near = Near::start(&format!(
+        "  - name: uplink\n    puback: delivered\n    puback_timeout: 1s\n    mqtt: {{addresses: \
+         ['{}'], topics: [{{filter: 'd/#', qos: 1}}], client_id: {}}}\n",
+        far.address,
+        unique("bridge")
+    ));
+    let mut reader = far.client("reader");
+    reader.granted("d/#", 1);
+    eventually("the bridge is up", || near.is_up());
+    let patient = Connect::durable(V311, unique("patient"));
+    let mut three = patient.open(&near.broker);
+    three.publish(&Publish::new("d/a", 1, "0"));
+    far.signal("-STOP");
+    let mut publish = Publish::new("d/a", 1, "1");
+    publish.id = three.send_publish(&publish);
+    eventually("it waits", || near.broker.metric("ringmq_bridge_acks_waiting", "") == 1.0);
+    three.expect_nothing();
+    three.cut();
+    // The same publication again is not another one.
+    let mut three = patient.open(&near.broker);
+    three.send_publish(&publish.dup());
+    three.expect_nothing();
+    let mut five = Client::connect(&near.broker, V5, &unique("five"));
+    assert_eq!(five.publish_code(&Publish::new("d/b", 1, "2")), 0x80);
+    three.expect_nothing();
+    far.signal("-CONT");
+    three.ack(AckKind::PubAck, 1);
+    five.publish(&Publish::new("d/b", 1, "3"));
+    assert_eq!(numbers(&mut reader, 3), [0, 1, 2, 3]);
+    assert_eq!(near.broker.metric("ringmq_bridge_acks_failed_total", "reason=\"timeout\""), 1.0);
 }
 
 /// Three brokers in a ring, either way round: a message comes to each once.

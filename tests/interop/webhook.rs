@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::{Broker, Client, Publish, V5, V311, eventually, unique};
+use crate::support::{Ack, AckKind, Broker, Client, Packet, Publish, V5, V311, eventually, unique};
 
 /// A request as the service has seen it.
 #[derive(Clone)]
@@ -79,13 +80,18 @@ fn status(line: &str) -> String {
 }
 
 fn near(address: SocketAddr, more: &str) -> (Broker, std::path::PathBuf) {
+    near_with(address, more, "")
+}
+
+/// `more`: further keys of `http`; `keys`: of the bridge.
+fn near_with(address: SocketAddr, more: &str, keys: &str) -> (Broker, std::path::PathBuf) {
     let directory = std::env::temp_dir().join(unique("ringmq-hook"));
     fs::create_dir(&directory).expect("a directory");
     let file = directory.join("hook.yaml");
     let text = format!(
         "listeners: [{{bind: '127.0.0.1:0'}}]\nadmin: {{bind: '127.0.0.1:0'}}\nbridges:\n  - name: \
          hook\n    http: {{url: 'http://{address}/in/${{topic.2}}', filters: ['h/#'], \
-         retry: {{min: 20ms, max: 100ms}}, timeout: 500ms{more}}}\n"
+         retry: {{min: 20ms, max: 100ms}}, timeout: 500ms{more}}}\n{keys}"
     );
     fs::write(&file, text).expect("its file");
     (Broker::of_file(file.to_str().expect("a plain path")), directory)
@@ -138,6 +144,50 @@ fn a_webhook_tries_again_and_keeps_each_clients_order() {
         assert!(order.iter().copied().eq(0..15), "{name}: {order:?}");
     }
     assert!(broker.metric("ringmq_bridge_retries_total", "") > 0.0);
+    let _ = fs::remove_dir_all(directory);
+}
+
+/// Publishers wait for the service (`puback: delivered`): while it has no time nobody is answered,
+/// then everybody is in the order of the publications, and told what it refuses.
+#[test]
+fn publishers_wait_for_the_service() {
+    let ready = Arc::new(AtomicBool::new(false));
+    let is_ready = Arc::clone(&ready);
+    let answer = move |_: usize, seen: &Seen| match is_ready.load(Ordering::SeqCst) {
+        false => status("503 Busy"),
+        true if seen.body.contains("bad") => status("400 Bad Request"),
+        true => status("204 No Content"),
+    };
+    let service = Service::start(Box::new(answer));
+    let (broker, directory) = near_with(service.address, "", "    puback: delivered\n");
+    let mut five = Client::connect(&broker, V5, &unique("five"));
+    let mut three = Client::connect(&broker, V311, &unique("three"));
+    let first = five.send_publish(&Publish::new("h/x", 1, "one"));
+    let second = five.send_publish(&Publish::new("h/x", 2, "two"));
+    let other = five.send_publish(&Publish::new("other", 1, "not for the service"));
+    let third = three.send_publish(&Publish::new("h/y", 1, "three"));
+    eventually("they wait", || broker.metric("ringmq_bridge_acks_waiting", "") == 4.0);
+    eventually("it is tried", || !service.seen().is_empty());
+    five.expect_nothing();
+    three.expect_nothing();
+    let mut free = Client::connect(&broker, V5, &unique("free"));
+    free.publish(&Publish::new("other", 1, "not for the service"));
+    ready.store(true, Ordering::SeqCst);
+    for (kind, id) in
+        [(AckKind::PubAck, first), (AckKind::PubRec, second), (AckKind::PubAck, other)]
+    {
+        let Packet::Ack(ack) = five.next() else { panic!("an answer") };
+        assert_eq!((ack.kind, ack.id), (kind, id));
+        assert!(ack.reason < 0x80, "{ack:?}");
+    }
+    five.send(&Ack::new(AckKind::PubRel, second).encode());
+    assert_eq!(five.ack(AckKind::PubComp, second).reason, 0);
+    three.ack(AckKind::PubAck, third);
+    // Implementation specific error; MQTT 3 has no such word, and would only send it again.
+    assert_eq!(five.publish_code(&Publish::new("h/x", 1, "bad")), 0x83);
+    three.publish(&Publish::new("h/x", 1, "bad"));
+    assert_eq!(broker.metric("ringmq_bridge_acks_failed_total", "reason=\"refused\""), 2.0);
+    eventually("nobody waits", || broker.metric("ringmq_bridge_acks_waiting", "") == 0.0);
     let _ = fs::remove_dir_all(directory);
 }
 

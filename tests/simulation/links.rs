@@ -12,7 +12,7 @@ use ringmq::ids::ClientKey;
 use ringmq::message::MessageRef;
 use ringmq::packet::{Connect, Qos};
 use ringmq::shard::inquiry::PublishOutcome;
-use ringmq::shard::{LinkId, LinkPlan, WhenFull};
+use ringmq::shard::{Answering, LinkId, LinkPlan, WhenFull};
 use std::collections::BTreeMap;
 
 fn plan_of(filters: &[&str]) -> LinkPlan {
@@ -23,6 +23,7 @@ fn plan_of(filters: &[&str]) -> LinkPlan {
         names: false,
         own: None,
         zero: 0,
+        answering: Answering::Accepted,
     }
 }
 
@@ -101,7 +102,7 @@ pub fn simulate(seed: u64) {
         run.publish();
         run.world.settle();
         run.look_at_bounds();
-        run.leave_a_will();
+        run.leave_wills(round);
         run.part();
         other.publish(&mut run.world, "m/free", b"free", 1, round as u16 + 1);
         assert_eq!(
@@ -181,9 +182,12 @@ impl Pausing {
         }
     }
 
-    /// Sometimes a client dies whose will is for the link, too.
-    fn leave_a_will(&mut self) {
-        if self.rng.below(2) == 0 {
+    /// Sometimes a client dies whose will is for the link, too, and now and then more of them than
+    /// there is room for.
+    fn leave_wills(&mut self, round: usize) {
+        let many = round % 10 == 9;
+        let count = if many { 8 } else { usize::from(self.rng.below(2) == 0) };
+        for _ in 0..count {
             self.wills += 1;
             let name = format!("w{}", self.wills);
             let mortal = Connect { will: Some(will("l/will", 0)), ..hello(&name, true, 0) };

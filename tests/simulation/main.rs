@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod accounting;
+mod answers;
 mod assault;
 mod backpressure;
 mod baton;

@@ -125,6 +125,7 @@ fn in_this_process() {
             }
             if concerns("Link") {
                 crate::links::simulate(seed);
+                crate::answers::simulate(seed);
             }
             if concerns("Upgrade") {
                 crate::upgrade::simulate(seed);

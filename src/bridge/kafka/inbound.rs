@@ -99,6 +99,7 @@ impl InboundPlan {
             expires: None,
             qos: entry.qos,
             retain: entry.retain,
+            waiter: None,
         };
         let mut name = Vec::new();
         let whole = entry.topic.fill(&Values::new(filled_from), &mut name);

@@ -405,10 +405,10 @@ impl MqttBridge {
                 Fate::TooLarge => Some(Lost::TooLarge),
                 Fate::Expired => Some(Lost::Expired),
             };
-            if let Some(why) = lost {
-                self.intake.figures.lose(why);
+            match lost {
+                Some(why) => self.intake.lose(number, why),
+                None => self.intake.pass_over(number),
             }
-            self.intake.buffer.done(number);
         }
         any
     }

@@ -281,7 +281,9 @@ impl Shard {
         let Ok(route) = self.find_route(&hash, &message, Turn::OfNobody) else {
             return PublishOutcome::Busy;
         };
+        self.subscriptions.links.unanswered.for_owner = true;
         let matched = self.follow(&route, &hash, &message, None);
+        self.subscriptions.links.unanswered.for_owner = false;
         self.delivery.current.crowded.clear();
         PublishOutcome::Accepted { matched }
     }

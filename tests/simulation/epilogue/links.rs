@@ -6,7 +6,7 @@ use ringmq::ids::ClientKey;
 use ringmq::link_record::LinkBatch;
 use ringmq::message::MessageRef;
 use ringmq::shard::inquiry::PublishOutcome;
-use ringmq::shard::{LinkCounts, LinkId, LinkPlan, WhenFull};
+use ringmq::shard::{Answering, LinkCounts, LinkId, LinkPlan, WhenFull};
 
 const MESSAGES: usize = 60;
 
@@ -26,6 +26,7 @@ fn open(world: &mut World, bytes: usize, when_full: WhenFull) -> Vec<LinkId> {
         names: true,
         own: Some(ClientKey::new(77)),
         zero: 1000,
+        answering: Answering::Accepted,
     };
     let all = 0..world.nodes.len();
     all.map(|shard| world.inquire(shard, |s| s.open_link(plan.clone())).unwrap()).collect()
