@@ -245,11 +245,11 @@ mod tests {
     fn records_come_back_as_they_were_written() {
         let plain = LinkRecord { client_id: "", username: "", expires: None, ..sample() };
         let mut batch = LinkBatch::default();
-        let waiter = Some(Waiter { shard: ShardId(3), number: 1 << 57 });
-        let plain = LinkRecord { waiter, ..plain };
+        let waiter = Waiter { shard: ShardId(3), number: 1 << 57 };
+        let plain = LinkRecord { waiter: Some(waiter), ..plain };
         batch.push(&sample());
         batch.push(&plain);
-        assert_eq!(batch.waiters(), [waiter.unwrap()]);
+        assert_eq!(batch.waiters(), [waiter]);
         let (first, next) = batch.read(0).unwrap();
         let (second, end) = batch.read(next).unwrap();
         assert_eq!((first, second, next), (sample(), plain, sample().size()));

@@ -32,8 +32,8 @@ use hashbrown::HashMap;
 const MEMORY: u64 = 600_000;
 /// Subjects whose cost is remembered; with more, all are forgotten.
 const SUBJECTS: usize = 16_384;
-/// Messages of one subject that may be on their way when it has just turned out to be cheap: if it is
-/// not any more, so many are sent before that is known. Twice as many each time that was needed.
+/// Messages of one subject that may be on their way when it has just turned out to be cheap: if it
+/// is not any more, so many are sent before that is known. Twice as many each time that was needed.
 const BURST: u32 = 16;
 const LONGEST_BURST: u32 = 1 << 16;
 /// So many that become costly within [`SURPRISED`] milliseconds make all subjects unknown.

@@ -409,7 +409,9 @@ fn a_node_leaves_and_its_clients_go_on_elsewhere() {
     };
     let mut clients =
         [session(&new).open_with(&nodes.nodes[0]).0, connect_old().open_with(&nodes.nodes[0]).0];
-    clients.iter_mut().for_each(|client| client.subscribe(Subscribe::to("m", 1)));
+    for client in &mut clients {
+        client.subscribe(Subscribe::to("m", 1));
+    }
     eventually("the filter is known", || nodes.of_node(1, "filters", 0) == 1.0);
     let (mut writer, _) = Connect::new(V5, unique("writer")).open_with(&nodes.nodes[1]);
     // They acknowledge none of them.

@@ -305,7 +305,7 @@ impl Run {
 
     /// Everything is delivered, or the bridge is closed: everybody has an answer.
     fn end(mut self, seed: u64) {
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             for (shard, link) in self.links.clone().into_iter().enumerate() {
                 self.take(shard, usize::MAX);
                 self.world.inquire(shard, |s| s.close_link(link));

@@ -219,10 +219,10 @@ pub fn a_node_that_leaves_loses_nothing(seed: u64) {
     }
     cluster.go(1000);
     let mut had: Vec<Vec<u64>> = vec![Vec::new(); names.len()];
-    let mut number = 0;
+    let mut number = 0_u64;
     let mut publish = |cluster: &mut Cluster| {
         let world = &mut cluster.brokers[writer.at].world;
-        let payload = &u64::from(number).to_le_bytes();
+        let payload = &number.to_le_bytes();
         writer.peer.publish(world, "m/a", payload, 1, number as u16 + 1);
         number += 1;
     };
@@ -266,7 +266,7 @@ pub fn a_node_that_leaves_loses_nothing(seed: u64) {
             got.iter().for_each(|packet| note(&mut cluster, reader, packet, had));
         }
     }
-    let all: BTreeSet<u64> = (0..u64::from(number)).collect();
+    let all: BTreeSet<u64> = (0..number).collect();
     for (had, name) in had.into_iter().zip(&names) {
         assert_eq!(had.into_iter().collect::<BTreeSet<_>>(), all, "of {name}");
     }
