@@ -52,7 +52,7 @@ fn everybody_who_waits_is_known_once() {
                 assert!(buffer.push(waited(at * 10..at * 10 + 10)).is_none());
                 if at == 5 {
                     let (first, record) = buffer.read().unwrap();
-                    assert_eq!(record.waiter.map(|waiter| waiter.number), Some(0));
+                    assert!(record.waiter.is_some());
                     known.extend(buffer.done(first));
                     assert_eq!(buffer.done(first), None, "it is done");
                 }

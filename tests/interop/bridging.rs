@@ -366,13 +366,14 @@ fn publishers_wait_until_the_other_broker_has_their_messages() {
     three.cut();
     // The same publication again is not another one.
     let mut three = patient.open(&near.broker);
+    let waits = publish.id;
     three.send_publish(&publish.dup());
     three.expect_nothing();
     let mut five = Client::connect(&near.broker, V5, &unique("five"));
     assert_eq!(five.publish_code(&Publish::new("d/b", 1, "2")), 0x80);
     three.expect_nothing();
     far.signal("-CONT");
-    three.ack(AckKind::PubAck, 1);
+    three.ack(AckKind::PubAck, waits);
     five.publish(&Publish::new("d/b", 1, "3"));
     assert_eq!(numbers(&mut reader, 3), [0, 1, 2, 3]);
     assert_eq!(near.broker.metric("ringmq_bridge_acks_failed_total", "reason=\"timeout\""), 1.0);
