@@ -332,7 +332,10 @@ fn kafka_partitions_that_fail_are_tried_again() {
         cluster.broker_round_trip_time(1 + round % 3, Duration::from_millis(100)).expect("slow");
         publish(&mut clients, 10 * round as u64..10 * round as u64 + 10);
     }
-    eventually("all arrive", || near.metric("delivered_total") == 120.0);
+    // The client waits longer after each failure: each third has the time that others have for all.
+    for arrived in [40.0, 80.0, 120.0] {
+        eventually("they arrive", || near.metric("delivered_total") >= arrived);
+    }
     let mut reader = Reader::new(&cluster.bootstrap_servers(), &topic, 6);
     reader.until(120);
     in_order(&reader, &clients, 40);

@@ -212,6 +212,8 @@ fn retained_messages_are_limited_for_all() {
             let message = Publish::new(topic, 1, "x".repeat(200));
             client.publish(&Publish { retain: true, ..message });
             assert_eq!(client.message().topic, topic, "{limit}");
+            // They may be at home on different shards.
+            eventually("one is kept", || broker.metric("ringmq_retained_messages", "") == 1.0);
         }
         let dropped = "reason=\"retained_limit\"";
         eventually("it is counted", || {
