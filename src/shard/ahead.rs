@@ -196,12 +196,18 @@ impl Ahead {
         self.watches.is_none() && self.reserved == 0 && self.seen.messages == self.sent
     }
 
+    /// True when nothing more may be sent, whatever it is about.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.sent >= self.until && !Mutant::MailAheadIgnored.is_on()
+    }
+
     /// Whether a message may be sent now. For a message that no subscription there is looked for,
     /// what it is about does not matter: `None`. `comes`: its publisher has not waited in line for
     /// its turn, and gets no part of the reserve before those who do.
     #[inline]
     pub fn refuses(&self, subject: Option<impl Subject>, comes: bool) -> Option<Shortage> {
-        if self.sent >= self.until && !Mutant::MailAheadIgnored.is_on() {
+        if self.is_full() {
             return Some(Shortage::Room);
         }
         self.watches?;
@@ -230,7 +236,7 @@ impl Ahead {
     /// Whether some message whose cost is reported may be sent now, as far as is known without
     /// its subject.
     pub fn takes_costly(&self) -> bool {
-        self.refuses(None::<TopicAt<'_>>, false).is_none() && !self.lacks(self.costly / 2)
+        !self.is_full() && !self.lacks(self.costly / 2)
     }
 
     /// True when nothing can be reserved for a message that costs so much.

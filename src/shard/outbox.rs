@@ -1,6 +1,6 @@
 //! The mail from one shard to the others, as it is written during a step.
 
-use super::ahead::{Ahead, Shortage, Topic, TopicAt};
+use super::ahead::{Ahead, Shortage, Topic};
 use super::spare::{halve_queue, halve_spare};
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::Budget;
@@ -211,7 +211,7 @@ impl Outbox {
         let to = &self.boxes[shard.0 as usize];
         to.has_room()
             && match lacked {
-                Shortage::Room => to.ahead.refuses(None::<TopicAt<'_>>, false).is_none(),
+                Shortage::Room => !to.ahead.is_full(),
                 Shortage::Unknown | Shortage::Costly => to.ahead.takes_costly(),
             }
     }

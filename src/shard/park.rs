@@ -319,10 +319,8 @@ impl Shard {
             }
             let Some(socket) = self.parked.mail.pop(line) else { continue };
             let before = self.mail.outbox.reserved(shard);
-            let received = self.counters.messages_received();
-            self.take_mail_turn(socket, kind % 2 == FRESH, Some(line));
-            if self.parked.mail.is_at(socket, line) && self.counters.messages_received() == received
-            {
+            let used = self.take_mail_turn(socket, kind % 2 == FRESH, Some(line));
+            if !used && self.parked.mail.is_at(socket, line) {
                 return; // there is less than it needs
             }
             let taken = self.mail.outbox.reserved(shard).saturating_sub(before);
@@ -332,12 +330,14 @@ impl Shard {
         self.mail.outbox.queue_for(shard, false);
     }
 
-    /// A connection goes on whose turn it is among those who wait for a mailbox.
-    fn take_mail_turn(&mut self, socket: SocketId, fresh: bool, reserves: Option<usize>) {
+    /// A connection goes on whose turn it is among those who wait for a mailbox; true when a message
+    /// of it was taken.
+    fn take_mail_turn(&mut self, socket: SocketId, fresh: bool, reserves: Option<usize>) -> bool {
         let before = self.counters.messages_received();
         self.parked.mail_turn = Some(MailTurn { socket, fresh, reserves, before });
         self.release(socket, Holds::MAIL);
         self.parked.mail_turn = None;
+        self.counters.messages_received() != before
     }
 
     /// Whose turn it is, for the message of a client that is looked at.
