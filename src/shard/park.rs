@@ -330,8 +330,8 @@ impl Shard {
         self.mail.outbox.queue_for(shard, false);
     }
 
-    /// A connection goes on whose turn it is among those who wait for a mailbox; true when a message
-    /// of it was taken.
+    /// A connection goes on whose turn it is among those who wait for a mailbox; true when a
+    /// message of it was taken.
     fn take_mail_turn(&mut self, socket: SocketId, fresh: bool, reserves: Option<usize>) -> bool {
         let before = self.counters.messages_received();
         self.parked.mail_turn = Some(MailTurn { socket, fresh, reserves, before });
