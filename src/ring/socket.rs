@@ -70,7 +70,8 @@ impl Driver {
 
     /// Closes in an orderly way: waits for the send in flight, shuts the sending side down,
     /// discards input until the peer has closed as well or `linger` is over, and then closes. Ends
-    /// with `Closed`.
+    /// with `Closed`. The input is discarded one buffer at a time: a continuous receive would take
+    /// up to 32 of them whenever it is this socket's turn, and others wait for that.
     pub fn shutdown_then_close(&mut self, socket: SocketId) {
         let linger = self.config.linger;
         let Some(slot) = self.slots.get(socket) else { return };
@@ -81,7 +82,7 @@ impl Driver {
         slot.flags &= !(WANT | PAUSED);
         let (flags, generation) = (slot.flags, slot.generation);
         if flags & ENDED == 0 {
-            slot.flags |= WANT_STREAM;
+            slot.flags |= WANT_ONCE;
             self.arm(socket);
         }
         self.lingering.push_back((Instant::now() + linger, socket, generation));
@@ -224,6 +225,10 @@ impl Driver {
             return;
         }
         if flags & LINGER != 0 {
+            slot.flags |= WANT_ONCE;
+            if flags & RECEIVING != 0 {
+                self.cancel_receive(socket);
+            }
             return;
         }
         if flags & (PAUSED | CANCELLING | RECEIVING) == PAUSED | RECEIVING {

@@ -11,6 +11,7 @@
 //! random per process and never leave it: a peer can neither compute nor observe a collision. Keys
 //! can still collide by chance, so they find candidates and never decide a match.
 
+use std::cell::OnceCell;
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::SharedSeed;
@@ -25,12 +26,34 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// interest table.
 pub(crate) const COARSE_LEVELS: usize = 7;
 
-/// The secret numbers behind all topic hashes of one process. Every shard gets the same.
+/// What the terms of levels are computed with.
 #[derive(Clone, Debug)]
-pub struct Seeds {
+struct TermSeeds {
     shared: SharedSeed,
     level: u64,
     position: u64,
+}
+
+impl TermSeeds {
+    #[inline]
+    fn hash(&self, seed: u64, bytes: &[u8]) -> u64 {
+        let mut hasher = FoldHasher::with_seed(seed, &self.shared);
+        hasher.write(bytes);
+        hasher.finish()
+    }
+
+    #[inline]
+    fn term(&self, position: usize, level: &[u8]) -> u64 {
+        let hash = self.hash(self.level, level);
+        let place = (position as u64 + 1).wrapping_mul(SPREAD);
+        fold(hash.wrapping_add(place), self.position)
+    }
+}
+
+/// The secret numbers behind all topic hashes of one process. Every shard gets the same.
+#[derive(Clone, Debug)]
+pub struct Seeds {
+    terms: TermSeeds,
     whole: u64,
     finish: [u64; 2],
     secret: [u64; 2],
@@ -65,9 +88,11 @@ impl Seeds {
 
     fn from_source(number: impl Fn(u64) -> u64) -> Self {
         Seeds {
-            shared: SharedSeed::from_u64(number(1)),
-            level: number(2),
-            position: number(3) | 1,
+            terms: TermSeeds {
+                shared: SharedSeed::from_u64(number(1)),
+                level: number(2),
+                position: number(3) | 1,
+            },
             whole: number(4),
             finish: [number(5), number(6)],
             secret: [number(7), number(8)],
@@ -86,32 +111,19 @@ impl Seeds {
     /// Hash of any bytes, for finding them again: equal on all shards of a process, unrelated to
     /// [`TopicHash::exact`].
     pub fn place(&self, bytes: &[u8]) -> u64 {
-        fold(self.hash(self.level ^ self.whole, bytes) ^ self.finish[1], self.finish[0] | 1)
-    }
-
-    #[inline]
-    fn hash(&self, seed: u64, bytes: &[u8]) -> u64 {
-        let mut hasher = FoldHasher::with_seed(seed, &self.shared);
-        hasher.write(bytes);
-        hasher.finish()
+        let hash = self.terms.hash(self.terms.level ^ self.whole, bytes);
+        fold(hash ^ self.finish[1], self.finish[0] | 1)
     }
 
     /// Hash of a level below a node of the trie.
     #[inline]
     pub(super) fn edge(&self, parent: u32, level: &str) -> u64 {
-        self.term(parent as usize, level.as_bytes())
-    }
-
-    #[inline]
-    fn term(&self, position: usize, level: &[u8]) -> u64 {
-        let hash = self.hash(self.level, level);
-        let place = (position as u64 + 1).wrapping_mul(SPREAD);
-        fold(hash.wrapping_add(place), self.position)
+        self.terms.term(parent as usize, level.as_bytes())
     }
 
     #[inline]
     fn exact(&self, topic: &str) -> u64 {
-        fold(self.hash(self.whole, topic.as_bytes()) ^ self.finish[0], self.finish[1] | 1)
+        fold(self.terms.hash(self.whole, topic.as_bytes()) ^ self.finish[0], self.finish[1] | 1)
     }
 }
 
@@ -177,12 +189,20 @@ impl Shape {
 const _: () = assert!(MAX_SHAPE_LEVELS <= 32 && COARSE_LEVELS <= MAX_SHAPE_LEVELS);
 
 /// The hashes of one topic name, computed once per PUBLISH. Lives on the stack, allocates nothing.
+/// The levels are hashed when the first shape asks for them: where every filter is without wildcards,
+/// or `#`, nobody does.
 ///
 /// Levels past [`MAX_SHAPE_LEVELS`] are counted and not hashed: no shape reaches them.
 pub struct TopicHash<'a> {
     name: &'a str,
     exact: u64,
     finish: [u64; 2],
+    terms: TermSeeds,
+    split: OnceCell<Split>,
+}
+
+/// The levels of a topic name.
+struct Split {
     levels: usize,
     /// `sums[n]`: the terms of the first `n` levels, added up.
     sums: [u64; MAX_SHAPE_LEVELS + 1],
@@ -190,22 +210,34 @@ pub struct TopicHash<'a> {
     ends: [u16; MAX_SHAPE_LEVELS],
 }
 
-impl<'a> TopicHash<'a> {
-    /// Hashes a valid topic name.
-    pub fn new(seeds: &Seeds, name: &'a str) -> Self {
-        let bytes = name.as_bytes();
+impl Split {
+    fn new(terms: &TermSeeds, bytes: &[u8]) -> Self {
         let mut sums = [0; MAX_SHAPE_LEVELS + 1];
         let mut ends = [0; MAX_SHAPE_LEVELS];
         let (mut levels, mut start, mut sum) = (0, 0, 0u64);
         for end in Slashes::new(bytes).chain([bytes.len()]) {
             if levels < MAX_SHAPE_LEVELS {
-                sum = sum.wrapping_add(seeds.term(levels, &bytes[start..end]));
+                sum = sum.wrapping_add(terms.term(levels, &bytes[start..end]));
                 sums[levels + 1] = sum;
                 ends[levels] = end as u16;
             }
             (levels, start) = (levels + 1, end + 1);
         }
-        TopicHash { name, exact: seeds.exact(name), finish: seeds.finish, levels, sums, ends }
+        Split { levels, sums, ends }
+    }
+
+    /// Where the level begins in the name.
+    fn begin(&self, level: usize) -> usize {
+        if level == 0 { 0 } else { usize::from(self.ends[level - 1]) + 1 }
+    }
+}
+
+impl<'a> TopicHash<'a> {
+    /// Hashes a valid topic name.
+    #[inline]
+    pub fn new(seeds: &Seeds, name: &'a str) -> Self {
+        let (exact, finish) = (seeds.exact(name), seeds.finish);
+        TopicHash { name, exact, finish, terms: seeds.terms.clone(), split: OnceCell::new() }
     }
 
     /// The topic name.
@@ -215,7 +247,12 @@ impl<'a> TopicHash<'a> {
 
     /// How many levels the topic name has.
     pub fn levels(&self) -> usize {
-        self.levels
+        self.split().levels
+    }
+
+    #[inline]
+    fn split(&self) -> &Split {
+        self.split.get_or_init(|| Split::new(&self.terms, self.name.as_bytes()))
     }
 
     /// The key of the filter without wildcards that equals this name.
@@ -228,17 +265,24 @@ impl<'a> TopicHash<'a> {
     /// can, for its number of levels or for a leading `$` [MQTT-4.7.2-1].
     #[inline]
     pub fn shape_key(&self, shape: Shape) -> Option<u64> {
-        let levels = shape.levels();
-        let fits = if shape.open() { levels <= self.levels } else { levels == self.levels };
-        if !fits || (shape.leads_with_wildcard() && self.name.starts_with('$')) {
+        if shape.leads_with_wildcard() && self.name.starts_with('$') {
             return None;
         }
-        let mut sum = self.sums[levels];
+        let levels = shape.levels();
+        if levels == 0 {
+            return Some(finish(self.finish, 0, shape)); // `#`
+        }
+        let split = self.split();
+        let fits = if shape.open() { levels <= split.levels } else { levels == split.levels };
+        if !fits {
+            return None;
+        }
+        let mut sum = split.sums[levels];
         let mut plus = shape.plus();
         while plus != 0 {
             let at = plus.trailing_zeros() as usize;
             plus &= plus - 1;
-            sum = sum.wrapping_sub(self.sums[at + 1].wrapping_sub(self.sums[at]));
+            sum = sum.wrapping_sub(split.sums[at + 1].wrapping_sub(split.sums[at]));
         }
         Some(finish(self.finish, sum, shape))
     }
@@ -255,7 +299,7 @@ impl TopicHash<'_> {
         while plus != 0 {
             let level = plus.trailing_zeros() as usize;
             plus &= plus - 1;
-            let begin = if level == 0 { 0 } else { usize::from(self.ends[level - 1]) + 1 };
+            let begin = self.split().begin(level);
             let literal = begin - at;
             let run = filter.get(ours..ours + literal);
             // Between two `+` there is but the slash.
@@ -266,9 +310,10 @@ impl TopicHash<'_> {
             if !run.is_some_and(equal) || filter.get(ours + literal) != Some(&b'+') {
                 return false;
             }
-            (at, ours) = (usize::from(self.ends[level]), ours + literal + 1);
+            (at, ours) = (usize::from(self.split().ends[level]), ours + literal + 1);
         }
-        let end = shape.levels().checked_sub(1).map_or(0, |last| usize::from(self.ends[last]));
+        let last = shape.levels().checked_sub(1);
+        let end = last.map_or(0, |last| usize::from(self.split().ends[last]));
         let (rest, literal) = (&filter[ours..], end - at);
         let tail_fits = match (shape.open(), shape.levels()) {
             (false, _) => rest.len() == literal,
@@ -309,7 +354,7 @@ impl FilterKey {
             if level == "+" {
                 plus |= 1 << levels;
             } else {
-                sum = sum.wrapping_add(seeds.term(levels, level.as_bytes()));
+                sum = sum.wrapping_add(seeds.terms.term(levels, level.as_bytes()));
             }
             levels += 1;
         }
@@ -323,7 +368,7 @@ impl FilterKey {
         let literal = filter.split('/').take_while(|level| !matches!(*level, "+" | "#"));
         let (mut sum, mut levels) = (0u64, 0);
         for level in literal.take(COARSE_LEVELS) {
-            sum = sum.wrapping_add(seeds.term(levels, level.as_bytes()));
+            sum = sum.wrapping_add(seeds.terms.term(levels, level.as_bytes()));
             levels += 1;
         }
         let shape = Shape::coarse(levels);

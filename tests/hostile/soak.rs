@@ -10,6 +10,7 @@ use crate::dice::Dice;
 use crate::ground::Ground;
 use crate::judge::{figure, seed};
 use crate::pair::exchange;
+use crate::peer::all_at_once;
 
 /// What a steady client may wait, for 99 of 100 of its messages.
 const LIMIT: Duration = Duration::from_millis(20);
@@ -42,6 +43,7 @@ fn counted(ground: &Ground) -> String {
 
 /// `HOSTILE_MINUTES` (10) of them against `HOSTILE_SHARDS` (2) shards.
 pub fn run() {
+    all_at_once();
     let lasts = Duration::from_secs(60 * number("HOSTILE_MINUTES", 10));
     let settings = [&["mqtt.max_subscriptions=100000"][..], WEB].concat();
     let ground = Ground::start(number("HOSTILE_SHARDS", 2) as usize, &settings);

@@ -44,7 +44,7 @@ pub fn broadcast(arena: &Arena, dice: &mut Dice) -> Outcome {
         if !publisher.ping() {
             return Err("the publisher was cut off".into());
         }
-        let end = std::time::Instant::now() + crate::peer::PATIENCE;
+        let end = std::time::Instant::now() + crate::peer::patience();
         for (at, peer) in peers.iter_mut().enumerate() {
             let mut got = 0;
             while got < batch * packet.len() && std::time::Instant::now() < end {

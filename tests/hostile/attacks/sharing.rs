@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Arena, Outcome, failed};
 use crate::dice::Dice;
-use crate::peer::{PATIENCE, Peer};
+use crate::peer::{Peer, patience};
 use crate::support::*;
 
 /// Members that take messages, acknowledge none and die; one that stays must get every message
@@ -58,7 +58,7 @@ pub fn dying_members(arena: &Arena, dice: &mut Dice) -> Outcome {
         }
     }
     drop(mortals);
-    let end = Instant::now() + PATIENCE / 3;
+    let end = Instant::now() + patience() / 3;
     loop {
         let seen = take(&mut survivor, Duration::from_millis(100))?;
         if seen == count {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::connecting::each;
 use super::{Arena, Outcome, failed};
 use crate::dice::Dice;
-use crate::peer::{PATIENCE, Peer};
+use crate::peer::{Peer, patience};
 use crate::support::web::{REQUEST, frame};
 use crate::support::*;
 
@@ -78,7 +78,7 @@ pub fn unfinished(arena: &Arena, dice: &mut Dice) -> Outcome {
 }
 
 fn granted(peer: &mut Peer) -> Outcome {
-    peer.stream.set_read_timeout(Some(PATIENCE)).map_err(failed("a time-out"))?;
+    peer.stream.set_read_timeout(Some(patience())).map_err(failed("a time-out"))?;
     let mut answer = [0; 12];
     peer.stream.read_exact(&mut answer).map_err(failed("an honest client is not answered"))?;
     match &answer == b"HTTP/1.1 101" {
@@ -99,7 +99,7 @@ pub fn huge_frames(arena: &Arena, dice: &mut Dice) -> Outcome {
             bytes.extend(dice.bytes(20_000));
             let _ = peer.send(&bytes);
             arena.land(1);
-            peer.stream.set_read_timeout(Some(PATIENCE)).map_err(failed("a time-out"))?;
+            peer.stream.set_read_timeout(Some(patience())).map_err(failed("a time-out"))?;
             // It is told by Close, and cut off.
             let mut said = Vec::new();
             match peer.stream.read_to_end(&mut said) {
