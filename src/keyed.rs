@@ -3,7 +3,7 @@
 //! whatever the length of the list.
 
 use crate::slab::trim;
-use hashbrown::HashTable;
+use crate::split::SplitTable;
 use std::hash::{BuildHasher, Hash};
 
 /// Up to this many entries are found by linear search, without a hash table.
@@ -26,7 +26,7 @@ pub struct KeyedList<T> {
 
 #[derive(Default)]
 struct ListIndex {
-    table: HashTable<u32>,
+    table: SplitTable<u32>,
     hasher: foldhash::fast::RandomState,
 }
 
@@ -86,7 +86,7 @@ impl<T: Keyed> KeyedList<T> {
         let ListIndex { table, hasher } = &mut **self.places.get_or_insert_default();
         let hash = |at: u32| hasher.hash_one(self.list[at as usize].key());
         for at in from as u32..self.list.len() as u32 {
-            table.insert_unique(hash(at), at, |&at| hash(at));
+            table.insert(hash(at), at, |&at| hash(at));
         }
     }
 
@@ -95,9 +95,8 @@ impl<T: Keyed> KeyedList<T> {
         let at = self.position(key)?;
         if let Some(ListIndex { table, hasher }) = self.places.as_deref_mut() {
             let last = self.list.len() - 1;
-            if let Ok(entry) = table.find_entry(hasher.hash_one(key), |&known| known == at as u32) {
-                entry.remove();
-            }
+            let hash = |&at: &u32| hasher.hash_one(self.list[at as usize].key());
+            table.remove(hasher.hash_one(key), |&known| known == at as u32, hash);
             if at < last {
                 let hash = hasher.hash_one(self.list[last].key());
                 if let Some(moved) = table.find_mut(hash, |&known| known == last as u32) {
@@ -114,11 +113,9 @@ impl<T: Keyed> KeyedList<T> {
     pub fn pop(&mut self) -> Option<T> {
         let entry = self.list.pop()?;
         if let Some(ListIndex { table, hasher }) = self.places.as_deref_mut() {
-            let at = self.list.len() as u32;
-            if let Ok(place) = table.find_entry(hasher.hash_one(entry.key()), |&known| known == at)
-            {
-                place.remove();
-            }
+            let (at, list) = (self.list.len() as u32, &self.list);
+            let hash = |&at: &u32| hasher.hash_one(list[at as usize].key());
+            table.remove(hasher.hash_one(entry.key()), |&known| known == at, hash);
         }
         self.shrink();
         Some(entry)
@@ -128,12 +125,6 @@ impl<T: Keyed> KeyedList<T> {
         trim(&mut self.list);
         if self.list.len() <= FEW / 2 {
             self.places = None;
-            return;
-        }
-        let Some(ListIndex { table, hasher }) = self.places.as_deref_mut() else { return };
-        if table.capacity() > 64 && table.len() < table.capacity() / 8 {
-            let list = &self.list;
-            table.shrink_to(2 * table.len(), |&at| hasher.hash_one(list[at as usize].key()));
         }
     }
 }
@@ -198,7 +189,7 @@ mod tests {
         (0..60_000).for_each(|number| list.push(Named(number, 0)));
         (0..59_990).for_each(|number| assert!(list.remove(&number).is_some()));
         assert!(list.list.capacity() <= 128);
-        assert!(list.places.as_ref().is_none_or(|places| places.table.capacity() <= 256));
+        assert!(list.places.as_ref().is_none_or(|places| places.table.allocated() <= 1024));
         while list.pop().is_some() {}
         assert!(list.places.is_none());
     }

@@ -195,6 +195,7 @@ pub mod ring;
 pub mod session;
 pub mod shard;
 pub mod slab;
+mod split;
 pub mod storage;
 pub mod telemetry;
 pub mod time;

@@ -14,6 +14,8 @@ macro_rules! work {
         FanoutCaughtEarly,
         /// A request of many filters ends with its first slice.
         TaskForgetsRest,
+        /// A long list of filters is not checked to its end before it is begun with.
+        RestUnchecked,
         /// A step goes on until nothing is left to do, whatever it costs.
         BudgetIgnored,
         /// Mail has its whole share of the step at each of the step's looks at it.

@@ -89,11 +89,16 @@ impl SubscribeFilter<'_> {
     }
 }
 
-/// The entries of one SUBSCRIBE: a view of its payload, checked before.
+/// Entries that are looked at when a packet is decoded. The largest packet has tens of millions.
+const AT_ONCE: usize = 1024;
+
+/// The entries of one SUBSCRIBE: a view of its payload, of which so many entries were checked
+/// before as are looked at when a packet is decoded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SubscribeFilters<'a> {
     raw: &'a [u8],
     count: usize,
+    is_whole: bool,
     version: Version,
 }
 
@@ -101,30 +106,49 @@ impl<'a> SubscribeFilters<'a> {
     /// A view of `raw`, the payload of a SUBSCRIBE ([`SubscribeFilter::write`]).
     ///
     /// # Errors
-    /// No entry, an empty filter, invalid UTF-8, reserved option bits, or No Local on a shared
-    /// subscription.
+    /// No entry; what [`SubscribeFilters::check`] finds in the first thousand of them.
     pub fn parse(version: Version, raw: &'a [u8]) -> Result<Self, Violation> {
-        let mut cursor = Cursor::new(raw);
-        let mut count = 0;
-        while !cursor.is_empty() {
-            let filter = cursor.topic_filter()?;
-            let options = SubscribeOptions::decode(version, cursor.u8()?)?;
-            if options.no_local && filter.starts_with("$share/") {
-                return Err(SHARED_NO_LOCAL);
-            }
+        let (mut count, mut at) = (0, 0);
+        while at < raw.len() && count < AT_ONCE {
+            at += Self::check(version, &raw[at..])?.1;
             count += 1;
         }
         if count == 0 {
             return Err(NO_FILTER); // [MQTT-3.8.3-2]
         }
-        Ok(SubscribeFilters { raw, count, version })
+        Ok(SubscribeFilters { raw, count, is_whole: at == raw.len(), version })
     }
 
-    /// How many: at least 1.
+    /// The first entry of `raw`, a rest of a list, and how many bytes it has.
+    ///
+    /// # Errors
+    /// An empty filter, invalid UTF-8, reserved option bits, No Local on a shared subscription, or
+    /// the entry is not whole.
+    #[inline]
+    pub fn check(
+        version: Version,
+        raw: &'a [u8],
+    ) -> Result<(SubscribeFilter<'a>, usize), Violation> {
+        let mut cursor = Cursor::new(raw);
+        let filter = cursor.topic_filter()?;
+        let options = SubscribeOptions::decode(version, cursor.u8()?)?;
+        if options.no_local && filter.starts_with("$share/") {
+            return Err(SHARED_NO_LOCAL);
+        }
+        Ok((SubscribeFilter { filter, options }, raw.len() - cursor.rest().len()))
+    }
+
+    /// How many were checked: at least 1, and all if [`SubscribeFilters::is_whole`].
     #[inline]
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
         self.count
+    }
+
+    /// Whether all entries were checked. Otherwise the rest may be malformed.
+    #[inline]
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// The bytes that this is a view of.
@@ -208,29 +232,40 @@ pub struct SubAck<'a> {
     pub user: UserProperties<'a>,
 }
 
-/// The topic filters of one UNSUBSCRIBE: a view of its payload, checked before.
+/// The topic filters of one UNSUBSCRIBE: a view of its payload, checked like that of a SUBSCRIBE.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct UnsubscribeFilters<'a> {
     raw: &'a [u8],
     count: usize,
+    is_whole: bool,
 }
 
 impl<'a> UnsubscribeFilters<'a> {
     /// A view of `raw`, the payload of an UNSUBSCRIBE: strings with their two-byte lengths.
     ///
     /// # Errors
-    /// No filter, an empty one, or invalid UTF-8.
+    /// No filter; what [`UnsubscribeFilters::check`] finds in the first thousand of them.
     pub fn parse(raw: &'a [u8]) -> Result<Self, Violation> {
-        let mut cursor = Cursor::new(raw);
-        let mut count = 0;
-        while !cursor.is_empty() {
-            cursor.topic_filter()?;
+        let (mut count, mut at) = (0, 0);
+        while at < raw.len() && count < AT_ONCE {
+            at += Self::check(&raw[at..])?.1;
             count += 1;
         }
         if count == 0 {
             return Err(NO_FILTER); // [MQTT-3.10.3-2]
         }
-        Ok(UnsubscribeFilters { raw, count })
+        Ok(UnsubscribeFilters { raw, count, is_whole: at == raw.len() })
+    }
+
+    /// The first filter of `raw`, a rest of a list, and how many bytes its entry has.
+    ///
+    /// # Errors
+    /// It is empty, invalid UTF-8, or not whole.
+    #[inline]
+    pub fn check(raw: &'a [u8]) -> Result<(&'a str, usize), Violation> {
+        let mut cursor = Cursor::new(raw);
+        let filter = cursor.topic_filter()?;
+        Ok((filter, raw.len() - cursor.rest().len()))
     }
 
     /// Appends one entry, for a list to be given to [`UnsubscribeFilters::parse`].
@@ -241,11 +276,17 @@ impl<'a> UnsubscribeFilters<'a> {
         put_binary(out, filter.as_bytes())
     }
 
-    /// How many: at least 1.
+    /// How many were checked: at least 1, and all if [`UnsubscribeFilters::is_whole`].
     #[inline]
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
         self.count
+    }
+
+    /// Whether all entries were checked. Otherwise the rest may be malformed.
+    #[inline]
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// The bytes that this is a view of.

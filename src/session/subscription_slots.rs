@@ -2,8 +2,8 @@
 //! one from the end, each at a cost that does not depend on their number.
 
 use super::SubscriptionSlot;
+use crate::split::SplitTable;
 use crate::topic::FilterId;
-use hashbrown::HashTable;
 use std::hash::BuildHasher;
 
 /// The slots of a client's subscriptions by filter. A hash map alone would not be enough: finding
@@ -12,7 +12,7 @@ use std::hash::BuildHasher;
 pub struct SubscriptionSlots {
     places: Vec<SubscriptionSlot>,
     /// For each filter, the index of its slot in `places`.
-    by_filter: HashTable<u32>,
+    by_filter: SplitTable<u32>,
 }
 
 fn hash(filter: FilterId) -> u64 {
@@ -50,15 +50,15 @@ impl SubscriptionSlots {
         self.places.push(place);
         let places = &self.places;
         let rehash = |&at: &u32| hash(places[at as usize].filter);
-        self.by_filter.insert_unique(hash(place.filter), at, rehash);
+        self.by_filter.insert(hash(place.filter), at, rehash);
     }
 
     /// Removes a slot and returns its position. The last slot takes its index.
     pub fn remove(&mut self, filter: FilterId) -> Option<u32> {
         let places = &self.places;
         let is_it = |&at: &u32| places[at as usize].filter == filter;
-        let entry = self.by_filter.find_entry(hash(filter), is_it).ok()?;
-        let (at, _) = entry.remove();
+        let rehash = |&at: &u32| hash(places[at as usize].filter);
+        let at = self.by_filter.remove(hash(filter), is_it, rehash)?;
         let last = self.places.len() as u32 - 1;
         if at != last {
             let moved = hash(self.places[last as usize].filter);
@@ -69,9 +69,6 @@ impl SubscriptionSlots {
         let removed = self.places.swap_remove(at as usize);
         if self.places.len() < self.places.capacity() / 4 {
             self.places.shrink_to(self.places.len() * 2);
-            let places = &self.places;
-            let rehash = |&at: &u32| hash(places[at as usize].filter);
-            self.by_filter.shrink_to(places.len() * 2, rehash);
         }
         Some(removed.position)
     }

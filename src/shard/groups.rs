@@ -14,8 +14,8 @@ use crate::keyed::{Keyed, KeyedList};
 use crate::mutant::Mutant;
 use crate::session::ShareName;
 use crate::slab::{Slab, trim};
+use crate::split::SplitMap;
 use crate::topic::FilterId;
-use hashbrown::HashMap;
 use nodes::Nodes;
 use std::collections::VecDeque;
 
@@ -78,10 +78,10 @@ pub struct Wish {
 #[derive(Default)]
 pub struct Groups {
     groups: Slab<Group>,
-    by_name: HashMap<ShareName, u32>,
+    by_name: SplitMap<ShareName, u32>,
     /// How many groups have a filter.
-    by_filter: HashMap<FilterId, u32>,
-    members: HashMap<SessionRef, Known>,
+    by_filter: SplitMap<FilterId, u32>,
+    members: SplitMap<SessionRef, Known>,
     /// Members of which not all groups know yet what they were told last.
     untold: VecDeque<SessionRef>,
     random: u64,
@@ -312,7 +312,7 @@ impl Groups {
             nodes: Nodes::default(),
         });
         self.by_name.insert(name, group);
-        *self.by_filter.entry(filter).or_default() += 1;
+        *self.by_filter.or_insert_with(filter, || 0) += 1;
         group
     }
 
@@ -329,9 +329,6 @@ impl Groups {
         }
         let gone = self.groups.remove(group)?;
         self.by_name.remove(&gone.name);
-        if self.by_name.capacity() > 4096 && self.by_name.len() < self.by_name.capacity() / 8 {
-            self.by_name.shrink_to(2 * self.by_name.len());
-        }
         let filter = gone.place.0;
         if let Some(count) = self.by_filter.get_mut(&filter) {
             *count -= 1;
@@ -346,7 +343,7 @@ impl Groups {
     /// connected: it has just subscribed.
     pub fn join(&mut self, group: u32, member: Member) {
         let Some(of) = self.groups.get_mut(group) else { return };
-        let known = self.members.entry(member.session).or_insert_with(|| Known {
+        let known = self.members.or_insert_with(member.session, || Known {
             online: true,
             full: false,
             groups: KeyedList::default(),
@@ -369,9 +366,6 @@ impl Groups {
         known.untold = known.untold.min(known.groups.len());
         if known.groups.is_empty() {
             self.members.remove(&session);
-            if self.members.capacity() > 4096 && self.members.len() < self.members.capacity() / 8 {
-                self.members.shrink_to(2 * self.members.len());
-            }
         }
         let of = self.groups.get_mut(group)?;
         if let Some(moved) = of.remove(belongs.number)
@@ -538,7 +532,7 @@ impl Groups {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut memberships = 0;
-        for (name, &index) in &self.by_name {
+        for (name, &index) in self.by_name.iter() {
             let Some(group) = self.groups.get(index) else {
                 problems.push(format!("{name:?} leads to no group"));
                 continue;

@@ -59,7 +59,6 @@ mod membership;
 pub mod memory;
 mod meter;
 mod moved;
-mod names;
 mod observe;
 mod offline;
 mod outbox;

@@ -1,22 +1,27 @@
 //! The sessions that this shard is home to: by their places, and by their ClientIds.
 
 use super::client_limits::ClientLimiting;
-use super::names::Names;
 use crate::ids::{ClientKey, SocketId};
 use crate::session::Session;
 use crate::slab::Slab;
+use crate::split::SplitTable;
 
 /// All sessions of a shard, online and offline.
 pub(super) struct Sessions {
     all: Slab<Session>,
-    names: Names,
+    /// Their places, by the hash of their ClientId.
+    names: SplitTable<u32>,
     /// Limits of single clients.
     pub(super) limiting: ClientLimiting,
 }
 
 impl Sessions {
     pub(super) fn new() -> Self {
-        Sessions { all: Slab::default(), names: Names::new(), limiting: ClientLimiting::default() }
+        Sessions {
+            all: Slab::default(),
+            names: SplitTable::default(),
+            limiting: ClientLimiting::default(),
+        }
     }
 
     /// How many there are, those that are ending included.
@@ -57,14 +62,16 @@ impl Sessions {
         let hash = session.key.0.get();
         let index = self.all.insert(session);
         let Sessions { all, names, .. } = self;
-        names.insert(hash, index, |other| hash_at(all, other));
+        names.insert(hash, index, |&other| hash_at(all, other));
         index
     }
 
     /// The session ends: it cannot be found by its name any more, and stays at its place until what
     /// belongs to it is gone.
     pub(super) fn forget_name(&mut self, key: ClientKey, index: u32) {
-        self.names.remove(key.0.get(), index);
+        let Sessions { all, names, .. } = self;
+        let is_it = |&known: &u32| known == index;
+        names.remove(key.0.get(), is_it, |&other| hash_at(all, other));
     }
 
     /// Takes out a session that has ended.
@@ -75,25 +82,19 @@ impl Sessions {
     /// The place of the session of that name.
     pub(super) fn find(&self, key: ClientKey, name: &str) -> Option<u32> {
         let named = |session: &Session| &*session.client_id == name;
-        self.names.find(key.0.get(), |index| self.get(index).is_some_and(named))
+        self.names.find(key.0.get(), |&index| self.get(index).is_some_and(named)).copied()
     }
 
     /// The session of a client, if it has one here.
     pub(super) fn of_client(&self, client: ClientKey) -> Option<&Session> {
         let known = |session: &Session| session.key == client;
-        let found = self.names.find(client.0.get(), |index| self.get(index).is_some_and(known));
-        self.get(found?)
+        let found = self.names.find(client.0.get(), |&index| self.get(index).is_some_and(known));
+        self.get(*found?)
     }
 
     /// The connection of a client, if it has one here.
     pub(super) fn socket_of(&self, client: ClientKey) -> Option<SocketId> {
         self.of_client(client)?.socket
-    }
-
-    /// Gives back a part of the room for names that nobody needs.
-    pub(super) fn shrink_names(&mut self) {
-        let Sessions { all, names, .. } = self;
-        names.shrink(|index| hash_at(all, index));
     }
 }
 

@@ -13,7 +13,7 @@ use crate::mesh::moves::ToCluster;
 use crate::mutant::Mutant;
 use crate::packet::{
     self, PacketId, Qos, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter,
-    Unsubscribe, UserProperties, Version, Violation,
+    SubscribeFilters, Unsubscribe, UnsubscribeFilters, UserProperties, Version, Violation,
 };
 use crate::session::{ShareName, SubscriptionSlot};
 use crate::topic::{self, FilterId, Subscriber};
@@ -70,11 +70,13 @@ impl Shard {
         if self.mail.outbox.is_congested() {
             return Ok(Handled::Hold(Holds::MAIL));
         }
-        for wanted in subscribe.filters.iter() {
-            check_filter(&wanted)?;
-        }
-        self.check_answer(index, version, subscribe.filters.len())?;
         let many = subscribe.filters.len() > self.settings.budget.filters_at_once;
+        if !many {
+            for wanted in subscribe.filters.iter() {
+                check_filter(&wanted)?;
+            }
+            self.check_answer(index, version, subscribe.filters.len())?;
+        }
         if !many && let Some(held) = self.asks_about_filters(socket, index, subscribe) {
             return Ok(held);
         }
@@ -157,7 +159,12 @@ impl Shard {
     }
 
     /// Nothing is done for a packet whose answer the client has no room for [MQTT-3.1.2-24].
-    fn check_answer(&self, index: u32, version: Version, codes: usize) -> Result<(), Violation> {
+    pub(super) fn check_answer(
+        &self,
+        index: u32,
+        version: Version,
+        codes: usize,
+    ) -> Result<(), Violation> {
         let room = self.sessions.get(index).map_or(0, |session| session.maximum_packet_size);
         if version.is_v5() && room != u32::MAX && packet::answer_size(codes) > room as usize {
             return Err(NO_ROOM);
@@ -317,16 +324,19 @@ impl Shard {
         if self.mail.outbox.is_congested() {
             return Ok(Handled::Hold(Holds::MAIL));
         }
-        for filter in unsubscribe.filters.iter() {
-            check_syntax(filter)?;
+        let many = unsubscribe.filters.len() > self.settings.budget.filters_at_once;
+        if !many {
+            for filter in unsubscribe.filters.iter() {
+                check_syntax(filter)?;
+            }
+            self.check_answer(index, version, unsubscribe.filters.len())?;
         }
-        self.check_answer(index, version, unsubscribe.filters.len())?;
         // What was accepted before the packet is delivered before its answer.
         self.catch_up(index);
-        if unsubscribe.filters.len() > self.settings.budget.filters_at_once {
+        if many {
             let filters = Rest::new(socket, version, unsubscribe.filters.raw());
             let (session, ticket) = (self.session_ref(index), self.topology.ticket());
-            let (id, codes) = (unsubscribe.id, Vec::with_capacity(unsubscribe.filters.len()));
+            let (id, codes) = (unsubscribe.id, Vec::new());
             self.begin_task(socket, Task::Unsubscribe { session, ticket, id, filters, codes });
             return Ok(Handled::Next);
         }
@@ -390,6 +400,18 @@ fn mounted(mountpoint: &str, filter: &str) -> String {
         Some(Ok(share)) => format!("$share/{}/{mountpoint}{}", share.group, share.filter),
         _ => format!("{mountpoint}{filter}"),
     }
+}
+
+/// Checks the first entry of a rest of a SUBSCRIBE's; returns how many bytes it has.
+pub(super) fn check_subscribed(version: Version, raw: &[u8]) -> Result<usize, Violation> {
+    let (wanted, length) = SubscribeFilters::check(version, raw)?;
+    check_filter(&wanted).map(|()| length)
+}
+
+/// The same of an UNSUBSCRIBE's.
+pub(super) fn check_unsubscribed(_version: Version, raw: &[u8]) -> Result<usize, Violation> {
+    let (filter, length) = UnsubscribeFilters::check(raw)?;
+    check_syntax(filter).map(|_| length)
 }
 
 /// What makes the packet malformed, whoever sends it [MQTT-4.7.1-1, MQTT-4.8.2-1, MQTT-3.8.3-4].

@@ -7,14 +7,16 @@
 //! here.
 
 use super::Shard;
+use super::close::Cause;
 use super::connection::Holds;
 use super::memory::named;
-use super::subscribe::Joining;
+use super::subscribe::{Joining, check_subscribed, check_unsubscribed};
 use crate::ids::{SessionRef, SocketId};
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::packet::{
     self, PacketId, SubscribeFilters, UnsubAck, UnsubscribeFilters, UserProperties, Version,
+    Violation,
 };
 use crate::topic::FilterId;
 use hashbrown::HashMap;
@@ -34,17 +36,24 @@ pub(super) enum Task {
     End { session: u32 },
 }
 
-/// What is left of a packet's filters.
+/// What is left of a packet's filters. Nothing is done for any before all are known to be correct.
 pub(super) struct Rest {
     socket: SocketId,
     version: Version,
     raw: Box<[u8]>,
+    /// Bytes of those that were looked at, and how many these are.
+    checked: usize,
+    count: usize,
+    /// Bytes of those that are done.
     at: usize,
 }
 
+/// Checks the first filter of the rest of a list; returns how many bytes its entry has.
+type Check = fn(Version, &[u8]) -> Result<usize, Violation>;
+
 impl Rest {
     pub(super) fn new(socket: SocketId, version: Version, raw: &[u8]) -> Self {
-        Rest { socket, version, raw: raw.into(), at: 0 }
+        Rest { socket, version, raw: raw.into(), checked: 0, count: 0, at: 0 }
     }
 }
 
@@ -120,6 +129,40 @@ impl Shard {
         !self.work.tasks.queue.is_empty() && !self.mail.outbox.is_filling()
     }
 
+    /// Checks the filters that were not yet, until the work comes to `limit`. Whether that was all;
+    /// `None` when the connection has ended for one of them.
+    fn check_rest(
+        &mut self,
+        index: u32,
+        filters: &mut Rest,
+        check: Check,
+        limit: u32,
+    ) -> Option<bool> {
+        while let Some(rest) = filters.raw.get(filters.checked..).filter(|rest| !rest.is_empty()) {
+            if self.is_spent(limit) {
+                return Some(false);
+            }
+            self.meter.charge(cost::VISIT);
+            let mut outcome = check(filters.version, rest);
+            if Mutant::RestUnchecked.is_on() {
+                outcome = outcome.or(Ok(1));
+            }
+            if let Ok(length) = outcome {
+                filters.checked += length;
+                filters.count += 1;
+                if filters.checked == filters.raw.len() {
+                    let answer = self.check_answer(index, filters.version, filters.count);
+                    outcome = answer.map(|()| length);
+                }
+            }
+            if let Err(violation) = outcome {
+                self.disconnect(filters.socket, Cause::Violation(violation));
+                return None;
+            }
+        }
+        Some(true)
+    }
+
     fn go_on_subscribing(
         &mut self,
         session: SessionRef,
@@ -131,6 +174,10 @@ impl Shard {
         let index = session.index;
         // Gone when the connection has ended: what was granted stays, as if the SUBACK were lost.
         let mut joining = self.take_joining(session, ticket)?;
+        if !self.check_rest(index, &mut filters, check_subscribed, limit)? {
+            self.put_joining(index, joining);
+            return Some(Task::Subscribe { session, ticket, subscription_id, filters });
+        }
         let (socket, mut asks) = (filters.socket, false);
         let mut rest = SubscribeFilters::unchecked(filters.version, &filters.raw[filters.at..]);
         let before = rest.left();
@@ -189,6 +236,9 @@ impl Shard {
         let (socket, version) = (filters.socket, filters.version);
         if self.work.tasks.awaited.get(&index) != Some(&ticket) {
             return None;
+        }
+        if !self.check_rest(index, &mut filters, check_unsubscribed, limit)? {
+            return Some(Task::Unsubscribe { session, ticket, id, filters, codes });
         }
         let mut rest = UnsubscribeFilters::unchecked(&filters.raw[filters.at..]);
         let before = rest.left();

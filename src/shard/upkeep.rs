@@ -86,7 +86,6 @@ impl Shard {
     pub(super) fn upkeep_due(&mut self) {
         self.work.upkeep.begin_round();
         self.give_back_spare();
-        self.sessions.shrink_names();
         self.sweep_retained();
         self.tell_memory();
         self.give_up_lost();

@@ -8,7 +8,7 @@
 use super::key::Key;
 use super::kind::{SESSION, SUBSCRIBED};
 use crate::arena::{self, NodeArena};
-use hashbrown::HashTable;
+use crate::split::SplitTable;
 use std::hash::{BuildHasher, Hash};
 use std::num::NonZeroU32;
 
@@ -16,8 +16,6 @@ use std::num::NonZeroU32;
 const OFFSET_BITS: u32 = 28;
 /// Bytes of an entry's place in a table, on average.
 const NUMBER: usize = 9;
-/// Segments of a table; a power of two.
-const SEGMENTS: usize = 256;
 
 /// Where a record is: its batch, and the byte of the batch's payload that it begins at. Not where
 /// in which file: a batch that cannot be written where it was meant to go is written elsewhere.
@@ -145,52 +143,38 @@ impl Keyed for Pair {
 struct Entries<E> {
     entries: NodeArena<E>,
     /// Their numbers, by the hash of their key.
-    segments: Vec<HashTable<u32>>,
+    numbers: SplitTable<u32>,
 }
 
 impl<E> Default for Entries<E> {
     fn default() -> Self {
-        let segments = (0..SEGMENTS).map(|_| HashTable::new()).collect();
-        Entries { entries: NodeArena::new(), segments }
+        Entries { entries: NodeArena::new(), numbers: SplitTable::default() }
     }
 }
 
 type Hasher = foldhash::fast::RandomState;
 
 impl<E: Keyed> Entries<E> {
-    /// By bits that hashbrown uses neither for the bucket (the lowest) nor for its tag (the highest
-    /// seven).
-    fn at(hash: u64) -> usize {
-        (hash >> 40) as usize % SEGMENTS
-    }
-
     fn find(&self, hasher: &Hasher, key: E::Key) -> Option<u32> {
         let hash = hasher.hash_one(key);
-        let segment = self.segments.get(Self::at(hash))?;
-        segment.find(hash, |&id| self.entries.get(id).key() == key).copied()
+        self.numbers.find(hash, |&id| self.entries.get(id).key() == key).copied()
     }
 
     /// Adds an entry whose key has none, and returns its number.
     fn insert(&mut self, hasher: &Hasher, entry: E) -> u32 {
         let hash = hasher.hash_one(entry.key());
         let id = self.entries.insert(entry);
-        let Entries { entries, segments } = self;
-        if let Some(segment) = segments.get_mut(Self::at(hash)) {
-            segment.insert_unique(hash, id, |&id| hasher.hash_one(entries.get(id).key()));
-        }
+        let Entries { entries, numbers } = self;
+        numbers.insert(hash, id, |&id| hasher.hash_one(entries.get(id).key()));
         id
     }
 
     fn remove(&mut self, hasher: &Hasher, key: E::Key) -> Option<E> {
         let hash = hasher.hash_one(key);
-        let Entries { entries, segments } = self;
-        let segment = segments.get_mut(Self::at(hash))?;
-        let found = segment.find_entry(hash, |&id| entries.get(id).key() == key).ok()?;
-        let (id, _) = found.remove();
-        if segment.len() < segment.capacity() / 8 {
-            let rehash = |&id: &u32| hasher.hash_one(entries.get(id).key());
-            segment.shrink_to(segment.len() * 2, rehash);
-        }
+        let Entries { entries, numbers } = self;
+        let is_it = |&id: &u32| entries.get(id).key() == key;
+        let rehash = |&id: &u32| hasher.hash_one(entries.get(id).key());
+        let id = numbers.remove(hash, is_it, rehash)?;
         Some(entries.remove(id))
     }
 
@@ -386,8 +370,7 @@ mod tests {
 
     /// Bytes that the tables and the chunks of entries take.
     fn taken<E>(entries: &Entries<E>) -> usize {
-        let tables: usize = entries.segments.iter().map(HashTable::allocation_size).sum();
-        tables + entries.entries.len() * arena::slot_size::<E>()
+        entries.numbers.allocated() + entries.entries.len() * arena::slot_size::<E>()
     }
 
     #[test]

@@ -189,8 +189,8 @@ impl Shape {
 const _: () = assert!(MAX_SHAPE_LEVELS <= 32 && COARSE_LEVELS <= MAX_SHAPE_LEVELS);
 
 /// The hashes of one topic name, computed once per PUBLISH. Lives on the stack, allocates nothing.
-/// The levels are hashed when the first shape asks for them: where every filter is without wildcards,
-/// or `#`, nobody does.
+/// The levels are hashed when the first shape asks for them: where no filter has wildcards but `#`
+/// alone, nobody does.
 ///
 /// Levels past [`MAX_SHAPE_LEVELS`] are counted and not hashed: no shape reaches them.
 pub struct TopicHash<'a> {
@@ -228,7 +228,12 @@ impl Split {
 
     /// Where the level begins in the name.
     fn begin(&self, level: usize) -> usize {
-        if level == 0 { 0 } else { usize::from(self.ends[level - 1]) + 1 }
+        if level == 0 { 0 } else { self.end(level - 1) + 1 }
+    }
+
+    /// Where it ends.
+    fn end(&self, level: usize) -> usize {
+        usize::from(self.ends[level])
     }
 }
 
@@ -310,10 +315,10 @@ impl TopicHash<'_> {
             if !run.is_some_and(equal) || filter.get(ours + literal) != Some(&b'+') {
                 return false;
             }
-            (at, ours) = (usize::from(self.split().ends[level]), ours + literal + 1);
+            (at, ours) = (self.split().end(level), ours + literal + 1);
         }
         let last = shape.levels().checked_sub(1);
-        let end = last.map_or(0, |last| usize::from(self.split().ends[last]));
+        let end = last.map_or(0, |last| self.split().end(last));
         let (rest, literal) = (&filter[ours..], end - at);
         let tail_fits = match (shape.open(), shape.levels()) {
             (false, _) => rest.len() == literal,

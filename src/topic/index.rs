@@ -15,14 +15,13 @@
 //!
 //! Not here: what a subscriber is, share groups' picking, who else is interested (see `mesh`).
 
-use hashbrown::HashTable;
-
 use super::hash::{FilterKey, Seeds, Shape, TopicHash};
 use super::name::levels as topic_levels;
 use super::trie::Trie;
 use crate::arena::{self, NodeArena};
 use crate::limits::{MAX_SHAPES, TRIE_NODES};
 use crate::mutant::Mutant;
+use crate::split::SplitTable;
 
 /// A filter's number in one [`Index`]; used again after the filter is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -92,7 +91,7 @@ impl Index {
         Index {
             seeds: seeds.clone(),
             nodes: NodeArena::new(),
-            exact: Table::new(),
+            exact: Table::default(),
             shapes: Vec::new(),
             trie: Trie::new(),
             subscriptions: 0,
@@ -129,7 +128,7 @@ impl Index {
             Some(shape) => Self::table_for(&mut self.shapes, shape),
         };
         match table {
-            Some(table) => table.insert(key.key, id, |id| rehash(&self.seeds, &self.nodes, id)),
+            Some(table) => table.insert(key.key, id, |&id| rehash(&self.seeds, &self.nodes, id)),
             None => self.trie.insert(&self.seeds, filter, id),
         }
         FilterId(id)
@@ -222,13 +221,14 @@ impl Index {
             }
         };
         let name = topic.name();
-        if let Some(id) = self.exact.find(topic.exact(), &self.nodes, |text| text == name) {
+        let is_it = |&id: &u32| *self.nodes.get(id).text == *name;
+        if let Some(&id) = self.exact.find(topic.exact(), is_it) {
             report(id, self.nodes.get(id));
         }
         for used in &self.shapes {
             let Some(key) = topic.shape_key(used.shape) else { continue };
-            if let Some(id) =
-                used.table.find(key, &self.nodes, |text| topic.confirms(used.shape, text))
+            if let Some(&id) =
+                used.table.find(key, |&id| topic.confirms(used.shape, &self.nodes.get(id).text))
             {
                 report(id, self.nodes.get(id));
             }
@@ -273,8 +273,8 @@ impl Index {
             None => Some(&self.exact),
             Some(_) => self.used(key).map(|at| &self.shapes[at].table),
         };
-        let hashed =
-            table.and_then(|table| table.find(key.key, &self.nodes, |text| text == filter));
+        let is_it = |&id: &u32| *self.nodes.get(id).text == *filter;
+        let hashed = table.and_then(|table| table.find(key.key, is_it)).copied();
         hashed.or_else(|| self.trie.find(&self.seeds, filter)).map(FilterId)
     }
 
@@ -285,11 +285,12 @@ impl Index {
             (None, _) => Some(&mut self.exact),
             (Some(_), used) => used.map(|at| &mut self.shapes[at].table),
         };
-        let rehash = |id| rehash(&self.seeds, &self.nodes, id);
-        if !table.is_some_and(|table| table.remove(key.key, id.0, rehash)) {
+        let rehash = |&id: &u32| rehash(&self.seeds, &self.nodes, id);
+        let is_it = |&other: &u32| other == id.0;
+        if table.and_then(|table| table.remove(key.key, is_it, rehash)).is_none() {
             self.trie.remove(&self.seeds, &self.nodes.get(id.0).text);
         } else if let Some(at) = used.filter(|&at| {
-            self.shapes[at].table.len <= usize::from(Mutant::ShapeDroppedEarly.is_on())
+            self.shapes[at].table.len() <= usize::from(Mutant::ShapeDroppedEarly.is_on())
         }) {
             self.shapes.swap_remove(at);
         }
@@ -309,7 +310,7 @@ impl Index {
             return None;
         }
         if at == shapes.len() {
-            shapes.push(UsedShape { shape, table: Table::new() });
+            shapes.push(UsedShape { shape, table: Table::default() });
         }
         Some(&mut shapes[at].table)
     }
@@ -377,65 +378,8 @@ impl Subscribers {
     }
 }
 
-/// From keys to node numbers. A large table has segments that grow one by one, so that no insertion
-/// moves everything.
-struct Table {
-    segments: Vec<HashTable<u32>>,
-    len: usize,
-}
-
-impl Table {
-    const SEGMENTS: usize = 256;
-    /// With this many entries a table changes from one segment to many, and stays so.
-    const SPLIT: usize = 4096;
-
-    fn new() -> Self {
-        Table { segments: vec![HashTable::new()], len: 0 }
-    }
-
-    /// Picks by bits that hashbrown uses neither for the bucket (the lowest) nor for its tag (the
-    /// highest seven).
-    #[inline]
-    fn segment(&self, key: u64) -> usize {
-        (key >> 48) as usize & (self.segments.len() - 1)
-    }
-
-    #[inline]
-    fn find(&self, key: u64, nodes: &NodeArena<Node>, is_it: impl Fn(&str) -> bool) -> Option<u32> {
-        let segment = &self.segments[self.segment(key)];
-        segment.find(key, |&id| is_it(&nodes.get(id).text)).copied()
-    }
-
-    fn insert(&mut self, key: u64, id: u32, rehash: impl Fn(u32) -> u64) {
-        if self.len == Self::SPLIT && self.segments.len() == 1 {
-            let whole = std::mem::take(&mut self.segments);
-            self.segments.resize_with(Self::SEGMENTS, HashTable::new);
-            for id in whole.into_iter().flatten() {
-                self.place(rehash(id), id, &rehash);
-            }
-        }
-        self.place(key, id, &rehash);
-        self.len += 1;
-    }
-
-    fn place(&mut self, key: u64, id: u32, rehash: &impl Fn(u32) -> u64) {
-        let at = self.segment(key);
-        self.segments[at].insert_unique(key, id, |&id| rehash(id));
-    }
-
-    /// Removes a node's entry; false when it has none.
-    fn remove(&mut self, key: u64, id: u32, rehash: impl Fn(u32) -> u64) -> bool {
-        let at = self.segment(key);
-        let segment = &mut self.segments[at];
-        let Ok(entry) = segment.find_entry(key, |&other| other == id) else { return false };
-        entry.remove();
-        if segment.len() < segment.capacity() / 4 {
-            segment.shrink_to(segment.len() * 2, |&id| rehash(id));
-        }
-        self.len -= 1;
-        true
-    }
-}
+/// From keys to node numbers.
+type Table = SplitTable<u32>;
 
 fn rehash(seeds: &Seeds, nodes: &NodeArena<Node>, id: u32) -> u64 {
     FilterKey::new(seeds, &nodes.get(id).text).key

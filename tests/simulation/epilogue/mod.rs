@@ -25,7 +25,8 @@ use crate::world::World;
 use ringmq::config::OnFull;
 use ringmq::packet::{
     self, AckKind, Connect, OutPublish, Qos, ReasonCode, RetainHandling, Subscribe,
-    SubscribeFilter, SubscribeFilters, SubscribeOptions, UserProperties, Version,
+    SubscribeFilter, SubscribeFilters, SubscribeOptions, Unsubscribe, UnsubscribeFilters,
+    UserProperties, Version,
 };
 use ringmq::session::pending::Bounds;
 use ringmq::shard::{Settings, home_of};
@@ -89,6 +90,7 @@ pub fn hold(world: &mut World, settings: &Settings) {
     }
     observing::hold(world, settings);
     spanning::hold(world, settings);
+    sessions::malformed_rest(world);
     assert_eq!(world.problems(), Vec::<String>::new());
 }
 

@@ -164,6 +164,44 @@ pub fn session_end(world: &mut World) {
     part(world, [peer]);
 }
 
+/// [MQTT-4.7.1-1]: a filter that is wrong ends the connection, be it the last of so many that they
+/// are looked at in several steps; nothing was done for the others.
+pub fn malformed_rest(world: &mut World) {
+    let filters = (0..1500).map(|n| format!("e/long/{n}")).chain(["e/#/long".to_owned()]);
+    let mut lists = [Vec::new(), Vec::new()];
+    for filter in filters {
+        let entry = SubscribeFilter { filter: &filter, options: SubscribeOptions::default() };
+        entry.write(Version::V5, &mut lists[0]).unwrap();
+        UnsubscribeFilters::write(&filter, &mut lists[1]).unwrap();
+    }
+    for unsubscribes in [false, true] {
+        let mut peer = Peer::connect(world, 0, &hello("e-long", false, 60));
+        assert!(matches!(peer.take(world)[..], [Got::ConnAck { .. }]));
+        let before: u64 = world.nodes.iter().map(|node| node.shard.counters.subscriptions).sum();
+        peer.write(world, |out, version| {
+            let (id, user) = (id(902), UserProperties::default());
+            if unsubscribes {
+                let filters = UnsubscribeFilters::parse(&lists[1]).unwrap();
+                let unsubscribe = Unsubscribe { id, user, filters };
+                return packet::encode_unsubscribe(out, version, &unsubscribe).unwrap();
+            }
+            let filters = SubscribeFilters::parse(version, &lists[0]).unwrap();
+            let subscribe = Subscribe { id, subscription_id: None, user, filters };
+            packet::encode_subscribe(out, version, &subscribe).unwrap();
+        });
+        let got = peer.take(world);
+        assert_eq!(got, [Got::Disconnect(ReasonCode::TopicFilterInvalid)], "a malformed filter");
+        assert!(peer.is_closed(world), "who sent a malformed filter is open");
+        peer.end(world, End::Fin);
+        world.settle();
+        let after: u64 = world.nodes.iter().map(|node| node.shard.counters.subscriptions).sum();
+        assert_eq!(after, before, "filters before the malformed one");
+    }
+    let mut peer = Peer::connect(world, 0, &hello("e-long", true, 0));
+    assert!(matches!(peer.take(world)[..], [Got::ConnAck { .. }]));
+    part(world, [peer]);
+}
+
 /// [MQTT-3.1.4-3]: the old connection is told and closed, the new one has the session.
 pub fn takeover(world: &mut World) {
     let mut first = join(world, &hello("e-twin", true, 60));

@@ -1,0 +1,197 @@
+//! Hash tables that a client can make large. A table moves all its entries when it grows, which
+//! takes milliseconds with tens of thousands of them. These are divided into segments that grow and
+//! shrink one by one, so that no insertion moves more than a small part of the whole.
+
+use std::borrow::Borrow;
+use std::hash::{BuildHasher, Hash};
+
+use hashbrown::HashTable;
+
+/// Segments of a large table; a power of two.
+const SEGMENTS: usize = 256;
+/// With this many entries a table changes from one segment to many,
+const SPLIT: usize = 1024;
+/// and with fewer than this back to one.
+const FEW: usize = SPLIT / 16;
+/// A segment with more room than this gives it back when it is nearly empty.
+const ROOM: usize = 16;
+
+/// A table of values by hash. What is equal, and the hash of a value, is said with each call; the
+/// hash of a value must not change while it is in the table.
+pub struct SplitTable<T> {
+    /// One or [`SEGMENTS`].
+    segments: Vec<HashTable<T>>,
+    len: usize,
+}
+
+impl<T> Default for SplitTable<T> {
+    fn default() -> Self {
+        SplitTable { segments: vec![HashTable::new()], len: 0 }
+    }
+}
+
+impl<T> SplitTable<T> {
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// All values, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.segments.iter().flatten()
+    }
+
+    /// Picks by bits that hashbrown uses neither for the bucket (the lowest) nor for its tag (the
+    /// highest seven).
+    #[inline]
+    fn at(&self, hash: u64) -> usize {
+        (hash >> 48) as usize & (self.segments.len() - 1)
+    }
+
+    /// The value with this hash that `is_it`.
+    #[inline]
+    pub fn find(&self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&T> {
+        self.segments[self.at(hash)].find(hash, is_it)
+    }
+
+    /// The same, to be changed.
+    pub fn find_mut(&mut self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&mut T> {
+        let at = self.at(hash);
+        self.segments[at].find_mut(hash, is_it)
+    }
+
+    /// Adds a value that is not there.
+    pub fn insert(&mut self, hash: u64, value: T, hash_of: impl Fn(&T) -> u64) {
+        if self.len == SPLIT && self.segments.len() == 1 {
+            let whole = std::mem::take(&mut self.segments);
+            self.segments.resize_with(SEGMENTS, HashTable::new);
+            for value in whole.into_iter().flatten() {
+                self.place(hash_of(&value), value, &hash_of);
+            }
+        }
+        self.place(hash, value, &hash_of);
+        self.len += 1;
+    }
+
+    fn place(&mut self, hash: u64, value: T, hash_of: &impl Fn(&T) -> u64) {
+        let at = self.at(hash);
+        self.segments[at].insert_unique(hash, value, hash_of);
+    }
+
+    /// Takes the value with this hash out that `is_it`.
+    pub fn remove(
+        &mut self,
+        hash: u64,
+        is_it: impl FnMut(&T) -> bool,
+        hash_of: impl Fn(&T) -> u64,
+    ) -> Option<T> {
+        let at = self.at(hash);
+        let segment = &mut self.segments[at];
+        let (value, _) = segment.find_entry(hash, is_it).ok()?.remove();
+        let (len, room) = (segment.len(), segment.capacity());
+        if room > ROOM && len < room / 8 {
+            segment.shrink_to(len * 2, &hash_of);
+        }
+        self.len -= 1;
+        if self.len < FEW && self.segments.len() > 1 {
+            let many = std::mem::replace(&mut self.segments, vec![HashTable::new()]);
+            for value in many.into_iter().flatten() {
+                self.place(hash_of(&value), value, &hash_of);
+            }
+        }
+        Some(value)
+    }
+
+    /// Bytes that the table has allocated.
+    #[cfg(test)]
+    pub fn allocated(&self) -> usize {
+        let segments = self.segments.capacity() * size_of::<HashTable<T>>();
+        segments + self.segments.iter().map(HashTable::allocation_size).sum::<usize>()
+    }
+}
+
+/// A map on such a table.
+pub struct SplitMap<K, V> {
+    table: SplitTable<(K, V)>,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl<K, V> Default for SplitMap<K, V> {
+    fn default() -> Self {
+        SplitMap { table: SplitTable::default(), hasher: Default::default() }
+    }
+}
+
+impl<K: Hash + Eq, V> SplitMap<K, V> {
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// All keys with their values, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.table.iter().map(|(key, value)| (key, value))
+    }
+
+    /// All values, in no particular order.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.table.iter().map(|(_, value)| value)
+    }
+
+    /// The value of a key.
+    #[inline]
+    pub fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        let found = self.table.find(self.hasher.hash_one(key), |(known, _)| known.borrow() == key);
+        found.map(|(_, value)| value)
+    }
+
+    /// The same, to be changed.
+    #[inline]
+    pub fn get_mut<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        let hash = self.hasher.hash_one(key);
+        self.table.find_mut(hash, |(known, _)| known.borrow() == key).map(|(_, value)| value)
+    }
+
+    /// Gives a key a value; returns the one that it had.
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        if let Some(known) = self.get_mut(&key) {
+            return Some(std::mem::replace(known, value));
+        }
+        let hasher = &self.hasher;
+        let hash = hasher.hash_one(&key);
+        self.table.insert(hash, (key, value), |(key, _)| hasher.hash_one(key));
+        None
+    }
+
+    /// The value of a key, made where it has none yet.
+    pub fn or_insert_with(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V
+    where
+        K: Clone,
+    {
+        if self.get(&key).is_none() {
+            self.insert(key.clone(), make());
+        }
+        self.get_mut(&key).expect("it was inserted just now")
+    }
+
+    /// Takes a key out; returns its value.
+    pub fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        let hasher = &self.hasher;
+        let is_it = |(known, _): &(K, V)| known.borrow() == key;
+        let hash_of = |(key, _): &(K, V)| hasher.hash_one(key);
+        self.table.remove(hasher.hash_one(key), is_it, hash_of).map(|(_, value)| value)
+    }
+}
+
+#[cfg(test)]
+#[path = "split_tests.rs"]
+mod tests;
