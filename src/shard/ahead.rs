@@ -195,10 +195,10 @@ impl Ahead {
             self.average = (self.average * 3 + cost) / 4;
             self.fit_window(cost, now);
             self.seen = progress;
-            let most = (self.most * FINE / self.average.max(1)).max(LEAST);
+            let most = self.most * FINE / self.average.max(1);
             let kept = Mutant::MailWindowKept.is_on();
             let window = if kept { LARGEST_WINDOW } else { self.window };
-            self.until = self.seen.messages + most.min(window);
+            self.until = self.seen.messages + most.max(LEAST).min(window);
         }
         if self.watches.is_some_and(|until| until <= now) {
             self.watches = None;

@@ -11,7 +11,7 @@
 //! random per process and never leave it: a peer can neither compute nor observe a collision. Keys
 //! can still collide by chance, so they find candidates and never decide a match.
 
-use std::cell::OnceCell;
+use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::SharedSeed;
@@ -198,42 +198,58 @@ pub struct TopicHash<'a> {
     exact: u64,
     finish: [u64; 2],
     terms: TermSeeds,
-    split: OnceCell<Split>,
+    split: Split,
 }
 
-/// The levels of a topic name.
+/// The levels of a topic name. Filled in where it is: it is large, and would be copied otherwise.
 struct Split {
-    levels: usize,
+    /// How many there are; none while they have not been looked at.
+    levels: Cell<usize>,
     /// `sums[n]`: the terms of the first `n` levels, added up.
-    sums: [u64; MAX_SHAPE_LEVELS + 1],
+    sums: [Cell<u64>; MAX_SHAPE_LEVELS + 1],
     /// Where each level ends in the name.
-    ends: [u16; MAX_SHAPE_LEVELS],
+    ends: [Cell<u16>; MAX_SHAPE_LEVELS],
 }
 
 impl Split {
-    fn new(terms: &TermSeeds, bytes: &[u8]) -> Self {
-        let mut sums = [0; MAX_SHAPE_LEVELS + 1];
-        let mut ends = [0; MAX_SHAPE_LEVELS];
+    #[inline]
+    fn not_yet() -> Split {
+        Split {
+            levels: Cell::new(0),
+            sums: [const { Cell::new(0) }; MAX_SHAPE_LEVELS + 1],
+            ends: [const { Cell::new(0) }; MAX_SHAPE_LEVELS],
+        }
+    }
+
+    fn fill(&self, terms: &TermSeeds, bytes: &[u8]) {
         let (mut levels, mut start, mut sum) = (0, 0, 0u64);
         for end in Slashes::new(bytes).chain([bytes.len()]) {
             if levels < MAX_SHAPE_LEVELS {
                 sum = sum.wrapping_add(terms.term(levels, &bytes[start..end]));
-                sums[levels + 1] = sum;
-                ends[levels] = end as u16;
+                self.sums[levels + 1].set(sum);
+                self.ends[levels].set(end as u16);
             }
             (levels, start) = (levels + 1, end + 1);
         }
-        Split { levels, sums, ends }
+        self.levels.set(levels);
+    }
+
+    /// The terms of the first levels, added up.
+    #[inline]
+    fn sum(&self, levels: usize) -> u64 {
+        self.sums[levels].get()
     }
 
     /// Where the level begins in the name.
+    #[inline]
     fn begin(&self, level: usize) -> usize {
         if level == 0 { 0 } else { self.end(level - 1) + 1 }
     }
 
     /// Where it ends.
+    #[inline]
     fn end(&self, level: usize) -> usize {
-        usize::from(self.ends[level])
+        usize::from(self.ends[level].get())
     }
 }
 
@@ -242,7 +258,7 @@ impl<'a> TopicHash<'a> {
     #[inline]
     pub fn new(seeds: &Seeds, name: &'a str) -> Self {
         let (exact, finish) = (seeds.exact(name), seeds.finish);
-        TopicHash { name, exact, finish, terms: seeds.terms.clone(), split: OnceCell::new() }
+        TopicHash { name, exact, finish, terms: seeds.terms.clone(), split: Split::not_yet() }
     }
 
     /// The topic name.
@@ -252,12 +268,15 @@ impl<'a> TopicHash<'a> {
 
     /// How many levels the topic name has.
     pub fn levels(&self) -> usize {
-        self.split().levels
+        self.split().levels.get()
     }
 
     #[inline]
     fn split(&self) -> &Split {
-        self.split.get_or_init(|| Split::new(&self.terms, self.name.as_bytes()))
+        if self.split.levels.get() == 0 {
+            self.split.fill(&self.terms, self.name.as_bytes());
+        }
+        &self.split
     }
 
     /// The key of the filter without wildcards that equals this name.
@@ -278,16 +297,17 @@ impl<'a> TopicHash<'a> {
             return Some(finish(self.finish, 0, shape)); // `#`
         }
         let split = self.split();
-        let fits = if shape.open() { levels <= split.levels } else { levels == split.levels };
+        let ours = split.levels.get();
+        let fits = if shape.open() { levels <= ours } else { levels == ours };
         if !fits {
             return None;
         }
-        let mut sum = split.sums[levels];
+        let mut sum = split.sum(levels);
         let mut plus = shape.plus();
         while plus != 0 {
             let at = plus.trailing_zeros() as usize;
             plus &= plus - 1;
-            sum = sum.wrapping_sub(split.sums[at + 1].wrapping_sub(split.sums[at]));
+            sum = sum.wrapping_sub(split.sum(at + 1).wrapping_sub(split.sum(at)));
         }
         Some(finish(self.finish, sum, shape))
     }
