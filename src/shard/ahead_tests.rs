@@ -199,6 +199,8 @@ fn a_topic_that_is_not_known_costs_what_the_filters_that_match_it_have_cost() {
     }
     assert_eq!(ahead.refuses(Some((9, few)), true), Some(Shortage::Room), "a burst of them all");
     assert_eq!(ahead.send(Some((9, all))), Reserve::of(COSTLY));
+    let messages = u64::from(BURST);
+    ahead.see(Progress { messages, work: 3 * messages }, NOW);
     // What is known of the topic itself comes first.
     assert_eq!(ahead.refuses(Some((2, all)), true), None);
     ahead.queued = true;
