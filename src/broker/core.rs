@@ -3,7 +3,7 @@
 use super::around::Around;
 pub(super) use super::clock::{Clock, time_of_day};
 use super::memory::Reclaim;
-use super::moving::{MoveOrder, Moving};
+use super::moving::{CopyPace, MoveOrder, Moving};
 use super::questions::Helpers;
 use super::store::{Stored, go_on_with};
 use crate::access::{Said, Verdict};
@@ -219,6 +219,7 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
             continue;
         }
         let busy = core.step(&mut driver);
+        let copies = core.moving.copy(&mut core.shard, &mut driver);
         core.shard.counters.steps += 1;
         // Done after a step, when no completion is unvisited. If the core never rests, it is done
         // all the same.
@@ -234,7 +235,7 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
         if core.shard.asks_for_signals(ended / 1000) {
             core.tell_signals(&driver, ended / 1000);
         }
-        let awaits_room = core.shard.awaits_room();
+        let awaits_room = core.shard.awaits_room() || copies == CopyPace::Wait;
         if busy {
             core.shard.counters.step_busy_nanos += ended - began;
             core.steps.record(ended - began);
@@ -251,7 +252,7 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
             driver.nap(NAP, || has_mail() || !commands.is_empty() || has_answer());
             idle_since = Some(ended);
         }
-        if busy || awaits_room {
+        if busy || awaits_room || copies == CopyPace::More {
             if yielded.elapsed() > YIELD {
                 glommio::executor().yield_now().await;
                 yielded = std::time::Instant::now();

@@ -10,7 +10,7 @@ use crate::message::Message;
 use crate::ring::{Driver, Event};
 use crate::shard::{Inventory, PackCursor, Packed, Shard};
 use crate::upgrade::Frame;
-use crate::upgrade::client::Client;
+use crate::upgrade::client::{Client, Early, Remainder};
 use crate::upgrade::frame::{Ban, Totals};
 use crossbeam_channel::{Sender, TrySendError};
 use std::os::fd::OwnedFd;
@@ -22,6 +22,11 @@ use zeroize::Zeroize;
 const PARCEL: usize = 256 * 1024;
 /// How long a core that cannot give its parcel away waits before it tries again.
 const NAP: Duration = Duration::from_micros(100);
+/// Clients that are copied beside one step, at most.
+const COPIES: usize = 32;
+/// How often those are copied who have come since.
+const ROUNDS: u32 = 4;
+const TOO_LONG: &str = "a client has more waiting than can be moved";
 /// How long the kernel may take to withdraw sends, export sockets or take them in: it does so while
 /// it is told.
 const KERNEL: Duration = Duration::from_secs(5);
@@ -36,6 +41,11 @@ pub(super) enum MoveOrder {
     AskRest(Sender<Rest>),
     /// Give second descriptors of the listening sockets.
     Listening(Sender<std::io::Result<Vec<(ListenerId, OwnedFd)>>>),
+    /// Copy what can be copied of clients that are still served; the channel is closed behind the
+    /// last parcel.
+    Copy(Sender<Parcel>),
+    /// The copies are of no use.
+    ForgetCopies,
     /// Pack everything; the channel is closed behind the last parcel.
     Pack(Sender<Parcel>),
     /// Serve again.
@@ -44,8 +54,10 @@ pub(super) enum MoveOrder {
     Enroll(ListenerId, Arc<ListenerState>),
     /// Go on with the files of a store that is handed over, and answer.
     Store(Box<Stored>, Sender<Result<(), String>>),
-    /// Take these clients in, each with the listener of its connection here.
+    /// Take these clients in.
     TakeIn(Box<Arrived>),
+    /// All have come who will.
+    EndUnclaimed,
     /// Say whether every session of the store has come.
     CheckStored(Sender<Result<(), String>>),
     /// Serve those that were taken in.
@@ -80,9 +92,28 @@ impl Drop for Parcel {
     }
 }
 
+/// Something of a client, with the listener of its connection here.
+pub(super) enum Coming {
+    /// What it is as a whole.
+    Whole(Box<Client>, Option<(SocketSource, ListenerId)>),
+    /// What was copied of it while the old process serves it; its socket is the next one.
+    Early(Box<Early>),
+    /// What was not copied before.
+    Rest(Box<Remainder>, ListenerId),
+}
+
+/// Where a client's socket is.
+pub(super) enum SocketSource {
+    /// It is the next of those that came with them.
+    Next,
+    /// It was copied before, by that shard under that number.
+    Copied(ShardId, u32),
+}
+
 /// Clients that came from another process.
 pub(super) struct Arrived {
-    pub clients: Vec<(Client, Option<(OwnedFd, ListenerId)>)>,
+    pub clients: Vec<Coming>,
+    pub files: Vec<OwnedFd>,
     pub retained: Vec<Message>,
     /// Who may not connect for a while; common to all shards.
     pub bans: Vec<Ban>,
@@ -94,6 +125,7 @@ pub(super) struct Arrived {
 #[derive(Default)]
 pub(super) struct Moving {
     packing: Option<Packing>,
+    copying: Option<Copying>,
     /// Clients are not listened to, and what bridges and the API want to publish waits.
     pub(super) suspended: bool,
 }
@@ -105,6 +137,31 @@ struct Packing {
     ready: Option<Parcel>,
     /// The last one is ready or gone.
     done: bool,
+}
+
+/// Clients are copied, some in each step.
+struct Copying {
+    to: Sender<Parcel>,
+    /// The next socket to look at.
+    cursor: u32,
+    /// Times that all were looked at.
+    rounds: u32,
+    /// Copied in this round.
+    copied: usize,
+    /// Sockets whose copies are awaited.
+    awaited: usize,
+    parcel: Parcel,
+}
+
+/// What copying asks of its core.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum CopyPace {
+    /// There are none to be made.
+    Nothing,
+    /// More can be made at once.
+    More,
+    /// The other process has to take some in first.
+    Wait,
 }
 
 impl Moving {
@@ -132,6 +189,13 @@ impl Moving {
                 let _ = to.send(Rest { shard: shard.id(), under_way, mails });
             }
             MoveOrder::Listening(to) => drop(to.send(driver.listening())),
+            MoveOrder::Copy(to) => {
+                let parcel = Parcel::default();
+                let (cursor, rounds, copied, awaited) = (0, 0, 0, 0);
+                let copying = Copying { to, cursor, rounds, copied, awaited, parcel };
+                self.copying = Some(copying);
+            }
+            MoveOrder::ForgetCopies => self.forget_copies(shard, driver),
             MoveOrder::Pack(to) => {
                 driver.withdraw_sends();
                 let cursor = PackCursor::default();
@@ -139,15 +203,17 @@ impl Moving {
             }
             MoveOrder::GoOn => {
                 (self.packing, self.suspended) = (None, false);
+                self.forget_copies(shard, driver);
                 shard.go_on_after_suspension();
                 driver.go_on();
             }
             MoveOrder::Enroll(listener, state) => shard.open_listener(listener, state),
             MoveOrder::TakeIn(arrived) => {
-                let Arrived { clients, retained, bans, taken } = *arrived;
+                let Arrived { clients, files, retained, bans, taken } = *arrived;
                 shard.adopt_bans(bans);
-                let _ = taken.send(take_in(clients, retained, shard, driver));
+                let _ = taken.send(take_in(clients, files, retained, shard, driver));
             }
+            MoveOrder::EndUnclaimed => shard.end_unclaimed(),
             // The core does that itself.
             MoveOrder::Store(..) => {}
             MoveOrder::CheckStored(to) => drop(to.send(shard.check_stored())),
@@ -156,6 +222,23 @@ impl Moving {
                 shard.serve_adopted();
             }
         }
+    }
+
+    fn forget_copies(&mut self, shard: &mut Shard, driver: &mut Driver) {
+        self.copying = None;
+        shard.forget_all_early();
+        driver.forget_copies();
+    }
+
+    /// Copies some clients, beside a step.
+    pub(super) fn copy(&mut self, shard: &mut Shard, driver: &mut Driver) -> CopyPace {
+        let Some(copying) = &mut self.copying else { return CopyPace::Nothing };
+        let asks = copying.go_on(shard, driver);
+        if asks == CopyPace::Nothing {
+            // The receiver sees the end of it.
+            self.copying = None;
+        }
+        asks
     }
 
     /// Packs a parcel while that is asked for; true then.
@@ -192,6 +275,56 @@ impl Moving {
     }
 }
 
+impl Copying {
+    /// [`CopyPace::Nothing`] when it is over.
+    fn go_on(&mut self, shard: &mut Shard, driver: &mut Driver) -> CopyPace {
+        for (socket, file) in driver.take_copies() {
+            self.awaited = self.awaited.saturating_sub(1);
+            match file {
+                Ok(None) => {}
+                Ok(Some(file)) => {
+                    let Some(early) = shard.pack_early(socket) else { continue };
+                    let frame = Frame::Early(Box::new(early));
+                    match frame.encode(&mut self.parcel.frames) {
+                        Ok(()) => self.parcel.files.push(file),
+                        Err(_) => self.parcel.failed = Some(TOO_LONG.to_owned()),
+                    }
+                }
+                Err(errno) => self.parcel.failed = Some(not_exported(errno)),
+            }
+        }
+        if self.awaited > 0 {
+            return CopyPace::More;
+        }
+        let failed = self.parcel.failed.is_some();
+        if failed || !self.parcel.files.is_empty() {
+            match self.to.try_send(std::mem::take(&mut self.parcel)) {
+                Ok(()) if failed => return CopyPace::Nothing,
+                Ok(()) => {}
+                Err(TrySendError::Full(parcel)) => {
+                    self.parcel = parcel;
+                    return CopyPace::Wait;
+                }
+                Err(TrySendError::Disconnected(_)) => return CopyPace::Nothing,
+            }
+        }
+        match shard.next_early(&mut self.cursor, COPIES) {
+            Some(sockets) => {
+                self.awaited = sockets.into_iter().filter(|&socket| driver.copy(socket)).count();
+                self.copied += self.awaited;
+                CopyPace::More
+            }
+            // Who has come meanwhile is copied in another round.
+            None if self.copied > COPIES && self.rounds < ROUNDS => {
+                (self.cursor, self.copied) = (0, 0);
+                self.rounds += 1;
+                CopyPace::More
+            }
+            None => CopyPace::Nothing,
+        }
+    }
+}
+
 /// The next parcel; `None` when all was packed.
 fn pack(cursor: &mut PackCursor, shard: &mut Shard, driver: &mut Driver) -> Option<Parcel> {
     let totals = Totals::default();
@@ -215,6 +348,22 @@ fn pack(cursor: &mut PackCursor, shard: &mut Shard, driver: &mut Driver) -> Opti
                 totals.sessions += u64::from(client.session.is_some());
                 Frame::Client(client)
             }
+            Packed::Known(from, number, client) => {
+                totals.connections += 1;
+                totals.sessions += u64::from(client.session.is_some());
+                // It is short.
+                let _ = Frame::Known(from, number).encode(&mut parcel.frames);
+                Frame::Client(client)
+            }
+            Packed::Rest(rest) => {
+                totals.connections += 1;
+                totals.sessions += 1;
+                Frame::Rest(rest)
+            }
+            Packed::Unmovable(why) => {
+                parcel.failed = Some(why.to_owned());
+                return Some(parcel);
+            }
             Packed::Offline(client) => {
                 totals.sessions += 1;
                 Frame::Client(client)
@@ -226,7 +375,7 @@ fn pack(cursor: &mut PackCursor, shard: &mut Shard, driver: &mut Driver) -> Opti
             Packed::Bans(bans) => Frame::Bans(bans),
         };
         if frame.encode(&mut parcel.frames).is_err() {
-            parcel.failed = Some("a client has more waiting than can be moved".to_owned());
+            parcel.failed = Some(TOO_LONG.to_owned());
             return Some(parcel);
         }
         if sockets.len() == MOVE_BATCH || parcel.frames.len() > PARCEL {
@@ -264,36 +413,46 @@ fn export(
     }
     // The kernel completes them in their order, but does not promise it.
     files.sort_by_key(|(socket, _)| *socket);
-    let failed = |errno| {
-        let error = std::io::Error::from_raw_os_error(errno);
-        format!("a socket cannot be given a descriptor ({error}); Linux 6.8 or newer is needed")
-    };
-    files.into_iter().map(|(_, file)| file.map_err(failed)).collect()
+    files.into_iter().map(|(_, file)| file.map_err(not_exported)).collect()
+}
+
+fn not_exported(errno: i32) -> String {
+    let error = std::io::Error::from_raw_os_error(errno);
+    format!("a socket cannot be given a descriptor ({error}); Linux 6.8 or newer is needed")
 }
 
 /// Puts sockets into the rings, and clients into the shard.
 fn take_in(
-    clients: Vec<(Client, Option<(OwnedFd, ListenerId)>)>,
+    clients: Vec<Coming>,
+    files: Vec<OwnedFd>,
     retained: Vec<Message>,
     shard: &mut Shard,
     driver: &mut Driver,
 ) -> Result<Totals, String> {
     let mut totals = Totals::default();
-    let mut files = Vec::new();
-    let mut waiting = Vec::with_capacity(clients.len());
-    for (client, connection) in clients {
-        let listener = connection.map(|(file, listener)| {
-            files.push(file);
-            listener
-        });
-        waiting.push((client, listener));
-    }
     let mut sockets = take_sockets(files, shard, driver)?.into_iter();
-    for (client, listener) in waiting {
-        let connection = listener.and_then(|listener| Some((sockets.next()?, listener)));
-        totals.sessions += u64::from(client.session.is_some());
-        totals.connections += u64::from(connection.is_some());
-        shard.adopt(client, connection)?;
+    let mut next = || sockets.next().ok_or_else(|| "a socket is missing".to_owned());
+    for coming in clients {
+        match coming {
+            Coming::Early(early) => shard.adopt_early(*early, next()?)?,
+            Coming::Rest(rest, listener) => {
+                totals.sessions += 1;
+                totals.connections += 1;
+                shard.adopt_rest(*rest, listener)?;
+            }
+            Coming::Whole(client, connection) => {
+                totals.sessions += u64::from(client.session.is_some());
+                totals.connections += u64::from(connection.is_some());
+                let connection = match connection {
+                    None => None,
+                    Some((SocketSource::Next, listener)) => Some((next()?, listener)),
+                    Some((SocketSource::Copied(from, number), listener)) => {
+                        Some((shard.take_early_socket(from, number)?, listener))
+                    }
+                };
+                shard.adopt(*client, connection)?;
+            }
+        }
     }
     totals.retained = retained.len() as u64;
     retained.into_iter().for_each(|message| shard.adopt_retained(message));

@@ -41,6 +41,16 @@ macro_rules! upgrade {
         UpgradeSlotLost,
         /// Messages that are in the store only are not handed over.
         UpgradeAwayLost,
+        /// What was copied of a socket is claimed by who has its number later.
+        UpgradeCopyOfAnother,
+        /// What has changed of a session since it was copied is not handed over.
+        UpgradeChangeUntold,
+        /// A session that was copied is not replaced by the one that came after it.
+        UpgradeEarlyTwice,
+        /// What flows to a client that was copied is not handed over.
+        UpgradeRestFlowLost,
+        /// Copies that nobody claims stay.
+        UpgradeUnclaimedStay,
         /// A store is changed by the process that takes it over before that serves.
         StorageHeldChanges,
         }

@@ -6,7 +6,9 @@
 #![allow(unsafe_code)]
 use super::driver::Driver;
 use super::event::Event;
-use super::slots::{CLOSING, EXPORTING, LINGER, RECEIVING, SENDING, SHUTTING, WITHDRAWING};
+use super::slots::{
+    CLOSING, COPIED, COPYING, EXPORTING, LINGER, RECEIVING, SENDING, SHUTTING, WITHDRAWING,
+};
 use super::tag::{self, Kind};
 use crate::ids::SocketId;
 use io_uring::{opcode, squeue, types};
@@ -26,6 +28,10 @@ pub(super) struct TakeOver {
     cookie: u64,
 }
 
+/// An ordinary descriptor of a socket that stays in use, none if it is being closed by now, or why
+/// there is none.
+pub type SocketCopy = (SocketId, Result<Option<OwnedFd>, i32>);
+
 /// What the driver knows of sockets that move between processes.
 #[derive(Default)]
 pub(super) struct Moving {
@@ -33,6 +39,8 @@ pub(super) struct Moving {
     pub(super) suspended: bool,
     /// Sends that are being withdrawn.
     withdrawing: u32,
+    /// Copies that were made and not taken.
+    copies: Vec<(SocketId, u16, Result<OwnedFd, i32>)>,
     incoming: Vec<Option<TakeOver>>,
 }
 
@@ -53,7 +61,7 @@ impl Driver {
     /// Whether a suspended driver has come to rest: what the kernel still has to report is only of
     /// sends. Looks at every socket.
     pub fn rests(&mut self) -> bool {
-        const BUSY: u32 = RECEIVING | SHUTTING | EXPORTING;
+        const BUSY: u32 = RECEIVING | SHUTTING | EXPORTING | COPYING;
         let accepts = self.rings.iter().any(|ring| ring.accepts > 0);
         if accepts || self.hand_overs.in_flight() > 0 || !self.deferred.is_empty() {
             return false;
@@ -130,15 +138,52 @@ impl Driver {
     /// Makes an ordinary descriptor of the socket, which stays open here: [`Event::Exported`].
     /// Needs Linux 6.8.
     pub fn export(&mut self, socket: SocketId) {
-        let Some(slot) = self.slots.get(socket) else { return };
-        if slot.flags & CLOSING != 0 {
-            return;
+        self.make_descriptor(socket, EXPORTING);
+    }
+
+    /// Makes an ordinary descriptor of a socket that is used on here meanwhile: it comes by
+    /// [`Self::take_copies`]. From now on the socket is shut down before it is closed, since the
+    /// other descriptor keeps the connection open. False when it is being closed.
+    pub fn copy(&mut self, socket: SocketId) -> bool {
+        self.make_descriptor(socket, COPYING | COPIED)
+    }
+
+    /// The copies that were made since, in no order.
+    pub fn take_copies(&mut self) -> Vec<SocketCopy> {
+        let made = std::mem::take(&mut self.moving.copies);
+        let copies = made.into_iter().map(|(socket, generation, file)| {
+            // Its number may be another socket's since.
+            let slot = self.slots.get_current(socket, generation);
+            match slot.is_some_and(|slot| slot.flags & CLOSING == 0) {
+                true => (socket, file.map(Some)),
+                false => (socket, Ok(None)),
+            }
+        });
+        copies.collect()
+    }
+
+    /// There are no copies any more.
+    pub fn forget_copies(&mut self) {
+        for ring in 0..self.rings.len() {
+            for socket in self.slots.of_ring(ring) {
+                if let Some(slot) = self.slots.get(socket) {
+                    slot.flags &= !COPIED;
+                }
+            }
         }
-        slot.flags |= EXPORTING;
+    }
+
+    fn make_descriptor(&mut self, socket: SocketId, flags: u32) -> bool {
+        let Some(slot) = self.slots.get(socket) else { return false };
+        if slot.flags & CLOSING != 0 {
+            return false;
+        }
+        slot.flags |= flags;
         let entry = opcode::FixedFdInstall::new(types::Fixed(slot.table), 0)
             .build()
             .user_data(tag::tag(Kind::Export, slot.generation, socket.0));
         self.rings[slot.ring as usize].push(entry);
+        true
     }
 
     pub(super) fn exported(
@@ -151,11 +196,12 @@ impl Driver {
         // SAFETY: the kernel has just made this descriptor, for us alone.
         let file = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) });
         let Some(slot) = self.slots.get_current(socket, generation) else { return };
-        slot.flags &= !EXPORTING;
-        if slot.flags & CLOSING != 0 {
-            self.close_descriptor(socket);
+        let copied = slot.flags & COPYING != 0;
+        slot.flags &= !(EXPORTING | COPYING);
+        match copied {
+            true => self.moving.copies.push((socket, generation, file.ok_or(-result))),
+            false => handler(self, Event::Exported { socket, file: file.ok_or(-result) }),
         }
-        handler(self, Event::Exported { socket, file: file.ok_or(-result) });
         self.finish_if_done(socket, handler);
     }
 

@@ -11,7 +11,10 @@ pub(super) const SHUTTING: u32 = 1 << 2;
 pub(super) const CLOSE_SENT: u32 = 1 << 3;
 pub(super) const HANDING: u32 = 1 << 4;
 pub(super) const EXPORTING: u32 = 1 << 5;
-pub(super) const IN_FLIGHT: u32 = RECEIVING | SENDING | SHUTTING | CLOSE_SENT | HANDING | EXPORTING;
+/// It is being exported as a copy.
+pub(super) const COPYING: u32 = 1 << 6;
+pub(super) const IN_FLIGHT: u32 =
+    RECEIVING | SENDING | SHUTTING | CLOSE_SENT | HANDING | EXPORTING | COPYING;
 /// How the shard wants the socket to be read.
 pub(super) const WANT_ONCE: u32 = 1 << 8;
 pub(super) const WANT_STREAM: u32 = 1 << 9;
@@ -29,6 +32,8 @@ pub(super) const LINGER: u32 = 1 << 14;
 pub(super) const CLOSING: u32 = 1 << 15;
 /// The send in flight is being withdrawn.
 pub(super) const WITHDRAWING: u32 = 1 << 16;
+/// Another process may have the socket, too: closing it here ends no connection.
+pub(super) const COPIED: u32 = 1 << 17;
 pub(super) const OPEN: u32 = 1 << 31;
 
 /// All state that the driver keeps per socket.

@@ -114,6 +114,10 @@ impl Driver {
                 .user_data(tag::tag(Kind::Ignored, 0, 0));
             self.rings[ring].push(entry);
         }
+        if flags & (COPIED | SHUTTING) == COPIED {
+            // The other process would keep the connection open. Its completion closes the socket.
+            self.push_shutdown(socket, libc::SHUT_RDWR);
+        }
         self.close_descriptor(socket);
     }
 
@@ -341,8 +345,13 @@ impl Driver {
         if slot.flags & ENDED != 0 {
             return self.close(socket);
         }
+        self.push_shutdown(socket, libc::SHUT_WR);
+    }
+
+    fn push_shutdown(&mut self, socket: SocketId, what: i32) {
+        let Some(slot) = self.slots.get(socket) else { return };
         slot.flags |= SHUTTING;
-        let entry = opcode::Shutdown::new(types::Fixed(slot.table), libc::SHUT_WR)
+        let entry = opcode::Shutdown::new(types::Fixed(slot.table), what)
             .build()
             .user_data(tag::tag(Kind::Shutdown, slot.generation, socket.0));
         self.rings[slot.ring as usize].push(entry);

@@ -37,6 +37,9 @@ impl Shard {
         connection: Option<(SocketId, ListenerId)>,
     ) -> Result<(), String> {
         let Client { session, connection: carried } = client;
+        if let Some(session) = &session {
+            self.replace_early(&session.client_id);
+        }
         self.counters.clients_taken_over += 1;
         let socket = connection.map(|(socket, _)| socket);
         let index = match session {
@@ -161,7 +164,7 @@ impl Shard {
         self.adopt_away(index, carried.away)
     }
 
-    fn adopt_connection(
+    pub(super) fn adopt_connection(
         &mut self,
         socket: SocketId,
         listener: ListenerId,

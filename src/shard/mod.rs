@@ -36,6 +36,7 @@ mod deliver;
 mod delivery;
 mod drops;
 mod due;
+mod early;
 mod encode;
 mod endings;
 mod entrance;
@@ -385,6 +386,7 @@ impl Shard {
     /// The driver has closed the socket; its identifier may come again for another connection.
     pub fn closed(&mut self, socket: SocketId) {
         self.disconnect(socket, Cause::Broken);
+        self.forget_early(socket);
         self.forget(socket);
     }
 

@@ -13,7 +13,7 @@ use crate::mutant::Mutant;
 use crate::outgoing::Segment;
 use crate::session::{Flow, Session};
 use crate::topic;
-use crate::upgrade::client::{self, Client, Subscription};
+use crate::upgrade::client::{self, Client, Remainder, Subscription};
 use crate::upgrade::code::Bytes;
 use crate::upgrade::frame::Ban;
 
@@ -32,6 +32,12 @@ pub struct PackCursor {
 pub enum Packed {
     /// A client with that socket.
     Online(SocketId, Box<Client>),
+    /// A client whose socket was copied before, by that shard under that number.
+    Known(ShardId, u32, Box<Client>),
+    /// What has not been copied of a client before.
+    Rest(Box<Remainder>),
+    /// A client that cannot move, and why.
+    Unmovable(&'static str),
     /// A session without a connection.
     Offline(Box<Client>),
     /// Some retained messages.
@@ -57,8 +63,11 @@ impl Shard {
         while cursor.connection < self.connections.bound() {
             let socket = SocketId(cursor.connection);
             cursor.connection += 1;
+            if self.is_ruled(socket) {
+                return Some(Packed::Unmovable("a client has come that has rules of its own"));
+            }
             if let Some(client) = self.pack_connection(socket) {
-                return Some(Packed::Online(socket, Box::new(client)));
+                return Some(self.packed_online(socket, client));
             }
         }
         while cursor.session < self.sessions.bound() {
@@ -88,6 +97,14 @@ impl Shard {
             messages.clear();
         }
         Some(Packed::Retained(messages))
+    }
+
+    /// Whether a client has rules of its own, which cannot be written down.
+    fn is_ruled(&self, socket: SocketId) -> bool {
+        let stage = self.connections.get(socket.0).map(|connection| connection.stage);
+        let Some(Stage::Open(index)) = stage else { return false };
+        let grant = self.sessions.get(index).and_then(|session| session.grant());
+        grant.is_some_and(|grant| grant.rules.is_some())
     }
 
     fn pack_connection(&self, socket: SocketId) -> Option<Client> {

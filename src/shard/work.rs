@@ -2,6 +2,7 @@
 //! wills, upkeep, `$SYS`, how it stops, and what it tells those who watch it.
 
 use super::claims::Claims;
+use super::early::EarlyCopies;
 use super::endings::Endings;
 use super::observe::Observers;
 use super::stop::Stopping;
@@ -20,6 +21,8 @@ pub(super) struct Work {
     pub(super) sys: Sys,
     pub(super) observers: Observers,
     pub(super) claims: Claims,
+    /// While an upgrade is under way.
+    pub(super) early: Option<Box<EarlyCopies>>,
 }
 
 impl Work {
@@ -34,6 +37,7 @@ impl Work {
             sys: Sys::new(shards),
             observers: Observers::default(),
             claims: Claims::default(),
+            early: None,
         }
     }
 

@@ -2,7 +2,7 @@
 //! of the clock that both processes go by.
 
 use super::code::{Body, Bytes, Code, Secret, record};
-use crate::ids::{ListenerId, Peer};
+use crate::ids::{ListenerId, Peer, ShardId};
 use crate::message::Message;
 use crate::packet::Qos;
 use crate::session::Queued;
@@ -15,6 +15,36 @@ record! {
         pub session: Option<Session>,
         /// Its connection, whose socket comes with this.
         pub connection: Option<Connection>,
+    }
+}
+
+record! {
+    /// What is copied of a client, with its socket, while the old process still serves it.
+    pub struct Early {
+        /// The shard of the old process that has it.
+        pub from: ShardId,
+        /// How that shard numbers what it copies: from 0 on, one after the other.
+        pub number: u32,
+        /// ClientId.
+        pub client_id: Box<str>,
+        /// Where its connection came in, as old numbers its listeners.
+        pub listener: ListenerId,
+        /// Its session but for what is in flight and waits; with a store, nothing of it.
+        pub session: Option<Session>,
+    }
+}
+
+record! {
+    /// What was not copied of a client before, when all else is still the same.
+    pub struct Remainder {
+        /// The shard of the old process that has it.
+        pub from: ShardId,
+        /// The number that it was copied under.
+        pub number: u32,
+        /// What is in flight and waits.
+        pub flow: Option<Flow>,
+        /// Its connection, whose socket was copied.
+        pub connection: Connection,
     }
 }
 
@@ -224,15 +254,37 @@ record! {
 impl Session {
     /// Whether all numbers of it are possible.
     fn is_sound(&self) -> bool {
-        let flow = self.flow.as_ref();
         (3..=5).contains(&self.level)
             && self.client_id.len() <= usize::from(u16::MAX)
-            && flow.is_none_or(|flow| {
-                let awaits = |sent: &Sent| sent.awaits <= 3;
-                flow.first != 0
-                    && flow.sent.len() < usize::from(u16::MAX)
-                    && flow.sent.iter().all(awaits)
-            })
+            && self.flow.as_ref().is_none_or(Flow::is_sound)
+    }
+}
+
+impl Flow {
+    fn is_sound(&self) -> bool {
+        let awaits = |sent: &Sent| sent.awaits <= 3;
+        self.first != 0
+            && self.sent.len() < usize::from(u16::MAX)
+            && self.sent.iter().all(awaits)
+    }
+}
+
+impl Early {
+    /// Reads a whole one; `None` when the bytes are none.
+    pub fn decode(bytes: &[u8]) -> Option<Early> {
+        let mut body = Body::new(bytes);
+        let early = Early::get(&mut body).filter(|_| body.is_empty())?;
+        let named = |session: &Session| session.client_id == early.client_id && session.is_sound();
+        early.session.as_ref().is_none_or(named).then_some(early)
+    }
+}
+
+impl Remainder {
+    /// Reads a whole one; `None` when the bytes are none.
+    pub fn decode(bytes: &[u8]) -> Option<Remainder> {
+        let mut body = Body::new(bytes);
+        let rest = Remainder::get(&mut body).filter(|_| body.is_empty())?;
+        rest.flow.as_ref().is_none_or(Flow::is_sound).then_some(rest)
     }
 }
 

@@ -250,6 +250,20 @@ impl Code for ListenerId {
     }
 }
 
+impl Code for ShardId {
+    fn length(&self) -> usize {
+        self.0.length()
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        u8::get(from).map(ShardId)
+    }
+}
+
 impl Code for Peer {
     fn length(&self) -> usize {
         match self {

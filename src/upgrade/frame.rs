@@ -2,9 +2,9 @@
 //! Descriptors travel beside [`Frame::Files`], [`Frame::Listener`] and [`Frame::Store`] and are
 //! taken in their order.
 
-use super::client::Client;
+use super::client::{Client, Early, Remainder};
 use super::code::{Body, Code, make_room, record};
-use crate::ids::ListenerId;
+use crate::ids::{ListenerId, ShardId};
 use crate::message::Message;
 use crate::overload::sources::Banned;
 use crate::time::Instant;
@@ -91,6 +91,8 @@ pub enum Frame {
     Refused(Box<str>),
     /// New: it has started, with so many shards.
     Ready(u8),
+    /// The same, and clients may be copied while old serves them.
+    ReadyForEarly(u8),
     /// Old: a listener.
     Listener(Listener),
     /// Old: all that is in its store is durable; the store's lock comes with this.
@@ -99,6 +101,12 @@ pub enum Frame {
     Files(u16),
     /// Old: a client.
     Client(Box<Client>),
+    /// Old: what is copied of a client that it still serves.
+    Early(Box<Early>),
+    /// Old: the socket of the next client was copied by that shard, under that number.
+    Known(ShardId, u32),
+    /// Old: what was not copied of a client before.
+    Rest(Box<Remainder>),
     /// Old: retained messages.
     Retained(Vec<Message>),
     /// Old: who is banned.
@@ -136,6 +144,10 @@ impl Frame {
             Frame::Committed => 12,
             Frame::Bans(_) => 13,
             Frame::Store => 14,
+            Frame::ReadyForEarly(_) => 15,
+            Frame::Early(_) => 16,
+            Frame::Known(..) => 17,
+            Frame::Rest(_) => 18,
         }
     }
 
@@ -144,10 +156,13 @@ impl Frame {
         match self {
             Frame::Hello(hello) => hello.length(),
             Frame::Refused(why) => why.length(),
-            Frame::Ready(shards) => shards.length(),
+            Frame::Ready(shards) | Frame::ReadyForEarly(shards) => shards.length(),
             Frame::Listener(listener) => listener.length(),
             Frame::Files(count) => count.length(),
             Frame::Client(client) => client.length(),
+            Frame::Early(early) => early.length(),
+            Frame::Known(from, number) => from.length() + number.length(),
+            Frame::Rest(rest) => rest.length(),
             Frame::Retained(messages) => messages.length(),
             Frame::Bans(bans) => bans.length(),
             Frame::Taken(count) => count.length(),
@@ -171,10 +186,16 @@ impl Frame {
         match self {
             Frame::Hello(hello) => hello.put(out),
             Frame::Refused(why) => why.put(out),
-            Frame::Ready(shards) => shards.put(out),
+            Frame::Ready(shards) | Frame::ReadyForEarly(shards) => shards.put(out),
             Frame::Listener(listener) => listener.put(out),
             Frame::Files(count) => count.put(out),
             Frame::Client(client) => client.put(out),
+            Frame::Early(early) => early.put(out),
+            Frame::Known(from, number) => {
+                from.put(out);
+                number.put(out);
+            }
+            Frame::Rest(rest) => rest.put(out),
             Frame::Retained(messages) => messages.put(out),
             Frame::Bans(bans) => bans.put(out),
             Frame::Taken(count) => count.put(out),
@@ -185,8 +206,11 @@ impl Frame {
     }
 
     fn decode(kind: u8, bytes: &[u8]) -> Option<Frame> {
-        if kind == 6 {
-            return Client::decode(bytes).map(|client| Frame::Client(Box::new(client)));
+        match kind {
+            6 => return Client::decode(bytes).map(|client| Frame::Client(Box::new(client))),
+            16 => return Early::decode(bytes).map(|early| Frame::Early(Box::new(early))),
+            18 => return Remainder::decode(bytes).map(|rest| Frame::Rest(Box::new(rest))),
+            _ => {}
         }
         let mut body = Body::new(bytes);
         let from = &mut body;
@@ -204,6 +228,8 @@ impl Frame {
             12 => Frame::Committed,
             13 => Frame::Bans(Vec::get(from)?),
             14 => Frame::Store,
+            15 => Frame::ReadyForEarly(u8::get(from).filter(|&shards| shards > 0)?),
+            17 => Frame::Known(ShardId::get(from)?, u32::get(from)?),
             _ => return None,
         };
         Some(frame).filter(|_| body.is_empty())

@@ -1,11 +1,12 @@
 use super::*;
-use crate::ids::{ListenerId, Peer};
+use crate::ids::{ListenerId, Peer, ShardId};
 use crate::message::MessageRef;
 use crate::overload::sources::SourceNetwork;
 use crate::packet::Qos;
 use crate::session::{Queued, ShareName, SubscriptionIds};
 use crate::upgrade::client::{
-    Away, Connection, Flow, Grant, Kept, Sent, Session, StoredAs, Subscription, Waiting, Will,
+    Away, Connection, Early, Flow, Grant, Kept, Remainder, Sent, Session, StoredAs, Subscription,
+    Waiting, Will,
 };
 use crate::upgrade::code::{Bytes, Secret};
 use proptest::prelude::*;
@@ -126,8 +127,19 @@ proptest! {
     fn what_is_read_is_written_the_same_again(
         text in "[a-z/é]{0,30}", bytes in proptest::collection::vec(any::<u8>(), 0..200),
     ) {
+        let Client { session, connection } = client(&text, &bytes);
+        let mut session = session.expect("it has one");
+        let flow = session.flow.take();
+        let (from, number) = (ShardId(3), 77);
+        let (client_id, listener) = (text.as_str().into(), ListenerId(1));
+        let early = Early { from, number, client_id, listener, session: Some(session) };
+        let connection = connection.expect("it has one");
         let frames = [
             Frame::Client(Box::new(client(&text, &bytes))),
+            Frame::Early(Box::new(early)),
+            Frame::Known(from, number),
+            Frame::Rest(Box::new(Remainder { from, number, flow, connection })),
+            Frame::ReadyForEarly(2),
             Frame::Retained(vec![message("r", &bytes), message(&text, b"")]),
             Frame::Refused(text.as_str().into()),
             Frame::Files(3),

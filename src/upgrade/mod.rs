@@ -46,7 +46,9 @@ pub use frame::Frame;
 use crate::config::Config;
 
 /// The version of the protocol that this build speaks.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
+/// From that version on, clients can be copied before they are handed over.
+pub const COPIES: u16 = 3;
 /// The oldest version that it can take clients over from.
 pub const OLDEST: u16 = 2;
 

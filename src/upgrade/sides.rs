@@ -6,18 +6,21 @@
 //! and killed it is lost: old cannot know what new has done for clients meanwhile, so it does not
 //! go on with what it has, and ends ([`OldOrder::EndLost`]).
 //!
-//! When old is dead, nobody else serves: new serves what it has been sent by then. Old is dead when
+//! When old is dead, nobody else serves: new serves what it has been sent by then, if old rested
+//! already; what was only copied of a client is of no use. Old is dead when
 //! its end is closed, if new is its child: while it lives, it kills its child before it closes its
 //! end. A program in between would be killed in place of new, so then new gives up.
 
 use super::frame::{Frame, Totals};
-use super::{OLDEST, VERSION};
+use super::{COPIES, OLDEST, VERSION};
 use std::time::Duration;
 
 /// What old learns.
 pub enum OldInput<'a> {
     /// New says this.
     Heard(&'a Frame),
+    /// What can be copied of clients while they are served was sent.
+    Copied,
     /// Every shard is suspended and has finished what was under way.
     Quiet,
     /// All clients were sent.
@@ -33,6 +36,8 @@ pub enum OldInput<'a> {
 /// What old does next.
 #[derive(PartialEq, Eq, Debug)]
 pub enum OldOrder {
+    /// Copy clients while they are served.
+    Copy,
     /// Suspend the shards.
     Suspend,
     /// Send the clients.
@@ -55,6 +60,8 @@ pub enum OldOrder {
 enum OldStage {
     /// New starts.
     Starting,
+    /// Clients are copied, and served.
+    Copying,
     /// The shards finish what is under way.
     Quieting,
     /// Clients are sent.
@@ -85,6 +92,7 @@ impl Old {
     pub fn patience(&self) -> Option<Duration> {
         let seconds = match self.stage {
             OldStage::Starting => 60,
+            OldStage::Copying => 120,
             OldStage::Quieting => 2,
             OldStage::Sending => 60,
             OldStage::Offered(_) | OldStage::Committing => 10,
@@ -101,6 +109,12 @@ impl Old {
         match (self.stage, input) {
             (S::Over, _) => Vec::new(),
             (S::Starting, I::Heard(Frame::Ready(_))) => self.go(S::Quieting, OldOrder::Suspend),
+            (S::Starting, I::Heard(Frame::ReadyForEarly(_))) => {
+                self.go(S::Copying, OldOrder::Copy)
+            }
+            (S::Copying, I::Heard(Frame::Taken(_))) => Vec::new(),
+            (S::Copying, I::Copied) => self.go(S::Quieting, OldOrder::Suspend),
+            (S::Quieting, I::Heard(Frame::Taken(_))) => Vec::new(),
             (S::Quieting, I::Quiet) => self.go(S::Sending, OldOrder::Send),
             (S::Sending, I::Heard(Frame::Taken(_))) => Vec::new(),
             (S::Sending, I::Sent(totals)) => self.go(S::Offered(totals), OldOrder::SayAll(totals)),
@@ -127,7 +141,7 @@ impl Old {
             (_, I::Ended) => self.give_up("the new process has ended".to_owned()),
             (_, I::Failed(why)) => self.give_up(why),
             (stage, I::Late) => self.give_up(format!("it took too long ({})", stage.name())),
-            (_, I::Heard(_) | I::Quiet | I::Sent(_)) => {
+            (_, I::Heard(_) | I::Copied | I::Quiet | I::Sent(_)) => {
                 self.give_up("the new process does not keep to the protocol".to_owned())
             }
         }
@@ -149,6 +163,7 @@ impl OldStage {
     fn name(self) -> &'static str {
         match self {
             OldStage::Starting => "the new process does not start",
+            OldStage::Copying => "the clients are too many to copy",
             OldStage::Quieting => "the shards have much under way",
             OldStage::Sending => "the clients are too many",
             OldStage::Offered(_) => "the new process does not take the clients in",
@@ -179,6 +194,8 @@ pub enum NewOrder {
     Start,
     /// Say that it has started.
     SayReady(u8),
+    /// The same, and that clients may be copied.
+    SayReadyForEarly(u8),
     /// Take in what was heard.
     Take,
     /// Tell what it holds once all is taken in: [`NewInput::Holds`].
@@ -208,15 +225,17 @@ enum NewStage {
 /// The new process.
 pub struct New {
     stage: NewStage,
-    /// Something of a client's has come.
+    /// Something of a client that old serves no more has come.
     took: bool,
+    /// Old can copy clients before it rests.
+    copies: bool,
     /// Old is its parent.
     is_child: bool,
 }
 
 impl Default for New {
     fn default() -> New {
-        New { stage: NewStage::Greeting, took: false, is_child: false }
+        New { stage: NewStage::Greeting, took: false, copies: false, is_child: false }
     }
 }
 
@@ -239,9 +258,16 @@ impl New {
                         hello.build, hello.oldest, hello.version
                     )));
                 }
+                self.copies = hello.version >= COPIES;
                 self.go(S::Starting, NewOrder::Start)
             }
-            (S::Starting, I::Started(shards)) => self.go(S::Taking, NewOrder::SayReady(shards)),
+            (S::Starting, I::Started(shards)) => {
+                let said = match self.copies {
+                    true => NewOrder::SayReadyForEarly(shards),
+                    false => NewOrder::SayReady(shards),
+                };
+                self.go(S::Taking, said)
+            }
             (S::Taking, I::Heard(Frame::All(_))) => self.go(S::Settling, NewOrder::Settle),
             (
                 S::Taking,
@@ -249,12 +275,19 @@ impl New {
                     frame @ (Frame::Listener(_)
                     | Frame::Files(_)
                     | Frame::Client(_)
+                    | Frame::Early(_)
+                    | Frame::Known(..)
+                    | Frame::Rest(_)
                     | Frame::Retained(_)
                     | Frame::Bans(_)
                     | Frame::Store),
                 ),
             ) => {
-                self.took |= !matches!(frame, Frame::Listener(_) | Frame::Store);
+                // Whoever was only copied is served by old, and lost with it.
+                self.took |= matches!(
+                    frame,
+                    Frame::Client(_) | Frame::Rest(_) | Frame::Retained(_) | Frame::Bans(_)
+                );
                 NewOrder::Take
             }
             (S::Taking, I::Ended) if self.took && self.is_child => {

@@ -1,4 +1,6 @@
 use super::*;
+use crate::ids::{ListenerId, ShardId};
+use crate::upgrade::client::Early;
 use crate::upgrade::frame::Hello;
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -36,6 +38,17 @@ fn hello() -> Frame {
     })
 }
 
+/// A client that old still serves.
+fn copied() -> Frame {
+    Frame::Early(Box::new(Early {
+        from: ShardId(0),
+        number: 0,
+        client_id: "c".into(),
+        listener: ListenerId(0),
+        session: None,
+    }))
+}
+
 impl Pair {
     fn new() -> Pair {
         let mut new = New::default();
@@ -59,6 +72,10 @@ impl Pair {
     fn old(&mut self, input: OldInput<'_>) {
         for order in self.old.handle(input) {
             match order {
+                OldOrder::Copy => {
+                    self.to_new.push_back(copied());
+                    self.old_will.push_back(OldInput::Copied);
+                }
                 OldOrder::Suspend => {
                     self.old_serves = false;
                     self.old_will.push_back(OldInput::Quiet);
@@ -86,6 +103,9 @@ impl Pair {
         match self.new.handle(input) {
             Some(NewOrder::Start) => self.new_will.push_back(NewInput::Started(2)),
             Some(NewOrder::SayReady(shards)) => self.to_old.push_back(Frame::Ready(shards)),
+            Some(NewOrder::SayReadyForEarly(shards)) => {
+                self.to_old.push_back(Frame::ReadyForEarly(shards));
+            }
             Some(NewOrder::Settle) => self.new_will.push_back(NewInput::Holds(MOVED)),
             Some(NewOrder::SayPrepared(totals)) => {
                 self.has_all = true;
@@ -182,6 +202,30 @@ fn too_few_clients_are_not_committed() {
     let fewer = Totals { connections: 1, ..MOVED };
     let orders = old.handle(OldInput::Heard(&Frame::Prepared(fewer)));
     assert!(matches!(orders.as_slice(), [OldOrder::Kill, OldOrder::GoOn(_)]));
+}
+
+#[test]
+fn what_was_only_copied_is_not_served_when_old_dies() {
+    let mut new = New::default();
+    new.is_child();
+    new.handle(NewInput::Heard(&hello()));
+    assert_eq!(new.handle(NewInput::Started(1)), Some(NewOrder::SayReadyForEarly(1)));
+    assert_eq!(new.handle(NewInput::Heard(&copied())), Some(NewOrder::Take));
+    assert!(matches!(new.handle(NewInput::Ended), Some(NewOrder::GiveUp(_))));
+}
+
+#[test]
+fn an_older_process_is_not_asked_to_copy_and_asks_for_no_copies() {
+    let Frame::Hello(older) = hello() else { unreachable!() };
+    let older = Frame::Hello(Hello { version: 2, oldest: 2, ..older });
+    let mut new = New::default();
+    new.handle(NewInput::Heard(&older));
+    assert_eq!(new.handle(NewInput::Started(1)), Some(NewOrder::SayReady(1)));
+    let mut old = Old::default();
+    assert_eq!(old.handle(OldInput::Heard(&Frame::Ready(1))), [OldOrder::Suspend]);
+    let mut old = Old::default();
+    assert_eq!(old.handle(OldInput::Heard(&Frame::ReadyForEarly(1))), [OldOrder::Copy]);
+    assert_eq!(old.handle(OldInput::Copied), [OldOrder::Suspend]);
 }
 
 #[test]

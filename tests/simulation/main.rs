@@ -44,6 +44,7 @@ mod settings;
 mod share_groups;
 mod storage;
 mod upgrade;
+mod upgrade_copies;
 mod upgrade_kinds;
 mod web;
 mod wills;

@@ -130,6 +130,7 @@ fn in_this_process() {
             if concerns("Upgrade") {
                 crate::upgrade::simulate(seed);
                 crate::upgrade_kinds::simulate(seed);
+                crate::upgrade_copies::simulate(seed);
             }
             if concerns("Upgrade") || concerns("StorageHeld") {
                 crate::storage::simulate_upgrades(seed);

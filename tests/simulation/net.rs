@@ -324,6 +324,12 @@ impl Driver {
         SocketId(self.new_slot(conn))
     }
 
+    /// A socket that another process has, too, is not this one's any more.
+    pub fn discard(&mut self, socket: SocketId) {
+        self.slot(socket).open = false;
+        self.free.push(socket.0);
+    }
+
     /// True when a pass would find something.
     pub fn is_ready(&self, conns: &[Conn], now: Instant) -> bool {
         if self.suspended {

@@ -8,12 +8,14 @@ use crate::rng::Rng;
 use crate::scripted::fine;
 use crate::settings::roomy;
 use crate::world::{Node, Plan, World, layered_entrance};
-use ringmq::ids::ListenerId;
+use ringmq::ids::{ListenerId, ShardId};
 use ringmq::packet::AckKind;
-use ringmq::shard::{PackCursor, Packed, Settings, home_of, retained_home};
+use ringmq::shard::{Action, PackCursor, Packed, Settings, home_of, retained_home};
 use ringmq::topic::TopicHash;
 use ringmq::transport::Stack;
 use ringmq::upgrade::Frame;
+use ringmq::upgrade::client::Early;
+use std::collections::HashMap;
 
 /// What is handed over, through the bytes of the protocol.
 fn through_bytes(frame: &Frame) -> Frame {
@@ -47,6 +49,7 @@ impl World {
     }
 
     fn go_on_resting(&mut self) {
+        self.forget_copies();
         for node in &mut self.nodes {
             node.driver.suspended = false;
             node.shard.go_on_after_suspension();
@@ -61,10 +64,61 @@ impl World {
     }
 
     /// The same, where `beside` has to go on for the shards to come to rest, and new begins with
-    /// what `prepare` gives it.
+    /// what `prepare` gives it. Every second time, all clients are copied before.
     pub fn upgrade_beside(
         &mut self,
         plan: Plan,
+        fails: bool,
+        beside: &mut impl FnMut(&mut World),
+        prepare: impl FnOnce(&mut World),
+    ) -> bool {
+        let mut successor = self.start_successor(plan);
+        if self.steps.is_multiple_of(2) {
+            self.copy_to(&mut successor, usize::MAX);
+        }
+        self.hand_over_to(successor, fails, beside, prepare)
+    }
+
+    /// A new process, which has nothing yet.
+    pub fn start_successor(&mut self, plan: Plan) -> Successor {
+        let mut world = World::new(plan);
+        world.take_time_of(self);
+        world.rest(&mut |_| {});
+        Successor { world, homes: HashMap::new() }
+    }
+
+    /// Copies up to so many clients of each shard that were not copied yet.
+    pub fn copy_to(&mut self, successor: &mut Successor, most: usize) {
+        for at in 0..self.nodes.len() {
+            self.finish(at);
+            let node = &mut self.nodes[at];
+            for socket in node.shard.next_early(&mut 0, most).unwrap_or_default() {
+                let conn = node.driver.conn(socket);
+                let Some(early) = node.shard.pack_early(socket) else { continue };
+                successor.copy(early, conn);
+            }
+        }
+        self.let_rest(successor);
+    }
+
+    /// The new process has failed: what was copied is of no use.
+    fn forget_copies(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.shard.forget_all_early());
+    }
+
+    /// The new process goes by the time of this one, and its shards tell each other what they have
+    /// to.
+    fn let_rest(&mut self, successor: &mut Successor) {
+        successor.world.take_time_of(self);
+        std::mem::swap(&mut self.conns, &mut successor.world.conns);
+        assert!(successor.world.rest(&mut |_| {}), "the new shards come to rest");
+        std::mem::swap(&mut self.conns, &mut successor.world.conns);
+    }
+
+    /// Hands everything over to a new process, to which clients may have been copied.
+    pub fn hand_over_to(
+        &mut self,
+        mut successor: Successor,
         fails: bool,
         beside: &mut impl FnMut(&mut World),
         prepare: impl FnOnce(&mut World),
@@ -73,30 +127,27 @@ impl World {
             self.go_on_resting();
             return false;
         }
-        let shards = plan.shards;
-        let mut new = World::new(plan);
-        new.take_time_of(self);
-        new.rest(&mut |_| {});
-        prepare(&mut new);
+        self.let_rest(&mut successor);
+        prepare(&mut successor.world);
         for node in &mut self.nodes {
             for (socket, outgoing, rest) in node.driver.withdraw() {
                 node.shard.withdrawn(socket, outgoing, rest);
             }
         }
-        for at in 0..self.nodes.len() {
+        for node in &mut self.nodes {
             let mut cursor = PackCursor::default();
-            while let Some(packed) = self.nodes[at].shard.pack_next(&mut cursor) {
+            while let Some(packed) = node.shard.pack_next(&mut cursor) {
                 let conn = match &packed {
-                    Packed::Online(socket, _) => Some(self.nodes[at].driver.conn(*socket)),
+                    Packed::Online(socket, _) => Some(node.driver.conn(*socket)),
                     _ => None,
                 };
-                new.adopt(packed, conn);
+                successor.adopt(packed, conn);
             }
         }
+        successor.end_unclaimed();
         // The members of share groups are told of.
-        std::mem::swap(&mut self.conns, &mut new.conns);
-        assert!(new.rest(&mut |_| {}), "the new shards come to rest");
-        std::mem::swap(&mut self.conns, &mut new.conns);
+        self.let_rest(&mut successor);
+        let mut new = successor.world;
         for node in self.nodes.iter_mut().chain(&mut new.nodes) {
             assert_eq!(node.shard.check_stored(), Ok(()));
             let changed = node.shard.storage_commands().count();
@@ -112,6 +163,7 @@ impl World {
         }
         let accepts: Vec<_> =
             self.nodes.iter_mut().flat_map(|node| node.driver.accepts.drain(..)).collect();
+        let shards = new.nodes.len();
         for (at, accept) in accepts.into_iter().enumerate() {
             new.nodes[at % shards].driver.accepts.push_back(accept);
         }
@@ -122,32 +174,83 @@ impl World {
         (0..self.nodes.len()).for_each(|at| self.wake(at));
         true
     }
+}
+
+/// Another process that is to take over, and what was copied to it.
+pub struct Successor {
+    world: World,
+    /// Which of its shards has a client, by what it was copied as.
+    homes: HashMap<(ShardId, u32), usize>,
+}
+
+impl Successor {
+    fn home(&self, name: &str) -> usize {
+        let shards = self.world.nodes.len() as u8;
+        usize::from(home_of(&self.world.shared.seeds, name, shards).0)
+    }
+
+    fn copy(&mut self, early: Early, conn: usize) {
+        let Frame::Early(early) = through_bytes(&Frame::Early(Box::new(early))) else {
+            panic!("another frame")
+        };
+        let at = self.home(&early.client_id);
+        self.homes.insert((early.from, early.number), at);
+        let node = &mut self.world.nodes[at];
+        let socket = node.driver.adopt(conn);
+        node.shard.adopt_early(*early, socket).expect("it has room");
+    }
 
     fn adopt(&mut self, packed: Packed, conn: Option<usize>) {
-        let shards = self.nodes.len() as u8;
-        let seeds = self.shared.seeds.clone();
+        let mut known = None;
         let frame = match packed {
             Packed::Online(_, client) | Packed::Offline(client) => Frame::Client(client),
+            Packed::Known(from, number, client) => {
+                known = Some((from, number));
+                Frame::Client(client)
+            }
+            Packed::Rest(rest) => Frame::Rest(rest),
+            Packed::Unmovable(why) => panic!("{why}"),
             Packed::Retained(messages) => Frame::Retained(messages),
             Packed::Bans(bans) => Frame::Bans(bans),
         };
         match through_bytes(&frame) {
             Frame::Client(client) => {
                 let name = client.session.as_ref().map_or("", |session| &*session.client_id);
-                let home = home_of(&seeds, name, shards);
-                let node = &mut self.nodes[usize::from(home.0)];
-                let connection = conn.map(|conn| (node.driver.adopt(conn), ListenerId(0)));
+                let at = known.map_or_else(|| self.home(name), |known| self.homes[&known]);
+                let node = &mut self.world.nodes[at];
+                let copied = known.map(|(from, number)| {
+                    node.shard.take_early_socket(from, number).expect("it was copied")
+                });
+                let socket = copied.or_else(|| conn.map(|conn| node.driver.adopt(conn)));
+                let connection = socket.map(|socket| (socket, ListenerId(0)));
                 node.shard.adopt(*client, connection).expect("it has room");
             }
+            Frame::Rest(rest) => {
+                let at = self.homes[&(rest.from, rest.number)];
+                let shard = &mut self.world.nodes[at].shard;
+                shard.adopt_rest(*rest, ListenerId(0)).expect("it was copied");
+            }
             Frame::Retained(messages) => {
+                let seeds = self.world.shared.seeds.clone();
                 for message in messages {
                     let hash = TopicHash::new(&seeds, message.view().topic);
-                    let home = retained_home(&hash, shards);
-                    self.nodes[usize::from(home.0)].shard.adopt_retained(message);
+                    let home = retained_home(&hash, self.world.nodes.len() as u8);
+                    self.world.nodes[usize::from(home.0)].shard.adopt_retained(message);
                 }
             }
-            Frame::Bans(bans) => self.nodes[0].shard.adopt_bans(bans),
+            Frame::Bans(bans) => self.world.nodes[0].shard.adopt_bans(bans),
             _ => panic!("another frame"),
+        }
+    }
+
+    /// What nobody has claimed goes. Its connections are old's to end.
+    fn end_unclaimed(&mut self) {
+        for node in &mut self.world.nodes {
+            node.shard.end_unclaimed();
+            for action in node.shard.actions().drain(..) {
+                let Action::Close(socket) = action else { panic!("{action:?}") };
+                node.driver.discard(socket);
+            }
         }
     }
 }
@@ -159,7 +262,7 @@ pub fn plan(seed: u64, shards: usize, settings: Settings, faults: Faults, stack:
 }
 
 /// One publisher of a topic at each QoS, and who reads it.
-struct Pair {
+pub struct Pair {
     publisher: Peer,
     subscriber: Peer,
     topic: String,
@@ -169,7 +272,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(world: &mut World, number: usize, qos: u8) -> Pair {
+    pub fn new(world: &mut World, number: usize, qos: u8) -> Pair {
         let topic = format!("t/{number}");
         let shards = world.nodes.len();
         let names = [format!("p{number}"), format!("s{number}")];
@@ -181,8 +284,22 @@ impl Pair {
         Pair { publisher, subscriber, topic, qos, sent: 0, got: Vec::new() }
     }
 
+    /// Publishes the next number.
+    pub fn say(&mut self, world: &mut World) {
+        self.sent += 1;
+        let (payload, topic) = (self.sent.to_be_bytes(), self.topic.clone());
+        self.publisher.publish(world, &topic, &payload, self.qos, self.sent);
+    }
+
+    /// Everything has come, once and in order.
+    pub fn check(&self, world: &World, seed: u64) {
+        let all: Vec<u16> = (1..=self.sent).collect();
+        assert_eq!(self.got, all, "seed {seed}, QoS {}", self.qos);
+        assert!(!self.publisher.is_closed(world) && !self.subscriber.is_closed(world));
+    }
+
     /// Answers what has come, as a client does.
-    fn hear(&mut self, world: &mut World) {
+    pub fn hear(&mut self, world: &mut World) {
         for got in self.subscriber.hear(world) {
             match got {
                 Got::Publish { payload, dup, qos, id, .. } => {
@@ -209,7 +326,7 @@ impl Pair {
 }
 
 /// A publisher may have all that it sends in flight.
-fn patient() -> Settings {
+pub fn patient() -> Settings {
     Settings { receive_maximum: 1000, ..roomy() }
 }
 
@@ -227,12 +344,7 @@ pub fn simulate(seed: u64) -> (usize, usize) {
         let pair = rng.below(pairs.len());
         let pair = &mut pairs[pair];
         match rng.below(10) {
-            0..=4 => {
-                pair.sent += 1;
-                let payload = pair.sent.to_be_bytes();
-                let topic = pair.topic.clone();
-                pair.publisher.publish(&mut world, &topic, &payload, pair.qos, pair.sent);
-            }
+            0..=4 => pair.say(&mut world),
             5..=6 => pair.hear(&mut world),
             7..=8 => {
                 for _ in 0..rng.below(8) {
@@ -254,11 +366,7 @@ pub fn simulate(seed: u64) -> (usize, usize) {
         world.settle();
         pairs.iter_mut().for_each(|pair| pair.hear(&mut world));
     }
-    for pair in &pairs {
-        let all: Vec<u16> = (1..=pair.sent).collect();
-        assert_eq!(pair.got, all, "seed {seed}, QoS {}", pair.qos);
-        assert!(!pair.publisher.is_closed(&world) && !pair.subscriber.is_closed(&world));
-    }
+    pairs.iter().for_each(|pair| pair.check(&world, seed));
     fine(&world);
     (done, failed)
 }

@@ -2,7 +2,7 @@
 //! has started it.
 
 use super::super::listen::{self, Listening};
-use super::super::moving::{Arrived, MoveOrder, Rest};
+use super::super::moving::{Arrived, Coming, MoveOrder, Rest, SocketSource};
 use super::super::store::{self, Beside};
 use super::super::{Broker, Failure};
 use super::channel::{Channel, Heard};
@@ -13,7 +13,7 @@ use crate::ids::{ListenerId, ShardId};
 use crate::message::Message;
 use crate::shard::{home_of, retained_home};
 use crate::topic::TopicHash;
-use crate::upgrade::client::Client;
+use crate::upgrade::client::{Client, Early};
 use crate::upgrade::frame::{Ban, Hello, Totals};
 use crate::upgrade::sides::{New, NewInput, NewOrder};
 use crate::upgrade::{Frame, unmovable};
@@ -49,6 +49,7 @@ struct Taking {
     listeners: Vec<(ListenerId, ListenerId)>,
     enrolled: Vec<Enrolled>,
     batches: Vec<Batch>,
+    copies: CopiedHomes,
     /// Parcels that the cores are taking in, in order: the next ones are read meanwhile.
     under_way: VecDeque<Parcel>,
     totals: Totals,
@@ -57,9 +58,41 @@ struct Taking {
 /// What of a parcel is for one core.
 #[derive(Default)]
 struct Batch {
-    clients: Vec<(Client, Option<(OwnedFd, ListenerId)>)>,
+    clients: Vec<Coming>,
+    /// Sockets of those that need one, in their order.
+    files: Vec<OwnedFd>,
     retained: Vec<Message>,
     bans: Vec<Ban>,
+}
+
+/// Clients that were copied while the old process serves them.
+#[derive(Default)]
+struct CopiedHomes {
+    /// The core that has the client, by the old process's shard and the client's number.
+    homes: Vec<Vec<u8>>,
+    /// What the next client was copied as.
+    known: Option<(ShardId, u32)>,
+}
+
+impl CopiedHomes {
+    /// Notes the next one of a shard. False when its number is not the next one.
+    fn add(&mut self, from: ShardId, number: u32, home: ShardId) -> bool {
+        let shard = usize::from(from.0);
+        if self.homes.len() <= shard {
+            self.homes.resize_with(shard + 1, Vec::new);
+        }
+        let Some(homes) = self.homes.get_mut(shard) else { return false };
+        let is_next = homes.len() == number as usize;
+        homes.push(home.0);
+        is_next
+    }
+
+    fn home(&self, (from, number): (ShardId, u32)) -> Result<usize, String> {
+        let homes = self.homes.get(usize::from(from.0));
+        let home = homes.and_then(|homes| homes.get(number as usize));
+        let home = home.ok_or("a client that is said to be copied has not come")?;
+        Ok(usize::from(*home))
+    }
 }
 
 /// A parcel that cores are taking in.
@@ -145,7 +178,9 @@ impl Predecessor {
         });
         let totals = Totals::default();
         let under_way = VecDeque::new();
-        let mut taking = Taking { channel, side, listeners, enrolled, batches, under_way, totals };
+        let copies = CopiedHomes::default();
+        let mut taking =
+            Taking { channel, side, listeners, enrolled, batches, copies, under_way, totals };
         match other.map_or_else(|| taking.run(broker, config), Err) {
             Ok(()) => Ok(TakenOver { channel: taking.channel, enrolled: taking.enrolled }),
             Err(why) => {
@@ -189,6 +224,9 @@ impl Taking {
         loop {
             match order {
                 Some(NewOrder::SayReady(shards)) => self.channel.say(&Frame::Ready(shards))?,
+                Some(NewOrder::SayReadyForEarly(shards)) => {
+                    self.channel.say(&Frame::ReadyForEarly(shards))?;
+                }
                 Some(NewOrder::Settle) => {
                     let input = match self.settle(broker) {
                         Ok(totals) => NewInput::Holds(totals),
@@ -263,25 +301,14 @@ impl Taking {
             }
             Frame::Files(0) => self.hand_on(broker)?,
             Frame::Files(_) => {} // those are taken with the clients that follow
-            Frame::Client(mut client) => {
-                if let Some(grant) = client.session.as_mut().and_then(|s| s.grant.as_mut()) {
-                    // Of a session without a connection it may be closed by now.
-                    grant.listener = self.listener(grant.listener).unwrap_or(CLOSED);
-                }
-                let connection = match &client.connection {
-                    None => None,
-                    Some(connection) => {
-                        let file = self.channel.take_file().ok_or("a socket is missing")?;
-                        let listener = self.listener(connection.listener)?;
-                        Some((file, listener))
-                    }
-                };
-                let home = match &client.session {
-                    Some(session) => home_of(seeds, &session.client_id, shards),
-                    None => ShardId((self.totals.connections % u64::from(shards)) as u8),
-                };
-                if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
-                    batch.clients.push((*client, connection));
+            Frame::Client(client) => self.take_client(client, broker)?,
+            Frame::Early(early) => self.take_early(early, broker)?,
+            Frame::Known(from, number) => self.copies.known = Some((from, number)),
+            Frame::Rest(rest) => {
+                let home = self.copies.home((rest.from, rest.number))?;
+                let listener = self.listener(rest.connection.listener)?;
+                if let Some(batch) = self.batches.get_mut(home) {
+                    batch.clients.push(Coming::Rest(rest, listener));
                 }
             }
             Frame::Retained(messages) => {
@@ -303,6 +330,56 @@ impl Taking {
         Ok(())
     }
 
+    fn take_client(&mut self, mut client: Box<Client>, broker: &Broker) -> Result<(), String> {
+        let shards = broker.homes.len() as u8;
+        if let Some(grant) = client.session.as_mut().and_then(|s| s.grant.as_mut()) {
+            // Of a session without a connection it may be closed by now.
+            grant.listener = self.listener(grant.listener).unwrap_or(CLOSED);
+        }
+        let known = self.copies.known.take();
+        let home = match (&client.session, known) {
+            (_, Some(known)) => self.copies.home(known)?,
+            (Some(session), None) => {
+                usize::from(home_of(&broker.shared.seeds, &session.client_id, shards).0)
+            }
+            (None, None) => (self.totals.connections % u64::from(shards)) as usize,
+        };
+        let listener = match &client.connection {
+            None => None,
+            Some(connection) => Some(self.listener(connection.listener)?),
+        };
+        let Some(batch) = self.batches.get_mut(home) else { return Ok(()) };
+        let socket = match (listener, known) {
+            (None, _) => None,
+            (Some(listener), Some((from, number))) => {
+                Some((SocketSource::Copied(from, number), listener))
+            }
+            (Some(listener), None) => {
+                batch.files.push(self.channel.take_file().ok_or("a socket is missing")?);
+                Some((SocketSource::Next, listener))
+            }
+        };
+        batch.clients.push(Coming::Whole(client, socket));
+        Ok(())
+    }
+
+    fn take_early(&mut self, mut early: Box<Early>, broker: &Broker) -> Result<(), String> {
+        if let Some(grant) = early.session.as_mut().and_then(|s| s.grant.as_mut()) {
+            grant.listener = self.listener(grant.listener)?;
+        }
+        let shards = broker.homes.len() as u8;
+        let home = home_of(&broker.shared.seeds, &early.client_id, shards);
+        if !self.copies.add(early.from, early.number, home) {
+            return Err("copies of clients come in another order".to_owned());
+        }
+        let file = self.channel.take_file().ok_or("a socket is missing")?;
+        if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
+            batch.files.push(file);
+            batch.clients.push(Coming::Early(early));
+        }
+        Ok(())
+    }
+
     fn listener(&self, old: ListenerId) -> Result<ListenerId, String> {
         let known = self.listeners.iter().find(|(id, _)| *id == old).map(|(_, here)| *here);
         known.ok_or_else(|| {
@@ -319,8 +396,8 @@ impl Taking {
             if batch.is_empty() {
                 continue;
             }
-            let Batch { clients, retained, bans } = std::mem::take(batch);
-            let arrived = Arrived { clients, retained, bans, taken: taken.clone() };
+            let Batch { clients, files, retained, bans } = std::mem::take(batch);
+            let arrived = Arrived { clients, files, retained, bans, taken: taken.clone() };
             tell(home, MoveOrder::TakeIn(Box::new(arrived)));
             asked += 1;
         }
@@ -354,6 +431,7 @@ impl Taking {
         while !self.under_way.is_empty() {
             self.wait()?;
         }
+        broker.tell_move(|| MoveOrder::EndUnclaimed);
         let until = Instant::now() + CORE;
         let mut before: Option<Vec<Rest>> = None;
         loop {

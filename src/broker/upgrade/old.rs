@@ -12,7 +12,7 @@ use crate::shard::Inventory;
 use crate::upgrade::Frame;
 use crate::upgrade::frame::{Hello, Listener, Totals};
 use crate::upgrade::sides::{Old, OldInput, OldOrder};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 const PARCELS: usize = 4;
 /// Parcels that the new process has not taken in yet, at most: each holds descriptors.
 const AHEAD: usize = 8;
+/// How long copying clients may take, which are served meanwhile.
+const COPYING: Duration = Duration::from_secs(90);
 /// How long sending all clients may take: they are silent meanwhile.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -57,6 +59,10 @@ struct Upgrade {
     job: Job,
     channel: Channel,
     child: Child,
+    /// Clients are being copied, or were.
+    copied: bool,
+    /// Parcels that the new process has not taken in yet.
+    ahead: usize,
     suspended: Option<Instant>,
 }
 
@@ -98,7 +104,7 @@ impl Upgrade {
             .spawn()
             .map_err(failed)?;
         let _ = channel.say(&Frame::Hello(job.hello.clone())); // its end is seen below
-        Ok(Upgrade { job, channel, child, suspended: None })
+        Ok(Upgrade { job, channel, child, copied: false, ahead: 0, suspended: None })
     }
 
     fn go(mut self) -> Outcome {
@@ -108,8 +114,7 @@ impl Upgrade {
             let left = until.saturating_duration_since(Instant::now());
             let heard = self.channel.hear(left);
             let input = match &heard {
-                Heard::Frame(frame @ Frame::Ready(_)) if self.job.dry_run => {
-                    let _ = frame;
+                Heard::Frame(Frame::Ready(_) | Frame::ReadyForEarly(_)) if self.job.dry_run => {
                     self.kill();
                     return Outcome::Possible(self.report());
                 }
@@ -140,6 +145,13 @@ impl Upgrade {
             Err(why) => Step::Input(OldInput::Failed(why)),
         };
         match order {
+            OldOrder::Copy => {
+                self.copied = true;
+                Step::Input(match self.copy() {
+                    Ok(()) => OldInput::Copied,
+                    Err(why) => OldInput::Failed(why),
+                })
+            }
             OldOrder::Suspend => {
                 self.suspended = Some(Instant::now());
                 self.tell_all(|| MoveOrder::Suspend);
@@ -158,6 +170,8 @@ impl Upgrade {
             OldOrder::GoOn(why) => {
                 if self.suspended.is_some() {
                     self.tell_all(|| MoveOrder::GoOn);
+                } else if self.copied {
+                    self.tell_all(|| MoveOrder::ForgetCopies);
                 }
                 Step::Over(Outcome::Stays(why))
             }
@@ -209,24 +223,40 @@ impl Upgrade {
         }
     }
 
-    /// Sends listening sockets, clients and retained messages.
-    fn send(&mut self) -> Result<Totals, String> {
+    /// Sends listening sockets, and what can be copied of clients that are still served.
+    fn copy(&mut self) -> Result<(), String> {
         self.send_listeners()?;
+        self.carry(MoveOrder::Copy, COPYING).map(drop)
+    }
+
+    /// Sends clients and retained messages, and listening sockets if they were not sent before.
+    fn send(&mut self) -> Result<Totals, String> {
+        if !self.copied {
+            self.send_listeners()?;
+        }
         if let Some(lock) = self.job.lock.take() {
             self.channel.say_with(&Frame::Store, &[lock])?;
         }
+        self.carry(MoveOrder::Pack, LONGEST)
+    }
+
+    /// Sends what the cores give for that order.
+    fn carry(
+        &mut self,
+        order: fn(Sender<Parcel>) -> MoveOrder,
+        longest: Duration,
+    ) -> Result<Totals, String> {
         let (sender, parcels) = crossbeam_channel::bounded(PARCELS);
-        self.tell_all(|| MoveOrder::Pack(sender.clone()));
+        self.tell_all(|| order(sender.clone()));
         drop(sender);
         let mut totals = Totals::default();
-        let mut ahead = 0;
-        let until = Instant::now() + LONGEST;
+        let until = Instant::now() + longest;
         while let Some(mut parcel) = next(&parcels)? {
             if let Some(why) = parcel.failed.take() {
                 return Err(why);
             }
             if Instant::now() > until {
-                return Err("the clients are too many to move in a minute".to_owned());
+                return Err("the clients are too many to move in time".to_owned());
             }
             if !parcel.files.is_empty() {
                 let count = parcel.files.len() as u16;
@@ -236,22 +266,28 @@ impl Upgrade {
             // It says how many clients it has after each parcel: of sockets on their way between
             // processes there is a bound.
             self.channel.say(&Frame::Files(0))?;
-            ahead += 1;
-            while ahead > AHEAD {
-                match self.channel.hear(ANSWER) {
-                    Heard::Frame(Frame::Taken(_)) => ahead -= 1,
-                    Heard::Frame(Frame::Refused(why)) => return Err(format!("it refuses: {why}")),
-                    Heard::Frame(_) => return Err("it does not keep to the protocol".to_owned()),
-                    Heard::Late => return Err("it does not take the clients in".to_owned()),
-                    Heard::Ended => return Err("the new process has ended".to_owned()),
-                    Heard::Failed(why) => return Err(why),
-                }
-            }
+            self.ahead += 1;
+            self.wait_for_taken(AHEAD)?;
             totals.sessions += parcel.totals.sessions;
             totals.connections += parcel.totals.connections;
             totals.retained += parcel.totals.retained;
         }
         Ok(totals)
+    }
+
+    /// Waits until the new process has taken in all parcels but so many.
+    fn wait_for_taken(&mut self, most: usize) -> Result<(), String> {
+        while self.ahead > most {
+            match self.channel.hear(ANSWER) {
+                Heard::Frame(Frame::Taken(_)) => self.ahead -= 1,
+                Heard::Frame(Frame::Refused(why)) => return Err(format!("it refuses: {why}")),
+                Heard::Frame(_) => return Err("it does not keep to the protocol".to_owned()),
+                Heard::Late => return Err("it does not take the clients in".to_owned()),
+                Heard::Ended => return Err("the new process has ended".to_owned()),
+                Heard::Failed(why) => return Err(why),
+            }
+        }
+        Ok(())
     }
 
     fn send_listeners(&mut self) -> Result<(), String> {

@@ -104,6 +104,38 @@ fn an_orderly_close_delivers_everything_and_waits_for_the_peer() {
 }
 
 #[test]
+fn a_socket_with_a_copy_ends_the_connection_when_it_is_closed() {
+    let (mut ring, address) = open(config());
+    let (mut client, socket, mut log) = one_client(&mut ring, address);
+    let mut copies = Vec::new();
+    let take = |copies: &mut Vec<_>, ring: &mut Driver| copies.extend(ring.take_copies());
+    assert!(ring.copy(socket));
+    run(&mut ring, &mut log, Log::handle, |_, ring| {
+        take(&mut copies, ring);
+        !copies.is_empty()
+    });
+    assert!(matches!(copies.as_slice(), [(of, Ok(Some(_)))] if *of == socket));
+    // It goes on as before.
+    client.write_all(b"hello").unwrap();
+    run(&mut ring, &mut log, Log::handle, |log, _| log.received == 5);
+    ring.close(socket);
+    run(&mut ring, &mut log, Log::handle, |log, _| log.closed == 1);
+    assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "the copy is open");
+    assert_eq!(ring.counts().sockets_open, 0);
+    // Nothing is copied of a socket that is being closed.
+    let (_client, socket, mut log) = one_client(&mut ring, address);
+    assert!(ring.copy(socket));
+    ring.close(socket);
+    assert!(!ring.copy(socket));
+    let mut late = Vec::new();
+    run(&mut ring, &mut log, Log::handle, |log, ring| {
+        take(&mut late, ring);
+        log.closed == 1 && !late.is_empty()
+    });
+    assert!(matches!(late.as_slice(), [(of, Ok(None))] if *of == socket));
+}
+
+#[test]
 fn an_orderly_close_gives_up_on_a_peer_that_stays() {
     let (mut ring, address) = open(config());
     let (mut client, socket, mut log) = one_client(&mut ring, address);

@@ -1,0 +1,252 @@
+//! Clients that are copied to another process while they are still served, before their shard rests
+//! for an upgrade ([`crate::upgrade`]): their sockets, and of their sessions what seldom changes.
+//! What is left for the time in which they are silent is little then.
+//!
+//! In the old process, each socket that was copied has a number, and a hash of what was said of its
+//! session: if that is still the same when the shard rests, only the rest is said. In the new
+//! process, such a session is placed without a connection, and waits until it is claimed. It has no
+//! client yet, nobody publishes there, and no timer fires: so it can be taken away without a trace.
+
+use super::connection::Stage;
+use super::pack::Packed;
+use super::{Action, Shard};
+use crate::ids::{ListenerId, ShardId, SocketId};
+use crate::mutant::Mutant;
+use crate::slab::Table;
+use crate::time::Instant;
+use crate::upgrade::client::{self, Client, Early, Remainder};
+use crate::upgrade::code::Code;
+use hashbrown::HashMap;
+use std::hash::BuildHasher;
+
+/// Sockets that are looked at by one call of [`Shard::next_early`], at most.
+const VISITS: u32 = 4096;
+
+/// A client is copied by that shard of the old process, under that number.
+type Key = (ShardId, u32);
+
+/// What a shard knows of such copies.
+#[derive(Default)]
+pub(super) struct EarlyCopies {
+    hasher: foldhash::quality::RandomState,
+    /// What was copied, by socket.
+    copied: Table<Copied>,
+    /// The number of the next copy.
+    next: u32,
+    /// Copies that have come from another process and are not claimed.
+    unclaimed: HashMap<Key, Unclaimed, foldhash::fast::FixedState>,
+    /// Those of them that have a session here, by its index.
+    placed: HashMap<u32, Key, foldhash::fast::FixedState>,
+}
+
+struct Copied {
+    number: u32,
+    /// Of the session's bytes, if they were copied.
+    hash: Option<u64>,
+}
+
+struct Unclaimed {
+    socket: SocketId,
+    session: Option<u32>,
+}
+
+impl EarlyCopies {
+    fn hash(&self, session: &client::Session) -> u64 {
+        let mut bytes = Vec::with_capacity(session.length());
+        session.put(&mut bytes);
+        self.hasher.hash_one(&bytes)
+    }
+}
+
+/// The old process.
+impl Shard {
+    /// Up to `most` sockets from `cursor` on whose clients can be copied, and were not; looks at
+    /// some thousand sockets. `None` when all were looked at.
+    pub fn next_early(&self, cursor: &mut u32, most: usize) -> Option<Vec<SocketId>> {
+        if *cursor >= self.connections.bound() {
+            return None;
+        }
+        let mut found = Vec::new();
+        let end = cursor.saturating_add(VISITS).min(self.connections.bound());
+        while *cursor < end && found.len() < most {
+            let socket = SocketId(*cursor);
+            *cursor += 1;
+            let copied = |early: &EarlyCopies| early.copied.get(socket.0).is_some();
+            if !self.work.early.as_deref().is_some_and(copied) && self.movable(socket).is_some() {
+                found.push(socket);
+            }
+        }
+        Some(found)
+    }
+
+    /// The session of a client that can be handed over with that socket.
+    fn movable(&self, socket: SocketId) -> Option<u32> {
+        let connection = self.connections.get(socket.0)?;
+        let Stage::Open(index) = connection.stage else { return None };
+        let moves = |all: &crate::transport::Layers| all.moved().is_some();
+        let below = !connection.layered || self.layered.all.get(socket.0).is_some_and(moves);
+        (below && self.sessions.get(index).is_some()).then_some(index)
+    }
+
+    /// What is said of the client of a socket that was copied; `None` when it is gone by now. With
+    /// a store, the session is not copied.
+    pub fn pack_early(&mut self, socket: SocketId) -> Option<Early> {
+        let index = self.movable(socket)?;
+        let listener = self.connections.get(socket.0)?.listener;
+        let session = self.sessions.get(index)?;
+        let client_id = session.client_id.clone();
+        let session = self.storing.is_none().then(|| self.pack_quiet(session));
+        let early = self.work.early.get_or_insert_default();
+        let hash = session.as_ref().map(|session| early.hash(session));
+        let number = early.next;
+        early.next += 1;
+        early.copied.insert(socket.0, Copied { number, hash });
+        Some(Early { from: self.topology.id, number, client_id, listener, session })
+    }
+
+    /// That socket is closed, and may come again with another client.
+    #[inline]
+    pub(super) fn forget_early(&mut self, socket: SocketId) {
+        if let Some(early) = &mut self.work.early
+            && !Mutant::UpgradeCopyOfAnother.is_on()
+        {
+            early.copied.remove(socket.0);
+        }
+    }
+
+    /// The copies are of no use: no process takes over.
+    pub fn forget_all_early(&mut self) {
+        self.work.early = None;
+    }
+
+    /// A client that is handed over now: of what was copied before, only what has changed.
+    pub(super) fn packed_online(&self, socket: SocketId, client: Client) -> Packed {
+        let early = self.work.early.as_deref();
+        let Some((early, copied)) =
+            early.and_then(|early| Some((early, early.copied.get(socket.0)?)))
+        else {
+            return Packed::Online(socket, Box::new(client));
+        };
+        let (from, number) = (self.topology.id, copied.number);
+        match client {
+            Client { session: Some(mut session), connection: Some(connection) } => {
+                let flow = session.flow.take();
+                let same = copied.hash == Some(early.hash(&session));
+                if same || copied.hash.is_some() && Mutant::UpgradeChangeUntold.is_on() {
+                    let rest = Remainder { from, number, flow, connection };
+                    return Packed::Rest(Box::new(rest));
+                }
+                session.flow = flow;
+                let connection = Some(connection);
+                Packed::Known(from, number, Box::new(Client { session: Some(session), connection }))
+            }
+            client => Packed::Known(from, number, Box::new(client)),
+        }
+    }
+}
+
+/// The new process.
+impl Shard {
+    /// Takes in what comes of a client before the old process rests, whose home is here.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub fn adopt_early(&mut self, early: Early, socket: SocketId) -> Result<(), String> {
+        let key = (early.from, early.number);
+        let session = match early.session {
+            Some(session) => {
+                // It has another connection since it was copied for the first time.
+                self.replace_early(&session.client_id);
+                Some(self.adopt_session(client::Session { ends: Instant::END, ..session }, None)?)
+            }
+            None => None,
+        };
+        let early = self.work.early.get_or_insert_default();
+        if let Some(index) = session {
+            early.placed.insert(index, key);
+        }
+        match early.unclaimed.insert(key, Unclaimed { socket, session }) {
+            None => Ok(()),
+            Some(_) => Err("a client was copied twice under one number".to_owned()),
+        }
+    }
+
+    /// If there is a session of that name that came early, it is taken away.
+    pub(super) fn replace_early(&mut self, name: &str) {
+        if self.work.early.is_none() || Mutant::UpgradeEarlyTwice.is_on() {
+            return;
+        }
+        let Some(index) = self.find_session(name) else { return };
+        let Some(early) = &mut self.work.early else { return };
+        let Some(key) = early.placed.remove(&index) else { return };
+        if let Some(unclaimed) = early.unclaimed.get_mut(&key) {
+            unclaimed.session = None;
+        }
+        self.end_moved(index);
+    }
+
+    fn claim_early(&mut self, key: Key) -> Result<Unclaimed, String> {
+        let early = self.work.early.as_deref_mut();
+        let found = early.and_then(|early| {
+            let unclaimed = early.unclaimed.remove(&key)?;
+            if let Some(index) = unclaimed.session {
+                early.placed.remove(&index);
+            }
+            Some(unclaimed)
+        });
+        found.ok_or_else(|| "a client that is said to be copied is not here".to_owned())
+    }
+
+    /// Takes in the rest of a client that came early.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub fn adopt_rest(&mut self, rest: Remainder, listener: ListenerId) -> Result<(), String> {
+        let Unclaimed { socket, session } = self.claim_early((rest.from, rest.number))?;
+        let index = session.ok_or("a session that is said to be copied is not here")?;
+        let Some(session) = self.sessions.get_mut(index) else {
+            return Err("a session that was copied is gone".to_owned());
+        };
+        session.socket = Some(socket);
+        let ends = session.grant().map(|grant| grant.ends);
+        self.counters.clients_taken_over += 1;
+        self.counters.sessions_persistent -= 1;
+        if let Some(ends) = ends {
+            self.note_end(socket, ends);
+        }
+        self.tell_presence(index, true);
+        if let Some(flow) = rest.flow.filter(|_| !Mutant::UpgradeRestFlowLost.is_on()) {
+            self.adopt_flow(index, flow)?;
+        }
+        self.adopt_connection(socket, listener, rest.connection, Some(index))?;
+        self.adopt_limits(index, listener);
+        Ok(())
+    }
+
+    /// The socket of a client that came early and has changed since: it comes as a whole.
+    ///
+    /// # Errors
+    /// When there is none of that number.
+    pub fn take_early_socket(&mut self, from: ShardId, number: u32) -> Result<SocketId, String> {
+        let Unclaimed { socket, session } = self.claim_early((from, number))?;
+        if let Some(index) = session {
+            self.end_moved(index);
+        }
+        Ok(socket)
+    }
+
+    /// All have come who will: what nobody has claimed goes. The clients of those copies have gone
+    /// since, or have come as wholes with other sockets.
+    pub fn end_unclaimed(&mut self) {
+        let Some(mut early) = self.work.early.take() else { return };
+        if Mutant::UpgradeUnclaimedStay.is_on() {
+            return;
+        }
+        for (_, Unclaimed { socket, session }) in early.unclaimed.drain() {
+            self.outputs.actions.push(Action::Close(socket));
+            if let Some(index) = session {
+                self.end_moved(index);
+            }
+        }
+    }
+}
