@@ -52,7 +52,7 @@
 //! | Traces, the heaviest clients, events, alarms? | `shard/observe/mod.rs` (what a shard tells those who watch it), `admin/traces.rs` (lines fetched and kept), `telemetry/alarms.rs` (raised and cleared by the control thread) |
 //! | Spans for OpenTelemetry? | `shard/receive.rs` (a sampled PUBLISH), `shard/observe/spans.rs` (what is recorded), `telemetry/trace_context.rs` (`traceparent`), `admin/otlp/mod.rs` (fetched, and sent) |
 //! | A configuration key? | `config/mod.rs`, then `shard/settings.rs`; `config/convert/mod.rs` (other brokers' files); `shard/announced.rs` (what clients were told before a reload) |
-//! | An upgrade without dropping a connection? | `upgrade/mod.rs` (the way), `upgrade/sides.rs` (who serves when), `upgrade/client.rs` (what of a client moves), `shard/suspend.rs`, `shard/pack.rs` and `shard/adopt.rs`, `ring/moving.rs` (sockets), `broker/upgrade/old.rs` and `broker/upgrade/new.rs` (the two processes), `broker/moving.rs` (a core's part) |
+//! | An upgrade without dropping a connection? | `upgrade/mod.rs` (the way), `upgrade/sides.rs` (who serves when), `upgrade/client.rs` (what of a client moves), `shard/early.rs` (copied while served), `shard/suspend.rs`, `shard/pack.rs` and `shard/adopt.rs`, `ring/moving.rs` (sockets), `broker/upgrade/old.rs` and `broker/upgrade/new.rs` (the two processes), `broker/moving.rs` (a core's part) |
 //! | Start, signals, reload, drain? | `broker/mod.rs`, `broker/control.rs`, `broker/signals.rs`, `broker/leaving.rs` (a node leaves its cluster); a shard's part in `shard/stop.rs` |
 //! | What a host lacks? | `doctor/mod.rs` |
 //!

@@ -8,6 +8,7 @@ mod answers;
 #[path = "interop/bridge.rs"]
 mod bridge;
 #[path = "interop/bridging.rs"]
+mod bridge_upgrade;
 mod bridging;
 #[path = "interop/cluster.rs"]
 mod cluster;

@@ -17,6 +17,7 @@ use super::notify::Notifier;
 use super::signals::{self, Signal};
 use super::summary::Figures;
 use super::upgrade::new::Predecessor;
+use super::upgrade::old::Farewell;
 use super::upgrade::requests::Request;
 use super::watch::{BEAT, Round};
 use super::{Broker, Failure};
@@ -86,7 +87,7 @@ enum Ending {
     Drain,
     Now,
     /// Another process serves.
-    HandedOver,
+    HandedOver(Farewell),
 }
 
 impl<'a> Control<'a> {
@@ -139,10 +140,7 @@ impl<'a> Control<'a> {
         match self.serve()? {
             Ending::Drain => self.drain(),
             Ending::Now => self.stop_now(),
-            Ending::HandedOver => {
-                self.leave();
-                Ok(())
-            }
+            Ending::HandedOver(farewell) => self.leave(farewell),
         }
     }
 

@@ -167,6 +167,8 @@ fn serve(config: Config, sources: &Sources, log: &LogControl, way: Way) -> Resul
     let continued = predecessor.as_ref().map(|known| &known.hello);
     let mut broker = Broker::start(&config, started, host.facts.memory_budget(), continued)?;
     if predecessor.is_none() {
+        // Of another process that is taken over from, they start when it has ended.
+        broker.start_bridges()?;
         // First, so that /readyz can say that the broker is not ready.
         broker.admin.open(&config)?;
     }
@@ -289,7 +291,7 @@ impl Broker {
         broker.connect(queue, node_ends).map(|()| broker)
     }
 
-    /// Tells the cores, the admin servers, bridges, the cluster and helpers of each other.
+    /// Tells the cores, the admin servers, the cluster and helpers of each other.
     fn connect(
         &mut self,
         queue: questions::Queue,
@@ -302,7 +304,6 @@ impl Broker {
         let homes: Vec<_> = homes.collect();
         self.admin.introduce(homes.clone());
         self.homes.clone_from(&homes);
-        self.start_bridges(&homes)?;
         self.start_cluster(node_ends, self.clock)?;
         let started = queue.start(homes);
         started.map_err(|error| Failure::new(format!("cannot start a helper thread: {error}")))
@@ -474,9 +475,9 @@ impl Broker {
     }
 
     /// Starts the threads of bridges.
-    fn start_bridges(&mut self, homes: &[questions::Home]) -> Result<(), Failure> {
-        let submit = homes.iter().map(admin_servers::submit).collect();
-        let (seeds, shards) = (self.shared.seeds.clone(), homes.len() as u8);
+    fn start_bridges(&mut self) -> Result<(), Failure> {
+        let submit = self.homes.iter().map(admin_servers::submit).collect();
+        let (seeds, shards) = (self.shared.seeds.clone(), self.homes.len() as u8);
         let home = move |topic: &str| usize::from(home_of(&seeds, topic, shards).0);
         let shards = Shards { submit, home: Arc::new(home) };
         self.admin.show_bridges(self.bridges.figures());

@@ -5,6 +5,7 @@
 use super::core::time_of_day;
 use crate::config::{Config, Get, Listener};
 use crate::transport::tls::{self, Server, TicketKeys, Unusable};
+use crate::upgrade::code::Secret;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -91,6 +92,18 @@ impl Secured {
         };
         secured.remark(listener);
         Ok(Some(secured))
+    }
+
+    /// The keys for tickets, for a process that takes over.
+    pub(super) fn exported_tickets(&self) -> Option<Secret> {
+        self.tickets.as_ref().map(|keys| keys.exported(Instant::now()))
+    }
+
+    /// Goes on with the keys of another process.
+    pub(super) fn adopt_tickets(&self, exported: &Secret) {
+        if let Some(keys) = &self.tickets {
+            keys.adopt(exported, Instant::now());
+        }
     }
 
     fn remark(&self, listener: &Listener) {

@@ -2,10 +2,13 @@
 //! ended. The work is done by a thread of its own; the broker serves, or rests, meanwhile.
 
 use super::{Control, Ending, Task};
+use crate::bridge::figures::BridgeState;
 use crate::broker::Failure;
+use crate::broker::core::CoreCommand;
 use crate::broker::upgrade::new::Predecessor;
-use crate::broker::upgrade::old::{self, Job, Outcome};
+use crate::broker::upgrade::old::{self, Farewell, Job, Outcome};
 use crate::broker::upgrade::requests::{self, Request};
+use crate::config::{Bridge, BufferMode};
 use crate::upgrade::frame::{Hello, StoreIs};
 use crate::upgrade::{OLDEST, VERSION, unmovable};
 use crossbeam_channel::{Receiver, never};
@@ -14,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// How long the admin addresses of an old process may stay in use.
 const ADMIN: Duration = Duration::from_secs(5);
+
+/// How long bridges may take to send what they have, and cores to give it to them.
+const BRIDGES: Duration = Duration::from_secs(3);
 
 /// The upgrade that is under way.
 pub(super) struct Upgrading {
@@ -27,6 +33,10 @@ impl Control<'_> {
         let mut taken = from.take_over(&mut self.broker, &self.config)?;
         let bound = taken.listen(&mut self.broker);
         taken.wait_for_end();
+        if let Err(failure) = self.broker.start_bridges() {
+            // The clients are served all the same.
+            tracing::error!("{failure}");
+        }
         let until = Instant::now() + ADMIN;
         while let Err(failure) = self.broker.admin.open(&self.config) {
             if Instant::now() > until {
@@ -93,6 +103,9 @@ impl Control<'_> {
         if let Some(key) = unmovable(&self.config) {
             return Err(format!("a broker with {key} cannot be upgraded in place yet"));
         }
+        if let Some(why) = self.stuck_bridge() {
+            return Err(why);
+        }
         let binary = match &request.binary {
             Some(binary) => binary.clone(),
             None => own_binary()?,
@@ -110,9 +123,12 @@ impl Control<'_> {
         let listener = |open: &super::super::Open| {
             (open.id, open.config.name.to_string(), open.config.bind.to_string())
         };
+        let tickets =
+            |open: &super::super::Open| Some((open.id, open.secured.as_ref()?.exported_tickets()?));
         Ok(Job {
             homes: broker.homes.clone(),
             listeners: broker.open.iter().map(listener).collect(),
+            tickets: broker.open.iter().filter_map(tickets).collect(),
             hello: Hello {
                 version: VERSION,
                 oldest: OLDEST,
@@ -128,6 +144,25 @@ impl Control<'_> {
         })
     }
 
+    /// A bridge that would lose what it has: it is in memory, and the other end is away.
+    fn stuck_bridge(&self) -> Option<String> {
+        let in_memory = |name: &str| {
+            let named = |bridge: &&Bridge| *bridge.name == *name;
+            let bridge = self.config.bridges.iter().find(named);
+            bridge.is_some_and(|bridge| bridge.buffer.mode == BufferMode::Memory)
+        };
+        let stuck = self.broker.bridges.figures().iter().find(|figures| {
+            let waits = figures.waiting.get() > 0 && figures.state() != BridgeState::Up;
+            waits && in_memory(&figures.name)
+        })?;
+        Some(format!(
+            "bridge {} has {} messages in memory that its other end does not take now: they would \
+             be lost; buffer.mode: disk keeps such messages",
+            stuck.name,
+            stuck.waiting.get()
+        ))
+    }
+
     /// An upgrade has ended; how this process ends, if it does.
     pub(super) fn end_upgrade(
         &mut self,
@@ -135,11 +170,11 @@ impl Control<'_> {
     ) -> Result<Option<Ending>, Failure> {
         let Some(Upgrading { mut request, .. }) = self.upgrading.take() else { return Ok(None) };
         match outcome.unwrap_or_else(|| Outcome::Lost("its thread has ended".to_owned())) {
-            Outcome::Gone(pid, report) => {
+            Outcome::Gone(pid, report, farewell) => {
                 self.notifier.main_process(pid);
                 tracing::info!(pid, "upgraded: {report}");
                 request.answer(Ok(&report));
-                Ok(Some(Ending::HandedOver))
+                Ok(Some(Ending::HandedOver(farewell)))
             }
             Outcome::Possible(report) => {
                 tracing::info!("an upgrade is possible: {report}");
@@ -158,13 +193,29 @@ impl Control<'_> {
         }
     }
 
-    /// Leaves everything to the new process.
-    pub(super) fn leave(&mut self) {
+    /// Leaves everything to the new process, which goes on with bridges when `farewell` is over.
+    pub(super) fn leave(mut self, farewell: Farewell) -> Result<(), Failure> {
         for open in &mut self.broker.open {
             if let Some(file) = open.file.take() {
                 file.leave();
             }
         }
+        let ended = match self.broker.bridges.figures() {
+            [] => Ok(()),
+            _ => self.end_bridges(),
+        };
+        drop(farewell);
+        ended
+    }
+
+    /// The bridges send what they have, as at any end of the broker, and put the rest away.
+    fn end_bridges(&mut self) -> Result<(), Failure> {
+        self.broker.send_all(|| CoreCommand::Stop);
+        let ended = |control: &Self| control.broker.running == 0;
+        self.wait(Instant::now() + BRIDGES, ended)?;
+        self.broker.join();
+        self.broker.stop_others(Instant::now() + BRIDGES);
+        Ok(())
     }
 }
 

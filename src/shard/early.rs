@@ -238,11 +238,11 @@ impl Shard {
     /// All have come who will: what nobody has claimed goes. The clients of those copies have gone
     /// since, or have come as wholes with other sockets.
     pub fn end_unclaimed(&mut self) {
-        let Some(mut early) = self.work.early.take() else { return };
+        let Some(early) = self.work.early.take() else { return };
         if Mutant::UpgradeUnclaimedStay.is_on() {
             return;
         }
-        for (_, Unclaimed { socket, session }) in early.unclaimed.drain() {
+        for (_, Unclaimed { socket, session }) in early.unclaimed {
             self.outputs.actions.push(Action::Close(socket));
             if let Some(index) = session {
                 self.end_moved(index);

@@ -263,9 +263,7 @@ impl Session {
 impl Flow {
     fn is_sound(&self) -> bool {
         let awaits = |sent: &Sent| sent.awaits <= 3;
-        self.first != 0
-            && self.sent.len() < usize::from(u16::MAX)
-            && self.sent.iter().all(awaits)
+        self.first != 0 && self.sent.len() < usize::from(u16::MAX) && self.sent.iter().all(awaits)
     }
 }
 

@@ -3,7 +3,7 @@
 //! taken in their order.
 
 use super::client::{Client, Early, Remainder};
-use super::code::{Body, Code, make_room, record};
+use super::code::{Body, Code, Secret, make_room, record};
 use crate::ids::{ListenerId, ShardId};
 use crate::message::Message;
 use crate::overload::sources::Banned;
@@ -95,6 +95,8 @@ pub enum Frame {
     ReadyForEarly(u8),
     /// Old: a listener.
     Listener(Listener),
+    /// Old: the keys of a listener's tickets of TLS.
+    Tickets(ListenerId, Secret),
     /// Old: all that is in its store is durable; the store's lock comes with this.
     Store,
     /// Old: so many sockets come with this, for the clients that follow.
@@ -148,6 +150,7 @@ impl Frame {
             Frame::Early(_) => 16,
             Frame::Known(..) => 17,
             Frame::Rest(_) => 18,
+            Frame::Tickets(..) => 19,
         }
     }
 
@@ -163,6 +166,7 @@ impl Frame {
             Frame::Early(early) => early.length(),
             Frame::Known(from, number) => from.length() + number.length(),
             Frame::Rest(rest) => rest.length(),
+            Frame::Tickets(listener, keys) => listener.length() + keys.length(),
             Frame::Retained(messages) => messages.length(),
             Frame::Bans(bans) => bans.length(),
             Frame::Taken(count) => count.length(),
@@ -196,6 +200,10 @@ impl Frame {
                 number.put(out);
             }
             Frame::Rest(rest) => rest.put(out),
+            Frame::Tickets(listener, keys) => {
+                listener.put(out);
+                keys.put(out);
+            }
             Frame::Retained(messages) => messages.put(out),
             Frame::Bans(bans) => bans.put(out),
             Frame::Taken(count) => count.put(out),
@@ -229,6 +237,7 @@ impl Frame {
             13 => Frame::Bans(Vec::get(from)?),
             14 => Frame::Store,
             15 => Frame::ReadyForEarly(u8::get(from).filter(|&shards| shards > 0)?),
+            19 => Frame::Tickets(ListenerId::get(from)?, Secret::get(from)?),
             17 => Frame::Known(ShardId::get(from)?, u32::get(from)?),
             _ => return None,
         };

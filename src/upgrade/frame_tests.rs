@@ -140,6 +140,7 @@ proptest! {
             Frame::Known(from, number),
             Frame::Rest(Box::new(Remainder { from, number, flow, connection })),
             Frame::ReadyForEarly(2),
+            Frame::Tickets(listener, Secret(bytes.clone())),
             Frame::Retained(vec![message("r", &bytes), message(&text, b"")]),
             Frame::Refused(text.as_str().into()),
             Frame::Files(3),

@@ -109,9 +109,7 @@ impl Old {
         match (self.stage, input) {
             (S::Over, _) => Vec::new(),
             (S::Starting, I::Heard(Frame::Ready(_))) => self.go(S::Quieting, OldOrder::Suspend),
-            (S::Starting, I::Heard(Frame::ReadyForEarly(_))) => {
-                self.go(S::Copying, OldOrder::Copy)
-            }
+            (S::Starting, I::Heard(Frame::ReadyForEarly(_))) => self.go(S::Copying, OldOrder::Copy),
             (S::Copying, I::Heard(Frame::Taken(_))) => Vec::new(),
             (S::Copying, I::Copied) => self.go(S::Quieting, OldOrder::Suspend),
             (S::Quieting, I::Heard(Frame::Taken(_))) => Vec::new(),
@@ -273,6 +271,7 @@ impl New {
                 S::Taking,
                 I::Heard(
                     frame @ (Frame::Listener(_)
+                    | Frame::Tickets(..)
                     | Frame::Files(_)
                     | Frame::Client(_)
                     | Frame::Early(_)

@@ -14,14 +14,14 @@ use crate::support::{
 };
 
 /// A mosquitto that can be stopped and started again on its port.
-struct Far {
+pub struct Far {
     child: Option<Child>,
-    address: SocketAddr,
+    pub address: SocketAddr,
     directory: PathBuf,
 }
 
 impl Far {
-    fn start() -> Far {
+    pub fn start() -> Far {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = free.local_addr().expect("it has an address");
         drop(free);
@@ -39,7 +39,7 @@ impl Far {
         far
     }
 
-    fn run(&mut self) {
+    pub fn run(&mut self) {
         let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
         let child = Command::new("mosquitto")
             .env("PATH", path)
@@ -60,16 +60,16 @@ impl Far {
     }
 
     /// In order: sessions and what they have queued are saved.
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.signal("-TERM");
         self.child.take().expect("it runs").wait().expect("it ends");
     }
 
-    fn client(&self, name: &str) -> Client {
+    pub fn client(&self, name: &str) -> Client {
         self.connect(&Connect::new(V311, unique(name)))
     }
 
-    fn connect(&self, connect: &Connect) -> Client {
+    pub fn connect(&self, connect: &Connect) -> Client {
         let mut client = Client::at(self.address, V311);
         client.send(&connect.encode());
         assert_eq!(client.connack().code, 0);
@@ -88,14 +88,14 @@ impl Drop for Far {
 }
 
 /// A broker with bridges, in a directory of its own.
-struct Near {
-    broker: Broker,
+pub struct Near {
+    pub broker: Broker,
     directory: PathBuf,
 }
 
 impl Near {
     /// `bridges`: the list of that key.
-    fn start(bridges: &str) -> Near {
+    pub fn start(bridges: &str) -> Near {
         let directory = std::env::temp_dir().join(unique("ringmq-near"));
         fs::create_dir(&directory).expect("a directory");
         let file = directory.join("near.yaml");
@@ -109,7 +109,7 @@ impl Near {
     }
 
     /// A bridge called `uplink` to that address; `more`: further keys of `mqtt`.
-    fn uplink(far: SocketAddr, topics: &str, more: &str) -> Near {
+    pub fn uplink(far: SocketAddr, topics: &str, more: &str) -> Near {
         Near::start(&format!(
             "  - name: uplink\n    mqtt: {{addresses: ['{far}'], \
              retry: {{min: 100ms, max: 300ms}}, topics: [{topics}], client_id: {}{more}}}\n",
@@ -117,7 +117,7 @@ impl Near {
         ))
     }
 
-    fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         self.broker.metric("ringmq_bridge_up", "") > 0.0
     }
 }
@@ -133,7 +133,7 @@ fn path(file: &Path) -> &str {
 }
 
 /// Numbers of the messages up to that one, in the order in which they come.
-fn numbers(client: &mut Client, last: usize) -> Vec<usize> {
+pub fn numbers(client: &mut Client, last: usize) -> Vec<usize> {
     let mut numbers = Vec::new();
     loop {
         let number = client.message().text().parse().expect("a number");

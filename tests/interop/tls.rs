@@ -301,6 +301,23 @@ fn openssl_resumes_updates_its_keys_and_is_not_renegotiated_with() {
     }
 }
 
+/// The process that takes the broker over has the keys of the tickets.
+#[test]
+fn openssl_resumes_after_an_upgrade_what_it_began_before() {
+    let files = Files::new();
+    let mut broker = files.broker(&[]);
+    for version in ["-tls1_2", "-tls1_3"] {
+        let session = files.path("session");
+        let first = files.openssl(&broker, &[version, "-sess_out", &session], &[CONNECT, PING]);
+        assert!(first.contains("New, TLSv1."), "{first}");
+        let report = broker.ask_to_upgrade(&[]).expect("it is upgraded");
+        broker.follow(&report);
+        let again = files.openssl(&broker, &[version, "-sess_in", &session], &[CONNECT, PING]);
+        assert!(again.contains("Reused, TLSv1."), "{version}: {again}");
+        assert!(again.contains("\x20\x02\0\0"), "{version}: {again}");
+    }
+}
+
 fn serial_of(files: &Files, broker: &Broker) -> String {
     let text = files.openssl(broker, &[], &[]);
     let begin = text.find("-----BEGIN").expect("a certificate");

@@ -1,7 +1,7 @@
 //! Clients are copied to another process while this one serves them, and go on meanwhile: they
-//! subscribe and unsubscribe, go, come back with another connection, and others come. Then the other
-//! process takes over, or fails. Who is there has what it has subscribed to, and who has gone is
-//! gone.
+//! subscribe and unsubscribe, go, come back with another connection, and others come. Then the
+//! other process takes over, or fails. Who is there has what it has subscribed to, and who has gone
+//! is gone.
 
 use crate::net::{End, Faults};
 use crate::peer::{Got, Peer, hello};
@@ -29,12 +29,15 @@ impl Guest {
         let mut peer = Peer::connect(world, entry, &hello(&self.name, false, 0));
         let got = peer.take(world);
         let fresh = matches!(got[..], [Got::ConnAck { present: false, .. }]);
-        // Who takes its own session over goes on with it.
+        // Who takes its own session over may go on with it.
         assert!(fresh || self.peer.is_some(), "{}: {got:?}", self.name);
         if fresh {
             self.wants.clear();
         }
-        self.peer = Some(peer);
+        if let Some(mut before) = self.peer.replace(peer) {
+            before.end(world, End::Fin);
+            world.settle();
+        }
     }
 
     fn act(&mut self, world: &mut World, rng: &mut Rng) {
@@ -152,8 +155,7 @@ pub fn simulate(seed: u64) -> (usize, usize) {
 
 #[test]
 fn clients_that_are_copied_go_on_as_if_they_were_not() {
-    let (done, failed) =
-        (1..=60).map(simulate).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+    let (done, failed) = (1..=60).map(simulate).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
     println!("{done} upgrades, {failed} that failed");
     assert!(done > 100 && failed > 30, "{done} upgrades, {failed} that failed");
 }

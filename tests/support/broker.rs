@@ -248,7 +248,8 @@ impl Broker {
     #[track_caller]
     pub fn bound(&self, name: &str) -> SocketAddr {
         let log = self.log();
-        let ready = log.lines().find(|line| line.contains(" ready")).expect("it is ready");
+        // The last: another process may have taken over.
+        let ready = log.lines().rfind(|line| line.contains(" ready")).expect("it is ready");
         let (_, told) = ready.split_once(&format!("{name}=")).unwrap_or_else(|| panic!("{ready}"));
         let end = told.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
         told[..end.unwrap_or(told.len())].parse().expect("an address")

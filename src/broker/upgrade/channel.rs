@@ -1,5 +1,6 @@
 //! The socket pair between the two processes of an upgrade: frames, and descriptors beside them.
 
+use super::requests::is_parent;
 use crate::upgrade::Frame;
 use crate::upgrade::code::make_room;
 use rustix::io::Errno;
@@ -49,6 +50,11 @@ impl Channel {
         socket.set_write_timeout(Some(WRITE))?;
         let (received, files) = (Vec::new(), VecDeque::new());
         Ok(Channel { socket, received, used: 0, files, ended: false })
+    }
+
+    /// True when the other end was made by this process's parent, which lives.
+    pub(super) fn is_of_parent(&self) -> bool {
+        is_parent(&self.socket)
     }
 
     /// Says it.

@@ -6,7 +6,7 @@ use super::super::moving::{Arrived, Coming, MoveOrder, Rest, SocketSource};
 use super::super::store::{self, Beside};
 use super::super::{Broker, Failure};
 use super::channel::{Channel, Heard};
-use super::requests::{is_ours, is_parent};
+use super::requests::is_ours;
 use super::{LOOK, ask, tell};
 use crate::config::{Config, Listener};
 use crate::ids::{ListenerId, ShardId};
@@ -18,6 +18,7 @@ use crate::upgrade::frame::{Ban, Hello, Totals};
 use crate::upgrade::sides::{New, NewInput, NewOrder};
 use crate::upgrade::{Frame, unmovable};
 use crossbeam_channel::Receiver;
+use rustix::process::{Signal, getppid, kill_process};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -31,8 +32,8 @@ const CORE: Duration = Duration::from_secs(20);
 const PARCELS: usize = 4;
 /// No listener has this number.
 const CLOSED: ListenerId = ListenerId(u16::MAX);
-/// How long the old process may take to end.
-const END: Duration = Duration::from_secs(5);
+/// How long the old process may take to end: its bridges send what they have.
+const END: Duration = Duration::from_secs(15);
 
 /// The way to the running broker.
 pub(in super::super) struct Predecessor {
@@ -122,10 +123,10 @@ impl Predecessor {
             return Err(Failure::new("the process that hands over is another user's"));
         }
         let mut side = New::default();
-        if is_parent(&socket) {
+        let mut channel = Channel::new(socket).map_err(Failure::new)?;
+        if channel.is_of_parent() {
             side.is_child();
         }
-        let mut channel = Channel::new(socket).map_err(Failure::new)?;
         let heard = channel.hear(SILENCE);
         let Heard::Frame(frame) = heard else {
             return Err(Failure::new("--take-over is said by a broker that is upgraded, only"));
@@ -293,6 +294,13 @@ impl Taking {
                 self.listeners.push((told.id, known.id));
                 if known.listener.bind.to_string() == *told.bind {
                     known.sockets = files;
+                }
+            }
+            Frame::Tickets(listener, keys) => {
+                let id = self.listener(listener)?;
+                let open = broker.open.iter().find(|open| open.id == id);
+                if let Some(secured) = open.and_then(|open| open.secured.as_ref()) {
+                    secured.adopt_tickets(&keys);
                 }
             }
             Frame::Store => {
@@ -480,13 +488,21 @@ impl TakenOver {
         bound
     }
 
-    /// Waits until the old process has ended, whose admin addresses are free then.
+    /// Waits until the old process has ended, whose admin addresses are free then. One that does
+    /// not end has nothing to do any more, and is killed: what it still has, only one can have.
     pub(in super::super) fn wait_for_end(mut self) {
         let until = Instant::now() + END;
         while Instant::now() < until {
-            if !matches!(self.channel.hear(END), Heard::Frame(_)) {
+            if !matches!(self.channel.hear(END), Heard::Frame(_) | Heard::Late) {
                 return;
             }
+        }
+        if self.channel.is_of_parent()
+            && let Some(parent) = getppid()
+        {
+            tracing::error!(pid = parent.as_raw_nonzero().get(), "the old process does not end");
+            let _ = kill_process(parent, Signal::KILL);
+            self.channel.hear(END);
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::limits::UPGRADE_KERNEL;
 use crate::ring;
 use crate::shard::Inventory;
 use crate::upgrade::Frame;
+use crate::upgrade::code::Secret;
 use crate::upgrade::frame::{Hello, Listener, Totals};
 use crate::upgrade::sides::{Old, OldInput, OldOrder};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant};
 const PARCELS: usize = 4;
 /// Parcels that the new process has not taken in yet, at most: each holds descriptors.
 const AHEAD: usize = 8;
+/// How long a process that refuses may take to say why.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 /// How long copying clients may take, which are served meanwhile.
 const COPYING: Duration = Duration::from_secs(90);
 /// How long sending all clients may take: they are silent meanwhile.
@@ -34,6 +37,8 @@ pub(in super::super) struct Job {
     pub homes: Vec<Home>,
     /// Listeners by their numbers: name and configured address.
     pub listeners: Vec<(ListenerId, String, String)>,
+    /// Keys for tickets of TLS.
+    pub tickets: Vec<(ListenerId, Secret)>,
     pub hello: Hello,
     /// That of the store, if there is one.
     pub lock: Option<OwnedFd>,
@@ -43,10 +48,14 @@ pub(in super::super) struct Job {
     pub dry_run: bool,
 }
 
+/// The new process waits for the end of this before it takes what only one of them can have:
+/// addresses of admin servers, what the other ends of bridges know, their files.
+pub(in super::super) struct Farewell(#[expect(dead_code, reason = "it is closed")] Channel);
+
 /// How it ended.
 pub(in super::super) enum Outcome {
-    /// The new process serves; its number, and what to say.
-    Gone(u32, String),
+    /// The new process serves; its number, what to say, and when that is to be over.
+    Gone(u32, String, Farewell),
     /// This one serves on, and why.
     Stays(String),
     /// It was only to be found out; what to say.
@@ -131,6 +140,9 @@ impl Upgrade {
                         Step::Done => {}
                         Step::Input(input) => next = Some(input),
                         Step::Over(outcome) => return outcome,
+                        Step::Gone(pid, report) => {
+                            return Outcome::Gone(pid, report, Farewell(self.channel));
+                        }
                     }
                 }
                 orders = next.map_or_else(Vec::new, |input| old.handle(input));
@@ -149,7 +161,7 @@ impl Upgrade {
                 self.copied = true;
                 Step::Input(match self.copy() {
                     Ok(()) => OldInput::Copied,
-                    Err(why) => OldInput::Failed(why),
+                    Err(why) => OldInput::Failed(self.reason(why)),
                 })
             }
             OldOrder::Suspend => {
@@ -159,7 +171,7 @@ impl Upgrade {
             }
             OldOrder::Send => Step::Input(match self.send() {
                 Ok(totals) => OldInput::Sent(totals),
-                Err(why) => OldInput::Failed(why),
+                Err(why) => OldInput::Failed(self.reason(why)),
             }),
             OldOrder::SayAll(totals) => said(self.channel.say(&Frame::All(totals))),
             OldOrder::SayCommit => said(self.channel.say(&Frame::Commit)),
@@ -179,7 +191,7 @@ impl Upgrade {
                 let paused = self.suspended.map_or(0, |since| since.elapsed().as_millis());
                 let pid = self.child.id();
                 let report = format!("process {pid} serves; clients waited for {paused} ms");
-                Step::Over(Outcome::Gone(pid, report))
+                Step::Gone(pid, report)
             }
             OldOrder::EndLost => Step::Over(Outcome::Lost(
                 "the new process did not answer in time, and may have served before it was \
@@ -226,6 +238,9 @@ impl Upgrade {
     /// Sends listening sockets, and what can be copied of clients that are still served.
     fn copy(&mut self) -> Result<(), String> {
         self.send_listeners()?;
+        for (listener, keys) in std::mem::take(&mut self.job.tickets) {
+            self.channel.say(&Frame::Tickets(listener, keys))?;
+        }
         self.carry(MoveOrder::Copy, COPYING).map(drop)
     }
 
@@ -273,6 +288,16 @@ impl Upgrade {
             totals.retained += parcel.totals.retained;
         }
         Ok(totals)
+    }
+
+    /// What the new process has said about it, or else `why`.
+    fn reason(&mut self, why: String) -> String {
+        while let Heard::Frame(frame) = self.channel.hear(LAST_WORDS) {
+            if let Frame::Refused(why) = frame {
+                return format!("it refuses: {why}");
+            }
+        }
+        why
     }
 
     /// Waits until the new process has taken in all parcels but so many.
@@ -335,6 +360,8 @@ enum Step {
     Done,
     Input(OldInput<'static>),
     Over(Outcome),
+    /// The new process serves.
+    Gone(u32, String),
 }
 
 /// The next parcel; `None` when the cores have sent all.

@@ -1,6 +1,7 @@
 //! Session tickets: what a client shows to go on from an earlier handshake.
 //!
-//! A ticket is sealed with a key of this process and bound to its listener and to what that
+//! A ticket is sealed with a key of this process, or of the one whose clients it has taken over
+//! ([`crate::upgrade`]), and bound to its listener and to what that
 //! listener trusts (authorities, CRLs, whether certificates are asked for): it opens nowhere else,
 //! and not after a reload that changed any of that. rustls does neither by itself. Keys are changed
 //! every so often, and the one before is still accepted, so a ticket lasts once to twice that time.
@@ -8,31 +9,40 @@
 #![allow(clippy::disallowed_methods, reason = "rustls asks for tickets without a time")]
 
 use crate::mutant::Mutant;
+use crate::upgrade::code::Secret;
 use aws_lc_rs::{aead, rand};
 use rustls::server::ProducesTickets;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// Bytes of a key's name, by which a ticket says what it was sealed with.
 const NAME: usize = 8;
 /// Bytes of a key.
 const KEY: usize = 32;
+/// Bytes of a key that goes to another process.
+const EXPORTED: usize = NAME + KEY + size_of::<u64>();
 
 struct TicketKey {
     name: [u8; NAME],
+    /// What `key` was made of: it goes to a process that takes this one's clients over.
+    bytes: Zeroizing<[u8; KEY]>,
     key: aead::LessSafeKey,
     made: Instant,
 }
 
 impl TicketKey {
     fn random(made: Instant) -> Option<TicketKey> {
-        let (mut name, mut key) = ([0; NAME], [0; KEY]);
+        let (mut name, mut bytes) = ([0; NAME], Zeroizing::new([0; KEY]));
         rand::fill(&mut name).ok()?;
-        rand::fill(&mut key).ok()?;
-        let unbound = aead::UnboundKey::new(&aead::AES_256_GCM, &key).ok();
-        zeroize::Zeroize::zeroize(&mut key);
-        Some(TicketKey { name, key: aead::LessSafeKey::new(unbound?), made })
+        rand::fill(bytes.as_mut_slice()).ok()?;
+        TicketKey::of(name, bytes, made)
+    }
+
+    fn of(name: [u8; NAME], bytes: Zeroizing<[u8; KEY]>, made: Instant) -> Option<TicketKey> {
+        let unbound = aead::UnboundKey::new(&aead::AES_256_GCM, bytes.as_slice()).ok()?;
+        Some(TicketKey { name, bytes, key: aead::LessSafeKey::new(unbound), made })
     }
 }
 
@@ -59,6 +69,36 @@ impl TicketKeys {
     /// Without a key yet; a new one is made every `rotate`.
     pub fn new(rotate: Duration) -> Arc<TicketKeys> {
         Arc::new(TicketKeys { rotate, pair: RwLock::default() })
+    }
+
+    /// The keys for another process of this broker: of each its name, itself and its age in
+    /// milliseconds, the present one first.
+    pub fn exported(&self, now: Instant) -> Secret {
+        let pair = self.pair.read().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = Vec::with_capacity(2 * EXPORTED);
+        for key in [&pair.current, &pair.previous].into_iter().flatten() {
+            let age = now.saturating_duration_since(key.made).as_millis() as u64;
+            bytes.extend_from_slice(&key.name);
+            bytes.extend_from_slice(key.bytes.as_slice());
+            bytes.extend_from_slice(&age.to_le_bytes());
+        }
+        Secret(bytes)
+    }
+
+    /// Goes on with the keys of another process; bytes that are none of them are ignored.
+    pub fn adopt(&self, exported: &Secret, now: Instant) {
+        let read = |bytes: &[u8]| {
+            let (name, bytes) = bytes.split_first_chunk::<NAME>()?;
+            let (key, age) = bytes.split_first_chunk::<KEY>()?;
+            let age = u64::from_le_bytes(*age.first_chunk()?);
+            let made = now.checked_sub(Duration::from_millis(age))?;
+            TicketKey::of(*name, Zeroizing::new(*key), made)
+        };
+        let mut keys = exported.0.chunks_exact(EXPORTED).map_while(read);
+        if let Some(current) = keys.next() {
+            let mut pair = self.pair.write().unwrap_or_else(PoisonError::into_inner);
+            *pair = Pair { current: Some(current), previous: keys.next() };
+        }
     }
 
     /// How often the key is changed.
@@ -180,6 +220,32 @@ mod tests {
         assert_eq!(here.open(&ticket, now).as_deref(), Some(&b"session"[..]));
         assert_eq!(there.open(&ticket, now), None);
         assert_eq!(Ticketer::new(TicketKeys::new(ROTATE), [1; 32]).open(&ticket, now), None);
+    }
+
+    #[test]
+    fn tickets_open_in_a_process_that_has_taken_the_keys_over_for_as_long_as_before() {
+        let old = Ticketer::new(TicketKeys::new(ROTATE), [1; 32]);
+        let start = Instant::now();
+        let first = old.seal(b"first", start).unwrap();
+        let second = old.seal(b"second", start + ROTATE).unwrap();
+        let keys = TicketKeys::new(ROTATE);
+        let later = start + ROTATE + ROTATE / 2;
+        keys.adopt(&old.keys.exported(later), later);
+        let new = Ticketer::new(keys, [1; 32]);
+        assert_eq!(new.open(&first, later).as_deref(), Some(&b"first"[..]));
+        assert_eq!(new.open(&second, later).as_deref(), Some(&b"second"[..]));
+        let third = new.seal(b"third", later).unwrap();
+        assert_eq!(old.open(&third, later).as_deref(), Some(&b"third"[..]), "the same key");
+        assert!(new.open(&second, start + 2 * ROTATE).is_some(), "the key before");
+        assert!(new.open(&first, start + 2 * ROTATE).is_none());
+        // Nothing, or anything, leaves a process with keys of its own.
+        for bytes in [vec![], vec![7; EXPORTED - 1], vec![0xff; EXPORTED]] {
+            let keys = TicketKeys::new(ROTATE);
+            keys.adopt(&Secret(bytes), later);
+            let own = Ticketer::new(keys, [1; 32]);
+            let ticket = own.seal(b"own", later).unwrap();
+            assert!(own.open(&ticket, later).is_some());
+        }
     }
 
     #[test]
