@@ -205,3 +205,43 @@ fn what_cannot_move_is_refused_by_name() {
     let why = broker.ask_to_upgrade(&["--binary", "/nowhere/ringmq"]).expect_err("no program");
     assert!(why.contains("/nowhere/ringmq"), "{why}");
 }
+
+/// Clients come, subscribe and go, while others are copied to the new process and after.
+fn churn(broker: &Broker, stop: &AtomicBool) -> usize {
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let topic = unique("churn");
+        let mut client = Client::connect(broker, V5, &topic);
+        client.granted(&topic, 1);
+        client.publish(&Publish::new(&topic, 1, "to itself"));
+        client.expect("to itself");
+        client.disconnect();
+        rounds += 1;
+    }
+    rounds
+}
+
+#[test]
+fn clients_come_and_go_while_others_are_copied() {
+    let _alone = machine();
+    let mut broker = Broker::start_with(&[], 2);
+    let mut idle: Vec<Client> =
+        (0..600).map(|_| Client::connect(&broker, V311, &unique("idle"))).collect();
+    for _ in 0..3 {
+        let stop = AtomicBool::new(false);
+        let (report, rounds) = std::thread::scope(|scope| {
+            let (stop, running) = (&stop, &broker);
+            let churns = [(); 3].map(|()| scope.spawn(move || churn(running, stop)));
+            let report = running.ask_to_upgrade(&[]);
+            std::thread::sleep(Duration::from_millis(100));
+            stop.store(true, Ordering::Relaxed);
+            (report, churns.map(|churn| churn.join().expect("each is served")))
+        });
+        let report = report.expect("it is upgraded");
+        broker.follow(&report);
+        figure("upgrade", &format!("{report}; clients that came and went: {rounds:?}"));
+        idle.iter_mut().for_each(|client| client.ping());
+        let said = broker.ask_to_upgrade(&["--dry-run"]).expect("it could be");
+        assert!(said.contains("600 connections, 600 sessions"), "{said}");
+    }
+}

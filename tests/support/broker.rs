@@ -357,6 +357,14 @@ impl Broker {
         if let Some(leash) = self.leash.take() {
             leash.release();
         }
+        // It can be asked to upgrade itself.
+        let name = format!("@ringmq-upgrade-{pid}");
+        let asked = || fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        let end = Instant::now() + START;
+        while !asked().lines().any(|line| line.ends_with(&name)) {
+            assert!(Instant::now() < end, "process {pid} does not get ready:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// True while the process runs.
