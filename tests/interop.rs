@@ -7,8 +7,9 @@ mod access;
 mod answers;
 #[path = "interop/bridge.rs"]
 mod bridge;
-#[path = "interop/bridging.rs"]
+#[path = "interop/bridge_upgrade.rs"]
 mod bridge_upgrade;
+#[path = "interop/bridging.rs"]
 mod bridging;
 #[path = "interop/cluster.rs"]
 mod cluster;
