@@ -218,6 +218,7 @@ impl Moving {
             MoveOrder::Store(..) => {}
             MoveOrder::CheckStored(to) => drop(to.send(shard.check_stored())),
             MoveOrder::Serve => {
+                self.suspended = false;
                 driver.go_on();
                 shard.serve_adopted();
             }
