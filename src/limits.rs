@@ -149,7 +149,8 @@ pub mod cost {
 
 /// Bytes that are read from a client while its PUBLISHes are held back, in order to find the
 /// acknowledgements behind them. Only clients that have much output waiting themselves are read in
-/// this way, and those hold as much memory already.
+/// this way, and those hold as much memory already, and those that have as many publications as
+/// they may that wait for a bridge.
 pub const HELD_INPUT: usize = 1 << 20;
 
 /// Bytes of memory that clients on their way from one shard to their home shards may hold. Beyond

@@ -30,6 +30,8 @@ mod otlp;
 mod prometheus;
 #[path = "interop/proxy.rs"]
 mod proxy;
+#[path = "interop/reloading.rs"]
+mod reloading;
 #[path = "interop/slow.rs"]
 mod slow;
 #[path = "interop/stores.rs"]

@@ -35,6 +35,26 @@ pub enum Place<'a> {
     Both(&'a Path, u64),
 }
 
+impl Place<'_> {
+    fn is_disk(self) -> bool {
+        matches!(self, Place::Disk(..))
+    }
+
+    /// Bytes that are in memory, of at most so many that wait.
+    fn in_memory(self, most: u64) -> usize {
+        match self {
+            Place::Memory => usize::try_from(most).unwrap_or(usize::MAX),
+            Place::Disk(..) => AHEAD,
+            Place::Both(..) => usize::try_from(most.min(MEMORY)).unwrap_or(AHEAD),
+        }
+    }
+
+    /// What the queue in memory does: before a disk it is never full.
+    fn when_queue_full(self, when_full: WhenFull) -> WhenFull {
+        if self == Place::Memory { when_full } else { WhenFull::DropNew }
+    }
+}
+
 /// Where what waits for that bridge is on disk; `storage`: `storage.path`.
 pub fn directory(bridge: &Bridge, storage: &Path) -> PathBuf {
     match &*bridge.buffer.path {
@@ -71,20 +91,62 @@ impl Buffer {
     /// # Errors
     /// When the directory cannot be used.
     pub fn open(most: u64, when_full: WhenFull, place: Place<'_>) -> io::Result<Buffer> {
-        let memory = usize::try_from(most).unwrap_or(usize::MAX);
-        let ahead = usize::try_from(most.min(MEMORY)).unwrap_or(AHEAD);
-        let (disk, always, memory) = match place {
-            Place::Memory => (None, false, memory),
-            Place::Disk(path, segment) => (Some(Spool::open(path, segment)?), true, AHEAD),
-            Place::Both(path, segment) => (Some(Spool::open(path, segment)?), false, ahead),
+        let disk = match place {
+            Place::Memory => None,
+            Place::Disk(path, segment) | Place::Both(path, segment) => {
+                let (spool, saved) = (Spool::open(path, segment)?, Instant::now());
+                Some(Disk { spool, always: place.is_disk(), saved, complained: None })
+            }
         };
-        let saved = Instant::now();
-        let disk = disk.map(|spool| Disk { spool, always, saved, complained: None });
-        let queue = Queue::new(memory, if disk.is_some() { WhenFull::DropNew } else { when_full });
+        let queue = Queue::new(place.in_memory(most), place.when_queue_full(when_full));
         let (dropped, failing, lost) = (0, false, Vec::new());
         let mut buffer = Buffer { queue, disk, most, when_full, dropped, failing, lost };
         buffer.read_ahead();
         Ok(buffer)
+    }
+
+    /// Another bound, policy and place from now on. What waits stays, in order. The directory of a
+    /// disk remains the same, and what was on disk stays there. Nothing may be under way.
+    ///
+    /// # Errors
+    /// When the directory cannot be used: nothing has changed.
+    pub fn change(&mut self, most: u64, when_full: WhenFull, place: Place<'_>) -> io::Result<()> {
+        self.queue.rewind();
+        match (&mut self.disk, place) {
+            (None, Place::Disk(..) | Place::Both(..)) => {
+                let mut changed = Buffer::open(most, when_full, place)?;
+                // Nothing of it is dropped: the bound is for what comes.
+                (changed.most, changed.when_full) = (u64::MAX, WhenFull::Pause);
+                for batch in self.queue.take_all() {
+                    if let Some(batch) = changed.push(batch) {
+                        // The disk cannot be written.
+                        changed.dropped += u64::from(batch.count());
+                        changed.lost.extend(batch.waiters());
+                    }
+                }
+                (changed.most, changed.when_full) = (most, when_full);
+                changed.dropped += self.dropped();
+                changed.lost.append(&mut self.take_lost());
+                *self = changed;
+                return Ok(());
+            }
+            (Some(disk), Place::Disk(_, segment) | Place::Both(_, segment)) => {
+                disk.spool.set_segment_size(segment);
+                disk.always = place.is_disk();
+            }
+            (_, Place::Memory) => {}
+        }
+        let queue = if self.disk.is_some() { WhenFull::DropNew } else { when_full };
+        self.queue.rebind(place.in_memory(most), queue);
+        (self.most, self.when_full) = (most, when_full);
+        Ok(())
+    }
+
+    /// The publishers that wait for something in it.
+    pub fn waiters(&self) -> Vec<Waiter> {
+        let mut waiters = self.queue.waiters();
+        waiters.extend(self.disk.iter().flat_map(|disk| disk.spool.waiters()));
+        waiters
     }
 
     /// A buffer in memory.

@@ -24,15 +24,45 @@ const RING: usize = 64;
 /// Outcomes that a core is told at once.
 const OUTCOMES: usize = 256;
 
-/// The core's end, before the core runs.
+/// Which bridge of this process, as cores know it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BridgeId(pub u32);
+
+/// The core's end, before the core has it.
 pub struct FeederPlan {
     /// The link to open.
-    pub link: LinkPlan,
+    link: LinkPlan,
     feeder: Feeder,
 }
 
+/// What a core is to do for a bridge, in one of its steps. The filters of one bridge are as many as
+/// there are for one order.
+pub enum FeedOrder {
+    /// It feeds this one, too.
+    Open(Box<FeederPlan>),
+    /// Its link takes what that plan says from now on.
+    Change(BridgeId, Box<LinkPlan>),
+    /// Its link takes nothing more; what is in it goes to the bridge's thread.
+    Mute(BridgeId),
+    /// The bridge has ended.
+    Close(BridgeId),
+}
+
+/// An order, and who is told that it has been carried out.
+pub struct FeedCommand {
+    /// The order.
+    pub order: FeedOrder,
+    /// Closed when that is done.
+    pub done: mpsc::Sender<()>,
+}
+
+/// What the bridges take of one core.
+#[derive(Default)]
+pub struct Feeders(Vec<Feeder>);
+
 /// The core's end.
-pub struct Feeder {
+struct Feeder {
+    bridge: BridgeId,
     link: Option<LinkId>,
     ring: Producer<LinkBatch>,
     bell: Arc<Notify>,
@@ -56,11 +86,17 @@ pub struct Feed {
 }
 
 /// A ring for a core.
-pub fn feed(link: LinkPlan, bell: &Arc<Notify>, figures: &Arc<FeedFigures>) -> (FeederPlan, Feed) {
+pub fn feed(
+    bridge: BridgeId,
+    link: LinkPlan,
+    bell: &Arc<Notify>,
+    figures: &Arc<FeedFigures>,
+) -> (FeederPlan, Feed) {
     let (to, from) = RingBuffer::new(RING);
     let starved = Arc::new(AtomicBool::new(false));
     let (tell_last, last) = mpsc::channel();
     let feeder = Feeder {
+        bridge,
         link: None,
         ring: to,
         bell: Arc::clone(bell),
@@ -74,16 +110,48 @@ pub fn feed(link: LinkPlan, bell: &Arc<Notify>, figures: &Arc<FeedFigures>) -> (
     (FeederPlan { link, feeder }, feed)
 }
 
-impl FeederPlan {
-    /// Opens the link, whose filters have been checked.
-    pub fn open(self, shard: &mut Shard) -> Feeder {
-        Feeder { link: shard.open_link(self.link), ..self.feeder }
+impl Feeders {
+    /// Opens the link of a bridge, whose filters have been checked.
+    pub fn open(&mut self, plan: FeederPlan, shard: &mut Shard) {
+        self.0.push(Feeder { link: shard.open_link(plan.link), ..plan.feeder });
+    }
+
+    /// Puts what waits in the links into the rings, as far as there is room.
+    pub fn carry(&mut self, shard: &mut Shard) {
+        self.0.iter_mut().for_each(|feeder| feeder.carry(shard));
+    }
+
+    /// Carries an order out.
+    pub fn obey(&mut self, command: FeedCommand, shard: &mut Shard) {
+        let known = |id: BridgeId| move |feeder: &&mut Feeder| feeder.bridge == id;
+        match command.order {
+            FeedOrder::Open(plan) => self.open(*plan, shard),
+            FeedOrder::Change(id, plan) => {
+                if let Some(link) = self.0.iter_mut().find(known(id)).and_then(|f| f.link) {
+                    shard.change_link(link, *plan);
+                }
+            }
+            FeedOrder::Mute(id) => {
+                if let Some(feeder) = self.0.iter_mut().find(known(id)) {
+                    feeder.mute(shard);
+                }
+            }
+            FeedOrder::Close(id) => {
+                let gone = self.0.extract_if(.., |feeder| feeder.bridge == id);
+                gone.filter_map(|feeder| feeder.link).for_each(|link| shard.close_link(link));
+            }
+        }
+    }
+
+    /// The core ends: what is in the links goes to the bridges' threads.
+    pub fn finish(&mut self, shard: &mut Shard) {
+        self.0.drain(..).for_each(|mut feeder| feeder.finish(shard));
     }
 }
 
 impl Feeder {
     /// Puts what waits in the link into the ring, as far as there is room.
-    pub fn carry(&mut self, shard: &mut Shard) {
+    fn carry(&mut self, shard: &mut Shard) {
         let Some(link) = self.link else { return };
         let mut carried = false;
         while shard.link_bytes(link) > 0 {
@@ -112,15 +180,24 @@ impl Feeder {
         }
     }
 
-    /// The core ends: what is in the link goes to the bridge's thread, beside a ring that is full.
-    /// It is not more than a link holds.
-    pub fn finish(mut self, shard: &mut Shard) {
+    /// The link takes nothing more. Who waits for what it took goes on waiting.
+    fn mute(&mut self, shard: &mut Shard) {
+        if let Some(link) = self.link {
+            shard.mute_link(link);
+        }
+        self.finish(shard);
+    }
+
+    /// Nothing more comes: what is in the link goes to the bridge's thread, beside a ring that is
+    /// full. It is not more than a link holds.
+    fn finish(&mut self, shard: &mut Shard) {
         self.carry(shard);
         let Some(link) = self.link else { return };
         while let Some(batch) = shard.take_from_link(link) {
             // The bridge's thread may have ended.
             let _ = self.last.send(batch);
         }
+        self.bell.notify_one();
         self.figures.bytes.set(0);
     }
 }

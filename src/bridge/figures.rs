@@ -3,8 +3,8 @@
 #![allow(clippy::disallowed_types, reason = "figures that are read while they are written")]
 
 use crate::telemetry::BridgeRow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a bridge is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,12 +18,19 @@ pub enum BridgeState {
     Up,
     /// It waits before the next attempt.
     Waiting,
+    /// Its thread has failed, and is started again after a pause.
+    Failed,
 }
 
 impl BridgeState {
     /// All of them.
-    pub const ALL: [BridgeState; 4] =
-        [BridgeState::Idle, BridgeState::Connecting, BridgeState::Up, BridgeState::Waiting];
+    pub const ALL: [BridgeState; 5] = [
+        BridgeState::Idle,
+        BridgeState::Connecting,
+        BridgeState::Up,
+        BridgeState::Waiting,
+        BridgeState::Failed,
+    ];
 
     /// As it is shown.
     pub fn word(self) -> &'static str {
@@ -32,6 +39,7 @@ impl BridgeState {
             BridgeState::Connecting => "connecting",
             BridgeState::Up => "up",
             BridgeState::Waiting => "waiting",
+            BridgeState::Failed => "failed",
         }
     }
 }
@@ -103,6 +111,23 @@ pub struct FeedFigures {
     pub bytes: Figure,
 }
 
+/// The figures of all bridges, in the order of the configuration: for who shows them.
+#[derive(Clone, Default)]
+pub struct Shown(Arc<Mutex<Vec<Arc<Figures>>>>);
+
+impl Shown {
+    /// These are the bridges.
+    pub fn set(&self, all: Vec<Arc<Figures>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = all;
+    }
+
+    /// Copies of all, to be shown.
+    pub fn rows(&self) -> Vec<BridgeRow> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|figures| figures.row()).collect()
+    }
+}
+
 /// The figures of a bridge.
 #[derive(Debug)]
 pub struct Figures {
@@ -111,7 +136,7 @@ pub struct Figures {
     /// What is at its other end: the key of the configuration.
     pub kind: &'static str,
     /// Most bytes that may wait.
-    limit: u64,
+    pub limit: Figure,
     state: AtomicU8,
     /// Messages that wait, or are under way.
     pub waiting: Figure,
@@ -141,10 +166,12 @@ pub struct Figures {
 impl Figures {
     /// All zero, for so many cores; at most `limit` bytes may wait.
     pub fn new(name: &str, kind: &'static str, cores: usize, limit: u64) -> Arc<Figures> {
+        let most = Figure::default();
+        most.set(limit);
         Arc::new(Figures {
             name: name.to_owned(),
             kind,
-            limit,
+            limit: most,
             state: AtomicU8::new(0),
             waiting: Figure::default(),
             waiting_bytes: Figure::default(),
@@ -178,7 +205,7 @@ impl Figures {
             state: self.state().word(),
             waiting: self.waiting.get(),
             waiting_bytes: self.waiting_bytes.get() + sum(|feed| &feed.bytes),
-            waiting_limit: self.limit,
+            waiting_limit: self.limit.get(),
             matched: sum(|feed| &feed.matched),
             delivered: self.delivered.get(),
             brought: self.brought.get(),

@@ -4,8 +4,9 @@
 use super::buffer::Buffer;
 use super::feed::Feed;
 use super::figures::{Figures, Lost};
+use super::numbers::Numbers;
 use super::orders::Orders;
-use crate::link_record::{LinkOutcome, Waiter};
+use crate::link_record::{LinkOutcome, LinkRecord, Waiter};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
@@ -24,6 +25,8 @@ pub struct Intake {
     pub orders: Arc<Orders>,
     /// What is done when there is no room.
     pub waiting: Waiting,
+    /// Which filters records name.
+    pub numbers: Numbers,
 }
 
 /// A buffer without room, whose publishers wait.
@@ -49,7 +52,7 @@ pub fn wall_millis() -> u64 {
 impl Intake {
     /// Takes in what the cores have, as far as there is room, in turn first from each.
     pub fn take(&mut self) {
-        if self.orders.is_ending() {
+        if self.orders.is_ending() && !self.orders.hands_over() {
             self.buffer.unbind();
         }
         let mut all = true;
@@ -66,6 +69,16 @@ impl Intake {
         }
         self.figures.full.set(u64::from(!all));
         self.show();
+    }
+
+    /// The next message that is not done, and its number; none for a thread that only hands over.
+    pub fn read(&mut self) -> Option<(u64, LinkRecord<'_>)> {
+        if self.orders.hands_over() { None } else { self.buffer.read() }
+    }
+
+    /// Whether [`Intake::read`] would find a message.
+    pub fn has_unread(&self) -> bool {
+        !self.orders.hands_over() && self.buffer.has_unread()
     }
 
     /// A buffer whose disk cannot be written is looked at again after a while.
@@ -107,14 +120,18 @@ impl Intake {
         }
     }
 
+    /// Who waits for a message is told that it is lost, though it goes on waiting here: nobody
+    /// knows how long.
+    pub fn release(&mut self) {
+        for waiter in self.buffer.waiters() {
+            self.tell(Some(waiter), LinkOutcome::Dropped);
+        }
+        self.show();
+    }
+
     /// The message of that number has arrived.
     pub fn delivered(&mut self, number: u64) {
         self.figures.delivered.add(1);
-        self.pass_over(number);
-    }
-
-    /// The message of that number is not for the other end, which needs no more of it.
-    pub fn pass_over(&mut self, number: u64) {
         let waiter = self.buffer.done(number);
         self.tell(waiter, LinkOutcome::Delivered);
     }

@@ -23,9 +23,12 @@ pub mod intake;
 pub mod inward;
 pub mod kafka;
 pub mod mqtt;
+pub mod numbers;
 #[cfg(feature = "runtime")]
 pub mod orders;
 pub mod queue;
+#[cfg(feature = "runtime")]
+pub mod set;
 #[cfg(feature = "runtime")]
 pub mod spool;
 #[cfg(feature = "runtime")]
@@ -37,3 +40,5 @@ pub mod template;
     expect(dead_code, reason = "without it there are no buffers on disk, and no tests of them")
 )]
 mod testing;
+#[cfg(feature = "runtime")]
+pub mod thread;

@@ -129,6 +129,34 @@ impl Queue {
         self.most = usize::MAX;
     }
 
+    /// Another bound, and policy, from now on. What is beyond it stays.
+    pub fn rebind(&mut self, most: usize, when_full: WhenFull) {
+        (self.most, self.when_full) = (most, when_full);
+    }
+
+    /// Everything that is not done, in batches anew; nothing is left.
+    pub fn take_all(&mut self) -> Vec<LinkBatch> {
+        self.rewind();
+        let (mut all, mut batch) = (Vec::new(), LinkBatch::default());
+        while let Some((_, record)) = self.read() {
+            if !batch.has_room(record.size()) {
+                all.push(std::mem::take(&mut batch));
+            }
+            batch.push(&record);
+        }
+        if batch.count() > 0 {
+            all.push(batch);
+        }
+        let (dropped, lost) = (self.dropped, std::mem::take(&mut self.lost));
+        *self = Queue { dropped, lost, ..Queue::new(self.most, self.when_full) };
+        all
+    }
+
+    /// The publishers that wait for something in it.
+    pub fn waiters(&self) -> Vec<Waiter> {
+        self.batches.iter().flat_map(|held| held.batch.waiters()).collect()
+    }
+
     /// Takes a batch in, or drops by the policy. Where nothing is dropped the caller has asked
     /// [`Queue::has_room`].
     pub fn push(&mut self, batch: LinkBatch) {

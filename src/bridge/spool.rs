@@ -267,6 +267,16 @@ impl Spool {
         }
     }
 
+    /// Segments have so many bytes from now on.
+    pub fn set_segment_size(&mut self, bytes: u64) {
+        self.segment_size = bytes;
+    }
+
+    /// The publishers that wait for something that has not been read.
+    pub fn waiters(&self) -> Vec<Waiter> {
+        self.entries.iter().flat_map(|entry| &entry.waiters).copied().collect()
+    }
+
     /// Publishers that wait for what was dropped, or is broken, since this was last asked.
     pub fn take_lost(&mut self) -> Vec<Waiter> {
         std::mem::take(&mut self.lost)

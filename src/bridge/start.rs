@@ -1,5 +1,5 @@
-//! Bridges at the start and the end of the broker: plans for the cores, threads, and the order to
-//! stop.
+//! How a bridge of the configuration becomes one: the plan of its links, its near side, and what
+//! its thread does.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -7,7 +7,7 @@
 )]
 
 use super::buffer::{Buffer, Place, directory};
-use super::feed::{Feed, FeederPlan, feed};
+use super::feed::{BridgeId, Feed, FeederPlan, feed};
 use super::figures::Figures;
 use super::http::request::RequestPlan;
 use super::http::serve::HttpService;
@@ -16,199 +16,246 @@ use super::inward::{Inward, Shards};
 use super::mqtt::serve::{Connecting, MqttBridge};
 use super::mqtt::session::{RemotePlan, RemoteSession};
 use super::mqtt::topics::Topics;
-use super::orders::{Orders, wait_for_end};
+use super::numbers::Numbers;
+use super::orders::Orders;
+use super::thread::Work;
 use crate::client_tls::{Authorities, OwnCertificate, client_config, without_authorities};
 use crate::config::{
-    self, BridgePuback, BridgeStart, BridgeTls, BridgeVersion, BufferMode, Config, Get,
-    OnBufferFull,
+    self, BridgePuback, BridgeStart, BridgeTls, BridgeVersion, BufferMode, Get, OnBufferFull,
 };
 use crate::ids::ClientKey;
 use crate::packet::Version;
 use crate::shard::{Answering, LinkPlan, WhenFull};
-use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 /// Bytes that wait in one shard's link at most: what comes while the thread writes to a disk.
 const LINK: u64 = 8 << 20;
 
-/// How long putting away what was not sent may take besides: it is written to a disk.
-const PUT_AWAY: Duration = Duration::from_secs(3);
+/// What all bridges of this process have in common.
+pub struct Common {
+    /// This broker's name in ClientIds.
+    pub host: String,
+    /// Its name on paths.
+    pub instance: String,
+    /// `storage.path`.
+    pub storage: PathBuf,
+    /// Milliseconds since 1970 at the zero of the shards' clock.
+    pub zero: u64,
+    /// Cores.
+    pub cores: usize,
+    /// The key of a publisher's name.
+    pub key: Box<dyn Fn(&str) -> u64 + Send + Sync>,
+}
 
-/// What a bridge's thread does.
-type Work = Box<dyn FnOnce(tokio::runtime::Runtime) + Send>;
+/// A bridge as the configuration wants it; what can be wrong with it has been looked at.
+pub struct Wanted {
+    /// What the configuration says.
+    pub config: config::Bridge,
+    /// What is at its other end.
+    pub kind: &'static str,
+    /// What is in the files that it names.
+    pub files: u64,
+    /// What its thread does.
+    pub work: Work,
+}
 
 /// A bridge before its thread runs.
-struct Planned {
-    config: config::Bridge,
-    own: ClientKey,
+pub struct Planned {
+    /// What the configuration says.
+    pub config: config::Bridge,
+    /// Which one, for the cores.
+    pub id: BridgeId,
+    /// Its link on each core.
+    pub link: LinkPlan,
+    /// What it counts.
+    pub figures: Arc<Figures>,
+    numbers: Numbers,
     feeds: Vec<Feed>,
-    figures: Arc<Figures>,
     bell: Arc<Notify>,
 }
 
-/// A bridge whose thread runs.
-struct Running {
-    thread: JoinHandle<()>,
-    bell: Arc<Notify>,
-    orders: Arc<Orders>,
-}
-
-/// All bridges.
-#[derive(Default)]
-pub struct Bridges {
-    planned: Vec<Planned>,
-    running: Vec<Running>,
-    figures: Vec<Arc<Figures>>,
-    host: String,
-    instance: String,
-    max_packet_size: u32,
-    storage: PathBuf,
-}
-
-impl Bridges {
-    /// The bridges of the configuration, and what each core needs for them. `zero`: the
-    /// wall clock at the zero of the shards' clock. `host`, `instance`: this broker's name in
-    /// ClientIds and on paths. `key`: that of a publisher's name.
-    pub fn plan(
-        config: &Config,
-        cores: usize,
-        zero: SystemTime,
-        (host, instance): (String, String),
-        key: impl Fn(&str) -> u64,
-    ) -> (Bridges, VecDeque<Vec<FeederPlan>>) {
-        let mut feeders: VecDeque<Vec<FeederPlan>> = (0..cores).map(|_| Vec::new()).collect();
-        let mut planned = Vec::new();
-        let zero = zero.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        for bridge in config.bridges.iter() {
-            // ClientIds have no such character: it is nobody else's key.
-            let own = ClientKey::new(key(&format!("\0bridge/{}", &*bridge.name)));
-            let Some((kind, filters)) = kind_and_filters(bridge) else { continue };
-            let figures = Figures::new(&bridge.name, kind, cores, bridge.buffer.max_bytes.get());
-            let bell = Arc::new(Notify::new());
-            let link = LinkPlan {
-                filters,
-                bytes: bridge.buffer.max_bytes.get().min(LINK) as usize,
-                when_full: when_full(bridge),
-                names: kind != "mqtt",
-                own: Some(own),
-                zero,
-                answering: answering(bridge),
-            };
-            let mut feeds = Vec::with_capacity(cores);
-            for (feeders, figures) in feeders.iter_mut().zip(&figures.feeds) {
-                let (feeder, end) = feed(link.clone(), &bell, figures);
-                feeders.push(feeder);
-                feeds.push(end);
-            }
-            planned.push(Planned { config: bridge.clone(), own, feeds, figures, bell });
-        }
-        let figures = planned.iter().map(|planned| Arc::clone(&planned.figures)).collect();
-        let bridges = Bridges {
-            planned,
-            running: Vec::new(),
-            figures,
-            host,
-            instance,
-            max_packet_size: config.mqtt.max_packet_size.get(),
-            storage: Path::new(&*config.storage.path).to_owned(),
-        };
-        (bridges, feeders)
+impl Common {
+    /// The key of a bridge as a publisher.
+    fn own(&self, name: &str) -> ClientKey {
+        // ClientIds have no such character: it is nobody else's key.
+        ClientKey::new((self.key)(&format!("\0bridge/{name}")))
     }
 
-    /// What each bridge counts.
-    pub fn figures(&self) -> &[Arc<Figures>] {
-        &self.figures
-    }
-
-    /// Starts their threads.
+    /// A bridge, and what each core needs for it.
     ///
     /// # Errors
-    /// Which bridge cannot start, and why.
-    pub fn start(&mut self, shards: &Shards) -> Result<(), String> {
-        for planned in std::mem::take(&mut self.planned) {
-            let name = planned.config.name.to_string();
-            let running = self.start_one(planned, shards);
-            self.running.push(running.map_err(|why| format!("bridge {name}: {why}"))?);
+    /// When what its directory says cannot be read.
+    pub fn plan(
+        &self,
+        id: BridgeId,
+        config: &config::Bridge,
+    ) -> Result<(Planned, Vec<FeederPlan>), String> {
+        let numbers = self.numbers(config)?;
+        let link = self.link(config, &numbers);
+        let (kind, most) = (kind(config), config.buffer.max_bytes.get());
+        let figures = Figures::new(&config.name, kind, self.cores, most);
+        let bell = Arc::new(Notify::new());
+        let each = figures.feeds.iter().map(|figures| feed(id, link.clone(), &bell, figures));
+        let (feeders, feeds) = each.unzip();
+        let config = config.clone();
+        Ok((Planned { config, id, link, figures, numbers, feeds, bell }, feeders))
+    }
+
+    /// What a link of a bridge takes.
+    pub fn link(&self, config: &config::Bridge, numbers: &Numbers) -> LinkPlan {
+        let kind = kind(config);
+        LinkPlan {
+            filters: filters(config),
+            numbers: numbers.current().to_vec(),
+            // Each route has its own copy.
+            once: kind != "kafka",
+            bytes: config.buffer.max_bytes.get().min(LINK) as usize,
+            when_full: when_full(config),
+            names: kind != "mqtt",
+            own: Some(self.own(&config.name)),
+            zero: self.zero,
+            answering: answering(config),
         }
+    }
+
+    fn numbers(&self, config: &config::Bridge) -> Result<Numbers, String> {
+        let Some(kafka) = &*config.kafka else { return Ok(Numbers::default()) };
+        let filters = kafka.routes.iter().map(|route| &*route.filter);
+        if config.buffer.mode == BufferMode::Memory {
+            return Ok(Numbers::new(filters));
+        }
+        let directory = directory(config, &self.storage);
+        let opened = Numbers::open(&directory, filters);
+        opened.map_err(|error| format!("buffer: {}: {error}", directory.display()))
+    }
+
+    /// The routes of a bridge have changed.
+    ///
+    /// # Errors
+    /// When its directory cannot be told, or there were too many.
+    pub fn renumber(&self, config: &config::Bridge, numbers: &mut Numbers) -> Result<(), String> {
+        let Some(kafka) = &*config.kafka else { return Ok(()) };
+        let filters = kafka.routes.iter().map(|route| &*route.filter);
+        let mut new = numbers.clone();
+        new.change(filters).map_err(|error| format!("routes: {error}"))?;
+        if config.buffer.mode != BufferMode::Memory && new != *numbers {
+            let directory = directory(config, &self.storage);
+            std::fs::create_dir_all(&directory)
+                .and_then(|()| new.save(&directory))
+                .map_err(|error| format!("buffer: {}: {error}", directory.display()))?;
+        }
+        *numbers = new;
         Ok(())
     }
 
-    fn start_one(&self, planned: Planned, shards: &Shards) -> Result<Running, String> {
-        let Planned { config, own, mut feeds, figures, bell } = planned;
+    /// The near side of a bridge.
+    ///
+    /// # Errors
+    /// When its directory cannot be used.
+    pub fn intake(&self, planned: Planned, shards: &Shards) -> Result<Intake, String> {
+        let Planned { config, figures, numbers, mut feeds, bell, .. } = planned;
         for (feed, submit) in feeds.iter_mut().zip(&shards.submit) {
             feed.wake_by(Arc::clone(submit));
         }
-        let orders = Arc::new(Orders::default());
-        let (bell_of_thread, orders_of_thread) = (Arc::clone(&bell), Arc::clone(&orders));
-        let intake = Intake {
-            buffer: self.buffer(&config)?,
-            feeds,
-            figures,
-            bell: bell_of_thread,
-            orders: orders_of_thread,
-            waiting: Waiting::default(),
-        };
-        let name = &config.name;
-        let work: Work = if let Some(mqtt) = &*config.mqtt {
-            let state = format!("$SYS/broker/connection/{}/state", &**name);
-            let inward = Inward::new(shards.clone(), own, &state);
-            let session = RemoteSession::new(self.remote(name, mqtt));
-            let bridge = MqttBridge { connecting: connecting(mqtt)?, session, intake, inward };
-            Box::new(move |runtime| runtime.block_on(bridge.run()))
-        } else if let Some(http) = &*config.http {
-            let service = self.service(http, intake)?;
-            Box::new(move |runtime| runtime.block_on(service.run()))
-        } else if let Some(kafka) = &*config.kafka {
-            let state = format!("$SYS/broker/connection/{}/state", &**name);
-            let inward = Inward::new(shards.clone(), own, &state);
-            to_kafka(kafka, intake, inward, self.max_packet_size as usize)?
-        } else {
-            return Err("it has no other end".to_owned());
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| error.to_string())?;
-        let thread = std::thread::Builder::new().name(format!("bridge-{}", &**name));
-        let thread = thread.spawn(move || work(runtime)).map_err(|error| error.to_string())?;
-        Ok(Running { thread, bell, orders })
+        let (most, full) = (config.buffer.max_bytes.get(), when_full(&config));
+        let opened = self.at_place(&config, |place| Buffer::open(most, full, place));
+        let (orders, waiting) = (Arc::new(Orders::default()), Waiting::default());
+        Ok(Intake { buffer: opened?, feeds, figures, bell, orders, waiting, numbers })
     }
 
-    fn service(&self, http: &config::HttpBridge, intake: Intake) -> Result<HttpService, String> {
+    /// A buffer is what the configuration says from now on.
+    ///
+    /// # Errors
+    /// When its directory cannot be used: nothing has changed.
+    pub fn change(&self, config: &config::Bridge, buffer: &mut Buffer) -> Result<(), String> {
+        let (most, full) = (config.buffer.max_bytes.get(), when_full(config));
+        self.at_place(config, |place| buffer.change(most, full, place))
+    }
+
+    fn at_place<T>(
+        &self,
+        config: &config::Bridge,
+        open: impl FnOnce(Place<'_>) -> std::io::Result<T>,
+    ) -> Result<T, String> {
+        let directory = directory(config, &self.storage);
+        let segment = config.buffer.segment.get();
+        let place = match config.buffer.mode {
+            BufferMode::Memory => Place::Memory,
+            BufferMode::Disk => Place::Disk(&directory, segment),
+            BufferMode::Hybrid => Place::Both(&directory, segment),
+        };
+        open(place).map_err(|error| format!("buffer: {}: {error}", directory.display()))
+    }
+
+    /// A bridge as the configuration wants it.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the key.
+    pub fn wanted(
+        &self,
+        bridge: &config::Bridge,
+        most: u32,
+        shards: &Shards,
+    ) -> Result<Wanted, String> {
+        let kind = kind(bridge);
+        let work = if let Some(mqtt) = &*bridge.mqtt {
+            self.to_broker(bridge, mqtt, most, shards)
+        } else if let Some(http) = &*bridge.http {
+            self.to_service(http)
+        } else if let Some(kafka) = &*bridge.kafka {
+            to_kafka(kafka, self.inward(&bridge.name, shards), most as usize)
+        } else {
+            Err("it has no other end".to_owned())
+        };
+        let work = work.map_err(|why| format!("{kind}.{why}"))?;
+        Ok(Wanted { config: bridge.clone(), kind, files: files(bridge), work })
+    }
+
+    /// How a bridge hands messages to the shards.
+    fn inward(&self, name: &str, shards: &Shards) -> impl Fn() -> Inward + Send + Sync + use<> {
+        let (shards, own, state) = (shards.clone(), self.own(name), state_topic(name));
+        move || Inward::new(shards.clone(), own, &state)
+    }
+
+    fn to_broker(
+        &self,
+        bridge: &config::Bridge,
+        mqtt: &config::MqttBridge,
+        most: u32,
+        shards: &Shards,
+    ) -> Result<Work, String> {
+        let (connecting, plan) = (connecting(mqtt)?, self.remote(&bridge.name, mqtt, most));
+        let inward = self.inward(&bridge.name, shards);
+        Ok(Arc::new(move |intake, runtime| {
+            let (connecting, session) = (connecting.clone(), RemoteSession::new(plan.clone()));
+            let bridge = MqttBridge { connecting, session, intake, inward: inward() };
+            runtime.block_on(bridge.run());
+            Ok(())
+        }))
+    }
+
+    fn to_service(&self, http: &config::HttpBridge) -> Result<Work, String> {
         let tls = match &*http.tls {
             Some(tls) => secured(tls)?,
             None if http.url.starts_with("https:") => secured(&BridgeTls::default())?,
             // Not used.
             None => without_authorities(),
         };
-        Ok(HttpService {
-            intake,
-            plan: Arc::new(RequestPlan::new(http, &self.instance)?),
-            batch: http.batch.get() as usize,
-            lanes: http.lanes.get() as usize,
-            timeout: http.timeout.get(),
-            retry: (http.retry.min.get(), http.retry.max.get()),
-            tries: http.tries.get(),
-            tls: Arc::new(tls),
-        })
+        let (plan, tls) = (Arc::new(RequestPlan::new(http, &self.instance)?), Arc::new(tls));
+        let (batch, lanes) = (http.batch.get() as usize, http.lanes.get() as usize);
+        let (timeout, retry) = (http.timeout.get(), (http.retry.min.get(), http.retry.max.get()));
+        let tries = http.tries.get();
+        Ok(Arc::new(move |intake, runtime| {
+            let (plan, tls) = (Arc::clone(&plan), Arc::clone(&tls));
+            let service = HttpService { intake, plan, batch, lanes, timeout, retry, tries, tls };
+            runtime.block_on(service.run());
+            Ok(())
+        }))
     }
 
-    fn buffer(&self, config: &config::Bridge) -> Result<Buffer, String> {
-        let buffer = &config.buffer;
-        let directory = directory(config, &self.storage);
-        let segment = buffer.segment.get();
-        let place = match buffer.mode {
-            BufferMode::Memory => Place::Memory,
-            BufferMode::Disk => Place::Disk(&directory, segment),
-            BufferMode::Hybrid => Place::Both(&directory, segment),
-        };
-        let opened = Buffer::open(buffer.max_bytes.get(), when_full(config), place);
-        opened.map_err(|error| format!("buffer: {}: {error}", directory.display()))
-    }
-
-    fn remote(&self, name: &str, mqtt: &config::MqttBridge) -> RemotePlan {
+    fn remote(&self, name: &str, mqtt: &config::MqttBridge, most: u32) -> RemotePlan {
         let client_id = match &mqtt.client_id.0 {
             Some(given) => given.to_string(),
             None => format!("{}.{name}", self.host),
@@ -235,52 +282,67 @@ impl Bridges {
             state_topic,
             max_hops: mqtt.max_hops.get(),
             instance: self.instance.clone(),
-            max_packet_size: self.max_packet_size,
-        }
-    }
-
-    /// The cores have ended: bridges send what waits, at most until then, put the rest away, and
-    /// end.
-    pub fn stop(&mut self, until: Instant) {
-        for running in &self.running {
-            running.orders.end(until);
-            running.bell.notify_one();
-        }
-        // The cores may have left nothing of the time.
-        let end = until.max(Instant::now()) + PUT_AWAY;
-        for running in self.running.drain(..) {
-            // One that does not come back ends with the process.
-            wait_for_end(&running.thread, end);
+            max_packet_size: most,
         }
     }
 }
 
-/// The kind of a bridge, and the filters of its link.
-fn kind_and_filters(bridge: &config::Bridge) -> Option<(&'static str, Vec<Box<str>>)> {
-    Some(match (&*bridge.mqtt, &*bridge.http, &*bridge.kafka) {
-        (Some(mqtt), ..) => ("mqtt", Topics::new(&mqtt.topics).outward()),
-        (_, Some(http), _) => ("http", http.filters.to_vec()),
-        (.., Some(kafka)) => {
-            let filters = kafka.routes.iter().map(|route| Box::from(&*route.filter));
-            ("kafka", filters.collect())
-        }
-        (None, None, None) => return None,
+/// Where the state of a bridge is published here.
+pub fn state_topic(name: &str) -> String {
+    format!("$SYS/broker/connection/{name}/state")
+}
+
+/// What is at the other end of a bridge: the key of the configuration.
+pub fn kind(bridge: &config::Bridge) -> &'static str {
+    match (&*bridge.mqtt, &*bridge.http) {
+        (Some(_), _) => "mqtt",
+        (_, Some(_)) => "http",
+        (None, None) => "kafka",
+    }
+}
+
+/// The filters of its links.
+fn filters(bridge: &config::Bridge) -> Vec<Box<str>> {
+    match (&*bridge.mqtt, &*bridge.http, &*bridge.kafka) {
+        (Some(mqtt), ..) => Topics::new(&mqtt.topics).outward(),
+        (_, Some(http), _) => http.filters.to_vec(),
+        (.., Some(kafka)) => kafka.routes.iter().map(|route| (&*route.filter).into()).collect(),
+        (None, None, None) => Vec::new(),
+    }
+}
+
+/// What is in the files that a bridge names, in short: a certificate that has been renewed is
+/// another one.
+fn files(bridge: &config::Bridge) -> u64 {
+    let mqtt = bridge.mqtt.as_ref().and_then(|mqtt| mqtt.tls.as_ref());
+    let http = bridge.http.as_ref().and_then(|http| http.tls.as_ref());
+    let own = mqtt.or(http).map(|tls| [&tls.ca, &tls.certificate, &tls.private_key]);
+    let kafka = bridge.kafka.as_ref().and_then(|kafka| kafka.tls.as_ref());
+    let named = own.or(kafka.map(|tls| [&tls.ca, &tls.certificate, &tls.private_key]));
+    let named = named.into_iter().flatten().filter(|path| !path.is_empty());
+    named.fold(0, |sum, path| {
+        let bytes = std::fs::read(&**path).unwrap_or_default();
+        sum.rotate_left(7) ^ (u64::from(crc32c::crc32c(&bytes)) << 20) ^ bytes.len() as u64
     })
 }
 
 #[cfg(feature = "kafka")]
 fn to_kafka(
     kafka: &config::KafkaBridge,
-    intake: Intake,
-    inward: Inward,
+    inward: impl Fn() -> Inward + Send + Sync + 'static,
     most: usize,
 ) -> Result<Work, String> {
-    let bridge = super::kafka::serve::KafkaBridge::new(kafka, intake, inward, most)?;
-    Ok(Box::new(move |runtime| runtime.block_on(bridge.run())))
+    use super::kafka::serve::KafkaBridge;
+    let kafka = kafka.clone();
+    Ok(Arc::new(move |intake, runtime| {
+        let bridge = KafkaBridge::new(&kafka, intake, inward(), most)?;
+        runtime.block_on(bridge.run());
+        Ok(())
+    }))
 }
 
 #[cfg(not(feature = "kafka"))]
-fn to_kafka(_: &config::KafkaBridge, _: Intake, _: Inward, _: usize) -> Result<Work, String> {
+fn to_kafka(_: &config::KafkaBridge, _: impl Fn() -> Inward, _: usize) -> Result<Work, String> {
     Err("this program was built without kafka".to_owned())
 }
 

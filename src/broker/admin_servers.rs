@@ -12,7 +12,8 @@ use crate::admin::api::{Api, Inquiry, ListenerRow, Ordered, Submit, Tell};
 use crate::admin::otlp::{self, Exporter, SpanFigures};
 use crate::admin::users::{LONGEST_FILE, Users};
 use crate::admin::{Admin, Ask, BrokerStage, Door, Question, Sources, Terms};
-use crate::bridge::figures::Figures;
+use crate::bridge::figures::Shown;
+use crate::bridge::set::TellCore;
 use crate::cluster::serve::View;
 use crate::config::{self, Config, Get, Listener};
 use crate::ids::{ListenerId, ShardId};
@@ -55,6 +56,15 @@ pub(super) fn submit(home: &Home) -> Submit {
     })
 }
 
+pub(super) fn feed(home: &Home) -> TellCore {
+    let Home { commands, doorbell } = home.clone();
+    Arc::new(move |command| {
+        // A core that has ended drops the command, which says so.
+        let _ = commands.send(CoreCommand::Feed(command));
+        doorbell.ring();
+    })
+}
+
 /// The listeners that are open, as the API shows them.
 #[derive(Clone, Default)]
 struct Listening(Arc<Mutex<Vec<Listed>>>);
@@ -84,7 +94,7 @@ impl Listening {
 /// The servers that run.
 pub(super) struct AdminServers {
     cores: Vec<Home>,
-    bridges: Vec<Arc<Figures>>,
+    bridges: Shown,
     cluster: Option<Arc<View>>,
     shared: Arc<Shared>,
     started: SystemTime,
@@ -124,7 +134,7 @@ impl AdminServers {
     ) -> AdminServers {
         AdminServers {
             cores: Vec::new(),
-            bridges: Vec::new(),
+            bridges: Shown::default(),
             cluster: None,
             shared,
             started,
@@ -143,8 +153,8 @@ impl AdminServers {
     }
 
     /// These are the bridges.
-    pub(super) fn show_bridges(&mut self, bridges: &[Arc<Figures>]) {
-        self.bridges = bridges.to_vec();
+    pub(super) fn show_bridges(&mut self, bridges: &Shown) {
+        self.bridges = bridges.clone();
     }
 
     /// This is the cluster.
@@ -159,7 +169,7 @@ impl AdminServers {
 
     fn rows_of_bridges(&self) -> Box<dyn Fn() -> Vec<BridgeRow> + Send + Sync> {
         let bridges = self.bridges.clone();
-        Box::new(move || bridges.iter().map(|figures| figures.row()).collect())
+        Box::new(move || bridges.rows())
     }
 
     /// Opens what is to be open at the start.

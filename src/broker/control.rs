@@ -278,7 +278,7 @@ impl<'a> Control<'a> {
             certificates: self.broker.certificates(),
             connections: most.map(|most| (total.connections_open, u64::from(most))),
             lost_lines: self.log.lost(),
-            bridges: self.broker.bridges.figures().iter().map(|known| known.row()).collect(),
+            bridges: self.broker.bridges.shown().rows(),
             ..self.figures.readings()
         };
         let changed = self.alarms.look(&readings, time_of_day().as_millis() as u64);
@@ -334,6 +334,7 @@ impl<'a> Control<'a> {
 
     /// Continues the work whose answers have arrived.
     fn go_on(&mut self) {
+        self.broker.bridges.go_on();
         if let Some((round, until)) = &self.summary
             && (self.broker.watch.is_done(round) || Instant::now() >= *until)
         {
@@ -388,6 +389,7 @@ impl<'a> Control<'a> {
         let access = Arc::new(access.map_err(|problems| self.refused(words(&problems)))?);
         let policy = super::policy::of(&new, Some(&self.broker.policy));
         let policy = policy.map_err(|problem| self.refused(words(&[problem])))?;
+        let bridges = self.broker.bridges.wanted(&new).map_err(|all| self.refused(all))?;
         for key in self.config.keys_that_need_a_restart(&new) {
             tracing::warn!(key, "changed in the configuration, but needs a restart");
         }
@@ -404,6 +406,7 @@ impl<'a> Control<'a> {
         self.broker.shared.memory_limit.set(super::shown(settings.memory));
         self.broker.tell_all(|| CoreCommand::Reload(Arc::clone(&settings)));
         self.broker.admin.reload(&new);
+        self.broker.bridges.change(bridges, new.shutdown.grace.get());
         let late: Vec<_> = self.broker.watch.late().collect();
         self.broker.admin.late(&late);
         self.broker.admin.alarms(self.alarms.list());

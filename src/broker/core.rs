@@ -9,7 +9,7 @@ use super::store::{Stored, go_on_with};
 use crate::access::{Said, Verdict};
 use crate::admin::Question;
 use crate::admin::api::Inquiry;
-use crate::bridge::feed::{Feeder, FeederPlan};
+use crate::bridge::feed::{FeedCommand, FeederPlan, Feeders};
 use crate::ids::{ListenerId, ShardId, SocketId};
 use crate::limits::{DATA_MAILBOX, MAIL_WORK};
 use crate::mesh::mail::{Control, Stamped};
@@ -75,12 +75,12 @@ pub(super) enum CoreCommand {
     Answer(SocketId, u64, Verdict),
     /// What a service says of what a client wants to do.
     Said(SocketId, u64, Vec<Said>),
-    /// A key set was fetched, or could not be: to be counted.
-    KeySet(bool),
-    /// Do that for an operator. There is no report for it.
+    /// Do that, for an operator or a helper. There is no report for it.
     Inquire(Inquiry),
     /// Publish that for somebody outside, in its turn. There is no report for it.
     Submit(Submission),
+    /// Do that for a bridge. There is no report for it.
+    Feed(FeedCommand),
     /// A part of an upgrade. There is no report for it.
     Move(MoveOrder),
     /// Copy the figures for the admin server. There is no report for it.
@@ -167,7 +167,8 @@ fn set_up(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(Driver, Runnin
         Some(stored) => Some(go_on_with(stored, &mut shard, plan.shards, driver.doorbell())?),
         None => None,
     };
-    let feeders = plan.feeders.into_iter().map(|feeder| feeder.open(&mut shard)).collect();
+    let mut feeders = Feeders::default();
+    plan.feeders.into_iter().for_each(|feeder| feeders.open(feeder, &mut shard));
     let core = Running {
         feeders,
         cluster: plan.cluster,
@@ -210,9 +211,7 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
         core.shard.begin(Instant(began / 1_000_000), began / 1000);
         core.obey(&mut driver);
         if core.phase == Phase::Ended {
-            for feeder in std::mem::take(&mut core.feeders) {
-                feeder.finish(&mut core.shard);
-            }
+            core.feeders.finish(&mut core.shard);
             return Ok(());
         }
         if core.moving.pack(&mut core.shard, &mut driver) {
@@ -282,7 +281,7 @@ enum Phase {
 
 struct Running {
     /// What bridges take of this shard.
-    feeders: Vec<Feeder>,
+    feeders: Feeders,
     cluster: Option<Arc<Notify>>,
     shards: u8,
     shard: Shard,
@@ -358,16 +357,16 @@ impl Running {
                     self.shard.permitted(socket, ticket, &said);
                     continue;
                 }
-                CoreCommand::KeySet(fetched) => {
-                    self.shard.count_key_set(fetched);
-                    continue;
-                }
                 CoreCommand::Inquire(inquiry) => {
                     inquiry(&mut self.shard);
                     continue;
                 }
                 CoreCommand::Submit(submission) => {
                     self.submissions.push(submission);
+                    continue;
+                }
+                CoreCommand::Feed(command) => {
+                    self.feeders.obey(command, &mut self.shard);
                     continue;
                 }
                 CoreCommand::Move(order) => {
@@ -495,7 +494,7 @@ impl Running {
         let around = &mut Around { driver, peers, cluster, clock, helpers, id, submissions };
         let busy = Step::new(bounds).run(&mut self.shard, &mut self.ends, around);
         self.submissions.tell();
-        self.feeders.iter_mut().for_each(|feeder| feeder.carry(&mut self.shard));
+        self.feeders.carry(&mut self.shard);
         if let Some(writer) = &mut self.writer {
             // The ring has room for everything that a log can request at once.
             self.shard.storage_commands().for_each(|command| drop(writer.send(command)));

@@ -44,7 +44,8 @@ use crate::access::load::{load, read_file};
 use crate::admin::api::Ordered;
 use crate::bridge::feed::FeederPlan;
 use crate::bridge::inward::Shards;
-use crate::bridge::start::Bridges;
+use crate::bridge::set::Bridges;
+use crate::bridge::start::Common;
 use crate::cluster::start::Cluster;
 use crate::config::{Bind, Config, Cores, Get, Listener, MemoryBudget, Sources};
 use crate::ids::{ListenerId, ShardId};
@@ -168,7 +169,7 @@ fn serve(config: Config, sources: &Sources, log: &LogControl, way: Way) -> Resul
     let mut broker = Broker::start(&config, started, host.facts.memory_budget(), continued)?;
     if predecessor.is_none() {
         // Of another process that is taken over from, they start when it has ended.
-        broker.start_bridges()?;
+        broker.start_bridges(&config)?;
         // First, so that /readyz can say that the broker is not ready.
         broker.admin.open(&config)?;
     }
@@ -242,7 +243,7 @@ impl Broker {
         let (cluster, shared) = clustered::plan(config, shards, Seeds::stored(secret))?;
         limit_memory(&shared, &settings, config, memory);
         let (sender, reports) = crossbeam_channel::unbounded();
-        let (bridges, mut feeders) = plan_bridges(config, shards, zero, &shared);
+        let (bridges, mut feeders) = plan_bridges(config, shards, zero, &shared)?;
         let (ends, node_ends) = clustered::mailboxes(shards, cluster.is_some());
         let (helpers, queue) = questions::queue(shards);
         let mut cores = Vec::with_capacity(shards);
@@ -475,13 +476,14 @@ impl Broker {
     }
 
     /// Starts the threads of bridges.
-    fn start_bridges(&mut self) -> Result<(), Failure> {
+    fn start_bridges(&mut self, config: &Config) -> Result<(), Failure> {
         let submit = self.homes.iter().map(admin_servers::submit).collect();
         let (seeds, shards) = (self.shared.seeds.clone(), self.homes.len() as u8);
         let home = move |topic: &str| usize::from(home_of(&seeds, topic, shards).0);
         let shards = Shards { submit, home: Arc::new(home) };
-        self.admin.show_bridges(self.bridges.figures());
-        self.bridges.start(&shards).map_err(Failure::new)
+        self.admin.show_bridges(self.bridges.shown());
+        let cores = self.homes.iter().map(admin_servers::feed).collect();
+        self.bridges.start(config, shards, cores).map_err(Failure::new)
     }
 
     /// Waits for the threads that are at their end. The others end with the process.
@@ -524,11 +526,19 @@ fn plan_bridges(
     config: &Config,
     cores: usize,
     zero: SystemTime,
-    shared: &Shared,
-) -> (Bridges, VecDeque<Vec<FeederPlan>>) {
-    let key = |name: &str| shared.seeds.place(name.as_bytes());
-    let names = (admin_servers::node_name(), path_name(shared.instance.used()));
-    Bridges::plan(config, cores, zero, names, key)
+    shared: &Arc<Shared>,
+) -> Result<(Bridges, VecDeque<Vec<FeederPlan>>), Failure> {
+    let zero = zero.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let shared = Arc::clone(shared);
+    let common = Common {
+        host: admin_servers::node_name(),
+        instance: path_name(shared.instance.used()),
+        storage: std::path::PathBuf::from(&*config.storage.path),
+        zero: zero.as_millis() as u64,
+        cores,
+        key: Box::new(move |name| shared.seeds.place(name.as_bytes())),
+    };
+    Bridges::plan(config, common).map_err(Failure::new)
 }
 
 /// What `access:` and its files say.

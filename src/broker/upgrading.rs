@@ -33,7 +33,7 @@ impl Control<'_> {
         let mut taken = from.take_over(&mut self.broker, &self.config)?;
         let bound = taken.listen(&mut self.broker);
         taken.wait_for_end();
-        if let Err(failure) = self.broker.start_bridges() {
+        if let Err(failure) = self.broker.start_bridges(&self.config) {
             // The clients are served all the same.
             tracing::error!("{failure}");
         }
@@ -151,15 +151,14 @@ impl Control<'_> {
             let bridge = self.config.bridges.iter().find(named);
             bridge.is_some_and(|bridge| bridge.buffer.mode == BufferMode::Memory)
         };
-        let stuck = self.broker.bridges.figures().iter().find(|figures| {
-            let waits = figures.waiting.get() > 0 && figures.state() != BridgeState::Up;
-            waits && in_memory(&figures.name)
+        let stuck = self.broker.bridges.shown().rows().into_iter().find(|row| {
+            row.waiting > 0 && row.state != BridgeState::Up && in_memory(&row.name)
         })?;
         Some(format!(
             "bridge {} has {} messages in memory that its other end does not take now: they would \
              be lost; buffer.mode: disk keeps such messages",
             stuck.name,
-            stuck.waiting.get()
+            stuck.waiting
         ))
     }
 
@@ -200,10 +199,8 @@ impl Control<'_> {
                 file.leave();
             }
         }
-        let ended = match self.broker.bridges.figures() {
-            [] => Ok(()),
-            _ => self.end_bridges(),
-        };
+        let bridges = self.broker.bridges.shown().rows();
+        let ended = if bridges.is_empty() { Ok(()) } else { self.end_bridges() };
         drop(farewell);
         ended
     }

@@ -103,9 +103,13 @@ choice! {
 }
 
 section! {
-    /// One bridge; exactly one of the keys mqtt, http and kafka.
+    /// One bridge; exactly one of the keys mqtt, http and kafka. After a reload, one that is as it
+    /// was goes on untouched; one that has changed goes on with what waited, by what the new
+    /// configuration says; one that is gone sends what waits for at most shutdown.grace, and what
+    /// is left on disk stays there for when it comes back.
     Bridge {
-        /// Its name: in the log, in metrics, and in $SYS/broker/connection/NAME/state.
+        /// Its name: in the log, in metrics, and in $SYS/broker/connection/NAME/state. A bridge
+        /// with another name, or another kind of other end, is another bridge.
         name: Text<0, 64> = Text::of(""),
         /// Another MQTT broker.
         mqtt: Maybe<MqttBridge> = Maybe(None),
@@ -131,7 +135,8 @@ section! {
         /// Where they wait.
         mode: BufferMode = BufferMode::Memory,
         /// Directory of what waits on disk, of this bridge alone. Empty: bridges/NAME below
-        /// storage.path.
+        /// storage.path. A reload does not change it, nor the mode from disk to memory, while the
+        /// bridge is there: that is done by a restart, which finds nothing in the new place.
         path: FilePath = Text::of(""),
         /// Bytes of a file of messages on disk.
         segment: Size<u64, { 256 * KIB }, { 1024 * MIB }> = Size::of(10 * MIB),

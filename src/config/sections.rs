@@ -264,7 +264,6 @@ section! {
         #[schemars(extend("x-restart" = true))]
         storage: Storage = Storage::default(),
         /// Where messages go besides clients, and come from.
-        #[schemars(extend("x-restart" = true))]
         bridges: List<Bridge, MAX_BRIDGES> = List(Vec::new()),
         /// Several nodes that are one broker.
         #[schemars(extend("x-restart" = true))]

@@ -4,7 +4,7 @@ use super::finding::{Finding, Fix, Severity};
 use super::judge_storage::Disk;
 use super::report::bytes;
 use crate::bridge::buffer::directory;
-use crate::config::{Bridge, BufferMode, Config, Get};
+use crate::config::{Bridge, BridgePuback, BufferMode, Config, Get};
 use std::path::Path;
 
 const CHECK: &str = "bridges";
@@ -19,6 +19,9 @@ pub fn judge(
     let (mut in_memory, mut number) = (0_u64, 0);
     for bridge in config.bridges.iter() {
         let most = bridge.buffer.max_bytes.get();
+        if bridge.puback == BridgePuback::Delivered {
+            findings.push(of_waiting(bridge));
+        }
         if bridge.buffer.mode == BufferMode::Memory {
             (in_memory, number) = (in_memory.saturating_add(most), number + 1);
             continue;
@@ -33,6 +36,20 @@ pub fn judge(
         findings.push(of_memory(in_memory, number, left));
     }
     findings
+}
+
+/// What publishers pay who wait for the other end.
+fn of_waiting(bridge: &Bridge) -> Finding {
+    let name = &*bridge.name;
+    let time = match bridge.puback_timeout.get() {
+        None => "for as long as its other end is away".to_owned(),
+        Some(time) => format!("at most {} s with MQTT 5, longer with MQTT 3", time.as_secs()),
+    };
+    let found = format!("publishers of what bridge {name} takes wait for PUBACK {time}");
+    let needed = "clients that go on without: each PUBACK takes a round trip to the other end, \
+                  and what waits for it takes some 100 bytes; who has receive_maximum (MQTT 5), or \
+                  1024, without an answer sends no more";
+    Finding::new(CHECK, Severity::Note, found, needed)
 }
 
 fn on_disk(bridge: &Bridge, directory: &Path, disk: &Disk, wanted: u64) -> Finding {
@@ -87,6 +104,24 @@ mod tests {
             (Disk { kind: "ext4".into(), careless: None, free, used: 0, sync }, used)
         };
         judge(&config, Some(left), &look).iter().map(|finding| finding.severity).collect()
+    }
+
+    #[test]
+    fn what_it_costs_to_wait_for_the_other_end_is_said() {
+        let text = "bridges: [{name: a, puback: delivered, \
+                    mqtt: {addresses: ['h:1'], topics: [{filter: a, qos: 1}]}}]";
+        let found = |text: &str| {
+            let config =
+                Sources::default().load_from("f.yaml", text.as_bytes()).expect("it is fine");
+            let findings = judge(&config, Some(1024 * MIB), &|_| unreachable!("nothing on disk"));
+            assert_eq!((findings.len(), findings[0].severity), (2, Severity::Note));
+            findings[0].found.clone()
+        };
+        let never = "publishers of what bridge a takes wait for PUBACK for as long as its other \
+                     end is away";
+        assert_eq!(found(text), never);
+        let text = text.replace("delivered", "delivered, puback_timeout: 30s");
+        assert!(found(&text).ends_with("at most 30 s with MQTT 5, longer with MQTT 3"));
     }
 
     #[test]

@@ -52,6 +52,18 @@ macro_rules! observers {
         LinkLossUnanswered,
         /// A publication that is sent again while its answer waits is taken again.
         LinkAnswersTwice,
+        /// A link that is to take other filters takes those that it had, too.
+        LinkChangeKeepsFilters,
+        /// A link that is to take other filters loses what waits in it.
+        LinkChangeLosesQueue,
+        /// Who waits for what a link took before it was changed is told that it is lost.
+        LinkChangeAnswersLost,
+        /// Publishers wait on for a full link that does not take their messages any more.
+        LinkChangeWaitersForgotten,
+        /// A message that several filters match is taken for each, where once is enough.
+        LinkTakesAgain,
+        /// A client that may have no more publications under way to a bridge cannot ping.
+        LinkPingsUnheard,
         }
     };
 }

@@ -13,15 +13,20 @@
 //! - PINGREQ, because clients take its answer as a sign that what they sent before was read. It
 //!   cannot wait for longer than the others.
 //!
+//! A client with as many publications as it may have that wait for the other end of a bridge
+//! ([`super::unanswered`]) may be held for hours. It is read in the same way, and its PINGREQ is
+//! answered, too: it would take the broker for gone.
+//!
 //! At most [`HELD_INPUT`] and one receive are kept per connection. A client that has sent more than
 //! that before its acknowledgements is waited for until the time for that is over, and then its
 //! queue's policy decides.
 
-use super::connection::{Scanned, Stage};
+use super::connection::{Holds, Scanned, Stage};
 use super::memory::Pressure;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::limits::{BRIEF_INPUT, HELD_INPUT, cost};
+use crate::mutant::Mutant;
 use crate::packet::{self, Framing, Packet, Version};
 
 impl Shard {
@@ -60,6 +65,8 @@ impl Shard {
 
     fn take_answers(&mut self, socket: SocketId, index: u32) {
         let max = self.packet_size_of(index, self.announced_to(socket).max_packet_size);
+        let pings = self.connections.get(socket.0).is_some_and(|c| c.holds.has(Holds::ANSWERS));
+        let pings = pings && !Mutant::LinkPingsUnheard.is_on();
         let Some(version) = self.sessions.get(index).map(|session| session.version) else { return };
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Some(mut input) = connection.take_input(&mut self.memory.tally.input) else { return };
@@ -76,6 +83,11 @@ impl Shard {
             match (rest[0] >> 4, self.take_answer(socket, index, version, &rest[..total])) {
                 (PUBACK | PUBREC | PUBCOMP, true) => Scanned::Taken(total),
                 (PUBACK | PUBREC | PUBCOMP, false) => Scanned::End,
+                (PINGREQ, _) if pings && rest[..total] == [PINGREQ << 4, 0] => {
+                    self.counters.packets_received += 1;
+                    self.write(socket, packet::encode_pingresp);
+                    Scanned::Taken(total)
+                }
                 _ => Scanned::Left(total),
             }
         });
@@ -108,3 +120,4 @@ impl Shard {
 const PUBACK: u8 = 4;
 const PUBREC: u8 = 5;
 const PUBCOMP: u8 = 7;
+const PINGREQ: u8 = 12;

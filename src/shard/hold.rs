@@ -52,7 +52,7 @@ impl Shard {
             }
         } else if hold == Holds::WORK {
             self.parked.work.push(SERVED, socket);
-        } else if hold == Holds::CROWDED && self.hear_later(socket) {
+        } else if matches!(hold, Holds::CROWDED | Holds::ANSWERS) && self.hear_later(socket) {
             return true;
         }
         let Some(connection) = self.connections.get_mut(socket.0) else { return false };
@@ -116,9 +116,9 @@ impl Shard {
         let Stage::Open(index) = connection.stage else { return false };
         let holds = connection.holds;
         let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
-        holds.has(Holds::CROWDED)
+        let crowded = flow.is_some_and(|flow| flow.crowded.is_some());
+        (holds.has(Holds::CROWDED) && crowded || holds.has(Holds::ANSWERS))
             && !holds.has(Holds::UNREAD)
-            && flow.is_some_and(|flow| flow.crowded.is_some())
             // Each answer may be answered in turn.
             && !self.is_clogged(socket)
             && !Mutant::HeldAnswersUnread.is_on()

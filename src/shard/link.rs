@@ -33,10 +33,15 @@ use std::collections::VecDeque;
 pub struct LinkId(pub(super) u32);
 
 /// What a link takes, and how much of it waits.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LinkPlan {
-    /// Topic filters; a record says which of them it is for, by its position here.
+    /// Topic filters; a record says which of them it is for.
     pub filters: Vec<Box<str>>,
+    /// What records say for each filter; empty: its position.
+    pub numbers: Vec<u16>,
+    /// Whether a message that several filters match is taken once, for the first of them, and not
+    /// for each.
+    pub once: bool,
     /// Bytes of records that wait. One record may be larger when it is alone, and with
     /// [`WhenFull::Pause`] the copies of the last message may go beyond the bound.
     pub bytes: usize,
@@ -50,6 +55,16 @@ pub struct LinkPlan {
     pub zero: u64,
     /// When publishers get their PUBACK or PUBREC.
     pub answering: Answering,
+}
+
+impl LinkPlan {
+    /// Whether a link can be opened by it.
+    fn is_valid(&self) -> bool {
+        let plain =
+            |filter: &str| topic::parse_share(filter).is_none() && topic::valid_filter(filter);
+        self.filters.len() <= usize::from(u16::MAX)
+            && self.filters.iter().all(|filter| plain(filter))
+    }
 }
 
 /// When the publisher of a message of QoS 1 or 2 that a link takes is answered.
@@ -77,7 +92,7 @@ pub enum WhenFull {
 /// What has become of a link's messages; each ends in one of the last two, or waits.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct LinkCounts {
-    /// Messages that matched, once for each filter.
+    /// Messages that matched, once for each filter that takes them.
     pub matched: u64,
     /// Messages that its owner has taken.
     pub taken: u64,
@@ -97,13 +112,16 @@ struct Link {
     weighed: usize,
     /// What publishers do not wait for after a while.
     patience: Patience,
+    /// Publishers that waited for it before it took something else: they look again.
+    look_again: usize,
 }
 
 impl Link {
     fn new(plan: LinkPlan) -> Link {
         let (queue, counts) = (VecDeque::new(), LinkCounts::default());
         let patience = Patience::default();
-        Link { plan, queue, bytes: 0, counts, full: false, weighed: 0, patience }
+        let (full, weighed, look_again) = (false, 0, 0);
+        Link { plan, queue, bytes: 0, counts, full, weighed, patience, look_again }
     }
 
     /// Whether publishers wait for it.
@@ -166,6 +184,8 @@ impl Link {
 struct LinkFilter {
     link: LinkId,
     /// Its position in the link's plan.
+    position: u16,
+    /// What records say for it.
     number: u16,
     filter: FilterId,
 }
@@ -208,8 +228,21 @@ impl Links {
     }
 
     /// Whether publishers wait for this one.
-    pub(super) fn is_full(&self, link: LinkId) -> bool {
+    fn is_full(&self, link: LinkId) -> bool {
         self.all.get(link.0).is_some_and(|link| link.full)
+    }
+
+    /// Whether one of those that wait for this link could go on.
+    pub(super) fn may_let_one_on(&self, link: LinkId) -> bool {
+        self.all.get(link.0).is_none_or(|link| !link.full || link.look_again > 0)
+    }
+
+    /// The same, for one who does.
+    pub(super) fn lets_one_on(&mut self, link: LinkId) -> bool {
+        let Some(found) = self.all.get_mut(link.0) else { return true };
+        let again = found.look_again > 0;
+        found.look_again = found.look_again.saturating_sub(1);
+        !found.full || again
     }
 
     /// The first full link that wants a message of that publisher, and how many places were looked
@@ -286,6 +319,27 @@ impl Links {
         (0..self.all.bound()).filter_map(|at| self.all.get(at)).map(|link| link.bytes).sum()
     }
 
+    /// Puts the filters of a link's plan into the index.
+    fn add_filters(&mut self, link: LinkId) {
+        let Some(found) = self.all.get(link.0) else { return };
+        for (at, text) in found.plan.filters.iter().enumerate() {
+            let filter = self.index.intern_always(text);
+            let position = at as u16;
+            let number = found.plan.numbers.get(at).copied().unwrap_or(position);
+            let target = self.filters.insert(LinkFilter { link, position, number, filter });
+            self.index.add(filter, Subscriber { target, options: 0, subscription_id: 0 });
+        }
+    }
+
+    /// Takes all filters of a link out of it.
+    fn remove_filters(&mut self, link: LinkId) {
+        for at in 0..self.filters.bound() {
+            if self.filters.get(at).is_some_and(|entry| entry.link == link) {
+                self.remove_filter(at);
+            }
+        }
+    }
+
     /// Takes a filter out of the index.
     fn remove_filter(&mut self, target: u32) {
         let Some(entry) = self.filters.remove(target) else { return };
@@ -300,26 +354,64 @@ impl Shard {
     /// A link from now on. `None` when one of its filters is no topic filter, or that of a share
     /// group. Not for the middle of a step.
     pub fn open_link(&mut self, plan: LinkPlan) -> Option<LinkId> {
-        let plain =
-            |filter: &str| topic::parse_share(filter).is_none() && topic::valid_filter(filter);
-        if !plan.filters.iter().all(|filter| plain(filter))
-            || plan.filters.len() > usize::from(u16::MAX)
-        {
+        if !plan.is_valid() {
             return None;
         }
         let links = &mut self.subscriptions.links;
-        let filters = plan.filters.clone();
         if plan.answering != Answering::Accepted {
             links.unanswered.link_opened(plan.zero);
         }
         let link = LinkId(links.all.insert(Link::new(plan)));
-        for (number, text) in filters.iter().enumerate() {
-            let filter = links.index.intern_always(text);
-            let entry = LinkFilter { link, number: number as u16, filter };
-            let target = links.filters.insert(entry);
-            links.index.add(filter, Subscriber { target, options: 0, subscription_id: 0 });
-        }
+        links.add_filters(link);
+        self.meter.charge(cost::VISIT * links.filters.len() as u32);
         Some(link)
+    }
+
+    /// A link takes what that plan says from now on. What it holds stays, before all that comes,
+    /// and who waits for what it took before goes on waiting. False, and nothing has changed, when
+    /// one of the filters is none. Not for the middle of a step.
+    pub fn change_link(&mut self, link: LinkId, plan: LinkPlan) -> bool {
+        let links = &mut self.subscriptions.links;
+        let Some(found) = links.all.get_mut(link.0).filter(|_| plan.is_valid()) else {
+            return false;
+        };
+        let (was, is) = (found.plan.answering, plan.answering);
+        found.plan = plan;
+        if Mutant::LinkChangeLosesQueue.is_on() {
+            (found.queue, found.bytes) = (VecDeque::new(), 0);
+        }
+        let zero = found.plan.zero;
+        match (was, is) {
+            (Answering::Accepted, Answering::Delivered(_)) => links.unanswered.link_opened(zero),
+            (Answering::Delivered(_), Answering::Accepted) => links.unanswered.link_silenced(),
+            _ => {}
+        }
+        if Mutant::LinkChangeAnswersLost.is_on() && was != Answering::Accepted {
+            links.unanswered.link_closed(link);
+            links.unanswered.link_opened(zero);
+        }
+        if !Mutant::LinkChangeKeepsFilters.is_on() {
+            links.remove_filters(link);
+        }
+        links.add_filters(link);
+        links.weigh(link);
+        let (lines, line) = (&self.parked.links, link.0 as usize);
+        let waiters = if line < lines.lines() { lines.bound(line) } else { 0 };
+        let waiters = if Mutant::LinkChangeWaitersForgotten.is_on() { 0 } else { waiters };
+        let links = &mut self.subscriptions.links;
+        if let Some(found) = links.all.get_mut(link.0) {
+            found.look_again = waiters;
+        }
+        self.meter.charge(cost::VISIT * links.filters.len() as u32);
+        true
+    }
+
+    /// A link takes nothing more. Not for the middle of a step.
+    pub fn mute_link(&mut self, link: LinkId) {
+        let plan = self.subscriptions.links.all.get(link.0).map(|found| found.plan.clone());
+        if let Some(plan) = plan {
+            self.change_link(link, LinkPlan { filters: Vec::new(), ..plan });
+        }
     }
 
     /// Ends a link: it takes nothing more, what it holds is dropped, and who waits for what it took
@@ -327,11 +419,7 @@ impl Shard {
     /// another one afterwards.
     pub fn close_link(&mut self, link: LinkId) {
         let links = &mut self.subscriptions.links;
-        for at in 0..links.filters.bound() {
-            if links.filters.get(at).is_some_and(|entry| entry.link == link) {
-                links.remove_filter(at);
-            }
-        }
+        links.remove_filters(link);
         if let Some(gone) = links.all.remove(link.0) {
             links.held -= gone.weighed;
             links.full -= usize::from(gone.full);
@@ -384,17 +472,24 @@ impl Shard {
             found.extend(list.iter().map(|subscriber| subscriber.target));
         });
         self.meter.charge(cost::VISIT * (visits + found.len()) as u32);
-        found.sort_unstable();
-        let mut taken = false;
+        let links = &self.subscriptions.links;
+        // By link, and in the order of its filters.
+        found.sort_unstable_by_key(|&at| {
+            links.filters.get(at).map(|entry| (entry.link.0, entry.position))
+        });
+        let (mut taken, mut last) = (false, None);
         for &at in &found {
-            taken |= self.give_to_link(at, message);
+            let link = self.subscriptions.links.filters.get(at).map(|entry| entry.link);
+            let again = last.is_some() && last == link;
+            last = link;
+            taken |= self.give_to_link(at, again, message);
         }
         self.subscriptions.links.found = found;
         taken
     }
 
-    /// The same for one filter.
-    fn give_to_link(&mut self, at: u32, message: &MessageRef<'_>) -> bool {
+    /// The same for one filter. `again`: an earlier one of the same link matches, too.
+    fn give_to_link(&mut self, at: u32, again: bool, message: &MessageRef<'_>) -> bool {
         let Some(&LinkFilter { link, number, .. }) = self.subscriptions.links.filters.get(at)
         else {
             return false;
@@ -404,6 +499,9 @@ impl Shard {
         };
         let own = message.publisher.map(|publisher| publisher.client);
         if own.is_some() && own == plan.own && !Mutant::LinkTakesOwn.is_on() {
+            return false;
+        }
+        if again && plan.once && !Mutant::LinkTakesAgain.is_on() {
             return false;
         }
         let (zero, wants) = (plan.zero, plan.names);
@@ -459,8 +557,18 @@ mod tests {
     fn link(bytes: usize, when_full: WhenFull) -> Link {
         let filters = vec!["t".into()];
         let answering = Answering::Accepted;
-        let (names, own, zero) = (false, None, 0);
-        Link::new(LinkPlan { filters, bytes, when_full, names, own, zero, answering })
+        let (numbers, once, names, own, zero) = (Vec::new(), false, false, None, 0);
+        Link::new(LinkPlan {
+            filters,
+            numbers,
+            once,
+            bytes,
+            when_full,
+            names,
+            own,
+            zero,
+            answering,
+        })
     }
 
     fn kept(link: &mut Link) -> Vec<u8> {

@@ -360,7 +360,7 @@ impl Shard {
             let link = LinkId(line as u32);
             // Who comes to wait again has had its turn.
             for turn in 0..self.parked.links.bound(line) {
-                if self.subscriptions.links.is_full(link) || self.is_spent(limit) {
+                if self.is_spent(limit) || !self.subscriptions.links.lets_one_on(link) {
                     break;
                 }
                 let Some(socket) = self.parked.links.pop(line) else { break };
@@ -375,7 +375,7 @@ impl Shard {
     pub(super) fn link_waiters_have_room(&self) -> bool {
         !self.parked.links.is_empty()
             && (0..self.parked.links.lines()).any(|line| {
-                let room = !self.subscriptions.links.is_full(LinkId(line as u32));
+                let room = self.subscriptions.links.may_let_one_on(LinkId(line as u32));
                 room && self.parked.links.bound(line) > 0
             })
     }

@@ -114,6 +114,11 @@ impl Unanswered {
         self.last = self.last.max(zero << 16);
     }
 
+    /// Publishers of a link do not wait any more, but for what it took before.
+    pub(super) fn link_silenced(&mut self) {
+        self.links -= 1;
+    }
+
     /// It is closed: who waits for it is told that its messages are lost.
     pub(super) fn link_closed(&mut self, link: LinkId) {
         self.links -= 1;

@@ -45,11 +45,13 @@ pub enum AlarmKind {
     BridgeDown,
     /// What waits for the other end of a bridge comes near its bound: from 75 %, until below 50 %.
     BridgeQueue,
+    /// The thread of a bridge has failed, and is to begin again.
+    BridgeFailed,
 }
 
 impl AlarmKind {
     /// All of them.
-    pub const ALL: [AlarmKind; 13] = [
+    pub const ALL: [AlarmKind; 14] = [
         AlarmKind::Memory,
         AlarmKind::LoopLag,
         AlarmKind::ShardLate,
@@ -63,6 +65,7 @@ impl AlarmKind {
         AlarmKind::LogLost,
         AlarmKind::BridgeDown,
         AlarmKind::BridgeQueue,
+        AlarmKind::BridgeFailed,
     ];
 
     /// Its name in the API, in metrics and below `$SYS/broker/alarms/`.
@@ -81,6 +84,7 @@ impl AlarmKind {
             AlarmKind::LogLost => "log_lost",
             AlarmKind::BridgeDown => "bridge_down",
             AlarmKind::BridgeQueue => "bridge_queue",
+            AlarmKind::BridgeFailed => "bridge_failed",
         }
     }
 
@@ -154,6 +158,13 @@ fn whether(raised: bool, what: impl FnOnce() -> String) -> Says {
 }
 
 impl Readings {
+    /// Whether a bridge is in one of these states.
+    fn bridges_in(&self, states: &[&str], what: &str) -> Says {
+        let is = |row: &&BridgeRow| states.contains(&row.state);
+        let names: Vec<&str> = self.bridges.iter().filter(is).map(|row| &*row.name).collect();
+        whether(!names.is_empty(), || format!("{what}: {}", names.join(", ")))
+    }
+
     fn of(&self, kind: AlarmKind, now: u64, lost_before: u64) -> Says {
         match kind {
             AlarmKind::Memory => match self.memory {
@@ -199,12 +210,8 @@ impl Readings {
                 let lost = self.lost_lines.saturating_sub(lost_before);
                 whether(lost > 0, || format!("{lost} lines lost; nobody reads the log fast enough"))
             }
-            AlarmKind::BridgeDown => {
-                let down = |row: &&BridgeRow| matches!(row.state, "connecting" | "waiting");
-                let names: Vec<&str> =
-                    self.bridges.iter().filter(down).map(|row| &*row.name).collect();
-                whether(!names.is_empty(), || format!("not connected: {}", names.join(", ")))
-            }
+            AlarmKind::BridgeDown => self.bridges_in(&["connecting", "waiting"], "not connected"),
+            AlarmKind::BridgeFailed => self.bridges_in(&["failed"], "failed, see the log"),
             AlarmKind::BridgeQueue => {
                 if let Some(row) = self.bridges.iter().find(|row| row.full) {
                     let why = "is full, and publishers of what it takes wait";
@@ -350,6 +357,7 @@ mod tests {
             lost_lines: 7,
             bridges: vec![
                 BridgeRow { name: "off".into(), state: "idle", ..BridgeRow::default() },
+                BridgeRow { name: "c".into(), state: "failed", ..BridgeRow::default() },
                 BridgeRow {
                     name: "b".into(),
                     state: "waiting",
@@ -368,6 +376,7 @@ mod tests {
             list.active.iter().find(|alarm| alarm.name == name).map(|alarm| alarm.message.clone())
         };
         assert_eq!(told("bridge_down").as_deref(), Some("not connected: b"));
+        assert_eq!(told("bridge_failed").as_deref(), Some("failed, see the log: c"));
         assert_eq!(told("bridge_queue").as_deref(), Some("80 % of the buffer of bridge b (80)"));
         assert_eq!(raised.len(), AlarmKind::ALL.len() + 1, "{raised:?}");
         assert!(raised.contains(&("log_lost", false)), "no further lines were lost");

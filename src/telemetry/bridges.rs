@@ -7,7 +7,7 @@ pub struct BridgeRow {
     pub name: String,
     /// What is at its other end: mqtt.
     pub kind: &'static str,
-    /// idle, connecting, up or waiting.
+    /// idle, connecting, up, waiting or failed.
     pub state: &'static str,
     /// Messages that wait, or are under way.
     pub waiting: u64,

@@ -54,7 +54,7 @@ impl Far {
         eventually("mosquitto listens", || std::net::TcpStream::connect(address).is_ok());
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let pid = self.child.as_ref().expect("it runs").id().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().expect("kill runs").success());
     }
@@ -98,14 +98,19 @@ impl Near {
     pub fn start(bridges: &str) -> Near {
         let directory = std::env::temp_dir().join(unique("ringmq-near"));
         fs::create_dir(&directory).expect("a directory");
-        let file = directory.join("near.yaml");
-        let text = format!(
-            "listeners: [{{bind: '127.0.0.1:0'}}]\nadmin: {{bind: '127.0.0.1:0'}}\n\
-             bridges:\n{bridges}"
-        );
-        fs::write(&file, text).expect("its file");
-        let broker = Broker::of_file(path(&file));
+        write(&directory, bridges);
+        let broker = Broker::of_file(path(&directory.join("near.yaml")));
         Near { broker, directory }
+    }
+
+    /// Other bridges, from when it reads its file again.
+    pub fn write(&self, bridges: &str) {
+        write(&self.directory, bridges);
+    }
+
+    /// Where it may put what waits.
+    pub fn spool(&self) -> PathBuf {
+        self.directory.join("spool")
     }
 
     /// A bridge called `uplink` to that address; `more`: further keys of `mqtt`.
@@ -126,6 +131,14 @@ impl Drop for Near {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+fn write(directory: &Path, bridges: &str) {
+    let text = format!(
+        "listeners: [{{bind: '127.0.0.1:0'}}]\nadmin: {{bind: '127.0.0.1:0'}}\n\
+         bridges:\n{bridges}"
+    );
+    fs::write(directory.join("near.yaml"), text).expect("its file");
 }
 
 fn path(file: &Path) -> &str {

@@ -55,6 +55,7 @@ struct Run {
     world: World,
     rng: Rng,
     links: Vec<LinkId>,
+    plan: LinkPlan,
     patient: bool,
     open: bool,
     authors: Vec<Author>,
@@ -84,6 +85,9 @@ pub fn simulate(seed: u64) {
         run.world.settle();
         run.hear();
         run.part();
+        if round == ROUNDS / 2 {
+            run.change();
+        }
         run.world.advance(300);
         run.world.settle();
         run.hear();
@@ -105,6 +109,8 @@ impl Run {
         let patient = rng.below(3) > 0;
         let plan = LinkPlan {
             filters: vec!["l/#".into(), "l/+/odd".into()],
+            numbers: Vec::new(),
+            once: false,
             bytes: if rng.below(2) == 0 { 2400 } else { 1 << 20 },
             when_full: if rng.below(2) == 0 { WhenFull::DropOldest } else { WhenFull::DropNew },
             names: false,
@@ -115,7 +121,8 @@ impl Run {
         let opened = (0..shards).map(|at| world.inquire(at, |s| s.open_link(plan.clone())));
         let links = opened.map(|link| link.expect("plain filters")).collect();
         let (authors, known, held) = (Vec::new(), BTreeMap::new(), vec![Vec::new(); shards]);
-        let mut run = Run { world, rng, links, patient, open: true, authors, known, held };
+        let open = true;
+        let mut run = Run { world, rng, links, plan, patient, open, authors, known, held };
         for number in 0..6 {
             let version = if number % 2 == 0 { Version::V5 } else { Version::V311 };
             let name = format!("p{number}");
@@ -209,6 +216,16 @@ impl Run {
                 at = next;
             }
         }
+    }
+
+    /// The configuration is read again: who waits goes on waiting.
+    fn change(&mut self) {
+        self.plan.filters.push("n/#".into());
+        for (shard, link) in self.links.clone().into_iter().enumerate() {
+            let plan = self.plan.clone();
+            assert!(self.world.inquire(shard, |s| s.change_link(link, plan)));
+        }
+        self.world.settle();
     }
 
     /// The bridge says what became of some of its messages, in any order; at the end of all.
@@ -377,13 +394,19 @@ fn publishers_wait_until_the_other_end_has_their_messages() {
     (1..=20).for_each(simulate);
 }
 
-/// A client that is never answered is read no further when it has 1024 messages under way, and goes
-/// on when some are answered.
 #[test]
 fn answers_that_wait_are_bounded() {
+    bounded();
+}
+
+/// A client that is never answered is read no further when it has 1024 messages under way, but for
+/// its pings, and goes on when some are answered.
+pub fn bounded() {
     let mut world = world(1, roomy());
     let plan = LinkPlan {
         filters: vec!["l/#".into()],
+        numbers: Vec::new(),
+        once: false,
         bytes: 1 << 20,
         when_full: WhenFull::DropNew,
         names: false,
@@ -400,6 +423,12 @@ fn answers_that_wait_are_bounded() {
     }
     world.settle();
     assert_eq!(world.inquire(0, |s| s.unanswered()), 1024);
+    for _ in 0..3 {
+        peer.write(&mut world, |out, _| packet::encode_pingreq(out));
+        let heard = peer.take(&mut world);
+        assert_eq!(heard, [Got::Pong], "pings of a client that has no answers");
+        peer.publish(&mut world, "l/b", b"behind", 0, 0);
+    }
     let mut answered = Vec::new();
     for _ in 0..20 {
         let mut outcomes = Vec::new();
@@ -425,6 +454,8 @@ fn who_exceeds_the_receive_maximum_while_it_waits_is_told() {
     let mut world = world(1, settings);
     let plan = LinkPlan {
         filters: vec!["l/#".into()],
+        numbers: Vec::new(),
+        once: false,
         bytes: 1 << 20,
         when_full: WhenFull::DropNew,
         names: false,

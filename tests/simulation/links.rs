@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 fn plan_of(filters: &[&str]) -> LinkPlan {
     LinkPlan {
         filters: filters.iter().map(|&filter| filter.into()).collect(),
+        numbers: Vec::new(),
+        once: false,
         bytes: 1 << 20,
         when_full: WhenFull::DropNew,
         names: false,
@@ -280,7 +282,36 @@ impl Pausing {
         let wills = self.taken.remove("l/will").map_or(0, |taken| taken.len() as u64);
         assert_eq!(wills + dropped, self.wills, "wills, of which {dropped} were dropped");
         assert!(self.world.counters().parks_bridge > 0, "nobody has waited");
+        self.turn_away();
         fine(&self.world);
+    }
+
+    /// Publishers wait for links that are to take something else from then on: they go on, and the
+    /// links lose nothing.
+    fn turn_away(&mut self) {
+        for busy in &mut self.busy {
+            for _ in 0..20 {
+                let text = format!("{:>40}", busy.sent);
+                busy.sent += 1;
+                busy.unacknowledged += 1;
+                let (topic, id) = (format!("l/{}", busy.name), busy.sent as u16);
+                busy.peer.publish(&mut self.world, &topic, text.as_bytes(), 1, id);
+            }
+        }
+        self.world.settle();
+        self.hear();
+        let unacknowledged =
+            |run: &Pausing| -> usize { run.busy.iter().map(|busy| busy.unacknowledged).sum() };
+        assert!(unacknowledged(self) > 0, "nobody waits for a link");
+        let before = self.bytes();
+        let plan = LinkPlan { bytes: BOUND, when_full: WhenFull::Pause, ..plan_of(&["m/#"]) };
+        for (shard, link) in self.links.clone().into_iter().enumerate() {
+            assert!(self.world.inquire(shard, |s| s.change_link(link, plan.clone())));
+        }
+        self.world.settle();
+        self.hear();
+        assert_eq!(unacknowledged(self), 0, "wait for a link that does not take what they say");
+        assert_eq!(self.bytes(), before, "what waits in a link that is changed");
     }
 }
 

@@ -126,6 +126,7 @@ fn in_this_process() {
             if concerns("Link") {
                 crate::links::simulate(seed);
                 crate::answers::simulate(seed);
+                crate::answers::bounded();
             }
             if concerns("Upgrade") {
                 crate::upgrade::simulate(seed);

@@ -14,7 +14,7 @@ pub(super) struct Bridge {
     name: String,
     /// What is at its other end: mqtt.
     r#type: &'static str,
-    /// idle, connecting, up or waiting.
+    /// idle, connecting, up, waiting or failed.
     status: &'static str,
     /// Messages that wait, or are under way.
     waiting: u64,

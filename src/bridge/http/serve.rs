@@ -33,9 +33,9 @@ const COMPLAINT: Duration = Duration::from_secs(10);
 type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// A bridge to an HTTP service.
-pub struct HttpService {
+pub struct HttpService<'a> {
     /// The near side.
-    pub intake: Intake,
+    pub intake: &'a mut Intake,
     /// How requests are made.
     pub plan: Arc<RequestPlan>,
     /// Most messages of one.
@@ -70,8 +70,8 @@ struct Answer {
     why: String,
 }
 
-struct Running {
-    service: HttpService,
+struct Running<'a> {
+    service: HttpService<'a>,
     client: HttpClient,
     lanes: Vec<Lane>,
     answers: mpsc::UnboundedReceiver<Answer>,
@@ -79,7 +79,7 @@ struct Running {
     complained: Option<Instant>,
 }
 
-impl HttpService {
+impl HttpService<'_> {
     /// Sends what comes, until the bridge is to end.
     pub async fn run(self) {
         let connector = HttpsConnectorBuilder::new().with_tls_config((*self.tls).clone());
@@ -93,11 +93,10 @@ impl HttpService {
         let mut running =
             Running { service: self, client, lanes, answers, answer, complained: None };
         running.serve().await;
-        running.service.intake.close();
     }
 }
 
-impl Running {
+impl Running<'_> {
     async fn serve(&mut self) {
         let bell = Arc::clone(&self.service.intake.bell);
         let mut rung = pin!(bell.notified());
@@ -116,7 +115,7 @@ impl Running {
                 self.send(Instant::now());
                 let orders = &self.service.intake.orders;
                 let idle = self.lanes.iter().all(|lane| lane.items.is_empty());
-                let finished = idle && !self.service.intake.buffer.has_unread();
+                let finished = idle && !self.service.intake.has_unread();
                 if orders.is_ending() && (finished || orders.is_late()) {
                     return Poll::Ready(());
                 }
@@ -139,7 +138,7 @@ impl Running {
         let (mut moment, mut any_full) = (None, false);
         while !any_full && self.lanes.iter().all(|lane| lane.items.len() < most) {
             let intake = &mut self.service.intake;
-            let Some((number, record)) = intake.buffer.read() else { return };
+            let Some((number, record)) = intake.read() else { return };
             let now = *moment.get_or_insert_with(wall_millis);
             if record.expires.is_some_and(|at| at <= now) {
                 intake.lose(number, Lost::Expired);

@@ -1,5 +1,7 @@
 //! Kafka records from messages. Pure.
 
+use crate::bridge::figures::Lost;
+use crate::bridge::numbers::Numbers;
 use crate::bridge::template::{MessageTemplate, Values};
 use crate::config::{KafkaBridge, KafkaRefused, KafkaTimestamp, KafkaValue, OnMissing};
 use crate::link_record::LinkRecord;
@@ -15,6 +17,8 @@ const OVERHEAD: usize = 256;
 /// How records are made.
 pub struct RecordPlan {
     routes: Vec<Route>,
+    /// The route of each number that messages may have; `None`: it is there no more.
+    by_number: Vec<Option<u16>>,
     missing: OnMissing,
 }
 
@@ -49,10 +53,22 @@ pub struct Record {
 /// Why a message becomes no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoRecord {
+    /// The route that it was taken for is there no more.
+    Route,
     /// It lacks a value.
     Missing,
     /// There can be no such topic.
     Topic,
+}
+
+impl NoRecord {
+    /// Why the message is dropped.
+    pub fn as_loss(self) -> Lost {
+        match self {
+            NoRecord::Route | NoRecord::Missing => Lost::Unwanted,
+            NoRecord::Topic => Lost::Rejected,
+        }
+    }
 }
 
 /// Whether Kafka has topics of that name.
@@ -62,11 +78,11 @@ pub fn is_topic(name: &str) -> bool {
 }
 
 impl RecordPlan {
-    /// From the configuration.
+    /// From the configuration. `numbers`: which filters messages name.
     ///
     /// # Errors
     /// What is wrong with a template; checked with the configuration.
-    pub fn new(kafka: &KafkaBridge) -> Result<RecordPlan, String> {
+    pub fn new(kafka: &KafkaBridge, numbers: &Numbers) -> Result<RecordPlan, String> {
         let mut routes = Vec::new();
         for route in &kafka.routes {
             let mut headers = Vec::new();
@@ -88,7 +104,8 @@ impl RecordPlan {
                 },
             });
         }
-        Ok(RecordPlan { routes, missing: kafka.on_missing })
+        let by_number = numbers.places();
+        Ok(RecordPlan { routes, by_number, missing: kafka.on_missing })
     }
 
     /// Whether a message for that route that is refused for good is tried again.
@@ -96,12 +113,14 @@ impl RecordPlan {
         self.routes.get(usize::from(route)).is_some_and(|route| route.waits)
     }
 
-    /// Fills in the record of a message.
+    /// Fills in the record of a message; gives its route.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn fill(&self, message: &LinkRecord<'_>, record: &mut Record) -> Result<(), NoRecord> {
-        let route = self.routes.get(usize::from(message.filter)).ok_or(NoRecord::Missing)?;
+    pub fn fill(&self, message: &LinkRecord<'_>, record: &mut Record) -> Result<u16, NoRecord> {
+        let place = self.by_number.get(usize::from(message.filter)).copied().flatten();
+        let place = place.ok_or(NoRecord::Route)?;
+        let route = self.routes.get(usize::from(place)).ok_or(NoRecord::Route)?;
         let Record { topic, key, object, is_object, headers, timestamp } = record;
         let values = Values::new(*message);
         let mut whole = true;
@@ -143,7 +162,7 @@ impl RecordPlan {
             // Writing to a vector does not fail.
             let _ = serde_json::to_writer(&mut *object, &object_of(message, &properties));
         }
-        Ok(())
+        Ok(place)
     }
 }
 

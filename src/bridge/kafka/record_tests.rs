@@ -6,7 +6,9 @@ fn plan(route: &str, more: &str) -> RecordPlan {
     let text =
         format!("bridges: [{{name: b, kafka: {{servers: ['h:1'], routes: [{route}]{more}}}}}]");
     let config = Sources::default().load_from("t.yaml", text.as_bytes()).unwrap();
-    RecordPlan::new(config.bridges[0].kafka.as_ref().unwrap()).unwrap()
+    let kafka = config.bridges[0].kafka.as_ref().unwrap();
+    let numbers = Numbers::new(kafka.routes.iter().map(|route| &*route.filter));
+    RecordPlan::new(kafka, &numbers).unwrap()
 }
 
 /// Two user properties.
@@ -28,7 +30,7 @@ fn message(payload: &[u8]) -> LinkRecord<'_> {
 fn a_message_becomes_a_record() {
     let plan = plan("{filter: '#', topic: t, headers: {from: '${topic.2}'}}", "");
     let mut record = Record::default();
-    assert_eq!(plan.fill(&message(b"21"), &mut record), Ok(()));
+    assert_eq!(plan.fill(&message(b"21"), &mut record), Ok(0));
     assert_eq!(record.value(&message(b"21")), b"21");
     assert_eq!((&*record.topic, &record.key[..], record.timestamp), ("t", &b"c1"[..], Some(5)));
     let headers: Vec<(&str, &[u8])> =

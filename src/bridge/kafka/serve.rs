@@ -7,7 +7,7 @@ use super::client::{Desk, Reports, Sender, Verdict};
 use super::consumer::Wanted;
 use super::inbound::InboundPlan;
 use super::properties::{self, Properties};
-use super::record::{NoRecord, Record, RecordPlan};
+use super::record::{Record, RecordPlan};
 use crate::bridge::figures::{BridgeState, Lost};
 use crate::bridge::intake::{Intake, wall_millis};
 use crate::bridge::inward::Inward;
@@ -34,9 +34,9 @@ const COMPLAINT: Duration = Duration::from_secs(10);
 const NOBODY: &str = "no broker can be reached";
 
 /// A bridge to a Kafka cluster.
-pub struct KafkaBridge {
+pub struct KafkaBridge<'a> {
     /// The near side.
-    pub intake: Intake,
+    pub intake: &'a mut Intake,
     /// Where what is brought goes, and the bridge's state.
     pub inward: Inward,
     /// How records are made; `None`: none are.
@@ -93,8 +93,8 @@ enum Client {
     Absent(Instant),
 }
 
-struct Running {
-    bridge: KafkaBridge,
+struct Running<'a> {
+    bridge: KafkaBridge<'a>,
     client: Client,
     reports: Reports,
     under_way: UnderWay,
@@ -105,17 +105,17 @@ struct Running {
     complained: Option<Instant>,
 }
 
-impl KafkaBridge {
+impl KafkaBridge<'_> {
     /// From the configuration. `most`: bytes of a message that is brought.
     ///
     /// # Errors
     /// What is wrong with a template; checked with the configuration.
-    pub fn new(
+    pub fn new<'a>(
         kafka: &config::KafkaBridge,
-        intake: Intake,
+        intake: &'a mut Intake,
         inward: Inward,
         most: usize,
-    ) -> Result<KafkaBridge, String> {
+    ) -> Result<KafkaBridge<'a>, String> {
         let brings = !kafka.topics.is_empty();
         let inbound = InboundPlan::new(kafka, most)?;
         let bringing = brings.then(|| {
@@ -126,7 +126,7 @@ impl KafkaBridge {
                 pause: kafka.retry.max.get(),
             })
         });
-        let plan = RecordPlan::new(kafka)?;
+        let plan = RecordPlan::new(kafka, &intake.numbers)?;
         Ok(KafkaBridge {
             intake,
             inward,
@@ -152,15 +152,13 @@ impl KafkaBridge {
             complained: None,
         };
         running.serve().await;
-        // What has not arrived is written to the disk, if there is one.
-        running.bridge.intake.close();
         if let Some(bringing) = &mut running.bridge.bringing {
             bringing.close();
         }
     }
 }
 
-impl Running {
+impl Running<'_> {
     async fn serve(&mut self) {
         let bell = Arc::clone(&self.bridge.intake.bell);
         let mut rung = pin!(bell.notified());
@@ -228,7 +226,7 @@ impl Running {
 
     fn is_over(&self) -> bool {
         let orders = &self.bridge.intake.orders;
-        let idle = self.under_way.records.is_empty() && !self.bridge.intake.buffer.has_unread();
+        let idle = self.under_way.records.is_empty() && !self.bridge.intake.has_unread();
         orders.is_ending() && (idle || orders.is_late())
     }
 
@@ -393,7 +391,7 @@ impl Running {
             let Client::Running(sender) = &self.client else { return false };
             let Some(plan) = &self.bridge.plan else { return false };
             let intake = &mut self.bridge.intake;
-            let Some((number, message)) = (if full { None } else { intake.buffer.read() }) else {
+            let Some((number, message)) = (if full { None } else { intake.read() }) else {
                 return false;
             };
             let now = *moment.get_or_insert_with(wall_millis);
@@ -402,15 +400,13 @@ impl Running {
                 continue;
             }
             let record = &mut self.record;
-            let lost = match plan.fill(&message, record) {
-                Err(NoRecord::Missing) => Some(Lost::Unwanted),
-                Err(NoRecord::Topic) => Some(Lost::Rejected),
-                Ok(()) => None,
+            let route = match plan.fill(&message, record) {
+                Ok(route) => route,
+                Err(why) => {
+                    intake.lose(number, why.as_loss());
+                    continue;
+                }
             };
-            if let Some(why) = lost {
-                intake.lose(number, why);
-                continue;
-            }
             if !self.topics.contains(&record.topic) {
                 if self.topics.len() >= MOST_TOPICS {
                     intake.lose(number, Lost::Unwanted);
@@ -419,7 +415,7 @@ impl Running {
                 }
                 self.topics.insert(record.topic.clone());
             }
-            let (value, route) = (record.value(&message), message.filter);
+            let value = record.value(&message);
             let sent = sender.send(number as usize, record, value);
             self.under_way.push(number, route, record.cost(value.len()));
             if let Err(verdict) = sent

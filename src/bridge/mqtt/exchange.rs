@@ -5,7 +5,7 @@ use super::topics::Topics;
 use crate::packet::{Qos, ReasonCode, Version, Violation};
 
 /// What a session needs to know of its bridge.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RemotePlan {
     /// Which messages, and under which names.
     pub topics: Topics,
@@ -106,8 +106,8 @@ impl std::fmt::Display for Trouble {
 pub enum Fate {
     /// It is on its way; of QoS 0 nothing more is heard.
     Sent(Qos),
-    /// Another entry has taken it.
-    Elsewhere,
+    /// The entry that it was taken for is there no more.
+    Unwanted,
     /// It has come over this broker before, or over too many.
     Loop,
     /// The other broker takes no packet as large as that.

@@ -34,6 +34,7 @@ const UNSETTLED: usize = 1024;
 const LOOK: Duration = Duration::from_secs(3600);
 
 /// How a bridge connects.
+#[derive(Clone)]
 pub struct Connecting {
     /// HOST:PORT of each, in order.
     pub addresses: Vec<(String, u16)>,
@@ -55,13 +56,13 @@ pub struct Connecting {
 }
 
 /// A bridge to another MQTT broker.
-pub struct MqttBridge {
+pub struct MqttBridge<'a> {
     /// How it connects.
     pub connecting: Connecting,
     /// What it says.
     pub session: RemoteSession,
     /// What waits.
-    pub intake: Intake,
+    pub intake: &'a mut Intake,
     /// What it brings.
     pub inward: Inward,
 }
@@ -99,11 +100,10 @@ impl From<io::Error> for Broken {
     }
 }
 
-impl MqttBridge {
+impl MqttBridge<'_> {
     /// Connects, and again, until the bridge is to end.
     pub async fn run(mut self) {
         self.connect_again_and_again().await;
-        self.intake.close();
     }
 
     async fn connect_again_and_again(&mut self) {
@@ -254,7 +254,7 @@ impl MqttBridge {
         if matches!(broken, Broken::Ordered | Broken::Unneeded) {
             self.session.disconnect();
             let farewell = std::future::poll_fn(|context| {
-                connection.write(context, &mut self.session, &mut self.intake)
+                connection.write(context, &mut self.session, self.intake)
             });
             let _ = tokio::time::timeout(Duration::from_secs(1), farewell).await;
         }
@@ -291,7 +291,7 @@ impl MqttBridge {
             idle &= !self.pump(connection);
             if !self.session.out.is_empty() {
                 connection.spoke = moment;
-                let written = connection.write(context, &mut self.session, &mut self.intake);
+                let written = connection.write(context, &mut self.session, self.intake);
                 if let Poll::Ready(outcome) = written {
                     outcome?;
                     idle = false;
@@ -314,7 +314,7 @@ impl MqttBridge {
     }
 
     fn is_finished(&self) -> bool {
-        !self.intake.buffer.has_unread() && self.session.is_idle() && self.session.out.is_empty()
+        !self.intake.has_unread() && self.session.is_idle() && self.session.out.is_empty()
     }
 
     /// What shards have said of messages that were brought.
@@ -391,7 +391,7 @@ impl MqttBridge {
         }
         let (mut any, mut moment) = (false, None);
         while self.session.out.len() < AHEAD && self.session.has_room() {
-            let Some((number, record)) = self.intake.buffer.read() else { break };
+            let Some((number, record)) = self.intake.read() else { break };
             any = true;
             let time = *moment.get_or_insert_with(wall_millis);
             let lost = match self.session.publish(number, &record, time) {
@@ -400,15 +400,12 @@ impl MqttBridge {
                     continue;
                 }
                 Fate::Sent(_) => continue,
-                Fate::Elsewhere => None,
-                Fate::Loop => Some(Lost::Loop),
-                Fate::TooLarge => Some(Lost::TooLarge),
-                Fate::Expired => Some(Lost::Expired),
+                Fate::Unwanted => Lost::Unwanted,
+                Fate::Loop => Lost::Loop,
+                Fate::TooLarge => Lost::TooLarge,
+                Fate::Expired => Lost::Expired,
             };
-            match lost {
-                Some(why) => self.intake.lose(number, why),
-                None => self.intake.pass_over(number),
-            }
+            self.intake.lose(number, lost);
         }
         any
     }

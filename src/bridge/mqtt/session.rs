@@ -228,8 +228,8 @@ impl RemoteSession {
     pub fn publish(&mut self, number: u64, record: &LinkRecord<'_>, now: u64) -> Fate {
         let again = self.resumed.remove(&number);
         let mut name = std::mem::take(&mut self.name);
-        let fate = match self.plan.topics.remote_name(record.filter, record.topic, &mut name) {
-            None => Fate::Elsewhere,
+        let fate = match self.plan.topics.remote_name(record.topic, &mut name) {
+            None => Fate::Unwanted,
             Some(qos) => self.publish_as(number, record, now, again, (&name, qos)),
         };
         self.name = name;

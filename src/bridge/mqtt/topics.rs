@@ -6,7 +6,7 @@ use crate::packet::Qos;
 use crate::topic;
 
 /// One entry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     local: String,
     remote: String,
@@ -18,7 +18,7 @@ struct Entry {
 }
 
 /// All entries of a bridge, in the order of the configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Topics(Vec<Entry>);
 
 impl Topics {
@@ -46,16 +46,11 @@ impl Topics {
         self.0.iter().filter(|entry| entry.inward).map(|entry| (entry.remote.as_str(), entry.qos))
     }
 
-    /// The name at the other broker of a message that has matched the outward filter of that
-    /// number, and its QoS there at most. `None` when an earlier filter matches it too: the message
-    /// has gone by that one.
-    pub fn remote_name(&self, filter: u16, name: &str, out: &mut String) -> Option<Qos> {
+    /// The name at the other broker of a message, and its QoS there at most, by the first entry
+    /// that takes it. `None` when none does any more: it was there when the message came.
+    pub fn remote_name(&self, name: &str, out: &mut String) -> Option<Qos> {
         let mut outward = self.0.iter().filter(|entry| entry.out);
-        let earlier = outward.by_ref().take(usize::from(filter));
-        if { earlier }.any(|entry| topic::matches(&entry.local, name)) {
-            return None;
-        }
-        let entry = outward.next()?;
+        let entry = outward.find(|entry| topic::matches(&entry.local, name))?;
         out.clear();
         out.push_str(&entry.remote_prefix);
         out.push_str(name.strip_prefix(&entry.local_prefix)?);
@@ -84,9 +79,9 @@ mod tests {
         Topics::new(&config.bridges[0].mqtt.as_ref().unwrap().topics)
     }
 
-    fn out(topics: &Topics, filter: u16, name: &str) -> Option<(String, Qos)> {
+    fn out(topics: &Topics, name: &str) -> Option<(String, Qos)> {
         let mut remote = String::new();
-        let qos = topics.remote_name(filter, name, &mut remote)?;
+        let qos = topics.remote_name(name, &mut remote)?;
         Some((remote, qos))
     }
 
@@ -101,17 +96,17 @@ mod tests {
         let inward: Vec<_> = topics.inward().collect();
         assert_eq!(inward, [("r/a/#", Qos::AtLeastOnce), ("two", Qos::AtMostOnce)]);
         let both = |name: &str| Some((name.to_owned(), Qos::AtLeastOnce));
-        assert_eq!(out(&topics, 0, "l/a/b"), both("r/a/b"));
-        assert_eq!(out(&topics, 1, "c/x"), Some(("c/x".to_owned(), Qos::AtMostOnce)));
+        assert_eq!(out(&topics, "l/a/b"), both("r/a/b"));
+        assert_eq!(out(&topics, "c/x"), Some(("c/x".to_owned(), Qos::AtMostOnce)));
         assert_eq!(topics.local_name("r/a"), both("l/a"));
         assert_eq!(topics.local_name("two"), Some(("one".to_owned(), Qos::AtMostOnce)));
         assert_eq!(topics.local_name("three"), None);
     }
 
     #[test]
-    fn a_message_of_several_entries_goes_once() {
+    fn a_message_of_several_entries_goes_by_the_first() {
         let topics = topics("{filter: 'a/#', remote_prefix: x/}, {filter: 'a/+', qos: 2}");
-        assert_eq!(out(&topics, 0, "a/b"), Some(("x/a/b".to_owned(), Qos::AtMostOnce)));
-        assert_eq!(out(&topics, 1, "a/b"), None);
+        assert_eq!(out(&topics, "a/b"), Some(("x/a/b".to_owned(), Qos::AtMostOnce)));
+        assert_eq!(out(&topics, "b/b"), None);
     }
 }

@@ -8,7 +8,6 @@ use crate::access::http::Request;
 use crate::access::jwt::{Jwt, KeySource};
 use crate::access::keys::KeySet;
 use crate::access::{Finding, Verdict};
-use crate::broker::core::CoreCommand;
 use crate::broker::questions::Job;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -135,12 +134,12 @@ impl KeySets {
                 tracing::info!(url = &*place.0, keys = set.len(), "key set fetched");
                 state.set = Some(Arc::new(set));
                 state.fetched = Some(Instant::now());
-                around.count(CoreCommand::KeySet(true));
+                around.count_key_set(true);
             }
             Err(why) => {
                 let kept = state.set.is_some();
                 tracing::warn!(url = &*place.0, why, old_one_stays = kept, "no key set");
-                around.count(CoreCommand::KeySet(false));
+                around.count_key_set(false);
             }
         }
         for job in std::mem::take(&mut state.waiting) {

@@ -18,6 +18,7 @@ use crate::access::stored_rules::Judged;
 use crate::access::{Access, Deed, Finding, Method, RuleServiceKind, Said, Verdict};
 use crate::client_tls::{Authorities, client_config};
 use crate::limits::ADMISSIONS;
+use crate::shard::Shard;
 use crossbeam_channel::{Receiver, Sender};
 use http::Http;
 use key_sets::KeySets;
@@ -61,10 +62,12 @@ impl Around {
         }
     }
 
-    /// Counts something: on the first shard, whose figures are added to those of the others.
-    fn count(&self, what: CoreCommand) {
+    /// Counts a key set that was fetched, or could not be: on the first shard, whose figures are
+    /// added to those of the others.
+    fn count_key_set(&self, fetched: bool) {
         if let Some(home) = self.homes.first() {
-            let _ = home.commands.send(what);
+            let count = Box::new(move |shard: &mut Shard| shard.count_key_set(fetched));
+            let _ = home.commands.send(CoreCommand::Inquire(count));
             home.doorbell.ring();
         }
     }

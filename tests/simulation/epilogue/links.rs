@@ -16,11 +16,14 @@ pub fn hold(world: &mut World) {
         full(world, when_full);
     }
     not_its_own(world);
+    changed(world);
 }
 
 fn open(world: &mut World, bytes: usize, when_full: WhenFull) -> Vec<LinkId> {
     let plan = LinkPlan {
         filters: vec!["l/#".into(), "l/+/odd".into()],
+        numbers: Vec::new(),
+        once: false,
         bytes,
         when_full,
         names: true,
@@ -146,4 +149,41 @@ fn not_its_own(world: &mut World) {
     }
     close(world, &links);
     part(world, [reader]);
+}
+
+/// A link that is changed takes what it is to take from then on, behind what waits in it.
+fn changed(world: &mut World) {
+    let links = open(world, 1 << 20, WhenFull::DropNew);
+    let mut client = guest(world, "l-changed");
+    let shard = usize::from(home_of(&world.shared.seeds, "l-changed", world.nodes.len() as u8).0);
+    let link = links[shard];
+    publish(world, &mut client, "l/a/odd", b"before", Said::default());
+    let plan = LinkPlan {
+        filters: vec!["k/#".into(), "k/+/odd".into(), "j/#".into()],
+        numbers: vec![7, 8, 3],
+        once: true,
+        bytes: 1 << 20,
+        when_full: WhenFull::DropNew,
+        names: true,
+        own: None,
+        zero: 1000,
+        answering: Answering::Accepted,
+    };
+    let wrong = LinkPlan { filters: vec!["k/#/x".into()], ..plan.clone() };
+    assert!(!world.inquire(shard, |s| s.change_link(link, wrong)));
+    assert!(world.inquire(shard, |s| s.change_link(link, plan.clone())));
+    for topic in ["l/a/odd", "k/a/odd", "j/a", "k/a"] {
+        publish(world, &mut client, topic, b"after", Said::default());
+    }
+    let taken = take(world, shard, link);
+    let taken: Vec<(&str, &str, u16)> =
+        taken.iter().map(|(topic, payload, _, number)| (&**topic, &**payload, *number)).collect();
+    let before = [("l/a/odd", "before", 0), ("l/a/odd", "before", 1)];
+    let after = [("k/a/odd", "after", 7), ("j/a", "after", 3), ("k/a", "after", 7)];
+    assert_eq!(taken, [&before[..], &after[..]].concat(), "a link that was changed");
+    world.inquire(shard, |s| s.mute_link(link));
+    publish(world, &mut client, "k/a", b"muted", Said::default());
+    assert_eq!(take(world, shard, link), [], "a link that takes nothing more");
+    close(world, &links);
+    part(world, [client]);
 }

@@ -1,0 +1,192 @@
+//! The filters of a bridge by the numbers that its messages carry. A message waits longer than a
+//! configuration is in force: its number goes on meaning the same filter when routes are added,
+//! removed or put into another order, be it after a restart. Each filter of a route has one; where
+//! several routes have the same filter, each of them has.
+//!
+//! What waits on disk needs the meaning of its numbers there: they are in the file `filters` beside
+//! it.
+#![allow(clippy::disallowed_methods, reason = "on the control thread and those of bridges")]
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+
+/// The file.
+const FILE: &str = "filters";
+/// Most numbers. They begin anew when nothing waits.
+const MOST: usize = u16::MAX as usize;
+
+/// A filter, and how many routes before it have the same.
+type Name = (String, u16);
+
+/// The numbers of a bridge's filters.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Numbers {
+    /// By number.
+    names: Vec<Name>,
+    /// The numbers of the routes that there are, in their order.
+    current: Vec<u16>,
+}
+
+impl Numbers {
+    /// Those of routes with these filters, of which nothing waits.
+    pub fn new<'a>(filters: impl Iterator<Item = &'a str>) -> Numbers {
+        let mut numbers = Numbers::default();
+        // There are fewer routes than numbers.
+        let _ = numbers.change(filters);
+        numbers
+    }
+
+    /// The routes have these filters from now on.
+    ///
+    /// # Errors
+    /// There were too many of them since nothing has waited.
+    pub fn change<'a>(&mut self, filters: impl Iterator<Item = &'a str>) -> io::Result<()> {
+        let mut new = Numbers { names: self.names.clone(), current: Vec::new() };
+        for filter in filters {
+            let same = |&&number: &&u16| new.name(number).is_some_and(|name| name.0 == filter);
+            let name = (filter.to_owned(), new.current.iter().filter(same).count() as u16);
+            let known = new.names.iter().position(|known| *known == name);
+            let number = known.unwrap_or(new.names.len());
+            if number >= MOST {
+                return Err(io::Error::other("too many filters since its buffer was empty"));
+            }
+            if known.is_none() {
+                new.names.push(name);
+            }
+            new.current.push(number as u16);
+        }
+        *self = new;
+        Ok(())
+    }
+
+    /// Those of routes with these filters, where messages may wait in that directory.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or says nothing that makes sense.
+    pub fn open<'a>(
+        directory: &Path,
+        filters: impl Iterator<Item = &'a str>,
+    ) -> io::Result<Numbers> {
+        std::fs::create_dir_all(directory)?;
+        let mut numbers = Numbers::default();
+        if is_used(directory)? {
+            numbers.names = match std::fs::read(directory.join(FILE)) {
+                Ok(bytes) => read(&bytes).ok_or_else(|| {
+                    let what = format!("{FILE}: not what was written there; remove it");
+                    io::Error::new(ErrorKind::InvalidData, what)
+                })?,
+                // Its numbers are those of the routes.
+                Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+                Err(error) => return Err(error),
+            };
+        }
+        numbers.change(filters)?;
+        numbers.save(directory)?;
+        Ok(numbers)
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one is there then.
+    pub fn save(&self, directory: &Path) -> io::Result<()> {
+        let names: Vec<_> = self.names.iter().map(|(filter, nth)| (filter, nth)).collect();
+        let text = serde_json::to_vec(&names).map_err(io::Error::other)?;
+        let new = directory.join(format!("{FILE}.new"));
+        let mut file = File::create(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&new, directory.join(FILE))?;
+        File::open(directory)?.sync_all()
+    }
+
+    fn name(&self, number: u16) -> Option<&Name> {
+        self.names.get(usize::from(number))
+    }
+
+    /// The numbers of the routes, in their order.
+    pub fn current(&self) -> &[u16] {
+        &self.current
+    }
+
+    /// The place of each number's route; `None`: it is there no more.
+    pub fn places(&self) -> Vec<Option<u16>> {
+        let mut places = vec![None; self.names.len()];
+        for (place, &number) in self.current.iter().enumerate() {
+            if let Some(found) = places.get_mut(usize::from(number)) {
+                *found = Some(place as u16);
+            }
+        }
+        places
+    }
+}
+
+/// Whether something may wait there.
+fn is_used(directory: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(directory)? {
+        if entry?.path().extension().is_some_and(|extension| extension == "seg") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn read(bytes: &[u8]) -> Option<Vec<Name>> {
+    let names: Vec<Name> = serde_json::from_slice(bytes).ok()?;
+    (names.len() <= MOST).then_some(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::testing::Scratch;
+
+    fn filters(text: &str) -> impl Iterator<Item = &str> {
+        text.split_terminator(' ')
+    }
+
+    #[test]
+    fn a_number_means_the_same_filter_whatever_is_added_removed_or_moved() {
+        let mut numbers = Numbers::new(filters("a b a"));
+        assert_eq!(numbers.current(), [0, 1, 2]);
+        numbers.change(filters("c a b")).unwrap();
+        assert_eq!(numbers.current(), [3, 0, 1]);
+        assert_eq!(numbers.places(), [Some(1), Some(2), None, Some(0)]);
+        numbers.change(filters("a a")).unwrap();
+        assert_eq!(numbers.current(), [0, 2]);
+        assert_eq!(numbers.places(), [Some(0), None, Some(1), None]);
+    }
+
+    #[test]
+    fn what_waits_on_disk_keeps_its_numbers_and_an_empty_disk_begins_anew() {
+        let directory = Scratch::new();
+        let path = &*directory.0;
+        let first = Numbers::open(path, filters("a b")).unwrap();
+        assert_eq!(first.current(), [0, 1]);
+        assert_eq!(Numbers::open(path, filters("b")).unwrap().current(), [0], "nothing waits");
+        std::fs::write(path.join("0000000001.seg"), b"").unwrap();
+        let later = Numbers::open(path, filters("a b")).unwrap();
+        assert_eq!(later.current(), [1, 0]);
+        let later = Numbers::open(path, filters("c a")).unwrap();
+        assert_eq!((later.current(), later.places().len()), (&[2, 1][..], 3));
+        std::fs::write(path.join(FILE), b"[[").unwrap();
+        let refused = Numbers::open(path, filters("a")).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidData);
+        std::fs::remove_file(path.join(FILE)).unwrap();
+        assert_eq!(Numbers::open(path, filters("a b")).unwrap().current(), [0, 1]);
+    }
+
+    #[test]
+    fn there_are_so_many_numbers_and_no_more() {
+        let mut numbers = Numbers::default();
+        let all: Vec<String> = (0..MOST).map(|n| n.to_string()).collect();
+        for some in all.chunks(256) {
+            numbers.change(some.iter().map(String::as_str)).unwrap();
+        }
+        let before = numbers.clone();
+        assert!(numbers.change(filters("0 one_more")).is_err());
+        assert_eq!(numbers, before);
+        numbers.change(filters("0 1")).unwrap();
+    }
+}

@@ -1,0 +1,494 @@
+//! All bridges: started with the broker, changed by a reload, ended with the broker.
+//!
+//! A reload is carried out by a thread of its own, one at a time, because it waits for bridges'
+//! threads, for cores and for disks. A bridge that is as it was goes on untouched. One that is
+//! gone has its links take nothing more, sends what waits for at most `shutdown.grace`, and puts the
+//! rest away: on disk it stays. One that has changed sends nothing more, waits a little for what is under
+//! way, and hands its near side over to a new thread: its buffer, its rings and the shards' links,
+//! which from then on take what the new configuration says. So nothing is lost, and what waited
+//! comes first.
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "threads of their own, which share one order with the control thread"
+)]
+
+use super::buffer::directory;
+use super::feed::{BridgeId, FeedCommand, FeedOrder, FeederPlan};
+use super::figures::{BridgeState, Figures, Shown};
+use super::intake::Intake;
+use super::inward::Shards;
+use super::orders::{Orders, wait_for_end};
+use super::start::{Common, Planned, Wanted, state_topic};
+use super::thread::{self, Work};
+use crate::config::{self, BufferMode, Config, Get};
+use crate::shard::{LinkPlan, Shard};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// How long putting away what was not sent may take besides: it is written to a disk.
+const PUT_AWAY: Duration = Duration::from_secs(3);
+/// How long a bridge that changes waits for what is under way.
+const UNDER_WAY: Duration = Duration::from_secs(2);
+/// How long its thread may take besides: it leaves a group of Kafka.
+const LEAVES: Duration = Duration::from_secs(8);
+/// How often somebody who waits looks whether the broker stops.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Has a core do something for a bridge.
+pub type TellCore = Arc<dyn Fn(FeedCommand) + Send + Sync>;
+
+/// A bridge whose thread runs.
+struct Running {
+    id: BridgeId,
+    config: config::Bridge,
+    kind: &'static str,
+    files: u64,
+    link: LinkPlan,
+    figures: Arc<Figures>,
+    bell: Arc<Notify>,
+    orders: Arc<Orders>,
+    work: Work,
+    thread: JoinHandle<Intake>,
+}
+
+/// The bridges that run, with whoever changes them.
+struct Set {
+    running: Vec<Running>,
+    common: Arc<Common>,
+    shards: Shards,
+    cores: Vec<TellCore>,
+    shown: Shown,
+    last_id: u32,
+    /// The broker stops: nothing is waited for.
+    hurry: Arc<AtomicBool>,
+}
+
+/// Who has the bridges.
+enum Owner {
+    /// Nobody: there are no cores yet.
+    Nobody,
+    /// The control thread.
+    Control(Box<Set>),
+    /// A thread that changes them.
+    Change(JoinHandle<Box<Set>>),
+}
+
+/// All bridges, as the control thread sees them.
+pub struct Bridges {
+    common: Arc<Common>,
+    planned: Vec<Planned>,
+    owner: Owner,
+    /// What is to be changed next.
+    next: Option<(Vec<Wanted>, Duration)>,
+    shown: Shown,
+    hurry: Arc<AtomicBool>,
+    shards: Option<Shards>,
+}
+
+impl Bridges {
+    /// The bridges of the configuration, and what each core needs for them.
+    ///
+    /// # Errors
+    /// Which bridge cannot be had, and why.
+    pub fn plan(
+        config: &Config,
+        common: Common,
+    ) -> Result<(Bridges, VecDeque<Vec<FeederPlan>>), String> {
+        let mut feeders: VecDeque<Vec<FeederPlan>> =
+            (0..common.cores).map(|_| Vec::new()).collect();
+        let mut planned = Vec::new();
+        for (number, bridge) in (0..).zip(config.bridges.iter()) {
+            let plan = common.plan(BridgeId(number), bridge);
+            let (one, ends) = plan.map_err(|why| format!("bridge {}: {why}", &*bridge.name))?;
+            for (feeders, feeder) in feeders.iter_mut().zip(ends) {
+                feeders.push(feeder);
+            }
+            planned.push(one);
+        }
+        let shown = Shown::default();
+        shown.set(planned.iter().map(|planned| Arc::clone(&planned.figures)).collect());
+        let bridges = Bridges {
+            common: Arc::new(common),
+            planned,
+            owner: Owner::Nobody,
+            next: None,
+            shown,
+            hurry: Arc::default(),
+            shards: None,
+        };
+        Ok((bridges, feeders))
+    }
+
+    /// What each bridge counts.
+    pub fn shown(&self) -> &Shown {
+        &self.shown
+    }
+
+    /// Starts their threads.
+    ///
+    /// # Errors
+    /// Which bridge cannot start, and why.
+    pub fn start(
+        &mut self,
+        config: &Config,
+        shards: Shards,
+        cores: Vec<TellCore>,
+    ) -> Result<(), String> {
+        self.shards = Some(shards.clone());
+        let planned = std::mem::take(&mut self.planned);
+        let mut set = Box::new(Set {
+            running: Vec::new(),
+            common: Arc::clone(&self.common),
+            shards,
+            cores,
+            shown: self.shown.clone(),
+            last_id: planned.len() as u32,
+            hurry: Arc::clone(&self.hurry),
+        });
+        let wanted = self.wanted(config).map_err(|problems| problems.join("\n"))?;
+        for (planned, wanted) in planned.into_iter().zip(wanted) {
+            let name = planned.config.name.to_string();
+            set.start(planned, wanted).map_err(|why| format!("bridge {name}: {why}"))?;
+        }
+        self.owner = Owner::Control(set);
+        Ok(())
+    }
+
+    /// What a configuration wants.
+    ///
+    /// # Errors
+    /// All that is wrong with its bridges, with the keys.
+    pub fn wanted(&self, config: &Config) -> Result<Vec<Wanted>, Vec<String>> {
+        let (mut wanted, mut problems) = (Vec::new(), Vec::new());
+        let Some(shards) = &self.shards else { return Ok(wanted) };
+        let most = config.mqtt.max_packet_size.get();
+        for (at, bridge) in config.bridges.iter().enumerate() {
+            match self.common.wanted(bridge, most, shards) {
+                Ok(one) => wanted.push(one),
+                Err(why) => problems.push(format!("bridges.{at}.{why}")),
+            }
+        }
+        if problems.is_empty() { Ok(wanted) } else { Err(problems) }
+    }
+
+    /// The bridges become these. `grace`: how long those that are gone may send what waits.
+    pub fn change(&mut self, wanted: Vec<Wanted>, grace: Duration) {
+        self.next = Some((wanted, grace));
+        self.go_on();
+    }
+
+    /// Goes on with changes.
+    pub fn go_on(&mut self) {
+        if matches!(&self.owner, Owner::Change(thread) if thread.is_finished()) {
+            self.fetch();
+        }
+        let Some((wanted, grace)) = self.next.take() else { return };
+        match std::mem::replace(&mut self.owner, Owner::Nobody) {
+            Owner::Control(set) if set.is_the_same(&wanted) => self.owner = Owner::Control(set),
+            Owner::Control(mut set) => {
+                let change = move || {
+                    set.change(wanted, grace);
+                    set
+                };
+                let started = std::thread::Builder::new().name("bridges".to_owned()).spawn(change);
+                match started {
+                    Ok(thread) => self.owner = Owner::Change(thread),
+                    Err(error) => tracing::error!(%error, "no thread to change the bridges"),
+                }
+            }
+            other => (self.owner, self.next) = (other, Some((wanted, grace))),
+        }
+    }
+
+    /// The bridges come back from whoever has changed them.
+    fn fetch(&mut self) {
+        if let Owner::Change(thread) = std::mem::replace(&mut self.owner, Owner::Nobody) {
+            match thread.join() {
+                Ok(set) => self.owner = Owner::Control(set),
+                Err(_) => tracing::error!("bridges cannot be changed any more: restart the broker"),
+            }
+        }
+    }
+
+    /// The cores have ended: bridges send what waits, at most until then, put the rest away, and
+    /// end.
+    pub fn stop(&mut self, until: Instant) {
+        self.hurry.store(true, Ordering::Relaxed);
+        // The cores may have left nothing of the time.
+        let end = until.max(Instant::now()) + PUT_AWAY;
+        if let Owner::Change(thread) = &self.owner {
+            wait_for_end(thread, end);
+            if thread.is_finished() {
+                self.fetch();
+            }
+        }
+        let Owner::Control(set) = &mut self.owner else { return };
+        for running in &set.running {
+            running.orders.end(until);
+            running.bell.notify_one();
+        }
+        for running in set.running.drain(..) {
+            // One that does not come back ends with the process.
+            wait_for_end(&running.thread, end);
+        }
+    }
+}
+
+impl Set {
+    /// Whether nothing is to be changed.
+    fn is_the_same(&self, wanted: &[Wanted]) -> bool {
+        self.running.len() == wanted.len()
+            && self.running.iter().zip(wanted).all(|(running, wanted)| running.is(wanted))
+    }
+
+    fn start(&mut self, planned: Planned, wanted: Wanted) -> Result<(), String> {
+        let (id, link) = (planned.id, planned.link.clone());
+        let figures = Arc::clone(&planned.figures);
+        let intake = self.common.intake(planned, &self.shards)?;
+        let (bell, orders) = (Arc::clone(&intake.bell), Arc::clone(&intake.orders));
+        let Wanted { config, kind, files, work } = wanted;
+        let thread = thread::start(&config.name, Arc::clone(&work), intake);
+        let thread = thread.map_err(|error| error.to_string())?;
+        let running =
+            Running { id, config, kind, files, link, figures, bell, orders, work, thread };
+        self.running.push(running);
+        Ok(())
+    }
+
+    /// The bridges become these.
+    fn change(&mut self, mut wanted: Vec<Wanted>, grace: Duration) {
+        let order: Vec<String> =
+            wanted.iter().map(|wanted| wanted.config.name.to_string()).collect();
+        let (mut gone, mut changed) = (Vec::new(), Vec::new());
+        for running in std::mem::take(&mut self.running) {
+            let same = |wanted: &Wanted| {
+                *wanted.config.name == *running.config.name && wanted.kind == running.kind
+            };
+            match wanted.iter().position(same).map(|at| wanted.remove(at)) {
+                None => gone.push(running),
+                Some(wanted) if running.is(&wanted) => self.running.push(running),
+                Some(wanted) => changed.push((running, wanted)),
+            }
+        }
+        let now = Instant::now();
+        for running in &gone {
+            self.tell_cores(|_| FeedOrder::Mute(running.id));
+            running.orders.end(now + grace);
+            running.bell.notify_one();
+        }
+        for (running, _) in &changed {
+            running.orders.hand_over(now + UNDER_WAY);
+            running.bell.notify_one();
+        }
+        for (running, wanted) in changed {
+            self.exchange(running, wanted, now + UNDER_WAY + LEAVES);
+        }
+        self.show();
+        for running in gone {
+            self.part(running, now + grace + PUT_AWAY);
+        }
+        for wanted in wanted {
+            let name = wanted.config.name.to_string();
+            match self.add(wanted) {
+                Ok(()) => tracing::info!(bridge = &*name, "bridge added"),
+                Err(why) => tracing::error!(bridge = &*name, why, "the bridge cannot start"),
+            }
+        }
+        let place =
+            |running: &Running| order.iter().position(|name| **name == *running.config.name);
+        self.running.sort_by_key(place);
+        self.show();
+        tracing::info!("bridges are as the configuration says");
+    }
+
+    fn show(&self) {
+        self.shown.set(self.running.iter().map(|running| Arc::clone(&running.figures)).collect());
+    }
+
+    fn add(&mut self, wanted: Wanted) -> Result<(), String> {
+        self.last_id += 1;
+        let (planned, feeders) = self.common.plan(BridgeId(self.last_id), &wanted.config)?;
+        self.start(planned, wanted)?;
+        let mut feeders: VecDeque<FeederPlan> = feeders.into();
+        self.tell_cores(|_| match feeders.pop_front() {
+            Some(plan) => FeedOrder::Open(Box::new(plan)),
+            None => FeedOrder::Mute(BridgeId(0)),
+        });
+        Ok(())
+    }
+
+    /// A bridge that the configuration has no more.
+    fn part(&mut self, running: Running, until: Instant) {
+        let Running { id, config, kind, figures, orders, bell, thread, .. } = running;
+        let bridge = &*config.name;
+        self.wait(&thread, until, || {
+            orders.end(Instant::now());
+            bell.notify_one();
+        });
+        if thread.is_finished() {
+            let left = thread.join().map_or(0, |intake| intake.buffer.len());
+            let stored = config.buffer.mode != BufferMode::Memory;
+            if left > 0 && stored {
+                let directory = directory(&config, &self.common.storage);
+                let directory = directory.display();
+                let what = "bridge removed; what waited for its other end stays on disk";
+                tracing::warn!(bridge, left, %directory, "{what}");
+            } else {
+                tracing::info!(bridge, "bridge removed");
+            }
+        } else {
+            tracing::error!(bridge, "bridge removed; its thread does not end");
+        }
+        figures.set_state(BridgeState::Idle);
+        self.tell_cores(|_| FeedOrder::Close(id));
+        if kind != "http" {
+            self.forget_state(&state_topic(bridge));
+        }
+    }
+
+    /// Removes the retained message with a bridge's state.
+    fn forget_state(&self, topic: &str) {
+        for _ in 0..50 {
+            let (answer, told) = channel();
+            let topic = topic.to_owned();
+            let Some(submit) = self.shards.submit.first() else { return };
+            submit(Box::new(move |shard: &mut Shard| {
+                let done = shard.publish_state(&topic, b"");
+                // Who asked may have gone.
+                Box::new(move || {
+                    let _ = answer.send(done);
+                })
+            }));
+            // Nobody answers where the core has ended.
+            if told.recv_timeout(PUT_AWAY).unwrap_or(true) {
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// A bridge that has changed: another thread goes on with what waits.
+    fn exchange(&mut self, running: Running, mut wanted: Wanted, until: Instant) {
+        self.wait(&running.thread, until, || {});
+        let bridge = running.config.name.to_string();
+        if !running.thread.is_finished() {
+            running.orders.go_on();
+            running.bell.notify_one();
+            tracing::error!(bridge, "its thread does not end; the bridge stays as it was");
+            self.running.push(running);
+            return;
+        }
+        let Running { id, config, kind, files, mut link, figures, bell, orders, work, thread } =
+            running;
+        let Ok(mut intake) = thread.join() else {
+            tracing::error!(bridge, "its thread has died; the bridge begins anew");
+            self.tell_cores(|_| FeedOrder::Close(id));
+            if let Err(why) = self.add(wanted) {
+                tracing::error!(bridge, why, "the bridge cannot start");
+            }
+            return;
+        };
+        self.keep_directory(&config, &mut wanted.config);
+        let common = &self.common;
+        let changed = common
+            .renumber(&wanted.config, &mut intake.numbers)
+            .and_then(|()| common.change(&wanted.config, &mut intake.buffer));
+        let next = match changed {
+            Ok(()) => {
+                tracing::info!(bridge, "bridge changed");
+                wanted
+            }
+            Err(why) => {
+                tracing::error!(bridge, why, "the bridge stays as it was");
+                Wanted { config, kind, files, work }
+            }
+        };
+        let plan = self.common.link(&next.config, &intake.numbers);
+        if plan != link {
+            self.tell_cores(|_| FeedOrder::Change(id, Box::new(plan.clone())));
+            link = plan;
+        }
+        figures.limit.set(next.config.buffer.max_bytes.get());
+        intake.buffer.rewind();
+        orders.go_on();
+        let Wanted { config, kind, files, work } = next;
+        match thread::start(&bridge, Arc::clone(&work), intake) {
+            Ok(thread) => self.running.push(Running {
+                id,
+                config,
+                kind,
+                files,
+                link,
+                figures,
+                bell,
+                orders,
+                work,
+                thread,
+            }),
+            Err(error) => {
+                tracing::error!(bridge, %error, "no thread for a bridge; it is gone");
+                self.tell_cores(|_| FeedOrder::Close(id));
+            }
+        }
+    }
+
+    /// What is on disk stays where it is until the next start.
+    fn keep_directory(&self, old: &config::Bridge, new: &mut config::Bridge) {
+        let storage = &self.common.storage;
+        let moves = new.buffer.mode == BufferMode::Memory
+            || directory(old, storage) != directory(new, storage);
+        if old.buffer.mode != BufferMode::Memory && moves {
+            let bridge = &*old.name;
+            let what = "buffer.mode and buffer.path: what waits on disk stays there; another place \
+                        needs a restart";
+            tracing::warn!(bridge, "{what}");
+            new.buffer.mode = old.buffer.mode;
+            new.buffer.path = old.buffer.path.clone();
+        }
+    }
+
+    /// Gives each core an order, and waits until it is carried out.
+    fn tell_cores(&self, mut order: impl FnMut(usize) -> FeedOrder) {
+        let (done, answers) = channel();
+        for (number, core) in self.cores.iter().enumerate() {
+            core(FeedCommand { order: order(number), done: done.clone() });
+        }
+        drop(done);
+        // It is closed when the last one has been carried out, or its core has ended.
+        while !self.hurries() {
+            match answers.recv_timeout(LOOK) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn hurries(&self) -> bool {
+        self.hurry.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a thread to end, at most until then. `hurry` is done when the broker stops.
+    fn wait(&self, thread: &JoinHandle<Intake>, mut until: Instant, hurry: impl Fn()) {
+        let mut hurried = false;
+        while !thread.is_finished() && Instant::now() < until {
+            if !hurried && self.hurries() {
+                (hurried, until) = (true, until.min(Instant::now() + PUT_AWAY));
+                hurry();
+            }
+            std::thread::sleep(LOOK.min(Duration::from_millis(5)));
+        }
+    }
+}
+
+impl Running {
+    /// Whether it is as it is wanted.
+    fn is(&self, wanted: &Wanted) -> bool {
+        self.config == wanted.config && self.files == wanted.files
+    }
+}

@@ -1,0 +1,83 @@
+use super::*;
+use crate::bridge::buffer::Buffer;
+use crate::bridge::feed::{BridgeId, feed};
+use crate::bridge::figures::Figures;
+use crate::bridge::intake::Waiting;
+use crate::bridge::testing::waited;
+use crate::shard::{Answering, LinkPlan, WhenFull};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A near side with three messages whose publishers wait, and how often its core has been told of
+/// some.
+fn intake() -> (Intake, Arc<AtomicUsize>) {
+    let figures = Figures::new("b", "mqtt", 1, 1000);
+    let bell = Arc::default();
+    let link = LinkPlan {
+        filters: Vec::new(),
+        numbers: Vec::new(),
+        once: true,
+        bytes: 1000,
+        when_full: WhenFull::DropNew,
+        names: false,
+        own: None,
+        zero: 0,
+        answering: Answering::Delivered(None),
+    };
+    let (_, mut end) = feed(BridgeId(0), link, &bell, &figures.feeds[0]);
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&told);
+    end.wake_by(Arc::new(move |_| drop(count.fetch_add(1, Ordering::Relaxed))));
+    let mut buffer = Buffer::in_memory(1000, WhenFull::DropNew);
+    assert!(buffer.push(waited(0..3)).is_none());
+    let (orders, waiting) = (Arc::default(), Waiting::default());
+    let numbers = Default::default();
+    let intake = Intake { buffer, feeds: vec![end], figures, bell, orders, waiting, numbers };
+    (intake, told)
+}
+
+const SHORT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(3));
+
+/// Work that panics, and work that cannot begin, is done again; nobody waits for what it had.
+#[test]
+fn work_that_fails_is_done_again() {
+    let (intake, told) = intake();
+    let figures = Arc::clone(&intake.figures);
+    let tries = AtomicUsize::new(0);
+    let seen = Arc::clone(&told);
+    let work: Work = Arc::new(move |intake, _| match tries.fetch_add(1, Ordering::Relaxed) {
+        0 => {
+            intake.buffer.read().expect("a message");
+            panic!("as it happens")
+        }
+        1 => {
+            assert_eq!(seen.load(Ordering::Relaxed), 1, "those that wait have been told");
+            assert_eq!(intake.figures.state(), BridgeState::Failed);
+            Err("not yet".to_owned())
+        }
+        _ => {
+            let mut numbers = Vec::new();
+            while let Some((number, _)) = intake.read() {
+                numbers.push(number);
+            }
+            assert_eq!(numbers, [0, 1, 2], "what was read before is read again");
+            numbers.into_iter().for_each(|number| intake.delivered(number));
+            Ok(())
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let intake = serve(&work, intake, &runtime, SHORT);
+    assert_eq!((figures.failures.get(), figures.delivered.get()), (2, 3));
+    assert!(intake.buffer.is_empty());
+}
+
+/// A bridge that has failed ends when it is to end, and so does one that would fail for ever.
+#[test]
+fn work_that_fails_ends_when_it_is_to_end() {
+    let (intake, _) = intake();
+    intake.orders.hand_over(Instant::now());
+    let work: Work = Arc::new(|_, _| Err("never".to_owned()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let long = (Duration::from_secs(3600), Duration::from_secs(3600));
+    let intake = serve(&work, intake, &runtime, long);
+    assert_eq!(intake.buffer.len(), 3, "another thread goes on with it");
+}
