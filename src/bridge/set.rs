@@ -2,11 +2,11 @@
 //!
 //! A reload is carried out by a thread of its own, one at a time, because it waits for bridges'
 //! threads, for cores and for disks. A bridge that is as it was goes on untouched. One that is
-//! gone has its links take nothing more, sends what waits for at most `shutdown.grace`, and puts the
-//! rest away: on disk it stays. One that has changed sends nothing more, waits a little for what is under
-//! way, and hands its near side over to a new thread: its buffer, its rings and the shards' links,
-//! which from then on take what the new configuration says. So nothing is lost, and what waited
-//! comes first.
+//! gone has its links take nothing more, sends what waits for at most `shutdown.grace`, and puts
+//! the rest away: on disk it stays. One that has changed sends nothing more, waits a little for
+//! what is under way, and hands its near side over to a new thread: its buffer, its rings and the
+//! shards' links, which from then on take what the new configuration says. So nothing is lost, and
+//! what waited comes first.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
