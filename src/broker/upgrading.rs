@@ -152,7 +152,7 @@ impl Control<'_> {
             bridge.is_some_and(|bridge| bridge.buffer.mode == BufferMode::Memory)
         };
         let stuck = self.broker.bridges.shown().rows().into_iter().find(|row| {
-            row.waiting > 0 && row.state != BridgeState::Up && in_memory(&row.name)
+            row.waiting > 0 && row.state != BridgeState::Up.word() && in_memory(&row.name)
         })?;
         Some(format!(
             "bridge {} has {} messages in memory that its other end does not take now: they would \
