@@ -26,7 +26,7 @@ fn intake() -> (Intake, Arc<AtomicUsize>) {
     let (_, mut end) = feed(BridgeId(0), link, &bell, &figures.feeds[0]);
     let told = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&told);
-    end.wake_by(Arc::new(move |_| drop(count.fetch_add(1, Ordering::Relaxed))));
+    end.wake_by(Arc::new(move |_| _ = count.fetch_add(1, Ordering::Relaxed)));
     let mut buffer = Buffer::in_memory(1000, WhenFull::DropNew);
     assert!(buffer.push(waited(0..3)).is_none());
     let (orders, waiting) = (Arc::default(), Waiting::default());

@@ -157,8 +157,7 @@ impl Control<'_> {
         Some(format!(
             "bridge {} has {} messages in memory that its other end does not take now: they would \
              be lost; buffer.mode: disk keeps such messages",
-            stuck.name,
-            stuck.waiting
+            stuck.name, stuck.waiting
         ))
     }
 

@@ -211,7 +211,8 @@ fn churn(broker: &Broker, stop: &AtomicBool) -> usize {
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
         let topic = unique("churn");
-        let mut client = Client::connect(broker, V5, &topic);
+        // Whichever process answers: the first one may have ended.
+        let mut client = Connect::new(V5, &topic).open_at(broker, false);
         client.granted(&topic, 1);
         client.publish(&Publish::new(&topic, 1, "to itself"));
         client.expect("to itself");
