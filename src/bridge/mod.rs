@@ -14,7 +14,6 @@
 pub mod buffer;
 #[cfg(feature = "runtime")]
 pub mod feed;
-#[cfg(feature = "runtime")]
 pub mod figures;
 pub mod http;
 #[cfg(feature = "runtime")]
