@@ -57,7 +57,7 @@ pub const STEP_WORK: u32 = 20_000;
 
 /// A step that has taken this many microseconds ends early, whatever its work was estimated to
 /// cost.
-pub const STEP_MICROS: u64 = 2000;
+pub const STEP_MICROS: u64 = 3000;
 
 /// Every kind of work that has its own share of the step gets at least this many microseconds.
 pub const SHARE_MICROS: u64 = 300;
@@ -109,7 +109,7 @@ impl Budget {
 pub const MAIL_WORK: u32 = STEP_WORK;
 
 /// Data mail and control mail get at least this many microseconds of a step each.
-pub const MAIL_MICROS: u64 = 1500;
+pub const MAIL_MICROS: u64 = 2500;
 
 /// What operations cost, in the units of [`STEP_WORK`]. Measured roughly and rounded up: what
 /// matters is that nothing a client can request is free.

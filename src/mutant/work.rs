@@ -22,8 +22,6 @@ macro_rules! work {
         MailShareFresh,
         /// A shard is sent messages however much work it has ahead of it.
         MailAheadIgnored,
-        /// A shard is sent a burst of messages however few it has been sent before.
-        MailWindowKept,
         /// A shard is sent costly messages however many are on their way.
         CostlyMailUnbounded,
         /// What is reserved for a costly message stays reserved when it is done.

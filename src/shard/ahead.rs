@@ -5,8 +5,7 @@
 //! publisher instead, where those who send little go first ([`super::park`]). Two things bound it:
 //!
 //! - *Messages on their way*: as many as cost the receiver about as much as a step may, by what the
-//!   messages before them have cost on average ([`Progress`]); and no more than about twice as many
-//!   as there have been lately (slow start), for the next ones may cost a thousand times as much.
+//!   messages before them have cost on average ([`Progress`]).
 //! - *Costly messages*, which visit many filters or reach many subscribers: an average says nothing
 //!   about them. The receiver reports what each cost (`Control::Cost`), by topic, and by the
 //!   filters that matched it ([`Subject`]): a fleet's topics are too many to be known one by one.
@@ -42,12 +41,6 @@ const SURPRISES: u32 = 4;
 const SURPRISED: u64 = 1000;
 /// So many messages may be on their way in any case.
 const LEAST: u64 = 4;
-/// So many may be on their way when there have been few lately; twice as many each time that was
-/// needed and what has come was not costly.
-const WINDOW: u64 = 16;
-const LARGEST_WINDOW: u64 = 1 << 20;
-/// Milliseconds that are looked back at for how many there have been.
-const LATELY: u64 = 1000;
 /// An average is kept in this fraction of a unit.
 const FINE: u64 = 16;
 
@@ -127,10 +120,6 @@ pub struct Ahead {
     /// `sent` may come to this.
     until: u64,
     seen: Progress,
-    /// Messages that may be on their way, whatever they have cost.
-    window: u64,
-    /// The most that there have been since then.
-    peak: (u64, Instant),
     /// What a message costs on average, in parts ([`FINE`]) of a unit.
     average: u64,
     /// When subjects are not looked at any more; `None`: they are not.
@@ -172,10 +161,8 @@ impl Ahead {
             most: u64::from(budget.ahead) / senders.max(1) as u64,
             costly: costly(budget),
             sent: 0,
-            until: WINDOW,
+            until: u64::MAX,
             seen: Progress::default(),
-            window: WINDOW,
-            peak: (0, Instant(0)),
             average: 0,
             watches: None,
             known: HashMap::default(),
@@ -193,31 +180,13 @@ impl Ahead {
         let work = progress.work.wrapping_sub(self.seen.work) * FINE;
         if let Some(cost) = work.checked_div(messages) {
             self.average = (self.average * 3 + cost) / 4;
-            self.fit_window(cost, now);
             self.seen = progress;
             let most = self.most * FINE / self.average.max(1);
-            let kept = Mutant::MailWindowKept.is_on();
-            let window = if kept { LARGEST_WINDOW } else { self.window };
-            self.until = self.seen.messages + most.max(LEAST).min(window);
+            self.until = self.seen.messages + most.max(LEAST);
         }
         if self.watches.is_some_and(|until| until <= now) {
             self.watches = None;
             self.known = HashMap::default();
-        }
-    }
-
-    /// Messages have been handled that cost so much each, in parts of a unit.
-    fn fit_window(&mut self, cost: u64, now: Instant) {
-        let on_their_way = self.sent - self.seen.messages;
-        self.peak.0 = self.peak.0.max(on_their_way);
-        if cost >= u64::from(self.costly) * FINE {
-            self.window = WINDOW;
-        } else if on_their_way >= self.window {
-            self.window = (self.window * 2).min(LARGEST_WINDOW);
-        }
-        if self.peak.1.plus_millis(LATELY) <= now {
-            self.window = self.window.min(2 * self.peak.0).max(WINDOW);
-            self.peak = (0, now);
         }
     }
 
@@ -284,8 +253,6 @@ impl Ahead {
         };
         if reserve == Reserve::NONE {
             debug_assert!(self.sent < self.until, "message {} of {}", self.sent, self.until);
-            let on_their_way = self.sent - self.seen.messages;
-            debug_assert!(on_their_way < self.window, "{on_their_way} messages are on their way");
             self.sent += 1;
         } else {
             let together = self.reserved + reserve.units();
