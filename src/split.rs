@@ -160,12 +160,12 @@ impl<K: Hash + Eq, V> SplitMap<K, V> {
 
     /// Gives a key a value; returns the one that it had.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
-        if let Some(known) = self.get_mut(&key) {
+        let SplitMap { table, hasher } = self;
+        let hash = hasher.hash_one(&key);
+        if let Some((_, known)) = table.find_mut(hash, |(known, _)| *known == key) {
             return Some(std::mem::replace(known, value));
         }
-        let hasher = &self.hasher;
-        let hash = hasher.hash_one(&key);
-        self.table.insert(hash, (key, value), |(key, _)| hasher.hash_one(key));
+        table.insert(hash, (key, value), |(key, _)| hasher.hash_one(key));
         None
     }
 
@@ -174,10 +174,13 @@ impl<K: Hash + Eq, V> SplitMap<K, V> {
     where
         K: Clone,
     {
-        if self.get(&key).is_none() {
-            self.insert(key.clone(), make());
+        let SplitMap { table, hasher } = self;
+        let hash = hasher.hash_one(&key);
+        if table.find(hash, |(known, _)| *known == key).is_none() {
+            table.insert(hash, (key.clone(), make()), |(key, _)| hasher.hash_one(key));
         }
-        self.get_mut(&key).expect("it was inserted just now")
+        let found = table.find_mut(hash, |(known, _)| *known == key);
+        &mut found.expect("it was inserted just now").1
     }
 
     /// Takes a key out; returns its value.

@@ -70,7 +70,8 @@ impl Shard {
         if self.mail.outbox.is_congested() {
             return Ok(Handled::Hold(Holds::MAIL));
         }
-        let many = subscribe.filters.len() > self.settings.budget.filters_at_once;
+        let many = !subscribe.filters.is_whole()
+            || subscribe.filters.len() > self.settings.budget.filters_at_once;
         if !many {
             for wanted in subscribe.filters.iter() {
                 check_filter(&wanted)?;
@@ -324,7 +325,8 @@ impl Shard {
         if self.mail.outbox.is_congested() {
             return Ok(Handled::Hold(Holds::MAIL));
         }
-        let many = unsubscribe.filters.len() > self.settings.budget.filters_at_once;
+        let many = !unsubscribe.filters.is_whole()
+            || unsubscribe.filters.len() > self.settings.budget.filters_at_once;
         if !many {
             for filter in unsubscribe.filters.iter() {
                 check_syntax(filter)?;

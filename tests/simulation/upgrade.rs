@@ -362,13 +362,18 @@ pub fn simulate(seed: u64) -> (usize, usize) {
             _ => {}
         }
     }
+    finish(&mut world, &mut pairs, seed);
+    (done, failed)
+}
+
+/// All that was sent has come, once and in order, and the shards are in order.
+pub fn finish(world: &mut World, pairs: &mut [Pair], seed: u64) {
     for _ in 0..200 {
         world.settle();
-        pairs.iter_mut().for_each(|pair| pair.hear(&mut world));
+        pairs.iter_mut().for_each(|pair| pair.hear(world));
     }
-    pairs.iter().for_each(|pair| pair.check(&world, seed));
-    fine(&world);
-    (done, failed)
+    pairs.iter().for_each(|pair| pair.check(world, seed));
+    fine(world);
 }
 
 #[test]

@@ -6,8 +6,7 @@
 use crate::net::{End, Faults};
 use crate::peer::{Got, Peer, hello};
 use crate::rng::Rng;
-use crate::scripted::fine;
-use crate::upgrade::{Pair, patient, plan};
+use crate::upgrade::{Pair, finish, patient, plan};
 use crate::world::World;
 use ringmq::packet::AckKind;
 use ringmq::transport::Stack;
@@ -144,12 +143,7 @@ pub fn simulate(seed: u64) -> (usize, usize) {
         let sessions: u64 = world.nodes.iter().map(|node| node.shard.counters.sessions).sum();
         assert_eq!(sessions as usize, here + 2 * pairs.len() + 1, "seed {seed}");
     }
-    for _ in 0..100 {
-        world.settle();
-        pairs.iter_mut().for_each(|pair| pair.hear(&mut world));
-    }
-    pairs.iter().for_each(|pair| pair.check(&world, seed));
-    fine(&world);
+    finish(&mut world, &mut pairs, seed);
     (done, failed)
 }
 
