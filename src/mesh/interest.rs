@@ -94,6 +94,18 @@ pub struct Interest {
     ledgers: Box<[Mutex<Ledger>]>,
 }
 
+/// Hands out the keys of the coarse filters that match the topic, for the numbers of levels in
+/// `coarse` ([`Interest::coarse`]).
+fn coarse_keys(mut coarse: u64, topic: &TopicHash<'_>, mut take: impl FnMut(u64)) {
+    while coarse != 0 {
+        let levels = coarse.trailing_zeros() / COARSE_BITS;
+        coarse &= !(COARSE_MASK << (levels * COARSE_BITS));
+        if let Some(key) = topic.shape_key(Shape::coarse(levels as usize)) {
+            take(key);
+        }
+    }
+}
+
 impl Interest {
     /// Creates an empty table for all shards of a process, which hash with the same seeds.
     pub fn new(seeds: &Seeds) -> Arc<Self> {
@@ -179,14 +191,28 @@ impl Interest {
                 take(key, self.map.get(key, &guard), false);
             }
         }
-        let mut coarse = self.coarse.load(Ordering::Acquire);
-        while coarse != 0 {
-            let levels = coarse.trailing_zeros() / COARSE_BITS;
-            coarse &= !(COARSE_MASK << (levels * COARSE_BITS));
-            if let Some(key) = topic.shape_key(Shape::coarse(levels as usize)) {
-                take(key, self.map.get(key, &guard), true);
-            }
+        let coarse = self.coarse.load(Ordering::Acquire);
+        if coarse != 0 {
+            coarse_keys(coarse, topic, |key| take(key, self.map.get(key, &guard), true));
         }
+    }
+
+    /// Whether a coarse filter of that shard matches: the shard has wildcards in very many places,
+    /// and may have to look at very many filters.
+    #[inline]
+    pub fn is_coarse(&self, topic: &TopicHash<'_>, shard: ShardId) -> bool {
+        let coarse = self.coarse.load(Ordering::Acquire);
+        coarse != 0 && self.is_coarse_at(coarse, topic, shard)
+    }
+
+    #[inline(never)]
+    fn is_coarse_at(&self, coarse: u64, topic: &TopicHash<'_>, shard: ShardId) -> bool {
+        let guard = self.map.enter();
+        let mut is_coarse = false;
+        coarse_keys(coarse, topic, |key| {
+            is_coarse |= ShardSet(self.map.get(key, &guard)).contains(shard);
+        });
+        is_coarse
     }
 
     /// How many distinct keys are registered.

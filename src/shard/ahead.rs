@@ -15,7 +15,9 @@
 //!   them. Messages whose subject is known to be cheap go as before, a few of each at a time. When
 //!   some cheap subjects become costly at about the same time, subscriptions have changed: what was
 //!   known of all is forgotten. With no costly message for [`MEMORY`], subjects are not looked at
-//!   any more.
+//!   any more, unless the receiver has wildcards in so many places that its filters stand in the
+//!   interest table as coarse ones: before the first message to them has been reported, hundreds
+//!   could be on their way.
 
 use crate::ids::ShardId;
 use crate::limits::Budget;
@@ -50,6 +52,8 @@ pub trait Subject {
     fn topic(&self) -> u64;
     /// The filters there that match it, as one number ([`Interest::matched`]).
     fn matched(&self) -> Option<u64>;
+    /// Whether it may be costly although nothing was costly so far ([`Interest::is_coarse`]).
+    fn is_coarse(&self) -> bool;
 }
 
 /// A topic, and who is interested in it.
@@ -85,6 +89,11 @@ impl Subject for TopicAt<'_> {
     fn matched(&self) -> Option<u64> {
         self.topic.interest.matched(self.topic.hash, self.shard)
     }
+
+    #[inline]
+    fn is_coarse(&self) -> bool {
+        self.topic.interest.is_coarse(self.topic.hash, self.shard)
+    }
 }
 
 impl Subject for CostReport {
@@ -94,6 +103,11 @@ impl Subject for CostReport {
 
     fn matched(&self) -> Option<u64> {
         self.matched
+    }
+
+    /// Its cost is known.
+    fn is_coarse(&self) -> bool {
+        false
     }
 }
 
@@ -210,8 +224,17 @@ impl Ahead {
         if self.is_full() {
             return Some(Shortage::Room);
         }
-        self.watches?;
-        self.refuses_watched(&subject?, comes)
+        let subject = subject?;
+        if !self.looks_at(&subject) {
+            return None;
+        }
+        self.refuses_watched(&subject, comes)
+    }
+
+    /// Whether it matters what a message is about.
+    #[inline]
+    fn looks_at(&self, subject: &impl Subject) -> bool {
+        self.watches.is_some() || subject.is_coarse()
     }
 
     fn refuses_watched(&self, subject: &impl Subject, comes: bool) -> Option<Shortage> {
@@ -247,7 +270,7 @@ impl Ahead {
     /// A message is sent. Returns what is reserved for it.
     #[inline]
     pub fn send(&mut self, subject: Option<impl Subject>) -> Reserve {
-        let reserve = match subject.filter(|_| self.watches.is_some()) {
+        let reserve = match subject.filter(|subject| self.looks_at(subject)) {
             None => Reserve::NONE,
             Some(subject) => self.reserve(&subject),
         };
@@ -292,7 +315,8 @@ impl Ahead {
         if !Mutant::CostlyMailKept.is_on() {
             self.reserved = self.reserved.saturating_sub(reserve.units());
         }
-        if cost >= self.costly {
+        // What may be costly is watched from the first such message on, and known if it is cheap.
+        if cost >= self.costly || self.watches.is_none() && reserve != Reserve::NONE {
             self.watches = Some(now.plus_millis(MEMORY));
         }
         if self.watches.is_none() {

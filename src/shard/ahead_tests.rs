@@ -19,6 +19,10 @@ impl Subject for u64 {
     fn matched(&self) -> Option<u64> {
         None
     }
+
+    fn is_coarse(&self) -> bool {
+        false
+    }
 }
 
 /// A topic, and the filters that match it.
@@ -30,6 +34,28 @@ impl Subject for (u64, u64) {
     fn matched(&self) -> Option<u64> {
         Some(self.1)
     }
+
+    fn is_coarse(&self) -> bool {
+        false
+    }
+}
+
+/// A topic that a coarse filter matches.
+#[derive(Clone, Copy)]
+struct Coarse(u64);
+
+impl Subject for Coarse {
+    fn topic(&self) -> u64 {
+        self.0
+    }
+
+    fn matched(&self) -> Option<u64> {
+        None
+    }
+
+    fn is_coarse(&self) -> bool {
+        true
+    }
 }
 
 fn ahead() -> Ahead {
@@ -37,7 +63,7 @@ fn ahead() -> Ahead {
 }
 
 /// Sends until that is refused; how many were sent, and why no more.
-fn fill(ahead: &mut Ahead, topic: u64) -> (u64, Shortage) {
+fn fill(ahead: &mut Ahead, topic: impl Subject + Copy) -> (u64, Shortage) {
     for sent in 0..1_000_000 {
         if let Some(lacks) = ahead.refuses(Some(topic), true) {
             return (sent, lacks);
@@ -80,6 +106,22 @@ fn what_costly_messages_cost_together_stays_within_a_step_s_work() {
     assert_eq!(fill(&mut ahead, 1), (1, Shortage::Costly));
     // No subscriptions are looked for: that is not what costs.
     assert_eq!(ahead.refuses(None::<u64>, true), None);
+}
+
+/// Otherwise hundreds of them are on their way before the first one's cost is known.
+#[test]
+fn of_what_coarse_filters_match_few_are_sent_before_one_is_known() {
+    let mut ahead = ahead();
+    let (sent, lacks) = fill(&mut ahead, Coarse(7));
+    assert_eq!((sent, lacks), (39, Shortage::Unknown)); // 20,000 / 512
+    assert_eq!(ahead.refuses(Some(8), true), None, "others go as before");
+    // They are cheap: from then on that is known.
+    ahead.reported(&7, 5, Reserve::of(500), NOW);
+    let (sent, lacks) = fill(&mut ahead, Coarse(7));
+    assert_eq!((sent, lacks), (u64::from(BURST), Shortage::Room));
+    // Watched no longer, they are few again.
+    ahead.see(Progress { messages: 16, work: 80 }, Instant(1001 + MEMORY));
+    assert_eq!(fill(&mut ahead, Coarse(7)).1, Shortage::Unknown);
 }
 
 #[test]

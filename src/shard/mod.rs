@@ -418,6 +418,21 @@ impl Shard {
         more
     }
 
+    /// Whether what clients were answered so far is to be sent before [`Shard::finish`]: it would
+    /// have to wait for what goes on over several steps.
+    fn answers_first(&self) -> bool {
+        self.work.lasted >= self.settings.budget.share()
+            && !self.outputs.dirty.is_empty()
+            && self.has_long_work()
+    }
+
+    /// One send for each connection that has output so far.
+    fn answer_now(&mut self) {
+        self.end_packets();
+        self.flush();
+        self.mail.outbox.close_batches();
+    }
+
     /// True when something goes on over several steps, or was put off to the end of this one. Most
     /// steps end without: one look at all of it costs them a tenth of asking each.
     #[inline]
@@ -441,6 +456,7 @@ impl Shard {
 
     #[inline(never)]
     fn run_long_work(&mut self) -> bool {
+        let before = self.meter.work();
         let mut more = self.in_share(Shard::run_fanouts);
         more |= self.in_share(Shard::run_tasks);
         self.retry_parked();
@@ -457,6 +473,7 @@ impl Shard {
         more |= self.in_share(Shard::run_certificates);
         more |= self.in_share(Shard::run_revoking);
         more |= self.free_idle_flows();
+        self.work.lasted = self.meter.work().saturating_sub(before);
         self.resume_work(self.settings.budget.step);
         more |= self.parked.has_work();
         self.run_closing();

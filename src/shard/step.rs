@@ -13,6 +13,11 @@
 //! 4. *Finish*: timers, postponed work, and one send for each connection with output.
 //! 5. *Carry*: mail is put into the mailboxes of the other shards.
 //! 6. *Act*: the driver gets the sends, and with them every acknowledgement.
+//!
+//! When the work that goes on over several steps took a good part of the last one, what clients
+//! have just been answered does not wait for the next part of it: before *Finish* there is an
+//! *Answer*, one send for each connection with output so far, with a *Carry* and an *Act* of its
+//! own.
 
 use super::{Action, Shard};
 use crate::ids::ShardId;
@@ -35,6 +40,9 @@ pub trait Surroundings {
     fn has_heard_everyone(&mut self) -> bool;
     /// Carries out what the shard wants.
     fn act(&mut self, action: Action);
+    /// Begins what was carried out so far, in the middle of a step; at its end that happens by
+    /// itself.
+    fn hasten(&mut self);
     /// The time in nanoseconds: one clock for all shards, which each reading finds later.
     fn stamp(&mut self) -> u64;
     /// That shard has mail.
@@ -47,10 +55,14 @@ enum Part {
     Harvest,
     Mail,
     Input,
+    Answer,
     Finish,
     Carry,
     Act,
 }
+
+/// Parts of a step.
+const PARTS: usize = 9;
 
 /// How much one step may do.
 #[derive(Clone, Copy, Debug)]
@@ -122,13 +134,24 @@ impl Step {
                     }
                 }
             }
+            Part::Answer if shard.answers_first() => {
+                self.busy = true;
+                shard.answer_now();
+            }
+            // Without its Carry and Act.
+            Part::Answer => self.next += 2,
             Part::Finish => {
                 self.busy |= self.visited > 0;
                 self.busy |= shard.finish();
                 self.busy |= !shard.outputs.actions.is_empty();
             }
             Part::Carry => self.busy |= shard.carry(ends, around),
-            Part::Act => shard.outputs.actions.drain(..).for_each(|action| around.act(action)),
+            Part::Act => {
+                shard.outputs.actions.drain(..).for_each(|action| around.act(action));
+                if self.next < order.len() {
+                    around.hasten();
+                }
+            }
         }
         self.next == order.len()
     }
@@ -139,18 +162,18 @@ impl Step {
     }
 }
 
-fn order() -> [Part; 6] {
-    use Part::{Act, Carry, Finish, Harvest, Input, Mail};
+fn order() -> [Part; PARTS] {
+    use Part::{Act, Answer, Carry, Finish, Harvest, Input, Mail};
     if Mutant::MailAfterInput.is_on() {
-        return [Harvest, Input, Mail, Finish, Carry, Act];
+        return [Harvest, Input, Mail, Answer, Carry, Act, Finish, Carry, Act];
     }
     if Mutant::MailBeforeHarvest.is_on() {
-        return [Mail, Harvest, Input, Finish, Carry, Act];
+        return [Mail, Harvest, Input, Answer, Carry, Act, Finish, Carry, Act];
     }
     if Mutant::ActsBeforeCarry.is_on() {
-        return [Harvest, Mail, Input, Finish, Act, Carry];
+        return [Harvest, Mail, Input, Answer, Act, Carry, Finish, Act, Carry];
     }
-    [Harvest, Mail, Input, Finish, Carry, Act]
+    [Harvest, Mail, Input, Answer, Carry, Act, Finish, Carry, Act]
 }
 
 impl Shard {

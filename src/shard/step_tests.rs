@@ -25,11 +25,13 @@ struct Clients<V> {
     /// They have sent more, each time.
     endless: bool,
     harvests: usize,
+    /// What was done for them.
+    acted: usize,
 }
 
 impl<V: FnMut(&mut Shard) -> usize> Clients<V> {
     fn new(endless: bool, visit: V) -> Clients<V> {
-        Clients { visit, endless, harvests: 0 }
+        Clients { visit, endless, harvests: 0, acted: 0 }
     }
 }
 
@@ -54,7 +56,11 @@ impl<V: FnMut(&mut Shard) -> usize> Surroundings for Clients<V> {
         false
     }
 
-    fn act(&mut self, _action: Action) {}
+    fn act(&mut self, _action: Action) {
+        self.acted += 1;
+    }
+
+    fn hasten(&mut self) {}
 
     fn stamp(&mut self) -> u64 {
         1
@@ -255,4 +261,74 @@ fn who_waits_to_have_something_reserved_keeps_its_place() {
         order += &format!("{}.", String::from_utf8_lossy(&mailed));
     }
     assert_eq!(order, "0.....13.2.5.4.6..");
+}
+
+/// One message may then visit very many filters, which nobody knows before the first was reported.
+#[test]
+fn few_messages_go_at_once_to_a_shard_with_wildcards_everywhere() {
+    let mut two = Two::with(1);
+    let burst = publish_to("a/b/a/a/a/a/a", &[1]).repeat(300);
+    two.step(0, &[(0, burst.clone())]);
+    assert_eq!(two.mailed().len(), 300);
+    for places in 1..128 {
+        let level = |at: u32| if places >> at & 1 == 1 { "+" } else { "a" };
+        let filter = (0..7).map(level).collect::<Vec<_>>().join("/");
+        let mut packet = vec![0x82, filter.len() as u8 + 5, 0, 2, 0, filter.len() as u8];
+        packet.extend(filter.as_bytes().iter().chain(&[0]));
+        two.step(1, &[(0, packet)]);
+    }
+    two.step(0, &[(0, burst)]);
+    assert_eq!(two.mailed().len(), 39); // 20,000 / 512
+}
+
+/// What goes on over several steps has a part of each; what a client is answered meanwhile does not
+/// wait for it.
+#[test]
+fn answers_go_before_long_work() {
+    let mut shard = shard_of(0, 1, &Shared::new(Seeds::fixed(1)));
+    let mut ends = mailboxes(1, 1, 1).pop().expect("of one shard");
+    for socket in 0..2 {
+        shard.accepted(SocketId(socket), ListenerId(0), Peer::Unix);
+        shard.received(SocketId(socket), &connect(&format!("client-{socket}")));
+    }
+    let filters: Vec<u8> = (0..20_000_u16).flat_map(|filter| subscription(filter)).collect();
+    let mut subscribe = vec![0x82];
+    let mut left = filters.len() + 2;
+    while left > 0 {
+        subscribe.push((left % 128) as u8 | if left > 127 { 128 } else { 0 });
+        left /= 128;
+    }
+    subscribe.extend([0, 1]);
+    subscribe.extend(filters);
+    let mut sent = vec![(SocketId(0), subscribe)];
+    let bounds = StepBounds { completions: MOST, mail: STEP_WORK };
+    let mut answered_at = Vec::new();
+    for _ in 0..4 {
+        shard.begin(Instant(1), 1000);
+        let mut clients = Clients::new(false, |shard: &mut Shard| {
+            sent.iter().for_each(|(socket, bytes)| shard.received(*socket, bytes));
+            sent.len()
+        });
+        let mut step = Step::new(bounds);
+        let before = shard.counters.subscriptions;
+        loop {
+            let over = step.advance(&mut shard, &mut ends, &mut clients);
+            if clients.acted > 0 {
+                answered_at.push(shard.counters.subscriptions - before);
+                clients.acted = 0;
+            }
+            if over {
+                break;
+            }
+        }
+        sent = vec![(SocketId(1), vec![0xc0, 0])];
+    }
+    assert!(answered_at[1..].iter().all(|&done| done == 0), "{answered_at:?}");
+    assert!(shard.counters.subscriptions > 1000, "{}", shard.counters.subscriptions);
+}
+
+/// A filter of its own, as in a SUBSCRIBE.
+fn subscription(number: u16) -> Vec<u8> {
+    let name = format!("{number:05}");
+    [&[0, 5], name.as_bytes(), &[0]].concat()
 }

@@ -21,6 +21,9 @@ pub(super) struct Work {
     pub(super) sys: Sys,
     pub(super) observers: Observers,
     pub(super) claims: Claims,
+    /// What all this cost in the last step that had any, in units of about 100 ns; without the
+    /// connections that wait for their turn.
+    pub(super) lasted: u32,
     /// While an upgrade is under way.
     pub(super) early: Option<Box<EarlyCopies>>,
 }
@@ -37,6 +40,7 @@ impl Work {
             sys: Sys::new(shards),
             observers: Observers::default(),
             claims: Claims::default(),
+            lasted: 0,
             early: None,
         }
     }

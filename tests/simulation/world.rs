@@ -735,6 +735,8 @@ impl Surroundings for Around<'_> {
         }
     }
 
+    fn hasten(&mut self) {}
+
     fn stamp(&mut self) -> u64 {
         *self.stamp += 1;
         *self.stamp
