@@ -18,6 +18,8 @@ macro_rules! work {
         RestUnchecked,
         /// A step goes on until nothing is left to do, whatever it costs.
         BudgetIgnored,
+        /// Answers are sent with the end of the step only, after what goes on over several.
+        AnswersLast,
         /// Mail has its whole share of the step at each of the step's looks at it.
         MailShareFresh,
         /// A shard is sent messages however much work it has ahead of it.

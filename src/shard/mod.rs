@@ -140,6 +140,7 @@ pub use suspend::Inventory;
 
 use crate::ids::{ListenerId, Peer, ShardId, SocketId};
 use crate::mesh::{ListenerState, Shared};
+use crate::mutant::Mutant;
 use crate::outgoing::Outgoing;
 use crate::slab::Table;
 use crate::telemetry::Counters;
@@ -424,6 +425,7 @@ impl Shard {
         self.work.lasted >= self.settings.budget.share()
             && !self.outputs.dirty.is_empty()
             && self.has_long_work()
+            && !Mutant::AnswersLast.is_on()
     }
 
     /// One send for each connection that has output so far.

@@ -27,6 +27,12 @@ mod soak;
 
 use support::machine;
 
+/// Attackers run when nobody else does ([`bystander::stand_back`]). With an allocator whose locks
+/// threads share, steady clients would wait for an attacker that holds one and does not run: for
+/// hundreds of milliseconds, which are not the broker's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[test]
 fn nobody_is_hurt_on_one_shard() {
     let _alone = machine();

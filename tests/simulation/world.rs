@@ -340,6 +340,14 @@ impl World {
         self.nodes[at].step.is_none()
     }
 
+    /// Goes on with a step of that shard until it is over, or `stop` says so after a part of it.
+    pub fn step_until(&mut self, at: usize, stop: impl FnMut(&mut World) -> bool) {
+        if self.nodes[at].step.is_none() {
+            self.begin(at);
+        }
+        self.go_on(at, stop);
+    }
+
     /// A step up to where its mail has been taken in and no client has been listened to.
     pub fn step_to_input(&mut self, at: usize) {
         self.begin(at);

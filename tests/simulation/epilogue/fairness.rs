@@ -138,6 +138,47 @@ pub fn turns(world: &mut World, settings: &Settings) {
     reload(world, settings.clone());
 }
 
+/// While a request goes on over many steps, others' answers do not wait for the end of theirs.
+pub fn answers_first(world: &mut World, settings: &Settings) {
+    let [busy, modest] = ["busy", "modest"].map(|name| on(world, 0, |n| format!("e-{name}-{n}")));
+    let [mut busy, mut modest] = [busy, modest].map(|name| guest(world, &name));
+    let budget = Budget { step: 400, turn: 400, filters_at_once: 16, ..settings.budget };
+    reload(world, Settings { budget, ..settings.clone() });
+    let mut filters = Vec::new();
+    for number in 0..1500 {
+        let filter = format!("e/first/{number}");
+        let entry = SubscribeFilter { filter: &filter, options: SubscribeOptions::default() };
+        entry.write(Version::V5, &mut filters).unwrap();
+    }
+    busy.write(world, |out, version| {
+        let filters = SubscribeFilters::parse(version, &filters).unwrap();
+        let (user, subscription_id) = (UserProperties::default(), None);
+        let subscribe = Subscribe { id: id(903), subscription_id, user, filters };
+        packet::encode_subscribe(out, version, &subscribe).unwrap();
+    });
+    (0..4).for_each(|_| one_step(world, 0));
+    modest.write(world, packet_ping);
+    let answered = |world: &mut World| {
+        let down = &world.conns[modest.conn].down;
+        !down.is_empty() || world.nodes[0].driver.is_sending(modest.conn)
+    };
+    let mut under_way = false;
+    for _ in 0..8 {
+        world.step_until(0, answered);
+        under_way = !world.is_between_steps(0);
+        world.finish(0);
+        if answered(world) {
+            break;
+        }
+    }
+    assert!(under_way, "answered with the end of a step");
+    assert!(busy.hear(world).is_empty(), "there is nothing to wait for");
+    assert!(matches!(busy.take(world)[..], [Got::SubAck(903, _)]), "granted or refused");
+    modest.take(world);
+    part(world, [busy, modest]);
+    reload(world, settings.clone());
+}
+
 /// Mail has one share of a step, however many looks at it the step has: here one for each PINGREQ
 /// that the kernel reports.
 pub fn mail(world: &mut World) {

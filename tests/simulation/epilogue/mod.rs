@@ -91,6 +91,7 @@ pub fn hold(world: &mut World, settings: &Settings) {
     observing::hold(world, settings);
     spanning::hold(world, settings);
     sessions::malformed_rest(world);
+    fairness::answers_first(world, settings);
     assert_eq!(world.problems(), Vec::<String>::new());
 }
 
