@@ -2,7 +2,7 @@
 //! committed when all before them in their partition have been accepted.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
-use super::client::{Desk, Reports};
+use super::client::{Reports, SharedReports};
 use super::consumer::{Source, Wanted};
 use super::inbound::{InboundPlan, NoMessage, Positions};
 use super::properties::Properties;
@@ -63,9 +63,9 @@ impl Bringing {
         if self.source.is_some() || self.again > Instant::now() {
             return Ok(());
         }
-        let desk = Desk::new(bell, name);
+        let shared_reports = SharedReports::new(bell, name);
         let plan = &self.plan;
-        match Source::start(&plan.properties, &plan.wanted, &plan.plan, desk) {
+        match Source::start(&plan.properties, &plan.wanted, &plan.plan, shared_reports) {
             Ok(source) => self.source = Some(source),
             Err(why) => {
                 self.again = Instant::now() + self.plan.pause;
@@ -83,7 +83,7 @@ impl Bringing {
     /// What the client has to say of its connection, and of errors. One that cannot go on is ended.
     pub fn reports(&mut self) -> Option<&Reports> {
         let source = self.source.as_ref()?;
-        source.desk.take(&mut self.reports);
+        source.shared_reports.take(&mut self.reports);
         if self.reports.fatal
             && let Some(source) = self.source.take()
         {

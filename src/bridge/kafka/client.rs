@@ -74,21 +74,21 @@ pub struct Reports {
     pub ended: bool,
 }
 
-/// Where the reports are left, and who is woken.
-pub struct Desk {
+/// Reports of the client's threads until the bridge's thread takes them.
+pub struct SharedReports {
     reports: Mutex<Reports>,
     bell: Arc<Notify>,
     bridge: String,
 }
 
-impl Desk {
-    /// An empty one, whose reader sleeps by that bell.
-    pub fn new(bell: &Arc<Notify>, bridge: &str) -> Arc<Desk> {
+impl SharedReports {
+    /// Without reports; `bell` wakes the bridge's thread.
+    pub fn new(bell: &Arc<Notify>, bridge: &str) -> Arc<SharedReports> {
         let reports = Mutex::new(Reports::default());
-        Arc::new(Desk { reports, bell: Arc::clone(bell), bridge: bridge.to_owned() })
+        Arc::new(SharedReports { reports, bell: Arc::clone(bell), bridge: bridge.to_owned() })
     }
 
-    fn reports(&self) -> MutexGuard<'_, Reports> {
+    fn lock(&self) -> MutexGuard<'_, Reports> {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -96,15 +96,15 @@ impl Desk {
     pub fn take(&self, old: &mut Reports) {
         old.records.clear();
         let records = std::mem::take(&mut old.records);
-        *old = std::mem::replace(&mut *self.reports(), Reports { records, ..Reports::default() });
+        *old = std::mem::replace(&mut *self.lock(), Reports { records, ..Reports::default() });
     }
 
-    /// The reader is woken.
-    pub fn ring(&self) {
+    /// Wakes the bridge's thread.
+    pub fn wake(&self) {
         self.bell.notify_one();
     }
 
-    /// The name of a thread for it.
+    /// The name of a thread of this bridge's client.
     pub fn thread_name(&self, of: &str) -> String {
         format!("{of}-{}", self.bridge)
     }
@@ -119,32 +119,32 @@ impl Desk {
     }
 
     fn note(&self, change: impl FnOnce(&mut Reports)) {
-        change(&mut self.reports());
+        change(&mut self.lock());
         self.bell.notify_one();
     }
 }
 
-/// What librdkafka tells; its reader is told by the desk.
+/// Receives what librdkafka reports on its own threads.
 pub struct Context {
-    /// Where it leaves its reports.
-    pub desk: Arc<Desk>,
+    /// Where the reports go.
+    pub shared_reports: Arc<SharedReports>,
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        let bridge = &*self.desk.bridge;
+        let bridge = &*self.shared_reports.bridge;
         tracing::debug!(bridge, ?level, facility, text, "kafka client");
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
         // A document of a few thousand bytes, in which brokers have a state and topics have none.
         let up = memchr_of(statistics, br#""state":"UP""#);
-        self.desk.note(|reports| reports.connected = Some(up));
+        self.shared_reports.note(|reports| reports.connected = Some(up));
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         let gone = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
-        self.desk.note(|reports| {
+        self.shared_reports.note(|reports| {
             reports.error = Some(reason.to_owned());
             if gone {
                 reports.connected = Some(false);
@@ -166,13 +166,13 @@ impl ProducerContext for Context {
             Ok(_) => Verdict::Arrived,
             Err((error, _)) => judge(error),
         };
-        let mut reports = self.desk.reports();
+        let mut reports = self.shared_reports.lock();
         reports.records.push((number, verdict));
         // The reader takes all that are there when it comes.
         let first = reports.records.len() == 1;
         drop(reports);
         if first {
-            self.desk.bell.notify_one();
+            self.shared_reports.bell.notify_one();
         }
     }
 }
@@ -205,7 +205,7 @@ pub fn check(properties: &Properties) -> Result<(), (String, String)> {
 pub struct Sender {
     producer: Arc<BaseProducer<Context>>,
     /// Where its reports are.
-    pub desk: Arc<Desk>,
+    pub shared_reports: Arc<SharedReports>,
 }
 
 impl Sender {
@@ -213,16 +213,19 @@ impl Sender {
     ///
     /// # Errors
     /// Why the library has none.
-    pub fn start(properties: &Properties, desk: Arc<Desk>) -> Result<Sender, String> {
-        let context = Context { desk: Arc::clone(&desk) };
+    pub fn start(
+        properties: &Properties,
+        shared_reports: Arc<SharedReports>,
+    ) -> Result<Sender, String> {
+        let context = Context { shared_reports: Arc::clone(&shared_reports) };
         let producer = configured(properties).create_with_context(context);
         let producer: BaseProducer<Context> = producer.map_err(|error| error.to_string())?;
         let producer = Arc::new(producer);
-        let (polled, told) = (Arc::clone(&producer), Arc::clone(&desk));
-        let thread = std::thread::Builder::new().name(desk.thread_name("kafka"));
+        let (polled, told) = (Arc::clone(&producer), Arc::clone(&shared_reports));
+        let thread = std::thread::Builder::new().name(shared_reports.thread_name("kafka"));
         let thread = thread.spawn(move || poll(&polled, &told));
         thread.map_err(|error| error.to_string())?;
-        Ok(Sender { producer, desk })
+        Ok(Sender { producer, shared_reports })
     }
 
     /// Hands it a record, of the message of that number.
@@ -247,7 +250,7 @@ impl Sender {
 }
 
 /// Takes the reports of a client until its sender has gone; then what is under way is given up.
-fn poll(producer: &Arc<BaseProducer<Context>>, desk: &Desk) {
+fn poll(producer: &Arc<BaseProducer<Context>>, shared_reports: &SharedReports) {
     while Arc::strong_count(producer) > 1 {
         producer.poll(POLL);
     }
@@ -256,5 +259,5 @@ fn poll(producer: &Arc<BaseProducer<Context>>, desk: &Desk) {
     while producer.in_flight_count() > 0 && Instant::now() < until {
         producer.poll(Duration::from_millis(5));
     }
-    desk.note(|reports| reports.ended = true);
+    shared_reports.note(|reports| reports.ended = true);
 }

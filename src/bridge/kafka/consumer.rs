@@ -6,7 +6,7 @@
     reason = "threads of the bridge, which share a queue with each other and with no core"
 )]
 
-use super::client::{Context, Desk, configured};
+use super::client::{Context, SharedReports, configured};
 use super::inbound::{Brought, InboundPlan, NoMessage};
 use super::properties::Properties;
 use crate::bridge::mqtt::session::Incoming;
@@ -51,7 +51,7 @@ pub struct Source {
     arrivals: Receiver<Arrival>,
     thread: JoinHandle<()>,
     /// Where its reports are.
-    pub desk: Arc<Desk>,
+    pub shared_reports: Arc<SharedReports>,
 }
 
 impl Source {
@@ -63,9 +63,9 @@ impl Source {
         properties: &Properties,
         wanted: &Wanted,
         plan: &Arc<InboundPlan>,
-        desk: Arc<Desk>,
+        shared_reports: Arc<SharedReports>,
     ) -> Result<Source, String> {
-        let context = Context { desk: Arc::clone(&desk) };
+        let context = Context { shared_reports: Arc::clone(&shared_reports) };
         let consumer = configured(properties).create_with_context(context);
         let consumer: BaseConsumer<Context> = consumer.map_err(|error| error.to_string())?;
         match wanted {
@@ -85,11 +85,11 @@ impl Source {
         let consumer = Arc::new(consumer);
         let (to, arrivals) = sync_channel(AHEAD);
         let polled = Arc::clone(&consumer);
-        let (plan, told) = (Arc::clone(plan), Arc::clone(&desk));
-        let thread = std::thread::Builder::new().name(desk.thread_name("kafka-in"));
+        let (plan, told) = (Arc::clone(plan), Arc::clone(&shared_reports));
+        let thread = std::thread::Builder::new().name(shared_reports.thread_name("kafka-in"));
         let thread = thread.spawn(move || consume(&polled, &plan, &to, &told));
         let thread = thread.map_err(|error| error.to_string())?;
-        Ok(Source { consumer, arrivals, thread, desk })
+        Ok(Source { consumer, arrivals, thread, shared_reports })
     }
 
     /// The next record.
@@ -118,19 +118,19 @@ fn consume(
     consumer: &Arc<BaseConsumer<Context>>,
     plan: &InboundPlan,
     to: &SyncSender<Arrival>,
-    desk: &Desk,
+    shared_reports: &SharedReports,
 ) {
     while Arc::strong_count(consumer) > 1 {
         match consumer.poll(POLL) {
             None => {}
-            Some(Err(error)) => desk.failed(&error),
+            Some(Err(error)) => shared_reports.failed(&error),
             Some(Ok(record)) => {
                 if to.send(arrival(plan, &record)).is_err() {
                     // The consumer is let go of at the same time.
                     std::thread::yield_now();
                     continue;
                 }
-                desk.ring();
+                shared_reports.wake();
             }
         }
     }

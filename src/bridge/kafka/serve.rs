@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
 use super::bring::{BringPlan, Bringing};
-use super::client::{Desk, Reports, Sender, Verdict};
+use super::client::{Reports, Sender, SharedReports, Verdict};
 use super::consumer::Wanted;
 use super::inbound::InboundPlan;
 use super::properties::{self, Properties};
@@ -88,7 +88,7 @@ enum Client {
     /// There is one.
     Running(Sender),
     /// It ends; what it still has to say comes here.
-    Ending(Arc<Desk>),
+    Ending(Arc<SharedReports>),
     /// The next one is started then.
     Absent(Instant),
 }
@@ -249,8 +249,8 @@ impl Running<'_> {
         }
         let intake = &self.bridge.intake;
         intake.figures.set_state(BridgeState::Connecting);
-        let desk = Desk::new(&intake.bell, &intake.figures.name);
-        match Sender::start(&self.bridge.properties, desk) {
+        let shared_reports = SharedReports::new(&intake.bell, &intake.figures.name);
+        match Sender::start(&self.bridge.properties, shared_reports) {
             Ok(sender) => self.client = Client::Running(sender),
             Err(why) => {
                 self.complain(&why);
@@ -268,13 +268,13 @@ impl Running<'_> {
     }
 
     fn read_reports(&mut self) {
-        let desk = match &self.client {
-            Client::Running(sender) => Arc::clone(&sender.desk),
-            Client::Ending(desk) => Arc::clone(desk),
+        let shared_reports = match &self.client {
+            Client::Running(sender) => Arc::clone(&sender.shared_reports),
+            Client::Ending(shared_reports) => Arc::clone(shared_reports),
             Client::Absent(_) => return,
         };
         let mut reports = std::mem::take(&mut self.reports);
-        desk.take(&mut reports);
+        shared_reports.take(&mut reports);
         if let Some(error) = reports.error.take() {
             self.last_error = error;
         }
@@ -358,7 +358,7 @@ impl Running<'_> {
     /// The client is ended: what has not arrived is sent again, in order.
     fn give_up(&mut self, why: &str) {
         if let Client::Running(sender) = &self.client {
-            self.client = Client::Ending(Arc::clone(&sender.desk));
+            self.client = Client::Ending(Arc::clone(&sender.shared_reports));
         }
         self.disconnected(why);
         self.complain(why);
