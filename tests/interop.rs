@@ -7,6 +7,8 @@ mod access;
 mod answers;
 #[path = "interop/bridge.rs"]
 mod bridge;
+#[path = "interop/bridge_failures.rs"]
+mod bridge_failures;
 #[path = "interop/bridge_upgrade.rs"]
 mod bridge_upgrade;
 #[path = "interop/bridging.rs"]

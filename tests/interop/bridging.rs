@@ -22,6 +22,11 @@ pub struct Far {
 
 impl Far {
     pub fn start() -> Far {
+        Far::with("max_inflight_messages 0\n")
+    }
+
+    /// `more`: further lines of its file.
+    pub fn with(more: &str) -> Far {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = free.local_addr().expect("it has an address");
         drop(free);
@@ -29,7 +34,7 @@ impl Far {
         fs::create_dir(&directory).expect("a directory");
         let text = format!(
             "listener {} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
-             persistence_location {}/\nmax_queued_messages 0\nmax_inflight_messages 0\n",
+             persistence_location {}/\nmax_queued_messages 0\n{more}",
             address.port(),
             directory.display()
         );
@@ -63,6 +68,16 @@ impl Far {
     pub fn stop(&mut self) {
         self.signal("-TERM");
         self.child.take().expect("it runs").wait().expect("it ends");
+    }
+
+    /// Whether it lets anybody in, from when it runs again.
+    pub fn allow(&self, anybody: bool) {
+        let file = self.directory.join("mosquitto.conf");
+        let text = fs::read_to_string(&file).expect("its file");
+        let (old, new) = (!anybody, anybody);
+        let key = "allow_anonymous";
+        let text = text.replace(&format!("{key} {old}"), &format!("{key} {new}"));
+        fs::write(file, text).expect("its file");
     }
 
     pub fn client(&self, name: &str) -> Client {

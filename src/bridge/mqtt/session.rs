@@ -7,6 +7,12 @@
 //! connection begins, and hands the same messages, with the same numbers, to
 //! [`RemoteSession::publish`] again.
 //!
+//! The other broker may have a session of which this one knows nothing: that of an earlier process,
+//! which was killed. It may then hold packet identifiers of QoS 2 messages that nobody would ever
+//! release: they count against its Receive Maximum, and a new message with one of them would pass
+//! for a repetition. All identifiers are released before anything is published then; one that is
+//! not held is answered with PUBCOMP all the same [MQTT-4.3.3-11].
+//!
 //! Messages that come in are acknowledged by [`RemoteSession::accepted`], when the shards have
 //! taken them, in the order in which they came [MQTT-4.6.0-2].
 
@@ -64,6 +70,8 @@ pub struct RemoteSession {
     sent: VecDeque<Sent>,
     /// What the last connection had sent, by its number, until it is sent again.
     resumed: HashMap<u64, Sent>,
+    /// The other broker has accepted a connection of this session before.
+    known: bool,
     owed: VecDeque<Owed>,
     /// QoS 2 messages that have come and are not released.
     held: HashSet<PacketId>,
@@ -91,6 +99,7 @@ impl RemoteSession {
             last_id: 0,
             sent: VecDeque::new(),
             resumed: HashMap::new(),
+            known: false,
             owed: VecDeque::new(),
             held: HashSet::new(),
             tickets: 0,
@@ -371,11 +380,19 @@ impl RemoteSession {
         if !connack.session_present {
             self.resumed.clear();
             self.held.clear();
+        } else if !self.known && self.sends_exactly_once() {
+            let all = (1..=u16::MAX).filter_map(PacketId::new);
+            all.for_each(|id| self.acknowledge(AckKind::PubRel, id));
         }
+        self.known = true;
         events.push(Event::Connected);
         self.publish_state(b"1");
         self.subscribe(events);
         Ok(())
+    }
+
+    fn sends_exactly_once(&self) -> bool {
+        self.max_qos == Qos::ExactlyOnce && self.plan.topics.send_exactly_once()
     }
 
     fn subscribe(&mut self, events: &mut Vec<Event>) {
@@ -472,7 +489,9 @@ impl RemoteSession {
     }
 
     fn answered(&mut self, ack: &Ack<'_>, qos: Qos, events: &mut Vec<Event>) {
-        let known = |sent: &Sent| sent.id == ack.id && sent.qos == qos;
+        // A PUBCOMP before PUBREC is that of an earlier message with the same identifier.
+        let due = |sent: &Sent| sent.received || qos == Qos::AtLeastOnce;
+        let known = |sent: &Sent| sent.id == ack.id && sent.qos == qos && due(sent);
         let Some(at) = self.sent.iter().position(known) else { return };
         let Some(Sent { number: Some(number), .. }) = self.sent.remove(at) else { return };
         let refused = (ack.reason as u8) >= 0x80 && qos == Qos::AtLeastOnce;

@@ -311,3 +311,45 @@ proptest! {
         prop_assert_eq!(settled.len(), all);
     }
 }
+
+/// The other broker has the session of a process that was killed: what it may hold is released
+/// before anything is published, once.
+#[test]
+fn identifiers_of_an_earlier_process_are_released_before_anything_is_published() {
+    for (present, qos, released) in [(true, 2, 65535), (false, 2, 0), (true, 1, 0)] {
+        let mut plan = plan(Version::V5);
+        let text = format!(
+            "bridges: [{{name: b, mqtt: {{addresses: ['h:1'], topics: [\
+             {{filter: '#', qos: {qos}}}, {{filter: in, direction: in, qos: 2}}]}}}}]"
+        );
+        let config = Sources::default().load_from("t.yaml", text.as_bytes()).unwrap();
+        plan.topics = Topics::new(&config.bridges[0].mqtt.as_ref().unwrap().topics);
+        let mut session = RemoteSession::new(plan);
+        // The second time the session is known.
+        for (present, released) in [(present, released), (true, 0)] {
+            session.connect(true);
+            said(&mut session);
+            session.take(&connack(present), &mut Vec::new()).unwrap();
+            let mut first = said(&mut session);
+            assert!(matches!(first.pop(), Some(Said::Subscribe(_))));
+            let expected = (1..=released).map(|id| Said::Ack(AckKind::PubRel, id));
+            assert!(first.iter().cloned().eq(expected), "{}", first.len());
+        }
+        assert_eq!(ready(&mut session, true), [Event::Connected, Event::Ready]);
+        let two = record("out/2", Qos::ExactlyOnce);
+        session.publish(1, &two, NOW);
+        let sent = said(&mut session);
+        let [Said::Publish { id, dup: false, .. }] = sent[..] else { panic!("{sent:?}") };
+        // What was said of the earlier message is not said of this one.
+        let mut events = Vec::new();
+        session.take(&ack(Packet::PubComp, id), &mut events).unwrap();
+        if qos == 2 {
+            assert_eq!(events, []);
+            session.take(&ack(Packet::PubRec, id), &mut events).unwrap();
+            session.take(&ack(Packet::PubComp, id), &mut events).unwrap();
+        } else {
+            session.take(&ack(Packet::PubAck, id), &mut events).unwrap();
+        }
+        assert_eq!(events, [Event::Delivered(1)]);
+    }
+}

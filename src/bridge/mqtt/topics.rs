@@ -41,6 +41,11 @@ impl Topics {
         self.0.iter().filter(|entry| entry.out).map(|entry| entry.local.as_str().into()).collect()
     }
 
+    /// Whether messages may go out with QoS 2.
+    pub fn send_exactly_once(&self) -> bool {
+        self.0.iter().any(|entry| entry.out && entry.qos == Qos::ExactlyOnce)
+    }
+
     /// The filters at the other broker of what comes in, with their QoS.
     pub fn inward(&self) -> impl Iterator<Item = (&str, Qos)> {
         self.0.iter().filter(|entry| entry.inward).map(|entry| (entry.remote.as_str(), entry.qos))
