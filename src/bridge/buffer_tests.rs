@@ -1,5 +1,7 @@
 use super::*;
 use crate::bridge::testing::{Scratch, batch, number, waited};
+use crate::storage::faults::{self, Fault};
+use nix::errno::Errno;
 use proptest::prelude::*;
 
 const SEGMENT: u64 = 64 * 1024;
@@ -199,5 +201,159 @@ proptest! {
         // The first time that each comes is in order.
         let firsts: Vec<u64> = got.iter().copied().filter(|number| seen.insert(*number)).collect();
         prop_assert_eq!(firsts, (0..next).collect::<Vec<u64>>());
+    }
+}
+
+/// Messages of a run: how many were pushed, those that were taken in, and those that came out.
+struct Outcome {
+    pushed: u64,
+    got: Vec<u64>,
+    dropped: u64,
+    operations: u32,
+}
+
+/// Fills and empties a buffer in turn while the disk has that fault; `killed`: the process ends
+/// as by kill -9 meanwhile.
+fn run(place: Place<'_>, when_full: WhenFull, fault: Option<Fault>, killed: bool) -> Outcome {
+    let open = || {
+        let mut buffer = Buffer::open(1 << 20, when_full, place).expect("a disk that can be read");
+        if matches!(place, Place::Both(..)) && buffer.queue.is_empty() {
+            buffer.queue = Queue::new(600, WhenFull::DropNew);
+        }
+        buffer
+    };
+    let mut buffer = open();
+    faults::plan(fault);
+    let (mut next, mut got, mut dropped, mut held) = (0, Vec::new(), 0, None);
+    for round in 0..6 {
+        for _ in 0..4 {
+            // What came back is tried again, first.
+            let batch = held.take().unwrap_or_else(|| {
+                next += 10;
+                batch(next - 10..next)
+            });
+            held = buffer.push(batch);
+        }
+        for _ in 0..25 {
+            let Some((at, record)) = buffer.read() else { break };
+            got.push(number(&record));
+            buffer.done(at);
+        }
+        buffer.save();
+        if killed && round == 4 {
+            dropped += buffer.dropped();
+            drop(buffer);
+            buffer = open();
+        }
+    }
+    let operations = faults::plan(None);
+    if let Some(batch) = held {
+        assert!(buffer.push(batch).is_none(), "the disk is well again");
+    }
+    got.extend(read_all(&mut buffer));
+    buffer.close();
+    assert!(buffer.is_empty());
+    Outcome { pushed: next, got, dropped: dropped + buffer.dropped(), operations }
+}
+
+/// A disk that is full, or fails, at any of its operations, once or for a while, with all of a
+/// write lost or half of it there: nothing that was taken in is lost, and all is in order.
+#[test]
+fn a_disk_that_fails_at_any_operation_loses_nothing_that_was_taken_in() {
+    let run_at = |kind: usize, when_full, fault, killed| {
+        let scratch = Scratch::new();
+        let place = [Place::Disk(&scratch.0, SEGMENT), Place::Both(&scratch.0, SEGMENT)][kind];
+        run(place, when_full, fault, killed)
+    };
+    let mut faulty = 0;
+    for (kind, when_full, killed) in [
+        (0, WhenFull::Pause, false),
+        (0, WhenFull::Pause, true),
+        (0, WhenFull::DropNew, false),
+        (0, WhenFull::DropNew, true),
+        (1, WhenFull::Pause, false),
+        (1, WhenFull::DropOldest, false),
+    ] {
+        let operations = run_at(kind, when_full, None, killed).operations;
+        assert!(operations > 20, "{operations}");
+        for first in 0..operations {
+            let (count, error) =
+                if first % 2 == 0 { (1, Errno::EIO as i32) } else { (7, Errno::ENOSPC as i32) };
+            let written = [0, 100, 5000][first as usize % 3];
+            let fault = Fault { first, count, written, error };
+            let outcome = run_at(kind, when_full, Some(fault), killed);
+            let what = format!("{kind} {when_full:?} {killed} at {first}");
+            let mut seen = std::collections::BTreeSet::new();
+            let firsts: Vec<u64> =
+                outcome.got.iter().copied().filter(|number| seen.insert(*number)).collect();
+            assert!(firsts.is_sorted(), "{what}: {firsts:?}");
+            if when_full == WhenFull::Pause {
+                assert!(firsts.iter().copied().eq(0..outcome.pushed), "{what}: {firsts:?}");
+            }
+            let known = firsts.len() as u64 + outcome.dropped;
+            // What was dropped may have been written all the same, and be there after a restart.
+            assert!(known == outcome.pushed || killed && known > outcome.pushed, "{what}");
+            let again = (outcome.got.len() - firsts.len()) as u64;
+            assert!(again <= if killed { 150 } else { 0 }, "{what}: {again} came twice");
+            faulty += u32::from(outcome.dropped > 0);
+        }
+    }
+    assert!(faulty > 0, "nothing was ever dropped");
+}
+
+/// Files that are cut at any byte, or with any bit of what is written turned over: what is read is
+/// what was written, whole batches in order, and what is missing between them is counted.
+#[test]
+fn files_with_any_byte_cut_or_turned_over_are_read_as_far_as_they_go() {
+    let scratch = Scratch::new();
+    let place = Place::Disk(&scratch.0, SEGMENT);
+    let mut buffer = Buffer::open(1 << 20, WhenFull::Pause, place).unwrap();
+    for at in 0..4 {
+        assert!(buffer.push(batch(at * 3..at * 3 + 3)).is_none());
+    }
+    let (at, _) = buffer.read().unwrap();
+    buffer.done(at);
+    buffer.save();
+    drop(buffer);
+    let segment = scratch.0.join("0000000001.seg");
+    let position = scratch.0.join("position");
+    let (whole, told) = (std::fs::read(&segment).unwrap(), std::fs::read(&position).unwrap());
+    let length = batch(0..3).bytes().len() + 64;
+    let look = |what: &str| {
+        let mut buffer = Buffer::open(1 << 20, WhenFull::Pause, place).unwrap();
+        let mut found = Vec::new();
+        while let Some((_, record)) = buffer.read() {
+            found.push(number(&record));
+        }
+        assert!(found.is_sorted_by(|one, other| one < other), "{what}: {found:?}");
+        assert!(found.iter().all(|number| *number < 12), "{what}: {found:?}");
+        let restored = [(&segment, &whole), (&position, &told)];
+        drop(buffer);
+        restored.into_iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+        found
+    };
+    let written = (0..4).flat_map(|at| at * 4096..at * 4096 + length);
+    for at in written.clone() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        std::fs::write(&segment, &bytes).unwrap();
+        let found = look(&format!("bit {} of byte {at}", at % 8));
+        let lost = at as u64 / 4096 * 3;
+        let expected = (1..12).filter(|number| !(lost..lost + 3).contains(number));
+        assert!(found.iter().copied().eq(expected), "byte {at}: {found:?}");
+    }
+    for at in written {
+        std::fs::write(&segment, &whole[..at]).unwrap();
+        let found = look(&format!("cut at {at}"));
+        let whole = at as u64 / 4096 * 3;
+        assert!(found.iter().copied().eq(1..whole.max(1)), "cut at {at}: {found:?}");
+    }
+    for at in 0..told.len() {
+        let mut bytes = told.clone();
+        bytes[at] ^= 1 << (at % 8);
+        std::fs::write(&position, &bytes).unwrap();
+        assert_eq!(look("position").len(), 12, "all are sent again");
+        std::fs::write(&position, &told[..at]).unwrap();
+        assert_eq!(look("position cut").len(), 12, "all are sent again");
     }
 }

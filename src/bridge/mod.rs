@@ -26,6 +26,7 @@ pub mod numbers;
 #[cfg(feature = "runtime")]
 pub mod orders;
 pub mod queue;
+pub mod segment;
 #[cfg(feature = "runtime")]
 pub mod set;
 #[cfg(feature = "runtime")]

@@ -7,8 +7,10 @@
 //! what it had got since then is sent again. A batch that is broken is counted and left out, and
 //! those after it are read.
 
+use super::segment::{Found, Search, scan};
 use crate::link_record::{LinkBatch, Waiter};
 use crate::storage::Extent;
+use crate::storage::faults;
 use crate::storage::files::Files;
 use crate::storage::frame::{self, Stamp};
 use std::collections::{BTreeMap, VecDeque};
@@ -95,7 +97,8 @@ impl Spool {
             let bytes = files.read(number, 0, usize::try_from(length).unwrap_or(usize::MAX))?;
             spool.recover(number, &bytes);
             if !spool.segments.contains_key(&number) {
-                spool.files.drop_segment(number, false)?;
+                // One that cannot be removed now is removed at the next start.
+                let _ = spool.files.drop_segment(number, false);
             }
         }
         if spool.entries.front().is_some_and(|front| front.batch == saved.0) {
@@ -105,41 +108,24 @@ impl Spool {
     }
 
     /// Finds the batches of a segment.
-    fn recover(&mut self, segment: u32, bytes: &[u8]) {
-        let (mut offset, mut payload, mut broken) = (0, Vec::new(), false);
-        let mut last = None;
-        while let Some(rest) = bytes.get(offset..).filter(|rest| !rest.is_empty()) {
-            let found = frame::read_batch(rest, &mut payload).ok();
-            let own = |header: &frame::Header| {
-                header.log == self.log
-                    && header.segment == segment
-                    && header.batch >= self.next_batch
-            };
-            let Some((header, size)) = found.filter(|(header, _)| own(header)) else {
-                // What is left of an earlier use of the file is no damage, nor is what was never
-                // written: only what stands before a good batch.
-                let own = frame::Header::read(rest).is_ok_and(|header| own(&header));
-                broken |= own;
-                offset += frame::ALIGNMENT;
-                continue;
-            };
-            // Those of one segment have consecutive numbers.
-            let gap = last.is_some_and(|last| header.batch > last + 1);
-            self.damaged += u64::from(broken || gap);
-            (broken, last) = (false, Some(header.batch));
-            self.next_batch = header.batch + 1;
-            match LinkBatch::from_bytes(std::mem::take(&mut payload)) {
-                Some(batch) => {
-                    let (number, offset, count) = (header.batch, offset as u64, batch.count());
-                    // Those who waited were clients of an earlier process.
-                    let waiters = Vec::new();
-                    self.add(Entry { batch: number, segment, offset, size, count, waiters });
-                }
-                None => self.damaged += 1,
-            }
-            offset += size;
-        }
-        self.damaged += u64::from(broken);
+    fn recover(&mut self, number: u32, bytes: &[u8]) {
+        let search = Search { log: self.log, segment: number, from: self.next_batch };
+        let mut found = Vec::new();
+        let (next, damaged) = scan(bytes, search, |Found { batch, offset, size, messages }| {
+            // Those who waited were clients of an earlier process.
+            let (waiters, count) = (Vec::new(), messages.count());
+            found.push(Entry {
+                batch,
+                segment: number,
+                offset: offset as u64,
+                size,
+                count,
+                waiters,
+            });
+        });
+        self.next_batch = next;
+        self.damaged += damaged;
+        found.into_iter().for_each(|entry| self.add(entry));
     }
 
     fn add(&mut self, entry: Entry) {
@@ -184,12 +170,13 @@ impl Spool {
         let (segment, offset) = match self.current.filter(fits) {
             Some(current) => current,
             None => {
-                let segment = self.last_segment + 1;
+                let segment = self.last_segment.wrapping_add(1);
                 self.files.create(segment, self.segment_size.max(size as u64))?;
                 self.last_segment = segment;
                 let older = self.current.replace((segment, 0));
                 if let Some((older, _)) = older {
-                    self.free(older)?;
+                    // The same.
+                    let _ = self.free(older);
                 }
                 (segment, 0)
             }
@@ -198,8 +185,11 @@ impl Spool {
         let needed = self.entries.front().map_or(number, |front| front.batch);
         let stamp = Stamp { log, segment, batch: number, needed, unsynced: 0 };
         if let Err(error) = self.files.commit(stamp, offset, batch.bytes(), Extent::Nothing) {
-            // The next one goes to another segment.
-            self.current = None;
+            // All of it may be there nevertheless: nothing else may have its number. The next one
+            // goes to another segment, and this one goes when nothing in it waits, for each attempt
+            // would leave another one.
+            (self.current, self.next_batch) = (None, number + 1);
+            let _ = self.free(segment);
             return Err(error);
         }
         self.current = Some((segment, offset + size as u64));
@@ -316,6 +306,7 @@ impl Spool {
         if position == self.saved {
             return Ok(());
         }
+        faults::operation()?;
         self.position.write_all_at(&written_position(position), 0)?;
         self.saved = position;
         Ok(())

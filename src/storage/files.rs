@@ -5,9 +5,9 @@
 //! metadata but what the file system does for its first writes. A dropped one is kept as
 //! `<number>.free` for reuse, a few of them. After each change of names the directory is synced.
 
-use super::frame;
 use super::places::Span;
 use super::{Answer, Command, Extent};
+use super::{faults, frame};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
 use std::collections::{BTreeMap, BTreeSet};
@@ -139,6 +139,7 @@ impl Files {
     /// # Errors
     /// When there is no room, or the file system says so.
     pub fn create(&mut self, segment: u32, size: u64) -> io::Result<()> {
+        faults::operation()?;
         let path = self.path(segment);
         let reused = self.spare.pop();
         let made = self.make(&path, reused.as_deref(), size);
@@ -214,6 +215,10 @@ impl Files {
         frames.clear();
         frame::write(stamp, payload, &mut frames);
         let written = self.file(segment).and_then(|file| {
+            if let Err((some, error)) = faults::write(frames.len()) {
+                file.write_all_at(frames.get(..some).unwrap_or_default(), offset)?;
+                return Err(error);
+            }
             file.write_all_at(&frames, offset)?;
             if sync == Extent::Nothing { Ok(()) } else { file.sync_data() }
         });
@@ -265,6 +270,7 @@ impl Files {
     /// # Errors
     /// When it may still be there.
     pub fn drop_segment(&mut self, segment: u32, reuse: bool) -> io::Result<()> {
+        faults::operation()?;
         let path = self.path(segment);
         self.open.remove(&segment);
         self.dirty.remove(&segment);

@@ -30,6 +30,8 @@ mod bounds;
 mod cleaning;
 mod failing;
 #[cfg(feature = "runtime")]
+pub(crate) mod faults;
+#[cfg(feature = "runtime")]
 pub mod files;
 pub mod frame;
 mod holding;

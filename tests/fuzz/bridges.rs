@@ -1,23 +1,30 @@
 //! Target `bridges`: any bytes as a template and a message's JSON, as records that waited on a
-//! disk, and as what another broker says. No panic; what is read as a batch is written the same.
+//! disk, as the file that they were in, as what another broker says, and as a record of Kafka's. No
+//! panic; what is read as a batch is written the same.
 
 use crate::input::Input;
+use ringmq::bridge::kafka::inbound::{Brought, InboundPlan};
 use ringmq::bridge::mqtt::session::{RemotePlan, RemoteSession};
 use ringmq::bridge::mqtt::topics::Topics;
 use ringmq::bridge::queue::Queue;
+use ringmq::bridge::segment::{Search, scan};
 use ringmq::bridge::template::{MessageTemplate, Values};
 use ringmq::config::Sources;
 use ringmq::link_record::{LinkBatch, LinkRecord};
-use ringmq::packet::{self, Framing, Qos, Version};
+use ringmq::packet::{self, Framing, PublishProperties, Qos, Version};
 use ringmq::shard::WhenFull;
+use ringmq::storage::frame::{self, Stamp};
+use ringmq::topic;
 
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    match input.below(4) {
+    match input.below(6) {
         0 => template(&mut input),
         1 => records(input.rest()),
         2 => remote(&mut input, Version::V5),
-        _ => remote(&mut input, Version::V311),
+        3 => remote(&mut input, Version::V311),
+        4 => file(&mut input),
+        _ => kafka(&mut input),
     }
 }
 
@@ -59,6 +66,72 @@ fn records(bytes: &[u8]) {
         read += 1;
     }
     assert_eq!((read, queue.len()), (count, 0));
+}
+
+/// A segment of a bridge's disk: frames with right checksums around any bytes, with bytes between
+/// and in them that are turned over. What is found is whole, in order, and where it says.
+fn file(input: &mut Input<'_>) {
+    const SEARCH: Search = Search { log: 7, segment: 3, from: 5 };
+    let (mut bytes, mut next) = (Vec::new(), 0);
+    for _ in 0..input.below(6) {
+        let odd = input.byte();
+        next = if odd & 1 == 0 { next + 1 } else { u64::from(input.byte()) };
+        let (log, segment) = (7 + u64::from(odd & 2), 3 + u32::from(odd & 4));
+        let batch = if odd & 8 == 0 { next } else { u64::MAX - next };
+        let payload = match odd & 48 {
+            0 => (0..input.below(60)).map(|_| input.byte()).collect(),
+            _ => {
+                let mut batch = LinkBatch::default();
+                (0..input.below(4)).for_each(|_| batch.push(&record(&[odd; 9], b"")));
+                batch.bytes().to_vec()
+            }
+        };
+        let stamp = Stamp { log, segment, batch, needed: next, unsynced: 0 };
+        frame::write(stamp, &payload, &mut bytes);
+        bytes.extend((0..usize::from(odd >> 6) * 4096).map(|_| 0));
+    }
+    for _ in 0..input.below(4) {
+        let at = usize::from(input.byte()) << 8 | usize::from(input.byte());
+        if let Some(byte) = bytes.get_mut(at) {
+            *byte ^= input.byte();
+        }
+    }
+    bytes.truncate(bytes.len() - input.below(4096).min(bytes.len()));
+    bytes.extend_from_slice(input.rest());
+    let (mut end, mut last) = (0, None);
+    let (after, _) = scan(&bytes, SEARCH, |found| {
+        assert!(found.batch >= SEARCH.from && last.is_none_or(|last| found.batch > last));
+        assert!(found.offset >= end && found.offset + found.size <= bytes.len());
+        let mut payload = Vec::new();
+        let whole = &bytes[found.offset..found.offset + found.size];
+        let (header, _) = frame::read_batch(whole, &mut payload).expect("it is whole");
+        assert_eq!((header.batch, &payload[..]), (found.batch, found.messages.bytes()));
+        (end, last) = (found.offset + found.size, Some(found.batch));
+    });
+    assert!(last.is_none_or(|last| after > last));
+}
+
+/// A record of Kafka's becomes a message with a valid topic, not larger than messages are, or none.
+fn kafka(input: &mut Input<'_>) {
+    const TO: [&str; 4] = ["t", "x/${key}", "${payload.a}/b", "${header.u}/${topic}"];
+    let to = TO[input.below(4)];
+    let text = format!(
+        "bridges: [{{name: b, kafka: {{servers: ['h:1'], topics: [{{topic: t, to: '{to}'}}]}}}}]"
+    );
+    let config = Sources::default().load_from("t.yaml", text.as_bytes());
+    let Ok(config) = config else { return };
+    let Some(kafka) = config.bridges[0].kafka.as_ref() else { return };
+    let plan = InboundPlan::new(kafka, 100).expect("checked with the configuration");
+    let (key, name, header) = (input.below(20), input.below(20), input.below(40));
+    let mut take = |length: usize| (0..length).map(|_| input.byte()).collect::<Vec<u8>>();
+    let (key, name, header) = (take(key), take(name), take(header));
+    let name = String::from_utf8_lossy(&name);
+    let headers = [(&*name, &header[..]), ("u", &header[..])];
+    let record = Brought { topic: "t", key: &key, value: input.rest(), timestamp: 1 };
+    let Ok(message) = plan.message(&record, headers.into_iter(), 9) else { return };
+    assert!(topic::valid_name(&message.topic) && message.payload == record.value);
+    assert!(message.payload.len() + message.properties.len() <= 100);
+    PublishProperties::parse(&message.properties).expect("properties that can be read");
 }
 
 fn plan(version: Version) -> RemotePlan {
