@@ -31,7 +31,7 @@
 //! | Share groups? | `shard/share.rs` (the groups at home here), `shard/pick.rs` and `shard/groups.rs` (a member is picked), `shard/membership.rs` (sessions join and leave), `shard/returns.rs` and `shard/given_back.rs` (what comes back), `shard/passing.rs` (members at other nodes) |
 //! | Retained messages? | `topic/retained.rs` and `shard/retain.rs` (kept), `shard/replays.rs` (replayed); the same at all nodes of a cluster: `shard/stamps.rs` (which is newer), `cluster/node/retelling.rs` (who is told) |
 //! | A subscriber that is no client? | `shard/link.rs` (filters, a bounded queue, its policy and counts), `link_record.rs` (a message as it is handed on), `shard/unanswered.rs` (publishers that wait until the other end has it) |
-//! | Bridges? | `bridge/mod.rs` (the way of a message), `bridge/start.rs` (threads), `bridge/buffer.rs`, `bridge/queue.rs` and `bridge/spool.rs` (what waits, in memory and on disk), `bridge/mqtt/session.rs` (what is said to another broker), `bridge/http/request.rs`, `bridge/kafka/mod.rs`, `bridge/template.rs` |
+//! | Bridges? | `bridge/mod.rs` (the way of a message), `bridge/start.rs` (threads), `bridge/buffer.rs`, `bridge/queue.rs` and `bridge/spool.rs` (what waits, in memory and on disk), `bridge/lanes.rs` (several connections), `bridge/mqtt/session.rs` (what is said to another broker), `bridge/http/request.rs`, `bridge/kafka/mod.rs`, `bridge/template.rs` |
 //! | Several nodes? | `cluster/mod.rs`; `cluster/junction.rs` (where they meet the shards), `cluster/node.rs` (who is there), `cluster/peer.rs` and `cluster/lane.rs` (what goes to another node, without loss), `cluster/filters.rs` (who wants what), `cluster/announced.rs` (when SUBACK may go out), `cluster/claims/mod.rs` (who has a ClientId, and how its session goes there; a shard's part in `shard/claims.rs` and `shard/moved.rs`), `cluster/nats.rs` and `cluster/serve.rs` (the thread) |
 //! | Windows, queues, repetition? | `session/window.rs`, `session/inbound.rs`, `session/pending.rs`; `shard/pump.rs`, `shard/redeliver.rs`, `shard/acknowledged.rs` |
 //! | How does a connection or a session end? | `shard/close.rs` (causes, last packets), `shard/endings.rs` (ends that are queued), `shard/offline.rs` (a session without a connection, its expiry) |
@@ -115,8 +115,9 @@
 //!   and never while writing: a shard that logs does not wait for who reads the log.
 //! - `bridge`: per bridge and core an SPSC ring of batches, with a flag that the core has more; a
 //!   bell that the bridge's thread sleeps by; figures that each have one writer; and the order to
-//!   end, behind a mutex that no core takes. With Kafka besides: what the client's threads report,
-//!   behind a mutex that the bridge's own threads take.
+//!   end, behind a mutex that no core takes. Which of its connections are up, behind a mutex that
+//!   the threads of one bridge take (`bridge/lanes.rs`). With Kafka besides: what the client's
+//!   threads report, behind a mutex that the bridge's own threads take.
 //! - `cluster`: the mailboxes of the cluster's thread, which are like those of a shard; its bell;
 //!   figures behind a mutex that no core takes; and the order to end.
 //! - `transport::tls`: the keys for session tickets, behind a lock per listener that a handshake

@@ -20,6 +20,8 @@ mod cluster;
 mod kafka;
 #[path = "interop/kubernetes.rs"]
 mod kubernetes;
+#[path = "interop/lanes.rs"]
+mod lanes;
 #[path = "interop/limits.rs"]
 mod limits;
 #[path = "interop/management.rs"]

@@ -282,6 +282,24 @@ impl Buffer {
         waiter
     }
 
+    /// The same, for who has it elsewhere: how far it was read is not written down.
+    pub fn pass(&mut self, number: u64) {
+        self.queue.done(number);
+        if let Some(disk) = &mut self.disk {
+            disk.spool.keep_released(self.queue.take_stored());
+        }
+    }
+
+    /// Makes everything in it durable.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    pub fn put_away(&mut self) -> io::Result<()> {
+        let Some(disk) = &mut self.disk else { return Ok(()) };
+        self.queue.store_all(|batch| disk.spool.append_kept(batch))?;
+        disk.spool.sync()
+    }
+
     /// Publishers that wait for what was dropped since this was last asked.
     pub fn take_lost(&mut self) -> Vec<Waiter> {
         let mut lost = std::mem::take(&mut self.lost);

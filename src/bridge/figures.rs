@@ -44,6 +44,13 @@ impl BridgeState {
     }
 }
 
+/// The state of two lanes of a bridge together: that of who has most to complain of.
+fn worse(one: &'static str, other: &'static str) -> &'static str {
+    let by_trouble = ["failed", "waiting", "connecting", "idle", "up"];
+    let find = |state| by_trouble.iter().position(|known| *known == state);
+    if find(one) <= find(other) { one } else { other }
+}
+
 /// Why a bridge has dropped a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lost {
@@ -121,10 +128,17 @@ impl Shown {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = all;
     }
 
-    /// Copies of all, to be shown.
+    /// Copies of all, to be shown. Lanes of one bridge are one.
     pub fn rows(&self) -> Vec<BridgeRow> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().map(|figures| figures.row()).collect()
+        let mut rows: Vec<BridgeRow> = Vec::with_capacity(all.len());
+        for row in all.iter().map(|figures| figures.row()) {
+            match rows.iter_mut().find(|known| known.name == row.name) {
+                Some(known) => known.add(&row, worse(known.state, row.state)),
+                None => rows.push(row),
+            }
+        }
+        rows
     }
 }
 
@@ -203,6 +217,7 @@ impl Figures {
             name: self.name.clone(),
             kind: self.kind,
             state: self.state().word(),
+            connections: u64::from(self.state() == BridgeState::Up),
             waiting: self.waiting.get(),
             waiting_bytes: self.waiting_bytes.get() + sum(|feed| &feed.bytes),
             waiting_limit: self.limit.get(),

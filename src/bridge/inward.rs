@@ -2,6 +2,7 @@
 //! when the last ones have been accepted. A shard that cannot take a message now is asked again.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
+use super::lanes::State;
 use super::mqtt::session::Incoming;
 use crate::ids::ClientKey;
 use crate::message::MessageRef;
@@ -63,8 +64,10 @@ struct Lane {
 /// The bridge's state, on its way to a shard.
 struct Telling {
     topic: Arc<str>,
-    wanted: Option<&'static [u8]>,
-    asked: Option<&'static [u8]>,
+    state: State,
+    lane: u16,
+    wanted: Option<bool>,
+    asked: Option<bool>,
     again: Option<Instant>,
 }
 
@@ -81,11 +84,13 @@ pub struct Inward {
 
 impl Inward {
     /// Nothing is under way. `own`: the bridge's key as a publisher; `topic`: where its state is
-    /// published here.
-    pub fn new(shards: Shards, own: ClientKey, topic: &str) -> Inward {
+    /// published here, of which this is one lane.
+    pub fn new(shards: Shards, own: ClientKey, topic: &str, state: &State, lane: u16) -> Inward {
         let (answer, answers) = mpsc::unbounded_channel();
         let lanes = shards.submit.iter().map(|_| Lane::default()).collect();
-        let telling = Telling { topic: topic.into(), wanted: None, asked: None, again: None };
+        let (wanted, asked, again) = (None, None, None);
+        let (topic, state) = (topic.into(), state.clone());
+        let telling = Telling { topic, state, lane, wanted, asked, again };
         Inward { shards, own, lanes, answers, answer, under_way: 0, telling }
     }
 
@@ -146,6 +151,7 @@ impl Inward {
             Poll::Ready(Some(Answer::State(told))) => {
                 let asked = self.telling.asked.take();
                 if !told {
+                    self.telling.state.forget();
                     self.telling.again = Some(Instant::now() + REST);
                 } else if self.telling.wanted == asked {
                     self.telling.wanted = None;
@@ -175,25 +181,29 @@ impl Inward {
     }
 
     /// Publishes the bridge's state here: below `$SYS/`, retained.
-    pub fn publish_state(&mut self, payload: &'static [u8]) {
-        self.telling.wanted = Some(payload);
+    pub fn publish_state(&mut self, up: bool) {
+        self.telling.state.set(self.telling.lane, up);
+        self.telling.wanted = Some(up);
         self.tell_state(Instant::now());
     }
 
     fn tell_state(&mut self, now: Instant) {
         let telling = &mut self.telling;
-        let Some(payload) = telling.wanted.filter(|_| telling.asked.is_none()) else { return };
+        let Some(wanted) = telling.wanted.filter(|_| telling.asked.is_none()) else { return };
         if telling.again.is_some_and(|at| at > now) {
             return;
         }
-        (telling.asked, telling.again) = (Some(payload), None);
+        telling.again = None;
         let (topic, answer) = (Arc::clone(&telling.topic), self.answer.clone());
-        if let Some(submit) = self.shards.submit.first() {
+        let Some(submit) = self.shards.submit.first() else { return };
+        let asked = telling.state.tell(|up| {
+            let payload: &[u8] = if up { b"1" } else { b"0" };
             submit(Box::new(move |shard| {
                 let told = Answer::State(shard.publish_state(&topic, payload));
                 Box::new(move || drop(answer.send(told)))
             }));
-        }
+        });
+        if asked { telling.asked = Some(wanted) } else { telling.wanted = None }
     }
 }
 

@@ -21,6 +21,8 @@ pub mod intake;
 #[cfg(feature = "runtime")]
 pub mod inward;
 pub mod kafka;
+#[cfg(feature = "runtime")]
+pub mod lanes;
 pub mod mqtt;
 pub mod numbers;
 #[cfg(feature = "runtime")]

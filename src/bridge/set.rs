@@ -18,12 +18,13 @@ use super::feed::{BridgeId, FeedCommand, FeedOrder, FeederPlan};
 use super::figures::{BridgeState, Figures, Shown};
 use super::intake::Intake;
 use super::inward::Shards;
+use super::lanes::Lane;
 use super::orders::{Orders, wait_for_end};
-use super::start::{Common, Planned, Wanted, state_topic};
+use super::start::{Common, Planned, Wanted, most_bytes, state_topic};
 use super::thread::{self, Work};
 use crate::config::{self, BufferMode, Config, Get};
 use crate::shard::{LinkPlan, Shard};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -43,10 +44,11 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Has a core do something for a bridge.
 pub type TellCore = Arc<dyn Fn(FeedCommand) + Send + Sync>;
 
-/// A bridge whose thread runs.
+/// A lane of a bridge whose thread runs.
 struct Running {
     id: BridgeId,
     config: config::Bridge,
+    lane: Lane,
     kind: &'static str,
     files: u64,
     link: LinkPlan,
@@ -89,6 +91,8 @@ pub struct Bridges {
     shown: Shown,
     hurry: Arc<AtomicBool>,
     shards: Option<Shards>,
+    /// How many lanes each bridge has, while it is there.
+    lanes: HashMap<String, u16>,
 }
 
 impl Bridges {
@@ -103,8 +107,11 @@ impl Bridges {
         let mut feeders: VecDeque<Vec<FeederPlan>> =
             (0..common.cores).map(|_| Vec::new()).collect();
         let mut planned = Vec::new();
-        for (number, bridge) in (0..).zip(config.bridges.iter()) {
-            let plan = common.plan(BridgeId(number), bridge);
+        let all = config.bridges.iter().flat_map(|bridge| {
+            Lane::all(bridge.connections() as u16).map(move |lane| (bridge, lane))
+        });
+        for (number, (bridge, lane)) in (0..).zip(all) {
+            let plan = common.plan(BridgeId(number), bridge, lane);
             let (one, ends) = plan.map_err(|why| format!("bridge {}: {why}", &*bridge.name))?;
             for (feeders, feeder) in feeders.iter_mut().zip(ends) {
                 feeders.push(feeder);
@@ -121,6 +128,7 @@ impl Bridges {
             shown,
             hurry: Arc::default(),
             shards: None,
+            lanes: HashMap::new(),
         };
         Ok((bridges, feeders))
     }
@@ -152,6 +160,7 @@ impl Bridges {
             hurry: Arc::clone(&self.hurry),
         });
         let wanted = self.wanted(config).map_err(|problems| problems.join("\n"))?;
+        self.remember(&wanted);
         for (planned, wanted) in planned.into_iter().zip(wanted) {
             let name = planned.config.name.to_string();
             set.start(planned, wanted).map_err(|why| format!("bridge {name}: {why}"))?;
@@ -169,18 +178,36 @@ impl Bridges {
         let Some(shards) = &self.shards else { return Ok(wanted) };
         let most = config.mqtt.max_packet_size.get();
         for (at, bridge) in config.bridges.iter().enumerate() {
-            match self.common.wanted(bridge, most, shards) {
-                Ok(one) => wanted.push(one),
+            let lanes = self.lanes_of(bridge);
+            match self.common.wanted(bridge, lanes, most, shards) {
+                Ok(some) => wanted.extend(some),
                 Err(why) => problems.push(format!("bridges.{at}.{why}")),
             }
         }
         if problems.is_empty() { Ok(wanted) } else { Err(problems) }
     }
 
+    /// How many lanes a bridge has: while it is there, as many as it had.
+    fn lanes_of(&self, bridge: &config::Bridge) -> u16 {
+        let wanted = bridge.connections() as u16;
+        let known = self.lanes.get(&*bridge.name).copied();
+        if known.is_some_and(|known| known != wanted) && bridge.mqtt.is_some() {
+            let bridge = &*bridge.name;
+            tracing::warn!(bridge, "connections: another number needs a restart");
+        }
+        known.filter(|_| bridge.mqtt.is_some()).unwrap_or(wanted)
+    }
+
     /// The bridges become these. `grace`: how long those that are gone may send what waits.
     pub fn change(&mut self, wanted: Vec<Wanted>, grace: Duration) {
+        self.remember(&wanted);
         self.next = Some((wanted, grace));
         self.go_on();
+    }
+
+    fn remember(&mut self, wanted: &[Wanted]) {
+        let lanes = wanted.iter().map(|w| (w.config.name.to_string(), w.lane.of));
+        self.lanes = lanes.collect();
     }
 
     /// Goes on with changes.
@@ -252,23 +279,24 @@ impl Set {
         let figures = Arc::clone(&planned.figures);
         let intake = self.common.intake(planned, &self.shards)?;
         let (bell, orders) = (Arc::clone(&intake.bell), Arc::clone(&intake.orders));
-        let Wanted { config, kind, files, work } = wanted;
-        let thread = thread::start(&config.name, Arc::clone(&work), intake);
+        let Wanted { config, lane, kind, files, work } = wanted;
+        let thread = thread::start(&thread_name(&config, lane), Arc::clone(&work), intake);
         let thread = thread.map_err(|error| error.to_string())?;
         let running =
-            Running { id, config, kind, files, link, figures, bell, orders, work, thread };
+            Running { id, config, lane, kind, files, link, figures, bell, orders, work, thread };
         self.running.push(running);
         Ok(())
     }
 
     /// The bridges become these.
     fn change(&mut self, mut wanted: Vec<Wanted>, grace: Duration) {
-        let order: Vec<String> =
-            wanted.iter().map(|wanted| wanted.config.name.to_string()).collect();
+        let key = |config: &config::Bridge, lane: Lane| (config.name.to_string(), lane.number);
+        let order: Vec<_> = wanted.iter().map(|wanted| key(&wanted.config, wanted.lane)).collect();
         let (mut gone, mut changed) = (Vec::new(), Vec::new());
         for running in std::mem::take(&mut self.running) {
             let same = |wanted: &Wanted| {
-                *wanted.config.name == *running.config.name && wanted.kind == running.kind
+                *wanted.config.name == *running.config.name
+                    && (wanted.kind, wanted.lane) == (running.kind, running.lane)
             };
             match wanted.iter().position(same).map(|at| wanted.remove(at)) {
                 None => gone.push(running),
@@ -278,7 +306,7 @@ impl Set {
         }
         let now = Instant::now();
         for running in &gone {
-            self.tell_cores(|_| FeedOrder::Mute(running.id));
+            self.tell_cores(|_| Some(FeedOrder::Mute(running.id)));
             running.orders.end(now + grace);
             running.bell.notify_one();
         }
@@ -300,8 +328,10 @@ impl Set {
                 Err(why) => tracing::error!(bridge = &*name, why, "the bridge cannot start"),
             }
         }
-        let place =
-            |running: &Running| order.iter().position(|name| **name == *running.config.name);
+        let place = |running: &Running| {
+            let key = key(&running.config, running.lane);
+            order.iter().position(|other| *other == key)
+        };
         self.running.sort_by_key(place);
         self.show();
         tracing::info!("bridges are as the configuration says");
@@ -313,19 +343,17 @@ impl Set {
 
     fn add(&mut self, wanted: Wanted) -> Result<(), String> {
         self.last_id += 1;
-        let (planned, feeders) = self.common.plan(BridgeId(self.last_id), &wanted.config)?;
+        let (planned, feeders) =
+            self.common.plan(BridgeId(self.last_id), &wanted.config, wanted.lane)?;
         self.start(planned, wanted)?;
         let mut feeders: VecDeque<FeederPlan> = feeders.into();
-        self.tell_cores(|_| match feeders.pop_front() {
-            Some(plan) => FeedOrder::Open(Box::new(plan)),
-            None => FeedOrder::Mute(BridgeId(0)),
-        });
+        self.tell_cores(|_| Some(FeedOrder::Open(Box::new(feeders.pop_front()?))));
         Ok(())
     }
 
     /// A bridge that the configuration has no more.
     fn part(&mut self, running: Running, until: Instant) {
-        let Running { id, config, kind, figures, orders, bell, thread, .. } = running;
+        let Running { id, config, lane, kind, figures, orders, bell, thread, .. } = running;
         let bridge = &*config.name;
         self.wait(&thread, until, || {
             orders.end(Instant::now());
@@ -335,7 +363,7 @@ impl Set {
             let left = thread.join().map_or(0, |intake| intake.buffer.len());
             let stored = config.buffer.mode != BufferMode::Memory;
             if left > 0 && stored {
-                let directory = directory(&config, &self.common.storage);
+                let directory = lane.directory(&directory(&config, &self.common.storage));
                 let directory = directory.display();
                 let what = "bridge removed; what waited for its other end stays on disk";
                 tracing::warn!(bridge, left, %directory, "{what}");
@@ -346,8 +374,8 @@ impl Set {
             tracing::error!(bridge, "bridge removed; its thread does not end");
         }
         figures.set_state(BridgeState::Idle);
-        self.tell_cores(|_| FeedOrder::Close(id));
-        if kind != "http" {
+        self.tell_cores(|_| Some(FeedOrder::Close(id)));
+        if kind != "http" && lane.is_first() {
             self.forget_state(&state_topic(bridge));
         }
     }
@@ -384,11 +412,11 @@ impl Set {
             self.running.push(running);
             return;
         }
-        let Running { id, config, kind, files, mut link, figures, bell, orders, work, thread } =
-            running;
+        let Running { id, config, lane, kind, files, figures, bell, orders, work, .. } = running;
+        let (mut link, thread) = (running.link, running.thread);
         let Ok(mut intake) = thread.join() else {
             tracing::error!(bridge, "its thread has died; the bridge begins anew");
-            self.tell_cores(|_| FeedOrder::Close(id));
+            self.tell_cores(|_| Some(FeedOrder::Close(id)));
             if let Err(why) = self.add(wanted) {
                 tracing::error!(bridge, why, "the bridge cannot start");
             }
@@ -398,7 +426,7 @@ impl Set {
         let common = &self.common;
         let changed = common
             .renumber(&wanted.config, &mut intake.numbers)
-            .and_then(|()| common.change(&wanted.config, &mut intake.buffer));
+            .and_then(|()| common.change(&wanted.config, lane, &mut intake.buffer));
         let next = match changed {
             Ok(()) => {
                 tracing::info!(bridge, "bridge changed");
@@ -406,22 +434,23 @@ impl Set {
             }
             Err(why) => {
                 tracing::error!(bridge, why, "the bridge stays as it was");
-                Wanted { config, kind, files, work }
+                Wanted { config, lane, kind, files, work }
             }
         };
-        let plan = self.common.link(&next.config, &intake.numbers);
+        let plan = self.common.link(&next.config, &intake.numbers, lane);
         if plan != link {
-            self.tell_cores(|_| FeedOrder::Change(id, Box::new(plan.clone())));
+            self.tell_cores(|_| Some(FeedOrder::Change(id, Box::new(plan.clone()))));
             link = plan;
         }
-        figures.limit.set(next.config.buffer.max_bytes.get());
+        figures.limit.set(most_bytes(&next.config, lane));
         intake.buffer.rewind();
         orders.go_on();
-        let Wanted { config, kind, files, work } = next;
-        match thread::start(&bridge, Arc::clone(&work), intake) {
+        let Wanted { config, kind, files, work, .. } = next;
+        match thread::start(&thread_name(&config, lane), Arc::clone(&work), intake) {
             Ok(thread) => self.running.push(Running {
                 id,
                 config,
+                lane,
                 kind,
                 files,
                 link,
@@ -433,7 +462,7 @@ impl Set {
             }),
             Err(error) => {
                 tracing::error!(bridge, %error, "no thread for a bridge; it is gone");
-                self.tell_cores(|_| FeedOrder::Close(id));
+                self.tell_cores(|_| Some(FeedOrder::Close(id)));
             }
         }
     }
@@ -454,10 +483,12 @@ impl Set {
     }
 
     /// Gives each core an order, and waits until it is carried out.
-    fn tell_cores(&self, mut order: impl FnMut(usize) -> FeedOrder) {
+    fn tell_cores(&self, mut order: impl FnMut(usize) -> Option<FeedOrder>) {
         let (done, answers) = channel();
         for (number, core) in self.cores.iter().enumerate() {
-            core(FeedCommand { order: order(number), done: done.clone() });
+            if let Some(order) = order(number) {
+                core(FeedCommand { order, done: done.clone() });
+            }
         }
         drop(done);
         // It is closed when the last one has been carried out, or its core has ended.
@@ -491,4 +522,8 @@ impl Running {
     fn is(&self, wanted: &Wanted) -> bool {
         self.config == wanted.config && self.files == wanted.files
     }
+}
+
+fn thread_name(config: &config::Bridge, lane: Lane) -> String {
+    format!("{}{}", &*config.name, lane.suffix())
 }

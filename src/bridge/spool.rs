@@ -267,6 +267,16 @@ impl Spool {
         self.entries.iter().flat_map(|entry| &entry.waiters).copied().collect()
     }
 
+    /// The same, but the files stay.
+    pub fn keep_released(&mut self, batches: usize) {
+        for _ in 0..batches.min(self.loaded) {
+            if let Some(entry) = self.entries.pop_front() {
+                self.bytes -= entry.size as u64;
+                self.loaded -= 1;
+            }
+        }
+    }
+
     /// Publishers that wait for what was dropped, or is broken, since this was last asked.
     pub fn take_lost(&mut self) -> Vec<Waiter> {
         std::mem::take(&mut self.lost)

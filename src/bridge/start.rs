@@ -13,6 +13,7 @@ use super::http::request::RequestPlan;
 use super::http::serve::HttpService;
 use super::intake::{Intake, Waiting};
 use super::inward::{Inward, Shards};
+use super::lanes::{self, Lane, State};
 use super::mqtt::serve::{Connecting, MqttBridge};
 use super::mqtt::session::{RemotePlan, RemoteSession};
 use super::mqtt::topics::Topics;
@@ -25,7 +26,7 @@ use crate::config::{
 };
 use crate::ids::ClientKey;
 use crate::packet::Version;
-use crate::shard::{Answering, LinkPlan, WhenFull};
+use crate::shard::{Answering, LinkPart, LinkPlan, WhenFull};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -49,10 +50,12 @@ pub struct Common {
     pub key: Box<dyn Fn(&str) -> u64 + Send + Sync>,
 }
 
-/// A bridge as the configuration wants it; what can be wrong with it has been looked at.
+/// A lane of a bridge as the configuration wants it; what can be wrong with it has been looked at.
 pub struct Wanted {
     /// What the configuration says.
     pub config: config::Bridge,
+    /// Which of its lanes.
+    pub lane: Lane,
     /// What is at its other end.
     pub kind: &'static str,
     /// What is in the files that it names.
@@ -61,10 +64,12 @@ pub struct Wanted {
     pub work: Work,
 }
 
-/// A bridge before its thread runs.
+/// A lane of a bridge before its thread runs.
 pub struct Planned {
     /// What the configuration says.
     pub config: config::Bridge,
+    /// Which of its lanes.
+    pub lane: Lane,
     /// Which one, for the cores.
     pub id: BridgeId,
     /// Its link on each core.
@@ -83,7 +88,7 @@ impl Common {
         ClientKey::new((self.key)(&format!("\0bridge/{name}")))
     }
 
-    /// A bridge, and what each core needs for it.
+    /// A lane of a bridge, and what each core needs for it.
     ///
     /// # Errors
     /// When what its directory says cannot be read.
@@ -91,27 +96,47 @@ impl Common {
         &self,
         id: BridgeId,
         config: &config::Bridge,
+        lane: Lane,
     ) -> Result<(Planned, Vec<FeederPlan>), String> {
         let numbers = self.numbers(config)?;
-        let link = self.link(config, &numbers);
-        let (kind, most) = (kind(config), config.buffer.max_bytes.get());
+        let link = self.link(config, &numbers, lane);
+        let (kind, most) = (kind(config), most_bytes(config, lane));
         let figures = Figures::new(&config.name, kind, self.cores, most);
         let bell = Arc::new(Notify::new());
         let each = figures.feeds.iter().map(|figures| feed(id, link.clone(), &bell, figures));
         let (feeders, feeds) = each.unzip();
         let config = config.clone();
-        Ok((Planned { config, id, link, figures, numbers, feeds, bell }, feeders))
+        Ok((Planned { config, lane, id, link, figures, numbers, feeds, bell }, feeders))
     }
 
-    /// What a link of a bridge takes.
-    pub fn link(&self, config: &config::Bridge, numbers: &Numbers) -> LinkPlan {
+    /// What waits on disk for another number of lanes comes to those that there are.
+    fn gather(&self, config: &config::Bridge, of: u16) -> Result<(), String> {
+        if config.buffer.mode == BufferMode::Memory || config.mqtt.is_none() {
+            return Ok(());
+        }
+        let directory = directory(config, &self.storage);
+        let moved = lanes::gather(&directory, of, config.buffer.segment.get());
+        let moved = moved.map_err(|error| format!("buffer: {}: {error}", directory.display()))?;
+        if moved > 0 {
+            let bridge = &*config.name;
+            tracing::info!(bridge, moved, "what waited is shared by another number of connections");
+        }
+        Ok(())
+    }
+
+    /// What a link of a bridge's lane takes.
+    pub fn link(&self, config: &config::Bridge, numbers: &Numbers, lane: Lane) -> LinkPlan {
         let kind = kind(config);
+        let first = || config.mqtt.as_ref().map(|mqtt| Topics::new(&mqtt.topics).both());
+        let part =
+            || LinkPart { number: lane.number, of: lane.of, first: first().unwrap_or_default() };
         LinkPlan {
             filters: filters(config),
             numbers: numbers.current().to_vec(),
             // Each route has its own copy.
             once: kind != "kafka",
-            bytes: config.buffer.max_bytes.get().min(LINK) as usize,
+            part: (lane.of > 1).then(part),
+            bytes: (most_bytes(config, lane)).min(LINK / u64::from(lane.of)) as usize,
             when_full: when_full(config),
             names: kind != "mqtt",
             own: Some(self.own(&config.name)),
@@ -150,17 +175,21 @@ impl Common {
         Ok(())
     }
 
-    /// The near side of a bridge.
+    /// The near side of a bridge's lane. With the first one, what waits for another number of lanes
+    /// is moved to these; not earlier, for during an upgrade the old process still has it.
     ///
     /// # Errors
     /// When its directory cannot be used.
     pub fn intake(&self, planned: Planned, shards: &Shards) -> Result<Intake, String> {
-        let Planned { config, figures, numbers, mut feeds, bell, .. } = planned;
+        let Planned { config, lane, figures, numbers, mut feeds, bell, .. } = planned;
+        if lane.is_first() {
+            self.gather(&config, lane.of)?;
+        }
         for (feed, submit) in feeds.iter_mut().zip(&shards.submit) {
             feed.wake_by(Arc::clone(submit));
         }
-        let (most, full) = (config.buffer.max_bytes.get(), when_full(&config));
-        let opened = self.at_place(&config, |place| Buffer::open(most, full, place));
+        let (most, full) = (most_bytes(&config, lane), when_full(&config));
+        let opened = self.at_place(&config, lane, |place| Buffer::open(most, full, place));
         let (orders, waiting) = (Arc::new(Orders::default()), Waiting::default());
         Ok(Intake { buffer: opened?, feeds, figures, bell, orders, waiting, numbers })
     }
@@ -169,17 +198,23 @@ impl Common {
     ///
     /// # Errors
     /// When its directory cannot be used: nothing has changed.
-    pub fn change(&self, config: &config::Bridge, buffer: &mut Buffer) -> Result<(), String> {
-        let (most, full) = (config.buffer.max_bytes.get(), when_full(config));
-        self.at_place(config, |place| buffer.change(most, full, place))
+    pub fn change(
+        &self,
+        config: &config::Bridge,
+        lane: Lane,
+        buffer: &mut Buffer,
+    ) -> Result<(), String> {
+        let (most, full) = (most_bytes(config, lane), when_full(config));
+        self.at_place(config, lane, |place| buffer.change(most, full, place))
     }
 
     fn at_place<T>(
         &self,
         config: &config::Bridge,
+        lane: Lane,
         open: impl FnOnce(Place<'_>) -> std::io::Result<T>,
     ) -> Result<T, String> {
-        let directory = directory(config, &self.storage);
+        let directory = lane.directory(&directory(config, &self.storage));
         let segment = config.buffer.segment.get();
         let place = match config.buffer.mode {
             BufferMode::Memory => Place::Memory,
@@ -189,45 +224,57 @@ impl Common {
         open(place).map_err(|error| format!("buffer: {}: {error}", directory.display()))
     }
 
-    /// A bridge as the configuration wants it.
+    /// The lanes of a bridge as the configuration wants it.
     ///
     /// # Errors
     /// What is wrong with it, with the key.
     pub fn wanted(
         &self,
         bridge: &config::Bridge,
+        lanes: u16,
         most: u32,
         shards: &Shards,
-    ) -> Result<Wanted, String> {
-        let kind = kind(bridge);
-        let work = if let Some(mqtt) = &*bridge.mqtt {
-            self.to_broker(bridge, mqtt, most, shards)
-        } else if let Some(http) = &*bridge.http {
-            self.to_service(http)
-        } else if let Some(kafka) = &*bridge.kafka {
-            to_kafka(kafka, self.inward(&bridge.name, shards), most as usize)
-        } else {
-            Err("it has no other end".to_owned())
+    ) -> Result<Vec<Wanted>, String> {
+        let (state, files) = (State::new(lanes), files(bridge));
+        let wanted = |lane: Lane| {
+            let (kind, config) = (kind(bridge), bridge.clone());
+            let inward = self.inward(&bridge.name, lane, &state, shards);
+            let work = if let Some(mqtt) = &*bridge.mqtt {
+                self.to_broker(&bridge.name, lane, (mqtt, most), inward)
+            } else if let Some(http) = &*bridge.http {
+                self.to_service(http)
+            } else if let Some(kafka) = &*bridge.kafka {
+                to_kafka(kafka, inward, most as usize)
+            } else {
+                Err("it has no other end".to_owned())
+            };
+            let work = work.map_err(|why| format!("{kind}.{why}"))?;
+            Ok(Wanted { config, lane, kind, files, work })
         };
-        let work = work.map_err(|why| format!("{kind}.{why}"))?;
-        Ok(Wanted { config: bridge.clone(), kind, files: files(bridge), work })
+        Lane::all(lanes).map(wanted).collect()
     }
 
     /// How a bridge hands messages to the shards.
-    fn inward(&self, name: &str, shards: &Shards) -> impl Fn() -> Inward + Send + Sync + use<> {
-        let (shards, own, state) = (shards.clone(), self.own(name), state_topic(name));
-        move || Inward::new(shards.clone(), own, &state)
+    fn inward(
+        &self,
+        name: &str,
+        lane: Lane,
+        state: &State,
+        shards: &Shards,
+    ) -> impl Fn() -> Inward + Send + Sync + use<> {
+        let (shards, own, topic) = (shards.clone(), self.own(name), state_topic(name));
+        let state = state.clone();
+        move || Inward::new(shards.clone(), own, &topic, &state, lane.number)
     }
 
     fn to_broker(
         &self,
-        bridge: &config::Bridge,
-        mqtt: &config::MqttBridge,
-        most: u32,
-        shards: &Shards,
+        name: &str,
+        lane: Lane,
+        (mqtt, most): (&config::MqttBridge, u32),
+        inward: impl Fn() -> Inward + Send + Sync + 'static,
     ) -> Result<Work, String> {
-        let (connecting, plan) = (connecting(mqtt)?, self.remote(&bridge.name, mqtt, most));
-        let inward = self.inward(&bridge.name, shards);
+        let (connecting, plan) = (connecting(mqtt)?, self.remote(name, lane, mqtt, most));
         Ok(Arc::new(move |intake, runtime| {
             let (connecting, session) = (connecting.clone(), RemoteSession::new(plan.clone()));
             let bridge = MqttBridge { connecting, session, intake, inward: inward() };
@@ -255,18 +302,20 @@ impl Common {
         }))
     }
 
-    fn remote(&self, name: &str, mqtt: &config::MqttBridge, most: u32) -> RemotePlan {
+    fn remote(&self, name: &str, lane: Lane, mqtt: &config::MqttBridge, most: u32) -> RemotePlan {
         let client_id = match &mqtt.client_id.0 {
             Some(given) => given.to_string(),
             None => format!("{}.{name}", self.host),
         };
+        let client_id = format!("{client_id}{}", lane.suffix());
         let state_topic = match &*mqtt.notification_topic {
             _ if !mqtt.notifications => None,
             "" => Some(format!("$SYS/broker/connection/{client_id}/state")),
-            given => Some(given.to_owned()),
+            given => Some(given.to_owned()).filter(|_| lane.is_first()),
         };
+        let topics = Topics::new(&mqtt.topics);
         RemotePlan {
-            topics: Topics::new(&mqtt.topics),
+            topics: if lane.is_first() { topics } else { topics.only_outward() },
             version: match mqtt.protocol_version {
                 BridgeVersion::V5 => Version::V5,
                 BridgeVersion::V311 => Version::V311,
@@ -285,6 +334,11 @@ impl Common {
             max_packet_size: most,
         }
     }
+}
+
+/// Most bytes that wait in a lane of a bridge.
+pub fn most_bytes(bridge: &config::Bridge, lane: Lane) -> u64 {
+    bridge.buffer.max_bytes.get() / u64::from(lane.of)
 }
 
 /// Where the state of a bridge is published here.

@@ -16,6 +16,7 @@ fn intake() -> (Intake, Arc<AtomicUsize>) {
         filters: Vec::new(),
         numbers: Vec::new(),
         once: true,
+        part: None,
         bytes: 1000,
         when_full: WhenFull::DropNew,
         names: false,

@@ -7,7 +7,7 @@ use super::super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::super::quantity::{Count, Size, Time, Unit};
 use super::super::texts::{Table, Texts};
 use super::super::value::{self, List, Maybe, Or, Section, Text};
-use super::{Auto, FilePath, KafkaBridge, MANY, Messages, Never, QosLevel, Unlimited};
+use super::{Auto, Connections, FilePath, KafkaBridge, MANY, Messages, Never, QosLevel, Unlimited};
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
@@ -162,6 +162,13 @@ section! {
         start: BridgeStart = BridgeStart::Automatic,
         /// For start: lazy.
         lazy: LazyStart = LazyStart::default(),
+        /// Connections to the other broker at a time, each with a thread of its own: more messages
+        /// go over them than one can carry. Those of one topic all go over one, in order. Entries
+        /// with direction both, and what comes in, have the first connection. ClientIds of the
+        /// others have a hyphen and their number behind them. buffer.max_bytes is divided among
+        /// them; on disk each has a directory of its own. The bridge is up while all of them are.
+        /// While it is there, another number needs a restart, which hands over what waits on disk.
+        connections: Count<u16, Connections, 1, 64> = Count::of(1),
         /// MQTT version. With v311 the other broker is told by a bit of the CONNECT packet that
         /// this is a bridge (try_private).
         protocol_version: BridgeVersion = BridgeVersion::V5,

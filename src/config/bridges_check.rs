@@ -108,8 +108,11 @@ fn buffer(key: &str, bridge: &Bridge, config: &Config, report: &mut Findings<'_>
     } else if buffer.path.is_empty() && config.storage.path.is_empty() {
         let what = "there is no directory for what waits on disk";
         report.add(&format!("{key}.buffer.mode"), what, "set buffer.path, or storage.path");
-    } else if buffer.max_bytes.get() < 2 * buffer.segment.get() {
-        let what = "it is less than two segments";
+    } else if buffer.max_bytes.get() / bridge.connections() < 2 * buffer.segment.get() {
+        let what = match bridge.connections() {
+            1 => "it is less than two segments",
+            _ => "it is less than two segments for each connection",
+        };
         report.add(&format!("{key}.buffer.max_bytes"), what, "raise it, or lower segment");
     }
 }
@@ -173,10 +176,29 @@ fn check_mqtt(key: &str, mqtt: &MqttBridge, report: &mut Findings<'_>) {
         report.add(&format!("{key}.password"), what, "set username, or protocol_version: v5");
     }
     check_tls(key, mqtt.tls.as_ref(), report);
+    check_connections(key, mqtt, report);
     let state = &mqtt.notification_topic;
     if !state.is_empty() && !topic::valid_name(state) {
         let fix = "write one without + and #";
         report.add(&format!("{key}.notification_topic"), "this is no topic name", fix);
+    }
+}
+
+/// Several connections are always there, and what one of them has sent does not come back by
+/// another.
+fn check_connections(key: &str, mqtt: &MqttBridge, report: &mut Findings<'_>) {
+    if mqtt.connections.get() == 1 {
+        return;
+    }
+    let key = format!("{key}.connections");
+    if mqtt.start != BridgeStart::Automatic {
+        report.add(&key, "several connections are always there", "set start: automatic, or 1");
+    }
+    let brings = mqtt.topics.iter().any(BridgeTopic::comes_in);
+    if brings && mqtt.protocol_version == BridgeVersion::V311 {
+        let what = "with MQTT 3.1.1, what one connection has sent could come back by another";
+        let fix = "set protocol_version: v5, or make a bridge of its own of what comes in";
+        report.add(&key, what, fix);
     }
 }
 
@@ -261,6 +283,13 @@ fn check_topic(key: &str, entry: &BridgeTopic, report: &mut Findings<'_>) {
             report.add(&format!("{key}.filter"), what, "see section 4.7 of MQTT");
             return;
         }
+    }
+}
+
+impl Bridge {
+    /// Connections at a time, each with a buffer of its own.
+    pub fn connections(&self) -> u64 {
+        self.mqtt.as_ref().map_or(1, |mqtt| u64::from(mqtt.connections.get()))
     }
 }
 

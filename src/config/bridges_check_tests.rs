@@ -31,6 +31,20 @@ fn what_is_wrong_with_a_bridge_is_said_with_its_line_and_key() {
             "- {name: a, mqtt: {MQTT}, puback_timeout: 5s}",
             "f.yaml:2: bridges.0.puback_timeout: nobody waits for the other end; set puback",
         ),
+        (
+            "- {name: a, mqtt: {MQTT, connections: 2, start: lazy}}",
+            "f.yaml:2: bridges.0.mqtt.connections: several connections are always there; set",
+        ),
+        (
+            "- {name: a, mqtt: {addresses: ['h:1'], topics: [{filter: a, direction: in}], \
+             protocol_version: v311, connections: 2}}",
+            "f.yaml:2: bridges.0.mqtt.connections: with MQTT 3.1.1, what one connection has sent",
+        ),
+        (
+            "- {name: a, mqtt: {MQTT, connections: 2}, \
+             buffer: {mode: disk, path: /d, segment: 1MiB, max_bytes: 3MiB}}",
+            "f.yaml:2: bridges.0.buffer.max_bytes: it is less than two segments for each",
+        ),
         ("- {mqtt: {MQTT}}", "f.yaml:2: bridges.0.name: the bridge has no name that can stand"),
         ("- {name: a/b, mqtt: {MQTT}}", "f.yaml:2: bridges.0.name: the bridge has no name"),
         (

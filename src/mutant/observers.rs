@@ -62,6 +62,8 @@ macro_rules! observers {
         LinkChangeWaitersForgotten,
         /// A message that several filters match is taken for each, where once is enough.
         LinkTakesAgain,
+        /// Each of several links that share messages takes all.
+        LinkPartsMixed,
         /// A client that may have no more publications under way to a bridge cannot ping.
         LinkPingsUnheard,
         }

@@ -42,6 +42,8 @@ pub struct LinkPlan {
     /// Whether a message that several filters match is taken once, for the first of them, and not
     /// for each.
     pub once: bool,
+    /// Which of the messages, where several links share them; `None`: all. Needs `once`.
+    pub part: Option<LinkPart>,
     /// Bytes of records that wait. One record may be larger when it is alone, and with
     /// [`WhenFull::Pause`] the copies of the last message may go beyond the bound.
     pub bytes: usize,
@@ -57,7 +59,40 @@ pub struct LinkPlan {
     pub answering: Answering,
 }
 
+/// A part of the messages of several links that share them: by topic, so that those of one topic
+/// are in one link.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkPart {
+    /// Which of the links this is.
+    pub number: u16,
+    /// How many share.
+    pub of: u16,
+    /// Of each filter: whether the first link takes all that it matches.
+    pub first: Vec<bool>,
+}
+
+impl LinkPart {
+    /// Which of so many links takes a topic. What waits on disk belongs to it after a restart, too:
+    /// this never changes.
+    pub fn of_topic(topic: &str, of: u16) -> u16 {
+        (crc32c::crc32c(topic.as_bytes()) % u32::from(of.max(1))) as u16
+    }
+
+    fn takes(&self, position: u16, topic: &str) -> bool {
+        let to_first = self.first.get(usize::from(position)).is_some_and(|&first| first);
+        let number = if to_first { 0 } else { LinkPart::of_topic(topic, self.of) };
+        number == self.number || Mutant::LinkPartsMixed.is_on()
+    }
+}
+
 impl LinkPlan {
+    /// Whether it takes a message that the filter at that position matches. `again`: so does an
+    /// earlier one.
+    fn takes(&self, position: u16, again: bool, topic: &str) -> bool {
+        let first = !again || !self.once || Mutant::LinkTakesAgain.is_on();
+        first && self.part.as_ref().is_none_or(|part| part.takes(position, topic))
+    }
+
     /// Whether a link can be opened by it.
     fn is_valid(&self) -> bool {
         let plain =
@@ -245,23 +280,38 @@ impl Links {
         !found.full || again
     }
 
-    /// The first full link that wants a message of that publisher, and how many places were looked
-    /// at.
-    pub(super) fn first_full(
-        &mut self,
-        hash: &TopicHash<'_>,
-        publisher: Option<ClientKey>,
-    ) -> (Option<LinkId>, usize) {
+    /// Finds the filters that match, by link, and in the order of its filters; how many places were
+    /// looked at.
+    fn find(&mut self, hash: &TopicHash<'_>) -> usize {
         let mut found = std::mem::take(&mut self.found);
         found.clear();
         let visits = self.index.matching(hash, &mut |_, list: &[Subscriber]| {
             found.extend(list.iter().map(|subscriber| subscriber.target));
         });
+        found.sort_unstable_by_key(|&at| {
+            self.filters.get(at).map(|entry| (entry.link.0, entry.position))
+        });
+        self.found = found;
+        visits
+    }
+
+    /// The first full link that wants a message of that publisher, and how many places were looked
+    /// at.
+    pub(super) fn first_full(
+        &mut self,
+        (hash, topic): (&TopicHash<'_>, &str),
+        publisher: Option<ClientKey>,
+    ) -> (Option<LinkId>, usize) {
+        let visits = self.find(hash);
+        let found = std::mem::take(&mut self.found);
+        let mut last = None;
         let full = found.iter().find_map(|&at| {
-            let link = self.filters.get(at)?.link;
+            let &LinkFilter { link, position, .. } = self.filters.get(at)?;
+            let again = last.replace(link) == Some(link);
             let waits = |found: &&Link| found.full && !Mutant::LinkPauseSkipped.is_on();
             let found = self.all.get(link.0).filter(waits)?;
-            (publisher.is_none() || found.plan.own != publisher).then_some(link)
+            let wanted = found.plan.takes(position, again, topic);
+            (wanted && (publisher.is_none() || found.plan.own != publisher)).then_some(link)
         });
         let visits = visits + found.len();
         self.found = found;
@@ -457,7 +507,8 @@ impl Shard {
         message: &MessageRef<'_>,
     ) -> Option<LinkId> {
         let publisher = message.publisher.map(|publisher| publisher.client);
-        let (full, visits) = self.subscriptions.links.first_full(hash, publisher);
+        let what = (hash, message.topic);
+        let (full, visits) = self.subscriptions.links.first_full(what, publisher);
         self.meter.charge(cost::VISIT * visits as u32);
         full
     }
@@ -465,23 +516,13 @@ impl Shard {
     /// Copies a message that is accepted here to the links that want it; true when one does.
     #[inline(never)]
     pub(super) fn give_to_links(&mut self, hash: &TopicHash<'_>, message: &MessageRef<'_>) -> bool {
-        let links = &mut self.subscriptions.links;
-        let mut found = std::mem::take(&mut links.found);
-        found.clear();
-        let visits = links.index.matching(hash, &mut |_, list: &[Subscriber]| {
-            found.extend(list.iter().map(|subscriber| subscriber.target));
-        });
+        let visits = self.subscriptions.links.find(hash);
+        let found = std::mem::take(&mut self.subscriptions.links.found);
         self.meter.charge(cost::VISIT * (visits + found.len()) as u32);
-        let links = &self.subscriptions.links;
-        // By link, and in the order of its filters.
-        found.sort_unstable_by_key(|&at| {
-            links.filters.get(at).map(|entry| (entry.link.0, entry.position))
-        });
         let (mut taken, mut last) = (false, None);
         for &at in &found {
             let link = self.subscriptions.links.filters.get(at).map(|entry| entry.link);
-            let again = last.is_some() && last == link;
-            last = link;
+            let again = std::mem::replace(&mut last, link) == link;
             taken |= self.give_to_link(at, again, message);
         }
         self.subscriptions.links.found = found;
@@ -490,10 +531,8 @@ impl Shard {
 
     /// The same for one filter. `again`: an earlier one of the same link matches, too.
     fn give_to_link(&mut self, at: u32, again: bool, message: &MessageRef<'_>) -> bool {
-        let Some(&LinkFilter { link, number, .. }) = self.subscriptions.links.filters.get(at)
-        else {
-            return false;
-        };
+        let found = self.subscriptions.links.filters.get(at);
+        let Some(&LinkFilter { link, position, number, .. }) = found else { return false };
         let Some(plan) = self.subscriptions.links.all.get(link.0).map(|link| &link.plan) else {
             return false;
         };
@@ -501,7 +540,7 @@ impl Shard {
         if own.is_some() && own == plan.own && !Mutant::LinkTakesOwn.is_on() {
             return false;
         }
-        if again && plan.once && !Mutant::LinkTakesAgain.is_on() {
+        if !plan.takes(position, again, message.topic) {
             return false;
         }
         let (zero, wants) = (plan.zero, plan.names);

@@ -10,7 +10,19 @@ fn link(bytes: usize, when_full: WhenFull) -> Link {
     let filters = vec!["t".into()];
     let answering = Answering::Accepted;
     let (numbers, once, names, own, zero) = (Vec::new(), false, false, None, 0);
-    Link::new(LinkPlan { filters, numbers, once, bytes, when_full, names, own, zero, answering })
+    let part = None;
+    Link::new(LinkPlan {
+        filters,
+        numbers,
+        once,
+        part,
+        bytes,
+        when_full,
+        names,
+        own,
+        zero,
+        answering,
+    })
 }
 
 fn kept(link: &mut Link) -> Vec<u8> {

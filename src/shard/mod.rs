@@ -125,7 +125,7 @@ pub use admission::Question;
 pub use ahead::Topic;
 pub use audit::{Audit, Subscribed};
 pub use drops::ClientDrops;
-pub use link::{Answering, LinkCounts, LinkId, LinkPlan, WhenFull};
+pub use link::{Answering, LinkCounts, LinkId, LinkPart, LinkPlan, WhenFull};
 pub use observe::{
     Detail, Heaviest, Measure, Span, SpanKind, Subject, TRACES, TraceLine, TraceRule,
 };

@@ -9,6 +9,8 @@ pub struct BridgeRow {
     pub kind: &'static str,
     /// idle, connecting, up, waiting or failed.
     pub state: &'static str,
+    /// Connections that are up.
+    pub connections: u64,
     /// Messages that wait, or are under way.
     pub waiting: u64,
     /// Bytes of messages that wait, those in the shards' links included.
@@ -33,6 +35,28 @@ pub struct BridgeRow {
     pub full: bool,
     /// Messages that were dropped, by reason.
     pub dropped: Vec<(&'static str, u64)>,
+}
+
+impl BridgeRow {
+    /// Adds another lane of the bridge, with which it is in that state.
+    pub fn add(&mut self, other: &BridgeRow, state: &'static str) {
+        self.state = state;
+        self.connections += other.connections;
+        self.waiting += other.waiting;
+        self.waiting_bytes += other.waiting_bytes;
+        self.waiting_limit += other.waiting_limit;
+        self.matched += other.matched;
+        self.delivered += other.delivered;
+        self.brought += other.brought;
+        self.connects += other.connects;
+        self.failures += other.failures;
+        self.retries += other.retries;
+        self.damaged += other.damaged;
+        self.full |= other.full;
+        for ((_, count), (_, more)) in self.dropped.iter_mut().zip(&other.dropped) {
+            *count += more;
+        }
+    }
 }
 
 /// What is shown of the exporter of spans.

@@ -20,6 +20,7 @@ fn plan_of(filters: &[&str]) -> LinkPlan {
         filters: filters.iter().map(|&filter| filter.into()).collect(),
         numbers: Vec::new(),
         once: false,
+        part: None,
         bytes: 1 << 20,
         when_full: WhenFull::DropNew,
         names: false,

@@ -16,6 +16,8 @@ pub(super) struct Bridge {
     r#type: &'static str,
     /// idle, connecting, up, waiting or failed.
     status: &'static str,
+    /// Connections that are up.
+    connections: u64,
     /// Messages that wait, or are under way.
     waiting: u64,
     /// Bytes of them.
@@ -47,6 +49,7 @@ fn shown(row: BridgeRow) -> Bridge {
         name: row.name,
         r#type: row.kind,
         status: row.state,
+        connections: row.connections,
         waiting: row.waiting,
         waiting_bytes: row.waiting_bytes,
         waiting_limit: row.waiting_limit,

@@ -163,7 +163,7 @@ impl Running<'_> {
         let bell = Arc::clone(&self.bridge.intake.bell);
         let mut rung = pin!(bell.notified());
         let mut sleep = pin!(tokio::time::sleep(LOOK));
-        self.bridge.inward.publish_state(b"0");
+        self.bridge.inward.publish_state(false);
         self.bridge.intake.take();
         std::future::poll_fn(|context| {
             loop {
@@ -337,7 +337,7 @@ impl Running<'_> {
             figures.set_state(BridgeState::Up);
             figures.connects.add(1);
             tracing::info!(bridge, "bridge connected");
-            self.bridge.inward.publish_state(b"1");
+            self.bridge.inward.publish_state(true);
         } else {
             self.disconnected(why);
         }
@@ -352,7 +352,7 @@ impl Running<'_> {
         figures.failures.add(1);
         let why = if why.is_empty() { NOBODY } else { why };
         tracing::warn!(bridge = &*figures.name, why, "bridge not connected");
-        self.bridge.inward.publish_state(b"0");
+        self.bridge.inward.publish_state(false);
     }
 
     /// The client is ended: what has not arrived is sent again, in order.

@@ -108,7 +108,7 @@ impl MqttBridge<'_> {
 
     async fn connect_again_and_again(&mut self) {
         let (mut at, mut failures) = (0, 0);
-        self.inward.publish_state(b"0");
+        self.inward.publish_state(false);
         loop {
             if !self.is_wanted().await {
                 return;
@@ -120,7 +120,7 @@ impl MqttBridge<'_> {
             let broken = self.connection(&host, port, &mut failures).await;
             self.intake.figures.set_state(BridgeState::Waiting);
             self.intake.buffer.rewind();
-            self.inward.publish_state(b"0");
+            self.inward.publish_state(false);
             let name = &*self.intake.figures.name;
             match &broken {
                 Broken::Ordered => return,
@@ -364,7 +364,7 @@ impl MqttBridge<'_> {
                 connection.was_ready = true;
                 self.intake.figures.set_state(BridgeState::Up);
                 self.intake.figures.connects.add(1);
-                self.inward.publish_state(b"1");
+                self.inward.publish_state(true);
                 tracing::info!(bridge = name, "bridge connected");
             }
             Event::Incoming(message) => {

@@ -36,6 +36,17 @@ impl Topics {
         Topics(entries.iter().map(entry).collect())
     }
 
+    /// The same for a connection that brings nothing.
+    pub fn only_outward(mut self) -> Topics {
+        self.0.iter_mut().for_each(|entry| entry.inward = false);
+        self
+    }
+
+    /// Of each filter of what goes out: whether the same entry brings messages.
+    pub fn both(&self) -> Vec<bool> {
+        self.0.iter().filter(|entry| entry.out).map(|entry| entry.inward).collect()
+    }
+
     /// The filters here of what goes out.
     pub fn outward(&self) -> Vec<Box<str>> {
         self.0.iter().filter(|entry| entry.out).map(|entry| entry.local.as_str().into()).collect()

@@ -6,7 +6,8 @@ use ringmq::ids::ClientKey;
 use ringmq::link_record::LinkBatch;
 use ringmq::message::MessageRef;
 use ringmq::shard::inquiry::PublishOutcome;
-use ringmq::shard::{Answering, LinkCounts, LinkId, LinkPlan, WhenFull};
+use ringmq::shard::{Answering, LinkCounts, LinkId, LinkPart, LinkPlan, WhenFull};
+use std::collections::BTreeMap;
 
 const MESSAGES: usize = 60;
 
@@ -17,6 +18,7 @@ pub fn hold(world: &mut World) {
     }
     not_its_own(world);
     changed(world);
+    shared(world);
 }
 
 fn open(world: &mut World, bytes: usize, when_full: WhenFull) -> Vec<LinkId> {
@@ -24,6 +26,7 @@ fn open(world: &mut World, bytes: usize, when_full: WhenFull) -> Vec<LinkId> {
         filters: vec!["l/#".into(), "l/+/odd".into()],
         numbers: Vec::new(),
         once: false,
+        part: None,
         bytes,
         when_full,
         names: true,
@@ -162,6 +165,7 @@ fn changed(world: &mut World) {
         filters: vec!["k/#".into(), "k/+/odd".into(), "j/#".into()],
         numbers: vec![7, 8, 3],
         once: true,
+        part: None,
         bytes: 1 << 20,
         when_full: WhenFull::DropNew,
         names: true,
@@ -185,5 +189,52 @@ fn changed(world: &mut World) {
     publish(world, &mut client, "k/a", b"muted", Said::default());
     assert_eq!(take(world, shard, link), [], "a link that takes nothing more");
     close(world, &links);
+    part(world, [client]);
+}
+
+/// Links that share what they take: each topic is in one of them, in order, and what is for the
+/// first is there.
+fn shared(world: &mut World) {
+    const LINKS: u16 = 3;
+    let mut client = guest(world, "l-shared");
+    let shard = usize::from(home_of(&world.shared.seeds, "l-shared", world.nodes.len() as u8).0);
+    let share = |number| LinkPart { number, of: LINKS, first: vec![true, false, false] };
+    let plan = |number| LinkPlan {
+        filters: vec!["l/first/#".into(), "l/+/#".into(), "l/#".into()],
+        numbers: Vec::new(),
+        once: true,
+        part: Some(share(number)),
+        bytes: 1 << 20,
+        when_full: WhenFull::DropNew,
+        names: false,
+        own: None,
+        zero: 0,
+        answering: Answering::Accepted,
+    };
+    let opened = (0..LINKS).map(|number| world.inquire(shard, |s| s.open_link(plan(number))));
+    let links: Vec<LinkId> = opened.map(Option::unwrap).collect();
+    let topics: Vec<String> = (0..20)
+        .map(|number| format!("l/{}/{number}", if number < 5 { "first" } else { "any" }))
+        .collect();
+    for round in 0..3 {
+        for topic in &topics {
+            publish(world, &mut client, topic, &[b'0' + round], Said::default());
+        }
+    }
+    let mut used = [0; LINKS as usize];
+    let mut all: BTreeMap<String, (usize, String)> = BTreeMap::new();
+    for (at, &link) in links.iter().enumerate() {
+        for (topic, payload, ..) in take(world, shard, link) {
+            used[at] += 1;
+            let (place, said) = all.entry(topic).or_insert((at, String::new()));
+            assert_eq!(*place, at, "a topic of links that share");
+            said.push_str(&payload);
+        }
+        world.inquire(shard, |s| s.close_link(link));
+    }
+    assert_eq!(all.len(), topics.len(), "topics of links that share: {all:?}");
+    assert!(all.values().all(|(_, said)| said == "012"), "links that share: {all:?}");
+    assert!(all.iter().all(|(t, (at, _))| *at == 0 || !t.contains("first")), "{all:?}");
+    assert!(used.into_iter().all(|used| used > 0), "{used:?}");
     part(world, [client]);
 }
