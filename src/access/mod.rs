@@ -16,6 +16,7 @@
 
 pub mod acl_file;
 pub mod cache;
+mod carried;
 pub mod chain;
 pub mod claims;
 pub mod database;

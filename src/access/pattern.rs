@@ -6,9 +6,9 @@ use super::Who;
 /// A text in which `*` stands for any text.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Glob {
-    text: Box<str>,
+    pub(super) text: Box<str>,
     /// A `*` is a letter like others.
-    literal: bool,
+    pub(super) literal: bool,
 }
 
 impl Glob {
@@ -45,7 +45,7 @@ impl Glob {
 
 /// A part of a text with placeholders.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Piece {
+pub(super) enum Piece {
     Text(Box<str>),
     ClientId,
     Username,
@@ -71,7 +71,7 @@ impl Piece {
 
 /// One level of a pattern.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Level {
+pub(super) enum Level {
     Text(Box<str>),
     Plus,
     Hash,
@@ -111,9 +111,9 @@ pub enum Notation {
 /// A topic filter with placeholders.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TopicPattern {
-    levels: Box<[Level]>,
+    pub(super) levels: Box<[Level]>,
     /// Only the filter itself is meant, not what it matches.
-    literal: bool,
+    pub(super) literal: bool,
 }
 
 /// A level of a pattern, as far as it is known without a client.

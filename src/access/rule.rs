@@ -222,6 +222,11 @@ impl RuleSet {
         }
     }
 
+    /// Names of the sources, and the rules in order.
+    pub(super) fn parts(&self) -> (&Vec<Box<str>>, &Vec<Rule>) {
+        (&self.sources, &self.rules)
+    }
+
     /// How many rules there are.
     pub fn len(&self) -> usize {
         self.rules.len()

@@ -233,7 +233,10 @@ impl Moving {
 
     /// Copies some clients, beside a step.
     pub(super) fn copy(&mut self, shard: &mut Shard, driver: &mut Driver) -> CopyPace {
-        let Some(copying) = &mut self.copying else { return CopyPace::Nothing };
+        let Some(copying) = &mut self.copying else {
+            driver.drop_copies();
+            return CopyPace::Nothing;
+        };
         let asks = copying.go_on(shard, driver);
         if asks == CopyPace::Nothing {
             // The receiver sees the end of it.
@@ -360,10 +363,6 @@ fn pack(cursor: &mut PackCursor, shard: &mut Shard, driver: &mut Driver) -> Opti
                 totals.connections += 1;
                 totals.sessions += 1;
                 Frame::Rest(rest)
-            }
-            Packed::Unmovable(why) => {
-                parcel.failed = Some(why.to_owned());
-                return Some(parcel);
             }
             Packed::Offline(client) => {
                 totals.sessions += 1;

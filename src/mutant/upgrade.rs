@@ -21,6 +21,8 @@ macro_rules! upgrade {
         UpgradeShareLost,
         /// Subscriptions that are handed over lose their options and identifiers.
         UpgradeOptionsLost,
+        /// A client that is handed over loses rules of its own.
+        UpgradeRulesLost,
         /// Retained messages are not handed over.
         UpgradeRetainedLost,
         /// Sessions without a connection are not handed over.

@@ -162,6 +162,12 @@ impl Driver {
         copies.collect()
     }
 
+    /// Nobody wants those that were made since.
+    #[inline]
+    pub fn drop_copies(&mut self) {
+        self.moving.copies.clear();
+    }
+
     /// There are no copies any more.
     pub fn forget_copies(&mut self) {
         for ring in 0..self.rings.len() {

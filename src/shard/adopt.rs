@@ -249,7 +249,7 @@ fn granted(carried: client::Grant, serial: u64) -> Grant {
     Grant {
         username: carried.username,
         superuser: carried.superuser,
-        rules: None,
+        rules: carried.rules.map(Box::new),
         attributes: carried.attributes.into(),
         certificate: carried.certificate,
         mechanism: match carried.mechanism {

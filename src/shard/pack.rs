@@ -36,8 +36,6 @@ pub enum Packed {
     Known(ShardId, u32, Box<Client>),
     /// What has not been copied of a client before.
     Rest(Box<Remainder>),
-    /// A client that cannot move, and why.
-    Unmovable(&'static str),
     /// A session without a connection.
     Offline(Box<Client>),
     /// Some retained messages.
@@ -63,9 +61,6 @@ impl Shard {
         while cursor.connection < self.connections.bound() {
             let socket = SocketId(cursor.connection);
             cursor.connection += 1;
-            if self.is_ruled(socket) {
-                return Some(Packed::Unmovable("a client has come that has rules of its own"));
-            }
             if let Some(client) = self.pack_connection(socket) {
                 return Some(self.packed_online(socket, client));
             }
@@ -97,14 +92,6 @@ impl Shard {
             messages.clear();
         }
         Some(Packed::Retained(messages))
-    }
-
-    /// Whether a client has rules of its own, which cannot be written down.
-    fn is_ruled(&self, socket: SocketId) -> bool {
-        let stage = self.connections.get(socket.0).map(|connection| connection.stage);
-        let Some(Stage::Open(index)) = stage else { return false };
-        let grant = self.sessions.get(index).and_then(|session| session.grant());
-        grant.is_some_and(|grant| grant.rules.is_some())
     }
 
     fn pack_connection(&self, socket: SocketId) -> Option<Client> {
@@ -240,6 +227,7 @@ fn packed_grant(grant: &Grant) -> client::Grant {
     client::Grant {
         username: grant.username.clone(),
         superuser: grant.superuser,
+        rules: grant.rules.as_deref().filter(|_| !Mutant::UpgradeRulesLost.is_on()).cloned(),
         attributes: grant.attributes.to_vec(),
         certificate: grant.certificate.clone(),
         mechanism: match grant.mechanism {

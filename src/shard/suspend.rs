@@ -14,8 +14,6 @@ pub struct Inventory {
     pub sessions: u64,
     /// Connections that can move.
     pub connections: u64,
-    /// Clients with rules of their own, which cannot be written down.
-    pub ruled: u64,
     /// Connections that end with this process: refused, closing, or in the middle of a handshake.
     pub left: u64,
     /// Retained messages of clients.
@@ -79,7 +77,7 @@ impl Shard {
         for at in 0..self.connections.bound() {
             let Some(connection) = self.connections.get(at) else { continue };
             match connection.stage {
-                Stage::Open(index) => {
+                Stage::Open(_) => {
                     let moves =
                         || self.layered.all.get(at).is_some_and(|all| all.moved().is_some());
                     if connection.layered && !moves() {
@@ -87,9 +85,6 @@ impl Shard {
                         continue;
                     }
                     found.connections += 1;
-                    let grant = self.sessions.get(index).and_then(|session| session.grant());
-                    let ruled = grant.is_some_and(|grant| grant.rules.is_some());
-                    found.ruled += u64::from(ruled);
                 }
                 Stage::Entry if !connection.layered => found.connections += 1,
                 _ => found.left += 1,

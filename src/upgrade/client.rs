@@ -2,6 +2,7 @@
 //! of the clock that both processes go by.
 
 use super::code::{Body, Bytes, Code, Secret, record};
+use crate::access::rule::RuleSet;
 use crate::ids::{ListenerId, Peer, ShardId};
 use crate::message::Message;
 use crate::packet::Qos;
@@ -115,6 +116,8 @@ record! {
         pub username: Option<Box<str>>,
         /// No rule of the configuration holds for it.
         pub superuser: bool,
+        /// Rules of its own, which come first.
+        pub rules: Option<RuleSet>,
         /// What rules may ask for.
         pub attributes: Vec<(Box<str>, Box<str>)>,
         /// The common name of its certificate.

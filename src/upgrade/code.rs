@@ -206,6 +206,21 @@ impl<T: Code> Code for Vec<T> {
     }
 }
 
+impl<T: Code> Code for Box<[T]> {
+    fn length(&self) -> usize {
+        size_of::<u32>() + self.iter().map(T::length).sum::<usize>()
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.len() as u32).put(out);
+        self.iter().for_each(|value| value.put(out));
+    }
+
+    fn get(from: &mut Body<'_>) -> Option<Self> {
+        Vec::get(from).map(Vec::into_boxed_slice)
+    }
+}
+
 impl<A: Code, B: Code> Code for (A, B) {
     fn length(&self) -> usize {
         self.0.length() + self.1.length()

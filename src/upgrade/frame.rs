@@ -91,8 +91,6 @@ pub enum Frame {
     Refused(Box<str>),
     /// New: it has started, with so many shards.
     Ready(u8),
-    /// The same, and clients may be copied while old serves them.
-    ReadyForEarly(u8),
     /// Old: a listener.
     Listener(Listener),
     /// Old: the keys of a listener's tickets of TLS.
@@ -146,11 +144,10 @@ impl Frame {
             Frame::Committed => 12,
             Frame::Bans(_) => 13,
             Frame::Store => 14,
-            Frame::ReadyForEarly(_) => 15,
-            Frame::Early(_) => 16,
-            Frame::Known(..) => 17,
-            Frame::Rest(_) => 18,
-            Frame::Tickets(..) => 19,
+            Frame::Early(_) => 15,
+            Frame::Known(..) => 16,
+            Frame::Rest(_) => 17,
+            Frame::Tickets(..) => 18,
         }
     }
 
@@ -159,7 +156,7 @@ impl Frame {
         match self {
             Frame::Hello(hello) => hello.length(),
             Frame::Refused(why) => why.length(),
-            Frame::Ready(shards) | Frame::ReadyForEarly(shards) => shards.length(),
+            Frame::Ready(shards) => shards.length(),
             Frame::Listener(listener) => listener.length(),
             Frame::Files(count) => count.length(),
             Frame::Client(client) => client.length(),
@@ -190,7 +187,7 @@ impl Frame {
         match self {
             Frame::Hello(hello) => hello.put(out),
             Frame::Refused(why) => why.put(out),
-            Frame::Ready(shards) | Frame::ReadyForEarly(shards) => shards.put(out),
+            Frame::Ready(shards) => shards.put(out),
             Frame::Listener(listener) => listener.put(out),
             Frame::Files(count) => count.put(out),
             Frame::Client(client) => client.put(out),
@@ -216,8 +213,8 @@ impl Frame {
     fn decode(kind: u8, bytes: &[u8]) -> Option<Frame> {
         match kind {
             6 => return Client::decode(bytes).map(|client| Frame::Client(Box::new(client))),
-            16 => return Early::decode(bytes).map(|early| Frame::Early(Box::new(early))),
-            18 => return Remainder::decode(bytes).map(|rest| Frame::Rest(Box::new(rest))),
+            15 => return Early::decode(bytes).map(|early| Frame::Early(Box::new(early))),
+            17 => return Remainder::decode(bytes).map(|rest| Frame::Rest(Box::new(rest))),
             _ => {}
         }
         let mut body = Body::new(bytes);
@@ -236,9 +233,8 @@ impl Frame {
             12 => Frame::Committed,
             13 => Frame::Bans(Vec::get(from)?),
             14 => Frame::Store,
-            15 => Frame::ReadyForEarly(u8::get(from).filter(|&shards| shards > 0)?),
-            19 => Frame::Tickets(ListenerId::get(from)?, Secret::get(from)?),
-            17 => Frame::Known(ShardId::get(from)?, u32::get(from)?),
+            18 => Frame::Tickets(ListenerId::get(from)?, Secret::get(from)?),
+            16 => Frame::Known(ShardId::get(from)?, u32::get(from)?),
             _ => return None,
         };
         Some(frame).filter(|_| body.is_empty())

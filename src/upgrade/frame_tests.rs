@@ -1,4 +1,6 @@
 use super::*;
+use crate::access::claims;
+use crate::access::rule::RuleSet;
 use crate::ids::{ListenerId, Peer, ShardId};
 use crate::message::MessageRef;
 use crate::overload::sources::SourceNetwork;
@@ -36,6 +38,11 @@ fn queued(text: &str) -> Queued {
 }
 
 const KEPT: Kept = Kept { slot: 3, number: 1 << 40, checksum: 77 };
+
+fn rules() -> RuleSet {
+    let list = serde_json::json!([{"permission": "deny", "topic": "a/${username}/#"}]);
+    claims::rules(&list).expect("a rule")
+}
 
 /// A client with something in every field.
 fn client(text: &str, bytes: &[u8]) -> Client {
@@ -86,6 +93,7 @@ fn client(text: &str, bytes: &[u8]) -> Client {
         grant: Some(Grant {
             username: Some("u".into()),
             superuser: true,
+            rules: Some(rules()),
             attributes: vec![("a".into(), text.into())],
             certificate: "cn".into(),
             mechanism: 1,
@@ -139,7 +147,6 @@ proptest! {
             Frame::Early(Box::new(early)),
             Frame::Known(from, number),
             Frame::Rest(Box::new(Remainder { from, number, flow, connection })),
-            Frame::ReadyForEarly(2),
             Frame::Tickets(listener, Secret(bytes.clone())),
             Frame::Retained(vec![message("r", &bytes), message(&text, b"")]),
             Frame::Refused(text.as_str().into()),

@@ -4,7 +4,7 @@
 //! 1. The running broker (*old*) starts the new binary with one end of a socket pair and says
 //!    [`Frame::Hello`]: the version of this protocol, its clock and its secret of placement. The
 //!    new process (*new*) starts its cores with that clock and secret, opens nothing, and says
-//!    [`Frame::ReadyForEarly`]; or it says why it refuses, and nothing has moved.
+//!    [`Frame::Ready`]; or it says why it refuses, and nothing has moved.
 //! 2. Old sends its listening sockets, and copies its clients while it serves them
 //!    ([`client::Early`]): a second descriptor of each socket, and of its session what seldom
 //!    changes. New puts both in place, where they do nothing. Old goes on as if nothing had been
@@ -56,11 +56,9 @@ pub use frame::Frame;
 use crate::config::{Bridge, BridgePuback, Config};
 
 /// The version of the protocol that this build speaks.
-pub const VERSION: u16 = 3;
-/// From that version on, clients can be copied before they are handed over.
-pub const COPIES: u16 = 3;
+pub const VERSION: u16 = 4;
 /// The oldest version that it can take clients over from.
-pub const OLDEST: u16 = 2;
+pub const OLDEST: u16 = 4;
 
 /// The key of what cannot be handed over, or be begun with by the new broker, yet. Two nodes of one
 /// name would be in a cluster at the same time; and a PUBLISH whose acknowledgement waits for a

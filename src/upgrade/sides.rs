@@ -12,7 +12,7 @@
 //! end. A program in between would be killed in place of new, so then new gives up.
 
 use super::frame::{Frame, Totals};
-use super::{COPIES, OLDEST, VERSION};
+use super::{OLDEST, VERSION};
 use std::time::Duration;
 
 /// What old learns.
@@ -54,6 +54,14 @@ pub enum OldOrder {
     End,
     /// End, since what new has done for clients before it was killed is not known.
     EndLost,
+}
+
+impl OldOrder {
+    /// Whether something begins with it that takes time.
+    pub fn begins_stage(&self) -> bool {
+        use OldOrder as O;
+        matches!(self, O::Copy | O::Suspend | O::Send | O::SayAll(_) | O::SayCommit)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,8 +116,7 @@ impl Old {
         use {OldInput as I, OldStage as S};
         match (self.stage, input) {
             (S::Over, _) => Vec::new(),
-            (S::Starting, I::Heard(Frame::Ready(_))) => self.go(S::Quieting, OldOrder::Suspend),
-            (S::Starting, I::Heard(Frame::ReadyForEarly(_))) => self.go(S::Copying, OldOrder::Copy),
+            (S::Starting, I::Heard(Frame::Ready(_))) => self.go(S::Copying, OldOrder::Copy),
             (S::Copying, I::Heard(Frame::Taken(_))) => Vec::new(),
             (S::Copying, I::Copied) => self.go(S::Quieting, OldOrder::Suspend),
             (S::Quieting, I::Heard(Frame::Taken(_))) => Vec::new(),
@@ -192,8 +199,6 @@ pub enum NewOrder {
     Start,
     /// Say that it has started.
     SayReady(u8),
-    /// The same, and that clients may be copied.
-    SayReadyForEarly(u8),
     /// Take in what was heard.
     Take,
     /// Tell what it holds once all is taken in: [`NewInput::Holds`].
@@ -225,15 +230,13 @@ pub struct New {
     stage: NewStage,
     /// Something of a client that old serves no more has come.
     took: bool,
-    /// Old can copy clients before it rests.
-    copies: bool,
     /// Old is its parent.
     is_child: bool,
 }
 
 impl Default for New {
     fn default() -> New {
-        New { stage: NewStage::Greeting, took: false, copies: false, is_child: false }
+        New { stage: NewStage::Greeting, took: false, is_child: false }
     }
 }
 
@@ -256,16 +259,9 @@ impl New {
                         hello.build, hello.oldest, hello.version
                     )));
                 }
-                self.copies = hello.version >= COPIES;
                 self.go(S::Starting, NewOrder::Start)
             }
-            (S::Starting, I::Started(shards)) => {
-                let said = match self.copies {
-                    true => NewOrder::SayReadyForEarly(shards),
-                    false => NewOrder::SayReady(shards),
-                };
-                self.go(S::Taking, said)
-            }
+            (S::Starting, I::Started(shards)) => self.go(S::Taking, NewOrder::SayReady(shards)),
             (S::Taking, I::Heard(Frame::All(_))) => self.go(S::Settling, NewOrder::Settle),
             (
                 S::Taking,

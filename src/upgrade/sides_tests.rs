@@ -103,9 +103,6 @@ impl Pair {
         match self.new.handle(input) {
             Some(NewOrder::Start) => self.new_will.push_back(NewInput::Started(2)),
             Some(NewOrder::SayReady(shards)) => self.to_old.push_back(Frame::Ready(shards)),
-            Some(NewOrder::SayReadyForEarly(shards)) => {
-                self.to_old.push_back(Frame::ReadyForEarly(shards));
-            }
             Some(NewOrder::Settle) => self.new_will.push_back(NewInput::Holds(MOVED)),
             Some(NewOrder::SayPrepared(totals)) => {
                 self.has_all = true;
@@ -197,6 +194,7 @@ fn another_version_is_refused_before_anything_moves() {
 fn too_few_clients_are_not_committed() {
     let mut old = Old::default();
     old.handle(OldInput::Heard(&Frame::Ready(1)));
+    assert_eq!(old.handle(OldInput::Copied), [OldOrder::Suspend]);
     old.handle(OldInput::Quiet);
     old.handle(OldInput::Sent(MOVED));
     let fewer = Totals { connections: 1, ..MOVED };
@@ -209,23 +207,9 @@ fn what_was_only_copied_is_not_served_when_old_dies() {
     let mut new = New::default();
     new.is_child();
     new.handle(NewInput::Heard(&hello()));
-    assert_eq!(new.handle(NewInput::Started(1)), Some(NewOrder::SayReadyForEarly(1)));
+    assert_eq!(new.handle(NewInput::Started(1)), Some(NewOrder::SayReady(1)));
     assert_eq!(new.handle(NewInput::Heard(&copied())), Some(NewOrder::Take));
     assert!(matches!(new.handle(NewInput::Ended), Some(NewOrder::GiveUp(_))));
-}
-
-#[test]
-fn an_older_process_is_not_asked_to_copy_and_asks_for_no_copies() {
-    let Frame::Hello(older) = hello() else { unreachable!() };
-    let older = Frame::Hello(Hello { version: 2, oldest: 2, ..older });
-    let mut new = New::default();
-    new.handle(NewInput::Heard(&older));
-    assert_eq!(new.handle(NewInput::Started(1)), Some(NewOrder::SayReady(1)));
-    let mut old = Old::default();
-    assert_eq!(old.handle(OldInput::Heard(&Frame::Ready(1))), [OldOrder::Suspend]);
-    let mut old = Old::default();
-    assert_eq!(old.handle(OldInput::Heard(&Frame::ReadyForEarly(1))), [OldOrder::Copy]);
-    assert_eq!(old.handle(OldInput::Copied), [OldOrder::Suspend]);
 }
 
 #[test]

@@ -201,6 +201,46 @@ fn a_service_decides() {
     eventually("the log says why", told);
 }
 
+/// What a token or a service has said of a client is known to the process that takes over, too:
+/// rules hold as before, and the service is not asked again.
+#[test]
+fn rules_of_a_client_of_its_own_hold_after_an_upgrade() {
+    let service = Service::start();
+    let url = format!("http://{}/auth", service.address);
+    let chain = format!("[{{jwt: {{secret: s3cret}}}}, {{http: {{url: '{url}'}}}}]");
+    let mut broker = Broker::start(&[&format!("access.authentication={chain}")]);
+    let acl = r#"[{"permission": "allow", "action": "all", "topic": "mine/${username}/#"}]"#;
+    service.says("200 OK", &format!(r#"{{"result": "allow", "acl": {acl}}}"#));
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+    let claims = format!(r#"{{"acl": {acl}}}"#);
+    let claims: serde_json::Value = serde_json::from_str(&claims).expect("JSON");
+    let key = jsonwebtoken::EncodingKey::from_secret(b"s3cret");
+    let token = jsonwebtoken::encode(&header, &claims, &key).expect("a token");
+    let mut clients = [("ann", "pw"), ("tom", &*token)].map(|(user, password)| {
+        let (username, password) = (Some(user.into()), Some(password.into()));
+        let connect = Connect { username, password, ..Connect::new(V5, unique(user)) };
+        (user, connect.open(&broker))
+    });
+    service.says("403 Forbidden", "");
+    let code = |client: &mut Client, topic: &str| client.publish_code(&Publish::new(topic, 1, "x"));
+    // Once from the one that has heard it, and once from the one that was told.
+    for round in 0..3 {
+        for (user, client) in &mut clients {
+            assert_eq!(code(client, &format!("mine/{user}/{round}")), 0x10, "{user} {round}");
+            assert_eq!(code(client, &format!("mine/bob/{round}")), 0x87, "{user} {round}");
+            client.ping();
+        }
+        if round < 2 {
+            let report = broker.ask_to_upgrade(&[]).expect("it is upgraded");
+            broker.follow(&report);
+        }
+    }
+    for (user, client) in &mut clients {
+        client.granted(&format!("mine/{user}/#"), 1);
+    }
+    assert_eq!(service.asked.lock().expect("no panic with it").len(), 1, "it is asked once");
+}
+
 #[test]
 fn a_service_that_is_down_lets_nobody_in_unless_it_is_told_to_be_ignored() {
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");

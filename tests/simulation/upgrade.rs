@@ -209,7 +209,6 @@ impl Successor {
                 Frame::Client(client)
             }
             Packed::Rest(rest) => Frame::Rest(rest),
-            Packed::Unmovable(why) => panic!("{why}"),
             Packed::Retained(messages) => Frame::Retained(messages),
             Packed::Bans(bans) => Frame::Bans(bans),
         };

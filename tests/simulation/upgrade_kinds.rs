@@ -8,9 +8,33 @@ use crate::scripted::fine;
 use crate::settings::roomy;
 use crate::upgrade::plan;
 use crate::world::{World, web};
+use ringmq::access::load;
+use ringmq::config::Sources;
 use ringmq::overload::sources::Banned;
 use ringmq::packet::{self, AckKind, Connect, OutPublish, Qos, ReasonCode, SubscribeOptions};
+use ringmq::shard::Settings;
 use ringmq::transport::Stack;
+use std::sync::Arc;
+
+/// Clients may show tokens; who shows none may do everything.
+fn settings() -> Settings {
+    let chain = "access.authentication=[{jwt: {secret: s3cret}}]".to_owned();
+    let config = Sources { set: vec![chain], ..Sources::default() }.load().unwrap();
+    let access = load::load(&config, &|_| Ok(String::new())).unwrap();
+    roomy().with_access(Arc::new(access))
+}
+
+/// With rules of its own.
+fn token() -> String {
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+    let acl = serde_json::json!([
+        {"permission": "deny", "action": "publish", "topic": "c/${clientid}/closed"},
+        {"permission": "allow", "action": "all", "topic": "c/#"},
+    ]);
+    let claims = serde_json::json!({ "acl": acl });
+    let key = jsonwebtoken::EncodingKey::from_secret(b"s3cret");
+    jsonwebtoken::encode(&header, &claims, &key).unwrap()
+}
 
 /// Plain, WebSocket, TLS, both.
 fn stack(seed: u64) -> Stack {
@@ -59,6 +83,7 @@ struct Household {
     quiet: Peer,
     twice: Peer,
     forgetful: Peer,
+    ruled: Peer,
     members: [Peer; 2],
 }
 
@@ -87,6 +112,15 @@ impl Household {
         let twice = Peer::connect(world, 0, &hello("twice", false, 60));
         let mut forgetful = Peer::connect(world, 0, &hello("forgetful", false, 60));
         forgetful.subscribe(world, 1, "f/#", 1);
+        let token = token();
+        let shown = Connect {
+            username: Some("tom"),
+            password: Some(token.as_bytes()),
+            ..hello("ruled", true, 0)
+        };
+        let mut ruled = Peer::connect(world, 0, &shown);
+        let got = ruled.take(world);
+        assert!(matches!(got[..], [Got::ConnAck { reason: ReasonCode::Success, .. }]), "{got:?}");
         let members = ["one", "two"].map(|name| {
             let mut member = Peer::connect(world, 0, &hello(name, true, 0));
             member.subscribe(world, 1, "$share/g/s/#", 1);
@@ -94,7 +128,7 @@ impl Household {
             member
         });
         let publisher = Peer::connect(world, shards - 1, &hello("publisher", true, 0));
-        Household { watcher, publisher, reader, doomed, quiet, twice, forgetful, members }
+        Household { watcher, publisher, reader, doomed, quiet, twice, forgetful, ruled, members }
     }
 
     fn begin(&mut self, world: &mut World) {
@@ -160,6 +194,22 @@ impl Household {
         self.publisher.take(world);
     }
 
+    /// What a client may do by rules of its own.
+    fn obey(&mut self, world: &mut World) {
+        let denied = ReasonCode::NotAuthorized;
+        // Nobody has subscribed to the one that is allowed.
+        let expected = [
+            ("c/ruled/closed", denied),
+            ("c/ruled/open", ReasonCode::NoMatchingSubscribers),
+            ("d", denied),
+        ];
+        for (number, (topic, reason)) in (1..).zip(expected) {
+            self.ruled.publish(world, topic, b"by rules of its own", 1, number);
+            let got = self.ruled.take(world);
+            assert_eq!(got, [Got::Ack(AckKind::PubAck, number, reason)], "{topic}");
+        }
+    }
+
     /// Who comes anew, or back.
     fn come(&mut self, world: &mut World) {
         let mut late = Peer::connect(world, 0, &hello("new", true, 0));
@@ -219,16 +269,18 @@ impl Household {
 pub fn simulate(seed: u64) {
     let mut rng = Rng::new(seed);
     let faults = Faults { split: 300, late: 200, ..Faults::default() };
-    let plan = |shards| plan(seed, shards, roomy(), faults, stack(seed));
+    let plan = |shards| plan(seed, shards, settings(), faults, stack(seed));
     let mut world = World::new(plan(rng.range(1, 3)));
     let mut household = Household::new(&mut world);
     household.begin(&mut world);
+    household.obey(&mut world);
     // One that fails does no harm, and two in a row are as good as one.
     for fails in [rng.chance(500), false, rng.chance(500)] {
         let done = world.upgrade(plan(rng.range(1, 3)), fails);
         assert_eq!(done, !fails, "nothing is under way");
     }
     household.go_on(&mut world);
+    household.obey(&mut world);
     household.come(&mut world);
     household.end(&mut world);
     fine(&world);

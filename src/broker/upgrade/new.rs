@@ -225,9 +225,6 @@ impl Taking {
         loop {
             match order {
                 Some(NewOrder::SayReady(shards)) => self.channel.say(&Frame::Ready(shards))?,
-                Some(NewOrder::SayReadyForEarly(shards)) => {
-                    self.channel.say(&Frame::ReadyForEarly(shards))?;
-                }
                 Some(NewOrder::Settle) => {
                     let input = match self.settle(broker) {
                         Ok(totals) => NewInput::Holds(totals),

@@ -72,6 +72,8 @@ struct Upgrade {
     copied: bool,
     /// Parcels that the new process has not taken in yet.
     ahead: usize,
+    /// When each stage began: copying, resting, sending, settling, committing.
+    stages: Vec<Instant>,
     suspended: Option<Instant>,
 }
 
@@ -87,11 +89,6 @@ pub(in super::super) fn run(job: Job) -> Outcome {
             ));
         }
         Err(failure) => return Outcome::Stays(failure.to_string()),
-    }
-    let there: Vec<Inventory> =
-        ask(&job.homes, MoveOrder::Inventory).into_iter().map(|(_, found)| found).collect();
-    if let Some(why) = obstacle(&there) {
-        return Outcome::Stays(why);
     }
     match Upgrade::begin(job) {
         Ok(upgrade) => upgrade.go(),
@@ -113,7 +110,15 @@ impl Upgrade {
             .spawn()
             .map_err(failed)?;
         let _ = channel.say(&Frame::Hello(job.hello.clone())); // its end is seen below
-        Ok(Upgrade { job, channel, child, copied: false, ahead: 0, suspended: None })
+        Ok(Upgrade {
+            job,
+            channel,
+            child,
+            copied: false,
+            ahead: 0,
+            stages: Vec::new(),
+            suspended: None,
+        })
     }
 
     fn go(mut self) -> Outcome {
@@ -123,7 +128,7 @@ impl Upgrade {
             let left = until.saturating_duration_since(Instant::now());
             let heard = self.channel.hear(left);
             let input = match &heard {
-                Heard::Frame(Frame::Ready(_) | Frame::ReadyForEarly(_)) if self.job.dry_run => {
+                Heard::Frame(Frame::Ready(_)) if self.job.dry_run => {
                     self.kill();
                     return Outcome::Possible(self.report());
                 }
@@ -156,6 +161,9 @@ impl Upgrade {
             Ok(()) => Step::Done,
             Err(why) => Step::Input(OldInput::Failed(why)),
         };
+        if order.begins_stage() {
+            self.stages.push(Instant::now());
+        }
         match order {
             OldOrder::Copy => {
                 self.copied = true;
@@ -191,6 +199,7 @@ impl Upgrade {
                 let paused = self.suspended.map_or(0, |since| since.elapsed().as_millis());
                 let pid = self.child.id();
                 let report = format!("process {pid} serves; clients waited for {paused} ms");
+                self.log_stages();
                 Step::Gone(pid, report)
             }
             OldOrder::EndLost => Step::Over(Outcome::Lost(
@@ -198,6 +207,20 @@ impl Upgrade {
                  killed: its clients connect again"
                     .to_owned(),
             )),
+        }
+    }
+
+    /// What took how long, for who wants it shorter.
+    fn log_stages(&self) {
+        let ends = self.stages.iter().skip(1).copied().chain([Instant::now()]);
+        let took: Vec<u64> = self
+            .stages
+            .iter()
+            .zip(ends)
+            .map(|(&began, ended)| ended.duration_since(began).as_millis() as u64)
+            .collect();
+        if let [copy_ms, rest_ms, send_ms, settle_ms, commit_ms] = took[..] {
+            tracing::info!(copy_ms, rest_ms, send_ms, settle_ms, commit_ms, "upgrade: the stages");
         }
     }
 
@@ -244,11 +267,8 @@ impl Upgrade {
         self.carry(MoveOrder::Copy, COPYING).map(drop)
     }
 
-    /// Sends clients and retained messages, and listening sockets if they were not sent before.
+    /// Sends clients and retained messages.
     fn send(&mut self) -> Result<Totals, String> {
-        if !self.copied {
-            self.send_listeners()?;
-        }
         if let Some(lock) = self.job.lock.take() {
             self.channel.say_with(&Frame::Store, &[lock])?;
         }
@@ -371,15 +391,4 @@ fn next(parcels: &Receiver<Parcel>) -> Result<Option<Parcel>, String> {
         Err(RecvTimeoutError::Disconnected) => Ok(None),
         Err(RecvTimeoutError::Timeout) => Err("a shard does not pack its clients".to_owned()),
     }
-}
-
-/// What cannot move, of this inventory; `None` when all can.
-fn obstacle(all: &[Inventory]) -> Option<String> {
-    let ruled = all.iter().map(|found| found.ruled).sum::<u64>();
-    (ruled > 0).then(|| {
-        format!(
-            "{ruled} clients have rules of their own (from a token or a service), which cannot be \
-             handed over yet"
-        )
-    })
 }
