@@ -11,7 +11,8 @@ pub struct Found {
     pub batch: u64,
     /// Where it is.
     pub offset: usize,
-    /// Bytes that it takes there.
+    /// Bytes that it takes there. Of the last ones, which say nothing, some may be missing when it
+    /// is at the end of a segment.
     pub size: usize,
     /// Its messages.
     pub messages: LinkBatch,
