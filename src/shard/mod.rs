@@ -421,6 +421,7 @@ impl Shard {
 
     /// Whether what clients were answered so far is to be sent before [`Shard::finish`]: it would
     /// have to wait for what goes on over several steps.
+    #[inline]
     fn answers_first(&self) -> bool {
         self.work.lasted >= self.settings.budget.share()
             && !self.outputs.dirty.is_empty()

@@ -133,6 +133,10 @@ impl Step {
                         shard.heard_everyone();
                     }
                 }
+                // Most steps have nothing that answers would have to wait for.
+                if order.get(self.next) == Some(&Part::Answer) && !shard.answers_first() {
+                    self.next += 3;
+                }
             }
             Part::Answer if shard.answers_first() => {
                 self.busy = true;
@@ -162,18 +166,19 @@ impl Step {
     }
 }
 
-fn order() -> [Part; PARTS] {
+#[inline]
+fn order() -> &'static [Part; PARTS] {
     use Part::{Act, Answer, Carry, Finish, Harvest, Input, Mail};
     if Mutant::MailAfterInput.is_on() {
-        return [Harvest, Input, Mail, Answer, Carry, Act, Finish, Carry, Act];
+        return &[Harvest, Input, Mail, Answer, Carry, Act, Finish, Carry, Act];
     }
     if Mutant::MailBeforeHarvest.is_on() {
-        return [Mail, Harvest, Input, Answer, Carry, Act, Finish, Carry, Act];
+        return &[Mail, Harvest, Input, Answer, Carry, Act, Finish, Carry, Act];
     }
     if Mutant::ActsBeforeCarry.is_on() {
-        return [Harvest, Mail, Input, Answer, Act, Carry, Finish, Act, Carry];
+        return &[Harvest, Mail, Input, Answer, Act, Carry, Finish, Act, Carry];
     }
-    [Harvest, Mail, Input, Answer, Carry, Act, Finish, Carry, Act]
+    &[Harvest, Mail, Input, Answer, Carry, Act, Finish, Carry, Act]
 }
 
 impl Shard {

@@ -291,7 +291,7 @@ fn answers_go_before_long_work() {
         shard.accepted(SocketId(socket), ListenerId(0), Peer::Unix);
         shard.received(SocketId(socket), &connect(&format!("client-{socket}")));
     }
-    let filters: Vec<u8> = (0..20_000_u16).flat_map(|filter| subscription(filter)).collect();
+    let filters: Vec<u8> = (0..20_000_u16).flat_map(subscription).collect();
     let mut subscribe = vec![0x82];
     let mut left = filters.len() + 2;
     while left > 0 {
