@@ -4,7 +4,7 @@
 use super::pattern::{Glob, Level, Piece, TopicPattern};
 use super::rule::{Condition, Rule, RuleSet, Written};
 use crate::transport::network::{Network, Networks};
-use crate::upgrade::code::{Body, Code};
+use crate::upgrade::code::{Body, Code, fields};
 
 /// How a value that is one of several is written: a number for which, and what belongs to it.
 macro_rules! choice {
@@ -37,25 +37,6 @@ macro_rules! choice {
                     $($bare => Some($kind::$alone),)*
                     _ => None,
                 }
-            }
-        }
-    };
-}
-
-/// How a record is written: its fields in turn.
-macro_rules! fields {
-    ($kind:ident { $($field:tt),* }) => {
-        impl Code for $kind {
-            fn length(&self) -> usize {
-                0 $(+ self.$field.length())*
-            }
-
-            fn put(&self, out: &mut Vec<u8>) {
-                $(self.$field.put(out);)*
-            }
-
-            fn get(from: &mut Body<'_>) -> Option<Self> {
-                Some($kind { $($field: Code::get(from)?,)* })
             }
         }
     };

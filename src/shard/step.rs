@@ -133,17 +133,16 @@ impl Step {
                         shard.heard_everyone();
                     }
                 }
-                // Most steps have nothing that answers would have to wait for.
-                if order.get(self.next) == Some(&Part::Answer) && !shard.answers_first() {
+                // Most steps have nothing that answers would have to wait for: no Answer, and not
+                // its Carry and Act.
+                if self.next > 0 && !shard.answers_first() {
                     self.next += 3;
                 }
             }
-            Part::Answer if shard.answers_first() => {
+            Part::Answer => {
                 self.busy = true;
                 shard.answer_now();
             }
-            // Without its Carry and Act.
-            Part::Answer => self.next += 2,
             Part::Finish => {
                 self.busy |= self.visited > 0;
                 self.busy |= shard.finish();
@@ -166,11 +165,12 @@ impl Step {
     }
 }
 
+/// Answer with its Carry and Act follows Input.
 #[inline]
 fn order() -> &'static [Part; PARTS] {
     use Part::{Act, Answer, Carry, Finish, Harvest, Input, Mail};
     if Mutant::MailAfterInput.is_on() {
-        return &[Harvest, Input, Mail, Answer, Carry, Act, Finish, Carry, Act];
+        return &[Harvest, Input, Answer, Carry, Act, Mail, Finish, Carry, Act];
     }
     if Mutant::MailBeforeHarvest.is_on() {
         return &[Mail, Harvest, Input, Answer, Carry, Act, Finish, Carry, Act];

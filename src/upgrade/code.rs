@@ -184,14 +184,22 @@ impl<T: Code> Code for Option<T> {
     }
 }
 
+fn list_length<T: Code>(list: &[T]) -> usize {
+    size_of::<u32>() + list.iter().map(T::length).sum::<usize>()
+}
+
+fn put_list<T: Code>(list: &[T], out: &mut Vec<u8>) {
+    (list.len() as u32).put(out);
+    list.iter().for_each(|value| value.put(out));
+}
+
 impl<T: Code> Code for Vec<T> {
     fn length(&self) -> usize {
-        size_of::<u32>() + self.iter().map(T::length).sum::<usize>()
+        list_length(self)
     }
 
     fn put(&self, out: &mut Vec<u8>) {
-        (self.len() as u32).put(out);
-        self.iter().for_each(|value| value.put(out));
+        put_list(self, out);
     }
 
     fn get(from: &mut Body<'_>) -> Option<Self> {
@@ -208,12 +216,11 @@ impl<T: Code> Code for Vec<T> {
 
 impl<T: Code> Code for Box<[T]> {
     fn length(&self) -> usize {
-        size_of::<u32>() + self.iter().map(T::length).sum::<usize>()
+        list_length(self)
     }
 
     fn put(&self, out: &mut Vec<u8>) {
-        (self.len() as u32).put(out);
-        self.iter().for_each(|value| value.put(out));
+        put_list(self, out);
     }
 
     fn get(from: &mut Body<'_>) -> Option<Self> {
@@ -436,6 +443,26 @@ impl Code for Queued {
     }
 }
 
+/// How a record that is declared elsewhere is written: its fields in turn.
+macro_rules! fields {
+    ($kind:ident { $($field:tt),* }) => {
+        impl Code for $kind {
+            fn length(&self) -> usize {
+                0 $(+ self.$field.length())*
+            }
+
+            fn put(&self, out: &mut Vec<u8>) {
+                $(self.$field.put(out);)*
+            }
+
+            fn get(from: &mut Body<'_>) -> Option<Self> {
+                Some($kind { $($field: Code::get(from)?,)* })
+            }
+        }
+    };
+}
+pub(crate) use fields;
+
 /// Declares a record and how it is written: its fields in turn.
 macro_rules! record {
     (
@@ -447,19 +474,7 @@ macro_rules! record {
             $($(#[$says])* pub $field: $kind,)*
         }
 
-        impl Code for $name {
-            fn length(&self) -> usize {
-                0 $(+ self.$field.length())*
-            }
-
-            fn put(&self, out: &mut Vec<u8>) {
-                $(self.$field.put(out);)*
-            }
-
-            fn get(from: &mut Body<'_>) -> Option<Self> {
-                Some($name { $($field: <$kind>::get(from)?,)* })
-            }
-        }
+        $crate::upgrade::code::fields!($name { $($field),* });
     };
 }
 pub(crate) use record;
