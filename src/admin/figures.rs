@@ -2,7 +2,7 @@
 //! question open, and a new one at most every 10 ms, however many requests there are; who asks
 //! meanwhile shares the next answer.
 
-use super::{Ask, Question};
+use super::{Ask, FiguresRequest};
 use crate::telemetry::prometheus::Snapshot;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -99,7 +99,7 @@ async fn tend(ask: Ask, line: Arc<Waiters>) {
         line.bell.notified().await;
         let crowd = line.take();
         let (reply, answer) = oneshot::channel();
-        ask(Question { asked: std::time::Instant::now(), reply });
+        ask(FiguresRequest { asked: std::time::Instant::now(), reply });
         let answer = match answer.await {
             Ok(snapshot) => Answer::Figures(Arc::new(snapshot)),
             Err(_) => Answer::Ended,

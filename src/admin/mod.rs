@@ -73,19 +73,19 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_millis(100);
 
 /// Puts a question to one shard and wakes it. Dropping the question says that the shard has ended.
-pub type Ask = Arc<dyn Fn(Question) + Send + Sync>;
+pub type Ask = Arc<dyn Fn(FiguresRequest) + Send + Sync>;
 
 /// Says which shard a ClientId lives on.
 pub type Placement = Arc<dyn Fn(&str) -> u8 + Send + Sync>;
 
 /// A request for one shard's figures.
 #[derive(Debug)]
-pub struct Question {
+pub struct FiguresRequest {
     asked: Instant,
     reply: oneshot::Sender<Snapshot>,
 }
 
-impl Question {
+impl FiguresRequest {
     /// How long it has waited for its shard.
     pub fn waited(&self) -> Duration {
         self.asked.elapsed()

@@ -9,11 +9,11 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::admin::figures::GAP;
-use crate::admin::{Ask, Question};
+use crate::admin::{Ask, FiguresRequest};
 use crate::telemetry::Counters;
 
 /// A shard that never answers by itself: its questions can be taken from the other end.
-fn slow_shard() -> (Ask, Receiver<Question>) {
+fn slow_shard() -> (Ask, Receiver<FiguresRequest>) {
     let (sender, questions) = channel();
     (Arc::new(move |question| drop(sender.send(question))), questions)
 }
@@ -21,7 +21,7 @@ fn slow_shard() -> (Ask, Receiver<Question>) {
 /// A shard that answers at once; each answer tells how many there were.
 fn quick_shard() -> Ask {
     let steps = std::sync::atomic::AtomicU64::new(0);
-    Arc::new(move |question: Question| {
+    Arc::new(move |question: FiguresRequest| {
         let steps = steps.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
         let counters = Counters { steps, ..Counters::default() };
         question.answer(Snapshot { counters, ..Snapshot::default() });

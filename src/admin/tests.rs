@@ -25,7 +25,7 @@ fn start(shards: Vec<Ask>, stage: BrokerStage) -> Admin {
 }
 
 fn quick() -> Ask {
-    Arc::new(|question: Question| question.answer(Snapshot::default()))
+    Arc::new(|question: FiguresRequest| question.answer(Snapshot::default()))
 }
 
 /// Status and body.

@@ -11,7 +11,7 @@ use super::secure;
 use crate::admin::api::{Api, Inquiry, ListenerRow, Ordered, Submit, Tell};
 use crate::admin::otlp::{self, Exporter, SpanFigures};
 use crate::admin::users::{LONGEST_FILE, Users};
-use crate::admin::{Admin, Ask, BrokerStage, Door, Question, Sources, Terms};
+use crate::admin::{Admin, Ask, BrokerStage, Door, FiguresRequest, Sources, Terms};
 use crate::bridge::figures::Shown;
 use crate::bridge::set::TellCore;
 use crate::cluster::serve::View;
@@ -33,7 +33,7 @@ use std::time::{Instant, SystemTime};
 
 fn ask(home: &Home) -> Ask {
     let Home { commands, doorbell } = home.clone();
-    Arc::new(move |question: Question| {
+    Arc::new(move |question: FiguresRequest| {
         // A core that has ended drops the question, which says so.
         let _ = commands.send(CoreCommand::Figures(question));
         doorbell.ring();

@@ -48,7 +48,7 @@ pub(super) struct Control<'a> {
     pub signals: &'a Receiver<Signal>,
     pub log: &'a LogControl,
     pub notifier: &'a Notifier,
-    task: Task,
+    task: ListenerChange,
     /// Another reload was requested while this one is in progress.
     again: bool,
     summary: Option<(Round, Instant)>,
@@ -68,7 +68,7 @@ pub(super) struct Control<'a> {
 }
 
 /// Work that waits for answers of the shards.
-enum Task {
+enum ListenerChange {
     Nothing,
     /// The new settings, and the listeners that are gone.
     Closing(Round, Box<Config>),
@@ -108,7 +108,7 @@ impl<'a> Control<'a> {
             signals,
             log,
             notifier,
-            task: Task::Nothing,
+            task: ListenerChange::Nothing,
             again: false,
             summary: None,
             figures: Figures::default(),
@@ -135,7 +135,7 @@ impl<'a> Control<'a> {
                 bound.push(self.broker.open_listener(listener)?);
             }
         }
-        self.task = Task::Opening(self.broker.watch.round(), bound, Why::Start);
+        self.task = ListenerChange::Opening(self.broker.watch.round(), bound, Why::Start);
         self.listen_to_upgrades();
         match self.serve()? {
             Ending::Drain => self.drain(),
@@ -341,12 +341,12 @@ impl<'a> Control<'a> {
             self.summary = None;
             self.write_summary();
         }
-        match std::mem::replace(&mut self.task, Task::Nothing) {
-            Task::Closing(round, config) if self.broker.watch.is_done(&round) => {
+        match std::mem::replace(&mut self.task, ListenerChange::Nothing) {
+            ListenerChange::Closing(round, config) if self.broker.watch.is_done(&round) => {
                 self.open_new_listeners(&config);
                 self.config = *config;
             }
-            Task::Opening(round, bound, why) if self.broker.watch.is_done(&round) => {
+            ListenerChange::Opening(round, bound, why) if self.broker.watch.is_done(&round) => {
                 self.opened(bound, why);
             }
             waits => self.task = waits,
@@ -377,7 +377,7 @@ impl<'a> Control<'a> {
     /// # Errors
     /// Every problem of it; nothing has changed.
     fn reload(&mut self) -> Result<(), Vec<String>> {
-        if !matches!(self.task, Task::Nothing) {
+        if !matches!(self.task, ListenerChange::Nothing) {
             self.again = true;
             return Ok(());
         }
@@ -415,7 +415,7 @@ impl<'a> Control<'a> {
         // What an operator has closed is open again, as the configuration says.
         self.stopped.clear();
         self.broker.close_listeners_besides(&new.listeners);
-        self.task = Task::Closing(self.broker.watch.round(), Box::new(new));
+        self.task = ListenerChange::Closing(self.broker.watch.round(), Box::new(new));
         Ok(())
     }
 
@@ -441,7 +441,7 @@ impl<'a> Control<'a> {
                 Err(failure) => tracing::error!("{failure}"),
             }
         }
-        self.task = Task::Opening(self.broker.watch.round(), bound, Why::Reload);
+        self.task = ListenerChange::Opening(self.broker.watch.round(), bound, Why::Reload);
     }
 
     fn ask_for_summary(&mut self) {

@@ -7,7 +7,7 @@ use super::moving::{CopyPace, MoveOrder, Moving};
 use super::questions::Helpers;
 use super::store::{Stored, go_on_with};
 use crate::access::{Said, Verdict};
-use crate::admin::Question;
+use crate::admin::FiguresRequest;
 use crate::admin::api::Inquiry;
 use crate::bridge::feed::{FeedCommand, FeederPlan, Feeders};
 use crate::ids::{ListenerId, ShardId, SocketId};
@@ -84,7 +84,7 @@ pub(super) enum CoreCommand {
     /// A part of an upgrade. There is no report for it.
     Move(MoveOrder),
     /// Copy the figures for the admin server. There is no report for it.
-    Figures(Question),
+    Figures(FiguresRequest),
 }
 
 /// What a core tells the control thread.

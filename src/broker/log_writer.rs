@@ -17,10 +17,10 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 /// Accepts lines, each in one [`Write::write`], and never waits. Clones share one buffer.
 #[derive(Clone, Debug)]
-pub(super) struct LogWriter(Arc<Store>);
+pub(super) struct LogWriter(Arc<LogBuffer>);
 
 #[derive(Debug)]
-struct Store {
+struct LogBuffer {
     /// Locked for the time of a copy, never while writing.
     waiting: Mutex<Waiting>,
     /// Signalled when there is something to write, or when everything is written.
@@ -51,7 +51,7 @@ impl LogWriter {
         out: impl Write + Send + 'static,
         tell: impl Fn(u64) + Send + 'static,
     ) -> io::Result<LogWriter> {
-        let store = Arc::new(Store { waiting: Mutex::default(), changed: Condvar::new() });
+        let store = Arc::new(LogBuffer { waiting: Mutex::default(), changed: Condvar::new() });
         let (writer, store) = (LogWriter(Arc::clone(&store)), store);
         let thread = move || store.write_all_to(out, tell);
         std::thread::Builder::new().name("log".to_owned()).spawn(thread)?;
@@ -105,7 +105,7 @@ impl Write for LogWriter {
     }
 }
 
-impl Store {
+impl LogBuffer {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // A panic leaves nothing in here half done.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)

@@ -10,7 +10,7 @@ use crate::access::{Finding, Said, Verdict, Work};
 use crate::ids::ShardId;
 use crate::limits::{ADMISSIONS, PERMISSIONS};
 use crate::ring::Doorbell;
-use crate::shard::Question;
+use crate::shard::AccessQuestion;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::OwnedSemaphorePermit;
@@ -21,7 +21,7 @@ const MOST_THREADS: usize = 4;
 /// A question, and whose it is.
 pub(super) struct Job {
     pub shard: ShardId,
-    pub question: Box<Question>,
+    pub question: Box<AccessQuestion>,
     /// What a service has said of it.
     pub finding: Finding,
     /// Its place among the questions that the loop of services has.
@@ -73,7 +73,7 @@ pub(super) fn queue(shards: usize) -> (Helpers, Queue) {
 
 impl Helpers {
     /// Hands a question over. One that finds no room is never answered: its client gives up.
-    pub(super) fn ask(&self, shard: ShardId, question: Box<Question>) {
+    pub(super) fn ask(&self, shard: ShardId, question: Box<AccessQuestion>) {
         let queue = match question.work {
             Work::Hash => &self.hash,
             Work::Service if !question.deeds.is_empty() => &self.deeds,

@@ -1,7 +1,7 @@
 //! Upgrades as the control thread sees them: who asks for one, what stands against it, and how it
 //! ended. The work is done by a thread of its own; the broker serves, or rests, meanwhile.
 
-use super::{Control, Ending, Task};
+use super::{Control, Ending, ListenerChange};
 use crate::bridge::figures::BridgeState;
 use crate::broker::Failure;
 use crate::broker::core::CoreCommand;
@@ -92,7 +92,7 @@ impl Control<'_> {
         if self.upgrading.is_some() {
             return Err("another upgrade is under way".to_owned());
         }
-        if !matches!(self.task, Task::Nothing) {
+        if !matches!(self.task, ListenerChange::Nothing) {
             return Err("a start or reload is under way; try again".to_owned());
         }
         if std::process::id() == 1 {

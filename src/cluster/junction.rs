@@ -22,7 +22,7 @@ use crate::mesh::Shared;
 use crate::mesh::mail::{Control, CostReport, Data, Passed, Stamped};
 use crate::mesh::mailbox::{MailEnds, NodeEnds, Progress};
 use crate::mesh::moves::ToShard;
-use crate::mesh::reading::{Position, Reading};
+use crate::mesh::reading::{MailPosition, Reading};
 use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use crate::mutant::Mutant;
 use crate::session::ShareName;
@@ -52,7 +52,7 @@ struct Door {
     reading: Reading,
     open: Option<Open>,
     /// What goes behind the mail before a position.
-    behind: VecDeque<(Position, Vec<u8>)>,
+    behind: VecDeque<(MailPosition, Vec<u8>)>,
 }
 
 /// The cluster's end of all mailboxes.

@@ -55,21 +55,23 @@ pub(super) struct Room {
     live: usize,
 }
 
-pub(super) struct Segment {
+pub(super) struct MapSegment {
     table: AtomicPtr<Table>,
     room: Mutex<Room>,
 }
 
 /// A map from keys to sets of shards, in `S` segments whose smallest table has `L` slots.
 pub(super) struct Map<const S: usize = SEGMENTS, const L: usize = LEAST> {
-    pub(super) segments: Box<[Segment]>,
+    pub(super) segments: Box<[MapSegment]>,
     collector: Collector,
 }
 
 impl<const S: usize, const L: usize> Map<S, L> {
     pub(super) fn new() -> Self {
-        let segment =
-            |_| Segment { table: AtomicPtr::new(Table::boxed(L, false)), room: Mutex::default() };
+        let segment = |_| MapSegment {
+            table: AtomicPtr::new(Table::boxed(L, false)),
+            room: Mutex::default(),
+        };
         // Tables are large and rarely replaced, so each is freed on its own and not in batches.
         let collector = Collector::new().batch_size(1);
         Map { segments: (0..S).map(segment).collect(), collector }
@@ -144,7 +146,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
     }
 
     /// Replaces the table of a segment by one with room for as many entries again.
-    fn replace(&self, segment: &Segment, room: &mut Room, old: &Table, wide: bool) {
+    fn replace(&self, segment: &MapSegment, room: &mut Room, old: &Table, wide: bool) {
         let new = Table::new((room.live * 2).max(L), wide || old.high.is_some());
         let mut taken = 0;
         for (at, slot) in old.slots.iter().enumerate() {
@@ -166,7 +168,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
     /// The segment of a key, chosen by the key's lowest bits. The position within the table uses
     /// the highest bits.
     #[inline]
-    fn segment(&self, key: u64) -> &Segment {
+    fn segment(&self, key: u64) -> &MapSegment {
         &self.segments[key as usize % S]
     }
 }
@@ -251,7 +253,7 @@ impl Table {
     }
 }
 
-impl Segment {
+impl MapSegment {
     #[inline]
     pub(super) fn table<'g>(&self, guard: &'g LocalGuard<'_>) -> &'g Table {
         let table = guard.protect(&self.table, Ordering::Acquire);
@@ -266,7 +268,7 @@ impl Segment {
     }
 }
 
-impl Drop for Segment {
+impl Drop for MapSegment {
     fn drop(&mut self) {
         // SAFETY: made by Box::into_raw; the map is being dropped, so nobody else has it.
         drop(unsafe { Box::from_raw(self.table.load(Ordering::Acquire)) });

@@ -22,7 +22,7 @@ pub struct Reading {
 
 /// A position in every mailbox.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Position(Vec<u64>);
+pub struct MailPosition(Vec<u64>);
 
 impl Reading {
     /// The start of `shards` mailboxes, all of them empty.
@@ -41,8 +41,8 @@ impl Reading {
     }
 
     /// The end of each mailbox at the last note.
-    pub fn noted(&self) -> Position {
-        Position(self.noted.clone())
+    pub fn noted(&self) -> MailPosition {
+        MailPosition(self.noted.clone())
     }
 
     /// True when everything that was noted has been taken in.
@@ -51,7 +51,7 @@ impl Reading {
     }
 
     /// True when everything before `position` has been taken in.
-    pub fn is_past(&self, position: &Position) -> bool {
+    pub fn is_past(&self, position: &MailPosition) -> bool {
         self.taken.iter().zip(&position.0).all(|(taken, there)| taken >= there)
     }
 

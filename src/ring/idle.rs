@@ -44,11 +44,11 @@ const DOZES: u32 = 3;
 /// Wakes one core from any thread. Ring it after publishing the work that the core should find.
 #[derive(Clone, Debug)]
 pub struct Doorbell {
-    shared: Arc<Shared>,
+    shared: Arc<DoorbellState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct DoorbellState {
     // The flag has a cache line of its own, because every push to this core's mailboxes reads it.
     flag: PaddedFlag,
     eventfd: OwnedFd,
@@ -60,7 +60,7 @@ struct PaddedFlag(SleepFlag);
 
 impl Doorbell {
     pub(super) fn new(eventfd: OwnedFd) -> Self {
-        Doorbell { shared: Arc::new(Shared { flag: PaddedFlag::default(), eventfd }) }
+        Doorbell { shared: Arc::new(DoorbellState { flag: PaddedFlag::default(), eventfd }) }
     }
 
     /// Makes the core look at its mailboxes soon. Costs a system call only while the core sleeps.

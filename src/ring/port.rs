@@ -15,11 +15,11 @@ use std::sync::Arc;
 /// rings.
 #[derive(Clone, Debug)]
 pub struct RingPort {
-    shared: Arc<Shared>,
+    shared: Arc<PortState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct PortState {
     /// The index of the cell that senders try first.
     current: AtomicU32,
     /// The number of cells in use, counted from the front.
@@ -57,7 +57,7 @@ impl RingPort {
         let cell = || Cell { fd: AtomicI32::new(-1), permits: AtomicI32::new(0) };
         let cells = (0..max_rings).map(|_| cell()).collect();
         let (current, opened) = (AtomicU32::new(0), AtomicU32::new(0));
-        RingPort { shared: Arc::new(Shared { current, opened, cells }) }
+        RingPort { shared: Arc::new(PortState { current, opened, cells }) }
     }
 
     /// Takes a permit of the preferred ring, or of any other ring that still has one.

@@ -1,7 +1,7 @@
 //! Authentication of clients, between their CONNECT and their session.
 //!
 //! The chain of methods is evaluated on the home shard. What a method cannot decide at once is sent
-//! to a helper thread as a [`Question`]. Meanwhile the client is in [`Stage::Proving`]: this module
+//! to a helper thread as a [`AccessQuestion`]. Meanwhile the client is in [`Stage::Proving`]: this module
 //! keeps its CONNECT and a [`Waiting`], nothing is read from it, and it is given up after
 //! `mqtt.connect_timeout`. The number of waiting clients is bounded; further ones are told that the
 //! server is busy.
@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 /// What a helper thread is to find out.
 #[derive(Debug)]
-pub struct Question {
+pub struct AccessQuestion {
     /// Whose connection; with the number of the question, for [`Shard::answered`].
     pub socket: SocketId,
     /// Tells it from other questions of the shard.
@@ -303,12 +303,12 @@ impl Shard {
         let ticket = self.wait(socket, Arc::clone(&access), method, assigned, None, bytes);
         let proof = proof.clone();
         let deeds = Vec::new();
-        let question = Question { socket, ticket, access, method, deeds, work, proof };
+        let question = AccessQuestion { socket, ticket, access, method, deeds, work, proof };
         self.outputs.actions.push(Action::Ask(Box::new(question)));
         self.watch_proving(socket);
     }
 
-    /// A helper thread's answer to a [`Question`].
+    /// A helper thread's answer to a [`AccessQuestion`].
     pub fn answered(&mut self, socket: SocketId, ticket: u64, verdict: Verdict) {
         let known = self.access.admissions.waiting.get(&socket);
         let any = Mutant::StaleVerdictTaken.is_on();

@@ -7,7 +7,7 @@ use super::connection::Holds;
 use super::permission::inner;
 use super::receive::Handled;
 use super::turn_queues::TurnQueues;
-use super::{Action, Question, Shard};
+use super::{AccessQuestion, Action, Shard};
 use crate::access::chain::Accepted;
 use crate::access::{Deed, Grant, Proof, Said, Work};
 use crate::ids::SocketId;
@@ -144,7 +144,7 @@ impl Shard {
         self.meter.charge(cost::PACKET);
         let access = Arc::clone(&self.settings.access);
         let (work, method) = (Work::Service, source);
-        let question = Question { socket, ticket, access, method, deeds, work, proof };
+        let question = AccessQuestion { socket, ticket, access, method, deeds, work, proof };
         self.outputs.actions.push(Action::Ask(Box::new(question)));
         ticket
     }

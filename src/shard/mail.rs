@@ -25,7 +25,7 @@ use crate::limits::{Budget, MAIL_MICROS, cost};
 use crate::mesh::mail::{Control, CostReport, Data, Stamped};
 use crate::mesh::mailbox::{MailEnds, Progress};
 use crate::mesh::moves::ToShard;
-use crate::mesh::reading::{Position, Reading};
+use crate::mesh::reading::{MailPosition, Reading};
 use crate::message::{MailPurpose, Message, MessageRef, Reserve};
 use crate::mutant::Mutant;
 use crate::time::Instant;
@@ -45,7 +45,7 @@ pub(super) struct Intake {
     waiting: [Waiting; 2],
     older: usize,
     /// What the older ones wait for.
-    position: Position,
+    position: MailPosition,
     /// Control mail that has waited long enough.
     ready: VecDeque<(ShardId, Control)>,
     /// Whose control mail is first in this step.
@@ -126,12 +126,12 @@ impl Intake {
     }
 
     /// Up to where there was data mail at the last look.
-    pub(super) fn noted(&self) -> Position {
+    pub(super) fn noted(&self) -> MailPosition {
         self.reading.noted()
     }
 
     /// True when the data mail before `position` has been taken in.
-    pub(super) fn is_past(&self, position: &Position) -> bool {
+    pub(super) fn is_past(&self, position: &MailPosition) -> bool {
         self.reading.is_past(position)
     }
 

@@ -121,7 +121,7 @@ mod wills;
 mod withheld;
 mod work;
 
-pub use admission::Question;
+pub use admission::AccessQuestion;
 pub use ahead::Topic;
 pub use audit::{Audit, Subscribed};
 pub use drops::ClientDrops;
@@ -186,7 +186,7 @@ pub enum Action {
     /// Accept no more for now, or go on accepting, on every listener.
     HoldAccepts(bool),
     /// Have a helper thread find out; its answer comes by [`Shard::answered`].
-    Ask(Box<Question>),
+    Ask(Box<AccessQuestion>),
 }
 
 /// A clock of microseconds.

@@ -12,7 +12,7 @@ use crate::limits::cost;
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::session::{AwayMessage, Queued};
-use crate::storage::{Command, frame};
+use crate::storage::{StorageCommand, frame};
 
 impl Shard {
     /// The end of a step: what was read comes to its sessions, what clients are to have next is
@@ -75,7 +75,7 @@ impl Shard {
             return !storing.reading.asked.is_empty();
         }
         storing.reading.under_way = true;
-        storing.log.commands.push(Command::Read { spans });
+        storing.log.commands.push(StorageCommand::Read { spans });
         false
     }
 

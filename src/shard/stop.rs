@@ -10,7 +10,7 @@ use super::connection::{Connection, Stage};
 use super::refuse::Denial;
 use crate::ids::SocketId;
 use crate::limits::cost;
-use crate::mesh::reading::Position;
+use crate::mesh::reading::MailPosition;
 use crate::mutant::Mutant;
 
 /// How far the shard has come; the wills are [`super::wills::Wills`]' matter.
@@ -19,7 +19,7 @@ pub(super) struct Stopping {
     /// The next connection to say goodbye to; `None` when that has not begun.
     goodbyes: Option<u32>,
     /// The mail that was there when goodbyes were asked for: they wait for it.
-    mail: Option<Position>,
+    mail: Option<MailPosition>,
     /// Goodbyes were asked for.
     dismissed: bool,
     /// No new clients.

@@ -28,7 +28,7 @@ use crate::session::Queued;
 use crate::slab::Table;
 use crate::storage::log::{Figures, Log};
 use crate::storage::record::{Record, Secret, StoredMessage, slot_keys};
-use crate::storage::{Answer, Command};
+use crate::storage::{Answer, StorageCommand};
 use crate::time::Instant;
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
@@ -63,7 +63,7 @@ pub(super) enum Speaker {
 
 /// Another shard.
 #[derive(Default)]
-struct Peer {
+struct PeerShard {
     /// Messages sent there.
     sent: u64,
     /// How many of them it said are safe.
@@ -108,7 +108,7 @@ pub struct Storing {
     pub(super) receipts: Receipts,
     /// Messages on their way back to their share groups.
     pub(super) returning: Returning,
-    peers: Vec<Peer>,
+    peers: Vec<PeerShard>,
     /// The last batch that something was appended to.
     pub(super) appended: u64,
     /// How many records were appended.
@@ -153,7 +153,7 @@ impl Storing {
             withheld: Withheld::default(),
             receipts: Receipts::default(),
             returning: Returning::default(),
-            peers: (0..shards).map(|_| Peer::default()).collect(),
+            peers: (0..shards).map(|_| PeerShard::default()).collect(),
             appended: 0,
             appends: 0,
             due: None,
@@ -434,7 +434,7 @@ impl Storing {
 /// How far a shard's log, and the other shards, have got.
 struct Reached<'a> {
     log: &'a Log,
-    peers: &'a [Peer],
+    peers: &'a [PeerShard],
     receipts: &'a Receipts,
 }
 
@@ -459,7 +459,7 @@ impl Shard {
     }
 
     /// What the owner of the log's files is to do.
-    pub fn storage_commands(&mut self) -> impl Iterator<Item = Command> {
+    pub fn storage_commands(&mut self) -> impl Iterator<Item = StorageCommand> {
         self.storing.iter_mut().flat_map(|storing| storing.log.commands.drain(..))
     }
 

@@ -1,11 +1,11 @@
 //! Room on the disk: what is alive of a log's oldest segment is copied behind its newest batch, and
 //! the segment dropped when the copies are durable.
 
-use super::Command;
+use super::StorageCommand;
 use super::failing::Health;
 use super::frame;
-use super::index::Position;
-use super::log::{ENOUGH, Log, Segment};
+use super::index::RecordPosition;
+use super::log::{ENOUGH, Log, LogSegment};
 use super::record::{self, Effect, Record};
 use crate::mutant::Mutant;
 
@@ -14,7 +14,7 @@ const CLEANING_FILL: usize = 1 << 20;
 
 /// The oldest segment while what is alive of it is copied.
 pub(super) struct Cleaning {
-    segment: Segment,
+    segment: LogSegment,
     offset: u64,
     length: usize,
     reading: bool,
@@ -45,19 +45,19 @@ impl Log {
         let left = cleaning.segment.end - offset;
         let length = cleaning.length.min(usize::try_from(left).unwrap_or(usize::MAX));
         cleaning.reading = true;
-        self.commands.push(Command::Clean { segment, offset, length });
+        self.commands.push(StorageCommand::Clean { segment, offset, length });
     }
 
     /// Whether the oldest segment is to be cleaned.
     fn is_worth_it(&self) -> bool {
         let unsynced = self.unsynced.first_segment();
-        let synced = |first: &Segment| unsynced.is_none_or(|unsynced| first.number < unsynced);
+        let synced = |first: &LogSegment| unsynced.is_none_or(|unsynced| first.number < unsynced);
         if self.segments.len() < 2 || !self.segments.front().is_some_and(synced) {
             return false;
         }
         let (live, _) = self.sizes();
         // Room that a sealed segment does not use is as good as dead.
-        let taken = |segment: &Segment| segment.end.max(self.bounds.segment);
+        let taken = |segment: &LogSegment| segment.end.max(self.bounds.segment);
         let used: u64 = self.segments.iter().map(taken).sum();
         let dead = used.saturating_sub(live);
         let much = used > 2 * live + 2 * self.bounds.segment;
@@ -124,7 +124,7 @@ impl Log {
         let mut at = 0;
         while at < payload.len() {
             let Ok((record, length)) = record::decode(&payload[at..]) else { return false };
-            let position = Position::new(batch, at);
+            let position = RecordPosition::new(batch, at);
             if let Effect::Put(key) = record.effect(self.secret)
                 && self.index.get(key).is_some_and(|value| value.position == position)
                 && !Mutant::StorageLiveNotCopied.is_on()
@@ -154,7 +154,7 @@ impl Log {
         if let Some(segment) = self.dropping {
             let reuse = !self.failed.contains(&segment) || Mutant::StorageBadReused.is_on();
             self.failed.retain(|&failed| failed != segment);
-            self.commands.push(Command::Drop { segment, reuse });
+            self.commands.push(StorageCommand::Drop { segment, reuse });
         }
     }
 }

@@ -6,7 +6,7 @@
 //! `<number>.free` for reuse, a few of them. After each change of names the directory is synced.
 
 use super::places::Span;
-use super::{Answer, Command, Extent};
+use super::{Answer, Extent, StorageCommand};
 use super::{faults, frame};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
@@ -285,13 +285,13 @@ impl Files {
     }
 
     /// Carries a command out.
-    pub fn obey(&mut self, command: Command) -> Answer {
+    pub fn obey(&mut self, command: StorageCommand) -> Answer {
         match command {
-            Command::Create { segment, size } => match self.create(segment, size) {
+            StorageCommand::Create { segment, size } => match self.create(segment, size) {
                 Ok(()) => Answer::SegmentReady { segment },
                 Err(error) => Answer::NoSegment { segment, why: error.to_string() },
             },
-            Command::Commit { stamp, offset, payload, sync } => {
+            StorageCommand::Commit { stamp, offset, payload, sync } => {
                 let batch = stamp.batch;
                 match self.commit(stamp, offset, &payload, sync) {
                     Ok(()) if sync == Extent::Nothing => Answer::Written { batch, payload },
@@ -299,15 +299,15 @@ impl Files {
                     Err(error) => Answer::Failed { batch, payload, why: error.to_string() },
                 }
             }
-            Command::Clean { segment, offset, length } => {
+            StorageCommand::Clean { segment, offset, length } => {
                 match self.read(segment, offset, length) {
                     Ok(bytes) => Answer::Slice { segment, offset, bytes },
                     Err(error) => Answer::Unread { segment, why: error.to_string() },
                 }
             }
-            Command::Read { spans } => Answer::Bytes { spans: self.read_spans(&spans) },
-            Command::Sync { batch } => sync(batch, self.unsynced()),
-            Command::Drop { segment, reuse } => {
+            StorageCommand::Read { spans } => Answer::Bytes { spans: self.read_spans(&spans) },
+            StorageCommand::Sync { batch } => sync(batch, self.unsynced()),
+            StorageCommand::Drop { segment, reuse } => {
                 let outcome = self.drop_segment(segment, reuse).map_err(|error| error.to_string());
                 Answer::Dropped { segment, outcome }
             }
@@ -348,7 +348,7 @@ fn together(spans: &[Span]) -> (usize, usize) {
     (count, length)
 }
 
-/// Syncs those files; the answer to [`Command::Sync`].
+/// Syncs those files; the answer to [`StorageCommand::Sync`].
 pub(super) fn sync(batch: u64, files: io::Result<Vec<File>>) -> Answer {
     let synced = files.and_then(|files| files.iter().try_for_each(File::sync_data));
     match synced {

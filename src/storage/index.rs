@@ -12,7 +12,7 @@ use crate::split::SplitTable;
 use std::hash::{BuildHasher, Hash};
 use std::num::NonZeroU32;
 
-/// Bits of a [`Position`] that say where in a batch.
+/// Bits of a [`RecordPosition`] that say where in a batch.
 const OFFSET_BITS: u32 = 28;
 /// Bytes of an entry's place in a table, on average.
 const NUMBER: usize = 9;
@@ -20,12 +20,12 @@ const NUMBER: usize = 9;
 /// Where a record is: its batch, and the byte of the batch's payload that it begins at. Not where
 /// in which file: a batch that cannot be written where it was meant to go is written elsewhere.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Position(u64);
+pub struct RecordPosition(u64);
 
-impl Position {
+impl RecordPosition {
     /// The record at that byte of that batch's payload.
-    pub fn new(batch: u64, offset: usize) -> Position {
-        Position(batch << OFFSET_BITS | offset as u64)
+    pub fn new(batch: u64, offset: usize) -> RecordPosition {
+        RecordPosition(batch << OFFSET_BITS | offset as u64)
     }
 
     /// The batch.
@@ -45,7 +45,7 @@ const _: () = assert!(super::frame::BATCH_PAYLOAD < 1 << OFFSET_BITS);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Value {
     /// Where.
-    pub position: Position,
+    pub position: RecordPosition,
     /// Bytes of the record.
     pub length: u32,
 }
@@ -72,13 +72,13 @@ struct Place {
 
 impl Place {
     fn of(value: Value) -> Place {
-        let Position(position) = value.position;
+        let RecordPosition(position) = value.position;
         let length = NonZeroU32::new(value.length).unwrap_or(NonZeroU32::MIN);
         Place { position: halves(position), length }
     }
 
     fn value(self) -> Value {
-        Value { position: Position(whole(self.position)), length: self.length.get() }
+        Value { position: RecordPosition(whole(self.position)), length: self.length.get() }
     }
 }
 
@@ -350,7 +350,7 @@ mod tests {
                     (2, _) => inbound_key(session, u16::from(which) + 1),
                     _ => message_key(session),
                 };
-                let value = Value { position: Position::new(at as u64 + 1, at), length };
+                let value = Value { position: RecordPosition::new(at as u64 + 1, at), length };
                 if step < 5 {
                     index.put(key, value);
                     model.insert(key, value);
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn a_session_with_one_subscription_takes_about_50_bytes_and_gives_them_back() {
         let secret = Secret([1, 2]);
-        let value = |at| Value { position: Position::new(at, 7), length: 40 };
+        let value = |at| Value { position: RecordPosition::new(at, 7), length: 40 };
         let mut index = Index::default();
         for session in 1..=50_000 {
             index.put(session_key(session), value(session));

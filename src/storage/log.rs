@@ -5,11 +5,11 @@ pub use super::bounds::Bounds;
 use super::cleaning::Cleaning;
 use super::failing::Health;
 use super::frame::{self, Stamp};
-use super::index::{Index, Position, Value};
+use super::index::{Index, RecordPosition, Value};
 use super::places::Places;
 use super::record::{Effect, Key, Record, Secret};
 use super::unsynced::Unsynced;
-use super::{Answer, Command, Extent};
+use super::{Answer, Extent, StorageCommand};
 use crate::mutant::Mutant;
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ const RETRY: u64 = 1_000_000;
 
 /// A segment with batches in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Segment {
+pub struct LogSegment {
     /// Its number: later ones are larger.
     pub number: u32,
     /// Its first batch.
@@ -37,7 +37,7 @@ pub struct Segment {
 #[derive(Debug, Default)]
 pub struct Found {
     /// Segments with batches, oldest first.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<LogSegment>,
     /// The last batch; 0 when there is none.
     pub last_batch: u64,
     /// The largest segment number that any file has or had.
@@ -87,7 +87,7 @@ pub struct Log {
     pub(super) bounds: Bounds,
     pub(super) index: Index,
     /// Oldest first; the last one is written to, unless it is sealed.
-    pub(super) segments: VecDeque<Segment>,
+    pub(super) segments: VecDeque<LogSegment>,
     /// The last segment takes no further batch.
     pub(super) sealed: bool,
     ready: VecDeque<u32>,
@@ -129,7 +129,7 @@ pub struct Log {
     pub(super) trouble: Option<String>,
     pub(super) figures: Figures,
     /// What is to be done, in order.
-    pub commands: Vec<Command>,
+    pub commands: Vec<StorageCommand>,
 }
 
 impl Log {
@@ -192,7 +192,7 @@ impl Log {
             self.filling_since = now;
         }
         self.last = self.filling.len();
-        let position = Position::new(self.next_batch, self.last);
+        let position = RecordPosition::new(self.next_batch, self.last);
         let length = record.encode(&mut self.filling) as u32;
         match record.effect(self.secret) {
             Effect::Put(key) => self.index.put(key, Value { position, length }),
@@ -278,7 +278,7 @@ impl Log {
     /// Whether not even what takes values out can be written, and not only later.
     pub fn takes_nothing(&self, now: u64) -> bool {
         let next = frame::disk_size(self.backlog() + frame::ALIGNMENT) as u64;
-        let fits = |last: &Segment| last.end + next <= self.bounds.segment;
+        let fits = |last: &LogSegment| last.end + next <= self.bounds.segment;
         let writable = !self.sealed && self.segments.back().is_some_and(fits);
         self.refuses(now) && (self.is_down() || self.ready.is_empty() && !writable)
     }
@@ -371,7 +371,7 @@ impl Log {
             self.last_segment += 1;
             self.creating = true;
             let (segment, size) = (self.last_segment, self.bounds.segment);
-            self.commands.push(Command::Create { segment, size });
+            self.commands.push(StorageCommand::Create { segment, size });
         }
     }
 
@@ -437,7 +437,7 @@ impl Log {
             return;
         }
         let size = frame::disk_size(flight.bytes) as u64;
-        let fits = |last: &Segment| last.end + size <= self.bounds.segment;
+        let fits = |last: &LogSegment| last.end + size <= self.bounds.segment;
         let fresh = self.sealed || !self.segments.back().is_some_and(fits);
         if (fresh || flight.sync) && self.unsynced.is_syncing() {
             // It may fail: then comes what is not synced first, and the segment is synced no more.
@@ -446,7 +446,7 @@ impl Log {
         if fresh {
             let Some(number) = self.ready.pop_front() else { return };
             let first = flight.stamp.batch;
-            self.segments.push_back(Segment { number, first, end: 0 });
+            self.segments.push_back(LogSegment { number, first, end: 0 });
             self.sealed = false;
             // So that what a power cut tears is all in one segment.
             flight.sync = true;
@@ -464,7 +464,7 @@ impl Log {
             (true, false) => Extent::Everything,
         };
         let (stamp, offset) = (flight.stamp, last.end);
-        self.commands.push(Command::Commit { stamp, offset, payload, sync });
+        self.commands.push(StorageCommand::Commit { stamp, offset, payload, sync });
     }
 
     /// What became of a command.

@@ -1,7 +1,7 @@
 //! What survives a restart: one log per shard, in segments that are files.
 //!
 //! [`log::Log`] is a shard's part: it takes records, gathers them into batches, says where they go,
-//! and knows what of them is alive. It does no I/O: it says [`Command`]s, and is told [`Answer`]s.
+//! and knows what of them is alive. It does no I/O: it says [`StorageCommand`]s, and is told [`Answer`]s.
 //! Whoever carries them out owns the files; in the broker a thread beside the shards, in tests a
 //! disk that loses and breaks what a disk may. [`recovery`] reads what is there back.
 //!
@@ -60,7 +60,7 @@ use places::Span;
 
 /// What the log wants from whoever owns the files. Each is answered once, in order.
 #[derive(Debug)]
-pub enum Command {
+pub enum StorageCommand {
     /// Make a segment of that many bytes ready, by allocating or reusing a file, so that writing to
     /// it needs no further room: [`Answer::SegmentReady`] or [`Answer::NoSegment`].
     Create {
@@ -121,7 +121,7 @@ pub enum Extent {
     Everything,
 }
 
-/// What became of a [`Command`]. In their order, but for those to [`Command::Sync`].
+/// What became of a [`StorageCommand`]. In their order, but for those to [`StorageCommand::Sync`].
 #[derive(Debug)]
 pub enum Answer {
     /// The segment can be written.

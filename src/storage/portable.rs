@@ -2,7 +2,7 @@
 //! of magic, the records of everything that is alive, and a checksum of all before it.
 
 use super::image::{Image, RETURNING, Stored, Waiting};
-use super::index::{Position, Value};
+use super::index::{RecordPosition, Value};
 use super::record::{self, Record};
 use super::rewrite::rewrite;
 use super::store::{Store, Unusable};
@@ -161,7 +161,7 @@ fn read(bytes: &[u8], fresh: [u64; 2]) -> Result<Image, Unusable> {
             Ok(decoded) => decoded,
             Err(why) => return refuse(&format!("it holds {why}")),
         };
-        let value = Value { position: Position::new(1, 0), length: length as u32 };
+        let value = Value { position: RecordPosition::new(1, 0), length: length as u32 };
         image.take(&record, value, record::Secret(fresh));
         at += length;
     }

@@ -9,8 +9,8 @@
 
 use super::frame::{self, Header, NoFrame};
 use super::image::Image;
-use super::index::{Position, Value};
-use super::log::{Found, Log, Segment};
+use super::index::{RecordPosition, Value};
+use super::log::{Found, Log, LogSegment};
 use super::places::Lies;
 use super::record::{self, NoRecord, Record, message_key};
 use crate::mutant::Mutant;
@@ -208,7 +208,7 @@ impl Recovered {
         if bytes == 0 {
             self.unused.push(number);
         } else {
-            self.found.segments.push(Segment { number, first, end: bytes as u64 });
+            self.found.segments.push(LogSegment { number, first, end: bytes as u64 });
         }
         bytes > 0
     }
@@ -264,7 +264,7 @@ fn show(
     let mut at = 0;
     while let Some(rest) = payload.get(at..).filter(|rest| !rest.is_empty()) {
         let (record, length) = record::decode(rest)?;
-        let position = Position::new(header.batch, at);
+        let position = RecordPosition::new(header.batch, at);
         take(&record, Value { position, length: length as u32 });
         at += length;
     }

@@ -3,7 +3,7 @@
 //! sessions may lack what was stored there.
 
 use super::frame;
-use super::index::{Position, Value};
+use super::index::{RecordPosition, Value};
 use super::record::{self, Record};
 use super::recovery::{self, Read};
 use std::collections::BTreeMap;
@@ -148,7 +148,7 @@ fn show(batch: u64, payload: &[u8], take: &mut dyn FnMut(&Record<'_>, Value)) ->
     let mut at = 0;
     while let Some(rest) = payload.get(at..).filter(|rest| !rest.is_empty()) {
         let Ok((record, length)) = record::decode(rest) else { return false };
-        take(&record, Value { position: Position::new(batch, at), length: length as u32 });
+        take(&record, Value { position: RecordPosition::new(batch, at), length: length as u32 });
         at += length;
     }
     true

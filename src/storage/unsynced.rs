@@ -6,7 +6,7 @@
 //! damage from what a power cut has torn. When the log comes to rest, nothing would say that of the
 //! last ones: then a *mark* follows, a batch without content, which need not be synced.
 
-use super::Command;
+use super::StorageCommand;
 use super::failing::Health;
 use super::log::{Flight, Log, Waiting};
 use super::record::Record;
@@ -123,7 +123,7 @@ impl Log {
         let retires = self.retiring.is_some();
         if !waits && (due || much || retires) && !Mutant::StorageNeverSynced.is_on() {
             self.unsynced.syncing = Some(batch);
-            self.commands.push(Command::Sync { batch });
+            self.commands.push(StorageCommand::Sync { batch });
         }
     }
 

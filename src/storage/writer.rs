@@ -6,7 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "the threads beside a shard that write its log")]
 
 use super::files::{self, Files};
-use super::{Answer, Command};
+use super::{Answer, StorageCommand};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::fs::File;
 use std::io;
@@ -82,7 +82,7 @@ impl<T> Drop for Worker<T> {
 
 /// The shard's side.
 pub struct Writer {
-    writes: Worker<Command>,
+    writes: Worker<StorageCommand>,
     /// Answers of the thread that syncs, if there is one; the other one has its jobs.
     synced: Option<Consumer<Answer>>,
 }
@@ -111,7 +111,7 @@ impl Writer {
         });
         let writes = Worker::start(format!("ringmq-store-{shard}"), wake, move |command| {
             match (command, &mut syncs) {
-                (Command::Sync { batch }, Some(syncs)) => {
+                (StorageCommand::Sync { batch }, Some(syncs)) => {
                     // There is room: one sync is under way at a time.
                     let refused = syncs.send((batch, files.unsynced())).err();
                     refused.map(|(batch, files)| files::sync(batch, files))
@@ -126,7 +126,7 @@ impl Writer {
     ///
     /// # Errors
     /// Gives it back when the ring is full, which is a mistake of the log's.
-    pub fn send(&mut self, command: Command) -> Result<(), Command> {
+    pub fn send(&mut self, command: StorageCommand) -> Result<(), StorageCommand> {
         self.writes.send(command)
     }
 

@@ -86,11 +86,11 @@ impl<M> Retained<M> {
     ) -> Pass {
         let seeker = Seeker::new(filter);
         let start = match (cursor, seeker.prefix) {
-            (Some(cursor), Some(prefix)) if order(cursor, prefix).is_lt() => Position::At(prefix),
-            (Some(cursor), _) if Mutant::ReplayRepeatsCursor.is_on() => Position::At(cursor),
-            (Some(cursor), _) => Position::After(cursor),
-            (None, Some(prefix)) => Position::At(prefix),
-            (None, None) => Position::First,
+            (Some(cursor), Some(prefix)) if order(cursor, prefix).is_lt() => PassStart::At(prefix),
+            (Some(cursor), _) if Mutant::ReplayRepeatsCursor.is_on() => PassStart::At(cursor),
+            (Some(cursor), _) => PassStart::After(cursor),
+            (None, Some(prefix)) => PassStart::At(prefix),
+            (None, None) => PassStart::First,
         };
         let mut matched = 0;
         *visits = (*visits).max(1);
@@ -103,7 +103,7 @@ impl<M> Retained<M> {
                 skipped += 1;
                 if skipped == NEAR {
                     skipped = 0;
-                    entries = self.from(Position::At(&skip_to));
+                    entries = self.from(PassStart::At(&skip_to));
                 }
             } else {
                 match seeker.judge(name, &mut skip_to) {
@@ -131,7 +131,7 @@ impl<M> Retained<M> {
         limit: usize,
         mut keep: impl FnMut(&str, &M) -> bool,
     ) -> Pass {
-        let start = cursor.map_or(Position::First, Position::After);
+        let start = cursor.map_or(PassStart::First, PassStart::After);
         let mut refused = Vec::new();
         let mut last = None;
         let mut entries = self.from(start);
@@ -151,11 +151,11 @@ impl<M> Retained<M> {
         outcome
     }
 
-    fn from(&self, start: Position<'_>) -> std::collections::btree_map::Range<'_, Name, M> {
+    fn from(&self, start: PassStart<'_>) -> std::collections::btree_map::Range<'_, Name, M> {
         let start = match &start {
-            Position::First => Bound::Unbounded,
-            Position::At(name) => Bound::Included(by(name)),
-            Position::After(name) => Bound::Excluded(by(name)),
+            PassStart::First => Bound::Unbounded,
+            PassStart::At(name) => Bound::Included(by(name)),
+            PassStart::After(name) => Bound::Excluded(by(name)),
         };
         self.messages.range::<dyn Named, _>((start, Bound::Unbounded))
     }
@@ -168,7 +168,7 @@ impl<M> Default for Retained<M> {
 }
 
 /// Where a pass begins.
-enum Position<'a> {
+enum PassStart<'a> {
     First,
     At(&'a str),
     After(&'a str),

@@ -13,7 +13,7 @@ use ringmq::mesh::{ListenerState, Shared};
 use ringmq::message::Message;
 use ringmq::shard::inquiry::{Submission, Submissions, Told};
 use ringmq::shard::step::{Step, StepBounds, Surroundings};
-use ringmq::shard::{Action, LoopSignals, Question, Settings, Shard};
+use ringmq::shard::{AccessQuestion, Action, LoopSignals, Settings, Shard};
 use ringmq::telemetry::{Counters, Kind};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
@@ -48,7 +48,7 @@ pub struct Node {
     /// What the loop around the shard measures.
     pub signals: LoopSignals,
     /// What helper threads are to find out, each with when they will have.
-    questions: VecDeque<(u64, Question)>,
+    questions: VecDeque<(u64, AccessQuestion)>,
     /// What is to be published from outside, before and after the shard has seen it.
     submitted: Vec<Submission>,
     submissions: Submissions,
@@ -680,7 +680,7 @@ struct Around<'a> {
     stamp: &'a mut u64,
     now: Instant,
     rung: Vec<ShardId>,
-    asked: Vec<Question>,
+    asked: Vec<AccessQuestion>,
     submissions: &'a mut Submissions,
 }
 

@@ -56,7 +56,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use page::{Position, Wanted};
+use page::{ListPosition, Wanted};
 use problem::Problem;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -186,7 +186,7 @@ impl Context {
         &self,
         wanted: &Wanted<C>,
         question: impl Fn(&mut Shard, &C, usize) -> Slice<T, C> + Clone + Send + 'static,
-    ) -> Result<(Vec<T>, Option<Position<C>>), Problem>
+    ) -> Result<(Vec<T>, Option<ListPosition<C>>), Problem>
     where
         T: Send + 'static,
         C: Clone + Default + Send + 'static,
@@ -203,14 +203,14 @@ impl Context {
                 rows.extend(slice.rows.into_iter().skip(passed));
                 let Some(next) = slice.next else { break };
                 if rows.len() >= wanted.limit {
-                    return Ok((rows, Some(Position { shard, at: next })));
+                    return Ok((rows, Some(ListPosition { shard, at: next })));
                 }
                 at = next;
             }
             at = C::default();
             if rows.len() >= wanted.limit {
                 let more = shard + 1 < self.shards();
-                return Ok((rows, more.then_some(Position { shard: shard + 1, at })));
+                return Ok((rows, more.then_some(ListPosition { shard: shard + 1, at })));
             }
         }
         Ok((rows, None))

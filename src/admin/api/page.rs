@@ -88,7 +88,7 @@ pub(super) struct Meta {
 
 /// A position in a list that goes over all shards: the shard, and the position there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Position<C> {
+pub(super) struct ListPosition<C> {
     pub(super) shard: usize,
     pub(super) at: C,
 }
@@ -99,7 +99,7 @@ pub(super) struct Wanted<C> {
     pub(super) limit: usize,
     /// Entries that are passed over.
     pub(super) skip: usize,
-    pub(super) from: Position<C>,
+    pub(super) from: ListPosition<C>,
 }
 
 impl Paging {
@@ -113,12 +113,12 @@ impl Paging {
         if self.page.is_some() && self.cursor.is_some() {
             return Err(Problem::bad("page: it cannot be given together with cursor"));
         }
-        let first = Position { shard: 0, at: C::default() };
+        let first = ListPosition { shard: 0, at: C::default() };
         let (from, page) = match &self.cursor {
             None => (first, Some(self.page.unwrap_or(1))),
             Some(text) => {
                 let parsed = text.split_once('.').and_then(|(shard, at)| {
-                    Some(Position { shard: shard.parse().ok()?, at: at.parse().ok()? })
+                    Some(ListPosition { shard: shard.parse().ok()?, at: at.parse().ok()? })
                 });
                 let unknown = || Problem::bad("cursor: it is not one that this list has given");
                 (parsed.ok_or_else(unknown)?, None)
@@ -142,7 +142,7 @@ impl Wanted<u32> {
         let (count, begin) = (all.len(), self.skip.saturating_add(self.from.at as usize));
         let end = begin.saturating_add(self.limit);
         let data = all.into_iter().skip(begin).take(self.limit).collect();
-        let next = (end < count).then_some(Position { shard: 0, at: end as u32 });
+        let next = (end < count).then_some(ListPosition { shard: 0, at: end as u32 });
         self.page(data, Some(count as u64), next)
     }
 }
@@ -153,7 +153,7 @@ impl<C: Display> Wanted<C> {
         &self,
         data: Vec<T>,
         count: Option<u64>,
-        next: Option<Position<C>>,
+        next: Option<ListPosition<C>>,
     ) -> Page<T> {
         let cursor = next.map(|next| format!("{}.{}", next.shard, next.at));
         let meta =

@@ -31,9 +31,9 @@ pub(super) enum Fault {
 
 /// Databases that were asked.
 #[derive(Default)]
-pub(super) struct Stores(HashMap<usize, Store>);
+pub(super) struct Stores(HashMap<usize, Pool>);
 
-struct Store {
+struct Pool {
     database: Arc<Database>,
     lines: Vec<mpsc::Sender<(Job, Instant)>>,
 }
@@ -43,7 +43,7 @@ impl Stores {
     pub(super) fn ask(&mut self, database: &Arc<Database>, job: Job, around: &Around) {
         // A reload makes new ones; connections of the old ones end when their lines are empty.
         self.0.retain(|_, store| Arc::strong_count(&store.database) > 1 + store.lines.len());
-        let store = self.0.entry(Arc::as_ptr(database) as usize).or_insert_with(|| Store {
+        let store = self.0.entry(Arc::as_ptr(database) as usize).or_insert_with(|| Pool {
             database: Arc::clone(database),
             lines: (0..database.pool)
                 .map(|_| {

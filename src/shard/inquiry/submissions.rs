@@ -5,7 +5,7 @@
 //! a submission that is given later waits for the mail that is there at the next look. And its own
 //! outcome is told only after its mail has been put into the mailboxes.
 
-use crate::mesh::reading::Position;
+use crate::mesh::reading::MailPosition;
 use crate::mutant::Mutant;
 use crate::shard::Shard;
 use std::collections::VecDeque;
@@ -20,7 +20,7 @@ pub type Told = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 pub struct Submissions {
     /// Each with the mail that it waits for, once that is known.
-    waiting: VecDeque<(Option<Position>, Submission)>,
+    waiting: VecDeque<(Option<MailPosition>, Submission)>,
     told: Vec<Told>,
 }
 
@@ -45,7 +45,7 @@ impl Submissions {
         let mut any = false;
         while !any || shard.has_work_left() {
             let intake = &shard.mail.intake;
-            let may_go = |(position, _): &mut (Option<Position>, Submission)| {
+            let may_go = |(position, _): &mut (Option<MailPosition>, Submission)| {
                 position.as_ref().is_none_or(|position| !behind || intake.is_past(position))
             };
             let Some((_, submission)) = self.waiting.pop_front_if(may_go) else { break };

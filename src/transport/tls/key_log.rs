@@ -57,9 +57,9 @@ pub fn listen<T>(call: impl FnOnce() -> T) -> (T, Heard) {
 
 /// The key log of every listener.
 #[derive(Debug)]
-pub struct Listener;
+pub struct SecretTap;
 
-impl KeyLog for Listener {
+impl KeyLog for SecretTap {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
         HEARD.with_borrow_mut(|heard| match label {
             "CLIENT_TRAFFIC_SECRET_0" => heard.client = Secret::new(secret),

@@ -216,7 +216,7 @@ fn config(
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
     config.enable_secret_extraction = true;
-    config.key_log = Arc::new(key_log::Listener);
+    config.key_log = Arc::new(key_log::SecretTap);
     Ok(config)
 }
 

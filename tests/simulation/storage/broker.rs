@@ -17,7 +17,7 @@ use ringmq::shard::{Settings, Shard, Storing};
 use ringmq::storage::image::Image;
 use ringmq::storage::log::{Bounds, Log};
 use ringmq::storage::recovery::{self, Recovered};
-use ringmq::storage::{Answer, Command};
+use ringmq::storage::{Answer, StorageCommand};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Clients that are there to stay: at QoS 1, at QoS 2, with a filter for all, and as the member of
@@ -32,7 +32,7 @@ const DEGRADE: Bounds = Bounds { degraded: 64 << 20, ..GATHER };
 /// A shard's disk and what is on its way to it.
 pub(super) struct Store {
     pub(super) disk: Disk,
-    commands: VecDeque<Command>,
+    commands: VecDeque<StorageCommand>,
     answers: VecDeque<Answer>,
 }
 

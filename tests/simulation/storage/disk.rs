@@ -4,7 +4,7 @@
 //! room runs out.
 
 use crate::rng::Rng;
-use ringmq::storage::{Answer, Command, Extent, frame};
+use ringmq::storage::{Answer, Extent, StorageCommand, frame};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SECTOR: usize = 512;
@@ -122,8 +122,8 @@ impl Disk {
     }
 
     /// Carries a command out. A sync is only begun.
-    pub fn obey(&mut self, command: Command) -> Option<Answer> {
-        if let Command::Sync { batch } = command {
+    pub fn obey(&mut self, command: StorageCommand) -> Option<Answer> {
+        if let StorageCommand::Sync { batch } = command {
             assert!(self.syncing.is_none(), "two syncs at a time");
             let mut sectors = Vec::new();
             for (&segment, file) in self.files.iter().filter(|(_, file)| file.unsynced) {
@@ -158,11 +158,11 @@ impl Disk {
         Some(Answer::Synced { batch })
     }
 
-    fn obey_at_once(&mut self, command: Command) -> Answer {
+    fn obey_at_once(&mut self, command: StorageCommand) -> Answer {
         let fails = self.fails();
         match command {
-            Command::Sync { .. } => unreachable!("begun above"),
-            Command::Create { segment, .. } => {
+            StorageCommand::Sync { .. } => unreachable!("begun above"),
+            StorageCommand::Create { segment, .. } => {
                 if fails || self.files.len() >= self.room {
                     return Answer::NoSegment { segment, why: "no room".into() };
                 }
@@ -171,7 +171,7 @@ impl Disk {
                 assert!(self.files.insert(segment, file).is_none(), "segment {segment} is there");
                 Answer::SegmentReady { segment }
             }
-            Command::Commit { stamp, offset, payload, sync } => {
+            StorageCommand::Commit { stamp, offset, payload, sync } => {
                 let beside = sync != Extent::Nothing && self.is_syncing(stamp.segment);
                 assert!(!beside, "segment {} is synced beside another sync", stamp.segment);
                 let mut frames = Vec::new();
@@ -207,14 +207,14 @@ impl Disk {
                 file.unsynced = false;
                 Answer::Durable { batch, payload }
             }
-            Command::Clean { segment, offset, length } => {
+            StorageCommand::Clean { segment, offset, length } => {
                 if fails && self.rng.chance(300) {
                     return Answer::Unread { segment, why: "an error".into() };
                 }
                 let bytes = self.files[&segment].read(offset as usize, length);
                 Answer::Slice { segment, offset, bytes }
             }
-            Command::Read { spans } => {
+            StorageCommand::Read { spans } => {
                 let broken = !self.misread && self.rng.chance(40);
                 self.misread = broken;
                 let mut read: Vec<_> = spans
@@ -231,7 +231,7 @@ impl Disk {
                 }
                 Answer::Bytes { spans: read }
             }
-            Command::Drop { segment, reuse } => {
+            StorageCommand::Drop { segment, reuse } => {
                 let mut file = self.files.remove(&segment).expect("it was made");
                 assert!(!reuse || !file.failed, "segment {segment} failed and is used again");
                 if reuse {
@@ -244,20 +244,25 @@ impl Disk {
     }
 
     /// The power fails while `half_done` is under way.
-    pub fn cut(&mut self, half_done: Option<Command>) {
+    pub fn cut(&mut self, half_done: Option<StorageCommand>) {
         match half_done {
-            Some(Command::Commit { stamp, offset, payload, .. }) => {
+            Some(StorageCommand::Commit { stamp, offset, payload, .. }) => {
                 let mut frames = Vec::new();
                 frame::write(stamp, &payload, &mut frames);
                 let file = self.files.get_mut(&stamp.segment).expect("it was made");
                 file.write(offset as usize, &frames);
             }
-            Some(command @ (Command::Create { .. } | Command::Drop { .. })) => {
+            Some(command @ (StorageCommand::Create { .. } | StorageCommand::Drop { .. })) => {
                 if self.rng.chance(500) {
                     self.obey(command);
                 }
             }
-            Some(Command::Clean { .. } | Command::Read { .. } | Command::Sync { .. }) | None => {}
+            Some(
+                StorageCommand::Clean { .. }
+                | StorageCommand::Read { .. }
+                | StorageCommand::Sync { .. },
+            )
+            | None => {}
         }
         let share = self.rng.below(1001);
         for file in self.files.values_mut() {
@@ -269,7 +274,7 @@ impl Disk {
 
     /// The process is killed, maybe after `half_done`, and the next one begins: what was written
     /// is there, and is synced first.
-    pub fn kill(&mut self, half_done: Option<Command>) {
+    pub fn kill(&mut self, half_done: Option<StorageCommand>) {
         (self.fails_at, self.syncing) = (None, None);
         half_done.map(|command| self.obey(command));
         self.syncing = None;

@@ -14,7 +14,7 @@ use ringmq::storage::index::Value;
 use ringmq::storage::log::{Bounds, Log};
 use ringmq::storage::record::{Effect, Key, Record, Secret, StoredMessage};
 use ringmq::storage::recovery::{self, Damage, Recovered, Trouble};
-use ringmq::storage::{Answer, Command, frame};
+use ringmq::storage::{Answer, StorageCommand, frame};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const SECRET: Secret = Secret([5, 6]);
@@ -51,7 +51,7 @@ struct Bed {
     rng: Rng,
     now: u64,
     /// Commands that the disk has not seen, and answers that the log has not.
-    commands: VecDeque<Command>,
+    commands: VecDeque<StorageCommand>,
     answers: VecDeque<Answer>,
     state: State,
     /// The state after each batch since the last restart.

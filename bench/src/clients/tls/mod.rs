@@ -160,7 +160,7 @@ fn config(asked: &Asked, identity: Option<&Identity>) -> Result<ClientConfig, St
     };
     // The record layer takes over, and can change keys.
     config.enable_secret_extraction = true;
-    config.key_log = Arc::new(key_log::Listener);
+    config.key_log = Arc::new(key_log::SecretTap);
     Ok(config)
 }
 
