@@ -1,8 +1,8 @@
 //! Authentication of clients, between their CONNECT and their session.
 //!
 //! The chain of methods is evaluated on the home shard. What a method cannot decide at once is sent
-//! to a helper thread as a [`AccessQuestion`]. Meanwhile the client is in [`Stage::Proving`]: this module
-//! keeps its CONNECT and a [`Waiting`], nothing is read from it, and it is given up after
+//! to a helper thread as an [`AccessQuestion`]. Meanwhile the client is in [`Stage::Proving`]: this
+//! module keeps its CONNECT and a [`Waiting`], nothing is read from it, and it is given up after
 //! `mqtt.connect_timeout`. The number of waiting clients is bounded; further ones are told that the
 //! server is busy.
 

@@ -1,9 +1,9 @@
 //! What survives a restart: one log per shard, in segments that are files.
 //!
 //! [`log::Log`] is a shard's part: it takes records, gathers them into batches, says where they go,
-//! and knows what of them is alive. It does no I/O: it says [`StorageCommand`]s, and is told [`Answer`]s.
-//! Whoever carries them out owns the files; in the broker a thread beside the shards, in tests a
-//! disk that loses and breaks what a disk may. [`recovery`] reads what is there back.
+//! and knows what of them is alive. It does no I/O: it says [`StorageCommand`]s, and is told
+//! [`Answer`]s. Whoever carries them out owns the files; in the broker a thread beside the shards,
+//! in tests a disk that loses and breaks what a disk may. [`recovery`] reads what is there back.
 //!
 //! # The rules
 //! 1. One batch is on its way at a time, in one write and one sync; another one is filled
